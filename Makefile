@@ -1,0 +1,54 @@
+# Everything runs in one virtual environment, made on first use and reused until pyproject or constraints change.
+#   make demo    train on the handwritten digits, measure, write the page (about a minute)
+#   make test    all tests            make lint   style, types
+#   make bench   side-by-side timings
+# Knobs: PYTHON=python3.12 VENV=.venv EXTRAS=dev INSTALLER=pip OUT=runs/demo
+
+PYTHON ?= python3
+VENV ?= .venv
+EXTRAS ?= dev
+INSTALLER ?= uv
+OUT ?= runs/demo
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed-$(EXTRAS)
+# uv reads neither pip's configured find-links nor, in a bare environment, the system's certificates.
+FIND_LINKS := $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null)
+export UV_SYSTEM_CERTS = 1
+export UV_NATIVE_TLS = 1
+# Small matrices on few cores: one thread each is faster than two that wait for each other.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test lint bench docs clean
+
+demo: $(STAMP)
+	$(BIN)/ncollapse demo --out $(OUT)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/measure_cost.py
+	$(BIN)/python benchmarks/demo_seeds.py
+
+docs: $(STAMP)
+	$(BIN)/python docs/write_metrics.py
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@if [ "$(INSTALLER)" = uv ] && $(BIN)/python -m pip install --quiet --disable-pip-version-check uv; then \
+	  echo "installing with uv"; \
+	  $(BIN)/python -m uv pip install --quiet --python $(BIN)/python $(if $(FIND_LINKS),--find-links $(FIND_LINKS)) \
+	    -c constraints.txt -e ".[$(EXTRAS)]"; \
+	else \
+	  echo "installing with pip"; \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$(EXTRAS)]"; \
+	fi
+	touch $@

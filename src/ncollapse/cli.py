@@ -1,0 +1,250 @@
+"""The ``ncollapse`` command: parse, call, print."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from ncollapse.version import __version__
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ncollapse.probe import Measurement
+    from ncollapse.studies.recipe import Recipe
+
+# torch takes seconds to import: every command imports what it needs, so that --help answers at once.
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}. See {self.prog} --help.\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="ncollapse", description="Measure neural collapse and progressive feedforward collapse.")
+    parser.add_argument("--version", action="version", version=f"ncollapse {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+
+    demo = commands.add_parser("demo", help="train on the handwritten digits, measure, write the page")
+    demo.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="run directory (default: %(default)s)")
+    demo.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    demo.set_defaults(call=_demo)
+
+    run = commands.add_parser("run", help="run a recipe: train, measure, write the page")
+    run.add_argument("recipe", metavar="RECIPE", help="a name that `ncollapse recipes` lists")
+    run.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="FIELD=VALUE", help="such as train.epochs=50 seed=3"
+    )
+    run.add_argument("--out", type=Path, metavar="DIR", help="run directory (default: runs/RECIPE)")
+    run.add_argument("--resume", action="store_true", help="continue the run in DIR; begins it if there is none")
+    run.add_argument("--json", action="store_true", help="print the result as JSON")
+    run.set_defaults(call=_run)
+
+    measure = commands.add_parser("measure", help="measure a run directory's network, or your own")
+    measure.add_argument("model", metavar="MODEL", help="a run directory, or module:function that returns a network")
+    measure.add_argument("--data", metavar="NAME", help="digits, fashion_mnist, mnist or gaussian_mixture; needed for your own")
+    measure.add_argument("--split", choices=("train", "test"), default="train")
+    measure.add_argument("--checkpoint", type=Path, metavar="FILE", help="safetensors weights for your own network")
+    measure.add_argument("--layers", nargs="+", metavar="NAME", help="module names or globs (default: auto)")
+    measure.add_argument("--batch-size", type=int, default=1000, help="default: %(default)s")
+    measure.add_argument("--memory-budget", type=int, metavar="MIB", help="for kept features; beyond it a second pass is made")
+    measure.add_argument("--json", action="store_true", help="print the tidy rows as JSON")
+    measure.set_defaults(call=_measure)
+
+    report = commands.add_parser("report", help="write the figures and the page of run directories anew")
+    report.add_argument("runs", type=Path, nargs="+", metavar="DIR")
+    report.add_argument("--out", type=Path, metavar="FILE", help="the page (default: report.html in the first DIR)")
+    report.set_defaults(call=_report)
+
+    recipes = commands.add_parser("recipes", help="list the recipes")
+    recipes.add_argument("--json", action="store_true", help="print a list of objects")
+    recipes.set_defaults(call=_recipes)
+
+    doctor = commands.add_parser("doctor", help="say what is installed and which data is found")
+    doctor.add_argument("--json", action="store_true", help="print an object")
+    doctor.set_defaults(call=_doctor)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line.
+
+    Exits with 0, with 2 and one line on stderr for a user's error (a traceback with --debug), with 130 when interrupted.
+
+    Args:
+        arguments: The words after ``ncollapse``; None takes those of the process.
+
+    Raises:
+        SystemExit: With the exit code, unless it is 0.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        options.call(options)
+    except KeyboardInterrupt:
+        sys.stderr.write("ncollapse: interrupted. What was finished is kept; continue with --resume.\n")
+        raise SystemExit(130) from None
+    except (ValueError, TypeError, KeyError, OSError, ImportError) as error:
+        if options.debug:
+            traceback.print_exc()
+        words = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+        sys.stderr.write(f"ncollapse: error: {' '.join(words.split())}\n")
+        raise SystemExit(2) from error
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from ncollapse.studies import override, recipe_by_name
+
+    recipe = override(recipe_by_name("demo"), [f"seed={options.seed}"])
+    _print_findings(_train(recipe, options.out, overwrite=True))
+
+
+def _run(options: argparse.Namespace) -> None:
+    from ncollapse.studies import override, recipe_by_name
+
+    recipe = override(recipe_by_name(options.recipe), options.set)
+    out = options.out if options.out is not None else Path("runs") / recipe.name
+    page = _train(recipe, out, resume=options.resume)
+    if options.json:
+        status = json.loads((out / "status.json").read_text())
+        print(json.dumps({"recipe": recipe.name, "seed": recipe.seed, "out": str(out), "report": str(page), **status}))
+    else:
+        _print_findings(page)
+
+
+def _train(recipe: Recipe, out: Path, *, resume: bool = False, overwrite: bool = False) -> Path:
+    """Run a recipe under a progress bar, then write its page."""
+    from ncollapse.studies import run_recipe
+
+    with _progress(f"{recipe.title}, seed {recipe.seed}") as on_epoch:
+        run_recipe(recipe, out, resume=resume, overwrite=overwrite, on_epoch=on_epoch)
+    return _write_reports([out], out / "report.html")
+
+
+def _write_reports(runs: Sequence[Path], page: Path) -> Path:
+    from ncollapse.report import read_run, save_figures, write_page
+
+    for run in runs:
+        save_figures(read_run(run))
+    return write_page(runs, page)
+
+
+def _print_findings(page: Path) -> None:
+    from ncollapse.report import read_run, summarize
+
+    for sentence in summarize(read_run(page.parent)):
+        print(f"- {sentence}")
+    print(f"Page: {page}")
+
+
+@contextmanager
+def _progress(title: str) -> Iterator[Any]:
+    """A bar with the time left on a terminal; a line every tenth of the run elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(title, total=None)
+
+        def on_epoch(record: Any, epochs: int) -> None:
+            words = f"loss {record.loss:.4f}, accuracy {record.accuracy:.4f}"
+            bar.update(task, total=epochs, completed=record.epoch, description=words)
+            if not console.is_terminal and (record.epoch % max(1, epochs // 10) == 0 or record.epoch == epochs):
+                console.print(f"{title}: epoch {record.epoch}/{epochs}, {words}", highlight=False, markup=False, soft_wrap=True)
+
+        yield on_epoch
+
+
+def _measure(options: argparse.Namespace) -> None:
+    from ncollapse.studies import measure_run
+
+    budget = None if options.memory_budget is None else options.memory_budget * 2**20
+    if Path(options.model).is_dir():
+        measurement = measure_run(options.model, split=options.split, memory_budget=budget)
+    else:
+        measurement = _measure_own(options, budget)
+    if options.json:
+        rows = [{**row._asdict(), "value": None if row.value != row.value else row.value} for row in measurement.rows]
+        print(json.dumps(rows))
+    else:
+        print(measurement)
+
+
+def _measure_own(options: argparse.Namespace, budget: int | None) -> Measurement:
+    from ncollapse.data import Batches, DataConfig, load_data
+    from ncollapse.probe import measure
+    from ncollapse.train import load_weights
+
+    if options.data is None:
+        raise ValueError(f"MODEL {options.model!r} is no run directory; your own network needs --data NAME as well")
+    model = _build(options.model)
+    if options.checkpoint is not None:
+        load_weights(options.checkpoint, model)
+    layers = options.layers or "auto"
+
+    def measured(split: Any, reference: Measurement | None = None) -> Measurement:
+        data = load_data(DataConfig(name=options.data, split=split))
+        batches = Batches(data, options.batch_size)
+        return measure(
+            model, batches, num_classes=data.num_classes, layers=layers, split=split, reference=reference, memory_budget=budget
+        )
+
+    return measured("train") if options.split == "train" else measured("test", measured("train"))
+
+
+def _build(spec: str) -> nn.Module:
+    """Import module:function and call it, the current folder being on the path as with ``python -m``."""
+    import importlib
+
+    from torch import nn
+
+    module_name, colon, function_name = spec.partition(":")
+    if not colon:
+        raise ValueError(f"MODEL must be a run directory or module:function, got {spec!r}")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        function = getattr(importlib.import_module(module_name), function_name)
+    except AttributeError as error:
+        raise ValueError(f"Module {module_name!r} has no {function_name!r}") from error
+    finally:
+        sys.path.pop(0)
+    model = function()
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{spec} must return a torch.nn.Module, got {type(model).__name__}")
+    return model
+
+
+def _report(options: argparse.Namespace) -> None:
+    page = _write_reports(options.runs, options.out if options.out is not None else options.runs[0] / "report.html")
+    print(f"Page: {page}")
+
+
+def _recipes(options: argparse.Namespace) -> None:
+    from ncollapse.studies import RECIPES
+
+    recipes = [function() for function in RECIPES.values()]
+    if options.json:
+        print(json.dumps([{"name": r.name, "title": r.title, "description": r.description} for r in recipes]))
+        return
+    for recipe in recipes:
+        print(f"{recipe.name}\n    {recipe.description.replace(chr(10), chr(10) + '    ')}")
+
+
+def _doctor(options: argparse.Namespace) -> None:
+    from ncollapse.doctor import examine
+
+    found = examine()
+    if options.json:
+        print(json.dumps(found))
+        return
+    for name, value in found.items():
+        print(f"{name:<24} {value}")

@@ -1,0 +1,20 @@
+"""Samples and labels: files, generators, batches."""
+
+from ncollapse.data.batches import Batches, LabeledData, shuffled_batches
+from ncollapse.data.catalog import DataConfig, load_data
+from ncollapse.data.images import DataFileError, digits, read_idx
+from ncollapse.data.sources import DataNotFoundError
+from ncollapse.data.synthetic import gaussian_mixture
+
+__all__ = [
+    "Batches",
+    "DataConfig",
+    "DataFileError",
+    "DataNotFoundError",
+    "LabeledData",
+    "digits",
+    "gaussian_mixture",
+    "load_data",
+    "read_idx",
+    "shuffled_batches",
+]

@@ -1,0 +1,175 @@
+"""Images as rows of numbers: the handwritten digits, IDX files, Keras archives, and how pixels are scaled."""
+
+import hashlib
+import math
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ncollapse.data.batches import LabeledData
+
+__all__ = ["DataFileError", "Scaling", "digits", "idx_content", "read_idx", "read_keras_archive", "scale_pixels"]
+
+Scaling = Literal["norm64", "standard", "none"]
+"""``standard``: global mean 0 and standard deviation 1, so E|x|^2 is about d. ``norm64``: the same, then multiplied by
+sqrt(64/d), so E|x|^2 is about 64 whatever the size of the image. ``none``: pixels in [0, 1]."""
+
+_UNSIGNED_BYTE = 0x08  # the one element type of the MNIST family; the format knows five more
+_GZIP_MAGIC = b"\x1f\x8b"
+_GZIP_WBITS = 31  # zlib: "a gzip header and trailer around the stream"
+
+
+class DataFileError(ValueError):
+    """A data file is there but damaged, or is not what its name says."""
+
+
+def digits(scaling: Scaling = "norm64") -> LabeledData:
+    """The real handwritten digits that scikit-learn ships: 1,797 images of 8 x 8 pixels, 10 classes of 174 to 183.
+
+    Args:
+        scaling: ``standard`` and ``norm64`` are one and the same here (d = 64): global mean 0, E|x|^2 = 64.
+
+    Returns:
+        Inputs (1797, 64) float32.
+
+    Reference:
+        E. Alpaydin and C. Kaynak (1998), Optical Recognition of Handwritten Digits, UCI repository (its test part).
+    """
+    # Inside, since it takes a second and only this data set needs it.
+    from sklearn.datasets import load_digits
+
+    pixels, labels = load_digits(return_X_y=True)
+    pixels = pixels / 16.0
+    inputs = scale_pixels(pixels, mean=float(pixels.mean()), std=float(pixels.std()), scaling=scaling)
+    return LabeledData(inputs, torch.from_numpy(labels.astype(np.int64)), num_classes=10, name="digits")
+
+
+def scale_pixels(pixels: NDArray[np.floating], *, mean: float, std: float, scaling: Scaling) -> Tensor:
+    """Flattens images and brings them to the scale that training expects.
+
+    Args:
+        pixels: (N, ...) in [0, 1].
+        mean: Mean of all pixels of the training set.
+        std: Standard deviation of all pixels of the training set.
+        scaling: See ``Scaling``.
+
+    Returns:
+        (N, d) float32.
+    """
+    flat = torch.from_numpy(pixels.reshape(len(pixels), -1).astype(np.float32))
+    if scaling == "none":
+        return flat
+    gain = math.sqrt(64 / flat.shape[1]) if scaling == "norm64" else 1.0
+    return flat.sub_(mean).mul_(gain / std)
+
+
+def read_idx(path: Path, md5: str | None = None) -> NDArray[np.uint8]:
+    """Reads a file of unsigned bytes in the IDX format of the MNIST family, compressed by gzip or not.
+
+    The file is judged by its content, so its name does not matter. Layout: two zero bytes, the element type 0x08,
+    the number of axes, then the axes as big-endian 32-bit integers, then the elements row by row.
+
+    Args:
+        path: The file.
+        md5: Checksum of the uncompressed bytes, or None to trust them.
+
+    Returns:
+        Array of the shape that the file's header gives.
+
+    Raises:
+        DataFileError: If the file is truncated, too long, no IDX file of bytes, or has another checksum.
+    """
+    return idx_content(path.read_bytes(), source=str(path), md5=md5)
+
+
+def idx_content(raw: bytes, *, source: str, md5: str | None = None) -> NDArray[np.uint8]:
+    """Reads the bytes of an IDX file; ``read_idx`` says how.
+
+    Args:
+        raw: All bytes of the file, compressed by gzip or not.
+        source: Path or address, for error messages.
+        md5: Checksum of the uncompressed bytes, or None to trust them.
+
+    Returns:
+        Array of the shape that the header gives; it may not be written to.
+
+    Raises:
+        DataFileError: If the bytes are truncated, too many, no IDX file of bytes, or have another checksum.
+    """
+    content = _gunzip(raw, source) if raw.startswith(_GZIP_MAGIC) else raw
+    if len(content) < 4 or content[:3] != bytes((0, 0, _UNSIGNED_BYTE)):
+        raise DataFileError(
+            f"{source}: an IDX file of bytes begins with 00 00 08, found {content[:3].hex(' ') or 'nothing'}. "
+            "The file is damaged or of another format: delete it and fetch it again."
+        )
+    num_axes = content[3]
+    offset = 4 + 4 * num_axes
+    if len(content) < offset:
+        raise DataFileError(_wrong_size(source, offset, len(content)))
+    shape = struct.unpack(f">{num_axes}I", content[4:offset])
+    if len(content) != offset + math.prod(shape):
+        raise DataFileError(_wrong_size(source, offset + math.prod(shape), len(content)))
+    found = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    if md5 is not None and found != md5:
+        raise DataFileError(
+            f"{source}: expected content with md5 {md5}, found {found}. The file is damaged, or belongs to "
+            "another data set with the same file names: replace it, or point root at the right folder."
+        )
+    return np.frombuffer(content, dtype=np.uint8, offset=offset).reshape(shape)
+
+
+def _gunzip(raw: bytes, source: str) -> bytes:
+    # decompressobj hands out what can be had of a truncated file, so that the message can count the bytes.
+    stream = zlib.decompressobj(wbits=_GZIP_WBITS)
+    try:
+        return stream.decompress(raw)
+    except zlib.error as error:
+        raise DataFileError(
+            f"{source}: expected a gzip file, decompressing its {len(raw)} bytes failed ({error}). "
+            "The file is damaged: delete it and fetch it again."
+        ) from error
+
+
+def _wrong_size(source: str, expected: int, found: int) -> str:
+    what = "truncated" if found < expected else "too long"
+    return f"{source}: expected {expected} bytes uncompressed, found {found}. The file is {what}: delete it and fetch it again."
+
+
+def read_keras_archive(path: Path, split: Literal["train", "test"]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Reads images and labels from Keras' ``mnist.npz``.
+
+    Its integrity is that of the zip format (a CRC-32 for each array); no pickled content is ever loaded.
+
+    Args:
+        path: The archive, with the arrays ``x_train``, ``y_train``, ``x_test`` and ``y_test``.
+        split: Which half.
+
+    Returns:
+        Images (N, rows, columns) and labels (N,).
+
+    Raises:
+        DataFileError: If the archive is damaged or does not hold these arrays as bytes.
+    """
+    names = (f"x_{split}", f"y_{split}")
+    try:
+        # Opened here: NumPy leaves its own file open when the archive is broken.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            images, labels = (archive[name] for name in names)
+    except (zipfile.BadZipFile, zlib.error, KeyError, ValueError, TypeError, EOFError) as error:
+        raise DataFileError(
+            f"{path}: expected an archive with the arrays {names[0]} and {names[1]}, reading it failed ({error}). "
+            "The file is damaged or of another kind: delete it and fetch it again."
+        ) from error
+    if images.dtype != np.uint8 or labels.dtype != np.uint8:
+        raise DataFileError(
+            f"{path}: expected images and labels as unsigned bytes, found {images.dtype} and {labels.dtype}. "
+            "The file is of another kind: delete it and fetch it again."
+        )
+    return images, labels

@@ -1,0 +1,189 @@
+"""Image sets of the MNIST family: where their files lie on this computer, and how they are fetched."""
+
+import http.client
+import os
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ncollapse.data.images import DataFileError, idx_content, read_idx, read_keras_archive
+from ncollapse.files import write_whole
+
+__all__ = ["FASHION_MNIST", "MNIST", "DataNotFoundError", "ImageSet", "Split", "load_image_set", "search_places"]
+
+Split = Literal["train", "test"]
+ImagesAndLabels = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+
+_FILE_NAMES: dict[Split, tuple[str, str]] = {
+    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+}
+_DOWNLOAD_TIMEOUT_SECONDS = 60
+
+
+class DataNotFoundError(ValueError):
+    """A data set is in none of the places looked in, or could not be downloaded."""
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """What is known of one data set of the MNIST family.
+
+    Attributes:
+        name: Name in a recipe.
+        title: Name in prose.
+        folder: Folder that torchvision keeps it in, below its root.
+        system_folder: Folder that a system package installs it to.
+        archive: File name of its Keras archive, or None.
+        mean: Mean of all training pixels in [0, 1].
+        std: Standard deviation of all training pixels in [0, 1].
+        mirrors: Addresses of folders that hold the compressed files.
+        md5: Checksum of each file's uncompressed bytes (distributions compress them anew).
+        hint: Another way to get the data, ending the error message.
+    """
+
+    name: str
+    title: str
+    folder: str
+    system_folder: Path
+    archive: str | None
+    mean: float
+    std: float
+    mirrors: tuple[str, ...]
+    md5: dict[str, str]
+    hint: str
+
+
+MNIST = ImageSet(
+    name="mnist",
+    title="MNIST",
+    folder="MNIST",
+    system_folder=Path("/usr/share/datasets/mnist"),
+    archive="mnist.npz",
+    mean=0.1307,
+    std=0.3081,
+    mirrors=(
+        "https://ossci-datasets.s3.amazonaws.com/mnist/",
+        "https://storage.googleapis.com/cvdf-datasets/mnist/",
+    ),
+    md5={
+        "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+        "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+        "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+        "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+    },
+    hint="or put its four files *-ubyte.gz, or Keras' mnist.npz, into the folder that root names",
+)
+
+FASHION_MNIST = ImageSet(
+    name="fashion_mnist",
+    title="Fashion-MNIST",
+    folder="FashionMNIST",
+    system_folder=Path("/usr/share/datasets/fashion-mnist"),
+    archive=None,
+    mean=0.2860,
+    std=0.3530,
+    mirrors=(
+        "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+        "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/",
+    ),
+    md5={
+        "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+        "train-labels-idx1-ubyte": "9018921c3c673c538a1fc5bad174d6f9",
+        "t10k-images-idx3-ubyte": "8181f5470baa50b63fa0f6fddb340f0a",
+        "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
+    },
+    hint="or, on Debian, run: apt-get install dataset-fashion-mnist",
+)
+
+
+def _cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ncollapse"
+
+
+def search_places(image_set: ImageSet, root: str | None) -> tuple[Path, ...]:
+    """Lists the folders in which an image set is looked for, first hit wins.
+
+    Args:
+        image_set: Which.
+        root: The folder that the user names, or None.
+
+    Returns:
+        The user's folder, ``$NCOLLAPSE_DATA``, torchvision's usual root ``data`` below the working directory, the
+        user's cache, and the system's folder; the first two only where they are set.
+    """
+    named = [Path(place).expanduser() for place in (root, os.environ.get("NCOLLAPSE_DATA")) if place]
+    return (*named, Path("data").absolute(), _cache_folder(), image_set.system_folder)
+
+
+def load_image_set(image_set: ImageSet, split: Split, *, root: str | None, download: bool) -> ImagesAndLabels:
+    """Finds and reads one half of an image set.
+
+    In each place the layouts are ``<Folder>/raw/<file>[.gz]`` (torchvision's), ``<file>[.gz]`` and Keras' archive.
+    What is read from IDX files is checked against the set's checksums, whoever put it there.
+
+    Args:
+        image_set: Which.
+        split: Which half.
+        root: The folder to look in first, and to download to; None downloads to ``$NCOLLAPSE_DATA`` or, where that
+            is not set, to the user's cache.
+        download: Whether to fetch what is in none of the places.
+
+    Returns:
+        Images (N, 28, 28) and labels (N,).
+
+    Raises:
+        DataFileError: If the first files found are damaged or of another data set.
+        DataNotFoundError: If nothing was found and downloading was not allowed or failed.
+    """
+    places = search_places(image_set, root)
+    for place in places:
+        for directory in (place / image_set.folder / "raw", place):
+            found = _find_pair(directory, _FILE_NAMES[split])
+            if found:
+                images, labels = (read_idx(path, image_set.md5[path.name.removesuffix(".gz")]) for path in found)
+                return images, labels
+        if image_set.archive and (place / image_set.archive).is_file():
+            return read_keras_archive(place / image_set.archive, split)
+    if not download:
+        raise DataNotFoundError(
+            f"{image_set.title} ({split}) was needed and not found in: {', '.join(map(str, places))}. Name its folder "
+            f"with root or $NCOLLAPSE_DATA, or allow download=True, {image_set.hint}."
+        )
+    target = Path(root or os.environ.get("NCOLLAPSE_DATA") or _cache_folder()).expanduser() / image_set.folder / "raw"
+    images, labels = (_download(image_set, name, target) for name in _FILE_NAMES[split])
+    return images, labels
+
+
+def _find_pair(directory: Path, names: tuple[str, str]) -> tuple[Path, ...] | None:
+    found: list[Path] = []
+    for name in names:
+        # Both spellings may lie side by side, as torchvision leaves them: the uncompressed one is read faster.
+        spellings = (directory / name, directory / f"{name}.gz")
+        found += [path for path in spellings if path.is_file()][:1]
+    return tuple(found) if len(found) == len(names) else None
+
+
+def _download(image_set: ImageSet, name: str, target: Path) -> NDArray[np.uint8]:
+    """Fetches one file from the first mirror that has it whole, keeps it in ``target``, and returns its content."""
+    failures = []
+    for mirror in image_set.mirrors:
+        address = f"{mirror}{name}.gz"
+        try:
+            with urllib.request.urlopen(address, timeout=_DOWNLOAD_TIMEOUT_SECONDS) as response:
+                raw = response.read()
+            content = idx_content(raw, source=address, md5=image_set.md5[name])
+        except (OSError, http.client.HTTPException, DataFileError) as error:
+            failures.append(f"{address}: {error}")
+            continue
+        target.mkdir(parents=True, exist_ok=True)
+        write_whole(target / f"{name}.gz", raw)
+        return content
+    raise DataNotFoundError(
+        f"{image_set.title} was to be downloaded, every mirror failed ({'; '.join(failures)}). Check the network, "
+        f"{image_set.hint}."
+    )

@@ -1,0 +1,281 @@
+"""The straight line between two layers (Wasserstein geodesic): its PFC curves in closed form, and the null beside it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ncollapse.metrics.variability import rounding_floor
+from ncollapse.statistics.batch import row_blocks
+from ncollapse.statistics.conventions import ClassWeights
+from ncollapse.statistics.paired import PairedMoments
+
+GRID = tuple(step / 100 for step in range(101))
+
+
+def _bernstein(start: Tensor, cross: Tensor, end: Tensor, times: Tensor) -> Tensor:
+    """(1-t)² start + 2t(1-t) cross + t² end; a time axis is appended."""
+    t = times
+    return start[..., None] * (1 - t) ** 2 + 2 * cross[..., None] * t * (1 - t) + end[..., None] * t**2
+
+
+@dataclass(frozen=True)
+class GeodesicCurve:
+    r"""PFC curves along :math:`h(t) = (1-t) h^0 + t h^L`, exactly, from one pass over the data.
+
+    Every quantity comes from quadratics in t whose coefficients are joint statistics of the end points (docs/theory.md, 3.1),
+    so a whole curve costs no further pass. PFC3 needs the samples and lives in ``LineDecisions``.
+
+    Attributes:
+        paired: Joint moments of the first and the last layer.
+        weights: Class weights of the covariances.
+
+    Reference:
+        Progressive feedforward collapse, arXiv 2405.00985, eqs (10) and (11); Gai & Zhang (2021).
+    """
+
+    paired: PairedMoments
+    weights: ClassWeights = "class"
+
+    def within_coefficients(self) -> tuple[Tensor, Tensor, Tensor]:
+        r""":math:`(w_0, w_1, w_2)`: traces of the within-class covariance at the ends and of the cross covariance.
+
+        Returns:
+            Three 0-d tensors, float64.
+        """
+        first, last = self.paired.first, self.paired.last
+        return first.within_trace(self.weights), self.paired.within_cross_trace(self.weights), last.within_trace(self.weights)
+
+    def between_coefficients(self) -> tuple[Tensor, Tensor, Tensor]:
+        r""":math:`(b_0, b_1, b_2)`: traces of the between-class covariance at the ends and of the cross covariance.
+
+        Returns:
+            Three 0-d tensors, float64.
+        """
+        alpha = self.paired.first.class_weights(self.weights)
+        start, end = self._means()
+        products = (start * start, start * end, end * end)
+        b0, b1, b2 = (alpha @ product.sum(dim=1) for product in products)
+        return b0, b1, b2
+
+    def gram_coefficients(self) -> tuple[Tensor, Tensor, Tensor]:
+        r"""Gram matrices :math:`\bar M_0 \bar M_0^T`, the symmetrized cross product, and :math:`\bar M_1 \bar M_1^T`.
+
+        Returns:
+            Three tensors of shape (K, K), means centered at the mean of class means.
+        """
+        start, end = self._means("class")
+        cross = start @ end.T
+        return start @ start.T, (cross + cross.T) / 2, end @ end.T
+
+    def _means(self, center: ClassWeights | None = None) -> tuple[Tensor, Tensor]:
+        center = self.weights if center is None else center
+        return self.paired.first.centered_means(center), self.paired.last.centered_means(center)
+
+    def pfc1(self, times: Sequence[float] = GRID) -> Tensor:
+        r"""Within- over between-class variability on the line, a ratio of two quadratics in t.
+
+        Args:
+            times: T positions; 0 is the first layer, 1 the last. Positions outside [0, 1] extend the line.
+
+        Returns:
+            Shape (T,), float64; nan where all class means coincide.
+        """
+        t = _times(times, self.paired)
+        within = _bernstein(*self.within_coefficients(), t)
+        between = _bernstein(*self.between_coefficients(), t)
+        return torch.where(between > _floor(self.paired), within / between, math.nan)
+
+    def pfc2(self, times: Sequence[float] = GRID) -> Tensor:
+        r"""Distance of the class means' Gram matrix from a simplex ETF on the line.
+
+        The Gram matrix at t is a quadratic in t; its distance is formed entry by entry, which keeps the digits near 0.
+
+        Args:
+            times: T positions.
+
+        Returns:
+            Shape (T,), float64; nan where all class means coincide.
+        """
+        num_classes = self.paired.first.num_classes
+        gram = _bernstein(*self.gram_coefficients(), _times(times, self.paired))
+        centering = torch.eye(num_classes, dtype=torch.float64, device=gram.device) - 1.0 / num_classes
+        frame = centering / math.sqrt(num_classes - 1) if num_classes > 1 else centering * math.nan
+        distance = torch.linalg.norm(gram / torch.linalg.norm(gram, dim=(0, 1)) - frame[..., None], dim=(0, 1))
+        trace = gram.diagonal(dim1=0, dim2=1).sum(dim=-1)
+        return torch.where(trace > num_classes * _floor(self.paired), distance, math.nan)
+
+    def cdnv(self, times: Sequence[float] = GRID) -> Tensor:
+        r"""Class-distance normalized variance on the line, averaged over pairs of classes.
+
+        Args:
+            times: T positions.
+
+        Returns:
+            Shape (T,), float64; nan where two class means coincide.
+        """
+        t, paired = _times(times, self.paired), self.paired
+        counts = paired.first.counts
+        variances = _bernstein(paired.first.class_variances, paired.cross_traces / counts, paired.last.class_variances, t)
+        total = torch.zeros_like(t)
+        for k in range(paired.first.num_classes - 1):
+            start = paired.first.class_means[k] - paired.first.class_means[k + 1 :]
+            end = paired.last.class_means[k] - paired.last.class_means[k + 1 :]
+            distances = _bernstein((start * start).sum(1), (start * end).sum(1), (end * end).sum(1), t)
+            defined = torch.where(distances > _floor(paired), distances, math.nan)
+            total = total + ((variances[k] + variances[k + 1 :]) / (2 * defined)).sum(dim=0)
+        num_pairs = paired.first.num_classes * (paired.first.num_classes - 1) / 2
+        return total / num_pairs if num_pairs else total * math.nan
+
+
+def _times(times: Sequence[float], paired: PairedMoments) -> Tensor:
+    return torch.as_tensor(times, dtype=torch.float64, device=paired.cross_traces.device)
+
+
+def _floor(paired: PairedMoments) -> Tensor:
+    return torch.maximum(rounding_floor(paired.first), rounding_floor(paired.last))
+
+
+@dataclass(frozen=True)
+class LineDecisions:
+    r"""Nearest-class-centre decisions on the straight line, and the pairs that could break their progress; additive.
+
+    The squared distance of sample i to class mean j at t is
+    :math:`(1-t)^2 A_{ij} + 2t(1-t) B_{ij} + t^2 C_{ij}` with :math:`A_{ij} = \lVert h_i^0 - \mu_j^0 \rVert^2`,
+    :math:`B_{ij} = \langle h_i^0 - \mu_j^0, h_i^L - \mu_j^L \rangle`, :math:`C_{ij} = \lVert h_i^L - \mu_j^L \rVert^2`.
+
+    Attributes:
+        times: Positions t, shape (T,).
+        correct: Samples decided for their own class at each position, shape (T,).
+        num_samples: Samples seen, 0-d.
+        violating_pairs: Pairs (i, j) with ΔA > 0, ΔB < 0 and ΔB² > ΔA·C for an end point collapsed to its class means, 0-d:
+            none guarantees that the accuracy never falls along the line (docs/theory.md, 3.4).
+        num_pairs: Pairs (i, j), j another class than that of i, 0-d.
+    """
+
+    times: Tensor
+    correct: Tensor
+    num_samples: Tensor
+    violating_pairs: Tensor
+    num_pairs: Tensor
+
+    @classmethod
+    def from_batch(
+        cls, first: Tensor, last: Tensor, labels: Tensor, paired: PairedMoments, times: Sequence[float] = GRID
+    ) -> LineDecisions:
+        """Decisions about one batch.
+
+        Args:
+            first: Flat features of the first layer, shape (N, d).
+            last: Those of the last layer.
+            labels: Checked labels, shape (N,).
+            paired: Final joint moments, whose class means decide.
+            times: T positions.
+
+        Returns:
+            Sums over the batch.
+        """
+        t = _times(times, paired)
+        correct = torch.zeros(len(t), dtype=torch.int64, device=first.device)
+        violating = torch.zeros((), dtype=torch.int64, device=first.device)
+        num_classes = paired.first.num_classes
+        classes = torch.arange(num_classes, device=first.device)
+        for rows in row_blocks(first):
+            own = labels[rows].unsqueeze(1)
+            start, cross, end, collapsed_cross, radius = _margins(first[rows], last[rows], labels[rows], paired)
+            for index, s in enumerate(t):
+                margin = (1 - s) ** 2 * start + 2 * s * (1 - s) * cross + s**2 * end
+                lost = (margin < 0) | ((margin == 0) & (classes < own))
+                correct[index] += (~lost.any(dim=1)).sum()
+            violating += ((start > 0) & (collapsed_cross < 0) & (collapsed_cross.square() > start * radius)).sum()
+        num_pairs = torch.tensor(len(labels) * (num_classes - 1))
+        return cls(t, correct, torch.tensor(len(labels)), violating, num_pairs)
+
+    def merge(self, other: LineDecisions) -> LineDecisions:
+        """Decisions about both sets of samples.
+
+        Args:
+            other: Decisions at the same positions.
+
+        Returns:
+            The sums.
+        """
+        return LineDecisions(
+            self.times,
+            self.correct + other.correct,
+            self.num_samples + other.num_samples,
+            self.violating_pairs + other.violating_pairs,
+            self.num_pairs + other.num_pairs,
+        )
+
+    def pfc3(self) -> Tensor:
+        """Nearest-class-centre accuracy at every position.
+
+        Returns:
+            Shape (T,), float64.
+        """
+        return self.correct.double() / self.num_samples
+
+
+def _margins(x: Tensor, y: Tensor, labels: Tensor, paired: PairedMoments) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """By how much class j is farther than the own class k, for all samples and j: coefficients ΔA, ΔB, ΔC of the margin.
+
+    Written with residuals r = h - μ_k and differences δ = μ_k - μ_j, so that nothing large is subtracted: ΔA = 2 r⁰·δ⁰ + |δ⁰|²,
+    ΔB = r⁰·δᴸ + rᴸ·δ⁰ + δ⁰·δᴸ, ΔC = 2 rᴸ·δᴸ + |δᴸ|²; last the ΔB and ΔC of an end point collapsed to its class means.
+
+    Returns:
+        ΔA, ΔB, ΔC, and ΔB, ΔC for the collapsed end, each (N, K).
+    """
+    residuals = x - paired.first.means[labels], y - paired.last.means[labels]
+    means = paired.first.centered_means(), paired.last.centered_means()
+
+    def toward(residual: Tensor, centers: Tensor) -> Tensor:
+        products = residual @ centers.T
+        return products.gather(1, labels.unsqueeze(1)) - products
+
+    def between(a: Tensor, b: Tensor) -> Tensor:
+        difference_a, difference_b = (m.unsqueeze(1) - m.unsqueeze(0) for m in (a, b))
+        return (difference_a * difference_b).sum(dim=2)[labels]
+
+    start = 2 * toward(residuals[0], means[0]) + between(means[0], means[0])
+    end = 2 * toward(residuals[1], means[1]) + between(means[1], means[1])
+    collapsed_cross = toward(residuals[0], means[1]) + between(means[0], means[1])
+    return start, collapsed_cross + toward(residuals[1], means[0]), end, collapsed_cross, between(means[1], means[1])
+
+
+def log_linear(start: float, end: float, times: Sequence[float] = GRID) -> list[float]:
+    r"""The null that the line has to beat: log-linear interpolation :math:`v_0^{1-t} v_L^t` between the end values.
+
+    Args:
+        start: Value at t = 0.
+        end: Value at t = 1.
+        times: Positions.
+
+    Returns:
+        One value a position; nan unless both ends are positive.
+    """
+    if not (start > 0 and end > 0):
+        return [math.nan] * len(times)
+    return [math.exp((1 - t) * math.log(start) + t * math.log(end)) for t in times]
+
+
+def prediction_error(measured: Sequence[float], predicted: Sequence[float]) -> float:
+    r"""Root mean square of :math:`\log_{10}(\mathrm{measured}_l / \mathrm{predicted}_l)` over the interior layers, in decades.
+
+    The end layers are fixed by construction and left out. 0 is a perfect prediction.
+
+    Args:
+        measured: One value a layer, ends included.
+        predicted: Predictions at the layers' positions, ends included.
+
+    Returns:
+        Decades; nan without interior layers or where a value is not positive.
+    """
+    interior = list(zip(measured, predicted, strict=True))[1:-1]
+    if not interior or any(not (m > 0 and p > 0) for m, p in interior):
+        return math.nan
+    return math.sqrt(sum(math.log10(m / p) ** 2 for m, p in interior) / len(interior))

@@ -1,0 +1,208 @@
+"""Paths of samples through the layers: relative positions, straightness, and the energy chain, on centered features."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+Position = Literal["index", "arclength", "ratio", "distance", "projection"]
+
+# Steps shorter than this share of the path do not point anywhere.
+_STILL = 1e-12
+
+
+@dataclass(frozen=True)
+class PathStatistics:
+    r"""Sums over the samples' paths :math:`h_i^0, \dots, h_i^L` through layers of one dimension; merges exactly.
+
+    Collapse is invariant to translation, path length is not: every layer is centered at its own mean first, or a common drift
+    of all samples would count as a bend. All quantities follow from the inner products of each sample's steps.
+
+    Attributes:
+        num_samples: N, 0-d.
+        step_energy: :math:`\sum_i \lVert \delta_{i,l} \rVert^2` for the L steps, shape (L,).
+        from_start: :math:`\sum_i \lVert h_i^l - h_i^0 \rVert^2`, shape (L+1,).
+        to_end: :math:`\sum_i \lVert h_i^L - h_i^l \rVert^2`, shape (L+1,).
+        along_chord: :math:`\sum_i \langle h_i^l - h_i^0, h_i^L - h_i^0 \rangle`, shape (L+1,).
+        straightness: Displacement over path length of every sample, shape (N,); in [0, 1].
+        line_shape: Line-shape score of every sample, shape (N,); at least 1.
+        turning_angle: Mean angle between successive steps of every sample, radians, shape (N,).
+        spread: :math:`\sum_i \sum_l \lVert h_i^l - \bar h_i \rVert^2` around each path's own mean, 0-d.
+    """
+
+    num_samples: Tensor
+    step_energy: Tensor
+    from_start: Tensor
+    to_end: Tensor
+    along_chord: Tensor
+    straightness: Tensor
+    line_shape: Tensor
+    turning_angle: Tensor
+    spread: Tensor
+
+    @classmethod
+    def from_batch(cls, layers: Sequence[Tensor], means: Sequence[Tensor] | None = None) -> PathStatistics:
+        """Statistics of one batch of paths.
+
+        Args:
+            layers: Flat features of the L+1 layers, each of shape (N, d), the same samples in the same order.
+            means: The layers' final means over all samples, each (d,); None centers at the means of this batch.
+
+        Returns:
+            Sums over the batch.
+
+        Raises:
+            ValueError: If there are fewer than two layers or their shapes differ.
+        """
+        shapes = sorted({tuple(layer.shape) for layer in layers})
+        if len(layers) < 2 or len(shapes) != 1:
+            raise ValueError(f"A path needs at least two layers of one shape (N, d), got {len(layers)} of shapes {shapes}.")
+        means = [layer.double().mean(dim=0) for layer in layers] if means is None else means
+        drifts = [after - before for before, after in pairwise(means)]
+        blocks = [_block(layers, drifts, rows) for rows in _path_blocks(layers[0], len(layers) - 1)]
+        return _merge_all(blocks)
+
+    def merge(self, other: PathStatistics) -> PathStatistics:
+        """Statistics of both sets of samples, those of ``other`` behind.
+
+        Args:
+            other: Statistics of other samples' paths through the same layers.
+
+        Returns:
+            A new value.
+        """
+        return _merge_all([self, other])
+
+    def position(self, kind: Position = "projection") -> list[float]:
+        r"""Relative position t_l of every layer between the first (0) and the last (1).
+
+        "index": l/L; "arclength": share of :math:`\sum_j \lVert H_{j+1} - H_j \rVert_F` before l; "ratio":
+        :math:`\lVert H_l - H_0\rVert / (\lVert H_l - H_0\rVert + \lVert H_L - H_l\rVert)`; "distance":
+        :math:`\lVert H_l - H_0\rVert / \lVert H_L - H_0\rVert`; "projection" (default): the least-squares
+        :math:`t_l = \langle H_l - H_0, H_L - H_0\rangle / \lVert H_L - H_0\rVert^2`, which may leave [0, 1].
+
+        Args:
+            kind: Which of the five.
+
+        Returns:
+            L+1 numbers; nan if the ends coincide.
+
+        Raises:
+            ValueError: If the kind is unknown.
+
+        Reference:
+            Progressive feedforward collapse, arXiv 2405.00985, whose own choice is not known; docs/theory.md, 3.5.
+        """
+        last = len(self.from_start) - 1
+        chord = self.from_start[-1]
+        lengths = self.step_energy.sqrt()
+        start, end = self.from_start.sqrt(), self.to_end.sqrt()
+        arclength = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]) / lengths.sum()
+        positions = {
+            "index": torch.arange(last + 1, dtype=torch.float64) / last,
+            "arclength": arclength,
+            "ratio": start / (start + end),
+            "distance": start / chord.sqrt(),
+            "projection": self.along_chord / chord,
+        }
+        if kind not in positions:
+            raise ValueError(f"position must be one of {', '.join(get_args(Position))}, got {kind!r}.")
+        return [float(t) for t in positions[kind]]
+
+    @property
+    def identity_cost(self) -> float:
+        r"""Cost of the learned map, :math:`c_{id} = \frac{1}{N} \sum_i \lVert h_i^L - h_i^0 \rVert^2`."""
+        return float(self.from_start[-1] / self.num_samples)
+
+    @property
+    def energy(self) -> float:
+        r"""Kinetic energy with equal time steps, :math:`L \sum_l \frac{1}{N} \sum_i \lVert \delta_{i,l} \rVert^2`."""
+        return float(len(self.step_energy) * self.step_energy.sum() / self.num_samples)
+
+    @property
+    def energy_min(self) -> float:
+        r"""Energy with the best time steps, :math:`(\sum_l (\frac{1}{N} \sum_i \lVert \delta_{i,l} \rVert^2)^{1/2})^2`."""
+        return float((self.step_energy / self.num_samples).sqrt().sum() ** 2)
+
+    @property
+    def efficiency(self) -> float:
+        r"""Geodesic efficiency :math:`c_{id} / \mathcal{E}` in [0, 1], 1 for straight paths of constant speed."""
+        return self.identity_cost / self.energy if self.energy > 0 else math.nan
+
+    @property
+    def speed_cov(self) -> float:
+        """Coefficient of variation over layers of the root-mean-square step length; 0 at constant speed."""
+        speeds = self.step_energy.sqrt()
+        return float(torch.std(speeds, correction=0) / speeds.mean())
+
+    @property
+    def chord_deviation(self) -> float:
+        r"""Largest root-mean-square distance of a layer from its projection on the chord, over the chord.
+
+        :math:`\max_l \sqrt{\sum_i \lVert h_i^l - h_i(t_l)\rVert^2 / \sum_i \lVert h_i^L - h_i^0\rVert^2}`, t_l the projection.
+        """
+        return float((self._off_chord().amax() / self.from_start[-1]).sqrt())
+
+    @property
+    def r_squared(self) -> float:
+        """Share of the paths' spread over layers that the chord with the common projections explains; 1 on a line."""
+        return float(1 - self._off_chord().sum() / self.spread)
+
+    def _off_chord(self) -> Tensor:
+        chord = self.from_start[-1]
+        return (self.from_start - self.along_chord.square() / chord).clamp(min=0)
+
+
+def _path_blocks(layer: Tensor, num_steps: int) -> list[slice]:
+    """Rows in blocks whose steps, all layers together, stay in the cache."""
+    rows = max(1, 2**18 // max(1, layer.shape[1] * num_steps)) if layer.device.type == "cpu" else 4096
+    return [slice(start, start + rows) for start in range(0, len(layer), rows)]
+
+
+def _block(layers: Sequence[Tensor], drifts: Sequence[Tensor], rows: slice) -> PathStatistics:
+    steps = torch.stack(
+        [after[rows].double() - before[rows] - drift for (before, after), drift in zip(pairwise(layers), drifts, strict=True)]
+    ).transpose(0, 1)
+    gram = steps @ steps.transpose(1, 2)  # (B, L, L): inner products of a sample's steps
+    num_steps = gram.shape[1]
+    norms = gram.diagonal(dim1=1, dim2=2).clamp(min=0).sqrt()
+    reached = torch.nn.functional.pad(gram.cumsum(1).cumsum(2), (1, 0, 1, 0))  # <h^l - h^0, h^m - h^0>
+    from_start = reached.diagonal(dim1=1, dim2=2)
+    along = reached[:, :, -1]
+    chord = from_start[:, -1]
+    # The way back is summed from the end, not taken as a difference of squares, which would cancel.
+    back = torch.nn.functional.pad(gram.flip(1, 2).cumsum(1).cumsum(2), (1, 0, 1, 0)).diagonal(dim1=1, dim2=2).flip(1)
+    length = norms.sum(dim=1)
+    moving = norms > _STILL * length.unsqueeze(1)
+    units = torch.where(moving, 1 / norms, 0.0)
+    cosines = gram * units.unsqueeze(1) * units.unsqueeze(2)
+    angles = torch.arccos(cosines.diagonal(offset=1, dim1=1, dim2=2).clamp(-1, 1))
+    turning = moving[:, 1:] & moving[:, :-1]
+    return PathStatistics(
+        num_samples=torch.tensor(len(gram), dtype=torch.int64),
+        step_energy=gram.diagonal(dim1=1, dim2=2).sum(dim=0).cpu(),
+        from_start=from_start.sum(dim=0).cpu(),
+        to_end=back.sum(dim=0).cpu(),
+        along_chord=along.sum(dim=0).cpu(),
+        straightness=(chord.clamp(min=0).sqrt() / length).cpu(),
+        line_shape=(moving.sum(dim=1) / cosines.sum(dim=(1, 2)).clamp(min=0).sqrt()).cpu(),
+        turning_angle=((angles * turning).sum(dim=1) / turning.sum(dim=1)).cpu() if num_steps > 1 else chord.cpu() * 0,
+        spread=(from_start.sum() - reached.sum() / (num_steps + 1)).cpu(),
+    )
+
+
+def _merge_all(parts: Sequence[PathStatistics]) -> PathStatistics:
+    def add(name: str) -> Tensor:
+        return torch.stack([getattr(part, name) for part in parts]).sum(dim=0)
+
+    def join(name: str) -> Tensor:
+        return torch.cat([getattr(part, name) for part in parts])
+
+    sums = {name: add(name) for name in ("num_samples", "step_energy", "from_start", "to_end", "along_chord", "spread")}
+    return PathStatistics(**sums, **{name: join(name) for name in ("straightness", "line_shape", "turning_angle")})

@@ -1,0 +1,125 @@
+"""Progression over depth: where a metric fails to fall, how monotone it is, and from which layer on decisions are right."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from scipy import stats
+
+EPSILONS = (0.0, 0.001, 0.005, 0.01, 0.02, 0.05)
+
+
+@dataclass(frozen=True)
+class Progression:
+    """How a metric that should decrease goes over the layers.
+
+    Attributes:
+        violations: Indices l+1 of the layers whose value exceeds (1 + tolerance) times the one before.
+        largest: Largest rise :math:`v_{l+1} - v_l`, 0 if there is none; nan if a value is undefined.
+        kendall_tau: Kendall's τ with the layer index, -1 for a strict decrease (tau-b: ties pull it towards 0).
+        spearman: Spearman's correlation with the layer index, -1 for a strict decrease.
+        tolerance: Relative rise that is let pass.
+    """
+
+    violations: tuple[int, ...]
+    largest: float
+    kendall_tau: float
+    spearman: float
+    tolerance: float
+
+    @property
+    def monotone(self) -> bool:
+        """Whether no layer violates the decrease and every value is defined."""
+        return not self.violations and not math.isnan(self.largest)
+
+
+def progression(values: Sequence[float], *, tolerance: float = 0.0) -> Progression:
+    """Test the conjecture that a metric decreases from layer to layer.
+
+    Args:
+        values: One value a layer, in order of depth, of a metric that falls towards collapse (``pfc3_error``, not ``pfc3``).
+        tolerance: A rise counts as a violation when the value exceeds (1 + tolerance) times the one before it.
+
+    Returns:
+        Violations and rank correlations; correlations are nan for fewer than two layers or constant values.
+
+    Raises:
+        ValueError: If the tolerance is negative.
+
+    Reference:
+        Progressive feedforward collapse, arXiv 2405.00985, the conjecture of section III.
+
+    Example:
+        >>> progression([3.0, 1.0, 2.0]).violations
+        (2,)
+    """
+    if tolerance < 0:
+        raise ValueError(f"tolerance must be at least 0, got {tolerance}.")
+    pairs = list(pairwise(values))
+    violations = tuple(index + 1 for index, (before, after) in enumerate(pairs) if after > before * (1 + tolerance))
+    undefined = any(math.isnan(value) for value in values)
+    largest = math.nan if undefined else max([0.0, *(after - before for before, after in pairs)])
+    if undefined or len(set(values)) < 2:
+        return Progression(violations, largest, math.nan, math.nan, tolerance)
+    index = range(len(values))
+    return Progression(
+        violations,
+        largest,
+        float(stats.kendalltau(index, values).statistic),
+        float(stats.spearmanr(index, values).statistic),
+        tolerance,
+    )
+
+
+@dataclass(frozen=True)
+class EffectiveDepth:
+    """The first layer at which nearest-centre decisions are right but for a share ε.
+
+    Attributes:
+        epsilon: ε.
+        depth: First layer index with error <= ε; the last layer's index if none (see ``reached``).
+        reached: Whether any layer has error <= ε.
+        monotone_after: Whether the error stays <= ε at all deeper layers.
+    """
+
+    epsilon: float
+    depth: int
+    reached: bool
+    monotone_after: bool
+
+
+def effective_depth(errors: Sequence[float], epsilon: float = 0.005, *, first_layer: int = 0) -> EffectiveDepth:
+    r"""ε-effective depth, :math:`d_\epsilon = \min\{l : \mathrm{err}_l \le \epsilon\}`, the last layer if there is none.
+
+    In [first_layer, L]; non-increasing in ε; small for collapsed networks.
+
+    Args:
+        errors: Nearest-centre errors of layers 0..L on the training set.
+        epsilon: ε >= 0.
+        first_layer: 0 lets the first measured layer count (PFC); 1 is the convention for the blocks alone.
+
+    Returns:
+        The depth and whether it was reached.
+
+    Raises:
+        ValueError: If there is no layer to look at or ε is negative.
+
+    Reference:
+        Galanti, György & Hutter (2022), "On the implicit bias towards minimal depth of deep neural networks".
+
+    Example:
+        >>> effective_depth([0.4, 0.1, 0.0, 0.0]).depth
+        2
+    """
+    if epsilon < 0 or not 0 <= first_layer < len(errors):
+        raise ValueError(
+            f"effective_depth needs epsilon >= 0 and errors of at least {first_layer + 1} layers, "
+            f"got epsilon={epsilon} and {len(errors)} layers."
+        )
+    for depth in range(first_layer, len(errors)):
+        if errors[depth] <= epsilon:
+            return EffectiveDepth(epsilon, depth, True, all(error <= epsilon for error in errors[depth:]))
+    return EffectiveDepth(epsilon, len(errors) - 1, False, False)

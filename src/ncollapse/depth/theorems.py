@@ -1,0 +1,179 @@
+"""The theorems about the straight line as predicates: what holds on measured features, with the quantity that each tests."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+
+from ncollapse.depth.geodesic import GeodesicCurve, LineDecisions
+
+
+@dataclass(frozen=True)
+class Theorem1:
+    r"""Whether PFC1 falls along the line (docs/theory.md, 3.2).
+
+    Attributes:
+        holds: The theorem's assumption, correlation >= 0: necessary and sufficient for a collapsed end point.
+        correlation: :math:`C = \sum_k \alpha_k \langle \mu_k^0 - \mu^0, \mu_k^L - \mu^L \rangle`.
+        normalized: :math:`C / \sqrt{b_0 b_2}` in [-1, 1].
+        monotone: Whether PFC1 is non-increasing on [0, 1] for the end points as they are.
+        argmax_t: Where PFC1 is largest on [0, 1].
+        coefficients: (a, β, c) of the derivative's numerator :math:`a(1-t)^2 + \beta t(1-t) + c t^2`.
+    """
+
+    holds: bool
+    correlation: float
+    normalized: float
+    monotone: bool
+    argmax_t: float
+    coefficients: tuple[float, float, float]
+
+
+def theorem1(curve: GeodesicCurve) -> Theorem1:
+    r"""Test Theorem 1 exactly: PFC1 is non-increasing iff its derivative's quadratic is non-positive on [0, 1].
+
+    With the coefficients of ``GeodesicCurve``: a = w₁b₀ - w₀b₁, β = w₂b₀ - w₀b₂, c = w₂b₁ - w₁b₂, and the condition is
+    a <= 0, c <= 0 and (β <= 0 or β² <= 4ac). For a collapsed end (w₁ = w₂ = 0) it reduces to b₁ >= 0.
+
+    Args:
+        curve: The line.
+
+    Returns:
+        The predicate and its quantities.
+
+    Reference:
+        Progressive feedforward collapse, arXiv 2405.00985, Theorem 1; the equivalence is derived: docs/theory.md, 3.2.
+    """
+    w0, w1, w2 = (float(x) for x in curve.within_coefficients())
+    b0, b1, b2 = (float(x) for x in curve.between_coefficients())
+    a, beta, c = w1 * b0 - w0 * b1, w2 * b0 - w0 * b2, w2 * b1 - w1 * b2
+    monotone = a <= 0 and c <= 0 and (beta <= 0 or beta**2 <= 4 * a * c)
+    # a(1-t)² + βt(1-t) + ct² in powers of t; PFC1 is largest at an end or where this vanishes.
+    roots = np.roots([a - beta + c, beta - 2 * a, a])
+    candidates = [0.0, 1.0, *(float(r.real) for r in roots if abs(r.imag) < 1e-12 and 0 < r.real < 1)]
+    values = curve.pfc1(candidates).nan_to_num(nan=-math.inf)
+    normalized = b1 / math.sqrt(b0 * b2) if b0 > 0 and b2 > 0 else math.nan
+    return Theorem1(b1 >= 0, b1, normalized, monotone, candidates[int(values.argmax())], (a, beta, c))
+
+
+@dataclass(frozen=True)
+class Theorem2:
+    """Whether PFC2 falls along the line (docs/theory.md, 3.3).
+
+    Attributes:
+        monotone: Exact: PFC2 is non-increasing on [0, 1].
+        intervals: Where it rises, as pairs (t0, t1).
+        sufficient_a: Sufficient condition (A), for an end point that is a simplex ETF.
+        sufficient_b: Sufficient condition (B): true for a fixed direction once the transport cost is small enough.
+        relative_cost: Transport cost of the class means, ‖M̄_0 - M̄_L‖_F / ‖M̄_L‖_F.
+    """
+
+    monotone: bool
+    intervals: tuple[tuple[float, float], ...]
+    sufficient_a: bool
+    sufficient_b: bool
+    relative_cost: float
+
+
+def theorem2(curve: GeodesicCurve) -> Theorem2:
+    r"""Test Theorem 2 exactly: PFC2 is non-increasing iff a quartic is non-negative on s = t/(1-t) >= 0.
+
+    With T(s) = tr G and 𝒩(s) = ‖G‖_F² of the Gram matrix on the line (up to the factor (1-t)²), PFC2² is
+    :math:`2(1 - T/\sqrt{(K-1)\mathcal{N}})`, so it falls where :math:`Q = 2T'\mathcal{N} - T\mathcal{N}' \ge 0`. The paper's
+    "sufficiently small transport cost" cannot be a constant: there are directions in which PFC2 rises for any cost.
+
+    Args:
+        curve: The line.
+
+    Returns:
+        The predicate, the intervals of increase, and the two sufficient conditions.
+
+    Reference:
+        Progressive feedforward collapse, arXiv 2405.00985, Theorem 2; the exact test is derived: docs/theory.md, 3.3.
+    """
+    start, cross, end = (gram.cpu().numpy() for gram in curve.gram_coefficients())
+    trace = np.polynomial.Polynomial([np.trace(start), 2 * np.trace(cross), np.trace(end)])
+    norm = np.polynomial.Polynomial(
+        [
+            np.sum(start * start),
+            4 * np.sum(start * cross),
+            4 * np.sum(cross * cross) + 2 * np.sum(start * end),
+            4 * np.sum(cross * end),
+            np.sum(end * end),
+        ]
+    )
+    slope = 2 * trace.deriv() * norm - trace * norm.deriv()
+    coefficients = np.where(np.abs(slope.coef) < 1e-10 * np.abs(slope.coef).max(initial=0.0), 0.0, slope.coef)
+    intervals = tuple((_to_t(lower), _to_t(upper)) for lower, upper in _negative_intervals(coefficients))
+    a, b = _sufficient(start, cross, end)
+    first, last = curve.paired.first.centered_means(), curve.paired.last.centered_means()
+    cost = float(torch.linalg.norm(first - last) / torch.linalg.norm(last))
+    return Theorem2(not intervals, intervals, a, b, cost)
+
+
+def _to_t(s: float) -> float:
+    return 1.0 if math.isinf(s) else s / (1 + s)
+
+
+def _negative_intervals(coefficients: np.ndarray) -> list[tuple[float, float]]:
+    """Maximal intervals of s >= 0 on which a polynomial (ascending coefficients) is negative."""
+    polynomial = np.polynomial.Polynomial(coefficients).trim()
+    found = [complex(root) for root in polynomial.roots()]
+    roots = sorted({root.real for root in found if abs(root.imag) <= 1e-9 * (1 + abs(root)) and root.real > 0})
+    edges = [0.0, *roots, math.inf]
+    negative: list[tuple[float, float]] = []
+    for lower, upper in pairwise(edges):
+        middle = 2 * lower + 1.0 if math.isinf(upper) else (lower + upper) / 2
+        if polynomial(middle) >= 0:
+            continue
+        if negative and negative[-1][1] == lower:
+            negative[-1] = (negative[-1][0], upper)
+        else:
+            negative.append((lower, upper))
+    return negative
+
+
+def _sufficient(start: np.ndarray, cross: np.ndarray, end: np.ndarray) -> tuple[bool, bool]:
+    """Conditions (A) and (B) of docs/theory.md, 3.3, with Δ = M̄_0 - M̄_L."""
+    m = len(start) - 1
+    projector = np.eye(m + 1) - 1.0 / (m + 1)
+    shift = 2 * (cross - end)  # M̄_L'Δ + Δ'M̄_L
+    spread = start - 2 * cross + end  # Δ'Δ
+    scale, shift_mean, spread_mean = float(np.trace(end)) / m, float(np.trace(shift)) / m, float(np.trace(spread)) / m
+    shift0, spread0 = shift - shift_mean * projector, spread - spread_mean * projector
+    a = bool(np.sum(shift0 * spread0) >= 0 and np.trace(spread) <= np.trace(end))
+    shift_norm, spread_norm = float(np.linalg.norm(shift0)), float(np.linalg.norm(spread0))
+    enough = (scale - spread_mean) * (shift_norm - spread_norm) >= (scale + max(shift_mean, 0.0) + spread_mean) * spread_norm
+    return a, bool(spread_mean < scale and shift_norm > spread_norm and enough)
+
+
+@dataclass(frozen=True)
+class Theorem3:
+    """Whether nearest-centre accuracy is guaranteed never to fall along the line (docs/theory.md, 3.4).
+
+    Attributes:
+        guaranteed: No violating pair: for an end point collapsed to its class means the accuracy cannot fall.
+        violating_pairs: Pairs (sample, other class) that could break it.
+        num_pairs: All such pairs.
+    """
+
+    guaranteed: bool
+    violating_pairs: int
+    num_pairs: int
+
+
+def theorem3(line: LineDecisions) -> Theorem3:
+    """Read the guarantee for PFC3 off the counted pairs.
+
+    Args:
+        line: Decisions on the line, over the whole data set.
+
+    Returns:
+        The predicate and its quantity.
+    """
+    violating = int(line.violating_pairs)
+    return Theorem3(violating == 0, violating, int(line.num_pairs))

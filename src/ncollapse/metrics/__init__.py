@@ -1,0 +1,61 @@
+"""Collapse metrics: pure functions of statistics, and their registry."""
+
+from ncollapse.metrics.decision import classifier_accuracy, ncc_accuracy, ncc_agreement, ncc_error, ncc_mismatch
+from ncollapse.metrics.duality import (
+    bias_collapse,
+    self_duality,
+    self_duality_cosine,
+    self_duality_etf,
+    strong_collapse_bias,
+    strong_collapse_features,
+    strong_collapse_weights,
+)
+from ncollapse.metrics.geometry import equiangularity, equinorm, etf_distance, gram_distance, max_angle
+from ncollapse.metrics.layer import FLAGS, LayerStatistics, Metric, MetricValue
+from ncollapse.metrics.registry import METRICS, evaluate_metrics, select_metrics
+from ncollapse.metrics.spectrum import entropy_rank, numerical_rank, participation_ratio, stable_rank
+from ncollapse.metrics.variability import (
+    between_inverse_trace,
+    cdnv,
+    cdnv_matrix,
+    separation,
+    within_between_ratio,
+    within_total_ratio,
+)
+
+__all__ = [
+    "FLAGS",
+    "METRICS",
+    "LayerStatistics",
+    "Metric",
+    "MetricValue",
+    "between_inverse_trace",
+    "bias_collapse",
+    "cdnv",
+    "cdnv_matrix",
+    "classifier_accuracy",
+    "entropy_rank",
+    "equiangularity",
+    "equinorm",
+    "etf_distance",
+    "evaluate_metrics",
+    "gram_distance",
+    "max_angle",
+    "ncc_accuracy",
+    "ncc_agreement",
+    "ncc_error",
+    "ncc_mismatch",
+    "numerical_rank",
+    "participation_ratio",
+    "select_metrics",
+    "self_duality",
+    "self_duality_cosine",
+    "self_duality_etf",
+    "separation",
+    "stable_rank",
+    "strong_collapse_bias",
+    "strong_collapse_features",
+    "strong_collapse_weights",
+    "within_between_ratio",
+    "within_total_ratio",
+]

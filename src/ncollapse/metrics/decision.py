@@ -1,0 +1,87 @@
+"""NC4: decisions by the nearest class centre, and their agreement with the classifier."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ncollapse.statistics.centers import ClassDecisions
+
+
+def ncc_accuracy(decisions: ClassDecisions) -> Tensor:
+    r"""Nearest-class-centre accuracy, :math:`\frac{1}{N} \sum_i 1\{\arg\min_k \lVert h_i - \mu_k \rVert = y_i\}` (PFC3).
+
+    In [0, 1]; 1 at exact collapse. The centres are those of the training set; ties go to the smallest index. Invariant to
+    translation, rotation and scale.
+
+    Args:
+        decisions: Decisions by the training set's centers.
+
+    Returns:
+        0-d tensor, float64.
+
+    Reference:
+        PFC3 of arXiv 2405.00985, eqs (9) and (19).
+    """
+    return decisions.ncc_correct.sum() / decisions.counts.sum()
+
+
+def ncc_error(decisions: ClassDecisions, *, balanced: bool = False) -> Tensor:
+    """Nearest-class-centre error, one minus ``ncc_accuracy``: the form of PFC3 that decreases.
+
+    In [0, 1]; 0 at exact collapse.
+
+    Args:
+        decisions: Decisions by the training set's centers.
+        balanced: Average the error over classes instead of samples (the form in the bound of 4(K-1) times CDNV).
+
+    Returns:
+        0-d tensor, float64.
+    """
+    wrong = decisions.counts - decisions.ncc_correct
+    return (wrong / decisions.counts).mean() if balanced else wrong.sum() / decisions.counts.sum()
+
+
+def ncc_agreement(decisions: ClassDecisions) -> Tensor:
+    r"""NC4, share of samples on which classifier and nearest class centre agree.
+
+    :math:`\frac{1}{N} \sum_i 1\{\arg\max_k (W h_i + b)_k = \arg\min_k \lVert h_i - \mu_k \rVert\}`, bias included. In [0, 1];
+    1 at exact collapse.
+
+    Args:
+        decisions: Decisions of the layer that feeds the classifier.
+
+    Returns:
+        0-d tensor, float64.
+
+    Reference:
+        Papyan, Han & Donoho (2020), PNAS.
+    """
+    return decisions.agree.sum() / decisions.counts.sum()
+
+
+def ncc_mismatch(decisions: ClassDecisions) -> Tensor:
+    """Share of samples on which classifier and nearest class centre differ, one minus ``ncc_agreement``.
+
+    In [0, 1]; 0 at exact collapse.
+
+    Args:
+        decisions: Decisions of the layer that feeds the classifier.
+
+    Returns:
+        0-d tensor, float64.
+    """
+    return (decisions.counts - decisions.agree).sum() / decisions.counts.sum()
+
+
+def classifier_accuracy(decisions: ClassDecisions) -> Tensor:
+    """Accuracy of the linear classifier on the features that feed it.
+
+    In [0, 1]; 1 at exact collapse. Ties go to the smallest index.
+
+    Args:
+        decisions: Decisions of the layer that feeds the classifier.
+
+    Returns:
+        0-d tensor, float64.
+    """
+    return decisions.classifier_correct.sum() / decisions.counts.sum()

@@ -1,0 +1,165 @@
+"""What a registry entry is, the statistics of a layer it is evaluated on, and the flags that qualify values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ncollapse.metrics.variability import between_spectrum, rounding_floor
+from ncollapse.statistics.centers import ClassCenters, ClassDecisions, LinearClassifier
+from ncollapse.statistics.conventions import ClassWeights, Convention, convention_parts
+from ncollapse.statistics.moments import ClassMoments
+from ncollapse.statistics.scatter import ClassScatter
+
+Need = Literal["centers", "classifier", "scatter"]
+
+FLAGS: dict[str, str] = {
+    "empty_class": "a class has no samples, so nothing over all classes is defined",
+    "no_between": "all class means coincide, so nothing relative to their spread is defined",
+    "two_classes": "with two classes the angles and the ETF distance of centered means are 0 whatever the features do",
+    "low_dimension": "fewer than K-1 feature dimensions hold no simplex ETF: the value cannot reach 0",
+    "rank_deficient": "the class means span fewer than min(K-1, d) dimensions; the missing directions are left out",
+    "coincident_means": "two class means coincide, so their distance-normalized variance is not defined",
+    "mean_at_center": "a class mean coincides with the global mean, so its angle is not defined",
+    "zero_classifier": "a classifier row is zero, so its direction is not defined",
+    "zero_vector": "a feature or a classifier row is zero, so its cosine is not defined",
+    "imbalanced": "the classes have unequal counts, for which the metric is not defined",
+    "one_class": "one class alone has no geometry",
+    "own_means": "a split other than train was decided by its own class means, for want of those of the training set",
+}
+
+
+@dataclass(frozen=True)
+class LayerStatistics:
+    """Everything that the metrics of one layer may use.
+
+    Attributes:
+        moments: Class moments of the layer.
+        centers: Its class means prepared for decisions; None when they were not asked for or a class is empty.
+        within: Sums around the layer's own means, with the within-class covariance on their span.
+        decisions: Decisions by the training set's means: the same object as ``within`` on the training set.
+        classifier: The last layer, for the layer that feeds it.
+        scatter: Full scatter matrices, when somebody asked for them.
+        convention: Class weights of the covariances.
+        own_means: Whether a split other than train is decided by its own means.
+    """
+
+    moments: ClassMoments
+    centers: ClassCenters | None = None
+    within: ClassDecisions | None = None
+    decisions: ClassDecisions | None = None
+    classifier: LinearClassifier | None = None
+    scatter: ClassScatter | None = None
+    convention: Convention = "class"
+    own_means: bool = False
+
+    @property
+    def center(self) -> ClassWeights:
+        """Weights of the global mean that NC2 and NC3 are centered at: the mean of class means, unless all is by sample."""
+        return convention_parts(self.convention).center
+
+    @property
+    def centered_means(self) -> Tensor:
+        """Class means centered as the convention says."""
+        return self.moments.centered_means(self.center)
+
+    def spectrum(self) -> Tensor:
+        """Non-zero eigenvalues of the between-class covariance."""
+        assert self.centers is not None, "this metric names centers in its needs"
+        return between_spectrum(self.centers, self.convention)[0]
+
+    def total_spectrum(self) -> Tensor:
+        """Eigenvalues of the total covariance with sample weights, ascending."""
+        assert self.scatter is not None, "this metric names scatter in its needs"
+        return torch.linalg.eigvalsh(self.scatter.total_covariance("sample"))
+
+    def conditions(self) -> set[str]:
+        """Names of the degenerate cases (keys of ``FLAGS``) that these statistics are in."""
+        moments = self.moments
+        if moments.num_classes < 2:
+            return {"one_class"}
+        if bool((moments.counts == 0).any()):
+            return {"empty_class"}
+        no_between = bool(moments.between_trace(self.convention) <= rounding_floor(moments))
+        span = min(moments.num_classes - 1, moments.dim)
+        found = {
+            "own_means": self.own_means,
+            "no_between": no_between,
+            "rank_deficient": self.centers is not None and not no_between and len(self.spectrum()) < span,
+            "two_classes": moments.num_classes == 2,
+            "low_dimension": moments.dim < moments.num_classes - 1,
+            "imbalanced": bool((moments.counts != moments.counts[0]).any()),
+        }
+        return {condition for condition, holds in found.items() if holds}
+
+
+class MetricValue(NamedTuple):
+    """One evaluated metric.
+
+    Attributes:
+        metric: Its id.
+        value: A float; nan when undefined.
+        flags: Words from ``FLAGS`` that qualify the value or say why it is undefined.
+    """
+
+    metric: str
+    value: float
+    flags: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One registry entry.
+
+    Attributes:
+        id: Public name, a column of tables.
+        title: What it is, in a few words.
+        compute: Value from the statistics of a layer.
+        needs: What must have been collected besides moments: "centers" stands for everything around the final class means;
+            a metric whose classifier or scatter is missing gives no row.
+        at_collapse: Value at exact collapse; None where it depends on K (ranks).
+        bounds: Smallest and largest possible value.
+        direction: Which way it goes towards collapse.
+        invariant: Transformations of the features that leave it unchanged.
+        undefined_when: Conditions under which the value is nan.
+        flagged_when: Conditions that qualify the value.
+        nan_flag: What a nan means when no condition explains it.
+        reference: Authors, year, venue.
+    """
+
+    id: str
+    title: str
+    compute: Callable[[LayerStatistics], Tensor]
+    needs: frozenset[Need]
+    at_collapse: float | None
+    bounds: tuple[float, float]
+    direction: Literal["decreases", "increases", "none"]
+    reference: str
+    invariant: frozenset[str] = frozenset({"translation", "rotation", "scale"})
+    undefined_when: frozenset[str] = frozenset()
+    flagged_when: frozenset[str] = frozenset()
+    nan_flag: str = "no_between"
+
+    def evaluate(self, statistics: LayerStatistics, conditions: set[str]) -> MetricValue:
+        """Compute the value and its flags.
+
+        Args:
+            statistics: Of one layer.
+            conditions: What ``statistics.conditions()`` returned.
+
+        Returns:
+            The value, nan with a flag where it is undefined.
+        """
+        reasons = conditions & ({"one_class", "empty_class"} | self.undefined_when)
+        if reasons:
+            return MetricValue(self.id, math.nan, tuple(sorted(reasons)))
+        value = float(self.compute(statistics))
+        flags = conditions & self.flagged_when
+        if math.isnan(value):
+            flags = flags | {self.nan_flag}
+        return MetricValue(self.id, value, tuple(sorted(flags)))

@@ -1,0 +1,79 @@
+"""Ranks of a spectrum: how many directions carry the variance."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def _shares(eigenvalues: Tensor) -> Tensor:
+    positive = eigenvalues.clamp(min=0)
+    return positive / positive.sum()
+
+
+def numerical_rank(eigenvalues: Tensor, *, relative_tolerance: float | None = None) -> Tensor:
+    """Number of eigenvalues above a tolerance relative to the largest.
+
+    In [0, d]; K-1 for the between-class covariance at exact collapse.
+
+    Args:
+        eigenvalues: Of a covariance, shape (d,), float64.
+        relative_tolerance: None takes 10 · d · eps.
+
+    Returns:
+        0-d tensor, float64; 0 for a zero spectrum.
+    """
+    tolerance = 10 * len(eigenvalues) * torch.finfo(eigenvalues.dtype).eps if relative_tolerance is None else relative_tolerance
+    largest = eigenvalues.amax() if len(eigenvalues) else eigenvalues.new_zeros(())
+    return ((eigenvalues > tolerance * largest) & (eigenvalues > 0)).sum().double()
+
+
+def stable_rank(eigenvalues: Tensor) -> Tensor:
+    r"""Stable rank :math:`\sum_i \lambda_i / \lambda_{\max}` of a covariance.
+
+    It is :math:`\lVert A\rVert_F^2/\lVert A\rVert_2^2` of any factor A. In [1, rank]; equal to the rank when
+    the spectrum is flat.
+
+    Args:
+        eigenvalues: Of a covariance, shape (d,), float64.
+
+    Returns:
+        0-d tensor, float64; nan for a zero spectrum.
+    """
+    return eigenvalues.clamp(min=0).sum() / eigenvalues.amax() if len(eigenvalues) else eigenvalues.new_full((), math.nan)
+
+
+def participation_ratio(eigenvalues: Tensor) -> Tensor:
+    r"""Participation ratio :math:`(\sum_i \lambda_i)^2 / \sum_i \lambda_i^2`.
+
+    In [1, rank], at least the stable rank; equal to the rank when the spectrum is flat.
+
+    Args:
+        eigenvalues: Of a covariance, shape (d,), float64.
+
+    Returns:
+        0-d tensor, float64; nan for a zero spectrum.
+    """
+    return 1.0 / _shares(eigenvalues).square().sum() if len(eigenvalues) else eigenvalues.new_full((), math.nan)
+
+
+def entropy_rank(eigenvalues: Tensor) -> Tensor:
+    r"""Entropy rank :math:`\exp(-\sum_i p_i \log p_i)` with :math:`p_i = \lambda_i / \sum_j \lambda_j`.
+
+    In [1, rank], at least the participation ratio; equal to the rank when the spectrum is flat.
+
+    Args:
+        eigenvalues: Of a covariance, shape (d,), float64.
+
+    Returns:
+        0-d tensor, float64; nan for a zero spectrum.
+
+    Reference:
+        Roy & Vetterli (2007), EUSIPCO, "The effective rank".
+    """
+    if not len(eigenvalues):
+        return eigenvalues.new_full((), math.nan)
+    shares = _shares(eigenvalues)
+    return torch.exp(-torch.special.xlogy(shares, shares).sum())

@@ -1,0 +1,213 @@
+"""NC1: within-class variability against between-class spread."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ncollapse.statistics.centers import ClassCenters, ClassDecisions
+from ncollapse.statistics.conventions import Convention, convention_parts
+from ncollapse.statistics.moments import ClassMoments
+
+# Class means closer than this, relative to their distance from the origin, differ by the rounding of float64 sums only.
+RESOLUTION = 1e-13
+
+
+def rounding_floor(moments: ClassMoments) -> Tensor:
+    """Squared distance below which two class means are equal up to the rounding of their float64 sums.
+
+    Args:
+        moments: Class moments.
+
+    Returns:
+        0-d tensor, float64, units of squared features.
+    """
+    return RESOLUTION**2 * moments.means.square().sum(dim=1).amax()
+
+
+def defined(value: Tensor, condition: Tensor) -> Tensor:
+    """The value where the condition holds, nan elsewhere.
+
+    Args:
+        value: Any float tensor.
+        condition: Boolean tensor.
+
+    Returns:
+        Same shape as ``value``.
+    """
+    return torch.where(condition, value, math.nan)
+
+
+def within_between_ratio(moments: ClassMoments, convention: Convention = "class") -> Tensor:
+    r"""Within-class over between-class variability, :math:`\mathrm{tr} \Sigma_W / \mathrm{tr} \Sigma_B` (PFC1).
+
+    Dimensionless, in [0, inf); 0 at exact collapse. Invariant to translation, rotation and scale of the features. For means
+    on a simplex ETF of radius a with isotropic within-class covariance σ²I it is dσ²/a².
+
+    Args:
+        moments: Class moments.
+        convention: Class weights of both covariances, see ``convention_parts``.
+
+    Returns:
+        0-d tensor, float64; nan if all class means coincide or a class has no samples.
+
+    Reference:
+        Tirer & Bruna (2022), ICML; Hui, Belkin & Nakkiran (2022). PFC1 of arXiv 2405.00985, eqs (7) and (17).
+    """
+    between = moments.between_trace(convention)
+    return defined(moments.within_trace(convention_parts(convention).within) / between, between > rounding_floor(moments))
+
+
+def within_total_ratio(moments: ClassMoments, convention: Convention = "class") -> Tensor:
+    r"""Within-class share of the total variability, :math:`\mathrm{tr} \Sigma_W / \mathrm{tr} \Sigma_T = r / (1 + r)`.
+
+    The bounded form of ``within_between_ratio`` r: dimensionless, in [0, 1], 0 at exact collapse, 1 if the class means
+    coincide. Invariant to translation, rotation and scale.
+
+    Args:
+        moments: Class moments.
+        convention: Class weights of both covariances.
+
+    Returns:
+        0-d tensor, float64; nan if the features do not vary at all or a class has no samples.
+    """
+    between = moments.between_trace(convention)
+    within = moments.within_trace(convention_parts(convention).within)
+    total = within + between
+    return defined(within / total, total > rounding_floor(moments))
+
+
+def between_spectrum(centers: ClassCenters, convention: Convention = "class") -> tuple[Tensor, Tensor]:
+    r"""Non-zero eigenvalues of :math:`\Sigma_B` and their eigenvectors in the basis of the centers.
+
+    An eigenvalue λ counts as zero when λ <= max(K, d) · eps · 10 · λ_max. No d×d matrix is formed: the singular values of
+    the weighted class means are the square roots of the eigenvalues.
+
+    Args:
+        centers: Class means and a basis of their span.
+        convention: Weights and center of the between-class covariance.
+
+    Returns:
+        Eigenvalues (q,), descending, and eigenvectors (r, q), q <= r <= K-1; both empty when the class means coincide.
+    """
+    moments, parts = centers.moments, convention_parts(convention)
+    means = moments.centered_means(parts.center) @ centers.basis
+    weighted = moments.class_weights(parts.between).sqrt().unsqueeze(1) * means
+    _, singular_values, right = torch.linalg.svd(weighted, full_matrices=False)
+    eigenvalues = singular_values.square()
+    cutoff = 10 * max(moments.num_classes, moments.dim) * torch.finfo(torch.float64).eps * eigenvalues.amax()
+    kept = (eigenvalues > cutoff) & (eigenvalues > rounding_floor(moments))
+    return eigenvalues[kept], right[kept].T
+
+
+def between_inverse_trace(
+    centers: ClassCenters,
+    decisions: ClassDecisions,
+    convention: Convention = "class",
+    *,
+    divide_by_classes: bool = True,
+) -> Tensor:
+    r"""NC1 with the pseudo-inverse, :math:`\frac{1}{K} \mathrm{tr}(\Sigma_W \Sigma_B^+)`, without d×d work.
+
+    With the eigenpairs :math:`(\lambda_j, u_j)` of :math:`\Sigma_B` it is
+    :math:`\frac{1}{K} \sum_j u_j^T \Sigma_W u_j / \lambda_j`. Dimensionless, in [0, inf); 0 at exact collapse. Invariant to
+    translation, rotation and scale. For means on a simplex ETF of radius a with within-class covariance σ²I it is
+    (K-1)²σ²/(K a²).
+
+    Args:
+        centers: Class means and a basis of their span.
+        decisions: Holds the within-class covariance on that span.
+        convention: Class weights; "papyan" and "zhu" are the mixtures of the published codes.
+        divide_by_classes: False gives the value that Papyan's notebook plots, without 1/K.
+
+    Returns:
+        0-d tensor, float64; nan if all class means coincide. If Σ_B has lower rank than min(K-1, d) the directions that it
+        lacks are left out (flag ``rank_deficient``).
+
+    Reference:
+        Papyan, Han & Donoho (2020), PNAS; Zhu et al. (2021), NeurIPS (with 1/K).
+    """
+    eigenvalues, vectors = between_spectrum(centers, convention)
+    within = decisions.within_on_span(convention_parts(convention).within)
+    if eigenvalues.numel() == 0:
+        return within.new_full((), math.nan)
+    value = (((within @ vectors) * vectors).sum(dim=0) / eigenvalues).sum()
+    return value / centers.moments.num_classes if divide_by_classes else value
+
+
+def separation(centers: ClassCenters, decisions: ClassDecisions) -> Tensor:
+    r"""Separation fuzziness of the law of data separation, :math:`D = \mathrm{tr}(SS_w SS_b^+)`.
+
+    Both covariances weigh class k by n_k/N; D equals K times ``between_inverse_trace`` of that convention. In a trained
+    network :math:`D_l \approx \rho^l D_0` with 0 < ρ < 1. Dimensionless, in [0, inf); 0 at exact collapse.
+
+    Args:
+        centers: Class means and a basis of their span.
+        decisions: Holds the within-class covariance on that span.
+
+    Returns:
+        0-d tensor, float64; nan if all class means coincide.
+
+    Reference:
+        He & Su (2023), PNAS, "A law of data separation in deep learning".
+    """
+    return between_inverse_trace(centers, decisions, "he_su", divide_by_classes=False)
+
+
+def _cdnv_rows(moments: ClassMoments, dist_exp: float) -> Iterator[tuple[slice, Tensor]]:
+    """Rows of the CDNV matrix, block by block, so that many classes need no K×K matrix."""
+    means, variances, floor = moments.class_means, moments.class_variances, rounding_floor(moments)
+    step = max(1, 2**22 // moments.num_classes)
+    for start in range(0, moments.num_classes, step):
+        rows = slice(start, start + step)
+        # Explicit differences: the matrix-product form of cdist loses the digits that matter for means far from the origin.
+        distance = torch.cdist(means[rows], means, compute_mode="donot_use_mm_for_euclid_dist").square()
+        value = (variances[rows].unsqueeze(1) + variances) / (2 * distance**dist_exp)
+        yield rows, defined(value, distance > floor)
+
+
+def cdnv_matrix(moments: ClassMoments, *, dist_exp: float = 1.0) -> Tensor:
+    r"""Class-distance normalized variance of every pair of classes.
+
+    :math:`V_{kl} = (\mathrm{Var}_k + \mathrm{Var}_l) / (2\lVert \mu_k - \mu_l \rVert^{2p})`.
+
+    Args:
+        moments: Class moments.
+        dist_exp: The exponent p; 1 is the definition, 2 is used for language models.
+
+    Returns:
+        Shape (K, K), float64, symmetric, nan on the diagonal and for pairs of coinciding means.
+
+    Reference:
+        Galanti, György & Hutter (2022), ICLR.
+    """
+    return torch.cat([block for _, block in _cdnv_rows(moments, dist_exp)])
+
+
+def cdnv(moments: ClassMoments, *, dist_exp: float = 1.0) -> Tensor:
+    r"""Class-distance normalized variance, the mean of :math:`V_{kl}` over pairs k < l (see ``cdnv_matrix``).
+
+    Dimensionless for p = 1, in [0, inf); 0 at exact collapse. Invariant to translation, rotation and scale. On the sample
+    itself the class-balanced nearest-centre error is at most 4(K-1) times this value. For means on a simplex ETF of radius a
+    with within-class covariance σ²I it is dσ²(K-1)/(2Ka²).
+
+    Args:
+        moments: Class moments.
+        dist_exp: The exponent p.
+
+    Returns:
+        0-d tensor, float64; nan if two class means coincide or a class has no samples.
+
+    Reference:
+        Galanti, György & Hutter (2022), ICLR.
+    """
+    num_classes = moments.num_classes
+    total = torch.zeros_like(moments.scatter_traces[0])
+    for rows, block in _cdnv_rows(moments, dist_exp):
+        diagonal = torch.arange(num_classes, device=block.device)[rows]
+        block[torch.arange(len(diagonal)), diagonal] = 0.0
+        total += block.sum()
+    return total / (num_classes * (num_classes - 1)) if num_classes > 1 else total * math.nan

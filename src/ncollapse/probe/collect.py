@@ -1,0 +1,313 @@
+"""Collecting: one streamed pass over all layers, then what needs the final class means, from kept features or a second pass."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ncollapse.depth.geodesic import LineDecisions
+from ncollapse.depth.path import PathStatistics
+from ncollapse.statistics.batch import LabelGroups, check_labels
+from ncollapse.statistics.centers import ClassCenters, ClassDecisions, LinearClassifier
+from ncollapse.statistics.moments import ClassMoments
+from ncollapse.statistics.paired import PairedMoments
+from ncollapse.statistics.scatter import ClassScatter
+
+
+class LayerBatch(NamedTuple):
+    """Features of all layers for one batch.
+
+    Attributes:
+        features: Flat features (N, d) by layer name, in order of depth.
+        labels: Class indices, shape (N,).
+    """
+
+    features: dict[str, Tensor]
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class CollectOptions:
+    """What to collect.
+
+    Attributes:
+        num_classes: K.
+        memory_budget: Bytes that kept features may take.
+        centers: Whether decisions around the final class means are wanted.
+        scatter: Whether full d×d scatter matrices are wanted.
+        path: Whether the paths from the first layer to the last are wanted.
+        where: Words that place an error, such as " at epoch 3".
+    """
+
+    num_classes: int
+    memory_budget: int
+    centers: bool = True
+    scatter: bool = False
+    path: bool = False
+    where: str = ""
+
+
+@dataclass
+class Collected:
+    """What one measurement has collected.
+
+    Attributes:
+        moments: Class moments by layer.
+        scatters: Scatter matrices by layer, when asked for.
+        centers: Prepared class means by layer; a layer with an empty class or coinciding means has none.
+        within: Sums around each layer's own class means.
+        decisions: Decisions by the training set's class means; the same objects as ``within`` on the training set.
+        paired: Joint moments of the first and last layer, when paths are wanted.
+        path: Path statistics, when wanted.
+        line: Decisions on the straight line, when wanted.
+        passes: Forward passes over the data: 1 with kept features, 2 without.
+        kept_bytes: Size of the kept features, 0 after a second pass.
+    """
+
+    moments: dict[str, ClassMoments] = field(default_factory=dict)
+    scatters: dict[str, ClassScatter] = field(default_factory=dict)
+    centers: dict[str, ClassCenters] = field(default_factory=dict)
+    within: dict[str, ClassDecisions] = field(default_factory=dict)
+    decisions: dict[str, ClassDecisions] = field(default_factory=dict)
+    paired: PairedMoments | None = None
+    path: PathStatistics | None = None
+    line: LineDecisions | None = None
+    passes: int = 1
+    kept_bytes: int = 0
+
+
+Source = Callable[[], Iterator[LayerBatch]]
+Classifiers = Callable[[], Mapping[str, LinearClassifier]]
+
+
+def available_memory(device: torch.device) -> int:
+    """Free memory where features live.
+
+    Args:
+        device: Their device.
+
+    Returns:
+        Bytes.
+    """
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        with open("/proc/meminfo") as lines:
+            fields = dict(line.split(":", 1) for line in lines)
+        return int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError):
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def collect(
+    source: Source,
+    options: CollectOptions,
+    classifiers: Classifiers = dict,
+    reference: Mapping[str, ClassCenters] | None = None,
+    *,
+    repeatable: bool = True,
+) -> Collected:
+    """Collect the statistics of all layers.
+
+    Args:
+        source: Starts a pass over the data.
+        options: What to collect.
+        classifiers: Called after the first pass: the classifier by the layer that feeds it.
+        reference: Centers of the training set that decide on another split; None decides by the data's own.
+        repeatable: Whether a second pass is possible.
+
+    Returns:
+        The statistics, on the CPU.
+
+    Raises:
+        ValueError: If there is no data, features are not finite, or a second pass is needed and not possible or different.
+    """
+    first = _FirstPass(options)
+    for batch in source():
+        first.add(batch)
+    collected = first.finish()
+    if not (options.centers or options.path):
+        return collected
+    if first.kept is None:
+        if not repeatable:
+            raise ValueError(
+                f"The features exceed the memory budget of {options.memory_budget / 2**20:.0f} MiB, so a second pass is "
+                "needed, but the batches can be iterated only once. Pass a list or a DataLoader, or raise memory_budget."
+            )
+        collected.passes = 2
+    second = _SecondPass(collected, options, classifiers(), reference or {})
+    for batch in source() if first.kept is None else first.kept:
+        second.add(batch)
+    second.finish()
+    return collected
+
+
+class _FirstPass:
+    """Everything that streams: moments, scatters, paired moments; and the features themselves while they fit the budget."""
+
+    def __init__(self, options: CollectOptions) -> None:
+        self.options = options
+        self.collected = Collected()
+        self.kept: list[LayerBatch] | None = [] if options.centers or options.path else None
+        self.index = 0
+
+    def add(self, batch: LayerBatch) -> None:
+        """Add one batch to all layers."""
+        batch = _checked(batch, self.options, self.index)
+        groups = LabelGroups.from_labels(batch.labels, self.options.num_classes)
+        for name, features in batch.features.items():
+            self._running(name, features).merge_groups_(features, groups)
+        _check_finite(self.collected.moments, batch, self.index, self.options.where)
+        if self.options.scatter:
+            self._add_scatter(batch)
+        if self.options.path:
+            self._add_pair(batch)
+        self._keep(batch)
+        self.index += 1
+
+    def finish(self) -> Collected:
+        """Bring the totals to the CPU, and prepare the class means for decisions."""
+        collected = self.collected
+        if not collected.moments:
+            raise ValueError("There is no data: the loader yielded no batch. Check the data set and the loader's drop_last.")
+        collected.moments = {name: moments.to("cpu") for name, moments in collected.moments.items()}
+        collected.paired = None if collected.paired is None else collected.paired.to("cpu")
+        for name, moments in collected.moments.items():
+            if bool((moments.counts > 0).all()) and moments.num_classes > 1:
+                collected.centers[name] = ClassCenters.from_moments(moments)
+        return collected
+
+    def _running(self, name: str, features: Tensor) -> ClassMoments:
+        moments = self.collected.moments
+        if name not in moments:
+            if self.index > 0:
+                raise ValueError(f"Layer {name!r} ran in batch {self.index} but not before it. Name layers that always run.")
+            moments[name] = ClassMoments.empty(self.options.num_classes, features.shape[1], features.device)
+        if moments[name].dim != features.shape[1]:
+            raise ValueError(
+                f"Layer {name!r} has {features.shape[1]} features in batch {self.index} and had {moments[name].dim} before. "
+                "Feed inputs of one size, or tap a pooled layer."
+            )
+        return moments[name]
+
+    def _add_scatter(self, batch: LayerBatch) -> None:
+        for name, features in batch.features.items():
+            part = ClassScatter.from_batch(features, batch.labels, self.options.num_classes).to("cpu")
+            scatters = self.collected.scatters
+            scatters[name] = scatters[name].merge(part) if name in scatters else part
+
+    def _add_pair(self, batch: LayerBatch) -> None:
+        widths = {name: features.shape[1] for name, features in batch.features.items()}
+        if len(widths) < 2 or len(set(widths.values())) != 1:
+            raise ValueError(f"path=True needs at least two layers of one dimension, got {widths}. Choose layers of one stage.")
+        layers = list(batch.features.values())
+        part = PairedMoments.from_batch(layers[0], layers[-1], batch.labels, self.options.num_classes)
+        self.collected.paired = part if self.collected.paired is None else self.collected.paired.merge(part)
+
+    def _keep(self, batch: LayerBatch) -> None:
+        """Keep the batch while all kept features fit the budget; else drop them all, for a second pass."""
+        if self.kept is None:
+            return
+        size = sum(features.numel() * features.element_size() for features in batch.features.values())
+        if self.collected.kept_bytes + size > self.options.memory_budget:
+            self.kept, self.collected.kept_bytes = None, 0
+            return
+        self.collected.kept_bytes += size
+        self.kept.append(batch)
+
+
+def _checked(batch: LayerBatch, options: CollectOptions, index: int) -> LayerBatch:
+    """Check the labels once for all layers, and bring them to the features."""
+    first = next(iter(batch.features.values()))
+    try:
+        labels = check_labels(batch.labels, first.shape[0], options.num_classes)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"Batch {index}{options.where}: {error}") from error
+    # No float64 on Apple's GPUs: statistics are taken on the CPU there.
+    device = torch.device("cpu") if first.device.type == "mps" else first.device
+    return LayerBatch({name: features.to(device) for name, features in batch.features.items()}, labels.to(device))
+
+
+def _check_finite(moments: Mapping[str, ClassMoments], batch: LayerBatch, index: int, where: str) -> None:
+    # One number a layer, one synchronization a batch: a sum is finite only if everything in it is.
+    sums = torch.stack([moments[name].scatter_traces.sum() + moments[name].means.sum() for name in batch.features])
+    finite = torch.isfinite(sums)
+    if not bool(finite.all()):
+        name = list(batch.features)[int((~finite).nonzero()[0])]
+        bad = int((~torch.isfinite(batch.features[name])).any(dim=1).sum())
+        raise ValueError(
+            f"Layer {name!r} has NaN or infinite features in {bad} samples of batch {index}{where}. "
+            "Check the network for divergence (learning rate, clipping) and the inputs for NaN."
+        )
+
+
+class _SecondPass:
+    """Everything that is summed around the final class means."""
+
+    def __init__(
+        self,
+        collected: Collected,
+        options: CollectOptions,
+        classifiers: Mapping[str, LinearClassifier],
+        reference: Mapping[str, ClassCenters],
+    ) -> None:
+        self.collected, self.options, self.classifiers, self.reference = collected, options, classifiers, reference
+        self.path_means = [moments.global_mean("sample") for moments in collected.moments.values()] if options.path else []
+        self.index = 0
+
+    def add(self, batch: LayerBatch) -> None:
+        """Add one batch, checked again: a second pass may bring other data."""
+        batch = _checked(batch, self.options, self.index)
+        self.index += 1
+        into = self.collected
+        if self.options.centers:
+            for name, centers in into.centers.items():
+                if name not in batch.features:
+                    raise ValueError(f"Layer {name!r} did not run in the second pass. Name layers that always run.")
+                self._decide(into.within, name, batch, centers)
+                if name in self.reference:
+                    self._decide(into.decisions, name, batch, self.reference[name])
+                else:
+                    into.decisions[name] = into.within[name]
+        if self.options.path and into.paired is not None:
+            layers = list(batch.features.values())
+            means = [mean.to(layers[0].device) for mean in self.path_means]
+            path = PathStatistics.from_batch(layers, means)
+            line = LineDecisions.from_batch(layers[0], layers[-1], batch.labels, into.paired.to(layers[0].device))
+            into.path = path if into.path is None else into.path.merge(path)
+            into.line = line if into.line is None else into.line.merge(line)
+
+    def _decide(self, into: dict[str, ClassDecisions], name: str, batch: LayerBatch, centers: ClassCenters) -> None:
+        features = batch.features[name]
+        device, classifier = features.device, self.classifiers.get(name)
+        counts = self.collected.moments[name].counts.to(device)
+        classifier = None if classifier is None else classifier.to(device)
+        part = ClassDecisions.from_batch(features, batch.labels, centers.to(device), classifier, counts)
+        into[name] = into[name].merge(part) if name in into else part
+
+    def finish(self) -> None:
+        """Bring the totals to the CPU, and check that a second forward pass saw the features of the first."""
+        into = self.collected
+        into.within = {name: decisions.to("cpu") for name, decisions in into.within.items()}
+        into.decisions = {
+            name: decisions.to("cpu") if name in self.reference else into.within[name]
+            for name, decisions in into.decisions.items()
+        }
+        if into.passes == 2:
+            for name, decisions in into.within.items():
+                self._check_same_features(name, into.moments[name], decisions)
+
+    def _check_same_features(self, name: str, moments: ClassMoments, decisions: ClassDecisions) -> None:
+        """Residuals around the first pass's class means sum to zero only over the features that gave those means."""
+        drift = torch.linalg.vector_norm(decisions.residual_sums, dim=1) / moments.counts
+        scale = (moments.class_variances + moments.means.square().sum(dim=1)).sqrt()
+        if not torch.equal(decisions.counts.long(), moments.counts) or bool((drift > 1e-5 * scale).any()):
+            raise ValueError(
+                f"The second pass saw other features than the first at layer {name!r}. Turn off random augmentation and "
+                "drop_last, or raise memory_budget so that one pass is enough."
+            )

@@ -1,0 +1,182 @@
+"""The files of a run directory as types: what the report reads of them, and nothing else. None means undefined."""
+
+from dataclasses import dataclass
+
+__all__ = [
+    "Curve",
+    "DepthFile",
+    "DepthRecord",
+    "EffectiveDepth",
+    "Energy",
+    "HistoryRow",
+    "MeasurementRow",
+    "PredictionError",
+    "Progression",
+    "Recipe",
+    "Status",
+    "Straightness",
+    "Theorem1",
+    "Theorem2",
+    "Theorem3",
+]
+
+Numbers = tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """``recipe.json``, the part with a fixed shape; the rest is shown as it stands."""
+
+    name: str
+    title: str = ""
+    description: str = ""
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Status:
+    """``status.json``: how far the run has come."""
+
+    state: str
+    epoch: int
+    epochs: int
+    train_accuracy: float | None = None
+    first_perfect_epoch: int | None = None
+    seconds: float | None = None
+    weight_decay_time: float | None = None
+
+
+@dataclass(frozen=True)
+class HistoryRow:
+    """One line of ``history.csv``: an epoch of training."""
+
+    epoch: int
+    loss: float
+    accuracy: float
+    learning_rate: float
+    grad_norm: float
+
+
+@dataclass(frozen=True)
+class MeasurementRow:
+    """One line of ``measurements.csv``: one metric of one layer at one epoch; ``value`` is nan where undefined."""
+
+    epoch: int
+    split: str
+    depth: int
+    layer: str
+    metric: str
+    value: float
+    flags: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The metrics along t in [0, 1] between the first and the last layer."""
+
+    t: tuple[float, ...]
+    pfc1: Numbers
+    pfc2: Numbers
+    pfc3: Numbers | None = None
+
+
+@dataclass(frozen=True)
+class PredictionError:
+    """RMS error over the interior layers in decades, by metric, of the straight line and of the log-linear null."""
+
+    line: dict[str, float | None]
+    null: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class Progression:
+    """How one metric moves over depth: the layers into which it rose, without and with the tolerance."""
+
+    violations: tuple[str, ...]
+    kendall_tau: float | None = None
+    tolerance: float | None = None
+    violations_tol: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class EffectiveDepth:
+    """First depth at which the nearest-class-center error is at most epsilon."""
+
+    epsilon: float
+    depth: int | None
+    reached: bool
+    monotone_after: bool | None = None
+
+
+@dataclass(frozen=True)
+class Theorem1:
+    """PFC1 along the line: the correlation C of the centered class means of the first and the last layer (THEORY 3.6.1)."""
+
+    holds: bool | None
+    correlation: float | None
+    normalized: float | None
+    monotone: bool | None
+    argmax_t: float | None = None
+
+
+@dataclass(frozen=True)
+class Theorem2:
+    """PFC2 along the line: exact test, two sufficient conditions, relative transport cost (THEORY 3.6.2)."""
+
+    monotone: bool | None
+    intervals: tuple[tuple[float, ...], ...] | None
+    sufficient_a: bool | None
+    sufficient_b: bool | None
+    relative_cost: float | None
+
+
+@dataclass(frozen=True)
+class Theorem3:
+    """PFC3 along the line: pairs of a sample and a rival class that may break monotonicity (THEORY 3.6.3)."""
+
+    guaranteed: bool | None
+    violating_pairs: int | None
+    num_pairs: int | None
+
+
+@dataclass(frozen=True)
+class Straightness:
+    """Chord over path length, line-shape score and turning angle, averaged over samples (THEORY 3.7)."""
+
+    mean: float | None
+    median: float | None = None
+    line_shape_score_mean: float | None = None
+    turning_angle_mean_degrees: float | None = None
+
+
+@dataclass(frozen=True)
+class Energy:
+    """Share of the kinetic energy of the layers that a straight line at constant speed would need (THEORY 3.8)."""
+
+    efficiency: float | None
+
+
+@dataclass(frozen=True)
+class DepthRecord:
+    """One epoch of ``depth.json``."""
+
+    epoch: int
+    layers: tuple[str, ...]
+    positions: dict[str, Numbers]
+    curve: Curve
+    null: Curve
+    prediction_error: dict[str, PredictionError]
+    progression: dict[str, Progression]
+    effective_depth: tuple[EffectiveDepth, ...]
+    theorem1: Theorem1 | None = None
+    theorem2: Theorem2 | None = None
+    theorem3: Theorem3 | None = None
+    straightness: Straightness | None = None
+    energy: Energy | None = None
+
+
+@dataclass(frozen=True)
+class DepthFile:
+    """``depth.json``."""
+
+    epochs: tuple[DepthRecord, ...]

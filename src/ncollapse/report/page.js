@@ -1,0 +1,178 @@
+// Draws PFC1-3 over depth at the chosen epoch, and offers the whole table as CSV. Names only ever become text nodes.
+"use strict";
+document.documentElement.classList.add("js");
+
+const SIZE = { width: 330, height: 255, left: 44, right: 16, top: 14, bottom: 40 };
+const LOGARITHMIC = { pfc1: true, pfc2: true, pfc3: false };
+
+function element(parent, tag, attributes, text) {
+  const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const key in attributes) node.setAttribute(key, attributes[key]);
+  if (text !== undefined) node.textContent = text;
+  parent.appendChild(node);
+  return node;
+}
+
+const isDrawable = (value, log) => value !== null && value !== undefined && (!log || value > 0);
+
+/** Round numbers in [low, high]: as many as fit. The same rule as log_ticks in style.py. */
+function logTicks(low, high) {
+  let ticks = [];
+  for (const digits of [[1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9], [1, 2, 3, 5, 7], [1, 2, 5], [1, 3], [1]]) {
+    ticks = [];
+    for (let power = Math.floor(Math.log10(low)); power <= Math.ceil(Math.log10(high)); power++)
+      for (const digit of digits) ticks.push(Number(`${digit}e${power}`));
+    ticks = ticks.filter((tick) => tick >= low && tick <= high);
+    if (ticks.length <= 6) return ticks;
+  }
+  const stride = Math.ceil(ticks.length / 6);
+  return ticks.filter((_, index) => index % stride === 0);
+}
+
+function linearTicks(low, high) {
+  const rough = (high - low) / 4;
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const step = [1, 2, 2.5, 5, 10].map((factor) => factor * power).find((candidate) => candidate >= rough);
+  const ticks = [];
+  for (let i = Math.ceil(low / step); i * step <= high + 1e-9 * step; i++) ticks.push(Number((i * step).toPrecision(6)));
+  return ticks;
+}
+
+/** Axes that hold every epoch, so that what moves under the slider is the network and not the frame. */
+function domains(epochs, metric, position) {
+  const log = LOGARITHMIC[metric];
+  const ys = epochs.flatMap((e) => [...e.values[metric], ...e.curve[metric], ...e.null[metric]]).filter((y) => isDrawable(y, log));
+  const xs = epochs.flatMap((e) => e.positions[position] || []).filter((x) => x !== null);
+  if (!ys.length) return null;
+  let low = Math.min(...ys), high = Math.max(...ys);
+  if (log) { low /= 1.12; high *= 1.12; }
+  else {
+    const margin = 0.06 * (high - low) || 0.05 * Math.max(Math.abs(high), 0.1);
+    low -= margin; high += margin;
+  }
+  return { low, high, left: Math.min(0, ...xs), right: Math.max(1, ...xs) };
+}
+
+function scales(domain, log) {
+  const { width, height, left, right, top, bottom } = SIZE;
+  const bend = log ? Math.log : (value) => value;
+  const share = (value) => (bend(value) - bend(domain.low)) / (bend(domain.high) - bend(domain.low));
+  return {
+    x: (t) => left + ((t - domain.left) / (domain.right - domain.left)) * (width - left - right),
+    y: (value) => height - bottom - share(value) * (height - top - bottom),
+  };
+}
+
+function drawFrame(svg, domain, scale, metric) {
+  const { width, height, left, right, top, bottom } = SIZE;
+  for (const tick of (LOGARITHMIC[metric] ? logTicks : linearTicks)(domain.low, domain.high)) {
+    const y = scale.y(tick);
+    element(svg, "line", { class: "grid", x1: left, x2: width - right, y1: y, y2: y });
+    element(svg, "text", { x: left - 6, y: y + 4, "text-anchor": "end" }, String(tick));
+  }
+  for (const tick of linearTicks(domain.left, domain.right)) {
+    const x = scale.x(tick);
+    element(svg, "line", { class: "grid", x1: x, x2: x, y1: top, y2: height - bottom });
+    element(svg, "text", { x, y: height - bottom + 16, "text-anchor": "middle" }, String(tick));
+  }
+  element(svg, "path", { class: "frame", d: `M${left},${top}V${height - bottom}H${width - right}` });
+  element(svg, "text", { x: (left + width - right) / 2, y: height - 5, "text-anchor": "middle" }, "position of the layer");
+}
+
+function drawCurve(svg, curve, metric, scale, kind) {
+  let path = "", pen = "M";
+  curve[metric].forEach((value, i) => {
+    if (!isDrawable(value, LOGARITHMIC[metric])) { pen = "M"; return; }
+    path += `${pen}${scale.x(curve.t[i]).toFixed(1)},${scale.y(value).toFixed(1)}`;
+    pen = "L";
+  });
+  if (path) element(svg, "path", { class: kind, d: path });
+}
+
+function drawLayers(svg, data, epoch, metric, position, scale) {
+  const places = epoch.positions[position] || [], taken = [];
+  epoch.values[metric].forEach((value, depth) => {
+    if (!isDrawable(value, LOGARITHMIC[metric]) || !isDrawable(places[depth], false)) return;
+    const x = scale.x(places[depth]), y = scale.y(value);
+    const dot = element(svg, "circle", { cx: x, cy: y, r: 5, style: `fill:var(--depth-${depth})` });
+    element(dot, "title", {}, `${data.layers[depth]}: ${value}`);
+    if (taken.some(([a, b]) => Math.abs(a - x) < 12 && Math.abs(b - y) < 14)) return;
+    taken.push([x, y]);
+    element(svg, "text", { class: "depth", x: x + 6, y: y - 7 }, String(depth));
+  });
+}
+
+const decades = (value) => (value === null || value === undefined ? "undefined" : Number(value.toPrecision(3)));
+
+function drawChart(figure, data, epoch, position) {
+  const svg = figure.querySelector(".chart"), metric = svg.dataset.metric;
+  svg.replaceChildren();
+  const domain = domains(data.epochs, metric, position);
+  if (!domain) {
+    element(svg, "text", { x: SIZE.width / 2, y: SIZE.height / 2, "text-anchor": "middle" }, "nothing to draw: zero or undefined");
+    return;
+  }
+  const scale = scales(domain, LOGARITHMIC[metric]);
+  drawFrame(svg, domain, scale, metric);
+  drawCurve(svg, epoch.null, metric, scale, "null");
+  drawCurve(svg, epoch.curve, metric, scale, "curve");
+  drawLayers(svg, data, epoch, metric, position, scale);
+  const error = epoch.errors[position] && epoch.errors[position][metric];
+  figure.querySelector(".error").textContent = error
+    ? `off by ${decades(error[0])} decades (line), ${decades(error[1])} (null)` : "";
+}
+
+function toCsv(table) {
+  const quote = (text) => (/[",\r\n]/.test(text) ? `"${String(text).replaceAll('"', '""')}"` : String(text));
+  const lines = ["epoch,split,depth,layer,metric,value,flags"];
+  table.epochs.forEach((epoch, i) => {
+    for (const [split, depth, layer, metric, values, flags] of table.series) {
+      if (values[i] === "") continue;
+      const value = values[i] === null ? "nan" : values[i];
+      lines.push([epoch, split, depth, layer, metric, value, flags[i] || ""].map(quote).join(","));
+    }
+  });
+  return lines.join("\r\n") + "\r\n";
+}
+
+function start(run) {
+  const data = JSON.parse(document.getElementById(`data-${run.dataset.run}`).textContent);
+  const find = (selector) => run.querySelector(selector);
+  const slider = find(".slider"), play = find(".play"), position = find(".position"), csv = find(".csv");
+  const last = data.epochs.length - 1;
+  let timer = null;
+
+  function show() {
+    const epoch = data.epochs[Number(slider.value)];
+    find(".epoch").textContent = epoch.epoch;
+    slider.setAttribute("aria-valuetext", `epoch ${epoch.epoch}`);
+    for (const figure of run.querySelectorAll(".interactive figure")) drawChart(figure, data, epoch, position.value);
+  }
+  function stop() {
+    clearInterval(timer);
+    timer = null;
+    play.textContent = "Play";
+    play.setAttribute("aria-pressed", "false");
+  }
+  function step() {
+    slider.value = Number(slider.value) + 1;
+    show();
+    if (Number(slider.value) >= last) stop();
+  }
+  play.addEventListener("click", () => {
+    if (timer !== null) return stop();
+    if (Number(slider.value) >= last) { slider.value = 0; show(); }
+    play.textContent = "Pause";
+    play.setAttribute("aria-pressed", "true");
+    timer = setInterval(step, 450);
+  });
+  slider.addEventListener("input", () => { if (timer !== null) stop(); show(); });
+  position.addEventListener("change", show);
+  csv.hidden = false;
+  csv.addEventListener("click", () => {
+    csv.href = URL.createObjectURL(new Blob([toCsv(data.table)], { type: "text/csv" }));
+  });
+  show();
+}
+
+document.querySelectorAll(".run").forEach(start);

@@ -1,0 +1,94 @@
+"""The data inside the page: what the epoch slider draws and what the CSV download holds, as JSON that no name can break."""
+
+import json
+import math
+from typing import Any
+
+from ncollapse.report.formats import Curve, DepthRecord, MeasurementRow
+from ncollapse.report.reading import Run
+
+__all__ = ["build_payload", "to_script_json"]
+
+# A curve on the screen needs neither more points nor more digits; the files hold all of them.
+_CURVE_STRIDE = 2
+_DRAWN_DIGITS = 4
+_TABLE_DIGITS = 9
+_METRICS = ("pfc1", "pfc2", "pfc3")
+
+
+def build_payload(run: Run) -> dict[str, Any]:
+    """Everything the page's script needs of one run.
+
+    Args:
+        run: The run.
+
+    Returns:
+        ``layers``; ``epochs``, each with positions, values, curves and prediction errors; ``table``, the measurements
+        grouped into series over epochs: split, depth, layer, metric, values (null is nan, "" is no row), flags by epoch index.
+    """
+    measured = sorted({row.epoch for row in run.rows})
+    return {
+        "layers": run.layers,
+        "epochs": [_epoch(run, run.records[epoch]) for epoch in run.epochs],
+        "table": {"epochs": measured, "series": _series(run, measured)},
+    }
+
+
+def to_script_json(value: object) -> str:
+    """JSON for a ``<script type="application/json">``: nothing in it can end the script or start a comment.
+
+    Args:
+        value: Anything JSON can hold; no nan.
+
+    Returns:
+        ASCII without ``<``, ``>`` and ``&``; U+2028 is escaped like everything outside ASCII.
+    """
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", r"\u003c").replace(">", r"\u003e").replace("&", r"\u0026")
+
+
+def _epoch(run: Run, record: DepthRecord) -> dict[str, Any]:
+    errors = {
+        place: {metric: [_round(error.line.get(metric)), _round(error.null.get(metric))] for metric in error.line}
+        for place, error in record.prediction_error.items()
+    }
+    return {
+        "epoch": record.epoch,
+        "positions": {key: [_round(value) for value in values] for key, values in record.positions.items()},
+        "values": {metric: [_round(value) for value in run.over_depth(metric, record.epoch)] for metric in _METRICS},
+        "curve": _curve(record.curve),
+        "null": _curve(record.null),
+        "errors": errors,
+    }
+
+
+def _curve(curve: Curve) -> dict[str, list[float | None]]:
+    columns = {"t": curve.t, "pfc1": curve.pfc1, "pfc2": curve.pfc2, "pfc3": curve.pfc3 or ()}
+    return {key: [_round(value) for value in values[::_CURVE_STRIDE]] for key, values in columns.items()}
+
+
+def _series(run: Run, epochs: list[int]) -> list[list[Any]]:
+    index = {epoch: i for i, epoch in enumerate(epochs)}
+    series: dict[tuple[str, int, str, str], tuple[list[Any], dict[int, str]]] = {}
+    for row in run.rows:
+        values, flags = series.setdefault((row.split, row.depth, row.layer, row.metric), ([""] * len(epochs), {}))
+        values[index[row.epoch]] = _tabled(row)
+        if row.flags:
+            flags[index[row.epoch]] = ";".join(row.flags)
+    return [[*key, values, flags] for key, (values, flags) in series.items()]
+
+
+def _tabled(row: MeasurementRow) -> float | str | None:
+    if math.isinf(row.value):
+        return "inf" if row.value > 0 else "-inf"
+    return None if math.isnan(row.value) else _shorten(row.value, _TABLE_DIGITS)
+
+
+def _round(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else _shorten(value, _DRAWN_DIGITS)
+
+
+def _shorten(value: float, digits: int) -> float | int:
+    """Fewer digits, and 1 instead of 1.0: the page is made of these."""
+    short = float(f"{value:.{digits}g}")
+    return int(short) if short.is_integer() and abs(short) < 1e6 else short

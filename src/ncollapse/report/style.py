@@ -1,0 +1,134 @@
+"""Colors, ticks and type of all figures: the Okabe–Ito palette for kinds of lines, viridis for depth."""
+
+import math
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+__all__ = [
+    "GRID",
+    "INK",
+    "LINE",
+    "NULL",
+    "SOFT",
+    "THIRD",
+    "depth_colors",
+    "epoch_ticks",
+    "fit_linear",
+    "fit_log",
+    "house_style",
+    "log_ticks",
+    "prepare",
+    "short",
+]
+
+INK, SOFT, GRID = "#1f2430", "#5f6673", "#e1e4ea"
+LINE, NULL, THIRD = "#0072b2", "#d55e00", "#009e73"
+
+_DRAWING = (
+    "axes.",
+    "figure.",
+    "font.",
+    "grid.",
+    "legend.",
+    "lines.",
+    "mathtext.",
+    "patch.",
+    "path.",
+    "savefig.",
+    "svg.",
+    "text.",
+)
+_HOUSE = {
+    "font.size": 9.0,
+    "axes.unicode_minus": True,
+    "mathtext.fontset": "dejavusans",
+    "svg.hashsalt": "ncollapse",
+    "text.color": INK,
+    "axes.labelcolor": INK,
+}
+
+
+def house_style(*, outlines: bool = True) -> AbstractContextManager[None]:
+    """A context in which matplotlib's defaults and the house's settings hold, whatever the user has set outside.
+
+    Args:
+        outlines: True draws letters as paths (files look alike everywhere); False keeps them as text (small, searchable).
+
+    Returns:
+        The context; the user's settings are back on leaving it.
+    """
+    drawing = (*_DRAWING, "xtick.", "ytick.")
+    settings: dict[Any, Any] = {key: value for key, value in mpl.rcParamsDefault.items() if key.startswith(drawing)}
+    return mpl.rc_context(settings | _HOUSE | {"svg.fonttype": "path" if outlines else "none"})
+
+
+def depth_colors(num_layers: int, *, dark: bool = False) -> list[str]:
+    """One color a layer, sequential: the deeper the layer, the stronger its contrast to the background.
+
+    Args:
+        num_layers: Number of layers.
+        dark: Whether the background is dark.
+
+    Returns:
+        Hex colors, the first layer's first.
+    """
+    start, stop = (0.36, 0.97) if dark else (0.74, 0.02)
+    steps = max(num_layers - 1, 1)
+    return [to_hex(mpl.colormaps["viridis"](start + (stop - start) * i / steps)) for i in range(num_layers)]
+
+
+def prepare(axes: Axes) -> None:
+    """Frame, grid and tick labels of one panel."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(SOFT)
+    axes.tick_params(color=SOFT, labelcolor=INK, labelsize=8.5, length=3)
+    axes.grid(visible=True, color=GRID, linewidth=0.7)
+    axes.set_axisbelow(True)
+
+
+def epoch_ticks(last: int) -> list[int]:
+    """Ticks of the epoch axis: 0, 1, 3, 10, 30, … and the last epoch, with room for its label."""
+    powers = [1, *(factor * 10**power for power in range(1, 9) for factor in (0.3, 1))]
+    return [0, *(round(tick) for tick in sorted({1, *powers}) if tick * 2.2 < last), *([last] if last else [])]
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Round numbers in [low, high] for a log axis: as many as fit, of 1-2-5, 1-3, or whole decades."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    for digits in ((1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9), (1, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
+        ticks = [float(f"{digit}e{power}") for power in range(first, last + 1) for digit in digits]
+        ticks = [tick for tick in ticks if low <= tick <= high]
+        if len(ticks) <= 6:
+            return ticks
+    return ticks[:: math.ceil(len(ticks) / 6)]
+
+
+def fit_log(axes: Axes, values: Iterable[float | None]) -> None:
+    """A log y axis around the positive values, with plain numbers as labels (a range below a decade needs labels too)."""
+    positive = [value for value in values if value is not None and value > 0]
+    low, high = min(positive) / 1.12, max(positive) * 1.12
+    axes.set_yscale("log")
+    axes.set_ylim(low, high)
+    axes.yaxis.set_major_locator(FixedLocator(log_ticks(low, high)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def fit_linear(axes: Axes, values: Iterable[float | None]) -> None:
+    """A linear y axis around the values, never of no height."""
+    known = [value for value in values if value is not None]
+    low, high = min(known), max(known)
+    margin = 0.06 * (high - low) or 0.05 * max(abs(high), 0.1)
+    axes.set_ylim(low - margin, high + margin)
+
+
+def short(name: str, length: int = 26) -> str:
+    """A name that fits a legend: its middle gives way, because both ends of a module's path tell most."""
+    half = (length - 1) // 2
+    return name if len(name) <= length else f"{name[:half]}…{name[-half:]}"

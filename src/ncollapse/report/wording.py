@@ -1,0 +1,27 @@
+"""Numbers and lists as words."""
+
+from collections.abc import Sequence
+
+__all__ = ["listed", "number", "percent"]
+
+_MOST_LISTED = 6
+
+
+def number(value: float | None) -> str:
+    """Three significant digits; "undefined" for None."""
+    return "undefined" if value is None else f"{value:.3g}".replace("e-0", "e-").replace("e+0", "e+")
+
+
+def percent(value: float | None) -> str:
+    """A share in percent with two decimals, never rounded up to 100: 0.99999 is not perfect."""
+    if value is None:
+        return "undefined"
+    return f"{value * 100:.2f} %" if value in {0.0, 1.0} or 0.00005 <= value < 0.99995 else f"{value * 100:.6g} %"
+
+
+def listed(items: Sequence[str], conjunction: str = "and") -> str:
+    """Items with commas and a conjunction; of many, the first few and how many more there are."""
+    shown = list(items[:_MOST_LISTED])
+    if len(items) > _MOST_LISTED:
+        shown.append(f"{len(items) - _MOST_LISTED} more")
+    return f" {conjunction} ".join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else "".join(shown)

@@ -1,0 +1,18 @@
+"""Statistics of features: frozen values that merge."""
+
+from ncollapse.statistics.centers import ClassCenters, ClassDecisions, LinearClassifier
+from ncollapse.statistics.conventions import ClassWeights, Convention
+from ncollapse.statistics.moments import ClassMoments
+from ncollapse.statistics.paired import PairedMoments
+from ncollapse.statistics.scatter import ClassScatter
+
+__all__ = [
+    "ClassCenters",
+    "ClassDecisions",
+    "ClassMoments",
+    "ClassScatter",
+    "ClassWeights",
+    "Convention",
+    "LinearClassifier",
+    "PairedMoments",
+]

@@ -1,0 +1,261 @@
+"""Class moments: counts, class means and within-class scatter traces, as values that merge exactly."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+from ncollapse.statistics.batch import LabelGroups, check_labels, class_sums, flatten_features, row_blocks
+from ncollapse.statistics.conventions import ClassWeights, Convention, convention_parts
+
+
+def batch_moments(features: Tensor, groups: LabelGroups) -> tuple[Tensor, Tensor]:
+    """Class means and scatter traces of one batch, by explicit residuals in float64.
+
+    Args:
+        features: Shape (N, d).
+        groups: The batch's classes.
+
+    Returns:
+        Means (P, d) and traces (P,) of the sums of squared residuals; zeros for a class without samples.
+    """
+    size = groups.present.numel()
+    means = class_sums(features, groups.index, size) / groups.counts.clamp(min=1).unsqueeze(1)
+    traces = torch.zeros(size, dtype=torch.float64, device=features.device)
+    for rows in row_blocks(features):
+        residual = features[rows] - means[groups.index[rows]]
+        traces.index_add_(0, groups.index[rows], torch.linalg.vector_norm(residual, dim=1).square_())
+    return means, traces
+
+
+@dataclass(frozen=True)
+class ClassMoments:
+    r"""Counts, class means and scatter traces of K classes in d dimensions: O(K d) memory, exact merging.
+
+    For every class k it holds n_k, :math:`\mu_k`, and :math:`\mathrm{tr} S_k = \sum_i \lVert h_{k,i} - \mu_k \rVert^2`, all
+    in float64. ``merge`` is associative and commutative up to rounding, and ``empty`` is neutral, so streaming over batches,
+    resuming and adding up processes are one operation (Chan, Golub & LeVeque 1979; never a difference of raw second moments).
+
+    Attributes:
+        counts: n_k, shape (K,), int64.
+        means: Class means, shape (K, d), float64; a row of zeros for a class without samples (see ``class_means``).
+        scatter_traces: tr S_k, shape (K,), float64, units of squared features.
+
+    Example:
+        >>> h = torch.tensor([[1.0, 0.0], [3.0, 0.0], [0.0, 5.0]])
+        >>> moments = ClassMoments.from_batch(h, torch.tensor([0, 0, 1]), num_classes=2)
+        >>> moments.means.tolist(), moments.scatter_traces.tolist()
+        ([[2.0, 0.0], [0.0, 5.0]], [2.0, 0.0])
+    """
+
+    counts: Tensor
+    means: Tensor
+    scatter_traces: Tensor
+
+    @classmethod
+    def empty(cls, num_classes: int, dim: int, device: torch.device | str | None = None) -> ClassMoments:
+        """The neutral element of ``merge``.
+
+        Args:
+            num_classes: K, at least 1.
+            dim: d, at least 1.
+            device: Where the tensors live.
+
+        Returns:
+            Moments of no samples.
+
+        Raises:
+            ValueError: If K or d is not positive.
+        """
+        if num_classes < 1 or dim < 1:
+            raise ValueError(f"num_classes and dim must be at least 1, got {num_classes} and {dim}.")
+        zeros = torch.zeros(num_classes, dim, dtype=torch.float64, device=device)
+        return cls(torch.zeros(num_classes, dtype=torch.int64, device=device), zeros, zeros.new_zeros(num_classes))
+
+    @classmethod
+    def from_batch(cls, features: Tensor, labels: Tensor, num_classes: int) -> ClassMoments:
+        """Moments of one batch.
+
+        Args:
+            features: Shape (N, ...), any floating dtype; trailing dimensions are flattened.
+            labels: Class indices in [0, K), shape (N,).
+            num_classes: K.
+
+        Returns:
+            Moments in float64 on the device of the features.
+        """
+        features = flatten_features(features)
+        labels = check_labels(labels, features.shape[0], num_classes).to(features.device)
+        moments = cls.empty(num_classes, features.shape[1], features.device)
+        return moments.merge_groups_(features, LabelGroups.from_labels(labels, num_classes))
+
+    def merge_groups_(self, features: Tensor, groups: LabelGroups) -> ClassMoments:
+        """Merge a batch into this value's own buffers: for the one owner of a running total, without copying K·d numbers.
+
+        Args:
+            features: Flat features of shape (N, d).
+            groups: The batch's classes.
+
+        Returns:
+            This value.
+        """
+        means, traces = batch_moments(features, groups)
+        rows = groups.present
+        merged = _merge_rows(
+            (self.counts[rows].double(), self.means[rows], self.scatter_traces[rows]), (groups.counts, means, traces)
+        )
+        self.counts[rows], self.means[rows], self.scatter_traces[rows] = merged[0].long(), merged[1], merged[2]
+        return self
+
+    def merge(self, other: ClassMoments) -> ClassMoments:
+        r"""Moments of both sets of samples together.
+
+        With :math:`n = n_a + n_b` and :math:`\delta = m_b - m_a`: :math:`m = m_a + \delta\, n_b/n` and
+        :math:`\mathrm{tr} S = \mathrm{tr} S_a + \mathrm{tr} S_b + \frac{n_a n_b}{n} \lVert \delta \rVert^2`.
+
+        Args:
+            other: Moments of the same K and d.
+
+        Returns:
+            A new value.
+        """
+        self.check_same_shape(other)
+        counts, means, traces = _merge_rows(
+            (self.counts.double(), self.means, self.scatter_traces),
+            (other.counts.double(), other.means, other.scatter_traces),
+        )
+        return ClassMoments(counts.long(), means, traces)
+
+    def check_same_shape(self, other: ClassMoments) -> None:
+        """Check that two values may be merged.
+
+        Args:
+            other: The other value.
+
+        Raises:
+            ValueError: If K or d differ.
+        """
+        if self.means.shape != other.means.shape:
+            raise ValueError(
+                f"Moments to merge must have the same (K, d), got {tuple(self.means.shape)} and {tuple(other.means.shape)}. "
+                "Measure the same layer with the same num_classes."
+            )
+
+    def to(self, device: torch.device | str) -> ClassMoments:
+        """The same value on another device.
+
+        Args:
+            device: Where to.
+
+        Returns:
+            A copy there.
+        """
+        return ClassMoments(self.counts.to(device), self.means.to(device), self.scatter_traces.to(device))
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return self.means.shape[0]
+
+    @property
+    def dim(self) -> int:
+        """D."""
+        return self.means.shape[1]
+
+    @property
+    def num_samples(self) -> int:
+        """N, the sum of the counts."""
+        return int(self.counts.sum())
+
+    @property
+    def class_means(self) -> Tensor:
+        """Class means (K, d) with nan rows for classes without samples, so that nothing is computed from them silently."""
+        return torch.where((self.counts > 0).unsqueeze(1), self.means, math.nan)
+
+    @property
+    def class_variances(self) -> Tensor:
+        r""":math:`\mathrm{Var}_k = \mathrm{tr} S_k / n_k`, shape (K,); nan for classes without samples."""
+        return self.scatter_traces / self.counts
+
+    def class_weights(self, weights: ClassWeights = "class") -> Tensor:
+        """Weights of the classes, which sum to one.
+
+        Args:
+            weights: "class" gives 1/K to every class, "sample" gives n_k/N.
+
+        Returns:
+            Shape (K,), float64.
+
+        Raises:
+            ValueError: If the name is unknown.
+        """
+        if weights not in get_args(ClassWeights):
+            raise ValueError(f"weights must be 'class' or 'sample', got {weights!r}.")
+        if weights == "sample":
+            return self.counts.double() / self.counts.sum()
+        return torch.full_like(self.scatter_traces, 1.0 / self.num_classes)
+
+    def global_mean(self, weights: ClassWeights = "class") -> Tensor:
+        r"""Global mean :math:`\mu_\alpha = \sum_k \alpha_k \mu_k`.
+
+        Args:
+            weights: "class": the mean of class means (``center_of_means``); "sample": the mean of all samples.
+
+        Returns:
+            Shape (d,), float64; nan if a class has no samples.
+        """
+        return self.class_weights(weights) @ self.class_means
+
+    def centered_means(self, center: ClassWeights = "class") -> Tensor:
+        r"""Centered class means :math:`\mu_k - \mu_\alpha`.
+
+        Args:
+            center: Weights of the global mean.
+
+        Returns:
+            Shape (K, d), float64.
+        """
+        # Shifting to the first class first keeps a large common offset out of the weighted sum.
+        shifted = self.class_means - self.means[0]
+        return shifted - self.class_weights(center) @ shifted
+
+    def within_trace(self, weights: ClassWeights = "class") -> Tensor:
+        r"""Trace of the within-class covariance, :math:`\mathrm{tr} \Sigma_W = \sum_k \alpha_k \mathrm{tr} S_k / n_k`.
+
+        Args:
+            weights: Class weights.
+
+        Returns:
+            0-d tensor, float64, units of squared features; 0 at exact collapse.
+        """
+        return self.class_weights(weights) @ self.class_variances
+
+    def between_trace(self, convention: Convention = "class") -> Tensor:
+        r"""Trace of the between-class covariance, :math:`\mathrm{tr} \Sigma_B = \sum_k \alpha_k \lVert \mu_k - \mu \rVert^2`.
+
+        Args:
+            convention: Gives the weights of the sum and of its center.
+
+        Returns:
+            0-d tensor, float64, units of squared features.
+        """
+        parts = convention_parts(convention)
+        return self.class_weights(parts.between) @ self.centered_means(parts.center).square().sum(dim=1)
+
+
+MomentRows = tuple[Tensor, Tensor, Tensor]
+
+
+def _merge_rows(a: MomentRows, b: MomentRows) -> MomentRows:
+    (n_a, mean_a, trace_a), (n_b, mean_b, trace_b) = a, b
+    n = n_a + n_b
+    delta = mean_b - mean_a
+    share = n_b / n.clamp(min=1)
+    # A side without samples has share 0 or 1 and cross weight 0; the where keeps its arbitrary mean out of the result.
+    mean = torch.where((n_a > 0).unsqueeze(1), mean_a + delta * share.unsqueeze(1), mean_b)
+    trace = trace_a + trace_b + n_a * share * delta.square().sum(dim=1)
+    return n, mean, trace

@@ -1,0 +1,121 @@
+"""Paired moments: class moments of two layers and their within-class cross traces, which fix the line between them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ncollapse.statistics.batch import check_labels, flatten_features, row_blocks
+from ncollapse.statistics.conventions import ClassWeights
+from ncollapse.statistics.moments import ClassMoments
+
+
+@dataclass(frozen=True)
+class PairedMoments:
+    r"""Joint class moments of two layers x and y of one dimension d, for the straight line :math:`(1-t) x + t y`.
+
+    Besides the moments of both layers it holds, for every class,
+    :math:`\mathrm{tr} S_k^{xy} = \sum_i \langle x_i - \mu_k^x, y_i - \mu_k^y \rangle`. O(K d) memory; merging is exact as in
+    ``ClassMoments``. The cross covariance of the class means needs no state of its own: it follows from the means.
+
+    Attributes:
+        first: Moments of x.
+        last: Moments of y.
+        cross_traces: tr S_k^{xy}, shape (K,), float64, units of squared features; may be negative.
+    """
+
+    first: ClassMoments
+    last: ClassMoments
+    cross_traces: Tensor
+
+    @classmethod
+    def empty(cls, num_classes: int, dim: int, device: torch.device | str | None = None) -> PairedMoments:
+        """The neutral element of ``merge``.
+
+        Args:
+            num_classes: K.
+            dim: d, common to both layers.
+            device: Where the tensors live.
+
+        Returns:
+            Moments of no samples.
+        """
+        first = ClassMoments.empty(num_classes, dim, device)
+        return cls(first, ClassMoments.empty(num_classes, dim, device), torch.zeros_like(first.scatter_traces))
+
+    @classmethod
+    def from_batch(cls, first: Tensor, last: Tensor, labels: Tensor, num_classes: int) -> PairedMoments:
+        """Paired moments of one batch.
+
+        Args:
+            first: Features x, shape (N, ...).
+            last: Features y of the same samples in the same order, with the same flattened dimension.
+            labels: Class indices in [0, K), shape (N,).
+            num_classes: K.
+
+        Returns:
+            Moments in float64 on the device of the features.
+
+        Raises:
+            ValueError: If the two layers differ in the number of samples or in dimension.
+        """
+        first, last = flatten_features(first), flatten_features(last)
+        if first.shape != last.shape:
+            raise ValueError(
+                f"A line needs two layers of one shape (N, d), got {tuple(first.shape)} and {tuple(last.shape)}. "
+                "Choose layers of one stage."
+            )
+        labels = check_labels(labels, first.shape[0], num_classes).to(first.device)
+        x = ClassMoments.from_batch(first, labels, num_classes)
+        y = ClassMoments.from_batch(last, labels, num_classes)
+        cross = torch.zeros_like(x.scatter_traces)
+        for rows in row_blocks(first):
+            residual_x = first[rows] - x.means[labels[rows]]
+            residual_y = last[rows] - y.means[labels[rows]]
+            cross.index_add_(0, labels[rows], (residual_x * residual_y).sum(dim=1))
+        return cls(x, y, cross)
+
+    def merge(self, other: PairedMoments) -> PairedMoments:
+        r"""Moments of both sets of samples together.
+
+        The cross traces follow :math:`C = C_a + C_b + \frac{n_a n_b}{n} \langle \delta^x, \delta^y \rangle` (traces of the
+        Chan update for two variables).
+
+        Args:
+            other: Moments of the same K and d.
+
+        Returns:
+            A new value.
+        """
+        self.first.check_same_shape(other.first)
+        n_a, n_b = self.first.counts.double(), other.first.counts.double()
+        delta_x = other.first.means - self.first.means
+        delta_y = other.last.means - self.last.means
+        between = n_a * n_b / (n_a + n_b).clamp(min=1) * (delta_x * delta_y).sum(dim=1)
+        return PairedMoments(
+            self.first.merge(other.first), self.last.merge(other.last), self.cross_traces + other.cross_traces + between
+        )
+
+    def to(self, device: torch.device | str) -> PairedMoments:
+        """The same value on another device.
+
+        Args:
+            device: Where to.
+
+        Returns:
+            A copy there.
+        """
+        return PairedMoments(self.first.to(device), self.last.to(device), self.cross_traces.to(device))
+
+    def within_cross_trace(self, weights: ClassWeights = "class") -> Tensor:
+        r"""Trace of the within-class cross covariance, :math:`w_1 = \sum_k \alpha_k \mathrm{tr} S_k^{xy} / n_k`.
+
+        Args:
+            weights: Class weights.
+
+        Returns:
+            0-d tensor, float64.
+        """
+        return self.first.class_weights(weights) @ (self.cross_traces / self.first.counts)

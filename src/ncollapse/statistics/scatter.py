@@ -1,0 +1,130 @@
+"""Class scatter: the full d×d within-class scatter, for those who ask for a matrix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ncollapse.statistics.batch import check_labels, flatten_features, row_blocks
+from ncollapse.statistics.conventions import ClassWeights, Convention, convention_parts
+from ncollapse.statistics.moments import ClassMoments
+
+
+@dataclass(frozen=True)
+class ClassScatter:
+    r"""Class moments with one d×d scatter matrix per class: O(K d²) memory, exact merging.
+
+    Everything that the default metrics report comes from ``ClassMoments``; this value is for spectra of covariances
+    (ranks of :math:`\Sigma_T`) and for checks. Class weights cannot be applied to a pooled scatter afterwards, because the
+    counts are known only at the end: hence one matrix a class.
+
+    Attributes:
+        moments: Counts, means and scatter traces.
+        scatters: :math:`S_k = \sum_i (h - \mu_k)(h - \mu_k)^T`, shape (K, d, d), float64.
+    """
+
+    moments: ClassMoments
+    scatters: Tensor
+
+    @classmethod
+    def empty(cls, num_classes: int, dim: int, device: torch.device | str | None = None) -> ClassScatter:
+        """The neutral element of ``merge``.
+
+        Args:
+            num_classes: K.
+            dim: d.
+            device: Where the tensors live.
+
+        Returns:
+            Scatter of no samples.
+        """
+        scatters = torch.zeros(num_classes, dim, dim, dtype=torch.float64, device=device)
+        return cls(ClassMoments.empty(num_classes, dim, device), scatters)
+
+    @classmethod
+    def from_batch(cls, features: Tensor, labels: Tensor, num_classes: int) -> ClassScatter:
+        """Scatter of one batch.
+
+        Args:
+            features: Shape (N, ...), any floating dtype; trailing dimensions are flattened.
+            labels: Class indices in [0, K), shape (N,).
+            num_classes: K.
+
+        Returns:
+            Scatter in float64 on the device of the features.
+        """
+        features = flatten_features(features)
+        labels = check_labels(labels, features.shape[0], num_classes).to(features.device)
+        moments = ClassMoments.from_batch(features, labels, num_classes)
+        scatters = torch.zeros(num_classes, moments.dim, moments.dim, dtype=torch.float64, device=features.device)
+        for rows in row_blocks(features):
+            residual = features[rows] - moments.means[labels[rows]]
+            for k in torch.unique(labels[rows]).tolist():
+                of_class = residual[labels[rows] == k]
+                scatters[k].addmm_(of_class.T, of_class)
+        return cls(moments, scatters)
+
+    def merge(self, other: ClassScatter) -> ClassScatter:
+        r"""Scatter of both sets of samples together: :math:`S = S_a + S_b + \frac{n_a n_b}{n} \delta \delta^T`.
+
+        Args:
+            other: Scatter of the same K and d.
+
+        Returns:
+            A new value.
+        """
+        self.moments.check_same_shape(other.moments)
+        n_a, n_b = self.moments.counts.double(), other.moments.counts.double()
+        delta = other.moments.means - self.moments.means
+        weight = n_a * n_b / (n_a + n_b).clamp(min=1)
+        between = weight[:, None, None] * delta.unsqueeze(2) * delta.unsqueeze(1)
+        return ClassScatter(self.moments.merge(other.moments), self.scatters + other.scatters + between)
+
+    def to(self, device: torch.device | str) -> ClassScatter:
+        """The same value on another device.
+
+        Args:
+            device: Where to.
+
+        Returns:
+            A copy there.
+        """
+        return ClassScatter(self.moments.to(device), self.scatters.to(device))
+
+    def within_covariance(self, weights: ClassWeights = "class") -> Tensor:
+        r"""Within-class covariance :math:`\Sigma_W = \sum_k \frac{\alpha_k}{n_k} S_k`.
+
+        Args:
+            weights: Class weights.
+
+        Returns:
+            Shape (d, d), float64.
+        """
+        share = self.moments.class_weights(weights) / self.moments.counts
+        return torch.einsum("k,kij->ij", share, self.scatters)
+
+    def between_covariance(self, convention: Convention = "class") -> Tensor:
+        r"""Between-class covariance :math:`\Sigma_B = \sum_k \alpha_k (\mu_k - \mu)(\mu_k - \mu)^T`.
+
+        Args:
+            convention: Gives the weights of the sum and of its center.
+
+        Returns:
+            Shape (d, d), float64.
+        """
+        parts = convention_parts(convention)
+        means = self.moments.centered_means(parts.center)
+        return torch.einsum("k,ki,kj->ij", self.moments.class_weights(parts.between), means, means)
+
+    def total_covariance(self, weights: ClassWeights = "class") -> Tensor:
+        r"""Total covariance :math:`\Sigma_T = \Sigma_W + \Sigma_B`, an identity for either weighting.
+
+        Args:
+            weights: Class weights of all parts.
+
+        Returns:
+            Shape (d, d), float64.
+        """
+        return self.within_covariance(weights) + self.between_covariance(weights)

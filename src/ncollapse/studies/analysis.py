@@ -1,0 +1,141 @@
+"""From a measurement with paths to curves over depth: what the figures and the page's words are made of, as JSON values."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import Any, get_args
+
+from torch import Tensor
+
+from ncollapse.depth import (
+    EPSILONS,
+    GRID,
+    GeodesicCurve,
+    LineDecisions,
+    PathStatistics,
+    Position,
+    gelbrich_squared,
+    log_linear,
+    prediction_error,
+    progression,
+    theorem1,
+    theorem2,
+    theorem3,
+    wasserstein2_squared,
+)
+from ncollapse.probe.measurement import Measurement
+
+TOLERANCE = 0.02
+
+
+def depth_analysis(measurement: Measurement, transport: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Everything that a measurement with ``path=True`` says about depth.
+
+    Args:
+        measurement: Of the layers of one stage.
+        transport: Result of ``transport_analysis``; None leaves those entries empty.
+
+    Returns:
+        The entry of ``depth.json`` without its epoch.
+
+    Raises:
+        ValueError: If the measurement has no paths.
+    """
+    geodesic, line, path = measurement.geodesic, measurement.line, measurement.path
+    if geodesic is None or line is None or path is None:
+        raise ValueError("depth_analysis needs a measurement with path=True, got one without. Measure again with path=True.")
+    positions = {kind: path.position(kind) for kind in get_args(Position)}
+    measured = {name: measurement.curve(name) for name in ("pfc1", "pfc2", "pfc3", "cdnv")}
+    return {
+        "layers": list(measurement.layers),
+        "positions": positions,
+        "curve": {
+            "t": list(GRID),
+            "pfc1": geodesic.pfc1().tolist(),
+            "pfc2": geodesic.pfc2().tolist(),
+            "pfc3": line.pfc3().tolist(),
+            "cdnv": geodesic.cdnv().tolist(),
+        },
+        "null": {"t": list(GRID), **{name: log_linear(values[0], values[-1]) for name, values in measured.items()}},
+        "prediction_error": {kind: _errors(measured, geodesic, times) for kind, times in positions.items()},
+        "progression": {name: _progression(measurement, name) for name in ("pfc1", "pfc2", "pfc3_error")},
+        "effective_depth": [asdict(measurement.effective_depth(epsilon)) for epsilon in EPSILONS],
+        **_theorems(geodesic, line),
+        **_paths(path, transport or {}),
+    }
+
+
+def _errors(measured: dict[str, list[float]], geodesic: GeodesicCurve, times: list[float]) -> dict[str, dict[str, float]]:
+    """RMS errors in decades of the straight line and of its null, layers laid at the given positions."""
+    names = ("pfc1", "pfc2", "cdnv")
+    if any(math.isnan(t) for t in times):
+        return {which: dict.fromkeys(names, math.nan) for which in ("line", "null")}
+    predicted = {"pfc1": geodesic.pfc1(times), "pfc2": geodesic.pfc2(times), "cdnv": geodesic.cdnv(times)}
+    null = {name: log_linear(measured[name][0], measured[name][-1], times) for name in names}
+    return {
+        "line": {name: prediction_error(measured[name], predicted[name].tolist()) for name in names},
+        "null": {name: prediction_error(measured[name], null[name]) for name in names},
+    }
+
+
+def _progression(measurement: Measurement, metric: str) -> dict[str, Any]:
+    values = measurement.curve(metric)
+    exact, tolerant = progression(values), progression(values, tolerance=TOLERANCE)
+    return {
+        "monotone": exact.monotone,
+        "violations": [measurement.layers[index] for index in exact.violations],
+        "num_violations": len(exact.violations),
+        "largest": exact.largest,
+        "kendall_tau": exact.kendall_tau,
+        "spearman": exact.spearman,
+        "tolerance": TOLERANCE,
+        "violations_tol": [measurement.layers[index] for index in tolerant.violations],
+        "num_violations_tol": len(tolerant.violations),
+    }
+
+
+def _theorems(geodesic: GeodesicCurve, line: LineDecisions) -> dict[str, Any]:
+    return {"theorem1": asdict(theorem1(geodesic)), "theorem2": asdict(theorem2(geodesic)), "theorem3": asdict(theorem3(line))}
+
+
+def _paths(path: PathStatistics, transport: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "straightness": {
+            "mean": float(path.straightness.mean()),
+            "median": float(path.straightness.median()),
+            "line_shape_score_mean": float(path.line_shape.mean()),
+            "line_shape_score_median": float(path.line_shape.median()),
+            "turning_angle_mean_degrees": math.degrees(float(path.turning_angle.mean())),
+            "chord_deviation": path.chord_deviation,
+            "r_squared": path.r_squared,
+            "speed_cov": path.speed_cov,
+        },
+        "energy": {
+            "energy": path.energy,
+            "energy_min": path.energy_min,
+            "identity_cost": path.identity_cost,
+            "efficiency": path.efficiency,
+            **transport,
+        },
+    }
+
+
+def transport_analysis(first: Tensor, last: Tensor) -> dict[str, Any]:
+    """Exact transport between two layers on a sample of their features, each layer centered.
+
+    Args:
+        first: Features of the first layer, shape (N, d), N up to about 2000.
+        last: Those of the last layer, the same samples.
+
+    Returns:
+        The squared Wasserstein-2 distance, Gelbrich's bound, the cost of the network's own pairing on the same sample, and
+        its size.
+    """
+    first, last = first.double() - first.double().mean(dim=0), last.double() - last.double().mean(dim=0)
+    return {
+        "wasserstein2": wasserstein2_squared(first, last),
+        "gelbrich": gelbrich_squared(first, last),
+        "identity_cost_sample": float((last - first).square().sum(dim=1).mean()),
+        "num_samples_wasserstein": len(first),
+    }

@@ -1,0 +1,246 @@
+"""Running a recipe: train, measure at the chosen epochs, write every step to the run directory, resume after any kill."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from ncollapse.data.batches import Batches, LabeledData
+from ncollapse.data.catalog import load_data
+from ncollapse.models.fc_resnet import FCResNet
+from ncollapse.probe.measure import collect_features, measure
+from ncollapse.probe.measurement import Measurement
+from ncollapse.studies.analysis import depth_analysis, transport_analysis
+from ncollapse.studies.recipe import Recipe, RecipeError
+from ncollapse.studies.rundir import RunDirectory, RunDirectoryError
+from ncollapse.train.checkpoint import CheckpointError, load_checkpoint, load_weights, save_checkpoint
+from ncollapse.train.loop import EpochRecord, make_optimizer, train
+from ncollapse.train.schedule import measuring_epochs, weight_decay_time
+from ncollapse.version import __version__
+
+OnEpoch = Callable[[EpochRecord | None, int], None]
+
+
+def run_recipe(
+    recipe: Recipe, out: str | Path, *, resume: bool = False, overwrite: bool = False, on_epoch: OnEpoch | None = None
+) -> RunDirectory:
+    """Train a recipe's network and measure it, into a run directory.
+
+    Killed at any moment, the run resumes from its last checkpoint and ends with the same table, to the bit on one thread.
+
+    Args:
+        recipe: What to run.
+        out: The run directory.
+        resume: Continue the run of the same recipe in this folder; begins one if the folder holds none.
+        overwrite: Replace an earlier run of the same recipe instead of refusing.
+        on_epoch: Called after every epoch with its record and the number of epochs, and once with None at the beginning of
+            a resumed run that has nothing left to train.
+
+    Returns:
+        The finished run directory.
+
+    Raises:
+        RecipeError: If the device is not there.
+        CheckpointError: If the checkpoint is damaged or belongs to another recipe.
+        RunDirectoryError: If the folder cannot hold this run.
+        OSError: If the folder is full or read-only.
+        ValueError: If the data is missing or damaged, or training diverges.
+    """
+    directory = RunDirectory(out)
+    with _threads(recipe.threads):
+        run = _Run(recipe, directory, _device(recipe.device))
+        run.begin(resume, overwrite)
+        for record in train(
+            run.model, run.data, recipe.train, seed=recipe.seed, optimizer=run.optimizer, start_epoch=run.epoch + 1
+        ):
+            run.after_epoch(record)
+            if on_epoch is not None:
+                on_epoch(record, recipe.train.epochs)
+        run.finish()
+    return directory
+
+
+class _Run:
+    """The state of one run: the network, its optimizer, and the last finished epoch."""
+
+    def __init__(self, recipe: Recipe, directory: RunDirectory, device: torch.device) -> None:
+        self.recipe, self.directory, self.device = recipe, directory, device
+        # Before the folder is made: a run whose data is missing leaves nothing behind.
+        self.data: LabeledData = load_data(recipe.data).to(device)
+        self.model: nn.Module = FCResNet(recipe.model, self.data.input_dim, self.data.num_classes, recipe.seed).to(device)
+        self.optimizer = make_optimizer(self.model, recipe.train)
+        self.epoch = 0
+        self.started = time.monotonic()
+        self.seconds_before = 0.0
+        listed = recipe.measure.epochs
+        self.measured = {0, *measuring_epochs(recipe.train.epochs)} if listed is None else set(listed)
+        self.measured.add(recipe.train.epochs)
+
+    def begin(self, resume: bool, overwrite: bool) -> None:
+        """Create the folder, or take up the run in it."""
+        directory = self.directory
+        if resume and (directory.path / "recipe.json").exists():
+            if directory.recipe().fingerprint() != self.recipe.fingerprint():
+                raise CheckpointError(
+                    f"{directory.path} holds a run of another recipe or other settings. "
+                    "Resume with those, or choose another --out."
+                )
+            if directory.checkpoint.exists():
+                self.epoch = load_checkpoint(directory.checkpoint, self.model, self.optimizer, self.recipe.fingerprint())
+                directory.load(self.epoch)
+                self.seconds_before = directory.seconds()
+                return
+        else:
+            directory.create(self.recipe, overwrite=overwrite)
+        directory.write_json("environment.json", _environment(self.recipe, self.device))
+        if 0 in self.measured:
+            self._measure()
+        self._save("running")
+
+    def after_epoch(self, record: EpochRecord) -> None:
+        """Take up one epoch: measure and save where due. Tables first, checkpoint second: it vouches for them."""
+        self.epoch = record.epoch
+        self.directory.add_epoch(record)
+        due = self.epoch in self.measured
+        if due:
+            self._measure()
+        if due or self.epoch % self.recipe.train.checkpoint_every == 0:
+            self._save("running")
+
+    def finish(self) -> None:
+        """Mark the run as finished."""
+        self._save("finished")
+
+    def _save(self, state: str) -> None:
+        self.directory.write_tables()
+        save_checkpoint(self.directory.checkpoint, self.model, self.optimizer, self.epoch, self.recipe.fingerprint())
+        self.directory.write_json("status.json", self._status(state))
+
+    def _measure(self) -> None:
+        recipe = self.recipe
+        batches = Batches(self.data, recipe.measure.batch_size)
+        measurement = measure(
+            self.model,
+            batches,
+            num_classes=self.data.num_classes,
+            convention=recipe.measure.convention,
+            path=True,
+            where=f" at epoch {self.epoch}",
+        )
+        is_last = self.epoch == recipe.train.epochs
+        transport = self._transport() if is_last and recipe.measure.transport_samples else None
+        self.directory.add_measurement(self.epoch, measurement, depth_analysis(measurement, transport))
+
+    def _transport(self) -> dict[str, Any]:
+        sample = _stratified(self.data, self.recipe.measure.transport_samples)
+        features, _ = collect_features(
+            self.model, Batches(sample, self.recipe.measure.batch_size), num_classes=self.data.num_classes
+        )
+        layers = list(features.values())
+        return transport_analysis(layers[0], layers[-1])
+
+    def _status(self, state: str) -> dict[str, Any]:
+        accuracies = {int(row[0]): float(row[5]) for row in self.directory.measurements if row[4] == "accuracy"}
+        perfect = [epoch for epoch, accuracy in accuracies.items() if accuracy == 1.0]
+        return {
+            "state": state,
+            "epoch": self.epoch,
+            "epochs": self.recipe.train.epochs,
+            "train_accuracy": accuracies[max(accuracies)] if accuracies else None,
+            "first_perfect_epoch": min(perfect) if perfect else None,
+            "seconds": self.seconds_before + time.monotonic() - self.started,
+            "weight_decay_time": weight_decay_time(self.recipe.train, len(Batches(self.data, self.recipe.train.batch_size))),
+        }
+
+
+def _stratified(data: LabeledData, num_samples: int) -> LabeledData:
+    """The first samples of every class, in equal numbers as far as they go."""
+    share = max(1, num_samples // data.num_classes)
+    taken = [(data.labels == k).nonzero().flatten()[:share] for k in range(data.num_classes)]
+    return data.subset(torch.cat(taken))
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise RecipeError(f"device {name!r} is not available here. Set device=auto or device=cpu.") from error
+    return device
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _environment(recipe: Recipe, device: torch.device) -> dict[str, Any]:
+    return {
+        "ncollapse": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "threads": recipe.threads,
+        "platform": platform.platform(),
+        "seed": recipe.seed,
+    }
+
+
+def measure_run(
+    path: str | Path, *, split: Literal["train", "test"] = "train", memory_budget: int | None = None
+) -> Measurement:
+    """Measure the network of a run directory again, from its checkpoint.
+
+    Args:
+        path: The run directory.
+        split: Data split; another split than train is decided by the training set's class means.
+        memory_budget: As in ``measure``.
+
+    Returns:
+        The measurement.
+
+    Raises:
+        RunDirectoryError: If the folder holds no run, or one without a checkpoint.
+        ValueError: If its checkpoint or data is damaged or missing.
+    """
+    directory = RunDirectory(path)
+    recipe = directory.recipe()
+    data = load_data(recipe.data)
+    model = FCResNet(recipe.model, data.input_dim, data.num_classes, recipe.seed)
+    if not directory.checkpoint.exists():
+        raise RunDirectoryError(f"{path} holds a run without a checkpoint. Continue it with --resume.")
+    load_weights(directory.checkpoint, model)
+
+    def measured(data: LabeledData, split: str, reference: Measurement | None = None) -> Measurement:
+        return measure(
+            model,
+            Batches(data, recipe.measure.batch_size),
+            num_classes=data.num_classes,
+            convention=recipe.measure.convention,
+            split=split,
+            reference=reference,
+            memory_budget=memory_budget,
+        )
+
+    train_measurement = measured(data, "train")
+    if split == "train":
+        return train_measurement
+    other = replace(recipe.data, split=split, per_class=None, corrupt=0.0)
+    return measured(load_data(other), split, train_measurement)

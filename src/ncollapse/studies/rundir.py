@@ -1,0 +1,201 @@
+"""A run directory: plain files, each written whole, that a killed run resumes from and every report reads."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ncollapse.files import write_whole
+from ncollapse.probe.measurement import Measurement
+from ncollapse.studies.recipe import Recipe, RecipeError
+from ncollapse.train.loop import EpochRecord
+
+MEASUREMENT_COLUMNS = ("epoch", "split", "depth", "layer", "metric", "value", "flags")
+HISTORY_COLUMNS = ("epoch", "loss", "accuracy", "learning_rate", "grad_norm")
+
+
+class RunDirectoryError(ValueError):
+    """A folder that cannot hold this run."""
+
+
+class RunDirectory:
+    """The files of one run.
+
+    ``recipe.json``, ``environment.json``, ``history.csv`` (one line an epoch), ``measurements.csv`` (the tidy table),
+    ``depth.json`` (curves over depth, one entry a measured epoch), ``status.json``, ``checkpoint.safetensors``.
+
+    Attributes:
+        path: The folder.
+        history: Lines of ``history.csv``, as text.
+        measurements: Lines of ``measurements.csv``, as text.
+        depth: Entries of ``depth.json``.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.history: list[list[str]] = []
+        self.measurements: list[list[str]] = []
+        self.depth: list[dict[str, Any]] = []
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the checkpoint lies."""
+        return self.path / "checkpoint.safetensors"
+
+    def create(self, recipe: Recipe, *, overwrite: bool = False) -> None:
+        """Begin a new run.
+
+        Args:
+            recipe: Written to ``recipe.json``.
+            overwrite: Replace an earlier run of the same recipe in this folder.
+
+        Raises:
+            RunDirectoryError: If the folder holds a run already, or other files.
+            OSError: If the folder cannot be written to.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise RunDirectoryError(f"{self.path} must be a folder, it is a file. Choose another place with --out.")
+        if self.path.is_dir() and any(self.path.iterdir()):
+            held = self._held_recipe()
+            if held is None:
+                raise RunDirectoryError(f"{self.path} is not empty and holds no run. Choose another place with --out.")
+            if not overwrite or held != recipe.name:
+                raise RunDirectoryError(
+                    f"{self.path} holds a run of {held!r} already. "
+                    "Continue it with --resume, or choose another place with --out."
+                )
+            # The checkpoint goes first: without it a killed restart cannot resume into the old run's files.
+            for name in ("checkpoint.safetensors", "status.json", "measurements.csv", "history.csv", "depth.json"):
+                (self.path / name).unlink(missing_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            words = f"the run directory cannot be made ({error.strerror}). Choose another place with --out"
+            raise OSError(error.errno, words, str(self.path)) from error
+        write_whole(self.path / "recipe.json", recipe.to_json())
+
+    def _held_recipe(self) -> str | None:
+        try:
+            return str(json.loads((self.path / "recipe.json").read_text())["name"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def recipe(self) -> Recipe:
+        """The recipe of the run in this folder.
+
+        Returns:
+            The recipe.
+
+        Raises:
+            RunDirectoryError: If there is no run, or its recipe is damaged.
+        """
+        try:
+            return Recipe.from_json((self.path / "recipe.json").read_text())
+        except FileNotFoundError as error:
+            raise RunDirectoryError(f"{self.path} holds no run (no recipe.json). Start one without --resume.") from error
+        except RecipeError as error:
+            raise RunDirectoryError(f"{self.path / 'recipe.json'} is damaged or of another version: {error}") from error
+
+    def load(self, last_epoch: int) -> None:
+        """Read the tables back up to an epoch, as a resumed run needs them.
+
+        Args:
+            last_epoch: The epoch of the checkpoint: what a killed run wrote after it will be computed again.
+
+        Raises:
+            RunDirectoryError: If a table is damaged.
+        """
+        try:
+            self.history = [row for row in self._read_csv("history.csv", HISTORY_COLUMNS) if int(row[0]) <= last_epoch]
+            rows = self._read_csv("measurements.csv", MEASUREMENT_COLUMNS)
+            self.measurements = [row for row in rows if int(row[0]) <= last_epoch]
+            entries = json.loads((self.path / "depth.json").read_text())["epochs"]
+            self.depth = [entry for entry in entries if entry["epoch"] <= last_epoch]
+        except (OSError, ValueError, KeyError, IndexError) as error:
+            raise RunDirectoryError(
+                f"{self.path} has a checkpoint but damaged tables ({error}). Start the run anew."
+            ) from error
+
+    def seconds(self) -> float:
+        """Time that the run had taken when its status was last written.
+
+        Returns:
+            Seconds; 0 if there is no status.
+        """
+        try:
+            return float(json.loads((self.path / "status.json").read_text())["seconds"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return 0.0
+
+    def _read_csv(self, name: str, columns: Sequence[str]) -> list[list[str]]:
+        with (self.path / name).open(newline="") as file:
+            header, *rows = list(csv.reader(file))
+        if tuple(header) != tuple(columns) or any(len(row) != len(columns) for row in rows):
+            raise ValueError(f"{name} must have the columns {', '.join(columns)}")
+        return rows
+
+    def add_epoch(self, record: EpochRecord) -> None:
+        """Add a line to the history; written with the next measurement or checkpoint.
+
+        Args:
+            record: Of the epoch.
+        """
+        self.history.append([str(record.epoch), *(repr(getattr(record, name)) for name in HISTORY_COLUMNS[1:])])
+
+    def add_measurement(self, epoch: int, measurement: Measurement, depth: dict[str, Any]) -> None:
+        """Add a measurement to the tables.
+
+        Args:
+            epoch: Epoch after which it was taken.
+            measurement: Its rows.
+            depth: Its curves over depth, JSON values only.
+        """
+        for row in measurement.rows:
+            self.measurements.append(
+                [str(epoch), row.split, str(row.depth), row.layer, row.metric, repr(row.value), ";".join(row.flags)]
+            )
+        self.depth.append(without_nan({"epoch": epoch, **depth}))
+
+    def write_tables(self) -> None:
+        """Write the three tables, each whole."""
+        write_whole(self.path / "history.csv", _csv(HISTORY_COLUMNS, self.history))
+        write_whole(self.path / "measurements.csv", _csv(MEASUREMENT_COLUMNS, self.measurements))
+        write_whole(self.path / "depth.json", json.dumps({"epochs": self.depth}) + "\n")
+
+    def write_json(self, name: str, content: dict[str, Any]) -> None:
+        """Write one JSON file, whole.
+
+        Args:
+            name: File name.
+            content: JSON values; nan becomes null.
+        """
+        write_whole(self.path / name, json.dumps(without_nan(content), indent=2) + "\n")
+
+
+def without_nan(value: Any) -> Any:
+    """JSON has no nan: undefined numbers become null, at any depth.
+
+    Args:
+        value: JSON values.
+
+    Returns:
+        The same with None for numbers that are not finite.
+    """
+    if isinstance(value, dict):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _csv(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return text.getvalue()

@@ -1,0 +1,20 @@
+"""Training: a visible loop that yields one record an epoch, its schedule, its losses, its checkpoints."""
+
+from ncollapse.train.checkpoint import CheckpointError, load_checkpoint, load_weights, save_checkpoint
+from ncollapse.train.loop import EpochRecord, TrainingDiverged, make_optimizer, train
+from ncollapse.train.schedule import TrainConfig, lr_at, measuring_epochs, weight_decay_time
+
+__all__ = [
+    "CheckpointError",
+    "EpochRecord",
+    "TrainConfig",
+    "TrainingDiverged",
+    "load_checkpoint",
+    "load_weights",
+    "lr_at",
+    "make_optimizer",
+    "measuring_epochs",
+    "save_checkpoint",
+    "train",
+    "weight_decay_time",
+]

@@ -1,0 +1,156 @@
+"""Checkpoints without pickle: one safetensors file, whole or not there, and checked before it touches a model."""
+
+import hashlib
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from ncollapse.files import write_whole
+
+__all__ = ["CheckpointError", "load_checkpoint", "load_weights", "save_checkpoint"]
+
+_FORMAT = "ncollapse-checkpoint-1"
+_MODEL = "model."
+_MOMENTUM = "momentum."
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is damaged, or belongs to another recipe or model."""
+
+
+def save_checkpoint(path: str | Path, model: nn.Module, optimizer: torch.optim.Optimizer, epoch: int, fingerprint: str) -> None:
+    """Writes model, momentum and position of a run into one file, replacing an older one in a single step.
+
+    Written to a temporary name in the same folder, forced to the disk, then renamed: a run killed at any moment leaves
+    the old checkpoint or the new one, whole. Learning rate and order of the samples follow from the epoch, so nothing
+    else is needed.
+
+    Args:
+        path: The file, in a folder that exists.
+        model: Its parameters and buffers are saved.
+        optimizer: Its momentum buffers are saved, under the names of their parameters.
+        epoch: The last epoch that was finished; 0 before training.
+        fingerprint: Of the recipe; loading asks for the same one.
+
+    Raises:
+        OSError: If the folder is missing, full or read-only (of the fitting subclass, with the file's name). The old
+            checkpoint stays as it was, and no temporary file is left.
+    """
+    path = Path(path)
+    tensors = {_MODEL + name: tensor for name, tensor in model.state_dict().items()}
+    for name, parameter in model.named_parameters():
+        momentum = optimizer.state.get(parameter, {}).get("momentum_buffer")
+        if momentum is not None:
+            tensors[_MOMENTUM + name] = momentum
+    # Cloned, since safetensors refuses tensors that share memory, as tied weights do.
+    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    metadata = {"format": _FORMAT, "epoch": str(epoch), "fingerprint": fingerprint}
+    metadata["checksum"] = _checksum(tensors, metadata)
+    write_whole(path, save(tensors, metadata))
+
+
+def load_checkpoint(path: str | Path, model: nn.Module, optimizer: torch.optim.Optimizer, fingerprint: str) -> int:
+    """Puts model and optimizer into the state that ``save_checkpoint`` found them in.
+
+    Everything is checked before anything is changed.
+
+    Args:
+        path: The file.
+        model: Built as the saved one was; its device is kept.
+        optimizer: Made for this model.
+        fingerprint: Of the recipe at hand.
+
+    Returns:
+        The last epoch that was finished; resume at the next.
+
+    Raises:
+        CheckpointError: If the file is damaged, was written for another recipe, or does not fit the model.
+        FileNotFoundError: If there is no such file.
+    """
+    path = Path(path)
+    tensors, metadata = _read(path)
+    if metadata.get("format") != _FORMAT:
+        raise CheckpointError(
+            f"{path}: a checkpoint of format {_FORMAT} was needed, found {metadata.get('format', 'none')}. To start "
+            "from these weights alone use load_weights."
+        )
+    if metadata["fingerprint"] != fingerprint:
+        raise CheckpointError(
+            f"{path}: this recipe has fingerprint {fingerprint}, the checkpoint was written for "
+            f"{metadata['fingerprint']}. Resume with the recipe it was written for, or start anew in another folder."
+        )
+    weights = _under(_MODEL, tensors)
+    momenta = _under(_MOMENTUM, tensors)
+    parameters = dict(model.named_parameters())
+    _check_fit(path, weights, model.state_dict())
+    _check_fit(path, momenta, {name: parameters[name] for name in momenta if name in parameters})
+    model.load_state_dict(weights)
+    for parameter in parameters.values():
+        optimizer.state.pop(parameter, None)
+    for name, momentum in momenta.items():
+        optimizer.state[parameters[name]]["momentum_buffer"] = momentum.to(parameters[name].device)
+    return int(metadata["epoch"])
+
+
+def load_weights(path: str | Path, model: nn.Module) -> None:
+    """Puts saved weights into a model, from a checkpoint or from any safetensors file of a state dict.
+
+    Args:
+        path: The file.
+        model: Of the same shape as the saved one; its device is kept.
+
+    Raises:
+        CheckpointError: If the file is damaged or does not fit the model, which is then left as it was.
+        FileNotFoundError: If there is no such file.
+    """
+    tensors, metadata = _read(Path(path))
+    weights = _under(_MODEL, tensors) if metadata.get("format") == _FORMAT else tensors
+    _check_fit(Path(path), weights, model.state_dict())
+    model.load_state_dict(weights)
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except SafetensorError as error:
+        raise _damaged(path, str(error)) from error
+    if metadata.get("format") == _FORMAT and metadata.pop("checksum", None) != _checksum(tensors, metadata):
+        raise _damaged(path, "its checksum differs from its content")
+    return tensors, metadata
+
+
+def _damaged(path: Path, how: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: a whole safetensors file was needed, this one is damaged or truncated ({how}). Delete it and start "
+        "the run anew."
+    )
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _check_fit(path: Path, saved: dict[str, Tensor], present: dict[str, Tensor]) -> None:
+    """Compares names, shapes and types, so that loading can't stop half-way."""
+    forms = [{name: f"{tuple(tensor.shape)} {tensor.dtype}" for name, tensor in side.items()} for side in (present, saved)]
+    needed, came = forms
+    for name in sorted(needed.keys() | came.keys()):
+        if needed.get(name) != came.get(name):
+            raise CheckpointError(
+                f"{path}: the model has '{name}' as {needed.get(name, 'nothing')}, the file as "
+                f"{came.get(name, 'nothing')}. Build the model with the config that the file was saved with."
+            )
+
+
+def _checksum(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
+    """SHA-256 over everything in the file: safetensors itself notices a short file, not a changed one."""
+    digest = hashlib.sha256(repr(sorted(metadata.items())).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

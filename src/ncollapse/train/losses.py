@@ -1,0 +1,57 @@
+"""The two losses that collapse is studied under, as means over the samples of a batch."""
+
+from collections.abc import Callable
+from typing import Literal
+
+from torch import Tensor
+from torch.nn import functional
+
+__all__ = ["LOSSES", "LossName", "cross_entropy", "mean_squared_error"]
+
+LossName = Literal["cross_entropy", "mse"]
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    r"""Cross-entropy of the softmax.
+
+    .. math:: \frac1B \sum_i \Big(\log \sum_k e^{z_{ik}} - z_{i y_i}\Big)
+
+    In nats, in [0, inf); log K for logits that are all equal; invariant to a shift of a sample's logits.
+
+    Args:
+        logits: (B, K).
+        labels: (B,) int64 in [0, K).
+
+    Returns:
+        0-d tensor.
+    """
+    return functional.cross_entropy(logits, labels)
+
+
+def mean_squared_error(logits: Tensor, labels: Tensor) -> Tensor:
+    r"""Squared distance to the one-hot targets: halved, summed over classes, averaged over samples.
+
+    .. math:: \frac1{2B} \sum_i \lVert z_i - e_{y_i} \rVert^2
+
+    In [0, inf); 1/2 for logits that are all 0, for any K. This is the scale of the unconstrained-features literature;
+    ``torch.nn.functional.mse_loss`` also divides by the number of classes and does not halve, so it is 2/K of this.
+
+    Args:
+        logits: (B, K).
+        labels: (B,) int64 in [0, K).
+
+    Returns:
+        0-d tensor.
+
+    Reference:
+        Han, Papyan and Donoho (2022), ICLR; Zhou et al. (2022), ICML.
+    """
+    targets = functional.one_hot(labels, logits.shape[1]).to(logits.dtype)
+    return (logits - targets).square().sum() / (2 * len(logits))
+
+
+LOSSES: dict[LossName, Callable[[Tensor, Tensor], Tensor]] = {
+    "cross_entropy": cross_entropy,
+    "mse": mean_squared_error,
+}
+"""From a loss's name in a recipe to the function ``(logits, labels) -> 0-d tensor``."""

@@ -1,0 +1,91 @@
+"""Data by name, from config to tensors; the config through pydantic; what importing costs."""
+
+import subprocess
+import sys
+
+import pydantic
+import pytest
+import torch
+
+from ncollapse.data import DataConfig, digits, gaussian_mixture, load_data
+from ncollapse.data.sources import FASHION_MNIST
+
+
+def test_demo_data() -> None:
+    data = load_data(DataConfig(per_class=174))
+    assert data.num_samples == 1740
+    assert data.labels.bincount().tolist() == [174] * 10
+    assert data.inputs.equal(digits().per_class(174).inputs)
+
+
+def test_mixture_takes_seed_split_and_size() -> None:
+    data = load_data(DataConfig("gaussian_mixture", split="test", per_class=7, seed=5))
+    assert data.inputs.equal(gaussian_mixture(per_class=7, seed=5, split="test").inputs)
+    assert load_data(DataConfig("gaussian_mixture")).num_samples == 400
+
+
+def test_corruption_is_applied_after_choosing() -> None:
+    clean = load_data(DataConfig(per_class=50))
+    corrupted = load_data(DataConfig(per_class=50, corrupt=0.5, seed=3))
+    assert corrupted.inputs.equal(clean.inputs)
+    assert corrupted.labels.equal(clean.corrupt_labels(0.5, seed=3).labels)
+    assert not corrupted.labels.equal(clean.labels)
+
+
+def test_scaling_reaches_the_digits() -> None:
+    assert load_data(DataConfig(scaling="none")).inputs.max() == 1
+
+
+@pytest.mark.parametrize(("split", "size"), [("train", 60_000), ("test", 10_000)])
+def test_fashion_mnist(split: str, size: int) -> None:
+    if not FASHION_MNIST.system_folder.is_dir():
+        pytest.skip(f"needs Fashion-MNIST in {FASHION_MNIST.system_folder} (Debian: dataset-fashion-mnist)")
+    data = load_data(DataConfig("fashion_mnist", split=split))
+    assert (data.num_samples, data.input_dim, data.name) == (size, 784, "fashion_mnist")
+    assert data.labels.bincount().tolist() == [size // 10] * 10
+    assert data.labels[:2].tolist() == ([9, 0] if split == "train" else [9, 2])
+    # The published mean and deviation are of the training set, rounded to four digits.
+    assert data.inputs.square().sum(1).mean().item() == pytest.approx(64, rel=0.02)
+    # Back to bytes: 28 x 28 whole numbers from 0 to 255.
+    pixels = (data.inputs[:100] * (28 / 8) * 0.3530 + 0.2860) * 255
+    assert pixels.round() == pytest.approx(pixels, abs=1e-3)
+    assert (pixels.round().min(), pixels.round().max()) == (0, 255)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"name": "cifar"}, r"data.name must be one of digits, fashion_mnist, mnist, gaussian_mixture, got 'cifar'. Pick"),
+        ({"split": "dev"}, r"data.split must be one of train, test, got 'dev'"),
+        ({"scaling": "unit"}, r"data.scaling must be one of norm64, standard, none, got 'unit'"),
+        ({"per_class": 0}, r"data.per_class must be 1 or more, got 0. Leave it out"),
+        ({"corrupt": 1.5}, r"data.corrupt must be in \[0, 1\], got 1.5. Pass a fraction"),
+        ({"seed": -1}, r"data.seed must be 0 or more, got -1. Pass a non-negative"),
+        ({"split": "test"}, r"data.split of the digits must be 'train', got 'test': .* or another data set"),
+    ],
+)
+def test_out_of_range(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DataConfig(**fields)
+
+
+def test_pydantic_converts_and_checks() -> None:
+    adapter = pydantic.TypeAdapter(DataConfig)
+    parsed = adapter.validate_python({"name": "mnist", "per_class": "500", "download": "true"})
+    assert parsed == DataConfig("mnist", per_class=500, download=True)
+    assert adapter.validate_json(adapter.dump_json(parsed)) == parsed
+    with pytest.raises(pydantic.ValidationError, match=r"data.corrupt must be in"):
+        adapter.validate_python({"corrupt": 2})
+
+
+def test_importing_is_light_and_points_down() -> None:
+    heavy = ("sklearn", "pydantic", "matplotlib", "ncollapse.models", "ncollapse.train")
+    code = f"import sys, ncollapse.data; print([name for name in {heavy!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_loading_leaves_the_global_generator_alone() -> None:
+    state = torch.random.get_rng_state()
+    load_data(DataConfig("gaussian_mixture", corrupt=0.5))
+    assert torch.random.get_rng_state().equal(state)

@@ -1,0 +1,266 @@
+"""The page: self-contained, small, the same bytes for the same run, and safe whatever names the files hold."""
+
+import ast
+import base64
+import hashlib
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+import ncollapse.report
+from ncollapse.report import ReportError, read_run, summarize, write_page
+from ncollapse.report.payload import build_payload, to_script_json
+from ncollapse.report.style import GRID, INK, LINE, depth_colors
+from ncollapse.report.tables import metric_tables, recipe_groups
+
+EVIL = "</script><script>alert(1)</script>"
+ROOM = Path(ncollapse.report.__file__).parent
+
+
+class Page(HTMLParser):
+    """The elements, attributes and scripts of a page, as a browser's tokenizer sees them."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.elements, self.scripts, self.words, self.inside = [], [], [], ""
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        self.inside = tag
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_endtag(self, tag):
+        self.inside = ""
+
+    def handle_data(self, data):
+        if self.inside == "script":
+            self.scripts[-1] += data
+        self.words.append(data)
+
+    def attribute(self, name):
+        return [attributes[name] for _, attributes in self.elements if name in attributes]
+
+
+@pytest.fixture(scope="session")
+def html(shared_run, tmp_path_factory):
+    return write_page([shared_run], tmp_path_factory.mktemp("page") / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def page(html):
+    return Page(html)
+
+
+@pytest.fixture(scope="session")
+def two_runs(shared_run, second_run, tmp_path_factory):
+    return write_page([shared_run, second_run], tmp_path_factory.mktemp("page") / "two.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def evil_run(make_run, edit):
+    run_dir = make_run(layers=("stem", EVIL, "a\u2028b & <!-- c"), epochs=(0, 5), title=f"{EVIL}<img src=x onerror=alert(2)>")
+
+    def spoil(content):
+        content["name"] = content["description"] = content["data"]["name"] = EVIL
+        content[EVIL] = {EVIL: [EVIL]}
+
+    edit(run_dir / "recipe.json", spoil)
+    edit(run_dir / "environment.json", lambda content: content.update({EVIL: EVIL}))
+    table = run_dir / "measurements.csv"
+    table.write_text(table.read_text(encoding="utf-8").replace("empty_class", EVIL), encoding="utf-8")
+    return run_dir
+
+
+def test_nothing_is_loaded_from_anywhere(html, page):
+    for name in ("src", "href", "xlink:href", "srcset", "action"):
+        assert all(value.startswith(("#", "data:")) for value in page.attribute(name))
+    assert re.findall(r"url\((?!#)", html) == []
+    assert "@import" not in html
+    assert "script-src 'sha256-" in html
+    assert "default-src 'none'" in html
+
+
+def test_policy_allows_exactly_our_script(html, page):
+    script = page.scripts[-1]
+    assert script == (ROOM / "page.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in html
+    assert [attributes.get("type") for tag, attributes in page.elements if tag == "script"] == ["application/json", None]
+
+
+def test_words_figures_controls_table_recipe_and_versions_are_there(html, page, shared_run):
+    words = " ".join(page.words)
+    for sentence in summarize(read_run(shared_run)):
+        assert sentence in words
+    figures = [attributes["aria-label"] for tag, attributes in page.elements if tag == "svg"]
+    # PFC1-3 twice over depth (for the slider, and drawn), PFC1-3 over epochs, NC1-4.
+    assert len(figures) == 3 + 3 + 3 + 4
+    slider = next(attributes for tag, attributes in page.elements if attributes.get("type") == "range")
+    assert (slider["max"], slider["value"]) == ("14", "14")
+    options = [attributes for tag, attributes in page.elements if tag == "option"]
+    assert [option["value"] for option in options if "selected" in option] == ["projection"]
+    for expected in ("learning_rate", "0.333333, 0.666667", "2.13.0", "training time", "weight_decay", "rank_within", "undef."):
+        assert expected in words
+    assert "a class has no samples, so nothing over all classes is defined" in words
+
+
+def test_drawings_take_the_page_colors(html):
+    svgs = "".join(re.findall(r"<svg viewBox=.*?</svg>", html, flags=re.DOTALL))
+    for color in (INK, GRID, LINE, *depth_colors(6)):
+        assert color not in svgs
+    assert "var(--depth-5)" in svgs
+    assert "<text" in svgs
+    assert "prefers-color-scheme: dark" in html
+    assert f".run-0{{--depth-0:{depth_colors(6)[0]}" in html
+
+
+def test_ids_are_unique_and_references_resolve(two_runs):
+    both = Page(two_runs)
+    ids = both.attribute("id")
+    assert len(ids) == len(set(ids))
+    used = [value[1:] for name in ("href", "xlink:href") for value in both.attribute(name) if value.startswith("#")]
+    used += [reference for value in both.attribute("clip-path") for reference in re.findall(r"url\(#(.*?)\)", value)]
+    assert used
+    assert set(used) <= set(ids)
+
+
+def test_several_runs_are_compared_first(two_runs):
+    html = two_runs
+    assert html.index("Comparison") < html.index("<article")
+    assert html.count("<article") == 2
+    comparison = html[html.index('<table class="compare">') : html.index("<article")]
+    assert comparison.count("<tr>") == 3
+    assert "second, seed 1, epoch 150" in comparison
+    assert "rises into blocks.1" in comparison
+    assert "<title>2 runs side by side" in html
+    assert len(html.encode()) < 700_000
+
+
+def test_large_run_stays_below_a_megabyte(make_run, tmp_path):
+    epochs = tuple(sorted({round(350 ** (i / 45)) for i in range(46)} | {0}))
+    epochs = (*epochs, *(n for n in range(200, 350) if n not in epochs))[:41]
+    run_dir = make_run(layers=("stem", *(f"blocks.{i}" for i in range(10))), epochs=tuple(sorted(epochs)))
+    assert len(read_run(run_dir).epochs) == 41
+    assert write_page([run_dir], tmp_path / "big.html").stat().st_size < 600_000
+
+
+def test_same_run_gives_the_same_bytes(second_run, tmp_path):
+    pages = [write_page([second_run], tmp_path / name).read_bytes() for name in ("one.html", "two.html")]
+    assert pages[0] == pages[1]
+
+
+def test_names_from_files_are_harmless(evil_run, tmp_path):
+    html = write_page([evil_run], tmp_path / "evil.html").read_text(encoding="utf-8")
+    page = Page(html)
+    assert len(page.scripts) == 2
+    assert not any(tag == "img" for tag, _ in page.elements)
+    assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
+    payload = page.scripts[0]
+    assert json.loads(payload)["layers"] == ["stem", EVIL, "a\u2028b & <!-- c"]
+    assert not set("<>&\u2028") & set(payload)
+    # Escaped, but shown: in the words, the legend, the table, the recipe, the versions and the flags.
+    assert EVIL not in html
+    assert html.count("&lt;/script&gt;&lt;script&gt;alert(1)&lt;/script&gt;") >= 10
+
+
+def test_json_for_a_script_is_ascii_without_markup():
+    text = to_script_json({"a": "</script><!--&\u2028\u2029é", "b": [1, None]})
+    assert text.isascii()
+    assert not set("<>&") & set(text)
+    assert json.loads(text) == {"a": "</script><!--&\u2028\u2029é", "b": [1, None]}
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        to_script_json(float("nan"))
+
+
+def test_embedded_table_holds_every_row(run_dir):
+    table = run_dir / "measurements.csv"
+    table.write_text(table.read_text().replace(",pfc1,0.6,", ",pfc1,inf,", 1))
+    run = read_run(run_dir)
+    embedded = build_payload(run)["table"]
+    rows = {}
+    for split, depth, layer, metric, values, flags in embedded["series"]:
+        for i, value in enumerate(values):
+            if value != "":
+                rows[embedded["epochs"][i], split, depth, layer, metric] = (value, flags.get(i, ""))
+    assert len(rows) == len(run.rows)
+    for row in run.rows:
+        value, flags = rows[row.epoch, row.split, row.depth, row.layer, row.metric]
+        assert flags == ";".join(row.flags)
+        assert float("nan" if value is None else value) == pytest.approx(row.value, rel=1e-8, nan_ok=True)
+
+
+def test_embedded_epochs_hold_what_the_slider_draws(shared_run):
+    run = read_run(shared_run)
+    payload = build_payload(run)
+    epoch = payload["epochs"][3]
+    record = run.records[3]
+    assert epoch["epoch"] == 3
+    for metric in ("pfc1", "pfc2", "pfc3"):
+        assert epoch["values"][metric] == pytest.approx(run.over_depth(metric, 3), rel=1e-3)
+        assert epoch["curve"][metric] == pytest.approx(getattr(record.curve, metric)[::2], rel=1e-3)
+        assert epoch["null"][metric] == pytest.approx(getattr(record.null, metric)[::2], rel=1e-3)
+    assert epoch["curve"]["t"] == pytest.approx(record.curve.t[::2])
+    assert (epoch["curve"]["t"][0], epoch["curve"]["t"][-1]) == (0, 1)
+    assert epoch["positions"]["projection"] == pytest.approx(record.positions["projection"], rel=1e-3)
+    assert epoch["errors"]["projection"]["pfc1"] == [0.067, 0.233]
+
+
+def test_table_marks_flags_and_tells_undefined_from_unmeasured(run_dir):
+    table = run_dir / "measurements.csv"
+    text = table.read_text().replace("rank_within,nan,empty_class", "rank_within,nan,empty_class;novel_flag")
+    text += "150,train,1,blocks.0,rank_within,inf,novel_flag\n150,test,0,stem,pfc1,1.23456789e-07,\n"
+    table.write_text(text)
+    train, test = metric_tables(read_run(run_dir))
+    row = next(row for row in train.rows if row.metric == "rank_within")
+    assert row.cells == (("undef.", "a b"), ("∞", "b"), ("", ""), ("", ""), ("", ""), ("", ""))
+    assert train.flags == (
+        ("a", "empty_class", "a class has no samples, so nothing over all classes is defined"),
+        ("b", "novel_flag", "novel flag"),
+    )
+    assert (test.split, test.rows[0].metric, test.rows[0].cells[0]) == ("test", "pfc1", ("1.235e-7", ""))
+    assert row.meaning == ""
+    assert test.rows[0].meaning.startswith("within- over between-class variance")
+
+
+def test_recipe_is_grouped_and_deeper_nesting_dotted(run_dir, edit):
+    edit(run_dir / "recipe.json", lambda content: content.update(train={"loss": {"name": "mse", "scale": None}, "clip": True}))
+    groups = recipe_groups(read_run(run_dir))
+    assert groups["run"] == [("name", "demo"), ("seed", "0"), ("threads", "1")]
+    assert groups["train"] == [("loss.name", "mse"), ("loss.scale", "null"), ("clip", "true")]
+
+
+def test_errors_of_write_page(run_dir, tmp_path):
+    with pytest.raises(ReportError, match=r"needs at least one run directory, got none\. Name the folders"):
+        write_page([], tmp_path / "none.html")
+    with pytest.raises(ReportError, match=r"needed the position 'time', has index, projection"):
+        write_page([run_dir], tmp_path / "none.html", position="time")
+    (run_dir / "depth.json").unlink()
+    with pytest.raises(ReportError, match=r"depth\.json: is missing"):
+        write_page([run_dir], tmp_path / "none.html")
+    assert not (tmp_path / "none.html").exists()
+
+
+def test_page_that_cannot_be_written_leaves_nothing(second_run, tmp_path):
+    (tmp_path / "report.html").mkdir()
+    with pytest.raises(OSError, match=r"report\.html"):
+        write_page([second_run], tmp_path / "report.html")
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_script_is_short_and_room_reads_files_only():
+    assert len((ROOM / "page.js").read_text(encoding="utf-8").splitlines()) <= 200
+    allowed = ("ncollapse.report", "ncollapse.files")
+    for file in ROOM.glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            for name in names:
+                assert "pyplot" not in name
+                assert not name.startswith(("ncollapse", "torch", "numpy", "pandas")) or name.startswith(tuple(allowed)), (
+                    file.name
+                )

@@ -1,0 +1,266 @@
+"""The words: every sentence follows the files, and what is undefined or goes the wrong way is said."""
+
+import json
+
+import pytest
+
+from ncollapse.report import read_run, summarize
+from ncollapse.report.summary import findings
+from ncollapse.report.wording import listed, number, percent
+
+
+@pytest.fixture
+def said(run_dir, edit):
+    """Sentences after a change to the last record of depth.json."""
+
+    def change_and_say(change=lambda record: None, **status):
+        edit(run_dir / "depth.json", lambda content: change(content["epochs"][-1]))
+        edit(run_dir / "status.json", lambda content: content.update(status))
+        return summarize(read_run(run_dir))
+
+    return change_and_say
+
+
+def one(sentences, start):
+    (sentence,) = [sentence for sentence in sentences if sentence.startswith(start)]
+    return sentence
+
+
+def set_values(run_dir, metric, values):
+    """Overwrite one metric over depth at the last epoch."""
+    lines = (run_dir / "measurements.csv").read_text().splitlines()
+    for i, line in enumerate(lines):
+        epoch, split, depth, layer, name, *_ = line.split(",")
+        if epoch == "150" and name == metric:
+            lines[i] = f"150,{split},{depth},{layer},{name},{values[int(depth)]},"
+    (run_dir / "measurements.csv").write_text("\n".join(lines) + "\n")
+
+
+def test_training_and_how_far_beyond_zero_error(said):
+    assert one(said(), "At epoch") == (
+        "At epoch 150 of 150 the train accuracy is 100.00 %; every training sample was right first at epoch 12, and training "
+        "went on for 138 epochs beyond it. Weight-decay time τ = 7.77."
+    )
+    assert "for 1 epoch beyond it" in one(said(first_perfect_epoch=149), "At epoch")
+
+
+def test_training_that_never_was_perfect_or_is_not_finished(said):
+    sentences = said(
+        first_perfect_epoch=None, train_accuracy=0.99999, state="running", epoch=160, epochs=200, weight_decay_time=None
+    )
+    assert sentences[0] == "This run is not finished: it stands at epoch 160 of 200."
+    assert sentences[1] == (
+        "At epoch 160 of 200 the train accuracy is 99.999 %; no epoch classified every training sample correctly, "
+        "so nothing here is beyond zero error."
+    )
+    assert sentences[2] == "The layers were measured last at epoch 150; what follows is about that epoch."
+    assert "the train accuracy is undefined;" in said(train_accuracy=None)[1]
+
+
+def test_fall_at_every_step(said, run_dir):
+    set_values(run_dir, "pfc1", [0.6, 0.5, 0.4, 0.3, 0.2, 0.0288])
+    assert one(said(), "PFC1 (") == (
+        "PFC1 (within- over between-class variance) falls at every one of the 5 steps of depth, "
+        "from 0.6 at stem to 0.0288 at blocks.4."
+    )
+
+
+def test_rise_is_said_with_layers_and_values(said, run_dir):
+    set_values(run_dir, "pfc2", [0.8, 0.7, 0.75, 0.5, 0.51, 0.3])
+
+    def change(record):
+        rises = {"violations": ["blocks.1", "blocks.3"], "tolerance": 0.05, "violations_tol": ["blocks.1"]}
+        record["progression"]["pfc2"].update(rises)
+
+    assert one(said(change), "PFC2 (") == (
+        "PFC2 (distance of the class means to a simplex ETF) does NOT fall monotonically over depth: of 5 steps it rises at 2, "
+        "into blocks.1 (0.7 → 0.75) and blocks.3 (0.5 → 0.51); it goes from 0.8 at stem to 0.3 at blocks.4. "
+        "With a tolerance of 0.05 relative, the rise counts at blocks.1."
+    )
+    silent = said(lambda record: record["progression"]["pfc2"].update(tolerance=0.6, violations_tol=[]))
+    assert one(silent, "PFC2 (").endswith("With a tolerance of 0.6 relative, the rise counts at no layer.")
+    assert "tolerance" not in one(said(lambda r: r["progression"]["pfc2"].update(tolerance=0.0)), "PFC2 (")
+
+
+def test_level_steps_are_not_called_a_fall(said, run_dir):
+    set_values(run_dir, "pfc3_error", [0.06, 0.01, 0.0, 0.0, 0.0, 0.0])
+    assert "never rises over the 5 steps of depth and stays level at 3 of them, from 0.06 at stem to 0" in one(
+        said(), "The error"
+    )
+
+
+def test_undefined_values_are_said(said, run_dir):
+    set_values(run_dir, "pfc1", [0.6, "nan", 0.4, 0.3, "nan", 0.0288])
+    assert one(said(), "PFC1 (") == (
+        "PFC1 (within- over between-class variance) is undefined at blocks.0 and blocks.3, so nothing can be said about every "
+        "step; it goes from 0.6 at stem to 0.0288 at blocks.4."
+    )
+    sentences = said(lambda record: record["progression"]["pfc1"].update(violations=["blocks.2"], tolerance=None))
+    assert one(sentences, "PFC1 (").endswith("at blocks.4 and rises into blocks.2 (0.4 → 0.3).")
+    set_values(run_dir, "pfc1", ["nan"] * 6)
+    assert one(said(), "PFC1 (") == "PFC1 (within- over between-class variance) is undefined or was not measured."
+    assert one(said(lambda record: record["progression"].pop("pfc2")), "PFC2 (").endswith("is undefined or was not measured.")
+
+
+def test_one_layer_has_no_depth(make_run, edit):
+    run_dir = make_run("two", layers=("a", "b"), epochs=(0, 1))
+    lines = [line for line in (run_dir / "measurements.csv").read_text().splitlines() if ",1,b," not in line]
+    (run_dir / "measurements.csv").write_text("\n".join(lines) + "\n")
+
+    def keep_first(content):
+        for record in content["epochs"]:
+            record["layers"] = ["a"]
+            record["positions"] = {key: values[:1] for key, values in record["positions"].items()}
+
+    edit(run_dir / "depth.json", keep_first)
+    assert one(summarize(read_run(run_dir)), "PFC1 (").endswith("is 0.6 at a, the only layer, so there is no depth to compare.")
+
+
+def test_start_of_training_is_counted(said, run_dir):
+    rises = json.loads((run_dir / "depth.json").read_text())["epochs"][0]["progression"]
+    counts = [len(rises[metric]["violations"]) for metric in ("pfc1", "pfc2", "pfc3_error")]
+    assert min(counts) > 0
+    assert one(said(), "Before training") == (
+        f"Before training, of 5 steps there rose: PFC1 at {counts[0]}, PFC2 at {counts[1]}, NCC error at {counts[2]}."
+    )
+
+
+def test_single_epoch_has_no_start_to_compare_with(make_run):
+    assert not [s for s in summarize(read_run(make_run("one", epochs=(3,)))) if "there rose" in s]
+    later = summarize(read_run(make_run("later", epochs=(2, 5))))
+    assert one(later, "At epoch 2, of 5 steps there rose")
+
+
+def test_effective_depth_by_epsilon(said):
+    def change(record):
+        record["effective_depth"] = [
+            {"epsilon": 0.0, "depth": 5, "reached": False, "monotone_after": False},
+            {"epsilon": 0.005, "depth": 2, "reached": True, "monotone_after": False},
+            {"epsilon": 0.02, "depth": 1, "reached": True, "monotone_after": True},
+            {"epsilon": 0.05, "depth": 1, "reached": True, "monotone_after": True},
+        ]
+
+    assert one(said(change), "Effective depth") == (
+        "Effective depth: the error of the nearest class center first is at most 0 at no layer; 0.005 at depth 2 of 5 "
+        "(blocks.1), but rises above it again deeper; 0.02 and 0.05 at depth 1 of 5 (blocks.0)."
+    )
+    assert "The effective depth was not measured." in said(lambda record: record.update(effective_depth=[]))
+
+
+def test_straightness_and_energy(said):
+    sentence = one(said(), "Straightness")
+    assert "mean 0.961, median 0.966; line-shape score 1.05" in sentence
+    assert sentence.endswith("1 is best): 0.775.")
+    sentence = one(said(lambda record: record.update(straightness=None, energy={"efficiency": None})), "Straightness")
+    assert "mean undefined, median undefined; line-shape score undefined" in sentence
+    assert sentence.endswith("1 is best): undefined.")
+
+
+@pytest.mark.parametrize(
+    ("line", "null", "verdict"),
+    [
+        (0.067, 0.233, "the line wins by a factor of 3.5"),
+        (0.2, 0.1, "the null wins by a factor of 2"),
+        (0.1, 0.1, "a tie"),
+        (0.0, 0.1, "the line wins, being exact"),
+        (None, 0.1, "no comparison, since a value is undefined"),
+    ],
+)
+def test_line_against_null(said, line, null, verdict):
+    def change(record):
+        record["prediction_error"] = {"projection": {"line": {"pfc1": line}, "null": {"pfc1": null}}}
+
+    assert one(said(change), "PFC1 of the interior") == (
+        f"PFC1 of the interior layers, laid at their projection on the chord: the straight line is {number(line)} decades "
+        f"off (RMS), the log-linear null {number(null)}: {verdict}."
+    )
+
+
+def test_line_against_null_at_the_index_is_said_too(said):
+    def change(record):
+        record["prediction_error"]["index"] = {"line": {"pfc1": 0.77}, "null": {"pfc1": 0.168}}
+
+    assert one(said(change), "PFC1 of").endswith(
+        " Laid at their block index l/L: 0.77 against 0.168, the null wins by a factor of 4.6."
+    )
+
+
+def test_theorem1(said):
+    assert one(said(), "Theorem 1") == (
+        "Theorem 1 (PFC1): its condition holds: the correlation of first and last centered class means is not negative, "
+        "C = 12.5 (normalized 0.92). Between the measured ends PFC1 falls all along the line."
+    )
+    against = {"holds": False, "correlation": -0.18, "normalized": -0.05, "monotone": False, "argmax_t": 0.25}
+    sentence = one(said(lambda record: record["theorem1"].update(against)), "Theorem 1")
+    assert (
+        "does not hold: the correlation of first and last centered class means is negative, C = -0.18 (normalized -0.05)"
+        in sentence
+    )
+    assert sentence.endswith("PFC1 does NOT fall all along the line, with its maximum at t = 0.25.")
+    sentence = one(said(lambda record: record["theorem1"].update(argmax_t=0.0)), "Theorem 1")
+    assert sentence.endswith("PFC1 does NOT fall all along the line.")
+    sentence = one(said(lambda record: record["theorem1"].update(holds=True)), "Theorem 1")
+    assert sentence.startswith("Theorem 1 (PFC1): its condition holds: ")
+    assert "PFC1 does NOT fall all along the line" in sentence
+    assert "is undefined." in one(said(lambda record: record["theorem1"].update(monotone=None)), "Theorem 1")
+    assert one(said(lambda record: record.update(theorem1=None)), "Theorem 1").endswith("is undefined here.")
+
+
+def test_theorem2(said):
+    assert one(said(), "Theorem 2") == (
+        "Theorem 2 (PFC2): by the exact test PFC2 does NOT fall all along the line: it rises on t = 0 to 0.08. "
+        "Of the sufficient conditions for an ETF as the end, (A) does not hold and (B) does not hold; "
+        "relative transport cost of the class means 0.95."
+    )
+    good = {"monotone": True, "intervals": [], "sufficient_a": True, "sufficient_b": None, "relative_cost": None}
+    assert one(said(lambda record: record["theorem2"].update(good)), "Theorem 2") == (
+        "Theorem 2 (PFC2): by the exact test PFC2 falls all along the line. Of the sufficient conditions for an ETF as the "
+        "end, (A) holds and (B) is undefined; relative transport cost of the class means undefined."
+    )
+    assert one(said(lambda record: record.update(theorem2=None)), "Theorem 2").endswith("is undefined here.")
+
+
+def test_theorem3(said):
+    assert one(said(), "PFC3: 3 of 15,660 pairs").endswith("PFC3 is NOT guaranteed to grow along it (for a collapsed end).")
+    good = {"guaranteed": True, "violating_pairs": 0}
+    assert "PFC3 is guaranteed to grow" in one(said(lambda record: record["theorem3"].update(good)), "PFC3: 0 of 15,660 pairs")
+    assert one(said(lambda record: record.update(theorem3=None)), "For PFC3").endswith("is undefined here.")
+
+
+def test_findings_have_the_same_cells_for_every_run(make_run, edit):
+    plain, poor = make_run("plain"), make_run("poor")
+    edit(poor / "status.json", lambda content: content.update(first_perfect_epoch=None, train_accuracy=0.5))
+
+    def change(content):
+        content["epochs"][-1].update(effective_depth=[], straightness=None, energy=None, prediction_error={}, progression={})
+
+    edit(poor / "depth.json", change)
+    cells, others = findings(read_run(plain)), findings(read_run(poor))
+    assert [cell.name for cell in cells] == [cell.name for cell in others]
+    assert {cell.name: cell[1:] for cell in cells} == {
+        "Train accuracy": ("100.00 %", "first perfect at epoch 12"),
+        "PFC1": ("0.6 → 0.0288", "never rises over depth"),
+        "PFC2": ("0.81 → 0.275", "rises into blocks.1"),
+        "NCC error": ("0.065 → 0", "never rises over depth"),
+        "Effective depth": ("2", "NCC error at most 0.005"),
+        "Straightness": ("0.961", "energy efficiency 0.775"),
+        "Line against null, PFC1": ("0.067 : 0.233", "the line wins by a factor of 3.5"),
+        "Line against null, PFC2": ("0.021 : 0.014", "the null wins by a factor of 1.5"),
+    }
+    assert others[0][1:] == ("50.00 %", "never perfect")
+    assert others[4][1:] == ("undefined", "")
+    assert others[5][1:] == ("undefined", "energy efficiency undefined")
+    assert others[6].value == "undefined : undefined"
+
+
+def test_words_for_numbers_and_lists():
+    assert [number(value) for value in (None, 0.0, 0.028791, 1e-9, 12345.6)] == ["undefined", "0", "0.0288", "1e-9", "1.23e+4"]
+    assert [percent(value) for value in (1.0, 0.9999, 0.99999, 0.0, 0.5)] == [
+        "100.00 %",
+        "99.99 %",
+        "99.999 %",
+        "0.00 %",
+        "50.00 %",
+    ]
+    assert [listed(["a", "b", "c"][:n]) for n in range(4)] == ["", "a", "a and b", "a, b and c"]
+    assert listed(list("abcdefgh"), "or") == "a, b, c, d, e, f or 2 more"

@@ -1,0 +1,170 @@
+"""The command line: what it prints, its exit codes, its one-line errors."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from ncollapse.cli import main
+from ncollapse.data import DataConfig, load_data
+from ncollapse.studies import measure_run
+
+SMALL = [
+    "data.per_class=20", "train.epochs=3", "model.width=16", "model.num_blocks=2", "train.batch_size=50",
+    "measure.transport_samples=50",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run_directory(tmp_path_factory):
+    out = tmp_path_factory.mktemp("cli") / "run"
+    main(["run", "demo", "--set", *SMALL, "--out", str(out)])
+    return out
+
+
+def failing(capsys, *arguments):
+    with pytest.raises(SystemExit) as caught:
+        main(list(arguments))
+    captured = capsys.readouterr()
+    assert caught.value.code == 2
+    assert captured.out == ""
+    assert len(captured.err.splitlines()) == 1
+    assert "Traceback" not in captured.err
+    return captured.err
+
+
+def test_run_writes_everything_and_says_what_was_found(run_directory, capsys, tmp_path):
+    main(["run", "demo", "--set", *SMALL, "--out", str(tmp_path / "run")])
+    printed = capsys.readouterr()
+    assert "PFC1" in printed.out
+    assert printed.out.splitlines()[-1] == f"Page: {tmp_path / 'run' / 'report.html'}"
+    assert "epoch 3/3, loss" in printed.err
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names >= {"report.html", "recipe.json", "measurements.csv", "history.csv", "depth.json", "checkpoint.safetensors"}
+    figures = sorted(path.name for path in (tmp_path / "run" / "figures").iterdir())
+    assert figures == [
+        f"{name}.{kind}" for name in ("nc_last_layer", "pfc_over_depth", "pfc_over_epochs") for kind in ("png", "svg")
+    ]
+
+
+def test_run_json_and_resume(run_directory, capsys):
+    main(["run", "demo", "--set", *SMALL, "--out", str(run_directory), "--resume", "--json"])
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["recipe"], printed["seed"], printed["state"], printed["epoch"]) == ("demo", 0, "finished", 3)
+    assert printed["report"] == str(run_directory / "report.html")
+
+
+def test_demo_replaces_an_earlier_demo(run_directory, tmp_path, monkeypatch, capsys):
+    import ncollapse.studies.progressive_collapse as recipes
+    from ncollapse.studies import override
+
+    short = override(recipes.demo(), SMALL)
+    monkeypatch.setitem(recipes.RECIPES, "demo", lambda: short)
+    for _ in range(2):
+        main(["demo", "--out", str(tmp_path / "demo")])
+    assert capsys.readouterr().out.count("Page: ") == 2
+
+
+def test_measure_a_run_directory(run_directory, capsys):
+    main(["measure", str(run_directory), "--json"])
+    rows = json.loads(capsys.readouterr().out)
+    expected = measure_run(run_directory)
+    assert [(row["layer"], row["metric"]) for row in rows] == [(row.layer, row.metric) for row in expected.rows]
+    assert rows[0]["value"] == expected.rows[0].value
+    main(["measure", str(run_directory), "--memory-budget", "0"])
+    assert "2 passes" in capsys.readouterr().out
+
+
+def test_measure_your_own_network(tmp_path, monkeypatch, capsys):
+    (tmp_path / "own_network_for_cli_test.py").write_text(
+        "from torch import nn\n\ndef build():\n    return nn.Sequential(nn.Linear(20, 8), nn.ReLU(), nn.Linear(8, 4))\n"
+        "\ndef wrong():\n    return 3\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    from safetensors.torch import save_file
+
+    from ncollapse.probe import measure
+
+    net = torch.nn.Sequential(torch.nn.Linear(20, 8), torch.nn.ReLU(), torch.nn.Linear(8, 4))
+    save_file(net.state_dict(), tmp_path / "weights.safetensors")
+    words = ["measure", "own_network_for_cli_test:build", "--data", "gaussian_mixture", "--checkpoint", "weights.safetensors"]
+    main([*words, "--layers", "1", "--json"])
+    rows = {row["metric"]: row["value"] for row in json.loads(capsys.readouterr().out)}
+    data = load_data(DataConfig("gaussian_mixture"))
+    expected = measure(net, [(data.inputs, data.labels)], num_classes=4, layers=["1"])
+    assert rows["pfc1"] == pytest.approx(expected.value("pfc1"))
+    main([*words, "--split", "test", "--json"])
+    assert {row["split"] for row in json.loads(capsys.readouterr().out)} == {"test"}
+    assert "must return a torch.nn.Module, got int" in failing(
+        capsys, "measure", "own_network_for_cli_test:wrong", "--data", "gaussian_mixture"
+    )
+    assert "has no 'absent'" in failing(capsys, "measure", "own_network_for_cli_test:absent", "--data", "digits")
+    assert "needs --data" in failing(capsys, "measure", "own_network_for_cli_test:build")
+    assert "module:function, got 'nothing'" in failing(capsys, "measure", "nothing", "--data", "digits")
+
+
+def test_report_of_several_runs(run_directory, tmp_path, capsys):
+    page = tmp_path / "page.html"
+    main(["report", str(run_directory), str(run_directory), "--out", str(page)])
+    assert capsys.readouterr().out == f"Page: {page}\n"
+    assert page.stat().st_size < 2**20
+
+
+def test_recipes(capsys):
+    main(["recipes", "--json"])
+    assert [recipe["name"] for recipe in json.loads(capsys.readouterr().out)] == ["demo", "fc_fashion_mnist_small", "fc_mnist"]
+    main(["recipes"])
+    assert "fc_mnist\n    " in capsys.readouterr().out
+
+
+def test_doctor(capsys):
+    main(["doctor", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["torch"] == torch.__version__
+    assert found["data digits"] == "1797 samples, 10 classes"
+    main(["doctor"])
+    assert "data mnist" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "demoo"], "No recipe 'demoo'. Near ones: demo"),
+        (["run", "demo", "--set", "train.epoch=3"], "no field 'train.epoch'. Near ones: train.epochs"),
+        (["run", "demo", "--out", "/proc/ncollapse-run"], "the run directory cannot be made"),
+        (["report", "no-such-run"], "no-such-run"),
+        (["measure", "no_such_module_anywhere:net", "--data", "digits"], "No module named 'no_such_module_anywhere'"),
+        (["frobnicate"], "invalid choice: 'frobnicate'"),
+        (["run"], "the following arguments are required: RECIPE"),
+        ([], "the following arguments are required: COMMAND"),
+    ],
+)
+def test_errors_are_one_line_and_exit_2(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert message in failing(capsys, *arguments)
+
+
+def test_debug_shows_the_traceback(capsys):
+    with pytest.raises(SystemExit):
+        main(["--debug", "run", "demoo"])
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_interrupt_says_how_to_go_on(monkeypatch, capsys, tmp_path):
+    import ncollapse.studies
+
+    def interrupted(*_args, **_kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ncollapse.studies, "run_recipe", interrupted)
+    with pytest.raises(SystemExit) as caught:
+        main(["demo", "--out", str(tmp_path / "x")])
+    assert caught.value.code == 130
+    assert "continue with --resume" in capsys.readouterr().err
+
+
+def test_as_module():
+    result = subprocess.run([sys.executable, "-m", "ncollapse", "--version"], capture_output=True, text=True, check=True)
+    assert result.stdout.startswith("ncollapse ")

@@ -1,0 +1,66 @@
+"""The README's example and commands run; the metric page is that of the registry; links lead somewhere."""
+
+import contextlib
+import io
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from ncollapse.cli import _parser
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_example_prints_what_the_readme_says():
+    (code,) = blocks("python")
+    assert len([line for line in code.splitlines() if line.strip()]) == 12
+    printed = io.StringIO()
+    with torch.random.fork_rng(), contextlib.redirect_stdout(printed):
+        exec(compile(code, "README.md", "exec"), {})
+    (expected,) = [text for text in blocks("text") if text.startswith("4 layers")]
+    (words, *table), (expected_words, *expected_table) = printed.getvalue().splitlines(), expected.splitlines()
+    assert words == expected_words
+    assert [line.split()[0] for line in table] == [line.split()[0] for line in expected_table]
+    numbers, expected_numbers = ([float(x) for line in rows[1:] for x in line.split()[1:]] for rows in (table, expected_table))
+    # A thousand steps of training let the rounding of another processor grow into the second digit.
+    assert numbers == pytest.approx(expected_numbers, rel=0.1)
+
+
+def test_examples_run():
+    for path in sorted((ROOT / "examples").glob("*.py")):
+        result = subprocess.run([sys.executable, path, "2"], capture_output=True, text=True, check=True)
+        assert "RMS error: line" in result.stdout
+
+
+def test_commands_parse():
+    commands = [line.removeprefix("$ ").split("  #")[0] for text in blocks("console") for line in text.splitlines()]
+    ours = [shlex.split(command)[1:] for command in commands if command.startswith("ncollapse ")]
+    assert len(ours) >= 7
+    for words in ours:
+        assert _parser().parse_args(words).command == words[0]
+    makefile = (ROOT / "Makefile").read_text()
+    for target in [command.split()[1] for command in commands if command.startswith("make ")]:
+        assert f"\n{target}:" in makefile
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/metrics.md", "docs/theory.md"])
+def test_links_lead_somewhere(page):
+    text = (ROOT / page).read_text()
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        assert target.startswith("https://") or ((ROOT / page).parent / target).exists(), target
+
+
+def test_metric_page_is_current():
+    render = runpy.run_path(str(ROOT / "docs" / "write_metrics.py"))["render"]
+    assert (ROOT / "docs" / "metrics.md").read_text() == render(), "run `make docs`"

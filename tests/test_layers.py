@@ -1,0 +1,74 @@
+"""The house: imports only point down, and nothing heavy is imported by what should be light."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "ncollapse"
+
+# Floors of the house; a room may import rooms below its floor, and itself. `__init__` of the package hands names on.
+FLOORS = {
+    "version": 0, "files": 0,
+    "etf": 1, "statistics": 1, "data": 1,
+    "metrics": 2, "models": 2, "train": 2,
+    "depth": 3,
+    "probe": 4,
+    "studies": 5,
+    "report": 6,
+    "doctor": 6,
+    "cli": 7,
+    "__main__": 8, "__init__": 8,
+}  # fmt: skip
+# Rooms below that may not be seen.
+FORBIDDEN = {("models", "statistics"), ("models", "data"), ("train", "statistics"), ("train", "models"), ("metrics", "data")}
+FORBIDDEN |= {("report", room) for room in FLOORS if room not in {"report", "files", "version"}}
+
+
+def edges() -> set[tuple[str, str, str]]:
+    """All imports of one room by another: (importer, imported, file)."""
+    found = set()
+    for path in SOURCE.rglob("*.py"):
+        room = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            for name in names:
+                parts = name.split(".")
+                if parts[0] == "ncollapse" and len(parts) > 1 and parts[1] != room:
+                    found.add((room, parts[1], str(path.relative_to(SOURCE))))
+    return found
+
+
+def test_every_room_has_a_floor():
+    rooms = {path.name.removesuffix(".py") for path in SOURCE.iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert rooms - {"__pycache__"} == set(FLOORS)
+
+
+def test_arrows_point_down():
+    wrong = [
+        f"{file}: {room} imports {other}"
+        for room, other, file in edges()
+        if FLOORS[other] >= FLOORS[room] or (room, other) in FORBIDDEN
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    ("statement", "absent"),
+    [
+        ("import ncollapse.cli", {"torch", "numpy", "pydantic", "matplotlib"}),
+        ("import ncollapse.report", {"torch", "pydantic"}),
+        # The measuring core runs where only torch, numpy and scipy are installed.
+        (
+            "import ncollapse.probe, ncollapse.depth",
+            {"sklearn", "pydantic", "matplotlib", "jinja2", "rich", "safetensors", "pandas"},
+        ),
+    ],
+)
+def test_light_imports(statement, absent):
+    program = f"import sys; {statement}; print(*sorted({absent!r} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == []

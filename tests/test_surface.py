@@ -1,0 +1,53 @@
+"""The public surface, frozen: names, metric ids, commands and their options, recipes. Growth must be argued."""
+
+import argparse
+
+import ncollapse
+from ncollapse.cli import _parser
+from ncollapse.studies import RECIPES
+
+NAMES = """
+FLAGS METRICS ClassMoments ClassScatter GeodesicCurve LineDecisions Measurement PairedMoments PathStatistics __version__
+cdnv_matrix collect_features effective_depth helmert_basis measure measure_features nearest_etf progression simplex_etf
+theorem1 theorem2 theorem3
+""".split()
+
+METRIC_IDS = """
+pfc1 nc1 nc1_total cdnv separation pfc2 nc2_equinorm nc2_equiangularity nc2_max_angle nc2_equinorm_weights
+nc2_equiangularity_weights nc2_max_angle_weights nc2_etf_weights nc3 nc3_etf nc3_cosine nc3_bias snc1 snc2 snc3 pfc3
+pfc3_error nc4 nc4_mismatch accuracy rank_between stable_rank_between participation_ratio_between entropy_rank_between
+rank_total stable_rank_total participation_ratio_total entropy_rank_total
+""".split()
+
+COMMANDS = {
+    "demo": "--out --seed",
+    "run": "RECIPE --set --out --resume --json",
+    "measure": "MODEL --data --split --checkpoint --layers --batch-size --memory-budget --json",
+    "report": "DIR --out",
+    "recipes": "--json",
+    "doctor": "--json",
+}
+
+
+def test_names():
+    assert sorted(ncollapse.__all__) == sorted(NAMES)
+    assert all(getattr(ncollapse, name) is not None for name in NAMES)
+    assert set(NAMES) <= set(dir(ncollapse))
+
+
+def test_metric_ids():
+    assert list(ncollapse.METRICS) == METRIC_IDS
+
+
+def test_commands_and_options():
+    (choices,) = (a.choices for a in _parser()._actions if isinstance(a, argparse._SubParsersAction))
+    found = {}
+    for name, parser in choices.items():
+        actions = [action for action in parser._actions if action.dest != "help"]
+        found[name] = {action.option_strings[-1] if action.option_strings else action.metavar for action in actions}
+    assert found == {name: set(words.split()) for name, words in COMMANDS.items()}
+
+
+def test_recipes():
+    assert list(RECIPES) == ["demo", "fc_fashion_mnist_small", "fc_mnist"]
+    assert all(function().name == name for name, function in RECIPES.items())

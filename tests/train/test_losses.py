@@ -1,0 +1,37 @@
+"""Losses against plain loops."""
+
+import math
+
+import pytest
+import torch
+
+from ncollapse.train.losses import LOSSES, cross_entropy, mean_squared_error
+
+LOGITS = [[2.0, -1.0, 0.5], [0.0, 3.0, 1.0], [1.0, 1.0, -2.0], [0.3, 0.1, 0.2]]
+LABELS = [0, 2, 1, 1]
+
+
+def test_cross_entropy_equals_a_loop() -> None:
+    terms = [math.log(sum(math.exp(z) for z in row)) - row[y] for row, y in zip(LOGITS, LABELS, strict=True)]
+    value = cross_entropy(torch.tensor(LOGITS, dtype=torch.float64), torch.tensor(LABELS))
+    assert value.item() == pytest.approx(sum(terms) / 4, rel=1e-12)
+
+
+def test_mean_squared_error_equals_a_loop() -> None:
+    terms = [sum((z - (k == y)) ** 2 for k, z in enumerate(row)) / 2 for row, y in zip(LOGITS, LABELS, strict=True)]
+    logits = torch.tensor(LOGITS, dtype=torch.float64)
+    value = mean_squared_error(logits, torch.tensor(LABELS))
+    assert value.item() == pytest.approx(sum(terms) / 4, rel=1e-12)
+    targets = torch.nn.functional.one_hot(torch.tensor(LABELS)).double()
+    assert torch.nn.functional.mse_loss(logits, targets).item() == pytest.approx(2 / 3 * value.item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("num_classes", [2, 10])
+def test_values_at_zero_logits(num_classes: int) -> None:
+    logits, labels = torch.zeros(5, num_classes), torch.arange(5) % num_classes
+    assert cross_entropy(logits, labels).item() == pytest.approx(math.log(num_classes))
+    assert mean_squared_error(logits, labels).item() == 0.5
+
+
+def test_names() -> None:
+    assert LOSSES == {"cross_entropy": cross_entropy, "mse": mean_squared_error}
