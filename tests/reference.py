@@ -138,7 +138,8 @@ def feature_metrics(H, y, K, convention="class"):
     d = H.shape[1]
     SW, SB = within_covariance(H, y, K, within), between_covariance(H, y, K, between, center)
     SSw, SSb = within_covariance(H, y, K, "sample"), between_covariance(H, y, K, "sample")
-    M = means(H, y, K) - global_mean(H, y, K, center)
+    # NC2, NC3 and PFC2 are centered at the mean of class means whatever the convention of the covariances.
+    M = means(H, y, K) - global_mean(H, y, K)
     correct = nearest(H, means(H, y, K)) == y
     values = {
         "pfc1": np.trace(SW) / np.trace(SB),
@@ -163,7 +164,7 @@ def classifier_metrics(H, y, K, W, b, convention="class"):
     """Every metric of the registry that needs the classifier, by id; SNC is nan for unequal counts."""
     center = CONVENTIONS[convention][2]
     mu_G = global_mean(H, y, K, center)
-    M = means(H, y, K) - mu_G
+    M = means(H, y, K) - global_mean(H, y, K)
     decided, own = (H @ W.T + b).argmax(axis=1), nearest(H, means(H, y, K))
     cosine = [H[i] @ W[y[i]] / (np.linalg.norm(H[i]) * np.linalg.norm(W[y[i]])) for i in range(len(H))]
     n = counts(y, K)[0] if len(set(counts(y, K))) == 1 else np.nan

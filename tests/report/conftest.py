@@ -116,7 +116,12 @@ def write_run(
     if flagged:
         rows.append((epochs[-1], "train", 0, layers[0], "rank_within", "nan", "empty_class"))
     history = [(e, repr(2.3 / e), repr(min(1.0, 0.9 + e / 120)), "0.1", "0.5") for e in range(1, epochs[-1] + 1)]
-    for name, content in {"recipe": recipe, "environment": environment, "status": status, "depth": {"epochs": records}}.items():
+    glossary = {
+        "metrics": {"pfc1": "within- over between-class variance, tr Σ_W / tr Σ_B"},
+        "flags": {"empty_class": "a class has no samples, so nothing over all classes is defined"},
+    }
+    files = {"recipe": recipe, "environment": environment, "status": status, "depth": {"epochs": records}, "glossary": glossary}
+    for name, content in files.items():
         (folder / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
     write_table(folder / "measurements.csv", "epoch,split,depth,layer,metric,value,flags", rows)
     write_table(folder / "history.csv", "epoch,loss,accuracy,learning_rate,grad_norm", history)

@@ -173,6 +173,15 @@ def test_empty_files_of_a_run_that_has_not_measured_yet(run_dir):
         read_run(run_dir)
 
 
+def test_glossary_explains_what_it_holds_and_may_be_absent(run_dir, edit):
+    assert read_run(run_dir).glossary.metrics["pfc1"].startswith("within- over between-class variance")
+    (run_dir / "glossary.json").unlink()
+    assert read_run(run_dir).glossary.metrics == {}
+    (run_dir / "glossary.json").write_text('{"metrics": 3}')
+    with pytest.raises(ReportError, match=r"glossary\.json: metrics: needed an object, got 3"):
+        read_run(run_dir)
+
+
 def test_title_falls_back_to_name_and_folder(run_dir, edit, tmp_path):
     edit(run_dir / "recipe.json", lambda content: content.pop("title"))
     assert read_run(run_dir).title == "demo"

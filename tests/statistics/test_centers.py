@@ -139,6 +139,21 @@ def test_ties_on_a_lattice_go_to_the_smallest_index(num_classes, dim, seed):
     assert decisions.ncc_correct.tolist() == expected
 
 
+@given(st.integers(2, 5), st.integers(0, 2**32))
+def test_ties_far_from_all_centers_go_to_the_smallest_index(dim, seed):
+    # The origin and the unit vectors: their span is the whole space, so that far samples have far projections.
+    generator = torch.Generator().manual_seed(seed)
+    num_classes = dim + 1
+    means = torch.eye(num_classes, dim, dtype=torch.float64)[torch.randperm(num_classes, generator=generator)]
+    centers = centers_of(means, torch.arange(num_classes), num_classes)
+    labels = torch.randint(0, num_classes, (60,), generator=generator)
+    features = 1000.0 * torch.randint(-3, 4, (60, dim), generator=generator).double()
+    nearest = torch.from_numpy(reference.nearest(features.numpy(), means.numpy()))
+    decisions = ClassDecisions.from_batch(features, labels, centers)
+    expected = torch.bincount(labels[nearest == labels], minlength=num_classes)
+    assert decisions.ncc_correct.tolist() == expected.tolist()
+
+
 @pytest.mark.parametrize("gap", [1e-5, 1e-9])
 def test_two_near_centers_far_from_a_third_are_told_apart(gap):
     generator = torch.Generator().manual_seed(0)
@@ -147,6 +162,34 @@ def test_two_near_centers_far_from_a_third_are_told_apart(gap):
     features = means[labels] + 0.2 * gap * torch.randn(150, 3, generator=generator, dtype=torch.float64)
     decisions = ClassDecisions.from_batch(features, labels, centers_of(features, labels, 3))
     nearest = reference.nearest(features.numpy(), reference.means(features.numpy(), labels.numpy(), 3))
+    assert int(decisions.ncc_correct.sum()) == int((nearest == labels.numpy()).sum())
+
+
+@pytest.mark.parametrize("num_classes", [4000, 5000])
+def test_thousands_of_classes_are_decided_as_by_explicit_distances(num_classes):
+    generator = torch.Generator().manual_seed(0)
+    means = torch.randn(num_classes, 8, generator=generator, dtype=torch.float64)
+    centers = centers_of(means, torch.arange(num_classes), num_classes)
+    labels = torch.randint(0, num_classes, (300,), generator=generator)
+    features = means[labels] + 0.5 * torch.randn(300, 8, generator=generator, dtype=torch.float64)
+    decisions = ClassDecisions.from_batch(features, labels, centers)
+    correct = reference.nearest(features.numpy(), means.numpy()) == labels.numpy()
+    assert 30 < correct.sum() < 270
+    expected = torch.bincount(labels, weights=torch.from_numpy(correct).double(), minlength=num_classes)
+    assert torch.equal(decisions.ncc_correct, expected)
+
+
+def test_held_out_samples_at_a_distance_of_many_spreads_are_decided_as_by_explicit_distances():
+    generator = torch.Generator().manual_seed(1)
+    means = torch.randn(6, 3, generator=generator, dtype=torch.float64)
+    centers = centers_of(means, torch.arange(6), 6)
+    labels = torch.randint(0, 6, (500,), generator=generator)
+    features = 30 * torch.randn(500, 3, generator=generator, dtype=torch.float64)
+    nearest = reference.nearest(features.numpy(), means.numpy())
+    # The classifier that is the nearest-center rule itself must be found in agreement on every sample.
+    rule = LinearClassifier.from_parameters(means, -0.5 * means.square().sum(dim=1))
+    decisions = ClassDecisions.from_batch(features, labels, centers, rule)
+    assert int(decisions.agree.sum()) == 500
     assert int(decisions.ncc_correct.sum()) == int((nearest == labels.numpy()).sum())
 
 

@@ -89,6 +89,8 @@ def test_classes_without_samples_are_nan_and_never_zero():
     for value in (moments.global_mean(), moments.within_trace(), moments.between_trace(), moments.within_trace("sample")):
         assert bool(torch.isnan(value).all())
     assert moments.means[1].tolist() == [0.0, 0.0, 0.0]
+    # The mean of all samples needs no class to be present.
+    assert moments.global_mean("sample").tolist() == [1.0, 1.0, 1.0]
 
 
 def test_empty_moments():

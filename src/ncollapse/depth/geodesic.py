@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ncollapse.metrics.variability import rounding_floor
 from ncollapse.statistics.batch import row_blocks
-from ncollapse.statistics.conventions import ClassWeights
+from ncollapse.statistics.conventions import ClassWeights, Convention, convention_parts
 from ncollapse.statistics.paired import PairedMoments
 
 GRID = tuple(step / 100 for step in range(101))
@@ -32,14 +32,14 @@ class GeodesicCurve:
 
     Attributes:
         paired: Joint moments of the first and the last layer.
-        weights: Class weights of the covariances.
+        convention: Class weights of the covariances. The Gram matrix of PFC2 is centered at the mean of class means always.
 
     Reference:
         Progressive feedforward collapse, arXiv 2405.00985, eqs (10) and (11); Gai & Zhang (2021).
     """
 
     paired: PairedMoments
-    weights: ClassWeights = "class"
+    convention: Convention = "class"
 
     def within_coefficients(self) -> tuple[Tensor, Tensor, Tensor]:
         r""":math:`(w_0, w_1, w_2)`: traces of the within-class covariance at the ends and of the cross covariance.
@@ -48,7 +48,8 @@ class GeodesicCurve:
             Three 0-d tensors, float64.
         """
         first, last = self.paired.first, self.paired.last
-        return first.within_trace(self.weights), self.paired.within_cross_trace(self.weights), last.within_trace(self.weights)
+        weights = convention_parts(self.convention).within
+        return first.within_trace(weights), self.paired.within_cross_trace(weights), last.within_trace(weights)
 
     def between_coefficients(self) -> tuple[Tensor, Tensor, Tensor]:
         r""":math:`(b_0, b_1, b_2)`: traces of the between-class covariance at the ends and of the cross covariance.
@@ -56,8 +57,9 @@ class GeodesicCurve:
         Returns:
             Three 0-d tensors, float64.
         """
-        alpha = self.paired.first.class_weights(self.weights)
-        start, end = self._means()
+        parts = convention_parts(self.convention)
+        alpha = self.paired.first.class_weights(parts.between)
+        start, end = self._means(parts.center)
         products = (start * start, start * end, end * end)
         b0, b1, b2 = (alpha @ product.sum(dim=1) for product in products)
         return b0, b1, b2
@@ -72,8 +74,7 @@ class GeodesicCurve:
         cross = start @ end.T
         return start @ start.T, (cross + cross.T) / 2, end @ end.T
 
-    def _means(self, center: ClassWeights | None = None) -> tuple[Tensor, Tensor]:
-        center = self.weights if center is None else center
+    def _means(self, center: ClassWeights) -> tuple[Tensor, Tensor]:
         return self.paired.first.centered_means(center), self.paired.last.centered_means(center)
 
     def pfc1(self, times: Sequence[float] = GRID) -> Tensor:
@@ -150,7 +151,7 @@ class LineDecisions:
 
     Attributes:
         times: Positions t, shape (T,).
-        correct: Samples decided for their own class at each position, shape (T,).
+        correct: Samples decided for their own class at each position, shape (T,), float64; nan if a class has no samples.
         num_samples: Samples seen, 0-d.
         violating_pairs: Pairs (i, j) with ΔA > 0, ΔB < 0 and ΔB² > ΔA·C for an end point collapsed to its class means, 0-d:
             none guarantees that the accuracy never falls along the line (docs/theory.md, 3.4).
@@ -180,18 +181,20 @@ class LineDecisions:
             Sums over the batch.
         """
         t = _times(times, paired)
-        correct = torch.zeros(len(t), dtype=torch.int64, device=first.device)
-        violating = torch.zeros((), dtype=torch.int64, device=first.device)
         num_classes = paired.first.num_classes
+        # With an empty class nothing is decided: its mean does not exist.
+        start = math.nan if bool((paired.first.counts == 0).any()) else 0.0
+        correct = torch.full((len(t),), start, dtype=torch.float64, device=first.device)
+        violating = correct.new_full((), start)
         classes = torch.arange(num_classes, device=first.device)
         for rows in row_blocks(first):
             own = labels[rows].unsqueeze(1)
-            start, cross, end, collapsed_cross, radius = _margins(first[rows], last[rows], labels[rows], paired)
+            near, cross, far, collapsed_cross, radius = _margins(first[rows], last[rows], labels[rows], paired)
             for index, s in enumerate(t):
-                margin = (1 - s) ** 2 * start + 2 * s * (1 - s) * cross + s**2 * end
+                margin = (1 - s) ** 2 * near + 2 * s * (1 - s) * cross + s**2 * far
                 lost = (margin < 0) | ((margin == 0) & (classes < own))
                 correct[index] += (~lost.any(dim=1)).sum()
-            violating += ((start > 0) & (collapsed_cross < 0) & (collapsed_cross.square() > start * radius)).sum()
+            violating += ((near > 0) & (collapsed_cross < 0) & (collapsed_cross.square() > near * radius)).sum()
         num_pairs = torch.tensor(len(labels) * (num_classes - 1))
         return cls(t, correct, torch.tensor(len(labels)), violating, num_pairs)
 
@@ -218,7 +221,7 @@ class LineDecisions:
         Returns:
             Shape (T,), float64.
         """
-        return self.correct.double() / self.num_samples
+        return self.correct / self.num_samples
 
 
 def _margins(x: Tensor, y: Tensor, labels: Tensor, paired: PairedMoments) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:

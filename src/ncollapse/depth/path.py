@@ -108,7 +108,7 @@ class PathStatistics:
             "index": torch.arange(last + 1, dtype=torch.float64) / last,
             "arclength": arclength,
             "ratio": start / (start + end),
-            "distance": start / chord.sqrt(),
+            "distance": torch.where(chord > 0, start / chord.sqrt(), math.nan),
             "projection": self.along_chord / chord,
         }
         if kind not in positions:
@@ -162,7 +162,7 @@ class PathStatistics:
 def _path_blocks(layer: Tensor, num_steps: int) -> list[slice]:
     """Rows in blocks whose steps, all layers together, stay in the cache."""
     rows = max(1, 2**18 // max(1, layer.shape[1] * num_steps)) if layer.device.type == "cpu" else 4096
-    return [slice(start, start + rows) for start in range(0, len(layer), rows)]
+    return [slice(start, start + rows) for start in range(0, max(1, len(layer)), rows)]
 
 
 def _block(layers: Sequence[Tensor], drifts: Sequence[Tensor], rows: slice) -> PathStatistics:

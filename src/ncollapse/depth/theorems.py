@@ -11,6 +11,10 @@ import torch
 
 from ncollapse.depth.geodesic import GeodesicCurve, LineDecisions
 
+# Relative sizes below which a coefficient is the rounding of its terms.
+_ROUNDING = 1e-12
+_NEGLIGIBLE = 1e-10
+
 
 @dataclass(frozen=True)
 class Theorem1:
@@ -51,13 +55,18 @@ def theorem1(curve: GeodesicCurve) -> Theorem1:
     w0, w1, w2 = (float(x) for x in curve.within_coefficients())
     b0, b1, b2 = (float(x) for x in curve.between_coefficients())
     a, beta, c = w1 * b0 - w0 * b1, w2 * b0 - w0 * b2, w2 * b1 - w1 * b2
-    monotone = a <= 0 and c <= 0 and (beta <= 0 or beta**2 <= 4 * a * c)
-    # a(1-t)² + βt(1-t) + ct² in powers of t; PFC1 is largest at an end or where this vanishes.
-    roots = np.roots([a - beta + c, beta - 2 * a, a])
-    candidates = [0.0, 1.0, *(float(r.real) for r in roots if abs(r.imag) < 1e-12 and 0 < r.real < 1)]
-    values = curve.pfc1(candidates).nan_to_num(nan=-math.inf)
     normalized = b1 / math.sqrt(b0 * b2) if b0 > 0 and b2 > 0 else math.nan
-    return Theorem1(b1 >= 0, b1, normalized, monotone, candidates[int(values.argmax())], (a, beta, c))
+    if math.isnan(a + beta + c):
+        return Theorem1(False, b1, normalized, False, math.nan, (a, beta, c))
+    # At a collapsed end w₁ and w₂ are rounding, so c is: it must not decide.
+    rounding = _ROUNDING * max(abs(w0 * b1), abs(w1 * b0), abs(w0 * b2), abs(w2 * b0))
+    polynomial = np.polynomial.Polynomial([a, beta - 2 * a, a - beta + c])
+    vertex = [complex(t).real for t in polynomial.deriv().roots()]
+    monotone = all(polynomial(t) <= rounding for t in (0.0, 1.0, *vertex) if 0 <= t <= 1)
+    roots = [complex(t) for t in polynomial.roots()]
+    candidates = [0.0, 1.0, *(t.real for t in roots if abs(t.imag) < 1e-12 and 0 < t.real < 1)]
+    values = curve.pfc1(candidates).nan_to_num(nan=-math.inf)
+    return Theorem1(b1 >= 0, b1, normalized, bool(monotone), candidates[int(values.argmax())], (a, beta, c))
 
 
 @dataclass(frozen=True)
@@ -96,6 +105,20 @@ def theorem2(curve: GeodesicCurve) -> Theorem2:
         Progressive feedforward collapse, arXiv 2405.00985, Theorem 2; the exact test is derived: docs/theory.md, 3.3.
     """
     start, cross, end = (gram.cpu().numpy() for gram in curve.gram_coefficients())
+    if not (np.trace(start) > 0 and np.trace(end) > 0):
+        return Theorem2(False, (), False, False, math.nan)
+    # In units in which both ends have norm one, so that the cut-off below does not depend on theirs; s is scaled back.
+    unit = math.sqrt(np.trace(start) / np.trace(end))
+    negative = _negative_intervals(_pfc2_slope(start / np.trace(start), cross * unit / np.trace(start), end / np.trace(end)))
+    intervals = tuple((_to_t(lower * unit), _to_t(upper * unit)) for lower, upper in negative)
+    a, b = _sufficient(start, cross, end)
+    first, last = curve.paired.first.centered_means(), curve.paired.last.centered_means()
+    cost = float(torch.linalg.norm(first - last) / torch.linalg.norm(last))
+    return Theorem2(not intervals, intervals, a, b, cost)
+
+
+def _pfc2_slope(start: np.ndarray, cross: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """Coefficients of Q(s) = 2T'𝒩 - T𝒩', ascending, with those that are rounding set to zero."""
     trace = np.polynomial.Polynomial([np.trace(start), 2 * np.trace(cross), np.trace(end)])
     norm = np.polynomial.Polynomial(
         [
@@ -106,13 +129,10 @@ def theorem2(curve: GeodesicCurve) -> Theorem2:
             np.sum(end * end),
         ]
     )
-    slope = 2 * trace.deriv() * norm - trace * norm.deriv()
-    coefficients = np.where(np.abs(slope.coef) < 1e-10 * np.abs(slope.coef).max(initial=0.0), 0.0, slope.coef)
-    intervals = tuple((_to_t(lower), _to_t(upper)) for lower, upper in _negative_intervals(coefficients))
-    a, b = _sufficient(start, cross, end)
-    first, last = curve.paired.first.centered_means(), curve.paired.last.centered_means()
-    cost = float(torch.linalg.norm(first - last) / torch.linalg.norm(last))
-    return Theorem2(not intervals, intervals, a, b, cost)
+    rising, falling = 2 * trace.deriv() * norm, trace * norm.deriv()
+    terms = max(np.abs(rising.coef).max(), np.abs(falling.coef).max())
+    slope = (rising - falling).coef
+    return np.where(np.abs(slope) < _NEGLIGIBLE * terms, 0.0, slope)
 
 
 def _to_t(s: float) -> float:
@@ -157,12 +177,12 @@ class Theorem3:
 
     Attributes:
         guaranteed: No violating pair: for an end point collapsed to its class means the accuracy cannot fall.
-        violating_pairs: Pairs (sample, other class) that could break it.
+        violating_pairs: Pairs (sample, other class) that could break it; None if a class has no samples.
         num_pairs: All such pairs.
     """
 
     guaranteed: bool
-    violating_pairs: int
+    violating_pairs: int | None
     num_pairs: int
 
 
@@ -175,5 +195,5 @@ def theorem3(line: LineDecisions) -> Theorem3:
     Returns:
         The predicate and its quantity.
     """
-    violating = int(line.violating_pairs)
+    violating = None if bool(line.violating_pairs.isnan()) else int(line.violating_pairs)
     return Theorem3(violating == 0, violating, int(line.num_pairs))

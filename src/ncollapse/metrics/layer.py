@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ncollapse.metrics.variability import between_spectrum, rounding_floor
 from ncollapse.statistics.centers import ClassCenters, ClassDecisions, LinearClassifier
-from ncollapse.statistics.conventions import ClassWeights, Convention, convention_parts
+from ncollapse.statistics.conventions import Convention
 from ncollapse.statistics.moments import ClassMoments
 from ncollapse.statistics.scatter import ClassScatter
 
@@ -21,6 +21,7 @@ Need = Literal["centers", "classifier", "scatter"]
 FLAGS: dict[str, str] = {
     "empty_class": "a class has no samples, so nothing over all classes is defined",
     "no_between": "all class means coincide, so nothing relative to their spread is defined",
+    "no_variance": "the features do not vary at all",
     "two_classes": "with two classes the angles and the ETF distance of centered means are 0 whatever the features do",
     "low_dimension": "fewer than K-1 feature dimensions hold no simplex ETF: the value cannot reach 0",
     "rank_deficient": "the class means span fewer than min(K-1, d) dimensions; the missing directions are left out",
@@ -59,14 +60,9 @@ class LayerStatistics:
     own_means: bool = False
 
     @property
-    def center(self) -> ClassWeights:
-        """Weights of the global mean that NC2 and NC3 are centered at: the mean of class means, unless all is by sample."""
-        return convention_parts(self.convention).center
-
-    @property
     def centered_means(self) -> Tensor:
-        """Class means centered as the convention says."""
-        return self.moments.centered_means(self.center)
+        """Class means minus the mean of class means, whatever the convention: the center of NC2, NC3 and PFC2."""
+        return self.moments.centered_means("class")
 
     def spectrum(self) -> Tensor:
         """Non-zero eigenvalues of the between-class covariance."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from ncollapse.metrics import decision, duality, geometry, spectrum, variability
 from ncollapse.metrics.layer import LayerStatistics, Metric, MetricValue, Need
 from ncollapse.statistics.centers import ClassCenters, ClassDecisions, LinearClassifier
+from ncollapse.statistics.conventions import convention_parts
 
 _PAPYAN = "Papyan, Han & Donoho (2020), PNAS"
 _ZHU = "Zhu et al. (2021), NeurIPS"
@@ -61,7 +62,7 @@ def _variability() -> list[Metric]:
         Metric(
             "nc1_total", "within-class share of the total variability",
             lambda s: variability.within_total_ratio(s.moments, s.convention), _MOMENTS,
-            at_collapse=0.0, bounds=(0.0, 1.0), direction="decreases", reference=_PFC, nan_flag="no_between",
+            at_collapse=0.0, bounds=(0.0, 1.0), direction="decreases", reference=_PFC, nan_flag="no_variance",
         ),
         Metric(
             "cdnv", "class-distance normalized variance, mean over pairs",
@@ -110,7 +111,8 @@ def _geometry() -> list[Metric]:
         ),
         Metric(
             "nc2_equiangularity_weights", "spread of the cosines between classifier rows",
-            lambda s: geometry.equiangularity(_classifier(s).weight), bounds=(0.0, 1.0), reference=_PAPYAN, **rows,
+            lambda s: geometry.equiangularity(_classifier(s).weight), bounds=(0.0, 1.0), reference=_PAPYAN,
+            flagged_when=frozenset({"two_classes"}), **rows,
         ),
         Metric(
             "nc2_max_angle_weights", "distance of those cosines from -1/(K-1)",
@@ -149,8 +151,8 @@ def _duality() -> list[Metric]:
         ),
         Metric(
             "nc3_bias", "norm of the logits of the global mean",
-            lambda s: duality.bias_collapse(s.moments, _classifier(s), s.center), _CLASSIFIER, bounds=(0.0, _INF),
-            reference=_ZHU, invariant=frozenset({"rotation"}), **both,
+            lambda s: duality.bias_collapse(s.moments, _classifier(s), convention_parts(s.convention).center),
+            _CLASSIFIER, bounds=(0.0, _INF), reference=_ZHU, invariant=frozenset({"rotation"}), **both,
         ),
         Metric(
             "snc1", "strong collapse of the weights under the squared loss",
@@ -212,16 +214,15 @@ def _spectrum() -> list[Metric]:
     }
     common: dict[str, Any] = {
         "at_collapse": None, "bounds": (0.0, _INF), "direction": "none", "reference": "Roy & Vetterli (2007), EUSIPCO",
-        "undefined_when": _NO_SPREAD,
     }  # fmt: skip
     between = [
-        Metric(f"{name}_between", f"{title} of Σ_B", _of_spectrum(function), _CENTERS, **common)
+        Metric(f"{name}_between", f"{title} of Σ_B", _of_spectrum(function), _CENTERS, undefined_when=_NO_SPREAD, **common)
         for name, (function, title) in functions.items()
     ]
     total = [
         Metric(
             f"{name}_total", f"{title} of Σ_T (needs d×d scatter)", _of_total_spectrum(function),
-            _SCATTER, **common,
+            _SCATTER, nan_flag="no_variance", **common,
         )
         for name, (function, title) in functions.items()
     ]  # fmt: skip

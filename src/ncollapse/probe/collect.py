@@ -159,6 +159,8 @@ class _FirstPass:
     def add(self, batch: LayerBatch) -> None:
         """Add one batch to all layers."""
         batch = _checked(batch, self.options, self.index)
+        if self.index > 0:
+            _check_layers(batch, self.collected.moments, f"in batch {self.index}")
         groups = LabelGroups.from_labels(batch.labels, self.options.num_classes)
         for name, features in batch.features.items():
             self._running(name, features).merge_groups_(features, groups)
@@ -185,8 +187,6 @@ class _FirstPass:
     def _running(self, name: str, features: Tensor) -> ClassMoments:
         moments = self.collected.moments
         if name not in moments:
-            if self.index > 0:
-                raise ValueError(f"Layer {name!r} ran in batch {self.index} but not before it. Name layers that always run.")
             moments[name] = ClassMoments.empty(self.options.num_classes, features.shape[1], features.device)
         if moments[name].dim != features.shape[1]:
             raise ValueError(
@@ -228,9 +228,23 @@ def _checked(batch: LayerBatch, options: CollectOptions, index: int) -> LayerBat
         labels = check_labels(batch.labels, first.shape[0], options.num_classes)
     except (TypeError, ValueError) as error:
         raise type(error)(f"Batch {index}{options.where}: {error}") from error
+    for name, features in batch.features.items():
+        if features.shape[0] != len(labels):
+            raise ValueError(
+                f"Layer {name!r} has {features.shape[0]} rows for {len(labels)} labels in batch {index}{options.where}. "
+                "Tap a layer with one row a sample."
+            )
     # No float64 on Apple's GPUs: statistics are taken on the CPU there.
     device = torch.device("cpu") if first.device.type == "mps" else first.device
     return LayerBatch({name: features.to(device) for name, features in batch.features.items()}, labels.to(device))
+
+
+def _check_layers(batch: LayerBatch, known: Mapping[str, ClassMoments], when: str) -> None:
+    differing = sorted(batch.features.keys() ^ known.keys())
+    if differing:
+        name = differing[0]
+        words = "ran" if name in batch.features else "did not run"
+        raise ValueError(f"Layer {name!r} {words} {when}, unlike before. Name layers that always run.")
 
 
 def _check_finite(moments: Mapping[str, ClassMoments], batch: LayerBatch, index: int, where: str) -> None:
@@ -265,15 +279,14 @@ class _SecondPass:
         batch = _checked(batch, self.options, self.index)
         self.index += 1
         into = self.collected
-        if self.options.centers:
-            for name, centers in into.centers.items():
-                if name not in batch.features:
-                    raise ValueError(f"Layer {name!r} did not run in the second pass. Name layers that always run.")
-                self._decide(into.within, name, batch, centers)
-                if name in self.reference:
-                    self._decide(into.decisions, name, batch, self.reference[name])
-                else:
-                    into.decisions[name] = into.within[name]
+        _check_layers(batch, into.moments, "in the second pass")
+        # For paths alone too: the sums around the class means tell whether a second forward pass saw the same features.
+        for name, centers in into.centers.items():
+            self._decide(into.within, name, batch, centers)
+            if name in self.reference:
+                self._decide(into.decisions, name, batch, self.reference[name])
+            else:
+                into.decisions[name] = into.within[name]
         if self.options.path and into.paired is not None:
             layers = list(batch.features.values())
             means = [mean.to(layers[0].device) for mean in self.path_means]

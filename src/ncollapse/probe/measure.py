@@ -268,7 +268,7 @@ def _measurement(
         for depth, (name, layer) in enumerate(statistics.items())
     )
     moments = next(iter(collected.moments.values()))
-    curve = None if collected.paired is None else GeodesicCurve(collected.paired, convention_parts(convention).within)
+    curve = None if collected.paired is None else GeodesicCurve(collected.paired, convention)
     return Measurement(
         rows=tuple(rows),
         layers=tuple(statistics),

@@ -7,7 +7,7 @@ import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -121,9 +121,9 @@ class Taps:
         self.model = model
         self.plan = plan
         self.classifier_layer: str | None = None
-        self._outputs: dict[str, tuple[Tensor, int | None]] = {}
-        self._classifier_input: Tensor | None = None
-        self._cloned: set[str] = set()
+        self._captured: dict[str, _Captured] = {}
+        # Layers that later operations overwrite in place and that are therefore copied; all of them until that is known.
+        self._copied: set[str] | None = None
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._modes: list[tuple[nn.Module, bool]] = []
 
@@ -134,7 +134,7 @@ class Taps:
             self._handles.append(self.model.get_submodule(name).register_forward_hook(self._capture(name)))
         if self.plan.classifier is not None:
             classifier = self.model.get_submodule(self.plan.classifier)
-            self._handles.append(classifier.register_forward_pre_hook(self._capture_classifier_input))
+            self._handles.append(classifier.register_forward_pre_hook(self._capture_classifier_input, with_kwargs=True))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
@@ -156,28 +156,29 @@ class Taps:
             ValueError: If a named layer did not run, or ran twice.
             TypeError: If a layer's output is not a floating-point tensor.
         """
-        self._run(inputs)
-        # A later in-place operation has overwritten what a hook saw: keep a copy from now on, and look at this batch again.
-        changed = {name for name, (output, version) in self._outputs.items() if version not in (None, output._version)}
-        if changed:
-            self._cloned |= changed
-            self._run(inputs)
-        features = {name: output for name, (output, _) in self._outputs.items()}
+        self._captured.clear()
+        with torch.no_grad():
+            self.model(inputs)
+        self._watch_overwritten()
+        features = {name: captured.values for name, captured in self._captured.items() if name != _CLASSIFIER_INPUT}
         missing = [name for name in self.plan.layers if name not in features]
         if missing and (self.plan.required or not features):
             raise ValueError(f"Layers {', '.join(missing)} did not run in the forward pass. Name layers that do.")
         self._place_classifier(features)
         return {name: output.flatten(1) for name, output in features.items()}
 
-    def _run(self, inputs: Any) -> None:
-        self._outputs.clear()
-        self._classifier_input = None
-        with torch.no_grad():
-            self.model(inputs)
+    def _watch_overwritten(self) -> None:
+        """After the first pass, copy only what a later operation overwrites in place."""
+        overwritten = {name for name, captured in self._captured.items() if captured.overwritten}
+        if self._copied is None:
+            self._copied = overwritten
+        elif overwritten - self._copied:
+            name = min(overwritten - self._copied)
+            raise ValueError(f"Layer {name!r} is overwritten in place in some batches only. Tap a module after the operation.")
 
     def _capture(self, name: str) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            if name in self._outputs:
+            if name in self._captured:
                 raise ValueError(
                     f"Layer {name!r} runs more than once in a forward pass, so its output is ambiguous. "
                     "Tap the modules around it."
@@ -187,31 +188,54 @@ class Taps:
                 raise TypeError(
                     f"Layer {name!r} must return a floating-point tensor of shape (N, ...), got {got}. Tap a module inside it."
                 )
-            copied = name in self._cloned or output.is_inference()
-            kept = output.detach().clone() if copied else output.detach()
-            self._outputs[name] = (kept, None if copied else kept._version)
+            self._captured[name] = _Captured.of(output, self._copied is None or name in self._copied)
 
         return hook
 
-    def _capture_classifier_input(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        self._classifier_input = cast(Tensor, args[0]).detach()
+    def _capture_classifier_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = cast(Tensor, args[0] if args else kwargs["input"])
+        self._captured[_CLASSIFIER_INPUT] = _Captured.of(given, self._copied is None or _CLASSIFIER_INPUT in self._copied)
 
     def _place_classifier(self, features: dict[str, Tensor]) -> None:
         """Find the layer that feeds the classifier, or add the classifier's input as a layer of its own."""
-        given = self._classifier_input
+        given = self._captured.get(_CLASSIFIER_INPUT)
         if given is None:
             return
-        if given.ndim != 2:
+        if given.values.ndim != 2:
             raise TypeError(
-                f"Classifier {self.plan.classifier!r} must take features of shape (N, d), got {tuple(given.shape)}. "
+                f"Classifier {self.plan.classifier!r} must take features of shape (N, d), got {tuple(given.values.shape)}. "
                 "Name another with classifier=."
             )
         if self.classifier_layer is None:
-            fed = [name for name, output in features.items() if _same_values(output, given)]
+            fed = [name for name in features if self._captured[name].is_same(given)]
             self.classifier_layer = fed[-1] if fed else f"{self.plan.classifier}.input"
         if self.classifier_layer not in features:
-            features[self.classifier_layer] = given
+            features[self.classifier_layer] = given.values
 
 
-def _same_values(a: Tensor, b: Tensor) -> bool:
-    return a.numel() == b.numel() and (a.data_ptr() == b.data_ptr() or torch.equal(a.flatten(1), b.flatten(1)))
+# No module has this name.
+_CLASSIFIER_INPUT = ""
+
+
+class _Captured(NamedTuple):
+    """What a hook saw: the tensor itself, its version then, and values that nothing overwrites."""
+
+    tensor: Tensor
+    version: int | None
+    values: Tensor
+
+    @classmethod
+    def of(cls, tensor: Tensor, copied: bool) -> _Captured:
+        tensor = tensor.detach()
+        # Tensors made in inference mode count no versions: always copied.
+        version = None if tensor.is_inference() else tensor._version
+        return cls(tensor, version, tensor.clone() if copied or version is None else tensor)
+
+    @property
+    def overwritten(self) -> bool:
+        return self.version is not None and self.tensor._version != self.version
+
+    def is_same(self, other: _Captured) -> bool:
+        """Whether both are one tensor, or views of it, with no operation in place between them."""
+        same_memory = self.tensor.data_ptr() == other.tensor.data_ptr() and self.tensor.numel() == other.tensor.numel()
+        return same_memory and self.version == other.version and torch.equal(self.values.flatten(1), other.values.flatten(1))

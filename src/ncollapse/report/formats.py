@@ -1,6 +1,6 @@
 """The files of a run directory as types: what the report reads of them, and nothing else. None means undefined."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 __all__ = [
     "Curve",
@@ -8,6 +8,7 @@ __all__ = [
     "DepthRecord",
     "EffectiveDepth",
     "Energy",
+    "Glossary",
     "HistoryRow",
     "MeasurementRow",
     "PredictionError",
@@ -31,6 +32,14 @@ class Recipe:
     title: str = ""
     description: str = ""
     seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Glossary:
+    """``glossary.json``: what the metrics and flags of the run mean, in a phrase each; absent in runs of other makers."""
+
+    metrics: dict[str, str] = field(default_factory=dict)
+    flags: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

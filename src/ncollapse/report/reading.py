@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ncollapse.report.formats import DepthFile, DepthRecord, HistoryRow, MeasurementRow, Recipe, Status
+from ncollapse.report.formats import DepthFile, DepthRecord, Glossary, HistoryRow, MeasurementRow, Recipe, Status
 from ncollapse.report.parsing import ReportError, parse
 
 __all__ = ["Run", "read_run"]
@@ -32,6 +32,7 @@ class Run:
         history: One row per epoch of training.
         rows: The tidy table, in the order of the file.
         records: The curves over depth, by epoch, in ascending order.
+        glossary: What its metrics and flags mean.
     """
 
     path: Path
@@ -42,6 +43,7 @@ class Run:
     history: tuple[HistoryRow, ...]
     rows: tuple[MeasurementRow, ...]
     records: dict[int, DepthRecord]
+    glossary: Glossary
 
     @cached_property
     def title(self) -> str:
@@ -120,9 +122,14 @@ def read_run(path: Path) -> Run:
         history=tuple(_history_row(*line) for line in _read_csv(path / "history.csv", _HISTORY)),
         rows=tuple(_measurement_row(*line) for line in _read_csv(path / "measurements.csv", _MEASUREMENTS)),
         records=_depth_records(path / "depth.json"),
+        glossary=_glossary(path / "glossary.json"),
     )
     _check_agreement(run)
     return run
+
+
+def _glossary(file: Path) -> Glossary:
+    return _parse_file(Glossary, _read_object(file), file) if file.exists() else Glossary()
 
 
 def _depth_records(file: Path) -> dict[int, DepthRecord]:

@@ -5,7 +5,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ncollapse.report.labels import describe_flag, describe_metric
 from ncollapse.report.reading import Run
 from ncollapse.report.wording import number
 
@@ -40,7 +39,7 @@ def metric_tables(run: Run) -> list[MetricTable]:
     Returns:
         The tables, in the order of the file.
     """
-    last = [row for row in run.rows if row.epoch == run.epochs[-1]]
+    last, words = [row for row in run.rows if row.epoch == run.epochs[-1]], run.glossary
     tables = []
     for split in dict.fromkeys(row.split for row in last):
         rows = [row for row in last if row.split == split]
@@ -50,10 +49,12 @@ def metric_tables(run: Run) -> list[MetricTable]:
             text = (_tabled(row.value), " ".join(marks[flag] for flag in row.flags))
             cells.setdefault(row.metric, {})[row.depth] = text
         table_rows = tuple(
-            MetricRow(metric, describe_metric(metric), tuple(known.get(depth, ("", "")) for depth in range(len(run.layers))))
+            MetricRow(
+                metric, words.metrics.get(metric, ""), tuple(known.get(depth, ("", "")) for depth in range(len(run.layers)))
+            )
             for metric, known in cells.items()
         )
-        explained = tuple((mark, flag, describe_flag(flag)) for flag, mark in marks.items())
+        explained = tuple((mark, flag, words.flags.get(flag, flag.replace("_", " "))) for flag, mark in marks.items())
         tables.append(MetricTable(split, run.epochs[-1], table_rows, explained))
     return tables
 

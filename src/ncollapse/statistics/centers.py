@@ -51,7 +51,7 @@ class LinearClassifier(NamedTuple):
             device: Where to.
 
         Returns:
-            A copy there.
+            The value there; tensors that are there already are shared.
         """
         return LinearClassifier(self.weight.to(device), self.bias.to(device))
 
@@ -106,7 +106,7 @@ class ClassCenters:
             device: Where to.
 
         Returns:
-            A copy there.
+            The value there; tensors that are there already are shared.
         """
         separations = None if self.separations is None else self.separations.to(device)
         return ClassCenters(self.moments.to(device), self.basis.to(device), self.coordinates.to(device), separations)
@@ -262,7 +262,7 @@ class ClassDecisions:
             device: Where to.
 
         Returns:
-            A copy there.
+            The value there; tensors that are there already are shared.
         """
         return ClassDecisions(**{item.name: getattr(self, item.name).to(device) for item in fields(self)})
 

@@ -152,7 +152,7 @@ class ClassMoments:
             device: Where to.
 
         Returns:
-            A copy there.
+            The value there; tensors that are there already are shared.
         """
         return ClassMoments(self.counts.to(device), self.means.to(device), self.scatter_traces.to(device))
 
@@ -206,9 +206,9 @@ class ClassMoments:
             weights: "class": the mean of class means (``center_of_means``); "sample": the mean of all samples.
 
         Returns:
-            Shape (d,), float64; nan if a class has no samples.
+            Shape (d,), float64; nan for "class" if a class has no samples.
         """
-        return self.class_weights(weights) @ self.class_means
+        return self.class_weights(weights) @ (self.means if weights == "sample" else self.class_means)
 
     def centered_means(self, center: ClassWeights = "class") -> Tensor:
         r"""Centered class means :math:`\mu_k - \mu_\alpha`.

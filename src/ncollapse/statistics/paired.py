@@ -105,7 +105,7 @@ class PairedMoments:
             device: Where to.
 
         Returns:
-            A copy there.
+            The value there; tensors that are there already are shared.
         """
         return PairedMoments(self.first.to(device), self.last.to(device), self.cross_traces.to(device))
 

@@ -89,7 +89,7 @@ class ClassScatter:
             device: Where to.
 
         Returns:
-            A copy there.
+            The value there; tensors that are there already are shared.
         """
         return ClassScatter(self.moments.to(device), self.scatters.to(device))
 

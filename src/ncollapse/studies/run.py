@@ -16,6 +16,7 @@ from torch import nn
 
 from ncollapse.data.batches import Batches, LabeledData
 from ncollapse.data.catalog import load_data
+from ncollapse.metrics import FLAGS, METRICS
 from ncollapse.models.fc_resnet import FCResNet
 from ncollapse.probe.measure import collect_features, measure
 from ncollapse.probe.measurement import Measurement
@@ -102,6 +103,8 @@ class _Run:
         else:
             directory.create(self.recipe, overwrite=overwrite)
         directory.write_json("environment.json", _environment(self.recipe, self.device))
+        glossary = {"metrics": {metric.id: metric.title for metric in METRICS.values()}, "flags": FLAGS}
+        directory.write_json("glossary.json", glossary)
         if 0 in self.measured:
             self._measure()
         self._save("running")

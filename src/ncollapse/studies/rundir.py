@@ -27,7 +27,8 @@ class RunDirectory:
     """The files of one run.
 
     ``recipe.json``, ``environment.json``, ``history.csv`` (one line an epoch), ``measurements.csv`` (the tidy table),
-    ``depth.json`` (curves over depth, one entry a measured epoch), ``status.json``, ``checkpoint.safetensors``.
+    ``depth.json`` (curves over depth, one entry a measured epoch), ``glossary.json`` (what metrics and flags mean),
+    ``status.json``, ``checkpoint.safetensors``.
 
     Attributes:
         path: The folder.
