@@ -1,4 +1,4 @@
-"""Oracle: plain two-pass float64 NumPy, read off THEORY.md sections 1-3, with explicit d x d matrices. Slow on purpose.
+"""Oracle: plain two-pass float64 NumPy, read off the definitions, with explicit d x d matrices. Slow on purpose.
 
 Nothing here comes from the library, and no formula is rearranged: covariances are averages of outer products, the
 pseudo-inverse is NumPy's, nearest centers are found by explicit distances.
@@ -8,7 +8,7 @@ import numpy as np
 
 EPS = np.finfo(np.float64).eps
 
-# (within, between, center): class weights of the three parts, THEORY 1.2.
+# (within, between, center): class weights of the three parts.
 CONVENTIONS = {
     "class": ("class", "class", "class"),
     "sample": ("sample", "sample", "sample"),
@@ -125,7 +125,7 @@ def cdnv(H, y, K, dist_exp=1):
 
 
 def ranks(A, size):
-    """Numerical rank, stable rank, participation ratio and entropy rank of a covariance (THEORY 2.16)."""
+    """Numerical rank, stable rank, participation ratio and entropy rank of a covariance."""
     values = np.linalg.eigvalsh(A)
     kept = values[values > 10 * size * EPS * values.max()]
     p = kept / kept.sum()

@@ -92,7 +92,7 @@ def test_residual_is_the_closed_form_and_no_other_frame_is_nearer(num_classes, e
     gram = found.frame @ found.frame.T
     expected = num_classes / (num_classes - 1) * (torch.eye(num_classes, dtype=torch.float64) - 1 / num_classes)
     assert torch.allclose(gram, expected, atol=1e-12)
-    # THEORY 1.6: |M|² - (Σ S)²/K, and the scale is Σ S / K.
+    # |M|² - (Σ S)²/K, and the scale is Σ S / K.
     squared = float(centered.square().sum()) - num_classes * found.scale**2
     assert found.residual**2 == pytest.approx(squared, rel=1e-9, abs=1e-12)
     assert found.relative_residual == pytest.approx(found.residual / float(centered.norm()), rel=1e-12)

@@ -1,4 +1,4 @@
-"""NC1, NC2, CDNV and PFC2 in closed form: exact frames, isotropic noise, bounds and floors (THEORY 2.1-2.4, 2.7, 3.2)."""
+"""NC1, NC2, CDNV and PFC2 in closed form: exact frames, isotropic noise, bounds and floors."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""NC3, NC4 and strong collapse in closed form (THEORY 2.5, 2.6, 2.11)."""
+"""NC3, NC4 and strong collapse in closed form."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Golden numbers of THEORY 7: deterministic features, values printed to ten digits by an independent program."""
+"""Golden numbers: deterministic features, values printed to ten digits by an independent program."""
 
 import math
 
@@ -13,7 +13,7 @@ COUNTS = {"bal": (4, 4, 4), "imb": (6, 4, 2)}
 
 
 def golden_features(counts):
-    """H0, H1 and the labels of THEORY 7.1: d = 5, K = 3, labels sorted."""
+    """H0, H1 and the labels of the deterministic data: d = 5, K = 3, labels sorted."""
     y = [k for k, n in enumerate(counts) for _ in range(n)]
     h0 = [[math.sin(1 + i + 2 * j + 0.5 * i * j) + 0.8 * (j == y[i]) for j in range(5)] for i in range(len(y))]
     h1 = [
@@ -107,7 +107,7 @@ def test_cross_traces_of_two_layers(counts, cross, between):
     h0, h1, y = golden_features(COUNTS[counts])
     paired = PairedMoments.from_batch(h0, h1, y, 3)
     assert float(paired.within_cross_trace()) == pytest.approx(cross, abs=6e-11, rel=0)
-    # The cross covariance of the class means follows from the means of both layers (THEORY 7.3: b_1).
+    # The cross covariance of the class means follows from the means of both layers (b_1).
     product = (paired.first.centered_means() * paired.last.centered_means()).sum() / 3
     assert float(product) == pytest.approx(between, abs=6e-11, rel=0)
 

@@ -1,4 +1,4 @@
-"""Ranks of a spectrum: order, flat spectra, hand-written values, and degenerate spectra (THEORY 2.16)."""
+"""Ranks of a spectrum: order, flat spectra, hand-written values, and degenerate spectra."""
 
 import itertools
 import math

@@ -147,6 +147,17 @@ def test_effective_depth_by_epsilon(said):
     assert "The effective depth was not measured." in said(lambda record: record.update(effective_depth=[]))
 
 
+def test_optimal_transport_is_told_where_it_was_computed(said):
+    def transport(record):
+        record["energy"].update(wasserstein2=3.0, identity_cost_sample=4.0, num_samples_wasserstein=1000)
+
+    sentence = one(said(transport), "Optimal transport score")
+    assert "on 1,000 samples" in sentence
+    assert sentence.endswith("1 is optimal): 0.75.")
+    without = said(lambda record: record["energy"].update(wasserstein2=None))
+    assert not any(sentence.startswith("Optimal transport") for sentence in without)
+
+
 def test_straightness_and_energy(said):
     sentence = one(said(), "Straightness")
     assert "mean 0.961, median 0.966; line-shape score 1.05" in sentence

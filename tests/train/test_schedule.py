@@ -8,7 +8,7 @@ import pytest
 
 from ncollapse.train import TrainConfig, lr_at, measuring_epochs, weight_decay_time
 
-# THEORY 4.1, from the notebook of Papyan, Han and Donoho.
+# From the notebook of Papyan, Han and Donoho.
 EPOCHS_OF_350 = (*range(1, 12), 12, 13, 14, 16, 17, 19, 20, 22, 24, 27, 29, 32, 35, 38, 42, 45, 50, 54, 59, 65, 71, 77)
 EPOCHS_OF_350 += (85, 92, 101, 110, 121, 132, 144, 158, 172, 188, 206, 225, 245, 268, 293, 320, 350)
 

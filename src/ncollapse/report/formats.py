@@ -119,7 +119,7 @@ class EffectiveDepth:
 
 @dataclass(frozen=True)
 class Theorem1:
-    """PFC1 along the line: the correlation C of the centered class means of the first and the last layer (THEORY 3.6.1)."""
+    """PFC1 along the line: the correlation C of first and last centered class means (docs/theory.md, 3.2)."""
 
     holds: bool | None
     correlation: float | None
@@ -130,7 +130,7 @@ class Theorem1:
 
 @dataclass(frozen=True)
 class Theorem2:
-    """PFC2 along the line: exact test, two sufficient conditions, relative transport cost (THEORY 3.6.2)."""
+    """PFC2 along the line: exact test, two sufficient conditions, relative transport cost (docs/theory.md, 3.3)."""
 
     monotone: bool | None
     intervals: tuple[tuple[float, ...], ...] | None
@@ -141,7 +141,7 @@ class Theorem2:
 
 @dataclass(frozen=True)
 class Theorem3:
-    """PFC3 along the line: pairs of a sample and a rival class that may break monotonicity (THEORY 3.6.3)."""
+    """PFC3 along the line: pairs of a sample and a rival class that may break monotonicity (docs/theory.md, 3.4)."""
 
     guaranteed: bool | None
     violating_pairs: int | None
@@ -150,7 +150,7 @@ class Theorem3:
 
 @dataclass(frozen=True)
 class Straightness:
-    """Chord over path length, line-shape score and turning angle, averaged over samples (THEORY 3.7)."""
+    """Chord over path length, line-shape score and turning angle, averaged over samples (docs/theory.md, 3.6)."""
 
     mean: float | None
     median: float | None = None
@@ -160,9 +160,12 @@ class Straightness:
 
 @dataclass(frozen=True)
 class Energy:
-    """Share of the kinetic energy of the layers that a straight line at constant speed would need (THEORY 3.8)."""
+    """Share of the kinetic energy that a straight line at constant speed would need, and optimal transport on a sample."""
 
     efficiency: float | None
+    wasserstein2: float | None = None
+    identity_cost_sample: float | None = None
+    num_samples_wasserstein: int | None = None
 
 
 @dataclass(frozen=True)

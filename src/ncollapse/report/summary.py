@@ -39,7 +39,7 @@ def summarize(run: Run) -> list[str]:
 
     Returns:
         Sentences, plain text, in the order of a reader's questions: training, monotone progression, effective depth,
-        straightness, the prediction by the straight line, the theorems.
+        straightness, optimal transport, the prediction by the straight line, the theorems.
     """
     return [
         *_say_training(run),
@@ -47,6 +47,7 @@ def summarize(run: Run) -> list[str]:
         *_say_start(run),
         _say_effective_depth(run),
         _say_straightness(run),
+        *_say_transport(run),
         *(_say_prediction(run, metric) for metric in ("pfc1", "pfc2")),
         say_theorem1(run.last.theorem1),
         say_theorem2(run.last.theorem2),
@@ -189,6 +190,18 @@ def _say_straightness(run: Run) -> str:
         f"line-shape score {number(score)} (1 is straight). Energy efficiency (what the straight line at constant speed would "
         f"cost, over what was spent; 1 is best): {number(energy.efficiency if energy else None)}."
     )
+
+
+def _say_transport(run: Run) -> list[str]:
+    """How optimal the network's pairing of first and last features is; nothing where it was not computed."""
+    energy = run.last.energy
+    if energy is None or energy.wasserstein2 is None or not energy.identity_cost_sample:
+        return []
+    score = energy.wasserstein2 / energy.identity_cost_sample
+    return [
+        f"Optimal transport score on {energy.num_samples_wasserstein:,} samples (squared Wasserstein-2 distance of first and "
+        f"last features over the cost of the network's own pairing; 1 is optimal): {number(score)}."
+    ]
 
 
 def _errors(run: Run, metric: str, position: str) -> tuple[float | None, float | None]:
