@@ -1,0 +1,373 @@
+"""The theorems as predicates: exact tests against dense grids, sufficient conditions, and the counterexample."""
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+import reference
+from ncollapse.depth import GRID, GeodesicCurve, LineDecisions, theorem1, theorem2, theorem3
+from ncollapse.depth.theorems import _negative_intervals
+from ncollapse.etf import helmert_basis, simplex_etf
+from ncollapse.statistics import PairedMoments
+
+DENSE = np.linspace(0.0, 1.0, 1001)
+
+
+def normal(generator, *shape):
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def curve_of(x, y, labels, num_classes, weights="class"):
+    return GeodesicCurve(PairedMoments.from_batch(x, y, labels, num_classes), weights)
+
+
+def line_of_means(start, end):
+    """The line between class means alone, one sample a class."""
+    return curve_of(start, end, torch.arange(len(start)), len(start))
+
+
+def collapsed(seed, num_classes=4, per_class=4, dim=6):
+    """Samples that end at their class mean exactly: quarters, whose means are exact in binary."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(num_classes).repeat_interleave(per_class)
+    ends = torch.randint(-8, 9, (num_classes, dim), generator=generator).double() / 4
+    starts = normal(generator, num_classes, dim) + 0.4 * normal(generator, 1) * ends
+    return starts[labels] + 0.7 * normal(generator, len(labels), dim), ends[labels], labels
+
+
+def pfc1_on(x, y, labels, times, weights="class"):
+    """By the oracle's covariances of the two ends and their sum: tr Σ(t) is a quadratic fixed by t = 0, 1 and the sum."""
+    K, y_ = int(labels.max()) + 1, labels.numpy()
+
+    def traces(H):
+        within, between = (f(H.numpy(), y_, K, weights) for f in (reference.within_covariance, reference.between_covariance))
+        return np.array([np.trace(within), np.trace(between)])
+
+    start, end = traces(x), traces(y)
+    cross = (traces(x + y) - start - end) / 2
+    w, b = start[:, None] * (1 - times) ** 2 + 2 * cross[:, None] * times * (1 - times) + end[:, None] * times**2
+    return w / b
+
+
+def test_for_a_collapsed_end_pfc1_falls_exactly_if_the_correlation_is_not_negative():
+    positive = 0
+    for seed in range(120):
+        x, y, labels = collapsed(seed)
+        curve = curve_of(x, y, labels, 4)
+        result = theorem1(curve)
+        means = [reference.means(h.numpy(), labels.numpy(), 4) for h in (x, y)]
+        M0, M1 = (m - m.mean(axis=0) for m in means)
+        correlation = np.sum(M0 * M1) / 4
+        assert result.correlation == pytest.approx(correlation, rel=1e-10)
+        assert result.normalized == pytest.approx(np.sum(M0 * M1) / np.linalg.norm(M0) / np.linalg.norm(M1), rel=1e-10)
+        assert result.holds == result.monotone == (correlation >= 0)
+        values = pfc1_on(x, y, labels, DENSE)
+        assert result.monotone == bool((np.diff(values) <= 1e-14).all())
+        b2 = np.sum(M1 * M1) / 4
+        peak = 0.0 if correlation >= 0 else -correlation / (-correlation + b2)
+        assert result.argmax_t == pytest.approx(peak, abs=1e-9)
+        assert DENSE[values.argmax()] == pytest.approx(peak, abs=1e-3)
+        positive += correlation >= 0
+    assert 20 < positive < 100, "both signs must occur"
+
+
+def test_an_end_collapsed_up_to_rounding_is_a_collapsed_end():
+    wrong = 0
+    for seed in range(40):
+        x, y, labels = collapsed(seed, per_class=7)
+        y = torch.where(y == 0, y, y / 3)
+        result = theorem1(curve_of(x, y, labels, 4))
+        wrong += result.monotone != result.holds
+    assert wrong == 0
+
+
+def test_for_general_ends_the_exact_test_agrees_with_a_dense_grid():
+    rising = 0
+    for seed in range(150):
+        generator = torch.Generator().manual_seed(seed)
+        labels = torch.repeat_interleave(torch.arange(3), torch.tensor([5, 3, 4]))
+        x = normal(generator, 3, 4)[labels] + normal(generator, 12, 4)
+        y = normal(generator, 3, 4)[labels] + (0.3 * seed / 150) * normal(generator, 12, 4) + 0.3 * x
+        weights = ("class", "sample")[seed % 2]
+        result = theorem1(curve_of(x, y, labels, 3, weights))
+        values = pfc1_on(x, y, labels, DENSE, weights)
+        largest = np.diff(values).max()
+        if not -1e-9 < largest < 1e-9:
+            assert result.monotone == (largest <= 0)
+            rising += largest > 0
+        assert pfc1_on(x, y, labels, np.array([result.argmax_t]), weights)[0] >= values.max() - 1e-12 * abs(values.max())
+        assert abs(result.normalized) <= 1
+    assert 10 < rising < 140
+
+
+def test_the_coefficients_are_those_of_the_derivative():
+    generator = torch.Generator().manual_seed(2)
+    labels = torch.arange(3).repeat(5)
+    x = normal(generator, 15, 4) + normal(generator, 3, 4)[labels]
+    y = normal(generator, 15, 4) + 2 * normal(generator, 3, 4)[labels]
+    curve = curve_of(x, y, labels, 3)
+    a, beta, c = theorem1(curve).coefficients
+    b0, b1, b2 = (float(b) for b in curve.between_coefficients())
+    for t in (0.0, 0.3, 0.6, 1.0):
+        before, after = pfc1_on(x, y, labels, np.array([t - 1e-5, t + 1e-5]))
+        between = b0 * (1 - t) ** 2 + 2 * b1 * t * (1 - t) + b2 * t**2
+        slope = 2 * (a * (1 - t) ** 2 + beta * t * (1 - t) + c * t**2) / between**2
+        assert (after - before) / 2e-5 == pytest.approx(slope, rel=1e-6)
+
+
+def test_falling_at_the_start_is_not_enough():
+    # w = (1, 0, 1), b = (4, 4, 4): PFC1 falls to its minimum halfway and rises to where it was.
+    labels = torch.tensor([0, 0, 1, 1])
+    x = torch.tensor([[3.0, 0], [1, 0], [-1, 0], [-3, 0]], dtype=torch.float64)
+    y = torch.tensor([[2.0, 1], [2, -1], [-2, 1], [-2, -1]], dtype=torch.float64)
+    result = theorem1(curve_of(x, y, labels, 2))
+    assert result.coefficients == (-4.0, 0.0, 4.0)
+    assert result.holds
+    assert not result.monotone
+
+
+def test_falling_at_both_ends_is_not_enough():
+    # w = (1, -.9, 2), b = (1, -.8, 1): PFC1 falls at t = 0 and t = 1, but from 1 to 2 in all.
+    labels = torch.tensor([0, 0, 1, 1])
+    side, residual = torch.tensor([1.0, 1.0, -1.0, -1.0]), torch.tensor([1.0, -1.0, 1.0, -1.0])
+    x = torch.stack([side, 0 * side, residual, 0 * side], dim=1).double()
+    y = torch.stack([-0.8 * side, 0.6 * side, -0.9 * residual, math.sqrt(1.19) * residual], dim=1).double()
+    result = theorem1(curve_of(x, y, labels, 2))
+    assert result.coefficients == pytest.approx((-0.1, 1.0, -0.7), abs=1e-6)
+    assert not result.monotone
+    assert 0 < result.argmax_t < 1
+
+
+@pytest.mark.parametrize("scale", [1e-5, 1e5])
+def test_theorem_1_does_not_depend_on_units(scale):
+    for seed in range(20):
+        x, y, labels = collapsed(seed)
+        one, other = (theorem1(curve_of(s * x, s * y, labels, 4)) for s in (1.0, scale))
+        assert (one.holds, one.monotone) == (other.holds, other.monotone)
+        assert one.argmax_t == pytest.approx(other.argmax_t, abs=1e-9)
+
+
+def test_a_start_without_spread_has_no_normalized_correlation():
+    labels = torch.tensor([0, 0, 1, 1])
+    x = torch.tensor([[1.0], [-1.0], [1.0], [-1.0]], dtype=torch.float64)
+    result = theorem1(curve_of(x, labels[:, None].double(), labels, 2))
+    assert result.correlation == 0.0
+    assert math.isnan(result.normalized)
+
+
+def test_theorem_1_of_an_empty_class_is_undefined():
+    x, y, labels = collapsed(0)
+    result = theorem1(curve_of(x, y, labels, 5))
+    assert math.isnan(result.correlation)
+    assert not result.holds
+    assert not result.monotone
+    assert math.isnan(result.argmax_t)
+
+
+def test_theorem_2_of_an_empty_class_is_undefined():
+    x, y, labels = collapsed(0)
+    result = theorem2(curve_of(x, y, labels, 5))
+    assert (result.monotone, result.intervals, result.sufficient_a, result.sufficient_b) == (False, (), False, False)
+    assert math.isnan(result.relative_cost)
+
+
+def pfc2_on(start, end, times):
+    """By explicit Gram matrices of the centered means."""
+    start, end = (m.numpy() - m.numpy().mean(axis=0) for m in (start, end))
+    M = (1 - times)[:, None, None] * start + times[:, None, None] * end
+    G = M @ M.transpose(0, 2, 1)
+    return np.linalg.norm(G / np.linalg.norm(G, axis=(1, 2), keepdims=True) - reference.etf_gram(len(start)), axis=(1, 2))
+
+
+def assert_intervals_agree(result, values):
+    middle, steps = (DENSE[:-1] + DENSE[1:]) / 2, np.diff(values)
+    width = DENSE[1]
+    for t, step in zip(middle, steps, strict=True):
+        if step > 1e-9:
+            assert any(t0 - width < t < t1 + width for t0, t1 in result.intervals)
+        if step < -1e-9:
+            assert not any(t0 + width < t < t1 - width for t0, t1 in result.intervals)
+    assert result.monotone == (result.intervals == ())
+    # A bump of PFC2 near a smooth 0 is flat: only a rise seen on the grid, or none at all, is certain.
+    if steps.max() > 1e-9:
+        assert not result.monotone
+
+
+@pytest.mark.parametrize("etf_end", [True, False])
+def test_the_exact_test_of_pfc2_agrees_with_a_dense_grid(etf_end):
+    monotone = 0
+    for seed in range(120):
+        generator = torch.Generator().manual_seed(seed)
+        num_classes = 3 + seed % 3
+        end = 1.5 * simplex_etf(num_classes, 7) if etf_end else normal(generator, num_classes, 7) + simplex_etf(num_classes, 7)
+        start = end + (0.2 + seed / 40) * normal(generator, num_classes, 7)
+        result = theorem2(line_of_means(start, end))
+        values = pfc2_on(start, end, DENSE)
+        assert_intervals_agree(result, values)
+        if result.monotone:
+            assert (np.diff(values) <= 1e-12).all()
+        centered = start - start.mean(dim=0), end - end.mean(dim=0)
+        cost = float((centered[0] - centered[1]).norm() / centered[1].norm())
+        assert result.relative_cost == pytest.approx(cost, rel=1e-12)
+        monotone += result.monotone
+    assert 5 < monotone < 115
+
+
+def sufficient_conditions(start, end):
+    """(A) and (B) of the theory page, as printed; classes in columns."""
+    M0, M1 = start.numpy().T, end.numpy().T
+    D = M0 - M1
+    D = D - D.mean(axis=1, keepdims=True)
+    K = D.shape[1]
+    m, P = K - 1, np.eye(K) - 1 / K
+    c2 = np.trace(M1.T @ M1) / m
+    S, DD = M1.T @ D + D.T @ M1, D.T @ D
+    s, d = np.trace(S) / m, np.trace(DD) / m
+    S0, D0 = S - s * P, DD - d * P
+    nS, nD = np.linalg.norm(S0), np.linalg.norm(D0)
+    a = np.sum(S0 * D0) >= 0 and np.linalg.norm(D) <= np.linalg.norm(M1)
+    return a, d < c2 and nS > nD and (c2 - d) * (nS - nD) >= (c2 + max(s, 0) + d) * nD
+
+
+def test_either_sufficient_condition_implies_that_pfc2_falls():
+    found = {"a": 0, "b": 0, "neither": 0, "rises": 0}
+    for seed in range(800):
+        generator = torch.Generator().manual_seed(seed)
+        num_classes = 3 + seed % 4
+        end = 2 * simplex_etf(num_classes, 7)
+        start = end + 10 ** (1.6 * float(torch.rand(1, generator=generator)) - 1.3) * normal(generator, num_classes, 7)
+        result = theorem2(line_of_means(start, end))
+        assert (result.sufficient_a, result.sufficient_b) == sufficient_conditions(start, end)
+        assert result.monotone or not (result.sufficient_a or result.sufficient_b)
+        found["a"] += result.sufficient_a
+        found["b"] += result.sufficient_b
+        found["neither"] += not (result.sufficient_a or result.sufficient_b)
+        found["rises"] += not result.monotone
+    assert min(found.values()) > 5, found
+
+
+def counterexample(relative_cost, a=0.5, num_classes=5):
+    """Means at distance `relative_cost` from an ETF whose PFC2 is 0 at t = 1-a and rises behind it.
+
+    With the Gram matrix c²Π + εS + ε²D at ε = 1-t, S₀ = -aD₀ makes its traceless part ε(ε-a)D₀. All matrices share the
+    Helmert basis: shares x inside the span of the end, and √o outside of it, with o = -2x/a - x² + const.
+    """
+    m = num_classes - 1
+    basis = helmert_basis(num_classes).T  # (K, m), orthonormal columns; the end is the basis itself, c = 1
+    low, high = 0.0, 10.0
+    for _ in range(200):
+        size = (low + high) / 2
+        x = -size * torch.linspace(0.2, 1.0, m, dtype=torch.float64)
+        outside = -2 * x / a - x**2
+        outside = outside - outside.min()
+        cost = math.sqrt(float((outside + x**2).sum()) / m)
+        low, high = (size, high) if cost < relative_cost else (low, size)
+    end = torch.cat([basis, torch.zeros_like(basis)], dim=1)
+    return end + torch.cat([basis * x, basis * outside.clamp(min=0).sqrt()], dim=1), end
+
+
+@pytest.mark.parametrize("cost", [1.0, 0.3, 0.1, 0.03])
+def test_the_counterexample_rises_at_any_cost(cost):
+    start, end = counterexample(cost)
+    result = theorem2(line_of_means(start, end))
+    assert result.relative_cost == pytest.approx(cost, rel=1e-6)
+    assert not result.monotone
+    assert not result.sufficient_a
+    assert not result.sufficient_b
+    values = pfc2_on(start, end, np.array([0.5 - 1e-3, 0.5, 0.5 + 1e-3]))
+    assert values[1] < 1e-12 < min(values[0], values[2])
+    (interval,) = result.intervals
+    assert interval[0] == pytest.approx(0.5, abs=1e-6)
+    assert interval[0] < interval[1] < 1
+    assert_intervals_agree(result, pfc2_on(start, end, DENSE))
+
+
+def test_a_rise_up_to_the_end_is_an_interval_that_ends_at_one():
+    start = simplex_etf(4, 3)
+    end = start * torch.tensor([3.0, 1.0, 0.5])
+    result = theorem2(line_of_means(start, end))
+    assert result.intervals == ((0.0, 1.0),)
+    assert not result.monotone
+    assert_intervals_agree(result, pfc2_on(start, end, DENSE))
+
+
+def test_a_shift_along_the_frame_meets_no_sufficient_condition_b():
+    # S₀ = D₀ = 0: (B) asks for ‖S₀‖ > ‖D₀‖, though PFC2 is constant.
+    end = torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
+    result = theorem2(line_of_means(1.5 * end, end))
+    assert (result.monotone, result.sufficient_a, result.sufficient_b) == (True, True, False)
+
+
+def test_touching_intervals_are_one():
+    merged = 0
+    for root in range(1, 40):
+        intervals = _negative_intervals(np.array([-float(root**2), 2.0 * root, -1.0]))
+        assert (intervals[0][0], intervals[-1][1]) == (0.0, math.inf)
+        # Where rounding parts the double root, a gap of its size may stay.
+        assert all(0 < after[0] - before[1] < 1e-6 * root for before, after in pairwise(intervals))
+        merged += len(intervals) == 1
+    assert merged > 0
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 10.0])
+def test_theorem_2_does_not_depend_on_units(scale):
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        start, end = normal(generator, 5, 7), normal(generator, 5, 7)
+        one, other = (theorem2(line_of_means(s * start, s * end)) for s in (1.0, scale))
+        assert np.array(one.intervals) == pytest.approx(np.array(other.intervals), abs=1e-9)
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1e-3, 1e3, 1e4])
+def test_the_scale_of_one_end_only_changes_the_clock(scale):
+    # (1-t)M₀ + t·cM_L runs through the same directions as (1-t)M₀ + tM_L, so PFC2 takes the same values.
+    for seed in range(200):
+        generator = torch.Generator().manual_seed(seed)
+        start, end = normal(generator, 5, 7), normal(generator, 5, 7)
+        one, other = theorem2(line_of_means(start, end)), theorem2(line_of_means(start, scale * end))
+        assert one.monotone == other.monotone
+        assert len(one.intervals) == len(other.intervals)
+        for interval, scaled in zip(one.intervals, other.intervals, strict=True):
+            # Back on the clock of the unscaled line: s = t/(1-t) counts `scale` times as much.
+            assert [t * scale / (t * scale + 1 - t) for t in scaled] == pytest.approx(interval, abs=1e-6)
+
+
+@pytest.mark.parametrize("case", ["two_classes", "both_ends_frames"])
+def test_a_constant_pfc2_does_not_rise(case):
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        start, end = normal(generator, 2, 4), normal(generator, 2, 4)
+        if case == "both_ends_frames":
+            end = simplex_etf(5, 7)
+            start = (0.2 + seed) * end
+        assert theorem2(line_of_means(start, end)).monotone
+
+
+def test_without_violating_pairs_the_accuracy_never_falls():
+    guaranteed = falls = 0
+    for seed in range(300):
+        generator = torch.Generator().manual_seed(seed)
+        labels = torch.arange(4).repeat_interleave(4)
+        ends = torch.randint(-8, 9, (4, 3), generator=generator).double() / 4
+        starts = 1.2 * normal(generator, 4, 3) + (seed % 4 - 0.5) * ends
+        x, y = starts[labels] + (0.2 + 0.1 * (seed % 10)) * normal(generator, 16, 3), ends[labels]
+        paired = PairedMoments.from_batch(x, y, labels, 4)
+        line = LineDecisions.from_batch(x, y, labels, paired, GRID[::2])
+        result = theorem3(line)
+        assert (result.violating_pairs, result.num_pairs) == (int(line.violating_pairs), 48)
+        assert result.guaranteed == (result.violating_pairs == 0)
+        decreasing = bool((line.correct.diff() < 0).any())
+        assert not (result.guaranteed and decreasing)
+        guaranteed += result.guaranteed
+        falls += decreasing
+    assert guaranteed > 30
+    assert falls > 30
+
+
+def test_an_empty_class_guarantees_nothing():
+    x, y, labels = collapsed(0)
+    result = theorem3(LineDecisions.from_batch(x, y, labels, PairedMoments.from_batch(x, y, labels, 5)))
+    assert (result.guaranteed, result.violating_pairs, result.num_pairs) == (False, None, 64)
