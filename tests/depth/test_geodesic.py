@@ -196,7 +196,7 @@ def test_merged_moments_give_the_same_curve():
 
 
 def violating_pairs(x, y, labels, num_classes):
-    """THEORY 3.6.3 by loops, for an end point replaced by its class means."""
+    """The margins by loops, for an end point replaced by its class means."""
     x, y, labels = x.numpy(), y.numpy(), labels.numpy()
     mu, nu = reference.means(x, labels, num_classes), reference.means(y, labels, num_classes)
     violating = 0

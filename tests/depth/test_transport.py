@@ -110,7 +110,7 @@ def test_equality_for_a_translation_and_for_a_positive_linear_map():
 
 
 def test_an_optimal_pairing_has_a_positive_cross_trace():
-    # THEORY 3.6.1: C + w_1 >= 0 with sample weights for cyclically monotone pairs; the identity alone can be negative.
+    # C + w_1 >= 0 with sample weights for cyclically monotone pairs; the identity alone can be negative.
     labels = torch.repeat_interleave(torch.arange(3), torch.tensor([5, 3, 4]))
     negative = 0
     for seed in range(30):

@@ -228,12 +228,18 @@ def test_the_classifiers_input_survives_what_is_done_in_place_behind_it():
             return logits
 
     model = seeded(Net())
-    features, _ = tapped(model, inputs(), ["a"])
-    assert torch.equal(features["head.input"], torch.relu(features["a"]))
+    taps = Taps(model, plan_taps(model, ["a"], None, 2))
+    with taps:
+        batches = [taps.forward(inputs()), taps.forward(inputs())]
+    for features in batches:
+        assert torch.equal(features["head.input"], torch.relu(features["a"]))
+    assert bool((features["head.input"] > 0).any())
 
 
-def test_equal_values_in_one_batch_do_not_make_a_layer_the_classifiers_input():
+@pytest.mark.parametrize("inplace", [False, True])
+def test_equal_values_in_one_batch_do_not_make_a_layer_the_classifiers_input(inplace):
     model = mlp()
+    model[3] = nn.ReLU(inplace)
     x = inputs(50)
     pre = seen(model, x, ["2"])["2"]
     positive = x[(pre > 0).all(dim=1)]
@@ -269,9 +275,11 @@ def test_without_a_classifier_no_layer_feeds_one():
 def test_inference_tensors_are_copied():
     model = seeded(InPlaceAfterTap())
     expected = seen(model, inputs(), ["a", "b"])
-    with torch.inference_mode():
-        features, _ = tapped(model, inputs(), ["a", "b"])
-    assert all(torch.equal(features[name], expected[name]) for name in expected)
+    taps = Taps(model, plan_taps(model, ["a", "b"], None, 2))
+    with torch.inference_mode(), taps:
+        batches = [taps.forward(inputs()), taps.forward(inputs())]
+    for features in batches:
+        assert all(torch.equal(features[name], expected[name]) for name in expected)
 
 
 def wrapped(middle):
