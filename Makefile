@@ -11,6 +11,7 @@ INSTALLER ?= uv
 OUT ?= runs/demo
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(EXTRAS)
+# uv compiles no bytecode unless asked, and every later start would pay for it.
 # uv reads neither pip's configured find-links nor, in a bare environment, the system's certificates.
 FIND_LINKS := $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null)
 export UV_SYSTEM_CERTS = 1
@@ -45,7 +46,7 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@if [ "$(INSTALLER)" = uv ] && $(BIN)/python -m pip install --quiet --disable-pip-version-check uv; then \
 	  echo "installing with uv"; \
-	  $(BIN)/python -m uv pip install --quiet --python $(BIN)/python $(if $(FIND_LINKS),--find-links $(FIND_LINKS)) \
+	  $(BIN)/python -m uv pip install --quiet --compile-bytecode --python $(BIN)/python $(if $(FIND_LINKS),--find-links $(FIND_LINKS)) \
 	    -c constraints.txt -e ".[$(EXTRAS)]"; \
 	else \
 	  echo "installing with pip"; \
