@@ -15,6 +15,7 @@ from ncollapse.statistics.conventions import ClassWeights, Convention, conventio
 from ncollapse.statistics.paired import PairedMoments
 
 GRID = tuple(step / 100 for step in range(101))
+_BLOCK_ELEMENTS = 2**24
 
 
 def _bernstein(start: Tensor, cross: Tensor, end: Tensor, times: Tensor) -> Tensor:
@@ -103,12 +104,17 @@ class GeodesicCurve:
             Shape (T,), float64; nan where all class means coincide.
         """
         num_classes = self.paired.first.num_classes
-        gram = _bernstein(*self.gram_coefficients(), _times(times, self.paired))
-        centering = torch.eye(num_classes, dtype=torch.float64, device=gram.device) - 1.0 / num_classes
+        coefficients, t = self.gram_coefficients(), _times(times, self.paired)
+        centering = torch.eye(num_classes, dtype=torch.float64, device=t.device) - 1.0 / num_classes
         frame = centering / math.sqrt(num_classes - 1) if num_classes > 1 else centering * math.nan
-        distance = torch.linalg.norm(gram / torch.linalg.norm(gram, dim=(0, 1)) - frame[..., None], dim=(0, 1))
-        trace = gram.diagonal(dim1=0, dim2=1).sum(dim=-1)
-        return torch.where(trace > num_classes * _floor(self.paired), distance, math.nan)
+
+        def at(block: Tensor) -> Tensor:
+            gram = _bernstein(*coefficients, block)
+            distance = torch.linalg.norm(gram / torch.linalg.norm(gram, dim=(0, 1)) - frame[..., None], dim=(0, 1))
+            trace = gram.diagonal(dim1=0, dim2=1).sum(dim=-1)
+            return torch.where(trace > num_classes * _floor(self.paired), distance, math.nan)
+
+        return torch.cat([at(block) for block in _time_blocks(t, num_classes**2)])
 
     def cdnv(self, times: Sequence[float] = GRID) -> Tensor:
         r"""Class-distance normalized variance on the line, averaged over pairs of classes.
@@ -120,21 +126,30 @@ class GeodesicCurve:
             Shape (T,), float64; nan where two class means coincide.
         """
         t, paired = _times(times, self.paired), self.paired
-        counts = paired.first.counts
-        variances = _bernstein(paired.first.class_variances, paired.cross_traces / counts, paired.last.class_variances, t)
-        total = torch.zeros_like(t)
-        for k in range(paired.first.num_classes - 1):
-            start = paired.first.class_means[k] - paired.first.class_means[k + 1 :]
-            end = paired.last.class_means[k] - paired.last.class_means[k + 1 :]
-            distances = _bernstein((start * start).sum(1), (start * end).sum(1), (end * end).sum(1), t)
+        counts, num_classes = paired.first.counts, paired.first.num_classes
+        if num_classes < 2:
+            return t * math.nan
+        k, j = torch.triu_indices(num_classes, num_classes, 1, device=t.device)
+        start, cross, end = (matrix[k, j] for matrix in paired.separations)
+
+        def at(block: Tensor) -> Tensor:
+            variances = _bernstein(
+                paired.first.class_variances, paired.cross_traces / counts, paired.last.class_variances, block
+            )
+            distances = _bernstein(start, cross, end, block)
             defined = torch.where(distances > _floor(paired), distances, math.nan)
-            total = total + ((variances[k] + variances[k + 1 :]) / (2 * defined)).sum(dim=0)
-        num_pairs = paired.first.num_classes * (paired.first.num_classes - 1) / 2
-        return total / num_pairs if num_pairs else total * math.nan
+            return ((variances[k] + variances[j]) / (2 * defined)).mean(dim=0)
+
+        return torch.cat([at(block) for block in _time_blocks(t, len(k))])
 
 
 def _times(times: Sequence[float], paired: PairedMoments) -> Tensor:
     return torch.as_tensor(times, dtype=torch.float64, device=paired.cross_traces.device)
+
+
+def _time_blocks(times: Tensor, size: int) -> tuple[Tensor, ...]:
+    """Positions in blocks, so that `size` numbers at every position take little memory."""
+    return times.split(max(1, _BLOCK_ELEMENTS // size))
 
 
 def _floor(paired: PairedMoments) -> Tensor:
@@ -240,14 +255,11 @@ def _margins(x: Tensor, y: Tensor, labels: Tensor, paired: PairedMoments) -> tup
         products = residual @ centers.T
         return products.gather(1, labels.unsqueeze(1)) - products
 
-    def between(a: Tensor, b: Tensor) -> Tensor:
-        difference_a, difference_b = (m.unsqueeze(1) - m.unsqueeze(0) for m in (a, b))
-        return (difference_a * difference_b).sum(dim=2)[labels]
-
-    start = 2 * toward(residuals[0], means[0]) + between(means[0], means[0])
-    end = 2 * toward(residuals[1], means[1]) + between(means[1], means[1])
-    collapsed_cross = toward(residuals[0], means[1]) + between(means[0], means[1])
-    return start, collapsed_cross + toward(residuals[1], means[0]), end, collapsed_cross, between(means[1], means[1])
+    between_start, between_cross, between_end = (matrix[labels] for matrix in paired.separations)
+    start = 2 * toward(residuals[0], means[0]) + between_start
+    end = 2 * toward(residuals[1], means[1]) + between_end
+    collapsed_cross = toward(residuals[0], means[1]) + between_cross
+    return start, collapsed_cross + toward(residuals[1], means[0]), end, collapsed_cross, between_end
 
 
 def log_linear(start: float, end: float, times: Sequence[float] = GRID) -> list[float]:

@@ -272,6 +272,7 @@ class _SecondPass:
     ) -> None:
         self.collected, self.options, self.classifiers, self.reference = collected, options, classifiers, reference
         self.path_means = [moments.global_mean("sample") for moments in collected.moments.values()] if options.path else []
+        self.paired = collected.paired
         self.index = 0
 
     def add(self, batch: LayerBatch) -> None:
@@ -287,11 +288,14 @@ class _SecondPass:
                 self._decide(into.decisions, name, batch, self.reference[name])
             else:
                 into.decisions[name] = into.within[name]
-        if self.options.path and into.paired is not None:
+        if self.options.path and self.paired is not None:
             layers = list(batch.features.values())
-            means = [mean.to(layers[0].device) for mean in self.path_means]
+            device = layers[0].device
+            means = [mean.to(device) for mean in self.path_means]
+            if self.paired.cross_traces.device != device:
+                self.paired = self.paired.to(device)
             path = PathStatistics.from_batch(layers, means)
-            line = LineDecisions.from_batch(layers[0], layers[-1], batch.labels, into.paired.to(layers[0].device))
+            line = LineDecisions.from_batch(layers[0], layers[-1], batch.labels, self.paired)
             into.path = path if into.path is None else into.path.merge(path)
             into.line = line if into.line is None else into.line.merge(line)
 

@@ -101,7 +101,7 @@ def measure(
     options = _options(selected, num_classes, budget, path, where)
     with taps, _random_state_kept():
         centers = None if reference is None else _reference_centers(reference)
-        collected = collect(source, options, classifiers, centers, repeatable=iter(batches) is not batches)
+        collected = collect(source, options, classifiers, centers, repeatable=not isinstance(batches, Iterator))
         heads = classifiers()
     return _measurement(collected, selected, heads, split, convention, plan.explanation, reference is not None)
 

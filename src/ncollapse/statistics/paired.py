@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -119,3 +120,17 @@ class PairedMoments:
             0-d tensor, float64.
         """
         return self.first.class_weights(weights) @ (self.cross_traces / self.first.counts)
+
+    @cached_property
+    def separations(self) -> tuple[Tensor, Tensor, Tensor]:
+        r"""Products of the differences of class means, :math:`\langle \mu_k^a - \mu_j^a, \mu_k^b - \mu_j^b \rangle`.
+
+        For (a, b) = (x, x), (x, y) and (y, y): three matrices (K, K), float64, nan where a class has no samples. One class at
+        a time, so that K·d numbers are held at once, and by explicit differences, so that near means keep their digits.
+        """
+
+        def products(a: Tensor, b: Tensor) -> Tensor:
+            return torch.stack([((a[k] - a) * (b[k] - b)).sum(dim=1) for k in range(len(a))])
+
+        x, y = self.first.class_means, self.last.class_means
+        return products(x, x), products(x, y), products(y, y)
