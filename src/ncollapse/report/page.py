@@ -70,7 +70,7 @@ def _context(index: int, run: Run, position: str) -> dict[str, Any]:
         "index": index,
         "title": run.title,
         "folder": run.path.resolve().name,
-        "description": run.recipe.description,
+        "paragraphs": run.recipe.description.split("\n\n"),
         "seed": run.recipe.seed,
         "epoch": run.epochs[-1],
         "epochs": run.epochs,
