@@ -84,23 +84,6 @@ def row_blocks(features: Tensor) -> Iterator[slice]:
         yield slice(start, start + rows)
 
 
-def class_sums(features: Tensor, groups: Tensor, num_groups: int) -> Tensor:
-    """Sum features by group in float64, block by block.
-
-    Args:
-        features: Shape (N, d), any floating dtype.
-        groups: Group index of each row, shape (N,), in [0, P).
-        num_groups: P.
-
-    Returns:
-        Sums of shape (P, d), float64.
-    """
-    sums = torch.zeros(num_groups, features.shape[1], dtype=torch.float64, device=features.device)
-    for rows in row_blocks(features):
-        sums.index_add_(0, groups[rows], features[rows].double())
-    return sums
-
-
 @dataclass(frozen=True)
 class LabelGroups:
     """The classes that occur in one batch, so that a batch costs what it holds and not what all K classes would.
@@ -109,11 +92,13 @@ class LabelGroups:
         present: Class indices that may occur, shape (P,), ascending.
         index: Position in ``present`` of every sample's class, shape (N,).
         counts: Samples of each of them, shape (P,), float64.
+        first: Position in the batch of a sample of each of them, the first; any position for a class without samples.
     """
 
     present: Tensor
     index: Tensor
     counts: Tensor
+    first: Tensor
 
     @classmethod
     def from_labels(cls, labels: Tensor, num_classes: int) -> LabelGroups:
@@ -131,4 +116,6 @@ class LabelGroups:
         else:
             present, index = torch.unique(labels, return_inverse=True)
         counts = torch.bincount(index, minlength=present.numel()).double()
-        return cls(present, index, counts)
+        positions = torch.arange(labels.numel(), device=labels.device)
+        first = torch.zeros_like(present).scatter_reduce_(0, index, positions, "amin", include_self=False)
+        return cls(present, index, counts, first)

@@ -289,12 +289,14 @@ def _project(
         chosen = torch.empty_like(labels)
         directions = classifier.weight / torch.linalg.vector_norm(classifier.weight, dim=1, keepdim=True)
     for rows in row_blocks(features):
-        block = features[rows].double()
+        own = labels[rows]
         if classifier is not None and cosines is not None and chosen is not None:
-            cosines[rows] = (block * directions[labels[rows]]).sum(dim=1) / torch.linalg.vector_norm(block, dim=1)
+            block = features[rows].double()
+            cosines[rows] = (block * directions[own]).sum(dim=1) / torch.linalg.vector_norm(block, dim=1)
             logits = torch.addmm(classifier.bias, block, classifier.weight.T)
             chosen[rows] = first_true(logits == logits.amax(dim=1, keepdim=True))
-        # Residuals first, projection second: subtracting projections would cancel near collapse.
-        residual = block - centers.moments.means[labels[rows]]
-        projected[rows] = residual @ centers.basis
-    return projected, cosines, chosen
+        # Residuals first, projection second: subtracting projections would cancel near collapse. Both with their sign turned,
+        # which needs no float64 copy of the features; the few columns of the basis multiply faster from the left.
+        residual = centers.moments.means.index_select(0, own).sub_(features[rows])
+        projected[rows] = (centers.basis.T @ residual.T).T
+    return projected.neg_(), cosines, chosen

@@ -9,27 +9,30 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from ncollapse.statistics.batch import LabelGroups, check_labels, class_sums, flatten_features, row_blocks
+from ncollapse.statistics.batch import LabelGroups, check_labels, flatten_features, row_blocks
 from ncollapse.statistics.conventions import ClassWeights, Convention, convention_parts
 
 
-def batch_moments(features: Tensor, groups: LabelGroups) -> tuple[Tensor, Tensor]:
-    """Class means and scatter traces of one batch, by explicit residuals in float64.
+def shifted_sums(features: Tensor, groups: LabelGroups, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums and squared norms of one batch's residuals around a shift for each class, in float64, in one traversal.
 
     Args:
         features: Shape (N, d).
         groups: The batch's classes.
+        shift: Shape (P, d), float64.
 
     Returns:
-        Means (P, d) and traces (P,) of the sums of squared residuals; zeros for a class without samples.
+        Sums of residuals (P, d) and sums of their squared norms (P,).
     """
-    size = groups.present.numel()
-    means = class_sums(features, groups.index, size) / groups.counts.clamp(min=1).unsqueeze(1)
-    traces = torch.zeros(size, dtype=torch.float64, device=features.device)
+    sums = torch.zeros_like(shift)
+    squares = torch.zeros(len(shift), dtype=torch.float64, device=features.device)
     for rows in row_blocks(features):
-        residual = features[rows] - means[groups.index[rows]]
-        traces.index_add_(0, groups.index[rows], torch.linalg.vector_norm(residual, dim=1).square_())
-    return means, traces
+        index = groups.index[rows]
+        # The residual with its sign turned: subtracting into the gathered rows needs no float64 copy of the features.
+        residual = shift.index_select(0, index).sub_(features[rows])
+        sums.index_add_(0, index, residual)
+        squares.index_add_(0, index, torch.linalg.vector_norm(residual, dim=1).square_())
+    return sums.neg_(), squares
 
 
 @dataclass(frozen=True)
@@ -103,12 +106,18 @@ class ClassMoments:
         Returns:
             This value.
         """
-        means, traces = batch_moments(features, groups)
         rows = groups.present
-        merged = _merge_rows(
-            (self.counts[rows].double(), self.means[rows], self.scatter_traces[rows]), (groups.counts, means, traces)
-        )
-        self.counts[rows], self.means[rows], self.scatter_traces[rows] = merged[0].long(), merged[1], merged[2]
+        before = self.counts[rows].double()
+        seen = (before > 0).unsqueeze(1)
+        # Residuals around the running mean, at first around a sample of the class: never far from the batch's own mean on
+        # the scale of the total scatter, so that the correction below cancels at most the digits of n_batch / n_before.
+        shift = torch.where(seen, self.means[rows], features[groups.first].double())
+        sums, squares = shifted_sums(features, groups, shift)
+        counts = before + groups.counts
+        moved = sums / counts.clamp(min=1).unsqueeze(1)
+        self.counts[rows] = counts.long()
+        self.means[rows] = torch.where(counts.unsqueeze(1) > 0, shift + moved, 0.0)
+        self.scatter_traces[rows] += squares - counts * moved.square().sum(dim=1)
         return self
 
     def merge(self, other: ClassMoments) -> ClassMoments:
