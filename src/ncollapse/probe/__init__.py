@@ -2,5 +2,7 @@
 
 from ncollapse.probe.measure import collect_features, measure, measure_features
 from ncollapse.probe.measurement import Measurement, Row
+from ncollapse.probe.reading import next_tokens, unpack_batch
+from ncollapse.probe.tap import Tap
 
-__all__ = ["Measurement", "Row", "collect_features", "measure", "measure_features"]
+__all__ = ["Measurement", "Row", "Tap", "collect_features", "measure", "measure_features", "next_tokens", "unpack_batch"]

@@ -137,8 +137,9 @@ class Measurement:
 
     def _summary(self) -> str:
         passes = "1 pass" if self.passes == 1 else f"{self.passes} passes"
+        layers = "1 layer" if len(self.layers) == 1 else f"{len(self.layers)} layers"
         return (
-            f"{len(self.layers)} layers, {self.num_samples} samples of {self.num_classes} classes, split {self.split}, "
+            f"{layers}, {self.num_samples} samples of {self.num_classes} classes, split {self.split}, "
             f"convention {self.convention}, {passes} ({self.chosen})"
         )
 
