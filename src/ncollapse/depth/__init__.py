@@ -1,10 +1,19 @@
 """Curves over the layers: progression, the straight-line prediction, theorem predicates, paths and transport."""
 
+from ncollapse.depth.class_arcs import ClassArcs, CollapsedOptimality, collapsed_optimality
 from ncollapse.depth.geodesic import GRID, GeodesicCurve, LineDecisions, log_linear, prediction_error
 from ncollapse.depth.path import PathStatistics, Position
 from ncollapse.depth.progression import EPSILONS, EffectiveDepth, Progression, effective_depth, progression
 from ncollapse.depth.theorems import Theorem1, Theorem2, Theorem3, theorem1, theorem2, theorem3
 from ncollapse.depth.transport import gelbrich_squared, wasserstein2_squared
+from ncollapse.depth.transport_bounds import (
+    PairViolations,
+    SlicedBound,
+    SwapBound,
+    pair_violations,
+    sliced_wasserstein2,
+    swap_bound,
+)
 from ncollapse.depth.transport_score import (
     Estimate,
     TransportScore,
@@ -16,24 +25,33 @@ from ncollapse.depth.transport_score import (
 __all__ = [
     "EPSILONS",
     "GRID",
+    "ClassArcs",
+    "CollapsedOptimality",
     "EffectiveDepth",
     "Estimate",
     "GeodesicCurve",
     "LineDecisions",
+    "PairViolations",
     "PathStatistics",
     "Position",
     "Progression",
+    "SlicedBound",
+    "SwapBound",
     "Theorem1",
     "Theorem2",
     "Theorem3",
     "TransportScore",
+    "collapsed_optimality",
     "effective_depth",
     "gelbrich_squared",
     "label_wasserstein2_squared",
     "log_linear",
+    "pair_violations",
     "prediction_error",
     "progression",
+    "sliced_wasserstein2",
     "stratified_sample",
+    "swap_bound",
     "theorem1",
     "theorem2",
     "theorem3",
