@@ -21,10 +21,19 @@ from ncollapse.depth.transport_score import (
     stratified_sample,
     transport_score,
 )
+from ncollapse.depth.weight_decay import (
+    BlockBound,
+    BlockMoments,
+    WeightDecayBound,
+    single_layer_bound,
+    two_layer_bound,
+)
 
 __all__ = [
     "EPSILONS",
     "GRID",
+    "BlockBound",
+    "BlockMoments",
     "ClassArcs",
     "CollapsedOptimality",
     "EffectiveDepth",
@@ -41,6 +50,7 @@ __all__ = [
     "Theorem2",
     "Theorem3",
     "TransportScore",
+    "WeightDecayBound",
     "collapsed_optimality",
     "effective_depth",
     "gelbrich_squared",
@@ -49,6 +59,7 @@ __all__ = [
     "pair_violations",
     "prediction_error",
     "progression",
+    "single_layer_bound",
     "sliced_wasserstein2",
     "stratified_sample",
     "swap_bound",
@@ -56,5 +67,6 @@ __all__ = [
     "theorem2",
     "theorem3",
     "transport_score",
+    "two_layer_bound",
     "wasserstein2_squared",
 ]
