@@ -39,7 +39,7 @@ def test_the_bounds_hold_on_random_networks(block):
         assert found.is_bound
         for bound in found.bounds:
             assert 0 < bound.energy <= bound.by_moment * (1 + 1e-6) <= bound.by_weights * (1 + 2e-6)
-        squared = sum(float(p.double().square().sum()) for p in model.blocks.parameters())
+        squared = sum(float(p.detach().double().square().sum()) for p in model.blocks.parameters())
         assert found.squared_weights == pytest.approx(squared, rel=1e-12)
         if block == "single":
             largest = max(bound.largest_eigenvalue for bound in found.bounds)

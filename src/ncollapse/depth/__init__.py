@@ -1,5 +1,6 @@
 """Curves over the layers: progression, the straight-line prediction, theorem predicates, paths and transport."""
 
+from ncollapse.depth.chain import TransportChain, transport_chain
 from ncollapse.depth.class_arcs import ClassArcs, CollapsedOptimality, collapsed_optimality
 from ncollapse.depth.geodesic import GRID, GeodesicCurve, LineDecisions, log_linear, prediction_error
 from ncollapse.depth.path import PathStatistics, Position
@@ -49,6 +50,7 @@ __all__ = [
     "Theorem1",
     "Theorem2",
     "Theorem3",
+    "TransportChain",
     "TransportScore",
     "WeightDecayBound",
     "collapsed_optimality",
@@ -66,6 +68,7 @@ __all__ = [
     "theorem1",
     "theorem2",
     "theorem3",
+    "transport_chain",
     "transport_score",
     "two_layer_bound",
     "wasserstein2_squared",
