@@ -46,6 +46,18 @@ def test_the_bounds_hold_on_random_networks(block):
             assert found.energy <= found.by_moment <= largest * squared
 
 
+def test_the_layers_of_a_block_are_taken_in_their_order():
+    model = network(block="double")
+    with torch.no_grad():
+        h = model.stem(X).double()
+        inner, _, outer = (layer.double() for layer in model.blocks[0].branch)
+        hidden = torch.nn.functional.pad(inner(h), (0, 1), value=1.0)
+        V = torch.cat([outer.weight, outer.bias[:, None]], dim=1)
+        expected = float(torch.linalg.svdvals(V)[0] ** 2 * hidden.square().sum(dim=1).mean())
+    found = weight_decay_bounds(network(block="double"), BATCHES)
+    assert found.bounds[0].by_moment == pytest.approx(expected, rel=1e-5)
+
+
 def test_normalization_is_flagged_for_it_breaks_the_bound():
     for normalization in ("pre", "mid", "post"):
         for block in ("single", "double"):
