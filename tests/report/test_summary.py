@@ -167,12 +167,12 @@ def test_crossing_pairs_are_told_where_they_were_counted(said):
 
 
 def test_the_verdict_for_a_collapsed_end(said):
-    start = "The map of the first features"
+    start = "For an end collapsed"
     assert not any(sentence.startswith(start) for sentence in said())
     sentence = one(said(lambda record: record.update(collapsed_optimality={"optimal": True, "biases": [0.5, None]})), start)
     assert sentence == (
-        "The map of the first features of all samples onto the class means of the last is optimal transport: a linear "
-        "classifier with those class means as weights makes no error on the first features."
+        "For an end collapsed to its class means, which the measured one need not be, the map of all samples onto them is "
+        "optimal transport: a linear classifier with those class means as weights makes no error on the first features."
     )
     against = {"optimal": False, "biases": None, "cycle": [4, 9, 7], "gain": 1.234, "tolerance": 1e-12}
     sentence = one(said(lambda record: record.update(collapsed_optimality=against)), start)

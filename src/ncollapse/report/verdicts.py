@@ -79,7 +79,7 @@ def say_collapsed_optimality(verdict: CollapsedOptimality | None) -> list[str]:
     """
     if verdict is None or verdict.optimal is None:
         return []
-    said = "The map of the first features of all samples onto the class means of the last is "
+    said = "For an end collapsed to its class means, which the measured one need not be, the map of all samples onto them is "
     if verdict.optimal:
         said += "optimal transport: a linear classifier with those class means as weights makes no error on the first features."
         return [said]
