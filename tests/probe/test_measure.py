@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import reference
 from cases import CASES
-from ncollapse.depth import GeodesicCurve, PathStatistics
+from ncollapse.depth import ClassArcs, GeodesicCurve, PathStatistics, collapsed_optimality
 from ncollapse.metrics import METRICS
 from ncollapse.models import FCResNet, FCResNetConfig
 from ncollapse.probe import collect_features, measure, measure_features
@@ -384,6 +384,9 @@ def test_paths_equal_those_of_the_collected_features(budget):
     ends = m.line.pfc3()[[0, -1]].tolist()
     assert ends == [m.value("pfc3", 0), m.value("pfc3", -1)]
     assert int(m.line.num_samples) == len(Y)
+    arcs = ClassArcs.from_batch(layers[0], labels, m.geodesic.paired)
+    assert torch.allclose(m.arcs.lengths, arcs.lengths, rtol=1e-10)
+    assert collapsed_optimality(m.arcs).optimal == collapsed_optimality(arcs).optimal
 
 
 @pytest.mark.parametrize("convention", ["class", "sample", "papyan", "zhu", "he_su"])
@@ -396,7 +399,7 @@ def test_the_straight_line_starts_and_ends_at_the_measured_values(convention):
 
 def test_without_path_there_is_none():
     m = measure(resnet(), batched(), num_classes=K)
-    assert (m.path, m.geodesic, m.line) == (None, None, None)
+    assert (m.path, m.geodesic, m.line, m.arcs) == (None, None, None, None)
 
 
 def test_path_needs_layers_of_one_width():

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ncollapse.depth.class_arcs import ClassArcs
 from ncollapse.depth.geodesic import LineDecisions
 from ncollapse.depth.path import PathStatistics
 from ncollapse.statistics.batch import LabelGroups, check_labels
@@ -65,6 +66,7 @@ class Collected:
         paired: Joint moments of the first and last layer, when paths are wanted.
         path: Path statistics, when wanted.
         line: Decisions on the straight line, when wanted.
+        arcs: Arcs of the graph on classes, for optimality of the map onto the last class means, when paths are wanted.
         passes: Forward passes over the data: 1 with kept features, 2 without.
         kept_bytes: Size of the kept features, 0 after a second pass.
     """
@@ -78,6 +80,7 @@ class Collected:
     paired: PairedMoments | None = None
     path: PathStatistics | None = None
     line: LineDecisions | None = None
+    arcs: ClassArcs | None = None
     passes: int = 1
     kept_bytes: int = 0
 
@@ -283,6 +286,8 @@ class _SecondPass:
             line = LineDecisions.from_batch(layers[0], layers[-1], batch.labels, self.paired)
             into.path = path if into.path is None else into.path.merge(path)
             into.line = line if into.line is None else into.line.merge(line)
+            arcs = ClassArcs.from_batch(layers[0], batch.labels, self.paired)
+            into.arcs = arcs if into.arcs is None else into.arcs.merge(arcs)
 
     def _decide(self, into: dict[str, ClassDecisions], name: str, batch: LayerBatch, centers: ClassCenters) -> None:
         features = batch.features[name]

@@ -328,4 +328,5 @@ def _measurement(
         path=collected.path,
         geodesic=curve,
         line=collected.line,
+        arcs=collected.arcs,
     )

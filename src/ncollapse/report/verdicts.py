@@ -1,9 +1,9 @@
 """The theorem predicates in words, each with the quantity that it tests."""
 
-from ncollapse.report.formats import Theorem1, Theorem2, Theorem3
+from ncollapse.report.formats import CollapsedOptimality, Theorem1, Theorem2, Theorem3
 from ncollapse.report.wording import listed, number
 
-__all__ = ["say_theorem1", "say_theorem2", "say_theorem3"]
+__all__ = ["say_collapsed_optimality", "say_theorem1", "say_theorem2", "say_theorem3"]
 
 
 def say_theorem1(theorem: Theorem1 | None) -> str:
@@ -66,3 +66,25 @@ def say_theorem3(theorem: Theorem3 | None) -> str:
     total = "" if theorem.num_pairs is None else f" of {theorem.num_pairs:,}"
     said = f"PFC3: {pairs}{total} pairs of a sample and a rival class can turn from right to wrong along the line, so that "
     return said + f"PFC3 is {'guaranteed' if theorem.guaranteed else 'NOT guaranteed'} to grow along it (for a collapsed end)."
+
+
+def say_collapsed_optimality(verdict: CollapsedOptimality | None) -> list[str]:
+    """The exact test for a collapsed end: the map of all samples onto the last class means, optimal or improved by a cycle.
+
+    Args:
+        verdict: The predicate, or None in runs that did not compute it.
+
+    Returns:
+        One sentence, or none.
+    """
+    if verdict is None or verdict.optimal is None:
+        return []
+    said = "For an end collapsed to its class means, which the measured one need not be, the map of all samples onto them is "
+    if verdict.optimal:
+        said += "optimal transport: a linear classifier with those class means as weights makes no error on the first features."
+        return [said]
+    said += "NOT optimal transport"
+    if verdict.cycle:
+        classes = " → ".join(str(k) for k in (*verdict.cycle, verdict.cycle[0]))
+        said += f": one sample handed on along the classes {classes} lowers the total cost by {number(verdict.gain)}"
+    return [f"{said}."]
