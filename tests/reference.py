@@ -124,6 +124,19 @@ def cdnv(H, y, K, dist_exp=1):
     return np.mean([V[k, j] for k in range(K) for j in range(k + 1, K)])
 
 
+def strong_collapse(H, y, K, mu, trace, alpha="class"):
+    """Mean squared distance from the given mean of the own class, over the given trace."""
+    a = weights(y, K, alpha)
+    return sum(a[k] * np.mean(np.sum((H[y == k] - mu[k]) ** 2, axis=1)) for k in range(K)) / trace
+
+
+def weak_collapse(H, y, K, mu, trace, alpha="class"):
+    """Mean squared distance from the nearest of the given means, over the given trace."""
+    a = weights(y, K, alpha)
+    nearest_mean = np.min([np.sum((H - m) ** 2, axis=1) for m in mu], axis=0)
+    return sum(a[k] * np.mean(nearest_mean[y == k]) for k in range(K)) / trace
+
+
 def ranks(A, size):
     """Numerical rank, stable rank, participation ratio and entropy rank of a covariance."""
     values = np.linalg.eigvalsh(A)
@@ -153,6 +166,8 @@ def feature_metrics(H, y, K, convention="class"):
         "nc2_max_angle": max_angle(M),
         "pfc3": np.mean(correct),
         "pfc3_error": np.mean(~correct),
+        "strong_collapse": strong_collapse(H, y, K, means(H, y, K), np.trace(SB), within),
+        "weak_collapse": weak_collapse(H, y, K, means(H, y, K), np.trace(SB), within),
     }
     for part, A, size in (("between", SB, max(K, d)), ("total", total_covariance(H, y, K, "sample"), d)):
         names = ("rank", "stable_rank", "participation_ratio", "entropy_rank")

@@ -77,7 +77,7 @@ def test_own_means_are_flagged_where_they_decide():
     statistics = dataclasses.replace(statistics_of(CASES["balanced"]), own_means=True)
     values = evaluate_metrics(statistics, list(METRICS.values()))
     flagged = {value.metric for value in values if "own_means" in value.flags}
-    assert flagged == {"pfc3", "pfc3_error", "nc4", "nc4_mismatch", "accuracy"}
+    assert flagged == {"pfc3", "pfc3_error", "strong_collapse", "weak_collapse", "nc4", "nc4_mismatch", "accuracy"}
 
 
 def test_a_nan_always_carries_a_flag_and_a_number_is_finite():

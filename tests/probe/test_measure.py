@@ -313,6 +313,10 @@ def test_a_test_split_is_decided_by_the_means_of_the_training_set():
         nearest = reference.nearest(H, reference.means(reference.rows_of(seen[name]), Y.numpy(), K))
         assert m.value("pfc3", name) == pytest.approx(np.mean(nearest == y.numpy()), abs=1e-14)
         assert m.value("pfc3_error", name) == pytest.approx(np.mean(nearest != y.numpy()), abs=1e-14)
+        mu, Y_seen = reference.means(reference.rows_of(seen[name]), Y.numpy(), K), Y.numpy()
+        trace = reference.between_covariance(reference.rows_of(seen[name]), Y_seen, K).trace()
+        for id in ("strong_collapse", "weak_collapse"):
+            assert m.value(id, name) == pytest.approx(getattr(reference, id)(H, y.numpy(), K, mu, trace), rel=1e-9)
         changed |= abs(m.value("pfc3", name) - own["pfc3"]) > 1e-3
         for id in ("pfc1", "pfc2", "nc1", "cdnv", "separation", "rank_between"):
             assert m.value(id, name) == pytest.approx(own[id], rel=1e-9), id
@@ -325,10 +329,19 @@ def test_a_test_split_is_decided_by_the_means_of_the_training_set():
 def test_a_test_split_without_a_reference_is_flagged():
     m = measure(resnet(), batched(), num_classes=K, split="test")
     flagged = {row.metric for row in m.rows if "own_means" in row.flags}
-    assert flagged == {"pfc3", "pfc3_error", "nc4", "nc4_mismatch", "accuracy"}
+    assert flagged == {"pfc3", "pfc3_error", "strong_collapse", "weak_collapse", "nc4", "nc4_mismatch", "accuracy"}
+    assert m.curve("strong_collapse") == pytest.approx(m.curve("pfc1"), rel=1e-14)
     train = measure(resnet(), batched(), num_classes=K)
     assert [row.value for row in train.rows if row.metric == "pfc3"] == m.curve("pfc3")
     assert not any("own_means" in row.flags for row in train.rows)
+
+
+def test_a_layer_that_the_reference_lacks_is_decided_by_its_own_means_and_flagged():
+    model = resnet()
+    train = measure(model, batched(), num_classes=K, layers=["stem", "blocks.1"])
+    m = measure(model, batched(), num_classes=K, split="test", reference=train)
+    flagged = {row.layer for row in m.rows if "own_means" in row.flags}
+    assert flagged == {"blocks.0"}
 
 
 def test_metrics_can_be_chosen_also_those_of_the_full_scatter():

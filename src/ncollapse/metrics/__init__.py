@@ -11,6 +11,7 @@ from ncollapse.metrics.duality import (
     strong_collapse_weights,
 )
 from ncollapse.metrics.geometry import equiangularity, equinorm, etf_distance, gram_distance, max_angle
+from ncollapse.metrics.held_out import strong_collapse, weak_collapse
 from ncollapse.metrics.layer import FLAGS, LayerStatistics, Metric, MetricValue
 from ncollapse.metrics.registry import METRICS, evaluate_metrics, select_metrics
 from ncollapse.metrics.spectrum import entropy_rank, numerical_rank, participation_ratio, stable_rank
@@ -53,9 +54,11 @@ __all__ = [
     "self_duality_etf",
     "separation",
     "stable_rank",
+    "strong_collapse",
     "strong_collapse_bias",
     "strong_collapse_features",
     "strong_collapse_weights",
+    "weak_collapse",
     "within_between_ratio",
     "within_total_ratio",
 ]

@@ -48,6 +48,7 @@ class LayerStatistics:
         scatter: Full scatter matrices, when somebody asked for them.
         convention: Class weights of the covariances.
         own_means: Whether a split other than train is decided by its own means.
+        reference: Moments of the training set whose means decide; None where the layer's own do.
     """
 
     moments: ClassMoments
@@ -58,6 +59,7 @@ class LayerStatistics:
     scatter: ClassScatter | None = None
     convention: Convention = "class"
     own_means: bool = False
+    reference: ClassMoments | None = None
 
     @property
     def centered_means(self) -> Tensor:

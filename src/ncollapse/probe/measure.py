@@ -100,10 +100,10 @@ def measure(
     budget = available_memory(device) // 4 if memory_budget is None else memory_budget
     options = _options(selected, num_classes, budget, path, where)
     with taps, _random_state_kept():
-        centers = None if reference is None else _reference_centers(reference)
+        centers = _reference_centers(reference)
         collected = collect(source, options, classifiers, centers, repeatable=not isinstance(batches, Iterator))
         heads = classifiers()
-    return _measurement(collected, selected, heads, split, convention, plan.explanation, reference is not None)
+    return _measurement(collected, selected, heads, split, convention, plan.explanation, centers)
 
 
 def measure_features(
@@ -158,9 +158,9 @@ def measure_features(
     # The features are in memory already: keeping references to them costs nothing.
     size = sum(layer.numel() * layer.element_size() for layer in flat.values())
     options = _options(selected, num_classes, size, path, "")
-    centers = None if reference is None else _reference_centers(reference)
+    centers = _reference_centers(reference)
     collected = collect(lambda: iter([LayerBatch(flat, labels)]), options, lambda: heads, centers)
-    return _measurement(collected, selected, heads, split, convention, "features in memory", reference is not None)
+    return _measurement(collected, selected, heads, split, convention, "features in memory", centers)
 
 
 def collect_features(
@@ -229,8 +229,9 @@ def _pairs(batches: Iterable[tuple[Any, Tensor]]) -> Iterator[tuple[Any, Tensor]
         yield batch[0], batch[1]
 
 
-def _reference_centers(reference: Measurement) -> dict[str, ClassCenters]:
-    return {name: s.centers for name, s in reference.statistics.items() if s.centers is not None}
+def _reference_centers(reference: Measurement | None) -> dict[str, ClassCenters]:
+    layers = {} if reference is None else reference.statistics
+    return {name: s.centers for name, s in layers.items() if s.centers is not None}
 
 
 @contextmanager
@@ -248,7 +249,7 @@ def _measurement(
     split: str,
     convention: Convention,
     chosen: str,
-    has_reference: bool,
+    reference: Mapping[str, ClassCenters],
 ) -> Measurement:
     statistics = {
         name: LayerStatistics(
@@ -259,7 +260,8 @@ def _measurement(
             classifier=heads.get(name),
             scatter=collected.scatters.get(name),
             convention=convention,
-            own_means=split != "train" and not has_reference,
+            own_means=split != "train" and name not in reference,
+            reference=reference[name].moments if name in reference else None,
         )
         for name, moments in collected.moments.items()
     }
