@@ -98,3 +98,12 @@ def test_undefined_where_the_training_means_coincide_or_a_class_is_missing():
     assert all(math.isnan(value) for value in both(normal(0, 4, 3), torch.tensor([0, 1, 0, 1]), same))
     centers = ClassCenters.from_moments(ClassMoments.from_batch(normal(1, 2, 3), torch.arange(2), 2))
     assert all(math.isnan(value) for value in both(normal(0, 4, 3), torch.zeros(4).long(), centers))
+
+
+def test_thousands_of_classes_leave_no_rounding_where_every_sample_is_right():
+    # Beyond 4096 classes the separations come from inner products and are not exactly 0 for the own class.
+    means = 1e3 * normal(2, 4100, 3)
+    centers = ClassCenters.from_moments(ClassMoments.from_batch(means, torch.arange(4100), 4100))
+    decisions = ClassDecisions.from_batch(means, torch.arange(4100), centers)
+    assert bool((decisions.ncc_correct == 1).all())
+    assert not decisions.margin_sums.any()

@@ -19,7 +19,7 @@ from ncollapse.probe import collect_features, measure, measure_features
 from ncollapse.statistics import PairedMoments
 
 K = 4
-ABSOLUTE = {id for id in METRICS if id.startswith(("pfc2", "nc2", "nc3"))} - {"nc3_bias"}
+ABSOLUTE = {id for id in METRICS if id.startswith(("pfc2", "nc2", "nc3", "gnc2", "unc3", "log_"))} - {"nc3_bias"}
 DEFAULT = [id for id, metric in METRICS.items() if "scatter" not in metric.needs]
 
 

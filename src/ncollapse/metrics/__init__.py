@@ -15,6 +15,14 @@ from ncollapse.metrics.held_out import strong_collapse, weak_collapse
 from ncollapse.metrics.layer import FLAGS, LayerStatistics, Metric, MetricValue
 from ncollapse.metrics.registry import METRICS, evaluate_metrics, select_metrics
 from ncollapse.metrics.spectrum import entropy_rank, numerical_rank, participation_ratio, stable_rank
+from ncollapse.metrics.uniformity import (
+    PairEnergy,
+    hyperspherical_energy,
+    hyperspherical_variation,
+    log_equinorm,
+    pair_energy,
+    uniform_duality,
+)
 from ncollapse.metrics.variability import (
     between_inverse_trace,
     cdnv,
@@ -30,6 +38,7 @@ __all__ = [
     "LayerStatistics",
     "Metric",
     "MetricValue",
+    "PairEnergy",
     "between_inverse_trace",
     "bias_collapse",
     "cdnv",
@@ -41,12 +50,16 @@ __all__ = [
     "etf_distance",
     "evaluate_metrics",
     "gram_distance",
+    "hyperspherical_energy",
+    "hyperspherical_variation",
+    "log_equinorm",
     "max_angle",
     "ncc_accuracy",
     "ncc_agreement",
     "ncc_error",
     "ncc_mismatch",
     "numerical_rank",
+    "pair_energy",
     "participation_ratio",
     "select_metrics",
     "self_duality",
@@ -58,6 +71,7 @@ __all__ = [
     "strong_collapse_bias",
     "strong_collapse_features",
     "strong_collapse_weights",
+    "uniform_duality",
     "weak_collapse",
     "within_between_ratio",
     "within_total_ratio",

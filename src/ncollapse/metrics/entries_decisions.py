@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ncollapse.metrics import decision, duality, held_out
+from ncollapse.metrics import decision, duality, held_out, uniformity
 from ncollapse.metrics.entry_parts import (
     CENTERS,
     CLASSIFIER,
@@ -13,6 +13,7 @@ from ncollapse.metrics.entry_parts import (
     NO_SPREAD,
     PAPYAN,
     PFC,
+    WU,
     ZHU,
     classifier_of,
     decisions_of,
@@ -46,6 +47,11 @@ def duality_entries() -> list[Metric]:
             "nc3_cosine", "one minus the mean cosine of features with their classifier rows",
             lambda s: duality.self_duality_cosine(decisions_of(s)), JOINT, bounds=(0.0, 2.0),
             reference="arXiv 2505.15239", invariant=frozenset({"rotation", "scale"}), nan_flag="zero_vector", **both,
+        ),
+        Metric(
+            "unc3", "spread over classes of the cosine of classifier row and centered class mean",
+            lambda s: uniformity.uniform_duality(classifier_of(s).weight, s.centered_means), CLASSIFIER,
+            bounds=(0.0, 1.0), reference=WU, undefined_when=NO_SPREAD, nan_flag="zero_vector", **both,
         ),
         Metric(
             "nc3_bias", "norm of the logits of the global mean",

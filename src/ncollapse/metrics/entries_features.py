@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ncollapse.metrics import geometry, spectrum, variability
+from ncollapse.metrics import geometry, spectrum, uniformity, variability
 from ncollapse.metrics.entry_parts import (
     ANGLES,
     CENTERS,
@@ -19,6 +19,7 @@ from ncollapse.metrics.entry_parts import (
     PAPYAN,
     PFC,
     SCATTER,
+    WU,
     ZHU,
     centers_of,
     classifier_of,
@@ -108,6 +109,29 @@ def geometry_entries() -> list[Metric]:
             "nc2_etf_weights", "distance of the classifier's Gram matrix from a simplex ETF",
             lambda s: geometry.etf_distance(classifier_of(s).weight), bounds=(0.0, 2.0), reference=ZHU,
             flagged_when=frozenset({"low_dimension"}), **rows,
+        ),
+    ]  # fmt: skip
+
+
+def uniformity_entries() -> list[Metric]:
+    """Uniformity of the class means on the sphere."""
+    energy: dict[str, Any] = {
+        "needs": MOMENTS, "reference": "Liu et al. (2023), ICLR", "undefined_when": NO_SPREAD,
+        "nan_flag": "coincident_directions",
+    }  # fmt: skip
+    return [
+        Metric(
+            "gnc2", "spread over pairs of the log distance of the class means' directions", lambda s: s.pair_energy.std,
+            at_collapse=0.0, bounds=(0.0, INF), direction="decreases", flagged_when=frozenset({"two_classes"}), **energy,
+        ),
+        Metric(
+            "hyperspherical_energy", "mean over pairs of minus the log distance of those directions",
+            lambda s: s.pair_energy.mean, at_collapse=None, bounds=(-math.log(2.0), INF), direction="none", **energy,
+        ),
+        Metric(
+            "log_equinorm", "spread of the log norms of the centered class means",
+            lambda s: uniformity.log_equinorm(s.centered_means), MOMENTS, at_collapse=0.0, bounds=(0.0, INF),
+            direction="decreases", reference=WU, undefined_when=NO_SPREAD, nan_flag="mean_at_center",
         ),
     ]  # fmt: skip
 

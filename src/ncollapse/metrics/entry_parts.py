@@ -10,6 +10,7 @@ from ncollapse.statistics.centers import ClassCenters, ClassDecisions, LinearCla
 
 PAPYAN = "Papyan, Han & Donoho (2020), PNAS"
 ZHU = "Zhu et al. (2021), NeurIPS"
+WU = "Wu & Papyan (2024), NeurIPS"
 PFC = "Progressive feedforward collapse, arXiv 2405.00985"
 
 NO_SPREAD = frozenset({"no_between"})

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ncollapse.metrics.uniformity import PairEnergy, pair_energy
 from ncollapse.metrics.variability import between_spectrum, rounding_floor
 from ncollapse.statistics.centers import ClassCenters, ClassDecisions, LinearClassifier
 from ncollapse.statistics.conventions import Convention
@@ -28,7 +30,8 @@ FLAGS: dict[str, str] = {
     "coincident_means": "two class means coincide, so their distance-normalized variance is not defined",
     "mean_at_center": "a class mean coincides with the global mean, so its angle is not defined",
     "zero_classifier": "a classifier row is zero, so its direction is not defined",
-    "zero_vector": "a feature or a classifier row is zero, so its cosine is not defined",
+    "zero_vector": "a feature, a centered class mean or a classifier row is zero, so its cosine is not defined",
+    "coincident_directions": "two centered class means point the same way, or one has no direction: no finite energy",
     "imbalanced": "the classes have unequal counts, for which the metric is not defined",
     "one_class": "one class alone has no geometry",
     "own_means": "a split other than train was decided by its own class means, for want of those of the training set",
@@ -65,6 +68,11 @@ class LayerStatistics:
     def centered_means(self) -> Tensor:
         """Class means minus the mean of class means, whatever the convention: the center of NC2, NC3 and PFC2."""
         return self.moments.centered_means("class")
+
+    @cached_property
+    def pair_energy(self) -> PairEnergy:
+        """Log energy of the directions of the centered class means: one pass over the pairs for its mean and its deviation."""
+        return pair_energy(self.centered_means)
 
     def spectrum(self) -> Tensor:
         """Non-zero eigenvalues of the between-class covariance."""

@@ -6,12 +6,24 @@ import difflib
 from collections.abc import Sequence
 
 from ncollapse.metrics.entries_decisions import decision_entries, duality_entries
-from ncollapse.metrics.entries_features import geometry_entries, spectrum_entries, variability_entries
+from ncollapse.metrics.entries_features import (
+    geometry_entries,
+    spectrum_entries,
+    uniformity_entries,
+    variability_entries,
+)
 from ncollapse.metrics.layer import LayerStatistics, Metric, MetricValue
 
 METRICS: dict[str, Metric] = {
     metric.id: metric
-    for metric in variability_entries() + geometry_entries() + duality_entries() + decision_entries() + spectrum_entries()
+    for metric in (
+        *variability_entries(),
+        *geometry_entries(),
+        *uniformity_entries(),
+        *duality_entries(),
+        *decision_entries(),
+        *spectrum_entries(),
+    )
 }
 
 
