@@ -14,8 +14,11 @@ if TYPE_CHECKING:
     from ncollapse.depth import GeodesicCurve as GeodesicCurve
     from ncollapse.depth import LineDecisions as LineDecisions
     from ncollapse.depth import PathStatistics as PathStatistics
+    from ncollapse.depth import cka_matrix as cka_matrix
     from ncollapse.depth import effective_depth as effective_depth
+    from ncollapse.depth import neighbor_scores as neighbor_scores
     from ncollapse.depth import progression as progression
+    from ncollapse.depth import separation_law as separation_law
     from ncollapse.depth import theorem1 as theorem1
     from ncollapse.depth import theorem2 as theorem2
     from ncollapse.depth import theorem3 as theorem3
@@ -36,8 +39,8 @@ if TYPE_CHECKING:
 # Each name is imported when it is first used: torch takes seconds, and `ncollapse --help` needs none of it.
 _HOMES = {
     "depth": (
-        *("GeodesicCurve", "LineDecisions", "PathStatistics", "effective_depth", "progression"),
-        *("theorem1", "theorem2", "theorem3"),
+        *("GeodesicCurve", "LineDecisions", "PathStatistics", "cka_matrix", "effective_depth", "neighbor_scores"),
+        *("progression", "separation_law", "theorem1", "theorem2", "theorem3"),
     ),
     "etf": ("helmert_basis", "nearest_etf", "simplex_etf"),
     "metrics": ("FLAGS", "METRICS", "cdnv_matrix"),
