@@ -9,7 +9,7 @@ from ncollapse.studies import RECIPES
 NAMES = """
 FLAGS METRICS ClassMoments ClassScatter GeodesicCurve LineDecisions Measurement PairedMoments PathStatistics __version__
 cdnv_matrix cka_matrix collect_features effective_depth helmert_basis measure measure_features nearest_etf neighbor_scores
-progression separation_law simplex_etf theorem1 theorem2 theorem3
+progression separation_law simplex_etf coding_rate weight_alignment local_elasticity theorem1 theorem2 theorem3
 """.split()
 
 METRIC_IDS = """

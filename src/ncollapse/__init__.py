@@ -28,8 +28,11 @@ if TYPE_CHECKING:
     from ncollapse.metrics import FLAGS as FLAGS
     from ncollapse.metrics import METRICS as METRICS
     from ncollapse.metrics import cdnv_matrix as cdnv_matrix
+    from ncollapse.metrics import coding_rate as coding_rate
+    from ncollapse.metrics import weight_alignment as weight_alignment
     from ncollapse.probe import Measurement as Measurement
     from ncollapse.probe import collect_features as collect_features
+    from ncollapse.probe import local_elasticity as local_elasticity
     from ncollapse.probe import measure as measure
     from ncollapse.probe import measure_features as measure_features
     from ncollapse.statistics import ClassMoments as ClassMoments
@@ -43,8 +46,8 @@ _HOMES = {
         *("progression", "separation_law", "theorem1", "theorem2", "theorem3"),
     ),
     "etf": ("helmert_basis", "nearest_etf", "simplex_etf"),
-    "metrics": ("FLAGS", "METRICS", "cdnv_matrix"),
-    "probe": ("Measurement", "collect_features", "measure", "measure_features"),
+    "metrics": ("FLAGS", "METRICS", "cdnv_matrix", "coding_rate", "weight_alignment"),
+    "probe": ("Measurement", "collect_features", "local_elasticity", "measure", "measure_features"),
     "statistics": ("ClassMoments", "ClassScatter", "PairedMoments"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
