@@ -1,7 +1,7 @@
 """Feature cases that every metric and statistic is checked on, and the way from features to a layer's statistics."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -142,7 +142,8 @@ def all_statistics(features: Tensor, labels: Tensor, num_classes: int, classifie
 def tensors_of(value: object) -> dict[str, Tensor]:
     """All tensors of a statistic by name, those of the statistics inside it included."""
     found = {}
-    for name, field in vars(value).items():
+    for name in (item.name for item in fields(value)):
+        field = getattr(value, name)
         if isinstance(field, Tensor):
             found[name] = field
         else:

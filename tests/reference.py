@@ -109,6 +109,24 @@ def max_angle(V):
     return np.mean(np.abs(cosines(V) + 1.0 / (len(V) - 1)))
 
 
+def pair_kernel(V, kernel="log", s=None):
+    """The kernel at the distance of every pair i < j of unit vectors; nan where it is singular up to rounding."""
+    U = np.stack([v / np.linalg.norm(v) for v in V])
+    distances = np.array([np.linalg.norm(U[i] - U[j]) for i in range(len(U)) for j in range(i + 1, len(U))])
+    if kernel == "distance":
+        return distances
+    distances[distances < 16 * EPS] = np.nan
+    return -np.log(distances) if kernel == "log" else np.sign(s) * distances**-s
+
+
+def log_equinorm(V):
+    return np.std([np.log(np.linalg.norm(v)) for v in V])
+
+
+def row_cosines(A, B):
+    return np.array([a @ b / (np.linalg.norm(a) * np.linalg.norm(b)) for a, b in zip(A, B, strict=True)])
+
+
 def cdnv_matrix(H, y, K, dist_exp=1):
     mu, var = means(H, y, K), class_variances(H, y, K)
     V = np.full((K, K), np.nan)
@@ -122,6 +140,19 @@ def cdnv_matrix(H, y, K, dist_exp=1):
 def cdnv(H, y, K, dist_exp=1):
     V = cdnv_matrix(H, y, K, dist_exp)
     return np.mean([V[k, j] for k in range(K) for j in range(k + 1, K)])
+
+
+def strong_collapse(H, y, K, mu, trace, alpha="class"):
+    """Mean squared distance from the given mean of the own class, over the given trace."""
+    a = weights(y, K, alpha)
+    return sum(a[k] * np.mean(np.sum((H[y == k] - mu[k]) ** 2, axis=1)) for k in range(K)) / trace
+
+
+def weak_collapse(H, y, K, mu, trace, alpha="class"):
+    """Mean squared distance from the nearest of the given means, over the given trace."""
+    a = weights(y, K, alpha)
+    nearest_mean = np.min([np.sum((H - m) ** 2, axis=1) for m in mu], axis=0)
+    return sum(a[k] * np.mean(nearest_mean[y == k]) for k in range(K)) / trace
 
 
 def ranks(A, size):
@@ -151,8 +182,13 @@ def feature_metrics(H, y, K, convention="class"):
         "nc2_equinorm": equinorm(M),
         "nc2_equiangularity": equiangularity(M),
         "nc2_max_angle": max_angle(M),
+        "gnc2": np.std(pair_kernel(M)),
+        "hyperspherical_energy": np.mean(pair_kernel(M)),
+        "log_equinorm": log_equinorm(M),
         "pfc3": np.mean(correct),
         "pfc3_error": np.mean(~correct),
+        "strong_collapse": strong_collapse(H, y, K, means(H, y, K), np.trace(SB), within),
+        "weak_collapse": weak_collapse(H, y, K, means(H, y, K), np.trace(SB), within),
     }
     for part, A, size in (("between", SB, max(K, d)), ("total", total_covariance(H, y, K, "sample"), d)):
         names = ("rank", "stable_rank", "participation_ratio", "entropy_rank")
@@ -176,6 +212,7 @@ def classifier_metrics(H, y, K, W, b, convention="class"):
         "nc3": np.sum((W / np.linalg.norm(W) - M / np.linalg.norm(M)) ** 2),
         "nc3_etf": gram_distance(W @ M.T, etf_gram(K)),
         "nc3_cosine": 1 - np.mean(cosine),
+        "unc3": np.std(row_cosines(W, M)),
         "nc3_bias": np.linalg.norm(W @ mu_G + b),
         "snc1": np.linalg.norm(W @ W.T - np.sqrt(n) * (np.eye(K) - np.ones((K, K)) / K)),
         "snc2": np.linalg.norm(np.stack([H[i] - W[y[i]] / np.sqrt(n) for i in range(len(H))])),

@@ -8,15 +8,17 @@ from ncollapse.studies import RECIPES
 
 NAMES = """
 FLAGS METRICS ClassMoments ClassScatter GeodesicCurve LineDecisions Measurement PairedMoments PathStatistics __version__
-cdnv_matrix collapsed_optimality collect_features effective_depth helmert_basis measure measure_features nearest_etf
-progression simplex_etf theorem1 theorem2 theorem3 transport_chain transport_score weight_decay_bounds
+Tap cdnv_matrix cka_matrix coding_rate collapsed_optimality collect_features effective_depth helmert_basis local_elasticity
+measure measure_features nearest_etf neighbor_scores next_tokens progression separation_law simplex_etf theorem1 theorem2
+theorem3 transport_chain transport_score weight_alignment weight_decay_bounds
 """.split()
 
 METRIC_IDS = """
 pfc1 nc1 nc1_total cdnv separation pfc2 nc2_equinorm nc2_equiangularity nc2_max_angle nc2_equinorm_weights
-nc2_equiangularity_weights nc2_max_angle_weights nc2_etf_weights nc3 nc3_etf nc3_cosine nc3_bias snc1 snc2 snc3 pfc3
-pfc3_error nc4 nc4_mismatch accuracy rank_between stable_rank_between participation_ratio_between entropy_rank_between
-rank_total stable_rank_total participation_ratio_total entropy_rank_total
+nc2_equiangularity_weights nc2_max_angle_weights nc2_etf_weights gnc2 hyperspherical_energy log_equinorm nc3 nc3_etf
+nc3_cosine unc3 nc3_bias snc1 snc2 snc3 pfc3 pfc3_error strong_collapse weak_collapse nc4 nc4_mismatch accuracy
+rank_between stable_rank_between participation_ratio_between entropy_rank_between rank_total stable_rank_total
+participation_ratio_total entropy_rank_total
 """.split()
 
 COMMANDS = {

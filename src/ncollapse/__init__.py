@@ -14,9 +14,12 @@ if TYPE_CHECKING:
     from ncollapse.depth import GeodesicCurve as GeodesicCurve
     from ncollapse.depth import LineDecisions as LineDecisions
     from ncollapse.depth import PathStatistics as PathStatistics
+    from ncollapse.depth import cka_matrix as cka_matrix
     from ncollapse.depth import collapsed_optimality as collapsed_optimality
     from ncollapse.depth import effective_depth as effective_depth
+    from ncollapse.depth import neighbor_scores as neighbor_scores
     from ncollapse.depth import progression as progression
+    from ncollapse.depth import separation_law as separation_law
     from ncollapse.depth import theorem1 as theorem1
     from ncollapse.depth import theorem2 as theorem2
     from ncollapse.depth import theorem3 as theorem3
@@ -28,10 +31,15 @@ if TYPE_CHECKING:
     from ncollapse.metrics import FLAGS as FLAGS
     from ncollapse.metrics import METRICS as METRICS
     from ncollapse.metrics import cdnv_matrix as cdnv_matrix
+    from ncollapse.metrics import coding_rate as coding_rate
+    from ncollapse.metrics import weight_alignment as weight_alignment
     from ncollapse.probe import Measurement as Measurement
+    from ncollapse.probe import Tap as Tap
     from ncollapse.probe import collect_features as collect_features
+    from ncollapse.probe import local_elasticity as local_elasticity
     from ncollapse.probe import measure as measure
     from ncollapse.probe import measure_features as measure_features
+    from ncollapse.probe import next_tokens as next_tokens
     from ncollapse.probe import weight_decay_bounds as weight_decay_bounds
     from ncollapse.statistics import ClassMoments as ClassMoments
     from ncollapse.statistics import ClassScatter as ClassScatter
@@ -40,12 +48,16 @@ if TYPE_CHECKING:
 # Each name is imported when it is first used: torch takes seconds, and `ncollapse --help` needs none of it.
 _HOMES = {
     "depth": (
-        *("GeodesicCurve", "LineDecisions", "PathStatistics", "effective_depth", "progression"),
-        *("theorem1", "theorem2", "theorem3", "collapsed_optimality", "transport_chain", "transport_score"),
+        *("GeodesicCurve", "LineDecisions", "PathStatistics", "cka_matrix", "effective_depth", "neighbor_scores"),
+        *("progression", "separation_law", "theorem1", "theorem2", "theorem3"),
+        *("collapsed_optimality", "transport_chain", "transport_score"),
     ),
     "etf": ("helmert_basis", "nearest_etf", "simplex_etf"),
-    "metrics": ("FLAGS", "METRICS", "cdnv_matrix"),
-    "probe": ("Measurement", "collect_features", "measure", "measure_features", "weight_decay_bounds"),
+    "metrics": ("FLAGS", "METRICS", "cdnv_matrix", "coding_rate", "weight_alignment"),
+    "probe": (
+        *("Measurement", "Tap", "collect_features", "local_elasticity", "measure", "measure_features", "next_tokens"),
+        *("weight_decay_bounds",),
+    ),
     "statistics": ("ClassMoments", "ClassScatter", "PairedMoments"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

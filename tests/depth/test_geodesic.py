@@ -258,7 +258,7 @@ def test_equal_distances_go_to_the_smallest_index(tied, correct):
 def test_class_means_that_differ_by_rounding_only_are_undefined(metric):
     labels = torch.arange(3).repeat_interleave(6)
     # The same samples in every class, in another order.
-    same = 1000 / 3 + torch.randn(6, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    same = 1 / 3 + torch.randn(6, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     x = torch.cat([same, same.flip(0), same[[3, 1, 5, 0, 4, 2]]])
     curve = curve_of(x, 2 * x, labels, 3)
     assert float(curve.between_coefficients()[0]) > 0, "rounding leaves something"

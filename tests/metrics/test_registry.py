@@ -67,8 +67,10 @@ def test_conditions_of_a_layer(name, conditions):
 
 def test_conditions_of_degenerate_layers():
     line = torch.tensor([[-1.0, 0.0, 0.0], [0.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
-    assert layer_statistics(line, torch.arange(3), 3).conditions() == {"rank_deficient"}
-    assert layer_statistics(torch.ones(3, 4), torch.arange(3), 3).conditions() == {"no_between"}
+    twice = torch.arange(3).repeat(2)
+    assert layer_statistics(line.repeat(2, 1), twice, 3).conditions() == {"rank_deficient"}
+    assert layer_statistics(line, torch.arange(3), 3).conditions() == {"rank_deficient", "single_samples"}
+    assert layer_statistics(torch.ones(6, 4), twice, 3).conditions() == {"no_between"}
     assert layer_statistics(line, torch.tensor([0, 1, 1]), 3).conditions() == {"empty_class"}
     assert layer_statistics(line, torch.zeros(3).long(), 1).conditions() == {"one_class"}
 
@@ -77,7 +79,7 @@ def test_own_means_are_flagged_where_they_decide():
     statistics = dataclasses.replace(statistics_of(CASES["balanced"]), own_means=True)
     values = evaluate_metrics(statistics, list(METRICS.values()))
     flagged = {value.metric for value in values if "own_means" in value.flags}
-    assert flagged == {"pfc3", "pfc3_error", "nc4", "nc4_mismatch", "accuracy"}
+    assert flagged == {"pfc3", "pfc3_error", "strong_collapse", "weak_collapse", "nc4", "nc4_mismatch", "accuracy"}
 
 
 def test_a_nan_always_carries_a_flag_and_a_number_is_finite():

@@ -49,3 +49,11 @@ def test_ranks_of_a_zero_spectrum(size):
     assert float(m.numerical_rank(spectrum)) == 0
     for function in (m.stable_rank, m.participation_ratio, m.entropy_rank):
         assert math.isnan(float(function(spectrum)))
+
+
+@pytest.mark.parametrize(("tolerance", "rank"), [(0.5, 1), (0.1, 2), (1e-3, 3), (1e-5, 4)])
+def test_a_tolerance_of_singular_values_is_its_square_for_eigenvalues(tolerance, rank):
+    turn = torch.linalg.qr(torch.randn(5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64))[0]
+    features = torch.diag(torch.tensor([1.0, 0.3, 1e-2, 1e-4, 0.0], dtype=torch.float64)) @ turn
+    assert float(m.numerical_rank(torch.linalg.eigvalsh(features.T @ features), relative_tolerance=tolerance**2)) == rank
+    assert int(torch.linalg.matrix_rank(features, rtol=tolerance)) == rank

@@ -19,7 +19,7 @@ from ncollapse.probe import collect_features, measure, measure_features
 from ncollapse.statistics import PairedMoments
 
 K = 4
-ABSOLUTE = {id for id in METRICS if id.startswith(("pfc2", "nc2", "nc3"))} - {"nc3_bias"}
+ABSOLUTE = {id for id in METRICS if id.startswith(("pfc2", "nc2", "nc3", "gnc2", "unc3", "log_"))} - {"nc3_bias"}
 DEFAULT = [id for id, metric in METRICS.items() if "scatter" not in metric.needs]
 
 
@@ -326,6 +326,10 @@ def test_a_test_split_is_decided_by_the_means_of_the_training_set():
         nearest = reference.nearest(H, reference.means(reference.rows_of(seen[name]), Y.numpy(), K))
         assert m.value("pfc3", name) == pytest.approx(np.mean(nearest == y.numpy()), abs=1e-14)
         assert m.value("pfc3_error", name) == pytest.approx(np.mean(nearest != y.numpy()), abs=1e-14)
+        mu, Y_seen = reference.means(reference.rows_of(seen[name]), Y.numpy(), K), Y.numpy()
+        trace = reference.between_covariance(reference.rows_of(seen[name]), Y_seen, K).trace()
+        for id in ("strong_collapse", "weak_collapse"):
+            assert m.value(id, name) == pytest.approx(getattr(reference, id)(H, y.numpy(), K, mu, trace), rel=1e-9)
         changed |= abs(m.value("pfc3", name) - own["pfc3"]) > 1e-3
         for id in ("pfc1", "pfc2", "nc1", "cdnv", "separation", "rank_between"):
             assert m.value(id, name) == pytest.approx(own[id], rel=1e-9), id
@@ -338,10 +342,37 @@ def test_a_test_split_is_decided_by_the_means_of_the_training_set():
 def test_a_test_split_without_a_reference_is_flagged():
     m = measure(resnet(), batched(), num_classes=K, split="test")
     flagged = {row.metric for row in m.rows if "own_means" in row.flags}
-    assert flagged == {"pfc3", "pfc3_error", "nc4", "nc4_mismatch", "accuracy"}
+    assert flagged == {"pfc3", "pfc3_error", "strong_collapse", "weak_collapse", "nc4", "nc4_mismatch", "accuracy"}
+    assert m.curve("strong_collapse") == pytest.approx(m.curve("pfc1"), rel=1e-14)
     train = measure(resnet(), batched(), num_classes=K)
     assert [row.value for row in train.rows if row.metric == "pfc3"] == m.curve("pfc3")
     assert not any("own_means" in row.flags for row in train.rows)
+
+
+def test_a_reference_of_other_layers_classes_or_widths_is_refused():
+    train = measure(resnet(), batched(), num_classes=K, layers=["stem", "blocks.1"])
+    with pytest.raises(
+        ValueError, match=r"The reference has no layer 'blocks\.0'.*It has: stem, blocks\.1\. Measure both splits"
+    ):
+        measure(resnet(), batched(), num_classes=K, split="test", reference=train)
+    with pytest.raises(ValueError, match=r"The reference has 3 features at layer 'features', the data 6\. Measure both splits"):
+        measure_features(X, Y, num_classes=K, split="test", reference=measure_features(X[:, :3], Y, num_classes=K))
+    with pytest.raises(ValueError, match=r"The reference has 5 classes, the data 4\. Measure both splits with one num_classes"):
+        measure_features(X, Y, num_classes=K, split="test", reference=measure_features(X, Y, num_classes=K + 1))
+
+
+def test_a_reference_with_an_empty_class_decides_nothing_and_that_is_flagged():
+    train = measure_features(X[Y > 0], Y[Y > 0], num_classes=K)
+    m = measure_features(X, Y, num_classes=K, split="test", reference=train)
+    assert {row.metric for row in m.rows if "own_means" in row.flags} >= {"pfc3", "pfc3_error"}
+
+
+def test_a_test_split_without_some_class_is_still_decided_by_the_reference():
+    train = measure_features(X, Y, num_classes=K)
+    part = measure_features(X[Y > 0], Y[Y > 0], num_classes=K, split="test", reference=train)
+    nearest = reference.nearest(X[Y > 0].double().numpy(), reference.means(X.double().numpy(), Y.numpy(), K))
+    assert part.value("pfc3") == pytest.approx(np.mean(nearest == Y[Y > 0].numpy()), abs=1e-14)
+    assert math.isnan(part.value("pfc1"))
 
 
 def test_metrics_can_be_chosen_also_those_of_the_full_scatter():
@@ -456,8 +487,10 @@ def test_features_that_are_not_finite():
 def test_a_class_without_samples():
     m = measure(resnet(), batched(Y[:, None] * 0 + X, Y.clamp(max=2)), num_classes=K)
     assert len(m.rows) > 3 * 15
-    assert all(math.isnan(row.value) and "empty_class" in row.flags for row in m.rows if row.metric != "nc2_etf_weights")
-    assert all("empty_class" in row.flags for row in m.rows)
+    for row in m.rows:
+        of_weights = row.metric.endswith("_weights")
+        assert math.isnan(row.value) != of_weights
+        assert ("empty_class" in row.flags) != of_weights
     assert m.statistics["stem"].moments.counts[3] == 0
 
 

@@ -1,10 +1,13 @@
-"""Curves over the layers: progression, the straight-line prediction, theorem predicates, paths and transport."""
+"""Curves over the layers: progression, separation, neighbours, similarity, the straight line, its theorems, transport."""
 
 from ncollapse.depth.chain import TransportChain, transport_chain
 from ncollapse.depth.class_arcs import ClassArcs, CollapsedOptimality, collapsed_optimality
 from ncollapse.depth.geodesic import GRID, GeodesicCurve, LineDecisions, log_linear, prediction_error
+from ncollapse.depth.neighbors import NeighborScore, neighbor_predictions, neighbor_scores
 from ncollapse.depth.path import PathStatistics, Position
 from ncollapse.depth.progression import EPSILONS, EffectiveDepth, Progression, effective_depth, progression
+from ncollapse.depth.separation import SeparationLaw, separation_law
+from ncollapse.depth.similarity import cka_matrix, linear_cka
 from ncollapse.depth.theorems import Theorem1, Theorem2, Theorem3, theorem1, theorem2, theorem3
 from ncollapse.depth.transport import gelbrich_squared, wasserstein2_squared
 from ncollapse.depth.transport_bounds import (
@@ -41,10 +44,12 @@ __all__ = [
     "Estimate",
     "GeodesicCurve",
     "LineDecisions",
+    "NeighborScore",
     "PairViolations",
     "PathStatistics",
     "Position",
     "Progression",
+    "SeparationLaw",
     "SlicedBound",
     "SwapBound",
     "Theorem1",
@@ -53,14 +58,19 @@ __all__ = [
     "TransportChain",
     "TransportScore",
     "WeightDecayBound",
+    "cka_matrix",
     "collapsed_optimality",
     "effective_depth",
     "gelbrich_squared",
     "label_wasserstein2_squared",
+    "linear_cka",
     "log_linear",
+    "neighbor_predictions",
+    "neighbor_scores",
     "pair_violations",
     "prediction_error",
     "progression",
+    "separation_law",
     "single_layer_bound",
     "sliced_wasserstein2",
     "stratified_sample",

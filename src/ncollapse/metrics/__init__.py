@@ -1,5 +1,7 @@
 """Collapse metrics: pure functions of statistics, and their registry."""
 
+from ncollapse.metrics.alignment import class_stable_ranks, subspace_alignment, weight_alignment
+from ncollapse.metrics.coding_rate import CodingRate, coding_rate, coding_rate_of_scatter
 from ncollapse.metrics.decision import classifier_accuracy, ncc_accuracy, ncc_agreement, ncc_error, ncc_mismatch
 from ncollapse.metrics.duality import (
     bias_collapse,
@@ -11,9 +13,27 @@ from ncollapse.metrics.duality import (
     strong_collapse_weights,
 )
 from ncollapse.metrics.geometry import equiangularity, equinorm, etf_distance, gram_distance, max_angle
+from ncollapse.metrics.held_out import strong_collapse, weak_collapse
 from ncollapse.metrics.layer import FLAGS, LayerStatistics, Metric, MetricValue
+from ncollapse.metrics.ood import (
+    PrincipalSubspace,
+    auroc,
+    center_distance_score,
+    mahalanobis_score,
+    nci_score,
+    neco_score,
+    ood_orthogonality,
+)
 from ncollapse.metrics.registry import METRICS, evaluate_metrics, select_metrics
 from ncollapse.metrics.spectrum import entropy_rank, numerical_rank, participation_ratio, stable_rank
+from ncollapse.metrics.uniformity import (
+    PairEnergy,
+    hyperspherical_energy,
+    hyperspherical_variation,
+    log_equinorm,
+    pair_energy,
+    uniform_duality,
+)
 from ncollapse.metrics.variability import (
     between_inverse_trace,
     cdnv,
@@ -26,26 +46,42 @@ from ncollapse.metrics.variability import (
 __all__ = [
     "FLAGS",
     "METRICS",
+    "CodingRate",
     "LayerStatistics",
     "Metric",
     "MetricValue",
+    "PairEnergy",
+    "PrincipalSubspace",
+    "auroc",
     "between_inverse_trace",
     "bias_collapse",
     "cdnv",
     "cdnv_matrix",
+    "center_distance_score",
+    "class_stable_ranks",
     "classifier_accuracy",
+    "coding_rate",
+    "coding_rate_of_scatter",
     "entropy_rank",
     "equiangularity",
     "equinorm",
     "etf_distance",
     "evaluate_metrics",
     "gram_distance",
+    "hyperspherical_energy",
+    "hyperspherical_variation",
+    "log_equinorm",
+    "mahalanobis_score",
     "max_angle",
     "ncc_accuracy",
     "ncc_agreement",
     "ncc_error",
     "ncc_mismatch",
+    "nci_score",
+    "neco_score",
     "numerical_rank",
+    "ood_orthogonality",
+    "pair_energy",
     "participation_ratio",
     "select_metrics",
     "self_duality",
@@ -53,9 +89,14 @@ __all__ = [
     "self_duality_etf",
     "separation",
     "stable_rank",
+    "strong_collapse",
     "strong_collapse_bias",
     "strong_collapse_features",
     "strong_collapse_weights",
+    "subspace_alignment",
+    "uniform_duality",
+    "weak_collapse",
+    "weight_alignment",
     "within_between_ratio",
     "within_total_ratio",
 ]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ncollapse.metrics.uniformity import PairEnergy, pair_energy
 from ncollapse.metrics.variability import between_spectrum, rounding_floor
 from ncollapse.statistics.centers import ClassCenters, ClassDecisions, LinearClassifier
 from ncollapse.statistics.conventions import Convention
@@ -28,9 +30,11 @@ FLAGS: dict[str, str] = {
     "coincident_means": "two class means coincide, so their distance-normalized variance is not defined",
     "mean_at_center": "a class mean coincides with the global mean, so its angle is not defined",
     "zero_classifier": "a classifier row is zero, so its direction is not defined",
-    "zero_vector": "a feature or a classifier row is zero, so its cosine is not defined",
+    "zero_vector": "a feature, a centered class mean or a classifier row is zero, so its cosine is not defined",
+    "coincident_directions": "two centered class means point the same way, or one has no direction: no finite energy",
     "imbalanced": "the classes have unequal counts, for which the metric is not defined",
     "one_class": "one class alone has no geometry",
+    "single_samples": "no class has two samples, so that nothing can vary within a class",
     "own_means": "a split other than train was decided by its own class means, for want of those of the training set",
 }
 
@@ -48,6 +52,7 @@ class LayerStatistics:
         scatter: Full scatter matrices, when somebody asked for them.
         convention: Class weights of the covariances.
         own_means: Whether a split other than train is decided by its own means.
+        reference: Moments of the training set whose means decide; None where the layer's own do.
     """
 
     moments: ClassMoments
@@ -58,11 +63,17 @@ class LayerStatistics:
     scatter: ClassScatter | None = None
     convention: Convention = "class"
     own_means: bool = False
+    reference: ClassMoments | None = None
 
     @property
     def centered_means(self) -> Tensor:
         """Class means minus the mean of class means, whatever the convention: the center of NC2, NC3 and PFC2."""
         return self.moments.centered_means("class")
+
+    @cached_property
+    def pair_energy(self) -> PairEnergy:
+        """Log energy of the directions of the centered class means: one pass over the pairs for its mean and its deviation."""
+        return pair_energy(self.centered_means)
 
     def spectrum(self) -> Tensor:
         """Non-zero eigenvalues of the between-class covariance."""
@@ -80,7 +91,7 @@ class LayerStatistics:
         if moments.num_classes < 2:
             return {"one_class"}
         if bool((moments.counts == 0).any()):
-            return {"empty_class"}
+            return {"empty_class"} | ({"own_means"} if self.own_means else set())
         no_between = bool(moments.between_trace(self.convention) <= rounding_floor(moments))
         span = min(moments.num_classes - 1, moments.dim)
         found = {
@@ -90,6 +101,7 @@ class LayerStatistics:
             "two_classes": moments.num_classes == 2,
             "low_dimension": moments.dim < moments.num_classes - 1,
             "imbalanced": bool((moments.counts != moments.counts[0]).any()),
+            "single_samples": bool((moments.counts == 1).all()),
         }
         return {condition for condition, holds in found.items() if holds}
 
@@ -125,6 +137,8 @@ class Metric:
         undefined_when: Conditions under which the value is nan.
         flagged_when: Conditions that qualify the value.
         nan_flag: What a nan means when no condition explains it.
+        despite_empty: Whether it is defined although a class has no samples here: it then rests on the classifier alone, or
+            on decisions by the means of a training set that has them all.
         reference: Authors, year, venue.
     """
 
@@ -140,6 +154,7 @@ class Metric:
     undefined_when: frozenset[str] = frozenset()
     flagged_when: frozenset[str] = frozenset()
     nan_flag: str = "no_between"
+    despite_empty: bool = False
 
     def evaluate(self, statistics: LayerStatistics, conditions: set[str]) -> MetricValue:
         """Compute the value and its flags.
@@ -151,7 +166,9 @@ class Metric:
         Returns:
             The value, nan with a flag where it is undefined.
         """
-        reasons = conditions & ({"one_class", "empty_class"} | self.undefined_when)
+        decided = "centers" not in self.needs or statistics.decisions is not None
+        empty: set[str] = set() if self.despite_empty and decided else {"empty_class"}
+        reasons = conditions & ({"one_class"} | empty | self.undefined_when)
         if reasons:
             return MetricValue(self.id, math.nan, tuple(sorted(reasons)))
         value = float(self.compute(statistics))

@@ -20,7 +20,8 @@ def numerical_rank(eigenvalues: Tensor, *, relative_tolerance: float | None = No
 
     Args:
         eigenvalues: Of a covariance, shape (d,), float64.
-        relative_tolerance: None takes 10 · d · eps.
+        relative_tolerance: None takes 10 · d · eps. Of eigenvalues: t for singular values of the features is t² here, so that
+            directions above a thousandth of the largest standard deviation are counted with 1e-6.
 
     Returns:
         0-d tensor, float64; 0 for a zero spectrum.

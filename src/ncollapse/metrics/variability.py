@@ -93,6 +93,8 @@ def between_spectrum(centers: ClassCenters, convention: Convention = "class") ->
     Returns:
         Eigenvalues (q,), descending, and eigenvectors (r, q), q <= r <= K-1; both empty when the class means coincide.
     """
+    if convention in centers.spectra:
+        return centers.spectra[convention]
     moments, parts = centers.moments, convention_parts(convention)
     means = moments.centered_means(parts.center) @ centers.basis
     weighted = moments.class_weights(parts.between).sqrt().unsqueeze(1) * means
@@ -100,7 +102,8 @@ def between_spectrum(centers: ClassCenters, convention: Convention = "class") ->
     eigenvalues = singular_values.square()
     cutoff = 10 * max(moments.num_classes, moments.dim) * torch.finfo(torch.float64).eps * eigenvalues.amax()
     kept = (eigenvalues > cutoff) & (eigenvalues > rounding_floor(moments))
-    return eigenvalues[kept], right[kept].T
+    centers.spectra[convention] = eigenvalues[kept], right[kept].T
+    return centers.spectra[convention]
 
 
 def between_inverse_trace(

@@ -62,7 +62,7 @@ class Collected:
         centers: Prepared class means by layer; a layer with an empty class or coinciding means has none.
         within: Sums around each layer's own class means.
         decisions: Decisions by the training set's class means; the same objects as ``within`` on the training set.
-        by_reference: Layers that were decided by the reference's class means.
+        by_reference: Moments of the training set at the layers that it decided.
         paired: Joint moments of the first and last layer, when paths are wanted.
         path: Path statistics, when wanted.
         line: Decisions on the straight line, when wanted.
@@ -76,7 +76,7 @@ class Collected:
     centers: dict[str, ClassCenters] = field(default_factory=dict)
     within: dict[str, ClassDecisions] = field(default_factory=dict)
     decisions: dict[str, ClassDecisions] = field(default_factory=dict)
-    by_reference: set[str] = field(default_factory=set)
+    by_reference: dict[str, ClassMoments] = field(default_factory=dict)
     paired: PairedMoments | None = None
     path: PathStatistics | None = None
     line: LineDecisions | None = None
@@ -118,7 +118,7 @@ def collect(
         first.add(batch)
     collected = first.finish()
     deciding = _deciding(reference, collected.moments)
-    collected.by_reference = set(deciding)
+    collected.by_reference = {name: centers.moments for name, centers in deciding.items()}
     if not (options.centers or options.path):
         return collected
     if first.kept is None:
@@ -338,10 +338,10 @@ def _deciding(
                 f"{', '.join(reference)}. Measure both splits with the same layers and classifier."
             )
         centers = reference[name]
-        if centers is not None and centers.moments.means.shape != own.means.shape:
+        if centers is not None and centers.moments.dim != own.dim:
             raise ValueError(
-                f"The reference has (K, d) = {tuple(centers.moments.means.shape)} at layer {name!r}, the data "
-                f"{tuple(own.means.shape)}. Measure both splits with one network and one num_classes."
+                f"The reference has {centers.moments.dim} features at layer {name!r}, the data {own.dim}. "
+                "Measure both splits with one network."
             )
         if centers is not None:
             deciding[name] = centers

@@ -117,7 +117,7 @@ def measure(
     options = _options(selected, num_classes, budget, path, where)
     with taps, _random_state_kept():
         repeatable = not isinstance(batches, Iterator)
-        collected = collect(source, options, classifiers, _reference(reference), repeatable=repeatable)
+        collected = collect(source, options, classifiers, _reference(reference, num_classes), repeatable=repeatable)
         heads = classifiers()
     return _measurement(collected, selected, heads, split, convention, cast(TapPlan, taps.plan).explanation)
 
@@ -182,7 +182,7 @@ def measure_features(
     # The features are in memory already: keeping references to them costs nothing.
     size = sum(layer.numel() * layer.element_size() for layer in flat.values())
     options = _options(selected, num_classes, size, path, "")
-    collected = collect(lambda: iter([LayerBatch(flat, labels)]), options, lambda: heads, _reference(reference))
+    collected = collect(lambda: iter([LayerBatch(flat, labels)]), options, lambda: heads, _reference(reference, num_classes))
     return _measurement(collected, selected, heads, split, convention, "features in memory")
 
 
@@ -275,8 +275,15 @@ def _options(selected: Sequence[Metric], num_classes: int, budget: int, path: bo
     return CollectOptions(num_classes, budget, "centers" in needs, "scatter" in needs, path, where)
 
 
-def _reference(reference: Measurement | None) -> dict[str, ClassCenters | None] | None:
-    return None if reference is None else {name: s.centers for name, s in reference.statistics.items()}
+def _reference(reference: Measurement | None, num_classes: int) -> dict[str, ClassCenters | None] | None:
+    if reference is None:
+        return None
+    if reference.num_classes != num_classes:
+        raise ValueError(
+            f"The reference has {reference.num_classes} classes, the data {num_classes}. "
+            "Measure both splits with one num_classes."
+        )
+    return {name: statistics.centers for name, statistics in reference.statistics.items()}
 
 
 @contextmanager
@@ -305,6 +312,7 @@ def _measurement(
             scatter=collected.scatters.get(name),
             convention=convention,
             own_means=split != "train" and name not in collected.by_reference,
+            reference=collected.by_reference.get(name),
         )
         for name, moments in collected.moments.items()
     }

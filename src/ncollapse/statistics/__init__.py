@@ -5,6 +5,7 @@ from ncollapse.statistics.conventions import ClassWeights, Convention
 from ncollapse.statistics.moments import ClassMoments
 from ncollapse.statistics.paired import PairedMoments
 from ncollapse.statistics.scatter import ClassScatter
+from ncollapse.statistics.selection import SelectedClasses, select_classes
 
 __all__ = [
     "ClassCenters",
@@ -15,4 +16,6 @@ __all__ = [
     "Convention",
     "LinearClassifier",
     "PairedMoments",
+    "SelectedClasses",
+    "select_classes",
 ]

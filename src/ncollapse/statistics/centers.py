@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -83,6 +84,11 @@ class ClassCenters:
     coordinates: Tensor
     separations: Tensor | None
 
+    @cached_property
+    def spectra(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Spectra of the between-class covariance by convention, kept by whoever computes one first."""
+        return {}
+
     @classmethod
     def from_moments(cls, moments: ClassMoments) -> ClassCenters:
         """Prepare the final means of a pass over the data.
@@ -98,8 +104,10 @@ class ClassCenters:
         _, _, right = torch.linalg.svd(centered, full_matrices=False)
         basis = right[: min(moments.num_classes - 1, moments.dim)].T.contiguous()
         coordinates = centered @ basis
-        separations = _squared_distances(coordinates) if moments.num_classes <= _EXPLICIT_CLASSES else None
-        return cls(moments, basis, coordinates, separations)
+        if moments.num_classes > _EXPLICIT_CLASSES:
+            return cls(moments, basis, coordinates, None)
+        distances = torch.cdist(coordinates, coordinates, compute_mode="donot_use_mm_for_euclid_dist")
+        return cls(moments, basis, coordinates, distances.square())
 
     def to(self, device: torch.device | str) -> ClassCenters:
         """The same value on another device.
@@ -113,8 +121,8 @@ class ClassCenters:
         separations = None if self.separations is None else self.separations.to(device)
         return ClassCenters(self.moments.to(device), self.basis.to(device), self.coordinates.to(device), separations)
 
-    def nearest(self, residual: Tensor, labels: Tensor) -> Tensor:
-        r"""Nearest class centre, the smallest index on ties.
+    def nearest(self, residual: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        r"""Nearest class centre, the smallest index on ties, and by how much nearer it is than the own one.
 
         Distances are compared with that to the own class k, :math:`\lVert h - \mu_j \rVert^2 - \lVert h - \mu_k \rVert^2 =
         2 \langle r, \mu_k - \mu_j \rangle + \lVert \mu_k - \mu_j \rVert^2` with r = h - μ_k, so that two centres much closer to
@@ -125,7 +133,7 @@ class ClassCenters:
             labels: The own classes, shape (N,).
 
         Returns:
-            Class indices, shape (N,).
+            Class indices, shape (N,), and their margins, at most 0 up to rounding, exactly 0 for the own class, shape (N,).
         """
         products = residual @ self.coordinates.T
         separations = self._separations_from(labels)
@@ -133,17 +141,14 @@ class ClassCenters:
         reach = torch.linalg.vector_norm(residual, dim=1, keepdim=True)
         rounding = TIE * (separations + reach * separations.sqrt())
         smallest, at = margins.min(dim=1, keepdim=True)
-        return first_true(margins <= smallest + rounding + rounding.gather(1, at))
+        chosen = first_true(margins <= smallest + rounding + rounding.gather(1, at))
+        return chosen, margins.gather(1, chosen.unsqueeze(1)).squeeze(1) * (chosen != labels)
 
     def _separations_from(self, labels: Tensor) -> Tensor:
         if self.separations is not None:
             return self.separations[labels]
         own, norms = self.coordinates[labels], self.coordinates.square().sum(dim=1)
         return torch.clamp(norms[labels].unsqueeze(1) + norms - 2 * own @ self.coordinates.T, min=0)
-
-
-def _squared_distances(points: Tensor) -> Tensor:
-    return torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist").square()
 
 
 def first_true(mask: Tensor) -> Tensor:
@@ -168,6 +173,7 @@ class ClassDecisions:
     Attributes:
         counts: Samples of each class, shape (K,).
         ncc_correct: Samples whose nearest class centre is their own class, shape (K,).
+        margin_sums: Sums over samples of :math:`\min_j \lVert h - \mu_j \rVert^2 - \lVert h - \mu_y \rVert^2`, shape (K,).
         classifier_correct: Samples that the classifier gets right, shape (K,); zeros without a classifier.
         agree: Samples for which classifier and nearest centre agree, shape (K,); zeros without a classifier.
         cosine_sums: Sums over samples of cos(h, w_y), shape (K,), features not centered; zeros without a classifier.
@@ -179,6 +185,7 @@ class ClassDecisions:
 
     counts: Tensor
     ncc_correct: Tensor
+    margin_sums: Tensor
     classifier_correct: Tensor
     agree: Tensor
     cosine_sums: Tensor
@@ -199,7 +206,7 @@ class ClassDecisions:
         per_class = torch.zeros_like(centers.moments.scatter_traces)
         matrix = per_class.new_zeros(centers.basis.shape[1], centers.basis.shape[1])
         residuals = torch.zeros_like(centers.coordinates)
-        return cls(per_class, per_class, per_class, per_class, per_class, matrix, matrix, residuals)
+        return cls(per_class, per_class, per_class, per_class, per_class, per_class, matrix, matrix, residuals)
 
     @classmethod
     def from_batch(
@@ -227,23 +234,23 @@ class ClassDecisions:
         residual, cosines, chosen = _project(features, labels, centers, classifier)
         step = max(1, _MARGIN_ELEMENTS // centers.moments.num_classes)
         parts = zip(residual.split(step), labels.split(step), strict=True)
-        nearest = torch.cat([centers.nearest(*part) for part in parts]) if len(labels) else labels
+        decided = [centers.nearest(*part) for part in parts] or [(labels, residual.new_zeros(0))]
+        nearest, margins = (torch.cat(column) for column in zip(*decided, strict=True))
         num_classes = centers.moments.num_classes
 
         def count(indicator: Tensor) -> Tensor:
             return torch.bincount(labels, weights=indicator.double(), minlength=num_classes)
 
         zeros = torch.zeros_like(centers.moments.scatter_traces)
-        sample_weight = residual.T @ residual / counts.sum()
-        class_weight = (residual / (num_classes * counts[labels]).unsqueeze(1)).T @ residual
         return cls(
             counts=count(torch.ones_like(labels)),
             ncc_correct=count(nearest == labels),
+            margin_sums=count(margins),
             classifier_correct=zeros if chosen is None else count(chosen == labels),
             agree=zeros if chosen is None else count(chosen == nearest),
             cosine_sums=zeros if cosines is None else count(cosines),
-            within_class=class_weight,
-            within_sample=sample_weight,
+            within_class=(residual / (num_classes * counts[labels]).unsqueeze(1)).T @ residual,
+            within_sample=residual.T @ residual / counts.sum(),
             residual_sums=torch.zeros_like(centers.coordinates).index_add_(0, labels, residual),
         )
 

@@ -1,5 +1,6 @@
 """Experiments as data, and what runs them."""
 
+from ncollapse.studies.ncc_depth import DepthComparison, MinimalDepth, compare_ncc_depths, minimal_ncc_depth
 from ncollapse.studies.progressive_collapse import RECIPES, recipe_by_name
 from ncollapse.studies.recipe import MeasureConfig, Recipe, RecipeError, override
 from ncollapse.studies.run import measure_run, run_recipe
@@ -7,12 +8,16 @@ from ncollapse.studies.rundir import RunDirectory, RunDirectoryError
 
 __all__ = [
     "RECIPES",
+    "DepthComparison",
     "MeasureConfig",
+    "MinimalDepth",
     "Recipe",
     "RecipeError",
     "RunDirectory",
     "RunDirectoryError",
+    "compare_ncc_depths",
     "measure_run",
+    "minimal_ncc_depth",
     "override",
     "recipe_by_name",
     "run_recipe",

@@ -1,0 +1,155 @@
+"""k-nearest-neighbour decisions by depth: what a layer's features alone decide, and where the network agrees."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ncollapse.statistics.batch import check_labels, flatten_features
+
+# Distances held at once: 2**22 float64 numbers are 32 MB.
+_BLOCK_ELEMENTS = 2**22
+
+
+@dataclass(frozen=True)
+class NeighborScore:
+    """k-NN decisions at one layer.
+
+    Attributes:
+        layer: Its name.
+        accuracy: Share of samples that their neighbours' vote puts into their own class; 1 at exact collapse, for k < n.
+        agreement: Share of samples on which vote and network agree; nan without the network's predictions.
+        agreement_on_errors: The same share among the samples that the network gets wrong; nan if there are none.
+    """
+
+    layer: str
+    accuracy: float
+    agreement: float
+    agreement_on_errors: float
+
+
+def neighbor_predictions(
+    features: Tensor, labels: Tensor, *, num_classes: int, k: int = 10, queries: Tensor | None = None
+) -> Tensor:
+    r"""Majority vote of the k nearest training features, by Euclidean distance.
+
+    Without queries every training sample is decided by the others (leave one out). Neighbours at equal distance are taken by
+    smallest index; classes with equally many votes are told apart by the smallest sum of their neighbours' distances, then by
+    the smallest index. Distances are explicit differences in float64; O(N²d) time, N×N numbers are never held.
+
+    Args:
+        features: Training features, shape (N, ...).
+        labels: Their classes, shape (N,).
+        num_classes: K.
+        k: Number of neighbours.
+        queries: Features to decide, shape (M, ...); None decides the training features by leave one out.
+
+    Returns:
+        Class indices, shape (M,) or (N,).
+
+    Raises:
+        ValueError: If k is not between 1 and the number of neighbours there are, or dimensions differ.
+
+    Reference:
+        Cohen, Sapiro & Giryes (2018), "DNN or k-NN: that is the generalize vs. memorize question".
+    """
+    train = flatten_features(features).double()
+    labels = check_labels(labels, len(train), num_classes).to(train.device)
+    asked = train if queries is None else flatten_features(queries).double().to(train.device)
+    available = len(train) - (queries is None)
+    if not 1 <= k <= available or asked.shape[1] != train.shape[1]:
+        raise ValueError(
+            f"neighbor_predictions needs 1 <= k <= {available} neighbours and queries of {train.shape[1]} features, "
+            f"got k={k} and {asked.shape[1]} features. Lower k, or pass features of one layer."
+        )
+    parts = []
+    for rows in torch.arange(len(asked), device=train.device).split(max(1, _BLOCK_ELEMENTS // len(train))):
+        distances = torch.cdist(asked[rows], train, compute_mode="donot_use_mm_for_euclid_dist")
+        if queries is None:
+            distances[torch.arange(len(rows), device=train.device), rows] = math.inf
+        parts.append(_vote(distances, labels, num_classes, k))
+    return torch.cat(parts) if parts else labels[:0]
+
+
+def _vote(distances: Tensor, labels: Tensor, num_classes: int, k: int) -> Tensor:
+    # The k-th smallest distance first, a stable sort of what is not farther second: sorting whole rows costs ten times as much.
+    reach = distances.kthvalue(k, dim=1, keepdim=True).values
+    width = int((distances <= reach).sum(dim=1).amax())
+    index = torch.arange(distances.shape[1], device=distances.device)
+    within = torch.where(distances <= reach, index, distances.shape[1]).topk(width, dim=1, largest=False, sorted=True).values
+    near = torch.where(within < distances.shape[1], distances.gather(1, within.clamp(max=distances.shape[1] - 1)), math.inf)
+    near, order = near.sort(dim=1, stable=True)
+    near, chosen = near[:, :k], labels[within.gather(1, order)[:, :k]]
+    zeros = distances.new_zeros(len(distances), num_classes)
+    votes = zeros.scatter_add(1, chosen, torch.ones_like(near))
+    sums = zeros.scatter_add(1, chosen, near)
+    sums = torch.where(votes == votes.amax(dim=1, keepdim=True), sums, math.inf)
+    first = torch.where(sums == sums.amin(dim=1, keepdim=True), torch.arange(num_classes, device=sums.device), num_classes)
+    return first.amin(dim=1)
+
+
+def neighbor_scores(
+    layers: Mapping[str, Tensor],
+    labels: Tensor,
+    *,
+    num_classes: int,
+    k: int = 10,
+    queries: Mapping[str, Tensor] | None = None,
+    query_labels: Tensor | None = None,
+    predictions: Tensor | None = None,
+) -> list[NeighborScore]:
+    r"""k-NN accuracy at every layer, and the agreement :math:`P_{same}` of the vote with the network.
+
+    Args:
+        layers: Training features by layer, in order of depth, as ``collect_features`` gives them.
+        labels: Their classes, shape (N,).
+        num_classes: K.
+        k: Number of neighbours.
+        queries: Features of another split by layer, decided by the training features; None leaves one out.
+        query_labels: Classes of the queries, shape (M,); needed with queries.
+        predictions: The network's decisions about the samples that are decided, shape (M,) or (N,).
+
+    Returns:
+        One score a layer.
+
+    Raises:
+        ValueError: If queries come without labels or without a layer, or predictions do not fit.
+
+    Reference:
+        Cohen, Sapiro & Giryes (2018), "DNN or k-NN: that is the generalize vs. memorize question".
+
+    Example:
+        >>> features = torch.tensor([[0.0], [0.1], [1.0], [1.1]])
+        >>> neighbor_scores({"h": features}, torch.tensor([0, 0, 1, 1]), num_classes=2, k=1)[0].accuracy
+        1.0
+    """
+    if queries is not None and (query_labels is None or set(layers) - set(queries)):
+        raise ValueError(
+            "neighbor_scores needs query_labels and every layer in queries, got "
+            f"{'no labels' if query_labels is None else 'labels'} and layers {', '.join(queries)}. Collect the same layers."
+        )
+    target = labels if queries is None or query_labels is None else query_labels
+    if predictions is not None and predictions.shape != target.shape:
+        raise ValueError(
+            f"predictions must hold one class index per decided sample, shape {tuple(target.shape)}, got "
+            f"{tuple(predictions.shape)}. Pass logits.argmax(1)."
+        )
+    scores = []
+    for name, features in layers.items():
+        asked = None if queries is None else queries[name]
+        vote = neighbor_predictions(features, labels, num_classes=num_classes, k=k, queries=asked).cpu()
+        scores.append(_score(name, vote, target.cpu(), None if predictions is None else predictions.cpu()))
+    return scores
+
+
+def _score(layer: str, vote: Tensor, target: Tensor, predictions: Tensor | None) -> NeighborScore:
+    accuracy = float((vote == target).double().mean())
+    if predictions is None:
+        return NeighborScore(layer, accuracy, math.nan, math.nan)
+    same, wrong = (vote == predictions).double(), predictions != target
+    # The mean over no samples is nan, as it should be.
+    return NeighborScore(layer, accuracy, float(same.mean()), float(same[wrong].mean()))

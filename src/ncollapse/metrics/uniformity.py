@@ -1,0 +1,257 @@
+"""Generalized NC2 and NC3: how uniformly class means cover the sphere, and how uniformly the classifier aligns with them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+Kernel = Literal["log", "riesz", "distance"]
+Variation = Literal["std", "cov", "var"]
+
+# Rows of a tile of pairs: 1024² float64 numbers are 8 MB, and 50 000 classes never need their K×K matrix.
+TILE = 1024
+# Unit vectors nearer to each other than this are equal up to rounding.
+_COINCIDENT = 16 * torch.finfo(torch.float64).eps
+# Squared distances below this are formed from explicit differences: 2 - 2 cos would lose their digits.
+_NEAR = 1e-2
+
+
+@dataclass(frozen=True)
+class PairEnergy:
+    r"""Mean and standard deviation of a kernel over all pairs of unit vectors, in units of ``exp(log_scale)``.
+
+    The scale keeps a Riesz kernel with a large exponent, whose values leave the range of float64, representable; it is 0 for
+    the other kernels.
+
+    Attributes:
+        mean: Mean over pairs i < j, 0-d, float64.
+        std: Standard deviation over pairs (divided by their number), 0-d, float64.
+        log_scale: Natural logarithm of the unit of both, 0-d, float64.
+    """
+
+    mean: Tensor
+    std: Tensor
+    log_scale: Tensor
+
+    @property
+    def energy(self) -> Tensor:
+        """The mean itself; inf or 0 where it leaves the range of float64."""
+        return self.mean * torch.exp(self.log_scale)
+
+    @property
+    def log_energy(self) -> Tensor:
+        """Natural logarithm of the mean's absolute value, at any exponent."""
+        return self.mean.abs().log() + self.log_scale
+
+    def variation(self, statistic: Variation = "std") -> Tensor:
+        """How much the kernel differs between pairs.
+
+        Args:
+            statistic: "std", "var", or "cov", the standard deviation over the mean's absolute value.
+
+        Returns:
+            0-d tensor, float64, at least 0; 0 if all pairs are at one distance.
+
+        Raises:
+            ValueError: If the statistic is unknown.
+        """
+        _check_statistic(statistic)
+        if statistic == "cov":
+            return self.std / self.mean.abs()
+        value = self.std * torch.exp(self.log_scale)
+        return value if statistic == "std" else value.square()
+
+
+def pair_energy(rows: Tensor, *, kernel: Kernel = "log", exponent: float | None = None, tile: int = TILE) -> PairEnergy:
+    r"""Kernel of the distances of unit vectors, :math:`v_k = r_k / \lVert r_k \rVert`, over all pairs, tile by tile.
+
+    "log": :math:`-\log \lVert v_i - v_j \rVert`; "riesz": :math:`\mathrm{sign}(s) \lVert v_i - v_j \rVert^{-s}`; "distance":
+    :math:`\lVert v_i - v_j \rVert`. Mean and deviation of the tiles are merged exactly (Chan), in one pass, O(tile²) memory.
+
+    Args:
+        rows: Centered class means, shape (K, d), float64, K >= 2.
+        kernel: Which kernel.
+        exponent: s of the Riesz kernel, not 0; None takes d - 2 as the code of Wu & Papyan does (1 for d = 2).
+        tile: Rows of a tile; has no influence on the result beyond rounding.
+
+    Returns:
+        Mean and deviation; nan if a row is zero, if there is one row only, or, except for "distance", if two rows point the
+        same way.
+
+    Raises:
+        ValueError: If the kernel is unknown, the exponent is 0, or the tile is not positive.
+
+    Reference:
+        Liu et al. (2023), ICLR, "Generalizing and decoupling neural collapse via hyperspherical uniformity gap";
+        Wu & Papyan (2024), NeurIPS, "Linguistic collapse".
+    """
+    if kernel not in get_args(Kernel):
+        raise ValueError(f"kernel must be one of {', '.join(get_args(Kernel))}, got {kernel!r}.")
+    power = float(rows.shape[1] - 2 or 1) if exponent is None else float(exponent)
+    if power == 0 or tile < 1:
+        raise ValueError(f"pair_energy needs an exponent other than 0 and a tile of at least 1, got {power} and {tile}.")
+    units = rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    total = _Running(units)
+    for start in range(0, len(units), tile):
+        for other in range(start, len(units), tile):
+            squared = _squared_distances(units[start : start + tile], units[other : other + tile])
+            pairs = squared[_above_diagonal(squared)] if start == other else squared.flatten()
+            total.add(*_kernel_values(pairs, kernel, power))
+    return total.result()
+
+
+def _above_diagonal(square: Tensor) -> Tensor:
+    return torch.ones_like(square, dtype=torch.bool).triu(1)
+
+
+def _squared_distances(left: Tensor, right: Tensor) -> Tensor:
+    """Squared distances of unit vectors: from inner products, and from explicit differences where these would cancel."""
+    squared = 2.0 - 2.0 * left @ right.T
+    near = (squared < _NEAR).nonzero()
+    for pairs in near.split(max(1, 2**22 // left.shape[1])):
+        i, j = pairs.unbind(1)
+        squared[i, j] = (left[i] - right[j]).square().sum(dim=1)
+    return squared
+
+
+def _kernel_values(squared: Tensor, kernel: Kernel, exponent: float) -> tuple[Tensor, Tensor]:
+    """Values over exp(log_scale), and the log_scale; nan for coinciding directions where the kernel is singular."""
+    zero = squared.new_zeros(())
+    if kernel == "distance":
+        return squared.sqrt(), zero
+    log_distance = 0.5 * torch.where(squared > _COINCIDENT**2, squared, math.nan).log()
+    if kernel == "log":
+        return -log_distance, zero
+    logs = -exponent * log_distance
+    scale = logs.amax() if len(logs) else zero
+    return math.copysign(1.0, exponent) * torch.exp(logs - scale), scale
+
+
+class _Running:
+    """Mean and sum of squared deviations of values that come in tiles, each in its own unit."""
+
+    def __init__(self, like: Tensor) -> None:
+        self.count = 0
+        self.mean, self.squares = like.new_zeros(()), like.new_zeros(())
+        self.log_scale = like.new_full((), -math.inf)
+
+    def add(self, values: Tensor, log_scale: Tensor) -> None:
+        if len(values) == 0:
+            return
+        scale = torch.maximum(self.log_scale, log_scale)
+        before, now = torch.exp(self.log_scale - scale), torch.exp(log_scale - scale)
+        mean = values.mean()
+        squares = (values - mean).square().sum() * now.square()
+        count, delta = self.count + len(values), mean * now - self.mean * before
+        share = len(values) / count
+        self.squares = self.squares * before.square() + squares + delta.square() * self.count * share
+        self.mean, self.count, self.log_scale = self.mean * before + delta * share, count, scale
+
+    def result(self) -> PairEnergy:
+        if self.count == 0:
+            nan = self.mean * math.nan
+            return PairEnergy(nan, nan, nan)
+        return PairEnergy(self.mean, (self.squares / self.count).sqrt(), self.log_scale)
+
+
+def hyperspherical_energy(rows: Tensor, *, kernel: Kernel = "log", exponent: float | None = None) -> Tensor:
+    r"""Hyperspherical energy, the mean of a kernel over pairs of directions i < j (see ``pair_energy``).
+
+    The log energy is at least :math:`-\frac{1}{2} \log(2K/(K-1))`, which a simplex ETF alone attains (K <= d+1). Dimensionless;
+    invariant to rotation and scale.
+
+    Args:
+        rows: Centered class means, shape (K, d), float64.
+        kernel: "log", "riesz" or "distance".
+        exponent: s of the Riesz kernel; None takes d - 2.
+
+    Returns:
+        0-d tensor, float64; nan if a row is zero or two rows point the same way (but for "distance").
+
+    Reference:
+        Liu et al. (2023), ICLR.
+
+    Example:
+        >>> from ncollapse.etf import simplex_etf
+        >>> round(float(hyperspherical_energy(simplex_etf(5, 8))), 6)
+        -0.458145
+    """
+    return pair_energy(rows, kernel=kernel, exponent=exponent).energy
+
+
+def hyperspherical_variation(
+    rows: Tensor, *, kernel: Kernel = "log", exponent: float | None = None, statistic: Variation = "std"
+) -> Tensor:
+    """GNC2, the variation over pairs of the kernel whose mean is the hyperspherical energy.
+
+    Dimensionless, in [0, inf); 0 at exact collapse and wherever all directions are equally far apart; trivially 0 for K = 2.
+    Unlike NC2 it has a meaning for K > d + 1, where no simplex ETF exists. Invariant to rotation and scale.
+
+    Args:
+        rows: Centered class means, shape (K, d), float64.
+        kernel: "log", "riesz" or "distance".
+        exponent: s of the Riesz kernel; None takes d - 2.
+        statistic: "std", "cov" or "var".
+
+    Returns:
+        0-d tensor, float64; nan if a row is zero or two rows point the same way (but for "distance").
+
+    Reference:
+        Wu & Papyan (2024), NeurIPS (their code reports mean and std); Liu et al. (2023), ICLR.
+    """
+    return pair_energy(rows, kernel=kernel, exponent=exponent).variation(statistic)
+
+
+def uniform_duality(weight: Tensor, centered_means: Tensor, *, statistic: Variation = "std") -> Tensor:
+    r"""UNC3, the variation over classes of the cosine of classifier row and class mean, :math:`\cos(w_k, \mu_k - \mu)`.
+
+    It asks for equal alignment of all classes, not for perfect alignment. Dimensionless, in [0, 1] for "std"; 0 at exact
+    collapse. Invariant to rotation, to the scale of either argument, and to the scale of single rows.
+
+    Args:
+        weight: W, shape (K, d), float64.
+        centered_means: Class means minus the mean of class means, shape (K, d), float64.
+        statistic: "std", "cov" or "var".
+
+    Returns:
+        0-d tensor, float64; nan if a row is zero.
+
+    Reference:
+        Wu & Papyan (2024), NeurIPS.
+    """
+    norms = torch.linalg.vector_norm(weight, dim=1) * torch.linalg.vector_norm(centered_means, dim=1)
+    return _variation((weight * centered_means).sum(dim=1) / norms, statistic)
+
+
+def log_equinorm(rows: Tensor, *, statistic: Variation = "std") -> Tensor:
+    r"""Variation over classes of the logarithm of the norms, :math:`\log \lVert v_k \rVert`.
+
+    For "std" dimensionless, in [0, inf), about ``equinorm`` where that is small; 0 at exact collapse. Invariant to rotation
+    and, but for "cov", to scale.
+
+    Args:
+        rows: Centered class means or classifier rows, shape (K, d), float64.
+        statistic: "std", "cov" or "var".
+
+    Returns:
+        0-d tensor, float64; nan if a row is zero.
+
+    Reference:
+        Wu & Papyan (2024), NeurIPS.
+    """
+    return _variation(torch.linalg.vector_norm(rows, dim=1).log(), statistic)
+
+
+def _variation(values: Tensor, statistic: Variation) -> Tensor:
+    _check_statistic(statistic)
+    std = torch.std(values, correction=0)
+    return {"std": std, "var": std.square(), "cov": std / values.mean().abs()}[statistic]
+
+
+def _check_statistic(statistic: str) -> None:
+    if statistic not in get_args(Variation):
+        raise ValueError(f"statistic must be one of {', '.join(get_args(Variation))}, got {statistic!r}.")

@@ -1,0 +1,161 @@
+"""Local elasticity: how much one gradient step on a sample moves the predictions for the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+class ElasticityAggregate(NamedTuple):
+    """Means of a similarity over ordered pairs of different samples.
+
+    Attributes:
+        intra: Over pairs of one class; nan if there are none.
+        inter: Over pairs of different classes; nan if there are none.
+        ratio: ``intra / inter``, above 1 for a locally elastic network.
+    """
+
+    intra: float
+    inter: float
+    ratio: float
+
+
+@dataclass(frozen=True)
+class Elasticity:
+    """Similarities of samples as a network's updates see them; row i is the step on sample i, column j its effect on sample j.
+
+    Attributes:
+        relative: S_rel, shape (n, n), float64, ones on the diagonal; nan in the row of a step that changes nothing.
+        kernel: S_ker, shape (n, n), float64; None for networks with more than one output.
+        labels: Classes of the samples, shape (n,).
+    """
+
+    relative: Tensor
+    kernel: Tensor | None
+    labels: Tensor
+
+    def aggregate(self, similarity: Tensor | None = None) -> ElasticityAggregate:
+        """Means within and between classes, a sample's similarity with itself left out.
+
+        Args:
+            similarity: Shape (n, n); None takes the relative similarity.
+
+        Returns:
+            The means and their ratio.
+        """
+        values = self.relative if similarity is None else similarity
+        same = self.labels.unsqueeze(1) == self.labels
+        other = ~torch.eye(len(self.labels), dtype=torch.bool)
+        intra, inter = values[same & other].mean(), values[~same].mean()
+        return ElasticityAggregate(float(intra), float(inter), float(intra / inter))
+
+
+def local_elasticity(
+    model: nn.Module, inputs: Tensor, labels: Tensor, *, loss: Loss, learning_rate: float, targets: Tensor | None = None
+) -> Elasticity:
+    r"""Measure how one step of gradient descent on each sample moves the predictions for all samples.
+
+    With :math:`w^+ = w - \eta \nabla_w \ell(f(x, w), y)`:
+    :math:`S_{rel}(x, x') = \lVert f(x', w^+) - f(x', w) \rVert / \lVert f(x, w^+) - f(x, w) \rVert`, and for one output
+    :math:`S_{ker}(x, x') = (f(x', w) - f(x', w^+)) / (\eta\, \partial_f \ell(f(x, w), y))`, to first order the entry of the
+    neural tangent kernel. Every step starts from the same network, in eval mode; its parameters, buffers, gradients and modes
+    are afterwards what they were, to the bit, also after an error. n² forward passes: for some hundred samples. In float32 a
+    small step drowns in rounding: pass a network and inputs in float64.
+
+    Args:
+        model: Any network of one tensor to one tensor (n, ...).
+        inputs: Samples, shape (n, ...), on the network's device.
+        labels: Their classes, shape (n,), by which the aggregates are taken.
+        loss: Of outputs and targets of one sample, as ``ncollapse.train.cross_entropy``; gives a 0-d tensor.
+        learning_rate: η > 0.
+        targets: What the loss takes, shape (n, ...); None takes the labels.
+
+    Returns:
+        The similarities, on the CPU.
+
+    Raises:
+        ValueError: If the learning rate is not positive, numbers of samples differ, or no parameter influences the output.
+
+    Reference:
+        He & Su (2020), ICLR, "The local elasticity of neural networks".
+    """
+    targets = labels if targets is None else targets
+    if not learning_rate > 0 or not len(inputs) == len(labels) == len(targets):
+        raise ValueError(
+            "local_elasticity needs a positive learning_rate and one label and target per input, got "
+            f"{learning_rate} and {len(inputs)} inputs, {len(labels)} labels, {len(targets)} targets."
+        )
+    relative, kernel = [], []
+    with _kept(model) as restore:
+        before = _outputs(model, inputs)
+        for index in range(len(inputs)):
+            sample = slice(index, index + 1)
+            slope = _step(model, inputs[sample], targets[sample], loss, learning_rate)
+            change = _outputs(model, inputs) - before
+            restore()
+            sizes = torch.linalg.vector_norm(change, dim=1)
+            relative.append(sizes / sizes[index])
+            if slope.numel() == 1:
+                kernel.append(-change.flatten() / (learning_rate * slope.flatten()))
+    return Elasticity(
+        torch.stack(relative).cpu(), torch.stack(kernel).cpu() if kernel else None, labels.detach().cpu().flatten()
+    )
+
+
+def _outputs(model: nn.Module, inputs: Tensor) -> Tensor:
+    with torch.no_grad():
+        return model(inputs).double().flatten(1)
+
+
+def _step(model: nn.Module, inputs: Tensor, targets: Tensor, loss: Loss, learning_rate: float) -> Tensor:
+    """One step in place; gives the derivative of the loss by the outputs. Stored gradients are not touched."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    with torch.enable_grad():
+        outputs = model(inputs)
+        if not outputs.requires_grad:
+            raise ValueError(
+                "local_elasticity needs a network with trainable parameters, got one whose output depends on none. "
+                "Set requires_grad."
+            )
+        slope, *gradients = torch.autograd.grad(loss(outputs, targets), [outputs, *parameters], allow_unused=True)
+    with torch.no_grad():
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            if gradient is not None:
+                parameter.sub_(learning_rate * gradient)
+    return slope.double()
+
+
+@contextmanager
+def _kept(model: nn.Module) -> Iterator[Callable[[], None]]:
+    """Eval mode inside; hands out what restores parameters and buffers, which is done on leaving too, with all modes."""
+    modes = [(module, module.training) for module in model.modules()]
+    parameters = [(parameter, parameter.detach().clone()) for parameter in model.parameters()]
+    buffers = [
+        (module, name, buffer, buffer.detach().clone())
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
+
+    def restore() -> None:
+        with torch.no_grad():
+            for parameter, value in parameters:
+                parameter.copy_(value)
+            for module, name, buffer, value in buffers:
+                # A forward pass may have written into the buffer, or put another tensor in its place.
+                buffer.copy_(value)
+                setattr(module, name, buffer)
+
+    try:
+        model.eval()
+        yield restore
+    finally:
+        restore()
+        for module, training in modes:
+            module.training = training

@@ -1,0 +1,62 @@
+"""Selection of classes: the statistics of some of the classes, for label sets whose rare classes say nothing."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ncollapse.statistics.moments import ClassMoments
+
+
+class SelectedClasses(NamedTuple):
+    """Moments of some classes, and which these are.
+
+    Attributes:
+        moments: Moments of the selected classes, in their order.
+        classes: Their indices among all classes, shape (K',), ascending: they select the rows of a classifier too.
+    """
+
+    moments: ClassMoments
+    classes: Tensor
+
+
+def select_classes(moments: ClassMoments, *, min_per_class: int = 1, max_per_class: int | None = None) -> SelectedClasses:
+    r"""Keep the classes with :math:`n_{min} \le n_k \le n_{max}` samples.
+
+    For vocabularies of tokens, where many classes never occur and a few make up most of the data. Selecting after merging
+    equals collecting the selected classes alone.
+
+    Args:
+        moments: Of all classes.
+        min_per_class: Least number of samples; 1 drops the classes that do not occur.
+        max_per_class: Largest number of samples; None sets no limit.
+
+    Returns:
+        The moments left, and the indices of their classes.
+
+    Raises:
+        ValueError: If no class is left.
+
+    Reference:
+        Wu & Papyan (2024), NeurIPS, "Linguistic collapse".
+
+    Example:
+        >>> moments = ClassMoments.from_batch(torch.eye(3), torch.tensor([0, 0, 2]), num_classes=3)
+        >>> select_classes(moments).classes.tolist(), select_classes(moments, min_per_class=2).classes.tolist()
+        ([0, 2], [0])
+    """
+    kept = moments.counts >= min_per_class
+    if max_per_class is not None:
+        kept &= moments.counts <= max_per_class
+    if not bool(kept.any()):
+        limit = "any number" if max_per_class is None else max_per_class
+        raise ValueError(
+            f"select_classes needs a class with {min_per_class} to {limit} samples, got counts from "
+            f"{int(moments.counts.min())} to {int(moments.counts.max())}. Widen the range."
+        )
+    classes = torch.nonzero(kept).flatten()
+    return SelectedClasses(
+        ClassMoments(moments.counts[classes], moments.means[classes], moments.scatter_traces[classes]), classes
+    )
