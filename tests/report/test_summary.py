@@ -199,14 +199,16 @@ def test_line_against_null_at_the_index_is_said_too(said):
 def test_theorem1(said):
     assert one(said(), "Theorem 1") == (
         "Theorem 1 (PFC1): its condition holds: the correlation of first and last centered class means is not negative, "
-        "C = 12.5 (normalized 0.92). Between the measured ends PFC1 falls all along the line."
+        "C = 12.5 (the mean over classes of their inner products; normalized to [−1, 1]: 0.92). "
+        "Between the measured ends PFC1 falls all along the line."
     )
     against = {"holds": False, "correlation": -0.18, "normalized": -0.05, "monotone": False, "argmax_t": 0.25}
     sentence = one(said(lambda record: record["theorem1"].update(against)), "Theorem 1")
     assert (
-        "does not hold: the correlation of first and last centered class means is negative, C = -0.18 (normalized -0.05)"
-        in sentence
-    )
+        "does not hold: the correlation of first and last centered class means is negative, C = -0.18 (the mean over classes "
+        "of their inner products; normalized to [−1, 1]: -0.05)"
+    ) in sentence
+    assert "Between the measured ends, which need not be collapsed, " in sentence
     assert sentence.endswith("PFC1 does NOT fall all along the line, with its maximum at t = 0.25.")
     sentence = one(said(lambda record: record["theorem1"].update(argmax_t=0.0)), "Theorem 1")
     assert sentence.endswith("PFC1 does NOT fall all along the line.")
@@ -214,28 +216,51 @@ def test_theorem1(said):
     assert sentence.startswith("Theorem 1 (PFC1): its condition holds: ")
     assert "PFC1 does NOT fall all along the line" in sentence
     assert "is undefined." in one(said(lambda record: record["theorem1"].update(monotone=None)), "Theorem 1")
-    assert one(said(lambda record: record.update(theorem1=None)), "Theorem 1").endswith("is undefined here.")
+    sentence = one(said(lambda record: record["theorem1"].update(holds=None, monotone=None)), "Theorem 1")
+    assert sentence == "Theorem 1 (PFC1 along the straight line) is undefined because a class has no samples."
+    assert one(said(lambda record: record.update(theorem1=None)), "Theorem 1").endswith("was not computed.")
 
 
 def test_theorem2(said):
     assert one(said(), "Theorem 2") == (
-        "Theorem 2 (PFC2): by the exact test PFC2 does NOT fall all along the line: it rises on t = 0 to 0.08. "
-        "Of the sufficient conditions for an ETF as the end, (A) does not hold and (B) does not hold; "
-        "relative transport cost of the class means 0.95."
+        "Theorem 2 (PFC2): by the exact test PFC2 does NOT fall all along the line: it rises on t = 0 to 0.08. Relative "
+        "transport cost (distance of first and last class means over the length of the last): 0.95. Two conditions would "
+        "suffice if the end were an exact simplex ETF; this end is none (its PFC2 is 0.27), so that they do not bind here: "
+        "(A), first- and second-order change of the means' Gram matrix away from the end do not oppose and the relative cost is at "
+        "most 1, does not hold; (B), the first-order change outweighs the second-order one, does not hold."
     )
-    good = {"monotone": True, "intervals": [], "sufficient_a": True, "sufficient_b": None, "relative_cost": None}
-    assert one(said(lambda record: record["theorem2"].update(good)), "Theorem 2") == (
-        "Theorem 2 (PFC2): by the exact test PFC2 falls all along the line. Of the sufficient conditions for an ETF as the "
-        "end, (A) holds and (B) is undefined; relative transport cost of the class means undefined."
-    )
-    assert one(said(lambda record: record.update(theorem2=None)), "Theorem 2").endswith("is undefined here.")
+    good = {"monotone": True, "intervals": [], "sufficient_a": True, "sufficient_b": None, "end_distance": 1e-8}
+    sentence = one(said(lambda record: record["theorem2"].update(good)), "Theorem 2")
+    assert sentence.startswith("Theorem 2 (PFC2): by the exact test PFC2 falls all along the line. ")
+    assert "; this end is one up to rounding: (A)" in sentence
+    assert "at most 1, holds; " in sentence
+    assert sentence.endswith(" is undefined.")
+    sentence = one(said(lambda record: record["theorem2"].update(end_distance=None, relative_cost=None)), "Theorem 2")
+    assert "over the length of the last): undefined. " in sentence
+    assert "; how far this end is from one is undefined: " in sentence
+    sentence = one(said(lambda record: record["theorem2"].update(monotone=None)), "Theorem 2")
+    assert sentence.endswith("is undefined because a class has no samples or all class means of an end coincide.")
+    assert one(said(lambda record: record.update(theorem2=None)), "Theorem 2").endswith("was not computed.")
 
 
 def test_theorem3(said):
-    assert one(said(), "PFC3: 3 of 15,660 pairs").endswith("PFC3 is NOT guaranteed to grow along it (for a collapsed end).")
+    assert one(said(), "PFC3: ") == (
+        "PFC3: if the end were collapsed to its class means, PFC3 might fall along the line: 3 of 15,660 pairs of a sample and "
+        "a rival class can turn from right to wrong. Between the measured ends, which need not be collapsed, it FALLS at 24 of "
+        "100 steps."
+    )
     good = {"guaranteed": True, "violating_pairs": 0}
-    assert "PFC3 is guaranteed to grow" in one(said(lambda record: record["theorem3"].update(good)), "PFC3: 0 of 15,660 pairs")
-    assert one(said(lambda record: record.update(theorem3=None)), "For PFC3").endswith("is undefined here.")
+    sentence = one(said(lambda record: record["theorem3"].update(good)), "PFC3: ")
+    assert "PFC3 could not fall along the line: 0 of 15,660 pairs" in sentence
+    assert sentence.endswith("it FALLS at 24 of 100 steps.")
+    sentence = one(said(lambda record: record["theorem3"].update(num_falls=0)), "PFC3: ")
+    assert sentence.endswith(" Between the measured ends it never falls in 100 steps.")
+    sentence = one(said(lambda record: record["theorem3"].update(num_falls=None)), "PFC3: ")
+    assert sentence.endswith("was not recorded.")
+    undefined = {"guaranteed": None, "violating_pairs": None}
+    sentence = one(said(lambda record: record["theorem3"].update(undefined)), "For PFC3")
+    assert sentence.endswith("is undefined because a class has no samples.")
+    assert one(said(lambda record: record.update(theorem3=None)), "For PFC3").endswith("was not computed.")
 
 
 def test_findings_have_the_same_cells_for_every_run(make_run, edit):

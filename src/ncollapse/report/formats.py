@@ -130,22 +130,25 @@ class Theorem1:
 
 @dataclass(frozen=True)
 class Theorem2:
-    """PFC2 along the line: exact test, two sufficient conditions, relative transport cost (docs/theory.md, 3.3)."""
+    """PFC2 along the line: exact test, conditions for an ETF as the end, transport cost (docs/theory.md, 3.3)."""
 
     monotone: bool | None
     intervals: tuple[tuple[float, ...], ...] | None
     sufficient_a: bool | None
     sufficient_b: bool | None
     relative_cost: float | None
+    end_distance: float | None = None
 
 
 @dataclass(frozen=True)
 class Theorem3:
-    """PFC3 along the line: pairs of a sample and a rival class that may break monotonicity (docs/theory.md, 3.4)."""
+    """PFC3 along the line: pairs that break it for a collapsed end, falls between the measured ends (docs/theory.md, 3.4)."""
 
     guaranteed: bool | None
     violating_pairs: int | None
     num_pairs: int | None
+    num_falls: int | None = None
+    num_steps: int | None = None
 
 
 @dataclass(frozen=True)
