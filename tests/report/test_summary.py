@@ -226,8 +226,8 @@ def test_theorem2(said):
         "Theorem 2 (PFC2): by the exact test PFC2 does NOT fall all along the line: it rises on t = 0 to 0.08. Relative "
         "transport cost (distance of first and last class means over the length of the last): 0.95. Two conditions would "
         "suffice if the end were an exact simplex ETF; this end is none (its PFC2 is 0.27), so that they do not bind here: "
-        "(A), first- and second-order change of the means' Gram matrix away from the end do not oppose and the relative cost is at "
-        "most 1, does not hold; (B), the first-order change outweighs the second-order one, does not hold."
+        "(A), first- and second-order change of the means' Gram matrix away from the end do not oppose and the relative cost "
+        "is at most 1, does not hold; (B), the first-order change outweighs the second-order one, does not hold."
     )
     good = {"monotone": True, "intervals": [], "sufficient_a": True, "sufficient_b": None, "end_distance": 1e-8}
     sentence = one(said(lambda record: record["theorem2"].update(good)), "Theorem 2")

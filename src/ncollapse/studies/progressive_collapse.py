@@ -8,10 +8,11 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 
 from ncollapse.data.catalog import DataConfig
 from ncollapse.models.fc_resnet import FCResNetConfig
-from ncollapse.studies.recipe import Recipe, RecipeError
+from ncollapse.studies.recipe import Recipe, RecipeError, differences
 from ncollapse.train.schedule import TrainConfig
 
 
@@ -94,6 +95,21 @@ def recipe_by_name(name: str) -> Recipe:
         RecipeError: If there is none of that name; near ones are named.
     """
     if name not in RECIPES:
-        near = difflib.get_close_matches(name, RECIPES, n=3) or list(RECIPES)
-        raise RecipeError(f"No recipe {name!r}. Near ones: {', '.join(near)}. List them all with: ncollapse recipes.")
+        near = difflib.get_close_matches(name, RECIPES, n=3)
+        words = f"Near ones: {', '.join(near)}. " if near else ""
+        raise RecipeError(f"No recipe {name!r}. {words}List all with: ncollapse recipes.")
     return RECIPES[name]()
+
+
+def changes(recipe: Recipe) -> list[str]:
+    """What a recipe sets differently from the one that it is named after, whose words then do not hold for it.
+
+    Args:
+        recipe: The recipe.
+
+    Returns:
+        Items such as "train.epochs=20", the seed left out; none for a recipe of another name.
+    """
+    if recipe.name not in RECIPES:
+        return []
+    return differences(replace(recipe, seed=0), RECIPES[recipe.name]())
