@@ -26,12 +26,13 @@ Numbers = tuple[float | None, ...]
 
 @dataclass(frozen=True)
 class Recipe:
-    """``recipe.json``, the part with a fixed shape; the rest is shown as it stands."""
+    """``recipe.json``, the part with a fixed shape; ``changed`` is what differs from the named recipe, the rest is shown."""
 
     name: str
     title: str = ""
     description: str = ""
     seed: int | None = None
+    changed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Glossary:
 
 @dataclass(frozen=True)
 class Status:
-    """``status.json``: how far the run has come."""
+    """``status.json``: how far the run has come, and why it failed; the first perfect epoch is the first measured one."""
 
     state: str
     epoch: int
@@ -53,6 +54,7 @@ class Status:
     first_perfect_epoch: int | None = None
     seconds: float | None = None
     weight_decay_time: float | None = None
+    reason: str | None = None
 
 
 @dataclass(frozen=True)

@@ -130,15 +130,19 @@ class Recipe:
 _ADAPTER = TypeAdapter(Recipe)
 
 
-def recipe_settings(recipe: Recipe) -> dict[str, Any]:
-    """Every field by its dotted name, as ``override`` takes it.
+def recipe_settings(recipe: Recipe) -> list[str]:
+    """Every field with its value.
 
     Args:
         recipe: The recipe.
 
     Returns:
-        Dotted name to value; the words (name, title, description) left out.
+        Items as ``override`` takes them; the words (name, title, description) left out.
     """
+    return [f"{name}={_written(value)}" for name, value in _flat(recipe).items()]
+
+
+def _flat(recipe: Recipe) -> dict[str, Any]:
     content = dataclasses.asdict(recipe)
     for words in ("name", "title", "description"):
         del content[words]
@@ -158,8 +162,8 @@ def differences(recipe: Recipe, other: Recipe) -> list[str]:
     Returns:
         Items as ``override`` takes them, with the values of the recipe at hand.
     """
-    base = recipe_settings(other)
-    return [f"{name}={_written(value)}" for name, value in recipe_settings(recipe).items() if value != base[name]]
+    base = _flat(other)
+    return [f"{name}={_written(value)}" for name, value in _flat(recipe).items() if value != base[name]]
 
 
 def _written(value: Any) -> str:
