@@ -78,7 +78,7 @@ def plot_last_layer(run: Run) -> Figure:
         series = [line for panel in LAST_LAYER for line in panel.series if line.meaning]
         handles = [Line2D([], [], color=line.color, linestyle=line.dashes) for line in series]
         meanings = [f"{line.label}: {line.meaning}" for line in series]
-        _legend(figure, [*handles, *perfect], [*meanings, *meaning], loc="outside lower center", ncols=4)
+        _legend(figure, [*handles, *perfect], [*meanings, *meaning], loc="outside lower center", ncols=2)
     return figure
 
 
