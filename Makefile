@@ -1,5 +1,5 @@
 # Everything runs in one virtual environment, made on first use and reused until pyproject or constraints change.
-#   make demo    train on the handwritten digits, measure, write the page (about a minute)
+#   make demo    train on the handwritten digits, measure, write the page (about 20 seconds after installation)
 #   make test    all tests            make lint   style, types
 #   make bench   side-by-side timings
 # Knobs: PYTHON=python3.12 VENV=.venv EXTRAS=dev INSTALLER=pip OUT=runs/demo

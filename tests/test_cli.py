@@ -75,12 +75,39 @@ def test_measure_a_run_directory(run_directory, capsys):
     assert rows[0]["value"] == expected.rows[0].value
     main(["measure", str(run_directory), "--memory-budget", "0"])
     assert "2 passes" in capsys.readouterr().out
+    main(["measure", str(run_directory), "--layers", "blocks.1", "--batch-size", "7", "--json"])
+    assert {row["layer"] for row in json.loads(capsys.readouterr().out)} == {"blocks.1"}
+    for words in (["--data", "digits"], ["--checkpoint", "x.safetensors"]):
+        raised = failing(capsys, "measure", str(run_directory), *words)
+        assert f"is a run directory, which has its own data and checkpoint; got {words[0]}. Leave it out" in raised
+
+
+def test_changed_settings_are_said(run_directory, capsys):
+    main(["run", "demo", "--set", *SMALL, "--out", str(run_directory), "--resume"])
+    printed = capsys.readouterr()
+    changed = "data.per_class=20, model.width=16, model.num_blocks=2, train.epochs=3, train.batch_size=50"
+    assert printed.out.splitlines()[0].startswith(
+        f"- Changed relative to the recipe demo: {changed}, measure.transport_samples"
+    )
+    assert "handwritten digits" not in printed.out + printed.err
+    main(["run", "demo", "--set", *SMALL, "--out", str(run_directory), "--resume", "--json"])
+    assert json.loads(capsys.readouterr().out)["changed"][:2] == ["data.per_class=20", "model.width=16"]
+
+
+def test_demo_does_not_replace_a_run_with_other_settings(run_directory, capsys):
+    before = (run_directory / "measurements.csv").read_bytes()
+    raised = failing(capsys, "demo", "--out", str(run_directory))
+    assert "holds a run of 'demo' with data.per_class=20" in raised
+    assert "Choose another place with --out" in raised
+    assert (run_directory / "measurements.csv").read_bytes() == before
 
 
 def test_measure_your_own_network(tmp_path, monkeypatch, capsys):
     (tmp_path / "own_network_for_cli_test.py").write_text(
         "from torch import nn\n\ndef build():\n    return nn.Sequential(nn.Linear(20, 8), nn.ReLU(), nn.Linear(8, 4))\n"
         "\ndef wrong():\n    return 3\n"
+        "\ndef raising():\n    raise RuntimeError('no\\nGPU')\n"
+        "\ndef narrow():\n    return nn.Sequential(nn.Linear(7, 8), nn.ReLU(), nn.Linear(8, 4))\n"
     )
     monkeypatch.chdir(tmp_path)
     from safetensors.torch import save_file
@@ -96,13 +123,28 @@ def test_measure_your_own_network(tmp_path, monkeypatch, capsys):
     expected = measure(net, [(data.inputs, data.labels)], num_classes=4, layers=["1"])
     assert rows["pfc1"] == pytest.approx(expected.value("pfc1"))
     main([*words, "--split", "test", "--json"])
-    assert {row["split"] for row in json.loads(capsys.readouterr().out)} == {"test"}
-    assert "must return a torch.nn.Module, got int" in failing(
-        capsys, "measure", "own_network_for_cli_test:wrong", "--data", "gaussian_mixture"
-    )
-    assert "has no 'absent'" in failing(capsys, "measure", "own_network_for_cli_test:absent", "--data", "digits")
+    printed = capsys.readouterr()
+    assert {row["split"] for row in json.loads(printed.out)} == {"test"}
+    assert printed.err == ""
+    main(words[:4])
+    told = "Weights: those that own_network_for_cli_test:build gave the network; no --checkpoint was named.\n"
+    assert capsys.readouterr().out.startswith(told)
+    main([*words[:4], "--json"])
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)
+    assert printed.err == told
+    raised = failing(capsys, "measure", "own_network_for_cli_test:raising", *words[2:])
+    assert raised == "ncollapse: error: calling own_network_for_cli_test:raising raised RuntimeError: no GPU\n"
+    raised = failing(capsys, "measure", "own_network_for_cli_test:narrow", *words[2:4])
+    assert "measuring own_network_for_cli_test:narrow raised RuntimeError: mat1 and mat2 shapes cannot be multiplied" in raised
+    (tmp_path / "weights.pt").write_bytes(b"PK")
+    raised = failing(capsys, *words[:4], "--checkpoint", "weights.pt")
+    assert "Convert weights that torch.save wrote" in raised
+    raised = failing(capsys, "measure", "own_network_for_cli_test:wrong", *words[2:])
+    assert "must return a torch.nn.Module, got int" in raised
+    assert "has no 'absent'" in failing(capsys, "measure", "own_network_for_cli_test:absent", *words[2:])
     assert "needs --data" in failing(capsys, "measure", "own_network_for_cli_test:build")
-    assert "module:function, got 'nothing'" in failing(capsys, "measure", "nothing", "--data", "digits")
+    assert "module:function, got 'nothing'" in failing(capsys, "measure", "nothing", *words[2:])
 
 
 def test_report_of_several_runs(run_directory, tmp_path, capsys):
@@ -117,6 +159,21 @@ def test_recipes(capsys):
     assert [recipe["name"] for recipe in json.loads(capsys.readouterr().out)] == ["demo", "fc_fashion_mnist_small", "fc_mnist"]
     main(["recipes"])
     assert "fc_mnist\n    " in capsys.readouterr().out
+
+
+def test_fields_of_a_recipe(capsys):
+    from ncollapse.studies import Recipe, override, recipe_by_name
+
+    recipe = recipe_by_name("demo")
+    main(["recipes", "demo"])
+    printed = capsys.readouterr().out
+    assert printed.startswith(recipe.description)
+    fields = [line.strip() for line in printed.partition("Fields, as --set takes them:\n")[2].splitlines()]
+    assert "train.epochs=150" in fields
+    assert "measure.epochs=null" in fields
+    assert override(recipe_by_name("fc_mnist"), fields).fingerprint() == recipe.fingerprint()
+    main(["recipes", "demo", "--json"])
+    assert Recipe.from_json(capsys.readouterr().out) == recipe
 
 
 def test_doctor(capsys):
@@ -136,6 +193,11 @@ def test_doctor(capsys):
         (["run", "demo", "--out", "/proc/ncollapse-run"], "the run directory cannot be made"),
         (["report", "no-such-run"], "no-such-run"),
         (["measure", "no_such_module_anywhere:net", "--data", "digits"], "No module named 'no_such_module_anywhere'"),
+        (["run", "demo", "--set", "train.epochs=0"], "error: train.epochs must be an integer of 1 or more, got 0. Pass"),
+        (["demo", "--seed", "-1"], "error: seed must be at least 0 and threads at least 1, got -1 and 1. (set by seed=-1)"),
+        (["recipes", "demoo"], "No recipe 'demoo'. Near ones: demo"),
+        (["measure", "x", "--memory-budget", "-5"], "must be an integer of 0 or more, got '-5'"),
+        (["measure", "x", "--batch-size", "0"], "must be an integer of 1 or more, got '0'"),
         (["frobnicate"], "invalid choice: 'frobnicate'"),
         (["run"], "the following arguments are required: RECIPE"),
         ([], "the following arguments are required: COMMAND"),
@@ -163,6 +225,15 @@ def test_interrupt_says_how_to_go_on(monkeypatch, capsys, tmp_path):
         main(["demo", "--out", str(tmp_path / "x")])
     assert caught.value.code == 130
     assert "continue with --resume" in capsys.readouterr().err
+
+
+def test_a_reader_that_stops_reading_is_no_error():
+    command = [sys.executable, "-m", "ncollapse", "recipes", "demo"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait() == 141
 
 
 def test_as_module():

@@ -26,7 +26,7 @@ COMMANDS = {
     "run": "RECIPE --set --out --resume --json",
     "measure": "MODEL --data --split --checkpoint --layers --batch-size --memory-budget --json",
     "report": "DIR --out",
-    "recipes": "--json",
+    "recipes": "RECIPE --json",
     "doctor": "--json",
 }
 

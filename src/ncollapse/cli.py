@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -14,8 +16,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from ncollapse.version import __version__
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from ncollapse.probe import Measurement
     from ncollapse.studies.recipe import Recipe
 
@@ -54,8 +54,12 @@ def _parser() -> argparse.ArgumentParser:
     measure.add_argument("--split", choices=("train", "test"), default="train")
     measure.add_argument("--checkpoint", type=Path, metavar="FILE", help="safetensors weights for your own network")
     measure.add_argument("--layers", nargs="+", metavar="NAME", help="module names or globs (default: auto)")
-    measure.add_argument("--batch-size", type=int, default=1000, help="default: %(default)s")
-    measure.add_argument("--memory-budget", type=int, metavar="MIB", help="for kept features; beyond it a second pass is made")
+    measure.add_argument(
+        "--batch-size", type=_count(1), metavar="N", help="default: that of the run's recipe, 1000 for your own network"
+    )
+    measure.add_argument(
+        "--memory-budget", type=_count(0), metavar="MIB", help="for kept features; beyond it a second pass is made"
+    )
     measure.add_argument("--json", action="store_true", help="print the tidy rows as JSON")
     measure.set_defaults(call=_measure)
 
@@ -64,8 +68,9 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--out", type=Path, metavar="FILE", help="the page (default: report.html in the first DIR)")
     report.set_defaults(call=_report)
 
-    recipes = commands.add_parser("recipes", help="list the recipes")
-    recipes.add_argument("--json", action="store_true", help="print a list of objects")
+    recipes = commands.add_parser("recipes", help="list the recipes, or the fields of one with their values")
+    recipes.add_argument("recipe", metavar="RECIPE", nargs="?", help="show this one with every field that --set takes")
+    recipes.add_argument("--json", action="store_true", help="print a list of objects, or the recipe")
     recipes.set_defaults(call=_recipes)
 
     doctor = commands.add_parser("doctor", help="say what is installed and which data is found")
@@ -74,10 +79,22 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _count(least: int) -> Callable[[str], int]:
+    """The type of an option that is an integer of at least so much."""
+
+    def convert(text: str) -> int:
+        if not text.strip().isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"must be an integer of {least} or more, got {text!r}")
+        return int(text)
+
+    return convert
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line.
 
-    Exits with 0, with 2 and one line on stderr for a user's error (a traceback with --debug), with 130 when interrupted.
+    Exits with 0, with 2 and one line on stderr for a user's error (a traceback with --debug), with 130 when interrupted, with
+    141 when nobody reads on.
 
     Args:
         arguments: The words after ``ncollapse``; None takes those of the process.
@@ -88,6 +105,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     try:
         options.call(options)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader, such as head, has seen enough. Python would complain when it closes stdout at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(128 + signal.SIGPIPE) from None
     except KeyboardInterrupt:
         sys.stderr.write("ncollapse: interrupted. What was finished is kept; continue with --resume.\n")
         raise SystemExit(130) from None
@@ -107,23 +129,26 @@ def _demo(options: argparse.Namespace) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from ncollapse.studies import override, recipe_by_name
+    from ncollapse.studies import changes, override, recipe_by_name
 
     recipe = override(recipe_by_name(options.recipe), options.set)
     out = options.out if options.out is not None else Path("runs") / recipe.name
     page = _train(recipe, out, resume=options.resume)
     if options.json:
         status = json.loads((out / "status.json").read_text())
-        print(json.dumps({"recipe": recipe.name, "seed": recipe.seed, "out": str(out), "report": str(page), **status}))
+        words = {"recipe": recipe.name, "changed": changes(recipe), "seed": recipe.seed, "out": str(out), "report": str(page)}
+        print(json.dumps({**words, **status}))
     else:
         _print_findings(page)
 
 
 def _train(recipe: Recipe, out: Path, *, resume: bool = False, overwrite: bool = False) -> Path:
     """Run a recipe under a progress bar, then write its page."""
-    from ncollapse.studies import run_recipe
+    from ncollapse.studies import changes, run_recipe
 
-    with _progress(f"{recipe.title}, seed {recipe.seed}") as on_epoch:
+    # The title is about the recipe as it was named.
+    title = f"{recipe.name} with changed settings" if changes(recipe) else recipe.title
+    with _progress(f"{title}, seed {recipe.seed}") as on_epoch:
         run_recipe(recipe, out, resume=resume, overwrite=overwrite, on_epoch=on_epoch)
     return _write_reports([out], out / "report.html")
 
@@ -168,10 +193,19 @@ def _measure(options: argparse.Namespace) -> None:
     from ncollapse.studies import measure_run
 
     budget = None if options.memory_budget is None else options.memory_budget * 2**20
+    layers = options.layers or "auto"
     if Path(options.model).is_dir():
-        measurement = measure_run(options.model, split=options.split, memory_budget=budget)
+        given = [name for name in ("data", "checkpoint") if getattr(options, name) is not None]
+        if given:
+            raise ValueError(
+                f"{options.model} is a run directory, which has its own data and checkpoint; got --{' and --'.join(given)}. "
+                "Leave it out, or name your own network as module:function."
+            )
+        measurement = measure_run(
+            options.model, split=options.split, layers=layers, batch_size=options.batch_size, memory_budget=budget
+        )
     else:
-        measurement = _measure_own(options, budget)
+        measurement = _measure_own(options, layers, budget)
     if options.json:
         rows = [{**row._asdict(), "value": None if row.value != row.value else row.value} for row in measurement.rows]
         print(json.dumps(rows))
@@ -179,48 +213,24 @@ def _measure(options: argparse.Namespace) -> None:
         print(measurement)
 
 
-def _measure_own(options: argparse.Namespace, budget: int | None) -> Measurement:
-    from ncollapse.data import Batches, DataConfig, load_data
-    from ncollapse.probe import measure
-    from ncollapse.train import load_weights
+def _measure_own(options: argparse.Namespace, layers: str | list[str], budget: int | None) -> Measurement:
+    from ncollapse.data import DataConfig
+    from ncollapse.studies import measure_own
 
     if options.data is None:
         raise ValueError(f"MODEL {options.model!r} is no run directory; your own network needs --data NAME as well")
-    model = _build(options.model)
-    if options.checkpoint is not None:
-        load_weights(options.checkpoint, model)
-    layers = options.layers or "auto"
-
-    def measured(split: Any, reference: Measurement | None = None) -> Measurement:
-        data = load_data(DataConfig(name=options.data, split=split))
-        batches = Batches(data, options.batch_size)
-        return measure(
-            model, batches, num_classes=data.num_classes, layers=layers, split=split, reference=reference, memory_budget=budget
-        )
-
-    return measured("train") if options.split == "train" else measured("test", measured("train"))
-
-
-def _build(spec: str) -> nn.Module:
-    """Import module:function and call it, the current folder being on the path as with ``python -m``."""
-    import importlib
-
-    from torch import nn
-
-    module_name, colon, function_name = spec.partition(":")
-    if not colon:
-        raise ValueError(f"MODEL must be a run directory or module:function, got {spec!r}")
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        function = getattr(importlib.import_module(module_name), function_name)
-    except AttributeError as error:
-        raise ValueError(f"Module {module_name!r} has no {function_name!r}") from error
-    finally:
-        sys.path.pop(0)
-    model = function()
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"{spec} must return a torch.nn.Module, got {type(model).__name__}")
-    return model
+    measurement = measure_own(
+        options.model,
+        DataConfig(name=options.data, split=options.split),
+        checkpoint=options.checkpoint,
+        layers=layers,
+        batch_size=options.batch_size or 1000,
+        memory_budget=budget,
+    )
+    if options.checkpoint is None:
+        words = f"Weights: those that {options.model} gave the network; no --checkpoint was named."
+        print(words, file=sys.stderr if options.json else sys.stdout)
+    return measurement
 
 
 def _report(options: argparse.Namespace) -> None:
@@ -229,14 +239,28 @@ def _report(options: argparse.Namespace) -> None:
 
 
 def _recipes(options: argparse.Namespace) -> None:
-    from ncollapse.studies import RECIPES
+    from ncollapse.studies import RECIPES, recipe_by_name
 
+    if options.recipe is not None:
+        _show_recipe(recipe_by_name(options.recipe), as_json=options.json)
+        return
     recipes = [function() for function in RECIPES.values()]
     if options.json:
         print(json.dumps([{"name": r.name, "title": r.title, "description": r.description} for r in recipes]))
         return
     for recipe in recipes:
         print(f"{recipe.name}\n    {recipe.description.replace(chr(10), chr(10) + '    ')}")
+
+
+def _show_recipe(recipe: Recipe, *, as_json: bool) -> None:
+    from ncollapse.studies import recipe_settings
+
+    if as_json:
+        print(recipe.to_json(), end="")
+        return
+    print(f"{recipe.description}\n\nFields, as --set takes them:")
+    for setting in recipe_settings(recipe):
+        print(f"    {setting}")
 
 
 def _doctor(options: argparse.Namespace) -> None:

@@ -162,16 +162,16 @@ def test_theorem_1_of_an_empty_class_is_undefined():
     x, y, labels = collapsed(0)
     result = theorem1(curve_of(x, y, labels, 5))
     assert math.isnan(result.correlation)
-    assert not result.holds
-    assert not result.monotone
+    assert (result.holds, result.monotone) == (None, None)
     assert math.isnan(result.argmax_t)
 
 
 def test_theorem_2_of_an_empty_class_is_undefined():
     x, y, labels = collapsed(0)
     result = theorem2(curve_of(x, y, labels, 5))
-    assert (result.monotone, result.intervals, result.sufficient_a, result.sufficient_b) == (False, (), False, False)
+    assert (result.monotone, result.intervals, result.sufficient_a, result.sufficient_b) == (None, (), None, None)
     assert math.isnan(result.relative_cost)
+    assert math.isnan(result.end_distance)
 
 
 def pfc2_on(start, end, times):
@@ -212,6 +212,7 @@ def test_the_exact_test_of_pfc2_agrees_with_a_dense_grid(etf_end):
         centered = start - start.mean(dim=0), end - end.mean(dim=0)
         cost = float((centered[0] - centered[1]).norm() / centered[1].norm())
         assert result.relative_cost == pytest.approx(cost, rel=1e-12)
+        assert result.end_distance == pytest.approx(values[-1], abs=1e-12)
         monotone += result.monotone
     assert 5 < monotone < 115
 
@@ -361,13 +362,26 @@ def test_without_violating_pairs_the_accuracy_never_falls():
         assert result.guaranteed == (result.violating_pairs == 0)
         decreasing = bool((line.correct.diff() < 0).any())
         assert not (result.guaranteed and decreasing)
+        assert (result.num_falls > 0, result.num_steps) == (decreasing, 50)
         guaranteed += result.guaranteed
         falls += decreasing
     assert guaranteed > 30
     assert falls > 30
 
 
+def test_a_guarantee_for_a_collapsed_end_does_not_bind_the_measured_one():
+    """One sample of the second class is passed by a rival mean near the end, though the first layer violates nothing."""
+    labels = torch.tensor([0, 0, 1, 1])
+    x = torch.tensor([[-2.0], [-1], [1], [2]], dtype=torch.float64)
+    y = torch.tensor([[-2.0], [-2], [-1], [5]], dtype=torch.float64)
+    line = LineDecisions.from_batch(x, y, labels, PairedMoments.from_batch(x, y, labels, 2))
+    result = theorem3(line)
+    assert result.guaranteed
+    assert (line.correct[0], line.correct[-1]) == (4, 3)
+    assert (result.num_falls, result.num_steps) == (1, 100)
+
+
 def test_an_empty_class_guarantees_nothing():
     x, y, labels = collapsed(0)
     result = theorem3(LineDecisions.from_batch(x, y, labels, PairedMoments.from_batch(x, y, labels, 5)))
-    assert (result.guaranteed, result.violating_pairs, result.num_pairs) == (False, None, 64)
+    assert (result.guaranteed, result.violating_pairs, result.num_pairs, result.num_falls) == (None, None, 64, None)

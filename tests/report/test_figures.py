@@ -5,6 +5,7 @@ import math
 
 import matplotlib as mpl
 import pytest
+from matplotlib.patheffects import withStroke
 
 from ncollapse.report import ReportError, plot_last_layer, plot_over_depth, plot_over_epochs, read_run, save_figures
 from ncollapse.report.figures import render
@@ -36,12 +37,12 @@ def test_epochs_figure_draws_every_layer_on_the_right_scales(shared_run):
 def test_first_perfect_epoch_is_marked_and_explained_only_where_there_is_one(run_dir, edit):
     figure = plot_over_epochs(read_run(run_dir))
     assert drawn(figure.axes[0])[-1][0] == [12, 12]
-    assert figure.legends[0].get_texts()[-1].get_text() == "first 100 % train accuracy"
+    assert figure.legends[0].get_texts()[-1].get_text() == "first measured 100 % train accuracy"
     edit(run_dir / "status.json", lambda content: content.update(first_perfect_epoch=None))
     figure = plot_over_epochs(read_run(run_dir))
     assert len(drawn(figure.axes[0])) == 6
     assert figure.legends[0].get_texts()[-1].get_text() == "5  blocks.4"
-    assert not plot_last_layer(read_run(run_dir)).legends
+    assert len(plot_last_layer(read_run(run_dir)).legends[0].get_texts()) == 3
 
 
 @pytest.mark.parametrize("position", ["projection", "index"])
@@ -84,8 +85,21 @@ def test_last_layer_figure_draws_nc1_to_nc4(shared_run):
     expected = [["nc1"], ["nc2_equinorm", "nc2_equiangularity", "nc2_max_angle"], ["nc3"], ["nc4_mismatch"]]
     for panel, metrics in zip(axes, expected, strict=True):
         assert [ys for _, ys in drawn(panel)[:-1]] == [run.over_epochs(metric, 5) for metric in metrics]
-    assert [panel.get_yscale() for panel in axes] == ["log", "linear", "linear", "linear"]
-    assert [text.get_text() for text in axes[1].texts] == ["max. angle", "angles", "lengths"]
+    assert [panel.get_yscale() for panel in axes] == ["log", "linear", "log", "linear"]
+    assert [text.get_text() for text in axes[1].texts] == ["to −1/(K−1)", "cosines", "lengths"]
+    assert [text.get_text() for text in plot_last_layer(run).legends[0].get_texts()] == [
+        "lengths: spread of the lengths of class means",
+        "cosines: spread of the cosines of class means",
+        "to −1/(K−1): mean distance of the cosines from −1/(K−1)",
+        "first measured 100 % train accuracy",
+    ]
+
+
+def test_numbers_of_the_layers_have_a_halo(shared_run):
+    numbers = [text for text in plot_over_depth(read_run(shared_run)).axes[0].texts if text.get_text().isdigit()]
+    assert len(numbers) > 2
+    assert all(isinstance(effect, withStroke) for text in numbers for effect in text.get_path_effects())
+    assert all(text.get_path_effects() for text in numbers)
 
 
 def test_lines_that_end_together_share_a_label(shared_run):

@@ -14,7 +14,7 @@ import ncollapse.report
 from ncollapse.report import ReportError, read_run, summarize, write_page
 from ncollapse.report.payload import build_payload, to_script_json
 from ncollapse.report.style import GRID, INK, LINE, depth_colors
-from ncollapse.report.tables import metric_tables, recipe_groups
+from ncollapse.report.tables import differing_settings, metric_tables, recipe_groups
 
 EVIL = "</script><script>alert(1)</script>"
 ROOM = Path(ncollapse.report.__file__).parent
@@ -139,6 +139,39 @@ def test_several_runs_are_compared_first(two_runs):
     assert "rises into blocks.1" in comparison
     assert "<title>2 runs side by side" in html
     assert len(html.encode()) < 700_000
+
+
+def test_comparison_names_folder_seed_epoch_and_differing_settings(make_run, edit, tmp_path):
+    runs = [make_run(name, seed=seed, epochs=(0, 5)) for seed, name in enumerate(("one", "two"))]
+    edit(runs[1] / "recipe.json", lambda content: content["train"].update(learning_rate=0.05, momentum=0.8))
+    assert differing_settings([read_run(run) for run in runs]) == [
+        [("train.learning_rate", "0.1"), ("train.momentum", "not set")],
+        [("train.learning_rate", "0.05"), ("train.momentum", "0.8")],
+    ]
+    html = write_page(runs, tmp_path / "page.html").read_text(encoding="utf-8")
+    comparison = html[html.index('<table class="compare">') : html.index("<article")]
+    assert "<small>two, seed 1, epoch 5</small>" in comparison
+    assert "<small>train.<wbr>learning_rate=0.05, train.<wbr>momentum=0.8</small>" in comparison
+    # On a narrow screen only the meanings of metrics give way.
+    narrow = html[html.index("@media (max-width: 40rem)") : html.index("@media print")]
+    assert re.findall(r"([^{}\n]*)\{ display: none", narrow) == ["  .metrics tr > :first-child small "]
+
+
+def test_words_of_the_recipe_are_not_shown_for_changed_settings(make_run, edit, tmp_path):
+    run_dir = make_run(epochs=(3,))
+    edit(run_dir / "recipe.json", lambda content: content.update(changed=["data.name=mnist", "train.epochs=3"]))
+    html = write_page([run_dir], tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "<h1>Recipe demo with changed settings</h1>" in html
+    assert html.count("Changed relative to the recipe demo: data.name=mnist, train.epochs=3.") == 1
+    assert "A small residual network on the handwritten digits." not in html
+    assert "6 layers, measured at 1 epoch." in html
+
+
+def test_a_failed_run_shows_why(make_run, edit, tmp_path):
+    run_dir = make_run(epochs=(0, 3))
+    edit(run_dir / "status.json", lambda content: content.update(state="failed", reason="no <space> left"))
+    html = write_page([run_dir], tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "This run FAILED: no &lt;space&gt; left. Its last checkpoint is of epoch 3 of 3." in html
 
 
 def test_large_run_stays_below_a_megabyte(make_run, tmp_path):

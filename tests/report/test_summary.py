@@ -6,7 +6,7 @@ import pytest
 
 from ncollapse.report import read_run, summarize
 from ncollapse.report.summary import findings
-from ncollapse.report.wording import listed, number, percent
+from ncollapse.report.wording import counted, listed, number, percent
 
 
 @pytest.fixture
@@ -38,10 +38,11 @@ def set_values(run_dir, metric, values):
 
 def test_training_and_how_far_beyond_zero_error(said):
     assert one(said(), "At epoch") == (
-        "At epoch 150 of 150 the train accuracy is 100.00 %; every training sample was right first at epoch 12, and training "
-        "went on for 138 epochs beyond it. Weight-decay time τ = 7.77."
+        "At epoch 150 of 150 the train accuracy is 100.00 %; every training sample was right first at measured epoch 12 "
+        "(the one measured before was 11), and training went on for 138 epochs beyond it. Weight-decay time τ = 7.77."
     )
     assert "for 1 epoch beyond it" in one(said(first_perfect_epoch=149), "At epoch")
+    assert "at measured epoch 0 (the first one measured), and" in one(said(first_perfect_epoch=0), "At epoch")
 
 
 def test_training_that_never_was_perfect_or_is_not_finished(said):
@@ -50,11 +51,35 @@ def test_training_that_never_was_perfect_or_is_not_finished(said):
     )
     assert sentences[0] == "This run is not finished: it stands at epoch 160 of 200."
     assert sentences[1] == (
-        "At epoch 160 of 200 the train accuracy is 99.999 %; no epoch classified every training sample correctly, "
+        "At epoch 160 of 200 the train accuracy is 99.999 %; no measured epoch classified every training sample correctly, "
         "so nothing here is beyond zero error."
     )
     assert sentences[2] == "The layers were measured last at epoch 150; what follows is about that epoch."
     assert "the train accuracy is undefined;" in said(train_accuracy=None)[1]
+
+
+def test_a_failed_run_says_why(said):
+    sentences = said(state="failed", reason="training needs finite losses. Lower learning_rate.", epoch=150, epochs=200)
+    assert sentences[0] == (
+        "This run FAILED: training needs finite losses. Lower learning_rate. Its last checkpoint is of epoch 150 of 200."
+    )
+    assert not any("is not finished" in sentence for sentence in sentences)
+    assert said(state="failed", reason=None)[0].startswith("This run FAILED: unknown reason. Its")
+
+
+def test_changed_settings_come_first(said, run_dir, edit):
+    assert not any(sentence.startswith("Changed") for sentence in said())
+    edit(run_dir / "recipe.json", lambda content: content.update(changed=["data.name=mnist", "train.epochs=20"]))
+    assert said()[0] == "Changed relative to the recipe demo: data.name=mnist, train.epochs=20."
+
+
+def test_one_step_is_singular(make_run):
+    run_dir = make_run("two", layers=("a", "b"), epochs=(0, 1))
+    sentences = summarize(read_run(run_dir))
+    assert "falls at the only step of depth, from" in one(sentences, "PFC1 (")
+    assert "of 1 step of depth, there rose: PFC1 at 1 step, PFC2 at 1 step, NCC error at 1 step." in one(
+        sentences, "Before training"
+    )
 
 
 def test_fall_at_every_step(said, run_dir):
@@ -121,14 +146,15 @@ def test_start_of_training_is_counted(said, run_dir):
     counts = [len(rises[metric]["violations"]) for metric in ("pfc1", "pfc2", "pfc3_error")]
     assert min(counts) > 0
     assert one(said(), "Before training") == (
-        f"Before training, of 5 steps there rose: PFC1 at {counts[0]}, PFC2 at {counts[1]}, NCC error at {counts[2]}."
+        f"Before training, of 5 steps of depth, there rose: PFC1 at {counted(counts[0], 'step')}, "
+        f"PFC2 at {counted(counts[1], 'step')}, NCC error at {counted(counts[2], 'step')}."
     )
 
 
 def test_single_epoch_has_no_start_to_compare_with(make_run):
     assert not [s for s in summarize(read_run(make_run("one", epochs=(3,)))) if "there rose" in s]
     later = summarize(read_run(make_run("later", epochs=(2, 5))))
-    assert one(later, "At epoch 2, of 5 steps there rose")
+    assert one(later, "At epoch 2, of 5 steps of depth, there rose")
 
 
 def test_effective_depth_by_epsilon(said):
@@ -206,7 +232,7 @@ def test_line_against_null(said, line, null, verdict):
 
     assert one(said(change), "PFC1 of the interior") == (
         f"PFC1 of the interior layers, laid at their projection on the chord: the straight line is {number(line)} decades "
-        f"off (RMS), the log-linear null {number(null)}: {verdict}."
+        f"off (RMS; a decade is a factor of ten), the log-linear null {number(null)}: {verdict}."
     )
 
 
@@ -222,14 +248,16 @@ def test_line_against_null_at_the_index_is_said_too(said):
 def test_theorem1(said):
     assert one(said(), "Theorem 1") == (
         "Theorem 1 (PFC1): its condition holds: the correlation of first and last centered class means is not negative, "
-        "C = 12.5 (normalized 0.92). Between the measured ends PFC1 falls all along the line."
+        "C = 12.5 (the mean over classes of their inner products; normalized to [−1, 1]: 0.92). "
+        "Between the measured ends PFC1 falls all along the line."
     )
     against = {"holds": False, "correlation": -0.18, "normalized": -0.05, "monotone": False, "argmax_t": 0.25}
     sentence = one(said(lambda record: record["theorem1"].update(against)), "Theorem 1")
     assert (
-        "does not hold: the correlation of first and last centered class means is negative, C = -0.18 (normalized -0.05)"
-        in sentence
-    )
+        "does not hold: the correlation of first and last centered class means is negative, C = -0.18 (the mean over classes "
+        "of their inner products; normalized to [−1, 1]: -0.05)"
+    ) in sentence
+    assert "Between the measured ends, which need not be collapsed, " in sentence
     assert sentence.endswith("PFC1 does NOT fall all along the line, with its maximum at t = 0.25.")
     sentence = one(said(lambda record: record["theorem1"].update(argmax_t=0.0)), "Theorem 1")
     assert sentence.endswith("PFC1 does NOT fall all along the line.")
@@ -237,28 +265,51 @@ def test_theorem1(said):
     assert sentence.startswith("Theorem 1 (PFC1): its condition holds: ")
     assert "PFC1 does NOT fall all along the line" in sentence
     assert "is undefined." in one(said(lambda record: record["theorem1"].update(monotone=None)), "Theorem 1")
-    assert one(said(lambda record: record.update(theorem1=None)), "Theorem 1").endswith("is undefined here.")
+    sentence = one(said(lambda record: record["theorem1"].update(holds=None, monotone=None)), "Theorem 1")
+    assert sentence == "Theorem 1 (PFC1 along the straight line) is undefined because a class has no samples."
+    assert one(said(lambda record: record.update(theorem1=None)), "Theorem 1").endswith("was not computed.")
 
 
 def test_theorem2(said):
     assert one(said(), "Theorem 2") == (
-        "Theorem 2 (PFC2): by the exact test PFC2 does NOT fall all along the line: it rises on t = 0 to 0.08. "
-        "Of the sufficient conditions for an ETF as the end, (A) does not hold and (B) does not hold; "
-        "relative transport cost of the class means 0.95."
+        "Theorem 2 (PFC2): by the exact test PFC2 does NOT fall all along the line: it rises on t = 0 to 0.08. Relative "
+        "transport cost (distance of first and last class means over the length of the last): 0.95. Two conditions would "
+        "suffice if the end were an exact simplex ETF; this end is none (its PFC2 is 0.27), so that they do not bind here: "
+        "(A), first- and second-order change of the means' Gram matrix away from the end do not oppose and the relative cost "
+        "is at most 1, does not hold; (B), the first-order change outweighs the second-order one, does not hold."
     )
-    good = {"monotone": True, "intervals": [], "sufficient_a": True, "sufficient_b": None, "relative_cost": None}
-    assert one(said(lambda record: record["theorem2"].update(good)), "Theorem 2") == (
-        "Theorem 2 (PFC2): by the exact test PFC2 falls all along the line. Of the sufficient conditions for an ETF as the "
-        "end, (A) holds and (B) is undefined; relative transport cost of the class means undefined."
-    )
-    assert one(said(lambda record: record.update(theorem2=None)), "Theorem 2").endswith("is undefined here.")
+    good = {"monotone": True, "intervals": [], "sufficient_a": True, "sufficient_b": None, "end_distance": 1e-8}
+    sentence = one(said(lambda record: record["theorem2"].update(good)), "Theorem 2")
+    assert sentence.startswith("Theorem 2 (PFC2): by the exact test PFC2 falls all along the line. ")
+    assert "; this end is one up to rounding: (A)" in sentence
+    assert "at most 1, holds; " in sentence
+    assert sentence.endswith(" is undefined.")
+    sentence = one(said(lambda record: record["theorem2"].update(end_distance=None, relative_cost=None)), "Theorem 2")
+    assert "over the length of the last): undefined. " in sentence
+    assert "; how far this end is from one is undefined: " in sentence
+    sentence = one(said(lambda record: record["theorem2"].update(monotone=None)), "Theorem 2")
+    assert sentence.endswith("is undefined because a class has no samples or all class means of an end coincide.")
+    assert one(said(lambda record: record.update(theorem2=None)), "Theorem 2").endswith("was not computed.")
 
 
 def test_theorem3(said):
-    assert one(said(), "PFC3: 3 of 15,660 pairs").endswith("PFC3 is NOT guaranteed to grow along it (for a collapsed end).")
+    assert one(said(), "PFC3: ") == (
+        "PFC3: if the end were collapsed to its class means, PFC3 might fall along the line: 3 of 15,660 pairs of a sample and "
+        "a rival class can turn from right to wrong. Between the measured ends, which need not be collapsed, it FALLS at 24 of "
+        "100 steps."
+    )
     good = {"guaranteed": True, "violating_pairs": 0}
-    assert "PFC3 is guaranteed to grow" in one(said(lambda record: record["theorem3"].update(good)), "PFC3: 0 of 15,660 pairs")
-    assert one(said(lambda record: record.update(theorem3=None)), "For PFC3").endswith("is undefined here.")
+    sentence = one(said(lambda record: record["theorem3"].update(good)), "PFC3: ")
+    assert "PFC3 could not fall along the line: 0 of 15,660 pairs" in sentence
+    assert sentence.endswith("it FALLS at 24 of 100 steps.")
+    sentence = one(said(lambda record: record["theorem3"].update(num_falls=0)), "PFC3: ")
+    assert sentence.endswith(" Between the measured ends it never falls in 100 steps.")
+    sentence = one(said(lambda record: record["theorem3"].update(num_falls=None)), "PFC3: ")
+    assert sentence.endswith("was not recorded.")
+    undefined = {"guaranteed": None, "violating_pairs": None}
+    sentence = one(said(lambda record: record["theorem3"].update(undefined)), "For PFC3")
+    assert sentence.endswith("is undefined because a class has no samples.")
+    assert one(said(lambda record: record.update(theorem3=None)), "For PFC3").endswith("was not computed.")
 
 
 def test_findings_have_the_same_cells_for_every_run(make_run, edit):
@@ -272,19 +323,19 @@ def test_findings_have_the_same_cells_for_every_run(make_run, edit):
     cells, others = findings(read_run(plain)), findings(read_run(poor))
     assert [cell.name for cell in cells] == [cell.name for cell in others]
     assert {cell.name: cell[1:] for cell in cells} == {
-        "Train accuracy": ("100.00 %", "first perfect at epoch 12"),
+        "Train accuracy": ("100.00 %", "first perfect at measured epoch 12"),
         "PFC1": ("0.6 → 0.0288", "never rises over depth"),
         "PFC2": ("0.81 → 0.275", "rises into blocks.1"),
         "NCC error": ("0.065 → 0", "never rises over depth"),
         "Effective depth": ("2", "NCC error at most 0.005"),
         "Straightness": ("0.961", "energy efficiency 0.775"),
-        "Line against null, PFC1": ("0.067 : 0.233", "the line wins by a factor of 3.5"),
-        "Line against null, PFC2": ("0.021 : 0.014", "the null wins by a factor of 1.5"),
+        "Line against null, PFC1": ("0.067 : 0.233 decades", "the line wins by a factor of 3.5"),
+        "Line against null, PFC2": ("0.021 : 0.014 decades", "the null wins by a factor of 1.5"),
     }
-    assert others[0][1:] == ("50.00 %", "never perfect")
+    assert others[0][1:] == ("50.00 %", "perfect at no measured epoch")
     assert others[4][1:] == ("undefined", "")
     assert others[5][1:] == ("undefined", "energy efficiency undefined")
-    assert others[6].value == "undefined : undefined"
+    assert others[6].value == "undefined : undefined decades"
 
 
 def test_words_for_numbers_and_lists():
@@ -296,5 +347,6 @@ def test_words_for_numbers_and_lists():
         "0.00 %",
         "50.00 %",
     ]
+    assert [counted(count, "step") for count in (0, 1, 2, 1000)] == ["0 steps", "1 step", "2 steps", "1,000 steps"]
     assert [listed(["a", "b", "c"][:n]) for n in range(4)] == ["", "a", "a and b", "a, b and c"]
     assert listed(list("abcdefgh"), "or") == "a, b, c, d, e, f or 2 more"

@@ -1,8 +1,11 @@
 """Recipes: JSON form, typed overrides, fingerprints."""
 
+from dataclasses import replace
+
 import pytest
 
 from ncollapse.studies import RECIPES, Recipe, RecipeError, override, recipe_by_name
+from ncollapse.studies.recipe import differences
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -34,12 +37,17 @@ def test_overrides_are_typed():
     [
         ("train.epochs", r"must look like train\.epochs=50, got 'train\.epochs'"),
         ("train.epoch=5", r"no field 'train\.epoch'\. Near ones: train\.epochs"),
-        ("quux=5", r"no field 'quux'\. Near ones: "),
+        ("quux=5", r"no field 'quux'\. See all with: ncollapse recipes demo\.$"),
+        ("epochs=5", r"no field 'epochs'\. Near ones: train\.epochs, measure\.epochs\. See all"),
         ("train.epochs=many", r"train\.epochs: Input should be a valid integer.*got 'many'"),
-        ("train.epochs=0", r"train: train\.epochs must be an integer of 1 or more, got 0"),
+        ("train.epochs=0", r"^train\.epochs must be an integer of 1 or more, got 0\. Pass such a number\. \(set by"),
+        ("train.epochs=true", r"^train\.epochs: Input should be a valid integer, got True"),
+        ("train.learning_rate=true", r"train\.learning_rate: Input should be a valid number, got True"),
         ("train.loss=hinge", r"train\.loss: Input should be 'cross_entropy' or 'mse', got 'hinge'"),
         ("data.name=imagenet", r"data\.name: Input should be 'digits'"),
-        ("seed=-1", r"seed must be at least 0"),
+        ("seed=-1", r"^seed must be at least 0 and threads at least 1, got -1 and 1\. \(set by seed=-1\)$"),
+        ("measure.epochs=[0,-3]", r"measure\.epochs must be 0 \(before training\) or more, got -3"),
+        ("measure.epochs=[999]", r"measure\.epochs must be at most train\.epochs = 150, got 999"),
         ("measure.batch_size=0", r"measure\.batch_size must be at least 1, got 0"),
     ],
 )
@@ -51,6 +59,8 @@ def test_bad_overrides(setting, message):
 def test_unknown_recipe_names_near_ones():
     with pytest.raises(RecipeError, match=r"No recipe 'fc_minst'\. Near ones: fc_mnist"):
         recipe_by_name("fc_minst")
+    with pytest.raises(RecipeError, match=r"No recipe 'quux'\. List all with: ncollapse recipes\.$"):
+        recipe_by_name("quux")
 
 
 def test_fingerprint_depends_on_numbers_not_on_words():
@@ -58,6 +68,21 @@ def test_fingerprint_depends_on_numbers_not_on_words():
     assert override(recipe, ["title=other"]).fingerprint() == recipe.fingerprint()
     for setting in ("seed=1", "train.epochs=151", "data.per_class=173", "threads=2", "measure.convention=sample"):
         assert override(recipe, [setting]).fingerprint() != recipe.fingerprint()
+
+
+def test_fingerprint_is_the_same_after_a_way_through_json():
+    recipe = recipe_by_name("demo")
+    whole = replace(recipe, train=replace(recipe.train, learning_rate=1, milestones=()))
+    assert whole.to_json() != Recipe.from_json(whole.to_json()).to_json()
+    assert whole.fingerprint() == Recipe.from_json(whole.to_json()).fingerprint()
+
+
+def test_differences_are_settings_that_lead_from_one_to_the_other():
+    recipe = recipe_by_name("demo")
+    words = ["data.name=gaussian_mixture", "train.milestones=[0.5]", "train.clip_norm=null", "seed=3"]
+    changed = override(recipe, [*words, "title=other"])
+    assert differences(changed, recipe) == words
+    assert override(recipe, differences(changed, recipe)).fingerprint() == changed.fingerprint()
 
 
 def test_damaged_json():

@@ -1,18 +1,23 @@
 """Runs: what they write, that they find collapse, and that no kill changes the final table."""
 
 import csv
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+from ncollapse.data import Batches, DataConfig, LabeledData, load_data
 from ncollapse.files import write_whole
-from ncollapse.studies import RunDirectoryError, measure_run, override, recipe_by_name, run_recipe, rundir
+from ncollapse.studies import RunDirectoryError, measure_run, override, recipe_by_name, run, run_recipe, rundir
 from ncollapse.train import CheckpointError, checkpoint
 
 SMALL = [
@@ -45,6 +50,7 @@ def finished(tmp_path_factory):
 def test_files_of_a_run(finished):
     status = json.loads((finished / "status.json").read_text())
     assert (status["state"], status["epoch"], status["epochs"]) == ("finished", 7, 7)
+    assert status["first_perfect_epoch"] is None
     assert status["weight_decay_time"] == pytest.approx(sum([0.1] * 2 + [0.01] * 2 + [0.001] * 3) / 0.1 * 1e-2 * 4)
     table = rows(finished)
     assert {int(row["epoch"]) for row in table} == {0, 1, 3, 7}
@@ -138,6 +144,10 @@ def test_resume_of_a_finished_run_changes_nothing(finished):
     assert tables(finished) == before
 
 
+def test_a_finished_run_calls_nobody_on_resume(finished):
+    run_recipe(small(), finished, resume=True, on_epoch=lambda record, epochs: pytest.fail("nothing was trained"))
+
+
 def test_resume_begins_a_run_that_does_not_exist(finished, tmp_path):
     run_recipe(small(), tmp_path / "new", resume=True)
     assert tables(tmp_path / "new") == tables(finished)
@@ -152,8 +162,86 @@ def test_folder_with_a_run(finished, tmp_path):
     assert tables(finished) == before
     out = tmp_path / "replaced"
     run_recipe(small("seed=1"), out)
+    (out / "report.html").write_text("about the old run")
+    (out / "notes.txt").write_text("mine")
     run_recipe(small(), out, overwrite=True)
     assert tables(out) == before
+    assert not (out / "report.html").exists()
+    assert (out / "notes.txt").read_text() == "mine"
+    assert not list(out.glob(".new*"))
+
+
+def test_only_a_run_of_the_same_settings_is_overwritten(tmp_path):
+    run_recipe(small("train.epochs=8"), tmp_path)
+    before = tables(tmp_path)
+    with pytest.raises(
+        RunDirectoryError, match=r"holds a run of 'demo' with train\.epochs=8, which is not replaced by .*--out"
+    ):
+        run_recipe(small(), tmp_path, overwrite=True)
+    assert tables(tmp_path) == before
+
+
+def failing_write(monkeypatch, fails):
+    """Every write for which `fails(its number, its path)` is true meets a full disk."""
+    calls = 0
+
+    def write(path, content):
+        nonlocal calls
+        calls += 1
+        if fails(calls, path):
+            raise OSError(28, "No space left on device", str(path))
+        write_whole(path, content)
+
+    for module in (rundir, checkpoint):
+        monkeypatch.setattr(module, "write_whole", write)
+
+
+def test_a_full_disk_at_the_first_files_of_a_replacement_keeps_the_old_run(finished, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    for last in range(1, 9):
+        failing_write(monkeypatch, lambda number, path, last=last: number >= last)
+        with pytest.raises(OSError, match="No space left on device"):
+            run_recipe(small("seed=1"), out, overwrite=True)
+        assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    monkeypatch.undo()
+    run_recipe(small("seed=1"), out, overwrite=True)
+    run_recipe(small("seed=1"), tmp_path / "other")
+    assert tables(out) == tables(tmp_path / "other")
+
+
+def test_a_replacement_killed_among_its_moves_starts_over(finished, tmp_path, monkeypatch):
+    move, moves, die_at = os.replace, 0, 0
+
+    def dying(source, target):
+        nonlocal moves
+        if Path(source).parent.name == ".new" and Path(target).parent.name != ".new":
+            moves += 1
+            if moves == die_at:
+                raise Killed
+        move(source, target)
+
+    monkeypatch.setattr(os, "replace", dying)
+    for die_at in range(1, 9):
+        out = tmp_path / f"killed-{die_at}"
+        shutil.copytree(finished, out)
+        moves = 0
+        with pytest.raises(Killed):
+            run_recipe(small(), out, overwrite=True)
+        assert not (out / "checkpoint.safetensors").exists()
+        moves = 10
+        run_recipe(small(), out, resume=True)
+        assert tables(out) == tables(finished)
+
+
+def test_changes_are_written(finished, tmp_path):
+    assert json.loads((finished / "recipe.json").read_text())["changed"] == [
+        *("data.per_class=20", "model.width=16", "model.num_blocks=2", "train.epochs=7", "train.batch_size=50"),
+        *("train.checkpoint_every=2", "measure.epochs=[0, 1, 3, 7]", "measure.transport_samples=50"),
+    ]
+    run_recipe(replace(small(), name="mine", seed=2), tmp_path / "mine")
+    assert json.loads((tmp_path / "mine" / "recipe.json").read_text())["changed"] == []
 
 
 def test_folder_that_is_not_a_run(tmp_path):
@@ -191,17 +279,7 @@ def test_damaged_checkpoint_and_tables(finished, tmp_path):
 
 def test_full_disk_in_the_middle_loses_nothing(finished, tmp_path, monkeypatch):
     out = tmp_path / "full"
-    calls = 0
-
-    def filling(path, content):
-        nonlocal calls
-        calls += 1
-        if calls > 12:
-            raise OSError(28, "No space left on device", str(path))
-        write_whole(path, content)
-
-    for module in (rundir, checkpoint):
-        monkeypatch.setattr(module, "write_whole", filling)
+    failing_write(monkeypatch, lambda number, path: number > 12)
     with pytest.raises(OSError, match="No space left on device"):
         run_recipe(small(), out)
     monkeypatch.undo()
@@ -209,10 +287,15 @@ def test_full_disk_in_the_middle_loses_nothing(finished, tmp_path, monkeypatch):
     assert tables(out) == tables(finished)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_read_only_folder(tmp_path):
-    tmp_path.chmod(0o500)
-    with pytest.raises(PermissionError, match=str(tmp_path)):
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES])
+def test_read_only_folder(tmp_path, monkeypatch, code):
+    """As a read-only file system and a locked folder refuse; a real locked folder would not stop root."""
+
+    def refuse(self, *_arguments, **_options):
+        raise OSError(code, os.strerror(code), str(self))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(OSError, match=rf"the run directory cannot be made .*--out.*{tmp_path}"):
         run_recipe(small(), tmp_path / "run")
 
 
@@ -220,11 +303,112 @@ def test_divergence_keeps_what_was_measured(tmp_path):
     with pytest.raises(ValueError, match="finite losses and gradients"):
         run_recipe(small("train.learning_rate=1e30", "train.clip_norm=null", "model.normalization=none"), tmp_path / "run")
     assert {row["epoch"] for row in rows(tmp_path / "run")} >= {"0"}
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert (status["state"], status["epoch"], status["epochs"]) == ("failed", 0, 7)
+    assert status["reason"].startswith("training needs finite losses and gradients, got ")
+
+
+def test_a_failed_run_says_so_and_resumes(finished, tmp_path, monkeypatch):
+    failing_write(monkeypatch, lambda number, path: path.name == "checkpoint.safetensors" and number > 8)
+    with pytest.raises(OSError, match="No space left"):
+        run_recipe(small(), tmp_path)
+    monkeypatch.undo()
+    status = json.loads((tmp_path / "status.json").read_text())
+    assert (status["state"], status["epoch"], status["weight_decay_time"]) == ("failed", 0, 0)
+    assert "No space left on device" in status["reason"]
+    run_recipe(small(), tmp_path, resume=True)
+    assert tables(tmp_path) == tables(finished)
+    status = json.loads((tmp_path / "status.json").read_text())
+    assert status["state"] == "finished"
+    assert "reason" not in status
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop_after(last):
+    def on_epoch(record, _epochs):
+        if record.epoch == last:
+            raise Stopped
+
+    return on_epoch
+
+
+def test_an_unfinished_run_counts_time_and_weight_decay_so_far(tmp_path, monkeypatch):
+    clock = iter(range(0, 10_000, 10))
+    monkeypatch.setattr(run.time, "monotonic", lambda: next(clock))
+    with pytest.raises(Stopped):
+        run_recipe(small(), tmp_path, on_epoch=stop_after(3))
+    first = json.loads((tmp_path / "status.json").read_text())
+    assert (first["epoch"], first["reason"]) == (3, "Stopped")
+    assert first["weight_decay_time"] == pytest.approx(sum([0.1] * 2 + [0.01]) / 0.1 * 1e-2 * 4)
+    # The clock of another process starts anywhere.
+    clock = iter(range(5, 10_000, 10))
+    run_recipe(small(), tmp_path, resume=True)
+    last = json.loads((tmp_path / "status.json").read_text())
+    saves = 3  # epochs 4, 6 and 7; the eighth reading, of the end, follows
+    assert last["seconds"] == first["seconds"] + 10 * (saves + 1)
+
+
+def test_first_perfect_epoch_is_the_first_measured_one(tmp_path):
+    """On classes far apart: the epochs between 0 and 40 may have been perfect too, and nobody looked."""
+    recipe = small("data.name=gaussian_mixture", "train.epochs=60", "measure.epochs=[0,40,50]", "data.per_class=10")
+    run_recipe(recipe, tmp_path)
+    accuracies = {int(row["epoch"]): float(row["value"]) for row in rows(tmp_path) if row["metric"] == "accuracy"}
+    assert accuracies[0] < 1
+    assert (accuracies[40], accuracies[50], accuracies[60]) == (1, 1, 1)
+    assert json.loads((tmp_path / "status.json").read_text())["first_perfect_epoch"] == 40
+
+
+def test_convention_reaches_the_run(finished, tmp_path):
+    """The digits have unequal classes when all are taken, so the weights show."""
+    settings = ("data.per_class=null", "train.epochs=1", "measure.epochs=[0]")
+    values = {}
+    for convention in ("class", "sample"):
+        out = tmp_path / convention
+        run_recipe(small(*settings, f"measure.convention={convention}"), out)
+        values[convention] = {(r["epoch"], r["layer"]): float(r["value"]) for r in rows(out) if r["metric"] == "pfc1"}
+        again = measure_run(out)
+        assert again.convention == convention
+        assert again.value("pfc1", "stem") == pytest.approx(values[convention]["1", "stem"])
+    assert all(values["class"][key] != values["sample"][key] for key in values["class"])
+
+
+def test_stratified_takes_the_first_of_every_class_in_equal_numbers():
+    inputs, labels = torch.arange(9.0)[:, None], torch.tensor([0, 1, 0, 2, 0, 1, 0, 2, 0])
+    data = LabeledData(inputs, labels, num_classes=3, name="nine")
+    sample = run._stratified(data, 7)
+    assert sample.inputs.flatten().tolist() == [0, 2, 1, 5, 3, 7]
+    assert sample.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert run._stratified(data, 1).labels.tolist() == [0, 1, 2]
+    assert run._stratified(data, 12).labels.tolist() == [0, 0, 0, 0, 1, 1, 2, 2]
+
+
+def test_the_test_split_of_a_run_is_whole_and_not_corrupted(tmp_path, monkeypatch):
+    recipe = small("data.name=gaussian_mixture", "data.corrupt=0.5", "train.epochs=1", "measure.epochs=[0]")
+    run_recipe(recipe, tmp_path)
+    loaded = []
+    monkeypatch.setattr(run, "load_data", lambda config: loaded.append(config) or load_data(config))
+    measurement = measure_run(tmp_path, split="test")
+    assert measurement.split == "test"
+    assert [(c.split, c.corrupt, c.per_class) for c in loaded] == [("train", 0.5, 20), ("test", 0.0, None)]
+    clean = load_data(DataConfig("gaussian_mixture", split="test"))
+    assert measurement.num_samples == clean.num_samples
+
+
+def test_measure_run_takes_layers_and_batch_size(finished, monkeypatch):
+    assert measure_run(finished, layers=["blocks.1"]).layers == ("blocks.1",)
+    sizes = []
+    monkeypatch.setattr(run, "Batches", lambda data, size: sizes.append(size) or Batches(data, size))
+    measure_run(finished, batch_size=13)
+    measure_run(finished)
+    assert sizes == [13, 1000]
 
 
 def test_threads_are_restored(tmp_path):
     before = torch.get_num_threads()
-    run_recipe(small("threads=2", "train.epochs=1"), tmp_path / "run")
+    run_recipe(small("threads=2", "train.epochs=1", "measure.epochs=[0]"), tmp_path / "run")
     assert torch.get_num_threads() == before
 
 

@@ -120,6 +120,24 @@ def test_any_changed_byte_is_noticed(tmp_path: Path) -> None:
             load_checkpoint(saved, model, optimizer, "abc")
 
 
+def test_equal_states_give_equal_bytes(saved: Path) -> None:
+    content = saved.read_bytes()
+    for _ in range(8):
+        model = small_model()
+        optimizer = make_optimizer(model, CONFIG)
+        load_checkpoint(saved, model, optimizer, "abc")
+        save_checkpoint(saved, model, optimizer, 2, "abc")
+        assert saved.read_bytes() == content
+
+
+def test_a_file_of_another_kind_says_how_to_convert_it(tmp_path: Path) -> None:
+    model = small_model()
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    with pytest.raises(CheckpointError, match=r"this is none, or a damaged one .*Convert .*save_file\(torch\.load") as caught:
+        load_weights(tmp_path / "weights.pt", model)
+    assert "Delete" not in str(caught.value)
+
+
 def test_changed_weights_are_damage(saved: Path) -> None:
     content = bytearray(saved.read_bytes())
     content[-1] ^= 0x01
@@ -200,14 +218,18 @@ def test_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
         save_checkpoint(tmp_path / "file" / "c.safetensors", model, make_optimizer(model, CONFIG), 0, "abc")
 
 
-def test_read_only_folder(tmp_path: Path) -> None:
-    folder = tmp_path / "locked"
-    folder.mkdir(mode=0o500)
-    if os.access(folder, os.W_OK):
-        pytest.skip("this user may write to read-only folders (root)")
+@pytest.mark.parametrize(("code", "kind"), [(errno.EROFS, OSError), (errno.EACCES, PermissionError)])
+def test_read_only_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, kind: type[OSError]) -> None:
+    """As a read-only file system and a locked folder refuse; a real locked folder would not stop root."""
+
+    def refuse(self: Path, *_arguments: object) -> None:
+        raise OSError(code, os.strerror(code), str(self))
+
+    monkeypatch.setattr(Path, "open", refuse)
     model = small_model()
-    with pytest.raises(PermissionError, match=r"the system refuses .*locked/c.safetensors"):
-        save_checkpoint(folder / "c.safetensors", model, make_optimizer(model, CONFIG), 0, "abc")
+    with pytest.raises(kind, match=r"the system refuses .*locked/c.safetensors") as caught:
+        save_checkpoint(tmp_path / "locked" / "c.safetensors", model, make_optimizer(model, CONFIG), 0, "abc")
+    assert caught.value.errno == code
 
 
 def test_interrupted_write_cleans_up(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,6 +45,9 @@ def test_weight_decay_time_equals_its_sum_and_the_recipes() -> None:
     config = TrainConfig(epochs=7, learning_rate=0.3, momentum=0.5, weight_decay=0.02)
     total = sum(lr_at(config, epoch) / (1 - 0.5) * 0.02 for epoch in range(1, 8) for _ in range(11))
     assert weight_decay_time(config, 11) == pytest.approx(total, rel=1e-12)
+    gone = sum(lr_at(config, epoch) / (1 - 0.5) * 0.02 for epoch in range(1, 4) for _ in range(11))
+    assert weight_decay_time(config, 11, 3) == pytest.approx(gone, rel=1e-12)
+    assert weight_decay_time(config, 11, 0) == 0
     # Published defaults: digits 7.8, 5,000 Fashion images 11.1.
     assert weight_decay_time(TrainConfig(), math.ceil(1740 / 128)) == pytest.approx(7.8, abs=0.05)
     assert weight_decay_time(TrainConfig(learning_rate=0.05), math.ceil(5000 / 128)) == pytest.approx(11.1, abs=0.3)
@@ -71,6 +74,7 @@ def test_measuring_epochs_needs_an_epoch() -> None:
     ("fields", "message"),
     [
         ({"epochs": 0}, r"train.epochs must be an integer of 1 or more, got 0. Pass such a number"),
+        ({"epochs": True}, r"train.epochs must be an integer of 1 or more, got True"),
         ({"epochs": 2.5}, r"train.epochs must be an integer of 1 or more, got 2.5"),
         ({"batch_size": 0}, r"train.batch_size must be an integer of 1 or more, got 0"),
         ({"checkpoint_every": 0}, r"train.checkpoint_every must be an integer of 1 or more, got 0"),

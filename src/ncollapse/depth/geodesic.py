@@ -159,7 +159,7 @@ def _floor(paired: PairedMoments) -> Tensor:
 
 @dataclass(frozen=True)
 class LineDecisions:
-    r"""Nearest-class-centre decisions on the straight line, and the pairs that could break their progress; additive.
+    r"""Nearest-class-center decisions on the straight line, and the pairs that could break their progress; additive.
 
     The squared distance of sample i to class mean j at t is
     :math:`(1-t)^2 A_{ij} + 2t(1-t) B_{ij} + t^2 C_{ij}` with :math:`A_{ij} = \lVert h_i^0 - \mu_j^0 \rVert^2`,
@@ -234,7 +234,7 @@ class LineDecisions:
         )
 
     def pfc3(self) -> Tensor:
-        """Nearest-class-centre accuracy at every position.
+        """Nearest-class-center accuracy at every position.
 
         Returns:
             Shape (T,), float64.

@@ -76,7 +76,7 @@ def progression(values: Sequence[float], *, tolerance: float = 0.0) -> Progressi
 
 @dataclass(frozen=True)
 class EffectiveDepth:
-    """The first layer at which nearest-centre decisions are right but for a share ε.
+    """The first layer at which nearest-center decisions are right but for a share ε.
 
     Attributes:
         epsilon: ε.
@@ -97,7 +97,7 @@ def effective_depth(errors: Sequence[float], epsilon: float = 0.005, *, first_la
     In [first_layer, L]; non-increasing in ε; small for collapsed networks.
 
     Args:
-        errors: Nearest-centre errors of layers 0..L on the training set.
+        errors: Nearest-center errors of layers 0..L on the training set.
         epsilon: ε >= 0.
         first_layer: 0 lets the first measured layer count (PFC); 1 is the convention for the blocks alone.
 

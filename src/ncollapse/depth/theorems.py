@@ -21,7 +21,8 @@ class Theorem1:
     r"""Whether PFC1 falls along the line (docs/theory.md, 3.2).
 
     Attributes:
-        holds: The theorem's assumption, correlation >= 0: necessary and sufficient for a collapsed end point.
+        holds: The theorem's assumption, correlation >= 0: necessary and sufficient for a collapsed end point. None, like
+            ``monotone``, where a class has no samples.
         correlation: :math:`C = \sum_k \alpha_k \langle \mu_k^0 - \mu^0, \mu_k^L - \mu^L \rangle`.
         normalized: :math:`C / \sqrt{b_0 b_2}` in [-1, 1].
         monotone: Whether PFC1 is non-increasing on [0, 1] for the end points as they are.
@@ -29,10 +30,10 @@ class Theorem1:
         coefficients: (a, β, c) of the derivative's numerator :math:`a(1-t)^2 + \beta t(1-t) + c t^2`.
     """
 
-    holds: bool
+    holds: bool | None
     correlation: float
     normalized: float
-    monotone: bool
+    monotone: bool | None
     argmax_t: float
     coefficients: tuple[float, float, float]
 
@@ -57,7 +58,7 @@ def theorem1(curve: GeodesicCurve) -> Theorem1:
     a, beta, c = w1 * b0 - w0 * b1, w2 * b0 - w0 * b2, w2 * b1 - w1 * b2
     normalized = b1 / math.sqrt(b0 * b2) if b0 > 0 and b2 > 0 else math.nan
     if math.isnan(a + beta + c):
-        return Theorem1(False, b1, normalized, False, math.nan, (a, beta, c))
+        return Theorem1(None, b1, normalized, None, math.nan, (a, beta, c))
     # At a collapsed end w₁ and w₂ are rounding, so c is: it must not decide.
     rounding = _ROUNDING * max(abs(w0 * b1), abs(w1 * b0), abs(w0 * b2), abs(w2 * b0))
     polynomial = np.polynomial.Polynomial([a, beta - 2 * a, a - beta + c])
@@ -74,18 +75,21 @@ class Theorem2:
     """Whether PFC2 falls along the line (docs/theory.md, 3.3).
 
     Attributes:
-        monotone: Exact: PFC2 is non-increasing on [0, 1].
+        monotone: Exact: PFC2 is non-increasing on [0, 1]. None, like the conditions, where a class has no samples or all
+            class means of an end coincide.
         intervals: Where it rises, as pairs (t0, t1).
         sufficient_a: Sufficient condition (A), for an end point that is a simplex ETF.
         sufficient_b: Sufficient condition (B): true for a fixed direction once the transport cost is small enough.
         relative_cost: Transport cost of the class means, ‖M̄_0 - M̄_L‖_F / ‖M̄_L‖_F.
+        end_distance: PFC2 at the end point: the sufficient conditions say something only where it is 0.
     """
 
-    monotone: bool
+    monotone: bool | None
     intervals: tuple[tuple[float, float], ...]
-    sufficient_a: bool
-    sufficient_b: bool
+    sufficient_a: bool | None
+    sufficient_b: bool | None
     relative_cost: float
+    end_distance: float
 
 
 def theorem2(curve: GeodesicCurve) -> Theorem2:
@@ -106,7 +110,7 @@ def theorem2(curve: GeodesicCurve) -> Theorem2:
     """
     start, cross, end = (gram.cpu().numpy() for gram in curve.gram_coefficients())
     if not (np.trace(start) > 0 and np.trace(end) > 0):
-        return Theorem2(False, (), False, False, math.nan)
+        return Theorem2(None, (), None, None, math.nan, math.nan)
     # In units in which both ends have norm one, so that the cut-off below does not depend on theirs; s is scaled back.
     unit = math.sqrt(np.trace(start) / np.trace(end))
     negative = _negative_intervals(_pfc2_slope(start / np.trace(start), cross * unit / np.trace(start), end / np.trace(end)))
@@ -114,7 +118,7 @@ def theorem2(curve: GeodesicCurve) -> Theorem2:
     a, b = _sufficient(start, cross, end)
     first, last = curve.paired.first.centered_means(), curve.paired.last.centered_means()
     cost = float(torch.linalg.norm(first - last) / torch.linalg.norm(last))
-    return Theorem2(not intervals, intervals, a, b, cost)
+    return Theorem2(not intervals, intervals, a, b, cost, float(curve.pfc2([1.0])))
 
 
 def _pfc2_slope(start: np.ndarray, cross: np.ndarray, end: np.ndarray) -> np.ndarray:
@@ -173,17 +177,22 @@ def _sufficient(start: np.ndarray, cross: np.ndarray, end: np.ndarray) -> tuple[
 
 @dataclass(frozen=True)
 class Theorem3:
-    """Whether nearest-centre accuracy is guaranteed never to fall along the line (docs/theory.md, 3.4).
+    """Whether nearest-center accuracy would never fall along the line to a collapsed end (docs/theory.md, 3.4).
 
     Attributes:
-        guaranteed: No violating pair: for an end point collapsed to its class means the accuracy cannot fall.
-        violating_pairs: Pairs (sample, other class) that could break it; None if a class has no samples.
+        guaranteed: No violating pair: were the end point collapsed to its class means, the accuracy could not fall. None,
+            like the other counts, if a class has no samples. Of the measured end, ``num_falls`` tells.
+        violating_pairs: Pairs (sample, other class) that could break it.
         num_pairs: All such pairs.
+        num_falls: Steps of the line between the measured ends at which the accuracy falls.
+        num_steps: Steps of the line.
     """
 
-    guaranteed: bool
+    guaranteed: bool | None
     violating_pairs: int | None
     num_pairs: int
+    num_falls: int | None
+    num_steps: int
 
 
 def theorem3(line: LineDecisions) -> Theorem3:
@@ -193,7 +202,10 @@ def theorem3(line: LineDecisions) -> Theorem3:
         line: Decisions on the line, over the whole data set.
 
     Returns:
-        The predicate and its quantity.
+        The predicate, its quantity, and what the accuracy does between the measured ends.
     """
-    violating = None if bool(line.violating_pairs.isnan()) else int(line.violating_pairs)
-    return Theorem3(violating == 0, violating, int(line.num_pairs))
+    num_pairs, num_steps = int(line.num_pairs), len(line.times) - 1
+    if bool(line.violating_pairs.isnan()):
+        return Theorem3(None, None, num_pairs, None, num_steps)
+    violating, falls = int(line.violating_pairs), int((line.correct.diff() < 0).sum())
+    return Theorem3(violating == 0, violating, num_pairs, falls, num_steps)

@@ -23,7 +23,7 @@ def plot_over_epochs(run: Run) -> Figure:
     """Draw PFC1, PFC2 and PFC3 of every layer over the epochs.
 
     Epochs on a symlog axis (0 is before training), PFC1 and PFC2 on log axes, color by depth; the dotted line is the first
-    epoch with every training sample right.
+    measured epoch with every training sample right.
 
     Args:
         run: The run.
@@ -74,7 +74,11 @@ def plot_last_layer(run: Run) -> Figure:
     """
     with style.house_style():
         figure = _compose(LAST_LAYER, 12.4, lambda axes, panel: draw_over_epochs(axes, run, panel))
-        _legend(figure, *_perfect_entry(run), loc="outside lower center")
+        perfect, meaning = _perfect_entry(run)
+        series = [line for panel in LAST_LAYER for line in panel.series if line.meaning]
+        handles = [Line2D([], [], color=line.color, linestyle=line.dashes) for line in series]
+        meanings = [f"{line.label}: {line.meaning}" for line in series]
+        _legend(figure, [*handles, *perfect], [*meanings, *meaning], loc="outside lower center", ncols=2)
     return figure
 
 
@@ -150,7 +154,7 @@ def _perfect_entry(run: Run) -> tuple[list[Line2D], list[str]]:
     """What the dotted line means, where there is one."""
     if run.perfect_epoch is None:
         return [], []
-    return [Line2D([], [], color=style.SOFT, linewidth=0.9, linestyle=":")], ["first 100 % train accuracy"]
+    return [Line2D([], [], color=style.SOFT, linewidth=0.9, linestyle=":")], ["first measured 100 % train accuracy"]
 
 
 def _legend(figure: Figure, handles: list[Line2D], names: list[str], **options: Any) -> None:

@@ -27,12 +27,13 @@ Numbers = tuple[float | None, ...]
 
 @dataclass(frozen=True)
 class Recipe:
-    """``recipe.json``, the part with a fixed shape; the rest is shown as it stands."""
+    """``recipe.json``, the part with a fixed shape; ``changed`` is what differs from the named recipe, the rest is shown."""
 
     name: str
     title: str = ""
     description: str = ""
     seed: int | None = None
+    changed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Glossary:
 
 @dataclass(frozen=True)
 class Status:
-    """``status.json``: how far the run has come."""
+    """``status.json``: how far the run has come, and why it failed; the first perfect epoch is the first measured one."""
 
     state: str
     epoch: int
@@ -54,6 +55,7 @@ class Status:
     first_perfect_epoch: int | None = None
     seconds: float | None = None
     weight_decay_time: float | None = None
+    reason: str | None = None
 
 
 @dataclass(frozen=True)
@@ -131,22 +133,25 @@ class Theorem1:
 
 @dataclass(frozen=True)
 class Theorem2:
-    """PFC2 along the line: exact test, two sufficient conditions, relative transport cost (docs/theory.md, 3.3)."""
+    """PFC2 along the line: exact test, conditions for an ETF as the end, transport cost (docs/theory.md, 3.3)."""
 
     monotone: bool | None
     intervals: tuple[tuple[float, ...], ...] | None
     sufficient_a: bool | None
     sufficient_b: bool | None
     relative_cost: float | None
+    end_distance: float | None = None
 
 
 @dataclass(frozen=True)
 class Theorem3:
-    """PFC3 along the line: pairs of a sample and a rival class that may break monotonicity (docs/theory.md, 3.4)."""
+    """PFC3 along the line: pairs that break it for a collapsed end, falls between the measured ends (docs/theory.md, 3.4)."""
 
     guaranteed: bool | None
     violating_pairs: int | None
     num_pairs: int | None
+    num_falls: int | None = None
+    num_steps: int | None = None
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ _VARIABLES = {
     style.LINE: "line",
     style.NULL: "null",
     style.THIRD: "third",
+    style.PAPER: "paper",
 }
 
 

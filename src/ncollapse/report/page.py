@@ -17,7 +17,8 @@ from ncollapse.report.parsing import ReportError
 from ncollapse.report.payload import build_payload, to_script_json
 from ncollapse.report.reading import Run, read_run
 from ncollapse.report.summary import findings, summarize
-from ncollapse.report.tables import environment_entries, metric_tables, recipe_groups
+from ncollapse.report.tables import differing_settings, environment_entries, metric_tables, recipe_groups
+from ncollapse.report.wording import counted
 
 __all__ = ["write_page"]
 
@@ -48,10 +49,11 @@ def write_page(run_dirs: Sequence[Path], out: Path, *, position: str = "projecti
     # The template marks as safe only our own files, drawings and escaped JSON; jinja2 escapes whatever a run directory says.
     script, css = _package_text("page.js"), _package_text("page.css")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    differing = differing_settings(runs)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     html = environment.from_string(_package_text("template.html")).render(
         title=runs[0].title if len(runs) == 1 else f"{len(runs)} runs side by side",
-        runs=[_context(index, run, position) for index, run in enumerate(runs)],
+        runs=[{**_context(index, run, position), "settings": differing[index]} for index, run in enumerate(runs)],
         css=css,
         script=script,
         script_hash=digest,
@@ -70,15 +72,19 @@ def _context(index: int, run: Run, position: str) -> dict[str, Any]:
         "index": index,
         "title": run.title,
         "folder": run.path.resolve().name,
+        "name": run.recipe.name,
+        "changed": run.recipe.changed,
         "paragraphs": run.recipe.description.split("\n\n"),
         "seed": run.recipe.seed,
         "epoch": run.epochs[-1],
         "epochs": run.epochs,
         "layers": run.layers,
+        "extent": f"{counted(len(run.layers), 'layer')}, measured at {counted(len(run.epochs), 'epoch')}",
         "has_perfect": run.perfect_epoch is not None,
         "positions": list(run.last.positions),
         "findings": findings(run, position),
-        "sentences": summarize(run),
+        # What was changed stands above already.
+        "sentences": summarize(run)[bool(run.recipe.changed) :],
         "depth_rules": depth_rules(index, len(run.layers)),
         "over_epochs": [_panel(index, run, panel, "epochs") for panel in PROGRESSIVE],
         "over_depth": [_panel(index, run, panel, "depth", position) for panel in PROGRESSIVE],

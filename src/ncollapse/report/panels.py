@@ -3,8 +3,10 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from matplotlib.axes import Axes
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import NullLocator
 
 from ncollapse.report import style
@@ -21,12 +23,13 @@ _MOST_MARKED_EPOCHS = 20
 
 @dataclass(frozen=True)
 class Series:
-    """One line of a panel of the last layer: a metric, its direct label, color and dash pattern."""
+    """One line of a panel of the last layer: a metric, its direct label, color and dash pattern, and what it means."""
 
     metric: str
     label: str = ""
     color: str = style.INK
-    dashes: str = "-"
+    dashes: Literal["-", "--", "-."] = "-"
+    meaning: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,16 +66,16 @@ LAST_LAYER = (
         "deviation of class means from an ETF",
         log=False,
         series=(
-            Series("nc2_equinorm", "lengths", style.LINE),
-            Series("nc2_equiangularity", "angles", style.NULL, "--"),
-            Series("nc2_max_angle", "max. angle", style.THIRD, "-."),
+            Series("nc2_equinorm", "lengths", style.LINE, "-", "spread of the lengths of class means"),
+            Series("nc2_equiangularity", "cosines", style.NULL, "--", "spread of the cosines of class means"),
+            Series("nc2_max_angle", "to −1/(K−1)", style.THIRD, "-.", "mean distance of the cosines from −1/(K−1)"),
         ),
     ),
     Panel(
         "nc3",
         r"NC3   $\Vert W^{\!\top}\!/\Vert W\Vert_F-\bar M/\Vert\bar M\Vert_F\Vert_F^2$",
         "classifier against class means",
-        log=False,
+        log=True,
         series=(Series("nc3"),),
     ),
     Panel("nc4", "NC4", "disagreement with nearest center", log=False, series=(Series("nc4_mismatch"),)),
@@ -160,7 +163,15 @@ def _draw_layers(axes: Axes, placed: list[tuple[float | None, float]]) -> None:
         if all(abs(px - qx) > 11 or abs(py - qy) > 13 for qx, qy in occupied):
             occupied.append((px, py))
             axes.annotate(
-                str(depth), (x, y), (5, 6), textcoords="offset points", fontsize=8, color=style.INK, annotation_clip=False
+                str(depth),
+                (x, y),
+                (5, 6),
+                textcoords="offset points",
+                fontsize=8,
+                color=style.INK,
+                annotation_clip=False,
+                # The lines run below the numbers.
+                path_effects=[withStroke(linewidth=2.5, foreground=style.PAPER)],
             )
 
 

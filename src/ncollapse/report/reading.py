@@ -47,7 +47,9 @@ class Run:
 
     @cached_property
     def title(self) -> str:
-        """The recipe's title, else its name, else the folder's."""
+        """The recipe's title, else its name, else the folder's; of changed settings the recipe's title may not be true."""
+        if self.recipe.changed:
+            return f"Recipe {self.recipe.name} with changed settings"
         return self.recipe.title or self.recipe.name or self.path.name
 
     @cached_property
@@ -73,7 +75,7 @@ class Run:
 
     @cached_property
     def perfect_epoch(self) -> int | None:
-        """The first epoch with every training sample right, if it lies within the measured ones."""
+        """The first measured epoch with every training sample right, if it lies within the ones shown."""
         perfect = self.status.first_perfect_epoch
         return perfect if perfect is not None and perfect <= self.epochs[-1] else None
 

@@ -15,6 +15,7 @@ __all__ = [
     "INK",
     "LINE",
     "NULL",
+    "PAPER",
     "SOFT",
     "THIRD",
     "depth_colors",
@@ -28,6 +29,7 @@ __all__ = [
 ]
 
 INK, SOFT, GRID = "#1f2430", "#5f6673", "#e1e4ea"
+PAPER = "#ffffff"
 LINE, NULL, THIRD = "#0072b2", "#d55e00", "#009e73"
 
 _DRAWING = (

@@ -8,7 +8,7 @@ from ncollapse.report.formats import EffectiveDepth, Progression
 from ncollapse.report.labels import POSITIONS
 from ncollapse.report.reading import Run
 from ncollapse.report.verdicts import say_collapsed_optimality, say_theorem1, say_theorem2, say_theorem3
-from ncollapse.report.wording import listed, number, percent
+from ncollapse.report.wording import counted, listed, number, percent
 
 __all__ = ["Finding", "findings", "summarize"]
 
@@ -42,6 +42,7 @@ def summarize(run: Run) -> list[str]:
         straightness, optimal transport, the prediction by the straight line, the theorems.
     """
     return [
+        *_say_changes(run),
         *_say_training(run),
         *(_say_progression(run, metric) for metric in _PROGRESSIVE),
         *_say_start(run),
@@ -76,7 +77,7 @@ def findings(run: Run, position: str = "projection") -> list[Finding]:
         Finding(
             "Train accuracy",
             percent(status.train_accuracy),
-            "never perfect" if perfect is None else f"first perfect at epoch {perfect}",
+            "perfect at no measured epoch" if perfect is None else f"first perfect at measured epoch {perfect}",
         ),
         *(_progression_cell(run, metric) for metric in _PROGRESSIVE),
         Finding("Effective depth", *_depth_cell(depth)),
@@ -84,21 +85,30 @@ def findings(run: Run, position: str = "projection") -> list[Finding]:
     ]
     for metric in ("pfc1", "pfc2"):
         line, null = _errors(run, metric, position)
-        cells.append(Finding(f"Line against null, {_SHORT[metric]}", f"{number(line)} : {number(null)}", _winner(line, null)))
+        value = f"{number(line)} : {number(null)} decades"
+        cells.append(Finding(f"Line against null, {_SHORT[metric]}", value, _winner(line, null)))
     return cells
+
+
+def _say_changes(run: Run) -> list[str]:
+    changed = run.recipe.changed
+    return [f"Changed relative to the recipe {run.recipe.name}: {', '.join(changed)}."] if changed else []
 
 
 def _say_training(run: Run) -> list[str]:
     status, sentences = run.status, []
-    if status.state != "finished":
+    if status.state == "failed":
+        why = (status.reason or "unknown reason").rstrip(".")
+        sentences.append(f"This run FAILED: {why}. Its last checkpoint is of epoch {status.epoch} of {status.epochs}.")
+    elif status.state != "finished":
         sentences.append(f"This run is not finished: it stands at epoch {status.epoch} of {status.epochs}.")
     said = f"At epoch {status.epoch} of {status.epochs} the train accuracy is {percent(status.train_accuracy)}"
     if status.first_perfect_epoch is None:
-        said += "; no epoch classified every training sample correctly, so nothing here is beyond zero error"
+        said += "; no measured epoch classified every training sample correctly, so nothing here is beyond zero error"
     else:
-        beyond = status.epoch - status.first_perfect_epoch
-        said += f"; every training sample was right first at epoch {status.first_perfect_epoch}, and training went on for "
-        said += f"{_epochs(beyond)} beyond it"
+        beyond = counted(status.epoch - status.first_perfect_epoch, "epoch")
+        said += f"; every training sample was right first at measured epoch {status.first_perfect_epoch}"
+        said += f" ({_say_before(run, status.first_perfect_epoch)}), and training went on for {beyond} beyond it"
     tau = status.weight_decay_time
     sentences.append(f"{said}. Weight-decay time τ = {number(tau)}." if tau is not None else f"{said}.")
     if run.last.epoch != status.epoch:
@@ -106,8 +116,10 @@ def _say_training(run: Run) -> list[str]:
     return sentences
 
 
-def _epochs(count: int) -> str:
-    return "1 epoch" if count == 1 else f"{count} epochs"
+def _say_before(run: Run, epoch: int) -> str:
+    """Between two measured epochs nobody looked: the first that was seen need not be the first."""
+    before = [measured for measured in run.epochs if measured < epoch]
+    return f"the one measured before was {before[-1]}" if before else "the first one measured"
 
 
 def _say_progression(run: Run, metric: str) -> str:
@@ -125,12 +137,13 @@ def _say_progression(run: Run, metric: str) -> str:
         said = f"{name} is undefined at {listed(unknown)}, so nothing can be said about every step; it goes {ends}"
         said += f" and rises into {_rises(run, metric, progression.violations)}" if progression.violations else ""
     elif progression.violations:
-        said = f"{name} does NOT fall monotonically over depth: of {steps} steps it rises at {len(progression.violations)}, "
+        said = f"{name} does NOT fall monotonically over depth: of {counted(steps, 'step')} it rises at "
+        said += f"{len(progression.violations)}, "
         said += f"into {_rises(run, metric, progression.violations)}; it goes {ends}"
     elif level:
-        said = f"{name} never rises over the {steps} steps of depth and stays level at {level} of them, {ends}"
+        said = f"{name} never rises over the {counted(steps, 'step')} of depth and stays level at {level} of them, {ends}"
     else:
-        said = f"{name} falls at every one of the {steps} steps of depth, {ends}"
+        said = f"{name} falls at {'the only step' if steps == 1 else f'every one of the {steps} steps'} of depth, {ends}"
     return f"{said}.{_say_tolerance(progression)}"
 
 
@@ -158,9 +171,13 @@ def _say_start(run: Run) -> list[str]:
     if first == run.last.epoch:
         return []
     progression = run.records[first].progression
-    rose = [f"{_SHORT[m]} at {len(progression[m].violations)}" for m in _PROGRESSIVE if m in progression]
+    rose = [
+        f"{_SHORT[metric]} at {counted(len(progression[metric].violations), 'step')}"
+        for metric in _PROGRESSIVE
+        if metric in progression
+    ]
     when = "Before training" if first == 0 else f"At epoch {first}"
-    return [f"{when}, of {len(run.layers) - 1} steps there rose: {', '.join(rose)}."] if rose else []
+    return [f"{when}, of {counted(len(run.layers) - 1, 'step')} of depth, there rose: {', '.join(rose)}."] if rose else []
 
 
 def _say_effective_depth(run: Run) -> str:
@@ -217,7 +234,8 @@ def _say_prediction(run: Run, metric: str) -> str:
     """The line against the null at the layers' projection; and at their index, which the layers do not choose themselves."""
     line, null = _errors(run, metric, "projection")
     said = f"{_SHORT[metric]} of the interior layers, laid at their {POSITIONS['projection']}: the straight line is "
-    said += f"{number(line)} decades off (RMS), the log-linear null {number(null)}: {_winner(line, null)}."
+    said += f"{number(line)} decades off (RMS; a decade is a factor of ten), "
+    said += f"the log-linear null {number(null)}: {_winner(line, null)}."
     line, null = _errors(run, metric, "index")
     if line is not None and null is not None:
         said += f" Laid at their {POSITIONS['index']}: {number(line)} against {number(null)}, {_winner(line, null)}."

@@ -2,13 +2,13 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ncollapse.report.reading import Run
 from ncollapse.report.wording import number
 
-__all__ = ["MetricRow", "MetricTable", "environment_entries", "metric_tables", "recipe_groups"]
+__all__ = ["MetricRow", "MetricTable", "differing_settings", "environment_entries", "metric_tables", "recipe_groups"]
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,25 @@ def recipe_groups(run: Run) -> dict[str, list[tuple[str, str]]]:
     for key, value in run.recipe_entries.items():
         if isinstance(value, dict):
             groups[key] = _flatten(value)
-        elif key not in {"title", "description"}:
+        elif key not in {"title", "description", "changed"}:
             groups["run"].append((key, _plain(value)))
     return groups
+
+
+def differing_settings(runs: Sequence[Run]) -> list[list[tuple[str, str]]]:
+    """What the recipes of several runs set differently, apart from their seeds.
+
+    Args:
+        runs: The runs to be set side by side.
+
+    Returns:
+        For each run its (dotted field, value) pairs of the fields in which not all runs agree.
+    """
+    words = {"title", "description", "changed", "seed"}
+    settings = [dict(_flatten({key: value for key, value in run.recipe_entries.items() if key not in words})) for run in runs]
+    names = dict.fromkeys(name for fields in settings for name in fields)
+    differing = [name for name in names if len({fields.get(name) for fields in settings}) > 1]
+    return [[(name, fields.get(name, "not set")) for name in differing] for fields in settings]
 
 
 def environment_entries(run: Run) -> list[tuple[str, str]]:

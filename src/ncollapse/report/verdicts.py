@@ -1,9 +1,13 @@
-"""The theorem predicates in words, each with the quantity that it tests."""
+"""The theorem predicates in words, each with the quantity that it tests and with what it does not bind."""
 
 from ncollapse.report.formats import CollapsedOptimality, Theorem1, Theorem2, Theorem3
-from ncollapse.report.wording import listed, number
+from ncollapse.report.wording import counted, listed, number
 
 __all__ = ["say_collapsed_optimality", "say_theorem1", "say_theorem2", "say_theorem3"]
+
+_STATES = {True: "holds", False: "does not hold", None: "is undefined"}
+# PFC2 of an exact ETF whose features are float32 is some 1e-7.
+_ETF_ROUNDING = 1e-6
 
 
 def say_theorem1(theorem: Theorem1 | None) -> str:
@@ -15,11 +19,16 @@ def say_theorem1(theorem: Theorem1 | None) -> str:
     Returns:
         One or two sentences.
     """
-    if theorem is None or theorem.holds is None:
-        return "Theorem 1 (PFC1 along the straight line) is undefined here."
-    sign, holds = ("not negative", "holds") if theorem.holds else ("negative", "does not hold")
-    said = f"Theorem 1 (PFC1): its condition {holds}: the correlation of first and last centered class means is {sign}, "
-    said += f"C = {number(theorem.correlation)} (normalized {number(theorem.normalized)}). "
+    if theorem is None:
+        return "Theorem 1 (PFC1 along the straight line) was not computed."
+    if theorem.holds is None:
+        return "Theorem 1 (PFC1 along the straight line) is undefined because a class has no samples."
+    sign = "not negative" if theorem.holds else "negative"
+    said = (
+        f"Theorem 1 (PFC1): its condition {_STATES[theorem.holds]}: the correlation of first and last centered class means is "
+    )
+    said += f"{sign}, C = {number(theorem.correlation)} (the mean over classes of their inner products; normalized to [−1, 1]: "
+    said += f"{number(theorem.normalized)}). "
     if theorem.monotone is None:
         return said + "Whether PFC1 falls along the line between the measured ends is undefined."
     if theorem.monotone:
@@ -36,19 +45,40 @@ def say_theorem2(theorem: Theorem2 | None) -> str:
         theorem: The predicate, or None if it was not computed.
 
     Returns:
-        One or two sentences.
+        A few sentences.
     """
-    if theorem is None or theorem.monotone is None:
-        return "Theorem 2 (PFC2 along the straight line) is undefined here."
+    if theorem is None:
+        return "Theorem 2 (PFC2 along the straight line) was not computed."
+    if theorem.monotone is None:
+        return (
+            "Theorem 2 (PFC2 along the straight line) is undefined because a class has no samples or all class means of an end "
+            "coincide."
+        )
     if theorem.monotone:
         said = "Theorem 2 (PFC2): by the exact test PFC2 falls all along the line. "
     else:
         intervals = [f"t = {' to '.join(number(t) for t in interval)}" for interval in theorem.intervals or ()]
         where = listed(intervals) or "an interval that is undefined"
         said = f"Theorem 2 (PFC2): by the exact test PFC2 does NOT fall all along the line: it rises on {where}. "
-    states = {True: "holds", False: "does not hold", None: "is undefined"}
-    said += f"Of the sufficient conditions for an ETF as the end, (A) {states[theorem.sufficient_a]} and (B) "
-    return f"{said}{states[theorem.sufficient_b]}; relative transport cost of the class means {number(theorem.relative_cost)}."
+    said += "Relative transport cost (distance of first and last class means over the length of the last): "
+    return f"{said}{number(theorem.relative_cost)}. {_say_sufficient(theorem)}"
+
+
+def _say_sufficient(theorem: Theorem2) -> str:
+    """The two sufficient conditions, and whether the end is what they are about."""
+    distance = theorem.end_distance
+    if distance is None:
+        binding = "how far this end is from one is undefined"
+    elif distance > _ETF_ROUNDING:
+        binding = f"this end is none (its PFC2 is {number(distance)}), so that they do not bind here"
+    else:
+        binding = "this end is one up to rounding"
+    return (
+        f"Two conditions would suffice if the end were an exact simplex ETF; {binding}: (A), first- and second-order change of "
+        f"the means' Gram matrix away from the end do not oppose and the relative cost is at most 1, "
+        f"{_STATES[theorem.sufficient_a]}; (B), the first-order change outweighs the second-order one, "
+        f"{_STATES[theorem.sufficient_b]}."
+    )
 
 
 def say_theorem3(theorem: Theorem3 | None) -> str:
@@ -58,14 +88,24 @@ def say_theorem3(theorem: Theorem3 | None) -> str:
         theorem: The predicate, or None if it was not computed.
 
     Returns:
-        One sentence.
+        One or two sentences.
     """
-    if theorem is None or theorem.guaranteed is None:
-        return "For PFC3 along the straight line the predicate is undefined here."
+    if theorem is None:
+        return "For PFC3 along the straight line the predicate was not computed."
+    if theorem.guaranteed is None:
+        return "For PFC3 along the straight line the predicate is undefined because a class has no samples."
     pairs = "an undefined number" if theorem.violating_pairs is None else f"{theorem.violating_pairs:,}"
     total = "" if theorem.num_pairs is None else f" of {theorem.num_pairs:,}"
-    said = f"PFC3: {pairs}{total} pairs of a sample and a rival class can turn from right to wrong along the line, so that "
-    return said + f"PFC3 is {'guaranteed' if theorem.guaranteed else 'NOT guaranteed'} to grow along it (for a collapsed end)."
+    said = (
+        f"PFC3: if the end were collapsed to its class means, PFC3 {'could not' if theorem.guaranteed else 'might'} fall along "
+    )
+    said += f"the line: {pairs}{total} pairs of a sample and a rival class can turn from right to wrong. "
+    if theorem.num_falls is None or theorem.num_steps is None:
+        return said + "Whether it falls between the measured ends was not recorded."
+    steps = counted(theorem.num_steps, "step")
+    if not theorem.num_falls:
+        return said + f"Between the measured ends it never falls in {steps}."
+    return said + f"Between the measured ends, which need not be collapsed, it FALLS at {theorem.num_falls} of {steps}."
 
 
 def say_collapsed_optimality(verdict: CollapsedOptimality | None) -> list[str]:

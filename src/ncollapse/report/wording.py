@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-__all__ = ["listed", "number", "percent"]
+__all__ = ["counted", "listed", "number", "percent"]
 
 _MOST_LISTED = 6
 
@@ -25,3 +25,8 @@ def listed(items: Sequence[str], conjunction: str = "and") -> str:
     if len(items) > _MOST_LISTED:
         shown.append(f"{len(items) - _MOST_LISTED} more")
     return f" {conjunction} ".join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else "".join(shown)
+
+
+def counted(count: int, noun: str) -> str:
+    """A number of things, with an s unless there is one."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -1,8 +1,9 @@
 """Experiments as data, and what runs them."""
 
 from ncollapse.studies.ncc_depth import DepthComparison, MinimalDepth, compare_ncc_depths, minimal_ncc_depth
-from ncollapse.studies.progressive_collapse import RECIPES, recipe_by_name
-from ncollapse.studies.recipe import MeasureConfig, Recipe, RecipeError, override
+from ncollapse.studies.own_network import measure_own
+from ncollapse.studies.progressive_collapse import RECIPES, changes, recipe_by_name
+from ncollapse.studies.recipe import MeasureConfig, Recipe, RecipeError, override, recipe_settings
 from ncollapse.studies.run import measure_run, run_recipe
 from ncollapse.studies.rundir import RunDirectory, RunDirectoryError
 
@@ -15,10 +16,13 @@ __all__ = [
     "RecipeError",
     "RunDirectory",
     "RunDirectoryError",
+    "changes",
     "compare_ncc_depths",
+    "measure_own",
     "measure_run",
     "minimal_ncc_depth",
     "override",
     "recipe_by_name",
+    "recipe_settings",
     "run_recipe",
 ]

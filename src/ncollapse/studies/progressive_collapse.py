@@ -8,10 +8,11 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 
 from ncollapse.data.catalog import DataConfig
 from ncollapse.models.fc_resnet import FCResNetConfig
-from ncollapse.studies.recipe import Recipe, RecipeError
+from ncollapse.studies.recipe import Recipe, RecipeError, differences
 from ncollapse.train.schedule import TrainConfig
 
 
@@ -20,10 +21,10 @@ def demo() -> Recipe:
 
     1,740 real 8×8 digits (174 a class), 5 double blocks of width 64, 150 epochs.
 
-    Measured with seeds 0 to 4, 13 to 20 seconds each on one core of an AMD EPYC: train accuracy 1 first at epoch 43 to 57; at
-    the end, from the stem to the last block, PFC1 falls from 0.59–0.65 to 0.026–0.032, PFC2 from 0.77–0.81 to 0.24–0.32 and the
-    NCC error from 0.064–0.068 to 0, without a rise at any layer and seed. RMS of the straight line's PFC1 over the interior
-    layers 0.06 decades, of the log-linear null 0.22–0.25.
+    Measured with seeds 0 to 4, 13 to 20 seconds each on one core of an AMD EPYC: train accuracy 1 first at measured epoch 43 to
+    57; at the end, from the stem to the last block, PFC1 falls from 0.59–0.65 to 0.026–0.032, PFC2 from 0.77–0.81 to 0.24–0.32
+    and the NCC error from 0.064–0.068 to 0, without a rise at any layer and seed. RMS of the straight line's PFC1 over the
+    interior layers 0.06 decades, of the log-linear null 0.22–0.25.
     """
     return Recipe(
         name="demo",
@@ -40,10 +41,10 @@ def fc_fashion_mnist_small() -> Recipe:
 
     500 images a class, 5 double blocks of width 128, 150 epochs.
 
-    Measured with seeds 0 to 4, 1.3 to 2.3 minutes each on one busy core of an AMD EPYC: train accuracy 1 first at epoch 105 to
-    115; at the end, from the stem to the last block, PFC1 falls from 0.74–0.83 to 0.014–0.015, PFC2 from 0.89–0.96 to
-    0.25–0.31 and the NCC error from 0.24–0.25 to 0, without a rise at any layer and seed. RMS of the straight line's PFC1 over
-    the interior layers 0.23–0.26 decades, of the log-linear null 0.36–0.39.
+    Measured with seeds 0 to 4, 1.3 to 2.3 minutes each on one busy core of an AMD EPYC: train accuracy 1 first at measured
+    epoch 105 to 115; at the end, from the stem to the last block, PFC1 falls from 0.74–0.83 to 0.014–0.015, PFC2 from 0.89–0.96
+    to 0.25–0.31 and the NCC error from 0.24–0.25 to 0, without a rise at any layer and seed. RMS of the straight line's PFC1
+    over the interior layers 0.23–0.26 decades, of the log-linear null 0.36–0.39.
     """
     return Recipe(
         name="fc_fashion_mnist_small",
@@ -94,6 +95,21 @@ def recipe_by_name(name: str) -> Recipe:
         RecipeError: If there is none of that name; near ones are named.
     """
     if name not in RECIPES:
-        near = difflib.get_close_matches(name, RECIPES, n=3) or list(RECIPES)
-        raise RecipeError(f"No recipe {name!r}. Near ones: {', '.join(near)}. List them all with: ncollapse recipes.")
+        near = difflib.get_close_matches(name, RECIPES, n=3)
+        words = f"Near ones: {', '.join(near)}. " if near else ""
+        raise RecipeError(f"No recipe {name!r}. {words}List all with: ncollapse recipes.")
     return RECIPES[name]()
+
+
+def changes(recipe: Recipe) -> list[str]:
+    """What a recipe sets differently from the one that it is named after, whose words then do not hold for it.
+
+    Args:
+        recipe: The recipe.
+
+    Returns:
+        Items such as "train.epochs=20", the seed left out; none for a recipe of another name.
+    """
+    if recipe.name not in RECIPES:
+        return []
+    return differences(replace(recipe, seed=0), RECIPES[recipe.name]())

@@ -39,6 +39,8 @@ class MeasureConfig:
     transport_samples: int = 1000
 
     def __post_init__(self) -> None:
+        if any(epoch < 0 for epoch in self.epochs or ()):
+            raise ValueError(f"measure.epochs must be 0 (before training) or more, got {min(self.epochs or ())}.")
         if self.batch_size < 1:
             raise ValueError(f"measure.batch_size must be at least 1, got {self.batch_size}.")
         if self.transport_samples < 0:
@@ -76,6 +78,12 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.seed < 0 or self.threads < 1:
             raise ValueError(f"seed must be at least 0 and threads at least 1, got {self.seed} and {self.threads}.")
+        last = max(self.measure.epochs or (0,))
+        if last > self.train.epochs:
+            raise ValueError(
+                f"measure.epochs must be at most train.epochs = {self.train.epochs}, got {last}. "
+                "Measure earlier or train longer."
+            )
 
     def to_json(self) -> str:
         """The recipe as indented JSON.
@@ -99,7 +107,8 @@ class Recipe:
             RecipeError: If the text is not a recipe.
         """
         try:
-            return _ADAPTER.validate_json(text)
+            # Strict: lax would take true for 1.
+            return _ADAPTER.validate_json(text, strict=True)
         except ValidationError as error:
             raise RecipeError(f"Not a recipe of this version of ncollapse: {_first_problem(error)}") from error
 
@@ -107,15 +116,58 @@ class Recipe:
         """Digest of everything that the numbers of a run depend on.
 
         Returns:
-            16 hexadecimal digits.
+            16 hexadecimal digits, the same before and after a way through JSON: 1 and 1.0 are one learning rate.
+
+        Raises:
+            RecipeError: If a field has the wrong type.
         """
-        content = dataclasses.asdict(self)
+        content = dataclasses.asdict(Recipe.from_json(self.to_json()))
         for words in ("name", "title", "description"):
             del content[words]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 _ADAPTER = TypeAdapter(Recipe)
+
+
+def recipe_settings(recipe: Recipe) -> list[str]:
+    """Every field with its value.
+
+    Args:
+        recipe: The recipe.
+
+    Returns:
+        Items as ``override`` takes them; the words (name, title, description) left out.
+    """
+    return [f"{name}={_written(value)}" for name, value in _flat(recipe).items()]
+
+
+def _flat(recipe: Recipe) -> dict[str, Any]:
+    content = dataclasses.asdict(recipe)
+    for words in ("name", "title", "description"):
+        del content[words]
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        flat |= {f"{key}.{leaf}": item for leaf, item in value.items()} if isinstance(value, dict) else {key: value}
+    return flat
+
+
+def differences(recipe: Recipe, other: Recipe) -> list[str]:
+    """What was set differently.
+
+    Args:
+        recipe: The recipe at hand.
+        other: What it is compared with.
+
+    Returns:
+        Items as ``override`` takes them, with the values of the recipe at hand.
+    """
+    base = _flat(other)
+    return [f"{name}={_written(value)}" for name, value in _flat(recipe).items() if value != base[name]]
+
+
+def _written(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def override(recipe: Recipe, settings: Sequence[str]) -> Recipe:
@@ -144,14 +196,28 @@ def override(recipe: Recipe, settings: Sequence[str]) -> Recipe:
         if not equals:
             raise RecipeError(f"A setting must look like train.epochs=50, got {setting!r}.")
         if key not in fields:
-            near = difflib.get_close_matches(key, fields, n=4) or sorted(fields)
-            raise RecipeError(f"Recipe {recipe.name!r} has no field {key!r}. Near ones: {', '.join(near)}.")
+            raise RecipeError(
+                f"Recipe {recipe.name!r} has no field {key!r}. {_near(key, fields)}"
+                f"See all with: ncollapse recipes {recipe.name}."
+            )
         group, _, leaf = key.rpartition(".")
         (content[group] if group else content)[leaf] = _parse(text)
     try:
-        return _ADAPTER.validate_python(content)
+        return _ADAPTER.validate_json(json.dumps(content), strict=True)
     except ValidationError as error:
         raise RecipeError(f"{_first_problem(error)} (set by {', '.join(settings)})") from error
+
+
+def _near(key: str, fields: Sequence[str]) -> str:
+    """Fields that may have been meant, by their whole dotted name or by its last part."""
+    leaves = difflib.get_close_matches(key.rpartition(".")[2], {field.rpartition(".")[2] for field in fields}, cutoff=0.7)
+    near = dict.fromkeys(
+        [
+            *difflib.get_close_matches(key, fields, cutoff=0.8),
+            *(field for field in fields if field.rpartition(".")[2] in leaves),
+        ]
+    )
+    return f"Near ones: {', '.join(list(near)[:4])}. " if near else ""
 
 
 def _leaves(content: dict[str, Any]) -> list[str]:
@@ -170,5 +236,10 @@ def _parse(text: str) -> Any:
 
 def _first_problem(error: ValidationError) -> str:
     problem = error.errors()[0]
+    if problem["type"] == "value_error":
+        # Raised by a dataclass of ours: it names the field and what came.
+        return problem["msg"].removeprefix("Value error, ")
     place = ".".join(str(part) for part in problem["loc"]) or "recipe"
-    return f"{place}: {problem['msg'].removeprefix('Value error, ')}, got {problem['input']!r}"
+    came = problem["input"]
+    # A container would print the whole recipe.
+    return f"{place}: {problem['msg']}" + ("" if isinstance(came, dict | list | tuple) else f", got {came!r}")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from ncollapse.models.fc_resnet import FCResNet
 from ncollapse.probe.measure import collect_features, measure
 from ncollapse.probe.measurement import Measurement
 from ncollapse.studies.analysis import depth_analysis, transport_analysis
+from ncollapse.studies.progressive_collapse import changes
 from ncollapse.studies.recipe import Recipe, RecipeError
 from ncollapse.studies.rundir import RunDirectory, RunDirectoryError
 from ncollapse.train.checkpoint import CheckpointError, load_checkpoint, load_weights, save_checkpoint
@@ -28,7 +29,7 @@ from ncollapse.train.loop import EpochRecord, make_optimizer, train
 from ncollapse.train.schedule import measuring_epochs, weight_decay_time
 from ncollapse.version import __version__
 
-OnEpoch = Callable[[EpochRecord | None, int], None]
+OnEpoch = Callable[[EpochRecord, int], None]
 
 
 def run_recipe(
@@ -42,9 +43,9 @@ def run_recipe(
         recipe: What to run.
         out: The run directory.
         resume: Continue the run of the same recipe in this folder; begins one if the folder holds none.
-        overwrite: Replace an earlier run of the same recipe instead of refusing.
-        on_epoch: Called after every epoch with its record and the number of epochs, and once with None at the beginning of
-            a resumed run that has nothing left to train.
+        overwrite: Replace an earlier run of the same settings, but for the seed, instead of refusing. The old run goes when
+            the first files of the new one are written.
+        on_epoch: Called after every epoch that is trained, with its record and the number of epochs.
 
     Returns:
         The finished run directory.
@@ -54,20 +55,32 @@ def run_recipe(
         CheckpointError: If the checkpoint is damaged or belongs to another recipe.
         RunDirectoryError: If the folder cannot hold this run.
         OSError: If the folder is full or read-only.
-        ValueError: If the data is missing or damaged, or training diverges.
+        ValueError: If the data is missing or damaged, or training diverges; ``status.json`` then says so.
     """
     directory = RunDirectory(out)
     with _threads(recipe.threads):
         run = _Run(recipe, directory, _device(recipe.device))
         run.begin(resume, overwrite)
-        for record in train(
-            run.model, run.data, recipe.train, seed=recipe.seed, optimizer=run.optimizer, start_epoch=run.epoch + 1
-        ):
-            run.after_epoch(record)
-            if on_epoch is not None:
-                on_epoch(record, recipe.train.epochs)
-        run.finish()
+        with _failure_noted(directory):
+            for record in train(
+                run.model, run.data, recipe.train, seed=recipe.seed, optimizer=run.optimizer, start_epoch=run.epoch + 1
+            ):
+                run.after_epoch(record)
+                if on_epoch is not None:
+                    on_epoch(record, recipe.train.epochs)
+            run.finish()
     return directory
+
+
+@contextmanager
+def _failure_noted(directory: RunDirectory) -> Iterator[None]:
+    """A run that fails says so in its status where it still can; on a full disk it cannot, and the failure itself counts."""
+    try:
+        yield
+    except Exception as error:
+        with suppress(OSError, ValueError):
+            directory.mark_failed(" ".join(str(error).split()) or type(error).__name__)
+        raise
 
 
 class _Run:
@@ -100,8 +113,19 @@ class _Run:
                 directory.load(self.epoch)
                 self.seconds_before = directory.seconds()
                 return
-        else:
-            directory.create(self.recipe, overwrite=overwrite)
+            self._start()
+            return
+        try:
+            directory.create(self.recipe, changed=changes(self.recipe), overwrite=overwrite)
+            self._start()
+            directory.settle()
+        except BaseException:
+            directory.withdraw()
+            raise
+
+    def _start(self) -> None:
+        """Write the first files: all that is known before training."""
+        directory = self.directory
         directory.write_json("environment.json", _environment(self.recipe, self.device))
         glossary = {"metrics": {metric.id: metric.title for metric in METRICS.values()}, "flags": FLAGS}
         directory.write_json("glossary.json", glossary)
@@ -154,6 +178,7 @@ class _Run:
     def _status(self, state: str) -> dict[str, Any]:
         accuracies = {int(row[0]): float(row[5]) for row in self.directory.measurements if row[4] == "accuracy"}
         perfect = [epoch for epoch, accuracy in accuracies.items() if accuracy == 1.0]
+        steps = len(Batches(self.data, self.recipe.train.batch_size))
         return {
             "state": state,
             "epoch": self.epoch,
@@ -161,7 +186,7 @@ class _Run:
             "train_accuracy": accuracies[max(accuracies)] if accuracies else None,
             "first_perfect_epoch": min(perfect) if perfect else None,
             "seconds": self.seconds_before + time.monotonic() - self.started,
-            "weight_decay_time": weight_decay_time(self.recipe.train, len(Batches(self.data, self.recipe.train.batch_size))),
+            "weight_decay_time": weight_decay_time(self.recipe.train, steps, self.epoch),
         }
 
 
@@ -207,13 +232,20 @@ def _environment(recipe: Recipe, device: torch.device) -> dict[str, Any]:
 
 
 def measure_run(
-    path: str | Path, *, split: Literal["train", "test"] = "train", memory_budget: int | None = None
+    path: str | Path,
+    *,
+    split: Literal["train", "test"] = "train",
+    layers: str | Sequence[str] = "auto",
+    batch_size: int | None = None,
+    memory_budget: int | None = None,
 ) -> Measurement:
     """Measure the network of a run directory again, from its checkpoint.
 
     Args:
         path: The run directory.
         split: Data split; another split than train is decided by the training set's class means.
+        layers: As in ``measure``.
+        batch_size: Samples in a forward pass; None takes the recipe's.
         memory_budget: As in ``measure``.
 
     Returns:
@@ -234,8 +266,9 @@ def measure_run(
     def measured(data: LabeledData, split: str, reference: Measurement | None = None) -> Measurement:
         return measure(
             model,
-            Batches(data, recipe.measure.batch_size),
+            Batches(data, batch_size or recipe.measure.batch_size),
             num_classes=data.num_classes,
+            layers=layers,
             convention=recipe.measure.convention,
             split=split,
             reference=reference,

@@ -6,17 +6,21 @@ import csv
 import io
 import json
 import math
+import os
+import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ncollapse.files import write_whole
 from ncollapse.probe.measurement import Measurement
-from ncollapse.studies.recipe import Recipe, RecipeError
+from ncollapse.studies.recipe import Recipe, RecipeError, differences
 from ncollapse.train.loop import EpochRecord
 
 MEASUREMENT_COLUMNS = ("epoch", "split", "depth", "layer", "metric", "value", "flags")
 HISTORY_COLUMNS = ("epoch", "loss", "accuracy", "learning_rate", "grad_norm")
+_STAGE = ".new"
 
 
 class RunDirectoryError(ValueError):
@@ -28,10 +32,11 @@ class RunDirectory:
 
     ``recipe.json``, ``environment.json``, ``history.csv`` (one line an epoch), ``measurements.csv`` (the tidy table),
     ``depth.json`` (curves over depth, one entry a measured epoch), ``glossary.json`` (what metrics and flags mean),
-    ``status.json``, ``checkpoint.safetensors``.
+    ``status.json``, ``checkpoint.safetensors``. What ``recipe.json`` holds besides the recipe is ``changed``: the settings that
+    differ from the named recipe.
 
     Attributes:
-        path: The folder.
+        path: The folder; while a run in it is being replaced, a hidden one inside of it.
         history: Lines of ``history.csv``, as text.
         measurements: Lines of ``measurements.csv``, as text.
         depth: Entries of ``depth.json``.
@@ -39,6 +44,7 @@ class RunDirectory:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self._replaced: Path | None = None
         self.history: list[list[str]] = []
         self.measurements: list[list[str]] = []
         self.depth: list[dict[str, Any]] = []
@@ -48,12 +54,13 @@ class RunDirectory:
         """Where the checkpoint lies."""
         return self.path / "checkpoint.safetensors"
 
-    def create(self, recipe: Recipe, *, overwrite: bool = False) -> None:
-        """Begin a new run.
+    def create(self, recipe: Recipe, *, changed: Sequence[str] = (), overwrite: bool = False) -> None:
+        """Begin a new run. Where one is replaced, what is written waits in a hidden folder until ``settle``.
 
         Args:
             recipe: Written to ``recipe.json``.
-            overwrite: Replace an earlier run of the same recipe in this folder.
+            changed: Settings that differ from the named recipe.
+            overwrite: Replace an earlier run in this folder, of the same settings but for the seed.
 
         Raises:
             RunDirectoryError: If the folder holds a run already, or other files.
@@ -62,29 +69,71 @@ class RunDirectory:
         if self.path.exists() and not self.path.is_dir():
             raise RunDirectoryError(f"{self.path} must be a folder, it is a file. Choose another place with --out.")
         if self.path.is_dir() and any(self.path.iterdir()):
-            held = self._held_recipe()
-            if held is None:
-                raise RunDirectoryError(f"{self.path} is not empty and holds no run. Choose another place with --out.")
-            if not overwrite or held != recipe.name:
-                raise RunDirectoryError(
-                    f"{self.path} holds a run of {held!r} already. "
-                    "Continue it with --resume, or choose another place with --out."
-                )
-            # The checkpoint goes first: without it a killed restart cannot resume into the old run's files.
-            for name in ("checkpoint.safetensors", "status.json", "measurements.csv", "history.csv", "depth.json"):
-                (self.path / name).unlink(missing_ok=True)
+            self._check_replaceable(recipe, overwrite)
+            self._replaced, self.path = self.path, self.path / _STAGE
+            shutil.rmtree(self.path, ignore_errors=True)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             words = f"the run directory cannot be made ({error.strerror}). Choose another place with --out"
             raise OSError(error.errno, words, str(self.path)) from error
-        write_whole(self.path / "recipe.json", recipe.to_json())
+        self.write_json("recipe.json", {**json.loads(recipe.to_json()), "changed": list(changed)})
 
-    def _held_recipe(self) -> str | None:
+    def _check_replaceable(self, recipe: Recipe, overwrite: bool) -> None:
+        """Nobody's results are lost but those that the same settings give again."""
         try:
-            return str(json.loads((self.path / "recipe.json").read_text())["name"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
+            held = self.recipe()
+        except RunDirectoryError as error:
+            if (self.path / "recipe.json").exists():
+                raise
+            raise RunDirectoryError(f"{self.path} is not empty and holds no run. Choose another place with --out.") from error
+        if not overwrite:
+            raise RunDirectoryError(
+                f"{self.path} holds a run of {held.name!r} already. "
+                "Continue it with --resume, or choose another place with --out."
+            )
+        other = differences(held, replace(recipe, seed=held.seed))
+        if held.name != recipe.name or other:
+            settings = f" with {', '.join(other)}" if other else ""
+            raise RunDirectoryError(
+                f"{self.path} holds a run of {held.name!r}{settings}, which is not replaced by one of {recipe.name!r} with "
+                "other settings. Choose another place with --out, or delete the folder."
+            )
+
+    def settle(self) -> None:
+        """Put the first files of a new run in the place of the old one's; nothing to do where there was none.
+
+        Raises:
+            OSError: If the files cannot be moved.
+        """
+        if self._replaced is None:
+            return
+        # Without a checkpoint a killed replacement starts over instead of resuming into a mixture: it goes first, comes last.
+        self.path, stage, self._replaced = self._replaced, self.path, None
+        for name in ("checkpoint.safetensors", "report.html"):
+            (self.path / name).unlink(missing_ok=True)
+        for file in sorted(stage.iterdir(), key=lambda file: file.name == "checkpoint.safetensors"):
+            os.replace(file, self.path / file.name)
+        stage.rmdir()
+
+    def withdraw(self) -> None:
+        """Give up a new run that is not settled: the old one stays as it was."""
+        if self._replaced is not None:
+            shutil.rmtree(self.path, ignore_errors=True)
+            self.path, self._replaced = self._replaced, None
+
+    def mark_failed(self, reason: str) -> None:
+        """Say in ``status.json`` that the run has failed; the rest of it stays that of the last checkpoint.
+
+        Args:
+            reason: Why, in one line.
+
+        Raises:
+            OSError: If the file cannot be read or written.
+            ValueError: If it is damaged.
+        """
+        status = json.loads((self.path / "status.json").read_text())
+        self.write_json("status.json", {**status, "state": "failed", "reason": reason})
 
     def recipe(self) -> Recipe:
         """The recipe of the run in this folder.

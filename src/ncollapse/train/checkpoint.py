@@ -1,6 +1,7 @@
 """Checkpoints without pickle: one safetensors file, whole or not there, and checked before it touches a model."""
 
 import hashlib
+import json
 from pathlib import Path
 
 import torch
@@ -49,7 +50,7 @@ def save_checkpoint(path: str | Path, model: nn.Module, optimizer: torch.optim.O
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     metadata = {"format": _FORMAT, "epoch": str(epoch), "fingerprint": fingerprint}
     metadata["checksum"] = _checksum(tensors, metadata)
-    write_whole(path, save(tensors, metadata))
+    write_whole(path, _ordered(save(tensors, metadata)))
 
 
 def load_checkpoint(path: str | Path, model: nn.Module, optimizer: torch.optim.Optimizer, fingerprint: str) -> int:
@@ -103,10 +104,18 @@ def load_weights(path: str | Path, model: nn.Module) -> None:
         model: Of the same shape as the saved one; its device is kept.
 
     Raises:
-        CheckpointError: If the file is damaged or does not fit the model, which is then left as it was.
+        CheckpointError: If the file is no safetensors file, is damaged, or does not fit the model, which is then left as
+            it was.
         FileNotFoundError: If there is no such file.
     """
-    tensors, metadata = _read(Path(path))
+    try:
+        tensors, metadata = _read(Path(path))
+    except _NoSafetensors as error:
+        raise CheckpointError(
+            f"{path}: a safetensors file of a state dict was needed, this is none, or a damaged one ({error.how}). Convert "
+            "weights that torch.save wrote: safetensors.torch.save_file(torch.load(FILE, weights_only=True), "
+            "'weights.safetensors')."
+        ) from error
     weights = _under(_MODEL, tensors) if metadata.get("format") == _FORMAT else tensors
     _check_fit(Path(path), weights, model.state_dict())
     model.load_state_dict(weights)
@@ -118,17 +127,23 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except SafetensorError as error:
-        raise _damaged(path, str(error)) from error
+        raise _NoSafetensors(path, str(error)) from error
     if metadata.get("format") == _FORMAT and metadata.pop("checksum", None) != _checksum(tensors, metadata):
-        raise _damaged(path, "its checksum differs from its content")
+        raise _Damaged(path, "its checksum differs from its content")
     return tensors, metadata
 
 
-def _damaged(path: Path, how: str) -> CheckpointError:
-    return CheckpointError(
-        f"{path}: a whole safetensors file was needed, this one is damaged or truncated ({how}). Delete it and start "
-        "the run anew."
-    )
+class _Damaged(CheckpointError):
+    def __init__(self, path: Path, how: str) -> None:
+        super().__init__(
+            f"{path}: a whole safetensors file was needed, this one is damaged or truncated ({how}). Delete it and start "
+            "the run anew."
+        )
+        self.how = how
+
+
+class _NoSafetensors(_Damaged):
+    """Not even the form is right: of a run damage, of a user a file of another kind."""
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -145,6 +160,16 @@ def _check_fit(path: Path, saved: dict[str, Tensor], present: dict[str, Tensor])
                 f"{path}: the model has '{name}' as {needed.get(name, 'nothing')}, the file as "
                 f"{came.get(name, 'nothing')}. Build the model with the config that the file was saved with."
             )
+
+
+def _ordered(content: bytes) -> bytes:
+    """The same file with sorted metadata, which safetensors writes in any order: equal states then give equal bytes."""
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    words = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    words += b" " * (-len(words) % 8)
+    return len(words).to_bytes(8, "little") + words + content[start:]
 
 
 def _checksum(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:

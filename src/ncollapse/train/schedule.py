@@ -65,7 +65,7 @@ class TrainConfig:
                 )
         for field in ("epochs", "batch_size", "checkpoint_every"):
             value = getattr(self, field)
-            if not isinstance(value, int) or value < 1:
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"train.{field} must be an integer of 1 or more, got {value!r}. Pass such a number.")
 
     def _check_numbers(self) -> None:
@@ -100,17 +100,18 @@ def lr_at(config: TrainConfig, epoch: int) -> float:
     return config.learning_rate * config.gamma ** sum(end < epoch for end in ends)
 
 
-def weight_decay_time(config: TrainConfig, steps_per_epoch: int) -> float:
+def weight_decay_time(config: TrainConfig, steps_per_epoch: int, epochs: int | None = None) -> float:
     r"""Weight-decay time of a run: how far it is into the terminal phase, more than its epochs or its accuracy say.
 
     .. math:: \tau = \sum_t \frac{\eta_t}{1 - \mu}\,\lambda
 
-    over all steps t, with learning rate :math:`\eta`, momentum :math:`\mu` and weight decay :math:`\lambda`.
+    over the steps t taken, with learning rate :math:`\eta`, momentum :math:`\mu` and weight decay :math:`\lambda`.
     Dimensionless; what the data does not hold up has shrunk by about :math:`e^{-\tau}`. Collapse is deep from 4 to 8 on.
 
     Args:
         config: The run.
         steps_per_epoch: Batches in an epoch, ``len(Batches(data, config.batch_size))``.
+        epochs: Epochs that have passed; None takes all of the run.
 
     Returns:
         tau, 0 or more.
@@ -119,7 +120,8 @@ def weight_decay_time(config: TrainConfig, steps_per_epoch: int) -> float:
         >>> round(weight_decay_time(TrainConfig(), steps_per_epoch=14), 2)
         7.77
     """
-    rates = math.fsum(lr_at(config, epoch) for epoch in range(1, config.epochs + 1))
+    passed = config.epochs if epochs is None else epochs
+    rates = math.fsum(lr_at(config, epoch) for epoch in range(1, passed + 1))
     return rates * steps_per_epoch * config.weight_decay / (1 - config.momentum)
 
 
