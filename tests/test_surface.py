@@ -8,8 +8,8 @@ from ncollapse.studies import RECIPES
 
 NAMES = """
 FLAGS METRICS ClassMoments ClassScatter GeodesicCurve LineDecisions Measurement PairedMoments PathStatistics __version__
-cdnv_matrix collect_features effective_depth helmert_basis measure measure_features nearest_etf progression simplex_etf
-theorem1 theorem2 theorem3
+cdnv_matrix collapsed_optimality collect_features effective_depth helmert_basis measure measure_features nearest_etf
+progression simplex_etf theorem1 theorem2 theorem3 transport_chain transport_score weight_decay_bounds
 """.split()
 
 METRIC_IDS = """

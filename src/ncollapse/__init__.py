@@ -14,11 +14,14 @@ if TYPE_CHECKING:
     from ncollapse.depth import GeodesicCurve as GeodesicCurve
     from ncollapse.depth import LineDecisions as LineDecisions
     from ncollapse.depth import PathStatistics as PathStatistics
+    from ncollapse.depth import collapsed_optimality as collapsed_optimality
     from ncollapse.depth import effective_depth as effective_depth
     from ncollapse.depth import progression as progression
     from ncollapse.depth import theorem1 as theorem1
     from ncollapse.depth import theorem2 as theorem2
     from ncollapse.depth import theorem3 as theorem3
+    from ncollapse.depth import transport_chain as transport_chain
+    from ncollapse.depth import transport_score as transport_score
     from ncollapse.etf import helmert_basis as helmert_basis
     from ncollapse.etf import nearest_etf as nearest_etf
     from ncollapse.etf import simplex_etf as simplex_etf
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from ncollapse.probe import collect_features as collect_features
     from ncollapse.probe import measure as measure
     from ncollapse.probe import measure_features as measure_features
+    from ncollapse.probe import weight_decay_bounds as weight_decay_bounds
     from ncollapse.statistics import ClassMoments as ClassMoments
     from ncollapse.statistics import ClassScatter as ClassScatter
     from ncollapse.statistics import PairedMoments as PairedMoments
@@ -37,11 +41,11 @@ if TYPE_CHECKING:
 _HOMES = {
     "depth": (
         *("GeodesicCurve", "LineDecisions", "PathStatistics", "effective_depth", "progression"),
-        *("theorem1", "theorem2", "theorem3"),
+        *("theorem1", "theorem2", "theorem3", "collapsed_optimality", "transport_chain", "transport_score"),
     ),
     "etf": ("helmert_basis", "nearest_etf", "simplex_etf"),
     "metrics": ("FLAGS", "METRICS", "cdnv_matrix"),
-    "probe": ("Measurement", "collect_features", "measure", "measure_features"),
+    "probe": ("Measurement", "collect_features", "measure", "measure_features", "weight_decay_bounds"),
     "statistics": ("ClassMoments", "ClassScatter", "PairedMoments"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -41,13 +41,15 @@ def plain(layers):
     t = [np.sum((h - H[0]) * (H[L] - H[0])) / chord**2 for h in H]
     line = [(1 - s) * H[0] + s * H[L] for s in t]
     per_sample = {"straightness": [], "line_shape": [], "turning_angle": []}
+    angles = []
     for i in range(N):
         steps = [H[j + 1][i] - H[j][i] for j in range(L)]
         norms = [np.linalg.norm(s) for s in steps]
         per_sample["straightness"].append(np.linalg.norm(H[L][i] - H[0][i]) / sum(norms))
         per_sample["line_shape"].append(L / np.linalg.norm(sum(s / n for s, n in zip(steps, norms, strict=True))))
         cosines = [steps[j] @ steps[j + 1] / (norms[j] * norms[j + 1]) for j in range(L - 1)]
-        per_sample["turning_angle"].append(np.mean([math.acos(max(-1.0, min(1.0, c))) for c in cosines]))
+        angles.append([math.acos(max(-1.0, min(1.0, c))) for c in cosines])
+        per_sample["turning_angle"].append(np.mean(angles[-1]))
     spread = sum(np.sum((h - sum(H) / len(H)) ** 2) for h in H)
     mean_squares = [length**2 / N for length in lengths]
     return per_sample, {
@@ -62,6 +64,7 @@ def plain(layers):
         "efficiency": chord**2 / N / (L * sum(mean_squares)),
         "speed_cov": np.std(lengths) / np.mean(lengths),
         "chord_deviation": max(frobenius(h - m) for h, m in zip(H, line, strict=True)) / chord,
+        "turning_by_layer": np.mean(angles, axis=0).tolist(),
         "r_squared": 1 - sum(np.sum((h - m) ** 2) for h, m in zip(H, line, strict=True)) / spread,
     }
 
@@ -79,7 +82,8 @@ def test_every_quantity_equals_plain_loops(num_layers, num_samples, dim):
         # An angle near 0 or π is known to the square root of eps.
         assert getattr(path, name).tolist() == pytest.approx(values, rel=1e-9, abs=1e-7 if name == "turning_angle" else 0), name
     for name, value in expected.items():
-        assert value_of(path, name) == pytest.approx(value, rel=1e-9, abs=1e-12), name
+        tolerance = 1e-7 if name == "turning_by_layer" else 1e-12
+        assert value_of(path, name) == pytest.approx(value, rel=1e-9, abs=tolerance), name
     assert int(path.num_samples) == num_samples
     assert 0.01 < path.chord_deviation
     assert path.r_squared < 0.999
@@ -114,6 +118,23 @@ def test_all_positions_but_the_index_find_the_times_on_a_line():
         assert path.position(kind) == pytest.approx(times, abs=1e-12)
     assert path.position("index") == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1], abs=1e-15)
     assert path.position() == path.position("projection")
+
+
+def test_energy_at_other_times():
+    layers = trajectories(11, num_layers=5)
+    path = PathStatistics.from_batch(layers)
+    H = [layer.numpy() - layer.numpy().mean(axis=0) for layer in layers]
+    times = [0.0, 0.1, 0.5, 0.6, 1.0]
+    expected = sum(np.sum((b - a) ** 2) / 13 / (t - s) for (a, b), (s, t) in zip(pairwise(H), pairwise(times), strict=True))
+    assert path.energy_at(times) == pytest.approx(expected, rel=1e-12)
+    assert path.energy_at(path.position("index")) == pytest.approx(path.energy, rel=1e-12)
+    assert path.energy_at(path.position("arclength")) == pytest.approx(path.energy_min, rel=1e-12)
+    assert path.energy_min < min(path.energy, expected)
+    for wrong in (times[:-1], [0.0, 0.5, 0.5, 0.6, 1.0], [0.0, 0.5, 0.4, 0.6, 1.0], [math.nan] * 5):
+        with pytest.raises(
+            ValueError, match=r"times must be 5 increasing numbers, one a layer, got \[.*Positions of the kinds"
+        ):
+            path.energy_at(wrong)
 
 
 def test_a_line_is_straight_whatever_the_steps():
@@ -234,6 +255,7 @@ def test_still_steps_do_not_point_anywhere():
     assert path.straightness.item() == pytest.approx(1.0, rel=1e-14)
     # Only neighbors that both move make an angle.
     assert math.isnan(path.turning_angle.item())
+    assert all(math.isnan(angle) for angle in path.turning_by_layer)
 
 
 def test_a_sample_that_does_not_move_is_undefined_and_leaves_the_sums_alone():

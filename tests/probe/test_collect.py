@@ -5,7 +5,8 @@ import torch
 
 from cases import CASES, classifier_of, layer_statistics, tensors_of
 from ncollapse.depth import LineDecisions, PathStatistics
-from ncollapse.probe.collect import CollectOptions, LayerBatch, available_memory, collect
+from ncollapse.probe.collect import CollectOptions, LayerBatch, collect
+from ncollapse.probe.memory import available_memory
 from ncollapse.statistics import ClassCenters, ClassMoments, PairedMoments
 
 CASE = CASES["imbalanced"]
@@ -229,7 +230,11 @@ def test_a_class_without_samples_has_no_centers():
 
 def test_centers_of_a_reference_decide_and_own_means_stay_for_the_covariance():
     other = CASES["balanced"]
-    reference = {"a": ClassCenters.from_moments(ClassMoments.from_batch(0.4 * other.features + 1, other.labels, K))}
+    reference = {
+        "b": None,
+        "c": None,
+        "a": ClassCenters.from_moments(ClassMoments.from_batch(0.4 * other.features + 1, other.labels, K)),
+    }
     collected = collect(source(), options(), reference=reference)
     own = collect(source(), options())
     assert torch.equal(collected.within["a"].ncc_correct, own.within["a"].ncc_correct)
@@ -239,6 +244,7 @@ def test_centers_of_a_reference_decide_and_own_means_stay_for_the_covariance():
     assert torch.equal(collected.decisions["a"].ncc_correct, right.double())
     assert not torch.equal(collected.decisions["a"].ncc_correct, collected.within["a"].ncc_correct)
     assert collected.decisions["b"] is collected.within["b"]
+    assert collected.by_reference == {"a"}
     residual = (CASE.features - reference["a"].moments.means[CASE.labels]) @ reference["a"].basis
     shares = [1 / len(CASE.labels), 1 / (K * torch.bincount(CASE.labels)[CASE.labels].double()[:, None])]
     for share, within in zip(

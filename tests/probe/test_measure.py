@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import reference
 from cases import CASES
-from ncollapse.depth import GeodesicCurve, PathStatistics
+from ncollapse.depth import ClassArcs, GeodesicCurve, PathStatistics, collapsed_optimality
 from ncollapse.metrics import METRICS
 from ncollapse.models import FCResNet, FCResNetConfig
 from ncollapse.probe import collect_features, measure, measure_features
@@ -143,7 +143,7 @@ def test_layers_come_in_order_of_execution():
     m = measure(seeded(Convolutional()), batched(), num_classes=K, layers=["norm", "body.*"])
     assert m.layers == ("body.one", "norm", "body.two", "fc.input")
     assert m.statistics["body.one"].moments.dim == 15
-    assert m.chosen == "3 layers by name: norm, body.*"
+    assert m.chosen == "by name: norm, body.*; fc.input feeds the classifier"
 
 
 def test_modules_that_do_not_run_are_dropped_when_found_and_refused_when_named():
@@ -156,13 +156,26 @@ def test_modules_that_do_not_run_are_dropped_when_found_and_refused_when_named()
 
 def test_the_layer_that_feeds_the_classifier_has_its_metrics():
     m = measure(mlp(), batched(), num_classes=K)
-    assert m.layers == ("0", "1", "2", "3")
+    assert m.layers == ("1", "3")
+    assert m.chosen == "layers with weights"
     assert [row.layer for row in m.rows if row.metric == "nc3"] == ["3"]
     apart = measure(mlp(), batched(), num_classes=K, layers=["2", "0"])
     assert apart.layers == ("0", "2", "4.input")
     assert apart.value("nc3") == m.value("nc3")
     none = measure(mlp(outputs=5), batched(), num_classes=K)
     assert not [row for row in none.rows if "classifier" in METRICS[row.metric].needs]
+    assert none.chosen == (
+        f"layers with weights; no nn.Linear with {K} outputs, the last one has 5: no metrics of a classifier"
+    )
+
+
+def test_a_metric_of_the_classifier_that_was_asked_for_is_not_left_out_silently():
+    with pytest.raises(
+        ValueError, match=rf"Metrics nc3, nc4 need a classifier \(.*no nn\.Linear with {K} outputs.*Name it with"
+    ):
+        measure(mlp(outputs=5), batched(), num_classes=K, metrics=["nc3", "nc4", "pfc1"])
+    with pytest.raises(ValueError, match=r"Metrics nc3 need a classifier \(no classifier was given\)"):
+        measure_features(X, Y, num_classes=K, metrics=["nc3"])
 
 
 def rows_text(measurement):
@@ -336,7 +349,7 @@ def test_metrics_can_be_chosen_also_those_of_the_full_scatter():
     assert [row.metric for row in m.rows] == ["pfc1", "rank_total"] * 3
     assert m.value("rank_total") == 8
     assert m.statistics["stem"].scatter is not None
-    assert m.statistics["stem"].centers is not None
+    assert m.statistics["stem"].centers is None, "neither metric needs them"
     only = measure(resnet(), batched(), num_classes=K, metrics=["participation_ratio_total"])
     H = reference.rows_of(hooked(resnet(), X, ["stem"], None)[0]["stem"])
     expected = reference.feature_metrics(H, Y.numpy(), K)["participation_ratio_total"]
@@ -371,6 +384,9 @@ def test_paths_equal_those_of_the_collected_features(budget):
     ends = m.line.pfc3()[[0, -1]].tolist()
     assert ends == [m.value("pfc3", 0), m.value("pfc3", -1)]
     assert int(m.line.num_samples) == len(Y)
+    arcs = ClassArcs.from_batch(layers[0], labels, m.geodesic.paired)
+    assert torch.allclose(m.arcs.lengths, arcs.lengths, rtol=1e-10)
+    assert collapsed_optimality(m.arcs).optimal == collapsed_optimality(arcs).optimal
 
 
 @pytest.mark.parametrize("convention", ["class", "sample", "papyan", "zhu", "he_su"])
@@ -383,11 +399,11 @@ def test_the_straight_line_starts_and_ends_at_the_measured_values(convention):
 
 def test_without_path_there_is_none():
     m = measure(resnet(), batched(), num_classes=K)
-    assert (m.path, m.geodesic, m.line) == (None, None, None)
+    assert (m.path, m.geodesic, m.line, m.arcs) == (None, None, None, None)
 
 
 def test_path_needs_layers_of_one_width():
-    with pytest.raises(ValueError, match=r"path=True needs at least two layers of one dimension, got \{'0': 9, .*'2': 7"):
+    with pytest.raises(ValueError, match=r"path=True needs at least two layers of one dimension, got \{'1': 9, '3': 7"):
         measure(mlp(), batched(), num_classes=K, path=True)
 
 
@@ -395,7 +411,7 @@ def test_samples_and_classes_are_counted():
     m = measure(resnet(), batched(), num_classes=K)
     assert (m.num_samples, m.num_classes, m.split, m.passes) == (36, K, "train", 1)
     assert m.kept_bytes == 36 * 8 * 4 * 3
-    assert m.chosen == "3 stages that FCResNet declares"
+    assert m.chosen == "stages that FCResNet declares"
 
 
 # Bad input: each with an error that says what was needed, what came and what to do, or nan with a flag.
@@ -413,8 +429,8 @@ def test_labels_out_of_range(label):
     ("labels", "error", "message"),
     [
         (Y.float(), TypeError, r"Batch 0: labels must be an integer tensor of class indices, got torch\.float32\."),
-        (nn.functional.one_hot(Y), ValueError, r"Batch 0: .*got \(10, 4\)\. Convert one-hot rows with argmax\(1\)"),
-        (nn.functional.one_hot(Y).float(), TypeError, r"Convert one-hot rows with argmax"),
+        (nn.functional.one_hot(Y), TypeError, r"every token a label; convert one-hot rows with argmax\(1\)"),
+        (nn.functional.one_hot(Y).float(), TypeError, r"one-hot rows with argmax"),
         (Y.bool(), TypeError, r"got torch\.bool"),
     ],
 )
@@ -485,11 +501,18 @@ def test_an_empty_loader(empty):
 
 @pytest.mark.parametrize(
     ("batch", "got"),
-    [(X[:4], "Tensor"), ({"x": X[:4], "y": Y[:4]}, "dict"), ((X[:4], Y[:4], Y[:4]), "tuple"), ((X[:4],), "tuple")],
+    [
+        (X[:4], "Tensor"),
+        ({"x": X[:4], "y": Y[:4]}, "a mapping with the keys x, y"),
+        ((X[:4], Y[:4], Y[:4]), "a tuple of length 3"),
+        ([X[:4]], "a list of length 1"),
+    ],
 )
 def test_batches_that_are_not_pairs(batch, got):
     for function in (measure, collect_features):
-        with pytest.raises(TypeError, match=rf"batches must yield \(inputs, labels\), got {got} at batch 1\. Wrap the loader"):
+        with pytest.raises(
+            TypeError, match=rf"Batch 1: batches must yield \(inputs, labels\) .*, got {got}\. Say how .*unpack="
+        ):
             function(resnet(), [(X, Y), batch], num_classes=K)
 
 
@@ -503,14 +526,14 @@ class Middle(nn.Module):
 
     def __init__(self, wrap=None, twice=False):
         super().__init__()
-        self.lstm = nn.Linear(6, 6)
+        self.first = nn.Linear(6, 6)
         self.middle = _Returns(wrap)
         self.head = nn.Linear(6, K)
         self.twice = twice
 
     def forward(self, x):
         self.middle(x)
-        return self.head(self.lstm(self.lstm(x)) if self.twice else self.lstm(x))
+        return self.head(self.first(self.first(x)) if self.twice else self.first(x))
 
 
 class _Returns(nn.Module):
@@ -524,23 +547,28 @@ class _Returns(nn.Module):
 
 def test_a_module_that_runs_twice():
     with pytest.raises(
-        ValueError, match=r"Layer 'lstm' runs more than once in a forward pass, so its output is ambiguous\. Tap"
+        ValueError, match=r"Layer 'first' runs more than once in a forward pass, so its output is ambiguous\. Tap"
     ):
-        measure(Middle(twice=True), batched(), num_classes=K)
+        measure(Middle(twice=True), batched(), num_classes=K, layers=["first"])
+    assert measure(Middle(twice=True), batched(), num_classes=K).layers == ("middle", "head.input")
 
 
-def test_a_module_that_returns_a_tuple():
+def test_a_module_that_returns_a_tuple_gives_its_first_features():
+    m = measure(Middle(lambda x: (Y, 2 * x)), batched(), num_classes=K, layers=["middle"])
+    assert m.layers == ("middle", "head.input")
+    expected = measure_features(2 * X, Y, num_classes=K).statistics["features"].moments.means
+    assert torch.allclose(m.statistics["middle"].moments.means, expected, rtol=1e-12)
     with pytest.raises(
         TypeError, match=r"Layer 'middle' must return a floating-point tensor .*got tuple\. Tap a module inside it"
     ):
-        measure(Middle(lambda x: (x, None)), batched(), num_classes=K)
+        measure(Middle(lambda x: (Y, None)), batched(), num_classes=K, layers=["middle"])
 
 
 def test_widths_that_change_between_batches():
     model = nn.Sequential(nn.Conv1d(1, 2, 1), nn.AdaptiveAvgPool1d(3), nn.Flatten(), nn.Linear(6, K))
     batches = [(torch.ones(4, 1, 5), Y[:4]), (torch.ones(4, 1, 7), Y[:4])]
     with pytest.raises(ValueError, match=r"Layer '0' has 14 features in batch 1 and had 10 before\. Feed inputs of one size"):
-        measure(model, batches, num_classes=K)
+        measure(model, batches, num_classes=K, layers=["0"])
     assert measure(model, batches, num_classes=K, layers=["1"]).num_samples == 8
 
 
@@ -573,7 +601,7 @@ def test_a_wrong_classifier_name():
 
 def test_no_class_at_all():
     for function in (lambda k: measure(resnet(), batched(), num_classes=k), lambda k: measure_features(X, Y, num_classes=k)):
-        with pytest.raises(ValueError, match="num_classes must be at least 1, got 0"):
+        with pytest.raises(ValueError, match="num_classes must be an integer, at least 1, got 0"):
             function(0)
 
 
@@ -629,7 +657,7 @@ def test_bad_features_are_refused():
         measure_features(X[:, 0], Y, num_classes=K)
     with pytest.raises(ValueError, match=r"weight must have shape \(4, 6\) for layer 'features', got \(6, 4\)"):
         measure_features(X, Y, num_classes=K, classifier=(torch.zeros(6, 4), None))
-    with pytest.raises(ValueError, match=r"one class index per sample, shape \(36,\), got \(35,\)"):
+    with pytest.raises(ValueError, match=r"Layer 'features' has 36 rows for 35 labels in batch 0"):
         measure_features(X, Y[1:], num_classes=K)
 
 

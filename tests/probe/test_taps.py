@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from ncollapse.models import FCResNet, FCResNetConfig
-from ncollapse.probe.taps import Taps, plan_taps
+from ncollapse.probe.discover import Discovery
+from ncollapse.probe.taps import Taps
 
 
 def seeded(model, seed=0):
@@ -37,10 +38,27 @@ def seen(model, x, names):
     return found
 
 
+def labels_of(x):
+    return torch.zeros(len(x), dtype=torch.int64)
+
+
+def taps_of(model, layers="auto", classifier=None, num_classes=2):
+    return Taps(model, Discovery(model, layers, classifier, num_classes).plan)
+
+
+def planned(model, x, layers="auto", classifier=None, num_classes=2):
+    with torch.no_grad():
+        return Discovery(model.eval(), layers, classifier, num_classes).plan(x[:2], 2, False)
+
+
+def labels_in(plan):
+    return tuple(tap.label for tap in plan.taps)
+
+
 def tapped(model, x, layers="auto", classifier=None, num_classes=2):
-    taps = Taps(model, plan_taps(model, layers, classifier, num_classes))
+    taps = taps_of(model, layers, classifier, num_classes)
     with taps:
-        return taps.forward(x), taps.classifier_layer
+        return taps.forward(x, labels_of(x)), taps.plan.feeding
 
 
 def mlp():
@@ -77,17 +95,17 @@ class InPlaceAfterTap(nn.Module):
 
 def test_declared_stages_are_taken_and_the_last_feeds_the_head():
     model = FCResNet(FCResNetConfig(width=4, num_blocks=2), 3, 2, seed=0)
-    plan = plan_taps(model, "auto", None, 2)
-    assert (plan.layers, plan.classifier, plan.required) == (("stem", "blocks.0", "blocks.1"), "head", True)
-    assert plan.explanation == "3 stages that FCResNet declares"
+    plan = planned(model, inputs())
+    assert (labels_in(plan), plan.classifier, plan.feeding) == (("stem", "blocks.0", "blocks.1"), "head", "blocks.1")
+    assert plan.explanation == "stages that FCResNet declares"
     features, feeding = tapped(model, inputs())
     assert feeding == "blocks.1"
-    expected = seen(model, inputs(), plan.layers)
-    assert list(features) == list(plan.layers)
+    expected = seen(model, inputs(), labels_in(plan))
+    assert list(features) == list(labels_in(plan))
     assert all(torch.equal(features[name], expected[name]) for name in expected)
 
 
-def test_top_level_modules_are_found_with_containers_opened_once():
+def test_of_a_plain_network_the_last_module_before_each_further_layer_is_found():
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
@@ -98,33 +116,85 @@ def test_top_level_modules_are_found_with_containers_opened_once():
         def forward(self, x):
             return self.head(self.body(self.stem(x)))
 
-    plan = plan_taps(Net(), "auto", None, 2)
-    assert plan.layers == ("stem", "body.0", "body.1")
-    assert (plan.classifier, plan.required) == ("head", False)
-    assert plan.explanation == "top-level modules of Net; name others with layers=[...]"
-
-
-def test_a_bare_sequential_is_opened_by_its_children():
-    assert plan_taps(mlp(), "auto", None, 2).layers == ("0", "1", "2", "3")
+    plan = planned(Net(), inputs())
+    assert labels_in(plan) == ("stem", "body.0.1", "body.1")
+    assert (plan.classifier, plan.feeding, plan.explanation) == ("head", "body.1", "layers with weights")
+    assert labels_in(planned(mlp(), inputs())) == ("1", "3")
     with_an_empty_container = nn.Sequential(nn.Linear(3, 2), nn.Sequential(), nn.Linear(2, 2))
-    assert plan_taps(with_an_empty_container, "auto", None, 2).layers == ("0", "1")
+    assert labels_in(planned(with_an_empty_container, inputs())) == ("0",)
+
+
+class Block(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.branch = nn.Sequential(nn.Linear(width, width), nn.ReLU(inplace=True), nn.Linear(width, width))
+
+    def forward(self, x):
+        return torch.relu_(x + self.branch(x))
+
+
+class Stages(nn.Module):
+    """Blocks in two containers with a wider transition between them, a stem, and what comes behind."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Linear(3, 4), nn.ReLU())
+        self.first = nn.Sequential(Block(4), Block(4))
+        self.second = nn.Sequential(Block(4), nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6)), Block(6), nn.ReLU())
+        self.drop = nn.Dropout(0.5)
+        self.head = nn.Linear(6, 2)
+        self.softmax = nn.LogSoftmax(dim=1)
+
+    def forward(self, x):
+        return self.softmax(self.head(self.drop(self.second(self.first(self.stem(x))))))
+
+
+def test_repeated_blocks_are_found_with_their_input_and_what_lies_between_them():
+    model = seeded(Stages())
+    plan = planned(model, inputs())
+    assert labels_in(plan) == ("stem.1", "first.0", "first.1", "second.0", "second.1", "second.2", "second.3")
+    assert (plan.classifier, plan.feeding) == ("head", "second.3")
+    assert plan.explanation == "blocks Block and their input stem.1 and the classifier's input second.3"
+    expected = seen(model, inputs(), labels_in(plan))
+    features, _ = tapped(model, inputs())
+    assert list(features) == list(expected)
+    assert all(torch.equal(features[name], expected[name]) for name in expected)
+
+
+def test_what_runs_behind_the_classifier_is_no_layer_and_its_input_comes_before_its_output():
+    model = seeded(Stages())
+    assert tuple(tapped(model, inputs(), ["first.0", "head", "softmax"])[0]) == ("first.0", "head.input", "head", "softmax")
+    every = labels_in(planned(model, inputs(), "all"))
+    assert {"stem.0", "first.0.branch.1"} <= set(every)
+    assert not {"head", "softmax"} & set(every)
 
 
 def test_names_and_globs_in_order_of_execution_without_repetition():
     model = FCResNet(FCResNetConfig(width=4, num_blocks=3), 3, 2, seed=0)
-    plan = plan_taps(model, ["blocks.?", "stem", "blocks.1"], None, 2)
-    assert plan.layers == ("blocks.0", "blocks.1", "blocks.2", "stem")
-    assert plan.explanation == "4 layers by name: blocks.?, stem, blocks.1"
+    plan = planned(model, inputs(), ["blocks.?", "stem", "blocks.1"])
+    assert labels_in(plan) == ("blocks.0", "blocks.1", "blocks.2", "stem")
+    assert plan.explanation == "by name: blocks.?, stem, blocks.1"
     assert list(tapped(model, inputs(), ["blocks.?", "stem"])[0]) == ["stem", "blocks.0", "blocks.1", "blocks.2"]
-    assert plan_taps(model, "blocks.*.branch.0", None, 2).layers == tuple(f"blocks.{i}.branch.0" for i in range(3))
+    assert labels_in(planned(model, inputs(), "blocks.*.branch.0")) == tuple(f"blocks.{i}.branch.0" for i in range(3))
+
+
+def test_a_star_stops_at_a_dot_and_two_do_not():
+    model = seeded(Stages())
+    assert labels_in(planned(model, inputs(), "first.*")) == ("first.0", "first.1")
+    assert labels_in(planned(model, inputs(), "first.**")) == tuple(
+        name for name, _ in model.named_modules() if name.startswith("first.")
+    )
+    assert labels_in(planned(model, inputs(), "**.branch.1")) == tuple(
+        f"{name}.branch.1" for name in ("first.0", "first.1", "second.0", "second.2")
+    )
 
 
 def test_a_plain_name_is_not_read_as_a_glob():
     model = nn.Sequential()
     for name in ("a[0]", "a0", "head"):
         model.add_module(name, nn.Linear(2, 2))
-    assert plan_taps(model, ["a[0]"], None, 2).layers == ("a[0]",)
-    assert plan_taps(model, ["a[01]"], None, 2).layers == ("a0",)
+    assert labels_in(planned(model, inputs(dim=2), ["a[0]"])) == ("a[0]",)
+    assert labels_in(planned(model, inputs(dim=2), ["a[01]"])) == ("a0",)
 
 
 def test_a_name_that_does_not_exist_lists_near_ones_and_those_there_are():
@@ -132,28 +202,37 @@ def test_a_name_that_does_not_exist_lists_near_ones_and_those_there_are():
     with pytest.raises(
         ValueError, match=r"No module named or matching 'block\.0'\. Near: .*blocks\.0.* available here: stem, "
     ):
-        plan_taps(model, ["stem", "block.0"], None, 2)
+        Discovery(model, ["stem", "block.0"], None, 2)
     with pytest.raises(ValueError, match=r"matching 'zzz\*'\. Layers available here: stem, blocks, "):
-        plan_taps(model, "zzz*", None, 2)
+        Discovery(model, "zzz*", None, 2)
 
 
 def test_a_long_list_of_names_is_cut():
     model = nn.Sequential(*(nn.Linear(2, 2) for _ in range(40)))
     with pytest.raises(ValueError, match=r"available here: 0, 1, .*, 29 and 10 more \(model\.named_modules\(\)\)\."):
-        plan_taps(model, ["nothing"], None, 2)
+        Discovery(model, ["nothing"], None, 2)
 
 
 def test_no_layer_at_all_is_refused():
     with pytest.raises(ValueError, match=r"layers must name at least one module, got none\. Layers available here: 0, 1"):
-        plan_taps(mlp(), [], None, 2)
+        Discovery(mlp(), [], None, 2)
 
 
-def test_the_classifier_is_the_last_linear_layer_with_k_outputs():
-    assert plan_taps(mlp(), "auto", None, 2).classifier == "4"
-    assert plan_taps(mlp(), "auto", None, 4).classifier == "2"
-    assert plan_taps(mlp(), "auto", None, 7).classifier is None
-    assert plan_taps(mlp(), "auto", "2", 4).classifier == "2"
-    assert plan_taps(nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2)), "auto", None, 2).classifier == "1"
+def test_the_classifier_is_the_last_linear_layer_with_k_outputs_that_runs():
+    def found(model, classifier, num_classes):
+        return planned(model, inputs(), "auto", classifier, num_classes).classifier
+
+    assert found(mlp(), None, 2) == "4"
+    assert found(mlp(), None, 4) == "2"
+    assert found(mlp(), None, 7) is None
+    assert found(mlp(), "2", 4) == "2"
+    assert found(nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2)), None, 2) == "1"
+    unused = mlp()
+    unused.auxiliary = nn.Linear(4, 2)
+    unused.forward = lambda x: nn.Sequential(*list(unused.children())[:5])(x)
+    assert found(unused, None, 2) == "4"
+    with pytest.raises(ValueError, match="Classifier 'auxiliary' did not run in the forward pass"):
+        found(unused, "auxiliary", 2)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +241,7 @@ def test_the_classifier_is_the_last_linear_layer_with_k_outputs():
 )
 def test_a_wrong_classifier_is_refused(name, num_classes, got):
     with pytest.raises(ValueError, match=f"classifier '{name}' must be an nn.Linear with {num_classes} outputs, got {got}"):
-        plan_taps(mlp(), "auto", name, num_classes)
+        Discovery(mlp(), "auto", name, num_classes)
 
 
 def test_order_of_execution_and_modules_that_do_not_run():
@@ -183,10 +262,9 @@ def test_a_named_layer_that_does_not_run_is_an_error():
 def test_values_survive_what_is_done_in_place_after_the_tap():
     model, x = seeded(InPlaceAfterTap()), inputs()
     expected = seen(model, x, ["a", "b"])
-    taps = Taps(model, plan_taps(model, ["a", "b"], None, 2))
+    taps = taps_of(model, ["a", "b"])
     with taps:
-        # The first batch is copied whole, the second only where it must be.
-        batches = [taps.forward(x), taps.forward(x)]
+        batches = [taps.forward(x, labels_of(x)), taps.forward(x, labels_of(x))]
     for features in batches:
         assert list(features) == ["a", "b", "head.input"]
         assert all(torch.equal(features[name], expected[name]) for name in expected)
@@ -196,17 +274,20 @@ def test_values_survive_what_is_done_in_place_after_the_tap():
 
 def test_an_in_place_activation_module_does_not_change_the_layer_before():
     model = seeded(nn.Sequential(nn.Linear(3, 4), nn.ReLU(inplace=True), nn.Linear(4, 2)))
-    features, feeding = tapped(model, inputs())
+    features, feeding = tapped(model, inputs(), ["0", "1"])
     expected = seen(model, inputs(), ["0", "1"])
     assert (list(features), feeding) == (["0", "1"], "1")
     assert all(torch.equal(features[name], expected[name]) for name in expected)
 
 
-def test_the_forward_pass_runs_once_where_nothing_happens_in_place():
+def test_beside_one_look_at_two_samples_the_forward_pass_runs_once():
     model, calls = mlp(), []
-    model[0].register_forward_hook(lambda *_: calls.append(1))
-    tapped(model, inputs())
-    assert len(calls) == 1
+    model[0].register_forward_hook(lambda _, args, __: calls.append(len(args[0])))
+    taps = taps_of(model)
+    with taps:
+        taps.forward(inputs(6), labels_of(inputs(6)))
+        taps.forward(inputs(5), labels_of(inputs(5)))
+    assert calls == [2, 6, 5]
 
 
 def test_a_network_that_normalizes_its_input_in_place_is_not_run_on_it_twice():
@@ -228,9 +309,9 @@ def test_the_classifiers_input_survives_what_is_done_in_place_behind_it():
             return logits
 
     model = seeded(Net())
-    taps = Taps(model, plan_taps(model, ["a"], None, 2))
+    taps = taps_of(model, ["a"])
     with taps:
-        batches = [taps.forward(inputs()), taps.forward(inputs())]
+        batches = [taps.forward(inputs(), labels_of(inputs())), taps.forward(inputs(), labels_of(inputs()))]
     for features in batches:
         assert torch.equal(features["head.input"], torch.relu(features["a"]))
     assert bool((features["head.input"] > 0).any())
@@ -244,11 +325,11 @@ def test_equal_values_in_one_batch_do_not_make_a_layer_the_classifiers_input(inp
     pre = seen(model, x, ["2"])["2"]
     positive = x[(pre > 0).all(dim=1)]
     assert 0 < len(positive) < 50
-    taps = Taps(model, plan_taps(model, ["2"], None, 2))
+    taps = taps_of(model, ["2"])
     with taps:
-        taps.forward(positive)
-        features = taps.forward(x)
-    assert torch.equal(features[taps.classifier_layer], torch.relu(pre))
+        taps.forward(positive, labels_of(positive))
+        features = taps.forward(x, labels_of(x))
+    assert torch.equal(features[taps.plan.feeding], torch.relu(pre))
 
 
 def test_views_count_as_the_classifiers_input():
@@ -269,15 +350,15 @@ def test_views_count_as_the_classifiers_input():
 
 def test_without_a_classifier_no_layer_feeds_one():
     features, feeding = tapped(mlp(), inputs(), num_classes=7)
-    assert (list(features), feeding) == (["0", "1", "2", "3", "4"], None)
+    assert (list(features), feeding) == (["1", "3", "4"], None)
 
 
 def test_inference_tensors_are_copied():
     model = seeded(InPlaceAfterTap())
     expected = seen(model, inputs(), ["a", "b"])
-    taps = Taps(model, plan_taps(model, ["a", "b"], None, 2))
+    taps = taps_of(model, ["a", "b"])
     with torch.inference_mode(), taps:
-        batches = [taps.forward(inputs()), taps.forward(inputs())]
+        batches = [taps.forward(inputs(), labels_of(inputs())), taps.forward(inputs(), labels_of(inputs()))]
     for features in batches:
         assert all(torch.equal(features[name], expected[name]) for name in expected)
 
@@ -310,13 +391,13 @@ class Returns(nn.Module):
 
 def test_a_module_that_runs_twice_is_ambiguous():
     with pytest.raises(ValueError, match="Layer 'middle' runs more than once in a forward pass, so its output is ambiguous"):
-        tapped(wrapped(nn.Linear(3, 3)), inputs())
+        tapped(wrapped(nn.Linear(3, 3)), inputs(), ["middle"])
 
 
 @pytest.mark.parametrize(
     ("function", "got"),
     [
-        (lambda x: (x, x), "tuple"),
+        (lambda x: (x.long(), None), "tuple"),
         (lambda x: x.argmax(1, keepdim=True), r"torch\.int64 \(6, 1\)"),
         (lambda x: x.sum(), r"torch\.float32 \(\)"),
         (lambda x: x[:, 0], r"torch\.float32 \(6,\)"),
@@ -326,13 +407,14 @@ def test_an_output_that_is_no_feature_is_refused(function, got):
     with pytest.raises(
         TypeError, match=rf"Layer 'middle' must return a floating-point tensor of shape \(N, \.\.\.\), got {got}\."
     ):
-        tapped(wrapped(Returns(function)), inputs())
+        tapped(wrapped(Returns(function)), inputs(), ["middle"])
 
 
 def test_a_classifier_over_positions_is_refused():
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
-    with pytest.raises(TypeError, match=r"Classifier '1' must take features of shape \(N, d\), got \(5, 7, 4\)\. Name another"):
-        tapped(model, torch.zeros(5, 7, 3))
+    with pytest.raises(TypeError, match=r"Classifier '1' must take features of shape \(N, d\), got \(2, 7, 4\)\. Name another"):
+        tapped(model, torch.zeros(5, 7, 3), classifier="1")
+    assert tapped(model, torch.zeros(5, 7, 3))[1] is None
 
 
 def test_a_classifier_called_by_keyword():
@@ -352,13 +434,13 @@ def test_a_layer_that_is_overwritten_in_some_batches_only_is_refused():
             return self.head(torch.relu_(h) if len(x) > 3 else torch.relu(h))
 
     model = seeded(Net())
-    taps = Taps(model, plan_taps(model, ["a"], None, 2))
+    taps = taps_of(model, ["a"])
     with taps:
-        taps.forward(inputs(3))
+        taps.forward(inputs(3), labels_of(inputs(3)))
         with pytest.raises(
             ValueError, match=r"Layer 'a' is overwritten in place in some batches only\. Tap a module after the"
         ):
-            taps.forward(inputs(4))
+            taps.forward(inputs(4), labels_of(inputs(4)))
 
 
 @pytest.mark.parametrize("fail", [False, True])
@@ -367,14 +449,14 @@ def test_everything_is_put_back_also_after_an_error(fail):
     model.blocks[0].eval()
     modes = [module.training for module in model.modules()]
     hooks = [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in model.modules()]
-    taps = Taps(model, plan_taps(model, "auto", None, 2))
+    taps = taps_of(model, "auto")
     if fail:
         with pytest.raises(ValueError, match="needs inputs of 3 numbers"), taps:
-            taps.forward(inputs(dim=7))
+            taps.forward(inputs(dim=7), labels_of(inputs(dim=7)))
     else:
         with taps:
             assert not any(module.training for module in model.modules())
-            taps.forward(inputs())
+            taps.forward(inputs(), labels_of(inputs()))
     assert [module.training for module in model.modules()] == modes
     assert [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in model.modules()] == hooks
     assert torch.is_grad_enabled()
@@ -385,5 +467,5 @@ def test_the_network_runs_without_gradients():
     model = mlp()
     model[1].register_forward_hook(lambda *_: seen_modes.append(torch.is_grad_enabled()))
     features, _ = tapped(model, inputs())
-    assert seen_modes == [False]
+    assert seen_modes == [False, False]
     assert not any(f.requires_grad for f in features.values())

@@ -184,6 +184,29 @@ def test_optimal_transport_is_told_where_it_was_computed(said):
     assert not any(sentence.startswith("Optimal transport") for sentence in without)
 
 
+def test_crossing_pairs_are_told_where_they_were_counted(said):
+    def transport(record):
+        record["energy"].update(wasserstein2=3.0, identity_cost_sample=4.0, pair_violation_rate=0.0123, num_pairs=499_500)
+
+    sentence = one(said(transport), "Optimal transport score")
+    assert sentence.endswith("is optimal): 0.75. Of 499,500 pairs of samples 1.23 % would gain by a swap.")
+
+
+def test_the_verdict_for_a_collapsed_end(said):
+    start = "For an end collapsed"
+    assert not any(sentence.startswith(start) for sentence in said())
+    sentence = one(said(lambda record: record.update(collapsed_optimality={"optimal": True, "biases": [0.5, None]})), start)
+    assert sentence == (
+        "For an end collapsed to its class means, which the measured one need not be, the map of all samples onto them is "
+        "optimal transport: a linear classifier with those class means as weights makes no error on the first features."
+    )
+    against = {"optimal": False, "biases": None, "cycle": [4, 9, 7], "gain": 1.234, "tolerance": 1e-12}
+    sentence = one(said(lambda record: record.update(collapsed_optimality=against)), start)
+    assert sentence.endswith(
+        "is NOT optimal transport: one sample handed on along the classes 4 → 9 → 7 → 4 lowers the total cost by 1.23."
+    )
+
+
 def test_straightness_and_energy(said):
     sentence = one(said(), "Straightness")
     assert "mean 0.961, median 0.966; line-shape score 1.05" in sentence

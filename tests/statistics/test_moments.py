@@ -189,7 +189,7 @@ def test_sizes_must_be_positive(num_classes, dim):
 
 @pytest.mark.parametrize(("features", "text"), [
     (torch.zeros(4, 3, dtype=torch.int64), r"features must be a floating-point tensor, got torch\.int64\. Convert them"),
-    ([[1.0, 2.0]], r"features must be a floating-point tensor, got list\. Convert them with \.float\(\)"),
+    ([[1.0, 2.0]], r"features must be a floating-point tensor, got list\. Convert them with torch\.as_tensor and \.float\(\)"),
 ])  # fmt: skip
 def test_features_must_be_floating_point(features, text):
     with pytest.raises(TypeError, match=text):
@@ -207,7 +207,7 @@ def test_features_need_a_dimension():
     ([0, 1, 0, 1], "list"),
 ])  # fmt: skip
 def test_labels_must_be_integers(labels, kind):
-    text = rf"labels must be an integer tensor of class indices, got {kind}\. Convert one-hot rows with argmax"
+    text = rf"labels must be an integer tensor of class indices, got {kind}\. Convert .*, one-hot rows with argmax"
     with pytest.raises(TypeError, match=text):
         ClassMoments.from_batch(torch.zeros(4, 3), labels, 2)
 

@@ -65,7 +65,11 @@ def test_files_of_a_run(finished):
     energy = last["energy"]
     assert energy["energy"] >= energy["energy_min"] >= energy["identity_cost"]
     assert energy["identity_cost_sample"] >= energy["wasserstein2"] >= energy["gelbrich"] > 0
+    assert 0 <= energy["pair_violation_rate"] <= 1
+    assert energy["num_pairs"] == energy["num_samples_wasserstein"] * (energy["num_samples_wasserstein"] - 1) // 2
     assert "wasserstein2" not in depth[0]["energy"]
+    verdict = last["collapsed_optimality"]
+    assert verdict["optimal"] == (verdict["cycle"] is None) == (verdict["gain"] == 0.0)
     environment = json.loads((finished / "environment.json").read_text())
     assert (environment["torch"], environment["seed"], environment["threads"]) == (torch.__version__, 0, 1)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ncollapse.metrics.variability import rounding_floor
 from ncollapse.statistics.batch import row_blocks
+from ncollapse.statistics.centers import TIE
 from ncollapse.statistics.conventions import ClassWeights, Convention, convention_parts
 from ncollapse.statistics.paired import PairedMoments
 
@@ -205,10 +206,12 @@ class LineDecisions:
         for rows in row_blocks(first):
             own = labels[rows].unsqueeze(1)
             near, cross, far, collapsed_cross, radius = _margins(first[rows], last[rows], labels[rows], paired)
+            # Ties go to the smaller index, within the rounding of the margins.
+            rounding = _rounding(first[rows], last[rows], labels[rows], paired)
+            needed = torch.where(classes < own, rounding + torch.finfo(torch.float64).tiny, -rounding)
             for index, s in enumerate(t):
                 margin = (1 - s) ** 2 * near + 2 * s * (1 - s) * cross + s**2 * far
-                lost = (margin < 0) | ((margin == 0) & (classes < own))
-                correct[index] += (~lost.any(dim=1)).sum()
+                correct[index] += (margin >= needed).all(dim=1).sum()
             violating += ((near > 0) & (collapsed_cross < 0) & (collapsed_cross.square() > near * radius)).sum()
         num_pairs = torch.tensor(len(labels) * (num_classes - 1))
         return cls(t, correct, torch.tensor(len(labels)), violating, num_pairs)
@@ -260,6 +263,16 @@ def _margins(x: Tensor, y: Tensor, labels: Tensor, paired: PairedMoments) -> tup
     end = 2 * toward(residuals[1], means[1]) + between_end
     collapsed_cross = toward(residuals[0], means[1]) + between_cross
     return start, collapsed_cross + toward(residuals[1], means[0]), end, collapsed_cross, between_end
+
+
+def _rounding(x: Tensor, y: Tensor, labels: Tensor, paired: PairedMoments) -> Tensor:
+    """Rounding of the margins at both ends, (N, K), as in ``ClassCenters.nearest``; none to the own class."""
+    ends = (x, paired.first.means, paired.separations[0]), (y, paired.last.means, paired.separations[2])
+    parts = []
+    for features, means, separations in ends:
+        reach = torch.linalg.vector_norm(features - means[labels], dim=1, keepdim=True)
+        parts.append(TIE * (separations[labels] + reach * separations[labels].sqrt()))
+    return torch.maximum(*parts)
 
 
 def log_linear(start: float, end: float, times: Sequence[float] = GRID) -> list[float]:

@@ -33,6 +33,8 @@ class PathStatistics:
         straightness: Displacement over path length of every sample, shape (N,); in [0, 1].
         line_shape: Line-shape score of every sample, shape (N,); at least 1.
         turning_angle: Mean angle between successive steps of every sample, radians, shape (N,).
+        turn_angles: Sum over samples of the angle between the steps before and after each interior layer, shape (L-1,).
+        turn_counts: Samples that move both before and after it, int64, shape (L-1,).
         spread: :math:`\sum_i \sum_l \lVert h_i^l - \bar h_i \rVert^2` around each path's own mean, 0-d.
     """
 
@@ -44,6 +46,8 @@ class PathStatistics:
     straightness: Tensor
     line_shape: Tensor
     turning_angle: Tensor
+    turn_angles: Tensor
+    turn_counts: Tensor
     spread: Tensor
 
     @classmethod
@@ -125,6 +129,29 @@ class PathStatistics:
         r"""Kinetic energy with equal time steps, :math:`L \sum_l \frac{1}{N} \sum_i \lVert \delta_{i,l} \rVert^2`."""
         return float(len(self.step_energy) * self.step_energy.sum() / self.num_samples)
 
+    def energy_at(self, times: Sequence[float]) -> float:
+        r"""Kinetic energy with the layers at given times.
+
+        :math:`\sum_l \frac{1}{N} \sum_i \lVert \delta_{i,l} \rVert^2 / (\tau_{l+1} - \tau_l)`: ``energy`` at even times from 0
+        to 1, and least, ``energy_min``, at those of arclength.
+
+        Args:
+            times: One a layer, increasing.
+
+        Returns:
+            Units of squared features over time.
+
+        Raises:
+            ValueError: If there is not one time a layer or they do not increase.
+        """
+        steps = torch.as_tensor([after - before for before, after in pairwise(times)], dtype=torch.float64)
+        if len(steps) != len(self.step_energy) or not bool((steps > 0).all()):
+            raise ValueError(
+                f"times must be {len(self.from_start)} increasing numbers, one a layer, got {list(times)}. "
+                "Positions of the kinds index and arclength increase wherever the features move."
+            )
+        return float((self.step_energy / steps).sum() / self.num_samples)
+
     @property
     def energy_min(self) -> float:
         r"""Energy with the best time steps, :math:`(\sum_l (\frac{1}{N} \sum_i \lVert \delta_{i,l} \rVert^2)^{1/2})^2`."""
@@ -140,6 +167,11 @@ class PathStatistics:
         """Coefficient of variation over layers of the root-mean-square step length; 0 at constant speed."""
         speeds = self.step_energy.sqrt()
         return float(torch.std(speeds, correction=0) / speeds.mean())
+
+    @property
+    def turning_by_layer(self) -> list[float]:
+        """Mean angle between the steps before and after each interior layer, radians; nan where no sample turns."""
+        return [float(angle) for angle in self.turn_angles / self.turn_counts]
 
     @property
     def chord_deviation(self) -> float:
@@ -193,6 +225,8 @@ def _block(layers: Sequence[Tensor], drifts: Sequence[Tensor], rows: slice) -> P
         straightness=(chord.clamp(min=0).sqrt() / length).cpu(),
         line_shape=(moving.sum(dim=1) / cosines.sum(dim=(1, 2)).clamp(min=0).sqrt()).cpu(),
         turning_angle=((angles * turning).sum(dim=1) / turning.sum(dim=1)).cpu() if num_steps > 1 else chord.cpu() * 0,
+        turn_angles=(angles * turning).sum(dim=0).cpu(),
+        turn_counts=turning.sum(dim=0).cpu(),
         spread=(from_start.sum() - reached.sum() / (num_steps + 1)).cpu(),
     )
 
@@ -204,5 +238,6 @@ def _merge_all(parts: Sequence[PathStatistics]) -> PathStatistics:
     def join(name: str) -> Tensor:
         return torch.cat([getattr(part, name) for part in parts])
 
-    sums = {name: add(name) for name in ("num_samples", "step_energy", "from_start", "to_end", "along_chord", "spread")}
+    ends = ("from_start", "to_end", "along_chord")
+    sums = {name: add(name) for name in ("num_samples", "step_energy", *ends, "turn_angles", "turn_counts", "spread")}
     return PathStatistics(**sums, **{name: join(name) for name in ("straightness", "line_shape", "turning_angle")})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -10,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ncollapse.depth.class_arcs import ClassArcs
 from ncollapse.depth.geodesic import LineDecisions
 from ncollapse.depth.path import PathStatistics
 from ncollapse.statistics.batch import LabelGroups, check_labels
@@ -62,9 +62,11 @@ class Collected:
         centers: Prepared class means by layer; a layer with an empty class or coinciding means has none.
         within: Sums around each layer's own class means.
         decisions: Decisions by the training set's class means; the same objects as ``within`` on the training set.
+        by_reference: Layers that were decided by the reference's class means.
         paired: Joint moments of the first and last layer, when paths are wanted.
         path: Path statistics, when wanted.
         line: Decisions on the straight line, when wanted.
+        arcs: Arcs of the graph on classes, for optimality of the map onto the last class means, when paths are wanted.
         passes: Forward passes over the data: 1 with kept features, 2 without.
         kept_bytes: Size of the kept features, 0 after a second pass.
     """
@@ -74,9 +76,11 @@ class Collected:
     centers: dict[str, ClassCenters] = field(default_factory=dict)
     within: dict[str, ClassDecisions] = field(default_factory=dict)
     decisions: dict[str, ClassDecisions] = field(default_factory=dict)
+    by_reference: set[str] = field(default_factory=set)
     paired: PairedMoments | None = None
     path: PathStatistics | None = None
     line: LineDecisions | None = None
+    arcs: ClassArcs | None = None
     passes: int = 1
     kept_bytes: int = 0
 
@@ -85,30 +89,11 @@ Source = Callable[[], Iterator[LayerBatch]]
 Classifiers = Callable[[], Mapping[str, LinearClassifier]]
 
 
-def available_memory(device: torch.device) -> int:
-    """Free memory where features live.
-
-    Args:
-        device: Their device.
-
-    Returns:
-        Bytes.
-    """
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        with open("/proc/meminfo") as lines:
-            fields = dict(line.split(":", 1) for line in lines)
-        return int(fields["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError):
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
 def collect(
     source: Source,
     options: CollectOptions,
     classifiers: Classifiers = dict,
-    reference: Mapping[str, ClassCenters] | None = None,
+    reference: Mapping[str, ClassCenters | None] | None = None,
     *,
     repeatable: bool = True,
 ) -> Collected:
@@ -118,7 +103,8 @@ def collect(
         source: Starts a pass over the data.
         options: What to collect.
         classifiers: Called after the first pass: the classifier by the layer that feeds it.
-        reference: Centers of the training set that decide on another split; None decides by the data's own.
+        reference: Centers of the training set that decide on another split, None for a layer without; None for all decides
+            by the data's own.
         repeatable: Whether a second pass is possible.
 
     Returns:
@@ -131,6 +117,8 @@ def collect(
     for batch in source():
         first.add(batch)
     collected = first.finish()
+    deciding = _deciding(reference, collected.moments)
+    collected.by_reference = set(deciding)
     if not (options.centers or options.path):
         return collected
     if first.kept is None:
@@ -140,7 +128,7 @@ def collect(
                 "needed, but the batches can be iterated only once. Pass a list or a DataLoader, or raise memory_budget."
             )
         collected.passes = 2
-    second = _SecondPass(collected, options, classifiers(), reference or {})
+    second = _SecondPass(collected, options, classifiers(), deciding)
     for batch in source() if first.kept is None else first.kept:
         second.add(batch)
     second.finish()
@@ -179,7 +167,7 @@ class _FirstPass:
             raise ValueError("There is no data: the loader yielded no batch. Check the data set and the loader's drop_last.")
         collected.moments = {name: moments.to("cpu") for name, moments in collected.moments.items()}
         collected.paired = None if collected.paired is None else collected.paired.to("cpu")
-        for name, moments in collected.moments.items():
+        for name, moments in collected.moments.items() if self.options.centers or self.options.path else ():
             if bool((moments.counts > 0).all()) and moments.num_classes > 1:
                 collected.centers[name] = ClassCenters.from_moments(moments)
         return collected
@@ -225,14 +213,14 @@ def _checked(batch: LayerBatch, options: CollectOptions, index: int) -> LayerBat
     """Check the labels once for all layers, and bring them to the features."""
     first = next(iter(batch.features.values()))
     try:
-        labels = check_labels(batch.labels, first.shape[0], options.num_classes)
+        labels = check_labels(batch.labels, len(batch.labels), options.num_classes)
     except (TypeError, ValueError) as error:
         raise type(error)(f"Batch {index}{options.where}: {error}") from error
     for name, features in batch.features.items():
         if features.shape[0] != len(labels):
             raise ValueError(
                 f"Layer {name!r} has {features.shape[0]} rows for {len(labels)} labels in batch {index}{options.where}. "
-                "Tap a layer with one row a sample."
+                "Tap a layer with one row a sample, the sample's dimension first."
             )
     # No float64 on Apple's GPUs: statistics are taken on the CPU there.
     device = torch.device("cpu") if first.device.type == "mps" else first.device
@@ -273,6 +261,7 @@ class _SecondPass:
         self.collected, self.options, self.classifiers, self.reference = collected, options, classifiers, reference
         self.path_means = [moments.global_mean("sample") for moments in collected.moments.values()] if options.path else []
         self.paired = collected.paired
+        self.by_reference: dict[str, ClassDecisions] = {}
         self.index = 0
 
     def add(self, batch: LayerBatch) -> None:
@@ -284,10 +273,9 @@ class _SecondPass:
         # For paths alone too: the sums around the class means tell whether a second forward pass saw the same features.
         for name, centers in into.centers.items():
             self._decide(into.within, name, batch, centers)
-            if name in self.reference:
-                self._decide(into.decisions, name, batch, self.reference[name])
-            else:
-                into.decisions[name] = into.within[name]
+            into.decisions[name] = into.within[name]
+        for name, centers in self.reference.items():
+            self._decide(self.by_reference, name, batch, centers)
         if self.options.path and self.paired is not None:
             layers = list(batch.features.values())
             device = layers[0].device
@@ -298,6 +286,8 @@ class _SecondPass:
             line = LineDecisions.from_batch(layers[0], layers[-1], batch.labels, self.paired)
             into.path = path if into.path is None else into.path.merge(path)
             into.line = line if into.line is None else into.line.merge(line)
+            arcs = ClassArcs.from_batch(layers[0], batch.labels, self.paired)
+            into.arcs = arcs if into.arcs is None else into.arcs.merge(arcs)
 
     def _decide(self, into: dict[str, ClassDecisions], name: str, batch: LayerBatch, centers: ClassCenters) -> None:
         features = batch.features[name]
@@ -311,20 +301,48 @@ class _SecondPass:
         """Bring the totals to the CPU, and check that a second forward pass saw the features of the first."""
         into = self.collected
         into.within = {name: decisions.to("cpu") for name, decisions in into.within.items()}
-        into.decisions = {
-            name: decisions.to("cpu") if name in self.reference else into.within[name]
-            for name, decisions in into.decisions.items()
-        }
-        if into.passes == 2:
-            for name, decisions in into.within.items():
-                self._check_same_features(name, into.moments[name], decisions)
+        into.decisions = {**into.within, **{name: decisions.to("cpu") for name, decisions in self.by_reference.items()}}
+        for name, decisions in into.within.items():
+            self._check_same_features(name, into.moments[name], decisions)
 
     def _check_same_features(self, name: str, moments: ClassMoments, decisions: ClassDecisions) -> None:
         """Residuals around the first pass's class means sum to zero only over the features that gave those means."""
         drift = torch.linalg.vector_norm(decisions.residual_sums, dim=1) / moments.counts
-        scale = (moments.class_variances + moments.means.square().sum(dim=1)).sqrt()
-        if not torch.equal(decisions.counts.long(), moments.counts) or bool((drift > 1e-5 * scale).any()):
+        spread = (moments.class_variances + moments.centered_means().square().sum(dim=1)).sqrt()
+        # What the spread of the features can tell, and no less than float32 can hold of features far from the origin.
+        tolerance = 1e-5 * spread + 2e-7 * torch.linalg.vector_norm(moments.means, dim=1)
+        if torch.equal(decisions.counts.long(), moments.counts) and not bool((drift > tolerance).any()):
+            return
+        if self.collected.passes == 1:
             raise ValueError(
-                f"The second pass saw other features than the first at layer {name!r}. Turn off random augmentation and "
-                "drop_last, or raise memory_budget so that one pass is enough."
+                f"The kept features of layer {name!r} changed after they were taken: a module writes its output into one "
+                "buffer again and again. Pass memory_budget=0 for a second pass."
             )
+        raise ValueError(
+            f"The second pass saw other features than the first at layer {name!r}. Turn off random augmentation and "
+            "drop_last, or raise memory_budget so that one pass is enough."
+        )
+
+
+def _deciding(
+    reference: Mapping[str, ClassCenters | None] | None, moments: Mapping[str, ClassMoments]
+) -> dict[str, ClassCenters]:
+    """The reference's centers, checked to be of the same layers."""
+    if reference is None:
+        return {}
+    deciding = {}
+    for name, own in moments.items():
+        if name not in reference:
+            raise ValueError(
+                f"The reference has no layer {name!r}, so its class means cannot decide there. It has: "
+                f"{', '.join(reference)}. Measure both splits with the same layers and classifier."
+            )
+        centers = reference[name]
+        if centers is not None and centers.moments.means.shape != own.means.shape:
+            raise ValueError(
+                f"The reference has (K, d) = {tuple(centers.moments.means.shape)} at layer {name!r}, the data "
+                f"{tuple(own.means.shape)}. Measure both splits with one network and one num_classes."
+            )
+        if centers is not None:
+            deciding[name] = centers
+    return deciding

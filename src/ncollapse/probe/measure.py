@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +13,12 @@ from torch import Tensor, nn
 from ncollapse.depth.geodesic import GeodesicCurve
 from ncollapse.metrics.layer import LayerStatistics, Metric
 from ncollapse.metrics.registry import evaluate_metrics, select_metrics
-from ncollapse.probe.collect import Collected, CollectOptions, LayerBatch, available_memory, collect
+from ncollapse.probe.collect import Collected, CollectOptions, LayerBatch, collect
+from ncollapse.probe.discover import Discovery, Layers
 from ncollapse.probe.measurement import Measurement, Row
-from ncollapse.probe.taps import Taps, plan_taps
+from ncollapse.probe.memory import available_memory
+from ncollapse.probe.reading import IGNORED_LABEL, Unpack, map_tensors, unpack_batch
+from ncollapse.probe.taps import TapPlan, Taps
 from ncollapse.statistics.batch import flatten_features
 from ncollapse.statistics.centers import ClassCenters, LinearClassifier
 from ncollapse.statistics.conventions import Convention, convention_parts
@@ -25,11 +28,12 @@ Progress = Callable[[int, int | None], None]
 
 def measure(
     model: nn.Module,
-    batches: Iterable[tuple[Any, Tensor]],
+    batches: Iterable[Any],
     *,
     num_classes: int,
-    layers: str | Sequence[str] = "auto",
+    layers: Layers = "auto",
     classifier: str | None = None,
+    unpack: Unpack = unpack_batch,
     split: str = "train",
     reference: Measurement | None = None,
     metrics: Sequence[str] | None = None,
@@ -47,13 +51,19 @@ def measure(
     ``Measurement.passes`` says which. Statistics are float64 throughout, whatever the network computes in.
 
     Args:
-        model: Any network that maps a batch of inputs to logits.
-        batches: Yields (inputs, labels), labels in [0, K); a list, a ``DataLoader``, or anything that iterates. Augmentation
-            should be off. Inputs are moved to the device of the network's first parameter.
+        model: Any network.
+        batches: Yields (inputs, labels) or mappings with labels; a list, a ``DataLoader``, or anything that iterates. Labels
+            lie in [0, K): one a sample, or one a token, shape (N, T), where -100 leaves a token out. Augmentation should be
+            off. Inputs are moved to the device of the network's first parameter.
         num_classes: K.
-        layers: "auto", or names and globs as in ``model.named_modules()``; see ``Measurement.chosen`` for what was taken.
-            Features are flattened.
-        classifier: Name of the last linear layer, for NC3 and NC4; found when None.
+        layers: "auto" takes the stages that the network declares in ``collapse_stages``, else what one forward pass of two
+            samples shows: repeated blocks with their input, or the layers with weights of a plain network, and what feeds
+            the classifier; tokens are read out as the network does it. "all" takes every module that runs once. Names and
+            globs as in ``model.named_modules()`` ("*" stops at a dot, "**" does not), or ``Tap`` with a pool. See
+            ``Measurement.chosen`` for what was taken. Beside a residual connection the module on the branch returns the
+            branch alone: tap the block around both.
+        classifier: Name of the last linear layer, for NC3 and NC4; None finds the last one with K outputs that runs.
+        unpack: Splits what ``batches`` yields into inputs and labels (``next_tokens`` for language models).
         split: Name of the data split, a column of the table.
         reference: Measurement of the training set, whose class means then decide (PFC3, NC4) on this other split. Without
             it a split other than "train" is decided by its own means, and flagged ``own_means``.
@@ -61,7 +71,7 @@ def measure(
         convention: Class weights of the covariances: "class", "sample", "papyan", "zhu" or "he_su".
         path: Also follow the samples' paths from the first layer to the last, which must share one dimension, for relative
             positions, straightness, and the straight-line prediction.
-        memory_budget: Bytes that kept features may take; None takes a quarter of what is free on their device.
+        memory_budget: Bytes that kept features may take; None takes a quarter of what is free on their device. 0 keeps none.
         progress: Called after every batch with the batches done and their number, None where unknown.
         where: Words that place an error, such as " at epoch 3".
 
@@ -70,7 +80,9 @@ def measure(
 
     Raises:
         ValueError: For labels out of range, layers that do not exist or do not run, features that are not finite, an empty
-            loader, an unknown metric or convention, or a second pass that is needed and not possible.
+            loader, an unknown metric or convention, a metric of the classifier where none was found, a reference of other
+            layers, or a second pass that is needed and not possible.
+        TypeError: For batches, labels or features of another type.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -79,31 +91,35 @@ def measure(
         ('0', '1')
     """
     selected = _select(metrics, convention, num_classes)
-    plan = plan_taps(model, layers, classifier, num_classes)
+    model = _network(model)
+    taps = Taps(model, Discovery(model, layers, classifier, num_classes).plan)
     device = _device(model)
-    taps = Taps(model, plan)
+    if memory_budget is not None and memory_budget < 0:
+        raise ValueError(f"memory_budget must be a number of bytes, at least 0, got {memory_budget}.")
 
     def source() -> Iterator[LayerBatch]:
         total = len(batches) if isinstance(batches, Sized) else None
-        for index, (inputs, labels) in enumerate(_pairs(batches)):
-            yield LayerBatch(taps.forward(_moved(inputs, device)), labels)
+        for index, batch in enumerate(batches):
+            yield _tapped(taps, batch, index, unpack, device)
             if progress is not None:
                 progress(index + 1, total)
 
     def classifiers() -> dict[str, LinearClassifier]:
-        if taps.classifier_layer is None or plan.classifier is None:
+        plan = cast(TapPlan, taps.plan)
+        if metrics is not None and plan.classifier is None:
+            _check_classifier_metrics(selected, plan.explanation)
+        if plan.classifier is None or plan.feeding is None:
             return {}
-        head = model.get_submodule(plan.classifier)
-        parameters = LinearClassifier.from_parameters(head.weight, head.bias)  # type: ignore[arg-type]
-        return {taps.classifier_layer: parameters.to("cpu")}
+        head = cast(nn.Linear, model.get_submodule(plan.classifier))
+        return {plan.feeding: LinearClassifier.from_parameters(head.weight, head.bias).to("cpu")}
 
     budget = available_memory(device) // 4 if memory_budget is None else memory_budget
     options = _options(selected, num_classes, budget, path, where)
     with taps, _random_state_kept():
-        centers = None if reference is None else _reference_centers(reference)
-        collected = collect(source, options, classifiers, centers, repeatable=not isinstance(batches, Iterator))
+        repeatable = not isinstance(batches, Iterator)
+        collected = collect(source, options, classifiers, _reference(reference), repeatable=repeatable)
         heads = classifiers()
-    return _measurement(collected, selected, heads, split, convention, plan.explanation, reference is not None)
+    return _measurement(collected, selected, heads, split, convention, cast(TapPlan, taps.plan).explanation)
 
 
 def measure_features(
@@ -136,6 +152,7 @@ def measure_features(
 
     Raises:
         ValueError: As ``measure``.
+        TypeError: If features, labels or the classifier are of another type.
 
     Example:
         >>> from ncollapse.etf import simplex_etf
@@ -143,12 +160,19 @@ def measure_features(
         >>> m.value("pfc1"), m.value("pfc3")
         (0.0, 1.0)
     """
-    named = {"features": features} if isinstance(features, Tensor) else dict(features)
+    named = {"features": features} if not isinstance(features, Mapping) else dict(features)
     if not named:
         raise ValueError("features must hold at least one layer, got an empty mapping.")
     flat = {name: flatten_features(layer) for name, layer in named.items()}
     selected = _select(metrics, convention, num_classes)
     last = list(flat)[-1]
+    if classifier is not None and not (isinstance(classifier, tuple) and len(classifier) == 2):
+        raise TypeError(
+            f"classifier must be a pair (weight, bias or None), got {type(classifier).__name__}. "
+            "Of a linear layer pass (layer.weight, layer.bias)."
+        )
+    if classifier is None and metrics is not None:
+        _check_classifier_metrics(selected, "no classifier was given")
     heads = {} if classifier is None else {last: LinearClassifier.from_parameters(*classifier).to("cpu")}
     if classifier is not None and heads[last].weight.shape != (num_classes, flat[last].shape[1]):
         raise ValueError(
@@ -158,27 +182,28 @@ def measure_features(
     # The features are in memory already: keeping references to them costs nothing.
     size = sum(layer.numel() * layer.element_size() for layer in flat.values())
     options = _options(selected, num_classes, size, path, "")
-    centers = None if reference is None else _reference_centers(reference)
-    collected = collect(lambda: iter([LayerBatch(flat, labels)]), options, lambda: heads, centers)
-    return _measurement(collected, selected, heads, split, convention, "features in memory", reference is not None)
+    collected = collect(lambda: iter([LayerBatch(flat, labels)]), options, lambda: heads, _reference(reference))
+    return _measurement(collected, selected, heads, split, convention, "features in memory")
 
 
 def collect_features(
     model: nn.Module,
-    batches: Iterable[tuple[Any, Tensor]],
+    batches: Iterable[Any],
     *,
     num_classes: int,
-    layers: str | Sequence[str] = "auto",
+    layers: Layers = "auto",
     classifier: str | None = None,
+    unpack: Unpack = unpack_batch,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Collect the features themselves, for analyses that need all samples at once; mind the memory.
 
     Args:
         model: Any network.
-        batches: Yields (inputs, labels).
+        batches: As in ``measure``.
         num_classes: K.
         layers: As in ``measure``.
         classifier: As in ``measure``.
+        unpack: As in ``measure``.
 
     Returns:
         Features (N, d) by layer in order of depth, on the CPU, and labels (N,).
@@ -186,12 +211,12 @@ def collect_features(
     Raises:
         ValueError: If the loader is empty, or layers do not exist or do not run.
     """
-    plan = plan_taps(model, layers, classifier, num_classes)
+    model = _network(model)
     device = _device(model)
     parts: list[LayerBatch] = []
-    with Taps(model, plan) as taps, _random_state_kept():
-        for inputs, labels in _pairs(batches):
-            features = taps.forward(_moved(inputs, device))
+    with Taps(model, Discovery(model, layers, classifier, num_classes).plan) as taps, _random_state_kept():
+        for index, batch in enumerate(batches):
+            features, labels = _tapped(taps, batch, index, unpack, device)
             parts.append(LayerBatch({name: layer.cpu() for name, layer in features.items()}, labels.cpu()))
     if not parts:
         raise ValueError("There is no data: the loader yielded no batch. Check the data set and the loader's drop_last.")
@@ -203,15 +228,46 @@ def _device(model: nn.Module) -> torch.device:
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
-def _moved(inputs: Any, device: torch.device) -> Any:
-    return inputs.to(device) if hasattr(inputs, "to") else inputs
+def _network(model: nn.Module) -> nn.Module:
+    """The network as it was written, below what ``torch.compile`` wraps around it: names are its own, and hooks run."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}. Features go to measure_features.")
+    return cast(nn.Module, getattr(model, "_orig_mod", model))
+
+
+def _tapped(taps: Taps, batch: Any, index: int, unpack: Unpack, device: torch.device) -> LayerBatch:
+    """One batch through the network; with one label a token, the tokens that have one."""
+    try:
+        inputs, labels = unpack(batch)
+    except TypeError as error:
+        raise TypeError(f"Batch {index}: {error}") from error
+    features = taps.forward(map_tensors(lambda t: t.to(device), inputs), labels)
+    if isinstance(labels, Tensor) and labels.ndim == 2 and labels.shape[1] > 1:
+        labels = labels.flatten()
+        kept = labels != IGNORED_LABEL
+        features = {name: layer[kept.to(layer.device)] for name, layer in features.items()}
+        labels = labels[kept]
+    return LayerBatch(features, labels)
 
 
 def _select(metrics: Sequence[str] | None, convention: Convention, num_classes: int) -> list[Metric]:
     convention_parts(convention)
-    if num_classes < 1:
-        raise ValueError(f"num_classes must be at least 1, got {num_classes}.")
+    if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
+        raise ValueError(f"num_classes must be an integer, at least 1, got {num_classes!r}.")
+    if metrics is not None and (isinstance(metrics, str) or not metrics):
+        raise ValueError(
+            f"metrics must be a list of ids, such as ['pfc1', 'nc3'], got {metrics!r}. None takes the default ones."
+        )
     return select_metrics(metrics)
+
+
+def _check_classifier_metrics(selected: Sequence[Metric], found: str) -> None:
+    """Metrics that somebody named must not be left out silently."""
+    names = [metric.id for metric in selected if "classifier" in metric.needs]
+    if names:
+        raise ValueError(
+            f"Metrics {', '.join(names)} need a classifier ({found}). Name it with classifier=, or leave them out."
+        )
 
 
 def _options(selected: Sequence[Metric], num_classes: int, budget: int, path: bool, where: str) -> CollectOptions:
@@ -219,18 +275,8 @@ def _options(selected: Sequence[Metric], num_classes: int, budget: int, path: bo
     return CollectOptions(num_classes, budget, "centers" in needs, "scatter" in needs, path, where)
 
 
-def _pairs(batches: Iterable[tuple[Any, Tensor]]) -> Iterator[tuple[Any, Tensor]]:
-    for index, batch in enumerate(batches):
-        if not isinstance(batch, tuple | list) or len(batch) != 2:
-            raise TypeError(
-                f"batches must yield (inputs, labels), got {type(batch).__name__} at batch {index}. "
-                "Wrap the loader: ((b['x'], b['y']) for b in loader), as a list for a second pass."
-            )
-        yield batch[0], batch[1]
-
-
-def _reference_centers(reference: Measurement) -> dict[str, ClassCenters]:
-    return {name: s.centers for name, s in reference.statistics.items() if s.centers is not None}
+def _reference(reference: Measurement | None) -> dict[str, ClassCenters | None] | None:
+    return None if reference is None else {name: s.centers for name, s in reference.statistics.items()}
 
 
 @contextmanager
@@ -248,7 +294,6 @@ def _measurement(
     split: str,
     convention: Convention,
     chosen: str,
-    has_reference: bool,
 ) -> Measurement:
     statistics = {
         name: LayerStatistics(
@@ -259,7 +304,7 @@ def _measurement(
             classifier=heads.get(name),
             scatter=collected.scatters.get(name),
             convention=convention,
-            own_means=split != "train" and not has_reference,
+            own_means=split != "train" and name not in collected.by_reference,
         )
         for name, moments in collected.moments.items()
     }
@@ -283,4 +328,5 @@ def _measurement(
         path=collected.path,
         geodesic=curve,
         line=collected.line,
+        arcs=collected.arcs,
     )

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from ncollapse.depth.class_arcs import ClassArcs
 from ncollapse.depth.geodesic import GeodesicCurve, LineDecisions
 from ncollapse.depth.path import PathStatistics
 from ncollapse.depth.progression import EffectiveDepth, effective_depth
@@ -54,6 +55,7 @@ class Measurement:
         path: Paths of the samples from the first layer to the last; with ``path=True``.
         geodesic: The straight line between them; with ``path=True``.
         line: Nearest-centre decisions on that line; with ``path=True``.
+        arcs: Graph on classes that decides whether the map onto the last class means is optimal; with ``path=True``.
     """
 
     rows: tuple[Row, ...]
@@ -69,6 +71,7 @@ class Measurement:
     path: PathStatistics | None = field(default=None, repr=False)
     geodesic: GeodesicCurve | None = field(default=None, repr=False)
     line: LineDecisions | None = field(default=None, repr=False)
+    arcs: ClassArcs | None = field(default=None, repr=False)
 
     def value(self, metric: str, layer: str | int = -1) -> float:
         """One value.
@@ -137,8 +140,9 @@ class Measurement:
 
     def _summary(self) -> str:
         passes = "1 pass" if self.passes == 1 else f"{self.passes} passes"
+        layers = "1 layer" if len(self.layers) == 1 else f"{len(self.layers)} layers"
         return (
-            f"{len(self.layers)} layers, {self.num_samples} samples of {self.num_classes} classes, split {self.split}, "
+            f"{layers}, {self.num_samples} samples of {self.num_classes} classes, split {self.split}, "
             f"convention {self.convention}, {passes} ({self.chosen})"
         )
 

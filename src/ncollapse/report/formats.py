@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 __all__ = [
+    "CollapsedOptimality",
     "Curve",
     "DepthFile",
     "DepthRecord",
@@ -154,6 +155,15 @@ class Theorem3:
 
 
 @dataclass(frozen=True)
+class CollapsedOptimality:
+    """Whether the map of the first features onto the last class means is optimal transport (docs/theory.md, 3.9)."""
+
+    optimal: bool | None
+    cycle: tuple[int, ...] | None = None
+    gain: float | None = None
+
+
+@dataclass(frozen=True)
 class Straightness:
     """Chord over path length, line-shape score and turning angle, averaged over samples (docs/theory.md, 3.6)."""
 
@@ -171,6 +181,8 @@ class Energy:
     wasserstein2: float | None = None
     identity_cost_sample: float | None = None
     num_samples_wasserstein: int | None = None
+    pair_violation_rate: float | None = None
+    num_pairs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -188,6 +200,7 @@ class DepthRecord:
     theorem1: Theorem1 | None = None
     theorem2: Theorem2 | None = None
     theorem3: Theorem3 | None = None
+    collapsed_optimality: CollapsedOptimality | None = None
     straightness: Straightness | None = None
     energy: Energy | None = None
 

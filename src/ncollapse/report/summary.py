@@ -7,7 +7,7 @@ from typing import NamedTuple
 from ncollapse.report.formats import EffectiveDepth, Progression
 from ncollapse.report.labels import POSITIONS
 from ncollapse.report.reading import Run
-from ncollapse.report.verdicts import say_theorem1, say_theorem2, say_theorem3
+from ncollapse.report.verdicts import say_collapsed_optimality, say_theorem1, say_theorem2, say_theorem3
 from ncollapse.report.wording import counted, listed, number, percent
 
 __all__ = ["Finding", "findings", "summarize"]
@@ -49,6 +49,7 @@ def summarize(run: Run) -> list[str]:
         _say_effective_depth(run),
         _say_straightness(run),
         *_say_transport(run),
+        *say_collapsed_optimality(run.last.collapsed_optimality),
         *(_say_prediction(run, metric) for metric in ("pfc1", "pfc2")),
         say_theorem1(run.last.theorem1),
         say_theorem2(run.last.theorem2),
@@ -215,10 +216,13 @@ def _say_transport(run: Run) -> list[str]:
     if energy is None or energy.wasserstein2 is None or not energy.identity_cost_sample:
         return []
     score = energy.wasserstein2 / energy.identity_cost_sample
-    return [
+    said = (
         f"Optimal transport score on {energy.num_samples_wasserstein:,} samples (squared Wasserstein-2 distance of first and "
         f"last features over the cost of the network's own pairing; 1 is optimal): {number(score)}."
-    ]
+    )
+    if energy.pair_violation_rate is not None and energy.num_pairs:
+        said += f" Of {energy.num_pairs:,} pairs of samples {percent(energy.pair_violation_rate)} would gain by a swap."
+    return [said]
 
 
 def _errors(run: Run, metric: str, position: str) -> tuple[float | None, float | None]:

@@ -1,9 +1,9 @@
 """The theorem predicates in words, each with the quantity that it tests and with what it does not bind."""
 
-from ncollapse.report.formats import Theorem1, Theorem2, Theorem3
+from ncollapse.report.formats import CollapsedOptimality, Theorem1, Theorem2, Theorem3
 from ncollapse.report.wording import counted, listed, number
 
-__all__ = ["say_theorem1", "say_theorem2", "say_theorem3"]
+__all__ = ["say_collapsed_optimality", "say_theorem1", "say_theorem2", "say_theorem3"]
 
 _STATES = {True: "holds", False: "does not hold", None: "is undefined"}
 # PFC2 of an exact ETF whose features are float32 is some 1e-7.
@@ -106,3 +106,25 @@ def say_theorem3(theorem: Theorem3 | None) -> str:
     if not theorem.num_falls:
         return said + f"Between the measured ends it never falls in {steps}."
     return said + f"Between the measured ends, which need not be collapsed, it FALLS at {theorem.num_falls} of {steps}."
+
+
+def say_collapsed_optimality(verdict: CollapsedOptimality | None) -> list[str]:
+    """The exact test for a collapsed end: the map of all samples onto the last class means, optimal or improved by a cycle.
+
+    Args:
+        verdict: The predicate, or None in runs that did not compute it.
+
+    Returns:
+        One sentence, or none.
+    """
+    if verdict is None or verdict.optimal is None:
+        return []
+    said = "For an end collapsed to its class means, which the measured one need not be, the map of all samples onto them is "
+    if verdict.optimal:
+        said += "optimal transport: a linear classifier with those class means as weights makes no error on the first features."
+        return [said]
+    said += "NOT optimal transport"
+    if verdict.cycle:
+        classes = " → ".join(str(k) for k in (*verdict.cycle, verdict.cycle[0]))
+        said += f": one sample handed on along the classes {classes} lowers the total cost by {number(verdict.gain)}"
+    return [f"{said}."]

@@ -28,10 +28,12 @@ def flatten_features(features: Tensor) -> Tensor:
     """
     if not isinstance(features, Tensor) or not features.is_floating_point():
         kind = str(features.dtype) if isinstance(features, Tensor) else type(features).__name__
-        raise TypeError(f"features must be a floating-point tensor, got {kind}. Convert them with .float() or .double().")
+        raise TypeError(
+            f"features must be a floating-point tensor, got {kind}. Convert them with torch.as_tensor and .float()."
+        )
     if features.ndim < 2:
         raise ValueError(f"features must have shape (N, d), got {tuple(features.shape)}. Add a dimension with [:, None].")
-    return features.flatten(1)
+    return features.detach().flatten(1)
 
 
 def check_labels(labels: Tensor, num_samples: int, num_classes: int) -> Tensor:
@@ -51,7 +53,10 @@ def check_labels(labels: Tensor, num_samples: int, num_classes: int) -> Tensor:
     """
     if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.dtype == torch.bool:
         kind = str(labels.dtype) if isinstance(labels, Tensor) else type(labels).__name__
-        raise TypeError(f"labels must be an integer tensor of class indices, got {kind}. Convert one-hot rows with argmax.")
+        raise TypeError(
+            f"labels must be an integer tensor of class indices, got {kind}. "
+            "Convert arrays with torch.as_tensor, one-hot rows with argmax(1)."
+        )
     if labels.numel() != num_samples or labels.ndim > 2:
         raise ValueError(
             f"labels must hold one class index per sample, shape ({num_samples},), got {tuple(labels.shape)}. "

@@ -58,8 +58,10 @@ class LinearClassifier(NamedTuple):
 
 # Up to this many classes the K×K squared distances of the class means are formed, by explicit differences.
 _EXPLICIT_CLASSES = 4096
+# Elements of the (N, K) margins that are held at once.
+_MARGIN_ELEMENTS = 2**22
 # Two distances whose difference is within this many roundings of its terms are equal.
-_TIE = 64 * torch.finfo(torch.float64).eps
+TIE = 64 * torch.finfo(torch.float64).eps
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ class ClassCenters:
         separations = self._separations_from(labels)
         margins = 2 * (products.gather(1, labels.unsqueeze(1)) - products) + separations
         reach = torch.linalg.vector_norm(residual, dim=1, keepdim=True)
-        rounding = _TIE * (separations + reach * separations.sqrt())
+        rounding = TIE * (separations + reach * separations.sqrt())
         smallest, at = margins.min(dim=1, keepdim=True)
         return first_true(margins <= smallest + rounding + rounding.gather(1, at))
 
@@ -223,7 +225,9 @@ class ClassDecisions:
         """
         counts = centers.moments.counts if counts is None else counts
         residual, cosines, chosen = _project(features, labels, centers, classifier)
-        nearest = centers.nearest(residual, labels)
+        step = max(1, _MARGIN_ELEMENTS // centers.moments.num_classes)
+        parts = zip(residual.split(step), labels.split(step), strict=True)
+        nearest = torch.cat([centers.nearest(*part) for part in parts]) if len(labels) else labels
         num_classes = centers.moments.num_classes
 
         def count(indicator: Tensor) -> Tensor:

@@ -15,8 +15,10 @@ from ncollapse.depth import (
     LineDecisions,
     PathStatistics,
     Position,
+    collapsed_optimality,
     gelbrich_squared,
     log_linear,
+    pair_violations,
     prediction_error,
     progression,
     theorem1,
@@ -42,8 +44,8 @@ def depth_analysis(measurement: Measurement, transport: dict[str, Any] | None = 
     Raises:
         ValueError: If the measurement has no paths.
     """
-    geodesic, line, path = measurement.geodesic, measurement.line, measurement.path
-    if geodesic is None or line is None or path is None:
+    geodesic, line, path, arcs = measurement.geodesic, measurement.line, measurement.path, measurement.arcs
+    if geodesic is None or line is None or path is None or arcs is None:
         raise ValueError("depth_analysis needs a measurement with path=True, got one without. Measure again with path=True.")
     positions = {kind: path.position(kind) for kind in get_args(Position)}
     measured = {name: measurement.curve(name) for name in ("pfc1", "pfc2", "pfc3", "cdnv")}
@@ -62,6 +64,7 @@ def depth_analysis(measurement: Measurement, transport: dict[str, Any] | None = 
         "progression": {name: _progression(measurement, name) for name in ("pfc1", "pfc2", "pfc3_error")},
         "effective_depth": [asdict(measurement.effective_depth(epsilon)) for epsilon in EPSILONS],
         **_theorems(geodesic, line),
+        "collapsed_optimality": asdict(collapsed_optimality(arcs)),
         **_paths(path, transport or {}),
     }
 
@@ -129,13 +132,16 @@ def transport_analysis(first: Tensor, last: Tensor) -> dict[str, Any]:
         last: Those of the last layer, the same samples.
 
     Returns:
-        The squared Wasserstein-2 distance, Gelbrich's bound, the cost of the network's own pairing on the same sample, and
-        its size.
+        The squared Wasserstein-2 distance, Gelbrich's bound, the cost of the network's own pairing on the same sample, its
+        size, and the share of pairs of samples that cross.
     """
     first, last = first.double() - first.double().mean(dim=0), last.double() - last.double().mean(dim=0)
+    violations = pair_violations(first, last)
     return {
         "wasserstein2": wasserstein2_squared(first, last),
         "gelbrich": gelbrich_squared(first, last),
         "identity_cost_sample": float((last - first).square().sum(dim=1).mean()),
         "num_samples_wasserstein": len(first),
+        "pair_violation_rate": violations.rate,
+        "num_pairs": violations.num_pairs,
     }

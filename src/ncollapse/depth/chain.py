@@ -1,0 +1,87 @@
+"""The chain of transport costs through the layers, from the kinetic energy down to the distance of the means."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ncollapse.depth.path import PathStatistics
+from ncollapse.depth.transport import gelbrich_squared, wasserstein2_squared
+
+_MOST_SAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class TransportChain:
+    r"""Six numbers, each at least the next, in units of squared features.
+
+    :math:`\mathcal{E} \ge \mathcal{E}_{\min} \ge c_{id} \ge W_2^2 \ge \mathrm{Gelbrich} \ge \lVert m_L - m_0 \rVert^2`. In turn
+    they are equal iff the root-mean-square speed is constant; every path is straight and all samples follow one law of time;
+    the network's pairing is optimal; the best pairing is an affine map with a positive semidefinite matrix; both layers have
+    one covariance.
+
+    Attributes:
+        energy: 𝓔, kinetic energy with equal time steps.
+        energy_min: 𝓔_min, with the best time steps.
+        identity_cost: :math:`c_{id}`, cost of the network's own pairing of first and last features.
+        wasserstein2: :math:`W_2^2`, cost of the best pairing.
+        gelbrich: Gelbrich's bound, from means and covariances.
+        mean_distance: Squared distance of the means of first and last layer, the common drift.
+    """
+
+    energy: float
+    energy_min: float
+    identity_cost: float
+    wasserstein2: float
+    gelbrich: float
+    mean_distance: float
+
+    @property
+    def score(self) -> float:
+        """Optimal transport score, W₂² over the identity cost, in [0, 1]; nan if nothing moves."""
+        return self.wasserstein2 / self.identity_cost if self.identity_cost > 0 else math.nan
+
+    @property
+    def efficiency(self) -> float:
+        """Geodesic efficiency of the path, identity cost over energy, in [0, 1]; nan if nothing moves."""
+        return self.identity_cost / self.energy if self.energy > 0 else math.nan
+
+
+def transport_chain(layers: Sequence[Tensor]) -> TransportChain:
+    r"""The whole chain for a sample small enough for exact transport, on the features as given.
+
+    A drift that all samples share counts in every number; ``PathStatistics``, which a measurement holds, leaves it out.
+
+    Args:
+        layers: Flat features of the L+1 layers, each of shape (N, d), the same samples in the same order, N up to 2000.
+
+    Returns:
+        The six numbers.
+
+    Raises:
+        ValueError: If there are fewer than two layers, their shapes differ, or the samples are none or too many.
+
+    Reference:
+        Benamou & Brenier (2000), Numerische Mathematik; progressive feedforward collapse, arXiv 2405.00985, Proposition 1;
+        docs/theory.md, 3.8.
+    """
+    origin = [torch.zeros(layer.shape[1:], dtype=torch.float64, device=layer.device) for layer in layers]
+    if layers and not 0 < len(layers[0]) <= _MOST_SAMPLES:
+        raise ValueError(
+            f"transport_chain needs 1 to {_MOST_SAMPLES} samples for the exact distance, got {len(layers[0])}. "
+            "Take a subsample of all layers, as stratified_sample draws."
+        )
+    path = PathStatistics.from_batch(layers, origin)
+    first, last = layers[0].double(), layers[-1].double()
+    return TransportChain(
+        path.energy,
+        path.energy_min,
+        path.identity_cost,
+        wasserstein2_squared(first, last),
+        gelbrich_squared(first, last),
+        float((last.mean(dim=0) - first.mean(dim=0)).square().sum()),
+    )

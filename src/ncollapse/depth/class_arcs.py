@@ -1,0 +1,160 @@
+"""Whether the map onto collapsed classes is optimal transport: a graph with a node for each class, and a proof either way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ncollapse.statistics.batch import row_blocks
+from ncollapse.statistics.paired import PairedMoments
+
+# Relative size below which a sum of arcs is the rounding of its terms.
+_ROUNDING = 1e-12
+
+
+@dataclass(frozen=True)
+class ClassArcs:
+    r"""Arc lengths of the graph on classes that decides optimality for a collapsed end point; merges by minima.
+
+    With the final class means :math:`y_k` as targets, :math:`g_{kj} = \min_{i \in k} \langle h_i^0 - m, y_k - y_j \rangle` is
+    the least change of half the cost when a sample of class k is sent to class j instead. The mean m of the first layer
+    adds a difference of potentials, which no cycle feels, and is subtracted for the digits. O(K²) memory.
+
+    Attributes:
+        lengths: :math:`g_{kj}`, shape (K, K), float64, units of squared features; +inf from and to classes without samples,
+            and before a class's first sample; 0 on the diagonal of the others.
+        scale: Largest :math:`\lVert h_i^0 - m \rVert` times largest centered target, 0-d: the size of the terms.
+        shifts: :math:`\langle m, y_k \rangle`, shape (K,), which bring biases back to features that are not centered.
+
+    Reference:
+        Rockafellar (1966), Pacific Journal of Mathematics: optimal pairings are those without improving cycles; docs/theory.md,
+        3.9.
+    """
+
+    lengths: Tensor
+    scale: Tensor
+    shifts: Tensor
+
+    @classmethod
+    def from_batch(cls, first: Tensor, labels: Tensor, paired: PairedMoments) -> ClassArcs:
+        """Arcs from the samples of one batch.
+
+        Args:
+            first: Flat features of the first layer, shape (N, d).
+            labels: Checked labels, shape (N,).
+            paired: Final joint moments, whose last class means are the targets.
+
+        Returns:
+            Minima over the batch.
+        """
+        present = paired.last.counts > 0
+        mean = paired.first.global_mean("sample")
+        targets = torch.where(present.unsqueeze(1), paired.last.means - paired.last.global_mean("sample"), 0.0)
+        lengths = targets.new_full((len(targets), len(targets)), torch.inf)
+        radius = targets.new_zeros(())
+        for rows in row_blocks(first):
+            centered, own = first[rows] - mean, labels[rows]
+            products = centered @ targets.T
+            toward = products.gather(1, own.unsqueeze(1)) - products
+            index = own.unsqueeze(1).expand_as(toward)
+            lengths.scatter_reduce_(0, index, torch.where(present, toward, torch.inf), "amin")
+            radius = torch.maximum(radius, centered.square().sum(dim=1).amax())
+        scale = (radius * targets.square().sum(dim=1).amax()).sqrt()
+        return cls(lengths, scale, torch.where(present, paired.last.means @ mean, torch.nan))
+
+    def merge(self, other: ClassArcs) -> ClassArcs:
+        """Arcs over both sets of samples.
+
+        Args:
+            other: Arcs to the same targets.
+
+        Returns:
+            The minima.
+        """
+        return ClassArcs(torch.minimum(self.lengths, other.lengths), torch.maximum(self.scale, other.scale), self.shifts)
+
+
+@dataclass(frozen=True)
+class CollapsedOptimality:
+    r"""Whether the pairing with the final class means is optimal, with the proof.
+
+    Attributes:
+        optimal: No cycle of classes improves the pairing.
+        biases: Proof if it is: :math:`\beta_k` such that, for every sample i of class k and every j,
+            :math:`\langle h_i^0, y_k \rangle + \beta_k \ge \langle h_i^0, y_j \rangle + \beta_j`, so that the linear classifier
+            whose weights are the final class means classifies the first layer without error; nan for classes without
+            samples. None if not optimal.
+        cycle: Proof if it is not: classes k₀, k₁, …, each of which hands one sample to the next and the last to the first.
+            None if optimal.
+        gain: By how much that cycle lowers the total cost :math:`\sum_i \lVert h_i^0 - y \rVert^2`; 0 if optimal.
+        tolerance: What counts as rounding in the sum over a cycle, and in the inequalities for the biases.
+    """
+
+    optimal: bool
+    biases: tuple[float, ...] | None
+    cycle: tuple[int, ...] | None
+    gain: float
+    tolerance: float
+
+
+def collapsed_optimality(arcs: ClassArcs) -> CollapsedOptimality:
+    r"""Test whether sending every sample to its own class's target is optimal transport, in O(K³).
+
+    It is iff the graph with arc lengths :math:`g_{kj}` has no negative cycle; then shortest paths to the classes are biases β
+    with :math:`g_{kj} \ge \beta_j - \beta_k`. Exact for an end point that is collapsed. For one that is not, the final
+    class means stand for the features, and the verdict is about the map onto those means.
+
+    Args:
+        arcs: Over the whole data set.
+
+    Returns:
+        The verdict and its certificate.
+
+    Raises:
+        ValueError: If no class has samples.
+
+    Reference:
+        Bellman (1958), Quarterly of Applied Mathematics; the reduction to classes is derived: docs/theory.md, 3.9.
+    """
+    lengths = arcs.lengths.cpu().numpy()
+    present = np.isfinite(np.diagonal(lengths))
+    if not present.any():
+        raise ValueError("The arcs need samples of at least one class, got none. Merge the arcs of all batches first.")
+    tolerance = _ROUNDING * float(arcs.scale)
+    potentials, cycle = _shortest(lengths, tolerance)
+    if cycle is None:
+        biases = np.where(present, potentials - arcs.shifts.cpu().numpy(), np.nan)
+        return CollapsedOptimality(True, tuple(float(b) for b in biases), None, 0.0, tolerance)
+    gain = -2 * float(lengths[list(cycle), [*cycle[1:], cycle[0]]].sum())
+    return CollapsedOptimality(False, None, cycle, gain, tolerance)
+
+
+def _shortest(lengths: np.ndarray, tolerance: float) -> tuple[np.ndarray, tuple[int, ...] | None]:
+    """Bellman-Ford from a source at distance 0 of every node: the distances, and a negative cycle if there is one.
+
+    A path gets shorter only by more than the tolerance. Then the end means that every arc holds up to the tolerance, and K
+    rounds without an end that the predecessors run in a circle, whose sum is below minus the tolerance.
+
+    Returns:
+        Distances, shape (K,), and None or the nodes of the cycle in order.
+    """
+    size = len(lengths)
+    distances, before = np.zeros(size), np.full(size, -1)
+    for _ in range(size):
+        through = distances[:, None] + lengths
+        best = through.argmin(axis=0)
+        reached = through[best, np.arange(size)]
+        shorter = reached < distances - tolerance
+        if not shorter.any():
+            return distances, None
+        distances, before = np.where(shorter, reached, distances), np.where(shorter, best, before)
+    node = int(shorter.argmax())
+    for _ in range(size):
+        node = int(before[node])
+    cycle = [node]
+    while (node := int(before[node])) != cycle[0]:
+        cycle.append(node)
+    return distances, tuple(reversed(cycle))

@@ -1,0 +1,182 @@
+"""How near a network's pairing of two layers comes to optimal transport: exact, on stratified subsamples where N is large."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ncollapse.depth.transport import wasserstein2_squared
+from ncollapse.statistics.batch import check_labels
+
+
+class Estimate(NamedTuple):
+    """A number from repeated subsamples.
+
+    Attributes:
+        mean: Mean over the repeats.
+        spread: Standard deviation over the repeats (n - 1); 0 where all samples were used, nan for a single subsample.
+    """
+
+    mean: float
+    spread: float
+
+
+@dataclass(frozen=True)
+class TransportScore:
+    r"""Optimal transport between two layers beside what the network's own pairing costs, in units of squared features.
+
+    On subsamples :math:`W_2^2` is biased upwards: cut into parts, the whole may still be paired part by part, so that the mean
+    over a partition's parts is at least the :math:`W_2^2` of the whole. A score from subsamples errs towards 1.
+
+    Attributes:
+        wasserstein2: :math:`W_2^2`, the best pairing.
+        label_wasserstein2: The best pairing of samples of one class: between :math:`W_2^2` and the identity cost.
+        identity_cost: :math:`c_{id} = \frac{1}{N} \sum_i \lVert y_i - x_i \rVert^2` on the same samples.
+        score: Optimal transport score :math:`W_2^2 / c_{id}` in [0, 1], 1 iff the pairing is optimal; nan if nothing moves.
+        label_score: The same with the label-preserving distance.
+        excess: :math:`c_{id} - W_2^2`, at least 0.
+        num_samples: Samples of each repeat.
+        total_samples: N, from which they were drawn.
+        repeats: Subsamples, 1 where all N were used.
+    """
+
+    wasserstein2: Estimate
+    label_wasserstein2: Estimate
+    identity_cost: Estimate
+    score: Estimate
+    label_score: Estimate
+    excess: Estimate
+    num_samples: int
+    total_samples: int
+    repeats: int
+
+    @property
+    def exact(self) -> bool:
+        """Whether all samples were used."""
+        return self.num_samples == self.total_samples
+
+
+def transport_score(
+    first: Tensor, last: Tensor, labels: Tensor, *, max_samples: int = 2000, repeats: int = 5, seed: int = 0
+) -> TransportScore:
+    r"""Optimal transport score of the map from one layer to another.
+
+    Exact for N up to ``max_samples``, by assignment in O(N³); above, on stratified subsamples of that size, repeated. All
+    numbers are those of the features as given: subtract each layer's mean first where a common drift should not count.
+
+    Args:
+        first: x, shape (N, d).
+        last: y of the same samples, shape (N, d).
+        labels: Class indices, shape (N,).
+        max_samples: Largest size of one assignment.
+        repeats: Subsamples where N is larger.
+        seed: Of a generator of its own; PyTorch's global one is neither read nor advanced.
+
+    Returns:
+        The distances, costs and scores, each as mean and spread over the repeats.
+
+    Raises:
+        ValueError: If the shapes differ, or sizes are below 1.
+        TypeError: If the labels are not integers.
+
+    Reference:
+        Gai & Zhang (2021), who define a score of this kind; the normalization is ours: docs/theory.md, 3.8.
+    """
+    if first.shape != last.shape or first.ndim != 2 or not len(first):
+        raise ValueError(
+            f"A transport score needs two layers of one shape (N, d) with N of 1 or more, got {tuple(first.shape)} and "
+            f"{tuple(last.shape)}. Pass flat features of the same samples, from layers of one dimension."
+        )
+    if max_samples < 1 or repeats < 1:
+        raise ValueError(
+            f"max_samples and repeats must be 1 or more, got {max_samples} and {repeats}. Leave them out for 2000 and 5."
+        )
+    labels = check_labels(labels.cpu(), len(first), int(labels.max()) + 1)
+    if len(first) <= max_samples:
+        drawn = [torch.arange(len(first))]
+    else:
+        generator = torch.Generator().manual_seed(seed)
+        drawn = [stratified_sample(labels, max_samples, generator) for _ in range(repeats)]
+    rows = [_costs(first[index.to(first.device)], last[index.to(last.device)], labels[index]) for index in drawn]
+    exact = len(first) <= max_samples
+    best, within, cost, score, label_score, excess = (_estimate(values, exact) for values in zip(*rows, strict=True))
+    return TransportScore(best, within, cost, score, label_score, excess, len(drawn[0]), len(first), len(drawn))
+
+
+def _costs(x: Tensor, y: Tensor, labels: Tensor) -> tuple[float, ...]:
+    cost = float((y.double() - x.double()).square().sum(dim=1).mean())
+    # Rounding must not let the best pairing cost more than the given one, or one with fewer choices less.
+    within = min(label_wasserstein2_squared(x, y, labels), cost)
+    best = min(wasserstein2_squared(x, y), within)
+    score, label_score = (best / cost, within / cost) if cost > 0 else (math.nan, math.nan)
+    return best, within, cost, score, label_score, cost - best
+
+
+def _estimate(values: Sequence[float], exact: bool) -> Estimate:
+    spread = 0.0 if exact else float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+    return Estimate(float(np.mean(values)), spread)
+
+
+def label_wasserstein2_squared(first: Tensor, last: Tensor, labels: Tensor) -> float:
+    r"""Cost of the best pairing of two samples that keeps the labels: one assignment a class.
+
+    :math:`\frac{1}{N} \sum_k \min_{\sigma_k} \sum_{i \in k} \lVert x_i - y_{\sigma_k(i)} \rVert^2`, in units of squared
+    features; at least :math:`W_2^2`, at most the cost of the given pairing. O(Σ n_k³).
+
+    Args:
+        first: x, shape (N, d).
+        last: y of the same samples, shape (N, d).
+        labels: Class indices, shape (N,).
+
+    Returns:
+        The cost.
+
+    Raises:
+        ValueError: If the shapes differ or there is not one label a sample.
+    """
+    if labels.shape != first.shape[:1]:
+        raise ValueError(
+            f"labels must hold one class index per sample, shape ({len(first)},), got {tuple(labels.shape)}. "
+            "Pass the labels of the samples in x and y."
+        )
+    total = 0.0
+    for label in labels.unique():
+        rows = (labels == label).nonzero().flatten()
+        total += len(rows) * wasserstein2_squared(first[rows.to(first.device)], last[rows.to(last.device)])
+    return total / len(first)
+
+
+def stratified_sample(labels: Tensor, num_samples: int, generator: torch.Generator) -> Tensor:
+    """Draw samples without replacement, with the classes' shares of the whole as far as whole numbers go.
+
+    Args:
+        labels: Class indices, shape (N,), on the CPU.
+        num_samples: n, from 0 to N.
+        generator: Where the randomness comes from, on the CPU.
+
+    Returns:
+        Indices of n samples, shape (n,), by class.
+
+    Raises:
+        ValueError: If there are fewer samples than wanted.
+    """
+    if not 0 <= num_samples <= len(labels):
+        raise ValueError(
+            f"num_samples must be in [0, {len(labels)}], the number of labels, got {num_samples}. Draw fewer samples."
+        )
+    classes, counts = labels.unique(return_counts=True)
+    # Whole numbers throughout: quotas rounded down, and the rest to the largest remainders, ties to the smaller class index.
+    quotas = counts * num_samples // max(1, len(labels))
+    remainders = counts * num_samples - quotas * len(labels)
+    quotas[torch.argsort(remainders, descending=True, stable=True)[: num_samples - int(quotas.sum())]] += 1
+    drawn = []
+    for label, quota in zip(classes, quotas, strict=True):
+        rows = (labels == label).nonzero().flatten()
+        drawn.append(rows[torch.randperm(len(rows), generator=generator)[: int(quota)]])
+    return torch.cat(drawn) if drawn else labels.new_zeros(0)

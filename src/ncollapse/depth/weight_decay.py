@@ -1,0 +1,225 @@
+"""Weight decay as a bound of the kinetic energy of a residual network: what a block adds, against its weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Linear = tuple[Tensor, Tensor | None]
+
+
+@dataclass(frozen=True)
+class BlockMoments:
+    r"""Sums over samples of what enters a residual block, h, and what the block adds to it, f(h); merges exactly.
+
+    The second moment is about the origin, since the bound is; nothing cancels in it. O(d²) memory.
+
+    Attributes:
+        num_samples: N, 0-d, int64.
+        second_moment: :math:`\sum_i \tilde h_i \tilde h_i^T` of the inputs with a 1 behind, :math:`\tilde h = (h, 1)`, shape
+            (d+1, d+1), float64.
+        output_energy: :math:`\sum_i \lVert f(h_i) \rVert^2`, 0-d, float64.
+    """
+
+    num_samples: Tensor
+    second_moment: Tensor
+    output_energy: Tensor
+
+    @classmethod
+    def from_batch(cls, inputs: Tensor, outputs: Tensor) -> BlockMoments:
+        """Sums over one batch.
+
+        Args:
+            inputs: h, shape (N, d).
+            outputs: f(h) of the same samples, without the h that the block passes on, shape (N, any).
+
+        Returns:
+            Sums in float64 on the device of the features.
+
+        Raises:
+            ValueError: If the two do not hold one row a sample.
+        """
+        if inputs.ndim != 2 or outputs.ndim != 2 or len(inputs) != len(outputs):
+            raise ValueError(
+                "A block needs inputs and outputs with one row a sample, shapes (N, d) and (N, e), got "
+                f"{tuple(inputs.shape)} and {tuple(outputs.shape)}. Flatten the features of the same samples."
+            )
+        augmented = torch.nn.functional.pad(inputs.double(), (0, 1), value=1.0)
+        return cls(torch.tensor(len(inputs), device=inputs.device), augmented.T @ augmented, outputs.double().square().sum())
+
+    def merge(self, other: BlockMoments) -> BlockMoments:
+        """Sums over both sets of samples.
+
+        Args:
+            other: Sums of the same block over other samples.
+
+        Returns:
+            A new value.
+        """
+        return BlockMoments(
+            self.num_samples + other.num_samples,
+            self.second_moment + other.second_moment,
+            self.output_energy + other.output_energy,
+        )
+
+
+@dataclass(frozen=True)
+class BlockBound:
+    r"""What a block adds, and the two bounds of it, in units of squared features.
+
+    Attributes:
+        energy: Measured :math:`\mathbb{E} \lVert f(h) \rVert^2`.
+        by_moment: Bound from weights and inputs, :math:`\mathrm{tr}(W S W^T)` or its form for two layers.
+        by_weights: Bound from the weights' norms and :math:`\lambda_{\max}(S)` alone; at least ``by_moment``.
+        largest_eigenvalue: :math:`\lambda_{\max}(S)` of the second moment S of the inputs.
+        squared_weights: :math:`\lVert \theta \rVert^2` of the block's linear layers, biases included.
+        is_bound: False where the block normalizes: the weights' scale then has no effect on what it adds, and the two
+            numbers bound nothing.
+    """
+
+    energy: float
+    by_moment: float
+    by_weights: float
+    largest_eigenvalue: float
+    squared_weights: float
+    is_bound: bool = True
+
+
+@dataclass(frozen=True)
+class WeightDecayBound:
+    r"""All blocks of a network: :math:`\mathcal{E} / L = \sum_l \mathbb{E} \lVert f_l \rVert^2` against its bounds.
+
+    Attributes:
+        blocks: Names of the blocks, in order of depth.
+        bounds: One bound a block.
+    """
+
+    blocks: tuple[str, ...]
+    bounds: tuple[BlockBound, ...]
+
+    @property
+    def energy(self) -> float:
+        r""":math:`\sum_l \mathbb{E} \lVert f_l \rVert^2`; at least :math:`\mathcal{E} / L` of paths centered at each layer."""
+        return sum(bound.energy for bound in self.bounds)
+
+    @property
+    def by_moment(self) -> float:
+        """Sum of the bounds from weights and inputs."""
+        return sum(bound.by_moment for bound in self.bounds)
+
+    @property
+    def by_weights(self) -> float:
+        """Sum of the bounds from the weights' norms."""
+        return sum(bound.by_weights for bound in self.bounds)
+
+    @property
+    def squared_weights(self) -> float:
+        r""":math:`\sum_l \lVert \theta_l \rVert^2`, which weight decay pays for."""
+        return sum(bound.squared_weights for bound in self.bounds)
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether no block normalizes."""
+        return all(bound.is_bound for bound in self.bounds)
+
+
+def single_layer_bound(moments: BlockMoments, weight: Tensor, bias: Tensor | None = None) -> BlockBound:
+    r"""Bounds for :math:`f(h) = \sigma(W h + b)` with :math:`|\sigma(a)| \le |a|`, as ReLU.
+
+    :math:`\mathbb{E} \lVert \sigma(W h) \rVert^2 \le \mathrm{tr}(W S W^T) \le \lambda_{\max}(S) \lVert W \rVert_F^2`, with a
+    bias in W as one more column and 1 as one more input. For ReLU without bias and inputs distributed as their negatives the
+    energy is exactly half of :math:`\mathrm{tr}(W S W^T)`.
+
+    Args:
+        moments: Of the block, over the whole data set.
+        weight: W, shape (e, d).
+        bias: b, shape (e,), or None.
+
+    Returns:
+        Energy and bounds; nan without samples.
+
+    Raises:
+        ValueError: If the weight does not take the block's inputs.
+
+    Reference:
+        Progressive feedforward collapse, arXiv 2405.00985, section II; derived: docs/theory.md, 3.10.
+    """
+    matrix, moment = _augmented(moments, (weight, bias))
+    norm, largest = float(matrix.square().sum()), _largest(moment)
+    return BlockBound(_energy(moments), float(_trace(matrix, moment)), largest * norm, largest, norm)
+
+
+def two_layer_bound(moments: BlockMoments, inner: Linear, outer: Linear) -> BlockBound:
+    r"""Bounds for :math:`f(h) = V \sigma(U h + b) + c` with :math:`|\sigma(a)| \le |a|`, as ReLU.
+
+    :math:`\mathbb{E} \lVert f \rVert^2 \le \lVert V \rVert_2^2\, \mathrm{tr}(U S U^T) \le \lambda_{\max}(S)
+    ((\lVert U \rVert_F^2 + \lVert V \rVert_F^2) / 2)^2`. A bias b is one more column of U and 1 one more input; a bias c is
+    one more column of V, for a hidden unit that is always 1: one more row of U, whose weight of 1 counts in the bound.
+
+    Args:
+        moments: Of the block, over the whole data set.
+        inner: U, shape (m, d), and b, shape (m,), or None.
+        outer: V, shape (e, m), and c, shape (e,), or None.
+
+    Returns:
+        Energy and bounds; nan without samples.
+
+    Raises:
+        ValueError: If the inner weight does not take the block's inputs, or the outer not the inner's outputs.
+
+    Reference:
+        Progressive feedforward collapse, arXiv 2405.00985, section II; derived: docs/theory.md, 3.10.
+    """
+    (weight, bias), (outer_weight, outer_bias) = inner, outer
+    if outer_weight.ndim != 2 or outer_weight.shape[1] != weight.shape[0]:
+        raise ValueError(
+            f"The outer weight must have shape (e, {weight.shape[0]}) for the inner one's {weight.shape[0]} outputs, got "
+            f"{tuple(outer_weight.shape)}. Pass the layers in the order in which they are applied."
+        )
+    squared = sum(float(_exact(p).square().sum()) for p in (weight, bias, outer_weight, outer_bias) if p is not None)
+    second = _exact(outer_weight)
+    if outer_bias is None:
+        first, moment = _augmented(moments, inner)
+    else:
+        first, moment = _augmented(moments, (weight, torch.zeros_like(weight[:, 0]) if bias is None else bias))
+        always_one = torch.nn.functional.one_hot(torch.tensor([first.shape[1] - 1]), first.shape[1])
+        first = torch.cat([first, always_one.double()])
+        second = torch.cat([second, _exact(outer_bias).unsqueeze(1)], dim=1)
+    largest = _largest(moment)
+    by_moment = float(torch.linalg.matrix_norm(second, ord=2).square() * _trace(first, moment))
+    by_weights = largest * float((first.square().sum() + second.square().sum()) / 2) ** 2
+    return BlockBound(_energy(moments), by_moment, by_weights, largest, squared)
+
+
+def _augmented(moments: BlockMoments, layer: Linear) -> tuple[Tensor, Tensor]:
+    """The layer as one matrix, and the second moment of what it takes: inputs, with a 1 behind for a bias."""
+    weight, bias = layer
+    dim = len(moments.second_moment) - 1
+    if weight.ndim != 2 or weight.shape[1] != dim:
+        raise ValueError(
+            f"The weight must have shape (e, {dim}) for the block's inputs of {dim} numbers, got {tuple(weight.shape)}. "
+            "Pass the weight of the layer that takes them."
+        )
+    moment = moments.second_moment.cpu() / moments.num_samples.cpu()
+    matrix = _exact(weight)
+    if bias is None:
+        return matrix, moment[:dim, :dim]
+    return torch.cat([matrix, _exact(bias).unsqueeze(1)], dim=1), moment
+
+
+def _exact(parameter: Tensor) -> Tensor:
+    return parameter.detach().cpu().double()
+
+
+def _energy(moments: BlockMoments) -> float:
+    return float(moments.output_energy / moments.num_samples)
+
+
+def _trace(matrix: Tensor, moment: Tensor) -> Tensor:
+    return ((matrix @ moment) * matrix).sum()
+
+
+def _largest(moment: Tensor) -> float:
+    return float(torch.linalg.eigvalsh(moment)[-1]) if bool(moment.isfinite().all()) else torch.nan

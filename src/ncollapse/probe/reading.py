@@ -1,0 +1,119 @@
+"""What a batch holds: inputs for the network, labels, and which positions are real."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Unpack = Callable[[Any], tuple[Any, Tensor]]
+
+# Positions with this label are left out, as in torch.nn.functional.cross_entropy.
+IGNORED_LABEL = -100
+_LABEL_KEYS = ("labels", "label")
+
+
+def unpack_batch(batch: Any) -> tuple[Any, Tensor]:
+    """Split a batch into inputs and labels: a pair, or a mapping with the key "labels" or "label".
+
+    Args:
+        batch: What a loader yields.
+
+    Returns:
+        Inputs and labels; inputs of a mapping are the mapping without its labels.
+
+    Raises:
+        TypeError: If the batch has neither form.
+    """
+    if isinstance(batch, Mapping):
+        for key in _LABEL_KEYS:
+            if key in batch:
+                return {name: value for name, value in batch.items() if name != key}, batch[key]
+        got = f"a mapping with the keys {', '.join(map(str, batch))}"
+    elif isinstance(batch, tuple | list):
+        if len(batch) == 2:
+            return batch[0], batch[1]
+        got = f"a {type(batch).__name__} of length {len(batch)}"
+    else:
+        got = type(batch).__name__
+    raise TypeError(
+        f"batches must yield (inputs, labels) or a mapping with labels, got {got}. "
+        "Say how to read one with unpack=, such as unpack=lambda batch: (batch[0], batch[1])."
+    )
+
+
+def next_tokens(batch: Mapping[str, Any]) -> tuple[dict[str, Any], Tensor]:
+    """Inputs and next-token labels of a language model's batch, for ``measure(..., unpack=next_tokens)``.
+
+    The label of a position is the token after it; the last position and those before padding have none.
+
+    Args:
+        batch: Holds "input_ids" of shape (N, T) and, for padded sequences, "attention_mask".
+
+    Returns:
+        The inputs without labels, and labels (N, T), -100 where there is none.
+
+    Raises:
+        TypeError: If the batch holds no token ids.
+    """
+    ids = batch.get("input_ids") if isinstance(batch, Mapping) else None
+    if not isinstance(ids, Tensor) or ids.ndim != 2:
+        got = "none" if ids is None else str(tuple(ids.shape))
+        raise TypeError(f"next_tokens needs a mapping with input_ids of shape (N, T), got {got}. Tokenize into tensors first.")
+    labels = torch.full_like(ids, IGNORED_LABEL)
+    labels[:, :-1] = ids[:, 1:]
+    mask = batch.get("attention_mask")
+    if mask is not None:
+        labels[:, :-1].masked_fill_((mask[:, 1:] == 0) | (mask[:, :-1] == 0), IGNORED_LABEL)
+    return {name: value for name, value in batch.items() if name not in _LABEL_KEYS}, labels
+
+
+def run_network(model: nn.Module, inputs: Any) -> Any:
+    """Call a network: a mapping by keywords, a tuple or list by position, anything else as its one argument.
+
+    Args:
+        model: The network.
+        inputs: What it takes.
+
+    Returns:
+        Its output.
+    """
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    if isinstance(inputs, tuple | list):
+        return model(*inputs)
+    return model(inputs)
+
+
+def map_tensors(function: Callable[[Tensor], Tensor], inputs: Any) -> Any:
+    """Apply a function to all tensors of a network's inputs.
+
+    Args:
+        function: Of one tensor.
+        inputs: A tensor, a mapping, a tuple or list of them; whatever else they hold stays as it is.
+
+    Returns:
+        Inputs of the same form.
+    """
+    if isinstance(inputs, Tensor):
+        return function(inputs)
+    if isinstance(inputs, Mapping):
+        return {name: map_tensors(function, value) for name, value in inputs.items()}
+    if isinstance(inputs, tuple | list):
+        return [map_tensors(function, value) for value in inputs]
+    return inputs
+
+
+def attention_mask(inputs: Any) -> Tensor | None:
+    """Which positions are real, where the inputs say so.
+
+    Args:
+        inputs: A network's inputs.
+
+    Returns:
+        Shape (N, T), or None.
+    """
+    mask = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
+    return mask if isinstance(mask, Tensor) else None

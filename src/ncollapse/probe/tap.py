@@ -1,0 +1,90 @@
+"""A tap: one place of a network, and how its output becomes one row of features a sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Pool = Literal["flatten", "mean", "cls", "last_token"]
+
+
+@dataclass(frozen=True)
+class Tap:
+    """One place of a network to measure, and how its output becomes one row of features a sample.
+
+    Attributes:
+        name: A module's name or a glob, as in ``model.named_modules()``; "*" stops at a dot, "**" does not.
+        pool: "flatten" takes all numbers of a sample. "mean" averages over positions: over tokens (N, T, D), those that the
+            attention mask marks, or over pixels (N, C, H, W). "cls" takes the first token, "last_token" the last one that
+            the attention mask marks. A function maps the output to (N, d).
+
+    Example:
+        >>> Tap("encoder.layers.0", "cls").label
+        'encoder.layers.0:cls'
+    """
+
+    name: str
+    pool: Pool | Callable[[Tensor], Tensor] = "flatten"
+
+    @property
+    def label(self) -> str:
+        """The layer's name in tables."""
+        if self.pool == "flatten":
+            return self.name
+        return f"{self.name}:{self.pool if isinstance(self.pool, str) else getattr(self.pool, '__name__', 'function')}"
+
+    def read(self, output: Tensor, mask: Tensor | None) -> Tensor:
+        """One row a sample.
+
+        Args:
+            output: What the module returned, shape (N, ...).
+            mask: Which tokens are real, shape (N, T), or None for all.
+
+        Returns:
+            Shape (N, d); a view of the output for "flatten" where its memory allows.
+
+        Raises:
+            ValueError: If the output has no positions to pool, or a function does not return (N, d).
+        """
+        if callable(self.pool):
+            rows = self.pool(output)
+            if not isinstance(rows, Tensor) or rows.ndim != 2:
+                got = tuple(rows.shape) if isinstance(rows, Tensor) else type(rows).__name__
+                raise ValueError(f"The pool of tap {self.label!r} must return a tensor of shape (N, d), got {got}.")
+            return rows
+        if self.pool == "flatten":
+            return output.flatten(1)
+        if self.pool == "mean" and output.ndim == 4:
+            return output.mean(dim=(2, 3))
+        if output.ndim != 3:
+            raise ValueError(
+                f"Tap {self.label!r} needs an output of shape (N, T, D), got {tuple(output.shape)}. Take pool='flatten'."
+            )
+        mask = None if mask is None or mask.shape != output.shape[:2] else mask.to(output.device) != 0
+        return _POOLS[self.pool](output, mask)
+
+
+def _mean(output: Tensor, mask: Tensor | None) -> Tensor:
+    if mask is None:
+        return output.mean(dim=1)
+    # Summed where the mask is, not multiplied by it: padding may hold anything.
+    return torch.where(mask.unsqueeze(2), output, 0).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+
+
+def _cls(output: Tensor, mask: Tensor | None) -> Tensor:
+    return output[:, 0].clone()  # a view would hold all tokens in memory
+
+
+def _last_token(output: Tensor, mask: Tensor | None) -> Tensor:
+    last = torch.full(output.shape[:1], output.shape[1] - 1, device=output.device)
+    if mask is not None:
+        positions = torch.arange(mask.shape[1], device=mask.device)
+        last = torch.where(mask, positions, -1).amax(dim=1)
+    return output[torch.arange(len(output), device=output.device), last]
+
+
+_POOLS = {"mean": _mean, "cls": _cls, "last_token": _last_token}

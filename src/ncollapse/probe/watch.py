@@ -1,0 +1,91 @@
+"""Watching: what every module of a network does in one forward pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from ncollapse.probe.reading import run_network
+from ncollapse.probe.taps import Captured, feature_of
+
+
+@dataclass
+class Run:
+    """What one module did in the watched pass.
+
+    Attributes:
+        name: Its name.
+        module: The module.
+        given: Its first argument, if that is a tensor.
+        output: Its features, None if it returned none.
+        runs: How often it ran.
+        begun: How many modules had finished when it began.
+    """
+
+    name: str
+    module: nn.Module
+    given: Captured | None = None
+    output: Captured | None = None
+    runs: int = 0
+    begun: int = 0
+
+
+class _Watcher:
+    """Hooks for all modules, and what they saw."""
+
+    def __init__(self) -> None:
+        self.begun: dict[str, tuple[int, Captured | None]] = {}
+        self.runs: dict[str, Run] = {}
+
+    def begin(self, name: str) -> Any:
+        """A hook for before the module runs."""
+
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            given = args[0] if args else kwargs.get("input")
+            captured = Captured.of(given.detach(), given.detach(), copied=True) if isinstance(given, Tensor) else None
+            self.begun.setdefault(name, (len(self.runs), captured))
+
+        return hook
+
+    def end(self, name: str) -> Any:
+        """A hook for after it."""
+
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            if name in self.runs:
+                self.runs[name].runs += 1
+                return
+            try:
+                tensor = feature_of(output, name).detach()
+                captured = Captured.of(tensor, tensor, copied=True)
+            except TypeError:
+                captured = None
+            position, given = self.begun[name]
+            self.runs[name] = Run(name, module, given, captured, 1, position)
+
+        return hook
+
+
+def watch(model: nn.Module, modules: dict[str, nn.Module], inputs: Any) -> dict[str, Run]:
+    """Run a network once.
+
+    Args:
+        model: The network.
+        modules: Its modules by name.
+        inputs: What it takes.
+
+    Returns:
+        What every module that ran did, in the order in which they finished.
+    """
+    watcher = _Watcher()
+    handles = []
+    try:
+        for name, module in modules.items():
+            handles.append(module.register_forward_pre_hook(watcher.begin(name), with_kwargs=True))
+            handles.append(module.register_forward_hook(watcher.end(name)))
+        run_network(model, inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return watcher.runs
