@@ -2,7 +2,7 @@
 
     python benchmarks/scaling.py [--classes 10 100 1000 10000 50000]
 
-Over N: the time of ``measure``, its ratio to the bare forward pass, and the time a sample, which stays where the cost is linear.
+Over N: the time of ``measure``, its ratio to the bare forward pass, and the time a sample, constant where the cost is linear.
 Over K: streaming the moments, deciding 1,000 samples by the nearest class center (preparing the means included), and the
 metrics that need all pairs of classes.
 """
