@@ -92,7 +92,7 @@ def case(name: str) -> Case:
         "conv": ConvResNet,
         "transformer": Encoder,
     }
-    shape, batch = {"fc": ((10_000, 784), 1000), "conv": ((2_000, 1, 28, 28), 250), "transformer": ((1_000, 64, 256), 100)}[
+    shape, batch = {"fc": ((10_000, 784), 1000), "conv": ((1_000, 1, 28, 28), 250), "transformer": ((400, 64, 256), 100)}[
         name
     ]
     inputs, labels = torch.randn(shape), torch.randint(0, NUM_CLASSES, shape[:1])
