@@ -92,9 +92,7 @@ def case(name: str) -> Case:
         "conv": ConvResNet,
         "transformer": Encoder,
     }
-    shape, batch = {"fc": ((10_000, 784), 1000), "conv": ((1_000, 1, 28, 28), 250), "transformer": ((400, 64, 256), 100)}[
-        name
-    ]
+    shape, batch = {"fc": ((10_000, 784), 1000), "conv": ((1_000, 1, 28, 28), 250), "transformer": ((400, 64, 256), 100)}[name]
     inputs, labels = torch.randn(shape), torch.randint(0, NUM_CLASSES, shape[:1])
     batches = list(zip(inputs.split(batch), labels.split(batch), strict=True))
     return Case(f"{name}: inputs {tuple(shape)}, batches of {batch}", models[name]().eval(), batches)
