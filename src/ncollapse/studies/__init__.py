@@ -6,6 +6,7 @@ from ncollapse.studies.progressive_collapse import RECIPES, changes, recipe_by_n
 from ncollapse.studies.recipe import MeasureConfig, Recipe, RecipeError, override, recipe_settings
 from ncollapse.studies.run import measure_run, run_recipe
 from ncollapse.studies.rundir import RunDirectory, RunDirectoryError
+from ncollapse.studies.sweep import SweepOutcome, SweepRun, plan_sweep, run_sweep
 from ncollapse.studies.together import can_run_together, run_together
 
 __all__ = [
@@ -17,6 +18,8 @@ __all__ = [
     "RecipeError",
     "RunDirectory",
     "RunDirectoryError",
+    "SweepOutcome",
+    "SweepRun",
     "can_run_together",
     "changes",
     "compare_ncc_depths",
@@ -24,8 +27,10 @@ __all__ = [
     "measure_run",
     "minimal_ncc_depth",
     "override",
+    "plan_sweep",
     "recipe_by_name",
     "recipe_settings",
     "run_recipe",
+    "run_sweep",
     "run_together",
 ]

@@ -1,0 +1,171 @@
+"""A sweep: one recipe over values of its fields and over seeds, every run in a run directory of its own."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from ncollapse.files import write_whole
+from ncollapse.models.fc_resnet import FCResNetConfig
+from ncollapse.studies.recipe import Recipe, RecipeError, override
+from ncollapse.studies.together import can_run_together
+from ncollapse.studies.workers import run_locally, run_on_ray
+
+Engine = Literal["local", "ray"]
+SWEEP_FILE = "sweep.json"
+# Runs that one process trains together. Fixed, since the last bits of a run depend on it.
+_TOGETHER = 5
+
+
+class SweepRun(NamedTuple):
+    """One run of a sweep.
+
+    Attributes:
+        name: Its swept settings and seed, the name of its folder.
+        settings: Swept fields and their values, as text.
+        recipe: What is run.
+        path: Its run directory.
+    """
+
+    name: str
+    settings: dict[str, str]
+    recipe: Recipe
+    path: Path
+
+    def status(self) -> dict[str, Any]:
+        """What ``status.json`` says, nothing where there is none that can be read.
+
+        Returns:
+            Its content, or an empty dictionary.
+        """
+        try:
+            content = json.loads((self.path / "status.json").read_text())
+        except (OSError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}
+
+
+@dataclass(frozen=True)
+class SweepOutcome:
+    """How a sweep has ended.
+
+    Attributes:
+        runs: All its runs, in order.
+        errors: By name, why a run is not finished.
+    """
+
+    runs: tuple[SweepRun, ...]
+    errors: dict[str, str]
+
+
+def plan_sweep(recipe: Recipe, over: Sequence[str], seeds: int, out: str | Path) -> tuple[SweepRun, ...]:
+    """All runs of a sweep: every combination of the values, with every seed.
+
+    Args:
+        recipe: What is swept; its own seed is the first.
+        over: Items ``field=value,value,...``, fields as in ``override``.
+        seeds: How many seeds each combination is run with, counted up from the recipe's.
+        out: The sweep's folder.
+
+    Returns:
+        The runs, seeds fastest.
+
+    Raises:
+        RecipeError: If an item has no values or the same twice, a field is named twice, or a value does not fit its field.
+    """
+    if seeds < 1:
+        raise RecipeError(f"A sweep needs at least one seed, got {seeds}.")
+    swept = dict(_parse(item) for item in over)
+    if len(swept) < len(over):
+        raise RecipeError("A field can be swept once only; list all its values in one --over.")
+    if "seed" in swept:
+        raise RecipeError("Seeds are swept by --seeds N; set the first with --set seed=S.")
+    runs = []
+    for values in itertools.product(*swept.values()):
+        settings = dict(zip(swept, values, strict=True))
+        varied = override(recipe, [f"{key}={value}" for key, value in settings.items()])
+        for seed in range(recipe.seed, recipe.seed + seeds):
+            words = [*(f"{key}={value}" for key, value in settings.items()), f"seed={seed}"]
+            name = re.sub(r"[^A-Za-z0-9._=+-]", "_", ",".join(words).replace(",", "_"))
+            runs.append(SweepRun(name, settings, replace(varied, seed=seed), Path(out) / name))
+    return tuple(runs)
+
+
+def _parse(item: str) -> tuple[str, list[str]]:
+    key, separator, text = item.partition("=")
+    values = [value.strip() for value in text.split(",")]
+    if not separator or not all(values):
+        raise RecipeError(f"--over needs field=value,value,..., got {item!r}. Try --over train.weight_decay=0,5e-4.")
+    if len(set(values)) < len(values):
+        raise RecipeError(f"--over {item!r} has a value twice. Name each once; repeat runs with --seeds.")
+    return key.strip(), values
+
+
+def run_sweep(
+    runs: Sequence[SweepRun],
+    out: str | Path,
+    *,
+    engine: Engine = "local",
+    workers: int = 1,
+    address: str | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> SweepOutcome:
+    """Bring all runs of a sweep to their end, in several processes.
+
+    Finished runs are left as they are, others go on from their last checkpoints; a process that dies is started again, twice
+    at most. Killed at any moment and called again, a sweep ends with the same tables. Small fully connected networks that
+    differ in seed and steps of training are trained together, five at a time.
+
+    Args:
+        runs: From ``plan_sweep``.
+        out: The sweep's folder; ``sweep.json`` in it lists the runs.
+        engine: "local" for processes on this machine, "ray" for a Ray cluster that shares this file system.
+        workers: Processes at a time.
+        address: Of a running Ray cluster; None takes one that is found, or starts one here.
+        on_progress: Called about twice a second with the epochs that are done and the epochs in all.
+
+    Returns:
+        The runs, and why those that are not finished are not.
+
+    Raises:
+        OSError: If the folder is full or read-only.
+        ImportError: If Ray is asked for and not installed.
+    """
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    listed = [{"name": run.name, "settings": run.settings, "seed": run.recipe.seed} for run in runs]
+    write_whole(folder / SWEEP_FILE, (json.dumps({"runs": listed}, indent=2) + "\n").encode())
+
+    def tick() -> None:
+        if on_progress is not None:
+            on_progress(sum(run.status().get("epoch", 0) for run in runs), sum(run.recipe.train.epochs for run in runs))
+
+    groups = [group for group in _groups(runs) if any(run.status().get("state") != "finished" for run in group)]
+    tasks = [[(run.recipe.to_json(), str(run.path)) for run in group] for group in groups]
+    if engine == "ray":
+        found = run_on_ray(tasks, workers, tick, address)
+    else:
+        found = run_locally(tasks, workers, tick)
+    errors = {
+        run.name: error for group, errors in zip(groups, found, strict=True) for run, error in zip(group, errors, strict=True)
+    }
+    return SweepOutcome(tuple(runs), {name: error for name, error in errors.items() if error is not None})
+
+
+def _groups(runs: Sequence[SweepRun]) -> list[list[SweepRun]]:
+    """Runs that one process trains together; the same however many processes there are and whatever has finished."""
+    groups: list[list[SweepRun]] = []
+    for run in runs:
+        fully_connected = isinstance(run.recipe.model, FCResNetConfig)
+        fitting = (g for g in groups if len(g) < _TOGETHER and can_run_together(g[0].recipe, run.recipe))
+        group = next(fitting, None) if fully_connected else None
+        if group is None:
+            groups.append([run])
+        else:
+            group.append(run)
+    return groups

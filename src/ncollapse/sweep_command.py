@@ -1,0 +1,94 @@
+"""The command ``ncollapse sweep``: a recipe over values and seeds, in several processes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+def add_sweep(commands: Any, count: Callable[[int], Callable[[str], int]]) -> None:
+    """Add the command to a parser.
+
+    Args:
+        commands: What ``add_subparsers`` returned.
+        count: Makes a converter for integers of at least so many.
+    """
+    sweep = commands.add_parser("sweep", help="run a recipe over values of its fields and over seeds")
+    sweep.add_argument("recipe", metavar="RECIPE", help="a name that `ncollapse recipes` lists")
+    sweep.add_argument(
+        "--over", nargs="+", action="extend", default=[], metavar="FIELD=V,V", help="such as train.weight_decay=0,5e-4,5e-3"
+    )
+    sweep.add_argument("--seeds", type=count(1), default=1, metavar="N", help="seeds for each combination (default: 1)")
+    sweep.add_argument("--set", nargs="+", action="extend", default=[], metavar="FIELD=VALUE", help="for all runs")
+    sweep.add_argument("--engine", choices=("local", "ray"), default="local", help="default: processes on this machine")
+    sweep.add_argument("--workers", type=count(1), metavar="N", help="processes at a time (default: one a core)")
+    sweep.add_argument("--address", help="of a running Ray cluster")
+    sweep.add_argument("--out", type=Path, metavar="DIR", help="folder of the runs (default: runs/sweep-RECIPE)")
+    sweep.add_argument("--json", action="store_true", help="print the result as JSON")
+    sweep.set_defaults(call=run_command)
+
+
+def run_command(options: argparse.Namespace) -> None:
+    """Run the command.
+
+    Args:
+        options: As parsed.
+
+    Raises:
+        ValueError: If a run could not be finished.
+    """
+    from ncollapse.studies import override, plan_sweep, recipe_by_name, run_sweep
+
+    out = options.out or Path("runs") / f"sweep-{options.recipe}"
+    runs = plan_sweep(override(recipe_by_name(options.recipe), options.set), options.over, options.seeds, out)
+    with _progress(f"{options.recipe}: {len(runs)} runs") as on_progress:
+        workers = options.workers or os.cpu_count() or 1
+        where = {"engine": options.engine, "workers": workers, "address": options.address}
+        outcome = run_sweep(runs, out, **where, on_progress=on_progress)
+    if options.json:
+        listed = [{"name": run.name, "path": str(run.path), **run.status()} for run in runs]
+        print(json.dumps({"out": str(out), "runs": listed, "errors": outcome.errors}))
+    else:
+        for run in runs:
+            print(f"{run.name}: {_words(run.status())}")
+    if outcome.errors:
+        listing = "; ".join(f"{name}: {error}" for name, error in outcome.errors.items())
+        raise ValueError(
+            f"{len(outcome.errors)} of {len(runs)} runs are not finished. Run the command again to go on. {listing}"
+        )
+
+
+def _words(status: dict[str, Any]) -> str:
+    if not status:
+        return "not begun"
+    accuracy = status.get("train_accuracy")
+    shown = "" if accuracy is None else f", train accuracy {accuracy:.4f}"
+    return f"{status['state']}, epoch {status['epoch']} of {status['epochs']}{shown}"
+
+
+@contextmanager
+def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar with the time left on a terminal; a line every tenth of the way elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(title, total=None)
+        told = -1
+
+        def on_progress(done: int, total: int) -> None:
+            nonlocal told
+            bar.update(task, total=total, completed=done)
+            tenth = 10 * done // max(1, total)
+            if not console.is_terminal and tenth > told:
+                told = tenth
+                console.print(f"{title}, {done} of {total} epochs", highlight=False, markup=False, soft_wrap=True)
+
+        yield on_progress

@@ -1,0 +1,161 @@
+"""Sweeps: every combination and seed in a folder of its own, finished ones left alone, the same tables after any kill."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from ncollapse.studies import override, plan_sweep, recipe_by_name, run_recipe, run_sweep, run_together
+
+SMALL = [
+    "data.per_class=20", "train.epochs=5", "train.checkpoint_every=2", "measure.epochs=[0,1,3]", "model.width=16",
+    "model.num_blocks=2", "train.batch_size=50", "measure.transport_samples=0", "train.learning_rate=0.02",
+]  # fmt: skip
+OVER = ["train.weight_decay=0,0.05", "model.num_blocks=1,2"]
+TABLES = ("measurements.csv", "depth.json", "history.csv")
+
+
+def base(*settings):
+    return override(recipe_by_name("demo"), [*SMALL, *settings])
+
+
+def tables(runs):
+    return {run.name: {table: (run.path / table).read_bytes() for table in TABLES} for run in runs}
+
+
+def test_every_combination_with_every_seed(tmp_path):
+    runs = plan_sweep(base("seed=3"), OVER, 2, tmp_path)
+    assert [run.name for run in runs[:3]] == [
+        "train.weight_decay=0_model.num_blocks=1_seed=3",
+        "train.weight_decay=0_model.num_blocks=1_seed=4",
+        "train.weight_decay=0_model.num_blocks=2_seed=3",
+    ]
+    found = {(r.recipe.train.weight_decay, r.recipe.model.num_blocks, r.recipe.seed) for r in runs}
+    assert found == {(w, b, s) for w in (0.0, 0.05) for b in (1, 2) for s in (3, 4)}
+    assert len(runs) == 8
+    assert all(run.path == tmp_path / run.name for run in runs)
+    assert [run.recipe for run in plan_sweep(base(), [], 1, tmp_path)] == [base()]
+
+
+@pytest.mark.parametrize(
+    ("over", "message"),
+    [
+        (["train.weight_decay"], "--over needs field=value,value"),
+        (["train.weight_decay=0,,1"], "--over needs field=value,value"),
+        (["train.weight_decay=0,0"], "has a value twice"),
+        (["model.width=8", "model.width=16"], "can be swept once only"),
+        (["seed=0,1"], "Seeds are swept by --seeds N"),
+        (["train.weight_decy=0,1"], "weight_decay"),
+        (["train.weight_decay=-1"], "weight_decay must be 0 or more"),
+    ],
+)
+def test_what_cannot_be_swept(over, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        plan_sweep(base(), over, 1, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    out = tmp_path_factory.mktemp("sweep") / "whole"
+    runs = plan_sweep(base(), OVER, 2, out)
+    seen = []
+    outcome = run_sweep(runs, out, workers=2, on_progress=lambda done, total: seen.append((done, total)))
+    assert outcome.errors == {}
+    assert {total for _, total in seen} == {40}
+    assert seen[-1][0] == 40
+    return runs
+
+
+def test_runs_of_one_shape_are_trained_together(swept, tmp_path):
+    wide = [run for run in swept if run.recipe.model.num_blocks == 2]
+    run_together([run.recipe for run in wide], [tmp_path / run.name for run in wide])
+    assert tables(wide) == tables([run._replace(path=tmp_path / run.name) for run in wide])
+    assert json.loads((swept[0].path.parent / "sweep.json").read_text())["runs"][0] == {
+        "name": swept[0].name,
+        "settings": {"train.weight_decay": "0", "model.num_blocks": "1"},
+        "seed": 0,
+    }
+
+
+def test_finished_runs_are_left_alone(swept):
+    before = {run.name: (run.path / "checkpoint.safetensors").stat().st_mtime_ns for run in swept}
+    assert run_sweep(swept, swept[0].path.parent).errors == {}
+    assert before == {run.name: (run.path / "checkpoint.safetensors").stat().st_mtime_ns for run in swept}
+
+
+def test_a_run_that_fails_is_named_and_ends_no_other(tmp_path):
+    recipe = base("model.normalization=none", "train.clip_norm=null")
+    runs = plan_sweep(recipe, ["train.learning_rate=1e30,0.01"], 1, tmp_path)
+    outcome = run_sweep(runs, tmp_path)
+    assert list(outcome.errors) == ["train.learning_rate=1e30_seed=0"]
+    assert "finite losses" in outcome.errors["train.learning_rate=1e30_seed=0"]
+    assert [run.status()["state"] for run in runs] == ["failed", "finished"]
+
+
+def test_workers_killed_at_random_lose_nothing(swept, tmp_path):
+    """Twice a worker is killed, once the whole sweep; called again, it ends with the uninterrupted table."""
+    settings = [item for setting in SMALL for item in ("--set", setting)]
+    command = [
+        *(sys.executable, "-m", "ncollapse", "sweep", "demo", *settings, "--over", *OVER),
+        *("--seeds", "2", "--workers", "2", "--out", str(tmp_path), "--json"),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    for _ in range(2):
+        victim = wait_for_child(process.pid)
+        time.sleep(1.5)
+        kill(victim)
+    kill(process.pid)
+    process.communicate()
+    again = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert again.returncode == 0, again.stderr
+    listed = json.loads(again.stdout)
+    assert [run["name"] for run in listed["runs"]] == [run.name for run in swept]
+    assert {run["state"] for run in listed["runs"]} == {"finished"}
+    assert tables(run._replace(path=tmp_path / run.name) for run in swept) == tables(swept)
+
+
+def wait_for_child(parent):
+    """A worker of the sweep: a child that runs what multiprocessing spawns."""
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline:
+        listing = subprocess.run(
+            ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(parent)], capture_output=True, text=True, check=False
+        )
+        workers = [line.split()[0] for line in listing.stdout.splitlines() if "spawn_main" in line]
+        if workers:
+            return int(workers[0])
+        time.sleep(0.1)
+    raise AssertionError("no worker appeared")
+
+
+def kill(pid):
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def test_ray_says_what_to_install(swept, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ImportError, match=r"pip install 'ncollapse\[ray\]'"):
+        run_sweep(plan_sweep(base(), [], 1, tmp_path), tmp_path, engine="ray")
+
+
+@pytest.mark.slow
+def test_ray_gives_the_same_tables(swept, tmp_path):
+    pytest.importorskip("ray")
+    runs = plan_sweep(base(), OVER, 2, tmp_path)
+    assert run_sweep(runs, tmp_path, engine="ray", workers=2).errors == {}
+    assert tables(runs) == tables(swept)
+
+
+def test_a_single_run_is_run_alone(tmp_path):
+    runs = plan_sweep(base(), [], 1, tmp_path / "swept")
+    assert run_sweep(runs, tmp_path / "swept").errors == {}
+    run_recipe(base(), tmp_path / "alone")
+    assert tables(runs) == tables([runs[0]._replace(path=tmp_path / "alone")])
