@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -49,10 +50,31 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(call=_run)
 
     measure = commands.add_parser("measure", help="measure a run directory's network, or your own")
-    measure.add_argument("model", metavar="MODEL", help="a run directory, or module:function that returns a network")
-    measure.add_argument("--data", metavar="NAME", help="digits, fashion_mnist, mnist or gaussian_mixture; needed for your own")
+    measure.add_argument(
+        "model",
+        metavar="MODEL",
+        help="a run directory, module:function that returns a network, torchvision:NAME, timm:NAME or transformers:NAME",
+    )
+    measure.add_argument(
+        "--data",
+        metavar="NAME",
+        help="digits, fashion_mnist, mnist, gaussian_mixture, or module:function that returns batches; needed for your own",
+    )
+    measure.add_argument("--num-classes", type=_count(1), metavar="K", help="of the batches of a module:function")
+    measure.add_argument(
+        "--input-shape", type=_count(1), nargs="+", metavar="D", help="shape of a sample for your own network, such as 1 28 28"
+    )
     measure.add_argument("--split", choices=("train", "test"), default="train")
-    measure.add_argument("--checkpoint", type=Path, metavar="FILE", help="safetensors weights for your own network")
+    measure.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="FILE",
+        help="weights for your own network: safetensors or a state dict of torch.save",
+    )
+    measure.add_argument(
+        "--unsafe-pickle", action="store_true", help="let the checkpoint run code, as pickled models need; trust who wrote it"
+    )
+    measure.add_argument("--device", metavar="NAME", help="default: cpu; under torchrun a GPU for each process if there is one")
     measure.add_argument("--layers", nargs="+", metavar="NAME", help="module names or globs (default: auto)")
     measure.add_argument(
         "--batch-size", type=_count(1), metavar="N", help="default: that of the run's recipe, 1000 for your own network"
@@ -117,8 +139,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.debug:
             traceback.print_exc()
         words = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+        if os.environ.get("RANK", "0") != "0" and _told_by_all(error):
+            time.sleep(1)  # torchrun ends all processes when the first has ended: not before rank 0 has said why
+            raise SystemExit(2) from error
         sys.stderr.write(f"ncollapse: error: {' '.join(words.split())}\n")
         raise SystemExit(2) from error
+
+
+def _told_by_all(error: Exception) -> bool:
+    from ncollapse.statistics.reduce import told_by_all
+
+    return told_by_all(error)
 
 
 def _demo(options: argparse.Namespace) -> None:
@@ -190,22 +221,14 @@ def _progress(title: str) -> Iterator[Any]:
 
 
 def _measure(options: argparse.Namespace) -> None:
-    from ncollapse.studies import measure_run
+    from ncollapse.studies.torchrun import process_group
 
-    budget = None if options.memory_budget is None else options.memory_budget * 2**20
-    layers = options.layers or "auto"
-    if Path(options.model).is_dir():
-        given = [name for name in ("data", "checkpoint") if getattr(options, name) is not None]
-        if given:
-            raise ValueError(
-                f"{options.model} is a run directory, which has its own data and checkpoint; got --{' and --'.join(given)}. "
-                "Leave it out, or name your own network as module:function."
-            )
-        measurement = measure_run(
-            options.model, split=options.split, layers=layers, batch_size=options.batch_size, memory_budget=budget
-        )
-    else:
-        measurement = _measure_own(options, layers, budget)
+    with process_group() as (group, rank, device):
+        measurement, note = _measured(options, group, options.device or device)
+    if rank > 0:
+        return
+    if note:
+        print(note, file=sys.stderr if options.json else sys.stdout)
     if options.json:
         rows = [{**row._asdict(), "value": None if row.value != row.value else row.value} for row in measurement.rows]
         print(json.dumps(rows))
@@ -213,24 +236,59 @@ def _measure(options: argparse.Namespace) -> None:
         print(measurement)
 
 
-def _measure_own(options: argparse.Namespace, layers: str | list[str], budget: int | None) -> Measurement:
+def _measured(options: argparse.Namespace, group: Any, device: str) -> tuple[Measurement, str]:
+    """The measurement, and a note on where the weights come from."""
+    from ncollapse.studies import measure_run
+
+    budget = None if options.memory_budget is None else options.memory_budget * 2**20
+    layers = options.layers or "auto"
+    if Path(options.model).is_dir():
+        given = [name for name in ("data", "checkpoint", "num_classes", "input_shape") if getattr(options, name) is not None]
+        given = [name.replace("_", "-") for name in given] + ["unsafe-pickle"] * options.unsafe_pickle
+        if given:
+            raise ValueError(
+                f"{options.model} is a run directory, which has its own data and checkpoint; got --{' and --'.join(given)}. "
+                "Leave it out, or name your own network as module:function."
+            )
+        where = {"device": device, "group": group}
+        run = measure_run(
+            options.model, split=options.split, layers=layers, batch_size=options.batch_size, memory_budget=budget, **where
+        )
+        return run, ""
+    own = _measure_own(options, layers, budget, device, group)
+    if options.checkpoint is not None:
+        return own, ""
+    return own, f"Weights: those that {options.model} gave the network; no --checkpoint was named."
+
+
+def _measure_own(
+    options: argparse.Namespace, layers: str | list[str], budget: int | None, device: str, group: Any
+) -> Measurement:
     from ncollapse.data import DataConfig
-    from ncollapse.studies import measure_own
+    from ncollapse.studies import OwnData, measure_own
 
     if options.data is None:
         raise ValueError(f"MODEL {options.model!r} is no run directory; your own network needs --data NAME as well")
-    measurement = measure_own(
+    theirs = ":" in options.data
+    if theirs and (options.num_classes is None or options.split != "train" or options.input_shape or options.batch_size):
+        raise ValueError(
+            f"--data {options.data} gives batches as they are: it needs --num-classes K, and takes no --split, --input-shape "
+            "or --batch-size"
+        )
+    if options.num_classes is not None and not theirs:
+        raise ValueError(f"--num-classes is for batches of a module:function; {options.data} has its own. Leave it out")
+    return measure_own(
         options.model,
-        DataConfig(name=options.data, split=options.split),
+        OwnData(options.data, options.num_classes) if theirs else DataConfig(name=options.data, split=options.split),
         checkpoint=options.checkpoint,
+        unsafe_pickle=options.unsafe_pickle,
         layers=layers,
         batch_size=options.batch_size or 1000,
+        input_shape=options.input_shape,
         memory_budget=budget,
+        device=device,
+        group=group,
     )
-    if options.checkpoint is None:
-        words = f"Weights: those that {options.model} gave the network; no --checkpoint was named."
-        print(words, file=sys.stderr if options.json else sys.stdout)
-    return measurement
 
 
 def _report(options: argparse.Namespace) -> None:

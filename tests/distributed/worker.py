@@ -1,12 +1,14 @@
-"""One of several gloo processes: measures its shard of each case, and writes down what it got."""
+"""Several gloo processes: each measures its shard of each case, and writes down what it got."""
 
 import hashlib
 import json
+import multiprocessing
 import sys
 import time
 from pathlib import Path
 
 import torch
+import torch._dynamo  # noqa: F401  (DistributedDataParallel imports it, which takes seconds: once, before the fork)
 import torch.distributed as dist
 from torch import nn
 
@@ -182,23 +184,37 @@ def failing(rank, size, group):
     )
 
 
-def main():
-    rank, size, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+def run(rank, size, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder / 'meet'}", rank=rank, world_size=size)
     found = {}
-    for name, run in shared(rank, size, dist.group.WORLD):
-        found[name] = run()
-    for name, run in failing(rank, size, dist.group.WORLD):
+    for name, call in shared(rank, size, dist.group.WORLD):
+        found[name] = call()
+    for name, call in failing(rank, size, dist.group.WORLD):
         begun = time.monotonic()
         try:
-            run()
+            call()
         except Exception as error:
             found[f"error {name}"] = [type(error).__name__, str(error), time.monotonic() - begun]
     # Still in step after all these errors.
     found["after"] = written(measure(network(), batches_of("uneven", rank, size), num_classes=K, group=dist.group.WORLD))
     (folder / f"{rank}.json").write_text(json.dumps(found))
     dist.destroy_process_group()
+
+
+def main():
+    # Importing takes longer than all the measuring: once, then forked.
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    for size in map(int, sys.argv[2:]):
+        folder = Path(sys.argv[1]) / str(size)
+        folder.mkdir()
+        processes = [context.Process(target=run, args=(rank, size, folder)) for rank in range(size)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+        if any(process.exitcode for process in processes):
+            raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -97,8 +97,7 @@ class Processes:
         more = f" (ranks {', '.join(map(str, failed))} failed)" if len(failed) > 1 else ""
         same = _SAME_TYPES.get(kind)
         text = f"Rank {failed[0]} of {self.size}: {words if same else f'{kind}: {words}'}{more}"
-        shared = (same or RuntimeError)(text)
-        shared.__dict__[_TOLD] = True
+        shared = _told(same or RuntimeError, text)
         raise shared from error
 
     def texts(self, text: str) -> list[str]:
@@ -153,10 +152,12 @@ class Processes:
         given = [rank for rank, text in enumerate(told) if text]
         for rank in given[1:]:
             if told[rank] != told[given[0]]:
-                raise ValueError(
+                differing = _told(
+                    ValueError,
                     f"{what} must be the same on all processes, got {told[given[0]]} on rank {given[0]} and {told[rank]} on "
-                    f"rank {rank}. Call with the same arguments and network everywhere."
+                    f"rank {rank}. Call with the same arguments and network everywhere.",
                 )
+                raise differing
         return [told[rank] for rank in given]
 
     def merge(self, kind: type[Merging], value: Merging | None) -> Merging | None:
@@ -227,6 +228,12 @@ class Processes:
 _TOLD = "_told_by_all_processes"
 
 
+def _told(kind: type[Exception], text: str) -> Exception:
+    error = kind(text)
+    error.__dict__[_TOLD] = True
+    return error
+
+
 def told_by_all(error: BaseException) -> bool:
     """Whether every process of a group raises this error, so that one of them is enough to print it.
 
@@ -234,7 +241,7 @@ def told_by_all(error: BaseException) -> bool:
         error: Any.
 
     Returns:
-        True for errors that ``Processes.together`` raised.
+        True for errors that ``Processes`` raised.
     """
     return _TOLD in error.__dict__
 

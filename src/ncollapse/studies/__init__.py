@@ -1,7 +1,7 @@
 """Experiments as data, and what runs them."""
 
 from ncollapse.studies.ncc_depth import DepthComparison, MinimalDepth, compare_ncc_depths, minimal_ncc_depth
-from ncollapse.studies.own_network import measure_own
+from ncollapse.studies.own_network import OwnData, measure_own
 from ncollapse.studies.progressive_collapse import RECIPES, changes, recipe_by_name
 from ncollapse.studies.recipe import MeasureConfig, Recipe, RecipeError, override, recipe_settings
 from ncollapse.studies.run import measure_run, run_recipe
@@ -12,6 +12,7 @@ __all__ = [
     "DepthComparison",
     "MeasureConfig",
     "MinimalDepth",
+    "OwnData",
     "Recipe",
     "RecipeError",
     "RunDirectory",

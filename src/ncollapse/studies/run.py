@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from ncollapse.metrics import FLAGS, METRICS
 from ncollapse.models.fc_resnet import FCResNet
 from ncollapse.probe.measure import collect_features, measure
 from ncollapse.probe.measurement import Measurement
+from ncollapse.statistics.reduce import Processes
 from ncollapse.studies.analysis import depth_analysis, transport_analysis
 from ncollapse.studies.progressive_collapse import changes
 from ncollapse.studies.recipe import Recipe, RecipeError
@@ -28,6 +29,9 @@ from ncollapse.train.checkpoint import CheckpointError, load_checkpoint, load_we
 from ncollapse.train.loop import EpochRecord, make_optimizer, train
 from ncollapse.train.schedule import measuring_epochs, weight_decay_time
 from ncollapse.version import __version__
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 OnEpoch = Callable[[EpochRecord, int], None]
 
@@ -238,6 +242,8 @@ def measure_run(
     layers: str | Sequence[str] = "auto",
     batch_size: int | None = None,
     memory_budget: int | None = None,
+    device: torch.device | str = "cpu",
+    group: ProcessGroup | None = None,
 ) -> Measurement:
     """Measure the network of a run directory again, from its checkpoint.
 
@@ -247,6 +253,8 @@ def measure_run(
         layers: As in ``measure``.
         batch_size: Samples in a forward pass; None takes the recipe's.
         memory_budget: As in ``measure``.
+        device: Where the network runs.
+        group: As in ``measure``: every process takes every size-th sample.
 
     Returns:
         The measurement.
@@ -255,28 +263,33 @@ def measure_run(
         RunDirectoryError: If the folder holds no run, or one without a checkpoint.
         ValueError: If its checkpoint or data is damaged or missing.
     """
-    directory = RunDirectory(path)
-    recipe = directory.recipe()
-    data = load_data(recipe.data)
-    model = FCResNet(recipe.model, data.input_dim, data.num_classes, recipe.seed)
-    if not directory.checkpoint.exists():
-        raise RunDirectoryError(f"{path} holds a run without a checkpoint. Continue it with --resume.")
-    load_weights(directory.checkpoint, model)
+    processes = Processes(group)
+    with processes.together():
+        directory = RunDirectory(path)
+        recipe = directory.recipe()
+        data = load_data(recipe.data)
+        model = FCResNet(recipe.model, data.input_dim, data.num_classes, recipe.seed)
+        if not directory.checkpoint.exists():
+            raise RunDirectoryError(f"{path} holds a run without a checkpoint. Continue it with --resume.")
+        load_weights(directory.checkpoint, model)
+        model.to(device)
 
     def measured(data: LabeledData, split: str, reference: Measurement | None = None) -> Measurement:
         return measure(
             model,
-            Batches(data, batch_size or recipe.measure.batch_size),
+            Batches(data.shard(processes.rank, processes.size), batch_size or recipe.measure.batch_size),
             num_classes=data.num_classes,
             layers=layers,
             convention=recipe.measure.convention,
             split=split,
             reference=reference,
             memory_budget=memory_budget,
+            group=group,
         )
 
     train_measurement = measured(data, "train")
     if split == "train":
         return train_measurement
-    other = replace(recipe.data, split=split, per_class=None, corrupt=0.0)
-    return measured(load_data(other), split, train_measurement)
+    with processes.together():
+        other = load_data(replace(recipe.data, split=split, per_class=None, corrupt=0.0))
+    return measured(other, split, train_measurement)
