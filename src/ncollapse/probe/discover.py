@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections import Counter
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
-import torch
 from torch import Tensor, nn
 
 from ncollapse.probe.reading import attention_mask
+from ncollapse.probe.stages import features_of, find_stages, is_inside, makes, pool_of, read_out
 from ncollapse.probe.tap import Pool, Tap
-from ncollapse.probe.taps import Captured, TapPlan
+from ncollapse.probe.taps import Captured, TapPlan, input_tap
 from ncollapse.probe.watch import Run, watch
 
 _NAMES_SHOWN = 30
 _ONE_HOT = "Labels of shape (N, T) give every token a label; convert one-hot rows with argmax(1)."
-_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-_READ_OUTS: tuple[Pool, ...] = ("cls", "last_token", "mean")
 
 Layers = str | Tap | Sequence[str | Tap]
 
@@ -72,31 +69,47 @@ class Discovery:
             ValueError: If a named layer or the named classifier does not run, or a layer runs twice.
             TypeError: If the output of a named layer is no feature, or the classifier's input has positions.
         """
-        runs = watch(self.model, self.modules, inputs)
-        classifier, feeding, words = self._classifier(runs, tokens)
-        limit = runs[classifier].begun if classifier is not None and not self.taps else len(runs)
+        runs, output = watch(self.model, self.modules, inputs)
+        mask = attention_mask(inputs)
+        head = self._head(runs, output, mask, tokens)
+        limit = runs[head.name].begun if head.name is not None and not self.taps else len(runs)
         usable = [run for run in list(runs.values())[:limit] if _usable(run, num_rows)]
-        notes = [words]
+        notes = [head.note]
         if self.taps is not None:
             taps = self.taps
             self._check_ran(taps, runs)
         elif self.every:
             taps = tuple(Tap(run.name) for run in usable)
         else:
-            chosen, found = _stages(usable, feeding)
-            pool = "flatten" if tokens else _read_out(usable, list(runs.values()), attention_mask(inputs))
-            taps = tuple(Tap(run.name, pool if _features(run).ndim == 3 else "flatten") for run in chosen)
-            notes.insert(0, found)
-        label = self._feeding_label(taps, runs, classifier, feeding)
-        overwritten = {tap.label for tap in taps if (output := runs[tap.name].output) is not None and output.overwritten}
-        if feeding is not None and feeding.overwritten:
+            taps, found = self._natural(usable, list(runs.values()), head, output, mask, tokens)
+            notes = [found, *_left_out(runs, taps), head.note]
+        label = self._feeding_label(taps, runs, head)
+        overwritten = {tap.label for tap in taps if (made := runs[tap.name].output) is not None and made.overwritten}
+        if head.given is not None and head.given.overwritten:
             overwritten.add(str(label))
         if not taps and label is None:
             raise ValueError(f"No layer with one row a sample was found. Name layers. {_available('', self.modules)}")
         if label is not None and label not in {tap.label for tap in taps}:
             notes.append(f"{label} feeds the classifier")
         explanation = "; ".join(filter(None, [self.words, *notes]))
-        return TapPlan(taps, classifier, label, frozenset(overwritten), explanation)
+        return TapPlan(taps, head.name, label, head.pool, frozenset(overwritten), explanation)
+
+    def _natural(
+        self, usable: Sequence[Run], runs: Sequence[Run], head: Head, output: Captured | None, mask: Tensor | None, tokens: bool
+    ) -> tuple[tuple[Tap, ...], str]:
+        """The natural stages, tokens read as the network reads them, and what they are."""
+        if head.given is None:
+            chosen, found = find_stages(usable, output, "the output")
+        else:
+            chosen, found = find_stages(usable, head.given, "the classifier's input")
+        pool: Pool = "flatten"
+        if not tokens:
+            pool = head.pool if head.pool != "flatten" else read_out(usable, runs, mask)
+        # What the classifier takes as it is has been read out already, whatever its shape.
+        direct = {run.name for run in chosen if head.pool == "flatten" and makes(run, head.given)}
+        return tuple(
+            Tap(run.name, pool if features_of(run).ndim == 3 and run.name not in direct else "flatten") for run in chosen
+        ), found
 
     def _match(self, wanted: Sequence[str | Tap]) -> tuple[Tap, ...]:
         found: dict[Tap, None] = {}
@@ -133,14 +146,14 @@ class Discovery:
                     "Tap the modules around it."
                 )
 
-    def _classifier(self, runs: dict[str, Run], tokens: bool) -> tuple[str | None, Captured | None, str]:
-        """The classifier's name, what it was given, and a note."""
+    def _head(self, runs: dict[str, Run], output: Captured | None, mask: Tensor | None, tokens: bool) -> Head:
+        """The classifier, and what it takes."""
         linear = [run for run in runs.values() if isinstance(run.module, nn.Linear) and run.runs == 1]
         if self.classifier is None:
             heads = [run for run in linear if cast(nn.Linear, run.module).out_features == self.num_classes]
             if not heads:
                 others = f", the last one has {cast(nn.Linear, linear[-1].module).out_features}" if linear else ""
-                return None, None, f"no nn.Linear with {self.num_classes} outputs{others}: no metrics of a classifier"
+                return Head(note=f"no nn.Linear with {self.num_classes} outputs{others}: no metrics of a classifier")
             run = heads[-1]
         elif self.classifier in runs:
             run = runs[self.classifier]
@@ -148,115 +161,56 @@ class Discovery:
             raise ValueError(f"Classifier {self.classifier!r} did not run in the forward pass. Name one that does.")
         given = cast(Captured, run.given)
         if given.tensor.ndim == (3 if tokens else 2):
-            return run.name, given, ""
+            return Head(run.name, given)
+        # Logits of all tokens, of which the network returns those of one, or their mean.
+        if not tokens and output is not None and run.output is not None:
+            pool = pool_of(run.output.values, output.values, mask)
+            if pool is not None:
+                return Head(run.name, given, pool, f"its logits are read out at {pool}")
         if self.classifier is not None:
             raise TypeError(
                 f"Classifier {run.name!r} must take features of shape {'(N, T, d)' if tokens else '(N, d)'}, got "
                 f"{tuple(given.tensor.shape)}. Name another with classifier=. {_ONE_HOT if tokens else ''}".rstrip()
             )
-        return None, None, f"{run.name} takes {tuple(given.tensor.shape)}, not (N, d): no metrics of a classifier"
+        return Head(note=f"{run.name} takes {tuple(given.tensor.shape)}, not (N, d): no metrics of a classifier")
 
-    def _feeding_label(
-        self, taps: Sequence[Tap], runs: dict[str, Run], classifier: str | None, feeding: Captured | None
-    ) -> str | None:
+    def _feeding_label(self, taps: Sequence[Tap], runs: dict[str, Run], head: Head) -> str | None:
         """The tap that feeds the classifier, or a layer of its own for what the classifier takes."""
-        if classifier is None or feeding is None:
+        if head.name is None:
             return None
-        before = list(runs)[: runs[classifier].begun]
-        flat = [tap for tap in taps if tap.pool == "flatten" and tap.name in before]
-        same = [tap.label for tap in flat if (output := runs[tap.name].output) is not None and output.is_same(feeding)]
-        return same[-1] if same else f"{classifier}.input"
+        before = list(runs)[: runs[head.name].begun]
+        read_alike = [tap for tap in taps if tap.pool == head.pool and tap.name in before]
+        same = [tap.label for tap in read_alike if makes(runs[tap.name], head.given)]
+        return same[-1] if same else input_tap(head.name, head.pool).label
+
+
+class Head(NamedTuple):
+    """What was found of the classifier.
+
+    Attributes:
+        name: Its name, None if there is none.
+        given: What it takes.
+        pool: How that is read: "flatten", or the token whose logits the network returns.
+        note: Words on it.
+    """
+
+    name: str | None = None
+    given: Captured | None = None
+    pool: Pool = "flatten"
+    note: str = ""
+
+
+def _left_out(runs: dict[str, Run], taps: Sequence[Tap]) -> list[str]:
+    """Words on modules that run more than once, such as layers with shared weights, which no tap covers."""
+    again = [run.name for run in runs.values() if run.runs > 1 and any(True for _ in run.module.children())]
+    names = {tap.name for tap in taps}
+    outer = [name for name in again if not is_inside(name, again) and not is_inside(name, names)]
+    return [f"{', '.join(outer)} left out, since it runs more than once"] if outer else []
 
 
 def _usable(run: Run, num_rows: int) -> bool:
     """Whether a module ran once and returned one row of features a sample."""
     return run.runs == 1 and run.output is not None and len(run.output.tensor) == num_rows
-
-
-def _features(run: Run) -> Tensor:
-    return cast(Captured, run.output).tensor
-
-
-def _stages(usable: Sequence[Run], feeding: Captured | None) -> tuple[list[Run], str]:
-    """The natural stages among the modules that run before the classifier, in order, and what they are."""
-    blocks = _blocks(usable)
-    chosen = blocks or _groups(usable) or list(usable)
-    words = (
-        "blocks "
-        + ", ".join(dict.fromkeys(type(run.module).__name__ for run in blocks if not isinstance(run.module, _CONTAINERS)))
-        if blocks
-        else "layers with weights"
-    )
-    names = {run.name for run in chosen}
-    notes = [words]
-    if blocks:
-        stem = _producer(usable, min(blocks, key=lambda run: run.begun).given)
-        if stem is not None and stem.name not in names:
-            names.add(stem.name)
-            notes.append(f"their input {stem.name}")
-    last = _producer(usable, feeding)
-    if last is not None and _producer([run for run in usable if run.name in names], feeding) is None:
-        names.add(last.name)
-        notes.append(f"the classifier's input {last.name}")
-    return [run for run in usable if run.name in names], " and ".join(notes)
-
-
-def _blocks(usable: Sequence[Run]) -> list[Run]:
-    """The outermost modules of classes of which several run, and what runs after the first of them beside them."""
-    inner = [run for run in usable if not isinstance(run.module, _CONTAINERS) and _has_layers(run.module)]
-    count = Counter(type(run.module) for run in inner)
-    chosen: dict[str, Run] = {}
-    for run in sorted(inner, key=lambda run: run.name.count(".")):
-        if count[type(run.module)] > 1 and not _inside(run.name, chosen):
-            chosen[run.name] = run
-    if not chosen:
-        return []
-    first = min(run.begun for run in chosen.values())
-    parents = {name.rpartition(".")[0] for name in chosen}
-    beside = [
-        run for run in usable if run.name.rpartition(".")[0] in parents and run.begun >= first and _has_layers(run.module)
-    ]
-    around = {run.name for run in beside if any(_inside(name, {run.name}) for name in chosen)}
-    names = chosen.keys() | {run.name for run in beside} - around
-    return [run for run in usable if run.name in names]
-
-
-def _has_layers(module: nn.Module) -> bool:
-    return any(next(child.parameters(), None) is not None for child in module.children())
-
-
-def _inside(name: str, outer: Any) -> bool:
-    parts = name.split(".")
-    return any(".".join(parts[:i]) in outer for i in range(1, len(parts)))
-
-
-def _groups(usable: Sequence[Run]) -> list[Run]:
-    """Of a plain network: the last module before each further layer with weights (activation, normalization, pooling)."""
-    leaves = [run for run in usable if not list(run.module.children()) and not isinstance(run.module, _CONTAINERS)]
-    heavy = [any(p.ndim > 1 for p in run.module.parameters(recurse=False)) for run in leaves]
-    ends = [i for i in range(len(leaves)) if any(heavy[: i + 1]) and (i + 1 == len(leaves) or heavy[i + 1])]
-    return [leaves[i] for i in ends]
-
-
-def _producer(usable: Sequence[Run], given: Captured | None) -> Run | None:
-    """The module whose output it is, the earliest if several hand it on."""
-    if given is None:
-        return None
-    return next((run for run in usable if run.output is not None and run.output.is_same(given)), None)
-
-
-def _read_out(usable: Sequence[Run], runs: Sequence[Run], mask: Tensor | None) -> Pool:
-    """How the network itself turns tokens (N, T, D) into one row a sample; their mean if that cannot be seen."""
-    if not any(isinstance(run.module, nn.Linear) and run.given is not None and run.given.tensor.ndim == 3 for run in runs):
-        return "flatten"  # three dimensions, but no tokens: (N, C, L) of a convolution
-    given = [run.given.values for run in runs if run.given is not None and run.given.tensor.ndim == 2]
-    for run in reversed([run for run in usable if _features(run).ndim == 3]):
-        output = cast(Captured, run.output).values
-        for pool in _READ_OUTS:
-            rows = Tap(run.name, pool).read(output, mask)
-            if any(rows.shape == other.shape and torch.allclose(rows, other) for other in given):
-                return pool
-    return "mean"
 
 
 def _glob(pattern: str, names: Any) -> list[str]:

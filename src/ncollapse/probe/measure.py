@@ -106,7 +106,7 @@ def measure(
         >>> net = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 2))
         >>> data = [(torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 0.0]]), torch.tensor([0, 1, 0]))]
         >>> measure(net, data, num_classes=2).layers
-        ('0', '1')
+        ('1',)
     """
     processes = Processes(group)
     with processes.together():

@@ -121,7 +121,8 @@ def shared_plan(plan: TapPlan | None, processes: Processes) -> TapPlan | None:
     if not told:
         return plan
     classifier, feeding = json.loads(told[0])
-    return TapPlan(() if plan is None else plan.taps, classifier, feeding, frozenset(), words[0] if words else "")
+    taps = () if plan is None else plan.taps
+    return TapPlan(taps, classifier, feeding, "flatten", frozenset(), words[0] if words else "")
 
 
 def shared_classifier(weight: Tensor, bias: Tensor | None, processes: Processes) -> LinearClassifier:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ncollapse.probe.reading import attention_mask, map_tensors, run_network
-from ncollapse.probe.tap import Tap
+from ncollapse.probe.tap import Pool, Tap
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class TapPlan:
         taps: Places to measure, module names resolved.
         classifier: Name of the last linear layer, or None.
         feeding: The layer that feeds it: the label of a tap, or a name of its own for the classifier's input.
+        feeding_pool: How the classifier's input is read: "flatten", or the token whose logits the network returns.
         overwritten: Labels whose outputs later operations overwrite in place, so that they are copied.
         explanation: A sentence that says how they were chosen.
     """
@@ -31,6 +32,7 @@ class TapPlan:
     taps: tuple[Tap, ...]
     classifier: str | None
     feeding: str | None
+    feeding_pool: Pool
     overwritten: frozenset[str]
     explanation: str
 
@@ -116,7 +118,7 @@ class Taps:
             self._handles.append(self.model.get_submodule(name).register_forward_hook(self._capture(taps)))
         if plan.classifier is not None and plan.feeding not in {tap.label for tap in plan.taps}:
             classifier = self.model.get_submodule(plan.classifier)
-            self._handles.append(classifier.register_forward_pre_hook(self._capture_input(str(plan.feeding)), with_kwargs=True))
+            self._handles.append(classifier.register_forward_pre_hook(self._capture_input(plan), with_kwargs=True))
 
     def _capture(self, taps: Sequence[Tap]) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -125,9 +127,9 @@ class Taps:
 
         return hook
 
-    def _capture_input(self, label: str) -> Any:
+    def _capture_input(self, plan: TapPlan) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self._keep(Tap(label), args[0] if args else kwargs["input"])
+            self._keep(input_tap(str(plan.classifier), plan.feeding_pool), args[0] if args else kwargs["input"])
 
         return hook
 
@@ -190,6 +192,19 @@ class Captured(NamedTuple):
         """
         same_memory = self.tensor.data_ptr() == other.tensor.data_ptr() and self.tensor.numel() == other.tensor.numel()
         return same_memory and self.version == other.version and torch.equal(self.values.flatten(), other.values.flatten())
+
+
+def input_tap(classifier: str, pool: Pool) -> Tap:
+    """The layer that is a classifier's input.
+
+    Args:
+        classifier: The classifier's name.
+        pool: How its input is read.
+
+    Returns:
+        A tap that names no module.
+    """
+    return Tap(f"{classifier}.input", pool)
 
 
 def feature_of(output: Any, label: str) -> Tensor:

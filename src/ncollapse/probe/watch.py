@@ -43,9 +43,8 @@ class _Watcher:
         """A hook for before the module runs."""
 
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            given = args[0] if args else kwargs.get("input")
-            captured = Captured.of(given.detach(), given.detach(), copied=True) if isinstance(given, Tensor) else None
-            self.begun.setdefault(name, (len(self.runs), captured))
+            given = next(iter((*args, *kwargs.values())), None)
+            self.begun.setdefault(name, (len(self.runs), _seen(given) if isinstance(given, Tensor) else None))
 
         return hook
 
@@ -56,18 +55,24 @@ class _Watcher:
             if name in self.runs:
                 self.runs[name].runs += 1
                 return
-            try:
-                tensor = feature_of(output, name).detach()
-                captured = Captured.of(tensor, tensor, copied=True)
-            except TypeError:
-                captured = None
             position, given = self.begun[name]
-            self.runs[name] = Run(name, module, given, captured, 1, position)
+            self.runs[name] = Run(name, module, given, _features(output), 1, position)
 
         return hook
 
 
-def watch(model: nn.Module, modules: dict[str, nn.Module], inputs: Any) -> dict[str, Run]:
+def _seen(tensor: Tensor) -> Captured:
+    return Captured.of(tensor.detach(), tensor.detach(), copied=True)
+
+
+def _features(output: Any) -> Captured | None:
+    try:
+        return _seen(feature_of(output, ""))
+    except TypeError:
+        return None
+
+
+def watch(model: nn.Module, modules: dict[str, nn.Module], inputs: Any) -> tuple[dict[str, Run], Captured | None]:
     """Run a network once.
 
     Args:
@@ -76,7 +81,7 @@ def watch(model: nn.Module, modules: dict[str, nn.Module], inputs: Any) -> dict[
         inputs: What it takes.
 
     Returns:
-        What every module that ran did, in the order in which they finished.
+        What every module that ran did, in the order in which they finished, and the features that the network returned.
     """
     watcher = _Watcher()
     handles = []
@@ -84,8 +89,8 @@ def watch(model: nn.Module, modules: dict[str, nn.Module], inputs: Any) -> dict[
         for name, module in modules.items():
             handles.append(module.register_forward_pre_hook(watcher.begin(name), with_kwargs=True))
             handles.append(module.register_forward_hook(watcher.end(name)))
-        run_network(model, inputs)
+        output = run_network(model, inputs)
     finally:
         for handle in handles:
             handle.remove()
-    return watcher.runs
+    return watcher.runs, _features(output)
