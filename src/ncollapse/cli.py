@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import signal
@@ -17,7 +18,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from ncollapse.version import __version__
 
 if TYPE_CHECKING:
-    from ncollapse.probe import Measurement
     from ncollapse.studies.recipe import Recipe
 
 # torch takes seconds to import: every command imports what it needs, so that --help answers at once.
@@ -25,7 +25,23 @@ if TYPE_CHECKING:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}. See {self.prog} --help.\n")
+        # Every process has the same words to parse.
+        _fail(f"{self.prog}: error: {message}. See {self.prog} --help.", silent=_follows())
+
+
+def _follows() -> bool:
+    """Whether this is a process of torchrun other than the first."""
+    return "MASTER_ADDR" in os.environ and os.environ.get("RANK", "0") != "0"
+
+
+def _fail(words: str, silent: bool) -> NoReturn:
+    """One line and exit 2; silent where the first process says it."""
+    if silent:
+        # torchrun ends all processes when one has ended: not before the first has written.
+        time.sleep(5)
+    else:
+        sys.stderr.write(f"{words}\n")
+    raise SystemExit(2)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -139,11 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.debug:
             traceback.print_exc()
         words = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-        if os.environ.get("RANK", "0") != "0" and _told_by_all(error):
-            time.sleep(1)  # torchrun ends all processes when the first has ended: not before rank 0 has said why
-            raise SystemExit(2) from error
-        sys.stderr.write(f"ncollapse: error: {' '.join(words.split())}\n")
-        raise SystemExit(2) from error
+        _fail(f"ncollapse: error: {' '.join(words.split())}", silent=_follows() and _told_by_all(error))
 
 
 def _told_by_all(error: Exception) -> bool:
@@ -221,74 +233,30 @@ def _progress(title: str) -> Iterator[Any]:
 
 
 def _measure(options: argparse.Namespace) -> None:
+    from ncollapse.studies import MeasureRequest, measure_by_name
     from ncollapse.studies.torchrun import process_group
 
-    with process_group() as (group, rank, device):
-        measurement, note = _measured(options, group, options.device or device)
+    given = {item.name: getattr(options, item.name) for item in dataclasses.fields(MeasureRequest)}
+    if options.memory_budget is not None:
+        given["memory_budget"] = options.memory_budget * 2**20
+    request = MeasureRequest(**given)
+    # As with python -m: module:function finds the modules of the current folder.
+    sys.path.insert(0, os.getcwd())
+    try:
+        with process_group() as (group, rank, device):
+            measurement = measure_by_name(request, options.device or device, group)
+    finally:
+        sys.path.pop(0)
     if rank > 0:
         return
-    if note:
+    if not request.is_run and request.checkpoint is None:
+        note = f"Weights: those that {options.model} gave the network; no --checkpoint was named."
         print(note, file=sys.stderr if options.json else sys.stdout)
     if options.json:
         rows = [{**row._asdict(), "value": None if row.value != row.value else row.value} for row in measurement.rows]
         print(json.dumps(rows))
     else:
         print(measurement)
-
-
-def _measured(options: argparse.Namespace, group: Any, device: str) -> tuple[Measurement, str]:
-    """The measurement, and a note on where the weights come from."""
-    from ncollapse.studies import measure_run
-
-    budget = None if options.memory_budget is None else options.memory_budget * 2**20
-    layers = options.layers or "auto"
-    if Path(options.model).is_dir():
-        given = [name for name in ("data", "checkpoint", "num_classes", "input_shape") if getattr(options, name) is not None]
-        given = [name.replace("_", "-") for name in given] + ["unsafe-pickle"] * options.unsafe_pickle
-        if given:
-            raise ValueError(
-                f"{options.model} is a run directory, which has its own data and checkpoint; got --{' and --'.join(given)}. "
-                "Leave it out, or name your own network as module:function."
-            )
-        where = {"device": device, "group": group}
-        run = measure_run(
-            options.model, split=options.split, layers=layers, batch_size=options.batch_size, memory_budget=budget, **where
-        )
-        return run, ""
-    own = _measure_own(options, layers, budget, device, group)
-    if options.checkpoint is not None:
-        return own, ""
-    return own, f"Weights: those that {options.model} gave the network; no --checkpoint was named."
-
-
-def _measure_own(
-    options: argparse.Namespace, layers: str | list[str], budget: int | None, device: str, group: Any
-) -> Measurement:
-    from ncollapse.data import DataConfig
-    from ncollapse.studies import OwnData, measure_own
-
-    if options.data is None:
-        raise ValueError(f"MODEL {options.model!r} is no run directory; your own network needs --data NAME as well")
-    theirs = ":" in options.data
-    if theirs and (options.num_classes is None or options.split != "train" or options.input_shape or options.batch_size):
-        raise ValueError(
-            f"--data {options.data} gives batches as they are: it needs --num-classes K, and takes no --split, --input-shape "
-            "or --batch-size"
-        )
-    if options.num_classes is not None and not theirs:
-        raise ValueError(f"--num-classes is for batches of a module:function; {options.data} has its own. Leave it out")
-    return measure_own(
-        options.model,
-        OwnData(options.data, options.num_classes) if theirs else DataConfig(name=options.data, split=options.split),
-        checkpoint=options.checkpoint,
-        unsafe_pickle=options.unsafe_pickle,
-        layers=layers,
-        batch_size=options.batch_size or 1000,
-        input_shape=options.input_shape,
-        memory_budget=budget,
-        device=device,
-        group=group,
-    )
 
 
 def _report(options: argparse.Namespace) -> None:

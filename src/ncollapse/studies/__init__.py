@@ -1,5 +1,6 @@
 """Experiments as data, and what runs them."""
 
+from ncollapse.studies.by_name import MeasureRequest, measure_by_name
 from ncollapse.studies.ncc_depth import DepthComparison, MinimalDepth, compare_ncc_depths, minimal_ncc_depth
 from ncollapse.studies.own_network import OwnData, measure_own
 from ncollapse.studies.progressive_collapse import RECIPES, changes, recipe_by_name
@@ -11,6 +12,7 @@ __all__ = [
     "RECIPES",
     "DepthComparison",
     "MeasureConfig",
+    "MeasureRequest",
     "MinimalDepth",
     "OwnData",
     "Recipe",
@@ -19,6 +21,7 @@ __all__ = [
     "RunDirectoryError",
     "changes",
     "compare_ncc_depths",
+    "measure_by_name",
     "measure_own",
     "measure_run",
     "minimal_ncc_depth",

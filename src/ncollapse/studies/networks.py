@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import nn
 
 
 def build_network(spec: str, num_classes: int) -> nn.Module:
-    """Make a network.
+    """Make a network; weights that are drawn are drawn with seed 0, so that all processes and calls have the same.
 
     Args:
-        spec: "module:function", the function without arguments, modules of the current folder being found; or
-            "torchvision:NAME", "timm:NAME", with fresh weights and K outputs; or "transformers:NAME", a model of the hub or a
-            folder, with its saved weights (safetensors only).
+        spec: "module:function", the function without arguments; "torchvision:NAME" or "timm:NAME", with fresh weights and K
+            outputs; or "transformers:NAME", a folder that ``save_pretrained`` wrote or a model of the hub, as it was saved
+            (safetensors only).
         num_classes: K.
 
     Returns:
@@ -35,23 +35,24 @@ def build_network(spec: str, num_classes: int) -> nn.Module:
         raise ValueError(
             f"MODEL must be a run directory, module:function, torchvision:NAME, timm:NAME or transformers:NAME, got {spec!r}"
         )
-    if source in _LIBRARIES:
-        make, extra = _LIBRARIES[source]
-        with own_errors(f"importing {source}"):
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        if source in _LIBRARIES:
+            make, extra = _LIBRARIES[source]
             library = _imported(source, extra)
-        with own_errors(f"making {spec}"):
-            model = make(library, name, num_classes)
-    else:
-        function = named_function(spec)
-        with own_errors(f"calling {spec}"):
-            model = function()
+            with own_errors(f"making {spec}"):
+                model = make(library, name, num_classes)
+        else:
+            function = named_function(spec)
+            with own_errors(f"calling {spec}"):
+                model = function()
     if not isinstance(model, nn.Module):
         raise TypeError(f"{spec} must return a torch.nn.Module, got {type(model).__name__}")
     return model
 
 
 def named_function(spec: str) -> Callable[..., Any]:
-    """Import "module:function", the current folder being on the path as with ``python -m``.
+    """Import "module:function".
 
     Args:
         spec: The name.
@@ -64,24 +65,25 @@ def named_function(spec: str) -> Callable[..., Any]:
         ImportError: If there is no such module.
     """
     module_name, _, function_name = spec.partition(":")
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        with own_errors(f"importing {module_name}"):
-            module = importlib.import_module(module_name)
-    finally:
-        sys.path.pop(0)
-    if not hasattr(module, function_name):
-        raise ValueError(f"Module {module_name!r} has no {function_name!r}")
-    function: Callable[..., Any] = getattr(module, function_name)
-    return function
+    with own_errors(f"importing {module_name}"):
+        module = importlib.import_module(module_name)
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        got = "none of that name" if function is None else type(function).__name__
+        raise ValueError(
+            f"{spec} must name a function of module {module_name!r}, got {got}. {_near(function_name, dir(module))}"
+        )
+    named: Callable[..., Any] = function
+    return named
 
 
 @contextmanager
-def own_errors(doing: str) -> Iterator[None]:
+def own_errors(doing: str, advice: str = "") -> Iterator[None]:
     """Whatever the user's code raises is the user's error; what is an error of theirs already keeps its words.
 
     Args:
         doing: What was done, for the words.
+        advice: What may help, for the words.
 
     Yields:
         Nothing.
@@ -97,30 +99,51 @@ def own_errors(doing: str) -> Iterator[None]:
     except (ValueError, TypeError, OSError, ImportError):
         raise
     except Exception as error:
-        raise ValueError(f"{doing} raised {type(error).__name__}: {error}") from error
+        words = f"{doing} raised {type(error).__name__}: {error}"
+        raise ValueError(f"{words.rstrip('.')}. {advice}" if advice else words) from error
 
 
 def _imported(library: str, extra: str) -> ModuleType:
     try:
-        return importlib.import_module(library)
+        # torchvision built for another torch raises RuntimeError.
+        with own_errors(f"importing {library}", f"Install a {library} that belongs to torch {torch.__version__}."):
+            return importlib.import_module(library)
     except ModuleNotFoundError as error:
         if error.name != library:
             raise
         raise ImportError(
-            f'{library}:NAME needs {library}, which is not installed. Install it with: pip install "ncollapse[{extra}]"'
+            f"{library}:NAME needs {library}, which is not installed. Install it with: pip install 'ncollapse[{extra}]'"
         ) from error
 
 
+def _near(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, [word for word in known if not word.startswith("_")], n=5)
+    return f"Near: {', '.join(near)}." if near else "Check the spelling."
+
+
 def _from_torchvision(torchvision: Any, name: str, num_classes: int) -> Any:
+    known = torchvision.models.list_models()
+    if name.lower() not in known:
+        raise ValueError(f"torchvision has no network {name!r}. {_near(name, known)}")
     return torchvision.models.get_model(name, weights=None, num_classes=num_classes)
 
 
 def _from_timm(timm: Any, name: str, num_classes: int) -> Any:
+    known = timm.list_models()
+    # What follows a dot names pretrained weights.
+    if name.partition(".")[0] not in known:
+        raise ValueError(f"timm has no network {name!r}. {_near(name, known)}")
     return timm.create_model(name, pretrained=False, num_classes=num_classes)
 
 
 def _from_transformers(transformers: Any, name: str, num_classes: int) -> Any:
-    config = transformers.AutoConfig.from_pretrained(name)
+    try:
+        config = transformers.AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"transformers:NAME needs a folder that save_pretrained wrote or a model of the Hugging Face hub, got {name!r} "
+            f"({str(error).splitlines()[0]}). Check the path; without network the hub's models are found if downloaded before."
+        ) from error
     known = config.architectures or ()
     if not known or not hasattr(transformers, known[0]):
         raise ValueError(f"The configuration of {name!r} must name its architecture, got {known}. Write a module:function.")

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
 
 from ncollapse.data.batches import Batches
 from ncollapse.data.catalog import DataConfig, load_data
 from ncollapse.probe.measure import measure
 from ncollapse.probe.measurement import Measurement
+from ncollapse.probe.reading import unpack_batch
 from ncollapse.statistics.reduce import Processes
 from ncollapse.studies.networks import build_network, named_function, own_errors
+from ncollapse.studies.torchrun import Dealt
 from ncollapse.train.checkpoint import load_weights
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class OwnData:
     """Batches of the user's.
 
     Attributes:
-        name: "module:function"; the function returns batches as ``measure`` takes them.
+        name: "module:function"; the function returns batches as ``measure`` takes them, and is called for every pass.
         num_classes: K.
     """
 
@@ -68,7 +69,7 @@ def measure_own(
         input_shape: Shape of one sample, such as (1, 28, 28); samples of one channel fill three with copies of it.
         memory_budget: As in ``measure``.
         device: Where the network runs.
-        group: As in ``measure``: every process takes every size-th sample, or batch of the user's.
+        group: As in ``measure``; the batches are dealt out to its processes in turn.
 
     Returns:
         The measurement.
@@ -86,11 +87,12 @@ def measure_own(
             splits.insert(0, _load(replace(data, split="train"), batch_size, input_shape, processes))
         model = build_network(spec, splits[0].num_classes)
         if checkpoint is not None:
-            load_weights(checkpoint, model, unsafe_pickle=unsafe_pickle)
-    _share_weights(model, processes)
-    model.to(device)
+            with own_errors(f"reading {checkpoint}"):
+                load_weights(checkpoint, model, unsafe_pickle=unsafe_pickle)
+        with own_errors(f"moving the network to device {str(device)!r}"):
+            model.to(device)
     measurement: Measurement | None = None
-    with own_errors(f"measuring {spec}"):
+    with own_errors(f"measuring {spec}", _advice(data, input_shape)):
         for split in splits:
             measurement = measure(
                 model,
@@ -102,25 +104,27 @@ def measure_own(
                 memory_budget=memory_budget,
                 group=group,
             )
+            if isinstance(split.batches, _OwnBatches):
+                processes.agree(f"The labels in the batches of {split.batches.name}", split.batches.digest)
     assert measurement is not None
     return measurement
 
 
-def _share_weights(model: nn.Module, processes: Processes) -> None:
-    """Those of the first process: without a checkpoint each has drawn its own."""
-    if processes.size > 1:
-        for state in model.state_dict().values():
-            state.copy_(processes.hand_out(Tensor, state))
+def _advice(data: DataConfig | OwnData, input_shape: Sequence[int] | None) -> str:
+    if isinstance(data, OwnData):
+        return ""
+    given = "as vectors" if input_shape is None else f"in the shape {tuple(input_shape)}"
+    return f"It was given samples {given}; if it takes another shape, name that with --input-shape."
 
 
 def _load(data: DataConfig | OwnData, batch_size: int, input_shape: Sequence[int] | None, processes: Processes) -> _Split:
     if isinstance(data, OwnData):
-        return _Split(_Strided(named_function(data.name)(), processes.rank, processes.size), data.num_classes, "train")
+        return _Split(_OwnBatches(data.name, processes), data.num_classes, "train")
     samples = load_data(data)
-    batches: Iterable[Any] = Batches(samples.shard(processes.rank, processes.size), batch_size)
+    batches: Iterable[Any] = Batches(samples, batch_size)
     if input_shape is not None:
         batches = _Reshaped(batches, _shape(samples.input_dim, input_shape))
-    return _Split(batches, samples.num_classes, data.split)
+    return _Split(Dealt(batches, processes), samples.num_classes, data.split)
 
 
 def _shape(dim: int, wanted: Sequence[int]) -> tuple[int, ...]:
@@ -134,21 +138,39 @@ def _shape(dim: int, wanted: Sequence[int]) -> tuple[int, ...]:
 
 
 class _Reshaped:
-    """Batches whose samples have a shape."""
+    """Batches whose samples have a shape; samples of one channel fill all channels with copies of it."""
 
     def __init__(self, batches: Iterable[Any], shape: tuple[int, ...]) -> None:
         self.batches, self.shape = batches, shape
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[Any]:
         for inputs, labels in self.batches:
             yield inputs.reshape(len(inputs), -1, *self.shape[1:]).expand(-1, *self.shape), labels
 
 
-class _Strided:
-    """Every size-th batch, beginning at the rank: each is taken by one process, none twice."""
+class _OwnBatches:
+    """Batches of a function of the user's, called for every pass, so that it may be a generator; dealt out to the processes.
 
-    def __init__(self, batches: Any, rank: int, size: int) -> None:
-        self.batches, self.rank, self.size = batches, rank, size
+    Attributes:
+        digest: Of the labels of all batches of the last pass, dealt to any process; empty in one process alone.
+    """
 
-    def __iter__(self) -> Any:
-        return islice(iter(self.batches), self.rank, None, self.size)
+    def __init__(self, name: str, processes: Processes) -> None:
+        self.name, self.processes, self.digest = name, processes, ""
+        self._function = named_function(name)
+
+    def __iter__(self) -> Iterator[Any]:
+        # A loader that shuffles has one order on all processes and in both passes. ``measure`` restores the random state.
+        torch.default_generator.manual_seed(0)
+        batches = self._function()
+        if not isinstance(batches, Iterable):
+            raise TypeError(f"{self.name} must return batches, such as a list or a DataLoader, got {type(batches).__name__}")
+        return iter(batches) if self.processes.size == 1 else iter(Dealt(self._noted(batches), self.processes))
+
+    def _noted(self, batches: Iterable[Any]) -> Iterator[Any]:
+        """The same batches: what is not the same on all processes would be measured twice or not at all."""
+        digest = hashlib.sha256()
+        for batch in batches:
+            digest.update(torch.as_tensor(unpack_batch(batch)[1]).cpu().numpy().tobytes())
+            yield batch
+        self.digest = digest.hexdigest()[:12]

@@ -22,9 +22,11 @@ from ncollapse.probe.measure import collect_features, measure
 from ncollapse.probe.measurement import Measurement
 from ncollapse.statistics.reduce import Processes
 from ncollapse.studies.analysis import depth_analysis, transport_analysis
+from ncollapse.studies.networks import own_errors
 from ncollapse.studies.progressive_collapse import changes
 from ncollapse.studies.recipe import Recipe, RecipeError
 from ncollapse.studies.rundir import RunDirectory, RunDirectoryError
+from ncollapse.studies.torchrun import Dealt
 from ncollapse.train.checkpoint import CheckpointError, load_checkpoint, load_weights, save_checkpoint
 from ncollapse.train.loop import EpochRecord, make_optimizer, train
 from ncollapse.train.schedule import measuring_epochs, weight_decay_time
@@ -254,7 +256,7 @@ def measure_run(
         batch_size: Samples in a forward pass; None takes the recipe's.
         memory_budget: As in ``measure``.
         device: Where the network runs.
-        group: As in ``measure``: every process takes every size-th sample.
+        group: As in ``measure``; the batches are dealt out to its processes in turn.
 
     Returns:
         The measurement.
@@ -272,12 +274,13 @@ def measure_run(
         if not directory.checkpoint.exists():
             raise RunDirectoryError(f"{path} holds a run without a checkpoint. Continue it with --resume.")
         load_weights(directory.checkpoint, model)
-        model.to(device)
+        with own_errors(f"moving the network to device {str(device)!r}"):
+            model.to(device)
 
     def measured(data: LabeledData, split: str, reference: Measurement | None = None) -> Measurement:
         return measure(
             model,
-            Batches(data.shard(processes.rank, processes.size), batch_size or recipe.measure.batch_size),
+            Dealt(Batches(data, batch_size or recipe.measure.batch_size), processes),
             num_classes=data.num_classes,
             layers=layers,
             convention=recipe.measure.convention,

@@ -1,14 +1,18 @@
-"""The group of processes that torchrun started."""
+"""The processes that torchrun started: joining their group, and dealing out the batches."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import distributed
+
+if TYPE_CHECKING:
+    from ncollapse.statistics.reduce import Processes
 
 
 @contextmanager
@@ -30,3 +34,18 @@ def process_group() -> Iterator[tuple[Any, int, str]]:
     yield distributed.group.WORLD, int(told[0]), f"cuda:{local}" if on_gpu else "cpu"
     # Not after an error, where it could wait for processes that have ended.
     distributed.destroy_process_group()
+
+
+class Dealt:
+    """Batches dealt out to processes in turn: each batch is taken by one of them, whole, as one process alone would take it.
+
+    Args:
+        batches: The same on all processes.
+        processes: Those that share them.
+    """
+
+    def __init__(self, batches: Iterable[Any], processes: Processes) -> None:
+        self.batches, self.processes = batches, processes
+
+    def __iter__(self) -> Iterator[Any]:
+        return islice(iter(self.batches), self.processes.rank, None, self.processes.size)
