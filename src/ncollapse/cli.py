@@ -65,41 +65,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--json", action="store_true", help="print the result as JSON")
     run.set_defaults(call=_run)
 
-    measure = commands.add_parser("measure", help="measure a run directory's network, or your own")
-    measure.add_argument(
-        "model",
-        metavar="MODEL",
-        help="a run directory, module:function that returns a network, torchvision:NAME, timm:NAME or transformers:NAME",
-    )
-    measure.add_argument(
-        "--data",
-        metavar="NAME",
-        help="digits, fashion_mnist, mnist, gaussian_mixture, or module:function that returns batches; needed for your own",
-    )
-    measure.add_argument("--num-classes", type=_count(1), metavar="K", help="of the batches of a module:function")
-    measure.add_argument(
-        "--input-shape", type=_count(1), nargs="+", metavar="D", help="shape of a sample for your own network, such as 1 28 28"
-    )
-    measure.add_argument("--split", choices=("train", "test"), default="train")
-    measure.add_argument(
-        "--checkpoint",
-        type=Path,
-        metavar="FILE",
-        help="weights for your own network: safetensors or a state dict of torch.save",
-    )
-    measure.add_argument(
-        "--unsafe-pickle", action="store_true", help="let the checkpoint run code, as pickled models need; trust who wrote it"
-    )
-    measure.add_argument("--device", metavar="NAME", help="default: cpu; under torchrun a GPU for each process if there is one")
-    measure.add_argument("--layers", nargs="+", metavar="NAME", help="module names or globs (default: auto)")
-    measure.add_argument(
-        "--batch-size", type=_count(1), metavar="N", help="default: that of the run's recipe, 1000 for your own network"
-    )
-    measure.add_argument(
-        "--memory-budget", type=_count(0), metavar="MIB", help="for kept features; beyond it a second pass is made"
-    )
-    measure.add_argument("--json", action="store_true", help="print the tidy rows as JSON")
-    measure.set_defaults(call=_measure)
+    words = "measure a run directory's network, or your own; in many processes with torchrun -m ncollapse measure"
+    _measure_options(commands.add_parser("measure", help=words, description=words))
 
     report = commands.add_parser("report", help="write the figures and the page of run directories anew")
     report.add_argument("runs", type=Path, nargs="+", metavar="DIR")
@@ -115,6 +82,45 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true", help="print an object")
     doctor.set_defaults(call=_doctor)
     return parser
+
+
+def _measure_options(measure: argparse.ArgumentParser) -> None:
+    measure.add_argument(
+        "model",
+        metavar="MODEL",
+        help="a run directory; module:function that returns a network; torchvision:NAME or timm:NAME (weights drawn with seed "
+        "0); transformers:FOLDER (config.json and model.safetensors, as save_pretrained writes them; nothing is downloaded)",
+    )
+    measure.add_argument(
+        "--data",
+        metavar="NAME",
+        help="digits, fashion_mnist, mnist, gaussian_mixture, or module:function that returns batches; needed for your own",
+    )
+    measure.add_argument("--num-classes", type=_count(1), metavar="K", help="of the batches of a module:function")
+    measure.add_argument(
+        "--input-shape",
+        type=_count(1),
+        nargs="+",
+        metavar="D",
+        help="shape of a sample for your own network, such as 1 28 28; 3 28 28 copies the one channel",
+    )
+    measure.add_argument("--split", choices=("train", "test"), default="train")
+    measure.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="FILE",
+        help="weights for your own network, by safetensors or torch.save: a state dict, also under state_dict, "
+        "model_state_dict or model; a prefix module. or _orig_mod. is dropped",
+    )
+    measure.add_argument("--unsafe-pickle", action="store_true", help="let the checkpoint run code, if you trust its writer")
+    measure.add_argument("--device", metavar="NAME", help="default: cpu; under torchrun a GPU for each process if there is one")
+    measure.add_argument("--layers", nargs="+", metavar="NAME", help="module names or globs (default: auto)")
+    measure.add_argument(
+        "--batch-size", type=_count(1), metavar="N", help="default: that of the run's recipe, 1000 for your own"
+    )
+    measure.add_argument("--memory-budget", type=_count(0), metavar="MIB", help="for kept features; beyond it, a second pass")
+    measure.add_argument("--json", action="store_true", help="print the tidy rows as JSON")
+    measure.set_defaults(call=_measure)
 
 
 def _count(least: int) -> Callable[[str], int]:
@@ -236,10 +242,7 @@ def _measure(options: argparse.Namespace) -> None:
     from ncollapse.studies import MeasureRequest, measure_by_name
     from ncollapse.studies.torchrun import process_group
 
-    given = {item.name: getattr(options, item.name) for item in dataclasses.fields(MeasureRequest)}
-    if options.memory_budget is not None:
-        given["memory_budget"] = options.memory_budget * 2**20
-    request = MeasureRequest(**given)
+    request = MeasureRequest(**{item.name: getattr(options, item.name) for item in dataclasses.fields(MeasureRequest)})
     # As with python -m: module:function finds the modules of the current folder.
     sys.path.insert(0, os.getcwd())
     try:
@@ -249,9 +252,8 @@ def _measure(options: argparse.Namespace) -> None:
         sys.path.pop(0)
     if rank > 0:
         return
-    if not request.is_run and request.checkpoint is None:
-        note = f"Weights: those that {options.model} gave the network; no --checkpoint was named."
-        print(note, file=sys.stderr if options.json else sys.stdout)
+    if request.weights_note:
+        print(request.weights_note, file=sys.stderr if options.json else sys.stdout)
     if options.json:
         rows = [{**row._asdict(), "value": None if row.value != row.value else row.value} for row in measurement.rows]
         print(json.dumps(rows))

@@ -30,7 +30,7 @@ class MeasureRequest:
         unsafe_pickle: Whether it may run code.
         layers: Names or globs.
         batch_size: Samples in a forward pass.
-        memory_budget: Bytes.
+        memory_budget: MiB.
     """
 
     model: str
@@ -49,6 +49,15 @@ class MeasureRequest:
         """Whether the model is a run directory."""
         return Path(self.model).is_dir()
 
+    @property
+    def weights_note(self) -> str:
+        """Words on the weights where no file was named; empty where one was."""
+        if self.is_run or self.checkpoint is not None:
+            return ""
+        fresh = self.model.startswith(("torchvision:", "timm:"))
+        whose = "drawn anew, with seed 0" if fresh else f"those that {self.model} gave the network"
+        return f"Weights: {whose}; no --checkpoint was named."
+
 
 def measure_by_name(request: MeasureRequest, device: str = "cpu", group: ProcessGroup | None = None) -> Measurement:
     """Measure what was named.
@@ -65,6 +74,7 @@ def measure_by_name(request: MeasureRequest, device: str = "cpu", group: Process
         ValueError: If options do not go together; and as ``measure_run`` and ``measure_own``.
     """
     layers = request.layers or "auto"
+    budget = None if request.memory_budget is None else request.memory_budget * 2**20
     with Processes(group).together():
         data = None if request.is_run else _own_data(request)
         if request.is_run:
@@ -75,7 +85,7 @@ def measure_by_name(request: MeasureRequest, device: str = "cpu", group: Process
             split=request.split,
             layers=layers,
             batch_size=request.batch_size,
-            memory_budget=request.memory_budget,
+            memory_budget=budget,
             device=device,
             group=group,
         )
@@ -87,7 +97,7 @@ def measure_by_name(request: MeasureRequest, device: str = "cpu", group: Process
         layers=layers,
         batch_size=request.batch_size or 1000,
         input_shape=request.input_shape,
-        memory_budget=request.memory_budget,
+        memory_budget=budget,
         device=device,
         group=group,
     )

@@ -18,8 +18,8 @@ def build_network(spec: str, num_classes: int) -> nn.Module:
 
     Args:
         spec: "module:function", the function without arguments; "torchvision:NAME" or "timm:NAME", with fresh weights and K
-            outputs; or "transformers:NAME", a folder that ``save_pretrained`` wrote or a model of the hub, as it was saved
-            (safetensors only).
+            outputs; or "transformers:FOLDER", as ``save_pretrained`` wrote it (a model of the hub too if it was downloaded
+            before), with its weights in safetensors.
         num_classes: K.
 
     Returns:
@@ -33,7 +33,7 @@ def build_network(spec: str, num_classes: int) -> nn.Module:
     source, colon, name = spec.partition(":")
     if not colon:
         raise ValueError(
-            f"MODEL must be a run directory, module:function, torchvision:NAME, timm:NAME or transformers:NAME, got {spec!r}"
+            f"MODEL must be a run directory, module:function, torchvision:NAME, timm:NAME or transformers:FOLDER, got {spec!r}"
         )
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
@@ -105,14 +105,16 @@ def own_errors(doing: str, advice: str = "") -> Iterator[None]:
 
 def _imported(library: str, extra: str) -> ModuleType:
     try:
-        # torchvision built for another torch raises RuntimeError.
-        with own_errors(f"importing {library}", f"Install a {library} that belongs to torch {torch.__version__}."):
+        # A torchvision built for another torch raises RuntimeError, and timm imports it.
+        with own_errors(
+            f"importing {library}", f"Is a torchvision installed that does not belong to torch {torch.__version__}?"
+        ):
             return importlib.import_module(library)
     except ModuleNotFoundError as error:
         if error.name != library:
             raise
         raise ImportError(
-            f"{library}:NAME needs {library}, which is not installed. Install it with: pip install 'ncollapse[{extra}]'"
+            f"{library}: names need {library}, which is not installed. Install it with: pip install 'ncollapse[{extra}]'"
         ) from error
 
 
@@ -130,25 +132,43 @@ def _from_torchvision(torchvision: Any, name: str, num_classes: int) -> Any:
 
 def _from_timm(timm: Any, name: str, num_classes: int) -> Any:
     known = timm.list_models()
-    # What follows a dot names pretrained weights.
-    if name.partition(".")[0] not in known:
-        raise ValueError(f"timm has no network {name!r}. {_near(name, known)}")
+    if name not in known:
+        architecture, dot, _ = name.partition(".")
+        pretrained = f"The weights that it names are not downloaded: take {architecture!r} and --checkpoint. " if dot else ""
+        raise ValueError(f"timm has no network {name!r}. {pretrained}{_near(name, known)}")
     return timm.create_model(name, pretrained=False, num_classes=num_classes)
 
 
 def _from_transformers(transformers: Any, name: str, num_classes: int) -> Any:
     try:
-        config = transformers.AutoConfig.from_pretrained(name)
+        # Nothing is downloaded: a misspelled folder is an error at once.
+        config = transformers.AutoConfig.from_pretrained(name, local_files_only=True)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"transformers:NAME needs a folder that save_pretrained wrote or a model of the Hugging Face hub, got {name!r} "
-            f"({str(error).splitlines()[0]}). Check the path; without network the hub's models are found if downloaded before."
+            f"transformers:FOLDER needs a folder that save_pretrained wrote, or a model of the hub that was downloaded before, "
+            f"got {name!r} ({str(error).splitlines()[0]})"
         ) from error
     known = config.architectures or ()
     if not known or not hasattr(transformers, known[0]):
-        raise ValueError(f"The configuration of {name!r} must name its architecture, got {known}. Write a module:function.")
-    # Its own class, with the head it was saved with. Pickled weights are refused.
-    return getattr(transformers, known[0]).from_pretrained(name, use_safetensors=True)
+        raise ValueError(
+            f"The configuration in {name!r} must name an architecture of transformers, got {', '.join(known) or 'none'}. "
+            "Build it in a function of your own and name that as module:function."
+        )
+    with _no_progress_bar(transformers.utils.logging):
+        # Its own class, with the head it was saved with. Pickled weights are refused.
+        return getattr(transformers, known[0]).from_pretrained(name, use_safetensors=True, local_files_only=True)
+
+
+@contextmanager
+def _no_progress_bar(logging: Any) -> Iterator[None]:
+    """One for each process would be drawn."""
+    enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            logging.enable_progress_bar()
 
 
 _LIBRARIES: dict[str, tuple[Callable[[Any, str, int], Any], str]] = {

@@ -199,12 +199,14 @@ def _check_fit(path: Path, saved: dict[str, Tensor], present: dict[str, Tensor])
     """Compares names, shapes and types, so that loading can't stop half-way."""
     forms = [{name: f"{tuple(tensor.shape)} {tensor.dtype}" for name, tensor in side.items()} for side in (present, saved)]
     needed, came = forms
-    for name in sorted(needed.keys() | came.keys()):
-        if needed.get(name) != came.get(name):
-            raise CheckpointError(
-                f"{path}: the model has '{name}' as {needed.get(name, 'nothing')}, the file as "
-                f"{came.get(name, 'nothing')}. Build the model with the config that the file was saved with."
-            )
+    differing = [name for name in sorted(needed.keys() | came.keys()) if needed.get(name) != came.get(name)]
+    if differing:
+        name = differing[0]
+        more = f", and {len(differing) - 1} more differ" if len(differing) > 1 else ""
+        raise CheckpointError(
+            f"{path}: the model has '{name}' as {needed.get(name, 'nothing')}, the file as {came.get(name, 'nothing')}{more}. "
+            "Build the model with the config that the file was saved with."
+        )
 
 
 def _ordered(content: bytes) -> bytes:
