@@ -115,9 +115,7 @@ def _measure_options(measure: argparse.ArgumentParser) -> None:
     measure.add_argument("--unsafe-pickle", action="store_true", help="let the checkpoint run code, if you trust its writer")
     measure.add_argument("--device", metavar="NAME", help="default: cpu; under torchrun a GPU for each process if there is one")
     measure.add_argument("--layers", nargs="+", metavar="NAME", help="module names or globs (default: auto)")
-    measure.add_argument(
-        "--batch-size", type=_count(1), metavar="N", help="default: that of the run's recipe, 1000 for your own"
-    )
+    measure.add_argument("--batch-size", type=_count(1), metavar="N", help="default: that of the recipe, 1000 for your own")
     measure.add_argument("--memory-budget", type=_count(0), metavar="MIB", help="for kept features; beyond it, a second pass")
     measure.add_argument("--json", action="store_true", help="print the tidy rows as JSON")
     measure.set_defaults(call=_measure)
@@ -244,12 +242,10 @@ def _measure(options: argparse.Namespace) -> None:
 
     request = MeasureRequest(**{item.name: getattr(options, item.name) for item in dataclasses.fields(MeasureRequest)})
     # As with python -m: module:function finds the modules of the current folder.
-    sys.path.insert(0, os.getcwd())
-    try:
-        with process_group() as (group, rank, device):
-            measurement = measure_by_name(request, options.device or device, group)
-    finally:
-        sys.path.pop(0)
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    with process_group() as (group, rank, device):
+        measurement = measure_by_name(request, options.device or device, group)
     if rank > 0:
         return
     if request.weights_note:

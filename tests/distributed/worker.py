@@ -17,8 +17,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from cases import tensors_of
 from ncollapse.models import FCResNet, FCResNetConfig
 from ncollapse.probe import measure
+from ncollapse.studies import MeasureRequest, measure_by_name
 
 K, DIM, N = 4, 6, 61
+MANY, WIDE = 80, 96
 OPTIONS = {
     "kept": {},
     "second_pass": {"memory_budget": 0},
@@ -77,6 +79,26 @@ class Normalized(nn.Module):
 
     def forward(self, x):
         return self.head(self.norm(self.body(x)))
+
+
+def wide_network():
+    """Layers so wide, of so many classes, that headers and words weigh little beside means."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(DIM, WIDE), nn.Tanh(), nn.Linear(WIDE, WIDE), nn.Tanh(), nn.Linear(WIDE, MANY)).double()
+
+
+def dealt():
+    """All samples, for any number of processes to share: 7 batches."""
+    return (pair for pair in zip(*(part.split(9) for part in data()), strict=True))
+
+
+def one_batch():
+    return [data()]
+
+
+def in_own_order():
+    batches = list(dealt())
+    return batches[dist.get_rank() :] + batches[: dist.get_rank()]
 
 
 def out_of_luck(module, args):
@@ -144,6 +166,40 @@ def shared(rank, size, group):
         return words
 
     yield "buffers", buffers
+    for name in ("dealt", "one_batch"):
+        request = MeasureRequest("worker:network", f"worker:{name}", num_classes=K, memory_budget=0)
+        yield f"by_name {name}", lambda r=request: written(measure_by_name(r, group=group))
+
+
+def crossing(rank, size, group, repeats):
+    """Bytes that this process sends or receives, by kind of call, in measuring a shard so often repeated."""
+    found = dict.fromkeys(("broadcast", "send", "recv", "all_gather"), 0)
+    originals = {name: getattr(dist, name) for name in found}
+
+    def counted(name):
+        def call(first, *rest, **options):
+            given = first if isinstance(first, list) else [first]
+            found[name] += sum(tensor.numel() * tensor.element_size() for tensor in given)
+            return originals[name](first, *rest, **options)
+
+        return call
+
+    generator = torch.Generator().manual_seed(rank)
+    batches = [(torch.randn(MANY, DIM, generator=generator, dtype=torch.float64), torch.arange(MANY)) for _ in range(repeats)]
+    try:
+        for name in found:
+            setattr(dist, name, counted(name))
+        measure(wide_network(), batches, num_classes=MANY, group=group)
+    finally:
+        for name, original in originals.items():
+            setattr(dist, name, original)
+    return found
+
+
+REQUESTS = {
+    "other_batches": MeasureRequest("worker:network", "worker:in_own_order", num_classes=K),
+    "options": MeasureRequest("worker:network", "worker:dealt"),
+}
 
 
 def failing(rank, size, group):
@@ -182,6 +238,8 @@ def failing(rank, size, group):
         "reference_of_one",
         lambda: call(split="test", reference=measure(network(), [data()] if last else [data(), data()], num_classes=K)),
     )
+    for name, request in REQUESTS.items():
+        yield name, lambda r=request: measure_by_name(r, group=group)
 
 
 def run(rank, size, folder):
@@ -196,6 +254,7 @@ def run(rank, size, folder):
             call()
         except Exception as error:
             found[f"error {name}"] = [type(error).__name__, str(error), time.monotonic() - begun]
+    found["crossing"] = [crossing(rank, size, dist.group.WORLD, repeats) for repeats in (1, 9)]
     # Still in step after all these errors.
     found["after"] = written(measure(network(), batches_of("uneven", rank, size), num_classes=K, group=dist.group.WORLD))
     (folder / f"{rank}.json").write_text(json.dumps(found))
