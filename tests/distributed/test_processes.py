@@ -12,25 +12,35 @@ import torch
 from distributed import worker
 from ncollapse.probe import measure
 from ncollapse.statistics.reduce import Processes
+from ncollapse.studies import measure_run, override, recipe_by_name, run_recipe
 
 WORKER = Path(worker.__file__)
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
 SIZES = (2, 3)
+SMALL = [
+    "data.name=gaussian_mixture",
+    "data.per_class=20",
+    "train.epochs=1",
+    "model.width=16",
+    "model.num_blocks=2",
+    "measure.transport_samples=50",
+]
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     """What every rank wrote down, for every number of processes."""
     folder = tmp_path_factory.mktemp("ranks")
+    run_recipe(override(recipe_by_name("demo"), SMALL), folder / "run")
     command = [sys.executable, str(WORKER), str(folder), *map(str, SIZES)]
     result = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=250, check=False)
     assert result.returncode == 0, result.stderr
-    return {size: [json.loads((folder / f"{size}/{rank}.json").read_text()) for rank in range(size)] for size in SIZES}
+    return {size: [json.loads((folder / f"{size}/{rank}.json").read_text()) for rank in range(size)] for size in SIZES}, folder
 
 
 @pytest.fixture(params=SIZES, ids=lambda size: f"{size} processes")
 def found(request, written):
-    return written[request.param]
+    return written[0][request.param]
 
 
 def in_one_process(case, size, **options):
@@ -69,7 +79,7 @@ def test_table_is_that_of_one_process(found, case, name):
 
 def test_all_ranks_are_identical_to_the_bit(found):
     shared = [name for name in found[0] if name not in {"alone", "crossing"} and not name.startswith("error")]
-    assert len(shared) == len(worker.CASES) * len(worker.OPTIONS) + 5
+    assert len(shared) == len(worker.CASES) * len(worker.OPTIONS) + 6
     for name in shared:
         assert all(ranks[name] == found[0][name] for ranks in found), name
 
@@ -110,6 +120,11 @@ def test_running_means_are_those_of_the_first_process(found):
 def test_batches_are_dealt_out(found, name):
     expected = measure(worker.network(), list(getattr(worker, name)()), num_classes=worker.K)
     assert_same_table(found[0][f"by_name {name}"], expected)
+
+
+def test_a_run_directory_in_float32_is_that_of_one_process(found, written):
+    # Batches that are dealt out whole round in the network as they do in one process.
+    assert_same_table(found[0]["run directory"], measure_run(written[1] / "run", split="test", batch_size=64))
 
 
 def test_what_crosses_depends_on_classes_and_widths_alone(found):

@@ -137,7 +137,7 @@ def tensors_or_none(value):
     return {name: vars(value)[name] for name in names} | (tensors_of(value.moments) if hasattr(value, "moments") else {})
 
 
-def shared(rank, size, group):
+def shared(rank, size, group, folder):
     for case in CASES:
         for name, options in OPTIONS.items():
             yield (
@@ -169,6 +169,8 @@ def shared(rank, size, group):
     for name in ("dealt", "one_batch"):
         request = MeasureRequest("worker:network", f"worker:{name}", num_classes=K, memory_budget=0)
         yield f"by_name {name}", lambda r=request: written(measure_by_name(r, group=group))
+    request = MeasureRequest(str(folder.parent / "run"), split="test", batch_size=64)
+    yield "run directory", lambda: written(measure_by_name(request, group=group))
 
 
 def crossing(rank, size, group, repeats):
@@ -246,7 +248,7 @@ def run(rank, size, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder / 'meet'}", rank=rank, world_size=size)
     found = {}
-    for name, call in shared(rank, size, dist.group.WORLD):
+    for name, call in shared(rank, size, dist.group.WORLD, folder):
         found[name] = call()
     for name, call in failing(rank, size, dist.group.WORLD):
         begun = time.monotonic()
