@@ -204,6 +204,14 @@ def assert_close(m, other, rel=1e-12):
         assert row.flags == expected.flags
 
 
+@pytest.mark.parametrize("limit", [1, 40])
+def test_it_does_not_matter_how_many_projected_batches_wait(limit, monkeypatch):
+    model, x = resnet(torch.float64), X.double()
+    m = measure(model, batched(x, Y, 5), num_classes=K)
+    monkeypatch.setattr("ncollapse.probe.collect._WAITING_ELEMENTS", limit)
+    assert_close(measure(model, batched(x, Y, 5), num_classes=K), m)
+
+
 @pytest.mark.parametrize("size", [1, 7, 13, 36, 100])
 def test_any_batch_size_gives_the_same_rows(size):
     model, x = resnet(torch.float64), X.double()

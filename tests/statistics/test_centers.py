@@ -242,3 +242,15 @@ def test_moving_keeps_the_values():
         moved = tensors_of(value.to("cpu"))
         assert all(torch.equal(tensor, moved[name]) for name, tensor in tensors_of(value).items())
         assert {tensor.device.type for tensor in tensors_of(value.to("meta")).values()} == {"meta"}
+
+
+def test_float32_features_far_from_the_origin_are_projected_as_exactly_as_float64_ones():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(90) % 3
+    spread = 1e-3 * torch.randn(90, 20, generator=generator)
+    features = (1e3 + torch.randn(3, 20, generator=generator)[labels] + spread).float()
+    centers = centers_of(features, labels, 3)
+    coarse, fine = (ClassDecisions.from_batch(h, labels, centers) for h in (features, features.double()))
+    assert torch.equal(coarse.ncc_correct, fine.ncc_correct)
+    assert torch.allclose(coarse.within_class, fine.within_class, rtol=1e-9, atol=0)
+    assert torch.allclose(coarse.residual_sums, fine.residual_sums, rtol=0, atol=1e-9)

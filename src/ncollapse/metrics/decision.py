@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ncollapse.statistics.centers import ClassDecisions
+from ncollapse.statistics.decisions import ClassDecisions
 
 
 def ncc_accuracy(decisions: ClassDecisions) -> Tensor:

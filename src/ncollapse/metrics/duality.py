@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from ncollapse.metrics.geometry import gram_distance
-from ncollapse.statistics.centers import ClassDecisions, LinearClassifier
+from ncollapse.statistics.centers import LinearClassifier
 from ncollapse.statistics.conventions import ClassWeights
+from ncollapse.statistics.decisions import ClassDecisions
 from ncollapse.statistics.moments import ClassMoments
 
 

@@ -6,7 +6,8 @@ import math
 from typing import cast
 
 from ncollapse.metrics.layer import LayerStatistics, Need
-from ncollapse.statistics.centers import ClassCenters, ClassDecisions, LinearClassifier
+from ncollapse.statistics.centers import ClassCenters, LinearClassifier
+from ncollapse.statistics.decisions import ClassDecisions
 
 PAPYAN = "Papyan, Han & Donoho (2020), PNAS"
 ZHU = "Zhu et al. (2021), NeurIPS"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from ncollapse.metrics.variability import defined, rounding_floor
-from ncollapse.statistics.centers import ClassDecisions
 from ncollapse.statistics.conventions import Convention, convention_parts
+from ncollapse.statistics.decisions import ClassDecisions
 from ncollapse.statistics.moments import ClassMoments
 
 

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from ncollapse.metrics.uniformity import PairEnergy, pair_energy
 from ncollapse.metrics.variability import between_spectrum, rounding_floor
-from ncollapse.statistics.centers import ClassCenters, ClassDecisions, LinearClassifier
+from ncollapse.statistics.centers import ClassCenters, LinearClassifier
 from ncollapse.statistics.conventions import Convention
+from ncollapse.statistics.decisions import ClassDecisions
 from ncollapse.statistics.moments import ClassMoments
 from ncollapse.statistics.scatter import ClassScatter
 

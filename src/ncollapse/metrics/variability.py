@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ncollapse.statistics.centers import ClassCenters, ClassDecisions
+from ncollapse.statistics.centers import ClassCenters
 from ncollapse.statistics.conventions import Convention, convention_parts
+from ncollapse.statistics.decisions import ClassDecisions
 from ncollapse.statistics.moments import ClassMoments
 
 # Class means closer than this, relative to their distance from the origin, differ by the rounding of float64 sums only.

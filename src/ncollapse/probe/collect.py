@@ -14,11 +14,15 @@ from ncollapse.depth.class_arcs import ClassArcs
 from ncollapse.depth.geodesic import LineDecisions
 from ncollapse.depth.path import PathStatistics
 from ncollapse.statistics.batch import LabelGroups, check_labels
-from ncollapse.statistics.centers import ClassCenters, ClassDecisions, LinearClassifier
+from ncollapse.statistics.centers import ClassCenters, LinearClassifier
+from ncollapse.statistics.decisions import ClassDecisions, Projected
 from ncollapse.statistics.moments import ClassMoments
 from ncollapse.statistics.paired import PairedMoments
 from ncollapse.statistics.reduce import Processes
 from ncollapse.statistics.scatter import ClassScatter
+
+# Projected features of one layer that wait to be decided: 8 MB.
+_WAITING_ELEMENTS = 2**20
 
 
 class LayerBatch(NamedTuple):
@@ -316,6 +320,40 @@ def _check_finite(moments: Mapping[str, ClassMoments], batch: LayerBatch, index:
         )
 
 
+class _Decided:
+    """Decisions at all layers by given centers; projected batches wait until there are enough to be decided at once."""
+
+    def __init__(self, centers: Mapping[str, ClassCenters], counts: Mapping[str, Tensor]) -> None:
+        self.centers, self.counts = dict(centers), counts
+        self.waiting: dict[str, list[Projected]] = {name: [] for name in centers}
+        self.sums: dict[str, ClassDecisions] = {}
+
+    def add(self, batch: LayerBatch, classifiers: Mapping[str, LinearClassifier]) -> None:
+        """Project one batch at every layer."""
+        for name, waiting in self.waiting.items():
+            features, classifier = batch.features[name], classifiers.get(name)
+            if self.centers[name].basis.device != features.device:
+                self.centers[name] = self.centers[name].to(features.device)
+            classifier = None if classifier is None else classifier.to(features.device)
+            waiting.append(Projected.from_batch(features, batch.labels, self.centers[name], classifier))
+            if sum(part.residual.numel() for part in waiting) > _WAITING_ELEMENTS:
+                self._decide(name)
+
+    def _decide(self, name: str) -> None:
+        centers = self.centers[name]
+        part = ClassDecisions.from_projected(self.waiting[name], centers, self.counts[name].to(centers.basis.device))
+        self.sums[name] = self.sums[name].merge(part) if name in self.sums else part
+        self.waiting[name].clear()
+
+    def finish(self, processes: Processes) -> dict[str, ClassDecisions]:
+        """The sums of all processes, on the CPU."""
+        for name, waiting in self.waiting.items():
+            if waiting:
+                self._decide(name)
+        values = {name: processes.merge(ClassDecisions, self.sums.get(name)) for name in self.centers}
+        return {name: value.to("cpu") for name, value in values.items() if value is not None}
+
+
 class _SecondPass:
     """Everything that is summed around the final class means."""
 
@@ -326,10 +364,11 @@ class _SecondPass:
         classifiers: Mapping[str, LinearClassifier],
         reference: Mapping[str, ClassCenters],
     ) -> None:
-        self.collected, self.options, self.classifiers, self.reference = collected, options, classifiers, reference
+        self.collected, self.options, self.classifiers = collected, options, classifiers
         self.path_means = [moments.global_mean("sample") for moments in collected.moments.values()] if options.path else []
         self.paired = collected.paired
-        self.by_reference: dict[str, ClassDecisions] = {}
+        self.decided = _Decided(collected.centers, {name: value.counts for name, value in collected.moments.items()})
+        self.by_reference = _Decided(reference, self.decided.counts)
         self.index = 0
 
     def add(self, batch: LayerBatch) -> None:
@@ -339,11 +378,8 @@ class _SecondPass:
         into = self.collected
         _check_layers(batch, into.moments, "in the second pass")
         # For paths alone too: the sums around the class means tell whether a second forward pass saw the same features.
-        for name, centers in into.centers.items():
-            self._decide(into.within, name, batch, centers)
-            into.decisions[name] = into.within[name]
-        for name, centers in self.reference.items():
-            self._decide(self.by_reference, name, batch, centers)
+        for decided in (self.decided, self.by_reference):
+            decided.add(batch, self.classifiers)
         if self.options.path and self.paired is not None:
             layers = list(batch.features.values())
             device = layers[0].device
@@ -357,24 +393,12 @@ class _SecondPass:
             arcs = ClassArcs.from_batch(layers[0], batch.labels, self.paired)
             into.arcs = arcs if into.arcs is None else into.arcs.merge(arcs)
 
-    def _decide(self, into: dict[str, ClassDecisions], name: str, batch: LayerBatch, centers: ClassCenters) -> None:
-        features = batch.features[name]
-        device, classifier = features.device, self.classifiers.get(name)
-        counts = self.collected.moments[name].counts.to(device)
-        classifier = None if classifier is None else classifier.to(device)
-        part = ClassDecisions.from_batch(features, batch.labels, centers.to(device), classifier, counts)
-        into[name] = into[name].merge(part) if name in into else part
-
     def finish(self, processes: Processes) -> None:
         """Merge the totals of all processes, on the CPU, and check that a second pass saw the features of the first."""
         into = self.collected
 
-        def merged(parts: Mapping[str, ClassDecisions], names: Iterable[str]) -> dict[str, ClassDecisions]:
-            values = {name: processes.merge(ClassDecisions, parts.get(name)) for name in names}
-            return {name: value.to("cpu") for name, value in values.items() if value is not None}
-
-        into.within = merged(into.within, into.centers)
-        into.decisions = {**into.within, **merged(self.by_reference, self.reference)}
+        into.within = self.decided.finish(processes)
+        into.decisions = {**into.within, **self.by_reference.finish(processes)}
         if self.options.path:
             into.path = processes.merge(PathStatistics, into.path)
             into.line = processes.merge(LineDecisions, into.line)

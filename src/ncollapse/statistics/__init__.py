@@ -1,7 +1,8 @@
 """Statistics of features: frozen values that merge."""
 
-from ncollapse.statistics.centers import ClassCenters, ClassDecisions, LinearClassifier
+from ncollapse.statistics.centers import ClassCenters, LinearClassifier
 from ncollapse.statistics.conventions import ClassWeights, Convention
+from ncollapse.statistics.decisions import ClassDecisions
 from ncollapse.statistics.moments import ClassMoments
 from ncollapse.statistics.paired import PairedMoments
 from ncollapse.statistics.scatter import ClassScatter

@@ -3,6 +3,7 @@
 from ncollapse.train.checkpoint import CheckpointError, load_checkpoint, load_weights, save_checkpoint
 from ncollapse.train.loop import EpochRecord, TrainingDiverged, make_optimizer, train
 from ncollapse.train.schedule import TrainConfig, lr_at, measuring_epochs, weight_decay_time
+from ncollapse.train.together import train_together
 
 __all__ = [
     "CheckpointError",
@@ -16,5 +17,6 @@ __all__ = [
     "measuring_epochs",
     "save_checkpoint",
     "train",
+    "train_together",
     "weight_decay_time",
 ]

@@ -99,12 +99,12 @@ def train(
         >>> [record.epoch for record in train(torch.nn.Linear(3, 2), data, config, seed=0)]
         [1, 2, 3]
     """
-    _check_run(model, data, config, start_epoch)
+    check_run(model, data, config, start_epoch)
     optimizer = make_optimizer(model, config) if optimizer is None else optimizer
     return (_run_epoch(model, data, config, optimizer, seed, epoch) for epoch in range(start_epoch, config.epochs + 1))
 
 
-def _check_run(model: nn.Module, data: LabeledData, config: TrainConfig, start_epoch: int) -> None:
+def check_run(model: nn.Module, data: LabeledData, config: TrainConfig, start_epoch: int) -> None:
     if data.num_samples == 0:
         raise ValueError(f"training needs samples, '{data.name}' has none. Load some, or a larger shard.")
     normalizes = any(isinstance(module, nn.BatchNorm1d) for module in model.modules())
@@ -153,7 +153,7 @@ def _run_epoch(
         num_correct.append((logits.detach().argmax(dim=1) == labels).sum())
         sizes.append(len(labels))
     step_losses, step_norms = torch.stack(losses).double().cpu(), torch.stack(norms).double().cpu()
-    _check_finite(step_losses, step_norms, epoch, learning_rate)
+    check_finite(step_losses, step_norms, epoch, learning_rate)
     return EpochRecord(
         epoch=epoch,
         loss=float(step_losses @ torch.tensor(sizes, dtype=torch.float64)) / data.num_samples,
@@ -172,7 +172,7 @@ def _clip(parameters: list[nn.Parameter], clip_norm: float | None) -> Tensor:
     return norm
 
 
-def _check_finite(losses: Tensor, norms: Tensor, epoch: int, learning_rate: float) -> None:
+def check_finite(losses: Tensor, norms: Tensor, epoch: int, learning_rate: float) -> None:
     broken = ~(torch.isfinite(losses) & torch.isfinite(norms))
     if broken.any():
         batch = int(broken.nonzero()[0])

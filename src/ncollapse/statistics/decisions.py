@@ -1,0 +1,220 @@
+"""Decisions of samples by the final class means and by the classifier, and the within-class covariance on the means' span."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ncollapse.statistics.batch import row_blocks
+from ncollapse.statistics.centers import ClassCenters, LinearClassifier, first_true
+from ncollapse.statistics.conventions import ClassWeights
+
+# Elements of the (N, K) margins that are held at once.
+_MARGIN_ELEMENTS = 2**22
+
+
+class Projected(NamedTuple):
+    r"""One batch at one layer, reduced to what decisions need: r numbers a sample.
+
+    Attributes:
+        labels: The own classes, shape (N,).
+        residual: :math:`U^T(h - \mu_y)`, shape (N, r), float64.
+        cosines: cos(h, w_y), shape (N,); None without a classifier.
+        chosen: The classifier's choices, the smallest index on ties, shape (N,); None without one.
+    """
+
+    labels: Tensor
+    residual: Tensor
+    cosines: Tensor | None
+    chosen: Tensor | None
+
+    @classmethod
+    def from_batch(
+        cls, features: Tensor, labels: Tensor, centers: ClassCenters, classifier: LinearClassifier | None
+    ) -> Projected:
+        """Project one batch.
+
+        Args:
+            features: Flat features of shape (N, d).
+            labels: Checked labels of shape (N,).
+            centers: Final class means.
+            classifier: The last layer, when these features feed it.
+
+        Returns:
+            The batch, reduced.
+        """
+        residual = torch.empty(len(labels), centers.basis.shape[1], dtype=torch.float64, device=features.device)
+        cosines = chosen = None
+        if classifier is not None:
+            cosines = torch.empty(len(labels), dtype=torch.float64, device=features.device)
+            chosen = torch.empty_like(labels)
+            directions = classifier.weight / torch.linalg.vector_norm(classifier.weight, dim=1, keepdim=True)
+        # Near collapse a difference of float64 projections loses digits that float64 features have and coarser ones have not;
+        # subtracting before projecting loses none, and costs those features as much as all the rest.
+        fine = features.dtype == torch.float64
+        for rows in row_blocks(features):
+            block = features[rows].double()
+            if classifier is not None and cosines is not None and chosen is not None:
+                own = directions[labels[rows]]
+                cosines[rows] = (block * own).sum(dim=1) / torch.linalg.vector_norm(block, dim=1)
+                logits = torch.addmm(classifier.bias, block, classifier.weight.T)
+                chosen[rows] = first_true(logits == logits.amax(dim=1, keepdim=True))
+            if fine:
+                block = block - centers.moments.means.index_select(0, labels[rows])
+            # The few columns of the basis multiply faster from the left.
+            residual[rows] = (centers.basis.T @ block.T).T
+        if not fine:
+            offset = centers.moments.means[0] @ centers.basis - centers.coordinates[0]
+            residual -= (centers.coordinates + offset)[labels]
+        return cls(labels, residual, cosines, chosen)
+
+
+@dataclass(frozen=True)
+class ClassDecisions:
+    r"""Decisions at one layer, given the final class means; additive over batches.
+
+    Every field is a sum over the samples of a class, or a weighted sum over all samples, so ``merge`` adds.
+
+    Attributes:
+        counts: Samples of each class, shape (K,).
+        ncc_correct: Samples whose nearest class center is their own class, shape (K,).
+        margin_sums: Sums over samples of :math:`\min_j \lVert h - \mu_j \rVert^2 - \lVert h - \mu_y \rVert^2`, shape (K,).
+        classifier_correct: Samples that the classifier gets right, shape (K,); zeros without a classifier.
+        agree: Samples for which classifier and nearest center agree, shape (K,); zeros without a classifier.
+        cosine_sums: Sums over samples of cos(h, w_y), shape (K,), features not centered; zeros without a classifier.
+        within_class: :math:`U^T \Sigma_W U` with class weights 1/K, shape (r, r).
+        within_sample: The same with class weights n_k/N.
+        residual_sums: Sums over samples of :math:`U^T(h - \mu_y)`, shape (K, r): zero on the data that gave the means, so
+            that a second pass which saw other features is noticed.
+    """
+
+    counts: Tensor
+    ncc_correct: Tensor
+    margin_sums: Tensor
+    classifier_correct: Tensor
+    agree: Tensor
+    cosine_sums: Tensor
+    within_class: Tensor
+    within_sample: Tensor
+    residual_sums: Tensor
+
+    @classmethod
+    def empty(cls, centers: ClassCenters) -> ClassDecisions:
+        """The neutral element of ``merge``.
+
+        Args:
+            centers: The centers decided by.
+
+        Returns:
+            Decisions about no samples.
+        """
+        per_class = torch.zeros_like(centers.moments.scatter_traces)
+        matrix = per_class.new_zeros(centers.basis.shape[1], centers.basis.shape[1])
+        residuals = torch.zeros_like(centers.coordinates)
+        return cls(per_class, per_class, per_class, per_class, per_class, per_class, matrix, matrix, residuals)
+
+    @classmethod
+    def from_batch(
+        cls,
+        features: Tensor,
+        labels: Tensor,
+        centers: ClassCenters,
+        classifier: LinearClassifier | None = None,
+        counts: Tensor | None = None,
+    ) -> ClassDecisions:
+        """Decisions about one batch.
+
+        Args:
+            features: Flat features of shape (N, d).
+            labels: Checked labels of shape (N,).
+            centers: Final class means (of the training set).
+            classifier: The last layer, when these features feed it.
+            counts: Final counts n_k of the data set that the batch belongs to, shape (K,), for the weights of the
+                within-class covariance; None takes those of the centers.
+
+        Returns:
+            Sums over the batch.
+        """
+        return cls.from_projected([Projected.from_batch(features, labels, centers, classifier)], centers, counts)
+
+    @classmethod
+    def from_projected(cls, parts: Sequence[Projected], centers: ClassCenters, counts: Tensor | None = None) -> ClassDecisions:
+        """Decisions about several batches at once: what is left of a layer after projection is so small that calls cost most.
+
+        Args:
+            parts: Batches after projection, at least one, all with the same classifier or without.
+            centers: The centers whose span they were projected on.
+            counts: As in ``from_batch``.
+
+        Returns:
+            Sums over the batches.
+        """
+        counts = centers.moments.counts if counts is None else counts
+        labels = torch.cat([part.labels for part in parts])
+        residual = torch.cat([part.residual for part in parts])
+        cosines = _joined([part.cosines for part in parts])
+        chosen = _joined([part.chosen for part in parts])
+        step = max(1, _MARGIN_ELEMENTS // centers.moments.num_classes)
+        blocks = zip(residual.split(step), labels.split(step), strict=True)
+        decided = [centers.nearest(*block) for block in blocks] or [(labels, residual.new_zeros(0))]
+        nearest, margins = (torch.cat(column) for column in zip(*decided, strict=True))
+        num_classes = centers.moments.num_classes
+
+        def count(indicator: Tensor) -> Tensor:
+            return torch.bincount(labels, weights=indicator.double(), minlength=num_classes)
+
+        zeros = torch.zeros_like(centers.moments.scatter_traces)
+        return cls(
+            counts=count(torch.ones_like(labels)),
+            ncc_correct=count(nearest == labels),
+            margin_sums=count(margins),
+            classifier_correct=zeros if chosen is None else count(chosen == labels),
+            agree=zeros if chosen is None else count(chosen == nearest),
+            cosine_sums=zeros if cosines is None else count(cosines),
+            within_class=(residual / (num_classes * counts[labels]).unsqueeze(1)).T @ residual,
+            within_sample=residual.T @ residual / counts.sum(),
+            residual_sums=torch.zeros_like(centers.coordinates).index_add_(0, labels, residual),
+        )
+
+    def merge(self, other: ClassDecisions) -> ClassDecisions:
+        """Decisions about both sets of samples.
+
+        Args:
+            other: Decisions by the same centers.
+
+        Returns:
+            The sums.
+        """
+        names = (item.name for item in fields(self))
+        return ClassDecisions(**{name: getattr(self, name) + getattr(other, name) for name in names})
+
+    def to(self, device: torch.device | str) -> ClassDecisions:
+        """The same value on another device.
+
+        Args:
+            device: Where to.
+
+        Returns:
+            The value there; tensors that are there already are shared.
+        """
+        return ClassDecisions(**{item.name: getattr(self, item.name).to(device) for item in fields(self)})
+
+    def within_on_span(self, weights: ClassWeights) -> Tensor:
+        r""":math:`U^T \Sigma_W U` with the given class weights.
+
+        Args:
+            weights: "class" or "sample".
+
+        Returns:
+            Shape (r, r), float64.
+        """
+        return self.within_sample if weights == "sample" else self.within_class
+
+
+def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+    present = [part for part in parts if part is not None]
+    return torch.cat(present) if present else None
