@@ -79,7 +79,7 @@ def test_table_is_that_of_one_process(found, case, name):
 
 def test_all_ranks_are_identical_to_the_bit(found):
     shared = [name for name in found[0] if name not in {"alone", "crossing"} and not name.startswith("error")]
-    assert len(shared) == len(worker.CASES) * len(worker.OPTIONS) + 6
+    assert len(shared) == len(worker.CASES) * len(worker.OPTIONS) + 7
     for name in shared:
         assert all(ranks[name] == found[0][name] for ranks in found), name
 
@@ -116,7 +116,7 @@ def test_running_means_are_those_of_the_first_process(found):
     assert_same_table(found[0]["buffers"], measure(model, [(inputs, labels)], num_classes=worker.K))
 
 
-@pytest.mark.parametrize("name", ["dealt", "one_batch"])
+@pytest.mark.parametrize("name", ["dealt", "one_batch", "shuffled"])
 def test_batches_are_dealt_out(found, name):
     expected = measure(worker.network(), list(getattr(worker, name)()), num_classes=worker.K)
     assert_same_table(found[0][f"by_name {name}"], expected)

@@ -96,6 +96,10 @@ def one_batch():
     return [data()]
 
 
+def shuffled():
+    return torch.utils.data.DataLoader(list(zip(*data(), strict=True)), batch_size=9, shuffle=True)
+
+
 def in_own_order():
     batches = list(dealt())
     return batches[dist.get_rank() :] + batches[: dist.get_rank()]
@@ -166,7 +170,8 @@ def shared(rank, size, group, folder):
         return words
 
     yield "buffers", buffers
-    for name in ("dealt", "one_batch"):
+    torch.manual_seed(rank)  # orders of a loader that shuffles would differ
+    for name in ("dealt", "one_batch", "shuffled"):
         request = MeasureRequest("worker:network", f"worker:{name}", num_classes=K, memory_budget=0)
         yield f"by_name {name}", lambda r=request: written(measure_by_name(r, group=group))
     request = MeasureRequest(str(folder.parent / "run"), split="test", batch_size=64)
