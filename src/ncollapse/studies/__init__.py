@@ -7,6 +7,7 @@ from ncollapse.studies.progressive_collapse import RECIPES, changes, recipe_by_n
 from ncollapse.studies.recipe import MeasureConfig, Recipe, RecipeError, override, recipe_settings
 from ncollapse.studies.run import measure_run, run_recipe
 from ncollapse.studies.rundir import RunDirectory, RunDirectoryError
+from ncollapse.studies.together import can_run_together, run_together
 
 __all__ = [
     "RECIPES",
@@ -19,6 +20,7 @@ __all__ = [
     "RecipeError",
     "RunDirectory",
     "RunDirectoryError",
+    "can_run_together",
     "changes",
     "compare_ncc_depths",
     "measure_by_name",
@@ -29,4 +31,5 @@ __all__ = [
     "recipe_by_name",
     "recipe_settings",
     "run_recipe",
+    "run_together",
 ]

@@ -64,10 +64,10 @@ def run_recipe(
         ValueError: If the data is missing or damaged, or training diverges; ``status.json`` then says so.
     """
     directory = RunDirectory(out)
-    with _threads(recipe.threads):
-        run = _Run(recipe, directory, _device(recipe.device))
+    with threads(recipe.threads):
+        run = Run(recipe, directory, device_named(recipe.device))
         run.begin(resume, overwrite)
-        with _failure_noted(directory):
+        with failure_noted(directory):
             for record in train(
                 run.model, run.data, recipe.train, seed=recipe.seed, optimizer=run.optimizer, start_epoch=run.epoch + 1
             ):
@@ -79,8 +79,15 @@ def run_recipe(
 
 
 @contextmanager
-def _failure_noted(directory: RunDirectory) -> Iterator[None]:
-    """A run that fails says so in its status where it still can; on a full disk it cannot, and the failure itself counts."""
+def failure_noted(directory: RunDirectory) -> Iterator[None]:
+    """A run that fails says so in its status where it still can; on a full disk it cannot, and the failure itself counts.
+
+    Args:
+        directory: That of the run.
+
+    Yields:
+        Nothing; what fails in the body is raised again.
+    """
     try:
         yield
     except Exception as error:
@@ -89,13 +96,13 @@ def _failure_noted(directory: RunDirectory) -> Iterator[None]:
         raise
 
 
-class _Run:
+class Run:
     """The state of one run: the network, its optimizer, and the last finished epoch."""
 
-    def __init__(self, recipe: Recipe, directory: RunDirectory, device: torch.device) -> None:
+    def __init__(self, recipe: Recipe, directory: RunDirectory, device: torch.device, data: LabeledData | None = None) -> None:
         self.recipe, self.directory, self.device = recipe, directory, device
         # Before the folder is made: a run whose data is missing leaves nothing behind.
-        self.data: LabeledData = load_data(recipe.data).to(device)
+        self.data = load_data(recipe.data).to(device) if data is None else data
         self.model: nn.Module = FCResNet(recipe.model, self.data.input_dim, self.data.num_classes, recipe.seed).to(device)
         self.optimizer = make_optimizer(self.model, recipe.train)
         self.epoch = 0
@@ -203,7 +210,18 @@ def _stratified(data: LabeledData, num_samples: int) -> LabeledData:
     return data.subset(torch.cat(taken))
 
 
-def _device(name: str) -> torch.device:
+def device_named(name: str) -> torch.device:
+    """The device of a recipe.
+
+    Args:
+        name: "auto", or a name of PyTorch's.
+
+    Returns:
+        The device; with "auto" a CUDA device if there is one.
+
+    Raises:
+        RecipeError: If it is not there.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -215,7 +233,15 @@ def _device(name: str) -> torch.device:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def threads(count: int) -> Iterator[None]:
+    """So many CPU threads in the body.
+
+    Args:
+        count: The number.
+
+    Yields:
+        Nothing; the number of before is restored.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -1,9 +1,9 @@
 """Training: a visible loop that yields one record an epoch, its schedule, its losses, its checkpoints."""
 
 from ncollapse.train.checkpoint import CheckpointError, load_checkpoint, load_weights, save_checkpoint
+from ncollapse.train.ensemble import train_together
 from ncollapse.train.loop import EpochRecord, TrainingDiverged, make_optimizer, train
 from ncollapse.train.schedule import TrainConfig, lr_at, measuring_epochs, weight_decay_time
-from ncollapse.train.together import train_together
 
 __all__ = [
     "CheckpointError",

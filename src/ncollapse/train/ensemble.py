@@ -26,7 +26,7 @@ def train_together(
     configs: Sequence[TrainConfig],
     *,
     seeds: Sequence[int],
-    optimizers: Sequence[torch.optim.SGD] | None = None,
+    optimizers: Sequence[torch.optim.SGD | None] | None = None,
     start_epoch: int = 1,
 ) -> Iterator[list[EpochRecord | TrainingDiverged]]:
     """Trains networks of one shape in place, all in one batched computation, each equal to ``train`` alone within rounding.
@@ -39,7 +39,7 @@ def train_together(
         data: The training set of all.
         configs: One for each network; ``epochs``, ``batch_size`` and ``loss`` must be equal, the rest may differ.
         seeds: Of each network's order of the samples.
-        optimizers: From ``make_optimizer``, one for each network, for who saves or restores checkpoints.
+        optimizers: From ``make_optimizer``, one for each network, for who saves or restores checkpoints; None makes them.
         start_epoch: As in ``train``, the same for all.
 
     Returns:
@@ -68,9 +68,12 @@ def train_together(
             raise ValueError(f"networks that train together need one train.{field}, got {', '.join(values)}. Group them by it.")
     for model, config in zip(models, configs, strict=True):
         check_run(model, data, config, start_epoch)
-    if optimizers is None:
-        optimizers = [make_optimizer(model, config) for model, config in zip(models, configs, strict=True)]
-    stack = _Stack(models, configs, optimizers)
+    given = [None] * len(models) if optimizers is None else optimizers
+    own = [
+        make_optimizer(model, config) if optimizer is None else optimizer
+        for model, config, optimizer in zip(models, configs, given, strict=True)
+    ]
+    stack = _Stack(models, configs, own)
     epochs = range(start_epoch, configs[0].epochs + 1)
     return (_run_epoch(stack, data, seeds, epoch) for epoch in epochs)
 
