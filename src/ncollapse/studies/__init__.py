@@ -5,7 +5,8 @@ from ncollapse.studies.ncc_depth import DepthComparison, MinimalDepth, compare_n
 from ncollapse.studies.own_network import OwnData, measure_own
 from ncollapse.studies.progressive_collapse import RECIPES, changes, recipe_by_name
 from ncollapse.studies.recipe import MeasureConfig, Recipe, RecipeError, override, recipe_settings
-from ncollapse.studies.run import measure_run, run_recipe
+from ncollapse.studies.remeasure import measure_run
+from ncollapse.studies.run import run_recipe
 from ncollapse.studies.rundir import RunDirectory, RunDirectoryError
 from ncollapse.studies.together import can_run_together, run_together
 

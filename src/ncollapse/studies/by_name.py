@@ -10,7 +10,7 @@ from ncollapse.data.catalog import DataConfig
 from ncollapse.probe.measurement import Measurement
 from ncollapse.statistics.reduce import Processes
 from ncollapse.studies.own_network import OwnData, measure_own
-from ncollapse.studies.run import measure_run
+from ncollapse.studies.remeasure import measure_run
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
