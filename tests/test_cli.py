@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from ncollapse.cli import main
-from ncollapse.data import DataConfig, load_data
 from ncollapse.studies import measure_run
 
 SMALL = [
@@ -77,7 +76,7 @@ def test_measure_a_run_directory(run_directory, capsys):
     assert "2 passes" in capsys.readouterr().out
     main(["measure", str(run_directory), "--layers", "blocks.1", "--batch-size", "7", "--json"])
     assert {row["layer"] for row in json.loads(capsys.readouterr().out)} == {"blocks.1"}
-    for words in (["--data", "digits"], ["--checkpoint", "x.safetensors"]):
+    for words in (["--data", "digits"], ["--checkpoint", "x.safetensors"], ["--input-shape", "8", "8"], ["--unsafe-pickle"]):
         raised = failing(capsys, "measure", str(run_directory), *words)
         assert f"is a run directory, which has its own data and checkpoint; got {words[0]}. Leave it out" in raised
 
@@ -100,51 +99,6 @@ def test_demo_does_not_replace_a_run_with_other_settings(run_directory, capsys):
     assert "holds a run of 'demo' with data.per_class=20" in raised
     assert "Choose another place with --out" in raised
     assert (run_directory / "measurements.csv").read_bytes() == before
-
-
-def test_measure_your_own_network(tmp_path, monkeypatch, capsys):
-    (tmp_path / "own_network_for_cli_test.py").write_text(
-        "from torch import nn\n\ndef build():\n    return nn.Sequential(nn.Linear(20, 8), nn.ReLU(), nn.Linear(8, 4))\n"
-        "\ndef wrong():\n    return 3\n"
-        "\ndef raising():\n    raise RuntimeError('no\\nGPU')\n"
-        "\ndef narrow():\n    return nn.Sequential(nn.Linear(7, 8), nn.ReLU(), nn.Linear(8, 4))\n"
-    )
-    monkeypatch.chdir(tmp_path)
-    from safetensors.torch import save_file
-
-    from ncollapse.probe import measure
-
-    net = torch.nn.Sequential(torch.nn.Linear(20, 8), torch.nn.ReLU(), torch.nn.Linear(8, 4))
-    save_file(net.state_dict(), tmp_path / "weights.safetensors")
-    words = ["measure", "own_network_for_cli_test:build", "--data", "gaussian_mixture", "--checkpoint", "weights.safetensors"]
-    main([*words, "--layers", "1", "--json"])
-    rows = {row["metric"]: row["value"] for row in json.loads(capsys.readouterr().out)}
-    data = load_data(DataConfig("gaussian_mixture"))
-    expected = measure(net, [(data.inputs, data.labels)], num_classes=4, layers=["1"])
-    assert rows["pfc1"] == pytest.approx(expected.value("pfc1"))
-    main([*words, "--split", "test", "--json"])
-    printed = capsys.readouterr()
-    assert {row["split"] for row in json.loads(printed.out)} == {"test"}
-    assert printed.err == ""
-    main(words[:4])
-    told = "Weights: those that own_network_for_cli_test:build gave the network; no --checkpoint was named.\n"
-    assert capsys.readouterr().out.startswith(told)
-    main([*words[:4], "--json"])
-    printed = capsys.readouterr()
-    assert json.loads(printed.out)
-    assert printed.err == told
-    raised = failing(capsys, "measure", "own_network_for_cli_test:raising", *words[2:])
-    assert raised == "ncollapse: error: calling own_network_for_cli_test:raising raised RuntimeError: no GPU\n"
-    raised = failing(capsys, "measure", "own_network_for_cli_test:narrow", *words[2:4])
-    assert "measuring own_network_for_cli_test:narrow raised RuntimeError: mat1 and mat2 shapes cannot be multiplied" in raised
-    (tmp_path / "weights.pt").write_bytes(b"PK")
-    raised = failing(capsys, *words[:4], "--checkpoint", "weights.pt")
-    assert "Convert weights that torch.save wrote" in raised
-    raised = failing(capsys, "measure", "own_network_for_cli_test:wrong", *words[2:])
-    assert "must return a torch.nn.Module, got int" in raised
-    assert "has no 'absent'" in failing(capsys, "measure", "own_network_for_cli_test:absent", *words[2:])
-    assert "needs --data" in failing(capsys, "measure", "own_network_for_cli_test:build")
-    assert "module:function, got 'nothing'" in failing(capsys, "measure", "nothing", *words[2:])
 
 
 def test_report_of_several_runs(run_directory, tmp_path, capsys):
@@ -196,6 +150,7 @@ def test_doctor(capsys):
         (["run", "demo", "--set", "train.epochs=0"], "error: train.epochs must be an integer of 1 or more, got 0. Pass"),
         (["demo", "--seed", "-1"], "error: seed must be at least 0 and threads at least 1, got -1 and 1. (set by seed=-1)"),
         (["recipes", "demoo"], "No recipe 'demoo'. Near ones: demo"),
+        (["measure", "x:y", "--data", "diggits"], "diggits"),
         (["measure", "x", "--memory-budget", "-5"], "must be an integer of 0 or more, got '-5'"),
         (["measure", "x", "--batch-size", "0"], "must be an integer of 1 or more, got '0'"),
         (["frobnicate"], "invalid choice: 'frobnicate'"),

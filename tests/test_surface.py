@@ -24,7 +24,8 @@ participation_ratio_total entropy_rank_total
 COMMANDS = {
     "demo": "--out --seed",
     "run": "RECIPE --set --out --resume --json",
-    "measure": "MODEL --data --split --checkpoint --layers --batch-size --memory-budget --json",
+    "measure": "MODEL --data --num-classes --input-shape --split --checkpoint --unsafe-pickle --device --layers --batch-size "
+    "--memory-budget --json",
     "report": "DIR --out",
     "recipes": "RECIPE --json",
     "doctor": "--json",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +19,6 @@ from ncollapse.sweep_command import add_sweep
 from ncollapse.version import __version__
 
 if TYPE_CHECKING:
-    from ncollapse.probe import Measurement
     from ncollapse.studies.recipe import Recipe
 
 # torch takes seconds to import: every command imports what it needs, so that --help answers at once.
@@ -25,7 +26,23 @@ if TYPE_CHECKING:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}. See {self.prog} --help.\n")
+        # Every process has the same words to parse.
+        _fail(f"{self.prog}: error: {message}. See {self.prog} --help.", silent=_follows())
+
+
+def _follows() -> bool:
+    """Whether this is a process of torchrun other than the first."""
+    return "MASTER_ADDR" in os.environ and os.environ.get("RANK", "0") != "0"
+
+
+def _fail(words: str, silent: bool) -> NoReturn:
+    """One line and exit 2; silent where the first process says it."""
+    if silent:
+        # torchrun ends all processes when one has ended: not before the first has written.
+        time.sleep(5)
+    else:
+        sys.stderr.write(f"{words}\n")
+    raise SystemExit(2)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -49,20 +66,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--json", action="store_true", help="print the result as JSON")
     run.set_defaults(call=_run)
 
-    measure = commands.add_parser("measure", help="measure a run directory's network, or your own")
-    measure.add_argument("model", metavar="MODEL", help="a run directory, or module:function that returns a network")
-    measure.add_argument("--data", metavar="NAME", help="digits, fashion_mnist, mnist or gaussian_mixture; needed for your own")
-    measure.add_argument("--split", choices=("train", "test"), default="train")
-    measure.add_argument("--checkpoint", type=Path, metavar="FILE", help="safetensors weights for your own network")
-    measure.add_argument("--layers", nargs="+", metavar="NAME", help="module names or globs (default: auto)")
-    measure.add_argument(
-        "--batch-size", type=_count(1), metavar="N", help="default: that of the run's recipe, 1000 for your own network"
-    )
-    measure.add_argument(
-        "--memory-budget", type=_count(0), metavar="MIB", help="for kept features; beyond it a second pass is made"
-    )
-    measure.add_argument("--json", action="store_true", help="print the tidy rows as JSON")
-    measure.set_defaults(call=_measure)
+    words = "measure a run directory's network, or your own; in many processes with torchrun -m ncollapse measure"
+    _measure_options(commands.add_parser("measure", help=words, description=words))
 
     report = commands.add_parser("report", help="write the figures and the page of run directories anew")
     report.add_argument("runs", type=Path, nargs="+", metavar="DIR")
@@ -80,6 +85,43 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true", help="print an object")
     doctor.set_defaults(call=_doctor)
     return parser
+
+
+def _measure_options(measure: argparse.ArgumentParser) -> None:
+    measure.add_argument(
+        "model",
+        metavar="MODEL",
+        help="a run directory; module:function that returns a network; torchvision:NAME or timm:NAME (weights drawn with seed "
+        "0); transformers:FOLDER (config.json and model.safetensors, as save_pretrained writes them; nothing is downloaded)",
+    )
+    measure.add_argument(
+        "--data",
+        metavar="NAME",
+        help="digits, fashion_mnist, mnist, gaussian_mixture, or module:function that returns batches; needed for your own",
+    )
+    measure.add_argument("--num-classes", type=_count(1), metavar="K", help="of the batches of a module:function")
+    measure.add_argument(
+        "--input-shape",
+        type=_count(1),
+        nargs="+",
+        metavar="D",
+        help="shape of a sample for your own network, such as 1 28 28; 3 28 28 copies the one channel",
+    )
+    measure.add_argument("--split", choices=("train", "test"), default="train")
+    measure.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="FILE",
+        help="weights for your own network, by safetensors or torch.save: a state dict, also under state_dict, "
+        "model_state_dict or model; a prefix module. or _orig_mod. is dropped",
+    )
+    measure.add_argument("--unsafe-pickle", action="store_true", help="let the checkpoint run code, if you trust its writer")
+    measure.add_argument("--device", metavar="NAME", help="default: cpu; under torchrun a GPU for each process if there is one")
+    measure.add_argument("--layers", nargs="+", metavar="NAME", help="module names or globs (default: auto)")
+    measure.add_argument("--batch-size", type=_count(1), metavar="N", help="default: that of the recipe, 1000 for your own")
+    measure.add_argument("--memory-budget", type=_count(0), metavar="MIB", help="for kept features; beyond it, a second pass")
+    measure.add_argument("--json", action="store_true", help="print the tidy rows as JSON")
+    measure.set_defaults(call=_measure)
 
 
 def _count(least: int) -> Callable[[str], int]:
@@ -120,8 +162,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.debug:
             traceback.print_exc()
         words = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-        sys.stderr.write(f"ncollapse: error: {' '.join(words.split())}\n")
-        raise SystemExit(2) from error
+        _fail(f"ncollapse: error: {' '.join(words.split())}", silent=_follows() and _told_by_all(error))
+
+
+def _told_by_all(error: Exception) -> bool:
+    from ncollapse.statistics.reduce import told_by_all
+
+    return told_by_all(error)
 
 
 def _demo(options: argparse.Namespace) -> None:
@@ -193,47 +240,24 @@ def _progress(title: str) -> Iterator[Any]:
 
 
 def _measure(options: argparse.Namespace) -> None:
-    from ncollapse.studies import measure_run
+    from ncollapse.studies import MeasureRequest, measure_by_name
+    from ncollapse.studies.torchrun import process_group
 
-    budget = None if options.memory_budget is None else options.memory_budget * 2**20
-    layers = options.layers or "auto"
-    if Path(options.model).is_dir():
-        given = [name for name in ("data", "checkpoint") if getattr(options, name) is not None]
-        if given:
-            raise ValueError(
-                f"{options.model} is a run directory, which has its own data and checkpoint; got --{' and --'.join(given)}. "
-                "Leave it out, or name your own network as module:function."
-            )
-        measurement = measure_run(
-            options.model, split=options.split, layers=layers, batch_size=options.batch_size, memory_budget=budget
-        )
-    else:
-        measurement = _measure_own(options, layers, budget)
+    request = MeasureRequest(**{item.name: getattr(options, item.name) for item in dataclasses.fields(MeasureRequest)})
+    # As with python -m: module:function finds the modules of the current folder.
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    with process_group() as (group, rank, device):
+        measurement = measure_by_name(request, options.device or device, group)
+    if rank > 0:
+        return
+    if request.weights_note:
+        print(request.weights_note, file=sys.stderr if options.json else sys.stdout)
     if options.json:
         rows = [{**row._asdict(), "value": None if row.value != row.value else row.value} for row in measurement.rows]
         print(json.dumps(rows))
     else:
         print(measurement)
-
-
-def _measure_own(options: argparse.Namespace, layers: str | list[str], budget: int | None) -> Measurement:
-    from ncollapse.data import DataConfig
-    from ncollapse.studies import measure_own
-
-    if options.data is None:
-        raise ValueError(f"MODEL {options.model!r} is no run directory; your own network needs --data NAME as well")
-    measurement = measure_own(
-        options.model,
-        DataConfig(name=options.data, split=options.split),
-        checkpoint=options.checkpoint,
-        layers=layers,
-        batch_size=options.batch_size or 1000,
-        memory_budget=budget,
-    )
-    if options.checkpoint is None:
-        words = f"Weights: those that {options.model} gave the network; no --checkpoint was named."
-        print(words, file=sys.stderr if options.json else sys.stdout)
-    return measurement
 
 
 def _report(options: argparse.Namespace) -> None:

@@ -12,21 +12,35 @@ import torch
 from distributed import worker
 from ncollapse.probe import measure
 from ncollapse.statistics.reduce import Processes
+from ncollapse.studies import measure_run, override, recipe_by_name, run_recipe
 
 WORKER = Path(worker.__file__)
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
 SIZES = (2, 3)
+SMALL = [
+    "data.name=gaussian_mixture",
+    "data.per_class=20",
+    "train.epochs=1",
+    "model.width=16",
+    "model.num_blocks=2",
+    "measure.transport_samples=50",
+]
 
 
-@pytest.fixture(scope="module", params=SIZES, ids=lambda size: f"{size} processes")
-def found(request, tmp_path_factory):
-    """What every rank wrote down."""
-    size, folder = request.param, tmp_path_factory.mktemp("ranks")
-    words = [[sys.executable, str(WORKER), str(rank), str(size), str(folder)] for rank in range(size)]
-    running = [subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) for command in words]
-    errors = [process.communicate(timeout=200)[1] for process in running]
-    assert [process.returncode for process in running] == [0] * size, "\n".join(errors)
-    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(size)]
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """What every rank wrote down, for every number of processes."""
+    folder = tmp_path_factory.mktemp("ranks")
+    run_recipe(override(recipe_by_name("demo"), SMALL), folder / "run")
+    command = [sys.executable, str(WORKER), str(folder), *map(str, SIZES)]
+    result = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=250, check=False)
+    assert result.returncode == 0, result.stderr
+    return {size: [json.loads((folder / f"{size}/{rank}.json").read_text()) for rank in range(size)] for size in SIZES}, folder
+
+
+@pytest.fixture(params=SIZES, ids=lambda size: f"{size} processes")
+def found(request, written):
+    return written[0][request.param]
 
 
 def in_one_process(case, size, **options):
@@ -64,8 +78,8 @@ def test_table_is_that_of_one_process(found, case, name):
 
 
 def test_all_ranks_are_identical_to_the_bit(found):
-    shared = [name for name in found[0] if name != "alone" and not name.startswith("error")]
-    assert len(shared) == len(worker.CASES) * len(worker.OPTIONS) + 3
+    shared = [name for name in found[0] if name not in {"alone", "crossing"} and not name.startswith("error")]
+    assert len(shared) == len(worker.CASES) * len(worker.OPTIONS) + 7
     for name in shared:
         assert all(ranks[name] == found[0][name] for ranks in found), name
 
@@ -102,7 +116,34 @@ def test_running_means_are_those_of_the_first_process(found):
     assert_same_table(found[0]["buffers"], measure(model, [(inputs, labels)], num_classes=worker.K))
 
 
-def test_kinds_of_batches_differ_in_nothing_after_errors(found):
+@pytest.mark.parametrize("name", ["dealt", "one_batch", "shuffled"])
+def test_batches_are_dealt_out(found, name):
+    expected = measure(worker.network(), list(getattr(worker, name)()), num_classes=worker.K)
+    assert_same_table(found[0][f"by_name {name}"], expected)
+
+
+def test_a_run_directory_in_float32_is_that_of_one_process(found, written):
+    # Batches that are dealt out whole round in the network as they do in one process.
+    assert_same_table(found[0]["run directory"], measure_run(written[1] / "run", split="test", batch_size=64))
+
+
+def test_what_crosses_depends_on_classes_and_widths_alone(found):
+    size, classes, width = len(found), worker.MANY, worker.WIDE
+    rank = min(classes - 1, width)
+    decisions = 2 * rank**2 + classes * rank + 6 * classes
+    moments = classes * width + 2 * classes
+    up, down = 8 * 2 * (moments + decisions), 8 * (2 * (moments + width * rank + decisions) + classes * (width + 1))
+    assert up + down <= 8 * (2 * (9 * classes * width + 16 * classes) + classes * (width + 1))
+    for position, (few, many) in enumerate(ranks["crossing"] for ranks in found):
+        # Headers, of 64 bytes a tensor, and words are below a tenth.
+        assert few == many
+        assert down <= few["broadcast"] < 1.1 * down
+        assert few["recv"] - (size - 1) * up in range(10000 * size) if position == 0 else few["recv"] == 0
+        assert few["send"] - up in range(10000) if position > 0 else few["send"] == 0
+        assert few["all_gather"] < 10000 * size
+
+
+def test_still_in_step_after_errors(found):
     assert found[0]["after"] == found[0]["uneven kept"]
 
 
@@ -117,6 +158,8 @@ ERRORS = {
     "other_arguments": ("ValueError", 'Arguments must be the same on all processes, got [4, "class", "train", false, ['),
     "no_data": ("ValueError", "There is no data: the loader yielded no batch."),
     "all_batches_wrong": ("TypeError", "Rank 0 of {size}: Batch 0: batches must yield (inputs, labels) or a mapping"),
+    "other_batches": ("ValueError", "The labels in the batches of worker:in_own_order must be the same on all processes, got "),
+    "options": ("ValueError", "Rank 0 of {size}: --data worker:dealt gives batches as they are: it needs --num-classes K"),
     "reference_of_one": ("ValueError", "The reference's layers, samples, classes and dimensions must be the same"),
 }
 

@@ -1,12 +1,14 @@
-"""One of several gloo processes: measures its shard of each case, and writes down what it got."""
+"""Several gloo processes: each measures its shard of each case, and writes down what it got."""
 
 import hashlib
 import json
+import multiprocessing
 import sys
 import time
 from pathlib import Path
 
 import torch
+import torch._dynamo  # noqa: F401  (DistributedDataParallel imports it, which takes seconds: once, before the fork)
 import torch.distributed as dist
 from torch import nn
 
@@ -15,8 +17,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from cases import tensors_of
 from ncollapse.models import FCResNet, FCResNetConfig
 from ncollapse.probe import measure
+from ncollapse.studies import MeasureRequest, measure_by_name
 
 K, DIM, N = 4, 6, 61
+MANY, WIDE = 80, 96
 OPTIONS = {
     "kept": {},
     "second_pass": {"memory_budget": 0},
@@ -77,6 +81,30 @@ class Normalized(nn.Module):
         return self.head(self.norm(self.body(x)))
 
 
+def wide_network():
+    """Layers so wide, of so many classes, that headers and words weigh little beside means."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(DIM, WIDE), nn.Tanh(), nn.Linear(WIDE, WIDE), nn.Tanh(), nn.Linear(WIDE, MANY)).double()
+
+
+def dealt():
+    """All samples, for any number of processes to share: 7 batches."""
+    return (pair for pair in zip(*(part.split(9) for part in data()), strict=True))
+
+
+def one_batch():
+    return [data()]
+
+
+def shuffled():
+    return torch.utils.data.DataLoader(list(zip(*data(), strict=True)), batch_size=9, shuffle=True)
+
+
+def in_own_order():
+    batches = list(dealt())
+    return batches[dist.get_rank() :] + batches[: dist.get_rank()]
+
+
 def out_of_luck(module, args):
     raise RuntimeError("out of luck")
 
@@ -113,7 +141,7 @@ def tensors_or_none(value):
     return {name: vars(value)[name] for name in names} | (tensors_of(value.moments) if hasattr(value, "moments") else {})
 
 
-def shared(rank, size, group):
+def shared(rank, size, group, folder):
     for case in CASES:
         for name, options in OPTIONS.items():
             yield (
@@ -142,6 +170,43 @@ def shared(rank, size, group):
         return words
 
     yield "buffers", buffers
+    torch.manual_seed(rank)  # orders of a loader that shuffles would differ
+    for name in ("dealt", "one_batch", "shuffled"):
+        request = MeasureRequest("worker:network", f"worker:{name}", num_classes=K, memory_budget=0)
+        yield f"by_name {name}", lambda r=request: written(measure_by_name(r, group=group))
+    request = MeasureRequest(str(folder.parent / "run"), split="test", batch_size=64)
+    yield "run directory", lambda: written(measure_by_name(request, group=group))
+
+
+def crossing(rank, size, group, repeats):
+    """Bytes that this process sends or receives, by kind of call, in measuring a shard so often repeated."""
+    found = dict.fromkeys(("broadcast", "send", "recv", "all_gather"), 0)
+    originals = {name: getattr(dist, name) for name in found}
+
+    def counted(name):
+        def call(first, *rest, **options):
+            given = first if isinstance(first, list) else [first]
+            found[name] += sum(tensor.numel() * tensor.element_size() for tensor in given)
+            return originals[name](first, *rest, **options)
+
+        return call
+
+    generator = torch.Generator().manual_seed(rank)
+    batches = [(torch.randn(MANY, DIM, generator=generator, dtype=torch.float64), torch.arange(MANY)) for _ in range(repeats)]
+    try:
+        for name in found:
+            setattr(dist, name, counted(name))
+        measure(wide_network(), batches, num_classes=MANY, group=group)
+    finally:
+        for name, original in originals.items():
+            setattr(dist, name, original)
+    return found
+
+
+REQUESTS = {
+    "other_batches": MeasureRequest("worker:network", "worker:in_own_order", num_classes=K),
+    "options": MeasureRequest("worker:network", "worker:dealt"),
+}
 
 
 def failing(rank, size, group):
@@ -180,25 +245,42 @@ def failing(rank, size, group):
         "reference_of_one",
         lambda: call(split="test", reference=measure(network(), [data()] if last else [data(), data()], num_classes=K)),
     )
+    for name, request in REQUESTS.items():
+        yield name, lambda r=request: measure_by_name(r, group=group)
 
 
-def main():
-    rank, size, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+def run(rank, size, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder / 'meet'}", rank=rank, world_size=size)
     found = {}
-    for name, run in shared(rank, size, dist.group.WORLD):
-        found[name] = run()
-    for name, run in failing(rank, size, dist.group.WORLD):
+    for name, call in shared(rank, size, dist.group.WORLD, folder):
+        found[name] = call()
+    for name, call in failing(rank, size, dist.group.WORLD):
         begun = time.monotonic()
         try:
-            run()
+            call()
         except Exception as error:
             found[f"error {name}"] = [type(error).__name__, str(error), time.monotonic() - begun]
+    found["crossing"] = [crossing(rank, size, dist.group.WORLD, repeats) for repeats in (1, 9)]
     # Still in step after all these errors.
     found["after"] = written(measure(network(), batches_of("uneven", rank, size), num_classes=K, group=dist.group.WORLD))
     (folder / f"{rank}.json").write_text(json.dumps(found))
     dist.destroy_process_group()
+
+
+def main():
+    # Importing takes longer than all the measuring: once, then forked.
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    for size in map(int, sys.argv[2:]):
+        folder = Path(sys.argv[1]) / str(size)
+        folder.mkdir()
+        processes = [context.Process(target=run, args=(rank, size, folder)) for rank in range(size)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+        if any(process.exitcode for process in processes):
+            raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import torch
 
 from ncollapse.data import Batches, DataConfig, LabeledData, load_data
 from ncollapse.files import write_whole
-from ncollapse.studies import RunDirectoryError, measure_run, override, recipe_by_name, run, run_recipe, rundir
+from ncollapse.studies import RunDirectoryError, measure_run, override, recipe_by_name, remeasure, run, run_recipe, rundir
 from ncollapse.train import CheckpointError, checkpoint
 
 SMALL = [
@@ -389,7 +389,7 @@ def test_the_test_split_of_a_run_is_whole_and_not_corrupted(tmp_path, monkeypatc
     recipe = small("data.name=gaussian_mixture", "data.corrupt=0.5", "train.epochs=1", "measure.epochs=[0]")
     run_recipe(recipe, tmp_path)
     loaded = []
-    monkeypatch.setattr(run, "load_data", lambda config: loaded.append(config) or load_data(config))
+    monkeypatch.setattr(remeasure, "load_data", lambda config: loaded.append(config) or load_data(config))
     measurement = measure_run(tmp_path, split="test")
     assert measurement.split == "test"
     assert [(c.split, c.corrupt, c.per_class) for c in loaded] == [("train", 0.5, 20), ("test", 0.0, None)]
@@ -400,7 +400,7 @@ def test_the_test_split_of_a_run_is_whole_and_not_corrupted(tmp_path, monkeypatc
 def test_measure_run_takes_layers_and_batch_size(finished, monkeypatch):
     assert measure_run(finished, layers=["blocks.1"]).layers == ("blocks.1",)
     sizes = []
-    monkeypatch.setattr(run, "Batches", lambda data, size: sizes.append(size) or Batches(data, size))
+    monkeypatch.setattr(remeasure, "Batches", lambda data, size: sizes.append(size) or Batches(data, size))
     measure_run(finished, batch_size=13)
     measure_run(finished)
     assert sizes == [13, 1000]

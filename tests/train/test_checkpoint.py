@@ -130,12 +130,42 @@ def test_equal_states_give_equal_bytes(saved: Path) -> None:
         assert saved.read_bytes() == content
 
 
-def test_a_file_of_another_kind_says_how_to_convert_it(tmp_path: Path) -> None:
+def wrapped(prefix: str) -> dict[str, torch.Tensor]:
+    return {prefix + name: value for name, value in small_model(seed=5).state_dict().items()}
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
+@pytest.mark.parametrize("key", [None, "state_dict", "model_state_dict", "model"])
+def test_weights_of_torch_save_are_read(tmp_path: Path, prefix: str, key: str | None) -> None:
+    content = wrapped(prefix) if key is None else {"epoch": 3, key: wrapped(prefix)}
+    torch.save(content, tmp_path / "weights.pt")
     model = small_model()
-    torch.save(model.state_dict(), tmp_path / "weights.pt")
-    with pytest.raises(CheckpointError, match=r"this is none, or a damaged one .*Convert .*save_file\(torch\.load") as caught:
-        load_weights(tmp_path / "weights.pt", model)
-    assert "Delete" not in str(caught.value)
+    load_weights(tmp_path / "weights.pt", model)
+    expected = small_model(seed=5).state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
+
+
+def test_pickled_code_runs_only_when_asked_for(tmp_path: Path) -> None:
+    torch.save(small_model(seed=5), tmp_path / "model.pt")
+    model = small_model()
+    with pytest.raises(CheckpointError, match=r"weights alone were needed, .* if you trust who wrote it, .*--unsafe-pickle"):
+        load_weights(tmp_path / "model.pt", model)
+    assert all(torch.equal(value, small_model().state_dict()[name]) for name, value in model.state_dict().items())
+    load_weights(tmp_path / "model.pt", model, unsafe_pickle=True)
+    assert all(torch.equal(value, small_model(seed=5).state_dict()[name]) for name, value in model.state_dict().items())
+
+
+def test_files_of_other_kinds_are_refused(tmp_path: Path) -> None:
+    torch.save(small_model().state_dict(), tmp_path / "weights.safetensors")
+    with pytest.raises(CheckpointError, match=r"this is none, or a damaged one .* Give weights that torch.save wrote a name"):
+        load_weights(tmp_path / "weights.safetensors", small_model())
+    torch.save({"optimizer": 3, "epoch": 4}, tmp_path / "weights.pt")
+    with pytest.raises(CheckpointError, match="a state dict of tensors was needed, got optimizer, epoch"):
+        load_weights(tmp_path / "weights.pt", small_model())
+    content = (tmp_path / "weights.safetensors").read_bytes()
+    (tmp_path / "half.pt").write_bytes(content[: len(content) // 2])
+    with pytest.raises(CheckpointError, match="this is neither, or a damaged one"):
+        load_weights(tmp_path / "half.pt", small_model())
 
 
 def test_changed_weights_are_damage(saved: Path) -> None:

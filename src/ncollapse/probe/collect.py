@@ -274,9 +274,11 @@ def _prepared(moments: Mapping[str, ClassMoments], processes: Processes) -> dict
     """Centers of the layers whose classes all have samples."""
     ready = [name for name, value in moments.items() if bool((value.counts > 0).all()) and value.num_classes > 1]
     # By the first process for all: a basis of equal singular values, as at collapse, is another on every kind of machine.
+    # The rest follows from it and the means, which all have: no K×K distances are sent.
     with processes.together():
-        own = {name: ClassCenters.from_moments(moments[name]) for name in ready if processes.rank == 0}
-    return {name: processes.hand_out(ClassCenters, own.get(name)) for name in ready}
+        own = {name: ClassCenters.basis_of(moments[name]) for name in ready if processes.rank == 0}
+    bases = {name: processes.hand_out(Tensor, own.get(name)) for name in ready}
+    return {name: ClassCenters.in_basis(moments[name], basis) for name, basis in bases.items()}
 
 
 def _checked(batch: LayerBatch, options: CollectOptions, index: int) -> LayerBatch:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
+from functools import cache
 from itertools import chain
 from typing import TYPE_CHECKING, Any, cast
 
@@ -129,6 +130,7 @@ def measure(
             if progress is not None:
                 progress(index + 1, total)
 
+    @cache
     def classifiers() -> dict[str, LinearClassifier]:
         plan = cast(TapPlan, shared_plan(taps.plan, processes))
         if metrics is not None and plan.classifier is None:

@@ -95,11 +95,34 @@ class ClassCenters:
         Returns:
             The centers.
         """
-        centered = moments.centered_means("class")
+        return cls.in_basis(moments, cls.basis_of(moments))
+
+    @staticmethod
+    def basis_of(moments: ClassMoments) -> Tensor:
+        """An orthonormal basis of the span of the centered class means: one of many where singular values are equal.
+
+        Args:
+            moments: As in ``from_moments``.
+
+        Returns:
+            Shape (d, r).
+        """
         # The singular vectors of the means themselves: the eigenvectors of their Gram matrix would square the condition.
-        _, _, right = torch.linalg.svd(centered, full_matrices=False)
-        basis = right[: min(moments.num_classes - 1, moments.dim)].T.contiguous()
-        coordinates = centered @ basis
+        _, _, right = torch.linalg.svd(moments.centered_means("class"), full_matrices=False)
+        return right[: min(moments.num_classes - 1, moments.dim)].T.contiguous()
+
+    @classmethod
+    def in_basis(cls, moments: ClassMoments, basis: Tensor) -> ClassCenters:
+        """Prepare the final means with a basis that is known already.
+
+        Args:
+            moments: As in ``from_moments``.
+            basis: As ``basis_of`` gives it.
+
+        Returns:
+            The centers.
+        """
+        coordinates = moments.centered_means("class") @ basis
         if moments.num_classes > _EXPLICIT_CLASSES:
             return cls(moments, basis, coordinates, None)
         distances = torch.cdist(coordinates, coordinates, compute_mode="donot_use_mm_for_euclid_dist")

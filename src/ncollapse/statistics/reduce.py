@@ -97,8 +97,7 @@ class Processes:
         more = f" (ranks {', '.join(map(str, failed))} failed)" if len(failed) > 1 else ""
         same = _SAME_TYPES.get(kind)
         text = f"Rank {failed[0]} of {self.size}: {words if same else f'{kind}: {words}'}{more}"
-        shared = (same or RuntimeError)(text)
-        shared.__dict__[_TOLD] = True
+        shared = _told(same or RuntimeError, text)
         raise shared from error
 
     def texts(self, text: str) -> list[str]:
@@ -153,17 +152,19 @@ class Processes:
         given = [rank for rank, text in enumerate(told) if text]
         for rank in given[1:]:
             if told[rank] != told[given[0]]:
-                raise ValueError(
+                differing = _told(
+                    ValueError,
                     f"{what} must be the same on all processes, got {told[given[0]]} on rank {given[0]} and {told[rank]} on "
-                    f"rank {rank}. Call with the same arguments and network everywhere."
+                    f"rank {rank}. Call with the same arguments and network everywhere.",
                 )
+                raise differing
         return [told[rank] for rank in given]
 
     def merge(self, kind: type[Merging], value: Merging | None) -> Merging | None:
         """One statistic over all processes, merged in rank order.
 
-        The values pass by one after another, so that two of them are held at once however many processes there are. The
-        first process merges and hands out what it found: the same bits everywhere, whatever each machine's rounding.
+        The first process takes those of the others one after another, so that it holds two at once however many processes
+        there are, merges, and hands out what it found: the same bits everywhere, whatever each machine's rounding.
 
         Args:
             kind: Its class, a dataclass of tensors and such dataclasses.
@@ -175,12 +176,16 @@ class Processes:
         if self.group is None:
             return value
         present = self.numbers([value is not None]).flatten().bool().tolist()
-        merged: Merging | None = None
-        for rank in (rank for rank in range(self.size) if present[rank]):
-            part = self.hand_out(kind, value, rank)
-            if self.rank == 0:
-                merged = part if merged is None else merged.merge(part)
-        return self.hand_out(kind, merged) if any(present) else None
+        if not any(present):
+            return None
+        merged = value
+        for rank in (rank for rank in range(1, self.size) if present[rank]):
+            if self.rank == rank:
+                self._carry(kind, value, rank, target=0)
+            elif self.rank == 0:
+                part = self._carry(kind, None, rank, target=0)
+                merged = part if merged is None else _on_cpu(kind, merged).merge(part)
+        return self.hand_out(kind, merged)
 
     def hand_out(self, kind: type[Value], value: Value | None, source: int = 0) -> Value:
         """One process's value, on all.
@@ -196,35 +201,48 @@ class Processes:
         if self.group is None:
             assert value is not None
             return value
-        own = list(_tensors_of(value)) if self.rank == source else None
-        count = _num_tensors(kind)
-        header = torch.zeros(count, _HEADER, dtype=torch.int64)
-        if own is not None:
-            header = torch.tensor([_announce(tensor) for tensor in own], dtype=torch.int64)
-        header = self._broadcast(header.to(self._device), source).cpu()
-        empty = [_announced(row) for row in header.tolist()]
-        sizes = [0 if tensor is None else tensor.numel() * tensor.element_size() for tensor in empty]
-        if own is None:
-            payload = torch.empty(sum(sizes), dtype=torch.uint8, device=self._device)
-        else:
-            payload = torch.cat([_bytes_of(tensor.to(self._device)) for tensor in own if tensor is not None])
-        payload = self._broadcast(payload, source).cpu()
-        parts = payload.split(sizes)
-        filled = [
-            # Cloned, since a part of the payload may begin at any byte.
-            None if tensor is None else part.clone().view(tensor.dtype).view(tensor.shape)
-            for tensor, part in zip(empty, parts, strict=True)
-        ]
-        found: Value = _rebuilt(kind, iter(filled))
-        return found
+        return self._carry(kind, value, source)
 
-    def _broadcast(self, tensor: Tensor, source: int) -> Tensor:
+    def _carry(self, kind: type[Value], value: Value | None, source: int, target: int | None = None) -> Value:
+        """A value from one process to another, or to all: first the forms of its tensors, then their bytes."""
+        sending = self.rank == source
+        own = list(_tensors_of(value)) if sending else [None] * _num_tensors(kind)
+        header = torch.tensor([_announce(tensor) for tensor in own], dtype=torch.int64)
+        header = self._move(header.to(self._device), source, target).cpu()
+        found: list[Tensor | None] = []
+        for tensor, row in zip(own, header.tolist(), strict=True):
+            if row[0] == 0:
+                found.append(None)
+                continue
+            given = torch.empty(row[2 : 2 + row[1]], dtype=_DTYPES[row[0] - 1]) if tensor is None else tensor.detach()
+            given = given.to(self._device).contiguous()
+            if given.numel():
+                # Bytes, since the backends know fewer types than there are.
+                self._move(given.flatten().view(torch.uint8), source, target)
+            found.append(given.cpu())
+        rebuilt: Value = _rebuilt(kind, iter(found))
+        return rebuilt
+
+    def _move(self, tensor: Tensor, source: int, target: int | None) -> Tensor:
+        """Fill a tensor with that of one process: on another one, or on all."""
         assert self.group is not None
-        dist.broadcast(tensor, dist.get_global_rank(self.group, source), group=self.group)
+        sender = dist.get_global_rank(self.group, source)
+        if target is None:
+            dist.broadcast(tensor, sender, group=self.group)
+        elif self.rank == source:
+            dist.send(tensor, dist.get_global_rank(self.group, target), group=self.group)
+        else:
+            dist.recv(tensor, sender, group=self.group)
         return tensor
 
 
 _TOLD = "_told_by_all_processes"
+
+
+def _told(kind: type[Exception], text: str) -> Exception:
+    error = kind(text)
+    error.__dict__[_TOLD] = True
+    return error
 
 
 def told_by_all(error: BaseException) -> bool:
@@ -234,9 +252,9 @@ def told_by_all(error: BaseException) -> bool:
         error: Any.
 
     Returns:
-        True for errors that ``Processes.together`` raised.
+        True for errors that ``Processes`` raised, and for those raised from them.
     """
-    return _TOLD in error.__dict__
+    return _TOLD in error.__dict__ or (error.__cause__ is not None and told_by_all(error.__cause__))
 
 
 def _parts(kind: Any) -> list[tuple[str, Any]] | None:
@@ -265,17 +283,11 @@ def _rebuilt(kind: Any, tensors: Iterator[Tensor | None]) -> Any:
     return next(tensors) if parts is None else kind(**{name: _rebuilt(part, tensors) for name, part in parts})
 
 
+def _on_cpu(kind: Any, value: Any) -> Any:
+    return _rebuilt(kind, (None if tensor is None else tensor.cpu() for tensor in _tensors_of(value)))
+
+
 def _announce(tensor: Tensor | None) -> list[int]:
     if tensor is None:
         return [0] * _HEADER
     return [1 + _DTYPES.index(tensor.dtype), tensor.ndim, *tensor.shape, *[0] * (_MOST_DIMS - tensor.ndim)]
-
-
-def _announced(row: Sequence[int]) -> Tensor | None:
-    if row[0] == 0:
-        return None
-    return torch.empty(row[2 : 2 + row[1]], dtype=_DTYPES[row[0] - 1], device="meta")
-
-
-def _bytes_of(tensor: Tensor) -> Tensor:
-    return tensor.detach().contiguous().flatten().view(torch.uint8)

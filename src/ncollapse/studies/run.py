@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,12 +18,11 @@ from ncollapse.data.catalog import load_data
 from ncollapse.metrics import FLAGS, METRICS
 from ncollapse.models.fc_resnet import FCResNet
 from ncollapse.probe.measure import collect_features, measure
-from ncollapse.probe.measurement import Measurement
 from ncollapse.studies.analysis import depth_analysis, transport_analysis
 from ncollapse.studies.progressive_collapse import changes
 from ncollapse.studies.recipe import Recipe, RecipeError
-from ncollapse.studies.rundir import RunDirectory, RunDirectoryError
-from ncollapse.train.checkpoint import CheckpointError, load_checkpoint, load_weights, save_checkpoint
+from ncollapse.studies.rundir import RunDirectory
+from ncollapse.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from ncollapse.train.loop import EpochRecord, make_optimizer, train
 from ncollapse.train.schedule import measuring_epochs, weight_decay_time
 from ncollapse.version import __version__
@@ -255,54 +253,3 @@ def _environment(recipe: Recipe, device: torch.device) -> dict[str, Any]:
         "platform": platform.platform(),
         "seed": recipe.seed,
     }
-
-
-def measure_run(
-    path: str | Path,
-    *,
-    split: Literal["train", "test"] = "train",
-    layers: str | Sequence[str] = "auto",
-    batch_size: int | None = None,
-    memory_budget: int | None = None,
-) -> Measurement:
-    """Measure the network of a run directory again, from its checkpoint.
-
-    Args:
-        path: The run directory.
-        split: Data split; another split than train is decided by the training set's class means.
-        layers: As in ``measure``.
-        batch_size: Samples in a forward pass; None takes the recipe's.
-        memory_budget: As in ``measure``.
-
-    Returns:
-        The measurement.
-
-    Raises:
-        RunDirectoryError: If the folder holds no run, or one without a checkpoint.
-        ValueError: If its checkpoint or data is damaged or missing.
-    """
-    directory = RunDirectory(path)
-    recipe = directory.recipe()
-    data = load_data(recipe.data)
-    model = FCResNet(recipe.model, data.input_dim, data.num_classes, recipe.seed)
-    if not directory.checkpoint.exists():
-        raise RunDirectoryError(f"{path} holds a run without a checkpoint. Continue it with --resume.")
-    load_weights(directory.checkpoint, model)
-
-    def measured(data: LabeledData, split: str, reference: Measurement | None = None) -> Measurement:
-        return measure(
-            model,
-            Batches(data, batch_size or recipe.measure.batch_size),
-            num_classes=data.num_classes,
-            layers=layers,
-            convention=recipe.measure.convention,
-            split=split,
-            reference=reference,
-            memory_budget=memory_budget,
-        )
-
-    train_measurement = measured(data, "train")
-    if split == "train":
-        return train_measurement
-    other = replace(recipe.data, split=split, per_class=None, corrupt=0.0)
-    return measured(load_data(other), split, train_measurement)

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import pickle
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -16,6 +18,9 @@ __all__ = ["CheckpointError", "load_checkpoint", "load_weights", "save_checkpoin
 _FORMAT = "ncollapse-checkpoint-1"
 _MODEL = "model."
 _MOMENTUM = "momentum."
+# Where training scripts put the state dict, and what data parallelism and compiling put before its names.
+_STATE_KEYS = ("state_dict", "model_state_dict", "model")
+_WRAPPERS = ("module.", "_orig_mod.")
 
 
 class CheckpointError(ValueError):
@@ -96,29 +101,69 @@ def load_checkpoint(path: str | Path, model: nn.Module, optimizer: torch.optim.O
     return int(metadata["epoch"])
 
 
-def load_weights(path: str | Path, model: nn.Module) -> None:
+def load_weights(path: str | Path, model: nn.Module, *, unsafe_pickle: bool = False) -> None:
     """Puts saved weights into a model, from a checkpoint or from any safetensors file of a state dict.
+
+    A file of another name than ``*.safetensors`` may also be one that ``torch.save`` wrote: a state dict, or a mapping that
+    holds one under "state_dict", "model_state_dict" or "model"; prefixes of compiled and parallel modules are dropped.
 
     Args:
         path: The file.
         model: Of the same shape as the saved one; its device is kept.
+        unsafe_pickle: Read with ``torch.load(weights_only=False)``, which runs whatever code the file holds; the whole model
+            may then be in it.
 
     Raises:
-        CheckpointError: If the file is no safetensors file, is damaged, or does not fit the model, which is then left as
-            it was.
+        CheckpointError: If the file is of another kind, is damaged, or does not fit the model, which is then left as it was.
         FileNotFoundError: If there is no such file.
     """
     try:
         tensors, metadata = _read(Path(path))
     except _NoSafetensors as error:
-        raise CheckpointError(
-            f"{path}: a safetensors file of a state dict was needed, this is none, or a damaged one ({error.how}). Convert "
-            "weights that torch.save wrote: safetensors.torch.save_file(torch.load(FILE, weights_only=True), "
-            "'weights.safetensors')."
-        ) from error
+        if Path(path).suffix == ".safetensors":
+            raise CheckpointError(
+                f"{path}: a safetensors file of a state dict was needed, this is none, or a damaged one ({error.how}). "
+                "Give weights that torch.save wrote a name ending in .pt."
+            ) from error
+        tensors, metadata = _read_torch(Path(path), unsafe_pickle), {}
     weights = _under(_MODEL, tensors) if metadata.get("format") == _FORMAT else tensors
     _check_fit(Path(path), weights, model.state_dict())
     model.load_state_dict(weights)
+
+
+def _read_torch(path: Path, unsafe_pickle: bool) -> dict[str, Tensor]:
+    """A state dict in what ``torch.save`` wrote."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=not unsafe_pickle)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path}: weights alone were needed, this file holds other Python objects or is damaged "
+            f"({str(error).splitlines()[0]}). Save model.state_dict(), or, if you trust who wrote it, read it with "
+            "--unsafe-pickle (unsafe_pickle=True), which runs the code in it."
+        ) from error
+    except (RuntimeError, EOFError, OSError) as error:
+        raise CheckpointError(
+            f"{path}: a file of a state dict was needed, by safetensors or torch.save, this is neither, or a damaged one "
+            f"({str(error).splitlines()[0] if str(error) else type(error).__name__}). Save model.state_dict() anew."
+        ) from error
+    return _state_dict(path, content)
+
+
+def _state_dict(path: Path, content: object) -> dict[str, Tensor]:
+    """Looks for the state dict, and takes prefixes off its names."""
+    if isinstance(content, nn.Module):
+        content = content.state_dict()
+    for key in _STATE_KEYS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        got = ", ".join(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
+        raise CheckpointError(f"{path}: a state dict of tensors was needed, got {got}. Save model.state_dict().")
+    tensors = {str(name): value for name, value in content.items()}
+    for prefix in _WRAPPERS:
+        if tensors and all(name.startswith(prefix) for name in tensors):
+            tensors = _under(prefix, tensors)
+    return tensors
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -154,12 +199,14 @@ def _check_fit(path: Path, saved: dict[str, Tensor], present: dict[str, Tensor])
     """Compares names, shapes and types, so that loading can't stop half-way."""
     forms = [{name: f"{tuple(tensor.shape)} {tensor.dtype}" for name, tensor in side.items()} for side in (present, saved)]
     needed, came = forms
-    for name in sorted(needed.keys() | came.keys()):
-        if needed.get(name) != came.get(name):
-            raise CheckpointError(
-                f"{path}: the model has '{name}' as {needed.get(name, 'nothing')}, the file as "
-                f"{came.get(name, 'nothing')}. Build the model with the config that the file was saved with."
-            )
+    differing = [name for name in sorted(needed.keys() | came.keys()) if needed.get(name) != came.get(name)]
+    if differing:
+        name = differing[0]
+        more = f", and {len(differing) - 1} more differ" if len(differing) > 1 else ""
+        raise CheckpointError(
+            f"{path}: the model has '{name}' as {needed.get(name, 'nothing')}, the file as {came.get(name, 'nothing')}{more}. "
+            "Build the model with the config that the file was saved with."
+        )
 
 
 def _ordered(content: bytes) -> bytes:

@@ -1,0 +1,98 @@
+"""torchrun: the command in several processes, and the loop of docs/processes.md."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ncollapse.cli import main
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+
+MODULE = """
+import os
+
+import torch
+from torch import nn
+
+def build():
+    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).double()
+
+def two_batches():
+    generator = torch.Generator().manual_seed(0)
+    return [(torch.randn(n, 6, generator=generator, dtype=torch.float64), torch.arange(n) % 3) for n in (20, 13)]
+
+def failing():
+    if os.environ["RANK"] == "1":
+        raise OSError("no\\ndisk")
+    return two_batches()
+"""
+
+
+def torchrun(size, *words):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(size), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=200, env=ENVIRONMENT)
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    (tmp_path / "in_processes.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+def test_a_process_without_data(module, capsys):
+    words = ["measure", "in_processes:build", "--data", "in_processes:two_batches", "--num-classes", "3", "--json"]
+    result = torchrun(3, "-m", "ncollapse", *words)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count("Weights: those that in_processes:build gave the network") == 1
+    main(words)
+    # What the first process alone has printed, and what one process prints, in which nothing is shared.
+    rows, expected = json.loads(result.stdout), json.loads(capsys.readouterr().out)
+    keys = ("split", "depth", "layer", "metric", "flags")
+    assert [[row[key] for key in keys] for row in rows] == [[row[key] for key in keys] for row in expected]
+    pairs = [(row["value"], other["value"]) for row, other in zip(rows, expected, strict=True)]
+    assert all((value is None) == (other is None) for value, other in pairs)
+    numbers, others = zip(*(pair for pair in pairs if pair[0] is not None), strict=True)
+    assert len(numbers) > 20
+    assert numbers == pytest.approx(others, rel=1e-12, abs=1e-14)
+
+
+def test_an_error_on_one_ends_all(module):
+    words = ["measure", "in_processes:build", "--data", "in_processes:failing", "--num-classes", "3"]
+    result = torchrun(2, "-m", "ncollapse", *words)
+    assert result.returncode != 0
+    assert result.stdout == ""
+    lines = [line for line in result.stderr.splitlines() if line.startswith("ncollapse: ")]
+    assert lines == ["ncollapse: error: measuring in_processes:build raised RuntimeError: Rank 1 of 2: OSError: no disk"]
+    # As torchrun reports the processes; it ends itself with 1.
+    assert "2" in re.findall(r"exitcode +: (-?\d+)", result.stderr)
+
+
+# After the loop: every process measures all samples alone, and says both.
+AFTER = """
+import os, pathlib
+alone = nc.measure(net, Batches(digits(), 128), num_classes=10, metrics=["pfc1", "pfc3", "nc3"])
+words = [[repr(row.value) for row in m.rows] for m in (measurement, alone)]
+pathlib.Path(f"{os.environ['RANK']}.txt").write_text(repr((measurement.num_samples, measurement.layers, words)))
+"""
+
+
+def test_the_loop_of_the_documentation(tmp_path, monkeypatch):
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "processes.md").read_text(), flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    Path("train.py").write_text(code + AFTER)
+    result = torchrun(2, "train.py")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("1797 samples of 10 classes") == 3
+    first, second = Path("0.txt").read_text(), Path("1.txt").read_text()
+    assert first == second
+    samples, layers, (shared, alone) = eval(first)
+    assert (samples, layers) == (1797, ("1",))
+    # The network computes in float32, and other batches may round otherwise.
+    assert [float(value) for value in shared] == pytest.approx([float(value) for value in alone], rel=1e-4)
