@@ -258,6 +258,13 @@ def test_still_steps_do_not_point_anywhere():
     assert all(math.isnan(angle) for angle in path.turning_by_layer)
 
 
+def test_a_step_of_rounding_does_not_point_anywhere():
+    points = [[0.0, 0.0], [1.0, 0.0], [1.0, 1e-14], [2.0, 1e-14]]
+    layers = [torch.tensor([p], dtype=torch.float64) for p in points]
+    path = PathStatistics.from_batch(layers, zero_means(layers))
+    assert path.line_shape.item() == pytest.approx(1.0, rel=1e-12), "with the step sideways it would be 3/sqrt(5)"
+
+
 def test_a_sample_that_does_not_move_is_undefined_and_leaves_the_sums_alone():
     layers = [torch.tensor([[1.0, 1.0], [x, 0.0]], dtype=torch.float64) for x in (0.0, 1.0, 3.0)]
     path = PathStatistics.from_batch(layers, zero_means(layers))

@@ -273,3 +273,12 @@ def test_coinciding_means_leave_no_eigenvalue():
     assert math.isnan(float(m.within_between_ratio(moments)))
     assert math.isnan(float(m.between_inverse_trace(ClassCenters.from_moments(moments), statistics.within)))
     assert float(m.within_total_ratio(moments)) == 1
+
+
+def test_means_that_differ_by_rounding_leave_no_eigenvalue():
+    # The same samples in another order: their means differ in the last digits only.
+    same = 1 / 3 + torch.randn(7, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    features, labels = torch.cat([same, same.flip(0), same.roll(3, 0)]), torch.arange(3).repeat_interleave(7)
+    statistics = layer_statistics(features, labels, 3)
+    assert float(statistics.moments.between_trace()) > 0
+    assert math.isnan(float(m.between_inverse_trace(statistics.centers, statistics.within)))

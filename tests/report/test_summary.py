@@ -189,7 +189,7 @@ def test_crossing_pairs_are_told_where_they_were_counted(said):
         record["energy"].update(wasserstein2=3.0, identity_cost_sample=4.0, pair_violation_rate=0.0123, num_pairs=499_500)
 
     sentence = one(said(transport), "Optimal transport score")
-    assert sentence.endswith("is optimal): 0.75. Of 499,500 pairs of samples 1.23 % would gain by a swap.")
+    assert sentence.endswith("is optimal): 0.75. Of 499,500 pairs of samples 6,144 would gain by a swap.")
 
 
 def test_the_verdict_for_a_collapsed_end(said):

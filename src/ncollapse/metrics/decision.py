@@ -1,4 +1,4 @@
-"""NC4: decisions by the nearest class centre, and their agreement with the classifier."""
+"""NC4: decisions by the nearest class center, and their agreement with the classifier."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from ncollapse.statistics.centers import ClassDecisions
 
 
 def ncc_accuracy(decisions: ClassDecisions) -> Tensor:
-    r"""Nearest-class-centre accuracy, :math:`\frac{1}{N} \sum_i 1\{\arg\min_k \lVert h_i - \mu_k \rVert = y_i\}` (PFC3).
+    r"""Nearest-class-center accuracy, :math:`\frac{1}{N} \sum_i 1\{\arg\min_k \lVert h_i - \mu_k \rVert = y_i\}` (PFC3).
 
-    In [0, 1]; 1 at exact collapse. The centres are those of the training set; ties go to the smallest index. Invariant to
+    In [0, 1]; 1 at exact collapse. The centers are those of the training set; ties go to the smallest index. Invariant to
     translation, rotation and scale.
 
     Args:
@@ -26,7 +26,7 @@ def ncc_accuracy(decisions: ClassDecisions) -> Tensor:
 
 
 def ncc_error(decisions: ClassDecisions, *, balanced: bool = False) -> Tensor:
-    """Nearest-class-centre error, one minus ``ncc_accuracy``: the form of PFC3 that decreases.
+    """Nearest-class-center error, one minus ``ncc_accuracy``: the form of PFC3 that decreases.
 
     In [0, 1]; 0 at exact collapse.
 
@@ -42,7 +42,7 @@ def ncc_error(decisions: ClassDecisions, *, balanced: bool = False) -> Tensor:
 
 
 def ncc_agreement(decisions: ClassDecisions) -> Tensor:
-    r"""NC4, share of samples on which classifier and nearest class centre agree.
+    r"""NC4, share of samples on which classifier and nearest class center agree.
 
     :math:`\frac{1}{N} \sum_i 1\{\arg\max_k (W h_i + b)_k = \arg\min_k \lVert h_i - \mu_k \rVert\}`, bias included. In [0, 1];
     1 at exact collapse.
@@ -60,7 +60,7 @@ def ncc_agreement(decisions: ClassDecisions) -> Tensor:
 
 
 def ncc_mismatch(decisions: ClassDecisions) -> Tensor:
-    """Share of samples on which classifier and nearest class centre differ, one minus ``ncc_agreement``.
+    """Share of samples on which classifier and nearest class center differ, one minus ``ncc_agreement``.
 
     In [0, 1]; 0 at exact collapse.
 

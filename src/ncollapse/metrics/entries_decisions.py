@@ -1,4 +1,4 @@
-"""Entries of the registry about the classifier and about decisions: duality, nearest centres, held-out samples."""
+"""Entries of the registry about the classifier and about decisions: duality, nearest centers, held-out samples."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def duality_entries() -> list[Metric]:
 
 
 def decision_entries() -> list[Metric]:
-    """Nearest centres, NC4, and collapse of held-out samples."""
+    """Nearest centers, NC4, and collapse of held-out samples."""
     flagged: dict[str, Any] = {
         "bounds": (0.0, 1.0), "flagged_when": frozenset({"own_means", "single_samples", "no_between"}), "despite_empty": True,
     }  # fmt: skip
@@ -87,11 +87,11 @@ def decision_entries() -> list[Metric]:
     joint: dict[str, Any] = {"needs": JOINT, "invariant": frozenset({"rotation"}), **flagged}
     return [
         Metric(
-            "pfc3", "nearest-class-centre accuracy", lambda s: decision.ncc_accuracy(decisions_of(s)), CENTERS,
+            "pfc3", "nearest-class-center accuracy", lambda s: decision.ncc_accuracy(decisions_of(s)), CENTERS,
             at_collapse=1.0, direction="increases", reference=PFC, **flagged,
         ),
         Metric(
-            "pfc3_error", "nearest-class-centre error", lambda s: decision.ncc_error(decisions_of(s)), CENTERS,
+            "pfc3_error", "nearest-class-center error", lambda s: decision.ncc_error(decisions_of(s)), CENTERS,
             at_collapse=0.0, direction="decreases", reference=PFC, **flagged,
         ),
         Metric(
@@ -103,11 +103,11 @@ def decision_entries() -> list[Metric]:
             lambda s: held_out.weak_collapse(s.moments, decisions_of(s), s.reference or s.moments, s.convention), **distance,
         ),
         Metric(
-            "nc4", "agreement of classifier and nearest class centre", lambda s: decision.ncc_agreement(decisions_of(s)),
+            "nc4", "agreement of classifier and nearest class center", lambda s: decision.ncc_agreement(decisions_of(s)),
             at_collapse=1.0, direction="increases", reference=PAPYAN, **joint,
         ),
         Metric(
-            "nc4_mismatch", "disagreement of classifier and nearest class centre",
+            "nc4_mismatch", "disagreement of classifier and nearest class center",
             lambda s: decision.ncc_mismatch(decisions_of(s)),
             at_collapse=0.0, direction="decreases", reference=PAPYAN, **joint,
         ),

@@ -194,7 +194,7 @@ def cdnv(moments: ClassMoments, *, dist_exp: float = 1.0) -> Tensor:
     r"""Class-distance normalized variance, the mean of :math:`V_{kl}` over pairs k < l (see ``cdnv_matrix``).
 
     Dimensionless for p = 1, in [0, inf); 0 at exact collapse. Invariant to translation, rotation and scale. On the sample
-    itself the class-balanced nearest-centre error is at most 4(K-1) times this value. For means on a simplex ETF of radius a
+    itself the class-balanced nearest-center error is at most 4(K-1) times this value. For means on a simplex ETF of radius a
     with within-class covariance σ²I it is dσ²(K-1)/(2Ka²).
 
     Args:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from ncollapse.statistics.batch import LabelGroups, check_labels
 from ncollapse.statistics.centers import ClassCenters, ClassDecisions, LinearClassifier
 from ncollapse.statistics.moments import ClassMoments
 from ncollapse.statistics.paired import PairedMoments
+from ncollapse.statistics.reduce import Processes
 from ncollapse.statistics.scatter import ClassScatter
 
 
@@ -68,7 +70,7 @@ class Collected:
         line: Decisions on the straight line, when wanted.
         arcs: Arcs of the graph on classes, for optimality of the map onto the last class means, when paths are wanted.
         passes: Forward passes over the data: 1 with kept features, 2 without.
-        kept_bytes: Size of the kept features, 0 after a second pass.
+        kept_bytes: Size of the kept features, those of all processes together; 0 after a second pass.
     """
 
     moments: dict[str, ClassMoments] = field(default_factory=dict)
@@ -96,6 +98,7 @@ def collect(
     reference: Mapping[str, ClassCenters | None] | None = None,
     *,
     repeatable: bool = True,
+    processes: Processes | None = None,
 ) -> Collected:
     """Collect the statistics of all layers.
 
@@ -106,36 +109,69 @@ def collect(
         reference: Centers of the training set that decide on another split, None for a layer without; None for all decides
             by the data's own.
         repeatable: Whether a second pass is possible.
+        processes: Those that share the data, each with its own source; None for this one alone.
 
     Returns:
-        The statistics, on the CPU.
+        The statistics of all processes, on the CPU.
 
     Raises:
         ValueError: If there is no data, features are not finite, or a second pass is needed and not possible or different.
     """
-    first = _FirstPass(options)
-    for batch in source():
-        first.add(batch)
-    collected = first.finish()
+    processes = Processes() if processes is None else processes
+    first = FirstPass(options)
+    with processes.together():
+        for batch in source():
+            first.add(batch)
+    return complete(first, source if repeatable else None, classifiers, reference, processes)
+
+
+def complete(
+    first: FirstPass,
+    source: Source | None,
+    classifiers: Classifiers,
+    reference: Mapping[str, ClassCenters | None] | None,
+    processes: Processes,
+) -> Collected:
+    """Add what needs the final class means to a first pass: from the kept features, else from a second pass.
+
+    Args:
+        first: The first pass, all batches added.
+        source: Starts a second pass; None where there can be none.
+        classifiers: As in ``collect``.
+        reference: As in ``collect``.
+        processes: Those that share the data.
+
+    Returns:
+        The statistics of all processes, on the CPU.
+
+    Raises:
+        ValueError: As ``collect``.
+    """
+    options = first.options
+    collected = first.finish(processes)
     deciding = _deciding(reference, collected.moments)
     collected.by_reference = {name: centers.moments for name, centers in deciding.items()}
     if not (options.centers or options.path):
         return collected
-    if first.kept is None:
-        if not repeatable:
+    with processes.together():
+        if first.kept is None and source is None:
             raise ValueError(
                 f"The features exceed the memory budget of {options.memory_budget / 2**20:.0f} MiB, so a second pass is "
                 "needed, but the batches can be iterated only once. Pass a list or a DataLoader, or raise memory_budget."
             )
-        collected.passes = 2
+    collected.passes = 2 if first.kept is None else 1
     second = _SecondPass(collected, options, classifiers(), deciding)
-    for batch in source() if first.kept is None else first.kept:
-        second.add(batch)
-    second.finish()
+    with processes.together():
+        batches: Iterable[LayerBatch] = first.kept or ()
+        if first.kept is None and source is not None:
+            batches = source()
+        for batch in batches:
+            second.add(batch)
+    second.finish(processes)
     return collected
 
 
-class _FirstPass:
+class FirstPass:
     """Everything that streams: moments, scatters, paired moments; and the features themselves while they fit the budget."""
 
     def __init__(self, options: CollectOptions) -> None:
@@ -160,17 +196,31 @@ class _FirstPass:
         self._keep(batch)
         self.index += 1
 
-    def finish(self) -> Collected:
-        """Bring the totals to the CPU, and prepare the class means for decisions."""
-        collected = self.collected
-        if not collected.moments:
+    def finish(self, processes: Processes) -> Collected:
+        """Merge the totals of all processes, on the CPU, and prepare the class means for decisions."""
+        collected, options = self.collected, self.options
+        names = _names(collected.moments, processes)
+        if not names:
             raise ValueError("There is no data: the loader yielded no batch. Check the data set and the loader's drop_last.")
-        collected.moments = {name: moments.to("cpu") for name, moments in collected.moments.items()}
-        collected.paired = None if collected.paired is None else collected.paired.to("cpu")
-        for name, moments in collected.moments.items() if self.options.centers or self.options.path else ():
-            if bool((moments.counts > 0).all()) and moments.num_classes > 1:
-                collected.centers[name] = ClassCenters.from_moments(moments)
+        moments = {name: processes.merge(ClassMoments, collected.moments.get(name)) for name in names}
+        collected.moments = {name: value.to("cpu") for name, value in moments.items() if value is not None}
+        if options.scatter:
+            scatters = {name: processes.merge(ClassScatter, collected.scatters.get(name)) for name in names}
+            collected.scatters = {name: value for name, value in scatters.items() if value is not None}
+        if options.path:
+            paired = processes.merge(PairedMoments, collected.paired)
+            collected.paired = None if paired is None else paired.to("cpu")
+        if options.centers or options.path:
+            self._agree_on_kept(processes)
+            collected.centers = _prepared(collected.moments, processes)
         return collected
+
+    def _agree_on_kept(self, processes: Processes) -> None:
+        """Where one process needs a second pass, all make one."""
+        dropped, kept_bytes = processes.numbers([self.kept is None, self.collected.kept_bytes]).sum(dim=0).tolist()
+        if dropped:
+            self.kept = None
+        self.collected.kept_bytes = 0 if dropped else int(kept_bytes)
 
     def _running(self, name: str, features: Tensor) -> ClassMoments:
         moments = self.collected.moments
@@ -207,6 +257,22 @@ class _FirstPass:
             return
         self.collected.kept_bytes += size
         self.kept.append(batch)
+
+
+def _names(moments: Mapping[str, ClassMoments], processes: Processes) -> list[str]:
+    """The layers, checked to be those of the other processes; of theirs where this one has no data."""
+    own = json.dumps([[name, value.dim] for name, value in moments.items()]) if moments else ""
+    told = processes.agree("Layers and their dimensions", own)
+    return [name for name, _ in json.loads(told[0])] if told else []
+
+
+def _prepared(moments: Mapping[str, ClassMoments], processes: Processes) -> dict[str, ClassCenters]:
+    """Centers of the layers whose classes all have samples."""
+    ready = [name for name, value in moments.items() if bool((value.counts > 0).all()) and value.num_classes > 1]
+    # By the first process for all: a basis of equal singular values, as at collapse, is another on every kind of machine.
+    with processes.together():
+        own = {name: ClassCenters.from_moments(moments[name]) for name in ready if processes.rank == 0}
+    return {name: processes.hand_out(ClassCenters, own.get(name)) for name in ready}
 
 
 def _checked(batch: LayerBatch, options: CollectOptions, index: int) -> LayerBatch:
@@ -297,21 +363,26 @@ class _SecondPass:
         part = ClassDecisions.from_batch(features, batch.labels, centers.to(device), classifier, counts)
         into[name] = into[name].merge(part) if name in into else part
 
-    def finish(self) -> None:
-        """Bring the totals to the CPU, and check that a second forward pass saw the features of the first."""
+    def finish(self, processes: Processes) -> None:
+        """Merge the totals of all processes, on the CPU, and check that a second pass saw the features of the first."""
         into = self.collected
-        into.within = {name: decisions.to("cpu") for name, decisions in into.within.items()}
-        into.decisions = {**into.within, **{name: decisions.to("cpu") for name, decisions in self.by_reference.items()}}
-        for name, decisions in into.within.items():
-            self._check_same_features(name, into.moments[name], decisions)
 
-    def _check_same_features(self, name: str, moments: ClassMoments, decisions: ClassDecisions) -> None:
+        def merged(parts: Mapping[str, ClassDecisions], names: Iterable[str]) -> dict[str, ClassDecisions]:
+            values = {name: processes.merge(ClassDecisions, parts.get(name)) for name in names}
+            return {name: value.to("cpu") for name, value in values.items() if value is not None}
+
+        into.within = merged(into.within, into.centers)
+        into.decisions = {**into.within, **merged(self.by_reference, self.reference)}
+        if self.options.path:
+            into.path = processes.merge(PathStatistics, into.path)
+            into.line = processes.merge(LineDecisions, into.line)
+            into.arcs = processes.merge(ClassArcs, into.arcs)
+        for name in into.centers:
+            self._check_same_features(name, into.moments[name], into.within.get(name))
+
+    def _check_same_features(self, name: str, moments: ClassMoments, decisions: ClassDecisions | None) -> None:
         """Residuals around the first pass's class means sum to zero only over the features that gave those means."""
-        drift = torch.linalg.vector_norm(decisions.residual_sums, dim=1) / moments.counts
-        spread = (moments.class_variances + moments.centered_means().square().sum(dim=1)).sqrt()
-        # What the spread of the features can tell, and no less than float32 can hold of features far from the origin.
-        tolerance = 1e-5 * spread + 2e-7 * torch.linalg.vector_norm(moments.means, dim=1)
-        if torch.equal(decisions.counts.long(), moments.counts) and not bool((drift > tolerance).any()):
+        if decisions is not None and self._same_features(moments, decisions):
             return
         if self.collected.passes == 1:
             raise ValueError(
@@ -322,6 +393,13 @@ class _SecondPass:
             f"The second pass saw other features than the first at layer {name!r}. Turn off random augmentation and "
             "drop_last, or raise memory_budget so that one pass is enough."
         )
+
+    def _same_features(self, moments: ClassMoments, decisions: ClassDecisions) -> bool:
+        drift = torch.linalg.vector_norm(decisions.residual_sums, dim=1) / moments.counts
+        spread = (moments.class_variances + moments.centered_means().square().sum(dim=1)).sqrt()
+        # What the spread of the features can tell, and no less than float32 can hold of features far from the origin.
+        tolerance = 1e-5 * spread + 2e-7 * torch.linalg.vector_norm(moments.means, dim=1)
+        return torch.equal(decisions.counts.long(), moments.counts) and not bool((drift > tolerance).any())
 
 
 def _deciding(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from itertools import chain
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +19,21 @@ from ncollapse.probe.discover import Discovery, Layers
 from ncollapse.probe.measurement import Measurement, Row
 from ncollapse.probe.memory import available_memory
 from ncollapse.probe.reading import IGNORED_LABEL, Unpack, map_tensors, unpack_batch
+from ncollapse.probe.sharing import (
+    check_same_network,
+    first_buffers,
+    processes_sharing_memory,
+    shared_classifier,
+    shared_plan,
+)
 from ncollapse.probe.taps import TapPlan, Taps
 from ncollapse.statistics.batch import flatten_features
 from ncollapse.statistics.centers import ClassCenters, LinearClassifier
 from ncollapse.statistics.conventions import Convention, convention_parts
+from ncollapse.statistics.reduce import Processes
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 Progress = Callable[[int, int | None], None]
 
@@ -42,6 +54,7 @@ def measure(
     memory_budget: int | None = None,
     progress: Progress | None = None,
     where: str = "",
+    group: ProcessGroup | None = None,
 ) -> Measurement:
     """Measure neural collapse at every layer of a network.
 
@@ -74,6 +87,11 @@ def measure(
         memory_budget: Bytes that kept features may take; None takes a quarter of what is free on their device. 0 keeps none.
         progress: Called after every batch with the batches done and their number, None where unknown.
         where: Words that place an error, such as " at epoch 3".
+        group: Processes of ``torch.distributed`` that share the data, such as ``torch.distributed.group.WORLD`` (which is
+            None where nothing is initialized, so that one script serves both). Each calls with its own ``batches``, of any
+            length, none repeated to fill up; each returns the statistics of all, to the bit those of the others, and an
+            error in one is raised in all. None measures what this process has, whatever is initialized. A network in
+            ``DistributedDataParallel`` is measured itself, with the buffers of the first process.
 
     Returns:
         The tidy table and what it was computed from.
@@ -81,21 +99,28 @@ def measure(
     Raises:
         ValueError: For labels out of range, layers that do not exist or do not run, features that are not finite, an empty
             loader, an unknown metric or convention, a metric of the classifier where none was found, a reference of other
-            layers, or a second pass that is needed and not possible.
+            layers, a second pass that is needed and not possible, or processes whose networks or arguments differ.
         TypeError: For batches, labels or features of another type.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 2))
         >>> data = [(torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 0.0]]), torch.tensor([0, 1, 0]))]
         >>> measure(net, data, num_classes=2).layers
-        ('0', '1')
+        ('1',)
     """
-    selected = _select(metrics, convention, num_classes)
-    model = _network(model)
-    taps = Taps(model, Discovery(model, layers, classifier, num_classes).plan)
-    device = _device(model)
-    if memory_budget is not None and memory_budget < 0:
-        raise ValueError(f"memory_budget must be a number of bytes, at least 0, got {memory_budget}.")
+    processes = Processes(group)
+    with processes.together():
+        selected = _select(metrics, convention, num_classes)
+        model = _network(model)
+        taps = Taps(model, Discovery(model, layers, classifier, num_classes).plan)
+        device = _device(model)
+        if memory_budget is not None and memory_budget < 0:
+            raise ValueError(f"memory_budget must be a number of bytes, at least 0, got {memory_budget}.")
+        centers = _reference(reference, num_classes)
+        budget = memory_budget if memory_budget is not None else _memory_budget(device, processes)
+    # The budget may differ: what one process cannot keep, all pass over a second time.
+    processes.agree("Arguments", json.dumps([num_classes, convention, split, path, [metric.id for metric in selected]]))
+    check_same_network(model, centers, processes)
 
     def source() -> Iterator[LayerBatch]:
         total = len(batches) if isinstance(batches, Sized) else None
@@ -105,21 +130,21 @@ def measure(
                 progress(index + 1, total)
 
     def classifiers() -> dict[str, LinearClassifier]:
-        plan = cast(TapPlan, taps.plan)
+        plan = cast(TapPlan, shared_plan(taps.plan, processes))
         if metrics is not None and plan.classifier is None:
             _check_classifier_metrics(selected, plan.explanation)
         if plan.classifier is None or plan.feeding is None:
             return {}
         head = cast(nn.Linear, model.get_submodule(plan.classifier))
-        return {plan.feeding: LinearClassifier.from_parameters(head.weight, head.bias).to("cpu")}
+        return {plan.feeding: shared_classifier(head.weight, head.bias, processes)}
 
-    budget = available_memory(device) // 4 if memory_budget is None else memory_budget
     options = _options(selected, num_classes, budget, path, where)
-    with taps, _random_state_kept():
+    with first_buffers(model, processes), taps, _random_state_kept():
         repeatable = not isinstance(batches, Iterator)
-        collected = collect(source, options, classifiers, _reference(reference, num_classes), repeatable=repeatable)
+        collected = collect(source, options, classifiers, centers, repeatable=repeatable, processes=processes)
         heads = classifiers()
-    return _measurement(collected, selected, heads, split, convention, cast(TapPlan, taps.plan).explanation)
+    chosen = cast(TapPlan, shared_plan(taps.plan, processes)).explanation
+    return _measurement(collected, selected, heads, split, convention, chosen)
 
 
 def measure_features(
@@ -224,15 +249,24 @@ def collect_features(
     return joined, torch.cat([part.labels for part in parts])
 
 
+def _memory_budget(device: torch.device, processes: Processes) -> int:
+    """A quarter of what is free, shared with the other processes that take theirs from it."""
+    sharing = processes_sharing_memory(processes) if device.type == "cpu" else 1
+    return available_memory(device) // (4 * sharing)
+
+
 def _device(model: nn.Module) -> torch.device:
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
 def _network(model: nn.Module) -> nn.Module:
-    """The network as it was written, below what ``torch.compile`` wraps around it: names are its own, and hooks run."""
+    """The network as it was written, below what compiling and data parallelism wrap around it: its names, and hooks run."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}. Features go to measure_features.")
-    return cast(nn.Module, getattr(model, "_orig_mod", model))
+    # The forward of DistributedDataParallel hands out the buffers anew, and waits for processes that have fewer batches.
+    wrapped = isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel)
+    inner = model.module if wrapped else getattr(model, "_orig_mod", None)
+    return model if inner is None else _network(cast(nn.Module, inner))
 
 
 def _tapped(taps: Taps, batch: Any, index: int, unpack: Unpack, device: torch.device) -> LayerBatch:

@@ -54,7 +54,7 @@ class Measurement:
         statistics: What the metrics were computed from, by layer.
         path: Paths of the samples from the first layer to the last; with ``path=True``.
         geodesic: The straight line between them; with ``path=True``.
-        line: Nearest-centre decisions on that line; with ``path=True``.
+        line: Nearest-center decisions on that line; with ``path=True``.
         arcs: Graph on classes that decides whether the map onto the last class means is optimal; with ``path=True``.
     """
 
@@ -113,7 +113,7 @@ class Measurement:
         return values
 
     def effective_depth(self, epsilon: float = 0.005) -> EffectiveDepth:
-        """First layer at which at most a share ε of the samples is nearer to another class centre.
+        """First layer at which at most a share ε of the samples is nearer to another class center.
 
         Args:
             epsilon: ε.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -60,7 +61,9 @@ class Taps:
     def __enter__(self) -> Taps:
         self._modes = [(module, module.training) for module in self.model.modules()]
         self.model.eval()
-        self._stack.enter_context(torch.compiler.set_stance("force_eager"))
+        # Where nothing was compiled, the compiler is not there either, and importing it takes seconds.
+        if "torch._dynamo" in sys.modules:
+            self._stack.enter_context(torch.compiler.set_stance("force_eager"))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:

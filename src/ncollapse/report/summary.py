@@ -221,7 +221,8 @@ def _say_transport(run: Run) -> list[str]:
         f"last features over the cost of the network's own pairing; 1 is optimal): {number(score)}."
     )
     if energy.pair_violation_rate is not None and energy.num_pairs:
-        said += f" Of {energy.num_pairs:,} pairs of samples {percent(energy.pair_violation_rate)} would gain by a swap."
+        crossing = round(energy.pair_violation_rate * energy.num_pairs)
+        said += f" Of {energy.num_pairs:,} pairs of samples {crossing:,} would gain by a swap."
     return [said]
 
 

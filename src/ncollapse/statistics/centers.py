@@ -1,4 +1,4 @@
-"""What needs the final class means: nearest-centre decisions, and the within-class covariance on their span."""
+"""What needs the final class means: nearest-center decisions, and the within-class covariance on their span."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ TIE = 64 * torch.finfo(torch.float64).eps
 class ClassCenters:
     r"""Final class means, prepared for decisions: an orthonormal basis of their span and their coordinates in it.
 
-    The nearest centre of h depends only on the projection of h on the span of the centered means, at most
+    The nearest center of h depends only on the projection of h on the span of the centered means, at most
     r = min(K-1, d) numbers: one d×r product a sample answers both the decision and :math:`U^T \Sigma_W U`.
 
     Attributes:
@@ -122,10 +122,10 @@ class ClassCenters:
         return ClassCenters(self.moments.to(device), self.basis.to(device), self.coordinates.to(device), separations)
 
     def nearest(self, residual: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        r"""Nearest class centre, the smallest index on ties, and by how much nearer it is than the own one.
+        r"""Nearest class center, the smallest index on ties, and by how much nearer it is than the own one.
 
         Distances are compared with that to the own class k, :math:`\lVert h - \mu_j \rVert^2 - \lVert h - \mu_k \rVert^2 =
-        2 \langle r, \mu_k - \mu_j \rangle + \lVert \mu_k - \mu_j \rVert^2` with r = h - μ_k, so that two centres much closer to
+        2 \langle r, \mu_k - \mu_j \rangle + \lVert \mu_k - \mu_j \rVert^2` with r = h - μ_k, so that two centers much closer to
         each other than to the rest are still told apart (minority collapse).
 
         Args:
@@ -172,10 +172,10 @@ class ClassDecisions:
 
     Attributes:
         counts: Samples of each class, shape (K,).
-        ncc_correct: Samples whose nearest class centre is their own class, shape (K,).
+        ncc_correct: Samples whose nearest class center is their own class, shape (K,).
         margin_sums: Sums over samples of :math:`\min_j \lVert h - \mu_j \rVert^2 - \lVert h - \mu_y \rVert^2`, shape (K,).
         classifier_correct: Samples that the classifier gets right, shape (K,); zeros without a classifier.
-        agree: Samples for which classifier and nearest centre agree, shape (K,); zeros without a classifier.
+        agree: Samples for which classifier and nearest center agree, shape (K,); zeros without a classifier.
         cosine_sums: Sums over samples of cos(h, w_y), shape (K,), features not centered; zeros without a classifier.
         within_class: :math:`U^T \Sigma_W U` with class weights 1/K, shape (r, r).
         within_sample: The same with class weights n_k/N.

@@ -1,0 +1,281 @@
+"""Many processes: statistics merged over a group, the same bits on each of them. The one place that knows of ranks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, get_type_hints
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+
+class _Merges(Protocol):
+    def merge(self, other: Self) -> Self: ...
+
+
+Merging = TypeVar("Merging", bound=_Merges)
+Value = TypeVar("Value")
+
+# How a tensor announces itself: its type, its number of dimensions, their sizes. Type 0 stands for None.
+_DTYPES = (
+    *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64, torch.complex128),
+    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
+)
+_MOST_DIMS = 6
+_HEADER = 2 + _MOST_DIMS
+_SAME_TYPES: dict[str, type[Exception]] = {"TypeError": TypeError, "ValueError": ValueError}
+
+
+class Processes:
+    """The processes that share one measurement; a single one without a group, for which everything here does nothing.
+
+    Nothing is pickled: statistics travel as the bytes of their tensors, words as UTF-8.
+
+    Attributes:
+        group: The group, or None.
+        rank: Position of this process in the group.
+        size: Number of processes.
+    """
+
+    def __init__(self, group: ProcessGroup | None = None) -> None:
+        """Join a group.
+
+        Args:
+            group: A process group that this process belongs to, such as ``torch.distributed.group.WORLD``; None for none.
+
+        Raises:
+            TypeError: If it is no process group.
+            ValueError: If this process does not belong to it.
+        """
+        self.group, self.rank, self.size = group, 0, 1
+        if group is None:
+            return
+        if group is dist.GroupMember.NON_GROUP_MEMBER:
+            raise ValueError("group must hold this process, which it does not. Measure on its members only.")
+        if not isinstance(group, dist.ProcessGroup):
+            raise TypeError(
+                f"group must be a torch.distributed process group or None, got {type(group).__name__}. "
+                "Pass torch.distributed.group.WORLD for all processes."
+            )
+        self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
+        backends = dict(part.split(":") for part in dist.get_backend_config(group).split(","))
+        # Where tensors must lie to be sent: NCCL takes those of a GPU alone.
+        name = "cpu" if "cpu" in backends else next(iter(backends))
+        self._device = torch.device(name) if name == "cpu" else torch.device(name, torch.cuda.current_device())
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """A part of the work that each process does alone: an error in one ends it in all, with the rank named.
+
+        Yields:
+            Nothing.
+
+        Raises:
+            Exception: The error of the lowest rank that had one; of its own type if that is ValueError or TypeError.
+        """
+        if self.group is None:
+            yield
+            return
+        error: Exception | None = None
+        try:
+            yield
+        except Exception as caught:
+            # Handed on below, when all processes have heard of it: raised here, it would leave the others waiting.
+            error = caught
+        told = [json.loads(text) for text in self.texts(json.dumps(error and [type(error).__name__, str(error)]))]
+        failed = [rank for rank, words in enumerate(told) if words is not None]
+        if not failed:
+            return
+        kind, words = told[failed[0]]
+        more = f" (ranks {', '.join(map(str, failed))} failed)" if len(failed) > 1 else ""
+        same = _SAME_TYPES.get(kind)
+        text = f"Rank {failed[0]} of {self.size}: {words if same else f'{kind}: {words}'}{more}"
+        shared = (same or RuntimeError)(text)
+        shared.__dict__[_TOLD] = True
+        raise shared from error
+
+    def texts(self, text: str) -> list[str]:
+        """The words of every process.
+
+        Args:
+            text: Of this one.
+
+        Returns:
+            One a process, in rank order.
+        """
+        if self.group is None:
+            return [text]
+        data = torch.frombuffer(bytearray(text.encode() + b"\0"), dtype=torch.uint8)
+        lengths = self.numbers([len(data)]).flatten().long().tolist()
+        padded = torch.zeros(max(lengths), dtype=torch.uint8, device=self._device)
+        padded[: len(data)] = data.to(self._device)
+        received = [torch.empty_like(padded) for _ in range(self.size)]
+        dist.all_gather(received, padded, group=self.group)
+        return [bytes(part[: length - 1].tolist()).decode() for part, length in zip(received, lengths, strict=True)]
+
+    def numbers(self, values: Sequence[float]) -> Tensor:
+        """The numbers of every process.
+
+        Args:
+            values: Of this one, as many as of the others.
+
+        Returns:
+            Shape (size, n), float64, on the CPU.
+        """
+        own = torch.tensor(values, dtype=torch.float64)
+        if self.group is None:
+            return own.unsqueeze(0)
+        received = [torch.empty(len(own), dtype=torch.float64, device=self._device) for _ in range(self.size)]
+        dist.all_gather(received, own.to(self._device), group=self.group)
+        return torch.stack(received).cpu()
+
+    def agree(self, what: str, own: str) -> list[str]:
+        """Check that words are the same everywhere.
+
+        Args:
+            what: What they are about, for the error.
+            own: Those of this process; empty where it has none.
+
+        Returns:
+            The words of those that have some.
+
+        Raises:
+            ValueError: On every process, if two differ.
+        """
+        told = self.texts(own)
+        given = [rank for rank, text in enumerate(told) if text]
+        for rank in given[1:]:
+            if told[rank] != told[given[0]]:
+                raise ValueError(
+                    f"{what} must be the same on all processes, got {told[given[0]]} on rank {given[0]} and {told[rank]} on "
+                    f"rank {rank}. Call with the same arguments and network everywhere."
+                )
+        return [told[rank] for rank in given]
+
+    def merge(self, kind: type[Merging], value: Merging | None) -> Merging | None:
+        """One statistic over all processes, merged in rank order.
+
+        The values pass by one after another, so that two of them are held at once however many processes there are. The
+        first process merges and hands out what it found: the same bits everywhere, whatever each machine's rounding.
+
+        Args:
+            kind: Its class, a dataclass of tensors and such dataclasses.
+            value: That of this process; None if it has seen no data.
+
+        Returns:
+            The merged value, on the CPU; None if no process has one.
+        """
+        if self.group is None:
+            return value
+        present = self.numbers([value is not None]).flatten().bool().tolist()
+        merged: Merging | None = None
+        for rank in (rank for rank in range(self.size) if present[rank]):
+            part = self.hand_out(kind, value, rank)
+            if self.rank == 0:
+                merged = part if merged is None else merged.merge(part)
+        return self.hand_out(kind, merged) if any(present) else None
+
+    def hand_out(self, kind: type[Value], value: Value | None, source: int = 0) -> Value:
+        """One process's value, on all.
+
+        Args:
+            kind: Its class, a dataclass of tensors and such dataclasses, or Tensor.
+            value: What ``source`` has; ignored elsewhere.
+            source: Rank.
+
+        Returns:
+            The value, on the CPU.
+        """
+        if self.group is None:
+            assert value is not None
+            return value
+        own = list(_tensors_of(value)) if self.rank == source else None
+        count = _num_tensors(kind)
+        header = torch.zeros(count, _HEADER, dtype=torch.int64)
+        if own is not None:
+            header = torch.tensor([_announce(tensor) for tensor in own], dtype=torch.int64)
+        header = self._broadcast(header.to(self._device), source).cpu()
+        empty = [_announced(row) for row in header.tolist()]
+        sizes = [0 if tensor is None else tensor.numel() * tensor.element_size() for tensor in empty]
+        if own is None:
+            payload = torch.empty(sum(sizes), dtype=torch.uint8, device=self._device)
+        else:
+            payload = torch.cat([_bytes_of(tensor.to(self._device)) for tensor in own if tensor is not None])
+        payload = self._broadcast(payload, source).cpu()
+        parts = payload.split(sizes)
+        filled = [
+            # Cloned, since a part of the payload may begin at any byte.
+            None if tensor is None else part.clone().view(tensor.dtype).view(tensor.shape)
+            for tensor, part in zip(empty, parts, strict=True)
+        ]
+        found: Value = _rebuilt(kind, iter(filled))
+        return found
+
+    def _broadcast(self, tensor: Tensor, source: int) -> Tensor:
+        assert self.group is not None
+        dist.broadcast(tensor, dist.get_global_rank(self.group, source), group=self.group)
+        return tensor
+
+
+_TOLD = "_told_by_all_processes"
+
+
+def told_by_all(error: BaseException) -> bool:
+    """Whether every process of a group raises this error, so that one of them is enough to print it.
+
+    Args:
+        error: Any.
+
+    Returns:
+        True for errors that ``Processes.together`` raised.
+    """
+    return _TOLD in error.__dict__
+
+
+def _parts(kind: Any) -> list[tuple[str, Any]] | None:
+    """Names and classes of a statistic's fields; None for a tensor."""
+    if not is_dataclass(kind):
+        return None
+    hints = get_type_hints(kind)
+    return [(item.name, hints[item.name]) for item in fields(kind)]
+
+
+def _num_tensors(kind: Any) -> int:
+    parts = _parts(kind)
+    return 1 if parts is None else sum(_num_tensors(part) for _, part in parts)
+
+
+def _tensors_of(value: Any) -> Iterable[Tensor | None]:
+    if not is_dataclass(value):
+        yield value
+        return
+    for item in fields(value):
+        yield from _tensors_of(getattr(value, item.name))
+
+
+def _rebuilt(kind: Any, tensors: Iterator[Tensor | None]) -> Any:
+    parts = _parts(kind)
+    return next(tensors) if parts is None else kind(**{name: _rebuilt(part, tensors) for name, part in parts})
+
+
+def _announce(tensor: Tensor | None) -> list[int]:
+    if tensor is None:
+        return [0] * _HEADER
+    return [1 + _DTYPES.index(tensor.dtype), tensor.ndim, *tensor.shape, *[0] * (_MOST_DIMS - tensor.ndim)]
+
+
+def _announced(row: Sequence[int]) -> Tensor | None:
+    if row[0] == 0:
+        return None
+    return torch.empty(row[2 : 2 + row[1]], dtype=_DTYPES[row[0] - 1], device="meta")
+
+
+def _bytes_of(tensor: Tensor) -> Tensor:
+    return tensor.detach().contiguous().flatten().view(torch.uint8)

@@ -1,0 +1,142 @@
+"""Two and three gloo processes: the table of one process, the same bits on all ranks, and none waits for a failed one."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from distributed import worker
+from ncollapse.probe import measure
+from ncollapse.statistics.reduce import Processes
+
+WORKER = Path(worker.__file__)
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+SIZES = (2, 3)
+
+
+@pytest.fixture(scope="module", params=SIZES, ids=lambda size: f"{size} processes")
+def found(request, tmp_path_factory):
+    """What every rank wrote down."""
+    size, folder = request.param, tmp_path_factory.mktemp("ranks")
+    words = [[sys.executable, str(WORKER), str(rank), str(size), str(folder)] for rank in range(size)]
+    running = [subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) for command in words]
+    errors = [process.communicate(timeout=200)[1] for process in running]
+    assert [process.returncode for process in running] == [0] * size, "\n".join(errors)
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(size)]
+
+
+def in_one_process(case, size, **options):
+    """All samples in the order of the ranks, in one process."""
+    inputs, labels = worker.data()
+    chosen = torch.cat([worker.positions(case, rank, size) for rank in range(size)])
+    batches = [(inputs[part], labels[part]) for part in chosen.split(11)]
+    return measure(worker.network(), batches, num_classes=worker.K, **options)
+
+
+def assert_same_table(words, expected):
+    assert [row[:4] for row in words["rows"]] == [list(row[:4]) for row in expected.rows]
+    assert [tuple(row[5]) for row in words["rows"]] == [row.flags for row in expected.rows]
+    values = [float(row[4]) for row in words["rows"]]
+    assert values == pytest.approx([row.value for row in expected.rows], rel=1e-12, abs=1e-14, nan_ok=True)
+    assert words["n"] == expected.num_samples
+
+
+@pytest.mark.parametrize("name", worker.OPTIONS)
+@pytest.mark.parametrize("case", worker.CASES)
+def test_table_is_that_of_one_process(found, case, name):
+    options = {key: value for key, value in worker.OPTIONS[name].items() if key != "memory_budget"}
+    expected = in_one_process(case, len(found), **options)
+    words = found[0][f"{case} {name}"]
+    assert_same_table(words, expected)
+    assert words["chosen"] == expected.chosen
+    if expected.path is not None:
+        assert words["straightness"] == pytest.approx(sorted(expected.path.straightness.tolist()), rel=1e-12)
+        assert words["position"] == pytest.approx(expected.path.position(), rel=1e-12)
+        assert words["energy"] == pytest.approx(expected.path.energy, rel=1e-12)
+        assert words["pfc1"] == pytest.approx(expected.geodesic.pfc1().tolist(), rel=1e-12, nan_ok=True)
+        assert words["pfc3"] == pytest.approx(expected.line.pfc3().tolist(), rel=1e-12, nan_ok=True)
+        assert words["violating"] == pytest.approx(float(expected.line.violating_pairs), nan_ok=True)
+        assert words["arcs"] == pytest.approx(expected.arcs.lengths.flatten().tolist(), rel=1e-12, abs=1e-14)
+
+
+def test_all_ranks_are_identical_to_the_bit(found):
+    shared = [name for name in found[0] if name != "alone" and not name.startswith("error")]
+    assert len(shared) == len(worker.CASES) * len(worker.OPTIONS) + 3
+    for name in shared:
+        assert all(ranks[name] == found[0][name] for ranks in found), name
+
+
+def test_passes_are_one_decision(found):
+    assert all(ranks["uneven kept"]["passes"] == 1 for ranks in found)
+    assert all(ranks["uneven second_pass"]["passes"] == 2 for ranks in found)
+    # Three layers of 8 float64 numbers a sample: rank 0 has 7 or 13 samples and could keep them.
+    assert all(ranks["uneven one_over_budget"]["passes"] == 2 for ranks in found)
+    assert all(ranks["uneven kept"]["kept"] == 3 * 8 * 8 * worker.N for ranks in found)
+    assert all(ranks["uneven second_pass"]["kept"] == 0 for ranks in found)
+
+
+def test_without_a_group_each_measures_its_own(found):
+    assert [ranks["alone"]["n"] for ranks in found] == [
+        len(worker.positions("uneven", rank, len(found))) for rank in range(len(found))
+    ]
+    batches = worker.batches_of("uneven", 1, len(found))
+    assert_same_table(found[1]["alone"], measure(worker.network(), batches, num_classes=worker.K))
+
+
+def test_another_split_is_decided_by_the_reference_of_all(found):
+    train = in_one_process("uneven", len(found))
+    inputs, labels = worker.data()
+    expected = measure(worker.network(), [(inputs + 0.3, labels)], num_classes=worker.K, split="test", reference=train)
+    assert_same_table(found[0]["reference"], expected)
+
+
+def test_running_means_are_those_of_the_first_process(found):
+    inputs, labels = worker.data()
+    model = worker.Normalized().double()
+    model.norm.running_mean.fill_(0.0)
+    model.norm.running_var.fill_(1.0)
+    assert_same_table(found[0]["buffers"], measure(model, [(inputs, labels)], num_classes=worker.K))
+
+
+def test_kinds_of_batches_differ_in_nothing_after_errors(found):
+    assert found[0]["after"] == found[0]["uneven kept"]
+
+
+ERRORS = {
+    "nan": ("ValueError", "Rank {last} of {size}: Layer 'stem' has NaN or infinite features in 1 samples of batch 1."),
+    "label": ("ValueError", "Rank 0 of {size}: Batch 0: labels must be in [0, 4), got 7 at position 3."),
+    "one_time": ("ValueError", "Rank {last} of {size}: The features exceed the memory budget"),
+    "model_raises": ("RuntimeError", "Rank {last} of {size}: RuntimeError: out of luck"),
+    "other_layers": ("ValueError", 'Layers and their dimensions must be the same on all processes, got [["stem", 8], ["blocks'),
+    "no_such_layer": ("ValueError", "Rank {last} of {size}: No module named or matching 'stam'. Near: stem."),
+    "other_network": ("ValueError", "The parameters must be the same on all processes, those of rank 1 are not"),
+    "other_arguments": ("ValueError", 'Arguments must be the same on all processes, got [4, "class", "train", false, ['),
+    "no_data": ("ValueError", "There is no data: the loader yielded no batch."),
+    "all_batches_wrong": ("TypeError", "Rank 0 of {size}: Batch 0: batches must yield (inputs, labels) or a mapping"),
+    "reference_of_one": ("ValueError", "The reference's layers, samples, classes and dimensions must be the same"),
+}
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_an_error_ends_all_ranks(found, name):
+    kind, words = ERRORS[name]
+    words = words.format(last=len(found) - 1, size=len(found))
+    for ranks in found:
+        got, text, seconds = ranks[f"error {name}"]
+        assert got == kind
+        assert text.startswith(words)
+        assert text == found[0][f"error {name}"][1]
+        assert seconds < 10
+    if name == "all_batches_wrong":
+        assert found[0][f"error {name}"][1].endswith(f"(ranks {', '.join(map(str, range(len(found))))} failed)")
+
+
+def test_what_is_no_group_is_refused():
+    with pytest.raises(TypeError, match=r"group must be a torch.distributed process group or None, got str. Pass torch"):
+        Processes("world")
+    with pytest.raises(ValueError, match="group must hold this process, which it does not"):
+        Processes(torch.distributed.GroupMember.NON_GROUP_MEMBER)

@@ -1,0 +1,205 @@
+"""One of several gloo processes: measures its shard of each case, and writes down what it got."""
+
+import hashlib
+import json
+import sys
+import time
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from cases import tensors_of
+from ncollapse.models import FCResNet, FCResNetConfig
+from ncollapse.probe import measure
+
+K, DIM, N = 4, 6, 61
+OPTIONS = {
+    "kept": {},
+    "second_pass": {"memory_budget": 0},
+    "path": {"path": True, "layers": ["stem", "blocks.*"]},
+    "path_second_pass": {"path": True, "layers": ["stem", "blocks.*"], "memory_budget": 0},
+    "scatter": {"metrics": ["pfc1", "pfc3", "rank_total", "stable_rank_total", "nc3", "nc4"], "convention": "sample"},
+    # One process alone could keep what it has.
+    "one_over_budget": {"path": True, "layers": ["stem", "blocks.*"], "memory_budget": 8 * 8 * 3 * 21},
+}
+
+
+def data():
+    generator = torch.Generator().manual_seed(5)
+    labels = torch.randint(0, K, (N,), generator=generator)
+    means = torch.randn(K, DIM, generator=generator, dtype=torch.float64)
+    return means[labels] + 0.8 * torch.randn(N, DIM, generator=generator, dtype=torch.float64), labels
+
+
+def positions(case, rank, size):
+    """Which samples a rank has: uneven, all of them somewhere."""
+    _, labels = data()
+    everything = torch.arange(N)
+    if case == "uneven":
+        cuts = [0, 7, 40, N] if size == 3 else [0, 13, N]
+        return everything[cuts[rank] : cuts[rank + 1]]
+    if case == "missing_class":
+        owner = torch.where(labels == 2, 0, everything % size)
+        return everything[owner == rank]
+    if case == "empty_class_everywhere":
+        return everything[(labels != 3) & (everything % size == rank)]
+    assert case == "empty_rank"
+    return everything[everything % (size - 1) == rank - 1] if rank > 0 else everything[:0]
+
+
+CASES = ("uneven", "missing_class", "empty_rank", "empty_class_everywhere")
+
+
+def batches_of(case, rank, size):
+    inputs, labels = data()
+    chosen = positions(case, rank, size)
+    return [(inputs[part], labels[part]) for part in chosen.split(9) if len(part)]
+
+
+def network(seed=3):
+    return FCResNet(FCResNetConfig(width=8, num_blocks=2, zero_bias=False), DIM, K, seed=seed).double()
+
+
+class Normalized(nn.Module):
+    def __init__(self):
+        super().__init__()
+        generator = torch.Generator().manual_seed(1)
+        self.body, self.norm, self.head = nn.Linear(DIM, 5), nn.BatchNorm1d(5), nn.Linear(5, K)
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator))
+
+    def forward(self, x):
+        return self.head(self.norm(self.body(x)))
+
+
+def out_of_luck(module, args):
+    raise RuntimeError("out of luck")
+
+
+def failing_network():
+    model = network()
+    model.blocks[1].register_forward_pre_hook(out_of_luck)
+    return model
+
+
+def written(m):
+    digest = hashlib.sha256()
+    for name, layer in m.statistics.items():
+        parts = {"moments": layer.moments, "centers": layer.centers, "within": layer.within, "decisions": layer.decisions}
+        for part, value in {**parts, "scatter": layer.scatter}.items():
+            for field, tensor in ({} if value is None else tensors_or_none(value)).items():
+                digest.update(f"{name}.{part}.{field}".encode() + tensor.contiguous().numpy().tobytes())
+    for value in filter(None, (m.path, m.line, m.arcs, m.geodesic and m.geodesic.paired)):
+        for tensor in tensors_of(value).values():
+            digest.update(tensor.contiguous().numpy().tobytes())
+    rows = [[r.split, r.depth, r.layer, r.metric, repr(r.value), list(r.flags)] for r in m.rows]
+    words = {"rows": rows, "chosen": m.chosen, "passes": m.passes, "kept": m.kept_bytes, "n": m.num_samples}
+    words["statistics"] = digest.hexdigest()
+    if m.path is not None:
+        words["straightness"] = sorted(m.path.straightness.tolist())
+        words["position"], words["energy"] = m.path.position(), m.path.energy
+        words["pfc3"], words["arcs"] = m.line.pfc3().tolist(), m.arcs.lengths.flatten().tolist()
+        words["violating"], words["pfc1"] = float(m.line.violating_pairs), m.geodesic.pfc1().tolist()
+    return words
+
+
+def tensors_or_none(value):
+    names = [name for name in vars(value) if isinstance(vars(value)[name], torch.Tensor)]
+    return {name: vars(value)[name] for name in names} | (tensors_of(value.moments) if hasattr(value, "moments") else {})
+
+
+def shared(rank, size, group):
+    for case in CASES:
+        for name, options in OPTIONS.items():
+            yield (
+                f"{case} {name}",
+                lambda c=case, o=options: written(
+                    measure(network(), batches_of(c, rank, size), num_classes=K, group=group, **o)
+                ),
+            )
+    yield "alone", lambda: written(measure(network(), batches_of("uneven", rank, size), num_classes=K))
+
+    def with_reference():
+        train = measure(network(), batches_of("uneven", rank, size), num_classes=K, group=group)
+        held_out = [(x + 0.3, y) for x, y in batches_of("missing_class", rank, size)]
+        return written(measure(network(), held_out, num_classes=K, split="test", reference=train, group=group))
+
+    yield "reference", with_reference
+
+    def buffers():
+        model = Normalized().double()
+        wrapped = nn.parallel.DistributedDataParallel(model)
+        model.norm.running_mean.fill_(float(rank))
+        model.norm.running_var.fill_(1.0 + rank)
+        words = written(measure(wrapped, batches_of("uneven", rank, size), num_classes=K, group=group))
+        assert float(model.norm.running_mean[0]) == rank
+        assert model.training
+        return words
+
+    yield "buffers", buffers
+
+
+def failing(rank, size, group):
+    last = rank == size - 1
+
+    def call(model=None, batches=None, **options):
+        given = batches_of("uneven", rank, size) if batches is None else batches
+        return measure(network() if model is None else model, given, **{"num_classes": K, "group": group, **options})
+
+    def nan():
+        batches = batches_of("uneven", rank, size)
+        if last:
+            batches[1][0][2, 0] = torch.nan
+        return call(batches=batches)
+
+    def label():
+        batches = batches_of("uneven", rank, size)
+        batches[0][1][3] = 7 if rank == 0 else 0
+        return call(batches=batches)
+
+    def one_time():
+        batches = batches_of("uneven", rank, size)
+        return call(batches=iter(batches) if last else batches, memory_budget=0 if rank == 0 else None)
+
+    yield "nan", nan
+    yield "label", label
+    yield "one_time", one_time
+    yield "model_raises", lambda: call(model=failing_network() if last else network())
+    yield "other_layers", lambda: call(layers=["stem"] if last else ["stem", "blocks.*"])
+    yield "no_such_layer", lambda: call(layers=["stam"] if last else ["stem"])
+    yield "other_network", lambda: call(model=network(seed=3 + rank))
+    yield "other_arguments", lambda: call(metrics=["pfc2"] if last else ["pfc1"])
+    yield "no_data", lambda: call(batches=[])
+    yield "all_batches_wrong", lambda: call(batches=[3])
+    yield (
+        "reference_of_one",
+        lambda: call(split="test", reference=measure(network(), [data()] if last else [data(), data()], num_classes=K)),
+    )
+
+
+def main():
+    rank, size, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder / 'meet'}", rank=rank, world_size=size)
+    found = {}
+    for name, run in shared(rank, size, dist.group.WORLD):
+        found[name] = run()
+    for name, run in failing(rank, size, dist.group.WORLD):
+        begun = time.monotonic()
+        try:
+            run()
+        except Exception as error:
+            found[f"error {name}"] = [type(error).__name__, str(error), time.monotonic() - begun]
+    # Still in step after all these errors.
+    found["after"] = written(measure(network(), batches_of("uneven", rank, size), num_classes=K, group=dist.group.WORLD))
+    (folder / f"{rank}.json").write_text(json.dumps(found))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
