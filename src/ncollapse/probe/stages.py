@@ -56,7 +56,7 @@ def read_out(usable: Sequence[Run], runs: Sequence[Run], mask: Tensor | None) ->
     Returns:
         The pool whose rows some module takes, latest tokens first; "mean" if that cannot be seen.
     """
-    if not any(isinstance(run.module, nn.Linear) and run.given is not None and run.given.tensor.ndim == 3 for run in runs):
+    if not any(_takes_tokens(run) for run in runs):
         return "flatten"  # three dimensions, but no tokens: (N, C, L) of a convolution
     given = [run.given.values for run in runs if run.given is not None and run.given.tensor.ndim == 2]
     for run in reversed([run for run in usable if features_of(run).ndim == 3]):
@@ -65,6 +65,10 @@ def read_out(usable: Sequence[Run], runs: Sequence[Run], mask: Tensor | None) ->
             if pool is not None:
                 return pool
     return "mean"
+
+
+def _takes_tokens(run: Run) -> bool:
+    return isinstance(run.module, nn.Linear | nn.RNNBase) and run.given is not None and run.given.tensor.ndim == 3
 
 
 def pool_of(tokens: Tensor, rows: Tensor, mask: Tensor | None) -> Pool | None:
@@ -78,11 +82,12 @@ def pool_of(tokens: Tensor, rows: Tensor, mask: Tensor | None) -> Pool | None:
     Returns:
         The pool, "mean" if several do (one token, or equal ones), None if none does.
     """
-    if tokens.ndim != 3 or rows.shape != (len(tokens), tokens.shape[2]):
+    if tokens.ndim != 3 or rows.shape != (len(tokens), tokens.shape[2]) or not rows.is_floating_point():
         return None
-    # Relative to the largest number: small features are equal to nothing else for that.
-    atol = 1e-5 * float(rows.abs().max())
-    fitting = [pool for pool in _READ_OUTS if torch.allclose(Tap("", pool).read(tokens, mask), rows, rtol=0, atol=atol)]
+    # Relative to the largest number: small features are equal to nothing else for that. A mean in half precision is rounded.
+    atol = max(1e-5, 2 * torch.finfo(rows.dtype).eps) * float(rows.abs().max())
+    read = {pool: Tap("", pool).read(tokens, mask).to(rows.dtype) for pool in _READ_OUTS}
+    fitting = [pool for pool in _READ_OUTS if torch.allclose(read[pool], rows, rtol=0, atol=atol)]
     return fitting[-1] if fitting else None
 
 
