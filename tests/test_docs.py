@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from ncollapse.cli import _parser
+from zoo.networks import NETWORKS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -62,6 +63,11 @@ def test_links_lead_somewhere(page):
     text = (ROOT / page).read_text()
     for target in re.findall(r"\]\(([^)#]+)\)", text):
         assert target.startswith("https://") or ((ROOT / page).parent / target).exists(), target
+
+
+def test_network_page_has_every_network_of_the_opt_in_tests():
+    rows = re.findall(r"^\| (\w+) \| `(\w+)` \| \d+ \|", (ROOT / "docs" / "networks.md").read_text(), flags=re.MULTILINE)
+    assert rows == [(network.library, network.name) for network in NETWORKS], "run `make docs-networks`"
 
 
 def test_metric_page_is_current():

@@ -88,9 +88,9 @@ class Recurrent(nn.Module):
 
 
 class MixerBlock(nn.Module):
-    def __init__(self):
+    def __init__(self, num_tokens=16):
         super().__init__()
-        self.norm1, self.tokens = nn.LayerNorm(6), nn.Sequential(nn.Linear(16, 8), nn.GELU(), nn.Linear(8, 16))
+        self.norm1, self.tokens = nn.LayerNorm(6), nn.Sequential(nn.Linear(num_tokens, 8), nn.GELU(), nn.Linear(8, num_tokens))
         self.norm2, self.channels = nn.LayerNorm(6), nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 6))
 
     def forward(self, h):
@@ -106,6 +106,23 @@ class Mixer(nn.Module):
 
     def forward(self, x):
         return self.head(self.norm(self.blocks(self.patches(x).flatten(2).mT)).mean(dim=1))
+
+
+class LateClassToken(nn.Module):
+    """A token for the class that joins the others behind the first blocks."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.token = nn.Embedding(9, 6), nn.Parameter(normal(1, 1, 6))
+        self.blocks, self.joined = nn.ModuleList(MixerBlock(4) for _ in range(2)), MixerBlock(5)
+        self.norm, self.head = nn.LayerNorm(6), nn.Linear(6, K)
+
+    def forward(self, ids):
+        h = self.embed(ids)
+        for block in self.blocks:
+            h = block(h)
+        h = self.joined(torch.cat([self.token.expand(len(h), 1, 6), h], dim=1))
+        return self.head(self.norm(h)[:, 0])
 
 
 class Dropped(nn.Module):
@@ -152,6 +169,7 @@ DESIGNS = {
     "last state": (lambda: Recurrent(True), IDS, ["embed:last_token", "rnn:last_token", "head.input"], "head"),
     "mean of states": (lambda: Recurrent(False), IDS, ["embed:mean", "rnn:mean", "head.input"], "head"),
     "mixer": (Mixer, IMAGES, ["blocks.0:mean", "blocks.1:mean", "head.input"], "head"),
+    "class token": (LateClassToken, IDS, ["embed:mean", "blocks.0:mean", "blocks.1:mean", "joined:cls", "head.input"], "head"),
     "head of dropout and linear": (Dropped, ROWS, ["body.2", "head.0"], "head.1"),
 } | {
     f"two heads, {'late' if late else 'early'}, {name}": (
@@ -166,7 +184,8 @@ def rows_of(layer, tensor):
     pool, array = layer.partition(":")[2], tensor.double().numpy()
     if not pool:
         return array.reshape(len(array), -1)
-    return np.stack([sample[-1] if pool == "last_token" else sum(sample) / len(sample) for sample in array])
+    one = {"cls": lambda rows: rows[0], "last_token": lambda rows: rows[-1], "mean": lambda rows: sum(rows) / len(rows)}
+    return np.stack([one[pool](sample) for sample in array])
 
 
 def seen(model, x, layers):

@@ -1,4 +1,4 @@
-"""Public networks, untrained and as their libraries build them, with a few samples each: tested here, listed in docs/networks.md."""
+"""Public networks, untrained and as their libraries build them, with a few samples each: the rows of docs/networks.md."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+
+import ncollapse as nc
 
 K = 4
 VOCABULARY = 64
@@ -31,7 +33,7 @@ def installed(library: str) -> bool:
 
 
 def declare_operators() -> None:
-    """Make torchvision importable beside another build of torch: it names two operators at import, which no network here runs."""
+    """Make torchvision importable beside another build of torch, by two operators that no network here runs."""
     if not installed("torchvision") or _LIBRARIES:
         return
     with contextlib.suppress(RuntimeError):
@@ -42,6 +44,24 @@ def declare_operators() -> None:
     for operator in ("nms", "qnms"):
         library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     _LIBRARIES.append(library)  # forgotten operators are undefined again
+
+
+def built(network: Network) -> nn.Module:
+    """A network in training mode, the same each time, without zeros for weights: an untrained one may end in zeros."""
+    declare_operators()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = network.build()
+        for parameter in model.parameters():
+            if not parameter.any():
+                nn.init.normal_(parameter, std=0.02)
+    return model.train()
+
+
+def measured(network: Network, model: nn.Module) -> nc.Measurement:
+    """What the library finds by itself."""
+    unpack = {"unpack": nc.next_tokens} if network.next_tokens else {}
+    return nc.measure(model, network.batches(), num_classes=network.num_classes, layers="auto", **unpack)
 
 
 def images(size: int, key: str | None = None) -> list[Any]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, cast
 from torch import Tensor, nn
 
 from ncollapse.probe.reading import attention_mask
-from ncollapse.probe.stages import features_of, find_stages, is_inside, makes, pool_of, read_out
+from ncollapse.probe.stages import find_stages, is_inside, makes, pool_at, pool_of, read_out
 from ncollapse.probe.tap import Pool, Tap
 from ncollapse.probe.taps import Captured, TapPlan, input_tap
 from ncollapse.probe.watch import Run, watch
@@ -111,14 +111,13 @@ class Discovery:
             chosen, found = find_stages(usable, output, "the output")
         else:
             chosen, found = find_stages(usable, head.given, "the classifier's input")
-        pool: Pool = "flatten"
-        if not tokens:
-            pool = head.pool if head.pool != "flatten" else read_out(usable, runs, mask)
+        pool, num_tokens = head.pool, 0 if head.given is None else head.given.tensor.shape[1]
+        if not tokens and pool == "flatten":
+            pool, num_tokens = read_out(usable, runs, mask)
         # What the classifier takes as it is has been read out already, whatever its shape.
         direct = {run.name for run in chosen if head.pool == "flatten" and makes(run, head.given)}
-        return tuple(
-            Tap(run.name, pool if features_of(run).ndim == 3 and run.name not in direct else "flatten") for run in chosen
-        ), found
+        taps = (Tap(run.name, "flatten" if run.name in direct else pool_at(run, pool, num_tokens)) for run in chosen)
+        return tuple(taps), found
 
     def _match(self, wanted: Sequence[str | Tap]) -> tuple[Tap, ...]:
         found: dict[Tap, None] = {}

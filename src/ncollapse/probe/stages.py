@@ -45,7 +45,7 @@ def find_stages(usable: Sequence[Run], last: Captured | None, what: str) -> tupl
     return _with_last(usable, chosen, last, what, notes)
 
 
-def read_out(usable: Sequence[Run], runs: Sequence[Run], mask: Tensor | None) -> Pool:
+def read_out(usable: Sequence[Run], runs: Sequence[Run], mask: Tensor | None) -> tuple[Pool, int]:
     """How a network turns tokens (N, T, D) into one row a sample.
 
     Args:
@@ -54,17 +54,33 @@ def read_out(usable: Sequence[Run], runs: Sequence[Run], mask: Tensor | None) ->
         mask: The attention mask, if the inputs hold one.
 
     Returns:
-        The pool whose rows some module takes, latest tokens first; "mean" if that cannot be seen.
+        The pool whose rows some module takes, latest tokens first, and of how many tokens; "mean" if that cannot be seen.
     """
     if not any(_takes_tokens(run) for run in runs):
-        return "flatten"  # three dimensions, but no tokens: (N, C, L) of a convolution
+        return "flatten", 0  # three dimensions, but no tokens: (N, C, L) of a convolution
     given = [run.given.values for run in runs if run.given is not None and run.given.tensor.ndim == 2]
     for run in reversed([run for run in usable if features_of(run).ndim == 3]):
         for rows in given:
             pool = pool_of(cast(Captured, run.output).values, rows, mask)
             if pool is not None:
-                return pool
-    return "mean"
+                return pool, features_of(run).shape[1]
+    return "mean", 0
+
+
+def pool_at(run: Run, pool: Pool, num_tokens: int) -> Pool:
+    """How the output of one module is read where a network reads its tokens by a pool.
+
+    Args:
+        run: What the module did.
+        pool: The network's.
+        num_tokens: Of how many tokens.
+
+    Returns:
+        The pool for (N, T, D), of which one token is taken only among as many: before a class token joins them there is none.
+    """
+    if features_of(run).ndim != 3:
+        return "flatten"
+    return "mean" if pool in {"cls", "last_token"} and features_of(run).shape[1] != num_tokens else pool
 
 
 def _takes_tokens(run: Run) -> bool:
