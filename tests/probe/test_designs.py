@@ -87,6 +87,17 @@ class Recurrent(nn.Module):
         return self.head(h[-1] if self.state else outputs.mean(dim=1))
 
 
+class Square(nn.Module):
+    """As many tokens as each has numbers, so that ids have the shape of one token's features."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.each, self.head = nn.Embedding(9, 4), nn.Linear(4, 4), nn.Linear(4, K)
+
+    def forward(self, ids):
+        return self.head(torch.tanh(self.each(self.embed(ids))).mean(dim=1))
+
+
 class MixerBlock(nn.Module):
     def __init__(self, num_tokens=16):
         super().__init__()
@@ -168,6 +179,7 @@ DESIGNS = {
     "functional": (Functional, ROWS, ["head.input"], "head"),
     "last state": (lambda: Recurrent(True), IDS, ["embed:last_token", "rnn:last_token", "head.input"], "head"),
     "mean of states": (lambda: Recurrent(False), IDS, ["embed:mean", "rnn:mean", "head.input"], "head"),
+    "square": (Square, IDS, ["embed:mean", "each:mean", "head.input"], "head"),
     "mixer": (Mixer, IMAGES, ["blocks.0:mean", "blocks.1:mean", "head.input"], "head"),
     "class token": (LateClassToken, IDS, ["embed:mean", "blocks.0:mean", "blocks.1:mean", "joined:cls", "head.input"], "head"),
     "head of dropout and linear": (Dropped, ROWS, ["body.2", "head.0"], "head.1"),
@@ -245,6 +257,11 @@ def test_hidden_states_that_the_network_returns_are_layers_still():
             return self.head(torch.relu(second)), first, second
 
     assert measure(Hidden(), [(ROWS, Y)], num_classes=K).layers == ("first", "second", "head.input")
+
+
+def test_a_bottleneck_of_width_k_is_no_further_head():
+    model = nn.Sequential(nn.Linear(5, K), nn.Linear(K, 6), nn.Tanh(), nn.Linear(6, K))
+    assert measure(model, [(ROWS, Y)], num_classes=K).layers == ("0", "2")
 
 
 def test_a_network_without_modules_is_told_what_to_do():

@@ -141,6 +141,12 @@ def test_a_head_over_tokens_is_measured_at_the_token_whose_logits_are_returned(r
     assert m.value("accuracy") == pytest.approx(float((decided.numpy() == y).mean()))
 
 
+def test_a_mean_of_logits_is_recognized_although_bfloat16_rounds_it():
+    m = measure(Text("logits of mean").bfloat16(), texts("right", "sample"), num_classes=K)
+    assert m.layers[-1] == "norm:mean"
+    assert "its logits are read out at mean" in m.chosen
+
+
 @pytest.mark.parametrize("budget", [None, 0])
 def test_every_token_with_a_label_is_a_sample(budget):
     model, batches = Text("each"), texts("right", "token")
