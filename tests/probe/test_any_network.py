@@ -102,30 +102,38 @@ def test_the_callers_gradient_mode_does_not_matter_and_stays(mode):
     assert [m.value("pfc1", layer) for layer in LAYERS] == pytest.approx(oracle(net()), rel=1e-5)
 
 
-def compiled_whole(model):
-    return torch.compile(model, backend="eager")
+def whole(model, backend):
+    return torch.compile(model, backend=backend)
 
 
-def compiled_in_place(model):
-    model.compile(backend="eager")
+def in_place(model, backend):
+    model.compile(backend=backend)
     return model
 
 
-def compiled_block(model):
-    model.blocks[1].compile(backend="eager")
+def one_block(model, backend):
+    model.blocks[1].compile(backend=backend)
     return model
 
 
-@pytest.mark.parametrize("compile", [compiled_whole, compiled_in_place, compiled_block])
+@pytest.mark.parametrize("compiled", [whole, in_place, one_block])
 @pytest.mark.parametrize("used", [False, True])
 @pytest.mark.filterwarnings("ignore")  # the compiler's own
-def test_compiled_networks_give_the_same_table(compile, used):
-    model = compile(net().eval())
-    if used:  # compiled code is there for all sizes to come, without hooks
+def test_compiled_networks_give_the_same_table_and_are_not_compiled_anew(compiled, used):
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    model = compiled(net().eval(), backend)
+    if used:  # there is compiled code, without hooks
         with torch.no_grad():
-            for x in (X[:2], X[:8], X[8:]):
-                model(x)
+            model(X)
+    assert bool(graphs) == used
+    num_graphs = len(graphs)
     m = measure(model, BATCHES, num_classes=K)
+    assert len(graphs) == num_graphs
     assert m.layers == LAYERS
     assert [m.value("pfc1", layer) for layer in LAYERS] == pytest.approx(oracle(net()), rel=1e-5)
 
