@@ -2,6 +2,7 @@
 #   make demo    train on the handwritten digits, measure, write the page (about 20 seconds after installation)
 #   make test    all tests            make lint   style, types
 #   make bench   side-by-side timings
+#   make test-zoo   public networks of torchvision, timm and transformers, in an environment of their own (.venv-zoo)
 # Knobs: PYTHON=python3.12 VENV=.venv EXTRAS=dev INSTALLER=pip OUT=runs/demo
 
 PYTHON ?= python3
@@ -18,13 +19,26 @@ export UV_NATIVE_TLS = 1
 # Small matrices on few cores: one thread each is faster than two that wait for each other.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint bench docs clean
+.PHONY: demo test test-zoo lint bench docs docs-networks test-zoo-here docs-networks-here clean
 
 demo: $(STAMP)
 	$(BIN)/ncollapse demo --out $(OUT)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+# Apart from the others: torchvision's mere presence beside a torch of another build breaks libraries that look for it.
+test-zoo docs-networks: export VENV = .venv-zoo
+test-zoo docs-networks: export EXTRAS = dev,vision,text
+test-zoo docs-networks:
+	$(MAKE) --no-print-directory $@-here
+
+test-zoo-here: $(STAMP)
+	$(BIN)/python -m pytest tests/zoo
+	$(BIN)/python examples/imagenet_head.py
+
+docs-networks-here: $(STAMP)
+	$(BIN)/python docs/write_networks.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -40,7 +54,7 @@ docs: $(STAMP)
 	$(BIN)/python docs/write_metrics.py
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) .venv-zoo build dist .pytest_cache .ruff_cache .mypy_cache
 
 # Compiled once here, as pip does and uv by itself does not: every later start is seconds faster.
 $(STAMP): pyproject.toml constraints.txt

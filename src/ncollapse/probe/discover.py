@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, cast
 from torch import Tensor, nn
 
 from ncollapse.probe.reading import attention_mask
-from ncollapse.probe.stages import features_of, find_stages, is_inside, makes, pool_of, read_out
+from ncollapse.probe.stages import find_stages, is_inside, makes, pool_at, pool_of, read_out
 from ncollapse.probe.tap import Pool, Tap
 from ncollapse.probe.taps import Captured, TapPlan, input_tap
 from ncollapse.probe.watch import Run, watch
@@ -31,14 +31,20 @@ class Discovery:
             model: Any network.
             layers: "auto", "all", or names, globs and taps.
             classifier: Name of the last linear layer; None takes what the network declares in ``collapse_classifier``, else
-                the last ``nn.Linear`` with K outputs that runs, else none.
+                the ``nn.Linear`` with K outputs whose output the network returns, else the last that runs, else none.
             num_classes: K.
 
         Raises:
-            ValueError: If a name or glob matches no module, or the classifier is not a linear layer with K outputs.
+            ValueError: If the network has no modules, a name or glob matches none, or the classifier is not a linear layer
+                with K outputs.
         """
         self.model, self.num_classes = model, num_classes
         self.modules = {name: module for name, module in model.named_modules() if name}
+        if not self.modules:
+            raise ValueError(
+                f"{type(model).__name__} must be built of modules to have layers, got one without any inside. Wrap it "
+                "in nn.Sequential, or pass features to measure_features."
+            )
         self.classifier = self._check_classifier(classifier)
         declared = getattr(model, "collapse_stages", None)
         self.taps: tuple[Tap, ...] | None = None
@@ -69,7 +75,8 @@ class Discovery:
             ValueError: If a named layer or the named classifier does not run, or a layer runs twice.
             TypeError: If the output of a named layer is no feature, or the classifier's input has positions.
         """
-        runs, output = watch(self.model, self.modules, inputs)
+        runs, returned = watch(self.model, self.modules, inputs)
+        output = returned[0] if returned else None
         mask = attention_mask(inputs)
         head = self._head(runs, output, mask, tokens)
         limit = runs[head.name].begun if head.name is not None and not self.taps else len(runs)
@@ -81,8 +88,10 @@ class Discovery:
         elif self.every:
             taps = tuple(Tap(run.name) for run in usable)
         else:
+            side = self._side_heads(usable, returned)
+            usable = [run for run in usable if run.name not in side and not is_inside(run.name, side)]
             taps, found = self._natural(usable, list(runs.values()), head, output, mask, tokens)
-            notes = [found, *_left_out(runs, taps), head.note]
+            notes = [found, *_left_out(runs, taps), *(f"{name} left out, a further head" for name in side), head.note]
         label = self._feeding_label(taps, runs, head)
         overwritten = {tap.label for tap in taps if (made := runs[tap.name].output) is not None and made.overwritten}
         if head.given is not None and head.given.overwritten:
@@ -102,14 +111,13 @@ class Discovery:
             chosen, found = find_stages(usable, output, "the output")
         else:
             chosen, found = find_stages(usable, head.given, "the classifier's input")
-        pool: Pool = "flatten"
-        if not tokens:
-            pool = head.pool if head.pool != "flatten" else read_out(usable, runs, mask)
+        pool, num_tokens = head.pool, 0 if head.given is None else head.given.tensor.shape[1]
+        if not tokens and pool == "flatten":
+            pool, num_tokens = read_out(usable, runs, mask)
         # What the classifier takes as it is has been read out already, whatever its shape.
         direct = {run.name for run in chosen if head.pool == "flatten" and makes(run, head.given)}
-        return tuple(
-            Tap(run.name, pool if features_of(run).ndim == 3 and run.name not in direct else "flatten") for run in chosen
-        ), found
+        taps = (Tap(run.name, "flatten" if run.name in direct else pool_at(run, pool, num_tokens)) for run in chosen)
+        return tuple(taps), found
 
     def _match(self, wanted: Sequence[str | Tap]) -> tuple[Tap, ...]:
         found: dict[Tap, None] = {}
@@ -154,7 +162,7 @@ class Discovery:
             if not heads:
                 others = f", the last one has {cast(nn.Linear, linear[-1].module).out_features}" if linear else ""
                 return Head(note=f"no nn.Linear with {self.num_classes} outputs{others}: no metrics of a classifier")
-            run = heads[-1]
+            run = next((run for run in heads if makes(run, output)), heads[-1])
         elif self.classifier in runs:
             run = runs[self.classifier]
         else:
@@ -173,6 +181,13 @@ class Discovery:
                 f"{tuple(given.tensor.shape)}. Name another with classifier=. {_ONE_HOT if tokens else ''}".rstrip()
             )
         return Head(note=f"{run.name} takes {tuple(given.tensor.shape)}, not (N, d): no metrics of a classifier")
+
+    def _side_heads(self, usable: Sequence[Run], returned: Sequence[Captured]) -> list[str]:
+        """Modules before the classifier whose logits the network returns beside those of the classifier."""
+        linear = [run for run in usable if isinstance(run.module, nn.Linear) and run.module.out_features == self.num_classes]
+        logits = [run.output for run in linear if any(makes(run, part) for part in returned)]
+        heads = [run.name for run in usable if any(makes(run, part) for part in logits)]
+        return [name for name in heads if not is_inside(name, heads)]
 
     def _feeding_label(self, taps: Sequence[Tap], runs: dict[str, Run], head: Head) -> str | None:
         """The tap that feeds the classifier, or a layer of its own for what the classifier takes."""

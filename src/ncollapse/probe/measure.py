@@ -76,7 +76,8 @@ def measure(
             globs as in ``model.named_modules()`` ("*" stops at a dot, "**" does not), or ``Tap`` with a pool. See
             ``Measurement.chosen`` for what was taken. Beside a residual connection the module on the branch returns the
             branch alone: tap the block around both.
-        classifier: Name of the last linear layer, for NC3 and NC4; None finds the last one with K outputs that runs.
+        classifier: Name of the last linear layer, for NC3 and NC4; None finds the one with K outputs whose output the network
+            returns, else the last that runs.
         unpack: Splits what ``batches`` yields into inputs and labels (``next_tokens`` for language models).
         split: Name of the data split, a column of the table.
         reference: Measurement of the training set, whose class means then decide (PFC3, NC4) on this other split. Without
@@ -258,7 +259,14 @@ def _memory_budget(device: torch.device, processes: Processes) -> int:
 
 
 def _device(model: nn.Module) -> torch.device:
-    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    parameters = dict(model.named_parameters())
+    empty = [name for name, parameter in parameters.items() if parameter.is_meta]
+    if empty:
+        raise ValueError(
+            f"All parameters must hold values, got {len(empty)} on the meta device, the first {empty[0]!r}. Load the weights "
+            "first (to_empty, then load_state_dict); of an offloaded network load all."
+        )
+    return next((parameter.device for parameter in parameters.values()), torch.device("cpu"))
 
 
 def _network(model: nn.Module) -> nn.Module:

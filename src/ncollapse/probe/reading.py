@@ -60,7 +60,7 @@ def next_tokens(batch: Mapping[str, Any]) -> tuple[dict[str, Any], Tensor]:
     """
     ids = batch.get("input_ids") if isinstance(batch, Mapping) else None
     if not isinstance(ids, Tensor) or ids.ndim != 2:
-        got = "none" if ids is None else str(tuple(ids.shape))
+        got = str(tuple(ids.shape)) if isinstance(ids, Tensor) else type(ids).__name__
         raise TypeError(f"next_tokens needs a mapping with input_ids of shape (N, T), got {got}. Tokenize into tensors first.")
     labels = torch.full_like(ids, IGNORED_LABEL)
     labels[:, :-1] = ids[:, 1:]

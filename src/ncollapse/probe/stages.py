@@ -45,7 +45,7 @@ def find_stages(usable: Sequence[Run], last: Captured | None, what: str) -> tupl
     return _with_last(usable, chosen, last, what, notes)
 
 
-def read_out(usable: Sequence[Run], runs: Sequence[Run], mask: Tensor | None) -> Pool:
+def read_out(usable: Sequence[Run], runs: Sequence[Run], mask: Tensor | None) -> tuple[Pool, int]:
     """How a network turns tokens (N, T, D) into one row a sample.
 
     Args:
@@ -54,17 +54,37 @@ def read_out(usable: Sequence[Run], runs: Sequence[Run], mask: Tensor | None) ->
         mask: The attention mask, if the inputs hold one.
 
     Returns:
-        The pool whose rows some module takes, latest tokens first; "mean" if that cannot be seen.
+        The pool whose rows some module takes, latest tokens first, and of how many tokens; "mean" if that cannot be seen.
     """
-    if not any(isinstance(run.module, nn.Linear) and run.given is not None and run.given.tensor.ndim == 3 for run in runs):
-        return "flatten"  # three dimensions, but no tokens: (N, C, L) of a convolution
+    if not any(_takes_tokens(run) for run in runs):
+        return "flatten", 0  # three dimensions, but no tokens: (N, C, L) of a convolution
     given = [run.given.values for run in runs if run.given is not None and run.given.tensor.ndim == 2]
     for run in reversed([run for run in usable if features_of(run).ndim == 3]):
         for rows in given:
             pool = pool_of(cast(Captured, run.output).values, rows, mask)
             if pool is not None:
-                return pool
-    return "mean"
+                return pool, features_of(run).shape[1]
+    return "mean", 0
+
+
+def pool_at(run: Run, pool: Pool, num_tokens: int) -> Pool:
+    """How the output of one module is read where a network reads its tokens by a pool.
+
+    Args:
+        run: What the module did.
+        pool: The network's.
+        num_tokens: Of how many tokens.
+
+    Returns:
+        The pool for (N, T, D), of which one token is taken only among as many: before a class token joins them there is none.
+    """
+    if features_of(run).ndim != 3:
+        return "flatten"
+    return "mean" if pool in {"cls", "last_token"} and features_of(run).shape[1] != num_tokens else pool
+
+
+def _takes_tokens(run: Run) -> bool:
+    return isinstance(run.module, nn.Linear | nn.RNNBase) and run.given is not None and run.given.tensor.ndim == 3
 
 
 def pool_of(tokens: Tensor, rows: Tensor, mask: Tensor | None) -> Pool | None:
@@ -78,11 +98,12 @@ def pool_of(tokens: Tensor, rows: Tensor, mask: Tensor | None) -> Pool | None:
     Returns:
         The pool, "mean" if several do (one token, or equal ones), None if none does.
     """
-    if tokens.ndim != 3 or rows.shape != (len(tokens), tokens.shape[2]):
+    if tokens.ndim != 3 or rows.shape != (len(tokens), tokens.shape[2]) or not rows.is_floating_point():
         return None
-    # Relative to the largest number: small features are equal to nothing else for that.
-    atol = 1e-5 * float(rows.abs().max())
-    fitting = [pool for pool in _READ_OUTS if torch.allclose(Tap("", pool).read(tokens, mask), rows, rtol=0, atol=atol)]
+    # Relative to the largest number: small features are equal to nothing else for that. A mean in half precision is rounded.
+    atol = max(1e-5, 2 * torch.finfo(rows.dtype).eps) * float(rows.abs().max())
+    read = {pool: Tap("", pool).read(tokens, mask).to(rows.dtype) for pool in _READ_OUTS}
+    fitting = [pool for pool in _READ_OUTS if torch.allclose(read[pool], rows, rtol=0, atol=atol)]
     return fitting[-1] if fitting else None
 
 

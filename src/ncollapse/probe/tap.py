@@ -18,13 +18,9 @@ class Tap:
 
     Attributes:
         name: A module's name or a glob, as in ``model.named_modules()``; "*" stops at a dot, "**" does not.
-        pool: "flatten" takes all numbers of a sample. "mean" averages over positions: over tokens (N, T, D), those that the
-            attention mask marks, or over pixels (N, C, H, W). "cls" takes the first token, "last_token" the last one that
-            the attention mask marks. A function maps the output to (N, d).
-
-    Example:
-        >>> Tap("encoder.layers.0", "cls").label
-        'encoder.layers.0:cls'
+        pool: "flatten" takes all numbers of a sample. "mean" averages over positions, in float32 at least: over tokens
+            (N, T, D), those that the attention mask marks, or over pixels (N, C, H, W). "cls" takes the first token,
+            "last_token" the last one that the attention mask marks. A function maps the output to (N, d).
     """
 
     name: str
@@ -59,7 +55,7 @@ class Tap:
         if self.pool == "flatten":
             return output.flatten(1)
         if self.pool == "mean" and output.ndim == 4:
-            return output.mean(dim=(2, 3))
+            return output.mean(dim=(2, 3), dtype=_precision(output))
         if output.ndim != 3:
             raise ValueError(
                 f"Tap {self.label!r} needs an output of shape (N, T, D), got {tuple(output.shape)}. Take pool='flatten'."
@@ -70,9 +66,14 @@ class Tap:
 
 def _mean(output: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None:
-        return output.mean(dim=1)
+        return output.mean(dim=1, dtype=_precision(output))
     # Summed where the mask is, not multiplied by it: padding may hold anything.
-    return torch.where(mask.unsqueeze(2), output, 0).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+    return torch.where(mask.unsqueeze(2), output, 0).sum(dim=1, dtype=_precision(output)) / mask.sum(dim=1, keepdim=True)
+
+
+def _precision(output: Tensor) -> torch.dtype:
+    """A mean of half-precision features is not rounded to half precision."""
+    return torch.promote_types(output.dtype, torch.float32)
 
 
 def _cls(output: Tensor, mask: Tensor | None) -> Tensor:

@@ -211,7 +211,7 @@ def feature_of(output: Any, label: str) -> Tensor:
     """The tensor of features in what a module returned.
 
     Args:
-        output: A tensor; or a tuple, list or mapping whose first tensor of features is taken.
+        output: A tensor; or a tuple, list or mapping whose first tensor of features is taken, "logits" of a mapping before.
         label: Names the layer in errors.
 
     Returns:
@@ -220,18 +220,30 @@ def feature_of(output: Any, label: str) -> Tensor:
     Raises:
         TypeError: If there is none.
     """
-    parts: Sequence[Any] = [output]
-    if isinstance(output, Mapping):
-        parts = list(output.values())
-    elif isinstance(output, tuple | list):
-        parts = output
-    for part in parts:
-        if isinstance(part, Tensor) and part.is_floating_point() and part.ndim >= 2:
-            return part
+    features = all_features_of(output)
+    if features:
+        return features[0]
     got = f"{output.dtype} {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
     raise TypeError(
         f"Layer {label!r} must return a floating-point tensor of shape (N, ...), got {got}. Tap a module inside it."
     )
+
+
+def all_features_of(output: Any) -> list[Tensor]:
+    """All tensors of features in what a module returned.
+
+    Args:
+        output: A tensor, tuple, list or mapping.
+
+    Returns:
+        Floating-point tensors of shape (N, ...), in their order; of a mapping those of "logits" first.
+    """
+    parts: Sequence[Any] = [output]
+    if isinstance(output, Mapping):
+        parts = [output[key] for key in sorted(output, key=lambda key: key != "logits")]
+    elif isinstance(output, tuple | list):
+        parts = output
+    return [part for part in parts if isinstance(part, Tensor) and part.is_floating_point() and part.ndim >= 2]
 
 
 # As many samples as show which modules run and how: two, so that rows and single values are told apart.

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ncollapse.probe.reading import run_network
-from ncollapse.probe.taps import Captured, feature_of
+from ncollapse.probe.taps import Captured, all_features_of
 
 
 @dataclass
@@ -56,7 +56,7 @@ class _Watcher:
                 self.runs[name].runs += 1
                 return
             position, given = self.begun[name]
-            self.runs[name] = Run(name, module, given, _features(output), 1, position)
+            self.runs[name] = Run(name, module, given, next(iter(_features(output)), None), 1, position)
 
         return hook
 
@@ -65,14 +65,11 @@ def _seen(tensor: Tensor) -> Captured:
     return Captured.of(tensor.detach(), tensor.detach(), copied=True)
 
 
-def _features(output: Any) -> Captured | None:
-    try:
-        return _seen(feature_of(output, ""))
-    except TypeError:
-        return None
+def _features(output: Any) -> list[Captured]:
+    return [_seen(tensor) for tensor in all_features_of(output)]
 
 
-def watch(model: nn.Module, modules: dict[str, nn.Module], inputs: Any) -> tuple[dict[str, Run], Captured | None]:
+def watch(model: nn.Module, modules: dict[str, nn.Module], inputs: Any) -> tuple[dict[str, Run], list[Captured]]:
     """Run a network once.
 
     Args:
@@ -81,7 +78,8 @@ def watch(model: nn.Module, modules: dict[str, nn.Module], inputs: Any) -> tuple
         inputs: What it takes.
 
     Returns:
-        What every module that ran did, in the order in which they finished, and the features that the network returned.
+        What every module that ran did, in the order in which they finished, and all features that the network returned, its
+        logits first.
     """
     watcher = _Watcher()
     handles = []

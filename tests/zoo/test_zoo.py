@@ -1,0 +1,43 @@
+"""Public networks are measured without a word on them, each layer checked against features that a hook of the test's own saw.
+
+Opt-in: ``make test-zoo`` installs the libraries into an environment of its own.
+"""
+
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from zoo.networks import NETWORKS, built, installed, measured
+from zoo.oracle import deviation, run
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "networks.md").read_text()
+cells = runpy.run_path(str(ROOT / "docs" / "write_networks.py"))["cells"]
+# Returns the mean of what two heads say.
+TWO_HEADS = {"deit_tiny_distilled_patch16_224"}
+
+
+@pytest.mark.parametrize("network", NETWORKS, ids=lambda network: f"{network.library}-{network.name}")
+@pytest.mark.filterwarnings("ignore")  # what the libraries warn of at import is theirs
+def test_every_layer_has_the_statistics_of_its_features(network):
+    if not installed(network.library):
+        pytest.skip(f"{network.library} is not installed: make test-zoo")
+    model = built(network)
+    m = measured(network, model)
+    assert all(module.training for module in model.modules())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    assert f"| {' | '.join(cells(network, m))} |" in PAGE, "run `make docs-networks`"
+
+    seen = run(model, network, m.layers)
+    assert tuple(seen.features) == m.layers, "the order of execution"
+    for layer, features in seen.features.items():
+        # A mean over tokens is taken in the network's float32.
+        bound = 1e-5 if layer.endswith(":mean") else 1e-12
+        assert deviation(m.statistics[layer].moments, features, seen.labels) < bound, layer
+    feeding = [layer for layer in m.layers if m.statistics[layer].classifier is not None]
+    if feeding and network.name not in TWO_HEADS:
+        head = m.statistics[feeding[0]].classifier
+        logits = seen.features[feeding[0]] @ head.weight.numpy().T + (0 if head.bias is None else head.bias.numpy())
+        np.testing.assert_allclose(logits, seen.logits, rtol=0, atol=1e-5 * np.abs(logits).max())
