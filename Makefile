@@ -2,6 +2,7 @@
 #   make demo    train on the handwritten digits, measure, write the page (about 20 seconds after installation)
 #   make test    all tests            make lint   style, types
 #   make bench   side-by-side timings
+#   make test-integrations   with Lightning, transformers, TensorBoard, wandb, in an environment of their own (.venv-integrations)
 # Knobs: PYTHON=python3.12 VENV=.venv EXTRAS=dev INSTALLER=pip OUT=runs/demo
 
 PYTHON ?= python3
@@ -18,13 +19,22 @@ export UV_NATIVE_TLS = 1
 # Small matrices on few cores: one thread each is faster than two that wait for each other.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint bench docs clean
+.PHONY: demo test test-integrations test-integrations-here lint bench docs clean
 
 demo: $(STAMP)
 	$(BIN)/ncollapse demo --out $(OUT)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+# Apart from the others: the tests of `make test` are to pass without them.
+test-integrations: export VENV = .venv-integrations
+test-integrations: export EXTRAS = integrations
+test-integrations:
+	$(MAKE) --no-print-directory $@-here
+
+test-integrations-here: $(STAMP)
+	$(BIN)/python -m pytest tests/integrations src/ncollapse/integrations
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -40,7 +50,7 @@ docs: $(STAMP)
 	$(BIN)/python docs/write_metrics.py
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) .venv-integrations build dist .pytest_cache .ruff_cache .mypy_cache
 
 # Compiled once here, as pip does and uv by itself does not: every later start is seconds faster.
 $(STAMP): pyproject.toml constraints.txt

@@ -54,7 +54,10 @@ def test_commands_parse():
         assert f"\n{target}:" in makefile
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/metrics.md", "docs/theory.md"])
+PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/metrics.md", "docs/theory.md", "docs/integrations.md"]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page):
     text = (ROOT / page).read_text()
     for target in re.findall(r"\]\(([^)#]+)\)", text):
