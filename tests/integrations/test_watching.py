@@ -1,5 +1,6 @@
 """A watched training loop: features of its own passes against cloning hooks, the training as without, misuse refused."""
 
+import contextlib
 import copy
 import random
 
@@ -97,6 +98,37 @@ def test_training_is_the_same_to_the_bit(autocast):
     assert random.getstate() == python
     assert np.array_equal(np.random.get_state()[1], numpy)
     assert any(not torch.equal(a, b) for a, b in zip(state(network()), state(plain), strict=True))
+
+
+class Noisy(nn.Module):
+    """Draws in eval mode too."""
+
+    def forward(self, x):
+        return x + torch.rand_like(x)
+
+
+def test_the_look_at_the_network_draws_nothing_from_the_training():
+    outputs = []
+    for watched in (False, True):
+        net = nn.Sequential(Noisy(), nn.Linear(5, K))
+        with torch.no_grad():
+            net[1].weight.fill_(0.1)
+            net[1].bias.fill_(0.0)
+        torch.manual_seed(3)
+        with watch(net, num_classes=K, layers="0") if watched else contextlib.nullcontext():
+            outputs.append(net(X))
+    assert torch.equal(*outputs)
+
+
+def test_a_buffer_of_labels_may_be_used_again():
+    net, labels = network().eval(), torch.empty(12, dtype=torch.int64)
+    with watch(net, num_classes=K, mode="eval") as watched:
+        for part in (slice(0, 12), slice(12, 24)):
+            net(X[part])
+            watched.update(labels.copy_(Y.flip(0)[part]))
+        labels.zero_()
+    (*_, last) = watched.compute().statistics.values()
+    assert last.within.counts.tolist() == [8.0, 8.0, 8.0]
 
 
 def test_calls_in_the_other_mode_are_left_alone():
