@@ -3,6 +3,7 @@
 #   make test    all tests            make lint   style, types
 #   make bench   side-by-side timings
 #   make test-zoo   public networks of torchvision, timm and transformers, in an environment of their own (.venv-zoo)
+#   make test-integrations   with Lightning, transformers, TensorBoard, wandb, in an environment of their own (.venv-integrations)
 # Knobs: PYTHON=python3.12 VENV=.venv EXTRAS=dev INSTALLER=pip OUT=runs/demo
 
 PYTHON ?= python3
@@ -19,7 +20,7 @@ export UV_NATIVE_TLS = 1
 # Small matrices on few cores: one thread each is faster than two that wait for each other.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-zoo lint bench docs docs-networks test-zoo-here docs-networks-here clean
+.PHONY: demo test test-zoo test-integrations lint bench docs docs-networks test-zoo-here test-integrations-here docs-networks-here clean
 
 demo: $(STAMP)
 	$(BIN)/ncollapse demo --out $(OUT)
@@ -40,6 +41,15 @@ test-zoo-here: $(STAMP)
 docs-networks-here: $(STAMP)
 	$(BIN)/python docs/write_networks.py
 
+# Apart from the others: the tests of `make test` are to pass without them.
+test-integrations: export VENV = .venv-integrations
+test-integrations: export EXTRAS = integrations
+test-integrations:
+	$(MAKE) --no-print-directory $@-here
+
+test-integrations-here: $(STAMP)
+	$(BIN)/python -m pytest tests/integrations src/ncollapse/integrations
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -54,7 +64,7 @@ docs: $(STAMP)
 	$(BIN)/python docs/write_metrics.py
 
 clean:
-	rm -rf $(VENV) .venv-zoo build dist .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) .venv-zoo .venv-integrations build dist .pytest_cache .ruff_cache .mypy_cache
 
 # Compiled once here, as pip does and uv by itself does not: every later start is seconds faster.
 $(STAMP): pyproject.toml constraints.txt

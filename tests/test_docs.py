@@ -56,18 +56,11 @@ def test_commands_parse():
         assert f"\n{target}:" in makefile
 
 
-@pytest.mark.parametrize(
-    "page",
-    [
-        "README.md",
-        "CONTRIBUTING.md",
-        "CHANGELOG.md",
-        "docs/metrics.md",
-        "docs/networks.md",
-        "docs/processes.md",
-        "docs/theory.md",
-    ],
-)
+DOCS = ("integrations", "metrics", "networks", "processes", "theory")
+PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *(f"docs/{name}.md" for name in DOCS)]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page):
     text = (ROOT / page).read_text()
     for target in re.findall(r"\]\(([^)#]+)\)", text):

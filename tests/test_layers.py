@@ -17,6 +17,7 @@ FLOORS = {
     "depth": 3,
     "probe": 4,
     "studies": 5,
+    "integrations": 5,
     "report": 6,
     "doctor": 6,
     "sweep_command": 7,
@@ -64,7 +65,7 @@ def test_arrows_point_down():
         ("import ncollapse.report", {"torch", "pydantic"}),
         # The measuring core runs where only torch, numpy and scipy are installed.
         (
-            "import ncollapse.probe, ncollapse.depth",
+            "import ncollapse.probe, ncollapse.depth, ncollapse.integrations",
             {"sklearn", "pydantic", "matplotlib", "jinja2", "rich", "safetensors", "pandas"},
         ),
     ],

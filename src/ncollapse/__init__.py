@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from ncollapse.etf import helmert_basis as helmert_basis
     from ncollapse.etf import nearest_etf as nearest_etf
     from ncollapse.etf import simplex_etf as simplex_etf
+    from ncollapse.integrations import CollapseMetrics as CollapseMetrics
+    from ncollapse.integrations import watch as watch
     from ncollapse.metrics import FLAGS as FLAGS
     from ncollapse.metrics import METRICS as METRICS
     from ncollapse.metrics import cdnv_matrix as cdnv_matrix
@@ -53,6 +55,7 @@ _HOMES = {
         *("collapsed_optimality", "transport_chain", "transport_score"),
     ),
     "etf": ("helmert_basis", "nearest_etf", "simplex_etf"),
+    "integrations": ("CollapseMetrics", "watch"),
     "metrics": ("FLAGS", "METRICS", "cdnv_matrix", "coding_rate", "weight_alignment"),
     "probe": (
         *("Measurement", "Tap", "collect_features", "local_elasticity", "measure", "measure_features", "next_tokens"),

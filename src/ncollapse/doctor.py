@@ -12,10 +12,16 @@ import torch
 from ncollapse.data.catalog import DataConfig, DataName, load_data
 from ncollapse.version import __version__
 
-# Module names; the distribution is named only where it differs.
+# Module names; the distribution is named only where it differs. The optional ones with the extra that brings them.
 _REQUIRED = ("numpy", "scipy", "sklearn", "safetensors", "pydantic", "matplotlib", "jinja2", "rich")
 _DISTRIBUTIONS = {"sklearn": "scikit-learn"}
-_OPTIONAL = {"pandas": "pandas"}
+_OPTIONAL = {
+    "pandas": "pandas",
+    "lightning": "lightning",
+    "tensorboard": "tensorboard",
+    "transformers": "text",
+    "wandb": "wandb",
+}
 
 
 def examine() -> dict[str, str]:

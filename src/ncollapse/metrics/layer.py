@@ -36,6 +36,7 @@ FLAGS: dict[str, str] = {
     "imbalanced": "the classes have unequal counts, for which the metric is not defined",
     "one_class": "one class alone has no geometry",
     "single_samples": "no class has two samples, so that nothing can vary within a class",
+    "over_budget": "the features of a stream exceeded the memory budget, and what needs the final class means takes them again",
     "own_means": "a split other than train was decided by its own class means, for want of those of the training set",
 }
 
@@ -47,7 +48,8 @@ class LayerStatistics:
     Attributes:
         moments: Class moments of the layer.
         centers: Its class means prepared for decisions; None when they were not asked for or a class is empty.
-        within: Sums around the layer's own means, with the within-class covariance on their span.
+        within: Sums around the layer's own means, with the within-class covariance on their span; None without centers, and
+            where a stream of features was too long to be kept.
         decisions: Decisions by the training set's means: the same object as ``within`` on the training set.
         classifier: The last layer, for the layer that feeds it.
         scatter: Full scatter matrices, when somebody asked for them.
@@ -103,6 +105,7 @@ class LayerStatistics:
             "low_dimension": moments.dim < moments.num_classes - 1,
             "imbalanced": bool((moments.counts != moments.counts[0]).any()),
             "single_samples": bool((moments.counts == 1).all()),
+            "over_budget": self.centers is not None and self.within is None,
         }
         return {condition for condition, holds in found.items() if holds}
 
@@ -169,7 +172,8 @@ class Metric:
         """
         decided = "centers" not in self.needs or statistics.decisions is not None
         empty: set[str] = set() if self.despite_empty and decided else {"empty_class"}
-        reasons = conditions & ({"one_class"} | empty | self.undefined_when)
+        dropped: set[str] = {"over_budget"} if "centers" in self.needs else set()
+        reasons = conditions & ({"one_class"} | empty | dropped | self.undefined_when)
         if reasons:
             return MetricValue(self.id, math.nan, tuple(sorted(reasons)))
         value = float(self.compute(statistics))

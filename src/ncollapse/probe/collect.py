@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ from ncollapse.statistics.centers import ClassCenters, LinearClassifier
 from ncollapse.statistics.decisions import ClassDecisions, Projected
 from ncollapse.statistics.moments import ClassMoments
 from ncollapse.statistics.paired import PairedMoments
-from ncollapse.statistics.reduce import Processes
+from ncollapse.statistics.reduce import Merging, Processes
 from ncollapse.statistics.scatter import ClassScatter
 
 # Projected features of one layer that wait to be decided: 8 MB.
@@ -48,6 +49,8 @@ class CollectOptions:
         scatter: Whether full d×d scatter matrices are wanted.
         path: Whether the paths from the first layer to the last are wanted.
         where: Words that place an error, such as " at epoch 3".
+        one_pass: Whether what needs the final class means is left out, instead of an error, where the features were not kept
+            and there is no second pass.
     """
 
     num_classes: int
@@ -56,6 +59,7 @@ class CollectOptions:
     scatter: bool = False
     path: bool = False
     where: str = ""
+    one_pass: bool = False
 
 
 @dataclass
@@ -157,6 +161,8 @@ def complete(
     collected.by_reference = {name: centers.moments for name, centers in deciding.items()}
     if not (options.centers or options.path):
         return collected
+    if first.kept is None and source is None and options.one_pass:
+        return collected
     with processes.together():
         if first.kept is None and source is None:
             raise ValueError(
@@ -199,6 +205,27 @@ class FirstPass:
             self._add_pair(batch)
         self._keep(batch)
         self.index += 1
+
+    def snapshot(self) -> FirstPass:
+        """This pass as it stands, to be completed while batches go on being added to this one."""
+        copied = FirstPass(self.options)
+        copied.collected, copied.index = deepcopy(self.collected), self.index
+        copied.kept = None if self.kept is None else list(self.kept)
+        return copied
+
+    def merge(self, other: FirstPass) -> None:
+        """Take in what another pass over the same layers has seen; it is left as it is."""
+        own, others = self.collected, other.snapshot().collected
+        _check_same_layers(own.moments, others.moments)
+        own.moments = _merged(own.moments, others.moments)
+        own.scatters = _merged(own.scatters, others.scatters)
+        own.paired = _merged({"": own.paired} if own.paired else {}, {"": others.paired} if others.paired else {}).get("")
+        self.index += other.index
+        own.kept_bytes += others.kept_bytes
+        if self.kept is None or other.kept is None or own.kept_bytes > self.options.memory_budget:
+            self.kept, own.kept_bytes = None, 0
+        else:
+            self.kept += other.kept
 
     def finish(self, processes: Processes) -> Collected:
         """Merge the totals of all processes, on the CPU, and prepare the class means for decisions."""
@@ -263,6 +290,13 @@ class FirstPass:
         self.kept.append(batch)
 
 
+def _merged(own: dict[str, Merging], others: dict[str, Merging]) -> dict[str, Merging]:
+    """Totals of both by layer; where one has seen nothing, those of the other."""
+    if not own or not others:
+        return own or others
+    return {name: value.merge(others[name]) for name, value in own.items()}
+
+
 def _names(moments: Mapping[str, ClassMoments], processes: Processes) -> list[str]:
     """The layers, checked to be those of the other processes; of theirs where this one has no data."""
     own = json.dumps([[name, value.dim] for name, value in moments.items()]) if moments else ""
@@ -297,6 +331,15 @@ def _checked(batch: LayerBatch, options: CollectOptions, index: int) -> LayerBat
     # No float64 on Apple's GPUs: statistics are taken on the CPU there.
     device = torch.device("cpu") if first.device.type == "mps" else first.device
     return LayerBatch({name: features.to(device) for name, features in batch.features.items()}, labels.to(device))
+
+
+def _check_same_layers(own: Mapping[str, ClassMoments], others: Mapping[str, ClassMoments]) -> None:
+    layers, other_layers = ({name: value.dim for name, value in moments.items()} for moments in (own, others))
+    if own and others and layers != other_layers:
+        raise ValueError(
+            f"Statistics to merge must be of the same layers and dimensions, got {layers} and {other_layers}. "
+            "Feed both with the same layers."
+        )
 
 
 def _check_layers(batch: LayerBatch, known: Mapping[str, ClassMoments], when: str) -> None:

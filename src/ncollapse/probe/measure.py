@@ -4,33 +4,34 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from contextlib import contextmanager
 from functools import cache
-from itertools import chain
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from ncollapse.depth.geodesic import GeodesicCurve
-from ncollapse.metrics.layer import LayerStatistics, Metric
-from ncollapse.metrics.registry import evaluate_metrics, select_metrics
-from ncollapse.probe.collect import Collected, CollectOptions, LayerBatch, collect
-from ncollapse.probe.discover import Discovery, Layers
-from ncollapse.probe.measurement import Measurement, Row
-from ncollapse.probe.memory import available_memory
-from ncollapse.probe.reading import IGNORED_LABEL, Unpack, map_tensors, unpack_batch
-from ncollapse.probe.sharing import (
-    check_same_network,
-    first_buffers,
-    processes_sharing_memory,
-    shared_classifier,
-    shared_plan,
+from ncollapse.probe.arguments import (
+    check_budget,
+    check_classifier_metrics,
+    classifier_on,
+    device_of,
+    memory_budget_of,
+    network_of,
+    options_of,
+    reference_centers,
+    select,
 )
+from ncollapse.probe.collect import LayerBatch, collect
+from ncollapse.probe.discover import Discovery, Layers
+from ncollapse.probe.measurement import Measurement
+from ncollapse.probe.random_state import random_state_kept
+from ncollapse.probe.reading import IGNORED_LABEL, Unpack, map_tensors, unpack_batch
+from ncollapse.probe.sharing import check_same_network, first_buffers, shared_classifier, shared_plan
+from ncollapse.probe.table import tabulate
 from ncollapse.probe.taps import TapPlan, Taps
 from ncollapse.statistics.batch import flatten_features
-from ncollapse.statistics.centers import ClassCenters, LinearClassifier
-from ncollapse.statistics.conventions import Convention, convention_parts
+from ncollapse.statistics.centers import LinearClassifier
+from ncollapse.statistics.conventions import Convention
 from ncollapse.statistics.reduce import Processes
 
 if TYPE_CHECKING:
@@ -112,14 +113,13 @@ def measure(
     """
     processes = Processes(group)
     with processes.together():
-        selected = _select(metrics, convention, num_classes)
-        model = _network(model)
+        selected = select(metrics, convention, num_classes)
+        model = network_of(model)
         taps = Taps(model, Discovery(model, layers, classifier, num_classes).plan)
-        device = _device(model)
-        if memory_budget is not None and memory_budget < 0:
-            raise ValueError(f"memory_budget must be a number of bytes, at least 0, got {memory_budget}.")
-        centers = _reference(reference, num_classes)
-        budget = memory_budget if memory_budget is not None else _memory_budget(device, processes)
+        device = device_of(model)
+        check_budget(memory_budget)
+        centers = reference_centers(reference, num_classes)
+        budget = memory_budget_of(device, processes, memory_budget)
     # The budget may differ: what one process cannot keep, all pass over a second time.
     processes.agree("Arguments", json.dumps([num_classes, convention, split, path, [metric.id for metric in selected]]))
     check_same_network(model, centers, processes)
@@ -135,19 +135,19 @@ def measure(
     def classifiers() -> dict[str, LinearClassifier]:
         plan = cast(TapPlan, shared_plan(taps.plan, processes))
         if metrics is not None and plan.classifier is None:
-            _check_classifier_metrics(selected, plan.explanation)
+            check_classifier_metrics(selected, plan.explanation)
         if plan.classifier is None or plan.feeding is None:
             return {}
         head = cast(nn.Linear, model.get_submodule(plan.classifier))
         return {plan.feeding: shared_classifier(head.weight, head.bias, processes)}
 
-    options = _options(selected, num_classes, budget, path, where)
-    with first_buffers(model, processes), taps, _random_state_kept():
+    options = options_of(selected, num_classes, budget, path, where)
+    with first_buffers(model, processes), taps, random_state_kept():
         repeatable = not isinstance(batches, Iterator)
         collected = collect(source, options, classifiers, centers, repeatable=repeatable, processes=processes)
         heads = classifiers()
     chosen = cast(TapPlan, shared_plan(taps.plan, processes)).explanation
-    return _measurement(collected, selected, heads, split, convention, chosen)
+    return tabulate(collected, selected, heads, split, convention, chosen)
 
 
 def measure_features(
@@ -192,26 +192,18 @@ def measure_features(
     if not named:
         raise ValueError("features must hold at least one layer, got an empty mapping.")
     flat = {name: flatten_features(layer) for name, layer in named.items()}
-    selected = _select(metrics, convention, num_classes)
+    selected = select(metrics, convention, num_classes)
     last = list(flat)[-1]
-    if classifier is not None and not (isinstance(classifier, tuple) and len(classifier) == 2):
-        raise TypeError(
-            f"classifier must be a pair (weight, bias or None), got {type(classifier).__name__}. "
-            "Of a linear layer pass (layer.weight, layer.bias)."
-        )
     if classifier is None and metrics is not None:
-        _check_classifier_metrics(selected, "no classifier was given")
-    heads = {} if classifier is None else {last: LinearClassifier.from_parameters(*classifier).to("cpu")}
-    if classifier is not None and heads[last].weight.shape != (num_classes, flat[last].shape[1]):
-        raise ValueError(
-            f"The classifier's weight must have shape ({num_classes}, {flat[last].shape[1]}) for layer {last!r}, "
-            f"got {tuple(heads[last].weight.shape)}."
-        )
+        check_classifier_metrics(selected, "no classifier was given")
+    heads = {} if classifier is None else {last: classifier_on(last, flat[last].shape[1], classifier, num_classes)}
     # The features are in memory already: keeping references to them costs nothing.
     size = sum(layer.numel() * layer.element_size() for layer in flat.values())
-    options = _options(selected, num_classes, size, path, "")
-    collected = collect(lambda: iter([LayerBatch(flat, labels)]), options, lambda: heads, _reference(reference, num_classes))
-    return _measurement(collected, selected, heads, split, convention, "features in memory")
+    options = options_of(selected, num_classes, size, path, "")
+    collected = collect(
+        lambda: iter([LayerBatch(flat, labels)]), options, lambda: heads, reference_centers(reference, num_classes)
+    )
+    return tabulate(collected, selected, heads, split, convention, "features in memory")
 
 
 def collect_features(
@@ -239,10 +231,10 @@ def collect_features(
     Raises:
         ValueError: If the loader is empty, or layers do not exist or do not run.
     """
-    model = _network(model)
-    device = _device(model)
+    model = network_of(model)
+    device = device_of(model)
     parts: list[LayerBatch] = []
-    with Taps(model, Discovery(model, layers, classifier, num_classes).plan) as taps, _random_state_kept():
+    with Taps(model, Discovery(model, layers, classifier, num_classes).plan) as taps, random_state_kept():
         for index, batch in enumerate(batches):
             features, labels = _tapped(taps, batch, index, unpack, device)
             parts.append(LayerBatch({name: layer.cpu() for name, layer in features.items()}, labels.cpu()))
@@ -250,33 +242,6 @@ def collect_features(
         raise ValueError("There is no data: the loader yielded no batch. Check the data set and the loader's drop_last.")
     joined = {name: torch.cat([part.features[name] for part in parts]) for name in parts[0].features}
     return joined, torch.cat([part.labels for part in parts])
-
-
-def _memory_budget(device: torch.device, processes: Processes) -> int:
-    """A quarter of what is free, shared with the other processes that take theirs from it."""
-    sharing = processes_sharing_memory(processes) if device.type == "cpu" else 1
-    return available_memory(device) // (4 * sharing)
-
-
-def _device(model: nn.Module) -> torch.device:
-    parameters = dict(model.named_parameters())
-    empty = [name for name, parameter in parameters.items() if parameter.is_meta]
-    if empty:
-        raise ValueError(
-            f"All parameters must hold values, got {len(empty)} on the meta device, the first {empty[0]!r}. Load the weights "
-            "first (to_empty, then load_state_dict); of an offloaded network load all."
-        )
-    return next((parameter.device for parameter in parameters.values()), torch.device("cpu"))
-
-
-def _network(model: nn.Module) -> nn.Module:
-    """The network as it was written, below what compiling and data parallelism wrap around it: its names, and hooks run."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}. Features go to measure_features.")
-    # The forward of DistributedDataParallel hands out the buffers anew, and waits for processes that have fewer batches.
-    wrapped = isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel)
-    inner = model.module if wrapped else getattr(model, "_orig_mod", None)
-    return model if inner is None else _network(cast(nn.Module, inner))
 
 
 def _tapped(taps: Taps, batch: Any, index: int, unpack: Unpack, device: torch.device) -> LayerBatch:
@@ -292,93 +257,3 @@ def _tapped(taps: Taps, batch: Any, index: int, unpack: Unpack, device: torch.de
         features = {name: layer[kept.to(layer.device)] for name, layer in features.items()}
         labels = labels[kept]
     return LayerBatch(features, labels)
-
-
-def _select(metrics: Sequence[str] | None, convention: Convention, num_classes: int) -> list[Metric]:
-    convention_parts(convention)
-    if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
-        raise ValueError(f"num_classes must be an integer, at least 1, got {num_classes!r}.")
-    if metrics is not None and (isinstance(metrics, str) or not metrics):
-        raise ValueError(
-            f"metrics must be a list of ids, such as ['pfc1', 'nc3'], got {metrics!r}. None takes the default ones."
-        )
-    return select_metrics(metrics)
-
-
-def _check_classifier_metrics(selected: Sequence[Metric], found: str) -> None:
-    """Metrics that somebody named must not be left out silently."""
-    names = [metric.id for metric in selected if "classifier" in metric.needs]
-    if names:
-        raise ValueError(
-            f"Metrics {', '.join(names)} need a classifier ({found}). Name it with classifier=, or leave them out."
-        )
-
-
-def _options(selected: Sequence[Metric], num_classes: int, budget: int, path: bool, where: str) -> CollectOptions:
-    needs = frozenset().union(*(metric.needs for metric in selected))
-    return CollectOptions(num_classes, budget, "centers" in needs, "scatter" in needs, path, where)
-
-
-def _reference(reference: Measurement | None, num_classes: int) -> dict[str, ClassCenters | None] | None:
-    if reference is None:
-        return None
-    if reference.num_classes != num_classes:
-        raise ValueError(
-            f"The reference has {reference.num_classes} classes, the data {num_classes}. "
-            "Measure both splits with one num_classes."
-        )
-    return {name: statistics.centers for name, statistics in reference.statistics.items()}
-
-
-@contextmanager
-def _random_state_kept() -> Iterator[None]:
-    """A shuffling loader draws its seed from the global generator: leave that as it was."""
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices=list(devices)):
-        yield
-
-
-def _measurement(
-    collected: Collected,
-    selected: Sequence[Metric],
-    heads: Mapping[str, LinearClassifier],
-    split: str,
-    convention: Convention,
-    chosen: str,
-) -> Measurement:
-    statistics = {
-        name: LayerStatistics(
-            moments=moments,
-            centers=collected.centers.get(name),
-            within=collected.within.get(name),
-            decisions=collected.decisions.get(name),
-            classifier=heads.get(name),
-            scatter=collected.scatters.get(name),
-            convention=convention,
-            own_means=split != "train" and name not in collected.by_reference,
-            reference=collected.by_reference.get(name),
-        )
-        for name, moments in collected.moments.items()
-    }
-    rows = chain.from_iterable(
-        (Row(split, depth, name, *value) for value in evaluate_metrics(layer, selected))
-        for depth, (name, layer) in enumerate(statistics.items())
-    )
-    moments = next(iter(collected.moments.values()))
-    curve = None if collected.paired is None else GeodesicCurve(collected.paired, convention)
-    return Measurement(
-        rows=tuple(rows),
-        layers=tuple(statistics),
-        split=split,
-        num_samples=moments.num_samples,
-        num_classes=moments.num_classes,
-        convention=convention,
-        passes=collected.passes,
-        kept_bytes=collected.kept_bytes,
-        chosen=chosen,
-        statistics=statistics,
-        path=collected.path,
-        geodesic=curve,
-        line=collected.line,
-        arcs=collected.arcs,
-    )

@@ -51,10 +51,7 @@ class Taps:
         self.model = model
         self.plan: TapPlan | None = None
         self._make_plan = make_plan
-        self._captured: dict[str, Captured] = {}
-        self._mask: Tensor | None = None
-        self._tokens = False
-        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+        self._hooks: TapHooks | None = None
         self._modes: list[tuple[nn.Module, bool]] = []
         self._stack = ExitStack()
 
@@ -68,8 +65,8 @@ class Taps:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self._stack.close()
-        for handle in self._handles:
-            handle.remove()
+        if self._hooks is not None:
+            self._hooks.remove()
         for module, training in self._modes:
             module.training = training
 
@@ -87,38 +84,74 @@ class Taps:
             ValueError: If a layer did not run, or ran twice.
             TypeError: If a layer's output is no feature.
         """
-        self._tokens = isinstance(labels, Tensor) and labels.ndim == 2 and labels.shape[1] > 1
+        tokens = isinstance(labels, Tensor) and labels.ndim == 2 and labels.shape[1] > 1
         with torch.no_grad():
-            if self.plan is None:
-                num_rows = min(_FIRST_SAMPLES, len(labels))
-                self._hook(self._make_plan(_first_samples(inputs, labels), num_rows, self._tokens))
-            self._captured.clear()
-            self._mask = attention_mask(inputs)
+            if self._hooks is None:
+                samples, num_rows = first_samples(inputs, len(labels))
+                self.plan = self._make_plan(samples, num_rows, tokens)
+                self._hooks = TapHooks(self.model, self.plan)
+            self._hooks.begin(attention_mask(inputs), tokens)
             run_network(self.model, inputs)
-        assert self.plan is not None
-        wanted = {tap.label for tap in self.plan.taps} | ({self.plan.feeding} - {None})
-        missing = wanted - self._captured.keys()
-        if missing:
-            raise ValueError(
-                f"Layers {', '.join(sorted(map(str, missing)))} did not run in a batch. Name layers that always run."
-            )
-        for label, captured in self._captured.items():
-            if captured.overwritten and label not in self.plan.overwritten:
-                raise ValueError(
-                    f"Layer {label!r} is overwritten in place in some batches only. Tap a module after the operation."
-                )
-        return {label: captured.values for label, captured in self._captured.items()}
+        return self._hooks.end()
 
-    def _hook(self, plan: TapPlan) -> None:
+
+class TapHooks:
+    """The hooks of a plan, and what they see in one forward pass, from ``begin`` to ``end``."""
+
+    def __init__(self, model: nn.Module, plan: TapPlan) -> None:
         self.plan = plan
+        self._running = False
+        self._captured: dict[str, Captured] = {}
+        self._mask: Tensor | None = None
+        self._tokens = False
+        self._handles: list[torch.utils.hooks.RemovableHandle] = []
         by_module: dict[str, list[Tap]] = {}
         for tap in plan.taps:
             by_module.setdefault(tap.name, []).append(tap)
         for name, taps in by_module.items():
-            self._handles.append(self.model.get_submodule(name).register_forward_hook(self._capture(taps)))
+            self._handles.append(model.get_submodule(name).register_forward_hook(self._capture(taps)))
         if plan.classifier is not None and plan.feeding not in {tap.label for tap in plan.taps}:
-            classifier = self.model.get_submodule(plan.classifier)
+            classifier = model.get_submodule(plan.classifier)
             self._handles.append(classifier.register_forward_pre_hook(self._capture_input(plan), with_kwargs=True))
+
+    def begin(self, mask: Tensor | None, tokens: bool = False) -> None:
+        """Capture from here on.
+
+        Args:
+            mask: Which tokens are real, shape (N, T), or None for all.
+            tokens: Whether every token has a label.
+        """
+        self._captured.clear()
+        self._running, self._mask, self._tokens = True, mask, tokens
+
+    def end(self) -> dict[str, Tensor]:
+        """Capture no longer.
+
+        Returns:
+            Features (N, d), or (N·T, d) for tokens, of every layer in order of execution.
+
+        Raises:
+            ValueError: If a layer did not run, or was overwritten.
+        """
+        self._running = False
+        captured, self._captured = self._captured, {}
+        wanted = {tap.label for tap in self.plan.taps} | ({self.plan.feeding} - {None})
+        missing = wanted - captured.keys()
+        if missing:
+            raise ValueError(
+                f"Layers {', '.join(sorted(map(str, missing)))} did not run in a batch. Name layers that always run."
+            )
+        for label, seen in captured.items():
+            if seen.overwritten and label not in self.plan.overwritten:
+                raise ValueError(
+                    f"Layer {label!r} is overwritten in place in some batches only. Tap a module after the operation."
+                )
+        return {label: seen.values for label, seen in captured.items()}
+
+    def remove(self) -> None:
+        """Take the hooks off the network."""
+        for handle in self._handles:
+            handle.remove()
 
     def _capture(self, taps: Sequence[Tap]) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -134,12 +167,14 @@ class Taps:
         return hook
 
     def _keep(self, tap: Tap, output: Tensor) -> None:
+        # Between two passes others may run the module, such as gradient checkpointing in the backward pass.
+        if not self._running:
+            return
         if tap.label in self._captured:
             raise ValueError(
                 f"Layer {tap.label!r} runs more than once in a forward pass, so its output is ambiguous. "
                 "Tap the modules around it."
             )
-        assert self.plan is not None
         output = output.detach()
         if not self._tokens:
             rows = tap.read(output, self._mask)
@@ -250,7 +285,18 @@ def all_features_of(output: Any) -> list[Tensor]:
 _FIRST_SAMPLES = 2
 
 
-def _first_samples(inputs: Any, labels: Tensor) -> Any:
-    """Copies of the first samples: the network may overwrite its inputs."""
-    num_samples = len(labels)
-    return map_tensors(lambda t: t[:_FIRST_SAMPLES].clone() if t.ndim > 0 and len(t) == num_samples else t.clone(), inputs)
+def first_samples(inputs: Any, num_samples: int) -> tuple[Any, int]:
+    """Copies of the first samples, to look at: the network may overwrite its inputs.
+
+    Args:
+        inputs: What the network takes.
+        num_samples: N.
+
+    Returns:
+        Inputs of the same form with fewer samples, and how many they hold.
+    """
+
+    def cut(tensor: Tensor) -> Tensor:
+        return tensor[:_FIRST_SAMPLES].clone() if tensor.ndim > 0 and len(tensor) == num_samples else tensor.clone()
+
+    return map_tensors(cut, inputs), min(_FIRST_SAMPLES, num_samples)

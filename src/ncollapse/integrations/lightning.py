@@ -1,0 +1,129 @@
+"""A callback for Lightning: neural collapse of the training set at the end of chosen epochs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.distributed as dist
+
+from ncollapse.integrations.loaders import share_of
+from ncollapse.integrations.logs import LoggedRow, scalars
+from ncollapse.integrations.recording import Every, Logs, Network, Recorder
+from ncollapse.probe.measurement import Measurement
+
+try:
+    from lightning.pytorch import Callback
+    from lightning.pytorch.strategies import DDPStrategy
+except ModuleNotFoundError:
+    try:
+        from pytorch_lightning import Callback
+        from pytorch_lightning.strategies import DDPStrategy
+    except ModuleNotFoundError as error:
+        raise ImportError('The callback needs Lightning: pip install "ncollapse[lightning]"') from error
+
+
+class NeuralCollapseCallback(Callback):
+    """Measure the training set at the end of chosen epochs, as the network then stands, without a trace in the training.
+
+    The network runs in eval mode over every training sample once; modes, random states, the training's loader and its steps
+    stay as they are, so that the trained weights are the same to the bit. Values go to the module's loggers under
+    ``nc/<layer>/<metric>``, where checkpoints and early stopping may monitor them, and to the log. Under DDP each process
+    measures its share.
+
+    Args:
+        num_classes: K.
+        every: n measures after every n-th epoch and the last; "log" after epochs in growing steps, every one at first.
+        loader: The data to measure; None takes the samples of the training loader, with its transforms. Hand over one without
+            augmentation where there is some, or one with another split's samples together with ``split=``.
+        network: The network in the module: an attribute's name such as "net", a function of the module, or None for the
+            module itself, whose ``forward`` then takes the inputs.
+        log: A file that ends in .csv or .jsonl, a log (``CSVLog``, ``TensorBoardLog``, anything called with
+            (measurement, epoch=, step=)), or several; None writes neural_collapse.csv in the trainer's log folder.
+        **options: Arguments of ``ncollapse.measure``: layers, classifier, unpack, metrics, convention, path, …
+
+    Attributes:
+        table: Tidy rows of all measurements so far, with epoch and step.
+        last: The last measurement.
+
+    Raises:
+        ValueError: If an argument is not what it must be.
+        TypeError: If ``measure`` has no such argument.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        every: Every = 1,
+        loader: Any = None,
+        network: Network = None,
+        log: Logs = None,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        self._recorder = Recorder(every, network, log, {"num_classes": num_classes, **options})
+        self._loader = loader
+
+    @property
+    def table(self) -> list[LoggedRow]:
+        """Tidy rows of all measurements so far."""
+        return self._recorder.table
+
+    @property
+    def last(self) -> Measurement | None:
+        """The last measurement."""
+        return self._recorder.last
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        """Check what cannot be measured, and make the log, before the training begins.
+
+        Args:
+            trainer: Lightning's.
+            pl_module: What is trained.
+
+        Raises:
+            TypeError: If processes share one network in pieces.
+            ValueError: If the log holds something already, or the training has no end and ``every`` needs one.
+        """
+        if trainer.world_size > 1 and not isinstance(trainer.strategy, DDPStrategy):
+            raise TypeError(
+                f"The callback needs the whole network on every process, as with DDP, got {type(trainer.strategy).__name__}. "
+                "Measure a checkpoint with ncollapse.measure."
+            )
+        self._recorder.is_due(1, trainer.max_epochs)
+        folder = trainer.log_dir or trainer.default_root_dir
+        if trainer.is_global_zero and not trainer.fast_dev_run:
+            self._recorder.open_log(folder, resume=trainer.ckpt_path is not None)
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Measure, if it is due.
+
+        Args:
+            trainer: Lightning's.
+            pl_module: What is trained.
+
+        Raises:
+            ValueError: As ``measure``.
+            TypeError: If the training loader cannot be passed over in order.
+        """
+        epoch = trainer.current_epoch + 1
+        if not self._recorder.is_due(epoch, trainer.max_epochs):
+            return
+        precision = trainer.precision_plugin
+        with precision.forward_context():
+            measured = self._recorder.record(
+                pl_module,
+                self._batches(trainer),
+                epoch=epoch,
+                step=trainer.global_step,
+                group=dist.group.WORLD if trainer.world_size > 1 else None,
+                writes=trainer.is_global_zero,
+                convert=precision.convert_input,
+            )
+        pl_module.log_dict(scalars(measured), sync_dist=trainer.world_size > 1)
+
+    def _batches(self, trainer: Any) -> Any:
+        if self._loader is not None and trainer.world_size == 1:
+            return self._loader
+        loader = trainer.train_dataloader if self._loader is None else self._loader
+        return share_of(loader, trainer.global_rank, trainer.world_size)

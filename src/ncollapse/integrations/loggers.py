@@ -1,0 +1,84 @@
+"""Logs for TensorBoard and Weights & Biases, under ``nc/<layer>/<metric>``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ncollapse.integrations.logs import check_place, scalars
+from ncollapse.probe.measurement import Measurement
+
+
+class TensorBoardLog:
+    """Scalars for TensorBoard, over steps, or over epochs where no step is given.
+
+    Args:
+        folder: Where event files go.
+
+    Raises:
+        ImportError: If TensorBoard is not installed.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise ImportError('TensorBoardLog needs TensorBoard: pip install "ncollapse[tensorboard]"') from error
+        self._writer = SummaryWriter(str(folder))
+
+    def __call__(self, measurement: Measurement, *, epoch: float | None = None, step: int | None = None) -> None:
+        """Write the values that are defined.
+
+        Args:
+            measurement: Any.
+            epoch: Epochs that had passed; TensorBoard counts in whole numbers.
+            step: Steps that had passed.
+
+        Raises:
+            ValueError: If neither epoch nor step is given.
+        """
+        check_place(epoch, step)
+        at = step if step is not None else int(epoch or 0)
+        for name, value in scalars(measurement).items():
+            self._writer.add_scalar(name, value, at)
+        self._writer.flush()
+
+
+class WandbLog:
+    """Values for Weights & Biases.
+
+    Args:
+        run: What ``wandb.init`` gave, or anything with ``log(values, step=...)``; None takes the run that is active.
+
+    Raises:
+        ImportError: If no run is given and wandb is not installed.
+        ValueError: If no run is given and none is active.
+    """
+
+    def __init__(self, run: Any = None) -> None:
+        self._run = _active_run() if run is None else run
+
+    def __call__(self, measurement: Measurement, *, epoch: float | None = None, step: int | None = None) -> None:
+        """Log the values that are defined, and the epoch.
+
+        Args:
+            measurement: Any.
+            epoch: Epochs that had passed, logged as ``epoch``.
+            step: Steps that had passed; None leaves counting to the run.
+
+        Raises:
+            ValueError: If neither epoch nor step is given.
+        """
+        check_place(epoch, step)
+        values = scalars(measurement) if epoch is None else {**scalars(measurement), "epoch": epoch}
+        self._run.log(values, step=step)
+
+
+def _active_run() -> Any:
+    try:
+        import wandb
+    except ImportError as error:
+        raise ImportError('WandbLog needs wandb: pip install "ncollapse[wandb]"') from error
+    if wandb.run is None:
+        raise ValueError("WandbLog needs a run, none is active. Call wandb.init first, or pass its run.")
+    return wandb.run

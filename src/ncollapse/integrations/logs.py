@@ -1,0 +1,232 @@
+"""Logs: where measurements go during a training. A log is anything that takes a measurement with its epoch or step."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from ncollapse.files import write_whole
+from ncollapse.probe.measurement import Measurement
+
+
+class Log(Protocol):
+    """Takes a measurement with the epochs or the steps of training that it was taken after."""
+
+    def __call__(self, measurement: Measurement, *, epoch: float | None = None, step: int | None = None) -> None:
+        """Log a measurement."""
+
+
+class LoggedRow(NamedTuple):
+    """One line of the tidy table over a training.
+
+    Attributes:
+        epoch: Epochs that had passed, None where nobody said.
+        step: Optimizer steps that had passed, None where nobody said.
+        split: As in ``Row``.
+        depth: As in ``Row``.
+        layer: As in ``Row``.
+        metric: As in ``Row``.
+        value: As in ``Row``.
+        flags: As in ``Row``.
+    """
+
+    epoch: float | None
+    step: int | None
+    split: str
+    depth: int
+    layer: str
+    metric: str
+    value: float
+    flags: tuple[str, ...]
+
+
+def logged_rows(measurement: Measurement, epoch: float | None, step: int | None) -> list[LoggedRow]:
+    """The rows of a measurement with its place in the training.
+
+    Args:
+        measurement: Any.
+        epoch: Epochs that had passed.
+        step: Steps that had passed.
+
+    Returns:
+        One row a row.
+
+    Raises:
+        ValueError: If neither epoch nor step is given.
+    """
+    check_place(epoch, step)
+    whole = int(epoch) if epoch is not None and epoch == int(epoch) else epoch
+    return [LoggedRow(whole, step, *row) for row in measurement.rows]
+
+
+def check_place(epoch: float | None, step: int | None) -> None:
+    """Check that a measurement has a place in the training.
+
+    Args:
+        epoch: Epochs that had passed.
+        step: Steps that had passed.
+
+    Raises:
+        ValueError: If neither is given.
+    """
+    if epoch is None and step is None:
+        raise ValueError("A log needs the epoch or the step of a measurement, got neither. Call log(measurement, epoch=3).")
+
+
+def scalars(measurement: Measurement) -> dict[str, float]:
+    """Values by the names that loggers show: ``nc/<layer>/<metric>``, with the split before the layer if it is not train.
+
+    Args:
+        measurement: Any.
+
+    Returns:
+        Without those that are undefined.
+    """
+    prefix = "nc" if measurement.split == "train" else f"nc/{measurement.split}"
+    return {f"{prefix}/{row.layer}/{row.metric}": row.value for row in measurement.rows if math.isfinite(row.value)}
+
+
+class _FileLog:
+    """Lines appended to a file, in a format that a subclass gives."""
+
+    def __init__(self, path: str | Path, *, resume: bool = False) -> None:
+        self.path = Path(path)
+        self._resumes = resume and self._is_begun()
+        if self._is_begun():
+            self._check(resume)
+
+    def __call__(self, measurement: Measurement, *, epoch: float | None = None, step: int | None = None) -> None:
+        """Append the rows of a measurement.
+
+        Args:
+            measurement: Any.
+            epoch: Epochs that had passed.
+            step: Steps that had passed.
+
+        Raises:
+            ValueError: If neither epoch nor step is given.
+            OSError: If the file cannot be written.
+        """
+        rows = logged_rows(measurement, epoch, step)
+        if self._resumes:
+            self._drop(rows[0])
+            self._resumes = False
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        text = ("" if self._is_begun() else self._header()) + "".join(map(self._line, rows))
+        with self.path.open("a", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _is_begun(self) -> bool:
+        return self.path.exists() and self.path.stat().st_size > 0
+
+    def _whole_lines(self) -> list[str]:
+        # A killed process may have left the last line in part.
+        return [line for line in self.path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+
+    def _check(self, resume: bool) -> None:
+        if not resume:
+            raise ValueError(
+                f"{self.path} must be a new file, it holds something already. "
+                f"Choose another path, or go on with it: {type(self).__name__}(path, resume=True)."
+            )
+        first = (self._whole_lines() or [""])[0]
+        if not self._is_own(first):
+            raise ValueError(
+                f"{self.path} must be a log with the columns {', '.join(LoggedRow._fields)}, "
+                f"its first line is {first.strip()[:80]!r}. Choose another path."
+            )
+
+    def _drop(self, row: LoggedRow) -> None:
+        """Keep what was logged before a row."""
+        column = "step" if row.epoch is None else "epoch"
+        limit = getattr(row, column)
+        header = self._header()
+        lines = self._whole_lines()[bool(header) :]
+        kept = [line for line in lines if (at := self._parsed(line)[column]) in (None, "") or float(at) < limit]
+        write_whole(self.path, header + "".join(kept))
+
+    def _header(self) -> str:
+        raise NotImplementedError
+
+    def _line(self, row: LoggedRow) -> str:
+        raise NotImplementedError
+
+    def _parsed(self, line: str) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def _is_own(self, first: str) -> bool:
+        raise NotImplementedError
+
+
+class CSVLog(_FileLog):
+    """The tidy table as CSV: epoch, step, split, depth, layer, metric, value, flags (joined by semicolons).
+
+    A killed training loses at most the last measurement's lines.
+
+    Args:
+        path: The file; its folder is made where it is missing.
+        resume: Go on with an existing file: lines of the first measurement's epoch (or step) and later ones, which a killed
+            training left, are dropped. Without it a file that holds something is refused.
+
+    Raises:
+        ValueError: If the file holds something and is not to be resumed, or is no such table.
+    """
+
+    def _header(self) -> str:
+        return _csv_line(LoggedRow._fields)
+
+    def _line(self, row: LoggedRow) -> str:
+        cells = ["" if value is None else value for value in (row.epoch, row.step)]
+        return _csv_line([*cells, *row[2:6], repr(row.value), ";".join(row.flags)])
+
+    def _parsed(self, line: str) -> dict[str, Any]:
+        return dict(zip(LoggedRow._fields, next(csv.reader([line])), strict=True))
+
+    def _is_own(self, first: str) -> bool:
+        return first == self._header()
+
+
+class JSONLLog(_FileLog):
+    """The tidy table as one JSON object a line, with nan as null and flags as a list.
+
+    A killed training loses at most the last measurement's lines.
+
+    Args:
+        path: The file; its folder is made where it is missing.
+        resume: Go on with an existing file: lines of the first measurement's epoch (or step) and later ones, which a killed
+            training left, are dropped. Without it a file that holds something is refused.
+
+    Raises:
+        ValueError: If the file holds something and is not to be resumed, or is no such table.
+    """
+
+    def _header(self) -> str:
+        return ""
+
+    def _line(self, row: LoggedRow) -> str:
+        return json.dumps({**row._asdict(), "value": row.value if math.isfinite(row.value) else None}) + "\n"
+
+    def _parsed(self, line: str) -> dict[str, Any]:
+        parsed: dict[str, Any] = json.loads(line)
+        return parsed
+
+    def _is_own(self, first: str) -> bool:
+        try:
+            parsed = json.loads(first)
+        except ValueError:
+            return False
+        return isinstance(parsed, dict) and tuple(parsed) == LoggedRow._fields
+
+
+def _csv_line(cells: Sequence[Any]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(cells)
+    return text.getvalue()

@@ -1,0 +1,194 @@
+"""What the callbacks share: when to measure, which network, what is kept and logged."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import attrgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from torch import nn
+
+from ncollapse.integrations.logs import CSVLog, JSONLLog, Log, LoggedRow, logged_rows
+from ncollapse.probe.arguments import check_budget, select
+from ncollapse.probe.measure import measure
+from ncollapse.probe.measurement import Measurement
+from ncollapse.probe.reading import unpack_batch
+from ncollapse.train.schedule import measuring_epochs
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+Every = int | Literal["log"]
+Logs = str | Path | Log | Sequence[Log] | None
+Network = str | Callable[[nn.Module], nn.Module] | None
+
+_FILE_LOGS = {".csv": CSVLog, ".jsonl": JSONLLog}
+_GIVEN = ("model", "batches", "progress", "where", "group")
+
+
+class Recorder:
+    """Measures a network at chosen moments of a training, keeps the rows, hands measurements to logs.
+
+    Attributes:
+        table: All rows so far.
+        last: The last measurement; None before the first.
+    """
+
+    def __init__(self, every: Every, network: Network, logs: Logs, options: Mapping[str, Any]) -> None:
+        """Check everything that can be checked before a training begins.
+
+        Args:
+            every: "log", or n for every n-th.
+            network: The network in the trained module: its attribute, a function of the module, or None for the module.
+            logs: A log, several, a file for one (.csv or .jsonl); None for a file in the training's folder.
+            options: Arguments of ``measure``.
+
+        Raises:
+            ValueError: If one is not what it must be.
+            TypeError: If ``measure`` has no such argument.
+        """
+        if every != "log" and (isinstance(every, bool) or not isinstance(every, int) or every < 1):
+            raise ValueError(f"every must be 'log' or an integer, at least 1, got {every!r}.")
+        known = [name for name in inspect.signature(measure).parameters if name not in _GIVEN]
+        unknown = sorted(options.keys() - set(known))
+        if unknown:
+            raise TypeError(
+                f"Arguments beside the callback's own must be those of measure, got {', '.join(unknown)}. "
+                f"There are: {', '.join(known)}."
+            )
+        select(options.get("metrics"), options.get("convention", "class"), options["num_classes"])
+        check_budget(options.get("memory_budget"))
+        self.table: list[LoggedRow] = []
+        self.last: Measurement | None = None
+        self._every, self._network = every, network
+        self._options = {"unpack": unpack_batch, **options}
+        self._logs = None if logs is None else logs_of(logs)
+
+    def open_log(self, folder: str | Path, resume: bool) -> None:
+        """Make the default log where none was given.
+
+        Args:
+            folder: Where the training writes.
+            resume: Whether the training goes on where an earlier one stopped.
+
+        Raises:
+            ValueError: If the log is there already and is not to be resumed.
+        """
+        if self._logs is None:
+            self._logs = (CSVLog(Path(folder) / "neural_collapse.csv", resume=resume),)
+
+    def is_due(self, count: int, total: int | None) -> bool:
+        """Whether to measure now.
+
+        Args:
+            count: Epochs or steps that have passed.
+            total: How many there will be; None or less than 1 where nobody knows.
+
+        Returns:
+            True at the chosen ones and at the last.
+
+        Raises:
+            ValueError: For "log" without an end.
+        """
+        if self._every != "log":
+            return count % self._every == 0 or count == total
+        if total is None or total < 1:
+            raise ValueError("every='log' needs to know where the training ends, and it has no end. Give every=n.")
+        return count in measuring_epochs(total)
+
+    def record(
+        self,
+        module: nn.Module,
+        batches: Iterable[Any],
+        *,
+        epoch: float | None,
+        step: int | None,
+        group: ProcessGroup | None,
+        writes: bool,
+        convert: Callable[[Any], Any] = lambda batch: batch,
+    ) -> Measurement:
+        """Measure, keep, log.
+
+        Args:
+            module: What is trained.
+            batches: The data, of this process.
+            epoch: Epochs that have passed.
+            step: Steps that have passed.
+            group: Processes that share the data.
+            writes: Whether this process writes logs.
+            convert: What becomes of a batch before it is unpacked.
+
+        Returns:
+            The measurement.
+
+        Raises:
+            TypeError: If there is no network where one was named.
+            ValueError: As ``measure``.
+        """
+        place = f" at epoch {epoch:g}" if epoch is not None else f" at step {step}"
+        network = network_in(module, self._network)
+        unpack = self._options["unpack"]
+        options = {**self._options, "unpack": lambda batch: unpack(convert(batch))}
+        self.last = measure(network, batches, where=place, group=group, **options)
+        self.table += logged_rows(self.last, epoch, step)
+        for log in self._logs or () if writes else ():
+            log(self.last, epoch=epoch, step=step)
+        return self.last
+
+
+def network_in(module: nn.Module, network: Network) -> nn.Module:
+    """The network inside of a module.
+
+    Args:
+        module: What is trained.
+        network: An attribute's name, with dots; a function of the module; None for the module itself.
+
+    Returns:
+        The network.
+
+    Raises:
+        TypeError: If there is none.
+        ValueError: If there is no such attribute.
+    """
+    if network is None:
+        return module
+    try:
+        found = attrgetter(network)(module) if isinstance(network, str) else network(module)
+    except AttributeError as error:
+        children = ", ".join(name for name, _ in module.named_children())
+        raise ValueError(
+            f"network must name an attribute of {type(module).__name__}, got {network!r}. It has: {children}."
+        ) from error
+    if not isinstance(found, nn.Module):
+        raise TypeError(f"network must give a torch.nn.Module, got {type(found).__name__}. Name the attribute that holds it.")
+    return found
+
+
+def logs_of(logs: Logs) -> tuple[Log, ...]:
+    """Logs from what a user names.
+
+    Args:
+        logs: A log, several, or a file for one.
+
+    Returns:
+        The logs.
+
+    Raises:
+        ValueError: If a file has another ending, or holds something already.
+        TypeError: If one is no log.
+    """
+    if isinstance(logs, str | Path):
+        path = Path(logs)
+        if path.suffix not in _FILE_LOGS:
+            raise ValueError(f"log must be a file that ends in {' or '.join(_FILE_LOGS)}, got {str(path)!r}. Rename it.")
+        return (_FILE_LOGS[path.suffix](path),)
+    many = cast(Sequence[Log], logs if isinstance(logs, Sequence) else (logs,))
+    for log in many:
+        if not callable(log):
+            raise TypeError(
+                f"log must be a file, a log or several, got {type(log).__name__}. "
+                "A log is called with (measurement, epoch=, step=)."
+            )
+    return tuple(many)

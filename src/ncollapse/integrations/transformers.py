@@ -1,0 +1,150 @@
+"""A callback for the Trainer of Hugging Face transformers: neural collapse of the training set at chosen moments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import torch.distributed as dist
+
+from ncollapse.integrations.loaders import share_of
+from ncollapse.integrations.logs import LoggedRow, scalars
+from ncollapse.integrations.recording import Every, Logs, Network, Recorder
+from ncollapse.probe.measurement import Measurement
+
+try:
+    from transformers import TrainerCallback
+except ModuleNotFoundError as error:
+    raise ImportError('The callback needs transformers: pip install "ncollapse[text]"') from error
+
+Unit = Literal["epoch", "step", "evaluation"]
+
+
+class NeuralCollapseCallback(TrainerCallback):
+    """Measure the training set at chosen moments, as the network then stands, without a trace in the training.
+
+    The network runs in eval mode over every training sample once, with the attention mask respected and the key ``labels``
+    (or ``label``) as class; modes, random states, the training's loader and its steps stay as they are, so that the trained
+    weights are the same to the bit. Under several processes each measures its share.
+
+    Args:
+        num_classes: K.
+        every: n measures after every n-th unit (and the last); "log" in growing steps, every one at first.
+        unit: What is counted: "epoch", "step" (of the optimizer), or "evaluation".
+        loader: The data to measure; None takes the samples of the training loader, with its collation.
+        network: The network in the model: an attribute's name, a function of the model, or None for the model itself.
+        log: A file that ends in .csv or .jsonl, a log (``CSVLog``, ``TensorBoardLog``, anything called with
+            (measurement, epoch=, step=)), or several; None writes neural_collapse.csv in the trainer's output folder.
+        report: Also called with the values by ``nc/<layer>/<metric>``. With ``trainer.log`` they reach the trainer's history
+            and what ``report_to`` names: ``trainer.add_callback(NeuralCollapseCallback(..., report=trainer.log))``.
+        **options: Arguments of ``ncollapse.measure``: layers, classifier, unpack, metrics, convention, path, …
+
+    Attributes:
+        table: Tidy rows of all measurements so far, with epoch and step.
+        last: The last measurement.
+
+    Raises:
+        ValueError: If an argument is not what it must be.
+        TypeError: If ``measure`` has no such argument.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        every: Every = 1,
+        unit: Unit = "epoch",
+        loader: Any = None,
+        network: Network = None,
+        log: Logs = None,
+        report: Callable[[dict[str, float]], None] | None = None,
+        **options: Any,
+    ) -> None:
+        if unit not in get_args(Unit):
+            raise ValueError(f"unit must be one of {', '.join(get_args(Unit))}, got {unit!r}.")
+        if unit == "evaluation" and every == "log":
+            raise ValueError("every='log' needs a unit whose number is known before, 'epoch' or 'step', got 'evaluation'.")
+        self._recorder = Recorder(every, network, log, {"num_classes": num_classes, **options})
+        self._unit, self._loader, self._report = unit, loader, report
+        self._evaluations = 0
+
+    @property
+    def table(self) -> list[LoggedRow]:
+        """Tidy rows of all measurements so far."""
+        return self._recorder.table
+
+    @property
+    def last(self) -> Measurement | None:
+        """The last measurement."""
+        return self._recorder.last
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Check what cannot be measured, and make the log, before the training begins.
+
+        Args:
+            args: The trainer's.
+            state: Where the training is.
+            control: Not used.
+            **kwargs: What the trainer holds.
+
+        Raises:
+            TypeError: If processes share one network in pieces.
+            ValueError: If the log holds something already.
+        """
+        if args.deepspeed or args.fsdp:
+            raise TypeError(
+                "The callback needs the whole network on every process, got FSDP or DeepSpeed. "
+                "Measure a checkpoint with ncollapse.measure."
+            )
+        if state.is_world_process_zero:
+            self._recorder.open_log(args.output_dir, resume=state.global_step > 0)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Measure, if epochs are counted and it is due.
+
+        Args:
+            args: The trainer's.
+            state: Where the training is.
+            control: Not used.
+            **kwargs: What the trainer holds.
+        """
+        if self._unit == "epoch" and self._recorder.is_due(round(state.epoch), state.num_train_epochs):
+            self._record(args, state, kwargs)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Measure, if steps are counted and it is due.
+
+        Args:
+            args: The trainer's.
+            state: Where the training is.
+            control: Not used.
+            **kwargs: What the trainer holds.
+        """
+        if self._unit == "step" and self._recorder.is_due(state.global_step, state.max_steps):
+            self._record(args, state, kwargs)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Measure, if evaluations are counted and it is due.
+
+        Args:
+            args: The trainer's.
+            state: Where the training is.
+            control: Not used.
+            **kwargs: What the trainer holds.
+        """
+        self._evaluations += 1
+        if self._unit == "evaluation" and self._recorder.is_due(self._evaluations, None):
+            self._record(args, state, kwargs)
+
+    def _record(self, args: Any, state: Any, held: dict[str, Any]) -> None:
+        rank, size, group = args.process_index, args.world_size, dist.group.WORLD if args.world_size > 1 else None
+        if self._loader is not None and size == 1:
+            batches = self._loader
+        else:
+            batches = share_of(held["train_dataloader"] if self._loader is None else self._loader, rank, size)
+        writes = state.is_world_process_zero
+        measured = self._recorder.record(
+            held["model"], batches, epoch=state.epoch, step=state.global_step, group=group, writes=writes
+        )
+        if self._report is not None:
+            self._report(scalars(measured))

@@ -1,0 +1,202 @@
+"""What the ways to measure take: arguments checked, and what they stand for found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from ncollapse.metrics.layer import Metric
+from ncollapse.metrics.registry import select_metrics
+from ncollapse.probe.collect import CollectOptions
+from ncollapse.probe.measurement import Measurement
+from ncollapse.probe.memory import available_memory
+from ncollapse.probe.sharing import processes_sharing_memory
+from ncollapse.statistics.centers import ClassCenters, LinearClassifier
+from ncollapse.statistics.conventions import Convention, convention_parts
+from ncollapse.statistics.reduce import Processes
+
+
+def select(metrics: Sequence[str] | None, convention: Convention, num_classes: int) -> list[Metric]:
+    """The metrics asked for, with the arguments checked that they are evaluated with.
+
+    Args:
+        metrics: Ids; None takes all that need no d×d matrix.
+        convention: Class weights of the covariances.
+        num_classes: K.
+
+    Returns:
+        Registry entries.
+
+    Raises:
+        ValueError: If one of them is not what it must be.
+    """
+    convention_parts(convention)
+    if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
+        raise ValueError(f"num_classes must be an integer, at least 1, got {num_classes!r}.")
+    if metrics is not None and (isinstance(metrics, str) or not metrics):
+        raise ValueError(
+            f"metrics must be a list of ids, such as ['pfc1', 'nc3'], got {metrics!r}. None takes the default ones."
+        )
+    return select_metrics(metrics)
+
+
+def check_classifier_metrics(selected: Sequence[Metric], found: str) -> None:
+    """Check that metrics which somebody named are not left out silently, where there is no classifier.
+
+    Args:
+        selected: The metrics named.
+        found: Words on why there is none.
+
+    Raises:
+        ValueError: If one of them needs a classifier.
+    """
+    names = [metric.id for metric in selected if "classifier" in metric.needs]
+    if names:
+        raise ValueError(
+            f"Metrics {', '.join(names)} need a classifier ({found}). Name it with classifier=, or leave them out."
+        )
+
+
+def classifier_on(layer: str, dim: int, classifier: tuple[Tensor, Tensor | None], num_classes: int) -> LinearClassifier:
+    """A classifier that somebody hands in, checked against the layer that feeds it.
+
+    Args:
+        layer: The layer's name.
+        dim: Its dimension.
+        classifier: Weight (K, d) and bias (K,) or None.
+        num_classes: K.
+
+    Returns:
+        Float64 copies on the CPU.
+
+    Raises:
+        TypeError: If it is no pair.
+        ValueError: If the shapes do not fit.
+    """
+    if not (isinstance(classifier, tuple) and len(classifier) == 2):
+        raise TypeError(
+            f"classifier must be a pair (weight, bias or None), got {type(classifier).__name__}. "
+            "Of a linear layer pass (layer.weight, layer.bias)."
+        )
+    head = LinearClassifier.from_parameters(*classifier).to("cpu")
+    if head.weight.shape != (num_classes, dim):
+        raise ValueError(
+            f"The classifier's weight must have shape ({num_classes}, {dim}) for layer {layer!r}, "
+            f"got {tuple(head.weight.shape)}."
+        )
+    return head
+
+
+def options_of(selected: Sequence[Metric], num_classes: int, budget: int, path: bool, where: str) -> CollectOptions:
+    """What must be collected for metrics.
+
+    Args:
+        selected: The metrics.
+        num_classes: K.
+        budget: Bytes that kept features may take.
+        path: Whether paths are wanted.
+        where: Words that place an error.
+
+    Returns:
+        The options of a pass.
+    """
+    needs = frozenset().union(*(metric.needs for metric in selected))
+    return CollectOptions(num_classes, budget, "centers" in needs, "scatter" in needs, path, where)
+
+
+def reference_centers(reference: Measurement | None, num_classes: int) -> dict[str, ClassCenters | None] | None:
+    """Centers of a reference by layer.
+
+    Args:
+        reference: Measurement of the training set, or None.
+        num_classes: K of the data.
+
+    Returns:
+        Centers, None for a layer without; None without a reference.
+
+    Raises:
+        ValueError: If it has another number of classes.
+    """
+    if reference is None:
+        return None
+    if reference.num_classes != num_classes:
+        raise ValueError(
+            f"The reference has {reference.num_classes} classes, the data {num_classes}. "
+            "Measure both splits with one num_classes."
+        )
+    return {name: statistics.centers for name, statistics in reference.statistics.items()}
+
+
+def network_of(model: nn.Module) -> nn.Module:
+    """The network as it was written, below what compiling and data parallelism wrap around it: its names, and hooks run.
+
+    Args:
+        model: Any network.
+
+    Returns:
+        The network inside.
+
+    Raises:
+        TypeError: If it is no module.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}. Features go to measure_features.")
+    # The forward of DistributedDataParallel hands out the buffers anew, and waits for processes that have fewer batches.
+    wrapped = isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel)
+    inner = model.module if wrapped else getattr(model, "_orig_mod", None)
+    return model if inner is None else network_of(cast(nn.Module, inner))
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a network takes its inputs.
+
+    Args:
+        model: Any.
+
+    Returns:
+        The device of its first parameter; the CPU without any.
+
+    Raises:
+        ValueError: If parameters are without values.
+    """
+    parameters = dict(model.named_parameters())
+    empty = [name for name, parameter in parameters.items() if parameter.is_meta]
+    if empty:
+        raise ValueError(
+            f"All parameters must hold values, got {len(empty)} on the meta device, the first {empty[0]!r}. Load the weights "
+            "first (to_empty, then load_state_dict); of an offloaded network load all."
+        )
+    return next((parameter.device for parameter in parameters.values()), torch.device("cpu"))
+
+
+def check_budget(given: int | None) -> None:
+    """Check a memory budget.
+
+    Args:
+        given: Bytes, or None.
+
+    Raises:
+        ValueError: If it is negative.
+    """
+    if given is not None and given < 0:
+        raise ValueError(f"memory_budget must be a number of bytes, at least 0, got {given}.")
+
+
+def memory_budget_of(device: torch.device, processes: Processes, given: int | None = None) -> int:
+    """Bytes that kept features may take.
+
+    Args:
+        device: Where they lie.
+        processes: Those that measure together.
+        given: What the user allows; None takes a quarter of what is free, shared with the processes that take theirs from it.
+
+    Returns:
+        Bytes.
+    """
+    if given is not None:
+        return given
+    sharing = processes_sharing_memory(processes) if device.type == "cpu" else 1
+    return available_memory(device) // (4 * sharing)

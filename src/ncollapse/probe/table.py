@@ -1,0 +1,73 @@
+"""From the statistics of all layers to a measurement."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import chain
+
+from ncollapse.depth.geodesic import GeodesicCurve
+from ncollapse.metrics.layer import LayerStatistics, Metric
+from ncollapse.metrics.registry import evaluate_metrics
+from ncollapse.probe.collect import Collected
+from ncollapse.probe.measurement import Measurement, Row
+from ncollapse.statistics.centers import LinearClassifier
+from ncollapse.statistics.conventions import Convention
+
+
+def tabulate(
+    collected: Collected,
+    selected: Sequence[Metric],
+    heads: Mapping[str, LinearClassifier],
+    split: str,
+    convention: Convention,
+    chosen: str,
+) -> Measurement:
+    """Evaluate metrics on what was collected.
+
+    Args:
+        collected: The statistics.
+        selected: The metrics.
+        heads: The classifier by the layer that feeds it.
+        split: Name of the data split.
+        convention: Class weights of the covariances.
+        chosen: Words on how the layers were chosen.
+
+    Returns:
+        The tidy table and what it was computed from.
+    """
+    statistics = {
+        name: LayerStatistics(
+            moments=moments,
+            centers=collected.centers.get(name),
+            within=collected.within.get(name),
+            decisions=collected.decisions.get(name),
+            classifier=heads.get(name),
+            scatter=collected.scatters.get(name),
+            convention=convention,
+            own_means=split != "train" and name not in collected.by_reference,
+            reference=collected.by_reference.get(name),
+        )
+        for name, moments in collected.moments.items()
+    }
+    rows = chain.from_iterable(
+        (Row(split, depth, name, *value) for value in evaluate_metrics(layer, selected))
+        for depth, (name, layer) in enumerate(statistics.items())
+    )
+    moments = next(iter(collected.moments.values()))
+    curve = None if collected.paired is None else GeodesicCurve(collected.paired, convention)
+    return Measurement(
+        rows=tuple(rows),
+        layers=tuple(statistics),
+        split=split,
+        num_samples=moments.num_samples,
+        num_classes=moments.num_classes,
+        convention=convention,
+        passes=collected.passes,
+        kept_bytes=collected.kept_bytes,
+        chosen=chosen,
+        statistics=statistics,
+        path=collected.path,
+        geodesic=curve,
+        line=collected.line,
+        arcs=collected.arcs,
+    )

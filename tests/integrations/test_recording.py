@@ -1,0 +1,65 @@
+"""When to measure, which network, which logs: checked before a training begins."""
+
+import pytest
+from torch import nn
+
+from ncollapse.integrations import CSVLog, JSONLLog
+from ncollapse.integrations.recording import Recorder, logs_of, network_in
+
+
+def recorder(every=1, **options):
+    return Recorder(every, None, (), {"num_classes": 3, **options})
+
+
+@pytest.mark.parametrize(("every", "total", "expected"), [
+    (1, 4, [1, 2, 3, 4]),
+    (3, 8, [3, 6, 8]),
+    (3, None, [3, 6, 9]),
+    ("log", 20, [*range(1, 16), 17, 18, 20]),
+])  # fmt: skip
+def test_moments(every, total, expected):
+    assert [count for count in range(1, (total or 10) + 1) if recorder(every).is_due(count, total)] == expected
+
+
+@pytest.mark.parametrize("total", [None, -1])
+def test_growing_steps_need_an_end(total):
+    with pytest.raises(ValueError, match=r"every='log' needs to know where the training ends.*Give every=n"):
+        recorder("log").is_due(1, total)
+
+
+@pytest.mark.parametrize("every", [0, True, "often", 1.5])
+def test_wrong_moments(every):
+    with pytest.raises(ValueError, match=r"every must be 'log' or an integer, at least 1, got "):
+        recorder(every)
+
+
+def test_arguments_of_measure_are_checked_at_once():
+    with pytest.raises(TypeError, match=r"must be those of measure, got layer, where. There are: num_classes, layers, .*path"):
+        recorder(layer="auto", where="")
+    with pytest.raises(ValueError, match="Near ones: pfc1"):
+        recorder(metrics=["pcf1"])
+    with pytest.raises(ValueError, match="memory_budget must be"):
+        recorder(memory_budget=-1)
+
+
+def test_the_network_inside():
+    module = nn.Sequential()
+    module.inner = nn.Sequential(nn.Linear(1, 2))
+    module.words = "words"
+    assert network_in(module, None) is module
+    assert network_in(module, "inner.0") is module.inner[0]
+    assert network_in(module, lambda m: m.inner) is module.inner
+    with pytest.raises(ValueError, match=r"must name an attribute of Sequential, got 'net'. It has: inner\."):
+        network_in(module, "net")
+    with pytest.raises(TypeError, match=r"must give a torch.nn.Module, got str"):
+        network_in(module, "words")
+
+
+def test_logs_by_their_files(tmp_path):
+    assert [type(log) for log in logs_of(tmp_path / "a.csv") + logs_of(str(tmp_path / "a.jsonl"))] == [CSVLog, JSONLLog]
+    assert logs_of([print, repr]) == (print, repr)
+    assert logs_of(print) == (print,)
+    with pytest.raises(ValueError, match=r"must be a file that ends in .csv or .jsonl, got '.*a.txt'"):
+        logs_of(tmp_path / "a.txt")
+    with pytest.raises(TypeError, match="must be a file, a log or several, got int"):
+        logs_of([3])

@@ -1,0 +1,149 @@
+"""The callback for Hugging Face's Trainer: the training as without it, values of the model at each moment, masks, logs."""
+
+import csv
+
+import pytest
+import torch
+from training import K, N, data, same, state
+
+transformers = pytest.importorskip("transformers")
+pytest.importorskip("accelerate")
+
+from ncollapse.integrations.transformers import NeuralCollapseCallback  # noqa: E402
+from ncollapse.probe import Tap, measure, measure_features  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+LENGTH = 6
+
+
+def samples():
+    generator = torch.Generator().manual_seed(2)
+    _, labels = data()
+    ids = torch.randint(5, 40, (N, LENGTH), generator=generator)
+    ids[:, 0] = labels + 1
+    lengths = torch.arange(N) % (LENGTH - 1) + 2
+    mask = (torch.arange(LENGTH) < lengths.unsqueeze(1)).long()
+    return [{"input_ids": i, "attention_mask": m, "label": int(y)} for i, m, y in zip(ids, mask, labels, strict=True)]
+
+
+def model():
+    config = transformers.BertConfig(
+        vocab_size=40, hidden_size=12, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16, num_labels=K
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return transformers.BertForSequenceClassification(config)
+
+
+class Weights(transformers.TrainerCallback):
+    def __init__(self):
+        self.at = {}
+
+    def on_step_end(self, args, state_, control, model, **kwargs):
+        self.at[state_.global_step] = state(model)
+
+
+def fit(folder, *callbacks, epochs=3, report_to="none", **options):
+    arguments = transformers.TrainingArguments(
+        output_dir=str(folder), num_train_epochs=epochs, per_device_train_batch_size=8, learning_rate=1e-2, use_cpu=True,
+        seed=1, report_to=report_to, save_strategy="no", disable_tqdm=True, logging_strategy="no", **options,
+    )  # fmt: skip
+    trainer = transformers.Trainer(model=model(), args=arguments, train_dataset=samples(), eval_dataset=samples()[:9])
+    for callback in callbacks:
+        trainer.add_callback(callback(trainer) if isinstance(callback, type(lambda: 0)) else callback)
+    trainer.train()
+    return trainer
+
+
+def expected(weights, **options):
+    net = model()
+    net.load_state_dict(weights)
+    rows = samples()
+    batch = {name: torch.stack([row[name] for row in rows]) for name in ("input_ids", "attention_mask")}
+    return measure(net, [{**batch, "labels": torch.tensor([row["label"] for row in rows])}], num_classes=K, **options)
+
+
+def test_the_weights_are_those_of_a_training_without(tmp_path):
+    plain = fit(tmp_path / "plain")
+    measured = fit(tmp_path / "measured", NeuralCollapseCallback(num_classes=K))
+    assert same(state(plain.model), state(measured.model))
+    assert plain.state.global_step == measured.state.global_step
+    assert plain.state.log_history[-1]["train_loss"] == measured.state.log_history[-1]["train_loss"]
+    assert not same(state(model()), state(plain.model))
+
+
+@pytest.mark.parametrize(("options", "trainer_options", "steps"), [
+    ({"every": 2}, {}, [12, 18]),
+    ({"every": 4, "unit": "step"}, {}, [4, 8, 12, 16, 18]),
+    ({"every": "log", "unit": "step"}, {}, [*range(1, 15), 15, 16, 18]),
+    ({"unit": "evaluation"}, {"eval_strategy": "steps", "eval_steps": 7}, [7, 14, 18]),
+])  # fmt: skip
+def test_every_moment_is_that_of_the_model_then(tmp_path, options, trainer_options, steps):
+    weights = Weights()
+    callback = NeuralCollapseCallback(num_classes=K, metrics=["pfc1", "pfc3", "nc3"], **options)
+    fit(tmp_path, weights, callback, **trainer_options)
+    assert sorted({row.step for row in callback.table}) == steps
+    for step in steps:
+        m = expected(weights.at[step], metrics=["pfc1", "pfc3", "nc3"])
+        found = {(row.layer, row.metric): row.value for row in callback.table if row.step == step}
+        assert found == pytest.approx({(row.layer, row.metric): row.value for row in m.rows}, rel=1e-6)
+    assert callback.last.num_samples == N
+    assert sorted({row.epoch for row in callback.table}) == pytest.approx([step / 6 for step in steps])
+
+
+def test_the_attention_mask_is_respected(tmp_path):
+    name = "bert.encoder.layer.1"
+    callback = NeuralCollapseCallback(num_classes=K, layers=Tap(name, "mean"), metrics=["pfc1", "pfc3"])
+    net = fit(tmp_path, callback, epochs=1).model.eval()
+    hidden = []
+    net.get_submodule(name).register_forward_hook(lambda _, __, output: hidden.append(output))
+    rows = samples()
+    ids, mask = (torch.stack([row[key] for row in rows]) for key in ("input_ids", "attention_mask"))
+    with torch.no_grad():
+        net(input_ids=ids, attention_mask=mask)
+    pooled = torch.stack([tokens[real.bool()].mean(0) for tokens, real in zip(hidden[0], mask, strict=True)])
+    m = measure_features(pooled, torch.tensor([row["label"] for row in rows]), num_classes=K, metrics=["pfc1", "pfc3"])
+    found = [callback.last.value(metric, f"{name}:mean") for metric in ("pfc1", "pfc3")]
+    assert found == pytest.approx([m.value("pfc1"), m.value("pfc3")], rel=1e-5)
+
+
+def test_the_log_is_the_table_and_an_old_one_is_not_mixed_in(tmp_path):
+    callback = NeuralCollapseCallback(num_classes=K)
+    trainer = fit(tmp_path, callback, epochs=2)
+    assert trainer.model.training
+    with (tmp_path / "neural_collapse.csv").open(newline="") as file:
+        _, *lines = csv.reader(file)
+    assert [float(line[6]) for line in lines] == pytest.approx([row.value for row in callback.table], nan_ok=True)
+    assert [(int(line[0]), int(line[1])) for line in lines] == [(row.epoch, row.step) for row in callback.table]
+    with pytest.raises(ValueError, match="must be a new file, it holds something already"):
+        fit(tmp_path, NeuralCollapseCallback(num_classes=K), epochs=1)
+
+
+def test_values_reach_the_trainers_history_and_its_loggers(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    callbacks = []
+
+    def reporting(trainer):
+        callbacks.append(NeuralCollapseCallback(num_classes=K, report=trainer.log, log=tmp_path / "nc.jsonl"))
+        return callbacks[0]
+
+    trainer = fit(tmp_path, reporting, epochs=2, report_to="tensorboard")
+    values = [row.value for row in callbacks[0].table if row.metric == "pfc1" and row.layer == callbacks[0].last.layers[-1]]
+    name = f"nc/{callbacks[0].last.layers[-1]}/pfc1"
+    assert [entry[name] for entry in trainer.state.log_history if name in entry] == values
+    (folder,) = {path.parent for path in tmp_path.rglob("events.out.tfevents*")}
+    events = EventAccumulator(str(folder)).Reload()
+    assert [event.value for event in events.Scalars(f"train/{name}")] == pytest.approx(values, rel=1e-6)
+
+
+def test_wrong_arguments_are_refused_at_once(tmp_path):
+    with pytest.raises(ValueError, match="unit must be one of epoch, step, evaluation, got 'batch'"):
+        NeuralCollapseCallback(num_classes=K, unit="batch")
+    with pytest.raises(ValueError, match="needs a unit whose number is known before"):
+        NeuralCollapseCallback(num_classes=K, every="log", unit="evaluation")
+    callback = NeuralCollapseCallback(num_classes=K)
+    pieces = type("Arguments", (), {"fsdp": "full_shard", "deepspeed": None})()
+    with pytest.raises(TypeError, match="needs the whole network on every process, got FSDP or DeepSpeed"):
+        callback.on_train_begin(pieces, None, None)

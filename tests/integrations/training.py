@@ -1,0 +1,35 @@
+"""What the tests of trainers share: data, a network with batch norm and dropout, what a callback must give."""
+
+import torch
+from torch import nn
+
+from ncollapse.probe import measure
+
+K, DIM, N = 3, 5, 43
+
+
+def data(seed=4):
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(N) % K
+    return torch.randn(N, DIM, generator=generator) + 0.5 * labels.unsqueeze(1), labels
+
+
+def network(seed=0):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        first = nn.Linear(DIM, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.2)
+        return nn.Sequential(*first, nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, K))
+
+
+def state(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def expected(net, weights, **options):
+    """The rows of the network with these weights, over all samples."""
+    net.load_state_dict(weights)
+    return measure(net, [data()], num_classes=K, **options)
