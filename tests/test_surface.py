@@ -27,6 +27,7 @@ COMMANDS = {
     "measure": "MODEL --data --num-classes --input-shape --split --checkpoint --unsafe-pickle --device --layers --batch-size "
     "--memory-budget --json",
     "report": "DIR --out",
+    "sweep": "RECIPE --over --seeds --set --engine --workers --address --out --json",
     "recipes": "RECIPE --json",
     "doctor": "--json",
 }

@@ -5,7 +5,8 @@ import torch
 
 from cases import CASES, classifier_of, layer_statistics, tensors_of
 from ncollapse.depth import LineDecisions, PathStatistics
-from ncollapse.probe.collect import CollectOptions, LayerBatch, collect
+from ncollapse.probe.collect import collect
+from ncollapse.probe.collected import CollectOptions, LayerBatch
 from ncollapse.probe.memory import available_memory
 from ncollapse.statistics import ClassCenters, ClassMoments, PairedMoments
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ncollapse.metrics.layer import Metric
 from ncollapse.metrics.registry import select_metrics
-from ncollapse.probe.collect import CollectOptions
+from ncollapse.probe.collected import CollectOptions
 from ncollapse.probe.measurement import Measurement
 from ncollapse.probe.memory import available_memory
 from ncollapse.probe.sharing import processes_sharing_memory

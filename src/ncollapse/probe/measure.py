@@ -21,7 +21,8 @@ from ncollapse.probe.arguments import (
     reference_centers,
     select,
 )
-from ncollapse.probe.collect import LayerBatch, collect
+from ncollapse.probe.collect import collect
+from ncollapse.probe.collected import LayerBatch
 from ncollapse.probe.discover import Discovery, Layers
 from ncollapse.probe.measurement import Measurement
 from ncollapse.probe.random_state import random_state_kept

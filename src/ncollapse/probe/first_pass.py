@@ -1,0 +1,174 @@
+"""The first pass over the data: everything that streams, and the features while they fit the memory budget."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from copy import deepcopy
+
+import torch
+from torch import Tensor
+
+from ncollapse.probe.collected import Collected, CollectOptions, LayerBatch, check_layers, checked_batch
+from ncollapse.statistics.batch import LabelGroups
+from ncollapse.statistics.centers import ClassCenters
+from ncollapse.statistics.moments import ClassMoments
+from ncollapse.statistics.paired import PairedMoments
+from ncollapse.statistics.reduce import Merging, Processes
+from ncollapse.statistics.scatter import ClassScatter
+
+
+class FirstPass:
+    """Everything that streams: moments, scatters, paired moments; and the features themselves while they fit the budget."""
+
+    def __init__(self, options: CollectOptions) -> None:
+        self.options = options
+        self.collected = Collected()
+        self.kept: list[LayerBatch] | None = [] if options.centers or options.path else None
+        self.index = 0
+
+    def add(self, batch: LayerBatch) -> None:
+        """Add one batch to all layers."""
+        batch = checked_batch(batch, self.options, self.index)
+        if self.index > 0:
+            check_layers(batch, self.collected.moments, f"in batch {self.index}")
+        groups = LabelGroups.from_labels(batch.labels, self.options.num_classes)
+        for name, features in batch.features.items():
+            self._running(name, features).merge_groups_(features, groups)
+        _check_finite(self.collected.moments, batch, self.index, self.options.where)
+        if self.options.scatter:
+            self._add_scatter(batch)
+        if self.options.path:
+            self._add_pair(batch)
+        self._keep(batch)
+        self.index += 1
+
+    def snapshot(self) -> FirstPass:
+        """This pass as it stands, to be completed while batches go on being added to this one."""
+        copied = FirstPass(self.options)
+        copied.collected, copied.index = deepcopy(self.collected), self.index
+        copied.kept = None if self.kept is None else list(self.kept)
+        return copied
+
+    def merge(self, other: FirstPass) -> None:
+        """Take in what another pass over the same layers has seen; it is left as it is."""
+        own, others = self.collected, other.snapshot().collected
+        _check_same_layers(own.moments, others.moments)
+        own.moments = _merged(own.moments, others.moments)
+        own.scatters = _merged(own.scatters, others.scatters)
+        own.paired = _merged({"": own.paired} if own.paired else {}, {"": others.paired} if others.paired else {}).get("")
+        self.index += other.index
+        own.kept_bytes += others.kept_bytes
+        if self.kept is None or other.kept is None or own.kept_bytes > self.options.memory_budget:
+            self.kept, own.kept_bytes = None, 0
+        else:
+            self.kept += other.kept
+
+    def finish(self, processes: Processes) -> Collected:
+        """Merge the totals of all processes, on the CPU, and prepare the class means for decisions."""
+        collected, options = self.collected, self.options
+        names = _names(collected.moments, processes)
+        if not names:
+            raise ValueError("There is no data: the loader yielded no batch. Check the data set and the loader's drop_last.")
+        moments = {name: processes.merge(ClassMoments, collected.moments.get(name)) for name in names}
+        collected.moments = {name: value.to("cpu") for name, value in moments.items() if value is not None}
+        if options.scatter:
+            scatters = {name: processes.merge(ClassScatter, collected.scatters.get(name)) for name in names}
+            collected.scatters = {name: value for name, value in scatters.items() if value is not None}
+        if options.path:
+            paired = processes.merge(PairedMoments, collected.paired)
+            collected.paired = None if paired is None else paired.to("cpu")
+        if options.centers or options.path:
+            self._agree_on_kept(processes)
+            collected.centers = _prepared(collected.moments, processes)
+        return collected
+
+    def _agree_on_kept(self, processes: Processes) -> None:
+        """Where one process needs a second pass, all make one."""
+        dropped, kept_bytes = processes.numbers([self.kept is None, self.collected.kept_bytes]).sum(dim=0).tolist()
+        if dropped:
+            self.kept = None
+        self.collected.kept_bytes = 0 if dropped else int(kept_bytes)
+
+    def _running(self, name: str, features: Tensor) -> ClassMoments:
+        moments = self.collected.moments
+        if name not in moments:
+            moments[name] = ClassMoments.empty(self.options.num_classes, features.shape[1], features.device)
+        if moments[name].dim != features.shape[1]:
+            raise ValueError(
+                f"Layer {name!r} has {features.shape[1]} features in batch {self.index} and had {moments[name].dim} before. "
+                "Feed inputs of one size, or tap a pooled layer."
+            )
+        return moments[name]
+
+    def _add_scatter(self, batch: LayerBatch) -> None:
+        for name, features in batch.features.items():
+            part = ClassScatter.from_batch(features, batch.labels, self.options.num_classes).to("cpu")
+            scatters = self.collected.scatters
+            scatters[name] = scatters[name].merge(part) if name in scatters else part
+
+    def _add_pair(self, batch: LayerBatch) -> None:
+        widths = {name: features.shape[1] for name, features in batch.features.items()}
+        if len(widths) < 2 or len(set(widths.values())) != 1:
+            raise ValueError(f"path=True needs at least two layers of one dimension, got {widths}. Choose layers of one stage.")
+        layers = list(batch.features.values())
+        part = PairedMoments.from_batch(layers[0], layers[-1], batch.labels, self.options.num_classes)
+        self.collected.paired = part if self.collected.paired is None else self.collected.paired.merge(part)
+
+    def _keep(self, batch: LayerBatch) -> None:
+        """Keep the batch while all kept features fit the budget; else drop them all, for a second pass."""
+        if self.kept is None:
+            return
+        size = sum(features.numel() * features.element_size() for features in batch.features.values())
+        if self.collected.kept_bytes + size > self.options.memory_budget:
+            self.kept, self.collected.kept_bytes = None, 0
+            return
+        self.collected.kept_bytes += size
+        self.kept.append(batch)
+
+
+def _merged(own: dict[str, Merging], others: dict[str, Merging]) -> dict[str, Merging]:
+    """Totals of both by layer; where one has seen nothing, those of the other."""
+    if not own or not others:
+        return own or others
+    return {name: value.merge(others[name]) for name, value in own.items()}
+
+
+def _names(moments: Mapping[str, ClassMoments], processes: Processes) -> list[str]:
+    """The layers, checked to be those of the other processes; of theirs where this one has no data."""
+    own = json.dumps([[name, value.dim] for name, value in moments.items()]) if moments else ""
+    told = processes.agree("Layers and their dimensions", own)
+    return [name for name, _ in json.loads(told[0])] if told else []
+
+
+def _prepared(moments: Mapping[str, ClassMoments], processes: Processes) -> dict[str, ClassCenters]:
+    """Centers of the layers whose classes all have samples."""
+    ready = [name for name, value in moments.items() if bool((value.counts > 0).all()) and value.num_classes > 1]
+    # By the first process for all: a basis of equal singular values, as at collapse, is another on every kind of machine.
+    # The rest follows from it and the means, which all have: no K×K distances are sent.
+    with processes.together():
+        own = {name: ClassCenters.basis_of(moments[name]) for name in ready if processes.rank == 0}
+    bases = {name: processes.hand_out(Tensor, own.get(name)) for name in ready}
+    return {name: ClassCenters.in_basis(moments[name], basis) for name, basis in bases.items()}
+
+
+def _check_same_layers(own: Mapping[str, ClassMoments], others: Mapping[str, ClassMoments]) -> None:
+    layers, other_layers = ({name: value.dim for name, value in moments.items()} for moments in (own, others))
+    if own and others and layers != other_layers:
+        raise ValueError(
+            f"Statistics to merge must be of the same layers and dimensions, got {layers} and {other_layers}. "
+            "Feed both with the same layers."
+        )
+
+
+def _check_finite(moments: Mapping[str, ClassMoments], batch: LayerBatch, index: int, where: str) -> None:
+    # One number a layer, one synchronization a batch: a sum is finite only if everything in it is.
+    sums = torch.stack([moments[name].scatter_traces.sum() + moments[name].means.sum() for name in batch.features])
+    finite = torch.isfinite(sums)
+    if not bool(finite.all()):
+        name = list(batch.features)[int((~finite).nonzero()[0])]
+        bad = int((~torch.isfinite(batch.features[name])).any(dim=1).sum())
+        raise ValueError(
+            f"Layer {name!r} has NaN or infinite features in {bad} samples of batch {index}{where}. "
+            "Check the network for divergence (learning rate, clipping) and the inputs for NaN."
+        )

@@ -1,0 +1,128 @@
+"""The second pass, over kept features or the data again: everything that is summed around the final class means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ncollapse.depth.class_arcs import ClassArcs
+from ncollapse.depth.geodesic import LineDecisions
+from ncollapse.depth.path import PathStatistics
+from ncollapse.probe.collected import Collected, CollectOptions, LayerBatch, check_layers, checked_batch
+from ncollapse.statistics.centers import ClassCenters, LinearClassifier
+from ncollapse.statistics.decisions import ClassDecisions, Projected
+from ncollapse.statistics.moments import ClassMoments
+from ncollapse.statistics.reduce import Processes
+
+# Projected features of one layer that wait to be decided: 8 MB.
+_WAITING_ELEMENTS = 2**20
+
+
+class Decided:
+    """Decisions at all layers by given centers; projected batches wait until there are enough to be decided at once."""
+
+    def __init__(self, centers: Mapping[str, ClassCenters], counts: Mapping[str, Tensor]) -> None:
+        self.centers, self.counts = dict(centers), counts
+        self.waiting: dict[str, list[Projected]] = {name: [] for name in centers}
+        self.sums: dict[str, ClassDecisions] = {}
+
+    def add(self, batch: LayerBatch, classifiers: Mapping[str, LinearClassifier]) -> None:
+        """Project one batch at every layer."""
+        for name, waiting in self.waiting.items():
+            features, classifier = batch.features[name], classifiers.get(name)
+            if self.centers[name].basis.device != features.device:
+                self.centers[name] = self.centers[name].to(features.device)
+            classifier = None if classifier is None else classifier.to(features.device)
+            waiting.append(Projected.from_batch(features, batch.labels, self.centers[name], classifier))
+            if sum(part.residual.numel() for part in waiting) > _WAITING_ELEMENTS:
+                self._decide(name)
+
+    def _decide(self, name: str) -> None:
+        centers = self.centers[name]
+        part = ClassDecisions.from_projected(self.waiting[name], centers, self.counts[name].to(centers.basis.device))
+        self.sums[name] = self.sums[name].merge(part) if name in self.sums else part
+        self.waiting[name].clear()
+
+    def finish(self, processes: Processes) -> dict[str, ClassDecisions]:
+        """The sums of all processes, on the CPU."""
+        for name, waiting in self.waiting.items():
+            if waiting:
+                self._decide(name)
+        values = {name: processes.merge(ClassDecisions, self.sums.get(name)) for name in self.centers}
+        return {name: value.to("cpu") for name, value in values.items() if value is not None}
+
+
+class SecondPass:
+    """Everything that is summed around the final class means."""
+
+    def __init__(
+        self,
+        collected: Collected,
+        options: CollectOptions,
+        classifiers: Mapping[str, LinearClassifier],
+        reference: Mapping[str, ClassCenters],
+    ) -> None:
+        self.collected, self.options, self.classifiers = collected, options, classifiers
+        self.path_means = [moments.global_mean("sample") for moments in collected.moments.values()] if options.path else []
+        self.paired = collected.paired
+        self.decided = Decided(collected.centers, {name: value.counts for name, value in collected.moments.items()})
+        self.by_reference = Decided(reference, self.decided.counts)
+        self.index = 0
+
+    def add(self, batch: LayerBatch) -> None:
+        """Add one batch, checked again: a second pass may bring other data."""
+        batch = checked_batch(batch, self.options, self.index)
+        self.index += 1
+        into = self.collected
+        check_layers(batch, into.moments, "in the second pass")
+        # For paths alone too: the sums around the class means tell whether a second forward pass saw the same features.
+        for decided in (self.decided, self.by_reference):
+            decided.add(batch, self.classifiers)
+        if self.options.path and self.paired is not None:
+            layers = list(batch.features.values())
+            device = layers[0].device
+            means = [mean.to(device) for mean in self.path_means]
+            if self.paired.cross_traces.device != device:
+                self.paired = self.paired.to(device)
+            path = PathStatistics.from_batch(layers, means)
+            line = LineDecisions.from_batch(layers[0], layers[-1], batch.labels, self.paired)
+            into.path = path if into.path is None else into.path.merge(path)
+            into.line = line if into.line is None else into.line.merge(line)
+            arcs = ClassArcs.from_batch(layers[0], batch.labels, self.paired)
+            into.arcs = arcs if into.arcs is None else into.arcs.merge(arcs)
+
+    def finish(self, processes: Processes) -> None:
+        """Merge the totals of all processes, on the CPU, and check that a second pass saw the features of the first."""
+        into = self.collected
+
+        into.within = self.decided.finish(processes)
+        into.decisions = {**into.within, **self.by_reference.finish(processes)}
+        if self.options.path:
+            into.path = processes.merge(PathStatistics, into.path)
+            into.line = processes.merge(LineDecisions, into.line)
+            into.arcs = processes.merge(ClassArcs, into.arcs)
+        for name in into.centers:
+            self._check_same_features(name, into.moments[name], into.within.get(name))
+
+    def _check_same_features(self, name: str, moments: ClassMoments, decisions: ClassDecisions | None) -> None:
+        """Residuals around the first pass's class means sum to zero only over the features that gave those means."""
+        if decisions is not None and self._same_features(moments, decisions):
+            return
+        if self.collected.passes == 1:
+            raise ValueError(
+                f"The kept features of layer {name!r} changed after they were taken: a module writes its output into one "
+                "buffer again and again. Pass memory_budget=0 for a second pass."
+            )
+        raise ValueError(
+            f"The second pass saw other features than the first at layer {name!r}. Turn off random augmentation and "
+            "drop_last, or raise memory_budget so that one pass is enough."
+        )
+
+    def _same_features(self, moments: ClassMoments, decisions: ClassDecisions) -> bool:
+        drift = torch.linalg.vector_norm(decisions.residual_sums, dim=1) / moments.counts
+        spread = (moments.class_variances + moments.centered_means().square().sum(dim=1)).sqrt()
+        # What the spread of the features can tell, and no less than float32 can hold of features far from the origin.
+        tolerance = 1e-5 * spread + 2e-7 * torch.linalg.vector_norm(moments.means, dim=1)
+        return torch.equal(decisions.counts.long(), moments.counts) and not bool((drift > tolerance).any())
