@@ -58,6 +58,7 @@ lint: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/measure_cost.py
 	$(BIN)/python benchmarks/scaling.py
+	$(BIN)/python benchmarks/train_together.py
 	$(BIN)/python benchmarks/demo_seeds.py
 
 docs: $(STAMP)
