@@ -1,6 +1,6 @@
 """What training seeds together saves: ``train_together`` against ``train`` one after another, interleaved in one process.
 
-    python benchmarks/train_together.py [--rounds 5] [--threads 1]
+Options: [--rounds 5] [--threads 1]
 """
 
 import argparse
