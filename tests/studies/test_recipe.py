@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from ncollapse.models import ConvResNetConfig
 from ncollapse.studies import RECIPES, Recipe, RecipeError, override, recipe_by_name
 from ncollapse.studies.recipe import differences
 
@@ -83,6 +84,51 @@ def test_differences_are_settings_that_lead_from_one_to_the_other():
     changed = override(recipe, [*words, "title=other"])
     assert differences(changed, recipe) == words
     assert override(recipe, differences(changed, recipe)).fingerprint() == changed.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("name", "fingerprint"),
+    [("demo", "22f0102d2c610a4c"), ("fc_fashion_mnist_small", "32e4bdfdb442b1ff"), ("fc_mnist", "e955e30f463100e0")],
+)
+def test_fingerprints_of_runs_on_users_disks_stay(name, fingerprint):
+    """Of the version in which these recipes were made: with another one their runs would not resume."""
+    assert recipe_by_name(name).fingerprint() == fingerprint
+    assert "kind" not in recipe_by_name(name).to_json()
+
+
+def conv():
+    return replace(recipe_by_name("demo"), model=ConvResNetConfig(channels=(4, 8), blocks=(1, 2)))
+
+
+def test_a_network_of_another_kind_goes_through_json_and_overrides():
+    assert Recipe.from_json(conv().to_json()) == conv()
+    changed = override(conv(), ["model.blocks=[2,3]", "model.stem_pool=true", "model.block=pre"])
+    assert changed.model == ConvResNetConfig(channels=(4, 8), blocks=(2, 3), stem_pool=True, block="pre")
+    assert changed.fingerprint() != conv().fingerprint() != recipe_by_name("demo").fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("model.width=64", r"no field 'model\.width'\. See all"),
+        ("model.block=[1,2]", r"^model\.block: Input should be 'basic', 'post_relu' or 'pre' \(set by"),
+        ("model.blocks=[1,2.5]", r"^model\.blocks\.1: Input should be a valid integer"),
+        (
+            "model.blocks=[1]",
+            r"^model\.channels and model\.blocks must have one number for every stage, got \[4, 8\] and \[1\]",
+        ),
+        ("model.kind=fc_resnet", r"^model\.kind: Input should be 'conv_resnet', got 'fc_resnet'"),
+    ],
+)
+def test_bad_overrides_of_a_network_of_another_kind(setting, message):
+    with pytest.raises(RecipeError, match=message):
+        override(conv(), [setting])
+
+
+def test_differences_between_networks_of_two_kinds():
+    found = differences(conv(), recipe_by_name("demo"))
+    assert found[:3] == ["model.kind=conv_resnet", "model.channels=[4, 8]", "model.blocks=[1, 2]"]
+    assert "model.width=64" in differences(recipe_by_name("demo"), conv())
 
 
 def test_damaged_json():

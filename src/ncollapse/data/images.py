@@ -48,7 +48,7 @@ def digits(scaling: Scaling = "norm64") -> LabeledData:
     pixels, labels = load_digits(return_X_y=True)
     pixels = pixels / 16.0
     inputs = scale_pixels(pixels, mean=float(pixels.mean()), std=float(pixels.std()), scaling=scaling)
-    return LabeledData(inputs, torch.from_numpy(labels.astype(np.int64)), num_classes=10, name="digits")
+    return LabeledData(inputs, torch.from_numpy(labels.astype(np.int64)), num_classes=10, name="digits", image_shape=(1, 8, 8))
 
 
 def scale_pixels(pixels: NDArray[np.floating], *, mean: float, std: float, scaling: Scaling) -> Tensor:

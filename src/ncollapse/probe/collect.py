@@ -31,10 +31,12 @@ class LayerBatch(NamedTuple):
     Attributes:
         features: Flat features (N, d) by layer name, in order of depth.
         labels: Class indices, shape (N,).
+        own_input: The layer that is nothing but what the classifier takes, if there is one.
     """
 
     features: dict[str, Tensor]
     labels: Tensor
+    own_input: str | None = None
 
 
 @dataclass(frozen=True)
@@ -244,10 +246,7 @@ class FirstPass:
             scatters[name] = scatters[name].merge(part) if name in scatters else part
 
     def _add_pair(self, batch: LayerBatch) -> None:
-        widths = {name: features.shape[1] for name, features in batch.features.items()}
-        if len(widths) < 2 or len(set(widths.values())) != 1:
-            raise ValueError(f"path=True needs at least two layers of one dimension, got {widths}. Choose layers of one stage.")
-        layers = list(batch.features.values())
+        layers = list(_along_path(batch).values())
         part = PairedMoments.from_batch(layers[0], layers[-1], batch.labels, self.options.num_classes)
         self.collected.paired = part if self.collected.paired is None else self.collected.paired.merge(part)
 
@@ -261,6 +260,29 @@ class FirstPass:
             return
         self.collected.kept_bytes += size
         self.kept.append(batch)
+
+
+def path_layers(dims: Mapping[str, int], own_input: str | None) -> tuple[str, ...]:
+    """The layers that paths run through: all, but for a classifier's own input of another dimension, as behind pooling.
+
+    Args:
+        dims: Dimension by layer, in order of depth.
+        own_input: The layer that is nothing but what the classifier takes, if there is one.
+
+    Returns:
+        Their names, in order of depth.
+    """
+    first = next(iter(dims.values()))
+    return tuple(name for name, dim in dims.items() if name != own_input or dim == first)
+
+
+def _along_path(batch: LayerBatch) -> dict[str, Tensor]:
+    """Features of the layers that paths run through."""
+    dims = {name: features.shape[1] for name, features in batch.features.items()}
+    names = path_layers(dims, batch.own_input)
+    if len(names) < 2 or len({dims[name] for name in names}) != 1:
+        raise ValueError(f"path=True needs at least two layers of one dimension, got {dims}. Choose layers of one stage.")
+    return {name: batch.features[name] for name in names}
 
 
 def _names(moments: Mapping[str, ClassMoments], processes: Processes) -> list[str]:
@@ -294,7 +316,8 @@ def _checked(batch: LayerBatch, options: CollectOptions, index: int) -> LayerBat
             )
     # No float64 on Apple's GPUs: statistics are taken on the CPU there.
     device = torch.device("cpu") if first.device.type == "mps" else first.device
-    return LayerBatch({name: features.to(device) for name, features in batch.features.items()}, labels.to(device))
+    moved = {name: features.to(device) for name, features in batch.features.items()}
+    return batch._replace(features=moved, labels=labels.to(device))
 
 
 def _check_layers(batch: LayerBatch, known: Mapping[str, ClassMoments], when: str) -> None:
@@ -363,7 +386,9 @@ class _SecondPass:
         reference: Mapping[str, ClassCenters],
     ) -> None:
         self.collected, self.options, self.classifiers = collected, options, classifiers
-        self.path_means = [moments.global_mean("sample") for moments in collected.moments.values()] if options.path else []
+        self.path_means: dict[str, Tensor] = {}
+        if options.path:
+            self.path_means = {name: moments.global_mean("sample") for name, moments in collected.moments.items()}
         self.paired = collected.paired
         self.decided = _Decided(collected.centers, {name: value.counts for name, value in collected.moments.items()})
         self.by_reference = _Decided(reference, self.decided.counts)
@@ -379,9 +404,9 @@ class _SecondPass:
         for decided in (self.decided, self.by_reference):
             decided.add(batch, self.classifiers)
         if self.options.path and self.paired is not None:
-            layers = list(batch.features.values())
-            device = layers[0].device
-            means = [mean.to(device) for mean in self.path_means]
+            along = _along_path(batch)
+            layers, device = list(along.values()), batch.labels.device
+            means = [self.path_means[name].to(device) for name in along]
             if self.paired.cross_traces.device != device:
                 self.paired = self.paired.to(device)
             path = PathStatistics.from_batch(layers, means)
