@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
 
     measure = commands.add_parser("measure", help="measure a run directory's network, or your own")
     measure.add_argument("model", metavar="MODEL", help="a run directory, or module:function that returns a network")
-    measure.add_argument("--data", metavar="NAME", help="digits, fashion_mnist, mnist or gaussian_mixture; needed for your own")
+    measure.add_argument("--data", metavar="NAME", help="such as digits, see `ncollapse doctor`; needed for your own")
     measure.add_argument("--split", choices=("train", "test"), default="train")
     measure.add_argument("--checkpoint", type=Path, metavar="FILE", help="safetensors weights for your own network")
     measure.add_argument("--layers", nargs="+", metavar="NAME", help="module names or globs (default: auto)")
