@@ -1,10 +1,12 @@
 """Recipes: JSON form, typed overrides, fingerprints."""
 
+import math
 from dataclasses import replace
 
 import pytest
+import torch
 
-from ncollapse.models import ConvResNetConfig
+from ncollapse.models import ConvResNetConfig, build_model
 from ncollapse.studies import RECIPES, Recipe, RecipeError, override, recipe_by_name
 from ncollapse.studies.recipe import differences
 
@@ -123,6 +125,30 @@ def test_a_network_of_another_kind_goes_through_json_and_overrides():
 def test_bad_overrides_of_a_network_of_another_kind(setting, message):
     with pytest.raises(RecipeError, match=message):
         override(conv(), [setting])
+
+
+@pytest.mark.parametrize(
+    ("name", "sample_shape", "num_classes", "last_stage", "num_layers"),
+    [
+        ("conv_fashion_mnist", (1, 28, 28), 10, (128, 14, 14), 5),
+        ("conv_cifar10", (3, 32, 32), 10, (256, 8, 8), 5),
+        ("conv_stl10", (3, 96, 96), 10, (512, 3, 3), 6),
+        ("conv_cifar100", (3, 32, 32), 100, (512, 4, 4), 5),
+        ("conv_fashion_mnist_small", (1, 28, 28), 10, (48, 4, 4), 5),
+        ("conv_cifar10_small", (3, 32, 32), 10, (48, 4, 4), 5),
+        ("conv_stl10_small", (3, 96, 96), 10, (48, 6, 6), 5),
+        ("conv_cifar100_small", (3, 32, 32), 100, (48, 4, 4), 5),
+    ],
+)
+def test_convolutional_recipes_are_those_of_the_table(name, sample_shape, num_classes, last_stage, num_layers):
+    """Table I: blocks of the last stage, behind its entry; the shapes that all measured layers share."""
+    recipe = recipe_by_name(name)
+    model = build_model(recipe.model, sample_shape, num_classes, recipe.seed).eval()
+    shapes = []
+    for layer in model.collapse_stages:
+        model.get_submodule(layer).register_forward_hook(lambda module, inputs, output: shapes.append(tuple(output.shape[1:])))
+    assert model(torch.zeros(1, math.prod(sample_shape))).shape == (1, num_classes)
+    assert shapes == [last_stage] * num_layers
 
 
 def test_differences_between_networks_of_two_kinds():
