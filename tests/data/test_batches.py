@@ -49,6 +49,14 @@ def test_what_does_not_fit_is_refused(inputs: torch.Tensor, labels: torch.Tensor
         LabeledData(inputs, labels, num_classes, "x")
 
 
+def test_images_keep_their_shape() -> None:
+    data = LabeledData(torch.zeros(4, 24), torch.zeros(4).long(), 1, "images", image_shape=(2, 3, 4))
+    assert data.sample_shape == data.subset([0, 2]).shard(0, 2).corrupt_labels(1.0, seed=0).sample_shape == (2, 3, 4)
+    assert numbered(3).sample_shape == (2,)
+    with pytest.raises(ValueError, match=r"images of shape \(1, 5, 5\) need 25 numbers a sample, 'x' has 24\. Pass \(channels"):
+        LabeledData(torch.zeros(4, 24), torch.zeros(4).long(), 1, "x", image_shape=(1, 5, 5))
+
+
 def test_two_devices_are_refused() -> None:
     with pytest.raises(ValueError, match=r"must lie on one device, got cpu and meta. Move both"):
         LabeledData(torch.zeros(2, 3), torch.zeros(2, device="meta").long(), 2, "x")

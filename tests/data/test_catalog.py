@@ -41,7 +41,7 @@ def test_fashion_mnist(split: str, size: int) -> None:
     if not FASHION_MNIST.system_folder.is_dir():
         pytest.skip(f"needs Fashion-MNIST in {FASHION_MNIST.system_folder} (Debian: dataset-fashion-mnist)")
     data = load_data(DataConfig("fashion_mnist", split=split))
-    assert (data.num_samples, data.input_dim, data.name) == (size, 784, "fashion_mnist")
+    assert (data.num_samples, data.sample_shape, data.name) == (size, (1, 28, 28), "fashion_mnist")
     assert data.labels.bincount().tolist() == [size // 10] * 10
     assert data.labels[:2].tolist() == ([9, 0] if split == "train" else [9, 2])
     # The published mean and deviation are of the training set, rounded to four digits.
@@ -55,7 +55,7 @@ def test_fashion_mnist(split: str, size: int) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"name": "cifar"}, r"data.name must be one of digits, fashion_mnist, mnist, gaussian_mixture, got 'cifar'. Pick"),
+        ({"name": "cifar"}, r"data.name must be one of digits, .*, cifar100, stl10, gaussian_mixture, got 'cifar'. Pick"),
         ({"split": "dev"}, r"data.split must be one of train, test, got 'dev'"),
         ({"scaling": "unit"}, r"data.scaling must be one of norm64, standard, none, got 'unit'"),
         ({"per_class": 0}, r"data.per_class must be 1 or more, got 0. Leave it out"),

@@ -91,7 +91,13 @@ def test_keras_archive(tmp_path: Path) -> None:
     assert len(read_keras_archive(path, "test")[0]) == 1
 
 
-@pytest.mark.parametrize("damage", ["truncated", "missing", "pickled", "floats", "no zip"])
+def test_keras_archive_of_color_images_has_labels_as_a_column(tmp_path: Path) -> None:
+    path = tmp_path / "cifar10.npz"
+    np.savez(path, x_train=PIXELS, y_train=np.array([[1], [0]]))
+    assert read_keras_archive(path, "train")[1].tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "missing", "pickled", "floats", "no zip", "too few labels"])
 def test_damaged_keras_archive(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "mnist.npz"
     arrays = {"x_train": PIXELS, "y_train": np.array([1, 0], dtype=np.uint8)}
@@ -101,6 +107,8 @@ def test_damaged_keras_archive(tmp_path: Path, damage: str) -> None:
         arrays["x_train"] = PIXELS.astype(np.float32)
     if damage == "pickled":
         arrays["y_train"] = np.array([{}, {}], dtype=object)
+    if damage == "too few labels":
+        arrays["y_train"] = arrays["y_train"][:1]
     np.savez(path, **arrays)
     if damage == "truncated":
         path.write_bytes(path.read_bytes()[:-40])
@@ -121,6 +129,19 @@ def test_scaling_follows_its_definition() -> None:
     assert norm64.square().sum(1).mean().item() == pytest.approx(64, rel=1e-5)
     assert norm64.mean().item() == pytest.approx(0, abs=1e-5)
     assert norm64.dtype == torch.float32
+
+
+def test_scaling_by_channel() -> None:
+    pixels = np.random.default_rng(1).random((50, 2, 3, 4))
+    mean, std = pixels.mean(axis=(0, 2, 3)), pixels.std(axis=(0, 2, 3))
+    expected = (pixels - mean[:, None, None]) / std[:, None, None]
+    found = scale_pixels(pixels, mean=tuple(mean), std=tuple(std), scaling="standard")
+    assert found.reshape(50, 2, 3, 4).numpy() == pytest.approx(expected, abs=1e-5)
+    norm64 = scale_pixels(pixels, mean=tuple(mean), std=tuple(std), scaling="norm64")
+    assert norm64.square().sum(1).mean().item() == pytest.approx(64, rel=1e-5)
+    assert scale_pixels(pixels, mean=tuple(mean), std=tuple(std), scaling="none").numpy() == pytest.approx(
+        pixels.reshape(50, 24)
+    )
 
 
 def test_scaling_leaves_its_argument_alone() -> None:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from ncollapse.data import DataFileError, DataNotFoundError
-from ncollapse.data.sources import FASHION_MNIST, MNIST, ImageSet, load_image_set, search_places
+from ncollapse.data.places import search_places
+from ncollapse.data.sources import FASHION_MNIST, MNIST, ImageSet, load_image_set
 
 NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
@@ -33,7 +34,6 @@ def small_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ImageSet:
         title="Small",
         folder="SmallSet",
         system_folder=tmp_path / "system",
-        archive="small.npz",
         mean=0.5,
         std=0.25,
         mirrors=((tmp_path / "broken").as_uri() + "/", (tmp_path / "mirror").as_uri() + "/"),
@@ -65,18 +65,18 @@ def test_idx_layouts(tmp_path: Path, small_set: ImageSet, layout: str, compresse
     assert labels_of(small_set, tmp_path / "mine", "test") == [0, 1]
 
 
-def test_keras_layout_is_for_who_has_an_archive(tmp_path: Path, small_set: ImageSet) -> None:
+def test_keras_layout(tmp_path: Path, small_set: ImageSet) -> None:
     images, labels = np.zeros((1, 1, 2), np.uint8), np.array([7], np.uint8)
     np.savez(tmp_path / "small.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
     assert labels_of(small_set, tmp_path) == [7]
     with pytest.raises(DataNotFoundError):
-        labels_of(dataclasses.replace(small_set, archive=None), tmp_path)
+        labels_of(dataclasses.replace(small_set, name="other"), tmp_path)
 
 
 def test_first_hit_wins(tmp_path: Path, small_set: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NCOLLAPSE_DATA", str(tmp_path / "variable"))
     places = [tmp_path / name for name in ("mine", "variable", "data", "cache/ncollapse", "system")]
-    assert search_places(small_set, str(tmp_path / "mine")) == tuple(places)
+    assert search_places(small_set.system_folder, str(tmp_path / "mine")) == tuple(places)
     # Filled from the last place to the first, the first letter of the file being told by its labels.
     for shift, place in enumerate(reversed(places)):
         put(place, shift=shift)
@@ -88,8 +88,8 @@ def test_first_hit_wins(tmp_path: Path, small_set: ImageSet, monkeypatch: pytest
 def test_home_is_the_cache_without_xdg(small_set: ImageSet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert tmp_path / ".cache" / "ncollapse" in search_places(small_set, None)
-    assert search_places(small_set, "~/sets")[0] == tmp_path / "sets"
+    assert tmp_path / ".cache" / "ncollapse" in search_places(small_set.system_folder, None)
+    assert search_places(small_set.system_folder, "~/sets")[0] == tmp_path / "sets"
 
 
 def test_half_a_pair_is_no_hit(tmp_path: Path, small_set: ImageSet) -> None:
@@ -102,7 +102,7 @@ def test_nothing_found_names_every_place_and_the_way_out(tmp_path: Path, small_s
     with pytest.raises(DataNotFoundError, match=r"Small \(test\) was needed and not found in: .*") as caught:
         labels_of(small_set, tmp_path / "mine", "test")
     message = str(caught.value)
-    assert all(str(place) in message for place in search_places(small_set, str(tmp_path / "mine")))
+    assert all(str(place) in message for place in search_places(small_set.system_folder, str(tmp_path / "mine")))
     assert message.endswith("or $NCOLLAPSE_DATA, or allow download=True, or ask a friend.")
 
 

@@ -446,6 +446,37 @@ def test_path_needs_layers_of_one_width():
         measure(mlp(), batched(), num_classes=K, path=True)
 
 
+class RectifiedBeforeHead(nn.Module):
+    """Layers of one width; what the head takes is made by no module."""
+
+    collapse_stages = ("first", "second")
+
+    def __init__(self, pooled):
+        super().__init__()
+        self.pooled = pooled
+        self.first, self.second, self.head = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(4 if pooled else 8, K)
+
+    def forward(self, x):
+        h = torch.relu(self.second(torch.relu(self.first(x))))
+        return self.head(h.reshape(-1, 4, 2).mean(dim=2) if self.pooled else h)
+
+
+@pytest.mark.parametrize("budget", [None, 0])
+def test_what_the_classifier_takes_ends_the_path_only_where_it_has_the_same_dimension(budget):
+    layers = ("first", "second", "head.input")
+    options = {"num_classes": K, "path": True, "memory_budget": budget}
+    alike = measure(seeded(RectifiedBeforeHead(pooled=False)), batched(), **options)
+    assert (alike.layers, alike.path_layers) == (layers, layers)
+    pooled = measure(seeded(RectifiedBeforeHead(pooled=True)), batched(), **options)
+    assert (pooled.layers, pooled.path_layers) == (layers, layers[:2])
+    for m, last in ((alike, "head.input"), (pooled, "second")):
+        ends = [m.value("pfc1", "first"), m.value("pfc1", last)]
+        assert m.geodesic.pfc1([0.0, 1.0]).tolist() == pytest.approx(ends, rel=1e-9)
+        assert m.line.pfc3()[[0, -1]].tolist() == [m.value("pfc3", "first"), m.value("pfc3", last)]
+        assert len(m.path.position("arclength")) == len(m.path_layers)
+    assert measure(resnet(), batched(), num_classes=K).path_layers == ()
+
+
 def test_samples_and_classes_are_counted():
     m = measure(resnet(), batched(), num_classes=K)
     assert (m.num_samples, m.num_classes, m.split, m.passes) == (36, K, "train", 1)

@@ -5,7 +5,9 @@ import shutil
 
 import pytest
 
-from ncollapse.report import ReportError, read_run
+from ncollapse.report import ReportError, plot_last_layer, read_run, write_page
+from ncollapse.report.summary import summarize
+from ncollapse.report.tables import metric_tables
 
 FILES = ("recipe.json", "environment.json", "status.json", "depth.json", "history.csv", "measurements.csv")
 
@@ -128,6 +130,45 @@ def test_other_layers_in_the_table_than_in_the_curves(run_dir, edit):
     with pytest.raises(
         ReportError, match=r"depth\.json: lists the layers root, blocks\.0, .* but measurements\.csv stem, blocks\.0"
     ):
+        read_run(run_dir)
+
+
+def add_layers(run_dir, *names):
+    """Layers behind those of the curves, with one metric and one of the classifier."""
+    epochs = read_run(run_dir).epochs
+    with (run_dir / "measurements.csv").open("a", encoding="utf-8") as file:
+        for depth, name in enumerate(names, start=6):
+            file.writelines(
+                f"{epoch},train,{depth},{name},{metric},{0.5 / (1 + epoch)},\n"
+                for epoch in epochs
+                for metric in ("pfc1", "nc3")
+            )
+
+
+def test_what_the_classifier_takes_is_measured_behind_the_layers_of_the_curves(run_dir, tmp_path):
+    """As with a convolutional network, whose head sees the pooled features of its last layer."""
+    layers = read_run(run_dir).layers
+    add_layers(run_dir, "head.input")
+    run = read_run(run_dir)
+    assert run.layers == layers
+    assert run.measured_layers == (*layers, "head.input")
+    assert len(run.over_depth("pfc1")) == len(layers) == 6
+    (table,) = metric_tables(run)
+    cells = {row.metric: row.cells for row in table.rows}
+    assert cells["nc3"][6] == ("0.003311", "")
+    assert cells["pfc2"][6] == ("", "")
+    lines = plot_last_layer(run).axes[2].lines
+    assert any(line.get_ydata()[-1] == pytest.approx(0.5 / 151) for line in lines)
+    html = write_page([run_dir], tmp_path / "page.html").read_text()
+    assert "Features and classifier at head.input, which is made of blocks.4 and has another dimension." in html
+    assert '<span class="quiet">6</span> head.<wbr>input' in html
+    said = "head.input is what the classifier takes, made of blocks.4, of another dimension and so no part of the depth: "
+    assert f"{said}PFC1 0.00331, PFC2 undefined, NCC error undefined." in summarize(run)
+
+
+def test_more_layers_than_one_behind_the_curves_are_a_contradiction(run_dir):
+    add_layers(run_dir, "pooled", "head.input")
+    with pytest.raises(ReportError, match=r"lists the layers stem, .* but measurements\.csv stem, .*pooled, head\.input"):
         read_run(run_dir)
 
 

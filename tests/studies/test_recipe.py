@@ -1,9 +1,12 @@
 """Recipes: JSON form, typed overrides, fingerprints."""
 
+import math
 from dataclasses import replace
 
 import pytest
+import torch
 
+from ncollapse.models import ConvResNetConfig, build_model
 from ncollapse.studies import RECIPES, Recipe, RecipeError, override, recipe_by_name
 from ncollapse.studies.recipe import differences
 
@@ -83,6 +86,75 @@ def test_differences_are_settings_that_lead_from_one_to_the_other():
     changed = override(recipe, [*words, "title=other"])
     assert differences(changed, recipe) == words
     assert override(recipe, differences(changed, recipe)).fingerprint() == changed.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("name", "fingerprint"),
+    [("demo", "22f0102d2c610a4c"), ("fc_fashion_mnist_small", "32e4bdfdb442b1ff"), ("fc_mnist", "e955e30f463100e0")],
+)
+def test_fingerprints_of_runs_on_users_disks_stay(name, fingerprint):
+    """Of the version in which these recipes were made: with another one their runs would not resume."""
+    assert recipe_by_name(name).fingerprint() == fingerprint
+    assert "kind" not in recipe_by_name(name).to_json()
+
+
+def conv():
+    return replace(recipe_by_name("demo"), model=ConvResNetConfig(channels=(4, 8), blocks=(1, 2)))
+
+
+def test_a_network_of_another_kind_goes_through_json_and_overrides():
+    assert Recipe.from_json(conv().to_json()) == conv()
+    changed = override(conv(), ["model.blocks=[2,3]", "model.stem_pool=true", "model.block=pre"])
+    assert changed.model == ConvResNetConfig(channels=(4, 8), blocks=(2, 3), stem_pool=True, block="pre")
+    assert changed.fingerprint() != conv().fingerprint() != recipe_by_name("demo").fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("model.width=64", r"no field 'model\.width'\. See all"),
+        ("model.block=[1,2]", r"^model\.block: Input should be 'basic', 'post_relu' or 'pre' \(set by"),
+        ("model.blocks=[1,2.5]", r"^model\.blocks\.1: Input should be a valid integer"),
+        (
+            "model.blocks=[1]",
+            r"^model\.channels and model\.blocks must have one number for every stage, got \[4, 8\] and \[1\]",
+        ),
+        ("model.kind=fc_resnet", r"^model\.kind: Input should be 'conv_resnet', got 'fc_resnet'"),
+    ],
+)
+def test_bad_overrides_of_a_network_of_another_kind(setting, message):
+    with pytest.raises(RecipeError, match=message):
+        override(conv(), [setting])
+
+
+@pytest.mark.parametrize(
+    ("name", "sample_shape", "num_classes", "last_stage", "num_layers"),
+    [
+        ("conv_fashion_mnist", (1, 28, 28), 10, (128, 14, 14), 5),
+        ("conv_cifar10", (3, 32, 32), 10, (256, 8, 8), 5),
+        ("conv_stl10", (3, 96, 96), 10, (512, 3, 3), 6),
+        ("conv_cifar100", (3, 32, 32), 100, (512, 4, 4), 5),
+        ("conv_fashion_mnist_small", (1, 28, 28), 10, (48, 4, 4), 5),
+        ("conv_cifar10_small", (3, 32, 32), 10, (48, 4, 4), 5),
+        ("conv_stl10_small", (3, 96, 96), 10, (48, 6, 6), 5),
+        ("conv_cifar100_small", (3, 32, 32), 100, (48, 4, 4), 5),
+    ],
+)
+def test_convolutional_recipes_are_those_of_the_table(name, sample_shape, num_classes, last_stage, num_layers):
+    """Table I: blocks of the last stage, behind its entry; the shapes that all measured layers share."""
+    recipe = recipe_by_name(name)
+    model = build_model(recipe.model, sample_shape, num_classes, recipe.seed).eval()
+    shapes = []
+    for layer in model.collapse_stages:
+        model.get_submodule(layer).register_forward_hook(lambda module, inputs, output: shapes.append(tuple(output.shape[1:])))
+    assert model(torch.zeros(1, math.prod(sample_shape))).shape == (1, num_classes)
+    assert shapes == [last_stage] * num_layers
+
+
+def test_differences_between_networks_of_two_kinds():
+    found = differences(conv(), recipe_by_name("demo"))
+    assert found[:3] == ["model.kind=conv_resnet", "model.channels=[4, 8]", "model.blocks=[1, 2]"]
+    assert "model.width=64" in differences(recipe_by_name("demo"), conv())
 
 
 def test_damaged_json():

@@ -17,6 +17,8 @@ import torch
 
 from ncollapse.data import Batches, DataConfig, LabeledData, load_data
 from ncollapse.files import write_whole
+from ncollapse.models import ConvResNetConfig
+from ncollapse.report import read_run, save_figures
 from ncollapse.studies import RunDirectoryError, measure_run, override, recipe_by_name, remeasure, run, run_recipe, rundir
 from ncollapse.train import CheckpointError, checkpoint
 
@@ -86,6 +88,30 @@ def test_same_seed_same_bits_other_seed_other_numbers(finished, tmp_path):
     run_recipe(small("seed=1"), tmp_path / "other")
     assert tables(tmp_path / "again") == tables(finished)
     assert tables(tmp_path / "other") != tables(finished)
+
+
+def test_a_convolutional_run_measures_its_last_stage_and_resumes(tmp_path):
+    """Figures and transport run through the layers of one shape; what the head takes stands behind them in the table."""
+    fields = (
+        "train.epochs=3", "measure.epochs=[0,1]", "train.batch_size=64", "data.per_class=20", "measure.transport_samples=50"
+    )  # fmt: skip
+    recipe = override(replace(recipe_by_name("demo"), model=ConvResNetConfig(channels=(4, 6), blocks=(0, 2))), fields)
+    run_recipe(recipe, tmp_path / "whole")
+    last = json.loads((tmp_path / "whole" / "depth.json").read_text())["epochs"][-1]
+    assert last["layers"] == ["stages.1.0", "stages.1.1", "stages.1.2"]
+    assert 0 < last["energy"]["wasserstein2"] <= last["energy"]["identity_cost_sample"] * (1 + 1e-9)
+    assert {key: len(value) for key, value in last["positions"].items()} == dict.fromkeys(last["positions"], 3)
+    table = rows(tmp_path / "whole")
+    assert {row["layer"] for row in table if row["metric"] == "nc3"} == {"head.input"}
+    assert {row["depth"] for row in table if row["layer"] == "head.input"} == {"3"}
+    save_figures(read_run(tmp_path / "whole"))
+    with pytest.raises(Stopped):
+        run_recipe(recipe, tmp_path / "broken", on_epoch=stop_after(2))
+    run_recipe(recipe, tmp_path / "broken", resume=True)
+    assert tables(tmp_path / "broken") == tables(tmp_path / "whole")
+    again = measure_run(tmp_path / "whole")
+    assert again.layers == (*last["layers"], "head.input")
+    assert again.value("pfc1") == pytest.approx(float([r for r in table if r["metric"] == "pfc1"][-1]["value"]))
 
 
 class Killed(BaseException):

@@ -3,7 +3,7 @@
 from ncollapse.data.batches import Batches, LabeledData, shuffled_batches
 from ncollapse.data.catalog import DataConfig, load_data
 from ncollapse.data.images import DataFileError, digits, read_idx
-from ncollapse.data.sources import DataNotFoundError
+from ncollapse.data.places import DataNotFoundError
 from ncollapse.data.synthetic import gaussian_mixture
 
 __all__ = [

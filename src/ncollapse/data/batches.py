@@ -1,5 +1,6 @@
 """Labeled samples held as two tensors, and the orders in which they are walked through."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -21,6 +22,7 @@ class LabeledData:
         labels: (N,), int64.
         num_classes: Number of classes K, 1 or more; classes without samples are allowed.
         name: What the samples are, for titles and error messages.
+        image_shape: Channels, rows and columns that the d numbers of a sample are; None for what is no image.
 
     Raises:
         ValueError: If shapes, types or devices do not fit together, an input is not finite, or a label lies
@@ -31,6 +33,7 @@ class LabeledData:
     labels: Tensor
     num_classes: int
     name: str
+    image_shape: tuple[int, int, int] | None = None
 
     def __post_init__(self) -> None:
         self._check_form()
@@ -52,6 +55,11 @@ class LabeledData:
             raise ValueError(
                 f"inputs and labels of '{self.name}' must lie on one device, got {inputs.device} and "
                 f"{labels.device}. Move both first, or build on the CPU and call .to(device)."
+            )
+        if self.image_shape is not None and math.prod(self.image_shape) != inputs.shape[1]:
+            raise ValueError(
+                f"images of shape {self.image_shape} need {math.prod(self.image_shape)} numbers a sample, '{self.name}' has "
+                f"{inputs.shape[1]}. Pass (channels, rows, columns), or leave image_shape out."
             )
         if self.num_classes < 1:
             raise ValueError(
@@ -86,6 +94,11 @@ class LabeledData:
     def input_dim(self) -> int:
         """Numbers in a sample, d."""
         return self.inputs.shape[1]
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Shape of a sample as a network may want it: (channels, rows, columns) of an image, else (d,)."""
+        return self.image_shape or (self.input_dim,)
 
     def subset(self, indices: Tensor | Sequence[int]) -> "LabeledData":
         """Takes the samples at the given positions, in the given order.

@@ -8,13 +8,15 @@ import numpy as np
 import torch
 
 from ncollapse.data.batches import LabeledData
+from ncollapse.data.color import CIFAR10, CIFAR100, STL10, ColorSet, load_color_set
 from ncollapse.data.images import Scaling, digits, scale_pixels
-from ncollapse.data.sources import FASHION_MNIST, MNIST, ImageSet, Split, load_image_set
+from ncollapse.data.places import Split
+from ncollapse.data.sources import FASHION_MNIST, MNIST, ImageSet, load_image_set
 from ncollapse.data.synthetic import gaussian_mixture
 
 __all__ = ["DataConfig", "DataName", "load_data"]
 
-DataName = Literal["digits", "fashion_mnist", "mnist", "gaussian_mixture"]
+DataName = Literal["digits", "fashion_mnist", "mnist", "cifar10", "cifar100", "stl10", "gaussian_mixture"]
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,8 @@ class DataConfig:
     """Which samples a run uses.
 
     Attributes:
-        name: ``digits`` ships with scikit-learn, ``fashion_mnist`` and ``mnist`` are files, ``gaussian_mixture`` is
-            drawn: the 4 classes in 20 dimensions that are the defaults of ``gaussian_mixture``.
+        name: ``digits`` ships with scikit-learn, ``fashion_mnist``, ``mnist``, ``cifar10``, ``cifar100`` and ``stl10`` are
+            files, ``gaussian_mixture`` is drawn: the 4 classes in 20 dimensions that are the defaults of ``gaussian_mixture``.
         split: ``train`` or ``test``; the digits have no test part.
         per_class: Samples a class: the first of each class, or for the mixture how many to draw. None takes all
             (of the mixture 100).
@@ -31,7 +33,7 @@ class DataConfig:
             whichever split is loaded.
         scaling: Of pixels; the mixture comes in its own units and ignores it. ``norm64`` is right for width 64 to
             256 at learning rates of 0.05 to 0.1, ``standard`` is the papers' standardization.
-        root: Folder to look in first, and to download to. See ``sources.search_places`` for the others.
+        root: Folder to look in first, and to download to. See ``places.search_places`` for the others.
         download: Whether image files that are in no known place may be fetched.
         seed: Of the mixture and of the corruption, 0 or more.
 
@@ -104,12 +106,23 @@ def _load_images(image_set: ImageSet, config: DataConfig) -> LabeledData:
     # float32 from the start: 60,000 images in float64 would take 376 MB on their way.
     pixels = images / np.float32(255)
     inputs = scale_pixels(pixels, mean=image_set.mean, std=image_set.std, scaling=config.scaling)
-    return LabeledData(inputs, torch.from_numpy(labels.astype(np.int64)), num_classes=10, name=image_set.name)
+    targets = torch.from_numpy(labels.astype(np.int64))
+    return LabeledData(inputs, targets, num_classes=10, name=image_set.name, image_shape=(1, *images.shape[1:]))
+
+
+def _load_color(color_set: ColorSet, config: DataConfig) -> LabeledData:
+    images, labels = load_color_set(color_set, config.split, root=config.root, download=config.download)
+    inputs = scale_pixels(images / np.float32(255), mean=color_set.mean, std=color_set.std, scaling=config.scaling)
+    targets = torch.from_numpy(labels.astype(np.int64))
+    return LabeledData(inputs, targets, color_set.num_classes, color_set.name, image_shape=color_set.shape)
 
 
 _LOADERS: dict[str, Callable[[DataConfig], LabeledData]] = {
     "digits": lambda config: digits(config.scaling),
     "fashion_mnist": lambda config: _load_images(FASHION_MNIST, config),
     "mnist": lambda config: _load_images(MNIST, config),
+    "cifar10": lambda config: _load_color(CIFAR10, config),
+    "cifar100": lambda config: _load_color(CIFAR100, config),
+    "stl10": lambda config: _load_color(STL10, config),
     "gaussian_mixture": _load_mixture,
 }

@@ -5,6 +5,7 @@ import math
 import struct
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -15,11 +16,23 @@ from torch import Tensor
 
 from ncollapse.data.batches import LabeledData
 
-__all__ = ["DataFileError", "Scaling", "digits", "idx_content", "read_idx", "read_keras_archive", "scale_pixels"]
+__all__ = [
+    "DataFileError",
+    "ImagesAndLabels",
+    "Scaling",
+    "digits",
+    "idx_content",
+    "read_idx",
+    "read_keras_archive",
+    "scale_pixels",
+]
 
 Scaling = Literal["norm64", "standard", "none"]
 """``standard``: global mean 0 and standard deviation 1, so E|x|^2 is about d. ``norm64``: the same, then multiplied by
 sqrt(64/d), so E|x|^2 is about 64 whatever the size of the image. ``none``: pixels in [0, 1]."""
+
+ImagesAndLabels = tuple[NDArray[np.uint8], NDArray[np.integer]]
+"""Images (N, rows, columns) or (N, channels, rows, columns), and labels (N,)."""
 
 _UNSIGNED_BYTE = 0x08  # the one element type of the MNIST family; the format knows five more
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -48,16 +61,18 @@ def digits(scaling: Scaling = "norm64") -> LabeledData:
     pixels, labels = load_digits(return_X_y=True)
     pixels = pixels / 16.0
     inputs = scale_pixels(pixels, mean=float(pixels.mean()), std=float(pixels.std()), scaling=scaling)
-    return LabeledData(inputs, torch.from_numpy(labels.astype(np.int64)), num_classes=10, name="digits")
+    return LabeledData(inputs, torch.from_numpy(labels.astype(np.int64)), num_classes=10, name="digits", image_shape=(1, 8, 8))
 
 
-def scale_pixels(pixels: NDArray[np.floating], *, mean: float, std: float, scaling: Scaling) -> Tensor:
+def scale_pixels(
+    pixels: NDArray[np.floating], *, mean: float | Sequence[float], std: float | Sequence[float], scaling: Scaling
+) -> Tensor:
     """Flattens images and brings them to the scale that training expects.
 
     Args:
-        pixels: (N, ...) in [0, 1].
-        mean: Mean of all pixels of the training set.
-        std: Standard deviation of all pixels of the training set.
+        pixels: (N, ...) in [0, 1], for color images (N, channels, rows, columns).
+        mean: Mean of all pixels of the training set, or one for every channel.
+        std: Standard deviation of all pixels of the training set, or one for every channel.
         scaling: See ``Scaling``.
 
     Returns:
@@ -67,7 +82,10 @@ def scale_pixels(pixels: NDArray[np.floating], *, mean: float, std: float, scali
     if scaling == "none":
         return flat
     gain = math.sqrt(64 / flat.shape[1]) if scaling == "norm64" else 1.0
-    return flat.sub_(mean).mul_(gain / std)
+    means, stds = ([value] if isinstance(value, float) else value for value in (mean, std))
+    for channel, center, spread in zip(flat.chunk(len(means), dim=1), means, stds, strict=True):
+        channel.sub_(center).mul_(gain / spread)
+    return flat
 
 
 def read_idx(path: Path, md5: str | None = None) -> NDArray[np.uint8]:
@@ -142,8 +160,8 @@ def _wrong_size(source: str, expected: int, found: int) -> str:
     return f"{source}: expected {expected} bytes uncompressed, found {found}. The file is {what}: delete it and fetch it again."
 
 
-def read_keras_archive(path: Path, split: Literal["train", "test"]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Reads images and labels from Keras' ``mnist.npz``.
+def read_keras_archive(path: Path, split: Literal["train", "test"]) -> ImagesAndLabels:
+    """Reads images and labels from an archive like Keras' ``mnist.npz``.
 
     Its integrity is that of the zip format (a CRC-32 for each array); no pickled content is ever loaded.
 
@@ -152,10 +170,10 @@ def read_keras_archive(path: Path, split: Literal["train", "test"]) -> tuple[NDA
         split: Which half.
 
     Returns:
-        Images (N, rows, columns) and labels (N,).
+        Images (N, ...) and labels (N,); Keras keeps those of CIFAR as (N, 1).
 
     Raises:
-        DataFileError: If the archive is damaged or does not hold these arrays as bytes.
+        DataFileError: If the archive is damaged or does not hold images as bytes and labels as integers.
     """
     names = (f"x_{split}", f"y_{split}")
     try:
@@ -167,9 +185,9 @@ def read_keras_archive(path: Path, split: Literal["train", "test"]) -> tuple[NDA
             f"{path}: expected an archive with the arrays {names[0]} and {names[1]}, reading it failed ({error}). "
             "The file is damaged or of another kind: delete it and fetch it again."
         ) from error
-    if images.dtype != np.uint8 or labels.dtype != np.uint8:
+    if images.dtype != np.uint8 or labels.dtype.kind not in "iu" or labels.size != len(images):
         raise DataFileError(
-            f"{path}: expected images and labels as unsigned bytes, found {images.dtype} and {labels.dtype}. "
-            "The file is of another kind: delete it and fetch it again."
+            f"{path}: expected images as unsigned bytes with one integer label each, found {images.dtype} {images.shape} and "
+            f"{labels.dtype} {labels.shape}. The file is of another kind: delete it and fetch it again."
         )
-    return images, labels
+    return images, labels.reshape(-1)

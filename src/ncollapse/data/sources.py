@@ -1,32 +1,20 @@
-"""Image sets of the MNIST family: where their files lie on this computer, and how they are fetched."""
+"""Image sets of the MNIST family: which files they are, in which layouts, and what is known of their content."""
 
-import http.client
-import os
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ncollapse.data.images import DataFileError, idx_content, read_idx, read_keras_archive
-from ncollapse.files import write_whole
+from ncollapse.data.images import ImagesAndLabels, idx_content, read_idx, read_keras_archive
+from ncollapse.data.places import DataNotFoundError, Split, download_folder, fetch, say_not_found, search_places
 
-__all__ = ["FASHION_MNIST", "MNIST", "DataNotFoundError", "ImageSet", "Split", "load_image_set", "search_places"]
-
-Split = Literal["train", "test"]
-ImagesAndLabels = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+__all__ = ["FASHION_MNIST", "MNIST", "ImageSet", "load_image_set"]
 
 _FILE_NAMES: dict[Split, tuple[str, str]] = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
-_DOWNLOAD_TIMEOUT_SECONDS = 60
-
-
-class DataNotFoundError(ValueError):
-    """A data set is in none of the places looked in, or could not be downloaded."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +26,6 @@ class ImageSet:
         title: Name in prose.
         folder: Folder that torchvision keeps it in, below its root.
         system_folder: Folder that a system package installs it to.
-        archive: File name of its Keras archive, or None.
         mean: Mean of all training pixels in [0, 1].
         std: Standard deviation of all training pixels in [0, 1].
         mirrors: Addresses of folders that hold the compressed files.
@@ -50,7 +37,6 @@ class ImageSet:
     title: str
     folder: str
     system_folder: Path
-    archive: str | None
     mean: float
     std: float
     mirrors: tuple[str, ...]
@@ -63,7 +49,6 @@ MNIST = ImageSet(
     title="MNIST",
     folder="MNIST",
     system_folder=Path("/usr/share/datasets/mnist"),
-    archive="mnist.npz",
     mean=0.1307,
     std=0.3081,
     mirrors=(
@@ -84,7 +69,6 @@ FASHION_MNIST = ImageSet(
     title="Fashion-MNIST",
     folder="FashionMNIST",
     system_folder=Path("/usr/share/datasets/fashion-mnist"),
-    archive=None,
     mean=0.2860,
     std=0.3530,
     mirrors=(
@@ -101,30 +85,11 @@ FASHION_MNIST = ImageSet(
 )
 
 
-def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ncollapse"
-
-
-def search_places(image_set: ImageSet, root: str | None) -> tuple[Path, ...]:
-    """Lists the folders in which an image set is looked for, first hit wins.
-
-    Args:
-        image_set: Which.
-        root: The folder that the user names, or None.
-
-    Returns:
-        The user's folder, ``$NCOLLAPSE_DATA``, torchvision's usual root ``data`` below the working directory, the
-        user's cache, and the system's folder; the first two only where they are set.
-    """
-    named = [Path(place).expanduser() for place in (root, os.environ.get("NCOLLAPSE_DATA")) if place]
-    return (*named, Path("data").absolute(), _cache_folder(), image_set.system_folder)
-
-
 def load_image_set(image_set: ImageSet, split: Split, *, root: str | None, download: bool) -> ImagesAndLabels:
     """Finds and reads one half of an image set.
 
-    In each place the layouts are ``<Folder>/raw/<file>[.gz]`` (torchvision's), ``<file>[.gz]`` and Keras' archive.
-    What is read from IDX files is checked against the set's checksums, whoever put it there.
+    In each place the layouts are ``<Folder>/raw/<file>[.gz]`` (torchvision's), ``<file>[.gz]`` and an archive ``<name>.npz``
+    like Keras' ``mnist.npz``. What is read from IDX files is checked against the set's checksums, whoever put it there.
 
     Args:
         image_set: Which.
@@ -140,21 +105,19 @@ def load_image_set(image_set: ImageSet, split: Split, *, root: str | None, downl
         DataFileError: If the first files found are damaged or of another data set.
         DataNotFoundError: If nothing was found and downloading was not allowed or failed.
     """
-    places = search_places(image_set, root)
+    places = search_places(image_set.system_folder, root)
     for place in places:
         for directory in (place / image_set.folder / "raw", place):
             found = _find_pair(directory, _FILE_NAMES[split])
             if found:
                 images, labels = (read_idx(path, image_set.md5[path.name.removesuffix(".gz")]) for path in found)
                 return images, labels
-        if image_set.archive and (place / image_set.archive).is_file():
-            return read_keras_archive(place / image_set.archive, split)
+        archive = place / f"{image_set.name}.npz"
+        if archive.is_file():
+            return read_keras_archive(archive, split)
     if not download:
-        raise DataNotFoundError(
-            f"{image_set.title} ({split}) was needed and not found in: {', '.join(map(str, places))}. Name its folder "
-            f"with root or $NCOLLAPSE_DATA, or allow download=True, {image_set.hint}."
-        )
-    target = Path(root or os.environ.get("NCOLLAPSE_DATA") or _cache_folder()).expanduser() / image_set.folder / "raw"
+        raise DataNotFoundError(say_not_found(image_set.title, split, places, image_set.hint))
+    target = download_folder(root) / image_set.folder / "raw"
     images, labels = (_download(image_set, name, target) for name in _FILE_NAMES[split])
     return images, labels
 
@@ -169,21 +132,10 @@ def _find_pair(directory: Path, names: tuple[str, str]) -> tuple[Path, ...] | No
 
 
 def _download(image_set: ImageSet, name: str, target: Path) -> NDArray[np.uint8]:
-    """Fetches one file from the first mirror that has it whole, keeps it in ``target``, and returns its content."""
-    failures = []
-    for mirror in image_set.mirrors:
-        address = f"{mirror}{name}.gz"
-        try:
-            with urllib.request.urlopen(address, timeout=_DOWNLOAD_TIMEOUT_SECONDS) as response:
-                raw = response.read()
-            content = idx_content(raw, source=address, md5=image_set.md5[name])
-        except (OSError, http.client.HTTPException, DataFileError) as error:
-            failures.append(f"{address}: {error}")
-            continue
-        target.mkdir(parents=True, exist_ok=True)
-        write_whole(target / f"{name}.gz", raw)
-        return content
-    raise DataNotFoundError(
-        f"{image_set.title} was to be downloaded, every mirror failed ({'; '.join(failures)}). Check the network, "
-        f"{image_set.hint}."
-    )
+    """Fetches one file, keeps it in ``target``, and returns its content."""
+
+    def accept(raw: bytes, address: str) -> NDArray[np.uint8]:
+        return idx_content(raw, source=address, md5=image_set.md5[name])
+
+    addresses = [f"{mirror}{name}.gz" for mirror in image_set.mirrors]
+    return fetch(image_set.title, addresses, accept, target / f"{name}.gz", image_set.hint)

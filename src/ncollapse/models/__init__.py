@@ -1,5 +1,7 @@
 """The reference networks: each declares its stages, so that a measurement finds its layers by itself."""
 
+from ncollapse.models.build import ModelConfig, build_model
+from ncollapse.models.conv_resnet import ConvResNet, ConvResNetConfig
 from ncollapse.models.fc_resnet import FCResNet, FCResNetConfig
 
-__all__ = ["FCResNet", "FCResNetConfig"]
+__all__ = ["ConvResNet", "ConvResNetConfig", "FCResNet", "FCResNetConfig", "ModelConfig", "build_model"]

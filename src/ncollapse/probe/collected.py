@@ -26,10 +26,12 @@ class LayerBatch(NamedTuple):
     Attributes:
         features: Flat features (N, d) by layer name, in order of depth.
         labels: Class indices, shape (N,).
+        own_input: The layer that is nothing but what the classifier takes, if there is one.
     """
 
     features: dict[str, Tensor]
     labels: Tensor
+    own_input: str | None = None
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,8 @@ def checked_batch(batch: LayerBatch, options: CollectOptions, index: int) -> Lay
             )
     # No float64 on Apple's GPUs: statistics are taken on the CPU there.
     device = torch.device("cpu") if first.device.type == "mps" else first.device
-    return LayerBatch({name: features.to(device) for name, features in batch.features.items()}, labels.to(device))
+    moved = {name: features.to(device) for name, features in batch.features.items()}
+    return batch._replace(features=moved, labels=labels.to(device))
 
 
 def check_layers(batch: LayerBatch, known: Mapping[str, ClassMoments], when: str) -> None:
@@ -135,3 +138,36 @@ def check_layers(batch: LayerBatch, known: Mapping[str, ClassMoments], when: str
         name = differing[0]
         words = "ran" if name in batch.features else "did not run"
         raise ValueError(f"Layer {name!r} {words} {when}, unlike before. Name layers that always run.")
+
+
+def path_layers(dims: Mapping[str, int], own_input: str | None) -> tuple[str, ...]:
+    """The layers that paths run through: all, but for a classifier's own input of another dimension, as behind pooling.
+
+    Args:
+        dims: Dimension by layer, in order of depth.
+        own_input: The layer that is nothing but what the classifier takes, if there is one.
+
+    Returns:
+        Their names, in order of depth.
+    """
+    first = next(iter(dims.values()))
+    return tuple(name for name, dim in dims.items() if name != own_input or dim == first)
+
+
+def along_path(batch: LayerBatch) -> dict[str, Tensor]:
+    """Features of the layers that paths run through.
+
+    Args:
+        batch: Features of all layers.
+
+    Returns:
+        Those of one dimension, in order of depth.
+
+    Raises:
+        ValueError: If there are fewer than two, or their dimensions differ.
+    """
+    dims = {name: features.shape[1] for name, features in batch.features.items()}
+    names = path_layers(dims, batch.own_input)
+    if len(names) < 2 or len({dims[name] for name in names}) != 1:
+        raise ValueError(f"path=True needs at least two layers of one dimension, got {dims}. Choose layers of one stage.")
+    return {name: batch.features[name] for name in names}

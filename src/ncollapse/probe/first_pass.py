@@ -9,7 +9,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor
 
-from ncollapse.probe.collected import Collected, CollectOptions, LayerBatch, check_layers, checked_batch
+from ncollapse.probe.collected import Collected, CollectOptions, LayerBatch, along_path, check_layers, checked_batch
 from ncollapse.statistics.batch import LabelGroups
 from ncollapse.statistics.centers import ClassCenters
 from ncollapse.statistics.moments import ClassMoments
@@ -108,10 +108,7 @@ class FirstPass:
             scatters[name] = scatters[name].merge(part) if name in scatters else part
 
     def _add_pair(self, batch: LayerBatch) -> None:
-        widths = {name: features.shape[1] for name, features in batch.features.items()}
-        if len(widths) < 2 or len(set(widths.values())) != 1:
-            raise ValueError(f"path=True needs at least two layers of one dimension, got {widths}. Choose layers of one stage.")
-        layers = list(batch.features.values())
+        layers = list(along_path(batch).values())
         part = PairedMoments.from_batch(layers[0], layers[-1], batch.labels, self.options.num_classes)
         self.collected.paired = part if self.collected.paired is None else self.collected.paired.merge(part)
 

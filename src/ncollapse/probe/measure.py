@@ -87,7 +87,8 @@ def measure(
         metrics: Ids to report; None reports all that need no d×d matrix.
         convention: Class weights of the covariances: "class", "sample", "papyan", "zhu" or "he_su".
         path: Also follow the samples' paths from the first layer to the last, which must share one dimension, for relative
-            positions, straightness, and the straight-line prediction.
+            positions, straightness, and the straight-line prediction. What the classifier alone takes, such as pooled
+            features of another dimension, is measured but no part of the path: see ``Measurement.path_layers``.
         memory_budget: Bytes that kept features may take; None takes a quarter of what is free on their device. 0 keeps none.
         progress: Called after every batch with the batches done and their number, None where unknown.
         where: Words that place an error, such as " at epoch 3".
@@ -147,8 +148,8 @@ def measure(
         repeatable = not isinstance(batches, Iterator)
         collected = collect(source, options, classifiers, centers, repeatable=repeatable, processes=processes)
         heads = classifiers()
-    chosen = cast(TapPlan, shared_plan(taps.plan, processes)).explanation
-    return tabulate(collected, selected, heads, split, convention, chosen)
+    plan = cast(TapPlan, shared_plan(taps.plan, processes))
+    return tabulate(collected, selected, heads, split, convention, plan.explanation, plan.own_input)
 
 
 def measure_features(
@@ -237,8 +238,8 @@ def collect_features(
     parts: list[LayerBatch] = []
     with Taps(model, Discovery(model, layers, classifier, num_classes).plan) as taps, random_state_kept():
         for index, batch in enumerate(batches):
-            features, labels = _tapped(taps, batch, index, unpack, device)
-            parts.append(LayerBatch({name: layer.cpu() for name, layer in features.items()}, labels.cpu()))
+            part = _tapped(taps, batch, index, unpack, device)
+            parts.append(LayerBatch({name: layer.cpu() for name, layer in part.features.items()}, part.labels.cpu()))
     if not parts:
         raise ValueError("There is no data: the loader yielded no batch. Check the data set and the loader's drop_last.")
     joined = {name: torch.cat([part.features[name] for part in parts]) for name in parts[0].features}
@@ -257,4 +258,4 @@ def _tapped(taps: Taps, batch: Any, index: int, unpack: Unpack, device: torch.de
         kept = labels != IGNORED_LABEL
         features = {name: layer[kept.to(layer.device)] for name, layer in features.items()}
         labels = labels[kept]
-    return LayerBatch(features, labels)
+    return LayerBatch(features, labels, None if taps.plan is None else taps.plan.own_input)

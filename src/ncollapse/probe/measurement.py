@@ -52,6 +52,8 @@ class Measurement:
         kept_bytes: Memory that kept features took, 0 after a second pass.
         chosen: A sentence that says how the layers were chosen.
         statistics: What the metrics were computed from, by layer.
+        path_layers: The layers that the paths run through, all but for a classifier's own input of another dimension; with
+            ``path=True``, else none.
         path: Paths of the samples from the first layer to the last; with ``path=True``.
         geodesic: The straight line between them; with ``path=True``.
         line: Nearest-center decisions on that line; with ``path=True``.
@@ -68,6 +70,7 @@ class Measurement:
     kept_bytes: int
     chosen: str
     statistics: Mapping[str, LayerStatistics] = field(repr=False)
+    path_layers: tuple[str, ...] = ()
     path: PathStatistics | None = field(default=None, repr=False)
     geodesic: GeodesicCurve | None = field(default=None, repr=False)
     line: LineDecisions | None = field(default=None, repr=False)

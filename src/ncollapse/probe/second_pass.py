@@ -10,7 +10,7 @@ from torch import Tensor
 from ncollapse.depth.class_arcs import ClassArcs
 from ncollapse.depth.geodesic import LineDecisions
 from ncollapse.depth.path import PathStatistics
-from ncollapse.probe.collected import Collected, CollectOptions, LayerBatch, check_layers, checked_batch
+from ncollapse.probe.collected import Collected, CollectOptions, LayerBatch, along_path, check_layers, checked_batch
 from ncollapse.statistics.centers import ClassCenters, LinearClassifier
 from ncollapse.statistics.decisions import ClassDecisions, Projected
 from ncollapse.statistics.moments import ClassMoments
@@ -65,7 +65,9 @@ class SecondPass:
         reference: Mapping[str, ClassCenters],
     ) -> None:
         self.collected, self.options, self.classifiers = collected, options, classifiers
-        self.path_means = [moments.global_mean("sample") for moments in collected.moments.values()] if options.path else []
+        self.path_means: dict[str, Tensor] = {}
+        if options.path:
+            self.path_means = {name: moments.global_mean("sample") for name, moments in collected.moments.items()}
         self.paired = collected.paired
         self.decided = Decided(collected.centers, {name: value.counts for name, value in collected.moments.items()})
         self.by_reference = Decided(reference, self.decided.counts)
@@ -81,9 +83,9 @@ class SecondPass:
         for decided in (self.decided, self.by_reference):
             decided.add(batch, self.classifiers)
         if self.options.path and self.paired is not None:
-            layers = list(batch.features.values())
-            device = layers[0].device
-            means = [mean.to(device) for mean in self.path_means]
+            along = along_path(batch)
+            layers, device = list(along.values()), batch.labels.device
+            means = [self.path_means[name].to(device) for name in along]
             if self.paired.cross_traces.device != device:
                 self.paired = self.paired.to(device)
             path = PathStatistics.from_batch(layers, means)

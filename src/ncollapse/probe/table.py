@@ -8,7 +8,7 @@ from itertools import chain
 from ncollapse.depth.geodesic import GeodesicCurve
 from ncollapse.metrics.layer import LayerStatistics, Metric
 from ncollapse.metrics.registry import evaluate_metrics
-from ncollapse.probe.collected import Collected
+from ncollapse.probe.collected import Collected, path_layers
 from ncollapse.probe.measurement import Measurement, Row
 from ncollapse.statistics.centers import LinearClassifier
 from ncollapse.statistics.conventions import Convention
@@ -21,6 +21,7 @@ def tabulate(
     split: str,
     convention: Convention,
     chosen: str,
+    own_input: str | None = None,
 ) -> Measurement:
     """Evaluate metrics on what was collected.
 
@@ -31,6 +32,7 @@ def tabulate(
         split: Name of the data split.
         convention: Class weights of the covariances.
         chosen: Words on how the layers were chosen.
+        own_input: The layer that is nothing but what the classifier takes, if there is one.
 
     Returns:
         The tidy table and what it was computed from.
@@ -54,6 +56,7 @@ def tabulate(
         for depth, (name, layer) in enumerate(statistics.items())
     )
     moments = next(iter(collected.moments.values()))
+    dims = {name: value.dim for name, value in collected.moments.items()}
     curve = None if collected.paired is None else GeodesicCurve(collected.paired, convention)
     return Measurement(
         rows=tuple(rows),
@@ -66,6 +69,7 @@ def tabulate(
         kept_bytes=collected.kept_bytes,
         chosen=chosen,
         statistics=statistics,
+        path_layers=() if collected.path is None else path_layers(dims, own_input),
         path=collected.path,
         geodesic=curve,
         line=collected.line,

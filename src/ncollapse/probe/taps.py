@@ -36,6 +36,11 @@ class TapPlan:
     overwritten: frozenset[str]
     explanation: str
 
+    @property
+    def own_input(self) -> str | None:
+        """The classifier's input where that is a layer of its own, and no tap reads it."""
+        return self.feeding if self.feeding not in {tap.label for tap in self.taps} else None
+
 
 class Taps:
     """Context manager that hooks a network and hands out the tapped features of each forward pass.
@@ -110,7 +115,7 @@ class TapHooks:
             by_module.setdefault(tap.name, []).append(tap)
         for name, taps in by_module.items():
             self._handles.append(model.get_submodule(name).register_forward_hook(self._capture(taps)))
-        if plan.classifier is not None and plan.feeding not in {tap.label for tap in plan.taps}:
+        if plan.classifier is not None and plan.own_input is not None:
             classifier = model.get_submodule(plan.classifier)
             self._handles.append(classifier.register_forward_pre_hook(self._capture_input(plan), with_kwargs=True))
 

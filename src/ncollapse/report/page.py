@@ -79,6 +79,7 @@ def _context(index: int, run: Run, position: str) -> dict[str, Any]:
         "epoch": run.epochs[-1],
         "epochs": run.epochs,
         "layers": run.layers,
+        "measured_layers": run.measured_layers,
         "extent": f"{counted(len(run.layers), 'layer')}, measured at {counted(len(run.epochs), 'epoch')}",
         "has_perfect": run.perfect_epoch is not None,
         "positions": list(run.last.positions),

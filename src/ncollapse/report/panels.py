@@ -107,7 +107,8 @@ def draw_over_epochs(axes: Axes, run: Run, panel: Panel) -> None:
     """
     colors = style.depth_colors(len(run.layers))
     if panel.series:
-        lines = [(run.over_epochs(s.metric, len(run.layers) - 1), s.label, s.color, s.dashes) for s in panel.series]
+        last = len(run.measured_layers) - 1
+        lines = [(run.over_epochs(s.metric, last), s.label, s.color, s.dashes) for s in panel.series]
     else:
         lines = [(run.over_epochs(panel.key, depth), str(depth), color, "-") for depth, color in enumerate(colors)]
     style.prepare(axes)

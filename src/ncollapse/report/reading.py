@@ -70,8 +70,14 @@ class Run:
 
     @cached_property
     def layers(self) -> tuple[str, ...]:
-        """Names of the measured layers, by depth, at the last epoch."""
+        """Names of the layers of one dimension that the curves run through, by depth, at the last epoch."""
         return self.last.layers
+
+    @cached_property
+    def measured_layers(self) -> tuple[str, ...]:
+        """These, and behind them what the classifier takes where that has another dimension, as behind pooling."""
+        rows = (row for row in self.rows if row.epoch == self.epochs[-1] and row.split == self.split)
+        return tuple(dict(sorted((row.depth, row.layer) for row in rows)).values())
 
     @cached_property
     def perfect_epoch(self) -> int | None:
@@ -153,12 +159,12 @@ def _check_agreement(run: Run) -> None:
         _fail(run.path / "measurements.csv", "needed at least one measured epoch, found none")
     if not run.epochs:
         _fail(run.path / "depth.json", "has no epoch in common with measurements.csv")
-    measured = {row.depth: row.layer for row in run.rows if row.epoch == run.epochs[-1] and row.split == run.split}
     for epoch in run.epochs:
         if run.records[epoch].layers != run.layers:
             _fail(run.path / "depth.json", f"lists other layers at epoch {epoch} than at epoch {run.epochs[-1]}")
-    if measured != dict(enumerate(run.layers)):
-        found, named = ", ".join(measured.values()), ", ".join(run.layers)
+    # The table may hold one layer more: what the classifier takes.
+    if run.layers not in {run.measured_layers, run.measured_layers[:-1]}:
+        found, named = ", ".join(run.measured_layers), ", ".join(run.layers)
         _fail(run.path / "depth.json", f"lists the layers {named}, but measurements.csv {found}")
 
 

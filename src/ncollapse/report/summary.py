@@ -45,6 +45,7 @@ def summarize(run: Run) -> list[str]:
         *_say_changes(run),
         *_say_training(run),
         *(_say_progression(run, metric) for metric in _PROGRESSIVE),
+        *_say_own_input(run),
         *_say_start(run),
         _say_effective_depth(run),
         _say_straightness(run),
@@ -145,6 +146,17 @@ def _say_progression(run: Run, metric: str) -> str:
     else:
         said = f"{name} falls at {'the only step' if steps == 1 else f'every one of the {steps} steps'} of depth, {ends}"
     return f"{said}.{_say_tolerance(progression)}"
+
+
+def _say_own_input(run: Run) -> list[str]:
+    """What the classifier takes, where that has another dimension than the layers, as behind pooling."""
+    depth = len(run.layers)
+    values = [f"{short} {number(run.value(metric, depth))}" for metric, short in _SHORT.items()]
+    return [
+        f"{name} is what the classifier takes, made of {run.layers[-1]}, of another dimension and so no part of the depth: "
+        f"{', '.join(values)}."
+        for name in run.measured_layers[depth:]
+    ]
 
 
 def _rises(run: Run, metric: str, violations: Sequence[str]) -> str:

@@ -50,7 +50,9 @@ def metric_tables(run: Run) -> list[MetricTable]:
             cells.setdefault(row.metric, {})[row.depth] = text
         table_rows = tuple(
             MetricRow(
-                metric, words.metrics.get(metric, ""), tuple(known.get(depth, ("", "")) for depth in range(len(run.layers)))
+                metric,
+                words.metrics.get(metric, ""),
+                tuple(known.get(depth, ("", "")) for depth in range(len(run.measured_layers))),
             )
             for metric, known in cells.items()
         )

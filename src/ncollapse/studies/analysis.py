@@ -16,6 +16,7 @@ from ncollapse.depth import (
     PathStatistics,
     Position,
     collapsed_optimality,
+    effective_depth,
     gelbrich_squared,
     log_linear,
     pair_violations,
@@ -35,7 +36,7 @@ def depth_analysis(measurement: Measurement, transport: dict[str, Any] | None = 
     """Everything that a measurement with ``path=True`` says about depth.
 
     Args:
-        measurement: Of the layers of one stage.
+        measurement: Of the layers of one stage; a classifier's own input of another dimension is left aside.
         transport: Result of ``transport_analysis``; None leaves those entries empty.
 
     Returns:
@@ -48,9 +49,10 @@ def depth_analysis(measurement: Measurement, transport: dict[str, Any] | None = 
     if geodesic is None or line is None or path is None or arcs is None:
         raise ValueError("depth_analysis needs a measurement with path=True, got one without. Measure again with path=True.")
     positions = {kind: path.position(kind) for kind in get_args(Position)}
-    measured = {name: measurement.curve(name) for name in ("pfc1", "pfc2", "pfc3", "cdnv")}
+    measured = {name: _curve(measurement, name) for name in ("pfc1", "pfc2", "pfc3", "cdnv")}
+    errors = _curve(measurement, "pfc3_error")
     return {
-        "layers": list(measurement.layers),
+        "layers": list(measurement.path_layers),
         "positions": positions,
         "curve": {
             "t": list(GRID),
@@ -62,11 +64,16 @@ def depth_analysis(measurement: Measurement, transport: dict[str, Any] | None = 
         "null": {"t": list(GRID), **{name: log_linear(values[0], values[-1]) for name, values in measured.items()}},
         "prediction_error": {kind: _errors(measured, geodesic, times) for kind, times in positions.items()},
         "progression": {name: _progression(measurement, name) for name in ("pfc1", "pfc2", "pfc3_error")},
-        "effective_depth": [asdict(measurement.effective_depth(epsilon)) for epsilon in EPSILONS],
+        "effective_depth": [asdict(effective_depth(errors, epsilon)) for epsilon in EPSILONS],
         **_theorems(geodesic, line),
         "collapsed_optimality": asdict(collapsed_optimality(arcs)),
         **_paths(path, transport or {}),
     }
+
+
+def _curve(measurement: Measurement, metric: str) -> list[float]:
+    """One metric over the layers of the path."""
+    return [measurement.value(metric, layer) for layer in measurement.path_layers]
 
 
 def _errors(measured: dict[str, list[float]], geodesic: GeodesicCurve, times: list[float]) -> dict[str, dict[str, float]]:
@@ -83,17 +90,17 @@ def _errors(measured: dict[str, list[float]], geodesic: GeodesicCurve, times: li
 
 
 def _progression(measurement: Measurement, metric: str) -> dict[str, Any]:
-    values = measurement.curve(metric)
+    values = _curve(measurement, metric)
     exact, tolerant = progression(values), progression(values, tolerance=TOLERANCE)
     return {
         "monotone": exact.monotone,
-        "violations": [measurement.layers[index] for index in exact.violations],
+        "violations": [measurement.path_layers[index] for index in exact.violations],
         "num_violations": len(exact.violations),
         "largest": exact.largest,
         "kendall_tau": exact.kendall_tau,
         "spearman": exact.spearman,
         "tolerance": TOLERANCE,
-        "violations_tol": [measurement.layers[index] for index in tolerant.violations],
+        "violations_tol": [measurement.path_layers[index] for index in tolerant.violations],
         "num_violations_tol": len(tolerant.violations),
     }
 

@@ -8,12 +8,12 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Discriminator, Tag, TypeAdapter, ValidationError
 
 from ncollapse.data.catalog import DataConfig
-from ncollapse.models.fc_resnet import FCResNetConfig
+from ncollapse.models import ConvResNetConfig, FCResNetConfig
 from ncollapse.statistics.conventions import Convention
 from ncollapse.train.schedule import TrainConfig
 
@@ -47,6 +47,14 @@ class MeasureConfig:
             raise ValueError(f"measure.transport_samples must be at least 0, got {self.transport_samples}.")
 
 
+# A network says what it is in its field kind; the first network of all has none, so that its recipes stay what they were.
+_FC, _CONV = "fc_resnet", "conv_resnet"
+_Model = Annotated[
+    Annotated[FCResNetConfig, Tag(_FC)] | Annotated[ConvResNetConfig, Tag(_CONV)],
+    Discriminator(lambda content: _CONV if isinstance(content, dict) and "kind" in content else _FC),
+]
+
+
 @dataclass(frozen=True)
 class Recipe:
     """One experiment: data, network, training, measuring, seed.
@@ -68,7 +76,7 @@ class Recipe:
     title: str
     description: str
     data: DataConfig = field(default_factory=DataConfig)
-    model: FCResNetConfig = field(default_factory=FCResNetConfig)
+    model: _Model = field(default_factory=FCResNetConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     measure: MeasureConfig = field(default_factory=MeasureConfig)
     seed: int = 0
@@ -163,7 +171,7 @@ def differences(recipe: Recipe, other: Recipe) -> list[str]:
         Items as ``override`` takes them, with the values of the recipe at hand.
     """
     base = _flat(other)
-    return [f"{name}={_written(value)}" for name, value in _flat(recipe).items() if value != base[name]]
+    return [f"{name}={_written(value)}" for name, value in _flat(recipe).items() if name not in base or value != base[name]]
 
 
 def _written(value: Any) -> str:
@@ -239,7 +247,8 @@ def _first_problem(error: ValidationError) -> str:
     if problem["type"] == "value_error":
         # Raised by a dataclass of ours: it names the field and what came.
         return problem["msg"].removeprefix("Value error, ")
-    place = ".".join(str(part) for part in problem["loc"]) or "recipe"
+    # A union's tags are no part of the name that people write.
+    place = ".".join(str(part) for part in problem["loc"] if part not in {_FC, _CONV}) or "recipe"
     came = problem["input"]
     # A container would print the whole recipe.
     return f"{place}: {problem['msg']}" + ("" if isinstance(came, dict | list | tuple) else f", got {came!r}")

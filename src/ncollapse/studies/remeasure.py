@@ -11,7 +11,7 @@ import torch
 
 from ncollapse.data.batches import Batches, LabeledData
 from ncollapse.data.catalog import load_data
-from ncollapse.models.fc_resnet import FCResNet
+from ncollapse.models import build_model
 from ncollapse.probe.measure import measure
 from ncollapse.probe.measurement import Measurement
 from ncollapse.statistics.reduce import Processes
@@ -57,7 +57,7 @@ def measure_run(
         directory = RunDirectory(path)
         recipe = directory.recipe()
         data = load_data(recipe.data)
-        model = FCResNet(recipe.model, data.input_dim, data.num_classes, recipe.seed)
+        model = build_model(recipe.model, data.sample_shape, data.num_classes, recipe.seed)
         if not directory.checkpoint.exists():
             raise RunDirectoryError(f"{path} holds a run without a checkpoint. Continue it with --resume.")
         load_weights(directory.checkpoint, model)

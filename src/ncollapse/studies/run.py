@@ -16,7 +16,7 @@ from torch import nn
 from ncollapse.data.batches import Batches, LabeledData
 from ncollapse.data.catalog import load_data
 from ncollapse.metrics import FLAGS, METRICS
-from ncollapse.models.fc_resnet import FCResNet
+from ncollapse.models import build_model
 from ncollapse.probe.measure import collect_features, measure
 from ncollapse.studies.analysis import depth_analysis, transport_analysis
 from ncollapse.studies.progressive_collapse import changes
@@ -95,7 +95,7 @@ class Run:
         self.recipe, self.directory, self.device = recipe, directory, device
         # Before the folder is made: a run whose data is missing leaves nothing behind.
         self.data = load_data(recipe.data).to(device) if data is None else data
-        self.model: nn.Module = FCResNet(recipe.model, self.data.input_dim, self.data.num_classes, recipe.seed).to(device)
+        self.model: nn.Module = build_model(recipe.model, self.data.sample_shape, self.data.num_classes, recipe.seed).to(device)
         self.optimizer = make_optimizer(self.model, recipe.train)
         self.epoch = 0
         self.started = time.monotonic()
@@ -169,16 +169,17 @@ class Run:
             where=f" at epoch {self.epoch}",
         )
         is_last = self.epoch == recipe.train.epochs
-        transport = self._transport() if is_last and recipe.measure.transport_samples else None
+        transport = None
+        if is_last and recipe.measure.transport_samples:
+            transport = self._transport(measurement.path_layers[0], measurement.path_layers[-1])
         self.directory.add_measurement(self.epoch, measurement, depth_analysis(measurement, transport))
 
-    def _transport(self) -> dict[str, Any]:
+    def _transport(self, first: str, last: str) -> dict[str, Any]:
         sample = _stratified(self.data, self.recipe.measure.transport_samples)
         features, _ = collect_features(
             self.model, Batches(sample, self.recipe.measure.batch_size), num_classes=self.data.num_classes
         )
-        layers = list(features.values())
-        return transport_analysis(layers[0], layers[-1])
+        return transport_analysis(features[first], features[last])
 
     def _status(self, state: str) -> dict[str, Any]:
         accuracies = {int(row[0]): float(row[5]) for row in self.directory.measurements if row[4] == "accuracy"}

@@ -1,0 +1,33 @@
+"""From a config, as a recipe holds it, to its network."""
+
+import math
+from collections.abc import Sequence
+
+from torch import nn
+
+from ncollapse.models.conv_resnet import ConvResNet, ConvResNetConfig
+from ncollapse.models.fc_resnet import FCResNet, FCResNetConfig
+
+__all__ = ["ModelConfig", "build_model"]
+
+ModelConfig = FCResNetConfig | ConvResNetConfig
+
+
+def build_model(config: ModelConfig, sample_shape: Sequence[int], num_classes: int, seed: int) -> nn.Module:
+    """Builds the network that a config describes.
+
+    Args:
+        config: Which network, and its shape.
+        sample_shape: Shape of a sample: (channels, rows, columns) of an image, (d,) of a plain vector.
+        num_classes: Number of logits, 1 or more.
+        seed: Of the initial weights.
+
+    Returns:
+        The network, on the CPU.
+
+    Raises:
+        ValueError: If the network cannot take such samples, or the number of classes is below 1.
+    """
+    if isinstance(config, ConvResNetConfig):
+        return ConvResNet(config, tuple(sample_shape), num_classes, seed)
+    return FCResNet(config, math.prod(sample_shape), num_classes, seed)
