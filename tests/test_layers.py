@@ -14,7 +14,7 @@ FLOORS = {
     "version": 0, "files": 0,
     "etf": 1, "statistics": 1, "data": 1,
     "metrics": 2, "models": 2, "train": 2,
-    "depth": 3,
+    "depth": 3, "surrogates": 3,
     "probe": 4,
     "studies": 5,
     "report": 6,
@@ -24,6 +24,7 @@ FLOORS = {
 }  # fmt: skip
 # Rooms below that may not be seen.
 FORBIDDEN = {("models", "statistics"), ("models", "data"), ("train", "statistics"), ("train", "models"), ("metrics", "data")}
+FORBIDDEN |= {("surrogates", room) for room in ("models", "data", "train")}
 FORBIDDEN |= {("report", room) for room in FLOORS if room not in {"report", "files", "version"}}
 
 
