@@ -97,7 +97,7 @@ def test_statuses_follow_the_gap():
 def test_an_inequality_says_whether_it_holds():
     assert str(Inequality("c < 1", 0.25, 1.0)) == "c < 1 holds: 0.25 against 1"
     assert str(Inequality("c < 1", 2.0, 1.0)) == "c < 1 does not hold: 2 against 1"
-    assert Inequality("c < 1", 2.0, 1.0).margin == -1
+    assert [Inequality("c < 1", left, 1.0).holds for left in (1 + 1e-7, 1 + 1e-5)] == [True, False]
 
 
 def test_metrics_are_those_of_measured_features():

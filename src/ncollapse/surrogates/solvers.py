@@ -38,12 +38,12 @@ class LBFGS:
     """Limited-memory quasi-Newton descent in all variables (SciPy's L-BFGS-B).
 
     Attributes:
-        tolerance: Largest absolute entry of the gradient at the end.
+        tolerance: Largest absolute entry of the gradient at the end. It goes on to a thousandth of it where rounding allows.
         max_iterations: Steps before it gives up.
         memory: Pairs of steps and gradient differences that are kept.
     """
 
-    tolerance: float = 1e-9
+    tolerance: float = 1e-7
     max_iterations: int = 20_000
     memory: int = 30
 
@@ -70,7 +70,7 @@ class LBFGS:
             jac=True,
             method="L-BFGS-B",
             # ftol 0: a flat stretch is no reason to stop.
-            options={**options, "gtol": self.tolerance, "ftol": 0.0},
+            options={**options, "gtol": self.tolerance / 1000, "ftol": 0.0},
             callback=lambda intermediate_result: history.append(float(intermediate_result.fun)),
         )
         variables = _unflatten(found.x, start)
