@@ -2,6 +2,8 @@
 
 from ncollapse.surrogates.critical_point import CriticalPoint, critical_point
 from ncollapse.surrogates.imbalance import minority_collapse_ratio, seli_geometry
+from ncollapse.surrogates.layer_peeled import LayerPeeled, minority_cosine, minority_threshold
+from ncollapse.surrogates.layer_peeled_sdp import solve_sdp
 from ncollapse.surrogates.problem import Certificate, Inequality, NotConverged, Problem, Solution
 from ncollapse.surrogates.proximal import Proximal
 from ncollapse.surrogates.solvers import LBFGS, GradientDescent
@@ -14,11 +16,15 @@ __all__ = [
     "CriticalPoint",
     "GradientDescent",
     "Inequality",
+    "LayerPeeled",
     "NotConverged",
     "Problem",
     "Proximal",
     "Solution",
     "critical_point",
     "minority_collapse_ratio",
+    "minority_cosine",
+    "minority_threshold",
     "seli_geometry",
+    "solve_sdp",
 ]
