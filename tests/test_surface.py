@@ -27,7 +27,13 @@ COMMANDS = {
     "measure": "MODEL --data --split --checkpoint --layers --batch-size --memory-budget --json",
     "report": "DIR --out",
     "recipes": "RECIPE --json",
+    "solve": "MODEL",
     "doctor": "--json",
+}
+
+SURROGATES = {
+    "ufm": "--loss --bias --classes --per-class --dim --lambda-w --lambda-h --lambda-b --solver --seed --figure --json",
+    "layer_peeled": "--classes --majority --e-h --e-w --ratio --threshold --figure --json",
 }
 
 
@@ -41,13 +47,24 @@ def test_metric_ids():
     assert list(ncollapse.METRICS) == METRIC_IDS
 
 
-def test_commands_and_options():
-    (choices,) = (a.choices for a in _parser()._actions if isinstance(a, argparse._SubParsersAction))
+def subcommands(parser):
+    (choices,) = (a.choices for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    return choices
+
+
+def options_of(parsers):
     found = {}
-    for name, parser in choices.items():
+    for name, parser in parsers.items():
         actions = [action for action in parser._actions if action.dest != "help"]
         found[name] = {action.option_strings[-1] if action.option_strings else action.metavar for action in actions}
-    assert found == {name: set(words.split()) for name, words in COMMANDS.items()}
+    return found
+
+
+def test_commands_and_options():
+    commands = subcommands(_parser())
+    assert options_of(commands) == {name: set(words.split()) for name, words in COMMANDS.items()}
+    models = options_of(subcommands(commands["solve"]))
+    assert models == {name: set(words.split()) for name, words in SURROGATES.items()}
 
 
 def test_recipes():

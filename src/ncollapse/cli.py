@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from ncollapse.solve_command import add_solve
 from ncollapse.version import __version__
 
 if TYPE_CHECKING:
@@ -72,6 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     recipes.add_argument("recipe", metavar="RECIPE", nargs="?", help="show this one with every field that --set takes")
     recipes.add_argument("--json", action="store_true", help="print a list of objects, or the recipe")
     recipes.set_defaults(call=_recipes)
+
+    add_solve(commands)
 
     doctor = commands.add_parser("doctor", help="say what is installed and which data is found")
     doctor.add_argument("--json", action="store_true", help="print an object")

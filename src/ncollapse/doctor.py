@@ -14,8 +14,8 @@ from ncollapse.version import __version__
 
 # Module names; the distribution is named only where it differs.
 _REQUIRED = ("numpy", "scipy", "sklearn", "safetensors", "pydantic", "matplotlib", "jinja2", "rich")
-_DISTRIBUTIONS = {"sklearn": "scikit-learn"}
-_OPTIONAL = {"pandas": "pandas"}
+_DISTRIBUTIONS = {"sklearn": "scikit-learn", "cvxpy": "cvxpy-base"}
+_OPTIONAL = {"pandas": "pandas", "cvxpy": "sdp"}
 
 
 def examine() -> dict[str, str]:

@@ -4,7 +4,7 @@ from ncollapse.surrogates.critical_point import CriticalPoint, critical_point
 from ncollapse.surrogates.imbalance import minority_collapse_ratio, seli_geometry
 from ncollapse.surrogates.layer_peeled import LayerPeeled, minority_cosine, minority_threshold
 from ncollapse.surrogates.layer_peeled_sdp import solve_sdp
-from ncollapse.surrogates.problem import Certificate, Inequality, NotConverged, Problem, Solution
+from ncollapse.surrogates.problem import Certificate, Inequality, NotConverged, Problem, Solution, Solver
 from ncollapse.surrogates.proximal import Proximal
 from ncollapse.surrogates.solvers import LBFGS, GradientDescent
 from ncollapse.surrogates.ufm import UFM
@@ -21,6 +21,7 @@ __all__ = [
     "Problem",
     "Proximal",
     "Solution",
+    "Solver",
     "critical_point",
     "minority_collapse_ratio",
     "minority_cosine",
