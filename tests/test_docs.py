@@ -39,6 +39,7 @@ def test_example_prints_what_the_readme_says():
 
 EXAMPLES = {
     "line_and_null.py": "RMS error: line",
+    "leaving_the_data.py": "never more spread out than the data: True",
     "minority_collapse.py": "they merge from R = 12.1924 on",
     "unconstrained_features.py": "mse: 0.0278842712475, c < 1 holds",
 }

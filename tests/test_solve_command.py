@@ -8,6 +8,7 @@ from ncollapse.cli import main
 from ncollapse.surrogates import UFM, GradientDescent
 
 UFM_WORDS = "solve ufm --loss mse --bias regularized --classes 4 --per-class 5 --lambda-w 5e-3 --lambda-h 2e-3 --lambda-b 0.05"
+MUFM_WORDS = "solve mufm --classes 3 --per-class 10 --dim 6 --sigma 0.3 --seed 1"
 PEELED_WORDS = "solve layer_peeled --classes 4 --majority 2 --e-h 2 --e-w 1"
 
 
@@ -45,6 +46,18 @@ def test_layer_peeled_and_its_threshold(capsys):
     assert found["inequality"]["left"] == pytest.approx(found["inequality"]["right"], rel=1e-5)
 
 
+def test_mufm(capsys):
+    found = answer(capsys, f"{MUFM_WORDS} --lambda-w 0.05 --lambda-h 1e-3")
+    assert found["certified"]
+    assert found["metrics"]["pfc1"] < found["data_pfc1"]
+    assert 0.5 < found["alignment"] < 1
+    assert found["lambda_critical"] <= 0.5e-3
+    assert found["lambda_bound"] == pytest.approx(1 / (2 * 30 * 3 * 0.05), rel=1e-12)
+    other = answer(capsys, f"{MUFM_WORDS} --lambda-w 0.05 --lambda-h 1e-3 --loss ce --bias free")
+    assert other["certified"]
+    assert "lambda_critical" not in other
+
+
 def test_what_is_undefined_is_null(capsys):
     found = answer(capsys, "solve ufm --classes 3 --per-class 4 --lambda-w 1 --lambda-h 1")
     assert found["metrics"]["pfc1"] is None
@@ -60,7 +73,7 @@ def test_words_for_people(capsys):
     assert float(rows[0].split()[1]) == pytest.approx(0.0258842712475, abs=1e-12)
 
 
-@pytest.mark.parametrize("words", [UFM_WORDS, f"{PEELED_WORDS} --threshold"])
+@pytest.mark.parametrize("words", [UFM_WORDS, f"{PEELED_WORDS} --threshold", f"{MUFM_WORDS} --lambda-w 0.1 --lambda-h 0.01"])
 @pytest.mark.parametrize("kind", ["png", "svg"])
 def test_figures(capsys, tmp_path, words, kind):
     file = tmp_path / f"solution.{kind}"

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from ncollapse.report import style
 
-__all__ = ["plot_grams", "plot_minority_cosine"]
+__all__ = ["plot_grams", "plot_minority_cosine", "plot_tradeoff"]
 
 
 def plot_grams(grams: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
@@ -56,4 +56,29 @@ def plot_minority_cosine(ratios: Sequence[float], cosines: Sequence[float], thre
         if threshold is not None:
             axes.axvline(threshold, color=style.SOFT, linewidth=0.9, linestyle=":")
             axes.annotate(f" R₀ = {threshold:.4g}", (threshold, min(cosines)), color=style.SOFT, fontsize=8.5)
+    return figure
+
+
+def plot_tradeoff(decays: Sequence[float], curves: Mapping[str, Sequence[float]], data: Mapping[str, float]) -> Figure:
+    """Draw quantities of the multilayer model against the cost of moving, one panel each, with the data's values dashed.
+
+    Args:
+        decays: Cost of moving.
+        curves: Values at each cost, by name.
+        data: Values of the data, by name.
+
+    Returns:
+        The figure.
+    """
+    with style.house_style():
+        figure = Figure(figsize=(3.5 * len(curves), 3.0), layout="constrained", facecolor="white")
+        for axes, (name, values) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
+            style.prepare(axes)
+            axes.plot(decays, values, color=style.LINE, marker="o", markersize=3, linewidth=1.4, label="model")
+            if name in data:
+                axes.axhline(data[name], color=style.NULL, linewidth=1.0, linestyle="--", label="data")
+                axes.legend(frameon=False, fontsize=8.5)
+            axes.set_xscale("log")
+            axes.set_title(name, fontsize=9.5, loc="left", color=style.INK)
+            axes.set_xlabel("cost of moving, λ_H")
     return figure

@@ -4,6 +4,17 @@ from ncollapse.surrogates.critical_point import CriticalPoint, critical_point
 from ncollapse.surrogates.imbalance import minority_collapse_ratio, seli_geometry
 from ncollapse.surrogates.layer_peeled import LayerPeeled, minority_cosine, minority_threshold
 from ncollapse.surrogates.layer_peeled_sdp import solve_sdp
+from ncollapse.surrogates.mufm import MUFM, EliminatedFeatures
+from ncollapse.surrogates.mufm_flow import FlowPath, gradient_flow
+from ncollapse.surrogates.mufm_laws import (
+    CollapseProgress,
+    alignment,
+    collapse_progress,
+    merged_decay,
+    shrinkage,
+    straight_layers,
+)
+from ncollapse.surrogates.mufm_reduced import ReducedMUFM
 from ncollapse.surrogates.problem import Certificate, Inequality, NotConverged, Problem, Solution, Solver
 from ncollapse.surrogates.proximal import Proximal
 from ncollapse.surrogates.solvers import LBFGS, GradientDescent
@@ -11,21 +22,32 @@ from ncollapse.surrogates.ufm import UFM
 
 __all__ = [
     "LBFGS",
+    "MUFM",
     "UFM",
     "Certificate",
+    "CollapseProgress",
     "CriticalPoint",
+    "EliminatedFeatures",
+    "FlowPath",
     "GradientDescent",
     "Inequality",
     "LayerPeeled",
     "NotConverged",
     "Problem",
     "Proximal",
+    "ReducedMUFM",
     "Solution",
     "Solver",
+    "alignment",
+    "collapse_progress",
     "critical_point",
+    "gradient_flow",
+    "merged_decay",
     "minority_collapse_ratio",
     "minority_cosine",
     "minority_threshold",
     "seli_geometry",
+    "shrinkage",
     "solve_sdp",
+    "straight_layers",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -74,7 +74,7 @@ class Solution:
     """
 
     value: float
-    variables: Mapping[str, Tensor]
+    variables: Variables
     labels: Tensor
     certificate: Certificate
     converged: bool

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,12 +58,24 @@ class LBFGS:
         Returns:
             Where it stopped.
         """
+        return self.minimize(problem.value_and_gradient, start)
+
+    def minimize(self, value_and_gradient: Callable[[Variables], tuple[float, Variables]], start: Variables) -> Run:
+        """Minimize any function.
+
+        Args:
+            value_and_gradient: The function.
+            start: Where to begin.
+
+        Returns:
+            Where it stopped.
+        """
 
         def evaluate(flat: np.ndarray) -> tuple[float, np.ndarray]:
-            value, gradient = problem.value_and_gradient(_unflatten(flat, start))
+            value, gradient = value_and_gradient(_unflatten(flat, start))
             return value, _flatten(gradient)
 
-        history = [problem.value_and_gradient(start)[0]]
+        history = [value_and_gradient(start)[0]]
         options = {"maxiter": self.max_iterations, "maxfun": 10 * self.max_iterations, "maxcor": self.memory}
         found = minimize(
             evaluate,
@@ -74,7 +87,7 @@ class LBFGS:
             callback=lambda intermediate_result: history.append(float(intermediate_result.fun)),
         )
         variables = _unflatten(found.x, start)
-        steepest = largest(problem.value_and_gradient(variables)[1])
+        steepest = largest(value_and_gradient(variables)[1])
         words = f"L-BFGS, {found.nit} iterations, largest gradient entry {steepest:.2g}"
         return Run(variables, tuple(history), steepest <= self.tolerance, words)
 
