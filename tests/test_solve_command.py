@@ -58,6 +58,15 @@ def test_mufm(capsys):
     assert "lambda_critical" not in other
 
 
+@pytest.mark.parametrize("solver", ["lbfgs", "closed_form"])
+def test_gufm(capsys, solver):
+    found = answer(capsys, f"solve gufm --loss ce --classes 4 --lambda-w 0.005 --per-class 3 --solver {solver}")
+    assert found["value"] == pytest.approx(0.1430641596, abs=1e-10)
+    assert found["scale"] == pytest.approx(3.0916069111, abs=1e-9)
+    assert found["distance_to_optima"] == pytest.approx(0, abs=1e-6)
+    assert found["certified"]
+
+
 def test_what_is_undefined_is_null(capsys):
     found = answer(capsys, "solve ufm --classes 3 --per-class 4 --lambda-w 1 --lambda-h 1")
     assert found["metrics"]["pfc1"] is None

@@ -34,6 +34,7 @@ COMMANDS = {
 SURROGATES = {
     "ufm": "--loss --bias --classes --per-class --dim --lambda-w --lambda-h --lambda-b --solver --seed --figure --json",
     "mufm": "--loss --bias --classes --per-class --dim --sigma --seed --lambda-w --lambda-h --figure --json",
+    "gufm": "--loss --bias --classes --per-class --dim --lambda-w --solver --seed --figure --json",
     "layer_peeled": "--classes --majority --e-h --e-w --ratio --threshold --figure --json",
 }
 

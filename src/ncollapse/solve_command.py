@@ -41,7 +41,7 @@ def add_solve(commands: Any) -> None:
     """
     parser = commands.add_parser("solve", help="solve a surrogate model of the theory, with a certificate")
     models = parser.add_subparsers(dest="model", required=True, metavar="MODEL", parser_class=type(parser))
-    for add in (_add_ufm, _add_mufm, _add_layer_peeled):
+    for add in (_add_ufm, _add_mufm, _add_gufm, _add_layer_peeled):
         add(models)
 
 
@@ -128,6 +128,29 @@ def _solve_mufm(options: argparse.Namespace) -> Solved:
         progress = collapse_progress(model(options.lambda_h), solution.variables)
         numbers |= {"lambda_critical": progress.inequality.left, "lambda_bound": progress.bound}
     return Solved(solution, draw, numbers)
+
+
+def _add_gufm(models: Any) -> None:
+    model = _add_model(models, "gufm", "generalized unconstrained features model: features on a sphere", _solve_gufm)
+    model.add_argument("--loss", choices=("ce", "mse"), default="ce", help="default: %(default)s")
+    model.add_argument("--bias", choices=("none", "free"), default="none", help="default: %(default)s")
+    model.add_argument("--classes", type=int, required=True, metavar="K")
+    model.add_argument("--per-class", type=int, default=1, metavar="n", help="samples (default: %(default)s)")
+    model.add_argument("--dim", type=int, metavar="d", help="dimension of the features (default: K + 1)")
+    model.add_argument("--lambda-w", type=float, required=True, metavar="a", help="decay of the last layer")
+    model.add_argument("--solver", choices=("lbfgs", "closed_form"), default="lbfgs", help="default: %(default)s")
+    model.add_argument("--seed", type=int, default=0, help="of the random start (default: %(default)s)")
+
+
+def _solve_gufm(options: argparse.Namespace) -> Solved:
+    from ncollapse.surrogates import GUFM
+
+    dim = options.classes + 1 if options.dim is None else options.dim
+    model = GUFM(options.classes, options.per_class, dim, options.loss, options.lambda_w, options.bias)
+    by_formula = options.solver == "closed_form"
+    solution = model.closed_form() if by_formula else model.solve(seed=options.seed, allow_unconverged=True)
+    distance = model.distance(solution.variables["weight"], solution.variables["features"])
+    return Solved(solution, lambda: _gram_figure(solution), {"scale": model.scale, "distance_to_optima": distance})
 
 
 def _add_layer_peeled(models: Any) -> None:

@@ -1,6 +1,8 @@
 """Surrogate models of neural collapse: solved, with a proof of how close each solution is to the global minimum."""
 
 from ncollapse.surrogates.critical_point import CriticalPoint, critical_point
+from ncollapse.surrogates.great_circle import great_circle_blocks
+from ncollapse.surrogates.gufm import GUFM, layer_norm
 from ncollapse.surrogates.imbalance import minority_collapse_ratio, seli_geometry
 from ncollapse.surrogates.layer_peeled import LayerPeeled, minority_cosine, minority_threshold
 from ncollapse.surrogates.layer_peeled_sdp import solve_sdp
@@ -21,6 +23,7 @@ from ncollapse.surrogates.solvers import LBFGS, GradientDescent
 from ncollapse.surrogates.ufm import UFM
 
 __all__ = [
+    "GUFM",
     "LBFGS",
     "MUFM",
     "UFM",
@@ -42,6 +45,8 @@ __all__ = [
     "collapse_progress",
     "critical_point",
     "gradient_flow",
+    "great_circle_blocks",
+    "layer_norm",
     "merged_decay",
     "minority_collapse_ratio",
     "minority_cosine",
