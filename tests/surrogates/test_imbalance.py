@@ -34,9 +34,13 @@ def test_the_ratio_separates_collapse_from_none():
         ratio = majority / 3
         assert (ratio >= minority_collapse_ratio(2, 3, 1e-3, 1, minority_count=3)) == collapsed
         assert (minority_spread(UFM((majority,) * 2 + (3,) * 3, 5, "ce", decay, decay), 3) < 1e-9) == collapsed
-    num_samples = 2 * 22 + 9
-    held = minority_collapse_ratio(2, 3, decay, decay, num_samples=num_samples)
-    assert (22 / 3 >= held) == (3 <= num_samples**2 * 1e-3)
+
+
+def test_both_forms_of_the_ratio_meet_at_the_threshold():
+    ratio = minority_collapse_ratio(2, 3, 1e-2, 1e-1, minority_count=3)
+    num_samples = 3 * (2 * ratio + 3)
+    assert num_samples**2 * 1e-3 == pytest.approx(3, rel=1e-12)
+    assert minority_collapse_ratio(2, 3, 1e-2, 1e-1, num_samples=num_samples) == pytest.approx(ratio, rel=1e-12)
 
 
 def test_zero_is_left_where_all_collapse():
