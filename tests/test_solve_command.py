@@ -82,8 +82,10 @@ def test_words_for_people(capsys):
     assert float(rows[0].split()[1]) == pytest.approx(0.0258842712475, abs=1e-12)
 
 
-@pytest.mark.parametrize("words", [UFM_WORDS, f"{PEELED_WORDS} --threshold", f"{MUFM_WORDS} --lambda-w 0.1 --lambda-h 0.01"])
-@pytest.mark.parametrize("kind", ["png", "svg"])
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [(UFM_WORDS, "png"), (f"{PEELED_WORDS} --threshold", "svg"), (f"{MUFM_WORDS} --lambda-w 0.1 --lambda-h 0.01", "svg")],
+)
 def test_figures(capsys, tmp_path, words, kind):
     file = tmp_path / f"solution.{kind}"
     main([*words.split(), "--figure", str(file)])
