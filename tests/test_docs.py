@@ -38,11 +38,24 @@ def test_example_prints_what_the_readme_says():
     assert numbers == pytest.approx(expected_numbers, rel=0.1)
 
 
-def test_examples_run():
-    # The other example needs the extra `vision`: make test-zoo runs it.
-    for path in [ROOT / "examples" / "line_and_null.py"]:
-        result = subprocess.run([sys.executable, path, "2"], capture_output=True, text=True, check=True)
-        assert "RMS error: line" in result.stdout
+EXAMPLES = {
+    "line_and_null.py": "RMS error: line",
+    "leaving_the_data.py": "never more spread out than the data: True",
+    "minority_collapse.py": "they merge from R = 12.1924 on",
+    "features_on_a_sphere.py": "K = 4, λ = 0.005: s = 3.0916069111, minimum 0.1430641596",
+    "unconstrained_features.py": "mse: 0.0278842712475, c < 1 holds",
+}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_examples_run(name):
+    result = subprocess.run([sys.executable, ROOT / "examples" / name, "2"], capture_output=True, text=True, check=True)
+    assert EXAMPLES[name] in result.stdout
+
+
+def test_every_example_is_run():
+    # One needs the extra `vision`: make test-zoo runs it.
+    assert {path.name for path in (ROOT / "examples").glob("*.py")} == {*EXAMPLES, "imagenet_head.py"}
 
 
 def test_commands_parse():

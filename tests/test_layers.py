@@ -14,18 +14,19 @@ FLOORS = {
     "version": 0, "files": 0,
     "etf": 1, "statistics": 1, "data": 1,
     "metrics": 2, "models": 2, "train": 2,
-    "depth": 3,
+    "depth": 3, "surrogates": 3,
     "probe": 4,
     "studies": 5,
     "integrations": 5,
     "report": 6,
     "doctor": 6,
-    "sweep_command": 7,
+    "solve_command": 7, "sweep_command": 7,
     "cli": 8,
     "__main__": 9, "__init__": 9,
 }  # fmt: skip
 # Rooms below that may not be seen.
 FORBIDDEN = {("models", "statistics"), ("models", "data"), ("train", "statistics"), ("train", "models"), ("metrics", "data")}
+FORBIDDEN |= {("surrogates", room) for room in ("models", "data", "train")}
 FORBIDDEN |= {("report", room) for room in FLOORS if room not in {"report", "files", "version"}}
 
 

@@ -29,6 +29,7 @@ COMMANDS = {
     "report": "DIR --out",
     "sweep": "RECIPE --over --seeds --set --engine --workers --address --out --json",
     "recipes": "RECIPE --json",
+    "solve": "MODEL",
     "doctor": "--json",
 }
 
@@ -36,6 +37,12 @@ RECIPE_NAMES = """
 demo fc_fashion_mnist_small fc_mnist_small conv_fashion_mnist_small conv_cifar10_small conv_stl10_small conv_cifar100_small
 fc_mnist conv_fashion_mnist conv_cifar10 conv_stl10 conv_cifar100
 """.split()
+SURROGATES = {
+    "ufm": "--loss --bias --classes --per-class --dim --lambda-w --lambda-h --lambda-b --solver --seed --figure --json",
+    "mufm": "--loss --bias --classes --per-class --dim --sigma --seed --lambda-w --lambda-h --figure --json",
+    "gufm": "--loss --bias --classes --per-class --dim --lambda-w --solver --seed --figure --json",
+    "layer_peeled": "--classes --majority --e-h --e-w --ratio --threshold --figure --json",
+}
 
 
 def test_names():
@@ -48,13 +55,24 @@ def test_metric_ids():
     assert list(ncollapse.METRICS) == METRIC_IDS
 
 
-def test_commands_and_options():
-    (choices,) = (a.choices for a in _parser()._actions if isinstance(a, argparse._SubParsersAction))
+def subcommands(parser):
+    (choices,) = (a.choices for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    return choices
+
+
+def options_of(parsers):
     found = {}
-    for name, parser in choices.items():
+    for name, parser in parsers.items():
         actions = [action for action in parser._actions if action.dest != "help"]
         found[name] = {action.option_strings[-1] if action.option_strings else action.metavar for action in actions}
-    assert found == {name: set(words.split()) for name, words in COMMANDS.items()}
+    return found
+
+
+def test_commands_and_options():
+    commands = subcommands(_parser())
+    assert options_of(commands) == {name: set(words.split()) for name, words in COMMANDS.items()}
+    models = options_of(subcommands(commands["solve"]))
+    assert models == {name: set(words.split()) for name, words in SURROGATES.items()}
 
 
 def test_recipes():

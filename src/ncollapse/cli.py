@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from ncollapse.solve_command import add_solve
 from ncollapse.sweep_command import add_sweep
 from ncollapse.version import __version__
 
@@ -79,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     recipes.add_argument("--json", action="store_true", help="print a list of objects, or the recipe")
     recipes.set_defaults(call=_recipes)
 
+    add_solve(commands)
     add_sweep(commands, _count)
 
     doctor = commands.add_parser("doctor", help="say what is installed and which data is found")

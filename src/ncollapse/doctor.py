@@ -14,10 +14,12 @@ from ncollapse.version import __version__
 
 # Module names; the distribution is named only where it differs. The optional ones with the extra that brings them.
 _REQUIRED = ("numpy", "scipy", "sklearn", "safetensors", "pydantic", "matplotlib", "jinja2", "rich")
-_DISTRIBUTIONS = {"sklearn": "scikit-learn"}
+_DISTRIBUTIONS = {"sklearn": "scikit-learn", "cvxpy": "cvxpy-base"}
 _OPTIONAL = {
     "pandas": "pandas",
+    "cvxpy": "sdp",
     "lightning": "lightning",
+    "ray": "ray",
     "tensorboard": "tensorboard",
     "transformers": "text",
     "wandb": "wandb",

@@ -1,0 +1,58 @@
+"""Surrogate models of neural collapse: solved, with a proof of how close each solution is to the global minimum."""
+
+from ncollapse.surrogates.critical_point import CriticalPoint, critical_point
+from ncollapse.surrogates.great_circle import great_circle_blocks
+from ncollapse.surrogates.gufm import GUFM, layer_norm
+from ncollapse.surrogates.imbalance import minority_collapse_ratio, seli_geometry
+from ncollapse.surrogates.layer_peeled import LayerPeeled, minority_cosine, minority_threshold
+from ncollapse.surrogates.layer_peeled_sdp import solve_sdp
+from ncollapse.surrogates.mufm import MUFM, EliminatedFeatures
+from ncollapse.surrogates.mufm_flow import FlowPath, gradient_flow
+from ncollapse.surrogates.mufm_laws import (
+    CollapseProgress,
+    alignment,
+    collapse_progress,
+    merged_decay,
+    shrinkage,
+    straight_layers,
+)
+from ncollapse.surrogates.mufm_reduced import ReducedMUFM
+from ncollapse.surrogates.problem import Certificate, Inequality, NotConverged, Problem, Solution, Solver
+from ncollapse.surrogates.proximal import Proximal
+from ncollapse.surrogates.solvers import LBFGS, GradientDescent
+from ncollapse.surrogates.ufm import UFM
+
+__all__ = [
+    "GUFM",
+    "LBFGS",
+    "MUFM",
+    "UFM",
+    "Certificate",
+    "CollapseProgress",
+    "CriticalPoint",
+    "EliminatedFeatures",
+    "FlowPath",
+    "GradientDescent",
+    "Inequality",
+    "LayerPeeled",
+    "NotConverged",
+    "Problem",
+    "Proximal",
+    "ReducedMUFM",
+    "Solution",
+    "Solver",
+    "alignment",
+    "collapse_progress",
+    "critical_point",
+    "gradient_flow",
+    "great_circle_blocks",
+    "layer_norm",
+    "merged_decay",
+    "minority_collapse_ratio",
+    "minority_cosine",
+    "minority_threshold",
+    "seli_geometry",
+    "shrinkage",
+    "solve_sdp",
+    "straight_layers",
+]

@@ -1,0 +1,47 @@
+"""Checks of what users hand to the surrogate models."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+
+def check_positive(**numbers: float) -> None:
+    """Check that numbers are finite and positive.
+
+    Args:
+        **numbers: By the name users know.
+
+    Raises:
+        ValueError: If one is not.
+    """
+    for name, number in numbers.items():
+        if not (math.isfinite(number) and number > 0):
+            raise ValueError(f"{name} must be finite and positive, got {number}.")
+
+
+def check_counts(counts: Sequence[int]) -> None:
+    """Check the numbers of samples of the classes.
+
+    Args:
+        counts: n_k.
+
+    Raises:
+        ValueError: If there are fewer than two classes or one is empty.
+    """
+    if len(counts) < 2 or any(count != int(count) or count < 1 for count in counts):
+        raise ValueError(f"counts must be positive integers, one for each of two or more classes, got {tuple(counts)}.")
+
+
+def check_balanced(counts: Sequence[int], what: str) -> None:
+    """Check that all classes have as many samples.
+
+    Args:
+        counts: n_k.
+        what: What assumes it.
+
+    Raises:
+        ValueError: If they have not.
+    """
+    if len(set(counts)) > 1:
+        raise ValueError(f"{what} needs balanced classes, got counts {tuple(counts)}. Solve it numerically: solve().")

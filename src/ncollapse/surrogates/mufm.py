@@ -1,0 +1,264 @@
+"""The multilayer unconstrained features model: features that leave the data at a price, and a last layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ncollapse.statistics.batch import check_labels
+from ncollapse.surrogates.checks import check_positive
+from ncollapse.surrogates.losses import LossName, check_loss, loss_conjugate, loss_gradient, loss_value, one_hot
+from ncollapse.surrogates.mufm_reduced import ReducedMUFM
+from ncollapse.surrogates.nuclear import best_bias
+from ncollapse.surrogates.problem import Certificate, Inequality, Problem, Run, Solver, Variables
+from ncollapse.surrogates.solvers import LBFGS
+
+
+class MUFM(Problem):
+    r"""Multilayer unconstrained features model.
+
+    .. math:: \min_{W, H, b}\; \ell(W H + b 1^T) + \frac{\lambda_W}{2} \lVert W \rVert^2
+        + \frac{\lambda_H}{2} \lVert H - X \rVert^2
+
+    with the loss averaged, and the last term summed, over the samples (for a mean pass :math:`\lambda_H / N`). It is what
+    layers with costs :math:`\frac{\lambda_l}{2} \lVert H_l - H_{l-1} \rVert^2` come down to: they lie on the straight line from
+    X to H, gap l in proportion to :math:`1/\lambda_l`, and :math:`1/\lambda_H = \sum_l 1/\lambda_l` (``merged_decay``).
+
+    A critical point is a global minimizer if :math:`\lVert \Gamma \rVert_2^2 \le \lambda_W \lambda_H`, Γ being the gradient in
+    the logits. The bound behind it is the model with K more dimensions in which X is zero, which is always certified.
+
+    Args:
+        inputs: X, shape (N, d), one sample a row, finite.
+        labels: Classes in [0, K), each with a sample, shape (N,).
+        loss: "mse" or "ce".
+        lambda_w: Decay of the weight, positive.
+        lambda_h: Cost of moving the features, positive.
+        bias: "none" or "free".
+
+    Raises:
+        ValueError: If a number is out of range, the data are not finite, or a class is empty.
+
+    Reference:
+        Progressive feedforward collapse, arXiv 2405.00985, eqs. (12), (13) and (16); solver and certificate are derived.
+    """
+
+    def __init__(
+        self,
+        inputs: Tensor,
+        labels: Tensor,
+        *,
+        lambda_w: float,
+        lambda_h: float,
+        loss: LossName = "mse",
+        bias: Literal["none", "free"] = "none",
+    ) -> None:
+        check_loss(loss)
+        check_positive(lambda_w=lambda_w, lambda_h=lambda_h)
+        if bias not in {"none", "free"}:
+            raise ValueError(f"bias must be 'none' or 'free', got {bias!r}.")
+        if inputs.ndim != 2:
+            raise ValueError(f"inputs must have shape (N, d), got {tuple(inputs.shape)}. Flatten the samples.")
+        if not bool(inputs.isfinite().all()):
+            row = int((~inputs.isfinite().all(dim=1)).nonzero()[0])
+            raise ValueError(f"inputs must be finite, got nan or inf in row {row}. Clean the data.")
+        num_classes = int(labels.max()) + 1
+        self._labels = check_labels(labels, len(inputs), num_classes)
+        empty = (torch.bincount(self._labels, minlength=num_classes) == 0).nonzero().flatten().tolist()
+        if empty or num_classes < 2:
+            raise ValueError(
+                f"Two or more classes, each with a sample, are needed; got {num_classes}, without samples: {empty}."
+            )
+        self.inputs = inputs.detach().double()
+        self.num_classes, self.loss, self.bias = num_classes, loss, bias
+        self.lambda_w, self.lambda_h = lambda_w, lambda_h
+        self._shares = torch.full((len(inputs),), 1 / len(inputs), dtype=torch.float64)
+
+    @property
+    def labels(self) -> Tensor:
+        """Classes of the samples."""
+        return self._labels
+
+    @property
+    def default_solver(self) -> Solver:
+        """L-BFGS in the weight alone for "mse", in all variables for "ce"."""
+        return EliminatedFeatures() if self.loss == "mse" else LBFGS()
+
+    @cached_property
+    def reduced(self) -> ReducedMUFM:
+        """The sums over the samples, for "mse": taken once."""
+        inputs, targets = self.inputs, one_hot(self.labels, self.num_classes)
+        if self.bias == "free":
+            inputs, targets = inputs - inputs.mean(dim=0), targets - targets.mean(dim=0)
+        sums = (inputs.T @ inputs, targets.T @ inputs, targets.T @ targets)
+        return ReducedMUFM(len(inputs), *sums, self.lambda_w, self.lambda_h)
+
+    def padded(self) -> MUFM:
+        """The same model with K more dimensions in which the data are zero: its minimum bounds this one's from below.
+
+        Returns:
+            A new problem.
+        """
+        wide = torch.cat([self.inputs, self.inputs.new_zeros(len(self.inputs), self.num_classes)], dim=1)
+        numbers = {"lambda_w": self.lambda_w, "lambda_h": self.lambda_h}
+        return MUFM(wide, self.labels, loss=self.loss, bias=self.bias, **numbers)
+
+    def start(self, seed: int) -> Variables:
+        """Standard normal weight and features, and a bias of zero.
+
+        Args:
+            seed: Of the generator.
+
+        Returns:
+            The point.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        weight = torch.randn(self.num_classes, self.inputs.shape[1], generator=generator, dtype=torch.float64)
+        features = torch.randn(self.inputs.shape, generator=generator, dtype=torch.float64)
+        bias = {} if self.bias == "none" else {"bias": weight.new_zeros(self.num_classes)}
+        return {"weight": weight, "features": features} | bias
+
+    def objective(self, variables: Variables) -> Tensor:
+        """Loss, decay and the cost of moving.
+
+        Args:
+            variables: "weight" (K, d), "features" (N, d) and, if free, "bias" (K,).
+
+        Returns:
+            0-d tensor.
+        """
+        weight, features = variables["weight"], variables["features"]
+        logits = features @ weight.T + variables.get("bias", 0.0)
+        decay = self.lambda_w * weight.square().sum() + self.lambda_h * (features - self.inputs).square().sum()
+        return loss_value(self.loss, logits, self.labels, self._shares) + 0.5 * decay
+
+    def best_features(self, weight: Tensor) -> Variables:
+        r"""The least point of given weights under the mean squared error: :math:`H = X - W^T \Gamma / \lambda_H`.
+
+        Args:
+            weight: Shape (K, d).
+
+        Returns:
+            The point.
+        """
+        inputs, targets = self.inputs, one_hot(self.labels, self.num_classes)
+        shift = inputs.mean(dim=0), targets.mean(dim=0)
+        if self.bias == "free":
+            inputs, targets = inputs - shift[0], targets - shift[1]
+        system = len(inputs) * torch.eye(len(weight), dtype=torch.float64) + weight @ weight.T / self.lambda_h
+        gradient = torch.linalg.solve(system, inputs @ weight.T - targets, left=False)
+        point = {"weight": weight, "features": self.inputs - gradient @ weight / self.lambda_h}
+        return point if self.bias == "none" else point | {"bias": shift[1] - weight @ shift[0]}
+
+    def logit_gradient(self, variables: Variables) -> Tensor:
+        r"""Gradient Γ of the loss with respect to the logits; with a free bias at the best one, so that :math:`\Gamma^T 1 = 0`.
+
+        Args:
+            variables: A point.
+
+        Returns:
+            Shape (N, K).
+        """
+        logits = variables["features"] @ variables["weight"].T
+        bias = variables.get("bias", logits.new_zeros(self.num_classes))
+        if self.bias == "free":
+            bias = best_bias(self.loss, logits, self.labels, self._shares, bias)
+        return loss_gradient(self.loss, logits + bias, self.labels, self._shares)
+
+    def certificate(self, variables: Variables) -> Certificate:
+        """Lower bound from the point's own gradient if that is admitted, else from the padded model, solved once.
+
+        Args:
+            variables: Any point.
+
+        Returns:
+            The bound and the condition of a global minimizer.
+        """
+        squared, bound = self.dual(variables)
+        inequality = Inequality("‖Γ‖₂² <= λ_W λ_H", squared, self.lambda_w * self.lambda_h)
+        return Certificate(bound if inequality.left <= inequality.right else max(bound, self.padded_bound), inequality)
+
+    @cached_property
+    def padded_bound(self) -> float:
+        """Lower bound of the minimum from the solution of the padded model."""
+        wide = self.padded()
+        return wide.dual(wide.default_solver.run(wide, wide.start(0)).variables)[1]
+
+    def dual(self, variables: Variables) -> tuple[float, float]:
+        r"""Squared spectral norm of Γ, and a lower bound of the minimum from it.
+
+        :math:`-\ell^*(\Gamma) - \frac12 \mathrm{tr}(X \Gamma^T (\lambda_W I - \Gamma \Gamma^T / \lambda_H)^{-1} \Gamma X^T)`
+        bounds it for every Γ of squared norm below :math:`\lambda_W \lambda_H`; of the multiples tΓ the best is taken.
+
+        Args:
+            variables: Any point.
+
+        Returns:
+            Norm and bound.
+        """
+        gradient = self.logit_gradient(variables)
+        sizes, axes = torch.linalg.eigh(gradient.T @ gradient)
+        pulls = (axes.T @ gradient.T @ self.inputs).square().sum(dim=1)
+        squared = float(sizes[-1])
+        reach = min(1.0, (self.lambda_w * self.lambda_h / squared) ** 0.5)
+
+        def bound(t: float) -> float:
+            room = self.lambda_w - t**2 * sizes / self.lambda_h
+            if not bool((room > 0).all()):
+                return -torch.inf
+            conjugate = loss_conjugate(self.loss, t * gradient, self.labels, self._shares)
+            return -float(conjugate) - 0.5 * float((t**2 * pulls / room).sum())
+
+        # At the edge of the admitted set one direction's room vanishes with its pull: the limit is taken from inside.
+        return squared, max(bound(t) for t in (reach, *(reach * (1 - 10.0**-j) for j in range(1, 15))))
+
+
+@dataclass(frozen=True)
+class EliminatedFeatures:
+    """L-BFGS in the weight alone, the features being the best ones: for ``MUFM`` with mean squared error.
+
+    It begins at ridge regression, then at random weights, until a start is certified.
+
+    Attributes:
+        starts: Most starts.
+        descent: How each is followed.
+    """
+
+    starts: int = 6
+    descent: LBFGS = field(default_factory=LBFGS)
+
+    def run(self, problem: Problem, start: Variables) -> Run:
+        """Keep the best of several starts.
+
+        Args:
+            problem: A ``MUFM``.
+            start: Its weight is the second start.
+
+        Returns:
+            Where the best one stopped.
+
+        Raises:
+            TypeError: If the problem is another one.
+        """
+        if not (isinstance(problem, MUFM) and problem.loss == "mse"):
+            name = f"{type(problem).__name__} with {getattr(problem, 'loss', 'no')} loss"
+            raise TypeError(f"EliminatedFeatures solves MUFM with mse loss, got {name}. Take LBFGS().")
+        generator = torch.Generator().manual_seed(0)
+        best: Run | None = None
+        for number in range(self.starts):
+            if number < 2:
+                weight = problem.reduced.ridge() if number == 0 else start["weight"]
+            else:
+                weight = torch.randn(start["weight"].shape, generator=generator, dtype=torch.float64)
+            found = self.descent.minimize(problem.reduced.value_and_gradient, {"weight": weight})
+            if best is None or found.history[-1] < best.history[-1]:
+                best = found
+            squared, _ = problem.dual(problem.best_features(best.variables["weight"]))
+            if squared <= problem.lambda_w * problem.lambda_h:
+                break
+        assert best is not None
+        words = f"features eliminated, best of {number + 1} starts, {best.words}"
+        return Run(problem.best_features(best.variables["weight"]), best.history, best.converged, words)

@@ -1,0 +1,120 @@
+"""The gradient flow that the multilayer model's minimizers begin with, at a cost independent of the number of samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ncollapse.statistics import ClassScatter
+from ncollapse.surrogates.checks import check_balanced, check_positive
+
+
+@dataclass(frozen=True)
+class FlowPath:
+    r"""Features along the flow, by what all metrics of within- and between-class spread need.
+
+    Attributes:
+        times: t, shape (T,).
+        maps: B(t), shape (T, d, d): deviations from class means are those of the data times B.
+        means: Class means, shape (T, K, d).
+        within_traces: tr Σ_W, shape (T,): never rises.
+        between_traces: tr Σ_B, shape (T,): never falls.
+    """
+
+    times: Tensor
+    maps: Tensor
+    means: Tensor
+    within_traces: Tensor
+    between_traces: Tensor
+
+    @property
+    def pfc1(self) -> Tensor:
+        """Ratio tr Σ_W / tr Σ_B at every time, shape (T,): never rises."""
+        return self.within_traces / self.between_traces
+
+
+def best_weight(within: Tensor, means: Tensor, lambda_w: float) -> Tensor:
+    r"""Ridge regression of the labels on balanced features.
+
+    :math:`W = \frac1K M^T (\Sigma_W + \frac1K M M^T + \lambda_W I)^{-1}`.
+
+    Args:
+        within: Σ_W, shape (d, d).
+        means: Class means, shape (K, d).
+        lambda_w: Decay of the weight.
+
+    Returns:
+        Shape (K, d).
+    """
+    system = within + means.T @ means / len(means) + lambda_w * torch.eye(len(within), dtype=torch.float64)
+    return torch.linalg.solve(system, means / len(means), left=False)
+
+
+def gradient_flow(inputs: Tensor, labels: Tensor, *, lambda_w: float, duration: float, num_steps: int = 1000) -> FlowPath:
+    r"""Follow :math:`\dot H = -\frac1N W^T (W H - Y)`, H(0) = X, with W the best one at every moment (Runge–Kutta, order four).
+
+    It is the descent of :math:`\min_W \frac{1}{2N} \lVert W H - Y \rVert^2 + \frac{\lambda_W}{2} \lVert W \rVert^2`, and the
+    first order of the model's minimizer: :math:`H^* = X + \dot H(0) / \lambda_H + o(1/\lambda_H)`. Class means and deviations
+    have equations of their own: :math:`\dot M = -\frac1N W^T (W M - I)` and, for the map B of the deviations,
+    :math:`\dot B = -\frac1N W^T W B`.
+
+    Args:
+        inputs: X, shape (N, d).
+        labels: Balanced classes, shape (N,).
+        lambda_w: Decay of the weight, positive.
+        duration: Last time, in units of a gradient of the averaged loss: features of N samples need times of order N.
+        num_steps: Steps, equally long.
+
+    Returns:
+        The path, with its start.
+
+    Raises:
+        ValueError: If the classes are not balanced, or a step is too long: more than 0.5 N / ‖W‖².
+
+    Reference:
+        Progressive feedforward collapse, arXiv 2405.00985, eq. (21) as we read it; the reduction and its laws are derived.
+    """
+    check_positive(lambda_w=lambda_w, duration=duration, num_steps=num_steps)
+    counts = torch.bincount(labels).tolist()
+    check_balanced(counts, "The reduced flow")
+    scatter = ClassScatter.from_batch(inputs.double(), labels, len(counts))
+    within, step, num_samples = scatter.within_covariance(), duration / num_steps, sum(counts)
+
+    def slope(deviation: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
+        weight = best_weight(deviation @ within @ deviation.T, means, lambda_w)
+        longest = 0.5 * num_samples / float(weight.square().sum())
+        if step > longest:
+            raise ValueError(
+                f"gradient_flow needs steps of at most 0.5 N / ‖W‖² = {longest:.3g}, got {step:.3g}. Take more steps."
+            )
+        identity = torch.eye(len(counts), dtype=torch.float64)
+        return -weight.T @ weight @ deviation / num_samples, -(means @ weight.T - identity) @ weight / num_samples
+
+    state = torch.eye(inputs.shape[1], dtype=torch.float64), scatter.moments.means
+    path = [state]
+    for _ in range(num_steps):
+        state = _runge_kutta(slope, state, step)
+        path.append(state)
+    maps, means = (torch.stack(parts) for parts in zip(*path, strict=True))
+    centered = means - means.mean(dim=1, keepdim=True)
+    times = torch.linspace(0, duration, num_steps + 1, dtype=torch.float64)
+    traces = torch.einsum("tij,jk,tik->t", maps, within, maps)
+    return FlowPath(times, maps, means, traces, centered.square().sum(dim=(1, 2)) / len(counts))
+
+
+State = tuple[Tensor, Tensor]
+
+
+def _runge_kutta(slope: Callable[[Tensor, Tensor], State], state: State, step: float) -> State:
+    def moved(by: State, share: float) -> State:
+        return state[0] + share * step * by[0], state[1] + share * step * by[1]
+
+    first = slope(*state)
+    second = slope(*moved(first, 0.5))
+    third = slope(*moved(second, 0.5))
+    fourth = slope(*moved(third, 1.0))
+    deviation, means = (a + 2 * b + 2 * c + d for a, b, c, d in zip(first, second, third, fourth, strict=True))
+    return moved((deviation, means), 1 / 6)

@@ -1,0 +1,247 @@
+"""The unconstrained features model: free features and a last layer, mean squared error or cross-entropy."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+from ncollapse.surrogates.checks import check_balanced, check_counts, check_positive
+from ncollapse.surrogates.losses import LossName, check_loss, loss_gradient, loss_value
+from ncollapse.surrogates.nuclear import Bias, NuclearProgram, soft_threshold, split_product
+from ncollapse.surrogates.problem import Certificate, Inequality, Solution, Variables
+from ncollapse.surrogates.proximal import NuclearProblem
+from ncollapse.surrogates.solvers import LBFGS
+
+
+@dataclass(frozen=True)
+class UFM(NuclearProblem):
+    r"""Unconstrained features model.
+
+    .. math:: \min_{W, H, b}\; \ell(W H + b 1^T) + \frac{\lambda_W}{2} \lVert W \rVert^2 + \frac{\lambda_H}{2} \lVert H \rVert^2
+        + \frac{\lambda_b}{2} \lVert b \rVert^2
+
+    with :math:`\ell = \frac{1}{2N} \lVert Z - Y \rVert^2` ("mse") or the mean cross-entropy ("ce"). The features' decay is a
+    sum over the N samples. For d at least the number of classes it equals a convex program: the loss plus
+    :math:`\sqrt{\lambda_W \lambda_H} \lVert Z \rVert_*`, which gives every point a lower bound. The number that decides what
+    collapses is :math:`c_k = N \sqrt{\lambda_W \lambda_H / n_k}`: for balanced classes all variables are zero iff c >= 1.
+
+    Attributes:
+        counts: n_k, samples of each class.
+        dim: d, dimension of the features.
+        loss: "mse" or "ce".
+        lambda_w: Decay of the weight, positive.
+        lambda_h: Decay of the features, positive.
+        bias: "none", "free" or "regularized".
+        lambda_b: Decay of the bias: positive if regularized, else 0.
+
+    Raises:
+        ValueError: If a number is out of range.
+
+    Reference:
+        Mixon, Parshall & Pi (2020); Zhu et al. (2021), NeurIPS; Zhou et al. (2022), ICML; Tirer & Bruna (2022), ICML.
+
+    Example:
+        >>> model = UFM((5,) * 4, dim=4, loss="mse", lambda_w=5e-3, lambda_h=2e-3)
+        >>> round(model.closed_form().value, 13), round(model.solve().value, 10)
+        (0.0278842712475, 0.0278842712)
+    """
+
+    counts: tuple[int, ...]
+    dim: int
+    loss: LossName
+    lambda_w: float
+    lambda_h: float
+    bias: Bias = "none"
+    lambda_b: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_counts(self.counts)
+        check_loss(self.loss)
+        check_positive(lambda_w=self.lambda_w, lambda_h=self.lambda_h, dim=self.dim)
+        if self.bias not in get_args(Bias):
+            raise ValueError(f"bias must be 'none', 'free' or 'regularized', got {self.bias!r}.")
+        if self.bias == "regularized":
+            check_positive(lambda_b=self.lambda_b)
+        elif self.lambda_b != 0:
+            raise ValueError(f"lambda_b={self.lambda_b} needs bias='regularized', got bias={self.bias!r}.")
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return len(self.counts)
+
+    @property
+    def num_samples(self) -> int:
+        """N."""
+        return sum(self.counts)
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """Classes of the samples, sorted."""
+        return torch.arange(self.num_classes).repeat_interleave(torch.tensor(self.counts))
+
+    @property
+    def default_solver(self) -> LBFGS:
+        """L-BFGS in all variables."""
+        return LBFGS()
+
+    @property
+    def penalty(self) -> float:
+        r"""Weight of the nuclear norm, :math:`\sqrt{\lambda_W \lambda_H}`."""
+        return math.sqrt(self.lambda_w * self.lambda_h)
+
+    @cached_property
+    def collapse_numbers(self) -> Tensor:
+        r""":math:`c_k = N \sqrt{\lambda_W \lambda_H / n_k}`, at least 1 where a class has no features of its own."""
+        return self.num_samples * self.penalty / torch.tensor(self.counts, dtype=torch.float64).sqrt()
+
+    @cached_property
+    def program(self) -> NuclearProgram:
+        """The convex program: samples of a class share their logits, which counts their nuclear norm by √n_k."""
+        counts = torch.tensor(self.counts, dtype=torch.float64)
+        return self._program(torch.arange(self.num_classes), counts / counts.sum(), counts.sqrt())
+
+    def _program(self, labels: Tensor, shares: Tensor, scales: Tensor) -> NuclearProgram:
+        return NuclearProgram(self.loss, labels, shares, scales, self.penalty, bias=self.bias, lambda_b=self.lambda_b)
+
+    def start(self, seed: int) -> Variables:
+        """Standard normal weight and features, and a bias of zero.
+
+        Args:
+            seed: Of the generator.
+
+        Returns:
+            The point.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        weight = torch.randn(self.num_classes, self.dim, generator=generator, dtype=torch.float64)
+        features = torch.randn(self.num_samples, self.dim, generator=generator, dtype=torch.float64)
+        return self._variables(weight, features, weight.new_zeros(self.num_classes))
+
+    def _variables(self, weight: Tensor, features: Tensor, bias: Tensor) -> Variables:
+        return {"weight": weight, "features": features} | ({} if self.bias == "none" else {"bias": bias})
+
+    def objective(self, variables: Variables) -> Tensor:
+        """Loss and decay.
+
+        Args:
+            variables: "weight" (K, d), "features" (N, d) and, unless there is none, "bias" (K,).
+
+        Returns:
+            0-d tensor.
+        """
+        weight, features, bias = variables["weight"], variables["features"], variables.get("bias")
+        logits = features @ weight.T if bias is None else features @ weight.T + bias
+        shares = torch.full((self.num_samples,), 1 / self.num_samples, dtype=torch.float64)
+        decay = self.lambda_w * weight.square().sum() + self.lambda_h * features.square().sum()
+        if bias is not None:
+            decay = decay + self.lambda_b * bias.square().sum()
+        return loss_value(self.loss, logits, self.labels, shares) + 0.5 * decay
+
+    def logit_gradient(self, variables: Variables) -> Tensor:
+        r"""Gradient Γ of the loss with respect to the logits.
+
+        Args:
+            variables: A point.
+
+        Returns:
+            Shape (N, K).
+        """
+        logits = variables["features"] @ variables["weight"].T + variables.get("bias", 0.0)
+        shares = torch.full((self.num_samples,), 1 / self.num_samples, dtype=torch.float64)
+        return loss_gradient(self.loss, logits, self.labels, shares)
+
+    def certificate(self, variables: Variables) -> Certificate:
+        r"""Lower bound from the convex program's dual, tight iff the point is a global minimizer.
+
+        A critical point is one if :math:`\lVert \Gamma \rVert_2 \le \sqrt{\lambda_W \lambda_H}`.
+
+        Args:
+            variables: Any point.
+
+        Returns:
+            The bound and that inequality.
+        """
+        weight, features = variables["weight"], variables["features"]
+        shares = torch.full((self.num_samples,), 1 / self.num_samples, dtype=torch.float64)
+        program = self._program(self.labels, shares, torch.ones_like(shares))
+        norm, bound = program.dual(features @ weight.T, variables.get("bias", weight.new_zeros(self.num_classes)))
+        return Certificate(bound, Inequality("‖Γ‖₂ <= √(λ_W λ_H)", norm, self.penalty))
+
+    def from_logits(self, logits: Tensor, bias: Tensor) -> Variables:
+        """Balanced weight and collapsed features with given logits.
+
+        Args:
+            logits: Of the class means, without bias, shape (K, K).
+            bias: Shape (K,).
+
+        Returns:
+            The point; samples of a class share their features.
+        """
+        scales = self.program.scales.unsqueeze(1)
+        features, weight = split_product(scales * logits, self.dim, math.sqrt(self.lambda_h / self.lambda_w))
+        return self._variables(weight, (features / scales)[self.labels], bias)
+
+    def closed_form(self) -> Solution:
+        r"""The global minimum where theory gives it.
+
+        * MSE without or with free bias, any counts: the singular values of the targets (centered for a free bias), one row
+          :math:`\sqrt{n_k}` times a class, are reduced by :math:`N \sqrt{\lambda_W \lambda_H}`.
+        * MSE with regularized bias, balanced: between the two, by :math:`\lambda_b` against c/(1-c).
+        * CE, balanced, any bias: a simplex ETF of margin :math:`m = \log(1 + K(1-c)/c)`, zero if c >= 1, and b = 0.
+
+        Returns:
+            The solution; its inequality is the one that selects the branch.
+
+        Raises:
+            ValueError: If the classes are not balanced where that is assumed, or dim is less than the rank of the logits.
+        """
+        if self.loss == "ce":
+            logits, bias, inequality = self._ce_optimum()
+        elif self.bias == "regularized":
+            logits, bias, inequality = self._mse_regularized_optimum()
+        else:
+            logits, bias, inequality = self._mse_optimum()
+        solution = self.solution(self.from_logits(logits, bias), "closed form")
+        return replace(solution, certificate=Certificate(solution.certificate.lower_bound, inequality))
+
+    def _ce_optimum(self) -> tuple[Tensor, Tensor, Inequality]:
+        check_balanced(self.counts, "The closed form of the cross-entropy model")
+        number, identity = float(self.collapse_numbers[0]), torch.eye(self.num_classes, dtype=torch.float64)
+        margin = math.log1p(self.num_classes * (1 - number) / number) if number < 1 else 0.0
+        centered = identity - 1 / self.num_classes
+        return margin * centered, torch.zeros_like(identity[0]), Inequality("c < 1", number, 1.0)
+
+    def _mse_optimum(self) -> tuple[Tensor, Tensor, Inequality]:
+        shares, roots = self.program.shares, self.program.scales.unsqueeze(1)
+        targets = torch.eye(self.num_classes, dtype=torch.float64)
+        bias = shares if self.bias == "free" else torch.zeros_like(shares)
+        level = self.num_samples * self.penalty
+        logits = soft_threshold(roots * (targets - bias), level) / roots
+        # The centered targets have one singular value of zero.
+        smallest = torch.linalg.svdvals(roots * (targets - bias))[: self.num_classes - (self.bias == "free")].min()
+        text = "c < 1" if len(set(self.counts)) == 1 else "largest c_k < 1"
+        return logits, bias, Inequality(text, level / float(smallest), 1.0)
+
+    def _mse_regularized_optimum(self) -> tuple[Tensor, Tensor, Inequality]:
+        check_balanced(self.counts, "The closed form with a regularized bias")
+        num_classes, root = self.num_classes, math.sqrt(self.counts[0])
+        number, mean = float(self.collapse_numbers[0]), torch.full((num_classes,) * 2, 1 / num_classes, dtype=torch.float64)
+        if number >= 1:
+            # The bias alone is left, pulled towards 1/K.
+            branch, shift, common = Inequality("c < 1", number, 1.0), 1 / (num_classes * (1 + self.lambda_b)), 0.0
+        else:
+            branch = Inequality("λ_b <= c / (1 - c)", self.lambda_b, number / (1 - number))
+            if branch.left <= branch.right:
+                shift, common = 1 / (num_classes * (1 + self.lambda_b)), 0.0
+            else:
+                shift = number / (num_classes * self.lambda_b)
+                common = root * (1 - number - number / self.lambda_b)
+        separate = root * max(1 - number, 0.0)
+        logits = (separate * (torch.eye(num_classes, dtype=torch.float64) - mean) + common * mean) / root
+        return logits, mean.new_full((num_classes,), shift), branch

@@ -1,0 +1,120 @@
+"""The layer-peeled model: printed numbers, the threshold of minority collapse from both sides, the semidefinite program."""
+
+import math
+
+import pytest
+import torch
+
+from ncollapse.surrogates import LBFGS, LayerPeeled, Proximal, minority_cosine, minority_threshold, solve_sdp
+
+
+def imbalanced(ratio, num_majority=5, num_classes=10, e_w=1.0, e_h=5.0, **options):
+    return LayerPeeled.imbalanced(num_classes, num_majority, ratio, e_w=e_w, e_h=e_h, **options)
+
+
+def spread(solution, num_majority):
+    rows = solution.variables["weight"][num_majority:]
+    return float(torch.linalg.norm(rows - rows.mean(dim=0)))
+
+
+def test_the_balanced_optimum():
+    closed = imbalanced(1).closed_form()
+    assert closed.value == pytest.approx(0.5597815240104, abs=1e-13)
+    assert closed.value == pytest.approx(math.log(1 + 9 * math.exp(-math.sqrt(5) * 10 / 9)), rel=1e-14)
+    assert closed.gap == pytest.approx(0, abs=1e-14)
+    found = imbalanced(1).solve()
+    assert found.value == pytest.approx(closed.value, abs=1e-12)
+    assert found.gap < 1e-12
+    assert found.metrics(["pfc2", "nc3"]) == pytest.approx({"pfc2": 0, "nc3": 0}, abs=1e-6)
+
+
+@pytest.mark.parametrize("ratio", [1, 10, 100])
+def test_both_bounds_are_reached(ratio):
+    variables = imbalanced(ratio).solve().variables
+    assert float(variables["weight"].square().sum()) / 10 == pytest.approx(1, rel=1e-9)
+    assert float(variables["features"].square().sum()) / 10 == pytest.approx(5, rel=1e-9)
+
+
+@pytest.mark.parametrize(("ratio", "cosine"), [(1, -0.111), (2, -0.067), (5, 0.073), (10, 0.5175), (20, 1), (100, 1)])
+def test_printed_cosines_of_minorities(ratio, cosine):
+    solution = imbalanced(ratio).solve()
+    assert solution.gap < 1e-12
+    assert minority_cosine(solution, 5) == pytest.approx(cosine, abs=5e-4)
+    assert solution.certificate.inequality.holds == (cosine == 1)
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "num_majority", "product", "threshold", "digits"),
+    [(10, 5, 5, 12.19, 0.005), (10, 7, 5, 4.00, 0.005), (4, 2, 2, 7.618, 0.0005)],
+)
+def test_printed_thresholds(num_classes, num_majority, product, threshold, digits):
+    found = minority_threshold(num_classes, num_majority, e_w=1.0, e_h=product)
+    assert found == pytest.approx(threshold, abs=digits)
+    below, above = (
+        imbalanced(found * factor, num_majority, num_classes, e_h=product).solve(Proximal(tolerance=1e-14))
+        for factor in (0.9999, 1.0001)
+    )
+    assert spread(below, num_majority) > 1e-3
+    assert spread(above, num_majority) < 1e-6
+
+
+@pytest.mark.parametrize(("num_classes", "num_majority", "low", "high"), [(10, 3, 245.4, 245.6), (4, 2, 47.68, 47.695)])
+def test_printed_thresholds_that_are_far(num_classes, num_majority, low, high):
+    verdicts = [
+        imbalanced(ratio, num_majority, num_classes).solve(Proximal(tolerance=1e-11)).certificate.inequality
+        for ratio in (low, high)
+    ]
+    assert verdicts[0].left > verdicts[0].right
+    assert verdicts[1].left < verdicts[1].right
+
+
+def test_oversampling_restores_balance():
+    remedied = imbalanced(100, oversampling=100).solve()
+    assert remedied.value == pytest.approx(imbalanced(1).closed_form().value, abs=1e-12)
+    assert minority_cosine(remedied, 5) == pytest.approx(-1 / 9, abs=1e-6)
+
+
+def test_the_threshold_depends_on_the_product_of_the_bounds_alone():
+    first, second = (imbalanced(7, 2, 4, e_w=e_w, e_h=2 / e_w).solve() for e_w in (0.5, 4.0))
+    assert first.value == pytest.approx(second.value, abs=1e-12)
+    assert float(second.variables["weight"].square().sum()) == pytest.approx(16, rel=1e-9)
+
+
+@pytest.mark.parametrize(("num_classes", "num_majority", "ratio", "product"), [(4, 2, 3, 2), (4, 2, 20, 2), (3, 1, 5, 4)])
+def test_the_semidefinite_program_agrees(num_classes, num_majority, ratio, product):
+    pytest.importorskip("cvxpy", reason="the extra sdp is not installed")
+    problem = imbalanced(ratio, num_majority, num_classes, e_h=product)
+    assert problem.solve().value == pytest.approx(solve_sdp(problem), abs=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: LayerPeeled((0.5, 0.4), 1, 1), r"and sum to one, got \(0\.5, 0\.4\)\. Divide"),
+        (lambda: LayerPeeled((1.5, -0.5), 1, 1), r"shares must be positive"),
+        (lambda: LayerPeeled((1.0,), 1, 1), r"two or more classes"),
+        (lambda: imbalanced(2, e_w=-1), r"e_w must be finite and positive, got -1\."),
+        (lambda: imbalanced(2, e_h=math.nan), r"e_h must be finite and positive, got nan\."),
+        (lambda: imbalanced(0.5), r"ratio must be at least 1, got 0\.5\. The majority classes are those with more samples\."),
+        (lambda: imbalanced(math.inf), r"ratio must be finite and positive, got inf\."),
+        (lambda: imbalanced(2, num_majority=10), r"num_majority must be from 1 to num_classes - 1, got 10 of 10 classes\."),
+        (lambda: imbalanced(2, oversampling=0), r"oversampling must be finite and positive, got 0\."),
+        (lambda: imbalanced(2).closed_form(), r"The closed form needs balanced classes, got shares"),
+        (lambda: LayerPeeled((0.25,) * 4, 1, 1, dim=2).solve(), r"have rank 3, which needs dim >= 3, got 2\."),
+        (lambda: minority_threshold(4, 3, e_w=1, e_h=1), r"needs two or more minority classes, got 1\."),
+    ],
+)  # fmt: skip
+def test_errors_name_the_condition(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
+
+
+def test_other_solvers_are_refused():
+    with pytest.raises(TypeError, match=r"bounds its variables, which only Proximal\(\) respects\. Leave the solver out\."):
+        imbalanced(2).solve(LBFGS())
+
+
+def test_a_missing_extra_is_named(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "cvxpy", None)
+    with pytest.raises(ImportError, match=r'Install them with: pip install "ncollapse\[sdp\]"'):
+        solve_sdp(imbalanced(2))

@@ -1,0 +1,318 @@
+"""The multilayer model: the golden table, the reduction, bounds, laws, the flow."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+
+from ncollapse.statistics import ClassScatter
+from ncollapse.surrogates import (
+    LBFGS,
+    MUFM,
+    UFM,
+    Certificate,
+    EliminatedFeatures,
+    GradientDescent,
+    Inequality,
+    Problem,
+    Proximal,
+    alignment,
+    collapse_progress,
+    gradient_flow,
+    merged_decay,
+    shrinkage,
+    straight_layers,
+)
+
+LABELS = torch.arange(3).repeat_interleave(4)
+INPUTS = torch.tensor(
+    [[math.sin(1 + i + 2 * j + 0.5 * i * j) + 0.8 * (j == i // 4) for j in range(5)] for i in range(12)], dtype=torch.float64
+)
+
+# λ_W, λ_H, best J, ‖Γ‖²/(λ_W λ_H), padded J, PFC1, PFC2, alignment, ‖W‖²
+GOLDEN = [
+    (0.5, 0.01, 0.240989446367, 0.9914870, 0.240989446367, 0.5702408684, 0.1580126446, 0.8746981268, 0.3603895880),
+    (0.2, 0.001, 0.062828910768, 0.9765173, 0.062828910768, 0.2132276367, 0.0724839574, 0.7189483499, 0.3165093457),
+    (0.3, 0.1, 0.327846533695, 0.5893947, 0.327846533695, 2.1113479682, 0.3695810166, 0.9948419904, 0.3405717891),
+    (0.2, 0.01, 0.171024377953, 1.3120, 0.168670454208, 0.6248912020, 0.1721570568, 0.8628864237, 0.6248676038),
+    (0.1, 0.1, 0.284302396359, 1.5985, 0.277871868428, 2.0092381158, 0.3533513286, 0.9920768259, 0.5632264999),
+    (0.05, 0.01, 0.109338944349, 2.4637, 0.093242284279, 0.80330606, 0.23143817, 0.85611989, 1.16897490),
+    (0.05, 0.001, 0.031723534235, 1.1804, 0.031464057739, 0.36667710, 0.10475538, 0.74739329, 0.60061940),
+    (0.01, 0.1, 0.254538339613, 15.10, 0.126592425075, 1.95339660, 0.35069297, 0.98954023, 0.78603110),
+]
+
+
+def golden_model(lambda_w=0.5, lambda_h=0.01, **options):
+    return MUFM(INPUTS, LABELS, lambda_w=lambda_w, lambda_h=lambda_h, **options)
+
+
+def normal(seed, *shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("row", GOLDEN, ids=lambda row: f"{row[0]}-{row[1]}")
+def test_golden_table(row):
+    lambda_w, lambda_h, best, ratio, padded, pfc1, pfc2, cosine, squared_weight = row
+    problem = golden_model(lambda_w, lambda_h)
+    solution = problem.solve()
+    branch = solution.certificate.inequality
+    assert solution.value == pytest.approx(best, abs=1e-11)
+    assert branch.left / branch.right == pytest.approx(ratio, abs=1e-4 if ratio < 15 else 5e-3)
+    assert problem.padded_bound == pytest.approx(padded, abs=1e-8)
+    assert solution.metrics(["pfc1", "pfc2"]) == pytest.approx({"pfc1": pfc1, "pfc2": pfc2}, abs=1e-7)
+    assert alignment(solution.variables["features"], INPUTS)[0] == pytest.approx(cosine, abs=1e-7)
+    assert float(solution.variables["weight"].square().sum()) == pytest.approx(squared_weight, abs=1e-7)
+    assert solution.certified == (ratio <= 1)
+    if ratio <= 1:
+        assert solution.gap == pytest.approx(0, abs=1e-12)
+    else:
+        assert solution.gap == pytest.approx(best - padded, abs=1e-8)
+        assert solution.status.startswith("Critical point, not certified")
+
+
+def test_no_better_point_in_twenty_starts():
+    for row in GOLDEN[3:5]:
+        found = golden_model(*row[:2]).solve(EliminatedFeatures(starts=20), seed=9)
+        assert "best of 20 starts" in found.status
+        assert found.value == pytest.approx(row[2], abs=1e-11)
+
+
+@pytest.mark.parametrize("bias", ["none", "free"])
+def test_the_reduced_objective_is_the_least_of_given_weights(bias):
+    problem = golden_model(bias=bias)
+    weight = normal(0, 3, 5)
+    value, gradient = problem.reduced.value_and_gradient({"weight": weight})
+    point = problem.best_features(weight)
+    assert value == pytest.approx(float(problem.objective(point)), rel=1e-13)
+    _, joint = problem.value_and_gradient(point)
+    assert joint["features"].abs().max() < 1e-14
+    # The envelope theorem: the reduced gradient is the partial one at the best features.
+    assert torch.allclose(gradient["weight"], joint["weight"], atol=1e-13)
+    if bias == "free":
+        assert joint["bias"].abs().max() < 1e-14
+    step = 1e-5 * normal(1, 3, 5)
+    ends = [problem.reduced.value_and_gradient({"weight": weight + sign * step})[0] for sign in (1, -1)]
+    assert (ends[0] - ends[1]) / 2 == pytest.approx(float((gradient["weight"] * step).sum()), rel=1e-6)
+
+
+@pytest.mark.parametrize("bias", ["none", "free"])
+@pytest.mark.parametrize("loss", ["mse", "ce"])
+def test_joint_descent_agrees_and_is_certified(loss, bias):
+    problem = golden_model(0.2, 0.001, loss=loss, bias=bias)
+    joint = problem.solve(LBFGS(), seed=4)
+    assert joint.certified
+    assert joint.gap == pytest.approx(0, abs=1e-11)
+    assert joint.value == pytest.approx(problem.solve(seed=1).value, abs=1e-12)
+    wide = problem.padded().solve()
+    assert wide.value == pytest.approx(joint.value, abs=1e-11)
+    assert torch.linalg.norm(wide.variables["weight"][:, 5:]) < 1e-4
+
+
+@pytest.mark.parametrize("loss", ["mse", "ce"])
+def test_the_padded_model_is_always_certified(loss):
+    wide = golden_model(0.01, 0.1, loss=loss).padded()
+    solution = wide.solve()
+    branch = solution.certificate.inequality
+    assert branch.left == pytest.approx(branch.right, rel=1e-4)
+    assert wide.dual(solution.variables)[1] == pytest.approx(solution.value, abs=1e-7)
+    assert torch.linalg.norm(solution.variables["weight"][:, 5:]) > 0.1
+
+
+@pytest.mark.parametrize("loss", ["mse", "ce"])
+def test_the_bound_holds_at_any_point(loss):
+    problem = golden_model(0.2, 0.01, loss=loss, bias="free")
+    least = problem.solve(LBFGS(), seed=1).value
+    for seed in range(5):
+        point = {name: (seed + 1) / 5 * value for name, value in problem.start(seed).items()}
+        assert problem.dual(point)[1] < least
+
+
+def test_gradient_descent_comes_near():
+    problem = golden_model(0.3, 0.1)
+    found = problem.solve(GradientDescent(learning_rate=1.0, max_iterations=2000, tolerance=1e-7))
+    assert found.value == pytest.approx(0.327846533695, abs=1e-11)
+    assert found.certified
+
+
+def test_without_data_it_is_the_unconstrained_model():
+    problem = MUFM(torch.zeros(20, 5), torch.arange(4).repeat(5), lambda_w=5e-3, lambda_h=2e-3, loss="mse")
+    expected = UFM((5,) * 4, 5, "mse", 5e-3, 2e-3).solve(Proximal())
+    assert problem.solve(LBFGS()).value == pytest.approx(expected.value, abs=1e-12)
+
+
+class Layered(Problem):
+    """All layers free: eq. (12)."""
+
+    def __init__(self, decays):
+        self.decays, self.single = decays, golden_model(0.2, merged_decay(decays))
+
+    @property
+    def labels(self):
+        return LABELS
+
+    @property
+    def default_solver(self):
+        return LBFGS(tolerance=1e-6)
+
+    def start(self, seed):
+        names = [*(f"layer {n}" for n in range(len(self.decays) - 1)), "features"]
+        return {"weight": normal(seed, 3, 5), **{name: normal(seed + n, 12, 5) for n, name in enumerate(names)}}
+
+    def objective(self, variables):
+        layers = [INPUTS, *(value for name, value in variables.items() if name != "weight")]
+        moves = sum(decay / 2 * (b - a).square().sum() for decay, a, b in zip(self.decays, layers, layers[1:], strict=False))
+        loss = (layers[-1] @ variables["weight"].T - torch.nn.functional.one_hot(LABELS)).square().sum() / 24
+        return loss + 0.1 * variables["weight"].square().sum() + moves
+
+    def certificate(self, variables):
+        return Certificate(-math.inf, Inequality("none", 0.0, 0.0))
+
+
+@pytest.mark.parametrize("decays", [(0.003, 0.003, 0.003), (0.002, 0.01, 0.005)])
+def test_layers_lie_on_the_straight_line(decays):
+    layered = Layered(decays).solve(seed=3)
+    single = golden_model(0.2, merged_decay(decays)).solve()
+    assert layered.value == pytest.approx(single.value, abs=1e-10)
+    between = straight_layers(INPUTS, layered.variables["features"], decays)
+    for n, layer in enumerate(between[:-1]):
+        assert torch.allclose(layered.variables[f"layer {n}"], layer, atol=1e-4)
+    ends = single.variables["features"]
+    moves = [INPUTS, *straight_layers(INPUTS, ends, decays)]
+    cost = sum(decay * float((b - a).square().sum()) for decay, a, b in zip(decays, moves, moves[1:], strict=False))
+    assert cost == pytest.approx(merged_decay(decays) * float((ends - INPUTS).square().sum()), rel=1e-12)
+    assert torch.equal(moves[-1], ends)
+
+
+def test_equal_layers_divide_the_decay():
+    assert merged_decay([0.6] * 4) == pytest.approx(0.15, rel=1e-15)
+
+
+@pytest.mark.parametrize("row", GOLDEN[::3], ids=lambda row: f"{row[0]}-{row[1]}")
+def test_deviations_shrink_by_one_map(row):
+    solution = golden_model(*row[:2]).solve()
+    map_ = shrinkage(golden_model(*row[:2]), solution.variables["weight"])
+    before, after = (ClassScatter.from_batch(x, LABELS, 3) for x in (INPUTS, solution.variables["features"]))
+    deviations = [
+        x - moments.moments.means[LABELS] for x, moments in ((INPUTS, before), (solution.variables["features"], after))
+    ]
+    assert torch.allclose(deviations[1], deviations[0] @ map_, atol=1e-14)
+    assert torch.allclose(after.within_covariance(), map_ @ before.within_covariance() @ map_, atol=1e-14)
+    sizes = torch.linalg.eigvalsh(map_)
+    assert 0 < sizes[0] < sizes[-1] <= 1 + 1e-14
+
+
+def test_progress_of_collapse_on_random_problems():
+    """The between-class spread grows iff λ_H >= λ_crit <= 1/(2NKλ_W); half of λ_H bounds it at certified minimizers."""
+    generator, certified = torch.Generator().manual_seed(5), 0
+    for seed in range(30):
+        K, d, n = (int(torch.randint(low, high, (1,), generator=generator)) for low, high in ((2, 6), (1, 8), (2, 7)))
+        lambda_w, lambda_h = (10.0 ** (-power * float(torch.rand(1, generator=generator))) for power in (2, 5))
+        problem = MUFM(normal(seed, K * n, d), torch.arange(K).repeat(n), lambda_w=lambda_w, lambda_h=lambda_h)
+        solution = problem.solve(EliminatedFeatures(starts=1), allow_unconverged=True)
+        if torch.linalg.norm(solution.variables["weight"]) < 1e-4:
+            continue
+        found = collapse_progress(problem, solution.variables)
+        assert found.within[1] <= found.within[0]
+        assert found.inequality.left <= found.bound
+        growth = found.between[1] / found.between[0] - 1
+        if abs(growth) > 1e-6:
+            assert (growth > 0) == found.inequality.holds
+        if solution.certified:
+            certified += 1
+            assert found.inequality.left <= 0.5001 * lambda_h
+            assert found.pfc1[1] <= found.pfc1[0] * (1 + 1e-9)
+    assert 8 <= certified < 30
+
+
+def test_moments_of_progress():
+    solution = golden_model().solve()
+    found = collapse_progress(golden_model(), solution.variables)
+    assert found.pfc1 == pytest.approx((2.9754165865, 0.5702408684), abs=1e-8)
+    assert found.bound == pytest.approx(1 / (2 * 12 * 3 * 0.5), rel=1e-14)
+
+
+def full_flow(lambda_w, duration, num_steps):
+    """The flow of all samples, with the best weight at every stage."""
+    targets = torch.nn.functional.one_hot(LABELS).double()
+
+    def slope(h):
+        w = torch.linalg.solve(h.T @ h + 12 * lambda_w * torch.eye(5, dtype=torch.float64), targets.T @ h, left=False)
+        return -(h @ w.T - targets) @ w / 12
+
+    h, step = INPUTS, duration / num_steps
+    for _ in range(num_steps):
+        a = slope(h)
+        b = slope(h + step / 2 * a)
+        c = slope(h + step / 2 * b)
+        h = h + step / 6 * (a + 2 * b + 2 * c + slope(h + step * c))
+    return h
+
+
+def test_the_reduced_flow_is_the_full_one():
+    path = gradient_flow(INPUTS, LABELS, lambda_w=0.05, duration=300.0, num_steps=600)
+    expected = ClassScatter.from_batch(full_flow(0.05, 300.0, 600), LABELS, 3)
+    assert torch.allclose(path.means[-1], expected.moments.means, atol=1e-13)
+    within = ClassScatter.from_batch(INPUTS, LABELS, 3).within_covariance()
+    assert torch.allclose(path.maps[-1] @ within @ path.maps[-1].T, expected.within_covariance(), atol=1e-13)
+    assert float(path.pfc1[0]) == pytest.approx(2.9754165865, abs=1e-9)
+    assert bool((path.pfc1.diff() < 0).all())
+    assert bool((path.within_traces.diff() < 0).all())
+    assert bool((path.between_traces.diff() > 0).all())
+
+
+def test_the_flow_begins_where_minimizers_do():
+    """H* = X + Ḣ(0)/λ_H + o(1/λ_H): the error falls with the square."""
+    path = gradient_flow(INPUTS, LABELS, lambda_w=0.5, duration=1e-5, num_steps=1)
+    speed = (path.means[1] - path.means[0]) / 1e-5
+    errors = []
+    for lambda_h in (10.0, 100.0):
+        features = golden_model(0.5, lambda_h).solve().variables["features"]
+        means = torch.stack([features[LABELS == k].mean(dim=0) for k in range(3)])
+        errors.append(float(torch.linalg.norm(means - path.means[0] - speed / lambda_h)))
+    assert errors[0] / errors[1] == pytest.approx(100, rel=0.05)
+
+
+def test_the_tradeoff_over_the_decay():
+    """Alignment and PFC1 go from the unconstrained model's to the data's as moving becomes dear."""
+    rows = []
+    for lambda_h in (1e-6, 1e-4, 1e-2, 1.0):
+        solution = golden_model(0.2, lambda_h).solve(allow_unconverged=True)
+        rows.append((solution.metrics(["pfc1"])["pfc1"], alignment(solution.variables["features"], INPUTS)[0]))
+    assert all(a[0] < b[0] and a[1] < b[1] for a, b in pairwise(rows))
+    assert rows[0][0] < 0.01
+    assert rows[-1] == pytest.approx((2.9754165865, 1), abs=0.2)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: golden_model(lambda_w=-1), r"lambda_w must be finite and positive, got -1\."),
+        (lambda: golden_model(lambda_h=0.0), r"lambda_h must be finite and positive, got 0\.0\."),
+        (lambda: golden_model(loss="hinge"), r"loss must be 'mse' or 'ce', got 'hinge'\."),
+        (lambda: golden_model(bias="regularized"), r"bias must be 'none' or 'free', got 'regularized'\."),
+        (lambda: MUFM(INPUTS[0], LABELS, lambda_w=1, lambda_h=1), r"inputs must have shape \(N, d\), got \(5,\)\."),
+        (lambda: MUFM(INPUTS.where(INPUTS < 1, math.nan), LABELS, lambda_w=1, lambda_h=1), r"got nan or inf in row \d\. Clean"),
+        (lambda: MUFM(INPUTS, LABELS * 2, lambda_w=1, lambda_h=1), r"got 5, without samples: \[1, 3\]"),
+        (lambda: shrinkage(golden_model(loss="ce"), INPUTS[:3]), r"The shrinkage law needs loss='mse', got loss='ce'\."),
+        (lambda: collapse_progress(golden_model(bias="free"), {}), r"Theorem 4 needs bias='none', got bias='free'\."),
+        (
+            lambda: collapse_progress(MUFM(INPUTS[:9], LABELS[:9], lambda_w=1, lambda_h=1), {}),
+            r"Theorem 4 needs balanced classes, got counts \(4, 4, 1\)\.",
+        ),
+        (lambda: gradient_flow(INPUTS[:9], LABELS[:9], lambda_w=1, duration=1), r"The reduced flow needs balanced classes"),
+        (lambda: gradient_flow(INPUTS, LABELS, lambda_w=0.1, duration=1e3, num_steps=2), r"needs steps of at most .* got 500"),
+        (lambda: merged_decay([]), r"needs the decay of at least one gap between layers, got none\."),
+        (lambda: merged_decay([1.0, -1.0]), r"decay must be finite and positive, got -1\.0\."),
+    ],
+)  # fmt: skip
+def test_errors_name_the_condition(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
+
+
+def test_the_reduced_solver_names_what_it_solves():
+    with pytest.raises(TypeError, match=r"EliminatedFeatures solves MUFM with mse loss, got MUFM with ce loss\. Take LBFGS"):
+        golden_model(loss="ce").solve(EliminatedFeatures())
+    with pytest.raises(TypeError, match=r"Proximal solves problems with a convex program in logits, got MUFM\. Take LBFGS"):
+        golden_model().solve(Proximal())
