@@ -106,7 +106,7 @@ def test_workers_killed_at_random_lose_nothing(swept, tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     for _ in range(2):
-        victim = wait_for_child(process.pid)
+        victim = wait_for_child(process)
         time.sleep(1.5)
         kill(victim)
     kill(process.pid)
@@ -119,12 +119,12 @@ def test_workers_killed_at_random_lose_nothing(swept, tmp_path):
     assert tables(run._replace(path=tmp_path / run.name) for run in swept) == tables(swept)
 
 
-def wait_for_child(parent):
+def wait_for_child(process):
     """A worker of the sweep: a child that runs what multiprocessing spawns."""
     deadline = time.monotonic() + 200
-    while time.monotonic() < deadline:
+    while time.monotonic() < deadline and process.poll() is None:
         listing = subprocess.run(
-            ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(parent)], capture_output=True, text=True, check=False
+            ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(process.pid)], capture_output=True, text=True, check=False
         )
         workers = [line.split()[0] for line in listing.stdout.splitlines() if "spawn_main" in line]
         if workers:
