@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ncollapse.cli import _parser
+from ncollapse.cli.main import _parser
 from zoo.networks import NETWORKS
 
 ROOT = Path(__file__).parents[1]

@@ -3,7 +3,7 @@
 import argparse
 
 import ncollapse
-from ncollapse.cli import _parser
+from ncollapse.cli.main import _parser
 from ncollapse.studies import RECIPES
 
 NAMES = """

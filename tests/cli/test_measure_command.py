@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from test_cli import failing
 from torch import nn
 
 from ncollapse.cli import main
 from ncollapse.data import DataConfig, load_data
 from ncollapse.probe import measure
 from ncollapse.studies.networks import build_network
-from test_cli import failing
 
 MODULE = """
 import torch

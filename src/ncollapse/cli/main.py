@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ncollapse.solve_command import add_solve
-from ncollapse.sweep_command import add_sweep
+from ncollapse.cli.solve import add_solve
+from ncollapse.cli.sweep import add_sweep
 from ncollapse.version import __version__
 
 if TYPE_CHECKING:

@@ -109,8 +109,10 @@ def test_report_of_several_runs(run_directory, tmp_path, capsys):
 
 
 def test_recipes(capsys):
+    from ncollapse.studies import RECIPES
+
     main(["recipes", "--json"])
-    assert [recipe["name"] for recipe in json.loads(capsys.readouterr().out)] == ["demo", "fc_fashion_mnist_small", "fc_mnist"]
+    assert [recipe["name"] for recipe in json.loads(capsys.readouterr().out)] == list(RECIPES)
     main(["recipes"])
     assert "fc_mnist\n    " in capsys.readouterr().out
 
