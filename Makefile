@@ -25,8 +25,9 @@ export OMP_NUM_THREADS ?= 1
 demo: $(STAMP)
 	$(BIN)/ncollapse demo --out $(OUT)
 
+# One process a core; a file's tests stay together, since they share what is costly to make.
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 # Apart from the others: torchvision's mere presence beside a torch of another build breaks libraries that look for it.
 test-zoo docs-networks: export VENV = .venv-zoo

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from test_cli import failing
+from test_main import failing
 from torch import nn
 
 from ncollapse.cli import main
