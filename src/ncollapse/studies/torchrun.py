@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -31,9 +33,20 @@ def process_group() -> Iterator[tuple[Any, int, str]]:
     if on_gpu:
         torch.cuda.set_device(local)
     distributed.init_process_group("nccl" if on_gpu else "gloo")
-    yield distributed.group.WORLD, int(told[0]), f"cuda:{local}" if on_gpu else "cpu"
-    # Not after an error, where it could wait for processes that have ended.
+    try:
+        yield distributed.group.WORLD, int(told[0]), f"cuda:{local}" if on_gpu else "cpu"
+    except Exception:
+        # Destroying the group could wait for processes that have ended; left standing, its threads can abort at the
+        # interpreter's end, and hide the exit code.
+        atexit.register(_leave)
+        raise
     distributed.destroy_process_group()
+
+
+def _leave() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(2)
 
 
 class Dealt:
