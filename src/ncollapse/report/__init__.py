@@ -1,10 +1,11 @@
-"""Files of a run to pictures, words and one self-contained page."""
+"""Files of runs and sweeps to pictures, words and self-contained pages."""
 
 from ncollapse.report.figures import plot_last_layer, plot_over_depth, plot_over_epochs, save_figures
 from ncollapse.report.page import write_page
 from ncollapse.report.parsing import ReportError
 from ncollapse.report.reading import Run, read_run
 from ncollapse.report.summary import summarize
+from ncollapse.report.sweep_page import write_sweep_page
 
 __all__ = [
     "ReportError",
@@ -16,4 +17,5 @@ __all__ = [
     "save_figures",
     "summarize",
     "write_page",
+    "write_sweep_page",
 ]
