@@ -21,6 +21,7 @@ FLOORS = {
     "report": 6,
     "doctor": 6,
     "sweep_command": 7,
+    "claims_command": 7,
     "cli": 8,
     "__main__": 9, "__init__": 9,
 }  # fmt: skip

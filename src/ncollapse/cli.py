@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from ncollapse.claims_command import add_claims
 from ncollapse.sweep_command import add_sweep
 from ncollapse.version import __version__
 
@@ -80,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     recipes.set_defaults(call=_recipes)
 
     add_sweep(commands, _count)
+    add_claims(commands)
 
     doctor = commands.add_parser("doctor", help="say what is installed and which data is found")
     doctor.add_argument("--json", action="store_true", help="print an object")
