@@ -28,6 +28,7 @@ COMMANDS = {
     "--memory-budget --json",
     "report": "DIR --out",
     "sweep": "RECIPE --over --seeds --set --engine --workers --address --out --json",
+    "claims": "DIR --out --json",
     "recipes": "RECIPE --json",
     "solve": "MODEL",
     "doctor": "--json",

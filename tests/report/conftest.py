@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -133,6 +134,27 @@ def write_table(file: Path, header: str, rows: list[tuple[Any, ...]]) -> None:
         csv.writer(stream).writerows([header.split(","), *rows])
 
 
+def write_swept_runs(folder: Path, values: tuple[str, ...], *, field: str = "train.weight_decay", seeds: int = 2) -> Path:
+    """Runs whose PFC1 is 0.1 (1 + seed/10) / value at the last layer, or without the value for words."""
+    listed = []
+    for value in values:
+        for seed in range(seeds):
+            name = f"{field}={value}_seed={seed}"
+            listed.append({"name": name, "settings": {field: value}, "seed": seed})
+            run = write_run(folder / name, layers=LAYERS[:3], epochs=(0, 5), seed=seed, bump=False, flagged=False)
+            scale = float(value) if value[0].isdigit() and float(value) else 1.0
+            set_value(run, "pfc1", 0.1 * (1 + seed / 10) / scale)
+    (folder / "sweep.json").write_text(json.dumps({"runs": listed}))
+    return folder
+
+
+def set_value(run: Path, metric: str, value: float) -> None:
+    """Change a metric of the third layer at epoch 5."""
+    table = run / "measurements.csv"
+    pattern = rf"^(5,train,2,[^,]*,{metric}),[^,]*,"
+    table.write_text(re.sub(pattern, rf"\1,{value!r},", table.read_text(), flags=re.MULTILINE))
+
+
 @pytest.fixture
 def make_run(tmp_path: Path) -> Callable[..., Path]:
     """Write a run directory below tmp_path: make_run("name", layers=..., epochs=...)."""
@@ -167,3 +189,9 @@ def shared_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def second_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Another run, for pages of several: other seed, PFC2 falling all the way."""
     return write_run(tmp_path_factory.mktemp("shared") / "second", seed=1, bump=False, title="Digits again", epochs=(0, 5, 150))
+
+
+@pytest.fixture(scope="session")
+def write_sweep() -> Callable[..., Path]:
+    """Write a sweep: write_sweep(folder, values, field=..., seeds=...)."""
+    return write_swept_runs

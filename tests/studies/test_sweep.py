@@ -115,6 +115,8 @@ def test_workers_killed_at_random_lose_nothing(swept, tmp_path):
     assert again.returncode == 0, again.stderr
     listed = json.loads(again.stdout)
     assert [run["name"] for run in listed["runs"]] == [run.name for run in swept]
+    assert listed["page"] == str(tmp_path / "sweep.html")
+    assert "train.weight_decay=0.05" in (tmp_path / "sweep.html").read_text(encoding="utf-8")
     assert {run["state"] for run in listed["runs"]} == {"finished"}
     assert tables(run._replace(path=tmp_path / run.name) for run in swept) == tables(swept)
 

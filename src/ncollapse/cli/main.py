@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from ncollapse.cli.claims import add_claims
 from ncollapse.cli.solve import add_solve
 from ncollapse.cli.sweep import add_sweep
 from ncollapse.version import __version__
@@ -82,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add_solve(commands)
     add_sweep(commands, _count)
+    add_claims(commands)
 
     doctor = commands.add_parser("doctor", help="say what is installed and which data is found")
     doctor.add_argument("--json", action="store_true", help="print an object")

@@ -1,4 +1,4 @@
-"""The command ``ncollapse sweep``: a recipe over values and seeds, in several processes."""
+"""The command ``ncollapse sweep``: a recipe over values and seeds, in several processes, and the page about it."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ def run_command(options: argparse.Namespace) -> None:
     Raises:
         ValueError: If a run could not be finished.
     """
+    from ncollapse.report import write_sweep_page
     from ncollapse.studies import override, plan_sweep, recipe_by_name, run_sweep
 
     out = options.out or Path("runs") / f"sweep-{options.recipe}"
@@ -50,12 +51,14 @@ def run_command(options: argparse.Namespace) -> None:
         workers = options.workers or os.cpu_count() or 1
         where = {"engine": options.engine, "workers": workers, "address": options.address}
         outcome = run_sweep(runs, out, **where, on_progress=on_progress)
+    page = write_sweep_page(out)
     if options.json:
         listed = [{"name": run.name, "path": str(run.path), **run.status()} for run in runs]
-        print(json.dumps({"out": str(out), "runs": listed, "errors": outcome.errors}))
+        print(json.dumps({"out": str(out), "page": str(page), "runs": listed, "errors": outcome.errors}))
     else:
         for run in runs:
             print(f"{run.name}: {_words(run.status())}")
+        print(f"Page: {page}")
     if outcome.errors:
         listing = "; ".join(f"{name}: {error}" for name, error in outcome.errors.items())
         raise ValueError(

@@ -1,19 +1,28 @@
-"""Files of a run to pictures, words and one self-contained page."""
+"""Files of runs and sweeps to pictures, words and self-contained pages."""
 
+from ncollapse.report.claims import Ledger, rule_on_claims
+from ncollapse.report.claims_page import ledger_lines, ledger_values, write_claims_page
 from ncollapse.report.figures import plot_last_layer, plot_over_depth, plot_over_epochs, save_figures
 from ncollapse.report.page import write_page
 from ncollapse.report.parsing import ReportError
 from ncollapse.report.reading import Run, read_run
 from ncollapse.report.summary import summarize
+from ncollapse.report.sweep_page import write_sweep_page
 
 __all__ = [
+    "Ledger",
     "ReportError",
     "Run",
+    "ledger_lines",
+    "ledger_values",
     "plot_last_layer",
     "plot_over_depth",
     "plot_over_epochs",
     "read_run",
+    "rule_on_claims",
     "save_figures",
     "summarize",
+    "write_claims_page",
     "write_page",
+    "write_sweep_page",
 ]

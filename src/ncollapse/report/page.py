@@ -1,17 +1,13 @@
 """Write one self-contained HTML page about one or more runs."""
 
-import base64
-import hashlib
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
-
-from jinja2 import Environment, StrictUndefined
 
 from ncollapse.files import write_whole
 from ncollapse.report.inline import depth_rules, panel_svg
 from ncollapse.report.labels import POSITIONS
+from ncollapse.report.markup import render_page
 from ncollapse.report.panels import LAST_LAYER, PROGRESSIVE, Panel, draw_over_depth, draw_over_epochs, require_position
 from ncollapse.report.parsing import ReportError
 from ncollapse.report.payload import build_payload, to_script_json
@@ -46,17 +42,12 @@ def write_page(run_dirs: Sequence[Path], out: Path, *, position: str = "projecti
     runs = [read_run(Path(path)) for path in run_dirs]
     for run in runs:
         require_position(run, position)
-    # The template marks as safe only our own files, drawings and escaped JSON; jinja2 escapes whatever a run directory says.
-    script, css = _package_text("page.js"), _package_text("page.css")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     differing = differing_settings(runs)
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    html = environment.from_string(_package_text("template.html")).render(
+    html = render_page(
+        "template.html",
+        script="page.js",
         title=runs[0].title if len(runs) == 1 else f"{len(runs)} runs side by side",
         runs=[{**_context(index, run, position), "settings": differing[index]} for index, run in enumerate(runs)],
-        css=css,
-        script=script,
-        script_hash=digest,
         positions=POSITIONS,
         position=position,
     )
@@ -107,7 +98,3 @@ def _panel(index: int, run: Run, panel: Panel, kind: str, position: str | None =
         num_layers=len(run.layers),
     )
     return panel.key, svg
-
-
-def _package_text(name: str) -> str:
-    return files("ncollapse.report").joinpath(name).read_text(encoding="utf-8")

@@ -1,0 +1,150 @@
+"""The rules by which numbers of seeds become verdicts on claims, in one place."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from ncollapse.report.estimates import Estimate
+from ncollapse.report.reading import Run
+from ncollapse.report.wording import counted
+
+__all__ = ["RULES", "Evidence", "Rules", "Verdict", "combine", "is_terminal", "judge_mean", "judge_share"]
+
+Verdict = Literal["holds", "holds partly", "fails", "not testable here"]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the verdicts depend on; no claim has rules of its own.
+
+    One setting (runs that differ in their seeds only), one test:
+
+    - fewer than ``least_seeds`` seeds: not testable here;
+    - true or false for each seed: *holds* if true for every seed, *fails* if true for a share of at most ``fails_share``, else
+      *holds partly*;
+    - a number for each seed, positive where the claim is right: *holds* if the interval of the mean lies above 0, *fails* if
+      nothing of it does, else not testable here, since more seeds are needed to tell.
+
+    A claim, from all its settings and tests with enough seeds: *holds* if each holds; *fails* if some fail and none holds, even
+    in part; not testable here if none could tell; else *holds partly*. So every failure and every undecided test counts against
+    *holds*. A claim about the terminal phase is tested on the runs in it; what other runs say is shown, and does not count.
+
+    Attributes:
+        least_seeds: Seeds that a test needs. Five true of five leave a share of 0.478 possible (95 %).
+        fails_share: Share of seeds up to which a claim fails.
+        terminal_tau: Weight-decay time from which on a run that has no training error any more, and had none before its end,
+            is in the terminal phase. The paper gives no number; collapse is deep from about 4 to 8 (docs/theory.md, 4.1).
+        epsilon: Error of the nearest class center at the effective depth. The paper's is not known.
+    """
+
+    least_seeds: int = 5
+    fails_share: float = 0.5
+    terminal_tau: float = 4.0
+    epsilon: float = 0.005
+
+
+RULES = Rules()
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the seeds of one setting say in one test.
+
+    Attributes:
+        setting: What distinguishes these runs from the others; the recipe where nothing does.
+        statistic: What the estimate is of.
+        estimate: Value, interval and number of seeds.
+        verdict: By the rules for one setting.
+        why: What hinders a verdict, or which runs were left out; may be empty.
+        counts: Whether it bears on the claim: it does not outside the phase of training that the claim is about.
+        supporting: Run directories that agree with the claim.
+        opposing: Those that do not.
+    """
+
+    setting: str
+    statistic: str
+    estimate: Estimate
+    verdict: Verdict
+    why: str
+    counts: bool
+    supporting: tuple[str, ...]
+    opposing: tuple[str, ...]
+
+
+def is_terminal(run: Run) -> bool:
+    """Whether a run has reached the terminal phase.
+
+    Args:
+        run: The run.
+
+    Returns:
+        True if every training sample is right at the end and was before it, and the weight-decay time is long enough.
+    """
+    status = run.status
+    perfect = status.first_perfect_epoch is not None and status.first_perfect_epoch < status.epoch
+    tau = status.weight_decay_time
+    return perfect and status.train_accuracy == 1.0 and tau is not None and tau >= RULES.terminal_tau
+
+
+def judge_share(share: Estimate) -> tuple[Verdict, str]:
+    """Judge a share of seeds.
+
+    Args:
+        share: The share with its interval.
+
+    Returns:
+        Verdict, and what hinders one.
+    """
+    if share.n < RULES.least_seeds:
+        return "not testable here", _too_few(share.n)
+    if share.value == 1:
+        return "holds", ""
+    return ("fails" if share.value <= RULES.fails_share else "holds partly"), ""
+
+
+def judge_mean(mean: Estimate) -> tuple[Verdict, str]:
+    """Judge a mean over seeds of a number that is positive where the claim is right.
+
+    Args:
+        mean: The mean with its interval.
+
+    Returns:
+        Verdict, and what hinders one.
+    """
+    if mean.n < RULES.least_seeds:
+        return "not testable here", _too_few(mean.n)
+    if mean.low > 0:
+        return "holds", ""
+    if mean.high <= 0:
+        return "fails", ""
+    return "not testable here", "the interval holds 0, more seeds are needed"
+
+
+def combine(evidence: Sequence[Evidence]) -> tuple[Verdict, str]:
+    """The verdict on a claim from all its evidence.
+
+    Args:
+        evidence: Of every setting and test.
+
+    Returns:
+        Verdict, and what hinders one, or how much of the evidence it is from unless from all.
+    """
+    counting = [item for item in evidence if item.counts]
+    enough = [item for item in counting if item.estimate.n >= RULES.least_seeds]
+    found = {item.verdict for item in enough}
+    part = "" if len(enough) == len(evidence) else f"from {len(enough)} of {len(evidence)} tests"
+    if not evidence:
+        return "not testable here", "no run fits"
+    if not counting:
+        return "not testable here", "no run is in the terminal phase of training"
+    if found <= {"not testable here"}:
+        return "not testable here", max(counting, key=lambda item: item.estimate.n).why
+    if found == {"holds"}:
+        return "holds", part
+    if "fails" in found and not found & {"holds", "holds partly"}:
+        return "fails", part
+    return "holds partly", part
+
+
+def _too_few(n: int) -> str:
+    return f"{counted(n, 'seed')}, {RULES.least_seeds} needed"

@@ -1,0 +1,126 @@
+"""The ledger of claims as words, as JSON values, and as one self-contained HTML page."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from ncollapse.files import write_whole
+from ncollapse.report.claim_rules import Evidence
+from ncollapse.report.claims import PAPER, Ledger, Ruling
+from ncollapse.report.estimates import Estimate
+from ncollapse.report.markup import render_page
+from ncollapse.report.wording import counted, listed, number
+
+__all__ = ["ledger_lines", "ledger_values", "write_claims_page"]
+
+
+def write_claims_page(ledger: Ledger, out: Path) -> Path:
+    """Write the ledger as a page: a row a claim, with every setting and test that its verdict rests on.
+
+    The page makes no network request and runs no script; equal ledgers give equal bytes.
+
+    Args:
+        ledger: From ``rule_on_claims``.
+        out: The HTML file; written whole or not at all, its folder is made if need be.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        OSError: If the page cannot be written.
+    """
+    out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    html = render_page(
+        "claims.html",
+        title="Claims of the paper, ruled on",
+        paper=PAPER,
+        num_runs=counted(len(ledger.runs), "finished run"),
+        left_out=ledger.left_out,
+        rulings=[
+            {"claim": item.claim, "verdict": item.verdict, "why": item.why, "evidence": [_row(e) for e in item.evidence]}
+            for item in ledger.rulings
+        ],
+    )
+    write_whole(out, html)
+    return out
+
+
+def ledger_lines(ledger: Ledger) -> list[str]:
+    """The ledger in words.
+
+    Args:
+        ledger: From ``rule_on_claims``.
+
+    Returns:
+        Lines: of each claim its verdict, statement and source, then indented what was tested and the evidence.
+    """
+    lines = [f"{counted(len(ledger.runs), 'finished run')}. Source: {PAPER}."]
+    for ruling in ledger.rulings:
+        why = f": {ruling.why}" if ruling.why else ""
+        lines.append(f"[{ruling.verdict}{why}] {ruling.claim.statement} ({ruling.claim.source}).")
+        lines.append(f"    Tested: {ruling.claim.tested}.")
+        lines += [f"    {_said(item)}" for item in ruling.evidence]
+    return [*lines, *(f"Left out: {path}: {why}" for path, why in ledger.left_out)]
+
+
+def ledger_values(ledger: Ledger) -> dict[str, Any]:
+    """The ledger as JSON values.
+
+    Args:
+        ledger: From ``rule_on_claims``.
+
+    Returns:
+        ``paper``, ``runs``, ``left_out`` and ``claims``; numbers that are undefined are None.
+    """
+    return {
+        "paper": PAPER,
+        "runs": ledger.runs,
+        "left_out": [{"run": path, "why": why} for path, why in ledger.left_out],
+        "claims": [_ruling_values(item) for item in ledger.rulings],
+    }
+
+
+def _ruling_values(ruling: Ruling) -> dict[str, Any]:
+    claim = ruling.claim
+    words = {"key": claim.key, "statement": claim.statement, "source": claim.source, "tested": claim.tested}
+    return {**words, "verdict": ruling.verdict, "why": ruling.why, "evidence": [_values(item) for item in ruling.evidence]}
+
+
+def _values(item: Evidence) -> dict[str, Any]:
+    value, low, high = (None if math.isnan(x) else x for x in item.estimate[:3])
+    return {
+        "setting": item.setting,
+        "statistic": item.statistic,
+        "seeds": item.estimate.n,
+        "value": value,
+        "interval": [low, high],
+        "verdict": item.verdict,
+        "why": item.why,
+        "counts": item.counts,
+        "supporting": item.supporting,
+        "opposing": item.opposing,
+    }
+
+
+def _said(item: Evidence) -> str:
+    said = f"{item.setting}: {item.statistic} {_interval(item.estimate)}, n = {item.estimate.n}: {_ruled(item)}."
+    for word, runs in (("Shown by", item.supporting), ("Against it", item.opposing)):
+        said += f" {word}: {listed([Path(run).name for run in runs])}." if runs else ""
+    return said
+
+
+def _ruled(item: Evidence) -> str:
+    outside = "" if item.counts else "does not count, "
+    return f"{outside}{item.verdict}{f' ({item.why})' if item.why else ''}"
+
+
+def _interval(estimate: Estimate) -> str:
+    if math.isnan(estimate.value):
+        return "undefined"
+    ends = "" if math.isnan(estimate.low) else f" [{number(estimate.low)}, {number(estimate.high)}]"
+    return f"{number(estimate.value)}{ends}"
+
+
+def _row(item: Evidence) -> dict[str, Any]:
+    return {"item": item, "interval": _interval(item.estimate), "ruled": _ruled(item)}

@@ -1,0 +1,98 @@
+"""What a few seeds say about a quantity: means, shares and slopes, each with an interval of 95 %."""
+
+import math
+import statistics
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from scipy import stats
+
+__all__ = ["LEVEL", "Estimate", "log_log_slope", "mean_estimate", "share_estimate", "spread"]
+
+LEVEL = 0.95
+
+
+class Estimate(NamedTuple):
+    """A value with its interval, from n seeds or runs; the interval is nan where n is too small to give one."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+def spread(values: Sequence[float]) -> float:
+    """Standard deviation over seeds, of a sample (divisor n − 1); nan for fewer than two."""
+    return statistics.stdev(values) if len(values) > 1 else math.nan
+
+
+def mean_estimate(values: Sequence[float]) -> Estimate:
+    r"""Mean with its t interval: :math:`\bar v \pm t_{n-1, 0.975}\, s / \sqrt n`, s with divisor n − 1.
+
+    Args:
+        values: One a seed, independent of each other.
+
+    Returns:
+        The mean, its interval (nan for one value, of no width for equal ones) and n; all nan without a value.
+    """
+    n = len(values)
+    if n == 0:
+        return Estimate(math.nan, math.nan, math.nan, 0)
+    mean = statistics.fmean(values)
+    half = float(stats.t.ppf(0.5 + LEVEL / 2, n - 1)) * spread(values) / math.sqrt(n) if n > 1 else math.nan
+    return Estimate(mean, mean - half, mean + half, n)
+
+
+def share_estimate(successes: int, n: int) -> Estimate:
+    r"""Share of seeds with the exact interval of Clopper & Pearson (1934), Biometrika.
+
+    Its ends are the shares p at which k or more successes, and k or fewer, have probability 0.025: quantiles of
+    Beta(k, n − k + 1) and Beta(k + 1, n − k); 0 and 1 at k = 0 and k = n. Five of five seeds give [0.478, 1].
+
+    Args:
+        successes: k, in [0, n].
+        n: Number of seeds.
+
+    Returns:
+        k/n, its interval and n; all nan without a seed.
+    """
+    if n == 0:
+        return Estimate(math.nan, math.nan, math.nan, 0)
+    tail = (1 - LEVEL) / 2
+    low = float(stats.beta.ppf(tail, successes, n - successes + 1)) if successes else 0.0
+    high = float(stats.beta.ppf(1 - tail, successes + 1, n - successes)) if successes < n else 1.0
+    return Estimate(successes / n, low, high, n)
+
+
+def log_log_slope(x: Sequence[float], y: Sequence[float]) -> Estimate:
+    r"""Slope b of ln y = a + b ln x by least squares over runs, with the t interval of the regression.
+
+    :math:`b = S_{xy} / S_{xx}` and :math:`b \pm t_{n-2, 0.975} \sqrt{\mathrm{RSS} / (n-2) / S_{xx}}`, where
+    :math:`S_{xx} = \sum_i (u_i - \bar u)^2` of u = ln x, :math:`S_{xy}` likewise, and RSS is the sum of squared residuals.
+    The interval assumes a power law and errors that are independent from run to run: a bend of the curve, or seeds that
+    move all settings together, are not in it.
+
+    Args:
+        x: A positive setting, one a run.
+        y: A positive quantity, one a run.
+
+    Returns:
+        The slope, its interval (nan for two runs) and n; all nan where all x are equal.
+    """
+    n = len(x)
+    if len(set(x)) < 2:
+        return Estimate(math.nan, math.nan, math.nan, n)
+    u, v = _centered_logs(x), _centered_logs(y)
+    sxx = math.fsum(a * a for a in u)
+    slope = math.fsum(a * b for a, b in zip(u, v, strict=True)) / sxx
+    if n < 3:
+        return Estimate(slope, math.nan, math.nan, n)
+    residual = math.fsum((b - slope * a) ** 2 for a, b in zip(u, v, strict=True))
+    half = float(stats.t.ppf(0.5 + LEVEL / 2, n - 2)) * math.sqrt(residual / (n - 2) / sxx)
+    return Estimate(slope, slope - half, slope + half, n)
+
+
+def _centered_logs(values: Sequence[float]) -> list[float]:
+    logs = [math.log(value) for value in values]
+    mean = statistics.fmean(logs)
+    return [log - mean for log in logs]

@@ -1,0 +1,68 @@
+"""Draw a quantity against what is swept: every seed a dot, their mean and standard deviation a bar."""
+
+import math
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, NullLocator
+
+from ncollapse.report import style
+from ncollapse.report.sweep_quantities import Axis, SettingRow
+
+__all__ = ["draw_against"]
+
+_MOST_TICKS = 7
+
+
+def draw_against(axes: Axes, axis: Axis, rows: Sequence[SettingRow]) -> None:
+    """Draw one panel: seeds as dots, means as a line with bars of one standard deviation each way.
+
+    The y axis is logarithmic where all values are positive and span a factor of two or more (less has no room for round
+    numbers); so is the x axis where no setting is negative, with a place of its own for 0.
+
+    Args:
+        axes: Where to draw.
+        axis: The swept settings.
+        rows: The quantity at each.
+    """
+    style.prepare(axes)
+    values = [value for row in rows for value in row.values]
+    if not values:
+        axes.text(0.5, 0.5, "undefined or not measured\nin these runs", transform=axes.transAxes, ha="center", va="center",
+                  color=style.SOFT)  # fmt: skip
+        axes.set(xticks=[], yticks=[])
+        return
+    bars = [(x, row) for x, row in sorted(zip(axis.places, rows, strict=True), key=lambda item: item[0]) if row.values]
+    log = min(values) > 0 and max(values) >= 2 * min(values)
+    (style.fit_log if log else style.fit_linear)(axes, [*values, *_ends(bars)])
+    _lay_settings(axes, axis)
+    for x, row in bars:
+        axes.plot([x] * len(row.values), row.values, "o", color=style.SOFT, markersize=3, markeredgewidth=0, zorder=3)
+        if not math.isnan(row.deviation):
+            low = row.mean - row.deviation
+            # Below 0 a log axis has no place: the bar then leaves the panel.
+            low = low if low > 0 or not log else axes.get_ylim()[0]
+            axes.plot([x, x], [low, row.mean + row.deviation], color=style.LINE, linewidth=1.6)
+    line = "-" if axis.numeric else ""
+    axes.plot([x for x, _ in bars], [row.mean for _, row in bars], f"o{line}", color=style.LINE, linewidth=1.2, markersize=5)
+
+
+def _ends(bars: Sequence[tuple[float, SettingRow]]) -> list[float]:
+    return [end for _, row in bars if row.deviation > 0 for end in (row.mean - row.deviation, row.mean + row.deviation)]
+
+
+def _lay_settings(axes: Axes, axis: Axis) -> None:
+    """The x axis: logarithmic from 0 or more, linear for numbers below it, a place a setting for words."""
+    positive = [x for x in axis.places if x > 0]
+    if axis.numeric and min(axis.places) >= 0 and positive:
+        if len(positive) == len(axis.places):
+            axes.set_xscale("log")
+        else:
+            axes.set_xscale("symlog", linthresh=min(positive), linscale=0.4)
+    if not axis.numeric:
+        axes.set_xlim(0.5, len(axis.places) + 0.5)
+    stride = -(-len(axis.places) // _MOST_TICKS)
+    axes.xaxis.set_major_locator(FixedLocator(axis.places[::stride]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticklabels([style.short(tick, 12) for tick in axis.ticks[::stride]], parse_math=False)
+    axes.set_xlabel(axis.label, parse_math=False)

@@ -1,0 +1,95 @@
+"""Write one self-contained HTML page about a sweep."""
+
+import math
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from ncollapse.files import write_whole
+from ncollapse.report.estimates import Estimate
+from ncollapse.report.inline import panel_svg
+from ncollapse.report.markup import render_page
+from ncollapse.report.sweep_figures import draw_against
+from ncollapse.report.sweep_quantities import QUANTITIES, Axis, Quantity, axis_of, setting_rows, slope_of
+from ncollapse.report.sweep_reading import Sweep, SweptRun, read_sweep
+from ncollapse.report.wording import counted, number
+
+__all__ = ["write_sweep_page"]
+
+
+def write_sweep_page(sweep_dir: Path) -> Path:
+    """Write ``sweep.html``: metrics of the last layer at the last epoch against what was swept, and a list of the runs.
+
+    Only finished runs are counted; the others are named with the reason. The page makes no network request, and its content
+    security policy forbids any; equal files give equal bytes. The slopes' intervals are those of ``log_log_slope``.
+
+    Args:
+        sweep_dir: The folder that ``ncollapse sweep`` wrote.
+
+    Returns:
+        The page, written whole or not at all.
+
+    Raises:
+        ReportError: If ``sweep.json`` is missing or broken.
+        OSError: If the page cannot be written.
+    """
+    sweep = read_sweep(Path(sweep_dir))
+    axis = axis_of(sweep)
+    html = render_page(
+        "sweep.html",
+        title=f"Sweep of {', '.join(sweep.fields) or 'seeds'}",
+        folder=sweep.path.resolve().name,
+        fields=sweep.fields,
+        settings=[values for values, _ in sweep.by_setting()],
+        num_runs=counted(len(sweep.runs), "run"),
+        num_finished=sum(item.run is not None for item in sweep.runs),
+        quantities=[_context(index, sweep, axis, quantity) for index, quantity in enumerate(QUANTITIES)],
+        unfinished=[item for item in sweep.runs if item.problem],
+        runs=[_run_context(item, sweep.fields) for item in sweep.runs],
+    )
+    out = sweep.path / "sweep.html"
+    write_whole(out, html)
+    return out
+
+
+def _context(index: int, sweep: Sweep, axis: Axis, quantity: Quantity) -> dict[str, Any]:
+    """What the template needs to know of one quantity."""
+    rows = setting_rows(sweep, quantity)
+    slope = slope_of(axis, rows)
+    positive = sum(row.mean == row.mean and x > 0 for x, row in zip(axis.places, rows, strict=True))
+    return {
+        "key": quantity.key,
+        "meaning": quantity.meaning,
+        "svg": panel_svg(
+            lambda axes: draw_against(axes, axis, rows),
+            width=3.3,
+            name=f"quantity{index}",
+            label=f"{quantity.key} against {axis.label or 'nothing swept'}",
+            num_layers=1,
+        ),
+        "rows": [
+            (tick, _shown(row.mean), _shown(row.deviation), len(row.values)) for tick, row in zip(axis.ticks, rows, strict=True)
+        ],
+        "slope": _say_slope(slope, axis.label, positive) if slope else "",
+    }
+
+
+def _say_slope(slope: Estimate, field: str, settings: int) -> str:
+    said = f"Log-log slope with {field}: {number(slope.value)}"
+    said += "" if math.isnan(slope.low) else f", 95 % interval {number(slope.low)} to {number(slope.high)}"
+    return f"{said} ({counted(slope.n, 'run')} at {settings} positive settings)."
+
+
+def _shown(value: float) -> str:
+    return "–" if math.isnan(value) else number(value)
+
+
+def _run_context(item: SweptRun, fields: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "name": item.name,
+        # Quoted whole, so that no name can be anything but a path from here.
+        "href": quote(f"{item.name}/report.html") if item.has_page else "",
+        "values": [item.settings[field] for field in fields],
+        "seed": item.seed,
+        "state": item.problem or "finished",
+    }

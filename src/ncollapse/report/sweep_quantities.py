@@ -1,0 +1,136 @@
+"""What a sweep compares: one number a run at the last layer and the last epoch, and what the seeds of a setting make of it."""
+
+import math
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ncollapse.report.estimates import Estimate, log_log_slope, spread
+from ncollapse.report.reading import Run
+from ncollapse.report.sweep_reading import Sweep
+
+__all__ = ["QUANTITIES", "Axis", "Quantity", "SettingRow", "axis_of", "setting_rows", "slope_of"]
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A number of a run: a key, what it means, and how it is read; None is undefined or not measured."""
+
+    key: str
+    meaning: str
+    read: Callable[[Run], float | None]
+
+
+def _metric(key: str, meaning: str) -> Quantity:
+    return Quantity(key, meaning, lambda run: run.value(key, len(run.layers) - 1))
+
+
+def _error(which: str, metric: str, meaning: str) -> Quantity:
+    """An entry of ``prediction_error``, layers laid at their projection on the chord."""
+
+    def read(run: Run) -> float | None:
+        error = run.last.prediction_error.get("projection")
+        return None if error is None else (error.line if which == "line" else error.null).get(metric)
+
+    return Quantity(f"{which} {metric}", meaning, read)
+
+
+_OFF = "off the measured layers, RMS in decades, laid at their projection on the chord"
+QUANTITIES = (
+    _metric("pfc1", "within- over between-class variance"),
+    _metric("pfc2", "distance of class means to a simplex ETF"),
+    _metric("pfc3_error", "error of the nearest class center"),
+    _metric("nc1", "tr(Σ_W Σ_B⁺)/K"),
+    _metric("nc2_equinorm", "spread of the lengths of class means"),
+    _metric("nc2_equiangularity", "spread of the cosines of class means"),
+    _metric("nc3", "classifier against class means"),
+    Quantity(
+        "straightness",
+        "chord over path length of the features, mean over samples; 1 is straight",
+        lambda run: run.last.straightness.mean if run.last.straightness else None,
+    ),
+    _error("line", "pfc1", f"PFC1 of the straight line, {_OFF}"),
+    _error("null", "pfc1", f"PFC1 of the log-linear null, {_OFF}"),
+    _error("line", "pfc2", f"PFC2 of the straight line, {_OFF}"),
+    _error("null", "pfc2", f"PFC2 of the log-linear null, {_OFF}"),
+)
+
+
+class Axis(NamedTuple):
+    """The swept settings laid on a line: numbers where one field with numbers is swept, else one place a setting."""
+
+    label: str
+    places: tuple[float, ...]
+    ticks: tuple[str, ...]
+    numeric: bool
+
+
+class SettingRow(NamedTuple):
+    """A quantity at one setting: the values of its seeds where defined, their mean and standard deviation (divisor n − 1)."""
+
+    values: tuple[float, ...]
+    mean: float
+    deviation: float
+
+
+def axis_of(sweep: Sweep) -> Axis:
+    """Lay the settings of a sweep on an axis.
+
+    Args:
+        sweep: The sweep.
+
+    Returns:
+        The axis; settings of several fields are numbered as in the page's tables.
+    """
+    settings = [values for values, _ in sweep.by_setting()]
+    places = tuple(float(place) for place in range(1, len(settings) + 1))
+    if len(sweep.fields) != 1:
+        return Axis("setting" if sweep.fields else "", places, tuple(f"{place:.0f}" for place in places), False)
+    (name,), words = sweep.fields, tuple(value for (value,) in settings)
+    numbers = tuple(_number(word) for word in words)
+    if all(math.isfinite(number) for number in numbers):
+        return Axis(name, numbers, words, True)
+    return Axis(name, places, words, False)
+
+
+def setting_rows(sweep: Sweep, quantity: Quantity) -> list[SettingRow]:
+    """A quantity at every setting.
+
+    Args:
+        sweep: The sweep.
+        quantity: What is compared.
+
+    Returns:
+        One row a setting; mean and deviation are nan where no, or fewer than two, seeds give a value.
+    """
+    rows = []
+    for _, runs in sweep.by_setting():
+        found = (quantity.read(run) for run in runs)
+        values = tuple(value for value in found if value is not None)
+        rows.append(SettingRow(values, statistics.fmean(values) if values else math.nan, spread(values)))
+    return rows
+
+
+def slope_of(axis: Axis, rows: list[SettingRow]) -> Estimate | None:
+    """The log-log slope over the runs with a positive setting.
+
+    Args:
+        axis: Where the settings lie.
+        rows: The quantity at each.
+
+    Returns:
+        The estimate; None where no numbers are swept, where a value is not positive (leaving it out would flatter the fit), or
+        where fewer than two positive settings have values.
+    """
+    pairs = [(x, y) for x, row in zip(axis.places, rows, strict=True) for y in row.values if x > 0]
+    if not axis.numeric or any(y <= 0 for _, y in pairs) or len({x for x, _ in pairs}) < 2:
+        return None
+    return log_log_slope(*zip(*pairs, strict=True))
+
+
+def _number(word: str) -> float:
+    try:
+        return float(word)
+    except ValueError:
+        return math.nan
