@@ -254,3 +254,18 @@ def test_float32_features_far_from_the_origin_are_projected_as_exactly_as_float6
     assert torch.equal(coarse.ncc_correct, fine.ncc_correct)
     assert torch.allclose(coarse.within_class, fine.within_class, rtol=1e-9, atol=0)
     assert torch.allclose(coarse.residual_sums, fine.residual_sums, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_features_of_many_columns_are_projected_in_tiles(dtype, monkeypatch):
+    generator = torch.Generator().manual_seed(1)
+    features, labels = torch.randn(70, 50, generator=generator).to(dtype), torch.arange(70) % 4
+    centers = centers_of(features, labels, 4)
+    whole = ClassDecisions.from_batch(features, labels, centers)
+    residual = (features.double() - centers.moments.means[labels]) @ centers.basis
+    assert torch.allclose(whole.within_sample, residual.T @ residual / 70, rtol=1e-12)
+    # Tiles of 32 rows and 7 columns, neither of which divides the features.
+    monkeypatch.setattr("ncollapse.statistics.batch._BLOCK_ELEMENTS_CPU", 7 * 32)
+    tiled = ClassDecisions.from_batch(features, labels, centers)
+    assert torch.allclose(tiled.within_sample, whole.within_sample, rtol=1e-12)
+    assert torch.equal(tiled.ncc_correct, whole.ncc_correct)

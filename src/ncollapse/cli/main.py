@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import os
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from ncollapse.cli.claims import add_claims
+from ncollapse.cli.measure import add_measure
+from ncollapse.cli.progress import progress
 from ncollapse.cli.solve import add_solve
 from ncollapse.cli.sweep import add_sweep
 from ncollapse.version import __version__
 
 if TYPE_CHECKING:
     from ncollapse.studies.recipe import Recipe
+    from ncollapse.train import EpochRecord
 
 # torch takes seconds to import: every command imports what it needs, so that --help answers at once.
 
@@ -68,8 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--json", action="store_true", help="print the result as JSON")
     run.set_defaults(call=_run)
 
-    words = "measure a run directory's network, or your own; in many processes with torchrun -m ncollapse measure"
-    _measure_options(commands.add_parser("measure", help=words, description=words))
+    add_measure(commands)
 
     report = commands.add_parser("report", help="write the figures and the page of run directories anew")
     report.add_argument("runs", type=Path, nargs="+", metavar="DIR")
@@ -82,61 +82,13 @@ def _parser() -> argparse.ArgumentParser:
     recipes.set_defaults(call=_recipes)
 
     add_solve(commands)
-    add_sweep(commands, _count)
+    add_sweep(commands)
     add_claims(commands)
 
     doctor = commands.add_parser("doctor", help="say what is installed and which data is found")
     doctor.add_argument("--json", action="store_true", help="print an object")
     doctor.set_defaults(call=_doctor)
     return parser
-
-
-def _measure_options(measure: argparse.ArgumentParser) -> None:
-    measure.add_argument(
-        "model",
-        metavar="MODEL",
-        help="a run directory; module:function that returns a network; torchvision:NAME or timm:NAME (weights drawn with seed "
-        "0); transformers:FOLDER (config.json and model.safetensors, as save_pretrained writes them; nothing is downloaded)",
-    )
-    measure.add_argument(
-        "--data",
-        metavar="NAME",
-        help="digits, fashion_mnist, mnist, gaussian_mixture, or module:function that returns batches; needed for your own",
-    )
-    measure.add_argument("--num-classes", type=_count(1), metavar="K", help="of the batches of a module:function")
-    measure.add_argument(
-        "--input-shape",
-        type=_count(1),
-        nargs="+",
-        metavar="D",
-        help="shape of a sample for your own network, such as 1 28 28; 3 28 28 copies the one channel",
-    )
-    measure.add_argument("--split", choices=("train", "test"), default="train")
-    measure.add_argument(
-        "--checkpoint",
-        type=Path,
-        metavar="FILE",
-        help="weights for your own network, by safetensors or torch.save: a state dict, also under state_dict, "
-        "model_state_dict or model; a prefix module. or _orig_mod. is dropped",
-    )
-    measure.add_argument("--unsafe-pickle", action="store_true", help="let the checkpoint run code, if you trust its writer")
-    measure.add_argument("--device", metavar="NAME", help="default: cpu; under torchrun a GPU for each process if there is one")
-    measure.add_argument("--layers", nargs="+", metavar="NAME", help="module names or globs (default: auto)")
-    measure.add_argument("--batch-size", type=_count(1), metavar="N", help="default: that of the recipe, 1000 for your own")
-    measure.add_argument("--memory-budget", type=_count(0), metavar="MIB", help="for kept features; beyond it, a second pass")
-    measure.add_argument("--json", action="store_true", help="print the tidy rows as JSON")
-    measure.set_defaults(call=_measure)
-
-
-def _count(least: int) -> Callable[[str], int]:
-    """The type of an option that is an integer of at least so much."""
-
-    def convert(text: str) -> int:
-        if not text.strip().isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"must be an integer of {least} or more, got {text!r}")
-        return int(text)
-
-    return convert
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -202,7 +154,11 @@ def _train(recipe: Recipe, out: Path, *, resume: bool = False, overwrite: bool =
 
     # The title is about the recipe as it was named.
     title = f"{recipe.name} with changed settings" if changes(recipe) else recipe.title
-    with _progress(f"{title}, seed {recipe.seed}") as on_epoch:
+    with progress(f"{title}, seed {recipe.seed}") as show:
+
+        def on_epoch(record: EpochRecord, epochs: int) -> None:
+            show(record.epoch, epochs, f"loss {record.loss:.4f}, accuracy {record.accuracy:.4f}")
+
         run_recipe(recipe, out, resume=resume, overwrite=overwrite, on_epoch=on_epoch)
     return _write_reports([out], out / "report.html")
 
@@ -221,47 +177,6 @@ def _print_findings(page: Path) -> None:
     for sentence in summarize(read_run(page.parent)):
         print(f"- {sentence}")
     print(f"Page: {page}")
-
-
-@contextmanager
-def _progress(title: str) -> Iterator[Any]:
-    """A bar with the time left on a terminal; a line every tenth of the run elsewhere."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(title, total=None)
-
-        def on_epoch(record: Any, epochs: int) -> None:
-            words = f"loss {record.loss:.4f}, accuracy {record.accuracy:.4f}"
-            bar.update(task, total=epochs, completed=record.epoch, description=words)
-            if not console.is_terminal and (record.epoch % max(1, epochs // 10) == 0 or record.epoch == epochs):
-                console.print(f"{title}: epoch {record.epoch}/{epochs}, {words}", highlight=False, markup=False, soft_wrap=True)
-
-        yield on_epoch
-
-
-def _measure(options: argparse.Namespace) -> None:
-    from ncollapse.studies import MeasureRequest, measure_by_name
-    from ncollapse.studies.torchrun import process_group
-
-    request = MeasureRequest(**{item.name: getattr(options, item.name) for item in dataclasses.fields(MeasureRequest)})
-    # As with python -m: module:function finds the modules of the current folder.
-    if "" not in sys.path:
-        sys.path.insert(0, "")
-    with process_group() as (group, rank, device):
-        measurement = measure_by_name(request, options.device or device, group)
-    if rank > 0:
-        return
-    if request.weights_note:
-        print(request.weights_note, file=sys.stderr if options.json else sys.stdout)
-    if options.json:
-        rows = [{**row._asdict(), "value": None if row.value != row.value else row.value} for row in measurement.rows]
-        print(json.dumps(rows))
-    else:
-        print(measurement)
 
 
 def _report(options: argparse.Namespace) -> None:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ncollapse.cli.options import count
+from ncollapse.cli.progress import progress
 
-def add_sweep(commands: Any, count: Callable[[int], Callable[[str], int]]) -> None:
+
+def add_sweep(commands: Any) -> None:
     """Add the command to a parser.
 
     Args:
         commands: What ``add_subparsers`` returned.
-        count: Makes a converter for integers of at least so many.
     """
     sweep = commands.add_parser("sweep", help="run a recipe over values of its fields and over seeds")
     sweep.add_argument("recipe", metavar="RECIPE", help="a name that `ncollapse recipes` lists")
@@ -47,10 +47,10 @@ def run_command(options: argparse.Namespace) -> None:
 
     out = options.out or Path("runs") / f"sweep-{options.recipe}"
     runs = plan_sweep(override(recipe_by_name(options.recipe), options.set), options.over, options.seeds, out)
-    with _progress(f"{options.recipe}: {len(runs)} runs") as on_progress:
+    with progress(f"{options.recipe}: {len(runs)} runs") as show:
         workers = options.workers or os.cpu_count() or 1
         where = {"engine": options.engine, "workers": workers, "address": options.address}
-        outcome = run_sweep(runs, out, **where, on_progress=on_progress)
+        outcome = run_sweep(runs, out, **where, on_progress=lambda done, total: show(done, total, ""))
     page = write_sweep_page(out)
     if options.json:
         listed = [{"name": run.name, "path": str(run.path), **run.status()} for run in runs]
@@ -72,26 +72,3 @@ def _words(status: dict[str, Any]) -> str:
     accuracy = status.get("train_accuracy")
     shown = "" if accuracy is None else f", train accuracy {accuracy:.4f}"
     return f"{status['state']}, epoch {status['epoch']} of {status['epochs']}{shown}"
-
-
-@contextmanager
-def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar with the time left on a terminal; a line every tenth of the way elsewhere."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(title, total=None)
-        told = -1
-
-        def on_progress(done: int, total: int) -> None:
-            nonlocal told
-            bar.update(task, total=total, completed=done)
-            tenth = 10 * done // max(1, total)
-            if not console.is_terminal and tenth > told:
-                told = tenth
-                console.print(f"{title}, {done} of {total} epochs", highlight=False, markup=False, soft_wrap=True)
-
-        yield on_progress

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ncollapse.statistics.batch import row_blocks
+from ncollapse.statistics.batch import row_blocks, tiles
 from ncollapse.statistics.centers import ClassCenters, LinearClassifier, first_true
 from ncollapse.statistics.conventions import ClassWeights
 
@@ -47,30 +47,35 @@ class Projected(NamedTuple):
         Returns:
             The batch, reduced.
         """
-        residual = torch.empty(len(labels), centers.basis.shape[1], dtype=torch.float64, device=features.device)
-        cosines = chosen = None
-        if classifier is not None:
-            cosines = torch.empty(len(labels), dtype=torch.float64, device=features.device)
-            chosen = torch.empty_like(labels)
-            directions = classifier.weight / torch.linalg.vector_norm(classifier.weight, dim=1, keepdim=True)
+        residual = torch.zeros(len(labels), centers.basis.shape[1], dtype=torch.float64, device=features.device)
         # Near collapse a difference of float64 projections loses digits that float64 features have and coarser ones have not;
         # subtracting before projecting loses none, and costs those features as much as all the rest.
         fine = features.dtype == torch.float64
-        for rows in row_blocks(features):
-            block = features[rows].double()
-            if classifier is not None and cosines is not None and chosen is not None:
-                own = directions[labels[rows]]
-                cosines[rows] = (block * own).sum(dim=1) / torch.linalg.vector_norm(block, dim=1)
-                logits = torch.addmm(classifier.bias, block, classifier.weight.T)
-                chosen[rows] = first_true(logits == logits.amax(dim=1, keepdim=True))
+        for rows, columns in tiles(features):
+            block = features[rows, columns].double()
             if fine:
-                block = block - centers.moments.means.index_select(0, labels[rows])
+                block = block - centers.moments.means[:, columns].index_select(0, labels[rows])
             # The few columns of the basis multiply faster from the left.
-            residual[rows] = (centers.basis.T @ block.T).T
+            residual[rows] += (centers.basis[columns].T @ block.T).T
         if not fine:
             offset = centers.moments.means[0] @ centers.basis - centers.coordinates[0]
             residual -= (centers.coordinates + offset)[labels]
-        return cls(labels, residual, cosines, chosen)
+        if classifier is None:
+            return cls(labels, residual, None, None)
+        return cls(labels, residual, *_classified(features, labels, classifier))
+
+
+def _classified(features: Tensor, labels: Tensor, classifier: LinearClassifier) -> tuple[Tensor, Tensor]:
+    """Cosines of features to their classifier rows, and the classifier's choices."""
+    cosines = torch.empty(len(labels), dtype=torch.float64, device=features.device)
+    chosen = torch.empty_like(labels)
+    directions = classifier.weight / torch.linalg.vector_norm(classifier.weight, dim=1, keepdim=True)
+    for rows in row_blocks(features):
+        block = features[rows].double()
+        cosines[rows] = (block * directions[labels[rows]]).sum(dim=1) / torch.linalg.vector_norm(block, dim=1)
+        logits = torch.addmm(classifier.bias, block, classifier.weight.T)
+        chosen[rows] = first_true(logits == logits.amax(dim=1, keepdim=True))
+    return cosines, chosen
 
 
 @dataclass(frozen=True)
