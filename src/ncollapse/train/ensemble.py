@@ -31,8 +31,9 @@ def train_together(
 ) -> Iterator[list[EpochRecord | TrainingDiverged]]:
     """Trains networks of one shape in place, all in one batched computation, each equal to ``train`` alone within rounding.
 
-    Small networks spend their time on calls, not on arithmetic; one call for all of them is several times faster. Between
-    two records every network and optimizer holds its own current state, to be measured or saved as after ``train``.
+    Small networks spend their time on calls, not on arithmetic: one call for all of them pays for many networks of small width
+    (``make bench`` says how much). Between two records every network and optimizer holds its own current state, to be measured
+    or saved as after ``train``.
 
     Args:
         models: Networks with parameters of the same names, shapes and type on one device, which draw no random numbers.
