@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from ncollapse.studies import override, plan_sweep, recipe_by_name, run_recipe, run_sweep, run_together
+from ncollapse.studies import override, plan_sweep, recipe_by_name, run_recipe, run_sweep, run_together, sweep
 
 SMALL = [
     "data.per_class=20", "train.epochs=5", "train.checkpoint_every=2", "measure.epochs=[0,1,3]", "model.width=16",
@@ -161,3 +161,11 @@ def test_a_single_run_is_run_alone(tmp_path):
     assert run_sweep(runs, tmp_path / "swept").errors == {}
     run_recipe(base(), tmp_path / "alone")
     assert tables(runs) == tables([runs[0]._replace(path=tmp_path / "alone")])
+
+
+def test_wide_networks_are_trained_one_by_one(tmp_path):
+    def sizes(*settings):
+        return [len(group) for group in sweep._groups(plan_sweep(base(*settings), [], 7, tmp_path))]
+
+    assert sizes("model.width=128") == [5, 2]
+    assert sizes("model.width=129") == [1] * 7

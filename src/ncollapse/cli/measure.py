@@ -29,7 +29,7 @@ def add_measure(commands: Any) -> None:
     measure.add_argument(
         "--data",
         metavar="NAME",
-        help="digits, fashion_mnist, mnist, gaussian_mixture, or module:function that returns batches; needed for your own",
+        help="such as digits (see `ncollapse doctor`), or module:function that returns batches; needed for your own",
     )
     measure.add_argument("--num-classes", type=count(1), metavar="K", help="of the batches of a module:function")
     measure.add_argument(

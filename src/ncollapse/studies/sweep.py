@@ -20,6 +20,8 @@ Engine = Literal["local", "ray"]
 SWEEP_FILE = "sweep.json"
 # Runs that one process trains together. Fixed, since the last bits of a run depend on it.
 _TOGETHER = 5
+# Wider networks spend their time on arithmetic: alone they are faster (benchmarks/train_together.py).
+_NARROW = 128
 
 
 class SweepRun(NamedTuple):
@@ -161,9 +163,9 @@ def _groups(runs: Sequence[SweepRun]) -> list[list[SweepRun]]:
     """Runs that one process trains together; the same however many processes there are and whatever has finished."""
     groups: list[list[SweepRun]] = []
     for run in runs:
-        fully_connected = isinstance(run.recipe.model, FCResNetConfig)
+        narrow = isinstance(run.recipe.model, FCResNetConfig) and run.recipe.model.width <= _NARROW
         fitting = (g for g in groups if len(g) < _TOGETHER and can_run_together(g[0].recipe, run.recipe))
-        group = next(fitting, None) if fully_connected else None
+        group = next(fitting, None) if narrow else None
         if group is None:
             groups.append([run])
         else:
