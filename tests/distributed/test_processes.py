@@ -148,7 +148,7 @@ def test_still_in_step_after_errors(found):
 
 
 ERRORS = {
-    "nan": ("ValueError", "Rank {last} of {size}: Layer 'stem' has NaN or infinite features in 1 samples of batch 1."),
+    "nan": ("ValueError", "Rank {last} of {size}: Layer 'stem' has NaN or infinite features in batch 1, of class "),
     "label": ("ValueError", "Rank 0 of {size}: Batch 0: labels must be in [0, 4), got 7 at position 3."),
     "one_time": ("ValueError", "Rank {last} of {size}: The features exceed the memory budget"),
     "model_raises": ("RuntimeError", "Rank {last} of {size}: RuntimeError: out of luck"),

@@ -1,5 +1,6 @@
 """Networks in every state: compiled, frozen, in half precision, with outputs of any form; left as they were, also by errors."""
 
+import itertools
 from collections import OrderedDict, namedtuple
 from dataclasses import dataclass
 
@@ -99,6 +100,20 @@ def test_the_callers_gradient_mode_does_not_matter_and_stays(mode):
         before = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
         m = measure(net(), BATCHES, num_classes=K)
         assert (torch.is_grad_enabled(), torch.is_inference_mode_enabled()) == before
+    assert [m.value("pfc1", layer) for layer in LAYERS] == pytest.approx(oracle(net()), rel=1e-5)
+
+
+@pytest.mark.parametrize("budget", [None, 0])
+def test_a_network_that_runs_in_inference_mode_now_and_then(budget):
+    model, calls = net(), itertools.count()
+    plain = model.forward
+
+    def forward(x):
+        with torch.inference_mode(next(calls) % 2 == 1):
+            return plain(x)
+
+    model.forward = forward
+    m = measure(model, BATCHES, num_classes=K, memory_budget=budget)
     assert [m.value("pfc1", layer) for layer in LAYERS] == pytest.approx(oracle(net()), rel=1e-5)
 
 

@@ -5,8 +5,9 @@ import torch
 
 from cases import CASES, classifier_of, layer_statistics, tensors_of
 from ncollapse.depth import LineDecisions, PathStatistics
+from ncollapse.probe.arriving import LayerBatch
 from ncollapse.probe.collect import collect
-from ncollapse.probe.collected import CollectOptions, LayerBatch
+from ncollapse.probe.collected import CollectOptions
 from ncollapse.probe.memory import available_memory
 from ncollapse.statistics import ClassCenters, ClassMoments, PairedMoments
 
@@ -140,6 +141,30 @@ def test_a_changed_second_pass_is_noticed_for_paths_alone():
         collect(second_pass_sees(noisy), options(budget=0, centers=False, path=True))
 
 
+@pytest.mark.parametrize(
+    ("changes", "holds"),
+    [
+        ({}, [True, True]),
+        ({"budget": 0}, [False, False, False, False]),
+        ({"budget": 500}, [True, False, False, False]),
+        ({"budget": 0, "path": True}, [True, True, True, True]),
+        ({"centers": False}, [False, False]),
+    ],
+)
+def test_features_are_held_only_where_they_are_needed_later(changes, holds):
+    asked = []
+
+    class Batch(LayerBatch):
+        def stream(self, receive, hold):
+            asked.append(hold)
+            return super().stream(receive, hold)
+
+    x, y = CASE.features, CASE.labels
+    batches = [Batch(layers_of(x[part]), y[part]) for part in (slice(12), slice(12, None))]
+    collect(lambda: iter(batches), options(**changes))
+    assert asked == holds
+
+
 def test_a_layer_that_is_missing_in_the_second_pass_is_named():
     first, second = source(), source(features={"a": CASE.features})
     starts = iter([first, second])
@@ -187,7 +212,9 @@ def test_no_batch_is_no_data():
 def test_features_that_are_not_finite_name_layer_batch_and_place(value):
     features = layers_of(CASE.features.clone())
     features["b"][11:13, 2] = value
-    with pytest.raises(ValueError, match=r"Layer 'b' has NaN or infinite features in 2 samples of batch 2 at epoch 7\. Check"):
+    with pytest.raises(
+        ValueError, match=r"Layer 'b' has NaN or infinite features in batch 2 at epoch 7, of class 0, 3\. Check"
+    ):
         collect(source(5, features), options(where=" at epoch 7"))
 
 

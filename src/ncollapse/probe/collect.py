@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from ncollapse.probe.collected import Collected, CollectOptions, LayerBatch
+from ncollapse.probe.arriving import Batch
+from ncollapse.probe.collected import Collected, CollectOptions
 from ncollapse.probe.first_pass import FirstPass
 from ncollapse.probe.second_pass import SecondPass
 from ncollapse.statistics.centers import ClassCenters, LinearClassifier
 from ncollapse.statistics.moments import ClassMoments
 from ncollapse.statistics.reduce import Processes
 
-Source = Callable[[], Iterator[LayerBatch]]
+Source = Callable[[], Iterator[Batch]]
 Classifiers = Callable[[], Mapping[str, LinearClassifier]]
 
 
@@ -88,7 +89,7 @@ def complete(
     collected.passes = 2 if first.kept is None else 1
     second = SecondPass(collected, options, classifiers(), deciding)
     with processes.together():
-        batches: Iterable[LayerBatch] = first.kept or ()
+        batches: Iterable[Batch] = first.kept or ()
         if first.kept is None and source is not None:
             batches = source()
         for batch in batches:

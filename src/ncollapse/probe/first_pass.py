@@ -9,8 +9,8 @@ from copy import deepcopy
 import torch
 from torch import Tensor
 
-from ncollapse.probe.collected import Collected, CollectOptions, LayerBatch, along_path, check_layers, checked_batch
-from ncollapse.statistics.batch import LabelGroups
+from ncollapse.probe.arriving import Arriving, Batch, LayerBatch, along_path
+from ncollapse.probe.collected import Collected, CollectOptions
 from ncollapse.statistics.centers import ClassCenters
 from ncollapse.statistics.moments import ClassMoments
 from ncollapse.statistics.paired import PairedMoments
@@ -24,23 +24,34 @@ class FirstPass:
     def __init__(self, options: CollectOptions) -> None:
         self.options = options
         self.collected = Collected()
-        self.kept: list[LayerBatch] | None = [] if options.centers or options.path else None
+        wanted = (options.centers or options.path) and options.memory_budget > 0
+        self.kept: list[LayerBatch] | None = [] if wanted else None
         self.index = 0
 
-    def add(self, batch: LayerBatch) -> None:
-        """Add one batch to all layers."""
-        batch = checked_batch(batch, self.options, self.index)
-        if self.index > 0:
-            check_layers(batch, self.collected.moments, f"in batch {self.index}")
-        groups = LabelGroups.from_labels(batch.labels, self.options.num_classes)
-        for name, features in batch.features.items():
-            self._running(name, features).merge_groups_(features, groups)
-        _check_finite(self.collected.moments, batch, self.index, self.options.where)
-        if self.options.scatter:
-            self._add_scatter(batch)
+    def add(self, batch: Batch) -> None:
+        """Add one batch to all layers: every layer is summed as it comes, while it is in the cache."""
+        moments = self.collected.moments
+        place = f"batch {self.index}{self.options.where}"
+        known = list(moments) if self.index > 0 else None
+        arriving = Arriving(batch.labels, self.options.num_classes, place, known, f"in batch {self.index}")
+        hold = self.kept is not None or self.options.path
+        held: dict[str, Tensor] = {}
+
+        def receive(name: str, features: Tensor) -> None:
+            features = arriving.take(name, features)
+            self._running(name, features).merge_groups_(features, arriving.groups)
+            if self.options.scatter:
+                self._add_scatter(name, features, arriving.labels)
+            if hold:
+                held[name] = features
+
+        own_input = batch.stream(receive, hold)
+        arriving.finish()
+        _check_finite(moments, self.index, self.options.where)
+        whole = LayerBatch(held, arriving.labels, own_input)
         if self.options.path:
-            self._add_pair(batch)
-        self._keep(batch)
+            self._add_pair(whole)
+        self._keep(whole)
         self.index += 1
 
     def snapshot(self) -> FirstPass:
@@ -101,11 +112,10 @@ class FirstPass:
             )
         return moments[name]
 
-    def _add_scatter(self, batch: LayerBatch) -> None:
-        for name, features in batch.features.items():
-            part = ClassScatter.from_batch(features, batch.labels, self.options.num_classes).to("cpu")
-            scatters = self.collected.scatters
-            scatters[name] = scatters[name].merge(part) if name in scatters else part
+    def _add_scatter(self, name: str, features: Tensor, labels: Tensor) -> None:
+        part = ClassScatter.from_batch(features, labels, self.options.num_classes).to("cpu")
+        scatters = self.collected.scatters
+        scatters[name] = scatters[name].merge(part) if name in scatters else part
 
     def _add_pair(self, batch: LayerBatch) -> None:
         layers = list(along_path(batch).values())
@@ -158,14 +168,13 @@ def _check_same_layers(own: Mapping[str, ClassMoments], others: Mapping[str, Cla
         )
 
 
-def _check_finite(moments: Mapping[str, ClassMoments], batch: LayerBatch, index: int, where: str) -> None:
+def _check_finite(moments: Mapping[str, ClassMoments], index: int, where: str) -> None:
     # One number a layer, one synchronization a batch: a sum is finite only if everything in it is.
-    sums = torch.stack([moments[name].scatter_traces.sum() + moments[name].means.sum() for name in batch.features])
-    finite = torch.isfinite(sums)
+    finite = torch.isfinite(torch.stack([value.scatter_traces.sum() + value.means.sum() for value in moments.values()]))
     if not bool(finite.all()):
-        name = list(batch.features)[int((~finite).nonzero()[0])]
-        bad = int((~torch.isfinite(batch.features[name])).any(dim=1).sum())
+        name = list(moments)[int((~finite).nonzero()[0])]
+        classes = (~torch.isfinite(moments[name].scatter_traces)).nonzero().flatten().tolist()
         raise ValueError(
-            f"Layer {name!r} has NaN or infinite features in {bad} samples of batch {index}{where}. "
+            f"Layer {name!r} has NaN or infinite features in batch {index}{where}, of class {', '.join(map(str, classes))}. "
             "Check the network for divergence (learning rate, clipping) and the inputs for NaN."
         )

@@ -21,14 +21,15 @@ from ncollapse.probe.arguments import (
     reference_centers,
     select,
 )
+from ncollapse.probe.arriving import LayerBatch
 from ncollapse.probe.collect import collect
-from ncollapse.probe.collected import LayerBatch
 from ncollapse.probe.discover import Discovery, Layers
 from ncollapse.probe.measurement import Measurement
 from ncollapse.probe.random_state import random_state_kept
-from ncollapse.probe.reading import IGNORED_LABEL, Unpack, map_tensors, unpack_batch
+from ncollapse.probe.reading import Unpack, unpack_batch
 from ncollapse.probe.sharing import check_same_network, first_buffers, shared_classifier, shared_plan
 from ncollapse.probe.table import tabulate
+from ncollapse.probe.tapped import TappedBatch
 from ncollapse.probe.taps import TapPlan, Taps
 from ncollapse.statistics.batch import flatten_features
 from ncollapse.statistics.centers import LinearClassifier
@@ -126,10 +127,10 @@ def measure(
     processes.agree("Arguments", json.dumps([num_classes, convention, split, path, [metric.id for metric in selected]]))
     check_same_network(model, centers, processes)
 
-    def source() -> Iterator[LayerBatch]:
+    def source() -> Iterator[TappedBatch]:
         total = len(batches) if isinstance(batches, Sized) else None
         for index, batch in enumerate(batches):
-            yield _tapped(taps, batch, index, unpack, device)
+            yield TappedBatch.of(taps, batch, index, unpack, device)
             if progress is not None:
                 progress(index + 1, total)
 
@@ -238,24 +239,9 @@ def collect_features(
     parts: list[LayerBatch] = []
     with Taps(model, Discovery(model, layers, classifier, num_classes).plan) as taps, random_state_kept():
         for index, batch in enumerate(batches):
-            part = _tapped(taps, batch, index, unpack, device)
-            parts.append(LayerBatch({name: layer.cpu() for name, layer in part.features.items()}, part.labels.cpu()))
+            tapped = TappedBatch.of(taps, batch, index, unpack, device)
+            parts.append(tapped.whole())
     if not parts:
         raise ValueError("There is no data: the loader yielded no batch. Check the data set and the loader's drop_last.")
     joined = {name: torch.cat([part.features[name] for part in parts]) for name in parts[0].features}
     return joined, torch.cat([part.labels for part in parts])
-
-
-def _tapped(taps: Taps, batch: Any, index: int, unpack: Unpack, device: torch.device) -> LayerBatch:
-    """One batch through the network; with one label a token, the tokens that have one."""
-    try:
-        inputs, labels = unpack(batch)
-    except TypeError as error:
-        raise TypeError(f"Batch {index}: {error}") from error
-    features = taps.forward(map_tensors(lambda t: t.to(device), inputs), labels)
-    if isinstance(labels, Tensor) and labels.ndim == 2 and labels.shape[1] > 1:
-        labels = labels.flatten()
-        kept = labels != IGNORED_LABEL
-        features = {name: layer[kept.to(layer.device)] for name, layer in features.items()}
-        labels = labels[kept]
-    return LayerBatch(features, labels, None if taps.plan is None else taps.plan.own_input)

@@ -10,10 +10,12 @@ from torch import Tensor
 from ncollapse.depth.class_arcs import ClassArcs
 from ncollapse.depth.geodesic import LineDecisions
 from ncollapse.depth.path import PathStatistics
-from ncollapse.probe.collected import Collected, CollectOptions, LayerBatch, along_path, check_layers, checked_batch
+from ncollapse.probe.arriving import Arriving, Batch, LayerBatch, along_path
+from ncollapse.probe.collected import Collected, CollectOptions
 from ncollapse.statistics.centers import ClassCenters, LinearClassifier
 from ncollapse.statistics.decisions import ClassDecisions, Projected
 from ncollapse.statistics.moments import ClassMoments
+from ncollapse.statistics.paired import PairedMoments
 from ncollapse.statistics.reduce import Processes
 
 # Projected features of one layer that wait to be decided: 8 MB.
@@ -28,16 +30,17 @@ class Decided:
         self.waiting: dict[str, list[Projected]] = {name: [] for name in centers}
         self.sums: dict[str, ClassDecisions] = {}
 
-    def add(self, batch: LayerBatch, classifiers: Mapping[str, LinearClassifier]) -> None:
-        """Project one batch at every layer."""
-        for name, waiting in self.waiting.items():
-            features, classifier = batch.features[name], classifiers.get(name)
-            if self.centers[name].basis.device != features.device:
-                self.centers[name] = self.centers[name].to(features.device)
-            classifier = None if classifier is None else classifier.to(features.device)
-            waiting.append(Projected.from_batch(features, batch.labels, self.centers[name], classifier))
-            if sum(part.residual.numel() for part in waiting) > _WAITING_ELEMENTS:
-                self._decide(name)
+    def add(self, name: str, features: Tensor, labels: Tensor, classifier: LinearClassifier | None) -> None:
+        """Project one batch at one layer."""
+        if name not in self.waiting:
+            return
+        waiting, device = self.waiting[name], features.device
+        if self.centers[name].basis.device != device:
+            self.centers[name] = self.centers[name].to(device)
+        classifier = None if classifier is None else classifier.to(device)
+        waiting.append(Projected.from_batch(features, labels, self.centers[name], classifier))
+        if sum(part.residual.numel() for part in waiting) > _WAITING_ELEMENTS:
+            self._decide(name)
 
     def _decide(self, name: str) -> None:
         centers = self.centers[name]
@@ -73,32 +76,43 @@ class SecondPass:
         self.by_reference = Decided(reference, self.decided.counts)
         self.index = 0
 
-    def add(self, batch: LayerBatch) -> None:
+    def add(self, batch: Batch) -> None:
         """Add one batch, checked again: a second pass may bring other data."""
-        batch = checked_batch(batch, self.options, self.index)
-        self.index += 1
-        into = self.collected
-        check_layers(batch, into.moments, "in the second pass")
-        # For paths alone too: the sums around the class means tell whether a second forward pass saw the same features.
-        for decided in (self.decided, self.by_reference):
-            decided.add(batch, self.classifiers)
+        place = f"batch {self.index}{self.options.where}"
+        arriving = Arriving(batch.labels, self.options.num_classes, place, self.collected.moments, "in the second pass")
+        held: dict[str, Tensor] = {}
+
+        def receive(name: str, features: Tensor) -> None:
+            features = arriving.take(name, features)
+            # For paths alone too: the sums around the class means tell whether a second forward pass saw the same features.
+            for decided in (self.decided, self.by_reference):
+                decided.add(name, features, arriving.labels, self.classifiers.get(name))
+            if self.options.path:
+                held[name] = features
+
+        own_input = batch.stream(receive, self.options.path)
+        arriving.finish()
         if self.options.path and self.paired is not None:
-            along = along_path(batch)
-            layers, device = list(along.values()), batch.labels.device
-            means = [self.path_means[name].to(device) for name in along]
-            if self.paired.cross_traces.device != device:
-                self.paired = self.paired.to(device)
-            path = PathStatistics.from_batch(layers, means)
-            line = LineDecisions.from_batch(layers[0], layers[-1], batch.labels, self.paired)
-            into.path = path if into.path is None else into.path.merge(path)
-            into.line = line if into.line is None else into.line.merge(line)
-            arcs = ClassArcs.from_batch(layers[0], batch.labels, self.paired)
-            into.arcs = arcs if into.arcs is None else into.arcs.merge(arcs)
+            self._add_path(LayerBatch(held, arriving.labels, own_input), self.paired)
+        self.index += 1
+
+    def _add_path(self, batch: LayerBatch, paired: PairedMoments) -> None:
+        into, device = self.collected, batch.labels.device
+        along = along_path(batch)
+        layers = list(along.values())
+        means = [self.path_means[name].to(device) for name in along]
+        if paired.cross_traces.device != device:
+            self.paired = paired = paired.to(device)
+        path = PathStatistics.from_batch(layers, means)
+        line = LineDecisions.from_batch(layers[0], layers[-1], batch.labels, paired)
+        into.path = path if into.path is None else into.path.merge(path)
+        into.line = line if into.line is None else into.line.merge(line)
+        arcs = ClassArcs.from_batch(layers[0], batch.labels, paired)
+        into.arcs = arcs if into.arcs is None else into.arcs.merge(arcs)
 
     def finish(self, processes: Processes) -> None:
         """Merge the totals of all processes, on the CPU, and check that a second pass saw the features of the first."""
         into = self.collected
-
         into.within = self.decided.finish(processes)
         into.decisions = {**into.within, **self.by_reference.finish(processes)}
         if self.options.path:

@@ -17,8 +17,8 @@ from ncollapse.probe.arguments import (
     reference_centers,
     select,
 )
+from ncollapse.probe.arriving import LayerBatch
 from ncollapse.probe.collect import complete
-from ncollapse.probe.collected import LayerBatch
 from ncollapse.probe.first_pass import FirstPass
 from ncollapse.probe.measurement import Measurement
 from ncollapse.probe.table import tabulate

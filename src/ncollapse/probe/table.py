@@ -8,7 +8,8 @@ from itertools import chain
 from ncollapse.depth.geodesic import GeodesicCurve
 from ncollapse.metrics.layer import LayerStatistics, Metric
 from ncollapse.metrics.registry import evaluate_metrics
-from ncollapse.probe.collected import Collected, path_layers
+from ncollapse.probe.arriving import path_layers
+from ncollapse.probe.collected import Collected
 from ncollapse.probe.measurement import Measurement, Row
 from ncollapse.statistics.centers import LinearClassifier
 from ncollapse.statistics.conventions import Convention

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ncollapse.probe.reading import attention_mask, map_tensors, run_network
+from ncollapse.probe.reading import IGNORED_LABEL, attention_mask, map_tensors, run_network
 from ncollapse.probe.tap import Pool, Tap
 
 
@@ -75,27 +75,31 @@ class Taps:
         for module, training in self._modes:
             module.training = training
 
-    def forward(self, inputs: Any, labels: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, inputs: Any, labels: Tensor, receive: Callable[[str, Tensor], None] | None = None, hold: bool = True
+    ) -> dict[str, Tensor]:
         """Run the network on one batch.
 
         Args:
             inputs: What the network takes.
-            labels: Shape (N,) for one row a sample, or (N, T) with T > 1 for one row a token.
+            labels: Shape (N,) for one row a sample, or (N, T) with T > 1 for one row a token that is not left out.
+            receive: Called with every layer and its features as soon as the layer has run.
+            hold: Whether features are held, and nothing overwrites them.
 
         Returns:
-            Features (N, d), or (N·T, d) for tokens, of every layer in order of execution.
+            Features (N, d), or of tokens, of every layer in order of execution; none if they are not held.
 
         Raises:
             ValueError: If a layer did not run, or ran twice.
             TypeError: If a layer's output is no feature.
         """
-        tokens = isinstance(labels, Tensor) and labels.ndim == 2 and labels.shape[1] > 1
+        tokens = labelled_tokens(labels)
         with torch.no_grad():
             if self._hooks is None:
                 samples, num_rows = first_samples(inputs, len(labels))
-                self.plan = self._make_plan(samples, num_rows, tokens)
+                self.plan = self._make_plan(samples, num_rows, tokens is not None)
                 self._hooks = TapHooks(self.model, self.plan)
-            self._hooks.begin(attention_mask(inputs), tokens)
+            self._hooks.begin(attention_mask(inputs), tokens, receive, hold)
             run_network(self.model, inputs)
         return self._hooks.end()
 
@@ -106,9 +110,11 @@ class TapHooks:
     def __init__(self, model: nn.Module, plan: TapPlan) -> None:
         self.plan = plan
         self._running = False
-        self._captured: dict[str, Captured] = {}
+        self._captured: dict[str, Captured | None] = {}
         self._mask: Tensor | None = None
-        self._tokens = False
+        self._tokens: Tensor | None = None
+        self._receive: Callable[[str, Tensor], None] | None = None
+        self._hold = True
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         by_module: dict[str, list[Tap]] = {}
         for tap in plan.taps:
@@ -119,26 +125,34 @@ class TapHooks:
             classifier = model.get_submodule(plan.classifier)
             self._handles.append(classifier.register_forward_pre_hook(self._capture_input(plan), with_kwargs=True))
 
-    def begin(self, mask: Tensor | None, tokens: bool = False) -> None:
+    def begin(
+        self,
+        mask: Tensor | None,
+        tokens: Tensor | None = None,
+        receive: Callable[[str, Tensor], None] | None = None,
+        hold: bool = True,
+    ) -> None:
         """Capture from here on.
 
         Args:
             mask: Which tokens are real, shape (N, T), or None for all.
-            tokens: Whether every token has a label.
+            tokens: Positions among the N·T tokens of those that are rows of their own, or None where samples are.
+            receive: Called with every layer and its features as soon as the layer has run.
+            hold: Whether features are held until the end, and nothing overwrites them.
         """
         self._captured.clear()
-        self._running, self._mask, self._tokens = True, mask, tokens
+        self._running, self._mask, self._tokens, self._receive, self._hold = True, mask, tokens, receive, hold
 
     def end(self) -> dict[str, Tensor]:
         """Capture no longer.
 
         Returns:
-            Features (N, d), or (N·T, d) for tokens, of every layer in order of execution.
+            Features (N, d), or of tokens, of every layer in order of execution; none if they were not held.
 
         Raises:
             ValueError: If a layer did not run, or was overwritten.
         """
-        self._running = False
+        self._running, self._receive = False, None
         captured, self._captured = self._captured, {}
         wanted = {tap.label for tap in self.plan.taps} | ({self.plan.feeding} - {None})
         missing = wanted - captured.keys()
@@ -146,12 +160,13 @@ class TapHooks:
             raise ValueError(
                 f"Layers {', '.join(sorted(map(str, missing)))} did not run in a batch. Name layers that always run."
             )
-        for label, seen in captured.items():
+        held = {label: seen for label, seen in captured.items() if seen is not None}
+        for label, seen in held.items():
             if seen.overwritten and label not in self.plan.overwritten:
                 raise ValueError(
                     f"Layer {label!r} is overwritten in place in some batches only. Tap a module after the operation."
                 )
-        return {label: seen.values for label, seen in captured.items()}
+        return {label: seen.values for label, seen in held.items()}
 
     def remove(self) -> None:
         """Take the hooks off the network."""
@@ -180,17 +195,24 @@ class TapHooks:
                 f"Layer {tap.label!r} runs more than once in a forward pass, so its output is ambiguous. "
                 "Tap the modules around it."
             )
-        output = output.detach()
-        if not self._tokens:
-            rows = tap.read(output, self._mask)
-        elif output.ndim == 3 and tap.pool == "flatten":
-            rows = output.flatten(0, 1)
-        else:
+        # Outside of the inference mode that a network may run in: running sums made inside could not be added to outside.
+        with torch.inference_mode(False), torch.no_grad():
+            output = output.detach()
+            rows = self._rows(tap, output)
+            seen = Captured.of(output, rows, tap.label in self.plan.overwritten) if self._hold else None
+            self._captured[tap.label] = seen
+            if self._receive is not None:
+                self._receive(tap.label, rows if seen is None else seen.values)
+
+    def _rows(self, tap: Tap, output: Tensor) -> Tensor:
+        if self._tokens is None:
+            return tap.read(output, self._mask)
+        if output.ndim != 3 or tap.pool != "flatten":
             raise ValueError(
                 f"Layer {tap.label!r} must return (N, T, D) where every token has a label, got {tuple(output.shape)}. "
                 "Name layers that keep the tokens, with pool='flatten'; convert one-hot labels with argmax(1)."
             )
-        self._captured[tap.label] = Captured.of(output, rows, tap.label in self.plan.overwritten)
+        return output.flatten(0, 1).index_select(0, self._tokens.to(output.device))
 
 
 class Captured(NamedTuple):
@@ -232,6 +254,20 @@ class Captured(NamedTuple):
         """
         same_memory = self.tensor.data_ptr() == other.tensor.data_ptr() and self.tensor.numel() == other.tensor.numel()
         return same_memory and self.version == other.version and torch.equal(self.values.flatten(), other.values.flatten())
+
+
+def labelled_tokens(labels: Any) -> Tensor | None:
+    """Which tokens are rows of their own.
+
+    Args:
+        labels: Shape (N,) for one label a sample, or (N, T) with T > 1 for one a token, where -100 leaves a token out.
+
+    Returns:
+        Their positions among the N·T tokens; None where samples are the rows.
+    """
+    if not (isinstance(labels, Tensor) and labels.ndim == 2 and labels.shape[1] > 1):
+        return None
+    return (labels.flatten() != IGNORED_LABEL).nonzero().flatten()
 
 
 def input_tap(classifier: str, pool: Pool) -> Tap:

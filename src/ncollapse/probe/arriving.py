@@ -1,0 +1,165 @@
+"""The batches that are measured: in memory, or layer by layer while a network runs; checked as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from functools import cached_property
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+from ncollapse.statistics.batch import LabelGroups, check_labels
+
+# Takes a layer's name and its flat features (N, d).
+Receive = Callable[[str, Tensor], None]
+
+
+class Batch(Protocol):
+    """One batch whose layers come one by one, such as while a network runs."""
+
+    @property
+    def labels(self) -> Tensor:
+        """Class indices, shape (N,)."""
+
+    def stream(self, receive: Receive, hold: bool) -> str | None:
+        """Hand out the features of every layer, in order of depth.
+
+        Args:
+            receive: Called once a layer.
+            hold: Whether features stay as they are until all layers have come, and longer; else only during the call.
+
+        Returns:
+            The layer that is nothing but what the classifier takes, if there is one.
+        """
+
+
+class LayerBatch(NamedTuple):
+    """Features of all layers for one batch, in memory.
+
+    Attributes:
+        features: Flat features (N, d) by layer name, in order of depth.
+        labels: Class indices, shape (N,).
+        own_input: The layer that is nothing but what the classifier takes, if there is one.
+    """
+
+    features: dict[str, Tensor]
+    labels: Tensor
+    own_input: str | None = None
+
+    def stream(self, receive: Receive, hold: bool) -> str | None:
+        """Hand out the features, as ``Batch``.
+
+        Args:
+            receive: Called once a layer.
+            hold: They stay as they are in any case.
+
+        Returns:
+            The layer that is nothing but what the classifier takes.
+        """
+        for name, features in self.features.items():
+            receive(name, features)
+        return self.own_input
+
+
+class Arriving:
+    """The layers of one batch as they come: checked, and brought to where their statistics are taken.
+
+    Attributes:
+        labels: The labels, checked; from the first layer on, on its device.
+    """
+
+    def __init__(self, labels: Tensor, num_classes: int, place: str, known: Collection[str] | None, when: str) -> None:
+        """Check the labels once for all layers.
+
+        Args:
+            labels: Of the batch.
+            num_classes: K.
+            place: Words that place an error, such as "batch 3 at epoch 2".
+            known: The layers of before; None before any.
+            when: Words that place an error about layers.
+
+        Raises:
+            TypeError: If labels are no integers.
+            ValueError: If they are out of range.
+        """
+        try:
+            self.labels = check_labels(labels, len(labels), num_classes)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"B{place[1:]}: {error}") from error
+        self._num_classes, self._place = num_classes, place
+        self._known, self._when = known, when
+        self._seen: set[str] = set()
+
+    @cached_property
+    def groups(self) -> LabelGroups:
+        """The classes of the batch, on the device of the first layer."""
+        return LabelGroups.from_labels(self.labels, self._num_classes)
+
+    def take(self, name: str, features: Tensor) -> Tensor:
+        """Check one layer.
+
+        Args:
+            name: Of the layer.
+            features: Flat features.
+
+        Returns:
+            The features where statistics are taken: on the device of the first layer.
+
+        Raises:
+            ValueError: If there are not as many rows as labels, or the layer was not there before.
+        """
+        if features.shape[0] != len(self.labels):
+            raise ValueError(
+                f"Layer {name!r} has {features.shape[0]} rows for {len(self.labels)} labels in {self._place}. "
+                "Tap a layer with one row a sample, the sample's dimension first."
+            )
+        if self._known is not None and name not in self._known:
+            raise ValueError(f"Layer {name!r} ran {self._when}, unlike before. Name layers that always run.")
+        if not self._seen:
+            # No float64 on Apple's GPUs: statistics are taken on the CPU there.
+            self.labels = self.labels.to("cpu" if features.device.type == "mps" else features.device)
+        self._seen.add(name)
+        return features.to(self.labels.device)
+
+    def finish(self) -> None:
+        """Check that all layers have come.
+
+        Raises:
+            ValueError: If one of those of before is missing.
+        """
+        missing = [name for name in self._known or () if name not in self._seen]
+        if missing:
+            raise ValueError(f"Layer {missing[0]!r} did not run {self._when}, unlike before. Name layers that always run.")
+
+
+def path_layers(dims: Mapping[str, int], own_input: str | None) -> tuple[str, ...]:
+    """The layers that paths run through: all, but for a classifier's own input of another dimension, as behind pooling.
+
+    Args:
+        dims: Dimension by layer, in order of depth.
+        own_input: The layer that is nothing but what the classifier takes, if there is one.
+
+    Returns:
+        Their names, in order of depth.
+    """
+    first = next(iter(dims.values()))
+    return tuple(name for name, dim in dims.items() if name != own_input or dim == first)
+
+
+def along_path(batch: LayerBatch) -> dict[str, Tensor]:
+    """Features of the layers that paths run through.
+
+    Args:
+        batch: Features of all layers.
+
+    Returns:
+        Those of one dimension, in order of depth.
+
+    Raises:
+        ValueError: If there are fewer than two, or their dimensions differ.
+    """
+    dims = {name: features.shape[1] for name, features in batch.features.items()}
+    names = path_layers(dims, batch.own_input)
+    if len(names) < 2 or len({dims[name] for name in names}) != 1:
+        raise ValueError(f"path=True needs at least two layers of one dimension, got {dims}. Choose layers of one stage.")
+    return {name: batch.features[name] for name in names}
