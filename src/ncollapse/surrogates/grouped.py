@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -46,22 +47,34 @@ class GroupedProgram:
     minimum iff the multiplier of the sphere is the spectral norm of the gradient.
 
     Args:
-        shares: p, shape (K,).
+        shares: p, one number a class.
         radius: τ, positive.
     """
 
-    def __init__(self, shares: np.ndarray, radius: float) -> None:
-        each, self.group, counts = np.unique(shares, return_inverse=True, return_counts=True)
-        self.radius, sizes = radius, counts.astype(float)
-        self.shares = each * sizes
-        self.many = np.flatnonzero(counts > 1)
+    def __init__(self, shares: Sequence[float], radius: float) -> None:
+        each = sorted(set(shares))
+        sizes = np.array([float(shares.count(share)) for share in each])
+        self.radius, self.shares = radius, np.array(each) * sizes
+        self.group = [each.index(share) for share in shares]
+        self.many = np.flatnonzero(sizes > 1)
         self.peers = sizes[self.many] - 1
-        basis = np.linalg.svd(np.sqrt(sizes)[None])[2][1:].T
+        # Columns of the reflection of √n to the first axis, less the first.
+        unit = np.sqrt(sizes / sizes.sum())
+        unit[0] += 1
+        basis = (np.eye(len(sizes)) - np.outer(unit, unit) / unit[0])[:, 1:]
         # Each row of the table of logits: those of the classes of every group but the class itself, which comes last.
         self.multiplicity = np.column_stack([sizes - np.eye(len(sizes)), np.ones_like(sizes)])
         self.logits_of = _logits(sizes, self.many)
         self.tensor = np.tensordot(self.logits_of, _products(basis, self.peers), axes=1)
-        self.start = _simplex(basis, self.peers, radius / (sizes.sum() - 1))
+        self.identity = np.eye(self.tensor.shape[1])
+        self.start = self._start(np.sqrt(each), basis)
+
+    def _start(self, levels: np.ndarray, basis: np.ndarray) -> np.ndarray:
+        """θ of logits between those of balanced classes, a simplex ETF, and the steepest ones: √p_k times those of an ETF."""
+        middle = math.sqrt(levels.mean())
+        frame = np.concatenate([(levels[:, None] * basis / middle).ravel(), middle * np.eye(basis.shape[1]).ravel()])
+        point = np.concatenate([np.sqrt(2 * self.peers * levels[self.many]), frame])
+        return point * math.sqrt(2 * self.radius / float(point @ point))
 
     def around(self, point: np.ndarray) -> Local:
         """Value, gap and derivatives.
@@ -73,26 +86,28 @@ class GroupedProgram:
             All of them.
         """
         jacobian = self.tensor @ point
-        table = (jacobian @ point / 2).reshape(self.multiplicity.shape)
-        highest = table.max(axis=1)
-        outputs = self.multiplicity * np.exp(table - highest[:, None])
-        sums = outputs.sum(axis=1)
-        value = float(self.shares @ (np.log(sums) + highest - table[:, -1]))
-        outputs /= sums[:, None]
-        weights = self.shares[:, None] * outputs
-        errors = weights.ravel().copy()
-        errors[outputs.shape[1] - 1 :: outputs.shape[1]] -= self.shares
+        table = (jacobian @ point / 2).reshape(len(self.shares), -1)
+        # What logits exceed that of the true class by. Sums leave out the true class, so that small losses stay precise.
+        excess = table - table[:, -1:]
+        highest = excess.max(axis=1)
+        outputs = self.multiplicity * np.exp(excess - highest[:, None])
+        sums, own = outputs[:, :-1].sum(axis=1), outputs[:, -1]
+        value = float(self.shares @ (highest + np.log1p(sums + (own - 1))))
+        weights = outputs * (self.shares / (sums + own))[:, None]
+        errors = weights.copy()
+        errors[:, -1] = -weights[:, :-1].sum(axis=1)
+        errors = errors.ravel()
         slopes = errors @ self.logits_of
-        blocks = slopes[len(self.many) :].reshape(len(outputs), -1)
+        blocks = slopes[len(self.many) :].reshape(len(sums), -1)
         norm = float(max([np.linalg.svd(blocks, compute_uv=False)[0], *(-slopes[: len(self.many)] / self.peers)]))
         along = point / math.sqrt(2 * self.radius)
         pull = errors @ jacobian
         inner = float(pull @ point)
-        means = (outputs[:, None] @ jacobian.reshape(*outputs.shape, -1))[:, 0]
-        curvature = (jacobian.T * weights.ravel()) @ jacobian - (means.T * self.shares) @ means
-        curvature += np.tensordot(errors, self.tensor, axes=1)
-        curvature.flat[:: len(point) + 1] -= inner / (2 * self.radius)
-        tangent = np.eye(len(point)) - np.outer(along, along)
+        means = (weights[:, None] @ jacobian.reshape(*weights.shape, -1))[:, 0]
+        curvature = (jacobian.T * weights.ravel()) @ jacobian - (means.T / self.shares) @ means
+        curvature += (errors @ self.tensor.reshape(len(errors), -1)).reshape(curvature.shape)
+        curvature -= inner / (2 * self.radius) * self.identity
+        tangent = self.identity - along[:, None] * along
         gap = inner / 2 + self.radius * norm
         return Local(value, gap, pull - (pull @ along) * along, tangent @ curvature @ tangent)
 
@@ -127,7 +142,7 @@ class GroupedProgram:
         Returns:
             Z, shape (K, K).
         """
-        table = (self.tensor @ point @ point / 2).reshape(self.multiplicity.shape)
+        table = (self.tensor @ point @ point / 2).reshape(len(self.shares), -1)
         logits = table[self.group][:, self.group]
         np.fill_diagonal(logits, table[self.group, -1])
         return logits
@@ -157,9 +172,3 @@ def _products(basis: np.ndarray, peers: np.ndarray) -> np.ndarray:
     forms[ends:, left[:, None], right] = cross
     forms[ends:, right[:, None], left] = cross.transpose(0, 2, 1)
     return forms
-
-
-def _simplex(basis: np.ndarray, peers: np.ndarray, level: float) -> np.ndarray:
-    """θ of a simplex ETF, the minimum for balanced classes: all singular values at one level."""
-    frame = math.sqrt(level) * np.concatenate([basis.ravel(), np.eye(basis.shape[1]).ravel()])
-    return np.concatenate([np.sqrt(2 * peers * level), frame])

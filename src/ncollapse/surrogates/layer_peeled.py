@@ -221,7 +221,7 @@ class GroupedNewton:
 
         Args:
             problem: A ``LayerPeeled`` of at most 10 different shares.
-            start: Unused: the steps begin at a simplex ETF.
+            start: Unused: the steps begin where the program says.
 
         Returns:
             Where it stopped.
@@ -235,7 +235,7 @@ class GroupedNewton:
         if len(set(problem.shares)) > _MOST_GROUPS:
             found = len(set(problem.shares))
             raise ValueError(f"GroupedNewton needs at most {_MOST_GROUPS} different shares, got {found}. Take Proximal().")
-        program = GroupedProgram(problem.program.shares.numpy(), problem.radius)
+        program = GroupedProgram(problem.shares, problem.radius)
         point, local = program.start, program.around(program.start)
         history = [local.value]
         while local.gap > self.tolerance * local.value and len(history) <= self.max_iterations:
