@@ -61,6 +61,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/train_together.py
 	$(BIN)/python benchmarks/demo_seeds.py
+	$(BIN)/python benchmarks/surrogates.py
 
 docs: $(STAMP)
 	$(BIN)/python docs/write_metrics.py

@@ -5,7 +5,17 @@ import math
 import pytest
 import torch
 
-from ncollapse.surrogates import LBFGS, LayerPeeled, Proximal, minority_cosine, minority_threshold, solve_sdp
+from ncollapse.surrogates import (
+    LBFGS,
+    UFM,
+    GroupedNewton,
+    LayerPeeled,
+    NotConverged,
+    Proximal,
+    minority_cosine,
+    minority_threshold,
+    solve_sdp,
+)
 
 
 def imbalanced(ratio, num_majority=5, num_classes=10, e_w=1.0, e_h=5.0, **options):
@@ -45,27 +55,66 @@ def test_printed_cosines_of_minorities(ratio, cosine):
 
 @pytest.mark.parametrize(
     ("num_classes", "num_majority", "product", "threshold", "digits"),
-    [(10, 5, 5, 12.19, 0.005), (10, 7, 5, 4.00, 0.005), (4, 2, 2, 7.618, 0.0005)],
+    [
+        (10, 5, 5, 12.19, 0.005),
+        (10, 7, 5, 4.00, 0.005),
+        (10, 3, 5, 245.5, 0.05),
+        (4, 2, 2, 7.618, 0.0005),
+        (4, 2, 5, 47.685, 0.0005),
+    ],
 )
 def test_printed_thresholds(num_classes, num_majority, product, threshold, digits):
     found = minority_threshold(num_classes, num_majority, e_w=1.0, e_h=product)
     assert found == pytest.approx(threshold, abs=digits)
-    below, above = (
-        imbalanced(found * factor, num_majority, num_classes, e_h=product).solve(Proximal(tolerance=1e-14))
-        for factor in (0.9999, 1.0001)
-    )
+    below, above = (imbalanced(found * factor, num_majority, num_classes, e_h=product).solve() for factor in (0.9999, 1.0001))
     assert spread(below, num_majority) > 1e-3
     assert spread(above, num_majority) < 1e-6
 
 
-@pytest.mark.parametrize(("num_classes", "num_majority", "low", "high"), [(10, 3, 245.4, 245.6), (4, 2, 47.68, 47.695)])
-def test_printed_thresholds_that_are_far(num_classes, num_majority, low, high):
-    verdicts = [
-        imbalanced(ratio, num_majority, num_classes).solve(Proximal(tolerance=1e-11)).certificate.inequality
-        for ratio in (low, high)
-    ]
-    assert verdicts[0].left > verdicts[0].right
-    assert verdicts[1].left < verdicts[1].right
+SHARES = {
+    "one group": (0.25,) * 4,
+    "two classes": (0.7, 0.3),
+    "two groups": (0.2,) * 4 + (0.05,) * 4,
+    "groups of one": (0.1, 0.2, 0.3, 0.4),
+    "mixed up": (0.05, 0.3, 0.1, 0.3, 0.05, 0.1, 0.1),
+    "ten groups": tuple(n / 55 for n in range(1, 11)),
+}
+
+
+@pytest.mark.parametrize("name", SHARES)
+@pytest.mark.parametrize("product", [0.01, 5.0, 40.0])
+def test_newton_agrees_with_projected_descent(name, product):
+    """Through a bound that is taken from all logits, and by a solver that knows nothing of groups."""
+    problem = LayerPeeled(SHARES[name], 0.5, 2 * product)
+    found, expected = problem.solve(), problem.solve(Proximal(tolerance=1e-9))
+    assert "Newton" in found.status
+    assert len(found.history) < 25
+    assert abs(found.gap) <= 2e-12 * found.value + 1e-15
+    assert found.value == pytest.approx(expected.value, rel=2e-9)
+    logits = [solution.variables["features"] @ solution.variables["weight"].T for solution in (found, expected)]
+    assert float(torch.linalg.svdvals(logits[0]).sum()) == pytest.approx(problem.radius, rel=1e-12)
+    assert torch.allclose(*logits, atol=2e-3)
+
+
+def test_many_groups_are_left_to_projected_descent():
+    problem = LayerPeeled(tuple(n / 66 for n in range(1, 12)), 1, 1)
+    assert problem.default_solver == Proximal()
+    with pytest.raises(ValueError, match=r"GroupedNewton needs at most 10 different shares, got 11\. Take Proximal\(\)\."):
+        problem.solve(GroupedNewton())
+
+
+def test_newton_names_what_it_solves():
+    with pytest.raises(TypeError, match=r"GroupedNewton solves LayerPeeled, got UFM\. Leave the solver out\."):
+        UFM((2, 2), 2, "ce", 0.1, 0.1).solve(GroupedNewton())
+
+
+@pytest.mark.parametrize("solver", [GroupedNewton(max_iterations=3), Proximal(max_iterations=5)])
+def test_stopping_early_is_an_exception_unless_allowed(solver):
+    with pytest.raises(NotConverged, match=r"^Not converged: "):
+        imbalanced(10).solve(solver)
+    stopped = imbalanced(10).solve(solver, allow_unconverged=True)
+    assert not stopped.converged
+    assert stopped.value > imbalanced(10).solve().value + 1e-6 > stopped.certificate.lower_bound
 
 
 def test_oversampling_restores_balance():
@@ -80,7 +129,7 @@ def test_the_threshold_depends_on_the_product_of_the_bounds_alone():
     assert float(second.variables["weight"].square().sum()) == pytest.approx(16, rel=1e-9)
 
 
-@pytest.mark.parametrize(("num_classes", "num_majority", "ratio", "product"), [(4, 2, 3, 2), (4, 2, 20, 2), (3, 1, 5, 4)])
+@pytest.mark.parametrize(("num_classes", "num_majority", "ratio", "product"), [(10, 5, 10, 5), (4, 2, 20, 2), (3, 1, 5, 4)])
 def test_the_semidefinite_program_agrees(num_classes, num_majority, ratio, product):
     pytest.importorskip("cvxpy", reason="the extra sdp is not installed")
     problem = imbalanced(ratio, num_majority, num_classes, e_h=product)
@@ -110,7 +159,9 @@ def test_errors_name_the_condition(call, words):
 
 
 def test_other_solvers_are_refused():
-    with pytest.raises(TypeError, match=r"bounds its variables, which only Proximal\(\) respects\. Leave the solver out\."):
+    with pytest.raises(
+        TypeError, match=r"bounds its variables, which only GroupedNewton\(\) and Proximal\(\) respect\. Leave the solver out\."
+    ):
         imbalanced(2).solve(LBFGS())
 
 

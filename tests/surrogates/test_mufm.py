@@ -71,6 +71,18 @@ def test_golden_table(row):
         assert solution.status.startswith("Critical point, not certified")
 
 
+@pytest.mark.parametrize("bias", ["none", "free"])
+def test_the_bound_from_sums_is_that_from_samples(bias):
+    problem = golden_model(0.2, 0.01, bias=bias)
+    for scale in (0.1, 1.0):
+        weight = scale * normal(2, 3, 5)
+        expected = problem.dual(problem.best_features(weight))
+        assert problem.reduced.dual(weight) == pytest.approx(expected, rel=1e-12)
+        wide = problem.padded()
+        wider = torch.cat([weight, scale * normal(3, 3, 3)], dim=1)
+        assert problem.reduced.padded().dual(wider) == pytest.approx(wide.dual(wide.best_features(wider)), rel=1e-12)
+
+
 def test_no_better_point_in_twenty_starts():
     for row in GOLDEN[3:5]:
         found = golden_model(*row[:2]).solve(EliminatedFeatures(starts=20), seed=9)

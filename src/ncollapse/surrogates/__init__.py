@@ -4,7 +4,8 @@ from ncollapse.surrogates.critical_point import CriticalPoint, critical_point
 from ncollapse.surrogates.great_circle import great_circle_blocks
 from ncollapse.surrogates.gufm import GUFM, layer_norm
 from ncollapse.surrogates.imbalance import minority_collapse_ratio, seli_geometry
-from ncollapse.surrogates.layer_peeled import LayerPeeled, minority_cosine, minority_threshold
+from ncollapse.surrogates.layer_peeled import GroupedNewton, LayerPeeled
+from ncollapse.surrogates.layer_peeled_minority import minority_cosine, minority_threshold
 from ncollapse.surrogates.layer_peeled_sdp import solve_sdp
 from ncollapse.surrogates.mufm import MUFM, EliminatedFeatures
 from ncollapse.surrogates.mufm_flow import FlowPath, gradient_flow
@@ -33,6 +34,7 @@ __all__ = [
     "EliminatedFeatures",
     "FlowPath",
     "GradientDescent",
+    "GroupedNewton",
     "Inequality",
     "LayerPeeled",
     "NotConverged",

@@ -1,4 +1,4 @@
-"""The layer-peeled model: cross-entropy with bounded weight and features, and the imbalance at which minorities collapse."""
+"""The layer-peeled model: cross-entropy with bounded weight and features."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from scipy.optimize import brentq
 from torch import Tensor
 
 from ncollapse.surrogates.checks import check_positive
+from ncollapse.surrogates.grouped import GroupedProgram
 from ncollapse.surrogates.losses import loss_value
 from ncollapse.surrogates.nuclear import NuclearProgram, split_product
-from ncollapse.surrogates.problem import Certificate, Inequality, Solution, Variables
+from ncollapse.surrogates.problem import Certificate, Inequality, Problem, Run, Solution, Solver, Variables
 from ncollapse.surrogates.proximal import NuclearProblem, Proximal
 
-# Beyond this imbalance a threshold is not looked for.
-_LARGEST_RATIO = 1e6
+# Newton's method takes about 4 G⁶ numbers for G groups of equally frequent classes: 4 million.
+_MOST_GROUPS = 10
 
 
 @dataclass(frozen=True)
@@ -104,9 +104,9 @@ class LayerPeeled(NuclearProblem):
         return torch.arange(self.num_classes)
 
     @property
-    def default_solver(self) -> Proximal:
-        """Accelerated projected gradient descent in the logits."""
-        return Proximal()
+    def default_solver(self) -> Solver:
+        """Newton's method, or accelerated projected gradient descent for more than 10 different shares."""
+        return GroupedNewton() if len(set(self.shares)) <= _MOST_GROUPS else Proximal()
 
     @property
     def radius(self) -> float:
@@ -153,7 +153,9 @@ class LayerPeeled(NuclearProblem):
         Raises:
             TypeError: Always.
         """
-        raise TypeError("LayerPeeled bounds its variables, which only Proximal() respects. Leave the solver out.")
+        raise TypeError(
+            "LayerPeeled bounds its variables, which only GroupedNewton() and Proximal() respect. Leave the solver out."
+        )
 
     def certificate(self, variables: Variables) -> Certificate:
         """Lower bound from the dual of the convex program.
@@ -202,54 +204,44 @@ class LayerPeeled(NuclearProblem):
         return self.solution(self.from_logits(logits, logits[0]), "closed form")
 
 
-def minority_cosine(solution: Solution, num_majority: int) -> float:
-    """Mean cosine between the classifier rows of minority classes: -1/(K-1) for an ETF, 1 once they have collapsed.
+@dataclass(frozen=True)
+class GroupedNewton:
+    """Newton's method for ``LayerPeeled`` in the unknowns that equally frequent classes leave: some ten steps, to a gap.
 
-    Args:
-        solution: Of a model whose majority classes come first.
-        num_majority: K_A.
-
-    Returns:
-        A number in [-1, 1]; nan for a single minority class.
+    Attributes:
+        tolerance: Gap to the lower bound at the end, relative to the objective.
+        max_iterations: Steps before it gives up.
     """
-    rows = torch.nn.functional.normalize(solution.variables["weight"][num_majority:], dim=1)
-    cosines = rows @ rows.T
-    return float(cosines[~torch.eye(len(rows), dtype=torch.bool)].mean())
 
+    tolerance: float = 1e-12
+    max_iterations: int = 200
 
-def minority_threshold(num_classes: int, num_majority: int, *, e_w: float, e_h: float, tolerance: float = 1e-6) -> float:
-    r"""Imbalance :math:`R_0` from which on the minority classes of the layer-peeled model collapse.
+    def run(self, problem: Problem, start: Variables) -> Run:
+        """Solve the convex program and split its logits into weight and features.
 
-    The root of :math:`\lVert G \rVert_2 - p_{minority}`, bracketed by doubling R and found by Brent's bisection.
+        Args:
+            problem: A ``LayerPeeled`` of at most 10 different shares.
+            start: Unused: the steps begin where the program says.
 
-    Args:
-        num_classes: K.
-        num_majority: K_A, at most K-2.
-        e_w: E_W.
-        e_h: E_H.
-        tolerance: Relative error of R_0.
+        Returns:
+            Where it stopped.
 
-    Returns:
-        R_0, at least 1.
-
-    Raises:
-        ValueError: If a number is out of range, or there is no threshold below 1e6.
-
-    Example:
-        >>> round(minority_threshold(4, 2, e_w=1.0, e_h=2.0), 3)
-        7.618
-    """
-    if num_majority > num_classes - 2:
-        raise ValueError(f"A threshold needs two or more minority classes, got {num_classes - num_majority}.")
-
-    def excess(log_ratio: float) -> float:
-        model = LayerPeeled.imbalanced(num_classes, num_majority, math.exp(log_ratio), e_w=e_w, e_h=e_h)
-        branch = model.solve(Proximal(tolerance=1e-10)).certificate.inequality
-        return (branch.right - branch.left) / branch.left
-
-    high = math.log(2)
-    while excess(high) < 0:
-        high += math.log(2)
-        if high > math.log(_LARGEST_RATIO):
-            raise ValueError(f"No minority collapse up to R = {_LARGEST_RATIO:g} with e_w * e_h = {e_w * e_h:g}; lower it.")
-    return math.exp(float(brentq(excess, high - math.log(2), high, xtol=tolerance)))
+        Raises:
+            TypeError: If the problem is another one.
+            ValueError: If it has too many shares.
+        """
+        if not isinstance(problem, LayerPeeled):
+            raise TypeError(f"GroupedNewton solves LayerPeeled, got {type(problem).__name__}. Leave the solver out.")
+        if len(set(problem.shares)) > _MOST_GROUPS:
+            found = len(set(problem.shares))
+            raise ValueError(f"GroupedNewton needs at most {_MOST_GROUPS} different shares, got {found}. Take Proximal().")
+        program = GroupedProgram(problem.shares, problem.radius)
+        point, local = program.start, program.around(program.start)
+        history = [local.value]
+        while local.gap > self.tolerance * local.value and len(history) <= self.max_iterations:
+            point, local = program.step(point, local)
+            history.append(local.value)
+        words = f"Newton's method, {len(history) - 1} steps in {len(point)} unknowns"
+        converged = local.gap <= self.tolerance * local.value
+        logits = torch.from_numpy(program.logits(point))
+        return Run(problem.from_logits(logits, logits[0]), tuple(history), converged, words)

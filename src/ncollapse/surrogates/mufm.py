@@ -12,7 +12,7 @@ from torch import Tensor
 from ncollapse.statistics.batch import check_labels
 from ncollapse.surrogates.checks import check_positive
 from ncollapse.surrogates.losses import LossName, check_loss, loss_conjugate, loss_gradient, loss_value, one_hot
-from ncollapse.surrogates.mufm_reduced import ReducedMUFM
+from ncollapse.surrogates.mufm_reduced import ReducedMUFM, best_bound
 from ncollapse.surrogates.nuclear import best_bias
 from ncollapse.surrogates.problem import Certificate, Inequality, Problem, Run, Solver, Variables
 from ncollapse.surrogates.solvers import LBFGS
@@ -90,11 +90,8 @@ class MUFM(Problem):
     @cached_property
     def reduced(self) -> ReducedMUFM:
         """The sums over the samples, for "mse": taken once."""
-        inputs, targets = self.inputs, one_hot(self.labels, self.num_classes)
-        if self.bias == "free":
-            inputs, targets = inputs - inputs.mean(dim=0), targets - targets.mean(dim=0)
-        sums = (inputs.T @ inputs, targets.T @ inputs, targets.T @ targets)
-        return ReducedMUFM(len(inputs), *sums, self.lambda_w, self.lambda_h)
+        decays, centered = {"lambda_w": self.lambda_w, "lambda_h": self.lambda_h}, self.bias == "free"
+        return ReducedMUFM.from_samples(self.inputs, self.labels, self.num_classes, **decays, centered=centered)
 
     def padded(self) -> MUFM:
         """The same model with K more dimensions in which the data are zero: its minimum bounds this one's from below.
@@ -184,36 +181,30 @@ class MUFM(Problem):
     @cached_property
     def padded_bound(self) -> float:
         """Lower bound of the minimum from the solution of the padded model."""
+        if self.loss == "mse":
+            sums, generator = self.reduced.padded(), torch.Generator().manual_seed(0)
+            start = torch.randn(sums.cross.shape, generator=generator, dtype=torch.float64)
+            return sums.dual(EliminatedFeatures().minimize(sums, start).variables["weight"])[1]
         wide = self.padded()
         return wide.dual(wide.default_solver.run(wide, wide.start(0)).variables)[1]
 
     def dual(self, variables: Variables) -> tuple[float, float]:
         r"""Squared spectral norm of Γ, and a lower bound of the minimum from it.
 
-        :math:`-\ell^*(\Gamma) - \frac12 \mathrm{tr}(X \Gamma^T (\lambda_W I - \Gamma \Gamma^T / \lambda_H)^{-1} \Gamma X^T)`
-        bounds it for every Γ of squared norm below :math:`\lambda_W \lambda_H`; of the multiples tΓ the best is taken.
-
         Args:
             variables: Any point.
 
         Returns:
-            Norm and bound.
+            Norm and bound, as ``best_bound`` says.
         """
         gradient = self.logit_gradient(variables)
         sizes, axes = torch.linalg.eigh(gradient.T @ gradient)
         pulls = (axes.T @ gradient.T @ self.inputs).square().sum(dim=1)
-        squared = float(sizes[-1])
-        reach = min(1.0, (self.lambda_w * self.lambda_h / squared) ** 0.5)
 
-        def bound(t: float) -> float:
-            room = self.lambda_w - t**2 * sizes / self.lambda_h
-            if not bool((room > 0).all()):
-                return -torch.inf
-            conjugate = loss_conjugate(self.loss, t * gradient, self.labels, self._shares)
-            return -float(conjugate) - 0.5 * float((t**2 * pulls / room).sum())
+        def conjugate(t: float) -> float:
+            return float(loss_conjugate(self.loss, t * gradient, self.labels, self._shares))
 
-        # At the edge of the admitted set one direction's room vanishes with its pull: the limit is taken from inside.
-        return squared, max(bound(t) for t in (reach, *(reach * (1 - 10.0**-j) for j in range(1, 15))))
+        return best_bound(sizes, pulls, conjugate, self.lambda_w, self.lambda_h)
 
 
 @dataclass(frozen=True)
@@ -246,19 +237,31 @@ class EliminatedFeatures:
         if not (isinstance(problem, MUFM) and problem.loss == "mse"):
             name = f"{type(problem).__name__} with {getattr(problem, 'loss', 'no')} loss"
             raise TypeError(f"EliminatedFeatures solves MUFM with mse loss, got {name}. Take LBFGS().")
+        found = self.minimize(problem.reduced, start["weight"])
+        return Run(problem.best_features(found.variables["weight"]), found.history, found.converged, found.words)
+
+    def minimize(self, reduced: ReducedMUFM, start: Tensor) -> Run:
+        """Find the best weight, at a cost that does not depend on the number of samples.
+
+        Args:
+            reduced: The sums over the samples.
+            start: Weight of the second start, shape (K, d).
+
+        Returns:
+            The weight alone.
+        """
         generator = torch.Generator().manual_seed(0)
         best: Run | None = None
         for number in range(self.starts):
             if number < 2:
-                weight = problem.reduced.ridge() if number == 0 else start["weight"]
+                weight = reduced.ridge() if number == 0 else start
             else:
-                weight = torch.randn(start["weight"].shape, generator=generator, dtype=torch.float64)
-            found = self.descent.minimize(problem.reduced.value_and_gradient, {"weight": weight})
+                weight = torch.randn(start.shape, generator=generator, dtype=torch.float64)
+            found = self.descent.minimize(reduced.value_and_gradient, {"weight": weight})
             if best is None or found.history[-1] < best.history[-1]:
                 best = found
-            squared, _ = problem.dual(problem.best_features(best.variables["weight"]))
-            if squared <= problem.lambda_w * problem.lambda_h:
+            if reduced.dual(best.variables["weight"])[0] <= reduced.lambda_w * reduced.lambda_h:
                 break
         assert best is not None
         words = f"features eliminated, best of {number + 1} starts, {best.words}"
-        return Run(problem.best_features(best.variables["weight"]), best.history, best.converged, words)
+        return Run(best.variables, best.history, best.converged, words)

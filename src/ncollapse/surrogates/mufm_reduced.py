@@ -2,12 +2,45 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from ncollapse.surrogates.losses import one_hot
 from ncollapse.surrogates.problem import Variables
+
+
+def best_bound(
+    sizes: Tensor, pulls: Tensor, conjugate: Callable[[float], float], lambda_w: float, lambda_h: float
+) -> tuple[float, float]:
+    r"""The best lower bound of the multilayer model's minimum from multiples tΓ of a gradient in the logits.
+
+    :math:`-\ell^*(\Gamma) - \frac12 \mathrm{tr}(X \Gamma^T (\lambda_W I - \Gamma \Gamma^T / \lambda_H)^{-1} \Gamma X^T)` of tΓ
+    bounds it wherever :math:`t^2 \lVert \Gamma \rVert_2^2 < \lambda_W \lambda_H`.
+
+    Args:
+        sizes: Eigenvalues of :math:`\Gamma \Gamma^T`, ascending, shape (K,).
+        pulls: Squared norms of :math:`v^T \Gamma X^T` for its eigenvectors v, shape (K,).
+        conjugate: :math:`\ell^*(t \Gamma)` of t.
+        lambda_w: Decay of the weight.
+        lambda_h: Cost of moving.
+
+    Returns:
+        The largest eigenvalue, and the bound.
+    """
+    squared = float(sizes[-1])
+    reach = min(1.0, (lambda_w * lambda_h / squared) ** 0.5)
+
+    def bound(t: float) -> float:
+        room = lambda_w - t**2 * sizes / lambda_h
+        if not bool((room > 0).all()):
+            return -torch.inf
+        return -conjugate(t) - 0.5 * float((t**2 * pulls / room).sum())
+
+    # At the edge of the admitted set one direction's room vanishes with its pull: the limit is taken from inside.
+    return squared, max(bound(t) for t in (reach, *(reach * (1 - 10.0**-j) for j in range(1, 15))))
 
 
 @dataclass(frozen=True)
@@ -37,6 +70,38 @@ class ReducedMUFM:
     lambda_w: float
     lambda_h: float
 
+    @classmethod
+    def from_samples(
+        cls, inputs: Tensor, labels: Tensor, num_classes: int, *, lambda_w: float, lambda_h: float, centered: bool
+    ) -> ReducedMUFM:
+        """The sums over the samples: the only pass over them.
+
+        Args:
+            inputs: X, one sample a row, shape (N, d).
+            labels: Shape (N,).
+            num_classes: K.
+            lambda_w: Decay of the weight.
+            lambda_h: Cost of moving.
+            centered: Whether the bias is free.
+
+        Returns:
+            The model.
+        """
+        targets = one_hot(labels, num_classes)
+        if centered:
+            inputs, targets = inputs - inputs.mean(dim=0), targets - targets.mean(dim=0)
+        return cls(len(inputs), inputs.T @ inputs, targets.T @ inputs, targets.T @ targets, lambda_w, lambda_h)
+
+    def padded(self) -> ReducedMUFM:
+        """The same with K more dimensions in which the data are zero.
+
+        Returns:
+            A new model.
+        """
+        more = len(self.targets)
+        pad = torch.nn.functional.pad
+        return replace(self, inputs=pad(self.inputs, (0, more, 0, more)), cross=pad(self.cross, (0, more)))
+
     def value_and_gradient(self, variables: Variables) -> tuple[float, Variables]:
         """F and its gradient.
 
@@ -55,6 +120,23 @@ class ReducedMUFM:
         value = 0.5 * pulled.trace() + 0.5 * self.lambda_w * weight.square().sum()
         gradient = inverse @ moved - pulled @ inverse @ weight / self.lambda_h + self.lambda_w * weight
         return float(value), {"weight": gradient}
+
+    def dual(self, weight: Tensor) -> tuple[float, float]:
+        r"""Squared spectral norm of Γ at given weights with their best features, and a lower bound of the minimum from it.
+
+        Args:
+            weight: W, shape (K, d).
+
+        Returns:
+            Norm and bound, as ``best_bound`` says.
+        """
+        identity = torch.eye(len(weight), dtype=torch.float64)
+        inverse = torch.linalg.inv(self.num_samples * identity + weight @ weight.T / self.lambda_h)
+        moved, aims = weight @ self.inputs - self.cross, weight @ self.cross.T - self.targets
+        sizes, axes = torch.linalg.eigh(inverse @ (moved @ weight.T - aims) @ inverse)
+        squares, overlap = self.num_samples / 2 * float(sizes.sum()), float((inverse @ aims).trace())
+        pulls = (axes.T @ inverse @ moved).square().sum(dim=1)
+        return best_bound(sizes, pulls, lambda t: t**2 * squares + t * overlap, self.lambda_w, self.lambda_h)
 
     def ridge(self) -> Tensor:
         """The best weight for features that stay the data: ridge regression.

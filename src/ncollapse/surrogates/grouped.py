@@ -1,0 +1,174 @@
+"""Cross-entropy of logits with bounded nuclear norm, by Newton's method in the few unknowns that like classes leave."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+# NumPy rather than torch: with a handful of unknowns what counts is the overhead of a call.
+
+# Relative to the largest, curvatures below this are those of rotations of the factors, which change nothing.
+_FLAT = 1e-10
+# A step is taken if the loss falls by this share of what its slope promises, rounding aside.
+_SUFFICIENT = 1e-4
+_ROUNDING = 1e-14
+_HALVINGS = 40
+
+
+class Local(NamedTuple):
+    """The objective around a point of ``GroupedProgram``.
+
+    Attributes:
+        value: Loss.
+        gap: Duality gap: at most this much is to be gained.
+        gradient: In the unknowns, along the sphere, shape (m,).
+        curvature: Second derivatives of the Lagrangian along the sphere, shape (m, m).
+    """
+
+    value: float
+    gap: float
+    gradient: np.ndarray
+    curvature: np.ndarray
+
+
+class GroupedProgram:
+    r"""Minimize :math:`\sum_k p_k \mathrm{CE}(z_k, k)` with :math:`\lVert Z \rVert_* \le \tau`.
+
+    Loss and norm are convex and stay the same when classes of one p_k are permuted, so the mean of a minimum over all such
+    permutations is one. With G groups of :math:`n_g` classes it is :math:`Z = \sum_g a_g \Pi_g + U B U^T`, where :math:`\Pi_g`
+    centers group g and the columns of U are :math:`1_g / \sqrt{n_g}`; its norm is :math:`\sum_g (n_g - 1) |a_g| + \lVert B
+    \rVert_*`. Besides, :math:`a_g \ge 0`, for the loss falls along every :math:`\Pi_g`, and Z 1 = 0, for a common shift of a
+    row adds to the norm alone. With :math:`a_g = \beta_g^2 / (2 (n_g - 1))` and :math:`B = P Q C^T`, C a basis of the
+    complement of :math:`\sqrt{n}`, the ball becomes a sphere: :math:`\theta = (\beta, P, Q)` has norm :math:`\sqrt{2 \tau}`.
+    Logits are :math:`\frac12 \theta^T T \theta` for a fixed tensor T of about 4 G⁶ numbers. A critical point is a global
+    minimum iff the multiplier of the sphere is the spectral norm of the gradient.
+
+    Args:
+        shares: p, one number a class.
+        radius: τ, positive.
+    """
+
+    def __init__(self, shares: Sequence[float], radius: float) -> None:
+        each = sorted(set(shares))
+        sizes = np.array([float(shares.count(share)) for share in each])
+        self.radius, self.shares = radius, np.array(each) * sizes
+        self.group = [each.index(share) for share in shares]
+        self.many = np.flatnonzero(sizes > 1)
+        self.peers = sizes[self.many] - 1
+        # Columns of the reflection of √n to the first axis, less the first.
+        unit = np.sqrt(sizes / sizes.sum())
+        unit[0] += 1
+        basis = (np.eye(len(sizes)) - np.outer(unit, unit) / unit[0])[:, 1:]
+        # Each row of the table of logits: those of the classes of every group but the class itself, which comes last.
+        self.multiplicity = np.column_stack([sizes - np.eye(len(sizes)), np.ones_like(sizes)])
+        self.logits_of = _logits(sizes, self.many)
+        self.tensor = np.tensordot(self.logits_of, _products(basis, self.peers), axes=1)
+        self.identity = np.eye(self.tensor.shape[1])
+        self.start = self._start(np.sqrt(each), basis)
+
+    def _start(self, levels: np.ndarray, basis: np.ndarray) -> np.ndarray:
+        """θ of logits between those of balanced classes, a simplex ETF, and the steepest ones: √p_k times those of an ETF."""
+        middle = math.sqrt(levels.mean())
+        frame = np.concatenate([(levels[:, None] * basis / middle).ravel(), middle * np.eye(basis.shape[1]).ravel()])
+        point = np.concatenate([np.sqrt(2 * self.peers * levels[self.many]), frame])
+        return point * math.sqrt(2 * self.radius / float(point @ point))
+
+    def around(self, point: np.ndarray) -> Local:
+        """Value, gap and derivatives.
+
+        Args:
+            point: θ, of norm √(2τ).
+
+        Returns:
+            All of them.
+        """
+        jacobian = self.tensor @ point
+        table = (jacobian @ point / 2).reshape(len(self.shares), -1)
+        # What logits exceed that of the true class by. Sums leave out the true class, so that small losses stay precise.
+        excess = table - table[:, -1:]
+        highest = excess.max(axis=1)
+        outputs = self.multiplicity * np.exp(excess - highest[:, None])
+        sums, own = outputs[:, :-1].sum(axis=1), outputs[:, -1]
+        value = float(self.shares @ (highest + np.log1p(sums + (own - 1))))
+        weights = outputs * (self.shares / (sums + own))[:, None]
+        errors = weights.copy()
+        errors[:, -1] = -weights[:, :-1].sum(axis=1)
+        errors = errors.ravel()
+        slopes = errors @ self.logits_of
+        blocks = slopes[len(self.many) :].reshape(len(sums), -1)
+        norm = float(max([np.linalg.svd(blocks, compute_uv=False)[0], *(-slopes[: len(self.many)] / self.peers)]))
+        along = point / math.sqrt(2 * self.radius)
+        pull = errors @ jacobian
+        inner = float(pull @ point)
+        means = (weights[:, None] @ jacobian.reshape(*weights.shape, -1))[:, 0]
+        curvature = (jacobian.T * weights.ravel()) @ jacobian - (means.T / self.shares) @ means
+        curvature += (errors @ self.tensor.reshape(len(errors), -1)).reshape(curvature.shape)
+        curvature -= inner / (2 * self.radius) * self.identity
+        tangent = self.identity - along[:, None] * along
+        gap = inner / 2 + self.radius * norm
+        return Local(value, gap, pull - (pull @ along) * along, tangent @ curvature @ tangent)
+
+    def step(self, point: np.ndarray, local: Local) -> tuple[np.ndarray, Local]:
+        """A step of Newton's method along the sphere, down wherever it bends, halved until the loss falls.
+
+        Args:
+            point: θ.
+            local: The objective there.
+
+        Returns:
+            The next θ, of the same norm, and the objective there.
+        """
+        sizes, axes = np.linalg.eigh(local.curvature)
+        sizes = np.abs(sizes)
+        move = -axes @ ((local.gradient @ axes) / np.maximum(sizes, _FLAT * sizes.max()))
+        slope = float(move @ local.gradient)
+        for halvings in range(_HALVINGS):
+            moved = point + 0.5**halvings * move
+            moved *= math.sqrt(2 * self.radius / float(moved @ moved))
+            there = self.around(moved)
+            if there.value <= local.value + _SUFFICIENT * 0.5**halvings * slope + _ROUNDING:
+                break
+        return moved, there
+
+    def logits(self, point: np.ndarray) -> np.ndarray:
+        """Logits of all classes.
+
+        Args:
+            point: θ.
+
+        Returns:
+            Z, shape (K, K).
+        """
+        table = (self.tensor @ point @ point / 2).reshape(len(self.shares), -1)
+        logits = table[self.group][:, self.group]
+        np.fill_diagonal(logits, table[self.group, -1])
+        return logits
+
+
+def _logits(sizes: np.ndarray, many: np.ndarray) -> np.ndarray:
+    """The linear map from the numbers a and B to the table of logits, shape (G (G+1), number of a + G²)."""
+    G, ends = len(sizes), len(many)
+    table = np.zeros((G, G + 1, ends + G * G))
+    rows = np.arange(G)
+    blocks = table[:, :, ends:].reshape(G, G + 1, G, G)
+    blocks[rows[:, None], rows, rows[:, None], rows] = 1 / np.sqrt(np.outer(sizes, sizes))
+    blocks[rows, G, rows, rows] = 1 / sizes
+    table[many, many, range(ends)] = -1 / sizes[many]
+    table[many, G, range(ends)] = 1 - 1 / sizes[many]
+    return table.reshape(G * (G + 1), -1)
+
+
+def _products(basis: np.ndarray, peers: np.ndarray) -> np.ndarray:
+    """The symmetric matrices whose halved forms in θ are a and B, shape (number of a + G², m, m)."""
+    (G, rank), ends = basis.shape, len(peers)
+    left, right = ends + np.arange(G * rank), ends + G * rank + np.arange(rank * rank)
+    forms = np.zeros((ends + G * G, ends + (G + rank) * rank, ends + (G + rank) * rank))
+    forms[range(ends), range(ends), range(ends)] = 1 / peers
+    # B_gh is the sum over r and j of P_gr Q_rj C_hj.
+    cross = np.einsum("ab,hj,rs->ahbrsj", np.eye(G), basis, np.eye(rank)).reshape(G * G, G * rank, rank * rank)
+    forms[ends:, left[:, None], right] = cross
+    forms[ends:, right[:, None], left] = cross.transpose(0, 2, 1)
+    return forms

@@ -1,0 +1,67 @@
+"""Minority collapse of the layer-peeled model: the cosine that shows it, and the imbalance from which on it happens."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from scipy.optimize import brentq
+
+from ncollapse.surrogates.layer_peeled import LayerPeeled
+from ncollapse.surrogates.problem import Solution
+
+# Beyond this imbalance a threshold is not looked for.
+_LARGEST_RATIO = 1e6
+
+
+def minority_cosine(solution: Solution, num_majority: int) -> float:
+    """Mean cosine between the classifier rows of minority classes: -1/(K-1) for an ETF, 1 once they have collapsed.
+
+    Args:
+        solution: Of a model whose majority classes come first.
+        num_majority: K_A.
+
+    Returns:
+        A number in [-1, 1]; nan for a single minority class.
+    """
+    rows = torch.nn.functional.normalize(solution.variables["weight"][num_majority:], dim=1)
+    cosines = rows @ rows.T
+    return float(cosines[~torch.eye(len(rows), dtype=torch.bool)].mean())
+
+
+def minority_threshold(num_classes: int, num_majority: int, *, e_w: float, e_h: float, tolerance: float = 1e-6) -> float:
+    r"""Imbalance :math:`R_0` from which on the minority classes of the layer-peeled model collapse.
+
+    The root of :math:`\lVert G \rVert_2 - p_{minority}`, bracketed by doubling R and found by Brent's bisection.
+
+    Args:
+        num_classes: K.
+        num_majority: K_A, at most K-2.
+        e_w: E_W.
+        e_h: E_H.
+        tolerance: Relative error of R_0.
+
+    Returns:
+        R_0, at least 1.
+
+    Raises:
+        ValueError: If a number is out of range, or there is no threshold below 1e6.
+
+    Example:
+        >>> round(minority_threshold(4, 2, e_w=1.0, e_h=2.0), 3)
+        7.618
+    """
+    if num_majority > num_classes - 2:
+        raise ValueError(f"A threshold needs two or more minority classes, got {num_classes - num_majority}.")
+
+    def excess(log_ratio: float) -> float:
+        model = LayerPeeled.imbalanced(num_classes, num_majority, math.exp(log_ratio), e_w=e_w, e_h=e_h)
+        branch = model.solve().certificate.inequality
+        return (branch.right - branch.left) / branch.left
+
+    high = math.log(2)
+    while excess(high) < 0:
+        high += math.log(2)
+        if high > math.log(_LARGEST_RATIO):
+            raise ValueError(f"No minority collapse up to R = {_LARGEST_RATIO:g} with e_w * e_h = {e_w * e_h:g}; lower it.")
+    return math.exp(float(brentq(excess, high - math.log(2), high, xtol=tolerance)))
