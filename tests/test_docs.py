@@ -43,6 +43,7 @@ EXAMPLES = {
     "leaving_the_data.py": "never more spread out than the data: True",
     "minority_collapse.py": "they merge from R = 12.1924 on",
     "features_on_a_sphere.py": "K = 4, λ = 0.005: s = 3.0916069111, minimum 0.1430641596",
+    "deep_features.py": "ReLU, K = 6, M = 4: low rank / deep collapse = 0.94",
     "unconstrained_features.py": "mse: 0.0278842712475, c < 1 holds",
 }
 

@@ -43,6 +43,8 @@ SURROGATES = {
     "mufm": "--loss --bias --classes --per-class --dim --sigma --seed --lambda-w --lambda-h --figure --json",
     "gufm": "--loss --bias --classes --per-class --dim --lambda-w --solver --seed --figure --json",
     "layer_peeled": "--classes --majority --e-h --e-w --ratio --threshold --figure --json",
+    "deep_ufm": "--activation --bias --classes --per-class --layers --dim --lambda-w --lambda-h --solver --seed --figure "
+    "--json",
 }
 
 

@@ -1,6 +1,8 @@
 """Surrogate models of neural collapse: solved, with a proof of how close each solution is to the global minimum."""
 
 from ncollapse.surrogates.critical_point import CriticalPoint, critical_point
+from ncollapse.surrogates.deep_low_rank import layer_ranks, low_rank_start
+from ncollapse.surrogates.deep_ufm import DeepUFM, collapse_threshold
 from ncollapse.surrogates.great_circle import great_circle_blocks
 from ncollapse.surrogates.gufm import GUFM, layer_norm
 from ncollapse.surrogates.imbalance import minority_collapse_ratio, seli_geometry
@@ -30,6 +32,7 @@ __all__ = [
     "Certificate",
     "CollapseProgress",
     "CriticalPoint",
+    "DeepUFM",
     "EliminatedFeatures",
     "FlowPath",
     "GradientDescent",
@@ -43,10 +46,13 @@ __all__ = [
     "Solver",
     "alignment",
     "collapse_progress",
+    "collapse_threshold",
     "critical_point",
     "gradient_flow",
     "great_circle_blocks",
     "layer_norm",
+    "layer_ranks",
+    "low_rank_start",
     "merged_decay",
     "minority_collapse_ratio",
     "minority_cosine",

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ncollapse.cli.solve.deep_ufm import add_deep_ufm
 from ncollapse.cli.solve.gufm import add_gufm
 from ncollapse.cli.solve.layer_peeled import add_layer_peeled
 from ncollapse.cli.solve.mufm import add_mufm
@@ -15,6 +16,7 @@ _MODELS = (
     add_mufm,
     add_gufm,
     add_layer_peeled,
+    add_deep_ufm,
 )
 
 
