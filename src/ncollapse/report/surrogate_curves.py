@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from ncollapse.report import style
 
@@ -20,7 +21,7 @@ class Panel:
         title: What is drawn.
         x_label: What it is drawn against.
         curves: Pairs of abscissas and ordinates by name.
-        theory: Curves that are drawn dashed, on top.
+        theory: Curves that are drawn dashed, on top; names that begin with "_" stay out of the legend.
         log: Axes that are logarithmic: "", "x", "y" or "xy".
         mark: A dotted vertical line there.
     """
@@ -46,8 +47,11 @@ def plot_panels(panels: Sequence[Panel]) -> Figure:
         figure = Figure(figsize=(4.2 * len(panels), 3.1), layout="constrained", facecolor="white")
         for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
             style.prepare(axes)
-            axes.set_xscale("log" if "x" in panel.log else "linear")
-            axes.set_yscale("log" if "y" in panel.log else "linear")
+            for letter, axis in (("x", axes.xaxis), ("y", axes.yaxis)):
+                if letter in panel.log:
+                    getattr(axes, f"set_{letter}scale")("log")
+                    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+                    axis.set_minor_formatter(NullFormatter())
             colors = style.depth_colors(len(panel.curves)) if len(panel.curves) > 1 else [style.LINE]
             for color, (name, (x, y)) in zip(colors, panel.curves.items(), strict=True):
                 axes.plot(x, y, color=color, linewidth=1.6, label=name, marker="o" if len(x) < 30 else "", markersize=3)
