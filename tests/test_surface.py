@@ -43,6 +43,7 @@ SURROGATES = {
     "mufm": "--loss --bias --classes --per-class --dim --sigma --seed --lambda-w --lambda-h --figure --json",
     "gufm": "--loss --bias --classes --per-class --dim --lambda-w --solver --seed --figure --json",
     "layer_peeled": "--classes --majority --e-h --e-w --ratio --threshold --figure --json",
+    "max_margin": "--classes --per-class --dim --solver --steps --seed --figure --json",
 }
 
 

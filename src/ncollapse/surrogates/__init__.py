@@ -6,6 +6,7 @@ from ncollapse.surrogates.gufm import GUFM, layer_norm
 from ncollapse.surrogates.imbalance import minority_collapse_ratio, seli_geometry
 from ncollapse.surrogates.layer_peeled import LayerPeeled, minority_cosine, minority_threshold
 from ncollapse.surrogates.layer_peeled_sdp import solve_sdp
+from ncollapse.surrogates.max_margin import KKT, MarginFlow, MaxMargin
 from ncollapse.surrogates.mufm import MUFM, EliminatedFeatures
 from ncollapse.surrogates.mufm_flow import FlowPath, gradient_flow
 from ncollapse.surrogates.mufm_laws import (
@@ -24,6 +25,7 @@ from ncollapse.surrogates.ufm import UFM
 
 __all__ = [
     "GUFM",
+    "KKT",
     "LBFGS",
     "MUFM",
     "UFM",
@@ -35,6 +37,8 @@ __all__ = [
     "GradientDescent",
     "Inequality",
     "LayerPeeled",
+    "MarginFlow",
+    "MaxMargin",
     "NotConverged",
     "Problem",
     "Proximal",

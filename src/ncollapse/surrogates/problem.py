@@ -89,7 +89,7 @@ class Solution:
     @property
     def certified(self) -> bool:
         """Whether the gap proves a global minimum, to 1e-6 of the objective."""
-        return self.gap <= CERTIFIED * abs(self.value)
+        return self.gap <= CERTIFIED * abs(self.value) < math.inf
 
     @property
     def status(self) -> str:

@@ -4,6 +4,7 @@ from typing import Any
 
 from ncollapse.cli.solve.gufm import add_gufm
 from ncollapse.cli.solve.layer_peeled import add_layer_peeled
+from ncollapse.cli.solve.max_margin import add_max_margin
 from ncollapse.cli.solve.mufm import add_mufm
 from ncollapse.cli.solve.ufm import add_ufm
 
@@ -15,6 +16,7 @@ _MODELS = (
     add_mufm,
     add_gufm,
     add_layer_peeled,
+    add_max_margin,
 )
 
 
