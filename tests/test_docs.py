@@ -39,6 +39,7 @@ def test_example_prints_what_the_readme_says():
 
 
 EXAMPLES = {
+    "largest_margin.py": "counts (12, 8, 5, 1): least half squared norms 7.365944",
     "line_and_null.py": "RMS error: line",
     "leaving_the_data.py": "never more spread out than the data: True",
     "minority_collapse.py": "they merge from R = 12.1924 on",

@@ -52,6 +52,7 @@ SURROGATES = {
     "weight_normalized": "--per-class --dim --sigma --width --decay --seed --figure --json",
     "bounded_outputs": "--classes --per-class --radius --solver --seed --figure --json",
     "normalized_features": "--classes --per-class --dim --temperature --solver --seed --figure --json",
+    "max_margin": "--classes --per-class --dim --solver --steps --seed --figure --json",
 }
 
 

@@ -67,6 +67,16 @@ def test_gufm(capsys, solver):
     assert found["certified"]
 
 
+@pytest.mark.parametrize(("solver", "gap"), [("flow", 0.05), ("closed_form", 1e-12)])
+def test_max_margin(capsys, solver, gap):
+    found = answer(capsys, f"solve max_margin --classes 3 --per-class 4 --dim 5 --seed 1 --solver {solver}")
+    assert 4 <= found["value"] + 1e-12
+    assert found["gap"] == pytest.approx(0, abs=gap)
+    assert found["largest_margin"] == pytest.approx(0.125, rel=1e-12)
+    assert found["normalized_margin"] == pytest.approx(0.5 / found["value"], rel=1e-12)
+    assert found["certified"] == (solver == "closed_form")
+
+
 def test_what_is_undefined_is_null(capsys):
     found = answer(capsys, "solve ufm --classes 3 --per-class 4 --lambda-w 1 --lambda-h 1")
     assert found["metrics"]["pfc1"] is None

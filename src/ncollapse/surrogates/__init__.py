@@ -15,6 +15,7 @@ from ncollapse.surrogates.layer_peeled_minority import minority_cosine, minority
 from ncollapse.surrogates.layer_peeled_sdp import solve_sdp
 from ncollapse.surrogates.mixon_flow import UnregularizedUFM, collapsed_bias, collapsed_eigenvalue
 from ncollapse.surrogates.mse_decomposition import MSEDecomposition, decompose_mse, least_squares_classifier
+from ncollapse.surrogates.max_margin import KKT, MarginFlow, MaxMargin
 from ncollapse.surrogates.mufm import MUFM, EliminatedFeatures
 from ncollapse.surrogates.mufm_flow import FlowPath, gradient_flow
 from ncollapse.surrogates.mufm_laws import (
@@ -37,6 +38,7 @@ from ncollapse.surrogates.weight_normalized import WeightNormalizedNet, best_nor
 
 __all__ = [
     "GUFM",
+    "KKT",
     "LBFGS",
     "MUFM",
     "UFM",
@@ -57,6 +59,8 @@ __all__ = [
     "MSEDecomposition",
     "NearCollapse",
     "NormalizedFeatures",
+    "MarginFlow",
+    "MaxMargin",
     "NotConverged",
     "Problem",
     "ProjectedGradient",

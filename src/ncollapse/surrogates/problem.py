@@ -91,7 +91,7 @@ class Solution:
     @property
     def certified(self) -> bool:
         """Whether the gap proves a global minimum, to 1e-6 of the objective or to rounding."""
-        return self.gap <= max(CERTIFIED * abs(self.value), _ROUNDING)
+        return math.isfinite(self.value) and self.gap <= max(CERTIFIED * abs(self.value), _ROUNDING)
 
     @property
     def status(self) -> str:

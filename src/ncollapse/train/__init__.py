@@ -3,11 +3,14 @@
 from ncollapse.train.checkpoint import CheckpointError, load_checkpoint, load_weights, save_checkpoint
 from ncollapse.train.ensemble import train_together
 from ncollapse.train.loop import EpochRecord, TrainingDiverged, make_optimizer, train
+from ncollapse.train.loss_based_rate import LossBasedRate, MarginRecord, train_by_loss
 from ncollapse.train.schedule import TrainConfig, lr_at, measuring_epochs, weight_decay_time
 
 __all__ = [
     "CheckpointError",
     "EpochRecord",
+    "LossBasedRate",
+    "MarginRecord",
     "TrainConfig",
     "TrainingDiverged",
     "load_checkpoint",
@@ -17,6 +20,7 @@ __all__ = [
     "measuring_epochs",
     "save_checkpoint",
     "train",
+    "train_by_loss",
     "train_together",
     "weight_decay_time",
 ]
