@@ -10,7 +10,7 @@ import time
 import torch
 
 from ncollapse.data import DataConfig, LabeledData, load_data
-from ncollapse.models import FCResNet, FCResNetConfig
+from ncollapse.models import FCResNet, FCResNetConfig, FCResNetStack
 from ncollapse.train import TrainConfig, train, train_together
 
 EPOCHS = 3
@@ -32,7 +32,7 @@ def compare(data: LabeledData, width: int, count: int, rounds: int) -> None:
         for seed, model in enumerate(models):
             list(train(model, data, config, seed=seed))
         middle = time.perf_counter()
-        list(train_together(stacked, data, [config] * count, seeds=range(count)))
+        list(train_together(FCResNetStack(stacked), data, [config] * count, seeds=range(count)))
         if index > 0:  # the first round warms up
             alone.append(middle - start)
             together.append(time.perf_counter() - middle)

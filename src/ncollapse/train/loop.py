@@ -139,11 +139,7 @@ def _run_epoch(
         inputs, labels = inputs.to(device), labels.to(device)
         optimizer.zero_grad()
         logits = model(inputs)
-        if logits.shape != (len(labels), data.num_classes):
-            raise ValueError(
-                f"the model must give logits of shape ({len(labels)}, {data.num_classes}) for '{data.name}', got "
-                f"{tuple(logits.shape)}. Build it with num_classes={data.num_classes}."
-            )
+        check_logits(logits, labels, data)
         loss = LOSSES[config.loss](logits, labels)
         loss.backward()
         norms.append(_clip(parameters, config.clip_norm))
@@ -161,6 +157,14 @@ def _run_epoch(
         learning_rate=learning_rate,
         grad_norm=float(step_norms.mean()),
     )
+
+
+def check_logits(logits: Tensor, labels: Tensor, data: LabeledData) -> None:
+    if logits.shape != (len(labels), data.num_classes):
+        raise ValueError(
+            f"the model must give logits of shape ({len(labels)}, {data.num_classes}) for '{data.name}', got "
+            f"{tuple(logits.shape)}. Build it with num_classes={data.num_classes}."
+        )
 
 
 def _clip(parameters: list[nn.Parameter], clip_norm: float | None) -> Tensor:
