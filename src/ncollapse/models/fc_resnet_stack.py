@@ -209,26 +209,26 @@ class _BatchNorm:
         self.num_batches = buffers["num_batches_tracked"]
 
     def forward(self, hidden: Tensor) -> Tensor:
+        # In single steps, each as fast as memory. The kernels of batch and layer normalization and var_mean are slower on a CPU
+        # core, by up to a factor of ten: the moments take turns with each number.
+        mean = hidden.mean(dim=2)
+        self.centered = hidden - mean.unsqueeze(2)
+        squares = torch.linalg.vector_norm(self.centered, dim=2).square_()
         batch = hidden.shape[2]
-        # The kernel of layer normalization, here over the samples: on a CPU core several times faster than that of batch
-        # normalization, which does not use vector instructions along memory.
-        normalized, self.mean, self.inverse = torch.native_layer_norm(hidden, [batch], None, None, self.eps)
-        self.input = hidden
-        variance = self.inverse.squeeze(2).pow(-2).sub_(self.eps).mul_(batch / (batch - 1))
-        self.running_mean.lerp_(self.mean.squeeze(2), self.momentum)
-        self.running_var.lerp_(variance, self.momentum)
+        self.inverse = (squares / batch + self.eps).rsqrt_()
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(squares / (batch - 1), self.momentum)
         self.num_batches += 1
-        return torch.addcmul(self.shift, normalized, self.gain.unsqueeze(2), out=normalized)
+        return (self.centered * (self.gain * self.inverse).unsqueeze(2)).add_(self.shift)
 
     def backward(self, gradient: Tensor) -> Tensor:
-        shape, flat = gradient.shape, (1, -1, gradient.shape[2])
-        before, gain, shift = _aten.native_batch_norm_backward(
-            gradient.view(flat), self.input.view(flat), self.gain.flatten(), None, None, self.mean.flatten(),
-            self.inverse.flatten(), True, self.eps, [True, True, True],
-        )  # fmt: skip
-        self.gain_gradient.copy_(gain.view(shape[:2]))
-        self.shift_gradient.copy_(shift.view(shape[:2]))
-        return before.view(shape)
+        batch = gradient.shape[2]
+        torch.sum(gradient, dim=2, out=self.shift_gradient)
+        covariance = torch.linalg.vecdot(gradient, self.centered)
+        torch.mul(covariance, self.inverse, out=self.gain_gradient)
+        along = (covariance * self.inverse.square() / batch).unsqueeze(2)
+        before = (self.centered * along).neg_().add_(gradient).sub_((self.shift_gradient / batch).unsqueeze(2))
+        return before.mul_((self.gain * self.inverse).unsqueeze(2))
 
 
 class _ReLU:
