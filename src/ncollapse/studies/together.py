@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import cast
 
 from ncollapse.models import FCResNet, FCResNetConfig, FCResNetStack
+from ncollapse.studies.machine import device_named, threads
 from ncollapse.studies.recipe import Recipe
-from ncollapse.studies.run import Run, device_named, failure_noted, threads
+from ncollapse.studies.run import Run, failure_noted
 from ncollapse.studies.rundir import RunDirectory
 from ncollapse.train.ensemble import SHARED, train_together
 from ncollapse.train.loop import EpochRecord, TrainingDiverged
