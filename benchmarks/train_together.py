@@ -9,11 +9,11 @@ import time
 
 import torch
 
-from ncollapse.data import DataConfig, LabeledData, load_data
-from ncollapse.models import FCResNet, FCResNetConfig
+from ncollapse.data import DataConfig, LabeledData, gaussian_mixture, load_data
+from ncollapse.models import FCResNet, FCResNetConfig, FCResNetStack
 from ncollapse.train import TrainConfig, train, train_together
 
-EPOCHS = 3
+EPOCHS = 2
 
 
 def networks(data: LabeledData, width: int, count: int) -> list[FCResNet]:
@@ -32,14 +32,14 @@ def compare(data: LabeledData, width: int, count: int, rounds: int) -> None:
         for seed, model in enumerate(models):
             list(train(model, data, config, seed=seed))
         middle = time.perf_counter()
-        list(train_together(stacked, data, [config] * count, seeds=range(count)))
+        list(train_together(FCResNetStack(stacked), data, [config] * count, seeds=range(count)))
         if index > 0:  # the first round warms up
             alone.append(middle - start)
             together.append(time.perf_counter() - middle)
     ratios = [a / b for a, b in zip(alone, together, strict=True)]
     times = f"{statistics.median(alone) / EPOCHS:>14.3f}{statistics.median(together) / EPOCHS:>14.3f}"
     spread = f"{statistics.median(ratios):>8.2f}{min(ratios):>8.2f}{max(ratios):>8.2f}"
-    print(f"{width:>6}{count:>7}{times}{spread}", flush=True)
+    print(f"{data.num_samples:>9}{data.input_dim:>8}{width:>6}{count:>7}{times}{spread}", flush=True)
 
 
 def main() -> None:
@@ -49,10 +49,18 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    data = load_data(DataConfig(name="digits", per_class=174))
-    print(f"FC ResNets of 5 double blocks on {data.num_samples} digits, batches of 128; seconds an epoch of all networks")
-    print(f"{'width':>6}{'seeds':>7}{'one by one':>14}{'together':>14}{'ratio':>8}{'min':>8}{'max':>8}")
-    for width, count in ((64, 5), (64, 20), (128, 5), (256, 5)):
+    digits = load_data(DataConfig(name="digits", per_class=174))
+    # As many numbers as in the recipe fc_fashion_mnist_small, which needs files.
+    fashion = gaussian_mixture(num_classes=10, dim=784, per_class=500)
+    print("FC ResNets of 5 double blocks, batches of 128; seconds an epoch of all networks")
+    print(
+        f"{'samples':>9}{'inputs':>8}{'width':>6}{'seeds':>7}{'one by one':>14}{'together':>14}{'ratio':>8}{'min':>8}{'max':>8}"
+    )
+    for data, width, count in (
+        *((digits, width, count) for width in (64, 128) for count in (5, 20)),
+        (digits, 256, 5),
+        (fashion, 128, 5),
+    ):
         compare(data, width, count, options.rounds)
 
 

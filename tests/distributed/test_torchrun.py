@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ncollapse.cli import main
+from ncollapse.studies import override, recipe_by_name, run_recipe
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
@@ -72,6 +73,31 @@ def test_an_error_on_one_ends_all(module):
     assert lines == ["ncollapse: error: measuring in_processes:build raised RuntimeError: Rank 1 of 2: OSError: no disk"]
     # As torchrun reports the processes; it ends itself with 1.
     assert "2" in re.findall(r"exitcode +: (-?\d+)", result.stderr)
+
+
+RUN = [
+    "data.per_class=10",
+    "train.epochs=2",
+    "measure.epochs=[0]",
+    "model.width=8",
+    "model.num_blocks=1",
+    "train.batch_size=40",
+]
+
+
+def test_a_recipe_is_run_by_all_and_written_by_one(tmp_path):
+    words = ["-m", "ncollapse", "run", "demo", "--out", str(tmp_path / "run"), "--json", "--set", *RUN]
+    result = torchrun(2, *words)
+    assert result.returncode == 0, result.stderr
+    told = json.loads(result.stdout)
+    assert (told["state"], told["epoch"], Path(told["report"]).exists()) == ("finished", 2, True)
+    run_recipe(override(recipe_by_name("demo"), RUN), tmp_path / "alone")
+    alone, shared = (json.loads((tmp_path / name / "depth.json").read_text())["epochs"][-1] for name in ("alone", "run"))
+    assert shared["positions"]["projection"] == pytest.approx(alone["positions"]["projection"], rel=1e-4, abs=1e-6)
+    refused = torchrun(2, *words)
+    lines = [line for line in refused.stderr.splitlines() if line.startswith("ncollapse: ")]
+    assert len(lines) == 1
+    assert "holds a run of 'demo' already. Continue it with --resume" in lines[0]
 
 
 # After the loop: every process measures all samples alone, and says both.

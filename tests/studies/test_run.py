@@ -164,6 +164,18 @@ def test_sigkill_then_resume(finished, tmp_path):
     assert "Page: " in result.stdout
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks, since importing takes longer than the run")
+def test_ten_kills_at_random_moments(tmp_path):
+    worker = Path(__file__).with_name("killed_worker.py")
+    command = [sys.executable, str(worker), str(tmp_path), "10"]
+    told = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert told["killed"] == 10
+    # It had come somewhere, and not to the end.
+    assert 0 < told["epochs"][-1] < 40
+    assert tables(tmp_path / "killed") == tables(tmp_path / "whole")
+    assert json.loads((tmp_path / "killed" / "status.json").read_text())["state"] == "finished"
+
+
 def test_resume_of_a_finished_run_changes_nothing(finished):
     before = tables(finished)
     run_recipe(small(), finished, resume=True)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ncollapse.data import gaussian_mixture
-from ncollapse.models import FCResNet, FCResNetConfig
+from ncollapse.models import FCResNet, FCResNetConfig, FCResNetStack
 from ncollapse.train import EpochRecord, TrainConfig, TrainingDiverged, make_optimizer, train, train_together
 
 DATA = gaussian_mixture(num_classes=3, dim=6, per_class=15, seed=1)
@@ -23,6 +23,10 @@ VARIANTS = {
     "normalized": ({}, [CONFIG] * 3),
     "plain": ({"normalization": "none"}, [CONFIG] * 3),
     "batch_norm_stem": ({"stem": "linear_bn", "normalization": "post"}, [CONFIG] * 3),
+    **{
+        f"{block}_{normalization}": ({"block": block, "normalization": normalization, "zero_bias": False}, [CONFIG] * 3)
+        for block, normalization in [("double", "mid"), *(("single", where) for where in ("none", "pre", "mid", "post"))]
+    },
     "unclipped": ({}, [dataclasses.replace(CONFIG, clip_norm=None)] * 3),
     "hard_clipping": ({}, [dataclasses.replace(CONFIG, clip_norm=clip) for clip in (1e-2, 0.1, None)]),
     "mse": ({}, [dataclasses.replace(CONFIG, loss="mse", learning_rate=0.05)] * 3),
@@ -44,7 +48,7 @@ def test_each_network_equals_the_one_trained_alone(name):
     changed, configs = VARIANTS[name]
     seeds = [5, 6, 7]
     together = networks(**changed)
-    tables = list(train_together(together, DATA64, configs, seeds=seeds))
+    tables = list(train_together(FCResNetStack(together), DATA64, configs, seeds=seeds))
     for index, alone in enumerate(networks(**changed)):
         records = list(train(alone, DATA64, configs[index], seed=seeds[index]))
         for record, table in zip(records, tables, strict=True):
@@ -57,9 +61,9 @@ def test_each_network_equals_the_one_trained_alone(name):
 def test_a_network_may_be_measured_and_saved_between_epochs_and_taken_up_again():
     whole, halves = networks(), networks()
     optimizers = [make_optimizer(model, CONFIG) for model in halves]
-    for _ in train_together(whole, DATA64, [CONFIG] * 3, seeds=[0, 1, 2]):
+    for _ in train_together(FCResNetStack(whole), DATA64, [CONFIG] * 3, seeds=[0, 1, 2]):
         pass
-    epochs = train_together(halves, DATA64, [CONFIG] * 3, seeds=[0, 1, 2], optimizers=optimizers)
+    epochs = train_together(FCResNetStack(halves), DATA64, [CONFIG] * 3, seeds=[0, 1, 2], optimizers=optimizers)
     next(epochs)
     next(epochs)
     saved = [
@@ -73,7 +77,8 @@ def test_a_network_may_be_measured_and_saved_between_epochs_and_taken_up_again()
         model.load_state_dict(weights)
         optimizer.load_state_dict(state)
     list(train(resumed[0], DATA64, CONFIG, seed=0, optimizer=optimizers[0], start_epoch=3))
-    list(train_together(resumed[1:], DATA64, [CONFIG] * 2, seeds=[1, 2], optimizers=optimizers[1:], start_epoch=3))
+    rest = FCResNetStack(resumed[1:])
+    list(train_together(rest, DATA64, [CONFIG] * 2, seeds=[1, 2], optimizers=optimizers[1:], start_epoch=3))
     for model, expected in zip(resumed, whole, strict=True):
         for key, value in expected.state_dict().items():
             assert torch.allclose(model.state_dict()[key].double(), value.double(), rtol=1e-9, atol=1e-12), key
@@ -81,10 +86,10 @@ def test_a_network_may_be_measured_and_saved_between_epochs_and_taken_up_again()
 
 def test_networks_in_evaluation_mode_between_epochs_train_on():
     models, others = networks(), networks()
-    for _ in train_together(models, DATA64, [CONFIG] * 3, seeds=[0, 1, 2]):
+    for _ in train_together(FCResNetStack(models), DATA64, [CONFIG] * 3, seeds=[0, 1, 2]):
         for model in models:
             model.eval()
-    list(train_together(others, DATA64, [CONFIG] * 3, seeds=[0, 1, 2]))
+    list(train_together(FCResNetStack(others), DATA64, [CONFIG] * 3, seeds=[0, 1, 2]))
     assert all(
         torch.equal(a, b)
         for m, n in zip(models, others, strict=True)
@@ -95,7 +100,7 @@ def test_networks_in_evaluation_mode_between_epochs_train_on():
 def test_one_that_diverges_takes_no_other_with_it():
     configs = [CONFIG, dataclasses.replace(CONFIG, learning_rate=1e30, clip_norm=None), CONFIG]
     models = networks(normalization="none", dtype=torch.float32)
-    tables = list(train_together(models, DATA, configs, seeds=[0, 1, 2]))
+    tables = list(train_together(FCResNetStack(models), DATA, configs, seeds=[0, 1, 2]))
     assert isinstance(tables[-1][1], TrainingDiverged)
     assert "in epoch" in str(tables[-1][1])
     alone = networks(normalization="none", dtype=torch.float32)[2]
@@ -107,14 +112,30 @@ def test_one_that_diverges_takes_no_other_with_it():
 def test_networks_that_do_not_fit_together():
     models = networks()
     other = FCResNet(FCResNetConfig(width=9, num_blocks=2), input_dim=6, num_classes=3, seed=0).double()
-    with pytest.raises(ValueError, match=r"names, shapes, type and device; network 1 has others than network 0"):
-        train_together([models[0], other], DATA64, [CONFIG] * 2, seeds=[0, 1])
+    with pytest.raises(ValueError, match=r"the same layers, shapes, type and device; network 1 has others than network 0"):
+        FCResNetStack([models[0], other])
+    with pytest.raises(ValueError, match=r"needs FCResNet networks, at least one, got Linear\. Train other networks one after"):
+        FCResNetStack([models[0], torch.nn.Linear(6, 3)])
+    with pytest.raises(ValueError, match="at least one, got none"):
+        FCResNetStack([])
+    stack = FCResNetStack(models[:2])
     longer = dataclasses.replace(CONFIG, epochs=5)
     with pytest.raises(ValueError, match=r"need one train\.epochs, got 4, 5\. Group them by it"):
-        train_together(models[:2], DATA64, [CONFIG, longer], seeds=[0, 1])
-    with pytest.raises(ValueError, match="got 3 networks, 2 configs and 3 seeds"):
-        train_together(models, DATA64, [CONFIG] * 2, seeds=[0, 1, 2])
+        train_together(stack, DATA64, [CONFIG, longer], seeds=[0, 1])
+    with pytest.raises(ValueError, match=r"got 2 networks, 3 configs and 2 seeds\. Pass as many of each"):
+        train_together(stack, DATA64, [CONFIG] * 3, seeds=[0, 1])
     models[0].head.bias.requires_grad_(False)
     models[1].head.bias.requires_grad_(False)
     with pytest.raises(ValueError, match="need trainable parameters of one type"):
-        train_together(models[:2], DATA64, [CONFIG] * 2, seeds=[0, 1])
+        FCResNetStack(models[:2])
+
+
+def test_data_that_does_not_fit_the_networks():
+    stack = FCResNetStack(networks())
+    wide = gaussian_mixture(num_classes=3, dim=7, per_class=15)
+    with pytest.raises(ValueError, match="needs inputs of 6 numbers a sample"):
+        next(train_together(stack, wide, [CONFIG] * 3, seeds=[0, 1, 2]))
+    more = gaussian_mixture(num_classes=4, dim=6, per_class=15)
+    more = dataclasses.replace(more, inputs=more.inputs.double())
+    with pytest.raises(ValueError, match=r"must give logits of shape \(12, 4\) for 'gaussian_mixture', got \(12, 3\)"):
+        next(train_together(stack, more, [CONFIG] * 3, seeds=[0, 1, 2]))

@@ -175,6 +175,37 @@ def test_batch_of_one_for_batch_normalization(num_samples: int, batch_size: int)
     train(small_model(normalization="none"), data, config, seed=0)
 
 
+def normalizing(kernel: int, norm: nn.Module) -> nn.Sequential:
+    return nn.Sequential(nn.Unflatten(1, (1, 2, 2)), nn.Conv2d(1, 2, kernel), norm, nn.Flatten(), nn.LazyLinear(3))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "norm", "fits"),
+    [
+        (2, nn.BatchNorm2d(2), False),
+        (1, nn.BatchNorm2d(2), True),
+        (2, nn.SyncBatchNorm(2), False),
+        (2, nn.GroupNorm(1, 2), True),
+    ],
+    ids=["one pixel", "four pixels", "sync", "group"],
+)
+def test_batch_of_one_for_normalization_of_images(kernel: int, norm: nn.Module, fits: bool) -> None:
+    """What counts is whether a channel holds two values or more: told before the first step, or trained on."""
+    model = normalizing(kernel, norm)
+    model.eval()(DATA.inputs)  # the lazy layer takes its shape
+    config = TrainConfig(epochs=1, batch_size=10)
+    before, state = parameters_of(model), torch.random.get_rng_state()
+    if fits:
+        epochs = train(model, DATA, config, seed=0)
+    else:
+        with pytest.raises(ValueError, match=r"21 samples in batches of 10 end with a batch of 1. Change batch_size"):
+            train(model, DATA, config, seed=0)
+    assert all(a.equal(b) for a, b in zip(parameters_of(model), before, strict=True))
+    assert torch.random.get_rng_state().equal(state)
+    if fits:
+        assert next(epochs).epoch == 1
+
+
 @pytest.mark.parametrize("start_epoch", [0, 5])
 def test_start_epoch_out_of_range(start_epoch: int) -> None:
     with pytest.raises(ValueError, match=rf"must be in \[1, 4\] for a run of 3 epochs, got {start_epoch}. Pass 1 to beg"):

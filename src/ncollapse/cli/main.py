@@ -10,6 +10,7 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -59,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     demo.set_defaults(call=_demo)
 
-    run = commands.add_parser("run", help="run a recipe: train, measure, write the page")
+    run = commands.add_parser("run", help="run a recipe: train, measure, write the page; in many processes with torchrun")
     run.add_argument("recipe", metavar="RECIPE", help="a name that `ncollapse recipes` lists")
     run.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="FIELD=VALUE", help="such as train.epochs=50 seed=3"
@@ -123,15 +124,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _told_by_all(error: Exception) -> bool:
     from ncollapse.statistics.reduce import told_by_all
+    from ncollapse.train import TrainingDiverged
 
-    return told_by_all(error)
+    # A loss is that of the whole batch.
+    return told_by_all(error) or isinstance(error, TrainingDiverged)
 
 
 def _demo(options: argparse.Namespace) -> None:
     from ncollapse.studies import override, recipe_by_name
 
     recipe = override(recipe_by_name("demo"), [f"seed={options.seed}"])
-    _print_findings(_train(recipe, options.out, overwrite=True))
+    page = _train(recipe, options.out, overwrite=True)
+    if page is not None:
+        _print_findings(page)
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -140,6 +145,8 @@ def _run(options: argparse.Namespace) -> None:
     recipe = override(recipe_by_name(options.recipe), options.set)
     out = options.out if options.out is not None else Path("runs") / recipe.name
     page = _train(recipe, out, resume=options.resume)
+    if page is None:
+        return
     if options.json:
         status = json.loads((out / "status.json").read_text())
         words = {"recipe": recipe.name, "changed": changes(recipe), "seed": recipe.seed, "out": str(out), "report": str(page)}
@@ -148,19 +155,21 @@ def _run(options: argparse.Namespace) -> None:
         _print_findings(page)
 
 
-def _train(recipe: Recipe, out: Path, *, resume: bool = False, overwrite: bool = False) -> Path:
-    """Run a recipe under a progress bar, then write its page."""
+def _train(recipe: Recipe, out: Path, *, resume: bool = False, overwrite: bool = False) -> Path | None:
+    """Run a recipe under a progress bar, then write its page; of several processes the first shows and writes."""
     from ncollapse.studies import changes, run_recipe
+    from ncollapse.studies.torchrun import process_group
 
     # The title is about the recipe as it was named.
     title = f"{recipe.name} with changed settings" if changes(recipe) else recipe.title
-    with progress(f"{title}, seed {recipe.seed}") as show:
+    with process_group() as (group, rank, _), progress(f"{title}, seed {recipe.seed}") if rank == 0 else nullcontext() as show:
 
         def on_epoch(record: EpochRecord, epochs: int) -> None:
-            show(record.epoch, epochs, f"loss {record.loss:.4f}, accuracy {record.accuracy:.4f}")
+            if show is not None:
+                show(record.epoch, epochs, f"loss {record.loss:.4f}, accuracy {record.accuracy:.4f}")
 
-        run_recipe(recipe, out, resume=resume, overwrite=overwrite, on_epoch=on_epoch)
-    return _write_reports([out], out / "report.html")
+        run_recipe(recipe, out, resume=resume, overwrite=overwrite, on_epoch=on_epoch, group=group)
+    return _write_reports([out], out / "report.html") if rank == 0 else None
 
 
 def _write_reports(runs: Sequence[Path], page: Path) -> Path:

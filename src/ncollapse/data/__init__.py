@@ -1,6 +1,6 @@
 """Samples and labels: files, generators, batches."""
 
-from ncollapse.data.batches import Batches, LabeledData, shuffled_batches
+from ncollapse.data.batches import Batches, LabeledData, shuffled_batches, shuffled_order
 from ncollapse.data.catalog import DataConfig, load_data
 from ncollapse.data.images import DataFileError, digits, read_idx
 from ncollapse.data.places import DataNotFoundError
@@ -17,4 +17,5 @@ __all__ = [
     "load_data",
     "read_idx",
     "shuffled_batches",
+    "shuffled_order",
 ]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ncollapse.data.seeding import Stream, stream_generator
 
-__all__ = ["Batches", "LabeledData", "shuffled_batches"]
+__all__ = ["Batches", "LabeledData", "shuffled_batches", "shuffled_order"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -267,7 +267,24 @@ def shuffled_batches(data: LabeledData, batch_size: int, seed: int, epoch: int) 
         ValueError: If the batch size is below 1, or the seed or epoch negative.
     """
     _check_batch_size(batch_size)
-    generator = stream_generator(seed, Stream.SHUFFLE, epoch)
-    order = torch.randperm(data.num_samples, generator=generator).to(data.inputs.device)
+    order = shuffled_order(data, seed, epoch)
     windows = (order[start : start + batch_size] for start in range(0, data.num_samples, batch_size))
     return ((data.inputs[window], data.labels[window]) for window in windows)
+
+
+def shuffled_order(data: LabeledData, seed: int, epoch: int) -> Tensor:
+    """Gives the order of the samples in which ``shuffled_batches`` walks through them.
+
+    Args:
+        data: The samples.
+        seed: Seed of the run, 0 or more.
+        epoch: Number of the epoch, 0 or more.
+
+    Returns:
+        (N,) positions, on the device of the data.
+
+    Raises:
+        ValueError: If the seed or epoch is negative.
+    """
+    generator = stream_generator(seed, Stream.SHUFFLE, epoch)
+    return torch.randperm(data.num_samples, generator=generator).to(data.inputs.device)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -18,20 +16,31 @@ from ncollapse.data.catalog import load_data
 from ncollapse.metrics import FLAGS, METRICS
 from ncollapse.models import build_model
 from ncollapse.probe.measure import collect_features, measure
+from ncollapse.statistics.reduce import Processes
 from ncollapse.studies.analysis import depth_analysis, transport_analysis
+from ncollapse.studies.machine import device_named, environment, threads
 from ncollapse.studies.progressive_collapse import changes
-from ncollapse.studies.recipe import Recipe, RecipeError
+from ncollapse.studies.recipe import Recipe
 from ncollapse.studies.rundir import RunDirectory
+from ncollapse.studies.torchrun import Dealt
 from ncollapse.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from ncollapse.train.loop import EpochRecord, make_optimizer, train
 from ncollapse.train.schedule import measuring_epochs, weight_decay_time
-from ncollapse.version import __version__
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 OnEpoch = Callable[[EpochRecord, int], None]
 
 
 def run_recipe(
-    recipe: Recipe, out: str | Path, *, resume: bool = False, overwrite: bool = False, on_epoch: OnEpoch | None = None
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    on_epoch: OnEpoch | None = None,
+    group: ProcessGroup | None = None,
 ) -> RunDirectory:
     """Train a recipe's network and measure it, into a run directory.
 
@@ -44,6 +53,8 @@ def run_recipe(
         overwrite: Replace an earlier run of the same settings, but for the seed, instead of refusing. The old run goes when
             the first files of the new one are written.
         on_epoch: Called after every epoch that is trained, with its record and the number of epochs.
+        group: Processes of ``torch.distributed`` that run it together, with the numbers of one process within rounding. All see
+            one folder, in which the first writes.
 
     Returns:
         The finished run directory.
@@ -57,11 +68,17 @@ def run_recipe(
     """
     directory = RunDirectory(out)
     with threads(recipe.threads):
-        run = Run(recipe, directory, device_named(recipe.device))
+        run = Run(recipe, directory, device_named(recipe.device, group), group=group)
         run.begin(resume, overwrite)
-        with failure_noted(directory):
+        with failure_noted(directory) if run.writes else nullcontext():
             for record in train(
-                run.model, run.data, recipe.train, seed=recipe.seed, optimizer=run.optimizer, start_epoch=run.epoch + 1
+                run.model,
+                run.data,
+                recipe.train,
+                seed=recipe.seed,
+                optimizer=run.optimizer,
+                start_epoch=run.epoch + 1,
+                group=group,
             ):
                 run.after_epoch(record)
                 if on_epoch is not None:
@@ -89,12 +106,22 @@ def failure_noted(directory: RunDirectory) -> Iterator[None]:
 
 
 class Run:
-    """The state of one run: the network, its optimizer, and the last finished epoch."""
+    """The state of one run: the network, its optimizer, and the last finished epoch; of several processes the first writes."""
 
-    def __init__(self, recipe: Recipe, directory: RunDirectory, device: torch.device, data: LabeledData | None = None) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        directory: RunDirectory,
+        device: torch.device,
+        data: LabeledData | None = None,
+        group: ProcessGroup | None = None,
+    ) -> None:
         self.recipe, self.directory, self.device = recipe, directory, device
+        self.processes = Processes(group)
+        self.writes = self.processes.rank == 0
         # Before the folder is made: a run whose data is missing leaves nothing behind.
-        self.data = load_data(recipe.data).to(device) if data is None else data
+        with self.processes.together():
+            self.data = load_data(recipe.data).to(device) if data is None else data
         self.model: nn.Module = build_model(recipe.model, self.data.sample_shape, self.data.num_classes, recipe.seed).to(device)
         self.optimizer = make_optimizer(self.model, recipe.train)
         self.epoch = 0
@@ -107,21 +134,23 @@ class Run:
     def begin(self, resume: bool, overwrite: bool) -> None:
         """Create the folder, or take up the run in it."""
         directory = self.directory
-        if resume and (directory.path / "recipe.json").exists():
-            if directory.recipe().fingerprint() != self.recipe.fingerprint():
+        # All look before the first writes.
+        with self.processes.together():
+            resumes = resume and (directory.path / "recipe.json").exists()
+            if resumes and directory.recipe().fingerprint() != self.recipe.fingerprint():
                 raise CheckpointError(
                     f"{directory.path} holds a run of another recipe or other settings. "
                     "Resume with those, or choose another --out."
                 )
-            if directory.checkpoint.exists():
+            if resumes and directory.checkpoint.exists():
                 self.epoch = load_checkpoint(directory.checkpoint, self.model, self.optimizer, self.recipe.fingerprint())
                 directory.load(self.epoch)
                 self.seconds_before = directory.seconds()
                 return
-            self._start()
-            return
         try:
-            directory.create(self.recipe, changed=changes(self.recipe), overwrite=overwrite)
+            with self.processes.together():
+                if self.writes and not resumes:
+                    directory.create(self.recipe, changed=changes(self.recipe), overwrite=overwrite)
             self._start()
             directory.settle()
         except BaseException:
@@ -131,9 +160,11 @@ class Run:
     def _start(self) -> None:
         """Write the first files: all that is known before training."""
         directory = self.directory
-        directory.write_json("environment.json", _environment(self.recipe, self.device))
         glossary = {"metrics": {metric.id: metric.title for metric in METRICS.values()}, "flags": FLAGS}
-        directory.write_json("glossary.json", glossary)
+        with self.processes.together():
+            if self.writes:
+                directory.write_json("environment.json", environment(self.recipe, self.device, self.processes.size))
+                directory.write_json("glossary.json", glossary)
         if 0 in self.measured:
             self._measure()
         self._save("running")
@@ -153,21 +184,26 @@ class Run:
         self._save("finished")
 
     def _save(self, state: str) -> None:
-        self.directory.write_tables()
-        save_checkpoint(self.directory.checkpoint, self.model, self.optimizer, self.epoch, self.recipe.fingerprint())
-        self.directory.write_json("status.json", self._status(state))
+        with self.processes.together():
+            if self.writes:
+                self.directory.write_tables()
+                save_checkpoint(self.directory.checkpoint, self.model, self.optimizer, self.epoch, self.recipe.fingerprint())
+                self.directory.write_json("status.json", self._status(state))
 
     def _measure(self) -> None:
         recipe = self.recipe
         batches = Batches(self.data, recipe.measure.batch_size)
         measurement = measure(
             self.model,
-            batches,
+            Dealt(batches, self.processes),
             num_classes=self.data.num_classes,
             convention=recipe.measure.convention,
             path=True,
             where=f" at epoch {self.epoch}",
+            group=self.processes.group,
         )
+        if not self.writes:
+            return
         is_last = self.epoch == recipe.train.epochs
         transport = None
         if is_last and recipe.measure.transport_samples:
@@ -201,56 +237,3 @@ def _stratified(data: LabeledData, num_samples: int) -> LabeledData:
     share = max(1, num_samples // data.num_classes)
     taken = [(data.labels == k).nonzero().flatten()[:share] for k in range(data.num_classes)]
     return data.subset(torch.cat(taken))
-
-
-def device_named(name: str) -> torch.device:
-    """The device of a recipe.
-
-    Args:
-        name: "auto", or a name of PyTorch's.
-
-    Returns:
-        The device; with "auto" a CUDA device if there is one.
-
-    Raises:
-        RecipeError: If it is not there.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise RecipeError(f"device {name!r} is not available here. Set device=auto or device=cpu.") from error
-    return device
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """So many CPU threads in the body.
-
-    Args:
-        count: The number.
-
-    Yields:
-        Nothing; the number of before is restored.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _environment(recipe: Recipe, device: torch.device) -> dict[str, Any]:
-    return {
-        "ncollapse": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
-        "threads": recipe.threads,
-        "platform": platform.platform(),
-        "seed": recipe.seed,
-    }

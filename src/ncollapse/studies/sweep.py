@@ -20,7 +20,7 @@ Engine = Literal["local", "ray"]
 SWEEP_FILE = "sweep.json"
 # Runs that one process trains together. Fixed, since the last bits of a run depend on it.
 _TOGETHER = 5
-# Wider networks spend their time on arithmetic: alone they are faster (benchmarks/train_together.py).
+# Wider networks spend their time on arithmetic, which is no less together (benchmarks/train_together.py).
 _NARROW = 128
 
 

@@ -6,9 +6,12 @@ import copy
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
+from ncollapse.models import FCResNet, FCResNetConfig, FCResNetStack
+from ncollapse.studies.machine import device_named, threads
 from ncollapse.studies.recipe import Recipe
-from ncollapse.studies.run import Run, device_named, failure_noted, threads
+from ncollapse.studies.run import Run, failure_noted
 from ncollapse.studies.rundir import RunDirectory
 from ncollapse.train.ensemble import SHARED, train_together
 from ncollapse.train.loop import EpochRecord, TrainingDiverged
@@ -23,9 +26,10 @@ def can_run_together(recipe: Recipe, other: Recipe) -> bool:
         other: Another.
 
     Returns:
-        True if only seeds, words, and settings of single steps of training (rates, decays, momentum, clipping) differ.
+        True if both train an FC ResNet and only seeds, words, and settings of single steps of training (rates, decays,
+        momentum, clipping) differ.
     """
-    return _shared(recipe) == _shared(other)
+    return isinstance(recipe.model, FCResNetConfig) and _shared(recipe) == _shared(other)
 
 
 def _shared(recipe: Recipe) -> Recipe:
@@ -55,7 +59,10 @@ def run_together(
         ValueError: If the recipes do not fit together, or the data is missing.
     """
     if not recipes or not all(can_run_together(recipes[0], recipe) for recipe in recipes):
-        raise ValueError("Recipes that run together may differ in seed, rates, decay, momentum and clipping only. Group them.")
+        raise ValueError(
+            "Recipes that run together must train FC ResNets, and may differ in seed, rates, decay, momentum and clipping "
+            "only. Group them, and run others one after another."
+        )
     with threads(recipes[0].threads):
         device = device_named(recipes[0].device)
         first = Run(recipes[0], RunDirectory(outs[0]), device)
@@ -116,8 +123,9 @@ def _tables(runs: Sequence[Run], training: Collection[int], begin: int) -> Itera
     # The last bits of a batched product depend on how many networks there are and on a network's place among them: with both
     # kept, a run ends with the same table whatever was killed.
     filler = runs[min(training)].model
+    networks = [run.model if index in training else copy.deepcopy(filler) for index, run in enumerate(runs)]
     return train_together(
-        [run.model if index in training else copy.deepcopy(filler) for index, run in enumerate(runs)],
+        FCResNetStack(cast(list[FCResNet], networks)),
         runs[0].data,
         [run.recipe.train for run in runs],
         seeds=[run.recipe.seed for run in runs],

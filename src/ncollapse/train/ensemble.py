@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
 
-from ncollapse.data import LabeledData, shuffled_batches
-from ncollapse.train.loop import EpochRecord, TrainingDiverged, check_finite, check_run, make_optimizer
-from ncollapse.train.losses import LOSSES
+from ncollapse.data import LabeledData, shuffled_order
+from ncollapse.train.loop import EpochRecord, TrainingDiverged, check_finite, check_logits, check_run, make_optimizer
+from ncollapse.train.losses import LossName, stacked_losses
 from ncollapse.train.schedule import TrainConfig, lr_at
 
 __all__ = ["train_together"]
@@ -20,8 +20,33 @@ SHARED = ("epochs", "batch_size", "loss")
 _CLIP_EPS = 1e-6
 
 
+class Stack(Protocol):
+    """Networks computed as one, as ``ncollapse.models.FCResNetStack`` does it.
+
+    Attributes:
+        values: (S, P), in row s the parameters of network s, in their order.
+        gradients: (S, P), which ``backward`` writes.
+    """
+
+    values: Tensor
+    gradients: Tensor
+
+    @property
+    def networks(self) -> Sequence[nn.Module]:
+        """The networks; their parameters are views of ``values``."""
+        ...
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Computes logits (S, K, B) in training mode of inputs (S, B, d)."""
+        ...
+
+    def backward(self, gradient: Tensor) -> None:
+        """Writes the gradients of the last ``forward``, from those of the losses with respect to the logits."""
+        ...
+
+
 def train_together(
-    models: Sequence[nn.Module],
+    stack: Stack,
     data: LabeledData,
     configs: Sequence[TrainConfig],
     *,
@@ -36,7 +61,7 @@ def train_together(
     or saved as after ``train``.
 
     Args:
-        models: Networks with parameters of the same names, shapes and type on one device, which draw no random numbers.
+        stack: The networks; other kinds than ``FCResNetStack`` takes are trained one after another.
         data: The training set of all.
         configs: One for each network; ``epochs``, ``batch_size`` and ``loss`` must be equal, the rest may differ.
         seeds: Of each network's order of the samples.
@@ -48,148 +73,114 @@ def train_together(
         gives the error instead, and is not to be used from then on; the others go on.
 
     Raises:
-        ValueError: If there are no networks, they or their configs do not fit together, or as in ``train``.
+        ValueError: If configs or seeds do not fit the networks or each other, or as in ``train``.
 
     Example:
         >>> from ncollapse.data import gaussian_mixture
+        >>> from ncollapse.models import FCResNet, FCResNetConfig, FCResNetStack
         >>> data = gaussian_mixture(num_classes=2, dim=3, per_class=8)
-        >>> models = [torch.nn.Linear(3, 2) for _ in range(3)]
+        >>> stack = FCResNetStack([FCResNet(FCResNetConfig(width=4), input_dim=3, num_classes=2, seed=s) for s in range(3)])
         >>> configs = [TrainConfig(epochs=2, batch_size=4, weight_decay=decay) for decay in (0.0, 1e-3, 1e-2)]
-        >>> [len(records) for records in train_together(models, data, configs, seeds=[0, 0, 0])]
+        >>> [len(records) for records in train_together(stack, data, configs, seeds=[0, 0, 0])]
         [3, 3]
     """
-    if not len(models) == len(configs) == len(seeds) > 0:
+    networks = stack.networks
+    if not len(networks) == len(configs) == len(seeds):
         raise ValueError(
-            f"one config and one seed are needed for each network, and at least one network, got {len(models)} networks, "
-            f"{len(configs)} configs and {len(seeds)} seeds."
+            f"one config and one seed are needed for each network, got {len(networks)} networks, {len(configs)} configs and "
+            f"{len(seeds)} seeds. Pass as many of each."
         )
     for field in SHARED:
         values = sorted({str(getattr(config, field)) for config in configs})
         if len(values) > 1:
             raise ValueError(f"networks that train together need one train.{field}, got {', '.join(values)}. Group them by it.")
-    for model, config in zip(models, configs, strict=True):
-        check_run(model, data, config, start_epoch)
-    given = [None] * len(models) if optimizers is None else optimizers
+    for network, config in zip(networks, configs, strict=True):
+        check_run(network, data, config, start_epoch)
+    given = [None] * len(networks) if optimizers is None else optimizers
     own = [
-        make_optimizer(model, config) if optimizer is None else optimizer
-        for model, config, optimizer in zip(models, configs, given, strict=True)
+        make_optimizer(network, config) if optimizer is None else optimizer
+        for network, config, optimizer in zip(networks, configs, given, strict=True)
     ]
-    stack = _Stack(models, configs, own)
+    descent = _Descent(stack, configs, own)
     epochs = range(start_epoch, configs[0].epochs + 1)
-    return (_run_epoch(stack, data, seeds, epoch) for epoch in epochs)
+    return (_run_epoch(stack, descent, data, configs, seeds, epoch) for epoch in epochs)
 
 
-class _Stack:
-    """All parameters in one (S, P) tensor, of which the networks' own parameters are views; gradients and momenta likewise."""
+class _Descent:
+    """Stochastic gradient descent of all networks: momenta in one (S, P) tensor, which the optimizers hold views of."""
 
-    def __init__(
-        self, models: Sequence[nn.Module], configs: Sequence[TrainConfig], optimizers: Sequence[torch.optim.SGD]
-    ) -> None:
-        self.models, self.configs = list(models), list(configs)
-        named = [dict(model.named_parameters()) for model in models]
-        _check_alike(named)
-        self.values = torch.stack([nn.utils.parameters_to_vector(own.values()).detach() for own in named])
-        self.momenta = torch.zeros_like(self.values)
-        self.parameters: dict[str, Tensor] = {}
-        begin = 0
-        for name, first in named[0].items():
-            end = begin + first.numel()
-            self.parameters[name] = self.values[:, begin:end].view(-1, *first.shape).requires_grad_()
-            for index, own in enumerate(named):
-                self._adopt(own[name], optimizers[index], index, slice(begin, end))
-            begin = end
-        self.buffers = _stacked_buffers(models)
-        matrices = torch.cat([torch.full_like(p, p.ndim >= 2).flatten() for p in named[0].values()]).detach()
+    def __init__(self, stack: Stack, configs: Sequence[TrainConfig], optimizers: Sequence[torch.optim.SGD]) -> None:
+        self.values, self.gradients, self.momenta = stack.values, stack.gradients, torch.zeros_like(stack.values)
+        for network, momenta, optimizer in zip(stack.networks, self.momenta, optimizers, strict=True):
+            _adopt_momenta(network, momenta, optimizer)
+        first = list(stack.networks[0].parameters())
+        matrices = torch.cat([torch.full_like(p, p.ndim >= 2).flatten() for p in first]).detach()
         decays = [matrices if config.decay == "weights" else torch.ones_like(matrices) for config in configs]
-        self.decay = torch.stack(decays) * self._column([config.weight_decay for config in configs])
-        self.momentum = self._column([config.momentum for config in configs])
-        self.clip = self._column([float("inf") if config.clip_norm is None else config.clip_norm for config in configs])
+        self.decay = torch.stack(decays) * self.column([config.weight_decay for config in configs])
+        self.momentum = self.column([config.momentum for config in configs])
+        self.clip = self.column([float("inf") if config.clip_norm is None else config.clip_norm for config in configs])
 
-    def _adopt(self, parameter: nn.Parameter, optimizer: torch.optim.SGD, index: int, part: slice) -> None:
-        """Make a network's parameter, and its momentum in the optimizer, views of the stack."""
-        momentum = self.momenta[index, part].view(parameter.shape)
-        before = optimizer.state[parameter].get("momentum_buffer")
-        if before is not None:
-            momentum.copy_(before)
-        parameter.data = self.values[index, part].view(parameter.shape)
-        optimizer.state[parameter]["momentum_buffer"] = momentum
-
-    def _column(self, numbers: Sequence[float]) -> Tensor:
+    def column(self, numbers: Sequence[float]) -> Tensor:
+        """One number a network, shape (S, 1)."""
         return torch.tensor(numbers, dtype=self.values.dtype, device=self.values.device).unsqueeze(1)
 
-    def losses(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss of every network on its own batch, shape (S,), and logits (S, B, K)."""
-        first = self.models[0]
-        loss = LOSSES[self.configs[0].loss]
-
-        def one(
-            parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs: Tensor, labels: Tensor
-        ) -> tuple[Tensor, Tensor]:
-            logits = functional_call(first, (parameters, buffers), (inputs,))
-            return loss(logits, labels), logits.detach()
-
-        found: tuple[Tensor, Tensor] = vmap(one)(self.parameters, self.buffers, inputs, labels)
-        return found
-
-    def step(self, losses: Tensor, rates: Tensor) -> Tensor:
-        """One step of stochastic gradient descent for all; the norms of their gradients before clipping, shape (S,)."""
-        gradients = torch.autograd.grad(losses.sum(), list(self.parameters.values()))
-        with torch.no_grad():
-            gradient = torch.cat([part.flatten(1) for part in gradients], dim=1)
-            norms = torch.linalg.vector_norm(gradient, dim=1)
-            gradient *= (self.clip / (norms.unsqueeze(1) + _CLIP_EPS)).clamp(max=1)
-            gradient.addcmul_(self.decay, self.values)
-            self.momenta.mul_(self.momentum).add_(gradient)
-            self.values.addcmul_(rates, self.momenta, value=-1)
+    def step(self, rates: Tensor) -> Tensor:
+        """One step for all; the norms of their gradients before clipping, shape (S,)."""
+        norms = torch.linalg.vector_norm(self.gradients, dim=1)
+        shrink = (self.clip / (norms.unsqueeze(1) + _CLIP_EPS)).clamp(max=1)
+        self.momenta.mul_(self.momentum).addcmul_(self.gradients, shrink).addcmul_(self.decay, self.values)
+        self.values.addcmul_(rates, self.momenta, value=-1)
         return norms
 
 
-def _check_alike(named: Sequence[Mapping[str, nn.Parameter]]) -> None:
-    def shape(own: Mapping[str, nn.Parameter]) -> list[tuple[object, ...]]:
-        return [(name, tuple(p.shape), p.dtype, p.device, p.requires_grad) for name, p in own.items()]
-
-    for index, own in enumerate(named):
-        if shape(own) != shape(named[0]):
-            raise ValueError(
-                f"networks that train together need parameters of the same names, shapes, type and device; network {index} "
-                "has others than network 0. Group them by architecture."
-            )
-    if len({p.dtype for p in named[0].values()}) != 1 or not all(p.requires_grad for p in named[0].values()):
-        raise ValueError("networks that train together need trainable parameters of one type. Train these one after another.")
+def _adopt_momenta(network: nn.Module, momenta: Tensor, optimizer: torch.optim.SGD) -> None:
+    """Make the momenta in an optimizer views of a row of all momenta, with the values that they have."""
+    begin = 0
+    for parameter in network.parameters():
+        momentum = momenta[begin : begin + parameter.numel()].view(parameter.shape)
+        before = optimizer.state[parameter].get("momentum_buffer")
+        if before is not None:
+            momentum.copy_(before)
+        optimizer.state[parameter]["momentum_buffer"] = momentum
+        begin += parameter.numel()
 
 
-def _stacked_buffers(models: Sequence[nn.Module]) -> dict[str, Tensor]:
-    """All buffers by name, stacked; the networks' own become views of them."""
-    stacked: dict[str, Tensor] = {}
-    for name, _ in models[0].named_buffers():
-        stacked[name] = torch.stack([model.get_buffer(name) for model in models])
-        for model, own in zip(models, stacked[name], strict=True):
-            model.get_buffer(name).data = own
-    return stacked
-
-
-def _run_epoch(stack: _Stack, data: LabeledData, seeds: Sequence[int], epoch: int) -> list[EpochRecord | TrainingDiverged]:
-    configs, device = stack.configs, stack.values.device
-    numbers = [lr_at(config, epoch) for config in configs]
-    rates = torch.tensor(numbers, dtype=stack.values.dtype, device=device).unsqueeze(1)
-    for model in stack.models:
-        model.train()
+@torch.no_grad()
+def _run_epoch(
+    stack: Stack, descent: _Descent, data: LabeledData, configs: Sequence[TrainConfig], seeds: Sequence[int], epoch: int
+) -> list[EpochRecord | TrainingDiverged]:
+    device = stack.values.device
+    learning_rates = [lr_at(config, epoch) for config in configs]
+    rates = descent.column(learning_rates)
+    for network in stack.networks:
+        network.train()
     losses, norms, num_correct, sizes = [], [], [], []
-    orders = (shuffled_batches(data, configs[0].batch_size, seed, epoch) for seed in seeds)
-    for batches in zip(*orders, strict=True):
-        inputs, labels = (torch.stack(column).to(device) for column in zip(*batches, strict=True))
-        step_losses, logits = stack.losses(inputs, labels)
-        norms.append(stack.step(step_losses, rates))
-        losses.append(step_losses.detach())
-        num_correct.append((logits.argmax(dim=2) == labels).sum(dim=1))
+    orders = torch.stack([shuffled_order(data, seed, epoch) for seed in seeds])
+    for window in orders.split(configs[0].batch_size, dim=1):
+        inputs, labels = data.inputs[window].to(device), data.labels[window].to(device)
+        logits = stack.forward(inputs)
+        check_logits(logits[0].T, labels[0], data)
+        step_losses, gradient = _losses_and_gradient(configs[0].loss, logits, labels)
+        stack.backward(gradient)
+        norms.append(descent.step(rates))
+        losses.append(step_losses)
+        num_correct.append((logits.argmax(dim=1) == labels).sum(dim=1))
         sizes.append(labels.shape[1])
     all_losses, all_norms = torch.stack(losses, dim=1).double().cpu(), torch.stack(norms, dim=1).double().cpu()
     correct = torch.stack(num_correct).sum(dim=0).tolist()
     weights = torch.tensor(sizes, dtype=torch.float64) / data.num_samples
     return [
-        _record(epoch, all_losses[index], all_norms[index], weights, correct[index] / data.num_samples, numbers[index])
+        _record(epoch, all_losses[index], all_norms[index], weights, correct[index] / data.num_samples, learning_rates[index])
         for index in range(len(configs))
     ]
+
+
+def _losses_and_gradient(loss: LossName, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    with torch.enable_grad():
+        logits = logits.detach().requires_grad_()
+        losses = stacked_losses(loss, logits, labels)
+        (gradient,) = torch.autograd.grad(losses.sum(), logits)
+    return losses.detach(), gradient
 
 
 def _record(

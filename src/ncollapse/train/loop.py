@@ -1,14 +1,21 @@
 """The training loop: one generator, one record an epoch, and between two records the model is the caller's."""
 
+from __future__ import annotations
+
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from ncollapse.data import LabeledData, shuffled_batches
-from ncollapse.train.losses import LOSSES
+from ncollapse.train.parallel import Team, share_batch_norm
 from ncollapse.train.schedule import TrainConfig, lr_at
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 __all__ = ["EpochRecord", "TrainingDiverged", "make_optimizer", "train"]
 
@@ -67,6 +74,7 @@ def train(
     seed: int,
     optimizer: torch.optim.Optimizer | None = None,
     start_epoch: int = 1,
+    group: ProcessGroup | None = None,
 ) -> Iterator[EpochRecord]:
     """Trains a model in place, epoch by epoch.
 
@@ -83,6 +91,10 @@ def train(
         optimizer: From ``make_optimizer``, for who saves or restores checkpoints; None makes one.
         start_epoch: The first epoch to run, counted from 1: one more than the epoch of the checkpoint resumed from.
             ``config.epochs + 1`` runs none.
+        group: Processes of ``torch.distributed`` that train one network, such as ``torch.distributed.group.WORLD``: each takes
+            its share of every batch of the same data, gradients and batch normalization are those of the whole batch. All
+            begin with the same weights and end with the same ones: those of a single process, within rounding. Batch
+            normalizations of the model are replaced by ones that share their batch.
 
     Returns:
         An iterator over the records of epochs ``start_epoch`` to ``config.epochs``.
@@ -100,15 +112,18 @@ def train(
         [1, 2, 3]
     """
     check_run(model, data, config, start_epoch)
+    team = Team(group)
+    share_batch_norm(model, team)
     optimizer = make_optimizer(model, config) if optimizer is None else optimizer
-    return (_run_epoch(model, data, config, optimizer, seed, epoch) for epoch in range(start_epoch, config.epochs + 1))
+    epochs = range(start_epoch, config.epochs + 1)
+    return (_run_epoch(model, data, config, optimizer, seed, epoch, team) for epoch in epochs)
 
 
 def check_run(model: nn.Module, data: LabeledData, config: TrainConfig, start_epoch: int) -> None:
     if data.num_samples == 0:
         raise ValueError(f"training needs samples, '{data.name}' has none. Load some, or a larger shard.")
-    normalizes = any(isinstance(module, nn.BatchNorm1d) for module in model.modules())
-    if normalizes and data.num_samples % config.batch_size == min(1, config.batch_size - 1):
+    ends_with_one = data.num_samples % config.batch_size == min(1, config.batch_size - 1)
+    if ends_with_one and not _takes_one_sample(model, data):
         raise ValueError(
             f"batch normalization needs 2 samples or more in every batch, {data.num_samples} samples in batches of "
             f"{config.batch_size} end with a batch of 1. Change batch_size, or leave out a sample."
@@ -120,6 +135,18 @@ def check_run(model: nn.Module, data: LabeledData, config: TrainConfig, start_ep
         )
 
 
+def _takes_one_sample(model: nn.Module, data: LabeledData) -> bool:
+    """Whether a batch of one can be trained on: batch normalization needs two values a channel, which an image may hold."""
+    device = next(model.parameters()).device
+    with torch.no_grad(), torch.random.fork_rng():
+        try:
+            copy.deepcopy(model).train()(data.inputs[:1].to(device))
+        except ValueError as error:
+            # Any other error is one of larger batches too, and theirs to tell.
+            return "more than 1 value per channel" not in str(error)
+    return True
+
+
 def _run_epoch(
     model: nn.Module,
     data: LabeledData,
@@ -127,6 +154,7 @@ def _run_epoch(
     optimizer: torch.optim.Optimizer,
     seed: int,
     epoch: int,
+    team: Team,
 ) -> EpochRecord:
     learning_rate = lr_at(config, epoch)
     for group in optimizer.param_groups:
@@ -136,31 +164,36 @@ def _run_epoch(
     model.train()
     losses, norms, num_correct, sizes = [], [], [], []
     for inputs, labels in shuffled_batches(data, config.batch_size, seed, epoch):
-        inputs, labels = inputs.to(device), labels.to(device)
+        sizes.append(len(labels))
+        inputs, labels = team.share(inputs).to(device), team.share(labels).to(device)
         optimizer.zero_grad()
         logits = model(inputs)
-        if logits.shape != (len(labels), data.num_classes):
-            raise ValueError(
-                f"the model must give logits of shape ({len(labels)}, {data.num_classes}) for '{data.name}', got "
-                f"{tuple(logits.shape)}. Build it with num_classes={data.num_classes}."
-            )
-        loss = LOSSES[config.loss](logits, labels)
+        check_logits(logits, labels, data)
+        loss = team.loss(config.loss, logits, labels, sizes[-1])
         loss.backward()
+        team.sum_gradients(parameters)
         norms.append(_clip(parameters, config.clip_norm))
         optimizer.step()
         # Kept as tensors until the epoch ends: reading a number from a GPU makes it wait.
         losses.append(loss.detach())
         num_correct.append((logits.detach().argmax(dim=1) == labels).sum())
-        sizes.append(len(labels))
-    step_losses, step_norms = torch.stack(losses).double().cpu(), torch.stack(norms).double().cpu()
+    step_losses, step_norms = team.sum(torch.stack(losses)).double().cpu(), torch.stack(norms).double().cpu()
     check_finite(step_losses, step_norms, epoch, learning_rate)
     return EpochRecord(
         epoch=epoch,
         loss=float(step_losses @ torch.tensor(sizes, dtype=torch.float64)) / data.num_samples,
-        accuracy=int(torch.stack(num_correct).sum()) / data.num_samples,
+        accuracy=int(team.sum(torch.stack(num_correct).sum())) / data.num_samples,
         learning_rate=learning_rate,
         grad_norm=float(step_norms.mean()),
     )
+
+
+def check_logits(logits: Tensor, labels: Tensor, data: LabeledData) -> None:
+    if logits.shape != (len(labels), data.num_classes):
+        raise ValueError(
+            f"the model must give logits of shape ({len(labels)}, {data.num_classes}) for '{data.name}', got "
+            f"{tuple(logits.shape)}. Build it with num_classes={data.num_classes}."
+        )
 
 
 def _clip(parameters: list[nn.Parameter], clip_norm: float | None) -> Tensor:

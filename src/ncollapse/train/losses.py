@@ -6,7 +6,7 @@ from typing import Literal
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["LOSSES", "LossName", "cross_entropy", "mean_squared_error"]
+__all__ = ["LOSSES", "LossName", "cross_entropy", "mean_squared_error", "stacked_losses"]
 
 LossName = Literal["cross_entropy", "mse"]
 
@@ -48,6 +48,23 @@ def mean_squared_error(logits: Tensor, labels: Tensor) -> Tensor:
     """
     targets = functional.one_hot(labels, logits.shape[1]).to(logits.dtype)
     return (logits - targets).square().sum() / (2 * len(logits))
+
+
+def stacked_losses(name: LossName, logits: Tensor, labels: Tensor) -> Tensor:
+    """The loss of each of S networks on its own batch.
+
+    Args:
+        name: As in a recipe.
+        logits: (S, K, B).
+        labels: (S, B) int64 in [0, K).
+
+    Returns:
+        (S,), what ``LOSSES[name]`` gives for each network.
+    """
+    if name == "cross_entropy":
+        return functional.cross_entropy(logits, labels, reduction="none").mean(dim=1)
+    targets = functional.one_hot(labels, logits.shape[1]).to(logits.dtype).mT
+    return (logits - targets).square().sum(dim=(1, 2)) / (2 * labels.shape[1])
 
 
 LOSSES: dict[LossName, Callable[[Tensor, Tensor], Tensor]] = {

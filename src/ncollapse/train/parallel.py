@@ -1,0 +1,167 @@
+"""Training in several processes that equals training in one: shares of every batch, whole gradients, shared normalization."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ncollapse.train.losses import LOSSES, LossName
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+__all__ = ["Team", "share_batch_norm"]
+
+
+class Team:
+    """The processes that train one network, each on its share of every batch; a single one without a group.
+
+    Args:
+        group: A process group that this process belongs to; None for none.
+    """
+
+    def __init__(self, group: ProcessGroup | None) -> None:
+        self.group = group
+        self.rank, self.size = (0, 1) if group is None else (dist.get_rank(group), dist.get_world_size(group))
+
+    def share(self, batch: Tensor) -> Tensor:
+        """Takes this process's share of a batch: every ``size``-th row, beginning at its rank, maybe none.
+
+        Args:
+            batch: (B, ...).
+
+        Returns:
+            Its rows.
+        """
+        return batch[self.rank :: self.size]
+
+    def loss(self, name: LossName, logits: Tensor, labels: Tensor, batch_size: int) -> Tensor:
+        """Computes what a share adds to the loss of the whole batch, which is a mean over its samples.
+
+        Args:
+            name: As in a recipe.
+            logits: (b, K).
+            labels: (b,).
+            batch_size: Samples B in the whole batch.
+
+        Returns:
+            0-d tensor; those of all processes add up to the loss.
+        """
+        if self.group is None:
+            return LOSSES[name](logits, labels)
+        # Without samples zero, and still with gradients: all processes go back through the same exchanges.
+        return LOSSES[name](logits, labels) * (len(labels) / batch_size) if len(labels) else logits.sum()
+
+    def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Adds up the gradients of all processes: with shares of the loss, they become those of the whole batch.
+
+        Args:
+            parameters: Of the network, in one order everywhere.
+        """
+        if self.group is None:
+            return
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        total = self.sum(torch.cat([gradient.flatten() for gradient in gradients]))
+        for gradient, part in zip(gradients, total.split([gradient.numel() for gradient in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+    def sum(self, own: Tensor) -> Tensor:
+        """Adds up a tensor over all processes, in place.
+
+        Args:
+            own: Of this one, of the same shape everywhere.
+
+        Returns:
+            The same tensor, the same bits everywhere.
+        """
+        if self.group is not None:
+            dist.all_reduce(own, group=self.group)
+        return own
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over all processes; a gradient by it is the sum of what each process has for it."""
+
+    @staticmethod
+    def forward(context: Any, own: Tensor, team: Team) -> Tensor:
+        context.team = team
+        return team.sum(own.clone())
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return context.team.sum(gradients[0].clone()), None
+
+
+class SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Batch normalization by the mean and variance of the whole batch, of which each process holds a share.
+
+    In evaluation mode that of PyTorch. (``torch.nn.SyncBatchNorm`` trains on GPUs only.)
+
+    Args:
+        norm: What it stands in for, whose parameters and running statistics it takes over.
+        team: The processes.
+    """
+
+    def __init__(self, norm: nn.modules.batchnorm._BatchNorm, team: Team) -> None:
+        super().__init__(norm.num_features, norm.eps, norm.momentum, norm.affine)
+        for name, tensor in (*norm.named_parameters(), *norm.named_buffers()):
+            setattr(self, name, tensor)
+        self.team = team
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Any that the module it stands in for has taken."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalizes each channel.
+
+        Args:
+            input: (b, C, ...), b = 0 allowed.
+
+        Returns:
+            Of the same shape.
+        """
+        if not self.training:
+            return super().forward(input)
+        axes, shape = [0, *range(2, input.ndim)], (1, -1, *[1] * (input.ndim - 2))
+        count = input.new_tensor([input.numel() / input.shape[1]])
+        total = cast(Tensor, _Sum.apply(torch.cat([input.sum(axes), count]), self.team))
+        num_values, mean = total[-1].detach(), total[:-1] / total[-1].detach()
+        centered = input - mean.view(shape)
+        squares = cast(Tensor, _Sum.apply(centered.square().sum(axes), self.team))
+        self._keep(mean.detach(), squares.detach() / (num_values - 1))
+        scale = (squares / num_values + self.eps).rsqrt()
+        return centered * (scale * self.weight).view(shape) + self.bias.view(shape)
+
+    def _keep(self, mean: Tensor, variance: Tensor) -> None:
+        momentum = cast(float, self.momentum)
+        cast(Tensor, self.running_mean).lerp_(mean, momentum)
+        cast(Tensor, self.running_var).lerp_(variance, momentum)
+        cast(Tensor, self.num_batches_tracked).add_(1)
+
+
+def share_batch_norm(model: nn.Module, team: Team) -> None:
+    """Puts ``SharedBatchNorm`` in the place of every batch normalization, under the same name; nothing for a single process.
+
+    Args:
+        model: Changed in place; parameters and buffers stay the same tensors.
+        team: The processes.
+
+    Raises:
+        ValueError: If one has no parameters, running statistics or momentum, or is of a kind that is not known.
+    """
+    if team.group is None:
+        return
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, SharedBatchNorm) or not isinstance(child, nn.modules.batchnorm._BatchNorm):
+                continue
+            if not (child.affine and child.track_running_stats and child.momentum is not None):
+                raise ValueError(
+                    "training in several processes needs batch normalization with parameters, running statistics and a "
+                    f"momentum, got {child}. Train in one process."
+                )
+            setattr(parent, name, SharedBatchNorm(child, team))

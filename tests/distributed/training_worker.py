@@ -1,0 +1,130 @@
+"""Processes that train together: ``python training_worker.py FOLDER SIZE...`` leaves RANK.json and a run in FOLDER/SIZE."""
+
+import dataclasses
+import json
+import multiprocessing
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from ncollapse.data import gaussian_mixture
+from ncollapse.models import ConvResNet, ConvResNetConfig, FCResNet, FCResNetConfig
+from ncollapse.studies import override, recipe_by_name, run, run_recipe
+from ncollapse.train import TrainConfig, TrainingDiverged, train
+
+VECTORS = gaussian_mixture(num_classes=3, dim=16, per_class=15, seed=1)
+VECTORS = replace(VECTORS, inputs=VECTORS.inputs.double())
+IMAGES = replace(VECTORS, image_shape=(1, 4, 4))
+CONFIG = TrainConfig(epochs=3, batch_size=12, learning_rate=0.2)
+RECIPE = override(
+    recipe_by_name("demo"),
+    ["data.per_class=20", "train.epochs=4", "train.checkpoint_every=1", "measure.epochs=[0,1,3]", "model.width=12",
+     "model.num_blocks=2", "train.batch_size=48", "measure.transport_samples=50", "measure.batch_size=64",
+     "train.learning_rate=0.02"],
+)  # fmt: skip
+
+
+def fc(**changed):
+    return FCResNet(FCResNetConfig(width=6, num_blocks=2, **changed), input_dim=16, num_classes=3, seed=0).double()
+
+
+def conv():
+    config = ConvResNetConfig(channels=(3, 4), blocks=(0, 1))
+    return ConvResNet(config, input_shape=(1, 4, 4), num_classes=3, seed=0).double()
+
+
+CASES = {
+    "normalized": (fc, VECTORS, CONFIG),
+    "plain": (lambda: fc(normalization="none"), VECTORS, replace(CONFIG, learning_rate=0.02, loss="mse")),
+    "normalized stem": (
+        lambda: fc(stem="linear_bn", normalization="post"),
+        VECTORS,
+        replace(CONFIG, clip_norm=None),
+    ),
+    # Batches of 43 and of 2 samples: of three processes one has none.
+    "no samples": (fc, VECTORS, replace(CONFIG, batch_size=43)),
+    "convolutional": (conv, IMAGES, replace(CONFIG, learning_rate=0.05, batch_size=43)),
+}
+
+
+class Stopped(Exception):
+    """Ends a run on all processes."""
+
+
+def trained(name, group=None):
+    make, data, config = CASES[name]
+    model = make()
+    records = [dataclasses.astuple(record) for record in train(model, data, config, seed=4, group=group)]
+    return records, {key: value.double().flatten().tolist() for key, value in model.state_dict().items()}
+
+
+def stop(record, epochs):
+    if record.epoch == 2:
+        raise Stopped
+
+
+def runs(folder, group):
+    """Recipes run together: to the end, stopped and taken up, and into a folder that holds another run."""
+    run_recipe(RECIPE, folder / "run", group=group)
+    try:
+        run_recipe(RECIPE, folder / "resumed", group=group, on_epoch=stop)
+    except Stopped:
+        run_recipe(RECIPE, folder / "resumed", group=group, resume=True)
+    try:
+        run_recipe(RECIPE, folder / "run", group=group)
+    except ValueError as error:
+        return str(error)
+
+
+def diverging(group):
+    try:
+        list(
+            train(
+                fc(normalization="none"),
+                VECTORS,
+                replace(CONFIG, learning_rate=1e300, clip_norm=None),
+                seed=0,
+                group=group,
+            )
+        )
+    except TrainingDiverged as error:
+        return str(error)
+
+
+def work(rank, size, folder):
+    dist.init_process_group("gloo", init_method=f"file://{folder / 'meet'}", rank=rank, world_size=size)
+    group = dist.group.WORLD
+    found = {
+        "cases": {name: trained(name, group) for name in CASES},
+        "diverged": diverging(group),
+        "refused": runs(folder, group),
+    }
+    (folder / f"{rank}.json").write_text(json.dumps(found))
+    dist.destroy_process_group()
+
+
+def main():
+    torch.set_num_threads(1)
+    # The recipe's run in float64: rounding then hides nothing.
+    torch.set_default_dtype(torch.float64)
+    load = run.load_data
+    run.load_data = lambda config: (lambda data: replace(data, inputs=data.inputs.double()))(load(config))
+    folder = Path(sys.argv[1])
+    run_recipe(RECIPE, folder / "alone")
+    context = multiprocessing.get_context("fork")
+    for size in map(int, sys.argv[2:]):
+        (folder / str(size)).mkdir()
+        processes = [context.Process(target=work, args=(rank, size, folder / str(size))) for rank in range(size)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+        if any(process.exitcode for process in processes):
+            raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
