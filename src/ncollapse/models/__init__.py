@@ -3,5 +3,18 @@
 from ncollapse.models.build import ModelConfig, build_model
 from ncollapse.models.conv_resnet import ConvResNet, ConvResNetConfig
 from ncollapse.models.fc_resnet import FCResNet, FCResNetConfig
+from ncollapse.models.layernorm_resnet import LayerNormResNet, LayerNormResNetConfig
+from ncollapse.models.transformer import Transformer, TransformerConfig
 
-__all__ = ["ConvResNet", "ConvResNetConfig", "FCResNet", "FCResNetConfig", "ModelConfig", "build_model"]
+__all__ = [
+    "ConvResNet",
+    "ConvResNetConfig",
+    "FCResNet",
+    "FCResNetConfig",
+    "LayerNormResNet",
+    "LayerNormResNetConfig",
+    "ModelConfig",
+    "Transformer",
+    "TransformerConfig",
+    "build_model",
+]
