@@ -91,7 +91,7 @@ def test_padding_is_masked_exactly(norm: str, pool: str) -> None:
     assert model(IDS).equal(before)
     # The positions behind the last real token have no part in it either.
     with torch.no_grad():
-        model.embedding.positions[3:] += 1
+        model.embedding.positions[3:, 0] += 1
     assert model(IDS)[1:].equal(before[1:])
     assert not torch.allclose(model(IDS)[0], before[0])
     tokens = torch.tensor([[[1.0, 2.0], [3.0, 4.0], [math.nan, math.nan]]])

@@ -15,7 +15,7 @@ from ncollapse.train.schedule import TrainConfig, lr_at
 
 __all__ = ["train_together"]
 
-SHARED = ("epochs", "batch_size", "loss")
+SHARED = ("epochs", "batch_size", "loss", "optimizer")
 # As torch.nn.utils.clip_grads_with_norm_ has it.
 _CLIP_EPS = 1e-6
 
@@ -26,7 +26,7 @@ def train_together(
     configs: Sequence[TrainConfig],
     *,
     seeds: Sequence[int],
-    optimizers: Sequence[torch.optim.SGD | None] | None = None,
+    optimizers: Sequence[torch.optim.Optimizer | None] | None = None,
     start_epoch: int = 1,
 ) -> Iterator[list[EpochRecord | TrainingDiverged]]:
     """Trains networks of one shape in place, all in one batched computation, each equal to ``train`` alone within rounding.
@@ -38,7 +38,8 @@ def train_together(
     Args:
         models: Networks with parameters of the same names, shapes and type on one device, which draw no random numbers.
         data: The training set of all.
-        configs: One for each network; ``epochs``, ``batch_size`` and ``loss`` must be equal, the rest may differ.
+        configs: One for each network; ``epochs``, ``batch_size`` and ``loss`` must be equal, the rest may differ; the optimizer
+            must be ``sgd``.
         seeds: Of each network's order of the samples.
         optimizers: From ``make_optimizer``, one for each network, for who saves or restores checkpoints; None makes them.
         start_epoch: As in ``train``, the same for all.
@@ -67,6 +68,8 @@ def train_together(
         values = sorted({str(getattr(config, field)) for config in configs})
         if len(values) > 1:
             raise ValueError(f"networks that train together need one train.{field}, got {', '.join(values)}. Group them by it.")
+    if configs[0].optimizer != "sgd":
+        raise ValueError(f"networks train together with sgd only, got {configs[0].optimizer}. Train them one after another.")
     for model, config in zip(models, configs, strict=True):
         check_run(model, data, config, start_epoch)
     given = [None] * len(models) if optimizers is None else optimizers
@@ -83,7 +86,7 @@ class _Stack:
     """All parameters in one (S, P) tensor, of which the networks' own parameters are views; gradients and momenta likewise."""
 
     def __init__(
-        self, models: Sequence[nn.Module], configs: Sequence[TrainConfig], optimizers: Sequence[torch.optim.SGD]
+        self, models: Sequence[nn.Module], configs: Sequence[TrainConfig], optimizers: Sequence[torch.optim.Optimizer]
     ) -> None:
         self.models, self.configs = list(models), list(configs)
         named = [dict(model.named_parameters()) for model in models]
@@ -105,7 +108,7 @@ class _Stack:
         self.momentum = self._column([config.momentum for config in configs])
         self.clip = self._column([float("inf") if config.clip_norm is None else config.clip_norm for config in configs])
 
-    def _adopt(self, parameter: nn.Parameter, optimizer: torch.optim.SGD, index: int, part: slice) -> None:
+    def _adopt(self, parameter: nn.Parameter, optimizer: torch.optim.Optimizer, index: int, part: slice) -> None:
         """Make a network's parameter, and its momentum in the optimizer, views of the stack."""
         momentum = self.momenta[index, part].view(parameter.shape)
         before = optimizer.state[parameter].get("momentum_buffer")
