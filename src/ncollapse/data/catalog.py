@@ -13,6 +13,7 @@ from ncollapse.data.images import Scaling, digits, scale_pixels
 from ncollapse.data.places import Split
 from ncollapse.data.sources import FASHION_MNIST, MNIST, ImageSet, load_image_set
 from ncollapse.data.synthetic import gaussian_mixture
+from ncollapse.data.text import IMDB, OWN_TEXTS, WORDNET, TextSet, load_text_set
 
 __all__ = ["DataConfig", "DataName", "load_data"]
 
@@ -135,6 +136,10 @@ def _load_color(color_set: ColorSet, config: DataConfig) -> LabeledData:
     return LabeledData(inputs, targets, color_set.num_classes, color_set.name, image_shape=color_set.shape)
 
 
+def _load_texts(text_set: TextSet, config: DataConfig) -> LabeledData:
+    return load_text_set(text_set, config.split, root=config.root, vocabulary=config.vocabulary, length=config.length)
+
+
 _LOADERS: dict[str, Callable[[DataConfig], LabeledData]] = {
     "digits": lambda config: digits(config.scaling),
     "fashion_mnist": lambda config: _load_images(FASHION_MNIST, config),
@@ -143,4 +148,7 @@ _LOADERS: dict[str, Callable[[DataConfig], LabeledData]] = {
     "cifar100": lambda config: _load_color(CIFAR100, config),
     "stl10": lambda config: _load_color(STL10, config),
     "gaussian_mixture": _load_mixture,
+    "wordnet": lambda config: _load_texts(WORDNET, config),
+    "imdb": lambda config: _load_texts(IMDB, config),
+    "texts": lambda config: _load_texts(OWN_TEXTS, config),
 }

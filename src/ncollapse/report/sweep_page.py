@@ -35,6 +35,8 @@ def write_sweep_page(sweep_dir: Path) -> Path:
     """
     sweep = read_sweep(Path(sweep_dir))
     axis = axis_of(sweep)
+    finished = [item.run for item in sweep.runs if item.run is not None]
+    shown = [q for q in QUANTITIES if not q.optional or any(q.read(run) is not None for run in finished)]
     html = render_page(
         "sweep.html",
         title=f"Sweep of {', '.join(sweep.fields) or 'seeds'}",
@@ -43,7 +45,7 @@ def write_sweep_page(sweep_dir: Path) -> Path:
         settings=[values for values, _ in sweep.by_setting()],
         num_runs=counted(len(sweep.runs), "run"),
         num_finished=sum(item.run is not None for item in sweep.runs),
-        quantities=[_context(index, sweep, axis, quantity) for index, quantity in enumerate(QUANTITIES)],
+        quantities=[_context(index, sweep, axis, quantity) for index, quantity in enumerate(shown)],
         unfinished=[item for item in sweep.runs if item.problem],
         runs=[_run_context(item, sweep.fields) for item in sweep.runs],
     )
