@@ -83,7 +83,7 @@ def falls_with_blocks(name: str, value: Value, fits: Callable[[Run], bool]) -> C
 
 
 def rises_with_blocks(name: str, value: Value, fits: Callable[[Run], bool]) -> Callable[[Sequence[Run]], list[Evidence]]:
-    """A test of whether a quantity does not fall with the number of blocks: the share of seeds with a log-log slope of 0 or more.
+    """A test of whether a quantity does not fall with the number of blocks: share of seeds with a log-log slope of 0 or more.
 
     Args:
         name: Of the quantity.

@@ -14,7 +14,7 @@ from ncollapse.report.sweep_quantities import QUANTITIES, Axis, Quantity, axis_o
 from ncollapse.report.sweep_reading import Sweep, SweptRun, read_sweep
 from ncollapse.report.wording import counted, number
 
-__all__ = ["write_sweep_page"]
+__all__ = ["say_slope", "write_sweep_page"]
 
 
 def write_sweep_page(sweep_dir: Path) -> Path:
@@ -72,11 +72,21 @@ def _context(index: int, sweep: Sweep, axis: Axis, quantity: Quantity) -> dict[s
         "rows": [
             (tick, _shown(row.mean), _shown(row.deviation), len(row.values)) for tick, row in zip(axis.ticks, rows, strict=True)
         ],
-        "slope": _say_slope(slope, axis.label, positive) if slope else "",
+        "slope": say_slope(slope, axis.label, positive) if slope else "",
     }
 
 
-def _say_slope(slope: Estimate, field: str, settings: int) -> str:
+def say_slope(slope: Estimate, field: str, settings: int) -> str:
+    """A slope in words.
+
+    Args:
+        slope: The estimate.
+        field: What is swept.
+        settings: How many positive settings it is from.
+
+    Returns:
+        One sentence.
+    """
     said = f"Log-log slope with {field}: {number(slope.value)}"
     said += "" if math.isnan(slope.low) else f", 95 % interval {number(slope.low)} to {number(slope.high)}"
     return f"{said} ({counted(slope.n, 'run')} at {settings} positive settings)."
