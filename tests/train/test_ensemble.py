@@ -114,6 +114,9 @@ def test_networks_that_do_not_fit_together():
         train_together(models[:2], DATA64, [CONFIG, longer], seeds=[0, 1])
     with pytest.raises(ValueError, match="got 3 networks, 2 configs and 3 seeds"):
         train_together(models, DATA64, [CONFIG] * 2, seeds=[0, 1, 2])
+    adam = dataclasses.replace(CONFIG, optimizer="adam")
+    with pytest.raises(ValueError, match=r"train together with sgd only, got adam"):
+        train_together(models[:2], DATA64, [adam] * 2, seeds=[0, 1])
     models[0].head.bias.requires_grad_(False)
     models[1].head.bias.requires_grad_(False)
     with pytest.raises(ValueError, match="need trainable parameters of one type"):
