@@ -63,7 +63,9 @@ def test_page_says_the_numbers(sweep_dir, html):
     assert re.search(
         r"Log-log slope with train\.weight_decay: -1, 95 % interval -1\.0\d* to -0\.9\d* \(6 runs at 3 positive", html
     )
-    assert html.count('role="img"') == len(QUANTITIES) == 12
+    # Runs without a floor of their objective show nothing of it.
+    assert html.count('role="img"') == sum(not quantity.optional for quantity in QUANTITIES) == 14
+    assert "GUFM" not in html
     assert "8 finished" in html
     assert "Not counted" not in html
     assert write_sweep_page(sweep_dir).read_text(encoding="utf-8") == html

@@ -151,6 +151,41 @@ def test_convolutional_recipes_are_those_of_the_table(name, sample_shape, num_cl
     assert shapes == [last_stage] * num_layers
 
 
+@pytest.mark.parametrize("name", ["deep_rn1_small", "deep_rn2_small", "deep_preln_t11_small", "vit_digits"])
+def test_networks_with_normalization_go_through_json_and_overrides(name):
+    recipe = recipe_by_name(name)
+    assert Recipe.from_json(recipe.to_json()) == recipe
+    changed = override(recipe, ["model.num_blocks=7", "model.norm_scale=sqrt_d", "train.optimizer=sgd", "data.length=9"])
+    assert (changed.model.num_blocks, changed.model.norm_scale) == (7, "sqrt_d")
+    assert len({recipe.fingerprint(), changed.fingerprint(), recipe_by_name("demo").fingerprint()}) == 3
+    with pytest.raises(RecipeError, match=r"^model\.num_blocks: Input should be a valid integer"):
+        override(recipe, ["model.num_blocks=many"])
+
+
+def test_younger_fields_count_where_they_are_set():
+    recipe = recipe_by_name("demo")
+    settings = (
+        "train.optimizer=adam",
+        "train.schedule=cosine",
+        "decay_over_blocks=true",
+        "data.largest_classes=2",
+        "data.length=3",
+    )
+    for setting in (*settings, "data.vocabulary=5", "data.largest_classes=2"):
+        assert override(recipe, [setting]).fingerprint() != recipe.fingerprint()
+
+
+def test_decay_over_blocks():
+    recipe = override(recipe_by_name("deep_rn2_small"), ["model.num_blocks=8"])
+    assert recipe.train.weight_decay == 0.005
+    assert recipe.training.weight_decay == 0.005 / 8
+    control = override(recipe_by_name("deep_rn2_constant_small"), ["model.num_blocks=8"])
+    assert control.training == control.train
+    for bad in (["model.num_blocks=0"], ["decay_over_blocks=true", "model.num_blocks=0"]):
+        with pytest.raises(RecipeError, match=r"decay_over_blocks needs a network with model\.num_blocks of 1 or more"):
+            override(recipe, bad)
+
+
 def test_differences_between_networks_of_two_kinds():
     found = differences(conv(), recipe_by_name("demo"))
     assert found[:3] == ["model.kind=conv_resnet", "model.channels=[4, 8]", "model.blocks=[1, 2]"]

@@ -23,6 +23,7 @@ from ncollapse.train import (
 
 DATA = gaussian_mixture(num_classes=3, dim=4, per_class=7, seed=1)
 CONFIG = TrainConfig(epochs=6, batch_size=8)
+ADAM = TrainConfig(epochs=6, batch_size=8, learning_rate=0.01, optimizer="adam", schedule="cosine")
 
 
 def small_model(seed: int = 0, width: int = 6) -> FCResNet:
@@ -47,24 +48,25 @@ def saved(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("stop", [1, 2, 5, 6])
-def test_resumed_run_equals_uninterrupted_run_to_the_bit(tmp_path: Path, stop: int) -> None:
+@pytest.mark.parametrize("config", [CONFIG, ADAM], ids=["sgd", "adam"])
+def test_resumed_run_equals_uninterrupted_run_to_the_bit(tmp_path: Path, stop: int, config: TrainConfig) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         whole = small_model()
-        records = list(train(whole, DATA, CONFIG, seed=5))
+        records = list(train(whole, DATA, config, seed=5))
         path = tmp_path / "c.safetensors"
         first = small_model()
-        optimizer = make_optimizer(first, CONFIG)
-        for record in train(first, DATA, CONFIG, seed=5, optimizer=optimizer):
+        optimizer = make_optimizer(first, config)
+        for record in train(first, DATA, config, seed=5, optimizer=optimizer):
             if record.epoch == stop:
                 save_checkpoint(path, first, optimizer, record.epoch, "abc")
                 break
         resumed = small_model(seed=99)
-        optimizer = make_optimizer(resumed, CONFIG)
+        optimizer = make_optimizer(resumed, config)
         epoch = load_checkpoint(path, resumed, optimizer, "abc")
         assert epoch == stop
-        rest = list(train(resumed, DATA, CONFIG, seed=5, optimizer=optimizer, start_epoch=epoch + 1))
+        rest = list(train(resumed, DATA, config, seed=5, optimizer=optimizer, start_epoch=epoch + 1))
     finally:
         torch.set_num_threads(threads)
     assert rest == records[stop:]

@@ -233,3 +233,25 @@ def test_demo_recipe_learns_every_digit() -> None:
     assert (predicted == data.labels).all()
     # Far below log 10 = 2.3, and still falling past the last mistake.
     assert records[-1].loss < 0.05
+
+
+def test_adam_descends_on_loss_and_decay_together() -> None:
+    """Two steps by hand: the decay is in the gradient whose moments are taken, and biases are not decayed."""
+    data = gaussian_mixture(num_classes=2, dim=3, per_class=4)
+    config = TrainConfig(
+        epochs=2, batch_size=8, learning_rate=0.1, weight_decay=0.3, clip_norm=None, optimizer="adam", milestones=()
+    )
+    model = nn.Linear(3, 2)
+    weight, bias = (parameter.detach().clone().double().requires_grad_() for parameter in (model.weight, model.bias))
+    list(train(model, data, config, seed=0))
+    moments = [[torch.zeros_like(weight), torch.zeros_like(weight)], [torch.zeros_like(bias), torch.zeros_like(bias)]]
+    for step in (1, 2):
+        loss = nn.functional.cross_entropy(data.inputs.double() @ weight.T + bias, data.labels)
+        gradients = torch.autograd.grad(loss + 0.15 * weight.square().sum(), (weight, bias))
+        with torch.no_grad():
+            for parameter, gradient, held in zip((weight, bias), gradients, moments, strict=True):
+                held[0] = 0.9 * held[0] + 0.1 * gradient
+                held[1] = 0.999 * held[1] + 0.001 * gradient.square()
+                parameter -= 0.1 * held[0] / (1 - 0.9**step) / ((held[1] / (1 - 0.999**step)).sqrt() + 1e-8)
+    assert torch.allclose(model.weight.double(), weight, rtol=1e-5, atol=1e-6)
+    assert torch.allclose(model.bias.double(), bias, rtol=1e-5, atol=1e-6)

@@ -41,6 +41,14 @@ def test_other_milestones_and_gamma() -> None:
     assert lr_at(TrainConfig(epochs=100, milestones=(0.29,)), 29) == 0.1
 
 
+def test_cosine_falls_from_the_full_rate_to_gamma_times_it() -> None:
+    config = TrainConfig(epochs=5, learning_rate=2.0, gamma=0.1, schedule="cosine")
+    shares = [0.1 + 0.9 * (1 + math.cos(math.pi * i / 4)) / 2 for i in range(5)]
+    assert [lr_at(config, epoch) for epoch in range(1, 6)] == pytest.approx([2 * share for share in shares], rel=1e-12)
+    assert (lr_at(config, 1), lr_at(config, 5)) == pytest.approx((2.0, 0.2), rel=1e-12)
+    assert lr_at(TrainConfig(epochs=1, schedule="cosine"), 1) == 0.1
+
+
 def test_weight_decay_time_equals_its_sum_and_the_recipes() -> None:
     config = TrainConfig(epochs=7, learning_rate=0.3, momentum=0.5, weight_decay=0.02)
     total = sum(lr_at(config, epoch) / (1 - 0.5) * 0.02 for epoch in range(1, 8) for _ in range(11))
@@ -48,6 +56,7 @@ def test_weight_decay_time_equals_its_sum_and_the_recipes() -> None:
     gone = sum(lr_at(config, epoch) / (1 - 0.5) * 0.02 for epoch in range(1, 4) for _ in range(11))
     assert weight_decay_time(config, 11, 3) == pytest.approx(gone, rel=1e-12)
     assert weight_decay_time(config, 11, 0) == 0
+    assert math.isnan(weight_decay_time(TrainConfig(optimizer="adam"), 11))
     # Published defaults: digits 7.8, 5,000 Fashion images 11.1.
     assert weight_decay_time(TrainConfig(), math.ceil(1740 / 128)) == pytest.approx(7.8, abs=0.05)
     assert weight_decay_time(TrainConfig(learning_rate=0.05), math.ceil(5000 / 128)) == pytest.approx(11.1, abs=0.3)
@@ -79,6 +88,8 @@ def test_measuring_epochs_needs_an_epoch() -> None:
         ({"batch_size": 0}, r"train.batch_size must be an integer of 1 or more, got 0"),
         ({"checkpoint_every": 0}, r"train.checkpoint_every must be an integer of 1 or more, got 0"),
         ({"decay": "none"}, r"train.decay must be one of weights, all, got 'none'. Pick one"),
+        ({"optimizer": "lion"}, r"train.optimizer must be one of sgd, adam, got 'lion'"),
+        ({"schedule": "linear"}, r"train.schedule must be one of steps, cosine, got 'linear'"),
         ({"loss": "hinge"}, r"train.loss must be one of cross_entropy, mse, got 'hinge'"),
         ({"learning_rate": 0.0}, r"train.learning_rate must be more than 0 and finite, got 0.0. Try 0.1"),
         ({"learning_rate": math.inf}, r"train.learning_rate must be more than 0 and finite, got inf"),

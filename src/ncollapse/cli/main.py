@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add_measure(commands)
 
-    report = commands.add_parser("report", help="write the figures and the page of run directories anew")
+    report = commands.add_parser("report", help="write the page of run directories anew, or one of sweeps over depth")
     report.add_argument("runs", type=Path, nargs="+", metavar="DIR")
     report.add_argument("--out", type=Path, metavar="FILE", help="the page (default: report.html in the first DIR)")
     report.set_defaults(call=_report)
@@ -189,6 +189,11 @@ def _print_findings(page: Path) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
+    from ncollapse.report import SWEEP_FILE, write_depth_page
+
+    if all((folder / SWEEP_FILE).is_file() for folder in options.runs):
+        print(f"Page: {write_depth_page(options.runs, options.out or options.runs[0] / 'depth.html')}")
+        return
     page = _write_reports(options.runs, options.out if options.out is not None else options.runs[0] / "report.html")
     print(f"Page: {page}")
 

@@ -17,12 +17,13 @@ class LabeledData:
     """N samples of d numbers, each with a class in [0, num_classes).
 
     Attributes:
-        inputs: (N, d), floating point (float32 from every loader here), all finite. N = 0 is allowed, so that a
-            shard may be empty.
+        inputs: (N, d), floating point (float32 from every loader here), all finite, or token ids, int64. N = 0 is allowed, so
+            that a shard may be empty.
         labels: (N,), int64.
         num_classes: Number of classes K, 1 or more; classes without samples are allowed.
         name: What the samples are, for titles and error messages.
         image_shape: Channels, rows and columns that the d numbers of a sample are; None for what is no image.
+        vocabulary: Number of token ids, 0 being padding; None for what is no text.
 
     Raises:
         ValueError: If shapes, types or devices do not fit together, an input is not finite, or a label lies
@@ -34,6 +35,7 @@ class LabeledData:
     num_classes: int
     name: str
     image_shape: tuple[int, int, int] | None = None
+    vocabulary: int | None = None
 
     def __post_init__(self) -> None:
         self._check_form()
@@ -41,7 +43,13 @@ class LabeledData:
 
     def _check_form(self) -> None:
         inputs, labels = self.inputs, self.labels
-        if inputs.ndim != 2 or not inputs.is_floating_point():
+        if self.vocabulary is not None:
+            if inputs.ndim != 2 or inputs.dtype != torch.int64:
+                raise ValueError(
+                    f"token ids of '{self.name}' must be int64 of shape (N, T), got {inputs.dtype} of shape "
+                    f"{tuple(inputs.shape)}. Pass ids.long(), or leave vocabulary out for what is no text."
+                )
+        elif inputs.ndim != 2 or not inputs.is_floating_point():
             raise ValueError(
                 f"inputs of '{self.name}' must be floating point of shape (N, d), got {inputs.dtype} of shape "
                 f"{tuple(inputs.shape)}. Flatten every sample: inputs.flatten(1).float()."
@@ -77,6 +85,11 @@ class LabeledData:
                     f"inputs of '{self.name}' must be finite, got nan or inf in sample {row} "
                     f"({int(bad.sum())} such samples). Remove or repair them first."
                 )
+        if self.vocabulary is not None and ((self.inputs < 0) | (self.inputs >= self.vocabulary)).any():
+            raise ValueError(
+                f"token ids of '{self.name}' must be in [0, {self.vocabulary}), got {int(self.inputs.min())} to "
+                f"{int(self.inputs.max())}. Raise vocabulary to the largest id + 1."
+            )
         outside = (self.labels < 0) | (self.labels >= self.num_classes)
         if outside.any():
             position = int(outside.nonzero()[0])
@@ -141,6 +154,25 @@ class LabeledData:
         starts = counts.cumsum(0) - counts
         picked = by_class[(starts[:, None] + torch.arange(n, device=starts.device)).flatten()]
         return self.subset(picked.sort().values)
+
+    def largest_classes(self, n: int) -> "LabeledData":
+        """Takes the samples of the n classes with the most samples, of equal ones the first; these become classes 0 to n - 1.
+
+        Args:
+            n: How many classes, from 1 to ``num_classes``.
+
+        Returns:
+            Their samples in their present order; classes keep their order too.
+
+        Raises:
+            ValueError: If there are fewer classes.
+        """
+        if not 1 <= n <= self.num_classes:
+            raise ValueError(f"largest_classes of '{self.name}' must be between 1 and {self.num_classes}, got {n}.")
+        counts = torch.bincount(self.labels, minlength=self.num_classes)
+        kept = counts.argsort(descending=True, stable=True)[:n].sort().values
+        taken = torch.isin(self.labels, kept)
+        return replace(self, inputs=self.inputs[taken], labels=torch.searchsorted(kept, self.labels[taken]), num_classes=n)
 
     def shard(self, index: int, count: int) -> "LabeledData":
         """Takes every ``count``-th sample, beginning at ``index``: an exact partition over processes.

@@ -13,10 +13,13 @@ from ncollapse.data.images import Scaling, digits, scale_pixels
 from ncollapse.data.places import Split
 from ncollapse.data.sources import FASHION_MNIST, MNIST, ImageSet, load_image_set
 from ncollapse.data.synthetic import gaussian_mixture
+from ncollapse.data.text import IMDB, OWN_TEXTS, WORDNET, TextSet, load_text_set
 
 __all__ = ["DataConfig", "DataName", "load_data"]
 
-DataName = Literal["digits", "fashion_mnist", "mnist", "cifar10", "cifar100", "stl10", "gaussian_mixture"]
+DataName = Literal[
+    "digits", "fashion_mnist", "mnist", "cifar10", "cifar100", "stl10", "gaussian_mixture", "wordnet", "imdb", "texts"
+]
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class DataConfig:
     Attributes:
         name: ``digits`` ships with scikit-learn, ``fashion_mnist``, ``mnist``, ``cifar10``, ``cifar100`` and ``stl10`` are
             files, ``gaussian_mixture`` is drawn: the 4 classes in 20 dimensions that are the defaults of ``gaussian_mixture``.
+            ``wordnet``, ``imdb`` and ``texts`` (your own) are texts: see ``text.load_text_set``.
         split: ``train`` or ``test``; the digits have no test part.
         per_class: Samples a class: the first of each class, or for the mixture how many to draw. None takes all
             (of the mixture 100).
@@ -36,6 +40,9 @@ class DataConfig:
         root: Folder to look in first, and to download to. See ``places.search_places`` for the others.
         download: Whether image files that are in no known place may be fetched.
         seed: Of the mixture and of the corruption, 0 or more.
+        largest_classes: Keeps the so many classes with the most samples, 1 or more; None keeps all.
+        vocabulary: Of texts: the most frequent words of the training part that have ids of their own, 1 or more.
+        length: Of texts: words that are kept, 1 or more.
 
     Raises:
         ValueError: If a field is out of its range.
@@ -49,6 +56,9 @@ class DataConfig:
     root: str | None = None
     download: bool = False
     seed: int = 0
+    largest_classes: int | None = None
+    vocabulary: int = 10_000
+    length: int = 256
 
     def __post_init__(self) -> None:
         for field, choices in (("name", DataName), ("split", Split), ("scaling", Scaling)):
@@ -57,17 +67,24 @@ class DataConfig:
                     f"data.{field} must be one of {', '.join(get_args(choices))}, got {getattr(self, field)!r}. "
                     "Pick one of them."
                 )
-        if self.per_class is not None and self.per_class < 1:
-            raise ValueError(f"data.per_class must be 1 or more, got {self.per_class}. Leave it out to take all.")
+        self._check_counts()
         if not 0 <= self.corrupt <= 1:
             raise ValueError(f"data.corrupt must be in [0, 1], got {self.corrupt}. Pass a fraction, not a percentage.")
-        if self.seed < 0:
-            raise ValueError(f"data.seed must be 0 or more, got {self.seed}. Pass a non-negative integer.")
         if self.name == "digits" and self.split == "test":
             raise ValueError(
                 "data.split of the digits must be 'train', got 'test': scikit-learn ships one part only. Use split "
                 "'train', or another data set."
             )
+
+    def _check_counts(self) -> None:
+        if self.per_class is not None and self.per_class < 1:
+            raise ValueError(f"data.per_class must be 1 or more, got {self.per_class}. Leave it out to take all.")
+        if self.seed < 0:
+            raise ValueError(f"data.seed must be 0 or more, got {self.seed}. Pass a non-negative integer.")
+        for field in ("largest_classes", "vocabulary", "length"):
+            value = getattr(self, field)
+            if value is not None and value < 1:
+                raise ValueError(f"data.{field} must be 1 or more, got {value}. Leave it out for its default.")
 
 
 def load_data(config: DataConfig) -> LabeledData:
@@ -90,6 +107,8 @@ def load_data(config: DataConfig) -> LabeledData:
         (20, 20, 4)
     """
     data = _LOADERS[config.name](config)
+    if config.largest_classes is not None:
+        data = data.largest_classes(config.largest_classes)
     if config.per_class is not None:
         data = data.per_class(config.per_class)
     if config.corrupt > 0:
@@ -117,6 +136,10 @@ def _load_color(color_set: ColorSet, config: DataConfig) -> LabeledData:
     return LabeledData(inputs, targets, color_set.num_classes, color_set.name, image_shape=color_set.shape)
 
 
+def _load_texts(text_set: TextSet, config: DataConfig) -> LabeledData:
+    return load_text_set(text_set, config.split, root=config.root, vocabulary=config.vocabulary, length=config.length)
+
+
 _LOADERS: dict[str, Callable[[DataConfig], LabeledData]] = {
     "digits": lambda config: digits(config.scaling),
     "fashion_mnist": lambda config: _load_images(FASHION_MNIST, config),
@@ -125,4 +148,7 @@ _LOADERS: dict[str, Callable[[DataConfig], LabeledData]] = {
     "cifar100": lambda config: _load_color(CIFAR100, config),
     "stl10": lambda config: _load_color(STL10, config),
     "gaussian_mixture": _load_mixture,
+    "wordnet": lambda config: _load_texts(WORDNET, config),
+    "imdb": lambda config: _load_texts(IMDB, config),
+    "texts": lambda config: _load_texts(OWN_TEXTS, config),
 }

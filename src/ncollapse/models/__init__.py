@@ -6,3 +6,18 @@ from ncollapse.models.fc_resnet import FCResNet, FCResNetConfig
 from ncollapse.models.fc_resnet_stack import FCResNetStack
 
 __all__ = ["ConvResNet", "ConvResNetConfig", "FCResNet", "FCResNetConfig", "FCResNetStack", "ModelConfig", "build_model"]
+from ncollapse.models.layernorm_resnet import LayerNormResNet, LayerNormResNetConfig
+from ncollapse.models.transformer import Transformer, TransformerConfig
+
+__all__ = [
+    "ConvResNet",
+    "ConvResNetConfig",
+    "FCResNet",
+    "FCResNetConfig",
+    "LayerNormResNet",
+    "LayerNormResNetConfig",
+    "ModelConfig",
+    "Transformer",
+    "TransformerConfig",
+    "build_model",
+]

@@ -7,20 +7,25 @@ from torch import nn
 
 from ncollapse.models.conv_resnet import ConvResNet, ConvResNetConfig
 from ncollapse.models.fc_resnet import FCResNet, FCResNetConfig
+from ncollapse.models.layernorm_resnet import LayerNormResNet, LayerNormResNetConfig
+from ncollapse.models.transformer import Transformer, TransformerConfig
 
 __all__ = ["ModelConfig", "build_model"]
 
-ModelConfig = FCResNetConfig | ConvResNetConfig
+ModelConfig = FCResNetConfig | ConvResNetConfig | LayerNormResNetConfig | TransformerConfig
 
 
-def build_model(config: ModelConfig, sample_shape: Sequence[int], num_classes: int, seed: int) -> nn.Module:
+def build_model(
+    config: ModelConfig, sample_shape: Sequence[int], num_classes: int, seed: int, vocabulary: int | None = None
+) -> nn.Module:
     """Builds the network that a config describes.
 
     Args:
         config: Which network, and its shape.
-        sample_shape: Shape of a sample: (channels, rows, columns) of an image, (d,) of a plain vector.
+        sample_shape: Shape of a sample: (channels, rows, columns) of an image, (d,) of a plain vector, (T,) of a text.
         num_classes: Number of logits, 1 or more.
         seed: Of the initial weights.
+        vocabulary: Number of token ids of texts; None for what is no text.
 
     Returns:
         The network, on the CPU.
@@ -28,6 +33,12 @@ def build_model(config: ModelConfig, sample_shape: Sequence[int], num_classes: i
     Raises:
         ValueError: If the network cannot take such samples, or the number of classes is below 1.
     """
+    if isinstance(config, TransformerConfig):
+        return Transformer(config, tuple(sample_shape), num_classes, seed, vocabulary)
+    if vocabulary is not None:
+        raise ValueError(f"texts need a network that takes token ids, a transformer, got {type(config).__name__}.")
     if isinstance(config, ConvResNetConfig):
         return ConvResNet(config, tuple(sample_shape), num_classes, seed)
+    if isinstance(config, LayerNormResNetConfig):
+        return LayerNormResNet(config, math.prod(sample_shape), num_classes, seed)
     return FCResNet(config, math.prod(sample_shape), num_classes, seed)

@@ -140,10 +140,10 @@ class FCResNet(nn.Module):
 
     def _build(self, generator: torch.Generator) -> None:
         config, width = self.config, self.config.width
-        stem = _linear(self.input_dim, width, config.zero_bias, generator)
+        stem = linear_layer(self.input_dim, width, generator, zero_bias=config.zero_bias)
         self.stem = stem if config.stem == "linear" else nn.Sequential(stem, nn.BatchNorm1d(width))
         self.blocks = nn.Sequential(*(ResidualBlock(_branch(config, generator)) for _ in range(config.num_blocks)))
-        self.head = _linear(width, self.num_classes, config.zero_bias, generator)
+        self.head = linear_layer(width, self.num_classes, generator, zero_bias=config.zero_bias)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Computes logits.
@@ -166,7 +166,18 @@ class FCResNet(nn.Module):
         return self.head(self.blocks(self.stem(flat)))
 
 
-def _linear(fan_in: int, fan_out: int, zero_bias: bool, generator: torch.Generator) -> nn.Linear:
+def linear_layer(fan_in: int, fan_out: int, generator: torch.Generator, *, zero_bias: bool = True) -> nn.Linear:
+    """A linear layer with weights uniform in +-1/sqrt(fan-in), and biases 0 or likewise.
+
+    Args:
+        fan_in: Numbers it takes.
+        fan_out: Numbers it gives.
+        generator: Of the weights.
+        zero_bias: Whether the biases start at 0.
+
+    Returns:
+        The layer.
+    """
     layer = nn.Linear(fan_in, fan_out)
     bound = 1 / math.sqrt(fan_in)
     nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
@@ -180,7 +191,8 @@ def _linear(fan_in: int, fan_out: int, zero_bias: bool, generator: torch.Generat
 def _branch(config: FCResNetConfig, generator: torch.Generator) -> nn.Sequential:
     """Builds what a block adds, in the order of application."""
     width = config.width
-    linears = [_linear(width, width, config.zero_bias, generator) for _ in range(1 if config.block == "single" else 2)]
+    count = 1 if config.block == "single" else 2
+    linears = [linear_layer(width, width, generator, zero_bias=config.zero_bias) for _ in range(count)]
     with torch.no_grad():
         linears[-1].weight.mul_(config.branch_scale)
     order = {

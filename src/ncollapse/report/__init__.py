@@ -1,15 +1,21 @@
 """Files of runs and sweeps to pictures, words and self-contained pages."""
 
-from ncollapse.report.claims import Ledger, rule_on_claims
+from ncollapse.report.claims import CLAIMS, Ledger, rule_on_claims
+from ncollapse.report.claims_deep import DEEP_CLAIMS
 from ncollapse.report.claims_page import ledger_lines, ledger_values, write_claims_page
+from ncollapse.report.depth_page import write_depth_page
 from ncollapse.report.figures import plot_last_layer, plot_over_depth, plot_over_epochs, save_figures
 from ncollapse.report.page import write_page
 from ncollapse.report.parsing import ReportError
 from ncollapse.report.reading import Run, read_run
 from ncollapse.report.summary import summarize
 from ncollapse.report.sweep_page import write_sweep_page
+from ncollapse.report.sweep_reading import SWEEP_FILE
 
 __all__ = [
+    "CLAIMS",
+    "DEEP_CLAIMS",
+    "SWEEP_FILE",
     "Ledger",
     "ReportError",
     "Run",
@@ -23,6 +29,7 @@ __all__ = [
     "save_figures",
     "summarize",
     "write_claims_page",
+    "write_depth_page",
     "write_page",
     "write_sweep_page",
 ]

@@ -11,7 +11,7 @@ from ncollapse.report.reading import Run
 from ncollapse.report.tables import differing_settings
 from ncollapse.report.wording import counted
 
-__all__ = ["SeedTest", "by_seed", "straightened"]
+__all__ = ["SeedTest", "by_seed", "settings_of", "straightened"]
 
 SeedTest = Callable[[Run], float | bool | None]
 _DECAY = "train.weight_decay"
@@ -30,7 +30,7 @@ def by_seed(runs: Sequence[Run], statistic: str, test: SeedTest, *, terminal: bo
     Returns:
         The evidence: shares of seeds for truths, means over seeds for numbers.
     """
-    return [_of_setting(setting, members, statistic, test, terminal) for setting, members in _settings(runs).items()]
+    return [_of_setting(setting, members, statistic, test, terminal) for setting, members in settings_of(runs).items()]
 
 
 def _of_setting(setting: str, members: list[Run], statistic: str, test: SeedTest, terminal: bool) -> Evidence:
@@ -65,7 +65,7 @@ def straightened(runs: Sequence[Run]) -> list[Evidence]:
         the set; none of sets with a single decay.
     """
     found = []
-    for setting, members in _settings(runs, apart=_DECAY).items():
+    for setting, members in settings_of(runs, apart=_DECAY).items():
         decays = sorted({decay for run in members if (decay := _decay(run)) is not None})
         if len(decays) < 2:
             continue
@@ -96,7 +96,7 @@ def _decay(run: Run) -> float | None:
     return float(decay) if isinstance(decay, int | float) else None
 
 
-def _settings(runs: Sequence[Run], apart: str = "") -> dict[str, list[Run]]:
+def settings_of(runs: Sequence[Run], apart: str = "") -> dict[str, list[Run]]:
     """Runs by their settings in words, seeds apart, and the field ``apart`` too."""
     groups: dict[str, list[Run]] = {}
     for run, differing in zip(runs, differing_settings(runs), strict=True):

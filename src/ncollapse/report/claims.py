@@ -161,11 +161,12 @@ CLAIMS = (
 )
 
 
-def rule_on_claims(folders: Iterable[Path]) -> Ledger:
+def rule_on_claims(folders: Iterable[Path], claims: Sequence[Claim] = CLAIMS) -> Ledger:
     """Rule on every claim from the finished runs in some folders.
 
     Args:
         folders: Run directories, and folders of sweeps, which stand for their runs.
+        claims: Which ones.
 
     Returns:
         The ledger. Runs that are not finished, and second runs of one seed and setting, are left out and named.
@@ -187,7 +188,7 @@ def rule_on_claims(folders: Iterable[Path]) -> Ledger:
             left_out.append((str(path), f"has the settings and the seed of {first.path}, and is no other sample"))
     kept = list(runs.values())
     rulings = []
-    for claim in CLAIMS:
+    for claim in claims:
         evidence = tuple(claim.examine(kept))
         rulings.append(Ruling(claim, *combine(evidence), evidence))
     return Ledger(tuple(rulings), tuple(str(run.path) for run in kept), tuple(left_out))

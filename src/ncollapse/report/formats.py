@@ -12,6 +12,8 @@ __all__ = [
     "Glossary",
     "HistoryRow",
     "MeasurementRow",
+    "ObjectiveFile",
+    "ObjectiveRecord",
     "PredictionError",
     "Progression",
     "Recipe",
@@ -210,3 +212,24 @@ class DepthFile:
     """``depth.json``."""
 
     epochs: tuple[DepthRecord, ...]
+
+
+@dataclass(frozen=True)
+class ObjectiveRecord:
+    """One epoch of ``objective.json``: the objective, its two parts, and the floor that no such network gets below."""
+
+    epoch: int
+    weight_decay: float
+    loss: float
+    penalty: float
+    objective: float
+    floor: float
+    excess: float
+    distance: float | None = None
+
+
+@dataclass(frozen=True)
+class ObjectiveFile:
+    """``objective.json``, of networks that end in a normalization."""
+
+    epochs: tuple[ObjectiveRecord, ...] = ()

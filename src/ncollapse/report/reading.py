@@ -4,12 +4,22 @@ import csv
 import io
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ncollapse.report.formats import DepthFile, DepthRecord, Glossary, HistoryRow, MeasurementRow, Recipe, Status
+from ncollapse.report.formats import (
+    DepthFile,
+    DepthRecord,
+    Glossary,
+    HistoryRow,
+    MeasurementRow,
+    ObjectiveFile,
+    ObjectiveRecord,
+    Recipe,
+    Status,
+)
 from ncollapse.report.parsing import ReportError, parse
 
 __all__ = ["Run", "read_run"]
@@ -33,6 +43,7 @@ class Run:
         rows: The tidy table, in the order of the file.
         records: The curves over depth, by epoch, in ascending order.
         glossary: What its metrics and flags mean.
+        objective: The regularized objective beside its floor, by epoch, where it has one.
     """
 
     path: Path
@@ -44,6 +55,7 @@ class Run:
     rows: tuple[MeasurementRow, ...]
     records: dict[int, DepthRecord]
     glossary: Glossary
+    objective: dict[int, ObjectiveRecord] = field(default_factory=dict)
 
     @cached_property
     def title(self) -> str:
@@ -67,6 +79,11 @@ class Run:
     def last(self) -> DepthRecord:
         """The curves over depth at the last epoch."""
         return self.records[self.epochs[-1]]
+
+    @property
+    def last_objective(self) -> ObjectiveRecord | None:
+        """The objective at the last epoch; None where it has no floor."""
+        return self.objective.get(self.epochs[-1])
 
     @cached_property
     def layers(self) -> tuple[str, ...]:
@@ -131,6 +148,7 @@ def read_run(path: Path) -> Run:
         rows=tuple(_measurement_row(*line) for line in _read_csv(path / "measurements.csv", _MEASUREMENTS)),
         records=_depth_records(path / "depth.json"),
         glossary=_glossary(path / "glossary.json"),
+        objective=_objective(path / "objective.json"),
     )
     _check_agreement(run)
     return run
@@ -138,6 +156,11 @@ def read_run(path: Path) -> Run:
 
 def _glossary(file: Path) -> Glossary:
     return _parse_file(Glossary, _read_object(file), file) if file.exists() else Glossary()
+
+
+def _objective(file: Path) -> dict[int, ObjectiveRecord]:
+    found = _parse_file(ObjectiveFile, _read_object(file), file) if file.exists() else ObjectiveFile()
+    return {record.epoch: record for record in found.epochs}
 
 
 def _depth_records(file: Path) -> dict[int, DepthRecord]:

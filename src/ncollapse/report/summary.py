@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from ncollapse.report.formats import EffectiveDepth, Progression
 from ncollapse.report.labels import POSITIONS
+from ncollapse.report.objective_words import say_objective
 from ncollapse.report.reading import Run
 from ncollapse.report.verdicts import say_collapsed_optimality, say_theorem1, say_theorem2, say_theorem3
 from ncollapse.report.wording import counted, listed, number, percent
@@ -44,6 +45,7 @@ def summarize(run: Run) -> list[str]:
     return [
         *_say_changes(run),
         *_say_training(run),
+        *say_objective(run.last_objective),
         *(_say_progression(run, metric) for metric in _PROGRESSIVE),
         *_say_own_input(run),
         *_say_start(run),

@@ -14,7 +14,7 @@ from ncollapse.report.sweep_quantities import QUANTITIES, Axis, Quantity, axis_o
 from ncollapse.report.sweep_reading import Sweep, SweptRun, read_sweep
 from ncollapse.report.wording import counted, number
 
-__all__ = ["write_sweep_page"]
+__all__ = ["say_slope", "write_sweep_page"]
 
 
 def write_sweep_page(sweep_dir: Path) -> Path:
@@ -35,6 +35,8 @@ def write_sweep_page(sweep_dir: Path) -> Path:
     """
     sweep = read_sweep(Path(sweep_dir))
     axis = axis_of(sweep)
+    finished = [item.run for item in sweep.runs if item.run is not None]
+    shown = [q for q in QUANTITIES if not q.optional or any(q.read(run) is not None for run in finished)]
     html = render_page(
         "sweep.html",
         title=f"Sweep of {', '.join(sweep.fields) or 'seeds'}",
@@ -43,7 +45,7 @@ def write_sweep_page(sweep_dir: Path) -> Path:
         settings=[values for values, _ in sweep.by_setting()],
         num_runs=counted(len(sweep.runs), "run"),
         num_finished=sum(item.run is not None for item in sweep.runs),
-        quantities=[_context(index, sweep, axis, quantity) for index, quantity in enumerate(QUANTITIES)],
+        quantities=[_context(index, sweep, axis, quantity) for index, quantity in enumerate(shown)],
         unfinished=[item for item in sweep.runs if item.problem],
         runs=[_run_context(item, sweep.fields) for item in sweep.runs],
     )
@@ -70,11 +72,21 @@ def _context(index: int, sweep: Sweep, axis: Axis, quantity: Quantity) -> dict[s
         "rows": [
             (tick, _shown(row.mean), _shown(row.deviation), len(row.values)) for tick, row in zip(axis.ticks, rows, strict=True)
         ],
-        "slope": _say_slope(slope, axis.label, positive) if slope else "",
+        "slope": say_slope(slope, axis.label, positive) if slope else "",
     }
 
 
-def _say_slope(slope: Estimate, field: str, settings: int) -> str:
+def say_slope(slope: Estimate, field: str, settings: int) -> str:
+    """A slope in words.
+
+    Args:
+        slope: The estimate.
+        field: What is swept.
+        settings: How many positive settings it is from.
+
+    Returns:
+        One sentence.
+    """
     said = f"Log-log slope with {field}: {number(slope.value)}"
     said += "" if math.isnan(slope.low) else f", 95 % interval {number(slope.low)} to {number(slope.high)}"
     return f"{said} ({counted(slope.n, 'run')} at {settings} positive settings)."

@@ -15,15 +15,24 @@ __all__ = ["QUANTITIES", "Axis", "Quantity", "SettingRow", "axis_of", "setting_r
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number of a run: a key, what it means, and how it is read; None is undefined or not measured."""
+    """A number of a run: a key, what it means, and how it is read; None is undefined or not measured.
+
+    An optional one is shown only where a run has it.
+    """
 
     key: str
     meaning: str
     read: Callable[[Run], float | None]
+    optional: bool = False
 
 
 def _metric(key: str, meaning: str) -> Quantity:
     return Quantity(key, meaning, lambda run: run.value(key, len(run.layers) - 1))
+
+
+def _objective(key: str, meaning: str) -> Quantity:
+    """An entry of the objective."""
+    return Quantity(key, meaning, lambda run: getattr(run.last_objective, key, None), optional=True)
 
 
 def _error(which: str, metric: str, meaning: str) -> Quantity:
@@ -45,6 +54,12 @@ QUANTITIES = (
     _metric("nc2_equinorm", "spread of the lengths of class means"),
     _metric("nc2_equiangularity", "spread of the cosines of class means"),
     _metric("nc3", "classifier against class means"),
+    _metric("nc2_etf_weights", "distance of the classifier to a simplex ETF"),
+    _metric("nc3_cosine", "one minus the mean cosine of features with their classifier rows"),
+    _objective("objective", "loss and λ/2 times the squared weights"),
+    _objective("floor", "what no such network gets below: the generalized unconstrained features model's minimum"),
+    _objective("excess", "objective minus floor"),
+    _objective("distance", "of features and last layer from the minimizers of that model, relative"),
     Quantity(
         "straightness",
         "chord over path length of the features, mean over samples; 1 is straight",

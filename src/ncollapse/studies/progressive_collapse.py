@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from ncollapse.data.catalog import DataConfig, DataName
 from ncollapse.models import ConvResNetConfig, FCResNetConfig
+from ncollapse.studies.deep_regularized import DEEP_RECIPES
 from ncollapse.studies.recipe import MeasureConfig, Recipe, RecipeError, differences
 from ncollapse.train.schedule import TrainConfig
 
@@ -214,7 +215,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         conv_stl10,
         conv_cifar100,
     )
-}
+} | DEEP_RECIPES
 
 
 def recipe_by_name(name: str) -> Recipe:

@@ -7,13 +7,13 @@ import difflib
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 from pydantic import Discriminator, Tag, TypeAdapter, ValidationError
 
 from ncollapse.data.catalog import DataConfig
-from ncollapse.models import ConvResNetConfig, FCResNetConfig
+from ncollapse.models import ConvResNetConfig, FCResNetConfig, LayerNormResNetConfig, TransformerConfig
 from ncollapse.statistics.conventions import Convention
 from ncollapse.train.schedule import TrainConfig
 
@@ -48,11 +48,23 @@ class MeasureConfig:
 
 
 # A network says what it is in its field kind; the first network of all has none, so that its recipes stay what they were.
-_FC, _CONV = "fc_resnet", "conv_resnet"
+_FC, _CONV, _LN, _TOKENS = "fc_resnet", "conv_resnet", "layernorm_resnet", "transformer"
 _Model = Annotated[
-    Annotated[FCResNetConfig, Tag(_FC)] | Annotated[ConvResNetConfig, Tag(_CONV)],
-    Discriminator(lambda content: _CONV if isinstance(content, dict) and "kind" in content else _FC),
+    Annotated[FCResNetConfig, Tag(_FC)]
+    | Annotated[ConvResNetConfig, Tag(_CONV)]
+    | Annotated[LayerNormResNetConfig, Tag(_LN)]
+    | Annotated[TransformerConfig, Tag(_TOKENS)],
+    Discriminator(lambda content: content.get("kind", _FC) if isinstance(content, dict) else _FC),
 ]
+# Fields younger than runs on users' disks: at their defaults they are no part of the fingerprint.
+_YOUNGER = {
+    "decay_over_blocks": False,
+    "train.optimizer": "sgd",
+    "train.schedule": "steps",
+    "data.largest_classes": None,
+    "data.vocabulary": 10_000,
+    "data.length": 256,
+}
 
 
 @dataclass(frozen=True)
@@ -70,6 +82,8 @@ class Recipe:
         seed: Of the initialization and of the order of the samples.
         threads: CPU threads. Two threads differ from one in the last digits; one is faster for narrow networks.
         device: "auto" takes a CUDA device when there is one, else the CPU.
+        decay_over_blocks: Whether ``train.weight_decay`` is divided by ``model.num_blocks``, as theory asks of blocks with two
+            linear layers.
     """
 
     name: str
@@ -82,8 +96,11 @@ class Recipe:
     seed: int = 0
     threads: int = 1
     device: str = "auto"
+    decay_over_blocks: bool = False
 
     def __post_init__(self) -> None:
+        if self.decay_over_blocks and getattr(self.model, "num_blocks", 0) < 1:
+            raise ValueError("decay_over_blocks needs a network with model.num_blocks of 1 or more. Leave it false.")
         if self.seed < 0 or self.threads < 1:
             raise ValueError(f"seed must be at least 0 and threads at least 1, got {self.seed} and {self.threads}.")
         last = max(self.measure.epochs or (0,))
@@ -92,6 +109,13 @@ class Recipe:
                 f"measure.epochs must be at most train.epochs = {self.train.epochs}, got {last}. "
                 "Measure earlier or train longer."
             )
+
+    @property
+    def training(self) -> TrainConfig:
+        """How it is trained, with the weight decay that is meant."""
+        if not self.decay_over_blocks or isinstance(self.model, ConvResNetConfig):
+            return self.train
+        return replace(self.train, weight_decay=self.train.weight_decay / self.model.num_blocks)
 
     def to_json(self) -> str:
         """The recipe as indented JSON.
@@ -132,6 +156,11 @@ class Recipe:
         content = dataclasses.asdict(Recipe.from_json(self.to_json()))
         for words in ("name", "title", "description"):
             del content[words]
+        for name, default in _YOUNGER.items():
+            group, _, leaf = name.rpartition(".")
+            held = content[group] if group else content
+            if held[leaf] == default:
+                del held[leaf]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -248,7 +277,7 @@ def _first_problem(error: ValidationError) -> str:
         # Raised by a dataclass of ours: it names the field and what came.
         return problem["msg"].removeprefix("Value error, ")
     # A union's tags are no part of the name that people write.
-    place = ".".join(str(part) for part in problem["loc"] if part not in {_FC, _CONV}) or "recipe"
+    place = ".".join(str(part) for part in problem["loc"] if part not in {_FC, _CONV, _LN, _TOKENS}) or "recipe"
     came = problem["input"]
     # A container would print the whole recipe.
     return f"{place}: {problem['msg']}" + ("" if isinstance(came, dict | list | tuple) else f", got {came!r}")

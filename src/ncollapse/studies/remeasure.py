@@ -57,7 +57,7 @@ def measure_run(
         directory = RunDirectory(path)
         recipe = directory.recipe()
         data = load_data(recipe.data)
-        model = build_model(recipe.model, data.sample_shape, data.num_classes, recipe.seed)
+        model = build_model(recipe.model, data.sample_shape, data.num_classes, recipe.seed, data.vocabulary)
         if not directory.checkpoint.exists():
             raise RunDirectoryError(f"{path} holds a run without a checkpoint. Continue it with --resume.")
         load_weights(directory.checkpoint, model)

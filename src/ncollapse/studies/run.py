@@ -19,6 +19,7 @@ from ncollapse.probe.measure import collect_features, measure
 from ncollapse.statistics.reduce import Processes
 from ncollapse.studies.analysis import depth_analysis, transport_analysis
 from ncollapse.studies.machine import device_named, environment, threads
+from ncollapse.studies.objective import measure_objective
 from ncollapse.studies.progressive_collapse import changes
 from ncollapse.studies.recipe import Recipe
 from ncollapse.studies.rundir import RunDirectory
@@ -74,7 +75,7 @@ def run_recipe(
             for record in train(
                 run.model,
                 run.data,
-                recipe.train,
+                recipe.training,
                 seed=recipe.seed,
                 optimizer=run.optimizer,
                 start_epoch=run.epoch + 1,
@@ -122,8 +123,9 @@ class Run:
         # Before the folder is made: a run whose data is missing leaves nothing behind.
         with self.processes.together():
             self.data = load_data(recipe.data).to(device) if data is None else data
-        self.model: nn.Module = build_model(recipe.model, self.data.sample_shape, self.data.num_classes, recipe.seed).to(device)
-        self.optimizer = make_optimizer(self.model, recipe.train)
+        shape, num_classes = self.data.sample_shape, self.data.num_classes
+        self.model: nn.Module = build_model(recipe.model, shape, num_classes, recipe.seed, self.data.vocabulary).to(device)
+        self.optimizer = make_optimizer(self.model, recipe.training)
         self.epoch = 0
         self.started = time.monotonic()
         self.seconds_before = 0.0
@@ -209,6 +211,9 @@ class Run:
         if is_last and recipe.measure.transport_samples:
             transport = self._transport(measurement.path_layers[0], measurement.path_layers[-1])
         self.directory.add_measurement(self.epoch, measurement, depth_analysis(measurement, transport))
+        objective = measure_objective(self.model, self.data, recipe)
+        if objective is not None:
+            self.directory.add_objective(self.epoch, objective)
 
     def _transport(self, first: str, last: str) -> dict[str, Any]:
         sample = _stratified(self.data, self.recipe.measure.transport_samples)
@@ -228,7 +233,7 @@ class Run:
             "train_accuracy": accuracies[max(accuracies)] if accuracies else None,
             "first_perfect_epoch": min(perfect) if perfect else None,
             "seconds": self.seconds_before + time.monotonic() - self.started,
-            "weight_decay_time": weight_decay_time(self.recipe.train, steps, self.epoch),
+            "weight_decay_time": weight_decay_time(self.recipe.training, steps, self.epoch),
         }
 
 

@@ -32,14 +32,15 @@ class RunDirectory:
 
     ``recipe.json``, ``environment.json``, ``history.csv`` (one line an epoch), ``measurements.csv`` (the tidy table),
     ``depth.json`` (curves over depth, one entry a measured epoch), ``glossary.json`` (what metrics and flags mean),
-    ``status.json``, ``checkpoint.safetensors``. What ``recipe.json`` holds besides the recipe is ``changed``: the settings that
-    differ from the named recipe.
+    ``status.json``, ``checkpoint.safetensors``, and ``objective.json`` of networks whose objective has a floor. What
+    ``recipe.json`` holds besides the recipe is ``changed``: the settings that differ from the named recipe.
 
     Attributes:
         path: The folder; while a run in it is being replaced, a hidden one inside of it.
         history: Lines of ``history.csv``, as text.
         measurements: Lines of ``measurements.csv``, as text.
         depth: Entries of ``depth.json``.
+        objective: Entries of ``objective.json``.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -48,6 +49,7 @@ class RunDirectory:
         self.history: list[list[str]] = []
         self.measurements: list[list[str]] = []
         self.depth: list[dict[str, Any]] = []
+        self.objective: list[dict[str, Any]] = []
 
     @property
     def checkpoint(self) -> Path:
@@ -166,6 +168,9 @@ class RunDirectory:
             self.measurements = [row for row in rows if int(row[0]) <= last_epoch]
             entries = json.loads((self.path / "depth.json").read_text())["epochs"]
             self.depth = [entry for entry in entries if entry["epoch"] <= last_epoch]
+            objective = self.path / "objective.json"
+            entries = json.loads(objective.read_text())["epochs"] if objective.exists() else []
+            self.objective = [entry for entry in entries if entry["epoch"] <= last_epoch]
         except (OSError, ValueError, KeyError, IndexError) as error:
             raise RunDirectoryError(
                 f"{self.path} has a checkpoint but damaged tables ({error}). Start the run anew."
@@ -211,11 +216,22 @@ class RunDirectory:
             )
         self.depth.append(without_nan({"epoch": epoch, **depth}))
 
+    def add_objective(self, epoch: int, objective: dict[str, float]) -> None:
+        """Add the objective and its floor.
+
+        Args:
+            epoch: Epoch after which they were computed.
+            objective: As ``measure_objective`` gives them.
+        """
+        self.objective.append(without_nan({"epoch": epoch, **objective}))
+
     def write_tables(self) -> None:
-        """Write the three tables, each whole."""
+        """Write the tables, each whole."""
         write_whole(self.path / "history.csv", _csv(HISTORY_COLUMNS, self.history))
         write_whole(self.path / "measurements.csv", _csv(MEASUREMENT_COLUMNS, self.measurements))
         write_whole(self.path / "depth.json", json.dumps({"epochs": self.depth}) + "\n")
+        if self.objective:
+            write_whole(self.path / "objective.json", json.dumps({"epochs": self.objective}) + "\n")
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         """Write one JSON file, whole.

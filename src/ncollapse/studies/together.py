@@ -127,7 +127,7 @@ def _tables(runs: Sequence[Run], training: Collection[int], begin: int) -> Itera
     return train_together(
         FCResNetStack(cast(list[FCResNet], networks)),
         runs[0].data,
-        [run.recipe.train for run in runs],
+        [run.recipe.training for run in runs],
         seeds=[run.recipe.seed for run in runs],
         optimizers=[run.optimizer if index in training else None for index, run in enumerate(runs)],
         start_epoch=begin + 1,

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -46,30 +47,48 @@ def _words(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-class _Process:
-    """A process of this machine that works on one task, and tells through a pipe of its own how that ended.
+class _Worker:
+    """A process of this machine that works on one task after another, and tells through a pipe of its own how each ended.
 
     Spawned, not forked: a copy of a process with running threads can hang. A pipe each: whoever is killed while writing takes
-    no lock along that others wait for.
+    no lock along that others wait for. One after another: to start takes longer than a short run.
     """
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self) -> None:
         context = multiprocessing.get_context("spawn")
-        self.receiver, sender = context.Pipe(duplex=False)
-        self.process = context.Process(target=_report, args=(task, sender), daemon=True)
+        self.connection, its_own = context.Pipe()
+        self.process = context.Process(target=_serve, args=(its_own,), daemon=True)
         self.process.start()
-        sender.close()
+        its_own.close()
+
+    def begin(self, task: Task) -> None:
+        """Hand it a task; one that died while idle is found out like one that dies at work."""
+        with suppress(OSError):
+            self.connection.send(task)
+
+    def is_done(self) -> bool:
+        """Whether it has told the end of its task, or died."""
+        return self.connection.poll() or not self.process.is_alive()
 
     def errors(self) -> Errors | None:
         """What it told; None if it died first."""
+        try:
+            return self.connection.recv() if self.connection.poll() else None
+        except (EOFError, OSError):
+            self.process.join()
+            return None
+
+    def end(self) -> None:
+        """End the process, whatever it does."""
+        self.process.kill()
         self.process.join()
-        with self.receiver:
-            return self.receiver.recv() if self.process.exitcode == 0 else None
+        self.connection.close()
 
 
-def _report(task: Task, sender: Connection) -> None:
+def _serve(connection: Connection) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    sender.send(work(task))
+    while True:
+        connection.send(work(connection.recv()))
 
 
 def _end_with_parent() -> None:
@@ -93,25 +112,33 @@ def run_locally(tasks: Sequence[Task], workers: int, tick: Callable[[], None]) -
     """
     results: dict[int, Errors] = {}
     waiting = [(index, 1) for index in range(len(tasks))]
-    running: dict[_Process, tuple[int, int]] = {}
+    idle: list[_Worker] = []
+    running: dict[_Worker, tuple[int, int]] = {}
     try:
         while waiting or running:
             while waiting and len(running) < workers:
                 index, attempt = waiting.pop(0)
-                running[_Process(tasks[index])] = index, attempt
+                worker = idle.pop() if idle else _Worker()
+                running[worker] = index, attempt
+                worker.begin(tasks[index])
             time.sleep(_SECONDS)
             tick()
-            for worker in [worker for worker in running if not worker.process.is_alive()]:
+            for worker in [worker for worker in running if worker.is_done()]:
                 index, attempt = running.pop(worker)
                 errors = worker.errors()
-                if errors is None and attempt < _ATTEMPTS:
+                if errors is not None:
+                    results[index] = errors
+                    idle.append(worker)
+                    continue
+                worker.end()
+                if attempt < _ATTEMPTS:
                     waiting.append((index, attempt + 1))
                     continue
                 died = f"its process died {_ATTEMPTS} times, the last time with exit code {worker.process.exitcode}"
-                results[index] = [died] * len(tasks[index]) if errors is None else errors
+                results[index] = [died] * len(tasks[index])
     finally:
-        for worker in running:
-            worker.process.kill()
+        for worker in (*idle, *running):
+            worker.end()
     return [results[index] for index in range(len(tasks))]
 
 

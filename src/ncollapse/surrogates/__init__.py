@@ -13,9 +13,9 @@ from ncollapse.surrogates.imbalance import minority_collapse_ratio, seli_geometr
 from ncollapse.surrogates.layer_peeled import GroupedNewton, LayerPeeled
 from ncollapse.surrogates.layer_peeled_minority import minority_cosine, minority_threshold
 from ncollapse.surrogates.layer_peeled_sdp import solve_sdp
+from ncollapse.surrogates.max_margin import KKT, MarginFlow, MaxMargin
 from ncollapse.surrogates.mixon_flow import UnregularizedUFM, collapsed_bias, collapsed_eigenvalue
 from ncollapse.surrogates.mse_decomposition import MSEDecomposition, decompose_mse, least_squares_classifier
-from ncollapse.surrogates.max_margin import KKT, MarginFlow, MaxMargin
 from ncollapse.surrogates.mufm import MUFM, EliminatedFeatures
 from ncollapse.surrogates.mufm_flow import FlowPath, gradient_flow
 from ncollapse.surrogates.mufm_laws import (
@@ -57,10 +57,10 @@ __all__ = [
     "Inequality",
     "LayerPeeled",
     "MSEDecomposition",
-    "NearCollapse",
-    "NormalizedFeatures",
     "MarginFlow",
     "MaxMargin",
+    "NearCollapse",
+    "NormalizedFeatures",
     "NotConverged",
     "Problem",
     "ProjectedGradient",

@@ -17,7 +17,8 @@ __all__ = ["CheckpointError", "load_checkpoint", "load_weights", "save_checkpoin
 
 _FORMAT = "ncollapse-checkpoint-1"
 _MODEL = "model."
-_MOMENTUM = "momentum."
+# What an optimizer holds for a parameter: the prefix in the file, the name in its state.
+_STATE = {"momentum.": "momentum_buffer", "adam_first.": "exp_avg", "adam_second.": "exp_avg_sq", "adam_step.": "step"}
 # Where training scripts put the state dict, and what data parallelism and compiling put before its names.
 _STATE_KEYS = ("state_dict", "model_state_dict", "model")
 _WRAPPERS = ("module.", "_orig_mod.")
@@ -37,7 +38,7 @@ def save_checkpoint(path: str | Path, model: nn.Module, optimizer: torch.optim.O
     Args:
         path: The file, in a folder that exists.
         model: Its parameters and buffers are saved.
-        optimizer: Its momentum buffers are saved, under the names of their parameters.
+        optimizer: Its momentum buffers, or the moments and steps of Adam, are saved under the names of their parameters.
         epoch: The last epoch that was finished; 0 before training.
         fingerprint: Of the recipe; loading asks for the same one.
 
@@ -48,9 +49,8 @@ def save_checkpoint(path: str | Path, model: nn.Module, optimizer: torch.optim.O
     path = Path(path)
     tensors = {_MODEL + name: tensor for name, tensor in model.state_dict().items()}
     for name, parameter in model.named_parameters():
-        momentum = optimizer.state.get(parameter, {}).get("momentum_buffer")
-        if momentum is not None:
-            tensors[_MOMENTUM + name] = momentum
+        held = optimizer.state.get(parameter, {})
+        tensors |= {prefix + name: held[key] for prefix, key in _STATE.items() if held.get(key) is not None}
     # Cloned, since safetensors refuses tensors that share memory, as tied weights do.
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     metadata = {"format": _FORMAT, "epoch": str(epoch), "fingerprint": fingerprint}
@@ -89,15 +89,18 @@ def load_checkpoint(path: str | Path, model: nn.Module, optimizer: torch.optim.O
             f"{metadata['fingerprint']}. Resume with the recipe it was written for, or start anew in another folder."
         )
     weights = _under(_MODEL, tensors)
-    momenta = _under(_MOMENTUM, tensors)
+    states = {key: _under(prefix, tensors) for prefix, key in _STATE.items()}
     parameters = dict(model.named_parameters())
     _check_fit(path, weights, model.state_dict())
-    _check_fit(path, momenta, {name: parameters[name] for name in momenta if name in parameters})
+    for key, held in states.items():
+        shapes = {name: torch.tensor(0.0) if key == "step" else parameters[name] for name in held if name in parameters}
+        _check_fit(path, held, shapes)
     model.load_state_dict(weights)
     for parameter in parameters.values():
         optimizer.state.pop(parameter, None)
-    for name, momentum in momenta.items():
-        optimizer.state[parameters[name]]["momentum_buffer"] = momentum.to(parameters[name].device)
+    for key, held in states.items():
+        for name, tensor in held.items():
+            optimizer.state[parameters[name]][key] = tensor.to(parameters[name].device)
     return int(metadata["epoch"])
 
 

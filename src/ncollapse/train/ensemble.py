@@ -15,7 +15,7 @@ from ncollapse.train.schedule import TrainConfig, lr_at
 
 __all__ = ["train_together"]
 
-SHARED = ("epochs", "batch_size", "loss")
+SHARED = ("epochs", "batch_size", "loss", "optimizer")
 # As torch.nn.utils.clip_grads_with_norm_ has it.
 _CLIP_EPS = 1e-6
 
@@ -51,7 +51,7 @@ def train_together(
     configs: Sequence[TrainConfig],
     *,
     seeds: Sequence[int],
-    optimizers: Sequence[torch.optim.SGD | None] | None = None,
+    optimizers: Sequence[torch.optim.Optimizer | None] | None = None,
     start_epoch: int = 1,
 ) -> Iterator[list[EpochRecord | TrainingDiverged]]:
     """Trains networks of one shape in place, all in one batched computation, each equal to ``train`` alone within rounding.
@@ -63,7 +63,8 @@ def train_together(
     Args:
         stack: The networks; other kinds than ``FCResNetStack`` takes are trained one after another.
         data: The training set of all.
-        configs: One for each network; ``epochs``, ``batch_size`` and ``loss`` must be equal, the rest may differ.
+        configs: One for each network; ``epochs``, ``batch_size`` and ``loss`` must be equal, the rest may differ; the optimizer
+            must be ``sgd``.
         seeds: Of each network's order of the samples.
         optimizers: From ``make_optimizer``, one for each network, for who saves or restores checkpoints; None makes them.
         start_epoch: As in ``train``, the same for all.
@@ -94,6 +95,8 @@ def train_together(
         values = sorted({str(getattr(config, field)) for config in configs})
         if len(values) > 1:
             raise ValueError(f"networks that train together need one train.{field}, got {', '.join(values)}. Group them by it.")
+    if configs[0].optimizer != "sgd":
+        raise ValueError(f"networks train together with sgd only, got {configs[0].optimizer}. Train them one after another.")
     for network, config in zip(networks, configs, strict=True):
         check_run(network, data, config, start_epoch)
     given = [None] * len(networks) if optimizers is None else optimizers
@@ -109,7 +112,7 @@ def train_together(
 class _Descent:
     """Stochastic gradient descent of all networks: momenta in one (S, P) tensor, which the optimizers hold views of."""
 
-    def __init__(self, stack: Stack, configs: Sequence[TrainConfig], optimizers: Sequence[torch.optim.SGD]) -> None:
+    def __init__(self, stack: Stack, configs: Sequence[TrainConfig], optimizers: Sequence[torch.optim.Optimizer]) -> None:
         self.values, self.gradients, self.momenta = stack.values, stack.gradients, torch.zeros_like(stack.values)
         for network, momenta, optimizer in zip(stack.networks, self.momenta, optimizers, strict=True):
             _adopt_momenta(network, momenta, optimizer)
@@ -133,7 +136,7 @@ class _Descent:
         return norms
 
 
-def _adopt_momenta(network: nn.Module, momenta: Tensor, optimizer: torch.optim.SGD) -> None:
+def _adopt_momenta(network: nn.Module, momenta: Tensor, optimizer: torch.optim.Optimizer) -> None:
     """Make the momenta in an optimizer views of a row of all momenta, with the values that they have."""
     begin = 0
     for parameter in network.parameters():

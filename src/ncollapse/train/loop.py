@@ -43,15 +43,16 @@ class EpochRecord:
     grad_norm: float
 
 
-def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.SGD:
+def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """Makes the optimizer of a run; ``train`` sets its learning rate anew every epoch.
 
     Args:
         model: Its parameters that require gradients are optimized.
-        config: Momentum, weight decay, and what is decayed: with ``weights``, parameters of two or more axes.
+        config: Which optimizer, momentum, weight decay, and what is decayed: with ``weights``, parameters of two or more axes.
 
     Returns:
-        SGD with one parameter group that is decayed and, if any parameters are left, one that is not.
+        SGD, or Adam with the decay in its gradient (not AdamW, which minimizes no objective), with one parameter group that is
+        decayed and, if any parameters are left, one that is not.
     """
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     decayed = [parameter for parameter in trainable if config.decay == "all" or parameter.ndim >= 2]
@@ -63,6 +64,8 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.SGD:
     ]
     # One kernel for the whole update where there is one: a third of the time of the default for narrow networks.
     fused = all(parameter.device.type in {"cpu", "cuda"} for parameter in trainable)
+    if config.optimizer == "adam":
+        return torch.optim.Adam(groups, lr=config.learning_rate, betas=(config.momentum, 0.999), fused=fused)
     return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, fused=fused)
 
 

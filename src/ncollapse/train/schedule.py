@@ -7,9 +7,11 @@ from typing import Literal, get_args
 
 from ncollapse.train.losses import LossName
 
-__all__ = ["Decay", "TrainConfig", "lr_at", "measuring_epochs", "weight_decay_time"]
+__all__ = ["Decay", "OptimizerName", "Schedule", "TrainConfig", "lr_at", "measuring_epochs", "weight_decay_time"]
 
 Decay = Literal["weights", "all"]
+OptimizerName = Literal["sgd", "adam"]
+Schedule = Literal["steps", "cosine"]
 
 # The ratio between measuring epochs. 350 epochs then give the list that the field uses (ratio 350**(1/66), rounded);
 # only ratios within 1e-5 of this one do, a test holds it.
@@ -18,19 +20,24 @@ _EPOCH_RATIO = 1.09277
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Stochastic gradient descent with momentum, steps in the learning rate, and weight decay.
+    """Gradient descent on the loss plus half the weight decay times the squared weights.
 
     Attributes:
         epochs: Passes over the data, 1 or more.
-        batch_size: Samples in a step, 1 or more; the last batch of an epoch holds what is left.
+        batch_size: Samples in a step, 1 or more; the last batch of an epoch holds what is left. The number of samples, or more,
+            is full batch.
         learning_rate: Of the first epochs, more than 0.
-        momentum: In [0, 1); plain, not Nesterov's.
-        weight_decay: Added to the gradient as ``weight_decay * weight``, 0 or more.
+        momentum: In [0, 1); plain, not Nesterov's. With ``adam`` the decay of its first moment; that of the second is 0.999.
+        weight_decay: Added to the gradient as ``weight_decay * weight``, 0 or more; with ``adam`` too, so that both descend on
+            one and the same objective.
         decay: ``weights`` decays matrices and kernels only, no biases and no normalization parameters (deepest
             collapse); ``all`` decays every parameter.
         milestones: Fractions of ``epochs``, rising, in (0, 1): after ``floor(fraction * epochs)`` epochs (but after
             one at the earliest) the learning rate is multiplied by ``gamma``.
         gamma: In (0, 1].
+        optimizer: ``sgd`` or ``adam``.
+        schedule: ``steps`` at the milestones, or ``cosine``: half a period from the full learning rate in the first epoch to
+            ``gamma`` times it in the last; milestones are then not used.
         clip_norm: Largest norm of the whole gradient, more than 0; None does not clip.
         loss: ``cross_entropy``, or ``mse`` against one-hot targets: half the squared distance, summed over classes,
             averaged over samples.
@@ -51,13 +58,15 @@ class TrainConfig:
     clip_norm: float | None = 1.0
     loss: LossName = "cross_entropy"
     checkpoint_every: int = 25
+    optimizer: OptimizerName = "sgd"
+    schedule: Schedule = "steps"
 
     def __post_init__(self) -> None:
         self._check_choices_and_counts()
         self._check_numbers()
 
     def _check_choices_and_counts(self) -> None:
-        for field, choices in (("decay", Decay), ("loss", LossName)):
+        for field, choices in (("decay", Decay), ("loss", LossName), ("optimizer", OptimizerName), ("schedule", Schedule)):
             if getattr(self, field) not in get_args(choices):
                 raise ValueError(
                     f"train.{field} must be one of {', '.join(get_args(choices))}, got {getattr(self, field)!r}. "
@@ -92,8 +101,11 @@ def lr_at(config: TrainConfig, epoch: int) -> float:
             233 a tenth, 234 to 350 a hundredth.
 
     Returns:
-        ``learning_rate * gamma ** (milestones passed)``.
+        ``learning_rate * gamma ** (milestones passed)``, or the cosine.
     """
+    if config.schedule == "cosine":
+        share = (epoch - 1) / max(1, config.epochs - 1)
+        return config.learning_rate * (config.gamma + (1 - config.gamma) * (1 + math.cos(math.pi * share)) / 2)
     # 1e-9: 0.29 of 100 epochs must be 29, not the 28 that binary fractions make of it. max: a run of one or two
     # epochs, as in smoke tests, must not begin at a hundredth of the rate.
     ends = (max(1, math.floor(fraction * config.epochs + 1e-9)) for fraction in config.milestones)
@@ -114,12 +126,14 @@ def weight_decay_time(config: TrainConfig, steps_per_epoch: int, epochs: int | N
         epochs: Epochs that have passed; None takes all of the run.
 
     Returns:
-        tau, 0 or more.
+        tau, 0 or more; nan with Adam, whose steps do not scale with the gradient.
 
     Example:
         >>> round(weight_decay_time(TrainConfig(), steps_per_epoch=14), 2)
         7.77
     """
+    if config.optimizer != "sgd":
+        return math.nan
     passed = config.epochs if epochs is None else epochs
     rates = math.fsum(lr_at(config, epoch) for epoch in range(1, passed + 1))
     return rates * steps_per_epoch * config.weight_decay / (1 - config.momentum)

@@ -8,8 +8,8 @@ from ncollapse.cli.solve.central_path import add_central_path
 from ncollapse.cli.solve.deep_ufm import add_deep_ufm
 from ncollapse.cli.solve.gufm import add_gufm
 from ncollapse.cli.solve.layer_peeled import add_layer_peeled
-from ncollapse.cli.solve.mixon_flow import add_mixon_flow
 from ncollapse.cli.solve.max_margin import add_max_margin
+from ncollapse.cli.solve.mixon_flow import add_mixon_flow
 from ncollapse.cli.solve.mufm import add_mufm
 from ncollapse.cli.solve.near_collapse import add_near_collapse
 from ncollapse.cli.solve.normalized_features import add_normalized_features

@@ -1,0 +1,188 @@
+"""Text sets as token ids: where they are found, which words have ids, and how texts become rows of them."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ncollapse.data.batches import LabeledData
+from ncollapse.data.images import DataFileError
+from ncollapse.data.places import DataNotFoundError, Split, say_not_found, search_places
+from ncollapse.data.text_files import TABLE_SUFFIXES, LabeledTexts, read_imdb, read_table, read_wordnet
+
+__all__ = ["IMDB", "OWN_TEXTS", "WORDNET", "TextSet", "encode", "frequent_words", "load_text_set", "words_of"]
+
+# Ids before those of words. Padding is what the networks' masks know.
+_PADDING, _UNKNOWN = 0, 1
+_NUM_SPECIAL = 2
+
+
+@dataclass(frozen=True)
+class TextSet:
+    """What is known of one set of texts.
+
+    Attributes:
+        name: Name in a recipe.
+        title: Name in prose.
+        folder: Folder that it may lie in, below a root.
+        system_folder: Folder that a system package installs it to.
+        holds: Whether a folder holds a half of it.
+        read: Reads that half.
+        hint: How to get the data, ending the error message.
+    """
+
+    name: str
+    title: str
+    folder: str
+    system_folder: Path
+    holds: Callable[[Path, Split], bool]
+    read: Callable[[Path, Split], LabeledTexts]
+    hint: str
+
+
+WORDNET = TextSet(
+    name="wordnet",
+    title="WordNet's glosses",
+    folder="wordnet",
+    system_folder=Path("/usr/share/wordnet"),
+    holds=lambda folder, split: (folder / "data.noun").is_file(),
+    read=read_wordnet,
+    hint="or, on Debian, run: apt-get install wordnet-base",
+)
+
+IMDB = TextSet(
+    name="imdb",
+    title="The IMDB reviews",
+    folder="aclImdb",
+    system_folder=Path("/usr/share/datasets/imdb"),
+    holds=lambda folder, split: (folder / split / "pos").is_dir(),
+    read=read_imdb,
+    hint="after unpacking aclImdb_v1.tar.gz from https://ai.stanford.edu/~amaas/data/sentiment/ there",
+)
+
+OWN_TEXTS = TextSet(
+    name="texts",
+    title="A table of texts",
+    folder="texts",
+    system_folder=Path("/usr/share/datasets/texts"),
+    holds=lambda folder, split: _table(folder, split) is not None,
+    read=lambda folder, split: read_table(_table(folder, split) or folder),
+    hint="with train.csv, train.tsv or train.jsonl in it (test.* likewise), columns text and label",
+)
+
+
+def load_text_set(text_set: TextSet, split: Split, *, root: str | None, vocabulary: int, length: int) -> LabeledData:
+    """Finds and reads one half of a text set, and turns words into ids.
+
+    In each place (see ``places.search_places``) the set lies in its own folder or directly. Ids and classes are those of the
+    training half, whichever is loaded: 0 is padding, 1 a word without an id, then come the most frequent words. Classes are
+    the labels in order, numbers by size.
+
+    Args:
+        text_set: Which.
+        split: Which half.
+        root: The folder to look in first.
+        vocabulary: Words that have ids of their own; those that are left are of one id.
+        length: Words that are kept of a text.
+
+    Returns:
+        Token ids (N, length) int64, shorter texts padded behind.
+
+    Raises:
+        DataFileError: If a file is damaged, or the test half has a label that the training half has not.
+        DataNotFoundError: If the set lies in none of the places.
+
+    Example:
+        >>> words = frequent_words(words_of(["a cat", "a dog"]), 1)
+        >>> encode(words_of(["A cat and a dog"]), words, 4).tolist()
+        [[2, 1, 1, 2]]
+    """
+    folder = _find(text_set, split, root)
+    training = text_set.read(folder, "train")
+    wanted = training if split == "train" else text_set.read(folder, split)
+    classes = _ordered(training.labels)
+    unknown = set(wanted.labels) - set(classes)
+    if unknown:
+        raise DataFileError(
+            f"{folder}: expected the labels of the training half in the {split} half too, found {sorted(unknown)[:5]} besides. "
+            "Correct them, or add such texts to the training half."
+        )
+    training_words = words_of(training.texts)
+    words = frequent_words(training_words, vocabulary)
+    inputs = encode(training_words if split == "train" else words_of(wanted.texts), words, length)
+    index = {label: number for number, label in enumerate(classes)}
+    labels = torch.tensor([index[label] for label in wanted.labels], dtype=torch.int64)
+    return LabeledData(inputs, labels, len(classes), text_set.name, vocabulary=len(words) + _NUM_SPECIAL)
+
+
+def words_of(texts: Iterable[str]) -> list[list[str]]:
+    """Cuts texts into lower-case words by scikit-learn's analyzer, one-letter words among them.
+
+    Args:
+        texts: The texts.
+
+    Returns:
+        The words of each.
+    """
+    # Inside, since it takes a second and only texts need it.
+    from sklearn.feature_extraction.text import CountVectorizer
+
+    analyze = CountVectorizer(token_pattern=r"(?u)\b\w+\b").build_analyzer()
+    return [analyze(text) for text in texts]
+
+
+def frequent_words(texts: Iterable[Sequence[str]], number: int) -> list[str]:
+    """The most frequent words, of equally frequent ones the first in the alphabet.
+
+    Args:
+        texts: Words of each text.
+        number: How many at most.
+
+    Returns:
+        The words, most frequent first.
+    """
+    counts = Counter(word for text in texts for word in text)
+    return sorted(counts, key=lambda word: (-counts[word], word))[:number]
+
+
+def encode(texts: Sequence[Sequence[str]], words: Sequence[str], length: int) -> Tensor:
+    """Turns words into ids.
+
+    Args:
+        texts: Words of each text; a text without words counts as one unknown word, so that something can be read out.
+        words: Those with ids of their own, from 2 on.
+        length: Words that are kept.
+
+    Returns:
+        (N, length) int64.
+    """
+    index = {word: number for number, word in enumerate(words, start=_NUM_SPECIAL)}
+    ids = np.full((len(texts), length), _PADDING, dtype=np.int64)
+    for row, text in zip(ids, texts, strict=True):
+        found = [index.get(word, _UNKNOWN) for word in text[:length]] or [_UNKNOWN]
+        row[: len(found)] = found
+    return torch.from_numpy(ids)
+
+
+def _find(text_set: TextSet, split: Split, root: str | None) -> Path:
+    places = search_places(text_set.system_folder, root)
+    for place in places:
+        for folder in (place / text_set.folder, place):
+            if text_set.holds(folder, "train") and text_set.holds(folder, split):
+                return folder
+    raise DataNotFoundError(say_not_found(text_set.title, split, places, text_set.hint, downloadable=False))
+
+
+def _table(folder: Path, split: Split) -> Path | None:
+    return next((path for suffix in TABLE_SUFFIXES if (path := folder / f"{split}{suffix}").is_file()), None)
+
+
+def _ordered(labels: Iterable[str]) -> list[str]:
+    distinct = set(labels)
+    if all(label.lstrip("-").isdigit() for label in distinct):
+        return sorted(distinct, key=int)
+    return sorted(distinct)

@@ -1,0 +1,141 @@
+"""Texts with labels from their files: WordNet's glosses, the IMDB folder, tables of the user's own."""
+
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ncollapse.data.images import DataFileError
+from ncollapse.data.places import Split
+
+__all__ = ["TABLE_SUFFIXES", "LabeledTexts", "read_imdb", "read_table", "read_wordnet"]
+
+TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")
+
+_WORDNET_PARTS = ("noun", "verb", "adj", "adv")
+# Every tenth gloss of a file is kept for testing: WordNet itself has no test part.
+_WORDNET_TEST = 10
+_NUM_LEXICOGRAPHER_FILES = 45
+_SENTIMENTS = ("neg", "pos")
+
+
+@dataclass(frozen=True)
+class LabeledTexts:
+    """Texts, and for each its label as it stands in the files."""
+
+    texts: list[str]
+    labels: list[str]
+
+
+def read_wordnet(folder: Path, split: Split) -> LabeledTexts:
+    """Reads the glosses of WordNet; the label is the number of the lexicographer file, 00 to 44.
+
+    A line of ``data.noun`` and the like is ``offset file_number type ... | gloss``; lines of the license begin with a space.
+
+    Args:
+        folder: Holds ``data.noun``, ``data.verb``, ``data.adj`` and ``data.adv``.
+        split: ``test`` is every tenth gloss of each file, ``train`` the others.
+
+    Returns:
+        117,659 texts in all of WordNet 3.0, in the order of the files.
+
+    Raises:
+        DataFileError: If a line is no synset with a gloss.
+
+    Reference:
+        C. Fellbaum (1998), WordNet, MIT Press; file format: its manual page wndb(5).
+    """
+    texts, labels = [], []
+    for part in _WORDNET_PARTS:
+        path = folder / f"data.{part}"
+        with path.open(encoding="utf-8") as lines:
+            synsets = ((number, line) for number, line in enumerate(lines, start=1) if not line.startswith(" "))
+            for index, (number, line) in enumerate(synsets):
+                fields, bar, gloss = line.partition("|")
+                file_number = fields[9:11]
+                if not bar or not file_number.isdigit() or int(file_number) >= _NUM_LEXICOGRAPHER_FILES:
+                    raise DataFileError(
+                        f"{path}, line {number}: expected a synset, 'offset file_number ... | gloss', found {line[:40]!r}. "
+                        "The file is damaged or of another kind: install it again."
+                    )
+                if (index % _WORDNET_TEST == _WORDNET_TEST - 1) == (split == "test"):
+                    texts.append(gloss.strip())
+                    labels.append(file_number)
+    return LabeledTexts(texts, labels)
+
+
+def read_imdb(folder: Path, split: Split) -> LabeledTexts:
+    """Reads film reviews with the labels ``neg`` and ``pos`` from the folder of the Large Movie Review Dataset.
+
+    Args:
+        folder: Holds ``train/neg/*.txt``, ``train/pos/*.txt`` and likewise ``test``.
+        split: Which half.
+
+    Returns:
+        The reviews, negative first, by file name; line breaks ``<br />`` become spaces.
+
+    Raises:
+        DataFileError: If a class has no files.
+
+    Reference:
+        A. L. Maas et al. (2011), Learning word vectors for sentiment analysis, ACL.
+    """
+    texts, labels = [], []
+    for sentiment in _SENTIMENTS:
+        paths = sorted((folder / split / sentiment).glob("*.txt"))
+        if not paths:
+            raise DataFileError(f"{folder / split / sentiment}: expected reviews *.txt, found none. Unpack the archive again.")
+        texts += [path.read_text(encoding="utf-8").replace("<br />", " ") for path in paths]
+        labels += [sentiment] * len(paths)
+    return LabeledTexts(texts, labels)
+
+
+def read_table(path: Path) -> LabeledTexts:
+    """Reads a table with the columns ``text`` and ``label``: CSV or TSV with a header, or one JSON object a line.
+
+    Args:
+        path: By its suffix ``.csv``, ``.tsv`` or ``.jsonl``.
+
+    Returns:
+        Texts and labels as text.
+
+    Raises:
+        DataFileError: If the file has no rows, or a row lacks one of the two.
+    """
+    texts, labels = [], []
+    for number, row in _rows(path):
+        text, label = row.get("text"), row.get("label")
+        if not isinstance(text, str) or label in {None, ""}:
+            raise DataFileError(
+                f"{path}, line {number}: expected a text and a label under these names, found {sorted(map(str, row))[:8]} with "
+                f"text {text!r:.40} and label {label!r}. Name the columns text and label, and fill both."
+            )
+        texts.append(text)
+        labels.append(str(label))
+    if not texts:
+        raise DataFileError(f"{path}: expected rows with a text and a label, found none.")
+    return LabeledTexts(texts, labels)
+
+
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    # newline="": the reader of CSV itself keeps line breaks inside quotes.
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        if path.suffix != ".jsonl":
+            reader = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
+            yield from ((reader.line_num, row) for row in reader)
+            return
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                yield number, _json_object(path, number, line)
+
+
+def _json_object(path: Path, number: int, line: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataFileError(f"{path}, line {number}: expected a JSON object, reading it failed ({error}).") from error
+    if not isinstance(row, dict):
+        raise DataFileError(f"{path}, line {number}: expected a JSON object, found {line.strip()[:40]!r}.")
+    return row

@@ -1,0 +1,169 @@
+"""Residual network with a normalization behind every addition: the L-RN1 and L-RN2 of deep regularized training."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from ncollapse.models.fc_resnet import linear_layer
+from ncollapse.models.sphere_norm import NormScale, SphereNorm, radius_squared
+
+__all__ = ["LayerNormResNet", "LayerNormResNetConfig"]
+
+
+@dataclass(frozen=True)
+class LayerNormResNetConfig:
+    r"""Shape and initialization of a ``LayerNormResNet``.
+
+    With :math:`\sigma` = ReLU and LN = ``SphereNorm``, a block maps :math:`h` to
+
+    ============= ===========================================
+    linear_layers
+    ============= ===========================================
+    1 (L-RN1)     :math:`LN(h + \sigma(W h + b))`
+    2 (L-RN2)     :math:`LN(h + W_2\,\sigma(W_1 h + b_1) + b_2)`
+    ============= ===========================================
+
+    Attributes:
+        kind: Tells this network from others in a recipe.
+        width: Dimension d of every layer, 2 or more.
+        num_blocks: L, 0 or more.
+        linear_layers: In each block, 1 or 2.
+        norm_scale: Norm of every layer's features: ``unit`` is 1, ``sqrt_d`` is √d.
+        branch_scale: Multiplies the initial weight of the last linear layer in each block, which is already divided by √L so
+            that depth does not change the size of what all blocks add at first; 0 makes every block the identity.
+
+    Raises:
+        ValueError: If a field is out of its range.
+    """
+
+    kind: Literal["layernorm_resnet"] = "layernorm_resnet"
+    width: int = 64
+    num_blocks: int = 4
+    linear_layers: int = 1
+    norm_scale: NormScale = "unit"
+    branch_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.width < 2 or self.num_blocks < 0:
+            raise ValueError(
+                f"model.width must be 2 or more and model.num_blocks 0 or more, got {self.width} and {self.num_blocks}."
+            )
+        if self.linear_layers not in {1, 2}:
+            raise ValueError(f"model.linear_layers must be 1 or 2, got {self.linear_layers}.")
+        if self.norm_scale not in get_args(NormScale):
+            raise ValueError(f"model.norm_scale must be one of {', '.join(get_args(NormScale))}, got {self.norm_scale!r}.")
+        if not 0 <= self.branch_scale < math.inf:
+            raise ValueError(f"model.branch_scale must be 0 or more and finite, got {self.branch_scale}. Use 1.")
+
+    @property
+    def feature_norm_squared(self) -> int:
+        """Squared norm of what the last layer takes."""
+        return radius_squared(self.norm_scale, self.width)
+
+
+class LayerNormBlock(nn.Module):
+    """Adds to its input what its branch makes of it, and normalizes the sum."""
+
+    def __init__(self, branch: nn.Sequential, norm: SphereNorm) -> None:
+        super().__init__()
+        self.branch, self.norm = branch, norm
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Takes one step along the layers.
+
+        Args:
+            hidden: (B, d).
+
+        Returns:
+            (B, d).
+        """
+        return self.norm(hidden + self.branch(hidden))
+
+
+class LayerNormResNet(nn.Module):
+    """Normalized embedding, normalized residual blocks of one width, linear head; logits of the flattened inputs.
+
+    Built on the CPU in PyTorch's default type; move it with ``.to``. Weights start uniform in +-1/sqrt(fan-in), biases at 0.
+    The input need not have the width's dimension: a linear layer embeds it, which the paper does not have.
+
+    Attributes:
+        collapse_stages: Names of the modules whose outputs are h^0, ..., h^L: the stem, then every block.
+        collapse_classifier: Name of the last linear layer, whose input is h^L itself.
+        config: How it was built.
+        input_dim: Numbers in a sample.
+        num_classes: Number of logits.
+
+    Args:
+        config: Shape and initialization.
+        input_dim: Numbers in a sample, 1 or more.
+        num_classes: Number of logits, 1 or more.
+        seed: Of the initial weights; PyTorch's global generator is neither read nor advanced.
+
+    Raises:
+        ValueError: If the input dimension or the number of classes is below 1.
+
+    Reference:
+        Súkeník, Lampert and Mondelli (2025), arXiv 2505.15239, section 3.
+
+    Example:
+        >>> model = LayerNormResNet(LayerNormResNetConfig(width=8, num_blocks=2), input_dim=3, num_classes=4, seed=0)
+        >>> model.collapse_stages
+        ('stem', 'blocks.0', 'blocks.1')
+        >>> model(torch.ones(5, 3)).shape
+        torch.Size([5, 4])
+    """
+
+    collapse_stages: tuple[str, ...]
+    collapse_classifier: str = "head"
+
+    def __init__(self, config: LayerNormResNetConfig, input_dim: int, num_classes: int, seed: int) -> None:
+        super().__init__()
+        if input_dim < 1 or num_classes < 1:
+            raise ValueError(
+                f"LayerNormResNet needs input_dim and num_classes of 1 or more, got {input_dim} and {num_classes}. Take them "
+                "from the data: data.input_dim, data.num_classes."
+            )
+        self.config, self.input_dim, self.num_classes = config, input_dim, num_classes
+        self.collapse_stages = ("stem", *(f"blocks.{index}" for index in range(config.num_blocks)))
+        # As in FCResNet: layers initialize themselves from the global generator before they are filled from the seed's own.
+        with torch.device("cpu"), torch.random.fork_rng(devices=[]):
+            self._build(torch.Generator().manual_seed(seed))
+
+    def _build(self, generator: torch.Generator) -> None:
+        config, width = self.config, self.config.width
+        self.stem = nn.Sequential(linear_layer(self.input_dim, width, generator), SphereNorm(config.norm_scale))
+        self.blocks = nn.Sequential(
+            *(LayerNormBlock(_branch(config, generator), SphereNorm(config.norm_scale)) for _ in range(config.num_blocks))
+        )
+        self.head = linear_layer(width, self.num_classes, generator)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Computes logits.
+
+        Args:
+            inputs: (B, ...) with ``input_dim`` numbers a sample.
+
+        Returns:
+            (B, num_classes).
+
+        Raises:
+            ValueError: If the samples have another size.
+        """
+        flat = inputs.flatten(1)
+        if flat.shape[1] != self.input_dim:
+            raise ValueError(
+                f"this LayerNormResNet needs inputs of {self.input_dim} numbers a sample, got shape {tuple(inputs.shape)}. "
+                f"Build it with input_dim={flat.shape[1]}, or pass the data it was built for."
+            )
+        return self.head(self.blocks(self.stem(flat)))
+
+
+def _branch(config: LayerNormResNetConfig, generator: torch.Generator) -> nn.Sequential:
+    """Builds what a block adds, in the order of application."""
+    linears = [linear_layer(config.width, config.width, generator) for _ in range(config.linear_layers)]
+    with torch.no_grad():
+        linears[-1].weight.mul_(config.branch_scale / math.sqrt(config.num_blocks))
+    return nn.Sequential(linears[0], nn.ReLU(), *linears[1:])

@@ -1,0 +1,60 @@
+"""Layer normalization without trained parameters: onto the sphere of zero-mean vectors, of radius 1 or √d."""
+
+import math
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+__all__ = ["NormScale", "SphereNorm", "radius_squared"]
+
+NormScale = Literal["unit", "sqrt_d"]
+
+# A guard for constant vectors only: 1e-12 in units of the standard deviation.
+_EPS = 1e-24
+
+
+class SphereNorm(nn.Module):
+    r"""Vectors less their mean, scaled to one norm.
+
+    .. math:: LN(x) = r\, \frac{x - \bar x 1}{\lVert x - \bar x 1 \rVert_2}
+
+    with r = 1 for ``unit``, :math:`r = \sqrt d` (layer normalization as PyTorch has it, without gain and bias) for ``sqrt_d``.
+    A constant vector becomes 0. Invariant to scale and to a common shift of the coordinates.
+
+    Args:
+        scale: Which norm.
+
+    Reference:
+        Súkeník, Lampert and Mondelli (2025), arXiv 2505.15239, section 3.
+    """
+
+    def __init__(self, scale: NormScale) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Normalizes along the last axis.
+
+        Args:
+            vectors: (..., d).
+
+        Returns:
+            (..., d).
+        """
+        dim = vectors.shape[-1]
+        normalized = functional.layer_norm(vectors, (dim,), eps=_EPS)
+        return normalized if self.scale == "sqrt_d" else normalized / math.sqrt(dim)
+
+
+def radius_squared(scale: NormScale, dim: int) -> int:
+    """Squared norm of what a ``SphereNorm`` returns: 1 or d.
+
+    Args:
+        scale: Which norm.
+        dim: d.
+
+    Returns:
+        An integer.
+    """
+    return 1 if scale == "unit" else dim

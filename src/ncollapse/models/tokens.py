@@ -1,0 +1,145 @@
+"""Samples as tokens: embeddings of image patches and of token ids behind a class token, and how tokens are read out."""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ncollapse.models.fc_resnet import linear_layer
+
+__all__ = ["PADDING", "Embedding", "PatchEmbedding", "ReadOut", "TokenEmbedding", "TokenPool", "masked_mean"]
+
+TokenPool = Literal["cls", "mean"]
+
+PADDING = 0
+"""The token id of positions that hold nothing."""
+
+
+class Embedding(nn.Module):
+    """A learned class token, then the sample's own tokens with learned positions.
+
+    Attributes:
+        class_token: (d,).
+        positions: (T, d), one for each token but the class token.
+    """
+
+    def __init__(self, num_tokens: int, width: int, generator: torch.Generator) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(width)
+        self.class_token = nn.Parameter(torch.empty(width).uniform_(-bound, bound, generator=generator))
+        self.positions = nn.Parameter(torch.empty(num_tokens, width).uniform_(-bound, bound, generator=generator))
+
+    def prepended(self, tokens: Tensor) -> Tensor:
+        """Adds positions and puts the class token in front.
+
+        Args:
+            tokens: (B, T, d).
+
+        Returns:
+            (B, 1 + T, d).
+        """
+        first = self.class_token.expand(len(tokens), 1, -1)
+        return torch.cat([first, tokens + self.positions], dim=1)
+
+
+class PatchEmbedding(Embedding):
+    """Images cut into square patches, each flattened and mapped linearly.
+
+    Args:
+        image_shape: Channels, rows and columns.
+        patch: Rows and columns of a patch; must divide those of the image.
+        width: Dimension of a token.
+        generator: Of the weights.
+
+    Raises:
+        ValueError: If the samples are no images, or the patches do not fit.
+    """
+
+    def __init__(self, image_shape: tuple[int, ...], patch: int, width: int, generator: torch.Generator) -> None:
+        if len(image_shape) != 3 or image_shape[1] % patch or image_shape[2] % patch:
+            raise ValueError(
+                f"model.patch must divide the rows and columns of images (channels, rows, columns), got patches of {patch} and "
+                f"samples of shape {image_shape}. Choose another patch, take image data, or another network for plain vectors."
+            )
+        channels, rows, columns = image_shape
+        super().__init__((rows // patch) * (columns // patch), width, generator)
+        self.image_shape, self.patch = image_shape, patch
+        self.project = linear_layer(channels * patch**2, width, generator)
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, None]:
+        """Embeds images.
+
+        Args:
+            inputs: (B, ...) with the numbers of an image a sample.
+
+        Returns:
+            Tokens (B, 1 + T, d), patches row by row, and no mask: every token is real.
+        """
+        images = inputs.reshape(-1, *self.image_shape)
+        patches = images.unfold(2, self.patch, self.patch).unfold(3, self.patch, self.patch)
+        return self.prepended(self.project(patches.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2))), None
+
+
+class TokenEmbedding(Embedding):
+    """Token ids looked up in a learned table; id 0 is padding.
+
+    Args:
+        vocabulary: Number of ids, padding among them.
+        length: Tokens a sample, T.
+        width: Dimension of a token.
+        generator: Of the weights.
+    """
+
+    def __init__(self, vocabulary: int, length: int, width: int, generator: torch.Generator) -> None:
+        super().__init__(length, width, generator)
+        self.table = nn.Embedding(vocabulary, width)
+        bound = 1 / math.sqrt(width)
+        nn.init.uniform_(self.table.weight, -bound, bound, generator=generator)
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeds texts.
+
+        Args:
+            inputs: (B, T) int64.
+
+        Returns:
+            Tokens (B, 1 + T, d), and which are real, (B, 1 + T) bool: the class token always is.
+        """
+        real = torch.nn.functional.pad(inputs != PADDING, (1, 0), value=True)
+        return self.prepended(self.table(inputs)), real
+
+
+class ReadOut(nn.Module):
+    """From tokens to one row a sample: the class token, or the mean of the real ones."""
+
+    def __init__(self, pool: TokenPool) -> None:
+        super().__init__()
+        self.pool = pool
+
+    def forward(self, tokens: Tensor, real: Tensor | None) -> Tensor:
+        """Reads tokens out.
+
+        Args:
+            tokens: (B, T, d).
+            real: (B, T) bool, or None if all are.
+
+        Returns:
+            (B, d).
+        """
+        return tokens[:, 0] if self.pool == "cls" else masked_mean(tokens, real)
+
+
+def masked_mean(tokens: Tensor, real: Tensor | None) -> Tensor:
+    """Mean of the real tokens; what padding holds, even nan, has no part in it.
+
+    Args:
+        tokens: (B, T, d).
+        real: (B, T) bool with one or more real tokens a sample, or None if all are.
+
+    Returns:
+        (B, d).
+    """
+    if real is None:
+        return tokens.mean(dim=1)
+    return tokens.masked_fill(~real.unsqueeze(2), 0).sum(dim=1) / real.sum(dim=1, keepdim=True)

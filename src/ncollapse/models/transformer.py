@@ -1,0 +1,241 @@
+"""Transformer of attention and multilayer blocks with few linear layers each: L-T11 and its neighbors, post- or pre-norm."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from ncollapse.models.fc_resnet import linear_layer
+from ncollapse.models.sphere_norm import NormScale, SphereNorm, radius_squared
+from ncollapse.models.tokens import PatchEmbedding, ReadOut, TokenEmbedding, TokenPool
+
+__all__ = ["Transformer", "TransformerConfig"]
+
+NormPlace = Literal["post", "pre"]
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    r"""Shape and initialization of a ``Transformer``.
+
+    With tokens as columns of X, :math:`\sigma` = ReLU, LN = ``SphereNorm`` of every token, and
+    :math:`A(X) = V X\,\mathrm{softmax}(X^T Q X / \sqrt d)` normalized over what each token looks at, a block is
+
+    ===== ============================================================================
+    norm
+    ===== ============================================================================
+    post  :math:`X \leftarrow LN(X + A(X))`, then :math:`X \leftarrow LN(X + M(X))`
+    pre   :math:`X \leftarrow X + A(LN(X))`, then :math:`X \leftarrow X + M(LN(X))`
+    ===== ============================================================================
+
+    Attributes:
+        kind: Tells this network from others in a recipe.
+        width: Dimension d of a token, 2 or more.
+        num_blocks: L, 0 or more.
+        attention_layers: 1, or 2 for a further linear layer on what attention gives; the first index of L-T11.
+        mlp_layers: 1 for :math:`M(X) = \sigma(U X + u)`, 2 for :math:`U_2\,\sigma(U_1 X + u_1) + u_2`; the second index.
+        norm: Where normalization stands.
+        norm_scale: Norm of normalized tokens: ``unit`` is 1, ``sqrt_d`` is √d.
+        pool: What the last layer reads: the class token, or the mean of all tokens but padding.
+        patch: Rows and columns of the patches that images are cut into, 1 or more; of no effect on texts.
+        branch_scale: As in ``LayerNormResNetConfig``, with 2L branches.
+
+    Raises:
+        ValueError: If a field is out of its range.
+    """
+
+    kind: Literal["transformer"] = "transformer"
+    width: int = 64
+    num_blocks: int = 4
+    attention_layers: int = 1
+    mlp_layers: int = 1
+    norm: NormPlace = "post"
+    norm_scale: NormScale = "unit"
+    pool: TokenPool = "cls"
+    patch: int = 4
+    branch_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        for field, choices in (("norm", NormPlace), ("norm_scale", NormScale), ("pool", TokenPool)):
+            if getattr(self, field) not in get_args(choices):
+                raise ValueError(f"model.{field} must be one of {', '.join(get_args(choices))}, got {getattr(self, field)!r}.")
+        for field, least, most in (
+            ("width", 2, math.inf),
+            ("num_blocks", 0, math.inf),
+            ("patch", 1, math.inf),
+            ("attention_layers", 1, 2),
+            ("mlp_layers", 1, 2),
+        ):
+            if not least <= getattr(self, field) <= most:
+                needed = f"{least} or {most}" if most == 2 else f"{least} or more"
+                raise ValueError(f"model.{field} must be {needed}, got {getattr(self, field)}.")
+        if not 0 <= self.branch_scale < math.inf:
+            raise ValueError(f"model.branch_scale must be 0 or more and finite, got {self.branch_scale}. Use 1.")
+
+    @property
+    def feature_norm_squared(self) -> int:
+        """Squared norm of what the last layer takes."""
+        return radius_squared(self.norm_scale, self.width)
+
+
+class Attention(nn.Module):
+    """One head whose keys are the tokens themselves: query and key weights are merged into one matrix."""
+
+    def __init__(self, config: TransformerConfig, generator: torch.Generator) -> None:
+        super().__init__()
+        width = config.width
+        self.query = _matrix(width, generator)
+        self.value = _matrix(width, generator)
+        self.output = _matrix(width, generator) if config.attention_layers == 2 else nn.Identity()
+
+    def forward(self, tokens: Tensor, real: Tensor | None) -> Tensor:
+        """Lets every token look at the real ones.
+
+        Args:
+            tokens: (B, T, d).
+            real: (B, T) bool, or None if all are.
+
+        Returns:
+            (B, T, d).
+        """
+        scores = self.query(tokens) @ tokens.transpose(1, 2) / math.sqrt(tokens.shape[2])
+        if real is not None:
+            scores = scores.masked_fill(~real.unsqueeze(1), -math.inf)
+        return self.output(scores.softmax(dim=2) @ self.value(tokens))
+
+
+class TransformerBlock(nn.Module):
+    """Attention, then a map of each token, each added to what it takes."""
+
+    def __init__(self, config: TransformerConfig, generator: torch.Generator) -> None:
+        super().__init__()
+        self.post = config.norm == "post"
+        self.attention, self.norm = Attention(config, generator), SphereNorm(config.norm_scale)
+        linears = [linear_layer(config.width, config.width, generator) for _ in range(config.mlp_layers)]
+        self.mlp = nn.Sequential(linears[0], nn.ReLU(), *linears[1:])
+        # The last linear layer of either branch: value and output are registered in the order of application.
+        with torch.no_grad():
+            for branch in (self.attention, self.mlp):
+                last = [layer for layer in branch.modules() if isinstance(layer, nn.Linear)][-1]
+                last.weight.mul_(config.branch_scale / math.sqrt(2 * config.num_blocks))
+
+    def forward(self, tokens: Tensor, real: Tensor | None) -> Tensor:
+        """Takes one step along the layers.
+
+        Args:
+            tokens: (B, T, d).
+            real: (B, T) bool, or None if all are.
+
+        Returns:
+            (B, T, d).
+        """
+        if self.post:
+            tokens = self.norm(tokens + self.attention(tokens, real))
+            return self.norm(tokens + self.mlp(tokens))
+        tokens = tokens + self.attention(self.norm(tokens), real)
+        return tokens + self.mlp(self.norm(tokens))
+
+
+class Transformer(nn.Module):
+    """Embedding, blocks, read-out, linear head; logits of images as patches, or of texts as token ids.
+
+    Built on the CPU in PyTorch's default type; move it with ``.to``. Weights start uniform in +-1/sqrt(fan-in), biases at 0.
+    What the head takes lies on the sphere of the normalization: where the last block does not leave it there (pre-norm, or a
+    mean of tokens), a last normalization does.
+
+    Attributes:
+        collapse_stages: Names of the modules whose outputs are h^0, ..., h^L: the tokens read out behind the embedding and
+            behind every block, as the head reads them; then the last normalization where there is one.
+        collapse_classifier: Name of the last linear layer, whose input is the last stage.
+        config: How it was built.
+        sample_shape: Shape of a sample.
+        num_classes: Number of logits.
+
+    Args:
+        config: Shape and initialization.
+        sample_shape: (channels, rows, columns) of images, (T,) of texts.
+        num_classes: Number of logits, 1 or more.
+        seed: Of the initial weights; PyTorch's global generator is neither read nor advanced.
+        vocabulary: Number of token ids of texts; None for images.
+
+    Raises:
+        ValueError: If samples are neither texts nor images that the patches fit, or the number of classes is below 1.
+
+    Reference:
+        Súkeník, Lampert and Mondelli (2025), arXiv 2505.15239, section 3, known to us from summaries; one head, merged query
+        and key, class token and patches are assumed.
+
+    Example:
+        >>> model = Transformer(TransformerConfig(width=8, num_blocks=1), sample_shape=(1, 8, 8), num_classes=3, seed=0)
+        >>> model.collapse_stages
+        ('reads.0', 'reads.1')
+        >>> model(torch.zeros(5, 64)).shape
+        torch.Size([5, 3])
+    """
+
+    collapse_stages: tuple[str, ...]
+    collapse_classifier: str = "head"
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        sample_shape: tuple[int, ...],
+        num_classes: int,
+        seed: int,
+        vocabulary: int | None = None,
+    ) -> None:
+        super().__init__()
+        if num_classes < 1:
+            raise ValueError(f"Transformer needs num_classes of 1 or more, got {num_classes}. Take data.num_classes.")
+        self.config, self.sample_shape, self.num_classes = config, tuple(sample_shape), num_classes
+        reads = tuple(f"reads.{index}" for index in range(config.num_blocks + 1))
+        self.collapse_stages = reads if config.norm == "post" and config.pool == "cls" else (*reads, "norm")
+        # As in FCResNet: layers initialize themselves from the global generator before they are filled from the seed's own.
+        with torch.device("cpu"), torch.random.fork_rng(devices=[]):
+            self._build(torch.Generator().manual_seed(seed), vocabulary)
+
+    def _build(self, generator: torch.Generator, vocabulary: int | None) -> None:
+        config, width = self.config, self.config.width
+        self.embedding: PatchEmbedding | TokenEmbedding = (
+            PatchEmbedding(self.sample_shape, config.patch, width, generator)
+            if vocabulary is None
+            else TokenEmbedding(vocabulary, math.prod(self.sample_shape), width, generator)
+        )
+        self.start = SphereNorm(config.norm_scale) if config.norm == "post" else nn.Identity()
+        self.blocks = nn.ModuleList(TransformerBlock(config, generator) for _ in range(config.num_blocks))
+        self.reads = nn.ModuleList(ReadOut(config.pool) for _ in range(config.num_blocks + 1))
+        self.norm = SphereNorm(config.norm_scale) if "norm" in self.collapse_stages else nn.Identity()
+        self.head = linear_layer(width, self.num_classes, generator)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Computes logits.
+
+        Args:
+            inputs: (B, ...) with the numbers of an image a sample, or (B, T) int64 token ids, 0 being padding.
+
+        Returns:
+            (B, num_classes).
+
+        Raises:
+            ValueError: If the samples have another size.
+        """
+        if math.prod(inputs.shape[1:]) != math.prod(self.sample_shape):
+            raise ValueError(
+                f"this Transformer needs samples of shape {self.sample_shape}, got {tuple(inputs.shape[1:])}. Build it for "
+                "other samples, or pass the data it was built for."
+            )
+        tokens, real = self.embedding(inputs)
+        tokens = self.start(tokens)
+        row = self.reads[0](tokens, real)
+        for block, read in zip(self.blocks, self.reads[1:], strict=True):
+            tokens = block(tokens, real)
+            row = read(tokens, real)
+        return self.head(self.norm(row))
+
+
+def _matrix(width: int, generator: torch.Generator) -> nn.Linear:
+    layer = nn.Linear(width, width, bias=False)
+    nn.init.uniform_(layer.weight, -1 / math.sqrt(width), 1 / math.sqrt(width), generator=generator)
+    return layer

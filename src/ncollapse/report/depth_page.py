@@ -1,0 +1,109 @@
+"""Write one self-contained HTML page of collapse against the number of blocks: a row of figures for every architecture."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+
+from ncollapse.files import write_whole
+from ncollapse.report import style
+from ncollapse.report.claim_depth import is_control
+from ncollapse.report.claims_deep import DEEP_METRICS
+from ncollapse.report.inline import panel_svg
+from ncollapse.report.markup import render_page
+from ncollapse.report.parsing import ReportError
+from ncollapse.report.sweep_figures import draw_against
+from ncollapse.report.sweep_page import say_slope
+from ncollapse.report.sweep_quantities import QUANTITIES, Axis, Quantity, SettingRow, axis_of, setting_rows, slope_of
+from ncollapse.report.sweep_reading import Sweep, read_sweep
+from ncollapse.report.wording import counted, number
+
+__all__ = ["write_depth_page"]
+
+_BLOCKS = "model.num_blocks"
+_BY_KEY = {quantity.key: quantity for quantity in QUANTITIES}
+
+
+def write_depth_page(sweep_dirs: Sequence[Path], out: Path) -> Path:
+    """Write the page: NC1, NC2, NC3, the objective with its floor, the excess and the distance, against the number of blocks.
+
+    The layout is that of Figures 1 and 2 of arXiv 2505.15239, with the objective beside them. Only finished runs are counted.
+
+    Args:
+        sweep_dirs: Folders of sweeps over ``model.num_blocks`` alone, of networks whose objective has a floor.
+        out: The HTML file; written whole or not at all, its folder is made if need be.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        ReportError: If no folder is given, or one holds no such sweep.
+        OSError: If the page cannot be written.
+    """
+    if not sweep_dirs:
+        raise ReportError("A page of depth needs at least one folder of a sweep, got none.")
+    sweeps = [_read(Path(path)) for path in sweep_dirs]
+    html = render_page("depth.html", title="Collapse against depth", rows=[_row(i, sweep) for i, sweep in enumerate(sweeps)])
+    out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(out, html)
+    return out
+
+
+def _read(path: Path) -> Sweep:
+    sweep = read_sweep(path)
+    finished = [item.run for item in sweep.runs if item.run is not None]
+    if sweep.fields != (_BLOCKS,) or not any(run.last_objective for run in finished):
+        raise ReportError(
+            f"{path}: needed a sweep over {_BLOCKS} alone with finished runs whose objective has a floor, found one over "
+            f"{', '.join(sweep.fields) or 'seeds'} with {counted(len(finished), 'finished run')}. Use "
+            "`ncollapse sweep deep_rn1_small --over model.num_blocks=1,2,4,8`."
+        )
+    return sweep
+
+
+def _row(index: int, sweep: Sweep) -> dict[str, Any]:
+    """What the template needs to know of one architecture."""
+    axis = axis_of(sweep)
+    runs = [run for _, group in sweep.by_setting() for run in group]
+    panels = [(name, _BY_KEY[metric]) for metric, name in DEEP_METRICS.items()]
+    panels += [(key, _BY_KEY[key]) for key in ("objective", "excess", "distance")]
+    unfinished = sum(bool(item.problem) for item in sweep.runs)
+    return {
+        "title": runs[0].title,
+        "folder": sweep.path.resolve().name,
+        "control": is_control(runs[0]),
+        "extent": f"{counted(len(runs), 'finished run')}{f', {unfinished} not finished' if unfinished else ''}",
+        "perfect": f"{sum(run.status.train_accuracy == 1.0 for run in runs)} of {len(runs)}",
+        "panels": [_panel(f"row{index}-{i}", sweep, axis, *panel) for i, panel in enumerate(panels)],
+        "depths": axis.ticks,
+    }
+
+
+def _panel(name: str, sweep: Sweep, axis: Axis, title: str, quantity: Quantity) -> dict[str, Any]:
+    rows = setting_rows(sweep, quantity)
+    floors = setting_rows(sweep, _BY_KEY["floor"]) if quantity.key == "objective" else []
+    slope = slope_of(axis, rows)
+
+    def draw(axes: Axes) -> None:
+        draw_against(axes, axis, rows)
+        _draw_floor(axes, axis, floors)
+
+    return {
+        "title": title,
+        "meaning": quantity.meaning + (" (dashed: its floor)" if floors else ""),
+        "svg": panel_svg(draw, width=2.6, name=name, label=f"{title} against the number of blocks", num_layers=1),
+        "means": [f"{number(row.mean)} ± {number(row.deviation)}" if row.values else "–" for row in rows],
+        "slope": say_slope(slope, "L", len(rows)) if slope else "",
+    }
+
+
+def _draw_floor(axes: Axes, axis: Axis, floors: Sequence[SettingRow]) -> None:
+    known = [(x, row.mean) for x, row in sorted(zip(axis.places, floors, strict=False)) if not math.isnan(row.mean)]
+    if not known:
+        return
+    low, high = axes.get_ylim()
+    axes.set_ylim(min(low, *(0.99 * y for _, y in known)), high)
+    axes.plot([x for x, _ in known], [y for _, y in known], "--", color=style.NULL, linewidth=1.2)

@@ -1,0 +1,194 @@
+"""Collapse of deep regularized ResNets and transformers against their depth (arXiv 2505.15239): the experiments, as data.
+
+Each recipe is one architecture at one depth; ``ncollapse sweep RECIPE --over model.num_blocks=1,2,4,8,16,32 --seeds 5`` makes
+its row of the paper's figures. The docstring of a recipe is its description.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import replace
+
+from ncollapse.data.catalog import DataConfig
+from ncollapse.models import LayerNormResNetConfig, TransformerConfig
+from ncollapse.studies.recipe import MeasureConfig, Recipe
+from ncollapse.train.schedule import TrainConfig
+
+# All samples in one step; cosine down to 1e-5.
+_FULL_BATCH = TrainConfig(
+    epochs=1500,
+    batch_size=1_000_000,
+    learning_rate=0.005,
+    weight_decay=0.005,
+    gamma=0.002,
+    clip_norm=None,
+    optimizer="adam",
+    schedule="cosine",
+    checkpoint_every=500,
+)
+_T11 = TransformerConfig()
+
+
+def deep_rn1() -> Recipe:
+    """L-RN1 on MNIST, the paper's setting: one linear layer a block, λ = 0.005 at every depth.
+
+    Not run yet; for a GPU, and needs the MNIST files. Width 64, learning rate 0.005 and 5000 epochs as a summary of the paper
+    has them; Adam, batches of 512, a cosine to 1e-5 and 1,000 images a class are assumed. Expected: NC1, NC2 and NC3 fall as
+    the number of blocks grows. For CIFAR-10: --set data.name=cifar10.
+    """
+    return _paper(deep_rn1, "L-RN1 on MNIST", LayerNormResNetConfig())
+
+
+def deep_rn2() -> Recipe:
+    """L-RN2 on MNIST, the paper's setting: two linear layers a block, λ = 0.005/L.
+
+    Not run yet; settings and assumptions as in deep_rn1. Expected: NC1, NC2 and NC3 fall as the number of blocks grows.
+    """
+    return replace(
+        _paper(deep_rn2, "L-RN2 with λ = 0.005/L on MNIST", LayerNormResNetConfig(linear_layers=2)), decay_over_blocks=True
+    )
+
+
+def deep_rn2_constant() -> Recipe:
+    """L-RN2 on MNIST with constant λ = 0.0025, the paper's negative control.
+
+    Not run yet; settings and assumptions as in deep_rn1. Expected: no improvement as the number of blocks grows.
+    """
+    recipe = _paper(deep_rn2_constant, "L-RN2 with constant λ on MNIST", LayerNormResNetConfig(linear_layers=2))
+    return replace(recipe, train=replace(recipe.train, weight_decay=0.0025))
+
+
+def deep_t11() -> Recipe:
+    """L-T11 on MNIST, the paper's setting: value attention and one linear layer a block, λ = 0.005 at every depth.
+
+    Not run yet; settings and assumptions as in deep_rn1, images in 16 patches of 7×7 behind a class token. Expected: NC1, NC2
+    and NC3 fall as the number of blocks grows.
+    """
+    return _paper(deep_t11, "L-T11 on MNIST", replace(_T11, patch=7))
+
+
+def deep_preln_t11() -> Recipe:
+    """Pre-LN L-T11 on IMDB, the paper's setting: λ = 0.005 at every depth.
+
+    Not run yet; for a GPU, and needs the IMDB files. Learning rate 0.001; 10,000 words, 256 a text, 1,000 texts a class
+    (assumed, as in deep_rn1). Expected: NC1, NC2 and NC3 fall as the number of blocks grows.
+    """
+    recipe = _paper(deep_preln_t11, "pre-LN L-T11 on IMDB", replace(_T11, norm="pre"))
+    return replace(recipe, data=DataConfig(name="imdb", per_class=1000), train=replace(recipe.train, learning_rate=0.001))
+
+
+def deep_rn1_small() -> Recipe:
+    """L-RN1 on 200 handwritten digits: one linear layer a block, λ = 0.005 at every depth.
+
+    20 digits a class, width 64, 1500 steps of Adam on all samples, a cosine from 0.005 to 1e-5.
+    """
+    return _small(deep_rn1_small, "L-RN1", LayerNormResNetConfig())
+
+
+def deep_rn2_small() -> Recipe:
+    """L-RN2 on 200 handwritten digits: two linear layers a block, λ = 0.005/L.
+
+    The settings of deep_rn1_small.
+    """
+    recipe = _small(deep_rn2_small, "L-RN2 with λ = 0.005/L", LayerNormResNetConfig(linear_layers=2))
+    return replace(recipe, decay_over_blocks=True)
+
+
+def deep_rn2_constant_small() -> Recipe:
+    """L-RN2 on 200 handwritten digits with constant λ = 0.0025, the negative control.
+
+    The settings of deep_rn1_small.
+    """
+    recipe = _small(deep_rn2_constant_small, "L-RN2 with constant λ", LayerNormResNetConfig(linear_layers=2))
+    return replace(recipe, train=replace(recipe.train, weight_decay=0.0025))
+
+
+def deep_t11_small() -> Recipe:
+    """L-T11 on 200 handwritten digits: value attention and one linear layer a block, λ = 0.005 at every depth.
+
+    The settings of deep_rn1_small, digits in 4 patches of 4×4 behind a class token.
+    """
+    return _small(deep_t11_small, "L-T11", _T11)
+
+
+def deep_preln_t11_small() -> Recipe:
+    """Pre-LN L-T11 on 200 glosses of WordNet, 20 of each of the 10 largest lexicographer files, λ = 0.005 at every depth.
+
+    The first 12 words of a gloss, of the 2,000 most frequent. Needs WordNet's files (Debian: apt-get install wordnet-base).
+    """
+    recipe = _small(deep_preln_t11_small, "pre-LN L-T11", replace(_T11, norm="pre"), what="glosses of WordNet")
+    return replace(
+        recipe,
+        data=DataConfig(name="wordnet", per_class=20, largest_classes=10, vocabulary=2000, length=12),
+        train=replace(recipe.train, learning_rate=0.001),
+    )
+
+
+def vit_digits() -> Recipe:
+    """Collapse from layer to layer of a pre-norm transformer on handwritten digits in patches.
+
+    Not run yet. 870 digits (87 a class), 4 patches of 4×4 behind a class token, 5 blocks of width 64 with two linear layers in
+    attention and in the multilayer part, normalization to √d, 150 epochs of Adam. For post-norm: --set model.norm=post.
+    """
+    return Recipe(
+        name="vit_digits",
+        title="Collapse from layer to layer of a transformer on handwritten digits",
+        description=_words(vit_digits),
+        data=DataConfig(name="digits", per_class=87),
+        model=TransformerConfig(num_blocks=5, attention_layers=2, mlp_layers=2, norm="pre", norm_scale="sqrt_d"),
+        train=TrainConfig(epochs=150, learning_rate=1e-3, weight_decay=1e-3, gamma=0.01, optimizer="adam", schedule="cosine"),
+    )
+
+
+def _paper(function: Callable[[], Recipe], title: str, model: LayerNormResNetConfig | TransformerConfig) -> Recipe:
+    """What all full settings share."""
+    return Recipe(
+        name=function.__name__,
+        title=f"Deep regularized training of {title}, the paper's setting",
+        description=_words(function),
+        data=DataConfig(name="mnist", per_class=1000, scaling="standard"),
+        model=model,
+        train=replace(_FULL_BATCH, epochs=5000, batch_size=512),
+        measure=MeasureConfig(epochs=(0, 1, 10, 100, 1000), transport_samples=0),
+    )
+
+
+def _small(
+    function: Callable[[], Recipe],
+    title: str,
+    model: LayerNormResNetConfig | TransformerConfig,
+    what: str = "handwritten digits",
+) -> Recipe:
+    """For two CPU cores: one step an epoch on few samples, measured four times."""
+    return Recipe(
+        name=function.__name__,
+        title=f"Deep regularized training of {title} on 200 {what}",
+        description=_words(function),
+        data=DataConfig(name="digits", per_class=20),
+        model=model,
+        train=_FULL_BATCH,
+        measure=MeasureConfig(epochs=(0, 500, 1000), transport_samples=0),
+    )
+
+
+def _words(recipe: Callable[[], Recipe]) -> str:
+    return inspect.getdoc(recipe) or ""
+
+
+DEEP_RECIPES: dict[str, Callable[[], Recipe]] = {
+    function.__name__: function
+    for function in (
+        deep_rn1_small,
+        deep_rn2_small,
+        deep_rn2_constant_small,
+        deep_t11_small,
+        deep_preln_t11_small,
+        vit_digits,
+        deep_rn1,
+        deep_rn2,
+        deep_rn2_constant,
+        deep_t11,
+        deep_preln_t11,
+    )
+}

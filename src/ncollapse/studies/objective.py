@@ -1,0 +1,75 @@
+"""The regularized objective of a network that ends in a normalization, and the floor that no such network gets below."""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+import torch
+from torch import nn
+
+from ncollapse.data.batches import Batches, LabeledData
+from ncollapse.models import LayerNormResNetConfig, TransformerConfig
+from ncollapse.probe.measure import collect_features
+from ncollapse.studies.recipe import Recipe
+from ncollapse.surrogates.gufm import GUFM
+from ncollapse.train.losses import LOSSES
+
+
+def measure_objective(model: nn.Module, data: LabeledData, recipe: Recipe) -> dict[str, float] | None:
+    r"""Objective of a network on its training set, beside the generalized unconstrained features model's minimum.
+
+    .. math:: \frac1N \sum_i \ell(f(x_i), y_i) + \frac{\lambda}{2} \lVert \theta \rVert^2 \;\ge\; \mathrm{GUFM}^*
+
+    with :math:`\theta` all that is decayed. The floor is that of λ, of λ/d for normalization to norm √d.
+
+    Args:
+        model: The network.
+        data: The training set.
+        recipe: What it was built and trained by.
+
+    Returns:
+        ``weight_decay`` λ, ``loss`` (evaluated in float64 from the last layer's input), ``penalty``, ``objective`` their sum,
+        ``floor``, ``excess`` of the objective over it, and ``distance`` of features and last layer to the floor's minimizers,
+        relative to their norm. None for networks without a normalization before the last layer, or classes of unequal size.
+
+    Reference:
+        Súkeník, Lampert and Mondelli (2025), arXiv 2505.15239, section 4.
+    """
+    counts = torch.bincount(data.labels, minlength=data.num_classes)
+    if (
+        not isinstance(recipe.model, LayerNormResNetConfig | TransformerConfig)
+        or counts.min() != counts.max()
+        or counts[0] == 0
+    ):
+        return None
+    train, radius_squared = recipe.training, recipe.model.feature_norm_squared
+    last = cast(tuple[str, ...], model.collapse_stages)[-1]
+    features, labels = collect_features(
+        model, Batches(data, recipe.measure.batch_size), num_classes=data.num_classes, layers=[last]
+    )
+    head = cast(nn.Linear, model.get_submodule(cast(str, model.collapse_classifier)))
+    weight, bias = (parameter.detach().cpu().double() for parameter in (head.weight, head.bias))
+    hidden, labels = features[last].cpu().double(), labels.cpu()
+    loss = float(LOSSES[train.loss](hidden @ weight.T + bias, labels))
+    decayed = (parameter for parameter in model.parameters() if train.decay == "all" or parameter.ndim >= 2)
+    penalty = train.weight_decay / 2 * math.fsum(float(parameter.detach().double().square().sum()) for parameter in decayed)
+    found = {"weight_decay": train.weight_decay, "loss": loss, "penalty": penalty, "objective": loss + penalty}
+    if train.weight_decay == 0:
+        return {**found, "floor": 0.0, "excess": loss, "distance": math.nan}
+    floor = GUFM(
+        num_classes=data.num_classes,
+        per_class=int(counts[0]),
+        dim=hidden.shape[1],
+        loss="ce" if train.loss == "cross_entropy" else "mse",
+        lambda_w=train.weight_decay / radius_squared,
+        bias="free",
+    )
+    fits = floor.frame.shape[1] <= floor.dim - 1
+    radius = math.sqrt(radius_squared)
+    return {
+        **found,
+        "floor": floor.minimum,
+        "excess": loss + penalty - floor.minimum,
+        "distance": floor.distance(radius * weight, hidden / radius, labels) if fits else math.nan,
+    }

@@ -1,0 +1,175 @@
+"""Collapse against the number of blocks: the objective in words, the page of several sweeps, the claims, all from files."""
+
+import json
+import math
+
+import pytest
+from scipy import stats
+
+from ncollapse.cli import main
+from ncollapse.report import DEEP_CLAIMS, ReportError, read_run, rule_on_claims, summarize, write_depth_page, write_sweep_page
+
+FLOOR = 0.4
+METRICS = {"pfc1": 0.5, "nc2_etf_weights": 1.0, "nc3_cosine": 0.3}
+
+
+def record(epoch, excess, distance=0.2):
+    return {
+        "epoch": epoch, "weight_decay": 0.005, "loss": 0.1, "penalty": FLOOR + excess - 0.1, "objective": FLOOR + excess,
+        "floor": FLOOR, "excess": excess, "distance": distance,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def deep_sweep(tmp_path, write_sweep):
+    """Write a sweep over blocks: excess 0.1/L, metrics a L^slope (1 + seed/10), so that every seed has one slope exactly."""
+
+    def write(name, *, slope=-0.5, blocks=(1, 2, 4), seeds=5, below=False, **recipe):
+        folder = write_sweep(tmp_path / name, tuple(map(str, blocks)), field="model.num_blocks", seeds=seeds)
+        model = {"kind": "layernorm_resnet", "linear_layers": 1} | recipe.pop("model", {})
+        for L in blocks:
+            for seed in range(seeds):
+                run = folder / f"model.num_blocks={L}_seed={seed}"
+                held = json.loads((run / "recipe.json").read_text())
+                held |= {"name": name, "title": f"Title of {name}", **recipe}
+                held["model"] = held["model"] | model | {"num_blocks": L}
+                (run / "recipe.json").write_text(json.dumps(held))
+                excess = -1e-3 if below and seed == 0 else 0.1 / L * (1 + seed / 10)
+                entries = [record(0, 1.0), record(5, excess, distance=0.3 / L)]
+                (run / "objective.json").write_text(json.dumps({"epochs": entries}))
+                for metric, start in METRICS.items():
+                    set_last(run, metric, start * L**slope * (1 + seed / 10))
+        return folder
+
+    return write
+
+
+def set_last(run, metric, value):
+    lines = (run / "measurements.csv").read_text().splitlines()
+    begin = "5,train,2,blocks.1," + metric + ","
+    changed = [f"{begin}{value!r}," if line.startswith(begin) else line for line in lines]
+    assert changed != lines
+    (run / "measurements.csv").write_text("\n".join(changed) + "\n")
+
+
+def rulings(*folders):
+    return {ruling.claim.key: ruling for ruling in rule_on_claims(folders, DEEP_CLAIMS).rulings}
+
+
+def test_the_objective_in_words(deep_sweep):
+    folder = deep_sweep("deep", seeds=1)
+    run = read_run(folder / "model.num_blocks=4_seed=0")
+    assert run.last_objective.excess == 0.025
+    (said,) = (sentence for sentence in summarize(run) if "floor" in sentence)
+    assert "λ = 0.005 is 0.425 (loss 0.1, penalty 0.325), 0.025 above its floor 0.4" in said
+    assert "from its minimizers: 0.075." in said
+    (run.path / "objective.json").write_text(json.dumps({"epochs": [record(5, -0.02, None)]}))
+    (said,) = (sentence for sentence in summarize(read_run(run.path)) if "floor" in sentence)
+    assert "0.02 BELOW its floor" in said
+    assert "from its minimizers: undefined." in said
+    (run.path / "objective.json").write_text('{"epochs": [{"epoch": 5}]}')
+    with pytest.raises(ReportError, match=r"objective\.json: epochs\[0\]: needed the entry 'weight_decay'"):
+        read_run(run.path)
+
+
+def test_a_law_in_depth_holds_with_its_slope(deep_sweep):
+    found = rulings(deep_sweep("deep"))
+    for key, slope in (("deep_excess", 1.0), ("deep_distance", 1.0), ("deep_nc1", 0.5), ("deep_nc2", 0.5), ("deep_nc3", 0.5)):
+        assert found[key].verdict == "holds"
+        (evidence,) = found[key].evidence
+        assert evidence.estimate[:3] == pytest.approx((slope, slope, slope))
+        assert evidence.estimate.n == 5
+        assert "L = 1, 2, 4" in evidence.statistic
+        assert len(evidence.supporting) == 15
+    assert found["deep_floor"].verdict == "holds"
+    assert found["deep_floor"].evidence[0].estimate.n == 5
+    assert found["deep_control_nc1"].evidence == ()
+
+
+def test_slopes_are_those_of_each_seed_and_their_interval_that_of_the_mean(deep_sweep):
+    folder = deep_sweep("deep", blocks=(1, 2, 8))
+    values = {seed: [0.5, 0.3 + 0.05 * seed, 0.2 + 0.1 * seed] for seed in range(5)}
+    for seed, of_seed in values.items():
+        for L, value in zip((1, 2, 8), of_seed, strict=True):
+            set_last(folder / f"model.num_blocks={L}_seed={seed}", "pfc1", value)
+    logs = [math.log(L) for L in (1, 2, 8)]
+    slopes = [-stats.linregress(logs, [math.log(v) for v in of_seed]).slope for of_seed in values.values()]
+    expected = stats.ttest_1samp(slopes, 0)
+    (evidence,) = rulings(folder)["deep_nc1"].evidence
+    interval = expected.confidence_interval()
+    assert evidence.estimate[:3] == pytest.approx((sum(slopes) / 5, interval.low, interval.high))
+
+
+def test_what_fails_and_what_is_not_testable(deep_sweep):
+    assert rulings(deep_sweep("rising", slope=0.2))["deep_nc1"].verdict == "fails"
+    assert rulings(deep_sweep("few", seeds=4))["deep_nc1"].verdict == "not testable here"
+    below = rulings(deep_sweep("below", below=True))
+    assert below["deep_floor"].verdict == "holds partly"
+    # A quantity that is not positive has no logarithm: that seed says nothing.
+    assert below["deep_excess"].evidence[0].estimate.n == 4
+    two_depths = rulings(deep_sweep("two", blocks=(1, 2)))
+    assert (two_depths["deep_nc1"].verdict, two_depths["deep_nc1"].why) == ("not testable here", "no run fits")
+
+
+@pytest.mark.parametrize(("slope", "verdict"), [(0.1, "holds"), (-0.1, "fails")])
+def test_the_negative_control(deep_sweep, slope, verdict):
+    control = deep_sweep("control", slope=slope, model={"linear_layers": 2})
+    found = rulings(control, deep_sweep("deep"))
+    assert found["deep_control_nc1"].verdict == verdict
+    assert len(found["deep_control_nc1"].evidence) == 1
+    assert found["deep_nc1"].verdict == "holds"
+    # The same blocks with a decay that falls with L are what theory covers; so are transformers by their multilayer part.
+    scaled = rulings(deep_sweep("scaled", model={"linear_layers": 2}, decay_over_blocks=True))
+    assert (scaled["deep_control_nc1"].evidence, len(scaled["deep_nc1"].evidence)) == ((), 1)
+    tokens = {"kind": "transformer", "linear_layers": None, "mlp_layers": 2}
+    del tokens["linear_layers"]
+    transformer = deep_sweep("t12", model=tokens)
+    for path in transformer.glob("*/recipe.json"):
+        held = json.loads(path.read_text())
+        del held["model"]["linear_layers"]
+        path.write_text(json.dumps(held))
+    assert len(rulings(transformer)["deep_control_nc1"].evidence) == 1
+
+
+def test_runs_without_a_floor_bear_on_no_claim(write_sweep, tmp_path):
+    folder = write_sweep(tmp_path / "plain", ("1", "2", "4"), field="model.num_blocks", seeds=5)
+    assert all(ruling.evidence == () for ruling in rulings(folder).values())
+    assert "floor" not in write_sweep_page(folder).read_text(encoding="utf-8")
+
+
+def test_page_of_a_sweep_shows_the_objective_where_there_is_one(deep_sweep):
+    html = write_sweep_page(deep_sweep("deep")).read_text(encoding="utf-8")
+    for key in ("objective", "floor", "excess", "distance"):
+        assert f"<b>{key}</b>" in html
+    assert "Log-log slope with model.num_blocks: -1," in html
+
+
+def test_page_of_depth(deep_sweep, tmp_path, capsys):
+    folders = [deep_sweep("deep"), deep_sweep("control", slope=0.1, model={"linear_layers": 2})]
+    out = write_depth_page(folders, tmp_path / "pages" / "depth.html")
+    html = out.read_text(encoding="utf-8")
+    assert html.count('role="img"') == 12
+    assert html.index("Title of deep") < html.index("Title of control")
+    assert html.count("Negative control:") == 1
+    assert "Log-log slope with L: -0.5, 95 % interval" in html
+    assert "Log-log slope with L: 0.1, 95 % interval" in html
+    assert '<tr><th scope="row">4</th><td>0.03 ± 0.00395</td></tr>' in html
+    assert html.count("dashed: its floor") == 2
+    assert "15 finished runs; train accuracy 1 in 15 of 15" in " ".join(html.split())
+    assert write_depth_page(folders, out).read_text(encoding="utf-8") == html
+    main(["report", *map(str, folders)])
+    assert "depth.html" in capsys.readouterr().out
+    assert (folders[0] / "depth.html").read_text(encoding="utf-8") == html
+
+
+def test_what_a_page_of_depth_needs(write_sweep, tmp_path, deep_sweep):
+    with pytest.raises(ReportError, match="needs at least one folder of a sweep"):
+        write_depth_page([], tmp_path / "x.html")
+    plain = write_sweep(tmp_path / "plain", ("1", "2"), seeds=1)
+    with pytest.raises(ReportError, match=r"found one over train\.weight_decay with 2 finished runs"):
+        write_depth_page([plain], tmp_path / "x.html")
+    folder = deep_sweep("deep", seeds=1)
+    for path in folder.glob("*/objective.json"):
+        path.unlink()
+    with pytest.raises(ReportError, match="whose objective has a floor"):
+        write_depth_page([folder], tmp_path / "x.html")

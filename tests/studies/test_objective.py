@@ -1,0 +1,133 @@
+"""The regularized objective beside its floor: against plain sums, at the floor's own minimizer, never below it, and resumed."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from ncollapse.data import LabeledData, load_data
+from ncollapse.models import build_model
+from ncollapse.studies import override, recipe_by_name, run_recipe
+from ncollapse.studies.objective import measure_objective
+from ncollapse.surrogates.gufm import GUFM, layer_norm
+
+TINY = [
+    "data.per_class=5", "train.epochs=40", "measure.epochs=[0,10,20]", "train.checkpoint_every=10", "model.width=16",
+    "model.num_blocks=2", "data.largest_classes=4",
+]  # fmt: skip
+VARIANTS = {
+    "rn1": ("deep_rn1_small", []),
+    "rn1, √d": ("deep_rn1_small", ["model.norm_scale=sqrt_d"]),
+    "rn1, mse": ("deep_rn1_small", ["train.loss=mse"]),
+    "rn1, sgd in batches, all decayed": (
+        "deep_rn1_small",
+        ["train.optimizer=sgd", "train.learning_rate=0.05", "train.batch_size=7", "train.decay=all"],
+    ),
+    "rn2, λ/L": ("deep_rn2_small", []),
+    "t11": ("deep_t11_small", []),
+    "t22, pre-norm, mean, √d": (
+        "deep_t11_small",
+        ["model.norm=pre", "model.pool=mean", "model.norm_scale=sqrt_d", "model.attention_layers=2", "model.mlp_layers=2"],
+    ),
+}  # fmt: skip
+
+
+def tiny(name):
+    recipe, settings = VARIANTS[name]
+    return override(recipe_by_name(recipe), [*TINY, *settings])
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_trained_objective_stays_above_the_floor(name, tmp_path):
+    recipe = tiny(name)
+    directory = run_recipe(recipe, tmp_path / "run")
+    entries = json.loads((directory.path / "objective.json").read_text())["epochs"]
+    assert [entry["epoch"] for entry in entries] == [0, 10, 20, 40]
+    loss = "mse" if recipe.train.loss == "mse" else "ce"
+    scale = 16 if recipe.model.norm_scale == "sqrt_d" else 1
+    decay = 0.005 / (2 if recipe.decay_over_blocks else 1)
+    floor = GUFM(num_classes=4, per_class=5, dim=16, loss=loss, lambda_w=decay / scale, bias="free").minimum
+    for entry in entries:
+        assert entry["weight_decay"] == decay
+        assert entry["floor"] == pytest.approx(floor, rel=1e-12)
+        assert entry["excess"] == pytest.approx(entry["objective"] - floor, abs=1e-12)
+        assert entry["excess"] > 0
+        assert entry["distance"] > 0
+    assert entries[-1]["excess"] < 0.5 * entries[0]["excess"]
+
+
+@pytest.mark.parametrize("name", ["rn1", "rn1, mse", "rn1, sgd in batches, all decayed", "rn2, λ/L", "t22, pre-norm, mean, √d"])
+def test_objective_is_the_loss_and_the_squared_weights(name):
+    recipe = tiny(name)
+    data = load_data(recipe.data)
+    model = build_model(recipe.model, data.sample_shape, 4, seed=3)
+    found = measure_objective(model, data, recipe)
+    logits = model.double()(data.inputs.double()).tolist()
+    total = 0.0
+    for row, label in zip(logits, data.labels.tolist(), strict=True):
+        if recipe.train.loss == "mse":
+            total += sum((z - (k == label)) ** 2 for k, z in enumerate(row)) / 2
+        else:
+            total += math.log(sum(math.exp(z) for z in row)) - row[label]
+    squares = sum(float((p.detach() ** 2).sum()) for p in model.parameters() if recipe.train.decay == "all" or len(p.shape) > 1)
+    assert found["loss"] == pytest.approx(total / len(data.labels), rel=1e-6)
+    assert found["penalty"] == pytest.approx(recipe.training.weight_decay / 2 * squares, rel=1e-6)
+    assert found["objective"] == found["loss"] + found["penalty"]
+
+
+@pytest.mark.parametrize("scale", ["unit", "sqrt_d"])
+@pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
+def test_at_the_floors_minimizer_excess_and_distance_vanish(scale, loss):
+    """A network of no blocks whose embedding maps one-hot classes to the optimal features; what it costs is the embedding."""
+    settings = [f"model.norm_scale={scale}", f"train.loss={loss}", "model.num_blocks=0"]
+    recipe = override(recipe_by_name("deep_rn1_small"), [*TINY, *settings])
+    radius = 4.0 if scale == "sqrt_d" else 1.0
+    optimum = GUFM(4, 3, 16, "ce" if loss == "cross_entropy" else "mse", 0.005 / radius**2, bias="free").closed_form().variables
+    labels = torch.arange(4).repeat_interleave(3)
+    data = LabeledData(torch.nn.functional.one_hot(labels, 4).float(), labels, 4, "one-hot")
+    model = build_model(recipe.model, (4,), 4, seed=0)
+    with torch.no_grad():
+        # Tiny: normalization undoes the scale, and the penalty of the embedding goes with it.
+        model.stem[0].weight.copy_(1e-4 * layer_norm(optimum["raw"])[::3].T)
+        model.head.weight.copy_(optimum["weight"] / radius)
+        model.head.bias.copy_(optimum["bias"])
+    found = measure_objective(model, data, recipe)
+    assert found["excess"] == pytest.approx(0, abs=1e-7)
+    assert found["distance"] == pytest.approx(0, abs=1e-5)
+    with torch.no_grad():
+        model.head.weight *= 1.1
+    assert measure_objective(model, data, recipe)["excess"] > 1e-5
+
+
+def test_where_there_is_no_floor():
+    recipe = tiny("rn1")
+    data = load_data(recipe.data)
+    model = build_model(recipe.model, data.sample_shape, 4, seed=0)
+    assert measure_objective(model, data.subset(range(19)), recipe) is None
+    plain = recipe_by_name("demo")
+    assert measure_objective(build_model(plain.model, (1, 8, 8), 4, seed=0), data, plain) is None
+    undecayed = measure_objective(model, data, replace(recipe, train=replace(recipe.train, weight_decay=0.0)))
+    assert undecayed["floor"] == 0
+    assert undecayed["excess"] == undecayed["loss"]
+    assert math.isnan(undecayed["distance"])
+    narrow = override(recipe, ["model.width=3"])
+    found = measure_objective(build_model(narrow.model, data.sample_shape, 4, seed=0), data, narrow)
+    assert found["excess"] > 0
+    assert math.isnan(found["distance"])
+
+
+def test_a_killed_run_resumes_with_the_same_objective(tmp_path):
+    recipe = tiny("t11")
+
+    def stop(record, epochs):
+        if record.epoch == 25:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_recipe(recipe, tmp_path / "killed", on_epoch=stop)
+    run_recipe(recipe, tmp_path / "killed", resume=True)
+    run_recipe(recipe, tmp_path / "whole")
+    for name in ("objective.json", "measurements.csv", "history.csv"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
