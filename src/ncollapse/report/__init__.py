@@ -1,7 +1,9 @@
 """Files of runs and sweeps to pictures, words and self-contained pages."""
 
 from ncollapse.report.claims import Ledger, rule_on_claims
-from ncollapse.report.claims_page import ledger_lines, ledger_values, write_claims_page
+from ncollapse.report.claims_file import ledger_values
+from ncollapse.report.claims_page import ledger_lines, ledger_markdown, write_claims_page
+from ncollapse.report.comparison_page import write_comparison
 from ncollapse.report.figures import plot_last_layer, plot_over_depth, plot_over_epochs, save_figures
 from ncollapse.report.page import write_page
 from ncollapse.report.parsing import ReportError
@@ -14,6 +16,7 @@ __all__ = [
     "ReportError",
     "Run",
     "ledger_lines",
+    "ledger_markdown",
     "ledger_values",
     "plot_last_layer",
     "plot_over_depth",
@@ -23,6 +26,7 @@ __all__ = [
     "save_figures",
     "summarize",
     "write_claims_page",
+    "write_comparison",
     "write_page",
     "write_sweep_page",
 ]
