@@ -197,6 +197,7 @@ def test_seed_decides_the_weights_and_the_global_generator_is_left_alone() -> No
         ({"block": "triple"}, r"model.block must be one of double, single, got 'triple'. Pick one"),
         ({"normalization": "layer"}, r"model.normalization must be one of none, pre, mid, post, got 'layer'"),
         ({"stem": "conv"}, r"model.stem must be one of linear, linear_bn, got 'conv'"),
+        ({"connections": "skip"}, r"model.connections must be one of residual, plain, dense, got 'skip'. Pick one"),
         ({"width": 0}, r"model.width must be 1 or more, got 0. Pass a larger integer"),
         ({"num_blocks": -1}, r"model.num_blocks must be 0 or more, got -1"),
         ({"branch_scale": -1.0}, r"model.branch_scale must be 0 or more and finite, got -1.0. Use 1"),
@@ -218,3 +219,47 @@ def test_config_through_pydantic() -> None:
     assert adapter.validate_python({"width": "128", "zero_bias": "false"}) == FCResNetConfig(128, zero_bias=False)
     with pytest.raises(pydantic.ValidationError, match=r"model.width must be 1 or more"):
         adapter.validate_python({"width": 0})
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+@pytest.mark.parametrize("connections", ["plain", "dense"])
+def test_other_connections_equal_their_formulas(connections: str, block: str, normalization: str) -> None:
+    config = FCResNetConfig(width=6, num_blocks=3, block=block, normalization=normalization, connections=connections)
+    model = randomized(FCResNet(config, input_dim=5, num_classes=4, seed=3)).double().train()
+    inputs = samples(9, 5)
+    layers = [affine(model.stem)(inputs)]
+    for module in model.blocks:
+        taken = torch.cat(layers, dim=1) if connections == "dense" else layers[-1]
+        layers.append(branch_by_formula(config, module, taken))
+    torch.testing.assert_close(model(inputs), affine(model.head)(layers[-1]), rtol=1e-9, atol=1e-9)
+
+
+def branch_by_formula(config: FCResNetConfig, block: nn.Module, taken: Tensor) -> Tensor:
+    """What a block makes of its input, step by step."""
+    linears = [affine(module) for module in block.modules() if isinstance(module, nn.Linear)]
+    norms = iter([batch_norm(module) for module in block.modules() if isinstance(module, nn.BatchNorm1d)])
+    value, final = taken, len(linears) - 1
+    for index, linear in enumerate(linears):
+        if config.normalization == "pre":
+            value = linear(relu(next(norms)(value)))
+            continue
+        value = linear(value)
+        if config.normalization == "mid" and index == 0:
+            value = next(norms)(value)
+        if config.block == "single" or index < final:
+            value = relu(value)
+        if config.normalization == "post" and index == final:
+            value = next(norms)(value)
+    return value
+
+
+def test_connections_change_no_weight_of_the_first_block_and_stages_keep_one_width() -> None:
+    models = {
+        name: FCResNet(FCResNetConfig(width=6, num_blocks=2, connections=name), input_dim=5, num_classes=4, seed=0)
+        for name in ("residual", "plain", "dense")
+    }
+    first = models["residual"].blocks[0].branch[2].weight
+    assert all(torch.equal(first, model.blocks[0].branch[2].weight) for model in models.values())
+    assert models["dense"].blocks[1].branch[2].weight.shape == (6, 12)
+    assert {model.collapse_stages for model in models.values()} == {("stem", "blocks.0", "blocks.1")}

@@ -100,3 +100,9 @@ def test_no_data_and_other_networks_are_refused():
         weight_decay_bounds(network(), [])
     with pytest.raises(TypeError, match=r"needs an FCResNet, whose blocks it knows, got Linear\. For other networks use"):
         weight_decay_bounds(nn.Linear(2, 2), BATCHES)
+
+
+@pytest.mark.parametrize("connections", ["plain", "dense"])
+def test_blocks_that_add_nothing_are_refused(connections):
+    with pytest.raises(ValueError, match=f"needs residual connections, whose blocks add .* got '{connections}'"):
+        weight_decay_bounds(network(connections=connections), BATCHES)

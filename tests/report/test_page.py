@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import ncollapse.report
-from ncollapse.report import ReportError, read_run, summarize, write_page
+from ncollapse.report import ReportError, read_run, rule_on_claims, summarize, write_claims_page, write_page
 from ncollapse.report.payload import build_payload, to_script_json
 from ncollapse.report.style import GRID, INK, LINE, depth_colors
 from ncollapse.report.tables import differing_settings, metric_tables, recipe_groups
@@ -297,3 +297,26 @@ def test_script_is_short_and_room_reads_files_only():
                 assert not name.startswith(("ncollapse", "torch", "numpy", "pandas")) or name.startswith(tuple(allowed)), (
                     file.name
                 )
+
+
+def test_a_run_in_a_ledger_shows_its_part(make_run, tmp_path):
+    runs = [make_run(f"seed{seed}", seed=seed) for seed in range(5)]
+    page = runs[0] / "report.html"
+    assert "<h3>Claims</h3>" not in write_page(runs[:1], page).read_text(encoding="utf-8")
+    write_claims_page(rule_on_claims(runs), tmp_path / "elsewhere" / "claims.html")
+    folder = runs[0].parent
+    write_claims_page(rule_on_claims(runs), folder / "claims.html")
+    html = write_page(runs[:1], page).read_text(encoding="utf-8")
+    assert '<a href="../claims.html">The ledger</a>' in html
+    part = re.search(r"PFC1 progresses over all measured layers</th><td>.*?holds</b></td><td>(.*?)</td>", html)
+    assert part[1] == "agrees"
+    # PFC2 rises into a layer of these runs, in every one of them.
+    part = re.search(r"PFC2 progresses over all measured layers</th><td>.*?fails</b></td><td>(.*?)</td>", html)
+    assert part[1] == "disagrees"
+    # From a page elsewhere the link goes there too; a ledger without a page is not linked.
+    assert '<a href="../claims.html">' not in write_page(runs[:1], folder / "page.html").read_text(encoding="utf-8")
+    (folder / "claims.html").unlink()
+    assert "The ledger</a>" not in write_page(runs[:1], page).read_text(encoding="utf-8")
+    (folder / "claims.json").write_text("{")
+    with pytest.raises(ReportError, match=r"claims\.json is not JSON .*Write it anew with `ncollapse claims`, or remove it"):
+        write_page(runs[:1], page)

@@ -350,3 +350,31 @@ def test_words_for_numbers_and_lists():
     assert [counted(count, "step") for count in (0, 1, 2, 1000)] == ["0 steps", "1 step", "2 steps", "1,000 steps"]
     assert [listed(["a", "b", "c"][:n]) for n in range(4)] == ["", "a", "a and b", "a, b and c"]
     assert listed(list("abcdefgh"), "or") == "a, b, c, d, e, f or 2 more"
+
+
+def test_alignment_is_told_and_whether_it_binds(said):
+    def aligned(guaranteed):
+        return lambda record: record.update(alignment={"alignment": 0.917, "guaranteed": guaranteed})
+
+    assert not any(sentence.startswith("Alignment") for sentence in said())
+    sentence = one(said(aligned(False)), "Alignment of first and last class means")
+    assert sentence.startswith("Alignment of first and last class means (1 where no rotation brings them nearer): 0.917. ")
+    assert sentence.endswith("PFC2 could not rise along the line; this does not bind here.")
+    sentence = one(said(aligned(True)), "Alignment of first and last class means")
+    assert sentence.endswith("The end is an ETF too: PFC2 cannot rise along the line, whatever the transport cost.")
+
+
+def test_the_bound_of_weight_decay_is_told_and_that_normalization_lifts_it(said):
+    def bounds(is_bound):
+        blocks = [{"block": f"blocks.{i}", "energy": 1.0 + i, "by_moment": 6.0, "by_weights": 9.0} for i in range(2)]
+        return lambda record: record.update(weight_decay={"is_bound": is_bound, "blocks": blocks})
+
+    start = "What the blocks add"
+    assert one(said(bounds(True)), start).endswith("is 0.25 times what weights and inputs allow.")
+    assert "0.25 times what weights and inputs allow, which is no bound here" in one(said(bounds(False)), start)
+
+
+def test_what_a_random_pairing_costs_is_told(said):
+    costs = {"wasserstein2": 100.0, "identity_cost_sample": 101.0, "random_cost_sample": 110.0, "num_samples_wasserstein": 900}
+    sentence = one(said(lambda record: record["energy"].update(costs)), "Optimal transport score")
+    assert "A random pairing costs 1.1 times the best." in sentence

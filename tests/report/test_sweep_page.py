@@ -64,11 +64,21 @@ def test_page_says_the_numbers(sweep_dir, html):
         r"Log-log slope with train\.weight_decay: -1, 95 % interval -1\.0\d* to -0\.9\d* \(6 runs at 3 positive", html
     )
     # Runs without a floor of their objective show nothing of it.
-    assert html.count('role="img"') == sum(not quantity.optional for quantity in QUANTITIES) == 14
+    assert html.count('role="img"') == sum(not quantity.optional for quantity in QUANTITIES) == 24
     assert "GUFM" not in html
     assert "8 finished" in html
     assert "Not counted" not in html
     assert write_sweep_page(sweep_dir).read_text(encoding="utf-8") == html
+
+
+def test_page_holds_the_ledger_of_its_runs(sweep_dir, html):
+    assert "The assumption of Theorem 1 is valid" in html
+    # No run has anything to say about it.
+    assert "random labels" not in html
+    kept = json.loads((sweep_dir / "claims.json").read_text())
+    # The made-up runs differ in their seeds alone.
+    assert len(kept["runs"]) == 2
+    assert (sweep_dir / "claims.html").is_file()
 
 
 def test_page_loads_and_runs_nothing(html):

@@ -97,6 +97,8 @@ def test_transport_of_a_permutation_is_the_layers_distance_without_it():
     assert found["wasserstein2"] == pytest.approx(0, abs=1e-12)
     assert found["identity_cost_sample"] == pytest.approx(float((first.flip(0) - first).square().sum(dim=1).mean()))
     assert found["num_samples_wasserstein"] == 8
+    pairs = torch.cdist(first - first.mean(dim=0), first - first.mean(dim=0)).square()
+    assert found["random_cost_sample"] == pytest.approx(float(pairs.mean()))
 
 
 def test_a_measurement_without_paths_is_refused():

@@ -42,6 +42,18 @@ def rows(path):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.parametrize("connections", ["plain", "dense"])
+def test_networks_without_skips_are_measured_along_their_layers(connections, tmp_path):
+    run_recipe(
+        override(small(), [f"model.connections={connections}", "train.epochs=1", "measure.epochs=[1]"]), tmp_path / "run"
+    )
+    (record,) = json.loads((tmp_path / "run" / "depth.json").read_text())["epochs"]
+    assert record["layers"] == ["stem", "blocks.0", "blocks.1"]
+    assert record["energy"]["energy"] > 0
+    # What their blocks do is no step that weights bound.
+    assert record["weight_decay"] is None
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "whole"
@@ -69,7 +81,13 @@ def test_files_of_a_run(finished):
     assert energy["identity_cost_sample"] >= energy["wasserstein2"] >= energy["gelbrich"] > 0
     assert 0 <= energy["pair_violation_rate"] <= 1
     assert energy["num_pairs"] == energy["num_samples_wasserstein"] * (energy["num_samples_wasserstein"] - 1) // 2
+    assert energy["random_cost_sample"] > energy["wasserstein2"]
     assert "wasserstein2" not in depth[0]["energy"]
+    assert all(-1 <= entry["alignment"]["alignment"] <= 1 for entry in depth)
+    bounds = last["weight_decay"]
+    assert [block["block"] for block in bounds["blocks"]] == ["blocks.0", "blocks.1"]
+    assert bounds["is_bound"] is False
+    assert depth[0]["weight_decay"] is None
     verdict = last["collapsed_optimality"]
     assert verdict["optimal"] == (verdict["cycle"] is None) == (verdict["gain"] == 0.0)
     environment = json.loads((finished / "environment.json").read_text())

@@ -116,7 +116,10 @@ def test_workers_killed_at_random_lose_nothing(swept, tmp_path):
     listed = json.loads(again.stdout)
     assert [run["name"] for run in listed["runs"]] == [run.name for run in swept]
     assert listed["page"] == str(tmp_path / "sweep.html")
-    assert "train.weight_decay=0.05" in (tmp_path / "sweep.html").read_text(encoding="utf-8")
+    html = (tmp_path / "sweep.html").read_text(encoding="utf-8")
+    assert "train.weight_decay=0.05" in html
+    assert '<a href="compare.html">' in html
+    assert (tmp_path / "compare.html").is_file()
     assert {run["state"] for run in listed["runs"]} == {"finished"}
     assert tables(run._replace(path=tmp_path / run.name) for run in swept) == tables(swept)
 

@@ -17,7 +17,9 @@ def add_claims(commands: Any) -> None:
     claims = commands.add_parser("claims", help="rule on the claims of the papers from run directories")
     claims.add_argument("runs", type=Path, nargs="+", metavar="DIR", help="run directories, or folders of sweeps")
     claims.add_argument("--out", type=Path, metavar="FILE", help="the page (default: claims.html in the first DIR)")
-    claims.add_argument("--json", action="store_true", help="print the ledger as JSON")
+    printed = claims.add_mutually_exclusive_group()
+    printed.add_argument("--json", action="store_true", help="print the ledger as JSON")
+    printed.add_argument("--markdown", action="store_true", help="print it as a table in Markdown")
     claims.set_defaults(call=run_command)
 
 
@@ -27,13 +29,14 @@ def run_command(options: argparse.Namespace) -> None:
     Args:
         options: As parsed.
     """
-    from ncollapse.report import CLAIMS, DEEP_CLAIMS, ledger_lines, ledger_values, rule_on_claims, write_claims_page
+    from ncollapse.report import ledger_lines, ledger_markdown, ledger_values, rule_on_claims, write_claims_page
 
-    ledger = rule_on_claims(options.runs, (*CLAIMS, *DEEP_CLAIMS))
+    ledger = rule_on_claims(options.runs)
     page = write_claims_page(ledger, options.out if options.out is not None else options.runs[0] / "claims.html")
     if options.json:
         print(json.dumps({**ledger_values(ledger), "page": str(page)}))
         return
-    for line in ledger_lines(ledger):
+    for line in ledger_markdown(ledger) if options.markdown else ledger_lines(ledger):
         print(line)
-    print(f"Page: {page}")
+    if not options.markdown:
+        print(f"Page: {page}")

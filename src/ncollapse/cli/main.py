@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from ncollapse.cli.claims import add_claims
+from ncollapse.cli.compare import add_compare
 from ncollapse.cli.measure import add_measure
 from ncollapse.cli.progress import progress
 from ncollapse.cli.solve import add_solve
@@ -85,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     add_solve(commands)
     add_sweep(commands)
     add_claims(commands)
+    add_compare(commands)
 
     doctor = commands.add_parser("doctor", help="say what is installed and which data is found")
     doctor.add_argument("--json", action="store_true", help="print an object")

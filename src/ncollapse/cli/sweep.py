@@ -42,7 +42,7 @@ def run_command(options: argparse.Namespace) -> None:
     Raises:
         ValueError: If a run could not be finished.
     """
-    from ncollapse.report import write_sweep_page
+    from ncollapse.report import write_comparison, write_sweep_page
     from ncollapse.studies import override, plan_sweep, recipe_by_name, run_sweep
 
     out = options.out or Path("runs") / f"sweep-{options.recipe}"
@@ -51,6 +51,8 @@ def run_command(options: argparse.Namespace) -> None:
         workers = options.workers or os.cpu_count() or 1
         where = {"engine": options.engine, "workers": workers, "address": options.address}
         outcome = run_sweep(runs, out, **where, on_progress=lambda done, total: show(done, total, ""))
+    if any(run.status().get("state") == "finished" for run in runs):
+        write_comparison([out], out / "compare.html")
     page = write_sweep_page(out)
     if options.json:
         listed = [{"name": run.name, "path": str(run.path), **run.status()} for run in runs]

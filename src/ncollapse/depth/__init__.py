@@ -8,7 +8,7 @@ from ncollapse.depth.path import PathStatistics, Position
 from ncollapse.depth.progression import EPSILONS, EffectiveDepth, Progression, effective_depth, progression
 from ncollapse.depth.separation import SeparationLaw, separation_law
 from ncollapse.depth.similarity import cka_matrix, linear_cka
-from ncollapse.depth.theorems import Theorem1, Theorem2, Theorem3, theorem1, theorem2, theorem3
+from ncollapse.depth.theorems import PolarAlignment, Theorem1, Theorem2, Theorem3, polar_alignment, theorem1, theorem2, theorem3
 from ncollapse.depth.transport import gelbrich_squared, wasserstein2_squared
 from ncollapse.depth.transport_bounds import (
     PairViolations,
@@ -47,6 +47,7 @@ __all__ = [
     "NeighborScore",
     "PairViolations",
     "PathStatistics",
+    "PolarAlignment",
     "Position",
     "Progression",
     "SeparationLaw",
@@ -68,6 +69,7 @@ __all__ = [
     "neighbor_predictions",
     "neighbor_scores",
     "pair_violations",
+    "polar_alignment",
     "prediction_error",
     "progression",
     "separation_law",

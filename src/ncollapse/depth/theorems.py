@@ -14,6 +14,8 @@ from ncollapse.depth.geodesic import GeodesicCurve, LineDecisions
 # Relative sizes below which a coefficient is the rounding of its terms.
 _ROUNDING = 1e-12
 _NEGLIGIBLE = 1e-10
+# Distance from 1, and PFC2 of the end, that count as rounding.
+_ALIGNED = 1e-9
 
 
 @dataclass(frozen=True)
@@ -173,6 +175,64 @@ def _sufficient(start: np.ndarray, cross: np.ndarray, end: np.ndarray) -> tuple[
     shift_norm, spread_norm = float(np.linalg.norm(shift0)), float(np.linalg.norm(spread0))
     enough = (scale - spread_mean) * (shift_norm - spread_norm) >= (scale + max(shift_mean, 0.0) + spread_mean) * spread_norm
     return a, bool(spread_mean < scale and shift_norm > spread_norm and enough)
+
+
+@dataclass(frozen=True)
+class PolarAlignment:
+    """Whether the class means move by the optimal rotation, so that PFC2 falls along the line (docs/theory.md, 3.3).
+
+    Attributes:
+        alignment: In [-1, 1]; 1 iff no rotation of the last means brings them nearer to the first. nan where a class has no
+            samples or all class means of an end coincide.
+        end_distance: PFC2 at the end point, 0 for a simplex ETF.
+        guaranteed: Both assumptions hold up to rounding, so that PFC2 cannot rise on the line. None where undefined.
+    """
+
+    alignment: float
+    end_distance: float
+    guaranteed: bool | None
+
+
+def polar_alignment(curve: GeodesicCurve) -> PolarAlignment:
+    r"""Alignment of first and last class means, and whether it guarantees that PFC2 falls along the line.
+
+    :math:`\mathrm{tr}(\bar M_0^T \bar M_L) / \lVert \bar M_L \bar M_0^T \rVert_*` with the K centered means as columns. The
+    nuclear norm is the largest trace that a rotation of the last means can reach, so the ratio is 1 iff the means are matched
+    as optimal transport would rotate them: iff :math:`\bar M_L \bar M_0^T` is symmetric positive semidefinite. Rotations of
+    both ends together and the scales of both change nothing.
+
+    *Theorem.* If :math:`\bar M_L = c Q` is a simplex ETF and the alignment is 1, so that Q is a polar factor of
+    :math:`\bar M_0 = Q S`, then PFC2 is non-increasing on [0, 1] for every c > 0, however large the transport cost.
+
+    *Proof.* :math:`Q^T Q = C = I - \mathbf{1}\mathbf{1}^T / K` commutes with :math:`S = (\bar M_0^T \bar M_0)^{1/2}`, so the
+    Gram matrix on the line is :math:`((1-t) S + t c C)^2`. Its eigenvalues, besides the 0 of :math:`\mathbf{1}`, are
+    :math:`q_i^2` with :math:`q_i = (1-t) s_i + t c \ge 0`. With :math:`\Sigma_p = \sum_i q_i^p`, PFC2² is
+    :math:`2(1 - \Sigma_2 / \sqrt{(K-1) \Sigma_4})`. From :math:`(1-t) q_i' = c - q_i` follows
+    :math:`(1-t) (\ln \Sigma_2 - \tfrac12 \ln \Sigma_4)' = 2c (\Sigma_1 \Sigma_4 - \Sigma_2 \Sigma_3) / (\Sigma_2 \Sigma_4)`,
+    which is not negative since :math:`\ln \Sigma_p` is convex in p, and 0 only if all positive :math:`q_i` are equal. The
+    converse is false: PFC2 falls towards many other ETFs too.
+
+    Args:
+        curve: The line.
+
+    Returns:
+        The alignment, and whether the theorem applies.
+
+    Reference:
+        Derived: docs/theory.md, 3.3. Beside Theorem 2 of progressive feedforward collapse, arXiv 2405.00985, it needs no small
+        transport cost, but the rotation.
+    """
+    first, last = (moments.centered_means("class") for moments in (curve.paired.first, curve.paired.last))
+    end_distance = float(curve.pfc2([1.0]))
+    trace = float((first * last).sum())
+    # The triangular factors have the singular values of the d×d product, which is never formed for large d.
+    factors = [torch.linalg.qr(means.T, mode="r").R if bool(means.isfinite().all()) else means.T for means in (last, first)]
+    product = factors[0] @ factors[1].T
+    largest = float(torch.linalg.svdvals(product).sum()) if bool(product.isfinite().all()) else math.nan
+    if not largest > 0 or math.isnan(end_distance):
+        return PolarAlignment(math.nan, end_distance, None)
+    alignment = trace / largest
+    return PolarAlignment(alignment, end_distance, alignment >= 1 - _ALIGNED and end_distance <= _ALIGNED)
 
 
 @dataclass(frozen=True)

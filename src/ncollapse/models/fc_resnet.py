@@ -1,7 +1,8 @@
-"""Fully connected residual network whose layers are all of one width and differ by what a block adds."""
+"""Fully connected network whose layers are all of one width: residual, or with the skip connections left out or multiplied."""
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, get_args
 
 import torch
@@ -12,6 +13,7 @@ __all__ = ["FCResNet", "FCResNetConfig"]
 Block = Literal["double", "single"]
 Normalization = Literal["none", "pre", "mid", "post"]
 Stem = Literal["linear", "linear_bn"]
+Connections = Literal["residual", "plain", "dense"]
 
 
 @dataclass(frozen=True)
@@ -29,9 +31,13 @@ class FCResNetConfig:
     post          :math:`h + BN\,L_2\,\sigma(L_1 h)`                      :math:`h + BN\,\sigma(L h)`
     ============= ====================================================== ==========================================
 
+    The table is that of ``residual`` connections. With ``plain`` ones the next layer is what is added there alone; with
+    ``dense`` ones it is that of the concatenation :math:`(h^0, \dots, h^l)` of all layers before, as in a DenseNet whose
+    every layer has d numbers. The head takes the last layer alone in all three, so that the measured layers are comparable.
+
     Attributes:
         width: Dimension d of every layer, 1 or more.
-        num_blocks: Number of residual blocks, 0 or more.
+        num_blocks: Number of blocks, 0 or more.
         block: Two linear layers in a block, or one.
         normalization: Where the block normalizes.
         stem: ``linear`` gives the deepest collapse; ``linear_bn`` fixes the scale of the first layer, which claims
@@ -41,6 +47,7 @@ class FCResNetConfig:
         branch_scale: Multiplies the initial weight of the last linear layer in each block; 0 makes every block the
             identity at first. Any other scale has no effect on the output where normalization follows that layer
             (``post``, and ``mid`` of ``single``), up to its bias and the epsilon of the normalization.
+        connections: ``residual``, ``plain`` or ``dense``: what a block takes and whether it passes that on.
 
     Raises:
         ValueError: If a field is out of its range.
@@ -53,9 +60,11 @@ class FCResNetConfig:
     stem: Stem = "linear"
     zero_bias: bool = True
     branch_scale: float = 1.0
+    connections: Connections = "residual"
 
     def __post_init__(self) -> None:
-        for field, choices in (("block", Block), ("normalization", Normalization), ("stem", Stem)):
+        choice_fields = (("block", Block), ("normalization", Normalization), ("stem", Stem), ("connections", Connections))
+        for field, choices in choice_fields:
             if getattr(self, field) not in get_args(choices):
                 raise ValueError(
                     f"model.{field} must be one of {', '.join(get_args(choices))}, got {getattr(self, field)!r}. "
@@ -70,27 +79,28 @@ class FCResNetConfig:
             )
 
 
-class ResidualBlock(nn.Module):
-    """Adds to its input what its branch makes of it, with nothing after the addition."""
+class FCBlock(nn.Module):
+    """One step along the layers: adds to its input what its branch makes of it, or is that branch alone."""
 
-    def __init__(self, branch: nn.Sequential) -> None:
+    def __init__(self, branch: nn.Sequential, *, skip: bool) -> None:
         super().__init__()
         self.branch = branch
+        self.skip = skip
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Takes one step along the layers.
+        """Takes one step along the layers, with nothing after the addition.
 
         Args:
-            hidden: (B, d).
+            hidden: (B, d), or (B, d · layers) of all layers before.
 
         Returns:
             (B, d), a new tensor: the input is not overwritten, so measurements may keep it.
         """
-        return hidden + self.branch(hidden)
+        return hidden + self.branch(hidden) if self.skip else self.branch(hidden)
 
 
 class FCResNet(nn.Module):
-    """Stem, residual blocks of one width, linear head; logits of the flattened inputs.
+    """Stem, blocks of one width, linear head; logits of the flattened inputs.
 
     Built on the CPU in PyTorch's default type; move it with ``.to``. Weights start uniform in +-1/sqrt(fan-in), PyTorch's
     default for linear layers.
@@ -142,7 +152,13 @@ class FCResNet(nn.Module):
         config, width = self.config, self.config.width
         stem = linear_layer(self.input_dim, width, generator, zero_bias=config.zero_bias)
         self.stem = stem if config.stem == "linear" else nn.Sequential(stem, nn.BatchNorm1d(width))
-        self.blocks = nn.Sequential(*(ResidualBlock(_branch(config, generator)) for _ in range(config.num_blocks)))
+        skip, dense = config.connections == "residual", config.connections == "dense"
+        self.blocks = nn.Sequential(
+            *(
+                FCBlock(_branch(config, width * (index + 1) if dense else width, generator), skip=skip)
+                for index in range(config.num_blocks)
+            )
+        )
         self.head = linear_layer(width, self.num_classes, generator, zero_bias=config.zero_bias)
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -163,7 +179,13 @@ class FCResNet(nn.Module):
                 f"this FCResNet needs inputs of {self.input_dim} numbers a sample, got shape {tuple(inputs.shape)}. "
                 f"Build it with input_dim={flat.shape[1]}, or pass the data it was built for."
             )
-        return self.head(self.blocks(self.stem(flat)))
+        hidden = self.stem(flat)
+        if self.config.connections != "dense":
+            return self.head(self.blocks(hidden))
+        layers = [hidden]
+        for block in self.blocks:
+            layers.append(block(torch.cat(layers, dim=1)))
+        return self.head(layers[-1])
 
 
 def linear_layer(fan_in: int, fan_out: int, generator: torch.Generator, *, zero_bias: bool = True) -> nn.Linear:
@@ -188,11 +210,10 @@ def linear_layer(fan_in: int, fan_out: int, generator: torch.Generator, *, zero_
     return layer
 
 
-def _branch(config: FCResNetConfig, generator: torch.Generator) -> nn.Sequential:
-    """Builds what a block adds, in the order of application."""
-    width = config.width
-    count = 1 if config.block == "single" else 2
-    linears = [linear_layer(width, width, generator, zero_bias=config.zero_bias) for _ in range(count)]
+def _branch(config: FCResNetConfig, fan_in: int, generator: torch.Generator) -> nn.Sequential:
+    """Builds what a block makes of its input, in the order of application."""
+    sizes = [fan_in, config.width] if config.block == "single" else [fan_in, config.width, config.width]
+    linears = [linear_layer(before, after, generator, zero_bias=config.zero_bias) for before, after in pairwise(sizes)]
     with torch.no_grad():
         linears[-1].weight.mul_(config.branch_scale)
     order = {
@@ -205,6 +226,12 @@ def _branch(config: FCResNetConfig, generator: torch.Generator) -> nn.Sequential
         ("single", "mid"): "L N σ",
         ("single", "post"): "L σ N",
     }[config.block, config.normalization]
-    remaining = iter(linears)
-    makers = {"L": lambda: next(remaining), "N": lambda: nn.BatchNorm1d(width), "σ": nn.ReLU}
-    return nn.Sequential(*(makers[step]() for step in order.split()))
+    remaining, width = iter(linears), fan_in
+    layers: list[nn.Module] = []
+    for step in order.split():
+        if step == "L":
+            layers.append(next(remaining))
+            width = config.width
+        else:
+            layers.append(nn.BatchNorm1d(width) if step == "N" else nn.ReLU())
+    return nn.Sequential(*layers)

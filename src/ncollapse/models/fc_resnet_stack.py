@@ -12,7 +12,7 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from ncollapse.models.fc_resnet import FCResNet, ResidualBlock
+from ncollapse.models.fc_resnet import FCBlock, FCResNet
 
 __all__ = ["FCResNetStack"]
 
@@ -95,7 +95,7 @@ class FCResNetStack:
     def _chain(self, name: str, module: nn.Sequential) -> _Layer:
         return _Chain([self._layer(f"{name}.{child}", layer) for child, layer in module.named_children()])
 
-    def _residual(self, name: str, module: ResidualBlock) -> _Layer:
+    def _residual(self, name: str, module: FCBlock) -> _Layer:
         return _Residual(self._layer(f"{name}.branch", module.branch))
 
     def _linear(self, name: str, module: nn.Linear) -> _Layer:
@@ -114,8 +114,11 @@ _LAYERS: dict[type[nn.Module], Callable[..., _Layer]] = {
     nn.BatchNorm1d: FCResNetStack._batch_norm,
     nn.ReLU: lambda stack, name, module: _ReLU(),
     nn.Sequential: FCResNetStack._chain,
-    ResidualBlock: FCResNetStack._residual,
+    FCBlock: FCResNetStack._residual,
 }
+
+
+_STACKED = "residual FCResNet"
 
 
 def _stacked_buffer(networks: Sequence[nn.Module], name: str) -> Tensor:
@@ -126,11 +129,15 @@ def _stacked_buffer(networks: Sequence[nn.Module], name: str) -> Tensor:
     return stacked
 
 
+def _kind(network: nn.Module) -> str:
+    return f"{network.config.connections} FCResNet" if isinstance(network, FCResNet) else type(network).__name__
+
+
 def _check_alike(networks: Sequence[nn.Module]) -> None:
-    others = sorted({type(network).__name__ for network in networks if not isinstance(network, FCResNet)})
+    others = sorted({_kind(network) for network in networks} - {_STACKED})
     if others or not networks:
         raise ValueError(
-            f"a stack needs FCResNet networks, at least one, got {', '.join(others) or 'none'}. "
+            f"a stack needs {_STACKED} networks, at least one, got {', '.join(others) or 'none'}. "
             "Train other networks one after another."
         )
 

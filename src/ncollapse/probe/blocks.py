@@ -27,7 +27,7 @@ def weight_decay_bounds(model: FCResNet, batches: Iterable[tuple[Tensor, Tensor]
 
     Raises:
         TypeError: If the network is not an ``FCResNet``.
-        ValueError: If there is no data.
+        ValueError: If there is no data, or the network has other than residual connections.
 
     Reference:
         Progressive feedforward collapse, arXiv 2405.00985, section II; docs/theory.md, 3.10.
@@ -36,6 +36,11 @@ def weight_decay_bounds(model: FCResNet, batches: Iterable[tuple[Tensor, Tensor]
         raise TypeError(
             f"weight_decay_bounds needs an FCResNet, whose blocks it knows, got {type(model).__name__}. For other networks "
             "use BlockMoments with single_layer_bound or two_layer_bound of ncollapse.depth."
+        )
+    if model.config.connections != "residual":
+        raise ValueError(
+            f"weight_decay_bounds needs residual connections, whose blocks add to what they take, got "
+            f"{model.config.connections!r}. What other blocks do is no step of bounded length."
         )
     outputs = model.collapse_stages
     inputs = dict(zip(outputs[1:], outputs, strict=False))

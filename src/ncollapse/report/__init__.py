@@ -2,7 +2,9 @@
 
 from ncollapse.report.claims import CLAIMS, Ledger, rule_on_claims
 from ncollapse.report.claims_deep import DEEP_CLAIMS
-from ncollapse.report.claims_page import ledger_lines, ledger_values, write_claims_page
+from ncollapse.report.claims_file import ledger_values
+from ncollapse.report.claims_page import ledger_lines, ledger_markdown, write_claims_page
+from ncollapse.report.comparison_page import write_comparison
 from ncollapse.report.depth_page import write_depth_page
 from ncollapse.report.figures import plot_last_layer, plot_over_depth, plot_over_epochs, save_figures
 from ncollapse.report.page import write_page
@@ -20,6 +22,7 @@ __all__ = [
     "ReportError",
     "Run",
     "ledger_lines",
+    "ledger_markdown",
     "ledger_values",
     "plot_last_layer",
     "plot_over_depth",
@@ -29,6 +32,7 @@ __all__ = [
     "save_figures",
     "summarize",
     "write_claims_page",
+    "write_comparison",
     "write_depth_page",
     "write_page",
     "write_sweep_page",

@@ -8,7 +8,16 @@ from ncollapse.report.claim_rules import Evidence, judge_mean, judge_share
 from ncollapse.report.estimates import log_log_slope, mean_estimate, share_estimate
 from ncollapse.report.reading import Run
 
-__all__ = ["above_floor", "falls_with_blocks", "is_control", "is_covered", "last_layer", "of_objective", "rises_with_blocks"]
+__all__ = [
+    "above_floor",
+    "falls_with_blocks",
+    "has_objective",
+    "is_control",
+    "is_covered",
+    "last_layer",
+    "of_objective",
+    "rises_with_blocks",
+]
 
 _BLOCKS = "num_blocks"
 _LEAST_DEPTHS = 3
@@ -23,6 +32,11 @@ def last_layer(metric: str) -> Value:
 def of_objective(field: str) -> Value:
     """How an entry of the objective at the last epoch is read from a run."""
     return lambda run: getattr(run.last_objective, field, None)
+
+
+def has_objective(run: Run) -> bool:
+    """Whether it is a run of a regularized objective with a floor, which these claims are about."""
+    return run.last_objective is not None
 
 
 def is_covered(run: Run) -> bool:

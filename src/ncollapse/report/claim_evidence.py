@@ -1,9 +1,6 @@
-"""From runs to evidence: the seeds of each setting, and pairs of settings that differ in the weight decay only."""
+"""From runs to evidence: the seeds of each setting, tested one by one."""
 
-import math
 from collections.abc import Callable, Sequence
-
-from scipy import stats
 
 from ncollapse.report.claim_rules import Evidence, is_terminal, judge_mean, judge_share
 from ncollapse.report.estimates import mean_estimate, share_estimate
@@ -11,10 +8,9 @@ from ncollapse.report.reading import Run
 from ncollapse.report.tables import differing_settings
 from ncollapse.report.wording import counted
 
-__all__ = ["SeedTest", "by_seed", "settings_of", "straightened"]
+__all__ = ["SeedTest", "by_seed", "settings_of"]
 
 SeedTest = Callable[[Run], float | bool | None]
-_DECAY = "train.weight_decay"
 
 
 def by_seed(runs: Sequence[Run], statistic: str, test: SeedTest, *, terminal: bool = True) -> list[Evidence]:
@@ -54,52 +50,28 @@ def _of_setting(setting: str, members: list[Run], statistic: str, test: SeedTest
     return Evidence(setting, statistic, estimate, verdict, "; ".join(filter(None, reasons)), bool(within), supporting, opposing)
 
 
-def straightened(runs: Sequence[Run]) -> list[Evidence]:
-    """Kendall's tau-b of straightness with weight decay, one value a seed; its mean over seeds, cut to [-1, 1].
+def settings_of(runs: Sequence[Run], apart: str = "") -> dict[str, list[Run]]:
+    """Runs by their settings in words, seeds apart, and a field too.
 
     Args:
-        runs: Runs of any settings, each seed of a setting once.
+        runs: Runs of any settings.
+        apart: The field, dotted.
 
     Returns:
-        Evidence of every set of runs that differ in weight decay and seed only, from the seeds that were run with each decay of
-        the set; none of sets with a single decay.
+        Groups of runs that differ in seed and in that field only. The words are what was changed relative to the named recipe;
+        where no run says so, the fields in which the runs differ.
     """
-    found = []
-    for setting, members in settings_of(runs, apart=_DECAY).items():
-        decays = sorted({decay for run in members if (decay := _decay(run)) is not None})
-        if len(decays) < 2:
-            continue
-        seeds = sorted({run.recipe.seed for run in members if run.recipe.seed is not None})
-        of_seed = {seed: [run for run in members if run.recipe.seed == seed] for seed in seeds}
-        taus = {seed: tau for seed in seeds if (tau := _kendall(of_seed[seed], len(decays))) is not None}
-        estimate = mean_estimate(list(taus.values()))
-        estimate = estimate._replace(low=max(estimate.low, -1.0), high=min(estimate.high, 1.0))
-        statistic = f"Kendall's τ of straightness with weight decay {', '.join(f'{decay:g}' for decay in decays)}; mean"
-        supporting = tuple(str(run.path) for seed, tau in taus.items() if tau > 0 for run in of_seed[seed])
-        opposing = tuple(str(run.path) for seed, tau in taus.items() if tau <= 0 for run in of_seed[seed])
-        found.append(Evidence(setting, statistic, estimate, *judge_mean(estimate), True, supporting, opposing))
-    return found
-
-
-def _kendall(runs: Sequence[Run], num_decays: int) -> float | None:
-    """One seed's rank correlation; None if a decay is missing, a straightness undefined, or all of them are equal."""
-    straightness = [run.last.straightness.mean if run.last.straightness else None for run in runs]
-    if len(runs) < num_decays or None in straightness:
-        return None
-    tau = float(stats.kendalltau([_decay(run) for run in runs], straightness).statistic)
-    return None if math.isnan(tau) else tau
-
-
-def _decay(run: Run) -> float | None:
-    train = run.recipe_entries.get("train")
-    decay = train.get("weight_decay") if isinstance(train, dict) else None
-    return float(decay) if isinstance(decay, int | float) else None
-
-
-def settings_of(runs: Sequence[Run], apart: str = "") -> dict[str, list[Run]]:
-    """Runs by their settings in words, seeds apart, and the field ``apart`` too."""
-    groups: dict[str, list[Run]] = {}
+    told = any(run.recipe.changed for run in runs)
+    groups: dict[tuple[tuple[str, str], ...], list[Run]] = {}
     for run, differing in zip(runs, differing_settings(runs), strict=True):
-        words = ", ".join(f"{field}={value}" for field, value in differing if field != apart)
-        groups.setdefault(words or run.recipe.name, []).append(run)
-    return groups
+        groups.setdefault(tuple((field, value) for field, value in differing if field != apart), []).append(run)
+    named: dict[str, list[Run]] = {}
+    for fields, members in groups.items():
+        first = members[0].recipe
+        changed = [item for item in first.changed if not item.startswith(f"{apart}=")]
+        words = ", ".join([first.name, *changed] if told else [f"{field}={value}" for field, value in fields])
+        if words in named:
+            # Runs of two versions of a recipe changed the same, and are two settings for all that.
+            words = ", ".join(f"{field}={value}" for field, value in fields)
+        named[words or first.name] = members
+    return named

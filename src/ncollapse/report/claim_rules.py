@@ -35,12 +35,17 @@ class Rules:
         terminal_tau: Weight-decay time from which on a run that has no training error any more, and had none before its end,
             is in the terminal phase. The paper gives no number; collapse is deep from about 4 to 8 (docs/theory.md, 4.1).
         epsilon: Error of the nearest class center at the effective depth. The paper's is not known.
+        transport_gap: Largest excess of the network's pairing over the best that counts as nearly optimal, as a share of that
+            of a random pairing: near-optimality in which a random pairing would be near-optimal too says nothing.
+        alignment: Least alignment of first and last class means that counts as aligned.
     """
 
     least_seeds: int = 5
     fails_share: float = 0.5
     terminal_tau: float = 4.0
     epsilon: float = 0.005
+    transport_gap: float = 0.01
+    alignment: float = 0.9
 
 
 RULES = Rules()

@@ -1,4 +1,4 @@
-"""The ledger of claims as words, as JSON values, and as one self-contained HTML page."""
+"""The ledger of claims as words, as a table in Markdown, and as one self-contained HTML page."""
 
 import math
 from pathlib import Path
@@ -6,22 +6,23 @@ from typing import Any
 
 from ncollapse.files import write_whole
 from ncollapse.report.claim_rules import Evidence
-from ncollapse.report.claims import PAPER, Ledger, Ruling
+from ncollapse.report.claims import PAPER, Ledger
+from ncollapse.report.claims_file import write_ledger
 from ncollapse.report.estimates import Estimate
 from ncollapse.report.markup import render_page
 from ncollapse.report.wording import counted, listed, number
 
-__all__ = ["ledger_lines", "ledger_values", "write_claims_page"]
+__all__ = ["ledger_lines", "ledger_markdown", "ledger_rows", "write_claims_page"]
 
 
 def write_claims_page(ledger: Ledger, out: Path) -> Path:
-    """Write the ledger as a page: a row a claim, with every setting and test that its verdict rests on.
+    """Write the ledger as a page, a row a claim with every setting and test that its verdict rests on, and as JSON beside it.
 
     The page makes no network request and runs no script; equal ledgers give equal bytes.
 
     Args:
         ledger: From ``rule_on_claims``.
-        out: The HTML file; written whole or not at all, its folder is made if need be.
+        out: The HTML file; written whole or not at all, its folder is made if need be. The JSON has its name with ``.json``.
 
     Returns:
         ``out``.
@@ -37,13 +38,26 @@ def write_claims_page(ledger: Ledger, out: Path) -> Path:
         paper=PAPER,
         num_runs=counted(len(ledger.runs), "finished run"),
         left_out=ledger.left_out,
-        rulings=[
-            {"claim": item.claim, "verdict": item.verdict, "why": item.why, "evidence": [_row(e) for e in item.evidence]}
-            for item in ledger.rulings
-        ],
+        rulings=ledger_rows(ledger),
     )
     write_whole(out, html)
+    write_ledger(ledger, out.with_suffix(".json"))
     return out
+
+
+def ledger_rows(ledger: Ledger) -> list[dict[str, Any]]:
+    """What the template ``ledger.html`` needs.
+
+    Args:
+        ledger: From ``rule_on_claims``.
+
+    Returns:
+        A row a claim.
+    """
+    return [
+        {"claim": item.claim, "verdict": item.verdict, "why": item.why, "evidence": [_row(e) for e in item.evidence]}
+        for item in ledger.rulings
+    ]
 
 
 def ledger_lines(ledger: Ledger) -> list[str]:
@@ -64,43 +78,28 @@ def ledger_lines(ledger: Ledger) -> list[str]:
     return [*lines, *(f"Left out: {path}: {why}" for path, why in ledger.left_out)]
 
 
-def ledger_values(ledger: Ledger) -> dict[str, Any]:
-    """The ledger as JSON values.
+def ledger_markdown(ledger: Ledger) -> list[str]:
+    """The ledger as a table in Markdown, for documents: evidence that does not count is only counted.
 
     Args:
         ledger: From ``rule_on_claims``.
 
     Returns:
-        ``paper``, ``runs``, ``left_out`` and ``claims``; numbers that are undefined are None.
+        Lines.
     """
-    return {
-        "paper": PAPER,
-        "runs": ledger.runs,
-        "left_out": [{"run": path, "why": why} for path, why in ledger.left_out],
-        "claims": [_ruling_values(item) for item in ledger.rulings],
-    }
-
-
-def _ruling_values(ruling: Ruling) -> dict[str, Any]:
-    claim = ruling.claim
-    words = {"key": claim.key, "statement": claim.statement, "source": claim.source, "tested": claim.tested}
-    return {**words, "verdict": ruling.verdict, "why": ruling.why, "evidence": [_values(item) for item in ruling.evidence]}
-
-
-def _values(item: Evidence) -> dict[str, Any]:
-    value, low, high = (None if math.isnan(x) else x for x in item.estimate[:3])
-    return {
-        "setting": item.setting,
-        "statistic": item.statistic,
-        "seeds": item.estimate.n,
-        "value": value,
-        "interval": [low, high],
-        "verdict": item.verdict,
-        "why": item.why,
-        "counts": item.counts,
-        "supporting": item.supporting,
-        "opposing": item.opposing,
-    }
+    lines = ["| claim | verdict | setting: statistic, value [95 % interval], n, in this setting |", "|---|---|---|"]
+    for ruling in ledger.rulings:
+        said = [
+            f"{item.setting}: {item.statistic} **{_interval(item.estimate)}**, n = {item.estimate.n}, {item.verdict}"
+            for item in ruling.evidence
+            if item.counts and item.estimate.n
+        ]
+        rest = len(ruling.evidence) - len(said)
+        said += [f"{counted(rest, 'further test')} outside the terminal phase or without a value"] if rest else []
+        words = f"{ruling.verdict}: {ruling.why}" if ruling.why and not said else ruling.verdict
+        cells = (f"{ruling.claim.statement} ({ruling.claim.source})", words, "<br>".join(said))
+        lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
+    return lines
 
 
 def _said(item: Evidence) -> str:

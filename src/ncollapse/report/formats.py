@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 
 __all__ = [
+    "Alignment",
+    "BlockEnergy",
     "CollapsedOptimality",
     "Curve",
     "DepthFile",
@@ -22,6 +24,7 @@ __all__ = [
     "Theorem1",
     "Theorem2",
     "Theorem3",
+    "WeightDecay",
 ]
 
 Numbers = tuple[float | None, ...]
@@ -177,14 +180,64 @@ class Straightness:
 
 @dataclass(frozen=True)
 class Energy:
-    """Share of the kinetic energy that a straight line at constant speed would need, and optimal transport on a sample."""
+    """The chain of costs from the kinetic energy down, and optimal transport on a sample (docs/theory.md, 3.6 and 3.8)."""
 
     efficiency: float | None
+    energy: float | None = None
+    identity_cost: float | None = None
     wasserstein2: float | None = None
+    gelbrich: float | None = None
     identity_cost_sample: float | None = None
+    random_cost_sample: float | None = None
     num_samples_wasserstein: int | None = None
     pair_violation_rate: float | None = None
     num_pairs: int | None = None
+
+    @property
+    def transport_score(self) -> float | None:
+        """Wasserstein-2 over the cost of the network's own pairing, squared both; 1 iff the pairing is optimal."""
+        best, own = self.wasserstein2, self.identity_cost_sample
+        return best / own if best is not None and own else None
+
+    @property
+    def random_ratio(self) -> float | None:
+        """Cost of a random pairing over the best; where it is near 1 any pairing is nearly optimal."""
+        return (
+            self.random_cost_sample / self.wasserstein2 if self.random_cost_sample is not None and self.wasserstein2 else None
+        )
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """First against last class means, 1 where no rotation brings them nearer (docs/theory.md, 3.3)."""
+
+    alignment: float | None
+    guaranteed: bool | None = None
+
+
+@dataclass(frozen=True)
+class BlockEnergy:
+    """What a block adds, with its bounds by weight decay (docs/theory.md, 3.10)."""
+
+    block: str
+    energy: float | None
+    by_moment: float | None
+    by_weights: float | None
+
+
+@dataclass(frozen=True)
+class WeightDecay:
+    """The bound of weight decay, block by block; it bounds nothing where the blocks normalize."""
+
+    is_bound: bool
+    blocks: tuple[BlockEnergy, ...]
+
+    @property
+    def tightness(self) -> float | None:
+        """Share of the bound by weights and inputs that is used, in [0, 1] where it is a bound."""
+        energies, bounds = [b.energy for b in self.blocks], [b.by_moment for b in self.blocks]
+        used, allowed = sum(e for e in energies if e is not None), sum(b for b in bounds if b is not None)
+        return used / allowed if allowed and None not in {*energies, *bounds} else None
 
 
 @dataclass(frozen=True)
@@ -205,6 +258,8 @@ class DepthRecord:
     collapsed_optimality: CollapsedOptimality | None = None
     straightness: Straightness | None = None
     energy: Energy | None = None
+    alignment: Alignment | None = None
+    weight_decay: WeightDecay | None = None
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,13 @@
 """Write one self-contained HTML page about one or more runs."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from ncollapse.files import write_whole
+from ncollapse.report.claims_file import part_of
 from ncollapse.report.inline import depth_rules, panel_svg
 from ncollapse.report.labels import POSITIONS
 from ncollapse.report.markup import render_page
@@ -43,15 +46,18 @@ def write_page(run_dirs: Sequence[Path], out: Path, *, position: str = "projecti
     for run in runs:
         require_position(run, position)
     differing = differing_settings(runs)
+    out = Path(out)
     html = render_page(
         "template.html",
         script="page.js",
         title=runs[0].title if len(runs) == 1 else f"{len(runs)} runs side by side",
-        runs=[{**_context(index, run, position), "settings": differing[index]} for index, run in enumerate(runs)],
+        runs=[
+            {**_context(index, run, position), **_ledger(run, out), "settings": differing[index]}
+            for index, run in enumerate(runs)
+        ],
         positions=POSITIONS,
         position=position,
     )
-    out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(out, html)
     return out
@@ -86,6 +92,16 @@ def _context(index: int, run: Run, position: str) -> dict[str, Any]:
         "environment": environment_entries(run),
         "payload": to_script_json(build_payload(run)),
     }
+
+
+def _ledger(run: Run, out: Path) -> dict[str, Any]:
+    """The claims on which the ledger beside the run names it, and a link to the ledger's own page."""
+    file, claims = part_of(run.path)
+    page = None if file is None else file.with_suffix(".html")
+    # Quoted whole, so that no name can be anything but a path from here.
+    linked = page is not None and page.is_file()
+    href = quote(os.path.relpath(page, out.resolve().parent)) if page is not None and linked else ""
+    return {"claims": claims, "ledger_href": href}
 
 
 def _panel(index: int, run: Run, panel: Panel, kind: str, position: str | None = None) -> tuple[str, str]:

@@ -15,7 +15,17 @@ from ncollapse.report.labels import POSITIONS
 from ncollapse.report.parsing import ReportError
 from ncollapse.report.reading import Run
 
-__all__ = ["LAST_LAYER", "PROGRESSIVE", "Panel", "Series", "draw_over_depth", "draw_over_epochs", "require_position"]
+__all__ = [
+    "LAST_LAYER",
+    "PROGRESSIVE",
+    "Panel",
+    "Series",
+    "draw_over_depth",
+    "draw_over_epochs",
+    "require_position",
+    "shown_over_depth",
+    "shown_over_epochs",
+]
 
 # Dots show where was measured; more of them than this run together and only thicken the line.
 _MOST_MARKED_EPOCHS = 20
@@ -97,13 +107,40 @@ def require_position(run: Run, position: str) -> None:
         raise ReportError(f"{run.path / 'depth.json'}: needed the position {position!r}, has {known}. Choose one of these.")
 
 
-def draw_over_epochs(axes: Axes, run: Run, panel: Panel) -> None:
+def shown_over_epochs(run: Run, panel: Panel) -> list[float | None]:
+    """What ``draw_over_epochs`` shows of every layer, for axes that several runs share.
+
+    Args:
+        run: The run.
+        panel: One of :data:`PROGRESSIVE`.
+
+    Returns:
+        The values, in no order to rely on.
+    """
+    return [value for depth in range(len(run.layers)) for value in run.over_epochs(panel.key, depth)]
+
+
+def shown_over_depth(run: Run, panel: Panel) -> list[float | None]:
+    """What ``draw_over_depth`` shows, for axes that several runs share.
+
+    Args:
+        run: The run.
+        panel: One of :data:`PROGRESSIVE`.
+
+    Returns:
+        The values of layers, line and null.
+    """
+    return [*run.over_depth(panel.key), *(value for _, values, *_ in _curves(run, panel) for value in values)]
+
+
+def draw_over_epochs(axes: Axes, run: Run, panel: Panel, shared: Sequence[float | None] = ()) -> None:
     """Draw a metric over the epochs: of every layer, or the panel's own series of the last layer.
 
     Args:
         axes: Where to draw.
         run: The run.
         panel: One of :data:`PROGRESSIVE` or :data:`LAST_LAYER`.
+        shared: Values of other runs for which the y axis needs room.
     """
     colors = style.depth_colors(len(run.layers))
     if panel.series:
@@ -113,7 +150,7 @@ def draw_over_epochs(axes: Axes, run: Run, panel: Panel) -> None:
         lines = [(run.over_epochs(panel.key, depth), str(depth), color, "-") for depth, color in enumerate(colors)]
     style.prepare(axes)
     axes.set_ylabel(panel.label)
-    if not _fit(axes, panel, [value for values, *_ in lines for value in values]):
+    if not _fit(axes, panel, [value for values, *_ in lines for value in values], shared):
         return
     marker = "o" if len(run.epochs) <= _MOST_MARKED_EPOCHS else ""
     for values, _, color, dashes in lines:
@@ -123,7 +160,7 @@ def draw_over_epochs(axes: Axes, run: Run, panel: Panel) -> None:
     (_label_apart if panel.series else _label_together)(axes, [item for item in labels if not panel.log or item[0] > 0])
 
 
-def draw_over_depth(axes: Axes, run: Run, panel: Panel, position: str) -> None:
+def draw_over_depth(axes: Axes, run: Run, panel: Panel, position: str, shared: Sequence[float | None] = ()) -> None:
     """Draw a metric over depth at the last epoch: the layers, the straight line through them, and the log-linear null.
 
     Args:
@@ -131,24 +168,29 @@ def draw_over_depth(axes: Axes, run: Run, panel: Panel, position: str) -> None:
         run: The run.
         panel: One of :data:`PROGRESSIVE`.
         position: How layers are laid on the line, a key of ``positions`` in ``depth.json``.
+        shared: Values of other runs for which the y axis needs room.
     """
     require_position(run, position)
-    record, layers = run.last, run.over_depth(panel.key)
-    curves = [(record.null, style.NULL, "--"), (record.curve, style.LINE, "-")]
-    known: list[tuple[Sequence[float], Numbers, str, str]] = [
+    layers, curves = run.over_depth(panel.key), _curves(run, panel)
+    style.prepare(axes)
+    axes.set_ylabel(panel.label)
+    axes.set_xlabel(POSITIONS.get(position, position))
+    if not _fit(axes, panel, shown_over_depth(run, panel), shared):
+        return
+    for t, values, color, dashes in curves:
+        axes.plot(t, _drawable(values, panel.log), dashes, color=color, linewidth=1.6)
+    placed = list(zip(run.last.positions[position], _drawable(layers, panel.log), strict=True))
+    _draw_layers(axes, placed)
+
+
+def _curves(run: Run, panel: Panel) -> list[tuple[Sequence[float], Numbers, str, str]]:
+    """The null and the straight line at the last epoch, as times, values, color and dashes."""
+    curves = [(run.last.null, style.NULL, "--"), (run.last.curve, style.LINE, "-")]
+    return [
         (curve.t, values, color, dashes)
         for curve, color, dashes in curves
         if (values := {"pfc1": curve.pfc1, "pfc2": curve.pfc2, "pfc3": curve.pfc3}[panel.key]) is not None
     ]
-    style.prepare(axes)
-    axes.set_ylabel(panel.label)
-    axes.set_xlabel(POSITIONS.get(position, position))
-    if not _fit(axes, panel, [*layers, *(value for _, values, *_ in known for value in values)]):
-        return
-    for t, values, color, dashes in known:
-        axes.plot(t, _drawable(values, panel.log), dashes, color=color, linewidth=1.6)
-    placed = list(zip(record.positions[position], _drawable(layers, panel.log), strict=True))
-    _draw_layers(axes, placed)
 
 
 def _draw_layers(axes: Axes, placed: list[tuple[float | None, float]]) -> None:
@@ -176,11 +218,11 @@ def _draw_layers(axes: Axes, placed: list[tuple[float | None, float]]) -> None:
             )
 
 
-def _fit(axes: Axes, panel: Panel, values: list[float | None]) -> bool:
+def _fit(axes: Axes, panel: Panel, values: list[float | None], shared: Sequence[float | None]) -> bool:
     """Set the y axis; where nothing can be drawn say why instead, and return False."""
-    drawable = [value for value in _drawable(values, panel.log) if not math.isnan(value)]
+    drawable, others = ([v for v in _drawable(found, panel.log) if not math.isnan(v)] for found in (values, shared))
     if drawable:
-        (style.fit_log if panel.log else style.fit_linear)(axes, drawable)
+        (style.fit_log if panel.log else style.fit_linear)(axes, [*drawable, *others])
         return True
     known = any(value is not None for value in values)
     reason = "zero everywhere:\nnothing to draw on a log axis" if known else "undefined or not measured\nin this run"

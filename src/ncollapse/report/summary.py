@@ -8,7 +8,14 @@ from ncollapse.report.formats import EffectiveDepth, Progression
 from ncollapse.report.labels import POSITIONS
 from ncollapse.report.objective_words import say_objective
 from ncollapse.report.reading import Run
-from ncollapse.report.verdicts import say_collapsed_optimality, say_theorem1, say_theorem2, say_theorem3
+from ncollapse.report.verdicts import (
+    say_alignment,
+    say_bounds,
+    say_collapsed_optimality,
+    say_theorem1,
+    say_theorem2,
+    say_theorem3,
+)
 from ncollapse.report.wording import counted, listed, number, percent
 
 __all__ = ["Finding", "findings", "summarize"]
@@ -53,9 +60,11 @@ def summarize(run: Run) -> list[str]:
         _say_straightness(run),
         *_say_transport(run),
         *say_collapsed_optimality(run.last.collapsed_optimality),
+        *say_bounds(run.last.weight_decay),
         *(_say_prediction(run, metric) for metric in ("pfc1", "pfc2")),
         say_theorem1(run.last.theorem1),
         say_theorem2(run.last.theorem2),
+        *say_alignment(run.last.alignment),
         say_theorem3(run.last.theorem3),
     ]
 
@@ -229,11 +238,12 @@ def _say_transport(run: Run) -> list[str]:
     energy = run.last.energy
     if energy is None or energy.wasserstein2 is None or not energy.identity_cost_sample:
         return []
-    score = energy.wasserstein2 / energy.identity_cost_sample
     said = (
         f"Optimal transport score on {energy.num_samples_wasserstein:,} samples (squared Wasserstein-2 distance of first and "
-        f"last features over the cost of the network's own pairing; 1 is optimal): {number(score)}."
+        f"last features over the cost of the network's own pairing; 1 is optimal): {number(energy.transport_score)}."
     )
+    if energy.random_ratio is not None:
+        said += f" A random pairing costs {number(energy.random_ratio)} times the best."
     if energy.pair_violation_rate is not None and energy.num_pairs:
         crossing = round(energy.pair_violation_rate * energy.num_pairs)
         said += f" Of {energy.num_pairs:,} pairs of samples {crossing:,} would gain by a swap."

@@ -6,6 +6,8 @@ from typing import Any
 from urllib.parse import quote
 
 from ncollapse.files import write_whole
+from ncollapse.report.claims import Ledger, rule_on_claims
+from ncollapse.report.claims_page import ledger_rows, write_claims_page
 from ncollapse.report.estimates import Estimate
 from ncollapse.report.inline import panel_svg
 from ncollapse.report.markup import render_page
@@ -18,7 +20,9 @@ __all__ = ["say_slope", "write_sweep_page"]
 
 
 def write_sweep_page(sweep_dir: Path) -> Path:
-    """Write ``sweep.html``: metrics of the last layer at the last epoch against what was swept, and a list of the runs.
+    """Write ``sweep.html``: metrics of the last layer at the last epoch against what was swept, claims, and a list of the runs.
+
+    The claims are also written as a page of their own, ``claims.html``, and as ``claims.json``.
 
     Only finished runs are counted; the others are named with the reason. The page makes no network request, and its content
     security policy forbids any; equal files give equal bytes. The slopes' intervals are those of ``log_log_slope``.
@@ -37,6 +41,8 @@ def write_sweep_page(sweep_dir: Path) -> Path:
     axis = axis_of(sweep)
     finished = [item.run for item in sweep.runs if item.run is not None]
     shown = [q for q in QUANTITIES if not q.optional or any(q.read(run) is not None for run in finished)]
+    ledger = rule_on_claims([sweep.path])
+    write_claims_page(ledger, sweep.path / "claims.html")
     html = render_page(
         "sweep.html",
         title=f"Sweep of {', '.join(sweep.fields) or 'seeds'}",
@@ -46,12 +52,20 @@ def write_sweep_page(sweep_dir: Path) -> Path:
         num_runs=counted(len(sweep.runs), "run"),
         num_finished=sum(item.run is not None for item in sweep.runs),
         quantities=[_context(index, sweep, axis, quantity) for index, quantity in enumerate(shown)],
+        rulings=_spoken(ledger),
+        has_comparison=(sweep.path / "compare.html").is_file(),
         unfinished=[item for item in sweep.runs if item.problem],
         runs=[_run_context(item, sweep.fields) for item in sweep.runs],
     )
     out = sweep.path / "sweep.html"
     write_whole(out, html)
     return out
+
+
+def _spoken(ledger: Ledger) -> list[dict[str, Any]]:
+    """The claims on which these runs have anything to say."""
+    rows = zip(ledger.rulings, ledger_rows(ledger), strict=True)
+    return [row for ruling, row in rows if any(item.estimate.n for item in ruling.evidence)]
 
 
 def _context(index: int, sweep: Sweep, axis: Axis, quantity: Quantity) -> dict[str, Any]:

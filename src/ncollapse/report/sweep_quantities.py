@@ -45,6 +45,19 @@ def _error(which: str, metric: str, meaning: str) -> Quantity:
     return Quantity(f"{which} {metric}", meaning, read)
 
 
+def _energy(key: str, meaning: str) -> Quantity:
+    return Quantity(key, meaning, lambda run: getattr(run.last.energy, key) if run.last.energy else None)
+
+
+def _depth(run: Run) -> float | None:
+    found = next((item for item in run.last.effective_depth if item.epsilon == 0.005), None)
+    return None if found is None or not found.reached else found.depth
+
+
+def _tau(run: Run) -> float | None:
+    return run.status.weight_decay_time
+
+
 _OFF = "off the measured layers, RMS in decades, laid at their projection on the chord"
 QUANTITIES = (
     _metric("pfc1", "within- over between-class variance"),
@@ -60,15 +73,39 @@ QUANTITIES = (
     _objective("floor", "what no such network gets below: the generalized unconstrained features model's minimum"),
     _objective("excess", "objective minus floor"),
     _objective("distance", "of features and last layer from the minimizers of that model, relative"),
+    Quantity("effective depth", "blocks up to a nearest-center error of at most 0.005; undefined where not reached", _depth),
+    Quantity("τ", "weight-decay time; the terminal phase is from 4 on, without training error", _tau),
     Quantity(
         "straightness",
         "chord over path length of the features, mean over samples; 1 is straight",
         lambda run: run.last.straightness.mean if run.last.straightness else None,
     ),
+    Quantity(
+        "line-shape score",
+        "number of steps over the length of the sum of their directions, mean over samples; 1 is straight",
+        lambda run: run.last.straightness.line_shape_score_mean if run.last.straightness else None,
+    ),
     _error("line", "pfc1", f"PFC1 of the straight line, {_OFF}"),
     _error("null", "pfc1", f"PFC1 of the log-linear null, {_OFF}"),
     _error("line", "pfc2", f"PFC2 of the straight line, {_OFF}"),
     _error("null", "pfc2", f"PFC2 of the log-linear null, {_OFF}"),
+    _energy("energy", "kinetic energy, the first of the chain of costs, squared features"),
+    _energy("identity_cost", "cost of the network's own pairing of first and last features, squared features"),
+    _energy("wasserstein2", "squared Wasserstein-2 distance of first and last features, on a sample"),
+    _energy("gelbrich", "Gelbrich's lower bound of it, from means and covariances"),
+    _energy("efficiency", "energy of the straight line at constant speed over that of the path; 1 is best"),
+    _energy("transport_score", "squared Wasserstein-2 distance over the cost of the network's own pairing; 1 is optimal"),
+    _energy("random_ratio", "cost of a random pairing over the best; near 1 any pairing is nearly optimal"),
+    Quantity(
+        "alignment",
+        "of first and last class means; 1 where no rotation brings them nearer",
+        lambda run: run.last.alignment.alignment if run.last.alignment else None,
+    ),
+    Quantity(
+        "decay bound",
+        "share of what weights and inputs allow that the blocks add; no bound where they normalize",
+        lambda run: run.last.weight_decay.tightness if run.last.weight_decay else None,
+    ),
 )
 
 

@@ -1,9 +1,16 @@
 """The theorem predicates in words, each with the quantity that it tests and with what it does not bind."""
 
-from ncollapse.report.formats import CollapsedOptimality, Theorem1, Theorem2, Theorem3
+from ncollapse.report.formats import Alignment, CollapsedOptimality, Theorem1, Theorem2, Theorem3, WeightDecay
 from ncollapse.report.wording import counted, listed, number
 
-__all__ = ["say_collapsed_optimality", "say_theorem1", "say_theorem2", "say_theorem3"]
+__all__ = [
+    "say_alignment",
+    "say_bounds",
+    "say_collapsed_optimality",
+    "say_theorem1",
+    "say_theorem2",
+    "say_theorem3",
+]
 
 _STATES = {True: "holds", False: "does not hold", None: "is undefined"}
 # PFC2 of an exact ETF whose features are float32 is some 1e-7.
@@ -79,6 +86,38 @@ def _say_sufficient(theorem: Theorem2) -> str:
         f"{_STATES[theorem.sufficient_a]}; (B), the first-order change outweighs the second-order one, "
         f"{_STATES[theorem.sufficient_b]}."
     )
+
+
+def say_alignment(found: Alignment | None) -> list[str]:
+    """The theorem of the optimal rotation, which is ours: PFC2 falls towards an ETF that is aligned, at any transport cost.
+
+    Args:
+        found: The alignment, or None in runs that did not compute it.
+
+    Returns:
+        One sentence, or none.
+    """
+    if found is None or found.alignment is None:
+        return []
+    said = f"Alignment of first and last class means (1 where no rotation brings them nearer): {number(found.alignment)}. "
+    if found.guaranteed:
+        return [f"{said}The end is an ETF too: PFC2 cannot rise along the line, whatever the transport cost."]
+    return [f"{said}At 1, with an exact simplex ETF as the end, PFC2 could not rise along the line; this does not bind here."]
+
+
+def say_bounds(found: WeightDecay | None) -> list[str]:
+    """What weight decay bounds.
+
+    Args:
+        found: Energies and bounds of the blocks, or None in runs that did not compute them.
+
+    Returns:
+        One sentence, or none.
+    """
+    if found is None or found.tightness is None:
+        return []
+    said = f"What the blocks add, E‖f(h)‖² summed over blocks, is {number(found.tightness)} times what weights and inputs allow"
+    return [f"{said}." if found.is_bound else f"{said}, which is no bound here, since the blocks normalize."]
 
 
 def say_theorem3(theorem: Theorem3 | None) -> str:

@@ -15,11 +15,13 @@ from ncollapse.depth import (
     LineDecisions,
     PathStatistics,
     Position,
+    WeightDecayBound,
     collapsed_optimality,
     effective_depth,
     gelbrich_squared,
     log_linear,
     pair_violations,
+    polar_alignment,
     prediction_error,
     progression,
     theorem1,
@@ -32,12 +34,15 @@ from ncollapse.probe.measurement import Measurement
 TOLERANCE = 0.02
 
 
-def depth_analysis(measurement: Measurement, transport: dict[str, Any] | None = None) -> dict[str, Any]:
+def depth_analysis(
+    measurement: Measurement, transport: dict[str, Any] | None = None, weight_decay: WeightDecayBound | None = None
+) -> dict[str, Any]:
     """Everything that a measurement with ``path=True`` says about depth.
 
     Args:
         measurement: Of the layers of one stage; a classifier's own input of another dimension is left aside.
         transport: Result of ``transport_analysis``; None leaves those entries empty.
+        weight_decay: What weight decay bounds, block by block; None where it was not measured or bounds nothing.
 
     Returns:
         The entry of ``depth.json`` without its epoch.
@@ -66,8 +71,10 @@ def depth_analysis(measurement: Measurement, transport: dict[str, Any] | None = 
         "progression": {name: _progression(measurement, name) for name in ("pfc1", "pfc2", "pfc3_error")},
         "effective_depth": [asdict(effective_depth(errors, epsilon)) for epsilon in EPSILONS],
         **_theorems(geodesic, line),
+        "alignment": asdict(polar_alignment(geodesic)),
         "collapsed_optimality": asdict(collapsed_optimality(arcs)),
         **_paths(path, transport or {}),
+        "weight_decay": None if weight_decay is None else _bounds(weight_decay),
     }
 
 
@@ -131,6 +138,20 @@ def _paths(path: PathStatistics, transport: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _bounds(found: WeightDecayBound) -> dict[str, Any]:
+    blocks = [
+        {
+            "block": name,
+            "energy": bound.energy,
+            "by_moment": bound.by_moment,
+            "by_weights": bound.by_weights,
+            "squared_weights": bound.squared_weights,
+        }
+        for name, bound in zip(found.blocks, found.bounds, strict=True)
+    ]
+    return {"is_bound": found.is_bound, "blocks": blocks}
+
+
 def transport_analysis(first: Tensor, last: Tensor) -> dict[str, Any]:
     """Exact transport between two layers on a sample of their features, each layer centered.
 
@@ -139,8 +160,9 @@ def transport_analysis(first: Tensor, last: Tensor) -> dict[str, Any]:
         last: Those of the last layer, the same samples.
 
     Returns:
-        The squared Wasserstein-2 distance, Gelbrich's bound, the cost of the network's own pairing on the same sample, its
-        size, and the share of pairs of samples that cross.
+        The squared Wasserstein-2 distance, Gelbrich's bound, the cost of the network's own pairing on the same sample and that
+        of a random one (both layers' total variances), its size, and the share of pairs of samples that cross. The random cost
+        says what an optimal pairing is worth: where it is hardly larger, any pairing is nearly optimal.
     """
     first, last = first.double() - first.double().mean(dim=0), last.double() - last.double().mean(dim=0)
     violations = pair_violations(first, last)
@@ -148,6 +170,7 @@ def transport_analysis(first: Tensor, last: Tensor) -> dict[str, Any]:
         "wasserstein2": wasserstein2_squared(first, last),
         "gelbrich": gelbrich_squared(first, last),
         "identity_cost_sample": float((last - first).square().sum(dim=1).mean()),
+        "random_cost_sample": float((first.square().sum(dim=1) + last.square().sum(dim=1)).mean()),
         "num_samples_wasserstein": len(first),
         "pair_violation_rate": violations.rate,
         "num_pairs": violations.num_pairs,

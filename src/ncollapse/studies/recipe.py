@@ -58,6 +58,7 @@ _Model = Annotated[
 ]
 # Fields younger than runs on users' disks: at their defaults they are no part of the fingerprint.
 _YOUNGER = {
+    "model.connections": "residual",
     "decay_over_blocks": False,
     "train.optimizer": "sgd",
     "train.schedule": "steps",
@@ -159,7 +160,7 @@ class Recipe:
         for name, default in _YOUNGER.items():
             group, _, leaf = name.rpartition(".")
             held = content[group] if group else content
-            if held[leaf] == default:
+            if leaf in held and held[leaf] == default:
                 del held[leaf]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -14,7 +14,8 @@ from torch import nn
 from ncollapse.data.batches import Batches, LabeledData
 from ncollapse.data.catalog import load_data
 from ncollapse.metrics import FLAGS, METRICS
-from ncollapse.models import build_model
+from ncollapse.models import FCResNet, build_model
+from ncollapse.probe.blocks import weight_decay_bounds
 from ncollapse.probe.measure import collect_features, measure
 from ncollapse.statistics.reduce import Processes
 from ncollapse.studies.analysis import depth_analysis, transport_analysis
@@ -207,10 +208,12 @@ class Run:
         if not self.writes:
             return
         is_last = self.epoch == recipe.train.epochs
-        transport = None
+        transport = bounds = None
         if is_last and recipe.measure.transport_samples:
             transport = self._transport(measurement.path_layers[0], measurement.path_layers[-1])
-        self.directory.add_measurement(self.epoch, measurement, depth_analysis(measurement, transport))
+        if is_last and isinstance(self.model, FCResNet) and self.model.config.connections == "residual":
+            bounds = weight_decay_bounds(self.model, batches)
+        self.directory.add_measurement(self.epoch, measurement, depth_analysis(measurement, transport, bounds))
         objective = measure_objective(self.model, self.data, recipe)
         if objective is not None:
             self.directory.add_objective(self.epoch, objective)

@@ -164,7 +164,6 @@ def _groups(runs: Sequence[SweepRun]) -> list[list[SweepRun]]:
     groups: list[list[SweepRun]] = []
     for run in runs:
         narrow = isinstance(run.recipe.model, FCResNetConfig) and run.recipe.model.width <= _NARROW
-        narrow = narrow and run.recipe.train.optimizer == "sgd"
         fitting = (g for g in groups if len(g) < _TOGETHER and can_run_together(g[0].recipe, run.recipe))
         group = next(fitting, None) if narrow else None
         if group is None:

@@ -26,10 +26,11 @@ def can_run_together(recipe: Recipe, other: Recipe) -> bool:
         other: Another.
 
     Returns:
-        True if both train an FC ResNet and only seeds, words, and settings of single steps of training (rates, decays,
-        momentum, clipping) differ.
+        True if both train a residual FC ResNet by SGD and only seeds, words, and settings of single steps of training (rates,
+        decays, momentum, clipping) differ.
     """
-    return isinstance(recipe.model, FCResNetConfig) and _shared(recipe) == _shared(other)
+    stacked = isinstance(recipe.model, FCResNetConfig) and recipe.model.connections == "residual"
+    return stacked and recipe.train.optimizer == other.train.optimizer == "sgd" and _shared(recipe) == _shared(other)
 
 
 def _shared(recipe: Recipe) -> Recipe:

@@ -1,0 +1,51 @@
+"""Write the ledger at the end of docs/claims.md from folders of sweeps: ``python docs/write_claims.py DIR...``."""
+
+import shlex
+import sys
+from pathlib import Path
+
+from ncollapse.report import ledger_markdown, rule_on_claims
+from ncollapse.report.sweep_reading import Sweep, read_sweep
+
+PAGE = Path(__file__).with_name("claims.md")
+HEADING = "## The ledger\n"
+
+
+def command(sweep: Sweep) -> str:
+    """The command that makes the sweep, from its files: what all of its runs changed is set, the rest was swept."""
+    runs = [item for item in sweep.runs if item.run is not None]
+    swept = {field: list(dict.fromkeys(item.settings[field] for item in sweep.runs)) for field in sweep.fields}
+    over = [f"{field}={','.join(values)}" for field, values in swept.items()]
+    changed = [dict(item.partition("=")[::2] for item in run.run.recipe.changed) for run in runs]
+    fixed = [f"{key}={value}" for key, value in changed[0].items() if key not in swept and all(key in c for c in changed)]
+    seeds = len({item.seed for item in sweep.runs})
+    words = ["ncollapse", "sweep", runs[0].run.recipe.name]
+    words += ["--over", *over] if over else []
+    words += ["--set", *fixed] if fixed else []
+    return shlex.join([*words, "--seeds", str(seeds), "--out", f"runs/{sweep.path.name}"])
+
+
+def render(folders: list[Path]) -> str:
+    """The section as Markdown: commands, how many runs, what they ran on, the table."""
+    sweeps, ledger = [read_sweep(folder) for folder in folders], rule_on_claims(folders)
+    commands = [*map(command, sweeps), shlex.join(["ncollapse", "claims", *(f"runs/{s.path.name}" for s in sweeps)])]
+    environments = [item.run.environment for sweep in sweeps for item in sweep.runs if item.run is not None]
+    versions = sorted({f"torch {entry['torch']} on {entry['device']}" for entry in environments})
+    lines = [
+        "Written by `docs/write_claims.py` from the runs of",
+        "",
+        "```console",
+        *(f"$ {line}" for line in commands),
+        "```",
+        "",
+        f"{len(ledger.runs)} finished runs, {', '.join(versions)}. {len(ledger.left_out)} more are left out, with the setting",
+        "and seed of another, or are not finished.",
+        "",
+        *ledger_markdown(ledger),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    before, _, _ = PAGE.read_text().partition(HEADING)
+    PAGE.write_text(f"{before.rstrip()}\n\n{HEADING}\n{render([Path(name) for name in sys.argv[1:]])}")

@@ -1,0 +1,119 @@
+"""Write one self-contained HTML page that sets Figures 2 and 3 of several runs side by side, on common axes."""
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ncollapse.files import write_whole
+from ncollapse.report.inline import depth_rules, panel_svg
+from ncollapse.report.labels import POSITIONS
+from ncollapse.report.markup import render_page
+from ncollapse.report.panels import (
+    PROGRESSIVE,
+    Panel,
+    draw_over_depth,
+    draw_over_epochs,
+    require_position,
+    shown_over_depth,
+    shown_over_epochs,
+)
+from ncollapse.report.parsing import ReportError
+from ncollapse.report.reading import Run, read_run
+from ncollapse.report.summary import findings
+from ncollapse.report.sweep_reading import SWEEP_FILE, read_sweep
+from ncollapse.report.tables import differing_settings
+
+__all__ = ["write_comparison"]
+
+
+_Draw = Callable[..., None]
+
+
+class _Column(NamedTuple):
+    """One run and what sets it apart."""
+
+    run: Run
+    label: str
+
+
+def write_comparison(folders: Iterable[Path], out: Path, *, position: str = "projection") -> Path:
+    """Write Figures 2 (over layers and epochs) and 3 (the geodesic, the layers, the null) of several runs, a column a run.
+
+    A row of panels has one y axis. The page makes no network request and runs no script; equal files give equal bytes.
+
+    Args:
+        folders: Run directories, and folders of sweeps, which stand for the first finished seed of every setting.
+        out: The HTML file; written whole or not at all, its folder is made if need be.
+        position: How layers are laid on the line: a key of ``positions`` in ``depth.json``.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        ReportError: If there is no finished run, a file is missing or broken, or the position is unknown.
+        OSError: If the page cannot be written.
+    """
+    columns = _columns([Path(folder) for folder in folders])
+    for column in columns:
+        require_position(column.run, position)
+    laid = partial(draw_over_depth, position=position)
+    html = render_page(
+        "comparison.html",
+        title=f"{len(columns)} runs side by side",
+        rules="".join(depth_rules(index, len(column.run.layers)) for index, column in enumerate(columns)),
+        columns=[_context(column, position) for column in columns],
+        position=POSITIONS.get(position, position),
+        over_epochs=[_row(columns, panel, "epochs", shown_over_epochs, draw_over_epochs) for panel in PROGRESSIVE],
+        over_depth=[_row(columns, panel, "depth", shown_over_depth, laid) for panel in PROGRESSIVE],
+    )
+    out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(out, html)
+    return out
+
+
+def _columns(folders: Sequence[Path]) -> list[_Column]:
+    runs: list[Run] = []
+    for folder in folders:
+        if (folder / SWEEP_FILE).is_file():
+            runs += [members[0] for _, members in read_sweep(folder).by_setting() if members]
+        else:
+            runs.append(read_run(folder))
+    if not runs:
+        named = ", ".join(map(str, folders)) or "no folder"
+        raise ReportError(
+            f"A comparison needs at least one finished run, found none in {named}. Name run directories or sweeps."
+        )
+    labels = [", ".join(f"{field}={value}" for field, value in differing) for differing in differing_settings(runs)]
+    return [_Column(run, label or run.path.resolve().name) for run, label in zip(runs, labels, strict=True)]
+
+
+def _context(column: _Column, position: str) -> dict[str, Any]:
+    run = column.run
+    return {
+        "label": column.label,
+        "folder": run.path.resolve().name,
+        "seed": run.recipe.seed,
+        "epoch": run.epochs[-1],
+        "layers": run.layers,
+        "findings": findings(run, position),
+    }
+
+
+def _row(
+    columns: Sequence[_Column], panel: Panel, over: str, shown: Callable[[Run, Panel], list[float | None]], draw: _Draw
+) -> tuple[str, str, list[str]]:
+    """Name and meaning of a panel, and its drawing for every run, with room for what is shown of all of them."""
+    shared = [value for column in columns for value in shown(column.run, panel)]
+
+    def drawn(index: int, column: _Column) -> str:
+        return panel_svg(
+            lambda axes: draw(axes, column.run, panel, shared=shared),
+            width=2.75,
+            name=f"run{index}-{over}-{panel.key}",
+            label=f"{panel.key.upper()}, {panel.label}, over {over}, {column.label}",
+            num_layers=len(column.run.layers),
+        )
+
+    return panel.key.upper(), panel.label, [drawn(index, column) for index, column in enumerate(columns)]

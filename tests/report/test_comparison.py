@@ -1,0 +1,79 @@
+"""The comparison: a column a run on common axes, and sweeps by their settings."""
+
+import json
+import re
+
+import pytest
+from matplotlib.figure import Figure
+
+from ncollapse.cli import main
+from ncollapse.report import ReportError, read_run, write_comparison
+from ncollapse.report.panels import PROGRESSIVE, draw_over_depth, draw_over_epochs, shown_over_depth, shown_over_epochs
+
+
+def test_a_column_a_run_and_a_row_a_metric_twice(make_run, edit, tmp_path):
+    runs = [make_run(f"run{seed}", seed=seed, epochs=(0, 5, 150)) for seed in range(3)]
+    edit(runs[1] / "recipe.json", lambda recipe: recipe["train"].update(weight_decay=0.5))
+    html = write_comparison(runs, tmp_path / "pages" / "compare.html").read_text(encoding="utf-8")
+    assert html.count('role="img"') == 2 * 3 * 3
+    assert html.count("train.weight_decay=0.5<small>run1, seed 1, epoch 150</small>") == 2
+    assert "Line against null, PFC1" in html
+    assert "0.067 : 0.233 decades" in html
+    assert "<script" not in html
+    assert write_comparison(runs, tmp_path / "pages" / "compare.html").read_text(encoding="utf-8") == html
+    # Layers of one color on every page, by run.
+    assert all(f".run-{index}{{--depth-0:" in html for index in range(3))
+
+
+@pytest.mark.parametrize("panel", PROGRESSIVE, ids=lambda panel: panel.key)
+def test_runs_share_an_axis_that_holds_both(make_run, panel):
+    early, late = (read_run(make_run(name, epochs=epochs)) for name, epochs in (("a", (0, 1)), ("b", (0, 1, 150))))
+    kinds = [
+        (shown_over_epochs, lambda axes, run, shared: draw_over_epochs(axes, run, panel, shared)),
+        (shown_over_depth, lambda axes, run, shared: draw_over_depth(axes, run, panel, "index", shared)),
+    ]
+    for shown, draw in kinds:
+        shared = [value for run in (early, late) for value in shown(run, panel)]
+        limits = []
+        for run, others in ((early, ()), (early, shared), (late, shared)):
+            axes = Figure().subplots()
+            draw(axes, run, others)
+            limits.append(axes.get_ylim())
+        assert limits[1] == limits[2]
+        assert limits[1][0] <= min(shared)
+        assert max(shared) <= limits[1][1]
+        drawn = [value for line in axes.get_lines() for value in line.get_ydata()]
+        assert max(value for value in drawn if value == value) <= max(*shared, 1)
+
+
+def test_a_sweep_stands_for_the_first_finished_seed_of_each_setting(tmp_path, write_sweep, edit):
+    sweep = write_sweep(tmp_path, ("1", "2"), seeds=2)
+    edit(sweep / "train.weight_decay=2_seed=0" / "status.json", lambda status: status.update(state="running"))
+    html = write_comparison([sweep], tmp_path / "compare.html").read_text(encoding="utf-8")
+    assert "2 runs side by side" in html
+    assert re.findall(r"<small>(train\.weight_decay=\d_seed=\d), seed", html)[:2] == [
+        "train.weight_decay=1_seed=0",
+        "train.weight_decay=2_seed=1",
+    ]
+
+
+def test_every_position_is_an_option(make_run, tmp_path, capsys):
+    run, out = make_run("run", epochs=(0, 5)), tmp_path / "page.html"
+    for position, words in (
+        ("projection", "projection on the chord"),
+        ("arclength", "arc length"),
+        ("index", "block index l/L"),
+    ):
+        main(["compare", str(run), "--out", str(out), "--position", position])
+        assert f"laid at its {words}" in out.read_text(encoding="utf-8")
+    assert capsys.readouterr().out.splitlines() == [f"Page: {out}"] * 3
+    main(["compare", str(run)])
+    assert (run / "compare.html").is_file()
+    with pytest.raises(ReportError, match="needed the position 'nowhere', has index, projection, arclength"):
+        write_comparison([run], out, position="nowhere")
+
+
+def test_nothing_to_compare(tmp_path):
+    (tmp_path / "sweep.json").write_text(json.dumps({"runs": [{"name": "a", "settings": {}, "seed": 0}]}))
+    with pytest.raises(ReportError, match=r"needs at least one finished run, found none in .*\. Name run directories"):
+        write_comparison([tmp_path], tmp_path / "page.html")
