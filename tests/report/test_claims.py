@@ -10,7 +10,8 @@ from scipy import stats
 from ncollapse.cli import main
 from ncollapse.report import ReportError, rule_on_claims, write_claims_page
 from ncollapse.report.claim_rules import Evidence, combine, judge_mean, judge_share
-from ncollapse.report.claims import CLAIMS
+from ncollapse.report.claims import ALL_CLAIMS
+from ncollapse.report.claims_deep import DEEP_CLAIMS
 from ncollapse.report.estimates import Estimate, share_estimate
 
 EVIL = "</script><script>alert(1)</script>"
@@ -81,7 +82,7 @@ def five(write_seed):
 
 def test_every_claim_is_ruled_on_by_its_share_or_mean(five):
     found = rulings(five)
-    assert list(found) == [claim.key for claim in CLAIMS]
+    assert list(found) == [claim.key for claim in ALL_CLAIMS]
     assert {key: ruling.verdict for key, ruling in found.items()} == {
         "terminal": "holds",
         "pfc1": "holds", "pfc1_all": "holds", "pfc2": "fails", "pfc2_all": "fails", "pfc3": "holds", "pfc3_all": "holds",
@@ -90,6 +91,7 @@ def test_every_claim_is_ruled_on_by_its_share_or_mean(five):
         **dict.fromkeys((
             "transport", "alignment", "weight_decay", "weight_decay_energy", "weight_decay_line", "decay_bound", "depth", "mse",
             "random_labels", "random_labels_order", "other_order", "other_line", "skip_connections",
+            *(claim.key for claim in DEEP_CLAIMS),
         ), "not testable here"),
     }  # fmt: skip
     (pfc1,), (pfc2,), (line_fall,) = (found[key].evidence for key in ("pfc1", "pfc2", "theorem2_line"))
@@ -300,12 +302,12 @@ def test_page_and_command_say_the_same(five, tmp_path, capsys):
     assert [(page.parent / name).resolve() for name in kept["runs"]] == [run.resolve() for run in five]
     main(["claims", *map(str, five), "--out", str(page), "--markdown"])
     table = capsys.readouterr().out.splitlines()
-    assert len(table) == 2 + len(CLAIMS)
+    assert len(table) == 2 + len(ALL_CLAIMS)
     row = next(line for line in table if line.startswith("| PFC2 progresses from layer to layer"))
     assert row.endswith("| fails | demo: share of seeds **0.4 [0.0527, 0.853]**, n = 5, fails |")
     assert all(line.count("|") == 4 for line in table)
     html = page.read_text(encoding="utf-8")
-    assert all(claim.statement in html for claim in CLAIMS)
+    assert all(claim.statement in html for claim in ALL_CLAIMS)
     assert html.count('data-verdict="fails">fails') == 2
     main(["claims", *map(str, five)])
     words = capsys.readouterr().out

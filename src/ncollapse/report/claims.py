@@ -12,7 +12,9 @@ from ncollapse.report.parsing import ReportError
 from ncollapse.report.reading import Run, read_run
 from ncollapse.report.sweep_reading import SWEEP_FILE, read_sweep, unfinished
 
-__all__ = ["CLAIMS", "PAPER", "Claim", "Ledger", "Ruling", "rule_on_claims"]
+__all__ = ["ALL_CLAIMS", "CLAIMS", "PAPER", "Claim", "Ledger", "Ruling", "rule_on_claims"]
+
+ALL_CLAIMS = (*CLAIMS, *DEEP_CLAIMS)
 
 
 @dataclass(frozen=True)
@@ -34,11 +36,12 @@ class Ledger:
     left_out: tuple[tuple[str, str], ...]
 
 
-def rule_on_claims(folders: Iterable[Path], claims: Sequence[Claim] = (*CLAIMS, *DEEP_CLAIMS)) -> Ledger:
+def rule_on_claims(folders: Iterable[Path], claims: Sequence[Claim] = ALL_CLAIMS) -> Ledger:
     """Rule on every claim from the finished runs in some folders.
 
     Args:
         folders: Run directories, and folders of sweeps, which stand for their runs.
+        claims: Those to rule on.
         claims: Which ones.
 
     Returns:
