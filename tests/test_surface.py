@@ -44,6 +44,8 @@ SURROGATES = {
     "gufm": "--loss --bias --classes --per-class --dim --lambda-w --solver --seed --figure --json",
     "layer_peeled": "--classes --majority --e-h --e-w --ratio --threshold --figure --json",
     "max_margin": "--classes --per-class --dim --solver --steps --seed --figure --json",
+    "fixed_etf": "--loss --classes --per-class --dim --e-w --e-h --solver --seed --figure --json",
+    "le_sde": "--model --classes --per-class --alpha --beta --decay --end --steps --noise --seed --figure --json",
 }
 
 

@@ -2,8 +2,10 @@
 
 from typing import Any
 
+from ncollapse.cli.solve.fixed_etf import add_fixed_etf
 from ncollapse.cli.solve.gufm import add_gufm
 from ncollapse.cli.solve.layer_peeled import add_layer_peeled
+from ncollapse.cli.solve.le_sde import add_le_sde
 from ncollapse.cli.solve.max_margin import add_max_margin
 from ncollapse.cli.solve.mufm import add_mufm
 from ncollapse.cli.solve.ufm import add_ufm
@@ -17,6 +19,8 @@ _MODELS = (
     add_gufm,
     add_layer_peeled,
     add_max_margin,
+    add_fixed_etf,
+    add_le_sde,
 )
 
 
