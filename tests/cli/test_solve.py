@@ -77,6 +77,26 @@ def test_max_margin(capsys, solver, gap):
     assert found["certified"] == (solver == "closed_form")
 
 
+@pytest.mark.parametrize("solver", ["lbfgs", "closed_form"])
+def test_fixed_etf(capsys, solver):
+    words = "solve fixed_etf --loss ce --classes 3 --per-class 20 3 1 --e-w 4 --e-h 4 --solver"
+    found = answer(capsys, f"{words} {solver}")
+    assert found["value"] == pytest.approx(0.004945249, abs=1e-8)
+    assert found["certified"]
+    assert found["scale"] == 4
+
+
+def test_le_sde(capsys, tmp_path):
+    words = "solve le_sde --classes 3 --alpha 0.5 --beta -0.3 --end 12 --steps 300"
+    found = answer(capsys, f"{words} --figure {tmp_path / 'path.png'}")
+    assert found["integral_alpha"] == pytest.approx(5.5, rel=1e-9)
+    assert found["estimated_alpha"] == pytest.approx(5.5, rel=0.05)
+    assert found["estimated_beta"] == pytest.approx(-3.3, rel=0.05)
+    assert found["lower_bound"] == 0 < found["value"] == found["gap"]
+    assert found["separability"] > 0.9
+    assert found["status"].startswith("Simulated: L-model up to t = 12")
+
+
 def test_what_is_undefined_is_null(capsys):
     found = answer(capsys, "solve ufm --classes 3 --per-class 4 --lambda-w 1 --lambda-h 1")
     assert found["metrics"]["pfc1"] is None
@@ -94,7 +114,12 @@ def test_words_for_people(capsys):
 
 @pytest.mark.parametrize(
     ("words", "kind"),
-    [(UFM_WORDS, "png"), (f"{PEELED_WORDS} --threshold", "svg"), (f"{MUFM_WORDS} --lambda-w 0.1 --lambda-h 0.01", "svg")],
+    [
+        ("solve max_margin --classes 2 --per-class 1", "png"),
+        (UFM_WORDS, "png"),
+        (f"{PEELED_WORDS} --threshold", "svg"),
+        (f"{MUFM_WORDS} --lambda-w 0.1 --lambda-h 0.01", "svg"),
+    ],
 )
 def test_figures(capsys, tmp_path, words, kind):
     file = tmp_path / f"solution.{kind}"

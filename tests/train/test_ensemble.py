@@ -114,7 +114,7 @@ def test_networks_that_do_not_fit_together():
     other = FCResNet(FCResNetConfig(width=9, num_blocks=2), input_dim=6, num_classes=3, seed=0).double()
     with pytest.raises(ValueError, match=r"the same layers, shapes, type and device; network 1 has others than network 0"):
         FCResNetStack([models[0], other])
-    with pytest.raises(ValueError, match=r"needs residual FCResNet networks, at least one, got Linear\. Train other"):
+    with pytest.raises(ValueError, match=r"kind residual FCResNet with a linear head, at least one, got Linear\. Train"):
         FCResNetStack([models[0], torch.nn.Linear(6, 3)])
     dense = FCResNet(FCResNetConfig(width=9, num_blocks=2, connections="dense"), input_dim=6, num_classes=3, seed=0)
     with pytest.raises(ValueError, match="got dense FCResNet"):

@@ -6,7 +6,10 @@ from ncollapse.models.fc_resnet import FCResNet, FCResNetConfig
 from ncollapse.models.fc_resnet_stack import FCResNetStack
 
 __all__ = ["ConvResNet", "ConvResNetConfig", "FCResNet", "FCResNetConfig", "FCResNetStack", "ModelConfig", "build_model"]
+from ncollapse.models.heads import FixedETFHead
 from ncollapse.models.layernorm_resnet import LayerNormResNet, LayerNormResNetConfig
+from ncollapse.models.lenet import LeNet
+from ncollapse.models.tight_frame import TightFrameBlock, parseval_step
 from ncollapse.models.transformer import Transformer, TransformerConfig
 
 __all__ = [
@@ -14,10 +17,14 @@ __all__ = [
     "ConvResNetConfig",
     "FCResNet",
     "FCResNetConfig",
+    "FixedETFHead",
     "LayerNormResNet",
     "LayerNormResNetConfig",
+    "LeNet",
     "ModelConfig",
+    "TightFrameBlock",
     "Transformer",
     "TransformerConfig",
     "build_model",
+    "parseval_step",
 ]

@@ -8,12 +8,15 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from ncollapse.models.heads import FixedETFHead
+
 __all__ = ["FCResNet", "FCResNetConfig"]
 
 Block = Literal["double", "single"]
 Normalization = Literal["none", "pre", "mid", "post"]
 Stem = Literal["linear", "linear_bn"]
 Connections = Literal["residual", "plain", "dense"]
+Head = Literal["linear", "fixed_etf"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,8 @@ class FCResNetConfig:
             identity at first. Any other scale has no effect on the output where normalization follows that layer
             (``post``, and ``mid`` of ``single``), up to its bias and the epsilon of the normalization.
         connections: ``residual``, ``plain`` or ``dense``: what a block takes and whether it passes that on.
+        head: ``linear`` is trained; ``fixed_etf`` is a unit simplex ETF behind features of norm one, for the loss
+            ``dot_regression`` (``FixedETFHead``), and needs a width of num_classes - 1 or more.
 
     Raises:
         ValueError: If a field is out of its range.
@@ -61,9 +66,16 @@ class FCResNetConfig:
     zero_bias: bool = True
     branch_scale: float = 1.0
     connections: Connections = "residual"
+    head: Head = "linear"
 
     def __post_init__(self) -> None:
-        choice_fields = (("block", Block), ("normalization", Normalization), ("stem", Stem), ("connections", Connections))
+        choice_fields = (
+            ("block", Block),
+            ("normalization", Normalization),
+            ("stem", Stem),
+            ("connections", Connections),
+            ("head", Head),
+        )
         for field, choices in choice_fields:
             if getattr(self, field) not in get_args(choices):
                 raise ValueError(
@@ -107,7 +119,7 @@ class FCResNet(nn.Module):
 
     Attributes:
         collapse_stages: Names of the modules whose outputs are h^0, ..., h^L: the stem, then every block.
-        collapse_classifier: Name of the last linear layer, whose input is h^L itself.
+        collapse_classifier: Name of the last linear layer, whose input is h^L itself, with a fixed head h^L over its norm.
         config: How it was built.
         input_dim: Numbers in a sample.
         num_classes: Number of logits.
@@ -131,6 +143,7 @@ class FCResNet(nn.Module):
 
     collapse_stages: tuple[str, ...]
     collapse_classifier: str = "head"
+    head: nn.Module
 
     def __init__(self, config: FCResNetConfig, input_dim: int, num_classes: int, seed: int) -> None:
         super().__init__()
@@ -147,6 +160,8 @@ class FCResNet(nn.Module):
         # undone. (torch.nn.utils.skip_init would avoid it, and take seconds to import a symbolic algebra system.)
         with torch.device("cpu"), torch.random.fork_rng(devices=[]):
             self._build(torch.Generator().manual_seed(seed))
+        if config.head == "fixed_etf":
+            self.head, self.collapse_classifier = FixedETFHead(config.width, num_classes, seed), "head.classifier"
 
     def _build(self, generator: torch.Generator) -> None:
         config, width = self.config, self.config.width

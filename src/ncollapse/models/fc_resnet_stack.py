@@ -118,7 +118,7 @@ _LAYERS: dict[type[nn.Module], Callable[..., _Layer]] = {
 }
 
 
-_STACKED = "residual FCResNet"
+_STACKED = "residual FCResNet with a linear head"
 
 
 def _stacked_buffer(networks: Sequence[nn.Module], name: str) -> Tensor:
@@ -130,14 +130,16 @@ def _stacked_buffer(networks: Sequence[nn.Module], name: str) -> Tensor:
 
 
 def _kind(network: nn.Module) -> str:
-    return f"{network.config.connections} FCResNet" if isinstance(network, FCResNet) else type(network).__name__
+    if not isinstance(network, FCResNet):
+        return type(network).__name__
+    return f"{network.config.connections} FCResNet with a {network.config.head} head"
 
 
 def _check_alike(networks: Sequence[nn.Module]) -> None:
     others = sorted({_kind(network) for network in networks} - {_STACKED})
     if others or not networks:
         raise ValueError(
-            f"a stack needs {_STACKED} networks, at least one, got {', '.join(others) or 'none'}. "
+            f"a stack needs networks of kind {_STACKED}, at least one, got {', '.join(others) or 'none'}. "
             "Train other networks one after another."
         )
 

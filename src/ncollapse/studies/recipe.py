@@ -59,6 +59,7 @@ _Model = Annotated[
 # Fields younger than runs on users' disks: at their defaults they are no part of the fingerprint.
 _YOUNGER = {
     "model.connections": "residual",
+    "model.head": "linear",
     "decay_over_blocks": False,
     "train.optimizer": "sgd",
     "train.schedule": "steps",
@@ -104,6 +105,11 @@ class Recipe:
             raise ValueError("decay_over_blocks needs a network with model.num_blocks of 1 or more. Leave it false.")
         if self.seed < 0 or self.threads < 1:
             raise ValueError(f"seed must be at least 0 and threads at least 1, got {self.seed} and {self.threads}.")
+        head = getattr(self.model, "head", "linear")
+        if self.train.loss == "dot_regression" and head != "fixed_etf":
+            raise ValueError(
+                f"train.loss=dot_regression needs model.head=fixed_etf, got {head}: a trained head can bring all logits to one."
+            )
         last = max(self.measure.epochs or (0,))
         if last > self.train.epochs:
             raise ValueError(

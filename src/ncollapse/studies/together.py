@@ -29,7 +29,8 @@ def can_run_together(recipe: Recipe, other: Recipe) -> bool:
         True if both train a residual FC ResNet by SGD and only seeds, words, and settings of single steps of training (rates,
         decays, momentum, clipping) differ.
     """
-    stacked = isinstance(recipe.model, FCResNetConfig) and recipe.model.connections == "residual"
+    model = recipe.model
+    stacked = isinstance(model, FCResNetConfig) and (model.connections, model.head) == ("residual", "linear")
     return stacked and recipe.train.optimizer == other.train.optimizer == "sgd" and _shared(recipe) == _shared(other)
 
 

@@ -40,7 +40,7 @@ class TrainConfig:
             ``gamma`` times it in the last; milestones are then not used.
         clip_norm: Largest norm of the whole gradient, more than 0; None does not clip.
         loss: ``cross_entropy``, or ``mse`` against one-hot targets: half the squared distance, summed over classes,
-            averaged over samples.
+            averaged over samples; ``dot_regression`` for networks with a fixed head.
         checkpoint_every: Epochs between checkpoints, 1 or more; read by whoever saves them.
 
     Raises:
