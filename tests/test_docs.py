@@ -43,6 +43,12 @@ EXAMPLES = {
     "leaving_the_data.py": "never more spread out than the data: True",
     "minority_collapse.py": "they merge from R = 12.1924 on",
     "features_on_a_sphere.py": "K = 4, λ = 0.005: s = 3.0916069111, minimum 0.1430641596",
+    "deep_features.py": "ReLU, K = 6, M = 4: low rank / deep collapse = 0.94",
+    "near_collapse.py": "w = 0.6738724571, m = 1.3340397714, σ = 0.8149613578",
+    "strong_collapse.py": "t = 3.0: eigenvalue 1.998",
+    "central_path.py": "t = 200000: signals 5.7",
+    "normalized_networks.py": "batch norm, β = 0.5: γ = 0.8660254, α = 0.5000000, minimum 3.97213595",
+    "spheres_and_balls.py": "ball, K = 10: minimum",
     "unconstrained_features.py": "mse: 0.0278842712475, c < 1 holds",
 }
 

@@ -43,6 +43,15 @@ SURROGATES = {
     "mufm": "--loss --bias --classes --per-class --dim --sigma --seed --lambda-w --lambda-h --figure --json",
     "gufm": "--loss --bias --classes --per-class --dim --lambda-w --solver --seed --figure --json",
     "layer_peeled": "--classes --majority --e-h --e-w --ratio --threshold --figure --json",
+    "deep_ufm": "--activation --bias --classes --per-class --layers --dim --lambda-w --lambda-h --solver --seed --figure "
+    "--json",
+    "near_collapse": "--classes --per-class --dim --scale --noise --seed --lambda-w --lambda-h --solver --figure --json",
+    "mixon_flow": "--classes --per-class --dim --size --seed --duration --steps --figure --json",
+    "central_path": "--classes --per-class --dim --seed --duration --steps --figure --json",
+    "batch_norm": "--classes --per-class --dim --width --beta --solver --seed --figure --json",
+    "weight_normalized": "--per-class --dim --sigma --width --decay --seed --figure --json",
+    "bounded_outputs": "--classes --per-class --radius --solver --seed --figure --json",
+    "normalized_features": "--classes --per-class --dim --temperature --solver --seed --figure --json",
 }
 
 

@@ -1,12 +1,20 @@
 """Surrogate models of neural collapse: solved, with a proof of how close each solution is to the global minimum."""
 
+from ncollapse.surrogates.batch_norm import BatchNormNet
+from ncollapse.surrogates.bounded_outputs import BoundedOutputs, average_by_class
+from ncollapse.surrogates.central_path import CentralPath, signal_after
 from ncollapse.surrogates.critical_point import CriticalPoint, critical_point
+from ncollapse.surrogates.deep_low_rank import layer_ranks, low_rank_start
+from ncollapse.surrogates.deep_ufm import DeepUFM, collapse_threshold
+from ncollapse.surrogates.flows import FlowEnd
 from ncollapse.surrogates.great_circle import great_circle_blocks
 from ncollapse.surrogates.gufm import GUFM, layer_norm
 from ncollapse.surrogates.imbalance import minority_collapse_ratio, seli_geometry
 from ncollapse.surrogates.layer_peeled import GroupedNewton, LayerPeeled
 from ncollapse.surrogates.layer_peeled_minority import minority_cosine, minority_threshold
 from ncollapse.surrogates.layer_peeled_sdp import solve_sdp
+from ncollapse.surrogates.mixon_flow import UnregularizedUFM, collapsed_bias, collapsed_eigenvalue
+from ncollapse.surrogates.mse_decomposition import MSEDecomposition, decompose_mse, least_squares_classifier
 from ncollapse.surrogates.mufm import MUFM, EliminatedFeatures
 from ncollapse.surrogates.mufm_flow import FlowPath, gradient_flow
 from ncollapse.surrogates.mufm_laws import (
@@ -18,43 +26,69 @@ from ncollapse.surrogates.mufm_laws import (
     straight_layers,
 )
 from ncollapse.surrogates.mufm_reduced import ReducedMUFM
+from ncollapse.surrogates.near_collapse import NearCollapse
+from ncollapse.surrogates.normalized_features import NormalizedFeatures
 from ncollapse.surrogates.problem import Certificate, Inequality, NotConverged, Problem, Solution, Solver
+from ncollapse.surrogates.projected import ProjectedGradient
 from ncollapse.surrogates.proximal import Proximal
 from ncollapse.surrogates.solvers import LBFGS, GradientDescent
 from ncollapse.surrogates.ufm import UFM
+from ncollapse.surrogates.weight_normalized import WeightNormalizedNet, best_norm, margin_variation
 
 __all__ = [
     "GUFM",
     "LBFGS",
     "MUFM",
     "UFM",
+    "BatchNormNet",
+    "BoundedOutputs",
+    "CentralPath",
     "Certificate",
     "CollapseProgress",
     "CriticalPoint",
+    "DeepUFM",
     "EliminatedFeatures",
+    "FlowEnd",
     "FlowPath",
     "GradientDescent",
     "GroupedNewton",
     "Inequality",
     "LayerPeeled",
+    "MSEDecomposition",
+    "NearCollapse",
+    "NormalizedFeatures",
     "NotConverged",
     "Problem",
+    "ProjectedGradient",
     "Proximal",
     "ReducedMUFM",
     "Solution",
     "Solver",
+    "UnregularizedUFM",
+    "WeightNormalizedNet",
     "alignment",
+    "average_by_class",
+    "best_norm",
     "collapse_progress",
+    "collapse_threshold",
+    "collapsed_bias",
+    "collapsed_eigenvalue",
     "critical_point",
+    "decompose_mse",
     "gradient_flow",
     "great_circle_blocks",
     "layer_norm",
+    "layer_ranks",
+    "least_squares_classifier",
+    "low_rank_start",
+    "margin_variation",
     "merged_decay",
     "minority_collapse_ratio",
     "minority_cosine",
     "minority_threshold",
     "seli_geometry",
     "shrinkage",
+    "signal_after",
     "solve_sdp",
     "straight_layers",
 ]

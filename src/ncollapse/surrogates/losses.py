@@ -55,6 +55,24 @@ def loss_value(name: LossName, logits: Tensor, labels: Tensor, shares: Tensor) -
     return shares @ torch.nn.functional.cross_entropy(logits, labels, reduction="none")
 
 
+def precise_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    r"""Mean cross-entropy to full relative precision, however small.
+
+    It is :math:`\frac1N \sum_i \log(1 + \sum_{j \ne y_i} e^{z_{ij} - z_{i y_i}})`; the difference of a logarithm and a logit
+    would lose the digits of a loss of 1e-5 and its slope.
+
+    Args:
+        logits: Z, shape (N, K).
+        labels: y, shape (N,).
+
+    Returns:
+        0-d tensor.
+    """
+    chosen = labels.unsqueeze(1)
+    odds = (logits - logits.gather(1, chosen)).scatter(1, chosen, -torch.inf)
+    return -torch.nn.functional.logsigmoid(-odds.logsumexp(dim=1)).mean()
+
+
 def loss_gradient(name: LossName, logits: Tensor, labels: Tensor, shares: Tensor) -> Tensor:
     r"""Gradient Γ of ``loss_value``: :math:`p_i (z_i - e_{y_i})` or :math:`p_i (\mathrm{softmax}(z_i) - e_{y_i})`.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from ncollapse.statistics import ClassScatter
 from ncollapse.surrogates.checks import check_balanced, check_finite, check_positive
+from ncollapse.surrogates.flows import State, runge_kutta
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,8 @@ def gradient_flow(inputs: Tensor, labels: Tensor, *, lambda_w: float, duration: 
     scatter = ClassScatter.from_batch(inputs.double(), labels, len(counts))
     within, step, num_samples = scatter.within_covariance(), duration / num_steps, sum(counts)
 
-    def slope(deviation: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
+    def slope(state: State) -> State:
+        deviation, means = state
         weight = best_weight(deviation @ within @ deviation.T, means, lambda_w)
         longest = 0.5 * num_samples / float(weight.square().sum())
         if step > longest:
@@ -94,28 +95,13 @@ def gradient_flow(inputs: Tensor, labels: Tensor, *, lambda_w: float, duration: 
         identity = torch.eye(len(counts), dtype=torch.float64)
         return -weight.T @ weight @ deviation / num_samples, -(means @ weight.T - identity) @ weight / num_samples
 
-    state = torch.eye(inputs.shape[1], dtype=torch.float64), scatter.moments.means
+    state: State = torch.eye(inputs.shape[1], dtype=torch.float64), scatter.moments.means
     path = [state]
     for _ in range(num_steps):
-        state = _runge_kutta(slope, state, step)
+        state = runge_kutta(slope, state, step)
         path.append(state)
     maps, means = (torch.stack(parts) for parts in zip(*path, strict=True))
     centered = means - means.mean(dim=1, keepdim=True)
     times = torch.linspace(0, duration, num_steps + 1, dtype=torch.float64)
     traces = torch.einsum("tij,jk,tik->t", maps, within, maps)
     return FlowPath(times, maps, means, traces, centered.square().sum(dim=(1, 2)) / len(counts))
-
-
-State = tuple[Tensor, Tensor]
-
-
-def _runge_kutta(slope: Callable[[Tensor, Tensor], State], state: State, step: float) -> State:
-    def moved(by: State, share: float) -> State:
-        return state[0] + share * step * by[0], state[1] + share * step * by[1]
-
-    first = slope(*state)
-    second = slope(*moved(first, 0.5))
-    third = slope(*moved(second, 0.5))
-    fourth = slope(*moved(third, 1.0))
-    deviation, means = (a + 2 * b + 2 * c + d for a, b, c, d in zip(first, second, third, fourth, strict=True))
-    return moved((deviation, means), 1 / 6)

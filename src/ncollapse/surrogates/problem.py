@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -18,6 +18,8 @@ from ncollapse.statistics import ClassCenters, ClassDecisions, ClassMoments, Lin
 Variables = dict[str, Tensor]
 # A relative gap below this is what the gradient of a solved problem, a few 1e-10, leaves open to first order.
 CERTIFIED = 1e-6
+# An objective of zero is known to rounding of a loss of order one.
+_ROUNDING = 1e-14
 # The sides of an inequality that is an equality at the solution are known as well as the gradient is.
 _EQUAL = 1e-6
 
@@ -68,7 +70,7 @@ class Solution:
         variables: Named tensors in float64, among them "features" of shape (N, d), one sample a row.
         labels: Classes of the samples, shape (N,).
         certificate: Lower bound of the model's minimum and the inequality behind it.
-        converged: Whether the solver reached its tolerance; closed forms always have.
+        converged: Whether the solver reached its tolerance, or the certificate proves the point; closed forms always have.
         history: Objective at every iteration; one entry for closed forms.
         source: How it was found, for the status.
     """
@@ -88,8 +90,8 @@ class Solution:
 
     @property
     def certified(self) -> bool:
-        """Whether the gap proves a global minimum, to 1e-6 of the objective."""
-        return self.gap <= CERTIFIED * abs(self.value)
+        """Whether the gap proves a global minimum, to 1e-6 of the objective or to rounding."""
+        return self.gap <= max(CERTIFIED * abs(self.value), _ROUNDING)
 
     @property
     def status(self) -> str:
@@ -265,7 +267,7 @@ class Problem(ABC):
         begin = self.start(seed) if start is None else start
         run = (solver or self.default_solver).run(self, begin)
         solution = self.solution(run.variables, run.words, run.history, run.converged)
-        if not (run.converged or allow_unconverged):
+        if not (solution.converged or allow_unconverged):
             raise NotConverged(solution)
         return solution
 
@@ -283,4 +285,5 @@ class Problem(ABC):
         """
         value = float(self.objective(variables))
         certificate = self.certificate(variables)
-        return Solution(value, self.complete(variables), self.labels, certificate, converged, history or (value,), source)
+        found = Solution(value, self.complete(variables), self.labels, certificate, converged, history or (value,), source)
+        return replace(found, converged=converged or found.certified)

@@ -2,10 +2,18 @@
 
 from typing import Any
 
+from ncollapse.cli.solve.batch_norm import add_batch_norm
+from ncollapse.cli.solve.bounded_outputs import add_bounded_outputs
+from ncollapse.cli.solve.central_path import add_central_path
+from ncollapse.cli.solve.deep_ufm import add_deep_ufm
 from ncollapse.cli.solve.gufm import add_gufm
 from ncollapse.cli.solve.layer_peeled import add_layer_peeled
+from ncollapse.cli.solve.mixon_flow import add_mixon_flow
 from ncollapse.cli.solve.mufm import add_mufm
+from ncollapse.cli.solve.near_collapse import add_near_collapse
+from ncollapse.cli.solve.normalized_features import add_normalized_features
 from ncollapse.cli.solve.ufm import add_ufm
+from ncollapse.cli.solve.weight_normalized import add_weight_normalized
 
 __all__ = ["add_solve"]
 
@@ -15,6 +23,14 @@ _MODELS = (
     add_mufm,
     add_gufm,
     add_layer_peeled,
+    add_deep_ufm,
+    add_near_collapse,
+    add_mixon_flow,
+    add_central_path,
+    add_batch_norm,
+    add_weight_normalized,
+    add_bounded_outputs,
+    add_normalized_features,
 )
 
 

@@ -1,0 +1,171 @@
+"""Two layers with batch normalization under the squared loss: the last layers of a network, solved in closed form."""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ncollapse.statistics.batch import check_labels
+from ncollapse.surrogates.checks import check_positive
+from ncollapse.surrogates.losses import one_hot
+from ncollapse.surrogates.problem import Certificate, Inequality, Problem, Solution, Variables
+from ncollapse.surrogates.solvers import LBFGS
+
+
+def normalize_batch(values: Tensor) -> Tensor:
+    """Columns less their mean, scaled to norm one: batch normalization of a full batch, up to the factor √N.
+
+    Args:
+        values: Shape (N, m).
+
+    Returns:
+        Shape (N, m).
+    """
+    centered = values - values.mean(dim=0)
+    return centered / torch.linalg.norm(centered, dim=0)
+
+
+class BatchNormNet(Problem):
+    r"""Last two layers of a ReLU network with batch normalization of the hidden one, squared loss and weight decay.
+
+    .. math:: \min \frac12 \lVert \sum_j \mathrm{relu}(\gamma_j \mathrm{BN}(F w_j) + \tfrac{\alpha_j}{\sqrt N} 1) v_j^T - Y
+        \rVert^2 + \frac\beta2 \sum_j (\gamma_j^2 + \alpha_j^2 + \lVert v_j \rVert^2)
+
+    With F of full row rank, one hidden unit a class is a global minimizer whatever the width: :math:`F w_j = y_j`, the
+    indicator of the class, with :math:`\gamma_j = \sqrt{s_j (1 - n_j/N)}`, :math:`\alpha_j = \sqrt{s_j n_j/N}`, :math:`v_j =
+    \sqrt{s_j} e_j` and :math:`s_j = (\sqrt{n_j} - \beta)_+`; value :math:`\sum_j \frac12 (\sqrt{n_j} - s_j)^2 + \beta s_j`.
+    Hidden features are an orthogonal frame, centered a simplex ETF. The bound holds for any F and width, because a hidden unit
+    is no longer than its :math:`(\gamma, \alpha)`: the objective is at least :math:`\min_Z \frac12 \lVert Z - Y \rVert^2 +
+    \beta \lVert Z \rVert_*`.
+
+    Args:
+        inputs: F, features of the layer before, shape (N, d), of rank N.
+        labels: Classes in [0, K), each with a sample, shape (N,).
+        beta: β, positive.
+        width: m, hidden units, at least K.
+
+    Raises:
+        ValueError: If a number is out of range, or the rank is less than N.
+
+    Reference:
+        Ergen, Sahiner, Ozturkler, Pauly, Mardani & Pilanci (2022), ICLR; the shift's factor :math:`1/\sqrt N` follows from
+        their definition of batch normalization. The bound for all widths is derived.
+    """
+
+    def __init__(self, inputs: Tensor, labels: Tensor, *, beta: float, width: int | None = None) -> None:
+        check_positive(beta=beta)
+        self.num_classes = int(labels.max()) + 1
+        self._labels = check_labels(labels, len(inputs), self.num_classes)
+        self.counts = torch.bincount(self._labels, minlength=self.num_classes)
+        if self.num_classes < 2 or int(self.counts.min()) == 0:
+            raise ValueError(f"Two or more classes, each with a sample, are needed; got counts {self.counts.tolist()}.")
+        self.width = self.num_classes if width is None else width
+        if self.width < self.num_classes:
+            raise ValueError(f"The closed form needs width >= {self.num_classes}, one unit a class, got {self.width}.")
+        self.inputs, self.beta = inputs.detach().double(), beta
+        rank = int(torch.linalg.matrix_rank(self.inputs))
+        if rank < len(inputs):
+            raise ValueError(
+                f"inputs must have full row rank {len(inputs)} so that every class's indicator is reached, got rank {rank} of "
+                f"{tuple(inputs.shape)}. Take fewer samples or more dimensions."
+            )
+
+    @property
+    def labels(self) -> Tensor:
+        """Classes of the samples."""
+        return self._labels
+
+    @property
+    def default_solver(self) -> LBFGS:
+        """L-BFGS in all variables: may stop at kinks of ReLU, at the minimum or not; the certificate says."""
+        return LBFGS()
+
+    @cached_property
+    def sizes(self) -> Tensor:
+        r""":math:`s_j = (\sqrt{n_j} - \beta)_+`, shape (K,)."""
+        return (self.counts.double().sqrt() - self.beta).clamp(min=0)
+
+    @cached_property
+    def minimum(self) -> float:
+        """The global minimum."""
+        return float((0.5 * (self.counts.double().sqrt() - self.sizes).square() + self.beta * self.sizes).sum())
+
+    def start(self, seed: int) -> Variables:
+        """Standard normal hidden and last weights, γ = 1 and α = 0 as frameworks have them.
+
+        Args:
+            seed: Of the generator.
+
+        Returns:
+            The point.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        hidden = torch.randn(self.width, self.inputs.shape[1], generator=generator, dtype=torch.float64)
+        weight = torch.randn(self.num_classes, self.width, generator=generator, dtype=torch.float64)
+        return {"hidden": hidden, "gamma": torch.ones_like(weight[0]), "alpha": torch.zeros_like(weight[0]), "weight": weight}
+
+    def features(self, variables: Variables) -> Tensor:
+        """Hidden features behind ReLU.
+
+        Args:
+            variables: A point.
+
+        Returns:
+            Shape (N, m).
+        """
+        scaled = variables["gamma"] * normalize_batch(self.inputs @ variables["hidden"].T)
+        return torch.relu(scaled + variables["alpha"] / math.sqrt(len(self.inputs)))
+
+    def complete(self, variables: Variables) -> Variables:
+        """Add the hidden features.
+
+        Args:
+            variables: A point.
+
+        Returns:
+            The same with "features".
+        """
+        return variables | {"features": self.features(variables)}
+
+    def objective(self, variables: Variables) -> Tensor:
+        """Loss and decay.
+
+        Args:
+            variables: "hidden" (m, d), "gamma" and "alpha" (m,), "weight" (K, m).
+
+        Returns:
+            0-d tensor.
+        """
+        errors = self.features(variables) @ variables["weight"].T - one_hot(self.labels, self.num_classes)
+        decay = sum(variables[name].square().sum() for name in ("gamma", "alpha", "weight"))
+        return 0.5 * errors.square().sum() + self.beta / 2 * decay
+
+    def certificate(self, variables: Variables) -> Certificate:
+        """The global minimum, which bounds every point, and whether all classes are kept.
+
+        Args:
+            variables: Any point.
+
+        Returns:
+            The bound and the condition under which no class is given up.
+        """
+        return Certificate(self.minimum, Inequality("β <= min √n_k", self.beta, math.sqrt(int(self.counts.min()))))
+
+    def closed_form(self) -> Solution:
+        """One hidden unit a class; further units are switched off.
+
+        Returns:
+            The global minimum.
+        """
+        indicators = one_hot(self.labels, self.num_classes)
+        shares, roots = self.counts.double() / len(self.labels), self.sizes.sqrt()
+        units = torch.linalg.pinv(self.inputs) @ indicators
+        spare = self.width - self.num_classes
+        # Units that are switched off need some direction for their normalization to exist.
+        hidden = torch.cat([units.T, units.T[:1].expand(spare, -1)])
+        padded = {"gamma": roots * (1 - shares).sqrt(), "alpha": roots * shares.sqrt(), "weight": torch.diag(roots)}
+        point = {name: torch.nn.functional.pad(part, (0, spare)) for name, part in padded.items()}
+        return self.solution({"hidden": hidden, **point}, "closed form")

@@ -1,0 +1,145 @@
+"""Outputs within a ball: cross-entropy over bounded functions, and why averaging outputs by class never hurts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ncollapse.etf import simplex_etf
+from ncollapse.surrogates.checks import check_counts, check_positive
+from ncollapse.surrogates.losses import one_hot, precise_cross_entropy
+from ncollapse.surrogates.problem import Certificate, Inequality, Solution, Variables
+from ncollapse.surrogates.projected import Constrained, ProjectedGradient
+
+
+@dataclass(frozen=True)
+class BoundedOutputs(Constrained):
+    r"""Cross-entropy of outputs :math:`z_i \in R^K` with :math:`\lVert z_i \rVert \le R`, free otherwise.
+
+    Every sample's least loss is :math:`\log(1 + (K-1) e^{-R \sqrt{K/(K-1)}})`, at :math:`z = R (\sqrt{(K-1)/K}\, e_y -
+    \sum_{j \ne y} e_j / \sqrt{K(K-1)})` alone: outputs collapse to a simplex ETF of norm R, whatever the counts.
+
+    Attributes:
+        counts: n_k, samples of each class.
+        radius: R, positive.
+
+    Raises:
+        ValueError: If a number is out of range.
+
+    Reference:
+        E & Wojtowytsch (2022), MSML; Lu & Steinerberger (2022), ACHA.
+
+    Example:
+        >>> round(BoundedOutputs((3, 1, 2), radius=2.0).minimum, 10)
+        0.1592876851
+    """
+
+    counts: tuple[int, ...]
+    radius: float
+
+    def __post_init__(self) -> None:
+        check_counts(self.counts)
+        check_positive(radius=self.radius)
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return len(self.counts)
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """Classes of the samples, sorted."""
+        return torch.arange(self.num_classes).repeat_interleave(torch.tensor(self.counts))
+
+    @property
+    def default_solver(self) -> ProjectedGradient:
+        """Projected gradient descent: the problem is convex."""
+        return ProjectedGradient()
+
+    @property
+    def minimum(self) -> float:
+        """The global minimum."""
+        K = self.num_classes
+        return math.log1p((K - 1) * math.exp(-self.radius * math.sqrt(K / (K - 1))))
+
+    def start(self, seed: int) -> Variables:
+        """Standard normal outputs, brought into the ball.
+
+        Args:
+            seed: Of the generator.
+
+        Returns:
+            The point: outputs stand for features.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        shape = (len(self.labels), self.num_classes)
+        return self.retract({"features": torch.randn(shape, generator=generator, dtype=torch.float64)})
+
+    def retract(self, variables: Variables) -> Variables:
+        """Shorten rows that are longer than R.
+
+        Args:
+            variables: Any outputs.
+
+        Returns:
+            The nearest ones in the ball.
+        """
+        rows = variables["features"]
+        return {"features": rows * (self.radius / torch.linalg.norm(rows, dim=1, keepdim=True)).clamp(max=1)}
+
+    def objective(self, variables: Variables) -> Tensor:
+        """Mean cross-entropy.
+
+        Args:
+            variables: "features": the outputs (N, K).
+
+        Returns:
+            0-d tensor.
+        """
+        return precise_cross_entropy(variables["features"], self.labels)
+
+    def certificate(self, variables: Variables) -> Certificate:
+        """The global minimum, and that outputs keep to the ball.
+
+        Args:
+            variables: Any point.
+
+        Returns:
+            The bound, which holds within the ball.
+        """
+        longest = float(torch.linalg.norm(variables["features"], dim=1).max())
+        return Certificate(self.minimum, Inequality("‖z‖ <= R", longest, self.radius))
+
+    def closed_form(self) -> Solution:
+        """A simplex ETF of norm R.
+
+        Returns:
+            The global minimum, in K coordinates that sum to zero.
+        """
+        K = self.num_classes
+        # The frame's Gram matrix is a multiple of a projection: its rows are the frame itself, turned into K coordinates.
+        frame = simplex_etf(K, K - 1)
+        outputs = self.radius * math.sqrt((K - 1) / K) * frame @ frame.T
+        return self.solution({"features": outputs[self.labels]}, "closed form")
+
+
+def average_by_class(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Replace every sample's outputs by the mean over its class: by convexity the loss never rises.
+
+    Args:
+        outputs: Shape (N, K).
+        labels: Shape (N,).
+
+    Returns:
+        Shape (N, K): within-class variability zero.
+
+    Reference:
+        E & Wojtowytsch (2022), MSML: Jensen's inequality.
+    """
+    membership = one_hot(labels, int(labels.max()) + 1)
+    means = membership.T @ outputs.double() / membership.sum(dim=0).clamp(min=1).unsqueeze(1)
+    return means[labels]

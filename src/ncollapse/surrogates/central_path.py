@@ -1,0 +1,229 @@
+"""The central path of the squared loss, and the renormalized gradient flow along it, which has an exact law."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from scipy.optimize import brentq
+from torch import Tensor
+
+from ncollapse.surrogates.checks import check_counts, check_positive
+from ncollapse.surrogates.flows import FlowEnd, follow
+from ncollapse.surrogates.losses import one_hot
+from ncollapse.surrogates.mse_decomposition import decompose_mse, least_squares_classifier
+from ncollapse.surrogates.problem import Certificate, Inequality, Problem, Variables
+from ncollapse.surrogates.solvers import LBFGS
+
+
+@dataclass(frozen=True)
+class CentralPath(Problem):
+    r"""Features on the central path: the squared loss of the least-squares classifier, balanced, without decay.
+
+    In coordinates where :math:`\Sigma_W = I` (``whiten``) the loss is :math:`\frac{1}{2K} \sum_j 1/(1 + \omega_j^2)`, with
+    :math:`\omega_j` the K-1 singular values of the centered class means over √K: their squares are the eigenvalues of the
+    signal-to-noise matrix :math:`\Sigma_W^{-1/2} \Sigma_B \Sigma_W^{-1/2}`. Along its gradient flow, kept to
+    :math:`\Sigma_W = I`, each follows a law of its own (``signal_after``): all grow without end, and their ratios tend to 1.
+
+    Attributes:
+        num_classes: K, at least 2.
+        per_class: n.
+        dim: d, at most N - K so that Σ_W has full rank.
+
+    Raises:
+        ValueError: If a number is out of range.
+
+    Reference:
+        Han, Papyan & Donoho (2022), ICLR; the law as it stands here is derived.
+    """
+
+    num_classes: int
+    per_class: int
+    dim: int
+
+    def __post_init__(self) -> None:
+        check_counts([self.per_class] * self.num_classes)
+        check_positive(dim=self.dim)
+        freedom = (self.per_class - 1) * self.num_classes
+        if self.dim > freedom:
+            raise ValueError(
+                f"The within-class covariance has full rank for dim <= N - K = {freedom}, got {self.dim}. Take more samples or "
+                "fewer dimensions."
+            )
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """Classes of the samples, sorted."""
+        return torch.arange(self.num_classes).repeat_interleave(self.per_class)
+
+    @property
+    def default_solver(self) -> LBFGS:
+        """L-BFGS in the features: the loss has an infimum and no minimum, so that it goes as far as its tolerance."""
+        return LBFGS()
+
+    def start(self, seed: int) -> Variables:
+        """Standard normal deviations around standard normal class means, brought to identity covariance.
+
+        Args:
+            seed: Of the generator.
+
+        Returns:
+            The point.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        means = torch.randn(self.num_classes, self.dim, generator=generator, dtype=torch.float64)
+        noise = torch.randn(len(self.labels), self.dim, generator=generator, dtype=torch.float64)
+        return {"features": self.whiten(means[self.labels] + noise)}
+
+    def _parts(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Centered class means (K, d) and deviations from class means (N, d)."""
+        means = features.reshape(self.num_classes, self.per_class, self.dim).mean(dim=1)
+        return means - means.mean(dim=0), features - means[self.labels]
+
+    def whiten(self, features: Tensor) -> Tensor:
+        r"""Features in coordinates where :math:`\Sigma_W = I`.
+
+        Args:
+            features: Shape (N, d), sorted by class.
+
+        Returns:
+            :math:`\Sigma_W^{-1/2} H`, a row a sample.
+        """
+        _, deviations = self._parts(features)
+        sizes, axes = torch.linalg.eigh(deviations.T @ deviations / len(features))
+        return features @ (axes / sizes.sqrt()) @ axes.T
+
+    def signals(self, features: Tensor) -> Tensor:
+        r"""Singular values :math:`\omega_j` of the centered class means over √K, in coordinates where :math:`\Sigma_W = I`.
+
+        Args:
+            features: Shape (N, d), sorted by class.
+
+        Returns:
+            Largest first, shape (min(K-1, d),).
+        """
+        means, _ = self._parts(self.whiten(features))
+        return torch.linalg.svdvals(means)[: min(self.num_classes - 1, self.dim)] / math.sqrt(self.num_classes)
+
+    def complete(self, variables: Variables) -> Variables:
+        """Add the least-squares classifier.
+
+        Args:
+            variables: "features".
+
+        Returns:
+            The same with "weight" and "bias".
+        """
+        weight, bias = least_squares_classifier(variables["features"], self.labels, self.num_classes, 0.0)
+        return {**variables, "weight": weight, "bias": bias}
+
+    def objective(self, variables: Variables) -> Tensor:
+        """Loss of the least-squares classifier.
+
+        Args:
+            variables: "features" (N, d).
+
+        Returns:
+            0-d tensor.
+        """
+        return self._residual(variables["features"])[0].square().sum() / (2 * len(self.labels))
+
+    def _residual(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Errors (N, K) of the least-squares classifier and its weight (K, d)."""
+        centered = features - features.mean(dim=0)
+        targets = one_hot(self.labels, self.num_classes) - 1 / self.num_classes
+        weight = torch.linalg.solve(centered.T @ centered, centered.T @ targets).T
+        return centered @ weight.T - targets, weight
+
+    def certificate(self, variables: Variables) -> Certificate:
+        """The infimum: zero unless the dimension leaves a class without a direction.
+
+        Args:
+            variables: Any point.
+
+        Returns:
+            The bound and the condition under which it is zero.
+        """
+        missing = max(0, self.num_classes - 1 - self.dim)
+        return Certificate(missing / (2 * self.num_classes), Inequality("K - 1 <= d", self.num_classes - 1, self.dim))
+
+    def flow(self, start: Variables, *, duration: float, num_steps: int = 1000) -> FlowEnd:
+        r"""Follow the renormalized gradient flow: the negative gradient in the features, projected on :math:`\Sigma_W = I`.
+
+        Args:
+            start: "features", sorted by class; they are whitened first.
+            duration: Last time; a signal moves at times of order N K.
+            num_steps: Steps of Runge–Kutta, of order four.
+
+        Returns:
+            The last point, with the path.
+
+        Raises:
+            ValueError: If the steps are too long.
+        """
+
+        def retract(variables: Variables) -> Variables:
+            # Errors of rounding in Σ_W would grow with the signals.
+            return {"features": self.whiten(variables["features"])}
+
+        return follow(self, self._slope, retract(start), duration, num_steps, retract)
+
+    def _slope(self, variables: Variables) -> Variables:
+        features = variables["features"]
+        residual, weight = self._residual(features)
+        descent = -residual @ weight / len(features)
+        _, deviations = self._parts(features)
+        _, pull = self._parts(descent)
+        # Normal to the constraint are the symmetric maps of the deviations.
+        normal = pull.T @ deviations / len(features)
+        return {"features": descent - deviations @ (normal + normal.T) / 2}
+
+    def losses(self, features: Tensor) -> tuple[float, float]:
+        """The loss of the central path, split by ``decompose_mse``.
+
+        Args:
+            features: Shape (N, d), sorted by class.
+
+        Returns:
+            Shares of NC1 and of NC2 and NC3.
+        """
+        point = self.complete({"features": features})
+        parts = decompose_mse(features, self.labels, point["weight"], point["bias"], decay=0.0)
+        return parts.nc1, parts.nc23
+
+
+def signal_after(start: float, time: float, num_classes: int, per_class: int) -> float:
+    r"""A signal along the renormalized flow: :math:`\log \omega + \omega^2 + \omega^4/4` grows by :math:`t/(NK)`.
+
+    It solves :math:`\dot\omega = \frac{1}{NK} \omega / (1 + \omega^2)^2`.
+
+    Args:
+        start: ω at time 0, positive.
+        time: t, at least 0.
+        num_classes: K.
+        per_class: n.
+
+    Returns:
+        ω(t).
+
+    Raises:
+        ValueError: If the start is not positive.
+
+    Reference:
+        Derived; Han, Papyan & Donoho (2022), ICLR, give the same form.
+
+    Example:
+        >>> [round(signal_after(start, 2e5, 4, 40), 2) for start in (1.26, 1.06, 0.67)]
+        [5.78, 5.78, 5.77]
+    """
+    check_positive(start=start)
+    goal = _clock(start) + time / (num_classes**2 * per_class)
+    # ω⁴/4 alone has passed the goal there.
+    highest = start + max(1.0, (4 * abs(goal) + 4) ** 0.25) + 1
+    return float(brentq(lambda signal: _clock(signal) - goal, start, highest, xtol=1e-14, rtol=1e-15))
+
+
+def _clock(signal: float) -> float:
+    return math.log(signal) + signal**2 + signal**4 / 4

@@ -1,0 +1,278 @@
+"""The deep unconstrained features model: free features behind several weight matrices, linear or with ReLU."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import torch
+from scipy.optimize import brentq
+from torch import Tensor
+
+from ncollapse.surrogates.checks import check_counts, check_positive
+from ncollapse.surrogates.losses import loss_value
+from ncollapse.surrogates.problem import Certificate, Inequality, Problem, Solution, Variables
+from ncollapse.surrogates.solvers import LBFGS
+
+
+def collapse_threshold(target: float, num_layers: int) -> float:
+    r"""Largest :math:`N^{M+1} \lambda_H \prod_i \lambda_i` at which a singular value of the logits is not zero.
+
+    It is :math:`\sigma^{2M} (M-1)^{M-1} / M^{2M}`, with :math:`0^0 = 1`. There the best singular value jumps from zero to
+    :math:`\sigma (M-1)/M`; only for M = 1 it is no jump.
+
+    Args:
+        target: σ, singular value of the targets: √n_k without a bias.
+        num_layers: M, at least 1.
+
+    Returns:
+        The threshold.
+
+    Reference:
+        Derived; balanced it is that of Dang et al. (2023), ICML, and for K = 2 that of Súkeník et al. (2023), NeurIPS.
+
+    Example:
+        >>> collapse_threshold(2.0, 1), collapse_threshold(2.0, 2)
+        (4.0, 1.0)
+    """
+    return float(target ** (2 * num_layers) * (num_layers - 1) ** (num_layers - 1) / num_layers ** (2 * num_layers))
+
+
+@dataclass(frozen=True)
+class DeepUFM(Problem):
+    r"""Deep unconstrained features model under the mean squared error.
+
+    .. math:: \min \frac{1}{2N} \lVert W_M \sigma(W_{M-1} \cdots \sigma(W_1 H)) + b 1^T - Y \rVert^2
+        + \sum_i \frac{\lambda_i}{2} \lVert W_i \rVert^2 + \frac{\lambda_H}{2} \lVert H \rVert^2
+
+    Linear layers (σ the identity): each singular value of the logits solves a problem of its own, so that the global minimum is
+    known, and every point has it as a lower bound. With ReLU the same value is that of deep neural collapse (class means
+    orthogonal and within-class variability zero from the first layer on). It is the global minimum for two balanced classes
+    or a single layer; for more, solutions of lower rank may be better, and no bound is known.
+
+    Attributes:
+        counts: n_k, samples of each class.
+        dim: d, width of all hidden layers, at least K (K-1 with a free bias).
+        lambdas_w: λ_1 … λ_M, decay of the weights from first to last, positive.
+        lambda_h: Decay of the features, summed over samples, positive.
+        activation: "linear" or "relu", behind all weights but the last.
+        bias: "none" or, for linear layers, "free": of the last layer.
+
+    Raises:
+        ValueError: If a number is out of range, or ReLU is combined with a bias.
+
+    Reference:
+        Tirer & Bruna (2022), ICML; Dang et al. (2023), ICML; Súkeník et al. (2023 and 2024), NeurIPS; unequal classes
+        are derived.
+
+    Example:
+        >>> model = DeepUFM((4, 4, 4), dim=3, lambdas_w=(0.1, 0.1), lambda_h=0.5 / 12**3 / 0.01)
+        >>> round(model.minimum, 10)
+        0.2763925778
+    """
+
+    counts: tuple[int, ...]
+    dim: int
+    lambdas_w: tuple[float, ...]
+    lambda_h: float
+    activation: Literal["linear", "relu"] = "linear"
+    bias: Literal["none", "free"] = "none"
+
+    def __post_init__(self) -> None:
+        check_counts(self.counts)
+        if not self.lambdas_w:
+            raise ValueError("lambdas_w must hold the decay of one or more layers, got none.")
+        for decay in self.lambdas_w:
+            check_positive(lambdas_w=decay)
+        check_positive(lambda_h=self.lambda_h)
+        if self.activation not in {"linear", "relu"}:
+            raise ValueError(f"activation must be 'linear' or 'relu', got {self.activation!r}.")
+        if self.bias not in {"none", "free"}:
+            raise ValueError(f"bias must be 'none' or 'free', got {self.bias!r}.")
+        if self.bias == "free" and self.activation == "relu":
+            raise ValueError("bias='free' needs activation='linear': centered targets are not non-negative. Take bias='none'.")
+        rank = len(self.counts) - (self.bias == "free")
+        if self.dim < rank:
+            raise ValueError(f"The closed form needs dim >= {rank}, the rank of the targets, got {self.dim}. Raise dim.")
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return len(self.counts)
+
+    @property
+    def num_layers(self) -> int:
+        """M."""
+        return len(self.lambdas_w)
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """Classes of the samples, sorted."""
+        return torch.arange(self.num_classes).repeat_interleave(torch.tensor(self.counts))
+
+    @property
+    def default_solver(self) -> LBFGS:
+        """L-BFGS in all variables. From narrow starts some singular values end at zero, which is a local minimum."""
+        return LBFGS()
+
+    @property
+    def penalty(self) -> float:
+        r""":math:`\Lambda = (\lambda_H \prod_i \lambda_i)^{1/(M+1)}`."""
+        return math.exp((math.log(self.lambda_h) + sum(map(math.log, self.lambdas_w))) / (self.num_layers + 1))
+
+    @cached_property
+    def _targets(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Singular vectors and values of the targets, one row √n_k times a class; the bias takes their mean away."""
+        roots = torch.tensor(self.counts, dtype=torch.float64).sqrt()
+        identity = torch.eye(self.num_classes, dtype=torch.float64)
+        if self.bias == "none":
+            return identity, roots, identity
+        left, values, right = torch.linalg.svd(roots.unsqueeze(1) * (identity - roots.square() / roots.square().sum()))
+        rank = self.num_classes - 1
+        return left[:, :rank], values[:rank], right[:rank]
+
+    def scalar_objective(self, target: float, value: float) -> float:
+        r"""What a singular value s of the logits costs: :math:`\frac{(\sigma-s)^2}{2N} + \frac{M+1}{2} \Lambda s^{2/(M+1)}`.
+
+        Args:
+            target: σ.
+            value: s, at least 0.
+
+        Returns:
+            Its share of the objective.
+        """
+        depth = self.num_layers + 1
+        return (target - value) ** 2 / (2 * sum(self.counts)) + depth / 2 * self.penalty * value ** (2 / depth)
+
+    def best_singular_value(self, target: float) -> float:
+        r"""The minimizer of ``scalar_objective``: zero above ``collapse_threshold``, else the larger stationary point.
+
+        Args:
+            target: σ.
+
+        Returns:
+            s.
+        """
+        M, price = self.num_layers, sum(self.counts) * self.penalty
+        if price ** (M + 1) > collapse_threshold(target, M) * (1 + 1e-12):
+            return 0.0
+        # (σ - s) s^((M-1)/(M+1)) rises up to σ(M-1)/2M, then falls to zero: the larger root lies between.
+        peak = target * (M - 1) / (2 * M)
+        root = brentq(lambda s: (target - s) * s ** ((M - 1) / (M + 1)) - price, peak, target, xtol=1e-15, rtol=1e-15)
+        return float(root)
+
+    @cached_property
+    def singular_values(self) -> Tensor:
+        """Those of the collapsed logits, one row √n_k times a class, shape (K,) or, with a bias, (K-1,)."""
+        return torch.tensor([self.best_singular_value(float(target)) for target in self._targets[1]], dtype=torch.float64)
+
+    @cached_property
+    def minimum(self) -> float:
+        """The global minimum of linear layers, and the value of deep neural collapse with ReLU."""
+        pairs = zip(self._targets[1].tolist(), self.singular_values.tolist(), strict=True)
+        return sum(self.scalar_objective(target, value) for target, value in pairs)
+
+    def start(self, seed: int) -> Variables:
+        """Normal features and weights of standard deviation 1.5/√d, and a bias of zero.
+
+        Much smaller ones would fall to zero, a local minimum; with d far above K they find all K directions.
+
+        Args:
+            seed: Of the generator.
+
+        Returns:
+            The point.
+        """
+        generator = torch.Generator().manual_seed(seed)
+
+        def normal(rows: int) -> Tensor:
+            return torch.randn(rows, self.dim, generator=generator, dtype=torch.float64) * (1.5 / math.sqrt(self.dim))
+
+        inner = {f"weight_{number + 1}": normal(self.dim) for number in range(self.num_layers - 1)}
+        point = {"first_features": normal(len(self.labels)), **inner, f"weight_{self.num_layers}": normal(self.num_classes)}
+        return point if self.bias == "none" else point | {"bias": torch.zeros(self.num_classes, dtype=torch.float64)}
+
+    def layers(self, variables: Variables) -> list[Tensor]:
+        """Features in front of every weight.
+
+        Args:
+            variables: A point.
+
+        Returns:
+            H and, behind their activation, the features of the M-1 hidden layers, each of shape (N, d).
+        """
+        found = [variables["first_features"]]
+        for number in range(1, self.num_layers):
+            product = found[-1] @ variables[f"weight_{number}"].T
+            found.append(torch.relu(product) if self.activation == "relu" else product)
+        return found
+
+    def complete(self, variables: Variables) -> Variables:
+        """Name the last hidden layer "features" and the last weight "weight".
+
+        Args:
+            variables: A point.
+
+        Returns:
+            The same with both.
+        """
+        return variables | {"features": self.layers(variables)[-1], "weight": variables[f"weight_{self.num_layers}"]}
+
+    def objective(self, variables: Variables) -> Tensor:
+        """Loss and decay.
+
+        Args:
+            variables: "first_features" (N, d), "weight_1" … "weight_M" and, if free, "bias" (K,).
+
+        Returns:
+            0-d tensor.
+        """
+        weights = [variables[f"weight_{number + 1}"] for number in range(self.num_layers)]
+        logits = self.layers(variables)[-1] @ weights[-1].T + variables.get("bias", 0.0)
+        decay = self.lambda_h * variables["first_features"].square().sum()
+        for weight, strength in zip(weights, self.lambdas_w, strict=True):
+            decay = decay + strength * weight.square().sum()
+        shares = torch.full((len(logits),), 1 / len(logits), dtype=torch.float64)
+        return loss_value("mse", logits, self.labels, shares) + 0.5 * decay
+
+    def certificate(self, variables: Variables) -> Certificate:
+        r"""The closed form's value where it is the global minimum, and the condition under which no class is at zero.
+
+        Args:
+            variables: Any point.
+
+        Returns:
+            The bound, -inf for ReLU with several layers unless there are two balanced classes.
+        """
+        proven = self.activation == "linear" or self.num_layers == 1 or (self.num_classes == 2 and len(set(self.counts)) == 1)
+        price = (sum(self.counts) * self.penalty) ** (self.num_layers + 1)
+        highest = collapse_threshold(float(self._targets[1].min()), self.num_layers)
+        text = "N^(M+1) λ_H Πλ_i <= σ^2M (M-1)^(M-1) / M^2M"
+        return Certificate(self.minimum if proven else -math.inf, Inequality(text, price, highest))
+
+    def closed_form(self) -> Solution:
+        r"""The global minimum of linear layers, or deep neural collapse with ReLU.
+
+        All layers share every singular value: :math:`\lambda_i \lVert W_i \rVert^2 = \lambda_H \lVert H \rVert^2` for all i.
+
+        Returns:
+            The solution; within-class variability is zero in every layer.
+        """
+        left, _, right = self._targets
+        shared = (self.penalty**0.5) * self.singular_values ** (1 / (self.num_layers + 1))
+        rank, roots = len(shared), torch.tensor(self.counts, dtype=torch.float64).sqrt()
+        means = torch.zeros(self.num_classes, self.dim, dtype=torch.float64)
+        means[:, :rank] = left * shared / math.sqrt(self.lambda_h) / roots.unsqueeze(1)
+        point = {"first_features": means[self.labels]}
+        for number, decay in enumerate(self.lambdas_w[:-1], start=1):
+            weight = torch.zeros(self.dim, self.dim, dtype=torch.float64)
+            weight.diagonal()[:rank] = shared / math.sqrt(decay)
+            point[f"weight_{number}"] = weight
+        last = torch.zeros(self.num_classes, self.dim, dtype=torch.float64)
+        last[:, :rank] = right.T * shared / math.sqrt(self.lambdas_w[-1])
+        point[f"weight_{self.num_layers}"] = last
+        if self.bias == "free":
+            point["bias"] = roots.square() / roots.square().sum()
+        return self.solution(point, "closed form" if self.activation == "linear" else "deep neural collapse in closed form")

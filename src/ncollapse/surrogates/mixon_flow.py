@@ -1,0 +1,211 @@
+"""Strong neural collapse: the gradient flow of the squared loss without decay, and the set on which it is solved exactly."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ncollapse.etf import helmert_basis
+from ncollapse.surrogates.checks import check_counts, check_positive
+from ncollapse.surrogates.flows import FlowEnd, follow
+from ncollapse.surrogates.losses import one_hot
+from ncollapse.surrogates.problem import Certificate, Inequality, Problem, Solution, Variables
+from ncollapse.surrogates.solvers import LBFGS
+
+
+@dataclass(frozen=True)
+class UnregularizedUFM(Problem):
+    r"""Unconstrained features without decay, balanced classes: :math:`\frac12 \lVert W H + b 1^T - Y \rVert^2`, a sum.
+
+    Its minima of loss zero are many; which one the gradient flow ends at depends on the start. On the set of :math:`H =
+    n^{-1/2} W^T \otimes 1_n^T`, :math:`1^T W = 0` and b a multiple of 1, which the flow does not leave, every eigenvalue q of
+    :math:`W W^T` and the bias go their own way (``collapsed_eigenvalue``, ``collapsed_bias``) to strong collapse: the metrics
+    snc1, snc2 and snc3 vanish. From a random start of size ε they end at order ε; the flow conserves :math:`W^T W - H H^T`.
+
+    Attributes:
+        num_classes: K, at least 2.
+        per_class: n, at least 1.
+        dim: d, at least K - 1.
+
+    Raises:
+        ValueError: If a number is out of range.
+
+    Reference:
+        Mixon, Parshall & Pi (2020), "Neural collapse with unconstrained features"; the closed forms are derived.
+    """
+
+    num_classes: int
+    per_class: int
+    dim: int
+
+    def __post_init__(self) -> None:
+        check_counts([self.per_class] * self.num_classes)
+        if self.dim < self.num_classes - 1:
+            raise ValueError(f"Loss zero needs dim >= K - 1 = {self.num_classes - 1}, got {self.dim}. Raise dim.")
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """Classes of the samples, sorted."""
+        return torch.arange(self.num_classes).repeat_interleave(self.per_class)
+
+    @property
+    def default_solver(self) -> LBFGS:
+        """L-BFGS in all variables: finds loss zero, not strong collapse."""
+        return LBFGS()
+
+    def start(self, seed: int) -> Variables:
+        """Standard normal weight, features and bias; scale them by ε for a small start.
+
+        Args:
+            seed: Of the generator.
+
+        Returns:
+            The point.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        shapes = {"weight": (self.num_classes, self.dim), "features": (len(self.labels), self.dim), "bias": (self.num_classes,)}
+        return {name: torch.randn(shape, generator=generator, dtype=torch.float64) for name, shape in shapes.items()}
+
+    def collapsed_start(self, eigenvalue: float, bias: float = 0.0) -> Variables:
+        """A point of the set that the flow does not leave.
+
+        Args:
+            eigenvalue: q of W Wᵀ, at least 0, the same in all K-1 directions.
+            bias: Of every class.
+
+        Returns:
+            The point; at eigenvalue √n and bias 1/K it is strong collapse itself.
+        """
+        weight = torch.zeros(self.num_classes, self.dim, dtype=torch.float64)
+        weight[:, : self.num_classes - 1] = math.sqrt(eigenvalue) * helmert_basis(self.num_classes).T
+        features = (weight / math.sqrt(self.per_class))[self.labels]
+        return {"weight": weight, "features": features, "bias": weight.new_full((self.num_classes,), bias)}
+
+    def _residual(self, variables: Variables) -> Tensor:
+        outputs = variables["features"] @ variables["weight"].T + variables["bias"]
+        return outputs - one_hot(self.labels, self.num_classes)
+
+    def objective(self, variables: Variables) -> Tensor:
+        """Half the squared error, summed.
+
+        Args:
+            variables: "weight" (K, d), "features" (N, d), "bias" (K,).
+
+        Returns:
+            0-d tensor.
+        """
+        return 0.5 * self._residual(variables).square().sum()
+
+    def value_and_gradient(self, variables: Variables) -> tuple[float, Variables]:
+        """Objective and gradient, written out: a flow takes thousands of them.
+
+        Args:
+            variables: A point.
+
+        Returns:
+            The value and the gradient by name.
+        """
+        residual = self._residual(variables)
+        slopes = {"weight": residual.T @ variables["features"], "features": residual @ variables["weight"]}
+        return float(0.5 * residual.square().sum()), slopes | {"bias": residual.sum(dim=0)}
+
+    def certificate(self, variables: Variables) -> Certificate:
+        """Zero, and that the features have the dimensions to reach it.
+
+        Args:
+            variables: Any point.
+
+        Returns:
+            The bound and that inequality.
+        """
+        return Certificate(0.0, Inequality("K - 1 <= d", self.num_classes - 1, self.dim))
+
+    def closed_form(self) -> Solution:
+        """Strong collapse.
+
+        Returns:
+            The point, of loss zero.
+        """
+        return self.solution(self.collapsed_start(math.sqrt(self.per_class), 1 / self.num_classes), "strong collapse")
+
+    def flow(self, start: Variables, *, duration: float, num_steps: int = 1000) -> FlowEnd:
+        """Follow the negative gradient.
+
+        Args:
+            start: Such as ``start(seed)`` times ε, or ``collapsed_start``.
+            duration: Last time. Strong collapse takes about log(1/ε)/√n, twice.
+            num_steps: Steps of Runge–Kutta, of order four; steps of 1/N are short enough for small starts.
+
+        Returns:
+            The last point, with the path.
+
+        Raises:
+            ValueError: If the steps are too long.
+        """
+
+        def slope(point: Variables) -> Variables:
+            return {name: -part for name, part in self.value_and_gradient(point)[1].items()}
+
+        return follow(self, slope, start, duration, num_steps)
+
+    def conserved_drift(self, end: FlowEnd) -> float:
+        r"""How far :math:`W^T W - H H^T`, which the flow conserves, moved: a check of the steps.
+
+        Args:
+            end: Of a flow.
+
+        Returns:
+            Largest entry of the difference between its first and last point; 0 for steps of no length.
+        """
+        first, last = (
+            point["weight"].T @ point["weight"] - point["features"].T @ point["features"]
+            for point in end.path[:: len(end.path) - 1]
+        )
+        return float((last - first).abs().max())
+
+
+def collapsed_eigenvalue(start: float, time: float, per_class: int) -> float:
+    r"""Eigenvalue of :math:`W W^T` on the flow's invariant set.
+
+    :math:`q(t) = \sqrt n / (1 + (\sqrt n / q_0 - 1) e^{-2 \sqrt n t})`, the solution of :math:`\dot q = -2 q (q - \sqrt n)`.
+
+    Args:
+        start: q_0, positive.
+        time: t, at least 0.
+        per_class: n.
+
+    Returns:
+        q(t), which tends to √n.
+
+    Raises:
+        ValueError: If the start is not positive.
+
+    Reference:
+        Derived, after Mixon, Parshall & Pi (2020).
+
+    Example:
+        >>> collapsed_eigenvalue(0.5, 0.0, 4), round(collapsed_eigenvalue(0.5, 20.0, 4), 12)
+        (0.5, 2.0)
+    """
+    check_positive(start=start)
+    root = math.sqrt(per_class)
+    return root / (1 + (root / start - 1) * math.exp(-2 * root * time))
+
+
+def collapsed_bias(start: float, time: float, num_classes: int, per_class: int) -> float:
+    r"""Bias of every class on the flow's invariant set: :math:`b(t) = \frac1K + (b_0 - \frac1K) e^{-N t}`.
+
+    Args:
+        start: b_0.
+        time: t, at least 0.
+        num_classes: K.
+        per_class: n.
+
+    Returns:
+        b(t), which tends to 1/K.
+    """
+    return 1 / num_classes + (start - 1 / num_classes) * math.exp(-num_classes * per_class * time)

@@ -1,0 +1,108 @@
+"""The squared loss of a last layer split exactly into what each part of neural collapse leaves of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ncollapse.statistics.batch import check_labels
+from ncollapse.surrogates.losses import one_hot
+
+
+def least_squares_classifier(features: Tensor, labels: Tensor, num_classes: int, decay: float) -> tuple[Tensor, Tensor]:
+    r"""The best weight and bias under the decayed squared loss.
+
+    :math:`\tilde W_{LS} = \frac1N Y \tilde H^T \tilde A^{-1}` with :math:`\tilde h = (h, 1)` and :math:`\tilde A =
+    \frac1N \tilde H \tilde H^T + \lambda I`. Without decay the pseudo-inverse takes the inverse's place.
+
+    Args:
+        features: H, shape (N, d).
+        labels: Shape (N,).
+        num_classes: K.
+        decay: λ, at least 0.
+
+    Returns:
+        Weight (K, d) and bias (K,).
+
+    Raises:
+        ValueError: If the decay is negative or the shapes do not fit.
+    """
+    extended, gram = _extended(features, decay)
+    targets = one_hot(check_labels(labels, len(features), num_classes), num_classes)
+    found = targets.T @ extended / len(features) @ torch.linalg.pinv(gram, hermitian=True)
+    return found[:, :-1], found[:, -1]
+
+
+def _extended(features: Tensor, decay: float) -> tuple[Tensor, Tensor]:
+    """Features with a column of ones, and their second moments plus the decay."""
+    if decay < 0:
+        raise ValueError(f"decay must be at least 0, got {decay}.")
+    extended = torch.cat([features.double(), torch.ones(len(features), 1, dtype=torch.float64)], dim=1)
+    return extended, extended.T @ extended / len(features) + decay * torch.eye(extended.shape[1], dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class MSEDecomposition:
+    r"""Parts of :math:`\frac{1}{2N} \lVert \tilde W \tilde H - Y \rVert^2 + \frac{\lambda}{2} \lVert \tilde W \rVert^2`.
+
+    Attributes:
+        nc1: What the variability within classes costs the least-squares classifier, its decay included.
+        nc23: How far that classifier is from the targets at the class means.
+        perpendicular: What the classifier costs by not being the least-squares one; 0 on the central path.
+    """
+
+    nc1: float
+    nc23: float
+    perpendicular: float
+
+    @property
+    def least_squares(self) -> float:
+        """Loss of the least-squares classifier."""
+        return self.nc1 + self.nc23
+
+    @property
+    def total(self) -> float:
+        """The loss."""
+        return self.least_squares + self.perpendicular
+
+
+def decompose_mse(features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, *, decay: float) -> MSEDecomposition:
+    r"""Split the decayed squared loss of a last layer, exactly, for any counts.
+
+    :math:`L_\perp = \frac12 \mathrm{tr}((\tilde W - \tilde W_{LS}) \tilde A (\tilde W - \tilde W_{LS})^T)`, :math:`L_{NC1} =
+    \frac12 (\mathrm{tr}(w_{LS} (\Sigma_W + \lambda I) w_{LS}^T) + \lambda \lVert b_{LS} \rVert^2)` and :math:`L_{NC2/3} =
+    \frac12 \sum_k \pi_k \lVert w_{LS} \mu_k + b_{LS} - e_k \rVert^2`, with :math:`\Sigma_W` averaged over samples.
+
+    Args:
+        features: H, shape (N, d), in any floating type.
+        labels: Shape (N,).
+        weight: W, shape (K, d).
+        bias: b, shape (K,).
+        decay: λ of weight and bias, at least 0. A notebook that leaves the ½ away from its loss has λ half its weight decay.
+
+    Returns:
+        The parts, each at least 0; at collapse with λ = 0 and the least-squares classifier all vanish.
+
+    Raises:
+        ValueError: If the decay is negative or the shapes do not fit.
+
+    Reference:
+        Han, Papyan & Donoho (2022), ICLR.
+    """
+    num_classes = len(weight)
+    least, shift = least_squares_classifier(features, labels, num_classes, decay)
+    targets, features = one_hot(labels, num_classes), features.double()
+    counts = targets.sum(dim=0)
+    means = targets.T @ features / counts.clamp(min=1).unsqueeze(1)
+    within = (features - means[labels]) @ least.T
+    size = least.square().sum() + shift.square().sum()
+    misses = means @ least.T + shift - torch.eye(num_classes, dtype=torch.float64)
+    extra = torch.cat([weight.double() - least, (bias.double() - shift).unsqueeze(1)], dim=1)
+    _, gram = _extended(features, decay)
+    return MSEDecomposition(
+        nc1=0.5 * float(within.square().sum() / len(features) + decay * size),
+        nc23=0.5 * float(counts / len(features) @ misses.square().sum(dim=1)),
+        perpendicular=0.5 * float((extra @ gram * extra).sum()),
+    )

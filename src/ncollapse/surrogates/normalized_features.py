@@ -1,0 +1,147 @@
+"""Normalized features and classifier: cross-entropy on a product of spheres, with a temperature."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ncollapse.etf import simplex_etf
+from ncollapse.surrogates.checks import check_counts, check_positive
+from ncollapse.surrogates.losses import precise_cross_entropy
+from ncollapse.surrogates.problem import Certificate, Inequality, Solution, Variables
+from ncollapse.surrogates.projected import Constrained, ProjectedGradient
+
+
+@dataclass(frozen=True)
+class NormalizedFeatures(Constrained):
+    r"""Cross-entropy of :math:`\tau W H` with unit classifier rows and unit features, balanced classes.
+
+    No point is below :math:`\log(1 + (K-1) e^{-\tau K/(K-1)})`, by Jensen's inequality over the margins. For d >= K-1 it is
+    reached by h = w on a simplex ETF and nowhere else; with τ = 1 it is the energy of Lu & Steinerberger. For d < K-1 the
+    minima are other codes on the sphere, above the bound.
+
+    Attributes:
+        num_classes: K, at least 2.
+        per_class: n.
+        dim: d, at least 2.
+        temperature: τ, positive: the larger, the sharper.
+
+    Raises:
+        ValueError: If a number is out of range.
+
+    Reference:
+        Yaras et al. (2022), NeurIPS; Lu & Steinerberger (2022), ACHA; for d < K-1 Jiang et al. (2024), ICML.
+
+    Example:
+        >>> round(NormalizedFeatures(4, 1, 3, temperature=2.0).minimum, 10)
+        0.1893388394
+    """
+
+    num_classes: int
+    per_class: int
+    dim: int
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_counts([self.per_class] * self.num_classes)
+        check_positive(temperature=self.temperature)
+        if self.dim < 2:
+            raise ValueError(f"dim must be at least 2, got {self.dim}: a sphere of two points cannot be descended on.")
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """Classes of the samples, sorted."""
+        return torch.arange(self.num_classes).repeat_interleave(self.per_class)
+
+    @property
+    def default_solver(self) -> ProjectedGradient:
+        """Riemannian gradient descent; with d > K its only local minima are global."""
+        return ProjectedGradient()
+
+    @property
+    def minimum(self) -> float:
+        """The bound, which is the global minimum for d >= K-1."""
+        K = self.num_classes
+        return math.log1p((K - 1) * math.exp(-self.temperature * K / (K - 1)))
+
+    def start(self, seed: int) -> Variables:
+        """Uniform points on the spheres.
+
+        Args:
+            seed: Of the generator.
+
+        Returns:
+            The point.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        weight = torch.randn(self.num_classes, self.dim, generator=generator, dtype=torch.float64)
+        features = torch.randn(len(self.labels), self.dim, generator=generator, dtype=torch.float64)
+        return self.retract({"weight": weight, "features": features})
+
+    def retract(self, variables: Variables) -> Variables:
+        """Scale all rows to norm one.
+
+        Args:
+            variables: A point near the spheres.
+
+        Returns:
+            A point on them.
+        """
+        return {name: torch.nn.functional.normalize(rows, dim=1) for name, rows in variables.items()}
+
+    def tangent(self, variables: Variables, gradient: Variables) -> Variables:
+        r"""Riemannian gradient, row by row :math:`g - \langle g, h \rangle h`.
+
+        Args:
+            variables: A point on the spheres.
+            gradient: There.
+
+        Returns:
+            Its part along them.
+        """
+        return {
+            name: rows - (rows * variables[name]).sum(dim=1, keepdim=True) * variables[name] for name, rows in gradient.items()
+        }
+
+    def objective(self, variables: Variables) -> Tensor:
+        """Mean cross-entropy.
+
+        Args:
+            variables: "weight" (K, d) and "features" (N, d), unit rows.
+
+        Returns:
+            0-d tensor.
+        """
+        logits = self.temperature * variables["features"] @ variables["weight"].T
+        return precise_cross_entropy(logits, self.labels)
+
+    def certificate(self, variables: Variables) -> Certificate:
+        """The bound, which holds in any dimension.
+
+        Args:
+            variables: Any point.
+
+        Returns:
+            The bound and the condition under which it is reached.
+        """
+        return Certificate(self.minimum, Inequality("K - 1 <= d", self.num_classes - 1, self.dim))
+
+    def closed_form(self) -> Solution:
+        """A simplex ETF, features on their classifier rows.
+
+        Returns:
+            The global minimum.
+
+        Raises:
+            ValueError: If d < K-1, where no closed form is known.
+        """
+        if self.dim < self.num_classes - 1:
+            raise ValueError(
+                f"The optimum is a simplex ETF for dim >= {self.num_classes - 1}, got {self.dim}. Solve numerically: solve()."
+            )
+        frame = simplex_etf(self.num_classes, self.dim)
+        return self.solution({"weight": frame, "features": frame[self.labels]}, "closed form")

@@ -1,0 +1,200 @@
+"""Square loss with weight normalization: two classes, one product of norms, equal margins at the minimum."""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ncollapse.statistics.batch import check_labels
+from ncollapse.surrogates.checks import check_positive
+from ncollapse.surrogates.problem import Certificate, Inequality, Problem, Solution, Variables
+from ncollapse.surrogates.solvers import LBFGS
+
+
+def best_norm(margins: Tensor, decay: float) -> float:
+    r"""The product of norms at which the square loss of given normalized margins is stationary.
+
+    :math:`\rho = \sum_i m_i / (N \lambda + \sum_i m_i^2)` minimizes :math:`\frac1N \sum_i (1 - \rho m_i)^2 + \lambda \rho^2`.
+
+    Args:
+        margins: :math:`m_i = \bar f(x_i) y_i` of the normalized network, shape (N,).
+        decay: λ, positive.
+
+    Returns:
+        ρ; for equal margins m it is 1/m without decay, so that the least norm has the largest margin.
+
+    Reference:
+        Poggio & Liao (2020).
+
+    Example:
+        >>> best_norm(torch.full((5,), 0.25), 0.0625)
+        2.0
+    """
+    check_positive(decay=decay)
+    return float(margins.sum() / (len(margins) * decay + margins.square().sum()))
+
+
+def margin_variation(margins: Tensor) -> float:
+    """Standard deviation of the margins over the size of their mean: 0 where all are equal.
+
+    Args:
+        margins: Shape (N,).
+
+    Returns:
+        At least 0; nan for a mean of zero.
+    """
+    mean = abs(float(margins.mean()))
+    return float(margins.std(correction=0)) / mean if mean > 0 else math.nan
+
+
+class WeightNormalizedNet(Problem):
+    r"""Two layers with normalized weights, :math:`f = \rho \langle \hat v, \mathrm{relu}(\hat U x) \rangle`, for two classes.
+
+    .. math:: \min \frac1N \sum_i (1 - \rho \bar f(x_i) y_i)^2 + \lambda \rho^2
+
+    with :math:`\hat v = v/\lVert v \rVert`, :math:`\hat U = U/\lVert U \rVert_F` and :math:`y_i = \pm 1`. Stationary points
+    have ``best_norm``; where the network interpolates, all margins are equal, which is within-class collapse of its output.
+    With :math:`c_\pm = \sqrt{n_\pm}/\lVert X_\pm \rVert_2`, :math:`s = c_+ + c_-` and :math:`q = \sum_\pm N c_\pm^2/n_\pm` no
+    point is below :math:`\lambda s^2/(1 + \lambda q)`. The bound is reached where each class is a single point and they are not
+    at an acute angle.
+
+    Args:
+        inputs: X, shape (N, d).
+        labels: 0 for y = -1, 1 for y = 1, both present, shape (N,).
+        decay: λ, positive.
+        width: m, hidden units, at least 2.
+
+    Raises:
+        ValueError: If a number is out of range, there are other than two classes, or all inputs of one are zero.
+
+    Reference:
+        Poggio & Liao (2020); Xu, Rangamani, Liao, Galanti & Poggio (2023), Research. The bound is derived.
+    """
+
+    def __init__(self, inputs: Tensor, labels: Tensor, *, decay: float, width: int = 20) -> None:
+        check_positive(decay=decay)
+        self._labels = check_labels(labels, len(inputs), int(labels.max()) + 1)
+        counts = torch.bincount(self._labels)
+        if len(counts) != 2 or int(counts.min()) == 0:
+            raise ValueError(f"Two classes, 0 and 1, each with a sample, are needed; got counts {counts.tolist()}.")
+        if width < 2:
+            raise ValueError(f"width must be at least 2, one unit a class, got {width}.")
+        self.inputs, self.decay, self.width = inputs.detach().double(), decay, width
+        self._shares = counts.double() / len(inputs)
+        reach = torch.stack([torch.linalg.matrix_norm(self.inputs[self._labels == k], 2) for k in (0, 1)])
+        if float(reach.min()) == 0:
+            raise ValueError("The inputs of a class are all zero: no margin is possible. Give it inputs.")
+        self._costs = counts.double().sqrt() / reach
+
+    @property
+    def labels(self) -> Tensor:
+        """Classes of the samples."""
+        return self._labels
+
+    @property
+    def default_solver(self) -> LBFGS:
+        """L-BFGS in all variables: stops at kinks of ReLU, and then says that it has not converged."""
+        return LBFGS()
+
+    @cached_property
+    def minimum(self) -> float:
+        """The lower bound."""
+        total, weighted = float(self._costs.sum()), float((self._costs.square() / self._shares).sum())
+        return self.decay * total**2 / (1 + self.decay * weighted)
+
+    def start(self, seed: int) -> Variables:
+        """Standard normal weights and ρ = 1.
+
+        Args:
+            seed: Of the generator.
+
+        Returns:
+            The point.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        hidden = torch.randn(self.width, self.inputs.shape[1], generator=generator, dtype=torch.float64)
+        outer = torch.randn(self.width, generator=generator, dtype=torch.float64)
+        return {"hidden": hidden, "outer": outer, "rho": torch.ones(1, dtype=torch.float64)}
+
+    def _hidden(self, variables: Variables) -> Tensor:
+        return torch.relu(self.inputs @ (variables["hidden"] / torch.linalg.norm(variables["hidden"])).T)
+
+    def margins(self, variables: Variables) -> Tensor:
+        r"""Margins :math:`\bar f(x_i) y_i` of the normalized network.
+
+        Args:
+            variables: A point.
+
+        Returns:
+            Shape (N,).
+        """
+        outputs = self._hidden(variables) @ (variables["outer"] / torch.linalg.norm(variables["outer"]))
+        return outputs * (2 * self.labels - 1)
+
+    def complete(self, variables: Variables) -> Variables:
+        """Add the hidden features, and a classifier of two rows whose logits differ by f.
+
+        Args:
+            variables: A point.
+
+        Returns:
+            The same with "features" and "weight".
+        """
+        row = variables["rho"] * variables["outer"] / torch.linalg.norm(variables["outer"]) / 2
+        return variables | {"features": self._hidden(variables), "weight": torch.stack([-row, row])}
+
+    def objective(self, variables: Variables) -> Tensor:
+        """Square loss and decay.
+
+        Args:
+            variables: "hidden" (m, d), "outer" (m,), "rho" (1,).
+
+        Returns:
+            0-d tensor.
+        """
+        errors = 1 - variables["rho"] * self.margins(variables)
+        return errors.square().mean() + self.decay * variables["rho"].square().sum()
+
+    def _pull(self) -> Tensor:
+        """How far the best outputs of the two classes stay below one."""
+        total, weighted = self._costs.sum(), (self._costs.square() / self._shares).sum()
+        return self.decay * total / (1 + self.decay * weighted) * self._costs / self._shares
+
+    def certificate(self, variables: Variables) -> Certificate:
+        """The lower bound, and whether it leaves both classes on their side.
+
+        Args:
+            variables: Any point.
+
+        Returns:
+            The bound and that condition.
+        """
+        return Certificate(self.minimum, Inequality("λ s max(c N/n) / (1 + λ q) <= 1", float(self._pull().max()), 1.0))
+
+    def closed_form(self) -> Solution:
+        """One unit a class, along its point.
+
+        Returns:
+            The global minimum.
+
+        Raises:
+            ValueError: If a class has two different points, they are at an acute angle, or the decay gives a class up.
+        """
+        first = [self.inputs[self.labels == k][0] for k in (0, 1)]
+        alike = torch.equal(torch.stack(first)[self.labels], self.inputs)
+        if not alike or float(first[0] @ first[1]) > 0 or float(self._pull().max()) > 1:
+            raise ValueError(
+                "The closed form needs one point a class, at an angle that is not acute, and a decay that keeps both classes. "
+                "Solve it numerically: solve()."
+            )
+        outputs = 1 - self._pull()
+        rho = (self._costs * outputs).sum()
+        roots = (self._costs * outputs / rho).sqrt()
+        hidden, outer = torch.zeros(self.width, self.inputs.shape[1], dtype=torch.float64), torch.zeros(self.width).double()
+        for k, sign in enumerate((-1, 1)):
+            hidden[k] = roots[k] * first[k] / torch.linalg.norm(first[k])
+            outer[k] = sign * roots[k]
+        return self.solution({"hidden": hidden, "outer": outer, "rho": rho.reshape(1)}, "closed form")
