@@ -140,6 +140,10 @@ def test_depth_makes_turning_cheap():
             lambda: GUFM(4, 2, 6, "ce", 0.1).distance(normal(0, 4, 6), normal(1, 7, 6)),
             r"distance needs as many labels as features, got 8 labels of the model and 7 features\. Pass labels\.",
         ),
+        (
+            lambda: GUFM(4, 2, 6, "ce", 0.1).distance(normal(0, 4, 6), normal(1, 5, 6), torch.tensor([0, 0, 1, 2, 3])),
+            r"distance needs balanced classes, got counts \(2, 1, 1, 1\)\. Drop samples",
+        ),
         (lambda: GUFM(4, 1, 6, "hinge", 0.1), r"loss must be 'mse' or 'ce', got 'hinge'\."),
         (
             lambda: GUFM(1, 1, 6, "ce", 0.1),

@@ -244,6 +244,15 @@ def test_gradient_descent_comes_near():
     assert found.certified
 
 
+def test_stopping_early_is_an_exception_unless_allowed():
+    hasty = EliminatedFeatures(starts=1, descent=LBFGS(max_iterations=2))
+    with pytest.raises(NotConverged, match=r"^Not converged: features eliminated, best of 1 starts, L-BFGS, 2 iterations"):
+        golden_model().solve(hasty)
+    stopped = golden_model().solve(hasty, allow_unconverged=True)
+    assert stopped.status.startswith("Not converged: ")
+    assert stopped.value > 0.240989446367 > stopped.certificate.lower_bound
+
+
 def test_without_data_it_is_the_unconstrained_model():
     problem = MUFM(torch.zeros(20, 5), torch.arange(4).repeat(5), lambda_w=5e-3, lambda_h=2e-3, loss="mse")
     expected = UFM((5,) * 4, 5, "mse", 5e-3, 2e-3).solve(Proximal())

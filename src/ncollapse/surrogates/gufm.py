@@ -207,7 +207,7 @@ class GUFM(Problem):
             0 at a minimizer.
 
         Raises:
-            ValueError: If shapes do not fit, or the features are not finite.
+            ValueError: If shapes do not fit, the features are not finite, or the classes are not balanced.
         """
         fitting = (self.num_classes, features.shape[1])
         if weight.shape != fitting:
@@ -215,9 +215,12 @@ class GUFM(Problem):
             raise ValueError(f"distance needs a weight of shape {fitting} for features of shape {of}, got {found}.")
         check_finite("distance", features)
         if labels is None and len(features) != len(self.labels):
-            counts = f"{len(self.labels)} labels of the model and {len(features)} features"
-            raise ValueError(f"distance needs as many labels as features, got {counts}. Pass labels.")
+            lengths = f"{len(self.labels)} labels of the model and {len(features)} features"
+            raise ValueError(f"distance needs as many labels as features, got {lengths}. Pass labels.")
         labels = self.labels if labels is None else check_labels(labels, len(features), self.num_classes)
+        counts = torch.bincount(labels, minlength=self.num_classes).tolist()
+        if len(set(counts)) > 1:
+            raise ValueError(f"distance needs balanced classes, got counts {tuple(counts)}. Drop samples of the larger ones.")
         optimal_features, optimal_weight = self.frame[labels], self.scale * self.frame
         overlap = features.T @ optimal_features + weight.T @ optimal_weight
         overlap = overlap - overlap.mean(dim=0)
