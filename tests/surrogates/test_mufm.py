@@ -259,6 +259,24 @@ def test_without_data_it_is_the_unconstrained_model():
     assert problem.solve(LBFGS()).value == pytest.approx(expected.value, abs=1e-12)
 
 
+def test_it_is_the_unconstrained_model_with_a_reward_for_alignment():
+    """Eq. (16), at any point."""
+    problem, free = golden_model(0.2, 0.03), UFM((4,) * 3, 5, "mse", 0.2, 0.03)
+    point = problem.start(3)
+    reward = 0.03 * float((point["features"] * INPUTS).sum())
+    expected = float(free.objective(point)) - reward + 0.015 * float(INPUTS.square().sum())
+    assert float(problem.objective(point)) == pytest.approx(expected, rel=1e-13)
+
+
+def test_dear_moves_leave_ridge_regression_on_the_data():
+    problem = golden_model(0.2, 1e6)
+    found = problem.solve().variables
+    assert torch.allclose(found["features"], INPUTS, atol=1e-6)
+    targets = torch.nn.functional.one_hot(LABELS).double()
+    ridge = torch.linalg.solve(INPUTS.T @ INPUTS + 2.4 * torch.eye(5, dtype=torch.float64), INPUTS.T @ targets).T
+    assert torch.allclose(found["weight"], ridge, atol=1e-6)
+
+
 class Layered(Problem):
     """All layers free: eq. (12)."""
 
