@@ -39,6 +39,10 @@ def test_example_prints_what_the_readme_says():
 
 
 EXAMPLES = {
+    "locally_elastic.py": "network on GeoMNIST, L-model: A = ",
+    "tight_frames.py": "soft threshold 1.5",
+    "fixed_classifier.py": "cosine between minority means",
+    "largest_margin.py": "counts (12, 8, 5, 1): least half squared norms 7.365944",
     "line_and_null.py": "RMS error: line",
     "leaving_the_data.py": "never more spread out than the data: True",
     "minority_collapse.py": "they merge from R = 12.1924 on",

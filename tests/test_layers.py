@@ -12,7 +12,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "ncollapse"
 # Floors of the house; a room may import rooms below its floor, and itself. `__init__` of the package hands names on.
 FLOORS = {
     "version": 0, "files": 0,
-    "etf": 1, "statistics": 1, "data": 1,
+    "etf": 1, "margins": 1, "statistics": 1, "data": 1,
     "metrics": 2, "models": 2, "train": 2,
     "depth": 3, "surrogates": 3,
     "probe": 4,

@@ -52,6 +52,9 @@ SURROGATES = {
     "weight_normalized": "--per-class --dim --sigma --width --decay --seed --figure --json",
     "bounded_outputs": "--classes --per-class --radius --solver --seed --figure --json",
     "normalized_features": "--classes --per-class --dim --temperature --solver --seed --figure --json",
+    "max_margin": "--classes --per-class --dim --solver --steps --seed --figure --json",
+    "fixed_etf": "--loss --classes --per-class --dim --e-w --e-h --solver --seed --figure --json",
+    "le_sde": "--model --classes --per-class --alpha --beta --decay --end --steps --noise --seed --figure --json",
 }
 
 

@@ -69,6 +69,36 @@ def test_gufm(capsys, solver):
     assert found["certified"]
 
 
+@pytest.mark.parametrize(("solver", "gap"), [("flow", 0.05), ("closed_form", 1e-12)])
+def test_max_margin(capsys, solver, gap):
+    found = answer(capsys, f"solve max_margin --classes 3 --per-class 4 --dim 5 --seed 1 --solver {solver}")
+    assert 4 <= found["value"] + 1e-12
+    assert found["gap"] == pytest.approx(0, abs=gap)
+    assert found["largest_margin"] == pytest.approx(0.125, rel=1e-12)
+    assert found["normalized_margin"] == pytest.approx(0.5 / found["value"], rel=1e-12)
+    assert found["certified"] == (solver == "closed_form")
+
+
+@pytest.mark.parametrize("solver", ["lbfgs", "closed_form"])
+def test_fixed_etf(capsys, solver):
+    words = "solve fixed_etf --loss ce --classes 3 --per-class 20 3 1 --e-w 4 --e-h 4 --solver"
+    found = answer(capsys, f"{words} {solver}")
+    assert found["value"] == pytest.approx(0.004945249, abs=1e-8)
+    assert found["certified"]
+    assert found["scale"] == 4
+
+
+def test_le_sde(capsys, tmp_path):
+    words = "solve le_sde --classes 3 --alpha 0.5 --beta -0.3 --end 12 --steps 300"
+    found = answer(capsys, f"{words} --figure {tmp_path / 'path.png'}")
+    assert found["integral_alpha"] == pytest.approx(5.5, rel=1e-9)
+    assert found["estimated_alpha"] == pytest.approx(5.5, rel=0.05)
+    assert found["estimated_beta"] == pytest.approx(-3.3, rel=0.05)
+    assert found["lower_bound"] == 0 < found["value"] == found["gap"]
+    assert found["separability"] > 0.9
+    assert found["status"].startswith("Simulated: L-model up to t = 12")
+
+
 def test_what_is_undefined_is_null(capsys):
     found = answer(capsys, "solve ufm --classes 3 --per-class 4 --lambda-w 1 --lambda-h 1")
     assert found["metrics"]["pfc1"] is None

@@ -55,7 +55,10 @@ def test_fashion_mnist(split: str, size: int) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"name": "cifar"}, r"data.name must be one of digits, .*, cifar100, stl10, gaussian_mixture, got 'cifar'. Pick"),
+        (
+            {"name": "cifar"},
+            r"data.name must be one of digits, .*, cifar100, stl10, gaussian_mixture, geo_mnist, got 'cifar'. Pick",
+        ),
         ({"split": "dev"}, r"data.split must be one of train, test, got 'dev'"),
         ({"scaling": "unit"}, r"data.scaling must be one of norm64, standard, none, got 'unit'"),
         ({"per_class": 0}, r"data.per_class must be 1 or more, got 0. Leave it out"),

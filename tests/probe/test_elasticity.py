@@ -112,6 +112,28 @@ def test_a_step_that_changes_nothing_is_undefined():
     assert bool(found.relative.isnan().all())
 
 
+def test_a_trained_network_is_locally_elastic_and_a_linear_model_is_not():
+    """Two clusters: a step moves its own class more than the other, and more so than in a linear model."""
+    labels = torch.arange(2).repeat_interleave(20)
+    inputs = normal(5, 40, 4) * 0.5 + torch.tensor([[1.0, 0.5, 0.2, 1.0], [0.5, 1.0, 1.0, 0.2]]).double()[labels]
+    torch.manual_seed(0)
+    ratios = {}
+    for name, layers in (
+        ("linear", [nn.Linear(4, 1, bias=False)]),
+        ("network", [nn.Linear(4, 40), nn.ReLU(), nn.Linear(40, 1)]),
+    ):
+        model = nn.Sequential(*layers).double()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.2)
+        for _ in range(500):
+            optimizer.zero_grad()
+            (half_square(model(inputs), 2.0 * labels - 1) / 40).backward()
+            optimizer.step()
+        found = local_elasticity(model, inputs, labels, loss=half_square, learning_rate=1e-3, targets=2.0 * labels - 1)
+        ratios[name] = found.aggregate().ratio
+    assert ratios["network"] > 1.1
+    assert ratios["network"] > ratios["linear"] + 0.05
+
+
 def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match=r"positive learning_rate .* got 0\.0 and 6 inputs, 6 labels, 6 targets"):
         local_elasticity(linear(), X, LABELS, loss=half_square, learning_rate=0.0)

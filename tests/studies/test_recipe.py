@@ -46,7 +46,7 @@ def test_overrides_are_typed():
         ("train.epochs=0", r"^train\.epochs must be an integer of 1 or more, got 0\. Pass such a number\. \(set by"),
         ("train.epochs=true", r"^train\.epochs: Input should be a valid integer, got True"),
         ("train.learning_rate=true", r"train\.learning_rate: Input should be a valid number, got True"),
-        ("train.loss=hinge", r"train\.loss: Input should be 'cross_entropy' or 'mse', got 'hinge'"),
+        ("train.loss=hinge", r"train\.loss: Input should be 'cross_entropy', 'mse' or 'dot_regression', got 'hinge'"),
         ("data.name=imagenet", r"data\.name: Input should be 'digits'"),
         ("seed=-1", r"^seed must be at least 0 and threads at least 1, got -1 and 1\. \(set by seed=-1\)$"),
         ("measure.epochs=[0,-3]", r"measure\.epochs must be 0 \(before training\) or more, got -3"),

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from ncollapse.train.losses import LOSSES, cross_entropy, mean_squared_error
+from ncollapse.models import FixedETFHead
+from ncollapse.train.losses import LOSSES, cross_entropy, dot_regression, mean_squared_error
 
 LOGITS = [[2.0, -1.0, 0.5], [0.0, 3.0, 1.0], [1.0, 1.0, -2.0], [0.3, 0.1, 0.2]]
 LABELS = [0, 2, 1, 1]
@@ -33,5 +34,27 @@ def test_values_at_zero_logits(num_classes: int) -> None:
     assert mean_squared_error(logits, labels).item() == 0.5
 
 
+@pytest.mark.parametrize("scale", [1.0, 2.5])
+def test_dot_regression_equals_a_loop(scale: float) -> None:
+    terms = [(row[y] - scale) ** 2 / (2 * scale) for row, y in zip(LOGITS, LABELS, strict=True)]
+    value = dot_regression(torch.tensor(LOGITS, dtype=torch.float64), torch.tensor(LABELS), scale)
+    assert value.item() == pytest.approx(sum(terms) / 4, rel=1e-12)
+
+
+def test_dot_regression_pulls_and_never_pushes() -> None:
+    """The gradient in features of norm one is -(1 - cos) times the class's row, over B; zero where they are aligned."""
+    rows = FixedETFHead(6, 3, seed=0).classifier.weight.double()
+    labels = torch.tensor([0, 1, 2, 1])
+    features = torch.nn.functional.normalize(torch.randn(4, 6, generator=torch.Generator().manual_seed(1)).double())
+    features.requires_grad_()
+    (gradient,) = torch.autograd.grad(dot_regression(features @ rows.T, labels), features)
+    cosines = (features * rows[labels]).sum(dim=1, keepdim=True).detach()
+    assert torch.allclose(gradient, -(1 - cosines) * rows[labels] / 4, atol=1e-14)
+    aligned = rows[labels].requires_grad_()
+    value = dot_regression(aligned @ rows.T, labels)
+    assert value.item() == pytest.approx(0, abs=1e-12)
+    assert torch.autograd.grad(value, aligned)[0].abs().max() < 1e-6
+
+
 def test_names() -> None:
-    assert LOSSES == {"cross_entropy": cross_entropy, "mse": mean_squared_error}
+    assert LOSSES == {"cross_entropy": cross_entropy, "mse": mean_squared_error, "dot_regression": dot_regression}

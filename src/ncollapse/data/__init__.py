@@ -2,6 +2,7 @@
 
 from ncollapse.data.batches import Batches, LabeledData, shuffled_batches
 from ncollapse.data.catalog import DataConfig, load_data
+from ncollapse.data.geo_mnist import geo_mnist
 from ncollapse.data.images import DataFileError, digits, read_idx
 from ncollapse.data.places import DataNotFoundError
 from ncollapse.data.synthetic import gaussian_mixture
@@ -14,6 +15,7 @@ __all__ = [
     "LabeledData",
     "digits",
     "gaussian_mixture",
+    "geo_mnist",
     "load_data",
     "read_idx",
     "shuffled_batches",

@@ -9,6 +9,7 @@ import torch
 
 from ncollapse.data.batches import LabeledData
 from ncollapse.data.color import CIFAR10, CIFAR100, STL10, ColorSet, load_color_set
+from ncollapse.data.geo_mnist import geo_mnist
 from ncollapse.data.images import Scaling, digits, scale_pixels
 from ncollapse.data.places import Split
 from ncollapse.data.sources import FASHION_MNIST, MNIST, ImageSet, load_image_set
@@ -16,7 +17,7 @@ from ncollapse.data.synthetic import gaussian_mixture
 
 __all__ = ["DataConfig", "DataName", "load_data"]
 
-DataName = Literal["digits", "fashion_mnist", "mnist", "cifar10", "cifar100", "stl10", "gaussian_mixture"]
+DataName = Literal["digits", "fashion_mnist", "mnist", "cifar10", "cifar100", "stl10", "gaussian_mixture", "geo_mnist"]
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,14 @@ class DataConfig:
 
     Attributes:
         name: ``digits`` ships with scikit-learn, ``fashion_mnist``, ``mnist``, ``cifar10``, ``cifar100`` and ``stl10`` are
-            files, ``gaussian_mixture`` is drawn: the 4 classes in 20 dimensions that are the defaults of ``gaussian_mixture``.
+            files, ``gaussian_mixture`` is drawn: the 4 classes in 20 dimensions that are the defaults of ``gaussian_mixture``;
+            ``geo_mnist`` is drawn too: three kinds of shapes in 32×32 images.
         split: ``train`` or ``test``; the digits have no test part.
         per_class: Samples a class: the first of each class, or for the mixture how many to draw. None takes all
-            (of the mixture 100).
+            (of the mixture 100, of geo_mnist 480).
         corrupt: Probability in [0, 1] that a label is replaced by a class drawn uniformly (maybe the same), in
             whichever split is loaded.
-        scaling: Of pixels; the mixture comes in its own units and ignores it. ``norm64`` is right for width 64 to
+        scaling: Of pixels; what is drawn comes in its own units and ignores it. ``norm64`` is right for width 64 to
             256 at learning rates of 0.05 to 0.1, ``standard`` is the papers' standardization.
         root: Folder to look in first, and to download to. See ``places.search_places`` for the others.
         download: Whether image files that are in no known place may be fetched.
@@ -125,4 +127,5 @@ _LOADERS: dict[str, Callable[[DataConfig], LabeledData]] = {
     "cifar100": lambda config: _load_color(CIFAR100, config),
     "stl10": lambda config: _load_color(STL10, config),
     "gaussian_mixture": _load_mixture,
+    "geo_mnist": lambda config: geo_mnist(config.per_class or 480, seed=config.seed, split=config.split),
 }

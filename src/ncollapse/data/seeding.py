@@ -16,6 +16,7 @@ class Stream(IntEnum):
     SUBSET = 2
     MIXTURE_CENTERS = 3
     MIXTURE_NOISE = 4
+    GEO_MNIST = 5
 
 
 def stream_generator(seed: int, stream: Stream, index: int = 0) -> torch.Generator:

@@ -3,5 +3,19 @@
 from ncollapse.models.build import ModelConfig, build_model
 from ncollapse.models.conv_resnet import ConvResNet, ConvResNetConfig
 from ncollapse.models.fc_resnet import FCResNet, FCResNetConfig
+from ncollapse.models.heads import FixedETFHead
+from ncollapse.models.lenet import LeNet
+from ncollapse.models.tight_frame import TightFrameBlock, parseval_step
 
-__all__ = ["ConvResNet", "ConvResNetConfig", "FCResNet", "FCResNetConfig", "ModelConfig", "build_model"]
+__all__ = [
+    "ConvResNet",
+    "ConvResNetConfig",
+    "FCResNet",
+    "FCResNetConfig",
+    "FixedETFHead",
+    "LeNet",
+    "ModelConfig",
+    "TightFrameBlock",
+    "build_model",
+    "parseval_step",
+]

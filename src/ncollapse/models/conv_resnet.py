@@ -8,6 +8,9 @@ from typing import Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
+from ncollapse.models.fc_resnet import Head
+from ncollapse.models.heads import FixedETFHead
+
 __all__ = ["ConvResNet", "ConvResNetConfig"]
 
 ConvBlock = Literal["basic", "post_relu", "pre"]
@@ -38,6 +41,7 @@ class ConvResNetConfig:
         stem_pool: Whether 2×2 max pooling follows the stem.
         branch_scale: Multiplies what starts as 1 in the branch of each block, the gain of its last normalization, or with
             ``pre`` the initial weight of its last convolution; 0 makes every ``basic`` and ``pre`` block the identity at first.
+        head: As in ``FCResNetConfig``.
 
     Raises:
         ValueError: If a field is out of its range.
@@ -50,8 +54,11 @@ class ConvResNetConfig:
     stem_stride: int = 1
     stem_pool: bool = False
     branch_scale: float = 1.0
+    head: Head = "linear"
 
     def __post_init__(self) -> None:
+        if self.head not in get_args(Head):
+            raise ValueError(f"model.head must be one of {', '.join(get_args(Head))}, got {self.head!r}. Pick one of them.")
         if self.block not in get_args(ConvBlock):
             raise ValueError(
                 f"model.block must be one of {', '.join(get_args(ConvBlock))}, got {self.block!r}. Pick one of them."
@@ -125,6 +132,7 @@ class ConvResNet(nn.Module):
 
     collapse_stages: tuple[str, ...]
     collapse_classifier: str = "head"
+    head: nn.Module
 
     def __init__(self, config: ConvResNetConfig, input_shape: tuple[int, ...], num_classes: int, seed: int) -> None:
         super().__init__()
@@ -141,6 +149,8 @@ class ConvResNet(nn.Module):
         # As in FCResNet: layers initialize themselves from the global generator before they are filled from the seed's own.
         with torch.device("cpu"), torch.random.fork_rng(devices=[]):
             self._build(torch.Generator().manual_seed(seed))
+        if config.head == "fixed_etf":
+            self.head, self.collapse_classifier = FixedETFHead(config.channels[-1], num_classes, seed), "head.classifier"
 
     def _build(self, generator: torch.Generator) -> None:
         config = self.config

@@ -7,11 +7,14 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from ncollapse.models.heads import FixedETFHead
+
 __all__ = ["FCResNet", "FCResNetConfig"]
 
 Block = Literal["double", "single"]
 Normalization = Literal["none", "pre", "mid", "post"]
 Stem = Literal["linear", "linear_bn"]
+Head = Literal["linear", "fixed_etf"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ class FCResNetConfig:
         branch_scale: Multiplies the initial weight of the last linear layer in each block; 0 makes every block the
             identity at first. Any other scale has no effect on the output where normalization follows that layer
             (``post``, and ``mid`` of ``single``), up to its bias and the epsilon of the normalization.
+        head: ``linear`` is trained; ``fixed_etf`` is a unit simplex ETF behind features of norm one, for the loss
+            ``dot_regression`` (``FixedETFHead``), and needs a width of num_classes - 1 or more.
 
     Raises:
         ValueError: If a field is out of its range.
@@ -53,9 +58,10 @@ class FCResNetConfig:
     stem: Stem = "linear"
     zero_bias: bool = True
     branch_scale: float = 1.0
+    head: Head = "linear"
 
     def __post_init__(self) -> None:
-        for field, choices in (("block", Block), ("normalization", Normalization), ("stem", Stem)):
+        for field, choices in (("block", Block), ("normalization", Normalization), ("stem", Stem), ("head", Head)):
             if getattr(self, field) not in get_args(choices):
                 raise ValueError(
                     f"model.{field} must be one of {', '.join(get_args(choices))}, got {getattr(self, field)!r}. "
@@ -97,7 +103,7 @@ class FCResNet(nn.Module):
 
     Attributes:
         collapse_stages: Names of the modules whose outputs are h^0, ..., h^L: the stem, then every block.
-        collapse_classifier: Name of the last linear layer, whose input is h^L itself.
+        collapse_classifier: Name of the last linear layer, whose input is h^L itself, with a fixed head h^L over its norm.
         config: How it was built.
         input_dim: Numbers in a sample.
         num_classes: Number of logits.
@@ -121,6 +127,7 @@ class FCResNet(nn.Module):
 
     collapse_stages: tuple[str, ...]
     collapse_classifier: str = "head"
+    head: nn.Module
 
     def __init__(self, config: FCResNetConfig, input_dim: int, num_classes: int, seed: int) -> None:
         super().__init__()
@@ -137,6 +144,8 @@ class FCResNet(nn.Module):
         # undone. (torch.nn.utils.skip_init would avoid it, and take seconds to import a symbolic algebra system.)
         with torch.device("cpu"), torch.random.fork_rng(devices=[]):
             self._build(torch.Generator().manual_seed(seed))
+        if config.head == "fixed_etf":
+            self.head, self.collapse_classifier = FixedETFHead(config.width, num_classes, seed), "head.classifier"
 
     def _build(self, generator: torch.Generator) -> None:
         config, width = self.config, self.config.width

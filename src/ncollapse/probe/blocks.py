@@ -40,7 +40,7 @@ def weight_decay_bounds(model: FCResNet, batches: Iterable[tuple[Tensor, Tensor]
     outputs = model.collapse_stages
     inputs = dict(zip(outputs[1:], outputs, strict=False))
     discovery = Discovery(model, [*outputs, *(f"{name}.branch" for name in inputs)], None, model.num_classes)
-    device = model.head.weight.device
+    device = next(model.parameters()).device
     moments: dict[str, BlockMoments] = {}
     num_batches = 0
     # A shuffling loader draws its seed from the global generator, which is left as it was.

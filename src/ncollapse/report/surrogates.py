@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from ncollapse.report import style
 
-__all__ = ["plot_grams", "plot_minority_cosine", "plot_tradeoff"]
+__all__ = ["plot_grams", "plot_minority_cosine", "plot_path", "plot_tradeoff"]
 
 
 def plot_grams(grams: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
@@ -94,4 +94,35 @@ def plot_tradeoff(
             axes.set_axis_off()
         handles, labels = panels[0].get_legend_handles_labels()
         panels[-1].legend(handles, labels, frameon=False, loc="center")
+    return figure
+
+
+def plot_path(
+    steps: Sequence[float], curves: Mapping[str, Sequence[float]], limits: Mapping[str, float], along: str, *, log: bool = False
+) -> Figure:
+    """Draw quantities along a path, one panel each, with what theory says they come to dashed.
+
+    Args:
+        steps: Where on the path.
+        curves: Values there, by name.
+        limits: What some of them come to, by name.
+        along: What the steps are.
+        log: Whether steps and values are drawn on logarithmic axes.
+
+    Returns:
+        The figure.
+    """
+    with style.house_style():
+        figure = Figure(figsize=(4.2 * len(curves), 3.0), layout="constrained", facecolor="white")
+        for axes, (name, values) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
+            style.prepare(axes)
+            axes.plot(steps, values, color=style.LINE, linewidth=1.4, label="path")
+            if name in limits:
+                axes.axhline(limits[name], color=style.NULL, linewidth=1.0, linestyle="--", label="theory")
+                axes.legend(frameon=False, fontsize=8.5)
+            if log:
+                axes.set_xscale("log")
+                axes.set_yscale("log")
+            axes.set_title(name, fontsize=9.5, loc="left", color=style.INK)
+            axes.set_xlabel(along)
     return figure

@@ -86,6 +86,11 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.seed < 0 or self.threads < 1:
             raise ValueError(f"seed must be at least 0 and threads at least 1, got {self.seed} and {self.threads}.")
+        if self.train.loss == "dot_regression" and self.model.head != "fixed_etf":
+            raise ValueError(
+                f"train.loss=dot_regression needs model.head=fixed_etf, got {self.model.head}: a trained head can bring all "
+                "logits to one."
+            )
         last = max(self.measure.epochs or (0,))
         if last > self.train.epochs:
             raise ValueError(
@@ -132,6 +137,9 @@ class Recipe:
         content = dataclasses.asdict(Recipe.from_json(self.to_json()))
         for words in ("name", "title", "description"):
             del content[words]
+        if content["model"]["head"] == "linear":
+            # The field came later: runs on users' disks keep their fingerprints.
+            del content["model"]["head"]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -6,6 +6,7 @@ from ncollapse.surrogates.central_path import CentralPath, signal_after
 from ncollapse.surrogates.critical_point import CriticalPoint, critical_point
 from ncollapse.surrogates.deep_low_rank import layer_ranks, low_rank_start
 from ncollapse.surrogates.deep_ufm import DeepUFM, collapse_threshold
+from ncollapse.surrogates.fixed_etf import FixedETF, Forces, feature_forces, weight_forces
 from ncollapse.surrogates.flows import FlowEnd
 from ncollapse.surrogates.great_circle import great_circle_blocks
 from ncollapse.surrogates.gufm import GUFM, layer_norm
@@ -13,6 +14,9 @@ from ncollapse.surrogates.imbalance import minority_collapse_ratio, seli_geometr
 from ncollapse.surrogates.layer_peeled import GroupedNewton, LayerPeeled
 from ncollapse.surrogates.layer_peeled_minority import minority_cosine, minority_threshold
 from ncollapse.surrogates.layer_peeled_sdp import solve_sdp
+from ncollapse.surrogates.le_sde import LESDE, Growth, SDEPath, pairwise_separability
+from ncollapse.surrogates.le_sde_estimates import RateIntegrals, estimate_integrals, smooth_rate, tail_index
+from ncollapse.surrogates.max_margin import KKT, MarginFlow, MaxMargin
 from ncollapse.surrogates.mixon_flow import UnregularizedUFM, collapsed_bias, collapsed_eigenvalue
 from ncollapse.surrogates.mse_decomposition import MSEDecomposition, decompose_mse, least_squares_classifier
 from ncollapse.surrogates.mufm import MUFM, EliminatedFeatures
@@ -37,7 +41,9 @@ from ncollapse.surrogates.weight_normalized import WeightNormalizedNet, best_nor
 
 __all__ = [
     "GUFM",
+    "KKT",
     "LBFGS",
+    "LESDE",
     "MUFM",
     "UFM",
     "BatchNormNet",
@@ -48,20 +54,27 @@ __all__ = [
     "CriticalPoint",
     "DeepUFM",
     "EliminatedFeatures",
+    "FixedETF",
     "FlowEnd",
     "FlowPath",
+    "Forces",
     "GradientDescent",
     "GroupedNewton",
+    "Growth",
     "Inequality",
     "LayerPeeled",
     "MSEDecomposition",
+    "MarginFlow",
+    "MaxMargin",
     "NearCollapse",
     "NormalizedFeatures",
     "NotConverged",
     "Problem",
     "ProjectedGradient",
     "Proximal",
+    "RateIntegrals",
     "ReducedMUFM",
+    "SDEPath",
     "Solution",
     "Solver",
     "UnregularizedUFM",
@@ -75,6 +88,8 @@ __all__ = [
     "collapsed_eigenvalue",
     "critical_point",
     "decompose_mse",
+    "estimate_integrals",
+    "feature_forces",
     "gradient_flow",
     "great_circle_blocks",
     "layer_norm",
@@ -86,9 +101,13 @@ __all__ = [
     "minority_collapse_ratio",
     "minority_cosine",
     "minority_threshold",
+    "pairwise_separability",
     "seli_geometry",
     "shrinkage",
     "signal_after",
+    "smooth_rate",
     "solve_sdp",
     "straight_layers",
+    "tail_index",
+    "weight_forces",
 ]

@@ -18,8 +18,8 @@ from ncollapse.statistics import ClassCenters, ClassDecisions, ClassMoments, Lin
 Variables = dict[str, Tensor]
 # A relative gap below this is what the gradient of a solved problem, a few 1e-10, leaves open to first order.
 CERTIFIED = 1e-6
-# An objective of zero is known to rounding of a loss of order one.
-_ROUNDING = 1e-14
+# What solvers leave of a minimum that is zero.
+_ZERO = 1e-11
 # The sides of an inequality that is an equality at the solution are known as well as the gradient is.
 _EQUAL = 1e-6
 
@@ -90,8 +90,8 @@ class Solution:
 
     @property
     def certified(self) -> bool:
-        """Whether the gap proves a global minimum, to 1e-6 of the objective or to rounding."""
-        return self.gap <= max(CERTIFIED * abs(self.value), _ROUNDING)
+        """Whether the gap proves a global minimum, to 1e-6 of the objective, or 1e-11 where that is zero."""
+        return self.gap <= max(CERTIFIED * abs(self.value), _ZERO) < math.inf
 
     @property
     def status(self) -> str:

@@ -3,11 +3,18 @@
 from ncollapse.train.checkpoint import CheckpointError, load_checkpoint, load_weights, save_checkpoint
 from ncollapse.train.ensemble import train_together
 from ncollapse.train.loop import EpochRecord, TrainingDiverged, make_optimizer, train
+from ncollapse.train.loss_based_rate import LossBasedRate, MarginRecord, train_by_loss
 from ncollapse.train.schedule import TrainConfig, lr_at, measuring_epochs, weight_decay_time
+from ncollapse.train.single_samples import LogitPath, record_class_logits
+from ncollapse.train.svag import SVAG, ou_variance
 
 __all__ = [
+    "SVAG",
     "CheckpointError",
     "EpochRecord",
+    "LogitPath",
+    "LossBasedRate",
+    "MarginRecord",
     "TrainConfig",
     "TrainingDiverged",
     "load_checkpoint",
@@ -15,8 +22,11 @@ __all__ = [
     "lr_at",
     "make_optimizer",
     "measuring_epochs",
+    "ou_variance",
+    "record_class_logits",
     "save_checkpoint",
     "train",
+    "train_by_loss",
     "train_together",
     "weight_decay_time",
 ]

@@ -1,4 +1,4 @@
-"""The two losses that collapse is studied under, as means over the samples of a batch."""
+"""The losses that collapse is studied under, as means over the samples of a batch."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -6,9 +6,9 @@ from typing import Literal
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["LOSSES", "LossName", "cross_entropy", "mean_squared_error"]
+__all__ = ["LOSSES", "LossName", "cross_entropy", "dot_regression", "mean_squared_error"]
 
-LossName = Literal["cross_entropy", "mse"]
+LossName = Literal["cross_entropy", "mse", "dot_regression"]
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -50,8 +50,33 @@ def mean_squared_error(logits: Tensor, labels: Tensor) -> Tensor:
     return (logits - targets).square().sum() / (2 * len(logits))
 
 
+def dot_regression(logits: Tensor, labels: Tensor, scale: float = 1.0) -> Tensor:
+    r"""Squared distance of the true class's logit to its largest value, for a fixed classifier.
+
+    .. math:: \frac1B \sum_i \frac{1}{2 s} (w_{y_i}^T h_i - s)^2, \quad s = \sqrt{E_W E_H}
+
+    In [0, inf); 0 where every feature is aligned with its class's row. Its gradient in a feature of norm one, along the
+    sphere or not, is :math:`-(1 - \cos) w_y`: it pulls, and nothing pushes. The other logits do not count, so that with a
+    trained classifier all logits may go to s: take it with ``FixedETFHead``.
+
+    Args:
+        logits: (B, K).
+        labels: (B,) int64 in [0, K).
+        scale: s, the logit of an aligned feature.
+
+    Returns:
+        0-d tensor.
+
+    Reference:
+        Yang et al. (2022), NeurIPS.
+    """
+    true = logits.gather(1, labels.unsqueeze(1))
+    return (true - scale).square().mean() / (2 * scale)
+
+
 LOSSES: dict[LossName, Callable[[Tensor, Tensor], Tensor]] = {
     "cross_entropy": cross_entropy,
     "mse": mean_squared_error,
+    "dot_regression": dot_regression,
 }
 """From a loss's name in a recipe to the function ``(logits, labels) -> 0-d tensor``."""

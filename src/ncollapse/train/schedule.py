@@ -33,7 +33,7 @@ class TrainConfig:
         gamma: In (0, 1].
         clip_norm: Largest norm of the whole gradient, more than 0; None does not clip.
         loss: ``cross_entropy``, or ``mse`` against one-hot targets: half the squared distance, summed over classes,
-            averaged over samples.
+            averaged over samples; ``dot_regression`` for networks with a fixed head.
         checkpoint_every: Epochs between checkpoints, 1 or more; read by whoever saves them.
 
     Raises:

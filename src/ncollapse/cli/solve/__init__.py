@@ -6,8 +6,11 @@ from ncollapse.cli.solve.batch_norm import add_batch_norm
 from ncollapse.cli.solve.bounded_outputs import add_bounded_outputs
 from ncollapse.cli.solve.central_path import add_central_path
 from ncollapse.cli.solve.deep_ufm import add_deep_ufm
+from ncollapse.cli.solve.fixed_etf import add_fixed_etf
 from ncollapse.cli.solve.gufm import add_gufm
 from ncollapse.cli.solve.layer_peeled import add_layer_peeled
+from ncollapse.cli.solve.le_sde import add_le_sde
+from ncollapse.cli.solve.max_margin import add_max_margin
 from ncollapse.cli.solve.mixon_flow import add_mixon_flow
 from ncollapse.cli.solve.mufm import add_mufm
 from ncollapse.cli.solve.near_collapse import add_near_collapse
@@ -31,6 +34,9 @@ _MODELS = (
     add_weight_normalized,
     add_bounded_outputs,
     add_normalized_features,
+    add_max_margin,
+    add_fixed_etf,
+    add_le_sde,
 )
 
 

@@ -1,0 +1,200 @@
+"""Features on a sphere before a classifier that is fixed as a simplex ETF, and the forces that imbalance sets off balance."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ncollapse.etf import simplex_etf
+from ncollapse.surrogates.checks import check_counts, check_positive
+from ncollapse.surrogates.losses import loss_value, one_hot
+from ncollapse.surrogates.problem import Certificate, Inequality, Problem, Solution, Variables
+from ncollapse.surrogates.solvers import LBFGS
+
+
+@dataclass(frozen=True)
+class FixedETF(Problem):
+    r"""Free features of norm :math:`\sqrt{E_H}` before a fixed frame :math:`W = \sqrt{E_W}` times a unit simplex ETF.
+
+    With :math:`s = \sqrt{E_W E_H}`, dot regression :math:`\frac1N \sum_i (w_{y_i}^T h_i - s)^2 / 2s` or the cross-entropy.
+    Samples do not meet: whatever the counts, the minimum is collapse onto the frame, :math:`h_i \propto w_{y_i}`.
+
+    Attributes:
+        counts: n_k, samples of each class.
+        dim: d, at least K-1.
+        loss: "dot_regression" or "ce".
+        weight_energy: :math:`E_W`, positive.
+        feature_energy: :math:`E_H`, positive.
+
+    Raises:
+        ValueError: If a number is out of range.
+
+    Reference:
+        Yang et al. (2022), NeurIPS.
+
+    Example:
+        >>> FixedETF((50, 5, 1), dim=4).solve().value < 1e-12
+        True
+    """
+
+    counts: tuple[int, ...]
+    dim: int
+    loss: Literal["dot_regression", "ce"] = "dot_regression"
+    weight_energy: float = 1.0
+    feature_energy: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_counts(self.counts)
+        check_positive(weight_energy=self.weight_energy, feature_energy=self.feature_energy)
+        if self.loss not in {"dot_regression", "ce"}:
+            raise ValueError(f"loss must be 'dot_regression' or 'ce', got {self.loss!r}.")
+        if self.dim < len(self.counts) - 1:
+            raise ValueError(f"A frame of {len(self.counts)} classes needs dim >= {len(self.counts) - 1}, got {self.dim}.")
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """Classes of the samples, sorted."""
+        return torch.arange(len(self.counts)).repeat_interleave(torch.tensor(self.counts))
+
+    @property
+    def default_solver(self) -> LBFGS:
+        """L-BFGS in what is normalized."""
+        return LBFGS()
+
+    @cached_property
+    def weight(self) -> Tensor:
+        """The frame, shape (K, d)."""
+        return math.sqrt(self.weight_energy) * simplex_etf(len(self.counts), self.dim)
+
+    @property
+    def scale(self) -> float:
+        """s, the logit of an aligned feature."""
+        return math.sqrt(self.weight_energy * self.feature_energy)
+
+    @property
+    def minimum(self) -> float:
+        r"""0 for dot regression, :math:`\log(1 + (K-1) e^{-sK/(K-1)})` for the cross-entropy."""
+        num_classes = len(self.counts)
+        if self.loss == "dot_regression":
+            return 0.0
+        return math.log1p((num_classes - 1) * math.exp(-self.scale * num_classes / (num_classes - 1)))
+
+    def start(self, seed: int) -> Variables:
+        """Standard normal features, not normalized.
+
+        Args:
+            seed: Of the generator.
+
+        Returns:
+            The point, with "raw" in place of features.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        return {"raw": torch.randn(len(self.labels), self.dim, generator=generator, dtype=torch.float64)}
+
+    def complete(self, variables: Variables) -> Variables:
+        """Normalize the features and add the frame.
+
+        Args:
+            variables: A point with "raw".
+
+        Returns:
+            "features" and "weight".
+        """
+        unit = torch.nn.functional.normalize(variables["raw"], dim=1)
+        return {"features": math.sqrt(self.feature_energy) * unit, "weight": self.weight}
+
+    def objective(self, variables: Variables) -> Tensor:
+        """Mean loss.
+
+        Args:
+            variables: "raw" (N, d), whose normalized rows are the features.
+
+        Returns:
+            0-d tensor.
+        """
+        logits = self.complete(variables)["features"] @ self.weight.T
+        if self.loss == "ce":
+            shares = torch.full((len(logits),), 1 / len(logits), dtype=torch.float64)
+            return loss_value("ce", logits, self.labels, shares)
+        true = logits.gather(1, self.labels.unsqueeze(1))
+        return (true - self.scale).square().mean() / (2 * self.scale)
+
+    def certificate(self, variables: Variables) -> Certificate:
+        """The global minimum, which holds for every point.
+
+        Args:
+            variables: Any point.
+
+        Returns:
+            The minimum, and whether the frame fits.
+        """
+        return Certificate(self.minimum, Inequality("K - 1 <= d", len(self.counts) - 1, self.dim))
+
+    def closed_form(self) -> Solution:
+        """The global minimum: every feature along its class's row.
+
+        Returns:
+            The solution.
+        """
+        return self.solution({"raw": self.weight[self.labels]}, "closed form")
+
+
+class Forces(NamedTuple):
+    """The two parts of minus the gradient of the summed cross-entropy.
+
+    Attributes:
+        pull: Towards the own class, one row for each feature or classifier row.
+        push: Away from the others.
+    """
+
+    pull: Tensor
+    push: Tensor
+
+
+def feature_forces(weight: Tensor, features: Tensor, labels: Tensor) -> Forces:
+    r"""Forces of the cross-entropy on features: pull :math:`(1 - p_y) w_y`, push :math:`-\sum_{j \ne y} p_j w_j`.
+
+    Args:
+        weight: W, shape (K, d).
+        features: H, shape (N, d).
+        labels: Shape (N,).
+
+    Returns:
+        Of shape (N, d) each; they sum to minus the gradient.
+
+    Reference:
+        Yang et al. (2022), NeurIPS.
+    """
+    own, wrong = _errors(weight, features, labels)
+    return Forces(own @ weight, -wrong @ weight)
+
+
+def weight_forces(weight: Tensor, features: Tensor, labels: Tensor) -> Forces:
+    r"""Forces of the cross-entropy on classifier rows: pull :math:`\sum_{i \in k} (1 - p_{ik}) h_i`, push from the others.
+
+    With equal logits the push on a class outweighs its pull by :math:`(N - n_k) / ((K-1) n_k)` in the summed weights: 1 for
+    balanced classes, large for minorities. A fixed frame is not pushed.
+
+    Args:
+        weight: W, shape (K, d).
+        features: H, shape (N, d).
+        labels: Shape (N,).
+
+    Returns:
+        Of shape (K, d) each.
+
+    Reference:
+        Yang et al. (2022), NeurIPS.
+    """
+    own, wrong = _errors(weight, features, labels)
+    return Forces(own.T @ features, -wrong.T @ features)
+
+
+def _errors(weight: Tensor, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    outputs, targets = torch.softmax(features @ weight.T, dim=1), one_hot(labels, len(weight))
+    return targets * (1 - outputs), (1 - targets) * outputs

@@ -1,0 +1,311 @@
+"""Locally elastic stochastic differential equations: how class means pull and push each other's samples during training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import combinations, pairwise
+from typing import Literal, NamedTuple
+
+import torch
+from scipy.integrate import solve_ivp
+from torch import Tensor
+
+from ncollapse.surrogates.checks import check_positive
+from ncollapse.surrogates.losses import loss_value
+from ncollapse.surrogates.problem import Certificate, Inequality, Solution
+
+Rate = float | Callable[[float], float]
+
+
+class Growth(NamedTuple):
+    r"""Integrals of the rates from the start to a time.
+
+    Attributes:
+        alpha: :math:`A = \int \alpha`.
+        beta: :math:`B = \int \beta`.
+        cross: :math:`\frac1K \int \beta e^{(A + B/(K-1))/K}`, for the L-model.
+    """
+
+    alpha: float
+    beta: float
+    cross: float
+
+
+@dataclass(frozen=True)
+class SDEPath:
+    """A simulated cloud.
+
+    Attributes:
+        times: t, shape (T,).
+        means: Means of the classes' laws, shape (T, K, p).
+        samples: At the last time, shape (K, n, p).
+        losses: Cross-entropy of the samples as logits at every time; empty unless p = K.
+    """
+
+    times: Tensor
+    means: Tensor
+    samples: Tensor
+    losses: tuple[float, ...]
+
+
+class PathEnd(Solution):
+    """The end of a simulated path: no minimum is claimed."""
+
+    @property
+    def status(self) -> str:
+        """What was simulated."""
+        return f"Simulated: {self.source}; the loss is {self.gap:.3g} above its infimum."
+
+
+@dataclass(frozen=True)
+class LESDE:
+    r"""Samples of K classes that drift as the class means say: :math:`d\tilde X_k = (M_t \bar X)_k dt + \sigma dW`.
+
+    The blocks of :math:`M_t` are :math:`\frac1K E_{kl} T_{kl}` with E = α on the diagonal and β off it. In the I-model T = I.
+    In the L-model (p = K) :math:`T_{kl} = P_l = d_l d_l^T / \lVert d_l \rVert^2`, :math:`d_l = e_l - 1/K`: features are logits,
+    which training moves towards or away from each label. Its growing mode is a simplex ETF, which wins if β < 0 and
+    ∫(α − β) = ∞: pairwise cosines come to -1/(K-1) with an error of order :math:`e^{-|\int \beta| / (K-1)}`.
+
+    Attributes:
+        num_classes: K, at least 2.
+        model: "I" or "L".
+        alpha: α within a class, a number or a function of time.
+        beta: β between classes.
+        start_time: When it begins.
+
+    Raises:
+        ValueError: If there are fewer than two classes or the model is another.
+
+    Reference:
+        Zhang, Wang & Su (2021), NeurIPS; the L-model's projections are those of the public code.
+
+    Example:
+        >>> sde = LESDE(4, "L", alpha=0.7, beta=-0.2)
+        >>> [round(4 * x, 5) for x in torch.linalg.eigvals(sde.drift(0.0)).real.sort(descending=True).values[:4].tolist()]
+        [0.9, 0.63333, 0.63333, 0.63333]
+    """
+
+    num_classes: int
+    model: Literal["I", "L"]
+    alpha: Rate
+    beta: Rate
+    start_time: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.num_classes < 2 or self.model not in {"I", "L"}:
+            raise ValueError(f"LESDE needs two or more classes and model 'I' or 'L', got {self.num_classes}, {self.model!r}.")
+
+    def rates(self, time: float) -> tuple[float, float]:
+        """α and β at a time.
+
+        Args:
+            time: t.
+
+        Returns:
+            Both.
+        """
+        alpha, beta = (rate(time) if callable(rate) else rate for rate in (self.alpha, self.beta))
+        return alpha, beta
+
+    def drift(self, time: float, dim: int | None = None) -> Tensor:
+        """The matrix M_t.
+
+        Args:
+            time: t.
+            dim: p of the I-model; None takes K.
+
+        Returns:
+            Shape (K p, K p).
+        """
+        alpha, beta = self.rates(time)
+        num_classes = self.num_classes
+        size = num_classes if dim is None or self.model == "L" else dim
+        effects = torch.full((num_classes, num_classes), beta, dtype=torch.float64).fill_diagonal_(alpha) / num_classes
+        if self.model == "I":
+            return torch.kron(effects, torch.eye(size, dtype=torch.float64))
+        directions = simplex_directions(num_classes)
+        blocks = directions.unsqueeze(2) * directions.unsqueeze(1) / directions.square().sum(dim=1)[0]
+        return torch.einsum("kl,lpq->kplq", effects, blocks).reshape(num_classes * size, num_classes * size)
+
+    def separation_rate(self, time: float) -> float:
+        r""":math:`\gamma_t = \min(\alpha - \beta, \alpha + (K-1) \beta)`: classes separate if it falls slower than 1/t.
+
+        Differences grow as :math:`e^{\int \gamma / K}`, noise as √t: for γ = a/t separation takes a > K/2.
+
+        Args:
+            time: t.
+
+        Returns:
+            The rate.
+        """
+        alpha, beta = self.rates(time)
+        return min(alpha - beta, alpha + (self.num_classes - 1) * beta)
+
+    def growth(self, time: float) -> Growth:
+        """Integrals of the rates up to a time, to a relative error of about 1e-11.
+
+        Args:
+            time: t, not before the start.
+
+        Returns:
+            A, B and the cross term.
+        """
+        if time <= self.start_time:
+            return Growth(0.0, 0.0, 0.0)
+        num_classes = self.num_classes
+
+        def slope(at: float, state: Sequence[float]) -> list[float]:
+            alpha, beta = self.rates(at)
+            return [alpha, beta, beta * math.exp((state[0] + state[1] / (num_classes - 1)) / num_classes) / num_classes]
+
+        found = solve_ivp(slope, (self.start_time, time), [0.0, 0.0, 0.0], method="DOP853", rtol=1e-12, atol=1e-13)
+        return Growth(*found.y[:, -1].tolist())
+
+    def class_means(self, initial: Tensor, time: float) -> Tensor:
+        r"""Exact means: exponentials of the modes.
+
+        I-model: the mean of means grows by :math:`e^{(A + (K-1) B)/K}`, differences by :math:`e^{(A-B)/K}`. L-model: with
+        :math:`c_k = \langle X_k, d_k \rangle / \lVert d_k \rVert^2`, their mean grows by :math:`e^{(A-B)/K}`, their differences
+        by :math:`e^{(A + B/(K-1))/K}`; what is orthogonal to :math:`d_k` is driven by them.
+
+        Args:
+            initial: Means at the start, shape (K, p).
+            time: t.
+
+        Returns:
+            Shape (K, p).
+
+        Raises:
+            ValueError: If the shape does not fit.
+        """
+        num_classes, initial = self.num_classes, initial.double()
+        if initial.shape[0] != num_classes or (self.model == "L" and initial.shape[1] != num_classes):
+            raise ValueError(
+                f"class_means needs initial means of shape ({num_classes}, {num_classes if self.model == 'L' else 'p'}), got "
+                f"{tuple(initial.shape)}."
+            )
+        total_alpha, total_beta, cross = self.growth(time)
+        apart = math.exp((total_alpha - total_beta) / num_classes)
+        if self.model == "I":
+            center = initial.mean(dim=0)
+            return math.exp((total_alpha + (num_classes - 1) * total_beta) / num_classes) * center + apart * (initial - center)
+        directions = simplex_directions(num_classes)
+        common, rest = mode_amplitudes(initial)
+        second = math.exp((total_alpha + total_beta / (num_classes - 1)) / num_classes)
+        own = (apart - 1) * common + (second - 1 - cross * num_classes / (num_classes - 1)) * rest
+        # Deviations sum to zero, so that Σ_l r_l d_l is the vector of deviations itself.
+        return initial + own.unsqueeze(1) * directions + cross * rest
+
+    def simulate(self, initial: Tensor, times: Tensor, *, per_class: int, noise: float, seed: int = 0) -> SDEPath:
+        """Follow a cloud of samples by the Euler–Maruyama method.
+
+        Args:
+            initial: Where the samples of each class begin, shape (K, p).
+            times: Rising, from the start time on; the steps.
+            per_class: Samples.
+            noise: σ, standard deviation of each coordinate at time one.
+            seed: Of the noise.
+
+        Returns:
+            Means along the path and the samples at its end.
+
+        Raises:
+            ValueError: If the times do not rise from the start, or a number is out of range.
+        """
+        check_positive(per_class=per_class)
+        if not noise >= 0 or len(times) < 2 or float(times[0]) != self.start_time or not bool((times.diff() > 0).all()):
+            raise ValueError(
+                f"simulate needs noise of 0 or more and rising times from {self.start_time} on, got {noise} and {times}."
+            )
+        generator = torch.Generator().manual_seed(seed)
+        means = initial.double()
+        samples = means.unsqueeze(1).expand(-1, per_class, -1).clone()
+        path, losses = [means], [_loss(samples)]
+        for before, after in pairwise(times.tolist()):
+            move = (after - before) * (self.drift(before, means.shape[1]) @ means.flatten()).reshape(means.shape)
+            kick = torch.randn(samples.shape, generator=generator, dtype=torch.float64)
+            means, samples = means + move, samples + move.unsqueeze(1) + noise * math.sqrt(after - before) * kick
+            path.append(means)
+            losses.append(_loss(samples))
+        history = tuple(losses) if means.shape[1] == self.num_classes else ()
+        return SDEPath(times, torch.stack(path), samples, history)
+
+    def solution(self, path: SDEPath) -> Solution:
+        """The end of a path in which features are logits (p = K), with its collapse metrics.
+
+        Args:
+            path: From ``simulate``.
+
+        Returns:
+            Value: cross-entropy of the samples; bound: its infimum, 0; history: along the path.
+
+        Raises:
+            ValueError: If features are no logits.
+        """
+        if not path.losses:
+            raise ValueError(
+                f"A loss needs features that are logits, p = K = {self.num_classes}, got p = {path.means.shape[2]}."
+            )
+        end, samples = float(path.times[-1]), path.samples
+        branch = Inequality("K/2 < t γ_t at the end", self.num_classes / 2, end * self.separation_rate(end))
+        labels = torch.arange(self.num_classes).repeat_interleave(samples.shape[1])
+        words = f"{self.model}-model up to t = {end:g}, {len(path.times) - 1} steps"
+        variables = {"features": samples.flatten(0, 1)}
+        return PathEnd(path.losses[-1], variables, labels, Certificate(0.0, branch), True, path.losses, words)
+
+
+def simplex_directions(num_classes: int) -> Tensor:
+    """Centered unit vectors :math:`d_k = e_k - 1/K`.
+
+    Args:
+        num_classes: K.
+
+    Returns:
+        Shape (K, K), one a row.
+    """
+    return torch.eye(num_classes, dtype=torch.float64) - 1 / num_classes
+
+
+def mode_amplitudes(means: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Amplitudes of the L-model's modes: :math:`c_k = \langle X_k, d_k \rangle / \lVert d_k \rVert^2`, split.
+
+    Args:
+        means: Class means, shape (..., K, K).
+
+    Returns:
+        The mean of the amplitudes, shape (..., 1), and the deviations from it, (..., K).
+    """
+    directions = simplex_directions(means.shape[-1])
+    amplitudes = (means * directions).sum(dim=-1) / directions.square().sum(dim=1)
+    common = amplitudes.mean(dim=-1, keepdim=True)
+    return common, amplitudes - common
+
+
+def pairwise_separability(path: SDEPath) -> float:
+    r"""Share of samples nearer to their own class's mean than to another's, averaged over ordered pairs of classes.
+
+    In expectation :math:`\Phi(\lVert \bar X_k - \bar X_l \rVert / (2 \sigma \sqrt{t}))` for each pair.
+
+    Args:
+        path: Simulated.
+
+    Returns:
+        In [0, 1]; one half is chance.
+    """
+    shares = []
+    for first, second in combinations(range(len(path.samples)), 2):
+        normal = path.means[-1, first] - path.means[-1, second]
+        middle = (path.means[-1, first] + path.means[-1, second]) / 2
+        shares.append((((path.samples[first] - middle) @ normal) > 0).double().mean())
+        shares.append((((path.samples[second] - middle) @ normal) < 0).double().mean())
+    return float(torch.stack(shares).mean())
+
+
+def _loss(samples: Tensor) -> float:
+    if samples.shape[0] != samples.shape[2]:
+        return math.nan
+    labels = torch.arange(len(samples)).repeat_interleave(samples.shape[1])
+    shares = torch.full((len(labels),), 1 / len(labels), dtype=torch.float64)
+    return float(loss_value("ce", samples.flatten(0, 1), labels, shares))

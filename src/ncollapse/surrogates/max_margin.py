@@ -1,0 +1,275 @@
+"""The unregularized layer-peeled model: least norms of weight and free features that separate all samples by margin one."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ncollapse.margins import log_loss, margins
+from ncollapse.surrogates.checks import check_counts, check_positive
+from ncollapse.surrogates.losses import one_hot
+from ncollapse.surrogates.nuclear import split_product
+from ncollapse.surrogates.problem import Certificate, Inequality, Problem, Run, Solution, Variables
+
+
+class KKT(NamedTuple):
+    """How far a point is from the first-order conditions of the max-margin problem, with the multipliers of its loss.
+
+    They come near those of the problem as the loss vanishes: both numbers are of a flow, not of a point that theory gives.
+
+    Attributes:
+        cosine: Between the point and the descent direction of its loss: 1 where the point is stationary.
+        slack: Mean excess of the margins over the smallest one, weighted by the multipliers: 0 where only the smallest ones
+            are pushed.
+    """
+
+    cosine: float
+    slack: float
+
+
+@dataclass(frozen=True)
+class MaxMargin(Problem):
+    r"""Max-margin problem of weight and free features, to which cross-entropy without decay leads.
+
+    .. math:: \min_{W, H} \tfrac12 (\lVert W \rVert^2 + \lVert H \rVert^2) \quad \text{with} \quad
+        (w_{y_i} - w_j)^T h_i \ge 1 \quad \text{for all } i, j \ne y_i
+
+    Gradient flow of the unregularized loss conserves :math:`W^T W - H H^T`, diverges, and its direction tends to a point that
+    satisfies the KKT conditions. The problem equals the convex program min ‖Z‖_* of logits with margins of at least 1, whose
+    minimum for any counts is the simplex-encoded label matrix :math:`\Pi_K Y` (SELI). Points of any scale are allowed: their
+    objective is :math:`\frac12 (\lVert W \rVert^2 + \lVert H \rVert^2) / q_{min}`, that of the point scaled to margin one, and
+    one half over it is the normalized margin :math:`q_{min} / (\lVert W \rVert^2 + \lVert H \rVert^2)`.
+
+    Attributes:
+        counts: n_k, samples of each class.
+        dim: d, dimension of the features.
+
+    Raises:
+        ValueError: If a number is out of range.
+
+    Reference:
+        Ji, Lu, Zhang, Deng & Su (2022), ICLR; Thrampoulidis et al. (2022), NeurIPS, for unequal counts. The certificate is
+        derived.
+
+    Example:
+        >>> round(MaxMargin((4, 4, 4), dim=5).largest_margin, 12)
+        0.125
+    """
+
+    counts: tuple[int, ...]
+    dim: int
+
+    def __post_init__(self) -> None:
+        check_counts(self.counts)
+        check_positive(dim=self.dim)
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return len(self.counts)
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """Classes of the samples, sorted."""
+        return torch.arange(self.num_classes).repeat_interleave(torch.tensor(self.counts))
+
+    @property
+    def default_solver(self) -> MarginFlow:
+        """Gradient flow of the unregularized cross-entropy."""
+        return MarginFlow()
+
+    @cached_property
+    def encoded(self) -> Tensor:
+        """The logits of the global minimum, one-hot labels less 1/K; shape (N, K)."""
+        return one_hot(self.labels, self.num_classes) - 1 / self.num_classes
+
+    @cached_property
+    def minimum(self) -> float:
+        r"""The global minimum for d at least K-1: :math:`\lVert \Pi_K Y \rVert_*`, balanced :math:`(K-1) \sqrt{n}`."""
+        return float(torch.linalg.svdvals(self.encoded).sum())
+
+    @property
+    def largest_margin(self) -> float:
+        r"""Largest normalized margin, balanced :math:`1 / (2 (K-1) \sqrt{n})`."""
+        return 0.5 / self.minimum
+
+    def start(self, seed: int) -> Variables:
+        """Standard normal weight and features.
+
+        Args:
+            seed: Of the generator.
+
+        Returns:
+            The point.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        weight = torch.randn(self.num_classes, self.dim, generator=generator, dtype=torch.float64)
+        features = torch.randn(len(self.labels), self.dim, generator=generator, dtype=torch.float64)
+        return {"weight": weight, "features": features}
+
+    def objective(self, variables: Variables) -> Tensor:
+        """Half the squared norms over the smallest margin.
+
+        Args:
+            variables: "weight" (K, d) and "features" (N, d), of any scale.
+
+        Returns:
+            0-d tensor; inf where a sample is not on its side.
+        """
+        norms = variables["weight"].square().sum() + variables["features"].square().sum()
+        smallest = margins(_logits(variables), self.labels).min()
+        return torch.where(smallest > 0, norms / (2 * smallest), math.inf)
+
+    def value_and_gradient(self, variables: Variables) -> tuple[float, Variables]:
+        """Refused: the smallest margin has no gradient.
+
+        Args:
+            variables: A point.
+
+        Raises:
+            TypeError: Always.
+        """
+        raise TypeError("MaxMargin has no gradient at its solution. Take MarginFlow(), or leave the solver out.")
+
+    def certificate(self, variables: Variables) -> Certificate:
+        r"""Lower bound from multipliers, which holds whatever the point is.
+
+        Every :math:`\alpha_{ij} \ge 0` gives :math:`\sum \alpha_{ij} / \lVert \Gamma \rVert_2` with the rows
+        :math:`\Gamma_i = \sum_j \alpha_{ij} (e_{y_i} - e_j)`. Tried are the softmax probabilities of the wrong classes, and the
+        polar factor of the logits, which is exact at the minimum.
+
+        Args:
+            variables: Any point.
+
+        Returns:
+            The better bound, and whether all samples are on their side.
+        """
+        logits = _logits(variables)
+        left, values, right = torch.linalg.svd(logits - logits.mean(dim=1, keepdim=True), full_matrices=False)
+        # The rows are centered, so that one singular direction is rounding.
+        rank = int((values > 1e-12 * values[0]).sum())
+        polar = (-left[:, :rank] @ right[:rank]).clamp(min=0)
+        bounds = [_dual_bound(weights, self.labels) for weights in (polar, _multipliers(logits, self.labels))]
+        smallest = float(margins(logits, self.labels).min())
+        return Certificate(max(bounds), Inequality("0 < smallest margin", 0.0, smallest))
+
+    def complete(self, variables: Variables) -> Variables:
+        """Scale to a smallest margin of one, which takes samples that are all on their side.
+
+        Args:
+            variables: Of any scale.
+
+        Returns:
+            The point of the constrained problem.
+        """
+        smallest = float(margins(_logits(variables), self.labels).min())
+        return {name: part / math.sqrt(smallest) for name, part in variables.items()} if smallest > 0 else variables
+
+    def kkt(self, variables: Variables) -> KKT:
+        """Check the first-order conditions.
+
+        Args:
+            variables: Any point that separates the samples.
+
+        Returns:
+            Cosine with the descent direction, and slack in units of the smallest margin.
+        """
+        logits, weight, features = _logits(variables), variables["weight"], variables["features"]
+        multipliers = _multipliers(logits, self.labels)
+        pull = _pull(multipliers, self.labels)
+        descent = torch.cat([pull.T @ features, pull @ weight])
+        point = torch.cat([weight, features])
+        cosine = (descent * point).sum() / (torch.linalg.norm(descent) * torch.linalg.norm(point))
+        all_margins = logits.gather(1, self.labels.unsqueeze(1)) - logits
+        smallest = margins(logits, self.labels).min()
+        slack = (multipliers * (all_margins / smallest - 1)).sum() / multipliers.sum()
+        return KKT(float(cosine), float(slack))
+
+    def closed_form(self) -> Solution:
+        r"""The global minimum for any counts: balanced factors of :math:`\Pi_K Y`, a simplex ETF for balanced classes.
+
+        Returns:
+            The solution.
+
+        Raises:
+            ValueError: If d < K-1.
+        """
+        features, weight = split_product(self.encoded, self.dim, 1.0)
+        return self.solution({"weight": weight, "features": features}, "closed form")
+
+
+@dataclass(frozen=True)
+class MarginFlow:
+    r"""Gradient descent of the cross-entropy without decay, at a rate of :math:`\eta / (\mathcal{L} \rho^2)`.
+
+    A rate changes the speed along the flow, not its path. With this one the margins grow by about the same amount at every
+    step, at any loss, which is taken in its logarithm; the normalized margin comes near its limit as one over the steps.
+
+    Attributes:
+        learning_rate: η, at most 2, with which no step overshoots.
+        num_steps: Most steps.
+        tolerance: Gap to the lower bound, relative to the objective, at which it has arrived.
+    """
+
+    learning_rate: float = 1.5
+    num_steps: int = 50_000
+    tolerance: float = 1e-2
+
+    def run(self, problem: Problem, start: Variables) -> Run:
+        """Descend from a start.
+
+        Args:
+            problem: A ``MaxMargin``.
+            start: Where to begin.
+
+        Returns:
+            Where it stopped, and the objective at every hundredth step.
+
+        Raises:
+            TypeError: If the problem is another one.
+        """
+        if not isinstance(problem, MaxMargin):
+            raise TypeError(f"MarginFlow solves MaxMargin, got {type(problem).__name__}. Take LBFGS().")
+        weight, features, labels = start["weight"], start["features"], problem.labels
+        history = []
+        for step in range(self.num_steps + 1):
+            if step % 100 == 0 or step == self.num_steps:
+                point = {"weight": weight, "features": features}
+                history.append(float(problem.objective(point)))
+                gap = history[-1] - problem.certificate(point).lower_bound
+                converged = math.isfinite(gap) and gap <= self.tolerance * history[-1]
+                if converged:
+                    break
+            logits = features @ weight.T
+            rate = self.learning_rate / float(weight.square().sum() + features.square().sum())
+            pull = rate * _pull(_multipliers(logits, labels), labels)
+            weight, features = weight + pull.T @ features, features + pull @ weight
+        loss = float(log_loss(_logits(point), labels)) / math.log(10)
+        words = f"gradient flow of the loss without decay, {step} steps, loss 10^{loss:.0f}"
+        return Run(point, tuple(history), converged, words)
+
+
+def _logits(variables: Variables) -> Tensor:
+    return variables["features"] @ variables["weight"].T
+
+
+def _multipliers(logits: Tensor, labels: Tensor) -> Tensor:
+    """Softmax probabilities of the wrong classes over the summed loss, 0 for the right one; finite at any margin."""
+    wrong = torch.log_softmax(logits, dim=1).scatter(1, labels.unsqueeze(1), -math.inf)
+    return (wrong - log_loss(logits, labels)).exp()
+
+
+def _pull(multipliers: Tensor, labels: Tensor) -> Tensor:
+    """Γ: a row's multipliers pull the true logit up and the others down."""
+    return (-multipliers).scatter(1, labels.unsqueeze(1), multipliers.sum(dim=1, keepdim=True))
+
+
+def _dual_bound(weights: Tensor, labels: Tensor) -> float:
+    multipliers = weights.scatter(1, labels.unsqueeze(1), 0.0)
+    norm = float(torch.linalg.matrix_norm(_pull(multipliers, labels), ord=2))
+    return float(multipliers.sum()) / norm if norm > 0 else 0.0
