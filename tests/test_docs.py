@@ -79,7 +79,7 @@ def test_commands_parse():
         assert f"\n{target}:" in makefile
 
 
-DOCS = ("claims", "integrations", "metrics", "networks", "processes", "theory")
+DOCS = ("claims", "integrations", "metrics", "networks", "processes", "surrogates", "theory")
 PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *(f"docs/{name}.md" for name in DOCS)]
 
 

@@ -51,6 +51,8 @@ def test_mufm(capsys):
     assert found["certified"]
     assert found["metrics"]["pfc1"] < found["data_pfc1"]
     assert 0.5 < found["alignment"] < 1
+    assert found["alignment_distance"] == pytest.approx((2 - 2 * found["alignment"]) ** 0.5, rel=1e-9)
+    assert found["metrics"]["pfc3"] >= found["data_pfc3"] > 0.5
     assert found["lambda_critical"] <= 0.5e-3
     assert found["lambda_bound"] == pytest.approx(1 / (2 * 30 * 3 * 0.05), rel=1e-12)
     other = answer(capsys, f"{MUFM_WORDS} --lambda-w 0.05 --lambda-h 1e-3 --loss ce --bias free")

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ncollapse.surrogates import GUFM, great_circle_blocks, layer_norm
+from ncollapse.surrogates import GUFM, LBFGS, NotConverged, great_circle_blocks, layer_norm
 
 PRINTED = [
     (4, 0.005, 3.0916069111, 0.1430641596),
@@ -104,6 +104,13 @@ def test_no_normalized_network_is_below():
     assert model.distance(weights[2].detach(), features.detach(), labels) < 0.5
 
 
+def test_stopping_early_is_an_exception_unless_allowed():
+    model = GUFM(4, 2, 6, "ce", 0.01)
+    with pytest.raises(NotConverged, match=r"^Not converged: L-BFGS, 2 iterations"):
+        model.solve(LBFGS(max_iterations=2))
+    assert model.solve(LBFGS(max_iterations=2), allow_unconverged=True).value > model.minimum
+
+
 def test_depth_makes_turning_cheap():
     start, end = layer_norm(normal(0, 2, 16))
     costs = []
@@ -120,6 +127,23 @@ def test_depth_makes_turning_cheap():
     ("call", "words"),
     [
         (lambda: GUFM(4, 1, 6, "ce", -0.1), r"lambda_w must be finite and positive, got -0\.1\."),
+        (lambda: GUFM(4, 1, 6, "ce", math.nan), r"lambda_w must be finite and positive, got nan\."),
+        (
+            lambda: GUFM(4, 2, 6, "ce", 0.1).distance(normal(0, 4, 6), math.nan * normal(1, 8, 6)),
+            r"distance needs finite features, got nan or inf in row 0\.",
+        ),
+        (
+            lambda: GUFM(4, 2, 6, "ce", 0.1).distance(normal(0, 4, 5), normal(1, 8, 6)),
+            r"distance needs a weight of shape \(4, 6\) for features of shape \(8, 6\), got \(4, 5\)\.",
+        ),
+        (
+            lambda: GUFM(4, 2, 6, "ce", 0.1).distance(normal(0, 4, 6), normal(1, 7, 6)),
+            r"distance needs as many labels as features, got 8 labels of the model and 7 features\. Pass labels\.",
+        ),
+        (
+            lambda: GUFM(4, 2, 6, "ce", 0.1).distance(normal(0, 4, 6), normal(1, 5, 6), torch.tensor([0, 0, 1, 2, 3])),
+            r"distance needs balanced classes, got counts \(2, 1, 1, 1\)\. Drop samples",
+        ),
         (lambda: GUFM(4, 1, 6, "hinge", 0.1), r"loss must be 'mse' or 'ce', got 'hinge'\."),
         (
             lambda: GUFM(1, 1, 6, "ce", 0.1),

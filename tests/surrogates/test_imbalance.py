@@ -43,6 +43,19 @@ def test_both_forms_of_the_ratio_meet_at_the_threshold():
     assert minority_collapse_ratio(2, 3, 1e-2, 1e-1, num_samples=num_samples) == pytest.approx(ratio, rel=1e-12)
 
 
+def test_before_collapse_classes_of_one_size_form_blocks():
+    solution = UFM((20, 20, 5, 5, 5), 6, "ce", 0.02, 0.02).solve(Proximal())
+    gram = solution.variables["weight"] @ solution.variables["weight"].T
+    blocks = [(gram[:2, :2], 2), (gram[2:, 2:], 3)]
+    for block, size in blocks:
+        off = block[~torch.eye(size, dtype=torch.bool)]
+        assert float(off.max() - off.min()) < 1e-6
+        assert float(block.diagonal().max() - block.diagonal().min()) < 1e-6
+        assert float(block.diagonal()[0] - off[0]) > 1
+    assert float(gram[:2, 2:].max() - gram[:2, 2:].min()) < 1e-6
+    assert solution.metrics(["pfc1"])["pfc1"] < 1e-10
+
+
 def test_zero_is_left_where_all_collapse():
     problem = UFM((4, 4, 4), 3, "ce", 0.3, 0.3)
     assert float(problem.collapse_numbers[0]) > 1

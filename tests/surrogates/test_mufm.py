@@ -15,10 +15,12 @@ from ncollapse.surrogates import (
     EliminatedFeatures,
     GradientDescent,
     Inequality,
+    NotConverged,
     Problem,
     Proximal,
     alignment,
     collapse_progress,
+    critical_point,
     gradient_flow,
     merged_decay,
     shrinkage,
@@ -132,6 +134,101 @@ def test_the_padded_model_is_always_certified(loss):
 
 
 @pytest.mark.parametrize("loss", ["mse", "ce"])
+def test_padded_descent_from_any_start_is_global(loss):
+    """With K dimensions to spare no second-order critical point but the global ones is left."""
+    wide = golden_model(0.05, 0.01, loss=loss).padded()
+    values = [wide.solve(LBFGS(tolerance=1e-6), seed=seed).value for seed in range(4)]
+    assert values == pytest.approx([wide.solve(seed=9).value] * 4, abs=1e-9)
+
+
+def test_the_way_down_from_an_uncertified_minimum():
+    """Zero in the dimensions of the padding, the solution is critical and a strict saddle there."""
+    problem = golden_model(0.05, 0.01)
+    wide, found = problem.padded(), problem.solve()
+    saddle = {name: torch.cat([v, v.new_zeros(len(v), 3)], dim=1) for name, v in found.variables.items()}
+    point = critical_point(wide, saddle)
+    assert point.gradient_norm < 1e-8
+    assert point.imbalance < 1e-8
+    assert not point.inequality.holds
+    moved = {name: saddle[name] + 1e-3 * point.direction[name] for name in saddle}
+    change = float(wide.objective(moved) - wide.objective(saddle))
+    assert change == pytest.approx(1e-6 * point.curvature, rel=1e-3)
+    assert wide.solve(start=moved).value == pytest.approx(0.093242284279, abs=1e-8)
+    certified = golden_model().solve().variables
+    assert critical_point(golden_model(), certified).direction is None
+
+
+@pytest.mark.parametrize("row", GOLDEN[::3], ids=lambda row: f"{row[0]}-{row[1]}")
+def test_the_best_weight_predicts_by_a_symmetric_matrix(row):
+    """W = Yᵀ H (HᵀH + N λ_W I)⁻¹ at a minimizer, and W M is symmetric with eigenvalues in [0, 1)."""
+    variables = golden_model(*row[:2]).solve().variables
+    features, targets = variables["features"], torch.nn.functional.one_hot(LABELS).double()
+    system = features.T @ features + 12 * row[0] * torch.eye(5, dtype=torch.float64)
+    assert torch.allclose(variables["weight"], torch.linalg.solve(system, targets.T @ features, left=False), atol=1e-7)
+    predicted = variables["weight"] @ torch.stack([features[LABELS == k].mean(dim=0) for k in range(3)]).T
+    assert torch.allclose(predicted, predicted.T, atol=1e-7)
+    sizes = torch.linalg.eigvalsh(predicted)
+    assert -1e-7 < sizes[0] < sizes[-1] < 1
+
+
+def test_cross_entropy_does_not_collapse_either():
+    """x = h + Wᵀ∇ℓ(Wh)/λ_H, a strongly monotone map of h: distinct samples of a class stay distinct."""
+    problem = golden_model(0.2, 0.001, loss="ce")
+    variables = problem.solve(LBFGS(tolerance=1e-8)).variables
+    weight, features = variables["weight"], variables["features"]
+    moved = features + problem.logit_gradient(variables) @ weight / 0.001
+    assert torch.allclose(moved, INPUTS, atol=1e-5)
+    scatter = ClassScatter.from_batch(features, LABELS, 3)
+    assert torch.linalg.matrix_rank(scatter.within_covariance()) == 5
+
+
+def gaussian_classes(noise=0.3):
+    """Means uniform on the unit sphere: K = 4, d = 20, 50 samples a class."""
+    labels = torch.arange(4).repeat_interleave(50)
+    return torch.nn.functional.normalize(normal(0, 4, 20), dim=1)[labels] + noise * normal(1, 200, 20), labels
+
+
+def test_the_papers_tradeoff_on_gaussian_classes():
+    """Certified where moving is cheap or dear, not between; all measures go from collapsed to those of the data."""
+    inputs, labels = gaussian_classes()
+    data = ClassScatter.from_batch(inputs, labels, 4)
+    rows, certified = [], []
+    for lambda_h in (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0):
+        problem = MUFM(inputs, labels, lambda_w=5e-3, lambda_h=lambda_h)
+        solution = problem.solve()
+        found = solution.metrics(["pfc1", "pfc2"])
+        rows.append((found["pfc1"], found["pfc2"], *alignment(solution.variables["features"], inputs)))
+        certified.append(solution.certified)
+    assert certified == [True, True, True, False, False, True, True]
+    for column, sign in ((0, 1), (1, 1), (2, 1), (3, -1)):
+        assert all(sign * (b[column] - a[column]) > 0 for a, b in pairwise(rows))
+    assert all(distance == pytest.approx(math.sqrt(2 - 2 * cosine), rel=1e-6) for *_, cosine, distance in rows)
+    assert rows[-1][0] == pytest.approx(float(data.moments.within_trace() / data.moments.between_trace()), rel=0.01)
+    assert rows[-1][2] == pytest.approx(1, abs=1e-4)
+    unconstrained = UFM((50,) * 4, 20, "mse", 5e-3, 1e-3).closed_form().metrics(["pfc1", "pfc2"])
+    assert unconstrained == pytest.approx({"pfc1": 0, "pfc2": 0}, abs=1e-6)
+    assert rows[3][0] > 0.5
+
+
+def test_where_the_certificate_holds():
+    inputs, labels = gaussian_classes()
+    for lambda_h in (1e-6, 1e-4, 1e-3, 1e-1):
+        assert MUFM(inputs, labels, lambda_w=0.05, lambda_h=lambda_h).solve().certified
+    assert not MUFM(inputs, labels, lambda_w=1e-4, lambda_h=1e-5).solve().certified
+
+
+def test_the_papers_gradient_descent_is_far_from_done():
+    """Learning rate 0.1 from a standard normal start: 2,000 steps leave the objective above twice the minimum."""
+    inputs, labels = gaussian_classes()
+    problem = MUFM(inputs, labels, lambda_w=5e-3, lambda_h=1e-3)
+    with pytest.raises(NotConverged, match=r"^Not converged: gradient descent, 20 steps of 0\.1"):
+        problem.solve(GradientDescent(learning_rate=0.1, max_iterations=20))
+    slow = problem.solve(GradientDescent(learning_rate=0.1, max_iterations=2000), allow_unconverged=True)
+    assert all(b <= a for a, b in pairwise(slow.history))
+    assert slow.value > 2 * problem.solve().value > 2 * slow.certificate.lower_bound
+
+
+@pytest.mark.parametrize("loss", ["mse", "ce"])
 def test_the_bound_holds_at_any_point(loss):
     problem = golden_model(0.2, 0.01, loss=loss, bias="free")
     least = problem.solve(LBFGS(), seed=1).value
@@ -147,10 +244,37 @@ def test_gradient_descent_comes_near():
     assert found.certified
 
 
+def test_stopping_early_is_an_exception_unless_allowed():
+    hasty = EliminatedFeatures(starts=1, descent=LBFGS(max_iterations=2))
+    with pytest.raises(NotConverged, match=r"^Not converged: features eliminated, best of 1 starts, L-BFGS, 2 iterations"):
+        golden_model().solve(hasty)
+    stopped = golden_model().solve(hasty, allow_unconverged=True)
+    assert stopped.status.startswith("Not converged: ")
+    assert stopped.value > 0.240989446367 > stopped.certificate.lower_bound
+
+
 def test_without_data_it_is_the_unconstrained_model():
     problem = MUFM(torch.zeros(20, 5), torch.arange(4).repeat(5), lambda_w=5e-3, lambda_h=2e-3, loss="mse")
     expected = UFM((5,) * 4, 5, "mse", 5e-3, 2e-3).solve(Proximal())
     assert problem.solve(LBFGS()).value == pytest.approx(expected.value, abs=1e-12)
+
+
+def test_it_is_the_unconstrained_model_with_a_reward_for_alignment():
+    """Eq. (16), at any point."""
+    problem, free = golden_model(0.2, 0.03), UFM((4,) * 3, 5, "mse", 0.2, 0.03)
+    point = problem.start(3)
+    reward = 0.03 * float((point["features"] * INPUTS).sum())
+    expected = float(free.objective(point)) - reward + 0.015 * float(INPUTS.square().sum())
+    assert float(problem.objective(point)) == pytest.approx(expected, rel=1e-13)
+
+
+def test_dear_moves_leave_ridge_regression_on_the_data():
+    problem = golden_model(0.2, 1e6)
+    found = problem.solve().variables
+    assert torch.allclose(found["features"], INPUTS, atol=1e-6)
+    targets = torch.nn.functional.one_hot(LABELS).double()
+    ridge = torch.linalg.solve(INPUTS.T @ INPUTS + 2.4 * torch.eye(5, dtype=torch.float64), INPUTS.T @ targets).T
+    assert torch.allclose(found["weight"], ridge, atol=1e-6)
 
 
 class Layered(Problem):
@@ -314,6 +438,11 @@ def test_the_tradeoff_over_the_decay():
         ),
         (lambda: gradient_flow(INPUTS[:9], LABELS[:9], lambda_w=1, duration=1), r"The reduced flow needs balanced classes"),
         (lambda: gradient_flow(INPUTS, LABELS, lambda_w=0.1, duration=1e3, num_steps=2), r"needs steps of at most .* got 500"),
+        (
+            lambda: gradient_flow(INPUTS * math.inf, LABELS, lambda_w=1, duration=1),
+            r"gradient_flow needs finite features, got nan or inf in row 0\.",
+        ),
+        (lambda: gradient_flow(INPUTS, LABELS, lambda_w=-1, duration=1), r"lambda_w must be finite and positive, got -1\."),
         (lambda: merged_decay([]), r"needs the decay of at least one gap between layers, got none\."),
         (lambda: merged_decay([1.0, -1.0]), r"decay must be finite and positive, got -1\.0\."),
     ],

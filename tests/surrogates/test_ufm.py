@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from ncollapse.surrogates import LBFGS, UFM, GradientDescent, Proximal
+from ncollapse.surrogates import LBFGS, UFM, GradientDescent, NotConverged, Proximal
 
 DECAYS = {"lambda_w": 5e-3, "lambda_h": 2e-3}
 MODELS = {
@@ -107,6 +107,32 @@ def test_gradient_descent_reaches_the_closed_form():
     assert all(later <= earlier for earlier, later in pairwise(solution.history))
 
 
+@pytest.mark.parametrize("name", ["gradient descent", "Adam", "L-BFGS"])
+def test_twenty_starts_end_in_the_closed_form(name):
+    """The landscape is benign: cross-entropy, d = K, from standard normal weight and features."""
+    problem = model("ce", counts=(2,) * 3, dim=3, lambda_w=0.05, lambda_h=0.05)
+    expected = problem.closed_form().value
+    if name == "L-BFGS":
+        values = [problem.solve(seed=seed).value for seed in range(20)]
+    else:
+        # All starts at once, by loops that share nothing with the solvers.
+        starts = [problem.start(seed) for seed in range(20)]
+        weight, features = (torch.stack([start[key] for start in starts]).requires_grad_() for key in ("weight", "features"))
+        kind, rate, fall = (torch.optim.Adam, 0.05, 0.997) if name == "Adam" else (torch.optim.SGD, 1.0, 1.0)
+        optimizer = kind([weight, features], lr=rate)
+        schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, fall)
+        for _ in range(3000):
+            logits = (features @ weight.transpose(1, 2)).transpose(1, 2)
+            losses = torch.nn.functional.cross_entropy(logits, problem.labels.expand(20, 6), reduction="none").mean(dim=1)
+            totals = losses + 0.025 * (weight.square().sum(dim=(1, 2)) + features.square().sum(dim=(1, 2)))
+            optimizer.zero_grad()
+            totals.sum().backward()
+            optimizer.step()
+            schedule.step()
+        values = totals.tolist()
+    assert values == pytest.approx([expected] * 20, abs=1e-8)
+
+
 @pytest.mark.parametrize("counts", [(7, 4, 1), (30, 3, 3, 2)])
 @pytest.mark.parametrize("name", MODELS)
 def test_imbalanced_solvers_agree(name, counts):
@@ -145,6 +171,15 @@ def test_the_bound_holds_at_any_point(name):
         assert bounds[1] > -1
 
 
+def test_stopping_early_is_an_exception_unless_allowed():
+    for solver in (LBFGS(max_iterations=2), Proximal(max_iterations=3), GradientDescent(max_iterations=4)):
+        with pytest.raises(NotConverged, match=r"^Not converged: .*Give the solver more iterations"):
+            model("ce").solve(solver)
+        stopped = model("ce").solve(solver, allow_unconverged=True)
+        assert stopped.status.startswith("Not converged: ")
+        assert stopped.value > model("ce").closed_form().value >= stopped.certificate.lower_bound
+
+
 def test_metrics_of_the_optimum_are_collapsed():
     found = model("ce").closed_form().metrics(["pfc1", "pfc2", "pfc3", "nc3", "nc4"])
     assert found == pytest.approx({"pfc1": 0, "pfc2": 0, "pfc3": 1, "nc3": 0, "nc4": 1}, abs=1e-7)
@@ -171,6 +206,14 @@ def test_the_smallest_dimension():
         (lambda: model(lambda_w=-1.0), r"lambda_w must be finite and positive, got -1\.0\."),
         (lambda: model(lambda_h=math.nan), r"lambda_h must be finite and positive, got nan\."),
         (lambda: model(dim=0), r"dim must be finite and positive, got 0\."),
+        (lambda: model(lambda_h=math.inf), r"lambda_h must be finite and positive, got inf\."),
+        (lambda: model(bias="regularized", lambda_b=-0.1), r"lambda_b must be finite and positive, got -0\.1\."),
+        (
+            lambda: model(counts=(5, 2.5)),
+            r"counts must be positive integers, one for each of two or more classes, got \(5, 2\.5\)",
+        ),
+        (lambda: model("mse free", dim=2).closed_form(), r"have rank 3, which needs dim >= 3, got 2\."),
+        (lambda: model(dim=3).solve(Proximal()), r"have rank 4, which needs dim >= 4, got 3\. Raise dim, or solve"),
         (lambda: model(counts=(5,)), r"counts must be positive integers, one for each of two or more classes, got \(5,\)\."),
         (lambda: model(counts=(5, 0)), r"counts must be positive integers"),
         (lambda: model(loss="hinge"), r"loss must be 'mse' or 'ce', got 'hinge'\."),

@@ -59,28 +59,41 @@ def plot_minority_cosine(ratios: Sequence[float], cosines: Sequence[float], thre
     return figure
 
 
-def plot_tradeoff(decays: Sequence[float], curves: Mapping[str, Sequence[float]], data: Mapping[str, float]) -> Figure:
-    """Draw quantities of the multilayer model against the cost of moving, one panel each, with the data's values dashed.
+def plot_tradeoff(
+    decays: Sequence[float],
+    curves: Mapping[str, Sequence[float]],
+    data: Mapping[str, float],
+    unconstrained: Mapping[str, float],
+) -> Figure:
+    """Draw quantities of the multilayer model against the cost of moving, one panel each, three a row.
 
     Args:
         decays: Cost of moving.
         curves: Values at each cost, by name.
-        data: Values of the data, by name.
+        data: Values of the data, by name: dashed.
+        unconstrained: Values of the model without data, by name: dotted.
 
     Returns:
         The figure.
     """
+    rows = -(-len(curves) // 3)
     with style.house_style():
-        figure = Figure(figsize=(3.5 * len(curves), 3.0), layout="constrained", facecolor="white")
-        for axes, (name, values) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
+        figure = Figure(figsize=(9.6, 2.7 * rows), layout="constrained", facecolor="white")
+        panels = figure.subplots(rows, 3, squeeze=False).flatten()
+        for axes, (name, values) in zip(panels, curves.items(), strict=False):
             style.prepare(axes)
-            axes.plot(decays, values, color=style.LINE, marker="o", markersize=3, linewidth=1.4, label="model")
             if name in data:
                 axes.axhline(data[name], color=style.NULL, linewidth=1.0, linestyle="--", label="data")
-                axes.legend(frameon=False, fontsize=8.5)
+            axes.plot(decays, values, color=style.LINE, marker="o", markersize=3, linewidth=1.4, label="multilayer model")
+            if name in unconstrained:
+                axes.axhline(unconstrained[name], color=style.THIRD, linewidth=1.2, linestyle=":", label="without data")
             axes.set_xscale("log")
             axes.set_title(name, fontsize=9.5, loc="left", color=style.INK)
             axes.set_xlabel("cost of moving, λ_H")
+        for axes in panels[len(curves) :]:
+            axes.set_axis_off()
+        handles, labels = panels[0].get_legend_handles_labels()
+        panels[-1].legend(handles, labels, frameon=False, loc="center")
     return figure
 
 

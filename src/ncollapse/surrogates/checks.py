@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from torch import Tensor
+
 
 def check_positive(**numbers: float) -> None:
     """Check that numbers are finite and positive.
@@ -45,3 +47,18 @@ def check_balanced(counts: Sequence[int], what: str) -> None:
     """
     if len(set(counts)) > 1:
         raise ValueError(f"{what} needs balanced classes, got counts {tuple(counts)}. Solve it numerically: solve().")
+
+
+def check_finite(what: str, features: Tensor) -> None:
+    """Check samples.
+
+    Args:
+        what: What needs them finite.
+        features: One sample a row.
+
+    Raises:
+        ValueError: If one holds nan or inf.
+    """
+    wrong = (~features.isfinite().all(dim=1)).nonzero()
+    if len(wrong):
+        raise ValueError(f"{what} needs finite features, got nan or inf in row {int(wrong[0])}. Clean the data.")

@@ -12,7 +12,8 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from ncollapse.etf import helmert_basis, simplex_etf
-from ncollapse.surrogates.checks import check_counts, check_positive
+from ncollapse.statistics.batch import check_labels
+from ncollapse.surrogates.checks import check_counts, check_finite, check_positive
 from ncollapse.surrogates.losses import LossName, check_loss, loss_value
 from ncollapse.surrogates.problem import Certificate, Inequality, Problem, Solution, Variables
 from ncollapse.surrogates.solvers import LBFGS
@@ -204,8 +205,22 @@ class GUFM(Problem):
 
         Returns:
             0 at a minimizer.
+
+        Raises:
+            ValueError: If shapes do not fit, the features are not finite, or the classes are not balanced.
         """
-        labels = self.labels if labels is None else labels
+        fitting = (self.num_classes, features.shape[1])
+        if weight.shape != fitting:
+            found, of = tuple(weight.shape), tuple(features.shape)
+            raise ValueError(f"distance needs a weight of shape {fitting} for features of shape {of}, got {found}.")
+        check_finite("distance", features)
+        if labels is None and len(features) != len(self.labels):
+            lengths = f"{len(self.labels)} labels of the model and {len(features)} features"
+            raise ValueError(f"distance needs as many labels as features, got {lengths}. Pass labels.")
+        labels = self.labels if labels is None else check_labels(labels, len(features), self.num_classes)
+        counts = torch.bincount(labels, minlength=self.num_classes).tolist()
+        if len(set(counts)) > 1:
+            raise ValueError(f"distance needs balanced classes, got counts {tuple(counts)}. Drop samples of the larger ones.")
         optimal_features, optimal_weight = self.frame[labels], self.scale * self.frame
         overlap = features.T @ optimal_features + weight.T @ optimal_weight
         overlap = overlap - overlap.mean(dim=0)

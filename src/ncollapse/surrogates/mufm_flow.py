@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ncollapse.statistics import ClassScatter
-from ncollapse.surrogates.checks import check_balanced, check_positive
+from ncollapse.surrogates.checks import check_balanced, check_finite, check_positive
 from ncollapse.surrogates.flows import State, runge_kutta
 
 
@@ -72,12 +72,13 @@ def gradient_flow(inputs: Tensor, labels: Tensor, *, lambda_w: float, duration: 
         The path, with its start.
 
     Raises:
-        ValueError: If the classes are not balanced, or a step is too long: more than 0.5 N / ‖W‖².
+        ValueError: If the data are not finite, the classes are not balanced, or a step is too long: more than 0.5 N / ‖W‖².
 
     Reference:
         Progressive feedforward collapse, arXiv 2405.00985, eq. (21) as we read it; the reduction and its laws are derived.
     """
     check_positive(lambda_w=lambda_w, duration=duration, num_steps=num_steps)
+    check_finite("gradient_flow", inputs)
     counts = torch.bincount(labels).tolist()
     check_balanced(counts, "The reduced flow")
     scatter = ClassScatter.from_batch(inputs.double(), labels, len(counts))

@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Any
 from ncollapse.cli.solve.solved import Solved, add_model
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from matplotlib.figure import Figure
+    from torch import Tensor
+
+    from ncollapse.surrogates import MUFM, Solution
+
+# What the figure draws of solution, data and the model without data.
+_MEASURES = {
+    "pfc1": "PFC1, within over between",
+    "pfc2": "PFC2, distance to an ETF",
+    "pfc3": "PFC3, accuracy of the nearest center",
+}
 
 
 def add_mufm(models: Any) -> None:
@@ -37,25 +49,37 @@ def _solve(options: argparse.Namespace) -> Solved:
 
     shape = {"num_classes": options.classes, "dim": options.dim, "per_class": options.per_class}
     data = gaussian_mixture(**shape, components=1, radius=1.0, noise=options.sigma, seed=options.seed)
-    before = measure_features(data.inputs, data.labels, num_classes=options.classes, metrics=["pfc1", "pfc2"])
+    before = measure_features(data.inputs, data.labels, num_classes=options.classes, metrics=list(_MEASURES))
 
-    def model(lambda_h: float) -> MUFM:
+    def solve(lambda_h: float) -> tuple[MUFM, Solution]:
         decays = {"lambda_w": options.lambda_w, "lambda_h": lambda_h}
-        return MUFM(data.inputs, data.labels, loss=options.loss, bias=options.bias, **decays)
+        model = MUFM(data.inputs, data.labels, loss=options.loss, bias=options.bias, **decays)
+        return model, model.solve(allow_unconverged=True)
 
-    def draw() -> Figure:
-        from ncollapse.report.surrogates import plot_tradeoff
-
-        decays = [10 ** (i / 4 - 6) for i in range(25)]
-        found = [model(decay).solve(allow_unconverged=True) for decay in decays]
-        curves = {metric: [point.metrics([metric])[metric] for point in found] for metric in ("pfc1", "pfc2")}
-        curves["alignment"] = [alignment(point.variables["features"], data.inputs.double())[0] for point in found]
-        return plot_tradeoff(decays, curves, {"pfc1": before.value("pfc1"), "pfc2": before.value("pfc2")})
-
-    solution = model(options.lambda_h).solve(allow_unconverged=True)
-    cosine, _ = alignment(solution.variables["features"], data.inputs.double())
-    numbers = {"data_pfc1": before.value("pfc1"), "data_pfc2": before.value("pfc2"), "alignment": cosine}
+    model, solution = solve(options.lambda_h)
+    values = {metric: before.value(metric) for metric in _MEASURES}
+    cosine, distance = alignment(solution.variables["features"], model.inputs)
+    numbers = {f"data_{metric}": value for metric, value in values.items()}
+    numbers |= {"alignment": cosine, "alignment_distance": distance}
     if options.loss == "mse" and options.bias == "none":
-        progress = collapse_progress(model(options.lambda_h), solution.variables)
+        progress = collapse_progress(model, solution.variables)
         numbers |= {"lambda_critical": progress.inequality.left, "lambda_bound": progress.bound}
-    return Solved(solution, draw, numbers)
+    return Solved(solution, lambda: _figure(options, values, model.inputs, lambda decay: solve(decay)[1]), numbers)
+
+
+def _figure(options: argparse.Namespace, data: dict[str, float], inputs: Tensor, solve: Callable[[float], Solution]) -> Figure:
+    """The trade-off over the cost of moving, between the data and the model without data."""
+    from ncollapse.report.surrogates import plot_tradeoff
+    from ncollapse.surrogates import UFM, alignment
+
+    decays = [10 ** (i / 4 - 6) for i in range(25)]
+    found = [solve(decay) for decay in decays]
+    curves = {name: [point.metrics([metric])[metric] for point in found] for metric, name in _MEASURES.items()}
+    aligned = [alignment(point.variables["features"], inputs) for point in found]
+    curves["Cosine of features and data"] = [cosine for cosine, _ in aligned]
+    curves["Distance of both, scaled to norm one"] = [distance for _, distance in aligned]
+    counts = (options.per_class,) * options.classes
+    free = UFM(counts, options.dim, options.loss, options.lambda_w, options.lambda_h, options.bias)
+    without = free.solve(allow_unconverged=True).metrics(list(_MEASURES))
+    named = ({_MEASURES[metric]: value for metric, value in numbers.items()} for numbers in (data, without))
+    return plot_tradeoff(decays, curves, *named)

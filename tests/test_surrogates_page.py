@@ -1,0 +1,56 @@
+"""The page of the surrogate models: no model and no row is missing, and what it names exists."""
+
+import importlib
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from ncollapse.cli.main import _parser
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "surrogates.md").read_text()
+
+
+def rows(heading):
+    part = re.search(rf"^#+ {heading}\n(.*?)(?=^#|\Z)", PAGE, flags=re.DOTALL | re.MULTILINE)[1]
+    table = [line for line in part.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table[1:]]
+
+
+@pytest.mark.parametrize(("heading", "count"), [("Implementations", 8), ("Theoretical models", 11)])
+def test_no_row_is_missing(heading, count):
+    found = rows(heading)
+    assert [row[0] for row in found] == [str(n) for n in range(1, count + 1)]
+    for row in found:
+        assert len(row) == 5
+        assert all(row)
+        if "not yet" not in row[2]:
+            assert "`ncollapse." in row[2]
+            assert "`tests/" in row[3]
+
+
+def test_every_name_exists():
+    names = re.findall(r"`(ncollapse(?:\.\w+)+)`", PAGE)
+    assert len(names) > 20
+    for name in names:
+        module, attribute = name.rsplit(".", 1)
+        assert hasattr(importlib.import_module(module), attribute), name
+    for model in rows("The models"):
+        assert hasattr(importlib.import_module("ncollapse.surrogates"), model[0].strip("`")), model[0]
+
+
+def test_every_test_exists():
+    files = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", PAGE)
+    assert len(files) > 20
+    for file, name in files:
+        assert f"\ndef {name}(" in (ROOT / file).read_text() if name else (ROOT / file).exists(), (file, name)
+
+
+def test_every_model_of_the_command_has_its_line():
+    (commands,) = (action.choices for action in _parser()._actions if action.dest == "command")
+    (models,) = (action.choices for action in commands["solve"]._actions if action.dest == "model")
+    lines = [row[2].strip("`") for row in rows("The models")]
+    assert [_parser().parse_args(shlex.split(line)[1:]).model for line in lines] == [shlex.split(line)[2] for line in lines]
+    assert {shlex.split(line)[2] for line in lines} == set(models)
