@@ -124,6 +124,9 @@ def test_networks_that_do_not_fit_together():
         train_together(stack, DATA64, [CONFIG, longer], seeds=[0, 1])
     with pytest.raises(ValueError, match=r"got 2 networks, 3 configs and 2 seeds\. Pass as many of each"):
         train_together(stack, DATA64, [CONFIG] * 3, seeds=[0, 1])
+    lower = dataclasses.replace(CONFIG, precision="bfloat16")
+    with pytest.raises(ValueError, match=r"need train\.precision float32, got bfloat16"):
+        train_together(stack, DATA64, [lower] * 2, seeds=[0, 1])
     models[0].head.bias.requires_grad_(False)
     models[1].head.bias.requires_grad_(False)
     with pytest.raises(ValueError, match="need trainable parameters of one type"):

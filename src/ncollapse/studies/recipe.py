@@ -132,6 +132,9 @@ class Recipe:
         content = dataclasses.asdict(Recipe.from_json(self.to_json()))
         for words in ("name", "title", "description"):
             del content[words]
+        # Runs from before there was a choice stay what they were.
+        if content["train"]["precision"] == "float32":
+            del content["train"]["precision"]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 

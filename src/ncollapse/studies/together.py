@@ -26,10 +26,11 @@ def can_run_together(recipe: Recipe, other: Recipe) -> bool:
         other: Another.
 
     Returns:
-        True if both train an FC ResNet and only seeds, words, and settings of single steps of training (rates, decays,
-        momentum, clipping) differ.
+        True if both train an FC ResNet in float32 and only seeds, words, and settings of single steps of training (rates,
+        decays, momentum, clipping) differ.
     """
-    return isinstance(recipe.model, FCResNetConfig) and _shared(recipe) == _shared(other)
+    covered = isinstance(recipe.model, FCResNetConfig) and recipe.train.precision == "float32"
+    return covered and _shared(recipe) == _shared(other)
 
 
 def _shared(recipe: Recipe) -> Recipe:
@@ -60,8 +61,8 @@ def run_together(
     """
     if not recipes or not all(can_run_together(recipes[0], recipe) for recipe in recipes):
         raise ValueError(
-            "Recipes that run together must train FC ResNets, and may differ in seed, rates, decay, momentum and clipping "
-            "only. Group them, and run others one after another."
+            "Recipes that run together must train FC ResNets in float32, and may differ in seed, rates, decay, momentum and "
+            "clipping only. Group them, and run others one after another."
         )
     with threads(recipes[0].threads):
         device = device_named(recipes[0].device)

@@ -15,7 +15,7 @@ from ncollapse.train.schedule import TrainConfig, lr_at
 
 __all__ = ["train_together"]
 
-SHARED = ("epochs", "batch_size", "loss")
+SHARED = ("epochs", "batch_size", "loss", "precision")
 # As torch.nn.utils.clip_grads_with_norm_ has it.
 _CLIP_EPS = 1e-6
 
@@ -94,6 +94,11 @@ def train_together(
         values = sorted({str(getattr(config, field)) for config in configs})
         if len(values) > 1:
             raise ValueError(f"networks that train together need one train.{field}, got {', '.join(values)}. Group them by it.")
+    if configs[0].precision != "float32":
+        raise ValueError(
+            f"networks that train together need train.precision float32, got {configs[0].precision}. Train these one after "
+            "another."
+        )
     for network, config in zip(networks, configs, strict=True):
         check_run(network, data, config, start_epoch)
     given = [None] * len(networks) if optimizers is None else optimizers

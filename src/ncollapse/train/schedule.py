@@ -7,9 +7,10 @@ from typing import Literal, get_args
 
 from ncollapse.train.losses import LossName
 
-__all__ = ["Decay", "TrainConfig", "lr_at", "measuring_epochs", "weight_decay_time"]
+__all__ = ["Decay", "Precision", "TrainConfig", "lr_at", "measuring_epochs", "weight_decay_time"]
 
 Decay = Literal["weights", "all"]
+Precision = Literal["float32", "bfloat16"]
 
 # The ratio between measuring epochs. 350 epochs then give the list that the field uses (ratio 350**(1/66), rounded);
 # only ratios within 1e-5 of this one do, a test holds it.
@@ -35,6 +36,9 @@ class TrainConfig:
         loss: ``cross_entropy``, or ``mse`` against one-hot targets: half the squared distance, summed over classes,
             averaged over samples.
         checkpoint_every: Epochs between checkpoints, 1 or more; read by whoever saves them.
+        precision: ``bfloat16`` computes products of the forward and backward pass in bfloat16, which is faster on GPUs that
+            have it; weights, normalization, loss and steps stay in float32, measurements too. ``float32`` computes in the
+            type of the network.
 
     Raises:
         ValueError: If a field is out of its range.
@@ -51,13 +55,14 @@ class TrainConfig:
     clip_norm: float | None = 1.0
     loss: LossName = "cross_entropy"
     checkpoint_every: int = 25
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         self._check_choices_and_counts()
         self._check_numbers()
 
     def _check_choices_and_counts(self) -> None:
-        for field, choices in (("decay", Decay), ("loss", LossName)):
+        for field, choices in (("decay", Decay), ("loss", LossName), ("precision", Precision)):
             if getattr(self, field) not in get_args(choices):
                 raise ValueError(
                     f"train.{field} must be one of {', '.join(get_args(choices))}, got {getattr(self, field)!r}. "
