@@ -28,6 +28,10 @@ class Team:
         self.group = group
         self.rank, self.size = (0, 1) if group is None else (dist.get_rank(group), dist.get_world_size(group))
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Team:
+        # A copied network is still trained by these processes; a group itself can't be copied.
+        return self
+
     def share(self, batch: Tensor) -> Tensor:
         """Takes this process's share of a batch: every ``size``-th row, beginning at its rank, maybe none.
 
