@@ -54,7 +54,7 @@ class Stopped(Exception):
     """Ends a run on all processes."""
 
 
-def trained(name, group=None):
+def trained(name, group):
     make, data, config = CASES[name]
     model = make()
     records = [dataclasses.astuple(record) for record in train(model, data, config, seed=4, group=group)]
@@ -94,7 +94,7 @@ def diverging(group):
         return str(error)
 
 
-def cases(folder, group):
+def cases(folder, group=None):
     return {name: trained(name, group) for name in CASES} | {"diverged": diverging(group)}
 
 
@@ -112,6 +112,7 @@ def main():
     run.load_data = lambda config: (lambda data: replace(data, inputs=data.inputs.double()))(load(config))
     folder = Path(sys.argv[1])
     run_recipe(RECIPE, folder / "alone")
+    (folder / "cases-alone.json").write_text(json.dumps(cases(folder)))
     context = multiprocessing.get_context("fork")
     for size, act in ((3, cases), (2, runs)):
         processes = [context.Process(target=work, args=(rank, size, folder, act)) for rank in range(size)]
