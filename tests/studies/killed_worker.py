@@ -1,4 +1,4 @@
-"""A run that is killed again and again: ``python killed_worker.py FOLDER KILLS`` prints how often, and how far it had come."""
+"""Runs that are killed again and again: ``python killed_worker.py FOLDER KILLS`` prints how many, and how far one had come."""
 
 import json
 import os
@@ -42,17 +42,20 @@ def main() -> None:
     assert os.waitpid(run_in_child(folder / "timed"), 0)[1] == 0
     seconds = time.monotonic() - begun
     moments = random.Random(0)
-    killed, epoch = 0, 0
-    for _ in range(kills):
-        child = run_in_child(folder / "killed")
-        # Short enough not to reach the end, long enough to get on: each beginning takes a part of it.
-        time.sleep(moments.uniform(0, 1.6 * seconds / kills))
+    runs, killed, furthest = 1, 0, 0
+    while killed < kills:
+        out = folder / f"killed-{runs}"
+        child = run_in_child(out)
+        time.sleep(moments.uniform(0, seconds / 3))
         os.kill(child, signal.SIGKILL)
-        killed += os.WIFSIGNALED(os.waitpid(child, 0)[1])
-        status = folder / "killed" / "status.json"
-        epoch = json.loads(status.read_text())["epoch"] if status.exists() else 0
-    assert os.waitpid(run_in_child(folder / "killed"), 0)[1] == 0
-    print(json.dumps({"killed": killed, "epoch": epoch, "seconds": seconds}))
+        if not os.WIFSIGNALED(os.waitpid(child, 0)[1]):
+            runs += 1  # this one had come to its end before
+            continue
+        killed += 1
+        status = out / "status.json"
+        furthest = max(furthest, json.loads(status.read_text())["epoch"] if status.exists() else 0)
+    assert os.waitpid(run_in_child(folder / f"killed-{runs}"), 0)[1] == 0
+    print(json.dumps({"runs": runs, "killed": killed, "furthest": furthest, "seconds": seconds}))
 
 
 if __name__ == "__main__":
