@@ -11,37 +11,35 @@ import pytest
 import torch
 from torch import nn
 
-from distributed.training_worker import CASES, VECTORS, trained
+from distributed.training_worker import CASES, VECTORS
 from ncollapse.train import TrainConfig, train
 from ncollapse.train.parallel import share_batch_norm
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks, since importing takes longer than training")
-SIZES = (2, 3)
 TABLES = ("measurements.csv", "depth.json", "history.csv")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("training")
-    words = [sys.executable, str(Path(__file__).with_name("training_worker.py")), str(folder), *map(str, SIZES)]
+    words = [sys.executable, str(Path(__file__).with_name("training_worker.py")), str(folder)]
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     result = subprocess.run(words, capture_output=True, text=True, check=False, timeout=150, env=environment)
     assert result.returncode == 0, result.stderr
     return folder
 
 
-def told(folder, size):
-    return [json.loads((folder / str(size) / f"{rank}.json").read_text()) for rank in range(size)]
+def told(folder, what, size):
+    return [json.loads((folder / f"{what}-{rank}.json").read_text()) for rank in range(size)]
 
 
-@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", CASES)
-def test_processes_train_as_one(folder, size, name):
-    records, state = trained(name)
-    first, *others = (found["cases"][name] for found in told(folder, size))
+def test_processes_train_as_one(folder, name):
+    records, state = json.loads((folder / "cases-alone.json").read_text())[name]
+    first, *others = (found[name] for found in told(folder, "cases", 3))
     assert all(other == first for other in others)
     for record, expected in zip(first[0], records, strict=True):
-        assert record == pytest.approx(list(expected), rel=1e-10)
+        assert record == pytest.approx(expected, rel=1e-10)
     assert first[1].keys() == state.keys()
     for key, values in state.items():
         assert first[1][key] == pytest.approx(values, rel=1e-10, abs=1e-12), key
@@ -53,29 +51,27 @@ def values(path):
     return {(row["epoch"], row["layer"], row["metric"]): float(row["value"] or "nan") for row in rows}
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_a_run_of_processes_gives_the_table_of_one(folder, size):
-    alone, shared = values(folder / "alone"), values(folder / str(size) / "run")
+def test_a_run_of_processes_gives_the_table_of_one(folder):
+    alone, shared = values(folder / "alone"), values(folder / "run")
     assert alone.keys() == shared.keys()
     for key, value in alone.items():
         assert shared[key] == pytest.approx(value, rel=1e-10, abs=1e-12, nan_ok=True), key
-    names = [{file.name for file in path.iterdir()} for path in (folder / "alone", folder / str(size) / "run")]
+    names = [{file.name for file in path.iterdir()} for path in (folder / "alone", folder / "run")]
     assert names[0] == names[1]
-    assert json.loads((folder / str(size) / "run" / "environment.json").read_text())["processes"] == size
+    assert json.loads((folder / "run" / "environment.json").read_text())["processes"] == 2
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_a_stopped_run_of_processes_is_taken_up_to_the_bit(folder, size):
-    whole, resumed = (folder / str(size) / name for name in ("run", "resumed"))
+def test_a_stopped_run_of_processes_is_taken_up_to_the_bit(folder):
+    whole, resumed = (folder / name for name in ("run", "resumed"))
     assert [(whole / name).read_bytes() for name in TABLES] == [(resumed / name).read_bytes() for name in TABLES]
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_errors_are_those_of_all(folder, size):
-    for found in told(folder, size):
+def test_errors_are_those_of_all(folder):
+    for found in told(folder, "cases", 3):
         assert found["diverged"].startswith("training needs finite losses and gradients")
-        assert found["refused"].startswith(f"Rank 0 of {size}: ")
-        assert "holds a run of 'demo' already" in found["refused"]
+    for words in told(folder, "runs", 2):
+        assert words.startswith("Rank 0 of 2: ")
+        assert "holds a run of 'demo' already" in words
 
 
 def test_a_normalization_that_processes_cannot_share():

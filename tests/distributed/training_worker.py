@@ -1,4 +1,4 @@
-"""Processes that train together: ``python training_worker.py FOLDER SIZE...`` leaves RANK.json and a run in FOLDER/SIZE."""
+"""Processes that train together: ``python training_worker.py FOLDER`` leaves what they found, and runs, in FOLDER."""
 
 import dataclasses
 import json
@@ -54,7 +54,7 @@ class Stopped(Exception):
     """Ends a run on all processes."""
 
 
-def trained(name, group=None):
+def trained(name, group):
     make, data, config = CASES[name]
     model = make()
     records = [dataclasses.astuple(record) for record in train(model, data, config, seed=4, group=group)]
@@ -94,15 +94,13 @@ def diverging(group):
         return str(error)
 
 
-def work(rank, size, folder):
-    dist.init_process_group("gloo", init_method=f"file://{folder / 'meet'}", rank=rank, world_size=size)
-    group = dist.group.WORLD
-    found = {
-        "cases": {name: trained(name, group) for name in CASES},
-        "diverged": diverging(group),
-        "refused": runs(folder, group),
-    }
-    (folder / f"{rank}.json").write_text(json.dumps(found))
+def cases(folder, group=None):
+    return {name: trained(name, group) for name in CASES} | {"diverged": diverging(group)}
+
+
+def work(rank, size, folder, act):
+    dist.init_process_group("gloo", init_method=f"file://{folder / f'meet-{size}'}", rank=rank, world_size=size)
+    (folder / f"{act.__name__}-{rank}.json").write_text(json.dumps(act(folder, dist.group.WORLD)))
     dist.destroy_process_group()
 
 
@@ -114,10 +112,10 @@ def main():
     run.load_data = lambda config: (lambda data: replace(data, inputs=data.inputs.double()))(load(config))
     folder = Path(sys.argv[1])
     run_recipe(RECIPE, folder / "alone")
+    (folder / "cases-alone.json").write_text(json.dumps(cases(folder)))
     context = multiprocessing.get_context("fork")
-    for size in map(int, sys.argv[2:]):
-        (folder / str(size)).mkdir()
-        processes = [context.Process(target=work, args=(rank, size, folder / str(size))) for rank in range(size)]
+    for size, act in ((3, cases), (2, runs)):
+        processes = [context.Process(target=work, args=(rank, size, folder, act)) for rank in range(size)]
         for process in processes:
             process.start()
         for process in processes:

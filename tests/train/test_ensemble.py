@@ -127,9 +127,9 @@ def test_networks_that_do_not_fit_together():
         train_together(stack, DATA64, [CONFIG, longer], seeds=[0, 1])
     with pytest.raises(ValueError, match=r"got 2 networks, 3 configs and 2 seeds\. Pass as many of each"):
         train_together(stack, DATA64, [CONFIG] * 3, seeds=[0, 1])
-    adam = dataclasses.replace(CONFIG, optimizer="adam")
-    with pytest.raises(ValueError, match=r"train together with sgd only, got adam"):
-        train_together(stack, DATA64, [adam] * 2, seeds=[0, 1])
+    for other in ({"optimizer": "adam"}, {"precision": "bfloat16"}):
+        with pytest.raises(ValueError, match=r"need train\.optimizer sgd and train\.precision float32, got"):
+            train_together(stack, DATA64, [dataclasses.replace(CONFIG, **other)] * 2, seeds=[0, 1])
     models[0].head.bias.requires_grad_(False)
     models[1].head.bias.requires_grad_(False)
     with pytest.raises(ValueError, match="need trainable parameters of one type"):

@@ -222,6 +222,24 @@ def test_model_of_another_number_of_classes() -> None:
         next(train(model, DATA, TrainConfig(), seed=0))
 
 
+@pytest.mark.parametrize("normalization", ["pre", "none"])
+def test_bfloat16_learns_what_float32_learns(normalization: str) -> None:
+    """Products of 8 bits: loss and accuracy of a float32 training, though not its digits; weights and gradients in float32."""
+    data = gaussian_mixture(num_classes=3, dim=8, per_class=40, seed=2)
+    found = {}
+    for precision in ("float32", "bfloat16"):
+        config = TrainConfig(epochs=10, batch_size=20, learning_rate=0.05, precision=precision)
+        model = FCResNet(FCResNetConfig(width=16, num_blocks=2, normalization=normalization), 8, 3, seed=0)
+        optimizer = make_optimizer(model, config)
+        found[precision] = list(train(model, data, config, seed=0, optimizer=optimizer))
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+        assert {state["momentum_buffer"].dtype for state in optimizer.state.values()} == {torch.float32}
+    for ours, expected in zip(found["bfloat16"], found["float32"], strict=True):
+        assert ours.loss == pytest.approx(expected.loss, rel=0.05, abs=5e-3)
+        assert ours.accuracy == pytest.approx(expected.accuracy, abs=0.03)
+    assert found["bfloat16"][0].loss != pytest.approx(found["float32"][0].loss, rel=1e-5)
+
+
 def test_demo_recipe_learns_every_digit() -> None:
     data = load_data(DataConfig(per_class=174))
     # The demo's recipe with a third of its epochs.

@@ -38,7 +38,7 @@ def test_values_at_zero_logits(num_classes: int) -> None:
 def test_losses_of_stacked_networks_are_those_of_each(name: str) -> None:
     logits = torch.randn(3, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(15).reshape(3, 5) % 4
-    each = [LOSSES[name](own.T, truth) for own, truth in zip(logits, labels, strict=True)]
+    each = [LOSSES[name](own.T, truth).item() for own, truth in zip(logits, labels, strict=True)]
     assert stacked_losses(name, logits, labels).tolist() == pytest.approx(each, rel=1e-12)
 
 

@@ -30,7 +30,7 @@ _DTYPES = (
 )
 _MOST_DIMS = 6
 _HEADER = 2 + _MOST_DIMS
-_SAME_TYPES: dict[str, type[Exception]] = {"TypeError": TypeError, "ValueError": ValueError}
+_SAME_TYPES: dict[str, type[Exception]] = {"TypeError": TypeError, "ValueError": ValueError, "OSError": OSError}
 
 
 class Processes:
@@ -78,7 +78,7 @@ class Processes:
             Nothing.
 
         Raises:
-            Exception: The error of the lowest rank that had one; of its own type if that is ValueError or TypeError.
+            Exception: The error of the lowest rank that had one; as ValueError, TypeError or OSError if it is one.
         """
         if self.group is None:
             yield
@@ -89,7 +89,7 @@ class Processes:
         except Exception as caught:
             # Handed on below, when all processes have heard of it: raised here, it would leave the others waiting.
             error = caught
-        told = [json.loads(text) for text in self.texts(json.dumps(error and [type(error).__name__, str(error)]))]
+        told = [json.loads(text) for text in self.texts(json.dumps(error and [_kind(error), str(error)]))]
         failed = [rank for rank, words in enumerate(told) if words is not None]
         if not failed:
             return
@@ -234,6 +234,12 @@ class Processes:
         else:
             dist.recv(tensor, sender, group=self.group)
         return tensor
+
+
+def _kind(error: Exception) -> str:
+    """The type under which others can raise it: its own, or one that it is a kind of."""
+    names = [kind.__name__ for kind in type(error).__mro__]
+    return next((name for name in names if name in _SAME_TYPES), names[0])
 
 
 _TOLD = "_told_by_all_processes"

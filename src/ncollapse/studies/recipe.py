@@ -63,6 +63,7 @@ _YOUNGER = {
     "decay_over_blocks": False,
     "train.optimizer": "sgd",
     "train.schedule": "steps",
+    "train.precision": "float32",
     "data.largest_classes": None,
     "data.vocabulary": 10_000,
     "data.length": 256,

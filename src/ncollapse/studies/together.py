@@ -26,12 +26,13 @@ def can_run_together(recipe: Recipe, other: Recipe) -> bool:
         other: Another.
 
     Returns:
-        True if both train a residual FC ResNet by SGD and only seeds, words, and settings of single steps of training (rates,
-        decays, momentum, clipping) differ.
+        True if both train a residual FC ResNet by SGD in float32 and only seeds, words, and settings of single steps of
+        training (rates, decays, momentum, clipping) differ.
     """
-    model = recipe.model
+    model, training = recipe.model, recipe.train
     stacked = isinstance(model, FCResNetConfig) and (model.connections, model.head) == ("residual", "linear")
-    return stacked and recipe.train.optimizer == other.train.optimizer == "sgd" and _shared(recipe) == _shared(other)
+    covered = stacked and (training.optimizer, training.precision) == ("sgd", "float32")
+    return covered and _shared(recipe) == _shared(other)
 
 
 def _shared(recipe: Recipe) -> Recipe:
@@ -62,8 +63,8 @@ def run_together(
     """
     if not recipes or not all(can_run_together(recipes[0], recipe) for recipe in recipes):
         raise ValueError(
-            "Recipes that run together must train FC ResNets, and may differ in seed, rates, decay, momentum and clipping "
-            "only. Group them, and run others one after another."
+            "Recipes that run together must train FC ResNets in float32, and may differ in seed, rates, decay, momentum and "
+            "clipping only. Group them, and run others one after another."
         )
     with threads(recipes[0].threads):
         device = device_named(recipes[0].device)

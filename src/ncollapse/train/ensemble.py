@@ -15,7 +15,7 @@ from ncollapse.train.schedule import TrainConfig, lr_at
 
 __all__ = ["train_together"]
 
-SHARED = ("epochs", "batch_size", "loss", "optimizer")
+SHARED = ("epochs", "batch_size", "loss", "optimizer", "precision")
 # As torch.nn.utils.clip_grads_with_norm_ has it.
 _CLIP_EPS = 1e-6
 
@@ -95,8 +95,11 @@ def train_together(
         values = sorted({str(getattr(config, field)) for config in configs})
         if len(values) > 1:
             raise ValueError(f"networks that train together need one train.{field}, got {', '.join(values)}. Group them by it.")
-    if configs[0].optimizer != "sgd":
-        raise ValueError(f"networks train together with sgd only, got {configs[0].optimizer}. Train them one after another.")
+    if (configs[0].optimizer, configs[0].precision) != ("sgd", "float32"):
+        raise ValueError(
+            "networks that train together need train.optimizer sgd and train.precision float32, got "
+            f"{configs[0].optimizer} and {configs[0].precision}. Train these one after another."
+        )
     for network, config in zip(networks, configs, strict=True):
         check_run(network, data, config, start_epoch)
     given = [None] * len(networks) if optimizers is None else optimizers

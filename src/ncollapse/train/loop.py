@@ -170,7 +170,7 @@ def _run_epoch(
         sizes.append(len(labels))
         inputs, labels = team.share(inputs).to(device), team.share(labels).to(device)
         optimizer.zero_grad()
-        logits = model(inputs)
+        logits = _logits(model, inputs, config)
         check_logits(logits, labels, data)
         loss = team.loss(config.loss, logits, labels, sizes[-1])
         loss.backward()
@@ -189,6 +189,13 @@ def _run_epoch(
         learning_rate=learning_rate,
         grad_norm=float(step_norms.mean()),
     )
+
+
+def _logits(model: nn.Module, inputs: Tensor, config: TrainConfig) -> Tensor:
+    if config.precision == "float32":
+        return model(inputs)
+    with torch.autocast(inputs.device.type, torch.bfloat16):
+        return model(inputs).float()
 
 
 def check_logits(logits: Tensor, labels: Tensor, data: LabeledData) -> None:

@@ -28,6 +28,10 @@ class Team:
         self.group = group
         self.rank, self.size = (0, 1) if group is None else (dist.get_rank(group), dist.get_world_size(group))
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Team:
+        # A copied network is still trained by these processes; a group itself can't be copied.
+        return self
+
     def share(self, batch: Tensor) -> Tensor:
         """Takes this process's share of a batch: every ``size``-th row, beginning at its rank, maybe none.
 
@@ -127,14 +131,16 @@ class SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
         if not self.training:
             return super().forward(input)
         axes, shape = [0, *range(2, input.ndim)], (1, -1, *[1] * (input.ndim - 2))
-        count = input.new_tensor([input.numel() / input.shape[1]])
-        total = cast(Tensor, _Sum.apply(torch.cat([input.sum(axes), count]), self.team))
+        # Not in bfloat16, in which products may come.
+        values = input.to(self.weight.dtype)
+        count = values.new_tensor([input.numel() / input.shape[1]])
+        total = cast(Tensor, _Sum.apply(torch.cat([values.sum(axes), count]), self.team))
         num_values, mean = total[-1].detach(), total[:-1] / total[-1].detach()
-        centered = input - mean.view(shape)
+        centered = values - mean.view(shape)
         squares = cast(Tensor, _Sum.apply(centered.square().sum(axes), self.team))
         self._keep(mean.detach(), squares.detach() / (num_values - 1))
         scale = (squares / num_values + self.eps).rsqrt()
-        return centered * (scale * self.weight).view(shape) + self.bias.view(shape)
+        return (centered * (scale * self.weight).view(shape) + self.bias.view(shape)).to(input.dtype)
 
     def _keep(self, mean: Tensor, variance: Tensor) -> None:
         momentum = cast(float, self.momentum)

@@ -7,11 +7,12 @@ from typing import Literal, get_args
 
 from ncollapse.train.losses import LossName
 
-__all__ = ["Decay", "OptimizerName", "Schedule", "TrainConfig", "lr_at", "measuring_epochs", "weight_decay_time"]
+__all__ = ["Decay", "OptimizerName", "Precision", "Schedule", "TrainConfig", "lr_at", "measuring_epochs", "weight_decay_time"]
 
 Decay = Literal["weights", "all"]
 OptimizerName = Literal["sgd", "adam"]
 Schedule = Literal["steps", "cosine"]
+Precision = Literal["float32", "bfloat16"]
 
 # The ratio between measuring epochs. 350 epochs then give the list that the field uses (ratio 350**(1/66), rounded);
 # only ratios within 1e-5 of this one do, a test holds it.
@@ -42,6 +43,9 @@ class TrainConfig:
         loss: ``cross_entropy``, or ``mse`` against one-hot targets: half the squared distance, summed over classes,
             averaged over samples; ``dot_regression`` for networks with a fixed head.
         checkpoint_every: Epochs between checkpoints, 1 or more; read by whoever saves them.
+        precision: ``bfloat16`` computes products of the forward and backward pass in bfloat16, which is faster on GPUs that
+            have it; weights, normalization, loss and steps stay in float32, measurements too. ``float32`` computes in the
+            type of the network.
 
     Raises:
         ValueError: If a field is out of its range.
@@ -60,13 +64,21 @@ class TrainConfig:
     checkpoint_every: int = 25
     optimizer: OptimizerName = "sgd"
     schedule: Schedule = "steps"
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         self._check_choices_and_counts()
         self._check_numbers()
 
     def _check_choices_and_counts(self) -> None:
-        for field, choices in (("decay", Decay), ("loss", LossName), ("optimizer", OptimizerName), ("schedule", Schedule)):
+        choice_fields = (
+            ("decay", Decay),
+            ("loss", LossName),
+            ("optimizer", OptimizerName),
+            ("schedule", Schedule),
+            ("precision", Precision),
+        )
+        for field, choices in choice_fields:
             if getattr(self, field) not in get_args(choices):
                 raise ValueError(
                     f"train.{field} must be one of {', '.join(get_args(choices))}, got {getattr(self, field)!r}. "
