@@ -1,4 +1,4 @@
-"""Collapse against the number of blocks: the objective in words, the page of several sweeps, and the claims, from files alone."""
+"""Collapse against the number of blocks: the objective in words, the page of several sweeps, and the claims."""
 
 import json
 import math
@@ -47,8 +47,8 @@ def deep_sweep(tmp_path, write_sweep):
 def set_last(run, metric, value):
     lines = (run / "measurements.csv").read_text().splitlines()
     begin = "5,train,2,blocks.1," + metric + ","
+    assert sum(line.startswith(begin) for line in lines) == 1
     changed = [f"{begin}{value!r}," if line.startswith(begin) else line for line in lines]
-    assert changed != lines
     (run / "measurements.csv").write_text("\n".join(changed) + "\n")
 
 
@@ -121,9 +121,7 @@ def test_the_negative_control(deep_sweep, slope, verdict):
     # The same blocks with a decay that falls with L are what theory covers; so are transformers by their multilayer part.
     scaled = rulings(deep_sweep("scaled", model={"linear_layers": 2}, decay_over_blocks=True))
     assert (scaled["deep_control_nc1"].evidence, len(scaled["deep_nc1"].evidence)) == ((), 1)
-    tokens = {"kind": "transformer", "linear_layers": None, "mlp_layers": 2}
-    del tokens["linear_layers"]
-    transformer = deep_sweep("t12", model=tokens)
+    transformer = deep_sweep("t12", model={"kind": "transformer", "mlp_layers": 2})
     for path in transformer.glob("*/recipe.json"):
         held = json.loads(path.read_text())
         del held["model"]["linear_layers"]
