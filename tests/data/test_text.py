@@ -195,7 +195,7 @@ def test_largest_classes() -> None:
     with pytest.raises(ValueError, match="must be between 1 and 5, got 6"):
         data.largest_classes(6)
     few = data.subset([0, 1])
-    assert few.largest_classes(2, data).labels.tolist() == [1]
+    assert few.largest_classes(2, data).labels.tolist() == [1, 0]
     loaded = load_data(DataConfig("digits", largest_classes=3, per_class=180))
     assert loaded.num_samples == 540
     with pytest.raises(ValueError, match=r"data\.length must be 1 or more, got 0"):
