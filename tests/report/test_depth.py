@@ -132,6 +132,15 @@ def test_the_negative_control(deep_sweep, slope, verdict):
 def test_runs_without_a_floor_bear_on_no_claim(write_sweep, tmp_path):
     folder = write_sweep(tmp_path / "plain", ("1", "2", "4"), field="model.num_blocks", seeds=5)
     assert all(ruling.evidence == () for ruling in rulings(folder).values())
+    assert any(ruling.evidence for ruling in rule_on_claims([folder]).rulings)
+
+
+def test_deep_regularized_runs_bear_on_no_claim_of_the_other_paper(deep_sweep):
+    assert all(ruling.evidence == () for ruling in rule_on_claims([deep_sweep("deep")]).rulings)
+
+
+def test_a_sweep_without_a_floor_shows_none(write_sweep, tmp_path):
+    folder = write_sweep(tmp_path / "plain", ("1", "2"), seeds=1)
     assert "floor" not in write_sweep_page(folder).read_text(encoding="utf-8")
 
 

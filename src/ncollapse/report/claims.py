@@ -32,6 +32,7 @@ class Claim:
         source: Where in the paper.
         tested: What is looked at in the files.
         examine: From runs to evidence.
+        deep: Whether it is about deep regularized networks, whose objective has a floor; the others are not about them.
     """
 
     key: str
@@ -39,6 +40,7 @@ class Claim:
     source: str
     tested: str
     examine: Callable[[Sequence[Run]], list[Evidence]]
+    deep: bool = False
 
 
 @dataclass(frozen=True)
@@ -189,7 +191,7 @@ def rule_on_claims(folders: Iterable[Path], claims: Sequence[Claim] = CLAIMS) ->
     kept = list(runs.values())
     rulings = []
     for claim in claims:
-        evidence = tuple(claim.examine(kept))
+        evidence = tuple(claim.examine([run for run in kept if bool(run.objective) == claim.deep]))
         rulings.append(Ruling(claim, *combine(evidence), evidence))
     return Ledger(tuple(rulings), tuple(str(run.path) for run in kept), tuple(left_out))
 

@@ -25,6 +25,7 @@ DEEP_CLAIMS = (
         f"{_PAPER}, section 4",
         "Objective minus GUFM* is not negative at any measured epoch",
         above_floor,
+        deep=True,
     ),
     Claim(
         "deep_excess",
@@ -32,6 +33,7 @@ DEEP_CLAIMS = (
         f"{_PAPER}, Theorem 4.1 and section 4",
         "Minus the log-log slope of the excess with the number of blocks L, one slope a seed",
         falls_with_blocks("the excess", of_objective("excess"), is_covered),
+        deep=True,
     ),
     Claim(
         "deep_distance",
@@ -39,6 +41,7 @@ DEEP_CLAIMS = (
         f"{_PAPER}, Lemma 4.0 and Theorem 4.1",
         "Minus the log-log slope of the relative distance with L, one slope a seed",
         falls_with_blocks("the distance", of_objective("distance"), is_covered),
+        deep=True,
     ),
     *(
         Claim(
@@ -47,6 +50,7 @@ DEEP_CLAIMS = (
             f"{_PAPER}, Figures 1 and 2",
             f"Minus the log-log slope of {metric} at the last layer with L, one slope a seed",
             falls_with_blocks(name, last_layer(metric), is_covered),
+            deep=True,
         )
         for metric, name in DEEP_METRICS.items()
     ),
@@ -57,6 +61,7 @@ DEEP_CLAIMS = (
             f"{_PAPER}, Figure 2, third column",
             f"The log-log slope of {metric} at the last layer with L is not negative, one slope a seed",
             rises_with_blocks(name, last_layer(metric), is_control),
+            deep=True,
         )
         for metric, name in DEEP_METRICS.items()
     ),
