@@ -152,12 +152,14 @@ def test_page_of_a_sweep_shows_the_objective_where_there_is_one(deep_sweep):
 
 
 def test_page_of_depth(deep_sweep, tmp_path, capsys):
-    folders = [deep_sweep("deep"), deep_sweep("control", slope=0.1, model={"linear_layers": 2})]
+    changed = ["model.num_blocks=1", "data.per_class=9"]
+    folders = [deep_sweep("deep"), deep_sweep("control", slope=0.1, model={"linear_layers": 2}, changed=changed)]
     out = write_depth_page(folders, tmp_path / "pages" / "depth.html")
     html = out.read_text(encoding="utf-8")
     assert html.count('role="img"') == 12
     assert html.index("Title of deep") < html.index("Title of control")
     assert html.count("Negative control:") == 1
+    assert html.count("Changed relative to the recipe: data.per_class=9.") == 1
     assert "Log-log slope with L: -0.5, 95 % interval" in html
     assert "Log-log slope with L: 0.1, 95 % interval" in html
     assert '<tr><th scope="row">4</th><td>0.03 ± 0.00395</td></tr>' in html

@@ -96,9 +96,9 @@ def deep_rn2_small() -> Recipe:
 
     The settings of deep_rn1_small. Measured with seeds 0 to 4 at L = 1, 2, 4, 8, 8 to 29 seconds a run on a busy core of an AMD
     EPYC: the excess of the objective over its floor falls from 0.0328 to 0.0165, but the means of log10 NC1 rise from -2.50 to
-    -1.64, of log10 NC2 from -1.69 to -1.12 and of log10 NC3 from -2.78 to -1.87: with λ the pull towards collapse falls too, and
-    the steps are the same, so that the paper's trend is not seen. At L = 16 this learning rate is too high: three of three
-    seeds do not fit the digits.
+    -1.64, of log10 NC2 from -1.69 to -1.12 and of log10 NC3 from -2.78 to -1.87: with λ the pull towards collapse falls too,
+    the steps are the same, and the paper's trend is not seen. At L = 16 this learning rate is too high: three of three seeds do
+    not fit the digits.
     """
     recipe = _small(deep_rn2_small, "L-RN2 with λ = 0.005/L", LayerNormResNetConfig(linear_layers=2))
     return replace(recipe, decay_over_blocks=True)
