@@ -168,6 +168,13 @@ def test_words_and_ids() -> None:
     assert encode(words, ["the", "42", "bed"], 4).tolist() == [[2, 1, 2, 1], [1, 3, 0, 0]]
 
 
+def test_the_test_half_keeps_the_largest_classes_of_training(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("text,label\n" + "a,0\n" * 3 + "b,1\n" * 2 + "c,2\n")
+    (tmp_path / "test.csv").write_text("text,label\n" + "c,2\n" * 5 + "b,1\n")
+    test = load_data(DataConfig("texts", split="test", root=str(tmp_path), largest_classes=2, length=1))
+    assert (test.labels.tolist(), test.num_classes) == ([1], 2)
+
+
 def test_token_ids_in_labeled_data() -> None:
     labels = torch.tensor([0, 1, 1])
     data = LabeledData(torch.tensor([[1, 2], [2, 0], [1, 0]]), labels, 2, "t", vocabulary=3)
@@ -187,6 +194,8 @@ def test_largest_classes() -> None:
     assert kept.labels.tolist() == [1, 0, 1, 1, 0]
     with pytest.raises(ValueError, match="must be between 1 and 5, got 6"):
         data.largest_classes(6)
+    few = data.subset([0, 1])
+    assert few.largest_classes(2, data).labels.tolist() == [1, 0]
     loaded = load_data(DataConfig("digits", largest_classes=3, per_class=180))
     assert loaded.num_samples == 540
     with pytest.raises(ValueError, match=r"data\.length must be 1 or more, got 0"):

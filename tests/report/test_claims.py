@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from ncollapse.cli import main
-from ncollapse.report import ReportError, rule_on_claims, write_claims_page
+from ncollapse.report import DEEP_CLAIMS, ReportError, rule_on_claims, write_claims_page
 from ncollapse.report.claim_rules import Evidence, combine, judge_mean, judge_share
 from ncollapse.report.claims import ALL_CLAIMS
 from ncollapse.report.claims_deep import DEEP_CLAIMS
@@ -291,7 +291,7 @@ def test_page_and_command_say_the_same(five, tmp_path, capsys):
     page = tmp_path / "pages" / "ledger.html"
     main(["claims", *map(str, five), "--out", str(page), "--json"])
     printed = json.loads(capsys.readouterr().out)
-    ledger = rule_on_claims(five)
+    ledger = rule_on_claims(five, (*CLAIMS, *DEEP_CLAIMS))
     assert [(claim["key"], claim["verdict"]) for claim in printed["claims"]] == [
         (ruling.claim.key, ruling.verdict) for ruling in ledger.rulings
     ]

@@ -1,4 +1,4 @@
-"""Collapse against the number of blocks: the objective in words, the page of several sweeps, the claims, all from files."""
+"""Collapse against the number of blocks: the objective in words, the page of several sweeps, and the claims."""
 
 import json
 import math
@@ -47,8 +47,8 @@ def deep_sweep(tmp_path, write_sweep):
 def set_last(run, metric, value):
     lines = (run / "measurements.csv").read_text().splitlines()
     begin = "5,train,2,blocks.1," + metric + ","
+    assert sum(line.startswith(begin) for line in lines) == 1
     changed = [f"{begin}{value!r}," if line.startswith(begin) else line for line in lines]
-    assert changed != lines
     (run / "measurements.csv").write_text("\n".join(changed) + "\n")
 
 
@@ -121,9 +121,7 @@ def test_the_negative_control(deep_sweep, slope, verdict):
     # The same blocks with a decay that falls with L are what theory covers; so are transformers by their multilayer part.
     scaled = rulings(deep_sweep("scaled", model={"linear_layers": 2}, decay_over_blocks=True))
     assert (scaled["deep_control_nc1"].evidence, len(scaled["deep_nc1"].evidence)) == ((), 1)
-    tokens = {"kind": "transformer", "linear_layers": None, "mlp_layers": 2}
-    del tokens["linear_layers"]
-    transformer = deep_sweep("t12", model=tokens)
+    transformer = deep_sweep("t12", model={"kind": "transformer", "mlp_layers": 2})
     for path in transformer.glob("*/recipe.json"):
         held = json.loads(path.read_text())
         del held["model"]["linear_layers"]
@@ -134,6 +132,15 @@ def test_the_negative_control(deep_sweep, slope, verdict):
 def test_runs_without_a_floor_bear_on_no_claim(write_sweep, tmp_path):
     folder = write_sweep(tmp_path / "plain", ("1", "2", "4"), field="model.num_blocks", seeds=5)
     assert all(ruling.evidence == () for ruling in rulings(folder).values())
+    assert any(ruling.evidence for ruling in rule_on_claims([folder]).rulings)
+
+
+def test_deep_regularized_runs_bear_on_no_claim_of_the_other_paper(deep_sweep):
+    assert all(ruling.evidence == () for ruling in rule_on_claims([deep_sweep("deep")]).rulings)
+
+
+def test_a_sweep_without_a_floor_shows_none(write_sweep, tmp_path):
+    folder = write_sweep(tmp_path / "plain", ("1", "2"), seeds=1)
     assert "floor" not in write_sweep_page(folder).read_text(encoding="utf-8")
 
 
@@ -145,12 +152,14 @@ def test_page_of_a_sweep_shows_the_objective_where_there_is_one(deep_sweep):
 
 
 def test_page_of_depth(deep_sweep, tmp_path, capsys):
-    folders = [deep_sweep("deep"), deep_sweep("control", slope=0.1, model={"linear_layers": 2})]
+    changed = ["model.num_blocks=1", "data.per_class=9"]
+    folders = [deep_sweep("deep"), deep_sweep("control", slope=0.1, model={"linear_layers": 2}, changed=changed)]
     out = write_depth_page(folders, tmp_path / "pages" / "depth.html")
     html = out.read_text(encoding="utf-8")
     assert html.count('role="img"') == 12
     assert html.index("Title of deep") < html.index("Title of control")
     assert html.count("Negative control:") == 1
+    assert html.count("Changed relative to the recipe: data.per_class=9.") == 1
     assert "Log-log slope with L: -0.5, 95 % interval" in html
     assert "Log-log slope with L: 0.1, 95 % interval" in html
     assert '<tr><th scope="row">4</th><td>0.03 ± 0.00395</td></tr>' in html

@@ -159,6 +159,43 @@ def test_ray_gives_the_same_tables(swept, tmp_path):
     assert tables(runs) == tables(swept)
 
 
+@pytest.mark.slow
+def test_workers_of_ray_killed_at_random_lose_nothing(swept, tmp_path):
+    """Twice a worker is killed, whatever it is at: its task is done again by another."""
+    pytest.importorskip("ray")
+    settings = [item for setting in SMALL for item in ("--set", setting)]
+    command = [
+        *(sys.executable, "-m", "ncollapse", "sweep", "demo", *settings, "--over", *OVER),
+        *("--seeds", "2", "--workers", "2", "--engine", "ray", "--out", str(tmp_path), "--json"),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    for _ in range(2):
+        victim = wait_for_worker_of_ray(process)
+        time.sleep(1.5)
+        kill(victim)
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    assert {run["state"] for run in json.loads(out)["runs"]} == {"finished"}
+    assert tables(run._replace(path=tmp_path / run.name) for run in swept) == tables(swept)
+
+
+def wait_for_worker_of_ray(process):
+    """A process at work on a task, below the process of the sweep: Ray names it after the function."""
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline and process.poll() is None:
+        listing = subprocess.run(["ps", "-ww", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=False)
+        rows = [line.split(None, 2) for line in listing.stdout.splitlines()]
+        below = {process.pid}
+        for _ in range(4):
+            below |= {int(pid) for pid, parent, *_ in rows if int(parent) in below}
+        workers = [int(pid) for pid, _, *words in rows if int(pid) in below and words and words[0].startswith("ray::work")]
+        if workers:
+            return workers[0]
+        time.sleep(0.1)
+    raise AssertionError("no worker appeared")
+
+
 def test_a_single_run_is_run_alone(tmp_path):
     runs = plan_sweep(base(), [], 1, tmp_path / "swept")
     assert run_sweep(runs, tmp_path / "swept").errors == {}

@@ -155,11 +155,12 @@ class LabeledData:
         picked = by_class[(starts[:, None] + torch.arange(n, device=starts.device)).flatten()]
         return self.subset(picked.sort().values)
 
-    def largest_classes(self, n: int) -> "LabeledData":
+    def largest_classes(self, n: int, counted: "LabeledData | None" = None) -> "LabeledData":
         """Takes the samples of the n classes with the most samples, of equal ones the first; these become classes 0 to n - 1.
 
         Args:
             n: How many classes, from 1 to ``num_classes``.
+            counted: Where samples are counted: the training half, for a test half to keep its classes; None counts here.
 
         Returns:
             Their samples in their present order; classes keep their order too.
@@ -169,7 +170,7 @@ class LabeledData:
         """
         if not 1 <= n <= self.num_classes:
             raise ValueError(f"largest_classes of '{self.name}' must be between 1 and {self.num_classes}, got {n}.")
-        counts = torch.bincount(self.labels, minlength=self.num_classes)
+        counts = torch.bincount((counted or self).labels, minlength=self.num_classes)
         kept = counts.argsort(descending=True, stable=True)[:n].sort().values
         taken = torch.isin(self.labels, kept)
         return replace(self, inputs=self.inputs[taken], labels=torch.searchsorted(kept, self.labels[taken]), num_classes=n)

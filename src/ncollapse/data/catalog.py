@@ -1,7 +1,7 @@
 """Data by name: the part of a recipe that says which samples a run uses."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -52,7 +52,7 @@ class DataConfig:
         root: Folder to look in first, and to download to. See ``places.search_places`` for the others.
         download: Whether image files that are in no known place may be fetched.
         seed: Of the mixture and of the corruption, 0 or more.
-        largest_classes: Keeps the so many classes with the most samples, 1 or more; None keeps all.
+        largest_classes: Keeps the so many classes with the most training samples, 1 or more; None keeps all.
         vocabulary: Of texts: the most frequent words of the training part that have ids of their own, 1 or more.
         length: Of texts: words that are kept, 1 or more.
 
@@ -120,7 +120,8 @@ def load_data(config: DataConfig) -> LabeledData:
     """
     data = _LOADERS[config.name](config)
     if config.largest_classes is not None:
-        data = data.largest_classes(config.largest_classes)
+        training = data if config.split == "train" else _LOADERS[config.name](replace(config, split="train"))
+        data = data.largest_classes(config.largest_classes, training)
     if config.per_class is not None:
         data = data.per_class(config.per_class)
     if config.corrupt > 0:

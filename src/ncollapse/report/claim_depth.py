@@ -36,7 +36,7 @@ def of_objective(field: str) -> Value:
 
 def has_objective(run: Run) -> bool:
     """Whether it is a run of a regularized objective with a floor, which these claims are about."""
-    return run.last_objective is not None
+    return bool(run.objective)
 
 
 def is_covered(run: Run) -> bool:

@@ -72,7 +72,8 @@ def _row(index: int, sweep: Sweep) -> dict[str, Any]:
     panels += [(key, _BY_KEY[key]) for key in ("objective", "excess", "distance")]
     unfinished = sum(bool(item.problem) for item in sweep.runs)
     return {
-        "title": runs[0].title,
+        "title": runs[0].recipe.title or runs[0].title,
+        "changed": [item for item in runs[0].recipe.changed if not item.startswith(f"{_BLOCKS}=")],
         "folder": sweep.path.resolve().name,
         "control": is_control(runs[0]),
         "extent": f"{counted(len(runs), 'finished run')}{f', {unfinished} not finished' if unfinished else ''}",

@@ -82,6 +82,11 @@ def deep_rn1_small() -> Recipe:
     """L-RN1 on 200 handwritten digits: one linear layer a block, λ = 0.005 at every depth.
 
     20 digits a class, width 64, 1500 steps of Adam on all samples, a cosine from 0.005 to 1e-5.
+
+    Measured with seeds 0 to 4 at L = 1, 2, 4, 8, 16, 32, 3 to 30 seconds a run on a busy core of an AMD EPYC: from L = 1 to 16
+    the means of log10 NC1 fall from -1.38 to -1.92, of log10 NC2 from -1.53 to -2.23, of log10 NC3 from -1.68 to -2.22, and of
+    the objective from 0.5071 to 0.4927, its floor being 0.4753; train accuracy 1. At L = 32 this learning rate is too high:
+    three of five seeds end above the objective of L = 16, by 0.1 and more, and one of them predicts one class.
     """
     return _small(deep_rn1_small, "L-RN1", LayerNormResNetConfig())
 
@@ -89,7 +94,11 @@ def deep_rn1_small() -> Recipe:
 def deep_rn2_small() -> Recipe:
     """L-RN2 on 200 handwritten digits: two linear layers a block, λ = 0.005/L.
 
-    The settings of deep_rn1_small.
+    The settings of deep_rn1_small. Measured with seeds 0 to 4 at L = 1, 2, 4, 8, 8 to 29 seconds a run on a busy core of an AMD
+    EPYC: the excess of the objective over its floor falls from 0.0328 to 0.0165, but the means of log10 NC1 rise from -2.50 to
+    -1.64, of log10 NC2 from -1.69 to -1.12 and of log10 NC3 from -2.78 to -1.87: with λ the pull towards collapse falls too,
+    the steps are the same, and the paper's trend is not seen. At L = 16 this learning rate is too high: three of three seeds do
+    not fit the digits.
     """
     recipe = _small(deep_rn2_small, "L-RN2 with λ = 0.005/L", LayerNormResNetConfig(linear_layers=2))
     return replace(recipe, decay_over_blocks=True)
@@ -98,7 +107,9 @@ def deep_rn2_small() -> Recipe:
 def deep_rn2_constant_small() -> Recipe:
     """L-RN2 on 200 handwritten digits with constant λ = 0.0025, the negative control.
 
-    The settings of deep_rn1_small.
+    The settings of deep_rn1_small. Measured with seeds 0 to 4 at L = 1, 2, 4, 8, 16, 6 to 26 seconds a run on a busy core of an
+    AMD EPYC: from L = 1 to 16 the means of log10 NC1 rise from -2.64 to -1.64, of log10 NC2 from -1.88 to -1.56, of log10 NC3
+    from -2.92 to -1.94, and of the objective from 0.3186 to 0.3434, its floor being 0.3003; train accuracy 1.
     """
     recipe = _small(deep_rn2_constant_small, "L-RN2 with constant λ", LayerNormResNetConfig(linear_layers=2))
     return replace(recipe, train=replace(recipe.train, weight_decay=0.0025))

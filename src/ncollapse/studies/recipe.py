@@ -54,8 +54,17 @@ _Model = Annotated[
     | Annotated[ConvResNetConfig, Tag(_CONV)]
     | Annotated[LayerNormResNetConfig, Tag(_LN)]
     | Annotated[TransformerConfig, Tag(_TOKENS)],
-    Discriminator(lambda content: content.get("kind", _FC) if isinstance(content, dict) else _FC),
+    Discriminator(lambda content: _tag(content)),
 ]
+
+
+def _tag(content: Any) -> str:
+    """The kind of a network; one that does not exist is told by the network that once was the only other one."""
+    if not isinstance(content, dict) or "kind" not in content:
+        return _FC
+    return content["kind"] if content["kind"] in {_LN, _TOKENS} else _CONV
+
+
 # Fields younger than runs on users' disks: at their defaults they are no part of the fingerprint.
 _YOUNGER = {
     "model.connections": "residual",
