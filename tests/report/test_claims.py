@@ -89,7 +89,7 @@ def test_every_claim_is_ruled_on_by_its_share_or_mean(five):
         "theorem1": "holds", "theorem1_line": "holds", "theorem2_line": "holds partly",
         **dict.fromkeys((
             "transport", "alignment", "weight_decay", "weight_decay_energy", "weight_decay_line", "decay_bound", "depth", "mse",
-            "random_labels", "random_labels_order", "other_order", "other_line", "skip_connections",
+            "mse_line", "random_labels", "random_labels_order", "other_order", "other_line", "skip_connections",
         ), "not testable here"),
     }  # fmt: skip
     (pfc1,), (pfc2,), (line_fall,) = (found[key].evidence for key in ("pfc1", "pfc2", "theorem2_line"))

@@ -49,8 +49,8 @@ class MeasureConfig:
 
 # A network says what it is in its field kind; the first network of all has none, so that its recipes stay what they were.
 _FC, _CONV = "fc_resnet", "conv_resnet"
-# Fields that came later, with what all runs had before: at it they are no part of the fingerprint, so that those runs resume.
-_LATER = (("model", "connections", "residual"),)
+# Fields younger than runs on users' disks: at their defaults they are no part of the fingerprint.
+_YOUNGER = {"model.connections": "residual"}
 _Model = Annotated[
     Annotated[FCResNetConfig, Tag(_FC)] | Annotated[ConvResNetConfig, Tag(_CONV)],
     Discriminator(lambda content: _CONV if isinstance(content, dict) and "kind" in content else _FC),
@@ -134,9 +134,11 @@ class Recipe:
         content = dataclasses.asdict(Recipe.from_json(self.to_json()))
         for words in ("name", "title", "description"):
             del content[words]
-        for group, name, value in _LATER:
-            if content[group].get(name) == value:
-                del content[group][name]
+        for name, default in _YOUNGER.items():
+            group, _, leaf = name.rpartition(".")
+            held = content[group] if group else content
+            if held.get(leaf) == default:
+                del held[leaf]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
