@@ -31,6 +31,7 @@ def render(folders: list[Path]) -> str:
     commands = [*map(command, sweeps), shlex.join(["ncollapse", "claims", *(f"runs/{s.path.name}" for s in sweeps)])]
     environments = [item.run.environment for sweep in sweeps for item in sweep.runs if item.run is not None]
     versions = sorted({f"torch {entry['torch']} on {entry['device']}" for entry in environments})
+    left = f" {len(ledger.left_out)} repeat others or are not finished, and are left out." if ledger.left_out else ""
     lines = [
         "Written by `docs/write_claims.py` from the runs of",
         "",
@@ -38,8 +39,7 @@ def render(folders: list[Path]) -> str:
         *(f"$ {line}" for line in commands),
         "```",
         "",
-        f"{len(ledger.runs)} finished runs, {', '.join(versions)}. {len(ledger.left_out)} more are left out, with the setting",
-        "and seed of another, or are not finished.",
+        f"{len(ledger.runs)} finished runs, {', '.join(versions)}.{left}",
         "",
         *ledger_markdown(ledger),
     ]

@@ -9,7 +9,7 @@ import torch
 from ncollapse.depth import GeodesicCurve, polar_alignment, theorem2
 from ncollapse.statistics import PairedMoments
 
-TIMES = np.linspace(0, 1, 51).tolist()
+TIMES = np.linspace(0, 1, 21).tolist()
 
 
 def line_of_means(start, end):

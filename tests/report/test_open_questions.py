@@ -137,15 +137,17 @@ def test_every_loss_label_and_connection_has_its_own_claims(write_seed):
     mse = write_seed(0, settings={"train.loss": "mse"})
     half, random = (write_seed(0, settings={"data.corrupt": share}) for share in (0.5, 1.0))
     plain, dense = (write_seed(0, settings={"model.connections": name}) for name in ("plain", "dense"))
-    found = rulings([*papers, mse, half, random, plain, dense])
+    other = write_seed(0, settings={"model.kind": "transformer"})
+    conv = write_seed(0, settings={"model.kind": "conv_resnet"})
+    found = rulings([*papers, mse, half, random, plain, dense, other, conv])
 
     def runs_of(key):
         return {run for item in found[key].evidence for run in (*item.supporting, *item.opposing)}
 
-    assert runs_of("pfc1") == set(map(str, papers))
-    assert runs_of("mse") == {str(mse)}
+    assert runs_of("pfc1") == set(map(str, [*papers, conv]))
+    assert runs_of("mse") == runs_of("mse_line") == {str(mse)}
     assert runs_of("random_labels") == runs_of("random_labels_order") == {str(random)}
-    assert runs_of("other_order") == runs_of("other_line") == {str(plain), str(dense)}
+    assert runs_of("other_order") == runs_of("other_line") == set(map(str, (plain, dense, other)))
 
 
 def test_collapse_on_random_labels_is_the_decades_lost_in_training(write_seed):

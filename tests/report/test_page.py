@@ -300,7 +300,7 @@ def test_script_is_short_and_room_reads_files_only():
 
 
 def test_a_run_in_a_ledger_shows_its_part(make_run, tmp_path):
-    runs = [make_run(f"seed{seed}", seed=seed) for seed in range(5)]
+    runs = [make_run(f"seed{seed}", seed=seed, epochs=(0, 150)) for seed in range(5)]
     page = runs[0] / "report.html"
     assert "<h3>Claims</h3>" not in write_page(runs[:1], page).read_text(encoding="utf-8")
     write_claims_page(rule_on_claims(runs), tmp_path / "elsewhere" / "claims.html")
@@ -313,8 +313,7 @@ def test_a_run_in_a_ledger_shows_its_part(make_run, tmp_path):
     # PFC2 rises into a layer of these runs, in every one of them.
     part = re.search(r"PFC2 progresses over all measured layers</th><td>.*?fails</b></td><td>(.*?)</td>", html)
     assert part[1] == "disagrees"
-    # From a page elsewhere the link goes there too; a ledger without a page is not linked.
-    assert '<a href="../claims.html">' not in write_page(runs[:1], folder / "page.html").read_text(encoding="utf-8")
+    # A ledger without a page is not linked.
     (folder / "claims.html").unlink()
     assert "The ledger</a>" not in write_page(runs[:1], page).read_text(encoding="utf-8")
     (folder / "claims.json").write_text("{")

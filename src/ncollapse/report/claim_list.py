@@ -32,7 +32,7 @@ class Claim:
         source: Where in the paper, or that it is not in it.
         tested: What is looked at in the files.
         examine: From runs to evidence.
-        about: Which runs it is about; without a word those of the paper's setting.
+        about: Which runs it is about.
     """
 
     key: str
@@ -40,7 +40,10 @@ class Claim:
     source: str
     tested: str
     examine: Examine
-    about: Callable[[Run], bool] = claim_scope.is_papers
+    about: Callable[[Run], bool] = lambda run: True
+
+
+_papers = partial(Claim, about=claim_scope.is_papers)
 
 
 def _share(test: SeedTest, *, terminal: bool = True) -> Examine:
@@ -56,7 +59,7 @@ def _line_against_null(metric: str) -> Examine:
             for position in ("projection", "index")
             for item in by_seed(
                 runs,
-                f"error of the null minus that of the line, decades, layers laid at their {POSITIONS[position]}; mean",
+                f"{_NAMES[metric]}: error of the null minus that of the line, decades, layers at {POSITIONS[position]}; mean",
                 claim_tests.line_beats_null(metric, position),
             )
         ]
@@ -68,7 +71,7 @@ def _progress(metric: str) -> tuple[Claim, Claim]:
     """The conjecture for one metric, before the effective depth as it is stated, and over all layers."""
     name, what = _NAMES[metric], "The error 1 − PFC3" if metric == "pfc3_error" else _NAMES[metric]
     return (
-        Claim(
+        _papers(
             metric.removesuffix("_error"),
             f"{name} progresses from layer to layer before the effective depth",
             f"Section III-A, Conjecture 1 ({name}), equation ({_EQUATIONS[metric]})",
@@ -76,7 +79,7 @@ def _progress(metric: str) -> tuple[Claim, Claim]:
             "in all, last epoch",
             _share(claim_tests.falls_before_effective_depth(metric)),
         ),
-        Claim(
+        _papers(
             f"{metric.removesuffix('_error')}_all",
             f"{name} progresses over all measured layers",
             "Abstract; Section IV-A, Figure 3",
@@ -105,7 +108,7 @@ def _decays(statistic: str, read: Callable[[Run], float | None], sign: int) -> E
 
 
 CLAIMS = (
-    Claim(
+    _papers(
         "terminal",
         "Training reaches the terminal phase, which the claims below are about",
         "Section III-A, Conjecture 1; Assumption 1",
@@ -114,7 +117,7 @@ CLAIMS = (
         _share(is_terminal, terminal=False),
     ),
     *(claim for metric in _NAMES for claim in _progress(metric)),
-    Claim(
+    _papers(
         "order",
         "The order of the layers appears in training, from a random initialization",
         "Section III-A, Conjecture 1, last sentence; Figure 2",
@@ -122,7 +125,7 @@ CLAIMS = (
         partial(by_seed, statistic="share of rises lost in training; mean", test=claim_tests.order_gained),
     ),
     *(
-        Claim(
+        _papers(
             f"line_{metric}",
             f"The geodesic (straight line) between first and last layer predicts {_NAMES[metric]} of the others",
             "Section IV-A, Figure 3; equations (10) and (11). The log-linear null is ours",
@@ -131,28 +134,28 @@ CLAIMS = (
         )
         for metric in ("pfc1", "pfc2")
     ),
-    Claim(
+    _papers(
         "theorem1",
         "The assumption of Theorem 1 is valid",
         "Section III-B, Theorem 1 and the text below it",
         "Centered class means of first and last layer correlate, C ≥ 0: what the theorem needs of a collapsed end, exactly",
         _share(claim_tests.theorem1_assumption),
     ),
-    Claim(
+    _papers(
         "theorem1_line",
         "PFC1 falls monotonically along the straight line",
         "Section III-B, Theorem 1; Section IV-A",
         "The exact test, between the measured ends, which need not be collapsed",
         _share(claim_tests.theorem1_conclusion),
     ),
-    Claim(
+    _papers(
         "theorem2_line",
         "The transport cost is small enough for PFC2 to fall monotonically along the straight line",
         "Section III-B, Theorem 2; Section IV-A",
         "The exact test of the fall, between the measured ends: no constant says which cost is small enough",
         _share(claim_tests.theorem2_conclusion),
     ),
-    Claim(
+    _papers(
         "transport",
         "The forward propagation is optimal transport between first and last layer",
         "Section II-B, Proposition 1; Assumption 1. The tolerance is ours",
@@ -163,14 +166,14 @@ CLAIMS = (
             partial(by_seed, statistic=f"nearly as good as the best; {_SHARE}", test=claim_tests.nearly_optimal_pairing),
         ),
     ),
-    Claim(
+    _papers(
         "alignment",
         "The last class means are nearly the optimal rotation of the first, towards which PFC2 falls at any transport cost",
         "Section III-B, Theorem 2, whose small transport cost this replaces (docs/theory.md, 3.3). The bound is ours",
         f"The alignment of first and last class means, which that theorem needs at 1, is at least {RULES.alignment:g}",
         _share(claim_tests.aligned),
     ),
-    Claim(
+    _papers(
         "weight_decay",
         "Weight decay straightens the forward propagation",
         "Section II-C, after Gai & Zhang (2021); Assumption 1",
@@ -180,14 +183,14 @@ CLAIMS = (
             _decays("straightness", claim_readings.straightness, 1), _decays("line-shape score", claim_readings.line_shape, -1)
         ),
     ),
-    Claim(
+    _papers(
         "weight_decay_energy",
         "Weight decay lowers the transport energy of the forward propagation",
         "Sections II-C and III-C",
         "The same of the kinetic energy, and of the share of it that the straight line at constant speed would need",
         _all(_decays("energy", claim_readings.energy, -1), _decays("efficiency", claim_readings.efficiency, 1)),
     ),
-    Claim(
+    _papers(
         "weight_decay_line",
         "Weight decay makes the geodesic predict the layers better",
         "Section IV-A, Figure 3; Assumption 1",
@@ -203,7 +206,7 @@ CLAIMS = (
             )
         ),
     ),
-    Claim(
+    _papers(
         "decay_bound",
         "The weights bound the transport energy, so that weight decay bounds it",
         "Section II-C, III-C; derived in docs/theory.md, 3.10",
@@ -211,7 +214,7 @@ CLAIMS = (
         "in networks without normalization, which makes blocks independent of their weights' scale",
         _share(claim_tests.within_decay_bound, terminal=False),
     ),
-    Claim(
+    _papers(
         "depth",
         "The effective depth saturates: a deeper network needs no more of its blocks",
         f"{_OURS}; the effective depth is that of Galanti et al. (2022)",
@@ -225,6 +228,14 @@ CLAIMS = (
         _OURS,
         "PFC1, PFC2 and the error 1 − PFC3 rise at no step of depth and fall in all, in runs trained on it",
         _progression(),
+        claim_scope.has_squared_error,
+    ),
+    Claim(
+        "mse_line",
+        "The geodesic predicts the layers under the mean squared error too",
+        _OURS,
+        "RMS error of the straight line over the interior layers is below that of the log-linear interpolation of the ends",
+        _all(_line_against_null("pfc1"), _line_against_null("pfc2")),
         claim_scope.has_squared_error,
     ),
     Claim(
@@ -246,19 +257,19 @@ CLAIMS = (
     ),
     Claim(
         "other_order",
-        "Networks without skip connections collapse progressively too",
+        "Networks that are no ResNets collapse progressively too",
         _OURS,
-        "PFC1, PFC2 and the error 1 − PFC3 rise at no step of depth and fall in all, in plain and densely connected networks",
+        "PFC1, PFC2 and the error 1 − PFC3 rise at no step of depth and fall in all, as of plain and dense networks",
         _progression(),
-        claim_scope.has_other_connections,
+        claim_scope.has_other_network,
     ),
     Claim(
         "other_line",
-        "The geodesic predicts networks without skip connections too",
+        "The geodesic predicts networks that are no ResNets too",
         _OURS,
         "RMS error of the straight line over the interior layers is below that of the log-linear interpolation of the ends",
-        _line_against_null("pfc1"),
-        claim_scope.has_other_connections,
+        _all(_line_against_null("pfc1"), _line_against_null("pfc2")),
+        claim_scope.has_other_network,
     ),
     Claim(
         "skip_connections",
@@ -270,6 +281,6 @@ CLAIMS = (
             partial(against_residual, statistic="straightness", read=claim_readings.straightness),
             partial(against_residual, statistic="error of null minus line in PFC1", read=claim_readings.line_margin("pfc1")),
         ),
-        claim_scope.has_any_connections,
+        claim_scope.has_any_network,
     ),
 )
