@@ -11,7 +11,6 @@ from ncollapse.cli import main
 from ncollapse.report import DEEP_CLAIMS, ReportError, rule_on_claims, write_claims_page
 from ncollapse.report.claim_rules import Evidence, combine, judge_mean, judge_share
 from ncollapse.report.claims import ALL_CLAIMS
-from ncollapse.report.claims_deep import DEEP_CLAIMS
 from ncollapse.report.estimates import Estimate, share_estimate
 
 EVIL = "</script><script>alert(1)</script>"
