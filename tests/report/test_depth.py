@@ -7,7 +7,17 @@ import pytest
 from scipy import stats
 
 from ncollapse.cli import main
-from ncollapse.report import DEEP_CLAIMS, ReportError, read_run, rule_on_claims, summarize, write_depth_page, write_sweep_page
+from ncollapse.report import (
+    CLAIMS,
+    DEEP_CLAIMS,
+    ReportError,
+    read_run,
+    rule_on_claims,
+    summarize,
+    write_depth_page,
+    write_sweep_page,
+)
+from ncollapse.report.claim_scope import is_papers
 
 FLOOR = 0.4
 METRICS = {"pfc1": 0.5, "nc2_etf_weights": 1.0, "nc3_cosine": 0.3}
@@ -136,12 +146,14 @@ def test_runs_without_a_floor_bear_on_no_claim(write_sweep, tmp_path):
 
 
 def test_deep_regularized_runs_bear_on_no_claim_of_the_other_paper(deep_sweep):
-    assert all(ruling.evidence == () for ruling in rule_on_claims([deep_sweep("deep")]).rulings)
+    papers = [claim for claim in CLAIMS if claim.about is is_papers]
+    assert len(papers) > 15
+    assert all(ruling.evidence == () for ruling in rule_on_claims([deep_sweep("deep")], papers).rulings)
 
 
 def test_a_sweep_without_a_floor_shows_none(write_sweep, tmp_path):
     folder = write_sweep(tmp_path / "plain", ("1", "2"), seeds=1)
-    assert "floor" not in write_sweep_page(folder).read_text(encoding="utf-8")
+    assert "what no such network gets below" not in write_sweep_page(folder).read_text(encoding="utf-8")
 
 
 def test_page_of_a_sweep_shows_the_objective_where_there_is_one(deep_sweep):

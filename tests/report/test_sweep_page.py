@@ -64,7 +64,7 @@ def test_page_says_the_numbers(sweep_dir, html):
         r"Log-log slope with train\.weight_decay: -1, 95 % interval -1\.0\d* to -0\.9\d* \(6 runs at 3 positive", html
     )
     # Runs without a floor of their objective show nothing of it.
-    assert html.count('role="img"') == sum(not quantity.optional for quantity in QUANTITIES) == 24
+    assert html.count('role="img"') == sum(not quantity.optional for quantity in QUANTITIES) == 26
     assert "GUFM" not in html
     assert "8 finished" in html
     assert "Not counted" not in html
