@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from ncollapse.report import style
 
@@ -52,6 +52,8 @@ def plot_panels(panels: Sequence[Panel]) -> Figure:
                     getattr(axes, f"set_{letter}scale")("log")
                     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
                     axis.set_minor_formatter(NullFormatter())
+            if all(isinstance(value, int) for x, _ in panel.curves.values() for value in x):
+                axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             colors = style.depth_colors(len(panel.curves)) if len(panel.curves) > 1 else [style.LINE]
             for color, (name, (x, y)) in zip(colors, panel.curves.items(), strict=True):
                 axes.plot(x, y, color=color, linewidth=1.6, label=name, marker="o" if len(x) < 30 else "", markersize=3)

@@ -68,7 +68,7 @@ class DeepUFM(Problem):
         are derived.
 
     Example:
-        >>> model = DeepUFM((4, 4, 4), dim=3, lambdas_w=(0.1, 0.1), lambda_h=0.5 / 12**3 / 0.01)
+        >>> model = DeepUFM((4, 4, 4), dim=3, lambdas_w=(0.5 / 12, 0.5 / 12), lambda_h=0.5 / 12)
         >>> round(model.minimum, 10)
         0.2763925778
     """
