@@ -10,8 +10,9 @@ from ncollapse.probe import measure_features
 
 generator = torch.Generator().manual_seed(0)
 frame = torch.randn(512, 256, generator=generator, dtype=torch.float64)
-for number in range(60):
-    if number % 20 == 0:
+frame = 0.5**0.5 * torch.nn.functional.normalize(frame, dim=1)
+for number in range(91):
+    if number % 30 == 0:
         error = float(torch.linalg.norm(frame.T @ frame - torch.eye(256)))
         print(f"after {number:>2} Parseval steps: ‖F^T F − I‖ = {error:.2e}")
     frame = parseval_step(frame, rate=0.3)

@@ -116,7 +116,12 @@ def test_words_for_people(capsys):
 
 @pytest.mark.parametrize(
     ("words", "kind"),
-    [(UFM_WORDS, "png"), (f"{PEELED_WORDS} --threshold", "svg"), (f"{MUFM_WORDS} --lambda-w 0.1 --lambda-h 0.01", "svg")],
+    [
+        ("solve max_margin --classes 2 --per-class 1", "png"),
+        (UFM_WORDS, "png"),
+        (f"{PEELED_WORDS} --threshold", "svg"),
+        (f"{MUFM_WORDS} --lambda-w 0.1 --lambda-h 0.01", "svg"),
+    ],
 )
 def test_figures(capsys, tmp_path, words, kind):
     file = tmp_path / f"solution.{kind}"

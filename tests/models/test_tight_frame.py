@@ -5,8 +5,10 @@ import math
 import pytest
 import torch
 
+from ncollapse.metrics import fisher_ratios
 from ncollapse.models import TightFrameBlock, parseval_step
 from ncollapse.probe import measure_features
+from ncollapse.statistics import ClassScatter
 
 
 def normal(seed, *shape):
@@ -74,8 +76,11 @@ def test_fisher_ratios(activation, level, printed):
     # Means of 1,000 samples: tr Σ_B is larger by about 4/5,000 of tr Σ_W.
     assert found.value("pfc1") == pytest.approx(within / (between + 0.0008 * within), rel=0.02)
     assert found.value("pfc1") == pytest.approx(printed, rel=0.04)
+    after = fisher_ratios(ClassScatter.from_batch(features, labels, 5))
+    assert after.within_over_between == pytest.approx(found.value("pfc1"), rel=1e-12)
     if level:
         before = measure_features(inputs, labels, num_classes=5, metrics=["pfc1", "nc1"])
+        assert after.discriminant > fisher_ratios(ClassScatter.from_batch(inputs, labels, 5)).discriminant
         assert found.value("nc1") < before.value("nc1")
 
 

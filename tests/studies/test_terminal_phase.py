@@ -14,8 +14,8 @@ METRICS = ["nc1", "nc2_equinorm", "nc2_equiangularity", "nc3", "nc4_mismatch"]
 def test_metrics_ten_times_beyond_zero_error(loss):
     data = gaussian_mixture(4, 20, 50, seed=3)
     batches = [(data.inputs, data.labels)]
-    model = FCResNet(FCResNetConfig(width=32, num_blocks=2, normalization="none"), 20, 4, seed=0)
-    config = TrainConfig(epochs=400, batch_size=50, learning_rate=0.05, weight_decay=2e-3, milestones=(), loss=loss)
+    model = FCResNet(FCResNetConfig(width=32, num_blocks=2, normalization="pre"), 20, 4, seed=0)
+    config = TrainConfig(epochs=400, batch_size=50, learning_rate=0.05, weight_decay=1e-2, milestones=(), loss=loss)
 
     def metrics():
         found = measure(model, batches, num_classes=4, metrics=[*METRICS, "accuracy"])
@@ -33,5 +33,5 @@ def test_metrics_ten_times_beyond_zero_error(loss):
     assert first_epoch <= 40
     for metric in METRICS[:-1]:
         assert last[metric] < first[metric], metric
-    assert last["nc1"] < first["nc1"] / 3
+    assert last["nc1"] < first["nc1"] / 5
     assert last["nc4_mismatch"] == 0 <= first["nc4_mismatch"]

@@ -94,12 +94,12 @@ def test_classes_separate_if_the_rate_falls_slower_than_the_threshold(alpha, pri
 @pytest.mark.parametrize("model", ["I", "L"])
 def test_estimators_recover_the_rates(model):
     sde, initial = LESDE(3, model, 0.86, -0.4), normal(3, 3, 3) + 1
-    times = torch.linspace(0, 10, 501, dtype=torch.float64)
+    times = torch.linspace(0, 10, 201, dtype=torch.float64)
     exact = torch.stack([sde.class_means(initial, float(t)) for t in times])
     found = estimate_integrals(exact, model)
     assert torch.allclose(found.alpha, 0.86 * times, atol=1e-7)
     assert torch.allclose(found.beta, -0.4 * times, atol=1e-7)
-    assert torch.allclose(smooth_rate(found.alpha, 0.02), torch.tensor(0.86).double(), atol=1e-6)
+    assert torch.allclose(smooth_rate(found.alpha, 0.05), torch.tensor(0.86).double(), atol=1e-6)
     # From simulated class means: with noise of the means and the error of the steps.
     fine = torch.linspace(0, 10, 5001, dtype=torch.float64)
     found = estimate_integrals(sde.simulate(initial, fine, per_class=1, noise=0.0).means, model)

@@ -12,6 +12,7 @@ from ncollapse.metrics.duality import (
     strong_collapse_features,
     strong_collapse_weights,
 )
+from ncollapse.metrics.fisher import FisherRatios, fisher_ratios
 from ncollapse.metrics.geometry import equiangularity, equinorm, etf_distance, gram_distance, max_angle
 from ncollapse.metrics.held_out import strong_collapse, weak_collapse
 from ncollapse.metrics.layer import FLAGS, LayerStatistics, Metric, MetricValue
@@ -47,6 +48,7 @@ __all__ = [
     "FLAGS",
     "METRICS",
     "CodingRate",
+    "FisherRatios",
     "LayerStatistics",
     "Metric",
     "MetricValue",
@@ -67,6 +69,7 @@ __all__ = [
     "equinorm",
     "etf_distance",
     "evaluate_metrics",
+    "fisher_ratios",
     "gram_distance",
     "hyperspherical_energy",
     "hyperspherical_variation",

@@ -35,6 +35,7 @@ class TightFrameBlock(nn.Module):
         Zarka, Guth & Mallat (2021), ICLR; the default thresholds are those of the public code.
 
     Example:
+        >>> import torch
         >>> block = TightFrameBlock(torch.eye(4), "softshrink", threshold=1.0)
         >>> block(torch.tensor([[3.0, -2.0, 0.5, 0.0]])).tolist()
         [[2.0, -1.0, 0.0, 0.0]]

@@ -38,7 +38,7 @@ class FixedETF(Problem):
         Yang et al. (2022), NeurIPS.
 
     Example:
-        >>> FixedETF((50, 5, 1), dim=4).solve().value < 1e-12
+        >>> FixedETF((50, 5, 1), dim=4).solve().certified
         True
     """
 

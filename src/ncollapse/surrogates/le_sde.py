@@ -13,6 +13,7 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from ncollapse.surrogates.checks import check_positive
+from ncollapse.surrogates.le_sde_modes import mode_amplitudes, simplex_directions
 from ncollapse.surrogates.losses import loss_value
 from ncollapse.surrogates.problem import Certificate, Inequality, Solution
 
@@ -254,33 +255,6 @@ class LESDE:
         words = f"{self.model}-model up to t = {end:g}, {len(path.times) - 1} steps"
         variables = {"features": samples.flatten(0, 1)}
         return PathEnd(path.losses[-1], variables, labels, Certificate(0.0, branch), True, path.losses, words)
-
-
-def simplex_directions(num_classes: int) -> Tensor:
-    """Centered unit vectors :math:`d_k = e_k - 1/K`.
-
-    Args:
-        num_classes: K.
-
-    Returns:
-        Shape (K, K), one a row.
-    """
-    return torch.eye(num_classes, dtype=torch.float64) - 1 / num_classes
-
-
-def mode_amplitudes(means: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Amplitudes of the L-model's modes: :math:`c_k = \langle X_k, d_k \rangle / \lVert d_k \rVert^2`, split.
-
-    Args:
-        means: Class means, shape (..., K, K).
-
-    Returns:
-        The mean of the amplitudes, shape (..., 1), and the deviations from it, (..., K).
-    """
-    directions = simplex_directions(means.shape[-1])
-    amplitudes = (means * directions).sum(dim=-1) / directions.square().sum(dim=1)
-    common = amplitudes.mean(dim=-1, keepdim=True)
-    return common, amplitudes - common
 
 
 def pairwise_separability(path: SDEPath) -> float:

@@ -8,7 +8,7 @@ import torch
 from scipy.signal import savgol_filter
 from torch import Tensor
 
-from ncollapse.surrogates.le_sde import mode_amplitudes
+from ncollapse.surrogates.le_sde_modes import mode_amplitudes
 
 
 class RateIntegrals(NamedTuple):

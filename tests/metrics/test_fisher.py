@@ -1,0 +1,44 @@
+"""Fisher ratios against NumPy, their invariances and degenerate cases."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from ncollapse.metrics import fisher_ratios
+from ncollapse.statistics import ClassScatter
+
+
+def normal(seed, *shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+LABELS = torch.arange(3).repeat(20)
+FEATURES = normal(0, 60, 5) + 2 * normal(1, 3, 5)[LABELS]
+
+
+def ratios(features):
+    return fisher_ratios(ClassScatter.from_batch(features, LABELS, 3))
+
+
+def test_against_numpy():
+    means = np.stack([FEATURES[LABELS == k].numpy().mean(axis=0) for k in range(3)])
+    within = np.mean([np.cov(FEATURES[LABELS == k].numpy().T, ddof=0) for k in range(3)], axis=0)
+    between = np.cov(means.T, ddof=0)
+    found = ratios(FEATURES)
+    assert found.within_over_between == pytest.approx(np.trace(within) / np.trace(between), rel=1e-12)
+    assert found.discriminant == pytest.approx(np.trace(np.linalg.pinv(within) @ between), rel=1e-10)
+
+
+def test_the_discriminant_is_invariant_to_invertible_maps():
+    assert ratios(FEATURES @ normal(2, 5, 5) + 3).discriminant == pytest.approx(ratios(FEATURES).discriminant, rel=1e-9)
+
+
+def test_degenerate_cases():
+    # A direction without spread has no inverse and does not count.
+    flat = torch.cat([FEATURES, LABELS.unsqueeze(1).double()], dim=1)
+    assert ratios(flat).discriminant == pytest.approx(ratios(FEATURES).discriminant, rel=1e-9)
+    collapsed = normal(1, 3, 5)[LABELS]
+    assert ratios(collapsed).within_over_between == pytest.approx(0, abs=1e-25)
+    assert math.isnan(ratios(torch.zeros(60, 2)).within_over_between)
