@@ -120,7 +120,9 @@ def deep_rn2_constant_small() -> Recipe:
 def deep_t11_small() -> Recipe:
     """L-T11 on 200 handwritten digits: value attention and one linear layer a block, λ = 0.005 at every depth.
 
-    The settings of deep_rn1_small, digits in 4 patches of 4×4 behind a class token.
+    The settings of deep_rn1_small, digits in 4 patches of 4×4 behind a class token. Measured with seeds 0 to 2 at L = 1 and 2
+    only, 27 and 40 seconds a run on a busy core of an AMD EPYC: the means of log10 NC1 are -1.02 and -1.81, of the objective
+    0.5533 and 0.5048, its floor being 0.4753; train accuracy 1.
     """
     return _small(deep_t11_small, "L-T11", _T11)
 
@@ -129,6 +131,8 @@ def deep_preln_t11_small() -> Recipe:
     """Pre-LN L-T11 on 200 glosses of WordNet, 20 of each of the 10 largest lexicographer files, λ = 0.005 at every depth.
 
     The first 12 words of a gloss, of the 2,000 most frequent. Needs WordNet's files (Debian: apt-get install wordnet-base).
+    Measured with seeds 0 to 2 at L = 1 only, 39 seconds a run on a busy core of an AMD EPYC: the mean of log10 NC1 is -3.12, of
+    the objective 0.4989, its floor being 0.4753; train accuracy 1.
     """
     recipe = _small(deep_preln_t11_small, "pre-LN L-T11", replace(_T11, norm="pre"), what="glosses of WordNet")
     return replace(
