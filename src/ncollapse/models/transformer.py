@@ -147,7 +147,8 @@ class Transformer(nn.Module):
 
     Attributes:
         collapse_stages: Names of the modules whose outputs are h^0, ..., h^L: the tokens read out behind the embedding and
-            behind every block, as the head reads them; then the last normalization where there is one.
+            behind every block, as the head reads them; then the last normalization where there is one. The class token is the
+            same for all samples before the first block, so that nothing relative to class means is defined there.
         collapse_classifier: Name of the last linear layer, whose input is the last stage.
         config: How it was built.
         sample_shape: Shape of a sample.

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 from ncollapse.studies.recipe import Recipe
 from ncollapse.studies.run import run_recipe
@@ -161,6 +164,14 @@ def run_on_ray(tasks: Sequence[Task], workers: int, tick: Callable[[], None], ad
         import ray
     except ImportError as error:
         raise ImportError("--engine ray needs Ray. Install it: pip install 'ncollapse[ray]'.") from error
+    # Ray tells on stdout which worker died, where a command writes JSON.
+    with redirect_stdout(sys.stderr):
+        return _all_on_ray(ray, tasks, workers, tick, address)
+
+
+def _all_on_ray(
+    ray: ModuleType, tasks: Sequence[Task], workers: int, tick: Callable[[], None], address: str | None
+) -> list[Errors]:
     started_here = not ray.is_initialized()
     if started_here:
         ray.init(address=address, num_cpus=None if address else workers, include_dashboard=False, log_to_driver=False)
@@ -170,7 +181,7 @@ def run_on_ray(tasks: Sequence[Task], workers: int, tick: Callable[[], None], ad
         absolute = [[(text, str(Path(out).absolute())) for text, out in task] for task in tasks]
         results: dict[int, Errors] = {}
         waiting = list(enumerate(absolute))
-        running: dict[ray.ObjectRef, int] = {}
+        running: dict[Any, int] = {}
         while waiting or running:
             while waiting and len(running) < workers:
                 index, task = waiting.pop(0)
