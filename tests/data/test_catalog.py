@@ -57,7 +57,7 @@ def test_fashion_mnist(split: str, size: int) -> None:
     [
         (
             {"name": "cifar"},
-            r"data.name must be one of digits, .*, cifar100, stl10, gaussian_mixture, geo_mnist, got 'cifar'. Pick",
+            r"data.name must be one of digits, .*, geo_mnist, wordnet, imdb, texts, got 'cifar'. Pick",
         ),
         ({"split": "dev"}, r"data.split must be one of train, test, got 'dev'"),
         ({"scaling": "unit"}, r"data.scaling must be one of norm64, standard, none, got 'unit'"),

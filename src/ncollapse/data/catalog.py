@@ -7,10 +7,10 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 
-from ncollapse.data.batches import LabeledData
 from ncollapse.data.color import CIFAR10, CIFAR100, STL10, ColorSet, load_color_set
 from ncollapse.data.geo_mnist import geo_mnist
 from ncollapse.data.images import Scaling, digits, scale_pixels
+from ncollapse.data.labeled import LabeledData
 from ncollapse.data.places import Split
 from ncollapse.data.sources import FASHION_MNIST, MNIST, ImageSet, load_image_set
 from ncollapse.data.synthetic import gaussian_mixture

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter, rotate
 
-from ncollapse.data.batches import LabeledData
+from ncollapse.data.labeled import LabeledData
 from ncollapse.data.seeding import Stream, stream_generator
 
 __all__ = ["geo_mnist"]

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ncollapse.data.batches import LabeledData
+from ncollapse.data.labeled import LabeledData
 
 __all__ = [
     "DataFileError",

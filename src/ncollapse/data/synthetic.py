@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 
-from ncollapse.data.batches import LabeledData
+from ncollapse.data.labeled import LabeledData
 from ncollapse.data.seeding import Stream, stream_generator
 
 __all__ = ["gaussian_mixture"]

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ncollapse.data.batches import LabeledData
 from ncollapse.data.images import DataFileError
+from ncollapse.data.labeled import LabeledData
 from ncollapse.data.places import DataNotFoundError, Split, say_not_found, search_places
 from ncollapse.data.text_files import TABLE_SUFFIXES, LabeledTexts, read_imdb, read_table, read_wordnet
 

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple, cast
 
 from torch import Tensor, nn
 
+from ncollapse.probe.captured import Captured
 from ncollapse.probe.reading import attention_mask
 from ncollapse.probe.stages import find_stages, is_inside, makes, pool_at, pool_of, read_out
 from ncollapse.probe.tap import Pool, Tap
-from ncollapse.probe.taps import Captured, TapPlan, input_tap
+from ncollapse.probe.taps import TapPlan, input_tap
 from ncollapse.probe.watch import Run, watch
 
 _NAMES_SHOWN = 30

@@ -10,8 +10,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from ncollapse.probe.captured import Captured
 from ncollapse.probe.tap import Pool, Tap
-from ncollapse.probe.taps import Captured
 from ncollapse.probe.watch import Run
 
 _READ_OUTS: tuple[Pool, ...] = ("cls", "last_token", "mean")

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ncollapse.probe.captured import Captured, all_features_of
 from ncollapse.probe.reading import run_network
-from ncollapse.probe.taps import Captured, all_features_of
 
 
 @dataclass

@@ -257,7 +257,7 @@ CLAIMS = (
     ),
     Claim(
         "other_order",
-        "Networks other than the paper's ResNets collapse progressively too",
+        "Networks other than the ResNets of the paper collapse progressively too",
         _OURS,
         "PFC1, PFC2 and the error 1 − PFC3 rise at no step of depth and fall in all, as of plain and dense networks",
         _progression(),
@@ -265,7 +265,7 @@ CLAIMS = (
     ),
     Claim(
         "other_line",
-        "The geodesic predicts networks other than the paper's ResNets too",
+        "The geodesic predicts networks other than the ResNets of the paper too",
         _OURS,
         "RMS error of the straight line over the interior layers is below that of the log-linear interpolation of the ends",
         _all(_line_against_null("pfc1"), _line_against_null("pfc2")),

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ncollapse.data.batches import Batches, LabeledData
+from ncollapse.data.batches import Batches
+from ncollapse.data.labeled import LabeledData
 from ncollapse.data.seeding import Stream, stream_generator
 from ncollapse.depth.progression import EffectiveDepth
 from ncollapse.models.fc_resnet import FCResNet, FCResNetConfig

@@ -8,7 +8,8 @@ from typing import cast
 import torch
 from torch import nn
 
-from ncollapse.data.batches import Batches, LabeledData
+from ncollapse.data.batches import Batches
+from ncollapse.data.labeled import LabeledData
 from ncollapse.models import LayerNormResNetConfig, TransformerConfig
 from ncollapse.probe.measure import collect_features
 from ncollapse.studies.recipe import Recipe

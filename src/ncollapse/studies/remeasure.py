@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from ncollapse.data.batches import Batches, LabeledData
+from ncollapse.data.batches import Batches
 from ncollapse.data.catalog import load_data
+from ncollapse.data.labeled import LabeledData
 from ncollapse.models import build_model
 from ncollapse.probe.measure import measure
 from ncollapse.probe.measurement import Measurement

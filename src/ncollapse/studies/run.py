@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ncollapse.data.batches import Batches, LabeledData
+from ncollapse.data.batches import Batches
 from ncollapse.data.catalog import load_data
+from ncollapse.data.labeled import LabeledData
 from ncollapse.metrics import FLAGS, METRICS
 from ncollapse.models import FCResNet, build_model
 from ncollapse.probe.blocks import weight_decay_bounds
