@@ -22,37 +22,71 @@ from ncollapse.statistics.reduce import Processes
 _WAITING_ELEMENTS = 2**20
 
 
+class Waiting:
+    """Projected samples of one layer until they are decided, in memory that is taken once.
+
+    Taken batch by batch, it would lie in the holes that features leave behind, and the next features would not fit there.
+    """
+
+    def __init__(self, first: Projected, num_samples: int) -> None:
+        rows = max(1, min(num_samples, _WAITING_ELEMENTS // first.residual.shape[1]))
+        self.room = Projected._make(None if part is None else part.new_empty((rows, *part.shape[1:])) for part in first)
+        self.filled = 0
+
+    def fits(self, batch: Projected) -> bool:
+        """Whether there is room for a batch."""
+        return self.filled + len(batch.labels) <= len(self.room.labels)
+
+    def add(self, batch: Projected) -> None:
+        """Take in a batch that fits."""
+        end = self.filled + len(batch.labels)
+        for room, part in zip(self.room, batch, strict=True):
+            if room is not None and part is not None:
+                room[self.filled : end] = part
+        self.filled = end
+
+    def take(self) -> Projected:
+        """What waits, to be decided before more is added."""
+        filled, self.filled = self.filled, 0
+        return Projected._make(None if part is None else part[:filled] for part in self.room)
+
+
 class Decided:
     """Decisions at all layers by given centers; projected batches wait until there are enough to be decided at once."""
 
     def __init__(self, centers: Mapping[str, ClassCenters], counts: Mapping[str, Tensor]) -> None:
         self.centers, self.counts = dict(centers), counts
-        self.waiting: dict[str, list[Projected]] = {name: [] for name in centers}
+        self.waiting: dict[str, Waiting] = {}
         self.sums: dict[str, ClassDecisions] = {}
 
     def add(self, name: str, features: Tensor, labels: Tensor, classifier: LinearClassifier | None) -> None:
         """Project one batch at one layer."""
-        if name not in self.waiting:
+        if name not in self.centers:
             return
-        waiting, device = self.waiting[name], features.device
+        device = features.device
         if self.centers[name].basis.device != device:
             self.centers[name] = self.centers[name].to(device)
         classifier = None if classifier is None else classifier.to(device)
-        waiting.append(Projected.from_batch(features, labels, self.centers[name], classifier))
-        if sum(part.residual.numel() for part in waiting) > _WAITING_ELEMENTS:
-            self._decide(name)
+        batch = Projected.from_batch(features, labels, self.centers[name], classifier)
+        if name not in self.waiting:
+            self.waiting[name] = Waiting(batch, int(self.counts[name].sum()))
+        waiting = self.waiting[name]
+        if not waiting.fits(batch):
+            self._decide(name, waiting.take())
+        if waiting.fits(batch):
+            waiting.add(batch)
+        else:
+            self._decide(name, batch)
 
-    def _decide(self, name: str) -> None:
+    def _decide(self, name: str, batch: Projected) -> None:
         centers = self.centers[name]
-        part = ClassDecisions.from_projected(self.waiting[name], centers, self.counts[name].to(centers.basis.device))
+        part = ClassDecisions.from_projected([batch], centers, self.counts[name].to(centers.basis.device))
         self.sums[name] = self.sums[name].merge(part) if name in self.sums else part
-        self.waiting[name].clear()
 
     def finish(self, processes: Processes) -> dict[str, ClassDecisions]:
         """The sums of all processes, on the CPU."""
         for name, waiting in self.waiting.items():
-            if waiting:
-                self._decide(name)
+            self._decide(name, waiting.take())
         values = {name: processes.merge(ClassDecisions, self.sums.get(name)) for name in self.centers}
         return {name: value.to("cpu") for name, value in values.items() if value is not None}
 
