@@ -306,8 +306,8 @@ def test_page_and_command_say_the_same(five, tmp_path, capsys):
     row = next(line for line in table if line.startswith("| PFC2 progresses from layer to layer"))
     assert row.endswith("| fails | demo: share of seeds **0.4 [0.0527, 0.853]**, n = 5, fails |")
     assert all(line.count("|") == 4 for line in table)
-    words = unescape(page.read_text(encoding="utf-8"))
-    assert all(claim.statement in words for claim in ALL_CLAIMS)
+    html = page.read_text(encoding="utf-8")
+    assert all(claim.statement in unescape(html) for claim in ALL_CLAIMS)
     assert html.count('data-verdict="fails">fails') == 2
     main(["claims", *map(str, five)])
     words = capsys.readouterr().out
