@@ -41,6 +41,7 @@ def test_example_prints_what_the_readme_says():
 EXAMPLES = {
     "locally_elastic.py": "network on GeoMNIST, L-model: A = ",
     "tight_frames.py": "soft threshold 1.5",
+    "amplified_gradients.py": "l = 4: stationary variance 0.15584",
     "fixed_classifier.py": "cosine between minority means",
     "largest_margin.py": "counts (12, 8, 5, 1): least half squared norms 7.365944",
     "line_and_null.py": "RMS error: line",
