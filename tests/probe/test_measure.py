@@ -204,7 +204,7 @@ def assert_close(m, other, rel=1e-12):
         assert row.flags == expected.flags
 
 
-@pytest.mark.parametrize("limit", [1, 40])
+@pytest.mark.parametrize("limit", [1, 28, 40, 42])
 def test_it_does_not_matter_how_many_projected_batches_wait(limit, monkeypatch):
     model, x = resnet(torch.float64), X.double()
     m = measure(model, batched(x, Y, 5), num_classes=K)
