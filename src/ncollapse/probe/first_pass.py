@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ncollapse.probe.arriving import Arriving, Batch, LayerBatch, along_path
 from ncollapse.probe.collected import Collected, CollectOptions
+from ncollapse.statistics.batch import Workspace
 from ncollapse.statistics.centers import ClassCenters
 from ncollapse.statistics.moments import ClassMoments
 from ncollapse.statistics.paired import PairedMoments
@@ -24,6 +25,7 @@ class FirstPass:
     def __init__(self, options: CollectOptions) -> None:
         self.options = options
         self.collected = Collected()
+        self.workspace = Workspace()
         wanted = (options.centers or options.path) and options.memory_budget > 0
         self.kept: list[LayerBatch] | None = [] if wanted else None
         self.index = 0
@@ -39,7 +41,7 @@ class FirstPass:
 
         def receive(name: str, features: Tensor) -> None:
             features = arriving.take(name, features)
-            self._running(name, features).merge_groups_(features, arriving.groups)
+            self._running(name, features).merge_groups_(features, arriving.groups, self.workspace)
             if self.options.scatter:
                 self._add_scatter(name, features, arriving.labels)
             if hold:

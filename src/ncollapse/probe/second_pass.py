@@ -12,6 +12,7 @@ from ncollapse.depth.geodesic import LineDecisions
 from ncollapse.depth.path import PathStatistics
 from ncollapse.probe.arriving import Arriving, Batch, LayerBatch, along_path
 from ncollapse.probe.collected import Collected, CollectOptions
+from ncollapse.statistics.batch import Workspace
 from ncollapse.statistics.centers import ClassCenters, LinearClassifier
 from ncollapse.statistics.decisions import ClassDecisions, Projected
 from ncollapse.statistics.moments import ClassMoments
@@ -56,6 +57,7 @@ class Decided:
 
     def __init__(self, centers: Mapping[str, ClassCenters], counts: Mapping[str, Tensor]) -> None:
         self.centers, self.counts = dict(centers), counts
+        self.workspace = Workspace()
         self.waiting: dict[str, Waiting] = {}
         self.sums: dict[str, ClassDecisions] = {}
 
@@ -67,7 +69,7 @@ class Decided:
         if self.centers[name].basis.device != device:
             self.centers[name] = self.centers[name].to(device)
         classifier = None if classifier is None else classifier.to(device)
-        batch = Projected.from_batch(features, labels, self.centers[name], classifier)
+        batch = Projected.from_batch(features, labels, self.centers[name], classifier, self.workspace)
         if name not in self.waiting:
             self.waiting[name] = Waiting(batch, int(self.counts[name].sum()))
         waiting = self.waiting[name]

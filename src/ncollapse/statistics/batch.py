@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Elements of one float64 work block: 512 KB stay in the cache that a core has for itself, also beside a busy neighbor.
-_BLOCK_ELEMENTS_CPU = 2**16
+# Elements of one float64 work block: 2 MB stay in a cache, and are enough that calls cost little beside the work.
+_BLOCK_ELEMENTS_CPU = 2**18
 _BLOCK_ELEMENTS_ACCELERATOR = 2**25
 # Fewer and longer rows multiply several times slower.
 _TILE_ROWS = 32
@@ -76,35 +76,76 @@ def check_labels(labels: Tensor, num_samples: int, num_classes: int) -> Tensor:
     return flat
 
 
-def row_blocks(features: Tensor) -> Iterator[slice]:
+def row_blocks(features: Tensor, width: int | None = None, least: int = 1) -> Iterator[slice]:
     """Cut the rows of (N, d) features into blocks that fit a cache, so that float64 copies stay small.
 
     Args:
         features: Shape (N, d).
+        width: Numbers that are made of each row; None for d.
+        least: Rows that a block has in any case: more than one where each would be multiplied by a matrix beyond the cache.
 
     Yields:
         Slices over the rows, in order.
     """
-    rows = max(1, _block_elements(features) // max(1, features.shape[1]))
+    rows = max(least, _block_elements(features) // max(1, features.shape[1] if width is None else width))
     for start in range(0, features.shape[0], rows):
         yield slice(start, start + rows)
 
 
-def tiles(features: Tensor) -> Iterator[tuple[slice, slice]]:
-    """Cut (N, d) features into blocks that fit a cache and are not too flat for a matrix product, in both directions.
+class Workspace:
+    """Memory for float64 blocks, taken once by whoever sums many batches.
 
-    Args:
-        features: Shape (N, d).
-
-    Yields:
-        Slices over the rows and over the columns.
+    Taken anew for every batch it may come from the system each time, and to get it costs more than to sum what it holds.
     """
-    limit = _block_elements(features)
-    width = max(1, min(features.shape[1], limit // _TILE_ROWS))
-    height = limit // width
-    for top in range(0, features.shape[0], height):
-        for left in range(0, features.shape[1], width):
-            yield slice(top, top + height), slice(left, left + width)
+
+    def __init__(self) -> None:
+        self._rooms: dict[str, Tensor] = {}
+
+    def room(self, purpose: str, like: Tensor) -> Tensor:
+        """Some memory, with anything in it.
+
+        Args:
+            purpose: Rooms for different purposes are different memory.
+            like: A tensor of the shape and on the device that is wanted.
+
+        Returns:
+            A float64 tensor; the next room for this purpose is the same memory.
+        """
+        room = self._rooms.get(purpose)
+        if room is None or room.numel() < like.numel() or room.device != like.device:
+            room = self._rooms[purpose] = torch.empty(like.numel(), dtype=torch.float64, device=like.device)
+        return room[: like.numel()].view(like.shape)
+
+    def rows(self, features: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """The rows of (N, d) features in float64, block by block.
+
+        Args:
+            features: Shape (N, d).
+
+        Yields:
+            Slices over the rows, in order, and those rows in float64, until the next block overwrites them.
+        """
+        for rows in row_blocks(features):
+            part = features[rows]
+            yield rows, self.room("block", part).copy_(part)
+
+    def tiles(self, features: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
+        """As ``rows``, cut in both directions so that no block is too flat for a matrix product.
+
+        Args:
+            features: Shape (N, d).
+
+        Yields:
+            Slices over the rows and over the columns, and that tile in float64, until the next overwrites it.
+        """
+        limit = _block_elements(features)
+        width = max(1, min(features.shape[1], limit // _TILE_ROWS))
+        height = limit // width
+        for top in range(0, features.shape[0], height):
+            for left in range(0, features.shape[1], width):
+                part = features[top : top + height, left : left + width]
+                tile = self.room("block", part).copy_(part)
+                yield slice(top, top + height), slice(left, left + width), tile
 
 
 def _block_elements(features: Tensor) -> int:

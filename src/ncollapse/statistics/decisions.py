@@ -9,12 +9,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ncollapse.statistics.batch import row_blocks, tiles
+from ncollapse.statistics.batch import Workspace, row_blocks
 from ncollapse.statistics.centers import ClassCenters, LinearClassifier, first_true
 from ncollapse.statistics.conventions import ClassWeights
 
-# Elements of the (N, K) margins that are held at once.
-_MARGIN_ELEMENTS = 2**22
+# Samples whose margins to very many classes are taken at once: each block reads the coordinates of all classes.
+_MARGIN_ROWS = 64
 
 
 class Projected(NamedTuple):
@@ -34,7 +34,12 @@ class Projected(NamedTuple):
 
     @classmethod
     def from_batch(
-        cls, features: Tensor, labels: Tensor, centers: ClassCenters, classifier: LinearClassifier | None
+        cls,
+        features: Tensor,
+        labels: Tensor,
+        centers: ClassCenters,
+        classifier: LinearClassifier | None,
+        workspace: Workspace | None = None,
     ) -> Projected:
         """Project one batch.
 
@@ -43,35 +48,35 @@ class Projected(NamedTuple):
             labels: Checked labels of shape (N,).
             centers: Final class means.
             classifier: The last layer, when these features feed it.
+            workspace: That of whoever projects many batches.
 
         Returns:
             The batch, reduced.
         """
+        workspace = Workspace() if workspace is None else workspace
         residual = torch.zeros(len(labels), centers.basis.shape[1], dtype=torch.float64, device=features.device)
         # Near collapse a difference of float64 projections loses digits that float64 features have and coarser ones have not;
         # subtracting before projecting loses none, and costs those features as much as all the rest.
         fine = features.dtype == torch.float64
-        for rows, columns in tiles(features):
-            block = features[rows, columns].double()
+        for rows, columns, tile in workspace.tiles(features):
             if fine:
-                block = block - centers.moments.means[:, columns].index_select(0, labels[rows])
+                tile.sub_(centers.moments.means[:, columns].index_select(0, labels[rows]))
             # The few columns of the basis multiply faster from the left.
-            residual[rows] += (centers.basis[columns].T @ block.T).T
+            residual[rows] += (centers.basis[columns].T @ tile.T).T
         if not fine:
             offset = centers.moments.means[0] @ centers.basis - centers.coordinates[0]
             residual -= (centers.coordinates + offset)[labels]
         if classifier is None:
             return cls(labels, residual, None, None)
-        return cls(labels, residual, *_classified(features, labels, classifier))
+        return cls(labels, residual, *_classified(features, labels, classifier, workspace))
 
 
-def _classified(features: Tensor, labels: Tensor, classifier: LinearClassifier) -> tuple[Tensor, Tensor]:
+def _classified(features: Tensor, labels: Tensor, classifier: LinearClassifier, workspace: Workspace) -> tuple[Tensor, Tensor]:
     """Cosines of features to their classifier rows, and the classifier's choices."""
     cosines = torch.empty(len(labels), dtype=torch.float64, device=features.device)
     chosen = torch.empty_like(labels)
     directions = classifier.weight / torch.linalg.vector_norm(classifier.weight, dim=1, keepdim=True)
-    for rows in row_blocks(features):
-        block = features[rows].double()
+    for rows, block in workspace.rows(features):
         cosines[rows] = (block * directions[labels[rows]]).sum(dim=1) / torch.linalg.vector_norm(block, dim=1)
         logits = torch.addmm(classifier.bias, block, classifier.weight.T)
         chosen[rows] = first_true(logits == logits.amax(dim=1, keepdim=True))
@@ -163,11 +168,10 @@ class ClassDecisions:
         residual = torch.cat([part.residual for part in parts])
         cosines = _joined([part.cosines for part in parts])
         chosen = _joined([part.chosen for part in parts])
-        step = max(1, _MARGIN_ELEMENTS // centers.moments.num_classes)
-        blocks = zip(residual.split(step), labels.split(step), strict=True)
-        decided = [centers.nearest(*block) for block in blocks] or [(labels, residual.new_zeros(0))]
-        nearest, margins = (torch.cat(column) for column in zip(*decided, strict=True))
         num_classes = centers.moments.num_classes
+        blocks = row_blocks(residual, num_classes, _MARGIN_ROWS)
+        decided = [centers.nearest(residual[rows], labels[rows]) for rows in blocks] or [(labels, residual.new_zeros(0))]
+        nearest, margins = (torch.cat(column) for column in zip(*decided, strict=True))
 
         def count(indicator: Tensor) -> Tensor:
             return torch.bincount(labels, weights=indicator.double(), minlength=num_classes)

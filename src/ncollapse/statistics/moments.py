@@ -9,30 +9,31 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from ncollapse.statistics.batch import LabelGroups, check_labels, flatten_features, row_blocks
+from ncollapse.statistics.batch import LabelGroups, Workspace, check_labels, flatten_features
 from ncollapse.statistics.conventions import ClassWeights, Convention, convention_parts
 
 
-def shifted_sums(features: Tensor, groups: LabelGroups, shift: Tensor) -> tuple[Tensor, Tensor]:
+def shifted_sums(features: Tensor, groups: LabelGroups, shift: Tensor, workspace: Workspace) -> tuple[Tensor, Tensor]:
     """Sums and squared norms of one batch's residuals around a shift for each class, in float64, in one traversal.
 
     Args:
         features: Shape (N, d).
         groups: The batch's classes.
         shift: Shape (P, d), float64.
+        workspace: Memory for the residuals.
 
     Returns:
         Sums of residuals (P, d) and sums of their squared norms (P,).
     """
     sums = torch.zeros_like(shift)
-    squares = torch.zeros(len(shift), dtype=torch.float64, device=features.device)
-    for rows in row_blocks(features):
+    norms = shift.new_empty(len(features))
+    for rows, block in workspace.rows(features):
         index = groups.index[rows]
-        # The residual with its sign turned: subtracting into the gathered rows needs no float64 copy of the features.
-        residual = shift.index_select(0, index).sub_(features[rows])
-        sums.index_add_(0, index, residual)
-        squares.index_add_(0, index, torch.linalg.vector_norm(residual, dim=1).square_())
-    return sums.neg_(), squares
+        near = workspace.room("shift", block)
+        block.sub_(torch.index_select(shift, 0, index, out=near))
+        sums.index_add_(0, index, block)
+        torch.linalg.vector_norm(block, dim=1, out=norms[rows])
+    return sums, shift.new_zeros(len(shift)).index_add_(0, groups.index, norms.square_())
 
 
 @dataclass(frozen=True)
@@ -96,23 +97,25 @@ class ClassMoments:
         moments = cls.empty(num_classes, features.shape[1], features.device)
         return moments.merge_groups_(features, LabelGroups.from_labels(labels, num_classes))
 
-    def merge_groups_(self, features: Tensor, groups: LabelGroups) -> ClassMoments:
+    def merge_groups_(self, features: Tensor, groups: LabelGroups, workspace: Workspace | None = None) -> ClassMoments:
         """Merge a batch into this value's own buffers: for the one owner of a running total, without copying K·d numbers.
 
         Args:
             features: Flat features of shape (N, d).
             groups: The batch's classes.
+            workspace: That of whoever merges many batches.
 
         Returns:
             This value.
         """
+        workspace = Workspace() if workspace is None else workspace
         rows = groups.present
         before = self.counts[rows].double()
         seen = (before > 0).unsqueeze(1)
         # Residuals around the running mean, at first around a sample of the class: never far from the batch's own mean on
         # the scale of the total scatter, so that the correction below cancels at most the digits of n_batch / n_before.
         shift = torch.where(seen, self.means[rows], features[groups.first].double())
-        sums, squares = shifted_sums(features, groups, shift)
+        sums, squares = shifted_sums(features, groups, shift, workspace)
         counts = before + groups.counts
         moved = sums / counts.clamp(min=1).unsqueeze(1)
         self.counts[rows] = counts.long()

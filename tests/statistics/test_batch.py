@@ -1,0 +1,37 @@
+"""One batch cut into float64 blocks in memory that is taken once."""
+
+import pytest
+import torch
+
+from ncollapse.statistics import batch
+from ncollapse.statistics.batch import Workspace
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch, "_BLOCK_ELEMENTS_CPU", 160)
+
+
+@pytest.mark.parametrize("shape", [(1, 3), (40, 7), (53, 3), (3, 200), (0, 4)])
+def test_blocks_and_tiles_put_together_are_the_features_in_float64(shape: tuple[int, int], small_blocks: None) -> None:
+    features = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    workspace = Workspace()
+    by_rows = torch.full(shape, torch.nan, dtype=torch.float64)
+    for rows, block in workspace.rows(features):
+        by_rows[rows] = block
+    by_tiles = torch.full(shape, torch.nan, dtype=torch.float64)
+    for rows, columns, tile in workspace.tiles(features):
+        by_tiles[rows, columns] = tile
+    assert torch.equal(by_rows, features.double())
+    assert torch.equal(by_tiles, features.double())
+
+
+def test_a_room_is_the_same_memory_for_one_purpose_and_another_for_another() -> None:
+    workspace = Workspace()
+    first = workspace.room("block", torch.empty(4, 5)).fill_(1.0)
+    other = workspace.room("shift", torch.empty(4, 5)).fill_(2.0)
+    again = workspace.room("block", torch.empty(2, 3))
+    assert again.data_ptr() == first.data_ptr()
+    assert torch.equal(again, torch.ones(2, 3, dtype=torch.float64))
+    assert other.data_ptr() != first.data_ptr()
+    assert workspace.room("block", torch.empty(6, 5)).shape == (6, 5)
