@@ -2,7 +2,7 @@
 
     python benchmarks/scaling.py [--classes 10 100 1000 10000 50000]
 
-Over N: the time of ``measure``, its ratio to the bare forward pass, and the time a sample, constant where the cost is linear.
+Over N: the time of ``measure``, what the straight line through the first and the last gives, and its ratio to the bare pass.
 Over K: streaming the moments, deciding 1,000 samples by the nearest class center (preparing the means included), and the
 metrics that need all pairs of classes.
 """
@@ -12,6 +12,7 @@ import resource
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -21,38 +22,41 @@ from ncollapse.probe import measure
 from ncollapse.statistics import ClassCenters, ClassDecisions, ClassMoments
 
 PAIRWISE_LIMIT = 10_000
+ROUNDS = 7
 
 
-def seconds(call: Callable[[], object], repeats: int = 3) -> float:
-    """Median time of a call."""
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+def seconds(call: Callable[[], object]) -> float:
+    """Time of a call."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
 
 
 def over_samples() -> None:
-    """Print the cost for 1,000 to 60,000 samples."""
+    """Print the cost for 1,000 to 60,000 samples, and how far it is from the straight line through the first and the last."""
     model = FCResNet(FCResNetConfig(width=256, num_blocks=5), 784, 10, seed=0).eval()
     generator = torch.Generator().manual_seed(0)
     inputs, labels = torch.randn(60_000, 784, generator=generator), torch.randint(0, 10, (60_000,), generator=generator)
-    print(f"{'N':>8}{'measure s':>12}{'ratio':>8}{'us a sample':>14}")
-    for num_samples in (1_000, 4_000, 15_000, 60_000):
-        batches = list(zip(inputs[:num_samples].split(500), labels[:num_samples].split(500), strict=True))
+    sizes = (1_000, 4_000, 15_000, 30_000, 60_000)
+    batches = {n: list(zip(inputs[:n].split(500), labels[:n].split(500), strict=True)) for n in sizes}
 
-        def bare(batches: list[tuple[torch.Tensor, torch.Tensor]] = batches) -> None:
-            with torch.no_grad():
-                for batch, _ in batches:
-                    model(batch)
+    def bare(num_samples: int) -> None:
+        with torch.no_grad():
+            for batch, _ in batches[num_samples]:
+                model(batch)
 
-        def measured(batches: list[tuple[torch.Tensor, torch.Tensor]] = batches) -> None:
-            measure(model, batches, num_classes=10, memory_budget=2**30)
+    def measured(num_samples: int) -> None:
+        measure(model, batches[num_samples], num_classes=10, memory_budget=2**30)
 
-        measured()
-        taken = seconds(measured)
-        print(f"{num_samples:>8}{taken:>12.3f}{taken / seconds(bare):>8.3f}{1e6 * taken / num_samples:>14.1f}", flush=True)
+    times = {n: [(seconds(partial(measured, n)), seconds(partial(bare, n))) for _ in range(ROUNDS)] for n in sizes}
+    taken = {n: statistics.median(own for own, _ in pairs) for n, pairs in times.items()}
+    slope = (taken[sizes[-1]] - taken[sizes[0]]) / (sizes[-1] - sizes[0])
+    print(f"{'N':>8}{'measure s':>12}{'line s':>10}{'off':>8}{'ratio':>8}")
+    for num_samples, pairs in times.items():
+        line = taken[sizes[0]] + slope * (num_samples - sizes[0])
+        ratio = statistics.median(own / other for own, other in pairs)
+        off = taken[num_samples] / line - 1
+        print(f"{num_samples:>8}{taken[num_samples]:>12.3f}{line:>10.3f}{off:>8.1%}{ratio:>8.3f}", flush=True)
 
 
 def over_classes(classes: list[int]) -> None:
