@@ -145,9 +145,13 @@ def deep_preln_t11_small() -> Recipe:
 def vit_digits() -> Recipe:
     """Collapse from layer to layer of a pre-norm transformer on handwritten digits in patches.
 
-    Not run yet as it stands (with the class token, seed 0 fits every digit by epoch 50). 870 digits (87 a class), 4 patches of
-    4×4, 5 blocks of width 64 with two linear layers in attention and in the multilayer part, normalization to √d, the mean of
-    the tokens read out, 150 epochs of Adam. For post-norm: --set model.norm=post.
+    870 digits (87 a class), 4 patches of 4×4, 5 blocks of width 64 with two linear layers in attention and in the multilayer
+    part, normalization to √d, the mean of the tokens read out, 150 epochs of Adam. For post-norm: --set model.norm=post.
+
+    Measured with seeds 0 to 4, 33 to 35 seconds each on one busy core of an AMD EPYC: train accuracy 1 first at measured epoch
+    10 to 13; at the end, from the embedding to the last normalization, PFC1 falls from 1.38–1.54 to 0.14–0.15 and the NCC error
+    from 0.21–0.22 to 0 without a rise at any layer and seed; PFC2 falls from 0.82–0.84 to 0.05–0.08, but rises by up to 0.011
+    at one of the first two blocks in three of the five seeds.
     """
     return Recipe(
         name="vit_digits",
