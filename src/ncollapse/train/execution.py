@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ncollapse.train.parallel import Team
 from ncollapse.train.schedule import TrainConfig
 
-__all__ = ["check_execution", "deterministic_operations", "logits_of"]
+__all__ = ["Network", "check_execution", "execution", "logits_of"]
 
 Network = Callable[[Tensor], Tensor]
 
@@ -70,35 +70,44 @@ def logits_of(model: nn.Module, config: TrainConfig, device: torch.device) -> Ne
 
 def _compiled(model: nn.Module, device: torch.device) -> Network:
     # Fixed shapes: an epoch has one or two sizes of batches, and code for each is what CUDA graphs need.
-    compiled = torch.compile(model, dynamic=False, mode="reduce-overhead" if device.type == "cuda" else None)
-
-    def network(inputs: Tensor) -> Tensor:
-        # Imported by torch.compile, and slow to import where nothing is compiled.
-        from torch._dynamo.exc import BackendCompilerFailed
-
-        try:
-            return compiled(inputs)
-        except BackendCompilerFailed as error:
-            raise ValueError(
-                "train.compiled needs what torch.compile builds with: a C++ compiler (g++, or the one that the environment "
-                f"variable CXX names), on CUDA Triton too. It said: {str(error).splitlines()[0]}. Install it, or leave "
-                "train.compiled false."
-            ) from error
-
-    return network
+    return torch.compile(model, dynamic=False, mode="reduce-overhead" if device.type == "cuda" else None)
 
 
 @contextmanager
-def deterministic_operations() -> Iterator[None]:
-    """Deterministic operations only in the body, the former settings behind it.
+def execution(config: TrainConfig) -> Iterator[None]:
+    """Steps in the body are computed as a recipe wants them.
+
+    Args:
+        config: The recipe.
 
     Yields:
-        Nothing.
-
-    Raises:
-        ValueError: If the body needs an operation of which PyTorch has no deterministic implementation.
-        RuntimeError: As the body raises it, if for another reason.
+        Nothing; the former settings hold again afterwards.
     """
+    with ExitStack() as stack:
+        if config.deterministic:
+            stack.enter_context(_deterministic_operations())
+        if config.compiled:
+            stack.enter_context(_compiler_failures_told())
+        yield
+
+
+@contextmanager
+def _compiler_failures_told() -> Iterator[None]:
+    # Imported by torch.compile, and slow to import where nothing is compiled.
+    from torch._dynamo.exc import BackendCompilerFailed
+
+    try:
+        yield
+    except BackendCompilerFailed as error:
+        raise ValueError(
+            "train.compiled needs what torch.compile builds with: a C++ compiler (g++, or the one that the environment "
+            f"variable CXX names), on CUDA Triton too. It said: {str(error).splitlines()[0]}. Install it, or leave "
+            "train.compiled false."
+        ) from error
+
+
+@contextmanager
+def _deterministic_operations() -> Iterator[None]:
     cudnn = torch.backends.cudnn
     mode, before = torch.get_deterministic_debug_mode(), (cudnn.deterministic, cudnn.benchmark)
     try:

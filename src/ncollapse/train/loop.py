@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ncollapse.data import LabeledData, shuffled_batches
-from ncollapse.train.execution import Network, check_execution, deterministic_operations, logits_of
+from ncollapse.train.execution import Network, check_execution, execution, logits_of
 from ncollapse.train.parallel import Team, share_batch_norm
 from ncollapse.train.schedule import TrainConfig, lr_at
 
@@ -121,7 +121,7 @@ def train(
     check_execution(config, device, team)
     share_batch_norm(model, team)
     logits_in_training = logits_of(model, config, device)
-    run_epoch = deterministic_operations()(_run_epoch) if config.deterministic else _run_epoch
+    run_epoch = execution(config)(_run_epoch)
     optimizer = make_optimizer(model, config) if optimizer is None else optimizer
     epochs = range(start_epoch, config.epochs + 1)
     return (run_epoch(model, logits_in_training, data, config, optimizer, seed, epoch, team) for epoch in epochs)

@@ -52,8 +52,9 @@ class TrainConfig:
             yet.
         compiled: Whether steps run the network as ``torch.compile`` makes it, on CUDA with CUDA graphs (not run on a GPU yet).
             Equal to the eager network within rounding; measurements stay eager. Needs a C++ compiler and one process. A
-            network is compiled for each of the two sizes that batches have, which takes many seconds, so it pays for long
-            runs only; of networks of one class PyTorch keeps eight such codes in a process and runs others eagerly.
+            network is compiled for each of the two sizes that batches have, which takes ten seconds or more, so it pays for
+            long runs only, if at all; of networks of one class PyTorch keeps eight such codes in a process and runs others
+            eagerly.
 
     Raises:
         ValueError: If a field is out of its range.
