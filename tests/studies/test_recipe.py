@@ -69,7 +69,10 @@ def test_unknown_recipe_names_near_ones():
 def test_fingerprint_depends_on_numbers_not_on_words():
     recipe = recipe_by_name("demo")
     assert override(recipe, ["title=other"]).fingerprint() == recipe.fingerprint()
-    for setting in ("seed=1", "train.epochs=151", "data.per_class=173", "threads=2", "train.precision=bfloat16"):
+    for setting in (
+        *("seed=1", "train.epochs=151", "data.per_class=173", "threads=2"),
+        *("train.precision=bfloat16", "train.deterministic=true", "train.compiled=true"),
+    ):
         assert override(recipe, [setting]).fingerprint() != recipe.fingerprint()
 
 

@@ -112,8 +112,11 @@ def test_what_can_run_together():
     assert can_run_together(small(), small("seed=3", "train.weight_decay=0", "train.clip_norm=null", "train.gamma=0.5"))
     for setting in ("model.width=17", "train.epochs=6", "train.batch_size=40", "data.per_class=19", "threads=2"):
         assert not can_run_together(small(), small(setting))
-    assert not can_run_together(*[small("train.precision=bfloat16")] * 2)
+    for uncovered in ("train.precision=bfloat16", "train.deterministic=true", "train.compiled=true"):
+        assert not can_run_together(*[small(uncovered)] * 2)
     convolutional = override(recipe_by_name("conv_fashion_mnist_small"), ["seed=1"])
     assert not can_run_together(convolutional, convolutional)
-    with pytest.raises(ValueError, match=r"train FC ResNets in float32, and may differ in seed, .* and clipping only\. Group"):
+    with pytest.raises(
+        ValueError, match=r"train FC ResNets in float32, .* and may differ in seed, .* and clipping only\. Group"
+    ):
         run_together([small(), small("model.width=17")], ["a", "b"])

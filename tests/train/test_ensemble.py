@@ -127,8 +127,13 @@ def test_networks_that_do_not_fit_together():
         train_together(stack, DATA64, [CONFIG, longer], seeds=[0, 1])
     with pytest.raises(ValueError, match=r"got 2 networks, 3 configs and 2 seeds\. Pass as many of each"):
         train_together(stack, DATA64, [CONFIG] * 3, seeds=[0, 1])
-    for other in ({"optimizer": "adam"}, {"precision": "bfloat16"}):
-        with pytest.raises(ValueError, match=r"need train\.optimizer sgd and train\.precision float32, got"):
+    for needed, other in (
+        ("optimizer=sgd, got adam", {"optimizer": "adam"}),
+        ("precision=float32, got bfloat16", {"precision": "bfloat16"}),
+        ("deterministic=False, got True", {"deterministic": True}),
+        ("compiled=False, got True", {"compiled": True}),
+    ):
+        with pytest.raises(ValueError, match=rf"need train\.{needed}\. Train one after another"):
             train_together(stack, DATA64, [dataclasses.replace(CONFIG, **other)] * 2, seeds=[0, 1])
     models[0].head.bias.requires_grad_(False)
     models[1].head.bias.requires_grad_(False)

@@ -87,6 +87,8 @@ def test_measuring_epochs_needs_an_epoch() -> None:
         ({"epochs": 2.5}, r"train.epochs must be an integer of 1 or more, got 2.5"),
         ({"batch_size": 0}, r"train.batch_size must be an integer of 1 or more, got 0"),
         ({"precision": "half"}, r"train.precision must be one of float32, bfloat16, got 'half'. Pick one"),
+        ({"deterministic": 1}, r"train.deterministic must be true or false, got 1. Pass one"),
+        ({"compiled": "yes"}, r"train.compiled must be true or false, got 'yes'. Pass one"),
         ({"checkpoint_every": 0}, r"train.checkpoint_every must be an integer of 1 or more, got 0"),
         ({"decay": "none"}, r"train.decay must be one of weights, all, got 'none'. Pick one"),
         ({"optimizer": "lion"}, r"train.optimizer must be one of sgd, adam, got 'lion'"),

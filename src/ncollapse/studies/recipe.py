@@ -73,6 +73,8 @@ _YOUNGER = {
     "train.optimizer": "sgd",
     "train.schedule": "steps",
     "train.precision": "float32",
+    "train.deterministic": False,
+    "train.compiled": False,
     "data.largest_classes": None,
     "data.vocabulary": 10_000,
     "data.length": 256,

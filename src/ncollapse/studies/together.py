@@ -13,7 +13,7 @@ from ncollapse.studies.machine import device_named, threads
 from ncollapse.studies.recipe import Recipe
 from ncollapse.studies.run import Run, failure_noted
 from ncollapse.studies.rundir import RunDirectory
-from ncollapse.train.ensemble import SHARED, train_together
+from ncollapse.train.ensemble import COVERED, SHARED, train_together
 from ncollapse.train.loop import EpochRecord, TrainingDiverged
 from ncollapse.train.schedule import TrainConfig
 
@@ -26,13 +26,13 @@ def can_run_together(recipe: Recipe, other: Recipe) -> bool:
         other: Another.
 
     Returns:
-        True if both train a residual FC ResNet by SGD in float32 and only seeds, words, and settings of single steps of
-        training (rates, decays, momentum, clipping) differ.
+        True if both train a residual FC ResNet by SGD in float32 (neither deterministic nor compiled) and only seeds, words,
+        and settings of single steps of training (rates, decays, momentum, clipping) differ.
     """
     model, training = recipe.model, recipe.train
     stacked = isinstance(model, FCResNetConfig) and (model.connections, model.head) == ("residual", "linear")
-    covered = stacked and (training.optimizer, training.precision) == ("sgd", "float32")
-    return covered and _shared(recipe) == _shared(other)
+    covered = all(getattr(training, field) == value for field, value in COVERED.items())
+    return stacked and covered and _shared(recipe) == _shared(other)
 
 
 def _shared(recipe: Recipe) -> Recipe:
@@ -63,8 +63,8 @@ def run_together(
     """
     if not recipes or not all(can_run_together(recipes[0], recipe) for recipe in recipes):
         raise ValueError(
-            "Recipes that run together must train FC ResNets in float32, and may differ in seed, rates, decay, momentum and "
-            "clipping only. Group them, and run others one after another."
+            "Recipes that run together must train FC ResNets in float32, neither deterministic nor compiled, and may differ in "
+            "seed, rates, decay, momentum and clipping only. Group them, and run others one after another."
         )
     with threads(recipes[0].threads):
         device = device_named(recipes[0].device)

@@ -15,7 +15,9 @@ from ncollapse.train.schedule import TrainConfig, lr_at
 
 __all__ = ["train_together"]
 
-SHARED = ("epochs", "batch_size", "loss", "optimizer", "precision")
+# What batched steps can do.
+COVERED = {"optimizer": "sgd", "precision": "float32", "deterministic": False, "compiled": False}
+SHARED = ("epochs", "batch_size", "loss", *COVERED)
 # As torch.nn.utils.clip_grads_with_norm_ has it.
 _CLIP_EPS = 1e-6
 
@@ -64,7 +66,7 @@ def train_together(
         stack: The networks; other kinds than ``FCResNetStack`` takes are trained one after another.
         data: The training set of all.
         configs: One for each network; ``epochs``, ``batch_size`` and ``loss`` must be equal, the rest may differ; the optimizer
-            must be ``sgd``.
+            must be ``sgd``, in float32, and steps neither deterministic nor compiled.
         seeds: Of each network's order of the samples.
         optimizers: From ``make_optimizer``, one for each network, for who saves or restores checkpoints; None makes them.
         start_epoch: As in ``train``, the same for all.
@@ -95,11 +97,9 @@ def train_together(
         values = sorted({str(getattr(config, field)) for config in configs})
         if len(values) > 1:
             raise ValueError(f"networks that train together need one train.{field}, got {', '.join(values)}. Group them by it.")
-    if (configs[0].optimizer, configs[0].precision) != ("sgd", "float32"):
-        raise ValueError(
-            "networks that train together need train.optimizer sgd and train.precision float32, got "
-            f"{configs[0].optimizer} and {configs[0].precision}. Train these one after another."
-        )
+    for field, needed in COVERED.items():
+        if (came := getattr(configs[0], field)) != needed:
+            raise ValueError(f"networks that train together need train.{field}={needed}, got {came}. Train one after another.")
     for network, config in zip(networks, configs, strict=True):
         check_run(network, data, config, start_epoch)
     given = [None] * len(networks) if optimizers is None else optimizers

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ncollapse.data import LabeledData, shuffled_batches
+from ncollapse.train.execution import Network, check_execution, execution, logits_of
 from ncollapse.train.parallel import Team, share_batch_norm
 from ncollapse.train.schedule import TrainConfig, lr_at
 
@@ -104,7 +105,8 @@ def train(
 
     Raises:
         ValueError: If there are no samples, the last batch is too small for batch normalization, the start epoch is
-            out of range, or (while iterating) the model's output has the wrong shape.
+            out of range, deterministic or compiled training is not possible here (what the machine lacks shows while
+            iterating), or (while iterating) the model's output has the wrong shape.
         TrainingDiverged: While iterating, if a loss or gradient of the epoch was not finite.
 
     Example:
@@ -115,11 +117,14 @@ def train(
         [1, 2, 3]
     """
     check_run(model, data, config, start_epoch)
-    team = Team(group)
+    team, device = Team(group), next(model.parameters()).device
+    check_execution(config, device, team)
     share_batch_norm(model, team)
+    logits_in_training = logits_of(model, config, device)
+    run_epoch = execution(config)(_run_epoch)
     optimizer = make_optimizer(model, config) if optimizer is None else optimizer
     epochs = range(start_epoch, config.epochs + 1)
-    return (_run_epoch(model, data, config, optimizer, seed, epoch, team) for epoch in epochs)
+    return (run_epoch(model, logits_in_training, data, config, optimizer, seed, epoch, team) for epoch in epochs)
 
 
 def check_run(model: nn.Module, data: LabeledData, config: TrainConfig, start_epoch: int) -> None:
@@ -152,6 +157,7 @@ def _takes_one_sample(model: nn.Module, data: LabeledData) -> bool:
 
 def _run_epoch(
     model: nn.Module,
+    network: Network,
     data: LabeledData,
     config: TrainConfig,
     optimizer: torch.optim.Optimizer,
@@ -170,7 +176,7 @@ def _run_epoch(
         sizes.append(len(labels))
         inputs, labels = team.share(inputs).to(device), team.share(labels).to(device)
         optimizer.zero_grad()
-        logits = _logits(model, inputs, config)
+        logits = network(inputs)
         check_logits(logits, labels, data)
         loss = team.loss(config.loss, logits, labels, sizes[-1])
         loss.backward()
@@ -189,13 +195,6 @@ def _run_epoch(
         learning_rate=learning_rate,
         grad_norm=float(step_norms.mean()),
     )
-
-
-def _logits(model: nn.Module, inputs: Tensor, config: TrainConfig) -> Tensor:
-    if config.precision == "float32":
-        return model(inputs)
-    with torch.autocast(inputs.device.type, torch.bfloat16):
-        return model(inputs).float()
 
 
 def check_logits(logits: Tensor, labels: Tensor, data: LabeledData) -> None:

@@ -46,6 +46,15 @@ class TrainConfig:
         precision: ``bfloat16`` computes products of the forward and backward pass in bfloat16, which is faster on GPUs that
             have it; weights, normalization, loss and steps stay in float32, measurements too. ``float32`` computes in the
             type of the network.
+        deterministic: Whether steps take deterministic operations of PyTorch only, and of cuDNN; an operation that has no such
+            implementation ends the training. On CUDA the environment variable ``CUBLAS_WORKSPACE_CONFIG`` must be ``:4096:8``
+            or ``:16:8`` from the start of the process on. The settings of before hold again between epochs. Not run on a GPU
+            yet.
+        compiled: Whether steps run the network as ``torch.compile`` makes it, on CUDA with CUDA graphs (not run on a GPU yet).
+            Equal to the eager network within rounding; measurements stay eager. Needs a C++ compiler and one process. A
+            network is compiled for each of the two sizes that batches have, which takes ten seconds or more, so it pays for
+            long runs only, if at all; of networks of one class PyTorch keeps eight such codes in a process and runs others
+            eagerly.
 
     Raises:
         ValueError: If a field is out of its range.
@@ -65,6 +74,8 @@ class TrainConfig:
     optimizer: OptimizerName = "sgd"
     schedule: Schedule = "steps"
     precision: Precision = "float32"
+    deterministic: bool = False
+    compiled: bool = False
 
     def __post_init__(self) -> None:
         self._check_choices_and_counts()
@@ -88,6 +99,10 @@ class TrainConfig:
             value = getattr(self, field)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"train.{field} must be an integer of 1 or more, got {value!r}. Pass such a number.")
+
+        for field in ("deterministic", "compiled"):
+            if not isinstance(getattr(self, field), bool):
+                raise ValueError(f"train.{field} must be true or false, got {getattr(self, field)!r}. Pass one of them.")
 
     def _check_numbers(self) -> None:
         rising = all(early < late for early, late in pairwise((0.0, *self.milestones, 1.0)))

@@ -1,0 +1,126 @@
+"""How steps are computed: in which precision, by a compiled network, by deterministic operations only."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from ncollapse.train.parallel import Team
+from ncollapse.train.schedule import TrainConfig
+
+__all__ = ["Network", "check_execution", "execution", "logits_of"]
+
+Network = Callable[[Tensor], Tensor]
+
+# The workspaces of cuBLAS with which PyTorch takes its products for deterministic.
+_WORKSPACES = (":4096:8", ":16:8")
+
+
+def check_execution(config: TrainConfig, device: torch.device, team: Team) -> None:
+    """Checks that steps can be computed here as they are wanted.
+
+    Args:
+        config: The recipe.
+        device: The model's.
+        team: The processes.
+
+    Raises:
+        ValueError: If deterministic training on CUDA finds no fixed workspace of cuBLAS, or several processes are to train a
+            compiled network.
+    """
+    workspace = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
+    if config.deterministic and device.type == "cuda" and workspace not in _WORKSPACES:
+        raise ValueError(
+            "train.deterministic on CUDA needs the environment variable CUBLAS_WORKSPACE_CONFIG to be "
+            f"{' or '.join(_WORKSPACES)} when the process starts, got {workspace or 'none'}. Set it, or leave "
+            "train.deterministic false."
+        )
+    if config.compiled and team.group is not None:
+        raise ValueError(
+            f"train.compiled needs one process without a group, got a group of {team.size}. Train in one process, or leave "
+            "train.compiled false."
+        )
+
+
+def logits_of(model: nn.Module, config: TrainConfig, device: torch.device) -> Network:
+    """The function that maps inputs to logits in training.
+
+    Args:
+        model: Left as it is: compiled code is kept beside it.
+        config: Precision, and whether to compile.
+        device: The model's.
+
+    Returns:
+        It; inputs (B, ...) to logits (B, K).
+    """
+    network: Network = _compiled(model, device) if config.compiled else model
+    if config.precision == "float32":
+        return network
+
+    def mixed(inputs: Tensor) -> Tensor:
+        with torch.autocast(inputs.device.type, torch.bfloat16):
+            return network(inputs).float()
+
+    return mixed
+
+
+def _compiled(model: nn.Module, device: torch.device) -> Network:
+    # Fixed shapes: an epoch has one or two sizes of batches, and code for each is what CUDA graphs need.
+    return torch.compile(model, dynamic=False, mode="reduce-overhead" if device.type == "cuda" else None)
+
+
+@contextmanager
+def execution(config: TrainConfig) -> Iterator[None]:
+    """Steps in the body are computed as a recipe wants them.
+
+    Args:
+        config: The recipe.
+
+    Yields:
+        Nothing; the former settings hold again afterwards.
+    """
+    with ExitStack() as stack:
+        if config.deterministic:
+            stack.enter_context(_deterministic_operations())
+        if config.compiled:
+            stack.enter_context(_compiler_failures_told())
+        yield
+
+
+@contextmanager
+def _compiler_failures_told() -> Iterator[None]:
+    # Imported by torch.compile, and slow to import where nothing is compiled.
+    from torch._dynamo.exc import BackendCompilerFailed
+
+    try:
+        yield
+    except BackendCompilerFailed as error:
+        raise ValueError(
+            "train.compiled needs what torch.compile builds with: a C++ compiler (g++, or the one that the environment "
+            f"variable CXX names), on CUDA Triton too. It said: {str(error).splitlines()[0]}. Install it, or leave "
+            "train.compiled false."
+        ) from error
+
+
+@contextmanager
+def _deterministic_operations() -> Iterator[None]:
+    cudnn = torch.backends.cudnn
+    mode, before = torch.get_deterministic_debug_mode(), (cudnn.deterministic, cudnn.benchmark)
+    try:
+        torch.use_deterministic_algorithms(True)
+        cudnn.deterministic, cudnn.benchmark = True, False
+        yield
+    except RuntimeError as error:
+        if "does not have a deterministic implementation" not in str(error):
+            raise
+        raise ValueError(
+            "train.deterministic needs operations with a deterministic implementation, got one without: "
+            f"{str(error).split(',')[0]}. Replace it, or leave train.deterministic false."
+        ) from error
+    finally:
+        torch.use_deterministic_algorithms(mode > 0, warn_only=mode == 1)
+        cudnn.deterministic, cudnn.benchmark = before
