@@ -95,11 +95,10 @@ def deep_rn1_small() -> Recipe:
 def deep_rn2_small() -> Recipe:
     """L-RN2 on 200 handwritten digits: two linear layers a block, λ = 0.005/L.
 
-    The settings of deep_rn1_small. Measured with seeds 0 to 4 at L = 1, 2, 4, 8, 8 to 29 seconds a run on a busy core of an AMD
-    EPYC: the excess of the objective over its floor falls from 0.0328 to 0.0165, but the means of log10 NC1 rise from -2.50 to
-    -1.64, of log10 NC2 from -1.69 to -1.12 and of log10 NC3 from -2.78 to -1.87: with λ the pull towards collapse falls too,
-    the steps are the same, and the paper's trend is not seen. At L = 16 this learning rate is too high: three of three seeds do
-    not fit the digits.
+    The settings of deep_rn1_small. Measured with seeds 0 to 2 at L = 1, 2, 4, 8, 16, 32, 5 to 53 s a run on a busy core of
+    an AMD EPYC: from L = 1 to 32 the excess of the objective over its floor falls from 0.0317 to 0.0164, but the means of log10
+    NC1 rise from -2.52 to -2.21 (-2.00 at L = 8), of log10 NC2 from -1.41 to -0.73 and of log10 NC3 from -2.74 to -1.81: with λ
+    the pull towards collapse falls too, the steps are the same, and the paper's trend is not seen. Train accuracy 1.
     """
     recipe = _small(deep_rn2_small, "L-RN2 with λ = 0.005/L", LayerNormResNetConfig(linear_layers=2))
     return replace(recipe, decay_over_blocks=True)
@@ -108,9 +107,9 @@ def deep_rn2_small() -> Recipe:
 def deep_rn2_constant_small() -> Recipe:
     """L-RN2 on 200 handwritten digits with constant λ = 0.0025, the negative control.
 
-    The settings of deep_rn1_small. Measured with seeds 0 to 4 at L = 1, 2, 4, 8, 16, 6 to 26 seconds a run on a busy core of an
-    AMD EPYC: from L = 1 to 16 the means of log10 NC1 rise from -2.64 to -1.64, of log10 NC2 from -1.88 to -1.56, of log10 NC3
-    from -2.92 to -1.94, and of the objective from 0.3186 to 0.3434, its floor being 0.3003; train accuracy 1.
+    The settings of deep_rn1_small. Measured with seeds 0 to 2 at L = 1, 2, 4, 8, 16, 32, 4 to 56 s a run on a busy core of
+    an AMD EPYC: from L = 1 to 32 the means of log10 NC1 rise from -2.58 to -1.51, of log10 NC3 from -2.50 to -1.76 and of the
+    objective from 0.3196 to 0.3319, its floor being 0.3003; log10 NC2 stays at -1.1; train accuracy 1.
     """
     recipe = _small(deep_rn2_constant_small, "L-RN2 with constant λ", LayerNormResNetConfig(linear_layers=2))
     return replace(recipe, train=replace(recipe.train, weight_decay=0.0025))
