@@ -48,7 +48,10 @@ def over_samples() -> None:
     def measured(num_samples: int) -> None:
         measure(model, batches[num_samples], num_classes=10, memory_budget=2**30)
 
-    times = {n: [(seconds(partial(measured, n)), seconds(partial(bare, n))) for _ in range(ROUNDS)] for n in sizes}
+    times: dict[int, list[tuple[float, float]]] = {n: [] for n in sizes}
+    for _ in range(ROUNDS):
+        for n in sizes:
+            times[n].append((seconds(partial(measured, n)), seconds(partial(bare, n))))
     taken = {n: statistics.median(own for own, _ in pairs) for n, pairs in times.items()}
     slope = (taken[sizes[-1]] - taken[sizes[0]]) / (sizes[-1] - sizes[0])
     print(f"{'N':>8}{'measure s':>12}{'line s':>10}{'off':>8}{'ratio':>8}")

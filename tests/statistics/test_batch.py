@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ncollapse.statistics import batch
+from ncollapse.statistics import ClassCenters, ClassDecisions, ClassMoments, batch, decisions
 from ncollapse.statistics.batch import Workspace
 
 
@@ -35,3 +35,17 @@ def test_a_room_is_the_same_memory_for_one_purpose_and_another_for_another() -> 
     assert torch.equal(again, torch.ones(2, 3, dtype=torch.float64))
     assert other.data_ptr() != first.data_ptr()
     assert workspace.room("block", torch.empty(6, 5)).shape == (6, 5)
+
+
+def test_decisions_block_by_block_are_those_of_all_samples_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(1)
+    features, labels = torch.randn(203, 12, generator=generator), torch.arange(203) % 5
+    centers = ClassCenters.from_moments(ClassMoments.from_batch(features, labels, 5))
+    whole = ClassDecisions.from_batch(features, labels, centers)
+    monkeypatch.setattr(batch, "_BLOCK_ELEMENTS_CPU", 160)
+    monkeypatch.setattr(decisions, "_MARGIN_ROWS", 7)
+    parts = ClassDecisions.from_batch(features, labels, centers)
+    assert torch.equal(parts.ncc_correct, whole.ncc_correct)
+    assert torch.equal(parts.counts, whole.counts)
+    torch.testing.assert_close(parts.margin_sums, whole.margin_sums, rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(parts.within_class, whole.within_class, rtol=1e-13, atol=1e-13)
