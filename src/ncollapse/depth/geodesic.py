@@ -16,7 +16,7 @@ from ncollapse.statistics.conventions import ClassWeights, Convention, conventio
 from ncollapse.statistics.paired import PairedMoments
 
 GRID = tuple(step / 100 for step in range(101))
-_BLOCK_ELEMENTS = 2**24
+_BLOCK_ELEMENTS = 2**20
 
 
 def _bernstein(start: Tensor, cross: Tensor, end: Tensor, times: Tensor) -> Tensor:
@@ -203,15 +203,20 @@ class LineDecisions:
         correct = torch.full((len(t),), start, dtype=torch.float64, device=first.device)
         violating = correct.new_full((), start)
         classes = torch.arange(num_classes, device=first.device)
+        polynomials = torch.stack([(1 - t) ** 2, 2 * t * (1 - t), t**2], dim=1)
         for rows in row_blocks(first):
-            own = labels[rows].unsqueeze(1)
-            near, cross, far, collapsed_cross, radius = _margins(first[rows], last[rows], labels[rows], paired)
+            own = labels[rows]
+            residuals = first[rows] - paired.first.means[own], last[rows] - paired.last.means[own]
+            near, cross, far, collapsed_cross, radius = _margins(*residuals, own, paired)
             # Ties go to the smaller index, within the rounding of the margins.
-            rounding = _rounding(first[rows], last[rows], labels[rows], paired)
-            needed = torch.where(classes < own, rounding + torch.finfo(torch.float64).tiny, -rounding)
-            for index, s in enumerate(t):
-                margin = (1 - s) ** 2 * near + 2 * s * (1 - s) * cross + s**2 * far
-                correct[index] += (margin >= needed).all(dim=1).sum()
+            rounding = _rounding(*residuals, own, paired)
+            needed = torch.where(classes < own.unsqueeze(1), rounding + torch.finfo(torch.float64).tiny, -rounding)
+            coefficients = torch.stack([near.T, cross.T, far.T])
+            decided = [
+                (torch.tensordot(part, coefficients, 1) >= needed.T).all(dim=1).sum(dim=1)
+                for part in _time_blocks(polynomials, near.numel())
+            ]
+            correct += torch.cat(decided)
             violating += ((near > 0) & (collapsed_cross < 0) & (collapsed_cross.square() > near * radius)).sum()
         num_pairs = torch.tensor(len(labels) * (num_classes - 1))
         return cls(t, correct, torch.tensor(len(labels)), violating, num_pairs)
@@ -242,16 +247,18 @@ class LineDecisions:
         return self.correct / self.num_samples
 
 
-def _margins(x: Tensor, y: Tensor, labels: Tensor, paired: PairedMoments) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _margins(
+    first: Tensor, last: Tensor, labels: Tensor, paired: PairedMoments
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """By how much class j is farther than the own class k, for all samples and j: coefficients ΔA, ΔB, ΔC of the margin.
 
-    Written with residuals r = h - μ_k and differences δ = μ_k - μ_j, so that nothing large is subtracted: ΔA = 2 r⁰·δ⁰ + |δ⁰|²,
-    ΔB = r⁰·δᴸ + rᴸ·δ⁰ + δ⁰·δᴸ, ΔC = 2 rᴸ·δᴸ + |δᴸ|²; last the ΔB and ΔC of an end point collapsed to its class means.
+    Written with the given residuals r = h - μ_k and differences δ = μ_k - μ_j, so that nothing large is subtracted:
+    ΔA = 2 r⁰·δ⁰ + |δ⁰|², ΔB = r⁰·δᴸ + rᴸ·δ⁰ + δ⁰·δᴸ, ΔC = 2 rᴸ·δᴸ + |δᴸ|²; last the ΔB and ΔC of an end point collapsed to
+    its class means.
 
     Returns:
         ΔA, ΔB, ΔC, and ΔB, ΔC for the collapsed end, each (N, K).
     """
-    residuals = x - paired.first.means[labels], y - paired.last.means[labels]
     means = paired.first.centered_means(), paired.last.centered_means()
 
     def toward(residual: Tensor, centers: Tensor) -> Tensor:
@@ -259,18 +266,17 @@ def _margins(x: Tensor, y: Tensor, labels: Tensor, paired: PairedMoments) -> tup
         return products.gather(1, labels.unsqueeze(1)) - products
 
     between_start, between_cross, between_end = (matrix[labels] for matrix in paired.separations)
-    start = 2 * toward(residuals[0], means[0]) + between_start
-    end = 2 * toward(residuals[1], means[1]) + between_end
-    collapsed_cross = toward(residuals[0], means[1]) + between_cross
-    return start, collapsed_cross + toward(residuals[1], means[0]), end, collapsed_cross, between_end
+    start = 2 * toward(first, means[0]) + between_start
+    end = 2 * toward(last, means[1]) + between_end
+    collapsed_cross = toward(first, means[1]) + between_cross
+    return start, collapsed_cross + toward(last, means[0]), end, collapsed_cross, between_end
 
 
-def _rounding(x: Tensor, y: Tensor, labels: Tensor, paired: PairedMoments) -> Tensor:
-    """Rounding of the margins at both ends, (N, K), as in ``ClassCenters.nearest``; none to the own class."""
-    ends = (x, paired.first.means, paired.separations[0]), (y, paired.last.means, paired.separations[2])
+def _rounding(first: Tensor, last: Tensor, labels: Tensor, paired: PairedMoments) -> Tensor:
+    """Rounding of these residuals' margins at both ends, (N, K), as in ``ClassCenters.nearest``; none to the own class."""
     parts = []
-    for features, means, separations in ends:
-        reach = torch.linalg.vector_norm(features - means[labels], dim=1, keepdim=True)
+    for residuals, separations in zip((first, last), (paired.separations[0], paired.separations[2]), strict=True):
+        reach = torch.linalg.vector_norm(residuals, dim=1, keepdim=True)
         parts.append(TIE * (separations[labels] + reach * separations[labels].sqrt()))
     return torch.maximum(*parts)
 

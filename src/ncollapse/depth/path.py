@@ -68,7 +68,7 @@ class PathStatistics:
         if len(layers) < 2 or len(shapes) != 1:
             raise ValueError(f"A path needs at least two layers of one shape (N, d), got {len(layers)} of shapes {shapes}.")
         means = [layer.double().mean(dim=0) for layer in layers] if means is None else means
-        drifts = [after - before for before, after in pairwise(means)]
+        drifts = torch.stack(list(means)).diff(dim=0)
         blocks = [_block(layers, drifts, rows) for rows in _path_blocks(layers[0], len(layers) - 1)]
         return _merge_all(blocks)
 
@@ -197,10 +197,9 @@ def _path_blocks(layer: Tensor, num_steps: int) -> list[slice]:
     return [slice(start, start + rows) for start in range(0, max(1, len(layer)), rows)]
 
 
-def _block(layers: Sequence[Tensor], drifts: Sequence[Tensor], rows: slice) -> PathStatistics:
-    steps = torch.stack(
-        [after[rows].double() - before[rows] - drift for (before, after), drift in zip(pairwise(layers), drifts, strict=True)]
-    ).transpose(0, 1)
+def _block(layers: Sequence[Tensor], drifts: Tensor, rows: slice) -> PathStatistics:
+    hidden = torch.stack([layer[rows] for layer in layers]).double()
+    steps = hidden.diff(dim=0).sub_(drifts.unsqueeze(1)).transpose(0, 1)
     gram = steps @ steps.transpose(1, 2)  # (B, L, L): inner products of a sample's steps
     num_steps = gram.shape[1]
     norms = gram.diagonal(dim1=1, dim2=2).clamp(min=0).sqrt()
