@@ -8,6 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from ncollapse.models.flat import check_sizes, flat_samples, linear_layer
 from ncollapse.models.heads import FixedETFHead
 
 __all__ = ["FCResNet", "FCResNetConfig"]
@@ -147,11 +148,7 @@ class FCResNet(nn.Module):
 
     def __init__(self, config: FCResNetConfig, input_dim: int, num_classes: int, seed: int) -> None:
         super().__init__()
-        if input_dim < 1 or num_classes < 1:
-            raise ValueError(
-                f"FCResNet needs input_dim and num_classes of 1 or more, got {input_dim} and {num_classes}. Take them "
-                "from the data: data.input_dim, data.num_classes."
-            )
+        check_sizes(self, input_dim, num_classes)
         self.config = config
         self.input_dim = input_dim
         self.num_classes = num_classes
@@ -188,41 +185,13 @@ class FCResNet(nn.Module):
         Raises:
             ValueError: If the samples have another size.
         """
-        flat = inputs.flatten(1)
-        if flat.shape[1] != self.input_dim:
-            raise ValueError(
-                f"this FCResNet needs inputs of {self.input_dim} numbers a sample, got shape {tuple(inputs.shape)}. "
-                f"Build it with input_dim={flat.shape[1]}, or pass the data it was built for."
-            )
-        hidden = self.stem(flat)
+        hidden = self.stem(flat_samples(self, inputs, self.input_dim))
         if self.config.connections != "dense":
             return self.head(self.blocks(hidden))
         layers = [hidden]
         for block in self.blocks:
             layers.append(block(torch.cat(layers, dim=1)))
         return self.head(layers[-1])
-
-
-def linear_layer(fan_in: int, fan_out: int, generator: torch.Generator, *, zero_bias: bool = True) -> nn.Linear:
-    """A linear layer with weights uniform in +-1/sqrt(fan-in), and biases 0 or likewise.
-
-    Args:
-        fan_in: Numbers it takes.
-        fan_out: Numbers it gives.
-        generator: Of the weights.
-        zero_bias: Whether the biases start at 0.
-
-    Returns:
-        The layer.
-    """
-    layer = nn.Linear(fan_in, fan_out)
-    bound = 1 / math.sqrt(fan_in)
-    nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
-    if zero_bias:
-        nn.init.zeros_(layer.bias)
-    else:
-        nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
-    return layer
 
 
 def _branch(config: FCResNetConfig, fan_in: int, generator: torch.Generator) -> nn.Sequential:

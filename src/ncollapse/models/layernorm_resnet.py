@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from ncollapse.models.fc_resnet import linear_layer
+from ncollapse.models.flat import check_sizes, flat_samples, linear_layer
 from ncollapse.models.sphere_norm import NormScale, SphereNorm, radius_squared
 
 __all__ = ["LayerNormResNet", "LayerNormResNetConfig"]
@@ -121,11 +121,7 @@ class LayerNormResNet(nn.Module):
 
     def __init__(self, config: LayerNormResNetConfig, input_dim: int, num_classes: int, seed: int) -> None:
         super().__init__()
-        if input_dim < 1 or num_classes < 1:
-            raise ValueError(
-                f"LayerNormResNet needs input_dim and num_classes of 1 or more, got {input_dim} and {num_classes}. Take them "
-                "from the data: data.input_dim, data.num_classes."
-            )
+        check_sizes(self, input_dim, num_classes)
         self.config, self.input_dim, self.num_classes = config, input_dim, num_classes
         self.collapse_stages = ("stem", *(f"blocks.{index}" for index in range(config.num_blocks)))
         # As in FCResNet: layers initialize themselves from the global generator before they are filled from the seed's own.
@@ -152,13 +148,7 @@ class LayerNormResNet(nn.Module):
         Raises:
             ValueError: If the samples have another size.
         """
-        flat = inputs.flatten(1)
-        if flat.shape[1] != self.input_dim:
-            raise ValueError(
-                f"this LayerNormResNet needs inputs of {self.input_dim} numbers a sample, got shape {tuple(inputs.shape)}. "
-                f"Build it with input_dim={flat.shape[1]}, or pass the data it was built for."
-            )
-        return self.head(self.blocks(self.stem(flat)))
+        return self.head(self.blocks(self.stem(flat_samples(self, inputs, self.input_dim))))
 
 
 def _branch(config: LayerNormResNetConfig, generator: torch.Generator) -> nn.Sequential:

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ncollapse.models.fc_resnet import linear_layer
+from ncollapse.models.flat import linear_layer
 
 __all__ = ["PADDING", "Embedding", "PatchEmbedding", "ReadOut", "TokenEmbedding", "TokenPool", "masked_mean"]
 

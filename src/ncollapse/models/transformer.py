@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from ncollapse.models.fc_resnet import linear_layer
+from ncollapse.models.flat import linear_layer
 from ncollapse.models.sphere_norm import NormScale, SphereNorm, radius_squared
 from ncollapse.models.tokens import PatchEmbedding, ReadOut, TokenEmbedding, TokenPool
 
