@@ -245,6 +245,15 @@ def test_many_wide_rows_cross_the_joints_between_blocks():
     assert int(line.num_samples) == 600
 
 
+def test_many_classes_take_the_positions_in_parts(monkeypatch):
+    x, y, labels, K = two_layers("imbalanced")
+    paired = PairedMoments.from_batch(x, y, labels, K)
+    whole = LineDecisions.from_batch(x, y, labels, paired)
+    assert len(set(whole.correct.tolist())) > 1
+    monkeypatch.setattr("ncollapse.depth.geodesic._BLOCK_ELEMENTS", 10 * len(x) * K)
+    assert torch.equal(LineDecisions.from_batch(x, y, labels, paired).correct, whole.correct)
+
+
 @pytest.mark.parametrize(("tied", "correct"), [(0, 4), (1, 3)])
 def test_equal_distances_go_to_the_smallest_index(tied, correct):
     # The class means are -1 and 1, and one sample lies halfway.
