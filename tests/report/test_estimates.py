@@ -39,6 +39,10 @@ def test_slope_is_that_of_linregress():
     assert log_log_slope([1, 10, 100], [2, 200, 20000])[:3] == pytest.approx((2, 2, 2))
 
 
+def test_what_does_not_change_has_slope_zero():
+    assert log_log_slope([1, 2, 4, 8, 16, 32] * 5, [0.475317189113813] * 30) == (0, 0, 0, 30)
+
+
 def test_too_few_give_no_interval():
     for estimate in (mean_estimate([]), share_estimate(0, 0), log_log_slope([1, 1], [1, 2])):
         assert all(math.isnan(value) for value in estimate[:3])

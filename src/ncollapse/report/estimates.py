@@ -93,6 +93,7 @@ def log_log_slope(x: Sequence[float], y: Sequence[float]) -> Estimate:
 
 
 def _centered_logs(values: Sequence[float]) -> list[float]:
-    logs = [math.log(value) for value in values]
+    # From the first, so that equal values are exactly 0 and not off by the rounding of their mean.
+    logs = [math.log(value) - math.log(values[0]) for value in values]
     mean = statistics.fmean(logs)
     return [log - mean for log in logs]
