@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 Show = Callable[[int, int, str], None]
 
 
 @contextmanager
-def progress(title: str) -> Iterator[Show]:
+def progress(title: str, table: Callable[[], Table] | None = None) -> Iterator[Show]:
     """Show how far the work in the body is.
 
     Args:
         title: What it is.
+        table: Makes what a terminal shows below the bar.
 
     Yields:
         To be called with the epochs done, the epochs in all, and words on the last one.
     """
-    from rich.console import Console
+    from rich.console import Console, RenderableType
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    class Shown(Progress):
+        def get_renderables(self) -> Iterable[RenderableType]:
+            yield from super().get_renderables()
+            # Below, where a terminal cuts off what it has no lines for.
+            if table is not None:
+                yield table()
 
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+    with Shown(*columns, console=console, disable=not console.is_terminal, refresh_per_second=2) as bar:
         task = bar.add_task(title, total=None)
         told = 0
 

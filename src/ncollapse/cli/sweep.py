@@ -42,15 +42,17 @@ def run_command(options: argparse.Namespace) -> None:
     Raises:
         ValueError: If a run could not be finished.
     """
+    from ncollapse.cli.sweep_summary import SweepSummary
     from ncollapse.report import write_comparison, write_sweep_page
     from ncollapse.studies import override, plan_sweep, recipe_by_name, run_sweep
 
     out = options.out or Path("runs") / f"sweep-{options.recipe}"
     runs = plan_sweep(override(recipe_by_name(options.recipe), options.set), options.over, options.seeds, out)
-    with progress(f"{options.recipe}: {len(runs)} runs") as show:
+    summary = SweepSummary(runs)
+    with progress(options.recipe, summary.table) as show:
         workers = options.workers or os.cpu_count() or 1
         where = {"engine": options.engine, "workers": workers, "address": options.address}
-        outcome = run_sweep(runs, out, **where, on_progress=lambda done, total: show(done, total, ""))
+        outcome = run_sweep(runs, out, **where, on_progress=lambda done, total: show(done, total, summary.words()))
     if any(run.status().get("state") == "finished" for run in runs):
         write_comparison([out], out / "compare.html")
     page = write_sweep_page(out)

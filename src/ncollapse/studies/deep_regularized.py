@@ -123,7 +123,8 @@ def deep_t11_small() -> Recipe:
     from -0.38 to -1.50 at L = 8 (-1.40 at 16), of log10 NC3 from -1.17 to -2.49, and of the objective from 0.5910 to 0.4990,
     its floor being 0.4753; train accuracy 1.
     """
-    return _small(deep_t11_small, "L-T11", _T11)
+    recipe = _small(deep_t11_small, "L-T11", _T11)
+    return replace(recipe, train=replace(recipe.train, learning_rate=0.001))
 
 
 def deep_preln_t11_small() -> Recipe:
