@@ -169,7 +169,8 @@ def test_page_of_depth(deep_sweep, tmp_path, capsys):
     out = write_depth_page(folders, tmp_path / "pages" / "depth.html")
     html = out.read_text(encoding="utf-8")
     assert html.count('role="img"') == 12
-    assert html.index("Title of deep") < html.index("Title of control")
+    assert html.index("Title of deep") < html.index("Recipe control with changed settings")
+    assert "Title of control" not in html
     assert html.count("Negative control:") == 1
     assert html.count("Changed relative to the recipe: data.per_class=9.") == 1
     assert "Log-log slope with L: -0.5, 95 % interval" in html

@@ -87,6 +87,17 @@ def test_finished_runs_are_left_alone(swept):
     assert before == {run.name: (run.path / "checkpoint.safetensors").stat().st_mtime_ns for run in swept}
 
 
+@pytest.mark.parametrize("setting", ["train.learning_rate=0.01", "train.epochs=6"])
+def test_a_folder_of_other_settings_is_not_taken_for_this_sweep(swept, setting):
+    folder = swept[0].path.parent
+    before = (folder / "sweep.json").read_bytes()
+    with pytest.raises(
+        ValueError, match=r"holds a run of 'demo' with train\..*other settings. Choose another place with --out"
+    ):
+        run_sweep(plan_sweep(base(setting), OVER, 3, folder), folder)
+    assert (folder / "sweep.json").read_bytes() == before
+
+
 def test_a_run_that_fails_is_named_and_ends_no_other(tmp_path):
     recipe = base("model.normalization=none", "train.clip_norm=null")
     runs = plan_sweep(recipe, ["train.learning_rate=1e30,0.01"], 1, tmp_path)

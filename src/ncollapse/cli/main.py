@@ -115,7 +115,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(128 + signal.SIGPIPE) from None
     except KeyboardInterrupt:
-        sys.stderr.write("ncollapse: interrupted. What was finished is kept; continue with --resume.\n")
+        sys.stderr.write(
+            "ncollapse: interrupted. What was finished is kept; continue with --resume, a sweep with its own command.\n"
+        )
         raise SystemExit(130) from None
     except (ValueError, TypeError, KeyError, OSError, ImportError) as error:
         if options.debug:

@@ -71,9 +71,11 @@ def _row(index: int, sweep: Sweep) -> dict[str, Any]:
     panels = [(name, _BY_KEY[metric]) for metric, name in DEEP_METRICS.items()]
     panels += [(key, _BY_KEY[key]) for key in ("objective", "excess", "distance")]
     unfinished = sum(bool(item.problem) for item in sweep.runs)
+    changed = [item for item in runs[0].recipe.changed if not item.startswith(f"{_BLOCKS}=")]
     return {
-        "title": runs[0].recipe.title or runs[0].title,
-        "changed": [item for item in runs[0].recipe.changed if not item.startswith(f"{_BLOCKS}=")],
+        # Of changed settings the recipe's title may not be true.
+        "title": runs[0].title if changed else runs[0].recipe.title or runs[0].title,
+        "changed": changed,
         "folder": sweep.path.resolve().name,
         "control": is_control(runs[0]),
         "extent": f"{counted(len(runs), 'finished run')}{f', {unfinished} not finished' if unfinished else ''}",

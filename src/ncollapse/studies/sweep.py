@@ -12,7 +12,8 @@ from typing import Any, Literal, NamedTuple
 
 from ncollapse.files import write_whole
 from ncollapse.models.fc_resnet import FCResNetConfig
-from ncollapse.studies.recipe import Recipe, RecipeError, override
+from ncollapse.studies.recipe import Recipe, RecipeError, differences, override
+from ncollapse.studies.rundir import RunDirectory, RunDirectoryError
 from ncollapse.studies.together import can_run_together
 from ncollapse.studies.workers import run_locally, run_on_ray
 
@@ -135,9 +136,11 @@ def run_sweep(
         The runs, and why those that are not finished are not.
 
     Raises:
+        RunDirectoryError: If the folder holds a run of the same name with another recipe or other settings.
         OSError: If the folder is full or read-only.
         ImportError: If Ray is asked for and not installed.
     """
+    _check_held(runs)
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     listed = [{"name": run.name, "settings": run.settings, "seed": run.recipe.seed} for run in runs]
@@ -157,6 +160,22 @@ def run_sweep(
         run.name: error for group, errors in zip(groups, found, strict=True) for run, error in zip(group, errors, strict=True)
     }
     return SweepOutcome(tuple(runs), {name: error for name, error in errors.items() if error is not None})
+
+
+def _check_held(runs: Sequence[SweepRun]) -> None:
+    """What is finished is not trained again: it must be what is asked for, or the sweep's tables would mix settings."""
+    for run in runs:
+        try:
+            held = RunDirectory(run.path).recipe()
+        except RunDirectoryError:
+            # No run, or a damaged one, which fails by itself.
+            continue
+        if held.fingerprint() != run.recipe.fingerprint():
+            other = ", ".join(differences(held, run.recipe))
+            raise RunDirectoryError(
+                f"{run.path} holds a run of {held.name!r}{f' with {other}' if other else ''}, and this sweep's is of "
+                f"{run.recipe.name!r} with other settings. Choose another place with --out, or delete the folder."
+            )
 
 
 def _groups(runs: Sequence[SweepRun]) -> list[list[SweepRun]]:
