@@ -36,11 +36,23 @@ def test_settings_fill_as_their_runs_are_measured(tmp_path):
         run_recipe(run.recipe, run.path)
         means = [sum(last_layer(run, metric) for run in runs[:count]) / count for metric in ("pfc1", "pfc2", "pfc3_error")]
         heading, one, two = lines(summary.table())
-        assert heading == [*headings, "pfc1", "pfc2", "pfc3_error", "excess"]
-        assert one[:-1] == ["1", f"{count}/2", f"{3 * count}/6", *(f"{mean:.3g}" for mean in means)]
+        assert heading == [*headings, "measured", "at", "pfc1", "pfc2", "pfc3_error", "excess"]
+        assert one[:-1] == ["1", f"{count}/2", f"{3 * count}/6", "epoch", "3", *(f"{mean:.3g}" for mean in means)]
         assert float(one[-1]) > 0
         assert two == ["2", "0/2", "0/6"]
     assert summary.words() == "2 of 4 runs finished"
+
+
+def test_means_do_not_mix_epochs(tmp_path):
+    recipe = override(recipe_by_name("deep_rn1_small"), SMALL)
+    runs = plan_sweep(recipe, ["model.num_blocks=1"], 2, tmp_path)
+    for run in runs:
+        run_recipe(run.recipe, run.path)
+    behind = runs[1].path
+    rows = (behind / "measurements.csv").read_text().splitlines()
+    (behind / "measurements.csv").write_text("\n".join(row for row in rows if not row.startswith("3,")) + "\n")
+    (_, (*_, at, pfc1, _, _, _)) = lines(SweepSummary(runs).table())
+    assert (at, pfc1) == ("3", f"{last_layer(runs[0], 'pfc1'):.3g}")
 
 
 @pytest.mark.parametrize("terminal", [True, False])

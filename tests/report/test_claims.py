@@ -162,7 +162,10 @@ def test_runs_outside_the_terminal_phase_are_shown_and_do_not_count(five, edit, 
         edit(run / "status.json", lambda content: content.update(status))
     found = rulings(five)
     assert found["terminal"].verdict == "fails"
-    assert (found["pfc1"].verdict, found["pfc1"].why) == ("not testable here", "no run is in the terminal phase of training")
+    assert found["pfc1"].verdict == "not testable here"
+    assert found["pfc1"].why.startswith(
+        "no run is in the terminal phase of training: no training error, and a weight-decay time"
+    )
     (evidence,) = found["pfc1"].evidence
     assert (evidence.counts, evidence.verdict, evidence.estimate.n) == (False, "holds", 5)
 
@@ -317,6 +320,14 @@ def test_page_and_command_say_the_same(five, tmp_path, capsys):
         in words
     )
     assert words.splitlines()[-1] == f"Page: {five[0] / 'claims.html'}"
+    silent = [claim["key"] for claim in printed["claims"] if not claim["evidence"]]
+    assert f"[not testable here: no run fits] {len(silent)} further claims: {', '.join(silent)}." in words
+    assert "deep_floor" in silent
+    assert words.count("no run fits") == 1
+    ledger, rest = html.split("Not testable here: no run fits")
+    statements = {claim.key: claim.statement for claim in ALL_CLAIMS}
+    assert all((statements[key] in unescape(rest)) is (key in silent) for key in statements)
+    assert all((statements[key] in unescape(ledger)) is (key not in silent) for key in statements)
 
 
 def test_no_name_can_break_the_page(write_seed, edit, tmp_path):

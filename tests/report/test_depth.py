@@ -4,6 +4,7 @@ import json
 import math
 
 import pytest
+from matplotlib.figure import Figure
 from scipy import stats
 
 from ncollapse.cli import main
@@ -18,6 +19,8 @@ from ncollapse.report import (
     write_sweep_page,
 )
 from ncollapse.report.claim_scope import is_papers
+from ncollapse.report.sweep_figures import draw_against
+from ncollapse.report.sweep_quantities import Axis, SettingRow
 
 FLOOR = 0.4
 METRICS = {"pfc1": 0.5, "nc2_etf_weights": 1.0, "nc3_cosine": 0.3}
@@ -118,7 +121,11 @@ def test_what_fails_and_what_is_not_testable(deep_sweep):
     # A quantity that is not positive has no logarithm: that seed says nothing.
     assert below["deep_excess"].evidence[0].estimate.n == 4
     two_depths = rulings(deep_sweep("two", blocks=(1, 2)))
-    assert (two_depths["deep_nc1"].verdict, two_depths["deep_nc1"].why) == ("not testable here", "no run fits")
+    why = "2 numbers of blocks L, 3 needed"
+    assert (two_depths["deep_nc1"].verdict, two_depths["deep_nc1"].why) == ("not testable here", why)
+    assert two_depths["deep_nc1"].evidence[0].estimate.n == 0
+    control = rulings(deep_sweep("two_control", blocks=(1, 2), model={"linear_layers": 2}))
+    assert control["deep_control_nc1"].why == why
 
 
 @pytest.mark.parametrize(("slope", "verdict"), [(0.1, "holds"), (-0.1, "fails")])
@@ -190,8 +197,26 @@ def test_what_a_page_of_depth_needs(write_sweep, tmp_path, deep_sweep):
     plain = write_sweep(tmp_path / "plain", ("1", "2"), seeds=1)
     with pytest.raises(ReportError, match=r"found one over train\.weight_decay with 2 finished runs"):
         write_depth_page([plain], tmp_path / "x.html")
+
+
+def test_a_page_of_depth_without_a_floor_says_when_there_is_one(deep_sweep, tmp_path):
     folder = deep_sweep("deep", seeds=1)
+    assert "The objective is not shown" not in write_depth_page([folder], tmp_path / "x.html").read_text(encoding="utf-8")
     for path in folder.glob("*/objective.json"):
         path.unlink()
-    with pytest.raises(ReportError, match="whose objective has a floor"):
-        write_depth_page([folder], tmp_path / "x.html")
+    html = write_depth_page([folder], tmp_path / "x.html").read_text(encoding="utf-8")
+    assert "The objective is not shown: its floor" in html
+    assert html.count('role="img"') == 3
+
+
+def test_a_dashed_line_far_below_cuts_no_dot():
+    rows = [SettingRow((value,), value, math.nan) for value in (1.0, 1.1)]
+    figure = Figure()
+    axes = figure.subplots()
+    draw_against(axes, Axis("L", (1.0, 2.0), ("1", "2"), True), rows, [SettingRow((0.01,), 0.01, math.nan)] * 2)
+    low, high = axes.get_ylim()
+    assert axes.get_yscale() == "log"
+    assert low < 0.01
+    assert high == pytest.approx(1.12 * 1.1)
+    (dashed,) = (line for line in axes.get_lines() if line.get_linestyle() == "--")
+    assert list(dashed.get_ydata()) == [0.01, 0.01]

@@ -98,6 +98,30 @@ def test_a_folder_of_other_settings_is_not_taken_for_this_sweep(swept, setting):
     assert (folder / "sweep.json").read_bytes() == before
 
 
+def listed(folder):
+    return [item["name"] for item in json.loads((folder / "sweep.json").read_text())["runs"]]
+
+
+def test_a_sweep_is_extended_by_values_and_seeds_and_loses_no_run(tmp_path):
+    few = ["train.epochs=1", "measure.epochs=[0,1]"]
+    more = plan_sweep(base(*few), ["model.num_blocks=1,10"], 2, tmp_path)
+    assert run_sweep(more, tmp_path).errors == {}
+    less = plan_sweep(base(*few), ["model.num_blocks=2"], 1, tmp_path)
+    outcome = run_sweep(less, tmp_path)
+    assert [run.name for run in outcome.runs] == ["model.num_blocks=2_seed=0"]
+    assert listed(tmp_path) == [
+        f"model.num_blocks={run}" for run in ("1_seed=0", "1_seed=1", "2_seed=0", "10_seed=0", "10_seed=1")
+    ]
+    before = (tmp_path / "sweep.json").read_bytes()
+    with pytest.raises(ValueError, match=r"num_blocks=1_seed=0 holds a run of 'demo' with train.learning_rate=0.02, "):
+        run_sweep(plan_sweep(base(*few, "train.learning_rate=0.01"), ["model.num_blocks=3"], 1, tmp_path), tmp_path)
+    with pytest.raises(ValueError, match=r"holds a sweep over model.num_blocks, and this one is over seeds alone"):
+        run_sweep(plan_sweep(base(*few), [], 1, tmp_path), tmp_path)
+    with pytest.raises(ValueError, match=r"over model.num_blocks, and this one is over model.num_blocks, model.width\. Choose"):
+        run_sweep(plan_sweep(base(*few), ["model.num_blocks=1", "model.width=16"], 1, tmp_path), tmp_path)
+    assert (tmp_path / "sweep.json").read_bytes() == before
+
+
 def test_a_run_that_fails_is_named_and_ends_no_other(tmp_path):
     recipe = base("model.normalization=none", "train.clip_norm=null")
     runs = plan_sweep(recipe, ["train.learning_rate=1e30,0.01"], 1, tmp_path)

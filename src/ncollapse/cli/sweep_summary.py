@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ncollapse.report.parsing import ReportError
 from ncollapse.report.reading import Run, read_run
@@ -17,6 +17,14 @@ if TYPE_CHECKING:
 _SHOWN = ("pfc1", "pfc2", "pfc3_error", "excess")
 
 
+class _Measured(NamedTuple):
+    """What a run's files say: how far it is, the last measured epoch (-1 before the first), and the metrics then."""
+
+    progress: int
+    epoch: int
+    metrics: dict[str, float]
+
+
 class SweepSummary:
     """How far every setting is, and the metrics of its runs at the last layer and the last measured epoch.
 
@@ -26,7 +34,7 @@ class SweepSummary:
 
     def __init__(self, runs: Sequence[SweepRun]) -> None:
         self.runs = runs
-        self._read: dict[str, tuple[int, dict[str, float]]] = {}
+        self._read: dict[str, _Measured] = {}
 
     def words(self) -> str:
         """How many runs are finished."""
@@ -34,7 +42,7 @@ class SweepSummary:
         return f"{finished} of {len(self.runs)} runs finished"
 
     def table(self) -> Table:
-        """One row a setting: runs that are finished, epochs, and means over those of its runs that have been measured.
+        """One row a setting: runs that are finished, epochs, and means over those of its runs that were measured latest.
 
         Returns:
             The table.
@@ -45,32 +53,39 @@ class SweepSummary:
         settings: dict[tuple[str, ...], list[SweepRun]] = {}
         for run in self.runs:
             settings.setdefault(tuple(run.settings.values()), []).append(run)
-        found = {values: [self._metrics(run) for run in runs] for values, runs in settings.items()}
-        shown = [key for key in _SHOWN if any(key in metrics for each in found.values() for metrics in each)]
+        found = {values: _latest([self._measured(run) for run in runs]) for values, runs in settings.items()}
+        shown = [key for key in _SHOWN if any(key in metrics for _, each in found.values() for metrics in each)]
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-        for heading in (*self.runs[0].settings, "finished", "epochs", *shown):
+        for heading in (*self.runs[0].settings, "finished", "epochs", *(["measured at"] if shown else []), *shown):
             table.add_column(Text(heading), justify="right")
         for values, runs in settings.items():
             states = [run.status() for run in runs]
             finished = sum(status.get("state") == "finished" for status in states)
             epochs, needed = sum(status.get("epoch", 0) for status in states), sum(run.recipe.train.epochs for run in runs)
-            means = [_mean([metrics[key] for metrics in found[values] if key in metrics]) for key in shown]
-            words = (*values, f"{finished}/{len(runs)}", f"{epochs}/{needed}", *means)
-            table.add_row(*map(Text, words))
+            at, measured = found[values]
+            means = [_mean([metrics[key] for metrics in measured if key in metrics]) for key in shown]
+            words = (*values, f"{finished}/{len(runs)}", f"{epochs}/{needed}", f"epoch {at}" if measured else "", *means)
+            table.add_row(*map(Text, words[: len(table.columns)]))
         return table
 
-    def _metrics(self, run: SweepRun) -> dict[str, float]:
+    def _measured(self, run: SweepRun) -> _Measured:
         """Read again only when the run has come further."""
-        epoch = run.status().get("epoch", -1)
-        known, metrics = self._read.get(run.name, (-1, {}))
-        if epoch > known:
+        progress = run.status().get("epoch", -1)
+        known = self._read.get(run.name, _Measured(-1, -1, {}))
+        if progress > known.progress:
             try:
-                metrics = _values(read_run(run.path))
+                found = read_run(run.path)
             except ReportError:
                 # Nothing is measured yet, or a file is about to be written.
-                return metrics
-            self._read[run.name] = epoch, metrics
-        return metrics
+                return known
+            known = self._read[run.name] = _Measured(progress, found.epochs[-1], _values(found))
+        return known
+
+
+def _latest(measured: Sequence[_Measured]) -> tuple[int, list[dict[str, float]]]:
+    """The latest epoch at which any run was measured, and what was measured then: means never mix epochs."""
+    latest = max(item.epoch for item in measured)
+    return latest, [item.metrics for item in measured if item.epoch == latest and item.metrics]
 
 
 def _values(run: Run) -> dict[str, float]:

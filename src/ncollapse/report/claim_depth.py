@@ -4,9 +4,10 @@ import math
 from collections.abc import Callable, Sequence
 
 from ncollapse.report.claim_evidence import by_seed, settings_of
-from ncollapse.report.claim_rules import Evidence, judge_mean, judge_share
+from ncollapse.report.claim_rules import Evidence, Verdict, judge_mean, judge_share
 from ncollapse.report.estimates import log_log_slope, mean_estimate, share_estimate
 from ncollapse.report.reading import Run
+from ncollapse.report.wording import counted
 
 __all__ = [
     "above_floor",
@@ -82,15 +83,16 @@ def falls_with_blocks(name: str, value: Value, fits: Callable[[Run], bool]) -> C
         fits: Which runs the claim is about.
 
     Returns:
-        The test: evidence of every set of runs that differ in L and seed only, with three or more L.
+        The test: evidence of every set of runs that differ in L and seed only; with fewer than three L none can be judged.
     """
 
     def examine(runs: Sequence[Run]) -> list[Evidence]:
         found = []
         for setting, blocks, slopes in _slopes([run for run in runs if fits(run)], value):
             estimate = mean_estimate([-slope for slope, _ in slopes])
-            statistic = f"minus the log-log slope of {name} with L = {blocks}; mean"
-            found.append(Evidence(setting, statistic, estimate, *judge_mean(estimate), True, *_sides(slopes, lambda s: s < 0)))
+            statistic = f"minus the log-log slope of {name} with L = {_listed(blocks)}; mean"
+            ruled = _too_few(blocks) or judge_mean(estimate)
+            found.append(Evidence(setting, statistic, estimate, *ruled, True, *_sides(slopes, lambda s: s < 0)))
         return found
 
     return examine
@@ -112,9 +114,9 @@ def rises_with_blocks(name: str, value: Value, fits: Callable[[Run], bool]) -> C
         found = []
         for setting, blocks, slopes in _slopes([run for run in runs if fits(run)], value):
             estimate = share_estimate(sum(slope >= 0 for slope, _ in slopes), len(slopes))
-            statistic = f"share of seeds whose log-log slope of {name} with L = {blocks} is not negative"
-            sides = _sides(slopes, lambda s: s >= 0)
-            found.append(Evidence(setting, statistic, estimate, *judge_share(estimate), True, *sides))
+            statistic = f"share of seeds whose log-log slope of {name} with L = {_listed(blocks)} is not negative"
+            ruled = _too_few(blocks) or judge_share(estimate)
+            found.append(Evidence(setting, statistic, estimate, *ruled, True, *_sides(slopes, lambda s: s >= 0)))
         return found
 
     return examine
@@ -123,22 +125,32 @@ def rises_with_blocks(name: str, value: Value, fits: Callable[[Run], bool]) -> C
 _Slopes = list[tuple[float, list[Run]]]
 
 
-def _slopes(runs: Sequence[Run], value: Value) -> list[tuple[str, str, _Slopes]]:
-    """Of every setting: its words, its numbers of blocks, and the slope of each seed that was run with all of them."""
+def _slopes(runs: Sequence[Run], value: Value) -> list[tuple[str, list[int], _Slopes]]:
+    """Of every setting: its words, its numbers of blocks, and the slope of each seed that has all of them, if enough."""
     found = []
     for setting, members in settings_of(runs, apart=f"model.{_BLOCKS}").items():
         depths = sorted({depth for run in members if (depth := _blocks(run))})
-        if len(depths) < _LEAST_DEPTHS:
-            continue
         slopes: _Slopes = []
-        for seed in sorted({run.recipe.seed for run in members if run.recipe.seed is not None}):
+        seeds = {run.recipe.seed for run in members if run.recipe.seed is not None}
+        for seed in () if _too_few(depths) else sorted(seeds):
             of_seed = sorted((run for run in members if run.recipe.seed == seed and _blocks(run)), key=_blocks)
             values = [value(run) for run in of_seed]
             positive = [number for number in values if number is not None and number > 0]
             if len(positive) == len(depths):
                 slopes.append((log_log_slope(depths, positive).value, of_seed))
-        found.append((setting, ", ".join(map(str, depths)), slopes))
+        found.append((setting, depths, slopes))
     return found
+
+
+def _too_few(blocks: Sequence[int]) -> tuple[Verdict, str] | None:
+    """What stands for a verdict where there are too few numbers of blocks for one."""
+    if len(blocks) >= _LEAST_DEPTHS:
+        return None
+    return "not testable here", f"{counted(len(blocks), 'number')} of blocks L, {_LEAST_DEPTHS} needed"
+
+
+def _listed(blocks: Sequence[int]) -> str:
+    return ", ".join(map(str, blocks))
 
 
 def _blocks(run: Run) -> int:

@@ -141,7 +141,10 @@ def combine(evidence: Sequence[Evidence]) -> tuple[Verdict, str]:
     if not evidence:
         return "not testable here", "no run fits"
     if not counting:
-        return "not testable here", "no run is in the terminal phase of training"
+        return "not testable here", (
+            "no run is in the terminal phase of training: no training error, and a weight-decay time of "
+            f"{RULES.terminal_tau:g} or more, which Adam has none of"
+        )
     if found <= {"not testable here"}:
         return "not testable here", max(counting, key=lambda item: item.estimate.n).why
     if found == {"holds"}:

@@ -6,7 +6,7 @@ from typing import Any
 
 from ncollapse.files import write_whole
 from ncollapse.report.claim_rules import Evidence
-from ncollapse.report.claims import PAPER, Ledger
+from ncollapse.report.claims import PAPER, Claim, Ledger
 from ncollapse.report.claims_file import write_ledger
 from ncollapse.report.estimates import Estimate
 from ncollapse.report.markup import render_page
@@ -38,7 +38,8 @@ def write_claims_page(ledger: Ledger, out: Path) -> Path:
         paper=PAPER,
         num_runs=counted(len(ledger.runs), "finished run"),
         left_out=ledger.left_out,
-        rulings=ledger_rows(ledger),
+        rulings=[row for row in ledger_rows(ledger) if row["evidence"]],
+        silent=_silent(ledger),
     )
     write_whole(out, html)
     write_ledger(ledger, out.with_suffix(".json"))
@@ -67,15 +68,25 @@ def ledger_lines(ledger: Ledger) -> list[str]:
         ledger: From ``rule_on_claims``.
 
     Returns:
-        Lines: of each claim its verdict, statement and source, then indented what was tested and the evidence.
+        Lines: of each claim that a run bears on its verdict, statement and source, then indented what was tested and the
+        evidence; the keys of the other claims; and what was left out.
     """
     lines = [f"{counted(len(ledger.runs), 'finished run')}. Source: {PAPER}."]
-    for ruling in ledger.rulings:
+    for ruling in (item for item in ledger.rulings if item.evidence):
         why = f": {ruling.why}" if ruling.why else ""
         lines.append(f"[{ruling.verdict}{why}] {ruling.claim.statement} ({ruling.claim.source}).")
         lines.append(f"    Tested: {ruling.claim.tested}.")
         lines += [f"    {_said(item)}" for item in ruling.evidence]
+    silent = _silent(ledger)
+    if silent:
+        keys = ", ".join(claim.key for claim in silent)
+        lines.append(f"[not testable here: no run fits] {counted(len(silent), 'further claim')}: {keys}.")
     return [*lines, *(f"Left out: {path}: {why}" for path, why in ledger.left_out)]
+
+
+def _silent(ledger: Ledger) -> list[Claim]:
+    """The claims that no run bears on."""
+    return [ruling.claim for ruling in ledger.rulings if not ruling.evidence]
 
 
 def ledger_markdown(ledger: Ledger) -> list[str]:

@@ -1,14 +1,10 @@
 """Write one self-contained HTML page of collapse against the number of blocks: a row of figures for every architecture."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib.axes import Axes
-
 from ncollapse.files import write_whole
-from ncollapse.report import style
 from ncollapse.report.claim_depth import is_control
 from ncollapse.report.claims_deep import DEEP_METRICS
 from ncollapse.report.inline import panel_svg
@@ -16,7 +12,7 @@ from ncollapse.report.markup import render_page
 from ncollapse.report.parsing import ReportError
 from ncollapse.report.sweep_figures import draw_against
 from ncollapse.report.sweep_page import say_slope
-from ncollapse.report.sweep_quantities import QUANTITIES, Axis, Quantity, SettingRow, axis_of, setting_rows, slope_of
+from ncollapse.report.sweep_quantities import QUANTITIES, Axis, Quantity, axis_of, setting_rows, slope_of
 from ncollapse.report.sweep_reading import Sweep, read_sweep
 from ncollapse.report.wording import counted, number
 
@@ -29,10 +25,11 @@ _BY_KEY = {quantity.key: quantity for quantity in QUANTITIES}
 def write_depth_page(sweep_dirs: Sequence[Path], out: Path) -> Path:
     """Write the page: NC1, NC2, NC3, the objective with its floor, the excess and the distance, against the number of blocks.
 
-    The layout is that of Figures 1 and 2 of arXiv 2505.15239, with the objective beside them. Only finished runs are counted.
+    The layout is that of Figures 1 and 2 of arXiv 2505.15239, with the objective beside them where it has a floor. Only
+    finished runs are counted.
 
     Args:
-        sweep_dirs: Folders of sweeps over ``model.num_blocks`` alone, of networks whose objective has a floor.
+        sweep_dirs: Folders of sweeps over ``model.num_blocks`` alone.
         out: The HTML file; written whole or not at all, its folder is made if need be.
 
     Returns:
@@ -55,9 +52,9 @@ def write_depth_page(sweep_dirs: Sequence[Path], out: Path) -> Path:
 def _read(path: Path) -> Sweep:
     sweep = read_sweep(path)
     finished = [item.run for item in sweep.runs if item.run is not None]
-    if sweep.fields != (_BLOCKS,) or not any(run.last_objective for run in finished):
+    if sweep.fields != (_BLOCKS,) or not finished:
         raise ReportError(
-            f"{path}: needed a sweep over {_BLOCKS} alone with finished runs whose objective has a floor, found one over "
+            f"{path}: needed a sweep over {_BLOCKS} alone with finished runs, found one over "
             f"{', '.join(sweep.fields) or 'seeds'} with {counted(len(finished), 'finished run')}. Use "
             "`ncollapse sweep deep_rn1_small --over model.num_blocks=1,2,4,8`."
         )
@@ -69,7 +66,8 @@ def _row(index: int, sweep: Sweep) -> dict[str, Any]:
     axis = axis_of(sweep)
     runs = [run for _, group in sweep.by_setting() for run in group]
     panels = [(name, _BY_KEY[metric]) for metric, name in DEEP_METRICS.items()]
-    panels += [(key, _BY_KEY[key]) for key in ("objective", "excess", "distance")]
+    floor = any(run.last_objective for run in runs)
+    panels += [(key, _BY_KEY[key]) for key in ("objective", "excess", "distance") if floor]
     unfinished = sum(bool(item.problem) for item in sweep.runs)
     changed = [item for item in runs[0].recipe.changed if not item.startswith(f"{_BLOCKS}=")]
     return {
@@ -77,6 +75,7 @@ def _row(index: int, sweep: Sweep) -> dict[str, Any]:
         "title": runs[0].title if changed else runs[0].recipe.title or runs[0].title,
         "changed": changed,
         "folder": sweep.path.resolve().name,
+        "floor": floor,
         "control": is_control(runs[0]),
         "extent": f"{counted(len(runs), 'finished run')}{f', {unfinished} not finished' if unfinished else ''}",
         "perfect": f"{sum(run.status.train_accuracy == 1.0 for run in runs)} of {len(runs)}",
@@ -90,23 +89,16 @@ def _panel(name: str, sweep: Sweep, axis: Axis, title: str, quantity: Quantity) 
     floors = setting_rows(sweep, _BY_KEY["floor"]) if quantity.key == "objective" else []
     slope = slope_of(axis, rows)
 
-    def draw(axes: Axes) -> None:
-        draw_against(axes, axis, rows)
-        _draw_floor(axes, axis, floors)
-
     return {
         "title": title,
         "meaning": quantity.meaning + (" (dashed: its floor)" if floors else ""),
-        "svg": panel_svg(draw, width=2.6, name=name, label=f"{title} against the number of blocks", num_layers=1),
+        "svg": panel_svg(
+            lambda axes: draw_against(axes, axis, rows, floors),
+            width=2.6,
+            name=name,
+            label=f"{title} against the number of blocks",
+            num_layers=1,
+        ),
         "means": [f"{number(row.mean)} ± {number(row.deviation)}" if row.values else "–" for row in rows],
         "slope": say_slope(slope, "L", len(rows)) if slope else "",
     }
-
-
-def _draw_floor(axes: Axes, axis: Axis, floors: Sequence[SettingRow]) -> None:
-    known = [(x, row.mean) for x, row in sorted(zip(axis.places, floors, strict=False)) if not math.isnan(row.mean)]
-    if not known:
-        return
-    low, high = axes.get_ylim()
-    axes.set_ylim(min(low, *(0.99 * y for _, y in known)), high)
-    axes.plot([x for x, _ in known], [y for _, y in known], "--", color=style.NULL, linewidth=1.2)

@@ -14,7 +14,7 @@ __all__ = ["draw_against"]
 _MOST_TICKS = 7
 
 
-def draw_against(axes: Axes, axis: Axis, rows: Sequence[SettingRow]) -> None:
+def draw_against(axes: Axes, axis: Axis, rows: Sequence[SettingRow], dashed: Sequence[SettingRow] = ()) -> None:
     """Draw one panel: seeds as dots, means as a line with bars of one standard deviation each way.
 
     The y axis is logarithmic where all values are positive and span a factor of two or more (less has no room for round
@@ -24,6 +24,7 @@ def draw_against(axes: Axes, axis: Axis, rows: Sequence[SettingRow]) -> None:
         axes: Where to draw.
         axis: The swept settings.
         rows: The quantity at each.
+        dashed: What is drawn as a dashed line beside it, by its means.
     """
     style.prepare(axes)
     values = [value for row in rows for value in row.values]
@@ -32,7 +33,8 @@ def draw_against(axes: Axes, axis: Axis, rows: Sequence[SettingRow]) -> None:
                   color=style.SOFT)  # fmt: skip
         axes.set(xticks=[], yticks=[])
         return
-    bars = [(x, row) for x, row in sorted(zip(axis.places, rows, strict=True), key=lambda item: item[0]) if row.values]
+    bars, lines = _known(axis, rows), _known(axis, dashed)
+    values += [row.mean for _, row in lines]
     log = min(values) > 0 and max(values) >= 2 * min(values)
     (style.fit_log if log else style.fit_linear)(axes, [*values, *_ends(bars)])
     _lay_settings(axes, axis)
@@ -45,6 +47,12 @@ def draw_against(axes: Axes, axis: Axis, rows: Sequence[SettingRow]) -> None:
             axes.plot([x, x], [low, row.mean + row.deviation], color=style.LINE, linewidth=1.6)
     line = "-" if axis.numeric else ""
     axes.plot([x for x, _ in bars], [row.mean for _, row in bars], f"o{line}", color=style.LINE, linewidth=1.2, markersize=5)
+    axes.plot([x for x, _ in lines], [row.mean for _, row in lines], "--", color=style.NULL, linewidth=1.2)
+
+
+def _known(axis: Axis, rows: Sequence[SettingRow]) -> list[tuple[float, SettingRow]]:
+    """The settings where a quantity has values, from left to right."""
+    return [(x, row) for x, row in sorted(zip(axis.places, rows, strict=False), key=lambda item: item[0]) if row.values]
 
 
 def _ends(bars: Sequence[tuple[float, SettingRow]]) -> list[float]:

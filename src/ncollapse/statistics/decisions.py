@@ -75,10 +75,12 @@ def _classified(features: Tensor, labels: Tensor, classifier: LinearClassifier, 
     """Cosines of features to their classifier rows, and the classifier's choices."""
     cosines = torch.empty(len(labels), dtype=torch.float64, device=features.device)
     chosen = torch.empty_like(labels)
-    directions = classifier.weight / torch.linalg.vector_norm(classifier.weight, dim=1, keepdim=True)
+    norms = torch.linalg.vector_norm(classifier.weight, dim=1)
     for rows, block in workspace.rows(features):
-        cosines[rows] = (block * directions[labels[rows]]).sum(dim=1) / torch.linalg.vector_norm(block, dim=1)
-        logits = torch.addmm(classifier.bias, block, classifier.weight.T)
+        products = block @ classifier.weight.T
+        own = products.gather(1, labels[rows].unsqueeze(1)).squeeze(1)
+        cosines[rows] = own / (norms[labels[rows]] * torch.linalg.vector_norm(block, dim=1))
+        logits = products + classifier.bias
         chosen[rows] = first_true(logits == logits.amax(dim=1, keepdim=True))
     return cosines, chosen
 

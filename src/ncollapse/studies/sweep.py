@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -121,8 +122,9 @@ def run_sweep(
     """Bring all runs of a sweep to their end, in several processes.
 
     Finished runs are left as they are, others go on from their last checkpoints; a process that dies is started again, twice
-    at most. Killed at any moment and called again, a sweep ends with the same tables. Small fully connected networks that
-    differ in seed and steps of training are trained together, five at a time.
+    at most. Killed at any moment and called again, a sweep ends with the same tables. A folder that holds runs of the same
+    recipe with other values or seeds is extended: they stay in its list. Small fully connected networks that differ in seed
+    and steps of training are trained together, five at a time.
 
     Args:
         runs: From ``plan_sweep``.
@@ -136,14 +138,13 @@ def run_sweep(
         The runs, and why those that are not finished are not.
 
     Raises:
-        RunDirectoryError: If the folder holds a run of the same name with another recipe or other settings.
+        RunDirectoryError: If the folder holds a sweep over other fields, of another recipe or with other settings.
         OSError: If the folder is full or read-only.
         ImportError: If Ray is asked for and not installed.
     """
-    _check_held(runs)
     folder = Path(out)
+    listed = _listing(runs, folder)
     folder.mkdir(parents=True, exist_ok=True)
-    listed = [{"name": run.name, "settings": run.settings, "seed": run.recipe.seed} for run in runs]
     write_whole(folder / SWEEP_FILE, (json.dumps({"runs": listed}, indent=2) + "\n").encode())
 
     def tick() -> None:
@@ -162,20 +163,65 @@ def run_sweep(
     return SweepOutcome(tuple(runs), {name: error for name, error in errors.items() if error is not None})
 
 
-def _check_held(runs: Sequence[SweepRun]) -> None:
-    """What is finished is not trained again: it must be what is asked for, or the sweep's tables would mix settings."""
-    for run in runs:
-        try:
-            held = RunDirectory(run.path).recipe()
-        except RunDirectoryError:
-            # No run, or a damaged one, which fails by itself.
-            continue
-        if held.fingerprint() != run.recipe.fingerprint():
-            other = ", ".join(differences(held, run.recipe))
+def _listing(runs: Sequence[SweepRun], folder: Path) -> list[dict[str, Any]]:
+    """The runs of the folder, those of an earlier sweep among them, checked to differ in swept values and seeds only."""
+    listed = [{"name": run.name, "settings": run.settings, "seed": run.recipe.seed} for run in runs]
+    planned = {run.name for run in runs}
+    earlier = [item for item in _earlier(folder) if item["name"] not in planned]
+    for item in earlier:
+        if set(item["settings"]) != set(runs[0].settings):
             raise RunDirectoryError(
-                f"{run.path} holds a run of {held.name!r}{f' with {other}' if other else ''}, and this sweep's is of "
-                f"{run.recipe.name!r} with other settings. Choose another place with --out, or delete the folder."
+                f"{folder} holds a sweep over {_fields(item['settings'])}, and this one is over {_fields(runs[0].settings)}. "
+                "Choose another place with --out."
             )
+        _check_held(folder / item["name"], runs[0].recipe, {"seed", *item["settings"]})
+    for run in runs:
+        # What is finished is not trained again: it must be what is asked for.
+        _check_held(run.path, run.recipe, set())
+    return sorted([*listed, *earlier], key=_place) if earlier else listed
+
+
+def _earlier(folder: Path) -> list[dict[str, Any]]:
+    """What the folder's list says; nothing where there is none that can be read, for it is written anew."""
+    try:
+        found = json.loads((folder / SWEEP_FILE).read_text())["runs"]
+        return [{"name": str(item["name"]), "settings": dict(item["settings"]), "seed": int(item["seed"])} for item in found]
+    except (OSError, ValueError, TypeError, KeyError):
+        return []
+
+
+def _check_held(path: Path, recipe: Recipe, free: set[str]) -> None:
+    """A run that is there must be of the recipe, but for some fields, or the sweep's tables would mix settings."""
+    try:
+        held = RunDirectory(path).recipe()
+    except RunDirectoryError:
+        # No run, or a damaged one, which fails by itself.
+        return
+    if held.fingerprint() == recipe.fingerprint():
+        return
+    other = [item for item in differences(held, recipe) if item.partition("=")[0] not in free]
+    if other or held.name != recipe.name or not free:
+        settings = ", ".join(other)
+        raise RunDirectoryError(
+            f"{path} holds a run of {held.name!r}{f' with {settings}' if other else ''}, and this sweep's is of "
+            f"{recipe.name!r} with other settings. Choose another place with --out, or delete the folder."
+        )
+
+
+def _fields(settings: dict[str, str]) -> str:
+    return ", ".join(settings) or "seeds alone"
+
+
+def _place(item: dict[str, Any]) -> tuple[Any, ...]:
+    """Where a run stands in the list: by its values, numbers by size, then by seed."""
+
+    def order(value: str) -> tuple[float, str]:
+        try:
+            return float(value), ""
+        except ValueError:
+            return math.inf, value
+
+    return *(order(value) for value in item["settings"].values()), item["seed"]
 
 
 def _groups(runs: Sequence[SweepRun]) -> list[list[SweepRun]]:
