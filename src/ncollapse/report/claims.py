@@ -42,10 +42,10 @@ def rule_on_claims(folders: Iterable[Path], claims: Sequence[Claim] = ALL_CLAIMS
     Args:
         folders: Run directories, and folders of sweeps, which stand for their runs.
         claims: Those to rule on.
-        claims: Which ones.
 
     Returns:
-        The ledger. Runs that are not finished, and second runs of one seed and setting, are left out and named.
+        The ledger, claims with a verdict first. Runs that are not finished, and second runs of one seed and setting, are left
+        out and named.
 
     Raises:
         ReportError: If no folder is given, or a file in one is missing or broken.
@@ -67,6 +67,8 @@ def rule_on_claims(folders: Iterable[Path], claims: Sequence[Claim] = ALL_CLAIMS
     for claim in claims:
         evidence = tuple(claim.examine([run for run in kept if claim.about(run)]))
         rulings.append(Ruling(claim, *combine(evidence), evidence))
+    # First what is ruled on, then what no run could tell, at last what no run bears on.
+    rulings.sort(key=lambda ruling: (ruling.verdict == "not testable here", not ruling.evidence))
     return Ledger(tuple(rulings), tuple(str(run.path) for run in kept), tuple(left_out))
 
 
