@@ -96,7 +96,7 @@ def _panel(name: str, sweep: Sweep, axis: Axis, title: str, quantity: Quantity) 
 
     return {
         "title": title,
-        "meaning": quantity.meaning + (" (dashed: its floor)" if floors else ""),
+        "meaning": f"{quantity.key}: {quantity.meaning}" + (" (dashed: its floor)" if floors else ""),
         "svg": panel_svg(draw, width=2.6, name=name, label=f"{title} against the number of blocks", num_layers=1),
         "means": [f"{number(row.mean)} ± {number(row.deviation)}" if row.values else "–" for row in rows],
         "slope": say_slope(slope, "L", len(rows)) if slope else "",
