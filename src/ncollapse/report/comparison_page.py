@@ -22,7 +22,7 @@ from ncollapse.report.parsing import ReportError
 from ncollapse.report.reading import Run, read_run
 from ncollapse.report.summary import findings
 from ncollapse.report.sweep_reading import SWEEP_FILE, read_sweep
-from ncollapse.report.tables import differing_settings
+from ncollapse.report.tables import NOT_SET, differing_settings, mark
 
 __all__ = ["write_comparison"]
 
@@ -30,11 +30,16 @@ __all__ = ["write_comparison"]
 _Draw = Callable[..., None]
 
 
+# In letters: three lines above a panel.
+_LONGEST_HEADING = 60
+
+
 class _Column(NamedTuple):
-    """One run and what sets it apart."""
+    """One run, the head of its column, and the settings that set it apart where they have no room there."""
 
     run: Run
     label: str
+    settings: Sequence[str] = ()
 
 
 def write_comparison(folders: Iterable[Path], out: Path, *, position: str = "projection") -> Path:
@@ -85,14 +90,26 @@ def _columns(folders: Sequence[Path]) -> list[_Column]:
         raise ReportError(
             f"A comparison needs at least one finished run, found none in {named}. Name run directories or sweeps."
         )
-    labels = [", ".join(f"{field}={value}" for field, value in differing) for differing in differing_settings(runs)]
-    return [_Column(run, label or run.path.resolve().name) for run, label in zip(runs, labels, strict=True)]
+    differing = differing_settings(runs)
+    labels = [", ".join(f"{field}={value}" for field, value in settings) for settings in differing]
+    if max(map(len, labels)) <= _LONGEST_HEADING:
+        return [_Column(run, label or run.path.resolve().name) for run, label in zip(runs, labels, strict=True)]
+    return [
+        # What a run has no field for says nothing about it.
+        _Column(
+            run,
+            f"{mark(index).upper()}: {run.recipe.name}",
+            [f"{field}={value}" for field, value in settings if value != NOT_SET],
+        )
+        for index, (run, settings) in enumerate(zip(runs, differing, strict=True))
+    ]
 
 
 def _context(column: _Column, position: str) -> dict[str, Any]:
     run = column.run
     return {
         "label": column.label,
+        "settings": column.settings,
         "folder": run.path.resolve().name,
         "seed": run.recipe.seed,
         "epoch": run.epochs[-1],
