@@ -31,9 +31,9 @@ def test_headings_are_short_where_much_differs(make_run, edit, tmp_path):
     edit(runs[1] / "recipe.json", lambda recipe: recipe.update(name="tokens", model=model))
     html = write_comparison(runs, tmp_path / "compare.html").read_text(encoding="utf-8")
     assert re.findall(r'<th scope="col">([^<]+)<small>(run\d)', html) == 2 * [("A: demo", "run0"), ("B: tokens", "run1")]
-    assert "<li>A: demo: name=demo, model.width=64, model.num_blocks=5</li>" in html
-    apart = "name=tokens, model.width=32, model.kind=transformer, model.patch=4, model.pool=cls, model.norm_scale=unit"
-    assert f"<li>B: tokens: {apart}</li>" in html
+    assert "What sets the runs apart: 7 settings" in html
+    for field, first, second in (("model.width", "64", "32"), ("model.kind", "not set", "transformer")):
+        assert f'<tr><th scope="row">{field}</th><td class="words">{first}</td><td class="words">{second}</td></tr>' in html
     edit(runs[1] / "recipe.json", lambda recipe: recipe.update(json.loads((runs[0] / "recipe.json").read_text()), seed=1))
     assert "sets the runs apart" not in write_comparison(runs, tmp_path / "compare.html").read_text(encoding="utf-8")
 

@@ -9,7 +9,6 @@ from ncollapse.report.reading import Run
 from ncollapse.report.wording import number
 
 __all__ = [
-    "NOT_SET",
     "MetricRow",
     "MetricTable",
     "differing_settings",
@@ -18,8 +17,6 @@ __all__ = [
     "metric_tables",
     "recipe_groups",
 ]
-
-NOT_SET = "not set"
 
 
 @dataclass(frozen=True)
@@ -103,7 +100,7 @@ def differing_settings(runs: Sequence[Run]) -> list[list[tuple[str, str]]]:
     settings = [dict(_flatten({key: value for key, value in run.recipe_entries.items() if key not in words})) for run in runs]
     names = dict.fromkeys(name for fields in settings for name in fields)
     differing = [name for name in names if len({fields.get(name) for fields in settings}) > 1]
-    return [[(name, fields.get(name, NOT_SET)) for name in differing] for fields in settings]
+    return [[(name, fields.get(name, "not set")) for name in differing] for fields in settings]
 
 
 def environment_entries(run: Run) -> list[tuple[str, str]]:
