@@ -55,7 +55,7 @@ def run_command(options: argparse.Namespace) -> None:
         outcome = run_sweep(runs, out, **where, on_progress=lambda done, total: show(done, total, summary.words()))
     if any(run.status().get("state") == "finished" for run in runs):
         write_comparison([out], out / "compare.html")
-    page = _write_pages(out, options.recipe)
+    page = _write_pages(out)
     if options.json:
         listed = [{"name": run.name, "path": str(run.path), **run.status()} for run in runs]
         print(json.dumps({"out": str(out), "page": str(page), "runs": listed, "errors": outcome.errors}))
@@ -70,13 +70,13 @@ def run_command(options: argparse.Namespace) -> None:
         )
 
 
-def _write_pages(out: Path, title: str) -> Path:
+def _write_pages(out: Path) -> Path:
     """The pages of the runs, which say their part in the claims, and then that of the sweep, which links them."""
     from ncollapse.report import rule_on_claims, write_claims_page, write_run_pages, write_sweep_page
 
     write_claims_page(rule_on_claims([out]), out / "claims.html")
-    with progress(title, unit="page") as show:
-        write_run_pages(out, on_progress=lambda done, total: show(done, total, f"{title}: pages"))
+    with progress("Pages", unit="page") as show:
+        write_run_pages(out, on_progress=lambda done, total: show(done, total, ""))
     return write_sweep_page(out)
 
 
