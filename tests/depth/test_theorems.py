@@ -1,5 +1,6 @@
 """The theorems as predicates: exact tests against dense grids, sufficient conditions, and the counterexample."""
 
+import functools
 import math
 from itertools import pairwise
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 import reference
-from ncollapse.depth import GRID, GeodesicCurve, LineDecisions, theorem1, theorem2, theorem3
+from ncollapse.depth import GRID, GeodesicCurve, LineDecisions, polar_alignment, theorem1, theorem2, theorem3
 from ncollapse.depth.theorems import _negative_intervals
 from ncollapse.etf import helmert_basis, simplex_etf
 from ncollapse.statistics import PairedMoments
@@ -150,12 +151,23 @@ def test_theorem_1_does_not_depend_on_units(scale):
         assert one.argmax_t == pytest.approx(other.argmax_t, abs=1e-9)
 
 
-def test_a_start_without_spread_has_no_normalized_correlation():
-    labels = torch.tensor([0, 0, 1, 1])
-    x = torch.tensor([[1.0], [-1.0], [1.0], [-1.0]], dtype=torch.float64)
-    result = theorem1(curve_of(x, labels[:, None].double(), labels, 2))
-    assert result.correlation == 0.0
-    assert math.isnan(result.normalized)
+@pytest.mark.parametrize("is_start", [True, False], ids=["start", "end"])
+@pytest.mark.parametrize("scale", [0.0, 1.0, 1e8])
+def test_class_means_that_coincide_leave_the_theorems_undefined(scale, is_start):
+    # As of a class token before the first block: the same for all samples, here up to rounding.
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(10).repeat(41)
+    spread = normal(generator, 10, 16)[labels] + 1e-3 * normal(generator, 410, 16)
+    rounding = torch.finfo(torch.float64).eps * torch.randint(2, (410, 16), generator=generator).double()
+    point = scale * normal(generator, 16) * (1 + rounding)
+    ends = (point, spread) if is_start else (spread, point)
+    batches = zip(*(tensor.split(37) for tensor in (*ends, labels)), strict=True)
+    curve = GeodesicCurve(functools.reduce(PairedMoments.merge, [PairedMoments.from_batch(*batch, 10) for batch in batches]))
+    one, two = theorem1(curve), theorem2(curve)
+    assert (one.holds, one.monotone, two.monotone, two.sufficient_a) == (None, None, None, None)
+    assert math.isnan(one.normalized)
+    assert math.isnan(one.argmax_t)
+    assert math.isnan(polar_alignment(curve).alignment)
 
 
 def test_theorem_1_of_an_empty_class_is_undefined():

@@ -25,6 +25,19 @@ def test_a_column_a_run_and_a_row_a_metric_twice(make_run, edit, tmp_path):
     assert all(f".run-{index}{{--depth-0:" in html for index in range(2))
 
 
+def test_headings_are_short_where_much_differs(make_run, edit, tmp_path):
+    runs = [make_run(f"run{index}", layers=("stem", "blocks.0"), epochs=(0, 5)) for index in range(2)]
+    model = {"kind": "transformer", "width": 32, "patch": 4, "pool": "cls", "norm_scale": "unit"}
+    edit(runs[1] / "recipe.json", lambda recipe: recipe.update(name="tokens", model=model))
+    html = write_comparison(runs, tmp_path / "compare.html").read_text(encoding="utf-8")
+    assert re.findall(r'<th scope="col">([^<]+)<small>(run\d)', html) == 2 * [("A: demo", "run0"), ("B: tokens", "run1")]
+    assert "What sets the runs apart: 7 settings" in html
+    for field, first, second in (("model.width", "64", "32"), ("model.kind", "not set", "transformer")):
+        assert f'<tr><th scope="row">{field}</th><td class="words">{first}</td><td class="words">{second}</td></tr>' in html
+    edit(runs[1] / "recipe.json", lambda recipe: recipe.update(json.loads((runs[0] / "recipe.json").read_text()), seed=1))
+    assert "sets the runs apart" not in write_comparison(runs, tmp_path / "compare.html").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("panel", PROGRESSIVE, ids=lambda panel: panel.key)
 def test_runs_share_an_axis_that_holds_both(make_run, panel):
     early, late = (make_run(name, epochs=(0, 5)) for name in "ab")

@@ -183,6 +183,7 @@ def test_page_of_depth(deep_sweep, tmp_path, capsys):
     assert "Log-log slope with L: -0.5, 95 % interval" in html
     assert "Log-log slope with L: 0.1, 95 % interval" in html
     assert '<tr><th scope="row">4</th><td>0.03 ± 0.00395</td></tr>' in html
+    assert html.count("<b>NC1</b><small>pfc1: ") == html.count("<b>NC3</b><small>nc3_cosine: ") == 2
     assert html.count("dashed: its floor") == 2
     assert "15 finished runs; train accuracy 1 in 15 of 15" in " ".join(html.split())
     assert write_depth_page(folders, out).read_text(encoding="utf-8") == html

@@ -2,6 +2,7 @@
 
 import math
 import random
+import statistics
 
 import pytest
 from scipy import stats
@@ -16,6 +17,16 @@ def test_mean_has_the_t_interval():
     assert estimate[:3] == pytest.approx((0.41, reference.low, reference.high), rel=1e-12)
     assert spread(values) == pytest.approx(stats.tstd(values), rel=1e-12)
     assert mean_estimate([2.0] * 5) == (2.0, 2.0, 2.0, 5)
+
+
+def test_values_equal_up_to_rounding_have_deviation_0():
+    values = [1.0, 1.0 - 1.1e-16, 1.0 + 2.2e-16]
+    assert statistics.stdev(values) > 0
+    assert spread(values) == spread([0.0, 0.0]) == 0
+    # In any unit, and no more than rounding: what float32 features tell apart stays.
+    assert spread([1e-30, 2e-30]) == pytest.approx(1e-30 / math.sqrt(2))
+    assert spread([1.0, 1.0 + 1e-9]) == pytest.approx(1e-9 / math.sqrt(2), rel=1e-5)
+    assert math.isnan(spread([1.0]))
 
 
 @pytest.mark.parametrize("n", [1, 5, 12])

@@ -198,13 +198,59 @@ def test_the_verdict_for_a_collapsed_end(said):
     sentence = one(said(lambda record: record.update(collapsed_optimality={"optimal": True, "biases": [0.5, None]})), start)
     assert sentence == (
         "For an end collapsed to its class means, which the measured one need not be, the map of all samples onto them is "
-        "optimal transport: a linear classifier with those class means as weights makes no error on the first features."
+        "optimal transport: a linear classifier with those class means as weights makes no error, ties aside, on the first "
+        "features."
     )
     against = {"optimal": False, "biases": None, "cycle": [4, 9, 7], "gain": 1.234, "tolerance": 1e-12}
     sentence = one(said(lambda record: record.update(collapsed_optimality=against)), start)
     assert sentence.endswith(
         "is NOT optimal transport: one sample handed on along the classes 4 → 9 → 7 → 4 lowers the total cost by 1.23."
     )
+
+
+TRIVIAL = {
+    "collapsed_optimality": {"optimal": True, "biases": [0.0, 0.0], "cycle": None, "gain": 0.0, "tolerance": 1e-12},
+    "theorem1": {"holds": True, "correlation": 0.0, "normalized": None, "monotone": True, "argmax_t": 0.0},
+    "theorem2": {"monotone": None, "intervals": [], "sufficient_a": None, "sufficient_b": None, "relative_cost": None,
+                 "end_distance": None},
+    "theorem3": {"guaranteed": True, "violating_pairs": 0, "num_pairs": 15660, "num_falls": 0, "num_steps": 100},
+    "alignment": {"alignment": None, "guaranteed": None},
+}  # fmt: skip
+TRANSPORTED = {"efficiency": 0.9, "wasserstein2": 3.0, "identity_cost_sample": 3.0, "num_samples_wasserstein": 1000}
+
+
+def test_a_start_in_one_point_leaves_nothing_to_say_of_line_and_transport(said, run_dir):
+    for metric in ("pfc1", "pfc2", "nc1_total"):
+        set_values(run_dir, metric, ["nan", 0.9, 0.8, 0.7, 0.6, 0.5])
+    sentences = said(lambda record: record.update(TRIVIAL, energy=TRANSPORTED))
+    assert one(sentences, "At stem") == (
+        "At stem, where the straight line starts, all features coincide: there is no class information, the line starts at one "
+        "point for all samples, any pairing of which is optimal transport, and what the theorems about the line ask for is met "
+        "by any network or undefined: it says nothing about learning."
+    )
+    said_of_it = ("Theorem", "PFC3:", "For an end", "Optimal transport", "Alignment")
+    assert not [sentence for sentence in sentences if sentence.startswith(said_of_it)]
+
+
+def test_first_class_means_in_one_point_leave_transport(said, run_dir):
+    set_values(run_dir, "pfc1", ["nan", 0.9, 0.8, 0.7, 0.6, 0.5])
+    sentences = said(lambda record: record.update(TRIVIAL, energy=TRANSPORTED))
+    assert "starts, all class means coincide: there is no class information, the line" in one(sentences, "At stem")
+    assert one(sentences, "Optimal transport score")
+    assert not [sentence for sentence in sentences if sentence.startswith(("Theorem", "PFC3:"))]
+
+
+def test_last_class_means_in_one_point(said, run_dir):
+    set_values(run_dir, "pfc1", [0.9, 0.8, 0.7, 0.6, 0.5, "nan"])
+    assert "where the straight line ends, all class means coincide" in one(said(), "At blocks.4")
+
+
+def test_a_class_without_samples_is_no_point(said, run_dir):
+    for metric in ("pfc1", "nc1_total"):
+        set_values(run_dir, metric, ["nan"] * 6)
+    sentences = said(lambda record: record.update(TRIVIAL))
+    assert not any("coincide:" in sentence for sentence in sentences)
+    assert one(sentences, "Theorem 1").endswith("because a class has no samples or all class means of an end coincide.")
 
 
 def test_straightness_and_energy(said):
@@ -266,7 +312,11 @@ def test_theorem1(said):
     assert "PFC1 does NOT fall all along the line" in sentence
     assert "is undefined." in one(said(lambda record: record["theorem1"].update(monotone=None)), "Theorem 1")
     sentence = one(said(lambda record: record["theorem1"].update(holds=None, monotone=None)), "Theorem 1")
-    assert sentence == "Theorem 1 (PFC1 along the straight line) is undefined because a class has no samples."
+    undefined = "is undefined because a class has no samples or all class means of an end coincide."
+    assert sentence == f"Theorem 1 (PFC1 along the straight line) {undefined}"
+    # As files of earlier versions have it.
+    vacuous = {"holds": True, "correlation": 0.0, "normalized": None, "monotone": True}
+    assert one(said(lambda record: record["theorem1"].update(vacuous)), "Theorem 1").endswith(undefined)
     assert one(said(lambda record: record.update(theorem1=None)), "Theorem 1").endswith("was not computed.")
 
 

@@ -6,10 +6,13 @@ import re
 import statistics
 
 import pytest
+from matplotlib.figure import Figure
 from scipy import stats
 
-from ncollapse.report import ReportError, read_run, write_sweep_page
-from ncollapse.report.sweep_quantities import QUANTITIES, axis_of, setting_rows, slope_of
+from ncollapse.report import ReportError, read_run, write_run_pages, write_sweep_page
+from ncollapse.report.estimates import spread
+from ncollapse.report.sweep_figures import draw_against
+from ncollapse.report.sweep_quantities import QUANTITIES, Axis, SettingRow, axis_of, setting_rows, slope_of
 from ncollapse.report.sweep_reading import read_sweep
 
 EVIL = "</script><script>alert(1)</script>$x_1$"
@@ -21,6 +24,11 @@ PFC1, PFC3_ERROR, STRAIGHTNESS, LINE, NULL = (
 
 def change(file, **entries):
     file.write_text(json.dumps(json.loads(file.read_text()) | entries))
+
+
+def links(html):
+    """Where the page leads to or loads from, outside itself."""
+    return [link for link in re.findall(r'(?:href|src)="([^"]*)"', html) if not link.startswith(("#", "data:"))]
 
 
 @pytest.fixture(scope="module")
@@ -63,12 +71,74 @@ def test_page_says_the_numbers(sweep_dir, html):
     assert re.search(
         r"Log-log slope with train\.weight_decay: -1, 95 % interval -1\.0\d* to -0\.9\d* \(6 runs at 3 positive", html
     )
-    # Runs without a floor of their objective show nothing of it.
-    assert html.count('role="img"') == sum(not quantity.optional for quantity in QUANTITIES) == 26
-    assert "GUFM" not in html
+    # What no run has is named, not shown.
+    assert "the minimizers of that model" not in html
+    undefined = "objective, floor, excess, distance, transport_score, random_ratio, alignment, decay bound"
+    assert f"Undefined or not measured in these runs, and not shown: {undefined}." in html
+    assert html.count('role="img"') == len(QUANTITIES) - 8
+    assert "<td>–</td><td>–</td><td>0</td>" not in html
     assert "8 finished" in html
     assert "Not counted" not in html
     assert write_sweep_page(sweep_dir).read_text(encoding="utf-8") == html
+
+
+def test_page_names_the_recipe_and_what_all_runs_changed(tmp_path, write_sweep, html):
+    assert "Recipe <b>demo</b>: Digits.</p>" in html
+    sweep_dir = write_sweep(tmp_path, ("2",), seeds=2)
+    for seed in range(2):
+        changed = ["train.weight_decay=2", "train.epochs=5", f"data.per_class={seed}"]
+        change(sweep_dir / f"train.weight_decay=2_seed={seed}" / "recipe.json", changed=changed)
+    html = write_sweep_page(sweep_dir).read_text(encoding="utf-8")
+    # Of changed settings the title may not be true.
+    assert "Recipe <b>demo</b>. Changed relative to the recipe in all runs: train.epochs=5.</p>" in html
+
+
+def test_finished_runs_get_the_pages_that_they_lack(tmp_path, write_sweep):
+    sweep_dir = write_sweep(tmp_path, ("1", "2", "3"), seeds=1)
+    runs = [sweep_dir / f"train.weight_decay={value}_seed=0" for value in (1, 2, 3)]
+    change(runs[0] / "status.json", state="running", epoch=3)
+    # Otherwise the ledger takes it for the second run again.
+    change(runs[2] / "recipe.json", train={"weight_decay": 3.0})
+    (runs[1] / "report.html").write_text("a page")
+    seen = []
+    write_sweep_page(sweep_dir)
+    pages = write_run_pages(sweep_dir, on_progress=lambda done, total: seen.append((done, total)))
+    assert pages == [runs[2] / "report.html"]
+    assert seen == [(1, 1)]
+    assert (runs[1] / "report.html").read_text() == "a page"
+    assert not (runs[0] / "report.html").exists()
+    page = pages[0].read_text(encoding="utf-8")
+    assert "../claims.html" in links(page)
+    linked = links(write_sweep_page(sweep_dir).read_text(encoding="utf-8"))
+    assert linked[1:] == [f"train.weight_decay%3D{value}_seed%3D0/report.html" for value in (2, 3)]
+    assert write_run_pages(sweep_dir) == []
+
+
+def axes_of(*values, signed=False):
+    """A panel with one setting."""
+    axes, deviation = Figure().subplots(), spread(values)
+    row = SettingRow(values, statistics.fmean(values), deviation)
+    draw_against(axes, Axis("a", (1.0,), ("1",), True), [row], signed=signed)
+    return axes, min(axes.get_lines()[1].get_ydata()), statistics.fmean(values) - deviation
+
+
+def test_bars_end_at_0_where_there_is_nothing_below():
+    axes, low, below = axes_of(0.0, 0.0, 3.0)
+    assert below < 0 == low
+    # Room for the dots alone.
+    assert axes.get_ylim()[0] > below
+    assert axes_of(0.0, 0.0, 3.0, signed=True)[1] == pytest.approx(below)
+    # Of a quantity that was negative nothing else is known.
+    _, low, below = axes_of(-1.0, 0.0, 5.0)
+    assert below < low == -1
+    _, low, below = axes_of(2.0, 2.1, 2.2)
+    assert low == pytest.approx(below)
+
+
+def test_values_equal_up_to_rounding_have_no_deviation_and_a_readable_axis():
+    axes, _, _ = axes_of(1.0, 1.0 - 4e-15, 1.0 + 4e-15)
+    low, high = axes.get_ylim()
+    assert high - low > 0.05
 
 
 def test_page_holds_the_ledger_of_its_runs(sweep_dir, html):
@@ -85,7 +155,7 @@ def test_page_loads_and_runs_nothing(html):
     assert "<script" not in html
     assert "script-src" not in html
     assert "default-src 'none'" in html
-    assert all(link.startswith(("#", "data:")) for link in re.findall(r'(?:href|src)="([^"]*)"', html))
+    assert links(html) == ["claims.html"]
 
 
 def test_unfinished_runs_are_named_and_not_counted(tmp_path, write_sweep):
@@ -102,9 +172,8 @@ def test_unfinished_runs_are_named_and_not_counted(tmp_path, write_sweep):
     assert re.search(r"train\.weight_decay=1_seed=1: \S+depth\.json: is missing", html)
     assert "train.weight_decay=2_seed=2: not begun" in html
     assert '<th scope="row">1</th><td>0.12</td><td>–</td><td>1</td>' in html
-    assert [link for link in re.findall(r'href="([^"]*)"', html) if not link.startswith(("#", "data:"))] == [
-        "train.weight_decay%3D2_seed%3D0/report.html"
-    ]
+    assert links(html) == ["claims.html", "train.weight_decay%3D2_seed%3D0/report.html"]
+    assert "A run without a link has no page of its own: <code>ncollapse report DIR</code> writes it." in html
 
 
 def test_sweep_without_any_finished_run_has_a_page(tmp_path):
@@ -112,7 +181,8 @@ def test_sweep_without_any_finished_run_has_a_page(tmp_path):
     (tmp_path / "sweep.json").write_text(json.dumps({"runs": runs}))
     html = write_sweep_page(tmp_path).read_text(encoding="utf-8")
     assert "a: not begun" in html
-    assert "undefined or not measured" in html
+    assert 'role="img"' not in html
+    assert "Undefined or not measured in these runs, and not shown: pfc1, pfc2, " in html
 
 
 def test_words_get_a_place_each_and_cannot_break_the_page(tmp_path, write_sweep):

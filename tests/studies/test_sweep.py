@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -155,6 +156,9 @@ def test_workers_killed_at_random_lose_nothing(swept, tmp_path):
     assert "train.weight_decay=0.05" in html
     assert '<a href="compare.html">' in html
     assert (tmp_path / "compare.html").is_file()
+    assert html.count('/report.html"') == len(listed["runs"])
+    # The claims are ruled on before, so that the runs' pages can say their part.
+    assert all('href="../claims.html"' in (Path(run["path"]) / "report.html").read_text() for run in listed["runs"])
     assert {run["state"] for run in listed["runs"]} == {"finished"}
     assert tables(run._replace(path=tmp_path / run.name) for run in swept) == tables(swept)
 

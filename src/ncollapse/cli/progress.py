@@ -13,15 +13,16 @@ Show = Callable[[int, int, str], None]
 
 
 @contextmanager
-def progress(title: str, table: Callable[[], Table] | None = None) -> Iterator[Show]:
+def progress(title: str, table: Callable[[], Table] | None = None, *, unit: str = "epoch") -> Iterator[Show]:
     """Show how far the work in the body is.
 
     Args:
         title: What it is.
         table: Makes what a terminal shows below the bar.
+        unit: What is counted.
 
     Yields:
-        To be called with the epochs done, the epochs in all, and words on the last one.
+        To be called with the units done, the units in all, and words on the last one.
     """
     from rich.console import Console, RenderableType
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -45,7 +46,7 @@ def progress(title: str, table: Callable[[], Table] | None = None) -> Iterator[S
             tenth = 10 * done // max(1, total)
             if not console.is_terminal and tenth > told:
                 told = tenth
-                line = f"{title}: epoch {done}/{total}" + (f", {words}" if words else "")
+                line = f"{title}: {unit} {done}/{total}" + (f", {words}" if words else "")
                 console.print(line, highlight=False, markup=False, soft_wrap=True)
 
         yield show

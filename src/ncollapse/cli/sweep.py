@@ -43,7 +43,7 @@ def run_command(options: argparse.Namespace) -> None:
         ValueError: If a run could not be finished.
     """
     from ncollapse.cli.sweep_summary import SweepSummary
-    from ncollapse.report import write_comparison, write_sweep_page
+    from ncollapse.report import write_comparison
     from ncollapse.studies import override, plan_sweep, recipe_by_name, run_sweep
 
     out = options.out or Path("runs") / f"sweep-{options.recipe}"
@@ -55,7 +55,7 @@ def run_command(options: argparse.Namespace) -> None:
         outcome = run_sweep(runs, out, **where, on_progress=lambda done, total: show(done, total, summary.words()))
     if any(run.status().get("state") == "finished" for run in runs):
         write_comparison([out], out / "compare.html")
-    page = write_sweep_page(out)
+    page = _write_pages(out)
     if options.json:
         listed = [{"name": run.name, "path": str(run.path), **run.status()} for run in runs]
         print(json.dumps({"out": str(out), "page": str(page), "runs": listed, "errors": outcome.errors}))
@@ -68,6 +68,16 @@ def run_command(options: argparse.Namespace) -> None:
         raise ValueError(
             f"{len(outcome.errors)} of {len(runs)} runs are not finished. Run the command again to go on. {listing}"
         )
+
+
+def _write_pages(out: Path) -> Path:
+    """The pages of the runs, which say their part in the claims, and then that of the sweep, which links them."""
+    from ncollapse.report import rule_on_claims, write_claims_page, write_run_pages, write_sweep_page
+
+    write_claims_page(rule_on_claims([out]), out / "claims.html")
+    with progress("Pages", unit="page") as show:
+        write_run_pages(out, on_progress=lambda done, total: show(done, total, ""))
+    return write_sweep_page(out)
 
 
 def _words(status: dict[str, Any]) -> str:

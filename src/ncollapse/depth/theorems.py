@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ncollapse.depth.geodesic import GeodesicCurve, LineDecisions
+from ncollapse.metrics.variability import rounding_floor
 
 # Relative sizes below which a coefficient is the rounding of its terms.
 _ROUNDING = 1e-12
@@ -24,9 +25,9 @@ class Theorem1:
 
     Attributes:
         holds: The theorem's assumption, correlation >= 0: necessary and sufficient for a collapsed end point. None, like
-            ``monotone``, where a class has no samples.
+            ``monotone``, where a class has no samples or all class means of an end coincide: C is then 0, whatever was learned.
         correlation: :math:`C = \sum_k \alpha_k \langle \mu_k^0 - \mu^0, \mu_k^L - \mu^L \rangle`.
-        normalized: :math:`C / \sqrt{b_0 b_2}` in [-1, 1].
+        normalized: :math:`C / \sqrt{b_0 b_2}` in [-1, 1]; nan where ``holds`` is None.
         monotone: Whether PFC1 is non-increasing on [0, 1] for the end points as they are.
         argmax_t: Where PFC1 is largest on [0, 1].
         coefficients: (a, β, c) of the derivative's numerator :math:`a(1-t)^2 + \beta t(1-t) + c t^2`.
@@ -58,9 +59,8 @@ def theorem1(curve: GeodesicCurve) -> Theorem1:
     w0, w1, w2 = (float(x) for x in curve.within_coefficients())
     b0, b1, b2 = (float(x) for x in curve.between_coefficients())
     a, beta, c = w1 * b0 - w0 * b1, w2 * b0 - w0 * b2, w2 * b1 - w1 * b2
-    normalized = b1 / math.sqrt(b0 * b2) if b0 > 0 and b2 > 0 else math.nan
-    if math.isnan(a + beta + c):
-        return Theorem1(None, b1, normalized, None, math.nan, (a, beta, c))
+    if not _has_distinct_means(curve):
+        return Theorem1(None, b1, math.nan, None, math.nan, (a, beta, c))
     # At a collapsed end w₁ and w₂ are rounding, so c is: it must not decide.
     rounding = _ROUNDING * max(abs(w0 * b1), abs(w1 * b0), abs(w0 * b2), abs(w2 * b0))
     polynomial = np.polynomial.Polynomial([a, beta - 2 * a, a - beta + c])
@@ -69,7 +69,17 @@ def theorem1(curve: GeodesicCurve) -> Theorem1:
     roots = [complex(t) for t in polynomial.roots()]
     candidates = [0.0, 1.0, *(t.real for t in roots if abs(t.imag) < 1e-12 and 0 < t.real < 1)]
     values = curve.pfc1(candidates).nan_to_num(nan=-math.inf)
+    normalized = b1 / math.sqrt(b0 * b2)
     return Theorem1(b1 >= 0, b1, normalized, bool(monotone), candidates[int(values.argmax())], (a, beta, c))
+
+
+def _has_distinct_means(curve: GeodesicCurve) -> bool:
+    """Whether the class means of either end differ by more than rounding; not where a class has no samples."""
+    ends = (curve.paired.first, curve.paired.last)
+    spreads = [moments.centered_means("class").square().sum() for moments in ends]
+    return all(
+        bool(spread > moments.num_classes * rounding_floor(moments)) for spread, moments in zip(spreads, ends, strict=True)
+    )
 
 
 @dataclass(frozen=True)
@@ -110,9 +120,9 @@ def theorem2(curve: GeodesicCurve) -> Theorem2:
     Reference:
         Progressive feedforward collapse, arXiv 2405.00985, Theorem 2; the exact test is derived: docs/theory.md, 3.3.
     """
-    start, cross, end = (gram.cpu().numpy() for gram in curve.gram_coefficients())
-    if not (np.trace(start) > 0 and np.trace(end) > 0):
+    if not _has_distinct_means(curve):
         return Theorem2(None, (), None, None, math.nan, math.nan)
+    start, cross, end = (gram.cpu().numpy() for gram in curve.gram_coefficients())
     # In units in which both ends have norm one, so that the cut-off below does not depend on theirs; s is scaled back.
     unit = math.sqrt(np.trace(start) / np.trace(end))
     negative = _negative_intervals(_pfc2_slope(start / np.trace(start), cross * unit / np.trace(start), end / np.trace(end)))
@@ -222,16 +232,16 @@ def polar_alignment(curve: GeodesicCurve) -> PolarAlignment:
         Derived: docs/theory.md, 3.3. Beside Theorem 2 of progressive feedforward collapse, arXiv 2405.00985, it needs no small
         transport cost, but the rotation.
     """
-    first, last = (moments.centered_means("class") for moments in (curve.paired.first, curve.paired.last))
     end_distance = float(curve.pfc2([1.0]))
-    trace = float((first * last).sum())
-    # The triangular factors have the singular values of the d×d product, which is never formed for large d.
-    factors = [torch.linalg.qr(means.T, mode="r").R if bool(means.isfinite().all()) else means.T for means in (last, first)]
-    product = factors[0] @ factors[1].T
-    largest = float(torch.linalg.svdvals(product).sum()) if bool(product.isfinite().all()) else math.nan
-    if not largest > 0 or math.isnan(end_distance):
+    if not _has_distinct_means(curve) or math.isnan(end_distance):
         return PolarAlignment(math.nan, end_distance, None)
-    alignment = trace / largest
+    first, last = (moments.centered_means("class") for moments in (curve.paired.first, curve.paired.last))
+    # The triangular factors have the singular values of the d×d product, which is never formed for large d.
+    factors = [torch.linalg.qr(means.T, mode="r").R for means in (last, first)]
+    largest = float(torch.linalg.svdvals(factors[0] @ factors[1].T).sum())
+    if not largest > 0:
+        return PolarAlignment(math.nan, end_distance, None)
+    alignment = float((first * last).sum()) / largest
     return PolarAlignment(alignment, end_distance, alignment >= 1 - _ALIGNED and end_distance <= _ALIGNED)
 
 

@@ -11,7 +11,7 @@ from ncollapse.report.page import write_page
 from ncollapse.report.parsing import ReportError
 from ncollapse.report.reading import Run, read_run
 from ncollapse.report.summary import summarize
-from ncollapse.report.sweep_page import write_sweep_page
+from ncollapse.report.sweep_page import write_run_pages, write_sweep_page
 from ncollapse.report.sweep_reading import SWEEP_FILE
 
 __all__ = [
@@ -35,5 +35,6 @@ __all__ = [
     "write_comparison",
     "write_depth_page",
     "write_page",
+    "write_run_pages",
     "write_sweep_page",
 ]

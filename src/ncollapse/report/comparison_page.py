@@ -22,7 +22,7 @@ from ncollapse.report.parsing import ReportError
 from ncollapse.report.reading import Run, read_run
 from ncollapse.report.summary import findings
 from ncollapse.report.sweep_reading import SWEEP_FILE, read_sweep
-from ncollapse.report.tables import differing_settings
+from ncollapse.report.tables import differing_settings, mark
 
 __all__ = ["write_comparison"]
 
@@ -30,8 +30,12 @@ __all__ = ["write_comparison"]
 _Draw = Callable[..., None]
 
 
+# In letters: three lines above a panel.
+_LONGEST_HEADING = 60
+
+
 class _Column(NamedTuple):
-    """One run and what sets it apart."""
+    """One run, and what sets it apart, or a letter and the recipe where that is too much for the head of a column."""
 
     run: Run
     label: str
@@ -63,6 +67,7 @@ def write_comparison(folders: Iterable[Path], out: Path, *, position: str = "pro
         title=f"{len(columns)} runs side by side",
         rules="".join(depth_rules(index, len(column.run.layers)) for index, column in enumerate(columns)),
         columns=[_context(column, position) for column in columns],
+        settings=_settings(columns),
         position=POSITIONS.get(position, position),
         over_epochs=[_row(columns, panel, "epochs", shown_over_epochs, draw_over_epochs) for panel in PROGRESSIVE],
         over_depth=[_row(columns, panel, "depth", shown_over_depth, laid) for panel in PROGRESSIVE],
@@ -85,8 +90,20 @@ def _columns(folders: Sequence[Path]) -> list[_Column]:
         raise ReportError(
             f"A comparison needs at least one finished run, found none in {named}. Name run directories or sweeps."
         )
-    labels = [", ".join(f"{field}={value}" for field, value in differing) for differing in differing_settings(runs)]
+    labels = [", ".join(f"{field}={value}" for field, value in settings) for settings in differing_settings(runs)]
+    if max(map(len, labels)) > _LONGEST_HEADING:
+        labels = [f"{mark(index).upper()}: {run.recipe.name}" for index, run in enumerate(runs)]
     return [_Column(run, label or run.path.resolve().name) for run, label in zip(runs, labels, strict=True)]
+
+
+def _settings(columns: Sequence[_Column]) -> list[tuple[str, list[str]]]:
+    """What sets the runs apart where the heads of their columns do not say it: fields with one value a run."""
+    differing = differing_settings([column.run for column in columns])
+    if all(
+        f"{field}={value}" in column.label for column, pairs in zip(columns, differing, strict=True) for field, value in pairs
+    ):
+        return []
+    return [(rows[0][0], [value for _, value in rows]) for rows in zip(*differing, strict=True)]
 
 
 def _context(column: _Column, position: str) -> dict[str, Any]:

@@ -91,7 +91,7 @@ def _panel(name: str, sweep: Sweep, axis: Axis, title: str, quantity: Quantity) 
 
     return {
         "title": title,
-        "meaning": quantity.meaning + (" (dashed: its floor)" if floors else ""),
+        "meaning": f"{quantity.key}: {quantity.meaning}" + (" (dashed: its floor)" if floors else ""),
         "svg": panel_svg(
             lambda axes: draw_against(axes, axis, rows, floors),
             width=2.6,

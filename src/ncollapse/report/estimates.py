@@ -10,6 +10,8 @@ from scipy import stats
 __all__ = ["LEVEL", "Estimate", "log_log_slope", "mean_estimate", "share_estimate", "spread"]
 
 LEVEL = 0.95
+# Relative size of a deviation that is the rounding of float64 sums.
+_ROUNDING = 1e-12
 
 
 class Estimate(NamedTuple):
@@ -22,8 +24,11 @@ class Estimate(NamedTuple):
 
 
 def spread(values: Sequence[float]) -> float:
-    """Standard deviation over seeds, of a sample (divisor n − 1); nan for fewer than two."""
-    return statistics.stdev(values) if len(values) > 1 else math.nan
+    """Standard deviation over seeds, of a sample (divisor n − 1); 0 of values equal up to rounding, nan for fewer than two."""
+    if len(values) < 2:
+        return math.nan
+    deviation = statistics.stdev(values)
+    return deviation if deviation > _ROUNDING * max(map(abs, values)) else 0.0
 
 
 def mean_estimate(values: Sequence[float]) -> Estimate:

@@ -123,10 +123,10 @@ def fit_log(axes: Axes, values: Iterable[float | None]) -> None:
 
 
 def fit_linear(axes: Axes, values: Iterable[float | None]) -> None:
-    """A linear y axis around the values, never of no height."""
+    """A linear y axis around the values, never of no height, nor of that of their rounding."""
     known = [value for value in values if value is not None]
     low, high = min(known), max(known)
-    margin = 0.06 * (high - low) or 0.05 * max(abs(high), 0.1)
+    margin = 0.06 * (high - low) if high - low > 1e-12 * max(abs(low), abs(high)) else 0.05 * max(abs(high), 0.1)
     axes.set_ylim(low - margin, high + margin)
 
 

@@ -4,18 +4,12 @@ import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ncollapse.report.formats import EffectiveDepth, Progression
+from ncollapse.report.formats import EffectiveDepth, Energy, Progression
 from ncollapse.report.labels import POSITIONS
 from ncollapse.report.objective_words import say_objective
 from ncollapse.report.reading import Run
-from ncollapse.report.verdicts import (
-    say_alignment,
-    say_bounds,
-    say_collapsed_optimality,
-    say_theorem1,
-    say_theorem2,
-    say_theorem3,
-)
+from ncollapse.report.vacuous import coincident, say_vacuous
+from ncollapse.report.verdicts import say_bounds, say_collapsed_optimality, say_theorems
 from ncollapse.report.wording import counted, listed, number, percent
 
 __all__ = ["Finding", "findings", "summarize"]
@@ -59,13 +53,9 @@ def summarize(run: Run) -> list[str]:
         _say_effective_depth(run),
         _say_straightness(run),
         *_say_transport(run),
-        *say_collapsed_optimality(run.last.collapsed_optimality),
         *say_bounds(run.last.weight_decay),
         *(_say_prediction(run, metric) for metric in ("pfc1", "pfc2")),
-        say_theorem1(run.last.theorem1),
-        say_theorem2(run.last.theorem2),
-        *say_alignment(run.last.alignment),
-        say_theorem3(run.last.theorem3),
+        *(say_vacuous(run) or say_theorems(run.last)),
     ]
 
 
@@ -234,8 +224,14 @@ def _say_straightness(run: Run) -> str:
 
 
 def _say_transport(run: Run) -> list[str]:
+    """How optimal the pairings with the last features and with their class means are; from or to one point any is."""
+    if coincident(run, "nc1_total"):
+        return []
+    return [*_say_score(run.last.energy), *say_collapsed_optimality(run.last.collapsed_optimality)]
+
+
+def _say_score(energy: Energy | None) -> list[str]:
     """How optimal the network's pairing of first and last features is; nothing where it was not computed."""
-    energy = run.last.energy
     if energy is None or energy.wasserstein2 is None or not energy.identity_cost_sample:
         return []
     said = (

@@ -14,8 +14,12 @@ __all__ = ["draw_against"]
 _MOST_TICKS = 7
 
 
-def draw_against(axes: Axes, axis: Axis, rows: Sequence[SettingRow], dashed: Sequence[SettingRow] = ()) -> None:
+def draw_against(
+    axes: Axes, axis: Axis, rows: Sequence[SettingRow], dashed: Sequence[SettingRow] = (), *, signed: bool = False
+) -> None:
     """Draw one panel: seeds as dots, means as a line with bars of one standard deviation each way.
+
+    A bar ends at 0 where the quantity cannot be below it.
 
     The y axis is logarithmic where all values are positive and span a factor of two or more (less has no room for round
     numbers); so is the x axis where no setting is negative, with a place of its own for 0.
@@ -25,6 +29,7 @@ def draw_against(axes: Axes, axis: Axis, rows: Sequence[SettingRow], dashed: Seq
         axis: The swept settings.
         rows: The quantity at each.
         dashed: What is drawn as a dashed line beside it, by its means.
+        signed: Whether the quantity can be negative.
     """
     style.prepare(axes)
     values = [value for row in rows for value in row.values]
@@ -36,15 +41,15 @@ def draw_against(axes: Axes, axis: Axis, rows: Sequence[SettingRow], dashed: Seq
     bars, lines = _known(axis, rows), _known(axis, dashed)
     values += [row.mean for _, row in lines]
     log = min(values) > 0 and max(values) >= 2 * min(values)
-    (style.fit_log if log else style.fit_linear)(axes, [*values, *_ends(bars)])
+    least = -math.inf if signed else min(0.0, *values)
+    ends = [(x, max(row.mean - row.deviation, least), row.mean + row.deviation) for x, row in bars if row.deviation >= 0]
+    (style.fit_log if log else style.fit_linear)(axes, [*values, *(end for _, *pair in ends for end in pair)])
     _lay_settings(axes, axis)
     for x, row in bars:
         axes.plot([x] * len(row.values), row.values, "o", color=style.SOFT, markersize=3, markeredgewidth=0, zorder=3)
-        if not math.isnan(row.deviation):
-            low = row.mean - row.deviation
-            # Below 0 a log axis has no place: the bar then leaves the panel.
-            low = low if low > 0 or not log else axes.get_ylim()[0]
-            axes.plot([x, x], [low, row.mean + row.deviation], color=style.LINE, linewidth=1.6)
+    for x, low, high in ends:
+        # Below 0 a log axis has no place: the bar then leaves the panel.
+        axes.plot([x, x], [low if low > 0 or not log else axes.get_ylim()[0], high], color=style.LINE, linewidth=1.6)
     line = "-" if axis.numeric else ""
     axes.plot([x for x, _ in bars], [row.mean for _, row in bars], f"o{line}", color=style.LINE, linewidth=1.2, markersize=5)
     axes.plot([x for x, _ in lines], [row.mean for _, row in lines], "--", color=style.NULL, linewidth=1.2)
@@ -53,10 +58,6 @@ def draw_against(axes: Axes, axis: Axis, rows: Sequence[SettingRow], dashed: Seq
 def _known(axis: Axis, rows: Sequence[SettingRow]) -> list[tuple[float, SettingRow]]:
     """The settings where a quantity has values, from left to right."""
     return [(x, row) for x, row in sorted(zip(axis.places, rows, strict=False), key=lambda item: item[0]) if row.values]
-
-
-def _ends(bars: Sequence[tuple[float, SettingRow]]) -> list[float]:
-    return [end for _, row in bars if row.deviation > 0 for end in (row.mean - row.deviation, row.mean + row.deviation)]
 
 
 def _lay_settings(axes: Axes, axis: Axis) -> None:

@@ -1,6 +1,7 @@
 """Write one self-contained HTML page about a sweep."""
 
 import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -11,12 +12,14 @@ from ncollapse.report.claims_page import ledger_rows, write_claims_page
 from ncollapse.report.estimates import Estimate
 from ncollapse.report.inline import panel_svg
 from ncollapse.report.markup import render_page
+from ncollapse.report.page import write_page
+from ncollapse.report.reading import Run
 from ncollapse.report.sweep_figures import draw_against
 from ncollapse.report.sweep_quantities import QUANTITIES, Axis, Quantity, axis_of, setting_rows, slope_of
-from ncollapse.report.sweep_reading import Sweep, SweptRun, read_sweep
+from ncollapse.report.sweep_reading import PAGE_FILE, Sweep, SweptRun, read_sweep
 from ncollapse.report.wording import counted, number
 
-__all__ = ["say_slope", "write_sweep_page"]
+__all__ = ["say_slope", "write_run_pages", "write_sweep_page"]
 
 
 def write_sweep_page(sweep_dir: Path) -> Path:
@@ -40,18 +43,20 @@ def write_sweep_page(sweep_dir: Path) -> Path:
     sweep = read_sweep(Path(sweep_dir))
     axis = axis_of(sweep)
     finished = [item.run for item in sweep.runs if item.run is not None]
-    shown = [q for q in QUANTITIES if not q.optional or any(q.read(run) is not None for run in finished)]
+    shown = [quantity for quantity in QUANTITIES if any(quantity.read(run) is not None for run in finished)]
     ledger = rule_on_claims([sweep.path])
     write_claims_page(ledger, sweep.path / "claims.html")
     html = render_page(
         "sweep.html",
         title=f"Sweep of {', '.join(sweep.fields) or 'seeds'}",
         folder=sweep.path.resolve().name,
+        **_recipe_context(finished, sweep.fields),
         fields=sweep.fields,
         settings=[values for values, _ in sweep.by_setting()],
         num_runs=counted(len(sweep.runs), "run"),
-        num_finished=sum(item.run is not None for item in sweep.runs),
+        num_finished=len(finished),
         quantities=[_context(index, sweep, axis, quantity) for index, quantity in enumerate(shown)],
+        undefined=[quantity.key for quantity in QUANTITIES if quantity not in shown],
         rulings=_spoken(ledger),
         has_comparison=(sweep.path / "compare.html").is_file(),
         unfinished=[item for item in sweep.runs if item.problem],
@@ -60,6 +65,38 @@ def write_sweep_page(sweep_dir: Path) -> Path:
     out = sweep.path / "sweep.html"
     write_whole(out, html)
     return out
+
+
+def write_run_pages(sweep_dir: Path, *, on_progress: Callable[[int, int], None] | None = None) -> list[Path]:
+    """Write ``report.html`` of every finished run of a sweep that has none.
+
+    Args:
+        sweep_dir: The folder that ``ncollapse sweep`` wrote; what its ``claims.json`` says of a run stands on the run's page.
+        on_progress: Called after each with the pages that are written and the pages in all.
+
+    Returns:
+        The new pages, each written whole or not at all.
+
+    Raises:
+        ReportError: If ``sweep.json`` is missing or broken.
+        OSError: If a page cannot be written.
+    """
+    missing = [item.run.path for item in read_sweep(Path(sweep_dir)).runs if item.run is not None and not item.has_page]
+    pages = []
+    for folder in missing:
+        pages.append(write_page([folder], folder / PAGE_FILE))
+        if on_progress is not None:
+            on_progress(len(pages), len(missing))
+    return pages
+
+
+def _recipe_context(runs: Sequence[Run], fields: Sequence[str]) -> dict[str, Any]:
+    """The recipe of all runs and what all of them set otherwise, apart from what is swept."""
+    recipe = runs[0].recipe if runs else None
+    common = [item for item in (recipe.changed if recipe else ()) if all(item in run.recipe.changed for run in runs)]
+    changed = [item for item in common if item.partition("=")[0] not in fields]
+    # Of changed settings the recipe's title may not be true.
+    return {"recipe": recipe, "recipe_title": recipe.title if recipe and not changed else "", "changed": changed}
 
 
 def _spoken(ledger: Ledger) -> list[dict[str, Any]]:
@@ -77,7 +114,7 @@ def _context(index: int, sweep: Sweep, axis: Axis, quantity: Quantity) -> dict[s
         "key": quantity.key,
         "meaning": quantity.meaning,
         "svg": panel_svg(
-            lambda axes: draw_against(axes, axis, rows),
+            lambda axes: draw_against(axes, axis, rows, signed=quantity.signed),
             width=3.3,
             name=f"quantity{index}",
             label=f"{quantity.key} against {axis.label or 'nothing swept'}",
@@ -114,7 +151,7 @@ def _run_context(item: SweptRun, fields: tuple[str, ...]) -> dict[str, Any]:
     return {
         "name": item.name,
         # Quoted whole, so that no name can be anything but a path from here.
-        "href": quote(f"{item.name}/report.html") if item.has_page else "",
+        "href": quote(f"{item.name}/{PAGE_FILE}") if item.has_page else "",
         "values": [item.settings[field] for field in fields],
         "seed": item.seed,
         "state": item.problem or "finished",

@@ -15,15 +15,12 @@ __all__ = ["QUANTITIES", "Axis", "Quantity", "SettingRow", "axis_of", "setting_r
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number of a run: a key, what it means, and how it is read; None is undefined or not measured.
-
-    An optional one is shown only where a run has it.
-    """
+    """A number of a run: a key, what it means, how it is read (None: undefined, not measured), whether it can be negative."""
 
     key: str
     meaning: str
     read: Callable[[Run], float | None]
-    optional: bool = False
+    signed: bool = False
 
 
 def _metric(key: str, meaning: str) -> Quantity:
@@ -32,7 +29,7 @@ def _metric(key: str, meaning: str) -> Quantity:
 
 def _objective(key: str, meaning: str) -> Quantity:
     """An entry of the objective."""
-    return Quantity(key, meaning, lambda run: getattr(run.last_objective, key, None), optional=True)
+    return Quantity(key, meaning, lambda run: getattr(run.last_objective, key, None))
 
 
 def _error(which: str, metric: str, meaning: str) -> Quantity:
@@ -100,6 +97,7 @@ QUANTITIES = (
         "alignment",
         "of first and last class means; 1 where no rotation brings them nearer",
         lambda run: run.last.alignment.alignment if run.last.alignment else None,
+        signed=True,
     ),
     Quantity(
         "decay bound",

@@ -7,9 +7,10 @@ from pathlib import Path
 from ncollapse.report.parsing import ReportError, parse
 from ncollapse.report.reading import Run, read_run
 
-__all__ = ["SWEEP_FILE", "Sweep", "SweptRun", "read_sweep", "unfinished"]
+__all__ = ["PAGE_FILE", "SWEEP_FILE", "Sweep", "SweptRun", "read_sweep", "unfinished"]
 
 SWEEP_FILE = "sweep.json"
+PAGE_FILE = "report.html"
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def read_sweep(path: Path) -> Sweep:
 
 
 def _swept_run(folder: Path, entry: _Entry) -> SweptRun:
-    has_page = (folder / "report.html").is_file()
+    has_page = (folder / PAGE_FILE).is_file()
     run, problem = None, "not begun"
     if folder.is_dir():
         try:

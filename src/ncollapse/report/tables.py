@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from ncollapse.report.reading import Run
 from ncollapse.report.wording import number
 
-__all__ = ["MetricRow", "MetricTable", "differing_settings", "environment_entries", "metric_tables", "recipe_groups"]
+__all__ = [
+    "MetricRow",
+    "MetricTable",
+    "differing_settings",
+    "environment_entries",
+    "mark",
+    "metric_tables",
+    "recipe_groups",
+]
 
 
 @dataclass(frozen=True)
@@ -43,7 +51,7 @@ def metric_tables(run: Run) -> list[MetricTable]:
     tables = []
     for split in dict.fromkeys(row.split for row in last):
         rows = [row for row in last if row.split == split]
-        marks = {flag: _mark(i) for i, flag in enumerate(dict.fromkeys(flag for row in rows for flag in row.flags))}
+        marks = {flag: mark(i) for i, flag in enumerate(dict.fromkeys(flag for row in rows for flag in row.flags))}
         cells: dict[str, dict[int, tuple[str, str]]] = {}
         for row in rows:
             text = (_tabled(row.value), " ".join(marks[flag] for flag in row.flags))
@@ -133,6 +141,6 @@ def _tabled(value: float) -> str:
     return f"{value:.4g}".replace("inf", "∞").replace("e-0", "e-")
 
 
-def _mark(index: int) -> str:
-    """A, b, …, z, then 27, 28, …: marks beside numbers must not be numbers while letters last."""
+def mark(index: int) -> str:
+    """A mark: a, b, …, z, then 27, 28, …; beside numbers it must not be one while letters last."""
     return chr(ord("a") + index) if index < 26 else str(index + 1)

@@ -1,23 +1,34 @@
 """The theorem predicates in words, each with the quantity that it tests and with what it does not bind."""
 
-from ncollapse.report.formats import Alignment, CollapsedOptimality, Theorem1, Theorem2, Theorem3, WeightDecay
+from ncollapse.report.formats import Alignment, CollapsedOptimality, DepthRecord, Theorem1, Theorem2, Theorem3, WeightDecay
 from ncollapse.report.wording import counted, listed, number
 
-__all__ = [
-    "say_alignment",
-    "say_bounds",
-    "say_collapsed_optimality",
-    "say_theorem1",
-    "say_theorem2",
-    "say_theorem3",
-]
+__all__ = ["say_bounds", "say_collapsed_optimality", "say_theorems"]
 
 _STATES = {True: "holds", False: "does not hold", None: "is undefined"}
 # PFC2 of an exact ETF whose features are float32 is some 1e-7.
 _ETF_ROUNDING = 1e-6
+_UNDEFINED = "because a class has no samples or all class means of an end coincide."
 
 
-def say_theorem1(theorem: Theorem1 | None) -> str:
+def say_theorems(record: DepthRecord) -> list[str]:
+    """What the theorems about the straight line say of PFC1, PFC2 and PFC3.
+
+    Args:
+        record: The curves over depth.
+
+    Returns:
+        A few sentences each.
+    """
+    return [
+        _say_theorem1(record.theorem1),
+        _say_theorem2(record.theorem2),
+        *_say_alignment(record.alignment),
+        _say_theorem3(record.theorem3),
+    ]
+
+
+def _say_theorem1(theorem: Theorem1 | None) -> str:
     """Theorem 1: PFC1 falls along the line if the centered class means of both ends correlate (C ≥ 0) and the end is collapsed.
 
     Args:
@@ -28,8 +39,9 @@ def say_theorem1(theorem: Theorem1 | None) -> str:
     """
     if theorem is None:
         return "Theorem 1 (PFC1 along the straight line) was not computed."
-    if theorem.holds is None:
-        return "Theorem 1 (PFC1 along the straight line) is undefined because a class has no samples."
+    # Files of earlier versions call C = 0 of class means that coincide a condition that holds.
+    if theorem.holds is None or theorem.normalized is None:
+        return f"Theorem 1 (PFC1 along the straight line) is undefined {_UNDEFINED}"
     sign = "not negative" if theorem.holds else "negative"
     said = (
         f"Theorem 1 (PFC1): its condition {_STATES[theorem.holds]}: the correlation of first and last centered class means is "
@@ -45,7 +57,7 @@ def say_theorem1(theorem: Theorem1 | None) -> str:
     return said + f"Between the measured ends, which need not be collapsed, PFC1 does NOT fall all along the line{where}."
 
 
-def say_theorem2(theorem: Theorem2 | None) -> str:
+def _say_theorem2(theorem: Theorem2 | None) -> str:
     """Theorem 2: PFC2 falls along the line if the transport cost is small; here by the exact test.
 
     Args:
@@ -57,10 +69,7 @@ def say_theorem2(theorem: Theorem2 | None) -> str:
     if theorem is None:
         return "Theorem 2 (PFC2 along the straight line) was not computed."
     if theorem.monotone is None:
-        return (
-            "Theorem 2 (PFC2 along the straight line) is undefined because a class has no samples or all class means of an end "
-            "coincide."
-        )
+        return f"Theorem 2 (PFC2 along the straight line) is undefined {_UNDEFINED}"
     if theorem.monotone:
         said = "Theorem 2 (PFC2): by the exact test PFC2 falls all along the line. "
     else:
@@ -88,7 +97,7 @@ def _say_sufficient(theorem: Theorem2) -> str:
     )
 
 
-def say_alignment(found: Alignment | None) -> list[str]:
+def _say_alignment(found: Alignment | None) -> list[str]:
     """The theorem of the optimal rotation, which is ours: PFC2 falls towards an ETF that is aligned, at any transport cost.
 
     Args:
@@ -120,7 +129,7 @@ def say_bounds(found: WeightDecay | None) -> list[str]:
     return [f"{said}." if found.is_bound else f"{said}, which is no bound here, since the blocks normalize."]
 
 
-def say_theorem3(theorem: Theorem3 | None) -> str:
+def _say_theorem3(theorem: Theorem3 | None) -> str:
     """PFC3 along the line: no pair of sample and rival class may turn from right to wrong.
 
     Args:
@@ -160,8 +169,8 @@ def say_collapsed_optimality(verdict: CollapsedOptimality | None) -> list[str]:
         return []
     said = "For an end collapsed to its class means, which the measured one need not be, the map of all samples onto them is "
     if verdict.optimal:
-        said += "optimal transport: a linear classifier with those class means as weights makes no error on the first features."
-        return [said]
+        said += "optimal transport: a linear classifier with those class means as weights makes no error, ties aside, on the "
+        return [f"{said}first features."]
     said += "NOT optimal transport"
     if verdict.cycle:
         classes = " → ".join(str(k) for k in (*verdict.cycle, verdict.cycle[0]))
