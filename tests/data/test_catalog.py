@@ -82,6 +82,7 @@ def test_fashion_mnist(split: str, size: int) -> None:
         ),
         ({"split": "dev"}, r"data.split must be one of train, test, got 'dev'"),
         ({"scaling": "unit"}, r"data.scaling must be one of norm64, standard, none, got 'unit'"),
+        ({"largest_classes": 1}, r"data.largest_classes must be 2 or more, got 1"),
         ({"per_class": 0}, r"data.per_class must be 1 or more, got 0. Leave it out"),
         ({"corrupt": 1.5}, r"data.corrupt must be in \[0, 1\], got 1.5. Pass a fraction"),
         ({"seed": -1}, r"data.seed must be 0 or more, got -1. Pass a non-negative"),

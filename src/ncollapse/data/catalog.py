@@ -54,7 +54,7 @@ class DataConfig:
         root: Folder to look in first, and to download to. See ``places.search_places`` for the others.
         download: Whether image files that are in no known place may be fetched.
         seed: Of the mixture and of the corruption, 0 or more.
-        largest_classes: Keeps the so many classes with the most training samples, 1 or more; None keeps all.
+        largest_classes: Keeps the so many classes with the most training samples, 2 or more; None keeps all.
         vocabulary: Of texts: the most frequent words of the training part that have ids of their own, 1 or more.
         length: Of texts: words that are kept, 1 or more.
 
@@ -95,10 +95,10 @@ class DataConfig:
             raise ValueError(f"data.per_class must be 1 or more, got {self.per_class}. Leave it out to take all.")
         if self.seed < 0:
             raise ValueError(f"data.seed must be 0 or more, got {self.seed}. Pass a non-negative integer.")
-        for field in ("largest_classes", "vocabulary", "length"):
+        for field, least in (("largest_classes", 2), ("vocabulary", 1), ("length", 1)):
             value = getattr(self, field)
-            if value is not None and value < 1:
-                raise ValueError(f"data.{field} must be 1 or more, got {value}. Leave it out for its default.")
+            if value is not None and value < least:
+                raise ValueError(f"data.{field} must be {least} or more, got {value}. Leave it out for its default.")
 
 
 def load_data(config: DataConfig) -> LabeledData:
