@@ -1,6 +1,8 @@
 """The command line: what it prints, its exit codes, its one-line errors."""
 
+import argparse
 import json
+import shutil
 import subprocess
 import sys
 
@@ -8,7 +10,8 @@ import pytest
 import torch
 
 from ncollapse.cli import main
-from ncollapse.studies import measure_run
+from ncollapse.studies import measure_run, sweep
+from ncollapse.studies.workers import work
 
 SMALL = [
     "data.per_class=20", "train.epochs=3", "model.width=16", "model.num_blocks=2", "train.batch_size=50",
@@ -103,9 +106,80 @@ def test_demo_does_not_replace_a_run_with_other_settings(run_directory, capsys):
 
 def test_report_of_several_runs(run_directory, tmp_path, capsys):
     page = tmp_path / "page.html"
-    main(["report", str(run_directory), str(run_directory), "--out", str(page)])
+    other = shutil.copytree(run_directory, tmp_path / "other")
+    main(["report", str(run_directory), str(other), "--out", str(page)])
     assert capsys.readouterr().out == f"Page: {page}\n"
     assert page.stat().st_size < 2**20
+
+
+@pytest.mark.parametrize("command", ["report", "compare", "claims"])
+def test_one_directory_is_named_once(command, run_directory, capsys):
+    again = run_directory / ".." / run_directory.name
+    raised = failing(capsys, command, str(run_directory), str(again))
+    assert f"Every DIR must be another one, got one twice: {run_directory} and {again}. Name it once." in raised
+
+
+def test_report_does_not_mix_runs_and_sweeps(run_directory, tmp_path, capsys):
+    (tmp_path / "sweep.json").write_text("{}")
+    for folders in ([tmp_path, run_directory], [run_directory, tmp_path]):
+        raised = failing(capsys, "report", *map(str, folders))
+        assert f"got both: {tmp_path} is of a sweep, {run_directory} is not. Call it for each kind alone" in raised
+        assert "`ncollapse compare` and `ncollapse claims` take both" in raised
+
+
+@pytest.mark.parametrize(
+    ("command", "needed"),
+    [
+        *(([name, "demo"], "folder") for name in ("run", "sweep")),
+        *(([name, "a-run"], "file") for name in ("report", "compare", "claims")),
+        (["demo"], "folder"),
+    ],
+)
+def test_out_is_a_folder_or_a_file(command, needed, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    there = "file" if needed == "folder" else "folder"
+    assert f"must be a {needed}, {there} is a {there}; " in failing(capsys, *command, "--out", there)
+    raised = failing(capsys, *command, "--out", "file/x")
+    assert "must lie in a folder, got file/x, and file is a file; choose another place" in raised
+
+
+def test_what_is_set_for_all_runs_is_not_swept(tmp_path, capsys):
+    words = ["--set", "model.num_blocks=4", "--over", "model.num_blocks=1,2"]
+    raised = failing(capsys, "sweep", "demo", *words, "--out", str(tmp_path / "x"))
+    assert "got model.num_blocks in both (--set model.num_blocks=4). Leave it out of one" in raised
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_failed_run_is_not_promised_to_go_on(tmp_path, capsys, monkeypatch):
+    # In this process: to start another takes seconds.
+    monkeypatch.setattr(sweep, "run_locally", lambda tasks, workers, tick: [work(task) for task in tasks])
+    out = tmp_path / "x"
+    diverging = [*SMALL, "model.normalization=none", "train.clip_norm=null", "train.learning_rate=1e30"]
+    with pytest.raises(SystemExit) as caught:
+        main(["sweep", "demo", "--set", *diverging, "--out", str(out)])
+    raised = capsys.readouterr().err.splitlines()[-1]
+    assert caught.value.code == 2
+    assert "1 of 1 runs are not finished. Correct what is named here; runs that were interrupted go on when" in raised
+    assert "finite losses" in raised
+
+
+def options_of(parser, names=()):
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, below in action.choices.items():
+                yield from options_of(below, (*names, name))
+        else:
+            yield " ".join((*names, action.metavar or action.dest)), action.help
+
+
+def test_every_argument_is_described():
+    from ncollapse.cli.main import _parser
+
+    described = list(options_of(_parser()))
+    assert len(described) > 100
+    assert [name for name, words in described if not words] == []
 
 
 def test_recipes(capsys):

@@ -55,6 +55,19 @@ def test_means_do_not_mix_epochs(tmp_path):
     assert (at, pfc1) == ("3", f"{last_layer(runs[0], 'pfc1'):.3g}")
 
 
+def test_the_last_line_is_the_final_state(monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "")
+    with progress("a sweep") as show:
+        show(5, 10, "0 of 2 runs finished")
+        show(10, 10, "1 of 2 runs finished")
+        show(10, 10, "2 of 2 runs finished")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-2:] == ["a sweep: epoch 10/10, 1 of 2 runs finished", "a sweep: epoch 10/10, 2 of 2 runs finished"]
+    with progress("a run") as show:
+        show(10, 10, "loss 1")
+    assert capsys.readouterr().err == "a run: epoch 10/10, loss 1\n"
+
+
 @pytest.mark.parametrize("terminal", [True, False])
 def test_the_table_is_for_terminals(terminal, monkeypatch, capsys):
     monkeypatch.setenv("FORCE_COLOR", "1" if terminal else "")

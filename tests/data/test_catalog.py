@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from ncollapse.data import DataConfig, digits, gaussian_mixture, load_data
+from ncollapse.data.catalog import outline
 from ncollapse.data.sources import FASHION_MNIST
+from ncollapse.data.text import WORDNET
 
 
 def test_demo_data() -> None:
@@ -16,6 +18,25 @@ def test_demo_data() -> None:
     assert data.num_samples == 1740
     assert data.labels.bincount().tolist() == [174] * 10
     assert data.inputs.equal(digits().per_class(174).inputs)
+
+
+@pytest.mark.parametrize("name", ["digits", "gaussian_mixture", "geo_mnist", "fashion_mnist", "wordnet"])
+@pytest.mark.parametrize("largest", [None, 3])
+def test_an_outline_is_the_data_without_its_samples(name: str, largest: int | None) -> None:
+    places = {"fashion_mnist": FASHION_MNIST.system_folder, "wordnet": WORDNET.system_folder}
+    if name in places and not places[name].is_dir():
+        pytest.skip(f"needs {name} in {places[name]}")
+    config = DataConfig(name, largest_classes=largest)  # type: ignore[arg-type]
+    data, known = load_data(config), outline(config)
+    assert (known.num_samples, known.num_classes, known.sample_shape) == (0, data.num_classes, data.sample_shape)
+    assert (known.inputs.dtype, known.vocabulary, known.name) == (data.inputs.dtype, data.vocabulary, data.name)
+
+
+def test_an_outline_of_texts_of_ones_own_needs_no_files() -> None:
+    known = outline(DataConfig("texts", vocabulary=7, length=5))
+    assert (known.sample_shape, known.vocabulary, known.num_classes) == ((5,), 9, 2)
+    with pytest.raises(ValueError, match="largest_classes of 'imdb' must be between 1 and 2, got 3"):
+        outline(DataConfig("imdb", largest_classes=3))
 
 
 def test_mixture_takes_seed_split_and_size() -> None:
@@ -61,6 +82,7 @@ def test_fashion_mnist(split: str, size: int) -> None:
         ),
         ({"split": "dev"}, r"data.split must be one of train, test, got 'dev'"),
         ({"scaling": "unit"}, r"data.scaling must be one of norm64, standard, none, got 'unit'"),
+        ({"largest_classes": 1}, r"data.largest_classes must be 2 or more, got 1"),
         ({"per_class": 0}, r"data.per_class must be 1 or more, got 0. Leave it out"),
         ({"corrupt": 1.5}, r"data.corrupt must be in \[0, 1\], got 1.5. Pass a fraction"),
         ({"seed": -1}, r"data.seed must be 0 or more, got -1. Pass a non-negative"),

@@ -93,6 +93,10 @@ def test_imdb_in_its_standard_folder(tmp_path: Path) -> None:
     assert test.inputs.tolist() == [[2, 6, 2, 1, 0]] * 2 + [[4, 5, 1, 0, 0]] * 2
     for path in (tmp_path / "root" / "aclImdb" / "train" / "pos").iterdir():
         path.unlink()
+    (tmp_path / "root" / "aclImdb" / "train" / "neg" / "0_0.txt").write_bytes("Très\nmauvais, très".encode("latin-1"))
+    with pytest.raises(DataFileError, match=r"0_0\.txt, line 1: expected text in UTF-8, found the byte 0xe8 after 'Tr'"):
+        read_imdb(tmp_path / "root" / "aclImdb", "train")
+    (tmp_path / "root" / "aclImdb" / "train" / "neg" / "0_0.txt").unlink()
     with pytest.raises(DataFileError, match="expected reviews"):
         read_imdb(tmp_path / "root" / "aclImdb", "train")
 
@@ -124,6 +128,26 @@ def test_numbers_as_labels_are_ordered_by_size_and_empty_texts_have_one_unknown_
     assert data.inputs.tolist() == [[3, 0], [2, 0], [1, 0]]
 
 
+@pytest.mark.parametrize(("suffix", "content"), [("csv", "text,label\nred,1\ncafé,2\n"), ("jsonl", '{}\n\n{"a": "café"}')])
+def test_a_table_in_another_encoding_is_told_with_its_place(tmp_path: Path, suffix: str, content: str) -> None:
+    path = tmp_path / f"train.{suffix}"
+    path.write_bytes(content.encode("latin-1"))
+    with pytest.raises(
+        DataFileError, match=rf"train\.{suffix}, line 3: expected text in UTF-8, found the byte 0xe9 after .*caf'"
+    ):
+        load_data(DataConfig("texts", root=str(tmp_path)))
+    path.write_text("\ufefftext\tlabel\ncafé\t1\nthé\t2\n", encoding="utf-8")
+    assert read_table(path.rename(tmp_path / "train.tsv")).texts == ["café", "thé"]
+
+
+def test_texts_of_one_class_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("text,label\na,good\nb,good\n")
+    with pytest.raises(
+        DataFileError, match=r"expected texts with two labels or more in the training half, found 'good' alone.*add"
+    ):
+        load_data(DataConfig("texts", root=str(tmp_path)))
+
+
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
@@ -142,7 +166,7 @@ def test_damaged_tables(tmp_path: Path, name: str, content: str, words: str) -> 
 
 
 def test_a_label_that_training_does_not_know(tmp_path: Path) -> None:
-    (tmp_path / "train.csv").write_text("text,label\na,b\n")
+    (tmp_path / "train.csv").write_text("text,label\na,b\na,d\n")
     (tmp_path / "test.csv").write_text("text,label\na,c\n")
     with pytest.raises(DataFileError, match=r"labels of the training half in the test half too, found \['c'\]"):
         load_data(DataConfig("texts", split="test", root=str(tmp_path)))

@@ -35,6 +35,16 @@ def test_overrides_are_typed():
     assert override(recipe_by_name("demo"), ["measure.epochs=[0,5]"]).measure.epochs == (0, 5)
 
 
+def test_a_shorter_training_is_measured_at_the_listed_epochs_that_it_reaches():
+    recipe = recipe_by_name("deep_rn1_small")
+    assert recipe.measure.epochs == (0, 500, 1000)
+    assert override(recipe, ["train.epochs=500"]).measure.epochs == (0, 500)
+    assert override(recipe, ["train.epochs=9000"]) == replace(recipe, train=replace(recipe.train, epochs=9000))
+    assert override(recipe_by_name("demo"), ["train.epochs=20"]).measure.epochs is None
+    with pytest.raises(RecipeError, match=r"measure earlier: measure\.epochs=\[0\]"):
+        override(recipe, ["train.epochs=20", "measure.epochs=[0,30]"])
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
@@ -51,6 +61,7 @@ def test_overrides_are_typed():
         ("seed=-1", r"^seed must be at least 0 and threads at least 1, got -1 and 1\. \(set by seed=-1\)$"),
         ("measure.epochs=[0,-3]", r"measure\.epochs must be 0 \(before training\) or more, got -3"),
         ("measure.epochs=[999]", r"measure\.epochs must be at most train\.epochs = 150, got 999"),
+        ("measure.epochs=[0,5,999]", r"Train longer, or measure earlier: measure\.epochs=\[0,5\]\. \(set by"),
         ("measure.batch_size=0", r"measure\.batch_size must be at least 1, got 0"),
     ],
 )

@@ -321,6 +321,12 @@ def test_missing_data_leaves_no_folder(tmp_path, monkeypatch):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_network_without_blocks_is_refused_and_leaves_nothing_behind(tmp_path):
+    with pytest.raises(ValueError, match=r"needs two layers or more, this network has one, stem\. Give it a block"):
+        run_recipe(small("model.num_blocks=0"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_damaged_checkpoint_and_tables(finished, tmp_path):
     out = tmp_path / "damaged"
     run_recipe(small(), out)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,12 +12,14 @@ from pathlib import Path
 import pytest
 
 from ncollapse.studies import override, plan_sweep, recipe_by_name, run_recipe, run_sweep, run_together, sweep
+from ncollapse.studies.workers import work
 
 SMALL = [
     "data.per_class=20", "train.epochs=5", "train.checkpoint_every=2", "measure.epochs=[0,1,3]", "model.width=16",
     "model.num_blocks=2", "train.batch_size=50", "measure.transport_samples=0", "train.learning_rate=0.02",
 ]  # fmt: skip
 OVER = ["train.weight_decay=0,0.05", "model.num_blocks=1,2"]
+FOR_ALL = [setting for setting in SMALL if not setting.startswith("model.num_blocks=")]
 TABLES = ("measurements.csv", "depth.json", "history.csv")
 
 
@@ -52,11 +55,32 @@ def test_every_combination_with_every_seed(tmp_path):
         (["seed=0,1"], "Seeds are swept by --seeds N"),
         (["train.weight_decy=0,1"], "weight_decay"),
         (["train.weight_decay=-1"], "weight_decay must be 0 or more"),
+        (["train.weight_decay=5e-4,0.01,0.0005"], "two spellings: train.weight_decay=5e-4 and train.weight_decay=0.0005"),
+        (["model.num_blocks=1,2", "model.width=8,16,8.0"], "model.width"),
+        (["model.num_blocks=1,0"], r"this network has one, stem\. Give it a block.*set by model.num_bl"),
+        (["data.largest_classes=10,11"], "largest_classes of 'digits' must be between 1 and 10, got 11"),
+        (["data.name=digits,texts"], r"texts need a network that takes token ids.*set by data.name=texts"),
     ],
 )
 def test_what_cannot_be_swept(over, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         plan_sweep(base(), over, 1, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "over", "message"),
+    [
+        ("vit_digits", "model.patch=4,3", "patch"),
+        ("fc_fixed", "model.width=16,8", "simplex"),
+        ("conv_fashion_mnist_small", "data.name=fashion_mnist,gaussian_mixture", "ConvResNet needs images"),
+        ("deep_rn1_small", "model.num_blocks=1,0", "this network has one"),
+    ],
+)
+def test_networks_that_do_not_fit_are_refused_before_any_is_trained(recipe, over, message, tmp_path):
+    fixed = ["model.head=fixed_etf", "train.loss=dot_regression"]
+    varied = base(*fixed) if recipe == "fc_fixed" else recipe_by_name(recipe)
+    with pytest.raises(ValueError, match=rf"{message}.*set by {over.split('=')[0]}"):
+        plan_sweep(varied, [over], 2, tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +110,34 @@ def test_finished_runs_are_left_alone(swept):
     before = {run.name: (run.path / "checkpoint.safetensors").stat().st_mtime_ns for run in swept}
     assert run_sweep(swept, swept[0].path.parent).errors == {}
     assert before == {run.name: (run.path / "checkpoint.safetensors").stat().st_mtime_ns for run in swept}
+
+
+def test_a_finished_run_that_lost_a_table_is_told_and_the_last_look_sees_the_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep, "run_locally", lambda tasks, workers, tick: [work(task) for task in tasks])
+    runs, seen = plan_sweep(base(), [], 2, tmp_path), []
+
+    def look(done, total):
+        seen.append([run.status().get("state") for run in runs])
+
+    assert run_sweep(runs, tmp_path, on_progress=look).errors == {}
+    assert seen[-1] == ["finished", "finished"]
+    table = (runs[0].path / "measurements.csv").rename(tmp_path / "kept")
+    outcome = run_sweep(runs, tmp_path, on_progress=look)
+    assert list(outcome.errors) == [runs[0].name]
+    assert re.search(r"up to epoch 5, but measurements\.csv in it is missing\. Put back .*anew", outcome.errors[runs[0].name])
+    assert seen[-1] == ["damaged", "finished"]
+    table.rename(runs[0].path / "measurements.csv")
+    assert run_sweep(runs, tmp_path, on_progress=look).errors == {}
+    assert seen[-1] == ["finished", "finished"]
+
+
+def test_what_no_sweep_can_be_written_to_or_run_on(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"file must be a folder for the runs of a sweep, it is a file\. Choose another"):
+        run_sweep(plan_sweep(base(), [], 1, tmp_path / "file"), tmp_path / "file")
+    with pytest.raises(ValueError, match="device 'nowhere' is not available here"):
+        run_sweep(plan_sweep(base("device=nowhere"), [], 1, tmp_path / "new"), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("setting", ["train.learning_rate=0.01", "train.epochs=6"])
@@ -134,7 +186,7 @@ def test_a_run_that_fails_is_named_and_ends_no_other(tmp_path):
 
 def test_workers_killed_at_random_lose_nothing(swept, tmp_path):
     """Twice a worker is killed, once the whole sweep; called again, it ends with the uninterrupted table."""
-    settings = [item for setting in SMALL for item in ("--set", setting)]
+    settings = [item for setting in FOR_ALL for item in ("--set", setting)]
     command = [
         *(sys.executable, "-m", "ncollapse", "sweep", "demo", *settings, "--over", *OVER),
         *("--seeds", "2", "--workers", "2", "--out", str(tmp_path), "--json"),
@@ -202,7 +254,7 @@ def test_ray_gives_the_same_tables(swept, tmp_path):
 def test_workers_of_ray_killed_at_random_lose_nothing(swept, tmp_path):
     """Twice a worker is killed, whatever it is at: its task is done again by another."""
     pytest.importorskip("ray")
-    settings = [item for setting in SMALL for item in ("--set", setting)]
+    settings = [item for setting in FOR_ALL for item in ("--set", setting)]
     command = [
         *(sys.executable, "-m", "ncollapse", "sweep", "demo", *settings, "--over", *OVER),
         *("--seeds", "2", "--workers", "2", "--engine", "ray", "--out", str(tmp_path), "--json"),

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ncollapse.cli.options import file, named_once
+
 
 def add_compare(commands: Any) -> None:
     """Add the command to a parser.
@@ -15,7 +17,7 @@ def add_compare(commands: Any) -> None:
     """
     compare = commands.add_parser("compare", help="set the figures of several runs side by side, on common axes")
     compare.add_argument("runs", type=Path, nargs="+", metavar="DIR", help="run directories, or folders of sweeps")
-    compare.add_argument("--out", type=Path, metavar="FILE", help="the page (default: compare.html in the first DIR)")
+    compare.add_argument("--out", type=file, metavar="FILE", help="the page (default: compare.html in the first DIR)")
     compare.add_argument(
         "--position",
         default="projection",
@@ -34,4 +36,4 @@ def run_command(options: argparse.Namespace) -> None:
     from ncollapse.report import write_comparison
 
     out = options.out if options.out is not None else options.runs[0] / "compare.html"
-    print(f"Page: {write_comparison(options.runs, out, position=options.position)}")
+    print(f"Page: {write_comparison(named_once(options.runs), out, position=options.position)}")

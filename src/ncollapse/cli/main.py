@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NoReturn
 from ncollapse.cli.claims import add_claims
 from ncollapse.cli.compare import add_compare
 from ncollapse.cli.measure import add_measure
+from ncollapse.cli.options import file, folder, named_once
 from ncollapse.cli.progress import progress
 from ncollapse.cli.solve import add_solve
 from ncollapse.cli.sweep import add_sweep
@@ -57,7 +58,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
 
     demo = commands.add_parser("demo", help="train on the handwritten digits, measure, write the page")
-    demo.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="run directory (default: %(default)s)")
+    demo.add_argument(
+        "--out", type=folder, default=Path("runs/demo"), metavar="DIR", help="run directory (default: %(default)s)"
+    )
     demo.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     demo.set_defaults(call=_demo)
 
@@ -66,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="FIELD=VALUE", help="such as train.epochs=50 seed=3"
     )
-    run.add_argument("--out", type=Path, metavar="DIR", help="run directory (default: runs/RECIPE)")
+    run.add_argument("--out", type=folder, metavar="DIR", help="run directory (default: runs/RECIPE)")
     run.add_argument("--resume", action="store_true", help="continue the run in DIR; begins it if there is none")
     run.add_argument("--json", action="store_true", help="print the result as JSON")
     run.set_defaults(call=_run)
@@ -74,8 +77,10 @@ def _parser() -> argparse.ArgumentParser:
     add_measure(commands)
 
     report = commands.add_parser("report", help="write the page of run directories anew, or one of sweeps over depth")
-    report.add_argument("runs", type=Path, nargs="+", metavar="DIR")
-    report.add_argument("--out", type=Path, metavar="FILE", help="the page (default: report.html in the first DIR)")
+    report.add_argument("runs", type=Path, nargs="+", metavar="DIR", help="run directories, or folders of sweeps over depth")
+    report.add_argument(
+        "--out", type=file, metavar="FILE", help="the page (default: in the first DIR report.html, of sweeps depth.html)"
+    )
     report.set_defaults(call=_report)
 
     recipes = commands.add_parser("recipes", help="list the recipes, or the fields of one with their values")
@@ -195,11 +200,18 @@ def _print_findings(page: Path) -> None:
 def _report(options: argparse.Namespace) -> None:
     from ncollapse.report import SWEEP_FILE, write_depth_page
 
-    if all((folder / SWEEP_FILE).is_file() for folder in options.runs):
-        print(f"Page: {write_depth_page(options.runs, options.out or options.runs[0] / 'depth.html')}")
+    runs = named_once(options.runs)
+    sweeps = [path for path in runs if (path / SWEEP_FILE).is_file()]
+    if sweeps and len(sweeps) < len(runs):
+        run = next(path for path in runs if path not in sweeps)
+        raise ValueError(
+            f"report takes run directories, or folders of sweeps over depth, got both: {sweeps[0]} is of a sweep, {run} is "
+            "not. Call it for each kind alone; `ncollapse compare` and `ncollapse claims` take both together."
+        )
+    if sweeps:
+        print(f"Page: {write_depth_page(runs, options.out or runs[0] / 'depth.html')}")
         return
-    page = _write_reports(options.runs, options.out if options.out is not None else options.runs[0] / "report.html")
-    print(f"Page: {page}")
+    print(f"Page: {_write_reports(runs, options.out or runs[0] / 'report.html')}")
 
 
 def _recipes(options: argparse.Namespace) -> None:

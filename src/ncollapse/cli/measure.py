@@ -39,7 +39,7 @@ def add_measure(commands: Any) -> None:
         metavar="D",
         help="shape of a sample for your own network, such as 1 28 28; 3 28 28 copies the one channel",
     )
-    measure.add_argument("--split", choices=("train", "test"), default="train")
+    measure.add_argument("--split", choices=("train", "test"), default="train", help="of the data (default: %(default)s)")
     measure.add_argument(
         "--checkpoint",
         type=Path,

@@ -1,7 +1,8 @@
-"""Types of the command's options."""
+"""Types of the command's options: counts, places to write to, directories named once."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 
 def count(least: int) -> Callable[[str], int]:
@@ -20,3 +21,67 @@ def count(least: int) -> Callable[[str], int]:
         return int(text)
 
     return convert
+
+
+def folder(text: str) -> Path:
+    """The type of an option that names a folder to write to.
+
+    Args:
+        text: Its path; it need not be there yet.
+
+    Returns:
+        The path.
+
+    Raises:
+        argparse.ArgumentTypeError: If it, or what it is to lie in, is a file.
+    """
+    path = Path(text)
+    if path.exists() and not path.is_dir():
+        raise argparse.ArgumentTypeError(f"must be a folder, {text} is a file; choose another name")
+    _check_above(path)
+    return path
+
+
+def file(text: str) -> Path:
+    """The type of an option that names a file to write.
+
+    Args:
+        text: Its path; it need not be there yet.
+
+    Returns:
+        The path.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is a folder, or what it is to lie in is a file.
+    """
+    path = Path(text)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"must be a file, {text} is a folder; name a file in it")
+    _check_above(path)
+    return path
+
+
+def _check_above(path: Path) -> None:
+    above = next((parent for parent in path.parents if parent.exists()), None)
+    if above is not None and not above.is_dir():
+        raise argparse.ArgumentTypeError(f"must lie in a folder, got {path}, and {above} is a file; choose another place")
+
+
+def named_once(folders: Sequence[Path]) -> Sequence[Path]:
+    """Directories of which each is to be shown or counted once.
+
+    Args:
+        folders: As they were named.
+
+    Returns:
+        The same.
+
+    Raises:
+        ValueError: If two names lead to one directory.
+    """
+    seen: dict[Path, Path] = {}
+    for path in folders:
+        first = seen.setdefault(path.resolve(), path)
+        if first is not path:
+            raise ValueError(f"Every DIR must be another one, got one twice: {first} and {path}. Name it once.")
+    return folders

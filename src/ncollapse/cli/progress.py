@@ -1,4 +1,4 @@
-"""What long work shows: a bar with the time left on a terminal, a line every tenth of the way elsewhere."""
+"""What long work shows: a bar with the time left on a terminal, a line every tenth of the way and at the end elsewhere."""
 
 from __future__ import annotations
 
@@ -38,15 +38,23 @@ def progress(title: str, table: Callable[[], Table] | None = None, *, unit: str 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Shown(*columns, console=console, disable=not console.is_terminal, refresh_per_second=2) as bar:
         task = bar.add_task(title, total=None)
-        told = 0
+        told, latest, printed = 0, "", ""
 
         def show(done: int, total: int, words: str) -> None:
-            nonlocal told
+            nonlocal told, latest
             bar.update(task, total=total, completed=done, description=words or title)
+            latest = f"{title}: {unit} {done}/{total}" + (f", {words}" if words else "")
             tenth = 10 * done // max(1, total)
-            if not console.is_terminal and tenth > told:
+            if tenth > told:
                 told = tenth
-                line = f"{title}: {unit} {done}/{total}" + (f", {words}" if words else "")
-                console.print(line, highlight=False, markup=False, soft_wrap=True)
+                tell()
+
+        def tell() -> None:
+            nonlocal printed
+            if not console.is_terminal and latest != printed:
+                printed = latest
+                console.print(latest, highlight=False, markup=False, soft_wrap=True)
 
         yield show
+        # What was last told may have been true at its tenth of the way only.
+        tell()

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ncollapse.cli.options import count
+from ncollapse.cli.options import count, folder
 from ncollapse.cli.progress import progress
 
 
@@ -28,7 +28,7 @@ def add_sweep(commands: Any) -> None:
     sweep.add_argument("--engine", choices=("local", "ray"), default="local", help="default: processes on this machine")
     sweep.add_argument("--workers", type=count(1), metavar="N", help="processes at a time (default: one a core)")
     sweep.add_argument("--address", help="of a running Ray cluster")
-    sweep.add_argument("--out", type=Path, metavar="DIR", help="folder of the runs (default: runs/sweep-RECIPE)")
+    sweep.add_argument("--out", type=folder, metavar="DIR", help="folder of the runs (default: runs/sweep-RECIPE)")
     sweep.add_argument("--json", action="store_true", help="print the result as JSON")
     sweep.set_defaults(call=run_command)
 
@@ -46,6 +46,7 @@ def run_command(options: argparse.Namespace) -> None:
     from ncollapse.report import write_comparison
     from ncollapse.studies import override, plan_sweep, recipe_by_name, run_sweep
 
+    _check_set_once(options.set, options.over)
     out = options.out or Path("runs") / f"sweep-{options.recipe}"
     runs = plan_sweep(override(recipe_by_name(options.recipe), options.set), options.over, options.seeds, out)
     summary = SweepSummary(runs)
@@ -66,7 +67,18 @@ def run_command(options: argparse.Namespace) -> None:
     if outcome.errors:
         listing = "; ".join(f"{name}: {error}" for name, error in outcome.errors.items())
         raise ValueError(
-            f"{len(outcome.errors)} of {len(runs)} runs are not finished. Run the command again to go on. {listing}"
+            f"{len(outcome.errors)} of {len(runs)} runs are not finished. Correct what is named here; runs that were "
+            f"interrupted go on when the command is run again. {listing}"
+        )
+
+
+def _check_set_once(settings: list[str], over: list[str]) -> None:
+    swept = {item.partition("=")[0].strip() for item in over}
+    both = [item for item in settings if item.partition("=")[0] in swept]
+    if both:
+        raise ValueError(
+            f"--set is for all runs and --over for what differs, got {both[0].partition('=')[0]} in both (--set {both[0]}). "
+            "Leave it out of one of them."
         )
 
 

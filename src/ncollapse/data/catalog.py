@@ -1,7 +1,9 @@
 """Data by name: the part of a recipe that says which samples a run uses."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, get_args
 
 import numpy as np
@@ -14,9 +16,9 @@ from ncollapse.data.labeled import LabeledData
 from ncollapse.data.places import Split
 from ncollapse.data.sources import FASHION_MNIST, MNIST, ImageSet, load_image_set
 from ncollapse.data.synthetic import gaussian_mixture
-from ncollapse.data.text import IMDB, OWN_TEXTS, WORDNET, TextSet, load_text_set
+from ncollapse.data.text import IMDB, NUM_SPECIAL, OWN_TEXTS, WORDNET, TextSet, load_text_set
 
-__all__ = ["DataConfig", "DataName", "load_data"]
+__all__ = ["DataConfig", "DataName", "load_data", "outline"]
 
 DataName = Literal[
     "digits",
@@ -52,7 +54,7 @@ class DataConfig:
         root: Folder to look in first, and to download to. See ``places.search_places`` for the others.
         download: Whether image files that are in no known place may be fetched.
         seed: Of the mixture and of the corruption, 0 or more.
-        largest_classes: Keeps the so many classes with the most training samples, 1 or more; None keeps all.
+        largest_classes: Keeps the so many classes with the most training samples, 2 or more; None keeps all.
         vocabulary: Of texts: the most frequent words of the training part that have ids of their own, 1 or more.
         length: Of texts: words that are kept, 1 or more.
 
@@ -93,10 +95,10 @@ class DataConfig:
             raise ValueError(f"data.per_class must be 1 or more, got {self.per_class}. Leave it out to take all.")
         if self.seed < 0:
             raise ValueError(f"data.seed must be 0 or more, got {self.seed}. Pass a non-negative integer.")
-        for field in ("largest_classes", "vocabulary", "length"):
+        for field, least in (("largest_classes", 2), ("vocabulary", 1), ("length", 1)):
             value = getattr(self, field)
-            if value is not None and value < 1:
-                raise ValueError(f"data.{field} must be 1 or more, got {value}. Leave it out for its default.")
+            if value is not None and value < least:
+                raise ValueError(f"data.{field} must be {least} or more, got {value}. Leave it out for its default.")
 
 
 def load_data(config: DataConfig) -> LabeledData:
@@ -129,6 +131,35 @@ def load_data(config: DataConfig) -> LabeledData:
     return data
 
 
+def outline(config: DataConfig) -> LabeledData:
+    """What is known of the samples that a recipe asks for before they are read.
+
+    Args:
+        config: Which samples.
+
+    Returns:
+        Data of the same shape without samples. Of texts the vocabulary is the largest that may be, and of your own, whose
+        classes are not known, there are the so many that are kept, or two.
+
+    Raises:
+        ValueError: If there are fewer classes than are to be kept.
+
+    Example:
+        >>> outline(DataConfig("digits")).sample_shape
+        (1, 8, 8)
+    """
+    labels = torch.zeros(0, dtype=torch.int64)
+    if config.name in _TEXT_SETS:
+        num_classes = _TEXT_SETS[config.name].num_classes or config.largest_classes or 2
+        ids = torch.zeros(0, config.length, dtype=torch.int64)
+        data = LabeledData(ids, labels, num_classes, config.name, vocabulary=config.vocabulary + NUM_SPECIAL)
+    else:
+        shape, num_classes = _FORMS[config.name]
+        image_shape = shape if len(shape) == 3 else None
+        data = LabeledData(torch.zeros(0, math.prod(shape)), labels, num_classes, config.name, image_shape)
+    return data if config.largest_classes is None else data.largest_classes(config.largest_classes)
+
+
 def _load_mixture(config: DataConfig) -> LabeledData:
     return gaussian_mixture(per_class=config.per_class or 100, seed=config.seed, split=config.split)
 
@@ -153,7 +184,20 @@ def _load_texts(text_set: TextSet, config: DataConfig) -> LabeledData:
     return load_text_set(text_set, config.split, root=config.root, vocabulary=config.vocabulary, length=config.length)
 
 
+_TEXT_SETS = {text_set.name: text_set for text_set in (WORDNET, IMDB, OWN_TEXTS)}
+# Shape of a sample and number of classes of what is no text.
+_FORMS: dict[str, tuple[tuple[int, ...], int]] = {
+    "digits": ((1, 8, 8), 10),
+    "fashion_mnist": ((1, 28, 28), 10),
+    "mnist": ((1, 28, 28), 10),
+    "cifar10": (CIFAR10.shape, CIFAR10.num_classes),
+    "cifar100": (CIFAR100.shape, CIFAR100.num_classes),
+    "stl10": (STL10.shape, STL10.num_classes),
+    "gaussian_mixture": ((20,), 4),
+    "geo_mnist": ((1, 32, 32), 3),
+}
 _LOADERS: dict[str, Callable[[DataConfig], LabeledData]] = {
+    **{name: partial(_load_texts, text_set) for name, text_set in _TEXT_SETS.items()},
     "digits": lambda config: digits(config.scaling),
     "fashion_mnist": lambda config: _load_images(FASHION_MNIST, config),
     "mnist": lambda config: _load_images(MNIST, config),
@@ -161,8 +205,5 @@ _LOADERS: dict[str, Callable[[DataConfig], LabeledData]] = {
     "cifar100": lambda config: _load_color(CIFAR100, config),
     "stl10": lambda config: _load_color(STL10, config),
     "gaussian_mixture": _load_mixture,
-    "wordnet": lambda config: _load_texts(WORDNET, config),
-    "imdb": lambda config: _load_texts(IMDB, config),
-    "texts": lambda config: _load_texts(OWN_TEXTS, config),
     "geo_mnist": lambda config: geo_mnist(config.per_class or 480, seed=config.seed, split=config.split),
 }

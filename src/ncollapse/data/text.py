@@ -14,11 +14,11 @@ from ncollapse.data.labeled import LabeledData
 from ncollapse.data.places import DataNotFoundError, Split, say_not_found, search_places
 from ncollapse.data.text_files import TABLE_SUFFIXES, LabeledTexts, read_imdb, read_table, read_wordnet
 
-__all__ = ["IMDB", "OWN_TEXTS", "WORDNET", "TextSet", "encode", "frequent_words", "load_text_set", "words_of"]
+__all__ = ["IMDB", "NUM_SPECIAL", "OWN_TEXTS", "WORDNET", "TextSet", "encode", "frequent_words", "load_text_set", "words_of"]
 
 # Ids before those of words. Padding is what the networks' masks know.
 _PADDING, _UNKNOWN = 0, 1
-_NUM_SPECIAL = 2
+NUM_SPECIAL = 2
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class TextSet:
         holds: Whether a folder holds a half of it.
         read: Reads that half.
         hint: How to get the data, ending the error message.
+        num_classes: How many it has; None where that is the user's.
     """
 
     name: str
@@ -42,6 +43,7 @@ class TextSet:
     holds: Callable[[Path, Split], bool]
     read: Callable[[Path, Split], LabeledTexts]
     hint: str
+    num_classes: int | None = None
 
 
 WORDNET = TextSet(
@@ -52,6 +54,7 @@ WORDNET = TextSet(
     holds=lambda folder, split: (folder / "data.noun").is_file(),
     read=read_wordnet,
     hint="or, on Debian, run: apt-get install wordnet-base",
+    num_classes=45,
 )
 
 IMDB = TextSet(
@@ -62,6 +65,7 @@ IMDB = TextSet(
     holds=lambda folder, split: (folder / split / "pos").is_dir(),
     read=read_imdb,
     hint="after unpacking aclImdb_v1.tar.gz from https://ai.stanford.edu/~amaas/data/sentiment/ there",
+    num_classes=2,
 )
 
 OWN_TEXTS = TextSet(
@@ -93,7 +97,8 @@ def load_text_set(text_set: TextSet, split: Split, *, root: str | None, vocabula
         Token ids (N, length) int64, shorter texts padded behind.
 
     Raises:
-        DataFileError: If a file is damaged, or the test half has a label that the training half has not.
+        DataFileError: If a file is damaged, the training half has one label only, or the test half has a label that the
+            training half has not.
         DataNotFoundError: If the set lies in none of the places.
 
     Example:
@@ -105,6 +110,11 @@ def load_text_set(text_set: TextSet, split: Split, *, root: str | None, vocabula
     training = text_set.read(folder, "train")
     wanted = training if split == "train" else text_set.read(folder, split)
     classes = _ordered(training.labels)
+    if len(classes) < 2:
+        raise DataFileError(
+            f"{folder}: expected texts with two labels or more in the training half, found {classes[0]!r} alone. Collapse is "
+            "about telling classes apart: add texts of another class."
+        )
     unknown = set(wanted.labels) - set(classes)
     if unknown:
         raise DataFileError(
@@ -116,7 +126,7 @@ def load_text_set(text_set: TextSet, split: Split, *, root: str | None, vocabula
     inputs = encode(training_words if split == "train" else words_of(wanted.texts), words, length)
     index = {label: number for number, label in enumerate(classes)}
     labels = torch.tensor([index[label] for label in wanted.labels], dtype=torch.int64)
-    return LabeledData(inputs, labels, len(classes), text_set.name, vocabulary=len(words) + _NUM_SPECIAL)
+    return LabeledData(inputs, labels, len(classes), text_set.name, vocabulary=len(words) + NUM_SPECIAL)
 
 
 def words_of(texts: Iterable[str]) -> list[list[str]]:
@@ -160,7 +170,7 @@ def encode(texts: Sequence[Sequence[str]], words: Sequence[str], length: int) ->
     Returns:
         (N, length) int64.
     """
-    index = {word: number for number, word in enumerate(words, start=_NUM_SPECIAL)}
+    index = {word: number for number, word in enumerate(words, start=NUM_SPECIAL)}
     ids = np.full((len(texts), length), _PADDING, dtype=np.int64)
     for row, text in zip(ids, texts, strict=True):
         found = [index.get(word, _UNKNOWN) for word in text[:length]] or [_UNKNOWN]

@@ -1,6 +1,7 @@
 """Texts with labels from their files: WordNet's glosses, the IMDB folder, tables of the user's own."""
 
 import csv
+import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -50,19 +51,19 @@ def read_wordnet(folder: Path, split: Split) -> LabeledTexts:
     texts, labels = [], []
     for part in _WORDNET_PARTS:
         path = folder / f"data.{part}"
-        with path.open(encoding="utf-8") as lines:
-            synsets = ((number, line) for number, line in enumerate(lines, start=1) if not line.startswith(" "))
-            for index, (number, line) in enumerate(synsets):
-                fields, bar, gloss = line.partition("|")
-                file_number = fields[9:11]
-                if not bar or not file_number.isdigit() or int(file_number) >= _NUM_LEXICOGRAPHER_FILES:
-                    raise DataFileError(
-                        f"{path}, line {number}: expected a synset, 'offset file_number ... | gloss', found {line[:40]!r}. "
-                        "The file is damaged or of another kind: install it again."
-                    )
-                if (index % _WORDNET_TEST == _WORDNET_TEST - 1) == (split == "test"):
-                    texts.append(gloss.strip())
-                    labels.append(file_number)
+        lines = enumerate(io.StringIO(_decoded(path)), start=1)
+        synsets = ((number, line) for number, line in lines if not line.startswith(" "))
+        for index, (number, line) in enumerate(synsets):
+            fields, bar, gloss = line.partition("|")
+            file_number = fields[9:11]
+            if not bar or not file_number.isdigit() or int(file_number) >= _NUM_LEXICOGRAPHER_FILES:
+                raise DataFileError(
+                    f"{path}, line {number}: expected a synset, 'offset file_number ... | gloss', found {line[:40]!r}. "
+                    "The file is damaged or of another kind: install it again."
+                )
+            if (index % _WORDNET_TEST == _WORDNET_TEST - 1) == (split == "test"):
+                texts.append(gloss.strip())
+                labels.append(file_number)
     return LabeledTexts(texts, labels)
 
 
@@ -77,7 +78,7 @@ def read_imdb(folder: Path, split: Split) -> LabeledTexts:
         The reviews, negative first, by file name; line breaks ``<br />`` become spaces.
 
     Raises:
-        DataFileError: If a class has no files.
+        DataFileError: If a class has no files, or one is not UTF-8.
 
     Reference:
         A. L. Maas et al. (2011), Learning word vectors for sentiment analysis, ACL.
@@ -87,7 +88,7 @@ def read_imdb(folder: Path, split: Split) -> LabeledTexts:
         paths = sorted((folder / split / sentiment).glob("*.txt"))
         if not paths:
             raise DataFileError(f"{folder / split / sentiment}: expected reviews *.txt, found none. Unpack the archive again.")
-        texts += [path.read_text(encoding="utf-8").replace("<br />", " ") for path in paths]
+        texts += [_decoded(path).replace("<br />", " ") for path in paths]
         labels += [sentiment] * len(paths)
     return LabeledTexts(texts, labels)
 
@@ -102,7 +103,7 @@ def read_table(path: Path) -> LabeledTexts:
         Texts and labels as text.
 
     Raises:
-        DataFileError: If the file has no rows, or a row lacks one of the two.
+        DataFileError: If the file is not UTF-8 or has no rows, or a row lacks one of the two.
     """
     texts, labels = [], []
     for number, row in _rows(path):
@@ -121,14 +122,27 @@ def read_table(path: Path) -> LabeledTexts:
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     # newline="": the reader of CSV itself keeps line breaks inside quotes.
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        if path.suffix != ".jsonl":
-            reader = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
-            yield from ((reader.line_num, row) for row in reader)
-            return
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                yield number, _json_object(path, number, line)
+    lines = io.StringIO(_decoded(path).removeprefix("\ufeff"), newline="")
+    if path.suffix != ".jsonl":
+        reader = csv.DictReader(lines, delimiter="\t" if path.suffix == ".tsv" else ",")
+        yield from ((reader.line_num, row) for row in reader)
+        return
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            yield number, _json_object(path, number, line)
+
+
+def _decoded(path: Path) -> str:
+    raw = path.read_bytes()
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        before, byte = raw[: error.start], raw[error.start]
+        line = before.count(b"\n") + 1
+        raise DataFileError(
+            f"{path}, line {line}: expected text in UTF-8, found the byte 0x{byte:02x} after "
+            f"{before[-20:].decode('utf-8', 'replace')!r}. Save the file as UTF-8, such as by: iconv -f LATIN1 -t UTF-8."
+        ) from error
 
 
 def _json_object(path: Path, number: int, line: str) -> dict[str, Any]:

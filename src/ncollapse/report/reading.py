@@ -24,7 +24,7 @@ from ncollapse.report.parsing import ReportError, parse
 
 __all__ = ["Run", "read_run"]
 
-_WRITE_AGAIN = "Finish the run with `ncollapse run RECIPE --out DIR --resume`, or run it again into an empty folder."
+_WRITE_AGAIN = "Finish the run with `ncollapse run RECIPE --out DIR --resume` if it was killed, else run it in an empty folder."
 _HISTORY = ("epoch", "loss", "accuracy", "learning_rate", "grad_norm")
 _MEASUREMENTS = ("epoch", "split", "depth", "layer", "metric", "value", "flags")
 

@@ -125,8 +125,8 @@ class Recipe:
         last = max(self.measure.epochs or (0,))
         if last > self.train.epochs:
             raise ValueError(
-                f"measure.epochs must be at most train.epochs = {self.train.epochs}, got {last}. "
-                "Measure earlier or train longer."
+                f"measure.epochs must be at most train.epochs = {self.train.epochs}, got {last}. Train longer, or measure "
+                f"earlier: measure.epochs={json.dumps(_until(self.measure.epochs, self.train.epochs)).replace(' ', '')}."
             )
 
     @property
@@ -232,7 +232,8 @@ def override(recipe: Recipe, settings: Sequence[str]) -> Recipe:
     Args:
         recipe: The recipe to start from.
         settings: Items like "train.epochs=50", "seed=3", "train.clip_norm=null", "train.milestones=[0.5]": a dotted field and
-            its value in JSON, quotes around words being optional.
+            its value in JSON, quotes around words being optional. Where ``train.epochs`` is set and ``measure.epochs`` is not,
+            the listed epochs beyond the end are left out.
 
     Returns:
         A new recipe.
@@ -246,7 +247,7 @@ def override(recipe: Recipe, settings: Sequence[str]) -> Recipe:
         50
     """
     content = dataclasses.asdict(recipe)
-    fields = _leaves(content)
+    fields, named = _leaves(content), set()
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:
@@ -258,10 +259,18 @@ def override(recipe: Recipe, settings: Sequence[str]) -> Recipe:
             )
         group, _, leaf = key.rpartition(".")
         (content[group] if group else content)[leaf] = _parse(text)
+        named.add(key)
+    train, measure = content["train"], content["measure"]
+    if "train.epochs" in named and "measure.epochs" not in named and isinstance(train["epochs"], int):
+        measure["epochs"] = _until(measure["epochs"], train["epochs"])
     try:
         return _ADAPTER.validate_json(json.dumps(content), strict=True)
     except ValidationError as error:
         raise RecipeError(f"{_first_problem(error)} (set by {', '.join(settings)})") from error
+
+
+def _until(epochs: Sequence[int] | None, last: int) -> list[int] | None:
+    return None if epochs is None else [epoch for epoch in epochs if epoch <= last]
 
 
 def _near(key: str, fields: Sequence[str]) -> str:

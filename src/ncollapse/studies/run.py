@@ -20,6 +20,7 @@ from ncollapse.probe.blocks import weight_decay_bounds
 from ncollapse.probe.measure import collect_features, measure
 from ncollapse.statistics.reduce import Processes
 from ncollapse.studies.analysis import depth_analysis, transport_analysis
+from ncollapse.studies.feasible import check_layers
 from ncollapse.studies.machine import device_named, environment, threads
 from ncollapse.studies.objective import measure_objective
 from ncollapse.studies.progressive_collapse import changes
@@ -67,7 +68,8 @@ def run_recipe(
         CheckpointError: If the checkpoint is damaged or belongs to another recipe.
         RunDirectoryError: If the folder cannot hold this run.
         OSError: If the folder is full or read-only.
-        ValueError: If the data is missing or damaged, or training diverges; ``status.json`` then says so.
+        ValueError: If the data is missing or damaged, the network does not fit it or has one layer only, or training
+            diverges; ``status.json`` then says so.
     """
     directory = RunDirectory(out)
     with threads(recipe.threads):
@@ -127,6 +129,7 @@ class Run:
             self.data = load_data(recipe.data).to(device) if data is None else data
         shape, num_classes = self.data.sample_shape, self.data.num_classes
         self.model: nn.Module = build_model(recipe.model, shape, num_classes, recipe.seed, self.data.vocabulary).to(device)
+        check_layers(self.model)
         self.optimizer = make_optimizer(self.model, recipe.training)
         self.epoch = 0
         self.started = time.monotonic()

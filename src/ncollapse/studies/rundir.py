@@ -21,6 +21,8 @@ from ncollapse.train.loop import EpochRecord
 MEASUREMENT_COLUMNS = ("epoch", "split", "depth", "layer", "metric", "value", "flags")
 HISTORY_COLUMNS = ("epoch", "loss", "accuracy", "learning_rate", "grad_norm")
 _STAGE = ".new"
+# What every reader of a finished run needs, besides its recipe and its status; a checkpoint is for going on.
+_RESULTS = ("environment.json", "history.csv", "measurements.csv", "depth.json")
 
 
 class RunDirectoryError(ValueError):
@@ -153,6 +155,14 @@ class RunDirectory:
         except RecipeError as error:
             raise RunDirectoryError(f"{self.path / 'recipe.json'} is damaged or of another version: {error}") from error
 
+    def missing(self) -> list[str]:
+        """Files that a run with a checkpoint must have and this one has not.
+
+        Returns:
+            Their names.
+        """
+        return [name for name in _RESULTS if not (self.path / name).is_file()]
+
     def load(self, last_epoch: int) -> None:
         """Read the tables back up to an epoch, as a resumed run needs them.
 
@@ -160,8 +170,14 @@ class RunDirectory:
             last_epoch: The epoch of the checkpoint: what a killed run wrote after it will be computed again.
 
         Raises:
-            RunDirectoryError: If a table is damaged.
+            RunDirectoryError: If a table is damaged, or a file is missing.
         """
+        if missing := self.missing():
+            raise RunDirectoryError(
+                f"{self.path} has been trained up to epoch {last_epoch}, but {', '.join(missing)} in it "
+                f"{'is' if len(missing) == 1 else 'are'} missing. Put back what was deleted, or delete the folder and run the "
+                "command again: the run is then trained anew."
+            )
         try:
             self.history = [row for row in self._read_csv("history.csv", HISTORY_COLUMNS) if int(row[0]) <= last_epoch]
             rows = self._read_csv("measurements.csv", MEASUREMENT_COLUMNS)

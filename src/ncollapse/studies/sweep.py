@@ -13,6 +13,8 @@ from typing import Any, Literal, NamedTuple
 
 from ncollapse.files import write_whole
 from ncollapse.models.fc_resnet import FCResNetConfig
+from ncollapse.studies.feasible import check_feasible
+from ncollapse.studies.machine import device_named
 from ncollapse.studies.recipe import Recipe, RecipeError, differences, override
 from ncollapse.studies.rundir import RunDirectory, RunDirectoryError
 from ncollapse.studies.together import can_run_together
@@ -45,13 +47,16 @@ class SweepRun(NamedTuple):
         """What ``status.json`` says, nothing where there is none that can be read.
 
         Returns:
-            Its content, or an empty dictionary.
+            Its content, or an empty dictionary. The state of a run that was finished and has lost a file since is "damaged".
         """
         try:
             content = json.loads((self.path / "status.json").read_text())
         except (OSError, ValueError):
             return {}
-        return content if isinstance(content, dict) else {}
+        if not isinstance(content, dict):
+            return {}
+        is_damaged = content.get("state") == "finished" and RunDirectory(self.path).missing()
+        return {**content, "state": "damaged"} if is_damaged else content
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,8 @@ def plan_sweep(recipe: Recipe, over: Sequence[str], seeds: int, out: str | Path)
         The runs, seeds fastest.
 
     Raises:
-        RecipeError: If an item has no values or the same twice, a field is named twice, or a value does not fit its field.
+        RecipeError: If an item has no values or the same twice, a field is named twice, or a value does not fit its field, or
+            gives a network that does not fit the data or cannot be measured.
     """
     if seeds < 1:
         raise RecipeError(f"A sweep needs at least one seed, got {seeds}.")
@@ -90,14 +96,28 @@ def plan_sweep(recipe: Recipe, over: Sequence[str], seeds: int, out: str | Path)
     if "seed" in swept:
         raise RecipeError("Seeds are swept by --seeds N; set the first with --set seed=S.")
     runs = []
+    planned: dict[Recipe, list[str]] = {}
     for values in itertools.product(*swept.values()):
         settings = dict(zip(swept, values, strict=True))
-        varied = override(recipe, [f"{key}={value}" for key, value in settings.items()])
+        words = [f"{key}={value}" for key, value in settings.items()]
+        varied = override(recipe, words)
+        _check_setting(varied, words, planned)
         for seed in range(recipe.seed, recipe.seed + seeds):
-            words = [*(f"{key}={value}" for key, value in settings.items()), f"seed={seed}"]
-            name = re.sub(r"[^A-Za-z0-9._=+-]", "_", ",".join(words).replace(",", "_"))
+            name = re.sub(r"[^A-Za-z0-9._=+-]", "_", ",".join([*words, f"seed={seed}"]).replace(",", "_"))
             runs.append(SweepRun(name, settings, replace(varied, seed=seed), Path(out) / name))
     return tuple(runs)
+
+
+def _check_setting(varied: Recipe, words: list[str], planned: dict[Recipe, list[str]]) -> None:
+    """Refuse what was planned already, under another spelling too, and what no run can be made of."""
+    same = planned.setdefault(varied, words)
+    if same is not words:
+        twice = "; ".join(f"{one} and {other}" for one, other in zip(same, words, strict=True) if one != other)
+        raise RecipeError(f"--over has a value twice, in two spellings: {twice}. Name each once; repeat runs with --seeds.")
+    try:
+        check_feasible(varied)
+    except ValueError as error:
+        raise RecipeError(f"{error} (set by {', '.join(words)})" if words else str(error)) from error
 
 
 def _parse(item: str) -> tuple[str, list[str]]:
@@ -138,12 +158,18 @@ def run_sweep(
         The runs, and why those that are not finished are not.
 
     Raises:
-        RunDirectoryError: If the folder holds a sweep over other fields, of another recipe or with other settings.
+        RunDirectoryError: If the folder is a file, or holds a sweep over other fields, of another recipe or of other settings.
+        RecipeError: If the device of a run is not there.
         OSError: If the folder is full or read-only.
         ImportError: If Ray is asked for and not installed.
     """
     folder = Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise RunDirectoryError(f"{folder} must be a folder for the runs of a sweep, it is a file. Choose another with --out.")
     listed = _listing(runs, folder)
+    if engine == "local":
+        for device in {run.recipe.device for run in runs}:
+            device_named(device)
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / SWEEP_FILE, (json.dumps({"runs": listed}, indent=2) + "\n").encode())
 
@@ -157,6 +183,8 @@ def run_sweep(
         found = run_on_ray(tasks, workers, tick, address)
     else:
         found = run_locally(tasks, workers, tick)
+    # A run may have ended after the last look at it.
+    tick()
     errors = {
         run.name: error for group, errors in zip(groups, found, strict=True) for run, error in zip(group, errors, strict=True)
     }
@@ -169,7 +197,8 @@ def _listing(runs: Sequence[SweepRun], folder: Path) -> list[dict[str, Any]]:
     planned = {run.name for run in runs}
     earlier = [item for item in _earlier(folder) if item["name"] not in planned]
     for item in earlier:
-        if set(item["settings"]) != set(runs[0].settings):
+        # In their order too, which the names of the runs have.
+        if tuple(item["settings"]) != tuple(runs[0].settings):
             raise RunDirectoryError(
                 f"{folder} holds a sweep over {_fields(item['settings'])}, and this one is over {_fields(runs[0].settings)}. "
                 "Choose another place with --out."

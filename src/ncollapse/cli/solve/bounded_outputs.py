@@ -21,7 +21,7 @@ def add_bounded_outputs(models: Any) -> None:
         models: The subparsers of ``ncollapse solve``.
     """
     model = add_model(models, "bounded_outputs", "outputs within a ball under cross-entropy", _solve)
-    model.add_argument("--classes", type=int, required=True, metavar="K")
+    model.add_argument("--classes", type=int, required=True, metavar="K", help="number of classes")
     model.add_argument("--per-class", type=int, default=1, metavar="n", help="samples (default: %(default)s)")
     model.add_argument("--radius", type=float, required=True, metavar="R", help="largest norm of outputs")
     model.add_argument("--solver", choices=("projected", "closed_form"), default="projected", help="default: %(default)s")

@@ -23,7 +23,7 @@ def add_deep_ufm(models: Any) -> None:
     model = add_model(models, "deep_ufm", "deep unconstrained features model: several weights behind free features", _solve)
     model.add_argument("--activation", choices=("linear", "relu"), default="linear", help="default: %(default)s")
     model.add_argument("--bias", choices=("none", "free"), default="none", help="of the last layer (default: %(default)s)")
-    model.add_argument("--classes", type=int, required=True, metavar="K")
+    model.add_argument("--classes", type=int, required=True, metavar="K", help="number of classes")
     model.add_argument("--per-class", type=int, default=1, metavar="n", help="samples (default: %(default)s)")
     model.add_argument("--layers", type=int, required=True, metavar="M", help="number of weights")
     model.add_argument("--dim", type=int, metavar="d", help="width of the hidden layers (default: 4 K)")

@@ -16,7 +16,7 @@ def add_fixed_etf(models: Any) -> None:
     """
     model = add_model(models, "fixed_etf", "free features before a classifier fixed as a simplex ETF", _solve)
     model.add_argument("--loss", choices=("dot_regression", "ce"), default="dot_regression", help="default: %(default)s")
-    model.add_argument("--classes", type=int, required=True, metavar="K")
+    model.add_argument("--classes", type=int, required=True, metavar="K", help="number of classes")
     model.add_argument("--per-class", type=int, nargs="+", required=True, metavar="n", help="samples: one number, or K of them")
     model.add_argument("--dim", type=int, metavar="d", help="dimension of the features (default: K)")
     model.add_argument("--e-w", type=float, default=1.0, metavar="y", help="squared norm of a classifier row (default: 1)")

@@ -17,7 +17,7 @@ def add_gufm(models: Any) -> None:
     model = add_model(models, "gufm", "generalized unconstrained features model: features on a sphere", _solve)
     model.add_argument("--loss", choices=("ce", "mse"), default="ce", help="default: %(default)s")
     model.add_argument("--bias", choices=("none", "free"), default="none", help="default: %(default)s")
-    model.add_argument("--classes", type=int, required=True, metavar="K")
+    model.add_argument("--classes", type=int, required=True, metavar="K", help="number of classes")
     model.add_argument("--per-class", type=int, default=1, metavar="n", help="samples (default: %(default)s)")
     model.add_argument("--dim", type=int, metavar="d", help="dimension of the features (default: K + 1)")
     model.add_argument("--lambda-w", type=float, required=True, metavar="a", help="decay of the last layer")

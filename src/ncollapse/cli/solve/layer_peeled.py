@@ -20,7 +20,7 @@ def add_layer_peeled(models: Any) -> None:
         models: The subparsers of ``ncollapse solve``.
     """
     model = add_model(models, "layer_peeled", "layer-peeled model under class imbalance", _solve)
-    model.add_argument("--classes", type=int, required=True, metavar="K")
+    model.add_argument("--classes", type=int, required=True, metavar="K", help="number of classes")
     model.add_argument("--majority", type=int, required=True, metavar="K_A", help="number of majority classes")
     model.add_argument("--e-h", type=float, required=True, metavar="x", help="mean squared norm of the class means, at most")
     model.add_argument("--e-w", type=float, required=True, metavar="y", help="mean squared norm of the classifier, at most")

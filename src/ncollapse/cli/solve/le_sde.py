@@ -19,7 +19,7 @@ def add_le_sde(models: Any) -> None:
     """
     model = add_model(models, "le_sde", "locally elastic stochastic differential equation, simulated", _solve)
     model.add_argument("--model", dest="kind", choices=("I", "L"), default="L", help="default: %(default)s")
-    model.add_argument("--classes", type=int, required=True, metavar="K")
+    model.add_argument("--classes", type=int, required=True, metavar="K", help="number of classes")
     model.add_argument("--per-class", type=int, default=100, metavar="n", help="samples (default: %(default)s)")
     model.add_argument("--alpha", type=float, required=True, metavar="a", help="effect within a class is a t^-r")
     model.add_argument("--beta", type=float, required=True, metavar="b", help="effect between classes is b t^-r")

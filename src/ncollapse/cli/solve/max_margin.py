@@ -18,7 +18,7 @@ def add_max_margin(models: Any) -> None:
         models: The subparsers of ``ncollapse solve``.
     """
     model = add_model(models, "max_margin", "unregularized layer-peeled model: largest margin at given norms", _solve)
-    model.add_argument("--classes", type=int, required=True, metavar="K")
+    model.add_argument("--classes", type=int, required=True, metavar="K", help="number of classes")
     model.add_argument("--per-class", type=int, nargs="+", required=True, metavar="n", help="samples: one number, or K of them")
     model.add_argument("--dim", type=int, metavar="d", help="dimension of the features (default: K)")
     model.add_argument("--solver", choices=("flow", "closed_form"), default="flow", help="default: %(default)s")

@@ -21,7 +21,7 @@ def add_normalized_features(models: Any) -> None:
         models: The subparsers of ``ncollapse solve``.
     """
     model = add_model(models, "normalized_features", "unit features and classifier rows under cross-entropy", _solve)
-    model.add_argument("--classes", type=int, required=True, metavar="K")
+    model.add_argument("--classes", type=int, required=True, metavar="K", help="number of classes")
     model.add_argument("--per-class", type=int, default=1, metavar="n", help="samples (default: %(default)s)")
     model.add_argument("--dim", type=int, metavar="d", help="dimension of the features (default: K)")
     model.add_argument(

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ncollapse.cli.options import file
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -46,7 +48,7 @@ def add_model(models: Any, name: str, text: str, call: Callable[[argparse.Namesp
         The parser, for the model's own options.
     """
     model: argparse.ArgumentParser = models.add_parser(name, help=text, description=text)
-    model.add_argument("--figure", type=Path, metavar="FILE", help="also draw the solution, as .png or .svg")
+    model.add_argument("--figure", type=file, metavar="FILE", help="also draw the solution, as .png or .svg")
     model.add_argument("--json", action="store_true", help="print an object")
     model.set_defaults(call=lambda options: _report(options, call))
     return model

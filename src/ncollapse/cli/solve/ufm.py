@@ -17,7 +17,7 @@ def add_ufm(models: Any) -> None:
     model = add_model(models, "ufm", "unconstrained features model", _solve)
     model.add_argument("--loss", choices=("mse", "ce"), default="ce", help="default: %(default)s")
     model.add_argument("--bias", choices=("none", "free", "regularized"), default="none", help="default: %(default)s")
-    model.add_argument("--classes", type=int, required=True, metavar="K")
+    model.add_argument("--classes", type=int, required=True, metavar="K", help="number of classes")
     model.add_argument("--per-class", type=int, nargs="+", required=True, metavar="n", help="samples: one number, or K of them")
     model.add_argument("--dim", type=int, metavar="d", help="dimension of the features (default: K)")
     model.add_argument("--lambda-w", type=float, required=True, metavar="a", help="decay of the weight")

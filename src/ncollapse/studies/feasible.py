@@ -1,0 +1,43 @@
+"""Whether a recipe's network fits its data and can be measured, seen before data is read and anything is trained."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from torch import nn
+
+from ncollapse.data.catalog import outline
+from ncollapse.models import build_model
+from ncollapse.studies.recipe import Recipe
+
+
+def check_feasible(recipe: Recipe) -> None:
+    """Build the network for samples of the kind that the data has.
+
+    What depends on the samples themselves, such as how many there are in a class, is found out when they are read.
+
+    Args:
+        recipe: What is to be run.
+
+    Raises:
+        ValueError: If the network cannot take such samples or has one layer only, or there are fewer classes than are wanted.
+    """
+    data = outline(recipe.data)
+    check_layers(build_model(recipe.model, data.sample_shape, data.num_classes, recipe.seed, data.vocabulary))
+
+
+def check_layers(model: nn.Module) -> None:
+    """A run measures from layer to layer.
+
+    Args:
+        model: One of ``ncollapse.models``.
+
+    Raises:
+        ValueError: If it has one layer only.
+    """
+    stages = cast(tuple[str, ...], model.collapse_stages)
+    if len(stages) < 2:
+        raise ValueError(
+            f"A run measures collapse from layer to layer and needs two layers or more, this network has one, {stages[0]}. "
+            "Give it a block: model.num_blocks of 1 or more, or in the last place of model.blocks."
+        )
