@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ncollapse.report import read_run, summarize
+from ncollapse.report import Run, read_run, summarize
 from ncollapse.report.summary import findings
 from ncollapse.report.wording import counted, listed, number, percent
 
@@ -280,6 +280,17 @@ def test_line_against_null(said, line, null, verdict):
         f"PFC1 of the interior layers, laid at their projection on the chord: the straight line is {number(line)} decades "
         f"off (RMS; a decade is a factor of ten), the log-linear null {number(null)}: {verdict}."
     )
+
+
+def test_two_layers_have_none_between_them(run_dir, monkeypatch):
+    monkeypatch.setattr(Run, "layers", property(lambda run: ("first", "last")))
+    run = read_run(run_dir)
+    for metric in ("PFC1", "PFC2"):
+        assert one(summarize(run), f"{metric} of the straight line") == (
+            f"{metric} of the straight line is compared with nothing: there is no layer between first and last."
+        )
+        (cell,) = (cell for cell in findings(run) if cell.name == f"Line against null, {metric}")
+        assert (cell.value, cell.remark) == ("–", "no layer between first and last")
 
 
 def test_line_against_null_at_the_index_is_said_too(said):

@@ -87,8 +87,10 @@ def findings(run: Run, position: str = "projection") -> list[Finding]:
     ]
     for metric in ("pfc1", "pfc2"):
         line, null = _errors(run, metric, position)
-        value = f"{number(line)} : {number(null)} decades"
-        cells.append(Finding(f"Line against null, {_SHORT[metric]}", value, _winner(line, null)))
+        has_interior = len(run.layers) > 2
+        value = f"{number(line)} : {number(null)} decades" if has_interior else "–"
+        said = _winner(line, null) if has_interior else "no layer between first and last"
+        cells.append(Finding(f"Line against null, {_SHORT[metric]}", value, said))
     return cells
 
 
@@ -253,6 +255,8 @@ def _errors(run: Run, metric: str, position: str) -> tuple[float | None, float |
 
 def _say_prediction(run: Run, metric: str) -> str:
     """The line against the null at the layers' projection; and at their index, which the layers do not choose themselves."""
+    if len(run.layers) < 3:
+        return f"{_SHORT[metric]} of the straight line is compared with nothing: there is no layer between first and last."
     line, null = _errors(run, metric, "projection")
     said = f"{_SHORT[metric]} of the interior layers, laid at their {POSITIONS['projection']}: the straight line is "
     said += f"{number(line)} decades off (RMS; a decade is a factor of ten), "
