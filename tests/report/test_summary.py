@@ -283,8 +283,8 @@ def test_line_against_null(said, line, null, verdict):
 
 
 def test_two_layers_have_none_between_them(run_dir, monkeypatch):
-    monkeypatch.setattr(Run, "layers", property(lambda run: ("first", "last")))
     run = read_run(run_dir)
+    monkeypatch.setattr(Run, "layers", property(lambda run: ("first", "last")))
     for metric in ("PFC1", "PFC2"):
         assert one(summarize(run), f"{metric} of the straight line") == (
             f"{metric} of the straight line is compared with nothing: there is no layer between first and last."
