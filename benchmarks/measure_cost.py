@@ -3,15 +3,12 @@
 Networks: the paper's FC ResNet (10 double blocks of width 1000, 11 layers); a small convolutional ResNet on 28×28 images, all
 stages flattened; a transformer encoder of 6 layers. Beside them the usual way of today on the FC ResNet: three passes over the
 data, for means, for d×d covariances, and for decisions, in float32. Times are interleaved rounds in one process; memory is the
-growth of the peak resident size in a fresh process each. Kept features are new memory at every call, which the system has to
-hand out and glibc hands back: "kept, memory stays" are the same rounds in a process that gives none back, as one that measures
-every epoch on an accelerator, or under jemalloc, does.
+growth of the peak resident size in a fresh process each.
 
     python benchmarks/measure_cost.py [--networks fc conv transformer] [--rounds 5] [--threads 1]
 """
 
 import argparse
-import os
 import resource
 import statistics
 import subprocess
@@ -160,15 +157,10 @@ def peak_mib() -> float:
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
-def in_child(arguments: list[str], threads: int, **environment: str) -> str:
-    """What this file prints in a fresh process."""
-    command = [sys.executable, __file__, *arguments, "--threads", str(threads)]
-    return subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **environment}).stdout
-
-
 def memory(name: str, mode: str, threads: int) -> float:
     """Growth of the peak resident size over one call, in a fresh process."""
-    return float(in_child(["--memory-of", name, mode], threads))
+    command = [sys.executable, __file__, "--memory-of", name, mode, "--threads", str(threads)]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 def timed(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
@@ -191,15 +183,7 @@ def row(mode: str, seconds: list[float], bare: list[float], peak: float) -> str:
     return f"{mode:<26}{statistics.median(seconds):>10.2f}{spread}{peak:>10.0f}"
 
 
-def memory_stays(name: str, rounds: int) -> str:
-    """The line of the kept features in a process whose memory stays with it."""
-    calls = {mode: call for mode, call in modes(name).items() if mode in ("bare forward", "kept features")}
-    before = peak_mib()
-    times = timed(calls, rounds)
-    return row("kept, memory stays", times["kept features"], times["bare forward"], peak_mib() - before)
-
-
-def compare(name: str, peaks: dict[str, float], rounds: int, threads: int) -> None:
+def compare(name: str, peaks: dict[str, float], rounds: int) -> None:
     """Time the modes of one network in interleaved rounds and print the table."""
     times = timed(modes(name), rounds)
     title, model, batches = case(name)
@@ -208,8 +192,6 @@ def compare(name: str, peaks: dict[str, float], rounds: int, threads: int) -> No
     print(f"{'':<26}{'median s':>10}{'ratio':>8}{'min':>8}{'max':>8}{'peak MiB':>10}")
     for mode, seconds in times.items():
         print(row(mode, seconds, times["bare forward"], peaks[mode]), flush=True)
-    stays = {f"MALLOC_{limit}_THRESHOLD_": str(2**40) for limit in ("TRIM", "MMAP")}
-    print(in_child(["--memory-stays", name, "--rounds", str(rounds)], threads, **stays), end="", flush=True)
 
 
 def main() -> None:
@@ -219,7 +201,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)
-    parser.add_argument("--memory-stays", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.memory_of is not None:
@@ -228,14 +209,11 @@ def main() -> None:
         call()
         print(peak_mib() - before)
         return
-    if options.memory_stays is not None:
-        print(memory_stays(options.memory_stays, options.rounds))
-        return
     # First, while this process is small: a child begins with its parent's peak.
     names = {name: list(modes(name)) for name in options.networks}
     peaks = {name: {mode: memory(name, mode, options.threads) for mode in found} for name, found in names.items()}
     for name in options.networks:
-        compare(name, peaks[name], options.rounds, options.threads)
+        compare(name, peaks[name], options.rounds)
 
 
 if __name__ == "__main__":

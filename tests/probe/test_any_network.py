@@ -117,6 +117,39 @@ def test_a_network_that_runs_in_inference_mode_now_and_then(budget):
     assert [m.value("pfc1", layer) for layer in LAYERS] == pytest.approx(oracle(net()), rel=1e-5)
 
 
+class OneBuffer(nn.Linear):
+    """Writes its output into one buffer again and again."""
+
+    def forward(self, x):
+        self.buffer = torch.empty(64, self.out_features) if not hasattr(self, "buffer") else self.buffer
+        with torch.no_grad():
+            return torch.addmm(self.bias, x, self.weight.T, out=self.buffer[: len(x)])
+
+
+@pytest.mark.parametrize("path", [False, True])
+def test_a_network_and_a_loader_that_write_into_the_same_memory_again(path):
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, K))
+    model = nn.Sequential(OneBuffer(6, 8), nn.ReLU(), OneBuffer(8, 8), nn.ReLU(), nn.Linear(8, K))
+    model.load_state_dict(plain.state_dict())
+    x, y = torch.cat([x for x, _ in BATCHES]), torch.cat([y for _, y in BATCHES])
+    size = len(y) // 3
+
+    def same_memory():
+        inputs, labels = torch.empty(size, x.shape[1]), torch.empty(size, dtype=torch.long)
+        for i in range(0, 3 * size, size):
+            yield inputs.copy_(x[i : i + size]), labels.copy_(y[i : i + size])
+
+    layers = ["0", "2"]
+    m = measure(model, same_memory(), num_classes=K, layers=layers, path=path)
+    expected = measure(plain, [(x[: 3 * size], y[: 3 * size])], num_classes=K, layers=layers, path=path)
+    assert m.passes == 1
+    for row, other in zip(m.rows, expected.rows, strict=True):
+        assert row.value == pytest.approx(other.value, rel=1e-4, abs=1e-6, nan_ok=True), row
+    if path:
+        assert torch.allclose(m.path.step_energy, expected.path.step_energy, rtol=1e-5)
+
+
 def whole(model, backend):
     return torch.compile(model, backend=backend)
 

@@ -78,6 +78,17 @@ def test_the_budget_is_a_bound():
     assert (short.passes, short.kept_bytes) == (2, 0)
 
 
+def test_kept_features_that_are_overwritten_are_noticed():
+    buffer = torch.empty(5, CASE.features.shape[1], dtype=CASE.features.dtype)
+
+    def start():
+        for i in range(0, len(CASE.labels) - 4, 5):
+            yield LayerBatch({"a": buffer.copy_(CASE.features[i : i + 5])}, CASE.labels[i : i + 5])
+
+    with pytest.raises(ValueError, match=r"kept features of layer 'a' changed after they were taken: .* memory_budget=0"):
+        collect(start, options())
+
+
 def test_one_pass_is_enough_for_moments():
     run = source()
     collected = collect(run, options(budget=0, centers=False))

@@ -123,7 +123,7 @@ def test_merging_in_place_equals_merging_and_returns_the_owner():
     # Batches of 3 hold fewer samples than there are classes, those of 5 hold more.
     for start, stop in ((0, 3), (3, 6), (6, 11), (11, 12), (12, 23)):
         h, y = case.features[start:stop], case.labels[start:stop]
-        assert running.merge_groups_(h, LabelGroups.from_labels(y, 4)) is running
+        assert running.merge_groups_(h, LabelGroups.from_labels(y, 4, running.counts)) is running
         total = total.merge(ClassMoments.from_batch(h, y, 4))
     for name, tensor in tensors_of(moments_of(case)).items():
         assert torch.allclose(tensors_of(running)[name], tensor, rtol=1e-13, atol=1e-14), name

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
 from ncollapse.statistics.batch import LabelGroups, check_labels
+from ncollapse.statistics.moments import ClassMoments
 
 # Takes a layer's name and its flat features (N, d).
 Receive = Callable[[str, Tensor], None]
@@ -20,6 +21,10 @@ class Batch(Protocol):
     @property
     def labels(self) -> Tensor:
         """Class indices, shape (N,)."""
+
+    @property
+    def passing(self) -> bool:
+        """Whether whoever made the batch is about to use its memory again, so that what is kept of it is copied."""
 
     def stream(self, receive: Receive, hold: bool) -> str | None:
         """Hand out the features of every layer, in order of depth.
@@ -46,6 +51,11 @@ class LayerBatch(NamedTuple):
     labels: Tensor
     own_input: str | None = None
 
+    @property
+    def passing(self) -> bool:
+        """False: whoever has the features in memory leaves them there."""
+        return False
+
     def stream(self, receive: Receive, hold: bool) -> str | None:
         """Hand out the features, as ``Batch``.
 
@@ -68,14 +78,16 @@ class Arriving:
         labels: The labels, checked; from the first layer on, on its device.
     """
 
-    def __init__(self, labels: Tensor, num_classes: int, place: str, known: Collection[str] | None, when: str) -> None:
+    def __init__(
+        self, labels: Tensor, num_classes: int, place: str, known: Mapping[str, ClassMoments] | None, when: str
+    ) -> None:
         """Check the labels once for all layers.
 
         Args:
             labels: Of the batch.
             num_classes: K.
             place: Words that place an error, such as "batch 3 at epoch 2".
-            known: The layers of before; None before any.
+            known: The layers of before and their moments; None before any.
             when: Words that place an error about layers.
 
         Raises:
@@ -92,8 +104,9 @@ class Arriving:
 
     @cached_property
     def groups(self) -> LabelGroups:
-        """The classes of the batch, on the device of the first layer."""
-        return LabelGroups.from_labels(self.labels, self._num_classes)
+        """The classes of the batch, on the device of the first layer; to be asked for before its moments are merged."""
+        before = next(iter(self._known.values())).counts if self._known else None
+        return LabelGroups.from_labels(self.labels, self._num_classes, before)
 
     def take(self, name: str, features: Tensor) -> Tensor:
         """Check one layer.

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ncollapse.probe.arriving import Arriving, Batch, LayerBatch, along_path
 from ncollapse.probe.collected import Collected, CollectOptions
+from ncollapse.probe.store import FeatureStore
 from ncollapse.statistics.batch import Workspace
 from ncollapse.statistics.centers import ClassCenters
 from ncollapse.statistics.moments import ClassMoments
@@ -26,6 +27,7 @@ class FirstPass:
         self.options = options
         self.collected = Collected()
         self.workspace = Workspace()
+        self.store = FeatureStore()
         wanted = (options.centers or options.path) and options.memory_budget > 0
         self.kept: list[LayerBatch] | None = [] if wanted else None
         self.index = 0
@@ -34,9 +36,10 @@ class FirstPass:
         """Add one batch to all layers: every layer is summed as it comes, while it is in the cache."""
         moments = self.collected.moments
         place = f"batch {self.index}{self.options.where}"
-        known = list(moments) if self.index > 0 else None
+        known = moments if self.index > 0 else None
         arriving = Arriving(batch.labels, self.options.num_classes, place, known, f"in batch {self.index}")
-        hold = self.kept is not None or self.options.path
+        copied = self.kept is not None and batch.passing
+        hold = (self.kept is not None or self.options.path) and not copied
         held: dict[str, Tensor] = {}
 
         def receive(name: str, features: Tensor) -> None:
@@ -44,13 +47,13 @@ class FirstPass:
             self._running(name, features).merge_groups_(features, arriving.groups, self.workspace)
             if self.options.scatter:
                 self._add_scatter(name, features, arriving.labels)
-            if hold:
-                held[name] = features
+            if hold or copied:
+                held[name] = self.store.copy(features) if copied else features
 
         own_input = batch.stream(receive, hold)
         arriving.finish()
         _check_finite(moments, self.index, self.options.where)
-        whole = LayerBatch(held, arriving.labels, own_input)
+        whole = LayerBatch(held, arriving.labels.clone() if copied else arriving.labels, own_input)
         if self.options.path:
             self._add_pair(whole)
         self._keep(whole)

@@ -20,12 +20,14 @@ class TappedBatch(NamedTuple):
         inputs: What it takes.
         given: Labels as they came, one a sample or one a token.
         labels: Those of the rows, shape (N,).
+        passing: Whether the network's next outputs take the memory of those before: on a CPU, where new memory costs most.
     """
 
     taps: Taps
     inputs: Any
     given: Any
     labels: Tensor
+    passing: bool
 
     @classmethod
     def of(cls, taps: Taps, batch: Any, index: int, unpack: Unpack, device: torch.device) -> TappedBatch:
@@ -50,7 +52,7 @@ class TappedBatch(NamedTuple):
             raise TypeError(f"Batch {index}: {error}") from error
         tokens = labelled_tokens(given)
         labels = given if tokens is None else given.flatten()[tokens]
-        return cls(taps, map_tensors(lambda t: t.to(device), inputs), given, labels)
+        return cls(taps, map_tensors(lambda t: t.to(device), inputs), given, labels, device.type == "cpu")
 
     def stream(self, receive: Receive, hold: bool) -> str | None:
         """Run the network; every layer's features are handed out inside its hook.

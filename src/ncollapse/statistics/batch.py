@@ -157,24 +157,29 @@ class LabelGroups:
     """The classes that occur in one batch, so that a batch costs what it holds and not what all K classes would.
 
     Attributes:
+        labels: Class of every sample, shape (N,).
         present: Class indices that may occur, shape (P,), ascending.
         index: Position in ``present`` of every sample's class, shape (N,).
-        counts: Samples of each of them, shape (P,), float64.
-        first: Position in the batch of a sample of each of them, the first; any position for a class without samples.
+        counts: Samples of each of them, shape (P,), int64.
+        new: Classes that occur and have not before, shape (M,), ascending.
+        first: Position in the batch of the first sample of each new class, shape (M,).
     """
 
+    labels: Tensor
     present: Tensor
     index: Tensor
     counts: Tensor
+    new: Tensor
     first: Tensor
 
     @classmethod
-    def from_labels(cls, labels: Tensor, num_classes: int) -> LabelGroups:
+    def from_labels(cls, labels: Tensor, num_classes: int, before: Tensor | None = None) -> LabelGroups:
         """Group checked labels.
 
         Args:
             labels: Shape (N,), int64, in [0, K).
             num_classes: K.
+            before: Samples of every class so far, shape (K,); None before any.
 
         Returns:
             All K classes when the batch has at least K samples, else those that occur.
@@ -183,7 +188,8 @@ class LabelGroups:
             present, index = torch.arange(num_classes, device=labels.device), labels
         else:
             present, index = torch.unique(labels, return_inverse=True)
-        counts = torch.bincount(index, minlength=present.numel()).double()
+        counts = torch.bincount(index, minlength=present.numel())
         positions = torch.arange(labels.numel(), device=labels.device)
         first = torch.zeros_like(present).scatter_reduce_(0, index, positions, "amin", include_self=False)
-        return cls(present, index, counts, first)
+        is_new = counts > 0 if before is None else (counts > 0) & (before[present] == 0)
+        return cls(labels, present, index, counts, present[is_new], first[is_new])

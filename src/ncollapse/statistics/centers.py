@@ -85,6 +85,11 @@ class ClassCenters:
         """Spectra of the between-class covariance by convention, kept by whoever computes one first."""
         return {}
 
+    @cached_property
+    def projections(self) -> Tensor:
+        r""":math:`\mu_k^T U`, the class means themselves on the span, shape (K, r)."""
+        return self.coordinates + (self.moments.means[0] @ self.basis - self.coordinates[0])
+
     @classmethod
     def from_moments(cls, moments: ClassMoments) -> ClassCenters:
         """Prepare the final means of a pass over the data.

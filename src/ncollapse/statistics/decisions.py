@@ -54,7 +54,7 @@ class Projected(NamedTuple):
             The batch, reduced.
         """
         workspace = Workspace() if workspace is None else workspace
-        residual = torch.zeros(len(labels), centers.basis.shape[1], dtype=torch.float64, device=features.device)
+        projected = centers.basis.new_zeros(centers.basis.shape[1], len(labels))
         # Near collapse a difference of float64 projections loses digits that float64 features have and coarser ones have not;
         # subtracting before projecting loses none, and costs those features as much as all the rest.
         fine = features.dtype == torch.float64
@@ -62,10 +62,8 @@ class Projected(NamedTuple):
             if fine:
                 tile.sub_(centers.moments.means[:, columns].index_select(0, labels[rows]))
             # The few columns of the basis multiply faster from the left.
-            residual[rows] += (centers.basis[columns].T @ tile.T).T
-        if not fine:
-            offset = centers.moments.means[0] @ centers.basis - centers.coordinates[0]
-            residual -= (centers.coordinates + offset)[labels]
+            projected[:, rows].addmm_(centers.basis[columns].T, tile.T)
+        residual = projected.T if fine else projected.T - centers.projections.index_select(0, labels)
         if classifier is None:
             return cls(labels, residual, None, None)
         return cls(labels, residual, *_classified(features, labels, classifier, workspace))

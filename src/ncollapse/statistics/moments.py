@@ -19,21 +19,20 @@ def shifted_sums(features: Tensor, groups: LabelGroups, shift: Tensor, workspace
     Args:
         features: Shape (N, d).
         groups: The batch's classes.
-        shift: Shape (P, d), float64.
+        shift: Shape (K, d), float64.
         workspace: Memory for the residuals.
 
     Returns:
         Sums of residuals (P, d) and sums of their squared norms (P,).
     """
-    sums = torch.zeros_like(shift)
+    sums = shift.new_zeros(len(groups.present), features.shape[1])
     norms = shift.new_empty(len(features))
     for rows, block in workspace.rows(features):
-        index = groups.index[rows]
         near = workspace.room("shift", block)
-        block.sub_(torch.index_select(shift, 0, index, out=near))
-        sums.index_add_(0, index, block)
+        block.sub_(torch.index_select(shift, 0, groups.labels[rows], out=near))
+        sums.index_add_(0, groups.index[rows], block)
         torch.linalg.vector_norm(block, dim=1, out=norms[rows])
-    return sums, shift.new_zeros(len(shift)).index_add_(0, groups.index, norms.square_())
+    return sums, shift.new_zeros(len(sums)).index_add_(0, groups.index, norms.square_())
 
 
 @dataclass(frozen=True)
@@ -102,25 +101,24 @@ class ClassMoments:
 
         Args:
             features: Flat features of shape (N, d).
-            groups: The batch's classes.
+            groups: The batch's classes, new among them those without samples in this value.
             workspace: That of whoever merges many batches.
 
         Returns:
             This value.
         """
         workspace = Workspace() if workspace is None else workspace
-        rows = groups.present
-        before = self.counts[rows].double()
-        seen = (before > 0).unsqueeze(1)
-        # Residuals around the running mean, at first around a sample of the class: never far from the batch's own mean on
-        # the scale of the total scatter, so that the correction below cancels at most the digits of n_batch / n_before.
-        shift = torch.where(seen, self.means[rows], features[groups.first].double())
-        sums, squares = shifted_sums(features, groups, shift, workspace)
-        counts = before + groups.counts
+        # Residuals around the running mean, at first a sample of the class: never far from the batch's own mean on the scale
+        # of the total scatter, so that the correction below cancels at most the digits of n_batch / n_before.
+        if len(groups.new):
+            self.means[groups.new] = features[groups.first].double()
+        sums, squares = shifted_sums(features, groups, self.means, workspace)
+        present = groups.present
+        self.counts.index_add_(0, present, groups.counts)
+        counts = self.counts.index_select(0, present)
         moved = sums / counts.clamp(min=1).unsqueeze(1)
-        self.counts[rows] = counts.long()
-        self.means[rows] = torch.where(counts.unsqueeze(1) > 0, shift + moved, 0.0)
-        self.scatter_traces[rows] += squares - counts * moved.square().sum(dim=1)
+        self.means.index_add_(0, present, moved)
+        self.scatter_traces.index_add_(0, present, squares - counts * moved.square().sum(dim=1))
         return self
 
     def merge(self, other: ClassMoments) -> ClassMoments:
