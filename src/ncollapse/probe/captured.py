@@ -61,11 +61,16 @@ def feature_of(output: Any, label: str) -> Tensor:
         A floating-point tensor of shape (N, ...).
 
     Raises:
-        TypeError: If there is none.
+        TypeError: If there is none, or a nested one.
     """
     features = all_features_of(output)
     if features:
         return features[0]
+    if isinstance(output, Tensor) and output.is_nested:
+        raise TypeError(
+            f"Layer {label!r} returns a nested tensor, which has no rows of one length. Make the nn.TransformerEncoder with "
+            "enable_nested_tensor=False, or tap the encoder itself."
+        )
     got = f"{output.dtype} {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
     raise TypeError(
         f"Layer {label!r} must return a floating-point tensor of shape (N, ...), got {got}. Tap a module inside it."
@@ -79,11 +84,12 @@ def all_features_of(output: Any) -> list[Tensor]:
         output: A tensor, tuple, list or mapping.
 
     Returns:
-        Floating-point tensors of shape (N, ...), in their order; of a mapping those of "logits" first.
+        Floating-point tensors of shape (N, ...), not nested, in their order; of a mapping those of "logits" first.
     """
     parts: Sequence[Any] = [output]
     if isinstance(output, Mapping):
         parts = [output[key] for key in sorted(output, key=lambda key: key != "logits")]
     elif isinstance(output, tuple | list):
         parts = output
-    return [part for part in parts if isinstance(part, Tensor) and part.is_floating_point() and part.ndim >= 2]
+    dense = (part for part in parts if isinstance(part, Tensor) and not part.is_nested)
+    return [part for part in dense if part.is_floating_point() and part.ndim >= 2]

@@ -22,7 +22,7 @@ class FeatureStore:
     """Copies of features in memory apart from the network's, which has its own to itself.
 
     Were they kept where the network wrote them, it would get new memory for every output, page by page from the system; on a
-    virtual machine that costs half as much again as all statistics. The copies lie in blocks that go from one measurement to
+    virtual machine that costs a third of what all statistics do. The copies lie in blocks that go from one measurement to
     the next; in between they are marked as free (``MADV_FREE``), so that they are in nobody's way.
     """
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ncollapse.probe.captured import Captured, feature_of
+from ncollapse.probe.hooking import Handle, hook_output
 from ncollapse.probe.reading import IGNORED_LABEL, attention_mask, map_tensors, run_network
 from ncollapse.probe.tap import Pool, Tap
 
@@ -116,12 +117,12 @@ class TapHooks:
         self._tokens: Tensor | None = None
         self._receive: Callable[[str, Tensor], None] | None = None
         self._hold = True
-        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+        self._handles: list[Handle] = []
         by_module: dict[str, list[Tap]] = {}
         for tap in plan.taps:
             by_module.setdefault(tap.name, []).append(tap)
         for name, taps in by_module.items():
-            self._handles.append(model.get_submodule(name).register_forward_hook(self._capture(taps)))
+            self._handles.append(hook_output(model.get_submodule(name), self._capture(taps)))
         if plan.classifier is not None and plan.own_input is not None:
             classifier = model.get_submodule(plan.classifier)
             self._handles.append(classifier.register_forward_pre_hook(self._capture_input(plan), with_kwargs=True))

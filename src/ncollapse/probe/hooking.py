@@ -1,0 +1,63 @@
+"""Hooks on what modules return that leave the modules their way of computing it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Protocol
+
+from torch import nn
+
+Hook = Callable[[nn.Module, tuple[Any, ...], Any], None]
+
+
+class Handle(Protocol):
+    """What takes a hook off again."""
+
+    def remove(self) -> None:
+        """Take the hook off."""
+
+
+def hook_output(module: nn.Module, hook: Hook) -> Handle:
+    """Call a hook with every output of a module.
+
+    Args:
+        module: Any module.
+        hook: Called with the module, its positional arguments and its output.
+
+    Returns:
+        A handle to take the hook off.
+    """
+    return _AroundForward(module, hook) if _has_fast_path(module) else module.register_forward_hook(hook)
+
+
+def _has_fast_path(module: nn.Module) -> bool:
+    # PyTorch's encoder layers compute in one fused call only while neither they nor what is in them has a hook.
+    return (
+        isinstance(module, nn.TransformerEncoderLayer)
+        and module._compiled_call_impl is None
+        and not any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
+    )
+
+
+class _AroundForward:
+    """A hook in place of a module's ``forward``."""
+
+    def __init__(self, module: nn.Module, hook: Hook) -> None:
+        self._module, self._own = module, vars(module).get("forward")
+        plain = module.forward
+
+        @wraps(plain)
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            output = plain(*args, **kwargs)
+            hook(module, args, output)
+            return output
+
+        module.forward = forward
+
+    def remove(self) -> None:
+        """Give the module its own ``forward`` back."""
+        if self._own is None:
+            del self._module.forward
+        else:
+            self._module.forward = self._own
