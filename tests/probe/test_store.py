@@ -1,6 +1,6 @@
 """Copies of kept features: equal, apart from everything, and in memory that goes round only when nobody sees it."""
 
-import sys
+import mmap
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ import torch
 from ncollapse.probe import store
 from ncollapse.probe.store import FeatureStore
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="memory is not kept there")
+pytestmark = pytest.mark.skipif(not hasattr(mmap, "MADV_FREE"), reason="memory is not kept there")
 
 
 def numbers(*shape, dtype=torch.float32, seed=0):
@@ -73,5 +73,23 @@ def test_what_exceeds_a_block_has_memory_of_its_own(small_blocks):
     features = numbers(40, 26)
     copy = FeatureStore().copy(features)
     assert features.numel() * 4 > store.BLOCK_BYTES
+    assert torch.equal(copy, features)
+    assert copy.untyped_storage().nbytes() == features.numel() * 4
+
+
+def test_where_the_system_knows_no_such_mark_memory_goes_back_at_once(small_blocks):
+    class Refused:
+        def madvise(self, option):
+            assert option == mmap.MADV_FREE
+            raise OSError(22, "Invalid argument")
+
+    store._give_back(Refused())
+    assert small_blocks == []
+
+
+def test_a_system_without_the_mark_gets_plain_copies(small_blocks, monkeypatch):
+    monkeypatch.delattr(mmap, "MADV_FREE")
+    features = numbers(3, 4)
+    copy = FeatureStore().copy(features)
     assert torch.equal(copy, features)
     assert copy.untyped_storage().nbytes() == features.numel() * 4
