@@ -27,11 +27,7 @@ _OPTIONAL = {
 
 
 def examine() -> dict[str, str]:
-    """Look at the installation.
-
-    Returns:
-        Findings by name: versions, device, threads, packages, and where each data set is.
-    """
+    """Look at the installation."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     found = {
         "ncollapse": __version__,

@@ -9,16 +9,7 @@ __all__ = ["write_whole"]
 
 
 def write_whole(path: str | Path, content: bytes | str) -> None:
-    """Write a file in one step: a process killed at any moment leaves the old file or the new one, whole.
-
-    Args:
-        path: The file, in a folder that exists.
-        content: Bytes, or text to be written as UTF-8.
-
-    Raises:
-        OSError: If the folder is missing, full or read-only (of the fitting subclass, with the file's name). An older file
-            stays as it was, and no temporary file is left.
-    """
+    """Write a file in one step: a process killed at any moment leaves the old file or the new one, whole."""
     path = Path(path)
     data = content.encode() if isinstance(content, str) else content
     # A fixed name, so that what a killed process left is overwritten instead of piling up.

@@ -14,44 +14,22 @@ _SMALL = -20.0
 
 
 class NormalizedMargins(NamedTuple):
-    r"""The smallest margin of a homogeneous network on the scale of its parameters.
-
-    Attributes:
-        exact: :math:`q_{min} / \rho^L`.
-        smoothed: :math:`\tilde\gamma`, at most the exact one.
-    """
+    r"""The smallest margin of a homogeneous network on the scale of its parameters."""
 
     exact: float
     smoothed: float
 
 
 def margins(logits: Tensor, labels: Tensor) -> Tensor:
-    r"""How far the true class's logit is above the next one: :math:`q_i = z_{i y_i} - \max_{j \ne y_i} z_{ij}`.
-
-    Args:
-        logits: Shape (N, K), K at least 2.
-        labels: Shape (N,).
-
-    Returns:
-        Shape (N,); negative for a sample that is classified wrongly.
-    """
+    r"""How far the true class's logit is above the next one: :math:`q_i = z_{i y_i} - \max_{j \ne y_i} z_{ij}`."""
     true, others = _split(logits, labels)
     return true - others.amax(dim=1)
 
 
 def log_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    r"""Logarithm of the summed cross-entropy, :math:`\log \sum_i \log(1 + \sum_{j \ne y_i} e^{z_{ij} - z_{i y_i}})`.
-
-    Differentiable, and exact for margins of any size: the loss itself is zero in float64 from a margin of 745 on. A step along
-    its gradient is one along the gradient of the loss at a learning rate proportional to 1/loss.
-
-    Args:
-        logits: Shape (N, K), K at least 2.
-        labels: Shape (N,).
-
-    Returns:
-        0-d tensor.
-    """
+    r"""Logarithm of the summed cross-entropy, :math:`\log \sum_i \log(1 + \sum_{j \ne y_i} e^{z_{ij} - z_{i y_i}})`."""
+    # Differentiable, and exact for margins of any size: the loss itself is zero in float64 from a margin of 745 on. A step
+    # along its gradient is one along the gradient of the loss at a learning rate proportional to 1/loss.
     true, others = _split(logits, labels)
     rivals = others.logsumexp(dim=1) - true
     # Where the branch is not taken its argument is held where its derivative is finite.
@@ -61,18 +39,9 @@ def log_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def smoothed_margin(logits: Tensor, labels: Tensor) -> Tensor:
-    r""":math:`-\log(e^{\mathcal{L}} - 1)` of the summed cross-entropy: at most the smallest margin, by at most log(N K).
-
-    Args:
-        logits: Shape (N, K), K at least 2.
-        labels: Shape (N,).
-
-    Returns:
-        0-d tensor.
-
-    Reference:
-        Lyu & Li (2020), ICLR.
-    """
+    r""":math:`-\log(e^{\mathcal{L}} - 1)` of the summed cross-entropy: at most the smallest margin, by at most log(N K)."""
+    # Reference:
+    #     Lyu & Li (2020), ICLR.
     log = log_loss(logits, labels)
     loss = log.exp()
     near = loss + torch.log(-torch.expm1(-log.clamp(min=_SMALL).exp()))
@@ -80,27 +49,13 @@ def smoothed_margin(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def normalized_margins(logits: Tensor, labels: Tensor, norm: float, order: float) -> NormalizedMargins:
-    r"""Normalized margin :math:`q_{min} / \rho^L` of a homogeneous network, and its smoothed form.
-
-    Scaling all parameters of a network of L layers without biases by c scales its logits by :math:`c^L`, which leaves the
-    exact value as it is. Along the gradient flow of the cross-entropy the smoothed one never falls once the summed loss is
-    below log 2, and the two are :math:`O(\log(N K) / \rho^L)` apart.
-
-    Args:
-        logits: Shape (N, K), K at least 2.
-        labels: Shape (N,).
-        norm: ρ, the norm of all parameters, positive.
-        order: L, the degree of the logits in the parameters, positive; 2 for weight times free features.
-
-    Returns:
-        Both margins, in logits per unit of :math:`\rho^L`.
-
-    Raises:
-        ValueError: If norm or order is not positive.
-
-    Reference:
-        Lyu & Li (2020), ICLR; Ji et al. (2022), ICLR, for weight and free features.
-    """
+    r"""Normalized margin :math:`q_{min} / \rho^L` of a homogeneous network, and its smoothed form."""
+    # Scaling all parameters of a network of L layers without biases by c scales its logits by c^L, which leaves the
+    # exact value as it is. Along the gradient flow of the cross-entropy the smoothed one never falls once the summed loss is
+    # below log 2, and the two are O(\log(N K) / \rho^L) apart.
+    #
+    # Reference:
+    #     Lyu & Li (2020), ICLR; Ji et al. (2022), ICLR, for weight and free features.
     if not (norm > 0 and order > 0):
         raise ValueError(f"normalized_margins needs a positive norm and order, got {norm} and {order}.")
     scale = norm**order

@@ -11,11 +11,7 @@ from ncollapse.cli.options import file, named_once
 
 
 def add_claims(commands: Any) -> None:
-    """Add the command to a parser.
-
-    Args:
-        commands: What ``add_subparsers`` returned.
-    """
+    """Add the command to a parser."""
     claims = commands.add_parser("claims", help="rule on the claims of the papers from run directories")
     claims.add_argument("runs", type=Path, nargs="+", metavar="DIR", help="run directories, or folders of sweeps")
     claims.add_argument("--out", type=file, metavar="FILE", help="the page (default: claims.html in the first DIR)")
@@ -26,11 +22,7 @@ def add_claims(commands: Any) -> None:
 
 
 def run_command(options: argparse.Namespace) -> None:
-    """Run the command.
-
-    Args:
-        options: As parsed.
-    """
+    """Run the command."""
     from ncollapse.report import ledger_lines, ledger_markdown, ledger_values, rule_on_claims, write_claims_page
 
     ledger = rule_on_claims(named_once(options.runs))

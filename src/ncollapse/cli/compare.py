@@ -10,11 +10,7 @@ from ncollapse.cli.options import file, named_once
 
 
 def add_compare(commands: Any) -> None:
-    """Add the command to a parser.
-
-    Args:
-        commands: What ``add_subparsers`` returned.
-    """
+    """Add the command to a parser."""
     compare = commands.add_parser("compare", help="set the figures of several runs side by side, on common axes")
     compare.add_argument("runs", type=Path, nargs="+", metavar="DIR", help="run directories, or folders of sweeps")
     compare.add_argument("--out", type=file, metavar="FILE", help="the page (default: compare.html in the first DIR)")
@@ -28,11 +24,7 @@ def add_compare(commands: Any) -> None:
 
 
 def run_command(options: argparse.Namespace) -> None:
-    """Run the command.
-
-    Args:
-        options: As parsed.
-    """
+    """Run the command."""
     from ncollapse.report import write_comparison
 
     out = options.out if options.out is not None else options.runs[0] / "compare.html"

@@ -13,11 +13,7 @@ from ncollapse.cli.options import count
 
 
 def add_measure(commands: Any) -> None:
-    """Add the command to a parser.
-
-    Args:
-        commands: What ``add_subparsers`` returned.
-    """
+    """Add the command to a parser."""
     words = "measure a run directory's network, or your own; in many processes with torchrun -m ncollapse measure"
     measure = commands.add_parser("measure", help=words, description=words)
     measure.add_argument(
@@ -57,11 +53,7 @@ def add_measure(commands: Any) -> None:
 
 
 def run_command(options: argparse.Namespace) -> None:
-    """Run the command.
-
-    Args:
-        options: As parsed.
-    """
+    """Run the command."""
     from ncollapse.studies import MeasureRequest, measure_by_name
     from ncollapse.studies.torchrun import process_group
 

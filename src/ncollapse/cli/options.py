@@ -6,14 +6,7 @@ from pathlib import Path
 
 
 def count(least: int) -> Callable[[str], int]:
-    """The type of an option that is an integer of at least so much.
-
-    Args:
-        least: The smallest.
-
-    Returns:
-        A converter for ``add_argument``.
-    """
+    """The type of an option that is an integer of at least so much."""
 
     def convert(text: str) -> int:
         if not text.strip().isdecimal() or int(text) < least:
@@ -24,17 +17,7 @@ def count(least: int) -> Callable[[str], int]:
 
 
 def folder(text: str) -> Path:
-    """The type of an option that names a folder to write to.
-
-    Args:
-        text: Its path; it need not be there yet.
-
-    Returns:
-        The path.
-
-    Raises:
-        argparse.ArgumentTypeError: If it, or what it is to lie in, is a file.
-    """
+    """The type of an option that names a folder to write to."""
     path = Path(text)
     if path.exists() and not path.is_dir():
         raise argparse.ArgumentTypeError(f"must be a folder, {text} is a file; choose another name")
@@ -43,17 +26,7 @@ def folder(text: str) -> Path:
 
 
 def file(text: str) -> Path:
-    """The type of an option that names a file to write.
-
-    Args:
-        text: Its path; it need not be there yet.
-
-    Returns:
-        The path.
-
-    Raises:
-        argparse.ArgumentTypeError: If it is a folder, or what it is to lie in is a file.
-    """
+    """The type of an option that names a file to write."""
     path = Path(text)
     if path.is_dir():
         raise argparse.ArgumentTypeError(f"must be a file, {text} is a folder; name a file in it")
@@ -68,17 +41,7 @@ def _check_above(path: Path) -> None:
 
 
 def named_once(folders: Sequence[Path]) -> Sequence[Path]:
-    """Directories of which each is to be shown or counted once.
-
-    Args:
-        folders: As they were named.
-
-    Returns:
-        The same.
-
-    Raises:
-        ValueError: If two names lead to one directory.
-    """
+    """Directories of which each is to be shown or counted once."""
     seen: dict[Path, Path] = {}
     for path in folders:
         first = seen.setdefault(path.resolve(), path)

@@ -14,16 +14,7 @@ Show = Callable[[int, int, str], None]
 
 @contextmanager
 def progress(title: str, table: Callable[[], Table] | None = None, *, unit: str = "epoch") -> Iterator[Show]:
-    """Show how far the work in the body is.
-
-    Args:
-        title: What it is.
-        table: Makes what a terminal shows below the bar.
-        unit: What is counted.
-
-    Yields:
-        To be called with the units done, the units in all, and words on the last one.
-    """
+    """Show how far the work in the body is."""
     from rich.console import Console, RenderableType
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 

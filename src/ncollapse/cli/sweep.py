@@ -13,11 +13,7 @@ from ncollapse.cli.progress import progress
 
 
 def add_sweep(commands: Any) -> None:
-    """Add the command to a parser.
-
-    Args:
-        commands: What ``add_subparsers`` returned.
-    """
+    """Add the command to a parser."""
     sweep = commands.add_parser("sweep", help="run a recipe over values of its fields and over seeds")
     sweep.add_argument("recipe", metavar="RECIPE", help="a name that `ncollapse recipes` lists")
     sweep.add_argument(
@@ -34,14 +30,7 @@ def add_sweep(commands: Any) -> None:
 
 
 def run_command(options: argparse.Namespace) -> None:
-    """Run the command.
-
-    Args:
-        options: As parsed.
-
-    Raises:
-        ValueError: If a run could not be finished.
-    """
+    """Run the command."""
     from ncollapse.cli.sweep_summary import SweepSummary
     from ncollapse.report import write_comparison
     from ncollapse.studies import override, plan_sweep, recipe_by_name, run_sweep

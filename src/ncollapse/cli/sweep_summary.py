@@ -26,11 +26,7 @@ class _Measured(NamedTuple):
 
 
 class SweepSummary:
-    """How far every setting is, and the metrics of its runs at the last layer and the last measured epoch.
-
-    Args:
-        runs: All runs of the sweep.
-    """
+    """How far every setting is, and the metrics of its runs at the last layer and the last measured epoch."""
 
     def __init__(self, runs: Sequence[SweepRun]) -> None:
         self.runs = runs
@@ -42,11 +38,7 @@ class SweepSummary:
         return f"{finished} of {len(self.runs)} runs finished"
 
     def table(self) -> Table:
-        """One row a setting: runs that are finished, epochs, and means over those of its runs that were measured latest.
-
-        Returns:
-            The table.
-        """
+        """One row a setting: runs that are finished, epochs, and means over those of its runs that were measured latest."""
         from rich.table import Table
         from rich.text import Text
 

@@ -21,15 +21,7 @@ _SYSTEM_FOLDER = Path("/usr/share/datasets")
 
 @dataclass(frozen=True)
 class Layout:
-    """One form in which a set is handed out.
-
-    Attributes:
-        folder: Folder that holds the files, below a place that is searched, and inside the archive.
-        files: Names of the files of each half, in order.
-        read: Makes images and labels of these files and the number of samples.
-        archive: File name of the compressed archive of the folder; None if it is not read as it is.
-        md5: Checksum of the archive.
-    """
+    """One form in which a set is handed out."""
 
     folder: str
     files: dict[Split, tuple[str, ...]]
@@ -40,21 +32,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class ColorSet:
-    """What is known of one set of color images.
-
-    Attributes:
-        name: Name in a recipe.
-        title: Name in prose.
-        num_classes: K.
-        shape: Channels, rows and columns.
-        num_samples: Images of each half.
-        mean: Mean of the training pixels in [0, 1], by channel.
-        std: Standard deviation of the training pixels in [0, 1], by channel.
-        layouts: The first one found counts; the archive of the first is downloaded.
-        mirrors: Addresses of folders that hold it; none for sets that are too large to be fetched unasked.
-        hint: Another way to get the data, ending the error message.
-        system_folder: Folder that an administrator may keep it in.
-    """
+    """What is known of one set of color images."""
 
     name: str
     title: str
@@ -149,25 +127,10 @@ STL10 = ColorSet(
 
 
 def load_color_set(color_set: ColorSet, split: Split, *, root: str | None, download: bool) -> ImagesAndLabels:
-    """Finds and reads one half of a color image set.
-
-    In each place the layouts are ``<folder>/<files>``, the folder's compressed archive, and ``<name>.npz`` with the arrays
-    ``x_train``, ``y_train``, ``x_test`` and ``y_test``. Archives are checked against the published checksum, whoever put them
-    there, files against their size.
-
-    Args:
-        color_set: Which.
-        split: Which half.
-        root: The folder to look in first, and to download to; the files' own folder will do as well.
-        download: Whether to fetch what is in none of the places.
-
-    Returns:
-        Images (N, channels, rows, columns) and labels (N,) in [0, K).
-
-    Raises:
-        DataFileError: If the first files found are damaged.
-        DataNotFoundError: If nothing was found and downloading was not allowed, not possible or failed.
-    """
+    """Finds and reads one half of a color image set."""
+    # In each place the layouts are ``<folder>/<files>``, the folder's compressed archive, and ``<name>.npz`` with the arrays
+    # ``x_train``, ``y_train``, ``x_test`` and ``y_test``. Archives are checked against the published checksum, whoever put them
+    # there, files against their size.
     places = search_places(color_set.system_folder, root)
     for place in places:
         for layout in color_set.layouts:

@@ -16,34 +16,16 @@ _CIFAR_SHAPE, _STL_SHAPE = (3, 32, 32), (3, 96, 96)
 
 
 class DataFile(NamedTuple):
-    """A file in memory.
-
-    Attributes:
-        source: Its path, for error messages.
-        content: Its bytes.
-    """
+    """A file in memory."""
 
     source: str
     content: bytes
 
 
 def read_cifar_binary(files: Sequence[DataFile], num_samples: int, label_bytes: int) -> ImagesAndLabels:
-    """Reads the binary version of CIFAR.
-
-    A record is the label, one byte (CIFAR-10) or a coarse and a fine one (CIFAR-100), then 1,024 bytes each of red, green and
-    blue, row by row.
-
-    Args:
-        files: The batches, in order, all of one size.
-        num_samples: Records in all files together.
-        label_bytes: 1 or 2; the last one counts.
-
-    Returns:
-        Images (N, 3, 32, 32) and labels (N,).
-
-    Raises:
-        DataFileError: If a file has another size.
-    """
+    """Reads the binary version of CIFAR."""
+    # A record is the label, one byte (CIFAR-10) or a coarse and a fine one (CIFAR-100), then 1,024 bytes each of red, green and
+    # blue, row by row.
     length = label_bytes + 3 * 32 * 32
     parts = [_bytes(file, num_samples // len(files) * length).reshape(-1, length) for file in files]
     records = np.concatenate(parts)
@@ -51,37 +33,14 @@ def read_cifar_binary(files: Sequence[DataFile], num_samples: int, label_bytes: 
 
 
 def read_cifar_pickles(files: Sequence[DataFile], num_samples: int, label_key: bytes) -> ImagesAndLabels:
-    """Reads the Python version of CIFAR: dictionaries with ``data``, (N, 3072) in the order of the binary version, and labels.
-
-    Args:
-        files: The batches, in order, all of one size.
-        num_samples: Samples in all files together.
-        label_key: ``labels`` (CIFAR-10) or ``fine_labels`` (CIFAR-100).
-
-    Returns:
-        Images (N, 3, 32, 32) and labels (N,).
-
-    Raises:
-        DataFileError: If a file is damaged, holds something else, or would run code.
-    """
+    """Read the Python version of CIFAR: dictionaries with labels and ``data``, (N, 3072), ordered as in the binary version."""
     each = num_samples // len(files)
     images, labels = zip(*(_unpickled(file, each, label_key) for file in files), strict=True)
     return np.concatenate(images).reshape(-1, *_CIFAR_SHAPE), np.concatenate(labels)
 
 
 def read_stl(files: Sequence[DataFile], num_samples: int) -> ImagesAndLabels:
-    """Reads STL-10: one byte a pixel, channel by channel and column by column, and labels from 1 to 10.
-
-    Args:
-        files: The images, then the labels.
-        num_samples: Images.
-
-    Returns:
-        Images (N, 3, 96, 96) with rows before columns, and labels (N,) that start at 0.
-
-    Raises:
-        DataFileError: If a file has another size, or a label is 0.
-    """
+    """Reads STL-10: one byte a pixel, channel by channel and column by column, and labels from 1 to 10."""
     images, labels = files
     pixels = _bytes(images, num_samples * 3 * 96 * 96).reshape(-1, *_STL_SHAPE).swapaxes(2, 3)
     return pixels, _bytes(labels, num_samples).astype(np.int64) - 1

@@ -67,17 +67,7 @@ def digits(scaling: Scaling = "norm64") -> LabeledData:
 def scale_pixels(
     pixels: NDArray[np.floating], *, mean: float | Sequence[float], std: float | Sequence[float], scaling: Scaling
 ) -> Tensor:
-    """Flattens images and brings them to the scale that training expects.
-
-    Args:
-        pixels: (N, ...) in [0, 1], for color images (N, channels, rows, columns).
-        mean: Mean of all pixels of the training set, or one for every channel.
-        std: Standard deviation of all pixels of the training set, or one for every channel.
-        scaling: See ``Scaling``.
-
-    Returns:
-        (N, d) float32.
-    """
+    """Flattens images and brings them to the scale that training expects."""
     flat = torch.from_numpy(pixels.reshape(len(pixels), -1).astype(np.float32))
     if scaling == "none":
         return flat
@@ -108,19 +98,7 @@ def read_idx(path: Path, md5: str | None = None) -> NDArray[np.uint8]:
 
 
 def idx_content(raw: bytes, *, source: str, md5: str | None = None) -> NDArray[np.uint8]:
-    """Reads the bytes of an IDX file; ``read_idx`` says how.
-
-    Args:
-        raw: All bytes of the file, compressed by gzip or not.
-        source: Path or address, for error messages.
-        md5: Checksum of the uncompressed bytes, or None to trust them.
-
-    Returns:
-        Array of the shape that the header gives; it may not be written to.
-
-    Raises:
-        DataFileError: If the bytes are truncated, too many, no IDX file of bytes, or have another checksum.
-    """
+    """Reads the bytes of an IDX file; ``read_idx`` says how."""
     content = _gunzip(raw, source) if raw.startswith(_GZIP_MAGIC) else raw
     if len(content) < 4 or content[:3] != bytes((0, 0, _UNSIGNED_BYTE)):
         raise DataFileError(
@@ -161,20 +139,8 @@ def _wrong_size(source: str, expected: int, found: int) -> str:
 
 
 def read_keras_archive(path: Path, split: Literal["train", "test"]) -> ImagesAndLabels:
-    """Reads images and labels from an archive like Keras' ``mnist.npz``.
-
-    Its integrity is that of the zip format (a CRC-32 for each array); no pickled content is ever loaded.
-
-    Args:
-        path: The archive, with the arrays ``x_train``, ``y_train``, ``x_test`` and ``y_test``.
-        split: Which half.
-
-    Returns:
-        Images (N, ...) and labels (N,); Keras keeps those of CIFAR as (N, 1).
-
-    Raises:
-        DataFileError: If the archive is damaged or does not hold images as bytes and labels as integers.
-    """
+    """Reads images and labels from an archive like Keras' ``mnist.npz``."""
+    # Its integrity is that of the zip format (a CRC-32 for each array); no pickled content is ever loaded.
     names = (f"x_{split}", f"y_{split}")
     try:
         # Opened here: NumPy leaves its own file open when the archive is broken.

@@ -27,45 +27,18 @@ def _cache_folder() -> Path:
 
 
 def search_places(system_folder: Path, root: str | None) -> tuple[Path, ...]:
-    """Lists the folders in which a data set is looked for, first hit wins.
-
-    Args:
-        system_folder: Where a system package installs the set.
-        root: The folder that the user names, or None.
-
-    Returns:
-        The user's folder, ``$NCOLLAPSE_DATA``, torchvision's usual root ``data`` below the working directory, the
-        user's cache, and the system's folder; the first two only where they are set.
-    """
+    """Lists the folders in which a data set is looked for, first hit wins."""
     named = [Path(place).expanduser() for place in (root, os.environ.get("NCOLLAPSE_DATA")) if place]
     return (*named, Path("data").absolute(), _cache_folder(), system_folder)
 
 
 def download_folder(root: str | None) -> Path:
-    """Says where downloaded files are kept.
-
-    Args:
-        root: The folder that the user names, or None.
-
-    Returns:
-        That folder, else ``$NCOLLAPSE_DATA``, else the user's cache.
-    """
+    """Says where downloaded files are kept."""
     return Path(root or os.environ.get("NCOLLAPSE_DATA") or _cache_folder()).expanduser()
 
 
 def say_not_found(title: str, split: Split, places: Sequence[Path], hint: str, *, downloadable: bool = True) -> str:
-    """Says that a set is in none of its places, and how to get it.
-
-    Args:
-        title: The set's name in prose.
-        split: The half that was wanted.
-        places: Where was looked.
-        hint: Another way to get the data, ending the message.
-        downloadable: Whether ``download=True`` would help.
-
-    Returns:
-        The words of a ``DataNotFoundError``.
-    """
+    """Says that a set is in none of its places, and how to get it."""
     allow = "or allow download=True, " if downloadable else ""
     return (
         f"{title} ({split}) was needed and not found in: {', '.join(map(str, places))}. Name its folder "
@@ -74,21 +47,7 @@ def say_not_found(title: str, split: Split, places: Sequence[Path], hint: str, *
 
 
 def fetch(title: str, addresses: Sequence[str], accept: Callable[[bytes, str], Content], target: Path, hint: str) -> Content:
-    """Fetches one file from the first address that has it whole, and keeps it.
-
-    Args:
-        title: The set's name in prose.
-        addresses: Of the same file, tried in turn.
-        accept: Reads the bytes that came from an address; raises ``DataFileError`` for damaged ones.
-        target: Where to keep the file.
-        hint: Another way to get the data, ending the message.
-
-    Returns:
-        What ``accept`` made of it.
-
-    Raises:
-        DataNotFoundError: If every address failed.
-    """
+    """Fetches one file from the first address that has it whole, and keeps it."""
     failures = []
     for address in addresses:
         try:

@@ -20,22 +20,9 @@ class Stream(IntEnum):
 
 
 def stream_generator(seed: int, stream: Stream, index: int = 0) -> torch.Generator:
-    """Makes a generator that depends on nothing but the seed, the stream and the index.
-
-    Streams of one seed are independent, so a mixture's centers are not the numbers that a network with the same
-    seed takes as its first weights, and epoch ``e`` needs no generator carried over from epoch ``e - 1``.
-
-    Args:
-        seed: The user's seed, 0 or more.
-        stream: What the numbers are for.
-        index: Position within the stream, for example the epoch, 0 or more.
-
-    Returns:
-        A fresh generator on the CPU; the global generator is not touched.
-
-    Raises:
-        ValueError: If the seed or the index is negative.
-    """
+    """Makes a generator that depends on nothing but the seed, the stream and the index."""
+    # Streams of one seed are independent, so a mixture's centers are not the numbers that a network with the same
+    # seed takes as its first weights, and epoch ``e`` needs no generator carried over from epoch ``e - 1``.
     if seed < 0 or index < 0:
         raise ValueError(
             f"a seed and its index must be 0 or more, got seed {seed} and index {index}. Pass non-negative integers."

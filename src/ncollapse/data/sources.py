@@ -19,19 +19,7 @@ _FILE_NAMES: dict[Split, tuple[str, str]] = {
 
 @dataclass(frozen=True)
 class ImageSet:
-    """What is known of one data set of the MNIST family.
-
-    Attributes:
-        name: Name in a recipe.
-        title: Name in prose.
-        folder: Folder that torchvision keeps it in, below its root.
-        system_folder: Folder that a system package installs it to.
-        mean: Mean of all training pixels in [0, 1].
-        std: Standard deviation of all training pixels in [0, 1].
-        mirrors: Addresses of folders that hold the compressed files.
-        md5: Checksum of each file's uncompressed bytes (distributions compress them anew).
-        hint: Another way to get the data, ending the error message.
-    """
+    """What is known of one data set of the MNIST family."""
 
     name: str
     title: str
@@ -86,25 +74,9 @@ FASHION_MNIST = ImageSet(
 
 
 def load_image_set(image_set: ImageSet, split: Split, *, root: str | None, download: bool) -> ImagesAndLabels:
-    """Finds and reads one half of an image set.
-
-    In each place the layouts are ``<Folder>/raw/<file>[.gz]`` (torchvision's), ``<file>[.gz]`` and an archive ``<name>.npz``
-    like Keras' ``mnist.npz``. What is read from IDX files is checked against the set's checksums, whoever put it there.
-
-    Args:
-        image_set: Which.
-        split: Which half.
-        root: The folder to look in first, and to download to; None downloads to ``$NCOLLAPSE_DATA`` or, where that
-            is not set, to the user's cache.
-        download: Whether to fetch what is in none of the places.
-
-    Returns:
-        Images (N, 28, 28) and labels (N,).
-
-    Raises:
-        DataFileError: If the first files found are damaged or of another data set.
-        DataNotFoundError: If nothing was found and downloading was not allowed or failed.
-    """
+    """Finds and reads one half of an image set."""
+    # In each place the layouts are ``<Folder>/raw/<file>[.gz]`` (torchvision's), ``<file>[.gz]`` and an archive ``<name>.npz``
+    # like Keras' ``mnist.npz``. What is read from IDX files is checked against the set's checksums, whoever put it there.
     places = search_places(image_set.system_folder, root)
     for place in places:
         for directory in (place / image_set.folder / "raw", place):

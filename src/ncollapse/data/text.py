@@ -23,18 +23,7 @@ NUM_SPECIAL = 2
 
 @dataclass(frozen=True)
 class TextSet:
-    """What is known of one set of texts.
-
-    Attributes:
-        name: Name in a recipe.
-        title: Name in prose.
-        folder: Folder that it may lie in, below a root.
-        system_folder: Folder that a system package installs it to.
-        holds: Whether a folder holds a half of it.
-        read: Reads that half.
-        hint: How to get the data, ending the error message.
-        num_classes: How many it has; None where that is the user's.
-    """
+    """What is known of one set of texts."""
 
     name: str
     title: str
@@ -130,14 +119,7 @@ def load_text_set(text_set: TextSet, split: Split, *, root: str | None, vocabula
 
 
 def words_of(texts: Iterable[str]) -> list[list[str]]:
-    """Cuts texts into lower-case words by scikit-learn's analyzer, one-letter words among them.
-
-    Args:
-        texts: The texts.
-
-    Returns:
-        The words of each.
-    """
+    """Cuts texts into lower-case words by scikit-learn's analyzer, one-letter words among them."""
     # Inside, since it takes a second and only texts need it.
     from sklearn.feature_extraction.text import CountVectorizer
 
@@ -146,30 +128,13 @@ def words_of(texts: Iterable[str]) -> list[list[str]]:
 
 
 def frequent_words(texts: Iterable[Sequence[str]], number: int) -> list[str]:
-    """The most frequent words, of equally frequent ones the first in the alphabet.
-
-    Args:
-        texts: Words of each text.
-        number: How many at most.
-
-    Returns:
-        The words, most frequent first.
-    """
+    """The most frequent words, of equally frequent ones the first in the alphabet."""
     counts = Counter(word for text in texts for word in text)
     return sorted(counts, key=lambda word: (-counts[word], word))[:number]
 
 
 def encode(texts: Sequence[Sequence[str]], words: Sequence[str], length: int) -> Tensor:
-    """Turns words into ids.
-
-    Args:
-        texts: Words of each text; a text without words counts as one unknown word, so that something can be read out.
-        words: Those with ids of their own, from 2 on.
-        length: Words that are kept.
-
-    Returns:
-        (N, length) int64.
-    """
+    """Turns words into ids."""
     index = {word: number for number, word in enumerate(words, start=NUM_SPECIAL)}
     ids = np.full((len(texts), length), _PADDING, dtype=np.int64)
     for row, text in zip(ids, texts, strict=True):

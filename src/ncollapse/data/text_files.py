@@ -31,23 +31,11 @@ class LabeledTexts:
 
 
 def read_wordnet(folder: Path, split: Split) -> LabeledTexts:
-    """Reads the glosses of WordNet; the label is the number of the lexicographer file, 00 to 44.
-
-    A line of ``data.noun`` and the like is ``offset file_number type ... | gloss``; lines of the license begin with a space.
-
-    Args:
-        folder: Holds ``data.noun``, ``data.verb``, ``data.adj`` and ``data.adv``.
-        split: ``test`` is every tenth gloss of each file, ``train`` the others.
-
-    Returns:
-        117,659 texts in all of WordNet 3.0, in the order of the files.
-
-    Raises:
-        DataFileError: If a line is no synset with a gloss.
-
-    Reference:
-        C. Fellbaum (1998), WordNet, MIT Press; file format: its manual page wndb(5).
-    """
+    """Reads the glosses of WordNet; the label is the number of the lexicographer file, 00 to 44."""
+    # A line of ``data.noun`` and the like is ``offset file_number type ... | gloss``; lines of the license begin with a space.
+    #
+    # Reference:
+    #     C. Fellbaum (1998), WordNet, MIT Press; file format: its manual page wndb(5).
     texts, labels = [], []
     for part in _WORDNET_PARTS:
         path = folder / f"data.{part}"
@@ -68,21 +56,9 @@ def read_wordnet(folder: Path, split: Split) -> LabeledTexts:
 
 
 def read_imdb(folder: Path, split: Split) -> LabeledTexts:
-    """Reads film reviews with the labels ``neg`` and ``pos`` from the folder of the Large Movie Review Dataset.
-
-    Args:
-        folder: Holds ``train/neg/*.txt``, ``train/pos/*.txt`` and likewise ``test``.
-        split: Which half.
-
-    Returns:
-        The reviews, negative first, by file name; line breaks ``<br />`` become spaces.
-
-    Raises:
-        DataFileError: If a class has no files, or one is not UTF-8.
-
-    Reference:
-        A. L. Maas et al. (2011), Learning word vectors for sentiment analysis, ACL.
-    """
+    """Reads film reviews with the labels ``neg`` and ``pos`` from the folder of the Large Movie Review Dataset."""
+    # Reference:
+    #     A. L. Maas et al. (2011), Learning word vectors for sentiment analysis, ACL.
     texts, labels = [], []
     for sentiment in _SENTIMENTS:
         paths = sorted((folder / split / sentiment).glob("*.txt"))
@@ -94,17 +70,7 @@ def read_imdb(folder: Path, split: Split) -> LabeledTexts:
 
 
 def read_table(path: Path) -> LabeledTexts:
-    """Reads a table with the columns ``text`` and ``label``: CSV or TSV with a header, or one JSON object a line.
-
-    Args:
-        path: By its suffix ``.csv``, ``.tsv`` or ``.jsonl``.
-
-    Returns:
-        Texts and labels as text.
-
-    Raises:
-        DataFileError: If the file is not UTF-8 or has no rows, or a row lacks one of the two.
-    """
+    """Reads a table with the columns ``text`` and ``label``: CSV or TSV with a header, or one JSON object a line."""
     texts, labels = [], []
     for number, row in _rows(path):
         text, label = row.get("text"), row.get("label")

@@ -134,14 +134,9 @@ def collapsed_optimality(arcs: ClassArcs) -> CollapsedOptimality:
 
 
 def _shortest(lengths: np.ndarray, tolerance: float) -> tuple[np.ndarray, tuple[int, ...] | None]:
-    """Bellman-Ford from a source at distance 0 of every node: the distances, and a negative cycle if there is one.
-
-    A path gets shorter only by more than the tolerance. Then the end means that every arc holds up to the tolerance, and K
-    rounds without an end that the predecessors run in a circle, whose sum is below minus the tolerance.
-
-    Returns:
-        Distances, shape (K,), and None or the nodes of the cycle in order.
-    """
+    """Bellman-Ford from a source at distance 0 of every node: the distances, and a negative cycle if there is one."""
+    # A path gets shorter only by more than the tolerance. Then the end means that every arc holds up to the tolerance, and K
+    # rounds without an end that the predecessors run in a circle, whose sum is below minus the tolerance.
     size = len(lengths)
     distances, before = np.zeros(size), np.full(size, -1)
     for _ in range(size):

@@ -250,15 +250,10 @@ class LineDecisions:
 def _margins(
     first: Tensor, last: Tensor, labels: Tensor, paired: PairedMoments
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """By how much class j is farther than the own class k, for all samples and j: coefficients ΔA, ΔB, ΔC of the margin.
-
-    Written with the given residuals r = h - μ_k and differences δ = μ_k - μ_j, so that nothing large is subtracted:
-    ΔA = 2 r⁰·δ⁰ + |δ⁰|², ΔB = r⁰·δᴸ + rᴸ·δ⁰ + δ⁰·δᴸ, ΔC = 2 rᴸ·δᴸ + |δᴸ|²; last the ΔB and ΔC of an end point collapsed to
-    its class means.
-
-    Returns:
-        ΔA, ΔB, ΔC, and ΔB, ΔC for the collapsed end, each (N, K).
-    """
+    """By how much class j is farther than the own class k, for all samples and j: coefficients ΔA, ΔB, ΔC of the margin."""
+    # Written with the given residuals r = h - μ_k and differences δ = μ_k - μ_j, so that nothing large is subtracted:
+    # ΔA = 2 r⁰·δ⁰ + |δ⁰|², ΔB = r⁰·δᴸ + rᴸ·δ⁰ + δ⁰·δᴸ, ΔC = 2 rᴸ·δᴸ + |δᴸ|²; last the ΔB and ΔC of an end point collapsed to
+    # its class means.
     means = paired.first.centered_means(), paired.last.centered_means()
 
     def toward(residual: Tensor, centers: Tensor) -> Tensor:

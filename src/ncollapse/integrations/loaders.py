@@ -19,20 +19,7 @@ _HINT = "Hand over a loader that yields every sample once, with loader=."
 
 
 def share_of(loader: Any, rank: int = 0, size: int = 1) -> Iterable[Any]:
-    """A loader over the same samples, shared by several processes; generators and samplers of the given one stay as they are.
-
-    Args:
-        loader: A ``DataLoader`` whose sampler yields every sample, or every one of a subset.
-        rank: Of this process.
-        size: Number of processes.
-
-    Returns:
-        Every ``size``-th sample from the ``rank``-th on, with the batch size and the collation of the loader.
-
-    Raises:
-        TypeError: If it is no ``DataLoader``, or its data set has no order.
-        ValueError: If its sampler may leave samples out or repeat them.
-    """
+    """Make a loader over the same samples for one of several processes; the given loader is left unchanged."""
     # Not by isinstance: libraries wrap loaders in classes that only pass attributes on.
     if not all(hasattr(loader, name) for name in ("dataset", "batch_sampler", "collate_fn", "num_workers")):
         raise TypeError(f"The training loader must be one DataLoader, got {type(loader).__name__}. {_HINT}")

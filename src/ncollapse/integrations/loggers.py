@@ -27,16 +27,7 @@ class TensorBoardLog:
         self._writer = SummaryWriter(str(folder))
 
     def __call__(self, measurement: Measurement, *, epoch: float | None = None, step: int | None = None) -> None:
-        """Write the values that are defined.
-
-        Args:
-            measurement: Any.
-            epoch: Epochs that had passed; TensorBoard counts in whole numbers.
-            step: Steps that had passed.
-
-        Raises:
-            ValueError: If neither epoch nor step is given.
-        """
+        """Write the values that are defined."""
         check_place(epoch, step)
         at = step if step is not None else int(epoch or 0)
         for name, value in scalars(measurement).items():
@@ -59,16 +50,7 @@ class WandbLog:
         self._run = _active_run() if run is None else run
 
     def __call__(self, measurement: Measurement, *, epoch: float | None = None, step: int | None = None) -> None:
-        """Log the values that are defined, and the epoch.
-
-        Args:
-            measurement: Any.
-            epoch: Epochs that had passed, logged as ``epoch``.
-            step: Steps that had passed; None leaves counting to the run.
-
-        Raises:
-            ValueError: If neither epoch nor step is given.
-        """
+        """Log the values that are defined, and the epoch."""
         check_place(epoch, step)
         values = scalars(measurement) if epoch is None else {**scalars(measurement), "epoch": epoch}
         self._run.log(values, step=step)

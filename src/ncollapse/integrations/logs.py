@@ -47,47 +47,20 @@ class LoggedRow(NamedTuple):
 
 
 def logged_rows(measurement: Measurement, epoch: float | None, step: int | None) -> list[LoggedRow]:
-    """The rows of a measurement with its place in the training.
-
-    Args:
-        measurement: Any.
-        epoch: Epochs that had passed.
-        step: Steps that had passed.
-
-    Returns:
-        One row a row.
-
-    Raises:
-        ValueError: If neither epoch nor step is given.
-    """
+    """The rows of a measurement with its place in the training."""
     check_place(epoch, step)
     whole = int(epoch) if epoch is not None and epoch == int(epoch) else epoch
     return [LoggedRow(whole, step, *row) for row in measurement.rows]
 
 
 def check_place(epoch: float | None, step: int | None) -> None:
-    """Check that a measurement has a place in the training.
-
-    Args:
-        epoch: Epochs that had passed.
-        step: Steps that had passed.
-
-    Raises:
-        ValueError: If neither is given.
-    """
+    """Check that a measurement has a place in the training."""
     if epoch is None and step is None:
         raise ValueError("A log needs the epoch or the step of a measurement, got neither. Call log(measurement, epoch=3).")
 
 
 def scalars(measurement: Measurement) -> dict[str, float]:
-    """Values by the names that loggers show: ``nc/<layer>/<metric>``, with the split before the layer if it is not train.
-
-    Args:
-        measurement: Any.
-
-    Returns:
-        Without those that are undefined.
-    """
+    """Values by the names that loggers show: ``nc/<layer>/<metric>``, with the split before the layer if it is not train."""
     prefix = "nc" if measurement.split == "train" else f"nc/{measurement.split}"
     return {f"{prefix}/{row.layer}/{row.metric}": row.value for row in measurement.rows if math.isfinite(row.value)}
 
@@ -102,17 +75,7 @@ class _FileLog:
             self._check(resume)
 
     def __call__(self, measurement: Measurement, *, epoch: float | None = None, step: int | None = None) -> None:
-        """Append the rows of a measurement.
-
-        Args:
-            measurement: Any.
-            epoch: Epochs that had passed.
-            step: Steps that had passed.
-
-        Raises:
-            ValueError: If neither epoch nor step is given.
-            OSError: If the file cannot be written.
-        """
+        """Append the rows of a measurement."""
         rows = logged_rows(measurement, epoch, step)
         if self._resumes:
             self._drop(rows[0])

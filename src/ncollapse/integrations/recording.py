@@ -29,26 +29,10 @@ _GIVEN = ("model", "batches", "progress", "where", "group")
 
 
 class Recorder:
-    """Measures a network at chosen moments of a training, keeps the rows, hands measurements to logs.
-
-    Attributes:
-        table: All rows so far.
-        last: The last measurement; None before the first.
-    """
+    """Measures a network at chosen moments of a training, keeps the rows, hands measurements to logs."""
 
     def __init__(self, every: Every, network: Network, logs: Logs, options: Mapping[str, Any]) -> None:
-        """Check everything that can be checked before a training begins.
-
-        Args:
-            every: "log", or n for every n-th.
-            network: The network in the trained module: its attribute, a function of the module, or None for the module.
-            logs: A log, several, a file for one (.csv or .jsonl); None for a file in the training's folder.
-            options: Arguments of ``measure``.
-
-        Raises:
-            ValueError: If one is not what it must be.
-            TypeError: If ``measure`` has no such argument.
-        """
+        """Check everything that can be checked before a training begins."""
         if every != "log" and (isinstance(every, bool) or not isinstance(every, int) or every < 1):
             raise ValueError(f"every must be 'log' or an integer, at least 1, got {every!r}.")
         known = [name for name in inspect.signature(measure).parameters if name not in _GIVEN]
@@ -67,31 +51,12 @@ class Recorder:
         self._logs = None if logs is None else logs_of(logs)
 
     def open_log(self, folder: str | Path, resume: bool) -> None:
-        """Make the default log where none was given.
-
-        Args:
-            folder: Where the training writes.
-            resume: Whether the training goes on where an earlier one stopped.
-
-        Raises:
-            ValueError: If the log is there already and is not to be resumed.
-        """
+        """Make the default log where none was given."""
         if self._logs is None:
             self._logs = (CSVLog(Path(folder) / "neural_collapse.csv", resume=resume),)
 
     def is_due(self, count: int, total: int | None) -> bool:
-        """Whether to measure now.
-
-        Args:
-            count: Epochs or steps that have passed.
-            total: How many there will be; None or less than 1 where nobody knows.
-
-        Returns:
-            True at the chosen ones and at the last.
-
-        Raises:
-            ValueError: For "log" without an end.
-        """
+        """Whether to measure now."""
         if self._every != "log":
             return count % self._every == 0 or count == total
         if total is None or total < 1:
@@ -109,24 +74,7 @@ class Recorder:
         writes: bool,
         convert: Callable[[Any], Any] = lambda batch: batch,
     ) -> Measurement:
-        """Measure, keep, log.
-
-        Args:
-            module: What is trained.
-            batches: The data, of this process.
-            epoch: Epochs that have passed.
-            step: Steps that have passed.
-            group: Processes that share the data.
-            writes: Whether this process writes logs.
-            convert: What becomes of a batch before it is unpacked.
-
-        Returns:
-            The measurement.
-
-        Raises:
-            TypeError: If there is no network where one was named.
-            ValueError: As ``measure``.
-        """
+        """Measure, keep, log."""
         place = f" at epoch {epoch:g}" if epoch is not None else f" at step {step}"
         network = network_in(module, self._network)
         unpack = self._options["unpack"]
@@ -139,19 +87,7 @@ class Recorder:
 
 
 def network_in(module: nn.Module, network: Network) -> nn.Module:
-    """The network inside of a module.
-
-    Args:
-        module: What is trained.
-        network: An attribute's name, with dots; a function of the module; None for the module itself.
-
-    Returns:
-        The network.
-
-    Raises:
-        TypeError: If there is none.
-        ValueError: If there is no such attribute.
-    """
+    """The network inside of a module."""
     if network is None:
         return module
     try:
@@ -167,18 +103,7 @@ def network_in(module: nn.Module, network: Network) -> nn.Module:
 
 
 def logs_of(logs: Logs) -> tuple[Log, ...]:
-    """Logs from what a user names.
-
-    Args:
-        logs: A log, several, or a file for one.
-
-    Returns:
-        The logs.
-
-    Raises:
-        ValueError: If a file has another ending, or holds something already.
-        TypeError: If one is no log.
-    """
+    """Logs from what a user names."""
     if isinstance(logs, str | Path):
         path = Path(logs)
         if path.suffix not in _FILE_LOGS:

@@ -140,15 +140,7 @@ class Watched:
         self._forget()
 
     def update(self, labels: Tensor) -> None:
-        """Give the labels of the network's last call.
-
-        Args:
-            labels: Class indices in [0, K), shape (N,).
-
-        Raises:
-            ValueError: If there was no call since the last update, or several; as ``measure``; after an error until ``reset``.
-            TypeError: If the labels are of another type.
-        """
+        """Give the labels of the network's last call."""
         calls, features = self._calls, self._features
         self._forget()
         if calls == 0:
@@ -166,14 +158,7 @@ class Watched:
         self._stream.add(features, labels.clone() if isinstance(labels, Tensor) else labels)
 
     def compute(self) -> Measurement:
-        """Measure everything since the last reset; more may follow.
-
-        Returns:
-            What ``measure`` gives.
-
-        Raises:
-            ValueError: If there was no update, or a metric was named that needs a classifier and none was found.
-        """
+        """Measure everything since the last reset; more may follow."""
         plan = shared_plan(self._plan, self._stream.processes)
         if plan is None or plan.classifier is None or plan.feeding is None:
             return self._stream.measurement(None, "no batch was seen" if plan is None else plan.explanation)

@@ -18,27 +18,12 @@ RESOLUTION = 1e-13
 
 
 def rounding_floor(moments: ClassMoments) -> Tensor:
-    """Squared distance below which two class means are equal up to the rounding of their float64 sums.
-
-    Args:
-        moments: Class moments.
-
-    Returns:
-        0-d tensor, float64, units of squared features.
-    """
+    """Squared distance below which two class means are equal up to the rounding of their float64 sums."""
     return RESOLUTION**2 * moments.means.square().sum(dim=1).amax()
 
 
 def defined(value: Tensor, condition: Tensor) -> Tensor:
-    """The value where the condition holds, nan elsewhere.
-
-    Args:
-        value: Any float tensor.
-        condition: Boolean tensor.
-
-    Returns:
-        Same shape as ``value``.
-    """
+    """The value where the condition holds, nan elsewhere."""
     return torch.where(condition, value, math.nan)
 
 
@@ -82,18 +67,9 @@ def within_total_ratio(moments: ClassMoments, convention: Convention = "class") 
 
 
 def between_spectrum(centers: ClassCenters, convention: Convention = "class") -> tuple[Tensor, Tensor]:
-    r"""Non-zero eigenvalues of :math:`\Sigma_B` and their eigenvectors in the basis of the centers.
-
-    An eigenvalue λ counts as zero when λ <= max(K, d) · eps · 10 · λ_max. No d×d matrix is formed: the singular values of
-    the weighted class means are the square roots of the eigenvalues.
-
-    Args:
-        centers: Class means and a basis of their span.
-        convention: Weights and center of the between-class covariance.
-
-    Returns:
-        Eigenvalues (q,), descending, and eigenvectors (r, q), q <= r <= K-1; both empty when the class means coincide.
-    """
+    r"""Non-zero eigenvalues of :math:`\Sigma_B` and their eigenvectors in the basis of the centers."""
+    # An eigenvalue λ counts as zero when λ <= max(K, d) · eps · 10 · λ_max. No d×d matrix is formed: the singular values of
+    # the weighted class means are the square roots of the eigenvalues.
     if convention in centers.spectra:
         return centers.spectra[convention]
     moments, parts = centers.moments, convention_parts(convention)

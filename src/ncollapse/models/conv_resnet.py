@@ -89,14 +89,7 @@ class ConvResidualBlock(nn.Module):
         self.branch, self.skip, self.last = branch, skip, last
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Takes one step along the layers.
-
-        Args:
-            hidden: (B, C, H, W).
-
-        Returns:
-            (B, C', H', W'), a new tensor: the input is not overwritten, so measurements may keep it.
-        """
+        """Takes one step along the layers."""
         return self.last(self.skip(hidden) + self.branch(hidden))
 
 

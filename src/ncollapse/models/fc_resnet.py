@@ -101,14 +101,7 @@ class FCBlock(nn.Module):
         self.skip = skip
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Takes one step along the layers, with nothing after the addition.
-
-        Args:
-            hidden: (B, d), or (B, d · layers) of all layers before.
-
-        Returns:
-            (B, d), a new tensor: the input is not overwritten, so measurements may keep it.
-        """
+        """Takes one step along the layers, with nothing after the addition."""
         return hidden + self.branch(hidden) if self.skip else self.branch(hidden)
 
 

@@ -170,14 +170,7 @@ class _Layer(Protocol):
 
 
 class _Linear:
-    """W h + b.
-
-    Args:
-        weight: (S, d', d).
-        bias: (S, d').
-        gradients: Of both, where they are written to.
-        is_first: Whether nobody needs the gradient of the inputs.
-    """
+    """W h + b."""
 
     def __init__(self, weight: Tensor, bias: Tensor, gradients: tuple[Tensor, Tensor], is_first: bool) -> None:
         self.weight, self.bias, self.is_first = weight, bias.unsqueeze(2), is_first
@@ -194,15 +187,7 @@ class _Linear:
 
 
 class _BatchNorm:
-    """Batch normalization in training mode, gain γ and shift β.
-
-    Args:
-        gain: (S, d).
-        shift: (S, d).
-        gradients: Of both, where they are written to.
-        buffers: Running statistics, kept up to date.
-        module: That of one network.
-    """
+    """Batch normalization in training mode, gain γ and shift β."""
 
     def __init__(
         self,

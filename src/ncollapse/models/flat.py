@@ -7,16 +7,7 @@ from torch import Tensor, nn
 
 
 def check_sizes(network: nn.Module, input_dim: int, num_classes: int) -> None:
-    """Check what a network is built for.
-
-    Args:
-        network: Named in the error.
-        input_dim: Numbers in a sample.
-        num_classes: Number of logits.
-
-    Raises:
-        ValueError: If one is below 1.
-    """
+    """Check what a network is built for."""
     if input_dim < 1 or num_classes < 1:
         raise ValueError(
             f"{type(network).__name__} needs input_dim and num_classes of 1 or more, got {input_dim} and {num_classes}. Take "
@@ -25,19 +16,7 @@ def check_sizes(network: nn.Module, input_dim: int, num_classes: int) -> None:
 
 
 def flat_samples(network: nn.Module, inputs: Tensor, input_dim: int) -> Tensor:
-    """View inputs as one row a sample.
-
-    Args:
-        network: Named in the error.
-        inputs: (B, ...).
-        input_dim: Numbers in a sample that the network was built for.
-
-    Returns:
-        (B, input_dim).
-
-    Raises:
-        ValueError: If the samples have another size.
-    """
+    """View inputs as one row a sample."""
     flat = inputs.flatten(1)
     if flat.shape[1] != input_dim:
         raise ValueError(
@@ -48,17 +27,7 @@ def flat_samples(network: nn.Module, inputs: Tensor, input_dim: int) -> Tensor:
 
 
 def linear_layer(fan_in: int, fan_out: int, generator: torch.Generator, *, zero_bias: bool = True) -> nn.Linear:
-    """A linear layer with weights uniform in +-1/sqrt(fan-in), and biases 0 or likewise.
-
-    Args:
-        fan_in: Numbers it takes.
-        fan_out: Numbers it gives.
-        generator: Of the weights.
-        zero_bias: Whether the biases start at 0.
-
-    Returns:
-        The layer.
-    """
+    """A linear layer with weights uniform in +-1/sqrt(fan-in), and biases 0 or likewise."""
     layer = nn.Linear(fan_in, fan_out)
     bound = 1 / math.sqrt(fan_in)
     nn.init.uniform_(layer.weight, -bound, bound, generator=generator)

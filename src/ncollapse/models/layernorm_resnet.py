@@ -72,14 +72,7 @@ class LayerNormBlock(nn.Module):
         self.branch, self.norm = branch, norm
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Takes one step along the layers.
-
-        Args:
-            hidden: (B, d).
-
-        Returns:
-            (B, d).
-        """
+        """Takes one step along the layers."""
         return self.norm(hidden + self.branch(hidden))
 
 

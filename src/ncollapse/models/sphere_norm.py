@@ -15,46 +15,27 @@ _EPS = 1e-24
 
 
 class SphereNorm(nn.Module):
-    r"""Vectors less their mean, scaled to one norm.
+    r"""Vectors less their mean, scaled to one norm."""
 
-    .. math:: LN(x) = r\, \frac{x - \bar x 1}{\lVert x - \bar x 1 \rVert_2}
-
-    with r = 1 for ``unit``, :math:`r = \sqrt d` (layer normalization as PyTorch has it, without gain and bias) for ``sqrt_d``.
-    A constant vector becomes 0. Invariant to scale and to a common shift of the coordinates.
-
-    Args:
-        scale: Which norm.
-
-    Reference:
-        Súkeník, Lampert and Mondelli (2025), arXiv 2505.15239, section 3.
-    """
+    # LN(x) = r\, \frac{x - \bar x 1}{\lVert x - \bar x 1 \rVert_2}
+    #
+    # with r = 1 for unit, r = \sqrt d (layer normalization as PyTorch has it, without gain and bias) for sqrt_d.
+    # A constant vector becomes 0. Invariant to scale and to a common shift of the coordinates.
+    #
+    # Reference:
+    #     Súkeník, Lampert and Mondelli (2025), arXiv 2505.15239, section 3.
 
     def __init__(self, scale: NormScale) -> None:
         super().__init__()
         self.scale = scale
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """Normalizes along the last axis.
-
-        Args:
-            vectors: (..., d).
-
-        Returns:
-            (..., d).
-        """
+        """Normalizes along the last axis."""
         dim = vectors.shape[-1]
         normalized = functional.layer_norm(vectors, (dim,), eps=_EPS)
         return normalized if self.scale == "sqrt_d" else normalized / math.sqrt(dim)
 
 
 def radius_squared(scale: NormScale, dim: int) -> int:
-    """Squared norm of what a ``SphereNorm`` returns: 1 or d.
-
-    Args:
-        scale: Which norm.
-        dim: d.
-
-    Returns:
-        An integer.
-    """
+    """Squared norm of what a ``SphereNorm`` returns: 1 or d."""
     return 1 if scale == "unit" else dim

@@ -17,12 +17,7 @@ PADDING = 0
 
 
 class Embedding(nn.Module):
-    """A learned class token, then the sample's own tokens with learned positions.
-
-    Attributes:
-        class_token: (d,).
-        positions: (T, d), one for each token but the class token.
-    """
+    """A learned class token, then the sample's own tokens with learned positions."""
 
     def __init__(self, num_tokens: int, width: int, generator: torch.Generator) -> None:
         super().__init__()
@@ -31,30 +26,13 @@ class Embedding(nn.Module):
         self.positions = nn.Parameter(torch.empty(num_tokens, width).uniform_(-bound, bound, generator=generator))
 
     def prepended(self, tokens: Tensor) -> Tensor:
-        """Adds positions and puts the class token in front.
-
-        Args:
-            tokens: (B, T, d).
-
-        Returns:
-            (B, 1 + T, d).
-        """
+        """Adds positions and puts the class token in front."""
         first = self.class_token.expand(len(tokens), 1, -1)
         return torch.cat([first, tokens + self.positions], dim=1)
 
 
 class PatchEmbedding(Embedding):
-    """Images cut into square patches, each flattened and mapped linearly.
-
-    Args:
-        image_shape: Channels, rows and columns.
-        patch: Rows and columns of a patch; must divide those of the image.
-        width: Dimension of a token.
-        generator: Of the weights.
-
-    Raises:
-        ValueError: If the samples are no images, or the patches do not fit.
-    """
+    """Images cut into square patches, each flattened and mapped linearly."""
 
     def __init__(self, image_shape: tuple[int, ...], patch: int, width: int, generator: torch.Generator) -> None:
         if len(image_shape) != 3 or image_shape[1] % patch or image_shape[2] % patch:
@@ -68,28 +46,14 @@ class PatchEmbedding(Embedding):
         self.project = linear_layer(channels * patch**2, width, generator)
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, None]:
-        """Embeds images.
-
-        Args:
-            inputs: (B, ...) with the numbers of an image a sample.
-
-        Returns:
-            Tokens (B, 1 + T, d), patches row by row, and no mask: every token is real.
-        """
+        """Embeds images."""
         images = inputs.reshape(-1, *self.image_shape)
         patches = images.unfold(2, self.patch, self.patch).unfold(3, self.patch, self.patch)
         return self.prepended(self.project(patches.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2))), None
 
 
 class TokenEmbedding(Embedding):
-    """Token ids looked up in a learned table; id 0 is padding.
-
-    Args:
-        vocabulary: Number of ids, padding among them.
-        length: Tokens a sample, T.
-        width: Dimension of a token.
-        generator: Of the weights.
-    """
+    """Token ids looked up in a learned table; id 0 is padding."""
 
     def __init__(self, vocabulary: int, length: int, width: int, generator: torch.Generator) -> None:
         super().__init__(length, width, generator)
@@ -98,14 +62,7 @@ class TokenEmbedding(Embedding):
         nn.init.uniform_(self.table.weight, -bound, bound, generator=generator)
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Embeds texts.
-
-        Args:
-            inputs: (B, T) int64.
-
-        Returns:
-            Tokens (B, 1 + T, d), and which are real, (B, 1 + T) bool: the class token always is.
-        """
+        """Embeds texts."""
         real = torch.nn.functional.pad(inputs != PADDING, (1, 0), value=True)
         return self.prepended(self.table(inputs)), real
 
@@ -118,28 +75,12 @@ class ReadOut(nn.Module):
         self.pool = pool
 
     def forward(self, tokens: Tensor, real: Tensor | None) -> Tensor:
-        """Reads tokens out.
-
-        Args:
-            tokens: (B, T, d).
-            real: (B, T) bool, or None if all are.
-
-        Returns:
-            (B, d).
-        """
+        """Reads tokens out."""
         return tokens[:, 0] if self.pool == "cls" else masked_mean(tokens, real)
 
 
 def masked_mean(tokens: Tensor, real: Tensor | None) -> Tensor:
-    """Mean of the real tokens; what padding holds, even nan, has no part in it.
-
-    Args:
-        tokens: (B, T, d).
-        real: (B, T) bool with one or more real tokens a sample, or None if all are.
-
-    Returns:
-        (B, d).
-    """
+    """Mean of the real tokens; what padding holds, even nan, has no part in it."""
     if real is None:
         return tokens.mean(dim=1)
     return tokens.masked_fill(~real.unsqueeze(2), 0).sum(dim=1) / real.sum(dim=1, keepdim=True)

@@ -91,15 +91,7 @@ class Attention(nn.Module):
         self.output = _matrix(width, generator) if config.attention_layers == 2 else nn.Identity()
 
     def forward(self, tokens: Tensor, real: Tensor | None) -> Tensor:
-        """Lets every token look at the real ones.
-
-        Args:
-            tokens: (B, T, d).
-            real: (B, T) bool, or None if all are.
-
-        Returns:
-            (B, T, d).
-        """
+        """Lets every token look at the real ones."""
         scores = self.query(tokens) @ tokens.transpose(1, 2) / math.sqrt(tokens.shape[2])
         if real is not None:
             scores = scores.masked_fill(~real.unsqueeze(1), -math.inf)
@@ -122,15 +114,7 @@ class TransformerBlock(nn.Module):
                 last.weight.mul_(config.branch_scale / math.sqrt(2 * config.num_blocks))
 
     def forward(self, tokens: Tensor, real: Tensor | None) -> Tensor:
-        """Takes one step along the layers.
-
-        Args:
-            tokens: (B, T, d).
-            real: (B, T) bool, or None if all are.
-
-        Returns:
-            (B, T, d).
-        """
+        """Takes one step along the layers."""
         if self.post:
             tokens = self.norm(tokens + self.attention(tokens, real))
             return self.norm(tokens + self.mlp(tokens))

@@ -20,19 +20,7 @@ from ncollapse.statistics.reduce import Processes
 
 
 def select(metrics: Sequence[str] | None, convention: Convention, num_classes: int) -> list[Metric]:
-    """The metrics asked for, with the arguments checked that they are evaluated with.
-
-    Args:
-        metrics: Ids; None takes all that need no d×d matrix.
-        convention: Class weights of the covariances.
-        num_classes: K.
-
-    Returns:
-        Registry entries.
-
-    Raises:
-        ValueError: If one of them is not what it must be.
-    """
+    """The metrics asked for, with the arguments checked that they are evaluated with."""
     convention_parts(convention)
     if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
         raise ValueError(f"num_classes must be an integer, at least 1, got {num_classes!r}.")
@@ -44,15 +32,7 @@ def select(metrics: Sequence[str] | None, convention: Convention, num_classes: i
 
 
 def check_classifier_metrics(selected: Sequence[Metric], found: str) -> None:
-    """Check that metrics which somebody named are not left out silently, where there is no classifier.
-
-    Args:
-        selected: The metrics named.
-        found: Words on why there is none.
-
-    Raises:
-        ValueError: If one of them needs a classifier.
-    """
+    """Check that metrics which somebody named are not left out silently, where there is no classifier."""
     names = [metric.id for metric in selected if "classifier" in metric.needs]
     if names:
         raise ValueError(
@@ -61,21 +41,7 @@ def check_classifier_metrics(selected: Sequence[Metric], found: str) -> None:
 
 
 def classifier_on(layer: str, dim: int, classifier: tuple[Tensor, Tensor | None], num_classes: int) -> LinearClassifier:
-    """A classifier that somebody hands in, checked against the layer that feeds it.
-
-    Args:
-        layer: The layer's name.
-        dim: Its dimension.
-        classifier: Weight (K, d) and bias (K,) or None.
-        num_classes: K.
-
-    Returns:
-        Float64 copies on the CPU.
-
-    Raises:
-        TypeError: If it is no pair.
-        ValueError: If the shapes do not fit.
-    """
+    """A classifier that somebody hands in, checked against the layer that feeds it."""
     if not (isinstance(classifier, tuple) and len(classifier) == 2):
         raise TypeError(
             f"classifier must be a pair (weight, bias or None), got {type(classifier).__name__}. "
@@ -91,35 +57,13 @@ def classifier_on(layer: str, dim: int, classifier: tuple[Tensor, Tensor | None]
 
 
 def options_of(selected: Sequence[Metric], num_classes: int, budget: int, path: bool, where: str) -> CollectOptions:
-    """What must be collected for metrics.
-
-    Args:
-        selected: The metrics.
-        num_classes: K.
-        budget: Bytes that kept features may take.
-        path: Whether paths are wanted.
-        where: Words that place an error.
-
-    Returns:
-        The options of a pass.
-    """
+    """What must be collected for metrics."""
     needs = frozenset().union(*(metric.needs for metric in selected))
     return CollectOptions(num_classes, budget, "centers" in needs, "scatter" in needs, path, where)
 
 
 def reference_centers(reference: Measurement | None, num_classes: int) -> dict[str, ClassCenters | None] | None:
-    """Centers of a reference by layer.
-
-    Args:
-        reference: Measurement of the training set, or None.
-        num_classes: K of the data.
-
-    Returns:
-        Centers, None for a layer without; None without a reference.
-
-    Raises:
-        ValueError: If it has another number of classes.
-    """
+    """Centers of a reference by layer."""
     if reference is None:
         return None
     if reference.num_classes != num_classes:
@@ -131,17 +75,7 @@ def reference_centers(reference: Measurement | None, num_classes: int) -> dict[s
 
 
 def network_of(model: nn.Module) -> nn.Module:
-    """The network as it was written, below what compiling and data parallelism wrap around it: its names, and hooks run.
-
-    Args:
-        model: Any network.
-
-    Returns:
-        The network inside.
-
-    Raises:
-        TypeError: If it is no module.
-    """
+    """The network as it was written, below what compiling and data parallelism wrap around it: its names, and hooks run."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}. Features go to measure_features.")
     # The forward of DistributedDataParallel hands out the buffers anew, and waits for processes that have fewer batches.
@@ -151,17 +85,7 @@ def network_of(model: nn.Module) -> nn.Module:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where a network takes its inputs.
-
-    Args:
-        model: Any.
-
-    Returns:
-        The device of its first parameter; the CPU without any.
-
-    Raises:
-        ValueError: If parameters are without values.
-    """
+    """Where a network takes its inputs."""
     parameters = dict(model.named_parameters())
     empty = [name for name, parameter in parameters.items() if parameter.is_meta]
     if empty:
@@ -173,29 +97,13 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def check_budget(given: int | None) -> None:
-    """Check a memory budget.
-
-    Args:
-        given: Bytes, or None.
-
-    Raises:
-        ValueError: If it is negative.
-    """
+    """Check a memory budget."""
     if given is not None and given < 0:
         raise ValueError(f"memory_budget must be a number of bytes, at least 0, got {given}.")
 
 
 def memory_budget_of(device: torch.device, processes: Processes, given: int | None = None) -> int:
-    """Bytes that kept features may take.
-
-    Args:
-        device: Where they lie.
-        processes: Those that measure together.
-        given: What the user allows; None takes a quarter of what is free, shared with the processes that take theirs from it.
-
-    Returns:
-        Bytes.
-    """
+    """Bytes that kept features may take."""
     if given is not None:
         return given
     sharing = processes_sharing_memory(processes) if device.type == "cpu" else 1

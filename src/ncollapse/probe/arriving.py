@@ -27,25 +27,11 @@ class Batch(Protocol):
         """Whether whoever made the batch is about to use its memory again, so that what is kept of it is copied."""
 
     def stream(self, receive: Receive, hold: bool) -> str | None:
-        """Hand out the features of every layer, in order of depth.
-
-        Args:
-            receive: Called once a layer.
-            hold: Whether features stay as they are until all layers have come, and longer; else only during the call.
-
-        Returns:
-            The layer that is nothing but what the classifier takes, if there is one.
-        """
+        """Hand out the features of every layer, in order of depth."""
 
 
 class LayerBatch(NamedTuple):
-    """Features of all layers for one batch, in memory.
-
-    Attributes:
-        features: Flat features (N, d) by layer name, in order of depth.
-        labels: Class indices, shape (N,).
-        own_input: The layer that is nothing but what the classifier takes, if there is one.
-    """
+    """Features of all layers for one batch, in memory."""
 
     features: dict[str, Tensor]
     labels: Tensor
@@ -57,43 +43,19 @@ class LayerBatch(NamedTuple):
         return False
 
     def stream(self, receive: Receive, hold: bool) -> str | None:
-        """Hand out the features, as ``Batch``.
-
-        Args:
-            receive: Called once a layer.
-            hold: They stay as they are in any case.
-
-        Returns:
-            The layer that is nothing but what the classifier takes.
-        """
+        """Hand out the features, as ``Batch``."""
         for name, features in self.features.items():
             receive(name, features)
         return self.own_input
 
 
 class Arriving:
-    """The layers of one batch as they come: checked, and brought to where their statistics are taken.
-
-    Attributes:
-        labels: The labels, checked; from the first layer on, on its device.
-    """
+    """The layers of one batch as they come: checked, and brought to where their statistics are taken."""
 
     def __init__(
         self, labels: Tensor, num_classes: int, place: str, known: Mapping[str, ClassMoments] | None, when: str
     ) -> None:
-        """Check the labels once for all layers.
-
-        Args:
-            labels: Of the batch.
-            num_classes: K.
-            place: Words that place an error, such as "batch 3 at epoch 2".
-            known: The layers of before and their moments; None before any.
-            when: Words that place an error about layers.
-
-        Raises:
-            TypeError: If labels are no integers.
-            ValueError: If they are out of range.
-        """
+        """Check the labels once for all layers."""
         try:
             self.labels = check_labels(labels, len(labels), num_classes)
         except (TypeError, ValueError) as error:
@@ -109,18 +71,7 @@ class Arriving:
         return LabelGroups.from_labels(self.labels, self._num_classes, before)
 
     def take(self, name: str, features: Tensor) -> Tensor:
-        """Check one layer.
-
-        Args:
-            name: Of the layer.
-            features: Flat features.
-
-        Returns:
-            The features where statistics are taken: on the device of the first layer.
-
-        Raises:
-            ValueError: If there are not as many rows as labels, or the layer was not there before.
-        """
+        """Check one layer."""
         if features.shape[0] != len(self.labels):
             raise ValueError(
                 f"Layer {name!r} has {features.shape[0]} rows for {len(self.labels)} labels in {self._place}. "
@@ -135,42 +86,20 @@ class Arriving:
         return features.to(self.labels.device)
 
     def finish(self) -> None:
-        """Check that all layers have come.
-
-        Raises:
-            ValueError: If one of those of before is missing.
-        """
+        """Check that all layers have come."""
         missing = [name for name in self._known or () if name not in self._seen]
         if missing:
             raise ValueError(f"Layer {missing[0]!r} did not run {self._when}, unlike before. Name layers that always run.")
 
 
 def path_layers(dims: Mapping[str, int], own_input: str | None) -> tuple[str, ...]:
-    """The layers that paths run through: all, but for a classifier's own input of another dimension, as behind pooling.
-
-    Args:
-        dims: Dimension by layer, in order of depth.
-        own_input: The layer that is nothing but what the classifier takes, if there is one.
-
-    Returns:
-        Their names, in order of depth.
-    """
+    """The layers that paths run through: all, but for a classifier's own input of another dimension, as behind pooling."""
     first = next(iter(dims.values()))
     return tuple(name for name, dim in dims.items() if name != own_input or dim == first)
 
 
 def along_path(batch: LayerBatch) -> dict[str, Tensor]:
-    """Features of the layers that paths run through.
-
-    Args:
-        batch: Features of all layers.
-
-    Returns:
-        Those of one dimension, in order of depth.
-
-    Raises:
-        ValueError: If there are fewer than two, or their dimensions differ.
-    """
+    """Features of the layers that paths run through."""
     dims = {name: features.shape[1] for name, features in batch.features.items()}
     names = path_layers(dims, batch.own_input)
     if len(names) < 2 or len({dims[name] for name in names}) != 1:

@@ -18,16 +18,7 @@ class Captured(NamedTuple):
 
     @classmethod
     def of(cls, tensor: Tensor, rows: Tensor, copied: bool) -> Captured:
-        """Take a module's output.
-
-        Args:
-            tensor: The output.
-            rows: What is read of it, a view of it or not.
-            copied: Whether a later operation overwrites the output.
-
-        Returns:
-            The output and its rows.
-        """
+        """Take a module's output."""
         # Tensors made in inference mode count no versions: always copied.
         version = None if tensor.is_inference() else tensor._version
         return cls(tensor, version, rows.clone() if copied or version is None else rows)
@@ -38,31 +29,13 @@ class Captured(NamedTuple):
         return self.version is not None and self.tensor._version != self.version
 
     def is_same(self, other: Captured) -> bool:
-        """Whether both are one tensor, or views of it, with no operation in place between them.
-
-        Args:
-            other: Captured later.
-
-        Returns:
-            True if the values are those of the other.
-        """
+        """Whether both are one tensor, or views of it, with no operation in place between them."""
         same_memory = self.tensor.data_ptr() == other.tensor.data_ptr() and self.tensor.numel() == other.tensor.numel()
         return same_memory and self.version == other.version and torch.equal(self.values.flatten(), other.values.flatten())
 
 
 def feature_of(output: Any, label: str) -> Tensor:
-    """The tensor of features in what a module returned.
-
-    Args:
-        output: A tensor; or a tuple, list or mapping whose first tensor of features is taken, "logits" of a mapping before.
-        label: Names the layer in errors.
-
-    Returns:
-        A floating-point tensor of shape (N, ...).
-
-    Raises:
-        TypeError: If there is none, or a nested one.
-    """
+    """The tensor of features in what a module returned."""
     features = all_features_of(output)
     if features:
         return features[0]
@@ -78,14 +51,7 @@ def feature_of(output: Any, label: str) -> Tensor:
 
 
 def all_features_of(output: Any) -> list[Tensor]:
-    """All tensors of features in what a module returned.
-
-    Args:
-        output: A tensor, tuple, list or mapping.
-
-    Returns:
-        Floating-point tensors of shape (N, ...), not nested, in their order; of a mapping those of "logits" first.
-    """
+    """All tensors of features in what a module returned."""
     parts: Sequence[Any] = [output]
     if isinstance(output, Mapping):
         parts = [output[key] for key in sorted(output, key=lambda key: key != "logits")]

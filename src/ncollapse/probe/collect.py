@@ -25,23 +25,7 @@ def collect(
     repeatable: bool = True,
     processes: Processes | None = None,
 ) -> Collected:
-    """Collect the statistics of all layers.
-
-    Args:
-        source: Starts a pass over the data.
-        options: What to collect.
-        classifiers: Called after the first pass: the classifier by the layer that feeds it.
-        reference: Centers of the training set that decide on another split, None for a layer without; None for all decides
-            by the data's own.
-        repeatable: Whether a second pass is possible.
-        processes: Those that share the data, each with its own source; None for this one alone.
-
-    Returns:
-        The statistics of all processes, on the CPU.
-
-    Raises:
-        ValueError: If there is no data, features are not finite, or a second pass is needed and not possible or different.
-    """
+    """Collect the statistics of all layers."""
     processes = Processes() if processes is None else processes
     first = FirstPass(options)
     with processes.together():
@@ -57,21 +41,7 @@ def complete(
     reference: Mapping[str, ClassCenters | None] | None,
     processes: Processes,
 ) -> Collected:
-    """Add what needs the final class means to a first pass: from the kept features, else from a second pass.
-
-    Args:
-        first: The first pass, all batches added.
-        source: Starts a second pass; None where there can be none.
-        classifiers: As in ``collect``.
-        reference: As in ``collect``.
-        processes: Those that share the data.
-
-    Returns:
-        The statistics of all processes, on the CPU.
-
-    Raises:
-        ValueError: As ``collect``.
-    """
+    """Add what needs the final class means to a first pass: from the kept features, else from a second pass."""
     options = first.options
     collected = first.finish(processes)
     deciding = _deciding(reference, collected.moments)

@@ -16,18 +16,7 @@ from ncollapse.statistics.scatter import ClassScatter
 
 @dataclass(frozen=True)
 class CollectOptions:
-    """What to collect.
-
-    Attributes:
-        num_classes: K.
-        memory_budget: Bytes that kept features may take.
-        centers: Whether decisions around the final class means are wanted.
-        scatter: Whether full d×d scatter matrices are wanted.
-        path: Whether the paths from the first layer to the last are wanted.
-        where: Words that place an error, such as " at epoch 3".
-        one_pass: Whether what needs the final class means is left out, instead of an error, where the features were not kept
-            and there is no second pass.
-    """
+    """What to collect."""
 
     num_classes: int
     memory_budget: int
@@ -40,22 +29,7 @@ class CollectOptions:
 
 @dataclass
 class Collected:
-    """What one measurement has collected.
-
-    Attributes:
-        moments: Class moments by layer.
-        scatters: Scatter matrices by layer, when asked for.
-        centers: Prepared class means by layer; a layer with an empty class or coinciding means has none.
-        within: Sums around each layer's own class means.
-        decisions: Decisions by the training set's class means; the same objects as ``within`` on the training set.
-        by_reference: Moments of the training set at the layers that it decided.
-        paired: Joint moments of the first and last layer, when paths are wanted.
-        path: Path statistics, when wanted.
-        line: Decisions on the straight line, when wanted.
-        arcs: Arcs of the graph on classes, for optimality of the map onto the last class means, when paths are wanted.
-        passes: Forward passes over the data: 1 with kept features, 2 without.
-        kept_bytes: Size of the kept features, those of all processes together; 0 after a second pass.
-    """
+    """What one measurement has collected."""
 
     moments: dict[str, ClassMoments] = field(default_factory=dict)
     scatters: dict[str, ClassScatter] = field(default_factory=dict)

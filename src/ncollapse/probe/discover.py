@@ -26,19 +26,7 @@ class Discovery:
     """Makes the plan of taps for one network; names are checked at once, the rest when the first samples are there."""
 
     def __init__(self, model: nn.Module, layers: Layers, classifier: str | None, num_classes: int) -> None:
-        """Check what the user named.
-
-        Args:
-            model: Any network.
-            layers: "auto", "all", or names, globs and taps.
-            classifier: Name of the last linear layer; None takes what the network declares in ``collapse_classifier``, else
-                the ``nn.Linear`` with K outputs whose output the network returns, else the last that runs, else none.
-            num_classes: K.
-
-        Raises:
-            ValueError: If the network has no modules, a name or glob matches none, or the classifier is not a linear layer
-                with K outputs.
-        """
+        """Check what the user named."""
         self.model, self.num_classes = model, num_classes
         self.modules = {name: module for name, module in model.named_modules() if name}
         if not self.modules:
@@ -62,20 +50,7 @@ class Discovery:
             self.words = f"stages that {type(model).__name__} declares"
 
     def plan(self, inputs: Any, num_rows: int, tokens: bool) -> TapPlan:
-        """Watch one forward pass and decide.
-
-        Args:
-            inputs: A few samples.
-            num_rows: How many.
-            tokens: Whether every token has a label.
-
-        Returns:
-            The plan.
-
-        Raises:
-            ValueError: If a named layer or the named classifier does not run, or a layer runs twice.
-            TypeError: If the output of a named layer is no feature, or the classifier's input has positions.
-        """
+        """Watch one forward pass and decide."""
         runs, returned = watch(self.model, self.modules, inputs)
         output = returned[0] if returned else None
         mask = attention_mask(inputs)
@@ -201,14 +176,7 @@ class Discovery:
 
 
 class Head(NamedTuple):
-    """What was found of the classifier.
-
-    Attributes:
-        name: Its name, None if there is none.
-        given: What it takes.
-        pool: How that is read: "flatten", or the token whose logits the network returns.
-        note: Words on it.
-    """
+    """What was found of the classifier."""
 
     name: str | None = None
     given: Captured | None = None

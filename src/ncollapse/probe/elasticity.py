@@ -14,13 +14,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class ElasticityAggregate(NamedTuple):
-    """Means of a similarity over ordered pairs of different samples.
-
-    Attributes:
-        intra: Over pairs of one class; nan if there are none.
-        inter: Over pairs of different classes; nan if there are none.
-        ratio: ``intra / inter``, above 1 for a locally elastic network.
-    """
+    """Means of a similarity over ordered pairs of different samples."""
 
     intra: float
     inter: float

@@ -19,15 +19,7 @@ class Handle(Protocol):
 
 
 def hook_output(module: nn.Module, hook: Hook) -> Handle:
-    """Call a hook with every output of a module.
-
-    Args:
-        module: Any module.
-        hook: Called with the module, its positional arguments and its output.
-
-    Returns:
-        A handle to take the hook off.
-    """
+    """Call a hook with every output of a module."""
     return _AroundForward(module, hook) if _has_fast_path(module) else module.register_forward_hook(hook)
 
 

@@ -11,14 +11,7 @@ _UNKNOWN_MEMORY = 2**30
 
 
 def available_memory(device: torch.device) -> int:
-    """Free memory where features live.
-
-    Args:
-        device: Their device.
-
-    Returns:
-        Bytes.
-    """
+    """Free memory where features live."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     free = [_memory_free(), _group_memory_free()]

@@ -12,13 +12,8 @@ import torch
 
 @contextmanager
 def random_state_kept() -> Iterator[None]:
-    """Leave the global random states of PyTorch, NumPy and Python as they were.
-
-    A shuffling loader draws its seed from PyTorch's, and augmentation in the main process from any of them.
-
-    Yields:
-        Nothing.
-    """
+    """Leave the global random states of PyTorch, NumPy and Python as they were."""
+    # A shuffling loader draws its seed from PyTorch's, and augmentation in the main process from any of them.
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
     numpy_state, python_state = np.random.get_state(), random.getstate()
     try:

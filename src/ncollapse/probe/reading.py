@@ -71,15 +71,7 @@ def next_tokens(batch: Mapping[str, Any]) -> tuple[dict[str, Any], Tensor]:
 
 
 def run_network(model: nn.Module, inputs: Any) -> Any:
-    """Call a network: a mapping by keywords, a tuple or list by position, anything else as its one argument.
-
-    Args:
-        model: The network.
-        inputs: What it takes.
-
-    Returns:
-        Its output.
-    """
+    """Call a network: a mapping by keywords, a tuple or list by position, anything else as its one argument."""
     if isinstance(inputs, Mapping):
         return model(**inputs)
     if isinstance(inputs, tuple | list):
@@ -88,15 +80,7 @@ def run_network(model: nn.Module, inputs: Any) -> Any:
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], inputs: Any) -> Any:
-    """Apply a function to all tensors of a network's inputs.
-
-    Args:
-        function: Of one tensor.
-        inputs: A tensor, a mapping, a tuple or list of them; whatever else they hold stays as it is.
-
-    Returns:
-        Inputs of the same form.
-    """
+    """Apply a function to all tensors of a network's inputs."""
     if isinstance(inputs, Tensor):
         return function(inputs)
     if isinstance(inputs, Mapping):
@@ -107,13 +91,6 @@ def map_tensors(function: Callable[[Tensor], Tensor], inputs: Any) -> Any:
 
 
 def attention_mask(inputs: Any) -> Tensor | None:
-    """Which positions are real, where the inputs say so.
-
-    Args:
-        inputs: A network's inputs.
-
-    Returns:
-        Shape (N, T), or None.
-    """
+    """Which positions are real, where the inputs say so."""
     mask = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
     return mask if isinstance(mask, Tensor) else None

@@ -24,10 +24,9 @@ _WAITING_ELEMENTS = 2**20
 
 
 class Waiting:
-    """Projected samples of one layer until they are decided, in memory that is taken once.
+    """Projected samples of one layer until they are decided, in memory that is taken once."""
 
-    Taken batch by batch, it would lie in the holes that features leave behind, and the next features would not fit there.
-    """
+    # Taken batch by batch, it would lie in the holes that features leave behind, and the next features would not fit there.
 
     def __init__(self, first: Projected, num_samples: int) -> None:
         rows = max(1, min(num_samples, _WAITING_ELEMENTS // first.residual.shape[1]))

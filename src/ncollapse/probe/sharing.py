@@ -20,29 +20,13 @@ _TOLERANCE = 1e-4
 
 
 def processes_sharing_memory(processes: Processes) -> int:
-    """How many processes of a group take their memory from one machine.
-
-    Args:
-        processes: The group.
-
-    Returns:
-        What torchrun says in LOCAL_WORLD_SIZE; without it all of the group.
-    """
+    """How many processes of a group take their memory from one machine."""
     told = os.environ.get("LOCAL_WORLD_SIZE", "")
     return min(processes.size, int(told)) if told.isdigit() and int(told) > 0 else processes.size
 
 
 def check_same_network(model: nn.Module, reference: Mapping[str, ClassCenters | None] | None, processes: Processes) -> None:
-    """Check that all processes hold one network, and decide by one reference.
-
-    Args:
-        model: The network.
-        reference: Centers of the training set by layer, or None.
-        processes: Those that measure together.
-
-    Raises:
-        ValueError: On every process, if one holds another.
-    """
+    """Check that all processes hold one network, and decide by one reference."""
     if processes.size == 1:
         return
     states = [*model.named_parameters(), *model.named_buffers()]
@@ -73,17 +57,8 @@ def _check_close(what: str, sizes: list[Tensor], processes: Processes) -> None:
 
 @contextmanager
 def first_buffers(model: nn.Module, processes: Processes) -> Iterator[None]:
-    """Measure with the buffers of the first process, and put back the own ones.
-
-    Running means of a normalization differ between the processes of one training, and those of rank 0 are what is saved.
-
-    Args:
-        model: The network.
-        processes: Those that measure together.
-
-    Yields:
-        Nothing.
-    """
+    """Measure with the buffers of the first process, and put back the own ones."""
+    # Running means of a normalization differ between the processes of one training, and those of rank 0 are what is saved.
     if processes.size == 1:
         yield
         return
@@ -101,18 +76,7 @@ def first_buffers(model: nn.Module, processes: Processes) -> Iterator[None]:
 
 
 def shared_plan(plan: TapPlan | None, processes: Processes) -> TapPlan | None:
-    """What was tapped, for a process too that has seen no data.
-
-    Args:
-        plan: Of this process; None without data.
-        processes: Those that measure together.
-
-    Returns:
-        The plan; of another process without its taps.
-
-    Raises:
-        ValueError: On every process, if two found other classifiers.
-    """
+    """What was tapped, for a process too that has seen no data."""
     if processes.size == 1:
         return plan
     own = "" if plan is None else json.dumps([plan.classifier, plan.feeding])
@@ -126,15 +90,6 @@ def shared_plan(plan: TapPlan | None, processes: Processes) -> TapPlan | None:
 
 
 def shared_classifier(weight: Tensor, bias: Tensor | None, processes: Processes) -> LinearClassifier:
-    """The classifier of the first process, on all.
-
-    Args:
-        weight: Shape (K, d).
-        bias: Shape (K,), or None.
-        processes: Those that measure together.
-
-    Returns:
-        Float64 copies on the CPU.
-    """
+    """The classifier of the first process, on all."""
     own = LinearClassifier.from_parameters(weight, bias).to("cpu")
     return LinearClassifier(*(processes.hand_out(Tensor, part) for part in own))

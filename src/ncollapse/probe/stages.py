@@ -18,16 +18,7 @@ _READ_OUTS: tuple[Pool, ...] = ("cls", "last_token", "mean")
 
 
 def find_stages(usable: Sequence[Run], last: Captured | None, what: str) -> tuple[list[Run], str]:
-    """The natural stages among modules that ran: blocks with what they start from and what is made of them, or layers.
-
-    Args:
-        usable: The modules that run before the classifier and return one row a sample, in order.
-        last: What the classifier takes; of a network without one its output.
-        what: Words for it.
-
-    Returns:
-        The stages in order, and words that say what they are.
-    """
+    """The natural stages among modules that ran: blocks with what they start from and what is made of them, or layers."""
     blocks = _blocks(usable)
     if not blocks:
         chosen = _layers(usable) or list(usable)
@@ -46,16 +37,7 @@ def find_stages(usable: Sequence[Run], last: Captured | None, what: str) -> tupl
 
 
 def read_out(usable: Sequence[Run], runs: Sequence[Run], mask: Tensor | None) -> tuple[Pool, int]:
-    """How a network turns tokens (N, T, D) into one row a sample.
-
-    Args:
-        usable: The modules that run before the classifier and return one row a sample.
-        runs: All modules that ran.
-        mask: The attention mask, if the inputs hold one.
-
-    Returns:
-        The pool whose rows some module takes, latest tokens first, and of how many tokens; "mean" if that cannot be seen.
-    """
+    """How a network turns tokens (N, T, D) into one row a sample."""
     if not any(_takes_tokens(run) for run in runs):
         return "flatten", 0  # three dimensions, but no tokens: (N, C, L) of a convolution
     given = [run.given.values for run in runs if run.given is not None and run.given.tensor.ndim == 2]
@@ -68,16 +50,7 @@ def read_out(usable: Sequence[Run], runs: Sequence[Run], mask: Tensor | None) ->
 
 
 def pool_at(run: Run, pool: Pool, num_tokens: int) -> Pool:
-    """How the output of one module is read where a network reads its tokens by a pool.
-
-    Args:
-        run: What the module did.
-        pool: The network's.
-        num_tokens: Of how many tokens.
-
-    Returns:
-        The pool for (N, T, D), of which one token is taken only among as many: before a class token joins them there is none.
-    """
+    """How the output of one module is read where a network reads its tokens by a pool."""
     if features_of(run).ndim != 3:
         return "flatten"
     return "mean" if pool in {"cls", "last_token"} and features_of(run).shape[1] != num_tokens else pool
@@ -88,16 +61,7 @@ def _takes_tokens(run: Run) -> bool:
 
 
 def pool_of(tokens: Tensor, rows: Tensor, mask: Tensor | None) -> Pool | None:
-    """The pool that makes these rows of these tokens.
-
-    Args:
-        tokens: Shape (N, T, D).
-        rows: Any shape.
-        mask: The attention mask, if there is one.
-
-    Returns:
-        The pool, "mean" if several do (one token, or equal ones), None if none does.
-    """
+    """The pool that makes these rows of these tokens."""
     if tokens.ndim != 3 or rows.shape != (len(tokens), tokens.shape[2]) or not rows.is_floating_point():
         return None
     # Relative to the largest number: small features are equal to nothing else for that. A mean in half precision is rounded.
@@ -108,40 +72,17 @@ def pool_of(tokens: Tensor, rows: Tensor, mask: Tensor | None) -> Pool | None:
 
 
 def features_of(run: Run) -> Tensor:
-    """The features of a module that returned some.
-
-    Args:
-        run: What it did.
-
-    Returns:
-        The tensor.
-    """
+    """The features of a module that returned some."""
     return cast(Captured, run.output).tensor
 
 
 def makes(run: Run, given: Captured | None) -> bool:
-    """Whether what a module takes is what another returned.
-
-    Args:
-        run: What the other did.
-        given: What the module takes, if that is a tensor.
-
-    Returns:
-        True also for a view of it.
-    """
+    """Whether what a module takes is what another returned."""
     return given is not None and run.output is not None and run.output.is_same(given)
 
 
 def is_inside(name: str, outer: Collection[str]) -> bool:
-    """Whether a module lies in one of others.
-
-    Args:
-        name: Its name.
-        outer: Their names.
-
-    Returns:
-        False for the module itself.
-    """
+    """Whether a module lies in one of others."""
     return any(ancestor in outer for ancestor in _ancestors(name))
 
 

@@ -18,26 +18,18 @@ _IDLE: list[mmap.mmap] = []
 
 
 class FeatureStore:
-    """Copies of features in memory apart from the network's, which has its own to itself.
+    """Copies of features in memory apart from the network's, which has its own to itself."""
 
-    Were they kept where the network wrote them, it would get new memory for every output, page by page from the system; on a
-    virtual machine that costs a third of what all statistics do. The copies lie in blocks that go from one measurement to
-    the next; in between they are marked as free (``MADV_FREE``), so that they are in nobody's way.
-    """
+    # Were they kept where the network wrote them, it would get new memory for every output, page by page from the system; on a
+    # virtual machine that costs a third of what all statistics do. The copies lie in blocks that go from one measurement to
+    # the next; in between they are marked as free (``MADV_FREE``), so that they are in nobody's way.
 
     def __init__(self) -> None:
         self._block: Tensor | None = None
         self._used = 0
 
     def copy(self, features: Tensor) -> Tensor:
-        """Copy features.
-
-        Args:
-            features: Any tensor.
-
-        Returns:
-            A tensor of the same values; what is not on the CPU or exceeds a block has memory of its own.
-        """
+        """Copy features."""
         size = features.numel() * features.element_size()
         if not hasattr(mmap, "MADV_FREE") or features.device.type != "cpu" or size > BLOCK_BYTES:
             return features.clone()

@@ -34,14 +34,10 @@ Heads = Callable[[Mapping[str, ClassMoments]], Mapping[str, LinearClassifier]]
 
 
 class Stream:
-    """The statistics of all layers over the batches so far. There is no second pass.
+    """The statistics of all layers over the batches so far. There is no second pass."""
 
-    What needs the final class means is answered from the features kept while they fit the memory budget; where they do not,
-    those metrics are nan with the flag ``over_budget``, and paths are None.
-
-    Attributes:
-        processes: Those that share the data.
-    """
+    # What needs the final class means is answered from the features kept while they fit the memory budget; where they do not,
+    # those metrics are nan with the flag ``over_budget``, and paths are None.
 
     def __init__(
         self,
@@ -55,21 +51,7 @@ class Stream:
         memory_budget: int | None = None,
         group: ProcessGroup | None = None,
     ) -> None:
-        """Begin with no batches.
-
-        Args:
-            num_classes: K.
-            metrics: As in ``measure``.
-            convention: As in ``measure``.
-            split: As in ``measure``.
-            reference: As in ``measure``.
-            path: As in ``measure``.
-            memory_budget: As in ``measure``; what is free is looked up at the first batch.
-            group: As in ``measure``.
-
-        Raises:
-            ValueError: If one of them is not what it must be.
-        """
+        """Begin with no batches."""
         check_budget(memory_budget)
         self._selected = select(metrics, convention, num_classes)
         self._centers = reference_centers(reference, num_classes)
@@ -89,15 +71,7 @@ class Stream:
         return self._first is None or self._first.kept is not None
 
     def add(self, features: Mapping[str, Tensor], labels: Tensor) -> None:
-        """Add one batch.
-
-        Args:
-            features: Flat features (N, d) by layer.
-            labels: Class indices, shape (N,).
-
-        Raises:
-            ValueError: As ``measure``, and after an error until ``reset``.
-        """
+        """Add one batch."""
         self._check_whole()
         # An error may come when some layers have the batch and others have not: until all have it, nothing is whole.
         self._broken = True
@@ -108,14 +82,7 @@ class Stream:
         self._broken = False
 
     def merge(self, other: Stream) -> None:
-        """Take in the batches of another stream, which is left as it is.
-
-        Args:
-            other: A stream with the same arguments, over the same layers.
-
-        Raises:
-            ValueError: If arguments or layers differ.
-        """
+        """Take in the batches of another stream, which is left as it is."""
         own, theirs = self._arguments(), other._arguments()
         if own != theirs:
             raise ValueError(f"Streams to merge must have the same arguments, got {own} and {theirs}. Make both alike.")
@@ -129,18 +96,7 @@ class Stream:
             self._first.merge(other._first)
 
     def measurement(self, heads: Heads | None, chosen: str) -> Measurement:
-        """Measure all batches so far; more may follow.
-
-        Args:
-            heads: Called with the moments of all layers: the classifier by the layer that feeds it. None where there is none.
-            chosen: Words on how the layers were chosen, or why there is no classifier.
-
-        Returns:
-            What ``measure`` gives.
-
-        Raises:
-            ValueError: If there were no batches on any process, or a metric needs a classifier and there is none.
-        """
+        """Measure all batches so far; more may follow."""
         with self.processes.together():
             self._check_whole()
             if self._first is None and self.processes.size == 1:

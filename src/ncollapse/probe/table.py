@@ -24,20 +24,7 @@ def tabulate(
     chosen: str,
     own_input: str | None = None,
 ) -> Measurement:
-    """Evaluate metrics on what was collected.
-
-    Args:
-        collected: The statistics.
-        selected: The metrics.
-        heads: The classifier by the layer that feeds it.
-        split: Name of the data split.
-        convention: Class weights of the covariances.
-        chosen: Words on how the layers were chosen.
-        own_input: The layer that is nothing but what the classifier takes, if there is one.
-
-    Returns:
-        The tidy table and what it was computed from.
-    """
+    """Evaluate metrics on what was collected."""
     statistics = {
         name: LayerStatistics(
             moments=moments,

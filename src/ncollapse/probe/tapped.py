@@ -13,15 +13,7 @@ from ncollapse.probe.taps import Taps, labelled_tokens
 
 
 class TappedBatch(NamedTuple):
-    """Inputs and labels of one batch, and the network.
-
-    Attributes:
-        taps: The network's.
-        inputs: What it takes.
-        given: Labels as they came, one a sample or one a token.
-        labels: Those of the rows, shape (N,).
-        passing: Whether the network's next outputs take the memory of those before: on a CPU, where new memory costs most.
-    """
+    """Inputs and labels of one batch, and the network."""
 
     taps: Taps
     inputs: Any
@@ -31,21 +23,7 @@ class TappedBatch(NamedTuple):
 
     @classmethod
     def of(cls, taps: Taps, batch: Any, index: int, unpack: Unpack, device: torch.device) -> TappedBatch:
-        """Unpack what a loader yielded.
-
-        Args:
-            taps: The network's.
-            batch: The batch.
-            index: Its number, for errors.
-            unpack: Splits it into inputs and labels.
-            device: Where the network takes its inputs.
-
-        Returns:
-            The batch, not yet run.
-
-        Raises:
-            TypeError: If it cannot be unpacked.
-        """
+        """Unpack what a loader yielded."""
         try:
             inputs, given = unpack(batch)
         except TypeError as error:
@@ -55,23 +33,11 @@ class TappedBatch(NamedTuple):
         return cls(taps, map_tensors(lambda t: t.to(device), inputs), given, labels, device.type == "cpu")
 
     def stream(self, receive: Receive, hold: bool) -> str | None:
-        """Run the network; every layer's features are handed out inside its hook.
-
-        Args:
-            receive: Called once a layer.
-            hold: Whether features stay as they are after the call, so that a copy is taken of what is overwritten.
-
-        Returns:
-            The layer that is nothing but what the classifier takes, if there is one.
-        """
+        """Run the network; every layer's features are handed out inside its hook."""
         self.taps.forward(self.inputs, self.given, receive, hold)
         return None if self.taps.plan is None else self.taps.plan.own_input
 
     def whole(self) -> LayerBatch:
-        """Run the network and hold all features.
-
-        Returns:
-            All layers at once, on the CPU.
-        """
+        """Run the network and hold all features."""
         features = self.taps.forward(self.inputs, self.given)
         return LayerBatch({name: layer.cpu() for name, layer in features.items()}, self.labels.cpu())

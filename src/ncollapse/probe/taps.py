@@ -20,16 +20,7 @@ from ncollapse.probe.tap import Pool, Tap
 
 @dataclass(frozen=True)
 class TapPlan:
-    """What to hook.
-
-    Attributes:
-        taps: Places to measure, module names resolved.
-        classifier: Name of the last linear layer, or None.
-        feeding: The layer that feeds it: the label of a tap, or a name of its own for the classifier's input.
-        feeding_pool: How the classifier's input is read: "flatten", or the token whose logits the network returns.
-        overwritten: Labels whose outputs later operations overwrite in place, so that they are copied.
-        explanation: A sentence that says how they were chosen.
-    """
+    """What to hook."""
 
     taps: tuple[Tap, ...]
     classifier: str | None
@@ -45,14 +36,10 @@ class TapPlan:
 
 
 class Taps:
-    """Context manager that hooks a network and hands out the tapped features of each forward pass.
+    """Context manager that hooks a network and hands out the tapped features of each forward pass."""
 
-    Hooks are removed and every module's train/eval mode is restored on leaving, also after an error. The network runs in
-    eval mode, without gradients, and eagerly where it is compiled, so that hooks run.
-
-    Attributes:
-        plan: What is hooked; None before the first batch, on whose first samples it is made.
-    """
+    # Hooks are removed and every module's train/eval mode is restored on leaving, also after an error. The network runs in
+    # eval mode, without gradients, and eagerly where it is compiled, so that hooks run.
 
     def __init__(self, model: nn.Module, make_plan: Callable[[Any, int, bool], TapPlan]) -> None:
         self.model = model
@@ -80,21 +67,7 @@ class Taps:
     def forward(
         self, inputs: Any, labels: Tensor, receive: Callable[[str, Tensor], None] | None = None, hold: bool = True
     ) -> dict[str, Tensor]:
-        """Run the network on one batch.
-
-        Args:
-            inputs: What the network takes.
-            labels: Shape (N,) for one row a sample, or (N, T) with T > 1 for one row a token that is not left out.
-            receive: Called with every layer and its features as soon as the layer has run.
-            hold: Whether features are held, and nothing overwrites them.
-
-        Returns:
-            Features (N, d), or of tokens, of every layer in order of execution; none if they are not held.
-
-        Raises:
-            ValueError: If a layer did not run, or ran twice.
-            TypeError: If a layer's output is no feature.
-        """
+        """Run the network on one batch."""
         tokens = labelled_tokens(labels)
         with torch.no_grad():
             if self._hooks is None:
@@ -134,26 +107,12 @@ class TapHooks:
         receive: Callable[[str, Tensor], None] | None = None,
         hold: bool = True,
     ) -> None:
-        """Capture from here on.
-
-        Args:
-            mask: Which tokens are real, shape (N, T), or None for all.
-            tokens: Positions among the N·T tokens of those that are rows of their own, or None where samples are.
-            receive: Called with every layer and its features as soon as the layer has run.
-            hold: Whether features are held until the end, and nothing overwrites them.
-        """
+        """Capture from here on."""
         self._captured.clear()
         self._running, self._mask, self._tokens, self._receive, self._hold = True, mask, tokens, receive, hold
 
     def end(self) -> dict[str, Tensor]:
-        """Capture no longer.
-
-        Returns:
-            Features (N, d), or of tokens, of every layer in order of execution; none if they were not held.
-
-        Raises:
-            ValueError: If a layer did not run, or was overwritten.
-        """
+        """Capture no longer."""
         self._running, self._receive = False, None
         captured, self._captured = self._captured, {}
         wanted = {tap.label for tap in self.plan.taps} | ({self.plan.feeding} - {None})
@@ -218,29 +177,14 @@ class TapHooks:
 
 
 def labelled_tokens(labels: Any) -> Tensor | None:
-    """Which tokens are rows of their own.
-
-    Args:
-        labels: Shape (N,) for one label a sample, or (N, T) with T > 1 for one a token, where -100 leaves a token out.
-
-    Returns:
-        Their positions among the N·T tokens; None where samples are the rows.
-    """
+    """Which tokens are rows of their own."""
     if not (isinstance(labels, Tensor) and labels.ndim == 2 and labels.shape[1] > 1):
         return None
     return (labels.flatten() != IGNORED_LABEL).nonzero().flatten()
 
 
 def input_tap(classifier: str, pool: Pool) -> Tap:
-    """The layer that is a classifier's input.
-
-    Args:
-        classifier: The classifier's name.
-        pool: How its input is read.
-
-    Returns:
-        A tap that names no module.
-    """
+    """The layer that is a classifier's input."""
     return Tap(f"{classifier}.input", pool)
 
 
@@ -249,15 +193,7 @@ _FIRST_SAMPLES = 2
 
 
 def first_samples(inputs: Any, num_samples: int) -> tuple[Any, int]:
-    """Copies of the first samples, to look at: the network may overwrite its inputs.
-
-    Args:
-        inputs: What the network takes.
-        num_samples: N.
-
-    Returns:
-        Inputs of the same form with fewer samples, and how many they hold.
-    """
+    """Copies of the first samples, to look at: the network may overwrite its inputs."""
 
     def cut(tensor: Tensor) -> Tensor:
         return tensor[:_FIRST_SAMPLES].clone() if tensor.ndim > 0 and len(tensor) == num_samples else tensor.clone()

@@ -57,14 +57,7 @@ def _linear_layers(run: Run) -> int | None:
 
 
 def above_floor(runs: Sequence[Run]) -> list[Evidence]:
-    """Whether the objective lies above its floor at every measured epoch; the share of seeds.
-
-    Args:
-        runs: Runs of any settings, each seed of a setting once.
-
-    Returns:
-        Evidence of every setting whose objective has a floor.
-    """
+    """Whether the objective lies above its floor at every measured epoch; the share of seeds."""
     known = [run for run in runs if run.objective]
     return by_seed(
         known,
@@ -75,16 +68,7 @@ def above_floor(runs: Sequence[Run]) -> list[Evidence]:
 
 
 def falls_with_blocks(name: str, value: Value, fits: Callable[[Run], bool]) -> Callable[[Sequence[Run]], list[Evidence]]:
-    """A test of whether a quantity falls with the number of blocks L: minus its log-log slope, one a seed, mean over seeds.
-
-    Args:
-        name: Of the quantity.
-        value: How it is read.
-        fits: Which runs the claim is about.
-
-    Returns:
-        The test: evidence of every set of runs that differ in L and seed only; with fewer than three L none can be judged.
-    """
+    """A test of whether a quantity falls with the number of blocks L: minus its log-log slope, one a seed, mean over seeds."""
 
     def examine(runs: Sequence[Run]) -> list[Evidence]:
         found = []
@@ -99,16 +83,7 @@ def falls_with_blocks(name: str, value: Value, fits: Callable[[Run], bool]) -> C
 
 
 def rises_with_blocks(name: str, value: Value, fits: Callable[[Run], bool]) -> Callable[[Sequence[Run]], list[Evidence]]:
-    """A test of whether a quantity does not fall with the number of blocks: share of seeds with a log-log slope of 0 or more.
-
-    Args:
-        name: Of the quantity.
-        value: How it is read.
-        fits: Which runs the claim is about.
-
-    Returns:
-        The test.
-    """
+    """Test whether a quantity does not fall with the number of blocks: share of seeds with a log-log slope of 0 or more."""
 
     def examine(runs: Sequence[Run]) -> list[Evidence]:
         found = []

@@ -14,18 +14,7 @@ SeedTest = Callable[[Run], float | bool | None]
 
 
 def by_seed(runs: Sequence[Run], statistic: str, test: SeedTest, *, terminal: bool = True) -> list[Evidence]:
-    """Test every run; one piece of evidence a setting.
-
-    Args:
-        runs: Runs of any settings, each seed of a setting once.
-        statistic: What the estimate is of.
-        test: True or false of a run, or a number that is positive where the claim is right; None does not count.
-        terminal: Whether the claim is about the terminal phase: the runs in it are then tested; where a setting has none, all
-            are, and the evidence does not count.
-
-    Returns:
-        The evidence: shares of seeds for truths, means over seeds for numbers.
-    """
+    """Test every run; one piece of evidence a setting."""
     return [_of_setting(setting, members, statistic, test, terminal) for setting, members in settings_of(runs).items()]
 
 
@@ -51,16 +40,7 @@ def _of_setting(setting: str, members: list[Run], statistic: str, test: SeedTest
 
 
 def settings_of(runs: Sequence[Run], apart: str = "") -> dict[str, list[Run]]:
-    """Runs by their settings in words, seeds apart, and a field too.
-
-    Args:
-        runs: Runs of any settings.
-        apart: The field, dotted.
-
-    Returns:
-        Groups of runs that differ in seed and in that field only. The words are what was changed relative to the named recipe;
-        where no run says so, the fields in which the runs differ.
-    """
+    """Runs by their settings in words, seeds apart, and a field too."""
     told = any(run.recipe.changed for run in runs)
     groups: dict[tuple[tuple[str, str], ...], list[Run]] = {}
     for run, differing in zip(runs, differing_settings(runs), strict=True):

@@ -24,16 +24,7 @@ _OURS = "Not a claim of the paper: a question that it leaves open"
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim of the paper, or a question that it leaves open.
-
-    Attributes:
-        key: Short name.
-        statement: What is claimed.
-        source: Where in the paper, or that it is not in it.
-        tested: What is looked at in the files.
-        examine: From runs to evidence.
-        about: Which runs it is about.
-    """
+    """A claim of the paper, or a question that it leaves open."""
 
     key: str
     statement: str

@@ -18,20 +18,7 @@ _CONNECTIONS = "model.connections"
 
 
 def ranked(runs: Sequence[Run], field: str, words: str, statistic: str, read: Reading, sign: int) -> list[Evidence]:
-    """Kendall's tau-b of a quantity with a setting, one value a seed; its mean over seeds, cut to [-1, 1].
-
-    Args:
-        runs: Runs of any settings, each seed of a setting once.
-        field: The setting, dotted.
-        words: What it is called.
-        statistic: What the quantity is called.
-        read: The quantity.
-        sign: 1 if it should grow with the setting, -1 if it should fall; the tau is multiplied by it.
-
-    Returns:
-        Evidence of every set of runs that differ in the setting and the seed only, from the seeds that were run with each of
-        its values; none of sets with a single value.
-    """
+    """Kendall's tau-b of a quantity with a setting, one value a seed; its mean over seeds, cut to [-1, 1]."""
     found = []
     for name, members, values in _sets(runs, field):
         taus = {seed: tau for seed, own in _seeds(members) if (tau := _kendall(own, field, values, read)) is not None}
@@ -45,16 +32,7 @@ def ranked(runs: Sequence[Run], field: str, words: str, statistic: str, read: Re
 
 
 def saturated(runs: Sequence[Run], field: str) -> list[Evidence]:
-    """Whether the effective depth of the deepest network is no larger than that of the second deepest; share of seeds.
-
-    Args:
-        runs: Runs of any settings, each seed of a setting once.
-        field: The setting that makes networks deep, dotted.
-
-    Returns:
-        Evidence of every set of runs that differ in it and the seed only, from the seeds in which both networks reach their
-        effective depth.
-    """
+    """Whether the effective depth of the deepest network is no larger than that of the second deepest; share of seeds."""
     found = []
     for name, members, values in _sets(runs, field):
         second, deepest = values[-2:]
@@ -70,16 +48,7 @@ def saturated(runs: Sequence[Run], field: str) -> list[Evidence]:
 
 
 def against_residual(runs: Sequence[Run], statistic: str, read: Reading) -> list[Evidence]:
-    """A quantity of the residual network minus that of the network of other connections with the same seed; mean over seeds.
-
-    Args:
-        runs: Runs of any settings, each seed of a setting once.
-        statistic: What the quantity is called.
-        read: The quantity; large where the claim is right of residual networks.
-
-    Returns:
-        Evidence of every other kind of connections, in every set of runs that differ in the connections and the seed only.
-    """
+    """A quantity of the residual network minus that of the network of other connections with the same seed; mean over seeds."""
     found = []
     for name, members in settings_of(runs, apart=_CONNECTIONS).items():
         kinds = {_connections(run) for run in members}

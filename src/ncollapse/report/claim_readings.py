@@ -31,14 +31,7 @@ def efficiency(run: Run) -> float | None:
 
 
 def line_error(metric: str) -> Callable[[Run], float | None]:
-    """The straight line's RMS error in decades, layers at their projection.
-
-    Args:
-        metric: pfc1 or pfc2.
-
-    Returns:
-        Its reading.
-    """
+    """The straight line's RMS error in decades, layers at their projection."""
 
     def read(run: Run) -> float | None:
         error = run.last.prediction_error.get(_PLACE)
@@ -48,12 +41,5 @@ def line_error(metric: str) -> Callable[[Run], float | None]:
 
 
 def line_margin(metric: str) -> Callable[[Run], float | None]:
-    """By how many decades that is below the null's.
-
-    Args:
-        metric: pfc1 or pfc2.
-
-    Returns:
-        Its reading.
-    """
+    """By how many decades that is below the null's."""
     return line_beats_null(metric, _PLACE)

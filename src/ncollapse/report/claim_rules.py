@@ -15,30 +15,20 @@ Verdict = Literal["holds", "holds partly", "fails", "not testable here"]
 
 @dataclass(frozen=True)
 class Rules:
-    """What the verdicts depend on; no claim has rules of its own.
+    """What the verdicts depend on; no claim has rules of its own."""
 
-    One setting (runs that differ in their seeds only), one test:
-
-    - fewer than ``least_seeds`` seeds: not testable here;
-    - true or false for each seed: *holds* if true for every seed, *fails* if true for a share of at most ``fails_share``, else
-      *holds partly*;
-    - a number for each seed, positive where the claim is right: *holds* if the interval of the mean lies above 0, *fails* if
-      nothing of it does, else not testable here, since more seeds are needed to tell.
-
-    A claim, from all its settings and tests with enough seeds: *holds* if each holds; *fails* if some fail and none holds, even
-    in part; not testable here if none could tell; else *holds partly*. So every failure and every undecided test counts against
-    *holds*. A claim about the terminal phase is tested on the runs in it; what other runs say is shown, and does not count.
-
-    Attributes:
-        least_seeds: Seeds that a test needs. Five true of five leave a share of 0.478 possible (95 %).
-        fails_share: Share of seeds up to which a claim fails.
-        terminal_tau: Weight-decay time from which on a run that has no training error any more, and had none before its end,
-            is in the terminal phase. The paper gives no number; collapse is deep from about 4 to 8 (docs/theory.md, 4.1).
-        epsilon: Error of the nearest class center at the effective depth. The paper's is not known.
-        transport_gap: Largest excess of the network's pairing over the best that counts as nearly optimal, as a share of that
-            of a random pairing: near-optimality in which a random pairing would be near-optimal too says nothing.
-        alignment: Least alignment of first and last class means that counts as aligned.
-    """
+    # One setting (runs that differ in their seeds only), one test:
+    #
+    # - fewer than ``least_seeds`` seeds: not testable here;
+    # - true or false for each seed: *holds* if true for every seed, *fails* if true for a share of at most ``fails_share``,
+    #   else *holds partly*;
+    # - a number for each seed, positive where the claim is right: *holds* if the interval of the mean lies above 0, *fails* if
+    #   nothing of it does, else not testable here, since more seeds are needed to tell.
+    #
+    # A claim, from all its settings and tests with enough seeds: *holds* if each holds; *fails* if some fail and none holds,
+    # even in part; not testable here if none could tell; else *holds partly*. So every failure and every undecided test counts
+    # against *holds*. A claim about the terminal phase is tested on the runs in it; what other runs say is shown, and does not
+    # count.
 
     least_seeds: int = 5
     fails_share: float = 0.5
@@ -53,18 +43,7 @@ RULES = Rules()
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the seeds of one setting say in one test.
-
-    Attributes:
-        setting: What distinguishes these runs from the others; the recipe where nothing does.
-        statistic: What the estimate is of.
-        estimate: Value, interval and number of seeds.
-        verdict: By the rules for one setting.
-        why: What hinders a verdict, or which runs were left out; may be empty.
-        counts: Whether it bears on the claim: it does not outside the phase of training that the claim is about.
-        supporting: Run directories that agree with the claim.
-        opposing: Those that do not.
-    """
+    """What the seeds of one setting say in one test."""
 
     setting: str
     statistic: str
@@ -77,14 +56,7 @@ class Evidence:
 
 
 def is_terminal(run: Run) -> bool:
-    """Whether a run has reached the terminal phase.
-
-    Args:
-        run: The run.
-
-    Returns:
-        True if every training sample is right at the end and was before it, and the weight-decay time is long enough.
-    """
+    """Whether a run has reached the terminal phase."""
     status = run.status
     perfect = status.first_perfect_epoch is not None and status.first_perfect_epoch < status.epoch
     tau = status.weight_decay_time
@@ -92,14 +64,7 @@ def is_terminal(run: Run) -> bool:
 
 
 def judge_share(share: Estimate) -> tuple[Verdict, str]:
-    """Judge a share of seeds.
-
-    Args:
-        share: The share with its interval.
-
-    Returns:
-        Verdict, and what hinders one.
-    """
+    """Judge a share of seeds."""
     if share.n < RULES.least_seeds:
         return "not testable here", _too_few(share.n)
     if share.value == 1:
@@ -108,14 +73,7 @@ def judge_share(share: Estimate) -> tuple[Verdict, str]:
 
 
 def judge_mean(mean: Estimate) -> tuple[Verdict, str]:
-    """Judge a mean over seeds of a number that is positive where the claim is right.
-
-    Args:
-        mean: The mean with its interval.
-
-    Returns:
-        Verdict, and what hinders one.
-    """
+    """Judge a mean over seeds of a number that is positive where the claim is right."""
     if mean.n < RULES.least_seeds:
         return "not testable here", _too_few(mean.n)
     if mean.low > 0:
@@ -126,14 +84,7 @@ def judge_mean(mean: Estimate) -> tuple[Verdict, str]:
 
 
 def combine(evidence: Sequence[Evidence]) -> tuple[Verdict, str]:
-    """The verdict on a claim from all its evidence.
-
-    Args:
-        evidence: Of every setting and test.
-
-    Returns:
-        Verdict, and what hinders one, or how much of the evidence it is from unless from all.
-    """
+    """The verdict on a claim from all its evidence."""
     counting = [item for item in evidence if item.counts]
     enough = [item for item in counting if item.estimate.n >= RULES.least_seeds]
     found = {item.verdict for item in enough}

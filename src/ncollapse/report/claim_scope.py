@@ -16,15 +16,7 @@ RESIDUAL = "residual"
 
 
 def setting(run: Run, field: str) -> object:
-    """A setting of a run's recipe.
-
-    Args:
-        run: The run.
-        field: Its dotted name.
-
-    Returns:
-        Its value; None where the recipe has no such field, as in runs of earlier versions.
-    """
+    """A setting of a run's recipe."""
     group, _, leaf = field.rpartition(".")
     entries = run.recipe_entries.get(group)
     return entries.get(leaf) if isinstance(entries, dict) else None

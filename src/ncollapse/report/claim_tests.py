@@ -28,26 +28,12 @@ _ROUNDING = 1e-12
 
 
 def falls_over_depth(metric: str) -> Callable[[Run], bool | None]:
-    """A test of whether a metric falls over depth at the last epoch: it rises at no step and ends below its start.
-
-    Args:
-        metric: One that goes to 0 at collapse.
-
-    Returns:
-        The test; None of a run with an undefined value, with a single layer, or with 0 at all layers.
-    """
+    """A test of whether a metric falls over depth at the last epoch: it rises at no step and ends below its start."""
     return lambda run: _falls(run.over_depth(metric))
 
 
 def falls_before_effective_depth(metric: str) -> Callable[[Run], bool | None]:
-    """The same, over the steps up to the effective depth.
-
-    Args:
-        metric: One that goes to 0 at collapse.
-
-    Returns:
-        The test; None also of a run with effective depth 0, which has no such step.
-    """
+    """The same, over the steps up to the effective depth."""
 
     def test(run: Run) -> bool | None:
         errors = run.over_depth("pfc3_error")
@@ -58,14 +44,7 @@ def falls_before_effective_depth(metric: str) -> Callable[[Run], bool | None]:
 
 
 def order_gained(run: Run) -> float | None:
-    """Share of steps at which PFC1, PFC2 and the NCC error rise before training, minus that share at the last epoch.
-
-    Args:
-        run: The run.
-
-    Returns:
-        A number in [-1, 1]; None without a measurement before training or with undefined values.
-    """
+    """Share of steps at which PFC1, PFC2 and the NCC error rise before training, minus that share at the last epoch."""
     if run.epochs[0] != 0 or run.epochs[-1] == 0:
         return None
     before, after = (_share_of_rises(run, epoch) for epoch in (0, run.epochs[-1]))
@@ -73,15 +52,7 @@ def order_gained(run: Run) -> float | None:
 
 
 def line_beats_null(metric: str, position: str) -> Callable[[Run], float | None]:
-    """A test of by how many decades the straight line's RMS error over the interior layers is below the null's.
-
-    Args:
-        metric: pfc1 or pfc2.
-        position: How layers are laid on the line.
-
-    Returns:
-        The test; None of a run without both errors.
-    """
+    """A test of by how many decades the straight line's RMS error over the interior layers is below the null's."""
 
     def test(run: Run) -> float | None:
         error = run.last.prediction_error.get(position)

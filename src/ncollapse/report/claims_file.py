@@ -62,27 +62,12 @@ def ledger_values(ledger: Ledger) -> dict[str, Any]:
 
 
 def write_ledger(ledger: Ledger, out: Path) -> None:
-    """Write these values, run directories named from the file's folder, so that both can be moved together.
-
-    Args:
-        ledger: From ``rule_on_claims``.
-        out: The file, written whole or not at all.
-    """
+    """Write these values, run directories named from the file's folder, so that both can be moved together."""
     write_whole(out, (json.dumps(_values_from(ledger, out.parent), indent=1) + "\n").encode())
 
 
 def part_of(run_dir: Path) -> tuple[Path | None, list[Part]]:
-    """What the ledger beside a run says of it.
-
-    Args:
-        run_dir: The run directory; ``claims.json`` is looked for in it and in the folder around it.
-
-    Returns:
-        The file and the claims in which the run has a say; None and nothing where no ledger names it.
-
-    Raises:
-        ReportError: If the file is broken.
-    """
+    """What the ledger beside a run says of it."""
     own = run_dir.resolve()
     for folder in (own, own.parent):
         file = folder / LEDGER_FILE

@@ -47,14 +47,7 @@ def write_claims_page(ledger: Ledger, out: Path) -> Path:
 
 
 def ledger_rows(ledger: Ledger) -> list[dict[str, Any]]:
-    """What the template ``ledger.html`` needs.
-
-    Args:
-        ledger: From ``rule_on_claims``.
-
-    Returns:
-        A row a claim.
-    """
+    """What the template ``ledger.html`` needs."""
     return [
         {"claim": item.claim, "verdict": item.verdict, "why": item.why, "evidence": [_row(e) for e in item.evidence]}
         for item in ledger.rulings

@@ -32,14 +32,7 @@ def spread(values: Sequence[float]) -> float:
 
 
 def mean_estimate(values: Sequence[float]) -> Estimate:
-    r"""Mean with its t interval: :math:`\bar v \pm t_{n-1, 0.975}\, s / \sqrt n`, s with divisor n − 1.
-
-    Args:
-        values: One a seed, independent of each other.
-
-    Returns:
-        The mean, its interval (nan for one value, of no width for equal ones) and n; all nan without a value.
-    """
+    r"""Mean with its t interval: :math:`\bar v \pm t_{n-1, 0.975}\, s / \sqrt n`, s with divisor n − 1."""
     n = len(values)
     if n == 0:
         return Estimate(math.nan, math.nan, math.nan, 0)
@@ -49,18 +42,9 @@ def mean_estimate(values: Sequence[float]) -> Estimate:
 
 
 def share_estimate(successes: int, n: int) -> Estimate:
-    r"""Share of seeds with the exact interval of Clopper & Pearson (1934), Biometrika.
-
-    Its ends are the shares p at which k or more successes, and k or fewer, have probability 0.025: quantiles of
-    Beta(k, n − k + 1) and Beta(k + 1, n − k); 0 and 1 at k = 0 and k = n. Five of five seeds give [0.478, 1].
-
-    Args:
-        successes: k, in [0, n].
-        n: Number of seeds.
-
-    Returns:
-        k/n, its interval and n; all nan without a seed.
-    """
+    r"""Share of seeds with the exact interval of Clopper & Pearson (1934), Biometrika."""
+    # Its ends are the shares p at which k or more successes, and k or fewer, have probability 0.025: quantiles of
+    # Beta(k, n − k + 1) and Beta(k + 1, n − k); 0 and 1 at k = 0 and k = n. Five of five seeds give [0.478, 1].
     if n == 0:
         return Estimate(math.nan, math.nan, math.nan, 0)
     tail = (1 - LEVEL) / 2
@@ -70,20 +54,11 @@ def share_estimate(successes: int, n: int) -> Estimate:
 
 
 def log_log_slope(x: Sequence[float], y: Sequence[float]) -> Estimate:
-    r"""Slope b of ln y = a + b ln x by least squares over runs, with the t interval of the regression.
-
-    :math:`b = S_{xy} / S_{xx}` and :math:`b \pm t_{n-2, 0.975} \sqrt{\mathrm{RSS} / (n-2) / S_{xx}}`, where
-    :math:`S_{xx} = \sum_i (u_i - \bar u)^2` of u = ln x, :math:`S_{xy}` likewise, and RSS is the sum of squared residuals.
-    The interval assumes a power law and errors that are independent from run to run: a bend of the curve, or seeds that
-    move all settings together, are not in it.
-
-    Args:
-        x: A positive setting, one a run.
-        y: A positive quantity, one a run.
-
-    Returns:
-        The slope, its interval (nan for two runs) and n; all nan where all x are equal.
-    """
+    r"""Slope b of ln y = a + b ln x by least squares over runs, with the t interval of the regression."""
+    # b = S_{xy} / S_{xx} and b \pm t_{n-2, 0.975} \sqrt{\mathrm{RSS} / (n-2) / S_{xx}}, where
+    # S_{xx} = \sum_i (u_i - \bar u)^2 of u = ln x, S_{xy} likewise, and RSS is the sum of squared residuals.
+    # The interval assumes a power law and errors that are independent from run to run: a bend of the curve, or seeds that
+    # move all settings together, are not in it.
     n = len(x)
     if len(set(x)) < 2:
         return Estimate(math.nan, math.nan, math.nan, n)

@@ -116,16 +116,7 @@ def save_figures(run: Run, position: str = "projection") -> list[Path]:
 
 
 def render(figure: Figure, kind: str, *, outlines: bool = True) -> bytes:
-    """A figure as the bytes of a file, the same bytes every time.
-
-    Args:
-        figure: The figure.
-        kind: ``png`` or ``svg``.
-        outlines: Whether letters of an SVG become paths; else they stay text.
-
-    Returns:
-        The content of the file.
-    """
+    """A figure as the bytes of a file, the same bytes every time."""
     buffer = io.BytesIO()
     metadata = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
     with style.house_style(outlines=outlines):

@@ -24,18 +24,7 @@ _VARIABLES = {
 
 
 def panel_svg(draw: Callable[[Axes], None], *, width: float, name: str, label: str, num_layers: int) -> str:
-    """Draw one panel and make it fit for a page.
-
-    Args:
-        draw: Draws on the Axes.
-        width: In inches: the smaller, the larger the letters on the page.
-        name: Unique on the page; SVG ids are made from it.
-        label: What a screen reader says.
-        num_layers: How many colors of depth there are.
-
-    Returns:
-        An ``<svg>`` element.
-    """
+    """Draw one panel and make it fit for a page."""
     with style.house_style(outlines=False):
         figure = Figure(figsize=(width, 2.55), layout="constrained", facecolor="none")
         axes = figure.subplots()
@@ -52,15 +41,7 @@ def panel_svg(draw: Callable[[Axes], None], *, width: float, name: str, label: s
 
 
 def depth_rules(index: int, num_layers: int) -> str:
-    """The CSS variables of one run's colors of depth, for light and for dark screens.
-
-    Args:
-        index: Number of the run on the page.
-        num_layers: How many colors.
-
-    Returns:
-        CSS rules.
-    """
+    """The CSS variables of one run's colors of depth, for light and for dark screens."""
     light, dark = (
         "".join(f"--depth-{i}:{color};" for i, color in enumerate(style.depth_colors(num_layers, dark=is_dark)))
         for is_dark in (False, True)

@@ -11,18 +11,8 @@ __all__ = ["render_page"]
 
 
 def render_page(template: str, *, script: str | None = None, **context: Any) -> str:
-    """Fill a template that extends ``frame.html``.
-
-    jinja2 escapes whatever a run directory says; templates mark as safe only our own files, drawings and escaped JSON.
-
-    Args:
-        template: Its name in this package.
-        script: Name of the one script that the page may run; None allows none.
-        **context: What the template needs; ``title`` always.
-
-    Returns:
-        The page.
-    """
+    """Fill a template that extends ``frame.html``."""
+    # jinja2 escapes whatever a run directory says; templates mark as safe only our own files, drawings and escaped JSON.
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=FunctionLoader(_package_text)
     )

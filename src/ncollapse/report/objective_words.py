@@ -7,14 +7,7 @@ __all__ = ["say_objective"]
 
 
 def say_objective(record: ObjectiveRecord | None) -> list[str]:
-    """The objective beside the minimum of the generalized unconstrained features model.
-
-    Args:
-        record: Of the last epoch; None where there is no floor.
-
-    Returns:
-        One sentence, or none.
-    """
+    """The objective beside the minimum of the generalized unconstrained features model."""
     if record is None:
         return []
     side = "above" if record.excess >= 0 else "BELOW"

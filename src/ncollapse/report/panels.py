@@ -44,15 +44,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Panel:
-    """What one panel shows.
-
-    Attributes:
-        key: The metric of a panel with one line per layer; a name for the others.
-        title: Tag and formula, in matplotlib's mathtext.
-        label: The y axis in words.
-        log: Whether the y axis is logarithmic.
-        series: The lines of a panel of the last layer.
-    """
+    """What one panel shows."""
 
     key: str
     title: str
@@ -93,55 +85,24 @@ LAST_LAYER = (
 
 
 def require_position(run: Run, position: str) -> None:
-    """Check that the run knows a way to lay its layers on the line.
-
-    Args:
-        run: The run.
-        position: A key of ``positions`` in ``depth.json``.
-
-    Raises:
-        ReportError: If ``depth.json`` has no such key.
-    """
+    """Check that the run knows a way to lay its layers on the line."""
     if position not in run.last.positions:
         known = ", ".join(run.last.positions)
         raise ReportError(f"{run.path / 'depth.json'}: needed the position {position!r}, has {known}. Choose one of these.")
 
 
 def shown_over_epochs(run: Run, panel: Panel) -> list[float | None]:
-    """What ``draw_over_epochs`` shows of every layer, for axes that several runs share.
-
-    Args:
-        run: The run.
-        panel: One of :data:`PROGRESSIVE`.
-
-    Returns:
-        The values, in no order to rely on.
-    """
+    """What ``draw_over_epochs`` shows of every layer, for axes that several runs share."""
     return [value for depth in range(len(run.layers)) for value in run.over_epochs(panel.key, depth)]
 
 
 def shown_over_depth(run: Run, panel: Panel) -> list[float | None]:
-    """What ``draw_over_depth`` shows, for axes that several runs share.
-
-    Args:
-        run: The run.
-        panel: One of :data:`PROGRESSIVE`.
-
-    Returns:
-        The values of layers, line and null.
-    """
+    """What ``draw_over_depth`` shows, for axes that several runs share."""
     return [*run.over_depth(panel.key), *(value for _, values, *_ in _curves(run, panel) for value in values)]
 
 
 def draw_over_epochs(axes: Axes, run: Run, panel: Panel, shared: Sequence[float | None] = ()) -> None:
-    """Draw a metric over the epochs: of every layer, or the panel's own series of the last layer.
-
-    Args:
-        axes: Where to draw.
-        run: The run.
-        panel: One of :data:`PROGRESSIVE` or :data:`LAST_LAYER`.
-        shared: Values of other runs for which the y axis needs room.
-    """
+    """Draw a metric over the epochs: of every layer, or the panel's own series of the last layer."""
     colors = style.depth_colors(len(run.layers))
     if panel.series:
         last = len(run.measured_layers) - 1
@@ -161,15 +122,7 @@ def draw_over_epochs(axes: Axes, run: Run, panel: Panel, shared: Sequence[float 
 
 
 def draw_over_depth(axes: Axes, run: Run, panel: Panel, position: str, shared: Sequence[float | None] = ()) -> None:
-    """Draw a metric over depth at the last epoch: the layers, the straight line through them, and the log-linear null.
-
-    Args:
-        axes: Where to draw.
-        run: The run.
-        panel: One of :data:`PROGRESSIVE`.
-        position: How layers are laid on the line, a key of ``positions`` in ``depth.json``.
-        shared: Values of other runs for which the y axis needs room.
-    """
+    """Draw a metric over depth at the last epoch: the layers, the straight line through them, and the log-linear null."""
     require_position(run, position)
     layers, curves = run.over_depth(panel.key), _curves(run, panel)
     style.prepare(axes)

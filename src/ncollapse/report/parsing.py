@@ -14,23 +14,10 @@ class ReportError(ValueError):
 
 
 def parse(kind: type[T], value: object, where: str) -> T:
-    """Check a JSON value against a type and convert it.
-
-    Understood are ``bool``, ``int``, ``float``, ``str``, ``tuple[X, ...]``, ``dict[str, X]``, frozen dataclasses of these,
-    and any of them ``| None``. A dataclass field with a default may be absent; keys that the dataclass does not declare are
-    ignored, so that files of later versions stay readable.
-
-    Args:
-        kind: The type that is needed.
-        value: What ``json`` returned.
-        where: The place, for the message: ``depth.json: epochs[3].curve``.
-
-    Returns:
-        The value as ``kind``; lists have become tuples.
-
-    Raises:
-        ReportError: If the value does not fit; the message names the place, what was needed and what came.
-    """
+    """Check a JSON value against a type and convert it."""
+    # Understood are ``bool``, ``int``, ``float``, ``str``, ``tuple[X, ...]``, ``dict[str, X]``, frozen dataclasses of these,
+    # and any of them ``| None``. A dataclass field with a default may be absent; keys that the dataclass does not declare are
+    # ignored, so that files of later versions stay readable.
     return _parse(kind, value, where)
 
 

@@ -17,15 +17,7 @@ _METRICS = ("pfc1", "pfc2", "pfc3")
 
 
 def build_payload(run: Run) -> dict[str, Any]:
-    """Everything the page's script needs of one run.
-
-    Args:
-        run: The run.
-
-    Returns:
-        ``layers``; ``epochs``, each with positions, values, curves and prediction errors; ``table``, the measurements
-        grouped into series over epochs: split, depth, layer, metric, values (null is nan, "" is no row), flags by epoch index.
-    """
+    """Everything the page's script needs of one run."""
     measured = sorted({row.epoch for row in run.rows})
     return {
         "layers": run.layers,
@@ -35,14 +27,7 @@ def build_payload(run: Run) -> dict[str, Any]:
 
 
 def to_script_json(value: object) -> str:
-    """JSON for a ``<script type="application/json">``: nothing in it can end the script or start a comment.
-
-    Args:
-        value: Anything JSON can hold; no nan.
-
-    Returns:
-        ASCII without ``<``, ``>`` and ``&``; U+2028 is escaped like everything outside ASCII.
-    """
+    """JSON for a ``<script type="application/json">``: nothing in it can end the script or start a comment."""
     text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("<", r"\u003c").replace(">", r"\u003e").replace("&", r"\u0026")
 

@@ -57,29 +57,14 @@ _HOUSE = {
 
 
 def house_style(*, outlines: bool = True) -> AbstractContextManager[None]:
-    """A context in which matplotlib's defaults and the house's settings hold, whatever the user has set outside.
-
-    Args:
-        outlines: True draws letters as paths (files look alike everywhere); False keeps them as text (small, searchable).
-
-    Returns:
-        The context; the user's settings are back on leaving it.
-    """
+    """A context in which matplotlib's defaults and the house's settings hold, whatever the user has set outside."""
     drawing = (*_DRAWING, "xtick.", "ytick.")
     settings: dict[Any, Any] = {key: value for key, value in mpl.rcParamsDefault.items() if key.startswith(drawing)}
     return mpl.rc_context(settings | _HOUSE | {"svg.fonttype": "path" if outlines else "none"})
 
 
 def depth_colors(num_layers: int, *, dark: bool = False) -> list[str]:
-    """One color a layer, sequential: the deeper the layer, the stronger its contrast to the background.
-
-    Args:
-        num_layers: Number of layers.
-        dark: Whether the background is dark.
-
-    Returns:
-        Hex colors, the first layer's first.
-    """
+    """One color a layer, sequential: the deeper the layer, the stronger its contrast to the background."""
     start, stop = (0.36, 0.97) if dark else (0.74, 0.02)
     steps = max(num_layers - 1, 1)
     return [to_hex(mpl.colormaps["viridis"](start + (stop - start) * i / steps)) for i in range(num_layers)]

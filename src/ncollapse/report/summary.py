@@ -60,15 +60,7 @@ def summarize(run: Run) -> list[str]:
 
 
 def findings(run: Run, position: str = "projection") -> list[Finding]:
-    """The same in a few cells, to set runs side by side.
-
-    Args:
-        run: The run.
-        position: How layers are laid on the line.
-
-    Returns:
-        Cells, of the same names in the same order for every run.
-    """
+    """The same in a few cells, to set runs side by side."""
     status, last = run.status, run.last
     depths = {item.epsilon: item for item in last.effective_depth}
     depth = depths.get(0.005) or next(iter(depths.values()), None)

@@ -15,16 +15,7 @@ __all__ = ["Panel", "plot_panels"]
 
 @dataclass(frozen=True)
 class Panel:
-    """One set of axes.
-
-    Attributes:
-        title: What is drawn.
-        x_label: What it is drawn against.
-        curves: Pairs of abscissas and ordinates by name.
-        theory: Curves that are drawn dashed, on top; names that begin with "_" stay out of the legend.
-        log: Axes that are logarithmic: "", "x", "y" or "xy".
-        mark: A dotted vertical line there.
-    """
+    """One set of axes."""
 
     title: str
     x_label: str
@@ -35,14 +26,7 @@ class Panel:
 
 
 def plot_panels(panels: Sequence[Panel]) -> Figure:
-    """Draw panels side by side.
-
-    Args:
-        panels: From left to right.
-
-    Returns:
-        The figure.
-    """
+    """Draw panels side by side."""
     with style.house_style():
         figure = Figure(figsize=(4.2 * len(panels), 3.1), layout="constrained", facecolor="white")
         for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):

@@ -12,14 +12,7 @@ __all__ = ["plot_grams", "plot_minority_cosine", "plot_path", "plot_tradeoff"]
 
 
 def plot_grams(grams: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
-    """Draw Gram matrices as heat maps, one panel each, white at zero.
-
-    Args:
-        grams: K×K inner products by title.
-
-    Returns:
-        The figure.
-    """
+    """Draw Gram matrices as heat maps, one panel each, white at zero."""
     with style.house_style():
         figure = Figure(figsize=(3.6 * len(grams), 3.1), layout="constrained", facecolor="white")
         for axes, (title, gram) in zip(figure.subplots(1, len(grams), squeeze=False)[0], grams.items(), strict=True):
@@ -35,16 +28,7 @@ def plot_grams(grams: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
 
 
 def plot_minority_cosine(ratios: Sequence[float], cosines: Sequence[float], threshold: float | None = None) -> Figure:
-    """Draw the cosine between minority classifier rows against the imbalance: 1 is minority collapse.
-
-    Args:
-        ratios: Majority over minority samples.
-        cosines: Of each ratio.
-        threshold: Where collapse begins, if it is known: a dotted line.
-
-    Returns:
-        The figure.
-    """
+    """Draw the cosine between minority classifier rows against the imbalance: 1 is minority collapse."""
     with style.house_style():
         figure = Figure(figsize=(4.6, 3.1), layout="constrained", facecolor="white")
         axes = figure.subplots()
@@ -65,17 +49,7 @@ def plot_tradeoff(
     data: Mapping[str, float],
     unconstrained: Mapping[str, float],
 ) -> Figure:
-    """Draw quantities of the multilayer model against the cost of moving, one panel each, three a row.
-
-    Args:
-        decays: Cost of moving.
-        curves: Values at each cost, by name.
-        data: Values of the data, by name: dashed.
-        unconstrained: Values of the model without data, by name: dotted.
-
-    Returns:
-        The figure.
-    """
+    """Draw quantities of the multilayer model against the cost of moving, one panel each, three a row."""
     rows = -(-len(curves) // 3)
     with style.house_style():
         figure = Figure(figsize=(9.6, 2.7 * rows), layout="constrained", facecolor="white")
@@ -100,18 +74,7 @@ def plot_tradeoff(
 def plot_path(
     steps: Sequence[float], curves: Mapping[str, Sequence[float]], limits: Mapping[str, float], along: str, *, log: bool = False
 ) -> Figure:
-    """Draw quantities along a path, one panel each, with what theory says they come to dashed.
-
-    Args:
-        steps: Where on the path.
-        curves: Values there, by name.
-        limits: What some of them come to, by name.
-        along: What the steps are.
-        log: Whether steps and values are drawn on logarithmic axes.
-
-    Returns:
-        The figure.
-    """
+    """Draw quantities along a path, one panel each, with what theory says they come to dashed."""
     with style.house_style():
         figure = Figure(figsize=(4.2 * len(curves), 3.0), layout="constrained", facecolor="white")
         for axes, (name, values) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):

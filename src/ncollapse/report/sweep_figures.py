@@ -17,20 +17,11 @@ _MOST_TICKS = 7
 def draw_against(
     axes: Axes, axis: Axis, rows: Sequence[SettingRow], dashed: Sequence[SettingRow] = (), *, signed: bool = False
 ) -> None:
-    """Draw one panel: seeds as dots, means as a line with bars of one standard deviation each way.
-
-    A bar ends at 0 where the quantity cannot be below it.
-
-    The y axis is logarithmic where all values are positive and span a factor of two or more (less has no room for round
-    numbers); so is the x axis where no setting is negative, with a place of its own for 0.
-
-    Args:
-        axes: Where to draw.
-        axis: The swept settings.
-        rows: The quantity at each.
-        dashed: What is drawn as a dashed line beside it, by its means.
-        signed: Whether the quantity can be negative.
-    """
+    """Draw one panel: seeds as dots, means as a line with bars of one standard deviation each way."""
+    # A bar ends at 0 where the quantity cannot be below it.
+    #
+    # The y axis is logarithmic where all values are positive and span a factor of two or more (less has no room for round
+    # numbers); so is the x axis where no setting is negative, with a place of its own for 0.
     style.prepare(axes)
     values = [value for row in rows for value in row.values]
     if not values:

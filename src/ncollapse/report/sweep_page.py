@@ -128,16 +128,7 @@ def _context(index: int, sweep: Sweep, axis: Axis, quantity: Quantity) -> dict[s
 
 
 def say_slope(slope: Estimate, field: str, settings: int) -> str:
-    """A slope in words.
-
-    Args:
-        slope: The estimate.
-        field: What is swept.
-        settings: How many positive settings it is from.
-
-    Returns:
-        One sentence.
-    """
+    """A slope in words."""
     said = f"Log-log slope with {field}: {number(slope.value)}"
     said += "" if math.isnan(slope.low) else f", 95 % interval {number(slope.low)} to {number(slope.high)}"
     return f"{said} ({counted(slope.n, 'run')} at {settings} positive settings)."

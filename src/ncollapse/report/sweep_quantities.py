@@ -125,14 +125,7 @@ class SettingRow(NamedTuple):
 
 
 def axis_of(sweep: Sweep) -> Axis:
-    """Lay the settings of a sweep on an axis.
-
-    Args:
-        sweep: The sweep.
-
-    Returns:
-        The axis; settings of several fields are numbered as in the page's tables.
-    """
+    """Lay the settings of a sweep on an axis."""
     settings = [values for values, _ in sweep.by_setting()]
     places = tuple(float(place) for place in range(1, len(settings) + 1))
     if len(sweep.fields) != 1:
@@ -145,15 +138,7 @@ def axis_of(sweep: Sweep) -> Axis:
 
 
 def setting_rows(sweep: Sweep, quantity: Quantity) -> list[SettingRow]:
-    """A quantity at every setting.
-
-    Args:
-        sweep: The sweep.
-        quantity: What is compared.
-
-    Returns:
-        One row a setting; mean and deviation are nan where no, or fewer than two, seeds give a value.
-    """
+    """A quantity at every setting."""
     rows = []
     for _, runs in sweep.by_setting():
         found = (quantity.read(run) for run in runs)
@@ -163,16 +148,7 @@ def setting_rows(sweep: Sweep, quantity: Quantity) -> list[SettingRow]:
 
 
 def slope_of(axis: Axis, rows: list[SettingRow]) -> Estimate | None:
-    """The log-log slope over the runs with a positive setting.
-
-    Args:
-        axis: Where the settings lie.
-        rows: The quantity at each.
-
-    Returns:
-        The estimate; None where no numbers are swept, where a value is not positive (leaving it out would flatter the fit), or
-        where fewer than two positive settings have values.
-    """
+    """The log-log slope over the runs with a positive setting."""
     pairs = [(x, y) for x, row in zip(axis.places, rows, strict=True) for y in row.values if x > 0]
     if not axis.numeric or any(y <= 0 for _, y in pairs) or len({x for x, _ in pairs}) < 2:
         return None

@@ -31,16 +31,7 @@ class _File:
 
 @dataclass(frozen=True)
 class SweptRun:
-    """One run of a sweep.
-
-    Attributes:
-        name: Its folder in that of the sweep.
-        settings: Swept fields and their values, as text.
-        seed: Its seed.
-        run: Its files; None unless it is finished.
-        problem: Why it is not counted; empty if it is.
-        has_page: Whether there is a ``report.html`` of it.
-    """
+    """One run of a sweep."""
 
     name: str
     settings: dict[str, str]
@@ -52,24 +43,14 @@ class SweptRun:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What the files of a sweep say.
-
-    Attributes:
-        path: Its folder.
-        runs: Its runs, in the order of ``sweep.json``.
-        fields: Names of the swept fields; none where only seeds differ.
-    """
+    """What the files of a sweep say."""
 
     path: Path
     runs: tuple[SweptRun, ...]
     fields: tuple[str, ...]
 
     def by_setting(self) -> list[tuple[tuple[str, ...], list[Run]]]:
-        """The finished runs of every combination of swept values, in the order of ``sweep.json``.
-
-        Returns:
-            Pairs of values, one a field, and runs, which may be none.
-        """
+        """The finished runs of every combination of swept values, in the order of ``sweep.json``."""
         groups: dict[tuple[str, ...], list[Run]] = {}
         for item in self.runs:
             group = groups.setdefault(tuple(item.settings[name] for name in self.fields), [])
@@ -78,17 +59,7 @@ class Sweep:
 
 
 def read_sweep(path: Path) -> Sweep:
-    """Read the list of a sweep's runs, and of every run what there is.
-
-    Args:
-        path: The folder that ``ncollapse sweep`` wrote.
-
-    Returns:
-        The sweep. Runs that are not finished or cannot be read are in it, with the reason.
-
-    Raises:
-        ReportError: If ``sweep.json`` is missing or broken, or lists no run or runs with different fields.
-    """
+    """Read the list of a sweep's runs, and of every run what there is."""
     path = Path(path)
     file, again = path / SWEEP_FILE, "Run `ncollapse sweep` again with the same --out."
     if not file.is_file():
@@ -117,14 +88,7 @@ def _swept_run(folder: Path, entry: _Entry) -> SweptRun:
 
 
 def unfinished(run: Run) -> str:
-    """Why a run does not count among finished ones.
-
-    Args:
-        run: The run.
-
-    Returns:
-        A few words; none for a finished run.
-    """
+    """Why a run does not count among finished ones."""
     status = run.status
     if status.state == "finished":
         return ""

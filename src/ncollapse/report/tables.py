@@ -39,14 +39,7 @@ class MetricTable:
 
 
 def metric_tables(run: Run) -> list[MetricTable]:
-    """One table per split of the last epoch.
-
-    Args:
-        run: The run.
-
-    Returns:
-        The tables, in the order of the file.
-    """
+    """One table per split of the last epoch."""
     last, words = [row for row in run.rows if row.epoch == run.epochs[-1]], run.glossary
     tables = []
     for split in dict.fromkeys(row.split for row in last):
@@ -70,14 +63,7 @@ def metric_tables(run: Run) -> list[MetricTable]:
 
 
 def recipe_groups(run: Run) -> dict[str, list[tuple[str, str]]]:
-    """The recipe by section, deeper nesting as dotted names; name, title and description stand elsewhere on the page.
-
-    Args:
-        run: The run.
-
-    Returns:
-        Section to (key, value) pairs; what belongs to no section comes first, as ``run``.
-    """
+    """The recipe by section, deeper nesting as dotted names; name, title and description stand elsewhere on the page."""
     groups: dict[str, list[tuple[str, str]]] = {"run": []}
     for key, value in run.recipe_entries.items():
         if isinstance(value, dict):
@@ -88,14 +74,7 @@ def recipe_groups(run: Run) -> dict[str, list[tuple[str, str]]]:
 
 
 def differing_settings(runs: Sequence[Run]) -> list[list[tuple[str, str]]]:
-    """What the recipes of several runs set differently, apart from their seeds.
-
-    Args:
-        runs: The runs to be set side by side.
-
-    Returns:
-        For each run its (dotted field, value) pairs of the fields in which not all runs agree.
-    """
+    """What the recipes of several runs set differently, apart from their seeds."""
     words = {"title", "description", "changed", "seed"}
     settings = [dict(_flatten({key: value for key, value in run.recipe_entries.items() if key not in words})) for run in runs]
     names = dict.fromkeys(name for fields in settings for name in fields)
@@ -104,14 +83,7 @@ def differing_settings(runs: Sequence[Run]) -> list[list[tuple[str, str]]]:
 
 
 def environment_entries(run: Run) -> list[tuple[str, str]]:
-    """Versions, device and seed, then how long training took and the loss it ended with.
-
-    Args:
-        run: The run.
-
-    Returns:
-        (key, value) pairs.
-    """
+    """Versions, device and seed, then how long training took and the loss it ended with."""
     entries = _flatten(run.environment)
     if run.status.seconds is not None:
         entries.append(("training time", f"{number(run.status.seconds)} s"))

@@ -6,18 +6,9 @@ __all__ = ["coincident", "say_vacuous"]
 
 
 def coincident(run: Run, metric: str) -> list[str]:
-    """The ends of the line at which a metric is undefined though not at every layer.
-
-    A class without samples leaves all layers undefined; at an end alone, the class means coincide for ``pfc1``, and all
-    features for ``nc1_total``, as those of a class token before the first block.
-
-    Args:
-        run: The run.
-        metric: ``pfc1`` or ``nc1_total``.
-
-    Returns:
-        "starts" and "ends", those that apply.
-    """
+    """The ends of the line at which a metric is undefined though not at every layer."""
+    # A class without samples leaves all layers undefined; at an end alone, the class means coincide for ``pfc1``, and all
+    # features for ``nc1_total``, as those of a class token before the first block.
     values = run.over_depth(metric)
     if not any(value is not None for value in values):
         return []
@@ -25,14 +16,7 @@ def coincident(run: Run, metric: str) -> list[str]:
 
 
 def say_vacuous(run: Run) -> list[str]:
-    """What there is to say of the theorems about the line where all class means of an end coincide.
-
-    Args:
-        run: The run.
-
-    Returns:
-        One sentence an end, instead of those about the theorems; none where the class means of both ends differ.
-    """
+    """What there is to say of the theorems about the line where all class means of an end coincide."""
     layers, points = {"starts": run.layers[0], "ends": run.layers[-1]}, coincident(run, "nc1_total")
     return [_say(layers[end], end, end in points) for end in coincident(run, "pfc1")]
 

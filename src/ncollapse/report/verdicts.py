@@ -12,14 +12,7 @@ _UNDEFINED = "because a class has no samples or all class means of an end coinci
 
 
 def say_theorems(record: DepthRecord) -> list[str]:
-    """What the theorems about the straight line say of PFC1, PFC2 and PFC3.
-
-    Args:
-        record: The curves over depth.
-
-    Returns:
-        A few sentences each.
-    """
+    """What the theorems about the straight line say of PFC1, PFC2 and PFC3."""
     return [
         _say_theorem1(record.theorem1),
         _say_theorem2(record.theorem2),
@@ -29,14 +22,7 @@ def say_theorems(record: DepthRecord) -> list[str]:
 
 
 def _say_theorem1(theorem: Theorem1 | None) -> str:
-    """Theorem 1: PFC1 falls along the line if the centered class means of both ends correlate (C ≥ 0) and the end is collapsed.
-
-    Args:
-        theorem: The predicate, or None if it was not computed.
-
-    Returns:
-        One or two sentences.
-    """
+    """Theorem 1: PFC1 falls along the line if the centered means of both ends correlate (C ≥ 0) and the end is collapsed."""
     if theorem is None:
         return "Theorem 1 (PFC1 along the straight line) was not computed."
     # Files of earlier versions call C = 0 of class means that coincide a condition that holds.
@@ -58,14 +44,7 @@ def _say_theorem1(theorem: Theorem1 | None) -> str:
 
 
 def _say_theorem2(theorem: Theorem2 | None) -> str:
-    """Theorem 2: PFC2 falls along the line if the transport cost is small; here by the exact test.
-
-    Args:
-        theorem: The predicate, or None if it was not computed.
-
-    Returns:
-        A few sentences.
-    """
+    """Theorem 2: PFC2 falls along the line if the transport cost is small; here by the exact test."""
     if theorem is None:
         return "Theorem 2 (PFC2 along the straight line) was not computed."
     if theorem.monotone is None:
@@ -98,14 +77,7 @@ def _say_sufficient(theorem: Theorem2) -> str:
 
 
 def _say_alignment(found: Alignment | None) -> list[str]:
-    """The theorem of the optimal rotation, which is ours: PFC2 falls towards an ETF that is aligned, at any transport cost.
-
-    Args:
-        found: The alignment, or None in runs that did not compute it.
-
-    Returns:
-        One sentence, or none.
-    """
+    """The theorem of the optimal rotation, which is ours: PFC2 falls towards an ETF that is aligned, at any transport cost."""
     if found is None or found.alignment is None:
         return []
     said = f"Alignment of first and last class means (1 where no rotation brings them nearer): {number(found.alignment)}. "
@@ -115,14 +87,7 @@ def _say_alignment(found: Alignment | None) -> list[str]:
 
 
 def say_bounds(found: WeightDecay | None) -> list[str]:
-    """What weight decay bounds.
-
-    Args:
-        found: Energies and bounds of the blocks, or None in runs that did not compute them.
-
-    Returns:
-        One sentence, or none.
-    """
+    """What weight decay bounds."""
     if found is None or found.tightness is None:
         return []
     said = f"What the blocks add, E‖f(h)‖² summed over blocks, is {number(found.tightness)} times what weights and inputs allow"
@@ -130,14 +95,7 @@ def say_bounds(found: WeightDecay | None) -> list[str]:
 
 
 def _say_theorem3(theorem: Theorem3 | None) -> str:
-    """PFC3 along the line: no pair of sample and rival class may turn from right to wrong.
-
-    Args:
-        theorem: The predicate, or None if it was not computed.
-
-    Returns:
-        One or two sentences.
-    """
+    """PFC3 along the line: no pair of sample and rival class may turn from right to wrong."""
     if theorem is None:
         return "For PFC3 along the straight line the predicate was not computed."
     if theorem.guaranteed is None:
@@ -157,14 +115,7 @@ def _say_theorem3(theorem: Theorem3 | None) -> str:
 
 
 def say_collapsed_optimality(verdict: CollapsedOptimality | None) -> list[str]:
-    """The exact test for a collapsed end: the map of all samples onto the last class means, optimal or improved by a cycle.
-
-    Args:
-        verdict: The predicate, or None in runs that did not compute it.
-
-    Returns:
-        One sentence, or none.
-    """
+    """The exact test for a collapsed end: the map of all samples onto the last class means, optimal or improved by a cycle."""
     if verdict is None or verdict.optimal is None:
         return []
     said = "For an end collapsed to its class means, which the measured one need not be, the map of all samples onto them is "

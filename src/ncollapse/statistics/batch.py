@@ -16,18 +16,7 @@ _TILE_ROWS = 32
 
 
 def flatten_features(features: Tensor) -> Tensor:
-    """View features as one row a sample.
-
-    Args:
-        features: Floating-point tensor of shape (N, ...).
-
-    Returns:
-        The same values, shape (N, d).
-
-    Raises:
-        TypeError: If the features are not a floating-point tensor.
-        ValueError: If they have no feature dimension.
-    """
+    """View features as one row a sample."""
     if not isinstance(features, Tensor) or not features.is_floating_point():
         kind = str(features.dtype) if isinstance(features, Tensor) else type(features).__name__
         raise TypeError(
@@ -39,20 +28,7 @@ def flatten_features(features: Tensor) -> Tensor:
 
 
 def check_labels(labels: Tensor, num_samples: int, num_classes: int) -> Tensor:
-    """Check integer labels and return them as a flat int64 tensor.
-
-    Args:
-        labels: Integer class indices, shape (N,) or (N, 1).
-        num_samples: N of the features they belong to.
-        num_classes: K; labels must lie in [0, K).
-
-    Returns:
-        Labels of shape (N,), int64.
-
-    Raises:
-        TypeError: If the labels are not an integer tensor.
-        ValueError: If their number is not N or a label lies outside [0, K).
-    """
+    """Check integer labels and return them as a flat int64 tensor."""
     if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.dtype == torch.bool:
         kind = str(labels.dtype) if isinstance(labels, Tensor) else type(labels).__name__
         raise TypeError(
@@ -77,67 +53,35 @@ def check_labels(labels: Tensor, num_samples: int, num_classes: int) -> Tensor:
 
 
 def row_blocks(features: Tensor, width: int | None = None, least: int = 1) -> Iterator[slice]:
-    """Cut the rows of (N, d) features into blocks that fit a cache, so that float64 copies stay small.
-
-    Args:
-        features: Shape (N, d).
-        width: Numbers that are made of each row; None for d.
-        least: Rows that a block has in any case: more than one where each would be multiplied by a matrix beyond the cache.
-
-    Yields:
-        Slices over the rows, in order.
-    """
+    """Cut the rows of (N, d) features into blocks that fit a cache, so that float64 copies stay small."""
     rows = max(least, _block_elements(features) // max(1, features.shape[1] if width is None else width))
     for start in range(0, features.shape[0], rows):
         yield slice(start, start + rows)
 
 
 class Workspace:
-    """Memory for float64 blocks, taken once by whoever sums many batches.
+    """Memory for float64 blocks, taken once by whoever sums many batches."""
 
-    Taken anew for every batch it may come from the system each time, and to get it costs more than to sum what it holds.
-    """
+    # Taken anew for every batch it may come from the system each time, and to get it costs more than to sum what it holds.
 
     def __init__(self) -> None:
         self._rooms: dict[str, Tensor] = {}
 
     def room(self, purpose: str, like: Tensor) -> Tensor:
-        """Some memory, with anything in it.
-
-        Args:
-            purpose: Rooms for different purposes are different memory.
-            like: A tensor of the shape and on the device that is wanted.
-
-        Returns:
-            A float64 tensor; the next room for this purpose is the same memory.
-        """
+        """Some memory, with anything in it."""
         room = self._rooms.get(purpose)
         if room is None or room.numel() < like.numel() or room.device != like.device:
             room = self._rooms[purpose] = torch.empty(like.numel(), dtype=torch.float64, device=like.device)
         return room[: like.numel()].view(like.shape)
 
     def rows(self, features: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """The rows of (N, d) features in float64, block by block.
-
-        Args:
-            features: Shape (N, d).
-
-        Yields:
-            Slices over the rows, in order, and those rows in float64, until the next block overwrites them.
-        """
+        """The rows of (N, d) features in float64, block by block."""
         for rows in row_blocks(features):
             part = features[rows]
             yield rows, self.room("block", part).copy_(part)
 
     def tiles(self, features: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
-        """As ``rows``, cut in both directions so that no block is too flat for a matrix product.
-
-        Args:
-            features: Shape (N, d).
-
-        Yields:
-            Slices over the rows and over the columns, and that tile in float64, until the next overwrites it.
-        """
+        """As ``rows``, cut in both directions so that no block is too flat for a matrix product."""
         limit = _block_elements(features)
         width = max(1, min(features.shape[1], limit // _TILE_ROWS))
         height = limit // width
@@ -154,16 +98,7 @@ def _block_elements(features: Tensor) -> int:
 
 @dataclass(frozen=True)
 class LabelGroups:
-    """The classes that occur in one batch, so that a batch costs what it holds and not what all K classes would.
-
-    Attributes:
-        labels: Class of every sample, shape (N,).
-        present: Class indices that may occur, shape (P,), ascending.
-        index: Position in ``present`` of every sample's class, shape (N,).
-        counts: Samples of each of them, shape (P,), int64.
-        new: Classes that occur and have not before, shape (M,), ascending.
-        first: Position in the batch of the first sample of each new class, shape (M,).
-    """
+    """The classes that occur in one batch, so that a batch costs what it holds and not what all K classes would."""
 
     labels: Tensor
     present: Tensor
@@ -174,16 +109,7 @@ class LabelGroups:
 
     @classmethod
     def from_labels(cls, labels: Tensor, num_classes: int, before: Tensor | None = None) -> LabelGroups:
-        """Group checked labels.
-
-        Args:
-            labels: Shape (N,), int64, in [0, K).
-            num_classes: K.
-            before: Samples of every class so far, shape (K,); None before any.
-
-        Returns:
-            All K classes when the batch has at least K samples, else those that occur.
-        """
+        """Group checked labels."""
         if num_classes <= labels.numel():
             present, index = torch.arange(num_classes, device=labels.device), labels
         else:

@@ -177,14 +177,7 @@ class ClassCenters:
 
 
 def first_true(mask: Tensor) -> Tensor:
-    """Index of the first True in each row (torch.argmax leaves ties open).
-
-    Args:
-        mask: Shape (N, K), boolean, with a True in every row.
-
-    Returns:
-        Shape (N,), int64; K for a row without any.
-    """
+    """Index of the first True in each row (torch.argmax leaves ties open)."""
     # In 32 bits: five times as fast as in 64.
     indices = torch.arange(mask.shape[1], device=mask.device, dtype=torch.int32)
     return torch.where(mask, indices, mask.shape[1]).amin(dim=1).long()

@@ -18,14 +18,7 @@ _MARGIN_ROWS = 64
 
 
 class Projected(NamedTuple):
-    r"""One batch at one layer, reduced to what decisions need: r numbers a sample.
-
-    Attributes:
-        labels: The own classes, shape (N,).
-        residual: :math:`U^T(h - \mu_y)`, shape (N, r), float64.
-        cosines: cos(h, w_y), shape (N,); None without a classifier.
-        chosen: The classifier's choices, the smallest index on ties, shape (N,); None without one.
-    """
+    r"""One batch at one layer, reduced to what decisions need: r numbers a sample."""
 
     labels: Tensor
     residual: Tensor
@@ -41,18 +34,7 @@ class Projected(NamedTuple):
         classifier: LinearClassifier | None,
         workspace: Workspace | None = None,
     ) -> Projected:
-        """Project one batch.
-
-        Args:
-            features: Flat features of shape (N, d).
-            labels: Checked labels of shape (N,).
-            centers: Final class means.
-            classifier: The last layer, when these features feed it.
-            workspace: That of whoever projects many batches.
-
-        Returns:
-            The batch, reduced.
-        """
+        """Project one batch."""
         workspace = Workspace() if workspace is None else workspace
         projected = centers.basis.new_zeros(centers.basis.shape[1], len(labels))
         # Near collapse a difference of float64 projections loses digits that float64 features have and coarser ones have not;

@@ -14,17 +14,7 @@ from ncollapse.statistics.conventions import ClassWeights, Convention, conventio
 
 
 def shifted_sums(features: Tensor, groups: LabelGroups, shift: Tensor, workspace: Workspace) -> tuple[Tensor, Tensor]:
-    """Sums and squared norms of one batch's residuals around a shift for each class, in float64, in one traversal.
-
-    Args:
-        features: Shape (N, d).
-        groups: The batch's classes.
-        shift: Shape (K, d), float64.
-        workspace: Memory for the residuals.
-
-    Returns:
-        Sums of residuals (P, d) and sums of their squared norms (P,).
-    """
+    """Sums and squared norms of one batch's residuals around a shift for each class, in float64, in one traversal."""
     sums = shift.new_zeros(len(groups.present), features.shape[1])
     norms = shift.new_empty(len(features))
     for rows, block in workspace.rows(features):

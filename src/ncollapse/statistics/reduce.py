@@ -34,26 +34,12 @@ _SAME_TYPES: dict[str, type[Exception]] = {"TypeError": TypeError, "ValueError":
 
 
 class Processes:
-    """The processes that share one measurement; a single one without a group, for which everything here does nothing.
+    """The processes that share one measurement; a single one without a group, for which everything here does nothing."""
 
-    Nothing is pickled: statistics travel as the bytes of their tensors, words as UTF-8.
-
-    Attributes:
-        group: The group, or None.
-        rank: Position of this process in the group.
-        size: Number of processes.
-    """
+    # Nothing is pickled: statistics travel as the bytes of their tensors, words as UTF-8.
 
     def __init__(self, group: ProcessGroup | None = None) -> None:
-        """Join a group.
-
-        Args:
-            group: A process group that this process belongs to, such as ``torch.distributed.group.WORLD``; None for none.
-
-        Raises:
-            TypeError: If it is no process group.
-            ValueError: If this process does not belong to it.
-        """
+        """Join a group."""
         self.group, self.rank, self.size = group, 0, 1
         if group is None:
             return
@@ -72,14 +58,7 @@ class Processes:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """A part of the work that each process does alone: an error in one ends it in all, with the rank named.
-
-        Yields:
-            Nothing.
-
-        Raises:
-            Exception: The error of the lowest rank that had one; as ValueError, TypeError or OSError if it is one.
-        """
+        """A part of the work that each process does alone: an error in one ends it in all, with the rank named."""
         if self.group is None:
             yield
             return
@@ -101,14 +80,7 @@ class Processes:
         raise shared from error
 
     def texts(self, text: str) -> list[str]:
-        """The words of every process.
-
-        Args:
-            text: Of this one.
-
-        Returns:
-            One a process, in rank order.
-        """
+        """The words of every process."""
         if self.group is None:
             return [text]
         data = torch.frombuffer(bytearray(text.encode() + b"\0"), dtype=torch.uint8)
@@ -120,14 +92,7 @@ class Processes:
         return [bytes(part[: length - 1].tolist()).decode() for part, length in zip(received, lengths, strict=True)]
 
     def numbers(self, values: Sequence[float]) -> Tensor:
-        """The numbers of every process.
-
-        Args:
-            values: Of this one, as many as of the others.
-
-        Returns:
-            Shape (size, n), float64, on the CPU.
-        """
+        """The numbers of every process."""
         own = torch.tensor(values, dtype=torch.float64)
         if self.group is None:
             return own.unsqueeze(0)
@@ -136,18 +101,7 @@ class Processes:
         return torch.stack(received).cpu()
 
     def agree(self, what: str, own: str) -> list[str]:
-        """Check that words are the same everywhere.
-
-        Args:
-            what: What they are about, for the error.
-            own: Those of this process; empty where it has none.
-
-        Returns:
-            The words of those that have some.
-
-        Raises:
-            ValueError: On every process, if two differ.
-        """
+        """Check that words are the same everywhere."""
         told = self.texts(own)
         given = [rank for rank, text in enumerate(told) if text]
         for rank in given[1:]:
@@ -161,18 +115,9 @@ class Processes:
         return [told[rank] for rank in given]
 
     def merge(self, kind: type[Merging], value: Merging | None) -> Merging | None:
-        """One statistic over all processes, merged in rank order.
-
-        The first process takes those of the others one after another, so that it holds two at once however many processes
-        there are, merges, and hands out what it found: the same bits everywhere, whatever each machine's rounding.
-
-        Args:
-            kind: Its class, a dataclass of tensors and such dataclasses.
-            value: That of this process; None if it has seen no data.
-
-        Returns:
-            The merged value, on the CPU; None if no process has one.
-        """
+        """One statistic over all processes, merged in rank order."""
+        # The first process takes those of the others one after another, so that it holds two at once however many processes
+        # there are, merges, and hands out what it found: the same bits everywhere, whatever each machine's rounding.
         if self.group is None:
             return value
         present = self.numbers([value is not None]).flatten().bool().tolist()
@@ -188,16 +133,7 @@ class Processes:
         return self.hand_out(kind, merged)
 
     def hand_out(self, kind: type[Value], value: Value | None, source: int = 0) -> Value:
-        """One process's value, on all.
-
-        Args:
-            kind: Its class, a dataclass of tensors and such dataclasses, or Tensor.
-            value: What ``source`` has; ignored elsewhere.
-            source: Rank.
-
-        Returns:
-            The value, on the CPU.
-        """
+        """One process's value, on all."""
         if self.group is None:
             assert value is not None
             return value
@@ -252,14 +188,7 @@ def _told(kind: type[Exception], text: str) -> Exception:
 
 
 def told_by_all(error: BaseException) -> bool:
-    """Whether every process of a group raises this error, so that one of them is enough to print it.
-
-    Args:
-        error: Any.
-
-    Returns:
-        True for errors that ``Processes`` raised, and for those raised from them.
-    """
+    """Whether every process of a group raises this error, so that one of them is enough to print it."""
     return _TOLD in error.__dict__ or (error.__cause__ is not None and told_by_all(error.__cause__))
 
 

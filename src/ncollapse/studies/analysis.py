@@ -37,19 +37,7 @@ TOLERANCE = 0.02
 def depth_analysis(
     measurement: Measurement, transport: dict[str, Any] | None = None, weight_decay: WeightDecayBound | None = None
 ) -> dict[str, Any]:
-    """Everything that a measurement with ``path=True`` says about depth.
-
-    Args:
-        measurement: Of the layers of one stage; a classifier's own input of another dimension is left aside.
-        transport: Result of ``transport_analysis``; None leaves those entries empty.
-        weight_decay: What weight decay bounds, block by block; None where it was not measured or bounds nothing.
-
-    Returns:
-        The entry of ``depth.json`` without its epoch.
-
-    Raises:
-        ValueError: If the measurement has no paths.
-    """
+    """Everything that a measurement with ``path=True`` says about depth."""
     geodesic, line, path, arcs = measurement.geodesic, measurement.line, measurement.path, measurement.arcs
     if geodesic is None or line is None or path is None or arcs is None:
         raise ValueError("depth_analysis needs a measurement with path=True, got one without. Measure again with path=True.")
@@ -153,17 +141,7 @@ def _bounds(found: WeightDecayBound) -> dict[str, Any]:
 
 
 def transport_analysis(first: Tensor, last: Tensor) -> dict[str, Any]:
-    """Exact transport between two layers on a sample of their features, each layer centered.
-
-    Args:
-        first: Features of the first layer, shape (N, d), N up to about 2000.
-        last: Those of the last layer, the same samples.
-
-    Returns:
-        The squared Wasserstein-2 distance, Gelbrich's bound, the cost of the network's own pairing on the same sample and that
-        of a random one (both layers' total variances), its size, and the share of pairs of samples that cross. The random cost
-        says what an optimal pairing is worth: where it is hardly larger, any pairing is nearly optimal.
-    """
+    """Exact transport between two layers on a sample of their features, each layer centered."""
     first, last = first.double() - first.double().mean(dim=0), last.double() - last.double().mean(dim=0)
     violations = pair_violations(first, last)
     return {

@@ -12,29 +12,14 @@ from ncollapse.studies.recipe import Recipe
 
 
 def check_feasible(recipe: Recipe) -> None:
-    """Build the network for samples of the kind that the data has.
-
-    What depends on the samples themselves, such as how many there are in a class, is found out when they are read.
-
-    Args:
-        recipe: What is to be run.
-
-    Raises:
-        ValueError: If the network cannot take such samples or has one layer only, or there are fewer classes than are wanted.
-    """
+    """Build the network for samples of the kind that the data has."""
+    # What depends on the samples themselves, such as how many there are in a class, is found out when they are read.
     data = outline(recipe.data)
     check_layers(build_model(recipe.model, data.sample_shape, data.num_classes, recipe.seed, data.vocabulary))
 
 
 def check_layers(model: nn.Module) -> None:
-    """A run measures from layer to layer.
-
-    Args:
-        model: One of ``ncollapse.models``.
-
-    Raises:
-        ValueError: If it has one layer only.
-    """
+    """A run measures from layer to layer."""
     stages = cast(tuple[str, ...], model.collapse_stages)
     if len(stages) < 2:
         raise ValueError(

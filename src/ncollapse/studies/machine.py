@@ -19,18 +19,7 @@ if TYPE_CHECKING:
 
 
 def device_named(name: str, group: ProcessGroup | None = None) -> torch.device:
-    """The device of a recipe.
-
-    Args:
-        name: "auto", or a name of PyTorch's.
-        group: Processes that run it together.
-
-    Returns:
-        The device; with "auto" a CUDA device if there is one, or one for each process.
-
-    Raises:
-        RecipeError: If it is not there.
-    """
+    """The device of a recipe."""
     if name == "auto":
         # Processes without a GPU each have joined over gloo.
         on_gpu = torch.cuda.is_available() and (group is None or dist.get_backend(group) != "gloo")
@@ -45,14 +34,7 @@ def device_named(name: str, group: ProcessGroup | None = None) -> torch.device:
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """So many CPU threads in the body.
-
-    Args:
-        count: The number.
-
-    Yields:
-        Nothing; the number of before is restored.
-    """
+    """So many CPU threads in the body."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -62,16 +44,7 @@ def threads(count: int) -> Iterator[None]:
 
 
 def environment(recipe: Recipe, device: torch.device, processes: int) -> dict[str, Any]:
-    """What the numbers of a run may depend on besides its recipe.
-
-    Args:
-        recipe: What is run.
-        device: Where.
-        processes: How many share it.
-
-    Returns:
-        Content of ``environment.json``.
-    """
+    """What the numbers of a run may depend on besides its recipe."""
     return {
         "ncollapse": __version__,
         "python": platform.python_version(),

@@ -14,22 +14,7 @@ from torch import nn
 
 
 def build_network(spec: str, num_classes: int) -> nn.Module:
-    """Make a network; weights that are drawn are drawn with seed 0, so that all processes and calls have the same.
-
-    Args:
-        spec: "module:function", the function without arguments; "torchvision:NAME" or "timm:NAME", with fresh weights and K
-            outputs; or "transformers:FOLDER", as ``save_pretrained`` wrote it (a model of the hub too if it was downloaded
-            before), with its weights in safetensors.
-        num_classes: K.
-
-    Returns:
-        The network.
-
-    Raises:
-        ValueError: If there is no such function or name, or it raises.
-        TypeError: If the function returns something else.
-        ImportError: If the library is not installed.
-    """
+    """Make a network; weights that are drawn are drawn with seed 0, so that all processes and calls have the same."""
     source, colon, name = spec.partition(":")
     if not colon:
         raise ValueError(
@@ -52,18 +37,7 @@ def build_network(spec: str, num_classes: int) -> nn.Module:
 
 
 def named_function(spec: str) -> Callable[..., Any]:
-    """Import "module:function".
-
-    Args:
-        spec: The name.
-
-    Returns:
-        The function.
-
-    Raises:
-        ValueError: If the module has no such name, or raises.
-        ImportError: If there is no such module.
-    """
+    """Import "module:function"."""
     module_name, _, function_name = spec.partition(":")
     with own_errors(f"importing {module_name}"):
         module = importlib.import_module(module_name)
@@ -79,21 +53,7 @@ def named_function(spec: str) -> Callable[..., Any]:
 
 @contextmanager
 def own_errors(doing: str, advice: str = "") -> Iterator[None]:
-    """Whatever the user's code raises is the user's error; what is an error of theirs already keeps its words.
-
-    Args:
-        doing: What was done, for the words.
-        advice: What may help, for the words.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        ValueError: As it comes, and for errors of other kinds.
-        TypeError: As it comes.
-        OSError: As it comes.
-        ImportError: As it comes.
-    """
+    """Whatever the user's code raises is the user's error; what is an error of theirs already keeps its words."""
     try:
         yield
     except (ValueError, TypeError, OSError, ImportError):

@@ -18,25 +18,13 @@ from ncollapse.train.losses import LOSSES
 
 
 def measure_objective(model: nn.Module, data: LabeledData, recipe: Recipe) -> dict[str, float] | None:
-    r"""Objective of a network on its training set, beside the generalized unconstrained features model's minimum.
-
-    .. math:: \frac1N \sum_i \ell(f(x_i), y_i) + \frac{\lambda}{2} \lVert \theta \rVert^2 \;\ge\; \mathrm{GUFM}^*
-
-    with :math:`\theta` all that is decayed. The floor is that of λ, of λ/d for normalization to norm √d.
-
-    Args:
-        model: The network.
-        data: The training set.
-        recipe: What it was built and trained by.
-
-    Returns:
-        ``weight_decay`` λ, ``loss`` (evaluated in float64 from the last layer's input), ``penalty``, ``objective`` their sum,
-        ``floor``, ``excess`` of the objective over it, and ``distance`` of features and last layer to the floor's minimizers,
-        relative to their norm. None for networks without a normalization before the last layer, or classes of unequal size.
-
-    Reference:
-        Súkeník, Lampert and Mondelli (2025), arXiv 2505.15239, section 4.
-    """
+    r"""Objective of a network on its training set, beside the generalized unconstrained features model's minimum."""
+    # \frac1N \sum_i \ell(f(x_i), y_i) + \frac{\lambda}{2} \lVert \theta \rVert^2 \;\ge\; \mathrm{GUFM}^*
+    #
+    # with \theta all that is decayed. The floor is that of λ, of λ/d for normalization to norm √d.
+    #
+    # Reference:
+    #     Súkeník, Lampert and Mondelli (2025), arXiv 2505.15239, section 4.
     counts = torch.bincount(data.labels, minlength=data.num_classes)
     if (
         not isinstance(recipe.model, LayerNormResNetConfig | TransformerConfig)

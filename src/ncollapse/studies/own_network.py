@@ -149,11 +149,7 @@ class _Reshaped:
 
 
 class _OwnBatches:
-    """Batches of a function of the user's, called for every pass, so that it may be a generator; dealt out to the processes.
-
-    Attributes:
-        digest: Of the labels of all batches of the last pass, dealt to any process; empty in one process alone.
-    """
+    """Batches of a function of the user's, called for every pass, so that it may be a generator; dealt out to the processes."""
 
     def __init__(self, name: str, processes: Processes) -> None:
         self.name, self.processes, self.digest = name, processes, ""

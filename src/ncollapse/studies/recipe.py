@@ -209,15 +209,7 @@ def _flat(recipe: Recipe) -> dict[str, Any]:
 
 
 def differences(recipe: Recipe, other: Recipe) -> list[str]:
-    """What was set differently.
-
-    Args:
-        recipe: The recipe at hand.
-        other: What it is compared with.
-
-    Returns:
-        Items as ``override`` takes them, with the values of the recipe at hand.
-    """
+    """What was set differently."""
     base = _flat(other)
     return [f"{name}={_written(value)}" for name, value in _flat(recipe).items() if name not in base or value != base[name]]
 

@@ -94,14 +94,7 @@ def run_recipe(
 
 @contextmanager
 def failure_noted(directory: RunDirectory) -> Iterator[None]:
-    """A run that fails says so in its status where it still can; on a full disk it cannot, and the failure itself counts.
-
-    Args:
-        directory: That of the run.
-
-    Yields:
-        Nothing; what fails in the body is raised again.
-    """
+    """A run that fails says so in its status where it still can; on a full disk it cannot, and the failure itself counts."""
     try:
         yield
     except Exception as error:

@@ -260,14 +260,7 @@ class RunDirectory:
 
 
 def without_nan(value: Any) -> Any:
-    """JSON has no nan: undefined numbers become null, at any depth.
-
-    Args:
-        value: JSON values.
-
-    Returns:
-        The same with None for numbers that are not finite.
-    """
+    """JSON has no nan: undefined numbers become null, at any depth."""
     if isinstance(value, dict):
         return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

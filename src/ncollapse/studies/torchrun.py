@@ -19,11 +19,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def process_group() -> Iterator[tuple[Any, int, str]]:
-    """Join the group of processes that torchrun started, if it did: over NCCL where each has a GPU, else over gloo.
-
-    Yields:
-        The group or None, the rank of this process, and the device that it should take.
-    """
+    """Join the group of processes that torchrun started, if it did: over NCCL where each has a GPU, else over gloo."""
     told = [os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR")]
     if not all(told) or told[1] == "1":
         yield None, 0, "cpu"
@@ -50,12 +46,7 @@ def _leave() -> None:
 
 
 class Dealt:
-    """Batches dealt out to processes in turn: each batch is taken by one of them, whole, as one process alone would take it.
-
-    Args:
-        batches: The same on all processes.
-        processes: Those that share them.
-    """
+    """Batches dealt out to processes in turn: each batch is taken by one of them, whole, as one process alone would take it."""
 
     def __init__(self, batches: Iterable[Any], processes: Processes) -> None:
         self.batches, self.processes = batches, processes

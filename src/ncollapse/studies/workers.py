@@ -28,14 +28,7 @@ _SECONDS = 0.5
 
 
 def work(task: Task) -> Errors:
-    """Bring the runs of one task to their end, resuming where they are.
-
-    Args:
-        task: Recipes that can run together, or a single one, with their run directories.
-
-    Returns:
-        An error for each run, None where it finished.
-    """
+    """Bring the runs of one task to their end, resuming where they are."""
     recipes, outs = [Recipe.from_json(text) for text, _ in task], [Path(out) for _, out in task]
     try:
         if len(task) > 1:
@@ -51,11 +44,10 @@ def _words(error: Exception) -> str:
 
 
 class _Worker:
-    """A process of this machine that works on one task after another, and tells through a pipe of its own how each ended.
+    """A process of this machine that works on one task after another, and tells through a pipe of its own how each ended."""
 
-    Spawned, not forked: a copy of a process with running threads can hang. A pipe each: whoever is killed while writing takes
-    no lock along that others wait for. One after another: to start takes longer than a short run.
-    """
+    # Spawned, not forked: a copy of a process with running threads can hang. A pipe each: whoever is killed while writing takes
+    # no lock along that others wait for. One after another: to start takes longer than a short run.
 
     def __init__(self) -> None:
         context = multiprocessing.get_context("spawn")
@@ -103,16 +95,7 @@ def _end_with_parent() -> None:
 
 
 def run_locally(tasks: Sequence[Task], workers: int, tick: Callable[[], None]) -> list[Errors]:
-    """Work on tasks in processes of this machine.
-
-    Args:
-        tasks: What to do.
-        workers: Processes at a time.
-        tick: Called about twice a second.
-
-    Returns:
-        The errors of every task.
-    """
+    """Work on tasks in processes of this machine."""
     results: dict[int, Errors] = {}
     waiting = [(index, 1) for index in range(len(tasks))]
     idle: list[_Worker] = []
@@ -146,20 +129,7 @@ def run_locally(tasks: Sequence[Task], workers: int, tick: Callable[[], None]) -
 
 
 def run_on_ray(tasks: Sequence[Task], workers: int, tick: Callable[[], None], address: str | None) -> list[Errors]:
-    """Work on tasks on a Ray cluster whose machines share this file system.
-
-    Args:
-        tasks: What to do.
-        workers: Tasks at a time.
-        tick: Called about twice a second.
-        address: Of a running cluster; None takes one that is found, or starts one here.
-
-    Returns:
-        The errors of every task.
-
-    Raises:
-        ImportError: If Ray is not installed.
-    """
+    """Work on tasks on a Ray cluster whose machines share this file system."""
     try:
         import ray
     except ImportError as error:

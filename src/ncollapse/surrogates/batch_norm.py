@@ -16,14 +16,7 @@ from ncollapse.surrogates.solvers import LBFGS
 
 
 def normalize_batch(values: Tensor) -> Tensor:
-    """Columns less their mean, scaled to norm one: batch normalization of a full batch, up to the factor √N.
-
-    Args:
-        values: Shape (N, m).
-
-    Returns:
-        Shape (N, m).
-    """
+    """Columns less their mean, scaled to norm one: batch normalization of a full batch, up to the factor √N."""
     centered = values - values.mean(dim=0)
     return centered / torch.linalg.norm(centered, dim=0)
 

@@ -9,56 +9,26 @@ from torch import Tensor
 
 
 def check_positive(**numbers: float) -> None:
-    """Check that numbers are finite and positive.
-
-    Args:
-        **numbers: By the name users know.
-
-    Raises:
-        ValueError: If one is not.
-    """
+    """Check that numbers are finite and positive."""
     for name, number in numbers.items():
         if not (math.isfinite(number) and number > 0):
             raise ValueError(f"{name} must be finite and positive, got {number}.")
 
 
 def check_counts(counts: Sequence[int]) -> None:
-    """Check the numbers of samples of the classes.
-
-    Args:
-        counts: n_k.
-
-    Raises:
-        ValueError: If there are fewer than two classes or one is empty.
-    """
+    """Check the numbers of samples of the classes."""
     if len(counts) < 2 or any(count != int(count) or count < 1 for count in counts):
         raise ValueError(f"counts must be positive integers, one for each of two or more classes, got {tuple(counts)}.")
 
 
 def check_balanced(counts: Sequence[int], what: str) -> None:
-    """Check that all classes have as many samples.
-
-    Args:
-        counts: n_k.
-        what: What assumes it.
-
-    Raises:
-        ValueError: If they have not.
-    """
+    """Check that all classes have as many samples."""
     if len(set(counts)) > 1:
         raise ValueError(f"{what} needs balanced classes, got counts {tuple(counts)}. Solve it numerically: solve().")
 
 
 def check_finite(what: str, features: Tensor) -> None:
-    """Check samples.
-
-    Args:
-        what: What needs them finite.
-        features: One sample a row.
-
-    Raises:
-        ValueError: If one holds nan or inf.
-    """
+    """Check samples."""
     wrong = (~features.isfinite().all(dim=1)).nonzero()
     if len(wrong):
         raise ValueError(f"{what} needs finite features, got nan or inf in row {int(wrong[0])}. Clean the data.")

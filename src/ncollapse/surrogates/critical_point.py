@@ -76,14 +76,7 @@ def critical_point(problem: UFM | MUFM, variables: Variables) -> CriticalPoint:
 
 
 def unused_direction(rows: Tensor) -> Tensor | None:
-    """A unit vector orthogonal to all rows.
-
-    Args:
-        rows: Shape (n, d).
-
-    Returns:
-        Shape (d,); None if the rows span all d dimensions, to 1e-6 of their largest singular value.
-    """
+    """A unit vector orthogonal to all rows."""
     _, values, right = torch.linalg.svd(rows)
     rank = int((values > 1e-6 * values[0]).sum())
     return right[rank] if rank < rows.shape[1] else None

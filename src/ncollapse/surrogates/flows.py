@@ -33,16 +33,7 @@ class FlowEnd(Solution):
 
 
 def runge_kutta(slope: Callable[[State], State], state: State, step: float) -> State:
-    """One step of the classical method of order four.
-
-    Args:
-        slope: Derivative of a state.
-        state: Where to begin.
-        step: Length in time.
-
-    Returns:
-        The state one step later.
-    """
+    """One step of the classical method of order four."""
 
     def moved(by: State, share: float) -> State:
         return tuple(part + share * step * change for part, change in zip(state, by, strict=True))
@@ -62,22 +53,7 @@ def follow(
     num_steps: int,
     retract: Callable[[Variables], Variables] = dict,
 ) -> FlowEnd:
-    """Follow a flow along which an objective falls.
-
-    Args:
-        problem: Its objective is recorded.
-        slope: Derivative of a point, with the same names.
-        start: Where to begin.
-        duration: Last time, positive.
-        num_steps: Steps of equal length.
-        retract: Brings a point back to a set that the flow keeps to, after every step.
-
-    Returns:
-        The last point, with the path.
-
-    Raises:
-        ValueError: If the objective rises or leaves the finite numbers: the steps are too long.
-    """
+    """Follow a flow along which an objective falls."""
     check_positive(duration=duration, num_steps=num_steps)
     names, step = list(start), duration / num_steps
 

@@ -19,14 +19,7 @@ _HALVINGS = 40
 
 
 class Local(NamedTuple):
-    """The objective around a point of ``GroupedProgram``.
-
-    Attributes:
-        value: Loss.
-        gap: Duality gap: at most this much is to be gained.
-        gradient: In the unknowns, along the sphere, shape (m,).
-        curvature: Second derivatives of the Lagrangian along the sphere, shape (m, m).
-    """
+    """The objective around a point of ``GroupedProgram``."""
 
     value: float
     gap: float
@@ -35,21 +28,16 @@ class Local(NamedTuple):
 
 
 class GroupedProgram:
-    r"""Minimize :math:`\sum_k p_k \mathrm{CE}(z_k, k)` with :math:`\lVert Z \rVert_* \le \tau`.
+    r"""Minimize :math:`\sum_k p_k \mathrm{CE}(z_k, k)` with :math:`\lVert Z \rVert_* \le \tau`."""
 
-    Loss and norm are convex and stay the same when classes of one p_k are permuted, so the mean of a minimum over all such
-    permutations is one. With G groups of :math:`n_g` classes it is :math:`Z = \sum_g a_g \Pi_g + U B U^T`, where :math:`\Pi_g`
-    centers group g and the columns of U are :math:`1_g / \sqrt{n_g}`; its norm is :math:`\sum_g (n_g - 1) |a_g| + \lVert B
-    \rVert_*`. Besides, :math:`a_g \ge 0`, for the loss falls along every :math:`\Pi_g`, and Z 1 = 0, for a common shift of a
-    row adds to the norm alone. With :math:`a_g = \beta_g^2 / (2 (n_g - 1))` and :math:`B = P Q C^T`, C a basis of the
-    complement of :math:`\sqrt{n}`, the ball becomes a sphere: :math:`\theta = (\beta, P, Q)` has norm :math:`\sqrt{2 \tau}`.
-    Logits are :math:`\frac12 \theta^T T \theta` for a fixed tensor T of about 4 G⁶ numbers. A critical point is a global
-    minimum iff the multiplier of the sphere is the spectral norm of the gradient.
-
-    Args:
-        shares: p, one number a class.
-        radius: τ, positive.
-    """
+    # Loss and norm are convex and stay the same when classes of one p_k are permuted, so the mean of a minimum over all such
+    # permutations is one. With G groups of n_g classes it is Z = \sum_g a_g \Pi_g + U B U^T, where \Pi_g
+    # centers group g and the columns of U are 1_g / \sqrt{n_g}; its norm is \sum_g (n_g - 1) |a_g| + \lVert B
+    # \rVert_*. Besides, a_g \ge 0, for the loss falls along every \Pi_g, and Z 1 = 0, for a common shift of a
+    # row adds to the norm alone. With a_g = \beta_g^2 / (2 (n_g - 1)) and B = P Q C^T, C a basis of the
+    # complement of \sqrt{n}, the ball becomes a sphere: \theta = (\beta, P, Q) has norm \sqrt{2 \tau}.
+    # Logits are \frac12 \theta^T T \theta for a fixed tensor T of about 4 G⁶ numbers. A critical point is a global
+    # minimum iff the multiplier of the sphere is the spectral norm of the gradient.
 
     def __init__(self, shares: Sequence[float], radius: float) -> None:
         each = sorted(set(shares))
@@ -77,14 +65,7 @@ class GroupedProgram:
         return point * math.sqrt(2 * self.radius / float(point @ point))
 
     def around(self, point: np.ndarray) -> Local:
-        """Value, gap and derivatives.
-
-        Args:
-            point: θ, of norm √(2τ).
-
-        Returns:
-            All of them.
-        """
+        """Value, gap and derivatives."""
         jacobian = self.tensor @ point
         table = (jacobian @ point / 2).reshape(len(self.shares), -1)
         # What logits exceed that of the true class by. Sums leave out the true class, so that small losses stay precise.
@@ -112,15 +93,7 @@ class GroupedProgram:
         return Local(value, gap, pull - (pull @ along) * along, tangent @ curvature @ tangent)
 
     def step(self, point: np.ndarray, local: Local) -> tuple[np.ndarray, Local]:
-        """A step of Newton's method along the sphere, down wherever it bends, halved until the loss falls.
-
-        Args:
-            point: θ.
-            local: The objective there.
-
-        Returns:
-            The next θ, of the same norm, and the objective there.
-        """
+        """A step of Newton's method along the sphere, down wherever it bends, halved until the loss falls."""
         sizes, axes = np.linalg.eigh(local.curvature)
         sizes = np.abs(sizes)
         move = -axes @ ((local.gradient @ axes) / np.maximum(sizes, _FLAT * sizes.max()))
@@ -134,14 +107,7 @@ class GroupedProgram:
         return moved, there
 
     def logits(self, point: np.ndarray) -> np.ndarray:
-        """Logits of all classes.
-
-        Args:
-            point: θ.
-
-        Returns:
-            Z, shape (K, K).
-        """
+        """Logits of all classes."""
         table = (self.tensor @ point @ point / 2).reshape(len(self.shares), -1)
         logits = table[self.group][:, self.group]
         np.fill_diagonal(logits, table[self.group, -1])

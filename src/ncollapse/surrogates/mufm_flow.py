@@ -37,18 +37,8 @@ class FlowPath:
 
 
 def best_weight(within: Tensor, means: Tensor, lambda_w: float) -> Tensor:
-    r"""Ridge regression of the labels on balanced features.
-
-    :math:`W = \frac1K M^T (\Sigma_W + \frac1K M M^T + \lambda_W I)^{-1}`.
-
-    Args:
-        within: Σ_W, shape (d, d).
-        means: Class means, shape (K, d).
-        lambda_w: Decay of the weight.
-
-    Returns:
-        Shape (K, d).
-    """
+    r"""Ridge regression of the labels on balanced features."""
+    # W = \frac1K M^T (\Sigma_W + \frac1K M M^T + \lambda_W I)^{-1}.
     system = within + means.T @ means / len(means) + lambda_w * torch.eye(len(within), dtype=torch.float64)
     return torch.linalg.solve(system, means / len(means), left=False)
 

@@ -15,21 +15,9 @@ from ncollapse.surrogates.problem import Variables
 def best_bound(
     sizes: Tensor, pulls: Tensor, conjugate: Callable[[float], float], lambda_w: float, lambda_h: float
 ) -> tuple[float, float]:
-    r"""The best lower bound of the multilayer model's minimum from multiples tΓ of a gradient in the logits.
-
-    :math:`-\ell^*(\Gamma) - \frac12 \mathrm{tr}(X \Gamma^T (\lambda_W I - \Gamma \Gamma^T / \lambda_H)^{-1} \Gamma X^T)` of tΓ
-    bounds it wherever :math:`t^2 \lVert \Gamma \rVert_2^2 < \lambda_W \lambda_H`.
-
-    Args:
-        sizes: Eigenvalues of :math:`\Gamma \Gamma^T`, ascending, shape (K,).
-        pulls: Squared norms of :math:`v^T \Gamma X^T` for its eigenvectors v, shape (K,).
-        conjugate: :math:`\ell^*(t \Gamma)` of t.
-        lambda_w: Decay of the weight.
-        lambda_h: Cost of moving.
-
-    Returns:
-        The largest eigenvalue, and the bound.
-    """
+    r"""The best lower bound of the multilayer model's minimum from multiples tΓ of a gradient in the logits."""
+    # -\ell^*(\Gamma) - \frac12 \mathrm{tr}(X \Gamma^T (\lambda_W I - \Gamma \Gamma^T / \lambda_H)^{-1} \Gamma X^T) of tΓ
+    # bounds it wherever t^2 \lVert \Gamma \rVert_2^2 < \lambda_W \lambda_H.
     squared = float(sizes[-1])
     reach = min(1.0, (lambda_w * lambda_h / squared) ** 0.5)
 

@@ -20,29 +20,13 @@ _EXACT = 1e-15
 
 
 def soft_threshold(matrix: Tensor, level: float) -> Tensor:
-    """Singular values reduced by a level, at least 0: the proximal map of the nuclear norm.
-
-    Args:
-        matrix: Any.
-        level: At least 0.
-
-    Returns:
-        The nearest matrix in ½‖X − A‖² + level‖X‖_*.
-    """
+    """Singular values reduced by a level, at least 0: the proximal map of the nuclear norm."""
     left, values, right = torch.linalg.svd(matrix, full_matrices=False)
     return left * torch.clamp(values - level, min=0) @ right
 
 
 def project_on_ball(matrix: Tensor, radius: float) -> Tensor:
-    """The nearest matrix whose nuclear norm is at most a radius.
-
-    Args:
-        matrix: Any.
-        radius: Positive.
-
-    Returns:
-        The same matrix if it lies in the ball.
-    """
+    """The nearest matrix whose nuclear norm is at most a radius."""
     left, values, right = torch.linalg.svd(matrix, full_matrices=False)
     if values.sum() <= radius:
         return matrix
@@ -53,23 +37,10 @@ def project_on_ball(matrix: Tensor, radius: float) -> Tensor:
 
 
 def split_product(product: Tensor, dim: int, ratio: float) -> tuple[Tensor, Tensor]:
-    r"""Balanced factors of a matrix: features H and a weight W with :math:`H W^T` the product.
-
-    With the SVD :math:`A \Sigma B^T`: :math:`H = \rho^{-1/2} A \Sigma^{1/2}`, :math:`W = \rho^{1/2} B \Sigma^{1/2}`, in the
-    first coordinates of d dimensions. Of all factors they have the least
-    :math:`\rho \lVert H \rVert^2 + \lVert W \rVert^2 / \rho`.
-
-    Args:
-        product: Shape (N, K).
-        dim: d, at least the rank.
-        ratio: ρ, spectral norm of W over that of H.
-
-    Returns:
-        Features (N, d) and weight (K, d).
-
-    Raises:
-        ValueError: If d is less than the rank.
-    """
+    r"""Balanced factors of a matrix: features H and a weight W with :math:`H W^T` the product."""
+    # With the SVD A \Sigma B^T: H = \rho^{-1/2} A \Sigma^{1/2}, W = \rho^{1/2} B \Sigma^{1/2}, in the
+    # first coordinates of d dimensions. Of all factors they have the least
+    # \rho \lVert H \rVert^2 + \lVert W \rVert^2 / \rho.
     left, values, right = torch.linalg.svd(product, full_matrices=False)
     rank = int((values > 1e-12 * values[0]).sum())
     if dim < rank:
@@ -85,15 +56,7 @@ def split_product(product: Tensor, dim: int, ratio: float) -> tuple[Tensor, Tens
 
 
 class Minimum(NamedTuple):
-    """Where ``NuclearProgram.minimize`` stopped.
-
-    Attributes:
-        logits: Z, shape (N, K), without bias.
-        bias: b, shape (K,).
-        history: Objective at every tenth step.
-        converged: Whether the tolerance was reached.
-        iterations: Number of steps.
-    """
+    """Where ``NuclearProgram.minimize`` stopped."""
 
     logits: Tensor
     bias: Tensor
@@ -104,21 +67,10 @@ class Minimum(NamedTuple):
 
 @dataclass(frozen=True)
 class NuclearProgram:
-    r"""Minimize a loss of logits whose nuclear norm is penalized or bounded.
+    r"""Minimize a loss of logits whose nuclear norm is penalized or bounded."""
 
-    :math:`\min_{Z,b} \sum_i p_i \ell_i(z_i + b) + \frac{\lambda_b}{2} \lVert b \rVert^2 + \mu \lVert V \rVert_*` with
-    :math:`V = \mathrm{diag}(s) Z`, or without the last term under :math:`\lVert V \rVert_* \le \tau`.
-
-    Attributes:
-        loss: "mse" or "ce".
-        labels: Classes of the rows, shape (N,).
-        shares: p, shape (N,), sums to one.
-        scales: s, shape (N,).
-        penalty: μ; 0 with a radius.
-        radius: τ; inf with a penalty.
-        bias: Whether there is a b, and whether it is regularized.
-        lambda_b: Its decay; 0 unless regularized.
-    """
+    # \min_{Z,b} \sum_i p_i \ell_i(z_i + b) + \frac{\lambda_b}{2} \lVert b \rVert^2 + \mu \lVert V \rVert_* with
+    # V = \mathrm{diag}(s) Z, or without the last term under \lVert V \rVert_* \le \tau.
 
     loss: LossName
     labels: Tensor
@@ -130,33 +82,15 @@ class NuclearProgram:
     lambda_b: float = 0.0
 
     def value(self, logits: Tensor, bias: Tensor) -> float:
-        """Objective of a feasible point.
-
-        Args:
-            logits: Z, shape (N, K), without bias.
-            bias: b, shape (K,); zeros for "none".
-
-        Returns:
-            Loss, decay and penalty.
-        """
+        """Objective of a feasible point."""
         nuclear = torch.linalg.svdvals(self.scales.unsqueeze(1) * logits).sum()
         smooth = loss_value(self.loss, logits + bias, self.labels, self.shares) + self.lambda_b / 2 * bias.square().sum()
         return float(smooth + self.penalty * nuclear)
 
     def dual(self, logits: Tensor, bias: Tensor) -> tuple[float, float]:
-        r"""Spectral norm of the gradient, and a lower bound of the minimum that holds whatever the point is.
-
-        Every Γ gives :math:`-\ell^*(\Gamma) - \lVert \Gamma^T 1 \rVert^2 / 2\lambda_b - \tau \lVert \mathrm{diag}(s)^{-1}
-        \Gamma \rVert_2`; with a penalty the last norm must be at most μ instead, and a free bias needs :math:`\Gamma^T 1 = 0`.
-
-        Args:
-            logits: Z, shape (N, K), without bias.
-            bias: b, shape (K,).
-
-        Returns:
-            :math:`\lVert \mathrm{diag}(s)^{-1} \Gamma \rVert_2` and the bound; nan and -inf where Newton's method finds no
-            best free bias, far from a minimum.
-        """
+        r"""Spectral norm of the gradient, and a lower bound of the minimum that holds whatever the point is."""
+        # Every Γ gives -\ell^*(\Gamma) - \lVert \Gamma^T 1 \rVert^2 / 2\lambda_b - \tau \lVert \mathrm{diag}(s)^{-1}
+        # \Gamma \rVert_2; with a penalty the last norm must be at most μ instead, and a free bias needs \Gamma^T 1 = 0.
         if self.bias == "free":
             bias = best_bias(self.loss, logits, self.labels, self.shares, bias)
             if float(loss_gradient(self.loss, logits + bias, self.labels, self.shares).sum(dim=0).abs().max()) > _EXACT:
@@ -171,29 +105,13 @@ class NuclearProgram:
         return norm, bound if math.isinf(self.radius) else bound - self.radius * norm
 
     def proximal(self, matrix: Tensor, step: float) -> Tensor:
-        """Proximal map of the nuclear norm's part.
-
-        Args:
-            matrix: V.
-            step: Step size.
-
-        Returns:
-            Shrunken or projected V.
-        """
+        """Proximal map of the nuclear norm's part."""
         if math.isinf(self.radius):
             return soft_threshold(matrix, step * self.penalty)
         return project_on_ball(matrix, self.radius)
 
     def minimize(self, *, tolerance: float = 1e-12, max_iterations: int = 100_000) -> Minimum:
-        """Accelerated proximal gradient steps from zero, restarted when they turn back (O'Donoghue & Candès 2015).
-
-        Args:
-            tolerance: Gap to the lower bound, relative to the objective.
-            max_iterations: Steps before it gives up.
-
-        Returns:
-            Where it stopped.
-        """
+        """Accelerated proximal gradient steps from zero, restarted when they turn back (O'Donoghue & Candès 2015)."""
         step, bias_scale = self._steps()
         # The bias is one more row, in units in which one step size fits all rows.
         point = torch.zeros(len(self.labels) + 1, int(self.labels.max()) + 1, dtype=torch.float64)
@@ -227,18 +145,7 @@ class NuclearProgram:
 
 
 def best_bias(loss: LossName, logits: Tensor, labels: Tensor, shares: Tensor, start: Tensor) -> Tensor:
-    r"""The free bias that minimizes the loss of given logits, so that :math:`\Gamma^T 1 = 0`: Newton's method.
-
-    Args:
-        loss: "mse" or "ce".
-        logits: Z, shape (N, K).
-        labels: Shape (N,).
-        shares: p, shape (N,).
-        start: A bias near it, shape (K,).
-
-    Returns:
-        Shape (K,); the cross-entropy leaves a common shift open, which stays as it was.
-    """
+    r"""The free bias that minimizes the loss of given logits, so that :math:`\Gamma^T 1 = 0`: Newton's method."""
     bias, identity = start, torch.eye(logits.shape[1], dtype=torch.float64)
     for _ in range(20):
         slope = loss_gradient(loss, logits + bias, labels, shares).sum(dim=0)

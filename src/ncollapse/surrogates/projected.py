@@ -19,25 +19,10 @@ class Constrained(Problem):
 
     @abstractmethod
     def retract(self, variables: Variables) -> Variables:
-        """Bring a point back to the set.
-
-        Args:
-            variables: A point near it.
-
-        Returns:
-            A point of the set; points of the set stay.
-        """
+        """Bring a point back to the set."""
 
     def tangent(self, variables: Variables, gradient: Variables) -> Variables:
-        """The part of a gradient along the set, for sets without inside.
-
-        Args:
-            variables: A point of the set.
-            gradient: There.
-
-        Returns:
-            The gradient itself unless a model says otherwise.
-        """
+        """The part of a gradient along the set, for sets without inside."""
         return gradient
 
 

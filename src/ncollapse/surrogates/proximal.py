@@ -21,15 +21,7 @@ class NuclearProblem(Problem):
 
     @abstractmethod
     def from_logits(self, logits: Tensor, bias: Tensor) -> Variables:
-        """Balanced weight and features with given logits.
-
-        Args:
-            logits: Of the class means, without bias, shape (K, K).
-            bias: Shape (K,).
-
-        Returns:
-            A point of the problem with the program's objective.
-        """
+        """Balanced weight and features with given logits."""
 
 
 @dataclass(frozen=True)

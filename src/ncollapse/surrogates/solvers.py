@@ -14,14 +14,7 @@ from ncollapse.surrogates.problem import Problem, Run, Variables
 
 
 def largest(tensors: Variables) -> float:
-    """Largest absolute entry.
-
-    Args:
-        tensors: By name.
-
-    Returns:
-        The largest one of all.
-    """
+    """Largest absolute entry."""
     return max(float(tensor.abs().max()) for tensor in tensors.values())
 
 

@@ -23,12 +23,7 @@ _CLIP_EPS = 1e-6
 
 
 class Stack(Protocol):
-    """Networks computed as one, as ``ncollapse.models.FCResNetStack`` does it.
-
-    Attributes:
-        values: (S, P), in row s the parameters of network s, in their order.
-        gradients: (S, P), which ``backward`` writes.
-    """
+    """Networks computed as one, as ``ncollapse.models.FCResNetStack`` does it."""
 
     values: Tensor
     gradients: Tensor

@@ -21,17 +21,7 @@ _WORKSPACES = (":4096:8", ":16:8")
 
 
 def check_execution(config: TrainConfig, device: torch.device, team: Team) -> None:
-    """Checks that steps can be computed here as they are wanted.
-
-    Args:
-        config: The recipe.
-        device: The model's.
-        team: The processes.
-
-    Raises:
-        ValueError: If deterministic training on CUDA finds no fixed workspace of cuBLAS, or several processes are to train a
-            compiled network.
-    """
+    """Checks that steps can be computed here as they are wanted."""
     workspace = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
     if config.deterministic and device.type == "cuda" and workspace not in _WORKSPACES:
         raise ValueError(
@@ -47,16 +37,7 @@ def check_execution(config: TrainConfig, device: torch.device, team: Team) -> No
 
 
 def logits_of(model: nn.Module, config: TrainConfig, device: torch.device) -> Network:
-    """The function that maps inputs to logits in training.
-
-    Args:
-        model: Left as it is: compiled code is kept beside it.
-        config: Precision, and whether to compile.
-        device: The model's.
-
-    Returns:
-        It; inputs (B, ...) to logits (B, K).
-    """
+    """The function that maps inputs to logits in training."""
     network: Network = _compiled(model, device) if config.compiled else model
     if config.precision == "float32":
         return network
@@ -75,14 +56,7 @@ def _compiled(model: nn.Module, device: torch.device) -> Network:
 
 @contextmanager
 def execution(config: TrainConfig) -> Iterator[None]:
-    """Steps in the body are computed as a recipe wants them.
-
-    Args:
-        config: The recipe.
-
-    Yields:
-        Nothing; the former settings hold again afterwards.
-    """
+    """Steps in the body are computed as a recipe wants them."""
     with ExitStack() as stack:
         if config.deterministic:
             stack.enter_context(_deterministic_operations())

@@ -12,55 +12,28 @@ LossName = Literal["cross_entropy", "mse", "dot_regression"]
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    r"""Cross-entropy of the softmax.
-
-    .. math:: \frac1B \sum_i \Big(\log \sum_k e^{z_{ik}} - z_{i y_i}\Big)
-
-    In nats, in [0, inf); log K for logits that are all equal; invariant to a shift of a sample's logits.
-
-    Args:
-        logits: (B, K).
-        labels: (B,) int64 in [0, K).
-
-    Returns:
-        0-d tensor.
-    """
+    r"""Cross-entropy of the softmax."""
+    # \frac1B \sum_i \Big(\log \sum_k e^{z_{ik}} - z_{i y_i}\Big)
+    #
+    # In nats, in [0, inf); log K for logits that are all equal; invariant to a shift of a sample's logits.
     return functional.cross_entropy(logits, labels)
 
 
 def mean_squared_error(logits: Tensor, labels: Tensor) -> Tensor:
-    r"""Squared distance to the one-hot targets: halved, summed over classes, averaged over samples.
-
-    .. math:: \frac1{2B} \sum_i \lVert z_i - e_{y_i} \rVert^2
-
-    In [0, inf); 1/2 for logits that are all 0, for any K. This is the scale of the unconstrained-features literature;
-    ``torch.nn.functional.mse_loss`` also divides by the number of classes and does not halve, so it is 2/K of this.
-
-    Args:
-        logits: (B, K).
-        labels: (B,) int64 in [0, K).
-
-    Returns:
-        0-d tensor.
-
-    Reference:
-        Han, Papyan and Donoho (2022), ICLR; Zhou et al. (2022), ICML.
-    """
+    r"""Squared distance to the one-hot targets: halved, summed over classes, averaged over samples."""
+    # \frac1{2B} \sum_i \lVert z_i - e_{y_i} \rVert^2
+    #
+    # In [0, inf); 1/2 for logits that are all 0, for any K. This is the scale of the unconstrained-features literature;
+    # ``torch.nn.functional.mse_loss`` also divides by the number of classes and does not halve, so it is 2/K of this.
+    #
+    # Reference:
+    #     Han, Papyan and Donoho (2022), ICLR; Zhou et al. (2022), ICML.
     targets = functional.one_hot(labels, logits.shape[1]).to(logits.dtype)
     return (logits - targets).square().sum() / (2 * len(logits))
 
 
 def stacked_losses(name: LossName, logits: Tensor, labels: Tensor) -> Tensor:
-    """The loss of each of S networks on its own batch.
-
-    Args:
-        name: ``cross_entropy`` or ``mse``.
-        logits: (S, K, B).
-        labels: (S, B) int64 in [0, K).
-
-    Returns:
-        (S,), what ``LOSSES[name]`` gives for each network.
-    """
+    """The loss of each of S networks on its own batch."""
     if name == "cross_entropy":
         return functional.cross_entropy(logits, labels, reduction="none").mean(dim=1)
     targets = functional.one_hot(labels, logits.shape[1]).to(logits.dtype).mT
@@ -68,25 +41,15 @@ def stacked_losses(name: LossName, logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def dot_regression(logits: Tensor, labels: Tensor, scale: float = 1.0) -> Tensor:
-    r"""Squared distance of the true class's logit to its largest value, for a fixed classifier.
-
-    .. math:: \frac1B \sum_i \frac{1}{2 s} (w_{y_i}^T h_i - s)^2, \quad s = \sqrt{E_W E_H}
-
-    In [0, inf); 0 where every feature is aligned with its class's row. Its gradient in a feature of norm one, along the
-    sphere or not, is :math:`-(1 - \cos) w_y`: it pulls, and nothing pushes. The other logits do not count, so that with a
-    trained classifier all logits may go to s: take it with ``FixedETFHead``.
-
-    Args:
-        logits: (B, K).
-        labels: (B,) int64 in [0, K).
-        scale: s, the logit of an aligned feature.
-
-    Returns:
-        0-d tensor.
-
-    Reference:
-        Yang et al. (2022), NeurIPS.
-    """
+    r"""Squared distance of the true class's logit to its largest value, for a fixed classifier."""
+    # \frac1B \sum_i \frac{1}{2 s} (w_{y_i}^T h_i - s)^2, \quad s = \sqrt{E_W E_H}
+    #
+    # In [0, inf); 0 where every feature is aligned with its class's row. Its gradient in a feature of norm one, along the
+    # sphere or not, is -(1 - \cos) w_y: it pulls, and nothing pushes. The other logits do not count, so that with a
+    # trained classifier all logits may go to s: take it with ``FixedETFHead``.
+    #
+    # Reference:
+    #     Yang et al. (2022), NeurIPS.
     true = logits.gather(1, labels.unsqueeze(1))
     return (true - scale).square().mean() / (2 * scale)
 

@@ -18,11 +18,7 @@ __all__ = ["Team", "share_batch_norm"]
 
 
 class Team:
-    """The processes that train one network, each on its share of every batch; a single one without a group.
-
-    Args:
-        group: A process group that this process belongs to; None for none.
-    """
+    """The processes that train one network, each on its share of every batch; a single one without a group."""
 
     def __init__(self, group: ProcessGroup | None) -> None:
         self.group = group
@@ -33,39 +29,18 @@ class Team:
         return self
 
     def share(self, batch: Tensor) -> Tensor:
-        """Takes this process's share of a batch: every ``size``-th row, beginning at its rank, maybe none.
-
-        Args:
-            batch: (B, ...).
-
-        Returns:
-            Its rows.
-        """
+        """Takes this process's share of a batch: every ``size``-th row, beginning at its rank, maybe none."""
         return batch[self.rank :: self.size]
 
     def loss(self, name: LossName, logits: Tensor, labels: Tensor, batch_size: int) -> Tensor:
-        """Computes what a share adds to the loss of the whole batch, which is a mean over its samples.
-
-        Args:
-            name: As in a recipe.
-            logits: (b, K).
-            labels: (b,).
-            batch_size: Samples B in the whole batch.
-
-        Returns:
-            0-d tensor; those of all processes add up to the loss.
-        """
+        """Computes what a share adds to the loss of the whole batch, which is a mean over its samples."""
         if self.group is None:
             return LOSSES[name](logits, labels)
         # Without samples zero, and still with gradients: all processes go back through the same exchanges.
         return LOSSES[name](logits, labels) * (len(labels) / batch_size) if len(labels) else logits.sum()
 
     def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Adds up the gradients of all processes: with shares of the loss, they become those of the whole batch.
-
-        Args:
-            parameters: Of the network, in one order everywhere.
-        """
+        """Adds up the gradients of all processes: with shares of the loss, they become those of the whole batch."""
         if self.group is None:
             return
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
@@ -74,14 +49,7 @@ class Team:
             gradient.copy_(part.view_as(gradient))
 
     def sum(self, own: Tensor) -> Tensor:
-        """Adds up a tensor over all processes, in place.
-
-        Args:
-            own: Of this one, of the same shape everywhere.
-
-        Returns:
-            The same tensor, the same bits everywhere.
-        """
+        """Adds up a tensor over all processes, in place."""
         if self.group is not None:
             dist.all_reduce(own, group=self.group)
         return own
@@ -101,14 +69,9 @@ class _Sum(torch.autograd.Function):
 
 
 class SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch normalization by the mean and variance of the whole batch, of which each process holds a share.
+    """Batch normalization by the mean and variance of the whole batch, of which each process holds a share."""
 
-    In evaluation mode that of PyTorch. (``torch.nn.SyncBatchNorm`` trains on GPUs only.)
-
-    Args:
-        norm: What it stands in for, whose parameters and running statistics it takes over.
-        team: The processes.
-    """
+    # In evaluation mode that of PyTorch. (``torch.nn.SyncBatchNorm`` trains on GPUs only.)
 
     def __init__(self, norm: nn.modules.batchnorm._BatchNorm, team: Team) -> None:
         super().__init__(norm.num_features, norm.eps, norm.momentum, norm.affine)
@@ -120,14 +83,7 @@ class SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
         """Any that the module it stands in for has taken."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalizes each channel.
-
-        Args:
-            input: (b, C, ...), b = 0 allowed.
-
-        Returns:
-            Of the same shape.
-        """
+        """Normalizes each channel."""
         if not self.training:
             return super().forward(input)
         axes, shape = [0, *range(2, input.ndim)], (1, -1, *[1] * (input.ndim - 2))
@@ -150,15 +106,7 @@ class SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
 
 
 def share_batch_norm(model: nn.Module, team: Team) -> None:
-    """Puts ``SharedBatchNorm`` in the place of every batch normalization, under the same name; nothing for a single process.
-
-    Args:
-        model: Changed in place; parameters and buffers stay the same tensors.
-        team: The processes.
-
-    Raises:
-        ValueError: If one has no parameters, running statistics or momentum, or is of a kind that is not known.
-    """
+    """Puts ``SharedBatchNorm`` in the place of every batch normalization, under the same name; nothing for a single process."""
     if team.group is None:
         return
     for parent in list(model.modules()):

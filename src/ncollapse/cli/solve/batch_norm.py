@@ -14,11 +14,7 @@ if TYPE_CHECKING:
 
 
 def add_batch_norm(models: Any) -> None:
-    """Add ``batch_norm``.
-
-    Args:
-        models: The subparsers of ``ncollapse solve``.
-    """
+    """Add ``batch_norm``."""
     model = add_model(models, "batch_norm", "two layers with batch normalization on random features of full rank", _solve)
     model.add_argument("--classes", type=int, default=4, metavar="K", help="default: %(default)s")
     model.add_argument("--per-class", type=int, default=5, metavar="n", help="samples (default: %(default)s)")

@@ -15,11 +15,7 @@ if TYPE_CHECKING:
 
 
 def add_bounded_outputs(models: Any) -> None:
-    """Add ``bounded_outputs``.
-
-    Args:
-        models: The subparsers of ``ncollapse solve``.
-    """
+    """Add ``bounded_outputs``."""
     model = add_model(models, "bounded_outputs", "outputs within a ball under cross-entropy", _solve)
     model.add_argument("--classes", type=int, required=True, metavar="K", help="number of classes")
     model.add_argument("--per-class", type=int, default=1, metavar="n", help="samples (default: %(default)s)")

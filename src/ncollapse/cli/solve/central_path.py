@@ -14,11 +14,7 @@ if TYPE_CHECKING:
 
 
 def add_central_path(models: Any) -> None:
-    """Add ``central_path``.
-
-    Args:
-        models: The subparsers of ``ncollapse solve``.
-    """
+    """Add ``central_path``."""
     model = add_model(models, "central_path", "renormalized flow of features under their least-squares classifier", _solve)
     model.add_argument("--classes", type=int, default=4, metavar="K", help="default: %(default)s")
     model.add_argument("--per-class", type=int, default=40, metavar="n", help="samples (default: %(default)s)")

@@ -15,11 +15,7 @@ if TYPE_CHECKING:
 
 
 def add_deep_ufm(models: Any) -> None:
-    """Add ``deep_ufm``.
-
-    Args:
-        models: The subparsers of ``ncollapse solve``.
-    """
+    """Add ``deep_ufm``."""
     model = add_model(models, "deep_ufm", "deep unconstrained features model: several weights behind free features", _solve)
     model.add_argument("--activation", choices=("linear", "relu"), default="linear", help="default: %(default)s")
     model.add_argument("--bias", choices=("none", "free"), default="none", help="of the last layer (default: %(default)s)")

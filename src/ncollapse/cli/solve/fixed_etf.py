@@ -9,11 +9,7 @@ from ncollapse.cli.solve.solved import Solved, add_model, gram_figure
 
 
 def add_fixed_etf(models: Any) -> None:
-    """Add ``fixed_etf``.
-
-    Args:
-        models: The subparsers of ``ncollapse solve``.
-    """
+    """Add ``fixed_etf``."""
     model = add_model(models, "fixed_etf", "free features before a classifier fixed as a simplex ETF", _solve)
     model.add_argument("--loss", choices=("dot_regression", "ce"), default="dot_regression", help="default: %(default)s")
     model.add_argument("--classes", type=int, required=True, metavar="K", help="number of classes")

@@ -9,11 +9,7 @@ from ncollapse.cli.solve.solved import Solved, add_model, gram_figure
 
 
 def add_gufm(models: Any) -> None:
-    """Add ``gufm``.
-
-    Args:
-        models: The subparsers of ``ncollapse solve``.
-    """
+    """Add ``gufm``."""
     model = add_model(models, "gufm", "generalized unconstrained features model: features on a sphere", _solve)
     model.add_argument("--loss", choices=("ce", "mse"), default="ce", help="default: %(default)s")
     model.add_argument("--bias", choices=("none", "free"), default="none", help="default: %(default)s")

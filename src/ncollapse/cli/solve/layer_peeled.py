@@ -14,11 +14,7 @@ if TYPE_CHECKING:
 
 
 def add_layer_peeled(models: Any) -> None:
-    """Add ``layer_peeled``.
-
-    Args:
-        models: The subparsers of ``ncollapse solve``.
-    """
+    """Add ``layer_peeled``."""
     model = add_model(models, "layer_peeled", "layer-peeled model under class imbalance", _solve)
     model.add_argument("--classes", type=int, required=True, metavar="K", help="number of classes")
     model.add_argument("--majority", type=int, required=True, metavar="K_A", help="number of majority classes")

@@ -12,11 +12,7 @@ if TYPE_CHECKING:
 
 
 def add_le_sde(models: Any) -> None:
-    """Add ``le_sde``.
-
-    Args:
-        models: The subparsers of ``ncollapse solve``.
-    """
+    """Add ``le_sde``."""
     model = add_model(models, "le_sde", "locally elastic stochastic differential equation, simulated", _solve)
     model.add_argument("--model", dest="kind", choices=("I", "L"), default="L", help="default: %(default)s")
     model.add_argument("--classes", type=int, required=True, metavar="K", help="number of classes")

@@ -12,11 +12,7 @@ if TYPE_CHECKING:
 
 
 def add_max_margin(models: Any) -> None:
-    """Add ``max_margin``.
-
-    Args:
-        models: The subparsers of ``ncollapse solve``.
-    """
+    """Add ``max_margin``."""
     model = add_model(models, "max_margin", "unregularized layer-peeled model: largest margin at given norms", _solve)
     model.add_argument("--classes", type=int, required=True, metavar="K", help="number of classes")
     model.add_argument("--per-class", type=int, nargs="+", required=True, metavar="n", help="samples: one number, or K of them")

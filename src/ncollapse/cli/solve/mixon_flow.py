@@ -15,11 +15,7 @@ if TYPE_CHECKING:
 
 
 def add_mixon_flow(models: Any) -> None:
-    """Add ``mixon_flow``.
-
-    Args:
-        models: The subparsers of ``ncollapse solve``.
-    """
+    """Add ``mixon_flow``."""
     model = add_model(models, "mixon_flow", "unconstrained features without decay: the flow to strong collapse", _solve)
     model.add_argument("--classes", type=int, default=3, metavar="K", help="default: %(default)s")
     model.add_argument("--per-class", type=int, default=4, metavar="n", help="samples (default: %(default)s)")

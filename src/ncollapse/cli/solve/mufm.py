@@ -24,11 +24,7 @@ _MEASURES = {
 
 
 def add_mufm(models: Any) -> None:
-    """Add ``mufm``.
-
-    Args:
-        models: The subparsers of ``ncollapse solve``.
-    """
+    """Add ``mufm``."""
     model = add_model(models, "mufm", "multilayer unconstrained features model on Gaussian classes", _solve)
     model.add_argument("--loss", choices=("mse", "ce"), default="mse", help="default: %(default)s")
     model.add_argument("--bias", choices=("none", "free"), default="none", help="default: %(default)s")

@@ -15,11 +15,7 @@ if TYPE_CHECKING:
 
 
 def add_near_collapse(models: Any) -> None:
-    """Add ``near_collapse``.
-
-    Args:
-        models: The subparsers of ``ncollapse solve``.
-    """
+    """Add ``near_collapse``."""
     model = add_model(models, "near_collapse", "multilayer model on nearly collapsed data", _solve)
     model.add_argument("--classes", type=int, default=4, metavar="K", help="default: %(default)s")
     model.add_argument("--per-class", type=int, default=25, metavar="n", help="samples (default: %(default)s)")

@@ -15,11 +15,7 @@ if TYPE_CHECKING:
 
 
 def add_normalized_features(models: Any) -> None:
-    """Add ``normalized_features``.
-
-    Args:
-        models: The subparsers of ``ncollapse solve``.
-    """
+    """Add ``normalized_features``."""
     model = add_model(models, "normalized_features", "unit features and classifier rows under cross-entropy", _solve)
     model.add_argument("--classes", type=int, required=True, metavar="K", help="number of classes")
     model.add_argument("--per-class", type=int, default=1, metavar="n", help="samples (default: %(default)s)")

@@ -22,13 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Solved:
-    """What a model's command found.
-
-    Attributes:
-        solution: The solution.
-        draw: Makes its figure.
-        numbers: What the model says besides, by name.
-    """
+    """What a model's command found."""
 
     solution: Solution
     draw: Callable[[], Figure]
@@ -36,17 +30,7 @@ class Solved:
 
 
 def add_model(models: Any, name: str, text: str, call: Callable[[argparse.Namespace], Solved]) -> argparse.ArgumentParser:
-    """Add a model and the options that every model has.
-
-    Args:
-        models: The subparsers of ``ncollapse solve``.
-        name: Of the model.
-        text: What it is.
-        call: Solves it.
-
-    Returns:
-        The parser, for the model's own options.
-    """
+    """Add a model and the options that every model has."""
     model: argparse.ArgumentParser = models.add_parser(name, help=text, description=text)
     model.add_argument("--figure", type=file, metavar="FILE", help="also draw the solution, as .png or .svg")
     model.add_argument("--json", action="store_true", help="print an object")
@@ -55,14 +39,7 @@ def add_model(models: Any, name: str, text: str, call: Callable[[argparse.Namesp
 
 
 def gram_figure(solution: Solution) -> Figure:
-    """Draw the inner products of class means and of classifier rows.
-
-    Args:
-        solution: With "features" and "weight".
-
-    Returns:
-        The figure.
-    """
+    """Draw the inner products of class means and of classifier rows."""
     from ncollapse.report.surrogates import plot_grams
     from ncollapse.statistics import ClassMoments
 

@@ -9,11 +9,7 @@ from ncollapse.cli.solve.solved import Solved, add_model, gram_figure
 
 
 def add_ufm(models: Any) -> None:
-    """Add ``ufm``.
-
-    Args:
-        models: The subparsers of ``ncollapse solve``.
-    """
+    """Add ``ufm``."""
     model = add_model(models, "ufm", "unconstrained features model", _solve)
     model.add_argument("--loss", choices=("mse", "ce"), default="ce", help="default: %(default)s")
     model.add_argument("--bias", choices=("none", "free", "regularized"), default="none", help="default: %(default)s")

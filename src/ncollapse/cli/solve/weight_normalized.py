@@ -14,11 +14,7 @@ if TYPE_CHECKING:
 
 
 def add_weight_normalized(models: Any) -> None:
-    """Add ``weight_normalized``.
-
-    Args:
-        models: The subparsers of ``ncollapse solve``.
-    """
+    """Add ``weight_normalized``."""
     model = add_model(models, "weight_normalized", "square loss with normalized weights on two Gaussian classes", _solve)
     model.add_argument("--per-class", type=int, default=10, metavar="n", help="samples (default: %(default)s)")
     model.add_argument("--dim", type=int, default=5, metavar="d", help="dimension of the data (default: %(default)s)")
