@@ -24,7 +24,7 @@ import torch
 
 from ncollapse.data import gaussian_mixture
 from ncollapse.surrogates import LBFGS, MUFM, EliminatedFeatures, GradientDescent, GroupedNewton, LayerPeeled, solve_sdp
-from ncollapse.surrogates.problem import Variables
+from ncollapse.surrogates.solving.problem import Variables
 
 DECAYS = {"lambda_w": 0.05, "lambda_h": 1e-5}
 SAME = 1e-8

@@ -4,8 +4,9 @@ import shlex
 import sys
 from pathlib import Path
 
-from ncollapse.report import ledger_markdown, rule_on_claims
-from ncollapse.report.sweep_reading import Sweep, read_sweep
+from ncollapse.claims import rule_on_claims
+from ncollapse.records.sweep import Sweep, read_sweep
+from ncollapse.report import ledger_markdown
 
 PAGE = Path(__file__).with_name("claims.md")
 HEADING = "## The ledger\n"

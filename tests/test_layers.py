@@ -11,22 +11,26 @@ SOURCE = Path(__file__).parents[1] / "src" / "ncollapse"
 
 # Floors of the house; a room may import rooms below its floor, and itself. `__init__` of the package hands names on.
 FLOORS = {
-    "version": 0, "files": 0,
-    "etf": 1, "margins": 1, "statistics": 1, "data": 1,
-    "metrics": 2, "models": 2, "train": 2,
-    "depth": 3, "surrogates": 3,
-    "probe": 4,
-    "studies": 5,
-    "integrations": 5,
-    "report": 6,
-    "doctor": 6,
-    "cli": 7,
-    "__main__": 8, "__init__": 8,
+    "version": 0, "groups": 0, "etf": 0, "margins": 0,
+    "records": 1, "statistics": 1, "hooks": 1,
+    "data": 2, "models": 2, "drawing": 2, "metrics": 2,
+    "train": 3, "depth": 3,
+    "measurement": 4,
+    "probe": 5, "surrogates": 5,
+    "analysis": 6, "integrations": 6,
+    "studies": 7, "claims": 7,
+    "targets": 8,
+    "report": 9,
+    "cli": 10,
+    "__main__": 11, "__init__": 11,
 }  # fmt: skip
 # Rooms below that may not be seen.
 FORBIDDEN = {("models", "statistics"), ("models", "data"), ("train", "statistics"), ("train", "models"), ("metrics", "data")}
 FORBIDDEN |= {("surrogates", room) for room in ("models", "data", "train")}
-FORBIDDEN |= {("report", room) for room in FLOORS if room not in {"report", "files", "version"}}
+FORBIDDEN |= {("hooks", room) for room in FLOORS}
+FORBIDDEN |= {("drawing", room) for room in FLOORS if room not in {"records", "version"}}
+FORBIDDEN |= {("claims", room) for room in FLOORS if room not in {"records", "drawing", "version"}}
+FORBIDDEN |= {("report", room) for room in FLOORS if room not in {"records", "drawing", "claims", "version"}}
 
 
 def edges() -> set[tuple[str, str, str]]:

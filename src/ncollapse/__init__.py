@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from ncollapse.version import __version__
 
 if TYPE_CHECKING:
+    from ncollapse.analysis import local_elasticity as local_elasticity
+    from ncollapse.analysis import weight_decay_bounds as weight_decay_bounds
     from ncollapse.depth import GeodesicCurve as GeodesicCurve
     from ncollapse.depth import LineDecisions as LineDecisions
     from ncollapse.depth import PathStatistics as PathStatistics
@@ -28,21 +30,19 @@ if TYPE_CHECKING:
     from ncollapse.etf import helmert_basis as helmert_basis
     from ncollapse.etf import nearest_etf as nearest_etf
     from ncollapse.etf import simplex_etf as simplex_etf
-    from ncollapse.integrations import CollapseMetrics as CollapseMetrics
-    from ncollapse.integrations import watch as watch
+    from ncollapse.hooks import Tap as Tap
+    from ncollapse.hooks import next_tokens as next_tokens
+    from ncollapse.measurement import Measurement as Measurement
     from ncollapse.metrics import FLAGS as FLAGS
     from ncollapse.metrics import METRICS as METRICS
     from ncollapse.metrics import cdnv_matrix as cdnv_matrix
     from ncollapse.metrics import coding_rate as coding_rate
     from ncollapse.metrics import weight_alignment as weight_alignment
-    from ncollapse.probe import Measurement as Measurement
-    from ncollapse.probe import Tap as Tap
+    from ncollapse.probe import CollapseMetrics as CollapseMetrics
     from ncollapse.probe import collect_features as collect_features
-    from ncollapse.probe import local_elasticity as local_elasticity
     from ncollapse.probe import measure as measure
     from ncollapse.probe import measure_features as measure_features
-    from ncollapse.probe import next_tokens as next_tokens
-    from ncollapse.probe import weight_decay_bounds as weight_decay_bounds
+    from ncollapse.probe import watch as watch
     from ncollapse.statistics import ClassMoments as ClassMoments
     from ncollapse.statistics import ClassScatter as ClassScatter
     from ncollapse.statistics import PairedMoments as PairedMoments
@@ -55,12 +55,11 @@ _HOMES = {
         *("collapsed_optimality", "transport_chain", "transport_score"),
     ),
     "etf": ("helmert_basis", "nearest_etf", "simplex_etf"),
-    "integrations": ("CollapseMetrics", "watch"),
     "metrics": ("FLAGS", "METRICS", "cdnv_matrix", "coding_rate", "weight_alignment"),
-    "probe": (
-        *("Measurement", "Tap", "collect_features", "local_elasticity", "measure", "measure_features", "next_tokens"),
-        *("weight_decay_bounds",),
-    ),
+    "hooks": ("Tap", "next_tokens"),
+    "measurement": ("Measurement",),
+    "analysis": ("local_elasticity", "weight_decay_bounds"),
+    "probe": ("CollapseMetrics", "collect_features", "measure", "measure_features", "watch"),
     "statistics": ("ClassMoments", "ClassScatter", "PairedMoments"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from ncollapse.cli import main
-from ncollapse.studies import measure_run, sweep
+from ncollapse.studies import sweep
 from ncollapse.studies.workers import work
+from ncollapse.targets import measure_run
 
 SMALL = [
     "data.per_class=20", "train.epochs=3", "model.width=16", "model.num_blocks=2", "train.batch_size=50",

@@ -14,7 +14,7 @@ from torch import nn
 from ncollapse.cli import main
 from ncollapse.data import DataConfig, load_data
 from ncollapse.probe import measure
-from ncollapse.studies.networks import build_network
+from ncollapse.targets.networks import build_network
 
 MODULE = """
 import torch

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from distributed import worker
+from ncollapse.groups import Processes
 from ncollapse.probe import measure
-from ncollapse.statistics.reduce import Processes
-from ncollapse.studies import measure_run, override, recipe_by_name, run_recipe
+from ncollapse.studies import override, recipe_by_name, run_recipe
+from ncollapse.targets import measure_run
 
 WORKER = Path(worker.__file__)
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from cases import tensors_of
 from ncollapse.models import FCResNet, FCResNetConfig
 from ncollapse.probe import measure
-from ncollapse.studies import MeasureRequest, measure_by_name
+from ncollapse.targets import MeasureRequest, measure_by_name
 
 K, DIM, N = 4, 6, 61
 MANY, WIDE = 80, 96

@@ -9,8 +9,9 @@ from training import K, N, data, same, state
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 
+from ncollapse.hooks import Tap  # noqa: E402
 from ncollapse.integrations.transformers import NeuralCollapseCallback  # noqa: E402
-from ncollapse.probe import Tap, measure, measure_features  # noqa: E402
+from ncollapse.probe import measure, measure_features  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 LENGTH = 6

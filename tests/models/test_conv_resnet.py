@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ncollapse.data import LabeledData
+from ncollapse.hooks import Tap
 from ncollapse.models import ConvResNet, ConvResNetConfig, FCResNet, FCResNetConfig, build_model
-from ncollapse.probe import Tap, measure
+from ncollapse.probe import measure
 from ncollapse.train import TrainConfig, train
 
 BLOCKS = ("basic", "post_relu", "pre")

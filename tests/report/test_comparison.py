@@ -7,8 +7,9 @@ import pytest
 from matplotlib.figure import Figure
 
 from ncollapse.cli import main
-from ncollapse.report import ReportError, read_run, write_comparison
-from ncollapse.report.panels import PROGRESSIVE, draw_over_depth, draw_over_epochs, shown_over_depth, shown_over_epochs
+from ncollapse.drawing.panels import PROGRESSIVE, draw_over_depth, draw_over_epochs, shown_over_depth, shown_over_epochs
+from ncollapse.records import ReportError, read_run
+from ncollapse.report import write_comparison
 
 
 def test_a_column_a_run_and_a_row_a_metric_twice(make_run, edit, tmp_path):

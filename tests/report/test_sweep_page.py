@@ -9,11 +9,12 @@ import pytest
 from matplotlib.figure import Figure
 from scipy import stats
 
-from ncollapse.report import ReportError, read_run, write_run_pages, write_sweep_page
-from ncollapse.report.estimates import spread
+from ncollapse.claims.estimates import spread
+from ncollapse.claims.quantities import QUANTITIES, Axis, SettingRow, axis_of, setting_rows, slope_of
+from ncollapse.records import ReportError, read_run
+from ncollapse.records.sweep import read_sweep
+from ncollapse.report import write_run_pages, write_sweep_page
 from ncollapse.report.sweep_figures import draw_against
-from ncollapse.report.sweep_quantities import QUANTITIES, Axis, SettingRow, axis_of, setting_rows, slope_of
-from ncollapse.report.sweep_reading import read_sweep
 
 EVIL = "</script><script>alert(1)</script>$x_1$"
 PFC1, PFC3_ERROR, STRAIGHTNESS, LINE, NULL = (

@@ -16,10 +16,14 @@ import pytest
 import torch
 
 from ncollapse.data import Batches, DataConfig, LabeledData, load_data
-from ncollapse.files import write_whole
+from ncollapse.drawing import save_figures
 from ncollapse.models import ConvResNetConfig
-from ncollapse.report import read_run, save_figures
-from ncollapse.studies import RunDirectoryError, measure_run, override, recipe_by_name, remeasure, run, run_recipe, rundir
+from ncollapse.records import read_run
+from ncollapse.records.files import write_whole
+from ncollapse.studies import RunDirectoryError, override, recipe_by_name, run, run_recipe
+from ncollapse.studies import run_directory as rundir
+from ncollapse.targets import measure_run
+from ncollapse.targets import measure_run as remeasure
 from ncollapse.train import CheckpointError, checkpoint
 
 SMALL = [

@@ -23,7 +23,8 @@ def add_claims(commands: Any) -> None:
 
 def run_command(options: argparse.Namespace) -> None:
     """Run the command."""
-    from ncollapse.report import ledger_lines, ledger_markdown, ledger_values, rule_on_claims, write_claims_page
+    from ncollapse.claims import ledger_values, rule_on_claims
+    from ncollapse.report import ledger_lines, ledger_markdown, write_claims_page
 
     ledger = rule_on_claims(named_once(options.runs))
     page = write_claims_page(ledger, options.out if options.out is not None else options.runs[0] / "claims.html")

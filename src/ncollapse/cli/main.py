@@ -132,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _told_by_all(error: Exception) -> bool:
-    from ncollapse.statistics.reduce import told_by_all
+    from ncollapse.groups import told_by_all
     from ncollapse.train import TrainingDiverged
 
     # A loss is that of the whole batch.
@@ -182,7 +182,9 @@ def _train(recipe: Recipe, out: Path, *, resume: bool = False, overwrite: bool =
 
 
 def _write_reports(runs: Sequence[Path], page: Path) -> Path:
-    from ncollapse.report import read_run, save_figures, write_page
+    from ncollapse.drawing import save_figures
+    from ncollapse.records import read_run
+    from ncollapse.report import write_page
 
     for run in runs:
         save_figures(read_run(run))
@@ -190,7 +192,8 @@ def _write_reports(runs: Sequence[Path], page: Path) -> Path:
 
 
 def _print_findings(page: Path) -> None:
-    from ncollapse.report import read_run, summarize
+    from ncollapse.drawing import summarize
+    from ncollapse.records import read_run
 
     for sentence in summarize(read_run(page.parent)):
         print(f"- {sentence}")
@@ -198,7 +201,8 @@ def _print_findings(page: Path) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    from ncollapse.report import SWEEP_FILE, write_depth_page
+    from ncollapse.records import SWEEP_FILE
+    from ncollapse.report import write_depth_page
 
     runs = named_once(options.runs)
     sweeps = [path for path in runs if (path / SWEEP_FILE).is_file()]
@@ -240,7 +244,7 @@ def _show_recipe(recipe: Recipe, *, as_json: bool) -> None:
 
 
 def _doctor(options: argparse.Namespace) -> None:
-    from ncollapse.doctor import examine
+    from ncollapse.cli.doctor import examine
 
     found = examine()
     if options.json:

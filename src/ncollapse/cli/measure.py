@@ -54,8 +54,8 @@ def add_measure(commands: Any) -> None:
 
 def run_command(options: argparse.Namespace) -> None:
     """Run the command."""
-    from ncollapse.studies import MeasureRequest, measure_by_name
     from ncollapse.studies.torchrun import process_group
+    from ncollapse.targets import MeasureRequest, measure_by_name
 
     request = MeasureRequest(**{item.name: getattr(options, item.name) for item in dataclasses.fields(MeasureRequest)})
     # As with python -m: module:function finds the modules of the current folder.

@@ -73,7 +73,8 @@ def _check_set_once(settings: list[str], over: list[str]) -> None:
 
 def _write_pages(out: Path) -> Path:
     """The pages of the runs, which say their part in the claims, and then that of the sweep, which links them."""
-    from ncollapse.report import rule_on_claims, write_claims_page, write_run_pages, write_sweep_page
+    from ncollapse.claims import rule_on_claims
+    from ncollapse.report import write_claims_page, write_run_pages, write_sweep_page
 
     write_claims_page(rule_on_claims([out]), out / "claims.html")
     with progress("Pages", unit="page") as show:

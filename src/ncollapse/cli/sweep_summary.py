@@ -6,9 +6,9 @@ import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ncollapse.report.parsing import ReportError
-from ncollapse.report.reading import Run, read_run
-from ncollapse.report.sweep_quantities import QUANTITIES
+from ncollapse.claims.quantities import QUANTITIES
+from ncollapse.records.parsing import ReportError
+from ncollapse.records.reading import Run, read_run
 from ncollapse.studies import SweepRun
 
 if TYPE_CHECKING:

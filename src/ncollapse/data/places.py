@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from ncollapse.data.images import DataFileError
-from ncollapse.files import write_whole
+from ncollapse.records.files import write_whole
 
 __all__ = ["DataNotFoundError", "Split", "download_folder", "fetch", "say_not_found", "search_places"]
 

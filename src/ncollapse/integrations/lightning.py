@@ -9,7 +9,7 @@ import torch.distributed as dist
 from ncollapse.integrations.loaders import share_of
 from ncollapse.integrations.logs import LoggedRow, scalars
 from ncollapse.integrations.recording import Every, Logs, Network, Recorder
-from ncollapse.probe.measurement import Measurement
+from ncollapse.measurement.measurement import Measurement
 
 try:
     from lightning.pytorch import Callback

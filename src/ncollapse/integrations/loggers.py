@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ncollapse.integrations.logs import check_place, scalars
-from ncollapse.probe.measurement import Measurement
+from ncollapse.measurement.measurement import Measurement
 
 
 class TensorBoardLog:

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from ncollapse.files import write_whole
-from ncollapse.probe.measurement import Measurement
+from ncollapse.measurement.measurement import Measurement
+from ncollapse.records.files import write_whole
 
 
 class Log(Protocol):

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from torch import nn
 
+from ncollapse.hooks.batch_io import unpack_batch
 from ncollapse.integrations.logs import CSVLog, JSONLLog, Log, LoggedRow, logged_rows
+from ncollapse.measurement.measurement import Measurement
 from ncollapse.probe.arguments import check_budget, select
 from ncollapse.probe.measure import measure
-from ncollapse.probe.measurement import Measurement
-from ncollapse.probe.reading import unpack_batch
 from ncollapse.train.schedule import measuring_epochs
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ from ncollapse.metrics.duality import (
     strong_collapse_features,
     strong_collapse_weights,
 )
+from ncollapse.metrics.entry import FLAGS, LayerStatistics, Metric, MetricValue
 from ncollapse.metrics.fisher import FisherRatios, fisher_ratios
 from ncollapse.metrics.geometry import equiangularity, equinorm, etf_distance, gram_distance, max_angle
 from ncollapse.metrics.held_out import strong_collapse, weak_collapse
-from ncollapse.metrics.layer import FLAGS, LayerStatistics, Metric, MetricValue
 from ncollapse.metrics.ood import (
     PrincipalSubspace,
     auroc,

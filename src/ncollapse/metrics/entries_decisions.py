@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ncollapse.metrics import decision, duality, held_out, uniformity
+from ncollapse.metrics.entry import Metric
 from ncollapse.metrics.entry_parts import (
     CENTERS,
     CLASSIFIER,
@@ -18,7 +19,6 @@ from ncollapse.metrics.entry_parts import (
     classifier_of,
     decisions_of,
 )
-from ncollapse.metrics.layer import Metric
 from ncollapse.statistics.conventions import convention_parts
 
 _MIXON = "Mixon, Parshall & Pi (2020), unconstrained features"

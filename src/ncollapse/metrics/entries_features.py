@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ncollapse.metrics import geometry, spectrum, uniformity, variability
+from ncollapse.metrics.entry import LayerStatistics, Metric
 from ncollapse.metrics.entry_parts import (
     ANGLES,
     CENTERS,
@@ -24,7 +25,6 @@ from ncollapse.metrics.entry_parts import (
     centers_of,
     classifier_of,
 )
-from ncollapse.metrics.layer import LayerStatistics, Metric
 
 
 def variability_entries() -> list[Metric]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import cast
 
-from ncollapse.metrics.layer import LayerStatistics, Need
+from ncollapse.metrics.entry import LayerStatistics, Need
 from ncollapse.statistics.centers import ClassCenters, LinearClassifier
 from ncollapse.statistics.decisions import ClassDecisions
 

@@ -12,7 +12,7 @@ from ncollapse.metrics.entries_features import (
     uniformity_entries,
     variability_entries,
 )
-from ncollapse.metrics.layer import LayerStatistics, Metric, MetricValue
+from ncollapse.metrics.entry import LayerStatistics, Metric, MetricValue
 
 METRICS: dict[str, Metric] = {
     metric.id: metric

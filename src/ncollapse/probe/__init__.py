@@ -1,22 +1,7 @@
 """Attach to a network, stream the data once, give a table."""
 
-from ncollapse.probe.blocks import weight_decay_bounds
-from ncollapse.probe.elasticity import Elasticity, local_elasticity
+from ncollapse.probe.collapse_metrics import CollapseMetrics
 from ncollapse.probe.measure import collect_features, measure, measure_features
-from ncollapse.probe.measurement import Measurement, Row
-from ncollapse.probe.reading import next_tokens, unpack_batch
-from ncollapse.probe.tap import Tap
+from ncollapse.probe.watch import watch
 
-__all__ = [
-    "Elasticity",
-    "Measurement",
-    "Row",
-    "Tap",
-    "collect_features",
-    "local_elasticity",
-    "measure",
-    "measure_features",
-    "next_tokens",
-    "unpack_batch",
-    "weight_decay_bounds",
-]
+__all__ = ["CollapseMetrics", "collect_features", "measure", "measure_features", "watch"]

@@ -8,15 +8,15 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ncollapse.metrics.layer import Metric
+from ncollapse.groups import Processes
+from ncollapse.measurement.measurement import Measurement
+from ncollapse.metrics.entry import Metric
 from ncollapse.metrics.registry import select_metrics
-from ncollapse.probe.collected import CollectOptions
-from ncollapse.probe.measurement import Measurement
+from ncollapse.probe.group_checks import processes_sharing_memory
 from ncollapse.probe.memory import available_memory
-from ncollapse.probe.sharing import processes_sharing_memory
+from ncollapse.probe.totals import CollectOptions
 from ncollapse.statistics.centers import ClassCenters, LinearClassifier
 from ncollapse.statistics.conventions import Convention, convention_parts
-from ncollapse.statistics.reduce import Processes
 
 
 def select(metrics: Sequence[str] | None, convention: Convention, num_classes: int) -> list[Metric]:

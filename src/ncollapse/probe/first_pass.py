@@ -9,14 +9,14 @@ from copy import deepcopy
 import torch
 from torch import Tensor
 
-from ncollapse.probe.arriving import Arriving, Batch, LayerBatch, along_path
-from ncollapse.probe.collected import Collected, CollectOptions
-from ncollapse.probe.store import FeatureStore
+from ncollapse.groups import Merging, Processes
+from ncollapse.probe.feature_memory import FeatureStore
+from ncollapse.probe.layer_batch import Arriving, Batch, LayerBatch, along_path
+from ncollapse.probe.totals import Collected, CollectOptions
 from ncollapse.statistics.batch import Workspace
 from ncollapse.statistics.centers import ClassCenters
 from ncollapse.statistics.moments import ClassMoments
 from ncollapse.statistics.paired import PairedMoments
-from ncollapse.statistics.reduce import Merging, Processes
 from ncollapse.statistics.scatter import ClassScatter
 
 

@@ -10,6 +10,12 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
+from ncollapse.groups import Processes
+from ncollapse.hooks.batch_io import Unpack, unpack_batch
+from ncollapse.hooks.discovery import Discovery, Layers
+from ncollapse.hooks.random_state import random_state_kept
+from ncollapse.hooks.tapped_network import TapPlan, Taps
+from ncollapse.measurement.measurement import Measurement
 from ncollapse.probe.arguments import (
     check_budget,
     check_classifier_metrics,
@@ -21,20 +27,14 @@ from ncollapse.probe.arguments import (
     reference_centers,
     select,
 )
-from ncollapse.probe.arriving import LayerBatch
-from ncollapse.probe.collect import collect
-from ncollapse.probe.discover import Discovery, Layers
-from ncollapse.probe.measurement import Measurement
-from ncollapse.probe.random_state import random_state_kept
-from ncollapse.probe.reading import Unpack, unpack_batch
-from ncollapse.probe.sharing import check_same_network, first_buffers, shared_classifier, shared_plan
+from ncollapse.probe.group_checks import check_same_network, first_buffers, shared_classifier, shared_plan
+from ncollapse.probe.layer_batch import LayerBatch
+from ncollapse.probe.network_batch import TappedBatch
 from ncollapse.probe.table import tabulate
-from ncollapse.probe.tapped import TappedBatch
-from ncollapse.probe.taps import TapPlan, Taps
+from ncollapse.probe.two_passes import collect
 from ncollapse.statistics.batch import flatten_features
 from ncollapse.statistics.centers import LinearClassifier
 from ncollapse.statistics.conventions import Convention
-from ncollapse.statistics.reduce import Processes
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup

@@ -10,14 +10,14 @@ from torch import Tensor
 from ncollapse.depth.class_arcs import ClassArcs
 from ncollapse.depth.geodesic import LineDecisions
 from ncollapse.depth.path import PathStatistics
-from ncollapse.probe.arriving import Arriving, Batch, LayerBatch, along_path
-from ncollapse.probe.collected import Collected, CollectOptions
+from ncollapse.groups import Processes
+from ncollapse.probe.layer_batch import Arriving, Batch, LayerBatch, along_path
+from ncollapse.probe.totals import Collected, CollectOptions
 from ncollapse.statistics.batch import Workspace
 from ncollapse.statistics.centers import ClassCenters, LinearClassifier
 from ncollapse.statistics.decisions import ClassDecisions, Projected
 from ncollapse.statistics.moments import ClassMoments
 from ncollapse.statistics.paired import PairedMoments
-from ncollapse.statistics.reduce import Processes
 
 # Projected features of one layer that wait to be decided: 8 MB.
 _WAITING_ELEMENTS = 2**20

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from ncollapse.groups import Processes
+from ncollapse.measurement.measurement import Measurement
 from ncollapse.probe.arguments import (
     check_budget,
     check_classifier_metrics,
@@ -17,15 +19,13 @@ from ncollapse.probe.arguments import (
     reference_centers,
     select,
 )
-from ncollapse.probe.arriving import LayerBatch
-from ncollapse.probe.collect import complete
 from ncollapse.probe.first_pass import FirstPass
-from ncollapse.probe.measurement import Measurement
+from ncollapse.probe.layer_batch import LayerBatch
 from ncollapse.probe.table import tabulate
+from ncollapse.probe.two_passes import complete
 from ncollapse.statistics.centers import LinearClassifier
 from ncollapse.statistics.conventions import Convention
 from ncollapse.statistics.moments import ClassMoments
-from ncollapse.statistics.reduce import Processes
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 
 from ncollapse.depth.geodesic import GeodesicCurve
-from ncollapse.metrics.layer import LayerStatistics, Metric
+from ncollapse.measurement.measurement import Measurement, Row
+from ncollapse.metrics.entry import LayerStatistics, Metric
 from ncollapse.metrics.registry import evaluate_metrics
-from ncollapse.probe.arriving import path_layers
-from ncollapse.probe.collected import Collected
-from ncollapse.probe.measurement import Measurement, Row
+from ncollapse.probe.layer_batch import path_layers
+from ncollapse.probe.totals import Collected
 from ncollapse.statistics.centers import LinearClassifier
 from ncollapse.statistics.conventions import Convention
 

@@ -1,94 +1,238 @@
-"""Watching: what every module of a network does in one forward pass."""
+"""Watching a plain training loop: the features of the loop's own forward passes, with the labels that it gives."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from weakref import WeakSet
 
+import torch
 from torch import Tensor, nn
 
-from ncollapse.probe.captured import Captured, all_features_of
-from ncollapse.probe.reading import run_network
+from ncollapse.hooks.batch_io import attention_mask
+from ncollapse.hooks.discovery import Discovery, Layers
+from ncollapse.hooks.random_state import random_state_kept
+from ncollapse.hooks.tapped_network import TapHooks, TapPlan, first_samples
+from ncollapse.measurement.measurement import Measurement
+from ncollapse.probe.arguments import network_of
+from ncollapse.probe.group_checks import shared_classifier, shared_plan
+from ncollapse.probe.stream import Stream
+from ncollapse.statistics.centers import LinearClassifier
+from ncollapse.statistics.conventions import Convention
+from ncollapse.statistics.moments import ClassMoments
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+Mode = Literal["train", "eval"]
+
+# Networks that are being looked at, which no call of the loop is.
+_LOOKED_AT: WeakSet[nn.Module] = WeakSet()
 
 
-@dataclass
-class Run:
-    """What one module did in the watched pass.
+def watch(
+    model: nn.Module,
+    *,
+    num_classes: int,
+    layers: Layers = "auto",
+    classifier: str | None = None,
+    mode: Mode = "train",
+    split: str = "train",
+    reference: Measurement | None = None,
+    metrics: Sequence[str] | None = None,
+    convention: Convention = "class",
+    path: bool = False,
+    memory_budget: int | None = None,
+    group: ProcessGroup | None = None,
+) -> Watched:
+    """Collect the features of a training loop's own forward passes, at the price of the statistics alone.
 
-    Attributes:
-        name: Its name.
-        module: The module.
-        given: Its first argument, if that is a tensor.
-        output: Its features, None if it returned none.
-        runs: How often it ran.
-        begun: How many modules had finished when it began.
-    """
+    In the ``with`` block every call of the network is followed by one ``update(labels)``. ``compute`` measures what came since
+    the last ``reset``.
 
-    name: str
-    module: nn.Module
-    given: Captured | None = None
-    output: Captured | None = None
-    runs: int = 0
-    begun: int = 0
-
-
-class _Watcher:
-    """Hooks for all modules, and what they saw."""
-
-    def __init__(self) -> None:
-        self.begun: dict[str, tuple[int, Captured | None]] = {}
-        self.runs: dict[str, Run] = {}
-
-    def begin(self, name: str) -> Any:
-        """A hook for before the module runs."""
-
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            given = next(iter((*args, *kwargs.values())), None)
-            self.begun.setdefault(name, (len(self.runs), _seen(given) if isinstance(given, Tensor) else None))
-
-        return hook
-
-    def end(self, name: str) -> Any:
-        """A hook for after it."""
-
-        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            if name in self.runs:
-                self.runs[name].runs += 1
-                return
-            position, given = self.begun[name]
-            self.runs[name] = Run(name, module, given, next(iter(_features(output)), None), 1, position)
-
-        return hook
-
-
-def _seen(tensor: Tensor) -> Captured:
-    return Captured.of(tensor.detach(), tensor.detach(), copied=True)
-
-
-def _features(output: Any) -> list[Captured]:
-    return [_seen(tensor) for tensor in all_features_of(output)]
-
-
-def watch(model: nn.Module, modules: dict[str, nn.Module], inputs: Any) -> tuple[dict[str, Run], list[Captured]]:
-    """Run a network once.
+    These are the features of a network that moves: each batch went through other weights, with dropout and batch statistics
+    as in training (dropout in front of the classifier is left out, as in the network at rest). At small learning rates that
+    is close to the network at the end of the epoch; what is exact, for the network as it stands, is ``measure``.
 
     Args:
-        model: The network.
-        modules: Its modules by name.
-        inputs: What it takes.
+        model: Any network that is not compiled. Its first watched call is looked at beforehand, with two of its samples, in
+            eval mode and without gradients, to find the layers.
+        num_classes: K.
+        layers: As in ``measure``.
+        classifier: As in ``measure``; it is read at ``compute``.
+        mode: Calls in this mode of the network are watched; those in the other, such as for a validation, are left alone.
+        split: Name of the data split.
+        reference: Measurement of the training set, whose class means then decide on this other split.
+        metrics: Ids to report; None reports all that need no d×d matrix.
+        convention: Class weights of the covariances.
+        path: Also follow the samples' paths from the first layer to the last, which must share one dimension.
+        memory_budget: Bytes that kept features may take, for what needs the final class means; beyond it those metrics are
+            nan with the flag ``over_budget``. None takes a quarter of what is free.
+        group: Processes of ``torch.distributed`` that share the data, each with its own batches; all call ``compute``.
 
     Returns:
-        What every module that ran did, in the order in which they finished, and all features that the network returned, its
-        logits first.
+        A context manager with ``update``, ``compute`` and ``reset``.
+
+    Raises:
+        ValueError: If an argument is not what it must be, or a layer does not exist.
+        TypeError: If the model is no network, or compiled.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> inputs, labels = torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 0.0]]), torch.tensor([0, 1, 0])
+        >>> with watch(net, num_classes=2) as watched:
+        ...     loss = torch.nn.functional.cross_entropy(net(inputs), labels)
+        ...     watched.update(labels)
+        >>> watched.compute().layers
+        ('1',)
     """
-    watcher = _Watcher()
-    handles = []
-    try:
-        for name, module in modules.items():
-            handles.append(module.register_forward_pre_hook(watcher.begin(name), with_kwargs=True))
-            handles.append(module.register_forward_hook(watcher.end(name)))
-        output = run_network(model, inputs)
-    finally:
-        for handle in handles:
+    if mode not in get_args(Mode):
+        raise ValueError(f"mode must be 'train' or 'eval', got {mode!r}.")
+    stream = Stream(
+        num_classes=num_classes,
+        metrics=metrics,
+        convention=convention,
+        split=split,
+        reference=reference,
+        path=path,
+        memory_budget=memory_budget,
+        group=group,
+    )
+    inner = network_of(model)
+    if (inner is not model and hasattr(model, "_orig_mod")) or inner._compiled_call_impl is not None:
+        raise TypeError(
+            "watch needs a network that is not compiled, whose hooks run, got a compiled one. "
+            "Watch before compiling, or use measure, which runs it uncompiled."
+        )
+    return Watched(inner, Discovery(inner, layers, classifier, num_classes), stream, mode)
+
+
+class Watched:
+    """A network that is watched; made by ``watch``. Hooks are removed on leaving the ``with`` block, also after an error."""
+
+    def __init__(self, model: nn.Module, discovery: Discovery, stream: Stream, mode: Mode) -> None:
+        self._model, self._discovery, self._stream, self._mode = model, discovery, stream, mode
+        self._plan: TapPlan | None = None
+        self._hooks: TapHooks | None = None
+        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+        self._calls = self._other_calls = 0
+        self._features: dict[str, Tensor] = {}
+
+    def __enter__(self) -> Watched:
+        model = self._model
+        self._handles = [
+            model.register_forward_pre_hook(self._before, with_kwargs=True),
+            model.register_forward_hook(self._after),
+        ]
+        if self._plan is not None:
+            self._hooks = TapHooks(model, self._plan)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        for handle in self._handles:
             handle.remove()
-    return watcher.runs, _features(output)
+        if self._hooks is not None:
+            self._hooks.remove()
+        self._hooks, self._handles = None, []
+        self._forget()
+
+    def update(self, labels: Tensor) -> None:
+        """Give the labels of the network's last call."""
+        calls, features = self._calls, self._features
+        self._forget()
+        if calls == 0:
+            other = f" ({self._other_calls} in another mode than {self._mode!r} ran)" if self._other_calls else ""
+            raise ValueError(
+                f"update needs one call of the network before it, got none since the last update{other}. "
+                f"Call model(inputs) in {self._mode} mode inside the with block, then update(labels)."
+            )
+        if calls > 1:
+            raise ValueError(
+                f"update needs one call of the network before it, got {calls} since the last update, so that it is open to "
+                "which the labels belong. Call update after each, and keep other calls outside of the with block."
+            )
+        # Copied only now: the loop may write the next batch into the same buffer.
+        self._stream.add(features, labels.clone() if isinstance(labels, Tensor) else labels)
+
+    def compute(self) -> Measurement:
+        """Measure everything since the last reset; more may follow."""
+        plan = shared_plan(self._plan, self._stream.processes)
+        if plan is None or plan.classifier is None or plan.feeding is None:
+            return self._stream.measurement(None, "no batch was seen" if plan is None else plan.explanation)
+        head, feeding = cast(nn.Linear, self._model.get_submodule(plan.classifier)), plan.feeding
+
+        def heads(moments: Mapping[str, ClassMoments]) -> dict[str, LinearClassifier]:
+            return {feeding: shared_classifier(head.weight, head.bias, self._stream.processes)}
+
+        return self._stream.measurement(heads, plan.explanation)
+
+    def reset(self) -> None:
+        """Forget everything that was seen, as at the beginning of an epoch; the layers stay those that were found."""
+        self._stream.reset()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._calls, self._features = 0, {}
+
+    def _before(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not self._is_watched():
+            return
+        inputs = _by_name(model, args, kwargs)
+        if self._hooks is None:
+            self._plan = self._look(inputs)
+            self._hooks = TapHooks(model, self._plan)
+        self._hooks.begin(attention_mask(inputs))
+
+    def _after(self, model: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if self._hooks is not None and self._is_watched():
+            self._calls += 1
+            self._features = self._hooks.end()
+        elif model not in _LOOKED_AT:
+            self._other_calls += 1
+
+    def _is_watched(self) -> bool:
+        return self._model.training == (self._mode == "train") and self._model not in _LOOKED_AT
+
+    def _look(self, inputs: Any) -> TapPlan:
+        """Find the layers, by two samples in eval mode, which leaves running means and random states alone."""
+        samples, num_rows = first_samples(inputs, _num_samples(inputs))
+        modes = [(module, module.training) for module in self._model.modules()]
+        _LOOKED_AT.add(self._model)
+        try:
+            self._model.eval()
+            with torch.no_grad(), random_state_kept():
+                plan = self._discovery.plan(samples, num_rows, tokens=False)
+        finally:
+            _LOOKED_AT.discard(self._model)
+            for module, training in modes:
+                module.training = training
+            # Under autocast older PyTorch would give the call itself the weights that the look converted without gradients.
+            torch.clear_autocast_cache()
+        # All are copied: what training overwrites, such as by dropout in place, eval mode does not show.
+        labels = {tap.label for tap in plan.taps} | ({plan.feeding} - {None})
+        return replace(plan, overwritten=frozenset(map(str, labels)))
+
+
+def _by_name(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The arguments of a call, by name where all have one, so that an attention mask is found."""
+    bound = inspect.signature(model.forward).bind(*args, **kwargs)
+    kinds = {bound.signature.parameters[name].kind for name in bound.arguments}
+    if not kinds & {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.POSITIONAL_ONLY}:
+        return {**dict(zip(bound.arguments, bound.args, strict=False)), **bound.kwargs}
+    if args and kwargs:
+        raise TypeError(
+            f"watch cannot tell the inputs of {type(model).__name__}, whose forward takes arguments without a name, from its "
+            "keywords. Call it with one kind of arguments."
+        )
+    return args or kwargs
+
+
+def _num_samples(inputs: Any) -> int:
+    """Length of the first tensor."""
+    if isinstance(inputs, Tensor):
+        return len(inputs) if inputs.ndim else 0
+    parts = inputs.values() if isinstance(inputs, Mapping) else inputs if isinstance(inputs, tuple | list) else ()
+    return next((found for part in parts if (found := _num_samples(part))), 0)

@@ -4,13 +4,13 @@ import math
 from pathlib import Path
 from typing import Any
 
-from ncollapse.files import write_whole
-from ncollapse.report.claim_rules import Evidence
-from ncollapse.report.claims import PAPER, Claim, Ledger
-from ncollapse.report.claims_file import write_ledger
-from ncollapse.report.estimates import Estimate
+from ncollapse.claims.estimates import Estimate
+from ncollapse.claims.ledger import PAPER, Claim, Ledger
+from ncollapse.claims.ledger_file import write_ledger
+from ncollapse.claims.rules import Evidence
+from ncollapse.drawing.wording import counted, listed, number
+from ncollapse.records.files import write_whole
 from ncollapse.report.markup import render_page
-from ncollapse.report.wording import counted, listed, number
 
 __all__ = ["ledger_lines", "ledger_markdown", "ledger_rows", "write_claims_page"]
 

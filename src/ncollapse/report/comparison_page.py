@@ -5,11 +5,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ncollapse.files import write_whole
-from ncollapse.report.inline import depth_rules, panel_svg
-from ncollapse.report.labels import POSITIONS
-from ncollapse.report.markup import render_page
-from ncollapse.report.panels import (
+from ncollapse.drawing.labels import POSITIONS
+from ncollapse.drawing.panels import (
     PROGRESSIVE,
     Panel,
     draw_over_depth,
@@ -18,11 +15,14 @@ from ncollapse.report.panels import (
     shown_over_depth,
     shown_over_epochs,
 )
-from ncollapse.report.parsing import ReportError
-from ncollapse.report.reading import Run, read_run
-from ncollapse.report.summary import findings
-from ncollapse.report.sweep_reading import SWEEP_FILE, read_sweep
-from ncollapse.report.tables import differing_settings, mark
+from ncollapse.drawing.summary import findings
+from ncollapse.drawing.tables import differing_settings, mark
+from ncollapse.records.files import write_whole
+from ncollapse.records.parsing import ReportError
+from ncollapse.records.reading import Run, read_run
+from ncollapse.records.sweep import SWEEP_FILE, read_sweep
+from ncollapse.report.inline import depth_rules, panel_svg
+from ncollapse.report.markup import render_page
 
 __all__ = ["write_comparison"]
 

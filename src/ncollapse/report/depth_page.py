@@ -4,17 +4,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ncollapse.files import write_whole
-from ncollapse.report.claim_depth import is_control
-from ncollapse.report.claims_deep import DEEP_METRICS
+from ncollapse.claims.deep_regularized import DEEP_METRICS
+from ncollapse.claims.depth_tests import is_control
+from ncollapse.claims.quantities import QUANTITIES, Axis, Quantity, axis_of, setting_rows, slope_of
+from ncollapse.drawing.wording import counted, number
+from ncollapse.records.files import write_whole
+from ncollapse.records.parsing import ReportError
+from ncollapse.records.sweep import Sweep, read_sweep
 from ncollapse.report.inline import panel_svg
 from ncollapse.report.markup import render_page
-from ncollapse.report.parsing import ReportError
 from ncollapse.report.sweep_figures import draw_against
 from ncollapse.report.sweep_page import say_slope
-from ncollapse.report.sweep_quantities import QUANTITIES, Axis, Quantity, axis_of, setting_rows, slope_of
-from ncollapse.report.sweep_reading import Sweep, read_sweep
-from ncollapse.report.wording import counted, number
 
 __all__ = ["write_depth_page"]
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ncollapse.report import style
-from ncollapse.report.figures import render
+from ncollapse.drawing import style
+from ncollapse.drawing.figures import render
 
 __all__ = ["depth_rules", "panel_svg"]
 

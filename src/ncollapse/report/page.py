@@ -6,18 +6,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from ncollapse.files import write_whole
-from ncollapse.report.claims_file import part_of
+from ncollapse.claims.ledger_file import part_of
+from ncollapse.drawing.labels import POSITIONS
+from ncollapse.drawing.panels import LAST_LAYER, PROGRESSIVE, Panel, draw_over_depth, draw_over_epochs, require_position
+from ncollapse.drawing.summary import findings, summarize
+from ncollapse.drawing.tables import differing_settings, environment_entries, metric_tables, recipe_groups
+from ncollapse.drawing.wording import counted
+from ncollapse.records.files import write_whole
+from ncollapse.records.parsing import ReportError
+from ncollapse.records.reading import Run, read_run
 from ncollapse.report.inline import depth_rules, panel_svg
-from ncollapse.report.labels import POSITIONS
 from ncollapse.report.markup import render_page
-from ncollapse.report.panels import LAST_LAYER, PROGRESSIVE, Panel, draw_over_depth, draw_over_epochs, require_position
-from ncollapse.report.parsing import ReportError
 from ncollapse.report.payload import build_payload, to_script_json
-from ncollapse.report.reading import Run, read_run
-from ncollapse.report.summary import findings, summarize
-from ncollapse.report.tables import differing_settings, environment_entries, metric_tables, recipe_groups
-from ncollapse.report.wording import counted
 
 __all__ = ["write_page"]
 

@@ -4,8 +4,8 @@ import json
 import math
 from typing import Any
 
-from ncollapse.report.formats import Curve, DepthRecord, MeasurementRow
-from ncollapse.report.reading import Run
+from ncollapse.records.reading import Run
+from ncollapse.records.schema import Curve, DepthRecord, MeasurementRow
 
 __all__ = ["build_payload", "to_script_json"]
 

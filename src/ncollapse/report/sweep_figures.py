@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from ncollapse.report import style
-from ncollapse.report.sweep_quantities import Axis, SettingRow
+from ncollapse.claims.quantities import Axis, SettingRow
+from ncollapse.drawing import style
 
 __all__ = ["draw_against"]
 

@@ -6,18 +6,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from ncollapse.files import write_whole
-from ncollapse.report.claims import Ledger, rule_on_claims
+from ncollapse.claims.estimates import Estimate
+from ncollapse.claims.ledger import Ledger, rule_on_claims
+from ncollapse.claims.quantities import QUANTITIES, Axis, Quantity, axis_of, setting_rows, slope_of
+from ncollapse.drawing.wording import counted, number
+from ncollapse.records.files import write_whole
+from ncollapse.records.reading import Run
+from ncollapse.records.sweep import PAGE_FILE, Sweep, SweptRun, read_sweep
 from ncollapse.report.claims_page import ledger_rows, write_claims_page
-from ncollapse.report.estimates import Estimate
 from ncollapse.report.inline import panel_svg
 from ncollapse.report.markup import render_page
 from ncollapse.report.page import write_page
-from ncollapse.report.reading import Run
 from ncollapse.report.sweep_figures import draw_against
-from ncollapse.report.sweep_quantities import QUANTITIES, Axis, Quantity, axis_of, setting_rows, slope_of
-from ncollapse.report.sweep_reading import PAGE_FILE, Sweep, SweptRun, read_sweep
-from ncollapse.report.wording import counted, number
 
 __all__ = ["say_slope", "write_run_pages", "write_sweep_page"]
 

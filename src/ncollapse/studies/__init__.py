@@ -1,13 +1,10 @@
 """Experiments as data, and what runs them."""
 
-from ncollapse.studies.by_name import MeasureRequest, measure_by_name
 from ncollapse.studies.ncc_depth import DepthComparison, MinimalDepth, compare_ncc_depths, minimal_ncc_depth
-from ncollapse.studies.own_network import OwnData, measure_own
 from ncollapse.studies.progressive_collapse import RECIPES, changes, recipe_by_name
 from ncollapse.studies.recipe import MeasureConfig, Recipe, RecipeError, override, recipe_settings
-from ncollapse.studies.remeasure import measure_run
 from ncollapse.studies.run import run_recipe
-from ncollapse.studies.rundir import RunDirectory, RunDirectoryError
+from ncollapse.studies.run_directory import RunDirectory, RunDirectoryError
 from ncollapse.studies.sweep import SweepOutcome, SweepRun, plan_sweep, run_sweep
 from ncollapse.studies.together import can_run_together, run_together
 
@@ -15,9 +12,7 @@ __all__ = [
     "RECIPES",
     "DepthComparison",
     "MeasureConfig",
-    "MeasureRequest",
     "MinimalDepth",
-    "OwnData",
     "Recipe",
     "RecipeError",
     "RunDirectory",
@@ -27,9 +22,6 @@ __all__ = [
     "can_run_together",
     "changes",
     "compare_ncc_depths",
-    "measure_by_name",
-    "measure_own",
-    "measure_run",
     "minimal_ncc_depth",
     "override",
     "plan_sweep",

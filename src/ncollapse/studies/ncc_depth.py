@@ -11,9 +11,9 @@ from ncollapse.data.batches import Batches
 from ncollapse.data.labeled import LabeledData
 from ncollapse.data.seeding import Stream, stream_generator
 from ncollapse.depth.progression import EffectiveDepth
+from ncollapse.measurement.measurement import Measurement
 from ncollapse.models.fc_resnet import FCResNet, FCResNetConfig
 from ncollapse.probe.measure import measure
-from ncollapse.probe.measurement import Measurement
 from ncollapse.train.loop import train
 from ncollapse.train.schedule import TrainConfig
 

@@ -11,21 +11,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from ncollapse.analysis.block_energy import weight_decay_bounds
 from ncollapse.data.batches import Batches
 from ncollapse.data.catalog import load_data
 from ncollapse.data.labeled import LabeledData
+from ncollapse.groups import Processes
 from ncollapse.metrics import FLAGS, METRICS
 from ncollapse.models import FCResNet, build_model
-from ncollapse.probe.blocks import weight_decay_bounds
 from ncollapse.probe.measure import collect_features, measure
-from ncollapse.statistics.reduce import Processes
-from ncollapse.studies.analysis import depth_analysis, transport_analysis
-from ncollapse.studies.feasible import check_layers
+from ncollapse.studies.depth_record import depth_analysis, transport_analysis
 from ncollapse.studies.machine import device_named, environment, threads
 from ncollapse.studies.objective import measure_objective
 from ncollapse.studies.progressive_collapse import changes
 from ncollapse.studies.recipe import Recipe
-from ncollapse.studies.rundir import RunDirectory
+from ncollapse.studies.recipe_check import check_layers
+from ncollapse.studies.run_directory import RunDirectory
 from ncollapse.studies.torchrun import Dealt
 from ncollapse.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from ncollapse.train.loop import EpochRecord, make_optimizer, train

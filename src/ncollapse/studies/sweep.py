@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from ncollapse.files import write_whole
 from ncollapse.models.fc_resnet import FCResNetConfig
-from ncollapse.studies.feasible import check_feasible
+from ncollapse.records.files import write_whole
 from ncollapse.studies.machine import device_named
 from ncollapse.studies.recipe import Recipe, RecipeError, differences, override
-from ncollapse.studies.rundir import RunDirectory, RunDirectoryError
+from ncollapse.studies.recipe_check import check_feasible
+from ncollapse.studies.run_directory import RunDirectory, RunDirectoryError
 from ncollapse.studies.together import can_run_together
 from ncollapse.studies.workers import run_locally, run_on_ray
 

@@ -12,7 +12,7 @@ from ncollapse.models import FCResNet, FCResNetConfig, FCResNetStack
 from ncollapse.studies.machine import device_named, threads
 from ncollapse.studies.recipe import Recipe
 from ncollapse.studies.run import Run, failure_noted
-from ncollapse.studies.rundir import RunDirectory
+from ncollapse.studies.run_directory import RunDirectory
 from ncollapse.train.ensemble import COVERED, SHARED, train_together
 from ncollapse.train.loop import EpochRecord, TrainingDiverged
 from ncollapse.train.schedule import TrainConfig

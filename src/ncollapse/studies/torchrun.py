@@ -14,7 +14,7 @@ import torch
 from torch import distributed
 
 if TYPE_CHECKING:
-    from ncollapse.statistics.reduce import Processes
+    from ncollapse.groups import Processes
 
 
 @contextmanager

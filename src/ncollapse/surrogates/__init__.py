@@ -7,7 +7,6 @@ from ncollapse.surrogates.critical_point import CriticalPoint, critical_point
 from ncollapse.surrogates.deep_low_rank import layer_ranks, low_rank_start
 from ncollapse.surrogates.deep_ufm import DeepUFM, collapse_threshold
 from ncollapse.surrogates.fixed_etf import FixedETF, Forces, feature_forces, weight_forces
-from ncollapse.surrogates.flows import FlowEnd
 from ncollapse.surrogates.great_circle import great_circle_blocks
 from ncollapse.surrogates.gufm import GUFM, layer_norm
 from ncollapse.surrogates.imbalance import minority_collapse_ratio, seli_geometry
@@ -32,10 +31,11 @@ from ncollapse.surrogates.mufm_laws import (
 from ncollapse.surrogates.mufm_reduced import ReducedMUFM
 from ncollapse.surrogates.near_collapse import NearCollapse
 from ncollapse.surrogates.normalized_features import NormalizedFeatures
-from ncollapse.surrogates.problem import Certificate, Inequality, NotConverged, Problem, Solution, Solver
-from ncollapse.surrogates.projected import ProjectedGradient
-from ncollapse.surrogates.proximal import Proximal
-from ncollapse.surrogates.solvers import LBFGS, GradientDescent
+from ncollapse.surrogates.solving.flows import FlowEnd
+from ncollapse.surrogates.solving.problem import Certificate, Inequality, NotConverged, Problem, Solution, Solver
+from ncollapse.surrogates.solving.projected import ProjectedGradient
+from ncollapse.surrogates.solving.proximal import Proximal
+from ncollapse.surrogates.solving.solvers import LBFGS, GradientDescent
 from ncollapse.surrogates.ufm import UFM
 from ncollapse.surrogates.weight_normalized import WeightNormalizedNet, best_norm, margin_variation
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from ncollapse.statistics.batch import check_labels
-from ncollapse.surrogates.checks import check_positive
-from ncollapse.surrogates.losses import one_hot
-from ncollapse.surrogates.problem import Certificate, Inequality, Problem, Solution, Variables
-from ncollapse.surrogates.solvers import LBFGS
+from ncollapse.surrogates.solving.arguments import check_positive
+from ncollapse.surrogates.solving.losses import one_hot
+from ncollapse.surrogates.solving.problem import Certificate, Inequality, Problem, Solution, Variables
+from ncollapse.surrogates.solving.solvers import LBFGS
 
 
 def normalize_batch(values: Tensor) -> Tensor:

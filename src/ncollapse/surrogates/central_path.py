@@ -10,12 +10,12 @@ import torch
 from scipy.optimize import brentq
 from torch import Tensor
 
-from ncollapse.surrogates.checks import check_counts, check_positive
-from ncollapse.surrogates.flows import FlowEnd, follow
-from ncollapse.surrogates.losses import one_hot
 from ncollapse.surrogates.mse_decomposition import decompose_mse, least_squares_classifier
-from ncollapse.surrogates.problem import Certificate, Inequality, Problem, Variables
-from ncollapse.surrogates.solvers import LBFGS
+from ncollapse.surrogates.solving.arguments import check_counts, check_positive
+from ncollapse.surrogates.solving.flows import FlowEnd, follow
+from ncollapse.surrogates.solving.losses import one_hot
+from ncollapse.surrogates.solving.problem import Certificate, Inequality, Problem, Variables
+from ncollapse.surrogates.solving.solvers import LBFGS
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from ncollapse.etf import simplex_etf
-from ncollapse.surrogates.checks import check_counts, check_positive
-from ncollapse.surrogates.losses import loss_value, one_hot
-from ncollapse.surrogates.problem import Certificate, Inequality, Problem, Solution, Variables
-from ncollapse.surrogates.solvers import LBFGS
+from ncollapse.surrogates.solving.arguments import check_counts, check_positive
+from ncollapse.surrogates.solving.losses import loss_value, one_hot
+from ncollapse.surrogates.solving.problem import Certificate, Inequality, Problem, Solution, Variables
+from ncollapse.surrogates.solving.solvers import LBFGS
 
 
 @dataclass(frozen=True)

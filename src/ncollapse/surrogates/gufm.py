@@ -13,10 +13,10 @@ from torch import Tensor
 
 from ncollapse.etf import helmert_basis, simplex_etf
 from ncollapse.statistics.batch import check_labels
-from ncollapse.surrogates.checks import check_counts, check_finite, check_positive
-from ncollapse.surrogates.losses import LossName, check_loss, loss_value
-from ncollapse.surrogates.problem import Certificate, Inequality, Problem, Solution, Variables
-from ncollapse.surrogates.solvers import LBFGS
+from ncollapse.surrogates.solving.arguments import check_counts, check_finite, check_positive
+from ncollapse.surrogates.solving.losses import LossName, check_loss, loss_value
+from ncollapse.surrogates.solving.problem import Certificate, Inequality, Problem, Solution, Variables
+from ncollapse.surrogates.solving.solvers import LBFGS
 
 
 def layer_norm(raw: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ncollapse.surrogates.checks import check_counts, check_positive
+from ncollapse.surrogates.solving.arguments import check_counts, check_positive
 
 
 def minority_collapse_ratio(

@@ -9,12 +9,12 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ncollapse.surrogates.checks import check_positive
-from ncollapse.surrogates.grouped import GroupedProgram
-from ncollapse.surrogates.losses import loss_value
-from ncollapse.surrogates.nuclear import NuclearProgram, split_product
-from ncollapse.surrogates.problem import Certificate, Inequality, Problem, Run, Solution, Solver, Variables
-from ncollapse.surrogates.proximal import NuclearProblem, Proximal
+from ncollapse.surrogates.solving.arguments import check_positive
+from ncollapse.surrogates.solving.grouped import GroupedProgram
+from ncollapse.surrogates.solving.losses import loss_value
+from ncollapse.surrogates.solving.nuclear import NuclearProgram, split_product
+from ncollapse.surrogates.solving.problem import Certificate, Inequality, Problem, Run, Solution, Solver, Variables
+from ncollapse.surrogates.solving.proximal import NuclearProblem, Proximal
 
 # Newton's method takes about 4 G⁶ numbers for G groups of equally frequent classes: 4 million.
 _MOST_GROUPS = 10

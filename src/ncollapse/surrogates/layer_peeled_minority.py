@@ -8,7 +8,7 @@ import torch
 from scipy.optimize import brentq
 
 from ncollapse.surrogates.layer_peeled import LayerPeeled
-from ncollapse.surrogates.problem import Solution
+from ncollapse.surrogates.solving.problem import Solution
 
 # Beyond this imbalance a threshold is not looked for.
 _LARGEST_RATIO = 1e6

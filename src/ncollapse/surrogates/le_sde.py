@@ -12,10 +12,10 @@ import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
-from ncollapse.surrogates.checks import check_positive
 from ncollapse.surrogates.le_sde_modes import mode_amplitudes, simplex_directions
-from ncollapse.surrogates.losses import loss_value
-from ncollapse.surrogates.problem import Certificate, Inequality, Solution
+from ncollapse.surrogates.solving.arguments import check_positive
+from ncollapse.surrogates.solving.losses import loss_value
+from ncollapse.surrogates.solving.problem import Certificate, Inequality, Solution
 
 Rate = float | Callable[[float], float]
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from ncollapse.margins import log_loss, margins
-from ncollapse.surrogates.checks import check_counts, check_positive
-from ncollapse.surrogates.losses import one_hot
-from ncollapse.surrogates.nuclear import split_product
-from ncollapse.surrogates.problem import Certificate, Inequality, Problem, Run, Solution, Variables
+from ncollapse.surrogates.solving.arguments import check_counts, check_positive
+from ncollapse.surrogates.solving.losses import one_hot
+from ncollapse.surrogates.solving.nuclear import split_product
+from ncollapse.surrogates.solving.problem import Certificate, Inequality, Problem, Run, Solution, Variables
 
 
 class KKT(NamedTuple):

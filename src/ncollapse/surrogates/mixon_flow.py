@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from ncollapse.etf import helmert_basis
-from ncollapse.surrogates.checks import check_counts, check_positive
-from ncollapse.surrogates.flows import FlowEnd, follow
-from ncollapse.surrogates.losses import one_hot
-from ncollapse.surrogates.problem import Certificate, Inequality, Problem, Solution, Variables
-from ncollapse.surrogates.solvers import LBFGS
+from ncollapse.surrogates.solving.arguments import check_counts, check_positive
+from ncollapse.surrogates.solving.flows import FlowEnd, follow
+from ncollapse.surrogates.solving.losses import one_hot
+from ncollapse.surrogates.solving.problem import Certificate, Inequality, Problem, Solution, Variables
+from ncollapse.surrogates.solving.solvers import LBFGS
 
 
 @dataclass(frozen=True)

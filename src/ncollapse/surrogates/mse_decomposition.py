@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ncollapse.statistics.batch import check_labels
-from ncollapse.surrogates.losses import one_hot
+from ncollapse.surrogates.solving.losses import one_hot
 
 
 def least_squares_classifier(features: Tensor, labels: Tensor, num_classes: int, decay: float) -> tuple[Tensor, Tensor]:

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from ncollapse.statistics.batch import check_labels
-from ncollapse.surrogates.checks import check_positive
-from ncollapse.surrogates.losses import LossName, check_loss, loss_conjugate, loss_gradient, loss_value, one_hot
 from ncollapse.surrogates.mufm_reduced import ReducedMUFM, best_bound
-from ncollapse.surrogates.nuclear import best_bias
-from ncollapse.surrogates.problem import Certificate, Inequality, Problem, Run, Solver, Variables
-from ncollapse.surrogates.solvers import LBFGS
+from ncollapse.surrogates.solving.arguments import check_positive
+from ncollapse.surrogates.solving.losses import LossName, check_loss, loss_conjugate, loss_gradient, loss_value, one_hot
+from ncollapse.surrogates.solving.nuclear import best_bias
+from ncollapse.surrogates.solving.problem import Certificate, Inequality, Problem, Run, Solver, Variables
+from ncollapse.surrogates.solving.solvers import LBFGS
 
 
 class MUFM(Problem):

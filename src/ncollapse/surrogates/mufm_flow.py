@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ncollapse.statistics import ClassScatter
-from ncollapse.surrogates.checks import check_balanced, check_finite, check_positive
-from ncollapse.surrogates.flows import State, runge_kutta
+from ncollapse.surrogates.solving.arguments import check_balanced, check_finite, check_positive
+from ncollapse.surrogates.solving.flows import State, runge_kutta
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ncollapse.statistics import ClassMoments
-from ncollapse.surrogates.checks import check_balanced, check_positive
 from ncollapse.surrogates.mufm import MUFM
-from ncollapse.surrogates.problem import Inequality, Variables
+from ncollapse.surrogates.solving.arguments import check_balanced, check_positive
+from ncollapse.surrogates.solving.problem import Inequality, Variables
 
 
 def merged_decay(decays: Sequence[float]) -> float:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ncollapse.surrogates.losses import one_hot
-from ncollapse.surrogates.problem import Variables
+from ncollapse.surrogates.solving.losses import one_hot
+from ncollapse.surrogates.solving.problem import Variables
 
 
 def best_bound(

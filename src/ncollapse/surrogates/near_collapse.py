@@ -10,9 +10,9 @@ import torch
 from scipy.optimize import brentq
 from torch import Tensor
 
-from ncollapse.surrogates.checks import check_counts, check_positive
 from ncollapse.surrogates.mufm import MUFM
-from ncollapse.surrogates.problem import Solution
+from ncollapse.surrogates.solving.arguments import check_counts, check_positive
+from ncollapse.surrogates.solving.problem import Solution
 
 
 @dataclass(frozen=True)

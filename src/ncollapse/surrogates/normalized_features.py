@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from ncollapse.etf import simplex_etf
-from ncollapse.surrogates.checks import check_counts, check_positive
-from ncollapse.surrogates.losses import precise_cross_entropy
-from ncollapse.surrogates.problem import Certificate, Inequality, Solution, Variables
-from ncollapse.surrogates.projected import Constrained, ProjectedGradient
+from ncollapse.surrogates.solving.arguments import check_counts, check_positive
+from ncollapse.surrogates.solving.losses import precise_cross_entropy
+from ncollapse.surrogates.solving.problem import Certificate, Inequality, Solution, Variables
+from ncollapse.surrogates.solving.projected import Constrained, ProjectedGradient
 
 
 @dataclass(frozen=True)

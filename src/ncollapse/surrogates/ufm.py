@@ -10,12 +10,12 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from ncollapse.surrogates.checks import check_balanced, check_counts, check_positive
-from ncollapse.surrogates.losses import LossName, check_loss, loss_gradient, loss_value
-from ncollapse.surrogates.nuclear import Bias, NuclearProgram, soft_threshold, split_product
-from ncollapse.surrogates.problem import Certificate, Inequality, Solution, Variables
-from ncollapse.surrogates.proximal import NuclearProblem
-from ncollapse.surrogates.solvers import LBFGS
+from ncollapse.surrogates.solving.arguments import check_balanced, check_counts, check_positive
+from ncollapse.surrogates.solving.losses import LossName, check_loss, loss_gradient, loss_value
+from ncollapse.surrogates.solving.nuclear import Bias, NuclearProgram, soft_threshold, split_product
+from ncollapse.surrogates.solving.problem import Certificate, Inequality, Solution, Variables
+from ncollapse.surrogates.solving.proximal import NuclearProblem
+from ncollapse.surrogates.solving.solvers import LBFGS
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ncollapse.statistics.batch import check_labels
-from ncollapse.surrogates.checks import check_positive
-from ncollapse.surrogates.problem import Certificate, Inequality, Problem, Solution, Variables
-from ncollapse.surrogates.solvers import LBFGS
+from ncollapse.surrogates.solving.arguments import check_positive
+from ncollapse.surrogates.solving.problem import Certificate, Inequality, Problem, Solution, Variables
+from ncollapse.surrogates.solving.solvers import LBFGS
 
 
 def best_norm(margins: Tensor, decay: float) -> float:

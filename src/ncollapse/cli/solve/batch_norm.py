@@ -45,7 +45,7 @@ def _solve(options: argparse.Namespace) -> Solved:
 
 def _draw(model: BatchNormNet, solution: Solution) -> Figure:
     """The descent with the bound, and how much of the targets a decay leaves."""
-    from ncollapse.report.surrogate_curves import Panel, plot_panels
+    from ncollapse.drawing.surrogate_curves import Panel, plot_panels
 
     steps = list(range(len(solution.history)))
     descent = {"descent" if len(steps) > 1 else "closed form": (steps, solution.history)}

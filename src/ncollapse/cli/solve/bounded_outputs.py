@@ -35,7 +35,7 @@ def _solve(options: argparse.Namespace) -> Solved:
 
 def _draw(model: BoundedOutputs) -> Figure:
     """The loss against the radius: of random outputs, of their averages by class, and of the simplex."""
-    from ncollapse.report.surrogate_curves import Panel, plot_panels
+    from ncollapse.drawing.surrogate_curves import Panel, plot_panels
     from ncollapse.surrogates import average_by_class
 
     radii, curves = [model.radius * (i + 1) / 10 for i in range(20)], {}

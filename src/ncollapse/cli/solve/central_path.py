@@ -37,7 +37,7 @@ def _solve(options: argparse.Namespace) -> Solved:
 
 def _draw(model: CentralPath, end: FlowEnd) -> Figure:
     """Signals against their law, and the two parts of the loss."""
-    from ncollapse.report.surrogate_curves import Panel, plot_panels
+    from ncollapse.drawing.surrogate_curves import Panel, plot_panels
     from ncollapse.surrogates import signal_after
 
     every = range(1, len(end.times), max(1, len(end.times) // 100))

@@ -47,7 +47,7 @@ def _solve(options: argparse.Namespace) -> Solved:
 
 def _draw(model: DeepUFM) -> Figure:
     """The largest singular value of the logits against the product of the decays: it jumps to zero at its threshold."""
-    from ncollapse.report.surrogate_curves import Panel, plot_panels
+    from ncollapse.drawing.surrogate_curves import Panel, plot_panels
 
     shares, curves = [0.5 + i / 200 for i in range(121)], {}
     for depth in range(1, max(3, model.num_layers) + 1):

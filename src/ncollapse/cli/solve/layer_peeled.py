@@ -36,7 +36,7 @@ def _solve(options: argparse.Namespace) -> Solved:
         return LayerPeeled.imbalanced(options.classes, options.majority, ratio, **bounds).solve(allow_unconverged=True)
 
     def draw() -> Figure:
-        from ncollapse.report.surrogates import plot_minority_cosine
+        from ncollapse.drawing.surrogates import plot_minority_cosine
 
         # The ratios of the paper's figure: 10^0.1i up to 10^4.
         ratios = [10 ** (i / 10) for i in range(41)]

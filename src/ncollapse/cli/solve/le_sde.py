@@ -48,7 +48,7 @@ def _solve(options: argparse.Namespace) -> Solved:
     }
 
     def draw() -> Figure:
-        from ncollapse.report.surrogates import plot_path
+        from ncollapse.drawing.surrogates import plot_path
 
         unit = torch.nn.functional.normalize(path.means, dim=2)
         cosines = unit @ unit.transpose(1, 2)

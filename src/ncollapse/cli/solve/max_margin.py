@@ -34,7 +34,7 @@ def _solve(options: argparse.Namespace) -> Solved:
     solution = model.closed_form() if by_formula else model.solve(flow, seed=options.seed, allow_unconverged=True)
 
     def draw() -> Figure:
-        from ncollapse.report.surrogates import plot_path
+        from ncollapse.drawing.surrogates import plot_path
 
         if by_formula:
             return gram_figure(solution)

@@ -40,7 +40,7 @@ def _draw(model: UnregularizedUFM, end: FlowEnd) -> Figure:
     """Eigenvalues of the classifier beside the logistic law, and the loss."""
     import torch
 
-    from ncollapse.report.surrogate_curves import Panel, plot_panels
+    from ncollapse.drawing.surrogate_curves import Panel, plot_panels
     from ncollapse.surrogates import collapsed_eigenvalue
 
     found = torch.stack([torch.linalg.svdvals(point["weight"])[: model.num_classes - 1].square() for point in end.path])

@@ -65,7 +65,7 @@ def _solve(options: argparse.Namespace) -> Solved:
 
 def _figure(options: argparse.Namespace, data: dict[str, float], inputs: Tensor, solve: Callable[[float], Solution]) -> Figure:
     """The trade-off over the cost of moving, between the data and the model without data."""
-    from ncollapse.report.surrogates import plot_tradeoff
+    from ncollapse.drawing.surrogates import plot_tradeoff
     from ncollapse.surrogates import UFM, alignment
 
     decays = [10 ** (i / 4 - 6) for i in range(25)]

@@ -50,7 +50,7 @@ def _solve(options: argparse.Namespace) -> Solved:
 
 def _draw(model: NearCollapse, spread: tuple[float, float]) -> Figure:
     """What either decay does to the ratio of PFC1, each within two decades of its value."""
-    from ncollapse.report.surrogate_curves import Panel, plot_panels
+    from ncollapse.drawing.surrogate_curves import Panel, plot_panels
 
     factors, curves = [10 ** (i / 20 - 1) for i in range(41)], {}
     for name, label in (("lambda_h", "cost of moving λ_H"), ("lambda_w", "decay of the weight λ_W")):

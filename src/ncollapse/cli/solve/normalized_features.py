@@ -39,7 +39,7 @@ def _solve(options: argparse.Namespace) -> Solved:
 
 def _draw(model: NormalizedFeatures) -> Figure:
     """The value that descent finds against the dimension: at the bound from K-1 on."""
-    from ncollapse.report.surrogate_curves import Panel, plot_panels
+    from ncollapse.drawing.surrogate_curves import Panel, plot_panels
 
     dims = list(range(2, max(model.num_classes, 3) + 1))
     found = [replace(model, dim=dim, per_class=1).solve(seed=0, allow_unconverged=True).value for dim in dims]

@@ -40,7 +40,7 @@ def add_model(models: Any, name: str, text: str, call: Callable[[argparse.Namesp
 
 def gram_figure(solution: Solution) -> Figure:
     """Draw the inner products of class means and of classifier rows."""
-    from ncollapse.report.surrogates import plot_grams
+    from ncollapse.drawing.surrogates import plot_grams
     from ncollapse.statistics import ClassMoments
 
     features, weight = solution.variables["features"], solution.variables["weight"]
@@ -74,8 +74,8 @@ def _report(options: argparse.Namespace, call: Callable[[argparse.Namespace], So
 
 
 def _write_figure(figure: Figure, path: Path) -> None:
-    from ncollapse.files import write_whole
-    from ncollapse.report.figures import render
+    from ncollapse.drawing.figures import render
+    from ncollapse.records.files import write_whole
 
     write_whole(path, render(figure, path.suffix.removeprefix(".")))
 

@@ -41,7 +41,7 @@ def _solve(options: argparse.Namespace) -> Solved:
 
 def _draw(model: WeightNormalizedNet, solution: Solution, seed: int) -> Figure:
     """Margins before and after, and the descent with its bound."""
-    from ncollapse.report.surrogate_curves import Panel, plot_panels
+    from ncollapse.drawing.surrogate_curves import Panel, plot_panels
 
     ranks, steps = list(range(1, len(model.labels) + 1)), list(range(len(solution.history)))
     points = {"start": model.start(seed), "solution": solution.variables}

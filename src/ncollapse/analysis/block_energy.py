@@ -1,0 +1,77 @@
+"""What the blocks of a residual network add to the features, against the bound that weight decay puts on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from ncollapse.depth.weight_decay import BlockBound, BlockMoments, WeightDecayBound, single_layer_bound, two_layer_bound
+from ncollapse.hooks.discovery import Discovery
+from ncollapse.hooks.tapped_network import Taps
+from ncollapse.models.fc_resnet import FCResNet
+
+
+def weight_decay_bounds(model: FCResNet, batches: Iterable[tuple[Tensor, Tensor]]) -> WeightDecayBound:
+    r"""Bound the kinetic energy of a fully connected ResNet by its weights, block by block, in one pass over the data.
+
+    Args:
+        model: The network; it runs in eval mode and without gradients, and its modes are restored.
+        batches: Yields (inputs, labels); the labels are not used.
+
+    Returns:
+        Per block the measured :math:`\mathbb{E} \lVert f_l(h) \rVert^2` and its bounds; where the network normalizes they are
+        computed from the weights as they stand, and ``is_bound`` is False.
+
+    Raises:
+        TypeError: If the network is not an ``FCResNet``.
+        ValueError: If there is no data, or the network has other than residual connections.
+
+    Reference:
+        Progressive feedforward collapse, arXiv 2405.00985, section II; docs/theory.md, 3.10.
+    """
+    if not isinstance(model, FCResNet):
+        raise TypeError(
+            f"weight_decay_bounds needs an FCResNet, whose blocks it knows, got {type(model).__name__}. For other networks "
+            "use BlockMoments with single_layer_bound or two_layer_bound of ncollapse.depth."
+        )
+    if model.config.connections != "residual":
+        raise ValueError(
+            f"weight_decay_bounds needs residual connections, whose blocks add to what they take, got "
+            f"{model.config.connections!r}. What other blocks do is no step of bounded length."
+        )
+    outputs = model.collapse_stages
+    inputs = dict(zip(outputs[1:], outputs, strict=False))
+    discovery = Discovery(model, [*outputs, *(f"{name}.branch" for name in inputs)], None, model.num_classes)
+    device = next(model.parameters()).device
+    moments: dict[str, BlockMoments] = {}
+    num_batches = 0
+    # A shuffling loader draws its seed from the global generator, which is left as it was.
+    with Taps(model, discovery.plan) as taps, torch.random.fork_rng(devices=[]):
+        for samples, labels in batches:
+            num_batches += 1
+            features = taps.forward(samples.to(device), labels)
+            for name, before in inputs.items():
+                part = _moments(features[before], features[f"{name}.branch"])
+                moments[name] = moments[name].merge(part) if name in moments else part
+    if not num_batches:
+        raise ValueError("There is no data: the loader yielded no batch. Check the data set and the loader's drop_last.")
+    bounds = tuple(_bound(moments[name], model.get_submodule(f"{name}.branch")) for name in inputs)
+    normalized = model.config.normalization != "none"
+    return WeightDecayBound(tuple(inputs), tuple(replace(bound, is_bound=not normalized) for bound in bounds))
+
+
+def _moments(inputs: Tensor, outputs: Tensor) -> BlockMoments:
+    # No float64 on Apple's GPUs: sums are taken on the CPU there.
+    if inputs.device.type == "mps":
+        inputs, outputs = inputs.cpu(), outputs.cpu()
+    return BlockMoments.from_batch(inputs, outputs)
+
+
+def _bound(moments: BlockMoments, branch: nn.Module) -> BlockBound:
+    layers = [(layer.weight, layer.bias) for layer in branch.children() if isinstance(layer, nn.Linear)]
+    if len(layers) == 1:
+        return single_layer_bound(moments, *layers[0])
+    return two_layer_bound(moments, *layers)

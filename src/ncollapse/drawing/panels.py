@@ -1,0 +1,229 @@
+"""Draw one panel on one Axes: a metric over epochs, over depth, or of the last layer."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from matplotlib.axes import Axes
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import NullLocator
+
+from ncollapse.drawing import style
+from ncollapse.drawing.labels import POSITIONS
+from ncollapse.records.parsing import ReportError
+from ncollapse.records.reading import Run
+from ncollapse.records.schema import Numbers
+
+__all__ = [
+    "LAST_LAYER",
+    "PROGRESSIVE",
+    "Panel",
+    "Series",
+    "draw_over_depth",
+    "draw_over_epochs",
+    "require_position",
+    "shown_over_depth",
+    "shown_over_epochs",
+]
+
+# Dots show where was measured; more of them than this run together and only thicken the line.
+_MOST_MARKED_EPOCHS = 20
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line of a panel of the last layer: a metric, its direct label, color and dash pattern, and what it means."""
+
+    metric: str
+    label: str = ""
+    color: str = style.INK
+    dashes: Literal["-", "--", "-."] = "-"
+    meaning: str = ""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """What one panel shows."""
+
+    key: str
+    title: str
+    label: str
+    log: bool
+    series: tuple[Series, ...] = ()
+
+
+PROGRESSIVE = (
+    Panel("pfc1", r"PFC1   $\mathrm{tr}\,\Sigma_W\,/\,\mathrm{tr}\,\Sigma_B$", "within / between-class variance", log=True),
+    Panel("pfc2", r"PFC2   $\Vert G/\Vert G\Vert_F-E_K\Vert_F$", "distance of class means to an ETF", log=True),
+    Panel("pfc3", "PFC3", "accuracy of the nearest class center", log=False),
+)
+LAST_LAYER = (
+    Panel(
+        "nc1", r"NC1   $\mathrm{tr}(\Sigma_W\Sigma_B^{+})/K$", "variability within classes", log=True, series=(Series("nc1"),)
+    ),
+    Panel(
+        "nc2",
+        "NC2",
+        "deviation of class means from an ETF",
+        log=False,
+        series=(
+            Series("nc2_equinorm", "lengths", style.LINE, "-", "spread of the lengths of class means"),
+            Series("nc2_equiangularity", "cosines", style.NULL, "--", "spread of the cosines of class means"),
+            Series("nc2_max_angle", "to −1/(K−1)", style.THIRD, "-.", "mean distance of the cosines from −1/(K−1)"),
+        ),
+    ),
+    Panel(
+        "nc3",
+        r"NC3   $\Vert W^{\!\top}\!/\Vert W\Vert_F-\bar M/\Vert\bar M\Vert_F\Vert_F^2$",
+        "classifier against class means",
+        log=True,
+        series=(Series("nc3"),),
+    ),
+    Panel("nc4", "NC4", "disagreement with nearest center", log=False, series=(Series("nc4_mismatch"),)),
+)
+
+
+def require_position(run: Run, position: str) -> None:
+    """Check that the run knows a way to lay its layers on the line."""
+    if position not in run.last.positions:
+        known = ", ".join(run.last.positions)
+        raise ReportError(f"{run.path / 'depth.json'}: needed the position {position!r}, has {known}. Choose one of these.")
+
+
+def shown_over_epochs(run: Run, panel: Panel) -> list[float | None]:
+    """What ``draw_over_epochs`` shows of every layer, for axes that several runs share."""
+    return [value for depth in range(len(run.layers)) for value in run.over_epochs(panel.key, depth)]
+
+
+def shown_over_depth(run: Run, panel: Panel) -> list[float | None]:
+    """What ``draw_over_depth`` shows, for axes that several runs share."""
+    return [*run.over_depth(panel.key), *(value for _, values, *_ in _curves(run, panel) for value in values)]
+
+
+def draw_over_epochs(axes: Axes, run: Run, panel: Panel, shared: Sequence[float | None] = ()) -> None:
+    """Draw a metric over the epochs: of every layer, or the panel's own series of the last layer."""
+    colors = style.depth_colors(len(run.layers))
+    if panel.series:
+        last = len(run.measured_layers) - 1
+        lines = [(run.over_epochs(s.metric, last), s.label, s.color, s.dashes) for s in panel.series]
+    else:
+        lines = [(run.over_epochs(panel.key, depth), str(depth), color, "-") for depth, color in enumerate(colors)]
+    style.prepare(axes)
+    axes.set_ylabel(panel.label)
+    if not _fit(axes, panel, [value for values, *_ in lines for value in values], shared):
+        return
+    marker = "o" if len(run.epochs) <= _MOST_MARKED_EPOCHS else ""
+    for values, _, color, dashes in lines:
+        axes.plot(run.epochs, _drawable(values, panel.log), dashes, color=color, linewidth=1.5, marker=marker, markersize=2.4)
+    _fit_epochs(axes, run)
+    labels = [(value, label, color) for values, label, color, _ in lines if (value := values[-1]) is not None and label]
+    (_label_apart if panel.series else _label_together)(axes, [item for item in labels if not panel.log or item[0] > 0])
+
+
+def draw_over_depth(axes: Axes, run: Run, panel: Panel, position: str, shared: Sequence[float | None] = ()) -> None:
+    """Draw a metric over depth at the last epoch: the layers, the straight line through them, and the log-linear null."""
+    require_position(run, position)
+    layers, curves = run.over_depth(panel.key), _curves(run, panel)
+    style.prepare(axes)
+    axes.set_ylabel(panel.label)
+    axes.set_xlabel(POSITIONS.get(position, position))
+    if not _fit(axes, panel, shown_over_depth(run, panel), shared):
+        return
+    for t, values, color, dashes in curves:
+        axes.plot(t, _drawable(values, panel.log), dashes, color=color, linewidth=1.6)
+    placed = list(zip(run.last.positions[position], _drawable(layers, panel.log), strict=True))
+    _draw_layers(axes, placed)
+
+
+def _curves(run: Run, panel: Panel) -> list[tuple[Sequence[float], Numbers, str, str]]:
+    """The null and the straight line at the last epoch, as times, values, color and dashes."""
+    curves = [(run.last.null, style.NULL, "--"), (run.last.curve, style.LINE, "-")]
+    return [
+        (curve.t, values, color, dashes)
+        for curve, color, dashes in curves
+        if (values := {"pfc1": curve.pfc1, "pfc2": curve.pfc2, "pfc3": curve.pfc3}[panel.key]) is not None
+    ]
+
+
+def _draw_layers(axes: Axes, placed: list[tuple[float | None, float]]) -> None:
+    """Markers with the layer's depth beside them; a number that would lie on its neighbor is left out."""
+    occupied: list[tuple[float, float]] = []
+    for depth, ((x, y), color) in enumerate(zip(placed, style.depth_colors(len(placed)), strict=True)):
+        if x is None or math.isnan(y):
+            continue
+        axes.plot(
+            [x], [y], "o", color=color, markersize=6.5, markeredgecolor=style.INK, markeredgewidth=0.7, clip_on=False, zorder=3
+        )
+        px, py = axes.transData.transform((x, y))
+        if all(abs(px - qx) > 11 or abs(py - qy) > 13 for qx, qy in occupied):
+            occupied.append((px, py))
+            axes.annotate(
+                str(depth),
+                (x, y),
+                (5, 6),
+                textcoords="offset points",
+                fontsize=8,
+                color=style.INK,
+                annotation_clip=False,
+                # The lines run below the numbers.
+                path_effects=[withStroke(linewidth=2.5, foreground=style.PAPER)],
+            )
+
+
+def _fit(axes: Axes, panel: Panel, values: list[float | None], shared: Sequence[float | None]) -> bool:
+    """Set the y axis; where nothing can be drawn say why instead, and return False."""
+    drawable, others = ([v for v in _drawable(found, panel.log) if not math.isnan(v)] for found in (values, shared))
+    if drawable:
+        (style.fit_log if panel.log else style.fit_linear)(axes, [*drawable, *others])
+        return True
+    known = any(value is not None for value in values)
+    reason = "zero everywhere:\nnothing to draw on a log axis" if known else "undefined or not measured\nin this run"
+    axes.text(0.5, 0.5, reason, transform=axes.transAxes, ha="center", va="center", color=style.SOFT)
+    axes.set(xticks=[], yticks=[])
+    return False
+
+
+def _drawable(values: Sequence[float | None], log: bool) -> list[float]:
+    """The values with nan, which matplotlib leaves out, where there is nothing to draw."""
+    return [math.nan if value is None or (log and value <= 0) else value for value in values]
+
+
+def _fit_epochs(axes: Axes, run: Run) -> None:
+    """A symlog axis, so that epoch 0 (before training) has its place; the first epoch without training error is marked."""
+    axes.set_xscale("symlog", linthresh=1, linscale=0.4)
+    ticks = style.epoch_ticks(run.epochs[-1])
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlim(min(run.epochs[0], 0), max(run.epochs[-1], 1))
+    axes.set_xlabel("epoch")
+    if run.perfect_epoch is not None:
+        axes.axvline(run.perfect_epoch, color=style.SOFT, linewidth=0.9, linestyle=":", zorder=1)
+
+
+def _label_together(axes: Axes, items: list[tuple[float, str, str]]) -> None:
+    """Numbers at the ends of the lines; lines that end at one place share a label, as 1–5 or 2, 4."""
+    groups: list[tuple[float, list[int]]] = []
+    for height, label in sorted((_height(axes, value), int(label)) for value, label, _ in items):
+        if groups and height - groups[-1][0] < 0.065:
+            groups[-1][1].append(label)
+        else:
+            groups.append((height, [label]))
+    for height, numbers in groups:
+        first, last = min(numbers), max(numbers)
+        run = len(numbers) > 1 and last - first + 1 == len(numbers)
+        text = f"{first}–{last}" if run else ", ".join(str(number) for number in sorted(numbers))
+        axes.text(1.02, height, text, transform=axes.transAxes, va="center", fontsize=8, color=style.INK)
+
+
+def _label_apart(axes: Axes, items: list[tuple[float, str, str]]) -> None:
+    """Names at the ends of the lines, pushed upwards until they no longer touch."""
+    floor = -1.0
+    for height, label, color in sorted((_height(axes, value), label, color) for value, label, color in items):
+        floor = max(height, floor + 0.085)
+        axes.text(1.02, floor, label, transform=axes.transAxes, va="center", fontsize=8, color=color)
+
+
+def _height(axes: Axes, value: float) -> float:
+    """A value as a share of the panel's height."""
+    return float(axes.transAxes.inverted().transform(axes.transData.transform((0.0, value)))[1])

@@ -1,0 +1,118 @@
+"""The tables of the page as values: the last epoch's metrics by layer with marked flags, the recipe, the versions."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ncollapse.drawing.wording import number
+from ncollapse.records.reading import Run
+
+__all__ = [
+    "MetricRow",
+    "MetricTable",
+    "differing_settings",
+    "environment_entries",
+    "mark",
+    "metric_tables",
+    "recipe_groups",
+]
+
+
+@dataclass(frozen=True)
+class MetricRow:
+    """One metric: its id, its meaning, and one cell per layer, each a text and the marks of its flags."""
+
+    metric: str
+    meaning: str
+    cells: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class MetricTable:
+    """The metrics of one split at the last epoch; ``flags`` are (mark, flag, explanation)."""
+
+    split: str
+    epoch: int
+    rows: tuple[MetricRow, ...]
+    flags: tuple[tuple[str, str, str], ...]
+
+
+def metric_tables(run: Run) -> list[MetricTable]:
+    """One table per split of the last epoch."""
+    last, words = [row for row in run.rows if row.epoch == run.epochs[-1]], run.glossary
+    tables = []
+    for split in dict.fromkeys(row.split for row in last):
+        rows = [row for row in last if row.split == split]
+        marks = {flag: mark(i) for i, flag in enumerate(dict.fromkeys(flag for row in rows for flag in row.flags))}
+        cells: dict[str, dict[int, tuple[str, str]]] = {}
+        for row in rows:
+            text = (_tabled(row.value), " ".join(marks[flag] for flag in row.flags))
+            cells.setdefault(row.metric, {})[row.depth] = text
+        table_rows = tuple(
+            MetricRow(
+                metric,
+                words.metrics.get(metric, ""),
+                tuple(known.get(depth, ("", "")) for depth in range(len(run.measured_layers))),
+            )
+            for metric, known in cells.items()
+        )
+        explained = tuple((mark, flag, words.flags.get(flag, flag.replace("_", " "))) for flag, mark in marks.items())
+        tables.append(MetricTable(split, run.epochs[-1], table_rows, explained))
+    return tables
+
+
+def recipe_groups(run: Run) -> dict[str, list[tuple[str, str]]]:
+    """The recipe by section, deeper nesting as dotted names; name, title and description stand elsewhere on the page."""
+    groups: dict[str, list[tuple[str, str]]] = {"run": []}
+    for key, value in run.recipe_entries.items():
+        if isinstance(value, dict):
+            groups[key] = _flatten(value)
+        elif key not in {"title", "description", "changed"}:
+            groups["run"].append((key, _plain(value)))
+    return groups
+
+
+def differing_settings(runs: Sequence[Run]) -> list[list[tuple[str, str]]]:
+    """What the recipes of several runs set differently, apart from their seeds."""
+    words = {"title", "description", "changed", "seed"}
+    settings = [dict(_flatten({key: value for key, value in run.recipe_entries.items() if key not in words})) for run in runs]
+    names = dict.fromkeys(name for fields in settings for name in fields)
+    differing = [name for name in names if len({fields.get(name) for fields in settings}) > 1]
+    return [[(name, fields.get(name, "not set")) for name in differing] for fields in settings]
+
+
+def environment_entries(run: Run) -> list[tuple[str, str]]:
+    """Versions, device and seed, then how long training took and the loss it ended with."""
+    entries = _flatten(run.environment)
+    if run.status.seconds is not None:
+        entries.append(("training time", f"{number(run.status.seconds)} s"))
+    if run.history:
+        entries.append(("last training loss", number(run.history[-1].loss)))
+    return entries
+
+
+def _flatten(entries: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]]:
+    flat: list[tuple[str, str]] = []
+    for key, value in entries.items():
+        flat += _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", _plain(value))]
+    return flat
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list):
+        return ", ".join(_plain(item) for item in value)
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _tabled(value: float) -> str:
+    if math.isnan(value):
+        return "undef."
+    return f"{value:.4g}".replace("inf", "∞").replace("e-0", "e-")
+
+
+def mark(index: int) -> str:
+    """A mark: a, b, …, z, then 27, 28, …; beside numbers it must not be one while letters last."""
+    return chr(ord("a") + index) if index < 26 else str(index + 1)

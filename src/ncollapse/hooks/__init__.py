@@ -1,0 +1,6 @@
+"""Hooks that hand out the features of a network's layers; nothing here knows of classes or statistics."""
+
+from ncollapse.hooks.batch_io import next_tokens, unpack_batch
+from ncollapse.hooks.tap import Tap
+
+__all__ = ["Tap", "next_tokens", "unpack_batch"]

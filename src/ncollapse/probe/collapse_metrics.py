@@ -1,0 +1,133 @@
+"""Features that come batch by batch, in the verbs of torchmetrics: update, compute, reset, merge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from ncollapse.measurement.measurement import Measurement
+from ncollapse.probe.arguments import classifier_on
+from ncollapse.probe.stream import Stream
+from ncollapse.statistics.batch import flatten_features
+from ncollapse.statistics.centers import LinearClassifier
+from ncollapse.statistics.conventions import Convention
+from ncollapse.statistics.moments import ClassMoments
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+
+class CollapseMetrics:
+    """Neural collapse of features that come batch by batch, as ``measure_features`` of all of them at once.
+
+    Means and variances are exact however long the stream. What needs the final class means (NCC accuracy, NC4,
+    tr Σ_W Σ_B⁺) is answered from copies of the features while these fit ``memory_budget``; beyond it those metrics are nan with
+    the flag ``over_budget``, since a stream cannot be passed over again.
+
+    Example:
+        >>> import torch
+        >>> metrics = CollapseMetrics(num_classes=2, metrics=["pfc1", "pfc3"])
+        >>> metrics.update(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 1]))
+        >>> metrics.update(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 1]))
+        >>> metrics.compute().value("pfc3")
+        1.0
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        metrics: Sequence[str] | None = None,
+        convention: Convention = "class",
+        split: str = "train",
+        reference: Measurement | None = None,
+        path: bool = False,
+        memory_budget: int | None = None,
+        group: ProcessGroup | None = None,
+    ) -> None:
+        """Begin with no batches.
+
+        Args:
+            num_classes: K.
+            metrics: Ids to report; None reports all that need no d×d matrix.
+            convention: Class weights of the covariances.
+            split: Name of the data split, a column of the table.
+            reference: Measurement of the training set whose class means decide on another split.
+            path: Also follow the samples' paths through the layers, which must share one dimension.
+            memory_budget: Bytes that kept features may take; None takes a quarter of what is free where they lie.
+            group: Processes of ``torch.distributed`` that share the data: each updates with its own batches, ``compute``
+                is called by all and gives the statistics of all.
+
+        Raises:
+            ValueError: If one of them is not what it must be.
+        """
+        self._stream = Stream(
+            num_classes=num_classes,
+            metrics=metrics,
+            convention=convention,
+            split=split,
+            reference=reference,
+            path=path,
+            memory_budget=memory_budget,
+            group=group,
+        )
+
+    def update(self, features: Tensor | Mapping[str, Tensor], labels: Tensor) -> None:
+        """Take in one batch.
+
+        Args:
+            features: Shape (N, ...), or several layers of the same samples by name, in order of depth. They may be
+                overwritten afterwards, and need no ``detach``.
+            labels: Class indices in [0, K), shape (N,).
+
+        Raises:
+            ValueError: As ``measure_features``, and after an error until ``reset``.
+            TypeError: If features or labels are of another type.
+        """
+        named = {"features": features} if not isinstance(features, Mapping) else features
+        if not named:
+            raise ValueError("features must hold at least one layer, got an empty mapping.")
+        flat = {name: flatten_features(layer) for name, layer in named.items()}
+        if self._stream.keeps:
+            flat = {name: layer.clone() for name, layer in flat.items()}
+            labels = labels.clone() if isinstance(labels, Tensor) else labels
+        self._stream.add(flat, labels)
+
+    def compute(self, classifier: tuple[Tensor, Tensor | None] | None = None) -> Measurement:
+        """Measure all batches since the last reset; more may follow.
+
+        Args:
+            classifier: Weight (K, d) and bias (K,) or None of the classifier on the last layer's features, as it is now.
+
+        Returns:
+            The tidy table and what it was computed from.
+
+        Raises:
+            ValueError: If there were no batches, or a metric was named that needs a classifier and there is none.
+            TypeError: If the classifier is no pair.
+        """
+        if classifier is None:
+            return self._stream.measurement(None, "features handed in; no classifier was given")
+
+        def heads(moments: Mapping[str, ClassMoments]) -> dict[str, LinearClassifier]:
+            last = list(moments)[-1]
+            return {last: classifier_on(last, moments[last].dim, classifier, moments[last].num_classes)}
+
+        return self._stream.measurement(heads, "features handed in")
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        self._stream.reset()
+
+    def merge(self, other: CollapseMetrics) -> None:
+        """Take in the batches of another object, which is left as it is.
+
+        Args:
+            other: Made with the same arguments and updated with the same layers.
+
+        Raises:
+            ValueError: If arguments or layers differ.
+        """
+        self._stream.merge(other._stream)

@@ -1,0 +1,95 @@
+"""What processes that measure one network together must have in common, and what those without data are told."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from ncollapse.groups import Processes
+from ncollapse.hooks.tapped_network import TapPlan
+from ncollapse.statistics.centers import ClassCenters, LinearClassifier
+
+# Copies of one network trained by equal gradients differ by nothing, or on unlike machines by rounding.
+_TOLERANCE = 1e-4
+
+
+def processes_sharing_memory(processes: Processes) -> int:
+    """How many processes of a group take their memory from one machine."""
+    told = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return min(processes.size, int(told)) if told.isdigit() and int(told) > 0 else processes.size
+
+
+def check_same_network(model: nn.Module, reference: Mapping[str, ClassCenters | None] | None, processes: Processes) -> None:
+    """Check that all processes hold one network, and decide by one reference."""
+    if processes.size == 1:
+        return
+    states = [*model.named_parameters(), *model.named_buffers()]
+    shapes = json.dumps([[name, str(tensor.dtype), *tensor.shape] for name, tensor in states])
+    digest = hashlib.sha256(shapes.encode()).hexdigest()[:12]
+    processes.agree("The network's parameters and buffers", f"{len(states)} of digest {digest}")
+    known = {name: centers.moments for name, centers in (reference or {}).items() if centers is not None}
+    layers = json.dumps([[name, moments.num_samples, *moments.means.shape] for name, moments in known.items()])
+    processes.agree("The reference's layers, samples, classes and dimensions", layers)
+    parameters = [parameter.detach().abs().sum(dtype=torch.float64).cpu() for parameter in model.parameters()]
+    _check_close("parameters", parameters, processes)
+    _check_close("reference", [moments.means.abs().sum() for moments in known.values()], processes)
+
+
+def _check_close(what: str, sizes: list[Tensor], processes: Processes) -> None:
+    if not sizes:
+        return
+    told = processes.numbers(torch.stack(sizes).tolist())
+    # Parameters that are not finite show in the features, with their place.
+    other = ((told - told[0]).abs() > _TOLERANCE * told[0]).any(dim=1)
+    if bool(other.any()):
+        raise ValueError(
+            f"The {what} must be the same on all processes, those of rank {int(other.nonzero()[0])} are not those of rank 0. "
+            "Start from one seed or checkpoint (DistributedDataParallel hands out those of rank 0), and measure a reference "
+            "with the same group."
+        )
+
+
+@contextmanager
+def first_buffers(model: nn.Module, processes: Processes) -> Iterator[None]:
+    """Measure with the buffers of the first process, and put back the own ones."""
+    # Running means of a normalization differ between the processes of one training, and those of rank 0 are what is saved.
+    if processes.size == 1:
+        yield
+        return
+    buffers = list(model.buffers())
+    before = [buffer.clone() for buffer in buffers]
+    try:
+        with torch.no_grad():
+            for buffer in buffers:
+                buffer.copy_(processes.hand_out(Tensor, buffer))
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, own in zip(buffers, before, strict=True):
+                buffer.copy_(own)
+
+
+def shared_plan(plan: TapPlan | None, processes: Processes) -> TapPlan | None:
+    """What was tapped, for a process too that has seen no data."""
+    if processes.size == 1:
+        return plan
+    own = "" if plan is None else json.dumps([plan.classifier, plan.feeding])
+    told = processes.agree("The classifier and the layer that feeds it", own)
+    words = [text for text in processes.texts("" if plan is None else plan.explanation) if text]
+    if not told:
+        return plan
+    classifier, feeding = json.loads(told[0])
+    taps = () if plan is None else plan.taps
+    return TapPlan(taps, classifier, feeding, "flatten", frozenset(), words[0] if words else "")
+
+
+def shared_classifier(weight: Tensor, bias: Tensor | None, processes: Processes) -> LinearClassifier:
+    """The classifier of the first process, on all."""
+    own = LinearClassifier.from_parameters(weight, bias).to("cpu")
+    return LinearClassifier(*(processes.hand_out(Tensor, part) for part in own))

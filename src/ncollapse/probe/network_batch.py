@@ -1,0 +1,43 @@
+"""A batch that runs through a tapped network when its layers are asked for."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ncollapse.hooks.batch_io import Unpack, map_tensors
+from ncollapse.hooks.tapped_network import Taps, labelled_tokens
+from ncollapse.probe.layer_batch import LayerBatch, Receive
+
+
+class TappedBatch(NamedTuple):
+    """Inputs and labels of one batch, and the network."""
+
+    taps: Taps
+    inputs: Any
+    given: Any
+    labels: Tensor
+    passing: bool
+
+    @classmethod
+    def of(cls, taps: Taps, batch: Any, index: int, unpack: Unpack, device: torch.device) -> TappedBatch:
+        """Unpack what a loader yielded."""
+        try:
+            inputs, given = unpack(batch)
+        except TypeError as error:
+            raise TypeError(f"Batch {index}: {error}") from error
+        tokens = labelled_tokens(given)
+        labels = given if tokens is None else given.flatten()[tokens]
+        return cls(taps, map_tensors(lambda t: t.to(device), inputs), given, labels, device.type == "cpu")
+
+    def stream(self, receive: Receive, hold: bool) -> str | None:
+        """Run the network; every layer's features are handed out inside its hook."""
+        self.taps.forward(self.inputs, self.given, receive, hold)
+        return None if self.taps.plan is None else self.taps.plan.own_input
+
+    def whole(self) -> LayerBatch:
+        """Run the network and hold all features."""
+        features = self.taps.forward(self.inputs, self.given)
+        return LayerBatch({name: layer.cpu() for name, layer in features.items()}, self.labels.cpu())

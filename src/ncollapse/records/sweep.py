@@ -1,0 +1,96 @@
+"""Read a sweep: which runs it has, what they set, and those of them that are finished."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from ncollapse.records.parsing import ReportError, parse
+from ncollapse.records.reading import Run, read_run
+
+__all__ = ["PAGE_FILE", "SWEEP_FILE", "Sweep", "SweptRun", "read_sweep", "unfinished"]
+
+SWEEP_FILE = "sweep.json"
+PAGE_FILE = "report.html"
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One run in ``sweep.json``: its folder, the swept fields with their values as text, its seed."""
+
+    name: str
+    settings: dict[str, str]
+    seed: int
+
+
+@dataclass(frozen=True)
+class _File:
+    """``sweep.json``."""
+
+    runs: tuple[_Entry, ...]
+
+
+@dataclass(frozen=True)
+class SweptRun:
+    """One run of a sweep."""
+
+    name: str
+    settings: dict[str, str]
+    seed: int
+    run: Run | None = None
+    problem: str = ""
+    has_page: bool = False
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What the files of a sweep say."""
+
+    path: Path
+    runs: tuple[SweptRun, ...]
+    fields: tuple[str, ...]
+
+    def by_setting(self) -> list[tuple[tuple[str, ...], list[Run]]]:
+        """The finished runs of every combination of swept values, in the order of ``sweep.json``."""
+        groups: dict[tuple[str, ...], list[Run]] = {}
+        for item in self.runs:
+            group = groups.setdefault(tuple(item.settings[name] for name in self.fields), [])
+            group += [] if item.run is None else [item.run]
+        return list(groups.items())
+
+
+def read_sweep(path: Path) -> Sweep:
+    """Read the list of a sweep's runs, and of every run what there is."""
+    path = Path(path)
+    file, again = path / SWEEP_FILE, "Run `ncollapse sweep` again with the same --out."
+    if not file.is_file():
+        raise ReportError(f"{file}: needed the list of a sweep's runs, found nothing. "
+                          "Name the folder that `ncollapse sweep` was given with --out.")  # fmt: skip
+    try:
+        entries = parse(_File, json.loads(file.read_text(encoding="utf-8")), f"{file}: ").runs
+    except ValueError as error:
+        raise ReportError(f"{error if isinstance(error, ReportError) else f'{file} is not JSON ({error}).'} {again}") from None
+    if len({tuple(entry.settings) for entry in entries}) != 1:
+        found = "runs with different fields" if entries else "no run"
+        raise ReportError(f"{file}: needed runs that all set the same fields, found {found}. {again}")
+    return Sweep(path, tuple(_swept_run(path / entry.name, entry) for entry in entries), tuple(entries[0].settings))
+
+
+def _swept_run(folder: Path, entry: _Entry) -> SweptRun:
+    has_page = (folder / PAGE_FILE).is_file()
+    run, problem = None, "not begun"
+    if folder.is_dir():
+        try:
+            run = read_run(folder)
+            problem = unfinished(run)
+        except ReportError as error:
+            problem = str(error)
+    return SweptRun(entry.name, entry.settings, entry.seed, None if problem else run, problem, has_page)
+
+
+def unfinished(run: Run) -> str:
+    """Why a run does not count among finished ones."""
+    status = run.status
+    if status.state == "finished":
+        return ""
+    why = f": {status.reason}" if status.reason else ""
+    return f"{status.state} at epoch {status.epoch} of {status.epochs}{why}"

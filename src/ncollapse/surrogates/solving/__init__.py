@@ -1,0 +1,1 @@
+"""Problems, solvers and certificates shared by all surrogate models."""

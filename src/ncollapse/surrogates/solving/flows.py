@@ -1,0 +1,76 @@
+"""Flows: Runge–Kutta steps, and the point where a flow was left as a solution with its path."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from ncollapse.surrogates.solving.arguments import check_positive
+from ncollapse.surrogates.solving.problem import Problem, Solution, Variables
+
+State = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class FlowEnd(Solution):
+    """Where a flow was left, at a time of the caller's choice: nothing is claimed about its gradient.
+
+    Attributes:
+        times: From 0 on, equally spaced.
+        path: The point at each of them; the history holds their objectives.
+    """
+
+    times: tuple[float, ...] = field(repr=False, default=())
+    path: tuple[Variables, ...] = field(repr=False, default=())
+
+    @property
+    def status(self) -> str:
+        """What is known about the point, as a sentence."""
+        return f"End of a flow: {self.source}; the gap to the lower bound is {self.gap:.3g}."
+
+
+def runge_kutta(slope: Callable[[State], State], state: State, step: float) -> State:
+    """One step of the classical method of order four."""
+
+    def moved(by: State, share: float) -> State:
+        return tuple(part + share * step * change for part, change in zip(state, by, strict=True))
+
+    first = slope(state)
+    second = slope(moved(first, 0.5))
+    third = slope(moved(second, 0.5))
+    fourth = slope(moved(third, 1.0))
+    return moved(tuple(a + 2 * b + 2 * c + d for a, b, c, d in zip(first, second, third, fourth, strict=True)), 1 / 6)
+
+
+def follow(
+    problem: Problem,
+    slope: Callable[[Variables], Variables],
+    start: Variables,
+    duration: float,
+    num_steps: int,
+    retract: Callable[[Variables], Variables] = dict,
+) -> FlowEnd:
+    """Follow a flow along which an objective falls."""
+    check_positive(duration=duration, num_steps=num_steps)
+    names, step = list(start), duration / num_steps
+
+    def derivative(state: State) -> State:
+        found = slope(dict(zip(names, state, strict=True)))
+        return tuple(found[name] for name in names)
+
+    path, history = [start], [float(problem.objective(start))]
+    for number in range(num_steps):
+        state = runge_kutta(derivative, tuple(path[-1].values()), step)
+        path.append(retract(dict(zip(names, state, strict=True))))
+        history.append(float(problem.objective(path[-1])))
+        if not (math.isfinite(history[-1]) and history[-1] <= history[-2] + 1e-9 * history[0]):
+            raise ValueError(
+                f"The objective must fall along the flow, but at t = {(number + 1) * step:.3g} it went from {history[-2]:.3g} "
+                f"to {history[-1]:.3g} with steps of {step:.3g}. Take more steps, or a shorter duration."
+            )
+    end = problem.solution(path[-1], f"{num_steps} steps up to t = {duration:g}", tuple(history))
+    times = tuple(step * number for number in range(num_steps + 1))
+    return FlowEnd(**vars(end), times=times, path=tuple(path))

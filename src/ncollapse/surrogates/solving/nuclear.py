@@ -1,0 +1,160 @@
+"""Convex programs in logits with a nuclear norm: what products of free weights and free features come down to."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ncollapse.surrogates.solving.losses import LossName, loss_conjugate, loss_gradient, loss_value
+
+Bias = Literal["none", "free", "regularized"]
+
+# Largest curvature of the losses in one row of logits.
+_CURVATURE = {"mse": 1.0, "ce": 0.5}
+# A sum of numbers that sum to at most one in absolute value is zero below this.
+_EXACT = 1e-15
+
+
+def soft_threshold(matrix: Tensor, level: float) -> Tensor:
+    """Singular values reduced by a level, at least 0: the proximal map of the nuclear norm."""
+    left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+    return left * torch.clamp(values - level, min=0) @ right
+
+
+def project_on_ball(matrix: Tensor, radius: float) -> Tensor:
+    """The nearest matrix whose nuclear norm is at most a radius."""
+    left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+    if values.sum() <= radius:
+        return matrix
+    # The level at which the reduced singular values sum to the radius (they are sorted, largest first).
+    levels = (values.cumsum(0) - radius) / torch.arange(1, len(values) + 1)
+    level = levels[int((values > levels).nonzero()[-1])]
+    return left * torch.clamp(values - level, min=0) @ right
+
+
+def split_product(product: Tensor, dim: int, ratio: float) -> tuple[Tensor, Tensor]:
+    r"""Balanced factors of a matrix: features H and a weight W with :math:`H W^T` the product."""
+    # With the SVD A \Sigma B^T: H = \rho^{-1/2} A \Sigma^{1/2}, W = \rho^{1/2} B \Sigma^{1/2}, in the
+    # first coordinates of d dimensions. Of all factors they have the least
+    # \rho \lVert H \rVert^2 + \lVert W \rVert^2 / \rho.
+    left, values, right = torch.linalg.svd(product, full_matrices=False)
+    rank = int((values > 1e-12 * values[0]).sum())
+    if dim < rank:
+        raise ValueError(
+            f"The optimal logits have rank {rank}, which needs dim >= {rank}, got {dim}. Raise dim, or solve in the weight and "
+            "the features with LBFGS()."
+        )
+    roots = values[:rank].sqrt()
+    features, weight = product.new_zeros(len(product), dim), product.new_zeros(product.shape[1], dim)
+    features[:, :rank] = left[:, :rank] * roots / math.sqrt(ratio)
+    weight[:, :rank] = right[:rank].T * roots * math.sqrt(ratio)
+    return features, weight
+
+
+class Minimum(NamedTuple):
+    """Where ``NuclearProgram.minimize`` stopped."""
+
+    logits: Tensor
+    bias: Tensor
+    history: tuple[float, ...]
+    converged: bool
+    iterations: int
+
+
+@dataclass(frozen=True)
+class NuclearProgram:
+    r"""Minimize a loss of logits whose nuclear norm is penalized or bounded."""
+
+    # \min_{Z,b} \sum_i p_i \ell_i(z_i + b) + \frac{\lambda_b}{2} \lVert b \rVert^2 + \mu \lVert V \rVert_* with
+    # V = \mathrm{diag}(s) Z, or without the last term under \lVert V \rVert_* \le \tau.
+
+    loss: LossName
+    labels: Tensor
+    shares: Tensor
+    scales: Tensor
+    penalty: float = 0.0
+    radius: float = math.inf
+    bias: Bias = "none"
+    lambda_b: float = 0.0
+
+    def value(self, logits: Tensor, bias: Tensor) -> float:
+        """Objective of a feasible point."""
+        nuclear = torch.linalg.svdvals(self.scales.unsqueeze(1) * logits).sum()
+        smooth = loss_value(self.loss, logits + bias, self.labels, self.shares) + self.lambda_b / 2 * bias.square().sum()
+        return float(smooth + self.penalty * nuclear)
+
+    def dual(self, logits: Tensor, bias: Tensor) -> tuple[float, float]:
+        r"""Spectral norm of the gradient, and a lower bound of the minimum that holds whatever the point is."""
+        # Every Γ gives -\ell^*(\Gamma) - \lVert \Gamma^T 1 \rVert^2 / 2\lambda_b - \tau \lVert \mathrm{diag}(s)^{-1}
+        # \Gamma \rVert_2; with a penalty the last norm must be at most μ instead, and a free bias needs \Gamma^T 1 = 0.
+        if self.bias == "free":
+            bias = best_bias(self.loss, logits, self.labels, self.shares, bias)
+            if float(loss_gradient(self.loss, logits + bias, self.labels, self.shares).sum(dim=0).abs().max()) > _EXACT:
+                return math.nan, -math.inf
+        gradient = loss_gradient(self.loss, logits + bias, self.labels, self.shares)
+        norm = float(torch.linalg.matrix_norm(gradient / self.scales.unsqueeze(1), ord=2))
+        if math.isinf(self.radius) and norm > self.penalty:
+            gradient = gradient * (self.penalty / norm)
+        bound = -float(loss_conjugate(self.loss, gradient, self.labels, self.shares))
+        if self.bias == "regularized":
+            bound -= float(gradient.sum(dim=0).square().sum()) / (2 * self.lambda_b)
+        return norm, bound if math.isinf(self.radius) else bound - self.radius * norm
+
+    def proximal(self, matrix: Tensor, step: float) -> Tensor:
+        """Proximal map of the nuclear norm's part."""
+        if math.isinf(self.radius):
+            return soft_threshold(matrix, step * self.penalty)
+        return project_on_ball(matrix, self.radius)
+
+    def minimize(self, *, tolerance: float = 1e-12, max_iterations: int = 100_000) -> Minimum:
+        """Accelerated proximal gradient steps from zero, restarted when they turn back (O'Donoghue & Candès 2015)."""
+        step, bias_scale = self._steps()
+        # The bias is one more row, in units in which one step size fits all rows.
+        point = torch.zeros(len(self.labels) + 1, int(self.labels.max()) + 1, dtype=torch.float64)
+        ahead, momentum, history = point, 1.0, []
+        for iteration in range(max_iterations + 1):
+            if iteration % 10 == 0:
+                logits, bias = point[:-1] / self.scales.unsqueeze(1), bias_scale * point[-1]
+                history.append(self.value(logits, bias))
+                converged = history[-1] - self.dual(logits, bias)[1] <= tolerance * abs(history[-1])
+                if converged or iteration == max_iterations:
+                    break
+            moved = ahead - step * self._gradient(ahead, bias_scale)
+            moved = torch.cat([self.proximal(moved[:-1], step), moved[-1:]])
+            turned = bool(((ahead - moved) * (moved - point)).sum() > 0)
+            before, momentum = momentum, 1.0 if turned else (1 + math.sqrt(1 + 4 * momentum**2)) / 2
+            ahead = moved if turned else moved + (before - 1) / momentum * (moved - point)
+            point = moved
+        return Minimum(logits, bias, tuple(history), converged, iteration)
+
+    def _steps(self) -> tuple[float, float]:
+        """Step size, one over the curvature (halved where a bias moves the same logits), and the units of the bias."""
+        curvature = _CURVATURE[self.loss] * (1 if self.bias == "none" else 2)
+        step = 1 / (curvature * float((self.shares / self.scales.square()).max()))
+        return step, 0.0 if self.bias == "none" else 1 / math.sqrt((curvature + self.lambda_b) * step)
+
+    def _gradient(self, point: Tensor, bias_scale: float) -> Tensor:
+        bias = bias_scale * point[-1]
+        gradient = loss_gradient(self.loss, point[:-1] / self.scales.unsqueeze(1) + bias, self.labels, self.shares)
+        slope = gradient.sum(dim=0) + self.lambda_b * bias
+        return torch.cat([gradient / self.scales.unsqueeze(1), bias_scale * slope.unsqueeze(0)])
+
+
+def best_bias(loss: LossName, logits: Tensor, labels: Tensor, shares: Tensor, start: Tensor) -> Tensor:
+    r"""The free bias that minimizes the loss of given logits, so that :math:`\Gamma^T 1 = 0`: Newton's method."""
+    bias, identity = start, torch.eye(logits.shape[1], dtype=torch.float64)
+    for _ in range(20):
+        slope = loss_gradient(loss, logits + bias, labels, shares).sum(dim=0)
+        if float(slope.abs().max()) <= _EXACT:
+            break
+        curvature = identity
+        if loss == "ce":
+            outputs = torch.softmax(logits + bias, dim=1)
+            # The direction of the common shift, flat and never moved along, gets curvature 1/K.
+            curvature = torch.diag(shares @ outputs) - outputs.T @ (shares.unsqueeze(1) * outputs) + 1 / len(identity)
+        bias = bias - torch.linalg.solve(curvature, slope)
+    return bias

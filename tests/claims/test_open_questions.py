@@ -1,0 +1,191 @@
+"""Claims that compare settings, and those about other losses, labels and connections: each against numbers made for it."""
+
+import pytest
+from scipy import stats
+
+from ncollapse.claims import rule_on_claims
+from ncollapse.claims.estimates import share_estimate
+
+FIRST, LAST = "stem", "blocks.1"
+
+
+@pytest.fixture
+def write_seed(make_run, edit):
+    """A finished run in the terminal phase; settings by dotted name, entries of its last record replaced."""
+
+    def write(seed, *, name=None, blocks=2, tau=8.0, settings=(), **last):
+        label = name or "-".join([*(f"{k}={v}" for k, v in dict(settings).items()), str(blocks), str(seed)])
+        layers = (FIRST, *(f"blocks.{i}" for i in range(blocks)))
+        run = make_run(label, layers=layers, epochs=(0, 5), seed=seed, bump=False, flagged=False)
+
+        def change_recipe(recipe):
+            recipe["model"]["num_blocks"] = blocks
+            for key, value in dict(settings).items():
+                group, _, leaf = key.partition(".")
+                recipe[group][leaf] = value
+
+        edit(run / "recipe.json", change_recipe)
+        edit(run / "status.json", lambda status: status.update(weight_decay_time=tau, first_perfect_epoch=3))
+
+        def change_depth(content):
+            record = content["epochs"][-1]
+            for key, value in last.items():
+                record[key] = {**record[key], **value} if isinstance(value, dict) and key in record else value
+
+        edit(run / "depth.json", change_depth)
+        return run
+
+    return write
+
+
+def rulings(folders):
+    return {ruling.claim.key: ruling for ruling in rule_on_claims(folders).rulings}
+
+
+def energy(own=100.0, best=100.0, random=200.0, **others):
+    costs = {"wasserstein2": best, "identity_cost_sample": own, "random_cost_sample": random}
+    return {"energy": costs | others}
+
+
+def depths(depth):
+    reached = depth is not None
+    return [{"epsilon": 0.005, "depth": depth if reached else 2, "reached": reached}]
+
+
+def error(line, null):
+    one = {"line": {"pfc1": line, "pfc2": line}, "null": {"pfc1": null, "pfc2": null}}
+    return {"prediction_error": {"projection": one, "index": one}}
+
+
+def test_pairings_are_optimal_exactly_or_nearly_by_what_a_random_one_costs_more(write_seed):
+    """An excess of 0.5 of 100 is within a hundredth of what a random pairing costs more; of 3 it is not."""
+    own = (100.0, 100.0, 100.5, 100.5, 103.0)
+    exact, nearly = rulings([write_seed(seed, **energy(cost)) for seed, cost in enumerate(own)])["transport"].evidence
+    assert exact.estimate == share_estimate(2, 5)
+    assert nearly.estimate == share_estimate(4, 5)
+    # The same excess where a random pairing costs hardly more than the best.
+    vacuous = [write_seed(seed, name=f"v{seed}", **energy(cost, random=110.0)) for seed, cost in enumerate(own)]
+    assert rulings(vacuous)["transport"].evidence[1].estimate == share_estimate(2, 5)
+    # Rounding of a mean is no better pairing.
+    rounded = [write_seed(seed, name=f"r{seed}", **energy(100.0 * (1 + 1e-14))) for seed in range(5)]
+    assert rulings(rounded)["transport"].verdict == "holds"
+
+
+def test_means_are_aligned_from_nine_tenths_on(write_seed):
+    runs = [write_seed(seed, alignment={"alignment": value}) for seed, value in enumerate((0.9, 0.95, 1.0, 0.899, 0.91))]
+    (evidence,) = rulings(runs)["alignment"].evidence
+    assert evidence.estimate == share_estimate(4, 5)
+
+
+def test_what_weight_decay_does_is_ranked_within_seeds(write_seed):
+    """Energy falls with decay in all seeds; efficiency does in the last alone, where it should grow; line errors stay."""
+    runs = []
+    for seed in range(5):
+        for rank, decay in enumerate((0.0, 0.01, 0.1)):
+            runs.append(
+                write_seed(
+                    seed,
+                    settings={"train.weight_decay": decay},
+                    **energy(energy=100.0 - rank, efficiency=0.5 + (rank if seed < 4 else -rank) / 10),
+                    straightness={"line_shape_score_mean": 1.5 - rank / 10},
+                    **error(0.1 + rank / 100, 0.2),
+                )
+            )
+    found = rulings(runs)
+    falls, grows = found["weight_decay_energy"].evidence
+    assert falls.estimate[:1] == (1.0,)
+    reference = stats.ttest_1samp([1, 1, 1, 1, -1], 0).confidence_interval(0.95)
+    assert grows.estimate == pytest.approx((0.6, max(reference.low, -1), 1, 5))
+    assert found["weight_decay_energy"].verdict == "holds partly"
+    assert "0, 0.01, 0.1, sign turned; mean" in falls.statistic
+    assert found["weight_decay"].evidence[1].estimate.value == 1.0
+    # The error of the line grows, and with it the null's lead.
+    assert [item.estimate.value for item in found["weight_decay_line"].evidence] == [-1, -1, -1, -1]
+    assert found["weight_decay_line"].verdict == "fails"
+
+
+def test_energy_within_its_bound_counts_only_where_blocks_do_not_normalize(write_seed):
+    def bounds(used, is_bound=True):
+        return {"weight_decay": {"is_bound": is_bound, "blocks": [
+            {"block": "blocks.0", "energy": 1.0, "by_moment": 2.0, "by_weights": 2.0},
+            {"block": "blocks.1", "energy": used, "by_moment": 2.0, "by_weights": 3.0}]}}  # fmt: skip
+
+    within = [write_seed(seed, tau=0.0, **bounds(2.0 if seed < 4 else 2.1)) for seed in range(5)]
+    (evidence,) = rulings(within)["decay_bound"].evidence
+    assert evidence.estimate == share_estimate(4, 5)
+    assert evidence.counts
+    normalized = [write_seed(seed, name=f"n{seed}", **bounds(9.0, is_bound=False)) for seed in range(5)]
+    assert rulings(normalized)["decay_bound"].evidence[0].estimate.n == 0
+
+
+def test_effective_depth_saturates_between_the_two_deepest(write_seed):
+    """Of 2, 3 and 5 blocks the last two count; it grows with one seed, and is not reached with another."""
+    reached = {0: (2, 2), 1: (2, 1), 2: (2, 3), 3: (3, 3), 4: (2, None), 5: (1, 1)}
+    runs = []
+    for seed, (middle, deepest) in reached.items():
+        for blocks, depth in ((2, 1), (3, middle), (5, deepest)):
+            runs.append(write_seed(seed, blocks=blocks, effective_depth=depths(depth)))
+    (evidence,) = rulings(runs)["depth"].evidence
+    assert evidence.estimate == share_estimate(4, 5)
+    assert "with 5 blocks at most that with 3" in evidence.statistic
+    assert len(evidence.opposing) == 3
+
+
+def test_every_loss_label_and_connection_has_its_own_claims(write_seed):
+    """Only the runs that a claim is about count for it; recipes that lack the fields are of the paper's setting."""
+    papers = [write_seed(seed, settings={"data.corrupt": 0.0} if seed else ()) for seed in range(2)]
+    mse = write_seed(0, settings={"train.loss": "mse"})
+    half, random = (write_seed(0, settings={"data.corrupt": share}) for share in (0.5, 1.0))
+    plain, dense = (write_seed(0, settings={"model.connections": name}) for name in ("plain", "dense"))
+    other = write_seed(0, settings={"model.kind": "transformer"})
+    conv = write_seed(0, settings={"model.kind": "conv_resnet"})
+    found = rulings([*papers, mse, half, random, plain, dense, other, conv])
+
+    def runs_of(key):
+        return {run for item in found[key].evidence for run in (*item.supporting, *item.opposing)}
+
+    assert runs_of("pfc1") == set(map(str, [*papers, conv]))
+    assert runs_of("mse") == runs_of("mse_line") == {str(mse)}
+    assert runs_of("random_labels") == runs_of("random_labels_order") == {str(random)}
+    assert runs_of("other_order") == runs_of("other_line") == set(map(str, (plain, dense, other)))
+
+
+def test_collapse_on_random_labels_is_the_decades_lost_in_training(write_seed):
+    runs = [write_seed(seed, settings={"data.corrupt": 1.0}) for seed in range(5)]
+    (evidence,) = rulings(runs)["random_labels"].evidence
+    # The last layer's PFC1 of the made-up runs: 0.6 to 0.9 of the start's and of the end's ratio, times one bend for both.
+    table = [line.split(",") for line in (runs[0] / "measurements.csv").read_text().splitlines()]
+    ends = {int(row[0]): float(row[5]) for row in table if row[3:5] == [LAST, "pfc1"]}
+    assert 10**evidence.estimate.value == pytest.approx(ends[0] / ends[5])
+    assert evidence.verdict == "holds"
+
+
+def test_skip_connections_are_compared_seed_by_seed(write_seed):
+    runs = []
+    for seed in range(5):
+        for name, straight, line in (("residual", 0.95, 0.1), ("plain", 0.5 + 0.01 * seed, 0.3), ("dense", 0.97, 0.05)):
+            words = {"model.connections": name}
+            runs.append(write_seed(seed, settings=words, straightness={"mean": straight}, **error(line, 0.2)))
+    evidence = {item.statistic: item for item in rulings(runs)["skip_connections"].evidence}
+    straight = evidence["straightness, residual minus plain; mean"]
+    reference = stats.ttest_1samp([0.45, 0.44, 0.43, 0.42, 0.41], 0).confidence_interval(0.95)
+    assert straight.estimate == pytest.approx((0.43, reference.low, reference.high, 5))
+    assert evidence["straightness, residual minus dense; mean"].verdict == "fails"
+    assert evidence["error of null minus line in PFC1, residual minus plain; mean"].estimate.value == pytest.approx(0.2)
+    assert evidence["error of null minus line in PFC1, residual minus dense; mean"].estimate.value == pytest.approx(-0.05)
+
+
+def test_settings_are_named_by_what_was_changed(write_seed, edit):
+    runs = [write_seed(seed, settings={"train.weight_decay": decay}) for decay in (0.01, 0.1) for seed in range(5)]
+    for run in runs[5:]:
+        edit(run / "recipe.json", lambda recipe: recipe.update(changed=["train.weight_decay=0.1"]))
+    found = rulings(runs)
+    assert [item.setting for item in found["pfc1"].evidence] == ["demo", "demo, train.weight_decay=0.1"]
+    assert [item.setting for item in found["weight_decay_energy"].evidence] == ["demo", "demo"]
+    # The same words of two versions of a recipe.
+    for run in runs[5:]:
+        edit(run / "recipe.json", lambda recipe: recipe.update(changed=[]))
+    edit(runs[5] / "recipe.json", lambda recipe: recipe["train"].update(epochs=151, weight_decay=0.01))
+    edit(runs[6] / "recipe.json", lambda recipe: recipe.update(changed=["train.weight_decay=0.1"]))
+    names = [item.setting for item in rulings(runs)["pfc1"].evidence]
+    assert names == ["demo", "train.epochs=151, train.weight_decay=0.01", "demo, train.weight_decay=0.1"]

@@ -1,0 +1,204 @@
+"""The figures: what is drawn is what the files say, files are whole and equal, and the user's settings stay as they are."""
+
+import json
+import math
+
+import matplotlib as mpl
+import pytest
+from matplotlib.patheffects import withStroke
+
+from ncollapse.drawing import plot_last_layer, plot_over_depth, plot_over_epochs, save_figures
+from ncollapse.drawing.figures import render
+from ncollapse.drawing.style import depth_colors, epoch_ticks, log_ticks, short
+from ncollapse.records import ReportError, read_run
+
+
+def drawn(axes):
+    """Every line of a panel as lists (x, y)."""
+    return [(list(line.get_xdata()), list(line.get_ydata())) for line in axes.get_lines()]
+
+
+def texts(figure):
+    return [text.get_text() for axes in figure.axes for text in axes.texts]
+
+
+def test_epochs_figure_draws_every_layer_on_the_right_scales(shared_run):
+    run = read_run(shared_run)
+    axes = plot_over_epochs(run).axes
+    for panel, metric in zip(axes, ("pfc1", "pfc2", "pfc3"), strict=True):
+        layers = drawn(panel)[:6]
+        assert layers == [(list(run.epochs), run.over_epochs(metric, depth)) for depth in range(6)]
+        assert [line.get_color() for line in panel.get_lines()[:6]] == depth_colors(6)
+        assert panel.get_xscale() == "symlog"
+        assert panel.get_xlabel() == "epoch"
+    assert [panel.get_yscale() for panel in axes] == ["log", "log", "linear"]
+    assert axes[0].get_ylabel() == "within / between-class variance"
+
+
+def test_first_perfect_epoch_is_marked_and_explained_only_where_there_is_one(run_dir, edit):
+    figure = plot_over_epochs(read_run(run_dir))
+    assert drawn(figure.axes[0])[-1][0] == [12, 12]
+    assert figure.legends[0].get_texts()[-1].get_text() == "first measured 100 % train accuracy"
+    edit(run_dir / "status.json", lambda content: content.update(first_perfect_epoch=None))
+    figure = plot_over_epochs(read_run(run_dir))
+    assert len(drawn(figure.axes[0])) == 6
+    assert figure.legends[0].get_texts()[-1].get_text() == "5  blocks.4"
+    assert len(plot_last_layer(read_run(run_dir)).legends[0].get_texts()) == 3
+
+
+@pytest.mark.parametrize("position", ["projection", "index"])
+def test_depth_figure_draws_null_line_and_layers_at_their_position(shared_run, position):
+    run = read_run(shared_run)
+    figure = plot_over_depth(run, position)
+    record = json.loads((shared_run / "depth.json").read_text())["epochs"][-1]
+    for panel, metric in zip(figure.axes, ("pfc1", "pfc2", "pfc3"), strict=True):
+        null, line, *layers = drawn(panel)
+        assert null == (record["null"]["t"], record["null"][metric])
+        assert line == (record["curve"]["t"], record["curve"][metric])
+        assert layers == [([t], [y]) for t, y in zip(record["positions"][position], run.over_depth(metric), strict=True)]
+        assert panel.get_lines()[0].get_linestyle() == "--"
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names[0] == "0  stem"
+    assert names[-2:] == ["straight line", "log-linear null"]
+
+
+def test_unknown_position_lists_the_known_ones(shared_run):
+    with pytest.raises(
+        ReportError, match=r"depth\.json: needed the position 'time', has index, projection.*Choose one of these"
+    ):
+        plot_over_depth(read_run(shared_run), "time")
+
+
+def test_layers_without_value_or_place_are_left_out(run_dir, edit):
+    def change(content):
+        content["epochs"][-1]["positions"]["projection"][2] = None
+        content["epochs"][-1]["curve"]["pfc3"] = None
+
+    edit(run_dir / "depth.json", change)
+    axes = plot_over_depth(read_run(run_dir)).axes
+    assert [x for (x,), _ in drawn(axes[0])[2:]] == [(i / 5) ** 1.4 for i in (0, 1, 3, 4, 5)]
+    assert len(drawn(axes[2])) == 1 + 5  # no line, only the null and the layers
+
+
+def test_last_layer_figure_draws_nc1_to_nc4(shared_run):
+    run = read_run(shared_run)
+    axes = plot_last_layer(run).axes
+    expected = [["nc1"], ["nc2_equinorm", "nc2_equiangularity", "nc2_max_angle"], ["nc3"], ["nc4_mismatch"]]
+    for panel, metrics in zip(axes, expected, strict=True):
+        assert [ys for _, ys in drawn(panel)[:-1]] == [run.over_epochs(metric, 5) for metric in metrics]
+    assert [panel.get_yscale() for panel in axes] == ["log", "linear", "log", "linear"]
+    assert [text.get_text() for text in axes[1].texts] == ["to −1/(K−1)", "cosines", "lengths"]
+    assert [text.get_text() for text in plot_last_layer(run).legends[0].get_texts()] == [
+        "lengths: spread of the lengths of class means",
+        "cosines: spread of the cosines of class means",
+        "to −1/(K−1): mean distance of the cosines from −1/(K−1)",
+        "first measured 100 % train accuracy",
+    ]
+
+
+def test_numbers_of_the_layers_have_a_halo(shared_run):
+    numbers = [text for text in plot_over_depth(read_run(shared_run)).axes[0].texts if text.get_text().isdigit()]
+    assert len(numbers) > 2
+    assert all(isinstance(effect, withStroke) for text in numbers for effect in text.get_path_effects())
+    assert all(text.get_path_effects() for text in numbers)
+
+
+def test_lines_that_end_together_share_a_label(shared_run):
+    axes = plot_over_epochs(read_run(shared_run)).axes
+    assert [text.get_text() for text in axes[2].texts] == ["0", "1", "2–5"]
+
+
+def test_panels_without_anything_to_draw_say_why(run_dir):
+    table = run_dir / "measurements.csv"
+    lines = [line for line in table.read_text().splitlines() if ",nc3," not in line]
+    lines = [",".join([*line.split(",")[:5], "0.0", ""]) if ",pfc2," in line else line for line in lines]
+    table.write_text("\n".join(lines) + "\n")
+    run = read_run(run_dir)
+    assert "zero everywhere:\nnothing to draw on a log axis" in texts(plot_over_epochs(run))
+    assert "undefined or not measured\nin this run" in texts(plot_last_layer(run))
+
+
+def test_zeros_are_left_out_of_a_log_axis_and_one_epoch_is_enough(make_run):
+    run_dir = make_run(epochs=(1,))
+    table = run_dir / "measurements.csv"
+    lines = table.read_text().splitlines()
+    lines[1] = "1,train,0,stem,pfc1,0.0,"
+    table.write_text("\n".join(lines) + "\n")
+    axes = plot_over_epochs(read_run(run_dir)).axes
+    assert math.isnan(drawn(axes[0])[0][1][0])
+    assert drawn(axes[0])[1][1][0] > 0
+
+
+def test_saved_figures_are_whole_equal_and_without_date(make_run):
+    run_dir = make_run(layers=("stem", "a", "b"), epochs=(0, 1, 9))
+    run = read_run(run_dir)
+    written = save_figures(run)
+    names = [f"{name}.{kind}" for name in ("pfc_over_epochs", "pfc_over_depth", "nc_last_layer") for kind in ("png", "svg")]
+    assert [file.relative_to(run_dir).as_posix() for file in written] == [f"figures/{name}" for name in names]
+    first = {file: file.read_bytes() for file in written}
+    with mpl.rc_context({"axes.facecolor": "red", "font.size": 30, "svg.hashsalt": None, "svg.fonttype": "none"}):
+        before = dict(mpl.rcParams)
+        save_figures(run)
+        assert dict(mpl.rcParams) == before
+    assert {file: file.read_bytes() for file in written} == first
+    assert sorted(file.name for file in (run_dir / "figures").iterdir()) == sorted(names)
+    for file, content in first.items():
+        assert content.startswith(b"\x89PNG" if file.suffix == ".png" else b"<?xml")
+        assert b"dc:date" not in content
+
+
+def test_a_folder_that_cannot_be_written_keeps_the_old_file_and_no_temporary_one(make_run):
+    run_dir = make_run(layers=("stem", "a", "b"), epochs=(0, 1, 9))
+    (run_dir / "figures" / "pfc_over_depth.png").mkdir(parents=True)
+    with pytest.raises(OSError, match=r"pfc_over_depth\.png"):
+        save_figures(read_run(run_dir))
+    assert sorted(file.name for file in (run_dir / "figures").iterdir()) == [
+        "pfc_over_depth.png",
+        "pfc_over_epochs.png",
+        "pfc_over_epochs.svg",
+    ]
+
+
+def test_names_are_never_read_as_formulas(make_run):
+    run = read_run(make_run(layers=("$\\bad$", "_hidden", "model.encoder.layers.11.output.dense.norm")))
+    figure = plot_over_epochs(run)
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names[:3] == ["0  $\\bad$", "1  _hidden", "2  model.encode…t.dense.norm"]
+    assert render(figure, "svg").startswith(b"<?xml")
+
+
+def test_legend_of_a_very_deep_network_is_thinned(make_run):
+    run = read_run(make_run(layers=tuple(f"b{i}" for i in range(40)), epochs=(0, 1)))
+    names = [text.get_text() for text in plot_over_epochs(run).legends[0].get_texts()]
+    assert len(names) <= 13
+    assert (names[0], names[-1]) == ("0  b0", "39  b39")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [
+        (0.25, 0.95, [0.3, 0.5, 0.7]),
+        (0.02, 1.0, [0.02, 0.05, 0.1, 0.2, 0.5, 1.0]),
+        (1e-8, 1.0, [1e-8, 1e-6, 1e-4, 1e-2, 1.0]),
+        (0.9, 1.1, [0.9, 1.0]),
+        (2.1, 4.5, [3.0, 4.0]),
+    ],
+)
+def test_log_ticks_are_round_and_few(low, high, ticks):
+    assert log_ticks(low, high) == ticks
+
+
+@pytest.mark.parametrize(
+    ("last", "ticks"),
+    [(0, [0]), (1, [0, 1]), (5, [0, 1, 5]), (150, [0, 1, 3, 10, 30, 150]), (350, [0, 1, 3, 10, 30, 100, 350])],
+)
+def test_epoch_ticks_end_at_the_last_epoch(last, ticks):
+    assert epoch_ticks(last) == ticks
+
+
+def test_colors_of_depth_are_distinct_and_long_names_give_way_in_the_middle():
+    for dark in (False, True):
+        assert len(set(depth_colors(12, dark=dark))) == 12
+    assert len(depth_colors(1)) == 1
+    assert short("abcdefghij", 5) == "ab…ij"
+    assert short("abcde", 5) == "abcde"

@@ -1,0 +1,442 @@
+"""The words: every sentence follows the files, and what is undefined or goes the wrong way is said."""
+
+import json
+
+import pytest
+
+from ncollapse.drawing import summarize
+from ncollapse.drawing.summary import findings
+from ncollapse.drawing.wording import counted, listed, number, percent
+from ncollapse.records import Run, read_run
+
+
+@pytest.fixture
+def said(run_dir, edit):
+    """Sentences after a change to the last record of depth.json."""
+
+    def change_and_say(change=lambda record: None, **status):
+        edit(run_dir / "depth.json", lambda content: change(content["epochs"][-1]))
+        edit(run_dir / "status.json", lambda content: content.update(status))
+        return summarize(read_run(run_dir))
+
+    return change_and_say
+
+
+def one(sentences, start):
+    (sentence,) = [sentence for sentence in sentences if sentence.startswith(start)]
+    return sentence
+
+
+def set_values(run_dir, metric, values):
+    """Overwrite one metric over depth at the last epoch."""
+    lines = (run_dir / "measurements.csv").read_text().splitlines()
+    for i, line in enumerate(lines):
+        epoch, split, depth, layer, name, *_ = line.split(",")
+        if epoch == "150" and name == metric:
+            lines[i] = f"150,{split},{depth},{layer},{name},{values[int(depth)]},"
+    (run_dir / "measurements.csv").write_text("\n".join(lines) + "\n")
+
+
+def test_training_and_how_far_beyond_zero_error(said):
+    assert one(said(), "At epoch") == (
+        "At epoch 150 of 150 the train accuracy is 100.00 %; every training sample was right first at measured epoch 12 "
+        "(the one measured before was 11), and training went on for 138 epochs beyond it. Weight-decay time τ = 7.77."
+    )
+    assert "for 1 epoch beyond it" in one(said(first_perfect_epoch=149), "At epoch")
+    assert "at measured epoch 0 (the first one measured), and" in one(said(first_perfect_epoch=0), "At epoch")
+
+
+def test_training_that_never_was_perfect_or_is_not_finished(said):
+    sentences = said(
+        first_perfect_epoch=None, train_accuracy=0.99999, state="running", epoch=160, epochs=200, weight_decay_time=None
+    )
+    assert sentences[0] == "This run is not finished: it stands at epoch 160 of 200."
+    assert sentences[1] == (
+        "At epoch 160 of 200 the train accuracy is 99.999 %; no measured epoch classified every training sample correctly, "
+        "so nothing here is beyond zero error."
+    )
+    assert sentences[2] == "The layers were measured last at epoch 150; what follows is about that epoch."
+    assert "the train accuracy is undefined;" in said(train_accuracy=None)[1]
+
+
+def test_a_failed_run_says_why(said):
+    sentences = said(state="failed", reason="training needs finite losses. Lower learning_rate.", epoch=150, epochs=200)
+    assert sentences[0] == (
+        "This run FAILED: training needs finite losses. Lower learning_rate. Its last checkpoint is of epoch 150 of 200."
+    )
+    assert not any("is not finished" in sentence for sentence in sentences)
+    assert said(state="failed", reason=None)[0].startswith("This run FAILED: unknown reason. Its")
+
+
+def test_changed_settings_come_first(said, run_dir, edit):
+    assert not any(sentence.startswith("Changed") for sentence in said())
+    edit(run_dir / "recipe.json", lambda content: content.update(changed=["data.name=mnist", "train.epochs=20"]))
+    assert said()[0] == "Changed relative to the recipe demo: data.name=mnist, train.epochs=20."
+
+
+def test_one_step_is_singular(make_run):
+    run_dir = make_run("two", layers=("a", "b"), epochs=(0, 1))
+    sentences = summarize(read_run(run_dir))
+    assert "falls at the only step of depth, from" in one(sentences, "PFC1 (")
+    assert "of 1 step of depth, there rose: PFC1 at 1 step, PFC2 at 1 step, NCC error at 1 step." in one(
+        sentences, "Before training"
+    )
+
+
+def test_fall_at_every_step(said, run_dir):
+    set_values(run_dir, "pfc1", [0.6, 0.5, 0.4, 0.3, 0.2, 0.0288])
+    assert one(said(), "PFC1 (") == (
+        "PFC1 (within- over between-class variance) falls at every one of the 5 steps of depth, "
+        "from 0.6 at stem to 0.0288 at blocks.4."
+    )
+
+
+def test_rise_is_said_with_layers_and_values(said, run_dir):
+    set_values(run_dir, "pfc2", [0.8, 0.7, 0.75, 0.5, 0.51, 0.3])
+
+    def change(record):
+        rises = {"violations": ["blocks.1", "blocks.3"], "tolerance": 0.05, "violations_tol": ["blocks.1"]}
+        record["progression"]["pfc2"].update(rises)
+
+    assert one(said(change), "PFC2 (") == (
+        "PFC2 (distance of the class means to a simplex ETF) does NOT fall monotonically over depth: of 5 steps it rises at 2, "
+        "into blocks.1 (0.7 → 0.75) and blocks.3 (0.5 → 0.51); it goes from 0.8 at stem to 0.3 at blocks.4. "
+        "With a tolerance of 0.05 relative, the rise counts at blocks.1."
+    )
+    silent = said(lambda record: record["progression"]["pfc2"].update(tolerance=0.6, violations_tol=[]))
+    assert one(silent, "PFC2 (").endswith("With a tolerance of 0.6 relative, the rise counts at no layer.")
+    assert "tolerance" not in one(said(lambda r: r["progression"]["pfc2"].update(tolerance=0.0)), "PFC2 (")
+
+
+def test_level_steps_are_not_called_a_fall(said, run_dir):
+    set_values(run_dir, "pfc3_error", [0.06, 0.01, 0.0, 0.0, 0.0, 0.0])
+    assert "never rises over the 5 steps of depth and stays level at 3 of them, from 0.06 at stem to 0" in one(
+        said(), "The error"
+    )
+
+
+def test_undefined_values_are_said(said, run_dir):
+    set_values(run_dir, "pfc1", [0.6, "nan", 0.4, 0.3, "nan", 0.0288])
+    assert one(said(), "PFC1 (") == (
+        "PFC1 (within- over between-class variance) is undefined at blocks.0 and blocks.3, so nothing can be said about every "
+        "step; it goes from 0.6 at stem to 0.0288 at blocks.4."
+    )
+    sentences = said(lambda record: record["progression"]["pfc1"].update(violations=["blocks.2"], tolerance=None))
+    assert one(sentences, "PFC1 (").endswith("at blocks.4 and rises into blocks.2 (0.4 → 0.3).")
+    set_values(run_dir, "pfc1", ["nan"] * 6)
+    assert one(said(), "PFC1 (") == "PFC1 (within- over between-class variance) is undefined or was not measured."
+    assert one(said(lambda record: record["progression"].pop("pfc2")), "PFC2 (").endswith("is undefined or was not measured.")
+
+
+def test_one_layer_has_no_depth(make_run, edit):
+    run_dir = make_run("two", layers=("a", "b"), epochs=(0, 1))
+    lines = [line for line in (run_dir / "measurements.csv").read_text().splitlines() if ",1,b," not in line]
+    (run_dir / "measurements.csv").write_text("\n".join(lines) + "\n")
+
+    def keep_first(content):
+        for record in content["epochs"]:
+            record["layers"] = ["a"]
+            record["positions"] = {key: values[:1] for key, values in record["positions"].items()}
+
+    edit(run_dir / "depth.json", keep_first)
+    assert one(summarize(read_run(run_dir)), "PFC1 (").endswith("is 0.6 at a, the only layer, so there is no depth to compare.")
+
+
+def test_start_of_training_is_counted(said, run_dir):
+    rises = json.loads((run_dir / "depth.json").read_text())["epochs"][0]["progression"]
+    counts = [len(rises[metric]["violations"]) for metric in ("pfc1", "pfc2", "pfc3_error")]
+    assert min(counts) > 0
+    assert one(said(), "Before training") == (
+        f"Before training, of 5 steps of depth, there rose: PFC1 at {counted(counts[0], 'step')}, "
+        f"PFC2 at {counted(counts[1], 'step')}, NCC error at {counted(counts[2], 'step')}."
+    )
+
+
+def test_single_epoch_has_no_start_to_compare_with(make_run):
+    assert not [s for s in summarize(read_run(make_run("one", epochs=(3,)))) if "there rose" in s]
+    later = summarize(read_run(make_run("later", epochs=(2, 5))))
+    assert one(later, "At epoch 2, of 5 steps of depth, there rose")
+
+
+def test_effective_depth_by_epsilon(said):
+    def change(record):
+        record["effective_depth"] = [
+            {"epsilon": 0.0, "depth": 5, "reached": False, "monotone_after": False},
+            {"epsilon": 0.005, "depth": 2, "reached": True, "monotone_after": False},
+            {"epsilon": 0.02, "depth": 1, "reached": True, "monotone_after": True},
+            {"epsilon": 0.05, "depth": 1, "reached": True, "monotone_after": True},
+        ]
+
+    assert one(said(change), "Effective depth") == (
+        "Effective depth: the error of the nearest class center first is at most 0 at no layer; 0.005 at depth 2 of 5 "
+        "(blocks.1), but rises above it again deeper; 0.02 and 0.05 at depth 1 of 5 (blocks.0)."
+    )
+    assert "The effective depth was not measured." in said(lambda record: record.update(effective_depth=[]))
+
+
+def test_optimal_transport_is_told_where_it_was_computed(said):
+    def transport(record):
+        record["energy"].update(wasserstein2=3.0, identity_cost_sample=4.0, num_samples_wasserstein=1000)
+
+    sentence = one(said(transport), "Optimal transport score")
+    assert "on 1,000 samples" in sentence
+    assert sentence.endswith("1 is optimal): 0.75.")
+    without = said(lambda record: record["energy"].update(wasserstein2=None))
+    assert not any(sentence.startswith("Optimal transport") for sentence in without)
+
+
+def test_crossing_pairs_are_told_where_they_were_counted(said):
+    def transport(record):
+        record["energy"].update(wasserstein2=3.0, identity_cost_sample=4.0, pair_violation_rate=0.0123, num_pairs=499_500)
+
+    sentence = one(said(transport), "Optimal transport score")
+    assert sentence.endswith("is optimal): 0.75. Of 499,500 pairs of samples 6,144 would gain by a swap.")
+
+
+def test_the_verdict_for_a_collapsed_end(said):
+    start = "For an end collapsed"
+    assert not any(sentence.startswith(start) for sentence in said())
+    sentence = one(said(lambda record: record.update(collapsed_optimality={"optimal": True, "biases": [0.5, None]})), start)
+    assert sentence == (
+        "For an end collapsed to its class means, which the measured one need not be, the map of all samples onto them is "
+        "optimal transport: a linear classifier with those class means as weights makes no error, ties aside, on the first "
+        "features."
+    )
+    against = {"optimal": False, "biases": None, "cycle": [4, 9, 7], "gain": 1.234, "tolerance": 1e-12}
+    sentence = one(said(lambda record: record.update(collapsed_optimality=against)), start)
+    assert sentence.endswith(
+        "is NOT optimal transport: one sample handed on along the classes 4 → 9 → 7 → 4 lowers the total cost by 1.23."
+    )
+
+
+TRIVIAL = {
+    "collapsed_optimality": {"optimal": True, "biases": [0.0, 0.0], "cycle": None, "gain": 0.0, "tolerance": 1e-12},
+    "theorem1": {"holds": True, "correlation": 0.0, "normalized": None, "monotone": True, "argmax_t": 0.0},
+    "theorem2": {"monotone": None, "intervals": [], "sufficient_a": None, "sufficient_b": None, "relative_cost": None,
+                 "end_distance": None},
+    "theorem3": {"guaranteed": True, "violating_pairs": 0, "num_pairs": 15660, "num_falls": 0, "num_steps": 100},
+    "alignment": {"alignment": None, "guaranteed": None},
+}  # fmt: skip
+TRANSPORTED = {"efficiency": 0.9, "wasserstein2": 3.0, "identity_cost_sample": 3.0, "num_samples_wasserstein": 1000}
+
+
+def test_a_start_in_one_point_leaves_nothing_to_say_of_line_and_transport(said, run_dir):
+    for metric in ("pfc1", "pfc2", "nc1_total"):
+        set_values(run_dir, metric, ["nan", 0.9, 0.8, 0.7, 0.6, 0.5])
+    sentences = said(lambda record: record.update(TRIVIAL, energy=TRANSPORTED))
+    assert one(sentences, "At stem") == (
+        "At stem, where the straight line starts, all features coincide: there is no class information, the line starts at one "
+        "point for all samples, any pairing of which is optimal transport, and what the theorems about the line ask for is met "
+        "by any network or undefined: it says nothing about learning."
+    )
+    said_of_it = ("Theorem", "PFC3:", "For an end", "Optimal transport", "Alignment")
+    assert not [sentence for sentence in sentences if sentence.startswith(said_of_it)]
+
+
+def test_first_class_means_in_one_point_leave_transport(said, run_dir):
+    set_values(run_dir, "pfc1", ["nan", 0.9, 0.8, 0.7, 0.6, 0.5])
+    sentences = said(lambda record: record.update(TRIVIAL, energy=TRANSPORTED))
+    assert "starts, all class means coincide: there is no class information, the line" in one(sentences, "At stem")
+    assert one(sentences, "Optimal transport score")
+    assert not [sentence for sentence in sentences if sentence.startswith(("Theorem", "PFC3:"))]
+
+
+def test_last_class_means_in_one_point(said, run_dir):
+    set_values(run_dir, "pfc1", [0.9, 0.8, 0.7, 0.6, 0.5, "nan"])
+    assert "where the straight line ends, all class means coincide" in one(said(), "At blocks.4")
+
+
+def test_a_class_without_samples_is_no_point(said, run_dir):
+    for metric in ("pfc1", "nc1_total"):
+        set_values(run_dir, metric, ["nan"] * 6)
+    sentences = said(lambda record: record.update(TRIVIAL))
+    assert not any("coincide:" in sentence for sentence in sentences)
+    assert one(sentences, "Theorem 1").endswith("because a class has no samples or all class means of an end coincide.")
+
+
+def test_straightness_and_energy(said):
+    sentence = one(said(), "Straightness")
+    assert "mean 0.961, median 0.966; line-shape score 1.05" in sentence
+    assert sentence.endswith("1 is best): 0.775.")
+    sentence = one(said(lambda record: record.update(straightness=None, energy={"efficiency": None})), "Straightness")
+    assert "mean undefined, median undefined; line-shape score undefined" in sentence
+    assert sentence.endswith("1 is best): undefined.")
+
+
+@pytest.mark.parametrize(
+    ("line", "null", "verdict"),
+    [
+        (0.067, 0.233, "the line wins by a factor of 3.5"),
+        (0.2, 0.1, "the null wins by a factor of 2"),
+        (0.1, 0.1, "a tie"),
+        (0.0, 0.1, "the line wins, being exact"),
+        (None, 0.1, "no comparison, since a value is undefined"),
+    ],
+)
+def test_line_against_null(said, line, null, verdict):
+    def change(record):
+        record["prediction_error"] = {"projection": {"line": {"pfc1": line}, "null": {"pfc1": null}}}
+
+    assert one(said(change), "PFC1 of the interior") == (
+        f"PFC1 of the interior layers, laid at their projection on the chord: the straight line is {number(line)} decades "
+        f"off (RMS; a decade is a factor of ten), the log-linear null {number(null)}: {verdict}."
+    )
+
+
+def test_two_layers_have_none_between_them(run_dir, monkeypatch):
+    run = read_run(run_dir)
+    monkeypatch.setattr(Run, "layers", property(lambda run: ("first", "last")))
+    for metric in ("PFC1", "PFC2"):
+        assert one(summarize(run), f"{metric} of the straight line") == (
+            f"{metric} of the straight line is compared with nothing: there is no layer between first and last."
+        )
+        (cell,) = (cell for cell in findings(run) if cell.name == f"Line against null, {metric}")
+        assert (cell.value, cell.remark) == ("–", "no layer between first and last")
+
+
+def test_line_against_null_at_the_index_is_said_too(said):
+    def change(record):
+        record["prediction_error"]["index"] = {"line": {"pfc1": 0.77}, "null": {"pfc1": 0.168}}
+
+    assert one(said(change), "PFC1 of").endswith(
+        " Laid at their block index l/L: 0.77 against 0.168, the null wins by a factor of 4.6."
+    )
+
+
+def test_theorem1(said):
+    assert one(said(), "Theorem 1") == (
+        "Theorem 1 (PFC1): its condition holds: the correlation of first and last centered class means is not negative, "
+        "C = 12.5 (the mean over classes of their inner products; normalized to [−1, 1]: 0.92). "
+        "Between the measured ends PFC1 falls all along the line."
+    )
+    against = {"holds": False, "correlation": -0.18, "normalized": -0.05, "monotone": False, "argmax_t": 0.25}
+    sentence = one(said(lambda record: record["theorem1"].update(against)), "Theorem 1")
+    assert (
+        "does not hold: the correlation of first and last centered class means is negative, C = -0.18 (the mean over classes "
+        "of their inner products; normalized to [−1, 1]: -0.05)"
+    ) in sentence
+    assert "Between the measured ends, which need not be collapsed, " in sentence
+    assert sentence.endswith("PFC1 does NOT fall all along the line, with its maximum at t = 0.25.")
+    sentence = one(said(lambda record: record["theorem1"].update(argmax_t=0.0)), "Theorem 1")
+    assert sentence.endswith("PFC1 does NOT fall all along the line.")
+    sentence = one(said(lambda record: record["theorem1"].update(holds=True)), "Theorem 1")
+    assert sentence.startswith("Theorem 1 (PFC1): its condition holds: ")
+    assert "PFC1 does NOT fall all along the line" in sentence
+    assert "is undefined." in one(said(lambda record: record["theorem1"].update(monotone=None)), "Theorem 1")
+    sentence = one(said(lambda record: record["theorem1"].update(holds=None, monotone=None)), "Theorem 1")
+    undefined = "is undefined because a class has no samples or all class means of an end coincide."
+    assert sentence == f"Theorem 1 (PFC1 along the straight line) {undefined}"
+    # As files of earlier versions have it.
+    vacuous = {"holds": True, "correlation": 0.0, "normalized": None, "monotone": True}
+    assert one(said(lambda record: record["theorem1"].update(vacuous)), "Theorem 1").endswith(undefined)
+    assert one(said(lambda record: record.update(theorem1=None)), "Theorem 1").endswith("was not computed.")
+
+
+def test_theorem2(said):
+    assert one(said(), "Theorem 2") == (
+        "Theorem 2 (PFC2): by the exact test PFC2 does NOT fall all along the line: it rises on t = 0 to 0.08. Relative "
+        "transport cost (distance of first and last class means over the length of the last): 0.95. Two conditions would "
+        "suffice if the end were an exact simplex ETF; this end is none (its PFC2 is 0.27), so that they do not bind here: "
+        "(A), first- and second-order change of the means' Gram matrix away from the end do not oppose and the relative cost "
+        "is at most 1, does not hold; (B), the first-order change outweighs the second-order one, does not hold."
+    )
+    good = {"monotone": True, "intervals": [], "sufficient_a": True, "sufficient_b": None, "end_distance": 1e-8}
+    sentence = one(said(lambda record: record["theorem2"].update(good)), "Theorem 2")
+    assert sentence.startswith("Theorem 2 (PFC2): by the exact test PFC2 falls all along the line. ")
+    assert "; this end is one up to rounding: (A)" in sentence
+    assert "at most 1, holds; " in sentence
+    assert sentence.endswith(" is undefined.")
+    sentence = one(said(lambda record: record["theorem2"].update(end_distance=None, relative_cost=None)), "Theorem 2")
+    assert "over the length of the last): undefined. " in sentence
+    assert "; how far this end is from one is undefined: " in sentence
+    sentence = one(said(lambda record: record["theorem2"].update(monotone=None)), "Theorem 2")
+    assert sentence.endswith("is undefined because a class has no samples or all class means of an end coincide.")
+    assert one(said(lambda record: record.update(theorem2=None)), "Theorem 2").endswith("was not computed.")
+
+
+def test_theorem3(said):
+    assert one(said(), "PFC3: ") == (
+        "PFC3: if the end were collapsed to its class means, PFC3 might fall along the line: 3 of 15,660 pairs of a sample and "
+        "a rival class can turn from right to wrong. Between the measured ends, which need not be collapsed, it FALLS at 24 of "
+        "100 steps."
+    )
+    good = {"guaranteed": True, "violating_pairs": 0}
+    sentence = one(said(lambda record: record["theorem3"].update(good)), "PFC3: ")
+    assert "PFC3 could not fall along the line: 0 of 15,660 pairs" in sentence
+    assert sentence.endswith("it FALLS at 24 of 100 steps.")
+    sentence = one(said(lambda record: record["theorem3"].update(num_falls=0)), "PFC3: ")
+    assert sentence.endswith(" Between the measured ends it never falls in 100 steps.")
+    sentence = one(said(lambda record: record["theorem3"].update(num_falls=None)), "PFC3: ")
+    assert sentence.endswith("was not recorded.")
+    undefined = {"guaranteed": None, "violating_pairs": None}
+    sentence = one(said(lambda record: record["theorem3"].update(undefined)), "For PFC3")
+    assert sentence.endswith("is undefined because a class has no samples.")
+    assert one(said(lambda record: record.update(theorem3=None)), "For PFC3").endswith("was not computed.")
+
+
+def test_findings_have_the_same_cells_for_every_run(make_run, edit):
+    plain, poor = make_run("plain"), make_run("poor")
+    edit(poor / "status.json", lambda content: content.update(first_perfect_epoch=None, train_accuracy=0.5))
+
+    def change(content):
+        content["epochs"][-1].update(effective_depth=[], straightness=None, energy=None, prediction_error={}, progression={})
+
+    edit(poor / "depth.json", change)
+    cells, others = findings(read_run(plain)), findings(read_run(poor))
+    assert [cell.name for cell in cells] == [cell.name for cell in others]
+    assert {cell.name: cell[1:] for cell in cells} == {
+        "Train accuracy": ("100.00 %", "first perfect at measured epoch 12"),
+        "PFC1": ("0.6 → 0.0288", "never rises over depth"),
+        "PFC2": ("0.81 → 0.275", "rises into blocks.1"),
+        "NCC error": ("0.065 → 0", "never rises over depth"),
+        "Effective depth": ("2", "NCC error at most 0.005"),
+        "Straightness": ("0.961", "energy efficiency 0.775"),
+        "Line against null, PFC1": ("0.067 : 0.233 decades", "the line wins by a factor of 3.5"),
+        "Line against null, PFC2": ("0.021 : 0.014 decades", "the null wins by a factor of 1.5"),
+    }
+    assert others[0][1:] == ("50.00 %", "perfect at no measured epoch")
+    assert others[4][1:] == ("undefined", "")
+    assert others[5][1:] == ("undefined", "energy efficiency undefined")
+    assert others[6].value == "undefined : undefined decades"
+
+
+def test_words_for_numbers_and_lists():
+    assert [number(value) for value in (None, 0.0, 0.028791, 1e-9, 12345.6)] == ["undefined", "0", "0.0288", "1e-9", "1.23e+4"]
+    assert [percent(value) for value in (1.0, 0.9999, 0.99999, 0.0, 0.5)] == [
+        "100.00 %",
+        "99.99 %",
+        "99.999 %",
+        "0.00 %",
+        "50.00 %",
+    ]
+    assert [counted(count, "step") for count in (0, 1, 2, 1000)] == ["0 steps", "1 step", "2 steps", "1,000 steps"]
+    assert [listed(["a", "b", "c"][:n]) for n in range(4)] == ["", "a", "a and b", "a, b and c"]
+    assert listed(list("abcdefgh"), "or") == "a, b, c, d, e, f or 2 more"
+
+
+def test_alignment_is_told_and_whether_it_binds(said):
+    def aligned(guaranteed):
+        return lambda record: record.update(alignment={"alignment": 0.917, "guaranteed": guaranteed})
+
+    assert not any(sentence.startswith("Alignment") for sentence in said())
+    sentence = one(said(aligned(False)), "Alignment of first and last class means")
+    assert sentence.startswith("Alignment of first and last class means (1 where no rotation brings them nearer): 0.917. ")
+    assert sentence.endswith("PFC2 could not rise along the line; this does not bind here.")
+    sentence = one(said(aligned(True)), "Alignment of first and last class means")
+    assert sentence.endswith("The end is an ETF too: PFC2 cannot rise along the line, whatever the transport cost.")
+
+
+def test_the_bound_of_weight_decay_is_told_and_that_normalization_lifts_it(said):
+    def bounds(is_bound):
+        blocks = [{"block": f"blocks.{i}", "energy": 1.0 + i, "by_moment": 6.0, "by_weights": 9.0} for i in range(2)]
+        return lambda record: record.update(weight_decay={"is_bound": is_bound, "blocks": blocks})
+
+    start = "What the blocks add"
+    assert one(said(bounds(True)), start).endswith("is 0.25 times what weights and inputs allow.")
+    assert "0.25 times what weights and inputs allow, which is no bound here" in one(said(bounds(False)), start)
+
+
+def test_what_a_random_pairing_costs_is_told(said):
+    costs = {"wasserstein2": 100.0, "identity_cost_sample": 101.0, "random_cost_sample": 110.0, "num_samples_wasserstein": 900}
+    sentence = one(said(lambda record: record["energy"].update(costs)), "Optimal transport score")
+    assert "A random pairing costs 1.1 times the best." in sentence

@@ -1,0 +1,141 @@
+"""The table: values, curves, effective depth, text, HTML, pandas."""
+
+import dataclasses
+import math
+import sys
+
+import pandas as pd
+import pytest
+import torch
+
+from cases import CASES
+from ncollapse.measurement import Row
+from ncollapse.metrics import FLAGS
+from ncollapse.probe import measure_features
+
+CASE = CASES["imbalanced"]
+
+
+@pytest.fixture(scope="module")
+def table():
+    x = CASE.features
+    layers = {"<b>one</b>": x.flip(1) + 3 * x.roll(1, 0), "two": x, "three & last": 2 * x}
+    ids = ["pfc1", "pfc2", "pfc3", "pfc3_error", "nc4", "snc1"]
+    return measure_features(layers, CASE.labels, num_classes=4, classifier=(CASE.weight, CASE.bias), metrics=ids, split="train")
+
+
+def test_rows_are_ordered_by_depth_then_as_in_the_registry(table):
+    assert [(r.depth, r.layer, r.metric) for r in table.rows] == [
+        (depth, layer, metric)
+        for depth, layer in enumerate(table.layers)
+        for metric in [
+            "pfc1",
+            "pfc2",
+            *(["snc1"] if depth == 2 else []),
+            "pfc3",
+            "pfc3_error",
+            *(["nc4"] if depth == 2 else []),
+        ]
+    ]
+    assert all(isinstance(row, Row) and row.split == "train" and type(row.value) is float for row in table.rows)
+
+
+def test_a_value_by_name_and_by_depth(table):
+    (expected,) = [r.value for r in table.rows if r.metric == "pfc1" and r.layer == "two"]
+    assert table.value("pfc1", "two") == table.value("pfc1", 1) == table.value("pfc1", -2) == expected
+    assert table.value("pfc1") == table.value("pfc1", "three & last") == table.value("pfc1", 2)
+    assert table.value("pfc1", 0) != table.value("pfc1", 1)
+    assert [table.value("nc4")] == [r.value for r in table.rows if r.metric == "nc4"]
+
+
+@pytest.mark.parametrize("layer", ["four", 3, -4])
+def test_a_layer_that_was_not_measured_lists_those_that_were(table, layer):
+    with pytest.raises(KeyError, match=f"No layer {layer!r}. Layers measured: <b>one</b>, two, three & last"):
+        table.value("pfc1", layer)
+
+
+def test_a_metric_that_was_not_measured_there_lists_those_that_were(table):
+    with pytest.raises(KeyError, match=r"No metric 'nc4' at layer 'two'\. Measured there: pfc1, pfc2, pfc3, pfc3_error"):
+        table.value("nc4", "two")
+
+
+def test_a_curve_goes_over_the_layers(table):
+    assert table.curve("pfc1") == [table.value("pfc1", layer) for layer in range(3)]
+    assert table.curve("nc4") == [table.value("nc4")]
+    with pytest.raises(
+        KeyError, match=r"No metric 'cdnv' in this measurement\. It has: pfc1, pfc2, pfc3, pfc3_error, snc1, nc4"
+    ):
+        table.curve("cdnv")
+
+
+def test_effective_depth_reads_the_error(table):
+    errors = table.curve("pfc3_error")
+    assert errors[0] > errors[1] > 0
+    assert table.effective_depth(errors[1]).depth == 1
+    assert table.effective_depth(errors[0]).depth == 0
+    result = table.effective_depth()
+    assert (result.epsilon, result.depth, result.reached) == (0.005, 2, False)
+
+
+def test_pandas_gets_one_line_a_row(table):
+    frame = table.to_pandas()
+    assert isinstance(frame, pd.DataFrame)
+    assert list(frame.columns) == ["split", "depth", "layer", "metric", "value", "flags"]
+    assert len(frame) == len(table.rows)
+    line = frame[(frame.metric == "pfc2") & (frame.layer == "two")].iloc[0]
+    assert (line.depth, line.value, line.split, line["flags"]) == (1, table.value("pfc2", "two"), "train", "")
+    assert frame[frame.metric == "snc1"].iloc[0]["flags"] == "imbalanced"
+
+
+def test_several_flags_are_joined():
+    # Both classes at one point, on a split without the training set's means.
+    line = CASE.features[:, :1]
+    frame = measure_features(line, CASE.labels, num_classes=4, split="test").to_pandas()
+    assert frame[frame.metric == "pfc3"].iloc[0]["flags"] == "own_means"
+    assert frame[frame.metric == "pfc2"].iloc[0]["flags"] == "low_dimension"
+    two = measure_features(line * 0, CASE.labels % 2, num_classes=2, classifier=(torch.ones(2, 1), None)).to_pandas()
+    assert two[two.metric == "snc1"].iloc[0]["flags"] == "imbalanced"
+    assert two[two.metric == "pfc2"].iloc[0]["flags"] == "no_between"
+    none = measure_features(line, CASE.labels, num_classes=5, classifier=(torch.ones(5, 1), None)).to_pandas()
+    assert set(none[~none["metric"].str.endswith("_weights")]["flags"]) == {"empty_class"}
+
+
+def test_without_pandas_the_error_says_what_to_install(table, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ImportError, match=r'to_pandas needs pandas\. Install it with: pip install "ncollapse\[pandas\]"'):
+        table.to_pandas()
+
+
+def test_text_is_a_table_with_its_flags(table):
+    lines = str(table).splitlines()
+    assert lines[0] == ("3 layers, 23 samples of 4 classes, split train, convention class, 1 pass (features in memory)")
+    assert lines[1].split("  ")[-1] == "three & last"
+    assert len({len(line) for line in lines[1:8]}) == 1, "columns are aligned"
+    pfc1 = next(line for line in lines if line.lstrip().startswith("pfc1"))
+    assert pfc1.split()[1:] == [f"{value:.4g}" for value in table.curve("pfc1")]
+    snc1 = next(line for line in lines if line.lstrip().startswith("snc1"))
+    assert snc1.split() == ["snc1", "nan*"]
+    assert lines[-1] == f"* imbalanced: {FLAGS['imbalanced']}"
+
+
+def test_html_escapes_what_it_shows(table):
+    page = table._repr_html_()
+    assert "<b>" not in page
+    assert "<th>&lt;b&gt;one&lt;/b&gt;</th>" in page
+    assert "<th>three &amp; last</th>" in page
+    assert f"<td>{table.value('pfc1', 1):.4g}</td>" in page
+    assert "<td>nan*</td>" in page
+    assert f"imbalanced: {FLAGS['imbalanced']}" in page
+    assert page.count("<tr>") == 1 + 6
+    assert page.startswith("<table><caption>3 layers, 23 samples of 4 classes")
+
+
+def test_undefined_values_stay_nan_in_curves():
+    m = measure_features({"a": CASE.features, "b": CASE.features}, CASE.labels, num_classes=5)
+    assert len(m.curve("pfc1")) == 2
+    assert all(math.isnan(v) for v in m.curve("pfc1"))
+    assert not m.effective_depth().reached
+
+
+def test_the_second_pass_is_in_the_summary(table):
+    assert ", convention class, 2 passes (features in memory)" in str(dataclasses.replace(table, passes=2))

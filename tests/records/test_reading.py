@@ -1,0 +1,233 @@
+"""Reading a run directory: what is read, and an error that names the file for everything that can be wrong with it."""
+
+import re
+import shutil
+
+import pytest
+
+from ncollapse.drawing import plot_last_layer
+from ncollapse.drawing.summary import summarize
+from ncollapse.drawing.tables import metric_tables
+from ncollapse.records import ReportError, read_run
+from ncollapse.report import write_page
+
+FILES = ("recipe.json", "environment.json", "status.json", "depth.json", "history.csv", "measurements.csv")
+
+
+def test_values_of_the_table_are_found_by_metric_depth_and_epoch(run_dir):
+    run = read_run(run_dir)
+    lines = (run_dir / "measurements.csv").read_text().splitlines()
+    written = next(line.split(",")[5] for line in lines if line.startswith("74,train,3,blocks.2,pfc2,"))
+    assert run.value("pfc2", 3, 74) == float(written)
+    assert run.over_depth("pfc1") == [run.value("pfc1", depth, 150) for depth in range(6)]
+    assert run.over_epochs("pfc1", 5) == [run.value("pfc1", 5, epoch) for epoch in run.epochs]
+    assert run.epochs[0] == 0
+    assert run.epochs[-1] == 150
+    assert run.layers[0] == "stem"
+    assert len(run.history) == 150
+
+
+def test_undefined_and_unmeasured_values_are_none(run_dir):
+    run = read_run(run_dir)
+    assert run.value("rank_within", 0) is None
+    assert run.value("nc3", 0) is None
+    assert next(row.flags for row in run.rows if row.metric == "rank_within") == ("empty_class",)
+
+
+def test_training_split_is_what_the_figures_are_about(make_run):
+    assert read_run(make_run("both", splits=("test", "train"))).split == "train"
+    assert read_run(make_run("test", splits=("test",), flagged=False)).split == "test"
+
+
+def test_unknown_entries_are_ignored_and_null_is_undefined(run_dir, edit):
+    def change(content):
+        content["epochs"][-1]["later"] = 1
+        content["epochs"][-1]["straightness"] = None
+        content["epochs"][-1]["curve"]["pfc1"][3] = None
+
+    edit(run_dir / "depth.json", change)
+    record = read_run(run_dir).last
+    assert record.straightness is None
+    assert record.curve.pfc1[3] is None
+
+
+def test_run_killed_between_two_files_ends_at_the_last_common_epoch(run_dir):
+    lines = (run_dir / "measurements.csv").read_text().splitlines(keepends=True)
+    (run_dir / "measurements.csv").write_text("".join(line for line in lines if not line.startswith("150,")))
+    run = read_run(run_dir)
+    assert run.epochs[-1] == 100
+    assert run.last.epoch == 100
+
+
+def test_names_may_hold_commas_quotes_and_line_separators(make_run):
+    layers = ("a,b", 'say "c"', "line\u2028separator\x85", "new\nline")
+    assert read_run(make_run(layers=layers)).layers == layers
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_missing_file_is_named_with_what_to_do(run_dir, name):
+    (run_dir / name).unlink()
+    with pytest.raises(ReportError, match=rf"{re.escape(name)}: is missing\. Finish the run with .*--resume"):
+        read_run(run_dir)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_binary_file_is_named(run_dir, name):
+    (run_dir / name).write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ReportError, match=rf"{re.escape(name)}: is not UTF-8 text \(invalid start byte at byte 0\)"):
+        read_run(run_dir)
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name.endswith(".json")])
+def test_truncated_json_is_named_with_its_place(run_dir, name):
+    (run_dir / name).write_text('{"epochs":')
+    with pytest.raises(ReportError, match=rf"{re.escape(name)}: is not valid JSON \(line 1, column 11: .*\)\. Finish"):
+        read_run(run_dir)
+    (run_dir / name).write_text("[]")
+    with pytest.raises(ReportError, match=rf"{re.escape(name)}: needs a JSON object, has a list"):
+        read_run(run_dir)
+
+
+def test_folder_that_is_none(tmp_path):
+    with pytest.raises(ReportError, match=r"nowhere: needed a run directory, found nothing\. Name the folder"):
+        read_run(tmp_path / "nowhere")
+    (tmp_path / "file").touch()
+    with pytest.raises(ReportError, match=r"file: needed a run directory, found a file"):
+        read_run(tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda e: e.pop("curve"), r"depth\.json: epochs\[2\]: needed the entry 'curve', found .*'layers'"),
+        (lambda e: e.update(epoch=1.5), r"depth\.json: epochs\[2\]\.epoch: needed a whole number, got 1\.5\. Finish"),
+        (lambda e: e.update(epoch=True), r"epochs\[2\]\.epoch: needed a whole number, got True"),
+        (lambda e: e.update(layers="stem"), r"epochs\[2\]\.layers: needed a list, got 'stem'"),
+        (lambda e: e["curve"].update(pfc1=["x"]), r"epochs\[2\]\.curve\.pfc1\[0\]: needed a number, got 'x'"),
+        (lambda e: e["theorem1"].update(holds=1), r"epochs\[2\]\.theorem1\.holds: needed true or false, got 1"),
+        (lambda e: e["positions"].update(index=5), r"epochs\[2\]\.positions\.index: needed a list, got 5"),
+        (lambda e: e.update(progression=[]), r"epochs\[2\]\.progression: needed an object, got \[\]"),
+        (lambda e: e["layers"].__setitem__(0, 3), r"epochs\[2\]\.layers\[0\]: needed a text, got 3"),
+        (lambda e: e["curve"]["pfc1"].pop(), r"epochs\[2\]\.curve\.pfc1 needs 101 numbers, has 100"),
+        (lambda e: e["null"]["pfc3"].pop(), r"epochs\[2\]\.null\.pfc3 needs 101 numbers, has 100"),
+        (lambda e: e["positions"]["index"].pop(), r"epochs\[2\]\.positions\.index needs 6 numbers, has 5"),
+        (lambda e: e["layers"].__setitem__(0, "x"), r"lists other layers at epoch 2 than at epoch 150"),
+        (lambda e: e["energy"].update(efficiency=float("nan")), r"holds NaN, which JSON does not have \(write null\)"),
+    ],
+)
+def test_broken_depth_file_names_the_place(run_dir, edit, change, message):
+    edit(run_dir / "depth.json", lambda content: change(content["epochs"][2]))
+    with pytest.raises(ReportError, match=message):
+        read_run(run_dir)
+
+
+def test_long_values_are_cut_in_messages(run_dir, edit):
+    edit(run_dir / "status.json", lambda content: content.update(epoch="x" * 500))
+    with pytest.raises(ReportError, match=r"status\.json: epoch: needed a whole number, got 'x{56}\.\.\.\."):
+        read_run(run_dir)
+
+
+def test_other_layers_in_the_table_than_in_the_curves(run_dir, edit):
+    edit(run_dir / "depth.json", lambda content: [e["layers"].__setitem__(0, "root") for e in content["epochs"]])
+    with pytest.raises(
+        ReportError, match=r"depth\.json: lists the layers root, blocks\.0, .* but measurements\.csv stem, blocks\.0"
+    ):
+        read_run(run_dir)
+
+
+def add_layers(run_dir, *names):
+    """Layers behind those of the curves, with one metric and one of the classifier."""
+    epochs = read_run(run_dir).epochs
+    with (run_dir / "measurements.csv").open("a", encoding="utf-8") as file:
+        for depth, name in enumerate(names, start=6):
+            file.writelines(
+                f"{epoch},train,{depth},{name},{metric},{0.5 / (1 + epoch)},\n"
+                for epoch in epochs
+                for metric in ("pfc1", "nc3")
+            )
+
+
+def test_what_the_classifier_takes_is_measured_behind_the_layers_of_the_curves(run_dir, tmp_path):
+    """As with a convolutional network, whose head sees the pooled features of its last layer."""
+    layers = read_run(run_dir).layers
+    add_layers(run_dir, "head.input")
+    run = read_run(run_dir)
+    assert run.layers == layers
+    assert run.measured_layers == (*layers, "head.input")
+    assert len(run.over_depth("pfc1")) == len(layers) == 6
+    (table,) = metric_tables(run)
+    cells = {row.metric: row.cells for row in table.rows}
+    assert cells["nc3"][6] == ("0.003311", "")
+    assert cells["pfc2"][6] == ("", "")
+    lines = plot_last_layer(run).axes[2].lines
+    assert any(line.get_ydata()[-1] == pytest.approx(0.5 / 151) for line in lines)
+    html = write_page([run_dir], tmp_path / "page.html").read_text()
+    assert "Features and classifier at head.input, which is made of blocks.4 and has another dimension." in html
+    assert '<span class="quiet">6</span> head.<wbr>input' in html
+    said = "head.input is what the classifier takes, made of blocks.4, of another dimension and so no part of the depth: "
+    assert f"{said}PFC1 0.00331, PFC2 undefined, NCC error undefined." in summarize(run)
+
+
+def test_more_layers_than_one_behind_the_curves_are_a_contradiction(run_dir):
+    add_layers(run_dir, "pooled", "head.input")
+    with pytest.raises(ReportError, match=r"lists the layers stem, .* but measurements\.csv stem, .*pooled, head\.input"):
+        read_run(run_dir)
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "message"),
+    [
+        ("measurements.csv", "split", "part", r"measurements\.csv: needs the columns epoch,split,.*, has epoch,part,"),
+        ("history.csv", "epoch,loss", "", r"history\.csv: needs the columns epoch,loss,.*, has ,accuracy"),
+        (
+            "measurements.csv",
+            "0,train,0,stem,pfc1",
+            "zero,train,0,stem,pfc1",
+            r"measurements\.csv: line 2: invalid literal .*'zero'",
+        ),
+        (
+            "measurements.csv",
+            "0,train,0,stem,pfc1,",
+            "0,train,0,stem,pfc1,,",
+            r"measurements\.csv: line 2 needs 7 fields, has 8",
+        ),
+        ("history.csv", "1,2.3,", "1,low,", r"history\.csv: line 2: could not convert string to float: 'low'"),
+    ],
+)
+def test_broken_table_names_the_line(run_dir, name, old, new, message):
+    text = (run_dir / name).read_text()
+    assert old in text
+    (run_dir / name).write_text(text.replace(old, new, 1))
+    with pytest.raises(ReportError, match=message):
+        read_run(run_dir)
+
+
+def test_empty_files_of_a_run_that_has_not_measured_yet(run_dir):
+    table = run_dir / "measurements.csv"
+    header = table.read_text().splitlines()[0]
+    table.write_text("")
+    with pytest.raises(ReportError, match=r"measurements\.csv: needs the columns .*, has none"):
+        read_run(run_dir)
+    table.write_text(header + "\n")
+    with pytest.raises(ReportError, match=r"measurements\.csv: needed at least one measured epoch, found none"):
+        read_run(run_dir)
+    table.write_text(header + "\n9999,train,0,stem,pfc1,0.5,\n")
+    with pytest.raises(ReportError, match=r"depth\.json: has no epoch in common with measurements\.csv"):
+        read_run(run_dir)
+
+
+def test_glossary_explains_what_it_holds_and_may_be_absent(run_dir, edit):
+    assert read_run(run_dir).glossary.metrics["pfc1"].startswith("within- over between-class variance")
+    (run_dir / "glossary.json").unlink()
+    assert read_run(run_dir).glossary.metrics == {}
+    (run_dir / "glossary.json").write_text('{"metrics": 3}')
+    with pytest.raises(ReportError, match=r"glossary\.json: metrics: needed an object, got 3"):
+        read_run(run_dir)
+
+
+def test_title_falls_back_to_name_and_folder(run_dir, edit, tmp_path):
+    edit(run_dir / "recipe.json", lambda content: content.pop("title"))
+    assert read_run(run_dir).title == "demo"
+    edit(run_dir / "recipe.json", lambda content: content.update(name=""))
+    shutil.move(run_dir, tmp_path / "moved")
+    assert read_run(tmp_path / "moved").title == "moved"
