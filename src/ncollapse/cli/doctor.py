@@ -1,15 +1,14 @@
-"""What is installed and found here, for ``ncollapse doctor`` and bug reports."""
+"""The command ``ncollapse doctor``: say what is installed and which data is found, for bug reports."""
 
 from __future__ import annotations
 
+import argparse
 import importlib
+import json
 import platform
 from importlib import metadata
-from typing import get_args
+from typing import Any, get_args
 
-import torch
-
-from ncollapse.data.catalog import DataConfig, DataName, load_data
 from ncollapse.version import __version__
 
 # Module names; the distribution is named only where it differs. The optional ones with the extra that brings them.
@@ -26,8 +25,28 @@ _OPTIONAL = {
 }
 
 
-def examine() -> dict[str, str]:
+def add_doctor(commands: Any) -> None:
+    """Add the command to a parser."""
+    doctor = commands.add_parser("doctor", help="say what is installed and which data is found")
+    doctor.add_argument("--json", action="store_true", help="print an object")
+    doctor.set_defaults(call=_doctor)
+
+
+def _doctor(options: argparse.Namespace) -> None:
+    found = _examine()
+    if options.json:
+        print(json.dumps(found))
+        return
+    for name, value in found.items():
+        print(f"{name:<24} {value}")
+
+
+def _examine() -> dict[str, str]:
     """Look at the installation."""
+    import torch
+
+    from ncollapse.data.catalog import DataName
+
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     found = {
         "ncollapse": __version__,
@@ -55,7 +74,9 @@ def _version(name: str, remedy: str) -> str:
         return f"not installed ({remedy})" if absent else f"broken: {error}"
 
 
-def _data(name: DataName) -> str:
+def _data(name: Any) -> str:
+    from ncollapse.data.catalog import DataConfig, load_data
+
     try:
         data = load_data(DataConfig(name=name))
     except (ValueError, OSError, ImportError) as error:

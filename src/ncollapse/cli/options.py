@@ -40,8 +40,8 @@ def _check_above(path: Path) -> None:
         raise argparse.ArgumentTypeError(f"must lie in a folder, got {path}, and {above} is a file; choose another place")
 
 
-def named_once(folders: Sequence[Path]) -> Sequence[Path]:
-    """Directories of which each is to be shown or counted once."""
+def check_distinct(folders: Sequence[Path]) -> Sequence[Path]:
+    """Return the directories if none is named twice."""
     seen: dict[Path, Path] = {}
     for path in folders:
         first = seen.setdefault(path.resolve(), path)

@@ -1,0 +1,88 @@
+"""The commands that write pages from run directories: ``report``, ``compare`` and ``claims``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from ncollapse.cli.options import check_distinct, file
+
+
+def add_report_commands(commands: Any) -> None:
+    """Add the commands to a parser."""
+    report = commands.add_parser("report", help="write the page of run directories anew, or one of sweeps over depth")
+    report.add_argument("runs", type=Path, nargs="+", metavar="DIR", help="run directories, or folders of sweeps over depth")
+    report.add_argument(
+        "--out", type=file, metavar="FILE", help="the page (default: in the first DIR report.html, of sweeps depth.html)"
+    )
+    report.set_defaults(call=_report)
+    _add_claims(commands)
+    _add_compare(commands)
+
+
+def _add_claims(commands: Any) -> None:
+    claims = commands.add_parser("claims", help="rule on the claims of the papers from run directories")
+    claims.add_argument("runs", type=Path, nargs="+", metavar="DIR", help="run directories, or folders of sweeps")
+    claims.add_argument("--out", type=file, metavar="FILE", help="the page (default: claims.html in the first DIR)")
+    printed = claims.add_mutually_exclusive_group()
+    printed.add_argument("--json", action="store_true", help="print the ledger as JSON")
+    printed.add_argument("--markdown", action="store_true", help="print it as a table in Markdown")
+    claims.set_defaults(call=_claims)
+
+
+def _add_compare(commands: Any) -> None:
+    compare = commands.add_parser("compare", help="set the figures of several runs side by side, on common axes")
+    compare.add_argument("runs", type=Path, nargs="+", metavar="DIR", help="run directories, or folders of sweeps")
+    compare.add_argument("--out", type=file, metavar="FILE", help="the page (default: compare.html in the first DIR)")
+    compare.add_argument(
+        "--position",
+        default="projection",
+        metavar="NAME",
+        help="how layers are laid on the line: projection (default), index, arclength, ratio or distance",
+    )
+    compare.set_defaults(call=_compare)
+
+
+def _report(options: argparse.Namespace) -> None:
+    from ncollapse.drawing import save_figures
+    from ncollapse.records import SWEEP_FILE, read_run
+    from ncollapse.report import write_depth_page, write_page
+
+    runs = check_distinct(options.runs)
+    sweeps = [path for path in runs if (path / SWEEP_FILE).is_file()]
+    if sweeps and len(sweeps) < len(runs):
+        run = next(path for path in runs if path not in sweeps)
+        raise ValueError(
+            f"report takes run directories, or folders of sweeps over depth, got both: {sweeps[0]} is of a sweep, {run} is "
+            "not. Call it for each kind alone; `ncollapse compare` and `ncollapse claims` take both together."
+        )
+    if sweeps:
+        print(f"Page: {write_depth_page(runs, options.out or runs[0] / 'depth.html')}")
+        return
+    for path in runs:
+        save_figures(read_run(path))
+    print(f"Page: {write_page(runs, options.out or runs[0] / 'report.html')}")
+
+
+def _claims(options: argparse.Namespace) -> None:
+    from ncollapse.claims import ledger_values, rule_on_claims
+    from ncollapse.report import ledger_lines, ledger_markdown, write_claims_page
+
+    ledger = rule_on_claims(check_distinct(options.runs))
+    page = write_claims_page(ledger, options.out if options.out is not None else options.runs[0] / "claims.html")
+    if options.json:
+        print(json.dumps({**ledger_values(ledger), "page": str(page)}))
+        return
+    for line in ledger_markdown(ledger) if options.markdown else ledger_lines(ledger):
+        print(line)
+    if not options.markdown:
+        print(f"Page: {page}")
+
+
+def _compare(options: argparse.Namespace) -> None:
+    from ncollapse.report import write_comparison
+
+    out = options.out if options.out is not None else options.runs[0] / "compare.html"
+    print(f"Page: {write_comparison(check_distinct(options.runs), out, position=options.position)}")
