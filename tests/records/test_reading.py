@@ -9,6 +9,7 @@ from ncollapse.drawing import plot_last_layer
 from ncollapse.drawing.summary import summarize
 from ncollapse.drawing.tables import metric_tables
 from ncollapse.records import ReportError, read_run
+from ncollapse.records.schema import EPSILON
 from ncollapse.report import write_page
 
 FILES = ("recipe.json", "environment.json", "status.json", "depth.json", "history.csv", "measurements.csv")
@@ -32,6 +33,27 @@ def test_undefined_and_unmeasured_values_are_none(run_dir):
     assert run.value("rank_within", 0) is None
     assert run.value("nc3", 0) is None
     assert next(row.flags for row in run.rows if row.metric == "rank_within") == ("empty_class",)
+
+
+def test_the_nearest_center_error_is_found_where_the_table_holds_pfc3_alone(run_dir):
+    table, before = run_dir / "measurements.csv", read_run(run_dir)
+    lines = [line for line in table.read_text().splitlines() if ",pfc3_error," not in line]
+    # 1 - 0.995 is 0.0050000000000000044 in floating point, and the effective depth asks for at most 0.005.
+    lines = ["150,train,1,blocks.0,pfc3,0.995," if line.startswith("150,train,1,blocks.0,pfc3,") else line for line in lines]
+    table.write_text("\n".join(lines) + "\n")
+    run = read_run(run_dir)
+    assert run.value("pfc3_error", 1) == EPSILON == 0.005
+    others = [depth for depth in range(6) if depth != 1]
+    errors = [[found.value("pfc3_error", depth) for depth in others] for found in (before, run)]
+    assert errors[1] == pytest.approx(errors[0], abs=1e-12)
+
+
+def test_effective_depth_and_prediction_errors_are_those_of_the_last_epoch(run_dir, edit):
+    assert read_run(run_dir).effective_depth.depth == 2
+    assert read_run(run_dir).prediction_errors("pfc1") == (0.067, 0.233)
+    assert read_run(run_dir).prediction_errors("pfc1", "nowhere") == (None, None)
+    edit(run_dir / "depth.json", lambda content: content["epochs"][-1].update(effective_depth=[]))
+    assert read_run(run_dir).effective_depth is None
 
 
 def test_training_split_is_what_the_figures_are_about(make_run):

@@ -7,6 +7,7 @@ from typing import Literal
 from ncollapse.claims.estimates import Estimate
 from ncollapse.drawing.wording import counted
 from ncollapse.records.reading import Run
+from ncollapse.records.schema import EPSILON
 
 __all__ = ["RULES", "Evidence", "Rules", "Verdict", "combine", "is_terminal", "judge_mean", "judge_share"]
 
@@ -33,7 +34,7 @@ class Rules:
     least_seeds: int = 5
     fails_share: float = 0.5
     terminal_tau: float = 4.0
-    epsilon: float = 0.005
+    epsilon: float = EPSILON
     transport_gap: float = 0.01
     alignment: float = 0.9
 

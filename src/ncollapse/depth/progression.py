@@ -9,7 +9,9 @@ from itertools import pairwise
 
 from scipy import stats
 
-EPSILONS = (0.0, 0.001, 0.005, 0.01, 0.02, 0.05)
+from ncollapse.records.schema import EPSILON
+
+EPSILONS = (0.0, 0.001, EPSILON, 0.01, 0.02, 0.05)
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ class EffectiveDepth:
     monotone_after: bool
 
 
-def effective_depth(errors: Sequence[float], epsilon: float = 0.005, *, first_layer: int = 0) -> EffectiveDepth:
+def effective_depth(errors: Sequence[float], epsilon: float = EPSILON, *, first_layer: int = 0) -> EffectiveDepth:
     r"""ε-effective depth, :math:`d_\epsilon = \min\{l : \mathrm{err}_l \le \epsilon\}`, the last layer if there is none.
 
     In [first_layer, L]; non-increasing in ε; small for collapsed networks.

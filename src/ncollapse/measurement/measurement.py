@@ -12,6 +12,7 @@ from ncollapse.depth.geodesic import GeodesicCurve, LineDecisions
 from ncollapse.depth.path import PathStatistics
 from ncollapse.depth.progression import EffectiveDepth, effective_depth
 from ncollapse.metrics.entry import FLAGS, LayerStatistics
+from ncollapse.records.schema import EPSILON
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -115,7 +116,7 @@ class Measurement:
             )
         return values
 
-    def effective_depth(self, epsilon: float = 0.005) -> EffectiveDepth:
+    def effective_depth(self, epsilon: float = EPSILON) -> EffectiveDepth:
         """First layer at which at most a share ε of the samples is nearer to another class center.
 
         Args:

@@ -11,8 +11,10 @@ from typing import Any, NoReturn
 
 from ncollapse.records.parsing import ReportError, parse
 from ncollapse.records.schema import (
+    EPSILON,
     DepthFile,
     DepthRecord,
+    EffectiveDepth,
     Glossary,
     HistoryRow,
     MeasurementRow,
@@ -108,7 +110,12 @@ class Run:
 
     def value(self, metric: str, depth: int, epoch: int | None = None) -> float | None:
         """One number on :attr:`split`, at the last epoch unless said; None where it is undefined or was not measured."""
-        value = self._values.get((self.epochs[-1] if epoch is None else epoch, self.split, depth, metric))
+        epoch = self.epochs[-1] if epoch is None else epoch
+        value = self._values.get((epoch, self.split, depth, metric))
+        if value is None and metric == "pfc3_error":
+            # Not in every table, since it is 1 - PFC3. Rounded, because 1 - 0.995 is above 0.005 in floating point.
+            accuracy = self._values.get((epoch, self.split, depth, "pfc3"))
+            value = None if accuracy is None else round(1 - accuracy, 12)
         return None if value is None or not math.isfinite(value) else value
 
     def over_epochs(self, metric: str, depth: int) -> list[float | None]:
@@ -118,6 +125,16 @@ class Run:
     def over_depth(self, metric: str, epoch: int | None = None) -> list[float | None]:
         """One metric of every layer, at the last epoch unless said."""
         return [self.value(metric, depth, epoch) for depth in range(len(self.layers))]
+
+    @cached_property
+    def effective_depth(self) -> EffectiveDepth | None:
+        """The effective depth at :data:`EPSILON`, at the last epoch; None where it was not measured."""
+        return next((item for item in self.last.effective_depth if item.epsilon == EPSILON), None)
+
+    def prediction_errors(self, metric: str, position: str = "projection") -> tuple[float | None, float | None]:
+        """RMS error in decades of the straight line and of the baseline, at the last epoch, by how layers are laid on the line."""
+        error = self.last.prediction_error.get(position)
+        return (error.line.get(metric), error.null.get(metric)) if error else (None, None)
 
 
 def read_run(path: Path) -> Run:

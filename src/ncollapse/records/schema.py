@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 __all__ = [
+    "EPSILON",
     "Alignment",
     "BlockEnergy",
     "CollapsedOptimality",
@@ -28,6 +29,9 @@ __all__ = [
 ]
 
 Numbers = tuple[float | None, ...]
+
+# The error of the nearest class center that the effective depth allows, wherever one threshold stands for all.
+EPSILON = 0.005
 
 
 @dataclass(frozen=True)

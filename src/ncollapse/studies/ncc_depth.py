@@ -14,6 +14,7 @@ from ncollapse.depth.progression import EffectiveDepth
 from ncollapse.measurement.measurement import Measurement
 from ncollapse.models.fc_resnet import FCResNet, FCResNetConfig
 from ncollapse.probe.measure import measure
+from ncollapse.records.schema import EPSILON
 from ncollapse.train.loop import train
 from ncollapse.train.schedule import TrainConfig
 
@@ -64,7 +65,7 @@ def minimal_ncc_depth(
     *,
     model: FCResNetConfig,
     training: TrainConfig,
-    epsilon: float = 0.005,
+    epsilon: float = EPSILON,
     seeds: Sequence[int] = (0,),
 ) -> MinimalDepth:
     r"""Train networks over a grid of depths and seeds, and find the smallest depth with nearest-center error at most ε.
@@ -109,7 +110,7 @@ def compare_ncc_depths(
     model: FCResNetConfig,
     training: TrainConfig,
     corruption: float,
-    epsilon: float = 0.005,
+    epsilon: float = EPSILON,
     draws: int = 5,
     seeds: Sequence[int] = (0,),
 ) -> DepthComparison:
