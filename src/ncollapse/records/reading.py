@@ -132,7 +132,7 @@ class Run:
         return next((item for item in self.last.effective_depth if item.epsilon == EPSILON), None)
 
     def prediction_errors(self, metric: str, position: str = "projection") -> tuple[float | None, float | None]:
-        """RMS error in decades of the straight line and of the baseline, at the last epoch, by how layers are laid on the line."""
+        """RMS error in decades of the straight line and of the baseline at the last epoch, for layers laid at a position."""
         error = self.last.prediction_error.get(position)
         return (error.line.get(metric), error.null.get(metric)) if error else (None, None)
 
