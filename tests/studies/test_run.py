@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,6 @@ from ncollapse.records.files import write_whole
 from ncollapse.studies import RunDirectoryError, override, recipe_by_name, run, run_recipe
 from ncollapse.studies import run_directory as rundir
 from ncollapse.targets import measure_run
-from ncollapse.targets import measure_run as remeasure
 from ncollapse.train import CheckpointError, checkpoint
 
 SMALL = [
@@ -82,7 +82,9 @@ def test_files_of_a_run(finished):
     assert last["positions"]["projection"][-1] == pytest.approx(1.0)
     energy = last["energy"]
     assert energy["energy"] >= energy["energy_min"] >= energy["identity_cost"]
-    assert energy["identity_cost_sample"] >= energy["wasserstein2"] >= energy["gelbrich"] > 0
+    # Where the network's own pairing is the optimal one, both are sums of the same costs, in another order.
+    assert energy["identity_cost_sample"] >= energy["wasserstein2"] * (1 - 1e-14)
+    assert energy["wasserstein2"] >= energy["gelbrich"] > 0
     assert 0 <= energy["pair_violation_rate"] <= 1
     assert energy["num_pairs"] == energy["num_samples_wasserstein"] * (energy["num_samples_wasserstein"] - 1) // 2
     assert energy["random_cost_sample"] > energy["wasserstein2"]
@@ -456,7 +458,9 @@ def test_the_test_split_of_a_run_is_whole_and_not_corrupted(tmp_path, monkeypatc
     recipe = small("data.name=gaussian_mixture", "data.corrupt=0.5", "train.epochs=1", "measure.epochs=[0]")
     run_recipe(recipe, tmp_path)
     loaded = []
-    monkeypatch.setattr(remeasure, "load_data", lambda config: loaded.append(config) or load_data(config))
+    monkeypatch.setattr(
+        import_module("ncollapse.targets.measure_run"), "load_data", lambda config: loaded.append(config) or load_data(config)
+    )
     measurement = measure_run(tmp_path, split="test")
     assert measurement.split == "test"
     assert [(c.split, c.corrupt, c.per_class) for c in loaded] == [("train", 0.5, 20), ("test", 0.0, None)]
@@ -467,7 +471,9 @@ def test_the_test_split_of_a_run_is_whole_and_not_corrupted(tmp_path, monkeypatc
 def test_measure_run_takes_layers_and_batch_size(finished, monkeypatch):
     assert measure_run(finished, layers=["blocks.1"]).layers == ("blocks.1",)
     sizes = []
-    monkeypatch.setattr(remeasure, "Batches", lambda data, size: sizes.append(size) or Batches(data, size))
+    monkeypatch.setattr(
+        import_module("ncollapse.targets.measure_run"), "Batches", lambda data, size: sizes.append(size) or Batches(data, size)
+    )
     measure_run(finished, batch_size=13)
     measure_run(finished)
     assert sizes == [13, 1000]

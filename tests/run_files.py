@@ -1,4 +1,4 @@
-"""A synthetic run directory in the format of the studies, with numbers like those of a network trained on the digits."""
+"""Fixtures: a synthetic run directory in the format of the studies, with numbers like those of a network trained on digits."""
 
 import csv
 import json
