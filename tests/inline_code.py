@@ -1,0 +1,209 @@
+"""Inline code of the documentation: ``python inline_code.py PAGE...`` prints each piece in backticks that names nothing."""
+
+import argparse
+import ast
+import contextlib
+import importlib
+import importlib.util
+import inspect
+import re
+import shlex
+import sys
+import tomllib
+from collections import defaultdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import ncollapse
+
+IMPORTED = set(dir(ncollapse))  # before anything else is imported: what `import ncollapse` gives
+
+from ncollapse.cli.main import _parser  # noqa: E402
+from ncollapse.studies import RECIPES, override  # noqa: E402
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "ncollapse"
+# Words of other libraries, of the user's own code, and names of files that others publish.
+FOREIGN = {
+    *("$NCOLLAPSE_DATA", ".jsonl", ".tsv", "train.csv", "text", "label", "aclImdb", "wordnet-base", "dataset-fashion-mnist"),
+    *("torchvision:NAME", "timm:NAME", "transformers:FOLDER", "save_pretrained", "torch.save", "torch.compile", "module."),
+    *("DistributedSampler", "EarlyStopping", "ModelCheckpoint", "Trainer", "report=trainer.log", "report_to", "match="),
+    *("pytorch_lightning", "x", "x.input", "(measurement, epoch=, step=)", "nc/<layer>/<metric>"),
+    *(".venv", ".venv-zoo", ".venv-integrations"),
+}
+
+
+def snippets(page: Path) -> list[str]:
+    """What stands in backticks outside of blocks; on the page of networks, not the layers in its tables."""
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    if page.name == "networks.md":
+        text = re.sub(r"^\|.*$", "", text, flags=re.MULTILINE)
+    return re.findall(r"`([^`]+)`", text)
+
+
+@cache
+def parsers() -> list[argparse.ArgumentParser]:
+    """The command's parser and all below it."""
+    found = [_parser()]
+    for parser in found:
+        for action in parser._actions:
+            found += action.choices.values() if isinstance(action, argparse._SubParsersAction) else ()
+    return found
+
+
+@cache
+def public() -> dict[str, list[Any]]:
+    """The names that the package and its rooms hand on, with the members of classes: `Tap`, `Tap.close`, `close`."""
+    found = defaultdict(list)
+    rooms = sorted(path.parent.name for path in SOURCE.glob("*/__init__.py"))
+    for module in (ncollapse, *(importlib.import_module(f"ncollapse.{room}") for room in rooms)):
+        found[module.__name__.removeprefix("ncollapse.")].append(module)
+        for name in module.__all__:
+            value = getattr(module, name)
+            found[name].append(value)
+            for member in {*dir(value), *getattr(value, "__annotations__", ())} if isinstance(value, type) else ():
+                found[member].append(getattr(value, member, None))
+                found[f"{name}.{member}"].append(getattr(value, member, None))
+    return found
+
+
+@cache
+def callbacks() -> set[str]:
+    """Names in the source of the integrations, which need extras to be imported."""
+    trees = [ast.parse(path.read_text()) for path in (SOURCE / "integrations").glob("*.py")]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    return {getattr(node, "name", None) or getattr(node, "arg", None) or getattr(node, "attr", None) for node in nodes}
+
+
+@cache
+def parameters(name: str) -> set[str]:
+    """The arguments of what has this name."""
+    found = set()
+    for value in public()[name]:
+        with contextlib.suppress(TypeError, ValueError):
+            found |= {*inspect.signature(value).parameters}
+    return found
+
+
+@cache
+def words() -> set[str]:
+    """Ids, recipes, extras, options and choices of commands, and the arguments of everything public, as `path=`."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    found = {*ncollapse.METRICS, *ncollapse.FLAGS, *RECIPES, *extras}
+    for parser in parsers():
+        for action in parser._actions:
+            found |= {*action.option_strings, *map(str, action.choices or ())}
+    return found | {f"{word}=" for name in public() for word in parameters(name)} | {f"{word}=" for word in callbacks()}
+
+
+@cache
+def source() -> str:
+    """All of the library's code."""
+    return "".join(path.read_text() for path in SOURCE.rglob("*.py"))
+
+
+def is_command(text: str) -> bool:
+    """Whether the command's parser takes these words, and its recipe what is set and swept."""
+    try:
+        chosen = parsers()[0].parse_args(shlex.split(text))
+    except SystemExit:
+        return False
+    recipe = getattr(chosen, "recipe", None)
+    if recipe in RECIPES:
+        override(RECIPES[recipe](), getattr(chosen, "set", []))
+        return all(is_setting(over) for over in getattr(chosen, "over", []))
+    return recipe is None or recipe.isupper()
+
+
+def is_setting(text: str) -> bool:
+    """Whether a recipe has this field and takes each of these values."""
+    field, equals, values = text.partition("=")
+    for make in RECIPES.values():
+        value = make()
+        for name in field.split("."):
+            value = getattr(value, name, public)
+        if value is not public:
+            for word in values.split(",") if equals else ():
+                override(make(), [f"{field}={word}"])
+            return True
+    return False
+
+
+def is_expression(text: str) -> bool:
+    """Whether what is called is public and has such arguments; where all of them are numbers or words, the call is made."""
+    try:
+        tree = ast.parse(re.sub(r"^with (.*) as \w+:$", r"\1", text), mode="eval")
+    except SyntaxError:
+        return False
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            name = re.sub(r".*\.", "", ast.unparse(node.func))
+            if name not in public() or not {word.arg for word in node.keywords} <= parameters(name):
+                return False
+    if isinstance(tree.body, ast.Call) and {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)} <= {"nc", "ncollapse"}:
+        eval(compile(tree, text, "eval"), {"nc": ncollapse, "ncollapse": ncollapse}) if "..." not in text else None
+    return isinstance(tree.body, ast.Call)
+
+
+def is_dotted(text: str) -> bool:
+    """Whether `nc.name` and `ncollapse.room.name` are there once `ncollapse` is imported, or name a module."""
+    for name in re.findall(r"\b(?:nc|ncollapse)((?:\.[A-Za-z]\w*)+)", text):
+        first, *rest = name[1:].split(".")
+        if first not in IMPORTED:
+            return False
+        value = getattr(ncollapse, first)
+        for part in rest:
+            if not hasattr(value, part):
+                return importlib.util.find_spec(f"ncollapse{name}") is not None
+            value = getattr(value, part)
+    return True
+
+
+def is_path(text: str) -> bool:
+    """Whether a file of the checkout (`tests/x.py::test_y` too), or one that the library writes."""
+    file, _, test = text.partition("::")
+    found = [path for path in (ROOT / file, SOURCE / file, SOURCE / "integrations" / file) if path.exists()]
+    if test:
+        return bool(found) and f"\ndef {test}(" in found[0].read_text()
+    return bool(found) or f'"{file.rstrip("/")}"' in source()
+
+
+def is_word(text: str) -> bool:
+    """Whether an id, a recipe, an extra, an option, a command, a public name, or an argument (`path=True`)."""
+    name, equals, _ = text.partition("=")
+    return name + equals in words() or (not equals and {text, text.split(".")[-1]} & {*public(), *callbacks()} != set())
+
+
+def exists(text: str) -> bool:
+    """Whether a piece of inline code names something, by what it looks like."""
+    if text in FOREIGN:
+        return True
+    program, _, rest = text.partition(" ")
+    if program == "make":
+        return re.search(rf"^([\w-]+ )*{rest}( [\w-]+)*:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE) is not None
+    if program == "ncollapse" and rest:
+        return is_command(rest)
+    if program == "torchrun":
+        return is_command(rest.split("-m ncollapse ")[1]) if "-m ncollapse" in rest else rest.endswith(".py")
+    if program in {"pip", "python"}:
+        return all(is_word(word) or is_path(word) for word in re.findall(r"\[(\w+)\]|(\S+\.py)", rest) for word in word if word)
+    if re.match(r"(with )?(nc|ncollapse)\.\w", text):
+        return is_dotted(text) and ("(" not in text or is_expression(text))
+    return any(is_it(text) for is_it in (is_word, is_setting, is_expression, is_path, is_command))
+
+
+def main() -> None:
+    """Print what is missing, a line each."""
+    for page in map(Path, sys.argv[1:]):
+        for text in dict.fromkeys(snippets(page)):
+            try:
+                reason = None if exists(" ".join(text.split())) else "names nothing"
+            except Exception as error:
+                reason = f"{type(error).__name__}: {error}"
+            if reason:
+                print(f"{page.name}: `{text}`: {reason}")
+
+
+if __name__ == "__main__":
+    main()
