@@ -8,13 +8,12 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from ncollapse.claims import CLAIMS, DEEP_CLAIMS, rule_on_claims
-from ncollapse.claims.quantities import Axis, SettingRow
-from ncollapse.claims.scope import is_papers
+from ncollapse.claims.predicates import is_papers
 from ncollapse.cli import main
 from ncollapse.drawing import summarize
+from ncollapse.drawing.sweeps import Axis, SettingRow, draw_against
 from ncollapse.records import ReportError, read_run
 from ncollapse.report import write_depth_page, write_sweep_page
-from ncollapse.report.sweep_figures import draw_against
 
 FLOOR = 0.4
 METRICS = {"pfc1": 0.5, "nc2_etf_weights": 1.0, "nc3_cosine": 0.3}

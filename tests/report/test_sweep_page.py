@@ -10,11 +10,11 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from ncollapse.claims.estimates import spread
-from ncollapse.claims.quantities import QUANTITIES, Axis, SettingRow, axis_of, setting_rows, slope_of
+from ncollapse.claims.quantities import QUANTITIES, setting_rows, slope_of
+from ncollapse.drawing.sweeps import Axis, SettingRow, axis_of, draw_against
 from ncollapse.records import ReportError, read_run
 from ncollapse.records.sweep import read_sweep
 from ncollapse.report import write_run_pages, write_sweep_page
-from ncollapse.report.sweep_figures import draw_against
 
 EVIL = "</script><script>alert(1)</script>$x_1$"
 PFC1, PFC3_ERROR, STRAIGHTNESS, LINE, NULL = (

@@ -1,7 +1,6 @@
 """Claims of the papers, and the rules that turn run records into verdicts."""
 
 from ncollapse.claims.deep_regularized import DEEP_CLAIMS
-from ncollapse.claims.ledger import CLAIMS, Ledger, rule_on_claims
-from ncollapse.claims.ledger_file import ledger_values
+from ncollapse.claims.ledger import CLAIMS, Ledger, ledger_values, rule_on_claims
 
 __all__ = ["CLAIMS", "DEEP_CLAIMS", "Ledger", "ledger_values", "rule_on_claims"]

@@ -1,30 +1,70 @@
-"""What claims of the paper say of a single run: true or false, or a number that is positive where the claim is right."""
+"""What is true or false of a single run: which claims it is about, and what it says of them. None where undefined."""
 
-import math
 from collections.abc import Callable
 from itertools import pairwise
 
+from ncollapse.claims.evidence import setting
 from ncollapse.claims.rules import RULES
 from ncollapse.records.reading import Run
+from ncollapse.records.schema import EPSILON
 
 __all__ = [
+    "RESIDUAL",
     "aligned",
     "falls_before_effective_depth",
     "falls_over_depth",
-    "line_beats_null",
+    "has_any_network",
+    "has_other_network",
+    "has_random_labels",
+    "has_squared_error",
+    "is_papers",
     "nearly_optimal_pairing",
     "optimal_pairing",
-    "order_gained",
-    "pfc1_lost_in_training",
     "theorem1_assumption",
     "theorem1_conclusion",
     "theorem2_conclusion",
     "within_decay_bound",
 ]
 
-_PROGRESSIVE = ("pfc1", "pfc2", "pfc3_error")
+RESIDUAL = "residual"
 # Relative excess of a cost that is the rounding of a mean over samples.
 _ROUNDING = 1e-12
+
+
+def _is_residual(run: Run) -> bool:
+    """Whether the network is one of the paper's: fully connected or convolutional, with skip connections and no others."""
+    kind, connections = setting(run, "model.kind"), setting(run, "model.connections")
+    return kind in {None, "conv_resnet"} and connections in {None, RESIDUAL}
+
+
+def _training(run: Run) -> tuple[object, object]:
+    """Loss and share of labels drawn anew; a field that a recipe lacks has the value of the paper's setting."""
+    return setting(run, "train.loss") or "cross_entropy", setting(run, "data.corrupt") or 0.0
+
+
+def is_papers(run: Run) -> bool:
+    """A residual network with cross-entropy and the labels of the data set: what the claims of the paper are about."""
+    return _is_residual(run) and has_any_network(run)
+
+
+def has_squared_error(run: Run) -> bool:
+    """The same with the mean squared error."""
+    return _is_residual(run) and _training(run) == ("mse", 0.0)
+
+
+def has_random_labels(run: Run) -> bool:
+    """The same with every label drawn anew."""
+    return _is_residual(run) and _training(run) == ("cross_entropy", 1.0)
+
+
+def has_any_network(run: Run) -> bool:
+    """The paper's training, of any network."""
+    return _training(run) == ("cross_entropy", 0.0)
+
+
+def has_other_network(run: Run) -> bool:
+    """The paper's training, of another network than the paper's."""
+    return has_any_network(run) and not _is_residual(run)
 
 
 def falls_over_depth(metric: str) -> Callable[[Run], bool | None]:
@@ -37,43 +77,31 @@ def falls_before_effective_depth(metric: str) -> Callable[[Run], bool | None]:
 
     def test(run: Run) -> bool | None:
         errors = run.over_depth("pfc3_error")
-        depth = next((i for i, error in enumerate(errors) if error is not None and error <= RULES.epsilon), len(errors) - 1)
+        depth = next((i for i, error in enumerate(errors) if error is not None and error <= EPSILON), len(errors) - 1)
         return _falls(run.over_depth(metric)[: depth + 1])
 
     return test
 
 
-def order_gained(run: Run) -> float | None:
-    """Share of steps at which PFC1, PFC2 and the NCC error rise before training, minus that share at the last epoch."""
-    if run.epochs[0] != 0 or run.epochs[-1] == 0:
+def _falls(values: list[float | None]) -> bool | None:
+    known = [value for value in values if value is not None]
+    if len(known) < len(values) or len(values) < 2 or not any(known):
         return None
-    before, after = (_share_of_rises(run, epoch) for epoch in (0, run.epochs[-1]))
-    return None if before is None or after is None else before - after
-
-
-def line_beats_null(metric: str, position: str) -> Callable[[Run], float | None]:
-    """A test of by how many decades the straight line's RMS error over the interior layers is below the null's."""
-
-    def test(run: Run) -> float | None:
-        error = run.last.prediction_error.get(position)
-        line, null = (error.line.get(metric), error.null.get(metric)) if error else (None, None)
-        return None if line is None or null is None else null - line
-
-    return test
+    return all(after <= before for before, after in pairwise(known)) and known[-1] < known[0]
 
 
 def theorem1_assumption(run: Run) -> bool | None:
-    """Whether first and last centered class means correlate, C ≥ 0; None where undefined."""
+    """Whether first and last centered class means correlate, C ≥ 0."""
     return run.last.theorem1.holds if run.last.theorem1 else None
 
 
 def theorem1_conclusion(run: Run) -> bool | None:
-    """Whether PFC1 falls all along the line between the measured ends; None where undefined."""
+    """Whether PFC1 falls all along the line between the measured ends."""
     return run.last.theorem1.monotone if run.last.theorem1 else None
 
 
 def theorem2_conclusion(run: Run) -> bool | None:
-    """Whether PFC2 falls all along the line between the measured ends; None where undefined."""
+    """Whether PFC2 falls all along the line between the measured ends."""
     return run.last.theorem2.monotone if run.last.theorem2 else None
 
 
@@ -95,7 +123,7 @@ def nearly_optimal_pairing(run: Run) -> bool | None:
 
 
 def aligned(run: Run) -> bool | None:
-    """Whether first and last class means are aligned well enough; None where undefined."""
+    """Whether first and last class means are aligned well enough."""
     alignment = run.last.alignment.alignment if run.last.alignment else None
     return None if alignment is None else alignment >= RULES.alignment
 
@@ -109,23 +137,3 @@ def within_decay_bound(run: Run) -> bool | None:
     if any(value is None for chain in chains for value in chain):
         return None
     return all(a <= b * (1 + _ROUNDING) for chain in chains for a, b in pairwise(chain) if a is not None and b is not None)
-
-
-def pfc1_lost_in_training(run: Run) -> float | None:
-    """Decades by which PFC1 of the last layer falls from before training to the end; None where one is undefined or 0."""
-    last = len(run.layers) - 1
-    before, after = run.value("pfc1", last, 0), run.value("pfc1", last)
-    return math.log10(before / after) if before and after else None
-
-
-def _falls(values: list[float | None]) -> bool | None:
-    known = [value for value in values if value is not None]
-    if len(known) < len(values) or len(values) < 2 or not any(known):
-        return None
-    return all(after <= before for before, after in pairwise(known)) and known[-1] < known[0]
-
-
-def _share_of_rises(run: Run, epoch: int) -> float | None:
-    steps = [step for metric in _PROGRESSIVE for step in pairwise(run.over_depth(metric, epoch))]
-    rises = [after > before for before, after in steps if before is not None and after is not None]
-    return sum(rises) / len(rises) if rises and len(rises) == len(steps) else None

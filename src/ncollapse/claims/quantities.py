@@ -1,61 +1,76 @@
-"""What a sweep compares: one number a run at the last layer and the last epoch, and what the seeds of a setting make of it."""
+"""Every number that pages, comparisons and claims read from a run: key, meaning, reader, and which way theory wants it."""
 
 import math
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from itertools import pairwise
 
 from ncollapse.claims.estimates import Estimate, log_log_slope, spread
+from ncollapse.claims.rules import RULES
+from ncollapse.drawing.sweeps import Axis, SettingRow
 from ncollapse.records.reading import Run
+from ncollapse.records.schema import EPSILON
 from ncollapse.records.sweep import Sweep
 
-__all__ = ["QUANTITIES", "Axis", "Quantity", "SettingRow", "axis_of", "setting_rows", "slope_of"]
+__all__ = [
+    "BY_KEY",
+    "QUANTITIES",
+    "Quantity",
+    "line_lead",
+    "order_gained",
+    "pfc1_lost_in_training",
+    "setting_rows",
+    "slope_of",
+]
+
+_PROGRESSIVE = ("pfc1", "pfc2", "pfc3_error")
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number of a run: a key, what it means, how it is read (None: undefined, not measured), whether it can be negative."""
+    """A number of a run at its last epoch.
+
+    ``read`` gives None where it is undefined or was not measured. ``sign`` is 1 where the papers expect it to be large and -1
+    where small; ``signed`` says whether it can be negative.
+    """
 
     key: str
     meaning: str
     read: Callable[[Run], float | None]
+    sign: int = -1
     signed: bool = False
 
 
 def _metric(key: str, meaning: str) -> Quantity:
+    """A metric of the last layer."""
     return Quantity(key, meaning, lambda run: run.value(key, len(run.layers) - 1))
 
 
-def _objective(key: str, meaning: str) -> Quantity:
-    """An entry of the objective."""
-    return Quantity(key, meaning, lambda run: getattr(run.last_objective, key, None))
-
-
-def _error(which: str, metric: str, meaning: str) -> Quantity:
-    """An entry of ``prediction_error``, layers laid at their projection on the chord."""
+def _recorded(path: str, meaning: str, *, key: str = "", sign: int = -1, signed: bool = False) -> Quantity:
+    """An entry of the last record, as ``energy.efficiency``."""
+    place, _, field = path.partition(".")
 
     def read(run: Run) -> float | None:
-        error = run.last.prediction_error.get("projection")
-        return None if error is None else (error.line if which == "line" else error.null).get(metric)
+        record = run.last_objective if place == "objective" else getattr(run.last, place)
+        value: float | None = None if record is None else getattr(record, field)
+        return value
 
-    return Quantity(f"{which} {metric}", meaning, read)
+    return Quantity(key or field, meaning, read, sign, signed)
 
 
-def _energy(key: str, meaning: str) -> Quantity:
-    return Quantity(key, meaning, lambda run: getattr(run.last.energy, key) if run.last.energy else None)
+def _error(metric: str, which: int) -> Quantity:
+    """How far the straight line, or the baseline, is off the layers."""
+    name, words = (("line", "straight line"), ("null", "log-linear null"))[which]
+    meaning = f"{metric.upper()} of the {words}, off the measured layers, RMS in decades, laid at their projection on the chord"
+    return Quantity(f"{name} {metric}", meaning, lambda run: run.prediction_errors(metric)[which])
 
 
 def _depth(run: Run) -> float | None:
-    found = next((item for item in run.last.effective_depth if item.epsilon == 0.005), None)
-    return None if found is None or not found.reached else found.depth
+    found = run.effective_depth
+    return found.depth if found is not None and found.reached else None
 
 
-def _tau(run: Run) -> float | None:
-    return run.status.weight_decay_time
-
-
-_OFF = "off the measured layers, RMS in decades, laid at their projection on the chord"
 QUANTITIES = (
     _metric("pfc1", "within- over between-class variance"),
     _metric("pfc2", "distance of class means to a simplex ETF"),
@@ -66,79 +81,89 @@ QUANTITIES = (
     _metric("nc3", "classifier against class means"),
     _metric("nc2_etf_weights", "distance of the classifier to a simplex ETF"),
     _metric("nc3_cosine", "one minus the mean cosine of features with their classifier rows"),
-    _objective("objective", "loss and λ/2 times the squared weights"),
-    _objective("floor", "what no such network gets below: the generalized unconstrained features model's minimum"),
-    _objective("excess", "objective minus floor"),
-    _objective("distance", "of features and last layer from the minimizers of that model, relative"),
-    Quantity("effective depth", "blocks up to a nearest-center error of at most 0.005; undefined where not reached", _depth),
-    Quantity("τ", "weight-decay time; the terminal phase is from 4 on, without training error", _tau),
+    _recorded("objective.objective", "loss and λ/2 times the squared weights"),
+    _recorded("objective.floor", "what no such network gets below: the generalized unconstrained features model's minimum"),
+    _recorded("objective.excess", "objective minus floor"),
+    _recorded("objective.distance", "of features and last layer from the minimizers of that model, relative"),
     Quantity(
-        "straightness",
+        "effective depth", f"blocks up to a nearest-center error of at most {EPSILON:g}; undefined where not reached", _depth
+    ),
+    Quantity(
+        "τ",
+        f"weight-decay time; the terminal phase is from {RULES.terminal_tau:g} on, without training error",
+        lambda run: run.status.weight_decay_time,
+    ),
+    _recorded(
+        "straightness.mean",
         "chord over path length of the features, mean over samples; 1 is straight",
-        lambda run: run.last.straightness.mean if run.last.straightness else None,
+        key="straightness",
+        sign=1,
     ),
-    Quantity(
-        "line-shape score",
+    _recorded(
+        "straightness.line_shape_score_mean",
         "number of steps over the length of the sum of their directions, mean over samples; 1 is straight",
-        lambda run: run.last.straightness.line_shape_score_mean if run.last.straightness else None,
+        key="line-shape score",
     ),
-    _error("line", "pfc1", f"PFC1 of the straight line, {_OFF}"),
-    _error("null", "pfc1", f"PFC1 of the log-linear null, {_OFF}"),
-    _error("line", "pfc2", f"PFC2 of the straight line, {_OFF}"),
-    _error("null", "pfc2", f"PFC2 of the log-linear null, {_OFF}"),
-    _energy("energy", "kinetic energy, the first of the chain of costs, squared features"),
-    _energy("identity_cost", "cost of the network's own pairing of first and last features, squared features"),
-    _energy("wasserstein2", "squared Wasserstein-2 distance of first and last features, on a sample"),
-    _energy("gelbrich", "Gelbrich's lower bound of it, from means and covariances"),
-    _energy("efficiency", "energy of the straight line at constant speed over that of the path; 1 is best"),
-    _energy("transport_score", "squared Wasserstein-2 distance over the cost of the network's own pairing; 1 is optimal"),
-    _energy("random_ratio", "cost of a random pairing over the best; near 1 any pairing is nearly optimal"),
-    Quantity(
-        "alignment",
-        "of first and last class means; 1 where no rotation brings them nearer",
-        lambda run: run.last.alignment.alignment if run.last.alignment else None,
-        signed=True,
+    _error("pfc1", 0),
+    _error("pfc1", 1),
+    _error("pfc2", 0),
+    _error("pfc2", 1),
+    _recorded("energy.energy", "kinetic energy, the first of the chain of costs, squared features"),
+    _recorded("energy.identity_cost", "cost of the network's own pairing of first and last features, squared features"),
+    _recorded("energy.wasserstein2", "squared Wasserstein-2 distance of first and last features, on a sample"),
+    _recorded("energy.gelbrich", "Gelbrich's lower bound of it, from means and covariances"),
+    _recorded("energy.efficiency", "energy of the straight line at constant speed over that of the path; 1 is best", sign=1),
+    _recorded(
+        "energy.transport_score",
+        "squared Wasserstein-2 distance over the cost of the network's own pairing; 1 is optimal",
+        sign=1,
     ),
-    Quantity(
-        "decay bound",
+    _recorded("energy.random_ratio", "cost of a random pairing over the best; near 1 any pairing is nearly optimal"),
+    _recorded(
+        "alignment.alignment", "of first and last class means; 1 where no rotation brings them nearer", sign=1, signed=True
+    ),
+    _recorded(
+        "weight_decay.tightness",
         "share of what weights and inputs allow that the blocks add; no bound where they normalize",
-        lambda run: run.last.weight_decay.tightness if run.last.weight_decay else None,
+        key="decay bound",
     ),
 )
+BY_KEY = {quantity.key: quantity for quantity in QUANTITIES}
 
 
-class Axis(NamedTuple):
-    """The swept settings laid on a line: numbers where one field with numbers is swept, else one place a setting."""
+def line_lead(metric: str, position: str = "projection") -> Callable[[Run], float | None]:
+    """How many decades the straight line's RMS error over the interior layers is below the null's."""
 
-    label: str
-    places: tuple[float, ...]
-    ticks: tuple[str, ...]
-    numeric: bool
+    def read(run: Run) -> float | None:
+        line, null = run.prediction_errors(metric, position)
+        return None if line is None or null is None else null - line
 
-
-class SettingRow(NamedTuple):
-    """A quantity at one setting: the values of its seeds where defined, their mean and standard deviation (divisor n − 1)."""
-
-    values: tuple[float, ...]
-    mean: float
-    deviation: float
+    return read
 
 
-def axis_of(sweep: Sweep) -> Axis:
-    """Lay the settings of a sweep on an axis."""
-    settings = [values for values, _ in sweep.by_setting()]
-    places = tuple(float(place) for place in range(1, len(settings) + 1))
-    if len(sweep.fields) != 1:
-        return Axis("setting" if sweep.fields else "", places, tuple(f"{place:.0f}" for place in places), False)
-    (name,), words = sweep.fields, tuple(value for (value,) in settings)
-    numbers = tuple(_number(word) for word in words)
-    if all(math.isfinite(number) for number in numbers):
-        return Axis(name, numbers, words, True)
-    return Axis(name, places, words, False)
+def order_gained(run: Run) -> float | None:
+    """Share of steps at which PFC1, PFC2 and the NCC error rise before training, minus that share at the last epoch."""
+    if run.epochs[0] != 0 or run.epochs[-1] == 0:
+        return None
+    before, after = (_share_of_rises(run, epoch) for epoch in (0, run.epochs[-1]))
+    return None if before is None or after is None else before - after
+
+
+def _share_of_rises(run: Run, epoch: int) -> float | None:
+    steps = [step for metric in _PROGRESSIVE for step in pairwise(run.over_depth(metric, epoch))]
+    rises = [after > before for before, after in steps if before is not None and after is not None]
+    return sum(rises) / len(rises) if rises and len(rises) == len(steps) else None
+
+
+def pfc1_lost_in_training(run: Run) -> float | None:
+    """Decades by which PFC1 of the last layer falls from before training to the end; None where one is undefined or 0."""
+    last = len(run.layers) - 1
+    before, after = run.value("pfc1", last, 0), run.value("pfc1", last)
+    return math.log10(before / after) if before and after else None
 
 
 def setting_rows(sweep: Sweep, quantity: Quantity) -> list[SettingRow]:
-    """A quantity at every setting."""
+    """A quantity at every setting of a sweep."""
     rows = []
     for _, runs in sweep.by_setting():
         found = (quantity.read(run) for run in runs)
@@ -153,10 +178,3 @@ def slope_of(axis: Axis, rows: list[SettingRow]) -> Estimate | None:
     if not axis.numeric or any(y <= 0 for _, y in pairs) or len({x for x, _ in pairs}) < 2:
         return None
     return log_log_slope(*zip(*pairs, strict=True))
-
-
-def _number(word: str) -> float:
-    try:
-        return float(word)
-    except ValueError:
-        return math.nan

@@ -1,15 +1,27 @@
 """The rules by which numbers of seeds become verdicts on claims, in one place."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from ncollapse.claims.estimates import Estimate
 from ncollapse.drawing.wording import counted
 from ncollapse.records.reading import Run
-from ncollapse.records.schema import EPSILON
 
-__all__ = ["RULES", "Evidence", "Rules", "Verdict", "combine", "is_terminal", "judge_mean", "judge_share"]
+__all__ = [
+    "RULES",
+    "Claim",
+    "Evidence",
+    "Examine",
+    "Read",
+    "Rules",
+    "Verdict",
+    "all_of",
+    "combine",
+    "is_terminal",
+    "judge_mean",
+    "judge_share",
+]
 
 Verdict = Literal["holds", "holds partly", "fails", "not testable here"]
 
@@ -34,7 +46,6 @@ class Rules:
     least_seeds: int = 5
     fails_share: float = 0.5
     terminal_tau: float = 4.0
-    epsilon: float = EPSILON
     transport_gap: float = 0.01
     alignment: float = 0.9
 
@@ -54,6 +65,27 @@ class Evidence:
     counts: bool
     supporting: tuple[str, ...]
     opposing: tuple[str, ...]
+
+
+Read = Callable[[Run], float | None]
+Examine = Callable[[Sequence[Run]], list[Evidence]]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of a paper, or a question that it leaves open: what it says, how it is tested, and which runs it is about."""
+
+    key: str
+    statement: str
+    source: str
+    tested: str
+    examine: Examine
+    about: Callable[[Run], bool] = lambda run: True
+
+
+def all_of(*examinations: Examine) -> Examine:
+    """The evidence of several tests of one claim."""
+    return lambda runs: [item for examine in examinations for item in examine(runs)]
 
 
 def is_terminal(run: Run) -> bool:

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ncollapse.claims.quantities import QUANTITIES
+from ncollapse.claims.quantities import BY_KEY
 from ncollapse.records.parsing import ReportError
 from ncollapse.records.reading import Run, read_run
 from ncollapse.studies import SweepRun
@@ -81,7 +81,7 @@ def _latest(measured: Sequence[_Measured]) -> tuple[int, list[dict[str, float]]]
 
 
 def _values(run: Run) -> dict[str, float]:
-    values: dict[str, Any] = {item.key: item.read(run) for item in QUANTITIES if item.key in _SHOWN}
+    values: dict[str, Any] = {key: BY_KEY[key].read(run) for key in _SHOWN}
     return {key: value for key, value in values.items() if value is not None}
 
 

@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from ncollapse.claims.estimates import Estimate
-from ncollapse.claims.ledger import PAPER, Claim, Ledger
-from ncollapse.claims.ledger_file import write_ledger
-from ncollapse.claims.rules import Evidence
+from ncollapse.claims.ledger import PAPER, Ledger, write_ledger
+from ncollapse.claims.rules import Claim, Evidence
 from ncollapse.drawing.wording import counted, listed, number
 from ncollapse.records.files import write_whole
 from ncollapse.report.markup import render_page

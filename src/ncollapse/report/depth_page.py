@@ -4,22 +4,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ncollapse.claims.deep_regularized import DEEP_METRICS
-from ncollapse.claims.depth_tests import is_control
-from ncollapse.claims.quantities import QUANTITIES, Axis, Quantity, axis_of, setting_rows, slope_of
+from ncollapse.claims.deep_regularized import DEEP_METRICS, is_control
+from ncollapse.claims.quantities import BY_KEY, Quantity, setting_rows, slope_of
+from ncollapse.drawing.sweeps import Axis, axis_of, draw_against
 from ncollapse.drawing.wording import counted, number
 from ncollapse.records.files import write_whole
 from ncollapse.records.parsing import ReportError
 from ncollapse.records.sweep import Sweep, read_sweep
 from ncollapse.report.inline import panel_svg
 from ncollapse.report.markup import render_page
-from ncollapse.report.sweep_figures import draw_against
 from ncollapse.report.sweep_page import say_slope
 
 __all__ = ["write_depth_page"]
 
 _BLOCKS = "model.num_blocks"
-_BY_KEY = {quantity.key: quantity for quantity in QUANTITIES}
 
 
 def write_depth_page(sweep_dirs: Sequence[Path], out: Path) -> Path:
@@ -65,9 +63,9 @@ def _row(index: int, sweep: Sweep) -> dict[str, Any]:
     """What the template needs to know of one architecture."""
     axis = axis_of(sweep)
     runs = [run for _, group in sweep.by_setting() for run in group]
-    panels = [(name, _BY_KEY[metric]) for metric, name in DEEP_METRICS.items()]
+    panels = [(name, BY_KEY[metric]) for metric, name in DEEP_METRICS.items()]
     floor = any(run.last_objective for run in runs)
-    panels += [(key, _BY_KEY[key]) for key in ("objective", "excess", "distance") if floor]
+    panels += [(key, BY_KEY[key]) for key in ("objective", "excess", "distance") if floor]
     unfinished = sum(bool(item.problem) for item in sweep.runs)
     changed = [item for item in runs[0].recipe.changed if not item.startswith(f"{_BLOCKS}=")]
     return {
@@ -86,7 +84,7 @@ def _row(index: int, sweep: Sweep) -> dict[str, Any]:
 
 def _panel(name: str, sweep: Sweep, axis: Axis, title: str, quantity: Quantity) -> dict[str, Any]:
     rows = setting_rows(sweep, quantity)
-    floors = setting_rows(sweep, _BY_KEY["floor"]) if quantity.key == "objective" else []
+    floors = setting_rows(sweep, BY_KEY["floor"]) if quantity.key == "objective" else []
     slope = slope_of(axis, rows)
 
     return {

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from ncollapse.claims.ledger_file import part_of
+from ncollapse.claims.ledger import part_of
 from ncollapse.drawing.labels import POSITIONS
 from ncollapse.drawing.panels import LAST_LAYER, PROGRESSIVE, Panel, draw_over_depth, draw_over_epochs, require_position
 from ncollapse.drawing.summary import findings, summarize

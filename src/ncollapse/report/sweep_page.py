@@ -8,7 +8,8 @@ from urllib.parse import quote
 
 from ncollapse.claims.estimates import Estimate
 from ncollapse.claims.ledger import Ledger, rule_on_claims
-from ncollapse.claims.quantities import QUANTITIES, Axis, Quantity, axis_of, setting_rows, slope_of
+from ncollapse.claims.quantities import QUANTITIES, Quantity, setting_rows, slope_of
+from ncollapse.drawing.sweeps import Axis, axis_of, draw_against
 from ncollapse.drawing.wording import counted, number
 from ncollapse.records.files import write_whole
 from ncollapse.records.reading import Run
@@ -17,7 +18,6 @@ from ncollapse.report.claims_page import ledger_rows, write_claims_page
 from ncollapse.report.inline import panel_svg
 from ncollapse.report.markup import render_page
 from ncollapse.report.page import write_page
-from ncollapse.report.sweep_figures import draw_against
 
 __all__ = ["say_slope", "write_run_pages", "write_sweep_page"]
 

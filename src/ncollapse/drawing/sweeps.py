@@ -2,16 +2,54 @@
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from ncollapse.claims.quantities import Axis, SettingRow
 from ncollapse.drawing import style
+from ncollapse.records.sweep import Sweep
 
-__all__ = ["draw_against"]
+__all__ = ["Axis", "SettingRow", "axis_of", "draw_against"]
 
 _MOST_TICKS = 7
+
+
+class Axis(NamedTuple):
+    """The swept settings laid on a line: numbers where one field with numbers is swept, else one place a setting."""
+
+    label: str
+    places: tuple[float, ...]
+    ticks: tuple[str, ...]
+    numeric: bool
+
+
+class SettingRow(NamedTuple):
+    """A quantity at one setting: the values of its seeds where defined, their mean and standard deviation (divisor n − 1)."""
+
+    values: tuple[float, ...]
+    mean: float
+    deviation: float
+
+
+def axis_of(sweep: Sweep) -> Axis:
+    """Lay the settings of a sweep on an axis."""
+    settings = [values for values, _ in sweep.by_setting()]
+    places = tuple(float(place) for place in range(1, len(settings) + 1))
+    if len(sweep.fields) != 1:
+        return Axis("setting" if sweep.fields else "", places, tuple(f"{place:.0f}" for place in places), False)
+    (name,), words = sweep.fields, tuple(value for (value,) in settings)
+    numbers = tuple(_number(word) for word in words)
+    if all(math.isfinite(number) for number in numbers):
+        return Axis(name, numbers, words, True)
+    return Axis(name, places, words, False)
+
+
+def _number(word: str) -> float:
+    try:
+        return float(word)
+    except ValueError:
+        return math.nan
 
 
 def draw_against(
