@@ -23,7 +23,15 @@ from typing import TypeVar
 import torch
 
 from ncollapse.data import gaussian_mixture
-from ncollapse.surrogates import LBFGS, MUFM, EliminatedFeatures, GradientDescent, GroupedNewton, LayerPeeled, solve_sdp
+from ncollapse.surrogates import (
+    LBFGS,
+    MUFM,
+    EliminatedFeatures,
+    GradientDescent,
+    GroupedNewton,
+    LayerPeeled,
+    solve_sdp,
+)
 from ncollapse.surrogates.solving.problem import Variables
 
 DECAYS = {"lambda_w": 0.05, "lambda_h": 1e-5}
@@ -94,7 +102,7 @@ def layer_peeled(rounds: int) -> None:
     for ratio in (1, 10, 100):
 
         def model(ratio: int = ratio) -> LayerPeeled:
-            return LayerPeeled.imbalanced(10, 5, ratio, e_w=1.0, e_h=5.0)
+            return LayerPeeled.imbalanced(10, 5, ratio, energy_w=1.0, energy_h=5.0)
 
         def relaxed() -> float:
             return solve_sdp(model())

@@ -5,10 +5,10 @@ python examples/features_on_a_sphere.py
 
 import torch
 
-from ncollapse.surrogates import GUFM, great_circle_blocks, layer_norm
+from ncollapse.surrogates import GUFM, balanced, great_circle_blocks, layer_norm
 
 for num_classes, decay in [(4, 0.005), (4, 0.05), (10, 0.005), (10, 0.0025), (2, 0.005)]:
-    model = GUFM(num_classes, per_class=2, dim=num_classes + 2, loss="ce", lambda_w=decay)
+    model = GUFM(balanced(num_classes, 2), dim=num_classes + 2, loss="cross_entropy", lambda_w=decay)
     solution = model.solve()
     distance = model.distance(solution.variables["weight"], solution.variables["features"])
     print(f"K = {num_classes}, λ = {decay}: s = {model.scale:.10f}, minimum {model.minimum:.10f}")

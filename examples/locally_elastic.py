@@ -10,7 +10,7 @@ import torch
 
 from ncollapse.data import geo_mnist
 from ncollapse.models import LeNet
-from ncollapse.surrogates import LESDE, estimate_integrals, pairwise_separability, smooth_rate, tail_index
+from ncollapse.surrogates import LocallyElasticSDE, estimate_integrals, pairwise_separability, smooth_rate, tail_index
 from ncollapse.train import record_class_logits
 
 print("two classes, six standard deviations apart at t = 1: share on the right side at t = 50, 500, 5000")
@@ -21,7 +21,7 @@ for name, rate in {
     "1/2t": lambda t: 0.5 / t,
     "2 t^-3/2": lambda t: 2 * t**-1.5,
 }.items():
-    sde = LESDE(2, "I", rate, 0.0, start_time=1.0)
+    sde = LocallyElasticSDE(2, kind="I", alpha=rate, beta=0.0, start_time=1.0)
     shares = []
     for end in (50, 500, 5000):
         times = torch.logspace(0, math.log10(end), 401, dtype=torch.float64)
@@ -34,7 +34,7 @@ data = geo_mnist(per_class=50)
 path = record_class_logits(LeNet(3, seed=0), data, iterations=max(iterations, 310), learning_rate=0.005, every=2)
 times = path.iterations[1:].double()
 for model in ("I", "L"):
-    found = estimate_integrals(path.means, model)
+    found = estimate_integrals(path.means, kind=model)
     rate = smooth_rate(found.alpha, 2.0)
     index = tail_index(found.alpha[1:], times, last=len(times) // 5)
     words = f"A = {float(found.alpha[-1]):.2f}, B = {float(found.beta[-1]):.2f}, last α = {float(rate[-1]):.1e}"

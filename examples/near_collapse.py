@@ -3,9 +3,9 @@
 python examples/near_collapse.py
 """
 
-from ncollapse.surrogates import NearCollapse
+from ncollapse.surrogates import NearCollapse, balanced
 
-model = NearCollapse(num_classes=4, per_class=25, scale=1.3, lambda_w=0.05, lambda_h=0.02)
+model = NearCollapse(balanced(4, 25), scale=1.3, lambda_w=0.05, lambda_h=0.02)
 print(f"w = {model.weight_scale:.10f}, m = {model.feature_scale:.10f}, σ = {model.shrink:.10f}")
 for noise in (0.1, 0.03, 0.01, 0.003):
     inputs, labels = model.inputs(dim=12, noise=noise, seed=0)

@@ -3,14 +3,14 @@
 python examples/spheres_and_balls.py
 """
 
-from ncollapse.surrogates import BoundedOutputs, NormalizedFeatures, average_by_class
+from ncollapse.surrogates import BoundedOutputs, NormalizedFeatures, average_by_class, balanced
 
 for temperature in (1.0, 2.0, 5.0, 10.0):
-    model = NormalizedFeatures(5, per_class=2, dim=8, temperature=temperature)
+    model = NormalizedFeatures(balanced(5, 2), dim=8, temperature=temperature)
     found = model.solve(seed=0)
     print(f"sphere, K = 5, τ = {temperature:g}: minimum {model.minimum:.10f}, Riemannian descent above it by {found.gap:.0e}")
 for dim in (2, 3, 4, 5):
-    found = NormalizedFeatures(5, 1, dim, temperature=5.0).solve(seed=0)
+    found = NormalizedFeatures(balanced(5, 1), dim, temperature=5.0).solve(seed=0)
     print(f"sphere of dimension {dim - 1}: {found.value:.6f}, {found.gap:.6f} above the bound")
 
 for num_classes in (2, 3, 10):

@@ -3,9 +3,9 @@
 python examples/strong_collapse.py
 """
 
-from ncollapse.surrogates import UnregularizedUFM, collapsed_eigenvalue
+from ncollapse.surrogates import UnregularizedUFM, balanced, collapsed_eigenvalue
 
-model = UnregularizedUFM(num_classes=3, per_class=4, dim=5)
+model = UnregularizedUFM(balanced(3, 4), dim=5)
 for size in (1.0, 1e-1, 1e-2, 1e-3, 1e-4):
     start = {name: size * part for name, part in model.start(0).items()}
     end = model.flow(start, duration=25, num_steps=1500)
@@ -16,4 +16,4 @@ for size in (1.0, 1e-1, 1e-2, 1e-3, 1e-4):
 end = model.flow(model.collapsed_start(0.01), duration=3, num_steps=300)
 for time, point in list(zip(end.times, end.path, strict=True))[::60]:
     found = float(point["weight"].square().sum()) / 2
-    print(f"t = {time:.1f}: eigenvalue {found:.8f}, closed form {collapsed_eigenvalue(0.01, time, 4):.8f}")
+    print(f"t = {time:.1f}: eigenvalue {found:.8f}, closed form {collapsed_eigenvalue(0.01, time, counts=((4),)):.8f}")

@@ -11,7 +11,7 @@ LOSSES = {
     "mse": {"loss": "mse"},
     "mse, free bias": {"loss": "mse", "bias": "free"},
     "mse, regularized bias": {"loss": "mse", "bias": "regularized", "lambda_b": 0.05},
-    "cross-entropy": {"loss": "ce"},
+    "cross-entropy": {"loss": "cross_entropy"},
 }
 STEPS = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
 SOLVERS = {

@@ -20,7 +20,7 @@ def answer(capsys, words):
 @pytest.mark.parametrize("solver", ["", " --solver lbfgs --seed 3", " --solver closed_form"])
 def test_ufm(capsys, solver):
     found = answer(capsys, UFM_WORDS + solver)
-    expected = UFM((5,) * 4, 4, "mse", 5e-3, 2e-3, "regularized", 0.05).closed_form()
+    expected = UFM((5,) * 4, 4, loss="mse", lambda_w=5e-3, lambda_h=2e-3, bias="regularized", lambda_b=0.05).closed_form()
     assert found["value"] == pytest.approx(expected.value, abs=1e-12)
     assert found["lower_bound"] == found["value"] - found["gap"]
     assert found["certified"]
@@ -55,14 +55,14 @@ def test_mufm(capsys):
     assert found["metrics"]["pfc3"] >= found["data_pfc3"] > 0.5
     assert found["lambda_critical"] <= 0.5e-3
     assert found["lambda_bound"] == pytest.approx(1 / (2 * 30 * 3 * 0.05), rel=1e-12)
-    other = answer(capsys, f"{MUFM_WORDS} --lambda-w 0.05 --lambda-h 1e-3 --loss ce --bias free")
+    other = answer(capsys, f"{MUFM_WORDS} --lambda-w 0.05 --lambda-h 1e-3 --loss cross_entropy --bias free")
     assert other["certified"]
     assert "lambda_critical" not in other
 
 
 @pytest.mark.parametrize("solver", ["lbfgs", "closed_form"])
 def test_gufm(capsys, solver):
-    found = answer(capsys, f"solve gufm --loss ce --classes 4 --lambda-w 0.005 --per-class 3 --solver {solver}")
+    found = answer(capsys, f"solve gufm --loss cross_entropy --classes 4 --lambda-w 0.005 --per-class 3 --solver {solver}")
     assert found["value"] == pytest.approx(0.1430641596, abs=1e-10)
     assert found["scale"] == pytest.approx(3.0916069111, abs=1e-9)
     assert found["distance_to_optima"] == pytest.approx(0, abs=1e-6)
@@ -81,7 +81,7 @@ def test_max_margin(capsys, solver, gap):
 
 @pytest.mark.parametrize("solver", ["lbfgs", "closed_form"])
 def test_fixed_etf(capsys, solver):
-    words = "solve fixed_etf --loss ce --classes 3 --per-class 20 3 1 --e-w 4 --e-h 4 --solver"
+    words = "solve fixed_etf --loss cross_entropy --classes 3 --per-class 20 3 1 --e-w 4 --e-h 4 --solver"
     found = answer(capsys, f"{words} {solver}")
     assert found["value"] == pytest.approx(0.004945249, abs=1e-8)
     assert found["certified"]

@@ -12,6 +12,7 @@ from ncollapse.models import build_model
 from ncollapse.studies import override, recipe_by_name, run_recipe
 from ncollapse.studies.objective import measure_objective
 from ncollapse.surrogates.gufm import GUFM, layer_norm
+from ncollapse.surrogates.solving.arguments import balanced
 
 TINY = [
     "data.per_class=5", "train.epochs=40", "measure.epochs=[0,10,20]", "train.checkpoint_every=10", "model.width=16",
@@ -45,10 +46,10 @@ def test_every_trained_objective_stays_above_the_floor(name, tmp_path):
     directory = run_recipe(recipe, tmp_path / "run")
     entries = json.loads((directory.path / "objective.json").read_text())["epochs"]
     assert [entry["epoch"] for entry in entries] == [0, 10, 20, 40]
-    loss = "mse" if recipe.train.loss == "mse" else "ce"
+    loss = "mse" if recipe.train.loss == "mse" else "cross_entropy"
     scale = 16 if recipe.model.norm_scale == "sqrt_d" else 1
     decay = 0.005 / (2 if recipe.decay_over_blocks else 1)
-    floor = GUFM(num_classes=4, per_class=5, dim=16, loss=loss, lambda_w=decay / scale, bias="free").minimum
+    floor = GUFM(balanced(4, 5), dim=16, loss=loss, lambda_w=decay / scale, bias="free").minimum
     for entry in entries:
         assert entry["weight_decay"] == decay
         assert entry["floor"] == pytest.approx(floor, rel=1e-12)
@@ -84,7 +85,17 @@ def test_at_the_floors_minimizer_excess_and_distance_vanish(scale, loss):
     settings = [f"model.norm_scale={scale}", f"train.loss={loss}", "model.num_blocks=0"]
     recipe = override(recipe_by_name("deep_rn1_small"), [*TINY, *settings])
     radius = 4.0 if scale == "sqrt_d" else 1.0
-    optimum = GUFM(4, 3, 16, "ce" if loss == "cross_entropy" else "mse", 0.005 / radius**2, bias="free").closed_form().variables
+    optimum = (
+        GUFM(
+            balanced(4, 3),
+            16,
+            loss="cross_entropy" if loss == "cross_entropy" else "mse",
+            lambda_w=0.005 / radius**2,
+            bias="free",
+        )
+        .closed_form()
+        .variables
+    )
     labels = torch.arange(4).repeat_interleave(3)
     data = LabeledData(torch.nn.functional.one_hot(labels, 4).float(), labels, 4, "one-hot")
     model = build_model(recipe.model, (4,), 4, seed=0)

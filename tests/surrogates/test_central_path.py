@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from ncollapse.surrogates import CentralPath, decompose_mse, least_squares_classifier, signal_after
+from ncollapse.surrogates import CentralPath, balanced, decompose_mse, least_squares_classifier, signal_after
 
-MODEL = CentralPath(4, 40, 10)
+MODEL = CentralPath(balanced(4, 40), 10)
 
 
 def normal(seed, *shape):
@@ -26,12 +26,12 @@ def test_the_decomposition_is_exact(counts, decay):
     labels = torch.arange(3).repeat_interleave(torch.tensor(counts))
     features = normal(0, len(labels), 4) + 2 * normal(1, 3, 4)[labels]
     weight, bias = normal(2, 3, 4), normal(3, 3)
-    parts = decompose_mse(features, labels, weight, bias, decay=decay)
+    parts = decompose_mse(features, labels, weight, bias, lambda_w=decay)
     assert parts.total == pytest.approx(loss(features, labels, weight, bias, decay), rel=1e-13)
     assert min(parts.nc1, parts.nc23, parts.perpendicular) > 0
-    best = least_squares_classifier(features, labels, 3, decay)
+    best = least_squares_classifier(features, labels, 3, lambda_w=decay)
     assert parts.least_squares == pytest.approx(loss(features, labels, *best, decay), rel=1e-13)
-    on_path = decompose_mse(features, labels, *best, decay=decay)
+    on_path = decompose_mse(features, labels, *best, lambda_w=decay)
     assert on_path.perpendicular == pytest.approx(0, abs=1e-25)
     # No other classifier is better.
     for seed in range(4, 14):
@@ -43,14 +43,14 @@ def test_the_parts_are_what_they_say():
     """NC1 is the least-squares weight's share of the within-class covariance and of the decay, by plain loops."""
     labels, decay = torch.arange(3).repeat(8), 0.05
     features = normal(5, 24, 4) + normal(6, 3, 4)[labels]
-    weight, bias = least_squares_classifier(features, labels, 3, decay)
+    weight, bias = least_squares_classifier(features, labels, 3, lambda_w=decay)
     within = torch.zeros(4, 4, dtype=torch.float64)
     misses = 0.0
     for k in range(3):
         rows = features[labels == k]
         within += (rows - rows.mean(dim=0)).T @ (rows - rows.mean(dim=0)) / 24
         misses += float((weight @ rows.mean(dim=0) + bias - torch.eye(3, dtype=torch.float64)[k]).square().sum()) / 6
-    parts = decompose_mse(features, labels, weight, bias, decay=decay)
+    parts = decompose_mse(features, labels, weight, bias, lambda_w=decay)
     decayed = weight @ (within + decay * torch.eye(4, dtype=torch.float64)) @ weight.T
     assert parts.nc1 == pytest.approx(0.5 * float(decayed.trace() + decay * bias.square().sum()), rel=1e-13)
     assert parts.nc23 == pytest.approx(misses, rel=1e-13)
@@ -65,8 +65,8 @@ def test_the_parts_are_what_they_say():
 def test_collapse_leaves_nothing():
     labels = torch.arange(3).repeat(4)
     means = normal(7, 3, 5)
-    weight, bias = least_squares_classifier(means[labels], labels, 3, 0.0)
-    parts = decompose_mse(means[labels], labels, weight, bias, decay=0.0)
+    weight, bias = least_squares_classifier(means[labels], labels, 3, lambda_w=0.0)
+    parts = decompose_mse(means[labels], labels, weight, bias, lambda_w=0.0)
     assert parts.total == pytest.approx(0, abs=1e-26)
 
 
@@ -76,7 +76,7 @@ def test_the_law_of_the_flow():
     end = MODEL.flow(start, duration=2e5, num_steps=1000)
     for number in (1, 100, 1000):
         features = end.path[number]["features"]
-        expected = [signal_after(float(signal), end.times[number], 4, 40) for signal in begin]
+        expected = [signal_after(float(signal), end.times[number], counts=balanced(4, 40)) for signal in begin]
         assert MODEL.signals(features).tolist() == pytest.approx(expected, rel=1e-6)
         assert float(end.history[number]) == pytest.approx(sum(1 / (1 + signal**2) for signal in expected) / 8, rel=1e-6)
         # Whitened features stay so without being whitened again.
@@ -102,7 +102,7 @@ def projected(gradient, deviations):
 
 def test_plain_projected_steps_take_the_predicted_time():
     """Steps along the automatic gradient, projected and whitened: the error of the time falls with the step."""
-    small, errors = CentralPath(3, 6, 3), []
+    small, errors = CentralPath(balanced(3, 6), 3), []
     for step in (5.4, 2.7):
         features = small.start(1)["features"]
         begin = float(small.signals(features)[0])
@@ -123,15 +123,15 @@ def test_printed_ends_of_the_law():
     for start, end in ((1.26, 5.79), (1.06, 5.79), (0.67, 5.78)):
         clock = [math.log(s) + s**2 + s**4 / 4 for s in (start, end)]
         assert 640 * (clock[1] - clock[0]) == pytest.approx(2e5, rel=0.011)
-        assert signal_after(start, 640 * (clock[1] - clock[0]), 4, 40) == pytest.approx(end, rel=1e-12)
+        assert signal_after(start, 640 * (clock[1] - clock[0]), counts=balanced(4, 40)) == pytest.approx(end, rel=1e-12)
     # The equation it solves, by differences.
     for start in (0.01, 1.0, 10.0):
-        speed = (signal_after(start, 1e-3, 4, 40) - start) / 1e-3
+        speed = (signal_after(start, 1e-3, counts=balanced(4, 40)) - start) / 1e-3
         assert speed == pytest.approx(start / (1 + start**2) ** 2 / 640, rel=1e-5)
 
 
 def test_too_few_dimensions_keep_a_loss():
-    tight = CentralPath(5, 10, 2)
+    tight = CentralPath(balanced(5, 10), 2)
     end = tight.flow(tight.start(0), duration=1e5, num_steps=500)
     assert end.certificate.lower_bound == pytest.approx(0.2)
     assert not end.certificate.inequality.holds
@@ -141,13 +141,13 @@ def test_too_few_dimensions_keep_a_loss():
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: CentralPath(4, 3, 9), r"full rank for dim <= N - K = 8, got 9\."),
-        (lambda: CentralPath(4, 3, 0), r"dim must be finite and positive, got 0\."),
+        (lambda: CentralPath(balanced(4, 3), 9), r"full rank for dim <= N - K = 8, got 9\."),
+        (lambda: CentralPath(balanced(4, 3), 0), r"dim must be finite and positive, got 0\."),
         (lambda: MODEL.flow(MODEL.start(0), duration=0.0), r"duration must be finite and positive, got 0\.0\."),
-        (lambda: signal_after(-1.0, 1.0, 4, 40), r"start must be finite and positive, got -1\.0\."),
+        (lambda: signal_after(-1.0, 1.0, counts=balanced(4, 40)), r"start must be finite and positive, got -1\.0\."),
         (
-            lambda: decompose_mse(normal(0, 4, 2), torch.arange(2).repeat(2), normal(1, 2, 2), normal(2, 2), decay=-1),
-            r"decay must be at least 0, got -1\.",
+            lambda: decompose_mse(normal(0, 4, 2), torch.arange(2).repeat(2), normal(1, 2, 2), normal(2, 2), lambda_w=-1),
+            r"lambda_w must be at least 0, got -1\.",
         ),
     ],
 )

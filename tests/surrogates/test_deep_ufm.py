@@ -23,7 +23,7 @@ PRINTED = [
 def alike(counts, num_layers, share, dim=None, **options):
     """All decays alike, at a share of those at the threshold of the largest class."""
     unit = collapse_threshold(math.sqrt(max(counts)), num_layers) ** (1 / (num_layers + 1)) / sum(counts)
-    return DeepUFM(counts, dim or len(counts), (share * unit,) * num_layers, share * unit, **options)
+    return DeepUFM(counts, dim or len(counts), lambdas_w=(share * unit,) * num_layers, lambda_h=share * unit, **options)
 
 
 @pytest.mark.parametrize(("num_layers", "share", "value"), PRINTED)
@@ -39,7 +39,7 @@ def test_printed_values(num_layers, share, value):
 @pytest.mark.parametrize("bias", ["none", "free"])
 @pytest.mark.parametrize("num_layers", [1, 2, 3])
 def test_descent_reaches_the_closed_form_and_never_less(num_layers, bias):
-    model = DeepUFM((5, 4, 2), 12, tuple(0.01 * (i + 1) for i in range(num_layers)), 0.004, bias=bias)
+    model = DeepUFM((5, 4, 2), 12, lambdas_w=tuple(0.01 * (i + 1) for i in range(num_layers)), lambda_h=0.004, bias=bias)
     found = [model.solve(seed=seed).value for seed in range(5)]
     assert min(found) == pytest.approx(model.closed_form().value, abs=1e-10)
     assert min(found) >= model.minimum - 1e-12
@@ -47,8 +47,10 @@ def test_descent_reaches_the_closed_form_and_never_less(num_layers, bias):
 
 def test_one_layer_is_the_unconstrained_features_model():
     for bias in ("none", "free"):
-        shallow = UFM((5, 3, 1), 3, "mse", 5e-3, 2e-3, bias).closed_form()
-        assert DeepUFM((5, 3, 1), 3, (5e-3,), 2e-3, bias=bias).closed_form().value == pytest.approx(shallow.value, abs=1e-14)
+        shallow = UFM((5, 3, 1), 3, loss="mse", lambda_w=5e-3, lambda_h=2e-3, bias=bias).closed_form()
+        assert DeepUFM((5, 3, 1), 3, lambdas_w=(5e-3,), lambda_h=2e-3, bias=bias).closed_form().value == pytest.approx(
+            shallow.value, abs=1e-14
+        )
 
 
 @pytest.mark.parametrize("num_layers", [1, 2, 3, 6])
@@ -70,7 +72,7 @@ def test_the_singular_value_is_the_best_on_a_grid(num_layers):
 
 
 def test_all_layers_cost_the_same_and_classes_collapse_in_each():
-    model = DeepUFM((4, 4, 4), 5, (0.02, 0.005, 0.01), 0.003)
+    model = DeepUFM((4, 4, 4), 5, lambdas_w=(0.02, 0.005, 0.01), lambda_h=0.003)
     for solution in (model.closed_form(), model.solve(seed=0)):
         point = solution.variables
         costs = [0.003 * float(point["first_features"].square().sum())]
@@ -115,7 +117,7 @@ def test_low_rank_against_deep_neural_collapse(num_classes, num_layers, beaten):
 
 @pytest.mark.parametrize("num_classes", [3, 5, 6, 7])
 def test_the_low_rank_start_tells_all_classes_apart(num_classes):
-    model = DeepUFM((2,) * num_classes, 9, (1e-3, 2e-3, 3e-3), 4e-3, "relu")
+    model = DeepUFM((2,) * num_classes, 9, lambdas_w=(1e-3, 2e-3, 3e-3), lambda_h=4e-3, activation="relu")
     point = low_rank_start(model)
     outputs = model.layers(point)[-1] @ point["weight_3"].T
     size = float(outputs.max())
@@ -130,17 +132,38 @@ def test_the_low_rank_start_tells_all_classes_apart(num_classes):
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: DeepUFM((4, 4), 2, (), 0.1), r"lambdas_w must hold the decay of one or more layers, got none\."),
-        (lambda: DeepUFM((4, 4), 2, (0.1, -0.1), 0.1), r"lambdas_w must be finite and positive, got -0\.1\."),
-        (lambda: DeepUFM((4, 4), 2, (0.1,), 0.0), r"lambda_h must be finite and positive, got 0\.0\."),
-        (lambda: DeepUFM((4,), 2, (0.1,), 0.1), r"counts must be positive integers"),
-        (lambda: DeepUFM((4, 4), 2, (0.1,), 0.1, "tanh"), r"activation must be 'linear' or 'relu', got 'tanh'\."),
-        (lambda: DeepUFM((4, 4), 2, (0.1,), 0.1, bias="regularized"), r"bias must be 'none' or 'free', got 'regularized'\."),
-        (lambda: DeepUFM((4, 4), 2, (0.1,), 0.1, "relu", "free"), r"bias='free' needs activation='linear'"),
-        (lambda: DeepUFM((4, 4, 4), 2, (0.1,), 0.1), r"needs dim >= 3, the rank of the targets, got 2\."),
-        (lambda: DeepUFM((4, 4, 4), 1, (0.1,), 0.1, bias="free"), r"needs dim >= 2, the rank of the targets, got 1\."),
-        (lambda: low_rank_start(DeepUFM((4,) * 6, 6, (0.1,) * 3, 0.1)), r"got 'linear', 3 layers, 6"),
-        (lambda: low_rank_start(DeepUFM((4,) * 6, 6, (0.1,) * 2, 0.1, "relu")), r"got 'relu', 2 layers"),
+        (
+            lambda: DeepUFM((4, 4), 2, lambdas_w=(), lambda_h=0.1),
+            r"lambdas_w must hold the decay of one or more layers, got none\.",
+        ),
+        (
+            lambda: DeepUFM((4, 4), 2, lambdas_w=(0.1, -0.1), lambda_h=0.1),
+            r"lambdas_w must be finite and positive, got -0\.1\.",
+        ),
+        (lambda: DeepUFM((4, 4), 2, lambdas_w=(0.1,), lambda_h=0.0), r"lambda_h must be finite and positive, got 0\.0\."),
+        (lambda: DeepUFM((4,), 2, lambdas_w=(0.1,), lambda_h=0.1), r"counts must be positive integers"),
+        (
+            lambda: DeepUFM((4, 4), 2, lambdas_w=(0.1,), lambda_h=0.1, activation="tanh"),
+            r"activation must be 'linear' or 'relu', got 'tanh'\.",
+        ),
+        (
+            lambda: DeepUFM((4, 4), 2, lambdas_w=(0.1,), lambda_h=0.1, bias="regularized"),
+            r"bias must be 'none' or 'free', got 'regularized'\.",
+        ),
+        (
+            lambda: DeepUFM((4, 4), 2, lambdas_w=(0.1,), lambda_h=0.1, activation="relu", bias="free"),
+            r"bias='free' needs activation='linear'",
+        ),
+        (lambda: DeepUFM((4, 4, 4), 2, lambdas_w=(0.1,), lambda_h=0.1), r"needs dim >= 3, the rank of the targets, got 2\."),
+        (
+            lambda: DeepUFM((4, 4, 4), 1, lambdas_w=(0.1,), lambda_h=0.1, bias="free"),
+            r"needs dim >= 2, the rank of the targets, got 1\.",
+        ),
+        (lambda: low_rank_start(DeepUFM((4,) * 6, 6, lambdas_w=(0.1,) * 3, lambda_h=0.1)), r"got 'linear', 3 layers, 6"),
+        (
+            lambda: low_rank_start(DeepUFM((4,) * 6, 6, lambdas_w=(0.1,) * 2, lambda_h=0.1, activation="relu")),
+            r"got 'relu', 2 layers",
+        ),
     ],
 )
 def test_errors_name_the_condition(call, words):

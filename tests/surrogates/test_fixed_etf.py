@@ -13,10 +13,10 @@ def normal(seed, *shape):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-@pytest.mark.parametrize("loss", ["dot_regression", "ce"])
+@pytest.mark.parametrize("loss", ["dot_regression", "cross_entropy"])
 @pytest.mark.parametrize("counts", [(4, 4, 4), (50, 5, 1)])
 def test_collapse_at_any_imbalance(loss, counts):
-    model = FixedETF(counts, 4, loss, weight_energy=2.0, feature_energy=3.0)
+    model = FixedETF(counts, 4, loss=loss, energy_w=2.0, energy_h=3.0)
     closed, solved = model.closed_form(), model.solve(seed=1)
     expected = 0 if loss == "dot_regression" else math.log(1 + 2 * math.exp(-math.sqrt(6) * 3 / 2))
     assert closed.value == pytest.approx(expected, abs=1e-14)
@@ -26,7 +26,9 @@ def test_collapse_at_any_imbalance(loss, counts):
     assert closed.gap == pytest.approx(0, abs=1e-14)
     features = solved.variables["features"]
     # Dot regression is flat, of the fourth order in the angle: a value of 1e-12 is an angle of 1e-3.
-    assert torch.allclose(features, math.sqrt(3 / 2) * model.weight[model.labels], atol=1e-4 if loss == "ce" else 0.02)
+    assert torch.allclose(
+        features, math.sqrt(3 / 2) * model.weight[model.labels], atol=1e-4 if loss == "cross_entropy" else 0.02
+    )
     assert torch.linalg.vector_norm(features, dim=1).tolist() == pytest.approx([math.sqrt(3)] * sum(counts))
     for seed in range(20):
         assert float(model.objective(model.start(seed))) > model.minimum
@@ -60,8 +62,8 @@ def test_minorities_are_pushed_more_than_pulled(counts):
     [
         (lambda: FixedETF((4, 4, 4), 1), r"A frame of 3 classes needs dim >= 2, got 1\."),
         (lambda: FixedETF((4, 0), 3), r"counts must be positive integers"),
-        (lambda: FixedETF((4, 4), 3, "mse"), r"loss must be 'dot_regression' or 'ce', got 'mse'\."),
-        (lambda: FixedETF((4, 4), 3, weight_energy=-1.0), r"weight_energy must be finite and positive, got -1\.0\."),
+        (lambda: FixedETF((4, 4), 3, loss="mse"), r"loss must be 'dot_regression' or 'cross_entropy', got 'mse'\."),
+        (lambda: FixedETF((4, 4), 3, energy_w=-1.0), r"energy_w must be finite and positive, got -1\.0\."),
     ],
 )
 def test_errors_name_the_condition(call, words):
@@ -70,5 +72,5 @@ def test_errors_name_the_condition(call, words):
 
 
 def test_the_frame():
-    model = FixedETF((1, 1, 1), 5, weight_energy=4.0)
+    model = FixedETF((1, 1, 1), 5, energy_w=4.0)
     assert torch.allclose(model.weight, 2 * simplex_etf(3, 5))

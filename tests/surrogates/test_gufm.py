@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ncollapse.surrogates import GUFM, LBFGS, NotConverged, great_circle_blocks, layer_norm
+from ncollapse.surrogates import GUFM, LBFGS, NotConverged, balanced, great_circle_blocks, layer_norm
 
 PRINTED = [
     (4, 0.005, 3.0916069111, 0.1430641596),
@@ -22,7 +22,7 @@ def normal(seed, *shape):
 
 @pytest.mark.parametrize(("num_classes", "decay", "scale", "minimum"), PRINTED)
 def test_printed_optima_are_reached_by_descent(num_classes, decay, scale, minimum):
-    model = GUFM(num_classes, 2, num_classes + 1, "ce", decay)
+    model = GUFM(balanced(num_classes, 2), num_classes + 1, loss="cross_entropy", lambda_w=decay)
     assert model.scale == pytest.approx(scale, abs=1e-9)
     assert model.minimum == pytest.approx(minimum, abs=1e-10)
     for solution in (model.closed_form(), model.solve(seed=2)):
@@ -32,10 +32,10 @@ def test_printed_optima_are_reached_by_descent(num_classes, decay, scale, minimu
 
 
 @pytest.mark.parametrize("bias", ["none", "free"])
-@pytest.mark.parametrize("loss", ["ce", "mse"])
+@pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
 @pytest.mark.parametrize(("num_classes", "decay"), [(2, 0.3), (3, 0.01), (5, 1.0)])
 def test_descent_reaches_the_formula_and_never_less(loss, bias, num_classes, decay):
-    model = GUFM(num_classes, 2, num_classes + 2, loss, decay, bias)
+    model = GUFM(balanced(num_classes, 2), num_classes + 2, loss=loss, lambda_w=decay, bias=bias)
     closed = model.closed_form()
     assert closed.value == pytest.approx(model.minimum, abs=1e-14)
     assert model.solve(seed=1).value == pytest.approx(model.minimum, abs=1e-12)
@@ -47,22 +47,24 @@ def test_descent_reaches_the_formula_and_never_less(loss, bias, num_classes, dec
 
 
 def test_formulas_of_the_squared_error():
-    assert GUFM(4, 1, 6, "mse", 0.05).minimum == pytest.approx(0.025 * 4 / 1.2, rel=1e-15)
-    assert GUFM(4, 1, 6, "mse", 0.05, "free").minimum == pytest.approx(0.025 * 3 / (4 / 3 + 0.2), rel=1e-15)
-    assert GUFM(4, 1, 6, "mse", 0.05, "free").scale == pytest.approx(3 / (4 * 1.15), rel=1e-15)
+    assert GUFM(balanced(4, 1), 6, loss="mse", lambda_w=0.05).minimum == pytest.approx(0.025 * 4 / 1.2, rel=1e-15)
+    assert GUFM(balanced(4, 1), 6, loss="mse", lambda_w=0.05, bias="free").minimum == pytest.approx(
+        0.025 * 3 / (4 / 3 + 0.2), rel=1e-15
+    )
+    assert GUFM(balanced(4, 1), 6, loss="mse", lambda_w=0.05, bias="free").scale == pytest.approx(3 / (4 * 1.15), rel=1e-15)
 
 
 def test_the_smallest_dimension_of_an_etf():
-    assert GUFM(4, 1, 4, "ce", 0.01).closed_form().certified
-    crowded = GUFM(4, 1, 3, "ce", 0.01)
+    assert GUFM(balanced(4, 1), 4, loss="cross_entropy", lambda_w=0.01).closed_form().certified
+    crowded = GUFM(balanced(4, 1), 3, loss="cross_entropy", lambda_w=0.01)
     solution = crowded.solve()
     assert not solution.certified
     assert not solution.certificate.inequality.holds
 
 
-@pytest.mark.parametrize(("loss", "bias"), [("ce", "none"), ("mse", "none"), ("mse", "free")])
+@pytest.mark.parametrize(("loss", "bias"), [("cross_entropy", "none"), ("mse", "none"), ("mse", "free")])
 def test_distance_is_that_to_the_nearest_isometry(loss, bias):
-    model = GUFM(3, 2, 7, loss, 0.02, bias)
+    model = GUFM(balanced(3, 2), 7, loss=loss, lambda_w=0.02, bias=bias)
     optimum = model.closed_form().variables
     plane = torch.eye(7, dtype=torch.float64) - 1 / 7
     turn = torch.matrix_exp(plane @ (normal(0, 7, 7) - normal(0, 7, 7).T) @ plane)
@@ -89,7 +91,7 @@ def test_no_normalized_network_is_below():
     inputs = inputs + 2 * normal(4, 4, 12)[labels]
     weights = [(normal(5 + n, rows, 12) / 4).requires_grad_() for n, rows in enumerate((12, 12, 4))]
     optimizer = torch.optim.Adam(weights, lr=0.01)
-    model = GUFM(4, 10, 12, "ce", decay)
+    model = GUFM(balanced(4, 10), 12, loss="cross_entropy", lambda_w=decay)
     for _ in range(300):
         features = layer_norm(inputs)
         for weight in weights[:2]:
@@ -105,7 +107,7 @@ def test_no_normalized_network_is_below():
 
 
 def test_stopping_early_is_an_exception_unless_allowed():
-    model = GUFM(4, 2, 6, "ce", 0.01)
+    model = GUFM(balanced(4, 2), 6, loss="cross_entropy", lambda_w=0.01)
     with pytest.raises(NotConverged, match=r"^Not converged: L-BFGS, 2 iterations"):
         model.solve(LBFGS(max_iterations=2))
     assert model.solve(LBFGS(max_iterations=2), allow_unconverged=True).value > model.minimum
@@ -126,34 +128,56 @@ def test_depth_makes_turning_cheap():
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: GUFM(4, 1, 6, "ce", -0.1), r"lambda_w must be finite and positive, got -0\.1\."),
-        (lambda: GUFM(4, 1, 6, "ce", math.nan), r"lambda_w must be finite and positive, got nan\."),
         (
-            lambda: GUFM(4, 2, 6, "ce", 0.1).distance(normal(0, 4, 6), math.nan * normal(1, 8, 6)),
+            lambda: GUFM(balanced(4, 1), 6, loss="cross_entropy", lambda_w=-0.1),
+            r"lambda_w must be finite and positive, got -0\.1\.",
+        ),
+        (
+            lambda: GUFM(balanced(4, 1), 6, loss="cross_entropy", lambda_w=math.nan),
+            r"lambda_w must be finite and positive, got nan\.",
+        ),
+        (
+            lambda: GUFM(balanced(4, 2), 6, loss="cross_entropy", lambda_w=0.1).distance(
+                normal(0, 4, 6), math.nan * normal(1, 8, 6)
+            ),
             r"distance needs finite features, got nan or inf in row 0\.",
         ),
         (
-            lambda: GUFM(4, 2, 6, "ce", 0.1).distance(normal(0, 4, 5), normal(1, 8, 6)),
+            lambda: GUFM(balanced(4, 2), 6, loss="cross_entropy", lambda_w=0.1).distance(normal(0, 4, 5), normal(1, 8, 6)),
             r"distance needs a weight of shape \(4, 6\) for features of shape \(8, 6\), got \(4, 5\)\.",
         ),
         (
-            lambda: GUFM(4, 2, 6, "ce", 0.1).distance(normal(0, 4, 6), normal(1, 7, 6)),
+            lambda: GUFM(balanced(4, 2), 6, loss="cross_entropy", lambda_w=0.1).distance(normal(0, 4, 6), normal(1, 7, 6)),
             r"distance needs as many labels as features, got 8 labels of the model and 7 features\. Pass labels\.",
         ),
         (
-            lambda: GUFM(4, 2, 6, "ce", 0.1).distance(normal(0, 4, 6), normal(1, 5, 6), torch.tensor([0, 0, 1, 2, 3])),
+            lambda: GUFM(balanced(4, 2), 6, loss="cross_entropy", lambda_w=0.1).distance(
+                normal(0, 4, 6), normal(1, 5, 6), torch.tensor([0, 0, 1, 2, 3])
+            ),
             r"distance needs balanced classes, got counts \(2, 1, 1, 1\)\. Drop samples",
         ),
-        (lambda: GUFM(4, 1, 6, "hinge", 0.1), r"loss must be 'mse' or 'ce', got 'hinge'\."),
+        (lambda: GUFM(balanced(4, 1), 6, loss="hinge", lambda_w=0.1), r"loss must be 'mse' or 'cross_entropy', got 'hinge'\."),
         (
-            lambda: GUFM(1, 1, 6, "ce", 0.1),
+            lambda: GUFM(balanced(1, 1), 6, loss="cross_entropy", lambda_w=0.1),
             r"counts must be positive integers, one for each of two or more classes, got \(1,\)\.",
         ),
-        (lambda: GUFM(4, 0, 6, "ce", 0.1), r"counts must be positive integers"),
-        (lambda: GUFM(4, 1, 1, "ce", 0.1), r"dim must be at least 2, got 1: centering leaves dim - 1 dimensions\."),
-        (lambda: GUFM(4, 1, 6, "ce", 0.1, "regularized"), r"bias must be 'none' or 'free', got 'regularized'\."),
-        (lambda: GUFM(4, 1, 3, "ce", 0.1).closed_form(), r"a frame of rank 3, which needs dim >= 4, got 3\."),
-        (lambda: GUFM(4, 1, 4, "mse", 0.1).closed_form(), r"a frame of rank 4, which needs dim >= 5, got 4\."),
+        (lambda: GUFM(balanced(4, 0), 6, loss="cross_entropy", lambda_w=0.1), r"counts must be positive integers"),
+        (
+            lambda: GUFM(balanced(4, 1), 1, loss="cross_entropy", lambda_w=0.1),
+            r"dim must be at least 2, got 1: centering leaves dim - 1 dimensions\.",
+        ),
+        (
+            lambda: GUFM(balanced(4, 1), 6, loss="cross_entropy", lambda_w=0.1, bias="regularized"),
+            r"bias must be 'none' or 'free', got 'regularized'\.",
+        ),
+        (
+            lambda: GUFM(balanced(4, 1), 3, loss="cross_entropy", lambda_w=0.1).closed_form(),
+            r"a frame of rank 3, which needs dim >= 4, got 3\.",
+        ),
+        (
+            lambda: GUFM(balanced(4, 1), 4, loss="mse", lambda_w=0.1).closed_form(),
+            r"a frame of rank 4, which needs dim >= 5, got 4\.",
+        ),
         (
             lambda: great_circle_blocks(torch.ones(4), torch.ones(4), 2),
             r"two vectors of norm one and mean zero that are not opp",

@@ -22,29 +22,33 @@ def minority_spread(problem, num_minority):
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 6])
 def test_minorities_collapse_where_printed(count):
     decay = math.sqrt(3.5) / (40 + 3 * count)
-    spread = minority_spread(UFM((20, 20) + (count,) * 3, 6, "ce", decay, decay), 3)
+    spread = minority_spread(UFM((20, 20) + (count,) * 3, 6, loss="cross_entropy", lambda_w=decay, lambda_h=decay), 3)
     assert spread < 1e-9 if count <= 3 else spread > 1
 
 
 def test_the_ratio_separates_collapse_from_none():
-    assert minority_collapse_ratio(2, 3, 1e-3, 1, minority_count=3) == pytest.approx(7.628709, abs=1e-6)
+    assert minority_collapse_ratio(2, 3, lambda_w=1e-3, lambda_h=1, minority_count=3) == pytest.approx(7.628709, abs=1e-6)
     # At the threshold N² λ_W λ_H = n_B; n_A need not be whole there, so decays are chosen that put it between two counts.
     decay = math.sqrt(1e-3)
     for majority, collapsed in [(22, False), (23, True)]:
         ratio = majority / 3
-        assert (ratio >= minority_collapse_ratio(2, 3, 1e-3, 1, minority_count=3)) == collapsed
-        assert (minority_spread(UFM((majority,) * 2 + (3,) * 3, 5, "ce", decay, decay), 3) < 1e-9) == collapsed
+        assert (ratio >= minority_collapse_ratio(2, 3, lambda_w=1e-3, lambda_h=1, minority_count=3)) == collapsed
+        assert (
+            minority_spread(UFM((majority,) * 2 + (3,) * 3, 5, loss="cross_entropy", lambda_w=decay, lambda_h=decay), 3) < 1e-9
+        ) == collapsed
 
 
 def test_both_forms_of_the_ratio_meet_at_the_threshold():
-    ratio = minority_collapse_ratio(2, 3, 1e-2, 1e-1, minority_count=3)
+    ratio = minority_collapse_ratio(2, 3, lambda_w=1e-2, lambda_h=1e-1, minority_count=3)
     num_samples = 3 * (2 * ratio + 3)
     assert num_samples**2 * 1e-3 == pytest.approx(3, rel=1e-12)
-    assert minority_collapse_ratio(2, 3, 1e-2, 1e-1, num_samples=num_samples) == pytest.approx(ratio, rel=1e-12)
+    assert minority_collapse_ratio(2, 3, lambda_w=1e-2, lambda_h=1e-1, num_samples=num_samples) == pytest.approx(
+        ratio, rel=1e-12
+    )
 
 
 def test_before_collapse_classes_of_one_size_form_blocks():
-    solution = UFM((20, 20, 5, 5, 5), 6, "ce", 0.02, 0.02).solve(Proximal())
+    solution = UFM((20, 20, 5, 5, 5), 6, loss="cross_entropy", lambda_w=0.02, lambda_h=0.02).solve(Proximal())
     gram = solution.variables["weight"] @ solution.variables["weight"].T
     blocks = [(gram[:2, :2], 2), (gram[2:, 2:], 3)]
     for block, size in blocks:
@@ -57,7 +61,7 @@ def test_before_collapse_classes_of_one_size_form_blocks():
 
 
 def test_zero_is_left_where_all_collapse():
-    problem = UFM((4, 4, 4), 3, "ce", 0.3, 0.3)
+    problem = UFM((4, 4, 4), 3, loss="cross_entropy", lambda_w=0.3, lambda_h=0.3)
     assert float(problem.collapse_numbers[0]) > 1
     assert problem.closed_form().value == pytest.approx(math.log(3), rel=1e-14)
 
@@ -75,7 +79,11 @@ def test_solutions_come_near_seli_as_the_decay_vanishes():
     for part, gram in [("weight", target), ("features", means)]:
         distances = []
         for decay in decays:
-            rows = UFM(counts, 4, "ce", decay, decay).solve(Proximal(tolerance=1e-6)).variables[part]
+            rows = (
+                UFM(counts, 4, loss="cross_entropy", lambda_w=decay, lambda_h=decay)
+                .solve(Proximal(tolerance=1e-6))
+                .variables[part]
+            )
             rows = rows if part == "weight" else rows[[0, 12, 20, 25]]
             distances.append(float(torch.linalg.norm(unit(rows @ rows.T) - unit(gram))))
         assert all(later < earlier for earlier, later in pairwise(distances))
@@ -84,7 +92,7 @@ def test_solutions_come_near_seli_as_the_decay_vanishes():
 
 
 def test_the_origin_is_a_strict_saddle():
-    problem = UFM((5, 5, 5), 4, "ce", 0.01, 0.02)
+    problem = UFM((5, 5, 5), 4, loss="cross_entropy", lambda_w=0.01, lambda_h=0.02)
     origin = {name: torch.zeros_like(tensor) for name, tensor in problem.start(0).items()}
     found = critical_point(problem, origin)
     assert (found.gradient_norm, found.imbalance) == (0, 0)
@@ -97,7 +105,7 @@ def test_the_origin_is_a_strict_saddle():
 
 def test_a_saddle_of_lower_rank_is_left_along_the_direction():
     """Two of three orthogonal classes: critical, not minimal, and one free dimension to escape to."""
-    problem = UFM((5, 5, 5), 3, "mse", 0.01, 0.02)
+    problem = UFM((5, 5, 5), 3, loss="mse", lambda_w=0.01, lambda_h=0.02)
     minimum = problem.closed_form()
     weight, features = (minimum.variables[name].clone() for name in ("weight", "features"))
     lost = weight[2] / torch.linalg.norm(weight[2])
@@ -113,7 +121,7 @@ def test_a_saddle_of_lower_rank_is_left_along_the_direction():
 
 
 def test_a_global_minimum_has_no_way_down():
-    problem = UFM((5, 5, 5), 7, "ce", 0.01, 0.02)
+    problem = UFM((5, 5, 5), 7, loss="cross_entropy", lambda_w=0.01, lambda_h=0.02)
     found = critical_point(problem, problem.solve().variables)
     assert found.gradient_norm < 1e-7
     assert found.inequality.holds

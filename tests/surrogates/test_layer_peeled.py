@@ -18,8 +18,8 @@ from ncollapse.surrogates import (
 )
 
 
-def imbalanced(ratio, num_majority=5, num_classes=10, e_w=1.0, e_h=5.0, **options):
-    return LayerPeeled.imbalanced(num_classes, num_majority, ratio, e_w=e_w, e_h=e_h, **options)
+def imbalanced(ratio, num_majority=5, num_classes=10, energy_w=1.0, energy_h=5.0, **options):
+    return LayerPeeled.imbalanced(num_classes, num_majority, ratio, energy_w=energy_w, energy_h=energy_h, **options)
 
 
 def spread(solution, num_majority):
@@ -64,9 +64,11 @@ def test_printed_cosines_of_minorities(ratio, cosine):
     ],
 )
 def test_printed_thresholds(num_classes, num_majority, product, threshold, digits):
-    found = minority_threshold(num_classes, num_majority, e_w=1.0, e_h=product)
+    found = minority_threshold(num_classes, num_majority, energy_w=1.0, energy_h=product)
     assert found == pytest.approx(threshold, abs=digits)
-    below, above = (imbalanced(found * factor, num_majority, num_classes, e_h=product).solve() for factor in (0.9999, 1.0001))
+    below, above = (
+        imbalanced(found * factor, num_majority, num_classes, energy_h=product).solve() for factor in (0.9999, 1.0001)
+    )
     assert spread(below, num_majority) > 1e-3
     assert spread(above, num_majority) < 1e-6
 
@@ -85,7 +87,7 @@ SHARES = {
 @pytest.mark.parametrize("product", [0.01, 5.0, 40.0])
 def test_newton_agrees_with_projected_descent(name, product):
     """Through a bound that is taken from all logits, and by a solver that knows nothing of groups."""
-    problem = LayerPeeled(SHARES[name], 0.5, 2 * product)
+    problem = LayerPeeled(SHARES[name], energy_w=0.5, energy_h=2 * product)
     found, expected = problem.solve(), problem.solve(Proximal(tolerance=1e-9))
     assert "Newton" in found.status
     assert len(found.history) < 25
@@ -97,7 +99,7 @@ def test_newton_agrees_with_projected_descent(name, product):
 
 
 def test_many_groups_are_left_to_projected_descent():
-    problem = LayerPeeled(tuple(n / 66 for n in range(1, 12)), 1, 1)
+    problem = LayerPeeled(tuple(n / 66 for n in range(1, 12)), energy_w=1, energy_h=1)
     assert problem.default_solver == Proximal()
     with pytest.raises(ValueError, match=r"GroupedNewton needs at most 10 different shares, got 11\. Take Proximal\(\)\."):
         problem.solve(GroupedNewton())
@@ -105,7 +107,7 @@ def test_many_groups_are_left_to_projected_descent():
 
 def test_newton_names_what_it_solves():
     with pytest.raises(TypeError, match=r"GroupedNewton solves LayerPeeled, got UFM\. Leave the solver out\."):
-        UFM((2, 2), 2, "ce", 0.1, 0.1).solve(GroupedNewton())
+        UFM((2, 2), 2, loss="cross_entropy", lambda_w=0.1, lambda_h=0.1).solve(GroupedNewton())
 
 
 @pytest.mark.parametrize("solver", [GroupedNewton(max_iterations=3), Proximal(max_iterations=5)])
@@ -124,7 +126,7 @@ def test_oversampling_restores_balance():
 
 
 def test_the_threshold_depends_on_the_product_of_the_bounds_alone():
-    first, second = (imbalanced(7, 2, 4, e_w=e_w, e_h=2 / e_w).solve() for e_w in (0.5, 4.0))
+    first, second = (imbalanced(7, 2, 4, energy_w=bound, energy_h=2 / bound).solve() for bound in (0.5, 4.0))
     assert first.value == pytest.approx(second.value, abs=1e-12)
     assert float(second.variables["weight"].square().sum()) == pytest.approx(16, rel=1e-9)
 
@@ -132,25 +134,24 @@ def test_the_threshold_depends_on_the_product_of_the_bounds_alone():
 @pytest.mark.parametrize(("num_classes", "num_majority", "ratio", "product"), [(10, 5, 10, 5), (4, 2, 20, 2), (3, 1, 5, 4)])
 def test_the_semidefinite_program_agrees(num_classes, num_majority, ratio, product):
     pytest.importorskip("cvxpy", reason="the extra sdp is not installed")
-    problem = imbalanced(ratio, num_majority, num_classes, e_h=product)
+    problem = imbalanced(ratio, num_majority, num_classes, energy_h=product)
     assert problem.solve().value == pytest.approx(solve_sdp(problem), abs=1e-7)
 
 
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: LayerPeeled((0.5, 0.4), 1, 1), r"and sum to one, got \(0\.5, 0\.4\)\. Divide"),
-        (lambda: LayerPeeled((1.5, -0.5), 1, 1), r"shares must be positive"),
-        (lambda: LayerPeeled((1.0,), 1, 1), r"two or more classes"),
-        (lambda: imbalanced(2, e_w=-1), r"e_w must be finite and positive, got -1\."),
-        (lambda: imbalanced(2, e_h=math.nan), r"e_h must be finite and positive, got nan\."),
+        (lambda: LayerPeeled((1.5, -0.5), energy_w=1, energy_h=1), r"counts must be positive, .* got \(1\.5, -0\.5\)\."),
+        (lambda: LayerPeeled((1.0,), energy_w=1, energy_h=1), r"two or more classes"),
+        (lambda: imbalanced(2, energy_w=-1), r"energy_w must be finite and positive, got -1\."),
+        (lambda: imbalanced(2, energy_h=math.nan), r"energy_h must be finite and positive, got nan\."),
         (lambda: imbalanced(0.5), r"ratio must be at least 1, got 0\.5\. The majority classes are those with more samples\."),
         (lambda: imbalanced(math.inf), r"ratio must be finite and positive, got inf\."),
         (lambda: imbalanced(2, num_majority=10), r"num_majority must be from 1 to num_classes - 1, got 10 of 10 classes\."),
         (lambda: imbalanced(2, oversampling=0), r"oversampling must be finite and positive, got 0\."),
         (lambda: imbalanced(2).closed_form(), r"The closed form needs balanced classes, got shares"),
-        (lambda: LayerPeeled((0.25,) * 4, 1, 1, dim=2).solve(), r"have rank 3, which needs dim >= 3, got 2\."),
-        (lambda: minority_threshold(4, 3, e_w=1, e_h=1), r"needs two or more minority classes, got 1\."),
+        (lambda: LayerPeeled((1,) * 4, 2, energy_w=1, energy_h=1).solve(), r"have rank 3, which needs dim >= 3, got 2\."),
+        (lambda: minority_threshold(4, 3, energy_w=1, energy_h=1), r"needs two or more minority classes, got 1\."),
     ],
 )  # fmt: skip
 def test_errors_name_the_condition(call, words):

@@ -39,7 +39,9 @@ def test_unequal_counts_lead_to_seli(counts):
     weight = solution.variables["weight"]
     assert torch.allclose(weight @ weight.T, seli_geometry(counts)[0], atol=1e-12)
     # The cross-entropy model with vanishing decay comes near it.
-    near = UFM(counts, len(counts) + 1, "ce", 1e-7, 1e-7).solve(LBFGS(tolerance=1e-6), allow_unconverged=True)
+    near = UFM(counts, len(counts) + 1, loss="cross_entropy", lambda_w=1e-7, lambda_h=1e-7).solve(
+        LBFGS(tolerance=1e-6), allow_unconverged=True
+    )
     assert solution.value < float(model.objective(near.variables)) < 1.3 * solution.value
 
 
@@ -116,4 +118,4 @@ def test_solvers_and_problems_that_do_not_fit():
     with pytest.raises(TypeError, match=r"MaxMargin has no gradient at its solution\. Take MarginFlow"):
         MaxMargin((2, 2), 3).solve(LBFGS())
     with pytest.raises(TypeError, match=r"MarginFlow solves MaxMargin, got UFM\. Take LBFGS"):
-        UFM((2, 2), 2, "ce", 0.1, 0.1).solve(MarginFlow())
+        UFM((2, 2), 2, loss="cross_entropy", lambda_w=0.1, lambda_h=0.1).solve(MarginFlow())

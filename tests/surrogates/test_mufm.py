@@ -111,7 +111,7 @@ def test_the_reduced_objective_is_the_least_of_given_weights(bias):
 
 
 @pytest.mark.parametrize("bias", ["none", "free"])
-@pytest.mark.parametrize("loss", ["mse", "ce"])
+@pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
 def test_joint_descent_agrees_and_is_certified(loss, bias):
     problem = golden_model(0.2, 0.001, loss=loss, bias=bias)
     joint = problem.solve(LBFGS(), seed=4)
@@ -123,7 +123,7 @@ def test_joint_descent_agrees_and_is_certified(loss, bias):
     assert torch.linalg.norm(wide.variables["weight"][:, 5:]) < 1e-4
 
 
-@pytest.mark.parametrize("loss", ["mse", "ce"])
+@pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
 def test_the_padded_model_is_always_certified(loss):
     wide = golden_model(0.01, 0.1, loss=loss).padded()
     solution = wide.solve()
@@ -133,7 +133,7 @@ def test_the_padded_model_is_always_certified(loss):
     assert torch.linalg.norm(solution.variables["weight"][:, 5:]) > 0.1
 
 
-@pytest.mark.parametrize("loss", ["mse", "ce"])
+@pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
 def test_padded_descent_from_any_start_is_global(loss):
     """With K dimensions to spare no second-order critical point but the global ones is left."""
     wide = golden_model(0.05, 0.01, loss=loss).padded()
@@ -173,7 +173,7 @@ def test_the_best_weight_predicts_by_a_symmetric_matrix(row):
 
 def test_cross_entropy_does_not_collapse_either():
     """x = h + Wᵀ∇ℓ(Wh)/λ_H, a strongly monotone map of h: distinct samples of a class stay distinct."""
-    problem = golden_model(0.2, 0.001, loss="ce")
+    problem = golden_model(0.2, 0.001, loss="cross_entropy")
     variables = problem.solve(LBFGS(tolerance=1e-8)).variables
     weight, features = variables["weight"], variables["features"]
     moved = features + problem.logit_gradient(variables) @ weight / 0.001
@@ -205,7 +205,7 @@ def test_the_papers_tradeoff_on_gaussian_classes():
     assert all(distance == pytest.approx(math.sqrt(2 - 2 * cosine), rel=1e-6) for *_, cosine, distance in rows)
     assert rows[-1][0] == pytest.approx(float(data.moments.within_trace() / data.moments.between_trace()), rel=0.01)
     assert rows[-1][2] == pytest.approx(1, abs=1e-4)
-    unconstrained = UFM((50,) * 4, 20, "mse", 5e-3, 1e-3).closed_form().metrics(["pfc1", "pfc2"])
+    unconstrained = UFM((50,) * 4, 20, loss="mse", lambda_w=5e-3, lambda_h=1e-3).closed_form().metrics(["pfc1", "pfc2"])
     assert unconstrained == pytest.approx({"pfc1": 0, "pfc2": 0}, abs=1e-6)
     assert rows[3][0] > 0.5
 
@@ -228,7 +228,7 @@ def test_the_papers_gradient_descent_is_far_from_done():
     assert slow.value > 2 * problem.solve().value > 2 * slow.certificate.lower_bound
 
 
-@pytest.mark.parametrize("loss", ["mse", "ce"])
+@pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
 def test_the_bound_holds_at_any_point(loss):
     problem = golden_model(0.2, 0.01, loss=loss, bias="free")
     least = problem.solve(LBFGS(), seed=1).value
@@ -255,13 +255,13 @@ def test_stopping_early_is_an_exception_unless_allowed():
 
 def test_without_data_it_is_the_unconstrained_model():
     problem = MUFM(torch.zeros(20, 5), torch.arange(4).repeat(5), lambda_w=5e-3, lambda_h=2e-3, loss="mse")
-    expected = UFM((5,) * 4, 5, "mse", 5e-3, 2e-3).solve(Proximal())
+    expected = UFM((5,) * 4, 5, loss="mse", lambda_w=5e-3, lambda_h=2e-3).solve(Proximal())
     assert problem.solve(LBFGS()).value == pytest.approx(expected.value, abs=1e-12)
 
 
 def test_it_is_the_unconstrained_model_with_a_reward_for_alignment():
     """Eq. (16), at any point."""
-    problem, free = golden_model(0.2, 0.03), UFM((4,) * 3, 5, "mse", 0.2, 0.03)
+    problem, free = golden_model(0.2, 0.03), UFM((4,) * 3, 5, loss="mse", lambda_w=0.2, lambda_h=0.03)
     point = problem.start(3)
     reward = 0.03 * float((point["features"] * INPUTS).sum())
     expected = float(free.objective(point)) - reward + 0.015 * float(INPUTS.square().sum())
@@ -425,12 +425,15 @@ def test_the_tradeoff_over_the_decay():
     [
         (lambda: golden_model(lambda_w=-1), r"lambda_w must be finite and positive, got -1\."),
         (lambda: golden_model(lambda_h=0.0), r"lambda_h must be finite and positive, got 0\.0\."),
-        (lambda: golden_model(loss="hinge"), r"loss must be 'mse' or 'ce', got 'hinge'\."),
+        (lambda: golden_model(loss="hinge"), r"loss must be 'mse' or 'cross_entropy', got 'hinge'\."),
         (lambda: golden_model(bias="regularized"), r"bias must be 'none' or 'free', got 'regularized'\."),
         (lambda: MUFM(INPUTS[0], LABELS, lambda_w=1, lambda_h=1), r"inputs must have shape \(N, d\), got \(5,\)\."),
         (lambda: MUFM(INPUTS.where(INPUTS < 1, math.nan), LABELS, lambda_w=1, lambda_h=1), r"got nan or inf in row \d\. Clean"),
         (lambda: MUFM(INPUTS, LABELS * 2, lambda_w=1, lambda_h=1), r"got 5, without samples: \[1, 3\]"),
-        (lambda: shrinkage(golden_model(loss="ce"), INPUTS[:3]), r"The shrinkage law needs loss='mse', got loss='ce'\."),
+        (
+            lambda: shrinkage(golden_model(loss="cross_entropy"), INPUTS[:3]),
+            r"The shrinkage law needs loss='mse', got loss='cross_entropy'\.",
+        ),
         (lambda: collapse_progress(golden_model(bias="free"), {}), r"Theorem 4 needs bias='none', got bias='free'\."),
         (
             lambda: collapse_progress(MUFM(INPUTS[:9], LABELS[:9], lambda_w=1, lambda_h=1), {}),
@@ -453,7 +456,9 @@ def test_errors_name_the_condition(call, words):
 
 
 def test_the_reduced_solver_names_what_it_solves():
-    with pytest.raises(TypeError, match=r"EliminatedFeatures solves MUFM with mse loss, got MUFM with ce loss\. Take LBFGS"):
-        golden_model(loss="ce").solve(EliminatedFeatures())
+    with pytest.raises(
+        TypeError, match=r"EliminatedFeatures solves MUFM with mse loss, got MUFM with cross_entropy loss\. Take LBFGS"
+    ):
+        golden_model(loss="cross_entropy").solve(EliminatedFeatures())
     with pytest.raises(TypeError, match=r"Proximal solves problems with a convex program in logits, got MUFM\. Take LBFGS"):
         golden_model().solve(Proximal())

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from ncollapse.surrogates import NearCollapse
+from ncollapse.surrogates import NearCollapse, balanced
 
-MODEL = NearCollapse(4, 25, 1.3, lambda_w=0.05, lambda_h=0.02)
+MODEL = NearCollapse(balanced(4, 25), scale=1.3, lambda_w=0.05, lambda_h=0.02)
 
 
 def test_printed_numbers():
@@ -48,7 +48,7 @@ def test_the_formula_errs_by_the_square_of_the_spread():
 
 def test_the_means_move_outwards_to_the_best_scale():
     for scale, lambda_w, lambda_h in [(1.3, 0.05, 0.02), (0.3, 0.05, 0.001), (5.0, 0.5, 1e-4), (0.1, 1e-3, 1e-6)]:
-        model = NearCollapse(4, 25, scale, lambda_w, lambda_h)
+        model = NearCollapse(balanced(4, 25), scale=scale, lambda_w=lambda_w, lambda_h=lambda_h)
         identity, best = torch.eye(4, dtype=torch.float64), model.feature_scale
         problem = model.problem(scale * identity.repeat_interleave(25, dim=0), torch.arange(4).repeat_interleave(25))
 
@@ -61,7 +61,7 @@ def test_the_means_move_outwards_to_the_best_scale():
 
 
 def test_decays_as_means_are_those_of_the_paper():
-    model = NearCollapse.from_means(4, 25, 1.3, lambda_w=0.2, lambda_h=2.0)
+    model = NearCollapse.from_means(balanced(4, 25), scale=1.3, lambda_w=0.2, lambda_h=2.0)
     assert (model.lambda_w, model.lambda_h) == (0.05, 0.02)
     inputs, labels = model.inputs(6, 0.1, 3)
     point = model.problem(inputs, labels).start(0)
@@ -74,7 +74,7 @@ def test_decays_as_means_are_those_of_the_paper():
 @pytest.mark.parametrize("lambda_h", [0.002, 0.02, 0.2])
 @pytest.mark.parametrize("lambda_w", [0.005, 0.05, 0.1])
 def test_the_cost_of_moving_matters_more(lambda_w, lambda_h):
-    by_cost, by_decay = NearCollapse(4, 25, 1.3, lambda_w, lambda_h).sensitivities(1.0, 2.0)
+    by_cost, by_decay = NearCollapse(balanced(4, 25), scale=1.3, lambda_w=lambda_w, lambda_h=lambda_h).sensitivities(1.0, 2.0)
     assert by_cost > 0
     # Where moving costs next to nothing, both matter.
     assert abs(by_decay) < (0.15 if lambda_h >= 0.02 else 0.6) * by_cost
@@ -84,8 +84,8 @@ def test_sensitivities_are_slopes():
     inside, outside = 1.0, 2.0
     by_cost, by_decay = MODEL.sensitivities(inside, outside)
     ratio = MODEL.ratio(inside, outside)
-    costlier = NearCollapse(4, 25, 1.3, 0.05, 0.02 * 1.001).ratio(inside, outside)
-    heavier = NearCollapse(4, 25, 1.3, 0.05 * 1.001, 0.02).ratio(inside, outside)
+    costlier = NearCollapse(balanced(4, 25), scale=1.3, lambda_w=0.05, lambda_h=0.02 * 1.001).ratio(inside, outside)
+    heavier = NearCollapse(balanced(4, 25), scale=1.3, lambda_w=0.05 * 1.001, lambda_h=0.02).ratio(inside, outside)
     assert math.log(costlier / ratio) / math.log(1.001) == pytest.approx(by_cost, rel=1e-2)
     assert math.log(heavier / ratio) / math.log(1.001) == pytest.approx(by_decay, rel=1e-2)
 
@@ -93,9 +93,15 @@ def test_sensitivities_are_slopes():
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: NearCollapse(4, 25, 1.3, -0.05, 0.02), r"lambda_w must be finite and positive, got -0\.05\."),
-        (lambda: NearCollapse(1, 25, 1.3, 0.05, 0.02), r"counts must be positive integers"),
-        (lambda: NearCollapse(4, 25, 0.2, 0.05, 0.02), r"needs scale >= √\(K λ_W / 3\) = 0\.258199, got 0\.2\."),
+        (
+            lambda: NearCollapse(balanced(4, 25), scale=1.3, lambda_w=-0.05, lambda_h=0.02),
+            r"lambda_w must be finite and positive, got -0\.05\.",
+        ),
+        (lambda: NearCollapse(balanced(1, 25), scale=1.3, lambda_w=0.05, lambda_h=0.02), r"counts must be positive integers"),
+        (
+            lambda: NearCollapse(balanced(4, 25), scale=0.2, lambda_w=0.05, lambda_h=0.02),
+            r"needs scale >= √\(K λ_W / 3\) = 0\.258199, got 0\.2\.",
+        ),
         (lambda: MODEL.inputs(3, 0.1, 0), r"Orthogonal class means need dim >= 4, got 3\."),
         (lambda: MODEL.ratio(-1, 2), r"must be at least 0 and not both 0, got -1 and 2\."),
         (lambda: MODEL.ratio(0, 0), r"must be at least 0 and not both 0, got 0 and 0\."),

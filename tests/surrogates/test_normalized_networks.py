@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ncollapse.surrogates import LBFGS, BatchNormNet, GradientDescent, WeightNormalizedNet, best_norm, margin_variation
-from ncollapse.surrogates.batch_norm import normalize_batch
+from ncollapse.surrogates.batch_norm_net import normalize_batch
 
 LABELS = torch.arange(4).repeat_interleave(5)
 TWO = torch.arange(2).repeat_interleave(10)
@@ -24,7 +24,7 @@ def two_classes(seed=0, noise=0.3):
 @pytest.mark.parametrize("counts", [(5, 5, 5, 5), (7, 4, 2)])
 def test_batch_normalization_reaches_the_indicators(counts):
     labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
-    model = BatchNormNet(normal(0, len(labels), 40), labels, beta=0.5)
+    model = BatchNormNet(normal(0, len(labels), 40), labels, lambda_w=0.5)
     point = model.closed_form().variables
     indicators = torch.eye(len(counts), dtype=torch.float64)[labels]
     reached = normalize_batch(model.inputs @ point["hidden"].T)
@@ -39,7 +39,7 @@ def test_batch_normalization_reaches_the_indicators(counts):
 
 
 def test_the_closed_form_has_the_printed_objective_and_geometry():
-    model = BatchNormNet(normal(0, 20, 40), LABELS, beta=0.5, width=9)
+    model = BatchNormNet(normal(0, 20, 40), LABELS, lambda_w=0.5, width=9)
     closed = model.closed_form()
     size = math.sqrt(5) - 0.5
     assert closed.value == pytest.approx(4 * (0.5 * 0.5**2 + 0.5 * size), rel=1e-13)
@@ -53,7 +53,7 @@ def test_the_closed_form_has_the_printed_objective_and_geometry():
 
 @pytest.mark.parametrize("beta", [0.2, 0.5])
 def test_descent_reaches_the_batch_norm_value_from_above(beta):
-    model = BatchNormNet(normal(0, 20, 40), LABELS, beta=beta, width=20)
+    model = BatchNormNet(normal(0, 20, 40), LABELS, lambda_w=beta, width=20)
     found = model.solve(LBFGS(max_iterations=500), seed=1, allow_unconverged=True)
     assert min(found.history) >= model.minimum * (1 - 1e-12)
     assert found.value == pytest.approx(model.minimum, rel=1e-4)
@@ -61,50 +61,50 @@ def test_descent_reaches_the_batch_norm_value_from_above(beta):
 
 def test_random_points_are_above_the_batch_norm_bound():
     for seed in range(20):
-        model = BatchNormNet(normal(seed, 20, 30), LABELS, beta=1.5, width=6)
+        model = BatchNormNet(normal(seed, 20, 30), LABELS, lambda_w=1.5, width=6)
         assert float(model.objective(model.start(seed))) > model.minimum
     # Beyond √n classes are given up one by one.
     labels = torch.arange(2).repeat_interleave(torch.tensor([1, 9]))
-    closed = BatchNormNet(normal(0, 10, 12), labels, beta=2.0).closed_form()
+    closed = BatchNormNet(normal(0, 10, 12), labels, lambda_w=2.0).closed_form()
     assert closed.value == pytest.approx(0.5 + 0.5 * 4 + 2 * 1, rel=1e-13)
     assert not closed.certificate.inequality.holds
 
 
 def test_stationary_norm():
     margins, decay = normal(0, 30) * 0.1 + 0.5, 0.02
-    best = best_norm(margins, decay)
+    best = best_norm(margins, lambda_w=decay)
 
     def loss(rho):
         return float((1 - rho * margins).square().mean() + decay * rho**2)
 
     assert (loss(best + 1e-5) - loss(best - 1e-5)) / 2e-5 == pytest.approx(0, abs=1e-9)
     assert loss(best) < min(loss(best + 0.1), loss(best - 0.1))
-    assert best_norm(torch.full((7,), 0.25), 1e-12) == pytest.approx(4, rel=1e-9)
+    assert best_norm(torch.full((7,), 0.25), lambda_w=1e-12) == pytest.approx(4, rel=1e-9)
     # At any point of the model its slope in ρ says how far that is.
-    model = WeightNormalizedNet(two_classes(), TWO, decay=decay)
+    model = WeightNormalizedNet(two_classes(), TWO, lambda_w=decay)
     for seed in range(5):
         point = model.start(seed)
         margins = model.margins(point)
         slope = float(model.value_and_gradient(point)[1]["rho"])
-        away = 1.0 - best_norm(margins, decay)
+        away = 1.0 - best_norm(margins, lambda_w=decay)
         assert slope == pytest.approx(2 * (decay + float(margins.square().mean())) * away, rel=1e-12)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_trained_margins_become_equal(seed):
-    model = WeightNormalizedNet(two_classes(10 * seed), TWO, decay=1e-4)
+    model = WeightNormalizedNet(two_classes(10 * seed), TWO, lambda_w=1e-4)
     start = model.start(seed)
     found = model.solve(LBFGS(max_iterations=500), start=start, allow_unconverged=True)
     margins = model.margins(found.variables)
     assert margin_variation(margins) < 0.05 < margin_variation(model.margins(start))
     # As near to stationary as the kinks let descent come.
-    assert float(found.variables["rho"]) == pytest.approx(best_norm(margins, 1e-4), rel=1e-3)
+    assert float(found.variables["rho"]) == pytest.approx(best_norm(margins, lambda_w=1e-4), rel=1e-3)
     assert found.value >= model.minimum
     assert found.metrics(["accuracy"])["accuracy"] == 1
 
 
 def test_margins_get_more_alike_along_plain_descent():
-    model = WeightNormalizedNet(two_classes(), TWO, decay=1e-3)
+    model = WeightNormalizedNet(two_classes(), TWO, lambda_w=1e-3)
     start, seen = model.start(0), []
     for _ in range(4):
         seen.append(margin_variation(model.margins(start)))
@@ -117,42 +117,44 @@ def test_margins_get_more_alike_along_plain_descent():
 def test_two_points_have_a_closed_form(counts, decay):
     labels = torch.arange(2).repeat_interleave(torch.tensor(counts))
     points = torch.tensor([[2.0, 0.0, 0.0], [-0.5, 1.0, 0.0]], dtype=torch.float64)
-    model = WeightNormalizedNet(points[labels], labels, decay=decay, width=8)
+    model = WeightNormalizedNet(points[labels], labels, lambda_w=decay, width=8)
     closed = model.closed_form()
     assert closed.value == pytest.approx(model.minimum, rel=1e-13)
     assert closed.certified
-    assert float(closed.variables["rho"]) == pytest.approx(best_norm(model.margins(closed.variables), decay), rel=1e-12)
+    assert float(closed.variables["rho"]) == pytest.approx(
+        best_norm(model.margins(closed.variables), lambda_w=decay), rel=1e-12
+    )
     found = [model.solve(seed=seed, allow_unconverged=True).value for seed in range(4)]
     assert min(found) == pytest.approx(model.minimum, rel=1e-8)
 
 
 def test_random_points_are_above_the_weight_norm_bound():
     for seed in range(20):
-        model = WeightNormalizedNet(two_classes(seed, noise=1.0), TWO, decay=10.0 ** -(seed % 4))
+        model = WeightNormalizedNet(two_classes(seed, noise=1.0), TWO, lambda_w=10.0 ** -(seed % 4))
         point = model.start(seed)
-        best = {**point, "rho": torch.tensor([best_norm(model.margins(point), model.decay)], dtype=torch.float64)}
+        best = {**point, "rho": torch.tensor([best_norm(model.margins(point), lambda_w=model.lambda_w)], dtype=torch.float64)}
         assert float(model.objective(best)) > model.minimum
 
 
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: BatchNormNet(normal(0, 20, 40), LABELS, beta=0), r"beta must be finite and positive, got 0\."),
-        (lambda: BatchNormNet(normal(0, 20, 10), LABELS, beta=1), r"full row rank 20 .* got rank 10 of \(20, 10\)\."),
-        (lambda: BatchNormNet(normal(0, 20, 40), LABELS, beta=1, width=3), r"width >= 4, one unit a class, got 3\."),
+        (lambda: BatchNormNet(normal(0, 20, 40), LABELS, lambda_w=0), r"lambda_w must be finite and positive, got 0\."),
+        (lambda: BatchNormNet(normal(0, 20, 10), LABELS, lambda_w=1), r"full row rank 20 .* got rank 10 of \(20, 10\)\."),
+        (lambda: BatchNormNet(normal(0, 20, 40), LABELS, lambda_w=1, width=3), r"width >= 4, one unit a class, got 3\."),
         (
-            lambda: BatchNormNet(normal(0, 20, 40), 2 * TWO, beta=1),
-            r"each with a sample, are needed; got counts \[10, 0, 10\]\.",
+            lambda: BatchNormNet(normal(0, 20, 40), 2 * TWO, lambda_w=1),
+            r"each with a sample, are needed; got counts \(10, 0, 10\)\.",
         ),
         (
-            lambda: WeightNormalizedNet(normal(0, 20, 5), LABELS, decay=1),
+            lambda: WeightNormalizedNet(normal(0, 20, 5), LABELS, lambda_w=1),
             r"Two classes, 0 and 1, .* got counts \[5, 5, 5, 5\]\.",
         ),
-        (lambda: WeightNormalizedNet(normal(0, 20, 5), TWO, decay=-1), r"decay must be finite and positive, got -1\."),
-        (lambda: WeightNormalizedNet(normal(0, 20, 5), TWO, decay=1, width=1), r"width must be at least 2"),
-        (lambda: WeightNormalizedNet(TWO[:, None].double(), TWO, decay=1), r"The inputs of a class are all zero"),
-        (lambda: WeightNormalizedNet(normal(0, 20, 5), TWO, decay=1).closed_form(), r"needs one point a class, at an angle"),
-        (lambda: best_norm(torch.ones(3), 0.0), r"decay must be finite and positive, got 0\.0\."),
+        (lambda: WeightNormalizedNet(normal(0, 20, 5), TWO, lambda_w=-1), r"lambda_w must be finite and positive, got -1\."),
+        (lambda: WeightNormalizedNet(normal(0, 20, 5), TWO, lambda_w=1, width=1), r"width must be at least 2"),
+        (lambda: WeightNormalizedNet(TWO[:, None].double(), TWO, lambda_w=1), r"The inputs of a class are all zero"),
+        (lambda: WeightNormalizedNet(normal(0, 20, 5), TWO, lambda_w=1).closed_form(), r"needs one point a class, at an angle"),
+        (lambda: best_norm(torch.ones(3), lambda_w=0.0), r"lambda_w must be finite and positive, got 0\.0\."),
     ],
 )
 def test_errors_name_the_condition(call, words):

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ncollapse.surrogates import UFM, BoundedOutputs, NormalizedFeatures, ProjectedGradient, average_by_class
+from ncollapse.surrogates import UFM, BoundedOutputs, NormalizedFeatures, ProjectedGradient, average_by_class, balanced
 
 
 def etf_gram(num_classes):
@@ -14,7 +14,7 @@ def etf_gram(num_classes):
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0, 4.0, 7.0, 10.0])
 def test_riemannian_descent_attains_the_value(temperature):
-    model = NormalizedFeatures(5, 2, 8, temperature)
+    model = NormalizedFeatures(balanced(5, 2), 8, temperature=temperature)
     found = model.solve(seed=1)
     assert found.value == pytest.approx(math.log(1 + 4 * math.exp(-1.25 * temperature)), rel=1e-9)
     assert found.certified
@@ -25,20 +25,22 @@ def test_riemannian_descent_attains_the_value(temperature):
 
 @pytest.mark.parametrize("num_classes", [3, 4, 5, 6])
 def test_the_energy_of_lu_and_steinerberger(num_classes):
-    model = NormalizedFeatures(num_classes, 1, num_classes)
+    model = NormalizedFeatures(balanced(num_classes, 1), num_classes)
     expected = math.log(1 + (num_classes - 1) * math.exp(-num_classes / (num_classes - 1)))
     assert model.solve(seed=0).value == pytest.approx(expected, abs=1e-11)
     assert model.closed_form().value == pytest.approx(expected, abs=1e-15)
 
 
 def test_printed_value():
-    assert NormalizedFeatures(4, 1, 3, 2.0).closed_form().value == pytest.approx(0.1893388394, abs=1e-10)
-    assert NormalizedFeatures(4, 1, 3, 2.0).minimum == pytest.approx(math.log1p(3 * math.exp(-8 / 3)), rel=1e-15)
+    assert NormalizedFeatures(balanced(4, 1), 3, temperature=2.0).closed_form().value == pytest.approx(0.1893388394, abs=1e-10)
+    assert NormalizedFeatures(balanced(4, 1), 3, temperature=2.0).minimum == pytest.approx(
+        math.log1p(3 * math.exp(-8 / 3)), rel=1e-15
+    )
 
 
 @pytest.mark.parametrize("dim", [2, 3, 6])
 def test_no_point_of_the_sphere_is_below_the_bound(dim):
-    model = NormalizedFeatures(4, 3, dim, 3.0)
+    model = NormalizedFeatures(balanced(4, 3), dim, temperature=3.0)
     for seed in range(10):
         assert float(model.objective(model.start(seed))) > model.minimum
     found = model.solve(seed=0)
@@ -48,7 +50,7 @@ def test_no_point_of_the_sphere_is_below_the_bound(dim):
 
 def test_in_the_plane_classes_take_the_corners_of_a_polygon():
     """K = 4 on a circle: a square, whose value is known."""
-    model = NormalizedFeatures(4, 1, 2, 5.0)
+    model = NormalizedFeatures(balanced(4, 1), 2, temperature=5.0)
     best = min(model.solve(seed=seed).value for seed in range(5))
     # Features lie on their corners by symmetry.
     square = math.log(1 + 2 * math.exp(-5) + math.exp(-10))
@@ -56,7 +58,7 @@ def test_in_the_plane_classes_take_the_corners_of_a_polygon():
 
 
 def test_the_riemannian_gradient_is_tangent_and_steepest():
-    model = NormalizedFeatures(4, 2, 5, 2.0)
+    model = NormalizedFeatures(balanced(4, 2), 5, temperature=2.0)
     point = model.start(3)
     _, gradient = model.value_and_gradient(point)
     slope = model.tangent(point, gradient)
@@ -71,7 +73,7 @@ def test_the_riemannian_gradient_is_tangent_and_steepest():
 @pytest.mark.parametrize("num_classes", [2, 3, 5])
 @pytest.mark.parametrize("radius", [0.5, 3.0, 8.0])
 def test_outputs_in_a_ball(num_classes, radius):
-    model = BoundedOutputs((1, *[3] * (num_classes - 1)), radius)
+    model = BoundedOutputs((1, *[3] * (num_classes - 1)), radius=radius)
     value = math.log(1 + (num_classes - 1) * math.exp(-radius * math.sqrt(num_classes / (num_classes - 1))))
     closed, found = model.closed_form(), model.solve(seed=0)
     for solution in (closed, found):
@@ -90,7 +92,7 @@ def test_outputs_in_a_ball(num_classes, radius):
 
 
 def test_averaging_by_class_never_raises_the_risk():
-    model = BoundedOutputs((6, 2, 9), 50.0)
+    model = BoundedOutputs((6, 2, 9), radius=50.0)
     for seed in range(50):
         point = model.start(seed)
         averaged = average_by_class(point["features"], model.labels)
@@ -102,7 +104,7 @@ def test_averaging_by_class_never_raises_the_risk():
 
 
 def test_a_descent_cut_short_says_so():
-    model = NormalizedFeatures(5, 2, 8, 3.0)
+    model = NormalizedFeatures(balanced(5, 2), 8, temperature=3.0)
     found = model.solve(ProjectedGradient(max_iterations=3), allow_unconverged=True)
     assert found.status.startswith("Not converged: projected gradient descent, 3 steps")
     assert list(found.history) == sorted(found.history, reverse=True)
@@ -110,18 +112,21 @@ def test_a_descent_cut_short_says_so():
 
 def test_projected_descent_refuses_other_problems():
     with pytest.raises(TypeError, match=r"solves problems over a set, got UFM\. Take LBFGS\(\)\."):
-        UFM((2, 2), 2, "mse", 0.1, 0.1).solve(ProjectedGradient())
+        UFM((2, 2), 2, loss="mse", lambda_w=0.1, lambda_h=0.1).solve(ProjectedGradient())
 
 
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: NormalizedFeatures(4, 1, 1), r"dim must be at least 2, got 1"),
-        (lambda: NormalizedFeatures(4, 1, 3, 0.0), r"temperature must be finite and positive, got 0\.0\."),
-        (lambda: NormalizedFeatures(1, 1, 3), r"counts must be positive integers"),
-        (lambda: NormalizedFeatures(5, 1, 3).closed_form(), r"a simplex ETF for dim >= 4, got 3\. Solve numerically"),
-        (lambda: BoundedOutputs((3, 3), -1.0), r"radius must be finite and positive, got -1\.0\."),
-        (lambda: BoundedOutputs((3, 0), 1.0), r"counts must be positive integers"),
+        (lambda: NormalizedFeatures(balanced(4, 1), 1), r"dim must be at least 2, got 1"),
+        (
+            lambda: NormalizedFeatures(balanced(4, 1), 3, temperature=0.0),
+            r"temperature must be finite and positive, got 0\.0\.",
+        ),
+        (lambda: NormalizedFeatures(balanced(1, 1), 3), r"counts must be positive integers"),
+        (lambda: NormalizedFeatures(balanced(5, 1), 3).closed_form(), r"a simplex ETF for dim >= 4, got 3\. Solve numerically"),
+        (lambda: BoundedOutputs((3, 3), radius=-1.0), r"radius must be finite and positive, got -1\.0\."),
+        (lambda: BoundedOutputs((3, 0), radius=1.0), r"counts must be positive integers"),
     ],
 )
 def test_errors_name_the_condition(call, words):

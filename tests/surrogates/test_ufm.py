@@ -14,9 +14,9 @@ MODELS = {
     "mse free": {"loss": "mse", "bias": "free"},
     "mse regularized": {"loss": "mse", "bias": "regularized", "lambda_b": 0.05},
     "mse regularized strongly": {"loss": "mse", "bias": "regularized", "lambda_b": 0.01},
-    "ce": {"loss": "ce"},
-    "ce free": {"loss": "ce", "bias": "free"},
-    "ce regularized": {"loss": "ce", "bias": "regularized", "lambda_b": 0.1},
+    "ce": {"loss": "cross_entropy"},
+    "ce free": {"loss": "cross_entropy", "bias": "free"},
+    "ce regularized": {"loss": "cross_entropy", "bias": "regularized", "lambda_b": 0.1},
 }
 
 
@@ -216,7 +216,7 @@ def test_the_smallest_dimension():
         (lambda: model(dim=3).solve(Proximal()), r"have rank 4, which needs dim >= 4, got 3\. Raise dim, or solve"),
         (lambda: model(counts=(5,)), r"counts must be positive integers, one for each of two or more classes, got \(5,\)\."),
         (lambda: model(counts=(5, 0)), r"counts must be positive integers"),
-        (lambda: model(loss="hinge"), r"loss must be 'mse' or 'ce', got 'hinge'\."),
+        (lambda: model(loss="hinge"), r"loss must be 'mse' or 'cross_entropy', got 'hinge'\."),
         (lambda: model(bias="some"), r"bias must be 'none', 'free' or 'regularized', got 'some'\."),
         (lambda: model(bias="regularized"), r"lambda_b must be finite and positive, got 0\.0\."),
         (lambda: model(lambda_b=0.1), r"lambda_b=0\.1 needs bias='regularized', got bias='none'\."),

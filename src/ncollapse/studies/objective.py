@@ -14,6 +14,7 @@ from ncollapse.models import LayerNormResNetConfig, TransformerConfig
 from ncollapse.probe.measure import collect_features
 from ncollapse.studies.recipe import Recipe
 from ncollapse.surrogates.gufm import GUFM
+from ncollapse.surrogates.solving.arguments import balanced
 from ncollapse.train.losses import LOSSES
 
 
@@ -47,10 +48,9 @@ def measure_objective(model: nn.Module, data: LabeledData, recipe: Recipe) -> di
     if train.weight_decay == 0:
         return {**found, "floor": 0.0, "excess": loss, "distance": math.nan}
     floor = GUFM(
-        num_classes=data.num_classes,
-        per_class=int(counts[0]),
+        balanced(data.num_classes, int(counts[0])),
         dim=hidden.shape[1],
-        loss="ce" if train.loss == "cross_entropy" else "mse",
+        loss="cross_entropy" if train.loss == "cross_entropy" else "mse",
         lambda_w=train.weight_decay / radius_squared,
         bias="free",
     )

@@ -1,6 +1,6 @@
 """Surrogate models of neural collapse: solved, with a proof of how close each solution is to the global minimum."""
 
-from ncollapse.surrogates.batch_norm import BatchNormNet
+from ncollapse.surrogates.batch_norm_net import BatchNormNet
 from ncollapse.surrogates.bounded_outputs import BoundedOutputs, average_by_class
 from ncollapse.surrogates.central_path import CentralPath, signal_after
 from ncollapse.surrogates.critical_point import CriticalPoint, critical_point
@@ -13,10 +13,9 @@ from ncollapse.surrogates.imbalance import minority_collapse_ratio, seli_geometr
 from ncollapse.surrogates.layer_peeled import GroupedNewton, LayerPeeled
 from ncollapse.surrogates.layer_peeled_minority import minority_cosine, minority_threshold
 from ncollapse.surrogates.layer_peeled_sdp import solve_sdp
-from ncollapse.surrogates.le_sde import LESDE, Growth, SDEPath, pairwise_separability
-from ncollapse.surrogates.le_sde_estimates import RateIntegrals, estimate_integrals, smooth_rate, tail_index
+from ncollapse.surrogates.locally_elastic_estimates import RateIntegrals, estimate_integrals, smooth_rate, tail_index
+from ncollapse.surrogates.locally_elastic_sde import Growth, LocallyElasticSDE, SDEPath, pairwise_separability
 from ncollapse.surrogates.max_margin import KKT, MarginFlow, MaxMargin
-from ncollapse.surrogates.mixon_flow import UnregularizedUFM, collapsed_bias, collapsed_eigenvalue
 from ncollapse.surrogates.mse_decomposition import MSEDecomposition, decompose_mse, least_squares_classifier
 from ncollapse.surrogates.mufm import MUFM, EliminatedFeatures
 from ncollapse.surrogates.mufm_flow import FlowPath, gradient_flow
@@ -28,22 +27,23 @@ from ncollapse.surrogates.mufm_laws import (
     shrinkage,
     straight_layers,
 )
-from ncollapse.surrogates.mufm_reduced import ReducedMUFM
 from ncollapse.surrogates.near_collapse import NearCollapse
 from ncollapse.surrogates.normalized_features import NormalizedFeatures
+from ncollapse.surrogates.reduced_mufm import ReducedMUFM
+from ncollapse.surrogates.solving.arguments import balanced
 from ncollapse.surrogates.solving.flows import FlowEnd
 from ncollapse.surrogates.solving.problem import Certificate, Inequality, NotConverged, Problem, Solution, Solver
 from ncollapse.surrogates.solving.projected import ProjectedGradient
 from ncollapse.surrogates.solving.proximal import Proximal
 from ncollapse.surrogates.solving.solvers import LBFGS, GradientDescent
 from ncollapse.surrogates.ufm import UFM
-from ncollapse.surrogates.weight_normalized import WeightNormalizedNet, best_norm, margin_variation
+from ncollapse.surrogates.unregularized_ufm import UnregularizedUFM, collapsed_bias, collapsed_eigenvalue
+from ncollapse.surrogates.weight_normalized_net import WeightNormalizedNet, best_norm, margin_variation
 
 __all__ = [
     "GUFM",
     "KKT",
     "LBFGS",
-    "LESDE",
     "MUFM",
     "UFM",
     "BatchNormNet",
@@ -63,6 +63,7 @@ __all__ = [
     "Growth",
     "Inequality",
     "LayerPeeled",
+    "LocallyElasticSDE",
     "MSEDecomposition",
     "MarginFlow",
     "MaxMargin",
@@ -81,6 +82,7 @@ __all__ = [
     "WeightNormalizedNet",
     "alignment",
     "average_by_class",
+    "balanced",
     "best_norm",
     "collapse_progress",
     "collapse_threshold",

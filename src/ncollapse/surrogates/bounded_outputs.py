@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 from torch import Tensor
@@ -12,12 +11,12 @@ from torch import Tensor
 from ncollapse.etf import simplex_etf
 from ncollapse.surrogates.solving.arguments import check_counts, check_positive
 from ncollapse.surrogates.solving.losses import one_hot, precise_cross_entropy
-from ncollapse.surrogates.solving.problem import Certificate, Inequality, Solution, Variables
+from ncollapse.surrogates.solving.problem import Certificate, CountsProblem, Inequality, Solution, Variables
 from ncollapse.surrogates.solving.projected import Constrained, ProjectedGradient
 
 
 @dataclass(frozen=True)
-class BoundedOutputs(Constrained):
+class BoundedOutputs(CountsProblem, Constrained):
     r"""Cross-entropy of outputs :math:`z_i \in R^K` with :math:`\lVert z_i \rVert \le R`, free otherwise.
 
     Every sample's least loss is :math:`\log(1 + (K-1) e^{-R \sqrt{K/(K-1)}})`, at :math:`z = R (\sqrt{(K-1)/K}\, e_y -
@@ -39,21 +38,12 @@ class BoundedOutputs(Constrained):
     """
 
     counts: tuple[int, ...]
+    _: KW_ONLY
     radius: float
 
     def __post_init__(self) -> None:
         check_counts(self.counts)
         check_positive(radius=self.radius)
-
-    @property
-    def num_classes(self) -> int:
-        """K."""
-        return len(self.counts)
-
-    @cached_property
-    def labels(self) -> Tensor:
-        """Classes of the samples, sorted."""
-        return torch.arange(self.num_classes).repeat_interleave(torch.tensor(self.counts))
 
     @property
     def default_solver(self) -> ProjectedGradient:

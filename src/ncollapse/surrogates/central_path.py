@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from scipy.optimize import brentq
 from torch import Tensor
 
 from ncollapse.surrogates.mse_decomposition import decompose_mse, least_squares_classifier
-from ncollapse.surrogates.solving.arguments import check_counts, check_positive
+from ncollapse.surrogates.solving.arguments import check_balanced, check_counts, check_positive
 from ncollapse.surrogates.solving.flows import FlowEnd, follow
 from ncollapse.surrogates.solving.losses import one_hot
-from ncollapse.surrogates.solving.problem import Certificate, Inequality, Problem, Variables
+from ncollapse.surrogates.solving.problem import Certificate, CountsProblem, Inequality, Variables
 from ncollapse.surrogates.solving.solvers import LBFGS
 
 
 @dataclass(frozen=True)
-class CentralPath(Problem):
+class CentralPath(CountsProblem):
     r"""Features on the central path: the squared loss of the least-squares classifier, balanced, without decay.
 
     In coordinates where :math:`\Sigma_W = I` (``whiten``) the loss is :math:`\frac{1}{2K} \sum_j 1/(1 + \omega_j^2)`, with
@@ -28,8 +28,7 @@ class CentralPath(Problem):
     :math:`\Sigma_W = I`, each follows a law of its own (``signal_after``): all grow without end, and their ratios tend to 1.
 
     Attributes:
-        num_classes: K, at least 2.
-        per_class: n.
+        counts: Samples of each class, all alike: ``balanced(K, n)``.
         dim: d, at most N - K so that Σ_W has full rank.
 
     Raises:
@@ -39,24 +38,19 @@ class CentralPath(Problem):
         Han, Papyan & Donoho (2022), ICLR; the law as it stands here is derived.
     """
 
-    num_classes: int
-    per_class: int
+    counts: tuple[int, ...]
     dim: int
 
     def __post_init__(self) -> None:
-        check_counts([self.per_class] * self.num_classes)
+        check_counts(self.counts)
+        check_balanced(self.counts, "CentralPath")
         check_positive(dim=self.dim)
-        freedom = (self.per_class - 1) * self.num_classes
+        freedom = (self.counts[0] - 1) * self.num_classes
         if self.dim > freedom:
             raise ValueError(
                 f"The within-class covariance has full rank for dim <= N - K = {freedom}, got {self.dim}. Take more samples or "
                 "fewer dimensions."
             )
-
-    @cached_property
-    def labels(self) -> Tensor:
-        """Classes of the samples, sorted."""
-        return torch.arange(self.num_classes).repeat_interleave(self.per_class)
 
     @property
     def default_solver(self) -> LBFGS:
@@ -79,7 +73,7 @@ class CentralPath(Problem):
 
     def _parts(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Centered class means (K, d) and deviations from class means (N, d)."""
-        means = features.reshape(self.num_classes, self.per_class, self.dim).mean(dim=1)
+        means = features.reshape(self.num_classes, -1, self.dim).mean(dim=1)
         return means - means.mean(dim=0), features - means[self.labels]
 
     def whiten(self, features: Tensor) -> Tensor:
@@ -116,7 +110,7 @@ class CentralPath(Problem):
         Returns:
             The same with "weight" and "bias".
         """
-        weight, bias = least_squares_classifier(variables["features"], self.labels, self.num_classes, 0.0)
+        weight, bias = least_squares_classifier(variables["features"], self.labels, self.num_classes, lambda_w=0.0)
         return {**variables, "weight": weight, "bias": bias}
 
     def objective(self, variables: Variables) -> Tensor:
@@ -190,11 +184,11 @@ class CentralPath(Problem):
             Shares of NC1 and of NC2 and NC3.
         """
         point = self.complete({"features": features})
-        parts = decompose_mse(features, self.labels, point["weight"], point["bias"], decay=0.0)
+        parts = decompose_mse(features, self.labels, point["weight"], point["bias"], lambda_w=0.0)
         return parts.nc1, parts.nc23
 
 
-def signal_after(start: float, time: float, num_classes: int, per_class: int) -> float:
+def signal_after(start: float, time: float, *, counts: Sequence[int]) -> float:
     r"""A signal along the renormalized flow: :math:`\log \omega + \omega^2 + \omega^4/4` grows by :math:`t/(NK)`.
 
     It solves :math:`\dot\omega = \frac{1}{NK} \omega / (1 + \omega^2)^2`.
@@ -202,24 +196,24 @@ def signal_after(start: float, time: float, num_classes: int, per_class: int) ->
     Args:
         start: ω at time 0, positive.
         time: t, at least 0.
-        num_classes: K.
-        per_class: n.
+        counts: n of each class, all alike.
 
     Returns:
         ω(t).
 
     Raises:
-        ValueError: If the start is not positive.
+        ValueError: If the start is not positive or the classes are not balanced.
 
     Reference:
         Derived; Han, Papyan & Donoho (2022), ICLR, give the same form.
 
     Example:
-        >>> [round(signal_after(start, 2e5, 4, 40), 2) for start in (1.26, 1.06, 0.67)]
+        >>> [round(signal_after(start, 2e5, counts=(40,) * 4), 2) for start in (1.26, 1.06, 0.67)]
         [5.78, 5.78, 5.77]
     """
     check_positive(start=start)
-    goal = _clock(start) + time / (num_classes**2 * per_class)
+    check_balanced(counts, "signal_after")
+    goal = _clock(start) + time / (len(counts) ** 2 * counts[0])
     # ω⁴/4 alone has passed the goal there.
     highest = start + max(1.0, (4 * abs(goal) + 4) ** 0.25) + 1
     return float(brentq(lambda signal: _clock(signal) - goal, start, highest, xtol=1e-14, rtol=1e-15))

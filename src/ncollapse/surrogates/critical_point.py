@@ -53,7 +53,7 @@ def critical_point(problem: UFM | MUFM, variables: Variables) -> CriticalPoint:
         Zhu et al. (2021), NeurIPS, for the landscape.
 
     Example:
-        >>> model = UFM((5, 5), dim=2, loss="ce", lambda_w=1e-2, lambda_h=1e-2)
+        >>> model = UFM((5, 5), dim=2, lambda_w=1e-2, lambda_h=1e-2)
         >>> origin = {name: torch.zeros_like(tensor) for name, tensor in model.start(0).items()}
         >>> critical_point(model, origin).gradient_norm, round(critical_point(model, origin).curvature, 4)
         (0.0, -0.2136)

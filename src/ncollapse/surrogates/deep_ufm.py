@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 from typing import Literal
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ncollapse.surrogates.solving.arguments import check_counts, check_positive
 from ncollapse.surrogates.solving.losses import loss_value
-from ncollapse.surrogates.solving.problem import Certificate, Inequality, Problem, Solution, Variables
+from ncollapse.surrogates.solving.problem import Certificate, CountsProblem, Inequality, Solution, Variables
 from ncollapse.surrogates.solving.solvers import LBFGS
 
 
@@ -41,7 +41,7 @@ def collapse_threshold(target: float, num_layers: int) -> float:
 
 
 @dataclass(frozen=True)
-class DeepUFM(Problem):
+class DeepUFM(CountsProblem):
     r"""Deep unconstrained features model under the mean squared error.
 
     .. math:: \min \frac{1}{2N} \lVert W_M \sigma(W_{M-1} \cdots \sigma(W_1 H)) + b 1^T - Y \rVert^2
@@ -75,6 +75,7 @@ class DeepUFM(Problem):
 
     counts: tuple[int, ...]
     dim: int
+    _: KW_ONLY
     lambdas_w: tuple[float, ...]
     lambda_h: float
     activation: Literal["linear", "relu"] = "linear"
@@ -98,19 +99,9 @@ class DeepUFM(Problem):
             raise ValueError(f"The closed form needs dim >= {rank}, the rank of the targets, got {self.dim}. Raise dim.")
 
     @property
-    def num_classes(self) -> int:
-        """K."""
-        return len(self.counts)
-
-    @property
     def num_layers(self) -> int:
         """M."""
         return len(self.lambdas_w)
-
-    @cached_property
-    def labels(self) -> Tensor:
-        """Classes of the samples, sorted."""
-        return torch.arange(self.num_classes).repeat_interleave(torch.tensor(self.counts))
 
     @property
     def default_solver(self) -> LBFGS:

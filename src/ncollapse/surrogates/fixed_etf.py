@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple
 
@@ -13,12 +13,12 @@ from torch import Tensor
 from ncollapse.etf import simplex_etf
 from ncollapse.surrogates.solving.arguments import check_counts, check_positive
 from ncollapse.surrogates.solving.losses import loss_value, one_hot
-from ncollapse.surrogates.solving.problem import Certificate, Inequality, Problem, Solution, Variables
+from ncollapse.surrogates.solving.problem import Certificate, CountsProblem, Inequality, Solution, Variables
 from ncollapse.surrogates.solving.solvers import LBFGS
 
 
 @dataclass(frozen=True)
-class FixedETF(Problem):
+class FixedETF(CountsProblem):
     r"""Free features of norm :math:`\sqrt{E_H}` before a fixed frame :math:`W = \sqrt{E_W}` times a unit simplex ETF.
 
     With :math:`s = \sqrt{E_W E_H}`, dot regression :math:`\frac1N \sum_i (w_{y_i}^T h_i - s)^2 / 2s` or the cross-entropy.
@@ -27,9 +27,9 @@ class FixedETF(Problem):
     Attributes:
         counts: n_k, samples of each class.
         dim: d, at least K-1.
-        loss: "dot_regression" or "ce".
-        weight_energy: :math:`E_W`, positive.
-        feature_energy: :math:`E_H`, positive.
+        loss: "dot_regression" or "cross_entropy".
+        energy_w: :math:`E_W`, positive.
+        energy_h: :math:`E_H`, positive.
 
     Raises:
         ValueError: If a number is out of range.
@@ -44,22 +44,18 @@ class FixedETF(Problem):
 
     counts: tuple[int, ...]
     dim: int
-    loss: Literal["dot_regression", "ce"] = "dot_regression"
-    weight_energy: float = 1.0
-    feature_energy: float = 1.0
+    _: KW_ONLY
+    loss: Literal["dot_regression", "cross_entropy"] = "dot_regression"
+    energy_w: float = 1.0
+    energy_h: float = 1.0
 
     def __post_init__(self) -> None:
         check_counts(self.counts)
-        check_positive(weight_energy=self.weight_energy, feature_energy=self.feature_energy)
-        if self.loss not in {"dot_regression", "ce"}:
-            raise ValueError(f"loss must be 'dot_regression' or 'ce', got {self.loss!r}.")
+        check_positive(energy_w=self.energy_w, energy_h=self.energy_h)
+        if self.loss not in {"dot_regression", "cross_entropy"}:
+            raise ValueError(f"loss must be 'dot_regression' or 'cross_entropy', got {self.loss!r}.")
         if self.dim < len(self.counts) - 1:
             raise ValueError(f"A frame of {len(self.counts)} classes needs dim >= {len(self.counts) - 1}, got {self.dim}.")
-
-    @cached_property
-    def labels(self) -> Tensor:
-        """Classes of the samples, sorted."""
-        return torch.arange(len(self.counts)).repeat_interleave(torch.tensor(self.counts))
 
     @property
     def default_solver(self) -> LBFGS:
@@ -69,12 +65,12 @@ class FixedETF(Problem):
     @cached_property
     def weight(self) -> Tensor:
         """The frame, shape (K, d)."""
-        return math.sqrt(self.weight_energy) * simplex_etf(len(self.counts), self.dim)
+        return math.sqrt(self.energy_w) * simplex_etf(len(self.counts), self.dim)
 
     @property
     def scale(self) -> float:
         """s, the logit of an aligned feature."""
-        return math.sqrt(self.weight_energy * self.feature_energy)
+        return math.sqrt(self.energy_w * self.energy_h)
 
     @property
     def minimum(self) -> float:
@@ -106,7 +102,7 @@ class FixedETF(Problem):
             "features" and "weight".
         """
         unit = torch.nn.functional.normalize(variables["raw"], dim=1)
-        return {"features": math.sqrt(self.feature_energy) * unit, "weight": self.weight}
+        return {"features": math.sqrt(self.energy_h) * unit, "weight": self.weight}
 
     def objective(self, variables: Variables) -> Tensor:
         """Mean loss.
@@ -118,9 +114,9 @@ class FixedETF(Problem):
             0-d tensor.
         """
         logits = self.complete(variables)["features"] @ self.weight.T
-        if self.loss == "ce":
+        if self.loss == "cross_entropy":
             shares = torch.full((len(logits),), 1 / len(logits), dtype=torch.float64)
-            return loss_value("ce", logits, self.labels, shares)
+            return loss_value("cross_entropy", logits, self.labels, shares)
         true = logits.gather(1, self.labels.unsqueeze(1))
         return (true - self.scale).square().mean() / (2 * self.scale)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 from typing import Literal
 
@@ -13,9 +13,9 @@ from torch import Tensor
 
 from ncollapse.etf import helmert_basis, simplex_etf
 from ncollapse.statistics.batch import check_labels
-from ncollapse.surrogates.solving.arguments import check_counts, check_finite, check_positive
+from ncollapse.surrogates.solving.arguments import check_balanced, check_counts, check_finite, check_positive
 from ncollapse.surrogates.solving.losses import LossName, check_loss, loss_value
-from ncollapse.surrogates.solving.problem import Certificate, Inequality, Problem, Solution, Variables
+from ncollapse.surrogates.solving.problem import Certificate, CountsProblem, Inequality, Solution, Variables
 from ncollapse.surrogates.solving.solvers import LBFGS
 
 
@@ -32,7 +32,7 @@ def layer_norm(raw: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class GUFM(Problem):
+class GUFM(CountsProblem):
     r"""Generalized unconstrained features model, balanced classes.
 
     .. math:: \min_{W, h_i, b}\; \ell(W H + b 1^T) + \frac{\lambda}{2} \lVert W \rVert^2 \quad \text{with} \quad
@@ -42,12 +42,11 @@ class GUFM(Problem):
     a lower bound for every such network of the same λ, trained or not. For normalization to norm √d take λ/d.
 
     Attributes:
-        num_classes: K, at least 2.
-        per_class: Samples of each class, at least 1.
+        counts: Samples of each class, all alike: ``balanced(K, n)``.
         dim: d, at least 2.
-        loss: "ce" or "mse".
+        loss: "cross_entropy" or "mse".
         lambda_w: λ, positive.
-        bias: "none" or "free"; under "ce" the best bias is zero.
+        bias: "none" or "free"; under "cross_entropy" the best bias is zero.
 
     Raises:
         ValueError: If a number is out of range.
@@ -56,31 +55,27 @@ class GUFM(Problem):
         arXiv 2505.15239; the optima are derived.
 
     Example:
-        >>> model = GUFM(num_classes=4, per_class=1, dim=5, loss="ce", lambda_w=5e-3)
+        >>> model = GUFM((1, 1, 1, 1), dim=5, lambda_w=5e-3)
         >>> round(model.scale, 10), round(model.minimum, 10)
         (3.0916069111, 0.1430641596)
     """
 
-    num_classes: int
-    per_class: int
+    counts: tuple[int, ...]
     dim: int
-    loss: LossName
+    _: KW_ONLY
+    loss: LossName = "cross_entropy"
     lambda_w: float
     bias: Literal["none", "free"] = "none"
 
     def __post_init__(self) -> None:
         check_loss(self.loss)
-        check_counts([self.per_class] * self.num_classes)
+        check_counts(self.counts)
+        check_balanced(self.counts, "GUFM")
         check_positive(lambda_w=self.lambda_w)
         if self.bias not in {"none", "free"}:
             raise ValueError(f"bias must be 'none' or 'free', got {self.bias!r}.")
         if self.dim < 2:
             raise ValueError(f"dim must be at least 2, got {self.dim}: centering leaves dim - 1 dimensions.")
-
-    @cached_property
-    def labels(self) -> Tensor:
-        """Classes of the samples, sorted."""
-        return torch.arange(self.num_classes).repeat_interleave(self.per_class)
 
     @property
     def default_solver(self) -> LBFGS:
@@ -110,7 +105,7 @@ class GUFM(Problem):
         :math:`\frac{\lambda}{2} \frac{K-1}{K/(K-1) + K\lambda}`.
         """
         K, decay = self.num_classes, self.lambda_w
-        if self.loss == "ce":
+        if self.loss == "cross_entropy":
             return math.log1p((K - 1) * math.exp(-self.scale * K / (K - 1))) + decay * K * self.scale**2 / 2
         return decay / 2 * (K / (1 + K * decay) if self.bias == "none" else (K - 1) / (K / (K - 1) + K * decay))
 

@@ -14,9 +14,9 @@ from ncollapse.surrogates.solving.arguments import check_counts, check_positive
 def minority_collapse_ratio(
     num_majority: int,
     num_minority: int,
+    *,
     lambda_w: float,
     lambda_h: float,
-    *,
     minority_count: float | None = None,
     num_samples: float | None = None,
 ) -> float:
@@ -44,7 +44,7 @@ def minority_collapse_ratio(
         Derived; the threshold's existence: Fang et al. (2021), PNAS; Hong & Ling (2023).
 
     Example:
-        >>> round(minority_collapse_ratio(2, 3, 1e-2, 1e-1, minority_count=3), 6)
+        >>> round(minority_collapse_ratio(2, 3, lambda_w=1e-2, lambda_h=1e-1, minority_count=3), 6)
         7.628709
     """
     check_positive(num_majority=num_majority, lambda_w=lambda_w, lambda_h=lambda_h)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 
 import torch
@@ -32,10 +33,10 @@ class LayerPeeled(NuclearProblem):
     minorities share one mean and one classifier row iff :math:`p_{min} \le \lVert G \rVert_2`, G being the gradient in Z.
 
     Attributes:
-        shares: p_k, frequencies of the classes, positive, summing to one.
-        e_w: :math:`E_W`, positive.
-        e_h: :math:`E_H`, positive.
+        counts: n_k, samples of each class, positive; they need not be whole, for only :math:`p_k = n_k / N` matters.
         dim: d; None takes K, which is always enough.
+        energy_w: :math:`E_W`, positive.
+        energy_h: :math:`E_H`, positive.
 
     Raises:
         ValueError: If a number is out of range.
@@ -44,29 +45,27 @@ class LayerPeeled(NuclearProblem):
         Fang, He, Long & Su (2021), PNAS; the nuclear-norm form is derived.
 
     Example:
-        >>> balanced = LayerPeeled((0.1,) * 10, e_w=1.0, e_h=5.0)
+        >>> balanced = LayerPeeled((1,) * 10, energy_w=1.0, energy_h=5.0)
         >>> round(balanced.closed_form().value, 13), round(balanced.solve().value, 11)
         (0.5597815240104, 0.55978152401)
     """
 
-    shares: tuple[float, ...]
-    e_w: float
-    e_h: float
+    counts: tuple[float, ...]
     dim: int | None = None
+    _: KW_ONLY
+    energy_w: float
+    energy_h: float
 
     def __post_init__(self) -> None:
-        check_positive(e_w=self.e_w, e_h=self.e_h)
-        if len(self.shares) < 2 or not min(self.shares) > 0 or not math.isclose(sum(self.shares), 1, rel_tol=1e-9):
-            raise ValueError(
-                f"shares must be positive, of two or more classes, and sum to one, got {self.shares}. "
-                "Divide the counts by their sum."
-            )
+        check_positive(energy_w=self.energy_w, energy_h=self.energy_h)
+        if len(self.counts) < 2 or not all(math.isfinite(count) and count > 0 for count in self.counts):
+            raise ValueError(f"counts must be positive, one for each of two or more classes, got {self.counts}.")
         if self.dim is not None:
             check_positive(dim=self.dim)
 
     @classmethod
     def imbalanced(
-        cls, num_classes: int, num_majority: int, ratio: float, *, e_w: float, e_h: float, oversampling: float = 1.0
+        cls, num_classes: int, num_majority: int, ratio: float, *, energy_w: float, energy_h: float, oversampling: float = 1.0
     ) -> LayerPeeled:
         """Majority classes with R times the samples of the minority classes.
 
@@ -74,8 +73,8 @@ class LayerPeeled(NuclearProblem):
             num_classes: K, at least 2.
             num_majority: K_A, from 1 to K-1: these classes come first.
             ratio: R, at least 1; need not be whole.
-            e_w: E_W.
-            e_h: E_H.
+            energy_w: E_W.
+            energy_h: E_H.
             oversampling: Weight of a minority sample in the loss; R restores balance.
 
         Returns:
@@ -89,17 +88,22 @@ class LayerPeeled(NuclearProblem):
         if not ratio >= 1:
             raise ValueError(f"ratio must be at least 1, got {ratio}. The majority classes are those with more samples.")
         check_positive(oversampling=oversampling, ratio=ratio)
-        total = num_majority * ratio + (num_classes - num_majority) * oversampling
-        shares = (ratio / total,) * num_majority + (oversampling / total,) * (num_classes - num_majority)
-        return cls(shares, e_w, e_h)
+        counts = (ratio,) * num_majority + (oversampling,) * (num_classes - num_majority)
+        return cls(counts, energy_w=energy_w, energy_h=energy_h)
 
     @property
     def num_classes(self) -> int:
         """K."""
-        return len(self.shares)
+        return len(self.counts)
 
     @cached_property
-    def labels(self) -> Tensor:
+    def shares(self) -> tuple[float, ...]:
+        """p_k."""
+        total = sum(number * count for count, number in Counter(self.counts).items())
+        return tuple(count / total for count in self.counts)
+
+    @cached_property
+    def labels(self) -> Tensor:  # type: ignore[override]  # computed here, a field elsewhere
         """One row of features a class."""
         return torch.arange(self.num_classes)
 
@@ -111,13 +115,13 @@ class LayerPeeled(NuclearProblem):
     @property
     def radius(self) -> float:
         r""":math:`\tau = K \sqrt{E_W E_H}`, the largest nuclear norm of the logits."""
-        return self.num_classes * math.sqrt(self.e_w * self.e_h)
+        return self.num_classes * math.sqrt(self.energy_w * self.energy_h)
 
     @cached_property
     def program(self) -> NuclearProgram:
         """The convex program, one row of logits a class."""
         shares = torch.tensor(self.shares, dtype=torch.float64)
-        return NuclearProgram("ce", self.labels, shares, torch.ones_like(shares), radius=self.radius)
+        return NuclearProgram("cross_entropy", self.labels, shares, torch.ones_like(shares), radius=self.radius)
 
     def start(self, seed: int) -> Variables:
         """Standard normal weight and features, not within the bounds.
@@ -142,7 +146,7 @@ class LayerPeeled(NuclearProblem):
         Returns:
             0-d tensor.
         """
-        return loss_value("ce", variables["features"] @ variables["weight"].T, self.labels, self.program.shares)
+        return loss_value("cross_entropy", variables["features"] @ variables["weight"].T, self.labels, self.program.shares)
 
     def value_and_gradient(self, variables: Variables) -> tuple[float, Variables]:
         """Refused: a solver that follows the gradient leaves the bounds.
@@ -181,7 +185,7 @@ class LayerPeeled(NuclearProblem):
             The point.
         """
         dim = self.num_classes if self.dim is None else self.dim
-        features, weight = split_product(logits, dim, math.sqrt(self.e_w / self.e_h))
+        features, weight = split_product(logits, dim, math.sqrt(self.energy_w / self.energy_h))
         return {"weight": weight, "features": features}
 
     def closed_form(self) -> Solution:

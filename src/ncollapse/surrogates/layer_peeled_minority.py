@@ -29,7 +29,9 @@ def minority_cosine(solution: Solution, num_majority: int) -> float:
     return float(cosines[~torch.eye(len(rows), dtype=torch.bool)].mean())
 
 
-def minority_threshold(num_classes: int, num_majority: int, *, e_w: float, e_h: float, tolerance: float = 1e-6) -> float:
+def minority_threshold(
+    num_classes: int, num_majority: int, *, energy_w: float, energy_h: float, tolerance: float = 1e-6
+) -> float:
     r"""Imbalance :math:`R_0` from which on the minority classes of the layer-peeled model collapse.
 
     The root of :math:`\lVert G \rVert_2 - p_{minority}`, bracketed by doubling R and found by Brent's bisection.
@@ -37,8 +39,8 @@ def minority_threshold(num_classes: int, num_majority: int, *, e_w: float, e_h: 
     Args:
         num_classes: K.
         num_majority: K_A, at most K-2.
-        e_w: E_W.
-        e_h: E_H.
+        energy_w: E_W.
+        energy_h: E_H.
         tolerance: Relative error of R_0.
 
     Returns:
@@ -48,14 +50,14 @@ def minority_threshold(num_classes: int, num_majority: int, *, e_w: float, e_h: 
         ValueError: If a number is out of range, or there is no threshold below 1e6.
 
     Example:
-        >>> round(minority_threshold(4, 2, e_w=1.0, e_h=2.0), 3)
+        >>> round(minority_threshold(4, 2, energy_w=1.0, energy_h=2.0), 3)
         7.618
     """
     if num_majority > num_classes - 2:
         raise ValueError(f"A threshold needs two or more minority classes, got {num_classes - num_majority}.")
 
     def excess(log_ratio: float) -> float:
-        model = LayerPeeled.imbalanced(num_classes, num_majority, math.exp(log_ratio), e_w=e_w, e_h=e_h)
+        model = LayerPeeled.imbalanced(num_classes, num_majority, math.exp(log_ratio), energy_w=energy_w, energy_h=energy_h)
         branch = model.solve().certificate.inequality
         return (branch.right - branch.left) / branch.left
 
@@ -63,5 +65,8 @@ def minority_threshold(num_classes: int, num_majority: int, *, e_w: float, e_h: 
     while excess(high) < 0:
         high += math.log(2)
         if high > math.log(_LARGEST_RATIO):
-            raise ValueError(f"No minority collapse up to R = {_LARGEST_RATIO:g} with e_w * e_h = {e_w * e_h:g}; lower it.")
+            raise ValueError(
+                f"Minorities do not collapse up to a ratio of {_LARGEST_RATIO:g} where energy_w * energy_h is "
+                f"{energy_w * energy_h:g}. Lower that product."
+            )
     return math.exp(float(brentq(excess, high - math.log(2), high, xtol=tolerance)))

@@ -32,9 +32,11 @@ def solve_sdp(problem: LayerPeeled) -> float:
     K = problem.num_classes
     gram = cp.Variable((2 * K, 2 * K), PSD=True)
     losses = [share * (cp.log_sum_exp(gram[k, K:]) - gram[k, K + k]) for k, share in enumerate(problem.shares)]
-    bounds = [cp.trace(gram[:K, :K]) <= K * problem.e_h, cp.trace(gram[K:, K:]) <= K * problem.e_w]
+    bounds = [cp.trace(gram[:K, :K]) <= K * problem.energy_h, cp.trace(gram[K:, K:]) <= K * problem.energy_w]
     program = cp.Problem(cp.Minimize(sum(losses)), bounds)
     program.solve(solver=cp.CLARABEL)
     if program.status != cp.OPTIMAL:
-        raise RuntimeError(f"Clarabel reports {program.status!r} for the semidefinite program. Rescale e_w and e_h towards 1.")
+        raise RuntimeError(
+            f"Clarabel reports {program.status!r} for the semidefinite program. Rescale energy_w and energy_h towards 1."
+        )
     return float(program.value)

@@ -14,7 +14,7 @@ from ncollapse.margins import log_loss, margins
 from ncollapse.surrogates.solving.arguments import check_counts, check_positive
 from ncollapse.surrogates.solving.losses import one_hot
 from ncollapse.surrogates.solving.nuclear import split_product
-from ncollapse.surrogates.solving.problem import Certificate, Inequality, Problem, Run, Solution, Variables
+from ncollapse.surrogates.solving.problem import Certificate, CountsProblem, Inequality, Problem, Run, Solution, Variables
 
 
 class KKT(NamedTuple):
@@ -33,7 +33,7 @@ class KKT(NamedTuple):
 
 
 @dataclass(frozen=True)
-class MaxMargin(Problem):
+class MaxMargin(CountsProblem):
     r"""Max-margin problem of weight and free features, to which cross-entropy without decay leads.
 
     .. math:: \min_{W, H} \tfrac12 (\lVert W \rVert^2 + \lVert H \rVert^2) \quad \text{with} \quad
@@ -67,16 +67,6 @@ class MaxMargin(Problem):
     def __post_init__(self) -> None:
         check_counts(self.counts)
         check_positive(dim=self.dim)
-
-    @property
-    def num_classes(self) -> int:
-        """K."""
-        return len(self.counts)
-
-    @cached_property
-    def labels(self) -> Tensor:
-        """Classes of the samples, sorted."""
-        return torch.arange(self.num_classes).repeat_interleave(torch.tensor(self.counts))
 
     @property
     def default_solver(self) -> MarginFlow:

@@ -11,7 +11,7 @@ from ncollapse.statistics.batch import check_labels
 from ncollapse.surrogates.solving.losses import one_hot
 
 
-def least_squares_classifier(features: Tensor, labels: Tensor, num_classes: int, decay: float) -> tuple[Tensor, Tensor]:
+def least_squares_classifier(features: Tensor, labels: Tensor, num_classes: int, *, lambda_w: float) -> tuple[Tensor, Tensor]:
     r"""The best weight and bias under the decayed squared loss.
 
     :math:`\tilde W_{LS} = \frac1N Y \tilde H^T \tilde A^{-1}` with :math:`\tilde h = (h, 1)` and :math:`\tilde A =
@@ -21,7 +21,7 @@ def least_squares_classifier(features: Tensor, labels: Tensor, num_classes: int,
         features: H, shape (N, d).
         labels: Shape (N,).
         num_classes: K.
-        decay: λ, at least 0.
+        lambda_w: λ, decay of weight and bias, at least 0.
 
     Returns:
         Weight (K, d) and bias (K,).
@@ -29,18 +29,18 @@ def least_squares_classifier(features: Tensor, labels: Tensor, num_classes: int,
     Raises:
         ValueError: If the decay is negative or the shapes do not fit.
     """
-    extended, gram = _extended(features, decay)
+    extended, gram = _extended(features, lambda_w)
     targets = one_hot(check_labels(labels, len(features), num_classes), num_classes)
     found = targets.T @ extended / len(features) @ torch.linalg.pinv(gram, hermitian=True)
     return found[:, :-1], found[:, -1]
 
 
-def _extended(features: Tensor, decay: float) -> tuple[Tensor, Tensor]:
+def _extended(features: Tensor, lambda_w: float) -> tuple[Tensor, Tensor]:
     """Features with a column of ones, and their second moments plus the decay."""
-    if decay < 0:
-        raise ValueError(f"decay must be at least 0, got {decay}.")
+    if lambda_w < 0:
+        raise ValueError(f"lambda_w must be at least 0, got {lambda_w}.")
     extended = torch.cat([features.double(), torch.ones(len(features), 1, dtype=torch.float64)], dim=1)
-    return extended, extended.T @ extended / len(features) + decay * torch.eye(extended.shape[1], dtype=torch.float64)
+    return extended, extended.T @ extended / len(features) + lambda_w * torch.eye(extended.shape[1], dtype=torch.float64)
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class MSEDecomposition:
         return self.least_squares + self.perpendicular
 
 
-def decompose_mse(features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, *, decay: float) -> MSEDecomposition:
+def decompose_mse(features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, *, lambda_w: float) -> MSEDecomposition:
     r"""Split the decayed squared loss of a last layer, exactly, for any counts.
 
     :math:`L_\perp = \frac12 \mathrm{tr}((\tilde W - \tilde W_{LS}) \tilde A (\tilde W - \tilde W_{LS})^T)`, :math:`L_{NC1} =
@@ -80,7 +80,7 @@ def decompose_mse(features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor
         labels: Shape (N,).
         weight: W, shape (K, d).
         bias: b, shape (K,).
-        decay: λ of weight and bias, at least 0. A notebook that leaves the ½ away from its loss has λ half its weight decay.
+        lambda_w: λ of weight and bias, at least 0. A notebook that leaves the ½ away from its loss has λ half its weight decay.
 
     Returns:
         The parts, each at least 0; at collapse with λ = 0 and the least-squares classifier all vanish.
@@ -92,7 +92,7 @@ def decompose_mse(features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor
         Han, Papyan & Donoho (2022), ICLR.
     """
     num_classes = len(weight)
-    least, shift = least_squares_classifier(features, labels, num_classes, decay)
+    least, shift = least_squares_classifier(features, labels, num_classes, lambda_w=lambda_w)
     targets, features = one_hot(labels, num_classes), features.double()
     counts = targets.sum(dim=0)
     means = targets.T @ features / counts.clamp(min=1).unsqueeze(1)
@@ -100,9 +100,9 @@ def decompose_mse(features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor
     size = least.square().sum() + shift.square().sum()
     misses = means @ least.T + shift - torch.eye(num_classes, dtype=torch.float64)
     extra = torch.cat([weight.double() - least, (bias.double() - shift).unsqueeze(1)], dim=1)
-    _, gram = _extended(features, decay)
+    _, gram = _extended(features, lambda_w)
     return MSEDecomposition(
-        nc1=0.5 * float(within.square().sum() / len(features) + decay * size),
+        nc1=0.5 * float(within.square().sum() / len(features) + lambda_w * size),
         nc23=0.5 * float(counts / len(features) @ misses.square().sum(dim=1)),
         perpendicular=0.5 * float((extra @ gram * extra).sum()),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
 from typing import Literal
 
@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 
 from ncollapse.statistics.batch import check_labels
-from ncollapse.surrogates.mufm_reduced import ReducedMUFM, best_bound
-from ncollapse.surrogates.solving.arguments import check_positive
+from ncollapse.surrogates.reduced_mufm import ReducedMUFM, best_bound
+from ncollapse.surrogates.solving.arguments import check_finite, check_positive
 from ncollapse.surrogates.solving.losses import LossName, check_loss, loss_conjugate, loss_gradient, loss_value, one_hot
 from ncollapse.surrogates.solving.nuclear import best_bias
 from ncollapse.surrogates.solving.problem import Certificate, Inequality, Problem, Run, Solver, Variables
 from ncollapse.surrogates.solving.solvers import LBFGS
 
 
+@dataclass(frozen=True, eq=False)
 class MUFM(Problem):
     r"""Multilayer unconstrained features model.
 
@@ -31,10 +32,10 @@ class MUFM(Problem):
     A critical point is a global minimizer if :math:`\lVert \Gamma \rVert_2^2 \le \lambda_W \lambda_H`, Γ being the gradient in
     the logits. The bound behind it is the model with K more dimensions in which X is zero, which is always certified.
 
-    Args:
+    Attributes:
         inputs: X, shape (N, d), one sample a row, finite.
         labels: Classes in [0, K), each with a sample, shape (N,).
-        loss: "mse" or "ce".
+        loss: "mse" or "cross_entropy".
         lambda_w: Decay of the weight, positive.
         lambda_h: Cost of moving the features, positive.
         bias: "none" or "free".
@@ -46,45 +47,42 @@ class MUFM(Problem):
         Progressive feedforward collapse, arXiv 2405.00985, eqs. (12), (13) and (16); solver and certificate are derived.
     """
 
-    def __init__(
-        self,
-        inputs: Tensor,
-        labels: Tensor,
-        *,
-        lambda_w: float,
-        lambda_h: float,
-        loss: LossName = "mse",
-        bias: Literal["none", "free"] = "none",
-    ) -> None:
-        check_loss(loss)
-        check_positive(lambda_w=lambda_w, lambda_h=lambda_h)
-        if bias not in {"none", "free"}:
-            raise ValueError(f"bias must be 'none' or 'free', got {bias!r}.")
-        if inputs.ndim != 2:
-            raise ValueError(f"inputs must have shape (N, d), got {tuple(inputs.shape)}. Flatten the samples.")
-        if not bool(inputs.isfinite().all()):
-            row = int((~inputs.isfinite().all(dim=1)).nonzero()[0])
-            raise ValueError(f"inputs must be finite, got nan or inf in row {row}. Clean the data.")
-        num_classes = int(labels.max()) + 1
-        self._labels = check_labels(labels, len(inputs), num_classes)
-        empty = (torch.bincount(self._labels, minlength=num_classes) == 0).nonzero().flatten().tolist()
-        if empty or num_classes < 2:
-            raise ValueError(
-                f"Two or more classes, each with a sample, are needed; got {num_classes}, without samples: {empty}."
-            )
-        self.inputs = inputs.detach().double()
-        self.num_classes, self.loss, self.bias = num_classes, loss, bias
-        self.lambda_w, self.lambda_h = lambda_w, lambda_h
-        self._shares = torch.full((len(inputs),), 1 / len(inputs), dtype=torch.float64)
+    inputs: Tensor
+    labels: Tensor
+    _: KW_ONLY
+    lambda_w: float
+    lambda_h: float
+    loss: LossName = "mse"
+    bias: Literal["none", "free"] = "none"
 
-    @property
-    def labels(self) -> Tensor:
-        """Classes of the samples."""
-        return self._labels
+    def __post_init__(self) -> None:
+        check_loss(self.loss)
+        check_positive(lambda_w=self.lambda_w, lambda_h=self.lambda_h)
+        if self.bias not in {"none", "free"}:
+            raise ValueError(f"bias must be 'none' or 'free', got {self.bias!r}.")
+        if self.inputs.ndim != 2:
+            raise ValueError(f"inputs must have shape (N, d), got {tuple(self.inputs.shape)}. Flatten the samples.")
+        check_finite("MUFM", self.inputs)
+        object.__setattr__(self, "labels", check_labels(self.labels, len(self.inputs), self.num_classes))
+        object.__setattr__(self, "inputs", self.inputs.detach().double())
+        empty = (torch.bincount(self.labels, minlength=self.num_classes) == 0).nonzero().flatten().tolist()
+        if empty or self.num_classes < 2:
+            raise ValueError(
+                f"Two or more classes, each with a sample, are needed; got {self.num_classes}, without samples: {empty}."
+            )
+
+    @cached_property
+    def num_classes(self) -> int:
+        """K."""
+        return int(self.labels.max()) + 1
+
+    @cached_property
+    def _shares(self) -> Tensor:
+        return torch.full((len(self.inputs),), 1 / len(self.inputs), dtype=torch.float64)
 
     @property
     def default_solver(self) -> Solver:
-        """L-BFGS in the weight alone for "mse", in all variables for "ce"."""
+        """L-BFGS in the weight alone for "mse", in all variables for "cross_entropy"."""
         return EliminatedFeatures() if self.loss == "mse" else LBFGS()
 
     @cached_property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property
 
 import torch
@@ -11,7 +11,7 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from ncollapse.surrogates.mufm import MUFM
-from ncollapse.surrogates.solving.arguments import check_counts, check_positive
+from ncollapse.surrogates.solving.arguments import check_balanced, check_counts, check_positive
 from ncollapse.surrogates.solving.problem import Solution
 
 
@@ -25,8 +25,7 @@ class NearCollapse:
     Q and 1 outside.
 
     Attributes:
-        num_classes: K, at least 2.
-        per_class: n.
+        counts: Samples of each class, all alike: ``balanced(K, n)``.
         scale: a, with :math:`3 a^2 \ge K \lambda_W`, so that moving inwards never pays.
         lambda_w: λ_W, positive.
         lambda_h: λ_H, cost of moving, summed over samples, positive.
@@ -38,31 +37,31 @@ class NearCollapse:
         Tirer, Huang & Niles-Weed (2023), ICML, for the model; the formulas are derived.
 
     Example:
-        >>> model = NearCollapse(4, 25, 1.3, lambda_w=0.05, lambda_h=0.02)
+        >>> model = NearCollapse((25,) * 4, scale=1.3, lambda_w=0.05, lambda_h=0.02)
         >>> round(model.weight_scale, 10), round(model.feature_scale, 10), round(model.shrink, 10)
         (0.6738724571, 1.3340397714, 0.8149613578)
     """
 
-    num_classes: int
-    per_class: int
+    counts: tuple[int, ...]
+    _: KW_ONLY
     scale: float
     lambda_w: float
     lambda_h: float
 
     def __post_init__(self) -> None:
-        check_counts([self.per_class] * self.num_classes)
+        check_counts(self.counts)
+        check_balanced(self.counts, "NearCollapse")
         check_positive(scale=self.scale, lambda_w=self.lambda_w, lambda_h=self.lambda_h)
         if 3 * self.scale**2 < self.num_classes * self.lambda_w:
             least = math.sqrt(self.num_classes * self.lambda_w / 3)
             raise ValueError(f"The formula needs scale >= √(K λ_W / 3) = {least:.6g}, got {self.scale}. Scale the features up.")
 
     @classmethod
-    def from_means(cls, num_classes: int, per_class: int, scale: float, lambda_w: float, lambda_h: float) -> NearCollapse:
+    def from_means(cls, counts: tuple[int, ...], *, scale: float, lambda_w: float, lambda_h: float) -> NearCollapse:
         r"""The same model with decays as the paper has them: means, :math:`\lambda_W/2K` and :math:`\lambda_H/2Kn`.
 
         Args:
-            num_classes: K.
-            per_class: n.
+            counts: n of each class, all alike.
             scale: a.
             lambda_w: Decay of the mean squared norm of the classifier's rows.
             lambda_h: Cost of the mean squared move of a sample.
@@ -70,12 +69,17 @@ class NearCollapse:
         Returns:
             The model in sums.
         """
-        return cls(num_classes, per_class, scale, lambda_w / num_classes, lambda_h / (num_classes * per_class))
+        return cls(counts, scale=scale, lambda_w=lambda_w / len(counts), lambda_h=lambda_h / sum(counts))
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return len(self.counts)
 
     @cached_property
     def feature_scale(self) -> float:
         """The scale m of the class means at the minimizer: larger than that of the data."""
-        decay, price = self.num_classes * self.lambda_w, self.lambda_h * self.num_classes * self.per_class
+        decay, price = self.num_classes * self.lambda_w, self.lambda_h * self.num_classes * self.counts[0]
 
         def slope(m: float) -> float:
             return price * (m - self.scale) - decay * m / (m**2 + decay) ** 2
@@ -91,7 +95,7 @@ class NearCollapse:
     @property
     def shrink(self) -> float:
         """The factor σ < 1 on deviations within the span of the class means."""
-        samples = self.num_classes * self.per_class
+        samples = sum(self.counts)
         return self.lambda_h / (self.weight_scale**2 / samples + self.lambda_h)
 
     def ratio(self, inside: float, outside: float) -> float:
@@ -148,10 +152,10 @@ class NearCollapse:
         if dim < self.num_classes:
             raise ValueError(f"Orthogonal class means need dim >= {self.num_classes}, got {dim}. Raise dim.")
         generator = torch.Generator().manual_seed(seed)
-        spread = noise * torch.randn(self.num_classes, self.per_class, dim, generator=generator, dtype=torch.float64)
+        spread = noise * torch.randn(self.num_classes, self.counts[0], dim, generator=generator, dtype=torch.float64)
         spread = spread - spread.mean(dim=1, keepdim=True)
         means = self.scale * torch.eye(self.num_classes, dim, dtype=torch.float64)
-        labels = torch.arange(self.num_classes).repeat_interleave(self.per_class)
+        labels = torch.arange(self.num_classes).repeat_interleave(self.counts[0])
         return (means.unsqueeze(1) + spread).reshape(-1, dim), labels
 
     def problem(self, inputs: Tensor, labels: Tensor) -> MUFM:
@@ -175,7 +179,7 @@ class NearCollapse:
         Returns:
             Inside the span of the class means and outside.
         """
-        grouped = inputs.reshape(self.num_classes, self.per_class, -1)
+        grouped = inputs.reshape(self.num_classes, self.counts[0], -1)
         squares = (grouped - grouped.mean(dim=1, keepdim=True)).square().sum(dim=(0, 1))
         return float(squares[: self.num_classes].sum()), float(squares[self.num_classes :].sum())
 

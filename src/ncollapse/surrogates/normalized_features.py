@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 from torch import Tensor
 
 from ncollapse.etf import simplex_etf
-from ncollapse.surrogates.solving.arguments import check_counts, check_positive
+from ncollapse.surrogates.solving.arguments import check_balanced, check_counts, check_positive
 from ncollapse.surrogates.solving.losses import precise_cross_entropy
-from ncollapse.surrogates.solving.problem import Certificate, Inequality, Solution, Variables
+from ncollapse.surrogates.solving.problem import Certificate, CountsProblem, Inequality, Solution, Variables
 from ncollapse.surrogates.solving.projected import Constrained, ProjectedGradient
 
 
 @dataclass(frozen=True)
-class NormalizedFeatures(Constrained):
+class NormalizedFeatures(CountsProblem, Constrained):
     r"""Cross-entropy of :math:`\tau W H` with unit classifier rows and unit features, balanced classes.
 
     No point is below :math:`\log(1 + (K-1) e^{-\tau K/(K-1)})`, by Jensen's inequality over the margins. For d >= K-1 it is
@@ -25,8 +24,7 @@ class NormalizedFeatures(Constrained):
     minima are other codes on the sphere, above the bound.
 
     Attributes:
-        num_classes: K, at least 2.
-        per_class: n.
+        counts: Samples of each class, all alike: ``balanced(K, n)``.
         dim: d, at least 2.
         temperature: τ, positive: the larger, the sharper.
 
@@ -37,25 +35,21 @@ class NormalizedFeatures(Constrained):
         Yaras et al. (2022), NeurIPS; Lu & Steinerberger (2022), ACHA; for d < K-1 Jiang et al. (2024), ICML.
 
     Example:
-        >>> round(NormalizedFeatures(4, 1, 3, temperature=2.0).minimum, 10)
+        >>> round(NormalizedFeatures((1, 1, 1, 1), dim=3, temperature=2.0).minimum, 10)
         0.1893388394
     """
 
-    num_classes: int
-    per_class: int
+    counts: tuple[int, ...]
     dim: int
+    _: KW_ONLY
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        check_counts([self.per_class] * self.num_classes)
+        check_counts(self.counts)
+        check_balanced(self.counts, "NormalizedFeatures")
         check_positive(temperature=self.temperature)
         if self.dim < 2:
             raise ValueError(f"dim must be at least 2, got {self.dim}: a sphere of two points cannot be descended on.")
-
-    @cached_property
-    def labels(self) -> Tensor:
-        """Classes of the samples, sorted."""
-        return torch.arange(self.num_classes).repeat_interleave(self.per_class)
 
     @property
     def default_solver(self) -> ProjectedGradient:

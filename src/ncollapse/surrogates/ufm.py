@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property
 from typing import get_args
 
@@ -13,27 +13,27 @@ from torch import Tensor
 from ncollapse.surrogates.solving.arguments import check_balanced, check_counts, check_positive
 from ncollapse.surrogates.solving.losses import LossName, check_loss, loss_gradient, loss_value
 from ncollapse.surrogates.solving.nuclear import Bias, NuclearProgram, soft_threshold, split_product
-from ncollapse.surrogates.solving.problem import Certificate, Inequality, Solution, Variables
+from ncollapse.surrogates.solving.problem import Certificate, CountsProblem, Inequality, Solution, Variables
 from ncollapse.surrogates.solving.proximal import NuclearProblem
 from ncollapse.surrogates.solving.solvers import LBFGS
 
 
 @dataclass(frozen=True)
-class UFM(NuclearProblem):
+class UFM(CountsProblem, NuclearProblem):
     r"""Unconstrained features model.
 
     .. math:: \min_{W, H, b}\; \ell(W H + b 1^T) + \frac{\lambda_W}{2} \lVert W \rVert^2 + \frac{\lambda_H}{2} \lVert H \rVert^2
         + \frac{\lambda_b}{2} \lVert b \rVert^2
 
-    with :math:`\ell = \frac{1}{2N} \lVert Z - Y \rVert^2` ("mse") or the mean cross-entropy ("ce"). The features' decay is a
-    sum over the N samples. For d at least the number of classes it equals a convex program: the loss plus
+    with :math:`\ell = \frac{1}{2N} \lVert Z - Y \rVert^2` ("mse") or the mean cross-entropy. The features' decay is a sum over
+    the N samples. For d at least the number of classes it equals a convex program: the loss plus
     :math:`\sqrt{\lambda_W \lambda_H} \lVert Z \rVert_*`, which gives every point a lower bound. The number that decides what
     collapses is :math:`c_k = N \sqrt{\lambda_W \lambda_H / n_k}`: for balanced classes all variables are zero iff c >= 1.
 
     Attributes:
         counts: n_k, samples of each class.
         dim: d, dimension of the features.
-        loss: "mse" or "ce".
+        loss: "cross_entropy" or "mse".
         lambda_w: Decay of the weight, positive.
         lambda_h: Decay of the features, positive.
         bias: "none", "free" or "regularized".
@@ -53,7 +53,8 @@ class UFM(NuclearProblem):
 
     counts: tuple[int, ...]
     dim: int
-    loss: LossName
+    _: KW_ONLY
+    loss: LossName = "cross_entropy"
     lambda_w: float
     lambda_h: float
     bias: Bias = "none"
@@ -69,21 +70,6 @@ class UFM(NuclearProblem):
             check_positive(lambda_b=self.lambda_b)
         elif self.lambda_b != 0:
             raise ValueError(f"lambda_b={self.lambda_b} needs bias='regularized', got bias={self.bias!r}.")
-
-    @property
-    def num_classes(self) -> int:
-        """K."""
-        return len(self.counts)
-
-    @property
-    def num_samples(self) -> int:
-        """N."""
-        return sum(self.counts)
-
-    @cached_property
-    def labels(self) -> Tensor:
-        """Classes of the samples, sorted."""
-        return torch.arange(self.num_classes).repeat_interleave(torch.tensor(self.counts))
 
     @property
     def default_solver(self) -> LBFGS:
@@ -193,7 +179,7 @@ class UFM(NuclearProblem):
         * MSE without or with free bias, any counts: the singular values of the targets (centered for a free bias), one row
           :math:`\sqrt{n_k}` times a class, are reduced by :math:`N \sqrt{\lambda_W \lambda_H}`.
         * MSE with regularized bias, balanced: between the two, by :math:`\lambda_b` against c/(1-c).
-        * CE, balanced, any bias: a simplex ETF of margin :math:`m = \log(1 + K(1-c)/c)`, zero if c >= 1, and b = 0.
+        * Cross-entropy, balanced, any bias: a simplex ETF of margin :math:`m = \log(1 + K(1-c)/c)`, zero if c >= 1, and b = 0.
 
         Returns:
             The solution; its inequality is the one that selects the branch.
@@ -201,7 +187,7 @@ class UFM(NuclearProblem):
         Raises:
             ValueError: If the classes are not balanced where that is assumed, or dim is less than the rank of the logits.
         """
-        if self.loss == "ce":
+        if self.loss == "cross_entropy":
             logits, bias, inequality = self._ce_optimum()
         elif self.bias == "regularized":
             logits, bias, inequality = self._mse_regularized_optimum()

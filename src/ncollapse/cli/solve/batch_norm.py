@@ -35,7 +35,7 @@ def _solve(options: argparse.Namespace) -> Solved:
     generator = torch.Generator().manual_seed(options.seed)
     inputs = torch.randn(len(labels), dim, generator=generator, dtype=torch.float64)
     model = BatchNormNet(
-        inputs, labels, beta=options.beta, width=5 * options.classes if options.width is None else options.width
+        inputs, labels, lambda_w=options.beta, width=5 * options.classes if options.width is None else options.width
     )
     by_formula = options.solver == "closed_form"
     solution = model.closed_form() if by_formula else model.solve(seed=options.seed, allow_unconverged=True)
@@ -49,12 +49,12 @@ def _draw(model: BatchNormNet, solution: Solution) -> Figure:
 
     steps = list(range(len(solution.history)))
     descent = {"descent" if len(steps) > 1 else "closed form": (steps, solution.history)}
-    longest = 1.2 * float(model.counts.max()) ** 0.5
-    decays, roots = [longest * i / 60 for i in range(61)], model.counts.double().sqrt().unique().tolist()
+    longest = 1.2 * max(model.counts) ** 0.5
+    decays, roots = [longest * i / 60 for i in range(61)], sorted({count**0.5 for count in model.counts})
     outputs = {f"{root**2:.0f} samples": (decays, [max(0.0, 1 - decay / root) for decay in decays]) for root in roots}
     return plot_panels(
         [
             Panel("Objective", "step", descent, {"bound": (steps, [model.minimum] * len(steps))}, log="y"),
-            Panel("Output of the true class at the minimum", "weight decay β", outputs, mark=model.beta),
+            Panel("Output of the true class at the minimum", "weight decay β", outputs, mark=model.lambda_w),
         ]
     )

@@ -27,7 +27,7 @@ def add_bounded_outputs(models: Any) -> None:
 def _solve(options: argparse.Namespace) -> Solved:
     from ncollapse.surrogates import BoundedOutputs
 
-    model = BoundedOutputs((options.per_class,) * options.classes, options.radius)
+    model = BoundedOutputs((options.per_class,) * options.classes, radius=options.radius)
     by_formula = options.solver == "closed_form"
     solution = model.closed_form() if by_formula else model.solve(seed=options.seed, allow_unconverged=True)
     return Solved(solution, lambda: _draw(model), {"radius": model.radius})

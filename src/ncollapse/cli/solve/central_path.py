@@ -25,9 +25,9 @@ def add_central_path(models: Any) -> None:
 
 
 def _solve(options: argparse.Namespace) -> Solved:
-    from ncollapse.surrogates import CentralPath
+    from ncollapse.surrogates import CentralPath, balanced
 
-    model = CentralPath(options.classes, options.per_class, options.dim)
+    model = CentralPath(balanced(options.classes, options.per_class), options.dim)
     end = model.flow(model.start(options.seed), duration=options.duration, num_steps=options.steps)
     signals = model.signals(end.variables["features"])
     within, means = model.losses(end.variables["features"])
@@ -44,7 +44,7 @@ def _draw(model: CentralPath, end: FlowEnd) -> Figure:
     times = [end.times[i] for i in every]
     features = [end.path[i]["features"] for i in every]
     found, starts = [model.signals(rows).tolist() for rows in features], model.signals(end.path[0]["features"]).tolist()
-    laws = [[signal_after(start, time, model.num_classes, model.per_class) for time in times] for start in starts]
+    laws = [[signal_after(start, time, counts=model.counts) for time in times] for start in starts]
     signals = {f"signal {j + 1}": (times, [row[j] for row in found]) for j in range(len(starts))}
     theory = {"law" if j == 0 else f"_{j}": (times, law) for j, law in enumerate(laws)}
     parts = list(zip(*(model.losses(rows) for rows in features), strict=True))

@@ -35,7 +35,7 @@ def _solve(options: argparse.Namespace) -> Solved:
 
     dim = 4 * options.classes if options.dim is None else options.dim
     counts, decays = (options.per_class,) * options.classes, (options.lambda_w,) * options.layers
-    model = DeepUFM(counts, dim, decays, options.lambda_h, options.activation, options.bias)
+    model = DeepUFM(counts, dim, lambdas_w=decays, lambda_h=options.lambda_h, activation=options.activation, bias=options.bias)
     if options.solver == "closed_form":
         solution = model.closed_form()
     else:

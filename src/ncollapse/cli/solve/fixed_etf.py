@@ -11,7 +11,9 @@ from ncollapse.cli.solve.solved import Solved, add_model, gram_figure
 def add_fixed_etf(models: Any) -> None:
     """Add ``fixed_etf``."""
     model = add_model(models, "fixed_etf", "free features before a classifier fixed as a simplex ETF", _solve)
-    model.add_argument("--loss", choices=("dot_regression", "ce"), default="dot_regression", help="default: %(default)s")
+    model.add_argument(
+        "--loss", choices=("dot_regression", "cross_entropy"), default="dot_regression", help="default: %(default)s"
+    )
     model.add_argument("--classes", type=int, required=True, metavar="K", help="number of classes")
     model.add_argument("--per-class", type=int, nargs="+", required=True, metavar="n", help="samples: one number, or K of them")
     model.add_argument("--dim", type=int, metavar="d", help="dimension of the features (default: K)")
@@ -28,7 +30,7 @@ def _solve(options: argparse.Namespace) -> Solved:
     if len(counts) != options.classes:
         raise ValueError(f"--per-class takes one number or one for each of {options.classes} classes, got {len(counts)}.")
     dim = options.classes if options.dim is None else options.dim
-    model = FixedETF(tuple(counts), dim, options.loss, options.e_w, options.e_h)
+    model = FixedETF(tuple(counts), dim, loss=options.loss, energy_w=options.e_w, energy_h=options.e_h)
     by_formula = options.solver == "closed_form"
     solution = model.closed_form() if by_formula else model.solve(seed=options.seed, allow_unconverged=True)
     return Solved(solution, lambda: gram_figure(solution), {"scale": model.scale})

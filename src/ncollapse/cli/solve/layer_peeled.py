@@ -28,7 +28,7 @@ def add_layer_peeled(models: Any) -> None:
 def _solve(options: argparse.Namespace) -> Solved:
     from ncollapse.surrogates import LayerPeeled, minority_cosine, minority_threshold
 
-    bounds = {"e_w": options.e_w, "e_h": options.e_h}
+    bounds = {"energy_w": options.e_w, "energy_h": options.e_h}
     threshold = minority_threshold(options.classes, options.majority, **bounds) if options.threshold else None
     ratio = options.ratio if threshold is None else threshold
 

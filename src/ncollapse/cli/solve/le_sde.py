@@ -29,18 +29,20 @@ def add_le_sde(models: Any) -> None:
 def _solve(options: argparse.Namespace) -> Solved:
     import torch
 
-    from ncollapse.surrogates import LESDE, estimate_integrals, pairwise_separability
+    from ncollapse.surrogates import LocallyElasticSDE, estimate_integrals, pairwise_separability
 
     def falling(scale: float) -> Any:
         return lambda time: scale * time**-options.decay
 
-    sde = LESDE(options.classes, options.kind, falling(options.alpha), falling(options.beta), start_time=1.0)
+    sde = LocallyElasticSDE(
+        options.classes, kind=options.kind, alpha=falling(options.alpha), beta=falling(options.beta), start_time=1.0
+    )
     generator = torch.Generator().manual_seed(options.seed)
     noisy = torch.randn(options.classes, options.classes, generator=generator, dtype=torch.float64)
     initial = torch.eye(options.classes, dtype=torch.float64) + 0.3 * noisy
     times = torch.linspace(1, options.end, options.steps + 1, dtype=torch.float64)
     path = sde.simulate(initial, times, per_class=options.per_class, noise=options.noise, seed=options.seed)
-    growth, found = sde.growth(options.end), estimate_integrals(path.means, options.kind)
+    growth, found = sde.growth(options.end), estimate_integrals(path.means, kind=options.kind)
     numbers = {
         **{"integral_alpha": growth.alpha, "integral_beta": growth.beta},
         **{"estimated_alpha": float(found.alpha[-1]), "estimated_beta": float(found.beta[-1])},

@@ -27,10 +27,10 @@ def add_mixon_flow(models: Any) -> None:
 
 
 def _solve(options: argparse.Namespace) -> Solved:
-    from ncollapse.surrogates import UnregularizedUFM
+    from ncollapse.surrogates import UnregularizedUFM, balanced
 
     dim = options.classes + 2 if options.dim is None else options.dim
-    model = UnregularizedUFM(options.classes, options.per_class, dim)
+    model = UnregularizedUFM(balanced(options.classes, options.per_class), dim)
     start = {name: options.size * part for name, part in model.start(options.seed).items()}
     end = model.flow(start, duration=options.duration, num_steps=options.steps)
     return Solved(end, lambda: _draw(model, end), {"conserved_drift": model.conserved_drift(end)})
@@ -48,9 +48,9 @@ def _draw(model: UnregularizedUFM, end: FlowEnd) -> Figure:
     # The law holds on its set; each eigenvalue is met by it at half of its limit.
     theory = {}
     for number in range(found.shape[1]):
-        met = int((found[:, number] - math.sqrt(model.per_class) / 2).abs().argmin())
+        met = int((found[:, number] - math.sqrt(model.counts[0]) / 2).abs().argmin())
         begin, shift = float(found[met, number]), end.times[met]
-        law = [collapsed_eigenvalue(begin, time - shift, model.per_class) for time in end.times]
+        law = [collapsed_eigenvalue(begin, time - shift, counts=model.counts) for time in end.times]
         theory["law on the invariant set" if number == 0 else f"_{number}"] = end.times, law
     return plot_panels(
         [

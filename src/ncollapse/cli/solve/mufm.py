@@ -26,7 +26,7 @@ _MEASURES = {
 def add_mufm(models: Any) -> None:
     """Add ``mufm``."""
     model = add_model(models, "mufm", "multilayer unconstrained features model on Gaussian classes", _solve)
-    model.add_argument("--loss", choices=("mse", "ce"), default="mse", help="default: %(default)s")
+    model.add_argument("--loss", choices=("mse", "cross_entropy"), default="mse", help="default: %(default)s")
     model.add_argument("--bias", choices=("none", "free"), default="none", help="default: %(default)s")
     model.add_argument("--classes", type=int, default=4, metavar="K", help="default: %(default)s")
     model.add_argument("--per-class", type=int, default=50, metavar="n", help="samples (default: %(default)s)")
@@ -75,7 +75,7 @@ def _figure(options: argparse.Namespace, data: dict[str, float], inputs: Tensor,
     curves["Cosine of features and data"] = [cosine for cosine, _ in aligned]
     curves["Distance of both, scaled to norm one"] = [distance for _, distance in aligned]
     counts = (options.per_class,) * options.classes
-    free = UFM(counts, options.dim, options.loss, options.lambda_w, options.lambda_h, options.bias)
+    free = UFM(counts, options.dim, loss=options.loss, lambda_w=options.lambda_w, lambda_h=options.lambda_h, bias=options.bias)
     without = free.solve(allow_unconverged=True).metrics(list(_MEASURES))
     named = ({_MEASURES[metric]: value for metric, value in numbers.items()} for numbers in (data, without))
     return plot_tradeoff(decays, curves, *named)

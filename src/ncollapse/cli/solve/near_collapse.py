@@ -30,9 +30,11 @@ def add_near_collapse(models: Any) -> None:
 
 
 def _solve(options: argparse.Namespace) -> Solved:
-    from ncollapse.surrogates import NearCollapse
+    from ncollapse.surrogates import NearCollapse, balanced
 
-    model = NearCollapse(options.classes, options.per_class, options.scale, options.lambda_w, options.lambda_h)
+    model = NearCollapse(
+        balanced(options.classes, options.per_class), scale=options.scale, lambda_w=options.lambda_w, lambda_h=options.lambda_h
+    )
     dim = 3 * options.classes if options.dim is None else options.dim
     inputs, labels = model.inputs(dim, options.noise, options.seed)
     problem, spread = model.problem(inputs, labels), model.spread(inputs)

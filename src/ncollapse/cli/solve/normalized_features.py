@@ -28,10 +28,10 @@ def add_normalized_features(models: Any) -> None:
 
 
 def _solve(options: argparse.Namespace) -> Solved:
-    from ncollapse.surrogates import NormalizedFeatures
+    from ncollapse.surrogates import NormalizedFeatures, balanced
 
     dim = options.classes if options.dim is None else options.dim
-    model = NormalizedFeatures(options.classes, options.per_class, dim, options.temperature)
+    model = NormalizedFeatures(balanced(options.classes, options.per_class), dim, temperature=options.temperature)
     by_formula = options.solver == "closed_form"
     solution = model.closed_form() if by_formula else model.solve(seed=options.seed, allow_unconverged=True)
     return Solved(solution, lambda: _draw(model), {"temperature": model.temperature})
@@ -42,7 +42,9 @@ def _draw(model: NormalizedFeatures) -> Figure:
     from ncollapse.drawing.surrogate_curves import Panel, plot_panels
 
     dims = list(range(2, max(model.num_classes, 3) + 1))
-    found = [replace(model, dim=dim, per_class=1).solve(seed=0, allow_unconverged=True).value for dim in dims]
+    found = [
+        replace(model, dim=dim, counts=(1,) * model.num_classes).solve(seed=0, allow_unconverged=True).value for dim in dims
+    ]
     curves, theory = {"descent": (dims, found)}, {"bound": (dims, [model.minimum] * len(dims))}
     title = f"Cross-entropy of {model.num_classes} classes on the sphere"
     return plot_panels([Panel(title, "dimension", curves, theory, mark=model.num_classes - 1)])

@@ -11,7 +11,7 @@ from ncollapse.cli.solve.solved import Solved, add_model, gram_figure
 def add_ufm(models: Any) -> None:
     """Add ``ufm``."""
     model = add_model(models, "ufm", "unconstrained features model", _solve)
-    model.add_argument("--loss", choices=("mse", "ce"), default="ce", help="default: %(default)s")
+    model.add_argument("--loss", choices=("mse", "cross_entropy"), default="cross_entropy", help="default: %(default)s")
     model.add_argument("--bias", choices=("none", "free", "regularized"), default="none", help="default: %(default)s")
     model.add_argument("--classes", type=int, required=True, metavar="K", help="number of classes")
     model.add_argument("--per-class", type=int, nargs="+", required=True, metavar="n", help="samples: one number, or K of them")
@@ -31,7 +31,15 @@ def _solve(options: argparse.Namespace) -> Solved:
     if len(counts) != options.classes:
         raise ValueError(f"--per-class takes one number or one for each of {options.classes} classes, got {len(counts)}.")
     dim = options.classes if options.dim is None else options.dim
-    model = UFM(tuple(counts), dim, options.loss, options.lambda_w, options.lambda_h, options.bias, lambda_b=options.lambda_b)
+    model = UFM(
+        tuple(counts),
+        dim,
+        loss=options.loss,
+        lambda_w=options.lambda_w,
+        lambda_h=options.lambda_h,
+        bias=options.bias,
+        lambda_b=options.lambda_b,
+    )
     if options.solver == "closed_form":
         solution = model.closed_form()
     else:

@@ -31,10 +31,10 @@ def _solve(options: argparse.Namespace) -> Solved:
 
     shape = {"num_classes": 2, "dim": options.dim, "per_class": options.per_class}
     data = gaussian_mixture(**shape, components=1, radius=1.0, noise=options.sigma, seed=options.seed)
-    model = WeightNormalizedNet(data.inputs, data.labels, decay=options.decay, width=options.width)
+    model = WeightNormalizedNet(data.inputs, data.labels, lambda_w=options.decay, width=options.width)
     solution = model.solve(seed=options.seed, allow_unconverged=True)
     margins = model.margins(solution.variables)
-    numbers = {"rho": float(solution.variables["rho"]), "rho_of_margins": best_norm(margins, options.decay)}
+    numbers = {"rho": float(solution.variables["rho"]), "rho_of_margins": best_norm(margins, lambda_w=options.decay)}
     numbers |= {"margin_variation": margin_variation(margins), "smallest_margin": float(margins.min())}
     return Solved(solution, lambda: _draw(model, solution, options.seed), numbers)
 

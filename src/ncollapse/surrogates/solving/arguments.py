@@ -15,6 +15,23 @@ def check_positive(**numbers: float) -> None:
             raise ValueError(f"{name} must be finite and positive, got {number}.")
 
 
+def balanced(num_classes: int, per_class: int) -> tuple[int, ...]:
+    """The counts of balanced classes, for the models that take ``counts``.
+
+    Args:
+        num_classes: K.
+        per_class: n, samples of each class.
+
+    Returns:
+        n, K times.
+
+    Example:
+        >>> balanced(3, 5)
+        (5, 5, 5)
+    """
+    return (per_class,) * num_classes
+
+
 def check_counts(counts: Sequence[int]) -> None:
     """Check the numbers of samples of the classes."""
     if len(counts) < 2 or any(count != int(count) or count < 1 for count in counts):

@@ -7,13 +7,13 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-LossName = Literal["mse", "ce"]
+LossName = Literal["mse", "cross_entropy"]
 
 
 def check_loss(name: str) -> None:
     """Check the name of a loss."""
     if name not in get_args(LossName):
-        raise ValueError(f"loss must be 'mse' or 'ce', got {name!r}.")
+        raise ValueError(f"loss must be 'mse' or 'cross_entropy', got {name!r}.")
 
 
 def one_hot(labels: Tensor, num_classes: int) -> Tensor:

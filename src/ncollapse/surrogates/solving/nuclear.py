@@ -14,7 +14,7 @@ from ncollapse.surrogates.solving.losses import LossName, loss_conjugate, loss_g
 Bias = Literal["none", "free", "regularized"]
 
 # Largest curvature of the losses in one row of logits.
-_CURVATURE = {"mse": 1.0, "ce": 0.5}
+_CURVATURE = {"mse": 1.0, "cross_entropy": 0.5}
 # A sum of numbers that sum to at most one in absolute value is zero below this.
 _EXACT = 1e-15
 
@@ -152,7 +152,7 @@ def best_bias(loss: LossName, logits: Tensor, labels: Tensor, shares: Tensor, st
         if float(slope.abs().max()) <= _EXACT:
             break
         curvature = identity
-        if loss == "ce":
+        if loss == "cross_entropy":
             outputs = torch.softmax(logits + bias, dim=1)
             # The direction of the common shift, flat and never moved along, gets curvature 1/K.
             curvature = torch.diag(shares @ outputs) - outputs.T @ (shares.unsqueeze(1) * outputs) + 1 / len(identity)

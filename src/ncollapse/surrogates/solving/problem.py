@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -172,12 +173,14 @@ class Solver(Protocol):
 
 
 class Problem(ABC):
-    """A surrogate model with its numbers: an objective over named tensors, and what can be proven about a point."""
+    """A surrogate model with its numbers: an objective over named tensors, and what can be proven about a point.
 
-    @property
-    @abstractmethod
-    def labels(self) -> Tensor:
-        """Classes of the samples, shape (N,)."""
+    Attributes:
+        labels: Classes of the samples, shape (N,).
+    """
+
+    # Not an abstract property, for which models that take labels as a field could not stand in.
+    labels: Tensor
 
     @property
     @abstractmethod
@@ -287,3 +290,28 @@ class Problem(ABC):
         certificate = self.certificate(variables)
         found = Solution(value, self.complete(variables), self.labels, certificate, converged, history or (value,), source)
         return replace(found, converged=converged or found.certified)
+
+
+class CountsProblem(Problem):
+    """A problem of classes with given numbers of samples, sorted by class.
+
+    Attributes:
+        counts: n_k, samples of each class.
+    """
+
+    counts: tuple[int, ...]
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return len(self.counts)
+
+    @property
+    def num_samples(self) -> int:
+        """N."""
+        return sum(self.counts)
+
+    @cached_property
+    def labels(self) -> Tensor:  # type: ignore[override]  # computed here, a field elsewhere
+        """Classes of the samples, sorted."""
+        return torch.arange(self.num_classes).repeat_interleave(torch.tensor(self.counts))

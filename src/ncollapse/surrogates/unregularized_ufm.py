@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from ncollapse.etf import helmert_basis
-from ncollapse.surrogates.solving.arguments import check_counts, check_positive
+from ncollapse.surrogates.solving.arguments import check_balanced, check_counts, check_positive
 from ncollapse.surrogates.solving.flows import FlowEnd, follow
 from ncollapse.surrogates.solving.losses import one_hot
-from ncollapse.surrogates.solving.problem import Certificate, Inequality, Problem, Solution, Variables
+from ncollapse.surrogates.solving.problem import Certificate, CountsProblem, Inequality, Solution, Variables
 from ncollapse.surrogates.solving.solvers import LBFGS
 
 
 @dataclass(frozen=True)
-class UnregularizedUFM(Problem):
+class UnregularizedUFM(CountsProblem):
     r"""Unconstrained features without decay, balanced classes: :math:`\frac12 \lVert W H + b 1^T - Y \rVert^2`, a sum.
 
     Its minima of loss zero are many; which one the gradient flow ends at depends on the start. On the set of :math:`H =
@@ -27,8 +27,7 @@ class UnregularizedUFM(Problem):
     snc1, snc2 and snc3 vanish. From a random start of size ε they end at order ε; the flow conserves :math:`W^T W - H H^T`.
 
     Attributes:
-        num_classes: K, at least 2.
-        per_class: n, at least 1.
+        counts: Samples of each class, all alike: ``balanced(K, n)``.
         dim: d, at least K - 1.
 
     Raises:
@@ -38,19 +37,14 @@ class UnregularizedUFM(Problem):
         Mixon, Parshall & Pi (2020), "Neural collapse with unconstrained features"; the closed forms are derived.
     """
 
-    num_classes: int
-    per_class: int
+    counts: tuple[int, ...]
     dim: int
 
     def __post_init__(self) -> None:
-        check_counts([self.per_class] * self.num_classes)
+        check_counts(self.counts)
+        check_balanced(self.counts, "UnregularizedUFM")
         if self.dim < self.num_classes - 1:
             raise ValueError(f"Loss zero needs dim >= K - 1 = {self.num_classes - 1}, got {self.dim}. Raise dim.")
-
-    @cached_property
-    def labels(self) -> Tensor:
-        """Classes of the samples, sorted."""
-        return torch.arange(self.num_classes).repeat_interleave(self.per_class)
 
     @property
     def default_solver(self) -> LBFGS:
@@ -82,7 +76,7 @@ class UnregularizedUFM(Problem):
         """
         weight = torch.zeros(self.num_classes, self.dim, dtype=torch.float64)
         weight[:, : self.num_classes - 1] = math.sqrt(eigenvalue) * helmert_basis(self.num_classes).T
-        features = (weight / math.sqrt(self.per_class))[self.labels]
+        features = (weight / math.sqrt(self.counts[0]))[self.labels]
         return {"weight": weight, "features": features, "bias": weight.new_full((self.num_classes,), bias)}
 
     def _residual(self, variables: Variables) -> Tensor:
@@ -130,7 +124,7 @@ class UnregularizedUFM(Problem):
         Returns:
             The point, of loss zero.
         """
-        return self.solution(self.collapsed_start(math.sqrt(self.per_class), 1 / self.num_classes), "strong collapse")
+        return self.solution(self.collapsed_start(math.sqrt(self.counts[0]), 1 / self.num_classes), "strong collapse")
 
     def flow(self, start: Variables, *, duration: float, num_steps: int = 1000) -> FlowEnd:
         """Follow the negative gradient.
@@ -168,7 +162,7 @@ class UnregularizedUFM(Problem):
         return float((last - first).abs().max())
 
 
-def collapsed_eigenvalue(start: float, time: float, per_class: int) -> float:
+def collapsed_eigenvalue(start: float, time: float, *, counts: Sequence[int]) -> float:
     r"""Eigenvalue of :math:`W W^T` on the flow's invariant set.
 
     :math:`q(t) = \sqrt n / (1 + (\sqrt n / q_0 - 1) e^{-2 \sqrt n t})`, the solution of :math:`\dot q = -2 q (q - \sqrt n)`.
@@ -176,36 +170,41 @@ def collapsed_eigenvalue(start: float, time: float, per_class: int) -> float:
     Args:
         start: q_0, positive.
         time: t, at least 0.
-        per_class: n.
+        counts: n of each class, all alike.
 
     Returns:
         q(t), which tends to √n.
 
     Raises:
-        ValueError: If the start is not positive.
+        ValueError: If the start is not positive or the classes are not balanced.
 
     Reference:
         Derived, after Mixon, Parshall & Pi (2020).
 
     Example:
-        >>> collapsed_eigenvalue(0.5, 0.0, 4), round(collapsed_eigenvalue(0.5, 20.0, 4), 12)
+        >>> collapsed_eigenvalue(0.5, 0.0, counts=(4, 4)), round(collapsed_eigenvalue(0.5, 20.0, counts=(4, 4)), 12)
         (0.5, 2.0)
     """
     check_positive(start=start)
-    root = math.sqrt(per_class)
+    check_balanced(counts, "collapsed_eigenvalue")
+    root = math.sqrt(counts[0])
     return root / (1 + (root / start - 1) * math.exp(-2 * root * time))
 
 
-def collapsed_bias(start: float, time: float, num_classes: int, per_class: int) -> float:
+def collapsed_bias(start: float, time: float, *, counts: Sequence[int]) -> float:
     r"""Bias of every class on the flow's invariant set: :math:`b(t) = \frac1K + (b_0 - \frac1K) e^{-N t}`.
 
     Args:
         start: b_0.
         time: t, at least 0.
-        num_classes: K.
-        per_class: n.
+        counts: n of each class, all alike.
 
     Returns:
         b(t), which tends to 1/K.
+
+    Raises:
+        ValueError: If the classes are not balanced.
     """
-    return 1 / num_classes + (start - 1 / num_classes) * math.exp(-num_classes * per_class * time)
+    check_balanced(counts, "collapsed_bias")
+    num_classes = len(counts)
+    return 1 / num_classes + (start - 1 / num_classes) * math.exp(-num_classes * counts[0] * time)

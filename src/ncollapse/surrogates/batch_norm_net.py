@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 
 import torch
@@ -21,24 +22,25 @@ def normalize_batch(values: Tensor) -> Tensor:
     return centered / torch.linalg.norm(centered, dim=0)
 
 
+@dataclass(frozen=True, eq=False)
 class BatchNormNet(Problem):
     r"""Last two layers of a ReLU network with batch normalization of the hidden one, squared loss and weight decay.
 
     .. math:: \min \frac12 \lVert \sum_j \mathrm{relu}(\gamma_j \mathrm{BN}(F w_j) + \tfrac{\alpha_j}{\sqrt N} 1) v_j^T - Y
-        \rVert^2 + \frac\beta2 \sum_j (\gamma_j^2 + \alpha_j^2 + \lVert v_j \rVert^2)
+        \rVert^2 + \frac\lambda2 \sum_j (\gamma_j^2 + \alpha_j^2 + \lVert v_j \rVert^2)
 
     With F of full row rank, one hidden unit a class is a global minimizer whatever the width: :math:`F w_j = y_j`, the
     indicator of the class, with :math:`\gamma_j = \sqrt{s_j (1 - n_j/N)}`, :math:`\alpha_j = \sqrt{s_j n_j/N}`, :math:`v_j =
-    \sqrt{s_j} e_j` and :math:`s_j = (\sqrt{n_j} - \beta)_+`; value :math:`\sum_j \frac12 (\sqrt{n_j} - s_j)^2 + \beta s_j`.
+    \sqrt{s_j} e_j` and :math:`s_j = (\sqrt{n_j} - \lambda)_+`; value :math:`\sum_j \frac12 (\sqrt{n_j} - s_j)^2 + \lambda s_j`.
     Hidden features are an orthogonal frame, centered a simplex ETF. The bound holds for any F and width, because a hidden unit
     is no longer than its :math:`(\gamma, \alpha)`: the objective is at least :math:`\min_Z \frac12 \lVert Z - Y \rVert^2 +
-    \beta \lVert Z \rVert_*`.
+    \lambda \lVert Z \rVert_*`.
 
-    Args:
+    Attributes:
         inputs: F, features of the layer before, shape (N, d), of rank N.
         labels: Classes in [0, K), each with a sample, shape (N,).
-        beta: β, positive.
-        width: m, hidden units, at least K.
+        lambda_w: λ, decay of all but the hidden layer, positive.
+        width: m, hidden units, at least K; None takes K.
 
     Raises:
         ValueError: If a number is out of range, or the rank is less than N.
@@ -48,28 +50,45 @@ class BatchNormNet(Problem):
         their definition of batch normalization. The bound for all widths is derived.
     """
 
-    def __init__(self, inputs: Tensor, labels: Tensor, *, beta: float, width: int | None = None) -> None:
-        check_positive(beta=beta)
-        self.num_classes = int(labels.max()) + 1
-        self._labels = check_labels(labels, len(inputs), self.num_classes)
-        self.counts = torch.bincount(self._labels, minlength=self.num_classes)
-        if self.num_classes < 2 or int(self.counts.min()) == 0:
-            raise ValueError(f"Two or more classes, each with a sample, are needed; got counts {self.counts.tolist()}.")
-        self.width = self.num_classes if width is None else width
-        if self.width < self.num_classes:
+    inputs: Tensor
+    labels: Tensor
+    _: KW_ONLY
+    lambda_w: float
+    width: int | None = None
+
+    def __post_init__(self) -> None:
+        check_positive(lambda_w=self.lambda_w)
+        object.__setattr__(self, "labels", check_labels(self.labels, len(self.inputs), self.num_classes))
+        object.__setattr__(self, "inputs", self.inputs.detach().double())
+        if self.num_classes < 2 or min(self.counts) == 0:
+            raise ValueError(f"Two or more classes, each with a sample, are needed; got counts {self.counts}.")
+        if self.num_units < self.num_classes:
             raise ValueError(f"The closed form needs width >= {self.num_classes}, one unit a class, got {self.width}.")
-        self.inputs, self.beta = inputs.detach().double(), beta
         rank = int(torch.linalg.matrix_rank(self.inputs))
-        if rank < len(inputs):
+        if rank < len(self.inputs):
             raise ValueError(
-                f"inputs must have full row rank {len(inputs)} so that every class's indicator is reached, got rank {rank} of "
-                f"{tuple(inputs.shape)}. Take fewer samples or more dimensions."
+                f"inputs must have full row rank {len(self.inputs)} so that every class's indicator is reached, got rank "
+                f"{rank} of {tuple(self.inputs.shape)}. Take fewer samples or more dimensions."
             )
 
+    @cached_property
+    def num_classes(self) -> int:
+        """K."""
+        return int(self.labels.max()) + 1
+
+    @cached_property
+    def counts(self) -> tuple[int, ...]:
+        """n_k."""
+        return tuple(torch.bincount(self.labels, minlength=self.num_classes).tolist())
+
     @property
-    def labels(self) -> Tensor:
-        """Classes of the samples."""
-        return self._labels
+    def num_units(self) -> int:
+        """M."""
+        return self.num_classes if self.width is None else self.width
+
+    @cached_property
+    def _counts(self) -> Tensor:
+        return torch.tensor(self.counts, dtype=torch.float64)
 
     @property
     def default_solver(self) -> LBFGS:
@@ -78,13 +97,13 @@ class BatchNormNet(Problem):
 
     @cached_property
     def sizes(self) -> Tensor:
-        r""":math:`s_j = (\sqrt{n_j} - \beta)_+`, shape (K,)."""
-        return (self.counts.double().sqrt() - self.beta).clamp(min=0)
+        r""":math:`s_j = (\sqrt{n_j} - \lambda)_+`, shape (K,)."""
+        return (self._counts.sqrt() - self.lambda_w).clamp(min=0)
 
     @cached_property
     def minimum(self) -> float:
         """The global minimum."""
-        return float((0.5 * (self.counts.double().sqrt() - self.sizes).square() + self.beta * self.sizes).sum())
+        return float((0.5 * (self._counts.sqrt() - self.sizes).square() + self.lambda_w * self.sizes).sum())
 
     def start(self, seed: int) -> Variables:
         """Standard normal hidden and last weights, γ = 1 and α = 0 as frameworks have them.
@@ -96,8 +115,8 @@ class BatchNormNet(Problem):
             The point.
         """
         generator = torch.Generator().manual_seed(seed)
-        hidden = torch.randn(self.width, self.inputs.shape[1], generator=generator, dtype=torch.float64)
-        weight = torch.randn(self.num_classes, self.width, generator=generator, dtype=torch.float64)
+        hidden = torch.randn(self.num_units, self.inputs.shape[1], generator=generator, dtype=torch.float64)
+        weight = torch.randn(self.num_classes, self.num_units, generator=generator, dtype=torch.float64)
         return {"hidden": hidden, "gamma": torch.ones_like(weight[0]), "alpha": torch.zeros_like(weight[0]), "weight": weight}
 
     def features(self, variables: Variables) -> Tensor:
@@ -134,7 +153,7 @@ class BatchNormNet(Problem):
         """
         errors = self.features(variables) @ variables["weight"].T - one_hot(self.labels, self.num_classes)
         decay = sum(variables[name].square().sum() for name in ("gamma", "alpha", "weight"))
-        return 0.5 * errors.square().sum() + self.beta / 2 * decay
+        return 0.5 * errors.square().sum() + self.lambda_w / 2 * decay
 
     def certificate(self, variables: Variables) -> Certificate:
         """The global minimum, which bounds every point, and whether all classes are kept.
@@ -145,7 +164,7 @@ class BatchNormNet(Problem):
         Returns:
             The bound and the condition under which no class is given up.
         """
-        return Certificate(self.minimum, Inequality("β <= min √n_k", self.beta, math.sqrt(int(self.counts.min()))))
+        return Certificate(self.minimum, Inequality("λ <= min √n_k", self.lambda_w, math.sqrt(min(self.counts))))
 
     def closed_form(self) -> Solution:
         """One hidden unit a class; further units are switched off.
@@ -154,9 +173,9 @@ class BatchNormNet(Problem):
             The global minimum.
         """
         indicators = one_hot(self.labels, self.num_classes)
-        shares, roots = self.counts.double() / len(self.labels), self.sizes.sqrt()
+        shares, roots = self._counts / len(self.labels), self.sizes.sqrt()
         units = torch.linalg.pinv(self.inputs) @ indicators
-        spare = self.width - self.num_classes
+        spare = self.num_units - self.num_classes
         # Units that are switched off need some direction for their normalization to exist.
         hidden = torch.cat([units.T, units.T[:1].expand(spare, -1)])
         padded = {"gamma": roots * (1 - shares).sqrt(), "alpha": roots * shares.sqrt(), "weight": torch.diag(roots)}

@@ -8,7 +8,7 @@ import torch
 from scipy.signal import savgol_filter
 from torch import Tensor
 
-from ncollapse.surrogates.le_sde_modes import mode_amplitudes
+from ncollapse.surrogates.locally_elastic_modes import mode_amplitudes
 
 
 class RateIntegrals(NamedTuple):
@@ -23,7 +23,7 @@ class RateIntegrals(NamedTuple):
     beta: Tensor
 
 
-def estimate_integrals(means: Tensor, model: Literal["I", "L"]) -> RateIntegrals:
+def estimate_integrals(means: Tensor, *, kind: Literal["I", "L"]) -> RateIntegrals:
     r"""Estimate A and B from class means.
 
     I-model: with the mean of means :math:`\bar X` and its initial value :math:`c_0`, deviations
@@ -35,7 +35,7 @@ def estimate_integrals(means: Tensor, model: Literal["I", "L"]) -> RateIntegrals
 
     Args:
         means: Class means at T times, shape (T, K, p); p = K for "L".
-        model: "I" or "L".
+        kind: "I" or "L".
 
     Returns:
         A and B, zero at the first time; nan or inf where a mode is zero.
@@ -46,12 +46,12 @@ def estimate_integrals(means: Tensor, model: Literal["I", "L"]) -> RateIntegrals
     Reference:
         Zhang, Wang & Su (2021), NeurIPS, and its public code; the mode of the L-model's deviations is taken by its norm.
     """
-    if means.ndim != 3 or model not in {"I", "L"} or (model == "L" and means.shape[1] != means.shape[2]):
+    if means.ndim != 3 or kind not in {"I", "L"} or (kind == "L" and means.shape[1] != means.shape[2]):
         raise ValueError(
-            f"estimate_integrals needs means of shape (T, K, p), p = K for 'L', got {tuple(means.shape)}, {model!r}."
+            f"estimate_integrals needs means of shape (T, K, p), p = K for 'L', got {tuple(means.shape)}, {kind!r}."
         )
     means, num_classes = means.double(), means.shape[1]
-    if model == "I":
+    if kind == "I":
         center = means.mean(dim=1, keepdim=True)
         common = (center / center[:1]).abs().log()
         apart = ((means - center) / (means - center)[:1]).abs().log()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from itertools import combinations, pairwise
 from typing import Literal, NamedTuple
 
@@ -12,7 +12,7 @@ import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
-from ncollapse.surrogates.le_sde_modes import mode_amplitudes, simplex_directions
+from ncollapse.surrogates.locally_elastic_modes import mode_amplitudes, simplex_directions
 from ncollapse.surrogates.solving.arguments import check_positive
 from ncollapse.surrogates.solving.losses import loss_value
 from ncollapse.surrogates.solving.problem import Certificate, Inequality, Solution
@@ -61,7 +61,7 @@ class PathEnd(Solution):
 
 
 @dataclass(frozen=True)
-class LESDE:
+class LocallyElasticSDE:
     r"""Samples of K classes that drift as the class means say: :math:`d\tilde X_k = (M_t \bar X)_k dt + \sigma dW`.
 
     The blocks of :math:`M_t` are :math:`\frac1K E_{kl} T_{kl}` with E = α on the diagonal and β off it. In the I-model T = I.
@@ -71,32 +71,35 @@ class LESDE:
 
     Attributes:
         num_classes: K, at least 2.
-        model: "I" or "L".
+        kind: "I" or "L".
         alpha: α within a class, a number or a function of time.
         beta: β between classes.
         start_time: When it begins.
 
     Raises:
-        ValueError: If there are fewer than two classes or the model is another.
+        ValueError: If there are fewer than two classes or the kind is another.
 
     Reference:
         Zhang, Wang & Su (2021), NeurIPS; the L-model's projections are those of the public code.
 
     Example:
-        >>> sde = LESDE(4, "L", alpha=0.7, beta=-0.2)
+        >>> sde = LocallyElasticSDE(4, kind="L", alpha=0.7, beta=-0.2)
         >>> [round(4 * x, 5) for x in torch.linalg.eigvals(sde.drift(0.0)).real.sort(descending=True).values[:4].tolist()]
         [0.9, 0.63333, 0.63333, 0.63333]
     """
 
     num_classes: int
-    model: Literal["I", "L"]
+    _: KW_ONLY
+    kind: Literal["I", "L"]
     alpha: Rate
     beta: Rate
     start_time: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.num_classes < 2 or self.model not in {"I", "L"}:
-            raise ValueError(f"LESDE needs two or more classes and model 'I' or 'L', got {self.num_classes}, {self.model!r}.")
+        if self.num_classes < 2 or self.kind not in {"I", "L"}:
+            raise ValueError(
+                f"LocallyElasticSDE needs two or more classes and kind 'I' or 'L', got {self.num_classes}, {self.kind!r}."
+            )
 
     def rates(self, time: float) -> tuple[float, float]:
         """α and β at a time.
@@ -122,9 +125,9 @@ class LESDE:
         """
         alpha, beta = self.rates(time)
         num_classes = self.num_classes
-        size = num_classes if dim is None or self.model == "L" else dim
+        size = num_classes if dim is None or self.kind == "L" else dim
         effects = torch.full((num_classes, num_classes), beta, dtype=torch.float64).fill_diagonal_(alpha) / num_classes
-        if self.model == "I":
+        if self.kind == "I":
             return torch.kron(effects, torch.eye(size, dtype=torch.float64))
         directions = simplex_directions(num_classes)
         blocks = directions.unsqueeze(2) * directions.unsqueeze(1) / directions.square().sum(dim=1)[0]
@@ -182,14 +185,14 @@ class LESDE:
             ValueError: If the shape does not fit.
         """
         num_classes, initial = self.num_classes, initial.double()
-        if initial.shape[0] != num_classes or (self.model == "L" and initial.shape[1] != num_classes):
+        if initial.shape[0] != num_classes or (self.kind == "L" and initial.shape[1] != num_classes):
             raise ValueError(
-                f"class_means needs initial means of shape ({num_classes}, {num_classes if self.model == 'L' else 'p'}), got "
+                f"class_means needs initial means of shape ({num_classes}, {num_classes if self.kind == 'L' else 'p'}), got "
                 f"{tuple(initial.shape)}."
             )
         total_alpha, total_beta, cross = self.growth(time)
         apart = math.exp((total_alpha - total_beta) / num_classes)
-        if self.model == "I":
+        if self.kind == "I":
             center = initial.mean(dim=0)
             return math.exp((total_alpha + (num_classes - 1) * total_beta) / num_classes) * center + apart * (initial - center)
         directions = simplex_directions(num_classes)
@@ -252,7 +255,7 @@ class LESDE:
         end, samples = float(path.times[-1]), path.samples
         branch = Inequality("K/2 < t γ_t at the end", self.num_classes / 2, end * self.separation_rate(end))
         labels = torch.arange(self.num_classes).repeat_interleave(samples.shape[1])
-        words = f"{self.model}-model up to t = {end:g}, {len(path.times) - 1} steps"
+        words = f"{self.kind}-model up to t = {end:g}, {len(path.times) - 1} steps"
         variables = {"features": samples.flatten(0, 1)}
         return PathEnd(path.losses[-1], variables, labels, Certificate(0.0, branch), True, path.losses, words)
 
@@ -282,4 +285,4 @@ def _loss(samples: Tensor) -> float:
         return math.nan
     labels = torch.arange(len(samples)).repeat_interleave(samples.shape[1])
     shares = torch.full((len(labels),), 1 / len(labels), dtype=torch.float64)
-    return float(loss_value("ce", samples.flatten(0, 1), labels, shares))
+    return float(loss_value("cross_entropy", samples.flatten(0, 1), labels, shares))

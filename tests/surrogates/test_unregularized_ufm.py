@@ -5,9 +5,9 @@ import itertools
 import pytest
 import torch
 
-from ncollapse.surrogates import GradientDescent, UnregularizedUFM, collapsed_bias, collapsed_eigenvalue
+from ncollapse.surrogates import GradientDescent, UnregularizedUFM, balanced, collapsed_bias, collapsed_eigenvalue
 
-MODEL = UnregularizedUFM(3, 4, 5)
+MODEL = UnregularizedUFM(balanced(3, 4), 5)
 
 
 def small(size, seed=0):
@@ -24,9 +24,9 @@ def test_closed_forms_on_the_invariant_set(eigenvalue):
     for time, point in list(zip(end.times, end.path, strict=True))[::40]:
         weight = point["weight"]
         sizes = torch.linalg.eigvalsh(weight @ weight.T)
-        expected = collapsed_eigenvalue(eigenvalue, time, 4)
+        expected = collapsed_eigenvalue(eigenvalue, time, counts=((4),))
         assert sizes.tolist() == pytest.approx([0, expected, expected], abs=1e-6)
-        assert point["bias"].tolist() == pytest.approx([collapsed_bias(0.2, time, 3, 4)] * 3, abs=1e-6)
+        assert point["bias"].tolist() == pytest.approx([collapsed_bias(0.2, time, counts=balanced(3, 4))] * 3, abs=1e-6)
         assert torch.allclose(point["features"], (weight / 2)[MODEL.labels], atol=1e-14)
 
 
@@ -34,8 +34,8 @@ def test_plain_descent_with_small_steps_follows_the_closed_form():
     start = MODEL.collapsed_start(0.3)
     found = MODEL.solve(GradientDescent(1e-4, max_iterations=10_000), start=start, allow_unconverged=True).variables
     sizes = torch.linalg.eigvalsh(found["weight"] @ found["weight"].T)
-    assert sizes[1:].tolist() == pytest.approx([collapsed_eigenvalue(0.3, 1.0, 4)] * 2, abs=1e-4)
-    assert found["bias"].tolist() == pytest.approx([collapsed_bias(0.0, 1.0, 3, 4)] * 3, abs=1e-4)
+    assert sizes[1:].tolist() == pytest.approx([collapsed_eigenvalue(0.3, 1.0, counts=((4),))] * 2, abs=1e-4)
+    assert found["bias"].tolist() == pytest.approx([collapsed_bias(0.0, 1.0, counts=balanced(3, 4))] * 3, abs=1e-4)
     assert torch.allclose(found["features"], (found["weight"] / 2)[MODEL.labels], atol=1e-14)
 
 
@@ -91,14 +91,14 @@ def test_strong_collapse_itself():
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: UnregularizedUFM(4, 5, 2), r"Loss zero needs dim >= K - 1 = 3, got 2\."),
-        (lambda: UnregularizedUFM(1, 5, 2), r"counts must be positive integers"),
+        (lambda: UnregularizedUFM(balanced(4, 5), 2), r"Loss zero needs dim >= K - 1 = 3, got 2\."),
+        (lambda: UnregularizedUFM(balanced(1, 5), 2), r"counts must be positive integers"),
         (lambda: MODEL.flow(small(1.0), duration=-1), r"duration must be finite and positive, got -1\."),
         (
             lambda: MODEL.flow(small(1.0), duration=100, num_steps=20),
             r"must fall along the flow, but at t = .* Take more steps",
         ),
-        (lambda: collapsed_eigenvalue(0.0, 1.0, 4), r"start must be finite and positive, got 0\.0\."),
+        (lambda: collapsed_eigenvalue(0.0, 1.0, counts=((4),)), r"start must be finite and positive, got 0\.0\."),
     ],
 )
 def test_errors_name_the_condition(call, words):

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ncollapse.surrogates import LESDE, estimate_integrals, pairwise_separability, smooth_rate, tail_index
+from ncollapse.surrogates import LocallyElasticSDE, estimate_integrals, pairwise_separability, smooth_rate, tail_index
 
 
 def normal(seed, *shape):
@@ -18,20 +18,20 @@ def eigenvalues(matrix):
 
 def test_eigenvalues():
     """K = 4, α = .7, β = -.2; K times the eigenvalues."""
-    found = [4 * value for value in eigenvalues(LESDE(4, "L", 0.7, -0.2).drift(0.0))]
+    found = [4 * value for value in eigenvalues(LocallyElasticSDE(4, kind="L", alpha=0.7, beta=-0.2).drift(0.0))]
     assert found == pytest.approx([0.9] + [0.7 - 0.2 / 3] * 3 + [0] * 12, abs=1e-7)
-    found = [3 * value for value in eigenvalues(LESDE(3, "I", 0.7, -0.2).drift(0.0, dim=2))]
+    found = [3 * value for value in eigenvalues(LocallyElasticSDE(3, kind="I", alpha=0.7, beta=-0.2).drift(0.0, dim=2))]
     assert found == pytest.approx([0.9] * 4 + [0.7 - 2 * 0.2] * 2, abs=1e-12)
-    found = [4 * value for value in eigenvalues(LESDE(4, "I", 0.7, -0.2).drift(0.0))]
+    found = [4 * value for value in eigenvalues(LocallyElasticSDE(4, kind="I", alpha=0.7, beta=-0.2).drift(0.0))]
     assert found == pytest.approx([0.9] * 12 + [0.1] * 4, abs=1e-12)
-    sde = LESDE(4, "L", 0.7, -0.2)
+    sde = LocallyElasticSDE(4, kind="L", alpha=0.7, beta=-0.2)
     simplex = (torch.eye(4, dtype=torch.float64) - 0.25).flatten()
     assert torch.allclose(sde.drift(0.0) @ simplex, 0.9 / 4 * simplex, atol=1e-15)
 
 
 @pytest.mark.parametrize("model", ["I", "L"])
 def test_exact_means_are_the_matrix_exponential(model):
-    sde = LESDE(4, model, 0.7, -0.2)
+    sde = LocallyElasticSDE(4, kind=model, alpha=0.7, beta=-0.2)
     initial = normal(0, 4, 4)
     expected = torch.matrix_exp(3.0 * sde.drift(0.0)) @ initial.flatten()
     assert torch.allclose(sde.class_means(initial, 3.0).flatten(), expected, rtol=1e-10, atol=1e-10)
@@ -41,7 +41,7 @@ def test_exact_means_are_the_matrix_exponential(model):
 @pytest.mark.parametrize("model", ["I", "L"])
 def test_means_under_rates_that_change(model):
     """Against a product of exponentials over short steps, at their middles: of second order."""
-    sde = LESDE(3, model, lambda t: 2 * t**-0.5, lambda t: -math.exp(-t), start_time=1.0)
+    sde = LocallyElasticSDE(3, kind=model, alpha=lambda t: 2 * t**-0.5, beta=lambda t: -math.exp(-t), start_time=1.0)
     initial = normal(1, 3, 3)
     errors = []
     for steps in (50, 100):
@@ -54,7 +54,7 @@ def test_means_under_rates_that_change(model):
 
 
 def test_the_simulator_without_noise_converges_to_the_exact_means():
-    sde, initial = LESDE(3, "L", 0.7, -0.2), normal(2, 3, 3)
+    sde, initial = LocallyElasticSDE(3, kind="L", alpha=0.7, beta=-0.2), normal(2, 3, 3)
     errors = []
     for steps in (200, 400):
         path = sde.simulate(initial, torch.linspace(0, 4, steps + 1, dtype=torch.float64), per_class=2, noise=0.0)
@@ -76,7 +76,7 @@ SEPARABILITY = [
 @pytest.mark.parametrize(("alpha", "printed"), SEPARABILITY)
 def test_classes_separate_if_the_rate_falls_slower_than_the_threshold(alpha, printed):
     """Two classes six standard deviations apart at t = 1; the formula, and the printed simulation up to its unknown start."""
-    sde = LESDE(2, "I", alpha, 0.0, start_time=1.0)
+    sde = LocallyElasticSDE(2, kind="I", alpha=alpha, beta=0.0, start_time=1.0)
     initial = torch.tensor([[3.0], [-3.0]], dtype=torch.float64)
     for end, expected in zip((50.0, 500.0, 5000.0), printed, strict=True):
         times = torch.logspace(0, math.log10(end), 401, dtype=torch.float64)
@@ -93,16 +93,16 @@ def test_classes_separate_if_the_rate_falls_slower_than_the_threshold(alpha, pri
 
 @pytest.mark.parametrize("model", ["I", "L"])
 def test_estimators_recover_the_rates(model):
-    sde, initial = LESDE(3, model, 0.86, -0.4), normal(3, 3, 3) + 1
+    sde, initial = LocallyElasticSDE(3, kind=model, alpha=0.86, beta=-0.4), normal(3, 3, 3) + 1
     times = torch.linspace(0, 10, 201, dtype=torch.float64)
     exact = torch.stack([sde.class_means(initial, float(t)) for t in times])
-    found = estimate_integrals(exact, model)
+    found = estimate_integrals(exact, kind=model)
     assert torch.allclose(found.alpha, 0.86 * times, atol=1e-7)
     assert torch.allclose(found.beta, -0.4 * times, atol=1e-7)
     assert torch.allclose(smooth_rate(found.alpha, 0.05), torch.tensor(0.86).double(), atol=1e-6)
     # From simulated class means: with noise of the means and the error of the steps.
     fine = torch.linspace(0, 10, 5001, dtype=torch.float64)
-    found = estimate_integrals(sde.simulate(initial, fine, per_class=1, noise=0.0).means, model)
+    found = estimate_integrals(sde.simulate(initial, fine, per_class=1, noise=0.0).means, kind=model)
     assert float(found.alpha[-1]) == pytest.approx(8.6, rel=0.05)
     assert float(found.beta[-1]) == pytest.approx(-4, rel=0.05)
     assert abs(float(found.alpha[-1]) - 8.6) < 0.01
@@ -118,7 +118,7 @@ def test_tail_index():
 @pytest.mark.parametrize("num_classes", [3, 5])
 def test_the_l_model_collapses_to_a_simplex(num_classes):
     """With β < 0: an error of order e^(-|∫β|/(K-1)), here ten powers of e."""
-    sde = LESDE(num_classes, "L", 0.8, -0.5)
+    sde = LocallyElasticSDE(num_classes, kind="L", alpha=0.8, beta=-0.5)
     initial = torch.eye(num_classes, dtype=torch.float64) + 0.3 * normal(4, num_classes, num_classes)
     errors = []
     for total in (6 * (num_classes - 1), 10 * (num_classes - 1)):
@@ -129,7 +129,7 @@ def test_the_l_model_collapses_to_a_simplex(num_classes):
 
 
 def test_the_end_of_a_path_as_a_solution():
-    sde = LESDE(3, "L", 0.8, -0.4)
+    sde = LocallyElasticSDE(3, kind="L", alpha=0.8, beta=-0.4)
     path = sde.simulate(torch.eye(3) * 2, torch.linspace(0, 12, 121, dtype=torch.float64), per_class=30, noise=0.1, seed=5)
     solution = sde.solution(path)
     labels = torch.arange(3).repeat_interleave(30)
@@ -145,20 +145,30 @@ def test_the_end_of_a_path_as_a_solution():
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: LESDE(1, "I", 1.0, 0.0), r"two or more classes and model 'I' or 'L', got 1, 'I'\."),
-        (lambda: LESDE(3, "M", 1.0, 0.0), r"got 3, 'M'\."),
-        (lambda: LESDE(3, "L", 1.0, 0.0).class_means(torch.zeros(3, 2), 1.0), r"of shape \(3, 3\), got \(3, 2\)\."),
         (
-            lambda: LESDE(2, "I", 1.0, 0.0).simulate(torch.zeros(2, 2), torch.tensor([1.0, 2.0]), per_class=1, noise=0.1),
+            lambda: LocallyElasticSDE(1, kind="I", alpha=1.0, beta=0.0),
+            r"two or more classes and kind 'I' or 'L', got 1, 'I'\.",
+        ),
+        (lambda: LocallyElasticSDE(3, kind="M", alpha=1.0, beta=0.0), r"got 3, 'M'\."),
+        (
+            lambda: LocallyElasticSDE(3, kind="L", alpha=1.0, beta=0.0).class_means(torch.zeros(3, 2), 1.0),
+            r"of shape \(3, 3\), got \(3, 2\)\.",
+        ),
+        (
+            lambda: LocallyElasticSDE(2, kind="I", alpha=1.0, beta=0.0).simulate(
+                torch.zeros(2, 2), torch.tensor([1.0, 2.0]), per_class=1, noise=0.1
+            ),
             r"rising times from 0\.0 on",
         ),
         (
-            lambda: LESDE(2, "I", 1.0, 0.0).solution(
-                LESDE(2, "I", 1.0, 0.0).simulate(torch.zeros(2, 3), torch.tensor([0.0, 2.0]), per_class=1, noise=0.1)
+            lambda: LocallyElasticSDE(2, kind="I", alpha=1.0, beta=0.0).solution(
+                LocallyElasticSDE(2, kind="I", alpha=1.0, beta=0.0).simulate(
+                    torch.zeros(2, 3), torch.tensor([0.0, 2.0]), per_class=1, noise=0.1
+                )
             ),
             r"p = K = 2, got p = 3\.",
         ),
-        (lambda: estimate_integrals(torch.zeros(5, 3, 2), "L"), r"p = K for 'L', got \(5, 3, 2\), 'L'\."),
+        (lambda: estimate_integrals(torch.zeros(5, 3, 2), kind="L"), r"p = K for 'L', got \(5, 3, 2\), 'L'\."),
         (lambda: smooth_rate(torch.zeros(50)), r"an odd window above 2 and up to 50 entries, got 151\."),
     ],
 )

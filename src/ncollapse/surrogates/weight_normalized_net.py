@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 
 import torch
@@ -14,14 +15,14 @@ from ncollapse.surrogates.solving.problem import Certificate, Inequality, Proble
 from ncollapse.surrogates.solving.solvers import LBFGS
 
 
-def best_norm(margins: Tensor, decay: float) -> float:
+def best_norm(margins: Tensor, *, lambda_w: float) -> float:
     r"""The product of norms at which the square loss of given normalized margins is stationary.
 
     :math:`\rho = \sum_i m_i / (N \lambda + \sum_i m_i^2)` minimizes :math:`\frac1N \sum_i (1 - \rho m_i)^2 + \lambda \rho^2`.
 
     Args:
         margins: :math:`m_i = \bar f(x_i) y_i` of the normalized network, shape (N,).
-        decay: λ, positive.
+        lambda_w: λ, positive.
 
     Returns:
         ρ; for equal margins m it is 1/m without decay, so that the least norm has the largest margin.
@@ -30,11 +31,11 @@ def best_norm(margins: Tensor, decay: float) -> float:
         Poggio & Liao (2020).
 
     Example:
-        >>> best_norm(torch.full((5,), 0.25), 0.0625)
+        >>> best_norm(torch.full((5,), 0.25), lambda_w=0.0625)
         2.0
     """
-    check_positive(decay=decay)
-    return float(margins.sum() / (len(margins) * decay + margins.square().sum()))
+    check_positive(lambda_w=lambda_w)
+    return float(margins.sum() / (len(margins) * lambda_w + margins.square().sum()))
 
 
 def margin_variation(margins: Tensor) -> float:
@@ -50,6 +51,7 @@ def margin_variation(margins: Tensor) -> float:
     return float(margins.std(correction=0)) / mean if mean > 0 else math.nan
 
 
+@dataclass(frozen=True, eq=False)
 class WeightNormalizedNet(Problem):
     r"""Two layers with normalized weights, :math:`f = \rho \langle \hat v, \mathrm{relu}(\hat U x) \rangle`, for two classes.
 
@@ -61,10 +63,10 @@ class WeightNormalizedNet(Problem):
     point is below :math:`\lambda s^2/(1 + \lambda q)`. The bound is reached where each class is a single point and they are not
     at an acute angle.
 
-    Args:
+    Attributes:
         inputs: X, shape (N, d).
         labels: 0 for y = -1, 1 for y = 1, both present, shape (N,).
-        decay: λ, positive.
+        lambda_w: λ, positive.
         width: m, hidden units, at least 2.
 
     Raises:
@@ -74,25 +76,33 @@ class WeightNormalizedNet(Problem):
         Poggio & Liao (2020); Xu, Rangamani, Liao, Galanti & Poggio (2023), Research. The bound is derived.
     """
 
-    def __init__(self, inputs: Tensor, labels: Tensor, *, decay: float, width: int = 20) -> None:
-        check_positive(decay=decay)
-        self._labels = check_labels(labels, len(inputs), int(labels.max()) + 1)
-        counts = torch.bincount(self._labels)
-        if len(counts) != 2 or int(counts.min()) == 0:
-            raise ValueError(f"Two classes, 0 and 1, each with a sample, are needed; got counts {counts.tolist()}.")
-        if width < 2:
-            raise ValueError(f"width must be at least 2, one unit a class, got {width}.")
-        self.inputs, self.decay, self.width = inputs.detach().double(), decay, width
-        self._shares = counts.double() / len(inputs)
-        reach = torch.stack([torch.linalg.matrix_norm(self.inputs[self._labels == k], 2) for k in (0, 1)])
-        if float(reach.min()) == 0:
-            raise ValueError("The inputs of a class are all zero: no margin is possible. Give it inputs.")
-        self._costs = counts.double().sqrt() / reach
+    inputs: Tensor
+    labels: Tensor
+    _: KW_ONLY
+    lambda_w: float
+    width: int = 20
 
-    @property
-    def labels(self) -> Tensor:
-        """Classes of the samples."""
-        return self._labels
+    def __post_init__(self) -> None:
+        check_positive(lambda_w=self.lambda_w)
+        object.__setattr__(self, "labels", check_labels(self.labels, len(self.inputs), int(self.labels.max()) + 1))
+        object.__setattr__(self, "inputs", self.inputs.detach().double())
+        counts = torch.bincount(self.labels).tolist()
+        if len(counts) != 2 or min(counts) == 0:
+            raise ValueError(f"Two classes, 0 and 1, each with a sample, are needed; got counts {counts}.")
+        if self.width < 2:
+            raise ValueError(f"width must be at least 2, one unit a class, got {self.width}.")
+        if not bool(self._costs.isfinite().all()):
+            raise ValueError("The inputs of a class are all zero: no margin is possible. Give it inputs.")
+
+    @cached_property
+    def _shares(self) -> Tensor:
+        return torch.bincount(self.labels).double() / len(self.inputs)
+
+    @cached_property
+    def _costs(self) -> Tensor:
+        """C of both classes."""
+        reach = torch.stack([torch.linalg.matrix_norm(self.inputs[self.labels == k], 2) for k in (0, 1)])
+        return torch.bincount(self.labels).double().sqrt() / reach
 
     @property
     def default_solver(self) -> LBFGS:
@@ -103,7 +113,7 @@ class WeightNormalizedNet(Problem):
     def minimum(self) -> float:
         """The lower bound."""
         total, weighted = float(self._costs.sum()), float((self._costs.square() / self._shares).sum())
-        return self.decay * total**2 / (1 + self.decay * weighted)
+        return self.lambda_w * total**2 / (1 + self.lambda_w * weighted)
 
     def start(self, seed: int) -> Variables:
         """Standard normal weights and ρ = 1.
@@ -156,12 +166,12 @@ class WeightNormalizedNet(Problem):
             0-d tensor.
         """
         errors = 1 - variables["rho"] * self.margins(variables)
-        return errors.square().mean() + self.decay * variables["rho"].square().sum()
+        return errors.square().mean() + self.lambda_w * variables["rho"].square().sum()
 
     def _pull(self) -> Tensor:
         """How far the best outputs of the two classes stay below one."""
         total, weighted = self._costs.sum(), (self._costs.square() / self._shares).sum()
-        return self.decay * total / (1 + self.decay * weighted) * self._costs / self._shares
+        return self.lambda_w * total / (1 + self.lambda_w * weighted) * self._costs / self._shares
 
     def certificate(self, variables: Variables) -> Certificate:
         """The lower bound, and whether it leaves both classes on their side.
