@@ -59,7 +59,6 @@ lint: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/measure_cost.py
 	$(BIN)/python benchmarks/scaling.py
-	$(BIN)/python benchmarks/train_together.py
 	$(BIN)/python benchmarks/demo_seeds.py
 	$(BIN)/python benchmarks/surrogates.py
 

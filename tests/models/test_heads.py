@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ncollapse.data import LabeledData, gaussian_mixture
-from ncollapse.models import ConvResNet, ConvResNetConfig, FCResNet, FCResNetConfig, FCResNetStack, FixedETFHead
+from ncollapse.models import ConvResNet, ConvResNetConfig, FCResNet, FCResNetConfig, FixedETFHead
 from ncollapse.probe import measure
 from ncollapse.studies import RecipeError, override, recipe_by_name
 from ncollapse.train import TrainConfig, train
@@ -81,12 +81,6 @@ def test_recipes_may_fix_the_head():
         override(recipe, ["train.loss=dot_regression"])
     with pytest.raises(RecipeError, match=r"model\.head"):
         override(recipe, ["model.head=frozen"])
-
-
-def test_networks_with_fixed_heads_are_trained_one_by_one():
-    networks = [FCResNet(FCResNetConfig(8, 1, head="fixed_etf"), 5, 3, seed=seed) for seed in (0, 1)]
-    with pytest.raises(ValueError, match="got residual FCResNet with a fixed_etf head"):
-        FCResNetStack(networks)
 
 
 def imbalanced(ratio):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ncollapse.studies import override, plan_sweep, recipe_by_name, run_recipe, run_sweep, run_together, sweep
+from ncollapse.studies import override, plan_sweep, recipe_by_name, run_recipe, run_sweep, sweep
 from ncollapse.studies.workers import work
 
 SMALL = [
@@ -95,10 +95,14 @@ def swept(tmp_path_factory):
     return runs
 
 
-def test_runs_of_one_shape_are_trained_together(swept, tmp_path):
-    wide = [run for run in swept if run.recipe.model.num_blocks == 2]
-    run_together([run.recipe for run in wide], [tmp_path / run.name for run in wide])
-    assert tables(wide) == tables([run._replace(path=tmp_path / run.name) for run in wide])
+def test_a_seed_has_the_same_bits_in_run_and_in_sweep(swept, tmp_path):
+    alone = [run._replace(path=tmp_path / run.name) for run in swept]
+    for run in alone:
+        run_recipe(run.recipe, run.path)
+    assert tables(swept) == tables(alone)
+
+
+def test_the_list_of_runs_has_their_settings_and_seeds(swept):
     assert json.loads((swept[0].path.parent / "sweep.json").read_text())["runs"][0] == {
         "name": swept[0].name,
         "settings": {"train.weight_decay": "0", "model.num_blocks": "1"},
@@ -285,18 +289,3 @@ def wait_for_worker_of_ray(process):
             return workers[0]
         time.sleep(0.1)
     raise AssertionError("no worker appeared")
-
-
-def test_a_single_run_is_run_alone(tmp_path):
-    runs = plan_sweep(base(), [], 1, tmp_path / "swept")
-    assert run_sweep(runs, tmp_path / "swept").errors == {}
-    run_recipe(base(), tmp_path / "alone")
-    assert tables(runs) == tables([runs[0]._replace(path=tmp_path / "alone")])
-
-
-def test_wide_networks_are_trained_one_by_one(tmp_path):
-    def sizes(*settings):
-        return [len(group) for group in sweep._groups(plan_sweep(base(*settings), [], 7, tmp_path))]
-
-    assert sizes("model.width=128") == [5, 2]
-    assert sizes("model.width=129") == [1] * 7

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ncollapse.models import FixedETFHead
-from ncollapse.train.losses import LOSSES, cross_entropy, dot_regression, mean_squared_error, stacked_losses
+from ncollapse.train.losses import LOSSES, cross_entropy, dot_regression, mean_squared_error
 
 LOGITS = [[2.0, -1.0, 0.5], [0.0, 3.0, 1.0], [1.0, 1.0, -2.0], [0.3, 0.1, 0.2]]
 LABELS = [0, 2, 1, 1]
@@ -32,14 +32,6 @@ def test_values_at_zero_logits(num_classes: int) -> None:
     logits, labels = torch.zeros(5, num_classes), torch.arange(5) % num_classes
     assert cross_entropy(logits, labels).item() == pytest.approx(math.log(num_classes))
     assert mean_squared_error(logits, labels).item() == 0.5
-
-
-@pytest.mark.parametrize("name", ["cross_entropy", "mse"])
-def test_losses_of_stacked_networks_are_those_of_each(name: str) -> None:
-    logits = torch.randn(3, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    labels = torch.arange(15).reshape(3, 5) % 4
-    each = [LOSSES[name](own.T, truth).item() for own, truth in zip(logits, labels, strict=True)]
-    assert stacked_losses(name, logits, labels).tolist() == pytest.approx(each, rel=1e-12)
 
 
 @pytest.mark.parametrize("scale", [1.0, 2.5])

@@ -3,9 +3,6 @@
 from ncollapse.models.build import ModelConfig, build_model
 from ncollapse.models.conv_resnet import ConvResNet, ConvResNetConfig
 from ncollapse.models.fc_resnet import FCResNet, FCResNetConfig
-from ncollapse.models.fc_resnet_stack import FCResNetStack
-
-__all__ = ["ConvResNet", "ConvResNetConfig", "FCResNet", "FCResNetConfig", "FCResNetStack", "ModelConfig", "build_model"]
 from ncollapse.models.heads import FixedETFHead
 from ncollapse.models.layernorm_resnet import LayerNormResNet, LayerNormResNetConfig
 from ncollapse.models.lenet import LeNet

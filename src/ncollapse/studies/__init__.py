@@ -6,7 +6,6 @@ from ncollapse.studies.recipe import MeasureConfig, Recipe, RecipeError, overrid
 from ncollapse.studies.run import run_recipe
 from ncollapse.studies.run_directory import RunDirectory, RunDirectoryError
 from ncollapse.studies.sweep import SweepOutcome, SweepRun, plan_sweep, run_sweep
-from ncollapse.studies.together import can_run_together, run_together
 
 __all__ = [
     "RECIPES",
@@ -19,7 +18,6 @@ __all__ = [
     "RunDirectoryError",
     "SweepOutcome",
     "SweepRun",
-    "can_run_together",
     "changes",
     "compare_ncc_depths",
     "minimal_ncc_depth",
@@ -29,5 +27,4 @@ __all__ = [
     "recipe_settings",
     "run_recipe",
     "run_sweep",
-    "run_together",
 ]

@@ -73,7 +73,7 @@ def run_recipe(
     """
     directory = RunDirectory(out)
     with threads(recipe.threads):
-        run = Run(recipe, directory, device_named(recipe.device, group), group=group)
+        run = Run(recipe, directory, device_named(recipe.device, group), group)
         run.begin(resume, overwrite)
         with failure_noted(directory) if run.writes else nullcontext():
             for record in train(
@@ -111,7 +111,6 @@ class Run:
         recipe: Recipe,
         directory: RunDirectory,
         device: torch.device,
-        data: LabeledData | None = None,
         group: ProcessGroup | None = None,
     ) -> None:
         self.recipe, self.directory, self.device = recipe, directory, device
@@ -119,7 +118,7 @@ class Run:
         self.writes = self.processes.rank == 0
         # Before the folder is made: a run whose data is missing leaves nothing behind.
         with self.processes.together():
-            self.data = load_data(recipe.data).to(device) if data is None else data
+            self.data = load_data(recipe.data).to(device)
         shape, num_classes = self.data.sample_shape, self.data.num_classes
         self.model: nn.Module = build_model(recipe.model, shape, num_classes, recipe.seed, self.data.vocabulary).to(device)
         check_layers(self.model)

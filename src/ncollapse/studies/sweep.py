@@ -11,21 +11,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from ncollapse.models.fc_resnet import FCResNetConfig
 from ncollapse.records.files import write_whole
 from ncollapse.studies.machine import device_named
 from ncollapse.studies.recipe import Recipe, RecipeError, differences, override
 from ncollapse.studies.recipe_check import check_feasible
 from ncollapse.studies.run_directory import RunDirectory, RunDirectoryError
-from ncollapse.studies.together import can_run_together
 from ncollapse.studies.workers import run_locally, run_on_ray
 
 Engine = Literal["local", "ray"]
 SWEEP_FILE = "sweep.json"
-# Runs that one process trains together. Fixed, since the last bits of a run depend on it.
-_TOGETHER = 5
-# Wider networks spend their time on arithmetic, which is no less together (benchmarks/train_together.py).
-_NARROW = 128
 
 
 class SweepRun(NamedTuple):
@@ -142,9 +136,8 @@ def run_sweep(
     """Bring all runs of a sweep to their end, in several processes.
 
     Finished runs are left as they are, others go on from their last checkpoints; a process that dies is started again, twice
-    at most. Killed at any moment and called again, a sweep ends with the same tables. A folder that holds runs of the same
-    recipe with other values or seeds is extended: they stay in its list. Small fully connected networks that differ in seed
-    and steps of training are trained together, five at a time.
+    at most. Killed at any moment and called again, a sweep ends with the same tables, and a run has the same bits here as from
+    ``run_recipe``. A folder that holds runs of the same recipe with other values or seeds is extended: they stay in its list.
 
     Args:
         runs: From ``plan_sweep``.
@@ -177,18 +170,15 @@ def run_sweep(
         if on_progress is not None:
             on_progress(sum(run.status().get("epoch", 0) for run in runs), sum(run.recipe.train.epochs for run in runs))
 
-    groups = [group for group in _groups(runs) if any(run.status().get("state") != "finished" for run in group)]
-    tasks = [[(run.recipe.to_json(), str(run.path)) for run in group] for group in groups]
+    unfinished = [run for run in runs if run.status().get("state") != "finished"]
+    tasks = [(run.recipe.to_json(), str(run.path)) for run in unfinished]
     if engine == "ray":
         found = run_on_ray(tasks, workers, tick, address)
     else:
         found = run_locally(tasks, workers, tick)
     # A run may have ended after the last look at it.
     tick()
-    errors = {
-        run.name: error for group, errors in zip(groups, found, strict=True) for run, error in zip(group, errors, strict=True)
-    }
-    return SweepOutcome(tuple(runs), {name: error for name, error in errors.items() if error is not None})
+    return SweepOutcome(tuple(runs), {run.name: error for run, error in zip(unfinished, found, strict=True) if error})
 
 
 def _listing(runs: Sequence[SweepRun], folder: Path) -> list[dict[str, Any]]:
@@ -251,17 +241,3 @@ def _place(item: dict[str, Any]) -> tuple[Any, ...]:
             return math.inf, value
 
     return *(order(value) for value in item["settings"].values()), item["seed"]
-
-
-def _groups(runs: Sequence[SweepRun]) -> list[list[SweepRun]]:
-    """Runs that one process trains together; the same however many processes there are and whatever has finished."""
-    groups: list[list[SweepRun]] = []
-    for run in runs:
-        narrow = isinstance(run.recipe.model, FCResNetConfig) and run.recipe.model.width <= _NARROW
-        fitting = (g for g in groups if len(g) < _TOGETHER and can_run_together(g[0].recipe, run.recipe))
-        group = next(fitting, None) if narrow else None
-        if group is None:
-            groups.append([run])
-        else:
-            group.append(run)
-    return groups

@@ -16,27 +16,22 @@ from typing import Any
 
 from ncollapse.studies.recipe import Recipe
 from ncollapse.studies.run import run_recipe
-from ncollapse.studies.together import run_together
 
-# Recipes as JSON and their run directories: what one process works on at a time.
-Task = list[tuple[str, str]]
-# Why each run of a task is not finished; None where it is.
-Errors = list[str | None]
+# A recipe as JSON and its run directory.
+Task = tuple[str, str]
 
 _ATTEMPTS = 3
 _SECONDS = 0.5
 
 
-def work(task: Task) -> Errors:
-    """Bring the runs of one task to their end, resuming where they are."""
-    recipes, outs = [Recipe.from_json(text) for text, _ in task], [Path(out) for _, out in task]
+def work(task: Task) -> str:
+    """Bring a run to its end, resuming where it is, and say why it is not finished; nothing if it is."""
+    recipe, out = task
     try:
-        if len(task) > 1:
-            return [None if error is None else _words(error) for error in run_together(recipes, outs, resume=True)]
-        run_recipe(recipes[0], outs[0], resume=True)
+        run_recipe(Recipe.from_json(recipe), Path(out), resume=True)
     except (OSError, ValueError) as error:
-        return [_words(error)] * len(task)
-    return [None]
+        return _words(error)
+    return ""
 
 
 def _words(error: Exception) -> str:
@@ -65,8 +60,8 @@ class _Worker:
         """Whether it has told the end of its task, or died."""
         return self.connection.poll() or not self.process.is_alive()
 
-    def errors(self) -> Errors | None:
-        """What it told; None if it died first."""
+    def told(self) -> str | None:
+        """What ``work`` returned; None if the process died first."""
         try:
             return self.connection.recv() if self.connection.poll() else None
         except (EOFError, OSError):
@@ -94,9 +89,9 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def run_locally(tasks: Sequence[Task], workers: int, tick: Callable[[], None]) -> list[Errors]:
+def run_locally(tasks: Sequence[Task], workers: int, tick: Callable[[], None]) -> list[str]:
     """Work on tasks in processes of this machine."""
-    results: dict[int, Errors] = {}
+    results: dict[int, str] = {}
     waiting = [(index, 1) for index in range(len(tasks))]
     idle: list[_Worker] = []
     running: dict[_Worker, tuple[int, int]] = {}
@@ -111,24 +106,24 @@ def run_locally(tasks: Sequence[Task], workers: int, tick: Callable[[], None]) -
             tick()
             for worker in [worker for worker in running if worker.is_done()]:
                 index, attempt = running.pop(worker)
-                errors = worker.errors()
-                if errors is not None:
-                    results[index] = errors
+                told = worker.told()
+                if told is not None:
+                    results[index] = told
                     idle.append(worker)
                     continue
                 worker.end()
                 if attempt < _ATTEMPTS:
                     waiting.append((index, attempt + 1))
                     continue
-                died = f"its process died {_ATTEMPTS} times, the last time with exit code {worker.process.exitcode}"
-                results[index] = [died] * len(tasks[index])
+                code = worker.process.exitcode
+                results[index] = f"Its process died {_ATTEMPTS} times, the last time with exit code {code}."
     finally:
         for worker in (*idle, *running):
             worker.end()
     return [results[index] for index in range(len(tasks))]
 
 
-def run_on_ray(tasks: Sequence[Task], workers: int, tick: Callable[[], None], address: str | None) -> list[Errors]:
+def run_on_ray(tasks: Sequence[Task], workers: int, tick: Callable[[], None], address: str | None) -> list[str]:
     """Work on tasks on a Ray cluster whose machines share this file system."""
     try:
         import ray
@@ -141,15 +136,15 @@ def run_on_ray(tasks: Sequence[Task], workers: int, tick: Callable[[], None], ad
 
 def _all_on_ray(
     ray: ModuleType, tasks: Sequence[Task], workers: int, tick: Callable[[], None], address: str | None
-) -> list[Errors]:
+) -> list[str]:
     started_here = not ray.is_initialized()
     if started_here:
         ray.init(address=address, num_cpus=None if address else workers, include_dashboard=False, log_to_driver=False)
     try:
         share = min(1.0, ray.cluster_resources().get("GPU", 0.0) / workers)
         remote = ray.remote(num_cpus=1, num_gpus=share, max_retries=_ATTEMPTS - 1)(work)
-        absolute = [[(text, str(Path(out).absolute())) for text, out in task] for task in tasks]
-        results: dict[int, Errors] = {}
+        absolute = [(recipe, str(Path(out).absolute())) for recipe, out in tasks]
+        results: dict[int, str] = {}
         waiting = list(enumerate(absolute))
         running: dict[Any, int] = {}
         while waiting or running:
@@ -163,7 +158,7 @@ def _all_on_ray(
                 try:
                     results[index] = ray.get(reference)
                 except ray.exceptions.RayError as error:
-                    results[index] = [_words(error)] * len(tasks[index])
+                    results[index] = _words(error)
     finally:
         if started_here:
             ray.shutdown()

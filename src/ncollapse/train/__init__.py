@@ -1,7 +1,6 @@
 """Training: a visible loop that yields one record an epoch, its schedule, its losses, its checkpoints."""
 
 from ncollapse.train.checkpoint import CheckpointError, load_checkpoint, load_weights, save_checkpoint
-from ncollapse.train.ensemble import train_together
 from ncollapse.train.loop import EpochRecord, TrainingDiverged, make_optimizer, train
 from ncollapse.train.loss_based_rate import LossBasedRate, MarginRecord, train_by_loss
 from ncollapse.train.schedule import TrainConfig, lr_at, measuring_epochs, weight_decay_time
@@ -27,6 +26,5 @@ __all__ = [
     "save_checkpoint",
     "train",
     "train_by_loss",
-    "train_together",
     "weight_decay_time",
 ]

@@ -116,7 +116,7 @@ def train(
         >>> [record.epoch for record in train(torch.nn.Linear(3, 2), data, config, seed=0)]
         [1, 2, 3]
     """
-    check_run(model, data, config, start_epoch)
+    _check_run(model, data, config, start_epoch)
     team, device = Team(group), next(model.parameters()).device
     check_execution(config, device, team)
     share_batch_norm(model, team)
@@ -127,7 +127,7 @@ def train(
     return (run_epoch(model, logits_in_training, data, config, optimizer, seed, epoch, team) for epoch in epochs)
 
 
-def check_run(model: nn.Module, data: LabeledData, config: TrainConfig, start_epoch: int) -> None:
+def _check_run(model: nn.Module, data: LabeledData, config: TrainConfig, start_epoch: int) -> None:
     if data.num_samples == 0:
         raise ValueError(f"training needs samples, '{data.name}' has none. Load some, or a larger shard.")
     ends_with_one = data.num_samples % config.batch_size == min(1, config.batch_size - 1)
@@ -177,7 +177,7 @@ def _run_epoch(
         inputs, labels = team.share(inputs).to(device), team.share(labels).to(device)
         optimizer.zero_grad()
         logits = network(inputs)
-        check_logits(logits, labels, data)
+        _check_logits(logits, labels, data)
         loss = team.loss(config.loss, logits, labels, sizes[-1])
         loss.backward()
         team.sum_gradients(parameters)
@@ -187,7 +187,7 @@ def _run_epoch(
         losses.append(loss.detach())
         num_correct.append((logits.detach().argmax(dim=1) == labels).sum())
     step_losses, step_norms = team.sum(torch.stack(losses)).double().cpu(), torch.stack(norms).double().cpu()
-    check_finite(step_losses, step_norms, epoch, learning_rate)
+    _check_finite(step_losses, step_norms, epoch, learning_rate)
     return EpochRecord(
         epoch=epoch,
         loss=float(step_losses @ torch.tensor(sizes, dtype=torch.float64)) / data.num_samples,
@@ -197,7 +197,7 @@ def _run_epoch(
     )
 
 
-def check_logits(logits: Tensor, labels: Tensor, data: LabeledData) -> None:
+def _check_logits(logits: Tensor, labels: Tensor, data: LabeledData) -> None:
     if logits.shape != (len(labels), data.num_classes):
         raise ValueError(
             f"the model must give logits of shape ({len(labels)}, {data.num_classes}) for '{data.name}', got "
@@ -214,7 +214,7 @@ def _clip(parameters: list[nn.Parameter], clip_norm: float | None) -> Tensor:
     return norm
 
 
-def check_finite(losses: Tensor, norms: Tensor, epoch: int, learning_rate: float) -> None:
+def _check_finite(losses: Tensor, norms: Tensor, epoch: int, learning_rate: float) -> None:
     broken = ~(torch.isfinite(losses) & torch.isfinite(norms))
     if broken.any():
         batch = int(broken.nonzero()[0])

@@ -6,7 +6,7 @@ from typing import Literal
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["LOSSES", "LossName", "cross_entropy", "dot_regression", "mean_squared_error", "stacked_losses"]
+__all__ = ["LOSSES", "LossName", "cross_entropy", "dot_regression", "mean_squared_error"]
 
 LossName = Literal["cross_entropy", "mse", "dot_regression"]
 
@@ -30,14 +30,6 @@ def mean_squared_error(logits: Tensor, labels: Tensor) -> Tensor:
     #     Han, Papyan and Donoho (2022), ICLR; Zhou et al. (2022), ICML.
     targets = functional.one_hot(labels, logits.shape[1]).to(logits.dtype)
     return (logits - targets).square().sum() / (2 * len(logits))
-
-
-def stacked_losses(name: LossName, logits: Tensor, labels: Tensor) -> Tensor:
-    """The loss of each of S networks on its own batch."""
-    if name == "cross_entropy":
-        return functional.cross_entropy(logits, labels, reduction="none").mean(dim=1)
-    targets = functional.one_hot(labels, logits.shape[1]).to(logits.dtype).mT
-    return (logits - targets).square().sum(dim=(1, 2)) / (2 * labels.shape[1])
 
 
 def dot_regression(logits: Tensor, labels: Tensor, scale: float = 1.0) -> Tensor:
