@@ -7,10 +7,11 @@ from ncollapse.cli.main import _parser
 from ncollapse.studies import RECIPES
 
 NAMES = """
-FLAGS METRICS ClassMoments ClassScatter CollapseMetrics GeodesicCurve LineDecisions Measurement PairedMoments PathStatistics
-__version__ Tap cdnv_matrix cka_matrix coding_rate collapsed_optimality collect_features effective_depth helmert_basis
-local_elasticity measure measure_features nearest_etf neighbor_scores next_tokens progression separation_law simplex_etf
-theorem1 theorem2 theorem3 transport_chain transport_score watch weight_alignment weight_decay_bounds
+FLAGS METRICS ClassMoments ClassScatter CollapseMetrics GeodesicCurve Layers LineDecisions Measurement PairedMoments
+PathStatistics __version__ Tap cdnv_matrix cka_matrix coding_rate collapsed_optimality collect_features effective_depth
+find_layers helmert_basis local_elasticity measure measure_features nearest_etf neighbor_scores next_tokens progression
+separation_law simplex_etf theorem1 theorem2 theorem3 transport_chain transport_score watch weight_alignment
+weight_decay_bounds
 """.split()
 
 METRIC_IDS = """

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from ncollapse.etf import helmert_basis as helmert_basis
     from ncollapse.etf import nearest_etf as nearest_etf
     from ncollapse.etf import simplex_etf as simplex_etf
+    from ncollapse.hooks import Layers as Layers
     from ncollapse.hooks import Tap as Tap
+    from ncollapse.hooks import find_layers as find_layers
     from ncollapse.hooks import next_tokens as next_tokens
     from ncollapse.measurement import Measurement as Measurement
     from ncollapse.metrics import FLAGS as FLAGS
@@ -56,7 +58,7 @@ _HOMES = {
     ),
     "etf": ("helmert_basis", "nearest_etf", "simplex_etf"),
     "metrics": ("FLAGS", "METRICS", "cdnv_matrix", "coding_rate", "weight_alignment"),
-    "hooks": ("Tap", "next_tokens"),
+    "hooks": ("Layers", "Tap", "find_layers", "next_tokens"),
     "measurement": ("Measurement",),
     "analysis": ("local_elasticity", "weight_decay_bounds"),
     "probe": ("CollapseMetrics", "collect_features", "measure", "measure_features", "watch"),

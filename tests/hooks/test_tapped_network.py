@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from ncollapse.hooks.discovery import Discovery
-from ncollapse.hooks.tapped_network import Taps
+from ncollapse.hooks.tapped_network import TappedNetwork
 from ncollapse.models import FCResNet, FCResNetConfig
 
 
@@ -43,7 +43,7 @@ def labels_of(x):
 
 
 def taps_of(model, layers="auto", classifier=None, num_classes=2):
-    return Taps(model, Discovery(model, layers, classifier, num_classes).plan)
+    return TappedNetwork(model, Discovery(model, layers, classifier, num_classes).plan)
 
 
 def planned(model, x, layers="auto", classifier=None, num_classes=2):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ncollapse.depth.weight_decay import BlockBound, BlockMoments, WeightDecayBound, single_layer_bound, two_layer_bound
 from ncollapse.hooks.discovery import Discovery
-from ncollapse.hooks.tapped_network import Taps
+from ncollapse.hooks.tapped_network import TappedNetwork
 from ncollapse.models.fc_resnet import FCResNet
 
 
@@ -49,7 +49,7 @@ def weight_decay_bounds(model: FCResNet, batches: Iterable[tuple[Tensor, Tensor]
     moments: dict[str, BlockMoments] = {}
     num_batches = 0
     # A shuffling loader draws its seed from the global generator, which is left as it was.
-    with Taps(model, discovery.plan) as taps, torch.random.fork_rng(devices=[]):
+    with TappedNetwork(model, discovery.plan) as taps, torch.random.fork_rng(devices=[]):
         for samples, labels in batches:
             num_batches += 1
             features = taps.forward(samples.to(device), labels)

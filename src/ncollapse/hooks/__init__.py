@@ -1,6 +1,7 @@
 """Hooks that hand out the features of a network's layers; nothing here knows of classes or statistics."""
 
 from ncollapse.hooks.batch_io import next_tokens, unpack_batch
+from ncollapse.hooks.layers import Layers, find_layers
 from ncollapse.hooks.tap import Tap
 
-__all__ = ["Tap", "next_tokens", "unpack_batch"]
+__all__ = ["Layers", "Tap", "find_layers", "next_tokens", "unpack_batch"]

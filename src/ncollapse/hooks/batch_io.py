@@ -13,6 +13,8 @@ Unpack = Callable[[Any], tuple[Any, Tensor]]
 # Positions with this label are left out, as in torch.nn.functional.cross_entropy.
 IGNORED_LABEL = -100
 _LABEL_KEYS = ("labels", "label")
+# As many samples as show which modules run and how: two, so that rows and single values are told apart.
+_FIRST_SAMPLES = 2
 
 
 def unpack_batch(batch: Any) -> tuple[Any, Tensor]:
@@ -94,3 +96,20 @@ def attention_mask(inputs: Any) -> Tensor | None:
     """Which positions are real, where the inputs say so."""
     mask = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
     return mask if isinstance(mask, Tensor) else None
+
+
+def num_samples_of(inputs: Any) -> int:
+    """Length of the first tensor, 0 if there is none."""
+    if isinstance(inputs, Tensor):
+        return len(inputs) if inputs.ndim else 0
+    parts = inputs.values() if isinstance(inputs, Mapping) else inputs if isinstance(inputs, tuple | list) else ()
+    return next((found for part in parts if (found := num_samples_of(part))), 0)
+
+
+def first_samples(inputs: Any, num_samples: int) -> tuple[Any, int]:
+    """Copies of the first samples, to look at: the network may overwrite its inputs."""
+
+    def cut(tensor: Tensor) -> Tensor:
+        return tensor[:_FIRST_SAMPLES].clone() if tensor.ndim > 0 and len(tensor) == num_samples else tensor.clone()
+
+    return map_tensors(cut, inputs), min(_FIRST_SAMPLES, num_samples)

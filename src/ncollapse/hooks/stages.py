@@ -1,31 +1,45 @@
-"""The natural stages of a network, and how it reads out tokens, from what its modules did in one watched pass."""
+"""The natural stages of a network: its repeated blocks, or the layers of a plain one, found in a trace."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import cast
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ncollapse.hooks.capture import Captured
-from ncollapse.hooks.tap import Pool, Tap
-from ncollapse.hooks.trace import Run
+from ncollapse.hooks.pooling import pool_of
+from ncollapse.hooks.trace import ModuleCall, is_inside, parent_of
 
-_READ_OUTS: tuple[Pool, ...] = ("cls", "last_token", "mean")
+# A deep network repeats something, and what its author made a class of and repeats is the unit in which its depth is counted:
+# a residual block, an encoder layer, a mixer. Its outputs are the states between which the network takes its steps. What lies
+# inside a block is no state: beside a residual connection a module on the branch returns the change alone, not the sum. What
+# lies around blocks, such as a stage that runs them one after another, repeats the output of its last one.
+# Where no class repeats, the network is plain, and each layer with weights makes a state.
 
 
-def find_stages(usable: Sequence[Run], last: Captured | None, what: str) -> tuple[list[Run], str]:
-    """The natural stages among modules that ran: blocks with what they start from and what is made of them, or layers."""
+def find_stages(usable: Sequence[ModuleCall], last: Captured | None, what: str) -> tuple[list[ModuleCall], str]:
+    """Find the stages among the modules that ran, up to the last features, with words on what they are."""
     blocks = _blocks(usable)
-    if not blocks:
-        chosen = _layers(usable) or list(usable)
-        return _with_last(usable, chosen, last, what, ["layers with weights"])
-    kinds = dict.fromkeys(type(run.module).__name__ for run in blocks if not _is_container(run.module))
-    notes, chosen = [f"blocks {', '.join(kinds)}"], list(blocks)
-    stem = _producer(usable, min(blocks, key=lambda run: run.begun).given)
+    if blocks:
+        chosen, notes = _with_ends(usable, blocks, last)
+    else:
+        chosen, notes = _plain_layers(usable) or list(usable), ["layers with weights"]
+    made = _producer(usable, last)
+    if made is not None and _producer(chosen, last) is None:
+        chosen, notes = [*chosen, made], [*notes, f"{what} {made.name}"]
+    names = {call.name for call in chosen}
+    return [call for call in usable if call.name in names], " and ".join(notes)
+
+
+def _with_ends(
+    usable: Sequence[ModuleCall], blocks: Sequence[ModuleCall], last: Captured | None
+) -> tuple[list[ModuleCall], list[str]]:
+    """Blocks with the state before the first of them, and what a head of several layers makes of the last."""
+    kinds = dict.fromkeys(type(call.module).__name__ for call in blocks if not _is_plain_sequential(call.module))
+    chosen, notes = list(blocks), [f"blocks {', '.join(kinds)}"]
+    stem = _producer(usable, min(blocks, key=lambda call: call.started_after).input)
     if stem is not None and stem not in blocks:
         chosen.append(stem)
         notes.append(f"their input {stem.name}")
@@ -33,174 +47,118 @@ def find_stages(usable: Sequence[Run], last: Captured | None, what: str) -> tupl
     if pooled is not None:
         chosen.append(pooled)
         notes.append(f"what is made of the last, {pooled.name}")
-    return _with_last(usable, chosen, last, what, notes)
+    return chosen, notes
 
 
-def read_out(usable: Sequence[Run], runs: Sequence[Run], mask: Tensor | None) -> tuple[Pool, int]:
-    """How a network turns tokens (N, T, D) into one row a sample."""
-    if not any(_takes_tokens(run) for run in runs):
-        return "flatten", 0  # three dimensions, but no tokens: (N, C, L) of a convolution
-    given = [run.given.values for run in runs if run.given is not None and run.given.tensor.ndim == 2]
-    for run in reversed([run for run in usable if features_of(run).ndim == 3]):
-        for rows in given:
-            pool = pool_of(cast(Captured, run.output).values, rows, mask)
-            if pool is not None:
-                return pool, features_of(run).shape[1]
-    return "mean", 0
+def _blocks(usable: Sequence[ModuleCall]) -> list[ModuleCall]:
+    """The outermost modules of classes of which several run, and what runs beside them from the first on."""
+    candidates = [call for call in usable if not _is_plain_sequential(call.module) and _has_layers(call.module)]
+    count = Counter(type(call.module) for call in candidates)
+    opened = _stage_classes(usable, candidates)
+    blocks: set[str] = set()
+    # From the outside in, so that a block is found before the repeated parts inside it.
+    for call in sorted(candidates, key=lambda call: call.name.count(".")):
+        kind = type(call.module)
+        if count[kind] > 1 and kind not in opened and not is_inside(call.name, blocks):
+            blocks.add(call.name)
+    return _with_neighbors(usable, blocks) if blocks else []
 
 
-def pool_at(run: Run, pool: Pool, num_tokens: int) -> Pool:
-    """How the output of one module is read where a network reads its tokens by a pool."""
-    if features_of(run).ndim != 3:
-        return "flatten"
-    return "mean" if pool in {"cls", "last_token"} and features_of(run).shape[1] != num_tokens else pool
+def _with_neighbors(usable: Sequence[ModuleCall], blocks: set[str]) -> list[ModuleCall]:
+    """Blocks and the modules with weights beside them, such as a transition to another width."""
+    first = min(call.started_after for call in usable if call.name in blocks)
+    parents = {parent_of(name) for name in blocks}
+    beside = [
+        call for call in usable if parent_of(call.name) in parents and call.started_after >= first and _has_layers(call.module)
+    ]
+    # Some of these neighbors hold blocks themselves. One that runs them in a row adds nothing to its last block. One that runs
+    # them side by side, as branches of one input, is a state, and the blocks inside it are not.
+    holders = {call.name for call in beside if any(is_inside(name, {call.name}) for name in blocks)}
+    branching = {call.name for call in beside if call.name in holders and _branches(call, usable)}
+    names = (blocks | {call.name for call in beside} | branching) - (holders - branching)
+    return [call for call in usable if call.name in names and not is_inside(call.name, branching)]
 
 
-def _takes_tokens(run: Run) -> bool:
-    return isinstance(run.module, nn.Linear | nn.RNNBase) and run.given is not None and run.given.tensor.ndim == 3
-
-
-def pool_of(tokens: Tensor, rows: Tensor, mask: Tensor | None) -> Pool | None:
-    """The pool that makes these rows of these tokens."""
-    if tokens.ndim != 3 or rows.shape != (len(tokens), tokens.shape[2]) or not rows.is_floating_point():
-        return None
-    # Relative to the largest number: small features are equal to nothing else for that. A mean in half precision is rounded.
-    atol = max(1e-5, 2 * torch.finfo(rows.dtype).eps) * float(rows.abs().max())
-    read = {pool: Tap("", pool).read(tokens, mask).to(rows.dtype) for pool in _READ_OUTS}
-    fitting = [pool for pool in _READ_OUTS if torch.allclose(read[pool], rows, rtol=0, atol=atol)]
-    return fitting[-1] if fitting else None
-
-
-def features_of(run: Run) -> Tensor:
-    """The features of a module that returned some."""
-    return cast(Captured, run.output).tensor
-
-
-def makes(run: Run, given: Captured | None) -> bool:
-    """Whether what a module takes is what another returned."""
-    return given is not None and run.output is not None and run.output.is_same(given)
-
-
-def is_inside(name: str, outer: Collection[str]) -> bool:
-    """Whether a module lies in one of others."""
-    return any(ancestor in outer for ancestor in _ancestors(name))
-
-
-def _blocks(usable: Sequence[Run]) -> list[Run]:
-    """The outermost modules of classes of which several run, and what runs after the first of them beside them."""
-    # Stages that only run blocks one after the other are opened; branches give way to a module around them beside other blocks.
-    inner = [run for run in usable if not _is_container(run.module) and _has_layers(run.module)]
-    count = Counter(type(run.module) for run in inner)
-    opened = _stage_classes(usable, inner)
-    chosen: set[str] = set()
-    for run in sorted(inner, key=lambda run: run.name.count(".")):
-        if count[type(run.module)] > 1 and type(run.module) not in opened and not is_inside(run.name, chosen):
-            chosen.add(run.name)
-    if not chosen:
-        return []
-    first = min(run.begun for run in usable if run.name in chosen)
-    parents = {_parent(name) for name in chosen}
-    beside = [run for run in usable if _parent(run.name) in parents and run.begun >= first and _has_layers(run.module)]
-    around = [run for run in beside if any(is_inside(name, {run.name}) for name in chosen)]
-    branching = {run.name for run in around if _branches(run, usable)}
-    names = (chosen | {run.name for run in beside} | branching) - ({run.name for run in around} - branching)
-    return [run for run in usable if run.name in names and not is_inside(run.name, branching)]
-
-
-def _stage_classes(usable: Sequence[Run], inner: Sequence[Run]) -> set[type[nn.Module]]:
-    """Classes that hand on what a block inside returned, and in some of which blocks of its class follow one another."""
+def _stage_classes(usable: Sequence[ModuleCall], candidates: Sequence[ModuleCall]) -> set[type[nn.Module]]:
+    """Repeated classes that are no blocks but stages, which run blocks one after another."""
+    # A class counts as a stage if all its modules hand on a block's output, so that it adds no state of its own, and at least
+    # one holds several blocks in a row. (A block that wraps a single module of a repeated class stays a block.)
     chained, closed = set(), set()
-    for run in inner:
-        within = [other for other in usable if is_inside(other.name, {run.name}) and not _is_container(other.module)]
-        block = _handed_on(run, within)
+    for call in candidates:
+        inside = [other for other in usable if is_inside(other.name, {call.name}) and not _is_plain_sequential(other.module)]
+        block = _handed_on(call, inside)
         if block is None:
-            closed.add(type(run.module))
-        elif type(block.module) is not type(run.module) and _in_a_row(block, within):
-            chained.add(type(run.module))
+            closed.add(type(call.module))
+        elif type(block.module) is not type(call.module) and _in_a_row(block, inside):
+            chained.add(type(call.module))
     return chained - closed
 
 
-def _handed_on(run: Run, within: Sequence[Run]) -> Run | None:
+def _handed_on(call: ModuleCall, inside: Sequence[ModuleCall]) -> ModuleCall | None:
     """The module with layers whose output a module returns, as it is or after single layers such as a normalization."""
-    wanted = run.output
-    for other in reversed(within):
-        if makes(other, wanted):
+    wanted = call.output
+    for other in reversed(inside):
+        if other.returned(wanted):
             if _has_layers(other.module):
                 return other
-            wanted = other.given
+            wanted = other.input
     return None
 
 
-def _in_a_row(block: Run, within: Sequence[Run]) -> bool:
+def _in_a_row(block: ModuleCall, inside: Sequence[ModuleCall]) -> bool:
     """Whether modules of one class beside one another take what the one before returned."""
-    row = [run for run in within if type(run.module) is type(block.module) and _parent(run.name) == _parent(block.name)]
-    return any(makes(before, after.given) for before, after in pairwise(row))
+    row = [call for call in inside if type(call.module) is type(block.module) and parent_of(call.name) == parent_of(block.name)]
+    return any(before.returned(after.input) for before, after in pairwise(row))
 
 
-def _branches(run: Run, usable: Sequence[Run]) -> bool:
+def _branches(call: ModuleCall, usable: Sequence[ModuleCall]) -> bool:
     """Whether a module gives its own input to several modules directly inside it."""
-    inside = [other.given for other in usable if _parent(other.name) == run.name]
-    return run.given is not None and sum(given is not None and run.given.is_same(given) for given in inside) > 1
+    taken = [other.input for other in usable if parent_of(other.name) == call.name]
+    return call.input is not None and sum(other is not None and call.input.is_same(other) for other in taken) > 1
 
 
-def _pooled(usable: Sequence[Run], blocks: Sequence[Run], last: Captured | None) -> Run | None:
-    """What is made of the last block, such as its pooled features, for a head of several layers."""
-    end = cast(Captured, blocks[-1].output)
-    behind = [run for run in usable[usable.index(blocks[-1]) + 1 :] if _is_leaf(run)]
-    heavy = [i for i, run in enumerate(behind) if _is_heavy(run)]
-    if not heavy or heavy[0] == 0:
+def _pooled(usable: Sequence[ModuleCall], blocks: Sequence[ModuleCall], last: Captured | None) -> ModuleCall | None:
+    """What is made of the last block for a head of several layers, such as its pooled features."""
+    end = blocks[-1]
+    behind = [call for call in usable[usable.index(end) + 1 :] if _is_leaf(call)]
+    weighted = [i for i, call in enumerate(behind) if _has_weights(call)]
+    if not weighted or weighted[0] == 0:
         return None
-    run = behind[heavy[0] - 1]
-    output = cast(Captured, run.output)
-    repeats = end.is_same(output) or pool_of(end.values, output.values, None) is not None
-    return None if repeats or (last is not None and output.is_same(last)) else run
+    call = behind[weighted[0] - 1]
+    if end.output is None or call.output is None or call.returned(last):
+        return None
+    repeats = end.returned(call.output) or pool_of(end.output.values, call.output.values, None) is not None
+    return None if repeats else call
 
 
-def _layers(usable: Sequence[Run]) -> list[Run]:
+def _plain_layers(usable: Sequence[ModuleCall]) -> list[ModuleCall]:
     """Of a plain network: the last module before each further layer with weights (activation, normalization, pooling)."""
-    leaves = [run for run in usable if _is_leaf(run)]
-    heavy = [_is_heavy(run) for run in leaves]
-    ends = [i for i in range(len(leaves)) if any(heavy[: i + 1]) and (i + 1 == len(leaves) or heavy[i + 1])]
+    # That is what the next layer takes: the state after the activation, as in the papers, whatever comes in between.
+    leaves = [call for call in usable if _is_leaf(call)]
+    weighted = [_has_weights(call) for call in leaves]
+    ends = [i for i in range(len(leaves)) if any(weighted[: i + 1]) and (i + 1 == len(leaves) or weighted[i + 1])]
     return [leaves[i] for i in ends]
 
 
-def _with_last(
-    usable: Sequence[Run], chosen: Sequence[Run], last: Captured | None, what: str, notes: Sequence[str]
-) -> tuple[list[Run], str]:
-    """The chosen modules in order, with the one that makes what the classifier takes."""
-    made, names = _producer(usable, last), {run.name for run in chosen}
-    if made is not None and _producer(chosen, last) is None:
-        names.add(made.name)
-        notes = [*notes, f"{what} {made.name}"]
-    return [run for run in usable if run.name in names], " and ".join(notes)
-
-
-def _producer(usable: Sequence[Run], given: Captured | None) -> Run | None:
+def _producer(calls: Sequence[ModuleCall], tensor: Captured | None) -> ModuleCall | None:
     """The module whose output it is, the earliest if several hand it on."""
-    return next((run for run in usable if makes(run, given)), None)
+    return next((call for call in calls if call.returned(tensor)), None)
 
 
-def _is_container(module: nn.Module) -> bool:
+def _is_plain_sequential(module: nn.Module) -> bool:
     """Whether a module only runs what it holds one after the other."""
     return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
 
 
-def _is_leaf(run: Run) -> bool:
-    return not list(run.module.children()) and not _is_container(run.module)
+def _is_leaf(call: ModuleCall) -> bool:
+    return not list(call.module.children()) and not _is_plain_sequential(call.module)
 
 
-def _is_heavy(run: Run) -> bool:
-    return any(parameter.ndim > 1 for parameter in run.module.parameters(recurse=False))
+def _has_weights(call: ModuleCall) -> bool:
+    """Whether a module has a matrix or a kernel of its own; scales of a normalization are none."""
+    return any(parameter.ndim > 1 for parameter in call.module.parameters(recurse=False))
 
 
 def _has_layers(module: nn.Module) -> bool:
+    """Whether some module inside has parameters."""
     return any(next(child.parameters(), None) is not None for child in module.children())
-
-
-def _parent(name: str) -> str:
-    return name.rpartition(".")[0]
-
-
-def _ancestors(name: str) -> Iterator[str]:
-    while name := _parent(name):
-        yield name

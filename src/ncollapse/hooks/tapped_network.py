@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ncollapse.hooks.batch_io import IGNORED_LABEL, attention_mask, map_tensors, run_network
+from ncollapse.hooks.batch_io import IGNORED_LABEL, attention_mask, first_samples, run_network
 from ncollapse.hooks.capture import Captured, feature_of
+from ncollapse.hooks.network import in_eval_mode
 from ncollapse.hooks.output_hook import Handle, hook_output
 from ncollapse.hooks.tap import Pool, Tap
 
@@ -28,6 +28,7 @@ class TapPlan:
     feeding_pool: Pool
     overwritten: frozenset[str]
     explanation: str
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def own_input(self) -> str | None:
@@ -35,40 +36,32 @@ class TapPlan:
         return self.feeding if self.feeding not in {tap.label for tap in self.taps} else None
 
 
-class Taps:
+class TappedNetwork:
     """Context manager that hooks a network and hands out the tapped features of each forward pass."""
 
-    # Hooks are removed and every module's train/eval mode is restored on leaving, also after an error. The network runs in
-    # eval mode, without gradients, and eagerly where it is compiled, so that hooks run.
+    # Hooks are removed on leaving, and every module's mode is restored, also after an error. Nothing needs gradients.
 
     def __init__(self, model: nn.Module, make_plan: Callable[[Any, int, bool], TapPlan]) -> None:
         self.model = model
         self.plan: TapPlan | None = None
         self._make_plan = make_plan
         self._hooks: TapHooks | None = None
-        self._modes: list[tuple[nn.Module, bool]] = []
         self._stack = ExitStack()
 
-    def __enter__(self) -> Taps:
-        self._modes = [(module, module.training) for module in self.model.modules()]
-        self.model.eval()
-        # Where nothing was compiled, the compiler is not there either, and importing it takes seconds.
-        if "torch._dynamo" in sys.modules:
-            self._stack.enter_context(torch.compiler.set_stance("force_eager"))
+    def __enter__(self) -> TappedNetwork:
+        self._stack.enter_context(in_eval_mode(self.model))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self._stack.close()
         if self._hooks is not None:
             self._hooks.remove()
-        for module, training in self._modes:
-            module.training = training
 
     def forward(
         self, inputs: Any, labels: Tensor, receive: Callable[[str, Tensor], None] | None = None, hold: bool = True
     ) -> dict[str, Tensor]:
         """Run the network on one batch."""
-        tokens = labelled_tokens(labels)
+        tokens = labeled_tokens(labels)
         with torch.no_grad():
             if self._hooks is None:
                 samples, num_rows = first_samples(inputs, len(labels))
@@ -176,7 +169,7 @@ class TapHooks:
         return output.flatten(0, 1).index_select(0, self._tokens.to(output.device))
 
 
-def labelled_tokens(labels: Any) -> Tensor | None:
+def labeled_tokens(labels: Any) -> Tensor | None:
     """Which tokens are rows of their own."""
     if not (isinstance(labels, Tensor) and labels.ndim == 2 and labels.shape[1] > 1):
         return None
@@ -186,16 +179,3 @@ def labelled_tokens(labels: Any) -> Tensor | None:
 def input_tap(classifier: str, pool: Pool) -> Tap:
     """The layer that is a classifier's input."""
     return Tap(f"{classifier}.input", pool)
-
-
-# As many samples as show which modules run and how: two, so that rows and single values are told apart.
-_FIRST_SAMPLES = 2
-
-
-def first_samples(inputs: Any, num_samples: int) -> tuple[Any, int]:
-    """Copies of the first samples, to look at: the network may overwrite its inputs."""
-
-    def cut(tensor: Tensor) -> Tensor:
-        return tensor[:_FIRST_SAMPLES].clone() if tensor.ndim > 0 and len(tensor) == num_samples else tensor.clone()
-
-    return map_tensors(cut, inputs), min(_FIRST_SAMPLES, num_samples)

@@ -1,94 +1,118 @@
-"""Watching: what every module of a network does in one forward pass."""
+"""A trace of one forward pass: what every module took and returned, in the order in which the modules finished."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from ncollapse.hooks.batch_io import run_network
+from ncollapse.hooks.batch_io import attention_mask, run_network
 from ncollapse.hooks.capture import Captured, all_features_of
+
+# The values are copied when they are seen, with the memory that they came from. Two modules are connected where one takes the
+# very memory that the other returned, unchanged in between. This holds for any network that runs: there is no graph to be
+# symbolically traced, and what a forward does between its modules, in Python, needs not be understood.
 
 
 @dataclass
-class Run:
-    """What one module did in the watched pass.
+class ModuleCall:
+    """What one module did; of several calls the first.
 
     Attributes:
-        name: Its name.
+        name: The module's name.
         module: The module.
-        given: Its first argument, if that is a tensor.
+        input: Its first argument, None if that is no tensor.
         output: Its features, None if it returned none.
-        runs: How often it ran.
-        begun: How many modules had finished when it began.
+        count: How often it ran.
+        started_after: How many modules had finished when it began.
     """
 
     name: str
     module: nn.Module
-    given: Captured | None = None
+    input: Captured | None = None
     output: Captured | None = None
-    runs: int = 0
-    begun: int = 0
+    count: int = 0
+    started_after: int = 0
+
+    def returned(self, tensor: Captured | None) -> bool:
+        """Whether a tensor is what this module returned."""
+        return tensor is not None and self.output is not None and self.output.is_same(tensor)
+
+    @property
+    def features(self) -> Tensor:
+        """The features of a module that returned some."""
+        assert self.output is not None
+        return self.output.tensor
 
 
-class _Watcher:
-    """Hooks for all modules, and what they saw."""
+class Trace(NamedTuple):
+    """One forward pass: the modules that ran, what the network returned (its logits first), which tokens are real."""
 
-    def __init__(self) -> None:
-        self.begun: dict[str, tuple[int, Captured | None]] = {}
-        self.runs: dict[str, Run] = {}
+    calls: dict[str, ModuleCall]
+    returned: list[Captured]
+    mask: Tensor | None
 
-    def begin(self, name: str) -> Any:
-        """A hook for before the module runs."""
-
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            given = next(iter((*args, *kwargs.values())), None)
-            self.begun.setdefault(name, (len(self.runs), _seen(given) if isinstance(given, Tensor) else None))
-
-        return hook
-
-    def end(self, name: str) -> Any:
-        """A hook for after it."""
-
-        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            if name in self.runs:
-                self.runs[name].runs += 1
-                return
-            position, given = self.begun[name]
-            self.runs[name] = Run(name, module, given, next(iter(_features(output)), None), 1, position)
-
-        return hook
+    @property
+    def output(self) -> Captured | None:
+        """The logits of a network that returns some, else the first of its features."""
+        return self.returned[0] if self.returned else None
 
 
-def _seen(tensor: Tensor) -> Captured:
-    return Captured.of(tensor.detach(), tensor.detach(), copied=True)
-
-
-def _features(output: Any) -> list[Captured]:
-    return [_seen(tensor) for tensor in all_features_of(output)]
-
-
-def watch(model: nn.Module, modules: dict[str, nn.Module], inputs: Any) -> tuple[dict[str, Run], list[Captured]]:
-    """Run a network once.
-
-    Args:
-        model: The network.
-        modules: Its modules by name.
-        inputs: What it takes.
-
-    Returns:
-        What every module that ran did, in the order in which they finished, and all features that the network returned, its
-        logits first.
-    """
-    watcher = _Watcher()
+def trace_forward(model: nn.Module, modules: dict[str, nn.Module], inputs: Any) -> Trace:
+    """Run a network once, with hooks on these modules."""
+    recorder = _Recorder()
     handles = []
     try:
         for name, module in modules.items():
-            handles.append(module.register_forward_pre_hook(watcher.begin(name), with_kwargs=True))
-            handles.append(module.register_forward_hook(watcher.end(name)))
+            handles.append(module.register_forward_pre_hook(recorder.before(name), with_kwargs=True))
+            handles.append(module.register_forward_hook(recorder.after(name)))
         output = run_network(model, inputs)
     finally:
         for handle in handles:
             handle.remove()
-    return watcher.runs, _features(output)
+    return Trace(recorder.calls, _features(output), attention_mask(inputs))
+
+
+def is_inside(name: str, outer: Collection[str]) -> bool:
+    """Whether a module lies in one of others."""
+    return (parent := parent_of(name)) != "" and (parent in outer or is_inside(parent, outer))
+
+
+def parent_of(name: str) -> str:
+    """The name of the module that holds this one, "" for the network itself."""
+    return name.rpartition(".")[0]
+
+
+class _Recorder:
+    """Hooks for all modules, and what they saw."""
+
+    def __init__(self) -> None:
+        self.started: dict[str, tuple[int, Captured | None]] = {}
+        self.calls: dict[str, ModuleCall] = {}
+
+    def before(self, name: str) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            first = next(iter((*args, *kwargs.values())), None)
+            self.started.setdefault(name, (len(self.calls), _copy(first) if isinstance(first, Tensor) else None))
+
+        return hook
+
+    def after(self, name: str) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            if name in self.calls:
+                self.calls[name].count += 1
+                return
+            started_after, taken = self.started[name]
+            self.calls[name] = ModuleCall(name, module, taken, next(iter(_features(output)), None), 1, started_after)
+
+        return hook
+
+
+def _copy(tensor: Tensor) -> Captured:
+    return Captured.of(tensor.detach(), tensor.detach(), copied=True)
+
+
+def _features(output: Any) -> list[Captured]:
+    return [_copy(tensor) for tensor in all_features_of(output)]

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ncollapse.groups import Processes
 from ncollapse.measurement.measurement import Measurement
@@ -72,28 +71,6 @@ def reference_centers(reference: Measurement | None, num_classes: int) -> dict[s
             "Measure both splits with one num_classes."
         )
     return {name: statistics.centers for name, statistics in reference.statistics.items()}
-
-
-def network_of(model: nn.Module) -> nn.Module:
-    """The network as it was written, below what compiling and data parallelism wrap around it: its names, and hooks run."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}. Features go to measure_features.")
-    # The forward of DistributedDataParallel hands out the buffers anew, and waits for processes that have fewer batches.
-    wrapped = isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel)
-    inner = model.module if wrapped else getattr(model, "_orig_mod", None)
-    return model if inner is None else network_of(cast(nn.Module, inner))
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Where a network takes its inputs."""
-    parameters = dict(model.named_parameters())
-    empty = [name for name, parameter in parameters.items() if parameter.is_meta]
-    if empty:
-        raise ValueError(
-            f"All parameters must hold values, got {len(empty)} on the meta device, the first {empty[0]!r}. Load the weights "
-            "first (to_empty, then load_state_dict); of an offloaded network load all."
-        )
-    return next((parameter.device for parameter in parameters.values()), torch.device("cpu"))
 
 
 def check_budget(given: int | None) -> None:

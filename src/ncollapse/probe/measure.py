@@ -12,17 +12,17 @@ from torch import Tensor, nn
 
 from ncollapse.groups import Processes
 from ncollapse.hooks.batch_io import Unpack, unpack_batch
-from ncollapse.hooks.discovery import Discovery, Layers
+from ncollapse.hooks.discovery import Discovery
+from ncollapse.hooks.layer_choice import LayerChoice
+from ncollapse.hooks.network import device_of, network_of
 from ncollapse.hooks.random_state import random_state_kept
-from ncollapse.hooks.tapped_network import TapPlan, Taps
+from ncollapse.hooks.tapped_network import TappedNetwork, TapPlan
 from ncollapse.measurement.measurement import Measurement
 from ncollapse.probe.arguments import (
     check_budget,
     check_classifier_metrics,
     classifier_on,
-    device_of,
     memory_budget_of,
-    network_of,
     options_of,
     reference_centers,
     select,
@@ -47,8 +47,8 @@ def measure(
     batches: Iterable[Any],
     *,
     num_classes: int,
-    layers: Layers = "auto",
-    classifier: str | None = None,
+    layers: LayerChoice = "auto",
+    classifier: str | nn.Module | None = None,
     unpack: Unpack = unpack_batch,
     split: str = "train",
     reference: Measurement | None = None,
@@ -75,12 +75,12 @@ def measure(
         num_classes: K.
         layers: "auto" takes the stages that the network declares in ``collapse_stages``, else what one forward pass of two
             samples shows: repeated blocks with their input, or the layers with weights of a plain network, and what feeds
-            the classifier; tokens are read out as the network does it. "all" takes every module that runs once. Names and
-            globs as in ``model.named_modules()`` ("*" stops at a dot, "**" does not), or ``Tap`` with a pool. See
-            ``Measurement.chosen`` for what was taken. Beside a residual connection the module on the branch returns the
-            branch alone: tap the block around both.
-        classifier: Name of the last linear layer, for NC3 and NC4; None finds the one with K outputs whose output the network
-            returns, else the last that runs.
+            the classifier; tokens are read out as the network does it (``find_layers`` shows what it takes). "all" takes
+            every module that runs once. Names and globs as in ``model.named_modules()`` ("*" stops at a dot, "**" does not),
+            modules of the network, or ``Tap`` with a pool. See ``Measurement.chosen`` for what was taken. Beside a
+            residual connection the module on the branch returns the branch alone: tap the block around both.
+        classifier: The last linear layer or its name, for NC3 and NC4; None finds the one with K outputs whose output the
+            network returns, else the last that runs.
         unpack: Splits what ``batches`` yields into inputs and labels (``next_tokens`` for language models).
         split: Name of the data split, a column of the table.
         reference: Measurement of the training set, whose class means then decide (PFC3, NC4) on this other split. Without
@@ -118,7 +118,7 @@ def measure(
     with processes.together():
         selected = select(metrics, convention, num_classes)
         model = network_of(model)
-        taps = Taps(model, Discovery(model, layers, classifier, num_classes).plan)
+        taps = TappedNetwork(model, Discovery(model, layers, classifier, num_classes).plan)
         device = device_of(model)
         check_budget(memory_budget)
         centers = reference_centers(reference, num_classes)
@@ -214,8 +214,8 @@ def collect_features(
     batches: Iterable[Any],
     *,
     num_classes: int,
-    layers: Layers = "auto",
-    classifier: str | None = None,
+    layers: LayerChoice = "auto",
+    classifier: str | nn.Module | None = None,
     unpack: Unpack = unpack_batch,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Collect the features themselves, for analyses that need all samples at once; mind the memory.
@@ -237,7 +237,7 @@ def collect_features(
     model = network_of(model)
     device = device_of(model)
     parts: list[LayerBatch] = []
-    with Taps(model, Discovery(model, layers, classifier, num_classes).plan) as taps, random_state_kept():
+    with TappedNetwork(model, Discovery(model, layers, classifier, num_classes).plan) as taps, random_state_kept():
         for index, batch in enumerate(batches):
             tapped = TappedBatch.of(taps, batch, index, unpack, device)
             parts.append(tapped.whole())

@@ -8,27 +8,27 @@ import torch
 from torch import Tensor
 
 from ncollapse.hooks.batch_io import Unpack, map_tensors
-from ncollapse.hooks.tapped_network import Taps, labelled_tokens
+from ncollapse.hooks.tapped_network import TappedNetwork, labeled_tokens
 from ncollapse.probe.layer_batch import LayerBatch, Receive
 
 
 class TappedBatch(NamedTuple):
     """Inputs and labels of one batch, and the network."""
 
-    taps: Taps
+    taps: TappedNetwork
     inputs: Any
     given: Any
     labels: Tensor
     passing: bool
 
     @classmethod
-    def of(cls, taps: Taps, batch: Any, index: int, unpack: Unpack, device: torch.device) -> TappedBatch:
+    def of(cls, taps: TappedNetwork, batch: Any, index: int, unpack: Unpack, device: torch.device) -> TappedBatch:
         """Unpack what a loader yielded."""
         try:
             inputs, given = unpack(batch)
         except TypeError as error:
             raise TypeError(f"Batch {index}: {error}") from error
-        tokens = labelled_tokens(given)
+        tokens = labeled_tokens(given)
         labels = given if tokens is None else given.flatten()[tokens]
         return cls(taps, map_tensors(lambda t: t.to(device), inputs), given, labels, device.type == "cpu")
 

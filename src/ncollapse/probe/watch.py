@@ -12,12 +12,13 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 
-from ncollapse.hooks.batch_io import attention_mask
-from ncollapse.hooks.discovery import Discovery, Layers
+from ncollapse.hooks.batch_io import attention_mask, first_samples, num_samples_of
+from ncollapse.hooks.discovery import Discovery
+from ncollapse.hooks.layer_choice import LayerChoice
+from ncollapse.hooks.network import in_eval_mode, network_of
 from ncollapse.hooks.random_state import random_state_kept
-from ncollapse.hooks.tapped_network import TapHooks, TapPlan, first_samples
+from ncollapse.hooks.tapped_network import TapHooks, TapPlan
 from ncollapse.measurement.measurement import Measurement
-from ncollapse.probe.arguments import network_of
 from ncollapse.probe.group_checks import shared_classifier, shared_plan
 from ncollapse.probe.stream import Stream
 from ncollapse.statistics.centers import LinearClassifier
@@ -37,8 +38,8 @@ def watch(
     model: nn.Module,
     *,
     num_classes: int,
-    layers: Layers = "auto",
-    classifier: str | None = None,
+    layers: LayerChoice = "auto",
+    classifier: str | nn.Module | None = None,
     mode: Mode = "train",
     split: str = "train",
     reference: Measurement | None = None,
@@ -198,17 +199,13 @@ class Watched:
 
     def _look(self, inputs: Any) -> TapPlan:
         """Find the layers, by two samples in eval mode, which leaves running means and random states alone."""
-        samples, num_rows = first_samples(inputs, _num_samples(inputs))
-        modes = [(module, module.training) for module in self._model.modules()]
+        samples, num_rows = first_samples(inputs, num_samples_of(inputs))
         _LOOKED_AT.add(self._model)
         try:
-            self._model.eval()
-            with torch.no_grad(), random_state_kept():
+            with in_eval_mode(self._model), torch.no_grad(), random_state_kept():
                 plan = self._discovery.plan(samples, num_rows, tokens=False)
         finally:
             _LOOKED_AT.discard(self._model)
-            for module, training in modes:
-                module.training = training
             # Under autocast older PyTorch would give the call itself the weights that the look converted without gradients.
             torch.clear_autocast_cache()
         # All are copied: what training overwrites, such as by dropout in place, eval mode does not show.
@@ -228,11 +225,3 @@ def _by_name(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
             "keywords. Call it with one kind of arguments."
         )
     return args or kwargs
-
-
-def _num_samples(inputs: Any) -> int:
-    """Length of the first tensor."""
-    if isinstance(inputs, Tensor):
-        return len(inputs) if inputs.ndim else 0
-    parts = inputs.values() if isinstance(inputs, Mapping) else inputs if isinstance(inputs, tuple | list) else ()
-    return next((found for part in parts if (found := _num_samples(part))), 0)
