@@ -1,6 +1,7 @@
 # Everything runs in one virtual environment, made on first use and reused until pyproject or constraints change.
 #   make demo    train on the handwritten digits, measure, write the page (about 20 seconds after installation)
-#   make test    all tests            make lint   style, types
+#   make test    all tests but slow ones    make lint   style, types
+#   make test-slow   campaigns of kills, long sweeps, real torchrun: each beside a faster test of the same law in `make test`
 #   make bench   side-by-side timings
 #   make test-zoo   public networks of torchvision, timm and transformers, in an environment of their own (.venv-zoo)
 #   make test-integrations   with Lightning, transformers, TensorBoard, wandb, in an environment of their own (.venv-integrations)
@@ -20,7 +21,7 @@ export UV_NATIVE_TLS = 1
 # Small matrices on few cores: one thread each is faster than two that wait for each other.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-zoo test-integrations lint bench docs docs-networks test-zoo-here test-integrations-here docs-networks-here clean
+.PHONY: demo test test-slow test-zoo test-integrations lint bench docs docs-networks test-zoo-here test-integrations-here docs-networks-here clean
 
 demo: $(STAMP)
 	$(BIN)/ncollapse demo --out $(OUT)
@@ -28,6 +29,9 @@ demo: $(STAMP)
 # One process a core; a file's tests stay together, since they share what is costly to make.
 test: $(STAMP)
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow
 
 # Apart from the others: torchvision's mere presence beside a torch of another build breaks libraries that look for it.
 test-zoo docs-networks: export VENV = .venv-zoo

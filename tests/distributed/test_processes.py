@@ -1,22 +1,16 @@
 """Two and three gloo processes: the table of one process, the same bits on all ranks, and none waits for a failed one."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-from distributed import worker
+from distributed import launch, worker
 from ncollapse.groups import Processes
 from ncollapse.probe import measure
 from ncollapse.studies import override, recipe_by_name, run_recipe
 from ncollapse.targets import measure_run
 
-WORKER = Path(worker.__file__)
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
 SIZES = (2, 3)
 SMALL = [
     "data.name=gaussian_mixture",
@@ -33,9 +27,9 @@ def written(tmp_path_factory):
     """What every rank wrote down, for every number of processes."""
     folder = tmp_path_factory.mktemp("ranks")
     run_recipe(override(recipe_by_name("demo"), SMALL), folder / "run")
-    command = [sys.executable, str(WORKER), str(folder), *map(str, SIZES)]
-    result = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=250, check=False)
-    assert result.returncode == 0, result.stderr
+    for size in SIZES:
+        (folder / str(size)).mkdir()
+        assert launch.together(worker.run, [(rank, size, folder / str(size)) for rank in range(size)]) == 0
     return {size: [json.loads((folder / f"{size}/{rank}.json").read_text()) for rank in range(size)] for size in SIZES}, folder
 
 

@@ -1,19 +1,16 @@
 """torchrun: the command in several processes, and the loop of docs/processes.md."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from distributed import launch
 from ncollapse.cli import main
 from ncollapse.studies import override, recipe_by_name, run_recipe
 
 ROOT = Path(__file__).parents[2]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
 
 MODULE = """
 import os
@@ -35,9 +32,10 @@ def failing():
 """
 
 
-def torchrun(size, *words):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(size), *words]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=200, env=ENVIRONMENT)
+@pytest.fixture(params=["forked", pytest.param("torchrun", marks=pytest.mark.slow)])
+def start(request):
+    """Starts processes: as torchrun does, or by torchrun itself, which takes seconds a process."""
+    return getattr(launch, request.param)
 
 
 @pytest.fixture
@@ -47,9 +45,9 @@ def module(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
 
 
-def test_a_process_without_data(module, capsys):
+def test_a_process_without_data(start, module, capsys):
     words = ["measure", "in_processes:build", "--data", "in_processes:two_batches", "--num-classes", "3", "--json"]
-    result = torchrun(3, "-m", "ncollapse", *words)
+    result = start(3, ["-m", "ncollapse", *words])
     assert result.returncode == 0, result.stderr
     assert result.stderr.count("Weights: those that in_processes:build gave the network") == 1
     main(words)
@@ -66,7 +64,7 @@ def test_a_process_without_data(module, capsys):
 
 def test_an_error_on_one_ends_all(module):
     words = ["measure", "in_processes:build", "--data", "in_processes:failing", "--num-classes", "3"]
-    result = torchrun(2, "-m", "ncollapse", *words)
+    result = launch.torchrun(2, ["-m", "ncollapse", *words])
     assert result.returncode != 0
     assert result.stdout == ""
     lines = [line for line in result.stderr.splitlines() if line.startswith("ncollapse: ")]
@@ -85,16 +83,16 @@ RUN = [
 ]
 
 
-def test_a_recipe_is_run_by_all_and_written_by_one(tmp_path):
+def test_a_recipe_is_run_by_all_and_written_by_one(start, tmp_path):
     words = ["-m", "ncollapse", "run", "demo", "--out", str(tmp_path / "run"), "--json", "--set", *RUN]
-    result = torchrun(2, *words)
+    result = start(2, words)
     assert result.returncode == 0, result.stderr
     told = json.loads(result.stdout)
     assert (told["state"], told["epoch"], Path(told["report"]).exists()) == ("finished", 2, True)
     run_recipe(override(recipe_by_name("demo"), RUN), tmp_path / "alone")
     alone, shared = (json.loads((tmp_path / name / "depth.json").read_text())["epochs"][-1] for name in ("alone", "run"))
     assert shared["positions"]["projection"] == pytest.approx(alone["positions"]["projection"], rel=1e-4, abs=1e-6)
-    refused = torchrun(2, *words)
+    refused = start(2, words)
     lines = [line for line in refused.stderr.splitlines() if line.startswith("ncollapse: ")]
     assert len(lines) == 1
     assert "holds a run of 'demo' already. Continue it with --resume" in lines[0]
@@ -109,11 +107,11 @@ pathlib.Path(f"{os.environ['RANK']}.txt").write_text(repr((measurement.num_sampl
 """
 
 
-def test_the_loop_of_the_documentation(tmp_path, monkeypatch):
+def test_the_loop_of_the_documentation(start, tmp_path, monkeypatch):
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "processes.md").read_text(), flags=re.DOTALL)
     monkeypatch.chdir(tmp_path)
     Path("train.py").write_text(code + AFTER)
-    result = torchrun(2, "train.py")
+    result = start(2, ["train.py"])
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("1797 samples of 10 classes") == 3
     first, second = Path("0.txt").read_text(), Path("1.txt").read_text()

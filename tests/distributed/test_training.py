@@ -2,30 +2,24 @@
 
 import csv
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from distributed import launch, training_worker
 from distributed.training_worker import CASES, VECTORS
 from ncollapse.train import TrainConfig, train
 from ncollapse.train.parallel import share_batch_norm
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks, since importing takes longer than training")
 TABLES = ("measurements.csv", "depth.json", "history.csv")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("training")
-    words = [sys.executable, str(Path(__file__).with_name("training_worker.py")), str(folder)]
-    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(words, capture_output=True, text=True, check=False, timeout=150, env=environment)
-    assert result.returncode == 0, result.stderr
+    for size, act in ((1, None), (3, training_worker.cases), (2, training_worker.runs)):
+        assert launch.together(training_worker.work, [(rank, size, folder, act) for rank in range(size)]) == 0
     return folder
 
 

@@ -1,15 +1,14 @@
-"""Processes that train together: ``python training_worker.py FOLDER`` leaves what they found, and runs, in FOLDER."""
+"""Processes that train together, and leave what they found, and runs, in a folder."""
 
 import dataclasses
 import json
-import multiprocessing
-import sys
+import os
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
+from distributed.launch import ENVIRONMENT
 from ncollapse.data import gaussian_mixture
 from ncollapse.models import ConvResNet, ConvResNetConfig, FCResNet, FCResNetConfig
 from ncollapse.studies import override, recipe_by_name, run, run_recipe
@@ -99,30 +98,17 @@ def cases(folder, group=None):
 
 
 def work(rank, size, folder, act):
-    dist.init_process_group("gloo", init_method=f"file://{folder / f'meet-{size}'}", rank=rank, world_size=size)
-    (folder / f"{act.__name__}-{rank}.json").write_text(json.dumps(act(folder, dist.group.WORLD)))
-    dist.destroy_process_group()
-
-
-def main():
+    """One process of a group of this size; a group of one is none."""
+    os.environ.update(ENVIRONMENT)
     torch.set_num_threads(1)
     # The recipe's run in float64: rounding then hides nothing.
     torch.set_default_dtype(torch.float64)
     load = run.load_data
     run.load_data = lambda config: (lambda data: replace(data, inputs=data.inputs.double()))(load(config))
-    folder = Path(sys.argv[1])
-    run_recipe(RECIPE, folder / "alone")
-    (folder / "cases-alone.json").write_text(json.dumps(cases(folder)))
-    context = multiprocessing.get_context("fork")
-    for size, act in ((3, cases), (2, runs)):
-        processes = [context.Process(target=work, args=(rank, size, folder, act)) for rank in range(size)]
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join()
-        if any(process.exitcode for process in processes):
-            raise SystemExit(1)
-
-
-if __name__ == "__main__":
-    main()
+    if size == 1:
+        (folder / "cases-alone.json").write_text(json.dumps(cases(folder)))
+        run_recipe(RECIPE, folder / "alone")
+        return
+    dist.init_process_group("gloo", init_method=f"file://{folder / f'meet-{size}'}", rank=rank, world_size=size)
+    (folder / f"{act.__name__}-{rank}.json").write_text(json.dumps(act(folder, dist.group.WORLD)))
+    dist.destroy_process_group()

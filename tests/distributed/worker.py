@@ -2,19 +2,17 @@
 
 import hashlib
 import json
-import multiprocessing
+import os
 import sys
 import time
 from pathlib import Path
 
 import torch
-import torch._dynamo  # noqa: F401  (DistributedDataParallel imports it, which takes seconds: once, before the fork)
 import torch.distributed as dist
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 from cases import tensors_of
+from distributed.launch import ENVIRONMENT
 from ncollapse.models import FCResNet, FCResNetConfig
 from ncollapse.probe import measure
 from ncollapse.targets import MeasureRequest, measure_by_name
@@ -250,7 +248,9 @@ def failing(rank, size, group):
 
 
 def run(rank, size, folder):
+    os.environ.update(ENVIRONMENT)
     torch.set_num_threads(1)
+    sys.path.insert(0, str(Path(__file__).parent))  # where `worker:network` is found
     dist.init_process_group("gloo", init_method=f"file://{folder / 'meet'}", rank=rank, world_size=size)
     found = {}
     for name, call in shared(rank, size, dist.group.WORLD, folder):
@@ -266,22 +266,3 @@ def run(rank, size, folder):
     found["after"] = written(measure(network(), batches_of("uneven", rank, size), num_classes=K, group=dist.group.WORLD))
     (folder / f"{rank}.json").write_text(json.dumps(found))
     dist.destroy_process_group()
-
-
-def main():
-    # Importing takes longer than all the measuring: once, then forked.
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    for size in map(int, sys.argv[2:]):
-        folder = Path(sys.argv[1]) / str(size)
-        folder.mkdir()
-        processes = [context.Process(target=run, args=(rank, size, folder)) for rank in range(size)]
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join()
-        if any(process.exitcode for process in processes):
-            raise SystemExit(1)
-
-
-if __name__ == "__main__":
-    main()
