@@ -9,7 +9,7 @@ from ncollapse.drawing import plot_last_layer
 from ncollapse.drawing.summary import summarize
 from ncollapse.drawing.tables import metric_tables
 from ncollapse.records import ReportError, read_run
-from ncollapse.records.schema import EPSILON
+from ncollapse.records.depth import EPSILON
 from ncollapse.report import write_page
 
 FILES = ("recipe.json", "environment.json", "status.json", "depth.json", "history.csv", "measurements.csv")

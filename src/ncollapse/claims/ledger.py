@@ -4,17 +4,19 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ncollapse.claims.deep_regularized import DEEP_CLAIMS
 from ncollapse.claims.progressive_collapse import CLAIMS, PAPER
 from ncollapse.claims.rules import Claim, Evidence, Verdict, combine
-from ncollapse.records.files import write_whole
-from ncollapse.records.parsing import ReportError, parse
+from ncollapse.records import file_names
+from ncollapse.records.claims import ClaimRecord, ClaimsFile, EvidenceRecord, LeftOut
+from ncollapse.records.errors import ReportError
+from ncollapse.records.json_files import read_json, write_json
 from ncollapse.records.reading import Run, read_run
-from ncollapse.records.sweep import SWEEP_FILE, read_sweep, unfinished
+from ncollapse.records.sweep import read_sweep, unfinished
 
 __all__ = [
     "ALL_CLAIMS",
@@ -30,7 +32,6 @@ __all__ = [
 ]
 
 ALL_CLAIMS = (*CLAIMS, *DEEP_CLAIMS)
-LEDGER_FILE = "claims.json"
 
 
 @dataclass(frozen=True)
@@ -94,32 +95,11 @@ def _find(folders: Iterable[Path]) -> Iterable[tuple[Path, Run | None, str]]:
     if not paths:
         raise ReportError("The claims need at least one folder, got none. Name run directories, or folders of sweeps.")
     for path in paths:
-        if (path / SWEEP_FILE).is_file():
+        if (path / file_names.SWEEP).is_file():
             yield from ((path / item.name, item.run, item.problem) for item in read_sweep(path).runs)
         else:
             run = read_run(path)
             yield path, run, unfinished(run)
-
-
-@dataclass(frozen=True)
-class _Evidence:
-    setting: str
-    supporting: tuple[str, ...]
-    opposing: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _Claim:
-    statement: str
-    verdict: str
-    evidence: tuple[_Evidence, ...]
-
-
-@dataclass(frozen=True)
-class _File:
-    """``claims.json``, what a run's page reads of it; runs are named from its folder."""
-
-    claims: tuple[_Claim, ...]
 
 
 @dataclass(frozen=True)
@@ -141,30 +121,26 @@ def ledger_values(ledger: Ledger) -> dict[str, Any]:
     Returns:
         ``paper``, ``runs``, ``left_out`` and ``claims``; numbers that are undefined are None.
     """
-    return _values_from(ledger, None)
+    return asdict(_records_of(ledger, None))
 
 
 def write_ledger(ledger: Ledger, out: Path) -> None:
     """Write these values, run directories named from the file's folder, so that both can be moved together."""
-    write_whole(out, (json.dumps(_values_from(ledger, out.parent), indent=1) + "\n").encode())
+    write_json(out, _records_of(ledger, out.parent))
 
 
 def part_of(run_dir: Path) -> tuple[Path | None, list[Part]]:
     """What the ledger beside a run says of it."""
     own = run_dir.resolve()
     for folder in (own, own.parent):
-        file = folder / LEDGER_FILE
+        file = folder / file_names.CLAIMS
         if file.is_file() and (parts := _parts(file, own)):
             return file, parts
     return None, []
 
 
 def _parts(file: Path, run_dir: Path) -> list[Part]:
-    try:
-        claims = parse(_File, json.loads(file.read_text(encoding="utf-8")), f"{file}: ").claims
-    except ValueError as error:
-        words = str(error) if isinstance(error, ReportError) else f"{file} is not JSON ({error})."
-        raise ReportError(f"{words} Write it anew with `ncollapse claims`, or remove it.") from None
+    claims = read_json(file, ClaimsFile, "Write it again with `ncollapse claims`, or remove it.").claims
 
     def names(runs: tuple[str, ...]) -> int:
         return sum((file.parent / name).resolve() == run_dir for name in runs)
@@ -176,36 +152,34 @@ def _parts(file: Path, run_dir: Path) -> list[Part]:
     return [part for part in found if part.agrees or part.disagrees]
 
 
-def _values_from(ledger: Ledger, folder: Path | None) -> dict[str, Any]:
+def _records_of(ledger: Ledger, folder: Path | None) -> ClaimsFile:
     def named(path: str) -> str:
         return path if folder is None else Path(os.path.relpath(path, folder)).as_posix()
 
-    return {
-        "paper": PAPER,
-        "runs": [named(path) for path in ledger.runs],
-        "left_out": [{"run": named(path), "why": why} for path, why in ledger.left_out],
-        "claims": [_ruling_values(item, named) for item in ledger.rulings],
-    }
+    return ClaimsFile(
+        PAPER,
+        tuple(named(path) for path in ledger.runs),
+        tuple(LeftOut(named(path), why) for path, why in ledger.left_out),
+        tuple(_claim(item, named) for item in ledger.rulings),
+    )
 
 
-def _ruling_values(ruling: Ruling, named: Callable[[str], str]) -> dict[str, Any]:
-    claim = ruling.claim
-    words = {"key": claim.key, "statement": claim.statement, "source": claim.source, "tested": claim.tested}
-    evidence = [_evidence_values(item, named) for item in ruling.evidence]
-    return {**words, "verdict": ruling.verdict, "why": ruling.why, "evidence": evidence}
+def _claim(ruling: Ruling, named: Callable[[str], str]) -> ClaimRecord:
+    claim, evidence = ruling.claim, tuple(_evidence(item, named) for item in ruling.evidence)
+    return ClaimRecord(claim.key, claim.statement, claim.source, claim.tested, ruling.verdict, ruling.why, evidence)
 
 
-def _evidence_values(item: Evidence, named: Callable[[str], str]) -> dict[str, Any]:
+def _evidence(item: Evidence, named: Callable[[str], str]) -> EvidenceRecord:
     value, low, high = (None if math.isnan(x) else x for x in item.estimate[:3])
-    return {
-        "setting": item.setting,
-        "statistic": item.statistic,
-        "seeds": item.estimate.n,
-        "value": value,
-        "interval": [low, high],
-        "verdict": item.verdict,
-        "why": item.why,
-        "counts": item.counts,
-        "supporting": [named(path) for path in item.supporting],
-        "opposing": [named(path) for path in item.opposing],
-    }
+    return EvidenceRecord(
+        setting=item.setting,
+        statistic=item.statistic,
+        seeds=item.estimate.n,
+        value=value,
+        interval=(low, high),
+        verdict=item.verdict,
+        why=item.why,
+        counts=item.counts,
+        supporting=tuple(named(path) for path in item.supporting),
+        opposing=tuple(named(path) for path in item.opposing),
+    )

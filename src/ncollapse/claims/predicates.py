@@ -5,8 +5,8 @@ from itertools import pairwise
 
 from ncollapse.claims.evidence import setting
 from ncollapse.claims.rules import RULES
+from ncollapse.records.depth import EPSILON
 from ncollapse.records.reading import Run
-from ncollapse.records.schema import EPSILON
 
 __all__ = [
     "RESIDUAL",

@@ -9,8 +9,8 @@ from itertools import pairwise
 from ncollapse.claims.estimates import Estimate, log_log_slope, spread
 from ncollapse.claims.rules import RULES
 from ncollapse.drawing.sweeps import Axis, SettingRow
+from ncollapse.records.depth import EPSILON
 from ncollapse.records.reading import Run
-from ncollapse.records.schema import EPSILON
 from ncollapse.records.sweep import Sweep
 
 __all__ = [

@@ -47,11 +47,12 @@ def _add_compare(commands: Any) -> None:
 
 def _report(options: argparse.Namespace) -> None:
     from ncollapse.drawing import save_figures
-    from ncollapse.records import SWEEP_FILE, read_run
+    from ncollapse.records import read_run
+    from ncollapse.records.file_names import SWEEP
     from ncollapse.report import write_depth_page, write_page
 
     runs = check_distinct(options.runs)
-    sweeps = [path for path in runs if (path / SWEEP_FILE).is_file()]
+    sweeps = [path for path in runs if (path / SWEEP).is_file()]
     if sweeps and len(sweeps) < len(runs):
         run = next(path for path in runs if path not in sweeps)
         raise ValueError(

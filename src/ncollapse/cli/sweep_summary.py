@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ncollapse.claims.quantities import BY_KEY
-from ncollapse.records.parsing import ReportError
+from ncollapse.records.errors import ReportError
 from ncollapse.records.reading import Run, read_run
 from ncollapse.studies import SweepRun
 

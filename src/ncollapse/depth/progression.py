@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from scipy import stats
 
-from ncollapse.records.schema import EPSILON
+from ncollapse.records.depth import EPSILON
 
 EPSILONS = (0.0, 0.001, EPSILON, 0.01, 0.02, 0.05)
 

@@ -1,7 +1,7 @@
 """The regularized objective and its floor in words."""
 
 from ncollapse.drawing.wording import number
-from ncollapse.records.schema import ObjectiveRecord
+from ncollapse.records.run_files import ObjectiveRecord
 
 __all__ = ["say_objective"]
 

@@ -9,8 +9,8 @@ from ncollapse.drawing.objective_words import say_objective
 from ncollapse.drawing.vacuous import coincident, say_vacuous
 from ncollapse.drawing.verdicts import say_bounds, say_collapsed_optimality, say_theorems
 from ncollapse.drawing.wording import counted, listed, number, percent
+from ncollapse.records.depth import EffectiveDepth, Energy, LayerProgression
 from ncollapse.records.reading import Run
-from ncollapse.records.schema import EffectiveDepth, Energy, Progression
 
 __all__ = ["Finding", "findings", "summarize"]
 
@@ -165,7 +165,7 @@ def _rises(run: Run, metric: str, violations: Sequence[str]) -> str:
     return listed(rises)
 
 
-def _say_tolerance(progression: Progression) -> str:
+def _say_tolerance(progression: LayerProgression) -> str:
     if not progression.violations or not progression.tolerance or progression.violations_tol is None:
         return ""
     kept = listed(list(progression.violations_tol)) if progression.violations_tol else "no layer"

@@ -1,7 +1,15 @@
 """The theorem predicates in words, each with the quantity that it tests and with what it does not bind."""
 
 from ncollapse.drawing.wording import counted, listed, number
-from ncollapse.records.schema import Alignment, CollapsedOptimality, DepthRecord, Theorem1, Theorem2, Theorem3, WeightDecay
+from ncollapse.records.depth import (
+    CollapsedOptimality,
+    DepthRecord,
+    PolarAlignment,
+    Theorem1,
+    Theorem2,
+    Theorem3,
+    WeightDecayBound,
+)
 
 __all__ = ["say_bounds", "say_collapsed_optimality", "say_theorems"]
 
@@ -76,7 +84,7 @@ def _say_sufficient(theorem: Theorem2) -> str:
     )
 
 
-def _say_alignment(found: Alignment | None) -> list[str]:
+def _say_alignment(found: PolarAlignment | None) -> list[str]:
     """The theorem of the optimal rotation, which is ours: PFC2 falls towards an ETF that is aligned, at any transport cost."""
     if found is None or found.alignment is None:
         return []
@@ -86,7 +94,7 @@ def _say_alignment(found: Alignment | None) -> list[str]:
     return [f"{said}At 1, with an exact simplex ETF as the end, PFC2 could not rise along the line; this does not bind here."]
 
 
-def say_bounds(found: WeightDecay | None) -> list[str]:
+def say_bounds(found: WeightDecayBound | None) -> list[str]:
     """What weight decay bounds."""
     if found is None or found.tightness is None:
         return []

@@ -12,7 +12,7 @@ from ncollapse.depth.geodesic import GeodesicCurve, LineDecisions
 from ncollapse.depth.path import PathStatistics
 from ncollapse.depth.progression import EffectiveDepth, effective_depth
 from ncollapse.metrics.entry import FLAGS, LayerStatistics
-from ncollapse.records.schema import EPSILON
+from ncollapse.records.depth import EPSILON
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,7 +1,23 @@
 """Run directories: what lies in them, how it is read and written. Needs no torch."""
 
-from ncollapse.records.parsing import ReportError
-from ncollapse.records.reading import Run, read_run
-from ncollapse.records.sweep import SWEEP_FILE
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["SWEEP_FILE", "ReportError", "Run", "read_run"]
+if TYPE_CHECKING:
+    from ncollapse.records.errors import ReportError as ReportError
+    from ncollapse.records.file_names import SWEEP as SWEEP_FILE
+    from ncollapse.records.reading import Run as Run
+    from ncollapse.records.reading import read_run as read_run
+    from ncollapse.records.rows import HistoryRow as HistoryRow
+    from ncollapse.records.rows import Row as Row
+
+# Each name is imported when it is first used: whoever measures needs rows and results, but no reader of files.
+_HOMES = {"ReportError": "errors", "Run": "reading", "read_run": "reading", "HistoryRow": "rows", "Row": "rows"}
+
+__all__ = ["SWEEP_FILE", "HistoryRow", "ReportError", "Row", "Run", "read_run"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,34 +1,22 @@
 """Read a run directory: its files as one frozen value, checked against each other."""
 
-import csv
-import io
-import json
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, TypeVar
 
-from ncollapse.records.parsing import ReportError, parse
-from ncollapse.records.schema import (
-    EPSILON,
-    DepthFile,
-    DepthRecord,
-    EffectiveDepth,
-    Glossary,
-    HistoryRow,
-    MeasurementRow,
-    ObjectiveFile,
-    ObjectiveRecord,
-    Recipe,
-    Status,
-)
+from ncollapse.records import file_names
+from ncollapse.records.csv_tables import read_history, read_rows
+from ncollapse.records.depth import EPSILON, DepthFile, DepthRecord, EffectiveDepth
+from ncollapse.records.errors import ReportError
+from ncollapse.records.json_files import fail, read_json
+from ncollapse.records.rows import HistoryRow, Row
+from ncollapse.records.run_files import Glossary, ObjectiveFile, ObjectiveRecord, RecipeSummary, Status
 
 __all__ = ["Run", "read_run"]
 
-_WRITE_AGAIN = "Finish the run with `ncollapse run RECIPE --out DIR --resume` if it was killed, else run it in an empty folder."
-_HISTORY = ("epoch", "loss", "accuracy", "learning_rate", "grad_norm")
-_MEASUREMENTS = ("epoch", "split", "depth", "layer", "metric", "value", "flags")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -37,7 +25,7 @@ class Run:
 
     Attributes:
         path: The run directory.
-        recipe: The fixed part of ``recipe.json``.
+        recipe: The fixed part of ``recipe.json``; empty where there is none.
         recipe_entries: All of ``recipe.json``.
         environment: ``environment.json``: versions, device, threads, seed.
         status: How far the run has come.
@@ -49,12 +37,12 @@ class Run:
     """
 
     path: Path
-    recipe: Recipe
+    recipe: RecipeSummary
     recipe_entries: dict[str, Any]
     environment: dict[str, Any]
     status: Status
     history: tuple[HistoryRow, ...]
-    rows: tuple[MeasurementRow, ...]
+    rows: tuple[Row, ...]
     records: dict[int, DepthRecord]
     glossary: Glossary
     objective: dict[int, ObjectiveRecord] = field(default_factory=dict)
@@ -75,7 +63,7 @@ class Run:
     def epochs(self) -> tuple[int, ...]:
         """The epochs that both files hold: a run killed between two writes may have one more in either."""
         measured = {row.epoch for row in self.rows if row.split == self.split}
-        return tuple(sorted(measured & set(self.records)))
+        return tuple(sorted(epoch for epoch in self.records if epoch in measured))
 
     @cached_property
     def last(self) -> DepthRecord:
@@ -105,7 +93,7 @@ class Run:
         return perfect if perfect is not None and perfect <= self.epochs[-1] else None
 
     @cached_property
-    def _values(self) -> dict[tuple[int, str, int, str], float]:
+    def _values(self) -> dict[tuple[float | None, str, int, str], float]:
         return {(row.epoch, row.split, row.depth, row.metric): row.value for row in self.rows}
 
     def value(self, metric: str, depth: int, epoch: int | None = None) -> float | None:
@@ -137,11 +125,12 @@ class Run:
         return (error.line.get(metric), error.null.get(metric)) if error else (None, None)
 
 
-def read_run(path: Path) -> Run:
+def read_run(path: Path, epochs: Literal["all", "last"] = "all") -> Run:
     """Read and check the files of a run directory.
 
     Args:
         path: The directory that ``ncollapse run`` wrote.
+        epochs: "last" leaves out the rows and curves of all measured epochs but the last.
 
     Returns:
         The run.
@@ -154,118 +143,55 @@ def read_run(path: Path) -> Run:
     if not path.is_dir():
         raise ReportError(f"{path}: needed a run directory, found {'a file' if path.exists() else 'nothing'}. "
                           "Name the folder that `ncollapse run` or `ncollapse demo` printed.")  # fmt: skip
-    recipe, environment = (_read_object(path / name) for name in ("recipe.json", "environment.json"))
+    records = _depth_records(path / file_names.DEPTH)
+    objective = _read_optional(path / file_names.OBJECTIVE, ObjectiveFile)
+    rows = read_rows(path / file_names.MEASUREMENTS, None if epochs == "all" else records.keys())
+    if epochs == "last" and rows:
+        records = {epoch: record for epoch, record in records.items() if epoch == rows[-1].epoch}
     run = Run(
         path=path,
-        recipe=_parse_file(Recipe, recipe, path / "recipe.json"),
-        recipe_entries=recipe,
-        environment=environment,
-        status=_parse_file(Status, _read_object(path / "status.json"), path / "status.json"),
-        history=tuple(_history_row(*line) for line in _read_csv(path / "history.csv", _HISTORY)),
-        rows=tuple(_measurement_row(*line) for line in _read_csv(path / "measurements.csv", _MEASUREMENTS)),
-        records=_depth_records(path / "depth.json"),
-        glossary=_glossary(path / "glossary.json"),
-        objective=_objective(path / "objective.json"),
+        recipe=_read_optional(path / file_names.RECIPE, RecipeSummary),
+        recipe_entries=_read_optional(path / file_names.RECIPE, dict[str, Any]),
+        environment=read_json(path / file_names.ENVIRONMENT, dict[str, Any]),
+        status=read_json(path / file_names.STATUS, Status),
+        history=read_history(path / file_names.HISTORY),
+        rows=rows,
+        records=records,
+        glossary=_read_optional(path / file_names.GLOSSARY, Glossary),
+        objective={record.epoch: record for record in objective.epochs},
     )
     _check_agreement(run)
     return run
 
 
-def _glossary(file: Path) -> Glossary:
-    return _parse_file(Glossary, _read_object(file), file) if file.exists() else Glossary()
-
-
-def _objective(file: Path) -> dict[int, ObjectiveRecord]:
-    found = _parse_file(ObjectiveFile, _read_object(file), file) if file.exists() else ObjectiveFile()
-    return {record.epoch: record for record in found.epochs}
+def _read_optional(file: Path, kind: type[T]) -> T:
+    return read_json(file, kind) if file.exists() else kind()
 
 
 def _depth_records(file: Path) -> dict[int, DepthRecord]:
-    records = _parse_file(DepthFile, _read_object(file), file).epochs
+    records = read_json(file, DepthFile).epochs
     for i, record in enumerate(records):
         num_layers = len(record.layers)
         lengths = {f"positions.{key}": (len(value), num_layers) for key, value in record.positions.items()}
         for name, curve in (("curve", record.curve), ("null", record.null)):
-            columns = {"pfc1": curve.pfc1, "pfc2": curve.pfc2, "pfc3": curve.pfc3}
+            columns = {"pfc1": curve.pfc1, "pfc2": curve.pfc2, "pfc3": curve.pfc3, "cdnv": curve.cdnv}
             lengths |= {f"{name}.{key}": (len(v), len(curve.t)) for key, v in columns.items() if v is not None}
         for place, (found, needed) in lengths.items():
             if found != needed:
-                _fail(file, f"epochs[{i}].{place} needs {needed} numbers, has {found}")
+                fail(file, f"epochs[{i}].{place} needs {needed} numbers, has {found}")
     return {record.epoch: record for record in sorted(records, key=lambda record: record.epoch)}
 
 
 def _check_agreement(run: Run) -> None:
+    table, curves = run.path / file_names.MEASUREMENTS, run.path / file_names.DEPTH
     if not run.rows:
-        _fail(run.path / "measurements.csv", "needed at least one measured epoch, found none")
+        fail(table, "needed at least one measured epoch, found none")
     if not run.epochs:
-        _fail(run.path / "depth.json", "has no epoch in common with measurements.csv")
+        fail(curves, f"has no epoch in common with {table.name}")
     for epoch in run.epochs:
         if run.records[epoch].layers != run.layers:
-            _fail(run.path / "depth.json", f"lists other layers at epoch {epoch} than at epoch {run.epochs[-1]}")
+            fail(curves, f"lists other layers at epoch {epoch} than at epoch {run.epochs[-1]}")
     # The table may hold one layer more: what the classifier takes.
     if run.layers not in {run.measured_layers, run.measured_layers[:-1]}:
         found, named = ", ".join(run.measured_layers), ", ".join(run.layers)
-        _fail(run.path / "depth.json", f"lists the layers {named}, but measurements.csv {found}")
-
-
-def _parse_file(kind: type, value: object, file: Path) -> Any:
-    try:
-        return parse(kind, value, f"{file}: ")
-    except ReportError as error:
-        raise ReportError(f"{error} {_WRITE_AGAIN}") from None
-
-
-def _read_text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        _fail(file, "is missing")
-    except UnicodeDecodeError as error:
-        _fail(file, f"is not UTF-8 text ({error.reason} at byte {error.start})")
-
-
-def _read_object(file: Path) -> dict[str, Any]:
-    text = _read_text(file)
-    try:
-        entries = json.loads(
-            text, parse_constant=lambda word: _fail(file, f"holds {word}, which JSON does not have (write null)")
-        )
-    except json.JSONDecodeError as error:
-        _fail(file, f"is not valid JSON (line {error.lineno}, column {error.colno}: {error.msg})")
-    if not isinstance(entries, dict):
-        _fail(file, f"needs a JSON object, has a {type(entries).__name__}")
-    return entries
-
-
-def _read_csv(file: Path, columns: tuple[str, ...]) -> list[tuple[str, list[str]]]:
-    """The lines behind the header, each with its place for messages; a line of another length is an error."""
-    # Not splitlines(): it also cuts at U+2028, which a quoted name may hold.
-    lines = list(csv.reader(io.StringIO(_read_text(file), newline="")))
-    header = tuple(lines[0]) if lines else ()
-    if header != columns:
-        _fail(file, f"needs the columns {','.join(columns)}, has {','.join(header) or 'none'}")
-    for number, line in enumerate(lines[1:], start=2):
-        if len(line) != len(columns):
-            _fail(file, f"line {number} needs {len(columns)} fields, has {len(line)}")
-    return [(f"{file}: line {number}", line) for number, line in enumerate(lines[1:], start=2)]
-
-
-def _history_row(place: str, line: list[str]) -> HistoryRow:
-    epoch, *numbers = line
-    try:
-        return HistoryRow(int(epoch), *(float(number) for number in numbers))
-    except ValueError as error:
-        raise ReportError(f"{place}: {error}. {_WRITE_AGAIN}") from None
-
-
-def _measurement_row(place: str, line: list[str]) -> MeasurementRow:
-    epoch, split, depth, layer, metric, value, flags = line
-    try:
-        words = tuple(word for word in flags.split(";") if word)
-        return MeasurementRow(int(epoch), split, int(depth), layer, metric, float(value), words)
-    except ValueError as error:
-        raise ReportError(f"{place}: {error}. {_WRITE_AGAIN}") from None
-
-
-def _fail(file: Path, what: str) -> NoReturn:
-    raise ReportError(f"{file}: {what}. {_WRITE_AGAIN}")
+        fail(curves, f"lists the layers {named}, but {table.name} {found}")

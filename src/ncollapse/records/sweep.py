@@ -1,20 +1,20 @@
-"""Read a sweep: which runs it has, what they set, and those of them that are finished."""
+"""A sweep: the list of its runs as it lies on the disk, and what there is of each run."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from ncollapse.records.parsing import ReportError, parse
+from ncollapse.records import file_names
+from ncollapse.records.errors import ReportError
+from ncollapse.records.json_files import fail, read_json
 from ncollapse.records.reading import Run, read_run
 
-__all__ = ["PAGE_FILE", "SWEEP_FILE", "Sweep", "SweptRun", "read_sweep", "unfinished"]
+__all__ = ["Sweep", "SweepEntry", "SweepFile", "SweptRun", "read_sweep", "unfinished"]
 
-SWEEP_FILE = "sweep.json"
-PAGE_FILE = "report.html"
+_AGAIN = "Run `ncollapse sweep` again with the same --out."
 
 
 @dataclass(frozen=True)
-class _Entry:
+class SweepEntry:
     """One run in ``sweep.json``: its folder, the swept fields with their values as text, its seed."""
 
     name: str
@@ -23,10 +23,10 @@ class _Entry:
 
 
 @dataclass(frozen=True)
-class _File:
-    """``sweep.json``."""
+class SweepFile:
+    """``sweep.json``: the runs of a sweep, in order of their settings."""
 
-    runs: tuple[_Entry, ...]
+    runs: tuple[SweepEntry, ...]
 
 
 @dataclass(frozen=True)
@@ -61,22 +61,19 @@ class Sweep:
 def read_sweep(path: Path) -> Sweep:
     """Read the list of a sweep's runs, and of every run what there is."""
     path = Path(path)
-    file, again = path / SWEEP_FILE, "Run `ncollapse sweep` again with the same --out."
+    file = path / file_names.SWEEP
     if not file.is_file():
         raise ReportError(f"{file}: needed the list of a sweep's runs, found nothing. "
                           "Name the folder that `ncollapse sweep` was given with --out.")  # fmt: skip
-    try:
-        entries = parse(_File, json.loads(file.read_text(encoding="utf-8")), f"{file}: ").runs
-    except ValueError as error:
-        raise ReportError(f"{error if isinstance(error, ReportError) else f'{file} is not JSON ({error}).'} {again}") from None
+    entries = read_json(file, SweepFile, _AGAIN).runs
     if len({tuple(entry.settings) for entry in entries}) != 1:
         found = "runs with different fields" if entries else "no run"
-        raise ReportError(f"{file}: needed runs that all set the same fields, found {found}. {again}")
+        fail(file, f"needed runs that all set the same fields, found {found}", _AGAIN)
     return Sweep(path, tuple(_swept_run(path / entry.name, entry) for entry in entries), tuple(entries[0].settings))
 
 
-def _swept_run(folder: Path, entry: _Entry) -> SweptRun:
-    has_page = (folder / PAGE_FILE).is_file()
+def _swept_run(folder: Path, entry: SweepEntry) -> SweptRun:
+    has_page = (folder / file_names.REPORT).is_file()
     run, problem = None, "not begun"
     if folder.is_dir():
         try:

@@ -17,10 +17,11 @@ from ncollapse.drawing.panels import (
 )
 from ncollapse.drawing.summary import findings
 from ncollapse.drawing.tables import differing_settings, mark
+from ncollapse.records.errors import ReportError
+from ncollapse.records.file_names import SWEEP
 from ncollapse.records.files import write_whole
-from ncollapse.records.parsing import ReportError
 from ncollapse.records.reading import Run, read_run
-from ncollapse.records.sweep import SWEEP_FILE, read_sweep
+from ncollapse.records.sweep import read_sweep
 from ncollapse.report.inline import depth_rules, panel_svg
 from ncollapse.report.markup import render_page
 
@@ -81,7 +82,7 @@ def write_comparison(folders: Iterable[Path], out: Path, *, position: str = "pro
 def _columns(folders: Sequence[Path]) -> list[_Column]:
     runs: list[Run] = []
     for folder in folders:
-        if (folder / SWEEP_FILE).is_file():
+        if (folder / SWEEP).is_file():
             runs += [members[0] for _, members in read_sweep(folder).by_setting() if members]
         else:
             runs.append(read_run(folder))

@@ -8,8 +8,8 @@ from ncollapse.claims.deep_regularized import DEEP_METRICS, is_control
 from ncollapse.claims.quantities import BY_KEY, Quantity, setting_rows, slope_of
 from ncollapse.drawing.sweeps import Axis, axis_of, draw_against
 from ncollapse.drawing.wording import counted, number
+from ncollapse.records.errors import ReportError
 from ncollapse.records.files import write_whole
-from ncollapse.records.parsing import ReportError
 from ncollapse.records.sweep import Sweep, read_sweep
 from ncollapse.report.inline import panel_svg
 from ncollapse.report.markup import render_page

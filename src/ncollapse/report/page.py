@@ -12,8 +12,8 @@ from ncollapse.drawing.panels import LAST_LAYER, PROGRESSIVE, Panel, draw_over_d
 from ncollapse.drawing.summary import findings, summarize
 from ncollapse.drawing.tables import differing_settings, environment_entries, metric_tables, recipe_groups
 from ncollapse.drawing.wording import counted
+from ncollapse.records.errors import ReportError
 from ncollapse.records.files import write_whole
-from ncollapse.records.parsing import ReportError
 from ncollapse.records.reading import Run, read_run
 from ncollapse.report.inline import depth_rules, panel_svg
 from ncollapse.report.markup import render_page

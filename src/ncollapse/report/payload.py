@@ -4,8 +4,9 @@ import json
 import math
 from typing import Any
 
+from ncollapse.records.depth import Curve, DepthRecord
 from ncollapse.records.reading import Run
-from ncollapse.records.schema import Curve, DepthRecord, MeasurementRow
+from ncollapse.records.rows import Row
 
 __all__ = ["build_payload", "to_script_json"]
 
@@ -18,7 +19,7 @@ _METRICS = ("pfc1", "pfc2", "pfc3")
 
 def build_payload(run: Run) -> dict[str, Any]:
     """Everything the page's script needs of one run."""
-    measured = sorted({row.epoch for row in run.rows})
+    measured = sorted({row.epoch for row in run.rows if row.epoch is not None})
     return {
         "layers": run.layers,
         "epochs": [_epoch(run, run.records[epoch]) for epoch in run.epochs],
@@ -52,8 +53,8 @@ def _curve(curve: Curve) -> dict[str, list[float | None]]:
     return {key: [_round(value) for value in values[::_CURVE_STRIDE]] for key, values in columns.items()}
 
 
-def _series(run: Run, epochs: list[int]) -> list[list[Any]]:
-    index = {epoch: i for i, epoch in enumerate(epochs)}
+def _series(run: Run, epochs: list[float]) -> list[list[Any]]:
+    index: dict[float | None, int] = {epoch: i for i, epoch in enumerate(epochs)}
     series: dict[tuple[str, int, str, str], tuple[list[Any], dict[int, str]]] = {}
     for row in run.rows:
         values, flags = series.setdefault((row.split, row.depth, row.layer, row.metric), ([""] * len(epochs), {}))
@@ -63,7 +64,7 @@ def _series(run: Run, epochs: list[int]) -> list[list[Any]]:
     return [[*key, values, flags] for key, (values, flags) in series.items()]
 
 
-def _tabled(row: MeasurementRow) -> float | str | None:
+def _tabled(row: Row) -> float | str | None:
     if math.isinf(row.value):
         return "inf" if row.value > 0 else "-inf"
     return None if math.isnan(row.value) else _shorten(row.value, _TABLE_DIGITS)

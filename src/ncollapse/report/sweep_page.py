@@ -11,9 +11,10 @@ from ncollapse.claims.ledger import Ledger, rule_on_claims
 from ncollapse.claims.quantities import QUANTITIES, Quantity, setting_rows, slope_of
 from ncollapse.drawing.sweeps import Axis, axis_of, draw_against
 from ncollapse.drawing.wording import counted, number
+from ncollapse.records.file_names import REPORT
 from ncollapse.records.files import write_whole
 from ncollapse.records.reading import Run
-from ncollapse.records.sweep import PAGE_FILE, Sweep, SweptRun, read_sweep
+from ncollapse.records.sweep import Sweep, SweptRun, read_sweep
 from ncollapse.report.claims_page import ledger_rows, write_claims_page
 from ncollapse.report.inline import panel_svg
 from ncollapse.report.markup import render_page
@@ -84,7 +85,7 @@ def write_run_pages(sweep_dir: Path, *, on_progress: Callable[[int, int], None] 
     missing = [item.run.path for item in read_sweep(Path(sweep_dir)).runs if item.run is not None and not item.has_page]
     pages = []
     for folder in missing:
-        pages.append(write_page([folder], folder / PAGE_FILE))
+        pages.append(write_page([folder], folder / REPORT))
         if on_progress is not None:
             on_progress(len(pages), len(missing))
     return pages
@@ -142,7 +143,7 @@ def _run_context(item: SweptRun, fields: tuple[str, ...]) -> dict[str, Any]:
     return {
         "name": item.name,
         # Quoted whole, so that no name can be anything but a path from here.
-        "href": quote(f"{item.name}/{PAGE_FILE}") if item.has_page else "",
+        "href": quote(f"{item.name}/{REPORT}") if item.has_page else "",
         "values": [item.settings[field] for field in fields],
         "seed": item.seed,
         "state": item.problem or "finished",

@@ -14,7 +14,7 @@ from ncollapse.depth.progression import EffectiveDepth
 from ncollapse.measurement.measurement import Measurement
 from ncollapse.models.fc_resnet import FCResNet, FCResNetConfig
 from ncollapse.probe.measure import measure
-from ncollapse.records.schema import EPSILON
+from ncollapse.records.depth import EPSILON
 from ncollapse.train.loop import train
 from ncollapse.train.schedule import TrainConfig
 

@@ -1,0 +1,104 @@
+"""The CSV tables of a run directory: their lines as records, read and written."""
+
+import csv
+import io
+from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import lru_cache
+from itertools import repeat
+from pathlib import Path
+from typing import Any
+
+from ncollapse.records.json_files import fail, read_bytes
+from ncollapse.records.rows import HistoryRow, Row
+
+__all__ = ["csv_text", "read_history", "read_rows", "row_cells"]
+
+# The lines of a file below its header, by number.
+_Lines = dict[int, list[str]]
+# Before version 0.2 `measurements.csv` had neither of these.
+_ADDED = ("step", "standard_error")
+_OLD_COLUMNS = tuple(name for name in Row._fields if name not in _ADDED)
+
+
+def read_rows(file: Path, last_among: Collection[int] | None = None) -> tuple[Row, ...]:
+    """Read ``measurements.csv``: all of it, or only the rows of the last epoch that is among some."""
+    columns, lines = _read(file, Row._fields, _OLD_COLUMNS)
+    if last_among is not None:
+        written = {cells[0] for cells in lines.values()}
+        last = max((epoch for epoch in last_among if str(epoch) in written), default=None)
+        lines = lines if last is None else {number: cells for number, cells in lines.items() if cells[0] == str(last)}
+    values = _by_column(file, columns, lines)
+    return tuple(map(Row._make, zip(*(values.get(name, repeat(None)) for name in Row._fields), strict=False)))
+
+
+def read_history(file: Path) -> tuple[HistoryRow, ...]:
+    """Read ``history.csv``."""
+    columns, lines = _read(file, HistoryRow._fields)
+    return tuple(map(HistoryRow._make, zip(*_by_column(file, columns, lines).values(), strict=True)))
+
+
+def row_cells(row: Row) -> list[str]:
+    """A row as text; numbers keep every digit."""
+    cells = ["" if cell is None else repr(cell) if isinstance(cell, float) else str(cell) for cell in row[:-1]]
+    return [*cells, ";".join(row.flags)]
+
+
+def csv_text(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A table as text."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(lines)
+    return text.getvalue()
+
+
+def _read(file: Path, *layouts: tuple[str, ...]) -> tuple[tuple[str, ...], _Lines]:
+    """The header, which must be one of some, and the lines below it, of its length each."""
+    try:
+        text = read_bytes(file).decode("utf-8")
+    except UnicodeDecodeError as error:
+        fail(file, f"is not UTF-8 text ({error.reason} at byte {error.start})")
+    # Not splitlines(): it also cuts at U+2028, which a quoted name may hold.
+    header, *lines = list(csv.reader(io.StringIO(text, newline=""))) or [[]]
+    if tuple(header) not in layouts:
+        fail(file, f"needs the columns {','.join(layouts[0])}, has {','.join(header) or 'none'}")
+    for number, cells in enumerate(lines, start=2):
+        if len(cells) != len(header):
+            fail(file, f"line {number} needs {len(header)} fields, has {len(cells)}")
+    return tuple(header), dict(enumerate(lines, start=2))
+
+
+def _by_column(file: Path, columns: tuple[str, ...], lines: _Lines) -> dict[str, list[Any]]:
+    """The values of every column: faster than by line, since tables are long and columns few."""
+    cells = zip(*lines.values(), strict=True) if lines else repeat(())
+    return {name: _values(file, _PARSERS.get(name, float), column, lines) for name, column in zip(columns, cells, strict=False)}
+
+
+def _values(file: Path, parse: Callable[[str], Any], cells: Sequence[str], lines: _Lines) -> list[Any]:
+    try:
+        return list(map(parse, cells))
+    except ValueError:
+        for number, cell in zip(lines, cells, strict=True):
+            try:
+                parse(cell)
+            except ValueError as error:
+                fail(file, f"line {number}: {error}")
+        raise
+
+
+@lru_cache
+def _flags(text: str) -> tuple[str, ...]:
+    return tuple(word for word in text.split(";") if word)
+
+
+# Columns that are not named here hold a number.
+_PARSERS: dict[str, Callable[[str], Any]] = {
+    "epoch": int,
+    "step": lambda text: int(text) if text else None,
+    "split": str,
+    "depth": int,
+    "layer": str,
+    "metric": str,
+    "standard_error": lambda text: float(text) if text else None,
+    "flags": _flags,
+}

@@ -1,0 +1,353 @@
+"""Results over depth as records: what functions of ``ncollapse.depth`` return and ``depth.json`` holds.
+
+A number that is undefined is nan where it was computed, and None where it was read from a file: JSON has no nan.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+__all__ = [
+    "EPSILON",
+    "BlockBound",
+    "CollapsedOptimality",
+    "Curve",
+    "DepthFile",
+    "DepthRecord",
+    "EffectiveDepth",
+    "Energy",
+    "LayerProgression",
+    "Number",
+    "Numbers",
+    "PolarAlignment",
+    "PredictionError",
+    "Progression",
+    "Straightness",
+    "Theorem1",
+    "Theorem2",
+    "Theorem3",
+    "WeightDecayBound",
+]
+
+# The error of the nearest class center that the effective depth allows, wherever one threshold stands for all.
+EPSILON = 0.005
+
+Number = float | None
+Numbers = tuple[Number, ...]
+
+
+@dataclass(frozen=True)
+class Progression:
+    """How a metric that should decrease goes over the layers.
+
+    Attributes:
+        violations: Indices l+1 of the layers whose value exceeds (1 + tolerance) times the one before.
+        largest: Largest rise :math:`v_{l+1} - v_l`, 0 if there is none; nan if a value is undefined.
+        kendall_tau: Kendall's τ with the layer index, -1 for a strict decrease (tau-b: ties pull it towards 0).
+        spearman: Spearman's correlation with the layer index, -1 for a strict decrease.
+        tolerance: Relative rise that is let pass.
+    """
+
+    violations: tuple[int, ...]
+    largest: float
+    kendall_tau: float
+    spearman: float
+    tolerance: float
+
+    @property
+    def monotone(self) -> bool:
+        """Whether no layer violates the decrease and every value is defined."""
+        return not self.violations and not math.isnan(self.largest)
+
+
+@dataclass(frozen=True)
+class LayerProgression:
+    """``Progression`` of one metric with the layers by name, without a tolerance and (``_tol``) with it."""
+
+    violations: tuple[str, ...]
+    monotone: bool | None = None
+    num_violations: int | None = None
+    largest: Number = None
+    kendall_tau: Number = None
+    spearman: Number = None
+    tolerance: Number = None
+    violations_tol: tuple[str, ...] | None = None
+    num_violations_tol: int | None = None
+
+
+@dataclass(frozen=True)
+class EffectiveDepth:
+    """The first layer at which nearest-center decisions are right but for a share ε.
+
+    Attributes:
+        epsilon: ε.
+        depth: First layer index with error <= ε; the last layer's index if none (see ``reached``).
+        reached: Whether any layer has error <= ε.
+        monotone_after: Whether the error stays <= ε at all deeper layers.
+    """
+
+    epsilon: float
+    depth: int
+    reached: bool
+    monotone_after: bool | None = None
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The metrics at positions t in [0, 1] between the first and the last layer."""
+
+    t: tuple[float, ...]
+    pfc1: Numbers
+    pfc2: Numbers
+    pfc3: Numbers | None = None
+    cdnv: Numbers | None = None
+
+
+@dataclass(frozen=True)
+class PredictionError:
+    """RMS error over the interior layers in decades, by metric, of the straight line and of the log-linear baseline."""
+
+    line: dict[str, Number]
+    null: dict[str, Number]
+
+
+@dataclass(frozen=True)
+class Theorem1:
+    r"""Whether PFC1 falls along the line (docs/theory.md, 3.2).
+
+    Attributes:
+        holds: The theorem's assumption, correlation >= 0: necessary and sufficient for a collapsed end point. None, like
+            ``monotone``, where a class has no samples or all class means of an end coincide: C is then 0, whatever was learned.
+        correlation: :math:`C = \sum_k \alpha_k \langle \mu_k^0 - \mu^0, \mu_k^L - \mu^L \rangle`.
+        normalized: :math:`C / \sqrt{b_0 b_2}` in [-1, 1]; nan where ``holds`` is None.
+        monotone: Whether PFC1 is non-increasing on [0, 1] for the end points as they are.
+        argmax_t: Where PFC1 is largest on [0, 1].
+        coefficients: (a, β, c) of the derivative's numerator :math:`a(1-t)^2 + \beta t(1-t) + c t^2`.
+    """
+
+    holds: bool | None
+    correlation: Number
+    normalized: Number
+    monotone: bool | None
+    argmax_t: Number = None
+    coefficients: Numbers | None = None
+
+
+@dataclass(frozen=True)
+class Theorem2:
+    """Whether PFC2 falls along the line (docs/theory.md, 3.3).
+
+    Attributes:
+        monotone: Exact: PFC2 is non-increasing on [0, 1]. None, like the conditions, where a class has no samples or all
+            class means of an end coincide.
+        intervals: Where it rises, as pairs (t0, t1).
+        sufficient_a: Sufficient condition (A), for an end point that is a simplex ETF.
+        sufficient_b: Sufficient condition (B): true for a fixed direction once the transport cost is small enough.
+        relative_cost: Transport cost of the class means, ‖M̄_0 - M̄_L‖_F / ‖M̄_L‖_F.
+        end_distance: PFC2 at the end point: the sufficient conditions say something only where it is 0.
+    """
+
+    monotone: bool | None
+    intervals: tuple[tuple[float, float], ...] | None
+    sufficient_a: bool | None
+    sufficient_b: bool | None
+    relative_cost: Number
+    end_distance: Number = None
+
+
+@dataclass(frozen=True)
+class Theorem3:
+    """Whether nearest-center accuracy would never fall along the line to a collapsed end (docs/theory.md, 3.4).
+
+    Attributes:
+        guaranteed: No violating pair: were the end point collapsed to its class means, the accuracy could not fall. None,
+            like the other counts, if a class has no samples. Of the measured end, ``num_falls`` tells.
+        violating_pairs: Pairs (sample, other class) that could break it.
+        num_pairs: All such pairs.
+        num_falls: Steps of the line between the measured ends at which the accuracy falls.
+        num_steps: Steps of the line.
+    """
+
+    guaranteed: bool | None
+    violating_pairs: int | None
+    num_pairs: int | None
+    num_falls: int | None = None
+    num_steps: int | None = None
+
+
+@dataclass(frozen=True)
+class PolarAlignment:
+    """Whether the class means move by the optimal rotation, so that PFC2 falls along the line (docs/theory.md, 3.3).
+
+    Attributes:
+        alignment: In [-1, 1]; 1 iff no rotation of the last means brings them nearer to the first. nan where a class has no
+            samples or all class means of an end coincide.
+        end_distance: PFC2 at the end point, 0 for a simplex ETF.
+        guaranteed: Both assumptions hold up to rounding, so that PFC2 cannot rise on the line. None where undefined.
+    """
+
+    alignment: Number
+    end_distance: Number = None
+    guaranteed: bool | None = None
+
+
+@dataclass(frozen=True)
+class CollapsedOptimality:
+    r"""Whether the pairing with the final class means is optimal, with the proof.
+
+    Attributes:
+        optimal: No cycle of classes improves the pairing. Also where all first features or all final class means coincide, so
+            that every pairing costs the same.
+        biases: Proof if it is: :math:`\beta_k` such that, for every sample i of class k and every j,
+            :math:`\langle h_i^0, y_k \rangle + \beta_k \ge \langle h_i^0, y_j \rangle + \beta_j`, so that the linear classifier
+            whose weights are the final class means classifies the first layer without error, ties aside; nan for classes
+            without samples. None if not optimal.
+        cycle: Proof if it is not: classes k₀, k₁, …, each of which hands one sample to the next and the last to the first.
+            None if optimal.
+        gain: By how much that cycle lowers the total cost :math:`\sum_i \lVert h_i^0 - y \rVert^2`; 0 if optimal.
+        tolerance: What counts as rounding in the sum over a cycle, and in the inequalities for the biases.
+    """
+
+    optimal: bool | None
+    biases: Numbers | None = None
+    cycle: tuple[int, ...] | None = None
+    gain: Number = None
+    tolerance: Number = None
+
+
+@dataclass(frozen=True)
+class Straightness:
+    """Chord over path length, line-shape score and turning angle, averaged over samples (docs/theory.md, 3.6)."""
+
+    mean: Number
+    median: Number = None
+    line_shape_score_mean: Number = None
+    line_shape_score_median: Number = None
+    turning_angle_mean_degrees: Number = None
+    chord_deviation: Number = None
+    r_squared: Number = None
+    speed_cov: Number = None
+
+
+@dataclass(frozen=True)
+class Energy:
+    """The chain of costs from the kinetic energy down, and optimal transport on a sample (docs/theory.md, 3.6 and 3.8)."""
+
+    efficiency: Number
+    energy: Number = None
+    energy_min: Number = None
+    identity_cost: Number = None
+    wasserstein2: Number = None
+    gelbrich: Number = None
+    identity_cost_sample: Number = None
+    random_cost_sample: Number = None
+    num_samples_wasserstein: int | None = None
+    pair_violation_rate: Number = None
+    num_pairs: int | None = None
+
+    @property
+    def transport_score(self) -> Number:
+        """Wasserstein-2 over the cost of the network's own pairing, squared both; 1 iff the pairing is optimal."""
+        best, own = self.wasserstein2, self.identity_cost_sample
+        return best / own if best is not None and own else None
+
+    @property
+    def random_ratio(self) -> Number:
+        """Cost of a random pairing over the best; where it is near 1 any pairing is nearly optimal."""
+        best, random = self.wasserstein2, self.random_cost_sample
+        return random / best if random is not None and best else None
+
+
+@dataclass(frozen=True)
+class BlockBound:
+    r"""What a block adds, and the two bounds of it, in units of squared features.
+
+    Attributes:
+        energy: Measured :math:`\mathbb{E} \lVert f(h) \rVert^2`.
+        by_moment: Bound from weights and inputs, :math:`\mathrm{tr}(W S W^T)` or its form for two layers.
+        by_weights: Bound from the weights' norms and :math:`\lambda_{\max}(S)` alone; at least ``by_moment``.
+        largest_eigenvalue: :math:`\lambda_{\max}(S)` of the second moment S of the inputs.
+        squared_weights: :math:`\lVert \theta \rVert^2` of the block's linear layers, biases included.
+        block: The block's name; empty where it was not said.
+    """
+
+    energy: Number
+    by_moment: Number
+    by_weights: Number
+    largest_eigenvalue: Number = None
+    squared_weights: Number = None
+    block: str = ""
+
+
+@dataclass(frozen=True)
+class WeightDecayBound:
+    r"""All blocks of a network: :math:`\mathcal{E} / L = \sum_l \mathbb{E} \lVert f_l \rVert^2` against its bounds.
+
+    Attributes:
+        blocks: One bound for each block, in order of depth.
+        is_bound: False where the blocks normalize: the weights' scale then has no effect on what they add, and the numbers
+            bound nothing.
+    """
+
+    blocks: tuple[BlockBound, ...]
+    is_bound: bool = True
+
+    @property
+    def energy(self) -> Number:
+        r""":math:`\sum_l \mathbb{E} \lVert f_l \rVert^2`; at least :math:`\mathcal{E} / L` of paths centered at each layer."""
+        return _total(block.energy for block in self.blocks)
+
+    @property
+    def by_moment(self) -> Number:
+        """Sum of the bounds from weights and inputs."""
+        return _total(block.by_moment for block in self.blocks)
+
+    @property
+    def by_weights(self) -> Number:
+        """Sum of the bounds from the weights' norms."""
+        return _total(block.by_weights for block in self.blocks)
+
+    @property
+    def squared_weights(self) -> Number:
+        r""":math:`\sum_l \lVert \theta_l \rVert^2`, which weight decay pays for."""
+        return _total(block.squared_weights for block in self.blocks)
+
+    @property
+    def tightness(self) -> Number:
+        """Share of the bound by weights and inputs that is used, in [0, 1] where it is a bound; None where undefined."""
+        used, allowed = self.energy, self.by_moment
+        return used / allowed if used is not None and allowed else None
+
+
+def _total(numbers: Iterable[Number]) -> Number:
+    known = list(numbers)
+    return None if None in known else sum(number for number in known if number is not None)
+
+
+@dataclass(frozen=True)
+class DepthRecord:
+    """One epoch of ``depth.json``: everything that a measurement along the layers' paths says about depth."""
+
+    epoch: int
+    layers: tuple[str, ...]
+    positions: dict[str, Numbers]
+    curve: Curve
+    null: Curve
+    prediction_error: dict[str, PredictionError]
+    progression: dict[str, LayerProgression]
+    effective_depth: tuple[EffectiveDepth, ...]
+    theorem1: Theorem1 | None = None
+    theorem2: Theorem2 | None = None
+    theorem3: Theorem3 | None = None
+    alignment: PolarAlignment | None = None
+    collapsed_optimality: CollapsedOptimality | None = None
+    straightness: Straightness | None = None
+    energy: Energy | None = None
+    weight_decay: WeightDecayBound | None = None
+
+
+@dataclass(frozen=True)
+class DepthFile:
+    """``depth.json``."""
+
+    epochs: tuple[DepthRecord, ...] = ()

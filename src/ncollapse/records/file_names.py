@@ -1,0 +1,21 @@
+"""Names of the files in a run directory, and of those beside several runs."""
+
+RECIPE = "recipe.json"
+STATUS = "status.json"
+ENVIRONMENT = "environment.json"
+GLOSSARY = "glossary.json"
+HISTORY = "history.csv"
+MEASUREMENTS = "measurements.csv"
+DEPTH = "depth.json"
+OBJECTIVE = "objective.json"
+CHECKPOINT = "checkpoint.safetensors"
+REPORT = "report.html"
+
+# Reserved: no code writes these yet, and other files must not take their names.
+MANIFEST = "manifest.json"
+SAMPLES = "samples.safetensors"
+CLASSES = "classes.csv"
+PAIRS = "pairs.csv"
+
+SWEEP = "sweep.json"
+CLAIMS = "claims.json"

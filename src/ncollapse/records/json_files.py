@@ -1,0 +1,57 @@
+"""JSON files as frozen records: read by type, with errors that name the place inside the file, and written back."""
+
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import msgspec
+
+from ncollapse.records.errors import ReportError
+from ncollapse.records.files import write_whole
+
+__all__ = ["fail", "json_bytes", "read_bytes", "read_json", "undefined_as_none", "write_json"]
+
+T = TypeVar("T")
+RUN_AGAIN = "Finish the run with `ncollapse run RECIPE --out DIR --resume` if it was killed, else run it in an empty folder."
+
+
+def read_json(file: Path, kind: type[T], remedy: str = RUN_AGAIN) -> T:
+    """Read a file as a record; keys that the record does not declare are ignored, so that later files stay readable."""
+    try:
+        return msgspec.json.decode(read_bytes(file, remedy), type=kind)
+    except msgspec.ValidationError as error:
+        # As in "Expected `int`, got `float` - at `$.epochs[2].epoch`".
+        words, _, place = str(error).replace("`", "").partition(" - at ")
+        place = place.removeprefix("$").removeprefix(".")
+        words = words.replace("Expected", "needed").replace("Object missing", "is missing the")
+        fail(file, f"{place} {words}" if words.startswith("is ") and place else f"{place}: {words}" if place else words, remedy)
+    except msgspec.DecodeError as error:
+        fail(file, f"is not valid JSON ({error})", remedy)
+
+
+def read_bytes(file: Path, remedy: str = RUN_AGAIN) -> bytes:
+    """The content of a file, or an error that says what to do."""
+    try:
+        return file.read_bytes()
+    except FileNotFoundError:
+        fail(file, "is missing", remedy)
+
+
+def write_json(file: Path, record: Any, *, indent: bool = True) -> None:
+    """Write a record or a mapping, whole; nan becomes null."""
+    content = json_bytes(record)
+    write_whole(file, (msgspec.json.format(content, indent=2) if indent else content) + b"\n")
+
+
+def json_bytes(record: Any) -> bytes:
+    """A record as JSON on one line; nan becomes null."""
+    return msgspec.json.encode(record)
+
+
+def undefined_as_none(record: T) -> T:
+    """The record as reading its file gives it: None in the place of nan."""
+    return msgspec.json.decode(msgspec.json.encode(record), type=type(record))
+
+
+def fail(file: Path, what: str, remedy: str = RUN_AGAIN) -> NoReturn:
+    """Raise the error about a file."""
+    raise ReportError(f"{file}: {what}. {remedy}")

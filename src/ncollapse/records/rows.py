@@ -1,0 +1,51 @@
+"""The lines of the tables in a run directory; the fields of a type are the columns of its file."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+__all__ = ["CLASS_COLUMNS", "PAIR_COLUMNS", "HistoryRow", "Row", "known_columns"]
+
+# Reserved, for `classes.csv` and `pairs.csv`: metrics of single classes and of pairs of classes.
+CLASS_COLUMNS = ("epoch", "split", "layer", "class", "metric", "value")
+PAIR_COLUMNS = ("epoch", "split", "layer", "class", "other", "metric", "value")
+
+
+class Row(NamedTuple):
+    """One line of the tidy table: one metric of one layer.
+
+    Attributes:
+        epoch: Epochs of training before the measurement; None where nobody said.
+        step: Optimizer steps before the measurement; None where nobody said.
+        split: The data split, "train" by default.
+        depth: Index of the layer, 0 for the first.
+        layer: Its name.
+        metric: Metric id.
+        value: A float; nan when undefined.
+        standard_error: Standard error of the value; None where it was not estimated.
+        flags: Words that qualify the value (keys of ``ncollapse.FLAGS``).
+    """
+
+    epoch: float | None
+    step: int | None
+    split: str
+    depth: int
+    layer: str
+    metric: str
+    value: float
+    standard_error: float | None
+    flags: tuple[str, ...]
+
+
+class HistoryRow(NamedTuple):
+    """One line of ``history.csv``: an epoch of training."""
+
+    epoch: int
+    loss: float
+    accuracy: float
+    learning_rate: float
+    grad_norm: float
+
+
+def known_columns(rows: Iterable[Row]) -> tuple[str, ...]:
+    """The columns in which any row says something: a single measurement knows neither epoch nor step."""
+    return tuple(name for name, cells in zip(Row._fields, zip(*rows, strict=True), strict=True) if set(cells) != {None})

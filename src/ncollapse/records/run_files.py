@@ -1,0 +1,59 @@
+"""The small JSON files of a run directory: recipe, status, glossary and objective. None means undefined."""
+
+from dataclasses import dataclass, field
+
+__all__ = ["Glossary", "ObjectiveFile", "ObjectiveRecord", "RecipeSummary", "Status"]
+
+
+@dataclass(frozen=True)
+class RecipeSummary:
+    """The part of ``recipe.json`` with a fixed shape; ``changed`` lists what differs from the named recipe."""
+
+    name: str = ""
+    title: str = ""
+    description: str = ""
+    seed: int | None = None
+    changed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Glossary:
+    """``glossary.json``: what the metrics and flags of the run mean, in a phrase each; absent in runs of other makers."""
+
+    metrics: dict[str, str] = field(default_factory=dict)
+    flags: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Status:
+    """``status.json``: how far the run has come, and why it failed; the first perfect epoch is the first measured one."""
+
+    state: str
+    epoch: int
+    epochs: int
+    train_accuracy: float | None = None
+    first_perfect_epoch: int | None = None
+    seconds: float | None = None
+    weight_decay_time: float | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class ObjectiveRecord:
+    """One epoch of ``objective.json``: the objective, its two parts, and the floor that no such network gets below."""
+
+    epoch: int
+    weight_decay: float
+    loss: float
+    penalty: float
+    objective: float
+    floor: float
+    excess: float
+    distance: float | None = None
+
+
+@dataclass(frozen=True)
+class ObjectiveFile:
+    """``objective.json``, of networks that end in a normalization."""
+
+    epochs: tuple[ObjectiveRecord, ...] = ()
