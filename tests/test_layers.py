@@ -65,12 +65,12 @@ def test_arrows_point_down():
 @pytest.mark.parametrize(
     ("statement", "absent"),
     [
-        ("import ncollapse.cli", {"torch", "numpy", "pydantic", "matplotlib"}),
+        ("import ncollapse.cli", {"torch", "numpy", "pydantic", "msgspec", "matplotlib"}),
         ("import ncollapse.report", {"torch", "pydantic"}),
         # The measuring core runs where only torch, numpy and scipy are installed.
         (
             "import ncollapse.probe, ncollapse.depth, ncollapse.integrations",
-            {"sklearn", "pydantic", "matplotlib", "jinja2", "rich", "safetensors", "pandas"},
+            {"sklearn", "pydantic", "msgspec", "matplotlib", "jinja2", "rich", "safetensors", "pandas"},
         ),
     ],
 )

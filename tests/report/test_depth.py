@@ -74,7 +74,7 @@ def test_the_objective_in_words(deep_sweep):
     assert "0.02 BELOW its floor" in said
     assert "from its minimizers: undefined." in said
     (run.path / "objective.json").write_text('{"epochs": [{"epoch": 5}]}')
-    with pytest.raises(ReportError, match=r"objective\.json: epochs\[0\]: needed the entry 'weight_decay'"):
+    with pytest.raises(ReportError, match=r"objective\.json: epochs\[0\] is missing the required field weight_decay"):
         read_run(run.path)
 
 

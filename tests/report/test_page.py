@@ -320,5 +320,7 @@ def test_a_run_in_a_ledger_shows_its_part(make_run, tmp_path):
     (folder / "claims.html").unlink()
     assert "The ledger</a>" not in write_page(runs[:1], page).read_text(encoding="utf-8")
     (folder / "claims.json").write_text("{")
-    with pytest.raises(ReportError, match=r"claims\.json is not JSON .*Write it anew with `ncollapse claims`, or remove it"):
+    with pytest.raises(
+        ReportError, match=r"claims\.json: is not valid JSON .*Write it again with `ncollapse claims`, or remove it"
+    ):
         write_page(runs[:1], page)

@@ -215,8 +215,8 @@ def test_settings_of_two_fields_are_numbered(tmp_path, write_sweep):
     ("content", "message"),
     [
         (None, r"sweep\.json: needed the list of a sweep's runs, found nothing\. Name the folder that `ncollapse sweep`"),
-        ("{", r"sweep\.json is not JSON .*Run `ncollapse sweep` again with the same --out"),
-        ("[]", r"sweep\.json: needed an object, got \[\]\. Run `ncollapse sweep` again"),
+        ("{", r"sweep\.json: is not valid JSON .*Run `ncollapse sweep` again with the same --out"),
+        ("[]", r"sweep\.json: needed object, got array\. Run `ncollapse sweep` again"),
         ('{"runs": []}', r"needed runs that all set the same fields, found no run\. Run `ncollapse sweep` again"),
         (
             '{"runs": [{"name": "a", "settings": {}, "seed": 0}, {"name": "b", "settings": {"x": "1"}, "seed": 0}]}',

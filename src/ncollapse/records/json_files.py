@@ -25,7 +25,7 @@ def read_json(file: Path, kind: type[T], remedy: str = RUN_AGAIN) -> T:
         words = words.replace("Expected", "needed").replace("Object missing", "is missing the")
         fail(file, f"{place} {words}" if words.startswith("is ") and place else f"{place}: {words}" if place else words, remedy)
     except msgspec.DecodeError as error:
-        fail(file, f"is not valid JSON ({error})", remedy)
+        fail(file, f"is not valid JSON ({str(error).removeprefix('JSON is malformed: ')})", remedy)
 
 
 def read_bytes(file: Path, remedy: str = RUN_AGAIN) -> bytes:
