@@ -22,3 +22,10 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def without_drawings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages and figures lack their drawings: for tests of anything else that a command does, since a run's take seconds."""
+    monkeypatch.setattr("ncollapse.drawing.save_figures", lambda run: [])
+    monkeypatch.setattr("ncollapse.report.page.panel_svg", lambda *_, **__: "")

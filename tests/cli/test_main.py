@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ncollapse.cli import main
-from ncollapse.studies import sweep
+from ncollapse.studies import override, recipe_by_name, run_recipe, sweep
 from ncollapse.studies.workers import work
 from ncollapse.targets import measure_run
 
@@ -23,7 +23,7 @@ SMALL = [
 @pytest.fixture(scope="module")
 def run_directory(tmp_path_factory):
     out = tmp_path_factory.mktemp("cli") / "run"
-    main(["run", "demo", "--set", *SMALL, "--out", str(out)])
+    run_recipe(override(recipe_by_name("demo"), SMALL), out)
     return out
 
 
@@ -38,7 +38,7 @@ def failing(capsys, *arguments):
     return captured.err
 
 
-def test_run_writes_everything_and_says_what_was_found(run_directory, capsys, tmp_path):
+def test_run_writes_everything_and_says_what_was_found(capsys, tmp_path):
     main(["run", "demo", "--set", *SMALL, "--out", str(tmp_path / "run")])
     printed = capsys.readouterr()
     assert "PFC1" in printed.out
@@ -52,16 +52,15 @@ def test_run_writes_everything_and_says_what_was_found(run_directory, capsys, tm
     ]
 
 
-def test_run_json_and_resume(run_directory, capsys):
+def test_run_json_and_resume(run_directory, capsys, without_drawings):
     main(["run", "demo", "--set", *SMALL, "--out", str(run_directory), "--resume", "--json"])
     printed = json.loads(capsys.readouterr().out)
     assert (printed["recipe"], printed["seed"], printed["state"], printed["epoch"]) == ("demo", 0, "finished", 3)
     assert printed["report"] == str(run_directory / "report.html")
 
 
-def test_demo_replaces_an_earlier_demo(run_directory, tmp_path, monkeypatch, capsys):
+def test_demo_replaces_an_earlier_demo(tmp_path, monkeypatch, capsys, without_drawings):
     import ncollapse.studies.progressive_collapse as recipes
-    from ncollapse.studies import override
 
     short = override(recipes.demo(), SMALL)
     monkeypatch.setitem(recipes.RECIPES, "demo", lambda: short)
@@ -85,7 +84,7 @@ def test_measure_a_run_directory(run_directory, capsys):
         assert f"is a run directory, which has its own data and checkpoint; got {words[0]}. Leave it out" in raised
 
 
-def test_changed_settings_are_said(run_directory, capsys):
+def test_changed_settings_are_said(run_directory, capsys, without_drawings):
     main(["run", "demo", "--set", *SMALL, "--out", str(run_directory), "--resume"])
     printed = capsys.readouterr()
     changed = "data.per_class=20, model.width=16, model.num_blocks=2, train.epochs=3, train.batch_size=50"
