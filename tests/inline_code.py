@@ -20,6 +20,7 @@ import ncollapse
 IMPORTED = set(dir(ncollapse))  # before anything else is imported: what `import ncollapse` gives
 
 from ncollapse.cli.main import _parser  # noqa: E402
+from ncollapse.cli.solve import read_request  # noqa: E402
 from ncollapse.studies import RECIPES, override  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
@@ -104,11 +105,14 @@ def source() -> str:
 
 
 def is_command(text: str) -> bool:
-    """Whether the command's parser takes these words, and its recipe what is set and swept."""
+    """Whether the command's parser takes these words, its recipe what is set and swept, its model the fields."""
     try:
         chosen = parsers()[0].parse_args(shlex.split(text))
     except SystemExit:
         return False
+    if chosen.command == "solve":
+        name, *settings = chosen.words or ["ufm"]
+        return name == "MODEL" or read_request(name, settings, chosen.solver) is not None
     recipe = getattr(chosen, "recipe", None)
     if recipe in RECIPES:
         override(RECIPES[recipe](), getattr(chosen, "set", []))

@@ -4,6 +4,8 @@ import argparse
 
 import ncollapse
 from ncollapse.cli.main import _parser
+from ncollapse.cli.solve import read_request
+from ncollapse.cli.surrogate_models import MODELS
 from ncollapse.studies import RECIPES
 
 NAMES = """
@@ -32,7 +34,7 @@ COMMANDS = {
     "claims": "DIR --out --json --markdown",
     "compare": "DIR --out --position",
     "recipes": "RECIPE --json",
-    "solve": "MODEL",
+    "solve": "MODEL --solver --seed --figure --all --json",
     "doctor": "--json",
 }
 
@@ -42,23 +44,24 @@ fc_mnist conv_fashion_mnist conv_cifar10 conv_stl10 conv_cifar100
 deep_rn1_small deep_rn2_small deep_rn2_constant_small deep_t11_small deep_preln_t11_small vit_digits
 deep_rn1 deep_rn2 deep_rn2_constant deep_t11 deep_preln_t11
 """.split()
+# Fields and solvers of `ncollapse solve`; the fields of the first solver are among them.
 SURROGATES = {
-    "ufm": "--loss --bias --classes --per-class --dim --lambda-w --lambda-h --lambda-b --solver --seed --figure --json",
-    "mufm": "--loss --bias --classes --per-class --dim --sigma --seed --lambda-w --lambda-h --figure --json",
-    "gufm": "--loss --bias --classes --per-class --dim --lambda-w --solver --seed --figure --json",
-    "layer_peeled": "--classes --majority --e-h --e-w --ratio --threshold --figure --json",
-    "deep_ufm": "--activation --bias --classes --per-class --layers --dim --lambda-w --lambda-h --solver --seed --figure "
-    "--json",
-    "near_collapse": "--classes --per-class --dim --scale --noise --seed --lambda-w --lambda-h --solver --figure --json",
-    "mixon_flow": "--classes --per-class --dim --size --seed --duration --steps --figure --json",
-    "central_path": "--classes --per-class --dim --seed --duration --steps --figure --json",
-    "batch_norm": "--classes --per-class --dim --width --beta --solver --seed --figure --json",
-    "weight_normalized": "--per-class --dim --sigma --width --decay --seed --figure --json",
-    "bounded_outputs": "--classes --per-class --radius --solver --seed --figure --json",
-    "normalized_features": "--classes --per-class --dim --temperature --solver --seed --figure --json",
-    "max_margin": "--classes --per-class --dim --solver --steps --seed --figure --json",
-    "fixed_etf": "--loss --classes --per-class --dim --e-w --e-h --solver --seed --figure --json",
-    "le_sde": "--model --classes --per-class --alpha --beta --decay --end --steps --noise --seed --figure --json",
+    "ufm": "counts dim loss lambda_w lambda_h bias lambda_b tolerance max_iterations "
+    "| proximal lbfgs gradient_descent closed_form",
+    "mufm": "counts dim sigma lambda_w lambda_h loss bias | automatic eliminated lbfgs",
+    "gufm": "counts dim loss lambda_w bias tolerance max_iterations memory | lbfgs closed_form",
+    "layer_peeled": "counts dim energy_w energy_h | automatic newton proximal closed_form",
+    "deep_ufm": "counts dim lambdas_w lambda_h activation bias | closed_form lbfgs low_rank",
+    "near_collapse": "counts scale lambda_w lambda_h dim noise starts | eliminated closed_form",
+    "unregularized_ufm": "counts dim size duration num_steps | flow",
+    "central_path": "counts dim duration num_steps | flow",
+    "batch_norm_net": "counts dim lambda_w width tolerance max_iterations memory | lbfgs closed_form",
+    "weight_normalized_net": "counts dim sigma lambda_w width tolerance max_iterations memory | lbfgs",
+    "bounded_outputs": "counts radius tolerance max_iterations | projected closed_form",
+    "normalized_features": "counts dim temperature tolerance max_iterations | projected closed_form",
+    "max_margin": "counts dim learning_rate num_steps tolerance | flow closed_form",
+    "fixed_etf": "counts dim loss energy_w energy_h tolerance max_iterations memory | lbfgs closed_form",
+    "locally_elastic_sde": "num_classes kind alpha beta decay per_class end num_steps noise | simulation",
 }
 
 
@@ -88,8 +91,11 @@ def options_of(parsers):
 def test_commands_and_options():
     commands = subcommands(_parser())
     assert options_of(commands) == {name: set(words.split()) for name, words in COMMANDS.items()}
-    models = options_of(subcommands(commands["solve"]))
-    assert models == {name: set(words.split()) for name, words in SURROGATES.items()}
+
+
+def test_fields_and_solvers_of_surrogate_models():
+    found = {name: f"{' '.join(read_request(name, []).words['fields'])} | {' '.join(MODELS[name].solvers)}" for name in MODELS}
+    assert found == SURROGATES
 
 
 def test_recipes():

@@ -1,26 +1,84 @@
-"""``ncollapse solve``: the printed object, words, figures, exit codes."""
+"""``ncollapse solve``: fields, the printed numbers, the object, figures, help, exit codes."""
 
+import contextlib
 import json
+import subprocess
+import sys
 
 import pytest
 
 from ncollapse.cli import main
-from ncollapse.surrogates import UFM, GradientDescent
+from ncollapse.cli.surrogate_models import MODELS
+from ncollapse.surrogates import UFM, GradientDescent, balanced
 
-UFM_WORDS = "solve ufm --loss mse --bias regularized --classes 4 --per-class 5 --lambda-w 5e-3 --lambda-h 2e-3 --lambda-b 0.05"
-MUFM_WORDS = "solve mufm --classes 3 --per-class 10 --dim 6 --sigma 0.3 --seed 1"
-PEELED_WORDS = "solve layer_peeled --classes 4 --majority 2 --e-h 2 --e-w 1"
+UFM_WORDS = "ufm loss=mse bias=regularized counts=4x5 lambda_w=5e-3 lambda_h=2e-3 lambda_b=0.05"
+MUFM_WORDS = "mufm counts=3x10 dim=6 sigma=0.3 --seed 1"
+PEELED_WORDS = "layer_peeled energy_h=2 energy_w=1"
+KEYS = {"model", "fields", "solver", "seed", "status", "certified", "value", "lower_bound", "gap", "inequality", "metrics"}
+DEEP = "deep_ufm counts=3x2 lambdas_w=2x0.02 lambda_h=0.02"
+STATUS = {
+    DEEP: "Global minimum: closed form",
+    f"{DEEP} --solver lbfgs": "Global minimum: L-BFGS",
+    "near_collapse lambda_w=0.05 lambda_h=0.02 counts=4x5": "Global minimum: features eliminated",
+    "near_collapse lambda_w=0.05 lambda_h=0.02 counts=4x5 noise=0.1 --solver closed_form": "Critical point, ",
+    "unregularized_ufm duration=10 num_steps=300": "End of a flow: 300 steps up to t = 10; the gap",
+    "central_path counts=3x6 dim=4 duration=100 num_steps=20": "End of a flow: 20 steps",
+    "batch_norm_net counts=3x3 --solver closed_form": "Global minimum: closed form",
+    "batch_norm_net counts=2x2": "Global minimum: L-BFGS",
+    "bounded_outputs counts=3x1 radius=2": "Global minimum: projected gradient descent",
+    "bounded_outputs counts=3x1 radius=2 --solver closed_form": "Global minimum: closed form",
+    "normalized_features temperature=2": "Global minimum: projected gradient descent",
+    "normalized_features counts=5x1 dim=3": "Critical point, not certified: projected gradient descent",
+}
 
 
 def answer(capsys, words):
-    main([*words.split(), "--json"])
+    with contextlib.suppress(SystemExit):
+        main(["solve", *words.split(), "--json"])
     return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("words", STATUS)
+def test_every_model_prints_the_same_keys(capsys, words):
+    found = answer(capsys, words)
+    assert set(found) >= KEYS
+    assert found["model"] == words.split()[0]
+    assert found["status"].startswith(STATUS[words])
+    assert found["gap"] == found["value"] - found["lower_bound"]
+    assert found["metrics"]["pfc1"] is not None
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_has_a_default_problem_and_a_figure(capsys, tmp_path, name):
+    # Flows of thousands of steps are shortened.
+    short = {"unregularized_ufm": "num_steps=300 duration=10", "central_path": "duration=100 num_steps=20"}
+    file = tmp_path / "figure.svg"
+    found = answer(capsys, f"{name} {short.get(name, '')} --figure {file}")
+    assert name == "weight_normalized_net" or not found["status"].startswith("Not converged")
+    assert found["seed"] == 0
+    drawn = file.read_text()
+    assert drawn.startswith("<?xml")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_examples_of_the_help(capsys, name):
+    with contextlib.suppress(SystemExit):
+        main(["solve", name, *MODELS[name].example.split()])
+    assert name == "weight_normalized_net" or "Not converged" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["png", "pdf"])
+def test_kinds_of_figures(capsys, tmp_path, kind):
+    file = tmp_path / f"solution.{kind}"
+    main(["solve", "max_margin", "counts=1,1", "--solver", "closed_form", "--figure", str(file)])
+    assert file.read_bytes().startswith({"png": b"\x89PNG", "pdf": b"%PDF"}[kind])
 
 
 @pytest.mark.parametrize("solver", ["", " --solver lbfgs --seed 3", " --solver closed_form"])
 def test_ufm(capsys, solver):
     found = answer(capsys, UFM_WORDS + solver)
-    expected = UFM((5,) * 4, 4, loss="mse", lambda_w=5e-3, lambda_h=2e-3, bias="regularized", lambda_b=0.05).closed_form()
+    numbers = {"loss": "mse", "lambda_w": 5e-3, "lambda_h": 2e-3, "bias": "regularized", "lambda_b": 0.05}
+    expected = UFM(balanced(4, 5), 4, **numbers).closed_form()
     assert found["value"] == pytest.approx(expected.value, abs=1e-12)
     assert found["lower_bound"] == found["value"] - found["gap"]
     assert found["certified"]
@@ -28,26 +86,37 @@ def test_ufm(capsys, solver):
     assert found["metrics"]["pfc1"] == pytest.approx(0, abs=1e-9)
     assert found["largest_collapse_number"] == pytest.approx(0.0282842712, abs=1e-10)
     assert set(found["inequality"]) == {"text", "left", "right", "holds"}
+    assert found["fields"] | {"counts": [5] * 4, "dim": 4} | numbers == found["fields"]
 
 
-def test_ufm_with_unequal_classes(capsys):
-    found = answer(capsys, "solve ufm --loss mse --classes 4 --per-class 12 8 5 1 --lambda-w 5e-3 --lambda-h 2e-3 --dim 6")
+@pytest.mark.parametrize("counts", ["12,8,5,1", "12,8,1x5,1"])
+def test_unequal_classes(capsys, counts):
+    found = answer(capsys, f"ufm loss=mse counts={counts} lambda_w=5e-3 lambda_h=2e-3 dim=6")
     assert found["value"] == pytest.approx(0.0296120685321, abs=1e-13)
+    assert found["fields"]["counts"] == [12, 8, 5, 1]
+
+
+def test_fields_may_come_after_options(capsys):
+    main(["solve", "ufm", "--json", "counts=2x3", "--seed", "2", "dim=3"])
+    found = json.loads(capsys.readouterr().out)
+    assert (found["fields"]["counts"], found["fields"]["dim"], found["seed"]) == ([3, 3], 3, 2)
 
 
 def test_layer_peeled_and_its_threshold(capsys):
-    assert answer(capsys, PEELED_WORDS)["ratio"] == 1
-    found = answer(capsys, f"{PEELED_WORDS} --ratio 5")
-    assert "threshold" not in found
+    assert "minority_threshold" not in answer(capsys, f"{PEELED_WORDS} counts=4x1")
+    found = answer(capsys, f"{PEELED_WORDS} counts=2x5,2x1")
+    assert found["minority_threshold"] == pytest.approx(7.618, abs=5e-4)
+    assert found["ratio"] == 5
     assert not found["inequality"]["holds"]
     assert 0 < found["minority_cosine"] < 1
-    found = answer(capsys, f"{PEELED_WORDS} --threshold")
-    assert found["threshold"] == found["ratio"] == pytest.approx(7.618, abs=5e-4)
+    found = answer(capsys, f"{PEELED_WORDS} counts=2x{found['minority_threshold']},2x1")
     assert found["inequality"]["left"] == pytest.approx(found["inequality"]["right"], rel=1e-5)
+    # Without bounds that bind there is no collapse up to a ratio of a million.
+    assert answer(capsys, "layer_peeled energy_h=60 counts=2x5,2x1")["minority_threshold"] is None
 
 
 def test_mufm(capsys):
-    found = answer(capsys, f"{MUFM_WORDS} --lambda-w 0.05 --lambda-h 1e-3")
+    found = answer(capsys, f"{MUFM_WORDS} lambda_w=0.05 lambda_h=1e-3")
     assert found["certified"]
     assert found["metrics"]["pfc1"] < found["data_pfc1"]
     assert 0.5 < found["alignment"] < 1
@@ -55,14 +124,14 @@ def test_mufm(capsys):
     assert found["metrics"]["pfc3"] >= found["data_pfc3"] > 0.5
     assert found["lambda_critical"] <= 0.5e-3
     assert found["lambda_bound"] == pytest.approx(1 / (2 * 30 * 3 * 0.05), rel=1e-12)
-    other = answer(capsys, f"{MUFM_WORDS} --lambda-w 0.05 --lambda-h 1e-3 --loss cross_entropy --bias free")
+    other = answer(capsys, f"{MUFM_WORDS} lambda_w=0.05 lambda_h=1e-3 loss=cross_entropy bias=free")
     assert other["certified"]
     assert "lambda_critical" not in other
 
 
 @pytest.mark.parametrize("solver", ["lbfgs", "closed_form"])
 def test_gufm(capsys, solver):
-    found = answer(capsys, f"solve gufm --loss cross_entropy --classes 4 --lambda-w 0.005 --per-class 3 --solver {solver}")
+    found = answer(capsys, f"gufm loss=cross_entropy counts=4x3 lambda_w=0.005 --solver {solver}")
     assert found["value"] == pytest.approx(0.1430641596, abs=1e-10)
     assert found["scale"] == pytest.approx(3.0916069111, abs=1e-9)
     assert found["distance_to_optima"] == pytest.approx(0, abs=1e-6)
@@ -71,7 +140,7 @@ def test_gufm(capsys, solver):
 
 @pytest.mark.parametrize(("solver", "gap"), [("flow", 0.05), ("closed_form", 1e-12)])
 def test_max_margin(capsys, solver, gap):
-    found = answer(capsys, f"solve max_margin --classes 3 --per-class 4 --dim 5 --seed 1 --solver {solver}")
+    found = answer(capsys, f"max_margin counts=3x4 dim=5 --seed 1 --solver {solver}")
     assert 4 <= found["value"] + 1e-12
     assert found["gap"] == pytest.approx(0, abs=gap)
     assert found["largest_margin"] == pytest.approx(0.125, rel=1e-12)
@@ -81,16 +150,14 @@ def test_max_margin(capsys, solver, gap):
 
 @pytest.mark.parametrize("solver", ["lbfgs", "closed_form"])
 def test_fixed_etf(capsys, solver):
-    words = "solve fixed_etf --loss cross_entropy --classes 3 --per-class 20 3 1 --e-w 4 --e-h 4 --solver"
-    found = answer(capsys, f"{words} {solver}")
+    found = answer(capsys, f"fixed_etf loss=cross_entropy counts=20,3,1 energy_w=4 energy_h=4 --solver {solver}")
     assert found["value"] == pytest.approx(0.004945249, abs=1e-8)
     assert found["certified"]
     assert found["scale"] == 4
 
 
-def test_le_sde(capsys, tmp_path):
-    words = "solve le_sde --classes 3 --alpha 0.5 --beta -0.3 --end 12 --steps 300"
-    found = answer(capsys, f"{words} --figure {tmp_path / 'path.png'}")
+def test_locally_elastic_sde(capsys):
+    found = answer(capsys, "locally_elastic_sde alpha=0.5 beta=-0.3 end=12 num_steps=300")
     assert found["integral_alpha"] == pytest.approx(5.5, rel=1e-9)
     assert found["estimated_alpha"] == pytest.approx(5.5, rel=0.05)
     assert found["estimated_beta"] == pytest.approx(-3.3, rel=0.05)
@@ -99,60 +166,142 @@ def test_le_sde(capsys, tmp_path):
     assert found["status"].startswith("Simulated: L-model up to t = 12")
 
 
+def test_low_rank(capsys):
+    words = "deep_ufm activation=relu counts=6x1 lambdas_w=4x0.02 dim=6 lambda_h=0.02"
+    found = answer(capsys, f"{words} --solver low_rank")
+    assert found["value"] < 0.96 * found["collapse_value"]
+    assert [found[f"rank_{layer}"] for layer in range(4)] == [4, 4, 4, 6]
+    assert found["lower_bound"] is None
+
+
+def test_numbers_of_models(capsys):
+    found = answer(capsys, "near_collapse lambda_w=0.05 lambda_h=0.02 noise=1e-3")
+    assert found["pfc1_ratio"] == pytest.approx(found["predicted_ratio"], abs=1e-5)
+    assert abs(found["sensitivity_lambda_w"]) < found["sensitivity_lambda_h"]
+    found = answer(capsys, "weight_normalized_net lambda_w=1e-4 counts=2x3 sigma=0.1 dim=6 width=8")
+    assert found["rho"] == pytest.approx(found["rho_of_margins"], rel=1e-4)
+    assert found["margin_variation"] < 0.05
+    found = answer(capsys, "normalized_features dim=3 temperature=2 --solver closed_form")
+    assert found["value"] == pytest.approx(0.1893388394, abs=1e-10)
+
+
 def test_what_is_undefined_is_null(capsys):
-    found = answer(capsys, "solve ufm --classes 3 --per-class 4 --lambda-w 1 --lambda-h 1")
+    found = answer(capsys, "ufm counts=3x4 lambda_w=1 lambda_h=1")
     assert found["metrics"]["pfc1"] is None
     assert found["value"] == pytest.approx(1.0986122886681098, rel=1e-14)
 
 
 def test_words_for_people(capsys):
-    main(UFM_WORDS.split())
-    status, inequality, *rows = capsys.readouterr().out.splitlines()
+    main(["solve", *UFM_WORDS.split()])
+    title, status, inequality, *rows = capsys.readouterr().out.splitlines()
+    assert title == "ufm counts=4x5 dim=4 loss=mse lambda_w=0.005 lambda_h=0.002 bias=regularized lambda_b=0.05"
     assert status.startswith("Global minimum: accelerated proximal gradient descent")
-    assert inequality.startswith("‖Γ‖₂ <= √(λ_W λ_H) holds: ")
-    assert [row.split()[0] for row in rows[:4]] == ["value", "lower_bound", "gap", "largest_collapse_number"]
+    assert inequality.startswith("‖Γ‖₂ <= √(λ_W λ_H) holds")
+    names = [row.split()[0] for row in rows]
+    assert names[:4] == ["value", "lower_bound", "gap", "largest_collapse_number"]
     assert float(rows[0].split()[1]) == pytest.approx(0.0258842712475, abs=1e-12)
+    assert {"accuracy", "pfc1", "pfc2", "pfc3", "nc1", "nc2_equiangularity", "nc3", "nc4", "cdnv"} <= set(names)
+    assert "stable_rank_between" not in names
+    assert rows[-1].endswith(" more metrics with --all.")
+    main(["solve", *UFM_WORDS.split(), "--all"])
+    every = [row.split()[0] for row in capsys.readouterr().out.splitlines()[3:]]
+    assert len(every) == len(names) - 1 + int(names[-1])
+    assert "stable_rank_between" in every
 
 
-@pytest.mark.parametrize(
-    ("words", "kind"),
-    [
-        ("solve max_margin --classes 2 --per-class 1", "png"),
-        (UFM_WORDS, "png"),
-        (f"{PEELED_WORDS} --threshold", "svg"),
-        (f"{MUFM_WORDS} --lambda-w 0.1 --lambda-h 0.01", "svg"),
-    ],
-)
-def test_figures(capsys, tmp_path, words, kind):
-    file = tmp_path / f"solution.{kind}"
-    main([*words.split(), "--figure", str(file)])
-    assert file.read_bytes().startswith(b"\x89PNG" if kind == "png" else b"<?xml")
-
-
-def test_a_solver_that_stops_early_exits_with_one(capsys, monkeypatch):
-    monkeypatch.setattr("ncollapse.surrogates.GradientDescent", lambda: GradientDescent(max_iterations=5))
+def test_a_solver_that_stops_early_exits_with_one(capsys):
     with pytest.raises(SystemExit) as caught:
-        main([*UFM_WORDS.split(), "--solver", "gradient_descent"])
+        main(["solve", *UFM_WORDS.split(), "--solver", "gradient_descent", "max_iterations=5"])
     assert caught.value.code == 1
-    assert capsys.readouterr().out.startswith("Not converged: gradient descent, 5 steps")
+    title, status, *_ = capsys.readouterr().out.splitlines()
+    assert title.endswith("max_iterations=5 --solver gradient_descent")
+    assert status.startswith("Not converged: gradient descent, 5 steps")
+    assert GradientDescent().max_iterations > 5
+
+
+def test_the_list_of_models_needs_no_torch():
+    program = "import sys; from ncollapse.cli import main; main(['solve', '--help']); assert 'torch' not in sys.modules"
+    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    listed = [line.split()[0] for line in printed.splitlines() if line.startswith("  ") and not line.startswith("  -")]
+    assert [name for name in listed if name in MODELS] == list(MODELS)
+
+
+def test_a_model_is_listed_without_being_named(capsys):
+    main(["solve"])
+    alone = capsys.readouterr().out
+    main(["solve", "--help"])
+    assert capsys.readouterr().out == alone
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_help_of_a_model(capsys, name):
+    main(["solve", name, "--help"])
+    text = capsys.readouterr().out
+    about, formula, *_ = text.split("\n\n")
+    assert about.startswith(f"ncollapse solve {name} [FIELD=VALUE ...]: {MODELS[name].text}")
+    assert formula
+    assert f"  ncollapse solve {name} {MODELS[name].example}" in text
+    # No markup is left, and every field says what it is and where it begins.
+    assert not [mark for mark in ("\\", ":math:", "``", "{") if mark in text]
+    rows = [line for line in text.splitlines() if line.startswith("  ") and "=" in line.split()[0]]
+    assert rows
+    assert all(len(row.split()) > 1 and not row.split()[0].endswith("=") for row in rows)
+    assert "inspect._empty" not in text
+
+
+def test_the_objective_is_stated(capsys):
+    main(["solve", "ufm", "--help"])
+    text = capsys.readouterr().out
+    assert "    min_(W, H, b) ℓ(W H + b 1ᵀ) + λ_W/2 ‖W‖² + λ_H/2 ‖H‖² + λ_b/2 ‖b‖²\n" in text
+    assert "  lambda_w=0.005                Decay of the weight, positive.\n" in text
+    assert "Solvers: proximal (default), lbfgs, gradient_descent, closed_form\n" in text
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (f"{UFM_WORDS} --lambda-w -1", "error: lambda_w must be finite and positive, got -1.0."),
-        (f"{UFM_WORDS} --per-class 5 5", "error: --per-class takes one number or one for each of 4 classes, got 2."),
-        (f"{UFM_WORDS} --figure x.pdf", "error: --figure needs a name that ends in .png or .svg, got 'x.pdf'."),
-        (f"{UFM_WORDS} --dim 2", "error: The optimal logits have rank 4, which needs dim >= 4, got 2."),
-        (f"{PEELED_WORDS} --ratio 0.5", "error: ratio must be at least 1, got 0.5."),
-        (f"{PEELED_WORDS} --ratio 5 --threshold", "error: argument --threshold: not allowed with argument --ratio"),
-        ("solve nothing", "error: argument MODEL: invalid choice: 'nothing'"),
+        ("ufm lambda_w=-1", "error: lambda_w must be finite and positive, got -1.0."),
+        ("ufm lambda_w=x", "error: lambda_w must be a number, got 'x'."),
+        ("ufm dim=2.5", "error: dim must be an integer, got '2.5'."),
+        ("ufm loss=mes", "error: loss must be mse or cross_entropy, got 'mes'."),
+        ("ufm counts=4x5,", "error: counts must be numbers such as 5,5,5,5 or 4x5, got '4x5,'."),
+        ("layer_peeled dim=x", "error: dim must be an integer or none, got 'x'."),
+        ("ufm --figure x.jpg", "error: argument --figure: must end in .svg, .png, .pdf, got 'x.jpg'"),
+        ("ufm dim=2", "rank 3"),
+        ("ufn", "error: There is no model 'ufn'. Near ones: ufm"),
+        ("ufm lamda_w=1", "error: ufm has no field 'lamda_w'. Near ones: lambda_w"),
+        ("ufm 4", "error: A field is set as FIELD=VALUE, got '4'."),
+        ("ufm --solver closed_from", "error: ufm has no solver 'closed_from'. Near ones: closed_form."),
+        ("ufm --figur x.svg", "error: solve has no option --figur. Near ones: --figure."),
+        ("mufm counts=5,6", "error: The data needs balanced classes, got counts (5, 6)."),
     ],
 )
 def test_errors_are_one_line(capsys, words, message):
+    assert message in failing(capsys, words)
+
+
+@pytest.mark.parametrize(
+    ("words", "form"),
+    [
+        ("ufm --loss ce --classes 4 --per-class 5 --lambda-w 5e-3", "ufm counts=4x5 loss=cross_entropy lambda_w=5e-3"),
+        ("ufm --classes 3 --per-class 5 4 3 dim=3", "ufm dim=3 counts=5,4,3"),
+        ("layer_peeled --classes 10 --majority 4 --ratio 5 --e-h 5", "layer_peeled counts=4x5,6x1 energy_h=5"),
+        ("deep_ufm --classes 4 --layers 3 --lambda-w 1e-2", "deep_ufm counts=4x1 lambdas_w=3x1e-2"),
+        (
+            "le_sde --classes 3 --alpha 1 --beta -0.5 --steps 9",
+            "locally_elastic_sde num_classes=3 alpha=1 beta=-0.5 num_steps=9",
+        ),
+        ("weight_normalized --decay 1e-3", "weight_normalized_net lambda_w=1e-3"),
+    ],
+)
+def test_options_of_version_0_1_are_told_as_fields(capsys, words, form):
+    assert failing(capsys, words).endswith(f"Type: ncollapse solve {form}\n")
+
+
+def failing(capsys, words):
     with pytest.raises(SystemExit) as caught:
-        main(words.split())
+        main(["solve", *words.split()])
     printed = capsys.readouterr()
     assert caught.value.code == 2
     assert (printed.out, len(printed.err.splitlines())) == ("", 1)
-    assert message in printed.err
+    return printed.err

@@ -70,7 +70,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: With the exit code, unless it is 0.
     """
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and not hasattr(options, "rest"):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    # Fields of a surrogate model may come after options: argparse leaves them over.
+    options.rest = rest
     try:
         options.call(options)
         sys.stdout.flush()

@@ -1,91 +1,93 @@
-"""Figures of surrogate models, from plain numbers."""
+"""Figures of surrogate models, from plain numbers: panels of curves with what theory says dashed, and Gram matrices."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from ncollapse.drawing import style
 
-__all__ = ["plot_grams", "plot_minority_cosine", "plot_path", "plot_tradeoff"]
+__all__ = ["Curves", "GramPanel", "LinePanel", "plot_panels"]
+
+Curves = Mapping[str, tuple[Sequence[float], Sequence[float]]]
+_WIDTH, _HEIGHT, _IN_A_ROW = 4.2, 3.1, 3
 
 
-def plot_grams(grams: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
-    """Draw Gram matrices as heat maps, one panel each, white at zero."""
+@dataclass(frozen=True)
+class LinePanel:
+    """Curves by name, x and y of each; a name that is empty or begins with an underscore has no entry in the legend."""
+
+    title: str
+    x_label: str
+    curves: Curves
+    theory: Curves = field(default_factory=dict)
+    marks: Mapping[str, float] = field(default_factory=dict)
+    log: str = ""
+
+
+@dataclass(frozen=True)
+class GramPanel:
+    """Inner products as a heat map."""
+
+    title: str
+    gram: Sequence[Sequence[float]]
+
+
+def plot_panels(title: str, panels: Sequence[LinePanel | GramPanel]) -> Figure:
+    """Draw panels, three in a row, under a title."""
+    columns = min(len(panels), _IN_A_ROW)
+    rows = -(-len(panels) // columns)
     with style.house_style():
-        figure = Figure(figsize=(3.6 * len(grams), 3.1), layout="constrained", facecolor="white")
-        for axes, (title, gram) in zip(figure.subplots(1, len(grams), squeeze=False)[0], grams.items(), strict=True):
-            largest = max(abs(value) for row in gram for value in row) or 1.0
-            image = axes.imshow(gram, cmap="RdBu", vmin=-largest, vmax=largest)
-            axes.set_title(f"Inner products of {title}", fontsize=9.5, loc="left", color=style.INK)
-            axes.set_xlabel("class")
-            axes.set_ylabel("class")
-            axes.set_xticks(range(len(gram)) if len(gram) <= 12 else range(0, len(gram), -(-len(gram) // 8)))
-            axes.set_yticks(axes.get_xticks())
-            figure.colorbar(image, ax=axes, shrink=0.85)
-    return figure
-
-
-def plot_minority_cosine(ratios: Sequence[float], cosines: Sequence[float], threshold: float | None = None) -> Figure:
-    """Draw the cosine between minority classifier rows against the imbalance: 1 is minority collapse."""
-    with style.house_style():
-        figure = Figure(figsize=(4.6, 3.1), layout="constrained", facecolor="white")
-        axes = figure.subplots()
-        style.prepare(axes)
-        axes.plot(ratios, cosines, color=style.LINE, marker="o", markersize=3, linewidth=1.4)
-        axes.set_xscale("log")
-        axes.set_title("Cosine between minority classifier rows", fontsize=9.5, loc="left", color=style.INK)
-        axes.set_xlabel("imbalance R, majority over minority samples")
-        if threshold is not None:
-            axes.axvline(threshold, color=style.SOFT, linewidth=0.9, linestyle=":")
-            axes.annotate(f" R₀ = {threshold:.4g}", (threshold, min(cosines)), color=style.SOFT, fontsize=8.5)
-    return figure
-
-
-def plot_tradeoff(
-    decays: Sequence[float],
-    curves: Mapping[str, Sequence[float]],
-    data: Mapping[str, float],
-    unconstrained: Mapping[str, float],
-) -> Figure:
-    """Draw quantities of the multilayer model against the cost of moving, one panel each, three a row."""
-    rows = -(-len(curves) // 3)
-    with style.house_style():
-        figure = Figure(figsize=(9.6, 2.7 * rows), layout="constrained", facecolor="white")
-        panels = figure.subplots(rows, 3, squeeze=False).flatten()
-        for axes, (name, values) in zip(panels, curves.items(), strict=False):
-            style.prepare(axes)
-            if name in data:
-                axes.axhline(data[name], color=style.NULL, linewidth=1.0, linestyle="--", label="data")
-            axes.plot(decays, values, color=style.LINE, marker="o", markersize=3, linewidth=1.4, label="multilayer model")
-            if name in unconstrained:
-                axes.axhline(unconstrained[name], color=style.THIRD, linewidth=1.2, linestyle=":", label="without data")
-            axes.set_xscale("log")
-            axes.set_title(name, fontsize=9.5, loc="left", color=style.INK)
-            axes.set_xlabel("cost of moving, λ_H")
-        for axes in panels[len(curves) :]:
+        figure = Figure(figsize=(_WIDTH * columns, _HEIGHT * rows + 0.3), layout="constrained", facecolor="white")
+        places = figure.subplots(rows, columns, squeeze=False).flatten()
+        for axes, panel in zip(places, panels, strict=False):
+            axes.set_title(panel.title, fontsize=9.5, loc="left", color=style.INK)
+            if isinstance(panel, LinePanel):
+                _draw_lines(axes, panel)
+            else:
+                figure.colorbar(_draw_gram(axes, panel), ax=axes, shrink=0.85)
+        for axes in places[len(panels) :]:
             axes.set_axis_off()
-        handles, labels = panels[0].get_legend_handles_labels()
-        panels[-1].legend(handles, labels, frameon=False, loc="center")
+        wrapped = textwrap.fill(title, int(16 * _WIDTH * columns))
+        figure.suptitle(wrapped, x=0.01, ha="left", fontsize=8.5, color=style.SOFT).set_parse_math(False)
     return figure
 
 
-def plot_path(
-    steps: Sequence[float], curves: Mapping[str, Sequence[float]], limits: Mapping[str, float], along: str, *, log: bool = False
-) -> Figure:
-    """Draw quantities along a path, one panel each, with what theory says they come to dashed."""
-    with style.house_style():
-        figure = Figure(figsize=(4.2 * len(curves), 3.0), layout="constrained", facecolor="white")
-        for axes, (name, values) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
-            style.prepare(axes)
-            axes.plot(steps, values, color=style.LINE, linewidth=1.4, label="path")
-            if name in limits:
-                axes.axhline(limits[name], color=style.NULL, linewidth=1.0, linestyle="--", label="theory")
-                axes.legend(frameon=False, fontsize=8.5)
-            if log:
-                axes.set_xscale("log")
-                axes.set_yscale("log")
-            axes.set_title(name, fontsize=9.5, loc="left", color=style.INK)
-            axes.set_xlabel(along)
-    return figure
+def _draw_lines(axes: Axes, panel: LinePanel) -> None:
+    style.prepare(axes)
+    for letter, axis in (("x", axes.xaxis), ("y", axes.yaxis)):
+        if letter in panel.log:
+            getattr(axes, f"set_{letter}scale")("log")
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.set_minor_formatter(NullFormatter())
+    if all(isinstance(value, int) for x, _ in panel.curves.values() for value in x):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    colors = style.depth_colors(len(panel.curves)) if len(panel.curves) > 1 else [style.LINE]
+    for color, (name, (x, y)) in zip(colors, panel.curves.items(), strict=True):
+        axes.plot(x, y, color=color, linewidth=1.6, label=name, marker="o" if len(x) < 50 else "", markersize=3)
+    looks = [(style.NULL, "--"), (style.THIRD, ":")]
+    for number, (name, (x, y)) in enumerate(panel.theory.items()):
+        color, dashes = looks[0 if name.startswith("_") else number % len(looks)]
+        axes.plot(x, y, color=color, linewidth=1.2, linestyle=dashes, label=name)
+    for name, place in panel.marks.items():
+        axes.axvline(place, color=style.SOFT, linewidth=0.9, linestyle=":", label=name)
+    axes.set_xlabel(panel.x_label)
+    if any(not name.startswith("_") for name in axes.get_legend_handles_labels()[1]):
+        axes.legend(frameon=False, fontsize=8)
+
+
+def _draw_gram(axes: Axes, panel: GramPanel) -> AxesImage:
+    largest = max(abs(value) for row in panel.gram for value in row) or 1.0
+    image = axes.imshow(panel.gram, cmap="RdBu", vmin=-largest, vmax=largest)
+    axes.set_xlabel("class")
+    axes.set_ylabel("class")
+    size = len(panel.gram)
+    axes.set_xticks(range(size) if size <= 12 else range(0, size, -(-size // 8)))
+    axes.set_yticks(axes.get_xticks())
+    return image

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from itertools import combinations, pairwise
 from typing import Literal, NamedTuple
 
@@ -51,8 +51,15 @@ class SDEPath:
     losses: tuple[float, ...]
 
 
+@dataclass(frozen=True)
 class PathEnd(Solution):
-    """The end of a simulated path: no minimum is claimed."""
+    """The end of a simulated path: no minimum is claimed.
+
+    Attributes:
+        path: The simulated cloud.
+    """
+
+    path: SDEPath = field(kw_only=True, repr=False)
 
     @property
     def status(self) -> str:
@@ -257,7 +264,7 @@ class LocallyElasticSDE:
         labels = torch.arange(self.num_classes).repeat_interleave(samples.shape[1])
         words = f"{self.kind}-model up to t = {end:g}, {len(path.times) - 1} steps"
         variables = {"features": samples.flatten(0, 1)}
-        return PathEnd(path.losses[-1], variables, labels, Certificate(0.0, branch), True, path.losses, words)
+        return PathEnd(path.losses[-1], variables, labels, Certificate(0.0, branch), True, path.losses, words, path=path)
 
 
 def pairwise_separability(path: SDEPath) -> float:

@@ -1,0 +1,163 @@
+"""Fields of a model as FIELD=VALUE: found in signatures, read from words, written as they are typed."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import itertools
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import NoneType
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
+
+from ncollapse.cli.plain_math import plain_sections
+from ncollapse.cli.surrogate_models import FromClasses
+
+_OPTIONS = ("--solver", "--seed", "--figure", "--all", "--json", "--help")
+# Options of version 0.1 and the fields that they set, where these have another name.
+_OLD = {
+    **{"classes": "num_classes", "steps": "num_steps", "model": "kind", "e_w": "energy_w", "e_h": "energy_h"},
+    **{"beta": "lambda_w", "decay": "lambda_w"},
+}
+
+
+class Field(NamedTuple):
+    """What can be set: its type, where it begins, what it means."""
+
+    kind: Any
+    default: Any
+    text: str
+
+
+def fields_of(parts: Sequence[Callable[..., Any]], defaults: Mapping[str, Any]) -> dict[str, Field]:
+    """Every parameter of the parts whose value can be typed; tensors and problems come from the part before."""
+    found: dict[str, Field] = {}
+    for part in parts:
+        texts = plain_sections(inspect.getdoc(part) or "")
+        for key, parameter in inspect.signature(part, eval_str=True).parameters.items():
+            kind, text = parameter.annotation, texts.get(key, "")
+            if get_origin(kind) is Annotated:
+                kind, text = get_args(kind)
+            if key != "seed" and _is_written(kind):
+                found.setdefault(key, Field(kind, defaults.get(key, parameter.default), text))
+    return found
+
+
+def _is_written(kind: Any) -> bool:
+    """Whether the values of a type can be typed: numbers, words, and tuples of them."""
+    members = [member for member in get_args(kind) if member is not ...]
+    if kind in {int, float, NoneType} or get_origin(kind) is Literal:
+        return True
+    return bool(members) and all(map(_is_written, members))
+
+
+def read_fields(name: str, fields: Mapping[str, Field], settings: Iterable[str]) -> dict[str, Any]:
+    """The value of every field, those of the settings among them."""
+    values = {key: field.default for key, field in fields.items()}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise ValueError(f"A field is set as FIELD=VALUE, got {setting!r}. See ncollapse solve {name} --help.")
+        if key not in fields:
+            raise ValueError(f"{name} has no field {key!r}. {near_words(key, fields)}See ncollapse solve {name} --help.")
+        values[key] = _read(key, text, fields[key].kind)
+    counts = values.get("counts", ())
+    for key, value in values.items():
+        if isinstance(value, FromClasses):
+            values[key] = value.value(len(counts), sum(counts))
+    return values
+
+
+def _read(key: str, text: str, kind: Any) -> Any:
+    try:
+        return _value(text, kind)
+    except ValueError:
+        raise ValueError(f"{key} must be {_kind_words(kind)}, got {text!r}.") from None
+
+
+def _value(text: str, kind: Any) -> Any:
+    """A value from its text; of a tuple, an item such as 4x5 stands for four of five."""
+    from pydantic import TypeAdapter
+
+    if get_origin(kind) is tuple:
+        values: tuple[Any, ...] = ()
+        for item in text.split(","):
+            times, mark, single = item.rpartition("x")
+            values += (_value(single, get_args(kind)[0]),) * (int(times) if mark else 1)
+        return values
+    if text == "none" and NoneType in get_args(kind):
+        return None
+    return TypeAdapter(kind).validate_strings(text)
+
+
+def _kind_words(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return " or ".join(map(str, get_args(kind)))
+    if get_origin(kind) is tuple:
+        return "numbers such as 5,5,5,5 or 4x5"
+    words = {int: "an integer", float: "a number", NoneType: "none"}
+    return words[kind] if kind in words else " or ".join(map(_kind_words, get_args(kind)))
+
+
+def written(value: Any) -> str:
+    """A value as it is typed."""
+    if isinstance(value, FromClasses):
+        return value.text
+    if isinstance(value, tuple):
+        groups = [(len(list(alike)), item) for item, alike in itertools.groupby(value)]
+        return ",".join(f"{times}x{written(item)}" if times > 1 else written(item) for times, item in groups)
+    if isinstance(value, float):
+        return f"{value:.12g}"
+    return "none" if value is None else str(value)
+
+
+def near_words(word: str, words: Iterable[str]) -> str:
+    """Say which words may have been meant."""
+    near = difflib.get_close_matches(word, list(words), n=4, cutoff=0.6)
+    return f"Near ones: {', '.join(near)}. " if near else ""
+
+
+def is_option(word: str) -> bool:
+    """Whether a word is an option, rather than a value such as -0.5."""
+    return re.match(r"--?[A-Za-z]", word) is not None
+
+
+def new_form(name: str, words: Sequence[str], fields: Mapping[str, Field]) -> str:
+    """Say how to type as fields what was typed as options, which is what version 0.1 took."""
+    typed: dict[str, list[str]] = {}
+    kept = []
+    for word in words:
+        if is_option(word):
+            flag, _, value = word.lstrip("-").partition("=")
+            typed[key := flag.replace("-", "_")] = [value] if value else []
+        elif "=" in word or not typed:
+            kept.append(word)
+        else:
+            typed[key].append(word)
+    known = {*fields, *_OLD, "classes", "per_class", "majority", "ratio", "layers", "lambda_w", "threshold"}
+    unknown = [flag for flag in typed if flag not in known]
+    if unknown:
+        flag = "--" + unknown[0].replace("_", "-")
+        return f"solve has no option {flag}. {near_words(flag, _OPTIONS)}See ncollapse solve --help."
+    settings = [*kept, *(f"{key}={value}" for key, value in _as_fields(typed, fields).items())]
+    return f"The options of a model are fields since version 0.2. Type: ncollapse solve {' '.join([name, *settings])}"
+
+
+def _as_fields(typed: Mapping[str, list[str]], fields: Mapping[str, Field]) -> dict[str, str]:
+    first = {flag: values[0] if values else "" for flag, values in typed.items()}
+    made: dict[str, str] = {}
+    if "counts" in fields and first.keys() & {"classes", "per_class", "majority", "ratio"}:
+        default = fields["counts"].default
+        classes, majority = first.get("classes", str(len(default))), first.get("majority")
+        each = typed.get("per_class", [written(default[0])])
+        made["counts"] = ",".join(each) if len(each) > 1 else f"{classes}x{each[0]}"
+        if majority is not None:
+            ratio = first.get("ratio", "10" if "threshold" in first else "1")
+            made["counts"] = f"{majority}x{ratio},{int(classes) - int(majority)}x1"
+    for flag, value in first.items():
+        field = flag if flag in fields else _OLD.get(flag, "")
+        if field in fields:
+            made[field] = "cross_entropy" if value == "ce" else value
+    if "lambdas_w" in fields and first.keys() & {"layers", "lambda_w"}:
+        made["lambdas_w"] = f"{first.get('layers', 3)}x{first.get('lambda_w', 0.01)}"
+    return made

@@ -1,0 +1,254 @@
+"""What a figure of a solution shows: panels of plain numbers, the ones that its model is about."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from functools import singledispatch
+from typing import Any
+
+import torch
+
+from ncollapse.drawing.surrogates import GramPanel, LinePanel
+from ncollapse.surrogates.batch_norm_net import BatchNormNet
+from ncollapse.surrogates.bounded_outputs import BoundedOutputs, average_by_class
+from ncollapse.surrogates.central_path import CentralPath, signal_after
+from ncollapse.surrogates.deep_ufm import DeepUFM
+from ncollapse.surrogates.extras import NearlyCollapsed, data_metrics, num_majority, threshold_or_nan
+from ncollapse.surrogates.layer_peeled import LayerPeeled
+from ncollapse.surrogates.layer_peeled_minority import minority_cosine
+from ncollapse.surrogates.locally_elastic_sde import LocallyElasticSDE, PathEnd
+from ncollapse.surrogates.max_margin import MaxMargin
+from ncollapse.surrogates.mufm import MUFM
+from ncollapse.surrogates.mufm_laws import alignment
+from ncollapse.surrogates.normalized_features import NormalizedFeatures
+from ncollapse.surrogates.solving.flows import FlowEnd
+from ncollapse.surrogates.solving.problem import Solution
+from ncollapse.surrogates.ufm import UFM
+from ncollapse.surrogates.unregularized_ufm import UnregularizedUFM, collapsed_eigenvalue
+from ncollapse.surrogates.weight_normalized_net import WeightNormalizedNet
+
+Panels = list[LinePanel | GramPanel]
+
+
+@singledispatch
+def solution_panels(problem: Any, solution: Any) -> Panels:
+    """Panels of a solution: of a model without curves of its own, inner products of class means and of classifier rows."""
+    point = solution.variables
+    means = torch.stack([point["features"][solution.labels == label].mean(dim=0) for label in range(len(point["weight"]))])
+    rows = {"class means": means, "classifier rows": point["weight"]}
+    return [GramPanel(f"Inner products of {name}", (part @ part.T).tolist()) for name, part in rows.items()]
+
+
+_grams = solution_panels.dispatch(object)
+
+
+@solution_panels.register
+def _(problem: LayerPeeled, solution: Solution) -> Panels:
+    """The cosine between minority classifier rows over the imbalance, 10^0.1i up to 10^4 as in the paper: 1 is collapse."""
+    majority = num_majority(problem)
+    if majority == 0:
+        panels: Panels = _grams(problem, solution)
+        return panels
+    ratios, cosines = [10 ** (i / 10) for i in range(41)], []
+    for ratio in ratios:
+        counts = (ratio,) * majority + (1.0,) * (len(problem.counts) - majority)
+        cosines.append(minority_cosine(replace(problem, counts=counts).solve(allow_unconverged=True), majority))
+    title, threshold = "Cosine between minority classifier rows", threshold_or_nan(problem, majority)
+    marks = {} if math.isnan(threshold) else {f"R₀ = {threshold:.4g}": threshold}
+    return [LinePanel(title, "imbalance R, majority over minority samples", {"": (ratios, cosines)}, marks=marks, log="x")]
+
+
+# Metrics that the figure draws of solution, data and the model without data.
+_TRADEOFF = {
+    "pfc1": "PFC1, within over between",
+    "pfc2": "PFC2, distance to an ETF",
+    "pfc3": "PFC3, accuracy of the nearest center",
+}
+
+
+@solution_panels.register
+def _(problem: MUFM, solution: Solution) -> Panels:
+    """The trade-off over the cost of moving, between the data and the model without data."""
+    decays = [10 ** (i / 4 - 6) for i in range(25)]
+    found = [replace(problem, lambda_h=decay).solve(allow_unconverged=True) for decay in decays]
+    counts = tuple(torch.bincount(problem.labels).tolist())
+    decay = {"lambda_w": problem.lambda_w, "lambda_h": problem.lambda_h}
+    free = UFM(counts, problem.inputs.shape[1], loss=problem.loss, bias=problem.bias, **decay)
+    data = data_metrics(solution, problem.inputs, list(_TRADEOFF))
+    without = free.solve(allow_unconverged=True).metrics(list(_TRADEOFF))
+    values = {title: [point.metrics([metric])[metric] for point in found] for metric, title in _TRADEOFF.items()}
+    levels = {title: {"data": data[metric], "without data": without[metric]} for metric, title in _TRADEOFF.items()}
+    aligned = [alignment(point.variables["features"], problem.inputs) for point in found]
+    values["Cosine of features and data"] = [cosine for cosine, _ in aligned]
+    values["Distance of both, scaled to norm one"] = [distance for _, distance in aligned]
+    return [
+        LinePanel(
+            title,
+            "cost of moving, λ_H",
+            {"multilayer model": (decays, curve)},
+            {name: ([decays[0], decays[-1]], [level] * 2) for name, level in levels.get(title, {}).items()},
+            log="x",
+        )
+        for title, curve in values.items()
+    ]
+
+
+@solution_panels.register
+def _(problem: NearlyCollapsed, solution: Solution) -> Panels:
+    """What either decay does to the ratio of PFC1, each within two decades of its value."""
+    model, spread = problem.model, problem.model.spread(problem.inputs)
+    factors, curves = [10 ** (i / 20 - 1) for i in range(41)], {}
+    for name, label in (("lambda_h", "cost of moving λ_H"), ("lambda_w", "decay of the weight λ_W")):
+        # Beyond this decay the formula does not hold.
+        longest = 3 * model.scale**2 / (len(model.counts) * model.lambda_w) if name == "lambda_w" else 11
+        allowed = [factor for factor in factors if factor <= longest]
+        changed = [replace(model, **{name: factor * getattr(model, name)}) for factor in allowed]
+        curves[label] = allowed, [one.ratio(*spread) for one in changed]
+    title = "PFC1 of the features over that of the data"
+    return [LinePanel(title, "factor on the decay", curves, marks={"": 1.0}, log="x")]
+
+
+@solution_panels.register
+def _(problem: DeepUFM, solution: Solution) -> Panels:
+    """The largest singular value of the logits against the product of the decays: it jumps to zero at its threshold."""
+    shares, curves = [0.5 + i / 200 for i in range(121)], {}
+    for depth in range(1, max(3, problem.num_layers) + 1):
+        # All decays alike, in units of those at which the threshold of this depth lies.
+        shallow = replace(problem, lambdas_w=(1.0,) * depth, lambda_h=1.0, bias="none")
+        edge = shallow.certificate({}).inequality
+        unit = (edge.right / edge.left) ** (1 / (depth + 1))
+        values = [replace(shallow, lambdas_w=(share * unit,) * depth, lambda_h=share * unit) for share in shares]
+        curves[f"M = {depth}"] = shares, [float(at.singular_values.max()) / max(problem.counts) ** 0.5 for at in values]
+    title = "Singular value of the logits over that of the targets"
+    return [LinePanel(title, "decay of every layer, in units of its threshold", curves, marks={"": 1.0})]
+
+
+@solution_panels.register
+def _(problem: UnregularizedUFM, solution: FlowEnd) -> Panels:
+    """Eigenvalues of the classifier beside the logistic law, and the loss."""
+    kept = problem.num_classes - 1
+    found = torch.stack([torch.linalg.svdvals(point["weight"])[:kept].square() for point in solution.path])
+    curves = {f"eigenvalue {number + 1}": (solution.times, found[:, number].tolist()) for number in range(kept)}
+    # The law holds on its set; each eigenvalue is met by it at half of its limit.
+    theory = {}
+    for number in range(kept):
+        met = int((found[:, number] - math.sqrt(problem.counts[0]) / 2).abs().argmin())
+        begin, shift = float(found[met, number]), solution.times[met]
+        law = [collapsed_eigenvalue(begin, time - shift, counts=problem.counts) for time in solution.times]
+        theory["law on the invariant set" if number == 0 else f"_{number}"] = solution.times, law
+    return [
+        LinePanel("Eigenvalues of W Wᵀ", "time", curves, theory),
+        LinePanel("Loss", "time", {"along the flow": (solution.times, solution.history)}, log="y"),
+    ]
+
+
+@solution_panels.register
+def _(problem: CentralPath, solution: FlowEnd) -> Panels:
+    """Signals against their law, and the two parts of the loss."""
+    every = range(1, len(solution.times), max(1, len(solution.times) // 100))
+    times = [solution.times[i] for i in every]
+    features = [solution.path[i]["features"] for i in every]
+    found = [problem.signals(rows).tolist() for rows in features]
+    starts = problem.signals(solution.path[0]["features"]).tolist()
+    laws = [[signal_after(start, time, counts=problem.counts) for time in times] for start in starts]
+    signals = {f"signal {j + 1}": (times, [row[j] for row in found]) for j in range(len(starts))}
+    theory = {"law" if j == 0 else f"_{j}": (times, law) for j, law in enumerate(laws)}
+    within, between = zip(*(problem.losses(rows) for rows in features), strict=True)
+    return [
+        LinePanel("Singular values ω of the means, whitened", "time", signals, theory, log="x"),
+        LinePanel(
+            "Parts of the loss on the central path",
+            "time",
+            {"NC1": (times, within), "NC2 and NC3": (times, between)},
+            log="xy",
+        ),
+    ]
+
+
+def _descent(solution: Solution, bound: float) -> LinePanel:
+    steps = list(range(len(solution.history)))
+    name = "descent" if len(steps) > 1 else solution.source
+    return LinePanel("Objective", "step", {name: (steps, solution.history)}, {"bound": (steps, [bound] * len(steps))}, log="y")
+
+
+@solution_panels.register
+def _(problem: BatchNormNet, solution: Solution) -> Panels:
+    """The descent with the bound, and how much of the targets a decay leaves."""
+    longest = 1.2 * max(problem.counts) ** 0.5
+    decays = [longest * i / 60 for i in range(61)]
+    outputs = {
+        f"{count} samples": (decays, [max(0.0, 1 - decay / count**0.5) for decay in decays])
+        for count in sorted(set(problem.counts))
+    }
+    title = "Output of the true class at the minimum"
+    return [
+        _descent(solution, problem.minimum),
+        LinePanel(title, "weight decay λ", outputs, marks={"": problem.lambda_w}),
+    ]
+
+
+@solution_panels.register
+def _(problem: WeightNormalizedNet, solution: Solution) -> Panels:
+    """Margins at the solution, and the descent with its bound."""
+    ranks, margins = list(range(1, len(problem.labels) + 1)), problem.margins(solution.variables)
+    points = {"start": problem.margins(problem.start(0)), "solution": margins}
+    curves = {name: (ranks, values.sort().values.tolist()) for name, values in points.items()}
+    return [LinePanel("Normalized margins, sorted", "sample", curves), _descent(solution, problem.minimum)]
+
+
+@solution_panels.register
+def _(problem: BoundedOutputs, solution: Solution) -> Panels:
+    """The loss against the radius: of random outputs, of their averages by class, and of the simplex."""
+    radii = [problem.radius * (i + 1) / 10 for i in range(20)]
+    # Several samples a class, so that there is something to average; half right, half noise.
+    wider = replace(problem, counts=tuple(max(8, count) for count in problem.counts))
+    balls = [replace(wider, radius=radius) for radius in radii]
+    mixed = [
+        ball.retract({"features": ball.start(0)["features"] + ball.closed_form().variables["features"]})["features"]
+        for ball in balls
+    ]
+    averaged = [average_by_class(outputs, wider.labels) for outputs in mixed]
+    curves = {}
+    for name, outputs in (("noisy outputs", mixed), ("averaged by class", averaged)):
+        values = [float(ball.objective({"features": rows})) for ball, rows in zip(balls, outputs, strict=True)]
+        curves[name] = radii, values
+    theory = {"simplex, the least": (radii, [ball.minimum for ball in balls])}
+    title = "Cross-entropy of bounded outputs"
+    return [LinePanel(title, "radius R", curves, theory, log="y", marks={"": problem.radius})]
+
+
+@solution_panels.register
+def _(problem: NormalizedFeatures, solution: Solution) -> Panels:
+    """The value that descent finds against the dimension: at the bound from K-1 on."""
+    classes = len(problem.counts)
+    dims = list(range(2, max(classes, 3) + 1))
+    found = [replace(problem, dim=dim, counts=(1,) * classes).solve(seed=0, allow_unconverged=True).value for dim in dims]
+    theory = {"bound": (dims, [problem.minimum] * len(dims))}
+    title = f"Cross-entropy of {classes} classes on the sphere"
+    return [LinePanel(title, "dimension", {"descent": (dims, found)}, theory, marks={"": classes - 1})]
+
+
+@solution_panels.register
+def _(problem: MaxMargin, solution: Solution) -> Panels:
+    """The normalized margin along the flow."""
+    if len(solution.history) == 1:
+        panels: Panels = _grams(problem, solution)
+        return panels
+    steps = [100 * number for number in range(len(solution.history))]
+    reached = {"along the flow": (steps, [0.5 / value for value in solution.history])}
+    theory = {"largest": (steps, [problem.largest_margin] * len(steps))}
+    return [LinePanel("Normalized margin", "step of the flow", reached, theory)]
+
+
+@solution_panels.register
+def _(problem: LocallyElasticSDE, solution: PathEnd) -> Panels:
+    """The loss, and the cosine between class means beside that of a simplex."""
+    times, classes = solution.path.times.tolist(), problem.num_classes
+    unit = torch.nn.functional.normalize(solution.path.means, dim=2)
+    cosines = ((unit @ unit.transpose(1, 2)).sum(dim=(1, 2)) - classes) / (classes * (classes - 1))
+    simplex = {"simplex": ([times[0], times[-1]], [-1 / (classes - 1)] * 2)}
+    return [
+        LinePanel("Cross-entropy", "time", {"": (times, solution.path.losses)}),
+        LinePanel("Mean cosine between class means", "time", {"simulated": (times, cosines.tolist())}, simplex),
+    ]
