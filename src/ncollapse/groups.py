@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import atexit
 import json
+import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, get_type_hints
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from ncollapse.tensor_fields import from_tensors, num_tensors, on_cpu, tensors_of
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -22,6 +28,8 @@ class _Merges(Protocol):
 
 Merging = TypeVar("Merging", bound=_Merges)
 Value = TypeVar("Value")
+# A tensor or a sequence: what may be cut into slices.
+Shared = TypeVar("Shared", bound=Any)
 
 # How a tensor announces itself: its type, its number of dimensions, their sizes. Type 0 stands for None.
 _DTYPES = (
@@ -40,7 +48,7 @@ class Processes:
 
     def __init__(self, group: ProcessGroup | None = None) -> None:
         """Join a group."""
-        self.group, self.rank, self.size = group, 0, 1
+        self.group, self._rank, self.size = group, 0, 1
         if group is None:
             return
         if group is dist.GroupMember.NON_GROUP_MEMBER:
@@ -50,11 +58,36 @@ class Processes:
                 f"group must be a torch.distributed process group or None, got {type(group).__name__}. "
                 "Pass torch.distributed.group.WORLD for all processes."
             )
-        self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
+        self._rank, self.size = dist.get_rank(group), dist.get_world_size(group)
         backends = dict(part.split(":") for part in dist.get_backend_config(group).split(","))
         # Where tensors must lie to be sent: NCCL takes those of a GPU alone.
         name = "cpu" if "cpu" in backends else next(iter(backends))
         self._device = torch.device(name) if name == "cpu" else torch.device(name, torch.cuda.current_device())
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process is the one that writes and prints; true for a single one."""
+        return self._rank == 0
+
+    @property
+    def may_use_gpus(self) -> bool:
+        """Whether there is a GPU for each, as far as the group tells: processes without one have joined over gloo."""
+        return self.group is None or dist.get_backend(self.group) != "gloo"
+
+    @property
+    def num_sharing_memory(self) -> int:
+        """How many processes take their memory from one machine, as far as torchrun tells; else all."""
+        told = os.environ.get("LOCAL_WORLD_SIZE", "")
+        return min(self.size, int(told)) if told.isdigit() and int(told) > 0 else self.size
+
+    def share(self, items: Shared) -> Shared:
+        """This process's share of a tensor's rows or of a sequence: every ``size``-th one, maybe none."""
+        share: Shared = items[self._rank :: self.size]
+        return share
+
+    def every_nth_batch(self, batches: Iterable[Any]) -> Iterable[Any]:
+        """This process's share of batches, each taken whole, as one process alone would take it."""
+        return batches if self.group is None else _EveryNth(batches, self._rank, self.size)
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -76,7 +109,7 @@ class Processes:
         more = f" (ranks {', '.join(map(str, failed))} failed)" if len(failed) > 1 else ""
         same = _SAME_TYPES.get(kind)
         text = f"Rank {failed[0]} of {self.size}: {words if same else f'{kind}: {words}'}{more}"
-        shared = _told(same or RuntimeError, text)
+        shared = _shared(same or RuntimeError, text)
         raise shared from error
 
     def texts(self, text: str) -> list[str]:
@@ -100,13 +133,19 @@ class Processes:
         dist.all_gather(received, own.to(self._device), group=self.group)
         return torch.stack(received).cpu()
 
+    def sum(self, own: Tensor) -> Tensor:
+        """Add up a tensor over all processes, in place."""
+        if self.group is not None:
+            dist.all_reduce(own, group=self.group)
+        return own
+
     def agree(self, what: str, own: str) -> list[str]:
         """Check that words are the same everywhere."""
         told = self.texts(own)
         given = [rank for rank, text in enumerate(told) if text]
         for rank in given[1:]:
             if told[rank] != told[given[0]]:
-                differing = _told(
+                differing = _shared(
                     ValueError,
                     f"{what} must be the same on all processes, got {told[given[0]]} on rank {given[0]} and {told[rank]} on "
                     f"rank {rank}. Call with the same arguments and network everywhere.",
@@ -125,11 +164,11 @@ class Processes:
             return None
         merged = value
         for rank in (rank for rank in range(1, self.size) if present[rank]):
-            if self.rank == rank:
+            if self._rank == rank:
                 self._carry(kind, value, rank, target=0)
-            elif self.rank == 0:
+            elif self._rank == 0:
                 part = self._carry(kind, None, rank, target=0)
-                merged = part if merged is None else _on_cpu(kind, merged).merge(part)
+                merged = part if merged is None else on_cpu(kind, merged).merge(part)
         return self.hand_out(kind, merged)
 
     def hand_out(self, kind: type[Value], value: Value | None, source: int = 0) -> Value:
@@ -141,8 +180,8 @@ class Processes:
 
     def _carry(self, kind: type[Value], value: Value | None, source: int, target: int | None = None) -> Value:
         """A value from one process to another, or to all: first the forms of its tensors, then their bytes."""
-        sending = self.rank == source
-        own = list(_tensors_of(value)) if sending else [None] * _num_tensors(kind)
+        sending = self._rank == source
+        own = list(tensors_of(value)) if sending else [None] * num_tensors(kind)
         header = torch.tensor([_announce(tensor) for tensor in own], dtype=torch.int64)
         header = self._move(header.to(self._device), source, target).cpu()
         found: list[Tensor | None] = []
@@ -156,7 +195,7 @@ class Processes:
                 # Bytes, since the backends know fewer types than there are.
                 self._move(given.flatten().view(torch.uint8), source, target)
             found.append(given.cpu())
-        rebuilt: Value = _rebuilt(kind, iter(found))
+        rebuilt: Value = from_tensors(kind, iter(found))
         return rebuilt
 
     def _move(self, tensor: Tensor, source: int, target: int | None) -> Tensor:
@@ -165,11 +204,61 @@ class Processes:
         sender = dist.get_global_rank(self.group, source)
         if target is None:
             dist.broadcast(tensor, sender, group=self.group)
-        elif self.rank == source:
+        elif self._rank == source:
             dist.send(tensor, dist.get_global_rank(self.group, target), group=self.group)
         else:
             dist.recv(tensor, sender, group=self.group)
         return tensor
+
+
+@dataclass(frozen=True)
+class _EveryNth:
+    """Every n-th batch, anew for each pass."""
+
+    batches: Iterable[Any]
+    first: int
+    step: int
+
+    def __iter__(self) -> Iterator[Any]:
+        return islice(iter(self.batches), self.first, None, self.step)
+
+
+def all_processes(size: int) -> Processes:
+    """The processes of a trainer, which has joined them if there are several."""
+    return Processes(dist.group.WORLD if size > 1 else None)
+
+
+def follows_another() -> bool:
+    """Whether torchrun started this process as another than the first, also before they have joined."""
+    return "MASTER_ADDR" in os.environ and os.environ.get("RANK", "0") != "0"
+
+
+@contextmanager
+def torchrun_processes() -> Iterator[tuple[Processes, str]]:
+    """Join the processes that torchrun started, if it did: over NCCL where each has a GPU, else over gloo; and their device."""
+    told = [os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR")]
+    if not all(told) or told[1] == "1":
+        yield Processes(), "cpu"
+        return
+    local = int(os.environ.get("LOCAL_RANK", told[0]))
+    on_gpu = torch.cuda.device_count() >= int(os.environ.get("LOCAL_WORLD_SIZE", told[1]))
+    if on_gpu:
+        torch.cuda.set_device(local)
+    dist.init_process_group("nccl" if on_gpu else "gloo")
+    try:
+        yield Processes(dist.group.WORLD), f"cuda:{local}" if on_gpu else "cpu"
+    except Exception:
+        # Destroying the group could wait for processes that have ended; left standing, its threads can abort at the
+        # interpreter's end, and hide the exit code.
+        atexit.register(_exit_at_once)
+        raise
+    dist.destroy_process_group()
+
+
+def _exit_at_once() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(2)
 
 
 def _kind(error: Exception) -> str:
@@ -178,48 +267,18 @@ def _kind(error: Exception) -> str:
     return next((name for name in names if name in _SAME_TYPES), names[0])
 
 
-_TOLD = "_told_by_all_processes"
+_RAISED = "_raised_by_all_processes"
 
 
-def _told(kind: type[Exception], text: str) -> Exception:
+def _shared(kind: type[Exception], text: str) -> Exception:
     error = kind(text)
-    error.__dict__[_TOLD] = True
+    error.__dict__[_RAISED] = True
     return error
 
 
-def told_by_all(error: BaseException) -> bool:
+def raised_by_all(error: BaseException) -> bool:
     """Whether every process of a group raises this error, so that one of them is enough to print it."""
-    return _TOLD in error.__dict__ or (error.__cause__ is not None and told_by_all(error.__cause__))
-
-
-def _parts(kind: Any) -> list[tuple[str, Any]] | None:
-    """Names and classes of a statistic's fields; None for a tensor."""
-    if not is_dataclass(kind):
-        return None
-    hints = get_type_hints(kind)
-    return [(item.name, hints[item.name]) for item in fields(kind)]
-
-
-def _num_tensors(kind: Any) -> int:
-    parts = _parts(kind)
-    return 1 if parts is None else sum(_num_tensors(part) for _, part in parts)
-
-
-def _tensors_of(value: Any) -> Iterable[Tensor | None]:
-    if not is_dataclass(value):
-        yield value
-        return
-    for item in fields(value):
-        yield from _tensors_of(getattr(value, item.name))
-
-
-def _rebuilt(kind: Any, tensors: Iterator[Tensor | None]) -> Any:
-    parts = _parts(kind)
-    return next(tensors) if parts is None else kind(**{name: _rebuilt(part, tensors) for name, part in parts})
-
-
-def _on_cpu(kind: Any, value: Any) -> Any:
-    return _rebuilt(kind, (None if tensor is None else tensor.cpu() for tensor in _tensors_of(value)))
+    return _RAISED in error.__dict__ or (error.__cause__ is not None and raised_by_all(error.__cause__))
 
 
 def _announce(tensor: Tensor | None) -> list[int]:

@@ -14,9 +14,17 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
+from ncollapse.groups import Processes
 from ncollapse.integrations.loaders import share_of
 
 DATA = TensorDataset(torch.arange(23).float().unsqueeze(1), torch.arange(23))
+
+
+def process(rank=0, size=1):
+    """One of several processes, without joining them."""
+    processes = Processes()
+    processes._rank, processes.size = rank, size
+    return processes
 
 
 def samples(loader):
@@ -33,30 +41,30 @@ def samples(loader):
 @pytest.mark.parametrize("size", [1, 3])
 def test_each_sample_once_over_all_processes(options, size):
     loader = DataLoader(DATA, batch_size=5, **options)
-    shares = [list(share_of(loader, rank, size)) for rank in range(size)]
+    shares = [list(share_of(loader, process(rank, size))) for rank in range(size)]
     assert [samples(share) for share in shares] == [list(range(rank, 23, size)) for rank in range(size)]
     assert max(len(labels) for share in shares for _, labels in share) == 5
 
 
 def test_a_subset_stays_a_subset():
     loader = DataLoader(DATA, batch_size=4, sampler=SubsetRandomSampler([7, 3, 20, 11]))
-    assert samples(share_of(loader)) == [3, 7, 11, 20]
-    assert samples(share_of(loader, 1, 2)) == [7, 20]
+    assert samples(share_of(loader, process())) == [3, 7, 11, 20]
+    assert samples(share_of(loader, process(1, 2))) == [7, 20]
 
 
 def test_generators_stay_as_they_were():
     generator = torch.Generator().manual_seed(3)
     loader = DataLoader(DATA, batch_size=5, shuffle=True, generator=generator)
     before = generator.get_state()
-    samples(share_of(loader))
+    samples(share_of(loader, process()))
     assert torch.equal(generator.get_state(), before)
 
 
 def test_collation_and_batches_that_the_data_set_makes():
     loader = DataLoader(DATA, batch_size=6, collate_fn=lambda items: {"labels": torch.stack([y for _, y in items])})
-    assert [len(batch["labels"]) for batch in share_of(loader)] == [6, 6, 6, 5]
+    assert [len(batch["labels"]) for batch in share_of(loader, process())] == [6, 6, 6, 5]
     whole = [(torch.ones(4, 1), torch.arange(4)), (torch.ones(2, 1), torch.arange(2))]
-    assert samples(share_of(DataLoader(whole, batch_size=None))) == [0, 1, 2, 3, 0, 1]
+    assert samples(share_of(DataLoader(whole, batch_size=None), process())) == [0, 1, 2, 3, 0, 1]
 
 
 class Stream(IterableDataset):
@@ -79,4 +87,4 @@ class Odd(BatchSampler):
 ])  # fmt: skip
 def test_what_may_leave_samples_out_is_refused(loader, error, message):
     with pytest.raises(error, match=rf"{message}.*Hand over a loader that yields every sample once, with loader="):
-        share_of(loader)
+        share_of(loader, process())

@@ -30,7 +30,11 @@ class _Parser(argparse.ArgumentParser):
 
 def _follows() -> bool:
     """Whether this is a process of torchrun other than the first."""
-    return "MASTER_ADDR" in os.environ and os.environ.get("RANK", "0") != "0"
+    if "MASTER_ADDR" not in os.environ:
+        return False
+    from ncollapse.groups import follows_another
+
+    return follows_another()
 
 
 def _fail(words: str, silent: bool) -> NoReturn:
@@ -92,12 +96,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.debug:
             traceback.print_exc()
         words = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-        _fail(f"ncollapse: error: {' '.join(words.split())}", silent=_follows() and _told_by_all(error))
+        _fail(f"ncollapse: error: {' '.join(words.split())}", silent=_follows() and _raised_by_all(error))
 
 
-def _told_by_all(error: Exception) -> bool:
-    from ncollapse.groups import told_by_all
+def _raised_by_all(error: Exception) -> bool:
+    from ncollapse.groups import raised_by_all
     from ncollapse.train import TrainingDiverged
 
     # A loss is that of the whole batch.
-    return told_by_all(error) or isinstance(error, TrainingDiverged)
+    return raised_by_all(error) or isinstance(error, TrainingDiverged)

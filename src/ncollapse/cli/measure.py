@@ -54,16 +54,16 @@ def add_measure(commands: Any) -> None:
 
 def run_command(options: argparse.Namespace) -> None:
     """Run the command."""
-    from ncollapse.studies.torchrun import process_group
+    from ncollapse.groups import torchrun_processes
     from ncollapse.targets import MeasureRequest, measure_by_name
 
     request = MeasureRequest(**{item.name: getattr(options, item.name) for item in dataclasses.fields(MeasureRequest)})
     # As with python -m: module:function finds the modules of the current folder.
     if "" not in sys.path:
         sys.path.insert(0, "")
-    with process_group() as (group, rank, device):
-        measurement = measure_by_name(request, options.device or device, group)
-    if rank > 0:
+    with torchrun_processes() as (processes, device):
+        measurement = measure_by_name(request, options.device or device, processes.group)
+    if not processes.is_first:
         return
     if request.weights_note:
         print(request.weights_note, file=sys.stderr if options.json else sys.stdout)

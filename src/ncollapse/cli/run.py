@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,21 +69,22 @@ def _run(options: argparse.Namespace) -> None:
 def _train(recipe: Recipe, out: Path, *, resume: bool = False, overwrite: bool = False) -> Path | None:
     """Run a recipe under a progress bar, then write its page; of several processes the first shows and writes."""
     from ncollapse.drawing import save_figures
+    from ncollapse.groups import torchrun_processes
     from ncollapse.records import read_run
     from ncollapse.report import write_page
     from ncollapse.studies import changes, run_recipe
-    from ncollapse.studies.torchrun import process_group
 
     # The title is about the recipe as it was named.
     title = f"{recipe.name} with changed settings" if changes(recipe) else recipe.title
-    with process_group() as (group, rank, _), progress(f"{title}, seed {recipe.seed}") if rank == 0 else nullcontext() as show:
+    with torchrun_processes() as (processes, _), ExitStack() as stack:
+        show = stack.enter_context(progress(f"{title}, seed {recipe.seed}")) if processes.is_first else None
 
         def on_epoch(record: EpochRecord, epochs: int) -> None:
             if show is not None:
                 show(record.epoch, epochs, f"loss {record.loss:.4f}, accuracy {record.accuracy:.4f}")
 
-        run_recipe(recipe, out, resume=resume, overwrite=overwrite, on_epoch=on_epoch, group=group)
-    if rank > 0:
+        run_recipe(recipe, out, resume=resume, overwrite=overwrite, on_epoch=on_epoch, group=processes.group)
+    if not processes.is_first:
         return None
     save_figures(read_run(out))
     return write_page([out], out / "report.html")

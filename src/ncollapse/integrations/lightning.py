@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch.distributed as dist
-
+from ncollapse.groups import all_processes
 from ncollapse.integrations.loaders import share_of
 from ncollapse.integrations.logs import LoggedRow, scalars
 from ncollapse.integrations.recording import Every, Logs, Network, Recorder
@@ -116,7 +115,7 @@ class NeuralCollapseCallback(Callback):
                 self._batches(trainer),
                 epoch=epoch,
                 step=trainer.global_step,
-                group=dist.group.WORLD if trainer.world_size > 1 else None,
+                group=all_processes(trainer.world_size).group,
                 writes=trainer.is_global_zero,
                 convert=precision.convert_input,
             )
@@ -126,4 +125,4 @@ class NeuralCollapseCallback(Callback):
         if self._loader is not None and trainer.world_size == 1:
             return self._loader
         loader = trainer.train_dataloader if self._loader is None else self._loader
-        return share_of(loader, trainer.global_rank, trainer.world_size)
+        return share_of(loader, all_processes(trainer.world_size))

@@ -15,10 +15,12 @@ from torch.utils.data import (
     SubsetRandomSampler,
 )
 
+from ncollapse.groups import Processes
+
 _HINT = "Hand over a loader that yields every sample once, with loader=."
 
 
-def share_of(loader: Any, rank: int = 0, size: int = 1) -> Iterable[Any]:
+def share_of(loader: Any, processes: Processes) -> Iterable[Any]:
     """Make a loader over the same samples for one of several processes; the given loader is left unchanged."""
     # Not by isinstance: libraries wrap loaders in classes that only pass attributes on.
     if not all(hasattr(loader, name) for name in ("dataset", "batch_sampler", "collate_fn", "num_workers")):
@@ -32,7 +34,7 @@ def share_of(loader: Any, rank: int = 0, size: int = 1) -> Iterable[Any]:
     return DataLoader(
         loader.dataset,
         batch_size=batch_size,
-        sampler=indices[rank::size],
+        sampler=processes.share(indices),
         collate_fn=loader.collate_fn,
         num_workers=loader.num_workers,
         worker_init_fn=loader.worker_init_fn,

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
-import torch.distributed as dist
-
+from ncollapse.groups import all_processes
 from ncollapse.integrations.loaders import share_of
 from ncollapse.integrations.logs import LoggedRow, scalars
 from ncollapse.integrations.recording import Every, Logs, Network, Recorder
@@ -137,14 +136,14 @@ class NeuralCollapseCallback(TrainerCallback):
             self._record(args, state, kwargs)
 
     def _record(self, args: Any, state: Any, held: dict[str, Any]) -> None:
-        rank, size, group = args.process_index, args.world_size, dist.group.WORLD if args.world_size > 1 else None
-        if self._loader is not None and size == 1:
+        processes = all_processes(args.world_size)
+        if self._loader is not None and processes.size == 1:
             batches = self._loader
         else:
-            batches = share_of(held["train_dataloader"] if self._loader is None else self._loader, rank, size)
+            batches = share_of(held["train_dataloader"] if self._loader is None else self._loader, processes)
         writes = state.is_world_process_zero
         measured = self._recorder.record(
-            held["model"], batches, epoch=state.epoch, step=state.global_step, group=group, writes=writes
+            held["model"], batches, epoch=state.epoch, step=state.global_step, group=processes.group, writes=writes
         )
         if self._report is not None:
             self._report(scalars(measured))

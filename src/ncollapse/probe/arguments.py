@@ -11,7 +11,6 @@ from ncollapse.groups import Processes
 from ncollapse.measurement.measurement import Measurement
 from ncollapse.metrics.entry import Metric
 from ncollapse.metrics.registry import select_metrics
-from ncollapse.probe.group_checks import processes_sharing_memory
 from ncollapse.probe.memory import available_memory
 from ncollapse.probe.totals import CollectOptions
 from ncollapse.statistics.centers import ClassCenters, LinearClassifier
@@ -83,5 +82,5 @@ def memory_budget_of(device: torch.device, processes: Processes, given: int | No
     """Bytes that kept features may take."""
     if given is not None:
         return given
-    sharing = processes_sharing_memory(processes) if device.type == "cpu" else 1
+    sharing = processes.num_sharing_memory if device.type == "cpu" else 1
     return available_memory(device) // (4 * sharing)

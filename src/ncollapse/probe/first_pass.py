@@ -159,7 +159,7 @@ def _prepared(moments: Mapping[str, ClassMoments], processes: Processes) -> dict
     # By the first process for all: a basis of equal singular values, as at collapse, is another on every kind of machine.
     # The rest follows from it and the means, which all have: no K×K distances are sent.
     with processes.together():
-        own = {name: ClassCenters.basis_of(moments[name]) for name in ready if processes.rank == 0}
+        own = {name: ClassCenters.basis_of(moments[name]) for name in ready if processes.is_first}
     bases = {name: processes.hand_out(Tensor, own.get(name)) for name in ready}
     return {name: ClassCenters.in_basis(moments[name], basis) for name, basis in bases.items()}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -17,12 +16,6 @@ from ncollapse.statistics.centers import ClassCenters, LinearClassifier
 
 # Copies of one network trained by equal gradients differ by nothing, or on unlike machines by rounding.
 _TOLERANCE = 1e-4
-
-
-def processes_sharing_memory(processes: Processes) -> int:
-    """How many processes of a group take their memory from one machine."""
-    told = os.environ.get("LOCAL_WORLD_SIZE", "")
-    return min(processes.size, int(told)) if told.isdigit() and int(told) > 0 else processes.size
 
 
 def check_same_network(model: nn.Module, reference: Mapping[str, ClassCenters | None] | None, processes: Processes) -> None:
@@ -58,7 +51,7 @@ def _check_close(what: str, sizes: list[Tensor], processes: Processes) -> None:
 @contextmanager
 def first_buffers(model: nn.Module, processes: Processes) -> Iterator[None]:
     """Measure with the buffers of the first process, and put back the own ones."""
-    # Running means of a normalization differ between the processes of one training, and those of rank 0 are what is saved.
+    # Running means of a normalization differ between the processes of one training, and the first one's are what is saved.
     if processes.size == 1:
         yield
         return

@@ -5,25 +5,20 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 
+from ncollapse.groups import Processes
 from ncollapse.studies.recipe import Recipe, RecipeError
 from ncollapse.version import __version__
 
-if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
 
-
-def device_named(name: str, group: ProcessGroup | None = None) -> torch.device:
+def device_named(name: str, processes: Processes) -> torch.device:
     """The device of a recipe."""
     if name == "auto":
-        # Processes without a GPU each have joined over gloo.
-        on_gpu = torch.cuda.is_available() and (group is None or dist.get_backend(group) != "gloo")
-        return torch.device("cuda" if on_gpu else "cpu")
+        return torch.device("cuda" if torch.cuda.is_available() and processes.may_use_gpus else "cpu")
     try:
         device = torch.device(name)
         torch.empty(1, device=device)

@@ -26,7 +26,6 @@ from ncollapse.studies.progressive_collapse import changes
 from ncollapse.studies.recipe import Recipe
 from ncollapse.studies.recipe_check import check_layers
 from ncollapse.studies.run_directory import RunDirectory
-from ncollapse.studies.torchrun import Dealt
 from ncollapse.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from ncollapse.train.loop import EpochRecord, make_optimizer, train
 from ncollapse.train.schedule import measuring_epochs, weight_decay_time
@@ -73,7 +72,7 @@ def run_recipe(
     """
     directory = RunDirectory(out)
     with threads(recipe.threads):
-        run = Run(recipe, directory, device_named(recipe.device, group), group)
+        run = Run(recipe, directory, device_named(recipe.device, Processes(group)), group)
         run.begin(resume, overwrite)
         with failure_noted(directory) if run.writes else nullcontext():
             for record in train(
@@ -115,7 +114,7 @@ class Run:
     ) -> None:
         self.recipe, self.directory, self.device = recipe, directory, device
         self.processes = Processes(group)
-        self.writes = self.processes.rank == 0
+        self.writes = self.processes.is_first
         # Before the folder is made: a run whose data is missing leaves nothing behind.
         with self.processes.together():
             self.data = load_data(recipe.data).to(device)
@@ -194,7 +193,7 @@ class Run:
         batches = Batches(self.data, recipe.measure.batch_size)
         measurement = measure(
             self.model,
-            Dealt(batches, self.processes),
+            self.processes.every_nth_batch(batches),
             num_classes=self.data.num_classes,
             convention=recipe.measure.convention,
             path=True,

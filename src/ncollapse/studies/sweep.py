@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from ncollapse.groups import Processes
 from ncollapse.records.files import write_whole
 from ncollapse.studies.machine import device_named
 from ncollapse.studies.recipe import Recipe, RecipeError, differences, override
@@ -162,7 +163,7 @@ def run_sweep(
     listed = _listing(runs, folder)
     if engine == "local":
         for device in {run.recipe.device for run in runs}:
-            device_named(device)
+            device_named(device, Processes())
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / SWEEP_FILE, (json.dumps({"runs": listed}, indent=2) + "\n").encode())
 

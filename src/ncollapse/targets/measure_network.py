@@ -17,8 +17,7 @@ from ncollapse.groups import Processes
 from ncollapse.hooks.batch_io import unpack_batch
 from ncollapse.measurement.measurement import Measurement
 from ncollapse.probe.measure import measure
-from ncollapse.studies.torchrun import Dealt
-from ncollapse.targets.networks import build_network, named_function, own_errors
+from ncollapse.targets.networks import as_user_error, build_network, named_function
 from ncollapse.train.checkpoint import load_weights
 
 if TYPE_CHECKING:
@@ -87,12 +86,12 @@ def measure_own(
             splits.insert(0, _load(replace(data, split="train"), batch_size, input_shape, processes))
         model = build_network(spec, splits[0].num_classes)
         if checkpoint is not None:
-            with own_errors(f"reading {checkpoint}"):
+            with as_user_error(f"reading {checkpoint}"):
                 load_weights(checkpoint, model, unsafe_pickle=unsafe_pickle)
-        with own_errors(f"moving the network to device {str(device)!r}"):
+        with as_user_error(f"moving the network to device {str(device)!r}"):
             model.to(device)
     measurement: Measurement | None = None
-    with own_errors(f"measuring {spec}", _advice(data, input_shape)):
+    with as_user_error(f"measuring {spec}", _advice(data, input_shape)):
         for split in splits:
             measurement = measure(
                 model,
@@ -124,7 +123,7 @@ def _load(data: DataConfig | OwnData, batch_size: int, input_shape: Sequence[int
     batches: Iterable[Any] = Batches(samples, batch_size)
     if input_shape is not None:
         batches = _Reshaped(batches, _shape(samples.input_dim, input_shape))
-    return _Split(Dealt(batches, processes), samples.num_classes, data.split)
+    return _Split(processes.every_nth_batch(batches), samples.num_classes, data.split)
 
 
 def _shape(dim: int, wanted: Sequence[int]) -> tuple[int, ...]:
@@ -161,7 +160,7 @@ class _OwnBatches:
         batches = self._function()
         if not isinstance(batches, Iterable):
             raise TypeError(f"{self.name} must return batches, such as a list or a DataLoader, got {type(batches).__name__}")
-        return iter(batches) if self.processes.size == 1 else iter(Dealt(self._noted(batches), self.processes))
+        return iter(batches) if self.processes.size == 1 else iter(self.processes.every_nth_batch(self._noted(batches)))
 
     def _noted(self, batches: Iterable[Any]) -> Iterator[Any]:
         """The same batches: what is not the same on all processes would be measured twice or not at all."""

@@ -17,8 +17,7 @@ from ncollapse.measurement.measurement import Measurement
 from ncollapse.models import build_model
 from ncollapse.probe.measure import measure
 from ncollapse.studies.run_directory import RunDirectory, RunDirectoryError
-from ncollapse.studies.torchrun import Dealt
-from ncollapse.targets.networks import own_errors
+from ncollapse.targets.networks import as_user_error
 from ncollapse.train.checkpoint import load_weights
 
 if TYPE_CHECKING:
@@ -62,13 +61,13 @@ def measure_run(
         if not directory.checkpoint.exists():
             raise RunDirectoryError(f"{path} holds a run without a checkpoint. Continue it with --resume.")
         load_weights(directory.checkpoint, model)
-        with own_errors(f"moving the network to device {str(device)!r}"):
+        with as_user_error(f"moving the network to device {str(device)!r}"):
             model.to(device)
 
     def measured(data: LabeledData, split: str, reference: Measurement | None = None) -> Measurement:
         return measure(
             model,
-            Dealt(Batches(data, batch_size or recipe.measure.batch_size), processes),
+            processes.every_nth_batch(Batches(data, batch_size or recipe.measure.batch_size)),
             num_classes=data.num_classes,
             layers=layers,
             convention=recipe.measure.convention,

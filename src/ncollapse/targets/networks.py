@@ -25,11 +25,11 @@ def build_network(spec: str, num_classes: int) -> nn.Module:
         if source in _LIBRARIES:
             make, extra = _LIBRARIES[source]
             library = _imported(source, extra)
-            with own_errors(f"making {spec}"):
+            with as_user_error(f"making {spec}"):
                 model = make(library, name, num_classes)
         else:
             function = named_function(spec)
-            with own_errors(f"calling {spec}"):
+            with as_user_error(f"calling {spec}"):
                 model = function()
     if not isinstance(model, nn.Module):
         raise TypeError(f"{spec} must return a torch.nn.Module, got {type(model).__name__}")
@@ -39,7 +39,7 @@ def build_network(spec: str, num_classes: int) -> nn.Module:
 def named_function(spec: str) -> Callable[..., Any]:
     """Import "module:function"."""
     module_name, _, function_name = spec.partition(":")
-    with own_errors(f"importing {module_name}"):
+    with as_user_error(f"importing {module_name}"):
         module = importlib.import_module(module_name)
     function = getattr(module, function_name, None)
     if not callable(function):
@@ -52,7 +52,7 @@ def named_function(spec: str) -> Callable[..., Any]:
 
 
 @contextmanager
-def own_errors(doing: str, advice: str = "") -> Iterator[None]:
+def as_user_error(doing: str, advice: str = "") -> Iterator[None]:
     """Whatever the user's code raises is the user's error; what is an error of theirs already keeps its words."""
     try:
         yield
@@ -66,7 +66,7 @@ def own_errors(doing: str, advice: str = "") -> Iterator[None]:
 def _imported(library: str, extra: str) -> ModuleType:
     try:
         # A torchvision built for another torch raises RuntimeError, and timm imports it.
-        with own_errors(
+        with as_user_error(
             f"importing {library}", f"Is a torchvision installed that does not belong to torch {torch.__version__}?"
         ):
             return importlib.import_module(library)

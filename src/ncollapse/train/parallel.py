@@ -3,34 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
+from ncollapse.groups import Processes
 from ncollapse.train.losses import LOSSES, LossName
-
-if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
 
 __all__ = ["Team", "share_batch_norm"]
 
 
-class Team:
+class Team(Processes):
     """The processes that train one network, each on its share of every batch; a single one without a group."""
-
-    def __init__(self, group: ProcessGroup | None) -> None:
-        self.group = group
-        self.rank, self.size = (0, 1) if group is None else (dist.get_rank(group), dist.get_world_size(group))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Team:
         # A copied network is still trained by these processes; a group itself can't be copied.
         return self
-
-    def share(self, batch: Tensor) -> Tensor:
-        """Takes this process's share of a batch: every ``size``-th row, beginning at its rank, maybe none."""
-        return batch[self.rank :: self.size]
 
     def loss(self, name: LossName, logits: Tensor, labels: Tensor, batch_size: int) -> Tensor:
         """Computes what a share adds to the loss of the whole batch, which is a mean over its samples."""
@@ -47,12 +36,6 @@ class Team:
         total = self.sum(torch.cat([gradient.flatten() for gradient in gradients]))
         for gradient, part in zip(gradients, total.split([gradient.numel() for gradient in gradients]), strict=True):
             gradient.copy_(part.view_as(gradient))
-
-    def sum(self, own: Tensor) -> Tensor:
-        """Adds up a tensor over all processes, in place."""
-        if self.group is not None:
-            dist.all_reduce(own, group=self.group)
-        return own
 
 
 class _Sum(torch.autograd.Function):

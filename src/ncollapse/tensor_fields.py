@@ -1,0 +1,45 @@
+"""A dataclass of tensors as a flat list of these tensors, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import fields, is_dataclass
+from typing import Any, get_type_hints
+
+from torch import Tensor
+
+# Dataclasses may lie in one another; a tensor by itself is a list of one. A field may be None, its class is known all the same.
+
+
+def num_tensors(kind: Any) -> int:
+    """How many tensors a class holds."""
+    parts = _fields_of(kind)
+    return 1 if parts is None else sum(num_tensors(part) for _, part in parts)
+
+
+def tensors_of(value: Any) -> Iterable[Tensor | None]:
+    """All tensors of a value, in the order of the fields."""
+    if not is_dataclass(value):
+        yield value
+        return
+    for item in fields(value):
+        yield from tensors_of(getattr(value, item.name))
+
+
+def from_tensors(kind: Any, tensors: Iterator[Tensor | None]) -> Any:
+    """A value of a class from its tensors."""
+    parts = _fields_of(kind)
+    return next(tensors) if parts is None else kind(**{name: from_tensors(part, tensors) for name, part in parts})
+
+
+def on_cpu(kind: Any, value: Any) -> Any:
+    """A value with its tensors on the CPU."""
+    return from_tensors(kind, (None if tensor is None else tensor.cpu() for tensor in tensors_of(value)))
+
+
+def _fields_of(kind: Any) -> list[tuple[str, Any]] | None:
+    """Names and classes of a dataclass's fields; None for a tensor."""
+    if not is_dataclass(kind):
+        return None
+    hints = get_type_hints(kind)
+    return [(item.name, hints[item.name]) for item in fields(kind)]
