@@ -26,7 +26,7 @@ def test_a_column_a_run_and_a_row_a_metric_twice(make_run, edit, tmp_path):
     assert all(f".run-{index}{{--depth-0:" in html for index in range(2))
 
 
-def test_headings_are_short_where_much_differs(make_run, edit, tmp_path):
+def test_headings_are_short_where_much_differs(make_run, edit, tmp_path, without_drawings):
     runs = [make_run(f"run{index}", layers=("stem", "blocks.0"), epochs=(0, 5)) for index in range(2)]
     model = {"kind": "transformer", "width": 32, "patch": 4, "pool": "cls", "norm_scale": "unit"}
     edit(runs[1] / "recipe.json", lambda recipe: recipe.update(name="tokens", model=model))
@@ -65,7 +65,7 @@ def test_runs_share_an_axis_that_holds_both(make_run, panel):
         assert max(value for value in drawn if value == value) <= max(*shared, 1)
 
 
-def test_a_sweep_stands_for_the_first_finished_seed_of_each_setting(tmp_path, write_sweep, edit):
+def test_a_sweep_stands_for_the_first_finished_seed_of_each_setting(tmp_path, write_sweep, edit, without_drawings):
     sweep = write_sweep(tmp_path, ("1", "2"), seeds=2)
     edit(sweep / "train.weight_decay=2_seed=0" / "status.json", lambda status: status.update(state="running"))
     html = write_comparison([sweep], tmp_path / "compare.html").read_text(encoding="utf-8")
@@ -76,7 +76,7 @@ def test_a_sweep_stands_for_the_first_finished_seed_of_each_setting(tmp_path, wr
     ]
 
 
-def test_every_position_is_an_option(make_run, tmp_path, capsys):
+def test_every_position_is_an_option(make_run, tmp_path, capsys, without_drawings):
     run, out = make_run("run", layers=("stem", "blocks.0"), epochs=(0, 5)), tmp_path / "page.html"
     for position, words in (("projection", "projection on the chord"), ("arclength", "arc length")):
         main(["compare", str(run), "--out", str(out), "--position", position])

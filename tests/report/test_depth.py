@@ -151,12 +151,12 @@ def test_deep_regularized_runs_bear_on_no_claim_of_the_other_paper(deep_sweep):
     assert all(ruling.evidence == () for ruling in rule_on_claims([deep_sweep("deep")], papers).rulings)
 
 
-def test_a_sweep_without_a_floor_shows_none(write_sweep, tmp_path):
+def test_a_sweep_without_a_floor_shows_none(write_sweep, tmp_path, without_drawings):
     folder = write_sweep(tmp_path / "plain", ("1", "2"), seeds=1)
     assert "what no such network gets below" not in write_sweep_page(folder).read_text(encoding="utf-8")
 
 
-def test_page_of_a_sweep_shows_the_objective_where_there_is_one(deep_sweep):
+def test_page_of_a_sweep_shows_the_objective_where_there_is_one(deep_sweep, without_drawings):
     html = write_sweep_page(deep_sweep("deep")).read_text(encoding="utf-8")
     for key in ("objective", "floor", "excess", "distance"):
         assert f"<b>{key}</b>" in html
@@ -185,7 +185,7 @@ def test_page_of_depth(deep_sweep, tmp_path, capsys):
     assert (folders[0] / "depth.html").read_text(encoding="utf-8") == html
 
 
-def test_what_a_page_of_depth_needs(write_sweep, tmp_path, deep_sweep):
+def test_what_a_page_of_depth_needs(write_sweep, tmp_path, deep_sweep, without_drawings):
     with pytest.raises(ReportError, match="needs at least one folder of a sweep"):
         write_depth_page([], tmp_path / "x.html")
     plain = write_sweep(tmp_path / "plain", ("1", "2"), seeds=1)

@@ -144,7 +144,7 @@ def test_several_runs_are_compared_first(two_runs):
     assert len(html.encode()) < 700_000
 
 
-def test_comparison_names_folder_seed_epoch_and_differing_settings(make_run, edit, tmp_path):
+def test_comparison_names_folder_seed_epoch_and_differing_settings(make_run, edit, tmp_path, without_drawings):
     runs = [make_run(name, seed=seed, epochs=(0, 5)) for seed, name in enumerate(("one", "two"))]
     edit(runs[1] / "recipe.json", lambda content: content["train"].update(learning_rate=0.05, momentum=0.8))
     assert differing_settings([read_run(run) for run in runs]) == [
@@ -160,7 +160,7 @@ def test_comparison_names_folder_seed_epoch_and_differing_settings(make_run, edi
     assert re.findall(r"([^{}\n]*)\{ display: none", narrow) == ["  .metrics tr > :first-child small "]
 
 
-def test_words_of_the_recipe_are_not_shown_for_changed_settings(make_run, edit, tmp_path):
+def test_words_of_the_recipe_are_not_shown_for_changed_settings(make_run, edit, tmp_path, without_drawings):
     run_dir = make_run(epochs=(3,))
     edit(run_dir / "recipe.json", lambda content: content.update(changed=["data.name=mnist", "train.epochs=3"]))
     html = write_page([run_dir], tmp_path / "page.html").read_text(encoding="utf-8")
@@ -170,7 +170,7 @@ def test_words_of_the_recipe_are_not_shown_for_changed_settings(make_run, edit, 
     assert "6 layers, measured at 1 epoch." in html
 
 
-def test_a_failed_run_shows_why(make_run, edit, tmp_path):
+def test_a_failed_run_shows_why(make_run, edit, tmp_path, without_drawings):
     run_dir = make_run(epochs=(0, 3))
     edit(run_dir / "status.json", lambda content: content.update(state="failed", reason="no <space> left"))
     html = write_page([run_dir], tmp_path / "page.html").read_text(encoding="utf-8")
@@ -281,7 +281,7 @@ def test_errors_of_write_page(run_dir, tmp_path):
     assert not (tmp_path / "none.html").exists()
 
 
-def test_page_that_cannot_be_written_leaves_nothing(second_run, tmp_path):
+def test_page_that_cannot_be_written_leaves_nothing(second_run, tmp_path, without_drawings):
     (tmp_path / "report.html").mkdir()
     with pytest.raises(OSError, match=r"report\.html"):
         write_page([second_run], tmp_path / "report.html")
@@ -302,7 +302,7 @@ def test_script_is_short_and_room_reads_files_only():
                 )
 
 
-def test_a_run_in_a_ledger_shows_its_part(make_run, tmp_path):
+def test_a_run_in_a_ledger_shows_its_part(make_run, tmp_path, without_drawings):
     runs = [make_run(f"seed{seed}", seed=seed, epochs=(0, 150)) for seed in range(5)]
     page = runs[0] / "report.html"
     assert "<h3>Claims</h3>" not in write_page(runs[:1], page).read_text(encoding="utf-8")

@@ -83,7 +83,7 @@ def test_page_says_the_numbers(sweep_dir, html):
     assert write_sweep_page(sweep_dir).read_text(encoding="utf-8") == html
 
 
-def test_page_names_the_recipe_and_what_all_runs_changed(tmp_path, write_sweep, html):
+def test_page_names_the_recipe_and_what_all_runs_changed(tmp_path, write_sweep, html, without_drawings):
     assert "Recipe <b>demo</b>: Digits.</p>" in html
     sweep_dir = write_sweep(tmp_path, ("2",), seeds=2)
     for seed in range(2):
@@ -94,7 +94,7 @@ def test_page_names_the_recipe_and_what_all_runs_changed(tmp_path, write_sweep, 
     assert "Recipe <b>demo</b>. Changed relative to the recipe in all runs: train.epochs=5.</p>" in html
 
 
-def test_finished_runs_get_the_pages_that_they_lack(tmp_path, write_sweep):
+def test_finished_runs_get_the_pages_that_they_lack(tmp_path, write_sweep, without_drawings):
     sweep_dir = write_sweep(tmp_path, ("1", "2", "3"), seeds=1)
     runs = [sweep_dir / f"train.weight_decay={value}_seed=0" for value in (1, 2, 3)]
     change(runs[0] / "status.json", state="running", epoch=3)
@@ -159,7 +159,7 @@ def test_page_loads_and_runs_nothing(html):
     assert links(html) == ["claims.html"]
 
 
-def test_unfinished_runs_are_named_and_not_counted(tmp_path, write_sweep):
+def test_unfinished_runs_are_named_and_not_counted(tmp_path, write_sweep, without_drawings):
     sweep_dir = write_sweep(tmp_path, ("1", "2"), seeds=3)
     change(sweep_dir / "train.weight_decay=1_seed=0" / "status.json", state="running", epoch=3)
     (sweep_dir / "train.weight_decay=1_seed=1" / "depth.json").unlink()
@@ -200,7 +200,7 @@ def test_words_get_a_place_each_and_cannot_break_the_page(tmp_path, write_sweep)
     assert "<script" not in html
 
 
-def test_settings_of_two_fields_are_numbered(tmp_path, write_sweep):
+def test_settings_of_two_fields_are_numbered(tmp_path, write_sweep, without_drawings):
     sweep_dir = write_sweep(tmp_path, ("1", "2"), seeds=1)
     content = json.loads((sweep_dir / "sweep.json").read_text())
     for run in content["runs"]:
