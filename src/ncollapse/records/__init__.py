@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ncollapse.records.errors import ReportError as ReportError
-    from ncollapse.records.file_names import SWEEP as SWEEP_FILE
     from ncollapse.records.reading import Run as Run
     from ncollapse.records.reading import read_run as read_run
     from ncollapse.records.rows import HistoryRow as HistoryRow
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
 # Each name is imported when it is first used: whoever measures needs rows and results, but no reader of files.
 _HOMES = {"ReportError": "errors", "Run": "reading", "read_run": "reading", "HistoryRow": "rows", "Row": "rows"}
 
-__all__ = ["SWEEP_FILE", "HistoryRow", "ReportError", "Row", "Run", "read_run"]
+__all__ = ["HistoryRow", "ReportError", "Row", "Run", "read_run"]
 
 
 def __getattr__(name: str) -> Any:
