@@ -68,6 +68,7 @@ bench: $(STAMP)
 
 docs: $(STAMP)
 	$(BIN)/python docs/write_metrics.py
+	$(BIN)/python docs/draw_discovery.py
 
 clean:
 	rm -rf $(VENV) .venv-zoo .venv-integrations build dist .pytest_cache .ruff_cache .mypy_cache

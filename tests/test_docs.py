@@ -106,3 +106,16 @@ def test_network_page_has_every_network_of_the_opt_in_tests():
 def test_metric_page_is_current():
     render = runpy.run_path(str(ROOT / "docs" / "write_metrics.py"))["render"]
     assert (ROOT / "docs" / "metrics.md").read_text() == render(), "run `make docs`"
+
+
+def test_picture_of_discovery_is_current():
+    with torch.random.fork_rng():
+        render = runpy.run_path(str(ROOT / "docs" / "draw_discovery.py"))["render"]
+        assert (ROOT / "docs" / "figures" / "discovery.svg").read_text() == render(), "run `make docs`"
+
+
+def test_the_page_on_discovery_prints_what_it_says(capsys):
+    variables = {}
+    for code in blocks("python", ROOT / "docs" / "discovery.md"):
+        exec(code, variables)
+    assert capsys.readouterr().out == blocks("text", ROOT / "docs" / "discovery.md")[0]
