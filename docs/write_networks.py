@@ -27,7 +27,8 @@ the opt-in tests (`make test-zoo`); the networks are as their libraries build th
   hooks of the test's own saw, relative to these. Means over tokens are taken in the network's float32, all else is exact to the
   rounding of float64. That the features which feed the classifier give the network's logits is checked too.
 
-`Measurement.chosen` says what was taken of yours. Where it is not what you want, name layers: `layers=["layer*.*", "avgpool"]`.
+[How layers are found](discovery.md) explains the search; `nc.find_layers(model, inputs)` shows what it takes of yours. Where it
+is not what you want, name layers: `layers=["layer*.*", "avgpool"]`.
 
 | library | network | layers | which | tokens | feeds the classifier | deviation |
 |---|---|---|---|---|---|---|

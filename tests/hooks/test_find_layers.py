@@ -180,7 +180,7 @@ def test_it_prints_in_a_few_lines():
     lines = repr(find_layers(deep, X)).splitlines()
     assert len(lines) <= 6
     assert max(map(len, lines)) <= 100
-    assert "7.1, … (288 more) …, 296.1" in lines[0] + lines[1]
+    assert "4.1, … (292 more) …, 297.1" in lines[0] + lines[1]
     assert "classifier: none found" in lines
 
     class Named(nn.Sequential):

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import ncollapse as nc
 from zoo.networks import NETWORKS, built, installed, measured
-from zoo.oracle import deviation, run
+from zoo.oracle import deviation, run, split
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "networks.md").read_text()
@@ -29,6 +30,13 @@ def test_every_layer_has_the_statistics_of_its_features(network):
     assert all(module.training for module in model.modules())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
     assert f"| {' | '.join(cells(network, m))} |" in PAGE, "run `make docs-networks`"
+
+    inputs, _ = split(network, network.batches()[0])
+    with_classes = nc.find_layers(model, inputs, num_classes=network.num_classes)
+    assert (with_classes.names, with_classes.why) == (m.layers, m.chosen)
+    if network.name not in TWO_HEADS:
+        found = nc.find_layers(model, inputs)
+        assert (found.names, found.classifier) == (m.layers, with_classes.classifier)
 
     seen = run(model, network, m.layers)
     assert tuple(seen.features) == m.layers, "the order of execution"

@@ -19,7 +19,7 @@ from ncollapse.hooks.tap import Pool, Tap
 
 _WIDTH = 100
 # Names at the beginning and at the end that are printed of a deep network.
-_SHOWN = (8, 4)
+_SHOWN = (5, 3)
 
 
 @dataclass(frozen=True, repr=False)
