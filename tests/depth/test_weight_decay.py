@@ -127,11 +127,12 @@ def test_partitions_merge_to_the_whole():
 
 
 def test_sums_over_blocks():
-    one, other = BlockBound(1.0, 2.0, 3.0, 4.0, 5.0), BlockBound(10.0, 20.0, 30.0, 40.0, 50.0, is_bound=False)
-    both = WeightDecayBound(("a", "b"), (one, other))
+    one, other = BlockBound(1.0, 2.0, 3.0, 4.0, 5.0, "a"), BlockBound(10.0, 20.0, 30.0, 40.0, 50.0, "b")
+    both = WeightDecayBound((one, other), is_bound=False)
     assert (both.energy, both.by_moment, both.by_weights, both.squared_weights) == (11.0, 22.0, 33.0, 55.0)
-    assert not both.is_bound
-    assert WeightDecayBound(("a",), (one,)).is_bound
+    assert both.tightness == 0.5
+    undefined = WeightDecayBound((one, BlockBound(None, 20.0, 30.0)))
+    assert (undefined.energy, undefined.by_moment, undefined.tightness, undefined.squared_weights) == (None, 22.0, None, None)
 
 
 def test_no_samples_are_undefined():

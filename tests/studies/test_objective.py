@@ -64,7 +64,7 @@ def test_objective_is_the_loss_and_the_squared_weights(name):
     recipe = tiny(name)
     data = load_data(recipe.data)
     model = build_model(recipe.model, data.sample_shape, 4, seed=3)
-    found = measure_objective(model, data, recipe)
+    found = measure_objective(model, data, recipe, epoch=7)
     logits = model.double()(data.inputs.double()).tolist()
     total = 0.0
     for row, label in zip(logits, data.labels.tolist(), strict=True):
@@ -73,9 +73,9 @@ def test_objective_is_the_loss_and_the_squared_weights(name):
         else:
             total += math.log(sum(math.exp(z) for z in row)) - row[label]
     squares = sum(float((p.detach() ** 2).sum()) for p in model.parameters() if recipe.train.decay == "all" or len(p.shape) > 1)
-    assert found["loss"] == pytest.approx(total / len(data.labels), rel=1e-6)
-    assert found["penalty"] == pytest.approx(recipe.training.weight_decay / 2 * squares, rel=1e-6)
-    assert found["objective"] == found["loss"] + found["penalty"]
+    assert found.loss == pytest.approx(total / len(data.labels), rel=1e-6)
+    assert found.penalty == pytest.approx(recipe.training.weight_decay / 2 * squares, rel=1e-6)
+    assert found.objective == found.loss + found.penalty
 
 
 @pytest.mark.parametrize("scale", ["unit", "sqrt_d"])
@@ -104,29 +104,29 @@ def test_at_the_floors_minimizer_excess_and_distance_vanish(scale, loss):
         model.stem[0].weight.copy_(1e-4 * layer_norm(optimum["features"])[::3].T)
         model.head.weight.copy_(optimum["weight"] / radius)
         model.head.bias.copy_(optimum["bias"])
-    found = measure_objective(model, data, recipe)
-    assert found["excess"] == pytest.approx(0, abs=1e-7)
-    assert found["distance"] == pytest.approx(0, abs=1e-5)
+    found = measure_objective(model, data, recipe, epoch=7)
+    assert found.excess == pytest.approx(0, abs=1e-7)
+    assert found.distance == pytest.approx(0, abs=1e-5)
     with torch.no_grad():
         model.head.weight *= 1.1
-    assert measure_objective(model, data, recipe)["excess"] > 1e-5
+    assert measure_objective(model, data, recipe, epoch=7).excess > 1e-5
 
 
 def test_where_there_is_no_floor():
     recipe = tiny("rn1")
     data = load_data(recipe.data)
     model = build_model(recipe.model, data.sample_shape, 4, seed=0)
-    assert measure_objective(model, data.subset(range(19)), recipe) is None
+    assert measure_objective(model, data.subset(range(19)), recipe, epoch=7) is None
     plain = recipe_by_name("demo")
-    assert measure_objective(build_model(plain.model, (1, 8, 8), 4, seed=0), data, plain) is None
-    undecayed = measure_objective(model, data, replace(recipe, train=replace(recipe.train, weight_decay=0.0)))
-    assert undecayed["floor"] == 0
-    assert undecayed["excess"] == undecayed["loss"]
-    assert math.isnan(undecayed["distance"])
+    assert measure_objective(build_model(plain.model, (1, 8, 8), 4, seed=0), data, plain, epoch=7) is None
+    undecayed = measure_objective(model, data, replace(recipe, train=replace(recipe.train, weight_decay=0.0)), epoch=7)
+    assert undecayed.floor == 0
+    assert undecayed.excess == undecayed.loss
+    assert undecayed.distance is None
     narrow = override(recipe, ["model.width=3"])
-    found = measure_objective(build_model(narrow.model, data.sample_shape, 4, seed=0), data, narrow)
-    assert found["excess"] > 0
-    assert math.isnan(found["distance"])
+    found = measure_objective(build_model(narrow.model, data.sample_shape, 4, seed=0), data, narrow, epoch=7)
+    assert found.excess > 0
+    assert found.distance is None
 
 
 def test_a_killed_run_resumes_with_the_same_objective(tmp_path):

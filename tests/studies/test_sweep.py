@@ -127,7 +127,7 @@ def test_a_finished_run_that_lost_a_table_is_told_and_the_last_look_sees_the_end
     runs, seen = plan_sweep(base(), [], 2, tmp_path), []
 
     def look(done, total):
-        seen.append([run.status().get("state") for run in runs])
+        seen.append([None if run.status() is None else run.status().state for run in runs])
 
     assert run_sweep(runs, tmp_path, on_progress=look).errors == {}
     assert seen[-1] == ["finished", "finished"]
@@ -191,7 +191,7 @@ def test_a_run_that_fails_is_named_and_ends_no_other(tmp_path, in_this_process):
     outcome = run_sweep(runs, tmp_path)
     assert list(outcome.errors) == ["train.learning_rate=1e30_seed=0"]
     assert "finite losses" in outcome.errors["train.learning_rate=1e30_seed=0"]
-    assert [run.status()["state"] for run in runs] == ["failed", "finished"]
+    assert [run.status().state for run in runs] == ["failed", "finished"]
 
 
 @pytest.mark.parametrize(("kills", "seeds"), [(1, 1), pytest.param(2, 2, marks=pytest.mark.slow)])

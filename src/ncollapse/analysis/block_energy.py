@@ -8,10 +8,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from ncollapse.depth.weight_decay import BlockBound, BlockMoments, WeightDecayBound, single_layer_bound, two_layer_bound
+from ncollapse.depth.weight_decay import BlockMoments, single_layer_bound, two_layer_bound
 from ncollapse.hooks.discovery import Discovery
 from ncollapse.hooks.tapped_network import TappedNetwork
 from ncollapse.models.fc_resnet import FCResNet
+from ncollapse.records.depth import BlockBound, WeightDecayBound
 
 
 def weight_decay_bounds(model: FCResNet, batches: Iterable[tuple[Tensor, Tensor]]) -> WeightDecayBound:
@@ -58,9 +59,9 @@ def weight_decay_bounds(model: FCResNet, batches: Iterable[tuple[Tensor, Tensor]
                 moments[name] = moments[name].merge(part) if name in moments else part
     if not num_batches:
         raise ValueError("There is no data: the loader yielded no batch. Check the data set and the loader's drop_last.")
-    bounds = tuple(_bound(moments[name], model.get_submodule(f"{name}.branch")) for name in inputs)
-    normalized = model.config.normalization != "none"
-    return WeightDecayBound(tuple(inputs), tuple(replace(bound, is_bound=not normalized) for bound in bounds))
+    bounds = {name: _bound(moments[name], model.get_submodule(f"{name}.branch")) for name in inputs}
+    blocks = tuple(replace(bound, block=name) for name, bound in bounds.items())
+    return WeightDecayBound(blocks, is_bound=model.config.normalization == "none")
 
 
 def _moments(inputs: Tensor, outputs: Tensor) -> BlockMoments:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from ncollapse.cli.options import count, folder
 from ncollapse.cli.progress import progress
+from ncollapse.records.run_files import Status
 
 
 def add_sweep(commands: Any) -> None:
@@ -43,11 +45,15 @@ def run_command(options: argparse.Namespace) -> None:
         workers = options.workers or os.cpu_count() or 1
         where = {"engine": options.engine, "workers": workers, "address": options.address}
         outcome = run_sweep(runs, out, **where, on_progress=lambda done, total: show(done, total, summary.words()))
-    if any(run.status().get("state") == "finished" for run in runs):
+    if any(run.is_finished for run in runs):
         write_comparison([out], out / "compare.html")
     page = _write_pages(out)
     if options.json:
-        listed = [{"name": run.name, "path": str(run.path), **run.status()} for run in runs]
+        states = [run.status() for run in runs]
+        listed = [
+            {"name": run.name, "path": str(run.path), **({} if status is None else dataclasses.asdict(status))}
+            for run, status in zip(runs, states, strict=True)
+        ]
         print(json.dumps({"out": str(out), "page": str(page), "runs": listed, "errors": outcome.errors}))
     else:
         for run in runs:
@@ -82,9 +88,8 @@ def _write_pages(out: Path) -> Path:
     return write_sweep_page(out)
 
 
-def _words(status: dict[str, Any]) -> str:
-    if not status:
+def _words(status: Status | None) -> str:
+    if status is None:
         return "not begun"
-    accuracy = status.get("train_accuracy")
-    shown = "" if accuracy is None else f", train accuracy {accuracy:.4f}"
-    return f"{status['state']}, epoch {status['epoch']} of {status['epochs']}{shown}"
+    shown = "" if status.train_accuracy is None else f", train accuracy {status.train_accuracy:.4f}"
+    return f"{status.state}, epoch {status.epoch} of {status.epochs}{shown}"

@@ -34,7 +34,7 @@ class SweepSummary:
 
     def words(self) -> str:
         """How many runs are finished."""
-        finished = sum(run.status().get("state") == "finished" for run in self.runs)
+        finished = sum(run.is_finished for run in self.runs)
         return f"{finished} of {len(self.runs)} runs finished"
 
     def table(self) -> Table:
@@ -51,9 +51,9 @@ class SweepSummary:
         for heading in (*self.runs[0].settings, "finished", "epochs", *(["measured at"] if shown else []), *shown):
             table.add_column(Text(heading), justify="right")
         for values, runs in settings.items():
-            states = [run.status() for run in runs]
-            finished = sum(status.get("state") == "finished" for status in states)
-            epochs, needed = sum(status.get("epoch", 0) for status in states), sum(run.recipe.train.epochs for run in runs)
+            states = [status for run in runs if (status := run.status()) is not None]
+            finished = sum(status.state == "finished" for status in states)
+            epochs, needed = sum(status.epoch for status in states), sum(run.recipe.train.epochs for run in runs)
             at, measured = found[values]
             means = [_mean([metrics[key] for metrics in measured if key in metrics]) for key in shown]
             words = (*values, f"{finished}/{len(runs)}", f"{epochs}/{needed}", f"epoch {at}" if measured else "", *means)
@@ -62,7 +62,8 @@ class SweepSummary:
 
     def _measured(self, run: SweepRun) -> _Measured:
         """Read again only when the run has come further."""
-        progress = run.status().get("epoch", -1)
+        status = run.status()
+        progress = -1 if status is None else status.epoch
         known = self._read.get(run.name, _Measured(-1, -1, {}))
         if progress > known.progress:
             try:

@@ -1,14 +1,14 @@
 """Curves over the layers: progression, separation, neighbours, similarity, the straight line, its theorems, transport."""
 
 from ncollapse.depth.chain import TransportChain, transport_chain
-from ncollapse.depth.class_arcs import ClassArcs, CollapsedOptimality, collapsed_optimality
+from ncollapse.depth.class_arcs import ClassArcs, collapsed_optimality
 from ncollapse.depth.geodesic import GRID, GeodesicCurve, LineDecisions, log_linear, prediction_error
 from ncollapse.depth.neighbors import NeighborScore, neighbor_predictions, neighbor_scores
 from ncollapse.depth.path import PathStatistics, Position
-from ncollapse.depth.progression import EPSILONS, EffectiveDepth, Progression, effective_depth, progression
+from ncollapse.depth.progression import EPSILONS, effective_depth, progression
 from ncollapse.depth.separation import SeparationLaw, separation_law
 from ncollapse.depth.similarity import cka_matrix, linear_cka
-from ncollapse.depth.theorems import PolarAlignment, Theorem1, Theorem2, Theorem3, polar_alignment, theorem1, theorem2, theorem3
+from ncollapse.depth.theorems import polar_alignment, theorem1, theorem2, theorem3
 from ncollapse.depth.transport import gelbrich_squared, wasserstein2_squared
 from ncollapse.depth.transport_bounds import (
     PairViolations,
@@ -25,12 +25,17 @@ from ncollapse.depth.transport_score import (
     stratified_sample,
     transport_score,
 )
-from ncollapse.depth.weight_decay import (
+from ncollapse.depth.weight_decay import BlockMoments, single_layer_bound, two_layer_bound
+from ncollapse.records.depth import (
     BlockBound,
-    BlockMoments,
+    CollapsedOptimality,
+    EffectiveDepth,
+    PolarAlignment,
+    Progression,
+    Theorem1,
+    Theorem2,
+    Theorem3,
     WeightDecayBound,
-    single_layer_bound,
-    two_layer_bound,
 )
 
 __all__ = [

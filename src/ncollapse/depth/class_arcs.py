@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ncollapse.records.depth import CollapsedOptimality
 from ncollapse.statistics.batch import row_blocks
 from ncollapse.statistics.paired import PairedMoments
 
@@ -75,30 +76,6 @@ class ClassArcs:
             The minima.
         """
         return ClassArcs(torch.minimum(self.lengths, other.lengths), torch.maximum(self.scale, other.scale), self.shifts)
-
-
-@dataclass(frozen=True)
-class CollapsedOptimality:
-    r"""Whether the pairing with the final class means is optimal, with the proof.
-
-    Attributes:
-        optimal: No cycle of classes improves the pairing. Also where all first features or all final class means coincide, so
-            that every pairing costs the same.
-        biases: Proof if it is: :math:`\beta_k` such that, for every sample i of class k and every j,
-            :math:`\langle h_i^0, y_k \rangle + \beta_k \ge \langle h_i^0, y_j \rangle + \beta_j`, so that the linear classifier
-            whose weights are the final class means classifies the first layer without error, ties aside; nan for classes
-            without samples. None if not optimal.
-        cycle: Proof if it is not: classes k₀, k₁, …, each of which hands one sample to the next and the last to the first.
-            None if optimal.
-        gain: By how much that cycle lowers the total cost :math:`\sum_i \lVert h_i^0 - y \rVert^2`; 0 if optimal.
-        tolerance: What counts as rounding in the sum over a cycle, and in the inequalities for the biases.
-    """
-
-    optimal: bool
-    biases: tuple[float, ...] | None
-    cycle: tuple[int, ...] | None
-    gain: float
-    tolerance: float
 
 
 def collapsed_optimality(arcs: ClassArcs) -> CollapsedOptimality:

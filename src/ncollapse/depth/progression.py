@@ -4,38 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 from scipy import stats
 
-from ncollapse.records.depth import EPSILON
+from ncollapse.records.depth import EPSILON, EffectiveDepth, Progression
 
 EPSILONS = (0.0, 0.001, EPSILON, 0.01, 0.02, 0.05)
-
-
-@dataclass(frozen=True)
-class Progression:
-    """How a metric that should decrease goes over the layers.
-
-    Attributes:
-        violations: Indices l+1 of the layers whose value exceeds (1 + tolerance) times the one before.
-        largest: Largest rise :math:`v_{l+1} - v_l`, 0 if there is none; nan if a value is undefined.
-        kendall_tau: Kendall's τ with the layer index, -1 for a strict decrease (tau-b: ties pull it towards 0).
-        spearman: Spearman's correlation with the layer index, -1 for a strict decrease.
-        tolerance: Relative rise that is let pass.
-    """
-
-    violations: tuple[int, ...]
-    largest: float
-    kendall_tau: float
-    spearman: float
-    tolerance: float
-
-    @property
-    def monotone(self) -> bool:
-        """Whether no layer violates the decrease and every value is defined."""
-        return not self.violations and not math.isnan(self.largest)
 
 
 def progression(values: Sequence[float], *, tolerance: float = 0.0) -> Progression:
@@ -74,23 +49,6 @@ def progression(values: Sequence[float], *, tolerance: float = 0.0) -> Progressi
         float(stats.spearmanr(index, values).statistic),
         tolerance,
     )
-
-
-@dataclass(frozen=True)
-class EffectiveDepth:
-    """The first layer at which nearest-center decisions are right but for a share ε.
-
-    Attributes:
-        epsilon: ε.
-        depth: First layer index with error <= ε; the last layer's index if none (see ``reached``).
-        reached: Whether any layer has error <= ε.
-        monotone_after: Whether the error stays <= ε at all deeper layers.
-    """
-
-    epsilon: float
-    depth: int
-    reached: bool
-    monotone_after: bool
 
 
 def effective_depth(errors: Sequence[float], epsilon: float = EPSILON, *, first_layer: int = 0) -> EffectiveDepth:

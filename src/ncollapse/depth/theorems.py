@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -11,34 +10,13 @@ import torch
 
 from ncollapse.depth.geodesic import GeodesicCurve, LineDecisions
 from ncollapse.metrics.variability import rounding_floor
+from ncollapse.records.depth import PolarAlignment, Theorem1, Theorem2, Theorem3
 
 # Relative sizes below which a coefficient is the rounding of its terms.
 _ROUNDING = 1e-12
 _NEGLIGIBLE = 1e-10
 # Distance from 1, and PFC2 of the end, that count as rounding.
 _ALIGNED = 1e-9
-
-
-@dataclass(frozen=True)
-class Theorem1:
-    r"""Whether PFC1 falls along the line (docs/theory.md, 3.2).
-
-    Attributes:
-        holds: The theorem's assumption, correlation >= 0: necessary and sufficient for a collapsed end point. None, like
-            ``monotone``, where a class has no samples or all class means of an end coincide: C is then 0, whatever was learned.
-        correlation: :math:`C = \sum_k \alpha_k \langle \mu_k^0 - \mu^0, \mu_k^L - \mu^L \rangle`.
-        normalized: :math:`C / \sqrt{b_0 b_2}` in [-1, 1]; nan where ``holds`` is None.
-        monotone: Whether PFC1 is non-increasing on [0, 1] for the end points as they are.
-        argmax_t: Where PFC1 is largest on [0, 1].
-        coefficients: (a, β, c) of the derivative's numerator :math:`a(1-t)^2 + \beta t(1-t) + c t^2`.
-    """
-
-    holds: bool | None
-    correlation: float
-    normalized: float
-    monotone: bool | None
-    argmax_t: float
-    coefficients: tuple[float, float, float]
 
 
 def theorem1(curve: GeodesicCurve) -> Theorem1:
@@ -80,28 +58,6 @@ def _has_distinct_means(curve: GeodesicCurve) -> bool:
     return all(
         bool(spread > moments.num_classes * rounding_floor(moments)) for spread, moments in zip(spreads, ends, strict=True)
     )
-
-
-@dataclass(frozen=True)
-class Theorem2:
-    """Whether PFC2 falls along the line (docs/theory.md, 3.3).
-
-    Attributes:
-        monotone: Exact: PFC2 is non-increasing on [0, 1]. None, like the conditions, where a class has no samples or all
-            class means of an end coincide.
-        intervals: Where it rises, as pairs (t0, t1).
-        sufficient_a: Sufficient condition (A), for an end point that is a simplex ETF.
-        sufficient_b: Sufficient condition (B): true for a fixed direction once the transport cost is small enough.
-        relative_cost: Transport cost of the class means, ‖M̄_0 - M̄_L‖_F / ‖M̄_L‖_F.
-        end_distance: PFC2 at the end point: the sufficient conditions say something only where it is 0.
-    """
-
-    monotone: bool | None
-    intervals: tuple[tuple[float, float], ...]
-    sufficient_a: bool | None
-    sufficient_b: bool | None
-    relative_cost: float
-    end_distance: float
 
 
 def theorem2(curve: GeodesicCurve) -> Theorem2:
@@ -187,22 +143,6 @@ def _sufficient(start: np.ndarray, cross: np.ndarray, end: np.ndarray) -> tuple[
     return a, bool(spread_mean < scale and shift_norm > spread_norm and enough)
 
 
-@dataclass(frozen=True)
-class PolarAlignment:
-    """Whether the class means move by the optimal rotation, so that PFC2 falls along the line (docs/theory.md, 3.3).
-
-    Attributes:
-        alignment: In [-1, 1]; 1 iff no rotation of the last means brings them nearer to the first. nan where a class has no
-            samples or all class means of an end coincide.
-        end_distance: PFC2 at the end point, 0 for a simplex ETF.
-        guaranteed: Both assumptions hold up to rounding, so that PFC2 cannot rise on the line. None where undefined.
-    """
-
-    alignment: float
-    end_distance: float
-    guaranteed: bool | None
-
-
 def polar_alignment(curve: GeodesicCurve) -> PolarAlignment:
     r"""Alignment of first and last class means, and whether it guarantees that PFC2 falls along the line.
 
@@ -243,26 +183,6 @@ def polar_alignment(curve: GeodesicCurve) -> PolarAlignment:
         return PolarAlignment(math.nan, end_distance, None)
     alignment = float((first * last).sum()) / largest
     return PolarAlignment(alignment, end_distance, alignment >= 1 - _ALIGNED and end_distance <= _ALIGNED)
-
-
-@dataclass(frozen=True)
-class Theorem3:
-    """Whether nearest-center accuracy would never fall along the line to a collapsed end (docs/theory.md, 3.4).
-
-    Attributes:
-        guaranteed: No violating pair: were the end point collapsed to its class means, the accuracy could not fall. None,
-            like the other counts, if a class has no samples. Of the measured end, ``num_falls`` tells.
-        violating_pairs: Pairs (sample, other class) that could break it.
-        num_pairs: All such pairs.
-        num_falls: Steps of the line between the measured ends at which the accuracy falls.
-        num_steps: Steps of the line.
-    """
-
-    guaranteed: bool | None
-    violating_pairs: int | None
-    num_pairs: int
-    num_falls: int | None
-    num_steps: int
 
 
 def theorem3(line: LineDecisions) -> Theorem3:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ncollapse.records.depth import BlockBound
+
 Linear = tuple[Tensor, Tensor | None]
 
 
@@ -63,66 +65,6 @@ class BlockMoments:
             self.second_moment + other.second_moment,
             self.output_energy + other.output_energy,
         )
-
-
-@dataclass(frozen=True)
-class BlockBound:
-    r"""What a block adds, and the two bounds of it, in units of squared features.
-
-    Attributes:
-        energy: Measured :math:`\mathbb{E} \lVert f(h) \rVert^2`.
-        by_moment: Bound from weights and inputs, :math:`\mathrm{tr}(W S W^T)` or its form for two layers.
-        by_weights: Bound from the weights' norms and :math:`\lambda_{\max}(S)` alone; at least ``by_moment``.
-        largest_eigenvalue: :math:`\lambda_{\max}(S)` of the second moment S of the inputs.
-        squared_weights: :math:`\lVert \theta \rVert^2` of the block's linear layers, biases included.
-        is_bound: False where the block normalizes: the weights' scale then has no effect on what it adds, and the two
-            numbers bound nothing.
-    """
-
-    energy: float
-    by_moment: float
-    by_weights: float
-    largest_eigenvalue: float
-    squared_weights: float
-    is_bound: bool = True
-
-
-@dataclass(frozen=True)
-class WeightDecayBound:
-    r"""All blocks of a network: :math:`\mathcal{E} / L = \sum_l \mathbb{E} \lVert f_l \rVert^2` against its bounds.
-
-    Attributes:
-        blocks: Names of the blocks, in order of depth.
-        bounds: One bound a block.
-    """
-
-    blocks: tuple[str, ...]
-    bounds: tuple[BlockBound, ...]
-
-    @property
-    def energy(self) -> float:
-        r""":math:`\sum_l \mathbb{E} \lVert f_l \rVert^2`; at least :math:`\mathcal{E} / L` of paths centered at each layer."""
-        return sum(bound.energy for bound in self.bounds)
-
-    @property
-    def by_moment(self) -> float:
-        """Sum of the bounds from weights and inputs."""
-        return sum(bound.by_moment for bound in self.bounds)
-
-    @property
-    def by_weights(self) -> float:
-        """Sum of the bounds from the weights' norms."""
-        return sum(bound.by_weights for bound in self.bounds)
-
-    @property
-    def squared_weights(self) -> float:
-        r""":math:`\sum_l \lVert \theta_l \rVert^2`, which weight decay pays for."""
-        return sum(bound.squared_weights for bound in self.bounds)
-
-    @property
-    def is_bound(self) -> bool:
-        """Whether no block normalizes."""
-        return all(bound.is_bound for bound in self.bounds)
 
 
 def single_layer_bound(moments: BlockMoments, weight: Tensor, bias: Tensor | None = None) -> BlockBound:

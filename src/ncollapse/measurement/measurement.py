@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from ncollapse.depth.class_arcs import ClassArcs
 from ncollapse.depth.geodesic import GeodesicCurve, LineDecisions
 from ncollapse.depth.path import PathStatistics
-from ncollapse.depth.progression import EffectiveDepth, effective_depth
+from ncollapse.depth.progression import effective_depth
 from ncollapse.metrics.entry import FLAGS, LayerStatistics
-from ncollapse.records.depth import EPSILON
+from ncollapse.records.depth import EPSILON, EffectiveDepth
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,13 +7,13 @@ if TYPE_CHECKING:
     from ncollapse.records.errors import ReportError as ReportError
     from ncollapse.records.reading import Run as Run
     from ncollapse.records.reading import read_run as read_run
-    from ncollapse.records.rows import HistoryRow as HistoryRow
+    from ncollapse.records.rows import EpochRecord as EpochRecord
     from ncollapse.records.rows import Row as Row
 
 # Each name is imported when it is first used: whoever measures needs rows and results, but no reader of files.
-_HOMES = {"ReportError": "errors", "Run": "reading", "read_run": "reading", "HistoryRow": "rows", "Row": "rows"}
+_HOMES = {"ReportError": "errors", "Run": "reading", "read_run": "reading", "EpochRecord": "rows", "Row": "rows"}
 
-__all__ = ["HistoryRow", "ReportError", "Row", "Run", "read_run"]
+__all__ = ["EpochRecord", "ReportError", "Row", "Run", "read_run"]
 
 
 def __getattr__(name: str) -> Any:

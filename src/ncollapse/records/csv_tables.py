@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ncollapse.records.json_files import fail, read_bytes
-from ncollapse.records.rows import HistoryRow, Row
+from ncollapse.records.rows import EpochRecord, Row
 
-__all__ = ["csv_text", "read_history", "read_rows", "row_cells"]
+__all__ = ["history_text", "read_history", "read_rows", "rows_text"]
 
 # The lines of a file below its header, by number.
 _Lines = dict[int, list[str]]
@@ -31,20 +31,24 @@ def read_rows(file: Path, last_among: Collection[int] | None = None) -> tuple[Ro
     return tuple(map(Row._make, zip(*(values.get(name, repeat(None)) for name in Row._fields), strict=False)))
 
 
-def read_history(file: Path) -> tuple[HistoryRow, ...]:
+def read_history(file: Path) -> tuple[EpochRecord, ...]:
     """Read ``history.csv``."""
-    columns, lines = _read(file, HistoryRow._fields)
-    return tuple(map(HistoryRow._make, zip(*_by_column(file, columns, lines).values(), strict=True)))
+    columns, lines = _read(file, EpochRecord._fields)
+    return tuple(map(EpochRecord._make, zip(*_by_column(file, columns, lines).values(), strict=True)))
 
 
-def row_cells(row: Row) -> list[str]:
-    """A row as text; numbers keep every digit."""
-    cells = ["" if cell is None else repr(cell) if isinstance(cell, float) else str(cell) for cell in row[:-1]]
-    return [*cells, ";".join(row.flags)]
+def rows_text(rows: Iterable[Row]) -> str:
+    """The text of ``measurements.csv``."""
+    return _text(Row._fields, ((*row[:-1], ";".join(row.flags)) for row in rows))
 
 
-def csv_text(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """A table as text."""
+def history_text(rows: Iterable[EpochRecord]) -> str:
+    """The text of ``history.csv``."""
+    return _text(EpochRecord._fields, rows)
+
+
+def _text(columns: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
+    # The writer gives floats every digit, and None no character.
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)

@@ -8,7 +8,7 @@ import msgspec
 from ncollapse.records.errors import ReportError
 from ncollapse.records.files import write_whole
 
-__all__ = ["fail", "json_bytes", "read_bytes", "read_json", "undefined_as_none", "write_json"]
+__all__ = ["fail", "read_bytes", "read_json", "write_json"]
 
 T = TypeVar("T")
 RUN_AGAIN = "Finish the run with `ncollapse run RECIPE --out DIR --resume` if it was killed, else run it in an empty folder."
@@ -37,19 +37,9 @@ def read_bytes(file: Path, remedy: str = RUN_AGAIN) -> bytes:
 
 
 def write_json(file: Path, record: Any, *, indent: bool = True) -> None:
-    """Write a record or a mapping, whole; nan becomes null."""
-    content = json_bytes(record)
+    """Write a record or a mapping, whole; nan becomes null. Without indent all on one line."""
+    content = msgspec.json.encode(record)
     write_whole(file, (msgspec.json.format(content, indent=2) if indent else content) + b"\n")
-
-
-def json_bytes(record: Any) -> bytes:
-    """A record as JSON on one line; nan becomes null."""
-    return msgspec.json.encode(record)
-
-
-def undefined_as_none(record: T) -> T:
-    """The record as reading its file gives it: None in the place of nan."""
-    return msgspec.json.decode(msgspec.json.encode(record), type=type(record))
 
 
 def fail(file: Path, what: str, remedy: str = RUN_AGAIN) -> NoReturn:

@@ -11,7 +11,7 @@ from ncollapse.records.csv_tables import read_history, read_rows
 from ncollapse.records.depth import EPSILON, DepthFile, DepthRecord, EffectiveDepth
 from ncollapse.records.errors import ReportError
 from ncollapse.records.json_files import fail, read_json
-from ncollapse.records.rows import HistoryRow, Row
+from ncollapse.records.rows import EpochRecord, Row
 from ncollapse.records.run_files import Glossary, ObjectiveFile, ObjectiveRecord, RecipeSummary, Status
 
 __all__ = ["Run", "read_run"]
@@ -41,7 +41,7 @@ class Run:
     recipe_entries: dict[str, Any]
     environment: dict[str, Any]
     status: Status
-    history: tuple[HistoryRow, ...]
+    history: tuple[EpochRecord, ...]
     rows: tuple[Row, ...]
     records: dict[int, DepthRecord]
     glossary: Glossary

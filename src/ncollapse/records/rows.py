@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-__all__ = ["CLASS_COLUMNS", "PAIR_COLUMNS", "HistoryRow", "Row", "known_columns"]
+__all__ = ["CLASS_COLUMNS", "PAIR_COLUMNS", "EpochRecord", "Row", "known_columns"]
 
 # Reserved, for `classes.csv` and `pairs.csv`: metrics of single classes and of pairs of classes.
 CLASS_COLUMNS = ("epoch", "split", "layer", "class", "metric", "value")
@@ -36,8 +36,16 @@ class Row(NamedTuple):
     flags: tuple[str, ...]
 
 
-class HistoryRow(NamedTuple):
-    """One line of ``history.csv``: an epoch of training."""
+class EpochRecord(NamedTuple):
+    """One line of ``history.csv``: what the training loop saw in one epoch.
+
+    Attributes:
+        epoch: Counted from 1.
+        loss: Mean over the samples, each at the time of its step and in training mode; without weight decay.
+        accuracy: Fraction of samples classified correctly, at the time of their step and in training mode.
+        learning_rate: Of this epoch.
+        grad_norm: Norm of the whole gradient before clipping, mean over the steps.
+    """
 
     epoch: int
     loss: float

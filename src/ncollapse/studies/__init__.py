@@ -1,10 +1,11 @@
 """Experiments as data, and what runs them."""
 
+from ncollapse.records.errors import RunDirectoryError
+from ncollapse.records.run_directory import RunDirectory
 from ncollapse.studies.ncc_depth import DepthComparison, MinimalDepth, compare_ncc_depths, minimal_ncc_depth
 from ncollapse.studies.progressive_collapse import RECIPES, changes, recipe_by_name
 from ncollapse.studies.recipe import MeasureConfig, Recipe, RecipeError, override, recipe_settings
 from ncollapse.studies.run import run_recipe
-from ncollapse.studies.run_directory import RunDirectory, RunDirectoryError
 from ncollapse.studies.sweep import SweepOutcome, SweepRun, plan_sweep, run_sweep
 
 __all__ = [

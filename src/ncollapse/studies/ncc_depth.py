@@ -10,11 +10,10 @@ import torch
 from ncollapse.data.batches import Batches
 from ncollapse.data.labeled import LabeledData
 from ncollapse.data.seeding import Stream, stream_generator
-from ncollapse.depth.progression import EffectiveDepth
 from ncollapse.measurement.measurement import Measurement
 from ncollapse.models.fc_resnet import FCResNet, FCResNetConfig
 from ncollapse.probe.measure import measure
-from ncollapse.records.depth import EPSILON
+from ncollapse.records.depth import EPSILON, EffectiveDepth
 from ncollapse.train.loop import train
 from ncollapse.train.schedule import TrainConfig
 

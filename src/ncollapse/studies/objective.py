@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -12,13 +13,14 @@ from ncollapse.data.batches import Batches
 from ncollapse.data.labeled import LabeledData
 from ncollapse.models import LayerNormResNetConfig, TransformerConfig
 from ncollapse.probe.measure import collect_features
+from ncollapse.records.run_files import ObjectiveRecord
 from ncollapse.studies.recipe import Recipe
 from ncollapse.surrogates.gufm import GUFM
 from ncollapse.surrogates.solving.arguments import balanced
 from ncollapse.train.losses import LOSSES
 
 
-def measure_objective(model: nn.Module, data: LabeledData, recipe: Recipe) -> dict[str, float] | None:
+def measure_objective(model: nn.Module, data: LabeledData, recipe: Recipe, epoch: int) -> ObjectiveRecord | None:
     r"""Objective of a network on its training set, beside the generalized unconstrained features model's minimum."""
     # \frac1N \sum_i \ell(f(x_i), y_i) + \frac{\lambda}{2} \lVert \theta \rVert^2 \;\ge\; \mathrm{GUFM}^*
     #
@@ -44,9 +46,11 @@ def measure_objective(model: nn.Module, data: LabeledData, recipe: Recipe) -> di
     loss = float(LOSSES[train.loss](hidden @ weight.T + bias, labels))
     decayed = (parameter for parameter in model.parameters() if train.decay == "all" or parameter.ndim >= 2)
     penalty = train.weight_decay / 2 * math.fsum(float(parameter.detach().double().square().sum()) for parameter in decayed)
-    found = {"weight_decay": train.weight_decay, "loss": loss, "penalty": penalty, "objective": loss + penalty}
+    found = ObjectiveRecord(
+        epoch, train.weight_decay, loss, penalty, objective=loss + penalty, floor=0.0, excess=loss, distance=None
+    )
     if train.weight_decay == 0:
-        return {**found, "floor": 0.0, "excess": loss, "distance": math.nan}
+        return found
     floor = GUFM(
         balanced(data.num_classes, int(counts[0])),
         dim=hidden.shape[1],
@@ -56,9 +60,5 @@ def measure_objective(model: nn.Module, data: LabeledData, recipe: Recipe) -> di
     )
     fits = floor.frame.shape[1] <= floor.dim - 1
     radius = math.sqrt(radius_squared)
-    return {
-        **found,
-        "floor": floor.minimum,
-        "excess": loss + penalty - floor.minimum,
-        "distance": floor.distance(radius * weight, hidden / radius, labels) if fits else math.nan,
-    }
+    distance = floor.distance(radius * weight, hidden / radius, labels) if fits else None
+    return replace(found, floor=floor.minimum, excess=loss + penalty - floor.minimum, distance=distance)

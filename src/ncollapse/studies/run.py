@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ncollapse.analysis.block_energy import weight_decay_bounds
 from ncollapse.data.batches import Batches
 from ncollapse.data.catalog import load_data
 from ncollapse.data.labeled import LabeledData
 from ncollapse.groups import Processes
+from ncollapse.measurement.depth_record import depth_record
 from ncollapse.metrics import FLAGS, METRICS
 from ncollapse.models import FCResNet, build_model
 from ncollapse.probe.measure import collect_features, measure
-from ncollapse.studies.depth_record import depth_analysis, transport_analysis
+from ncollapse.records.rows import EpochRecord, Row
+from ncollapse.records.run_directory import RunDirectory
+from ncollapse.records.run_files import Glossary, Status
+from ncollapse.studies.held_recipe import check_replaceable, held_recipe
 from ncollapse.studies.machine import device_named, environment, threads
 from ncollapse.studies.objective import measure_objective
 from ncollapse.studies.progressive_collapse import changes
 from ncollapse.studies.recipe import Recipe
 from ncollapse.studies.recipe_check import check_layers
-from ncollapse.studies.run_directory import RunDirectory
 from ncollapse.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from ncollapse.train.loop import EpochRecord, make_optimizer, train
+from ncollapse.train.loop import make_optimizer, train
 from ncollapse.train.schedule import measuring_epochs, weight_decay_time
 
 if TYPE_CHECKING:
@@ -134,8 +138,8 @@ class Run:
         directory = self.directory
         # All look before the first writes.
         with self.processes.together():
-            resumes = resume and (directory.path / "recipe.json").exists()
-            if resumes and directory.recipe().fingerprint() != self.recipe.fingerprint():
+            resumes = resume and directory.recipe.exists()
+            if resumes and held_recipe(directory).fingerprint() != self.recipe.fingerprint():
                 raise CheckpointError(
                     f"{directory.path} holds a run of another recipe or other settings. "
                     "Resume with those, or choose another --out."
@@ -148,7 +152,9 @@ class Run:
         try:
             with self.processes.together():
                 if self.writes and not resumes:
-                    directory.create(self.recipe, changed=changes(self.recipe), overwrite=overwrite)
+                    check_replaceable(directory, self.recipe, overwrite)
+                    content = {**dataclasses.asdict(self.recipe), "changed": changes(self.recipe)}
+                    directory.create(content, overwrite=overwrite)
             self._start()
             directory.settle()
         except BaseException:
@@ -157,12 +163,10 @@ class Run:
 
     def _start(self) -> None:
         """Write the first files: all that is known before training."""
-        directory = self.directory
-        glossary = {"metrics": {metric.id: metric.title for metric in METRICS.values()}, "flags": FLAGS}
+        glossary = Glossary({metric.id: metric.title for metric in METRICS.values()}, FLAGS)
         with self.processes.together():
             if self.writes:
-                directory.write_json("environment.json", environment(self.recipe, self.device, self.processes.size))
-                directory.write_json("glossary.json", glossary)
+                self.directory.begin(environment(self.recipe, self.device, self.processes.size), glossary)
         if 0 in self.measured:
             self._measure()
         self._save("running")
@@ -170,7 +174,7 @@ class Run:
     def after_epoch(self, record: EpochRecord) -> None:
         """Take up one epoch: measure and save where due. Tables first, checkpoint second: it vouches for them."""
         self.epoch = record.epoch
-        self.directory.add_epoch(record)
+        self.directory.history.append(record)
         due = self.epoch in self.measured
         if due:
             self._measure()
@@ -186,7 +190,7 @@ class Run:
             if self.writes:
                 self.directory.write_tables()
                 save_checkpoint(self.directory.checkpoint, self.model, self.optimizer, self.epoch, self.recipe.fingerprint())
-                self.directory.write_json("status.json", self._status(state))
+                self.directory.write_status(self._status(state))
 
     def _measure(self) -> None:
         recipe = self.recipe
@@ -203,36 +207,36 @@ class Run:
         if not self.writes:
             return
         is_last = self.epoch == recipe.train.epochs
-        transport = bounds = None
+        sample = bounds = None
         if is_last and recipe.measure.transport_samples:
-            transport = self._transport(measurement.path_layers[0], measurement.path_layers[-1])
+            sample = self._sample(measurement.path_layers[0], measurement.path_layers[-1])
         if is_last and isinstance(self.model, FCResNet) and self.model.config.connections == "residual":
             bounds = weight_decay_bounds(self.model, batches)
-        self.directory.add_measurement(self.epoch, measurement, depth_analysis(measurement, transport, bounds))
-        objective = measure_objective(self.model, self.data, recipe)
-        if objective is not None:
-            self.directory.add_objective(self.epoch, objective)
+        rows = [Row(self.epoch, None, *row[:5], None, row.flags) for row in measurement.rows]
+        record = depth_record(measurement, self.epoch, sample=sample, weight_decay=bounds)
+        self.directory.add_measurement(rows, record, measure_objective(self.model, self.data, recipe, self.epoch))
 
-    def _transport(self, first: str, last: str) -> dict[str, Any]:
+    def _sample(self, first: str, last: str) -> tuple[Tensor, Tensor]:
+        """Features of two layers for exact transport."""
         sample = _stratified(self.data, self.recipe.measure.transport_samples)
         features, _ = collect_features(
             self.model, Batches(sample, self.recipe.measure.batch_size), num_classes=self.data.num_classes
         )
-        return transport_analysis(features[first], features[last])
+        return features[first], features[last]
 
-    def _status(self, state: str) -> dict[str, Any]:
-        accuracies = {int(row[0]): float(row[5]) for row in self.directory.measurements if row[4] == "accuracy"}
+    def _status(self, state: str) -> Status:
+        accuracies = {int(row.epoch or 0): row.value for row in self.directory.rows if row.metric == "accuracy"}
         perfect = [epoch for epoch, accuracy in accuracies.items() if accuracy == 1.0]
         steps = len(Batches(self.data, self.recipe.train.batch_size))
-        return {
-            "state": state,
-            "epoch": self.epoch,
-            "epochs": self.recipe.train.epochs,
-            "train_accuracy": accuracies[max(accuracies)] if accuracies else None,
-            "first_perfect_epoch": min(perfect) if perfect else None,
-            "seconds": self.seconds_before + time.monotonic() - self.started,
-            "weight_decay_time": weight_decay_time(self.recipe.training, steps, self.epoch),
-        }
+        return Status(
+            state=state,
+            epoch=self.epoch,
+            epochs=self.recipe.train.epochs,
+            train_accuracy=accuracies[max(accuracies)] if accuracies else None,
+            first_perfect_epoch=min(perfect) if perfect else None,
+            seconds=self.seconds_before + time.monotonic() - self.started,
+            weight_decay_time=weight_decay_time(self.recipe.training, steps, self.epoch),
+        )
 
 
 def _stratified(data: LabeledData, num_samples: int) -> LabeledData:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -12,15 +11,19 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from ncollapse.groups import Processes
-from ncollapse.records.files import write_whole
+from ncollapse.records import file_names
+from ncollapse.records.errors import ReportError, RunDirectoryError
+from ncollapse.records.json_files import read_json, write_json
+from ncollapse.records.run_directory import RunDirectory
+from ncollapse.records.run_files import Status
+from ncollapse.records.sweep import SweepEntry, SweepFile
+from ncollapse.studies.held_recipe import held_recipe
 from ncollapse.studies.machine import device_named
 from ncollapse.studies.recipe import Recipe, RecipeError, differences, override
 from ncollapse.studies.recipe_check import check_feasible
-from ncollapse.studies.run_directory import RunDirectory, RunDirectoryError
 from ncollapse.studies.workers import run_locally, run_on_ray
 
 Engine = Literal["local", "ray"]
-SWEEP_FILE = "sweep.json"
 
 
 class SweepRun(NamedTuple):
@@ -38,20 +41,23 @@ class SweepRun(NamedTuple):
     recipe: Recipe
     path: Path
 
-    def status(self) -> dict[str, Any]:
-        """What ``status.json`` says, nothing where there is none that can be read.
+    def status(self) -> Status | None:
+        """What ``status.json`` says.
 
         Returns:
-            Its content, or an empty dictionary. The state of a run that was finished and has lost a file since is "damaged".
+            The status; None where there is none that can be read. The state of a run that was finished and has lost a file
+            since is "damaged".
         """
-        try:
-            content = json.loads((self.path / "status.json").read_text())
-        except (OSError, ValueError):
-            return {}
-        if not isinstance(content, dict):
-            return {}
-        is_damaged = content.get("state") == "finished" and RunDirectory(self.path).missing()
-        return {**content, "state": "damaged"} if is_damaged else content
+        directory = RunDirectory(self.path)
+        status = directory.status()
+        is_damaged = status is not None and status.state == "finished" and directory.missing()
+        return replace(status, state="damaged") if status is not None and is_damaged else status
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run has come to its end, and its files are there."""
+        status = self.status()
+        return status is not None and status.state == "finished"
 
 
 @dataclass(frozen=True)
@@ -165,13 +171,14 @@ def run_sweep(
         for device in {run.recipe.device for run in runs}:
             device_named(device, Processes())
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / SWEEP_FILE, (json.dumps({"runs": listed}, indent=2) + "\n").encode())
+    write_json(folder / file_names.SWEEP, SweepFile(listed))
 
     def tick() -> None:
         if on_progress is not None:
-            on_progress(sum(run.status().get("epoch", 0) for run in runs), sum(run.recipe.train.epochs for run in runs))
+            done = sum(status.epoch for run in runs if (status := run.status()) is not None)
+            on_progress(done, sum(run.recipe.train.epochs for run in runs))
 
-    unfinished = [run for run in runs if run.status().get("state") != "finished"]
+    unfinished = [run for run in runs if not run.is_finished]
     tasks = [(run.recipe.to_json(), str(run.path)) for run in unfinished]
     if engine == "ray":
         found = run_on_ray(tasks, workers, tick, address)
@@ -182,38 +189,37 @@ def run_sweep(
     return SweepOutcome(tuple(runs), {run.name: error for run, error in zip(unfinished, found, strict=True) if error})
 
 
-def _listing(runs: Sequence[SweepRun], folder: Path) -> list[dict[str, Any]]:
+def _listing(runs: Sequence[SweepRun], folder: Path) -> tuple[SweepEntry, ...]:
     """The runs of the folder, those of an earlier sweep among them, checked to differ in swept values and seeds only."""
-    listed = [{"name": run.name, "settings": run.settings, "seed": run.recipe.seed} for run in runs]
+    listed = tuple(SweepEntry(run.name, run.settings, run.recipe.seed) for run in runs)
     planned = {run.name for run in runs}
-    earlier = [item for item in _earlier(folder) if item["name"] not in planned]
+    earlier = tuple(item for item in _earlier(folder) if item.name not in planned)
     for item in earlier:
         # In their order too, which the names of the runs have.
-        if tuple(item["settings"]) != tuple(runs[0].settings):
+        if tuple(item.settings) != tuple(runs[0].settings):
             raise RunDirectoryError(
-                f"{folder} holds a sweep over {_fields(item['settings'])}, and this one is over {_fields(runs[0].settings)}. "
+                f"{folder} holds a sweep over {_fields(item.settings)}, and this one is over {_fields(runs[0].settings)}. "
                 "Choose another place with --out."
             )
-        _check_held(folder / item["name"], runs[0].recipe, {"seed", *item["settings"]})
+        _check_held(folder / item.name, runs[0].recipe, {"seed", *item.settings})
     for run in runs:
         # What is finished is not trained again: it must be what is asked for.
         _check_held(run.path, run.recipe, set())
-    return sorted([*listed, *earlier], key=_place) if earlier else listed
+    return tuple(sorted(listed + earlier, key=_place)) if earlier else listed
 
 
-def _earlier(folder: Path) -> list[dict[str, Any]]:
+def _earlier(folder: Path) -> tuple[SweepEntry, ...]:
     """What the folder's list says; nothing where there is none that can be read, for it is written anew."""
     try:
-        found = json.loads((folder / SWEEP_FILE).read_text())["runs"]
-        return [{"name": str(item["name"]), "settings": dict(item["settings"]), "seed": int(item["seed"])} for item in found]
-    except (OSError, ValueError, TypeError, KeyError):
-        return []
+        return read_json(folder / file_names.SWEEP, SweepFile).runs
+    except (OSError, ReportError):
+        return ()
 
 
 def _check_held(path: Path, recipe: Recipe, free: set[str]) -> None:
     """A run that is there must be of the recipe, but for some fields, or the sweep's tables would mix settings."""
     try:
-        held = RunDirectory(path).recipe()
+        held = held_recipe(RunDirectory(path))
     except RunDirectoryError:
         # No run, or a damaged one, which fails by itself.
         return
@@ -232,7 +238,7 @@ def _fields(settings: dict[str, str]) -> str:
     return ", ".join(settings) or "seeds alone"
 
 
-def _place(item: dict[str, Any]) -> tuple[Any, ...]:
+def _place(item: SweepEntry) -> tuple[Any, ...]:
     """Where a run stands in the list: by its values, numbers by size, then by seed."""
 
     def order(value: str) -> tuple[float, str]:
@@ -241,4 +247,4 @@ def _place(item: dict[str, Any]) -> tuple[Any, ...]:
         except ValueError:
             return math.inf, value
 
-    return *(order(value) for value in item["settings"].values()), item["seed"]
+    return *(order(value) for value in item.settings.values()), item.seed

@@ -16,7 +16,9 @@ from ncollapse.groups import Processes
 from ncollapse.measurement.measurement import Measurement
 from ncollapse.models import build_model
 from ncollapse.probe.measure import measure
-from ncollapse.studies.run_directory import RunDirectory, RunDirectoryError
+from ncollapse.records.errors import RunDirectoryError
+from ncollapse.records.run_directory import RunDirectory
+from ncollapse.studies.held_recipe import held_recipe
 from ncollapse.targets.networks import as_user_error
 from ncollapse.train.checkpoint import load_weights
 
@@ -55,7 +57,7 @@ def measure_run(
     processes = Processes(group)
     with processes.together():
         directory = RunDirectory(path)
-        recipe = directory.recipe()
+        recipe = held_recipe(directory)
         data = load_data(recipe.data)
         model = build_model(recipe.model, data.sample_shape, data.num_classes, recipe.seed, data.vocabulary)
         if not directory.checkpoint.exists():

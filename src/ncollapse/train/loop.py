@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from ncollapse.data import LabeledData, shuffled_batches
+from ncollapse.records.rows import EpochRecord
 from ncollapse.train.execution import Network, check_execution, execution, logits_of
 from ncollapse.train.parallel import Team, share_batch_norm
 from ncollapse.train.schedule import TrainConfig, lr_at
@@ -18,30 +18,11 @@ from ncollapse.train.schedule import TrainConfig, lr_at
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-__all__ = ["EpochRecord", "TrainingDiverged", "make_optimizer", "train"]
+__all__ = ["TrainingDiverged", "make_optimizer", "train"]
 
 
 class TrainingDiverged(ValueError):
     """A loss or a gradient is no longer finite: the model is lost, the last checkpoint is not."""
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """What the loop saw in one epoch.
-
-    Attributes:
-        epoch: Counted from 1.
-        loss: Mean over the samples, each at the time of its step and in training mode; without weight decay.
-        accuracy: Fraction of samples classified correctly, at the time of their step and in training mode.
-        learning_rate: Of this epoch.
-        grad_norm: Norm of the whole gradient before clipping, mean over the steps.
-    """
-
-    epoch: int
-    loss: float
-    accuracy: float
-    learning_rate: float
-    grad_norm: float
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:

@@ -1,0 +1,128 @@
+"""From a measurement with paths to a record over depth: what figures and sentences are made of."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import get_args
+
+from torch import Tensor
+
+from ncollapse.depth.class_arcs import collapsed_optimality
+from ncollapse.depth.geodesic import GRID, GeodesicCurve, log_linear, prediction_error
+from ncollapse.depth.path import PathStatistics, Position
+from ncollapse.depth.progression import EPSILONS, effective_depth, progression
+from ncollapse.depth.theorems import polar_alignment, theorem1, theorem2, theorem3
+from ncollapse.depth.transport import gelbrich_squared, wasserstein2_squared
+from ncollapse.depth.transport_bounds import pair_violations
+from ncollapse.measurement.measurement import Measurement
+from ncollapse.records.depth import (
+    Curve,
+    DepthRecord,
+    Energy,
+    LayerProgression,
+    PredictionError,
+    Straightness,
+    WeightDecayBound,
+)
+
+TOLERANCE = 0.02
+
+
+def depth_record(
+    measurement: Measurement,
+    epoch: int,
+    *,
+    sample: tuple[Tensor, Tensor] | None = None,
+    weight_decay: WeightDecayBound | None = None,
+) -> DepthRecord:
+    """Everything that a measurement with ``path=True`` says about depth; transport on a sample's first and last features."""
+    geodesic, line, path, arcs = measurement.geodesic, measurement.line, measurement.path, measurement.arcs
+    if geodesic is None or line is None or path is None or arcs is None:
+        raise ValueError("depth_record needs a measurement with path=True, got one without. Measure again with path=True.")
+    positions = {kind: tuple(path.position(kind)) for kind in get_args(Position)}
+    measured = {name: _over_path(measurement, name) for name in ("pfc1", "pfc2", "pfc3", "cdnv")}
+    curves = {"pfc1": geodesic.pfc1(), "pfc2": geodesic.pfc2(), "pfc3": line.pfc3(), "cdnv": geodesic.cdnv()}
+    errors = _over_path(measurement, "pfc3_error")
+    energy = Energy(path.efficiency, path.energy, path.energy_min, path.identity_cost)
+    return DepthRecord(
+        epoch=epoch,
+        layers=measurement.path_layers,
+        positions={**positions},
+        curve=Curve(GRID, **{name: tuple(values.tolist()) for name, values in curves.items()}),
+        null=Curve(GRID, **{name: tuple(log_linear(values[0], values[-1])) for name, values in measured.items()}),
+        prediction_error={kind: _prediction_error(measured, geodesic, times) for kind, times in positions.items()},
+        progression={name: _progression(measurement, name) for name in ("pfc1", "pfc2", "pfc3_error")},
+        effective_depth=tuple(effective_depth(errors, epsilon) for epsilon in EPSILONS),
+        theorem1=theorem1(geodesic),
+        theorem2=theorem2(geodesic),
+        theorem3=theorem3(line),
+        alignment=polar_alignment(geodesic),
+        collapsed_optimality=collapsed_optimality(arcs),
+        straightness=_straightness(path),
+        energy=energy if sample is None else _with_transport(energy, *sample),
+        weight_decay=weight_decay,
+    )
+
+
+def _over_path(measurement: Measurement, metric: str) -> list[float]:
+    """One metric over the layers of the path."""
+    return [measurement.value(metric, layer) for layer in measurement.path_layers]
+
+
+def _prediction_error(measured: dict[str, list[float]], geodesic: GeodesicCurve, times: tuple[float, ...]) -> PredictionError:
+    """RMS errors in decades of the straight line and of its baseline, layers laid at the given positions."""
+    names = ("pfc1", "pfc2", "cdnv")
+    if any(math.isnan(t) for t in times):
+        return PredictionError(dict.fromkeys(names, math.nan), dict.fromkeys(names, math.nan))
+    predicted = {"pfc1": geodesic.pfc1(times), "pfc2": geodesic.pfc2(times), "cdnv": geodesic.cdnv(times)}
+    null = {name: log_linear(measured[name][0], measured[name][-1], times) for name in names}
+    return PredictionError(
+        line={name: prediction_error(measured[name], predicted[name].tolist()) for name in names},
+        null={name: prediction_error(measured[name], null[name]) for name in names},
+    )
+
+
+def _progression(measurement: Measurement, metric: str) -> LayerProgression:
+    values, layers = _over_path(measurement, metric), measurement.path_layers
+    exact, tolerant = progression(values), progression(values, tolerance=TOLERANCE)
+    return LayerProgression(
+        violations=tuple(layers[index] for index in exact.violations),
+        monotone=exact.monotone,
+        num_violations=len(exact.violations),
+        largest=exact.largest,
+        kendall_tau=exact.kendall_tau,
+        spearman=exact.spearman,
+        tolerance=TOLERANCE,
+        violations_tol=tuple(layers[index] for index in tolerant.violations),
+        num_violations_tol=len(tolerant.violations),
+    )
+
+
+def _straightness(path: PathStatistics) -> Straightness:
+    return Straightness(
+        mean=float(path.straightness.mean()),
+        median=float(path.straightness.median()),
+        line_shape_score_mean=float(path.line_shape.mean()),
+        line_shape_score_median=float(path.line_shape.median()),
+        turning_angle_mean_degrees=math.degrees(float(path.turning_angle.mean())),
+        chord_deviation=path.chord_deviation,
+        r_squared=path.r_squared,
+        speed_cov=path.speed_cov,
+    )
+
+
+def _with_transport(energy: Energy, first: Tensor, last: Tensor) -> Energy:
+    """Exact transport between two layers on a sample of their features, each layer centered."""
+    first, last = first.double() - first.double().mean(dim=0), last.double() - last.double().mean(dim=0)
+    violations = pair_violations(first, last)
+    return replace(
+        energy,
+        wasserstein2=wasserstein2_squared(first, last),
+        gelbrich=gelbrich_squared(first, last),
+        identity_cost_sample=float((last - first).square().sum(dim=1).mean()),
+        random_cost_sample=float((first.square().sum(dim=1) + last.square().sum(dim=1)).mean()),
+        num_samples_wasserstein=len(first),
+        pair_violation_rate=violations.rate,
+        num_pairs=violations.num_pairs,
+    )

@@ -1,0 +1,234 @@
+"""A run directory while a run writes it: plain files, each written whole, that a killed run resumes from."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from ncollapse.records import file_names
+from ncollapse.records.csv_tables import history_text, read_history, read_rows, rows_text
+from ncollapse.records.depth import DepthFile, DepthRecord
+from ncollapse.records.errors import ReportError, RunDirectoryError
+from ncollapse.records.files import write_whole
+from ncollapse.records.json_files import read_json, write_json
+from ncollapse.records.rows import EpochRecord, Row
+from ncollapse.records.run_files import Glossary, ObjectiveFile, ObjectiveRecord, Status
+
+__all__ = ["RunDirectory"]
+
+_STAGE = ".new"
+# What every reader of a finished run needs, besides its recipe and its status; a checkpoint is for going on.
+_RESULTS = (file_names.ENVIRONMENT, file_names.HISTORY, file_names.MEASUREMENTS, file_names.DEPTH)
+
+
+class _OfEpoch(Protocol):
+    @property
+    def epoch(self) -> float | None: ...
+
+
+T = TypeVar("T", bound=_OfEpoch)
+
+
+class RunDirectory:
+    """The files of one run.
+
+    ``recipe.json``, ``environment.json``, ``history.csv`` (one line an epoch), ``measurements.csv`` (the tidy table),
+    ``depth.json`` (curves over depth, one entry a measured epoch), ``glossary.json`` (what metrics and flags mean),
+    ``status.json``, ``checkpoint.safetensors``, and ``objective.json`` of networks whose objective has a floor.
+
+    Attributes:
+        path: The folder; while a run in it is being replaced, a hidden one inside of it.
+        history: Lines of ``history.csv``.
+        rows: Lines of ``measurements.csv``.
+        depth: Entries of ``depth.json``.
+        objective: Entries of ``objective.json``.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._replaced: Path | None = None
+        self.history: list[EpochRecord] = []
+        self.rows: list[Row] = []
+        self.depth: list[DepthRecord] = []
+        self.objective: list[ObjectiveRecord] = []
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the checkpoint lies."""
+        return self.path / file_names.CHECKPOINT
+
+    @property
+    def recipe(self) -> Path:
+        """Where the recipe lies."""
+        return self.path / file_names.RECIPE
+
+    def is_empty(self) -> bool:
+        """Whether a run can begin here without replacing anything.
+
+        Returns:
+            True if there is no such folder, or nothing in it.
+
+        Raises:
+            RunDirectoryError: If the path is a file.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise RunDirectoryError(f"{self.path} must be a folder, it is a file. Choose another place with --out.")
+        return not self.path.is_dir() or not any(self.path.iterdir())
+
+    def create(self, recipe: Mapping[str, Any], *, overwrite: bool = False) -> None:
+        """Begin a new run. Where one is replaced, what is written waits in a hidden folder until ``settle``.
+
+        Args:
+            recipe: Written to ``recipe.json``.
+            overwrite: Replace what the folder holds.
+
+        Raises:
+            RunDirectoryError: If the folder is not empty and nothing is to be replaced.
+            OSError: If the folder cannot be written to.
+        """
+        if not self.is_empty():
+            if not overwrite:
+                raise RunDirectoryError(f"{self.path} is not empty. Choose another place with --out.")
+            self._replaced, self.path = self.path, self.path / _STAGE
+            shutil.rmtree(self.path, ignore_errors=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            words = f"the run directory cannot be made ({error.strerror}). Choose another place with --out"
+            raise OSError(error.errno, words, str(self.path)) from error
+        write_json(self.recipe, recipe)
+
+    def settle(self) -> None:
+        """Put the first files of a new run in the place of the old one's; nothing to do where there was none.
+
+        Raises:
+            OSError: If the files cannot be moved.
+        """
+        if self._replaced is None:
+            return
+        # Without a checkpoint a killed replacement starts over instead of resuming into a mixture: it goes first, comes last.
+        self.path, stage, self._replaced = self._replaced, self.path, None
+        for name in (file_names.CHECKPOINT, file_names.REPORT):
+            (self.path / name).unlink(missing_ok=True)
+        for file in sorted(stage.iterdir(), key=lambda file: file.name == file_names.CHECKPOINT):
+            os.replace(file, self.path / file.name)
+        stage.rmdir()
+
+    def withdraw(self) -> None:
+        """Give up a new run that is not settled: the old one stays as it was."""
+        if self._replaced is not None:
+            shutil.rmtree(self.path, ignore_errors=True)
+            self.path, self._replaced = self._replaced, None
+
+    def missing(self) -> list[str]:
+        """Files that a run with a checkpoint must have and this one has not.
+
+        Returns:
+            Their names.
+        """
+        return [name for name in _RESULTS if not (self.path / name).is_file()]
+
+    def load(self, last_epoch: int) -> None:
+        """Read the tables back up to an epoch, as a resumed run needs them.
+
+        Args:
+            last_epoch: The epoch of the checkpoint: what a killed run wrote after it will be computed again.
+
+        Raises:
+            RunDirectoryError: If a table is damaged, or a file is missing.
+        """
+        if missing := self.missing():
+            raise RunDirectoryError(
+                f"{self.path} has been trained up to epoch {last_epoch}, but {', '.join(missing)} in it "
+                f"{'is' if len(missing) == 1 else 'are'} missing. Put back what was deleted, or delete the folder and run the "
+                "command again: the run is then trained anew."
+            )
+
+        def kept(records: Iterable[T]) -> list[T]:
+            return [record for record in records if record.epoch is not None and record.epoch <= last_epoch]
+
+        try:
+            self.history = kept(read_history(self.path / file_names.HISTORY))
+            self.rows = kept(read_rows(self.path / file_names.MEASUREMENTS))
+            self.depth = kept(read_json(self.path / file_names.DEPTH, DepthFile).epochs)
+            objective = self.path / file_names.OBJECTIVE
+            self.objective = kept(read_json(objective, ObjectiveFile).epochs) if objective.exists() else []
+        except (OSError, ReportError) as error:
+            raise RunDirectoryError(
+                f"{self.path} has a checkpoint but damaged tables ({error}). Start the run anew."
+            ) from error
+
+    def seconds(self) -> float:
+        """Time that the run had taken when its status was last written.
+
+        Returns:
+            Seconds; 0 if there is no status.
+        """
+        status = self.status()
+        return 0.0 if status is None else status.seconds or 0.0
+
+    def status(self) -> Status | None:
+        """How far the run had come when its status was last written.
+
+        Returns:
+            The status; None where there is none that can be read.
+        """
+        try:
+            return read_json(self.path / file_names.STATUS, Status)
+        except (OSError, ReportError):
+            return None
+
+    def begin(self, environment: Mapping[str, Any], glossary: Glossary) -> None:
+        """Write what is known before training.
+
+        Args:
+            environment: What the numbers may depend on besides the recipe.
+            glossary: What the metrics and flags of the run mean.
+        """
+        write_json(self.path / file_names.ENVIRONMENT, environment)
+        write_json(self.path / file_names.GLOSSARY, glossary)
+
+    def add_measurement(self, rows: Iterable[Row], depth: DepthRecord, objective: ObjectiveRecord | None = None) -> None:
+        """Add a measurement to the tables; written by ``write_tables``.
+
+        Args:
+            rows: Its rows, with their epoch.
+            depth: Its curves over depth.
+            objective: The objective and its floor; None where it has no floor.
+        """
+        self.rows.extend(rows)
+        self.depth.append(depth)
+        if objective is not None:
+            self.objective.append(objective)
+
+    def write_tables(self) -> None:
+        """Write the tables, each whole."""
+        write_whole(self.path / file_names.HISTORY, history_text(self.history))
+        write_whole(self.path / file_names.MEASUREMENTS, rows_text(self.rows))
+        write_json(self.path / file_names.DEPTH, DepthFile(tuple(self.depth)), indent=False)
+        if self.objective:
+            write_json(self.path / file_names.OBJECTIVE, ObjectiveFile(tuple(self.objective)), indent=False)
+
+    def write_status(self, status: Status) -> None:
+        """Write how far the run has come.
+
+        Args:
+            status: Written to ``status.json``.
+        """
+        write_json(self.path / file_names.STATUS, status)
+
+    def mark_failed(self, reason: str) -> None:
+        """Say in ``status.json`` that the run has failed; the rest of it stays that of the last checkpoint.
+
+        Args:
+            reason: Why, in one line.
+
+        Raises:
+            OSError: If the file cannot be read or written.
+            ReportError: If it is missing or damaged.
+        """
+        self.write_status(replace(read_json(self.path / file_names.STATUS, Status), state="failed", reason=reason))
