@@ -29,7 +29,7 @@ def test_gaussian_inputs_give_half_the_squared_norm():
     assert found.by_weights == pytest.approx(sigma**2 * squared, rel=0.02)
     assert found.largest_eigenvalue == pytest.approx(sigma**2, rel=0.02)
     assert found.squared_weights == pytest.approx(squared, rel=1e-14)
-    assert found.is_bound
+    assert WeightDecayBound((found,)).is_bound
 
 
 def test_symmetric_inputs_give_exactly_half_of_the_bound():

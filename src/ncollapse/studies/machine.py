@@ -43,7 +43,7 @@ def environment(recipe: Recipe, device: torch.device, processes: int) -> dict[st
     return {
         "ncollapse": __version__,
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "numpy": np.__version__,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "threads": recipe.threads,
