@@ -2,6 +2,7 @@
 #   make demo    train on the handwritten digits, measure, write the page (about 20 seconds after installation)
 #   make test    all tests but slow ones    make lint   style, types
 #   make test-slow   campaigns of kills, long sweeps, real torchrun: each beside a faster test of the same law in `make test`
+#   make hooks   have git check style and types before each commit
 #   make bench   side-by-side timings
 #   make test-zoo   public networks of torchvision, timm and transformers, in an environment of their own (.venv-zoo)
 #   make test-integrations   with Lightning, transformers, TensorBoard, wandb, in an environment of their own (.venv-integrations)
@@ -21,7 +22,7 @@ export UV_NATIVE_TLS = 1
 # Small matrices on few cores: one thread each is faster than two that wait for each other.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-slow test-zoo test-integrations lint bench docs docs-networks test-zoo-here test-integrations-here docs-networks-here clean
+.PHONY: demo hooks test test-slow test-zoo test-integrations lint bench docs docs-networks test-zoo-here test-integrations-here docs-networks-here clean
 
 demo: $(STAMP)
 	$(BIN)/ncollapse demo --out $(OUT)
@@ -59,6 +60,9 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+hooks: $(STAMP)
+	git config core.hooksPath .ci/hooks
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/measure_cost.py

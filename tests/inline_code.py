@@ -15,6 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import ncollapse
 
 IMPORTED = set(dir(ncollapse))  # before anything else is imported: what `import ncollapse` gives
@@ -28,10 +30,10 @@ SOURCE = ROOT / "src" / "ncollapse"
 # Words of other libraries, of the user's own code, and names of files that others publish.
 FOREIGN = {
     *("$NCOLLAPSE_DATA", ".jsonl", ".tsv", "train.csv", "text", "label", "aclImdb", "wordnet-base", "dataset-fashion-mnist"),
-    *("torchvision:NAME", "timm:NAME", "transformers:FOLDER", "save_pretrained", "torch.save", "torch.compile", "module."),
+    *("torchvision:NAME", "timm:NAME", "transformers:FOLDER", "save_pretrained", "module."),
     *("DistributedSampler", "EarlyStopping", "ModelCheckpoint", "Trainer", "report=trainer.log", "report_to", "match="),
-    *("pytorch_lightning", "x", "x.input", "(measurement, epoch=, step=)", "nc/<layer>/<metric>"),
-    *(".venv", ".venv-zoo", ".venv-integrations"),
+    *("pytorch_lightning", "x", "x.input", "head.input", "(measurement, epoch=, step=)", "nc/<layer>/<metric>"),
+    *(".venv", ".venv-zoo", ".venv-integrations", "__all__"),
 }
 
 
@@ -156,12 +158,16 @@ def is_dotted(text: str) -> bool:
         first, *rest = name[1:].split(".")
         if first not in IMPORTED:
             return False
-        value = getattr(ncollapse, first)
-        for part in rest:
-            if not hasattr(value, part):
-                return importlib.util.find_spec(f"ncollapse{name}") is not None
-            value = getattr(value, part)
+        if resolve(getattr(ncollapse, first), rest) is None and importlib.util.find_spec(f"ncollapse{name}") is None:
+            return False
     return True
+
+
+def resolve(value: Any, names: list[str]) -> Any:
+    """The attribute of an attribute; None if there is none."""
+    for name in names:
+        value = getattr(value, name, None)
+    return value
 
 
 def is_path(text: str) -> bool:
@@ -174,24 +180,50 @@ def is_path(text: str) -> bool:
 
 
 def is_word(text: str) -> bool:
-    """Whether an id, a recipe, an extra, an option, a command, a public name, or an argument (`path=True`)."""
+    """Whether an id, a recipe, an extra, an option, a command, a public name, any class, or an argument (`path=True`)."""
     name, equals, _ = text.partition("=")
-    return name + equals in words() or (not equals and {text, text.split(".")[-1]} & {*public(), *callbacks()} != set())
+    if name + equals in words() or re.search(rf"^class {re.escape(text)}\b", source(), flags=re.MULTILINE):
+        return True
+    return not equals and bool({text, text.split(".")[-1]} & {*public(), *callbacks()})
+
+
+def is_target(text: str) -> bool:
+    """Whether the Makefile makes it."""
+    return re.search(rf"^([\w-]+ )*{text}( [\w-]+)*:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE) is not None
+
+
+def is_python(text: str) -> bool:
+    """Whether the extras or files are there that pip or python are called with."""
+    named = [word for pair in re.findall(r"\[(\w+)\]|(\S+\.py)", text) for word in pair if word]
+    return all(is_word(word) or is_path(word) for word in named)
+
+
+def is_torch(text: str) -> bool:
+    """Whether torch has `torch.name` or `nn.name`."""
+    first, *rest = text.split("(")[0].split(".")
+    return resolve({"torch": torch, "nn": torch.nn}[first], rest) is not None
+
+
+PROGRAMS = {
+    "make": is_target,
+    "ncollapse": is_command,
+    "torchrun": lambda text: is_command(text.split("-m ncollapse ")[1]) if "-m ncollapse" in text else text.endswith(".py"),
+    "python": is_python,
+    "pip": is_python,
+    "git": bool,
+    "import": lambda text: importlib.util.find_spec(text.split(" as ")[0]) is not None,
+}
 
 
 def exists(text: str) -> bool:
     """Whether a piece of inline code names something, by what it looks like."""
+    program, _, rest = text.partition(" ")
     if text in FOREIGN:
         return True
-    program, _, rest = text.partition(" ")
-    if program == "make":
-        return re.search(rf"^([\w-]+ )*{rest}( [\w-]+)*:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE) is not None
-    if program == "ncollapse" and rest:
-        return is_command(rest)
-    if program == "torchrun":
-        return is_command(rest.split("-m ncollapse ")[1]) if "-m ncollapse" in rest else rest.endswith(".py")
-    if program in {"pip", "python"}:
-        return all(is_word(word) or is_path(word) for word in re.findall(r"\[(\w+)\]|(\S+\.py)", rest) for word in word if word)
+    if rest and program in PROGRAMS:
+        return PROGRAMS[program](rest)
+    if re.match(r"(torch|nn)\.\w", text):
+        return is_torch(text)
     if re.match(r"(with )?(nc|ncollapse)\.\w", text):
         return is_dotted(text) and ("(" not in text or is_expression(text))
     return any(is_it(text) for is_it in (is_word, is_setting, is_expression, is_path, is_command))

@@ -1,9 +1,12 @@
 """The size of the house: files, rooms and functions stay small, and imports form no circle."""
 
 import ast
+import importlib
 from collections import Counter
 from pathlib import Path
 from statistics import median, quantiles
+
+import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "ncollapse"
 FILES = {path.relative_to(SOURCE): path.read_text() for path in SOURCE.rglob("*.py")}
@@ -34,6 +37,12 @@ def test_imports_form_no_circle():
         free = {name for name, needed in waiting.items() if not needed & waiting.keys()}
         assert free, f"in circles, or above one: {sorted(waiting)}"
         waiting = {name: needed for name, needed in waiting.items() if name not in free}
+
+
+@pytest.mark.parametrize("room", sorted(path.parts[0] for path in FILES if path.name == "__init__.py" and len(path.parts) == 2))
+def test_a_room_hands_on_what_it_names(room):
+    module = importlib.import_module(f"ncollapse.{room}")
+    assert [name for name in module.__all__ if not hasattr(module, name)] == []
 
 
 def test_files_and_rooms_are_small():

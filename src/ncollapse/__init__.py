@@ -65,15 +65,21 @@ _HOMES = {
     "statistics": ("ClassMoments", "ClassScatter", "PairedMoments"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+_ROOMS = {
+    *("analysis", "claims", "data", "depth", "drawing", "etf", "hooks", "integrations", "margins", "measurement", "metrics"),
+    *("models", "probe", "records", "report", "statistics", "studies", "surrogates", "targets", "train"),
+}
 
 __all__ = ["__version__", *_HOME_OF]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return import_module(f"{__name__}.{name}")
     if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME_OF})
+    return sorted({*globals(), *_HOME_OF, *_ROOMS})

@@ -178,7 +178,7 @@ def test_every_argument_is_described():
     from ncollapse.cli.main import _parser
 
     described = list(options_of(_parser()))
-    assert len(described) > 100
+    assert len(described) > 50
     assert [name for name, words in described if not words] == []
 
 
