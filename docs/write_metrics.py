@@ -3,11 +3,21 @@
 from pathlib import Path
 
 from ncollapse import FLAGS, METRICS
+from ncollapse.metrics import CORE
 
 HEADER = """# Metrics
 
-Made from the registry by `make docs`; the functions' docstrings hold equations and degenerate cases. `measure` reports all but
-those that need a scatter matrix: name them in `metrics=[...]`. Metrics of the classifier belong to the layer that feeds it.
+Made from the registry by `make docs`; the functions' docstrings hold equations and degenerate cases. `measure` computes all
+metrics by default, except
+
+- those that need a d×d scatter matrix: `rank_total` and the other ranks of Σ_T;
+- those that repeat another metric on the same data: `separation`, `pfc3_error`, and `strong_collapse` without `reference=`;
+- those that hold for the squared loss only: `snc1`, `snc2` and `snc3`.
+
+Name these in `metrics=[...]`. The words `"core"` and `"all"` (all without a scatter matrix) and `Metric` values of your own
+are allowed there too. `print` shows the core:
+{core}.
+Metrics of the classifier belong to the layer that feeds it.
 
 | id | what | at collapse | range | needs | unchanged by | source |
 |---|---|---|---|---|---|---|
@@ -35,7 +45,7 @@ def render() -> str:
         )
         lines.append("| " + " | ".join(cells) + " |")
     flags = "\n".join(f"- `{flag}`: {words}." for flag, words in FLAGS.items())
-    return HEADER + "\n".join(lines) + "\n\n## Flags\n\n" + flags + "\n"
+    return HEADER.format(core=", ".join(f"`{name}`" for name in CORE)) + "\n".join(lines) + "\n\n## Flags\n\n" + flags + "\n"
 
 
 if __name__ == "__main__":

@@ -73,6 +73,7 @@ def test_arrows_point_down():
             "import ncollapse.probe, ncollapse.depth, ncollapse.integrations",
             {"sklearn", "pydantic", "msgspec", "matplotlib", "jinja2", "rich", "safetensors", "pandas"},
         ),
+        ("import ncollapse; ncollapse.measure, ncollapse.CollapseMetrics", {"scipy.stats", "rich"}),
     ],
 )
 def test_light_imports(statement, absent):

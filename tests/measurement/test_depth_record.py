@@ -119,5 +119,5 @@ def test_transport_of_a_permutation_is_the_layers_distance_without_it():
 
 
 def test_a_measurement_without_paths_is_refused():
-    with pytest.raises(ValueError, match=r"needs a measurement with path=True, got one without\. Measure again"):
+    with pytest.raises(AttributeError, match=r"needs a measurement along the samples' paths\. Measure again with path=True"):
         depth_record(measure_features(layers(), LABELS, num_classes=K), 0)

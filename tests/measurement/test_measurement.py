@@ -10,7 +10,7 @@ import torch
 
 from cases import CASES
 from ncollapse.measurement import Row
-from ncollapse.metrics import FLAGS
+from ncollapse.metrics import CORE, FLAGS
 from ncollapse.probe import measure_features
 
 CASE = CASES["imbalanced"]
@@ -63,9 +63,31 @@ def test_a_curve_goes_over_the_layers(table):
     assert table.curve("pfc1") == [table.value("pfc1", layer) for layer in range(3)]
     assert table.curve("nc4") == [table.value("nc4")]
     with pytest.raises(
-        KeyError, match=r"No metric 'cdnv' in this measurement\. It has: pfc1, pfc2, pfc3, pfc3_error, snc1, nc4"
+        KeyError, match=r"No metric 'own' in this measurement\. It has: pfc1, pfc2, pfc3, pfc3_error, snc1, nc4\."
     ):
-        table.curve("cdnv")
+        table.curve("own")
+    assert table["pfc1"] == dict(zip(table.layers, table.curve("pfc1"), strict=True))
+    assert table["NC4"] == {"three & last": table.value("nc4")}
+
+
+def test_what_was_not_computed_is_computed_when_it_is_asked_for():
+    x = CASE.features
+    ids = ["cdnv", "separation", "strong_collapse", "snc3", "pfc3_error"]
+    options = {"num_classes": 4, "classifier": (CASE.weight, CASE.bias)}
+    named = measure_features({"a": x, "b": x.square()}, CASE.labels, metrics=[*ids, "pfc3"], **options)
+    asked = measure_features({"a": x, "b": x.square()}, CASE.labels, metrics=["pfc3"], **options)
+    assert {row.metric for row in asked.rows} == {"pfc3"}
+    for id in ids:
+        assert repr(asked[id]) == repr(named[id]), id
+    assert asked.effective_depth(0.4) == named.effective_depth(0.4)
+    # Nothing was summed around the final means, which no question afterwards can mend.
+    bare = measure_features(x, CASE.labels, num_classes=4, metrics=["pfc1"])
+    assert bare["cdnv"] == pytest.approx({"features": measure_features(x, CASE.labels, num_classes=4).value("cdnv")})
+    for ask in (bare.effective_depth, lambda: bare["pfc3_error"]):
+        with pytest.raises(
+            KeyError, match=r"No metric 'pfc3_error' .*It has: pfc1\. Measure again with metrics=\['pfc3_error'\]"
+        ):
+            ask()
 
 
 def test_effective_depth_reads_the_error(table):
@@ -93,7 +115,8 @@ def test_several_flags_are_joined():
     frame = measure_features(line, CASE.labels, num_classes=4, split="test").to_pandas()
     assert frame[frame.metric == "pfc3"].iloc[0]["flags"] == "own_means"
     assert frame[frame.metric == "pfc2"].iloc[0]["flags"] == "low_dimension"
-    two = measure_features(line * 0, CASE.labels % 2, num_classes=2, classifier=(torch.ones(2, 1), None)).to_pandas()
+    options = {"classifier": (torch.ones(2, 1), None), "metrics": ["snc1", "pfc2"]}
+    two = measure_features(line * 0, CASE.labels % 2, num_classes=2, **options).to_pandas()
     assert two[two.metric == "snc1"].iloc[0]["flags"] == "imbalanced"
     assert two[two.metric == "pfc2"].iloc[0]["flags"] == "no_between"
     none = measure_features(line, CASE.labels, num_classes=5, classifier=(torch.ones(5, 1), None)).to_pandas()
@@ -108,26 +131,62 @@ def test_without_pandas_the_error_says_what_to_install(table, monkeypatch):
 
 def test_text_is_a_table_with_its_flags(table):
     lines = str(table).splitlines()
-    assert lines[0] == ("3 layers, 23 samples of 4 classes, split train, convention class, 1 pass (features in memory)")
-    assert lines[1].split("  ")[-1] == "three & last"
-    assert len({len(line) for line in lines[1:8]}) == 1, "columns are aligned"
-    pfc1 = next(line for line in lines if line.lstrip().startswith("pfc1"))
-    assert pfc1.split()[1:] == [f"{value:.4g}" for value in table.curve("pfc1")]
-    snc1 = next(line for line in lines if line.lstrip().startswith("snc1"))
-    assert snc1.split() == ["snc1", "nan*"]
+    assert lines[0] == "3 layers, 23 samples of 4 classes, split train, convention class, 1 pass (features in memory)"
+    assert lines[1].split() == ["layer", "pfc1", "pfc2", "snc1", "pfc3", "pfc3_error", "nc4"]
+    assert [line.index(cell) for line, cell in zip(lines[2:5], table.layers, strict=True)] == [0, 0, 0]
+    values = [f"{table.value(metric, 'two'):.4g}" for metric in ("pfc1", "pfc2", "pfc3", "pfc3_error")]
+    assert lines[3].split() == ["two", *values]
+    assert lines[4].startswith("three & last")
+    assert lines[4].split()[5] == "nan*"
+    assert len({len(line) for line in (lines[1], lines[4])}) == 1, "columns are aligned"
     assert lines[-1] == f"* imbalanced: {FLAGS['imbalanced']}"
+
+
+def test_the_core_is_printed_and_the_rest_is_said_to_be_there():
+    m = measure_features(CASE.features, CASE.labels, num_classes=4, classifier=(CASE.weight, CASE.bias))
+    lines = str(m).splitlines()
+    assert lines[1].split() == ["layer", *CORE]
+    more = len({row.metric for row in m.rows}) - len(CORE)
+    assert lines[-1].startswith(f"{more} more metrics were measured: ")
+    assert m["nc1_total"] == {"features": m.value("nc1_total")}, "as the last line says"
+    named = measure_features(CASE.features, CASE.labels, num_classes=4, metrics=["gnc2", "core"])
+    assert "gnc2" in str(named).splitlines()[1].split()
+
+
+@pytest.mark.parametrize("width", [40, 72, 200])
+def test_lines_fold_to_the_terminal(monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    layers = {f"blocks.{index}": CASE.features + index for index in range(60)}
+    text = str(measure_features(layers, CASE.labels, num_classes=4, classifier=(CASE.weight, CASE.bias)))
+    assert max(map(len, text.splitlines())) <= width
+    for name in (*layers, *CORE):
+        assert name in text
+
+
+def test_repr_is_one_line(table):
+    assert repr(table) == "Measurement(3 layers, 23 samples of 4 classes, split 'train', 6 metrics)"
 
 
 def test_html_escapes_what_it_shows(table):
     page = table._repr_html_()
     assert "<b>" not in page
-    assert "<th>&lt;b&gt;one&lt;/b&gt;</th>" in page
-    assert "<th>three &amp; last</th>" in page
+    assert "<td>&lt;b&gt;one&lt;/b&gt;</td>" in page
+    assert "<td>three &amp; last</td>" in page
     assert f"<td>{table.value('pfc1', 1):.4g}</td>" in page
     assert "<td>nan*</td>" in page
     assert f"imbalanced: {FLAGS['imbalanced']}" in page
-    assert page.count("<tr>") == 1 + 6
+    assert page.count("<tr>") == 1 + 3
     assert page.startswith("<table><caption>3 layers, 23 samples of 4 classes")
+
+
+def test_five_numbers_of_a_path_are_printed():
+    m = measure_features({"a": CASE.features, "b": CASE.features.square()}, CASE.labels, num_classes=4, path=True)
+    assert str(m.path) == repr(m.path)
+    assert str(m.path) == (
+        f"PathStatistics(23 samples through 2 layers: straightness {float(m.path.straightness.mean()):.4g}, "
+        f"efficiency {m.path.efficiency:.4g}, chord deviation {m.path.chord_deviation:.4g}, r² {m.path.r_squared:.4g}, "
+        f"speed cov {m.path.speed_cov:.4g})"
+    )
 
 
 def test_undefined_values_stay_nan_in_curves():
@@ -137,5 +196,6 @@ def test_undefined_values_stay_nan_in_curves():
     assert not m.effective_depth().reached
 
 
-def test_the_second_pass_is_in_the_summary(table):
+def test_the_second_pass_is_in_the_summary(table, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     assert ", convention class, 2 passes (features in memory)" in str(dataclasses.replace(table, passes=2))

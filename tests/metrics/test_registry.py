@@ -1,13 +1,15 @@
 """The registry: ids, selection by id, flags, and what its entries declare."""
 
+import copy
 import dataclasses
 import math
+import pickle
 
 import pytest
 import torch
 
 from cases import CASES, classifier_of, layer_statistics, statistics_of
-from ncollapse.metrics import FLAGS, METRICS, Metric, evaluate_metrics, select_metrics
+from ncollapse.metrics import CORE, FLAGS, METRICS, Metric, evaluate_metrics, select_metrics
 
 ISSUE_IDS = (
     "pfc1 pfc2 pfc3 pfc3_error nc1 nc1_total nc2_equinorm nc2_equiangularity nc2_max_angle nc2_equinorm_weights "
@@ -94,14 +96,64 @@ def test_selection_keeps_the_order_of_the_registry():
     assert select_metrics([]) == []
 
 
-def test_selecting_nothing_in_particular_takes_all_without_a_matrix():
-    chosen = select_metrics(None)
-    assert [m.id for m in chosen] == [id for id, m in METRICS.items() if "scatter" not in m.needs]
-    assert set(ISSUE_IDS) <= {m.id for m in chosen}
-    assert {id for id in METRICS if id.endswith("_total")} - {"nc1_total"} == set(METRICS) - {m.id for m in chosen}
+LIGHT = [id for id, m in METRICS.items() if "scatter" not in m.needs]
+ON_DEMAND = {"separation", "pfc3_error", "strong_collapse", "snc1", "snc2", "snc3"}
+
+
+def test_selecting_nothing_in_particular_leaves_out_matrices_repetitions_and_the_squared_loss():
+    assert [m.id for m in select_metrics(None)] == [id for id in LIGHT if id not in ON_DEMAND]
+    assert {id for id in METRICS if id.endswith("_total")} - {"nc1_total"} == set(METRICS) - set(LIGHT)
+    # With the class means of another split strong collapse is no longer PFC1.
+    other = [m.id for m in select_metrics(None, by_reference=True)]
+    assert other == [id for id in LIGHT if id not in ON_DEMAND - {"strong_collapse"}]
+
+
+def test_words_stand_for_several_metrics():
+    assert {m.id for m in select_metrics("core")} == set(CORE)
+    assert [m.id for m in select_metrics(["ALL"])] == LIGHT
+    assert {m.id for m in select_metrics(["Core", "rank_total"])} == {*CORE, "rank_total"}
+
+
+def test_names_in_any_case_and_one_alone():
+    assert [m.id for m in select_metrics(["NC1", "PFC1", "nc2_Equinorm"])] == ["pfc1", "nc1", "nc2_equinorm"]
+    assert [m.id for m in select_metrics("Pfc2")] == ["pfc2"]
+    assert select_metrics(METRICS["pfc2"]) == [METRICS["pfc2"]]
+
+
+def own(id="mine", needs=frozenset()):
+    return Metric(id, "twice PFC1", lambda s: 2 * METRICS["pfc1"].compute(s), needs, 0.0, (0.0, math.inf), "decreases", "ours")
+
+
+def test_own_metrics_come_behind_those_of_the_registry():
+    mine = own()
+    assert select_metrics([mine, "nc4", METRICS["pfc1"], mine]) == [METRICS["pfc1"], METRICS["nc4"], mine]
+    for taken in (["pfc1", own("pfc1")], [mine, own()]):
+        with pytest.raises(ValueError, match=r"needs an id of its own, got '(pfc1|mine)', which is taken\. Rename it\."):
+            select_metrics(taken)
+    with pytest.raises(TypeError, match=r"metrics must hold ids, such as 'pfc1', or Metric values, got int"):
+        select_metrics([3])
+
+
+def test_entries_are_pickled_and_copied_by_their_id():
+    for metric in METRICS.values():
+        assert pickle.loads(pickle.dumps(metric)) is metric
+        assert copy.deepcopy(metric) is metric
+
+
+def test_what_was_not_collected_is_said():
+    case = CASES["balanced"]
+    whole = statistics_of(case)
+    assert whole.lacks == set()
+    assert dataclasses.replace(whole, centers=None, within=None, decisions=None, classifier=None, scatter=None).lacks == {
+        "centers", "classifier", "scatter"
+    }  # fmt: skip
+    # An empty class leaves no centers, whoever asks for them: its metrics say so themselves.
+    assert "centers" not in layer_statistics(case.features, case.labels, 5).lacks
 
 
 def test_an_unknown_id_names_near_ones():
+    with pytest.raises(ValueError, match=r"No metric 'cor'\. Near ones: core"):
+        select_metrics("cor")
     text = r"No metric 'nc2_equinrom'\. Near ones: nc2_equinorm, .*\. All ids: ncollapse\.METRICS"
     with pytest.raises(ValueError, match=text):
         select_metrics(["pfc1", "nc2_equinrom"])

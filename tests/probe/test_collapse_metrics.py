@@ -1,16 +1,18 @@
 """Features batch by batch give what they give at once; copies, budget, merging, bad input."""
 
+import copy
 import math
+import pickle
 
 import pytest
 import torch
 from torch import nn
 
-from ncollapse.metrics import METRICS
+from ncollapse.metrics import METRICS, Metric, select_metrics
 from ncollapse.probe import CollapseMetrics, measure_features
 
 K = 4
-CENTERED = {id for id, metric in METRICS.items() if "centers" in metric.needs}
+CENTERED = {metric.id for metric in select_metrics(None) if "centers" in metric.needs}
 
 
 def data(num_samples=60, dim=7, seed=2):
@@ -74,7 +76,7 @@ def test_no_graph_is_held():
     features = LAYERS["last"].clone().requires_grad_()
     metrics = CollapseMetrics(num_classes=K)
     metrics.update(features * 2, LABELS)
-    (kept,) = metrics._stream._first.kept
+    (kept,) = metrics._totals._first.kept
     assert not any(layer.requires_grad for layer in kept.features.values())
 
 
@@ -90,7 +92,9 @@ def test_beyond_the_budget_what_needs_final_means_is_undefined_and_says_why():
             assert math.isnan(row.value)
         else:
             assert row.value == pytest.approx(expected[row.layer, row.metric], rel=0, abs=0, nan_ok=True)
-    assert dropped.path is dropped.line is None
+    for name in ("path", "line", "arcs"):
+        with pytest.raises(AttributeError, match=rf"{name} needs .* exceeded the memory budget"):
+            getattr(dropped, name)
     assert dropped.geodesic.pfc1().tolist() == kept.geodesic.pfc1().tolist()
     assert dropped.kept_bytes == 0
 
@@ -156,5 +160,26 @@ def test_what_cannot_be_computed_is_refused():
         fed(CollapseMetrics(num_classes=K)).compute(nn.Linear(7, 4))
     with pytest.raises(ValueError, match="at least one layer"):
         CollapseMetrics(num_classes=K).update({}, LABELS)
-    with pytest.raises(ValueError, match="memory_budget must be a number of bytes, at least 0, got -1"):
+    with pytest.raises(ValueError, match=r"^labels must be in \[0, 4\), got 4 at position \d+\. Pass num_classes=5"):
+        fed(CollapseMetrics(num_classes=K)).update(LAYERS, LABELS + 1)
+    with pytest.raises(ValueError, match="Layer 'last' has 6 features and had 7 before"):
+        fed(CollapseMetrics(num_classes=K)).update({**LAYERS, "last": LAYERS["last"][:, :6]}, LABELS)
+    with pytest.raises(ValueError, match=r"memory_budget must be a number of bytes, at least 0, .*got -1"):
         CollapseMetrics(num_classes=K, memory_budget=-1)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda metrics: pickle.loads(pickle.dumps(metrics))])
+def test_a_copy_goes_on_by_itself(copied):
+    own = Metric("double_pfc1", "twice PFC1", twice_pfc1, frozenset(), 0.0, (0.0, math.inf), "decreases", "ours")
+    metrics = fed(CollapseMetrics(num_classes=K, metrics=["core", METRICS["nc1_total"], own], path=True), stop=30)
+    other = copied(metrics)
+    whole = fed(metrics, start=30).compute(CLASSIFIER)
+    assert other.compute(CLASSIFIER).num_samples == 30
+    again = fed(other, start=30).compute(CLASSIFIER)
+    assert again.rows == whole.rows
+    assert again.value("double_pfc1") == 2 * whole.value("pfc1")
+    assert torch.equal(again.path.straightness, whole.path.straightness)
+
+
+def twice_pfc1(statistics):
+    return 2 * METRICS["pfc1"].compute(statistics)

@@ -16,11 +16,13 @@ from ncollapse.depth import ClassArcs, GeodesicCurve, PathStatistics, collapsed_
 from ncollapse.metrics import METRICS
 from ncollapse.models import FCResNet, FCResNetConfig
 from ncollapse.probe import collect_features, measure, measure_features
+from ncollapse.probe.measure import measure_network
+from ncollapse.probe.request import Request
 from ncollapse.statistics import PairedMoments
 
 K = 4
 ABSOLUTE = {id for id in METRICS if id.startswith(("pfc2", "nc2", "nc3", "gnc2", "unc3", "log_"))} - {"nc3_bias"}
-DEFAULT = [id for id, metric in METRICS.items() if "scatter" not in metric.needs]
+LIGHT = [id for id, metric in METRICS.items() if "scatter" not in metric.needs]
 
 
 def data(counts=(12, 7, 9, 8), dim=6, seed=1, dtype=torch.float32):
@@ -111,7 +113,7 @@ def test_every_metric_at_every_layer_equals_the_oracle(name):
     make, layers, classifier = MODELS[name]
     model = make().train()
     x = X.to(next(model.parameters()).dtype)
-    m = measure(model, batched(x), num_classes=K, layers=layers, classifier=classifier)
+    m = measure(model, batched(x), num_classes=K, layers=layers, classifier=classifier, metrics="all")
     head = {"no_classifier": None, "convolutional": "fc"}.get(name, "head" if "res" in name or name == "float64" else "4")
     last = m.layers[-1]
     tapped = [layer for layer in m.layers if not layer.endswith(".input")]
@@ -132,7 +134,7 @@ def test_every_metric_at_every_layer_equals_the_oracle(name):
         if layer == last and head is not None:
             expected |= reference.classifier_metrics(H, y, K, weight, bias)
         values = {row.metric: row.value for row in m.rows if row.layer == layer}
-        assert list(values) == [id for id in DEFAULT if id in expected]
+        assert list(values) == [id for id in LIGHT if id in expected]
         assert {row.depth for row in m.rows if row.layer == layer} == {depth}
         for id, value in values.items():
             tolerance = {"rel": 1e-9, "abs": 1e-12 if id in ABSOLUTE else 0.0, "nan_ok": id.startswith("snc")}
@@ -208,7 +210,7 @@ def assert_close(m, other, rel=1e-12):
 def test_it_does_not_matter_how_many_projected_batches_wait(limit, monkeypatch):
     model, x = resnet(torch.float64), X.double()
     m = measure(model, batched(x, Y, 5), num_classes=K)
-    monkeypatch.setattr("ncollapse.probe.second_pass._WAITING_ELEMENTS", limit)
+    monkeypatch.setattr("ncollapse.probe.second_pass._PENDING_ELEMENTS", limit)
     assert_close(measure(model, batched(x, Y, 5), num_classes=K), m)
 
 
@@ -350,7 +352,7 @@ def test_a_test_split_is_decided_by_the_means_of_the_training_set():
 def test_a_test_split_without_a_reference_is_flagged():
     m = measure(resnet(), batched(), num_classes=K, split="test")
     flagged = {row.metric for row in m.rows if "own_means" in row.flags}
-    assert flagged == {"pfc3", "pfc3_error", "strong_collapse", "weak_collapse", "nc4", "nc4_mismatch", "accuracy"}
+    assert flagged == {"pfc3", "weak_collapse", "nc4", "nc4_mismatch", "accuracy"}
     assert m.curve("strong_collapse") == pytest.approx(m.curve("pfc1"), rel=1e-14)
     train = measure(resnet(), batched(), num_classes=K)
     assert [row.value for row in train.rows if row.metric == "pfc3"] == m.curve("pfc3")
@@ -372,7 +374,7 @@ def test_a_reference_of_other_layers_classes_or_widths_is_refused():
 def test_a_reference_with_an_empty_class_decides_nothing_and_that_is_flagged():
     train = measure_features(X[Y > 0], Y[Y > 0], num_classes=K)
     m = measure_features(X, Y, num_classes=K, split="test", reference=train)
-    assert {row.metric for row in m.rows if "own_means" in row.flags} >= {"pfc3", "pfc3_error"}
+    assert {row.metric for row in m.rows if "own_means" in row.flags} >= {"pfc3", "strong_collapse"}
 
 
 def test_a_test_split_without_some_class_is_still_decided_by_the_reference():
@@ -438,7 +440,10 @@ def test_the_straight_line_starts_and_ends_at_the_measured_values(convention):
 
 def test_without_path_there_is_none():
     m = measure(resnet(), batched(), num_classes=K)
-    assert (m.path, m.geodesic, m.line, m.arcs) == (None, None, None, None)
+    assert (m.paths, m.path_layers) == (None, ())
+    for name in ("path", "geodesic", "line", "arcs"):
+        with pytest.raises(AttributeError, match=rf"{name} needs a measurement .*\. Measure again with path=True\."):
+            getattr(m, name)
 
 
 def test_path_needs_layers_of_one_width():
@@ -491,14 +496,16 @@ def test_samples_and_classes_are_counted():
 def test_labels_out_of_range(label):
     y = Y.clone()
     y[25] = label
-    with pytest.raises(ValueError, match=rf"^Batch 2 in epoch 9: labels must be in \[0, 4\), got {label} at position 5\."):
-        measure(resnet(), batched(y=y), num_classes=K, where=" in epoch 9")
+    with pytest.raises(ValueError, match=rf"^labels must be in \[0, 4\), got {label} at position 5 in batch 2\."):
+        measure(resnet(), batched(y=y), num_classes=K)
+    with pytest.raises(ValueError, match=r"at position 5 in batch 2 at epoch 9\."):
+        measure_network(Request(num_classes=K, where=" at epoch 9"), resnet(), batched(y=y))
 
 
 @pytest.mark.parametrize(
     ("labels", "error", "message"),
     [
-        (Y.float(), TypeError, r"Batch 0: labels must be an integer tensor of class indices, got torch\.float32\."),
+        (Y.float(), TypeError, r"labels must be an integer tensor of class indices, got torch\.float32 in batch 0\."),
         (nn.functional.one_hot(Y), TypeError, r"every token a label; convert one-hot rows with argmax\(1\)"),
         (nn.functional.one_hot(Y).float(), TypeError, r"one-hot rows with argmax"),
         (Y.bool(), TypeError, r"got torch\.bool"),
@@ -517,9 +524,9 @@ def test_a_layer_that_does_not_exist():
 def test_features_that_are_not_finite():
     x = X.clone()
     x[12, 0] = math.nan
-    words = rf"Layer 'stem' has NaN or infinite features in batch 1 at epoch 3, of class {int(Y[12])}\. Check the"
+    words = rf"Layer 'stem' has NaN or infinite features in batch 1, of class {int(Y[12])}\. Check the"
     with pytest.raises(ValueError, match=words):
-        measure(resnet(), batched(x), num_classes=K, where=" at epoch 3")
+        measure(resnet(), batched(x), num_classes=K)
 
 
 def test_a_class_without_samples():
@@ -728,8 +735,10 @@ def test_bad_features_are_refused():
         measure_features(X[:, 0], Y, num_classes=K)
     with pytest.raises(ValueError, match=r"weight must have shape \(4, 6\) for layer 'features', got \(6, 4\)"):
         measure_features(X, Y, num_classes=K, classifier=(torch.zeros(6, 4), None))
-    with pytest.raises(ValueError, match=r"Layer 'features' has 36 rows for 35 labels in batch 0"):
+    with pytest.raises(ValueError, match=r"Layer 'features' has 36 rows for 35 labels\. Tap"):
         measure_features(X, Y[1:], num_classes=K)
+    with pytest.raises(ValueError, match=r"^labels must be in \[0, 3\), got 3 at position \d+\. Pass num_classes=4"):
+        measure_features(X, Y, num_classes=3)
 
 
 def test_collected_features_are_those_that_hooks_see():

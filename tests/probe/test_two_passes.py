@@ -1,5 +1,7 @@
 """Collecting from streams of layer batches: passes, budget, checks, and sums that do not depend on the cut."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -7,7 +9,7 @@ from cases import CASES, classifier_of, layer_statistics, tensors_of
 from ncollapse.depth import LineDecisions, PathStatistics
 from ncollapse.probe.layer_batch import LayerBatch
 from ncollapse.probe.memory import available_memory
-from ncollapse.probe.totals import CollectOptions
+from ncollapse.probe.request import Request
 from ncollapse.probe.two_passes import collect
 from ncollapse.statistics import ClassCenters, ClassMoments, PairedMoments
 
@@ -33,8 +35,10 @@ def source(size=5, features=None, labels=None):
     return start
 
 
-def options(budget=PLENTY, **changes):
-    return CollectOptions(K, budget, **changes)
+def options(budget=PLENTY, centers=True, scatter=False, **changes):
+    """A request and the bytes that kept features may take."""
+    metrics = [*(["pfc3"] if centers else ["pfc1"]), *(["rank_total"] if scatter else [])]
+    return Request(**{"num_classes": K, "metrics": metrics, "where": "", **changes}), budget
 
 
 def assert_same(a, b, **tolerance):
@@ -49,7 +53,7 @@ def assert_same(a, b, **tolerance):
 
 def test_statistics_are_those_of_the_layers_one_by_one():
     classifier = classifier_of(CASE)
-    collected = collect(source(), options(scatter=True), lambda: {"a": classifier})
+    collected = collect(source(), *options(scatter=True), lambda: {"a": classifier})
     assert list(collected.moments) == ["a", "b", "c"]
     for name, features in layers_of(CASE.features).items():
         alone = layer_statistics(features, CASE.labels, K, classifier if name == "a" else None, batch_size=5)
@@ -63,8 +67,8 @@ def test_statistics_are_those_of_the_layers_one_by_one():
 
 def test_kept_features_and_a_second_pass_give_identical_sums():
     runs = [source(), source()]
-    kept = collect(runs[0], options(), lambda: {"c": classifier_of(CASE)})
-    again = collect(runs[1], options(budget=0), lambda: {"c": classifier_of(CASE)})
+    kept = collect(runs[0], *options(), lambda: {"c": classifier_of(CASE)})
+    again = collect(runs[1], *options(budget=0), lambda: {"c": classifier_of(CASE)})
     assert (runs[0].passes, runs[1].passes) == (1, 2)
     assert (kept.passes, again.passes) == (1, 2)
     assert (kept.kept_bytes, again.kept_bytes) == (3 * CASE.features.numel() * 8, 0)
@@ -73,8 +77,8 @@ def test_kept_features_and_a_second_pass_give_identical_sums():
 
 def test_the_budget_is_a_bound():
     size = 3 * CASE.features.numel() * 8
-    assert collect(source(), options(budget=size)).passes == 1
-    short = collect(source(), options(budget=size - 1))
+    assert collect(source(), *options(budget=size)).passes == 1
+    short = collect(source(), *options(budget=size - 1))
     assert (short.passes, short.kept_bytes) == (2, 0)
 
 
@@ -86,12 +90,12 @@ def test_kept_features_that_are_overwritten_are_noticed():
             yield LayerBatch({"a": buffer.copy_(CASE.features[i : i + 5])}, CASE.labels[i : i + 5])
 
     with pytest.raises(ValueError, match=r"kept features of layer 'a' changed after they were taken: .* memory_budget=0"):
-        collect(start, options())
+        collect(start, *options())
 
 
 def test_one_pass_is_enough_for_moments():
     run = source()
-    collected = collect(run, options(budget=0, centers=False))
+    collected = collect(run, *options(budget=0, centers=False))
     assert (run.passes, collected.passes, collected.kept_bytes) == (1, 1, 0)
     assert collected.within == {}
     assert list(collected.moments) == ["a", "b", "c"]
@@ -99,16 +103,16 @@ def test_one_pass_is_enough_for_moments():
 
 @pytest.mark.parametrize("size", [1, 3, 100])
 def test_any_batch_size_gives_the_same_sums(size):
-    assert_same(collect(source(5), options()), collect(source(size), options()), rtol=1e-11, atol=1e-11)
+    assert_same(collect(source(5), *options()), collect(source(size), *options()), rtol=1e-11, atol=1e-11)
 
 
 def test_a_stream_that_cannot_be_repeated_says_what_to_do():
     with pytest.raises(
         ValueError, match=r"memory budget of 0 MiB, so a second pass is .* only once\. Pass a list or a DataLoader"
     ):
-        collect(source(), options(budget=0), repeatable=False)
-    assert collect(source(), options(), repeatable=False).passes == 1
-    assert collect(source(), options(budget=0, centers=False), repeatable=False).passes == 1
+        collect(source(), *options(budget=0), repeatable=False)
+    assert collect(source(), *options(), repeatable=False).passes == 1
+    assert collect(source(), *options(budget=0, centers=False), repeatable=False).passes == 1
 
 
 def second_pass_sees(change):
@@ -138,18 +142,18 @@ def noisy(x, y):
 )
 def test_a_second_pass_over_other_data_is_noticed(change):
     with pytest.raises(ValueError, match=r"second pass saw other features than the first at layer 'a'\. Turn off random augm"):
-        collect(second_pass_sees(change), options(budget=0))
+        collect(second_pass_sees(change), *options(budget=0))
 
 
 def test_a_second_pass_in_another_order_is_the_same_data():
     order = torch.randperm(len(CASE.labels), generator=torch.Generator().manual_seed(0))
-    collected = collect(second_pass_sees(lambda x, y: (x[order], y[order])), options(budget=0))
-    assert_same(collected, collect(source(), options()), rtol=1e-11, atol=1e-11)
+    collected = collect(second_pass_sees(lambda x, y: (x[order], y[order])), *options(budget=0))
+    assert_same(collected, collect(source(), *options()), rtol=1e-11, atol=1e-11)
 
 
 def test_a_changed_second_pass_is_noticed_for_paths_alone():
     with pytest.raises(ValueError, match="second pass saw other features"):
-        collect(second_pass_sees(noisy), options(budget=0, centers=False, path=True))
+        collect(second_pass_sees(noisy), *options(budget=0, centers=False, path=True))
 
 
 @pytest.mark.parametrize(
@@ -172,7 +176,7 @@ def test_features_are_held_only_where_they_are_needed_later(changes, holds):
 
     x, y = CASE.features, CASE.labels
     batches = [Batch(layers_of(x[part]), y[part]) for part in (slice(12), slice(12, None))]
-    collect(lambda: iter(batches), options(**changes))
+    collect(lambda: iter(batches), *options(**changes))
     assert asked == holds
 
 
@@ -180,30 +184,30 @@ def test_a_layer_that_is_missing_in_the_second_pass_is_named():
     first, second = source(), source(features={"a": CASE.features})
     starts = iter([first, second])
     with pytest.raises(
-        ValueError, match=r"Layer 'b' did not run in the second pass, unlike before\. Name layers that always run\."
+        ValueError, match=r"Layer 'b' did not run in batch 0 of the second pass, unlike before\. Name layers that always run\."
     ):
-        collect(lambda: next(starts)(), options(budget=0))
+        collect(lambda: next(starts)(), *options(budget=0))
 
 
 def test_a_layer_that_appears_late_is_named():
     x, y = CASE.features, CASE.labels
     batches = [LayerBatch({"a": x[:9]}, y[:9]), LayerBatch({"a": x[9:], "b": x[9:]}, y[9:])]
     with pytest.raises(ValueError, match=r"Layer 'b' ran in batch 1, unlike before\. Name layers that always run\."):
-        collect(lambda: iter(batches), options())
+        collect(lambda: iter(batches), *options())
 
 
 def test_a_layer_that_stops_running_is_named():
     x, y = CASE.features, CASE.labels
     batches = [LayerBatch({"a": x[:20], "b": x[:20]}, y[:20]), LayerBatch({"a": x[20:]}, y[20:])]
     with pytest.raises(ValueError, match=r"Layer 'b' did not run in batch 1, unlike before\. Name layers that always run\."):
-        collect(lambda: iter(batches), options(centers=False))
+        collect(lambda: iter(batches), *options(centers=False))
 
 
 def test_widths_that_change_are_named():
     x, y = CASE.features, CASE.labels
     batches = [LayerBatch({"a": x[:9]}, y[:9]), LayerBatch({"a": x[9:, :4]}, y[9:])]
     with pytest.raises(ValueError, match=r"Layer 'a' has 4 features in batch 1 and had 6 before\. Feed inputs of one size"):
-        collect(lambda: iter(batches), options())
+        collect(lambda: iter(batches), *options())
 
 
 def test_layers_with_another_number_of_samples_are_named():
@@ -211,12 +215,12 @@ def test_layers_with_another_number_of_samples_are_named():
     with pytest.raises(
         ValueError, match=r"Layer 'b' has 22 rows for 23 labels in batch 0 now\. Tap a layer with one row a sample"
     ):
-        collect(lambda: iter([batch]), options(where=" now"))
+        collect(lambda: iter([batch]), *options(where=" now"))
 
 
 def test_no_batch_is_no_data():
     with pytest.raises(ValueError, match=r"There is no data: the loader yielded no batch\. Check the data set and"):
-        collect(lambda: iter([]), options())
+        collect(lambda: iter([]), *options())
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
@@ -226,7 +230,7 @@ def test_features_that_are_not_finite_name_layer_batch_and_place(value):
     with pytest.raises(
         ValueError, match=r"Layer 'b' has NaN or infinite features in batch 2 at epoch 7, of class 0, 3\. Check"
     ):
-        collect(source(5, features), options(where=" at epoch 7"))
+        collect(source(5, features), *options(where=" at epoch 7"))
 
 
 @pytest.mark.parametrize(("label", "hint"), [(K, f"Pass num_classes={K + 1}"), (-1, "Drop ignored samples")])
@@ -234,37 +238,45 @@ def test_labels_out_of_range_name_batch_and_position(label, hint):
     labels = CASE.labels.clone()
     labels[13] = label
     with pytest.raises(
-        ValueError, match=rf"Batch 2 at epoch 7: labels must be in \[0, 4\), got {label} at position 3\. {hint}"
+        ValueError, match=rf"labels must be in \[0, 4\), got {label} at position 3 in batch 2 at epoch 7\. {hint}"
     ):
-        collect(source(5, labels=labels), options(where=" at epoch 7"))
+        collect(source(5, labels=labels), *options(where=" at epoch 7"))
 
 
 @pytest.mark.parametrize(
     ("labels", "error", "message"),
     [
-        (CASE.labels.double(), TypeError, r"Batch 0: labels must be an integer tensor of class indices, got torch\.float64"),
+        (
+            CASE.labels.double(),
+            TypeError,
+            r"labels must be an integer tensor of class indices, got torch\.float64 in batch 0\.",
+        ),
         (
             torch.nn.functional.one_hot(CASE.labels),
             ValueError,
-            r"Batch 0: .* shape \(5,\), got \(5, 4\)\. Convert one-hot rows",
+            r"shape \(5,\), got \(5, 4\) in batch 0\. Convert one-hot rows",
         ),
-        (CASE.labels[:, None].expand(-1, 2), ValueError, r"one class index per sample, shape \(5,\), got \(5, 2\)"),
+        (
+            CASE.labels[:, None].expand(-1, 2),
+            ValueError,
+            r"one class index per sample, shape \(5,\), got \(5, 2\) in batch 0\.",
+        ),
     ],
 )
 def test_labels_of_another_kind_are_refused(labels, error, message):
     with pytest.raises(error, match=message):
-        collect(source(5, labels=labels), options())
+        collect(source(5, labels=labels), *options())
 
 
 def test_labels_may_be_a_column_of_any_integer_type():
-    collected = collect(source(labels=CASE.labels[:, None].to(torch.int16)), options())
-    assert_same(collected, collect(source(), options()))
+    collected = collect(source(labels=CASE.labels[:, None].to(torch.int16)), *options())
+    assert_same(collected, collect(source(), *options()))
 
 
 def test_a_class_without_samples_has_no_centers():
-    collected = collect(source(), CollectOptions(K + 1, PLENTY))
+    collected = collect(source(), *options(num_classes=K + 1))
     assert (collected.centers, collected.within, collected.decisions) == ({}, {}, {})
-    assert collected.moments["a"].counts.tolist() == [*collect(source(), options()).moments["a"].counts.tolist(), 0]
+    assert collected.moments["a"].counts.tolist() == [*collect(source(), *options()).moments["a"].counts.tolist(), 0]
 
 
 def test_centers_of_a_reference_decide_and_own_means_stay_for_the_covariance():
@@ -274,8 +286,11 @@ def test_centers_of_a_reference_decide_and_own_means_stay_for_the_covariance():
         "c": None,
         "a": ClassCenters.from_moments(ClassMoments.from_batch(0.4 * other.features + 1, other.labels, K)),
     }
-    collected = collect(source(), options(), reference=reference)
-    own = collect(source(), options())
+    training = SimpleNamespace(
+        num_classes=K, statistics={name: SimpleNamespace(centers=centers) for name, centers in reference.items()}
+    )
+    collected = collect(source(), *options(reference=training))
+    own = collect(source(), *options())
     assert torch.equal(collected.within["a"].ncc_correct, own.within["a"].ncc_correct)
     assert torch.equal(collected.within["a"].within_class, own.within["a"].within_class)
     distances = torch.cdist(CASE.features, reference["a"].moments.means)
@@ -294,7 +309,7 @@ def test_centers_of_a_reference_decide_and_own_means_stay_for_the_covariance():
 
 @pytest.mark.parametrize("budget", [PLENTY, 0])
 def test_paths_equal_those_of_all_features_at_once(budget):
-    collected = collect(source(), options(budget=budget, path=True))
+    collected = collect(source(), *options(budget=budget, path=True))
     layers = list(layers_of(CASE.features).values())
     path = PathStatistics.from_batch(layers)
     for name, tensor in vars(path).items():
@@ -308,9 +323,9 @@ def test_paths_equal_those_of_all_features_at_once(budget):
 
 @pytest.mark.parametrize("budget", [PLENTY, 0])
 def test_paths_without_any_metric_that_needs_centers(budget):
-    collected = collect(source(), options(budget=budget, path=True, centers=False))
+    collected = collect(source(), *options(budget=budget, path=True, centers=False))
     assert collected.passes == (1 if budget else 2)
-    whole = collect(source(), options(path=True))
+    whole = collect(source(), *options(path=True))
     assert all(torch.equal(a, b) for a, b in zip(vars(collected.path).values(), vars(whole.path).values(), strict=True))
     assert torch.equal(collected.line.correct, whole.line.correct)
 
@@ -318,7 +333,7 @@ def test_paths_without_any_metric_that_needs_centers(budget):
 @pytest.mark.parametrize("features", [{"a": CASE.features}, {"a": CASE.features, "b": CASE.features[:, :4]}])
 def test_paths_need_two_layers_of_one_dimension(features):
     with pytest.raises(ValueError, match=r"path=True needs at least two layers of one dimension, got \{'a': 6"):
-        collect(source(features=features), options(path=True))
+        collect(source(features=features), *options(path=True))
 
 
 def test_free_memory_is_a_plausible_number():

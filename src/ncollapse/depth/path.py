@@ -50,6 +50,13 @@ class PathStatistics:
     turn_counts: Tensor
     spread: Tensor
 
+    def __repr__(self) -> str:
+        return (
+            f"PathStatistics({int(self.num_samples)} samples through {len(self.from_start)} layers: "
+            f"straightness {float(self.straightness.mean()):.4g}, efficiency {self.efficiency:.4g}, "
+            f"chord deviation {self.chord_deviation:.4g}, r² {self.r_squared:.4g}, speed cov {self.speed_cov:.4g})"
+        )
+
     @classmethod
     def from_batch(cls, layers: Sequence[Tensor], means: Sequence[Tensor] | None = None) -> PathStatistics:
         """Statistics of one batch of paths.

@@ -6,8 +6,6 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
-from scipy import stats
-
 from ncollapse.records.depth import EPSILON, EffectiveDepth, Progression
 
 EPSILONS = (0.0, 0.001, EPSILON, 0.01, 0.02, 0.05)
@@ -41,6 +39,9 @@ def progression(values: Sequence[float], *, tolerance: float = 0.0) -> Progressi
     largest = math.nan if undefined else max([0.0, *(after - before for before, after in pairs)])
     if undefined or len(set(values)) < 2:
         return Progression(violations, largest, math.nan, math.nan, tolerance)
+    # Imported here: it takes longer than all else that `measure` needs beside torch.
+    from scipy import stats
+
     index = range(len(values))
     return Progression(
         violations,

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields, replace
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from torch import nn
 
-from ncollapse.hooks.batch_io import unpack_batch
+from ncollapse.hooks.batch_io import Unpack, unpack_batch
 from ncollapse.integrations.logs import CSVLog, JSONLLog, Log, LoggedRow, logged_rows
 from ncollapse.measurement.measurement import Measurement
-from ncollapse.probe.arguments import check_budget, select
-from ncollapse.probe.measure import measure
+from ncollapse.probe.measure import measure_network
+from ncollapse.probe.request import Request
 from ncollapse.train.schedule import measuring_epochs
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ Logs = str | Path | Log | Sequence[Log] | None
 Network = str | Callable[[nn.Module], nn.Module] | None
 
 _FILE_LOGS = {".csv": CSVLog, ".jsonl": JSONLLog}
-_GIVEN = ("model", "batches", "progress", "where", "group")
+# What the callbacks give themselves.
+_GIVEN = {"group", "where"}
 
 
 class Recorder:
@@ -35,19 +36,18 @@ class Recorder:
         """Check everything that can be checked before a training begins."""
         if every != "log" and (isinstance(every, bool) or not isinstance(every, int) or every < 1):
             raise ValueError(f"every must be 'log' or an integer, at least 1, got {every!r}.")
-        known = [name for name in inspect.signature(measure).parameters if name not in _GIVEN]
+        known = [*(item.name for item in fields(Request) if item.name not in _GIVEN), "unpack"]
         unknown = sorted(options.keys() - set(known))
         if unknown:
             raise TypeError(
                 f"Arguments beside the callback's own must be those of measure, got {', '.join(unknown)}. "
                 f"There are: {', '.join(known)}."
             )
-        select(options.get("metrics"), options.get("convention", "class"), options["num_classes"])
-        check_budget(options.get("memory_budget"))
+        self._request = Request(**{name: value for name, value in options.items() if name != "unpack"})
+        self._unpack: Unpack = options.get("unpack", unpack_batch)
         self.table: list[LoggedRow] = []
         self.last: Measurement | None = None
         self._every, self._network = every, network
-        self._options = {"unpack": unpack_batch, **options}
         self._logs = None if logs is None else logs_of(logs)
 
     def open_log(self, folder: str | Path, resume: bool) -> None:
@@ -75,11 +75,9 @@ class Recorder:
         convert: Callable[[Any], Any] = lambda batch: batch,
     ) -> Measurement:
         """Measure, keep, log."""
-        place = f" at epoch {epoch:g}" if epoch is not None else f" at step {step}"
+        request = replace(self._request, group=group, where=f" at epoch {epoch:g}" if epoch is not None else f" at step {step}")
         network = network_in(module, self._network)
-        unpack = self._options["unpack"]
-        options = {**self._options, "unpack": lambda batch: unpack(convert(batch))}
-        self.last = measure(network, batches, where=place, group=group, **options)
+        self.last = measure_network(request, network, batches, unpack=lambda batch: self._unpack(convert(batch)))
         self.table += logged_rows(self.last, epoch, step)
         for log in self._logs or () if writes else ():
             log(self.last, epoch=epoch, step=step)

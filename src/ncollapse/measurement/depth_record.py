@@ -38,8 +38,6 @@ def depth_record(
 ) -> DepthRecord:
     """Everything that a measurement with ``path=True`` says about depth; transport on a sample's first and last features."""
     geodesic, line, path, arcs = measurement.geodesic, measurement.line, measurement.path, measurement.arcs
-    if geodesic is None or line is None or path is None or arcs is None:
-        raise ValueError("depth_record needs a measurement with path=True, got one without. Measure again with path=True.")
     positions = {kind: tuple(path.position(kind)) for kind in get_args(Position)}
     measured = {name: _over_path(measurement, name) for name in ("pfc1", "pfc2", "pfc3", "cdnv")}
     curves = {"pfc1": geodesic.pfc1(), "pfc2": geodesic.pfc2(), "pfc3": line.pfc3(), "cdnv": geodesic.cdnv()}

@@ -2,45 +2,47 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from ncollapse.depth.class_arcs import ClassArcs
 from ncollapse.depth.geodesic import GeodesicCurve, LineDecisions
 from ncollapse.depth.path import PathStatistics
 from ncollapse.depth.progression import effective_depth
-from ncollapse.metrics.entry import FLAGS, LayerStatistics
+from ncollapse.measurement.row import Row
+from ncollapse.measurement.text import TextTable
+from ncollapse.metrics.entry import FLAGS, LayerStatistics, evaluate_metrics
+from ncollapse.metrics.registry import METRICS
+from ncollapse.metrics.selection import CORE
 from ncollapse.records.depth import EPSILON, EffectiveDepth
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-class Row(NamedTuple):
-    """One line of the tidy table.
+@dataclass(frozen=True, eq=False)
+class Paths:
+    """What ``path=True`` adds to a measurement; path, line and arcs are None where a stream exceeded its memory budget."""
 
-    Attributes:
-        split: The data split, "train" by default.
-        depth: Index of the layer, 0 for the first.
-        layer: Its name.
-        metric: Metric id.
-        value: A float; nan when undefined.
-        flags: Words that qualify the value (keys of ``ncollapse.FLAGS``).
-    """
-
-    split: str
-    depth: int
-    layer: str
-    metric: str
-    value: float
-    flags: tuple[str, ...]
+    layers: tuple[str, ...]
+    geodesic: GeodesicCurve
+    path: PathStatistics | None
+    line: LineDecisions | None
+    arcs: ClassArcs | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Measurement:
     """Collapse of every measured layer on one data split.
+
+    ``print(m)`` shows the core metrics with the layers as rows, ``m["pfc1"]`` is one metric by layer, and ``m.rows`` is
+    everything. Two measurements are equal only if they are the same object; compare their ``rows``.
+
+    With ``path=True`` a measurement also has ``path`` (the samples' paths from the first layer to the last), ``geodesic`` (the
+    straight line between them), ``line`` (nearest-center decisions on that line) and ``arcs`` (a graph on the classes that
+    decides whether the map onto the last class means is optimal). Without it these raise an ``AttributeError``.
 
     Attributes:
         rows: The tidy table, by depth, then in the order of the registry.
@@ -52,13 +54,10 @@ class Measurement:
         passes: Forward passes over the data, 1 or 2.
         kept_bytes: Memory that kept features took, 0 after a second pass.
         chosen: A sentence that says how the layers were chosen.
-        statistics: What the metrics were computed from, by layer.
-        path_layers: The layers that the paths run through, all but for a classifier's own input of another dimension; with
-            ``path=True``, else none.
-        path: Paths of the samples from the first layer to the last; with ``path=True``.
-        geodesic: The straight line between them; with ``path=True``.
-        line: Nearest-center decisions on that line; with ``path=True``.
-        arcs: Graph on classes that decides whether the map onto the last class means is optimal; with ``path=True``.
+        statistics: What the metrics were computed from, by layer. A metric that was not computed is evaluated on them when it
+            is asked for.
+        shown: Metrics that ``print`` shows: those that were named, or the core.
+        paths: What ``path=True`` adds; None without.
     """
 
     rows: tuple[Row, ...]
@@ -70,51 +69,104 @@ class Measurement:
     passes: int
     kept_bytes: int
     chosen: str
-    statistics: Mapping[str, LayerStatistics] = field(repr=False)
-    path_layers: tuple[str, ...] = ()
-    path: PathStatistics | None = field(default=None, repr=False)
-    geodesic: GeodesicCurve | None = field(default=None, repr=False)
-    line: LineDecisions | None = field(default=None, repr=False)
-    arcs: ClassArcs | None = field(default=None, repr=False)
+    statistics: Mapping[str, LayerStatistics]
+    shown: tuple[str, ...] = CORE
+    paths: Paths | None = None
+
+    @property
+    def path_layers(self) -> tuple[str, ...]:
+        """The layers that the paths run through: all but a classifier's own input of another dimension; none without paths."""
+        return () if self.paths is None else self.paths.layers
+
+    @property
+    def path(self) -> PathStatistics:
+        """Paths of the samples from the first layer to the last.
+
+        Raises:
+            AttributeError: If the measurement was taken without ``path=True``.
+        """
+        return self._along("path")
+
+    @property
+    def geodesic(self) -> GeodesicCurve:
+        """The straight line between the first layer and the last.
+
+        Raises:
+            AttributeError: If the measurement was taken without ``path=True``.
+        """
+        return self._along("geodesic")
+
+    @property
+    def line(self) -> LineDecisions:
+        """Nearest-center decisions on the straight line.
+
+        Raises:
+            AttributeError: If the measurement was taken without ``path=True``.
+        """
+        return self._along("line")
+
+    @property
+    def arcs(self) -> ClassArcs:
+        """Graph on the classes that decides whether the map onto the last class means is optimal.
+
+        Raises:
+            AttributeError: If the measurement was taken without ``path=True``.
+        """
+        return self._along("arcs")
+
+    def _along(self, name: str) -> Any:
+        if self.paths is None:
+            raise AttributeError(f"{name} needs a measurement along the samples' paths. Measure again with path=True.")
+        found = getattr(self.paths, name)
+        if found is None:
+            raise AttributeError(
+                f"{name} needs the features around the final means, which exceeded the memory budget of a stream. "
+                "Raise memory_budget, or use measure."
+            )
+        return found
 
     def value(self, metric: str, layer: str | int = -1) -> float:
         """One value.
 
         Args:
-            metric: Metric id.
+            metric: Metric id. One that was not computed is computed now, if the statistics that it needs were collected.
             layer: Layer name, or depth (negative counts from the end).
 
         Returns:
             The value; nan when undefined.
 
         Raises:
-            KeyError: If there is no such layer, or the metric was not measured at it.
+            KeyError: If there is no such layer, or the metric can not be had at it.
         """
         name = self._name(layer)
-        for row in self.rows:
-            if row.metric == metric and row.layer == name:
-                return row.value
-        here = [row.metric for row in self.rows if row.layer == name]
-        raise KeyError(f"No metric {metric!r} at layer {name!r}. Measured there: {', '.join(here)}.")
+        row = self._row(metric, name)
+        if row is None:
+            here = [other for other, where in self._cells if where == name]
+            raise KeyError(f"No metric {metric!r} at layer {name!r}. Measured there: {', '.join(here)}.")
+        return row.value
 
     def curve(self, metric: str) -> list[float]:
-        """Values of one metric over the layers at which it was measured, in order of depth.
+        """Values of one metric over the layers at which it is defined, in order of depth.
 
         Args:
-            metric: Metric id.
+            metric: Metric id, as in ``value``.
 
         Returns:
-            One value a layer (the feeding layer alone for metrics of the classifier).
+            One value per layer (the feeding layer alone for metrics of the classifier).
 
         Raises:
-            KeyError: If the metric was not measured.
+            KeyError: If the metric was not measured, and the statistics that it needs were not collected.
         """
-        values = [row.value for row in self.rows if row.metric == metric]
-        if not values:
-            raise KeyError(
-                f"No metric {metric!r} in this measurement. It has: {', '.join(dict.fromkeys(r.metric for r in self.rows))}."
-            )
-        return values
+        return list(self[metric].values())
+
+    def __getitem__(self, metric: str) -> dict[str, float]:
+        """Values of one metric by layer, as ``curve``."""
+        found = {layer: row.value for layer in self.layers if (row := self._row(metric, layer)) is not None}
+        if not found:
+            hint = f" Measure again with metrics=[{metric!r}]." if metric in METRICS else ""
+            measured = ", ".join(dict.fromkeys(row.metric for row in self.rows))
+            raise KeyError(f"No metric {metric!r} in this measurement. It has: {measured}.{hint}")
+        return found
 
     def effective_depth(self, epsilon: float = EPSILON) -> EffectiveDepth:
         """First layer at which at most a share ε of the samples is nearer to another class center.
@@ -124,6 +176,9 @@ class Measurement:
 
         Returns:
             The depth and whether it was reached, see ``ncollapse.depth.effective_depth``.
+
+        Raises:
+            KeyError: If nothing was collected that decides: measure pfc3.
         """
         return effective_depth(self.curve("pfc3_error"), epsilon)
 
@@ -131,7 +186,7 @@ class Measurement:
         """The tidy table as a pandas data frame, flags joined by semicolons.
 
         Returns:
-            One line a row.
+            One line per row.
 
         Raises:
             ImportError: If pandas is not installed.
@@ -142,38 +197,38 @@ class Measurement:
             raise ImportError('to_pandas needs pandas. Install it with: pip install "ncollapse[pandas]"') from error
         return pd.DataFrame([(*row[:-1], ";".join(row.flags)) for row in self.rows], columns=list(Row._fields))
 
-    def _summary(self) -> str:
-        passes = "1 pass" if self.passes == 1 else f"{self.passes} passes"
-        layers = "1 layer" if len(self.layers) == 1 else f"{len(self.layers)} layers"
+    def __repr__(self) -> str:
+        metrics = len({row.metric for row in self.rows})
         return (
-            f"{layers}, {self.num_samples} samples of {self.num_classes} classes, split {self.split}, "
-            f"convention {self.convention}, {passes} ({self.chosen})"
+            f"Measurement({_count(len(self.layers), 'layer')}, {self.num_samples} samples of {self.num_classes} classes, "
+            f"split {self.split!r}, {_count(metrics, 'metric')})"
         )
-
-    def _table(self) -> tuple[list[str], list[list[str]], list[str]]:
-        """Header, one line of text a metric, and the flags that occur."""
-        cells = {(row.metric, row.layer): row for row in self.rows}
-        lines = []
-        for metric in dict.fromkeys(row.metric for row in self.rows):
-            here = [cells.get((metric, layer)) for layer in self.layers]
-            lines.append([metric, *("" if row is None else f"{row.value:.4g}{'*' if row.flags else ''}" for row in here)])
-        flags = sorted({flag for row in self.rows for flag in row.flags})
-        return ["metric", *self.layers], lines, [f"* {flag}: {FLAGS[flag]}" for flag in flags]
 
     def __str__(self) -> str:
-        header, lines, notes = self._table()
-        widths = [max(len(line[column]) for line in [header, *lines]) for column in range(len(header))]
-        aligned = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in [header, *lines]]
-        return "\n".join([self._summary(), *aligned, *notes])
+        return self._table().text()
 
     def _repr_html_(self) -> str:
-        header, lines, notes = self._table()
-        head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
-        body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in line) + "</tr>" for line in lines)
-        notes_html = "".join(f"<br>{html.escape(note)}" for note in notes)
-        return (
-            f"<table><caption>{html.escape(self._summary())}</caption><tr>{head}</tr>{body}</table><small>{notes_html}</small>"
+        return self._table().html()
+
+    def _table(self) -> TextTable:
+        passes = "1 pass" if self.passes == 1 else f"{self.passes} passes"
+        summary = (
+            f"{_count(len(self.layers), 'layer')}, {self.num_samples} samples of {self.num_classes} classes, "
+            f"split {self.split}, convention {self.convention}, {passes} ({self.chosen})"
         )
+        return TextTable.of(summary, self.rows, self.layers, self.shown, FLAGS)
+
+    @cached_property
+    def _cells(self) -> dict[tuple[str, str], Row]:
+        return {(row.metric, row.layer): row for row in self.rows}
+
+    def _row(self, metric: str, layer: str) -> Row | None:
+        """The row of a metric at a layer; one that is not in the table is evaluated on the statistics."""
+        id = metric if (metric, layer) in self._cells else str(metric).lower()
+        if (id, layer) not in self._cells and id in METRICS and layer in self.statistics:
+            for value in evaluate_metrics(self.statistics[layer], [METRICS[id]]):
+                return Row(self.split, self.layers.index(layer), layer, *value)
+        return self._cells.get((id, layer))
 
     def _name(self, layer: str | int) -> str:
         if isinstance(layer, int) and -len(self.layers) <= layer < len(self.layers):
@@ -181,3 +236,7 @@ class Measurement:
         if layer in self.layers:
             return str(layer)
         raise KeyError(f"No layer {layer!r}. Layers measured: {', '.join(self.layers)}.")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

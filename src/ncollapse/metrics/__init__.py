@@ -12,7 +12,7 @@ from ncollapse.metrics.duality import (
     strong_collapse_features,
     strong_collapse_weights,
 )
-from ncollapse.metrics.entry import FLAGS, LayerStatistics, Metric, MetricValue
+from ncollapse.metrics.entry import FLAGS, LayerStatistics, Metric, MetricValue, evaluate_metrics
 from ncollapse.metrics.fisher import FisherRatios, fisher_ratios
 from ncollapse.metrics.geometry import equiangularity, equinorm, etf_distance, gram_distance, max_angle
 from ncollapse.metrics.held_out import strong_collapse, weak_collapse
@@ -25,7 +25,8 @@ from ncollapse.metrics.ood import (
     neco_score,
     ood_orthogonality,
 )
-from ncollapse.metrics.registry import METRICS, evaluate_metrics, select_metrics
+from ncollapse.metrics.registry import METRICS
+from ncollapse.metrics.selection import CORE, MetricChoice, select_metrics
 from ncollapse.metrics.spectrum import entropy_rank, numerical_rank, participation_ratio, stable_rank
 from ncollapse.metrics.uniformity import (
     PairEnergy,
@@ -45,12 +46,14 @@ from ncollapse.metrics.variability import (
 )
 
 __all__ = [
+    "CORE",
     "FLAGS",
     "METRICS",
     "CodingRate",
     "FisherRatios",
     "LayerStatistics",
     "Metric",
+    "MetricChoice",
     "MetricValue",
     "PairEnergy",
     "PrincipalSubspace",

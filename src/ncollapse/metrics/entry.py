@@ -1,9 +1,9 @@
-"""What a registry entry is, the statistics of a layer it is evaluated on, and the flags that qualify values."""
+"""A metric as the registry holds it, the statistics of a layer that it is evaluated on, and the flags that qualify values."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple
@@ -36,12 +36,12 @@ FLAGS: dict[str, str] = {
     "imbalanced": "the classes have unequal counts, for which the metric is not defined",
     "one_class": "one class alone has no geometry",
     "single_samples": "no class has two samples, so that nothing can vary within a class",
-    "over_budget": "the features of a stream exceeded the memory budget, and what needs the final class means takes them again",
-    "own_means": "a split other than train was decided by its own class means, for want of those of the training set",
+    "over_budget": "the features exceeded the memory budget and cannot be read again, as metrics of the class means need",
+    "own_means": "decided with this split's own class means, because no training measurement was given: pass reference=",
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LayerStatistics:
     """Everything that the metrics of one layer may use.
 
@@ -87,6 +87,19 @@ class LayerStatistics:
         """Eigenvalues of the total covariance with sample weights, ascending."""
         assert self.scatter is not None, "this metric names scatter in its needs"
         return torch.linalg.eigvalsh(self.scatter.total_covariance("sample"))
+
+    @property
+    def lacks(self) -> set[Need]:
+        """What was not collected. Centers that an empty class makes impossible do not count: its metrics are nan and say so."""
+        found: dict[Need, bool] = {
+            "centers": self.centers is None
+            and self.decisions is None
+            and self.moments.num_classes > 1
+            and bool((self.moments.counts > 0).all()),
+            "classifier": self.classifier is None,
+            "scatter": self.scatter is None,
+        }
+        return {need for need, missing in found.items() if missing}
 
     def conditions(self) -> set[str]:
         """Names of the degenerate cases (keys of ``FLAGS``) that these statistics are in."""
@@ -181,3 +194,17 @@ class Metric:
         if math.isnan(value):
             flags = flags | {self.nan_flag}
         return MetricValue(self.id, value, tuple(sorted(flags)))
+
+
+def evaluate_metrics(statistics: LayerStatistics, metrics: Sequence[Metric]) -> list[MetricValue]:
+    """Evaluate metrics on one layer; those for which something was not collected give no value.
+
+    Args:
+        statistics: Of the layer.
+        metrics: Registry entries, or own ones.
+
+    Returns:
+        One value per metric that applies, in order.
+    """
+    conditions, lacks = statistics.conditions(), statistics.lacks
+    return [metric.evaluate(statistics, conditions) for metric in metrics if not metric.needs & lacks]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from ncollapse.measurement.measurement import Measurement
-from ncollapse.probe.arguments import classifier_on
-from ncollapse.probe.stream import Stream
+from ncollapse.metrics.selection import MetricChoice
+from ncollapse.probe.request import Request, classifier_on
+from ncollapse.probe.running_totals import RunningTotals
 from ncollapse.statistics.batch import flatten_features
 from ncollapse.statistics.centers import LinearClassifier
 from ncollapse.statistics.conventions import Convention
@@ -24,7 +25,7 @@ class CollapseMetrics:
 
     Means and variances are exact however long the stream. What needs the final class means (NCC accuracy, NC4,
     tr Σ_W Σ_B⁺) is answered from copies of the features while these fit ``memory_budget``; beyond it those metrics are nan with
-    the flag ``over_budget``, since a stream cannot be passed over again.
+    the flag ``over_budget``, since a stream cannot be passed over again. An object without a group can be pickled and copied.
 
     Example:
         >>> import torch
@@ -39,39 +40,41 @@ class CollapseMetrics:
         self,
         *,
         num_classes: int,
-        metrics: Sequence[str] | None = None,
+        metrics: MetricChoice = None,
         convention: Convention = "class",
         split: str = "train",
         reference: Measurement | None = None,
         path: bool = False,
-        memory_budget: int | None = None,
+        memory_budget: int | str | None = None,
         group: ProcessGroup | None = None,
     ) -> None:
         """Begin with no batches.
 
         Args:
             num_classes: K.
-            metrics: Ids to report; None reports all that need no d×d matrix.
+            metrics: As in ``measure``.
             convention: Class weights of the covariances.
             split: Name of the data split, a column of the table.
             reference: Measurement of the training set whose class means decide on another split.
             path: Also follow the samples' paths through the layers, which must share one dimension.
-            memory_budget: Bytes that kept features may take; None takes a quarter of what is free where they lie.
+            memory_budget: Memory for kept features, in bytes or as "2GiB"; None takes a quarter of what is free.
             group: Processes of ``torch.distributed`` that share the data: each updates with its own batches, ``compute``
                 is called by all and gives the statistics of all.
 
         Raises:
             ValueError: If one of them is not what it must be.
         """
-        self._stream = Stream(
-            num_classes=num_classes,
-            metrics=metrics,
-            convention=convention,
-            split=split,
-            reference=reference,
-            path=path,
-            memory_budget=memory_budget,
-            group=group,
+        self._totals = RunningTotals(
+            Request(
+                num_classes=num_classes,
+                metrics=metrics,
+                convention=convention,
+                split=split,
+                reference=reference,
+                path=path,
+                memory_budget=memory_budget,
+                group=group,
+            )
         )
 
     def update(self, features: Tensor | Mapping[str, Tensor], labels: Tensor) -> None:
@@ -90,10 +93,10 @@ class CollapseMetrics:
         if not named:
             raise ValueError("features must hold at least one layer, got an empty mapping.")
         flat = {name: flatten_features(layer) for name, layer in named.items()}
-        if self._stream.keeps:
+        if self._totals.keeps:
             flat = {name: layer.clone() for name, layer in flat.items()}
             labels = labels.clone() if isinstance(labels, Tensor) else labels
-        self._stream.add(flat, labels)
+        self._totals.add(flat, labels)
 
     def compute(self, classifier: tuple[Tensor, Tensor | None] | None = None) -> Measurement:
         """Measure all batches since the last reset; more may follow.
@@ -109,17 +112,17 @@ class CollapseMetrics:
             TypeError: If the classifier is no pair.
         """
         if classifier is None:
-            return self._stream.measurement(None, "features handed in; no classifier was given")
+            return self._totals.measurement(None, "features handed in; no classifier was given")
 
         def heads(moments: Mapping[str, ClassMoments]) -> dict[str, LinearClassifier]:
             last = list(moments)[-1]
             return {last: classifier_on(last, moments[last].dim, classifier, moments[last].num_classes)}
 
-        return self._stream.measurement(heads, "features handed in")
+        return self._totals.measurement(heads, "features handed in")
 
     def reset(self) -> None:
         """Forget all batches."""
-        self._stream.reset()
+        self._totals.reset()
 
     def merge(self, other: CollapseMetrics) -> None:
         """Take in the batches of another object, which is left as it is.
@@ -130,4 +133,4 @@ class CollapseMetrics:
         Raises:
             ValueError: If arguments or layers differ.
         """
-        self._stream.merge(other._stream)
+        self._totals.merge(other._totals)

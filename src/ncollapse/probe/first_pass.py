@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from ncollapse.groups import Merging, Processes
+from ncollapse.measurement.totals import Totals
 from ncollapse.probe.feature_memory import FeatureStore
-from ncollapse.probe.layer_batch import Arriving, Batch, LayerBatch, along_path
-from ncollapse.probe.totals import Collected, CollectOptions
+from ncollapse.probe.layer_batch import Batch, CheckedLayers, LayerBatch, along_path
+from ncollapse.probe.request import Request
 from ncollapse.statistics.batch import Workspace
 from ncollapse.statistics.centers import ClassCenters
 from ncollapse.statistics.moments import ClassMoments
@@ -23,119 +24,119 @@ from ncollapse.statistics.scatter import ClassScatter
 class FirstPass:
     """Everything that streams: moments, scatters, paired moments; and the features themselves while they fit the budget."""
 
-    def __init__(self, options: CollectOptions) -> None:
-        self.options = options
-        self.collected = Collected()
+    def __init__(self, request: Request, budget: int) -> None:
+        self.request, self.budget = request, budget
+        self.totals = Totals()
         self.workspace = Workspace()
         self.store = FeatureStore()
-        wanted = (options.centers or options.path) and options.memory_budget > 0
+        wanted = (request.needs_centers or request.path) and budget > 0
         self.kept: list[LayerBatch] | None = [] if wanted else None
         self.index = 0
 
     def add(self, batch: Batch) -> None:
         """Add one batch to all layers: every layer is summed as it comes, while it is in the cache."""
-        moments = self.collected.moments
-        place = f"batch {self.index}{self.options.where}"
-        known = moments if self.index > 0 else None
-        arriving = Arriving(batch.labels, self.options.num_classes, place, known, f"in batch {self.index}")
-        copied = self.kept is not None and batch.passing
-        hold = (self.kept is not None or self.options.path) and not copied
+        moments, request = self.totals.moments, self.request
+        place = request.place(self.index)
+        layers = CheckedLayers(batch.labels, request.num_classes, place, moments if self.index > 0 else None)
+        copied = self.kept is not None and batch.reuses_memory
+        hold = (self.kept is not None or request.path) and not copied
         held: dict[str, Tensor] = {}
 
         def receive(name: str, features: Tensor) -> None:
-            features = arriving.take(name, features)
-            self._running(name, features).merge_groups_(features, arriving.groups, self.workspace)
-            if self.options.scatter:
-                self._add_scatter(name, features, arriving.labels)
+            features = layers.take(name, features)
+            self._running(name, features).merge_groups_(features, layers.groups, self.workspace)
+            if request.needs_scatter:
+                self._add_scatter(name, features, layers.labels)
             if hold or copied:
                 held[name] = self.store.copy(features) if copied else features
 
         own_input = batch.stream(receive, hold)
-        arriving.finish()
-        _check_finite(moments, self.index, self.options.where)
-        whole = LayerBatch(held, arriving.labels.clone() if copied else arriving.labels, own_input)
-        if self.options.path:
+        layers.finish()
+        _check_finite(moments, place)
+        whole = LayerBatch(held, layers.labels.clone() if copied else layers.labels, own_input)
+        if request.path:
             self._add_pair(whole)
         self._keep(whole)
         self.index += 1
 
     def snapshot(self) -> FirstPass:
         """This pass as it stands, to be completed while batches go on being added to this one."""
-        copied = FirstPass(self.options)
-        copied.collected, copied.index = deepcopy(self.collected), self.index
+        copied = FirstPass(self.request, self.budget)
+        copied.totals, copied.index = deepcopy(self.totals), self.index
         copied.kept = None if self.kept is None else list(self.kept)
         return copied
 
     def merge(self, other: FirstPass) -> None:
         """Take in what another pass over the same layers has seen; it is left as it is."""
-        own, others = self.collected, other.snapshot().collected
+        own, others = self.totals, other.snapshot().totals
         _check_same_layers(own.moments, others.moments)
         own.moments = _merged(own.moments, others.moments)
         own.scatters = _merged(own.scatters, others.scatters)
         own.paired = _merged({"": own.paired} if own.paired else {}, {"": others.paired} if others.paired else {}).get("")
         self.index += other.index
         own.kept_bytes += others.kept_bytes
-        if self.kept is None or other.kept is None or own.kept_bytes > self.options.memory_budget:
+        if self.kept is None or other.kept is None or own.kept_bytes > self.budget:
             self.kept, own.kept_bytes = None, 0
         else:
             self.kept += other.kept
 
-    def finish(self, processes: Processes) -> Collected:
+    def finish(self, processes: Processes) -> Totals:
         """Merge the totals of all processes, on the CPU, and prepare the class means for decisions."""
-        collected, options = self.collected, self.options
-        names = _names(collected.moments, processes)
+        totals, request = self.totals, self.request
+        names = _names(totals.moments, processes)
         if not names:
             raise ValueError("There is no data: the loader yielded no batch. Check the data set and the loader's drop_last.")
-        moments = {name: processes.merge(ClassMoments, collected.moments.get(name)) for name in names}
-        collected.moments = {name: value.to("cpu") for name, value in moments.items() if value is not None}
-        if options.scatter:
-            scatters = {name: processes.merge(ClassScatter, collected.scatters.get(name)) for name in names}
-            collected.scatters = {name: value for name, value in scatters.items() if value is not None}
-        if options.path:
-            paired = processes.merge(PairedMoments, collected.paired)
-            collected.paired = None if paired is None else paired.to("cpu")
-        if options.centers or options.path:
+        moments = {name: processes.merge(ClassMoments, totals.moments.get(name)) for name in names}
+        totals.moments = {name: value.to("cpu") for name, value in moments.items() if value is not None}
+        if request.needs_scatter:
+            scatters = {name: processes.merge(ClassScatter, totals.scatters.get(name)) for name in names}
+            totals.scatters = {name: value for name, value in scatters.items() if value is not None}
+        if request.path:
+            paired = processes.merge(PairedMoments, totals.paired)
+            totals.paired = None if paired is None else paired.to("cpu")
+        if request.needs_centers or request.path:
             self._agree_on_kept(processes)
-            collected.centers = _prepared(collected.moments, processes)
-        return collected
+            totals.centers = _prepared(totals.moments, processes)
+        return totals
 
     def _agree_on_kept(self, processes: Processes) -> None:
         """Where one process needs a second pass, all make one."""
-        dropped, kept_bytes = processes.numbers([self.kept is None, self.collected.kept_bytes]).sum(dim=0).tolist()
+        dropped, kept_bytes = processes.numbers([self.kept is None, self.totals.kept_bytes]).sum(dim=0).tolist()
         if dropped:
             self.kept = None
-        self.collected.kept_bytes = 0 if dropped else int(kept_bytes)
+        self.totals.kept_bytes = 0 if dropped else int(kept_bytes)
 
     def _running(self, name: str, features: Tensor) -> ClassMoments:
-        moments = self.collected.moments
+        moments = self.totals.moments
         if name not in moments:
-            moments[name] = ClassMoments.empty(self.options.num_classes, features.shape[1], features.device)
+            moments[name] = ClassMoments.empty(self.request.num_classes, features.shape[1], features.device)
         if moments[name].dim != features.shape[1]:
             raise ValueError(
-                f"Layer {name!r} has {features.shape[1]} features in batch {self.index} and had {moments[name].dim} before. "
+                f"Layer {name!r} has {features.shape[1]} features{self.request.place(self.index)} and had "
+                f"{moments[name].dim} before. "
                 "Feed inputs of one size, or tap a pooled layer."
             )
         return moments[name]
 
     def _add_scatter(self, name: str, features: Tensor, labels: Tensor) -> None:
-        part = ClassScatter.from_batch(features, labels, self.options.num_classes).to("cpu")
-        scatters = self.collected.scatters
+        part = ClassScatter.from_batch(features, labels, self.request.num_classes).to("cpu")
+        scatters = self.totals.scatters
         scatters[name] = scatters[name].merge(part) if name in scatters else part
 
     def _add_pair(self, batch: LayerBatch) -> None:
         layers = list(along_path(batch).values())
-        part = PairedMoments.from_batch(layers[0], layers[-1], batch.labels, self.options.num_classes)
-        self.collected.paired = part if self.collected.paired is None else self.collected.paired.merge(part)
+        part = PairedMoments.from_batch(layers[0], layers[-1], batch.labels, self.request.num_classes)
+        self.totals.paired = part if self.totals.paired is None else self.totals.paired.merge(part)
 
     def _keep(self, batch: LayerBatch) -> None:
         """Keep the batch while all kept features fit the budget; else drop them all, for a second pass."""
         if self.kept is None:
             return
         size = sum(features.numel() * features.element_size() for features in batch.features.values())
-        if self.collected.kept_bytes + size > self.options.memory_budget:
-            self.kept, self.collected.kept_bytes = None, 0
+        if self.totals.kept_bytes + size > self.budget:
+            self.kept, self.totals.kept_bytes = None, 0
             return
-        self.collected.kept_bytes += size
+        self.totals.kept_bytes += size
         self.kept.append(batch)
 
 
@@ -173,13 +174,13 @@ def _check_same_layers(own: Mapping[str, ClassMoments], others: Mapping[str, Cla
         )
 
 
-def _check_finite(moments: Mapping[str, ClassMoments], index: int, where: str) -> None:
+def _check_finite(moments: Mapping[str, ClassMoments], place: str) -> None:
     # One number a layer, one synchronization a batch: a sum is finite only if everything in it is.
     finite = torch.isfinite(torch.stack([value.scatter_traces.sum() + value.means.sum() for value in moments.values()]))
     if not bool(finite.all()):
         name = list(moments)[int((~finite).nonzero()[0])]
         classes = (~torch.isfinite(moments[name].scatter_traces)).nonzero().flatten().tolist()
         raise ValueError(
-            f"Layer {name!r} has NaN or infinite features in batch {index}{where}, of class {', '.join(map(str, classes))}. "
+            f"Layer {name!r} has NaN or infinite features{place}, of class {', '.join(map(str, classes))}. "
             "Check the network for divergence (learning rate, clipping) and the inputs for NaN."
         )

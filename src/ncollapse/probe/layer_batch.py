@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
+from ncollapse.measurement.totals import path_layers
 from ncollapse.statistics.batch import LabelGroups, check_labels
 from ncollapse.statistics.moments import ClassMoments
 
@@ -23,8 +24,8 @@ class Batch(Protocol):
         """Class indices, shape (N,)."""
 
     @property
-    def passing(self) -> bool:
-        """Whether whoever made the batch is about to use its memory again, so that what is kept of it is copied."""
+    def reuses_memory(self) -> bool:
+        """Whether the memory of the features is about to be used again, so that what is kept of them is copied."""
 
     def stream(self, receive: Receive, hold: bool) -> str | None:
         """Hand out the features of every layer, in order of depth."""
@@ -38,7 +39,7 @@ class LayerBatch(NamedTuple):
     own_input: str | None = None
 
     @property
-    def passing(self) -> bool:
+    def reuses_memory(self) -> bool:
         """False: whoever has the features in memory leaves them there."""
         return False
 
@@ -49,19 +50,13 @@ class LayerBatch(NamedTuple):
         return self.own_input
 
 
-class Arriving:
+class CheckedLayers:
     """The layers of one batch as they come: checked, and brought to where their statistics are taken."""
 
-    def __init__(
-        self, labels: Tensor, num_classes: int, place: str, known: Mapping[str, ClassMoments] | None, when: str
-    ) -> None:
-        """Check the labels once for all layers."""
-        try:
-            self.labels = check_labels(labels, len(labels), num_classes)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"B{place[1:]}: {error}") from error
-        self._num_classes, self._place = num_classes, place
-        self._known, self._when = known, when
+    def __init__(self, labels: Tensor, num_classes: int, place: str, known: Mapping[str, ClassMoments] | None) -> None:
+        """Check the labels once for all layers; the place ends a sentence, such as " in batch 3"."""
+        self.labels = check_labels(labels, len(labels), num_classes, place)
+        self._num_classes, self._place, self._known = num_classes, place, known
         self._seen: set[str] = set()
 
     @cached_property
@@ -74,11 +69,11 @@ class Arriving:
         """Check one layer."""
         if features.shape[0] != len(self.labels):
             raise ValueError(
-                f"Layer {name!r} has {features.shape[0]} rows for {len(self.labels)} labels in {self._place}. "
+                f"Layer {name!r} has {features.shape[0]} rows for {len(self.labels)} labels{self._place}. "
                 "Tap a layer with one row a sample, the sample's dimension first."
             )
         if self._known is not None and name not in self._known:
-            raise ValueError(f"Layer {name!r} ran {self._when}, unlike before. Name layers that always run.")
+            raise ValueError(f"Layer {name!r} ran{self._place}, unlike before. Name layers that always run.")
         if not self._seen:
             # No float64 on Apple's GPUs: statistics are taken on the CPU there.
             self.labels = self.labels.to("cpu" if features.device.type == "mps" else features.device)
@@ -89,13 +84,7 @@ class Arriving:
         """Check that all layers have come."""
         missing = [name for name in self._known or () if name not in self._seen]
         if missing:
-            raise ValueError(f"Layer {missing[0]!r} did not run {self._when}, unlike before. Name layers that always run.")
-
-
-def path_layers(dims: Mapping[str, int], own_input: str | None) -> tuple[str, ...]:
-    """The layers that paths run through: all, but for a classifier's own input of another dimension, as behind pooling."""
-    first = next(iter(dims.values()))
-    return tuple(name for name, dim in dims.items() if name != own_input or dim == first)
+            raise ValueError(f"Layer {missing[0]!r} did not run{self._place}, unlike before. Name layers that always run.")
 
 
 def along_path(batch: LayerBatch) -> dict[str, Tensor]:

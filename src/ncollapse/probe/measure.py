@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,19 +17,14 @@ from ncollapse.hooks.network import device_of, network_of
 from ncollapse.hooks.random_state import random_state_kept
 from ncollapse.hooks.tapped_network import TappedNetwork, TapPlan
 from ncollapse.measurement.measurement import Measurement
-from ncollapse.probe.arguments import (
-    check_budget,
-    check_classifier_metrics,
-    classifier_on,
-    memory_budget_of,
-    options_of,
-    reference_centers,
-    select,
-)
+from ncollapse.measurement.table import measurement_of
+from ncollapse.measurement.totals import Totals
+from ncollapse.metrics.selection import MetricChoice
 from ncollapse.probe.group_checks import check_same_network, first_buffers, shared_classifier, shared_plan
 from ncollapse.probe.layer_batch import LayerBatch
-from ncollapse.probe.network_batch import TappedBatch
-from ncollapse.probe.table import tabulate
+from ncollapse.probe.network_batch import NetworkBatch
+from ncollapse.probe.progress import Progress, reported
+from ncollapse.probe.request import Request, classifier_on
 from ncollapse.probe.two_passes import collect
 from ncollapse.statistics.batch import flatten_features
 from ncollapse.statistics.centers import LinearClassifier
@@ -38,8 +32,6 @@ from ncollapse.statistics.conventions import Convention
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
-
-Progress = Callable[[int, int | None], None]
 
 
 def measure(
@@ -52,12 +44,11 @@ def measure(
     unpack: Unpack = unpack_batch,
     split: str = "train",
     reference: Measurement | None = None,
-    metrics: Sequence[str] | None = None,
+    metrics: MetricChoice = None,
     convention: Convention = "class",
     path: bool = False,
-    memory_budget: int | None = None,
-    progress: Progress | None = None,
-    where: str = "",
+    memory_budget: int | str | None = None,
+    progress: Progress | bool | None = None,
     group: ProcessGroup | None = None,
 ) -> Measurement:
     """Measure neural collapse at every layer of a network.
@@ -85,14 +76,18 @@ def measure(
         split: Name of the data split, a column of the table.
         reference: Measurement of the training set, whose class means then decide (PFC3, NC4) on this other split. Without
             it a split other than "train" is decided by its own means, and flagged ``own_means``.
-        metrics: Ids to report; None reports all that need no d×d matrix.
+        metrics: Ids in any case ("NC1"), ``Metric`` values of your own, and the words "core" (what is printed) and "all". None
+            computes all but those that need a d×d scatter matrix, that repeat another metric (``separation``, ``pfc3_error``,
+            ``strong_collapse``), or that hold for the squared loss only (``snc1``-``snc3``). A metric that was not computed can
+            be asked of the ``Measurement`` afterwards if its statistics were collected.
         convention: Class weights of the covariances: "class", "sample", "papyan", "zhu" or "he_su".
         path: Also follow the samples' paths from the first layer to the last, which must share one dimension, for relative
             positions, straightness, and the straight-line prediction. What the classifier alone takes, such as pooled
             features of another dimension, is measured but no part of the path: see ``Measurement.path_layers``.
-        memory_budget: Bytes that kept features may take; None takes a quarter of what is free on their device. 0 keeps none.
-        progress: Called after every batch with the batches done and their number, None where unknown.
-        where: Words that place an error, such as " at epoch 3".
+        memory_budget: Memory for kept features, in bytes or as "2GiB" or "500MB"; None takes a quarter of what is free on
+            their device. 0 keeps none.
+        progress: True shows a bar on stderr. A function is called after every batch with the batches done and their number,
+            None where unknown.
         group: Processes of ``torch.distributed`` that share the data, such as ``torch.distributed.group.WORLD`` (which is
             None where nothing is initialized, so that one script serves both). Each calls with its own ``batches``, of any
             length, none repeated to fill up; each returns the statistics of all, to the bit those of the others, and an
@@ -116,41 +111,78 @@ def measure(
     """
     processes = Processes(group)
     with processes.together():
-        selected = select(metrics, convention, num_classes)
-        model = network_of(model)
-        taps = TappedNetwork(model, Discovery(model, layers, classifier, num_classes).plan)
-        device = device_of(model)
-        check_budget(memory_budget)
-        centers = reference_centers(reference, num_classes)
-        budget = memory_budget_of(device, processes, memory_budget)
-    # The budget may differ: what one process cannot keep, all pass over a second time.
-    processes.agree("Arguments", json.dumps([num_classes, convention, split, path, [metric.id for metric in selected]]))
-    check_same_network(model, centers, processes)
+        request = Request(
+            num_classes=num_classes,
+            layers=layers,
+            classifier=classifier,
+            split=split,
+            reference=reference,
+            metrics=metrics,
+            convention=convention,
+            path=path,
+            memory_budget=memory_budget,
+            group=group,
+            where="",
+        )
+    return measure_network(request, model, batches, unpack=unpack, progress=progress)
 
-    def source() -> Iterator[TappedBatch]:
-        total = len(batches) if isinstance(batches, Sized) else None
-        for index, batch in enumerate(batches):
-            yield TappedBatch.of(taps, batch, index, unpack, device)
-            if progress is not None:
-                progress(index + 1, total)
+
+def measure_network(
+    request: Request,
+    model: nn.Module,
+    batches: Iterable[Any],
+    *,
+    unpack: Unpack = unpack_batch,
+    progress: Progress | bool | None = None,
+) -> Measurement:
+    """Measure a network by a request."""
+    processes = Processes(request.group)
+    with processes.together():
+        model = network_of(model)
+        taps = TappedNetwork(model, Discovery(model, request.layers, request.classifier, request.num_classes).plan)
+        device = device_of(model)
+        budget = request.budget(device, processes)
+    processes.agree("Arguments", request.compared())
+    check_same_network(model, request.reference_centers, processes)
 
     @cache
     def classifiers() -> dict[str, LinearClassifier]:
         plan = cast(TapPlan, shared_plan(taps.plan, processes))
-        if metrics is not None and plan.classifier is None:
-            check_classifier_metrics(selected, plan.explanation)
         if plan.classifier is None or plan.feeding is None:
+            request.check_classifier(plan.explanation)
             return {}
         head = cast(nn.Linear, model.get_submodule(plan.classifier))
         return {plan.feeding: shared_classifier(head.weight, head.bias, processes)}
 
-    options = options_of(selected, num_classes, budget, path, where)
-    with first_buffers(model, processes), taps, random_state_kept():
+    with reported(progress) as report, first_buffers(model, processes), taps, random_state_kept():
+
+        def source() -> Iterator[NetworkBatch]:
+            total = len(batches) if isinstance(batches, Sized) else None
+            for index, batch in enumerate(batches):
+                yield NetworkBatch.of(taps, batch, index, unpack, device)
+                report(index + 1, total)
+
         repeatable = not isinstance(batches, Iterator)
-        collected = collect(source, options, classifiers, centers, repeatable=repeatable, processes=processes)
+        totals = collect(source, request, budget, classifiers, repeatable=repeatable, processes=processes)
         heads = classifiers()
     plan = cast(TapPlan, shared_plan(taps.plan, processes))
-    return tabulate(collected, selected, heads, split, convention, plan.explanation, plan.own_input)
+    return evaluate(request, totals, heads, plan.explanation, plan.own_input)
+
+
+def evaluate(
+    request: Request, totals: Totals, heads: Mapping[str, LinearClassifier], chosen: str, own_input: str | None = None
+) -> Measurement:
+    """Evaluate the metrics of a request on what was summed."""
+    return measurement_of(
+        totals.of_layers(heads, request.split, request.convention),
+        request.selected,
+        split=request.split,
+        chosen=chosen,
+        shown=request.shown,
+        passes=totals.passes,
+        kept_bytes=totals.kept_bytes,
+        paths=totals.paths(own_input, request.convention),
+    )
 
 
 def measure_features(
@@ -161,7 +193,7 @@ def measure_features(
     classifier: tuple[Tensor, Tensor | None] | None = None,
     split: str = "train",
     reference: Measurement | None = None,
-    metrics: Sequence[str] | None = None,
+    metrics: MetricChoice = None,
     convention: Convention = "class",
     path: bool = False,
 ) -> Measurement:
@@ -174,7 +206,7 @@ def measure_features(
         classifier: Weight (K, d) and bias (K,) or None of the classifier on the last layer's features.
         split: Name of the data split.
         reference: Measurement of the training set whose class means decide on another split.
-        metrics: Ids to report; None reports all that need no d×d matrix.
+        metrics: As in ``measure``.
         convention: Class weights of the covariances.
         path: Also follow the samples' paths through the layers, which must share one dimension.
 
@@ -195,18 +227,17 @@ def measure_features(
     if not named:
         raise ValueError("features must hold at least one layer, got an empty mapping.")
     flat = {name: flatten_features(layer) for name, layer in named.items()}
-    selected = select(metrics, convention, num_classes)
-    last = list(flat)[-1]
-    if classifier is None and metrics is not None:
-        check_classifier_metrics(selected, "no classifier was given")
-    heads = {} if classifier is None else {last: classifier_on(last, flat[last].shape[1], classifier, num_classes)}
     # The features are in memory already: keeping references to them costs nothing.
     size = sum(layer.numel() * layer.element_size() for layer in flat.values())
-    options = options_of(selected, num_classes, size, path, "")
-    collected = collect(
-        lambda: iter([LayerBatch(flat, labels)]), options, lambda: heads, reference_centers(reference, num_classes)
+    request = Request(
+        num_classes=num_classes, split=split, reference=reference, metrics=metrics, convention=convention, path=path
     )
-    return tabulate(collected, selected, heads, split, convention, "features in memory")
+    last = list(flat)[-1]
+    if classifier is None:
+        request.check_classifier("no classifier was given")
+    heads = {} if classifier is None else {last: classifier_on(last, flat[last].shape[1], classifier, num_classes)}
+    totals = collect(lambda: iter([LayerBatch(flat, labels)]), request, size, lambda: heads)
+    return evaluate(request, totals, heads, "features in memory")
 
 
 def collect_features(
@@ -239,7 +270,7 @@ def collect_features(
     parts: list[LayerBatch] = []
     with TappedNetwork(model, Discovery(model, layers, classifier, num_classes).plan) as taps, random_state_kept():
         for index, batch in enumerate(batches):
-            tapped = TappedBatch.of(taps, batch, index, unpack, device)
+            tapped = NetworkBatch.of(taps, batch, index, unpack, device)
             parts.append(tapped.whole())
     if not parts:
         raise ValueError("There is no data: the loader yielded no batch. Check the data set and the loader's drop_last.")

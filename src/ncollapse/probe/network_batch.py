@@ -12,17 +12,17 @@ from ncollapse.hooks.tapped_network import TappedNetwork, labeled_tokens
 from ncollapse.probe.layer_batch import LayerBatch, Receive
 
 
-class TappedBatch(NamedTuple):
+class NetworkBatch(NamedTuple):
     """Inputs and labels of one batch, and the network."""
 
     taps: TappedNetwork
     inputs: Any
     given: Any
     labels: Tensor
-    passing: bool
+    reuses_memory: bool
 
     @classmethod
-    def of(cls, taps: TappedNetwork, batch: Any, index: int, unpack: Unpack, device: torch.device) -> TappedBatch:
+    def of(cls, taps: TappedNetwork, batch: Any, index: int, unpack: Unpack, device: torch.device) -> NetworkBatch:
         """Unpack what a loader yielded."""
         try:
             inputs, given = unpack(batch)

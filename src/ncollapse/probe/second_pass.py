@@ -11,8 +11,9 @@ from ncollapse.depth.class_arcs import ClassArcs
 from ncollapse.depth.geodesic import LineDecisions
 from ncollapse.depth.path import PathStatistics
 from ncollapse.groups import Processes
-from ncollapse.probe.layer_batch import Arriving, Batch, LayerBatch, along_path
-from ncollapse.probe.totals import Collected, CollectOptions
+from ncollapse.measurement.totals import Totals
+from ncollapse.probe.layer_batch import Batch, CheckedLayers, LayerBatch, along_path
+from ncollapse.probe.request import Request
 from ncollapse.statistics.batch import Workspace
 from ncollapse.statistics.centers import ClassCenters, LinearClassifier
 from ncollapse.statistics.decisions import ClassDecisions, Projected
@@ -20,16 +21,16 @@ from ncollapse.statistics.moments import ClassMoments
 from ncollapse.statistics.paired import PairedMoments
 
 # Projected features of one layer that wait to be decided: 8 MB.
-_WAITING_ELEMENTS = 2**20
+_PENDING_ELEMENTS = 2**20
 
 
-class Waiting:
+class _Pending:
     """Projected samples of one layer until they are decided, in memory that is taken once."""
 
     # Taken batch by batch, it would lie in the holes that features leave behind, and the next features would not fit there.
 
     def __init__(self, first: Projected, num_samples: int) -> None:
-        rows = max(1, min(num_samples, _WAITING_ELEMENTS // first.residual.shape[1]))
+        rows = max(1, min(num_samples, _PENDING_ELEMENTS // first.residual.shape[1]))
         self.room = Projected._make(None if part is None else part.new_empty((rows, *part.shape[1:])) for part in first)
         self.filled = 0
 
@@ -51,13 +52,13 @@ class Waiting:
         return Projected._make(None if part is None else part[:filled] for part in self.room)
 
 
-class Decided:
+class DecisionSums:
     """Decisions at all layers by given centers; projected batches wait until there are enough to be decided at once."""
 
     def __init__(self, centers: Mapping[str, ClassCenters], counts: Mapping[str, Tensor]) -> None:
         self.centers, self.counts = dict(centers), counts
         self.workspace = Workspace()
-        self.waiting: dict[str, Waiting] = {}
+        self.pending: dict[str, _Pending] = {}
         self.sums: dict[str, ClassDecisions] = {}
 
     def add(self, name: str, features: Tensor, labels: Tensor, classifier: LinearClassifier | None) -> None:
@@ -69,13 +70,13 @@ class Decided:
             self.centers[name] = self.centers[name].to(device)
         classifier = None if classifier is None else classifier.to(device)
         batch = Projected.from_batch(features, labels, self.centers[name], classifier, self.workspace)
-        if name not in self.waiting:
-            self.waiting[name] = Waiting(batch, int(self.counts[name].sum()))
-        waiting = self.waiting[name]
-        if not waiting.fits(batch):
-            self._decide(name, waiting.take())
-        if waiting.fits(batch):
-            waiting.add(batch)
+        if name not in self.pending:
+            self.pending[name] = _Pending(batch, int(self.counts[name].sum()))
+        pending = self.pending[name]
+        if not pending.fits(batch):
+            self._decide(name, pending.take())
+        if pending.fits(batch):
+            pending.add(batch)
         else:
             self._decide(name, batch)
 
@@ -86,8 +87,8 @@ class Decided:
 
     def finish(self, processes: Processes) -> dict[str, ClassDecisions]:
         """The sums of all processes, on the CPU."""
-        for name, waiting in self.waiting.items():
-            self._decide(name, waiting.take())
+        for name, pending in self.pending.items():
+            self._decide(name, pending.take())
         values = {name: processes.merge(ClassDecisions, self.sums.get(name)) for name in self.centers}
         return {name: value.to("cpu") for name, value in values.items() if value is not None}
 
@@ -97,42 +98,42 @@ class SecondPass:
 
     def __init__(
         self,
-        collected: Collected,
-        options: CollectOptions,
+        totals: Totals,
+        request: Request,
         classifiers: Mapping[str, LinearClassifier],
         reference: Mapping[str, ClassCenters],
     ) -> None:
-        self.collected, self.options, self.classifiers = collected, options, classifiers
+        self.totals, self.request, self.classifiers = totals, request, classifiers
         self.path_means: dict[str, Tensor] = {}
-        if options.path:
-            self.path_means = {name: moments.global_mean("sample") for name, moments in collected.moments.items()}
-        self.paired = collected.paired
-        self.decided = Decided(collected.centers, {name: value.counts for name, value in collected.moments.items()})
-        self.by_reference = Decided(reference, self.decided.counts)
+        if request.path:
+            self.path_means = {name: moments.global_mean("sample") for name, moments in totals.moments.items()}
+        self.paired = totals.paired
+        self.decided = DecisionSums(totals.centers, {name: value.counts for name, value in totals.moments.items()})
+        self.by_reference = DecisionSums(reference, self.decided.counts)
         self.index = 0
 
     def add(self, batch: Batch) -> None:
         """Add one batch, checked again: a second pass may bring other data."""
-        place = f"batch {self.index}{self.options.where}"
-        arriving = Arriving(batch.labels, self.options.num_classes, place, self.collected.moments, "in the second pass")
+        place = self.request.place(self.index, second=True)
+        layers = CheckedLayers(batch.labels, self.request.num_classes, place, self.totals.moments)
         held: dict[str, Tensor] = {}
 
         def receive(name: str, features: Tensor) -> None:
-            features = arriving.take(name, features)
+            features = layers.take(name, features)
             # For paths alone too: the sums around the class means tell whether a second forward pass saw the same features.
             for decided in (self.decided, self.by_reference):
-                decided.add(name, features, arriving.labels, self.classifiers.get(name))
-            if self.options.path:
+                decided.add(name, features, layers.labels, self.classifiers.get(name))
+            if self.request.path:
                 held[name] = features
 
-        own_input = batch.stream(receive, self.options.path)
-        arriving.finish()
-        if self.options.path and self.paired is not None:
-            self._add_path(LayerBatch(held, arriving.labels, own_input), self.paired)
+        own_input = batch.stream(receive, self.request.path)
+        layers.finish()
+        if self.request.path and self.paired is not None:
+            self._add_path(LayerBatch(held, layers.labels, own_input), self.paired)
         self.index += 1
 
     def _add_path(self, batch: LayerBatch, paired: PairedMoments) -> None:
-        into, device = self.collected, batch.labels.device
+        into, device = self.totals, batch.labels.device
         along = along_path(batch)
         layers = list(along.values())
         means = [self.path_means[name].to(device) for name in along]
@@ -147,10 +148,10 @@ class SecondPass:
 
     def finish(self, processes: Processes) -> None:
         """Merge the totals of all processes, on the CPU, and check that a second pass saw the features of the first."""
-        into = self.collected
+        into = self.totals
         into.within = self.decided.finish(processes)
         into.decisions = {**into.within, **self.by_reference.finish(processes)}
-        if self.options.path:
+        if self.request.path:
             into.path = processes.merge(PathStatistics, into.path)
             into.line = processes.merge(LineDecisions, into.line)
             into.arcs = processes.merge(ClassArcs, into.arcs)
@@ -161,7 +162,7 @@ class SecondPass:
         """Residuals around the first pass's class means sum to zero only over the features that gave those means."""
         if decisions is not None and self._same_features(moments, decisions):
             return
-        if self.collected.passes == 1:
+        if self.totals.passes == 1:
             raise ValueError(
                 f"The kept features of layer {name!r} changed after they were taken: a module writes its output into one "
                 "buffer again and again. Pass memory_budget=0 for a second pass."

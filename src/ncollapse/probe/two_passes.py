@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from ncollapse.groups import Processes
+from ncollapse.measurement.totals import Totals
 from ncollapse.probe.first_pass import FirstPass
 from ncollapse.probe.layer_batch import Batch
+from ncollapse.probe.request import Request
 from ncollapse.probe.second_pass import SecondPass
-from ncollapse.probe.totals import Collected, CollectOptions
 from ncollapse.statistics.centers import ClassCenters, LinearClassifier
 from ncollapse.statistics.moments import ClassMoments
 
@@ -18,54 +19,50 @@ Classifiers = Callable[[], Mapping[str, LinearClassifier]]
 
 def collect(
     source: Source,
-    options: CollectOptions,
+    request: Request,
+    budget: int,
     classifiers: Classifiers = dict,
-    reference: Mapping[str, ClassCenters | None] | None = None,
     *,
     repeatable: bool = True,
     processes: Processes | None = None,
-) -> Collected:
+) -> Totals:
     """Collect the statistics of all layers."""
     processes = Processes() if processes is None else processes
-    first = FirstPass(options)
+    first = FirstPass(request, budget)
     with processes.together():
         for batch in source():
             first.add(batch)
-    return complete(first, source if repeatable else None, classifiers, reference, processes)
+
+    def refuse() -> Iterator[Batch]:
+        raise ValueError(
+            f"The features exceed the memory budget of {budget / 2**20:.0f} MiB, so a second pass is needed, but the batches "
+            "can be iterated only once. Pass a list or a DataLoader, or raise memory_budget."
+        )
+
+    return complete(first, source if repeatable else refuse, classifiers, processes)
 
 
-def complete(
-    first: FirstPass,
-    source: Source | None,
-    classifiers: Classifiers,
-    reference: Mapping[str, ClassCenters | None] | None,
-    processes: Processes,
-) -> Collected:
-    """Add what needs the final class means to a first pass: from the kept features, else from a second pass."""
-    options = first.options
-    collected = first.finish(processes)
-    deciding = _deciding(reference, collected.moments)
-    collected.by_reference = {name: centers.moments for name, centers in deciding.items()}
-    if not (options.centers or options.path):
-        return collected
-    if first.kept is None and source is None and options.one_pass:
-        return collected
-    with processes.together():
-        if first.kept is None and source is None:
-            raise ValueError(
-                f"The features exceed the memory budget of {options.memory_budget / 2**20:.0f} MiB, so a second pass is "
-                "needed, but the batches can be iterated only once. Pass a list or a DataLoader, or raise memory_budget."
-            )
-    collected.passes = 2 if first.kept is None else 1
-    second = SecondPass(collected, options, classifiers(), deciding)
+def complete(first: FirstPass, again: Source | None, classifiers: Classifiers, processes: Processes) -> Totals:
+    """Add what is summed around the final class means to a first pass; without kept features and ``again`` it is left out."""
+    # Decisions and the within-class covariance on the means' span need means that are known only when all data has been seen.
+    # Features that were kept meanwhile save the second forward pass, which costs as much as the first; they take the memory
+    # of all layers' outputs, so they are kept only while they fit a budget. Both ways sum the same numbers in the same order.
+    request = first.request
+    totals = first.finish(processes)
+    deciding = _deciding(request.reference_centers, totals.moments)
+    totals.by_reference = {name: centers.moments for name, centers in deciding.items()}
+    if not (request.needs_centers or request.path) or (first.kept is None and again is None):
+        return totals
+    totals.passes = 2 if first.kept is None else 1
+    second = SecondPass(totals, request, classifiers(), deciding)
     with processes.together():
         batches: Iterable[Batch] = first.kept or ()
-        if first.kept is None and source is not None:
-            batches = source()
+        if first.kept is None and again is not None:
+            batches = again()
         for batch in batches:
             second.add(batch)
     second.finish(processes)
-    return collected
+    return totals
 
 
 def _deciding(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
@@ -19,8 +19,10 @@ from ncollapse.hooks.network import in_eval_mode, network_of
 from ncollapse.hooks.random_state import random_state_kept
 from ncollapse.hooks.tapped_network import TapHooks, TapPlan
 from ncollapse.measurement.measurement import Measurement
+from ncollapse.metrics.selection import MetricChoice
 from ncollapse.probe.group_checks import shared_classifier, shared_plan
-from ncollapse.probe.stream import Stream
+from ncollapse.probe.request import Request
+from ncollapse.probe.running_totals import RunningTotals
 from ncollapse.statistics.centers import LinearClassifier
 from ncollapse.statistics.conventions import Convention
 from ncollapse.statistics.moments import ClassMoments
@@ -43,10 +45,10 @@ def watch(
     mode: Mode = "train",
     split: str = "train",
     reference: Measurement | None = None,
-    metrics: Sequence[str] | None = None,
+    metrics: MetricChoice = None,
     convention: Convention = "class",
     path: bool = False,
-    memory_budget: int | None = None,
+    memory_budget: int | str | None = None,
     group: ProcessGroup | None = None,
 ) -> Watched:
     """Collect the features of a training loop's own forward passes, at the price of the statistics alone.
@@ -67,11 +69,11 @@ def watch(
         mode: Calls in this mode of the network are watched; those in the other, such as for a validation, are left alone.
         split: Name of the data split.
         reference: Measurement of the training set, whose class means then decide on this other split.
-        metrics: Ids to report; None reports all that need no d×d matrix.
+        metrics: As in ``measure``.
         convention: Class weights of the covariances.
         path: Also follow the samples' paths from the first layer to the last, which must share one dimension.
-        memory_budget: Bytes that kept features may take, for what needs the final class means; beyond it those metrics are
-            nan with the flag ``over_budget``. None takes a quarter of what is free.
+        memory_budget: Memory for kept features, in bytes or as "2GiB", for what needs the final class means; beyond it those
+            metrics are nan with the flag ``over_budget``. None takes a quarter of what is free.
         group: Processes of ``torch.distributed`` that share the data, each with its own batches; all call ``compute``.
 
     Returns:
@@ -92,8 +94,10 @@ def watch(
     """
     if mode not in get_args(Mode):
         raise ValueError(f"mode must be 'train' or 'eval', got {mode!r}.")
-    stream = Stream(
+    request = Request(
         num_classes=num_classes,
+        layers=layers,
+        classifier=classifier,
         metrics=metrics,
         convention=convention,
         split=split,
@@ -108,14 +112,14 @@ def watch(
             "watch needs a network that is not compiled, whose hooks run, got a compiled one. "
             "Watch before compiling, or use measure, which runs it uncompiled."
         )
-    return Watched(inner, Discovery(inner, layers, classifier, num_classes), stream, mode)
+    return Watched(inner, Discovery(inner, layers, classifier, num_classes), RunningTotals(request), mode)
 
 
 class Watched:
     """A network that is watched; made by ``watch``. Hooks are removed on leaving the ``with`` block, also after an error."""
 
-    def __init__(self, model: nn.Module, discovery: Discovery, stream: Stream, mode: Mode) -> None:
-        self._model, self._discovery, self._stream, self._mode = model, discovery, stream, mode
+    def __init__(self, model: nn.Module, discovery: Discovery, totals: RunningTotals, mode: Mode) -> None:
+        self._model, self._discovery, self._totals, self._mode = model, discovery, totals, mode
         self._plan: TapPlan | None = None
         self._hooks: TapHooks | None = None
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
@@ -156,23 +160,23 @@ class Watched:
                 "which the labels belong. Call update after each, and keep other calls outside of the with block."
             )
         # Copied only now: the loop may write the next batch into the same buffer.
-        self._stream.add(features, labels.clone() if isinstance(labels, Tensor) else labels)
+        self._totals.add(features, labels.clone() if isinstance(labels, Tensor) else labels)
 
     def compute(self) -> Measurement:
         """Measure everything since the last reset; more may follow."""
-        plan = shared_plan(self._plan, self._stream.processes)
+        plan = shared_plan(self._plan, self._totals.processes)
         if plan is None or plan.classifier is None or plan.feeding is None:
-            return self._stream.measurement(None, "no batch was seen" if plan is None else plan.explanation)
+            return self._totals.measurement(None, "no batch was seen" if plan is None else plan.explanation)
         head, feeding = cast(nn.Linear, self._model.get_submodule(plan.classifier)), plan.feeding
 
         def heads(moments: Mapping[str, ClassMoments]) -> dict[str, LinearClassifier]:
-            return {feeding: shared_classifier(head.weight, head.bias, self._stream.processes)}
+            return {feeding: shared_classifier(head.weight, head.bias, self._totals.processes)}
 
-        return self._stream.measurement(heads, plan.explanation)
+        return self._totals.measurement(heads, plan.explanation)
 
     def reset(self) -> None:
         """Forget everything that was seen, as at the beginning of an epoch; the layers stay those that were found."""
-        self._stream.reset()
+        self._totals.reset()
         self._forget()
 
     def _forget(self) -> None:

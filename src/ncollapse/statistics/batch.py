@@ -27,17 +27,17 @@ def flatten_features(features: Tensor) -> Tensor:
     return features.detach().flatten(1)
 
 
-def check_labels(labels: Tensor, num_samples: int, num_classes: int) -> Tensor:
-    """Check integer labels and return them as a flat int64 tensor."""
+def check_labels(labels: Tensor, num_samples: int, num_classes: int, place: str = "") -> Tensor:
+    """Check integer labels and return them as a flat int64 tensor; the place, such as " in batch 3", ends what came."""
     if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.dtype == torch.bool:
         kind = str(labels.dtype) if isinstance(labels, Tensor) else type(labels).__name__
         raise TypeError(
-            f"labels must be an integer tensor of class indices, got {kind}. "
+            f"labels must be an integer tensor of class indices, got {kind}{place}. "
             "Convert arrays with torch.as_tensor, one-hot rows with argmax(1)."
         )
     if labels.numel() != num_samples or labels.ndim > 2:
         raise ValueError(
-            f"labels must hold one class index per sample, shape ({num_samples},), got {tuple(labels.shape)}. "
+            f"labels must hold one class index per sample, shape ({num_samples},), got {tuple(labels.shape)}{place}. "
             "Convert one-hot rows with argmax(1)."
         )
     flat = labels.reshape(-1).long()
@@ -48,7 +48,7 @@ def check_labels(labels: Tensor, num_samples: int, num_classes: int) -> Tensor:
         hint = (
             f"Pass num_classes={value + 1}, or shift labels that start at 1" if value >= num_classes else "Drop ignored samples"
         )
-        raise ValueError(f"labels must be in [0, {num_classes}), got {value} at position {position}. {hint}.")
+        raise ValueError(f"labels must be in [0, {num_classes}), got {value} at position {position}{place}. {hint}.")
     return flat
 
 

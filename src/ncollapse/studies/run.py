@@ -18,9 +18,10 @@ from ncollapse.data.catalog import load_data
 from ncollapse.data.labeled import LabeledData
 from ncollapse.groups import Processes
 from ncollapse.measurement.depth_record import depth_record
-from ncollapse.metrics import FLAGS, METRICS
+from ncollapse.metrics import FLAGS, METRICS, Metric, select_metrics
 from ncollapse.models import FCResNet, build_model
-from ncollapse.probe.measure import collect_features, measure
+from ncollapse.probe.measure import collect_features, measure_network
+from ncollapse.probe.request import Request
 from ncollapse.records.rows import EpochRecord, Row
 from ncollapse.records.run_directory import RunDirectory
 from ncollapse.records.run_files import Glossary, Status
@@ -195,15 +196,15 @@ class Run:
     def _measure(self) -> None:
         recipe = self.recipe
         batches = Batches(self.data, recipe.measure.batch_size)
-        measurement = measure(
-            self.model,
-            self.processes.every_nth_batch(batches),
+        request = Request(
             num_classes=self.data.num_classes,
+            metrics=_metrics_of(recipe),
             convention=recipe.measure.convention,
             path=True,
-            where=f" at epoch {self.epoch}",
             group=self.processes.group,
+            where=f" at epoch {self.epoch}",
         )
+        measurement = measure_network(request, self.model, self.processes.every_nth_batch(batches))
         if not self.writes:
             return
         is_last = self.epoch == recipe.train.epochs
@@ -244,3 +245,8 @@ def _stratified(data: LabeledData, num_samples: int) -> LabeledData:
     share = max(1, num_samples // data.num_classes)
     taken = [(data.labels == k).nonzero().flatten()[:share] for k in range(data.num_classes)]
     return data.subset(torch.cat(taken))
+
+
+def _metrics_of(recipe: Recipe) -> list[str | Metric]:
+    """What is measured by default, and what holds for the squared loss where a network is trained by it."""
+    return [*select_metrics(None), *(("snc1", "snc2", "snc3") if recipe.train.loss == "mse" else ())]

@@ -1,0 +1,44 @@
+"""From the statistics of the layers to a measurement with its table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ncollapse.measurement.measurement import Measurement, Paths
+from ncollapse.measurement.row import Row
+from ncollapse.metrics.entry import LayerStatistics, Metric, evaluate_metrics
+from ncollapse.metrics.selection import CORE
+
+
+def measurement_of(
+    statistics: Mapping[str, LayerStatistics],
+    metrics: Sequence[Metric],
+    *,
+    split: str,
+    chosen: str,
+    shown: Sequence[str] = CORE,
+    passes: int = 1,
+    kept_bytes: int = 0,
+    paths: Paths | None = None,
+) -> Measurement:
+    """Evaluate metrics at every layer."""
+    first = next(iter(statistics.values()))
+    rows = [
+        Row(split, depth, name, *value)
+        for depth, (name, layer) in enumerate(statistics.items())
+        for value in evaluate_metrics(layer, metrics)
+    ]
+    return Measurement(
+        rows=tuple(rows),
+        layers=tuple(statistics),
+        split=split,
+        num_samples=first.moments.num_samples,
+        num_classes=first.moments.num_classes,
+        convention=first.convention,
+        passes=passes,
+        kept_bytes=kept_bytes,
+        chosen=chosen,
+        statistics=statistics,
+        shown=tuple(shown),
+        paths=paths,
+    )

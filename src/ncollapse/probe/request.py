@@ -1,0 +1,127 @@
+"""A request: the arguments that measure, watch, CollapseMetrics and the callbacks share, checked in one place."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ncollapse.groups import Processes
+from ncollapse.hooks.layer_choice import LayerChoice
+from ncollapse.measurement.measurement import Measurement
+from ncollapse.metrics.entry import Metric
+from ncollapse.metrics.selection import CORE, WORDS, MetricChoice, select_metrics
+from ncollapse.probe.byte_size import parse_bytes
+from ncollapse.probe.memory import available_memory
+from ncollapse.statistics.centers import ClassCenters, LinearClassifier
+from ncollapse.statistics.conventions import Convention, convention_parts
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """What to measure and how. ``where`` ends the place of an error ("batch 3 at epoch 7"); None if batches have no numbers."""
+
+    num_classes: int
+    layers: LayerChoice = "auto"
+    classifier: str | nn.Module | None = None
+    split: str = "train"
+    reference: Measurement | None = None
+    metrics: MetricChoice = None
+    convention: Convention = "class"
+    path: bool = False
+    memory_budget: int | str | None = None
+    group: ProcessGroup | None = None
+    where: str | None = None
+
+    def __post_init__(self) -> None:
+        convention_parts(self.convention)
+        if isinstance(self.num_classes, bool) or not isinstance(self.num_classes, int) or self.num_classes < 1:
+            raise ValueError(f"num_classes must be an integer, at least 1, got {self.num_classes!r}.")
+        if not self.selected:
+            raise ValueError(f"metrics must name at least one metric, such as ['pfc1', 'nc3'], got {self.metrics!r}.")
+        if self.memory_budget is not None:
+            parse_bytes(self.memory_budget)
+        if self.reference is not None and self.reference.num_classes != self.num_classes:
+            raise ValueError(
+                f"The reference has {self.reference.num_classes} classes, the data {self.num_classes}. "
+                "Measure both splits with one num_classes."
+            )
+
+    @cached_property
+    def selected(self) -> list[Metric]:
+        """The metrics to compute."""
+        return select_metrics(self.metrics, by_reference=self.reference is not None)
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The metrics to print."""
+        return CORE if self.metrics is None else tuple(metric.id for metric in self.selected)
+
+    @property
+    def needs_centers(self) -> bool:
+        """Whether samples are looked at again when the class means are final."""
+        return any("centers" in metric.needs for metric in self.selected)
+
+    @property
+    def needs_scatter(self) -> bool:
+        """Whether d×d scatter matrices are summed."""
+        return any("scatter" in metric.needs for metric in self.selected)
+
+    @property
+    def reference_centers(self) -> dict[str, ClassCenters | None] | None:
+        """Centers of the reference by layer."""
+        if self.reference is None:
+            return None
+        return {name: statistics.centers for name, statistics in self.reference.statistics.items()}
+
+    def budget(self, device: torch.device, processes: Processes) -> int:
+        """Bytes that kept features may take; by default a quarter of what is free on their device."""
+        if self.memory_budget is not None:
+            return parse_bytes(self.memory_budget)
+        sharing = processes.num_sharing_memory if device.type == "cpu" else 1
+        return available_memory(device) // (4 * sharing)
+
+    def place(self, index: int, *, second: bool = False) -> str:
+        """Where a batch is, to end a sentence with."""
+        if self.where is None:
+            return ""
+        return f" in batch {index}{' of the second pass' if second else ''}{self.where}"
+
+    def check_classifier(self, found: str) -> None:
+        """Check that metrics which somebody named are not left out silently, where there is no classifier."""
+        named = [self.metrics] if isinstance(self.metrics, str | Metric) else self.metrics or ()
+        explicit = [item for item in named if isinstance(item, Metric) or item.lower() not in WORDS]
+        names = [metric.id for metric in select_metrics(explicit) if "classifier" in metric.needs]
+        if names:
+            raise ValueError(
+                f"Metrics {', '.join(names)} need a classifier ({found}). Name it with classifier=, or leave them out."
+            )
+
+    def compared(self) -> str:
+        """What must be the same in all processes, and in streams that are merged."""
+        # The budget may differ: what one process cannot keep, all pass over a second time.
+        metrics = [metric.id for metric in self.selected]
+        return json.dumps([self.num_classes, self.convention, self.split, self.path, metrics])
+
+
+def classifier_on(layer: str, dim: int, classifier: tuple[Tensor, Tensor | None], num_classes: int) -> LinearClassifier:
+    """A classifier that somebody hands in, checked against the layer that feeds it."""
+    if not (isinstance(classifier, tuple) and len(classifier) == 2):
+        raise TypeError(
+            f"classifier must be a pair (weight, bias or None), got {type(classifier).__name__}. "
+            "Of a linear layer pass (layer.weight, layer.bias)."
+        )
+    head = LinearClassifier.from_parameters(*classifier).to("cpu")
+    if head.weight.shape != (num_classes, dim):
+        raise ValueError(
+            f"The classifier's weight must have shape ({num_classes}, {dim}) for layer {layer!r}, "
+            f"got {tuple(head.weight.shape)}."
+        )
+    return head

@@ -1,0 +1,89 @@
+"""Running totals: the statistics of batches that are handed in one by one; a measurement can be had at any time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
+
+from ncollapse.groups import Processes
+from ncollapse.measurement.measurement import Measurement
+from ncollapse.probe.first_pass import FirstPass
+from ncollapse.probe.layer_batch import LayerBatch
+from ncollapse.probe.measure import evaluate
+from ncollapse.probe.request import Request
+from ncollapse.probe.two_passes import complete
+from ncollapse.statistics.centers import LinearClassifier
+from ncollapse.statistics.moments import ClassMoments
+
+Heads = Callable[[Mapping[str, ClassMoments]], Mapping[str, LinearClassifier]]
+
+
+class RunningTotals:
+    """The statistics of all layers over the batches so far. There is no second pass."""
+
+    # What needs the final class means is answered from the features kept while they fit the memory budget; where they do not,
+    # those metrics are nan with the flag ``over_budget``, and paths are None.
+
+    def __init__(self, request: Request) -> None:
+        self.request, self.processes = request, Processes(request.group)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        self._first: FirstPass | None = None
+        self._broken = False
+
+    @property
+    def keeps(self) -> bool:
+        """Whether the features of the next batch may be kept, so that nothing must overwrite them."""
+        return self._first is None or self._first.kept is not None
+
+    def add(self, features: Mapping[str, Tensor], labels: Tensor) -> None:
+        """Add one batch."""
+        self._check_whole()
+        # An error may come when some layers have the batch and others have not: until all have it, nothing is whole.
+        self._broken = True
+        if self._first is None:
+            device = next(iter(features.values())).device
+            self._first = FirstPass(self.request, self.request.budget(device, self.processes))
+        self._first.add(LayerBatch(dict(features), labels))
+        self._broken = False
+
+    def merge(self, other: RunningTotals) -> None:
+        """Take in the batches of another object, which is left as it is."""
+        own, theirs = self.request.compared(), other.request.compared()
+        if own != theirs:
+            raise ValueError(f"Totals to merge must have the same arguments, got {own} and {theirs}. Make both alike.")
+        self._check_whole()
+        other._check_whole()
+        if other._first is None:
+            return
+        if self._first is None:
+            self._first = other._first.snapshot()
+        else:
+            self._first.merge(other._first)
+
+    def measurement(self, heads: Heads | None, chosen: str) -> Measurement:
+        """Measure all batches so far; more may follow."""
+        with self.processes.together():
+            self._check_whole()
+            if self._first is None and self.processes.size == 1:
+                raise ValueError("There is nothing to measure: no batch has come since the beginning or the last reset.")
+            if heads is None:
+                self.request.check_classifier(chosen)
+        request = self.request
+        self.processes.agree("Arguments", request.compared())
+        first = FirstPass(request, budget=0) if self._first is None else self._first.snapshot()
+
+        def classifiers() -> Mapping[str, LinearClassifier]:
+            return {} if heads is None else heads(first.totals.moments)
+
+        totals = complete(first, None, classifiers, self.processes)
+        return evaluate(request, totals, classifiers(), chosen)
+
+    def _check_whole(self) -> None:
+        if self._broken:
+            raise ValueError(
+                "The last batch ended in an error, so that the statistics are not whole. Call reset and begin anew."
+            )

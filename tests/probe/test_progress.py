@@ -1,0 +1,45 @@
+"""Progress of a measurement: a bar, a plain line, or a function of the user's."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from ncollapse.probe import measure
+
+NETWORK = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))
+BATCHES = [(torch.randn(4, 2), torch.tensor([0, 1, 0, 1]))] * 3
+
+
+@pytest.mark.parametrize("batches", [BATCHES, (batch for batch in BATCHES)])
+def test_a_bar_is_shown_on_stderr(capsys, batches):
+    measure(NETWORK, batches, num_classes=2, progress=True)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "Measuring" in err
+
+
+def test_without_rich_it_is_a_plain_line(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "rich.progress", None)
+    measure(NETWORK, BATCHES, num_classes=2, progress=True)
+    assert capsys.readouterr().err.split("\r")[1:] == [
+        "Measuring: batch 1 of 3", "Measuring: batch 2 of 3", "Measuring: batch 3 of 3\n"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("progress", [None, False])
+def test_no_progress_by_default(capsys, progress):
+    measure(NETWORK, BATCHES, num_classes=2, progress=progress)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_rich_is_imported_only_for_the_bar():
+    program = (
+        "import sys, torch; from torch import nn; from ncollapse.probe import measure\n"
+        "batches = [(torch.eye(2), torch.tensor([0, 1]))]\n"
+        "measure(nn.Sequential(nn.Linear(2, 2)), batches, num_classes=2, progress=print)\n"
+        "assert 'rich' not in sys.modules"
+    )
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "1 1\n"
