@@ -62,7 +62,7 @@ def test_table_is_that_of_one_process(found, case, name):
     words = found[0][f"{case} {name}"]
     assert_same_table(words, expected)
     assert words["chosen"] == expected.chosen
-    if expected.path is not None:
+    if expected.paths is not None:
         assert words["straightness"] == pytest.approx(sorted(expected.path.straightness.tolist()), rel=1e-12)
         assert words["position"] == pytest.approx(expected.path.position(), rel=1e-12)
         assert words["energy"] == pytest.approx(expected.path.energy, rel=1e-12)
@@ -144,7 +144,7 @@ def test_still_in_step_after_errors(found):
 
 ERRORS = {
     "nan": ("ValueError", "Rank {last} of {size}: Layer 'stem' has NaN or infinite features in batch 1, of class "),
-    "label": ("ValueError", "Rank 0 of {size}: Batch 0: labels must be in [0, 4), got 7 at position 3."),
+    "label": ("ValueError", "Rank 0 of {size}: labels must be in [0, 4), got 7 at position 3 in batch 0."),
     "one_time": ("ValueError", "Rank {last} of {size}: The features exceed the memory budget"),
     "model_raises": ("RuntimeError", "Rank {last} of {size}: RuntimeError: out of luck"),
     "other_layers": ("ValueError", 'Layers and their dimensions must be the same on all processes, got [["stem", 8], ["blocks'),

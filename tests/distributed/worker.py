@@ -120,13 +120,13 @@ def written(m):
         for part, value in {**parts, "scatter": layer.scatter}.items():
             for field, tensor in ({} if value is None else tensors_or_none(value)).items():
                 digest.update(f"{name}.{part}.{field}".encode() + tensor.contiguous().numpy().tobytes())
-    for value in filter(None, (m.path, m.line, m.arcs, m.geodesic and m.geodesic.paired)):
+    for value in (m.path, m.line, m.arcs, m.geodesic.paired) if m.paths else ():
         for tensor in tensors_of(value).values():
             digest.update(tensor.contiguous().numpy().tobytes())
     rows = [[r.split, r.depth, r.layer, r.metric, repr(r.value), list(r.flags)] for r in m.rows]
     words = {"rows": rows, "chosen": m.chosen, "passes": m.passes, "kept": m.kept_bytes, "n": m.num_samples}
     words["statistics"] = digest.hexdigest()
-    if m.path is not None:
+    if m.paths is not None:
         words["straightness"] = sorted(m.path.straightness.tolist())
         words["position"], words["energy"] = m.path.position(), m.path.energy
         words["pfc3"], words["arcs"] = m.line.pfc3().tolist(), m.arcs.lengths.flatten().tolist()

@@ -132,7 +132,7 @@ def test_without_pandas_the_error_says_what_to_install(table, monkeypatch):
 def test_text_is_a_table_with_its_flags(table):
     lines = str(table).splitlines()
     assert lines[0] == "3 layers, 23 samples of 4 classes, split train, convention class, 1 pass (features in memory)"
-    assert lines[1].split() == ["layer", "pfc1", "pfc2", "snc1", "pfc3", "pfc3_error", "nc4"]
+    assert lines[1].split() == ["layer", "pfc1", "pfc2", "pfc3", "nc4", "snc1", "pfc3_error"]
     assert [line.index(cell) for line, cell in zip(lines[2:5], table.layers, strict=True)] == [0, 0, 0]
     values = [f"{table.value(metric, 'two'):.4g}" for metric in ("pfc1", "pfc2", "pfc3", "pfc3_error")]
     assert lines[3].split() == ["two", *values]

@@ -61,8 +61,9 @@ class Request:
 
     @property
     def shown(self) -> tuple[str, ...]:
-        """The metrics to print."""
-        return CORE if self.metrics is None else tuple(metric.id for metric in self.selected)
+        """The metrics to print: those of the core first, in its order."""
+        named = [metric.id for metric in self.selected if self.metrics is not None or metric.id in CORE]
+        return tuple(sorted(named, key=lambda id: CORE.index(id) if id in CORE else len(CORE)))
 
     @property
     def needs_centers(self) -> bool:
