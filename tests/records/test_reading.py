@@ -252,14 +252,18 @@ def test_a_run_of_another_maker_needs_no_recipe(run_dir):
     assert (run.recipe, run.recipe_entries, run.title) == (RecipeSummary(), {}, "run")
 
 
-def test_only_the_last_epoch_is_read_where_that_is_enough(run_dir):
+def test_only_the_last_epoch_or_both_ends_are_read_where_that_is_enough(run_dir):
     """The last one that both files hold; all else of the run is as it was."""
     whole, last = read_run(run_dir), read_run(run_dir, epochs="last")
     assert (last.epochs, last.last, last.layers, last.status) == ((150,), whole.last, whole.layers, whole.status)
     assert repr(last.rows) == repr(tuple(row for row in whole.rows if row.epoch == 150))
+    ends = read_run(run_dir, epochs="ends")
+    assert (ends.epochs, ends.records) == ((0, 150), {epoch: whole.records[epoch] for epoch in (0, 150)})
+    assert repr(ends.rows) == repr(tuple(row for row in whole.rows if row.epoch in {0, 150}))
     lines = (run_dir / "measurements.csv").read_text().splitlines(keepends=True)
     (run_dir / "measurements.csv").write_text("".join(line for line in lines if not line.startswith("150,")))
     assert read_run(run_dir, epochs="last").epochs == (100,)
+    assert read_run(run_dir, epochs="ends").epochs == (0, 100)
     (run_dir / "measurements.csv").write_text(
         "".join(lines).replace("150,train,5,blocks.4,pfc1,", "150,train,5,blocks.4,pfc1,x")
     )

@@ -94,11 +94,12 @@ def _find(folders: Iterable[Path]) -> Iterable[tuple[Path, Run | None, str]]:
     paths = [Path(folder) for folder in folders]
     if not paths:
         raise ReportError("The claims need at least one folder, got none. Name run directories, or folders of sweeps.")
+    # No claim looks at the epochs between the first and the last.
     for path in paths:
         if (path / file_names.SWEEP).is_file():
-            yield from ((path / item.name, item.run, item.problem) for item in read_sweep(path).runs)
+            yield from ((path / item.name, item.run, item.problem) for item in read_sweep(path, "ends").runs)
         else:
-            run = read_run(path)
+            run = read_run(path, "ends")
             yield path, run, unfinished(run)
 
 

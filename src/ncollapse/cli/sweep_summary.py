@@ -67,7 +67,7 @@ class SweepSummary:
         known = self._read.get(run.name, _Measured(-1, -1, {}))
         if progress > known.progress:
             try:
-                found = read_run(run.path)
+                found = read_run(run.path, "last")
             except ReportError:
                 # Nothing is measured yet, or a file is about to be written.
                 return known

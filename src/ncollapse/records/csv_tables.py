@@ -6,13 +6,15 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import lru_cache
 from itertools import repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ncollapse.records.json_files import fail, read_bytes
 from ncollapse.records.rows import EpochRecord, Row
 
-__all__ = ["history_text", "read_history", "read_rows", "rows_text"]
+__all__ = ["Epochs", "history_text", "read_history", "read_rows", "rows_text"]
 
+# Which of the measured epochs are read.
+Epochs = Literal["all", "ends", "last"]
 # The lines of a file below its header, by number.
 _Lines = dict[int, list[str]]
 # Before version 0.2 `measurements.csv` had neither of these.
@@ -20,13 +22,14 @@ _ADDED = ("step", "standard_error")
 _OLD_COLUMNS = tuple(name for name in Row._fields if name not in _ADDED)
 
 
-def read_rows(file: Path, last_among: Collection[int] | None = None) -> tuple[Row, ...]:
-    """Read ``measurements.csv``: all of it, or only the rows of the last epoch that is among some."""
+def read_rows(file: Path, epochs: Epochs = "all", among: Collection[int] = ()) -> tuple[Row, ...]:
+    """Read ``measurements.csv``: all of it, or only the last epoch, or the first and the last, that are also among some."""
     columns, lines = _read(file, Row._fields, _OLD_COLUMNS)
-    if last_among is not None:
+    if epochs != "all":
         written = {cells[0] for cells in lines.values()}
-        last = max((epoch for epoch in last_among if str(epoch) in written), default=None)
-        lines = lines if last is None else {number: cells for number, cells in lines.items() if cells[0] == str(last)}
+        common = sorted(epoch for epoch in among if str(epoch) in written)
+        wanted = {str(epoch) for epoch in (common[-1:] if epochs == "last" else common[:1] + common[-1:])}
+        lines = {number: cells for number, cells in lines.items() if cells[0] in wanted or not wanted}
     values = _by_column(file, columns, lines)
     return tuple(map(Row._make, zip(*(values.get(name, repeat(None)) for name in Row._fields), strict=False)))
 

@@ -4,10 +4,10 @@ import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from ncollapse.records import file_names
-from ncollapse.records.csv_tables import read_history, read_rows
+from ncollapse.records.csv_tables import Epochs, read_history, read_rows
 from ncollapse.records.depth import EPSILON, DepthFile, DepthRecord, EffectiveDepth
 from ncollapse.records.errors import ReportError
 from ncollapse.records.json_files import fail, read_json
@@ -125,12 +125,13 @@ class Run:
         return (error.line.get(metric), error.null.get(metric)) if error else (None, None)
 
 
-def read_run(path: Path, epochs: Literal["all", "last"] = "all") -> Run:
+def read_run(path: Path, epochs: Epochs = "all") -> Run:
     """Read and check the files of a run directory.
 
     Args:
         path: The directory that ``ncollapse run`` wrote.
-        epochs: "last" leaves out the rows and curves of all measured epochs but the last.
+        epochs: "ends" leaves out the rows and curves of all measured epochs but the first and the last, "last" those of all but
+            the last.
 
     Returns:
         The run.
@@ -145,9 +146,10 @@ def read_run(path: Path, epochs: Literal["all", "last"] = "all") -> Run:
                           "Name the folder that `ncollapse run` or `ncollapse demo` printed.")  # fmt: skip
     records = _depth_records(path / file_names.DEPTH)
     objective = _read_optional(path / file_names.OBJECTIVE, ObjectiveFile)
-    rows = read_rows(path / file_names.MEASUREMENTS, None if epochs == "all" else records.keys())
-    if epochs == "last" and rows:
-        records = {epoch: record for epoch, record in records.items() if epoch == rows[-1].epoch}
+    rows = read_rows(path / file_names.MEASUREMENTS, epochs, records)
+    if epochs != "all":
+        read = {row.epoch for row in rows}
+        records = {epoch: record for epoch, record in records.items() if epoch in read}
     run = Run(
         path=path,
         recipe=_read_optional(path / file_names.RECIPE, RecipeSummary),

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ncollapse.records import file_names
+from ncollapse.records.csv_tables import Epochs
 from ncollapse.records.errors import ReportError
 from ncollapse.records.json_files import fail, read_json
 from ncollapse.records.reading import Run, read_run
@@ -58,7 +59,7 @@ class Sweep:
         return list(groups.items())
 
 
-def read_sweep(path: Path) -> Sweep:
+def read_sweep(path: Path, epochs: Epochs = "all") -> Sweep:
     """Read the list of a sweep's runs, and of every run what there is."""
     path = Path(path)
     file = path / file_names.SWEEP
@@ -69,15 +70,15 @@ def read_sweep(path: Path) -> Sweep:
     if len({tuple(entry.settings) for entry in entries}) != 1:
         found = "runs with different fields" if entries else "no run"
         fail(file, f"needed runs that all set the same fields, found {found}", _AGAIN)
-    return Sweep(path, tuple(_swept_run(path / entry.name, entry) for entry in entries), tuple(entries[0].settings))
+    return Sweep(path, tuple(_swept_run(path / entry.name, entry, epochs) for entry in entries), tuple(entries[0].settings))
 
 
-def _swept_run(folder: Path, entry: SweepEntry) -> SweptRun:
+def _swept_run(folder: Path, entry: SweepEntry, epochs: Epochs) -> SweptRun:
     has_page = (folder / file_names.REPORT).is_file()
     run, problem = None, "not begun"
     if folder.is_dir():
         try:
-            run = read_run(folder)
+            run = read_run(folder, epochs)
             problem = unfinished(run)
         except ReportError as error:
             problem = str(error)

@@ -48,7 +48,7 @@ def write_depth_page(sweep_dirs: Sequence[Path], out: Path) -> Path:
 
 
 def _read(path: Path) -> Sweep:
-    sweep = read_sweep(path)
+    sweep = read_sweep(path, "last")
     finished = [item.run for item in sweep.runs if item.run is not None]
     if sweep.fields != (_BLOCKS,) or not finished:
         raise ReportError(
