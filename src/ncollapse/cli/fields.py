@@ -11,7 +11,7 @@ from types import NoneType
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
 from ncollapse.cli.plain_math import plain_sections
-from ncollapse.cli.surrogate_models import FromClasses
+from ncollapse.cli.surrogate_models import FromCounts
 
 _OPTIONS = ("--solver", "--seed", "--figure", "--all", "--json", "--help")
 # Options of version 0.1 and the fields that they set, where these have another name.
@@ -61,11 +61,7 @@ def read_fields(name: str, fields: Mapping[str, Field], settings: Iterable[str])
         if key not in fields:
             raise ValueError(f"{name} has no field {key!r}. {near_words(key, fields)}See ncollapse solve {name} --help.")
         values[key] = _read(key, text, fields[key].kind)
-    counts = values.get("counts", ())
-    for key, value in values.items():
-        if isinstance(value, FromClasses):
-            values[key] = value.value(len(counts), sum(counts))
-    return values
+    return {key: value.value(values["counts"]) if isinstance(value, FromCounts) else value for key, value in values.items()}
 
 
 def _read(key: str, text: str, kind: Any) -> Any:
@@ -101,8 +97,8 @@ def _kind_words(kind: Any) -> str:
 
 def written(value: Any) -> str:
     """A value as it is typed."""
-    if isinstance(value, FromClasses):
-        return value.text
+    if isinstance(value, FromCounts):
+        return str(value)
     if isinstance(value, tuple):
         groups = [(len(list(alike)), item) for item, alike in itertools.groupby(value)]
         return ",".join(f"{times}x{written(item)}" if times > 1 else written(item) for times, item in groups)

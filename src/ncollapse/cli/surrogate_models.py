@@ -8,28 +8,33 @@ from typing import Annotated, Any, Literal, NamedTuple
 Part = str | Callable[..., Any]
 
 
-class FromClasses(NamedTuple):
-    """The default of a field that follows the number of classes and of samples."""
+class FromCounts(NamedTuple):
+    """The default of a field that follows the number K of classes and N of samples: factors of both, and a summand."""
 
-    text: str
-    value: Callable[[int, int], int]
+    classes: int = 1
+    samples: int = 0
+    plus: int = 0
+
+    def value(self, counts: tuple[int, ...]) -> int:
+        """The number for given classes."""
+        return self.classes * len(counts) + self.samples * sum(counts) + self.plus
+
+    def __str__(self) -> str:
+        terms = [f"{factor} {name}".removeprefix("1 ") for factor, name in ((self.classes, "K"), (self.samples, "N")) if factor]
+        return " + ".join(terms + [str(self.plus)] * (self.plus != 0))
 
 
 class SolvableModel(NamedTuple):
-    """A model of ``ncollapse solve``.
-
-    Attributes:
-        text: What it is, in a line.
-        parts: Called in turn to make the problem: each gets what the one before returned. Their parameters are the fields.
-        defaults: Values of fields that have none of their own, or another one.
-        solvers: Ways to solve it by name, the first without being asked: a solver, or a function of the problem.
-        example: Fields that show what the model is about.
-    """
+    """A model of ``ncollapse solve``."""
 
     text: str
+    # Called in turn to make the problem, each with what the one before returned. Their parameters are the fields.
     parts: tuple[Part, ...]
+    # Where fields begin that have no default of their own, or another one.
     defaults: Mapping[str, Any]
+    # Ways to solve it, the first without being asked: a solver, or a function of the problem.
     solvers: Mapping[str, Part]
+    # Fields that show what the model is about.
     example: str
 
 
@@ -74,7 +79,8 @@ def near_data(
     """The model with data of its own."""
     from ncollapse.surrogates.extras import NearlyCollapsed
 
-    return NearlyCollapsed(model, *model.inputs(dim, noise, seed))
+    decays = {"lambda_w": model.lambda_w, "lambda_h": model.lambda_h}
+    return NearlyCollapsed(*model.inputs(dim, noise, seed), **decays, model=model)
 
 
 def falling_rates(
@@ -154,18 +160,13 @@ def from_low_rank(problem: Any, *, seed: int) -> Any:
     return problem.solve(start=low_rank_start(problem), allow_unconverged=True)
 
 
-def _dim(text: str, value: Callable[[int, int], int]) -> dict[str, FromClasses]:
-    return {"dim": FromClasses(text, value)}
-
-
-_AS_MANY = _dim("K", lambda classes, _: classes)
 _FORMULA = {"closed_form": closed_form}
 
 MODELS = {
     "ufm": SolvableModel(
         "unconstrained features: free features and a last layer, both decayed",
         ("UFM",),
-        {"counts": (5,) * 4, "loss": "cross_entropy", "lambda_w": 5e-3, "lambda_h": 2e-3, **_AS_MANY},
+        {"counts": (5,) * 4, "loss": "cross_entropy", "lambda_w": 5e-3, "lambda_h": 2e-3, "dim": FromCounts()},
         {"proximal": "Proximal", "lbfgs": "LBFGS", "gradient_descent": "GradientDescent", **_FORMULA},
         "loss=mse counts=12,8,5,1 dim=6",
     ),
@@ -179,7 +180,7 @@ MODELS = {
     "gufm": SolvableModel(
         "generalized unconstrained features: features on the sphere of a normalization layer",
         ("GUFM",),
-        {"counts": (1,) * 4, "loss": "cross_entropy", "lambda_w": 5e-3, **_dim("K + 1", lambda classes, _: classes + 1)},
+        {"counts": (1,) * 4, "loss": "cross_entropy", "lambda_w": 5e-3, "dim": FromCounts(plus=1)},
         {"lbfgs": "LBFGS", **_FORMULA},
         "counts=10x3 lambda_w=1e-3",
     ),
@@ -193,24 +194,21 @@ MODELS = {
     "deep_ufm": SolvableModel(
         "deep unconstrained features: several weights behind free features, linear or ReLU",
         ("DeepUFM",),
-        {"counts": (1,) * 4, "lambdas_w": (1e-2,) * 3, "lambda_h": 1e-3, **_dim("4 K", lambda classes, _: 4 * classes)},
+        {"counts": (1,) * 4, "lambdas_w": (1e-2,) * 3, "lambda_h": 1e-3, "dim": FromCounts(4)},
         {**_FORMULA, "lbfgs": "LBFGS", "low_rank": from_low_rank},
         "counts=3x2 lambdas_w=2x0.02 lambda_h=0.02 --solver lbfgs",
     ),
     "near_collapse": SolvableModel(
         "multilayer model on nearly collapsed data, with its solution to first order",
         ("NearCollapse", near_data),
-        {
-            **{"counts": (25,) * 4, "scale": 1.3, "lambda_w": 5e-3, "lambda_h": 1e-3},
-            **_dim("3 K", lambda classes, _: 3 * classes),
-        },
+        {"counts": (25,) * 4, "scale": 1.3, "lambda_w": 5e-3, "lambda_h": 1e-3, "dim": FromCounts(3)},
         {"eliminated": "EliminatedFeatures", **_FORMULA},
         "noise=0.1 --solver closed_form",
     ),
     "unregularized_ufm": SolvableModel(
         "unconstrained features without decay: the gradient flow to strong collapse",
         ("UnregularizedUFM",),
-        {"counts": (4,) * 3, **_dim("K + 2", lambda classes, _: classes + 2)},
+        {"counts": (4,) * 3, "dim": FromCounts(plus=2)},
         {"flow": flow_from_small},
         "size=0.1 duration=10",
     ),
@@ -224,10 +222,7 @@ MODELS = {
     "batch_norm_net": SolvableModel(
         "two layers with batch normalization on random features of full rank",
         (normal_inputs, "BatchNormNet"),
-        {
-            **{"counts": (5,) * 4, "lambda_w": 0.3, "width": FromClasses("5 K", lambda classes, _: 5 * classes)},
-            **_dim("2 N", lambda _, samples: 2 * samples),
-        },
+        {"counts": (5,) * 4, "lambda_w": 0.3, "width": FromCounts(5), "dim": FromCounts(0, samples=2)},
         {"lbfgs": "LBFGS", **_FORMULA},
         "lambda_w=1 --solver closed_form",
     ),
@@ -248,21 +243,21 @@ MODELS = {
     "normalized_features": SolvableModel(
         "cross-entropy of unit features and unit classifier rows",
         ("NormalizedFeatures",),
-        {"counts": (1,) * 4, **_AS_MANY},
+        {"counts": (1,) * 4, "dim": FromCounts()},
         {"projected": "ProjectedGradient", **_FORMULA},
         "counts=5x1 dim=3 temperature=2",
     ),
     "max_margin": SolvableModel(
         "largest margin at given norms, to which cross-entropy without decay tends",
         ("MaxMargin",),
-        {"counts": (4,) * 3, **_AS_MANY},
+        {"counts": (4,) * 3, "dim": FromCounts()},
         {"flow": "MarginFlow", **_FORMULA},
         "counts=20,5,1 --solver closed_form",
     ),
     "fixed_etf": SolvableModel(
         "free features before a classifier fixed as a simplex ETF",
         ("FixedETF",),
-        {"counts": (5,) * 4, "loss": "dot_regression", **_AS_MANY},
+        {"counts": (5,) * 4, "loss": "dot_regression", "dim": FromCounts()},
         {"lbfgs": "LBFGS", **_FORMULA},
         "loss=cross_entropy counts=20,3,1 energy_w=4 energy_h=4",
     ),

@@ -9,24 +9,11 @@ from typing import Any
 
 import torch
 
+from ncollapse import surrogates as models
 from ncollapse.drawing.surrogates import GramPanel, LinePanel
-from ncollapse.surrogates.batch_norm_net import BatchNormNet
-from ncollapse.surrogates.bounded_outputs import BoundedOutputs, average_by_class
-from ncollapse.surrogates.central_path import CentralPath, signal_after
-from ncollapse.surrogates.deep_ufm import DeepUFM
+from ncollapse.surrogates import FlowEnd, Solution
 from ncollapse.surrogates.extras import NearlyCollapsed, data_metrics, num_majority, threshold_or_nan
-from ncollapse.surrogates.layer_peeled import LayerPeeled
-from ncollapse.surrogates.layer_peeled_minority import minority_cosine
-from ncollapse.surrogates.locally_elastic_sde import LocallyElasticSDE, PathEnd
-from ncollapse.surrogates.max_margin import MaxMargin
-from ncollapse.surrogates.mufm import MUFM
-from ncollapse.surrogates.mufm_laws import alignment
-from ncollapse.surrogates.normalized_features import NormalizedFeatures
-from ncollapse.surrogates.solving.flows import FlowEnd
-from ncollapse.surrogates.solving.problem import Solution
-from ncollapse.surrogates.ufm import UFM
-from ncollapse.surrogates.unregularized_ufm import UnregularizedUFM, collapsed_eigenvalue
-from ncollapse.surrogates.weight_normalized_net import WeightNormalizedNet
+from ncollapse.surrogates.locally_elastic_sde import PathEnd
 
 Panels = list[LinePanel | GramPanel]
 
@@ -44,7 +31,7 @@ _grams = solution_panels.dispatch(object)
 
 
 @solution_panels.register
-def _(problem: LayerPeeled, solution: Solution) -> Panels:
+def _(problem: models.LayerPeeled, solution: Solution) -> Panels:
     """The cosine between minority classifier rows over the imbalance, 10^0.1i up to 10^4 as in the paper: 1 is collapse."""
     majority = num_majority(problem)
     if majority == 0:
@@ -53,7 +40,7 @@ def _(problem: LayerPeeled, solution: Solution) -> Panels:
     ratios, cosines = [10 ** (i / 10) for i in range(41)], []
     for ratio in ratios:
         counts = (ratio,) * majority + (1.0,) * (len(problem.counts) - majority)
-        cosines.append(minority_cosine(replace(problem, counts=counts).solve(allow_unconverged=True), majority))
+        cosines.append(models.minority_cosine(replace(problem, counts=counts).solve(allow_unconverged=True), majority))
     title, threshold = "Cosine between minority classifier rows", threshold_or_nan(problem, majority)
     marks = {} if math.isnan(threshold) else {f"R₀ = {threshold:.4g}": threshold}
     return [LinePanel(title, "imbalance R, majority over minority samples", {"": (ratios, cosines)}, marks=marks, log="x")]
@@ -68,18 +55,18 @@ _TRADEOFF = {
 
 
 @solution_panels.register
-def _(problem: MUFM, solution: Solution) -> Panels:
+def _(problem: models.MUFM, solution: Solution) -> Panels:
     """The trade-off over the cost of moving, between the data and the model without data."""
     decays = [10 ** (i / 4 - 6) for i in range(25)]
     found = [replace(problem, lambda_h=decay).solve(allow_unconverged=True) for decay in decays]
     counts = tuple(torch.bincount(problem.labels).tolist())
     decay = {"lambda_w": problem.lambda_w, "lambda_h": problem.lambda_h}
-    free = UFM(counts, problem.inputs.shape[1], loss=problem.loss, bias=problem.bias, **decay)
+    free = models.UFM(counts, problem.inputs.shape[1], loss=problem.loss, bias=problem.bias, **decay)
     data = data_metrics(solution, problem.inputs, list(_TRADEOFF))
     without = free.solve(allow_unconverged=True).metrics(list(_TRADEOFF))
     values = {title: [point.metrics([metric])[metric] for point in found] for metric, title in _TRADEOFF.items()}
     levels = {title: {"data": data[metric], "without data": without[metric]} for metric, title in _TRADEOFF.items()}
-    aligned = [alignment(point.variables["features"], problem.inputs) for point in found]
+    aligned = [models.alignment(point.variables["features"], problem.inputs) for point in found]
     values["Cosine of features and data"] = [cosine for cosine, _ in aligned]
     values["Distance of both, scaled to norm one"] = [distance for _, distance in aligned]
     return [
@@ -88,6 +75,7 @@ def _(problem: MUFM, solution: Solution) -> Panels:
             "cost of moving, λ_H",
             {"multilayer model": (decays, curve)},
             {name: ([decays[0], decays[-1]], [level] * 2) for name, level in levels.get(title, {}).items()},
+            marks={"": problem.lambda_h},
             log="x",
         )
         for title, curve in values.items()
@@ -110,7 +98,7 @@ def _(problem: NearlyCollapsed, solution: Solution) -> Panels:
 
 
 @solution_panels.register
-def _(problem: DeepUFM, solution: Solution) -> Panels:
+def _(problem: models.DeepUFM, solution: Solution) -> Panels:
     """The largest singular value of the logits against the product of the decays: it jumps to zero at its threshold."""
     shares, curves = [0.5 + i / 200 for i in range(121)], {}
     for depth in range(1, max(3, problem.num_layers) + 1):
@@ -125,7 +113,7 @@ def _(problem: DeepUFM, solution: Solution) -> Panels:
 
 
 @solution_panels.register
-def _(problem: UnregularizedUFM, solution: FlowEnd) -> Panels:
+def _(problem: models.UnregularizedUFM, solution: FlowEnd) -> Panels:
     """Eigenvalues of the classifier beside the logistic law, and the loss."""
     kept = problem.num_classes - 1
     found = torch.stack([torch.linalg.svdvals(point["weight"])[:kept].square() for point in solution.path])
@@ -135,7 +123,7 @@ def _(problem: UnregularizedUFM, solution: FlowEnd) -> Panels:
     for number in range(kept):
         met = int((found[:, number] - math.sqrt(problem.counts[0]) / 2).abs().argmin())
         begin, shift = float(found[met, number]), solution.times[met]
-        law = [collapsed_eigenvalue(begin, time - shift, counts=problem.counts) for time in solution.times]
+        law = [models.collapsed_eigenvalue(begin, time - shift, counts=problem.counts) for time in solution.times]
         theory["law on the invariant set" if number == 0 else f"_{number}"] = solution.times, law
     return [
         LinePanel("Eigenvalues of W Wᵀ", "time", curves, theory),
@@ -144,14 +132,14 @@ def _(problem: UnregularizedUFM, solution: FlowEnd) -> Panels:
 
 
 @solution_panels.register
-def _(problem: CentralPath, solution: FlowEnd) -> Panels:
+def _(problem: models.CentralPath, solution: FlowEnd) -> Panels:
     """Signals against their law, and the two parts of the loss."""
-    every = range(1, len(solution.times), max(1, len(solution.times) // 100))
+    every = sorted({round((len(solution.times) - 1) ** (i / 100)) for i in range(101)})
     times = [solution.times[i] for i in every]
     features = [solution.path[i]["features"] for i in every]
     found = [problem.signals(rows).tolist() for rows in features]
     starts = problem.signals(solution.path[0]["features"]).tolist()
-    laws = [[signal_after(start, time, counts=problem.counts) for time in times] for start in starts]
+    laws = [[models.signal_after(start, time, counts=problem.counts) for time in times] for start in starts]
     signals = {f"signal {j + 1}": (times, [row[j] for row in found]) for j in range(len(starts))}
     theory = {"law" if j == 0 else f"_{j}": (times, law) for j, law in enumerate(laws)}
     within, between = zip(*(problem.losses(rows) for rows in features), strict=True)
@@ -173,7 +161,7 @@ def _descent(solution: Solution, bound: float) -> LinePanel:
 
 
 @solution_panels.register
-def _(problem: BatchNormNet, solution: Solution) -> Panels:
+def _(problem: models.BatchNormNet, solution: Solution) -> Panels:
     """The descent with the bound, and how much of the targets a decay leaves."""
     longest = 1.2 * max(problem.counts) ** 0.5
     decays = [longest * i / 60 for i in range(61)]
@@ -189,7 +177,7 @@ def _(problem: BatchNormNet, solution: Solution) -> Panels:
 
 
 @solution_panels.register
-def _(problem: WeightNormalizedNet, solution: Solution) -> Panels:
+def _(problem: models.WeightNormalizedNet, solution: Solution) -> Panels:
     """Margins at the solution, and the descent with its bound."""
     ranks, margins = list(range(1, len(problem.labels) + 1)), problem.margins(solution.variables)
     points = {"start": problem.margins(problem.start(0)), "solution": margins}
@@ -198,7 +186,7 @@ def _(problem: WeightNormalizedNet, solution: Solution) -> Panels:
 
 
 @solution_panels.register
-def _(problem: BoundedOutputs, solution: Solution) -> Panels:
+def _(problem: models.BoundedOutputs, solution: Solution) -> Panels:
     """The loss against the radius: of random outputs, of their averages by class, and of the simplex."""
     radii = [problem.radius * (i + 1) / 10 for i in range(20)]
     # Several samples a class, so that there is something to average; half right, half noise.
@@ -208,7 +196,7 @@ def _(problem: BoundedOutputs, solution: Solution) -> Panels:
         ball.retract({"features": ball.start(0)["features"] + ball.closed_form().variables["features"]})["features"]
         for ball in balls
     ]
-    averaged = [average_by_class(outputs, wider.labels) for outputs in mixed]
+    averaged = [models.average_by_class(outputs, wider.labels) for outputs in mixed]
     curves = {}
     for name, outputs in (("noisy outputs", mixed), ("averaged by class", averaged)):
         values = [float(ball.objective({"features": rows})) for ball, rows in zip(balls, outputs, strict=True)]
@@ -219,7 +207,7 @@ def _(problem: BoundedOutputs, solution: Solution) -> Panels:
 
 
 @solution_panels.register
-def _(problem: NormalizedFeatures, solution: Solution) -> Panels:
+def _(problem: models.NormalizedFeatures, solution: Solution) -> Panels:
     """The value that descent finds against the dimension: at the bound from K-1 on."""
     classes = len(problem.counts)
     dims = list(range(2, max(classes, 3) + 1))
@@ -230,7 +218,7 @@ def _(problem: NormalizedFeatures, solution: Solution) -> Panels:
 
 
 @solution_panels.register
-def _(problem: MaxMargin, solution: Solution) -> Panels:
+def _(problem: models.MaxMargin, solution: Solution) -> Panels:
     """The normalized margin along the flow."""
     if len(solution.history) == 1:
         panels: Panels = _grams(problem, solution)
@@ -242,7 +230,7 @@ def _(problem: MaxMargin, solution: Solution) -> Panels:
 
 
 @solution_panels.register
-def _(problem: LocallyElasticSDE, solution: PathEnd) -> Panels:
+def _(problem: models.LocallyElasticSDE, solution: PathEnd) -> Panels:
     """The loss, and the cosine between class means beside that of a simplex."""
     times, classes = solution.path.times.tolist(), problem.num_classes
     unit = torch.nn.functional.normalize(solution.path.means, dim=2)

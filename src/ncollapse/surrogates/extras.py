@@ -3,51 +3,24 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import singledispatch
 from typing import Any
 
 from torch import Tensor
 
-from ncollapse.surrogates.batch_norm_net import BatchNormNet
-from ncollapse.surrogates.central_path import CentralPath
-from ncollapse.surrogates.deep_low_rank import layer_ranks
-from ncollapse.surrogates.deep_ufm import DeepUFM
-from ncollapse.surrogates.fixed_etf import FixedETF
-from ncollapse.surrogates.gufm import GUFM
-from ncollapse.surrogates.layer_peeled import LayerPeeled
-from ncollapse.surrogates.layer_peeled_minority import minority_cosine, minority_threshold
-from ncollapse.surrogates.locally_elastic_estimates import estimate_integrals
-from ncollapse.surrogates.locally_elastic_sde import LocallyElasticSDE, PathEnd, pairwise_separability
-from ncollapse.surrogates.max_margin import MaxMargin
-from ncollapse.surrogates.mufm import MUFM
-from ncollapse.surrogates.mufm_laws import alignment, collapse_progress
-from ncollapse.surrogates.near_collapse import NearCollapse
-from ncollapse.surrogates.solving.flows import FlowEnd
-from ncollapse.surrogates.solving.problem import Solution, Solver
-from ncollapse.surrogates.ufm import UFM
-from ncollapse.surrogates.unregularized_ufm import UnregularizedUFM
-from ncollapse.surrogates.weight_normalized_net import WeightNormalizedNet, best_norm, margin_variation
+from ncollapse import surrogates as models
+from ncollapse.surrogates import MUFM, FlowEnd, LayerPeeled, NearCollapse, Solution
+from ncollapse.surrogates.locally_elastic_sde import PathEnd
 
 Numbers = dict[str, float]
 
 
 @dataclass(frozen=True, eq=False)
-class NearlyCollapsed:
-    """The near-collapse model together with its data, to be solved as problems are."""
+class NearlyCollapsed(MUFM):
+    """The multilayer model on the data of a near-collapse model, which has formulas for it."""
 
-    model: NearCollapse
-    inputs: Tensor
-    labels: Tensor
-
-    @property
-    def problem(self) -> MUFM:
-        """The multilayer model on the data."""
-        return self.model.problem(self.inputs, self.labels)
-
-    def solve(self, solver: Solver | None = None, *, seed: int = 0, allow_unconverged: bool = False) -> Solution:
-        """Minimize from one start."""
-        return self.problem.solve(solver, seed=seed, allow_unconverged=allow_unconverged)
+    model: NearCollapse = field(kw_only=True)
 
     def closed_form(self) -> Solution:
         """The minimizer to first order."""
@@ -61,12 +34,12 @@ def extra_numbers(problem: Any, solution: Any) -> Numbers:
 
 
 @extra_numbers.register
-def _(problem: UFM, solution: Solution) -> Numbers:
+def _(problem: models.UFM, solution: Solution) -> Numbers:
     return {"largest_collapse_number": float(problem.collapse_numbers.max())}
 
 
 @extra_numbers.register
-def _(problem: GUFM, solution: Solution) -> Numbers:
+def _(problem: models.GUFM, solution: Solution) -> Numbers:
     point = solution.variables
     return {"scale": problem.scale, "distance_to_optima": problem.distance(point["weight"], point["features"])}
 
@@ -79,11 +52,11 @@ def data_metrics(solution: Solution, inputs: Tensor, ids: list[str]) -> Numbers:
 @extra_numbers.register
 def _(problem: MUFM, solution: Solution) -> Numbers:
     data = data_metrics(solution, problem.inputs, ["pfc1", "pfc2", "pfc3"])
-    cosine, distance = alignment(solution.variables["features"], problem.inputs)
+    cosine, distance = models.alignment(solution.variables["features"], problem.inputs)
     numbers = {f"data_{metric}": value for metric, value in data.items()}
     numbers |= {"alignment": cosine, "alignment_distance": distance}
     if problem.loss == "mse" and problem.bias == "none":
-        progress = collapse_progress(problem, solution.variables)
+        progress = models.collapse_progress(problem, solution.variables)
         numbers |= {"lambda_critical": progress.inequality.left, "lambda_bound": progress.bound}
     return numbers
 
@@ -109,7 +82,7 @@ def _(problem: LayerPeeled, solution: Solution) -> Numbers:
     majority = num_majority(problem)
     numbers = {"ratio": max(problem.counts) / min(problem.counts)}
     if majority > 0:
-        numbers["minority_cosine"] = minority_cosine(solution, majority)
+        numbers["minority_cosine"] = models.minority_cosine(solution, majority)
         numbers["minority_threshold"] = threshold_or_nan(problem, majority)
     return numbers
 
@@ -117,24 +90,24 @@ def _(problem: LayerPeeled, solution: Solution) -> Numbers:
 def threshold_or_nan(problem: LayerPeeled, majority: int) -> float:
     """The ratio from which on the minorities collapse; nan where there is none."""
     try:
-        return minority_threshold(len(problem.counts), majority, energy_w=problem.energy_w, energy_h=problem.energy_h)
+        return models.minority_threshold(len(problem.counts), majority, energy_w=problem.energy_w, energy_h=problem.energy_h)
     except ValueError:
         return math.nan
 
 
 @extra_numbers.register
-def _(problem: DeepUFM, solution: Solution) -> Numbers:
-    ranks = layer_ranks(problem.layers(solution.variables))
+def _(problem: models.DeepUFM, solution: Solution) -> Numbers:
+    ranks = models.layer_ranks(problem.layers(solution.variables))
     return {"collapse_value": problem.minimum, **{f"rank_{number}": float(rank) for number, rank in enumerate(ranks)}}
 
 
 @extra_numbers.register
-def _(problem: UnregularizedUFM, solution: FlowEnd) -> Numbers:
+def _(problem: models.UnregularizedUFM, solution: FlowEnd) -> Numbers:
     return {"conserved_drift": problem.conserved_drift(solution)}
 
 
 @extra_numbers.register
-def _(problem: CentralPath, solution: Solution) -> Numbers:
+def _(problem: models.CentralPath, solution: Solution) -> Numbers:
     signals = problem.signals(solution.variables["features"])
     within, means = problem.losses(solution.variables["features"])
     numbers = {"largest_signal": float(signals[0]), "smallest_signal": float(signals[-1])}
@@ -142,34 +115,34 @@ def _(problem: CentralPath, solution: Solution) -> Numbers:
 
 
 @extra_numbers.register
-def _(problem: BatchNormNet, solution: Solution) -> Numbers:
+def _(problem: models.BatchNormNet, solution: Solution) -> Numbers:
     return {"hidden_units_in_use": float((solution.variables["weight"].abs().amax(dim=0) > 1e-4).sum())}
 
 
 @extra_numbers.register
-def _(problem: WeightNormalizedNet, solution: Solution) -> Numbers:
+def _(problem: models.WeightNormalizedNet, solution: Solution) -> Numbers:
     margins = problem.margins(solution.variables)
-    numbers = {"rho": float(solution.variables["rho"]), "rho_of_margins": best_norm(margins, lambda_w=problem.lambda_w)}
-    return numbers | {"margin_variation": margin_variation(margins), "smallest_margin": float(margins.min())}
+    numbers = {"rho": float(solution.variables["rho"]), "rho_of_margins": models.best_norm(margins, lambda_w=problem.lambda_w)}
+    return numbers | {"margin_variation": models.margin_variation(margins), "smallest_margin": float(margins.min())}
 
 
 @extra_numbers.register
-def _(problem: MaxMargin, solution: Solution) -> Numbers:
+def _(problem: models.MaxMargin, solution: Solution) -> Numbers:
     return {"normalized_margin": 0.5 / solution.value, "largest_margin": problem.largest_margin}
 
 
 @extra_numbers.register
-def _(problem: FixedETF, solution: Solution) -> Numbers:
+def _(problem: models.FixedETF, solution: Solution) -> Numbers:
     return {"scale": problem.scale}
 
 
 @extra_numbers.register
-def _(problem: LocallyElasticSDE, solution: PathEnd) -> Numbers:
+def _(problem: models.LocallyElasticSDE, solution: PathEnd) -> Numbers:
     path = solution.path
     growth = problem.growth(float(path.times[-1]))
-    found = estimate_integrals(path.means, kind=problem.kind)
+    found = models.estimate_integrals(path.means, kind=problem.kind)
     return {
         **{"integral_alpha": growth.alpha, "integral_beta": growth.beta},
         **{"estimated_alpha": float(found.alpha[-1]), "estimated_beta": float(found.beta[-1])},
-        "separability": pairwise_separability(path),
+        "separability": models.pairwise_separability(path),
     }
