@@ -31,8 +31,6 @@ _RENAMED = {
     **{"mixon_flow": "unregularized_ufm", "le_sde": "locally_elastic_sde"},
     **{"batch_norm": "batch_norm_net", "weight_normalized": "weight_normalized_net"},
 }
-# Metrics that are printed without --all.
-_CORE = ("accuracy", "pfc1", "pfc2", "pfc3", "nc1", "nc2_equiangularity", "nc3", "nc4", "cdnv")
 
 
 def add_solve(commands: Any) -> None:
@@ -178,6 +176,7 @@ def _arguments(part: Callable[..., Any], values: Mapping[str, Any], seed: int) -
 
 
 def _print(request: Request, problem: Any, solution: Solution, options: argparse.Namespace) -> None:
+    from ncollapse.metrics import CORE
     from ncollapse.surrogates.extras import extra_numbers
 
     inequality, metrics = solution.certificate.inequality, solution.metrics()
@@ -189,7 +188,7 @@ def _print(request: Request, problem: Any, solution: Solution, options: argparse
         print(json.dumps({**words, **_known(found), "inequality": _known(branch), "metrics": _known(metrics)}))
         return
     print(f"{request.title}\n{solution.status}\n{inequality}")
-    shown = metrics if options.all else {key: metrics[key] for key in _CORE if key in metrics}
+    shown = metrics if options.all else {key: metrics[key] for key in CORE if key in metrics}
     for key, value in {**found, **shown}.items():
         print(f"{key:<28}{value:.12g}")
     if len(shown) < len(metrics):
