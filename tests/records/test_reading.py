@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from ncollapse.drawing import plot_last_layer
-from ncollapse.drawing.summary import summarize
+from ncollapse.drawing.sentences import describe
 from ncollapse.drawing.tables import metric_tables
 from ncollapse.records import ReportError, read_run
 from ncollapse.records.depth import EPSILON
@@ -186,7 +186,7 @@ def test_what_the_classifier_takes_is_measured_behind_the_layers_of_the_curves(r
     assert "Features and classifier at head.input, which is made of blocks.4 and has another dimension." in html
     assert '<span class="quiet">6</span> head.<wbr>input' in html
     said = "head.input is what the classifier takes, made of blocks.4, of another dimension and so no part of the depth: "
-    assert f"{said}PFC1 0.00331, PFC2 undefined, NCC error undefined." in summarize(run)
+    assert f"{said}PFC1 0.00331, PFC2 undefined, NCC error undefined." in describe(run)
 
 
 def test_more_layers_than_one_behind_the_curves_are_a_contradiction(run_dir):

@@ -10,7 +10,7 @@ from scipy import stats
 from ncollapse.claims import CLAIMS, DEEP_CLAIMS, rule_on_claims
 from ncollapse.claims.predicates import is_papers
 from ncollapse.cli import main
-from ncollapse.drawing import summarize
+from ncollapse.drawing import describe
 from ncollapse.drawing.sweeps import Axis, SettingRow, draw_against
 from ncollapse.records import ReportError, read_run
 from ncollapse.report import write_depth_page, write_sweep_page
@@ -66,11 +66,11 @@ def test_the_objective_in_words(deep_sweep):
     folder = deep_sweep("deep", seeds=1)
     run = read_run(folder / "model.num_blocks=4_seed=0")
     assert run.last_objective.excess == 0.025
-    (said,) = (sentence for sentence in summarize(run) if "floor" in sentence)
+    (said,) = (sentence for sentence in describe(run) if "floor" in sentence)
     assert "λ = 0.005 is 0.425 (loss 0.1, penalty 0.325), 0.025 above its floor 0.4" in said
     assert "from its minimizers: 0.075." in said
     (run.path / "objective.json").write_text(json.dumps({"epochs": [record(5, -0.02, None)]}))
-    (said,) = (sentence for sentence in summarize(read_run(run.path)) if "floor" in sentence)
+    (said,) = (sentence for sentence in describe(read_run(run.path)) if "floor" in sentence)
     assert "0.02 BELOW its floor" in said
     assert "from its minimizers: undefined." in said
     (run.path / "objective.json").write_text('{"epochs": [{"epoch": 5}]}')

@@ -12,7 +12,7 @@ import pytest
 
 import ncollapse.report
 from ncollapse.claims import rule_on_claims
-from ncollapse.drawing import summarize
+from ncollapse.drawing import describe
 from ncollapse.drawing.style import GRID, INK, LINE, depth_colors
 from ncollapse.drawing.tables import differing_settings, metric_tables, recipe_groups
 from ncollapse.records import ReportError, read_run
@@ -98,7 +98,7 @@ def test_policy_allows_exactly_our_script(html, page):
 
 def test_words_figures_controls_table_recipe_and_versions_are_there(html, page, shared_run):
     words = " ".join(page.words)
-    for sentence in summarize(read_run(shared_run)):
+    for sentence in describe(read_run(shared_run)):
         assert sentence in words
     figures = [attributes["aria-label"] for tag, attributes in page.elements if tag == "svg"]
     # PFC1-3 twice over depth (for the slider, and drawn), PFC1-3 over epochs, NC1-4.

@@ -10,7 +10,7 @@ from ncollapse.claims import predicates, quantities
 from ncollapse.claims.evidence import SeedTest, by_seed, families
 from ncollapse.claims.quantities import BY_KEY
 from ncollapse.claims.rules import RULES, Claim, Evidence, Examine, Read, all_of, is_terminal
-from ncollapse.drawing.labels import POSITIONS
+from ncollapse.drawing.wording import POSITIONS
 from ncollapse.records.depth import EPSILON
 from ncollapse.records.reading import Run
 

@@ -10,7 +10,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import NullLocator
 
 from ncollapse.drawing import style
-from ncollapse.drawing.labels import POSITIONS
+from ncollapse.drawing.wording import POSITIONS
 from ncollapse.records.depth import Numbers
 from ncollapse.records.errors import ReportError
 from ncollapse.records.reading import Run

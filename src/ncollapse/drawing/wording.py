@@ -1,15 +1,26 @@
-"""Numbers and lists as words."""
+"""Numbers, lists and names as words, which sentences, axes and tables share."""
 
 from collections.abc import Sequence
 
-__all__ = ["counted", "listed", "number", "percent"]
+__all__ = ["POSITIONS", "counted", "listed", "number", "percent"]
 
+POSITIONS = {
+    "projection": "projection on the chord",
+    "index": "block index l/L",
+    "arclength": "arc length",
+    "ratio": "ratio of distances to both ends",
+    "distance": "distance from the first layer",
+}
 _MOST_LISTED = 6
+_MOST_DIGITS = 6
 
 
 def number(value: float | None) -> str:
-    """Three significant digits; "undefined" for None."""
-    return "undefined" if value is None else f"{value:.3g}".replace("e-0", "e-").replace("e+0", "e+")
+    """Three significant digits; more where they would round to 1, which many quantities have as a bound; undefined for None."""
+    if value is None:
+        return "undefined"
+    digits = next((n for n in range(3, _MOST_DIGITS) if float(f"{value:.{n}g}") != 1 or value == 1), _MOST_DIGITS)
+    return f"{value:.{digits}g}".replace("e-0", "e-").replace("e+0", "e+")
 
 
 def percent(value: float | None) -> str:

@@ -5,7 +5,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ncollapse.drawing.labels import POSITIONS
 from ncollapse.drawing.panels import (
     PROGRESSIVE,
     Panel,
@@ -15,8 +14,9 @@ from ncollapse.drawing.panels import (
     shown_over_depth,
     shown_over_epochs,
 )
-from ncollapse.drawing.summary import findings
+from ncollapse.drawing.sentences import findings
 from ncollapse.drawing.tables import differing_settings, mark
+from ncollapse.drawing.wording import POSITIONS
 from ncollapse.records.errors import ReportError
 from ncollapse.records.file_names import SWEEP
 from ncollapse.records.files import write_whole

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from ncollapse.drawing import summarize
-from ncollapse.drawing.summary import findings
+from ncollapse.drawing import describe, summarize
+from ncollapse.drawing.sentences import findings
 from ncollapse.drawing.wording import counted, listed, number, percent
 from ncollapse.records import Run, read_run
 
@@ -17,7 +17,7 @@ def said(run_dir, edit):
     def change_and_say(change=lambda record: None, **status):
         edit(run_dir / "depth.json", lambda content: change(content["epochs"][-1]))
         edit(run_dir / "status.json", lambda content: content.update(status))
-        return summarize(read_run(run_dir))
+        return describe(read_run(run_dir))
 
     return change_and_say
 
@@ -38,34 +38,58 @@ def set_values(run_dir, metric, values):
 
 
 def test_training_and_how_far_beyond_zero_error(said):
-    assert one(said(), "At epoch") == (
-        "At epoch 150 of 150 the train accuracy is 100.00 %; every training sample was right first at measured epoch 12 "
-        "(the one measured before was 11), and training went on for 138 epochs beyond it. Weight-decay time τ = 7.77."
+    assert said()[0] == (
+        "The train accuracy is 100.00 % at epoch 150 of 150. Every training sample was right first at measured epoch 12 "
+        "(not yet at epoch 11, the one measured before); training went on for 138 epochs after that. Weight-decay time τ = "
+        "7.77 (learning rate / (1 − momentum) times weight decay, summed over the steps; deep collapse needs about 4 to 8)."
     )
-    assert "for 1 epoch beyond it" in one(said(first_perfect_epoch=149), "At epoch")
-    assert "at measured epoch 0 (the first one measured), and" in one(said(first_perfect_epoch=0), "At epoch")
+    assert "for 1 epoch after that" in said(first_perfect_epoch=149)[0]
+    assert "at measured epoch 0 (the first one measured);" in said(first_perfect_epoch=0)[0]
 
 
 def test_training_that_never_was_perfect_or_is_not_finished(said):
     sentences = said(
         first_perfect_epoch=None, train_accuracy=0.99999, state="running", epoch=160, epochs=200, weight_decay_time=None
     )
-    assert sentences[0] == "This run is not finished: it stands at epoch 160 of 200."
-    assert sentences[1] == (
-        "At epoch 160 of 200 the train accuracy is 99.999 %; no measured epoch classified every training sample correctly, "
-        "so nothing here is beyond zero error."
+    assert sentences[0] == "This run is not finished: it has reached epoch 160 of 200."
+    assert sentences[1] == "The layers were last measured at epoch 150. All that is said of them is from then."
+    assert sentences[2] == (
+        "The train accuracy is 99.999 % at epoch 160 of 200. No measured epoch has every training sample right, so nothing "
+        "here is beyond zero error."
     )
-    assert sentences[2] == "The layers were measured last at epoch 150; what follows is about that epoch."
-    assert "the train accuracy is undefined;" in said(train_accuracy=None)[1]
+    assert "The train accuracy is undefined at" in said(train_accuracy=None)[2]
 
 
 def test_a_failed_run_says_why(said):
     sentences = said(state="failed", reason="training needs finite losses. Lower learning_rate.", epoch=150, epochs=200)
     assert sentences[0] == (
-        "This run FAILED: training needs finite losses. Lower learning_rate. Its last checkpoint is of epoch 150 of 200."
+        "This run FAILED: training needs finite losses. Lower learning_rate. Its last checkpoint is from epoch 150 of 200."
     )
     assert not any("is not finished" in sentence for sentence in sentences)
     assert said(state="failed", reason=None)[0].startswith("This run FAILED: unknown reason. Its")
+
+
+def test_three_lines_say_training_progress_and_prediction(run_dir, edit):
+    assert summarize(read_run(run_dir)) == [
+        "Training: 100.00 % train accuracy at epoch 150 of 150. Every training sample was right first at measured epoch 12, "
+        "138 epochs earlier.",
+        "Over depth: PFC1 (within- over between-class variance) falls at every step (0.6 → 0.0288); PFC2 (distance of the "
+        "class means to a simplex ETF) RISES at 1 of 5 steps (0.81 → 0.275); the error of the nearest class center (1 − PFC3) "
+        "never rises (0.065 → 0). Effective depth: 2 of 5 (nearest-center error at most 0.005).",
+        "Straight line against the baseline (log-linear interpolation between the two ends): for PFC1 the line is better by a "
+        "factor of 3.48; for PFC2 the baseline is better by a factor of 1.5.",
+    ]
+    edit(run_dir / "recipe.json", lambda content: content.update(changed=["train.epochs=20"]))
+    edit(run_dir / "status.json", lambda content: content.update(state="failed", reason="full disk", first_perfect_epoch=None))
+    set_values(run_dir, "pfc1", [0.6, "nan", 0.4, 0.3, 0.2, 0.0288])
+    edit(run_dir / "depth.json", lambda content: content["epochs"][-1].update(effective_depth=[], prediction_error={}))
+    changed, failed, training, depth, line = summarize(read_run(run_dir))
+    assert changed == "Changed relative to the recipe demo: train.epochs=20."
+    assert failed.startswith("This run FAILED: full disk.")
+    assert training.endswith("No measured epoch has every training sample right.")
+    assert "PFC1 (within- over between-class variance) is undefined or was not measured at some layer (0.6 → 0.0288);" in depth
+    assert depth.endswith("Effective depth: undefined.")
+    assert "for PFC1 no comparison, because a value is undefined;" in line
 
 
 def test_changed_settings_come_first(said, run_dir, edit):
@@ -76,17 +100,18 @@ def test_changed_settings_come_first(said, run_dir, edit):
 
 def test_one_step_is_singular(make_run):
     run_dir = make_run("two", layers=("a", "b"), epochs=(0, 1))
-    sentences = summarize(read_run(run_dir))
+    sentences = describe(read_run(run_dir))
     assert "falls at the only step of depth, from" in one(sentences, "PFC1 (")
-    assert "of 1 step of depth, there rose: PFC1 at 1 step, PFC2 at 1 step, NCC error at 1 step." in one(
-        sentences, "Before training"
+    assert one(sentences, "Before training") == (
+        "Before training, PFC1 rose at the only step, PFC2 rose at the only step and nearest-center error rose at the only "
+        "step."
     )
 
 
 def test_fall_at_every_step(said, run_dir):
     set_values(run_dir, "pfc1", [0.6, 0.5, 0.4, 0.3, 0.2, 0.0288])
     assert one(said(), "PFC1 (") == (
-        "PFC1 (within- over between-class variance) falls at every one of the 5 steps of depth, "
+        "PFC1 (within- over between-class variance) falls at each of the 5 steps of depth, "
         "from 0.6 at stem to 0.0288 at blocks.4."
     )
 
@@ -99,12 +124,12 @@ def test_rise_is_said_with_layers_and_values(said, run_dir):
         record["progression"]["pfc2"].update(rises)
 
     assert one(said(change), "PFC2 (") == (
-        "PFC2 (distance of the class means to a simplex ETF) does NOT fall monotonically over depth: of 5 steps it rises at 2, "
-        "into blocks.1 (0.7 → 0.75) and blocks.3 (0.5 → 0.51); it goes from 0.8 at stem to 0.3 at blocks.4. "
-        "With a tolerance of 0.05 relative, the rise counts at blocks.1."
+        "PFC2 (distance of the class means to a simplex ETF) does NOT fall monotonically over depth: it rises at 2 of 5 steps, "
+        "into blocks.1 (0.7 → 0.75) and blocks.3 (0.5 → 0.51). It goes from 0.8 at stem to 0.3 at blocks.4. "
+        "With a relative tolerance of 0.05, it rises into blocks.1."
     )
     silent = said(lambda record: record["progression"]["pfc2"].update(tolerance=0.6, violations_tol=[]))
-    assert one(silent, "PFC2 (").endswith("With a tolerance of 0.6 relative, the rise counts at no layer.")
+    assert one(silent, "PFC2 (").endswith("With a relative tolerance of 0.6, it rises at no step.")
     assert "tolerance" not in one(said(lambda r: r["progression"]["pfc2"].update(tolerance=0.0)), "PFC2 (")
 
 
@@ -119,7 +144,7 @@ def test_undefined_values_are_said(said, run_dir):
     set_values(run_dir, "pfc1", [0.6, "nan", 0.4, 0.3, "nan", 0.0288])
     assert one(said(), "PFC1 (") == (
         "PFC1 (within- over between-class variance) is undefined at blocks.0 and blocks.3, so nothing can be said about every "
-        "step; it goes from 0.6 at stem to 0.0288 at blocks.4."
+        "step. It goes from 0.6 at stem to 0.0288 at blocks.4."
     )
     sentences = said(lambda record: record["progression"]["pfc1"].update(violations=["blocks.2"], tolerance=None))
     assert one(sentences, "PFC1 (").endswith("at blocks.4 and rises into blocks.2 (0.4 → 0.3).")
@@ -139,26 +164,27 @@ def test_one_layer_has_no_depth(make_run, edit):
             record["positions"] = {key: values[:1] for key, values in record["positions"].items()}
 
     edit(run_dir / "depth.json", keep_first)
-    assert one(summarize(read_run(run_dir)), "PFC1 (").endswith("is 0.6 at a, the only layer, so there is no depth to compare.")
+    assert one(describe(read_run(run_dir)), "PFC1 (").endswith("is 0.6 at a, the only layer, so there is no depth to compare.")
 
 
 def test_start_of_training_is_counted(said, run_dir):
     rises = json.loads((run_dir / "depth.json").read_text())["epochs"][0]["progression"]
     counts = [len(rises[metric]["violations"]) for metric in ("pfc1", "pfc2", "pfc3_error")]
     assert min(counts) > 0
+    words = ["all 5 steps" if count == 5 else f"{count} of 5 steps" for count in counts]
     assert one(said(), "Before training") == (
-        f"Before training, of 5 steps of depth, there rose: PFC1 at {counted(counts[0], 'step')}, "
-        f"PFC2 at {counted(counts[1], 'step')}, NCC error at {counted(counts[2], 'step')}."
+        f"Before training, PFC1 rose at {words[0]}, PFC2 rose at {words[1]} and nearest-center error rose at {words[2]}."
     )
 
 
-def test_single_epoch_has_no_start_to_compare_with(make_run):
-    assert not [s for s in summarize(read_run(make_run("one", epochs=(3,)))) if "there rose" in s]
-    later = summarize(read_run(make_run("later", epochs=(2, 5))))
-    assert one(later, "At epoch 2, of 5 steps of depth, there rose")
+def test_single_epoch_has_no_start_to_compare_with(make_run, edit):
+    assert not [s for s in describe(read_run(make_run("one", epochs=(3,)))) if " rose at " in s]
+    run_dir = make_run("later", epochs=(2, 5))
+    edit(run_dir / "depth.json", lambda content: content["epochs"][0]["progression"]["pfc1"].update(violations=[]))
+    assert one(describe(read_run(run_dir)), "At epoch 2, PFC1 rose at no step, PFC2 rose at ")
 
 
-def test_effective_depth_by_epsilon(said):
+def test_effective_depth_by_threshold(said):
     def change(record):
         record["effective_depth"] = [
             {"epsilon": 0.0, "depth": 5, "reached": False, "monotone_after": False},
@@ -168,9 +194,17 @@ def test_effective_depth_by_epsilon(said):
         ]
 
     assert one(said(change), "Effective depth") == (
-        "Effective depth: the error of the nearest class center first is at most 0 at no layer; 0.005 at depth 2 of 5 "
-        "(blocks.1), but rises above it again deeper; 0.02 and 0.05 at depth 1 of 5 (blocks.0)."
+        "Effective depth (first layer whose nearest-center error is at most a threshold): not reached for the threshold 0; 2 "
+        "of 5 (blocks.1) for the threshold 0.005, but the error rises above it again deeper; 1 of 5 (blocks.0) for the "
+        "thresholds 0.02 and 0.05."
     )
+
+    def agree(record):
+        record["effective_depth"] = [
+            {"epsilon": epsilon, "depth": 1, "reached": True, "monotone_after": True} for epsilon in (0.0, 0.005, 0.05)
+        ]
+
+    assert one(said(agree), "Effective depth").endswith("threshold): 1 of 5 (blocks.0) for every threshold from 0 to 0.05.")
     assert "The effective depth was not measured." in said(lambda record: record.update(effective_depth=[]))
 
 
@@ -190,22 +224,22 @@ def test_crossing_pairs_are_told_where_they_were_counted(said):
         record["energy"].update(wasserstein2=3.0, identity_cost_sample=4.0, pair_violation_rate=0.0123, num_pairs=499_500)
 
     sentence = one(said(transport), "Optimal transport score")
-    assert sentence.endswith("is optimal): 0.75. Of 499,500 pairs of samples 6,144 would gain by a swap.")
+    assert sentence.endswith("is optimal): 0.75. Of 499,500 pairs of samples, 6,144 would gain by a swap.")
 
 
 def test_the_verdict_for_a_collapsed_end(said):
-    start = "For an end collapsed"
+    start = "If the last layer were collapsed"
     assert not any(sentence.startswith(start) for sentence in said())
     sentence = one(said(lambda record: record.update(collapsed_optimality={"optimal": True, "biases": [0.5, None]})), start)
     assert sentence == (
-        "For an end collapsed to its class means, which the measured one need not be, the map of all samples onto them is "
-        "optimal transport: a linear classifier with those class means as weights makes no error, ties aside, on the first "
-        "features."
+        "If the last layer were collapsed to its class means, which it need not be, the map of all samples onto them would be "
+        "optimal transport: a linear classifier with those class means as weights makes no error on the first features, ties "
+        "aside."
     )
     against = {"optimal": False, "biases": None, "cycle": [4, 9, 7], "gain": 1.234, "tolerance": 1e-12}
     sentence = one(said(lambda record: record.update(collapsed_optimality=against)), start)
     assert sentence.endswith(
-        "is NOT optimal transport: one sample handed on along the classes 4 → 9 → 7 → 4 lowers the total cost by 1.23."
+        "would NOT be optimal transport: handing one sample on along the classes 4 → 9 → 7 → 4 lowers the total cost by 1.23."
     )
 
 
@@ -225,20 +259,20 @@ def test_a_start_in_one_point_leaves_nothing_to_say_of_line_and_transport(said, 
         set_values(run_dir, metric, ["nan", 0.9, 0.8, 0.7, 0.6, 0.5])
     sentences = said(lambda record: record.update(TRIVIAL, energy=TRANSPORTED))
     assert one(sentences, "At stem") == (
-        "At stem, where the straight line starts, all features coincide: there is no class information, the line starts at one "
-        "point for all samples, any pairing of which is optimal transport, and what the theorems about the line ask for is met "
-        "by any network or undefined: it says nothing about learning."
+        "At stem, where the straight line starts, all features coincide. There is no class information there: the line starts "
+        "at one point for all samples, for which any pairing is optimal transport. Any network meets the conditions of the "
+        "theorems about the line or leaves them undefined, so they say nothing about learning."
     )
-    said_of_it = ("Theorem", "PFC3:", "For an end", "Optimal transport", "Alignment")
+    said_of_it = ("Theorem", "PFC3", "The condition for PFC3", "If the last", "Optimal transport", "Alignment")
     assert not [sentence for sentence in sentences if sentence.startswith(said_of_it)]
 
 
 def test_first_class_means_in_one_point_leave_transport(said, run_dir):
     set_values(run_dir, "pfc1", ["nan", 0.9, 0.8, 0.7, 0.6, 0.5])
     sentences = said(lambda record: record.update(TRIVIAL, energy=TRANSPORTED))
-    assert "starts, all class means coincide: there is no class information, the line" in one(sentences, "At stem")
+    assert "starts, all class means coincide. There is no class information there: the line" in one(sentences, "At stem")
     assert one(sentences, "Optimal transport score")
-    assert not [sentence for sentence in sentences if sentence.startswith(("Theorem", "PFC3:"))]
+    assert not [sentence for sentence in sentences if sentence.startswith(("Theorem", "PFC3"))]
 
 
 def test_last_class_means_in_one_point(said, run_dir):
@@ -250,36 +284,38 @@ def test_a_class_without_samples_is_no_point(said, run_dir):
     for metric in ("pfc1", "nc1_total"):
         set_values(run_dir, metric, ["nan"] * 6)
     sentences = said(lambda record: record.update(TRIVIAL))
-    assert not any("coincide:" in sentence for sentence in sentences)
+    assert not any("coincide." in sentence and "At " in sentence for sentence in sentences)
     assert one(sentences, "Theorem 1").endswith("because a class has no samples or all class means of an end coincide.")
 
 
 def test_straightness_and_energy(said):
     sentence = one(said(), "Straightness")
-    assert "mean 0.961, median 0.966; line-shape score 1.05" in sentence
+    assert "mean 0.961, median 0.966. Line-shape score (1 is straight): 1.05." in sentence
     assert sentence.endswith("1 is best): 0.775.")
     sentence = one(said(lambda record: record.update(straightness=None, energy={"efficiency": None})), "Straightness")
-    assert "mean undefined, median undefined; line-shape score undefined" in sentence
+    assert "mean undefined, median undefined. Line-shape score (1 is straight): undefined." in sentence
     assert sentence.endswith("1 is best): undefined.")
 
 
 @pytest.mark.parametrize(
-    ("line", "null", "verdict"),
+    ("line", "baseline", "verdict"),
     [
-        (0.067, 0.233, "the line wins by a factor of 3.5"),
-        (0.2, 0.1, "the null wins by a factor of 2"),
+        (0.067, 0.233, "the line is better by a factor of 3.48"),
+        (0.2, 0.1, "the baseline is better by a factor of 2"),
+        (0.1001, 0.1, "the baseline is better by a factor of 1.001"),
         (0.1, 0.1, "a tie"),
-        (0.0, 0.1, "the line wins, being exact"),
-        (None, 0.1, "no comparison, since a value is undefined"),
+        (0.0, 0.1, "the line is exact"),
+        (None, 0.1, "no comparison, because a value is undefined"),
     ],
 )
-def test_line_against_null(said, line, null, verdict):
+def test_line_against_baseline(said, line, baseline, verdict):
     def change(record):
-        record["prediction_error"] = {"projection": {"line": {"pfc1": line}, "null": {"pfc1": null}}}
+        record["prediction_error"] = {"projection": {"line": {"pfc1": line}, "null": {"pfc1": baseline}}}
 
-    assert one(said(change), "PFC1 of the interior") == (
-        f"PFC1 of the interior layers, laid at their projection on the chord: the straight line is {number(line)} decades "
-        f"off (RMS; a decade is a factor of ten), the log-linear null {number(null)}: {verdict}."
+    assert one(said(change), "PFC1 of the layers") == (
+        f"PFC1 of the layers between first and last, placed at their projection on the chord: the straight line is off by "
+        f"{number(line)} decades (RMS; a decade is a factor of ten), the baseline (log-linear interpolation between the two "
+        f"ends) by {number(baseline)}; {verdict}."
     )
 
 
@@ -287,40 +323,40 @@ def test_two_layers_have_none_between_them(run_dir, monkeypatch):
     run = read_run(run_dir)
     monkeypatch.setattr(Run, "layers", property(lambda run: ("first", "last")))
     for metric in ("PFC1", "PFC2"):
-        assert one(summarize(run), f"{metric} of the straight line") == (
-            f"{metric} of the straight line is compared with nothing: there is no layer between first and last."
+        assert one(describe(run), f"{metric} of the straight line") == (
+            f"{metric} of the straight line cannot be compared: there is no layer between first and last."
         )
-        (cell,) = (cell for cell in findings(run) if cell.name == f"Line against null, {metric}")
+        (cell,) = (cell for cell in findings(run) if cell.name == f"Line : baseline, {metric}")
         assert (cell.value, cell.remark) == ("–", "no layer between first and last")
 
 
-def test_line_against_null_at_the_index_is_said_too(said):
+def test_line_against_baseline_at_the_index_is_said_too(said):
     def change(record):
         record["prediction_error"]["index"] = {"line": {"pfc1": 0.77}, "null": {"pfc1": 0.168}}
 
     assert one(said(change), "PFC1 of").endswith(
-        " Laid at their block index l/L: 0.77 against 0.168, the null wins by a factor of 4.6."
+        " Placed at their block index l/L: 0.77 against 0.168; the baseline is better by a factor of 4.58."
     )
 
 
 def test_theorem1(said):
     assert one(said(), "Theorem 1") == (
-        "Theorem 1 (PFC1): its condition holds: the correlation of first and last centered class means is not negative, "
-        "C = 12.5 (the mean over classes of their inner products; normalized to [−1, 1]: 0.92). "
-        "Between the measured ends PFC1 falls all along the line."
+        "Theorem 1 (PFC1 along the straight line): its condition holds. The correlation of first and last centered class means "
+        "is not negative: C = 12.5 (mean over classes of their inner products; 0.92 when normalized to [−1, 1]). "
+        "Between the measured ends, PFC1 falls all along the line."
     )
     against = {"holds": False, "correlation": -0.18, "normalized": -0.05, "monotone": False, "argmax_t": 0.25}
     sentence = one(said(lambda record: record["theorem1"].update(against)), "Theorem 1")
     assert (
-        "does not hold: the correlation of first and last centered class means is negative, C = -0.18 (the mean over classes "
-        "of their inner products; normalized to [−1, 1]: -0.05)"
+        "does not hold. The correlation of first and last centered class means is negative: C = -0.18 (mean over classes "
+        "of their inner products; -0.05 when normalized to [−1, 1])"
     ) in sentence
     assert "Between the measured ends, which need not be collapsed, " in sentence
-    assert sentence.endswith("PFC1 does NOT fall all along the line, with its maximum at t = 0.25.")
+    assert sentence.endswith("PFC1 does NOT fall all along the line; its maximum is at t = 0.25.")
     sentence = one(said(lambda record: record["theorem1"].update(argmax_t=0.0)), "Theorem 1")
     assert sentence.endswith("PFC1 does NOT fall all along the line.")
     sentence = one(said(lambda record: record["theorem1"].update(holds=True)), "Theorem 1")
-    assert sentence.startswith("Theorem 1 (PFC1): its condition holds: ")
+    assert sentence.startswith("Theorem 1 (PFC1 along the straight line): its condition holds. ")
     assert "PFC1 does NOT fall all along the line" in sentence
     assert "is undefined." in one(said(lambda record: record["theorem1"].update(monotone=None)), "Theorem 1")
     sentence = one(said(lambda record: record["theorem1"].update(holds=None, monotone=None)), "Theorem 1")
@@ -334,44 +370,45 @@ def test_theorem1(said):
 
 def test_theorem2(said):
     assert one(said(), "Theorem 2") == (
-        "Theorem 2 (PFC2): by the exact test PFC2 does NOT fall all along the line: it rises on t = 0 to 0.08. Relative "
-        "transport cost (distance of first and last class means over the length of the last): 0.95. Two conditions would "
-        "suffice if the end were an exact simplex ETF; this end is none (its PFC2 is 0.27), so that they do not bind here: "
-        "(A), first- and second-order change of the means' Gram matrix away from the end do not oppose and the relative cost "
-        "is at most 1, does not hold; (B), the first-order change outweighs the second-order one, does not hold."
+        "Theorem 2 (PFC2 along the straight line): by the exact test, PFC2 does NOT fall all along the line; it rises for t = "
+        "0 to 0.08. The relative transport cost is 0.95 (distance of first and last class means over the length of the last). "
+        "Two conditions would suffice if the last layer were an exact simplex ETF. Its PFC2 is 0.27, so these conditions do "
+        "not apply here. Condition (A), the first- and second-order change of the means' Gram matrix away from the last layer "
+        "do not oppose and the relative cost is at most 1, does not hold. Condition (B), the first-order change outweighs the "
+        "second-order one, does not hold."
     )
     good = {"monotone": True, "intervals": [], "sufficient_a": True, "sufficient_b": None, "end_distance": 1e-8}
     sentence = one(said(lambda record: record["theorem2"].update(good)), "Theorem 2")
-    assert sentence.startswith("Theorem 2 (PFC2): by the exact test PFC2 falls all along the line. ")
-    assert "; this end is one up to rounding: (A)" in sentence
-    assert "at most 1, holds; " in sentence
+    assert sentence.startswith("Theorem 2 (PFC2 along the straight line): by the exact test, PFC2 falls all along the line. ")
+    assert "an exact simplex ETF. It is one up to rounding. Condition (A)" in sentence
+    assert "at most 1, holds. " in sentence
     assert sentence.endswith(" is undefined.")
     sentence = one(said(lambda record: record["theorem2"].update(end_distance=None, relative_cost=None)), "Theorem 2")
-    assert "over the length of the last): undefined. " in sentence
-    assert "; how far this end is from one is undefined: " in sentence
+    assert "The relative transport cost is undefined (" in sentence
+    assert " How far it is from one is undefined. " in sentence
     sentence = one(said(lambda record: record["theorem2"].update(monotone=None)), "Theorem 2")
     assert sentence.endswith("is undefined because a class has no samples or all class means of an end coincide.")
     assert one(said(lambda record: record.update(theorem2=None)), "Theorem 2").endswith("was not computed.")
 
 
 def test_theorem3(said):
-    assert one(said(), "PFC3: ") == (
-        "PFC3: if the end were collapsed to its class means, PFC3 might fall along the line: 3 of 15,660 pairs of a sample and "
-        "a rival class can turn from right to wrong. Between the measured ends, which need not be collapsed, it FALLS at 24 of "
-        "100 steps."
+    assert one(said(), "PFC3 along") == (
+        "PFC3 along the straight line: if the last layer were collapsed to its class means, PFC3 might fall: 3 of 15,660 "
+        "pairs of a sample and a rival class can turn from right to wrong. Between the measured ends, which need not be "
+        "collapsed, it FALLS at 24 of 100 steps."
     )
     good = {"guaranteed": True, "violating_pairs": 0}
-    sentence = one(said(lambda record: record["theorem3"].update(good)), "PFC3: ")
-    assert "PFC3 could not fall along the line: 0 of 15,660 pairs" in sentence
+    sentence = one(said(lambda record: record["theorem3"].update(good)), "PFC3 along")
+    assert "PFC3 could not fall: 0 of 15,660 pairs" in sentence
     assert sentence.endswith("it FALLS at 24 of 100 steps.")
-    sentence = one(said(lambda record: record["theorem3"].update(num_falls=0)), "PFC3: ")
-    assert sentence.endswith(" Between the measured ends it never falls in 100 steps.")
-    sentence = one(said(lambda record: record["theorem3"].update(num_falls=None)), "PFC3: ")
+    sentence = one(said(lambda record: record["theorem3"].update(num_falls=0)), "PFC3 along")
+    assert sentence.endswith(" Between the measured ends, it never falls in 100 steps.")
+    sentence = one(said(lambda record: record["theorem3"].update(num_falls=None)), "PFC3 along")
     assert sentence.endswith("was not recorded.")
     undefined = {"guaranteed": None, "violating_pairs": None}
-    sentence = one(said(lambda record: record["theorem3"].update(undefined)), "For PFC3")
+    sentence = one(said(lambda record: record["theorem3"].update(undefined)), "The condition for PFC3")
     assert sentence.endswith("is undefined because a class has no samples.")
-    assert one(said(lambda record: record.update(theorem3=None)), "For PFC3").endswith("was not computed.")
+    assert one(said(lambda record: record.update(theorem3=None)), "The condition for PFC3").endswith("was not computed.")
 
 
 def test_findings_have_the_same_cells_for_every_run(make_run, edit):
@@ -388,11 +425,11 @@ def test_findings_have_the_same_cells_for_every_run(make_run, edit):
         "Train accuracy": ("100.00 %", "first perfect at measured epoch 12"),
         "PFC1": ("0.6 → 0.0288", "never rises over depth"),
         "PFC2": ("0.81 → 0.275", "rises into blocks.1"),
-        "NCC error": ("0.065 → 0", "never rises over depth"),
-        "Effective depth": ("2", "NCC error at most 0.005"),
+        "Nearest-center error": ("0.065 → 0", "never rises over depth"),
+        "Effective depth": ("2", "nearest-center error at most 0.005"),
         "Straightness": ("0.961", "energy efficiency 0.775"),
-        "Line against null, PFC1": ("0.067 : 0.233 decades", "the line wins by a factor of 3.5"),
-        "Line against null, PFC2": ("0.021 : 0.014 decades", "the null wins by a factor of 1.5"),
+        "Line : baseline, PFC1": ("0.067 : 0.233 decades", "the line is better by a factor of 3.48"),
+        "Line : baseline, PFC2": ("0.021 : 0.014 decades", "the baseline is better by a factor of 1.5"),
     }
     assert others[0][1:] == ("50.00 %", "perfect at no measured epoch")
     assert others[4][1:] == ("undefined", "")
@@ -402,6 +439,8 @@ def test_findings_have_the_same_cells_for_every_run(make_run, edit):
 
 def test_words_for_numbers_and_lists():
     assert [number(value) for value in (None, 0.0, 0.028791, 1e-9, 12345.6)] == ["undefined", "0", "0.0288", "1e-9", "1.23e+4"]
+    # A bound that is not reached is not said to be.
+    assert [number(value) for value in (1.0, 0.99967, 1.0004, 0.9999996)] == ["1", "0.9997", "1.0004", "1"]
     assert [percent(value) for value in (1.0, 0.9999, 0.99999, 0.0, 0.5)] == [
         "100.00 %",
         "99.99 %",
@@ -421,9 +460,9 @@ def test_alignment_is_told_and_whether_it_binds(said):
     assert not any(sentence.startswith("Alignment") for sentence in said())
     sentence = one(said(aligned(False)), "Alignment of first and last class means")
     assert sentence.startswith("Alignment of first and last class means (1 where no rotation brings them nearer): 0.917. ")
-    assert sentence.endswith("PFC2 could not rise along the line; this does not bind here.")
+    assert sentence.endswith("PFC2 could not rise. This does not apply here.")
     sentence = one(said(aligned(True)), "Alignment of first and last class means")
-    assert sentence.endswith("The end is an ETF too: PFC2 cannot rise along the line, whatever the transport cost.")
+    assert sentence.endswith("The last layer is an ETF too, so PFC2 cannot rise along the line, whatever the transport cost.")
 
 
 def test_the_bound_of_weight_decay_is_told_and_that_normalization_lifts_it(said):
@@ -431,9 +470,13 @@ def test_the_bound_of_weight_decay_is_told_and_that_normalization_lifts_it(said)
         blocks = [{"block": f"blocks.{i}", "energy": 1.0 + i, "by_moment": 6.0, "by_weights": 9.0} for i in range(2)]
         return lambda record: record.update(weight_decay={"is_bound": is_bound, "blocks": blocks})
 
-    start = "What the blocks add"
-    assert one(said(bounds(True)), start).endswith("is 0.25 times what weights and inputs allow.")
-    assert "0.25 times what weights and inputs allow, which is no bound here" in one(said(bounds(False)), start)
+    start = "The blocks add"
+    assert one(said(bounds(True)), start).endswith(
+        "add 0.25 times the energy E‖f(h)‖² that weights and inputs allow, summed over blocks."
+    )
+    assert "0.25 times the energy E‖f(h)‖² that weights and inputs allow, summed over blocks. This is no bound here" in one(
+        said(bounds(False)), start
+    )
 
 
 def test_what_a_random_pairing_costs_is_told(said):

@@ -1,0 +1,297 @@
+"""What a run found, in words: three lines, a few cells for comparisons, and every detail."""
+
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ncollapse.drawing.theory_sentences import (
+    BASELINE,
+    compare_errors,
+    say_bounds,
+    say_objective,
+    say_prediction,
+    say_straightness,
+    say_theorems,
+    say_transport,
+)
+from ncollapse.drawing.wording import counted, listed, number, percent
+from ncollapse.records.depth import EffectiveDepth, LayerProgression
+from ncollapse.records.reading import Run
+
+__all__ = ["Finding", "describe", "findings", "summarize"]
+
+_PROGRESSIVE = {
+    "pfc1": "PFC1 (within- over between-class variance)",
+    "pfc2": "PFC2 (distance of the class means to a simplex ETF)",
+    "pfc3_error": "The error of the nearest class center (1 − PFC3)",
+}
+_SHORT = {"pfc1": "PFC1", "pfc2": "PFC2", "pfc3_error": "nearest-center error"}
+
+
+class Finding(NamedTuple):
+    """One cell of the comparison between runs: what it is about, the value, and a remark (may be empty)."""
+
+    name: str
+    value: str
+    remark: str
+
+
+def summarize(run: Run) -> list[str]:
+    """Say in three lines what the run found at its last measured epoch.
+
+    Every line is made from the files. What was changed, and a run that failed or is not finished, is said before.
+
+    Args:
+        run: The run.
+
+    Returns:
+        Lines, plain text: training, collapse over depth, and the prediction by the straight line.
+    """
+    status = run.status
+    training = f"Training: {percent(status.train_accuracy)} train accuracy at epoch {status.epoch} of {status.epochs}."
+    if status.first_perfect_epoch is None:
+        training += " No measured epoch has every training sample right."
+    else:
+        beyond = counted(status.epoch - status.first_perfect_epoch, "epoch")
+        training += f" Every training sample was right first at measured epoch {status.first_perfect_epoch}, {beyond} earlier."
+    over_depth = "; ".join(_progression_in_short(run, metric) for metric in _PROGRESSIVE)
+    return [
+        *_say_changes(run),
+        *_say_state(run),
+        training,
+        f"Over depth: {over_depth}. Effective depth: {_depth_in_short(run)}.",
+        f"Straight line against {BASELINE}: {_line_in_short(run)}.",
+    ]
+
+
+def describe(run: Run) -> list[str]:
+    """Say everything that the run found at its last measured epoch.
+
+    Every sentence is made from the files; what is undefined is said to be undefined, and a metric that does not fall over
+    depth is said to rise, with the layers.
+
+    Args:
+        run: The run.
+
+    Returns:
+        Sentences, plain text, in the order of a reader's questions: training, monotone progression, effective depth,
+        straightness, optimal transport, the prediction by the straight line, the theorems.
+    """
+    return [
+        *_say_changes(run),
+        *_say_state(run),
+        _say_training(run),
+        *say_objective(run.last_objective),
+        *(_say_progression(run, metric) for metric in _PROGRESSIVE),
+        *_say_own_input(run),
+        *_say_start(run),
+        _say_effective_depth(run),
+        say_straightness(run),
+        *say_transport(run),
+        *say_bounds(run.last.weight_decay),
+        *(say_prediction(run, metric) for metric in ("pfc1", "pfc2")),
+        *say_theorems(run),
+    ]
+
+
+def findings(run: Run, position: str = "projection") -> list[Finding]:
+    """The same in a few cells, to set runs side by side."""
+    status, last = run.status, run.last
+    straight = last.straightness.mean if last.straightness else None
+    efficiency = last.energy.efficiency if last.energy else None
+    perfect = status.first_perfect_epoch
+    remark = "perfect at no measured epoch" if perfect is None else f"first perfect at measured epoch {perfect}"
+    cells = [
+        Finding("Train accuracy", percent(status.train_accuracy), remark),
+        *(_progression_cell(run, metric) for metric in _PROGRESSIVE),
+        Finding("Effective depth", *_depth_cell(run.effective_depth)),
+        Finding("Straightness", number(straight), f"energy efficiency {number(efficiency)}"),
+    ]
+    for metric in ("pfc1", "pfc2"):
+        line, baseline = run.prediction_errors(metric, position)
+        has_interior = len(run.layers) > 2
+        value = f"{number(line)} : {number(baseline)} decades" if has_interior else "–"
+        said = compare_errors(line, baseline) if has_interior else "no layer between first and last"
+        cells.append(Finding(f"Line : baseline, {_SHORT[metric]}", value, said))
+    return cells
+
+
+def _say_changes(run: Run) -> list[str]:
+    changed = run.recipe.changed
+    return [f"Changed relative to the recipe {run.recipe.name}: {', '.join(changed)}."] if changed else []
+
+
+def _say_state(run: Run) -> list[str]:
+    """What a reader must know before anything else: that the run failed, is not finished, or was measured earlier."""
+    status, sentences = run.status, []
+    if status.state == "failed":
+        why = (status.reason or "unknown reason").rstrip(".")
+        sentences.append(f"This run FAILED: {why}. Its last checkpoint is from epoch {status.epoch} of {status.epochs}.")
+    elif status.state != "finished":
+        sentences.append(f"This run is not finished: it has reached epoch {status.epoch} of {status.epochs}.")
+    if run.last.epoch != status.epoch:
+        sentences.append(f"The layers were last measured at epoch {run.last.epoch}. All that is said of them is from then.")
+    return sentences
+
+
+def _say_training(run: Run) -> str:
+    status = run.status
+    said = f"The train accuracy is {percent(status.train_accuracy)} at epoch {status.epoch} of {status.epochs}. "
+    if status.first_perfect_epoch is None:
+        said += "No measured epoch has every training sample right, so nothing here is beyond zero error."
+    else:
+        beyond = counted(status.epoch - status.first_perfect_epoch, "epoch")
+        said += f"Every training sample was right first at measured epoch {status.first_perfect_epoch}"
+        said += f" ({_say_before(run, status.first_perfect_epoch)}); training went on for {beyond} after that."
+    tau = status.weight_decay_time
+    meaning = "learning rate / (1 − momentum) times weight decay, summed over the steps; deep collapse needs about 4 to 8"
+    return said if tau is None else f"{said} Weight-decay time τ = {number(tau)} ({meaning})."
+
+
+def _say_before(run: Run, epoch: int) -> str:
+    """Between two measured epochs nobody looked: the first that was seen need not be the first."""
+    before = [measured for measured in run.epochs if measured < epoch]
+    return f"not yet at epoch {before[-1]}, the one measured before" if before else "the first one measured"
+
+
+def _say_progression(run: Run, metric: str) -> str:
+    name, names = _PROGRESSIVE[metric], run.layers
+    values, progression = run.over_depth(metric), run.last.progression.get(metric)
+    unknown = [layer for layer, value in zip(names, values, strict=True) if value is None]
+    if progression is None or len(unknown) == len(names):
+        return f"{name} is undefined or was not measured."
+    steps = len(names) - 1
+    if not steps:
+        return f"{name} is {number(values[0])} at {names[0]}, the only layer, so there is no depth to compare."
+    ends = f"from {number(values[0])} at {names[0]} to {number(values[-1])} at {names[-1]}"
+    level, rises = _level(values), progression.violations
+    if unknown:
+        said = f"{name} is undefined at {listed(unknown)}, so nothing can be said about every step. It goes {ends}"
+        said += f" and rises into {_rises(run, metric, rises)}" if rises else ""
+    elif rises:
+        said = f"{name} does NOT fall monotonically over depth: it rises at {len(rises)} of {counted(steps, 'step')}, "
+        said += f"into {_rises(run, metric, rises)}. It goes {ends}"
+    elif level:
+        said = f"{name} never rises over the {counted(steps, 'step')} of depth and stays level at {level} of them, {ends}"
+    else:
+        said = f"{name} falls at {'the only step' if steps == 1 else f'each of the {steps} steps'} of depth, {ends}"
+    return f"{said}.{_say_tolerance(progression)}"
+
+
+def _level(values: Sequence[float | None]) -> int:
+    return sum(a == b for a, b in itertools.pairwise(values) if a is not None)
+
+
+def _progression_in_short(run: Run, metric: str) -> str:
+    values, progression, steps = run.over_depth(metric), run.last.progression.get(metric), len(run.layers) - 1
+    if progression is None or None in values or not steps:
+        said = "is undefined or was not measured at some layer" if steps else "has no depth to compare"
+    elif progression.violations:
+        said = f"RISES at {len(progression.violations)} of {counted(steps, 'step')}"
+    else:
+        said = "never rises" if _level(values) else "falls at every step"
+    return f"{_PROGRESSIVE[metric].replace('The error', 'the error')} {said} ({number(values[0])} → {number(values[-1])})"
+
+
+def _say_own_input(run: Run) -> list[str]:
+    """What the classifier takes, where that has another dimension than the layers, as behind pooling."""
+    depth = len(run.layers)
+    values = [f"{short} {number(run.value(metric, depth))}" for metric, short in _SHORT.items()]
+    return [
+        f"The classifier reads {name}, which is made of {run.layers[-1]}. It has another dimension, so it is not part of the "
+        f"depth: {', '.join(values)}."
+        for name in run.measured_layers[depth:]
+    ]
+
+
+def _rises(run: Run, metric: str, violations: Sequence[str]) -> str:
+    """The layers into which a metric rose, each with the values before and after where both are known."""
+    values = dict(zip(run.layers, run.over_depth(metric), strict=True))
+    before = dict(zip(run.layers[1:], run.layers, strict=False))
+    rises = []
+    for layer in violations:
+        old, new = values.get(before.get(layer, "")), values.get(layer)
+        rises.append(layer if old is None or new is None else f"{layer} ({number(old)} → {number(new)})")
+    return listed(rises)
+
+
+def _say_tolerance(progression: LayerProgression) -> str:
+    if not progression.violations or not progression.tolerance or progression.violations_tol is None:
+        return ""
+    kept = f"into {listed(list(progression.violations_tol))}" if progression.violations_tol else "at no step"
+    return f" With a relative tolerance of {progression.tolerance:.3g}, it rises {kept}."
+
+
+def _say_start(run: Run) -> list[str]:
+    """How unordered the layers were at first: progress over depth is learned, not built in."""
+    first, steps = run.epochs[0], len(run.layers) - 1
+    if first == run.last.epoch:
+        return []
+    progression = run.records[first].progression
+    rose = [
+        f"{_SHORT[metric]} rose at {_of_all(len(progression[metric].violations), steps)}"
+        for metric in _PROGRESSIVE
+        if metric in progression
+    ]
+    when = "Before training" if first == 0 else f"At epoch {first}"
+    return [f"{when}, {listed(rose)}."] if rose else []
+
+
+def _of_all(count: int, steps: int) -> str:
+    if count == steps:
+        return "the only step" if steps == 1 else f"all {steps} steps"
+    return f"{count} of {counted(steps, 'step')}" if count else "no step"
+
+
+def _say_effective_depth(run: Run) -> str:
+    """The first layer that classifies by its class centers up to a threshold; thresholds with one answer share it."""
+    if not run.last.effective_depth:
+        return "The effective depth was not measured."
+    groups: dict[tuple[bool, int | None, bool | None], list[str]] = {}
+    for item in run.last.effective_depth:
+        key = (True, item.depth, item.monotone_after) if item.reached else (False, None, None)
+        groups.setdefault(key, []).append(f"{item.epsilon:g}")
+    parts = []
+    for (reached, depth, stays), thresholds in groups.items():
+        again = ", but the error rises above it again deeper" if stays is False else ""
+        where = f"{depth} of {len(run.layers) - 1} ({_layer(run, depth)})" if reached else "not reached"
+        parts.append(f"{where} for {_thresholds(thresholds, len(groups) == 1)}{again}")
+    return f"Effective depth (first layer whose nearest-center error is at most a threshold): {'; '.join(parts)}."
+
+
+def _thresholds(thresholds: list[str], are_all: bool) -> str:
+    if are_all and len(thresholds) > 1:
+        return f"every threshold from {thresholds[0]} to {thresholds[-1]}"
+    return f"the threshold{'s' if len(thresholds) > 1 else ''} {listed(thresholds)}"
+
+
+def _layer(run: Run, depth: int | None) -> str:
+    return run.layers[depth] if depth is not None and 0 <= depth < len(run.layers) else "undefined"
+
+
+def _line_in_short(run: Run) -> str:
+    if len(run.layers) < 3:
+        return "nothing to compare, because there is no layer between first and last"
+    return "; ".join(f"for {_SHORT[metric]} {compare_errors(*run.prediction_errors(metric))}" for metric in ("pfc1", "pfc2"))
+
+
+def _progression_cell(run: Run, metric: str) -> Finding:
+    values, progression = run.over_depth(metric), run.last.progression.get(metric)
+    name = _SHORT[metric].replace("nearest", "Nearest")
+    value = f"{number(values[0])} → {number(values[-1])}"
+    if progression is None or any(item is None for item in values):
+        return Finding(name, value, "undefined at some layer")
+    rises = progression.violations
+    return Finding(name, value, f"rises into {listed(list(rises))}" if rises else "never rises over depth")
+
+
+def _depth_cell(item: EffectiveDepth | None) -> tuple[str, str]:
+    if item is None:
+        return "undefined", ""
+    return (str(item.depth) if item.reached else "not reached"), f"nearest-center error at most {item.epsilon:g}"
+
+
+def _depth_in_short(run: Run) -> str:
+    value, remark = _depth_cell(run.effective_depth)
+    of = f" of {len(run.layers) - 1}" if value.isdecimal() else ""
+    return f"{value}{of} ({remark})" if remark else value

@@ -1,0 +1,255 @@
+"""The straight line and its theorems, optimal transport, the bound of weight decay and the objective's floor, in words."""
+
+from ncollapse.drawing.wording import POSITIONS, counted, listed, number
+from ncollapse.records.depth import (
+    CollapsedOptimality,
+    Energy,
+    PolarAlignment,
+    Theorem1,
+    Theorem2,
+    Theorem3,
+    WeightDecayBound,
+)
+from ncollapse.records.reading import Run
+from ncollapse.records.run_files import ObjectiveRecord
+
+__all__ = [
+    "BASELINE",
+    "compare_errors",
+    "say_bounds",
+    "say_objective",
+    "say_prediction",
+    "say_straightness",
+    "say_theorems",
+    "say_transport",
+]
+
+BASELINE = "the baseline (log-linear interpolation between the two ends)"
+
+_STATES = {True: "holds", False: "does not hold", None: "is undefined"}
+# PFC2 of an exact ETF whose features are float32 is some 1e-7.
+_ETF_ROUNDING = 1e-6
+_UNDEFINED = "because a class has no samples or all class means of an end coincide."
+
+
+def say_straightness(run: Run) -> str:
+    """How straight the paths of the samples are through the layers, and what their detours cost."""
+    straight, energy = run.last.straightness, run.last.energy
+    mean, median = (straight.mean, straight.median) if straight else (None, None)
+    score = straight.line_shape_score_mean if straight else None
+    return (
+        f"Straightness (chord over path length of the features; 1 is straight): mean {number(mean)}, median {number(median)}. "
+        f"Line-shape score (1 is straight): {number(score)}. Energy efficiency (energy of a straight path at constant speed "
+        f"over the energy spent; 1 is best): {number(energy.efficiency if energy else None)}."
+    )
+
+
+def say_prediction(run: Run, metric: str) -> str:
+    """The line against the baseline, at the layers' projection and at their index, which layers do not choose themselves."""
+    name = metric.upper()
+    if len(run.layers) < 3:
+        return f"{name} of the straight line cannot be compared: there is no layer between first and last."
+    line, baseline = run.prediction_errors(metric)
+    said = (
+        f"{name} of the layers between first and last, placed at their {POSITIONS['projection']}: the straight line is off by "
+        f"{number(line)} decades (RMS; a decade is a factor of ten), {BASELINE} by {number(baseline)}; "
+        f"{compare_errors(line, baseline)}."
+    )
+    line, baseline = run.prediction_errors(metric, "index")
+    if line is not None and baseline is not None:
+        said += f" Placed at their {POSITIONS['index']}: {number(line)} against {number(baseline)}; "
+        said += f"{compare_errors(line, baseline)}."
+    return said
+
+
+def compare_errors(line: float | None, baseline: float | None) -> str:
+    """Which of two errors is smaller, and by what factor."""
+    if line is None or baseline is None:
+        return "no comparison, because a value is undefined"
+    if line == baseline:
+        return "a tie"
+    name, better, worse = ("line", line, baseline) if line < baseline else ("baseline", baseline, line)
+    return f"the {name} is better by a factor of {number(worse / better)}" if better > 0 else f"the {name} is exact"
+
+
+def say_theorems(run: Run) -> list[str]:
+    """What the theorems about the straight line say of PFC1, PFC2 and PFC3."""
+    record = run.last
+    return _say_without_classes(run) or [
+        _say_theorem1(record.theorem1),
+        _say_theorem2(record.theorem2),
+        *_say_alignment(record.alignment),
+        _say_theorem3(record.theorem3),
+    ]
+
+
+def _say_without_classes(run: Run) -> list[str]:
+    """Where all class means of an end coincide, what the theorems ask for is met by any network: not a word about learning."""
+    layers, points = {"starts": run.layers[0], "ends": run.layers[-1]}, _coincident(run, "nc1_total")
+    sentences = []
+    for end in _coincident(run, "pfc1"):
+        what, whose = "class means", "classes"
+        if end in points:
+            what, whose = "features", "samples, for which any pairing is optimal transport"
+        sentences.append(
+            f"At {layers[end]}, where the straight line {end}, all {what} coincide. There is no class information there: the "
+            f"line {end} at one point for all {whose}. Any network meets the conditions of the theorems about the line or "
+            "leaves them undefined, so they say nothing about learning."
+        )
+    return sentences
+
+
+def _coincident(run: Run, metric: str) -> list[str]:
+    """The ends of the line at which a metric is undefined though not at every layer."""
+    # A class without samples leaves all layers undefined; at an end alone, the class means coincide for ``pfc1``, and all
+    # features for ``nc1_total``, as those of a class token before the first block.
+    values = run.over_depth(metric)
+    if not any(value is not None for value in values):
+        return []
+    return [name for name, value in (("starts", values[0]), ("ends", values[-1])) if value is None]
+
+
+def _say_theorem1(theorem: Theorem1 | None) -> str:
+    """Theorem 1: PFC1 falls along the line if the centered means of both ends correlate (C ≥ 0) and the end is collapsed."""
+    if theorem is None:
+        return "Theorem 1 (PFC1 along the straight line) was not computed."
+    # Files of earlier versions call C = 0 of class means that coincide a condition that holds.
+    if theorem.holds is None or theorem.normalized is None:
+        return f"Theorem 1 (PFC1 along the straight line) is undefined {_UNDEFINED}"
+    said = (
+        f"Theorem 1 (PFC1 along the straight line): its condition {_STATES[theorem.holds]}. The correlation of first and last "
+        f"centered class means is {'not negative' if theorem.holds else 'negative'}: C = {number(theorem.correlation)} (mean "
+        f"over classes of their inner products; {number(theorem.normalized)} when normalized to [−1, 1]). "
+    )
+    if theorem.monotone is None:
+        return said + "Whether PFC1 falls along the line between the measured ends is undefined."
+    if theorem.monotone:
+        return said + "Between the measured ends, PFC1 falls all along the line."
+    peak = theorem.argmax_t
+    where = f"; its maximum is at t = {number(peak)}" if peak is not None and 0 < peak < 1 else ""
+    return said + f"Between the measured ends, which need not be collapsed, PFC1 does NOT fall all along the line{where}."
+
+
+def _say_theorem2(theorem: Theorem2 | None) -> str:
+    """Theorem 2: PFC2 falls along the line if the transport cost is small; here by the exact test."""
+    if theorem is None:
+        return "Theorem 2 (PFC2 along the straight line) was not computed."
+    if theorem.monotone is None:
+        return f"Theorem 2 (PFC2 along the straight line) is undefined {_UNDEFINED}"
+    said = "Theorem 2 (PFC2 along the straight line): by the exact test, PFC2 "
+    if theorem.monotone:
+        said += "falls all along the line."
+    else:
+        intervals = [f"t = {' to '.join(number(t) for t in interval)}" for interval in theorem.intervals or ()]
+        said += f"does NOT fall all along the line; it rises for {listed(intervals) or 'an interval that is undefined'}."
+    said += f" The relative transport cost is {number(theorem.relative_cost)} (distance of first and last class means over the "
+    return f"{said}length of the last). {_say_sufficient(theorem)}"
+
+
+def _say_sufficient(theorem: Theorem2) -> str:
+    """The two sufficient conditions, and whether the end is what they are about."""
+    distance = theorem.end_distance
+    if distance is None:
+        applies = "How far it is from one is undefined."
+    elif distance > _ETF_ROUNDING:
+        applies = f"Its PFC2 is {number(distance)}, so these conditions do not apply here."
+    else:
+        applies = "It is one up to rounding."
+    return (
+        f"Two conditions would suffice if the last layer were an exact simplex ETF. {applies} Condition (A), the first- and "
+        "second-order change of the means' Gram matrix away from the last layer do not oppose and the relative cost is at most "
+        f"1, {_STATES[theorem.sufficient_a]}. Condition (B), the first-order change outweighs the second-order one, "
+        f"{_STATES[theorem.sufficient_b]}."
+    )
+
+
+def _say_alignment(found: PolarAlignment | None) -> list[str]:
+    """The theorem of the optimal rotation, which is ours: PFC2 falls towards an ETF that is aligned, at any transport cost."""
+    if found is None or found.alignment is None:
+        return []
+    said = f"Alignment of first and last class means (1 where no rotation brings them nearer): {number(found.alignment)}. "
+    if found.guaranteed:
+        return [f"{said}The last layer is an ETF too, so PFC2 cannot rise along the line, whatever the transport cost."]
+    return [f"{said}At 1, with an exact simplex ETF as last layer, PFC2 could not rise. This does not apply here."]
+
+
+def _say_theorem3(theorem: Theorem3 | None) -> str:
+    """PFC3 along the line: no pair of sample and rival class may turn from right to wrong."""
+    if theorem is None:
+        return "The condition for PFC3 along the straight line was not computed."
+    if theorem.guaranteed is None:
+        return "The condition for PFC3 along the straight line is undefined because a class has no samples."
+    pairs = "an undefined number" if theorem.violating_pairs is None else f"{theorem.violating_pairs:,}"
+    total = "" if theorem.num_pairs is None else f" of {theorem.num_pairs:,}"
+    said = (
+        "PFC3 along the straight line: if the last layer were collapsed to its class means, PFC3 "
+        f"{'could not' if theorem.guaranteed else 'might'} fall: {pairs}{total} pairs of a sample and a rival class can turn "
+        "from right to wrong. "
+    )
+    if theorem.num_falls is None or theorem.num_steps is None:
+        return said + "Whether it falls between the measured ends was not recorded."
+    steps = counted(theorem.num_steps, "step")
+    if not theorem.num_falls:
+        return said + f"Between the measured ends, it never falls in {steps}."
+    return said + f"Between the measured ends, which need not be collapsed, it FALLS at {theorem.num_falls} of {steps}."
+
+
+def say_transport(run: Run) -> list[str]:
+    """How optimal the pairings with the last features and with their class means are; from or to one point any is."""
+    if _coincident(run, "nc1_total"):
+        return []
+    return [*_say_score(run.last.energy), *_say_collapsed_optimality(run.last.collapsed_optimality)]
+
+
+def _say_score(energy: Energy | None) -> list[str]:
+    """How optimal the network's pairing of first and last features is; nothing where it was not computed."""
+    if energy is None or energy.wasserstein2 is None or not energy.identity_cost_sample:
+        return []
+    said = (
+        f"Optimal transport score on {energy.num_samples_wasserstein:,} samples (squared Wasserstein-2 distance of first and "
+        f"last features over the cost of the network's own pairing; 1 is optimal): {number(energy.transport_score)}."
+    )
+    if energy.random_ratio is not None:
+        said += f" A random pairing costs {number(energy.random_ratio)} times the best."
+    if energy.pair_violation_rate is not None and energy.num_pairs:
+        crossing = round(energy.pair_violation_rate * energy.num_pairs)
+        said += f" Of {energy.num_pairs:,} pairs of samples, {crossing:,} would gain by a swap."
+    return [said]
+
+
+def _say_collapsed_optimality(verdict: CollapsedOptimality | None) -> list[str]:
+    """The exact test for a collapsed end: the map of all samples onto the last class means, optimal or improved by a cycle."""
+    if verdict is None or verdict.optimal is None:
+        return []
+    said = "If the last layer were collapsed to its class means, which it need not be, the map of all samples onto them would "
+    if verdict.optimal:
+        said += "be optimal transport: a linear classifier with those class means as weights makes no error on the first "
+        return [f"{said}features, ties aside."]
+    said += "NOT be optimal transport"
+    if verdict.cycle:
+        classes = " → ".join(str(k) for k in (*verdict.cycle, verdict.cycle[0]))
+        said += f": handing one sample on along the classes {classes} lowers the total cost by {number(verdict.gain)}"
+    return [f"{said}."]
+
+
+def say_bounds(found: WeightDecayBound | None) -> list[str]:
+    """What weight decay bounds."""
+    if found is None or found.tightness is None:
+        return []
+    said = (
+        f"The blocks add {number(found.tightness)} times the energy E‖f(h)‖² that weights and inputs allow, summed over blocks."
+    )
+    return [said if found.is_bound else f"{said} This is no bound here, because the blocks normalize."]
+
+
+def say_objective(record: ObjectiveRecord | None) -> list[str]:
+    """The objective beside the minimum of the generalized unconstrained features model."""
+    if record is None:
+        return []
+    side = "above" if record.excess >= 0 else "BELOW"
+    return [
+        f"The objective with λ = {number(record.weight_decay)} is {record.objective:.6g} (loss {number(record.loss)}, penalty "
+        f"{number(record.penalty)}). That is {number(abs(record.excess))} {side} its floor {record.floor:.6g}, the minimum of "
+        "the generalized unconstrained features model; no such network gets below it. Relative distance of features and last "
+        f"layer from its minimizers: {number(record.distance)}."
+    ]
