@@ -59,7 +59,7 @@ def test_depth_figure_draws_null_line_and_layers_at_their_position(shared_run, p
         assert panel.get_lines()[0].get_linestyle() == "--"
     names = [text.get_text() for text in figure.legends[0].get_texts()]
     assert names[0] == "0  stem"
-    assert names[-2:] == ["straight line", "log-linear null"]
+    assert names[-2:] == ["straight line", "baseline (log-linear)"]
 
 
 def test_unknown_position_lists_the_known_ones(shared_run):

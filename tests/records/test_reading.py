@@ -185,8 +185,10 @@ def test_what_the_classifier_takes_is_measured_behind_the_layers_of_the_curves(r
     html = write_page([run_dir], tmp_path / "page.html").read_text()
     assert "Features and classifier at head.input, which is made of blocks.4 and has another dimension." in html
     assert '<span class="quiet">6</span> head.<wbr>input' in html
-    said = "head.input is what the classifier takes, made of blocks.4, of another dimension and so no part of the depth: "
-    assert f"{said}PFC1 0.00331, PFC2 undefined, NCC error undefined." in describe(run)
+    said = (
+        "The classifier reads head.input, which is made of blocks.4. It has another dimension, so it is not part of the depth: "
+    )
+    assert f"{said}PFC1 0.00331, PFC2 undefined, nearest-center error undefined." in describe(run)
 
 
 def test_more_layers_than_one_behind_the_curves_are_a_contradiction(run_dir):

@@ -67,7 +67,7 @@ def test_the_objective_in_words(deep_sweep):
     run = read_run(folder / "model.num_blocks=4_seed=0")
     assert run.last_objective.excess == 0.025
     (said,) = (sentence for sentence in describe(run) if "floor" in sentence)
-    assert "λ = 0.005 is 0.425 (loss 0.1, penalty 0.325), 0.025 above its floor 0.4" in said
+    assert "λ = 0.005 is 0.425 (loss 0.1, penalty 0.325). That is 0.025 above its floor 0.4," in said
     assert "from its minimizers: 0.075." in said
     (run.path / "objective.json").write_text(json.dumps({"epochs": [record(5, -0.02, None)]}))
     (said,) = (sentence for sentence in describe(read_run(run.path)) if "floor" in sentence)

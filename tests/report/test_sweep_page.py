@@ -174,7 +174,7 @@ def test_unfinished_runs_are_named_and_not_counted(tmp_path, write_sweep, withou
     assert "train.weight_decay=2_seed=2: not begun" in html
     assert '<th scope="row">1</th><td>0.12</td><td>–</td><td>1</td>' in html
     assert links(html) == ["claims.html", "train.weight_decay%3D2_seed%3D0/report.html"]
-    assert "A run without a link has no page of its own: <code>ncollapse report DIR</code> writes it." in html
+    assert "Runs without a link have no page yet: <code>ncollapse report DIR</code> writes it." in html
 
 
 def test_sweep_without_any_finished_run_has_a_page(tmp_path):

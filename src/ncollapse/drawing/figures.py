@@ -40,7 +40,7 @@ def plot_over_epochs(run: Run) -> Figure:
 
 
 def plot_over_depth(run: Run, position: str = "projection") -> Figure:
-    """Draw PFC1, PFC2 and PFC3 over depth at the last epoch, with the straight line between the ends and the log-linear null.
+    """Draw PFC1, PFC2 and PFC3 over depth at the last epoch, with the straight line between the ends and the baseline.
 
     Args:
         run: The run.
@@ -58,7 +58,11 @@ def plot_over_depth(run: Run, position: str = "projection") -> Figure:
         layers, names = _layer_entries(run)
         lines = [Line2D([], [], color=style.LINE), Line2D([], [], color=style.NULL, linestyle="--")]
         _legend(
-            figure, [*layers, *lines], [*names, "straight line", "log-linear null"], loc="outside right center", title="layer"
+            figure,
+            [*layers, *lines],
+            [*names, "straight line", "baseline (log-linear)"],
+            loc="outside right center",
+            title="layer",
         )
     return figure
 

@@ -122,7 +122,7 @@ def draw_over_epochs(axes: Axes, run: Run, panel: Panel, shared: Sequence[float 
 
 
 def draw_over_depth(axes: Axes, run: Run, panel: Panel, position: str, shared: Sequence[float | None] = ()) -> None:
-    """Draw a metric over depth at the last epoch: the layers, the straight line through them, and the log-linear null."""
+    """Draw a metric over depth at the last epoch: the layers, the straight line between the ends, and the baseline."""
     require_position(run, position)
     layers, curves = run.over_depth(panel.key), _curves(run, panel)
     style.prepare(axes)
@@ -137,7 +137,7 @@ def draw_over_depth(axes: Axes, run: Run, panel: Panel, position: str, shared: S
 
 
 def _curves(run: Run, panel: Panel) -> list[tuple[Sequence[float], Numbers, str, str]]:
-    """The null and the straight line at the last epoch, as times, values, color and dashes."""
+    """The baseline and the straight line at the last epoch, as times, values, color and dashes."""
     curves = [(run.last.null, style.NULL, "--"), (run.last.curve, style.LINE, "-")]
     return [
         (curve.t, values, color, dashes)

@@ -119,7 +119,7 @@ function drawChart(figure, data, epoch, position) {
   drawLayers(svg, data, epoch, metric, position, scale);
   const error = epoch.errors[position] && epoch.errors[position][metric];
   figure.querySelector(".error").textContent = error
-    ? `off by ${decades(error[0])} decades (line), ${decades(error[1])} (null)` : "";
+    ? `off by ${decades(error[0])} decades (line), ${decades(error[1])} (baseline)` : "";
 }
 
 function toCsv(table) {
@@ -175,4 +175,5 @@ function start(run) {
   show();
 }
 
+addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((details) => { details.open = true; }));
 document.querySelectorAll(".run").forEach(start);

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from ncollapse.claims.ledger import part_of
 from ncollapse.drawing.panels import LAST_LAYER, PROGRESSIVE, Panel, draw_over_depth, draw_over_epochs, require_position
-from ncollapse.drawing.sentences import describe, findings
+from ncollapse.drawing.sentences import describe, findings, summarize
 from ncollapse.drawing.tables import differing_settings, environment_entries, metric_tables, recipe_groups
 from ncollapse.drawing.wording import POSITIONS, counted
 from ncollapse.records.errors import ReportError
@@ -81,6 +81,7 @@ def _context(index: int, run: Run, position: str) -> dict[str, Any]:
         "positions": list(run.last.positions),
         "findings": findings(run, position),
         # What was changed stands above already.
+        "summary": summarize(run)[bool(run.recipe.changed) :],
         "sentences": describe(run)[bool(run.recipe.changed) :],
         "depth_rules": depth_rules(index, len(run.layers)),
         "over_epochs": [_panel(index, run, panel, "epochs") for panel in PROGRESSIVE],
