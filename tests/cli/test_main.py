@@ -105,7 +105,7 @@ def test_demo_does_not_replace_a_run_with_other_settings(run_directory, capsys):
 
 
 def test_report_of_several_runs(run_directory, tmp_path, capsys):
-    page = tmp_path / "page.html"
+    page = tmp_path / "run.html"
     other = shutil.copytree(run_directory, tmp_path / "other")
     main(["report", str(run_directory), str(other), "--out", str(page)])
     assert capsys.readouterr().out == f"Page: {page}\n"
@@ -123,8 +123,8 @@ def test_report_does_not_mix_runs_and_sweeps(run_directory, tmp_path, capsys):
     (tmp_path / "sweep.json").write_text("{}")
     for folders in ([tmp_path, run_directory], [run_directory, tmp_path]):
         raised = failing(capsys, "report", *map(str, folders))
-        assert f"got both: {tmp_path} is of a sweep, {run_directory} is not. Call it for each kind alone" in raised
-        assert "`ncollapse compare` and `ncollapse claims` take both" in raised
+        assert f"got both: {tmp_path} is a sweep, {run_directory} is a run. Name one kind at a time" in raised
+        assert "`ncollapse compare` and `ncollapse claims` accept both" in raised
 
 
 @pytest.mark.parametrize(

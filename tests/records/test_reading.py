@@ -7,11 +7,11 @@ import pytest
 
 from ncollapse.drawing import plot_last_layer
 from ncollapse.drawing.sentences import describe
-from ncollapse.drawing.tables import metric_tables
 from ncollapse.records import ReportError, read_run
 from ncollapse.records.depth import EPSILON
 from ncollapse.records.run_files import RecipeSummary
 from ncollapse.report import write_page
+from ncollapse.report.tables import metric_tables
 
 FILES = ("environment.json", "status.json", "depth.json", "history.csv", "measurements.csv")
 
@@ -182,7 +182,7 @@ def test_what_the_classifier_takes_is_measured_behind_the_layers_of_the_curves(r
     assert cells["pfc2"][6] == ("", "")
     lines = plot_last_layer(run).axes[2].lines
     assert any(line.get_ydata()[-1] == pytest.approx(0.5 / 151) for line in lines)
-    html = write_page([run_dir], tmp_path / "page.html").read_text()
+    html = write_page(run_dir, tmp_path / "run.html").read_text()
     assert "Features and classifier at head.input, which is made of blocks.4 and has another dimension." in html
     assert '<span class="quiet">6</span> head.<wbr>input' in html
     said = (

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from ncollapse.cli import main
 from ncollapse.drawing.panels import PROGRESSIVE, draw_over_depth, draw_over_epochs, shown_over_depth, shown_over_epochs
 from ncollapse.records import ReportError, read_run
+from ncollapse.records.recipe_settings import differing_settings
 from ncollapse.report import write_comparison
 
 
@@ -37,6 +38,15 @@ def test_headings_are_short_where_much_differs(make_run, edit, tmp_path, without
         assert f'<tr><th scope="row">{field}</th><td class="words">{first}</td><td class="words">{second}</td></tr>' in html
     edit(runs[1] / "recipe.json", lambda recipe: recipe.update(json.loads((runs[0] / "recipe.json").read_text()), seed=1))
     assert "sets the runs apart" not in write_comparison(runs, tmp_path / "compare.html").read_text(encoding="utf-8")
+
+
+def test_settings_that_differ_are_named(make_run, edit):
+    runs = [make_run(name, layers=("stem", "blocks.0"), epochs=(0, 5), seed=seed) for seed, name in enumerate(("one", "two"))]
+    edit(runs[1] / "recipe.json", lambda content: content["train"].update(learning_rate=0.05, momentum=0.8))
+    assert differing_settings([read_run(run) for run in runs]) == [
+        [("train.learning_rate", "0.1"), ("train.momentum", "not set")],
+        [("train.learning_rate", "0.05"), ("train.momentum", "0.8")],
+    ]
 
 
 @pytest.mark.parametrize("panel", PROGRESSIVE, ids=lambda panel: panel.key)
@@ -77,10 +87,10 @@ def test_a_sweep_stands_for_the_first_finished_seed_of_each_setting(tmp_path, wr
 
 
 def test_every_position_is_an_option(make_run, tmp_path, capsys, without_drawings):
-    run, out = make_run("run", layers=("stem", "blocks.0"), epochs=(0, 5)), tmp_path / "page.html"
+    run, out = make_run("run", layers=("stem", "blocks.0"), epochs=(0, 5)), tmp_path / "run.html"
     for position, words in (("projection", "projection on the chord"), ("arclength", "arc length")):
         main(["compare", str(run), "--out", str(out), "--position", position])
-        assert f"laid at its {words}" in out.read_text(encoding="utf-8")
+        assert f"placed at its {words}" in out.read_text(encoding="utf-8")
     assert capsys.readouterr().out.splitlines() == [f"Page: {out}"] * 2
     with pytest.raises(ReportError, match="needed the position 'nowhere', has index, projection, arclength"):
         write_comparison([run], out, position="nowhere")
@@ -89,4 +99,4 @@ def test_every_position_is_an_option(make_run, tmp_path, capsys, without_drawing
 def test_nothing_to_compare(tmp_path):
     (tmp_path / "sweep.json").write_text(json.dumps({"runs": [{"name": "a", "settings": {}, "seed": 0}]}))
     with pytest.raises(ReportError, match=r"needs at least one finished run, found none in .*\. Name run directories"):
-        write_comparison([tmp_path], tmp_path / "page.html")
+        write_comparison([tmp_path], tmp_path / "run.html")

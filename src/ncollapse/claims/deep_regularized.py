@@ -5,11 +5,12 @@ from dataclasses import replace
 from functools import partial
 
 from ncollapse.claims.estimates import log_log_slope
-from ncollapse.claims.evidence import by_seed, families, setting
+from ncollapse.claims.evidence import by_seed, families
 from ncollapse.claims.quantities import BY_KEY
 from ncollapse.claims.rules import Claim, Evidence, Examine
 from ncollapse.drawing.wording import counted
 from ncollapse.records.reading import Run
+from ncollapse.records.recipe_settings import setting
 
 __all__ = ["DEEP_CLAIMS", "DEEP_METRICS", "is_control"]
 

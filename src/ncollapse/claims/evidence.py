@@ -7,20 +7,13 @@ from typing import Any
 
 from ncollapse.claims.estimates import Estimate, mean_estimate, share_estimate
 from ncollapse.claims.rules import Evidence, Verdict, is_terminal, judge_mean, judge_share
-from ncollapse.drawing.tables import differing_settings
 from ncollapse.drawing.wording import counted
 from ncollapse.records.reading import Run
+from ncollapse.records.recipe_settings import differing_settings, setting
 
-__all__ = ["Family", "SeedTest", "by_seed", "families", "setting", "settings_of"]
+__all__ = ["Family", "SeedTest", "by_seed", "families", "settings_of"]
 
 SeedTest = Callable[[Run], float | bool | None]
-
-
-def setting(run: Run, field: str) -> Any:
-    """A setting of a run's recipe by its dotted name; None where the recipe has none."""
-    group, _, leaf = field.rpartition(".")
-    entries = run.recipe_entries.get(group) if group else run.recipe_entries
-    return entries.get(leaf) if isinstance(entries, dict) else None
 
 
 def by_seed(runs: Sequence[Run], statistic: str, test: SeedTest, *, terminal: bool = True) -> list[Evidence]:

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from itertools import pairwise
 
-from ncollapse.claims.evidence import setting
 from ncollapse.claims.rules import RULES
 from ncollapse.records.depth import EPSILON
 from ncollapse.records.reading import Run
+from ncollapse.records.recipe_settings import setting
 
 __all__ = [
     "RESIDUAL",

@@ -12,10 +12,17 @@ from ncollapse.cli.options import check_distinct, file
 
 def add_report_commands(commands: Any) -> None:
     """Add the commands to a parser."""
-    report = commands.add_parser("report", help="write the page of run directories anew, or one of sweeps over depth")
-    report.add_argument("runs", type=Path, nargs="+", metavar="DIR", help="run directories, or folders of sweeps over depth")
+    report = commands.add_parser(
+        "report", help="write the HTML page of a run, of several runs side by side, of a sweep, or of sweeps over depth"
+    )
     report.add_argument(
-        "--out", type=file, metavar="FILE", help="the page (default: in the first DIR report.html, of sweeps depth.html)"
+        "runs", type=Path, nargs="+", metavar="DIR", help="run directories, one sweep, or sweeps over model.num_blocks"
+    )
+    report.add_argument(
+        "--out",
+        type=file,
+        metavar="FILE",
+        help="the page (default: in the first DIR, report.html of a run, compare.html of several, sweep.html or depth.html)",
     )
     report.set_defaults(call=_report)
     _add_claims(commands)
@@ -23,7 +30,7 @@ def add_report_commands(commands: Any) -> None:
 
 
 def _add_claims(commands: Any) -> None:
-    claims = commands.add_parser("claims", help="rule on the claims of the papers from run directories")
+    claims = commands.add_parser("claims", help="test the claims of the papers on runs (rules: docs/claims.md)")
     claims.add_argument("runs", type=Path, nargs="+", metavar="DIR", help="run directories, or folders of sweeps")
     claims.add_argument("--out", type=file, metavar="FILE", help="the page (default: claims.html in the first DIR)")
     printed = claims.add_mutually_exclusive_group()
@@ -33,38 +40,22 @@ def _add_claims(commands: Any) -> None:
 
 
 def _add_compare(commands: Any) -> None:
-    compare = commands.add_parser("compare", help="set the figures of several runs side by side, on common axes")
+    compare = commands.add_parser("compare", help="show the figures of several runs side by side, on common axes")
     compare.add_argument("runs", type=Path, nargs="+", metavar="DIR", help="run directories, or folders of sweeps")
     compare.add_argument("--out", type=file, metavar="FILE", help="the page (default: compare.html in the first DIR)")
     compare.add_argument(
         "--position",
         default="projection",
         metavar="NAME",
-        help="how layers are laid on the line: projection (default), index, arclength, ratio or distance",
+        help="how layers are placed on the line: projection (default), index, arclength, ratio or distance",
     )
     compare.set_defaults(call=_compare)
 
 
 def _report(options: argparse.Namespace) -> None:
-    from ncollapse.drawing import save_figures
-    from ncollapse.records import read_run
-    from ncollapse.records.file_names import SWEEP
-    from ncollapse.report import write_depth_page, write_page
+    from ncollapse.report import write_report
 
-    runs = check_distinct(options.runs)
-    sweeps = [path for path in runs if (path / SWEEP).is_file()]
-    if sweeps and len(sweeps) < len(runs):
-        run = next(path for path in runs if path not in sweeps)
-        raise ValueError(
-            f"report takes run directories, or folders of sweeps over depth, got both: {sweeps[0]} is of a sweep, {run} is "
-            "not. Call it for each kind alone; `ncollapse compare` and `ncollapse claims` take both together."
-        )
-    if sweeps:
-        print(f"Page: {write_depth_page(runs, options.out or runs[0] / 'depth.html')}")
-        return
-    for path in runs:
-        save_figures(read_run(path))
-    print(f"Page: {write_page(runs, options.out or runs[0] / 'report.html')}")
+    print(f"Page: {write_report(check_distinct(options.runs), options.out)}")
 
 
 def _claims(options: argparse.Namespace) -> None:

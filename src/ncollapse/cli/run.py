@@ -68,10 +68,8 @@ def _run(options: argparse.Namespace) -> None:
 
 def _train(recipe: Recipe, out: Path, *, resume: bool = False, overwrite: bool = False) -> Path | None:
     """Run a recipe under a progress bar, then write its page; of several processes the first shows and writes."""
-    from ncollapse.drawing import save_figures
     from ncollapse.groups import torchrun_processes
-    from ncollapse.records import read_run
-    from ncollapse.report import write_page
+    from ncollapse.report import write_report
     from ncollapse.studies import changes, run_recipe
 
     # The title is about the recipe as it was named.
@@ -86,8 +84,7 @@ def _train(recipe: Recipe, out: Path, *, resume: bool = False, overwrite: bool =
         run_recipe(recipe, out, resume=resume, overwrite=overwrite, on_epoch=on_epoch, group=processes.group)
     if not processes.is_first:
         return None
-    save_figures(read_run(out))
-    return write_page([out], out / "report.html")
+    return write_report([out])
 
 
 def _print_findings(page: Path) -> None:

@@ -8,14 +8,13 @@ from ncollapse.claims.estimates import Estimate
 from ncollapse.claims.ledger import PAPER, Ledger, write_ledger
 from ncollapse.claims.rules import Claim, Evidence
 from ncollapse.drawing.wording import counted, listed, number
-from ncollapse.records.files import write_whole
-from ncollapse.report.markup import render_page
+from ncollapse.report.markup import write_html
 
 __all__ = ["ledger_lines", "ledger_markdown", "ledger_rows", "write_claims_page"]
 
 
 def write_claims_page(ledger: Ledger, out: Path) -> Path:
-    """Write the ledger as a page, a row a claim with every setting and test that its verdict rests on, and as JSON beside it.
+    """Write the ledger as a page, each claim with every setting and test behind its verdict, and as JSON beside it.
 
     The page makes no network request and runs no script; equal ledgers give equal bytes.
 
@@ -30,8 +29,8 @@ def write_claims_page(ledger: Ledger, out: Path) -> Path:
         OSError: If the page cannot be written.
     """
     out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    html = render_page(
+    write_html(
+        out,
         "claims.html",
         title="Claims of the paper, ruled on",
         paper=PAPER,
@@ -40,7 +39,6 @@ def write_claims_page(ledger: Ledger, out: Path) -> Path:
         rulings=[row for row in ledger_rows(ledger) if row["evidence"]],
         silent=_silent(ledger),
     )
-    write_whole(out, html)
     write_ledger(ledger, out.with_suffix(".json"))
     return out
 

@@ -1,4 +1,4 @@
-"""Write one self-contained HTML page that sets Figures 2 and 3 of several runs side by side, on common axes."""
+"""The comparison: Figures 2 and 3 of several runs side by side, on common axes."""
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -15,15 +15,14 @@ from ncollapse.drawing.panels import (
     shown_over_epochs,
 )
 from ncollapse.drawing.sentences import findings
-from ncollapse.drawing.tables import differing_settings, mark
 from ncollapse.drawing.wording import POSITIONS
 from ncollapse.records.errors import ReportError
-from ncollapse.records.file_names import SWEEP
-from ncollapse.records.files import write_whole
+from ncollapse.records.file_names import REPORT, SWEEP
 from ncollapse.records.reading import Run, read_run
+from ncollapse.records.recipe_settings import differing_settings
 from ncollapse.records.sweep import read_sweep
-from ncollapse.report.inline import depth_rules, panel_svg
-from ncollapse.report.markup import render_page
+from ncollapse.report.markup import depth_rules, link, panel_svg, write_html
+from ncollapse.report.tables import mark
 
 __all__ = ["write_comparison"]
 
@@ -43,14 +42,15 @@ class _Column(NamedTuple):
 
 
 def write_comparison(folders: Iterable[Path], out: Path, *, position: str = "projection") -> Path:
-    """Write Figures 2 (over layers and epochs) and 3 (the geodesic, the layers, the null) of several runs, a column a run.
+    """Write Figures 2 (layers over epochs) and 3 (layers, straight line and baseline) of several runs, one column per run.
 
-    A row of panels has one y axis. The page makes no network request and runs no script; equal files give equal bytes.
+    All panels in a row share one y axis; each column links to the page of its run, if there is one. The page makes no network
+    request and runs no script; equal files give equal bytes.
 
     Args:
-        folders: Run directories, and folders of sweeps, which stand for the first finished seed of every setting.
+        folders: Run directories, and folders of sweeps, each represented by the first finished seed of every setting.
         out: The HTML file; written whole or not at all, its folder is made if need be.
-        position: How layers are laid on the line: a key of ``positions`` in ``depth.json``.
+        position: How layers are placed on the line: a key of ``positions`` in ``depth.json``.
 
     Returns:
         ``out``.
@@ -63,20 +63,18 @@ def write_comparison(folders: Iterable[Path], out: Path, *, position: str = "pro
     for column in columns:
         require_position(column.run, position)
     laid = partial(draw_over_depth, position=position)
-    html = render_page(
+    out = Path(out)
+    return write_html(
+        out,
         "comparison.html",
         title=f"{len(columns)} runs side by side",
         rules="".join(depth_rules(index, len(column.run.layers)) for index, column in enumerate(columns)),
-        columns=[_context(column, position) for column in columns],
+        columns=[_context(column, position, out) for column in columns],
         settings=_settings(columns),
         position=POSITIONS.get(position, position),
         over_epochs=[_row(columns, panel, "epochs", shown_over_epochs, draw_over_epochs) for panel in PROGRESSIVE],
         over_depth=[_row(columns, panel, "depth", shown_over_depth, laid) for panel in PROGRESSIVE],
     )
-    out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(out, html)
-    return out
 
 
 def _columns(folders: Sequence[Path]) -> list[_Column]:
@@ -107,11 +105,12 @@ def _settings(columns: Sequence[_Column]) -> list[tuple[str, list[str]]]:
     return [(rows[0][0], [value for _, value in rows]) for rows in zip(*differing, strict=True)]
 
 
-def _context(column: _Column, position: str) -> dict[str, Any]:
+def _context(column: _Column, position: str, out: Path) -> dict[str, Any]:
     run = column.run
     return {
         "label": column.label,
         "folder": run.path.resolve().name,
+        "href": link(run.path / REPORT, out),
         "seed": run.recipe.seed,
         "epoch": run.epochs[-1],
         "layers": run.layers,

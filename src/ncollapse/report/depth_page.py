@@ -1,4 +1,4 @@
-"""Write one self-contained HTML page of collapse against the number of blocks: a row of figures for every architecture."""
+"""The page of collapse against the number of blocks: a row of figures for each architecture."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,15 +9,13 @@ from ncollapse.claims.quantities import BY_KEY, Quantity, setting_rows, slope_of
 from ncollapse.drawing.sweeps import Axis, axis_of, draw_against
 from ncollapse.drawing.wording import counted, number
 from ncollapse.records.errors import ReportError
-from ncollapse.records.files import write_whole
 from ncollapse.records.sweep import Sweep, read_sweep
-from ncollapse.report.inline import panel_svg
-from ncollapse.report.markup import render_page
+from ncollapse.report.markup import panel_svg, write_html
 from ncollapse.report.sweep_page import say_slope
 
-__all__ = ["write_depth_page"]
+__all__ = ["BLOCKS", "write_depth_page"]
 
-_BLOCKS = "model.num_blocks"
+BLOCKS = "model.num_blocks"
 
 
 def write_depth_page(sweep_dirs: Sequence[Path], out: Path) -> Path:
@@ -40,19 +38,16 @@ def write_depth_page(sweep_dirs: Sequence[Path], out: Path) -> Path:
     if not sweep_dirs:
         raise ReportError("A page of depth needs at least one folder of a sweep, got none.")
     sweeps = [_read(Path(path)) for path in sweep_dirs]
-    html = render_page("depth.html", title="Collapse against depth", rows=[_row(i, sweep) for i, sweep in enumerate(sweeps)])
-    out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(out, html)
-    return out
+    rows = [_row(index, sweep) for index, sweep in enumerate(sweeps)]
+    return write_html(Path(out), "depth.html", title="Collapse against depth", rows=rows)
 
 
 def _read(path: Path) -> Sweep:
     sweep = read_sweep(path, "last")
     finished = [item.run for item in sweep.runs if item.run is not None]
-    if sweep.fields != (_BLOCKS,) or not finished:
+    if sweep.fields != (BLOCKS,) or not finished:
         raise ReportError(
-            f"{path}: needed a sweep over {_BLOCKS} alone with finished runs, found one over "
+            f"{path}: needed a sweep over {BLOCKS} alone with finished runs, found one over "
             f"{', '.join(sweep.fields) or 'seeds'} with {counted(len(finished), 'finished run')}. Use "
             "`ncollapse sweep deep_rn1_small --over model.num_blocks=1,2,4,8`."
         )
@@ -67,7 +62,7 @@ def _row(index: int, sweep: Sweep) -> dict[str, Any]:
     floor = any(run.last_objective for run in runs)
     panels += [(key, BY_KEY[key]) for key in ("objective", "excess", "distance") if floor]
     unfinished = sum(bool(item.problem) for item in sweep.runs)
-    changed = [item for item in runs[0].recipe.changed if not item.startswith(f"{_BLOCKS}=")]
+    changed = [item for item in runs[0].recipe.changed if not item.startswith(f"{BLOCKS}=")]
     return {
         # Of changed settings the recipe's title may not be true.
         "title": runs[0].title if changed else runs[0].recipe.title or runs[0].title,

@@ -1,25 +1,95 @@
-"""Templates of the package to self-contained HTML: one frame, style sheet and content security policy for all pages."""
+"""What pages are made of: templates as self-contained HTML, and panels as SVG in the page's own letters and colors."""
 
 import base64
 import hashlib
+import html
+import os
+import re
+from collections.abc import Callable
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-__all__ = ["render_page"]
+from ncollapse.drawing import style
+from ncollapse.drawing.figures import render
+from ncollapse.records.files import write_whole
+
+__all__ = ["depth_rules", "link", "panel_svg", "write_html"]
+
+_VARIABLES = {
+    style.INK: "ink",
+    style.SOFT: "soft",
+    style.GRID: "grid",
+    style.LINE: "line",
+    style.NULL: "null",
+    style.THIRD: "third",
+    style.PAPER: "paper",
+}
 
 
-def render_page(template: str, *, script: str | None = None, **context: Any) -> str:
-    """Fill a template that extends ``frame.html``."""
+def write_html(out: Path, template: str, *, script: str | None = None, **context: Any) -> Path:
+    """Fill a template that extends ``frame.html`` and write it, whole or not at all, into a folder made if need be."""
     # jinja2 escapes whatever a run directory says; templates mark as safe only our own files, drawings and escaped JSON.
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=FunctionLoader(_package_text)
     )
     code = _package_text(script) if script else ""
     digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
-    return environment.get_template(template).render(css=_package_text("page.css"), script=code, script_hash=digest, **context)
+    page = environment.get_template(template).render(css=_package_text("page.css"), script=code, script_hash=digest, **context)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(out, page)
+    return out
+
+
+def link(page: Path, out: Path) -> str:
+    """The path of a page from another one, quoted whole so that no name can be anything else; empty if there is no page."""
+    return quote(Path(os.path.relpath(page.resolve(), out.resolve().parent)).as_posix()) if page.is_file() else ""
 
 
 def _package_text(name: str) -> str:
-    return files("ncollapse.report").joinpath(name).read_text(encoding="utf-8")
+    return files("ncollapse.report").joinpath("templates", name).read_text(encoding="utf-8")
+
+
+def panel_svg(draw: Callable[[Axes], None], *, width: float, name: str, label: str, num_layers: int) -> str:
+    """Draw one panel and make it fit for a page."""
+    with style.house_style(outlines=False):
+        figure = Figure(figsize=(width, 2.55), layout="constrained", facecolor="none")
+        axes = figure.subplots()
+        axes.set_facecolor("none")
+        draw(axes)
+        # The page says what the axis means in the caption, in type that does not shrink with the drawing.
+        axes.set_ylabel("")
+    svg = _slim(render(figure, "svg", outlines=False).decode())
+    svg = re.sub(
+        r'<svg [^>]*viewBox="([^"]*)"[^>]*>', rf'<svg viewBox="\1" role="img" aria-label="{html.escape(label)}">', svg, count=1
+    )
+    svg = re.sub(r'((?:\bid=|href=)"#?|url\(#)', rf"\g<1>{name}-", svg)
+    return _recolor(svg, num_layers)
+
+
+def depth_rules(index: int, num_layers: int) -> str:
+    """The CSS variables of one run's colors of depth, for light and for dark screens."""
+    light, dark = (
+        "".join(f"--depth-{i}:{color};" for i, color in enumerate(style.depth_colors(num_layers, dark=is_dark)))
+        for is_dark in (False, True)
+    )
+    return f".run-{index}{{{light}}}@media screen and (prefers-color-scheme:dark){{.run-{index}{{{dark}}}}}"
+
+
+def _slim(svg: str) -> str:
+    """Drop what the page does not need, a third: names of groups, metadata, fonts (the page has its own), digits."""
+    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|\n", " ", svg[svg.index("<svg") :], flags=re.DOTALL)
+    svg = re.sub(r"<g id=\"[^\"]*\"", "<g", svg)
+    svg = re.sub(r" font-family: [^;\"]*;| transform=\"rotate\(-0 [^\"]*\"", "", svg)
+    svg = re.sub(r' (?:d|x|y|transform)="[^"]*"', lambda match: re.sub(r"(\.\d\d)\d+", r"\1", match[0]), svg)
+    return re.sub(r"\s+", " ", svg).replace("> <", "><")
+
+
+def _recolor(svg: str, num_layers: int) -> str:
+    variables = _VARIABLES | {color: f"depth-{i}" for i, color in enumerate(style.depth_colors(num_layers))}
+    return re.sub(r"#[0-9a-f]{6}\b", lambda match: f"var(--{variables[match[0]]})" if match[0] in variables else match[0], svg)

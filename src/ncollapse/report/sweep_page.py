@@ -1,10 +1,9 @@
-"""Write one self-contained HTML page about a sweep."""
+"""The page of a sweep: quantities of the last layer against what was swept, claims, and a list of the runs."""
 
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from ncollapse.claims.estimates import Estimate
 from ncollapse.claims.ledger import Ledger, rule_on_claims
@@ -12,27 +11,26 @@ from ncollapse.claims.quantities import QUANTITIES, Quantity, setting_rows, slop
 from ncollapse.drawing.sweeps import Axis, axis_of, draw_against
 from ncollapse.drawing.wording import counted, number
 from ncollapse.records.file_names import REPORT
-from ncollapse.records.files import write_whole
 from ncollapse.records.reading import Run
 from ncollapse.records.sweep import Sweep, SweptRun, read_sweep
 from ncollapse.report.claims_page import ledger_rows, write_claims_page
-from ncollapse.report.inline import panel_svg
-from ncollapse.report.markup import render_page
-from ncollapse.report.page import write_page
+from ncollapse.report.markup import link, panel_svg, write_html
+from ncollapse.report.run_page import write_page
 
 __all__ = ["say_slope", "write_run_pages", "write_sweep_page"]
 
 
-def write_sweep_page(sweep_dir: Path) -> Path:
-    """Write ``sweep.html``: metrics of the last layer at the last epoch against what was swept, claims, and a list of the runs.
+def write_sweep_page(sweep_dir: Path, out: Path | None = None) -> Path:
+    """Write the page of a sweep: the last layer at the last epoch against what was swept, claims, and a list of the runs.
 
-    The claims are also written as a page of their own, ``claims.html``, and as ``claims.json``.
+    The claims are also written as a page of their own, ``claims.html``, and as ``claims.json``, in the sweep's folder.
 
     Only finished runs are counted; the others are named with the reason. The page makes no network request, and its content
     security policy forbids any; equal files give equal bytes. The slopes' intervals are those of ``log_log_slope``.
 
     Args:
         sweep_dir: The folder that ``ncollapse sweep`` wrote.
+        out: The HTML file; ``sweep.html`` in the sweep's folder if None.
 
     Returns:
         The page, written whole or not at all.
@@ -42,12 +40,14 @@ def write_sweep_page(sweep_dir: Path) -> Path:
         OSError: If the page cannot be written.
     """
     sweep = read_sweep(Path(sweep_dir))
+    out = sweep.path / "sweep.html" if out is None else Path(out)
     axis = axis_of(sweep)
     finished = [item.run for item in sweep.runs if item.run is not None]
     shown = [quantity for quantity in QUANTITIES if any(quantity.read(run) is not None for run in finished)]
     ledger = rule_on_claims([sweep.path])
-    write_claims_page(ledger, sweep.path / "claims.html")
-    html = render_page(
+    claims_page = write_claims_page(ledger, sweep.path / "claims.html")
+    return write_html(
+        out,
         "sweep.html",
         title=f"Sweep of {', '.join(sweep.fields) or 'seeds'}",
         folder=sweep.path.resolve().name,
@@ -59,13 +59,11 @@ def write_sweep_page(sweep_dir: Path) -> Path:
         quantities=[_context(index, sweep, axis, quantity) for index, quantity in enumerate(shown)],
         undefined=[quantity.key for quantity in QUANTITIES if quantity not in shown],
         rulings=_spoken(ledger),
-        has_comparison=(sweep.path / "compare.html").is_file(),
+        comparison_href=link(sweep.path / "compare.html", out),
+        claims_href=link(claims_page, out),
         unfinished=[item for item in sweep.runs if item.problem],
-        runs=[_run_context(item, sweep.fields) for item in sweep.runs],
+        runs=[_run_context(item, sweep, out) for item in sweep.runs],
     )
-    out = sweep.path / "sweep.html"
-    write_whole(out, html)
-    return out
 
 
 def write_run_pages(sweep_dir: Path, *, on_progress: Callable[[int, int], None] | None = None) -> list[Path]:
@@ -85,7 +83,7 @@ def write_run_pages(sweep_dir: Path, *, on_progress: Callable[[int, int], None] 
     missing = [item.run.path for item in read_sweep(Path(sweep_dir)).runs if item.run is not None and not item.has_page]
     pages = []
     for folder in missing:
-        pages.append(write_page([folder], folder / REPORT))
+        pages.append(write_page(folder, folder / REPORT))
         if on_progress is not None:
             on_progress(len(pages), len(missing))
     return pages
@@ -139,12 +137,11 @@ def _shown(value: float) -> str:
     return "–" if math.isnan(value) else number(value)
 
 
-def _run_context(item: SweptRun, fields: tuple[str, ...]) -> dict[str, Any]:
+def _run_context(item: SweptRun, sweep: Sweep, out: Path) -> dict[str, Any]:
     return {
         "name": item.name,
-        # Quoted whole, so that no name can be anything but a path from here.
-        "href": quote(f"{item.name}/{REPORT}") if item.has_page else "",
-        "values": [item.settings[field] for field in fields],
+        "href": link(sweep.path / item.name / REPORT, out),
+        "values": [item.settings[field] for field in sweep.fields],
         "seed": item.seed,
         "state": item.problem or "finished",
     }

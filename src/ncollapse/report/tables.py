@@ -1,17 +1,15 @@
 """The tables of the page as values: the last epoch's metrics by layer with marked flags, the recipe, the versions."""
 
-import json
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ncollapse.drawing.wording import number
 from ncollapse.records.reading import Run
+from ncollapse.records.recipe_settings import flatten_settings, setting_text
 
 __all__ = [
     "MetricRow",
     "MetricTable",
-    "differing_settings",
     "environment_entries",
     "mark",
     "metric_tables",
@@ -67,44 +65,20 @@ def recipe_groups(run: Run) -> dict[str, list[tuple[str, str]]]:
     groups: dict[str, list[tuple[str, str]]] = {"run": []}
     for key, value in run.recipe_entries.items():
         if isinstance(value, dict):
-            groups[key] = _flatten(value)
+            groups[key] = flatten_settings(value)
         elif key not in {"title", "description", "changed"}:
-            groups["run"].append((key, _plain(value)))
+            groups["run"].append((key, setting_text(value)))
     return groups
-
-
-def differing_settings(runs: Sequence[Run]) -> list[list[tuple[str, str]]]:
-    """What the recipes of several runs set differently, apart from their seeds."""
-    words = {"title", "description", "changed", "seed"}
-    settings = [dict(_flatten({key: value for key, value in run.recipe_entries.items() if key not in words})) for run in runs]
-    names = dict.fromkeys(name for fields in settings for name in fields)
-    differing = [name for name in names if len({fields.get(name) for fields in settings}) > 1]
-    return [[(name, fields.get(name, "not set")) for name in differing] for fields in settings]
 
 
 def environment_entries(run: Run) -> list[tuple[str, str]]:
     """Versions, device and seed, then how long training took and the loss it ended with."""
-    entries = _flatten(run.environment)
+    entries = flatten_settings(run.environment)
     if run.status.seconds is not None:
         entries.append(("training time", f"{number(run.status.seconds)} s"))
     if run.history:
         entries.append(("last training loss", number(run.history[-1].loss)))
     return entries
-
-
-def _flatten(entries: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]]:
-    flat: list[tuple[str, str]] = []
-    for key, value in entries.items():
-        flat += _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", _plain(value))]
-    return flat
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    if isinstance(value, list):
-        return ", ".join(_plain(item) for item in value)
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _tabled(value: float) -> str:

@@ -12,15 +12,16 @@ import pytest
 
 import ncollapse.report
 from ncollapse.claims import rule_on_claims
-from ncollapse.drawing import describe
+from ncollapse.drawing import describe, summarize
 from ncollapse.drawing.style import GRID, INK, LINE, depth_colors
-from ncollapse.drawing.tables import differing_settings, metric_tables, recipe_groups
 from ncollapse.records import ReportError, read_run
 from ncollapse.report import write_claims_page, write_page
 from ncollapse.report.payload import build_payload, to_script_json
+from ncollapse.report.tables import metric_tables, recipe_groups
 
 EVIL = "</script><script>alert(1)</script>"
 ROOM = Path(ncollapse.report.__file__).parent
+SCRIPT = ROOM / "templates" / "page.js"
 
 
 class Page(HTMLParser):
@@ -51,17 +52,12 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="session")
 def html(shared_run, tmp_path_factory):
-    return write_page([shared_run], tmp_path_factory.mktemp("page") / "report.html").read_text(encoding="utf-8")
+    return write_page(shared_run, tmp_path_factory.mktemp("page") / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="session")
 def page(html):
     return Page(html)
-
-
-@pytest.fixture(scope="session")
-def two_runs(shared_run, second_run, tmp_path_factory):
-    return write_page([shared_run, second_run], tmp_path_factory.mktemp("page") / "two.html").read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -90,7 +86,7 @@ def test_nothing_is_loaded_from_anywhere(html, page):
 
 def test_policy_allows_exactly_our_script(html, page):
     script = page.scripts[-1]
-    assert script == (ROOM / "page.js").read_text(encoding="utf-8")
+    assert script == SCRIPT.read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert f"script-src 'sha256-{digest}'" in html
     assert [attributes.get("type") for tag, attributes in page.elements if tag == "script"] == ["application/json", None]
@@ -122,39 +118,24 @@ def test_drawings_take_the_page_colors(html):
     assert f".run-0{{--depth-0:{depth_colors(6)[0]}" in html
 
 
-def test_ids_are_unique_and_references_resolve(two_runs):
-    both = Page(two_runs)
-    ids = both.attribute("id")
+def test_ids_are_unique_and_references_resolve(page):
+    ids = page.attribute("id")
     assert len(ids) == len(set(ids))
-    used = [value[1:] for name in ("href", "xlink:href") for value in both.attribute(name) if value.startswith("#")]
-    used += [reference for value in both.attribute("clip-path") for reference in re.findall(r"url\(#(.*?)\)", value)]
+    used = [value[1:] for name in ("href", "xlink:href") for value in page.attribute(name) if value.startswith("#")]
+    used += [reference for value in page.attribute("clip-path") for reference in re.findall(r"url\(#(.*?)\)", value)]
     assert used
     assert set(used) <= set(ids)
 
 
-def test_several_runs_are_compared_first(two_runs):
-    html = two_runs
-    assert html.index("Comparison") < html.index("<article")
-    assert html.count("<article") == 2
-    comparison = html[html.index('<table class="compare">') : html.index("<article")]
-    assert comparison.count("<tr>") == 3
-    assert "second, seed 1, epoch 150" in comparison
-    assert "rises into blocks.1" in comparison
-    assert "<title>2 runs side by side" in html
-    assert len(html.encode()) < 700_000
-
-
-def test_comparison_names_folder_seed_epoch_and_differing_settings(make_run, edit, tmp_path, without_drawings):
-    runs = [make_run(name, seed=seed, epochs=(0, 5)) for seed, name in enumerate(("one", "two"))]
-    edit(runs[1] / "recipe.json", lambda content: content["train"].update(learning_rate=0.05, momentum=0.8))
-    assert differing_settings([read_run(run) for run in runs]) == [
-        [("train.learning_rate", "0.1"), ("train.momentum", "not set")],
-        [("train.learning_rate", "0.05"), ("train.momentum", "0.8")],
-    ]
-    html = write_page(runs, tmp_path / "page.html").read_text(encoding="utf-8")
-    comparison = html[html.index('<table class="compare">') : html.index("<article")]
-    assert "<small>two, seed 1, epoch 5</small>" in comparison
-    assert "<small>train.<wbr>learning_rate=0.05, train.<wbr>momentum=0.8</small>" in comparison
+def test_three_lines_come_first_and_terms_are_explained(html, page, shared_run):
+    words = " ".join(page.words)
+    lines = summarize(read_run(shared_run))
+    assert [words.count(line) for line in lines] == [1, 1, 1]
+    assert words.index(lines[-1]) < words.index("Every finding in words")
+    assert '<a href="#terms">Terms</a>' in html
+    terms = re.findall(r"<dt>([^<]*)</dt><dd>", html[html.index('id="terms"') :])
+    assert terms[:3] == ["PFC1", "PFC2", "PFC3"]
+    assert {"CDNV", "Baseline", "Decade", "τ"} <= set(terms)
     # On a narrow screen only the meanings of metrics give way.
     narrow = html[html.index("@media (max-width: 40rem)") : html.index("@media print")]
     assert re.findall(r"([^{}\n]*)\{ display: none", narrow) == ["  .metrics tr > :first-child small "]
@@ -163,7 +144,7 @@ def test_comparison_names_folder_seed_epoch_and_differing_settings(make_run, edi
 def test_words_of_the_recipe_are_not_shown_for_changed_settings(make_run, edit, tmp_path, without_drawings):
     run_dir = make_run(epochs=(3,))
     edit(run_dir / "recipe.json", lambda content: content.update(changed=["data.name=mnist", "train.epochs=3"]))
-    html = write_page([run_dir], tmp_path / "page.html").read_text(encoding="utf-8")
+    html = write_page(run_dir, tmp_path / "run.html").read_text(encoding="utf-8")
     assert "<h1>Recipe demo with changed settings</h1>" in html
     assert html.count("Changed relative to the recipe demo: data.name=mnist, train.epochs=3.") == 1
     assert "A small residual network on the handwritten digits." not in html
@@ -173,7 +154,7 @@ def test_words_of_the_recipe_are_not_shown_for_changed_settings(make_run, edit, 
 def test_a_failed_run_shows_why(make_run, edit, tmp_path, without_drawings):
     run_dir = make_run(epochs=(0, 3))
     edit(run_dir / "status.json", lambda content: content.update(state="failed", reason="no <space> left"))
-    html = write_page([run_dir], tmp_path / "page.html").read_text(encoding="utf-8")
+    html = write_page(run_dir, tmp_path / "run.html").read_text(encoding="utf-8")
     assert "This run FAILED: no &lt;space&gt; left. Its last checkpoint is from epoch 3 of 3." in html
 
 
@@ -182,16 +163,16 @@ def test_large_run_stays_below_a_megabyte(make_run, tmp_path):
     epochs = (*epochs, *(n for n in range(200, 350) if n not in epochs))[:41]
     run_dir = make_run(layers=("stem", *(f"blocks.{i}" for i in range(10))), epochs=tuple(sorted(epochs)))
     assert len(read_run(run_dir).epochs) == 41
-    assert write_page([run_dir], tmp_path / "big.html").stat().st_size < 600_000
+    assert write_page(run_dir, tmp_path / "big.html").stat().st_size < 600_000
 
 
 def test_same_run_gives_the_same_bytes(second_run, tmp_path):
-    pages = [write_page([second_run], tmp_path / name).read_bytes() for name in ("one.html", "two.html")]
+    pages = [write_page(second_run, tmp_path / name).read_bytes() for name in ("one.html", "two.html")]
     assert pages[0] == pages[1]
 
 
 def test_names_from_files_are_harmless(evil_run, tmp_path):
-    html = write_page([evil_run], tmp_path / "evil.html").read_text(encoding="utf-8")
+    html = write_page(evil_run, tmp_path / "evil.html").read_text(encoding="utf-8")
     page = Page(html)
     assert len(page.scripts) == 2
     assert not any(tag == "img" for tag, _ in page.elements)
@@ -271,25 +252,23 @@ def test_recipe_is_grouped_and_deeper_nesting_dotted(run_dir, edit):
 
 
 def test_errors_of_write_page(run_dir, tmp_path):
-    with pytest.raises(ReportError, match=r"needs at least one run directory, got none\. Name the folders"):
-        write_page([], tmp_path / "none.html")
     with pytest.raises(ReportError, match=r"needed the position 'time', has index, projection"):
-        write_page([run_dir], tmp_path / "none.html", position="time")
+        write_page(run_dir, tmp_path / "none.html", position="time")
     (run_dir / "depth.json").unlink()
     with pytest.raises(ReportError, match=r"depth\.json: is missing"):
-        write_page([run_dir], tmp_path / "none.html")
+        write_page(run_dir, tmp_path / "none.html")
     assert not (tmp_path / "none.html").exists()
 
 
 def test_page_that_cannot_be_written_leaves_nothing(second_run, tmp_path, without_drawings):
     (tmp_path / "report.html").mkdir()
     with pytest.raises(OSError, match=r"report\.html"):
-        write_page([second_run], tmp_path / "report.html")
+        write_page(second_run, tmp_path / "report.html")
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
 
 
 def test_script_is_short_and_room_reads_files_only():
-    assert len((ROOM / "page.js").read_text(encoding="utf-8").splitlines()) <= 200
+    assert len(SCRIPT.read_text(encoding="utf-8").splitlines()) <= 200
     allowed = ("ncollapse.report", "ncollapse.claims", "ncollapse.drawing", "ncollapse.records")
     for file in ROOM.glob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
@@ -305,11 +284,11 @@ def test_script_is_short_and_room_reads_files_only():
 def test_a_run_in_a_ledger_shows_its_part(make_run, tmp_path, without_drawings):
     runs = [make_run(f"seed{seed}", seed=seed, epochs=(0, 150)) for seed in range(5)]
     page = runs[0] / "report.html"
-    assert "<h3>Claims</h3>" not in write_page(runs[:1], page).read_text(encoding="utf-8")
+    assert "<h3>Claims</h3>" not in write_page(runs[0], page).read_text(encoding="utf-8")
     write_claims_page(rule_on_claims(runs), tmp_path / "elsewhere" / "claims.html")
     folder = runs[0].parent
     write_claims_page(rule_on_claims(runs), folder / "claims.html")
-    html = write_page(runs[:1], page).read_text(encoding="utf-8")
+    html = write_page(runs[0], page).read_text(encoding="utf-8")
     assert '<a href="../claims.html">The ledger</a>' in html
     part = re.search(r"PFC1 progresses over all measured layers</th><td>.*?holds</b></td><td>(.*?)</td>", html)
     assert part[1] == "agrees"
@@ -318,9 +297,9 @@ def test_a_run_in_a_ledger_shows_its_part(make_run, tmp_path, without_drawings):
     assert part[1] == "disagrees"
     # A ledger without a page is not linked.
     (folder / "claims.html").unlink()
-    assert "The ledger</a>" not in write_page(runs[:1], page).read_text(encoding="utf-8")
+    assert "The ledger</a>" not in write_page(runs[0], page).read_text(encoding="utf-8")
     (folder / "claims.json").write_text("{")
     with pytest.raises(
         ReportError, match=r"claims\.json: is not valid JSON .*Write it again with `ncollapse claims`, or remove it"
     ):
-        write_page(runs[:1], page)
+        write_page(runs[0], page)

@@ -136,7 +136,7 @@ function toCsv(table) {
 }
 
 function start(run) {
-  const data = JSON.parse(document.getElementById(`data-${run.dataset.run}`).textContent);
+  const data = JSON.parse(document.getElementById("data").textContent);
   const find = (selector) => run.querySelector(selector);
   const slider = find(".slider"), play = find(".play"), position = find(".position"), csv = find(".csv");
   const last = data.epochs.length - 1;
@@ -176,4 +176,4 @@ function start(run) {
 }
 
 addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((details) => { details.open = true; }));
-document.querySelectorAll(".run").forEach(start);
+start(document.getElementById("run"));

@@ -1,0 +1,45 @@
+"""The settings of recipes by dotted name, and what several runs set differently."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ncollapse.records.reading import Run
+
+__all__ = ["differing_settings", "flatten_settings", "setting", "setting_text"]
+
+
+def setting(run: Run, field: str) -> Any:
+    """A setting of a run's recipe by its dotted name; None where the recipe has none."""
+    group, _, leaf = field.rpartition(".")
+    entries = run.recipe_entries.get(group) if group else run.recipe_entries
+    return entries.get(leaf) if isinstance(entries, dict) else None
+
+
+def flatten_settings(entries: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested entries as dotted names with their values as text."""
+    flat: list[tuple[str, str]] = []
+    for key, value in entries.items():
+        if isinstance(value, dict):
+            flat += flatten_settings(value, f"{prefix}{key}.")
+        else:
+            flat.append((f"{prefix}{key}", setting_text(value)))
+    return flat
+
+
+def setting_text(value: object) -> str:
+    """A value as text, floats with six digits."""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list):
+        return ", ".join(setting_text(item) for item in value)
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def differing_settings(runs: Sequence[Run]) -> list[list[tuple[str, str]]]:
+    """What the recipes of several runs set differently, apart from their seeds."""
+    words = {"title", "description", "changed", "seed"}
+    settings = [dict(flatten_settings({k: v for k, v in run.recipe_entries.items() if k not in words})) for run in runs]
+    names = dict.fromkeys(name for fields in settings for name in fields)
+    differing = [name for name in names if len({fields.get(name) for fields in settings}) > 1]
+    return [[(name, fields.get(name, "not set")) for name in differing] for fields in settings]

@@ -1,0 +1,79 @@
+"""The page of a run."""
+
+from pathlib import Path
+from typing import Any
+
+from ncollapse.claims.ledger import part_of
+from ncollapse.drawing.panels import LAST_LAYER, PROGRESSIVE, Panel, draw_over_depth, draw_over_epochs, require_position
+from ncollapse.drawing.sentences import describe, findings, summarize
+from ncollapse.drawing.wording import POSITIONS, counted
+from ncollapse.records.reading import Run, read_run
+from ncollapse.report.markup import depth_rules, link, panel_svg, write_html
+from ncollapse.report.payload import build_payload, to_script_json
+from ncollapse.report.tables import environment_entries, metric_tables, recipe_groups
+
+__all__ = ["write_page"]
+
+
+def write_page(run_dir: Path, out: Path, *, position: str = "projection") -> Path:
+    """Write the page of a run: words, figures, tables, recipe and versions.
+
+    The page makes no network request, and its content security policy forbids any; it works without JavaScript, in light and
+    dark, on a phone and on paper. Equal runs give equal bytes.
+
+    Args:
+        run_dir: The run directory.
+        out: The HTML file; written whole or not at all, its folder is made if need be.
+        position: How layers are placed on the line at first: a key of ``positions`` in ``depth.json``.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        ReportError: If a file of the run is missing or broken, or the position is unknown.
+        OSError: If the page cannot be written.
+    """
+    run, out = read_run(Path(run_dir)), Path(out)
+    require_position(run, position)
+    context = {"run": run, **_context(run, position), **_ledger(run, out)}
+    return write_html(out, "run.html", script="page.js", title=run.title, positions=POSITIONS, position=position, **context)
+
+
+def _context(run: Run, position: str) -> dict[str, Any]:
+    """What the template needs to know of the run beyond its records."""
+    return {
+        "folder": run.path.resolve().name,
+        "paragraphs": run.recipe.description.split("\n\n"),
+        "epoch": run.epochs[-1],
+        "extent": f"{counted(len(run.layers), 'layer')}, measured at {counted(len(run.epochs), 'epoch')}",
+        "findings": findings(run, position),
+        # What was changed stands above already.
+        "summary": summarize(run)[bool(run.recipe.changed) :],
+        "sentences": describe(run)[bool(run.recipe.changed) :],
+        "depth_rules": depth_rules(0, len(run.layers)),
+        "over_epochs": [_panel(run, panel, "epochs") for panel in PROGRESSIVE],
+        "over_depth": [_panel(run, panel, "depth", position) for panel in PROGRESSIVE],
+        "last_layer": [_panel(run, panel, "last") for panel in LAST_LAYER],
+        "tables": metric_tables(run),
+        "recipe": recipe_groups(run),
+        "environment": environment_entries(run),
+        "payload": to_script_json(build_payload(run)),
+    }
+
+
+def _ledger(run: Run, out: Path) -> dict[str, Any]:
+    """The claims on which the ledger beside the run names it, and a link to the ledger's own page."""
+    file, claims = part_of(run.path)
+    return {"claims": claims, "ledger_href": "" if file is None else link(file.with_suffix(".html"), out)}
+
+
+def _panel(run: Run, panel: Panel, kind: str, position: str | None = None) -> tuple[str, str]:
+    """A panel's key, for its heading in the template, and its drawing."""
+    svg = panel_svg(
+        lambda axes: draw_over_epochs(axes, run, panel) if position is None else draw_over_depth(axes, run, panel, position),
+        width=2.75 if panel.series else 3.3,
+        name=f"{kind}-{panel.key}",
+        label=f"{panel.key.upper()}, {panel.label}, over {'epochs' if position is None else 'depth'}",
+        num_layers=len(run.layers),
+    )
+    return panel.key, svg
