@@ -27,6 +27,6 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture
 def without_drawings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages and figures lack their drawings: for tests of anything else that a command does, since a run's take seconds."""
-    monkeypatch.setattr("ncollapse.drawing.save_figures", lambda run: [])
-    for page in ("page", "comparison_page", "sweep_page", "depth_page"):
+    monkeypatch.setattr("ncollapse.report.report.save_figures", lambda run: [])
+    for page in ("run_page", "comparison_page", "sweep_page", "depth_page"):
         monkeypatch.setattr(f"ncollapse.report.{page}.panel_svg", lambda *_, **__: "")

@@ -14,7 +14,7 @@ def title(page):
     return re.search(r"<h1>(.*?)</h1>", page.read_text(encoding="utf-8"))[1]
 
 
-def test_a_run_has_its_page_and_figures(make_run, without_drawings):
+def test_a_run_has_its_page_and_figures(make_run):
     run = make_run("run", **SMALL)
     assert write_report([run]) == run / "report.html"
     assert title(run / "report.html") == "Digits"
