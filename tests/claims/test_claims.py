@@ -170,7 +170,7 @@ def test_runs_outside_the_terminal_phase_are_shown_and_do_not_count(five, edit, 
     assert found["terminal"].verdict == "fails"
     assert found["pfc1"].verdict == "not testable here"
     assert found["pfc1"].why.startswith(
-        "no run is in the terminal phase of training: no training error, and a weight-decay time"
+        "no run is in the terminal phase of training, which needs zero training error and a weight-decay time"
     )
     (evidence,) = found["pfc1"].evidence
     assert (evidence.counts, evidence.verdict, evidence.estimate.n) == (False, "holds", 5)
@@ -237,9 +237,9 @@ def test_a_seed_counts_once_and_unfinished_runs_are_left_out(five, write_seed, e
     ledger = rule_on_claims([*five, again, running, five[0]])
     assert ledger.runs == tuple(map(str, five))
     assert ledger.left_out == (
-        (str(again), f"has the settings and the seed of {five[3]}, and is no other sample"),
+        (str(again), f"has the same settings and seed as {five[3]}, so it is not another sample"),
         (str(running), "running at epoch 4 of 5"),
-        (str(five[0]), f"has the settings and the seed of {five[0]}, and is no other sample"),
+        (str(five[0]), f"has the same settings and seed as {five[0]}, so it is not another sample"),
     )
 
 
@@ -272,7 +272,7 @@ def test_rule_for_shares(right, n, verdict):
 @pytest.mark.parametrize(
     ("low", "high", "n", "verdict", "why"),
     [(0.1, 0.3, 5, "holds", ""), (-0.3, -0.1, 5, "fails", ""), (0.0, 0.0, 5, "fails", ""),
-     (-0.1, 0.3, 5, "not testable here", "the interval holds 0, more seeds are needed"),
+     (-0.1, 0.3, 5, "not testable here", "the interval contains 0; more seeds are needed"),
      (0.1, 0.3, 4, "not testable here", "4 seeds, 5 needed")],
 )  # fmt: skip
 def test_rule_for_means(low, high, n, verdict, why):

@@ -19,7 +19,7 @@ from ncollapse.report import write_run_pages, write_sweep_page
 EVIL = "</script><script>alert(1)</script>$x_1$"
 PFC1, PFC3_ERROR, STRAIGHTNESS, LINE, NULL = (
     next(item for item in QUANTITIES if item.key == key)
-    for key in ("pfc1", "pfc3_error", "straightness", "line pfc1", "null pfc1")
+    for key in ("pfc1", "pfc3_error", "straightness", "line pfc1", "baseline pfc1")
 )  # fmt: skip
 
 

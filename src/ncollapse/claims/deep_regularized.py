@@ -84,14 +84,14 @@ DEEP_CLAIMS = (
         "deep_excess",
         "The objective approaches that minimum as depth grows",
         f"{_PAPER}, Theorem 4.1 and section 4",
-        "Minus the log-log slope of the excess with the number of blocks L, one slope a seed",
+        "Minus the log-log slope of the excess with the number of blocks L, one slope per seed",
         _falls("excess", "the excess"),
     ),
     _claim(
         "deep_distance",
         "Features and last layer approach the set of its minimizers as depth grows",
         f"{_PAPER}, Lemma 4.0 and Theorem 4.1",
-        "Minus the log-log slope of the relative distance with L, one slope a seed",
+        "Minus the log-log slope of the relative distance with L, one slope per seed",
         _falls("distance", "the distance"),
     ),
     *(
@@ -99,7 +99,7 @@ DEEP_CLAIMS = (
             f"deep_{name.lower()}",
             f"{name} tightens as depth grows (blocks of one linear layer, or λ ∝ 1/L)",
             f"{_PAPER}, Figures 1 and 2",
-            f"Minus the log-log slope of {metric} at the last layer with L, one slope a seed",
+            f"Minus the log-log slope of {metric} at the last layer with L, one slope per seed",
             _falls(metric, name),
         )
         for metric, name in DEEP_METRICS.items()
@@ -109,7 +109,7 @@ DEEP_CLAIMS = (
             f"deep_control_{name.lower()}",
             f"{name} does not improve with depth for blocks of two linear layers at constant λ",
             f"{_PAPER}, Figure 2, third column",
-            f"The log-log slope of {metric} at the last layer with L is not negative, one slope a seed",
+            f"The log-log slope of {metric} at the last layer with L is not negative, one slope per seed",
             _does_not_fall(metric, name),
         )
         for metric, name in DEEP_METRICS.items()

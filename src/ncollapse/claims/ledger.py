@@ -78,7 +78,7 @@ def rule_on_claims(folders: Iterable[Path], claims: Sequence[Claim] = ALL_CLAIMS
         }
         first = runs.setdefault(json.dumps(settings, sort_keys=True), run)
         if first is not run:
-            left_out.append((str(path), f"has the settings and the seed of {first.path}, and is no other sample"))
+            left_out.append((str(path), f"has the same settings and seed as {first.path}, so it is not another sample"))
     kept = list(runs.values())
     rulings = []
     for claim in claims:

@@ -38,7 +38,7 @@ def _is_residual(run: Run) -> bool:
 
 
 def _training(run: Run) -> tuple[object, object]:
-    """Loss and share of labels drawn anew; a field that a recipe lacks has the value of the paper's setting."""
+    """Loss and share of random labels; a field that a recipe lacks has the value of the paper's setting."""
     return setting(run, "train.loss") or "cross_entropy", setting(run, "data.corrupt") or 0.0
 
 
@@ -53,7 +53,7 @@ def has_squared_error(run: Run) -> bool:
 
 
 def has_random_labels(run: Run) -> bool:
-    """The same with every label drawn anew."""
+    """The same with random labels only."""
     return _is_residual(run) and _training(run) == ("cross_entropy", 1.0)
 
 

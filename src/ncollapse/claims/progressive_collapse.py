@@ -23,6 +23,7 @@ _SHARE = "share of seeds"
 _LINE_IS_NEARER = (
     "RMS error of the straight line over the interior layers is below that of the log-linear interpolation of the ends"
 )
+_NEVER_RISE = "PFC1, PFC2 and the error 1 − PFC3 rise at no step of depth and fall overall"
 _OURS = "Not a claim of the paper: a question that it leaves open"
 
 _papers = partial(Claim, about=predicates.is_papers)
@@ -32,9 +33,9 @@ def _share(test: SeedTest, *, statistic: str = _SHARE, terminal: bool = True) ->
     return partial(by_seed, statistic=statistic, test=test, terminal=terminal)
 
 
-def _line_against_null(*metrics: str) -> Examine:
+def _line_against_baseline(*metrics: str) -> Examine:
     """At the projection, which is measured at the layer itself, and at the index, which is not."""
-    words = "{}: error of the null minus that of the line, decades, layers at {}; mean"
+    words = "{}: error of the baseline minus that of the line, decades, layers at {}; mean"
     return all_of(
         *(
             partial(by_seed, statistic=words.format(_NAMES[metric], POSITIONS[place]), test=quantities.line_lead(metric, place))
@@ -52,15 +53,15 @@ def _progress(metric: str) -> tuple[Claim, Claim]:
             metric.removesuffix("_error"),
             f"{name} progresses from layer to layer before the effective depth",
             f"Section III-A, Conjecture 1 ({name}), equation ({_EQUATIONS[metric]})",
-            f"{what} rises at no step up to the first layer with nearest-center error at most {EPSILON:g}, and falls "
-            "in all, last epoch",
+            f"{what} rises at no step up to the first layer with nearest-center error at most {EPSILON:g} and falls "
+            "overall, at the last epoch",
             _share(predicates.falls_before_effective_depth(metric)),
         ),
         _papers(
             f"{metric.removesuffix('_error')}_all",
             f"{name} progresses over all measured layers",
             "Abstract; Section IV-A, Figure 3",
-            f"{what} rises at no step of depth, and falls in all, last epoch",
+            f"{what} rises at no step of depth and falls overall, at the last epoch",
             _share(predicates.falls_over_depth(metric)),
         ),
     )
@@ -75,7 +76,7 @@ _PROGRESSION = all_of(
 
 
 def _ranked_by_decay(statistic: str, read: Read, sign: int) -> Examine:
-    """Kendall's tau-b of a quantity with weight decay, one value a seed; its mean over seeds, cut to [-1, 1]."""
+    """Kendall's tau-b of a quantity with weight decay, one value per seed; its mean over seeds, cut to [-1, 1]."""
 
     def examine(runs: Sequence[Run]) -> list[Evidence]:
         found = []
@@ -130,7 +131,7 @@ CLAIMS = (
         "terminal",
         "Training reaches the terminal phase, which the claims below are about",
         "Section III-A, Conjecture 1; Assumption 1",
-        "Every training sample is right at the end and was so at an earlier measured epoch, and the weight-decay time τ is at "
+        "Every training sample is right at the end and at an earlier measured epoch, and the weight-decay time τ is at "
         f"least {RULES.terminal_tau:g}",
         _share(is_terminal, terminal=False),
     ),
@@ -146,9 +147,9 @@ CLAIMS = (
         _papers(
             f"line_{metric}",
             f"The geodesic (straight line) between first and last layer predicts {_NAMES[metric]} of the others",
-            "Section IV-A, Figure 3; equations (10) and (11). The log-linear null is ours",
+            "Section IV-A, Figure 3; equations (10) and (11). The log-linear baseline is ours",
             _LINE_IS_NEARER,
-            _line_against_null(metric),
+            _line_against_baseline(metric),
         )
         for metric in ("pfc1", "pfc2")
     ),
@@ -170,15 +171,15 @@ CLAIMS = (
         "theorem2_line",
         "The transport cost is small enough for PFC2 to fall monotonically along the straight line",
         "Section III-B, Theorem 2; Section IV-A",
-        "The exact test of the fall, between the measured ends: no constant says which cost is small enough",
+        "The exact test of the fall between the measured ends, because no constant says which cost is small enough",
         _share(predicates.theorem2_conclusion),
     ),
     _papers(
         "transport",
         "The forward propagation is optimal transport between first and last layer",
         "Section II-B, Proposition 1; Assumption 1. The tolerance is ours",
-        "No other pairing of first and last features of the sample costs less (exact); and of what a random pairing costs more "
-        f"than the best, the network's own costs at most the share {RULES.transport_gap:g}",
+        "No other pairing of first and last features of the sample costs less (exact). The network's own pairing costs more "
+        f"than the best by at most {RULES.transport_gap:g} of what a random pairing costs more",
         all_of(
             _share(predicates.optimal_pairing, statistic=f"no pairing is better; {_SHARE}"),
             _share(predicates.nearly_optimal_pairing, statistic=f"nearly as good as the best; {_SHARE}"),
@@ -203,40 +204,34 @@ CLAIMS = (
         "weight_decay_energy",
         "Weight decay lowers the transport energy of the forward propagation",
         "Sections II-C and III-C",
-        "The same of the kinetic energy, and of the share of it that the straight line at constant speed would need",
+        "The same for the kinetic energy, and for the share of it that a straight path at constant speed would need",
         all_of(_decays("energy"), _decays("efficiency")),
     ),
     _papers(
         "weight_decay_line",
         "Weight decay makes the geodesic predict the layers better",
         "Section IV-A, Figure 3; Assumption 1",
-        "The same of the straight line's error at the layers' projection, and of how much smaller it is than the null's",
+        "The same for the straight line's error at the layers' projection, and for how much smaller it is than the baseline's",
         all_of(
-            *(
-                examine
-                for metric in ("pfc1", "pfc2")
-                for examine in (
-                    _ranked_by_decay(f"error of the line in {_NAMES[metric]}", BY_KEY[f"line {metric}"].read, -1),
-                    _ranked_by_decay(
-                        f"error of the null minus that of the line in {_NAMES[metric]}", quantities.line_lead(metric), 1
-                    ),
-                )
-            )
+            _ranked_by_decay("error of the line in PFC1", BY_KEY["line pfc1"].read, -1),
+            _ranked_by_decay("error of the baseline minus that of the line in PFC1", quantities.line_lead("pfc1"), 1),
+            _ranked_by_decay("error of the line in PFC2", BY_KEY["line pfc2"].read, -1),
+            _ranked_by_decay("error of the baseline minus that of the line in PFC2", quantities.line_lead("pfc2"), 1),
         ),
     ),
     _papers(
         "decay_bound",
         "The weights bound the transport energy, so that weight decay bounds it",
         "Section II-C, III-C; derived in docs/theory.md, 3.10",
-        "What each block adds is at most its bound from weights and inputs, and that at most the one from the weights' norms; "
-        "in networks without normalization, which makes blocks independent of their weights' scale",
+        "What each block adds is at most its bound from weights and inputs, and that at most the bound from the weights' norms. "
+        "Only networks without normalization, which makes blocks independent of the scale of their weights",
         _share(predicates.within_decay_bound, terminal=False),
     ),
     _papers(
         "depth",
         "The effective depth saturates: a deeper network needs no more of its blocks",
         f"{_OURS}; the effective depth is that of Galanti et al. (2022)",
-        "Among runs of one seed that differ in depth only, the first layer with nearest-center error at most "
+        "Among runs of one seed that differ in depth only: the first layer with nearest-center error at most "
         f"{EPSILON:g} comes no later in the deepest network than in the second deepest",
         _saturates,
     ),
@@ -244,7 +239,7 @@ CLAIMS = (
         "mse",
         "Progressive collapse appears under the mean squared error too",
         _OURS,
-        "PFC1, PFC2 and the error 1 − PFC3 rise at no step of depth and fall in all, in runs trained on it",
+        _NEVER_RISE,
         _PROGRESSION,
         predicates.has_squared_error,
     ),
@@ -253,15 +248,14 @@ CLAIMS = (
         "The geodesic predicts the layers under the mean squared error too",
         _OURS,
         _LINE_IS_NEARER,
-        _line_against_null("pfc1", "pfc2"),
+        _line_against_baseline("pfc1", "pfc2"),
         predicates.has_squared_error,
     ),
     Claim(
         "random_labels",
         "The last layer collapses on random labels too",
         _OURS,
-        "Decades by which PFC1 of the last layer falls from before training to the last epoch, on the training set with every "
-        "label drawn anew",
+        "Decades by which PFC1 of the last layer falls in training, on a training set whose labels are all random",
         partial(by_seed, statistic="fall of PFC1 in training, decades; mean", test=quantities.pfc1_lost_in_training),
         predicates.has_random_labels,
     ),
@@ -269,7 +263,7 @@ CLAIMS = (
         "random_labels_order",
         "The layers are in order on random labels too",
         _OURS,
-        "PFC1, PFC2 and the error 1 − PFC3 rise at no step of depth and fall in all",
+        _NEVER_RISE,
         _PROGRESSION,
         predicates.has_random_labels,
     ),
@@ -277,7 +271,7 @@ CLAIMS = (
         "other_order",
         "Networks other than the ResNets of the paper collapse progressively too",
         _OURS,
-        "PFC1, PFC2 and the error 1 − PFC3 rise at no step of depth and fall in all, as of plain and dense networks",
+        f"{_NEVER_RISE}, for plain and dense networks among others",
         _PROGRESSION,
         predicates.has_other_network,
     ),
@@ -286,18 +280,18 @@ CLAIMS = (
         "The geodesic predicts networks other than the ResNets of the paper too",
         _OURS,
         _LINE_IS_NEARER,
-        _line_against_null("pfc1", "pfc2"),
+        _line_against_baseline("pfc1", "pfc2"),
         predicates.has_other_network,
     ),
     Claim(
         "skip_connections",
         "Skip connections make the straight line predict the layers",
         "Section II-B: a residual block is a step of a flow. The comparison is ours",
-        "Straightness, and the null's error minus the line's in PFC1 at the projection, of the residual network minus that of "
-        "the network of other connections with the same seed",
+        "Straightness of the residual network minus that of the network with other connections and the same seed; likewise the "
+        "baseline's error minus the line's in PFC1, layers at their projection",
         all_of(
             _gained_by_skips("straightness", BY_KEY["straightness"].read),
-            _gained_by_skips("error of null minus line in PFC1", quantities.line_lead("pfc1")),
+            _gained_by_skips("error of baseline minus line in PFC1", quantities.line_lead("pfc1")),
         ),
         predicates.has_any_network,
     ),

@@ -61,7 +61,7 @@ def _recorded(path: str, meaning: str, *, key: str = "", sign: int = -1, signed:
 
 def _error(metric: str, which: int) -> Quantity:
     """How far the straight line, or the baseline, is off the layers."""
-    name, words = (("line", "straight line"), ("null", "log-linear null"))[which]
+    name, words = (("line", "straight line"), ("baseline", "log-linear baseline"))[which]
     meaning = f"{metric.upper()} of the {words}, off the measured layers, RMS in decades, laid at their projection on the chord"
     return Quantity(f"{name} {metric}", meaning, lambda run: run.prediction_errors(metric)[which])
 
@@ -132,11 +132,11 @@ BY_KEY = {quantity.key: quantity for quantity in QUANTITIES}
 
 
 def line_lead(metric: str, position: str = "projection") -> Callable[[Run], float | None]:
-    """How many decades the straight line's RMS error over the interior layers is below the null's."""
+    """How many decades the straight line's RMS error over the interior layers is below the baseline's."""
 
     def read(run: Run) -> float | None:
-        line, null = run.prediction_errors(metric, position)
-        return None if line is None or null is None else null - line
+        line, baseline = run.prediction_errors(metric, position)
+        return None if line is None or baseline is None else baseline - line
 
     return read
 

@@ -113,7 +113,7 @@ def judge_mean(mean: Estimate) -> tuple[Verdict, str]:
         return "holds", ""
     if mean.high <= 0:
         return "fails", ""
-    return "not testable here", "the interval holds 0, more seeds are needed"
+    return "not testable here", "the interval contains 0; more seeds are needed"
 
 
 def combine(evidence: Sequence[Evidence]) -> tuple[Verdict, str]:
@@ -126,8 +126,8 @@ def combine(evidence: Sequence[Evidence]) -> tuple[Verdict, str]:
         return "not testable here", "no run fits"
     if not counting:
         return "not testable here", (
-            "no run is in the terminal phase of training: no training error, and a weight-decay time of "
-            f"{RULES.terminal_tau:g} or more, which Adam has none of"
+            "no run is in the terminal phase of training, which needs zero training error and a weight-decay time τ of "
+            f"{RULES.terminal_tau:g} or more (undefined under Adam)"
         )
     if found <= {"not testable here"}:
         return "not testable here", max(counting, key=lambda item: item.estimate.n).why
