@@ -223,7 +223,7 @@ CLAIMS = (
         "decay_bound",
         "The weights bound the transport energy, so that weight decay bounds it",
         "Section II-C, III-C; derived in docs/theory.md, 3.10",
-        "What each block adds is at most its bound from weights and inputs, and that at most its bound from the weights' norms. "
+        "Each block adds at most its bound from weights and inputs, which is at most the bound from the weights' norms. "
         "Only networks without normalization, which makes blocks independent of the scale of their weights",
         _share(predicates.within_decay_bound, terminal=False),
     ),
