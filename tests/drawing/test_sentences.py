@@ -199,12 +199,14 @@ def test_effective_depth_by_threshold(said):
         "thresholds 0.02 and 0.05."
     )
 
-    def agree(record):
-        record["effective_depth"] = [
-            {"epsilon": epsilon, "depth": 1, "reached": True, "monotone_after": True} for epsilon in (0.0, 0.005, 0.05)
-        ]
+    def agree(reached):
+        found = {"depth": 1, "reached": reached, "monotone_after": reached}
+        return lambda record: record.update(effective_depth=[{"epsilon": e, **found} for e in (0.0, 0.005, 0.05)])
 
-    assert one(said(agree), "Effective depth").endswith("threshold): 1 of 5 (blocks.0) for every threshold from 0 to 0.05.")
+    assert one(said(agree(True)), "Effective depth").endswith(
+        "threshold): 1 of 5 (blocks.0) for every threshold from 0 to 0.05."
+    )
+    assert one(said(agree(False)), "Effective depth").endswith("threshold): not reached for any threshold from 0 to 0.05.")
     assert "The effective depth was not measured." in said(lambda record: record.update(effective_depth=[]))
 
 

@@ -255,14 +255,13 @@ def _say_effective_depth(run: Run) -> str:
     for (reached, depth, stays), thresholds in groups.items():
         again = ", but the error rises above it again deeper" if stays is False else ""
         where = f"{depth} of {len(run.layers) - 1} ({_layer(run, depth)})" if reached else "not reached"
-        parts.append(f"{where} for {_thresholds(thresholds, len(groups) == 1)}{again}")
+        if len(groups) == 1 < len(thresholds):
+            # The effective depth does not rise with the threshold: what holds at both ends holds between them.
+            said = f"{'every' if reached else 'any'} threshold from {thresholds[0]} to {thresholds[-1]}"
+        else:
+            said = f"the threshold{'s' if len(thresholds) > 1 else ''} {listed(thresholds)}"
+        parts.append(f"{where} for {said}{again}")
     return f"Effective depth (first layer whose nearest-center error is at most a threshold): {'; '.join(parts)}."
-
-
-def _thresholds(thresholds: list[str], are_all: bool) -> str:
-    if are_all and len(thresholds) > 1:
-        return f"every threshold from {thresholds[0]} to {thresholds[-1]}"
-    return f"the threshold{'s' if len(thresholds) > 1 else ''} {listed(thresholds)}"
 
 
 def _layer(run: Run, depth: int | None) -> str:
