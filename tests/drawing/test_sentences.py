@@ -206,7 +206,7 @@ def test_effective_depth_by_threshold(said):
     assert one(said(agree(True)), "Effective depth").endswith(
         "threshold): 1 of 5 (blocks.0) for every threshold from 0 to 0.05."
     )
-    assert one(said(agree(False)), "Effective depth").endswith("threshold): not reached for any threshold from 0 to 0.05.")
+    assert one(said(agree(False)), "Effective depth").endswith(": not reached for any threshold from 0 to 0.05.")
     assert "The effective depth was not measured." in said(lambda record: record.update(effective_depth=[]))
 
 
