@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ncollapse.drawing.summary import summarize
+from ncollapse.drawing.sentences import describe
 from ncollapse.records import EpochRecord, Row, read_run
 from ncollapse.records.depth import DepthFile
 from ncollapse.records.json_files import read_json
@@ -38,7 +38,7 @@ def test_a_former_run_is_read_to_the_last_digit():
     assert run.history[0] == EpochRecord(*map(float, (FORMER / "history.csv").read_text().splitlines()[1].split(",")))
     assert run.last_objective.excess == 1.569226800148428
     assert run.last.theorem2.relative_cost == 0.40703141108219376
-    assert any(sentence.startswith("The objective with λ = 0.005 is 2.04454") for sentence in summarize(run))
+    assert any(sentence.startswith("The objective with λ = 0.005 is 2.04454") for sentence in describe(run))
 
 
 @pytest.mark.parametrize("file", [FORMER / "depth.json", FORMER_DEPTH])
