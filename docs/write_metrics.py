@@ -14,8 +14,8 @@ metrics by default, except
 - those that repeat another metric on the same data: `separation`, `pfc3_error`, and `strong_collapse` without `reference=`;
 - those that hold for the squared loss only: `snc1`, `snc2` and `snc3`.
 
-Name these in `metrics=[...]`. The words `"core"` and `"all"` (all without a scatter matrix) and `Metric` values of your own
-are allowed there too. `print` shows the core:
+Name these in `metrics=[...]`. The words "core" and "all" (all without a scatter matrix) and `Metric` values of your own
+are allowed there too. A measurement prints its core metrics:
 {core}.
 Metrics of the classifier belong to the layer that feeds it.
 

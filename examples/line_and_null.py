@@ -24,5 +24,5 @@ print(f"{'layer':<10}{'t':>8}{'PFC1':>10}{'line':>10}{'null':>10}")
 for row in zip(measured.layers, times, pfc1, line, null, strict=True):
     print(f"{row[0]:<10}{row[1]:>8.3f}" + "".join(f"{value:>10.4f}" for value in row[2:]))
 print(f"RMS error: line {prediction_error(pfc1, line):.3f} decades, null {prediction_error(pfc1, null):.3f} decades")
-verdict = nc.theorem1(measured.geodesic)
+verdict = nc.depth.theorem1(measured.geodesic)
 print(f"Theorem 1: C = {verdict.correlation:.3g}, so PFC1 {'falls' if verdict.monotone else 'does not fall'} along the line")

@@ -1,6 +1,12 @@
 """The public surface, frozen: names, metric ids, commands and their options, recipes. Growth must be argued."""
 
 import argparse
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
 
 import ncollapse
 from ncollapse.cli.main import _parser
@@ -9,11 +15,12 @@ from ncollapse.cli.surrogate_models import MODELS
 from ncollapse.studies import RECIPES
 
 NAMES = """
-FLAGS METRICS ClassMoments ClassScatter CollapseMetrics GeodesicCurve Layers LineDecisions Measurement PairedMoments
-PathStatistics __version__ Tap cdnv_matrix cka_matrix coding_rate collapsed_optimality collect_features effective_depth
-find_layers helmert_basis local_elasticity measure measure_features nearest_etf neighbor_scores next_tokens progression
-separation_law simplex_etf theorem1 theorem2 theorem3 transport_chain transport_score watch weight_alignment
-weight_decay_bounds
+FLAGS METRICS ClassMoments ClassScatter CollapseMetrics Measurement PairedMoments Tap __version__ collect_features
+effective_depth find_layers measure measure_features next_tokens progression simplex_etf watch
+""".split()
+ROOMS = """
+analysis claims data depth drawing etf hooks integrations margins measurement metrics models probe records report statistics
+studies surrogates targets train
 """.split()
 
 METRIC_IDS = """
@@ -68,7 +75,29 @@ SURROGATES = {
 def test_names():
     assert sorted(ncollapse.__all__) == sorted(NAMES)
     assert all(getattr(ncollapse, name) is not None for name in NAMES)
-    assert set(NAMES) <= set(dir(ncollapse))
+    assert {*NAMES, *ROOMS} <= set(dir(ncollapse))
+
+
+def test_rooms_are_attributes_without_an_import():
+    program = f"import ncollapse as nc; assert nc.surrogates.UFM; assert all(getattr(nc, room) for room in {ROOMS!r})"
+    subprocess.run([sys.executable, "-c", program], check=True)
+    inside = {path.name.removesuffix(".py") for path in Path(ncollapse.__file__).parent.iterdir() if path.name[0] != "_"}
+    assert inside - set(ROOMS) == {"cli", "groups", "py.typed", "tensor_fields", "version"}, "what no room of a user is"
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_public_names_are_documented(room):
+    """A room's public names are those of its ``__all__``: each has a docstring, and so has every public method."""
+    module = getattr(ncollapse, room)
+    for name in getattr(module, "__all__", []):
+        value = getattr(module, name)
+        if not inspect.isclass(value) and not inspect.isfunction(value):
+            continue
+        assert value.__doc__, f"{room}.{name}"
+        assert not value.__doc__.startswith(f"{name}("), f"{room}.{name} says only its fields"
+        for key, member in vars(value).items() if inspect.isclass(value) else ():
+            if not key.startswith("_") and (inspect.isfunction(member) or isinstance(member, property | classmethod)):
+                assert member.__doc__, f"{room}.{name}.{key}"
 
 
 def test_metric_ids():

@@ -79,7 +79,7 @@ def simplex_etf(num_classes: int, dim: int, *, generator: torch.Generator | None
     return columns @ orientation.T
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class NearestETF:
     """The scaled simplex ETF nearest to a set of class means.
 

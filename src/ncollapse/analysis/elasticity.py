@@ -21,7 +21,7 @@ class ElasticityAggregate(NamedTuple):
     ratio: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Elasticity:
     """Similarities of samples as a network's updates see them; row i is the step on sample i, column j its effect on sample j.
 

@@ -16,7 +16,7 @@ from ncollapse.statistics.paired import PairedMoments
 _ROUNDING = 1e-12
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ClassArcs:
     r"""Arc lengths of the graph on classes that decides optimality for a collapsed end point; merges by minima.
 

@@ -25,7 +25,7 @@ def _bernstein(start: Tensor, cross: Tensor, end: Tensor, times: Tensor) -> Tens
     return start[..., None] * (1 - t) ** 2 + 2 * cross[..., None] * t * (1 - t) + end[..., None] * t**2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class GeodesicCurve:
     r"""PFC curves along :math:`h(t) = (1-t) h^0 + t h^L`, exactly, from one pass over the data.
 
@@ -157,7 +157,7 @@ def _floor(paired: PairedMoments) -> Tensor:
     return torch.maximum(rounding_floor(paired.first), rounding_floor(paired.last))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LineDecisions:
     r"""Nearest-class-center decisions on the straight line, and the pairs that could break their progress; additive.
 

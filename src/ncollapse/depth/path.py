@@ -17,7 +17,7 @@ Position = Literal["index", "arclength", "ratio", "distance", "projection"]
 _STILL = 1e-12
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PathStatistics:
     r"""Sums over the samples' paths :math:`h_i^0, \dots, h_i^L` through layers of one dimension; merges exactly.
 

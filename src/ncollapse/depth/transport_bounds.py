@@ -70,7 +70,7 @@ def sliced_wasserstein2(first: Tensor, last: Tensor, *, num_directions: int = 50
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SwapBound:
     r"""An upper bound of :math:`W_2^2` with the pairing that attains it.
 

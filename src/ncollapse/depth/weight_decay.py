@@ -12,7 +12,7 @@ from ncollapse.records.depth import BlockBound
 Linear = tuple[Tensor, Tensor | None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class BlockMoments:
     r"""Sums over samples of what enters a residual block, h, and what the block adds to it, f(h); merges exactly.
 

@@ -16,7 +16,7 @@ from ncollapse.hooks.capture import Captured, all_features_of
 # symbolically traced, and what a forward does between its modules, in Python, needs not be understood.
 
 
-@dataclass
+@dataclass(eq=False)
 class ModuleCall:
     """What one module did; of several calls the first.
 

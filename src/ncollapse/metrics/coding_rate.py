@@ -12,7 +12,7 @@ from ncollapse.statistics.batch import check_labels, flatten_features
 from ncollapse.statistics.scatter import ClassScatter
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CodingRate:
     r"""Coding rates in nats.
 

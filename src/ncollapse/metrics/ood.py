@@ -34,7 +34,7 @@ def ood_orthogonality(moments: ClassMoments, ood_features: Tensor) -> Tensor:
     return ((means @ other) / norms).abs().mean()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PrincipalSubspace:
     """The span of the largest principal directions of training features, for ``neco_score``.
 

@@ -20,7 +20,7 @@ _COINCIDENT = 16 * torch.finfo(torch.float64).eps
 _NEAR = 1e-2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PairEnergy:
     r"""Mean and standard deviation of a kernel over all pairs of unit vectors, in units of ``exp(log_scale)``.
 

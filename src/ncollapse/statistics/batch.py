@@ -96,7 +96,7 @@ def _block_elements(features: Tensor) -> int:
     return _BLOCK_ELEMENTS_CPU if features.device.type == "cpu" else _BLOCK_ELEMENTS_ACCELERATOR
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LabelGroups:
     """The classes that occur in one batch, so that a batch costs what it holds and not what all K classes would."""
 

@@ -61,7 +61,7 @@ _EXPLICIT_CLASSES = 4096
 TIE = 64 * torch.finfo(torch.float64).eps
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ClassCenters:
     r"""Final class means, prepared for decisions: an orthonormal basis of their span and their coordinates in it.
 

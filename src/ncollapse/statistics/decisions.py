@@ -65,7 +65,7 @@ def _classified(features: Tensor, labels: Tensor, classifier: LinearClassifier, 
     return cosines, chosen
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ClassDecisions:
     r"""Decisions at one layer, given the final class means; additive over batches.
 

@@ -25,7 +25,7 @@ def shifted_sums(features: Tensor, groups: LabelGroups, shift: Tensor, workspace
     return sums, shift.new_zeros(len(sums)).index_add_(0, groups.index, norms.square_())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ClassMoments:
     r"""Counts, class means and scatter traces of K classes in d dimensions: O(K d) memory, exact merging.
 

@@ -13,7 +13,7 @@ from ncollapse.statistics.conventions import ClassWeights
 from ncollapse.statistics.moments import ClassMoments
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PairedMoments:
     r"""Joint class moments of two layers x and y of one dimension d, for the straight line :math:`(1-t) x + t y`.
 

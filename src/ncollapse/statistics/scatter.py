@@ -12,7 +12,7 @@ from ncollapse.statistics.conventions import ClassWeights, Convention, conventio
 from ncollapse.statistics.moments import ClassMoments
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ClassScatter:
     r"""Class moments with one d×d scatter matrix per class: O(K d²) memory, exact merging.
 
