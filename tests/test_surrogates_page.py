@@ -1,7 +1,6 @@
 """The page of the surrogate models: no model and no row is missing, and what it names exists."""
 
 import contextlib
-import importlib
 import re
 import shlex
 from pathlib import Path
@@ -31,23 +30,6 @@ def test_no_row_is_missing(heading, count):
         if "not yet" not in row[2]:
             assert "`ncollapse." in row[2]
             assert "`tests/" in row[3]
-
-
-def test_every_name_exists():
-    names = re.findall(r"`(ncollapse(?:\.\w+)+)`", PAGE)
-    assert len(names) > 20
-    for name in names:
-        module, attribute = name.rsplit(".", 1)
-        assert hasattr(importlib.import_module(module), attribute), name
-    for model in rows("The models"):
-        assert hasattr(importlib.import_module("ncollapse.surrogates"), model[0].strip("`")), model[0]
-
-
-def test_every_test_exists():
-    files = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", PAGE)
-    assert len(files) > 20
-    for file, name in files:
-        assert f"\ndef {name}(" in (ROOT / file).read_text() if name else (ROOT / file).exists(), (file, name)
 
 
 def test_every_model_of_the_command_has_its_line():

@@ -104,7 +104,7 @@ def test_demo_does_not_replace_a_run_with_other_settings(run_directory, capsys):
     assert (run_directory / "measurements.csv").read_bytes() == before
 
 
-def test_report_of_several_runs(run_directory, tmp_path, capsys):
+def test_report_of_several_runs(run_directory, tmp_path, capsys, without_drawings):
     page = tmp_path / "run.html"
     other = shutil.copytree(run_directory, tmp_path / "other")
     main(["report", str(run_directory), str(other), "--out", str(page)])
