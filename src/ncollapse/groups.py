@@ -81,17 +81,17 @@ class Processes:
         return min(self.size, int(told)) if told.isdigit() and int(told) > 0 else self.size
 
     def share(self, items: Shared) -> Shared:
-        """This process's share of a tensor's rows or of a sequence: every ``size``-th one, maybe none."""
+        """Take this process's share of a tensor's rows or of a sequence: every ``size``-th one, maybe none."""
         share: Shared = items[self._rank :: self.size]
         return share
 
     def every_nth_batch(self, batches: Iterable[Any]) -> Iterable[Any]:
-        """This process's share of batches, each taken whole, as one process alone would take it."""
+        """Take this process's share of batches, each of them whole, as one process alone would take it."""
         return batches if self.group is None else _EveryNth(batches, self._rank, self.size)
 
     @contextmanager
-    def together(self) -> Iterator[None]:
-        """A part of the work that each process does alone: an error in one ends it in all, with the rank named."""
+    def sharing_errors(self) -> Iterator[None]:
+        """Do a part of the work in each process alone; an error in one is raised in all, with the rank named."""
         if self.group is None:
             yield
             return
@@ -101,7 +101,7 @@ class Processes:
         except Exception as caught:
             # Handed on below, when all processes have heard of it: raised here, it would leave the others waiting.
             error = caught
-        told = [json.loads(text) for text in self.texts(json.dumps(error and [_kind(error), str(error)]))]
+        told = [json.loads(text) for text in self.gather_texts(json.dumps(error and [_kind(error), str(error)]))]
         failed = [rank for rank, words in enumerate(told) if words is not None]
         if not failed:
             return
@@ -112,20 +112,20 @@ class Processes:
         shared = _shared(same or RuntimeError, text)
         raise shared from error
 
-    def texts(self, text: str) -> list[str]:
-        """The words of every process."""
+    def gather_texts(self, text: str) -> list[str]:
+        """Gather the words of every process."""
         if self.group is None:
             return [text]
         data = torch.frombuffer(bytearray(text.encode() + b"\0"), dtype=torch.uint8)
-        lengths = self.numbers([len(data)]).flatten().long().tolist()
+        lengths = self.gather_numbers([len(data)]).flatten().long().tolist()
         padded = torch.zeros(max(lengths), dtype=torch.uint8, device=self._device)
         padded[: len(data)] = data.to(self._device)
         received = [torch.empty_like(padded) for _ in range(self.size)]
         dist.all_gather(received, padded, group=self.group)
         return [bytes(part[: length - 1].tolist()).decode() for part, length in zip(received, lengths, strict=True)]
 
-    def numbers(self, values: Sequence[float]) -> Tensor:
-        """The numbers of every process."""
+    def gather_numbers(self, values: Sequence[float]) -> Tensor:
+        """Gather the numbers of every process, one row each."""
         own = torch.tensor(values, dtype=torch.float64)
         if self.group is None:
             return own.unsqueeze(0)
@@ -139,9 +139,9 @@ class Processes:
             dist.all_reduce(own, group=self.group)
         return own
 
-    def agree(self, what: str, own: str) -> list[str]:
-        """Check that words are the same everywhere."""
-        told = self.texts(own)
+    def check_same(self, what: str, own: str) -> list[str]:
+        """Check that words are the same everywhere, and gather those that are not empty."""
+        told = self.gather_texts(own)
         given = [rank for rank, text in enumerate(told) if text]
         for rank in given[1:]:
             if told[rank] != told[given[0]]:
@@ -154,12 +154,12 @@ class Processes:
         return [told[rank] for rank in given]
 
     def merge(self, kind: type[Merging], value: Merging | None) -> Merging | None:
-        """One statistic over all processes, merged in rank order."""
+        """Merge one statistic over all processes, in the order of their ranks."""
         # The first process takes those of the others one after another, so that it holds two at once however many processes
         # there are, merges, and hands out what it found: the same bits everywhere, whatever each machine's rounding.
         if self.group is None:
             return value
-        present = self.numbers([value is not None]).flatten().bool().tolist()
+        present = self.gather_numbers([value is not None]).flatten().bool().tolist()
         if not any(present):
             return None
         merged = value
@@ -169,14 +169,14 @@ class Processes:
             elif self._rank == 0:
                 part = self._carry(kind, None, rank, target=0)
                 merged = part if merged is None else on_cpu(kind, merged).merge(part)
-        return self.hand_out(kind, merged)
+        return self.broadcast(kind, merged)
 
-    def hand_out(self, kind: type[Value], value: Value | None, source: int = 0) -> Value:
-        """One process's value, on all."""
+    def broadcast(self, kind: type[Value], value: Value | None) -> Value:
+        """Send the first process's value to all."""
         if self.group is None:
             assert value is not None
             return value
-        return self._carry(kind, value, source)
+        return self._carry(kind, value, source=0)
 
     def _carry(self, kind: type[Value], value: Value | None, source: int, target: int | None = None) -> Value:
         """A value from one process to another, or to all: first the forms of its tensors, then their bytes."""

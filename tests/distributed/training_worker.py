@@ -1,6 +1,5 @@
 """Processes that train together, and leave what they found, and runs, in a folder."""
 
-import dataclasses
 import json
 import os
 from dataclasses import replace
@@ -56,7 +55,7 @@ class Stopped(Exception):
 def trained(name, group):
     make, data, config = CASES[name]
     model = make()
-    records = [dataclasses.astuple(record) for record in train(model, data, config, seed=4, group=group)]
+    records = list(train(model, data, config, seed=4, group=group))
     return records, {key: value.double().flatten().tolist() for key, value in model.state_dict().items()}
 
 

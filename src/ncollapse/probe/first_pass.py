@@ -101,7 +101,7 @@ class FirstPass:
 
     def _agree_on_kept(self, processes: Processes) -> None:
         """Where one process needs a second pass, all make one."""
-        dropped, kept_bytes = processes.numbers([self.kept is None, self.totals.kept_bytes]).sum(dim=0).tolist()
+        dropped, kept_bytes = processes.gather_numbers([self.kept is None, self.totals.kept_bytes]).sum(dim=0).tolist()
         if dropped:
             self.kept = None
         self.totals.kept_bytes = 0 if dropped else int(kept_bytes)
@@ -150,7 +150,7 @@ def _merged(own: dict[str, Merging], others: dict[str, Merging]) -> dict[str, Me
 def _names(moments: Mapping[str, ClassMoments], processes: Processes) -> list[str]:
     """The layers, checked to be those of the other processes; of theirs where this one has no data."""
     own = json.dumps([[name, value.dim] for name, value in moments.items()]) if moments else ""
-    told = processes.agree("Layers and their dimensions", own)
+    told = processes.check_same("Layers and their dimensions", own)
     return [name for name, _ in json.loads(told[0])] if told else []
 
 
@@ -159,9 +159,9 @@ def _prepared(moments: Mapping[str, ClassMoments], processes: Processes) -> dict
     ready = [name for name, value in moments.items() if bool((value.counts > 0).all()) and value.num_classes > 1]
     # By the first process for all: a basis of equal singular values, as at collapse, is another on every kind of machine.
     # The rest follows from it and the means, which all have: no K×K distances are sent.
-    with processes.together():
+    with processes.sharing_errors():
         own = {name: ClassCenters.basis_of(moments[name]) for name in ready if processes.is_first}
-    bases = {name: processes.hand_out(Tensor, own.get(name)) for name in ready}
+    bases = {name: processes.broadcast(Tensor, own.get(name)) for name in ready}
     return {name: ClassCenters.in_basis(moments[name], basis) for name, basis in bases.items()}
 
 

@@ -25,10 +25,10 @@ def check_same_network(model: nn.Module, reference: Mapping[str, ClassCenters | 
     states = [*model.named_parameters(), *model.named_buffers()]
     shapes = json.dumps([[name, str(tensor.dtype), *tensor.shape] for name, tensor in states])
     digest = hashlib.sha256(shapes.encode()).hexdigest()[:12]
-    processes.agree("The network's parameters and buffers", f"{len(states)} of digest {digest}")
+    processes.check_same("The network's parameters and buffers", f"{len(states)} of digest {digest}")
     known = {name: centers.moments for name, centers in (reference or {}).items() if centers is not None}
     layers = json.dumps([[name, moments.num_samples, *moments.means.shape] for name, moments in known.items()])
-    processes.agree("The reference's layers, samples, classes and dimensions", layers)
+    processes.check_same("The reference's layers, samples, classes and dimensions", layers)
     parameters = [parameter.detach().abs().sum(dtype=torch.float64).cpu() for parameter in model.parameters()]
     _check_close("parameters", parameters, processes)
     _check_close("reference", [moments.means.abs().sum() for moments in known.values()], processes)
@@ -37,7 +37,7 @@ def check_same_network(model: nn.Module, reference: Mapping[str, ClassCenters | 
 def _check_close(what: str, sizes: list[Tensor], processes: Processes) -> None:
     if not sizes:
         return
-    told = processes.numbers(torch.stack(sizes).tolist())
+    told = processes.gather_numbers(torch.stack(sizes).tolist())
     # Parameters that are not finite show in the features, with their place.
     other = ((told - told[0]).abs() > _TOLERANCE * told[0]).any(dim=1)
     if bool(other.any()):
@@ -60,7 +60,7 @@ def first_buffers(model: nn.Module, processes: Processes) -> Iterator[None]:
     try:
         with torch.no_grad():
             for buffer in buffers:
-                buffer.copy_(processes.hand_out(Tensor, buffer))
+                buffer.copy_(processes.broadcast(Tensor, buffer))
         yield
     finally:
         with torch.no_grad():
@@ -73,8 +73,8 @@ def shared_plan(plan: TapPlan | None, processes: Processes) -> TapPlan | None:
     if processes.size == 1:
         return plan
     own = "" if plan is None else json.dumps([plan.classifier, plan.feeding])
-    told = processes.agree("The classifier and the layer that feeds it", own)
-    words = [text for text in processes.texts("" if plan is None else plan.explanation) if text]
+    told = processes.check_same("The classifier and the layer that feeds it", own)
+    words = [text for text in processes.gather_texts("" if plan is None else plan.explanation) if text]
     if not told:
         return plan
     classifier, feeding = json.loads(told[0])
@@ -85,4 +85,4 @@ def shared_plan(plan: TapPlan | None, processes: Processes) -> TapPlan | None:
 def shared_classifier(weight: Tensor, bias: Tensor | None, processes: Processes) -> LinearClassifier:
     """The classifier of the first process, on all."""
     own = LinearClassifier.from_parameters(weight, bias).to("cpu")
-    return LinearClassifier(*(processes.hand_out(Tensor, part) for part in own))
+    return LinearClassifier(*(processes.broadcast(Tensor, part) for part in own))

@@ -110,7 +110,7 @@ def measure(
         ('1',)
     """
     processes = Processes(group)
-    with processes.together():
+    with processes.sharing_errors():
         request = Request(
             num_classes=num_classes,
             layers=layers,
@@ -137,12 +137,12 @@ def measure_network(
 ) -> Measurement:
     """Measure a network by a request."""
     processes = Processes(request.group)
-    with processes.together():
+    with processes.sharing_errors():
         model = network_of(model)
         taps = TappedNetwork(model, Discovery(model, request.layers, request.classifier, request.num_classes).plan)
         device = device_of(model)
         budget = request.budget(device, processes)
-    processes.agree("Arguments", request.compared())
+    processes.check_same("Arguments", request.compared())
     check_same_network(model, request.reference_centers, processes)
 
     @cache

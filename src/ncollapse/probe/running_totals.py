@@ -66,14 +66,14 @@ class RunningTotals:
 
     def measurement(self, heads: Heads | None, chosen: str) -> Measurement:
         """Measure all batches so far; more may follow."""
-        with self.processes.together():
+        with self.processes.sharing_errors():
             self._check_whole()
             if self._first is None and self.processes.size == 1:
                 raise ValueError("There is nothing to measure: no batch has come since the beginning or the last reset.")
             if heads is None:
                 self.request.check_classifier(chosen)
         request = self.request
-        self.processes.agree("Arguments", request.compared())
+        self.processes.check_same("Arguments", request.compared())
         first = FirstPass(request, budget=0) if self._first is None else self._first.snapshot()
 
         def classifiers() -> Mapping[str, LinearClassifier]:

@@ -29,7 +29,7 @@ def collect(
     """Collect the statistics of all layers."""
     processes = Processes() if processes is None else processes
     first = FirstPass(request, budget)
-    with processes.together():
+    with processes.sharing_errors():
         for batch in source():
             first.add(batch)
 
@@ -55,7 +55,7 @@ def complete(first: FirstPass, again: Source | None, classifiers: Classifiers, p
         return totals
     totals.passes = 2 if first.kept is None else 1
     second = SecondPass(totals, request, classifiers(), deciding)
-    with processes.together():
+    with processes.sharing_errors():
         batches: Iterable[Batch] = first.kept or ()
         if first.kept is None and again is not None:
             batches = again()

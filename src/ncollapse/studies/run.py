@@ -121,7 +121,7 @@ class Run:
         self.processes = Processes(group)
         self.writes = self.processes.is_first
         # Before the folder is made: a run whose data is missing leaves nothing behind.
-        with self.processes.together():
+        with self.processes.sharing_errors():
             self.data = load_data(recipe.data).to(device)
         shape, num_classes = self.data.sample_shape, self.data.num_classes
         self.model: nn.Module = build_model(recipe.model, shape, num_classes, recipe.seed, self.data.vocabulary).to(device)
@@ -138,7 +138,7 @@ class Run:
         """Create the folder, or take up the run in it."""
         directory = self.directory
         # All look before the first writes.
-        with self.processes.together():
+        with self.processes.sharing_errors():
             resumes = resume and directory.recipe.exists()
             if resumes and held_recipe(directory).fingerprint() != self.recipe.fingerprint():
                 raise CheckpointError(
@@ -151,7 +151,7 @@ class Run:
                 self.seconds_before = directory.seconds()
                 return
         try:
-            with self.processes.together():
+            with self.processes.sharing_errors():
                 if self.writes and not resumes:
                     check_replaceable(directory, self.recipe, overwrite)
                     content = {**dataclasses.asdict(self.recipe), "changed": changes(self.recipe)}
@@ -165,7 +165,7 @@ class Run:
     def _start(self) -> None:
         """Write the first files: all that is known before training."""
         glossary = Glossary({metric.id: metric.title for metric in METRICS.values()}, FLAGS)
-        with self.processes.together():
+        with self.processes.sharing_errors():
             if self.writes:
                 self.directory.begin(environment(self.recipe, self.device, self.processes.size), glossary)
         if 0 in self.measured:
@@ -187,7 +187,7 @@ class Run:
         self._save("finished")
 
     def _save(self, state: str) -> None:
-        with self.processes.together():
+        with self.processes.sharing_errors():
             if self.writes:
                 self.directory.write_tables()
                 save_checkpoint(self.directory.checkpoint, self.model, self.optimizer, self.epoch, self.recipe.fingerprint())

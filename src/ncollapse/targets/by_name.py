@@ -75,7 +75,7 @@ def measure_by_name(request: MeasureRequest, device: str = "cpu", group: Process
     """
     layers = request.layers or "auto"
     budget = None if request.memory_budget is None else request.memory_budget * 2**20
-    with Processes(group).together():
+    with Processes(group).sharing_errors():
         data = None if request.is_run else _own_data(request)
         if request.is_run:
             _check_run(request)

@@ -80,7 +80,7 @@ def measure_own(
         ImportError: If a library is not installed.
     """
     processes = Processes(group)
-    with processes.together():
+    with processes.sharing_errors():
         splits = [_load(data, batch_size, input_shape, processes)]
         if isinstance(data, DataConfig) and data.split != "train":
             splits.insert(0, _load(replace(data, split="train"), batch_size, input_shape, processes))
@@ -104,7 +104,7 @@ def measure_own(
                 group=group,
             )
             if isinstance(split.batches, _OwnBatches):
-                processes.agree(f"The labels in the batches of {split.batches.name}", split.batches.digest)
+                processes.check_same(f"The labels in the batches of {split.batches.name}", split.batches.digest)
     assert measurement is not None
     return measurement
 

@@ -55,7 +55,7 @@ def measure_run(
         ValueError: If its checkpoint or data is damaged or missing.
     """
     processes = Processes(group)
-    with processes.together():
+    with processes.sharing_errors():
         directory = RunDirectory(path)
         recipe = held_recipe(directory)
         data = load_data(recipe.data)
@@ -82,6 +82,6 @@ def measure_run(
     train_measurement = measured(data, "train")
     if split == "train":
         return train_measurement
-    with processes.together():
+    with processes.sharing_errors():
         other = load_data(replace(recipe.data, split=split, per_class=None, corrupt=0.0))
     return measured(other, split, train_measurement)
