@@ -62,7 +62,10 @@ def row_blocks(features: Tensor, width: int | None = None, least: int = 1) -> It
 class Workspace:
     """Memory for float64 blocks, taken once by whoever sums many batches."""
 
-    # Taken anew for every batch it may come from the system each time, and to get it costs more than to sum what it holds.
+    # Sums are taken in float64, whatever the features' type. A float64 copy of a whole batch would double its memory at least,
+    # and leave the cache before it is used; a block of 2 MB is converted, used and overwritten while it is in the cache. The
+    # memory is kept between batches: taken anew each time it may come from the system page by page, which costs more than to
+    # sum what it holds.
 
     def __init__(self) -> None:
         self._rooms: dict[str, Tensor] = {}

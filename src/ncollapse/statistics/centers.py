@@ -160,6 +160,10 @@ class ClassCenters:
         Returns:
             Class indices, shape (N,), and their margins, at most 0 up to rounding, exactly 0 for the own class, shape (N,).
         """
+        # Ties happen: with class means that coincide, or features in low precision, two distances are equal as numbers, and
+        # their rounding would decide, so that the winner depended on the batch size and the processor. Therefore all centers
+        # within the rounding of the smallest margin count as nearest, and the smallest index wins. The rounding of a margin is
+        # that of its terms, 2 |r| |mean_k - mean_j| and |mean_k - mean_j|², not that of the far larger |h|².
         products = residual @ self.coordinates.T
         separations = self._separations_from(labels)
         margins = torch.sub(products.gather(1, labels.unsqueeze(1)), products).mul_(2).add_(separations)
