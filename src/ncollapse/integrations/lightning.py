@@ -30,7 +30,7 @@ class NeuralCollapseCallback(Callback):
     measures its share.
 
     Args:
-        num_classes: K.
+        num_classes: Number of classes, K.
         every: n measures after every n-th epoch and the last; "log" after epochs in growing steps, every one at first.
         loader: The data to measure; None takes the samples of the training loader, with its transforms. Hand over one without
             augmentation where there is some, or one with another split's samples together with ``split=``.

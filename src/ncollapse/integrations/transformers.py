@@ -27,7 +27,7 @@ class NeuralCollapseCallback(TrainerCallback):
     weights are the same to the bit. Under several processes each measures its share.
 
     Args:
-        num_classes: K.
+        num_classes: Number of classes, K.
         every: n measures after every n-th unit (and the last); "log" in growing steps, every one at first.
         unit: What is counted: "epoch", "step" (of the optimizer), or "evaluation".
         loader: The data to measure; None takes the samples of the training loader, with its collation.

@@ -100,7 +100,7 @@ def class_stable_ranks(features: Tensor, labels: Tensor, *, num_classes: int) ->
     Args:
         features: Shape (N, ...).
         labels: Class indices in [0, K), shape (N,).
-        num_classes: K.
+        num_classes: Number of classes, K.
 
     Returns:
         Shape (K,), float64; nan for a class whose samples are all alike or missing.

@@ -42,7 +42,7 @@ def coding_rate(
     Args:
         features: Z, shape (N, ...).
         labels: Class indices in [0, K), shape (N,).
-        num_classes: K.
+        num_classes: Number of classes, K.
         distortion: ε, in units of features.
         normalize: Divide every feature vector by its norm first, as the papers do.
 

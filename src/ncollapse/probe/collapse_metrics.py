@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 
 
 class CollapseMetrics:
-    """Neural collapse of features that come batch by batch, as ``measure_features`` of all of them at once.
+    """Measure neural collapse of features that you compute yourself, batch by batch.
 
-    Means and variances are exact however long the stream. What needs the final class means (NCC accuracy, NC4,
-    tr Σ_W Σ_B⁺) is answered from copies of the features while these fit ``memory_budget``; beyond it those metrics are nan with
-    the flag ``over_budget``, since a stream cannot be passed over again. An object without a group can be pickled and copied.
+    The result equals ``measure_features`` of all batches at once. Means and variances are exact for streams of any length.
+    Some metrics need the final class means (PFC3, NC1, NC4). Copies of the features are kept for them; beyond
+    ``memory_budget`` these metrics are nan with the flag ``over_budget``, since a stream cannot be read again.
+    An object without a group can be pickled and copied.
 
     Example:
         >>> import torch
@@ -51,7 +52,7 @@ class CollapseMetrics:
         """Begin with no batches.
 
         Args:
-            num_classes: K.
+            num_classes: Number of classes, K.
             metrics: As in ``measure``.
             convention: Class weights of the covariances.
             split: Name of the data split, a column of the table.

@@ -53,46 +53,46 @@ def measure(
 ) -> Measurement:
     """Measure neural collapse at every layer of a network.
 
-    All layers are measured in one streamed pass, in eval mode and without gradients; the network's modes and the random
-    state are restored. What needs the final class means (NCC accuracy, NC4, tr Σ_W Σ_B⁺) is answered from features kept
-    during that pass while they fit ``memory_budget``, else from a second pass: the same numbers, and
-    ``Measurement.passes`` says which. Statistics are float64 throughout, whatever the network computes in.
+    All layers are measured in one pass over the data, in eval mode and without gradients. Afterwards the network's modes and
+    the random state are what they were. Some metrics need the final class means (PFC3, NC1, NC4). Features are kept in memory
+    for them; if they exceed ``memory_budget``, the data is read a second time. Both ways give the same numbers, and
+    ``Measurement.passes`` says which was taken. Statistics are float64, whatever the network computes in.
 
     Args:
         model: Any network.
-        batches: Yields (inputs, labels) or mappings with labels; a list, a ``DataLoader``, or anything that iterates. Labels
-            lie in [0, K): one a sample, or one a token, shape (N, T), where -100 leaves a token out. Augmentation should be
-            off. Inputs are moved to the device of the network's first parameter.
-        num_classes: K.
-        layers: "auto" takes the stages that the network declares in ``collapse_stages``, else what one forward pass of two
-            samples shows: repeated blocks with their input, or the layers with weights of a plain network, and what feeds
-            the classifier; tokens are read out as the network does it (``find_layers`` shows what it takes). "all" takes
-            every module that runs once. Names and globs as in ``model.named_modules()`` ("*" stops at a dot, "**" does not),
-            modules of the network, or ``Tap`` with a pool. See ``Measurement.chosen`` for what was taken. Beside a
-            residual connection the module on the branch returns the branch alone: tap the block around both.
-        classifier: The last linear layer or its name, for NC3 and NC4; None finds the one with K outputs whose output the
-            network returns, else the last that runs.
-        unpack: Splits what ``batches`` yields into inputs and labels (``next_tokens`` for language models).
+        batches: A list, a ``DataLoader``, or anything that iterates over pairs (inputs, labels) or mappings with labels.
+            Labels are class indices in [0, num_classes), one per sample, or one per token with shape (N, T), where -100
+            leaves a token out. Turn augmentation off. Inputs are moved to the device of the network's first parameter.
+        num_classes: Number of classes, K.
+        layers: "auto" takes the stages that the network declares in ``collapse_stages``. Without these it looks at one forward
+            pass of two samples, and takes the repeated blocks with their input, or the layers with weights of a plain network,
+            and what feeds the classifier; tokens are pooled as the network does it. ``find_layers`` shows the choice, and
+            ``Measurement.chosen`` says it. "all" takes every module that runs once. Or give names and globs as in
+            ``model.named_modules()`` ("*" stops at a dot, "**" does not), modules of the network, or ``Tap`` with a pool. A
+            module inside a residual branch returns the branch alone: tap the block around it.
+        classifier: The last linear layer or its name, for NC3 and NC4. None finds the one with K outputs whose output the
+            network returns, else the last one that runs.
+        unpack: Splits a batch into inputs and labels (``next_tokens`` for language models).
         split: Name of the data split, a column of the table.
-        reference: Measurement of the training set, whose class means then decide (PFC3, NC4) on this other split. Without
-            it a split other than "train" is decided by its own means, and flagged ``own_means``.
+        reference: Measurement of the training set. Its class means decide on this other split (PFC3, NC4). Without it, a split
+            other than "train" is decided by its own means and flagged ``own_means``.
         metrics: Ids in any case ("NC1"), ``Metric`` values of your own, and the words "core" (what is printed) and "all". None
             computes all but those that need a d×d scatter matrix, that repeat another metric (``separation``, ``pfc3_error``,
-            ``strong_collapse``), or that hold for the squared loss only (``snc1``-``snc3``). A metric that was not computed can
-            be asked of the ``Measurement`` afterwards if its statistics were collected.
+            ``strong_collapse``), or that hold for the squared loss only (``snc1``-``snc3``). The ``Measurement`` computes a
+            metric that was left out when you ask for it, if its statistics were collected.
         convention: Class weights of the covariances: "class", "sample", "papyan", "zhu" or "he_su".
-        path: Also follow the samples' paths from the first layer to the last, which must share one dimension, for relative
-            positions, straightness, and the straight-line prediction. What the classifier alone takes, such as pooled
-            features of another dimension, is measured but no part of the path: see ``Measurement.path_layers``.
-        memory_budget: Memory for kept features, in bytes or as "2GiB" or "500MB"; None takes a quarter of what is free on
-            their device. 0 keeps none.
-        progress: True shows a bar on stderr. A function is called after every batch with the batches done and their number,
-            None where unknown.
+        path: Also follow each sample from the first layer to the last, which must have one dimension. This gives relative
+            positions, straightness, and the prediction of the straight line. A classifier's own input of another dimension,
+            as behind pooling, is measured but is no part of the path (``Measurement.path_layers``).
+        memory_budget: Memory for kept features, in bytes or as "2GiB" or "500MB". None takes a quarter of what is free on
+            their device; 0 keeps none.
+        progress: True shows a bar on stderr. A function is called after every batch with the number of batches done and their
+            total (None if unknown).
         group: Processes of ``torch.distributed`` that share the data, such as ``torch.distributed.group.WORLD`` (which is
-            None where nothing is initialized, so that one script serves both). Each calls with its own ``batches``, of any
-            length, none repeated to fill up; each returns the statistics of all, to the bit those of the others, and an
-            error in one is raised in all. None measures what this process has, whatever is initialized. A network in
-            ``DistributedDataParallel`` is measured itself, with the buffers of the first process.
+            None where nothing is initialized, so that one script serves both). Each process passes its own ``batches``, of any
+            length, without samples repeated to fill up. All processes get the same result to the bit, and an error in one is
+            raised in all. None measures what this process has. A network in ``DistributedDataParallel`` is unwrapped, and
+            measured with the buffers of the first process.
 
     Returns:
         The tidy table and what it was computed from.
@@ -202,7 +202,7 @@ def measure_features(
     Args:
         features: Shape (N, ...), or several layers of the same samples by name, in order of depth.
         labels: Class indices in [0, K), shape (N,).
-        num_classes: K.
+        num_classes: Number of classes, K.
         classifier: Weight (K, d) and bias (K,) or None of the classifier on the last layer's features.
         split: Name of the data split.
         reference: Measurement of the training set whose class means decide on another split.
@@ -254,7 +254,7 @@ def collect_features(
     Args:
         model: Any network.
         batches: As in ``measure``.
-        num_classes: K.
+        num_classes: Number of classes, K.
         layers: As in ``measure``.
         classifier: As in ``measure``.
         unpack: As in ``measure``.

@@ -51,19 +51,19 @@ def watch(
     memory_budget: int | str | None = None,
     group: ProcessGroup | None = None,
 ) -> Watched:
-    """Collect the features of a training loop's own forward passes, at the price of the statistics alone.
+    """Measure the features that your training loop computes anyway; only the statistics cost time.
 
-    In the ``with`` block every call of the network is followed by one ``update(labels)``. ``compute`` measures what came since
-    the last ``reset``.
+    In the ``with`` block, call ``update(labels)`` after every call of the network. ``compute`` measures everything since the
+    last ``reset``.
 
-    These are the features of a network that moves: each batch went through other weights, with dropout and batch statistics
-    as in training (dropout in front of the classifier is left out, as in the network at rest). At small learning rates that
-    is close to the network at the end of the epoch; what is exact, for the network as it stands, is ``measure``.
+    The network changes while it is watched: each batch went through other weights, with dropout and batch statistics as in
+    training (dropout in front of the classifier is left out). At small learning rates this is close to the network at the end
+    of the epoch. To measure the network exactly as it stands, use ``measure``.
 
     Args:
         model: Any network that is not compiled. Its first watched call is looked at beforehand, with two of its samples, in
             eval mode and without gradients, to find the layers.
-        num_classes: K.
+        num_classes: Number of classes, K.
         layers: As in ``measure``.
         classifier: As in ``measure``; it is read at ``compute``.
         mode: Calls in this mode of the network are watched; those in the other, such as for a validation, are left alone.

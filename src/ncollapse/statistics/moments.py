@@ -54,8 +54,8 @@ class ClassMoments:
         """The neutral element of ``merge``.
 
         Args:
-            num_classes: K, at least 1.
-            dim: d, at least 1.
+            num_classes: Number of classes, K, at least 1.
+            dim: Dimension of the features, d, at least 1.
             device: Where the tensors live.
 
         Returns:
@@ -76,7 +76,7 @@ class ClassMoments:
         Args:
             features: Shape (N, ...), any floating dtype; trailing dimensions are flattened.
             labels: Class indices in [0, K), shape (N,).
-            num_classes: K.
+            num_classes: Number of classes, K.
 
         Returns:
             Moments in float64 on the device of the features.
@@ -158,12 +158,12 @@ class ClassMoments:
 
     @property
     def num_classes(self) -> int:
-        """K."""
+        """Number of classes, K."""
         return self.means.shape[0]
 
     @property
     def dim(self) -> int:
-        """D."""
+        """Dimension of the features, d."""
         return self.means.shape[1]
 
     @property

@@ -36,8 +36,8 @@ class PairedMoments:
         """The neutral element of ``merge``.
 
         Args:
-            num_classes: K.
-            dim: d, common to both layers.
+            num_classes: Number of classes, K.
+            dim: Dimension of the features, d, common to both layers.
             device: Where the tensors live.
 
         Returns:
@@ -54,7 +54,7 @@ class PairedMoments:
             first: Features x, shape (N, ...).
             last: Features y of the same samples in the same order, with the same flattened dimension.
             labels: Class indices in [0, K), shape (N,).
-            num_classes: K.
+            num_classes: Number of classes, K.
 
         Returns:
             Moments in float64 on the device of the features.

@@ -33,8 +33,8 @@ class ClassScatter:
         """The neutral element of ``merge``.
 
         Args:
-            num_classes: K.
-            dim: d.
+            num_classes: Number of classes, K.
+            dim: Dimension of the features, d.
             device: Where the tensors live.
 
         Returns:
@@ -50,7 +50,7 @@ class ClassScatter:
         Args:
             features: Shape (N, ...), any floating dtype; trailing dimensions are flattened.
             labels: Class indices in [0, K), shape (N,).
-            num_classes: K.
+            num_classes: Number of classes, K.
 
         Returns:
             Scatter in float64 on the device of the features.
