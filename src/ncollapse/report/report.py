@@ -45,7 +45,7 @@ def write_report(folders: Sequence[Path], out: Path | None = None) -> Path:
             f"A report needs runs or sweeps, got both: {sweeps[0]} is a sweep, {run} is a run. Name one kind at a time; "
             "`ncollapse compare` and `ncollapse claims` accept both."
         )
-    fields = {path: read_sweep(path).fields for path in sweeps}
+    fields = {path: read_sweep(path, "last").fields for path in sweeps}
     if all(swept == (BLOCKS,) for swept in fields.values()):
         return write_depth_page(sweeps, out or sweeps[0] / "depth.html")
     if len(sweeps) == 1:

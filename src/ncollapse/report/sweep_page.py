@@ -39,7 +39,7 @@ def write_sweep_page(sweep_dir: Path, out: Path | None = None) -> Path:
         ReportError: If ``sweep.json`` is missing or broken.
         OSError: If the page cannot be written.
     """
-    sweep = read_sweep(Path(sweep_dir))
+    sweep = read_sweep(Path(sweep_dir), "last")
     out = sweep.path / "sweep.html" if out is None else Path(out)
     axis = axis_of(sweep)
     finished = [item.run for item in sweep.runs if item.run is not None]
@@ -80,7 +80,7 @@ def write_run_pages(sweep_dir: Path, *, on_progress: Callable[[int, int], None] 
         ReportError: If ``sweep.json`` is missing or broken.
         OSError: If a page cannot be written.
     """
-    missing = [item.run.path for item in read_sweep(Path(sweep_dir)).runs if item.run is not None and not item.has_page]
+    missing = [item.run.path for item in read_sweep(Path(sweep_dir), "last").runs if item.run is not None and not item.has_page]
     pages = []
     for folder in missing:
         pages.append(write_page(folder, folder / REPORT))
