@@ -97,7 +97,7 @@ def test_what_weight_decay_does_is_ranked_within_seeds(write_seed):
     reference = stats.ttest_1samp([1, 1, 1, 1, -1], 0).confidence_interval(0.95)
     assert grows.estimate == pytest.approx((0.6, max(reference.low, -1), 1, 5))
     assert found["weight_decay_energy"].verdict == "holds partly"
-    assert "0, 0.01, 0.1, sign turned; mean" in falls.statistic
+    assert "0, 0.01, 0.1, sign reversed; mean" in falls.statistic
     assert found["weight_decay"].evidence[1].estimate.value == 1.0
     # The error of the line grows, and with it the null's lead.
     assert [item.estimate.value for item in found["weight_decay_line"].evidence] == [-1, -1, -1, -1]

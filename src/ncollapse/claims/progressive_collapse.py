@@ -87,7 +87,7 @@ def _ranked_by_decay(statistic: str, read: Read, sign: int) -> Examine:
             taus = {seed: sign * float(stats.kendalltau(family.values, numbers).statistic) for seed, numbers in numbers_of}
             taus = {seed: tau for seed, tau in taus.items() if not math.isnan(tau)}
             listed = ", ".join(f"{value:g}" for value in family.values)
-            said = f"Kendall's τ of {statistic} with weight decay {listed}{'' if sign > 0 else ', sign turned'}; mean"
+            said = f"Kendall's τ of {statistic} with weight decay {listed}{'' if sign > 0 else ', sign reversed'}; mean"
             found.append(family.judge(said, taus, bounds=(-1.0, 1.0)))
         return found
 
@@ -204,14 +204,16 @@ CLAIMS = (
         "weight_decay_energy",
         "Weight decay lowers the transport energy of the forward propagation",
         "Sections II-C and III-C",
-        "The same for the kinetic energy, and for the share of it that a straight path at constant speed would need",
+        "Rank correlation of the kinetic energy, and of the share of it that a straight path at constant speed would need, "
+        "with weight decay among runs of one seed",
         all_of(_decays("energy"), _decays("efficiency")),
     ),
     _papers(
         "weight_decay_line",
         "Weight decay makes the geodesic predict the layers better",
         "Section IV-A, Figure 3; Assumption 1",
-        "The same for the straight line's error at the layers' projection, and for how much smaller it is than the baseline's",
+        "Rank correlation of the straight line's error at the layers' projection, and of how much smaller it is than the "
+        "baseline's, with weight decay among runs of one seed",
         all_of(
             _ranked_by_decay("error of the line in PFC1", BY_KEY["line pfc1"].read, -1),
             _ranked_by_decay("error of the baseline minus that of the line in PFC1", quantities.line_lead("pfc1"), 1),

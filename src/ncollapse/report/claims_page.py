@@ -32,9 +32,8 @@ def write_claims_page(ledger: Ledger, out: Path) -> Path:
     write_html(
         out,
         "claims.html",
-        title="Claims of the paper, ruled on",
+        title=f"Claims of the papers, tested on {counted(len(ledger.runs), 'finished run')}",
         paper=PAPER,
-        num_runs=counted(len(ledger.runs), "finished run"),
         left_out=ledger.left_out,
         rulings=[row for row in ledger_rows(ledger) if row["evidence"]],
         silent=_silent(ledger),
