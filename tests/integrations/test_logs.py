@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from ncollapse.integrations import CSVLog, JSONLLog, TensorBoardLog, WandbLog
-from ncollapse.integrations.logs import LoggedRow, scalars
+from ncollapse.integrations.logs import scalars
 from ncollapse.probe import measure_features
+from ncollapse.records import Row
 
-COLUMNS = ["epoch", "step", "split", "depth", "layer", "metric", "value", "flags"]
+COLUMNS = ["epoch", "step", "split", "depth", "layer", "metric", "value", "standard_error", "flags"]
 
 
 def measurement(seed=0, split="train", num_classes=3):
@@ -28,7 +29,7 @@ def read(path):
             header, *rows = csv.reader(file)
         assert header == COLUMNS
         return [[float(e), int(s) if s else None, p, int(d), la, m, float(v), f.split(";") if f else []]
-                for e, s, p, d, la, m, v, f in rows]  # fmt: skip
+                for e, s, p, d, la, m, v, _, f in rows]  # fmt: skip
     entries = [json.loads(line) for line in path.read_text().splitlines()]
     assert all(list(entry) == COLUMNS for entry in entries)
     return [
@@ -51,8 +52,8 @@ def test_a_file_holds_every_row_to_the_last_digit(kind, path):
     log(measurement(0), epoch=1.0)
     log(measurement(1), epoch=2, step=70)
     rows = read(path)
-    expected = [[1, None, *row[:5], list(row.flags)] for row in measurement(0).rows]
-    expected += [[2, 70, *row[:5], list(row.flags)] for row in measurement(1).rows]
+    expected = [[1, None, *row[2:7], list(row.flags)] for row in measurement(0).rows]
+    expected += [[2, 70, *row[2:7], list(row.flags)] for row in measurement(1).rows]
     assert repr(rows).replace("1.0, None", "1, None").replace("[2.0,", "[2,") == repr(expected)
 
 
@@ -150,5 +151,5 @@ def test_what_is_not_installed_is_named(make, module, extra, monkeypatch):
         make()
 
 
-def test_a_logged_row_is_a_row_with_its_place():
-    assert list(LoggedRow._fields) == COLUMNS
+def test_a_log_has_the_columns_of_a_run_directory():
+    assert list(Row._fields) == COLUMNS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,7 @@ def add_measure(commands: Any) -> None:
 def run_command(options: argparse.Namespace) -> None:
     """Run the command."""
     from ncollapse.groups import torchrun_processes
+    from ncollapse.records.rows import known_columns
     from ncollapse.targets import MeasureRequest, measure_by_name
 
     request = MeasureRequest(**{item.name: getattr(options, item.name) for item in dataclasses.fields(MeasureRequest)})
@@ -68,7 +70,9 @@ def run_command(options: argparse.Namespace) -> None:
     if request.weights_note:
         print(request.weights_note, file=sys.stderr if options.json else sys.stdout)
     if options.json:
-        rows = [{**row._asdict(), "value": None if row.value != row.value else row.value} for row in measurement.rows]
-        print(json.dumps(rows))
+        columns = known_columns(measurement.rows)
+        cells = ({name: getattr(row, name) for name in columns} for row in measurement.rows)
+        # JSON has no nan.
+        print(json.dumps([row | {"value": None if math.isnan(row["value"]) else row["value"]} for row in cells]))
     else:
         print(measurement)

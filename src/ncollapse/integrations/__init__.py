@@ -4,6 +4,6 @@ The callbacks are in ``ncollapse.integrations.lightning`` and ``ncollapse.integr
 """
 
 from ncollapse.integrations.loggers import TensorBoardLog, WandbLog
-from ncollapse.integrations.logs import CSVLog, JSONLLog, LoggedRow
+from ncollapse.integrations.logs import CSVLog, JSONLLog
 
-__all__ = ["CSVLog", "JSONLLog", "LoggedRow", "TensorBoardLog", "WandbLog"]
+__all__ = ["CSVLog", "JSONLLog", "TensorBoardLog", "WandbLog"]

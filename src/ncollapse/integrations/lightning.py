@@ -6,9 +6,10 @@ from typing import Any
 
 from ncollapse.groups import all_processes
 from ncollapse.integrations.loaders import share_of
-from ncollapse.integrations.logs import LoggedRow, scalars
+from ncollapse.integrations.logs import scalars
 from ncollapse.integrations.recording import Every, Logs, Network, Recorder
 from ncollapse.measurement.measurement import Measurement
+from ncollapse.records.rows import Row
 
 try:
     from lightning.pytorch import Callback
@@ -64,7 +65,7 @@ class NeuralCollapseCallback(Callback):
         self._loader = loader
 
     @property
-    def table(self) -> list[LoggedRow]:
+    def table(self) -> list[Row]:
         """Tidy rows of all measurements so far."""
         return self._recorder.table
 

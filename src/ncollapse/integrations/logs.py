@@ -9,10 +9,11 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from ncollapse.measurement.measurement import Measurement
 from ncollapse.records.files import write_whole
+from ncollapse.records.rows import Row
 
 
 class Log(Protocol):
@@ -22,35 +23,11 @@ class Log(Protocol):
         """Log a measurement."""
 
 
-class LoggedRow(NamedTuple):
-    """One line of the tidy table over a training.
-
-    Attributes:
-        epoch: Epochs that had passed, None where nobody said.
-        step: Optimizer steps that had passed, None where nobody said.
-        split: As in ``Row``.
-        depth: As in ``Row``.
-        layer: As in ``Row``.
-        metric: As in ``Row``.
-        value: As in ``Row``.
-        flags: As in ``Row``.
-    """
-
-    epoch: float | None
-    step: int | None
-    split: str
-    depth: int
-    layer: str
-    metric: str
-    value: float
-    flags: tuple[str, ...]
-
-
-def logged_rows(measurement: Measurement, epoch: float | None, step: int | None) -> list[LoggedRow]:
+def logged_rows(measurement: Measurement, epoch: float | None, step: int | None) -> list[Row]:
     """The rows of a measurement with its place in the training."""
     check_place(epoch, step)
     whole = int(epoch) if epoch is not None and epoch == int(epoch) else epoch
-    return [LoggedRow(whole, step, *row) for row in measurement.rows]
+    return [row._replace(epoch=whole, step=step) for row in measurement.rows]
 
 
 def check_place(epoch: float | None, step: int | None) -> None:
@@ -103,11 +80,11 @@ class _FileLog:
         first = (self._whole_lines() or [""])[0]
         if not self._is_own(first):
             raise ValueError(
-                f"{self.path} must be a log with the columns {', '.join(LoggedRow._fields)}, "
+                f"{self.path} must be a log with the columns {', '.join(Row._fields)}, "
                 f"its first line is {first.strip()[:80]!r}. Choose another path."
             )
 
-    def _drop(self, row: LoggedRow) -> None:
+    def _drop(self, row: Row) -> None:
         """Keep what was logged before a row."""
         column = "step" if row.epoch is None else "epoch"
         limit = getattr(row, column)
@@ -119,7 +96,7 @@ class _FileLog:
     def _header(self) -> str:
         raise NotImplementedError
 
-    def _line(self, row: LoggedRow) -> str:
+    def _line(self, row: Row) -> str:
         raise NotImplementedError
 
     def _parsed(self, line: str) -> dict[str, Any]:
@@ -130,7 +107,7 @@ class _FileLog:
 
 
 class CSVLog(_FileLog):
-    """The tidy table as CSV: epoch, step, split, depth, layer, metric, value, flags (joined by semicolons).
+    """The tidy table as CSV: the columns of `Row`, flags joined by semicolons.
 
     A killed training loses at most the last measurement's lines.
 
@@ -144,14 +121,13 @@ class CSVLog(_FileLog):
     """
 
     def _header(self) -> str:
-        return _csv_line(LoggedRow._fields)
+        return _csv_line(Row._fields)
 
-    def _line(self, row: LoggedRow) -> str:
-        cells = ["" if value is None else value for value in (row.epoch, row.step)]
-        return _csv_line([*cells, *row[2:6], repr(row.value), ";".join(row.flags)])
+    def _line(self, row: Row) -> str:
+        return _csv_line([*row[:-1], ";".join(row.flags)])
 
     def _parsed(self, line: str) -> dict[str, Any]:
-        return dict(zip(LoggedRow._fields, next(csv.reader([line])), strict=True))
+        return dict(zip(Row._fields, next(csv.reader([line])), strict=True))
 
     def _is_own(self, first: str) -> bool:
         return first == self._header()
@@ -174,7 +150,7 @@ class JSONLLog(_FileLog):
     def _header(self) -> str:
         return ""
 
-    def _line(self, row: LoggedRow) -> str:
+    def _line(self, row: Row) -> str:
         return json.dumps({**row._asdict(), "value": row.value if math.isfinite(row.value) else None}) + "\n"
 
     def _parsed(self, line: str) -> dict[str, Any]:
@@ -186,7 +162,7 @@ class JSONLLog(_FileLog):
             parsed = json.loads(first)
         except ValueError:
             return False
-        return isinstance(parsed, dict) and tuple(parsed) == LoggedRow._fields
+        return isinstance(parsed, dict) and tuple(parsed) == Row._fields
 
 
 def _csv_line(cells: Sequence[Any]) -> str:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from torch import nn
 
 from ncollapse.hooks.batch_io import Unpack, unpack_batch
-from ncollapse.integrations.logs import CSVLog, JSONLLog, Log, LoggedRow, logged_rows
+from ncollapse.integrations.logs import CSVLog, JSONLLog, Log, logged_rows
 from ncollapse.measurement.measurement import Measurement
 from ncollapse.probe.measure import measure_network
 from ncollapse.probe.request import Request
+from ncollapse.records.rows import Row
 from ncollapse.train.schedule import measuring_epochs
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Recorder:
             )
         self._request = Request(**{name: value for name, value in options.items() if name != "unpack"})
         self._unpack: Unpack = options.get("unpack", unpack_batch)
-        self.table: list[LoggedRow] = []
+        self.table: list[Row] = []
         self.last: Measurement | None = None
         self._every, self._network = every, network
         self._logs = None if logs is None else logs_of(logs)

@@ -7,9 +7,10 @@ from typing import Any, Literal, get_args
 
 from ncollapse.groups import all_processes
 from ncollapse.integrations.loaders import share_of
-from ncollapse.integrations.logs import LoggedRow, scalars
+from ncollapse.integrations.logs import scalars
 from ncollapse.integrations.recording import Every, Logs, Network, Recorder
 from ncollapse.measurement.measurement import Measurement
+from ncollapse.records.rows import Row
 
 try:
     from transformers import TrainerCallback
@@ -68,7 +69,7 @@ class NeuralCollapseCallback(TrainerCallback):
         self._evaluations = 0
 
     @property
-    def table(self) -> list[LoggedRow]:
+    def table(self) -> list[Row]:
         """Tidy rows of all measurements so far."""
         return self._recorder.table
 

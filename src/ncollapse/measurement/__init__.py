@@ -1,6 +1,6 @@
 """The result of a measurement: tidy rows and the statistics behind them."""
 
 from ncollapse.measurement.measurement import Measurement
-from ncollapse.measurement.row import Row
+from ncollapse.records.rows import Row
 
 __all__ = ["Measurement", "Row"]

@@ -11,12 +11,12 @@ from ncollapse.depth.class_arcs import ClassArcs
 from ncollapse.depth.geodesic import GeodesicCurve, LineDecisions
 from ncollapse.depth.path import PathStatistics
 from ncollapse.depth.progression import effective_depth
-from ncollapse.measurement.row import Row
 from ncollapse.measurement.text import TextTable
 from ncollapse.metrics.entry import FLAGS, LayerStatistics, evaluate_metrics
 from ncollapse.metrics.registry import METRICS
 from ncollapse.metrics.selection import CORE
 from ncollapse.records.depth import EPSILON, EffectiveDepth
+from ncollapse.records.rows import Row, known_columns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -195,7 +195,8 @@ class Measurement:
             import pandas as pd
         except ImportError as error:
             raise ImportError('to_pandas needs pandas. Install it with: pip install "ncollapse[pandas]"') from error
-        return pd.DataFrame([(*row[:-1], ";".join(row.flags)) for row in self.rows], columns=list(Row._fields))
+        table = pd.DataFrame([(*row[:-1], ";".join(row.flags)) for row in self.rows], columns=list(Row._fields))
+        return table[list(known_columns(self.rows))]
 
     def __repr__(self) -> str:
         metrics = len({row.metric for row in self.rows})
@@ -227,7 +228,7 @@ class Measurement:
         id = metric if (metric, layer) in self._cells else str(metric).lower()
         if (id, layer) not in self._cells and id in METRICS and layer in self.statistics:
             for value in evaluate_metrics(self.statistics[layer], [METRICS[id]]):
-                return Row(self.split, self.layers.index(layer), layer, *value)
+                return Row.measured(self.split, self.layers.index(layer), layer, *value)
         return self._cells.get((id, layer))
 
     def _name(self, layer: str | int) -> str:

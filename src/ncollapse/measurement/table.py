@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ncollapse.measurement.measurement import Measurement, Paths
-from ncollapse.measurement.row import Row
 from ncollapse.metrics.entry import LayerStatistics, Metric, evaluate_metrics
 from ncollapse.metrics.selection import CORE
+from ncollapse.records.rows import Row
 
 
 def measurement_of(
@@ -24,7 +24,7 @@ def measurement_of(
     """Evaluate metrics at every layer."""
     first = next(iter(statistics.values()))
     rows = [
-        Row(split, depth, name, *value)
+        Row.measured(split, depth, name, *value)
         for depth, (name, layer) in enumerate(statistics.items())
         for value in evaluate_metrics(layer, metrics)
     ]

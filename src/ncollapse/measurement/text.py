@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from ncollapse.measurement.row import Row
+from ncollapse.records.rows import Row
 
 # Where the output is no terminal, or its width is not known.
 _WIDTH = 100

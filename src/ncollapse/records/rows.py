@@ -1,5 +1,7 @@
 """The lines of the tables in a run directory; the fields of a type are the columns of its file."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -8,6 +10,7 @@ __all__ = ["CLASS_COLUMNS", "PAIR_COLUMNS", "EpochRecord", "Row", "known_columns
 # Reserved, for `classes.csv` and `pairs.csv`: metrics of single classes and of pairs of classes.
 CLASS_COLUMNS = ("epoch", "split", "layer", "class", "metric", "value")
 PAIR_COLUMNS = ("epoch", "split", "layer", "class", "other", "metric", "value")
+_OPTIONAL = {"epoch", "step", "standard_error"}
 
 
 class Row(NamedTuple):
@@ -35,6 +38,11 @@ class Row(NamedTuple):
     standard_error: float | None
     flags: tuple[str, ...]
 
+    @classmethod
+    def measured(cls, split: str, depth: int, layer: str, metric: str, value: float, flags: tuple[str, ...]) -> Row:
+        """A row of a measurement whose place in a training nobody said."""
+        return cls(None, None, split, depth, layer, metric, value, None, flags)
+
 
 class EpochRecord(NamedTuple):
     """One line of ``history.csv``: what the training loop saw in one epoch.
@@ -55,5 +63,6 @@ class EpochRecord(NamedTuple):
 
 
 def known_columns(rows: Iterable[Row]) -> tuple[str, ...]:
-    """The columns in which any row says something: a single measurement knows neither epoch nor step."""
-    return tuple(name for name, cells in zip(Row._fields, zip(*rows, strict=True), strict=True) if set(cells) != {None})
+    """The columns that say something: a single measurement knows neither epoch nor step."""
+    rows = tuple(rows)
+    return tuple(name for name in Row._fields if name not in _OPTIONAL or any(getattr(row, name) is not None for row in rows))

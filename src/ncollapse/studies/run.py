@@ -22,7 +22,7 @@ from ncollapse.metrics import FLAGS, METRICS, Metric, select_metrics
 from ncollapse.models import FCResNet, build_model
 from ncollapse.probe.measure import collect_features, measure_network
 from ncollapse.probe.request import Request
-from ncollapse.records.rows import EpochRecord, Row
+from ncollapse.records.rows import EpochRecord
 from ncollapse.records.run_directory import RunDirectory
 from ncollapse.records.run_files import Glossary, Status
 from ncollapse.studies.held_recipe import check_replaceable, held_recipe
@@ -213,7 +213,7 @@ class Run:
             sample = self._sample(measurement.path_layers[0], measurement.path_layers[-1])
         if is_last and isinstance(self.model, FCResNet) and self.model.config.connections == "residual":
             bounds = weight_decay_bounds(self.model, batches)
-        rows = [Row(self.epoch, None, *row[:5], None, row.flags) for row in measurement.rows]
+        rows = [row._replace(epoch=self.epoch) for row in measurement.rows]
         record = depth_record(measurement, self.epoch, sample=sample, weight_decay=bounds)
         self.directory.add_measurement(rows, record, measure_objective(self.model, self.data, recipe, self.epoch))
 
