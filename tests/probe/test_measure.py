@@ -199,7 +199,7 @@ def test_kept_features_and_a_second_pass_give_identical_rows(name):
 
 
 def assert_close(m, other, rel=1e-12):
-    assert [row[:4] for row in m.rows] == [row[:4] for row in other.rows]
+    assert [row[:6] for row in m.rows] == [row[:6] for row in other.rows]
     for row, expected in zip(m.rows, other.rows, strict=True):
         tolerance = {"rel": rel, "abs": 1e-13 if row.metric in ABSOLUTE else 0.0, "nan_ok": True}
         assert row.value == pytest.approx(expected.value, **tolerance), row
