@@ -179,15 +179,15 @@ def _print(request: Request, problem: Any, solution: Solution, options: argparse
     from ncollapse.metrics import CORE
     from ncollapse.surrogates.extras import extra_numbers
 
-    inequality, metrics = solution.certificate.inequality, solution.metrics()
+    inequality, metrics = solution.certificate.inequality, solution.metrics(["all"])
     found = {"value": solution.value, "lower_bound": solution.certificate.lower_bound, "gap": solution.gap}
     found |= extra_numbers(problem, solution)
     if options.json:
         words = {**request.words, "status": solution.status, "certified": solution.certified}
-        branch = {"text": inequality.text, "left": inequality.left, "right": inequality.right, "holds": inequality.holds}
-        print(json.dumps({**words, **_known(found), "inequality": _known(branch), "metrics": _known(metrics)}))
+        branch = inequality and _known({key: getattr(inequality, key) for key in ("text", "left", "right", "holds")})
+        print(json.dumps({**words, **_known(found), "inequality": branch, "metrics": _known(metrics)}))
         return
-    print(f"{request.title}\n{solution.status}\n{inequality}")
+    print("\n".join(str(line) for line in (request.title, solution.status, inequality) if line is not None))
     shown = metrics if options.all else {key: metrics[key] for key in CORE if key in metrics}
     for key, value in {**found, **shown}.items():
         print(f"{key:<28}{value:.12g}")
