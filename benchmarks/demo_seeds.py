@@ -20,8 +20,13 @@ def report(path: Path, seconds: float, seed: int) -> list[str]:
     with (path / "measurements.csv").open(newline="") as file:
         last = [row for row in csv.DictReader(file) if int(row["epoch"]) == status["epochs"]]
 
+    def values_of(metric: str) -> list[float]:
+        if metric == "pfc3_error":
+            return [1 - value for value in values_of("pfc3")]
+        return [float(row["value"]) for row in last if row["metric"] == metric]
+
     def ends(metric: str) -> str:
-        values = [float(row["value"]) for row in last if row["metric"] == metric]
+        values = values_of(metric)
         return f"{values[0]:.3f} -> {values[-1]:.3f}"
 
     def rises(metric: str) -> str:

@@ -21,6 +21,8 @@ def lines(table):
 
 
 def last_layer(run, metric):
+    if metric == "pfc3_error":
+        return 1 - last_layer(run, "pfc3")
     rows = [row for row in csv.DictReader((run.path / "measurements.csv").read_text().splitlines()) if row["metric"] == metric]
     return float(max(rows, key=lambda row: (int(row["epoch"]), int(row["depth"])))["value"])
 

@@ -19,6 +19,7 @@ import torch
 from ncollapse.cli import main
 from ncollapse.data import Batches, DataConfig, LabeledData, load_data
 from ncollapse.drawing import save_figures
+from ncollapse.metrics import select_metrics
 from ncollapse.models import ConvResNetConfig
 from ncollapse.records import json_files, read_run, run_directory
 from ncollapse.records.files import write_whole
@@ -484,3 +485,13 @@ def test_unknown_device(tmp_path):
 def test_last_epoch_is_always_measured(tmp_path):
     run_recipe(small("measure.epochs=[2]"), tmp_path / "run")
     assert {int(row["epoch"]) for row in rows(tmp_path / "run")} == {2, 7}
+
+
+def test_what_holds_for_the_squared_loss_is_measured_where_it_is_trained_by(tmp_path):
+    found = {}
+    for loss in ("cross_entropy", "mse"):
+        recipe = override(small(), [f"train.loss={loss}", "train.epochs=1", "measure.epochs=[1]"])
+        run_recipe(recipe, tmp_path / loss)
+        found[loss] = {row["metric"] for row in rows(tmp_path / loss)}
+    assert found["mse"] - found["cross_entropy"] == {"snc1", "snc2", "snc3"}
+    assert found["cross_entropy"] == {metric.id for metric in select_metrics(None)}
