@@ -1,5 +1,6 @@
 """Code, commands and names of README and docs are true; examples run; made pages are current; links lead somewhere."""
 
+import os
 import re
 import runpy
 import shlex
@@ -23,12 +24,20 @@ def blocks(language, *pages):
 
 
 def fresh_process(*words):
-    return subprocess.run([sys.executable, *words], capture_output=True, text=True, check=True).stdout
+    # Tables fold to the terminal: to one as wide as the page.
+    environment = {**os.environ, "COLUMNS": "128"}
+    return subprocess.run([sys.executable, *words], capture_output=True, text=True, check=True, env=environment).stdout
+
+
+# What README says that the measurement has.
+METHODS = "m.value('pfc1', '7'), m.curve('pfc1'), m.effective_depth(0.005), m.to_pandas()"
 
 
 def test_example_prints_what_the_readme_says():
     (code,) = blocks("python", ROOT / "README.md")
     assert len([line for line in code.splitlines() if line.strip()]) == 12
+    code = code.replace("print(nc.measure(", "print(m := nc.measure(") + METHODS
+    assert ":= " in code
     (expected,) = [text for text in blocks("text", ROOT / "README.md") if text.startswith("4 layers")]
     (words, *table), (expected_words, *expected_table) = fresh_process("-c", code).splitlines(), expected.splitlines()
     assert words == expected_words
