@@ -60,9 +60,9 @@ def test_run_json_and_resume(run_directory, capsys, without_drawings):
 
 
 def test_demo_replaces_an_earlier_demo(tmp_path, monkeypatch, capsys, without_drawings):
-    import ncollapse.studies.progressive_collapse as recipes
+    import ncollapse.recipes.catalog as recipes
 
-    short = override(recipes.demo(), SMALL)
+    short = override(recipes.recipe_by_name("demo"), SMALL)
     monkeypatch.setitem(recipes.RECIPES, "demo", lambda: short)
     for _ in range(2):
         main(["demo", "--out", str(tmp_path / "demo")])
@@ -210,9 +210,25 @@ def test_doctor(capsys):
     main(["doctor", "--json"])
     found = json.loads(capsys.readouterr().out)
     assert found["torch"] == torch.__version__
-    assert found["data digits"] == "1797 samples, 10 classes"
+    assert found["data digits"] == "ships with scikit-learn"
+    assert found["data gaussian_mixture"] == "drawn, needs no files"
+    assert found["cvxpy (extra)"][0].isdigit()
     main(["doctor"])
     assert "data mnist" in capsys.readouterr().out
+
+
+def test_doctor_names_the_place_of_a_data_set(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("NCOLLAPSE_DATA", str(tmp_path))
+    (tmp_path / "mnist.npz").touch()
+    (tmp_path / "cifar10.npz").touch()
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "train.csv").touch()
+    main(["doctor", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["data mnist"] == f"found: {tmp_path / 'mnist.npz'}"
+    assert found["data cifar10"] == f"found: {tmp_path / 'cifar10.npz'}"
+    assert found["data texts"] == f"found: {tmp_path / 'texts'}"
+    assert f"not found: STL-10 (train) was needed and not found in: {tmp_path}, " in found["data stl10"]
 
 
 @pytest.mark.parametrize(

@@ -154,7 +154,8 @@ def test_samples_take_a_shape(net, capsys):
 def test_libraries_that_are_missing_are_named(name, extra, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, name, None)
     raised = failing(capsys, "measure", f"{name}:resnet18", "--data", "digits")
-    assert raised.endswith(f"need {name}, which is not installed. Install it with: pip install 'ncollapse[{extra}]'\n")
+    needed = f"A network {name}:NAME needs {name}, which is not installed. Install it with: pip install -e"
+    assert f'{needed} ".[{extra}]" in the checkout' in raised
 
 
 def library_of(known):

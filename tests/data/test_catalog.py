@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from ncollapse.data import DataConfig, digits, gaussian_mixture, load_data
-from ncollapse.data.catalog import outline
+from ncollapse.data.catalog import empty_like_data
 from ncollapse.data.sources import FASHION_MNIST
-from ncollapse.data.text import WORDNET
+from ncollapse.data.text_sets import WORDNET
 
 
 def test_demo_data() -> None:
@@ -27,16 +27,16 @@ def test_an_outline_is_the_data_without_its_samples(name: str, largest: int | No
     if name in places and not places[name].is_dir():
         pytest.skip(f"needs {name} in {places[name]}")
     config = DataConfig(name, largest_classes=largest)  # type: ignore[arg-type]
-    data, known = load_data(config), outline(config)
+    data, known = load_data(config), empty_like_data(config)
     assert (known.num_samples, known.num_classes, known.sample_shape) == (0, data.num_classes, data.sample_shape)
     assert (known.inputs.dtype, known.vocabulary, known.name) == (data.inputs.dtype, data.vocabulary, data.name)
 
 
 def test_an_outline_of_texts_of_ones_own_needs_no_files() -> None:
-    known = outline(DataConfig("texts", vocabulary=7, length=5))
+    known = empty_like_data(DataConfig("texts", vocabulary=7, length=5))
     assert (known.sample_shape, known.vocabulary, known.num_classes) == ((5,), 9, 2)
     with pytest.raises(ValueError, match="largest_classes of 'imdb' must be between 1 and 2, got 3"):
-        outline(DataConfig("imdb", largest_classes=3))
+        empty_like_data(DataConfig("imdb", largest_classes=3))
 
 
 def test_mixture_takes_seed_split_and_size() -> None:

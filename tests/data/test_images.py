@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from ncollapse.data import DataFileError, digits, read_idx
-from ncollapse.data.images import read_keras_archive, scale_pixels
+from ncollapse.data.images import read_keras_archive
+from ncollapse.data.pixels import scale_pixels
 
 PIXELS = np.arange(2 * 3 * 4, dtype=np.uint8).reshape(2, 3, 4)
 

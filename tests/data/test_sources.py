@@ -103,7 +103,9 @@ def test_nothing_found_names_every_place_and_the_way_out(tmp_path: Path, small_s
         labels_of(small_set, tmp_path / "mine", "test")
     message = str(caught.value)
     assert all(str(place) in message for place in search_places(small_set.system_folder, str(tmp_path / "mine")))
-    assert message.endswith("or $NCOLLAPSE_DATA, or allow download=True, or ask a friend.")
+    assert message.endswith(
+        "or $NCOLLAPSE_DATA, or allow its download with --set data.download=true (download=True in Python), or ask a friend."
+    )
 
 
 def test_files_of_another_set_are_refused(tmp_path: Path, small_set: ImageSet) -> None:

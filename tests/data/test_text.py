@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from ncollapse.data import DataConfig, DataFileError, DataNotFoundError, LabeledData, load_data
-from ncollapse.data.text import WORDNET, encode, frequent_words, words_of
+from ncollapse.data.text import encode, frequent_words, words_of
 from ncollapse.data.text_files import read_imdb, read_table, read_wordnet
+from ncollapse.data.text_sets import WORDNET
 
 # As in WordNet 3.0, shortened: a license whose lines begin with a space, then synsets.
 LICENSE = "  1 This software and database is being provided to you, the LICENSEE, by  \n  2 Princeton University\n"
@@ -179,7 +180,7 @@ def test_a_label_that_training_does_not_know(tmp_path: Path) -> None:
 def test_missing_sets_say_where_was_looked_and_what_to_do(
     name: str, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ncollapse.data.text.search_places", lambda system, root: (Path(str(root)),))
+    monkeypatch.setattr("ncollapse.data.text_sets.search_places", lambda system, root: (Path(str(root)),))
     with pytest.raises(DataNotFoundError, match=rf"not found in: {tmp_path}.*{remedy}"):
         load_data(DataConfig(name, root=str(tmp_path)))
     assert str(WORDNET.system_folder) == "/usr/share/wordnet"

@@ -186,4 +186,4 @@ def test_the_other_package_name():
     missing = program.replace("sys.modules['lightning'] =", "sys.modules['pytorch_lightning'] = sys.modules['lightning'] =")
     missing = missing.replace("import pytorch_lightning as pl, torch\n", "")
     result = subprocess.run([sys.executable, "-c", missing], capture_output=True, text=True, check=False)
-    assert 'pip install "ncollapse[lightning]"' in result.stderr
+    assert 'pip install -e ".[lightning]"' in result.stderr

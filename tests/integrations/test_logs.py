@@ -147,7 +147,7 @@ def test_wandb_takes_the_active_run(tmp_path, monkeypatch):
 ])  # fmt: skip
 def test_what_is_not_installed_is_named(make, module, extra, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, module, None)
-    with pytest.raises(ImportError, match=rf'pip install "ncollapse\[{extra}\]"'):
+    with pytest.raises(ImportError, match=rf'pip install -e "\.\[{extra}\]"'):
         make()
 
 

@@ -103,7 +103,7 @@ def test_initialization_depends_on_the_seed_alone_and_branches_start_at_one_over
     ("fields", "words"),
     [
         ({"width": 1}, "width must be 2 or more"),
-        ({"num_blocks": -1}, "num_blocks 0 or more"),
+        ({"num_blocks": -1}, "num_blocks must be 0 or more"),
         ({"linear_layers": 3}, "linear_layers must be 1 or 2, got 3"),
         ({"norm_scale": "two"}, "norm_scale must be one of unit, sqrt_d, got 'two'"),
         ({"branch_scale": math.inf}, "branch_scale must be 0 or more and finite"),

@@ -166,7 +166,8 @@ def test_sigkill_then_resume(finished, tmp_path, capsys, without_drawings):
     command = [sys.executable, "-m", "ncollapse", *words]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while not (out / "checkpoint.safetensors").exists() and process.poll() is None and time.monotonic() < deadline:
+    # The last of the files that a checkpoint writes.
+    while not (out / "status.json").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()

@@ -247,7 +247,7 @@ def kill(pid):
 
 def test_ray_says_what_to_install(swept, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ImportError, match=r"pip install 'ncollapse\[ray\]'"):
+    with pytest.raises(ImportError, match=r'--engine ray needs ray, .*pip install -e "\.\[ray\]" in the checkout'):
         run_sweep(plan_sweep(base(), [], 1, tmp_path), tmp_path, engine="ray")
 
 

@@ -168,5 +168,5 @@ def test_other_solvers_are_refused():
 
 def test_a_missing_extra_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "cvxpy", None)
-    with pytest.raises(ImportError, match=r'Install them with: pip install "ncollapse\[sdp\]"'):
+    with pytest.raises(ImportError, match=r'solve_sdp needs cvxpy, .*pip install -e "\.\[sdp\]"'):
         solve_sdp(imbalanced(2))

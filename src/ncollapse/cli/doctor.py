@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import importlib
+import ctypes
 import json
+import os
 import platform
 from importlib import metadata
+from importlib.util import find_spec
 from typing import Any, get_args
 
+from ncollapse.extras import install_hint
 from ncollapse.version import __version__
 
 # Module names; the distribution is named only where it differs. The optional ones with the extra that brings them.
-_REQUIRED = ("numpy", "scipy", "sklearn", "safetensors", "pydantic", "matplotlib", "jinja2", "rich")
+_REQUIRED = ("torch", "numpy", "scipy", "sklearn", "safetensors", "pydantic", "msgspec", "matplotlib", "jinja2", "rich")
 _DISTRIBUTIONS = {"sklearn": "scikit-learn", "cvxpy": "cvxpy-base"}
 _OPTIONAL = {
     "pandas": "pandas",
@@ -27,7 +30,7 @@ _OPTIONAL = {
 
 def add_doctor(commands: Any) -> None:
     """Add the command to a parser."""
-    doctor = commands.add_parser("doctor", help="say what is installed and which data is found")
+    doctor = commands.add_parser("doctor", help="show what is installed, the GPU, and which data sets are found")
     doctor.add_argument("--json", action="store_true", help="print an object")
     doctor.set_defaults(call=_doctor)
 
@@ -42,43 +45,43 @@ def _doctor(options: argparse.Namespace) -> None:
 
 
 def _examine() -> dict[str, str]:
-    """Look at the installation."""
-    import torch
+    """Look at the installation. Nothing heavy is imported: torch alone would take seconds."""
+    from ncollapse.data.locations import describe_location
+    from ncollapse.recipes.data import DataName
 
-    from ncollapse.data.catalog import DataName
-
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     found = {
         "ncollapse": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "torch": torch.__version__,
-        "device": device,
-        "threads": str(torch.get_num_threads()),
+        "device": _gpu() or "cpu",
+        "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "not set"),
     }
     for name in _REQUIRED:
-        found[name] = _version(name, "pip install ncollapse")
+        found[name] = _version(name, install_hint())
     for name, extra in _OPTIONAL.items():
-        found[f"{name} (extra)"] = _version(name, f'pip install "ncollapse[{extra}]"')
+        found[f"{name} (extra)"] = _version(name, install_hint(extra))
     for data in get_args(DataName):
-        found[f"data {data}"] = _data(data)
+        found[f"data {data}"] = describe_location(data)
     return found
 
 
 def _version(name: str, remedy: str) -> str:
     try:
-        importlib.import_module(name)
-        return metadata.version(_DISTRIBUTIONS.get(name, name))
-    except ImportError as error:
-        absent = isinstance(error, ModuleNotFoundError) and error.name == name
-        return f"not installed ({remedy})" if absent else f"broken: {error}"
+        if find_spec(name) is not None:
+            return metadata.version(_DISTRIBUTIONS.get(name, name))
+    except (ImportError, ValueError, metadata.PackageNotFoundError) as error:
+        return f"broken: {error}"
+    return f"not installed ({remedy})"
 
 
-def _data(name: Any) -> str:
-    from ncollapse.data.catalog import DataConfig, load_data
-
+def _gpu() -> str | None:
+    """The name of the first CUDA device, asked of the driver itself; None without one."""
+    name = ctypes.create_string_buffer(256)
+    device = ctypes.c_int()
     try:
-        data = load_data(DataConfig(name=name))
-    except (ValueError, OSError, ImportError) as error:
-        return f"not found: {' '.join(str(error).split())}"
-    return f"{data.num_samples} samples, {data.num_classes} classes"
+        driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+        failed = driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), 0) or driver.cuDeviceGetName(name, 256, device)
+    except (OSError, AttributeError):
+        return None
+    return None if failed else name.value.decode(errors="replace")

@@ -12,7 +12,7 @@ from ncollapse.cli.options import folder
 from ncollapse.cli.progress import progress
 
 if TYPE_CHECKING:
-    from ncollapse.studies.recipe import Recipe
+    from ncollapse.recipes.recipe import Recipe
     from ncollapse.train import EpochRecord
 
 
@@ -42,7 +42,7 @@ def add_run_commands(commands: Any) -> None:
 
 
 def _demo(options: argparse.Namespace) -> None:
-    from ncollapse.studies import override, recipe_by_name
+    from ncollapse.recipes import override, recipe_by_name
 
     recipe = override(recipe_by_name("demo"), [f"seed={options.seed}"])
     page = _train(recipe, options.out, overwrite=True)
@@ -51,7 +51,7 @@ def _demo(options: argparse.Namespace) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from ncollapse.studies import changes, override, recipe_by_name
+    from ncollapse.recipes import changes, override, recipe_by_name
 
     recipe = override(recipe_by_name(options.recipe), options.set)
     out = options.out if options.out is not None else Path("runs") / recipe.name
@@ -69,8 +69,9 @@ def _run(options: argparse.Namespace) -> None:
 def _train(recipe: Recipe, out: Path, *, resume: bool = False, overwrite: bool = False) -> Path | None:
     """Run a recipe under a progress bar, then write its page; of several processes the first shows and writes."""
     from ncollapse.groups import torchrun_processes
+    from ncollapse.recipes import changes
     from ncollapse.report import write_report
-    from ncollapse.studies import changes, run_recipe
+    from ncollapse.studies import run_recipe
 
     # The title is about the recipe as it was named.
     title = f"{recipe.name} with changed settings" if changes(recipe) else recipe.title
@@ -97,7 +98,7 @@ def _print_findings(page: Path) -> None:
 
 
 def _recipes(options: argparse.Namespace) -> None:
-    from ncollapse.studies import RECIPES, recipe_by_name
+    from ncollapse.recipes import RECIPES, recipe_by_name
 
     if options.recipe is not None:
         _show_recipe(recipe_by_name(options.recipe), as_json=options.json)
@@ -111,7 +112,7 @@ def _recipes(options: argparse.Namespace) -> None:
 
 
 def _show_recipe(recipe: Recipe, *, as_json: bool) -> None:
-    from ncollapse.studies import recipe_settings
+    from ncollapse.recipes import recipe_settings
 
     if as_json:
         print(recipe.to_json(), end="")

@@ -1,104 +1,24 @@
-"""Data by name: the part of a recipe that says which samples a run uses."""
+"""The samples that a recipe asks for."""
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Literal, get_args
 
 import numpy as np
 import torch
 
 from ncollapse.data.color import CIFAR10, CIFAR100, STL10, ColorSet, load_color_set
-from ncollapse.data.geo_mnist import geo_mnist
-from ncollapse.data.images import Scaling, digits, scale_pixels
 from ncollapse.data.labeled import LabeledData
-from ncollapse.data.places import Split
+from ncollapse.data.pixels import digits, scale_pixels
+from ncollapse.data.shape_images import geo_mnist
 from ncollapse.data.sources import FASHION_MNIST, MNIST, ImageSet, load_image_set
 from ncollapse.data.synthetic import gaussian_mixture
-from ncollapse.data.text import IMDB, NUM_SPECIAL, OWN_TEXTS, WORDNET, TextSet, load_text_set
+from ncollapse.data.text import NUM_SPECIAL, load_text_set
+from ncollapse.data.text_sets import TEXT_SETS, TextSet
+from ncollapse.recipes.data import DataConfig
 
-__all__ = ["DataConfig", "DataName", "load_data", "outline"]
-
-DataName = Literal[
-    "digits",
-    "fashion_mnist",
-    "mnist",
-    "cifar10",
-    "cifar100",
-    "stl10",
-    "gaussian_mixture",
-    "geo_mnist",
-    "wordnet",
-    "imdb",
-    "texts",
-]
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Which samples a run uses.
-
-    Attributes:
-        name: ``digits`` ships with scikit-learn, ``fashion_mnist``, ``mnist``, ``cifar10``, ``cifar100`` and ``stl10`` are
-            files, ``gaussian_mixture`` is drawn: the 4 classes in 20 dimensions that are the defaults of ``gaussian_mixture``;
-            ``geo_mnist`` is drawn too: three kinds of shapes in 32×32 images. ``wordnet``, ``imdb`` and ``texts`` (your own)
-            are texts: see ``text.load_text_set``.
-        split: ``train`` or ``test``; the digits have no test part.
-        per_class: Samples a class: the first of each class, or for the mixture how many to draw. None takes all
-            (of the mixture 100, of geo_mnist 480).
-        corrupt: Probability in [0, 1] that a label is replaced by a class drawn uniformly (maybe the same), in
-            whichever split is loaded.
-        scaling: Of pixels; what is drawn comes in its own units and ignores it. ``norm64`` is right for width 64 to
-            256 at learning rates of 0.05 to 0.1, ``standard`` is the papers' standardization.
-        root: Folder to look in first, and to download to. See ``places.search_places`` for the others.
-        download: Whether image files that are in no known place may be fetched.
-        seed: Of the mixture and of the corruption, 0 or more.
-        largest_classes: Keeps the so many classes with the most training samples, 2 or more; None keeps all.
-        vocabulary: Of texts: the most frequent words of the training part that have ids of their own, 1 or more.
-        length: Of texts: words that are kept, 1 or more.
-
-    Raises:
-        ValueError: If a field is out of its range.
-    """
-
-    name: DataName = "digits"
-    split: Split = "train"
-    per_class: int | None = None
-    corrupt: float = 0.0
-    scaling: Scaling = "norm64"
-    root: str | None = None
-    download: bool = False
-    seed: int = 0
-    largest_classes: int | None = None
-    vocabulary: int = 10_000
-    length: int = 256
-
-    def __post_init__(self) -> None:
-        for field, choices in (("name", DataName), ("split", Split), ("scaling", Scaling)):
-            if getattr(self, field) not in get_args(choices):
-                raise ValueError(
-                    f"data.{field} must be one of {', '.join(get_args(choices))}, got {getattr(self, field)!r}. "
-                    "Pick one of them."
-                )
-        self._check_counts()
-        if not 0 <= self.corrupt <= 1:
-            raise ValueError(f"data.corrupt must be in [0, 1], got {self.corrupt}. Pass a fraction, not a percentage.")
-        if self.name == "digits" and self.split == "test":
-            raise ValueError(
-                "data.split of the digits must be 'train', got 'test': scikit-learn ships one part only. Use split "
-                "'train', or another data set."
-            )
-
-    def _check_counts(self) -> None:
-        if self.per_class is not None and self.per_class < 1:
-            raise ValueError(f"data.per_class must be 1 or more, got {self.per_class}. Leave it out to take all.")
-        if self.seed < 0:
-            raise ValueError(f"data.seed must be 0 or more, got {self.seed}. Pass a non-negative integer.")
-        for field, least in (("largest_classes", 2), ("vocabulary", 1), ("length", 1)):
-            value = getattr(self, field)
-            if value is not None and value < least:
-                raise ValueError(f"data.{field} must be {least} or more, got {value}. Leave it out for its default.")
+__all__ = ["empty_like_data", "load_data"]
 
 
 def load_data(config: DataConfig) -> LabeledData:
@@ -131,7 +51,7 @@ def load_data(config: DataConfig) -> LabeledData:
     return data
 
 
-def outline(config: DataConfig) -> LabeledData:
+def empty_like_data(config: DataConfig) -> LabeledData:
     """What is known of the samples that a recipe asks for before they are read.
 
     Args:
@@ -145,12 +65,12 @@ def outline(config: DataConfig) -> LabeledData:
         ValueError: If there are fewer classes than are to be kept.
 
     Example:
-        >>> outline(DataConfig("digits")).sample_shape
+        >>> empty_like_data(DataConfig("digits")).sample_shape
         (1, 8, 8)
     """
     labels = torch.zeros(0, dtype=torch.int64)
-    if config.name in _TEXT_SETS:
-        num_classes = _TEXT_SETS[config.name].num_classes or config.largest_classes or 2
+    if config.name in TEXT_SETS:
+        num_classes = TEXT_SETS[config.name].num_classes or config.largest_classes or 2
         ids = torch.zeros(0, config.length, dtype=torch.int64)
         data = LabeledData(ids, labels, num_classes, config.name, vocabulary=config.vocabulary + NUM_SPECIAL)
     else:
@@ -184,7 +104,6 @@ def _load_texts(text_set: TextSet, config: DataConfig) -> LabeledData:
     return load_text_set(text_set, config.split, root=config.root, vocabulary=config.vocabulary, length=config.length)
 
 
-_TEXT_SETS = {text_set.name: text_set for text_set in (WORDNET, IMDB, OWN_TEXTS)}
 # Shape of a sample and number of classes of what is no text.
 _FORMS: dict[str, tuple[tuple[int, ...], int]] = {
     "digits": ((1, 8, 8), 10),
@@ -197,7 +116,7 @@ _FORMS: dict[str, tuple[tuple[int, ...], int]] = {
     "geo_mnist": ((1, 32, 32), 3),
 }
 _LOADERS: dict[str, Callable[[DataConfig], LabeledData]] = {
-    **{name: partial(_load_texts, text_set) for name, text_set in _TEXT_SETS.items()},
+    **{name: partial(_load_texts, text_set) for name, text_set in TEXT_SETS.items()},
     "digits": lambda config: digits(config.scaling),
     "fashion_mnist": lambda config: _load_images(FASHION_MNIST, config),
     "mnist": lambda config: _load_images(MNIST, config),

@@ -8,12 +8,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from ncollapse.data.color_files import DataFile, read_cifar_binary, read_cifar_pickles, read_stl
-from ncollapse.data.images import DataFileError, ImagesAndLabels, read_keras_archive
-from ncollapse.data.places import DataNotFoundError, Split, download_folder, fetch, say_not_found, search_places
+from ncollapse.data.images import ImagesAndLabels, read_keras_archive
+from ncollapse.data.places import (
+    DataFileError,
+    DataSet,
+    download_folder,
+    fetch,
+    not_found,
+    search_places,
+)
+from ncollapse.recipes.data import Split
 
-__all__ = ["CIFAR10", "CIFAR100", "STL10", "ColorSet", "Layout", "load_color_set"]
+__all__ = ["CIFAR10", "CIFAR100", "STL10", "ColorSet", "Layout", "find_color_set", "load_color_set"]
 
 _CIFAR_MIRRORS = ("https://www.cs.toronto.edu/~kriz/", "https://cave.cs.toronto.edu/kriz/")
 _SYSTEM_FOLDER = Path("/usr/share/datasets")
@@ -31,11 +40,9 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class ColorSet:
+class ColorSet(DataSet):
     """What is known of one set of color images."""
 
-    name: str
-    title: str
     num_classes: int
     shape: tuple[int, int, int]
     num_samples: dict[Split, int]
@@ -43,8 +50,6 @@ class ColorSet:
     std: tuple[float, float, float]
     layouts: tuple[Layout, ...]
     mirrors: tuple[str, ...]
-    hint: str
-    system_folder: Path
 
 
 CIFAR10 = ColorSet(
@@ -128,37 +133,57 @@ STL10 = ColorSet(
 
 def load_color_set(color_set: ColorSet, split: Split, *, root: str | None, download: bool) -> ImagesAndLabels:
     """Finds and reads one half of a color image set."""
+    found = find_color_set(color_set, split, root)
+    if found is None:
+        if not download or not color_set.mirrors:
+            raise not_found(color_set, split, root, downloadable=bool(color_set.mirrors))
+        layout, files = color_set.layouts[0], _download(color_set, split, download_folder(root))
+    elif found.layout is None:
+        (npz,) = found.paths
+        return _checked(color_set, read_keras_archive(npz, split), str(npz))
+    else:
+        layout, files = found.layout, _read_files(found.paths, found.layout, split)
+    return _checked(color_set, layout.read(files, color_set.num_samples[split]), files[0].source)
+
+
+class FoundSet(NamedTuple):
+    """Where a set lies: in the files of a layout, in its archive, or (without a layout) in one file of arrays."""
+
+    paths: tuple[Path, ...]
+    layout: Layout | None
+
+
+def find_color_set(color_set: ColorSet, split: Split, root: str | None) -> FoundSet | None:
+    """Look for one half of a set."""
     # In each place the layouts are ``<folder>/<files>``, the folder's compressed archive, and ``<name>.npz`` with the arrays
     # ``x_train``, ``y_train``, ``x_test`` and ``y_test``. Archives are checked against the published checksum, whoever put them
     # there, files against their size.
-    places = search_places(color_set.system_folder, root)
-    for place in places:
+    for place in search_places(color_set.system_folder, root):
         for layout in color_set.layouts:
-            files = _files(place, layout, split)
-            if files:
-                return _checked(color_set, layout.read(files, color_set.num_samples[split]), files[0].source)
+            paths = _paths(place, layout, split)
+            if paths:
+                return FoundSet(paths, layout)
         npz = place / f"{color_set.name}.npz"
         if npz.is_file():
-            return _checked(color_set, read_keras_archive(npz, split), str(npz))
-    if not download or not color_set.mirrors:
-        raise DataNotFoundError(
-            say_not_found(color_set.title, split, places, color_set.hint, downloadable=bool(color_set.mirrors))
-        )
-    files = _download(color_set, split, download_folder(root))
-    return _checked(color_set, color_set.layouts[0].read(files, color_set.num_samples[split]), files[0].source)
+            return FoundSet((npz,), None)
+    return None
 
 
-def _files(place: Path, layout: Layout, split: Split) -> list[DataFile]:
-    """The files of one half in one layout, from its folder or its archive; none if they are not there."""
+def _paths(place: Path, layout: Layout, split: Split) -> tuple[Path, ...]:
+    """The files of one half in one layout, or its archive; none if they are not there."""
     folders = [place / layout.folder, *([place] if place.name == layout.folder else [])]
     for folder in folders:
-        paths = [folder / name for name in layout.files[split]]
+        paths = tuple(folder / name for name in layout.files[split])
         if all(path.is_file() for path in paths):
-            return [DataFile(str(path), path.read_bytes()) for path in paths]
+            return paths
     archive = None if layout.archive is None else place / layout.archive
-    if archive is None or not archive.is_file():
-        return []
-    return _from_archive(archive.read_bytes(), str(archive), layout, split)
+    return (archive,) if archive is not None and archive.is_file() else ()
+
+
+def _read_files(paths: Sequence[Path], layout: Layout, split: Split) -> list[DataFile]:
+    if paths[0].name == layout.archive:
+        return _from_archive(paths[0].read_bytes(), str(paths[0]), layout, split)
+    return [DataFile(str(path), path.read_bytes()) for path in paths]
 
 
 def _from_archive(raw: bytes, source: str, layout: Layout, split: Split) -> list[DataFile]:

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from ncollapse.data.images import DataFileError, ImagesAndLabels
+from ncollapse.data.images import ImagesAndLabels
+from ncollapse.data.places import DataFileError
 
 __all__ = ["DataFile", "read_cifar_binary", "read_cifar_pickles", "read_stl"]
 

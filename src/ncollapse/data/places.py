@@ -4,18 +4,22 @@ import http.client
 import os
 import urllib.request
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
-from ncollapse.data.images import DataFileError
+from ncollapse.recipes.data import Split
 from ncollapse.records.files import write_whole
 
-__all__ = ["DataNotFoundError", "Split", "download_folder", "fetch", "say_not_found", "search_places"]
+__all__ = ["DataFileError", "DataNotFoundError", "DataSet", "download_folder", "fetch", "not_found", "search_places"]
 
-Split = Literal["train", "test"]
 Content = TypeVar("Content")
 
 _DOWNLOAD_TIMEOUT_SECONDS = 60
+
+
+class DataFileError(ValueError):
+    """A data file is there but damaged, or is not what its name says."""
 
 
 class DataNotFoundError(ValueError):
@@ -37,12 +41,23 @@ def download_folder(root: str | None) -> Path:
     return Path(root or os.environ.get("NCOLLAPSE_DATA") or _cache_folder()).expanduser()
 
 
-def say_not_found(title: str, split: Split, places: Sequence[Path], hint: str, *, downloadable: bool = True) -> str:
-    """Says that a set is in none of its places, and how to get it."""
-    allow = "or allow download=True, " if downloadable else ""
-    return (
-        f"{title} ({split}) was needed and not found in: {', '.join(map(str, places))}. Name its folder "
-        f"with root or $NCOLLAPSE_DATA, {allow}{hint}."
+@dataclass(frozen=True)
+class DataSet:
+    """What is known of every set: its name, where a system package puts it, and how to get it otherwise."""
+
+    name: str
+    title: str
+    system_folder: Path
+    hint: str
+
+
+def not_found(data_set: DataSet, split: Split, root: str | None, *, downloadable: bool) -> DataNotFoundError:
+    """The error that says that a set is in none of its places, and how to get it."""
+    places = ", ".join(map(str, search_places(data_set.system_folder, root)))
+    allow = "or allow its download with --set data.download=true (download=True in Python), " if downloadable else ""
+    return DataNotFoundError(
+        f"{data_set.title} ({split}) was needed and not found in: {places}. Name its folder with --set data.root=FOLDER or "
+        f"$NCOLLAPSE_DATA, {allow}{data_set.hint}."
     )
 
 

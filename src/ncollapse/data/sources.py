@@ -7,9 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ncollapse.data.images import ImagesAndLabels, idx_content, read_idx, read_keras_archive
-from ncollapse.data.places import DataNotFoundError, Split, download_folder, fetch, say_not_found, search_places
+from ncollapse.data.places import DataSet, download_folder, fetch, not_found, search_places
+from ncollapse.recipes.data import Split
 
-__all__ = ["FASHION_MNIST", "MNIST", "ImageSet", "load_image_set"]
+__all__ = ["FASHION_MNIST", "MNIST", "ImageSet", "find_image_set", "load_image_set"]
 
 _FILE_NAMES: dict[Split, tuple[str, str]] = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
@@ -18,18 +19,14 @@ _FILE_NAMES: dict[Split, tuple[str, str]] = {
 
 
 @dataclass(frozen=True)
-class ImageSet:
+class ImageSet(DataSet):
     """What is known of one data set of the MNIST family."""
 
-    name: str
-    title: str
     folder: str
-    system_folder: Path
     mean: float
     std: float
     mirrors: tuple[str, ...]
     md5: dict[str, str]
-    hint: str
 
 
 MNIST = ImageSet(
@@ -75,23 +72,33 @@ FASHION_MNIST = ImageSet(
 
 def load_image_set(image_set: ImageSet, split: Split, *, root: str | None, download: bool) -> ImagesAndLabels:
     """Finds and reads one half of an image set."""
-    # In each place the layouts are ``<Folder>/raw/<file>[.gz]`` (torchvision's), ``<file>[.gz]`` and an archive ``<name>.npz``
-    # like Keras' ``mnist.npz``. What is read from IDX files is checked against the set's checksums, whoever put it there.
-    places = search_places(image_set.system_folder, root)
-    for place in places:
-        for directory in (place / image_set.folder / "raw", place):
-            found = _find_pair(directory, _FILE_NAMES[split])
-            if found:
-                images, labels = (read_idx(path, image_set.md5[path.name.removesuffix(".gz")]) for path in found)
-                return images, labels
-        archive = place / f"{image_set.name}.npz"
-        if archive.is_file():
-            return read_keras_archive(archive, split)
+    found = find_image_set(image_set, split, root)
+    if len(found) == 1:
+        return read_keras_archive(found[0], split)
+    if found:
+        # Checked against the set's checksums, whoever put the files there.
+        images, labels = (read_idx(path, image_set.md5[path.name.removesuffix(".gz")]) for path in found)
+        return images, labels
     if not download:
-        raise DataNotFoundError(say_not_found(image_set.title, split, places, image_set.hint))
+        raise not_found(image_set, split, root, downloadable=True)
     target = download_folder(root) / image_set.folder / "raw"
     images, labels = (_download(image_set, name, target) for name in _FILE_NAMES[split])
     return images, labels
+
+
+def find_image_set(image_set: ImageSet, split: Split, root: str | None) -> tuple[Path, ...]:
+    """The files of images and labels, or one archive of both, or nothing."""
+    # In each place the layouts are ``<Folder>/raw/<file>[.gz]`` (torchvision's), ``<file>[.gz]`` and an archive ``<name>.npz``
+    # like Keras' ``mnist.npz``.
+    for place in search_places(image_set.system_folder, root):
+        for directory in (place / image_set.folder / "raw", place):
+            found = _find_pair(directory, _FILE_NAMES[split])
+            if found:
+                return found
+        archive = place / f"{image_set.name}.npz"
+        if archive.is_file():
+            return (archive,)
+    return ()
 
 
 def _find_pair(directory: Path, names: tuple[str, str]) -> tuple[Path, ...] | None:

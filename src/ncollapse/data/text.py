@@ -1,71 +1,22 @@
-"""Text sets as token ids: where they are found, which words have ids, and how texts become rows of them."""
+"""Texts as token ids: which words have ids, and how texts become rows of them."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ncollapse.data.images import DataFileError
 from ncollapse.data.labeled import LabeledData
-from ncollapse.data.places import DataNotFoundError, Split, say_not_found, search_places
-from ncollapse.data.text_files import TABLE_SUFFIXES, LabeledTexts, read_imdb, read_table, read_wordnet
+from ncollapse.data.places import DataFileError
+from ncollapse.data.text_sets import TextSet, find_text_set
+from ncollapse.recipes.data import Split
 
-__all__ = ["IMDB", "NUM_SPECIAL", "OWN_TEXTS", "WORDNET", "TextSet", "encode", "frequent_words", "load_text_set", "words_of"]
+__all__ = ["NUM_SPECIAL", "encode", "frequent_words", "load_text_set", "words_of"]
 
 # Ids before those of words. Padding is what the networks' masks know.
 _PADDING, _UNKNOWN = 0, 1
 NUM_SPECIAL = 2
-
-
-@dataclass(frozen=True)
-class TextSet:
-    """What is known of one set of texts."""
-
-    name: str
-    title: str
-    folder: str
-    system_folder: Path
-    holds: Callable[[Path, Split], bool]
-    read: Callable[[Path, Split], LabeledTexts]
-    hint: str
-    num_classes: int | None = None
-
-
-WORDNET = TextSet(
-    name="wordnet",
-    title="WordNet's glosses",
-    folder="wordnet",
-    system_folder=Path("/usr/share/wordnet"),
-    holds=lambda folder, split: (folder / "data.noun").is_file(),
-    read=read_wordnet,
-    hint="or, on Debian, run: apt-get install wordnet-base",
-    num_classes=45,
-)
-
-IMDB = TextSet(
-    name="imdb",
-    title="The IMDB reviews",
-    folder="aclImdb",
-    system_folder=Path("/usr/share/datasets/imdb"),
-    holds=lambda folder, split: (folder / split / "pos").is_dir(),
-    read=read_imdb,
-    hint="after unpacking aclImdb_v1.tar.gz from https://ai.stanford.edu/~amaas/data/sentiment/ there",
-    num_classes=2,
-)
-
-OWN_TEXTS = TextSet(
-    name="texts",
-    title="A table of texts",
-    folder="texts",
-    system_folder=Path("/usr/share/datasets/texts"),
-    holds=lambda folder, split: _table(folder, split) is not None,
-    read=lambda folder, split: read_table(_table(folder, split) or folder),
-    hint="with train.csv, train.tsv or train.jsonl in it (test.* likewise), columns text and label",
-)
 
 
 def load_text_set(text_set: TextSet, split: Split, *, root: str | None, vocabulary: int, length: int) -> LabeledData:
@@ -95,7 +46,7 @@ def load_text_set(text_set: TextSet, split: Split, *, root: str | None, vocabula
         >>> encode(words_of(["A cat and a dog"]), words, 4).tolist()
         [[2, 1, 1, 2]]
     """
-    folder = _find(text_set, split, root)
+    folder = find_text_set(text_set, split, root)
     training = text_set.read(folder, "train")
     wanted = training if split == "train" else text_set.read(folder, split)
     classes = _ordered(training.labels)
@@ -141,19 +92,6 @@ def encode(texts: Sequence[Sequence[str]], words: Sequence[str], length: int) ->
         found = [index.get(word, _UNKNOWN) for word in text[:length]] or [_UNKNOWN]
         row[: len(found)] = found
     return torch.from_numpy(ids)
-
-
-def _find(text_set: TextSet, split: Split, root: str | None) -> Path:
-    places = search_places(text_set.system_folder, root)
-    for place in places:
-        for folder in (place / text_set.folder, place):
-            if text_set.holds(folder, "train") and text_set.holds(folder, split):
-                return folder
-    raise DataNotFoundError(say_not_found(text_set.title, split, places, text_set.hint, downloadable=False))
-
-
-def _table(folder: Path, split: Split) -> Path | None:
-    return next((path for suffix in TABLE_SUFFIXES if (path := folder / f"{split}{suffix}").is_file()), None)
 
 
 def _ordered(labels: Iterable[str]) -> list[str]:

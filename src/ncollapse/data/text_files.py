@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ncollapse.data.images import DataFileError
-from ncollapse.data.places import Split
+from ncollapse.data.places import DataFileError
+from ncollapse.recipes.data import Split
 
 __all__ = ["TABLE_SUFFIXES", "LabeledTexts", "read_imdb", "read_table", "read_wordnet"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ncollapse.extras import missing_extra
 from ncollapse.groups import all_processes
 from ncollapse.integrations.loaders import share_of
 from ncollapse.integrations.logs import scalars
@@ -19,7 +20,7 @@ except ModuleNotFoundError:
         from pytorch_lightning import Callback
         from pytorch_lightning.strategies import DDPStrategy
     except ModuleNotFoundError as error:
-        raise ImportError('The callback needs Lightning: pip install "ncollapse[lightning]"') from error
+        raise ImportError(missing_extra("NeuralCollapseCallback", "lightning", "lightning")) from error
 
 
 class NeuralCollapseCallback(Callback):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ncollapse.extras import missing_extra
 from ncollapse.integrations.logs import check_place, scalars
 from ncollapse.measurement.measurement import Measurement
 
@@ -23,7 +24,7 @@ class TensorBoardLog:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            raise ImportError('TensorBoardLog needs TensorBoard: pip install "ncollapse[tensorboard]"') from error
+            raise ImportError(missing_extra("TensorBoardLog", "tensorboard", "tensorboard")) from error
         self._writer = SummaryWriter(str(folder))
 
     def __call__(self, measurement: Measurement, *, epoch: float | None = None, step: int | None = None) -> None:
@@ -60,7 +61,7 @@ def _active_run() -> Any:
     try:
         import wandb
     except ImportError as error:
-        raise ImportError('WandbLog needs wandb: pip install "ncollapse[wandb]"') from error
+        raise ImportError(missing_extra("WandbLog", "wandb", "wandb")) from error
     if wandb.run is None:
         raise ValueError("WandbLog needs a run, none is active. Call wandb.init first, or pass its run.")
     return wandb.run

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
+from ncollapse.extras import missing_extra
 from ncollapse.groups import all_processes
 from ncollapse.integrations.loaders import share_of
 from ncollapse.integrations.logs import scalars
@@ -15,7 +16,7 @@ from ncollapse.records.rows import Row
 try:
     from transformers import TrainerCallback
 except ModuleNotFoundError as error:
-    raise ImportError('The callback needs transformers: pip install "ncollapse[text]"') from error
+    raise ImportError(missing_extra("NeuralCollapseCallback", "transformers", "text")) from error
 
 Unit = Literal["epoch", "step", "evaluation"]
 

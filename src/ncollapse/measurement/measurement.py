@@ -11,6 +11,7 @@ from ncollapse.depth.class_arcs import ClassArcs
 from ncollapse.depth.geodesic import GeodesicCurve, LineDecisions
 from ncollapse.depth.path import PathStatistics
 from ncollapse.depth.progression import effective_depth
+from ncollapse.extras import missing_extra
 from ncollapse.measurement.text import TextTable
 from ncollapse.metrics.entry import FLAGS, LayerStatistics, evaluate_metrics
 from ncollapse.metrics.registry import METRICS
@@ -194,7 +195,7 @@ class Measurement:
         try:
             import pandas as pd
         except ImportError as error:
-            raise ImportError('to_pandas needs pandas. Install it with: pip install "ncollapse[pandas]"') from error
+            raise ImportError(missing_extra("to_pandas", "pandas", "pandas")) from error
         table = pd.DataFrame([(*row[:-1], ";".join(row.flags)) for row in self.rows], columns=list(Row._fields))
         return table[list(known_columns(self.rows))]
 

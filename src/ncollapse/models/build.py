@@ -5,14 +5,13 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from ncollapse.models.conv_resnet import ConvResNet, ConvResNetConfig
-from ncollapse.models.fc_resnet import FCResNet, FCResNetConfig
-from ncollapse.models.layernorm_resnet import LayerNormResNet, LayerNormResNetConfig
-from ncollapse.models.transformer import Transformer, TransformerConfig
+from ncollapse.models.conv_resnet import ConvResNet
+from ncollapse.models.fc_resnet import FCResNet
+from ncollapse.models.layernorm_resnet import LayerNormResNet
+from ncollapse.models.transformer import Transformer
+from ncollapse.recipes.networks import ConvResNetConfig, LayerNormResNetConfig, ModelConfig, TransformerConfig
 
-__all__ = ["ModelConfig", "build_model"]
-
-ModelConfig = FCResNetConfig | ConvResNetConfig | LayerNormResNetConfig | TransformerConfig
+__all__ = ["build_model"]
 
 
 def build_model(

@@ -1,84 +1,16 @@
 """Convolutional residual network in stages, whose last stage's layers are all of one shape and differ by what a block adds."""
 
 import math
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, cast, get_args
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from ncollapse.models.fc_resnet import Head
 from ncollapse.models.heads import FixedETFHead
+from ncollapse.recipes.networks import ConvResNetConfig
 
-__all__ = ["ConvResNet", "ConvResNetConfig"]
-
-ConvBlock = Literal["basic", "post_relu", "pre"]
-
-
-@dataclass(frozen=True)
-class ConvResNetConfig:
-    r"""Shape and initialization of a ``ConvResNet``.
-
-    With :math:`\sigma` = ReLU, BN = batch normalization and C = 3×3 convolution without bias, a block maps :math:`h` to
-
-    ========= =============================================================
-    basic     :math:`h + BN\,C_2\,\sigma(BN\,C_1 h)`
-    post_relu :math:`\sigma(h + BN\,C_2\,\sigma(BN\,C_1 h))`
-    pre       :math:`h + C_2\,\sigma(BN\,C_1\,\sigma(BN\,h))`
-    ========= =============================================================
-
-    Stage s holds ``channels[s]`` channels. It begins with an entry: the stem :math:`\sigma(BN\,C x)` in the first stage, in
-    every later one a block of the same kind with stride 2 and the skip :math:`BN\,C_{1 \times 1} h`. Then come ``blocks[s]``
-    blocks, which leave the shape as it is.
-
-    Attributes:
-        kind: Tells this network from others in a recipe.
-        channels: Of every stage, each 1 or more.
-        blocks: Blocks of every stage after its entry, each 0 or more.
-        block: Nothing follows the addition in ``basic`` and ``pre``; ``post_relu`` is the block of He et al. (2016).
-        stem_stride: Of the stem's convolution, 1 or more.
-        stem_pool: Whether 2×2 max pooling follows the stem.
-        branch_scale: Multiplies what starts as 1 in the branch of each block, the gain of its last normalization, or with
-            ``pre`` the initial weight of its last convolution; 0 makes every ``basic`` and ``pre`` block the identity at first.
-        head: As in ``FCResNetConfig``.
-
-    Raises:
-        ValueError: If a field is out of its range.
-    """
-
-    kind: Literal["conv_resnet"] = "conv_resnet"
-    channels: tuple[int, ...] = (16, 32)
-    blocks: tuple[int, ...] = (1, 4)
-    block: ConvBlock = "basic"
-    stem_stride: int = 1
-    stem_pool: bool = False
-    branch_scale: float = 1.0
-    head: Head = "linear"
-
-    def __post_init__(self) -> None:
-        if self.head not in get_args(Head):
-            raise ValueError(f"model.head must be one of {', '.join(get_args(Head))}, got {self.head!r}. Pick one of them.")
-        if self.block not in get_args(ConvBlock):
-            raise ValueError(
-                f"model.block must be one of {', '.join(get_args(ConvBlock))}, got {self.block!r}. Pick one of them."
-            )
-        if not self.channels or len(self.channels) != len(self.blocks):
-            raise ValueError(
-                "model.channels and model.blocks must have one number for every stage, got "
-                f"{list(self.channels)} and {list(self.blocks)}. Make both equally long."
-            )
-        for field, values, least in (
-            ("channels", self.channels, 1),
-            ("blocks", self.blocks, 0),
-            ("stem_stride", [self.stem_stride], 1),
-        ):
-            if min(values) < least:
-                raise ValueError(f"model.{field} must be {least} or more, got {min(values)}. Pass a larger integer.")
-        if not 0 <= self.branch_scale < math.inf:
-            raise ValueError(
-                f"model.branch_scale must be 0 or more and finite, got {self.branch_scale}. Use 1 for the default scale."
-            )
+__all__ = ["ConvResNet"]
 
 
 class ConvResidualBlock(nn.Module):

@@ -1,95 +1,15 @@
 """Fully connected network whose layers are all of one width: residual, or with the skip connections left out or multiplied."""
 
-import math
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from ncollapse.models.flat import check_sizes, flat_samples, linear_layer
 from ncollapse.models.heads import FixedETFHead
+from ncollapse.recipes.networks import FCResNetConfig
 
-__all__ = ["FCResNet", "FCResNetConfig"]
-
-Block = Literal["double", "single"]
-Normalization = Literal["none", "pre", "mid", "post"]
-Stem = Literal["linear", "linear_bn"]
-Connections = Literal["residual", "plain", "dense"]
-Head = Literal["linear", "fixed_etf"]
-
-
-@dataclass(frozen=True)
-class FCResNetConfig:
-    r"""Shape and initialization of an ``FCResNet``.
-
-    With :math:`\sigma` = ReLU and BN = batch normalization, a block maps :math:`h` to
-
-    ============= ====================================================== ==========================================
-    normalization double                                                 single
-    ============= ====================================================== ==========================================
-    none          :math:`h + L_2\,\sigma(L_1 h)`                          :math:`h + \sigma(L h)`
-    pre           :math:`h + L_2\,\sigma(BN\,L_1\,\sigma(BN\,h))`         :math:`h + L\,\sigma(BN\,h)`
-    mid           :math:`h + L_2\,\sigma(BN\,L_1 h)`                      :math:`h + \sigma(BN\,L h)`
-    post          :math:`h + BN\,L_2\,\sigma(L_1 h)`                      :math:`h + BN\,\sigma(L h)`
-    ============= ====================================================== ==========================================
-
-    The table is that of ``residual`` connections. With ``plain`` ones the next layer is what is added there alone; with
-    ``dense`` ones it is that of the concatenation :math:`(h^0, \dots, h^l)` of all layers before, as in a DenseNet whose
-    every layer has d numbers. The head takes the last layer alone in all three, so that the measured layers are comparable.
-
-    Attributes:
-        width: Dimension d of every layer, 1 or more.
-        num_blocks: Number of blocks, 0 or more.
-        block: Two linear layers in a block, or one.
-        normalization: Where the block normalizes.
-        stem: ``linear`` gives the deepest collapse; ``linear_bn`` fixes the scale of the first layer, which claims
-            about transport cost and geodesics need.
-        zero_bias: Whether biases start at 0 (else uniform, as PyTorch's default). Undecayed random biases are a
-            drift that all samples share, and make paths look longer than they are.
-        branch_scale: Multiplies the initial weight of the last linear layer in each block; 0 makes every block the
-            identity at first. Any other scale has no effect on the output where normalization follows that layer
-            (``post``, and ``mid`` of ``single``), up to its bias and the epsilon of the normalization.
-        connections: ``residual``, ``plain`` or ``dense``: what a block takes and whether it passes that on.
-        head: ``linear`` is trained; ``fixed_etf`` is a unit simplex ETF behind features of norm one, for the loss
-            ``dot_regression`` (``FixedETFHead``), and needs a width of num_classes - 1 or more.
-
-    Raises:
-        ValueError: If a field is out of its range.
-    """
-
-    width: int = 64
-    num_blocks: int = 5
-    block: Block = "double"
-    normalization: Normalization = "pre"
-    stem: Stem = "linear"
-    zero_bias: bool = True
-    branch_scale: float = 1.0
-    connections: Connections = "residual"
-    head: Head = "linear"
-
-    def __post_init__(self) -> None:
-        choice_fields = (
-            ("block", Block),
-            ("normalization", Normalization),
-            ("stem", Stem),
-            ("connections", Connections),
-            ("head", Head),
-        )
-        for field, choices in choice_fields:
-            if getattr(self, field) not in get_args(choices):
-                raise ValueError(
-                    f"model.{field} must be one of {', '.join(get_args(choices))}, got {getattr(self, field)!r}. "
-                    "Pick one of them."
-                )
-        for field, least in (("width", 1), ("num_blocks", 0)):
-            if getattr(self, field) < least:
-                raise ValueError(f"model.{field} must be {least} or more, got {getattr(self, field)}. Pass a larger integer.")
-        if not 0 <= self.branch_scale < math.inf:
-            raise ValueError(
-                f"model.branch_scale must be 0 or more and finite, got {self.branch_scale}. Use 1 for the default scale."
-            )
+__all__ = ["FCResNet"]
 
 
 class FCBlock(nn.Module):

@@ -1,67 +1,15 @@
 """Residual network with a normalization behind every addition: the L-RN1 and L-RN2 of deep regularized training."""
 
 import math
-from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from ncollapse.models.flat import check_sizes, flat_samples, linear_layer
-from ncollapse.models.sphere_norm import NormScale, SphereNorm, radius_squared
+from ncollapse.models.sphere_norm import SphereNorm
+from ncollapse.recipes.networks import LayerNormResNetConfig
 
-__all__ = ["LayerNormResNet", "LayerNormResNetConfig"]
-
-
-@dataclass(frozen=True)
-class LayerNormResNetConfig:
-    r"""Shape and initialization of a ``LayerNormResNet``.
-
-    With :math:`\sigma` = ReLU and LN = ``SphereNorm``, a block maps :math:`h` to
-
-    ============= ===========================================
-    linear_layers
-    ============= ===========================================
-    1 (L-RN1)     :math:`LN(h + \sigma(W h + b))`
-    2 (L-RN2)     :math:`LN(h + W_2\,\sigma(W_1 h + b_1) + b_2)`
-    ============= ===========================================
-
-    Attributes:
-        kind: Tells this network from others in a recipe.
-        width: Dimension d of every layer, 2 or more.
-        num_blocks: L, 0 or more.
-        linear_layers: In each block, 1 or 2.
-        norm_scale: Norm of every layer's features: ``unit`` is 1, ``sqrt_d`` is √d.
-        branch_scale: Multiplies the initial weight of the last linear layer in each block, which is already divided by √L so
-            that depth does not change the size of what all blocks add at first; 0 makes every block the identity.
-
-    Raises:
-        ValueError: If a field is out of its range.
-    """
-
-    kind: Literal["layernorm_resnet"] = "layernorm_resnet"
-    width: int = 64
-    num_blocks: int = 4
-    linear_layers: int = 1
-    norm_scale: NormScale = "unit"
-    branch_scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.width < 2 or self.num_blocks < 0:
-            raise ValueError(
-                f"model.width must be 2 or more and model.num_blocks 0 or more, got {self.width} and {self.num_blocks}."
-            )
-        if self.linear_layers not in {1, 2}:
-            raise ValueError(f"model.linear_layers must be 1 or 2, got {self.linear_layers}.")
-        if self.norm_scale not in get_args(NormScale):
-            raise ValueError(f"model.norm_scale must be one of {', '.join(get_args(NormScale))}, got {self.norm_scale!r}.")
-        if not 0 <= self.branch_scale < math.inf:
-            raise ValueError(f"model.branch_scale must be 0 or more and finite, got {self.branch_scale}. Use 1.")
-
-    @property
-    def feature_norm_squared(self) -> int:
-        """Squared norm of what the last layer takes."""
-        return radius_squared(self.norm_scale, self.width)
+__all__ = ["LayerNormResNet"]
 
 
 class LayerNormBlock(nn.Module):

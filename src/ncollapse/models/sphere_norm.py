@@ -1,14 +1,13 @@
 """Layer normalization without trained parameters: onto the sphere of zero-mean vectors, of radius 1 or √d."""
 
 import math
-from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["NormScale", "SphereNorm", "radius_squared"]
+from ncollapse.recipes.networks import NormScale
 
-NormScale = Literal["unit", "sqrt_d"]
+__all__ = ["SphereNorm"]
 
 # A guard for constant vectors only: 1e-12 in units of the standard deviation.
 _EPS = 1e-24
@@ -34,8 +33,3 @@ class SphereNorm(nn.Module):
         dim = vectors.shape[-1]
         normalized = functional.layer_norm(vectors, (dim,), eps=_EPS)
         return normalized if self.scale == "sqrt_d" else normalized / math.sqrt(dim)
-
-
-def radius_squared(scale: NormScale, dim: int) -> int:
-    """Squared norm of what a ``SphereNorm`` returns: 1 or d."""
-    return 1 if scale == "unit" else dim

@@ -1,16 +1,14 @@
 """Samples as tokens: embeddings of image patches and of token ids behind a class token, and how tokens are read out."""
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from ncollapse.models.flat import linear_layer
+from ncollapse.recipes.networks import TokenPool
 
-__all__ = ["PADDING", "Embedding", "PatchEmbedding", "ReadOut", "TokenEmbedding", "TokenPool", "masked_mean"]
-
-TokenPool = Literal["cls", "mean"]
+__all__ = ["PADDING", "Embedding", "PatchEmbedding", "ReadOut", "TokenEmbedding", "masked_mean"]
 
 PADDING = 0
 """The token id of positions that hold nothing."""

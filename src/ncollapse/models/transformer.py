@@ -1,83 +1,16 @@
 """Transformer of attention and multilayer blocks with few linear layers each: L-T11 and its neighbors, post- or pre-norm."""
 
 import math
-from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from ncollapse.models.flat import linear_layer
-from ncollapse.models.sphere_norm import NormScale, SphereNorm, radius_squared
-from ncollapse.models.tokens import PatchEmbedding, ReadOut, TokenEmbedding, TokenPool
+from ncollapse.models.sphere_norm import SphereNorm
+from ncollapse.models.tokens import PatchEmbedding, ReadOut, TokenEmbedding
+from ncollapse.recipes.networks import TransformerConfig
 
-__all__ = ["Transformer", "TransformerConfig"]
-
-NormPlace = Literal["post", "pre"]
-
-
-@dataclass(frozen=True)
-class TransformerConfig:
-    r"""Shape and initialization of a ``Transformer``.
-
-    With tokens as columns of X, :math:`\sigma` = ReLU, LN = ``SphereNorm`` of every token, and
-    :math:`A(X) = V X\,\mathrm{softmax}(X^T Q X / \sqrt d)` normalized over what each token looks at, a block is
-
-    ===== ============================================================================
-    norm
-    ===== ============================================================================
-    post  :math:`X \leftarrow LN(X + A(X))`, then :math:`X \leftarrow LN(X + M(X))`
-    pre   :math:`X \leftarrow X + A(LN(X))`, then :math:`X \leftarrow X + M(LN(X))`
-    ===== ============================================================================
-
-    Attributes:
-        kind: Tells this network from others in a recipe.
-        width: Dimension d of a token, 2 or more.
-        num_blocks: L, 0 or more.
-        attention_layers: 1, or 2 for a further linear layer on what attention gives; the first index of L-T11.
-        mlp_layers: 1 for :math:`M(X) = \sigma(U X + u)`, 2 for :math:`U_2\,\sigma(U_1 X + u_1) + u_2`; the second index.
-        norm: Where normalization stands.
-        norm_scale: Norm of normalized tokens: ``unit`` is 1, ``sqrt_d`` is √d.
-        pool: What the last layer reads: the class token, or the mean of all tokens but padding.
-        patch: Rows and columns of the patches that images are cut into, 1 or more; of no effect on texts.
-        branch_scale: As in ``LayerNormResNetConfig``, with 2L branches.
-
-    Raises:
-        ValueError: If a field is out of its range.
-    """
-
-    kind: Literal["transformer"] = "transformer"
-    width: int = 64
-    num_blocks: int = 4
-    attention_layers: int = 1
-    mlp_layers: int = 1
-    norm: NormPlace = "post"
-    norm_scale: NormScale = "unit"
-    pool: TokenPool = "cls"
-    patch: int = 4
-    branch_scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        for field, choices in (("norm", NormPlace), ("norm_scale", NormScale), ("pool", TokenPool)):
-            if getattr(self, field) not in get_args(choices):
-                raise ValueError(f"model.{field} must be one of {', '.join(get_args(choices))}, got {getattr(self, field)!r}.")
-        for field, least, most in (
-            ("width", 2, math.inf),
-            ("num_blocks", 0, math.inf),
-            ("patch", 1, math.inf),
-            ("attention_layers", 1, 2),
-            ("mlp_layers", 1, 2),
-        ):
-            if not least <= getattr(self, field) <= most:
-                needed = f"{least} or {most}" if most == 2 else f"{least} or more"
-                raise ValueError(f"model.{field} must be {needed}, got {getattr(self, field)}.")
-        if not 0 <= self.branch_scale < math.inf:
-            raise ValueError(f"model.branch_scale must be 0 or more and finite, got {self.branch_scale}. Use 1.")
-
-    @property
-    def feature_norm_squared(self) -> int:
-        """Squared norm of what the last layer takes."""
-        return radius_squared(self.norm_scale, self.width)
+__all__ = ["Transformer"]
 
 
 class Attention(nn.Module):

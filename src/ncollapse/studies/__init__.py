@@ -1,10 +1,10 @@
-"""Experiments as data, and what runs them."""
+"""Runs of recipes: one, a sweep in many processes, and the studies made of them."""
 
+from ncollapse.recipes import MeasureConfig, Recipe, RecipeError, override, recipe_settings
+from ncollapse.recipes.catalog import RECIPES, changes, recipe_by_name
 from ncollapse.records.errors import RunDirectoryError
 from ncollapse.records.run_directory import RunDirectory
 from ncollapse.studies.ncc_depth import DepthComparison, MinimalDepth, compare_ncc_depths, minimal_ncc_depth
-from ncollapse.studies.progressive_collapse import RECIPES, changes, recipe_by_name
-from ncollapse.studies.recipe import MeasureConfig, Recipe, RecipeError, override, recipe_settings
 from ncollapse.studies.run import run_recipe
 from ncollapse.studies.sweep import SweepOutcome, SweepRun, plan_sweep, run_sweep
 

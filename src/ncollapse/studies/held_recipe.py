@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ncollapse.recipes.recipe import Recipe, RecipeError
+from ncollapse.recipes.settings import differences
 from ncollapse.records.errors import RunDirectoryError
 from ncollapse.records.run_directory import RunDirectory
-from ncollapse.studies.recipe import Recipe, RecipeError, differences
 
 
 def held_recipe(directory: RunDirectory) -> Recipe:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ncollapse.groups import Processes
-from ncollapse.studies.recipe import Recipe, RecipeError
+from ncollapse.recipes.recipe import Recipe, RecipeError
 from ncollapse.version import __version__
 
 

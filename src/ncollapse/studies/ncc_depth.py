@@ -11,11 +11,11 @@ from ncollapse.data.batches import Batches
 from ncollapse.data.labeled import LabeledData
 from ncollapse.data.seeding import Stream, stream_generator
 from ncollapse.measurement.measurement import Measurement
-from ncollapse.models.fc_resnet import FCResNet, FCResNetConfig
+from ncollapse.models.fc_resnet import FCResNet
 from ncollapse.probe.measure import measure
+from ncollapse.recipes import FCResNetConfig, TrainConfig
 from ncollapse.records.depth import EPSILON, EffectiveDepth
 from ncollapse.train.loop import train
-from ncollapse.train.schedule import TrainConfig
 
 
 @dataclass(frozen=True)

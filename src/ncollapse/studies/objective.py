@@ -13,8 +13,8 @@ from ncollapse.data.batches import Batches
 from ncollapse.data.labeled import LabeledData
 from ncollapse.models import LayerNormResNetConfig, TransformerConfig
 from ncollapse.probe.measure import collect_features
+from ncollapse.recipes.recipe import Recipe
 from ncollapse.records.run_files import ObjectiveRecord
-from ncollapse.studies.recipe import Recipe
 from ncollapse.surrogates.gufm import GUFM
 from ncollapse.surrogates.solving.arguments import balanced
 from ncollapse.train.losses import LOSSES

@@ -6,15 +6,15 @@ from typing import cast
 
 from torch import nn
 
-from ncollapse.data.catalog import outline
+from ncollapse.data.catalog import empty_like_data
 from ncollapse.models import build_model
-from ncollapse.studies.recipe import Recipe
+from ncollapse.recipes.recipe import Recipe
 
 
 def check_feasible(recipe: Recipe) -> None:
     """Build the network for samples of the kind that the data has."""
     # What depends on the samples themselves, such as how many there are in a class, is found out when they are read.
-    data = outline(recipe.data)
+    data = empty_like_data(recipe.data)
     check_layers(build_model(recipe.model, data.sample_shape, data.num_classes, recipe.seed, data.vocabulary))
 
 

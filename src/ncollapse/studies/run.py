@@ -22,14 +22,14 @@ from ncollapse.metrics import FLAGS, METRICS, Metric, select_metrics
 from ncollapse.models import FCResNet, build_model
 from ncollapse.probe.measure import collect_features, measure_network
 from ncollapse.probe.request import Request
+from ncollapse.recipes.catalog import changes
+from ncollapse.recipes.recipe import Recipe
 from ncollapse.records.rows import EpochRecord
 from ncollapse.records.run_directory import RunDirectory
 from ncollapse.records.run_files import Glossary, Status
 from ncollapse.studies.held_recipe import check_replaceable, held_recipe
 from ncollapse.studies.machine import device_named, environment, threads
 from ncollapse.studies.objective import measure_objective
-from ncollapse.studies.progressive_collapse import changes
-from ncollapse.studies.recipe import Recipe
 from ncollapse.studies.recipe_check import check_layers
 from ncollapse.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from ncollapse.train.loop import make_optimizer, train

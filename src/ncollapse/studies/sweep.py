@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from ncollapse.groups import Processes
+from ncollapse.recipes.recipe import Recipe, RecipeError
+from ncollapse.recipes.settings import differences, override
 from ncollapse.records import file_names
 from ncollapse.records.errors import ReportError, RunDirectoryError
 from ncollapse.records.json_files import read_json, write_json
@@ -19,7 +21,6 @@ from ncollapse.records.run_files import Status
 from ncollapse.records.sweep import SweepEntry, SweepFile
 from ncollapse.studies.held_recipe import held_recipe
 from ncollapse.studies.machine import device_named
-from ncollapse.studies.recipe import Recipe, RecipeError, differences, override
 from ncollapse.studies.recipe_check import check_feasible
 from ncollapse.studies.workers import run_locally, run_on_ray
 

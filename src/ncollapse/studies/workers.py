@@ -14,7 +14,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ncollapse.studies.recipe import Recipe
+from ncollapse.extras import missing_extra
+from ncollapse.recipes.recipe import Recipe
 from ncollapse.studies.run import run_recipe
 
 # A recipe as JSON and its run directory.
@@ -128,7 +129,7 @@ def run_on_ray(tasks: Sequence[Task], workers: int, tick: Callable[[], None], ad
     try:
         import ray
     except ImportError as error:
-        raise ImportError("--engine ray needs Ray. Install it: pip install 'ncollapse[ray]'.") from error
+        raise ImportError(missing_extra("--engine ray", "ray", "ray")) from error
     # Ray tells on stdout which worker died, where a command writes JSON.
     with redirect_stdout(sys.stderr):
         return _all_on_ray(ray, tasks, workers, tick, address)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ncollapse.extras import missing_extra
 from ncollapse.surrogates.layer_peeled import LayerPeeled
 
 
@@ -28,7 +29,7 @@ def solve_sdp(problem: LayerPeeled) -> float:
     try:
         import cvxpy as cp
     except ImportError as error:
-        raise ImportError('solve_sdp needs cvxpy and Clarabel. Install them with: pip install "ncollapse[sdp]"') from error
+        raise ImportError(missing_extra("solve_sdp", "cvxpy", "sdp")) from error
     K = problem.num_classes
     gram = cp.Variable((2 * K, 2 * K), PSD=True)
     losses = [share * (cp.log_sum_exp(gram[k, K:]) - gram[k, K + k]) for k, share in enumerate(problem.shares)]

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from ncollapse.data.catalog import DataConfig
 from ncollapse.groups import Processes
 from ncollapse.measurement.measurement import Measurement
+from ncollapse.recipes.data import DataConfig
 from ncollapse.targets.measure_network import OwnData, measure_own
 from ncollapse.targets.measure_run import measure_run
 

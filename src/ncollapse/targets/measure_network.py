@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from ncollapse.data.batches import Batches
-from ncollapse.data.catalog import DataConfig, load_data
+from ncollapse.data.catalog import load_data
 from ncollapse.groups import Processes
 from ncollapse.hooks.batch_io import unpack_batch
 from ncollapse.measurement.measurement import Measurement
 from ncollapse.probe.measure import measure
+from ncollapse.recipes.data import DataConfig
 from ncollapse.targets.networks import as_user_error, build_network, named_function
 from ncollapse.train.checkpoint import load_weights
 

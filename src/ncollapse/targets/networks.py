@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ncollapse.extras import missing_extra
+
 
 def build_network(spec: str, num_classes: int) -> nn.Module:
     """Make a network; weights that are drawn are drawn with seed 0, so that all processes and calls have the same."""
@@ -73,9 +75,7 @@ def _imported(library: str, extra: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name != library:
             raise
-        raise ImportError(
-            f"{library}: names need {library}, which is not installed. Install it with: pip install 'ncollapse[{extra}]'"
-        ) from error
+        raise ImportError(missing_extra(f"A network {library}:NAME", library, extra)) from error
 
 
 def _near(name: str, known: Iterable[str]) -> str:

@@ -1,10 +1,11 @@
 """Training: a visible loop that yields one record an epoch, its schedule, its losses, its checkpoints."""
 
+from ncollapse.recipes.training import TrainConfig
 from ncollapse.records.rows import EpochRecord
 from ncollapse.train.checkpoint import CheckpointError, load_checkpoint, load_weights, save_checkpoint
 from ncollapse.train.loop import TrainingDiverged, make_optimizer, train
 from ncollapse.train.loss_based_rate import LossBasedRate, MarginRecord, train_by_loss
-from ncollapse.train.schedule import TrainConfig, lr_at, measuring_epochs, weight_decay_time
+from ncollapse.train.schedule import lr_at, measuring_epochs, weight_decay_time
 from ncollapse.train.single_samples import LogitPath, record_class_logits
 from ncollapse.train.svag import SVAG, ou_variance
 

@@ -9,8 +9,8 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
+from ncollapse.recipes.training import TrainConfig
 from ncollapse.train.parallel import Team
-from ncollapse.train.schedule import TrainConfig
 
 __all__ = ["Network", "check_execution", "execution", "logits_of"]
 

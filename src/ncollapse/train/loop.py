@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from ncollapse.data import LabeledData, shuffled_batches
+from ncollapse.recipes.training import TrainConfig
 from ncollapse.records.rows import EpochRecord
 from ncollapse.train.execution import Network, check_execution, execution, logits_of
 from ncollapse.train.parallel import Team, share_batch_norm
-from ncollapse.train.schedule import TrainConfig, lr_at
+from ncollapse.train.schedule import lr_at
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup

@@ -1,14 +1,13 @@
 """The losses that collapse is studied under, as means over the samples of a batch."""
 
 from collections.abc import Callable
-from typing import Literal
 
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["LOSSES", "LossName", "cross_entropy", "dot_regression", "mean_squared_error"]
+from ncollapse.recipes.training import LossName
 
-LossName = Literal["cross_entropy", "mse", "dot_regression"]
+__all__ = ["LOSSES", "cross_entropy", "dot_regression", "mean_squared_error"]
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

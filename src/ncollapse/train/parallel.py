@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ncollapse.groups import Processes
-from ncollapse.train.losses import LOSSES, LossName
+from ncollapse.recipes.training import LossName
+from ncollapse.train.losses import LOSSES
 
 __all__ = ["Team", "share_batch_norm"]
 

@@ -1,122 +1,14 @@
-"""How a run is trained: the config, the learning rate of every epoch, and the epochs worth measuring."""
+"""The learning rate of every epoch, the weight-decay time, and the epochs worth measuring."""
 
 import math
-from dataclasses import dataclass
-from itertools import pairwise
-from typing import Literal, get_args
 
-from ncollapse.train.losses import LossName
+from ncollapse.recipes.training import TrainConfig
 
-__all__ = ["Decay", "OptimizerName", "Precision", "Schedule", "TrainConfig", "lr_at", "measuring_epochs", "weight_decay_time"]
-
-Decay = Literal["weights", "all"]
-OptimizerName = Literal["sgd", "adam"]
-Schedule = Literal["steps", "cosine"]
-Precision = Literal["float32", "bfloat16"]
+__all__ = ["lr_at", "measuring_epochs", "weight_decay_time"]
 
 # The ratio between measuring epochs. 350 epochs then give the list that the field uses (ratio 350**(1/66), rounded);
 # only ratios within 1e-5 of this one do, a test holds it.
 _EPOCH_RATIO = 1.09277
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Gradient descent on the loss plus half the weight decay times the squared weights.
-
-    Attributes:
-        epochs: Passes over the data, 1 or more.
-        batch_size: Samples in a step, 1 or more; the last batch of an epoch holds what is left. The number of samples, or more,
-            is full batch.
-        learning_rate: Of the first epochs, more than 0.
-        momentum: In [0, 1); plain, not Nesterov's. With ``adam`` the decay of its first moment; that of the second is 0.999.
-        weight_decay: Added to the gradient as ``weight_decay * weight``, 0 or more; with ``adam`` too, so that both descend on
-            one and the same objective.
-        decay: ``weights`` decays matrices and kernels only, no biases and no normalization parameters (deepest
-            collapse); ``all`` decays every parameter.
-        milestones: Fractions of ``epochs``, rising, in (0, 1): after ``floor(fraction * epochs)`` epochs (but after
-            one at the earliest) the learning rate is multiplied by ``gamma``.
-        gamma: In (0, 1].
-        optimizer: ``sgd`` or ``adam``.
-        schedule: ``steps`` at the milestones, or ``cosine``: half a period from the full learning rate in the first epoch to
-            ``gamma`` times it in the last; milestones are then not used.
-        clip_norm: Largest norm of the whole gradient, more than 0; None does not clip.
-        loss: ``cross_entropy``, or ``mse`` against one-hot targets: half the squared distance, summed over classes,
-            averaged over samples; ``dot_regression`` for networks with a fixed head.
-        checkpoint_every: Epochs between checkpoints, 1 or more; read by whoever saves them.
-        precision: ``bfloat16`` computes products of the forward and backward pass in bfloat16, which is faster on GPUs that
-            have it; weights, normalization, loss and steps stay in float32, measurements too. ``float32`` computes in the
-            type of the network.
-        deterministic: Whether steps take deterministic operations of PyTorch only, and of cuDNN; an operation that has no such
-            implementation ends the training. On CUDA the environment variable ``CUBLAS_WORKSPACE_CONFIG`` must be ``:4096:8``
-            or ``:16:8`` from the start of the process on. The settings of before hold again between epochs. Not run on a GPU
-            yet.
-        compiled: Whether steps run the network as ``torch.compile`` makes it, on CUDA with CUDA graphs (not run on a GPU yet).
-            Equal to the eager network within rounding; measurements stay eager. Needs a C++ compiler and one process. A
-            network is compiled for each of the two sizes that batches have, which takes ten seconds or more, so it pays for
-            long runs only, if at all; of networks of one class PyTorch keeps eight such codes in a process and runs others
-            eagerly.
-
-    Raises:
-        ValueError: If a field is out of its range.
-    """
-
-    epochs: int = 150
-    batch_size: int = 128
-    learning_rate: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 1e-2
-    decay: Decay = "weights"
-    milestones: tuple[float, ...] = (1 / 3, 2 / 3)
-    gamma: float = 0.1
-    clip_norm: float | None = 1.0
-    loss: LossName = "cross_entropy"
-    checkpoint_every: int = 25
-    optimizer: OptimizerName = "sgd"
-    schedule: Schedule = "steps"
-    precision: Precision = "float32"
-    deterministic: bool = False
-    compiled: bool = False
-
-    def __post_init__(self) -> None:
-        self._check_choices_and_counts()
-        self._check_numbers()
-
-    def _check_choices_and_counts(self) -> None:
-        choice_fields = (
-            ("decay", Decay),
-            ("loss", LossName),
-            ("optimizer", OptimizerName),
-            ("schedule", Schedule),
-            ("precision", Precision),
-        )
-        for field, choices in choice_fields:
-            if getattr(self, field) not in get_args(choices):
-                raise ValueError(
-                    f"train.{field} must be one of {', '.join(get_args(choices))}, got {getattr(self, field)!r}. "
-                    "Pick one of them."
-                )
-        for field in ("epochs", "batch_size", "checkpoint_every"):
-            value = getattr(self, field)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"train.{field} must be an integer of 1 or more, got {value!r}. Pass such a number.")
-
-        for field in ("deterministic", "compiled"):
-            if not isinstance(getattr(self, field), bool):
-                raise ValueError(f"train.{field} must be true or false, got {getattr(self, field)!r}. Pass one of them.")
-
-    def _check_numbers(self) -> None:
-        rising = all(early < late for early, late in pairwise((0.0, *self.milestones, 1.0)))
-        bounds = (
-            ("learning_rate", "more than 0 and finite", 0 < self.learning_rate < math.inf, "Try 0.1."),
-            ("momentum", "in [0, 1)", 0 <= self.momentum < 1, "Try 0.9."),
-            ("weight_decay", "0 or more and finite", 0 <= self.weight_decay < math.inf, "Try 0.01."),
-            ("milestones", "rising fractions of the epochs in (0, 1)", rising, "Try (1/3, 2/3), or () for no steps."),
-            ("gamma", "in (0, 1]", 0 < self.gamma <= 1, "Try 0.1."),
-            ("clip_norm", "more than 0, or None", self.clip_norm is None or self.clip_norm > 0, "Try 1.0."),
-        )
-        for field, needed, fits, advice in bounds:
-            if not fits:
-                raise ValueError(f"train.{field} must be {needed}, got {getattr(self, field)!r}. {advice}")
 
 
 def lr_at(config: TrainConfig, epoch: int) -> float:

@@ -5,16 +5,14 @@ The docstring of a recipe is its description: what is expected, on which hardwar
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable
 from dataclasses import replace
 
-from ncollapse.data.catalog import DataConfig, DataName
-from ncollapse.models import ConvResNetConfig, FCResNetConfig
-from ncollapse.studies.deep_regularized import DEEP_RECIPES
-from ncollapse.studies.recipe import MeasureConfig, Recipe, RecipeError, differences
-from ncollapse.train.schedule import TrainConfig
+from ncollapse.recipes.data import DataConfig, DataName
+from ncollapse.recipes.networks import ConvResNetConfig, FCResNetConfig
+from ncollapse.recipes.recipe import MeasureConfig, Recipe
+from ncollapse.recipes.training import TrainConfig
 
 
 def demo() -> Recipe:
@@ -199,7 +197,7 @@ def _words(recipe: Callable[[], Recipe]) -> str:
     return inspect.getdoc(recipe) or ""
 
 
-RECIPES: dict[str, Callable[[], Recipe]] = {
+PFC_RECIPES: dict[str, Callable[[], Recipe]] = {
     function.__name__: function
     for function in (
         demo,
@@ -215,37 +213,4 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         conv_stl10,
         conv_cifar100,
     )
-} | DEEP_RECIPES
-
-
-def recipe_by_name(name: str) -> Recipe:
-    """Look a recipe up.
-
-    Args:
-        name: As listed by ``ncollapse recipes``.
-
-    Returns:
-        The recipe.
-
-    Raises:
-        RecipeError: If there is none of that name; near ones are named.
-    """
-    if name not in RECIPES:
-        near = difflib.get_close_matches(name, RECIPES, n=3)
-        words = f"Near ones: {', '.join(near)}. " if near else ""
-        raise RecipeError(f"No recipe {name!r}. {words}List all with: ncollapse recipes.")
-    return RECIPES[name]()
-
-
-def changes(recipe: Recipe) -> list[str]:
-    """What a recipe sets differently from the one that it is named after, whose words then do not hold for it.
-
-    Args:
-        recipe: The recipe.
-
-    Returns:
-        Items such as "train.epochs=20", the seed left out; none for a recipe of another name.
-    """
-    if recipe.name not in RECIPES:
-        return []
-    return differences(replace(recipe, seed=0), RECIPES[recipe.name]())
+}

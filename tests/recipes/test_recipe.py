@@ -2,13 +2,20 @@
 
 import math
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
 
 from ncollapse.models import ConvResNetConfig, build_model
-from ncollapse.studies import RECIPES, Recipe, RecipeError, override, recipe_by_name
-from ncollapse.studies.recipe import differences
+from ncollapse.recipes import RECIPES, Recipe, RecipeError, override, recipe_by_name
+from ncollapse.recipes.recipe import Convention
+from ncollapse.recipes.settings import differences
+from ncollapse.statistics.conventions import CONVENTIONS
+
+
+def test_the_conventions_of_recipes_are_those_of_the_statistics():
+    assert set(get_args(Convention)) == set(CONVENTIONS)
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -10,10 +10,10 @@ import inspect
 from collections.abc import Callable
 from dataclasses import replace
 
-from ncollapse.data.catalog import DataConfig
-from ncollapse.models import LayerNormResNetConfig, TransformerConfig
-from ncollapse.studies.recipe import MeasureConfig, Recipe
-from ncollapse.train.schedule import TrainConfig
+from ncollapse.recipes.data import DataConfig
+from ncollapse.recipes.networks import LayerNormResNetConfig, TransformerConfig
+from ncollapse.recipes.recipe import MeasureConfig, Recipe
+from ncollapse.recipes.training import TrainConfig
 
 # All samples in one step; cosine down to 1e-5.
 _FULL_BATCH = TrainConfig(

@@ -1,21 +1,22 @@
-"""A recipe: an experiment as one frozen dataclass, with typed overrides and a JSON form."""
+"""A recipe: an experiment as one frozen dataclass with a JSON form."""
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
+import functools
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Tag, TypeAdapter, ValidationError
 
-from ncollapse.data.catalog import DataConfig
-from ncollapse.models import ConvResNetConfig, FCResNetConfig, LayerNormResNetConfig, TransformerConfig
-from ncollapse.statistics.conventions import Convention
-from ncollapse.train.schedule import TrainConfig
+from ncollapse.recipes.data import DataConfig
+from ncollapse.recipes.networks import ConvResNetConfig, FCResNetConfig, LayerNormResNetConfig, TransformerConfig
+from ncollapse.recipes.training import TrainConfig
+
+# Those of ncollapse.statistics, which needs torch; a test holds that they are the same.
+Convention = Literal["class", "sample", "papyan", "zhu", "he_su"]
 
 
 class RecipeError(ValueError):
@@ -46,6 +47,10 @@ class MeasureConfig:
         if self.transport_samples < 0:
             raise ValueError(f"measure.transport_samples must be at least 0, got {self.transport_samples}.")
 
+    def until(self, last: int) -> list[int] | None:
+        """The listed epochs that a shorter run has."""
+        return None if self.epochs is None else [epoch for epoch in self.epochs if epoch <= last]
+
 
 # A network says what it is in its field kind; the first network of all has none, so that its recipes stay what they were.
 _FC, _CONV, _LN, _TOKENS = "fc_resnet", "conv_resnet", "layernorm_resnet", "transformer"
@@ -65,8 +70,9 @@ def _tag(content: Any) -> str:
     return content["kind"] if content["kind"] in {_LN, _TOKENS} else _CONV
 
 
-# Fields younger than runs on users' disks: at their defaults they are no part of the fingerprint.
-_YOUNGER = {
+# Fields that are younger than some runs on users' disks. At their defaults they are left out of the fingerprint, so that
+# those runs can still be resumed.
+_FIELDS_NOT_IN_FINGERPRINT = {
     "model.connections": "residual",
     "model.head": "linear",
     "decay_over_blocks": False,
@@ -126,7 +132,7 @@ class Recipe:
         if last > self.train.epochs:
             raise ValueError(
                 f"measure.epochs must be at most train.epochs = {self.train.epochs}, got {last}. Train longer, or measure "
-                f"earlier: measure.epochs={json.dumps(_until(self.measure.epochs, self.train.epochs)).replace(' ', '')}."
+                f"earlier: measure.epochs={json.dumps(self.measure.until(self.train.epochs)).replace(' ', '')}."
             )
 
     @property
@@ -158,10 +164,9 @@ class Recipe:
             RecipeError: If the text is not a recipe.
         """
         try:
-            # Strict: lax would take true for 1.
-            return _ADAPTER.validate_json(text, strict=True)
-        except ValidationError as error:
-            raise RecipeError(f"Not a recipe of this version of ncollapse: {_first_problem(error)}") from error
+            return parse_recipe(text)
+        except RecipeError as error:
+            raise RecipeError(f"Not a recipe of this version of ncollapse: {error}") from error
 
     def fingerprint(self) -> str:
         """Digest of everything that the numbers of a run depend on.
@@ -175,7 +180,7 @@ class Recipe:
         content = dataclasses.asdict(Recipe.from_json(self.to_json()))
         for words in ("name", "title", "description"):
             del content[words]
-        for name, default in _YOUNGER.items():
+        for name, default in _FIELDS_NOT_IN_FINGERPRINT.items():
             group, _, leaf = name.rpartition(".")
             held = content[group] if group else content
             if leaf in held and held[leaf] == default:
@@ -183,112 +188,18 @@ class Recipe:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-_ADAPTER = TypeAdapter(Recipe)
-
-
-def recipe_settings(recipe: Recipe) -> list[str]:
-    """Every field with its value.
-
-    Args:
-        recipe: The recipe.
-
-    Returns:
-        Items as ``override`` takes them; the words (name, title, description) left out.
-    """
-    return [f"{name}={_written(value)}" for name, value in _flat(recipe).items()]
-
-
-def _flat(recipe: Recipe) -> dict[str, Any]:
-    content = dataclasses.asdict(recipe)
-    for words in ("name", "title", "description"):
-        del content[words]
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        flat |= {f"{key}.{leaf}": item for leaf, item in value.items()} if isinstance(value, dict) else {key: value}
-    return flat
-
-
-def differences(recipe: Recipe, other: Recipe) -> list[str]:
-    """What was set differently."""
-    base = _flat(other)
-    return [f"{name}={_written(value)}" for name, value in _flat(recipe).items() if name not in base or value != base[name]]
-
-
-def _written(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def override(recipe: Recipe, settings: Sequence[str]) -> Recipe:
-    """Change fields by name.
-
-    Args:
-        recipe: The recipe to start from.
-        settings: Items like "train.epochs=50", "seed=3", "train.clip_norm=null", "train.milestones=[0.5]": a dotted field and
-            its value in JSON, quotes around words being optional. Where ``train.epochs`` is set and ``measure.epochs`` is not,
-            the listed epochs beyond the end are left out.
-
-    Returns:
-        A new recipe.
-
-    Raises:
-        RecipeError: If an item has no "=", a field does not exist (near ones are named), or a value has the wrong type.
-
-    Example:
-        >>> from ncollapse.studies import recipe_by_name
-        >>> override(recipe_by_name("demo"), ["train.epochs=50"]).train.epochs
-        50
-    """
-    content = dataclasses.asdict(recipe)
-    fields, named = _leaves(content), set()
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals:
-            raise RecipeError(f"A setting must look like train.epochs=50, got {setting!r}.")
-        if key not in fields:
-            raise RecipeError(
-                f"Recipe {recipe.name!r} has no field {key!r}. {_near(key, fields)}"
-                f"See all with: ncollapse recipes {recipe.name}."
-            )
-        group, _, leaf = key.rpartition(".")
-        (content[group] if group else content)[leaf] = _parse(text)
-        named.add(key)
-    train, measure = content["train"], content["measure"]
-    if "train.epochs" in named and "measure.epochs" not in named and isinstance(train["epochs"], int):
-        measure["epochs"] = _until(measure["epochs"], train["epochs"])
+def parse_recipe(text: str) -> Recipe:
+    """Read a recipe from JSON; what is wrong with it is told by the name of its field."""
     try:
-        return _ADAPTER.validate_json(json.dumps(content), strict=True)
+        # Strict: lax would take true for 1.
+        return _adapter().validate_json(text, strict=True)
     except ValidationError as error:
-        raise RecipeError(f"{_first_problem(error)} (set by {', '.join(settings)})") from error
+        raise RecipeError(_first_problem(error)) from error
 
 
-def _until(epochs: Sequence[int] | None, last: int) -> list[int] | None:
-    return None if epochs is None else [epoch for epoch in epochs if epoch <= last]
-
-
-def _near(key: str, fields: Sequence[str]) -> str:
-    """Fields that may have been meant, by their whole dotted name or by its last part."""
-    leaves = difflib.get_close_matches(key.rpartition(".")[2], {field.rpartition(".")[2] for field in fields}, cutoff=0.7)
-    near = dict.fromkeys(
-        [
-            *difflib.get_close_matches(key, fields, cutoff=0.8),
-            *(field for field in fields if field.rpartition(".")[2] in leaves),
-        ]
-    )
-    return f"Near ones: {', '.join(list(near)[:4])}. " if near else ""
-
-
-def _leaves(content: dict[str, Any]) -> list[str]:
-    names: list[str] = []
-    for key, value in content.items():
-        names.extend([f"{key}.{leaf}" for leaf in value] if isinstance(value, dict) else [key])
-    return names
-
-
-def _parse(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
+@functools.cache
+def _adapter() -> TypeAdapter[Recipe]:
+    return TypeAdapter(Recipe)
 
 
 def _first_problem(error: ValidationError) -> str:

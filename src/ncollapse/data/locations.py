@@ -1,0 +1,45 @@
+"""Where the data sets lie on this computer, found without reading them. Needs no torch."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from ncollapse.data.color import CIFAR10, CIFAR100, STL10, find_color_set
+from ncollapse.data.places import DataNotFoundError, not_found
+from ncollapse.data.sources import FASHION_MNIST, MNIST, find_image_set
+from ncollapse.data.text_sets import TEXT_SETS, find_text_set
+from ncollapse.recipes.data import DataName
+
+__all__ = ["describe_location"]
+
+_IMAGE_SETS = {image_set.name: image_set for image_set in (FASHION_MNIST, MNIST)}
+_COLOR_SETS = {color_set.name: color_set for color_set in (CIFAR10, CIFAR100, STL10)}
+
+
+def describe_location(name: DataName) -> str:
+    """Say where the training half of a data set is found, or how to get it."""
+    if name == "digits":
+        return "ships with scikit-learn" if find_spec("sklearn") else "not found: scikit-learn is not installed"
+    try:
+        path = _find(name)
+    except (DataNotFoundError, OSError) as error:
+        return f"not found: {' '.join(str(error).split())}"
+    return "drawn, needs no files" if path is None else f"found: {path}"
+
+
+def _find(name: DataName) -> Path | None:
+    """The first file of a set, or the folder of texts; None for what is drawn."""
+    if name in TEXT_SETS:
+        return find_text_set(TEXT_SETS[name], "train", None)
+    if name in _IMAGE_SETS:
+        image_set = _IMAGE_SETS[name]
+        found = find_image_set(image_set, "train", None)
+        if not found:
+            raise not_found(image_set, "train", None, downloadable=True)
+        return found[0]
+    if name in _COLOR_SETS:
+        color_set = _COLOR_SETS[name]
+        files = find_color_set(color_set, "train", None)
+        if files is None:
+            raise not_found(color_set, "train", None, downloadable=bool(color_set.mirrors))
+        return files.paths[0]
+    return None

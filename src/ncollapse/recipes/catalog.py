@@ -1,0 +1,47 @@
+"""All recipes by name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import replace
+
+from ncollapse.recipes.deep_regularized import DEEP_RECIPES
+from ncollapse.recipes.progressive_collapse import PFC_RECIPES
+from ncollapse.recipes.recipe import Recipe, RecipeError
+from ncollapse.recipes.settings import differences
+
+RECIPES: dict[str, Callable[[], Recipe]] = PFC_RECIPES | DEEP_RECIPES
+
+
+def recipe_by_name(name: str) -> Recipe:
+    """Look a recipe up.
+
+    Args:
+        name: As listed by ``ncollapse recipes``.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        RecipeError: If there is none of that name; near ones are named.
+    """
+    if name not in RECIPES:
+        near = difflib.get_close_matches(name, RECIPES, n=3)
+        words = f"Near ones: {', '.join(near)}. " if near else ""
+        raise RecipeError(f"No recipe {name!r}. {words}List all with: ncollapse recipes.")
+    return RECIPES[name]()
+
+
+def changes(recipe: Recipe) -> list[str]:
+    """What a recipe sets differently from the one that it is named after, whose words then do not hold for it.
+
+    Args:
+        recipe: The recipe.
+
+    Returns:
+        Items such as "train.epochs=20", the seed left out; none for a recipe of another name.
+    """
+    if recipe.name not in RECIPES:
+        return []
+    return differences(replace(recipe, seed=0), RECIPES[recipe.name]())

@@ -1,0 +1,89 @@
+"""The part of a recipe that says which samples a run uses."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ncollapse.recipes.checks import check_choice
+
+__all__ = ["DataConfig", "DataName", "Scaling", "Split"]
+
+DataName = Literal[
+    "digits",
+    "fashion_mnist",
+    "mnist",
+    "cifar10",
+    "cifar100",
+    "stl10",
+    "gaussian_mixture",
+    "geo_mnist",
+    "wordnet",
+    "imdb",
+    "texts",
+]
+Split = Literal["train", "test"]
+Scaling = Literal["norm64", "standard", "none"]
+"""``standard``: global mean 0 and standard deviation 1, so E|x|^2 is about d. ``norm64``: the same, then multiplied by
+sqrt(64/d), so E|x|^2 is about 64 whatever the size of the image. ``none``: pixels in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which samples a run uses.
+
+    Attributes:
+        name: ``digits`` ships with scikit-learn, ``fashion_mnist``, ``mnist``, ``cifar10``, ``cifar100`` and ``stl10`` are
+            files, ``gaussian_mixture`` is drawn: the 4 classes in 20 dimensions that are the defaults of ``gaussian_mixture``;
+            ``geo_mnist`` is drawn too: three kinds of shapes in 32×32 images. ``wordnet``, ``imdb`` and ``texts`` (your own)
+            are texts: see ``text.load_text_set``.
+        split: ``train`` or ``test``; the digits have no test part.
+        per_class: Samples a class: the first of each class, or for the mixture how many to draw. None takes all
+            (of the mixture 100, of geo_mnist 480).
+        corrupt: Probability in [0, 1] that a label is replaced by a class drawn uniformly (maybe the same), in
+            whichever split is loaded.
+        scaling: Of pixels; what is drawn comes in its own units and ignores it. ``norm64`` is right for width 64 to
+            256 at learning rates of 0.05 to 0.1, ``standard`` is the papers' standardization.
+        root: Folder to look in first, and to download to. See ``places.search_places`` for the others.
+        download: Whether image files that are in no known place may be fetched.
+        seed: Of the mixture and of the corruption, 0 or more.
+        largest_classes: Keeps the so many classes with the most training samples, 2 or more; None keeps all.
+        vocabulary: Of texts: the most frequent words of the training part that have ids of their own, 1 or more.
+        length: Of texts: words that are kept, 1 or more.
+
+    Raises:
+        ValueError: If a field is out of its range.
+    """
+
+    name: DataName = "digits"
+    split: Split = "train"
+    per_class: int | None = None
+    corrupt: float = 0.0
+    scaling: Scaling = "norm64"
+    root: str | None = None
+    download: bool = False
+    seed: int = 0
+    largest_classes: int | None = None
+    vocabulary: int = 10_000
+    length: int = 256
+
+    def __post_init__(self) -> None:
+        check_choice("data.name", self.name, DataName)
+        check_choice("data.split", self.split, Split)
+        check_choice("data.scaling", self.scaling, Scaling)
+        self._check_counts()
+        if not 0 <= self.corrupt <= 1:
+            raise ValueError(f"data.corrupt must be in [0, 1], got {self.corrupt}. Pass a fraction, not a percentage.")
+        if self.name == "digits" and self.split == "test":
+            raise ValueError(
+                "data.split of the digits must be 'train', got 'test': scikit-learn ships one part only. Use split "
+                "'train', or another data set."
+            )
+
+    def _check_counts(self) -> None:
+        if self.per_class is not None and self.per_class < 1:
+            raise ValueError(f"data.per_class must be 1 or more, got {self.per_class}. Leave it out to take all.")
+        if self.seed < 0:
+            raise ValueError(f"data.seed must be 0 or more, got {self.seed}. Pass a non-negative integer.")
+        for field, least in (("largest_classes", 2), ("vocabulary", 1), ("length", 1)):
+            value = getattr(self, field)
+            if value is not None and value < least:
+                raise ValueError(f"data.{field} must be {least} or more, got {value}. Leave it out for its default.")

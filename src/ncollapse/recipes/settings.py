@@ -1,0 +1,112 @@
+"""The fields of a recipe by name: listed, compared and set, as ``--set`` writes them."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from ncollapse.recipes.recipe import Recipe, RecipeError, parse_recipe
+
+
+def recipe_settings(recipe: Recipe) -> list[str]:
+    """Every field with its value.
+
+    Args:
+        recipe: The recipe.
+
+    Returns:
+        Items as ``override`` takes them; the words (name, title, description) left out.
+    """
+    return [f"{name}={_written(value)}" for name, value in _flat(recipe).items()]
+
+
+def _flat(recipe: Recipe) -> dict[str, Any]:
+    content = dataclasses.asdict(recipe)
+    for words in ("name", "title", "description"):
+        del content[words]
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        flat |= {f"{key}.{leaf}": item for leaf, item in value.items()} if isinstance(value, dict) else {key: value}
+    return flat
+
+
+def differences(recipe: Recipe, other: Recipe) -> list[str]:
+    """What was set differently."""
+    base = _flat(other)
+    return [f"{name}={_written(value)}" for name, value in _flat(recipe).items() if name not in base or value != base[name]]
+
+
+def _written(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def override(recipe: Recipe, settings: Sequence[str]) -> Recipe:
+    """Change fields by name.
+
+    Args:
+        recipe: The recipe to start from.
+        settings: Items like "train.epochs=50", "seed=3", "train.clip_norm=null", "train.milestones=[0.5]": a dotted field and
+            its value in JSON, quotes around words being optional. Where ``train.epochs`` is set and ``measure.epochs`` is not,
+            the listed epochs beyond the end are left out.
+
+    Returns:
+        A new recipe.
+
+    Raises:
+        RecipeError: If an item has no "=", a field does not exist (near ones are named), or a value has the wrong type.
+
+    Example:
+        >>> from ncollapse.studies import recipe_by_name
+        >>> override(recipe_by_name("demo"), ["train.epochs=50"]).train.epochs
+        50
+    """
+    content = dataclasses.asdict(recipe)
+    fields, named = _leaves(content), set()
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise RecipeError(f"A setting must look like train.epochs=50, got {setting!r}.")
+        if key not in fields:
+            raise RecipeError(
+                f"Recipe {recipe.name!r} has no field {key!r}. {_near(key, fields)}"
+                f"See all with: ncollapse recipes {recipe.name}."
+            )
+        group, _, leaf = key.rpartition(".")
+        (content[group] if group else content)[leaf] = _parse(text)
+        named.add(key)
+    epochs = content["train"]["epochs"]
+    if "train.epochs" in named and "measure.epochs" not in named and isinstance(epochs, int):
+        content["measure"]["epochs"] = recipe.measure.until(epochs)
+    try:
+        return parse_recipe(json.dumps(content))
+    except RecipeError as error:
+        raise RecipeError(f"{error} (set by {', '.join(settings)})") from error
+
+
+def _near(key: str, fields: Sequence[str]) -> str:
+    """Fields that may have been meant, by their whole dotted name or by its last part."""
+    leaves = difflib.get_close_matches(key.rpartition(".")[2], {field.rpartition(".")[2] for field in fields}, cutoff=0.7)
+    near = dict.fromkeys(
+        [
+            *difflib.get_close_matches(key, fields, cutoff=0.8),
+            *(field for field in fields if field.rpartition(".")[2] in leaves),
+        ]
+    )
+    return f"Near ones: {', '.join(list(near)[:4])}. " if near else ""
+
+
+def _leaves(content: dict[str, Any]) -> list[str]:
+    names: list[str] = []
+    for key, value in content.items():
+        names.extend([f"{key}.{leaf}" for leaf in value] if isinstance(value, dict) else [key])
+    return names
+
+
+def _parse(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
