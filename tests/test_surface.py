@@ -19,8 +19,8 @@ FLAGS METRICS ClassMoments ClassScatter CollapseMetrics Measurement PairedMoment
 effective_depth find_layers measure measure_features next_tokens progression simplex_etf watch
 """.split()
 ROOMS = """
-analysis claims data depth drawing etf hooks integrations margins measurement metrics models probe records report statistics
-studies surrogates targets train
+analysis claims data depth drawing etf hooks integrations margins measurement metrics models probe recipes records report
+statistics studies surrogates targets train
 """.split()
 
 METRIC_IDS = """
@@ -82,7 +82,9 @@ def test_rooms_are_attributes_without_an_import():
     program = f"import ncollapse as nc; assert nc.surrogates.UFM; assert all(getattr(nc, room) for room in {ROOMS!r})"
     subprocess.run([sys.executable, "-c", program], check=True)
     inside = {path.name.removesuffix(".py") for path in Path(ncollapse.__file__).parent.iterdir() if path.name[0] != "_"}
-    assert inside - set(ROOMS) == {"cli", "groups", "py.typed", "tensor_fields", "version"}, "what no room of a user is"
+    assert inside - set(ROOMS) == {"cli", "extras", "groups", "py.typed", "tensor_fields", "version"}, (
+        "what no room of a user is"
+    )
 
 
 @pytest.mark.parametrize("room", ROOMS)

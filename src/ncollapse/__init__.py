@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ncollapse import metrics as metrics
     from ncollapse import models as models
     from ncollapse import probe as probe
+    from ncollapse import recipes as recipes
     from ncollapse import records as records
     from ncollapse import report as report
     from ncollapse import statistics as statistics
@@ -66,7 +67,7 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 _ROOMS = (
     *("analysis", "claims", "data", "depth", "drawing", "etf", "hooks", "integrations", "margins", "measurement", "metrics"),
-    *("models", "probe", "records", "report", "statistics", "studies", "surrogates", "targets", "train"),
+    *("models", "probe", "recipes", "records", "report", "statistics", "studies", "surrogates", "targets", "train"),
 )
 
 __all__ = ["__version__", *_HOME_OF]
