@@ -1,6 +1,7 @@
 """When to measure, which network, which logs: checked before a training begins."""
 
 import pytest
+import torch
 from torch import nn
 
 from ncollapse.integrations import CSVLog, JSONLLog
@@ -40,6 +41,15 @@ def test_arguments_of_measure_are_checked_at_once():
         recorder(metrics=["pcf1"])
     with pytest.raises(ValueError, match="memory_budget must be"):
         recorder(memory_budget=-1)
+
+
+def test_layers_and_classifier_may_be_modules():
+    model = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 3))
+    batches = [(torch.randn(6, 2, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 3)]
+    chosen = recorder(layers=[model[0]], classifier=model[2], metrics=["pfc1", "nc3"])
+    measured = chosen.record(model, batches, epoch=1, step=3, group=None, writes=False)
+    assert measured.layers == ("0", "2.input")
+    assert {row.metric for row in measured.rows} == {"pfc1", "nc3"}
 
 
 def test_the_network_inside():
