@@ -51,7 +51,7 @@ class Processes:
         self.group, self._rank, self.size = group, 0, 1
         if group is None:
             return
-        if group is dist.GroupMember.NON_GROUP_MEMBER:
+        if group is dist.GroupMember.NON_GROUP_MEMBER:  # type: ignore[comparison-overlap]
             raise ValueError("group must hold this process, which it does not. Measure on its members only.")
         if not isinstance(group, dist.ProcessGroup):
             raise TypeError(

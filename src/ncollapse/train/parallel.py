@@ -74,10 +74,10 @@ class SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
         # Not in bfloat16, in which products may come.
         values = input.to(self.weight.dtype)
         count = values.new_tensor([input.numel() / input.shape[1]])
-        total = cast(Tensor, _Sum.apply(torch.cat([values.sum(axes), count]), self.team))
+        total = cast(Tensor, _Sum.apply(torch.cat([values.sum(axes), count]), self.team))  # type: ignore[no-untyped-call]
         num_values, mean = total[-1].detach(), total[:-1] / total[-1].detach()
         centered = values - mean.view(shape)
-        squares = cast(Tensor, _Sum.apply(centered.square().sum(axes), self.team))
+        squares = cast(Tensor, _Sum.apply(centered.square().sum(axes), self.team))  # type: ignore[no-untyped-call]
         self._keep(mean.detach(), squares.detach() / (num_values - 1))
         scale = (squares / num_values + self.eps).rsqrt()
         return (centered * (scale * self.weight).view(shape) + self.bias.view(shape)).to(input.dtype)
