@@ -33,8 +33,11 @@ FOREIGN = {
     *("torchvision:NAME", "timm:NAME", "transformers:FOLDER", "save_pretrained", "module."),
     *("DistributedSampler", "EarlyStopping", "ModelCheckpoint", "Trainer", "report=trainer.log", "report_to", "match="),
     *("pytorch_lightning", "x", "x.input", "head.input", "(measurement, epoch=, step=)", "nc/<layer>/<metric>"),
-    *(".venv", ".venv-zoo", ".venv-integrations", "__all__"),
+    *(".venv", ".venv-zoo", ".venv-integrations", "__all__", 'm["pfc1"]', "core", "all"),
 }
+
+
+COMMANDS = next(action.choices for action in _parser()._actions if isinstance(action, argparse._SubParsersAction))
 
 
 def snippets(page: Path) -> list[str]:
@@ -107,7 +110,9 @@ def source() -> str:
 
 
 def is_command(text: str) -> bool:
-    """Whether the command's parser takes these words, its recipe what is set and swept, its model the fields."""
+    """Whether a verb, or words that the parser takes, with a recipe that takes what is set and swept, or a model its fields."""
+    if text in COMMANDS:
+        return True
     try:
         chosen = parsers()[0].parse_args(shlex.split(text))
     except SystemExit:

@@ -130,8 +130,9 @@ def test_without_pandas_the_error_says_what_to_install(table, monkeypatch):
 
 
 def test_text_is_a_table_with_its_flags(table):
-    lines = str(table).splitlines()
-    assert lines[0] == "3 layers, 23 samples of 4 classes, split train, convention class, 1 pass (features in memory)"
+    summary, *lines = str(table).splitlines()
+    assert summary == "3 layers, 23 samples of 4 classes, split train, convention class, 1 pass"
+    assert lines[0] == "chosen: features in memory"
     assert lines[1].split() == ["layer", "pfc1", "pfc2", "pfc3", "nc4", "snc1", "pfc3_error"]
     assert [line.index(cell) for line, cell in zip(lines[2:5], table.layers, strict=True)] == [0, 0, 0]
     values = [f"{table.value(metric, 'two'):.4g}" for metric in ("pfc1", "pfc2", "pfc3", "pfc3_error")]
@@ -145,12 +146,12 @@ def test_text_is_a_table_with_its_flags(table):
 def test_the_core_is_printed_and_the_rest_is_said_to_be_there():
     m = measure_features(CASE.features, CASE.labels, num_classes=4, classifier=(CASE.weight, CASE.bias))
     lines = str(m).splitlines()
-    assert lines[1].split() == ["layer", *CORE]
+    assert lines[2].split() == ["layer", *CORE]
     more = len({row.metric for row in m.rows}) - len(CORE)
     assert lines[-1].startswith(f"{more} more metrics were measured: ")
     assert m["nc1_total"] == {"features": m.value("nc1_total")}, "as the last line says"
     named = measure_features(CASE.features, CASE.labels, num_classes=4, metrics=["gnc2", "core"])
-    assert "gnc2" in str(named).splitlines()[1].split()
+    assert "gnc2" in str(named).splitlines()[2].split()
 
 
 @pytest.mark.parametrize("width", [40, 72, 200])
@@ -198,4 +199,4 @@ def test_undefined_values_stay_nan_in_curves():
 
 def test_the_second_pass_is_in_the_summary(table, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-    assert ", convention class, 2 passes (features in memory)" in str(dataclasses.replace(table, passes=2))
+    assert ", convention class, 2 passes\nchosen: features in memory" in str(dataclasses.replace(table, passes=2))

@@ -216,7 +216,7 @@ class Measurement:
         passes = "1 pass" if self.passes == 1 else f"{self.passes} passes"
         summary = (
             f"{_count(len(self.layers), 'layer')}, {self.num_samples} samples of {self.num_classes} classes, "
-            f"split {self.split}, convention {self.convention}, {passes} ({self.chosen})"
+            f"split {self.split}, convention {self.convention}, {passes}\nchosen: {self.chosen}"
         )
         return TextTable.of(summary, self.rows, self.layers, self.shown, FLAGS)
 

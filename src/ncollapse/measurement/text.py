@@ -41,7 +41,7 @@ class TextTable(NamedTuple):
         width = shutil.get_terminal_size((_WIDTH, 24)).columns if width is None else width
         columns = [_column(cells) for cells in zip(self.header, *self.lines, strict=True)]
         columns[0] = [cell.strip().ljust(len(cell)) for cell in columns[0]]
-        lines = textwrap.wrap(self.summary, width)
+        lines = [part for line in self.summary.splitlines() for part in textwrap.wrap(line, width)]
         for block in _blocks(columns, width):
             lines += ["  ".join(cells).rstrip() for cells in zip(*block, strict=True)]
         return "\n".join([*lines, *(part for note in self.notes for part in textwrap.wrap(note, width))])
