@@ -43,8 +43,8 @@ def tiny(name):
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_trained_objective_stays_above_the_floor(name, tmp_path):
     recipe = tiny(name)
-    directory = run_recipe(recipe, tmp_path / "run")
-    entries = json.loads((directory.path / "objective.json").read_text())["epochs"]
+    path = run_recipe(recipe, tmp_path / "run")
+    entries = json.loads((path / "objective.json").read_text())["epochs"]
     assert [entry["epoch"] for entry in entries] == [0, 10, 20, 40]
     loss = "mse" if recipe.train.loss == "mse" else "cross_entropy"
     scale = 16 if recipe.model.norm_scale == "sqrt_d" else 1

@@ -49,7 +49,7 @@ def test_a_compiled_run_is_the_eager_one_within_rounding_and_resumes_to_the_bit(
     num_before = torch._dynamo.utils.counters["frames"]["ok"]
     compiled = run_recipe(small("train.compiled=true"), tmp_path / "compiled")
     assert torch._dynamo.utils.counters["frames"]["ok"] == num_before + 2  # one for each size of batches, none to measure
-    expected, found = load_file(eager.checkpoint), load_file(compiled.checkpoint)
+    expected, found = (load_file(path / "checkpoint.safetensors") for path in (eager, compiled))
     assert found.keys() == expected.keys()
     for name in expected:
         torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-5)

@@ -26,17 +26,8 @@ from ncollapse.depth.transport_score import (
     transport_score,
 )
 from ncollapse.depth.weight_decay import BlockMoments, single_layer_bound, two_layer_bound
-from ncollapse.records.depth import (
-    BlockBound,
-    CollapsedOptimality,
-    EffectiveDepth,
-    PolarAlignment,
-    Progression,
-    Theorem1,
-    Theorem2,
-    Theorem3,
-    WeightDecayBound,
-)
+from ncollapse.records.depth import BlockBound, EffectiveDepth, Progression, WeightDecayBound
+from ncollapse.records.theorems import CollapsedOptimality, PolarAlignment, Theorem1, Theorem2, Theorem3
 
 __all__ = [
     "EPSILONS",

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ncollapse.records.depth import CollapsedOptimality
+from ncollapse.records.theorems import CollapsedOptimality
 from ncollapse.statistics.batch import row_blocks
 from ncollapse.statistics.paired import PairedMoments
 

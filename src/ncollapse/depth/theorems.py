@@ -10,7 +10,7 @@ import torch
 
 from ncollapse.depth.geodesic import GeodesicCurve, LineDecisions
 from ncollapse.metrics.variability import rounding_floor
-from ncollapse.records.depth import PolarAlignment, Theorem1, Theorem2, Theorem3
+from ncollapse.records.theorems import PolarAlignment, Theorem1, Theorem2, Theorem3
 
 # Relative sizes below which a coefficient is the rounding of its terms.
 _ROUNDING = 1e-12

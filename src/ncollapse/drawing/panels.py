@@ -11,9 +11,9 @@ from matplotlib.ticker import NullLocator
 
 from ncollapse.drawing import style
 from ncollapse.drawing.wording import POSITIONS
-from ncollapse.records.depth import Numbers
 from ncollapse.records.errors import ReportError
 from ncollapse.records.reading import Run
+from ncollapse.records.theorems import Numbers
 
 __all__ = [
     "LAST_LAYER",

@@ -1,17 +1,10 @@
 """The straight line and its theorems, optimal transport, the bound of weight decay and the objective's floor, in words."""
 
 from ncollapse.drawing.wording import POSITIONS, counted, listed, number
-from ncollapse.records.depth import (
-    CollapsedOptimality,
-    Energy,
-    PolarAlignment,
-    Theorem1,
-    Theorem2,
-    Theorem3,
-    WeightDecayBound,
-)
+from ncollapse.records.depth import Energy, WeightDecayBound
 from ncollapse.records.reading import Run
 from ncollapse.records.run_files import ObjectiveRecord
+from ncollapse.records.theorems import CollapsedOptimality, PolarAlignment, Theorem1, Theorem2, Theorem3
 
 __all__ = [
     "BASELINE",

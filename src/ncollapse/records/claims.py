@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-__all__ = ["ClaimRecord", "ClaimsFile", "EvidenceRecord", "LeftOut"]
-
 
 @dataclass(frozen=True)
 class EvidenceRecord:

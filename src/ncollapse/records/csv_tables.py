@@ -11,8 +11,6 @@ from typing import Any, Literal
 from ncollapse.records.json_files import fail, read_bytes
 from ncollapse.records.rows import EpochRecord, Row
 
-__all__ = ["Epochs", "history_text", "read_history", "read_rows", "rows_text"]
-
 # Which of the measured epochs are read.
 Epochs = Literal["all", "ends", "last"]
 # The lines of a file below its header, by number.

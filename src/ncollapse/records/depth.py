@@ -7,33 +7,10 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-__all__ = [
-    "EPSILON",
-    "BlockBound",
-    "CollapsedOptimality",
-    "Curve",
-    "DepthFile",
-    "DepthRecord",
-    "EffectiveDepth",
-    "Energy",
-    "LayerProgression",
-    "Number",
-    "Numbers",
-    "PolarAlignment",
-    "PredictionError",
-    "Progression",
-    "Straightness",
-    "Theorem1",
-    "Theorem2",
-    "Theorem3",
-    "WeightDecayBound",
-]
+from ncollapse.records.theorems import CollapsedOptimality, Number, Numbers, PolarAlignment, Theorem1, Theorem2, Theorem3
 
 # The error of the nearest class center that the effective depth allows, wherever one threshold stands for all.
 EPSILON = 0.005
-
-Number = float | None
-Numbers = tuple[Number, ...]
 
 
 @dataclass(frozen=True)
@@ -109,110 +86,6 @@ class PredictionError:
 
     line: dict[str, Number]
     null: dict[str, Number]
-
-
-@dataclass(frozen=True)
-class Theorem1:
-    r"""Whether PFC1 falls along the line (docs/theory.md, 3.2).
-
-    Attributes:
-        holds: The theorem's assumption, correlation >= 0: necessary and sufficient for a collapsed end point. None, like
-            ``monotone``, where a class has no samples or all class means of an end coincide: C is then 0, whatever was learned.
-        correlation: :math:`C = \sum_k \alpha_k \langle \mu_k^0 - \mu^0, \mu_k^L - \mu^L \rangle`.
-        normalized: :math:`C / \sqrt{b_0 b_2}` in [-1, 1]; nan where ``holds`` is None.
-        monotone: Whether PFC1 is non-increasing on [0, 1] for the end points as they are.
-        argmax_t: Where PFC1 is largest on [0, 1].
-        coefficients: (a, β, c) of the derivative's numerator :math:`a(1-t)^2 + \beta t(1-t) + c t^2`.
-    """
-
-    holds: bool | None
-    correlation: Number
-    normalized: Number
-    monotone: bool | None
-    argmax_t: Number = None
-    coefficients: Numbers | None = None
-
-
-@dataclass(frozen=True)
-class Theorem2:
-    """Whether PFC2 falls along the line (docs/theory.md, 3.3).
-
-    Attributes:
-        monotone: Exact: PFC2 is non-increasing on [0, 1]. None, like the conditions, where a class has no samples or all
-            class means of an end coincide.
-        intervals: Where it rises, as pairs (t0, t1).
-        sufficient_a: Sufficient condition (A), for an end point that is a simplex ETF.
-        sufficient_b: Sufficient condition (B): true for a fixed direction once the transport cost is small enough.
-        relative_cost: Transport cost of the class means, ‖M̄_0 - M̄_L‖_F / ‖M̄_L‖_F.
-        end_distance: PFC2 at the end point: the sufficient conditions say something only where it is 0.
-    """
-
-    monotone: bool | None
-    intervals: tuple[tuple[float, float], ...] | None
-    sufficient_a: bool | None
-    sufficient_b: bool | None
-    relative_cost: Number
-    end_distance: Number = None
-
-
-@dataclass(frozen=True)
-class Theorem3:
-    """Whether nearest-center accuracy would never fall along the line to a collapsed end (docs/theory.md, 3.4).
-
-    Attributes:
-        guaranteed: No violating pair: were the end point collapsed to its class means, the accuracy could not fall. None,
-            like the other counts, if a class has no samples. Of the measured end, ``num_falls`` tells.
-        violating_pairs: Pairs (sample, other class) that could break it.
-        num_pairs: All such pairs.
-        num_falls: Steps of the line between the measured ends at which the accuracy falls.
-        num_steps: Steps of the line.
-    """
-
-    guaranteed: bool | None
-    violating_pairs: int | None
-    num_pairs: int | None
-    num_falls: int | None = None
-    num_steps: int | None = None
-
-
-@dataclass(frozen=True)
-class PolarAlignment:
-    """Whether the class means move by the optimal rotation, so that PFC2 falls along the line (docs/theory.md, 3.3).
-
-    Attributes:
-        alignment: In [-1, 1]; 1 iff no rotation of the last means brings them nearer to the first. nan where a class has no
-            samples or all class means of an end coincide.
-        end_distance: PFC2 at the end point, 0 for a simplex ETF.
-        guaranteed: Both assumptions hold up to rounding, so that PFC2 cannot rise on the line. None where undefined.
-    """
-
-    alignment: Number
-    end_distance: Number = None
-    guaranteed: bool | None = None
-
-
-@dataclass(frozen=True)
-class CollapsedOptimality:
-    r"""Whether the pairing with the final class means is optimal, with the proof.
-
-    Attributes:
-        optimal: No cycle of classes improves the pairing. Also where all first features or all final class means coincide, so
-            that every pairing costs the same.
-        biases: Proof if it is: :math:`\beta_k` such that, for every sample i of class k and every j,
-            :math:`\langle h_i^0, y_k \rangle + \beta_k \ge \langle h_i^0, y_j \rangle + \beta_j`, so that the linear classifier
-            whose weights are the final class means classifies the first layer without error, ties aside; nan for classes
-            without samples. None if not optimal.
-        cycle: Proof if it is not: classes k₀, k₁, …, each of which hands one sample to the next and the last to the first.
-            None if optimal.
-        gain: By how much that cycle lowers the total cost :math:`\sum_i \lVert h_i^0 - y \rVert^2`; 0 if optimal.
-        tolerance: What counts as rounding in the sum over a cycle, and in the inequalities for the biases.
-    """
-
-    optimal: bool | None
-    biases: Numbers | None = None
-    cycle: tuple[int, ...] | None = None
-    gain: Number = None
-    tolerance: Number = None
 
 
 @dataclass(frozen=True)

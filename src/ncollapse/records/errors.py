@@ -1,7 +1,5 @@
 """Errors about run directories."""
 
-__all__ = ["ReportError", "RunDirectoryError"]
-
 
 class ReportError(ValueError):
     """A file of a run directory is missing, broken, or contradicts another one; the message says which and what to do."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["write_whole"]
-
 
 def write_whole(path: str | Path, content: bytes | str) -> None:
     """Write a file in one step: a process killed at any moment leaves the old file or the new one, whole."""

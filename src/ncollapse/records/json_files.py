@@ -8,8 +8,6 @@ import msgspec
 from ncollapse.records.errors import ReportError
 from ncollapse.records.files import write_whole
 
-__all__ = ["fail", "read_bytes", "read_json", "write_json"]
-
 T = TypeVar("T")
 RUN_AGAIN = "Finish the run with `ncollapse run RECIPE --out DIR --resume` if it was killed, else run it in an empty folder."
 

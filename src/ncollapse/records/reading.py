@@ -14,8 +14,6 @@ from ncollapse.records.json_files import fail, read_json
 from ncollapse.records.rows import EpochRecord, Row
 from ncollapse.records.run_files import Glossary, ObjectiveFile, ObjectiveRecord, RecipeSummary, Status
 
-__all__ = ["Run", "read_run"]
-
 T = TypeVar("T")
 
 

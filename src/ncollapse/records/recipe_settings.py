@@ -6,8 +6,6 @@ from typing import Any
 
 from ncollapse.records.reading import Run
 
-__all__ = ["differing_settings", "flatten_settings", "setting", "setting_text"]
-
 
 def setting(run: Run, field: str) -> Any:
     """A setting of a run's recipe by its dotted name; None where the recipe has none."""

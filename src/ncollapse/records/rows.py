@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-__all__ = ["CLASS_COLUMNS", "PAIR_COLUMNS", "EpochRecord", "Row", "known_columns"]
-
 # Reserved, for `classes.csv` and `pairs.csv`: metrics of single classes and of pairs of classes.
 CLASS_COLUMNS = ("epoch", "split", "layer", "class", "metric", "value")
 PAIR_COLUMNS = ("epoch", "split", "layer", "class", "other", "metric", "value")

@@ -18,8 +18,6 @@ from ncollapse.records.json_files import read_json, write_json
 from ncollapse.records.rows import EpochRecord, Row
 from ncollapse.records.run_files import Glossary, ObjectiveFile, ObjectiveRecord, Status
 
-__all__ = ["RunDirectory"]
-
 _STAGE = ".new"
 # What every reader of a finished run needs, besides its recipe and its status; a checkpoint is for going on.
 _RESULTS = (file_names.ENVIRONMENT, file_names.HISTORY, file_names.MEASUREMENTS, file_names.DEPTH)
@@ -34,19 +32,7 @@ T = TypeVar("T", bound=_OfEpoch)
 
 
 class RunDirectory:
-    """The files of one run.
-
-    ``recipe.json``, ``environment.json``, ``history.csv`` (one line an epoch), ``measurements.csv`` (the tidy table),
-    ``depth.json`` (curves over depth, one entry a measured epoch), ``glossary.json`` (what metrics and flags mean),
-    ``status.json``, ``checkpoint.safetensors``, and ``objective.json`` of networks whose objective has a floor.
-
-    Attributes:
-        path: The folder; while a run in it is being replaced, a hidden one inside of it.
-        history: Lines of ``history.csv``.
-        rows: Lines of ``measurements.csv``.
-        depth: Entries of ``depth.json``.
-        objective: Entries of ``objective.json``.
-    """
+    """The files of one run; ``path`` is a hidden folder in it while the new run replaces an older one."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -67,29 +53,13 @@ class RunDirectory:
         return self.path / file_names.RECIPE
 
     def is_empty(self) -> bool:
-        """Whether a run can begin here without replacing anything.
-
-        Returns:
-            True if there is no such folder, or nothing in it.
-
-        Raises:
-            RunDirectoryError: If the path is a file.
-        """
+        """Whether a run can begin here without replacing anything."""
         if self.path.exists() and not self.path.is_dir():
             raise RunDirectoryError(f"{self.path} must be a folder, it is a file. Choose another place with --out.")
         return not self.path.is_dir() or not any(self.path.iterdir())
 
     def create(self, recipe: Mapping[str, Any], *, overwrite: bool = False) -> None:
-        """Begin a new run. Where one is replaced, what is written waits in a hidden folder until ``settle``.
-
-        Args:
-            recipe: Written to ``recipe.json``.
-            overwrite: Replace what the folder holds.
-
-        Raises:
-            RunDirectoryError: If the folder is not empty and nothing is to be replaced.
-            OSError: If the folder cannot be written to.
-        """
+        """Begin a new run. Where one is replaced, what is written waits in a hidden folder until ``settle``."""
         if not self.is_empty():
             if not overwrite:
                 raise RunDirectoryError(f"{self.path} is not empty. Choose another place with --out.")
@@ -103,11 +73,7 @@ class RunDirectory:
         write_json(self.recipe, recipe)
 
     def settle(self) -> None:
-        """Put the first files of a new run in the place of the old one's; nothing to do where there was none.
-
-        Raises:
-            OSError: If the files cannot be moved.
-        """
+        """Put the first files of a new run in the place of the old one's; nothing to do where there was none."""
         if self._replaced is None:
             return
         # Without a checkpoint a killed replacement starts over instead of resuming into a mixture: it goes first, comes last.
@@ -125,22 +91,11 @@ class RunDirectory:
             self.path, self._replaced = self._replaced, None
 
     def missing(self) -> list[str]:
-        """Files that a run with a checkpoint must have and this one has not.
-
-        Returns:
-            Their names.
-        """
+        """Files that a run with a checkpoint must have and this one has not."""
         return [name for name in _RESULTS if not (self.path / name).is_file()]
 
     def load(self, last_epoch: int) -> None:
-        """Read the tables back up to an epoch, as a resumed run needs them.
-
-        Args:
-            last_epoch: The epoch of the checkpoint: what a killed run wrote after it will be computed again.
-
-        Raises:
-            RunDirectoryError: If a table is damaged, or a file is missing.
-        """
+        """Read the tables back up to an epoch, as a resumed run needs them."""
         if missing := self.missing():
             raise RunDirectoryError(
                 f"{self.path} has been trained up to epoch {last_epoch}, but {', '.join(missing)} in it "
@@ -163,43 +118,24 @@ class RunDirectory:
             ) from error
 
     def seconds(self) -> float:
-        """Time that the run had taken when its status was last written.
-
-        Returns:
-            Seconds; 0 if there is no status.
-        """
+        """Time that the run had taken when its status was last written."""
         status = self.status()
         return 0.0 if status is None else status.seconds or 0.0
 
     def status(self) -> Status | None:
-        """How far the run had come when its status was last written.
-
-        Returns:
-            The status; None where there is none that can be read.
-        """
+        """How far the run had come when its status was last written."""
         try:
             return read_json(self.path / file_names.STATUS, Status)
         except (OSError, ReportError):
             return None
 
     def begin(self, environment: Mapping[str, Any], glossary: Glossary) -> None:
-        """Write what is known before training.
-
-        Args:
-            environment: What the numbers may depend on besides the recipe.
-            glossary: What the metrics and flags of the run mean.
-        """
+        """Write what is known before training."""
         write_json(self.path / file_names.ENVIRONMENT, environment)
         write_json(self.path / file_names.GLOSSARY, glossary)
 
     def add_measurement(self, rows: Iterable[Row], depth: DepthRecord, objective: ObjectiveRecord | None = None) -> None:
-        """Add a measurement to the tables; written by ``write_tables``.
-
-        Args:
-            rows: Its rows, with their epoch.
-            depth: Its curves over depth.
-            objective: The objective and its floor; None where it has no floor.
-        """
+        """Add a measurement to the tables; written by ``write_tables``."""
         self.rows.extend(rows)
         self.depth.append(depth)
         if objective is not None:
@@ -214,21 +150,9 @@ class RunDirectory:
             write_json(self.path / file_names.OBJECTIVE, ObjectiveFile(tuple(self.objective)), indent=False)
 
     def write_status(self, status: Status) -> None:
-        """Write how far the run has come.
-
-        Args:
-            status: Written to ``status.json``.
-        """
+        """Write how far the run has come."""
         write_json(self.path / file_names.STATUS, status)
 
     def mark_failed(self, reason: str) -> None:
-        """Say in ``status.json`` that the run has failed; the rest of it stays that of the last checkpoint.
-
-        Args:
-            reason: Why, in one line.
-
-        Raises:
-            OSError: If the file cannot be read or written.
-            ReportError: If it is missing or damaged.
-        """
+        """Say in ``status.json`` that the run has failed; the rest of it stays that of the last checkpoint."""
         self.write_status(replace(read_json(self.path / file_names.STATUS, Status), state="failed", reason=reason))

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass, field
 
-__all__ = ["Glossary", "ObjectiveFile", "ObjectiveRecord", "RecipeSummary", "Status"]
-
 
 @dataclass(frozen=True)
 class RecipeSummary:

@@ -9,8 +9,6 @@ from ncollapse.records.errors import ReportError
 from ncollapse.records.json_files import fail, read_json
 from ncollapse.records.reading import Run, read_run
 
-__all__ = ["Sweep", "SweepEntry", "SweepFile", "SweptRun", "read_sweep", "unfinished"]
-
 _AGAIN = "Run `ncollapse sweep` again with the same --out."
 
 

@@ -3,7 +3,6 @@
 from ncollapse.recipes import MeasureConfig, Recipe, RecipeError, override, recipe_settings
 from ncollapse.recipes.catalog import RECIPES, changes, recipe_by_name
 from ncollapse.records.errors import RunDirectoryError
-from ncollapse.records.run_directory import RunDirectory
 from ncollapse.studies.ncc_depth import DepthComparison, MinimalDepth, compare_ncc_depths, minimal_ncc_depth
 from ncollapse.studies.run import run_recipe
 from ncollapse.studies.sweep import SweepOutcome, SweepRun, plan_sweep, run_sweep
@@ -15,7 +14,6 @@ __all__ = [
     "MinimalDepth",
     "Recipe",
     "RecipeError",
-    "RunDirectory",
     "RunDirectoryError",
     "SweepOutcome",
     "SweepRun",

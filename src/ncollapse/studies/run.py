@@ -49,7 +49,7 @@ def run_recipe(
     overwrite: bool = False,
     on_epoch: OnEpoch | None = None,
     group: ProcessGroup | None = None,
-) -> RunDirectory:
+) -> Path:
     """Train a recipe's network and measure it, into a run directory.
 
     Killed at any moment, the run resumes from its last checkpoint and ends with the same table, to the bit on one thread.
@@ -65,7 +65,7 @@ def run_recipe(
             one folder, in which the first writes.
 
     Returns:
-        The finished run directory.
+        The path of the finished run directory.
 
     Raises:
         RecipeError: If the device is not there.
@@ -93,7 +93,7 @@ def run_recipe(
                 if on_epoch is not None:
                     on_epoch(record, recipe.train.epochs)
             run.finish()
-    return directory
+    return directory.path
 
 
 @contextmanager
