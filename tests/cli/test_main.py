@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -271,7 +272,50 @@ def test_interrupt_says_how_to_go_on(monkeypatch, capsys, tmp_path):
     with pytest.raises(SystemExit) as caught:
         main(["demo", "--out", str(tmp_path / "x")])
     assert caught.value.code == 130
-    assert "continue with --resume" in capsys.readouterr().err
+    assert "Continue a run with --resume" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (MemoryError(), "The memory is used up (MemoryError). Use a smaller batch size or fewer layers."),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate\n2 GiB."),
+            "The memory is used up (CUDA out of memory. Tried to allocate 2 GiB.). Use a smaller batch size or fewer layers.",
+        ),
+        (
+            RecursionError("maximum recursion depth exceeded"),
+            "RecursionError: maximum recursion depth exceeded. Put --debug after ncollapse to see where.",
+        ),
+        (RuntimeError("no\nkernel."), "RuntimeError: no kernel. Put --debug after ncollapse to see where."),
+        (KeyError("a word"), "a word"),
+    ],
+)
+def test_errors_of_any_type_are_one_line(error, told, monkeypatch, capsys, tmp_path):
+    def raising(*_args, **_kwargs):
+        raise error
+
+    monkeypatch.setattr("ncollapse.studies.run_recipe", raising)
+    assert failing(capsys, "demo", "--out", str(tmp_path / "x")) == f"ncollapse: error: {told}\n"
+    with pytest.raises(SystemExit) as caught:
+        main(["--debug", "demo", "--out", str(tmp_path / "x")])
+    assert caught.value.code == 2
+    assert f"{type(error).__name__}" in capsys.readouterr().err
+
+
+def test_sigterm_ends_a_run_as_an_interrupt_does(tmp_path):
+    out = tmp_path / "run"
+    words = ["run", "demo", "--out", str(out), "--set", *SMALL, "train.epochs=100000", "measure.epochs=[0]"]
+    process = subprocess.Popen([sys.executable, "-m", "ncollapse", *words], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (out / "status.json").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.terminate()
+    told = process.communicate()[1]
+    assert process.returncode == 143
+    assert told.splitlines()[-1].startswith("ncollapse: terminated. What was finished is kept. Continue a run with --resume")
+    assert "Traceback" not in told
+    assert json.loads((out / "status.json").read_text())["state"] == "running"
 
 
 def test_a_reader_that_stops_reading_is_no_error():

@@ -6,9 +6,11 @@ import argparse
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NoReturn
 
 from ncollapse.cli.doctor import add_doctor
@@ -20,6 +22,16 @@ from ncollapse.cli.sweep import add_sweep
 from ncollapse.version import __version__
 
 # torch takes seconds to import: every command imports what it needs, so that --help answers at once.
+
+_WHICH_COMMAND = """\
+which command do I need?
+  See what it does            ncollapse demo
+  Measure my own network      ncollapse measure my_module:build --data my_module:batches --num-classes 10
+  Reproduce an experiment     ncollapse recipes, then ncollapse run RECIPE
+  Many settings and seeds     ncollapse sweep RECIPE --over FIELD=VALUE,VALUE --seeds 5
+  Look at results again       ncollapse report DIR ..., or ncollapse claims DIR ... to test the papers' claims
+  Solve a model of the theory ncollapse solve MODEL
+"""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -48,16 +60,21 @@ def _fail(words: str, silent: bool) -> NoReturn:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="ncollapse", description="Measure neural collapse and progressive feedforward collapse.")
+    parser = _Parser(
+        prog="ncollapse",
+        description="Measure neural collapse and progressive feedforward collapse (PFC) at every layer of a network.",
+        epilog=_WHICH_COMMAND,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--version", action="version", version=f"ncollapse {__version__}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
 
-    add_run_commands(commands)
     add_measure(commands)
-    add_solve(commands)
+    add_run_commands(commands)
     add_sweep(commands)
     add_report_commands(commands)
+    add_solve(commands)
     add_doctor(commands)
     return parser
 
@@ -65,8 +82,8 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line.
 
-    Exits with 0, with 2 and one line on stderr for a user's error (a traceback with --debug), with 130 when interrupted, with
-    141 when nobody reads on.
+    The exit code is 0, or 2 for an error, which is told in one line on stderr (with a traceback if --debug is given), 130 after
+    Ctrl-C, 143 after SIGTERM, and 141 when the reader of stdout has gone.
 
     Args:
         arguments: The words after ``ncollapse``; None takes those of the process.
@@ -81,22 +98,55 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Fields of a surrogate model may come after options: argparse leaves them over.
     options.rest = rest
     try:
-        options.call(options)
-        sys.stdout.flush()
+        with _termination_raised():
+            options.call(options)
+            sys.stdout.flush()
     except BrokenPipeError:
         # The reader, such as head, has seen enough. Python would complain when it closes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(128 + signal.SIGPIPE) from None
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, _Terminated) as stop:
+        interrupted = isinstance(stop, KeyboardInterrupt)
         sys.stderr.write(
-            "ncollapse: interrupted. What was finished is kept; continue with --resume, a sweep with its own command.\n"
+            f"ncollapse: {'interrupted' if interrupted else 'terminated'}. What was finished is kept. Continue a run with "
+            "--resume, and a sweep with the same command.\n"
         )
-        raise SystemExit(130) from None
-    except (ValueError, TypeError, KeyError, OSError, ImportError) as error:
+        raise SystemExit(128 + (signal.SIGINT if interrupted else signal.SIGTERM)) from None
+    except Exception as error:
         if options.debug:
             traceback.print_exc()
-        words = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-        _fail(f"ncollapse: error: {' '.join(words.split())}", silent=_follows() and _raised_by_all(error))
+        _fail(f"ncollapse: error: {_words(error)}", silent=_follows() and _raised_by_all(error))
+
+
+class _Terminated(BaseException):
+    """SIGTERM, raised where the program is, so that everything is closed as after Ctrl-C."""
+
+
+@contextmanager
+def _termination_raised() -> Iterator[None]:
+    # Not under torchrun, which ends its processes by this signal while they may wait for one another.
+    if "MASTER_ADDR" in os.environ or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> NoReturn:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _words(error: Exception) -> str:
+    """An error in one line; of an error that Python or torch raises the type too, since its words may not say enough."""
+    words = " ".join((str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)).split())
+    if isinstance(error, MemoryError) or "out of memory" in words.lower():
+        return f"The memory is used up ({words or type(error).__name__}). Use a smaller batch size or fewer layers."
+    if isinstance(error, ValueError | TypeError | KeyError | OSError | ImportError):
+        return words
+    return f"{type(error).__name__}: {words.rstrip('.')}. Put --debug after ncollapse to see where."
 
 
 def _raised_by_all(error: Exception) -> bool:
