@@ -46,7 +46,7 @@ def test_the_nearest_center_error_is_found_where_the_table_holds_pfc3_alone(run_
     assert run.value("pfc3_error", 1) == EPSILON == 0.005
     others = [depth for depth in range(6) if depth != 1]
     errors = [[found.value("pfc3_error", depth) for depth in others] for found in (before, run)]
-    assert errors[1] == pytest.approx(errors[0], abs=1e-12)
+    assert errors[1] == pytest.approx(errors[0], abs=1e-15)
 
 
 def test_effective_depth_and_prediction_errors_are_those_of_the_last_epoch(run_dir, edit):

@@ -101,7 +101,7 @@ class Run:
         if value is None and metric == "pfc3_error":
             # Not in every table, since it is 1 - PFC3. Rounded, because 1 - 0.995 is above 0.005 in floating point.
             accuracy = self._values.get((epoch, self.split, depth, "pfc3"))
-            value = None if accuracy is None else round(1 - accuracy, 12)
+            value = None if accuracy is None else round(1 - accuracy, 15)
         return None if value is None or not math.isfinite(value) else value
 
     def over_epochs(self, metric: str, depth: int) -> list[float | None]:
