@@ -170,6 +170,8 @@ def test_skip_connections_are_compared_seed_by_seed(write_seed):
     straight = evidence["straightness, residual minus plain; mean"]
     reference = stats.ttest_1samp([0.45, 0.44, 0.43, 0.42, 0.41], 0).confidence_interval(0.95)
     assert straight.estimate == pytest.approx((0.43, reference.low, reference.high, 5))
+    # The runs of both networks bear on it, and those of the third do not.
+    assert set(straight.supporting) == {str(run) for index, run in enumerate(runs) if index % 3 < 2}
     assert evidence["straightness, residual minus dense; mean"].verdict == "fails"
     assert evidence["error of baseline minus line in PFC1, residual minus plain; mean"].estimate.value == pytest.approx(0.2)
     assert evidence["error of baseline minus line in PFC1, residual minus dense; mean"].estimate.value == pytest.approx(-0.05)
