@@ -85,7 +85,6 @@ class NearestETF:
 
     Attributes:
         frame: Unit frame of shape (K, d), float64; ``scale * frame`` is the nearest point.
-        scale: Non-negative scale a.
         residual: Frobenius distance between the centered means and ``scale * frame``; 0 at exact collapse.
         relative_residual: ``residual`` over the Frobenius norm of the centered means, in [0, 1]; nan for zero means.
     """

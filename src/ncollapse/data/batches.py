@@ -23,7 +23,6 @@ class Batches:
     left, so every sample comes exactly once.
 
     Args:
-        data: The samples.
         batch_size: 1 or more.
 
     Raises:
@@ -62,7 +61,6 @@ def shuffled_batches(data: LabeledData, batch_size: int, seed: int, epoch: int) 
     generator state.
 
     Args:
-        data: The samples.
         batch_size: 1 or more; the last batch holds what is left.
         seed: Seed of the run, 0 or more.
         epoch: Number of the epoch, 0 or more.
@@ -83,7 +81,6 @@ def shuffled_order(data: LabeledData, seed: int, epoch: int) -> Tensor:
     """Gives the order of the samples in which ``shuffled_batches`` walks through them.
 
     Args:
-        data: The samples.
         seed: Seed of the run, 0 or more.
         epoch: Number of the epoch, 0 or more.
 

@@ -24,9 +24,6 @@ __all__ = ["empty_like_data", "load_data"]
 def load_data(config: DataConfig) -> LabeledData:
     """Loads the samples that a recipe asks for.
 
-    Args:
-        config: What to load.
-
     Returns:
         Samples on the CPU, inputs float32; the same config gives the same samples, bit by bit.
 
@@ -53,9 +50,6 @@ def load_data(config: DataConfig) -> LabeledData:
 
 def empty_like_data(config: DataConfig) -> LabeledData:
     """What is known of the samples that a recipe asks for before they are read.
-
-    Args:
-        config: Which samples.
 
     Returns:
         Data of the same shape without samples. Of texts the vocabulary is the largest that may be, and of your own, whose

@@ -35,7 +35,6 @@ def read_idx(path: Path, md5: str | None = None) -> NDArray[np.uint8]:
     the number of axes, then the axes as big-endian 32-bit integers, then the elements row by row.
 
     Args:
-        path: The file.
         md5: Checksum of the uncompressed bytes, or None to trust them.
 
     Returns:

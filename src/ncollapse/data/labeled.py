@@ -228,9 +228,6 @@ class LabeledData:
     def to(self, device: torch.device | str) -> "LabeledData":
         """Moves inputs and labels to a device.
 
-        Args:
-            device: Where to.
-
         Returns:
             The data there; shares memory with this one if it lies there already.
         """

@@ -27,8 +27,6 @@ def load_text_set(text_set: TextSet, split: Split, *, root: str | None, vocabula
     the labels in order, numbers by size.
 
     Args:
-        text_set: Which.
-        split: Which half.
         root: The folder to look in first.
         vocabulary: Words that have ids of their own; those that are left are of one id.
         length: Words that are kept of a text.

@@ -67,14 +67,7 @@ class ClassArcs:
         return cls(lengths, scale, torch.where(present, paired.last.means @ mean, torch.nan))
 
     def merge(self, other: ClassArcs) -> ClassArcs:
-        """Arcs over both sets of samples.
-
-        Args:
-            other: Arcs to the same targets.
-
-        Returns:
-            The minima.
-        """
+        """Arcs over both sets of samples."""
         return ClassArcs(torch.minimum(self.lengths, other.lengths), torch.maximum(self.scale, other.scale), self.shifts)
 
 

@@ -98,9 +98,6 @@ class GeodesicCurve:
 
         The Gram matrix at t is a quadratic in t; its distance is formed entry by entry, which keeps the digits near 0.
 
-        Args:
-            times: T positions.
-
         Returns:
             Shape (T,), float64; nan where all class means coincide.
         """
@@ -119,9 +116,6 @@ class GeodesicCurve:
 
     def cdnv(self, times: Sequence[float] = GRID) -> Tensor:
         r"""Class-distance normalized variance on the line, averaged over pairs of classes.
-
-        Args:
-            times: T positions.
 
         Returns:
             Shape (T,), float64; nan where two class means coincide.
@@ -191,7 +185,6 @@ class LineDecisions:
             last: Those of the last layer.
             labels: Checked labels, shape (N,).
             paired: Final joint moments, whose class means decide.
-            times: T positions.
 
         Returns:
             Sums over the batch.
@@ -222,14 +215,7 @@ class LineDecisions:
         return cls(t, correct, torch.tensor(len(labels)), violating, num_pairs)
 
     def merge(self, other: LineDecisions) -> LineDecisions:
-        """Decisions about both sets of samples.
-
-        Args:
-            other: Decisions at the same positions.
-
-        Returns:
-            The sums.
-        """
+        """Decisions about both sets of samples."""
         return LineDecisions(
             self.times,
             self.correct + other.correct,
@@ -282,7 +268,6 @@ def log_linear(start: float, end: float, times: Sequence[float] = GRID) -> list[
     Args:
         start: Value at t = 0.
         end: Value at t = 1.
-        times: Positions.
 
     Returns:
         One value a position; nan unless both ends are positive.

@@ -20,7 +20,6 @@ class NeighborScore:
     """k-NN decisions at one layer.
 
     Attributes:
-        layer: Its name.
         accuracy: Share of samples that their neighbours' vote puts into their own class; 1 at exact collapse, for k < n.
         agreement: Share of samples on which vote and network agree; nan without the network's predictions.
         agreement_on_errors: The same share among the samples that the network gets wrong; nan if there are none.
@@ -44,8 +43,6 @@ def neighbor_predictions(
     Args:
         features: Training features, shape (N, ...).
         labels: Their classes, shape (N,).
-        num_classes: K.
-        k: Number of neighbours.
         queries: Features to decide, shape (M, ...); None decides the training features by leave one out.
 
     Returns:
@@ -107,8 +104,6 @@ def neighbor_scores(
     Args:
         layers: Training features by layer, in order of depth, as ``collect_features`` gives them.
         labels: Their classes, shape (N,).
-        num_classes: K.
-        k: Number of neighbours.
         queries: Features of another split by layer, decided by the training features; None leaves one out.
         query_labels: Classes of the queries, shape (M,); needed with queries.
         predictions: The network's decisions about the samples that are decided, shape (M,) or (N,).

@@ -80,14 +80,7 @@ class PathStatistics:
         return _merge_all(blocks)
 
     def merge(self, other: PathStatistics) -> PathStatistics:
-        """Statistics of both sets of samples, those of ``other`` behind.
-
-        Args:
-            other: Statistics of other samples' paths through the same layers.
-
-        Returns:
-            A new value.
-        """
+        """Statistics of both sets of samples, those of ``other`` behind."""
         return _merge_all([self, other])
 
     def position(self, kind: Position = "projection") -> list[float]:

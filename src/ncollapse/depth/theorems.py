@@ -25,9 +25,6 @@ def theorem1(curve: GeodesicCurve) -> Theorem1:
     With the coefficients of ``GeodesicCurve``: a = w₁b₀ - w₀b₁, β = w₂b₀ - w₀b₂, c = w₂b₁ - w₁b₂, and the condition is
     a <= 0, c <= 0 and (β <= 0 or β² <= 4ac). For a collapsed end (w₁ = w₂ = 0) it reduces to b₁ >= 0.
 
-    Args:
-        curve: The line.
-
     Returns:
         The predicate and its quantities.
 
@@ -66,9 +63,6 @@ def theorem2(curve: GeodesicCurve) -> Theorem2:
     With T(s) = tr G and 𝒩(s) = ‖G‖_F² of the Gram matrix on the line (up to the factor (1-t)²), PFC2² is
     :math:`2(1 - T/\sqrt{(K-1)\mathcal{N}})`, so it falls where :math:`Q = 2T'\mathcal{N} - T\mathcal{N}' \ge 0`. The paper's
     "sufficiently small transport cost" cannot be a constant: there are directions in which PFC2 rises for any cost.
-
-    Args:
-        curve: The line.
 
     Returns:
         The predicate, the intervals of increase, and the two sufficient conditions.
@@ -161,9 +155,6 @@ def polar_alignment(curve: GeodesicCurve) -> PolarAlignment:
     :math:`(1-t) (\ln \Sigma_2 - \tfrac12 \ln \Sigma_4)' = 2c (\Sigma_1 \Sigma_4 - \Sigma_2 \Sigma_3) / (\Sigma_2 \Sigma_4)`,
     which is not negative since :math:`\ln \Sigma_p` is convex in p, and 0 only if all positive :math:`q_i` are equal. The
     converse is false: PFC2 falls towards many other ETFs too.
-
-    Args:
-        curve: The line.
 
     Returns:
         The alignment, and whether the theorem applies.

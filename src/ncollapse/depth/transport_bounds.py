@@ -21,7 +21,6 @@ class SlicedBound:
         scaled_mean: :math:`d` times the mean over directions: an estimate of the bound
             :math:`d\, \mathbb{E}_\theta W_2^2(\theta) \le W_2^2`, which may itself lie above it by chance.
         standard_error: Of ``scaled_mean``, from the spread over directions.
-        num_directions: Directions drawn.
     """
 
     maximum: float
@@ -123,7 +122,6 @@ class PairViolations:
 
     Attributes:
         violating: Pairs with :math:`\langle x_i - x_j, y_i - y_j \rangle < 0`.
-        num_pairs: Pairs looked at.
         exact: Whether these were all pairs, each once.
     """
 

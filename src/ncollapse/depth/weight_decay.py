@@ -52,14 +52,7 @@ class BlockMoments:
         return cls(torch.tensor(len(inputs), device=inputs.device), augmented.T @ augmented, outputs.double().square().sum())
 
     def merge(self, other: BlockMoments) -> BlockMoments:
-        """Sums over both sets of samples.
-
-        Args:
-            other: Sums of the same block over other samples.
-
-        Returns:
-            A new value.
-        """
+        """Sums over both sets of samples."""
         return BlockMoments(
             self.num_samples + other.num_samples,
             self.second_moment + other.second_moment,

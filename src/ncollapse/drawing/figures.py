@@ -25,9 +25,6 @@ def plot_over_epochs(run: Run) -> Figure:
     Epochs on a symlog axis (0 is before training), PFC1 and PFC2 on log axes, color by depth; the dotted line is the first
     measured epoch with every training sample right.
 
-    Args:
-        run: The run.
-
     Returns:
         A figure of three panels.
     """
@@ -43,7 +40,6 @@ def plot_over_depth(run: Run, position: str = "projection") -> Figure:
     """Draw PFC1, PFC2 and PFC3 over depth at the last epoch, with the straight line between the ends and the baseline.
 
     Args:
-        run: The run.
         position: How layers are laid on the line: a key of ``positions`` in ``depth.json``.
 
     Returns:
@@ -70,9 +66,6 @@ def plot_over_depth(run: Run, position: str = "projection") -> Figure:
 def plot_last_layer(run: Run) -> Figure:
     """Draw NC1 to NC4 of the last layer over the epochs.
 
-    Args:
-        run: The run.
-
     Returns:
         A figure of four panels.
     """
@@ -92,7 +85,6 @@ def save_figures(run: Run, position: str = "projection") -> list[Path]:
     Equal runs give equal bytes: the SVG has no date and a fixed salt.
 
     Args:
-        run: The run.
         position: How layers are laid on the line: a key of ``positions`` in ``depth.json``.
 
     Returns:

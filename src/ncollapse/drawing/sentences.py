@@ -41,9 +41,6 @@ def summarize(run: Run) -> list[str]:
 
     Every line is made from the files. What was changed, and a run that failed or is not finished, is said before.
 
-    Args:
-        run: The run.
-
     Returns:
         Lines, plain text: training, collapse over depth, and the prediction by the straight line.
     """
@@ -69,9 +66,6 @@ def describe(run: Run) -> list[str]:
 
     Every sentence is made from the files; what is undefined is said to be undefined, and a metric that does not fall over
     depth is said to rise, with the layers.
-
-    Args:
-        run: The run.
 
     Returns:
         Sentences, plain text, in the order of a reader's questions: training, monotone progression, effective depth,

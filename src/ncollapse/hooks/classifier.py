@@ -20,7 +20,6 @@ class Head(NamedTuple):
     """The classifier that was found, or a note why there is none.
 
     Attributes:
-        name: Its name.
         input: What it takes: (N, d), or tokens (N, T, d).
         pool: How one row per sample is read from tokens; "flatten" where the input has one row for each label already.
         note: Words on what was found.

@@ -27,7 +27,6 @@ class Layers:
     """The layers of a network that ``measure`` takes by default.
 
     Attributes:
-        network: The network's class.
         taps: The modules to measure and how each is read, to be changed at will and handed to ``measure(layers=...)``.
         classifier: Name of the classifier, for NC3 and NC4; None if none was found.
         classifier_input: Name of the layer that feeds the classifier: one of ``names``; None without a classifier.
@@ -91,7 +90,6 @@ def find_layers(model: nn.Module, inputs: Any, *, num_classes: int | None = None
     state stay as they are.
 
     Args:
-        model: Any network.
         inputs: What its forward takes: a tensor, a mapping of keyword arguments, or a tuple of positional arguments, with one
             sample or more. Tensors are moved to the device of the network's first parameter.
         num_classes: K. None takes for the classifier only an ``nn.Linear`` whose outputs are seen in what the network returns;

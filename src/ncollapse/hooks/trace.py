@@ -21,8 +21,6 @@ class ModuleCall:
     """What one module did; of several calls the first.
 
     Attributes:
-        name: The module's name.
-        module: The module.
         input: Its first argument, None if that is no tensor.
         output: Its features, None if it returned none.
         count: How often it ran.

@@ -44,7 +44,6 @@ class NeuralCollapseCallback(Callback):
 
     Attributes:
         table: Tidy rows of all measurements so far, with epoch and step.
-        last: The last measurement.
 
     Raises:
         ValueError: If an argument is not what it must be.
@@ -78,10 +77,6 @@ class NeuralCollapseCallback(Callback):
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Check what cannot be measured, and make the log, before the training begins.
 
-        Args:
-            trainer: Lightning's.
-            pl_module: What is trained.
-
         Raises:
             TypeError: If processes share one network in pieces.
             ValueError: If the log holds something already, or the training has no end and ``every`` needs one.
@@ -98,10 +93,6 @@ class NeuralCollapseCallback(Callback):
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Measure, if it is due.
-
-        Args:
-            trainer: Lightning's.
-            pl_module: What is trained.
 
         Raises:
             ValueError: As ``measure``.

@@ -42,7 +42,6 @@ class NeuralCollapseCallback(TrainerCallback):
 
     Attributes:
         table: Tidy rows of all measurements so far, with epoch and step.
-        last: The last measurement.
 
     Raises:
         ValueError: If an argument is not what it must be.
@@ -83,9 +82,7 @@ class NeuralCollapseCallback(TrainerCallback):
         """Check what cannot be measured, and make the log, before the training begins.
 
         Args:
-            args: The trainer's.
             state: Where the training is.
-            control: Not used.
             **kwargs: What the trainer holds.
 
         Raises:
@@ -104,9 +101,7 @@ class NeuralCollapseCallback(TrainerCallback):
         """Measure, if epochs are counted and it is due.
 
         Args:
-            args: The trainer's.
             state: Where the training is.
-            control: Not used.
             **kwargs: What the trainer holds.
         """
         if self._unit == "epoch" and self._recorder.is_due(round(state.epoch), state.num_train_epochs):
@@ -116,9 +111,7 @@ class NeuralCollapseCallback(TrainerCallback):
         """Measure, if steps are counted and it is due.
 
         Args:
-            args: The trainer's.
             state: Where the training is.
-            control: Not used.
             **kwargs: What the trainer holds.
         """
         if self._unit == "step" and self._recorder.is_due(state.global_step, state.max_steps):
@@ -128,9 +121,7 @@ class NeuralCollapseCallback(TrainerCallback):
         """Measure, if evaluations are counted and it is due.
 
         Args:
-            args: The trainer's.
             state: Where the training is.
-            control: Not used.
             **kwargs: What the trainer holds.
         """
         self._evaluations += 1

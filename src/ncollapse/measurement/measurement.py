@@ -48,9 +48,6 @@ class Measurement:
     Attributes:
         rows: The tidy table, by depth, then in the order of the registry.
         layers: Layer names in order of execution.
-        split: The data split.
-        num_samples: N.
-        num_classes: K.
         convention: Class weights of the covariances.
         passes: Forward passes over the data, 1 or 2.
         kept_bytes: Memory that kept features took, 0 after a second pass.
@@ -171,9 +168,6 @@ class Measurement:
 
     def effective_depth(self, epsilon: float = EPSILON) -> EffectiveDepth:
         """First layer at which at most a share ε of the samples is nearer to another class center.
-
-        Args:
-            epsilon: ε.
 
         Returns:
             The depth and whether it was reached, see ``ncollapse.depth.effective_depth``.

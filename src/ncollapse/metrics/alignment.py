@@ -20,7 +20,6 @@ def subspace_alignment(left: Tensor, right: Tensor, rank: int) -> Tensor:
     Args:
         left: Shape (d, p), float64.
         right: Shape (d, q), float64.
-        rank: r.
 
     Returns:
         0-d tensor, float64; nan if either has a lower rank than r (singular values below 10 · max(shape) · eps of the largest).

@@ -77,8 +77,6 @@ def bias_collapse(moments: ClassMoments, classifier: LinearClassifier, center: C
 
     Args:
         moments: Class moments of the layer that feeds the classifier.
-        classifier: The last layer.
-        center: Which global mean.
 
     Returns:
         0-d tensor, float64.
@@ -96,7 +94,6 @@ def strong_collapse_weights(moments: ClassMoments, classifier: LinearClassifier)
 
     Args:
         moments: Class moments with equal counts.
-        classifier: The last layer.
 
     Returns:
         0-d tensor, float64; nan for unequal counts.
@@ -117,7 +114,6 @@ def strong_collapse_features(moments: ClassMoments, classifier: LinearClassifier
 
     Args:
         moments: Class moments with equal counts.
-        classifier: The last layer.
 
     Returns:
         0-d tensor, float64; nan for unequal counts.
@@ -137,7 +133,6 @@ def strong_collapse_bias(moments: ClassMoments, classifier: LinearClassifier) ->
 
     Args:
         moments: Gives the number of classes and whether their counts are equal.
-        classifier: The last layer.
 
     Returns:
         0-d tensor, float64; nan for unequal counts, where the target is not defined.

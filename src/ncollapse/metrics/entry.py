@@ -127,7 +127,6 @@ class MetricValue(NamedTuple):
     """One evaluated metric.
 
     Attributes:
-        metric: Its id.
         value: A float; nan when undefined.
         flags: Words from ``FLAGS`` that qualify the value or say why it is undefined.
     """
@@ -156,7 +155,6 @@ class Metric:
         nan_flag: What a nan means when no condition explains it.
         despite_empty: Whether it is defined although a class has no samples here: it then rests on the classifier alone, or
             on decisions by the means of a training set that has them all.
-        reference: Authors, year, venue.
     """
 
     id: str
@@ -177,7 +175,6 @@ class Metric:
         """Compute the value and its flags.
 
         Args:
-            statistics: Of one layer.
             conditions: What ``statistics.conditions()`` returned.
 
         Returns:
@@ -200,7 +197,6 @@ def evaluate_metrics(statistics: LayerStatistics, metrics: Sequence[Metric]) -> 
     """Evaluate metrics on one layer; those for which something was not collected give no value.
 
     Args:
-        statistics: Of the layer.
         metrics: Registry entries, or own ones.
 
     Returns:

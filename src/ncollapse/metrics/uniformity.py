@@ -74,7 +74,6 @@ def pair_energy(rows: Tensor, *, kernel: Kernel = "log", exponent: float | None 
 
     Args:
         rows: Centered class means, shape (K, d), float64, K >= 2.
-        kernel: Which kernel.
         exponent: s of the Riesz kernel, not 0; None takes d - 2 as the code of Wu & Papyan does (1 for d = 2).
         tile: Rows of a tile; has no influence on the result beyond rounding.
 

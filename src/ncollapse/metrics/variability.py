@@ -34,7 +34,6 @@ def within_between_ratio(moments: ClassMoments, convention: Convention = "class"
     on a simplex ETF of radius a with isotropic within-class covariance σ²I it is dσ²/a².
 
     Args:
-        moments: Class moments.
         convention: Class weights of both covariances, see ``convention_parts``.
 
     Returns:
@@ -54,7 +53,6 @@ def within_total_ratio(moments: ClassMoments, convention: Convention = "class") 
     coincide. Invariant to translation, rotation and scale.
 
     Args:
-        moments: Class moments.
         convention: Class weights of both covariances.
 
     Returns:
@@ -155,7 +153,6 @@ def cdnv_matrix(moments: ClassMoments, *, dist_exp: float = 1.0) -> Tensor:
     :math:`V_{kl} = (\mathrm{Var}_k + \mathrm{Var}_l) / (2\lVert \mu_k - \mu_l \rVert^{2p})`.
 
     Args:
-        moments: Class moments.
         dist_exp: The exponent p; 1 is the definition, 2 is used for language models.
 
     Returns:
@@ -173,10 +170,6 @@ def cdnv(moments: ClassMoments, *, dist_exp: float = 1.0) -> Tensor:
     Dimensionless for p = 1, in [0, inf); 0 at exact collapse. Invariant to translation, rotation and scale. On the sample
     itself the class-balanced nearest-center error is at most 4(K-1) times this value. For means on a simplex ETF of radius a
     with within-class covariance σ²I it is dσ²(K-1)/(2Ka²).
-
-    Args:
-        moments: Class moments.
-        dist_exp: The exponent p.
 
     Returns:
         0-d tensor, float64; nan if two class means coincide or a class has no samples.

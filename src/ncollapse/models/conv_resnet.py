@@ -36,7 +36,6 @@ class ConvResNet(nn.Module):
         collapse_classifier: Name of the last linear layer. Its input is the mean of h^L over the pixels.
         config: How it was built.
         input_shape: Channels, rows and columns of a sample.
-        num_classes: Number of logits.
 
     Args:
         config: Shape and initialization.
@@ -91,17 +90,7 @@ class ConvResNet(nn.Module):
         _initialize(self, config, generator)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Computes logits.
-
-        Args:
-            inputs: (B, ...) with as many numbers a sample as an image of ``input_shape`` has.
-
-        Returns:
-            (B, num_classes).
-
-        Raises:
-            ValueError: If the samples have another size.
-        """
+        """Computes logits."""
         if math.prod(inputs.shape[1:]) != math.prod(self.input_shape):
             raise ValueError(
                 f"this ConvResNet needs samples of {math.prod(self.input_shape)} numbers, images of {self.input_shape}, "

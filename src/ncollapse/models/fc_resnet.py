@@ -36,7 +36,6 @@ class FCResNet(nn.Module):
         collapse_classifier: Name of the last linear layer, whose input is h^L itself, with a fixed head h^L over its norm.
         config: How it was built.
         input_dim: Numbers in a sample.
-        num_classes: Number of logits.
 
     Args:
         config: Shape and initialization.
@@ -87,17 +86,7 @@ class FCResNet(nn.Module):
         self.head = linear_layer(width, self.num_classes, generator, zero_bias=config.zero_bias)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Computes logits.
-
-        Args:
-            inputs: (B, ...) with ``input_dim`` numbers a sample.
-
-        Returns:
-            (B, num_classes).
-
-        Raises:
-            ValueError: If the samples have another size.
-        """
+        """Computes logits."""
         hidden = self.stem(flat_samples(self, inputs, self.input_dim))
         if self.config.connections != "dense":
             return self.head(self.blocks(hidden))

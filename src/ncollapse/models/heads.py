@@ -65,14 +65,7 @@ class FixedETFHead(nn.Module):
         self.classifier = _FixedLinear((math.sqrt(weight_energy) * frame).to(torch.get_default_dtype()))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Computes logits.
-
-        Args:
-            features: (B, d).
-
-        Returns:
-            (B, num_classes).
-        """
+        """Computes logits."""
         return self.classifier(self.normalize(features))
 
 

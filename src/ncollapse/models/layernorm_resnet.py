@@ -35,7 +35,6 @@ class LayerNormResNet(nn.Module):
         collapse_classifier: Name of the last linear layer, whose input is h^L itself.
         config: How it was built.
         input_dim: Numbers in a sample.
-        num_classes: Number of logits.
 
     Args:
         config: Shape and initialization.
@@ -78,17 +77,7 @@ class LayerNormResNet(nn.Module):
         self.head = linear_layer(width, self.num_classes, generator)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Computes logits.
-
-        Args:
-            inputs: (B, ...) with ``input_dim`` numbers a sample.
-
-        Returns:
-            (B, num_classes).
-
-        Raises:
-            ValueError: If the samples have another size.
-        """
+        """Computes logits."""
         return self.head(self.blocks(self.stem(flat_samples(self, inputs, self.input_dim))))
 
 

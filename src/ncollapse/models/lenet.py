@@ -42,12 +42,5 @@ class LeNet(nn.Module):
             self.head = nn.Linear(84, num_classes)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Computes logits.
-
-        Args:
-            inputs: Images of 32×32, shape (B, 1024) or (B, 1, 32, 32).
-
-        Returns:
-            (B, num_classes).
-        """
+        """Computes logits."""
         return self.head(self.hidden(self.convolutions(inputs.reshape(-1, 1, 32, 32)).flatten(1)))

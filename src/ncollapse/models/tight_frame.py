@@ -20,7 +20,6 @@ class TightFrameBlock(nn.Module):
 
     Attributes:
         frame: F, shape (M, d), a parameter; ``parseval_step`` after each step of training keeps it nearly tight.
-        threshold: λ.
 
     Args:
         frame: F, shape (M, d), M at least d.
@@ -55,14 +54,7 @@ class TightFrameBlock(nn.Module):
         self.activation = activation
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Analyzes, thresholds and synthesizes.
-
-        Args:
-            inputs: (B, d).
-
-        Returns:
-            (B, d).
-        """
+        """Analyzes, thresholds and synthesizes."""
         return _RULES[self.activation](inputs @ self.frame.T, self.threshold) @ self.frame
 
 
@@ -73,7 +65,6 @@ def parseval_step(frame: Tensor, rate: float = 5e-4) -> Tensor:
 
     Args:
         frame: F, shape (M, d).
-        rate: β.
 
     Returns:
         The next F.

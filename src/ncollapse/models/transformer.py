@@ -69,7 +69,6 @@ class Transformer(nn.Module):
         collapse_classifier: Name of the last linear layer, whose input is the last stage.
         config: How it was built.
         sample_shape: Shape of a sample.
-        num_classes: Number of logits.
 
     Args:
         config: Shape and initialization.
@@ -128,17 +127,7 @@ class Transformer(nn.Module):
         self.head = linear_layer(width, self.num_classes, generator)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Computes logits.
-
-        Args:
-            inputs: (B, ...) with the numbers of an image a sample, or (B, T) int64 token ids, 0 being padding.
-
-        Returns:
-            (B, num_classes).
-
-        Raises:
-            ValueError: If the samples have another size.
-        """
+        """Computes logits."""
         if math.prod(inputs.shape[1:]) != math.prod(self.sample_shape):
             raise ValueError(
                 f"this Transformer needs samples of shape {self.sample_shape}, got {tuple(inputs.shape[1:])}. Build it for "

@@ -59,7 +59,6 @@ def measure(
     ``Measurement.passes`` says which was taken. Statistics are float64, whatever the network computes in.
 
     Args:
-        model: Any network.
         batches: A list, a ``DataLoader``, or anything that iterates over pairs (inputs, labels) or mappings with labels.
             Labels are class indices in [0, num_classes), one per sample, or one per token with shape (N, T), where -100
             leaves a token out. Turn augmentation off. Inputs are moved to the device of the network's first parameter.
@@ -252,7 +251,6 @@ def collect_features(
     """Collect the features themselves, for analyses that need all samples at once; mind the memory.
 
     Args:
-        model: Any network.
         batches: As in ``measure``.
         num_classes: Number of classes, K.
         layers: As in ``measure``.

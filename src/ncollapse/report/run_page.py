@@ -22,7 +22,6 @@ def write_page(run_dir: Path, out: Path, *, position: str = "projection") -> Pat
     dark, on a phone and on paper. Equal runs give equal bytes.
 
     Args:
-        run_dir: The run directory.
         out: The HTML file; written whole or not at all, its folder is made if need be.
         position: How layers are placed on the line at first: a key of ``positions`` in ``depth.json``.
 

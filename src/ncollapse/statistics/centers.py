@@ -44,14 +44,7 @@ class LinearClassifier(NamedTuple):
         return cls(weight, weight.new_zeros(len(weight)) if bias is None else bias.detach().double().clone())
 
     def to(self, device: torch.device | str) -> LinearClassifier:
-        """The same value on another device.
-
-        Args:
-            device: Where to.
-
-        Returns:
-            The value there; tensors that are there already are shared.
-        """
+        """The same value on another device."""
         return LinearClassifier(self.weight.to(device), self.bias.to(device))
 
 
@@ -135,14 +128,7 @@ class ClassCenters:
         return cls(moments, basis, coordinates, distances.square())
 
     def to(self, device: torch.device | str) -> ClassCenters:
-        """The same value on another device.
-
-        Args:
-            device: Where to.
-
-        Returns:
-            The value there; tensors that are there already are shared.
-        """
+        """The same value on another device."""
         separations = None if self.separations is None else self.separations.to(device)
         return ClassCenters(self.moments.to(device), self.basis.to(device), self.coordinates.to(device), separations)
 

@@ -98,14 +98,7 @@ class ClassDecisions:
 
     @classmethod
     def empty(cls, centers: ClassCenters) -> ClassDecisions:
-        """The neutral element of ``merge``.
-
-        Args:
-            centers: The centers decided by.
-
-        Returns:
-            Decisions about no samples.
-        """
+        """The neutral element of ``merge``."""
         per_class = torch.zeros_like(centers.moments.scatter_traces)
         matrix = per_class.new_zeros(centers.basis.shape[1], centers.basis.shape[1])
         residuals = torch.zeros_like(centers.coordinates)
@@ -174,26 +167,12 @@ class ClassDecisions:
         )
 
     def merge(self, other: ClassDecisions) -> ClassDecisions:
-        """Decisions about both sets of samples.
-
-        Args:
-            other: Decisions by the same centers.
-
-        Returns:
-            The sums.
-        """
+        """Decisions about both sets of samples."""
         names = (item.name for item in fields(self))
         return ClassDecisions(**{name: getattr(self, name) + getattr(other, name) for name in names})
 
     def to(self, device: torch.device | str) -> ClassDecisions:
-        """The same value on another device.
-
-        Args:
-            device: Where to.
-
-        Returns:
-            The value there; tensors that are there already are shared.
-        """
+        """The same value on another device."""
         return ClassDecisions(**{item.name: getattr(self, item.name).to(device) for item in fields(self)})
 
     def within_on_span(self, weights: ClassWeights) -> Tensor:

@@ -51,19 +51,7 @@ class ClassMoments:
 
     @classmethod
     def empty(cls, num_classes: int, dim: int, device: torch.device | str | None = None) -> ClassMoments:
-        """The neutral element of ``merge``.
-
-        Args:
-            num_classes: Number of classes, K, at least 1.
-            dim: Dimension of the features, d, at least 1.
-            device: Where the tensors live.
-
-        Returns:
-            Moments of no samples.
-
-        Raises:
-            ValueError: If K or d is not positive.
-        """
+        """The neutral element of ``merge``."""
         if num_classes < 1 or dim < 1:
             raise ValueError(f"num_classes and dim must be at least 1, got {num_classes} and {dim}.")
         zeros = torch.zeros(num_classes, dim, dtype=torch.float64, device=device)
@@ -112,17 +100,9 @@ class ClassMoments:
         return self
 
     def merge(self, other: ClassMoments) -> ClassMoments:
-        r"""Moments of both sets of samples together.
-
-        With :math:`n = n_a + n_b` and :math:`\delta = m_b - m_a`: :math:`m = m_a + \delta\, n_b/n` and
-        :math:`\mathrm{tr} S = \mathrm{tr} S_a + \mathrm{tr} S_b + \frac{n_a n_b}{n} \lVert \delta \rVert^2`.
-
-        Args:
-            other: Moments of the same K and d.
-
-        Returns:
-            A new value.
-        """
+        r"""Moments of both sets of samples together."""
+        # With n = n_a + n_b and \delta = m_b - m_a: m = m_a + \delta\, n_b/n and
+        # \mathrm{tr} S = \mathrm{tr} S_a + \mathrm{tr} S_b + \frac{n_a n_b}{n} \lVert \delta \rVert^2.
         self.check_same_shape(other)
         counts, means, traces = _merge_rows(
             (self.counts.double(), self.means, self.scatter_traces),
@@ -132,9 +112,6 @@ class ClassMoments:
 
     def check_same_shape(self, other: ClassMoments) -> None:
         """Check that two values may be merged.
-
-        Args:
-            other: The other value.
 
         Raises:
             ValueError: If K or d differ.
@@ -146,14 +123,7 @@ class ClassMoments:
             )
 
     def to(self, device: torch.device | str) -> ClassMoments:
-        """The same value on another device.
-
-        Args:
-            device: Where to.
-
-        Returns:
-            The value there; tensors that are there already are shared.
-        """
+        """The same value on another device."""
         return ClassMoments(self.counts.to(device), self.means.to(device), self.scatter_traces.to(device))
 
     @property
@@ -225,9 +195,6 @@ class ClassMoments:
 
     def within_trace(self, weights: ClassWeights = "class") -> Tensor:
         r"""Trace of the within-class covariance, :math:`\mathrm{tr} \Sigma_W = \sum_k \alpha_k \mathrm{tr} S_k / n_k`.
-
-        Args:
-            weights: Class weights.
 
         Returns:
             0-d tensor, float64, units of squared features; 0 at exact collapse.

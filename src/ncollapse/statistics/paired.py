@@ -22,8 +22,6 @@ class PairedMoments:
     ``ClassMoments``. The cross covariance of the class means needs no state of its own: it follows from the means.
 
     Attributes:
-        first: Moments of x.
-        last: Moments of y.
         cross_traces: tr S_k^{xy}, shape (K,), float64, units of squared features; may be negative.
     """
 
@@ -33,16 +31,7 @@ class PairedMoments:
 
     @classmethod
     def empty(cls, num_classes: int, dim: int, device: torch.device | str | None = None) -> PairedMoments:
-        """The neutral element of ``merge``.
-
-        Args:
-            num_classes: Number of classes, K.
-            dim: Dimension of the features, d, common to both layers.
-            device: Where the tensors live.
-
-        Returns:
-            Moments of no samples.
-        """
+        """The neutral element of ``merge``."""
         first = ClassMoments.empty(num_classes, dim, device)
         return cls(first, ClassMoments.empty(num_classes, dim, device), torch.zeros_like(first.scatter_traces))
 
@@ -79,17 +68,9 @@ class PairedMoments:
         return cls(x, y, cross)
 
     def merge(self, other: PairedMoments) -> PairedMoments:
-        r"""Moments of both sets of samples together.
-
-        The cross traces follow :math:`C = C_a + C_b + \frac{n_a n_b}{n} \langle \delta^x, \delta^y \rangle` (traces of the
-        Chan update for two variables).
-
-        Args:
-            other: Moments of the same K and d.
-
-        Returns:
-            A new value.
-        """
+        r"""Moments of both sets of samples together."""
+        # The cross traces follow C = C_a + C_b + \frac{n_a n_b}{n} \langle \delta^x, \delta^y \rangle (traces of the
+        # Chan update for two variables).
         self.first.check_same_shape(other.first)
         n_a, n_b = self.first.counts.double(), other.first.counts.double()
         delta_x = other.first.means - self.first.means
@@ -100,21 +81,11 @@ class PairedMoments:
         )
 
     def to(self, device: torch.device | str) -> PairedMoments:
-        """The same value on another device.
-
-        Args:
-            device: Where to.
-
-        Returns:
-            The value there; tensors that are there already are shared.
-        """
+        """The same value on another device."""
         return PairedMoments(self.first.to(device), self.last.to(device), self.cross_traces.to(device))
 
     def within_cross_trace(self, weights: ClassWeights = "class") -> Tensor:
         r"""Trace of the within-class cross covariance, :math:`w_1 = \sum_k \alpha_k \mathrm{tr} S_k^{xy} / n_k`.
-
-        Args:
-            weights: Class weights.
 
         Returns:
             0-d tensor, float64.

@@ -30,16 +30,7 @@ class ClassScatter:
 
     @classmethod
     def empty(cls, num_classes: int, dim: int, device: torch.device | str | None = None) -> ClassScatter:
-        """The neutral element of ``merge``.
-
-        Args:
-            num_classes: Number of classes, K.
-            dim: Dimension of the features, d.
-            device: Where the tensors live.
-
-        Returns:
-            Scatter of no samples.
-        """
+        """The neutral element of ``merge``."""
         scatters = torch.zeros(num_classes, dim, dim, dtype=torch.float64, device=device)
         return cls(ClassMoments.empty(num_classes, dim, device), scatters)
 
@@ -67,14 +58,7 @@ class ClassScatter:
         return cls(moments, scatters)
 
     def merge(self, other: ClassScatter) -> ClassScatter:
-        r"""Scatter of both sets of samples together: :math:`S = S_a + S_b + \frac{n_a n_b}{n} \delta \delta^T`.
-
-        Args:
-            other: Scatter of the same K and d.
-
-        Returns:
-            A new value.
-        """
+        r"""Scatter of both sets of samples together: :math:`S = S_a + S_b + \frac{n_a n_b}{n} \delta \delta^T`."""
         self.moments.check_same_shape(other.moments)
         n_a, n_b = self.moments.counts.double(), other.moments.counts.double()
         delta = other.moments.means - self.moments.means
@@ -83,21 +67,11 @@ class ClassScatter:
         return ClassScatter(self.moments.merge(other.moments), self.scatters + other.scatters + between)
 
     def to(self, device: torch.device | str) -> ClassScatter:
-        """The same value on another device.
-
-        Args:
-            device: Where to.
-
-        Returns:
-            The value there; tensors that are there already are shared.
-        """
+        """The same value on another device."""
         return ClassScatter(self.moments.to(device), self.scatters.to(device))
 
     def within_covariance(self, weights: ClassWeights = "class") -> Tensor:
         r"""Within-class covariance :math:`\Sigma_W = \sum_k \frac{\alpha_k}{n_k} S_k`.
-
-        Args:
-            weights: Class weights.
 
         Returns:
             Shape (d, d), float64.

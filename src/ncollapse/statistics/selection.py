@@ -29,7 +29,6 @@ def select_classes(moments: ClassMoments, *, min_per_class: int = 1, max_per_cla
     equals collecting the selected classes alone.
 
     Args:
-        moments: Of all classes.
         min_per_class: Least number of samples; 1 drops the classes that do not occur.
         max_per_class: Largest number of samples; None sets no limit.
 

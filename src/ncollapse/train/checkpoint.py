@@ -64,7 +64,6 @@ def load_checkpoint(path: str | Path, model: nn.Module, optimizer: torch.optim.O
     Everything is checked before anything is changed.
 
     Args:
-        path: The file.
         model: Built as the saved one was; its device is kept.
         optimizer: Made for this model.
         fingerprint: Of the recipe at hand.
@@ -111,7 +110,6 @@ def load_weights(path: str | Path, model: nn.Module, *, unsafe_pickle: bool = Fa
     holds one under "state_dict", "model_state_dict" or "model"; prefixes of compiled and parallel modules are dropped.
 
     Args:
-        path: The file.
         model: Of the same shape as the saved one; its device is kept.
         unsafe_pickle: Read with ``torch.load(weights_only=False)``, which runs whatever code the file holds; the whole model
             may then be in it.

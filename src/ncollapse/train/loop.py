@@ -72,7 +72,6 @@ def train(
     Args:
         model: Maps inputs (B, d) to logits (B, num_classes).
         data: The training set, on any device; batches are moved to the model's.
-        config: The recipe.
         seed: Of the order of the samples, 0 or more.
         optimizer: From ``make_optimizer``, for who saves or restores checkpoints; None makes one.
         start_epoch: The first epoch to run, counted from 1: one more than the epoch of the checkpoint resumed from.

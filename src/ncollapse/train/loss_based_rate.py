@@ -30,7 +30,6 @@ class LossBasedRate:
     Attributes:
         alpha: α, positive.
         num_classes: K; :math:`\mathcal{L}_0 = \log K` is the loss of equal logits.
-        adapt: Whether α changes.
 
     Raises:
         ValueError: If a number is out of range.
@@ -113,7 +112,6 @@ def train_by_loss(
         model: Maps inputs (N, d) to logits (N, num_classes), on the device of the data; best in float64.
         data: The training set; inputs are taken in the type of the model.
         epochs: Steps, 1 or more.
-        alpha: Initial α.
         adapt: Whether it changes, see ``LossBasedRate``.
 
     Returns:

@@ -15,7 +15,6 @@ def lr_at(config: TrainConfig, epoch: int) -> float:
     """Learning rate of an epoch.
 
     Args:
-        config: The run.
         epoch: Counted from 1. With 350 epochs and the default milestones, epochs 1 to 116 have the full rate, 117 to
             233 a tenth, 234 to 350 a hundredth.
 
@@ -40,7 +39,6 @@ def weight_decay_time(config: TrainConfig, steps_per_epoch: int, epochs: int | N
     Dimensionless; what the data does not hold up has shrunk by about :math:`e^{-\tau}`. Collapse is deep from 4 to 8 on.
 
     Args:
-        config: The run.
         steps_per_epoch: Batches in an epoch, ``len(Batches(data, config.batch_size))``.
         epochs: Epochs that have passed; None takes all of the run.
 

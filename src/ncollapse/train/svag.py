@@ -49,9 +49,6 @@ class SVAG:
     def learning_rate(self, base: float) -> float:
         """Of a step.
 
-        Args:
-            base: η of SGD.
-
         Returns:
             η/l.
         """
@@ -59,9 +56,6 @@ class SVAG:
 
     def num_steps(self, base: int) -> int:
         """Steps for the same time.
-
-        Args:
-            base: Of SGD.
 
         Returns:
             l times as many, rounded.
@@ -95,8 +89,6 @@ def ou_variance(learning_rate: float, noise: float, splits: float = 1.0) -> floa
 
     Args:
         learning_rate: η of SGD, positive, below 2 l.
-        noise: s.
-        splits: l.
 
     Returns:
         The variance.
