@@ -29,11 +29,8 @@ def measure_objective(model: nn.Module, data: LabeledData, recipe: Recipe, epoch
     # Reference:
     #     Súkeník, Lampert and Mondelli (2025), arXiv 2505.15239, section 4.
     counts = torch.bincount(data.labels, minlength=data.num_classes)
-    if (
-        not isinstance(recipe.model, LayerNormResNetConfig | TransformerConfig)
-        or counts.min() != counts.max()
-        or counts[0] == 0
-    ):
+    balanced_counts = 0 < counts.min() == counts.max()
+    if not balanced_counts or not isinstance(recipe.model, LayerNormResNetConfig | TransformerConfig):
         return None
     train, radius_squared = recipe.training, recipe.model.feature_norm_squared
     last = cast(tuple[str, ...], model.collapse_stages)[-1]
