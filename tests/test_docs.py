@@ -124,8 +124,12 @@ def test_picture_of_discovery_is_current():
         assert (ROOT / "docs" / "figures" / "discovery.svg").read_text() == render(), "run `make docs`"
 
 
-def test_the_page_on_discovery_prints_what_it_says(capsys):
-    variables = {}
-    for code in blocks("python", ROOT / "docs" / "discovery.md"):
-        exec(code, variables)
-    assert capsys.readouterr().out == blocks("text", ROOT / "docs" / "discovery.md")[0]
+def test_the_page_on_discovery_prints_what_it_says():
+    page = ROOT / "docs" / "discovery.md"
+    assert fresh_process("-c", "\n".join(blocks("python", page))) == blocks("text", page)[0]
+
+
+def test_every_page_with_code_is_run():
+    # The last two in tests/integrations/test_examples.py and tests/distributed/test_torchrun.py.
+    pages = {"README.md", "discovery.md", "integrations.md", "processes.md"}
+    assert {page.name for page in PAGES if blocks("python", page)} == pages
