@@ -148,7 +148,7 @@ ERRORS = {
     "one_time": ("ValueError", "Rank {last} of {size}: The features exceed the memory budget"),
     "model_raises": ("RuntimeError", "Rank {last} of {size}: RuntimeError: out of luck"),
     "other_layers": ("ValueError", 'Layers and their dimensions must be the same on all processes, got [["stem", 8], ["blocks'),
-    "no_such_layer": ("ValueError", "Rank {last} of {size}: No module named or matching 'stam'. Near: stem."),
+    "no_such_layer": ("ValueError", "Rank {last} of {size}: layers must name or match modules, got 'stam'. Near: stem."),
     "other_network": ("ValueError", "The parameters must be the same on all processes, those of rank 1 are not"),
     "other_arguments": ("ValueError", 'Arguments must be the same on all processes, got [4, "class", "train", false, ['),
     "no_data": ("ValueError", "There is no data: the loader yielded no batch."),

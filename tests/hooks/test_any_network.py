@@ -289,7 +289,7 @@ def test_parameters_without_values_are_named(part, first):
     model = net()
     model.get_submodule(part).to("meta")
     with pytest.raises(
-        ValueError, match=rf"must hold values, got \d on the meta device, the first '{first}'\. Load the weights"
+        ValueError, match=rf"must have values, got \d on the meta device, the first '{first}'\. Load the weights"
     ):
         measure(model, BATCHES, num_classes=K)
 

@@ -240,9 +240,9 @@ def test_what_is_found_is_natural_and_holds_what_hooks_see(design):
 
 
 def test_modules_that_are_left_out_are_named():
-    assert "trunk left out, since it runs more than once" in measure(Siamese(), [((ROWS, ROWS), Y)], num_classes=K).chosen
+    assert "trunk left out (runs more than once)" in measure(Siamese(), [((ROWS, ROWS), Y)], num_classes=K).chosen
     chosen = measure(Auxiliary(False, RETURNS["tuple"]), [(ROWS, Y)], num_classes=K).chosen
-    assert "auxiliary left out, a further head" in chosen
+    assert "auxiliary left out (another head)" in chosen
 
 
 def test_hidden_states_that_the_network_returns_are_layers_still():
@@ -265,6 +265,6 @@ def test_a_bottleneck_of_width_k_is_no_further_head():
 
 
 def test_a_network_without_modules_is_told_what_to_do():
-    with pytest.raises(ValueError, match=r"Linear must be built of modules to have layers, got one .*nn\.Sequential, or pass"):
+    with pytest.raises(ValueError, match=r"Linear must contain modules, got one .*nn\.Sequential, or pass"):
         measure(nn.Linear(5, K), [(ROWS, Y)], num_classes=K)
     assert measure(nn.Sequential(nn.Linear(5, K)), [(ROWS, Y)], num_classes=K).layers == ("0.input",)

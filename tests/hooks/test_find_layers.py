@@ -123,11 +123,13 @@ def test_the_inputs_are_what_the_forward_takes():
     expected = ("embed:last_token", "blocks.0.1:last_token", "blocks.1.1:last_token", "score.input:last_token")
     assert find_layers(Keywords(), TEXTS).names == expected
     siamese = find_layers(Siamese(), (normal(2, 5), normal(2, 5)))
-    assert siamese.left_out == {"trunk": "since it runs more than once"}
+    assert siamese.left_out == {"trunk": "runs more than once"}
     side = find_layers(Auxiliary(False, lambda main, side: (main, side)), normal(1, 5))
-    assert side.left_out == {"auxiliary": "a further head"}
+    assert side.left_out == {"auxiliary": "another head"}
     for nothing in ("text", {}, torch.zeros(0, 6), torch.tensor(1.0), [None]):
-        with pytest.raises(TypeError, match=r"inputs must hold a tensor of one sample or more, got .*Pass what the network's"):
+        with pytest.raises(
+            TypeError, match=r"inputs must contain a tensor with at least one sample, got .*Pass the arguments of the network's"
+        ):
             find_layers(plain(), nothing)
     with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got function"):
         find_layers(lambda x: x, X)

@@ -88,5 +88,7 @@ def test_an_encoder_that_nests_its_tokens_is_measured_around_its_layers():
     padding[:6, 3:] = True
     model, batches = Padded().eval(), [({"x": X, "padding": padding}, Y)]
     assert measure(model, batches, num_classes=K).layers[0].startswith("encoder:")
-    with pytest.raises(TypeError, match=r"'encoder\.layers\.0' returns a nested tensor.*enable_nested_tensor=False"):
+    with pytest.raises(
+        TypeError, match=r"'encoder\.layers\.0' must return a dense tensor, got a nested one.*enable_nested_tensor=False"
+    ):
         measure(model, batches, num_classes=K, layers=["encoder.layers.0"])

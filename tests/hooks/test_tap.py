@@ -79,5 +79,5 @@ def test_a_function_must_return_one_row_a_sample(function, got):
 
 @pytest.mark.parametrize(("pool", "shape"), [("mean", (5, 3)), ("cls", (5, 3, 2, 2)), ("last_token", (5, 3, 2, 2))])
 def test_without_positions_there_is_nothing_to_pool(pool, shape):
-    with pytest.raises(ValueError, match=rf"Tap 'a:{pool}' needs an output of shape \(N, T, D\), got .* Take pool='flatten'"):
+    with pytest.raises(ValueError, match=rf"Tap 'a:{pool}' needs an output of shape \(N, T, D\), got .* Use pool='flatten'"):
         Tap("a", pool).read(torch.zeros(shape), None)

@@ -200,10 +200,10 @@ def test_a_plain_name_is_not_read_as_a_glob():
 def test_a_name_that_does_not_exist_lists_near_ones_and_those_there_are():
     model = FCResNet(FCResNetConfig(width=4, num_blocks=2), 3, 2, seed=0)
     with pytest.raises(
-        ValueError, match=r"No module named or matching 'block\.0'\. Near: .*blocks\.0.* available here: stem, "
+        ValueError, match=r"layers must name or match modules, got 'block\.0'\. Near: .*blocks\.0.* available here: stem, "
     ):
         Discovery(model, ["stem", "block.0"], None, 2)
-    with pytest.raises(ValueError, match=r"matching 'zzz\*'\. Layers available here: stem, blocks, "):
+    with pytest.raises(ValueError, match=r"got 'zzz\*'\. Layers available here: stem, blocks, "):
         Discovery(model, "zzz*", None, 2)
 
 
@@ -231,7 +231,7 @@ def test_the_classifier_is_the_last_linear_layer_with_k_outputs_that_runs():
     unused.auxiliary = nn.Linear(4, 2)
     unused.forward = lambda x: nn.Sequential(*list(unused.children())[:5])(x)
     assert found(unused, None, 2) == "4"
-    with pytest.raises(ValueError, match="Classifier 'auxiliary' did not run in the forward pass"):
+    with pytest.raises(ValueError, match="Classifier 'auxiliary' must run in the forward pass, but it did not"):
         found(unused, "auxiliary", 2)
 
 
@@ -255,7 +255,7 @@ def test_order_of_execution_and_modules_that_do_not_run():
 
 
 def test_a_named_layer_that_does_not_run_is_an_error():
-    with pytest.raises(ValueError, match=r"Layers unused did not run in the forward pass\. Name layers that do\."):
+    with pytest.raises(ValueError, match=r"Layers must run in the forward pass, but unused did not\. Name layers that do\."):
         tapped(seeded(Branches()), inputs(), ["first", "unused"])
 
 
@@ -390,7 +390,7 @@ class Returns(nn.Module):
 
 
 def test_a_module_that_runs_twice_is_ambiguous():
-    with pytest.raises(ValueError, match="Layer 'middle' runs more than once in a forward pass, so its output is ambiguous"):
+    with pytest.raises(ValueError, match="Layers must run once per forward pass, but 'middle' ran 2 times"):
         tapped(wrapped(nn.Linear(3, 3)), inputs(), ["middle"])
 
 
@@ -412,7 +412,7 @@ def test_an_output_that_is_no_feature_is_refused(function, got):
 
 def test_a_classifier_over_positions_is_refused():
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
-    with pytest.raises(TypeError, match=r"Classifier '1' must take features of shape \(N, d\), got \(2, 7, 4\)\. Name another"):
+    with pytest.raises(TypeError, match=r"classifier '1' must have shape \(N, d\), got \(2, 7, 4\)\. Name another"):
         tapped(model, torch.zeros(5, 7, 3), classifier="1")
     assert tapped(model, torch.zeros(5, 7, 3))[1] is None
 
@@ -437,9 +437,7 @@ def test_a_layer_that_is_overwritten_in_some_batches_only_is_refused():
     taps = taps_of(model, ["a"])
     with taps:
         taps.forward(inputs(3), labels_of(inputs(3)))
-        with pytest.raises(
-            ValueError, match=r"Layer 'a' is overwritten in place in some batches only\. Tap a module after the"
-        ):
+        with pytest.raises(ValueError, match=r"in every batch or in none, but 'a' was in some only\. Tap a module after the"):
             taps.forward(inputs(4), labels_of(inputs(4)))
 
 

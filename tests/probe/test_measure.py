@@ -152,7 +152,7 @@ def test_modules_that_do_not_run_are_dropped_when_found_and_refused_when_named()
     model = seeded(Convolutional())
     model.spare = nn.Linear(2, 2)
     assert "spare" not in measure(model, batched(), num_classes=K).layers
-    with pytest.raises(ValueError, match="Layers spare did not run in the forward pass"):
+    with pytest.raises(ValueError, match="Layers must run in the forward pass, but spare did not"):
         measure(model, batched(), num_classes=K, layers=["norm", "spare"])
 
 
@@ -167,13 +167,13 @@ def test_the_layer_that_feeds_the_classifier_has_its_metrics():
     none = measure(mlp(outputs=5), batched(), num_classes=K)
     assert not [row for row in none.rows if "classifier" in METRICS[row.metric].needs]
     assert none.chosen == (
-        f"layers with weights; no nn.Linear with {K} outputs, the last one has 5: no metrics of a classifier"
+        f"layers with weights; no classifier metrics, since no nn.Linear has {K} outputs (the last one has 5)"
     )
 
 
 def test_a_metric_of_the_classifier_that_was_asked_for_is_not_left_out_silently():
     with pytest.raises(
-        ValueError, match=rf"Metrics nc3, nc4 need a classifier \(.*no nn\.Linear with {K} outputs.*Name it with"
+        ValueError, match=rf"Metrics nc3, nc4 need a classifier \(.*no nn\.Linear has {K} outputs.*Name it with"
     ):
         measure(mlp(outputs=5), batched(), num_classes=K, metrics=["nc3", "nc4", "pfc1"])
     with pytest.raises(ValueError, match=r"Metrics nc3 need a classifier \(no classifier was given\)"):
@@ -506,7 +506,7 @@ def test_labels_out_of_range(label):
     ("labels", "error", "message"),
     [
         (Y.float(), TypeError, r"labels must be an integer tensor of class indices, got torch\.float32 in batch 0\."),
-        (nn.functional.one_hot(Y), TypeError, r"every token a label; convert one-hot rows with argmax\(1\)"),
+        (nn.functional.one_hot(Y), TypeError, r"one label per token; convert one-hot rows with argmax\(1\)"),
         (nn.functional.one_hot(Y).float(), TypeError, r"one-hot rows with argmax"),
         (Y.bool(), TypeError, r"got torch\.bool"),
     ],
@@ -589,7 +589,7 @@ def test_an_empty_loader(empty):
 def test_batches_that_are_not_pairs(batch, got):
     for function in (measure, collect_features):
         with pytest.raises(
-            TypeError, match=rf"Batch 1: batches must yield \(inputs, labels\) .*, got {got}\. Say how .*unpack="
+            TypeError, match=rf"Batch 1: batches must yield \(inputs, labels\) .*, got {got}\. Pass a function .*unpack="
         ):
             function(resnet(), [(X, Y), batch], num_classes=K)
 
@@ -624,9 +624,7 @@ class _Returns(nn.Module):
 
 
 def test_a_module_that_runs_twice():
-    with pytest.raises(
-        ValueError, match=r"Layer 'first' runs more than once in a forward pass, so its output is ambiguous\. Tap"
-    ):
+    with pytest.raises(ValueError, match=r"Layers must run once per forward pass, but 'first' ran 2 times\. Tap"):
         measure(Middle(twice=True), batched(), num_classes=K, layers=["first"])
     assert measure(Middle(twice=True), batched(), num_classes=K).layers == ("middle", "head.input")
 

@@ -126,7 +126,7 @@ def test_a_head_over_tokens_is_measured_at_the_token_whose_logits_are_returned(r
     model, batches = Text(f"logits of {read}"), texts(side, "sample")
     m = measure(model, batches, num_classes=K)
     assert m.layers[-1] == f"norm:{read}"
-    assert f"its logits are read out at {read}" in m.chosen
+    assert f"logits read at {read}" in m.chosen
     mask = torch.cat([batch["attention_mask"] for batch in batches]).numpy()
     y = torch.cat([batch["labels"] for batch in batches]).numpy()
     H = pooled(outputs(model, batches, LAYERS)["norm"], mask, read)
@@ -144,7 +144,7 @@ def test_a_head_over_tokens_is_measured_at_the_token_whose_logits_are_returned(r
 def test_a_mean_of_logits_is_recognized_although_bfloat16_rounds_it():
     m = measure(Text("logits of mean").bfloat16(), texts("right", "sample"), num_classes=K)
     assert m.layers[-1] == "norm:mean"
-    assert "its logits are read out at mean" in m.chosen
+    assert "logits read at mean" in m.chosen
 
 
 @pytest.mark.parametrize("budget", [None, 0])

@@ -301,7 +301,7 @@ def test_arguments_without_a_name():
 def test_wrong_arguments_are_refused_at_once():
     with pytest.raises(ValueError, match="mode must be 'train' or 'eval', got 'test'"):
         watch(network(), num_classes=K, mode="test")
-    with pytest.raises(ValueError, match="No module named or matching 'nowhere'"):
+    with pytest.raises(ValueError, match="layers must name or match modules, got 'nowhere'"):
         watch(network(), num_classes=K, layers="nowhere")
     with pytest.raises(ValueError, match="Near ones: pfc1"):
         watch(network(), num_classes=K, metrics=["pcf1"])

@@ -1,4 +1,4 @@
-"""Hooks that hand out the features of a network's layers; nothing here knows of classes or statistics."""
+"""Hooks that capture the features of a network's layers. This room knows nothing of classes or statistics."""
 
 from ncollapse.hooks.batch_io import next_tokens, unpack_batch
 from ncollapse.hooks.layers import Layers, find_layers

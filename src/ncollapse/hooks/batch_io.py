@@ -1,4 +1,4 @@
-"""What a batch holds: inputs for the network, labels, and which positions are real."""
+"""The parts of a batch: inputs for the network, labels, and the attention mask."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Unpack = Callable[[Any], tuple[Any, Tensor]]
 # Positions with this label are left out, as in torch.nn.functional.cross_entropy.
 IGNORED_LABEL = -100
 _LABEL_KEYS = ("labels", "label")
-# As many samples as show which modules run and how: two, so that rows and single values are told apart.
+# The search for layers runs on two samples: with one, a row per sample could not be distinguished from a single value.
 _FIRST_SAMPLES = 2
 
 
@@ -21,10 +21,10 @@ def unpack_batch(batch: Any) -> tuple[Any, Tensor]:
     """Split a batch into inputs and labels: a pair, or a mapping with the key "labels" or "label".
 
     Args:
-        batch: What a loader yields.
+        batch: One batch of a data loader.
 
     Returns:
-        Inputs and labels; inputs of a mapping are the mapping without its labels.
+        Inputs and labels. For a mapping, the inputs are the mapping without its labels.
 
     Raises:
         TypeError: If the batch has neither form.
@@ -42,23 +42,23 @@ def unpack_batch(batch: Any) -> tuple[Any, Tensor]:
         got = type(batch).__name__
     raise TypeError(
         f"batches must yield (inputs, labels) or a mapping with labels, got {got}. "
-        "Say how to read one with unpack=, such as unpack=lambda batch: (batch[0], batch[1])."
+        "Pass a function that splits a batch, such as unpack=lambda batch: (batch[0], batch[1])."
     )
 
 
 def next_tokens(batch: Mapping[str, Any]) -> tuple[dict[str, Any], Tensor]:
-    """Inputs and next-token labels of a language model's batch, for ``measure(..., unpack=next_tokens)``.
+    """Split a language model's batch into inputs and next-token labels, for ``measure(..., unpack=next_tokens)``.
 
-    The label of a position is the token after it; the last position and those before padding have none.
+    The label of a position is the token after it. The last position and those before padding have none.
 
     Args:
-        batch: Holds "input_ids" of shape (N, T) and, for padded sequences, "attention_mask".
+        batch: A mapping with "input_ids" of shape (N, T) and, for padded sequences, "attention_mask".
 
     Returns:
-        The inputs without labels, and labels (N, T), -100 where there is none.
+        The inputs without labels, and labels of shape (N, T): -100 for positions without a label.
 
     Raises:
-        TypeError: If the batch holds no token ids.
+        TypeError: If the batch has no token ids.
     """
     ids = batch.get("input_ids") if isinstance(batch, Mapping) else None
     if not isinstance(ids, Tensor) or ids.ndim != 2:
@@ -93,13 +93,13 @@ def map_tensors(function: Callable[[Tensor], Tensor], inputs: Any) -> Any:
 
 
 def attention_mask(inputs: Any) -> Tensor | None:
-    """Which positions are real, where the inputs say so."""
+    """Return the inputs' attention mask, None if they have none."""
     mask = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
     return mask if isinstance(mask, Tensor) else None
 
 
 def num_samples_of(inputs: Any) -> int:
-    """Length of the first tensor, 0 if there is none."""
+    """Return the length of the first tensor, 0 if there is none."""
     if isinstance(inputs, Tensor):
         return len(inputs) if inputs.ndim else 0
     parts = inputs.values() if isinstance(inputs, Mapping) else inputs if isinstance(inputs, tuple | list) else ()
@@ -107,7 +107,7 @@ def num_samples_of(inputs: Any) -> int:
 
 
 def first_samples(inputs: Any, num_samples: int) -> tuple[Any, int]:
-    """Copies of the first samples, to look at: the network may overwrite its inputs."""
+    """Copy the first samples, since the network may overwrite its inputs; also return how many these are."""
 
     def cut(tensor: Tensor) -> Tensor:
         return tensor[:_FIRST_SAMPLES].clone() if tensor.ndim > 0 and len(tensor) == num_samples else tensor.clone()

@@ -1,4 +1,4 @@
-"""What hooks see of a module: its features, and whether something overwrites them later."""
+"""Features captured from a module, and whether a later operation overwrites them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Captured(NamedTuple):
-    """What a hook saw: the tensor itself, its version then, and rows that nothing overwrites."""
+    """A captured tensor, its version at that time, and its rows, copied where needed."""
 
     tensor: Tensor
     version: int | None
@@ -18,8 +18,8 @@ class Captured(NamedTuple):
 
     @classmethod
     def of(cls, tensor: Tensor, rows: Tensor, copied: bool) -> Captured:
-        """Take a module's output."""
-        # Tensors made in inference mode count no versions: always copied.
+        """Capture a module's output."""
+        # Tensors made in inference mode have no version counter, so they are always copied.
         version = None if tensor.is_inference() else tensor._version
         return cls(tensor, version, rows.clone() if copied or version is None else rows)
 
@@ -29,20 +29,20 @@ class Captured(NamedTuple):
         return self.version is not None and self.tensor._version != self.version
 
     def is_same(self, other: Captured) -> bool:
-        """Whether both are one tensor, or views of it, with no operation in place between them."""
+        """Return whether both are the same tensor, or views of it, with no in-place operation between the captures."""
         same_memory = self.tensor.data_ptr() == other.tensor.data_ptr() and self.tensor.numel() == other.tensor.numel()
         return same_memory and self.version == other.version and torch.equal(self.values.flatten(), other.values.flatten())
 
 
 def feature_of(output: Any, label: str) -> Tensor:
-    """The tensor of features in what a module returned."""
+    """Return the first feature tensor in a module's output."""
     features = all_features_of(output)
     if features:
         return features[0]
     if isinstance(output, Tensor) and output.is_nested:
         raise TypeError(
-            f"Layer {label!r} returns a nested tensor, which has no rows of one length. Make the nn.TransformerEncoder with "
-            "enable_nested_tensor=False, or tap the encoder itself."
+            f"Layer {label!r} must return a dense tensor, got a nested one, whose rows differ in length. Build the "
+            "nn.TransformerEncoder with enable_nested_tensor=False, or tap the encoder itself."
         )
     got = f"{output.dtype} {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
     raise TypeError(
@@ -51,7 +51,7 @@ def feature_of(output: Any, label: str) -> Tensor:
 
 
 def all_features_of(output: Any) -> list[Tensor]:
-    """All tensors of features in what a module returned."""
+    """Return all feature tensors in a module's output, logits first."""
     parts: Sequence[Any] = [output]
     if isinstance(output, Mapping):
         parts = [output[key] for key in sorted(output, key=lambda key: key != "logits")]

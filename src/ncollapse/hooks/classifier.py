@@ -1,4 +1,4 @@
-"""The classifier of a network: the linear layer that makes its logits, and what that layer takes."""
+"""The classifier of a network: the linear layer that computes the logits, and its input."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from ncollapse.hooks.pooling import pool_of
 from ncollapse.hooks.tap import Pool
 from ncollapse.hooks.trace import ModuleCall, Trace, is_inside
 
-_ONE_HOT = "Labels of shape (N, T) give every token a label; convert one-hot rows with argmax(1)."
+_ONE_HOT = "Labels of shape (N, T) mean one label per token; convert one-hot rows with argmax(1)."
 
 
 class Head(NamedTuple):
     """The classifier that was found, or a note why there is none.
 
     Attributes:
-        input: What it takes: (N, d), or tokens (N, T, d).
-        pool: How one row per sample is read from tokens; "flatten" where the input has one row for each label already.
-        note: Words on what was found.
+        input: The classifier's input: (N, d), or tokens (N, T, d).
+        pool: How tokens become one row per sample; "flatten" if the input already has one row per label.
+        note: What was found, in words for the user.
     """
 
     name: str | None = None
@@ -32,14 +32,14 @@ class Head(NamedTuple):
 
     @property
     def takes_labeled_tokens(self) -> bool:
-        """Whether it classifies every token."""
+        """Whether the network classifies every token."""
         return self.input is not None and self.input.tensor.ndim == 3 and self.pool == "flatten"
 
 
 def find_head(trace: Trace, named: str | None, num_classes: int | None, tokens: bool | None) -> Head:
-    """Find the classifier: the one that the user named, or the one that makes the network's logits."""
-    # Without K only a layer is trusted whose outputs are seen in what the network returns. Where it is not known whether every
-    # token has a label (tokens is None), every one has if the network returns logits for each.
+    """Find the classifier: the module that the user named, or the one that computes the network's logits."""
+    # If K is unknown, a layer counts as the classifier only if its outputs appear in the network's output. If it is unknown
+    # whether every token has a label (tokens is None), the answer is yes if the network returns logits for every token.
     call = _named_call(trace, named) if named is not None else _found_call(trace, num_classes)
     if call is None:
         return Head(note=_none_found(trace, num_classes))
@@ -48,21 +48,21 @@ def find_head(trace: Trace, named: str | None, num_classes: int | None, tokens: 
         tokens = taken.tensor.ndim == 3 and trace.output is not None and trace.output.tensor.ndim == 3
     if taken.tensor.ndim == (3 if tokens else 2):
         return Head(call.name, taken)
-    # Some text classifiers run the classifier on every token, and return the logits of one token, or their mean. As the
-    # classifier is linear, the token that is picked from the logits may as well be picked from its input.
+    # Some text models run the classifier on every token and return the logits of one token, or their mean. The classifier is
+    # linear, so that the same token, or mean, of its input gives the same logits.
     pool = None if tokens else _pool_of_logits(call, trace)
     if pool is not None:
-        return Head(call.name, taken, pool, f"its logits are read out at {pool}")
+        return Head(call.name, taken, pool, f"logits read at {pool}")
     if named is not None:
         raise TypeError(
-            f"Classifier {call.name!r} must take features of shape {'(N, T, d)' if tokens else '(N, d)'}, got "
+            f"The input of classifier {call.name!r} must have shape {'(N, T, d)' if tokens else '(N, d)'}, got "
             f"{tuple(taken.tensor.shape)}. Name another with classifier=. {_ONE_HOT if tokens else ''}".rstrip()
         )
-    return Head(note=f"{call.name} takes {tuple(taken.tensor.shape)}, not (N, d): no metrics of a classifier")
+    return Head(note=f"no classifier metrics, since the input of {call.name} has shape {tuple(taken.tensor.shape)}, not (N, d)")
 
 
 def further_heads(usable: Sequence[ModuleCall], trace: Trace, num_classes: int) -> list[str]:
-    """Modules before the classifier whose logits the network returns beside those of the classifier."""
+    """Return modules before the classifier that make logits which the network returns next to the classifier's."""
     linear = [call for call in usable if _has_outputs(call, num_classes)]
     logits = [call.output for call in linear if any(call.returned(part) for part in trace.returned)]
     heads = [call.name for call in usable if any(call.returned(part) for part in logits)]
@@ -71,12 +71,12 @@ def further_heads(usable: Sequence[ModuleCall], trace: Trace, num_classes: int) 
 
 def _named_call(trace: Trace, named: str) -> ModuleCall:
     if named not in trace.calls:
-        raise ValueError(f"Classifier {named!r} did not run in the forward pass. Name one that does.")
+        raise ValueError(f"Classifier {named!r} must run in the forward pass, but it did not. Name one that does.")
     return trace.calls[named]
 
 
 def _found_call(trace: Trace, num_classes: int | None) -> ModuleCall | None:
-    """The linear layer whose output the network returns; else the last one that may be the classifier."""
+    """Return the linear layer whose output the network returns, else the last one that may be the classifier."""
     if num_classes is None:
         possible = [call for call in _linear_calls(trace) if _shows_in_output(call, trace)]
     else:
@@ -93,7 +93,7 @@ def _has_outputs(call: ModuleCall, num: int) -> bool:
 
 
 def _shows_in_output(call: ModuleCall, trace: Trace) -> bool:
-    """Whether the network returns these logits, those of one token, or what softmax or a temperature made of them."""
+    """Return whether the network's output is these logits, one token of them, or their softmax or scaled values."""
     output = trace.output
     if output is None or call.output is None:
         return False
@@ -101,7 +101,8 @@ def _shows_in_output(call: ModuleCall, trace: Trace) -> bool:
 
 
 def _same_order(logits: Tensor, output: Tensor) -> bool:
-    # Softmax and a temperature keep the order of the classes in each row, a ReLU or a residual connection only by chance.
+    # Softmax and a temperature keep the order of the classes in each row. A ReLU or a residual connection does so only by
+    # chance.
     if logits.shape != output.shape or logits.shape[-1] < 2:
         return False
     return torch.equal(logits.argsort(dim=-1), output.argsort(dim=-1))
@@ -115,7 +116,7 @@ def _pool_of_logits(call: ModuleCall, trace: Trace) -> Pool | None:
 
 def _none_found(trace: Trace, num_classes: int | None) -> str:
     if num_classes is None:
-        return "no nn.Linear makes what the network returns: no classifier"
+        return "no classifier, since the network returns the output of no nn.Linear"
     linear = _linear_calls(trace)
-    others = f", the last one has {cast(nn.Linear, linear[-1].module).out_features}" if linear else ""
-    return f"no nn.Linear with {num_classes} outputs{others}: no metrics of a classifier"
+    others = f" (the last one has {cast(nn.Linear, linear[-1].module).out_features})" if linear else ""
+    return f"no classifier metrics, since no nn.Linear has {num_classes} outputs{others}"

@@ -1,4 +1,4 @@
-"""Discovery: which modules of a network are measured, found by a look at one forward pass of a few samples."""
+"""Discovery: the search for the layers of a network, in a trace of one forward pass on two samples."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from ncollapse.hooks.trace import ModuleCall, Trace, is_inside, trace_forward
 
 
 class Discovery:
-    """Plans the taps of one network."""
+    """The search for layers in one network: names are checked at once, the rest needs the first samples."""
 
-    # The user's words are checked at once, so that a misspelled name costs no data. All else needs the first samples.
-    # In order of precedence: what the user names, the stages that the network declares, what a trace shows (docs/discovery.md).
+    # There are three sources of layers. Names that the user passes come first, then the stages that the network declares in
+    # ``collapse_stages``, then the layers that a trace shows (docs/discovery.md). Names are checked at once, so that a
+    # misspelled one costs no forward pass.
 
     def __init__(
         self,
@@ -29,16 +30,16 @@ class Discovery:
         classifier: str | nn.Module | None = None,
         num_classes: int | None = None,
     ) -> None:
-        """Check what the user named."""
+        """Check the names that the user passed."""
         self.model, self.num_classes = model, num_classes
         self.modules = {name: module for name, module in model.named_modules() if name}
         if not self.modules:
             raise ValueError(
-                f"{type(model).__name__} must be built of modules to have layers, got one without any inside. Wrap it "
-                "in nn.Sequential, or pass features to measure_features."
+                f"{type(model).__name__} must contain modules, got one without any. Wrap it in nn.Sequential, or pass "
+                "features to measure_features."
             )
         self.classifier = self._named_classifier(classifier)
-        # Unless the network has modules of these names.
+        # A network may have modules named "all" or "auto"; then these words are names.
         self.every = layers == "all" and "all" not in self.modules
         automatic = layers == "auto" and "auto" not in self.modules
         declared = getattr(model, "collapse_stages", None)
@@ -52,7 +53,7 @@ class Discovery:
             self.words = f"by name: {', '.join(names)}"
 
     def plan(self, inputs: Any, num_rows: int, tokens: bool | None) -> TapPlan:
-        """Trace a forward pass of the first samples and decide; ``tokens``: whether every one has a label, None if unknown."""
+        """Trace a forward pass of the first samples and choose taps; ``tokens``: does each have a label, None if unknown."""
         trace = trace_forward(self.model, self.modules, inputs)
         head = find_head(trace, self.classifier, self.num_classes, tokens)
         found, left_out = "", dict[str, str]()
@@ -66,10 +67,13 @@ class Discovery:
             further = further_heads(usable, trace, self._num_outputs(head))
             usable = [call for call in usable if call.name not in further and not is_inside(call.name, further)]
             taps, found = _natural_taps(usable, trace, head, tokens or head.takes_labeled_tokens)
-            left_out = {**_repeated(trace, taps), **dict.fromkeys(further, "a further head")}
+            left_out = {**_repeated(trace, taps), **dict.fromkeys(further, "another head")}
         feeding = _feeding_label(taps, trace, head)
         if not taps and feeding is None:
-            raise ValueError(f"No layer with one row a sample was found. Name layers. {available_names(self.modules)}")
+            raise ValueError(
+                f"The network must have a layer with one row of features per sample, found none. Pass layers=. "
+                f"{available_names(self.modules)}"
+            )
         notes = [self.words, found, *_left_out_words(left_out), head.note]
         if feeding is not None and feeding not in {tap.label for tap in taps}:
             notes.append(f"{feeding} feeds the classifier")
@@ -96,21 +100,21 @@ class Discovery:
         return name
 
     def _num_outputs(self, head: Head) -> int:
-        """K, of the classifier where it was not given; 0 where there is none."""
+        """Return K; if it was not given, the classifier's number of outputs, 0 without a classifier."""
         classifier = None if head.name is None else self.modules[head.name]
         found = classifier.out_features if isinstance(classifier, nn.Linear) else 0
         return found if self.num_classes is None else self.num_classes
 
 
 def _usable(trace: Trace, head: Head, num_rows: int) -> list[ModuleCall]:
-    """Modules in front of the classifier that ran once and returned one row of features a sample."""
+    """Return the modules before the classifier that ran once and returned one row of features per sample."""
     calls = list(trace.calls.values())
     before = calls if head.name is None else calls[: trace.calls[head.name].started_after]
     return [call for call in before if call.count == 1 and call.output is not None and len(call.features) == num_rows]
 
 
 def _natural_taps(usable: Sequence[ModuleCall], trace: Trace, head: Head, tokens: bool) -> tuple[tuple[Tap, ...], str]:
-    """The natural stages, tokens read as the network reads them, and what they are in words."""
+    """Return a tap for each natural stage, pooling tokens as the network does, and the stages in words."""
     if head.input is None:
         chosen, found = find_stages(usable, trace.output, "the output")
     else:
@@ -118,7 +122,7 @@ def _natural_taps(usable: Sequence[ModuleCall], trace: Trace, head: Head, tokens
     pool, num_tokens = head.pool, 0 if head.input is None else head.input.tensor.shape[1]
     if not tokens and pool == "flatten":
         pool, num_tokens = read_out(usable, trace)
-    # What the classifier takes as it is has been read out already, whatever its shape.
+    # The classifier's own input has been pooled by the network already, whatever its shape.
     direct = {call.name for call in chosen if head.pool == "flatten" and call.returned(head.input)}
     taps = (Tap(call.name, "flatten" if call.name in direct else pool_at(call, pool, num_tokens)) for call in chosen)
     return tuple(taps), found
@@ -127,17 +131,17 @@ def _natural_taps(usable: Sequence[ModuleCall], trace: Trace, head: Head, tokens
 def _check_ran_once(taps: Sequence[Tap], trace: Trace) -> None:
     missing = [tap.name for tap in taps if tap.name not in trace.calls]
     if missing:
-        raise ValueError(f"Layers {', '.join(missing)} did not run in the forward pass. Name layers that do.")
+        raise ValueError(f"Layers must run in the forward pass, but {', '.join(missing)} did not. Name layers that do.")
     for tap in taps:
         if trace.calls[tap.name].count > 1:
             raise ValueError(
-                f"Layer {tap.label!r} runs more than once in a forward pass, so its output is ambiguous. "
+                f"Layers must run once per forward pass, but {tap.label!r} ran {trace.calls[tap.name].count} times. "
                 "Tap the modules around it."
             )
 
 
 def _feeding_label(taps: Sequence[Tap], trace: Trace, head: Head) -> str | None:
-    """The tap that feeds the classifier, or a layer of its own for what the classifier takes."""
+    """Return the label of the tap that feeds the classifier, else a label for the classifier's input itself."""
     if head.name is None:
         return None
     before = list(trace.calls)[: trace.calls[head.name].started_after]
@@ -147,7 +151,7 @@ def _feeding_label(taps: Sequence[Tap], trace: Trace, head: Head) -> str | None:
 
 
 def _overwritten(taps: Sequence[Tap], trace: Trace, head: Head, feeding: str | None) -> frozenset[str]:
-    """Layers whose memory a later operation overwrites, such as an activation in place: their features must be copied."""
+    """Return the layers that a later in-place operation overwrites, such as an activation: their features are copied."""
     outputs = {tap.label: trace.calls[tap.name].output for tap in taps}
     found = {label for label, output in outputs.items() if output is not None and output.overwritten}
     if feeding is not None and head.input is not None and head.input.overwritten:
@@ -156,15 +160,15 @@ def _overwritten(taps: Sequence[Tap], trace: Trace, head: Head, feeding: str | N
 
 
 def _repeated(trace: Trace, taps: Iterable[Tap]) -> dict[str, str]:
-    """Modules that run more than once, such as layers with shared weights, and that no tap covers."""
+    """Return modules that run more than once, such as layers with shared weights, and that no tap covers."""
     again = [call.name for call in trace.calls.values() if call.count > 1 and any(True for _ in call.module.children())]
     tapped = {tap.name for tap in taps}
     outer = [name for name in again if not is_inside(name, again) and not is_inside(name, tapped)]
-    return dict.fromkeys(outer, "since it runs more than once")
+    return dict.fromkeys(outer, "runs more than once")
 
 
 def _left_out_words(left_out: dict[str, str]) -> list[str]:
     by_reason: dict[str, list[str]] = {}
     for name, reason in left_out.items():
         by_reason.setdefault(reason, []).append(name)
-    return [f"{', '.join(names)} left out, {reason}" for reason, names in by_reason.items()]
+    return [f"{', '.join(names)} left out ({reason})" for reason, names in by_reason.items()]

@@ -1,4 +1,4 @@
-"""The layers that a user chose, by name, pattern, module or tap, resolved to taps."""
+"""Taps for the layers that a user passes as names, patterns, modules or taps."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _NAMES_SHOWN = 30
 
 
 def chosen_taps(layers: LayerChoice, modules: Mapping[str, nn.Module]) -> tuple[list[str], tuple[Tap, ...]]:
-    """The choice in words, and its taps."""
+    """Return the chosen layers in words, and their taps."""
     words: list[str] = []
     found: dict[Tap, None] = {}
     for item in _items(layers):
         tap = item if isinstance(item, Tap) else Tap(name_of(item, modules, "layers"))
-        # A plain name first: module names may hold characters that a pattern would read.
+        # Exact names go first, since a module's name may contain characters that have a meaning in patterns.
         names = [tap.name] if tap.name in modules else _matching(tap.name, modules)
         if not names:
-            raise ValueError(f"No module named or matching {tap.name!r}. {available_names(modules, tap.name)}")
+            raise ValueError(f"layers must name or match modules, got {tap.name!r}. {available_names(modules, tap.name)}")
         words.append(tap.label)
         found.update(dict.fromkeys(Tap(name, tap.pool) for name in names))
     if not found:
@@ -34,12 +34,12 @@ def chosen_taps(layers: LayerChoice, modules: Mapping[str, nn.Module]) -> tuple[
 
 def _items(layers: LayerChoice) -> list[str | Tap | nn.Module]:
     if isinstance(layers, nn.ModuleList):
-        return list(layers)  # holds modules, and never runs itself
+        return list(layers)  # a container that never runs itself
     return [layers] if isinstance(layers, str | Tap | nn.Module) else list(layers)
 
 
 def name_of(item: str | nn.Module, modules: Mapping[str, nn.Module], argument: str) -> str:
-    """A module's name in its network; a name itself."""
+    """Return a module's name in its network; return names unchanged."""
     if isinstance(item, str):
         return item
     if not isinstance(item, nn.Module):
@@ -57,7 +57,7 @@ def name_of(item: str | nn.Module, modules: Mapping[str, nn.Module], argument: s
 
 
 def available_names(modules: Mapping[str, nn.Module], wanted: str = "") -> str:
-    """Words on the names there are, those like the wanted one first."""
+    """List module names for an error message, similar ones first."""
     near = difflib.get_close_matches(wanted, modules, n=5)
     listed = list(modules)[:_NAMES_SHOWN]
     more = f" and {len(modules) - len(listed)} more (model.named_modules())" if len(modules) > len(listed) else ""
@@ -65,7 +65,7 @@ def available_names(modules: Mapping[str, nn.Module], wanted: str = "") -> str:
 
 
 def _matching(pattern: str, names: Iterable[str]) -> list[str]:
-    """Names that match, "*" within one part of a name, "**" across parts, "?" one character, "[...]" one of some."""
+    """Return matching names: "*" matches within a part, "**" across dots, "?" one character, "[ab]" one of a and b."""
     translated = "".join(
         {"**": ".*", "*": "[^.]*", "?": "[^.]"}.get(part, part if part.startswith("[") else re.escape(part))
         for part in re.split(r"(\*\*|\*|\?|\[[^\]]+\])", pattern)

@@ -1,4 +1,4 @@
-"""The layers that are measured by default, told without measuring anything."""
+"""``find_layers``: the layers of a network that are measured by default, without measuring them."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ from ncollapse.hooks.random_state import random_state_kept
 from ncollapse.hooks.tap import Pool, Tap
 
 _WIDTH = 100
-# Names at the beginning and at the end that are printed of a deep network.
+# A deep network prints its first five and last three layers.
 _SHOWN = (5, 3)
 
 
 @dataclass(frozen=True, repr=False)
 class Layers:
-    """The layers of a network that ``measure`` takes by default.
+    """The layers of a network that ``measure`` measures by default.
 
     Attributes:
-        taps: The modules to measure and how each is read, to be changed at will and handed to ``measure(layers=...)``.
+        network: Class name of the network.
+        taps: The modules to measure and how each is read. Change them as you like and pass them as ``measure(layers=...)``.
         classifier: Name of the classifier, for NC3 and NC4; None if none was found.
-        classifier_input: Name of the layer that feeds the classifier: one of ``names``; None without a classifier.
-        classifier_pool: How that layer is read, if no tap reads it.
-        why: Why these, in words.
-        left_out: Modules that no layer covers although they look like one, each with the reason.
+        classifier_input: Name of the layer that feeds the classifier, one of ``names``; None without a classifier.
+        classifier_pool: How that layer is read if it is not among ``taps``.
+        why: Why these layers were chosen.
+        left_out: Modules that look like layers but are not measured, each with the reason.
     """
 
     network: str
@@ -52,7 +53,7 @@ class Layers:
 
     @property
     def pools(self) -> tuple[Pool, ...]:
-        """How each layer is read as one row per sample, as in ``Tap``; "flatten" also where every token is a row."""
+        """How each layer becomes one row per sample, as in ``Tap``; "flatten" also if every token is a row."""
         found = tuple(tap.pool for tap in self.taps if isinstance(tap.pool, str))
         return found if len(found) == len(self.names) else (*found, self.classifier_pool)
 
@@ -84,23 +85,23 @@ def _folded(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def find_layers(model: nn.Module, inputs: Any, *, num_classes: int | None = None) -> Layers:
-    """Find the layers that ``measure`` takes of a network by default, without labels and without measuring.
+    """Find the layers that ``measure`` measures by default. No labels are needed and nothing is measured.
 
     The network runs once on two of the samples, in eval mode and without gradients. Its modes, buffers, hooks and the random
     state stay as they are.
 
     Args:
-        inputs: What its forward takes: a tensor, a mapping of keyword arguments, or a tuple of positional arguments, with one
-            sample or more. Tensors are moved to the device of the network's first parameter.
-        num_classes: K. None takes for the classifier only an ``nn.Linear`` whose outputs are seen in what the network returns;
-            with K it is found as in ``measure`` also where the network makes something else of its logits.
+        inputs: One sample or more as the network's forward expects them: a tensor, a mapping of keyword arguments, or a tuple
+            of positional arguments. Tensors are moved to the device of the network's first parameter.
+        num_classes: K. With K the classifier is found as in ``measure``, even if the network returns something else than its
+            logits. With None it must be an ``nn.Linear`` whose outputs appear in the network's output.
 
     Returns:
-        The layers, the classifier, and why; printed in a few lines.
+        The layers, the classifier, and why they were chosen. Printing them takes a few lines.
 
     Raises:
-        ValueError: If the network holds no modules, has parameters without values, or no layer has one row per sample.
-        TypeError: If the model is no network, or the inputs hold no tensor.
+        ValueError: If the network has no modules, has parameters without values, or no layer has one row per sample.
+        TypeError: If the model is not a network, or the inputs contain no tensor.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
@@ -113,8 +114,8 @@ def find_layers(model: nn.Module, inputs: Any, *, num_classes: int | None = None
     num_samples = num_samples_of(inputs)
     if num_samples == 0:
         raise TypeError(
-            f"inputs must hold a tensor of one sample or more, got {type(inputs).__name__}. Pass what the network's forward "
-            "takes: a tensor, a mapping of keyword arguments, or a tuple of positional ones."
+            f"inputs must contain a tensor with at least one sample, got {type(inputs).__name__}. Pass the arguments of the "
+            "network's forward: a tensor, a mapping of keyword arguments, or a tuple of positional ones."
         )
     device = device_of(model)
     discovery = Discovery(model, num_classes=num_classes)
@@ -122,7 +123,7 @@ def find_layers(model: nn.Module, inputs: Any, *, num_classes: int | None = None
     samples = map_tensors(lambda tensor: tensor.to(device), samples)
     with in_eval_mode(model), buffers_kept(model), random_state_kept(), torch.no_grad():
         plan = discovery.plan(samples, num_rows, tokens=None)
-    # Under autocast the cast weights of this pass, which have no gradients, would serve the next training step.
+    # Under autocast this pass caches cast weights that have no gradients. The next training step must not use them.
     torch.clear_autocast_cache()
     return Layers(
         type(model).__name__, plan.taps, plan.classifier, plan.feeding, plan.feeding_pool, plan.explanation, plan.left_out

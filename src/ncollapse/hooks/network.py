@@ -1,4 +1,4 @@
-"""A user's network: what lies below its wrappers, where it takes its inputs, and how it runs without a trace."""
+"""A user's network without its wrappers, its device, and context managers that run it and leave it unchanged."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from torch import nn
 
 
 def network_of(model: nn.Module) -> nn.Module:
-    """The network as it was written, below what compiling and data parallelism wrap around it: its names, and hooks run."""
+    """Return the network inside the wrappers of compiling and data parallelism, so that names are its own and hooks run."""
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}. Features go to measure_features.")
-    # The forward of DistributedDataParallel hands out the buffers anew, and waits for processes that have fewer batches.
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}. Pass features to measure_features.")
+    # The forward of DistributedDataParallel broadcasts the buffers, and waits for processes that have fewer batches.
     wrapped = isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel)
     inner = model.module if wrapped else getattr(model, "_orig_mod", None)
     return model if inner is None else network_of(cast(nn.Module, inner))
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where a network takes its inputs."""
+    """Return the device of the network's first parameter, where its inputs go."""
     parameters = dict(model.named_parameters())
     empty = [name for name, parameter in parameters.items() if parameter.is_meta]
     if empty:
         raise ValueError(
-            f"All parameters must hold values, got {len(empty)} on the meta device, the first {empty[0]!r}. Load the weights "
-            "first (to_empty, then load_state_dict); of an offloaded network load all."
+            f"All parameters must have values, got {len(empty)} on the meta device, the first {empty[0]!r}. Load the weights "
+            "first (to_empty, then load_state_dict), all of them if the network is offloaded."
         )
     return next((parameter.device for parameter in parameters.values()), torch.device("cpu"))
 
@@ -37,7 +37,7 @@ def device_of(model: nn.Module) -> torch.device:
 def in_eval_mode(model: nn.Module) -> Iterator[None]:
     """Run a network in eval mode, and eagerly where it is compiled, so that hooks run; each module's mode is restored."""
     modes = [(module, module.training) for module in model.modules()]
-    # Where nothing was compiled, the compiler is not there either, and importing it takes seconds.
+    # If nothing was compiled, the compiler has not been imported, and importing it here would take seconds.
     eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
     try:
         with eager:
@@ -50,7 +50,7 @@ def in_eval_mode(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def buffers_kept(model: nn.Module) -> Iterator[None]:
-    """Leave a network's buffers as they were, whatever its forward does to them."""
+    """Restore a network's buffers, whatever its forward does to them."""
     before = [(module, name, buffer) for module in model.modules() for name, buffer in module._buffers.items()]
     values = [None if buffer is None else buffer.clone() for _, _, buffer in before]
     try:

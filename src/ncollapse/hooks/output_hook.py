@@ -1,4 +1,4 @@
-"""Hooks on what modules return that leave the modules their way of computing it."""
+"""Hooks on the outputs of modules that do not change how the modules compute them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Hook = Callable[[nn.Module, tuple[Any, ...], Any], None]
 
 
 class Handle(Protocol):
-    """What takes a hook off again."""
+    """A handle that removes a hook."""
 
     def remove(self) -> None:
-        """Take the hook off."""
+        """Remove the hook."""
 
 
 def hook_output(module: nn.Module, hook: Hook) -> Handle:
@@ -24,7 +24,7 @@ def hook_output(module: nn.Module, hook: Hook) -> Handle:
 
 
 def _has_fast_path(module: nn.Module) -> bool:
-    # PyTorch's encoder layers compute in one fused call only while neither they nor what is in them has a hook.
+    # PyTorch's encoder layers use one fused call, but only while neither they nor the modules inside them have a hook.
     return (
         isinstance(module, nn.TransformerEncoderLayer)
         and module._compiled_call_impl is None
@@ -48,7 +48,7 @@ class _AroundForward:
         module.forward = forward
 
     def remove(self) -> None:
-        """Give the module its own ``forward`` back."""
+        """Restore the module's own ``forward``."""
         if self._own is None:
             del self._module.forward
         else:

@@ -1,4 +1,4 @@
-"""Random states that are as they were when something is over."""
+"""A context manager that restores the global random states."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 
 @contextmanager
 def random_state_kept() -> Iterator[None]:
-    """Leave the global random states of PyTorch, NumPy and Python as they were."""
-    # A shuffling loader draws its seed from PyTorch's, and augmentation in the main process from any of them.
+    """Restore the global random states of PyTorch, NumPy and Python."""
+    # A shuffling loader draws its seed from PyTorch's state. Augmentation in the main process may draw from any of them.
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
     numpy_state, python_state = np.random.get_state(), random.getstate()
     try:

@@ -1,4 +1,4 @@
-"""A tap: one place of a network, and how its output becomes one row of features a sample."""
+"""A tap: a module of a network, and how its output becomes one row of features per sample."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Pool = Literal["flatten", "mean", "cls", "last_token"]
 
 @dataclass(frozen=True)
 class Tap:
-    """One place of a network to measure, and how its output becomes one row of features a sample.
+    """A module to measure, and how its output becomes one row of features per sample.
 
     Attributes:
-        name: A module's name or a glob, as in ``model.named_modules()``; "*" stops at a dot, "**" does not.
-        pool: "flatten" takes all numbers of a sample. "mean" averages over positions, in float32 at least: over tokens
-            (N, T, D), those that the attention mask marks, or over pixels (N, C, H, W). "cls" takes the first token,
+        name: A module's name as in ``model.named_modules()``, or a pattern: "*" stops at a dot, "**" does not.
+        pool: "flatten" uses all numbers of a sample. "mean" averages over positions, in float32 or finer: over the tokens
+            (N, T, D) that the attention mask marks, or over pixels (N, C, H, W). "cls" reads the first token,
             "last_token" the last one that the attention mask marks. A function maps the output to (N, d).
     """
 
@@ -34,14 +34,14 @@ class Tap:
         return f"{self.name}:{self.pool if isinstance(self.pool, str) else getattr(self.pool, '__name__', 'function')}"
 
     def read(self, output: Tensor, mask: Tensor | None) -> Tensor:
-        """One row a sample.
+        """Return one row per sample.
 
         Args:
-            output: What the module returned, shape (N, ...).
+            output: The module's output, shape (N, ...).
             mask: Which tokens are real, shape (N, T), or None for all.
 
         Returns:
-            Shape (N, d); a view of the output for "flatten" where its memory allows.
+            Shape (N, d). For "flatten" a view of the output if its memory layout allows.
 
         Raises:
             ValueError: If the output has no positions to pool, or a function does not return (N, d).
@@ -50,7 +50,9 @@ class Tap:
             rows = self.pool(output)
             if not isinstance(rows, Tensor) or rows.ndim != 2:
                 got = tuple(rows.shape) if isinstance(rows, Tensor) else type(rows).__name__
-                raise ValueError(f"The pool of tap {self.label!r} must return a tensor of shape (N, d), got {got}.")
+                raise ValueError(
+                    f"The pool of tap {self.label!r} must return a tensor of shape (N, d), got {got}. Change the function."
+                )
             return rows
         if self.pool == "flatten":
             return output.flatten(1)
@@ -58,7 +60,7 @@ class Tap:
             return output.mean(dim=(2, 3), dtype=_precision(output))
         if output.ndim != 3:
             raise ValueError(
-                f"Tap {self.label!r} needs an output of shape (N, T, D), got {tuple(output.shape)}. Take pool='flatten'."
+                f"Tap {self.label!r} needs an output of shape (N, T, D), got {tuple(output.shape)}. Use pool='flatten'."
             )
         mask = None if mask is None or mask.shape != output.shape[:2] else mask.to(output.device) != 0
         return _POOLS[self.pool](output, mask)
@@ -67,17 +69,17 @@ class Tap:
 def _mean(output: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None:
         return output.mean(dim=1, dtype=_precision(output))
-    # Summed where the mask is, not multiplied by it: padding may hold anything.
+    # Selected by the mask, not multiplied with it: padding may contain inf or nan.
     return torch.where(mask.unsqueeze(2), output, 0).sum(dim=1, dtype=_precision(output)) / mask.sum(dim=1, keepdim=True)
 
 
 def _precision(output: Tensor) -> torch.dtype:
-    """A mean of half-precision features is not rounded to half precision."""
+    """Return float32 or finer, so that a mean of half-precision features is not rounded to half precision."""
     return torch.promote_types(output.dtype, torch.float32)
 
 
 def _cls(output: Tensor, mask: Tensor | None) -> Tensor:
-    return output[:, 0].clone()  # a view would hold all tokens in memory
+    return output[:, 0].clone()  # a view would keep all tokens in memory
 
 
 def _last_token(output: Tensor, mask: Tensor | None) -> Tensor:

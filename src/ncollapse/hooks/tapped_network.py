@@ -1,4 +1,4 @@
-"""Hooks that hand out the tapped features of each forward pass, in order of execution."""
+"""Hooks that capture the output of tapped modules in each forward pass."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ncollapse.hooks.tap import Pool, Tap
 
 @dataclass(frozen=True)
 class TapPlan:
-    """What to hook."""
+    """The modules to hook, how to read them, and why they were chosen."""
 
     taps: tuple[Tap, ...]
     classifier: str | None
@@ -32,14 +32,14 @@ class TapPlan:
 
     @property
     def own_input(self) -> str | None:
-        """The classifier's input where that is a layer of its own, and no tap reads it."""
+        """The classifier's input if no tap reads it, so that it is a layer of its own; else None."""
         return self.feeding if self.feeding not in {tap.label for tap in self.taps} else None
 
 
 class TappedNetwork:
-    """Context manager that hooks a network and hands out the tapped features of each forward pass."""
+    """Context manager that hooks a network and returns the tapped features of each forward pass."""
 
-    # Hooks are removed on leaving, and every module's mode is restored, also after an error. Nothing needs gradients.
+    # On leaving, also after an error, hooks are removed and every module's mode is restored. No gradients are computed.
 
     def __init__(self, model: nn.Module, make_plan: Callable[[Any, int, bool], TapPlan]) -> None:
         self.model = model
@@ -73,7 +73,7 @@ class TappedNetwork:
 
 
 class TapHooks:
-    """The hooks of a plan, and what they see in one forward pass, from ``begin`` to ``end``."""
+    """The hooks of a plan, which capture features in one forward pass, between ``begin`` and ``end``."""
 
     def __init__(self, model: nn.Module, plan: TapPlan) -> None:
         self.plan = plan
@@ -100,30 +100,31 @@ class TapHooks:
         receive: Callable[[str, Tensor], None] | None = None,
         hold: bool = True,
     ) -> None:
-        """Capture from here on."""
+        """Start to capture."""
         self._captured.clear()
         self._running, self._mask, self._tokens, self._receive, self._hold = True, mask, tokens, receive, hold
 
     def end(self) -> dict[str, Tensor]:
-        """Capture no longer."""
+        """Stop to capture and return the features by layer, in order of execution."""
         self._running, self._receive = False, None
         captured, self._captured = self._captured, {}
         wanted = {tap.label for tap in self.plan.taps} | ({self.plan.feeding} - {None})
         missing = wanted - captured.keys()
         if missing:
             raise ValueError(
-                f"Layers {', '.join(sorted(map(str, missing)))} did not run in a batch. Name layers that always run."
+                f"Layers must run in every batch, but {', '.join(sorted(map(str, missing)))} did not. Name layers that do."
             )
         held = {label: seen for label, seen in captured.items() if seen is not None}
         for label, seen in held.items():
             if seen.overwritten and label not in self.plan.overwritten:
                 raise ValueError(
-                    f"Layer {label!r} is overwritten in place in some batches only. Tap a module after the operation."
+                    f"Layers must be overwritten in place in every batch or in none, but {label!r} was in some only. "
+                    "Tap a module after the operation."
                 )
         return {label: seen.values for label, seen in held.items()}
 
     def remove(self) -> None:
-        """Take the hooks off the network."""
+        """Remove the hooks from the network."""
         for handle in self._handles:
             handle.remove()
 
@@ -141,15 +142,14 @@ class TapHooks:
         return hook
 
     def _keep(self, tap: Tap, output: Tensor) -> None:
-        # Between two passes others may run the module, such as gradient checkpointing in the backward pass.
+        # The module may also run between two passes, for example for gradient checkpointing in the backward pass.
         if not self._running:
             return
         if tap.label in self._captured:
             raise ValueError(
-                f"Layer {tap.label!r} runs more than once in a forward pass, so its output is ambiguous. "
-                "Tap the modules around it."
+                f"Layers must run once per forward pass, but {tap.label!r} ran a second time. Tap the modules around it."
             )
-        # Outside of the inference mode that a network may run in: running sums made inside could not be added to outside.
+        # The network may run in inference mode. Leave it here: tensors made inside could not be updated in place outside.
         with torch.inference_mode(False), torch.no_grad():
             output = output.detach()
             rows = self._rows(tap, output)
@@ -163,19 +163,19 @@ class TapHooks:
             return tap.read(output, self._mask)
         if output.ndim != 3 or tap.pool != "flatten":
             raise ValueError(
-                f"Layer {tap.label!r} must return (N, T, D) where every token has a label, got {tuple(output.shape)}. "
+                f"Layer {tap.label!r} must return (N, T, D) since every token has a label, got {tuple(output.shape)}. "
                 "Name layers that keep the tokens, with pool='flatten'; convert one-hot labels with argmax(1)."
             )
         return output.flatten(0, 1).index_select(0, self._tokens.to(output.device))
 
 
 def labeled_tokens(labels: Any) -> Tensor | None:
-    """Which tokens are rows of their own."""
+    """Return the indices of tokens with a label if labels come per token, else None."""
     if not (isinstance(labels, Tensor) and labels.ndim == 2 and labels.shape[1] > 1):
         return None
     return (labels.flatten() != IGNORED_LABEL).nonzero().flatten()
 
 
 def input_tap(classifier: str, pool: Pool) -> Tap:
-    """The layer that is a classifier's input."""
+    """Return the tap for a classifier's input."""
     return Tap(f"{classifier}.input", pool)

@@ -1,4 +1,4 @@
-"""A trace of one forward pass: what every module took and returned, in the order in which the modules finished."""
+"""A trace of one forward pass: the input and output of every module, in the order in which they finished."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from torch import Tensor, nn
 from ncollapse.hooks.batch_io import attention_mask, run_network
 from ncollapse.hooks.capture import Captured, all_features_of
 
-# The values are copied when they are seen, with the memory that they came from. Two modules are connected where one takes the
-# very memory that the other returned, unchanged in between. This holds for any network that runs: there is no graph to be
-# symbolically traced, and what a forward does between its modules, in Python, needs not be understood.
+# Each tensor is copied when it is captured, and its memory address and version are kept. Module B follows module A if B's input
+# is the memory that A returned, with no write to it in between. This works for any network that runs: no symbolic graph is
+# needed, and the Python code that a forward runs between its modules need not be understood.
 
 
 @dataclass(eq=False)
 class ModuleCall:
-    """What one module did; of several calls the first.
+    """The first call of one module.
 
     Attributes:
-        input: Its first argument, None if that is no tensor.
+        input: Its first argument, None if that is not a tensor.
         output: Its features, None if it returned none.
-        count: How often it ran.
-        started_after: How many modules had finished when it began.
+        count: How often the module ran.
+        started_after: How many modules had finished when it started.
     """
 
     name: str
@@ -35,18 +35,18 @@ class ModuleCall:
     started_after: int = 0
 
     def returned(self, tensor: Captured | None) -> bool:
-        """Whether a tensor is what this module returned."""
+        """Return whether this module returned a tensor."""
         return tensor is not None and self.output is not None and self.output.is_same(tensor)
 
     @property
     def features(self) -> Tensor:
-        """The features of a module that returned some."""
+        """The features that the module returned."""
         assert self.output is not None
         return self.output.tensor
 
 
 class Trace(NamedTuple):
-    """One forward pass: the modules that ran, what the network returned (its logits first), which tokens are real."""
+    """One forward pass: the modules that ran, the network's outputs (logits first), and the attention mask."""
 
     calls: dict[str, ModuleCall]
     returned: list[Captured]
@@ -54,7 +54,7 @@ class Trace(NamedTuple):
 
     @property
     def output(self) -> Captured | None:
-        """The logits of a network that returns some, else the first of its features."""
+        """The network's logits if it returns a mapping with some, else its first feature tensor."""
         return self.returned[0] if self.returned else None
 
 
@@ -74,17 +74,17 @@ def trace_forward(model: nn.Module, modules: dict[str, nn.Module], inputs: Any) 
 
 
 def is_inside(name: str, outer: Collection[str]) -> bool:
-    """Whether a module lies in one of others."""
+    """Return whether a module is inside one of others."""
     return (parent := parent_of(name)) != "" and (parent in outer or is_inside(parent, outer))
 
 
 def parent_of(name: str) -> str:
-    """The name of the module that holds this one, "" for the network itself."""
+    """Return the name of the module that contains this one, "" for the network itself."""
     return name.rpartition(".")[0]
 
 
 class _Recorder:
-    """Hooks for all modules, and what they saw."""
+    """Hooks for all modules, and the calls that they recorded."""
 
     def __init__(self) -> None:
         self.started: dict[str, tuple[int, Captured | None]] = {}
