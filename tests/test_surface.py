@@ -16,7 +16,7 @@ from ncollapse.studies import RECIPES
 
 NAMES = """
 FLAGS METRICS ClassMoments ClassScatter CollapseMetrics Measurement PairedMoments Tap __version__ collect_features
-effective_depth find_layers measure measure_features next_tokens progression simplex_etf watch
+effective_depth find_layers load_data load_network measure measure_features next_tokens progression simplex_etf watch
 """.split()
 ROOMS = """
 analysis claims data depth drawing etf hooks integrations margins measurement metrics models probe recipes records report
@@ -35,7 +35,7 @@ COMMANDS = {
     "demo": "--out --seed",
     "run": "RECIPE --set --out --resume --json",
     "measure": "MODEL --data --num-classes --input-shape --split --checkpoint --unsafe-pickle --device --layers --batch-size "
-    "--memory-budget --json",
+    "--memory-budget --metrics --convention --classifier --path --out --json",
     "report": "DIR --out",
     "sweep": "RECIPE --over --seeds --set --engine --workers --address --out --json",
     "claims": "DIR --out --json --markdown",

@@ -53,6 +53,8 @@ if TYPE_CHECKING:
     from ncollapse.statistics import ClassMoments as ClassMoments
     from ncollapse.statistics import ClassScatter as ClassScatter
     from ncollapse.statistics import PairedMoments as PairedMoments
+    from ncollapse.targets import load_data as load_data
+    from ncollapse.targets import load_network as load_network
 
 # Each name is imported when it is first used: torch takes seconds, and `ncollapse --help` needs none of it.
 _HOMES = {
@@ -63,6 +65,7 @@ _HOMES = {
     "metrics": ("FLAGS", "METRICS"),
     "probe": ("CollapseMetrics", "collect_features", "measure", "measure_features", "watch"),
     "statistics": ("ClassMoments", "ClassScatter", "PairedMoments"),
+    "targets": ("load_data", "load_network"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 _ROOMS = (

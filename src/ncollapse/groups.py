@@ -238,7 +238,7 @@ def torchrun_processes() -> Iterator[tuple[Processes, str]]:
     """Join the processes that torchrun started, if it did: over NCCL where each has a GPU, else over gloo; and their device."""
     told = [os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR")]
     if not all(told) or told[1] == "1":
-        yield Processes(), "cpu"
+        yield Processes(), "auto"
         return
     local = int(os.environ.get("LOCAL_RANK", told[0]))
     on_gpu = torch.cuda.device_count() >= int(os.environ.get("LOCAL_WORLD_SIZE", told[1]))

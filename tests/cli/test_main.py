@@ -13,7 +13,7 @@ import torch
 from ncollapse.cli import main
 from ncollapse.studies import override, recipe_by_name, run_recipe, sweep
 from ncollapse.studies.workers import work
-from ncollapse.targets import measure_run
+from ncollapse.targets import Target, measure_target
 
 SMALL = [
     "data.per_class=20", "train.epochs=3", "model.width=16", "model.num_blocks=2", "train.batch_size=50",
@@ -73,7 +73,7 @@ def test_demo_replaces_an_earlier_demo(tmp_path, monkeypatch, capsys, without_dr
 def test_measure_a_run_directory(run_directory, capsys):
     main(["measure", str(run_directory), "--json"])
     rows = json.loads(capsys.readouterr().out)
-    expected = measure_run(run_directory)
+    expected = measure_target(Target(str(run_directory)))
     assert [(row["layer"], row["metric"]) for row in rows] == [(row.layer, row.metric) for row in expected.rows]
     assert rows[0]["value"] == expected.rows[0].value
     main(["measure", str(run_directory), "--memory-budget", "0"])
@@ -244,7 +244,10 @@ def test_doctor_names_the_place_of_a_data_set(monkeypatch, tmp_path, capsys):
         (["demo", "--seed", "-1"], "error: seed must be at least 0 and threads at least 1, got -1 and 1. (set by seed=-1)"),
         (["recipes", "demoo"], "No recipe 'demoo'. Near ones: demo"),
         (["measure", "x:y", "--data", "diggits"], "diggits"),
-        (["measure", "x", "--memory-budget", "-5"], "must be an integer of 0 or more, got '-5'"),
+        (
+            ["measure", "torch.nn:Identity", "--data", "gaussian_mixture", "--memory-budget", "-5"],
+            "memory_budget must be a number of bytes, at least 0, or a size such as '2GiB' or '500MB', got '-5'",
+        ),
         (["measure", "x", "--batch-size", "0"], "must be an integer of 1 or more, got '0'"),
         (["frobnicate"], "invalid choice: 'frobnicate'"),
         (["run"], "the following arguments are required: RECIPE"),

@@ -7,14 +7,14 @@ import pydantic
 import pytest
 import torch
 
-from ncollapse.data import DataConfig, digits, gaussian_mixture, load_data
+from ncollapse.data import DataConfig, digits, gaussian_mixture, load_samples
 from ncollapse.data.catalog import empty_like_data
 from ncollapse.data.sources import FASHION_MNIST
 from ncollapse.data.text_sets import WORDNET
 
 
 def test_demo_data() -> None:
-    data = load_data(DataConfig(per_class=174))
+    data = load_samples(DataConfig(per_class=174))
     assert data.num_samples == 1740
     assert data.labels.bincount().tolist() == [174] * 10
     assert data.inputs.equal(digits().per_class(174).inputs)
@@ -27,7 +27,7 @@ def test_an_outline_is_the_data_without_its_samples(name: str, largest: int | No
     if name in places and not places[name].is_dir():
         pytest.skip(f"needs {name} in {places[name]}")
     config = DataConfig(name, largest_classes=largest)  # type: ignore[arg-type]
-    data, known = load_data(config), empty_like_data(config)
+    data, known = load_samples(config), empty_like_data(config)
     assert (known.num_samples, known.num_classes, known.sample_shape) == (0, data.num_classes, data.sample_shape)
     assert (known.inputs.dtype, known.vocabulary, known.name) == (data.inputs.dtype, data.vocabulary, data.name)
 
@@ -40,28 +40,28 @@ def test_an_outline_of_texts_of_ones_own_needs_no_files() -> None:
 
 
 def test_mixture_takes_seed_split_and_size() -> None:
-    data = load_data(DataConfig("gaussian_mixture", split="test", per_class=7, seed=5))
+    data = load_samples(DataConfig("gaussian_mixture", split="test", per_class=7, seed=5))
     assert data.inputs.equal(gaussian_mixture(per_class=7, seed=5, split="test").inputs)
-    assert load_data(DataConfig("gaussian_mixture")).num_samples == 400
+    assert load_samples(DataConfig("gaussian_mixture")).num_samples == 400
 
 
 def test_corruption_is_applied_after_choosing() -> None:
-    clean = load_data(DataConfig(per_class=50))
-    corrupted = load_data(DataConfig(per_class=50, corrupt=0.5, seed=3))
+    clean = load_samples(DataConfig(per_class=50))
+    corrupted = load_samples(DataConfig(per_class=50, corrupt=0.5, seed=3))
     assert corrupted.inputs.equal(clean.inputs)
     assert corrupted.labels.equal(clean.corrupt_labels(0.5, seed=3).labels)
     assert not corrupted.labels.equal(clean.labels)
 
 
 def test_scaling_reaches_the_digits() -> None:
-    assert load_data(DataConfig(scaling="none")).inputs.max() == 1
+    assert load_samples(DataConfig(scaling="none")).inputs.max() == 1
 
 
 @pytest.mark.parametrize(("split", "size"), [("train", 60_000), ("test", 10_000)])
 def test_fashion_mnist(split: str, size: int) -> None:
     if not FASHION_MNIST.system_folder.is_dir():
         pytest.skip(f"needs Fashion-MNIST in {FASHION_MNIST.system_folder} (Debian: dataset-fashion-mnist)")
-    data = load_data(DataConfig("fashion_mnist", split=split))
+    data = load_samples(DataConfig("fashion_mnist", split=split))
     assert (data.num_samples, data.sample_shape, data.name) == (size, (1, 28, 28), "fashion_mnist")
     assert data.labels.bincount().tolist() == [size // 10] * 10
     assert data.labels[:2].tolist() == ([9, 0] if split == "train" else [9, 2])
@@ -112,5 +112,5 @@ def test_importing_is_light_and_points_down() -> None:
 
 def test_loading_leaves_the_global_generator_alone() -> None:
     state = torch.random.get_rng_state()
-    load_data(DataConfig("gaussian_mixture", corrupt=0.5))
+    load_samples(DataConfig("gaussian_mixture", corrupt=0.5))
     assert torch.random.get_rng_state().equal(state)

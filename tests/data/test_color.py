@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ncollapse.data import DataConfig, DataFileError, DataNotFoundError, catalog, load_data
+from ncollapse.data import DataConfig, DataFileError, DataNotFoundError, catalog, load_samples
 from ncollapse.data.color import CIFAR10, CIFAR100, STL10, ColorSet, load_color_set
 from ncollapse.data.color_files import DataFile, read_cifar_pickles
 
@@ -289,7 +289,7 @@ def test_download_checks_and_keeps_the_archive(tmp_path):
 def test_loaded_standardized_by_channel(tmp_path, monkeypatch):
     write_cifar100_binary(tmp_path)
     monkeypatch.setattr(catalog, "CIFAR100", small(CIFAR100, tmp_path))
-    data = load_data(DataConfig("cifar100", scaling="standard", root=str(tmp_path)))
+    data = load_samples(DataConfig("cifar100", scaling="standard", root=str(tmp_path)))
     assert (data.num_samples, data.sample_shape, data.num_classes, data.name) == (10, (3, 32, 32), 100, "cifar100")
     pixels = data.inputs.reshape(10, 3, 32, 32)
     for channel, (mean, std) in enumerate(zip((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), strict=True)):

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ncollapse.data import DataConfig, geo_mnist, load_data
+from ncollapse.data import DataConfig, geo_mnist, load_samples
 
 
 def test_shapes_and_balance() -> None:
@@ -35,8 +35,8 @@ def test_the_seed_decides_all() -> None:
 
 
 def test_in_recipes_with_corrupted_labels() -> None:
-    clean = load_data(DataConfig("geo_mnist", per_class=100))
-    noisy = load_data(DataConfig("geo_mnist", per_class=100, corrupt=0.6))
+    clean = load_samples(DataConfig("geo_mnist", per_class=100))
+    noisy = load_samples(DataConfig("geo_mnist", per_class=100, corrupt=0.6))
     changed = float((clean.labels != noisy.labels).double().mean())
     # A drawn class is the true one in a third of the cases; three standard deviations of 300 draws.
     assert changed == pytest.approx(0.4, abs=3 * math.sqrt(0.24 / 300))

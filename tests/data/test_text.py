@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ncollapse.data import DataConfig, DataFileError, DataNotFoundError, LabeledData, load_data
+from ncollapse.data import DataConfig, DataFileError, DataNotFoundError, LabeledData, load_samples
 from ncollapse.data.text import encode, frequent_words, words_of
 from ncollapse.data.text_files import read_imdb, read_table, read_wordnet
 from ncollapse.data.text_sets import WORDNET
@@ -53,7 +53,7 @@ def test_wordnet_as_debian_installs_it(tmp_path: Path) -> None:
     assert train.texts[:2] == ["a thing, number 0; 'a \"thing\"'", "a thing, number 1; 'a \"thing\"'"]
     assert Counter(train.labels) == {"03": 5, "05": 6, "29": 1, "00": 1, "02": 1}
     assert (test.texts, test.labels) == (["a thing, number 9; 'a \"thing\"'"], ["03"])
-    data = load_data(DataConfig("wordnet", root=str(folder), length=4))
+    data = load_samples(DataConfig("wordnet", root=str(folder), length=4))
     assert data.inputs.shape == (14, 4)
     assert data.num_classes == 5
     assert data.labels[:2].tolist() == [3, 2]
@@ -84,13 +84,13 @@ def test_imdb_in_its_standard_folder(tmp_path: Path) -> None:
     read = read_imdb(tmp_path / "root" / "aclImdb", "train")
     assert read.texts == ["Dull.  Very dull train"] * 2 + ["A delight! train"] * 2
     assert read.labels == ["neg", "neg", "pos", "pos"]
-    data = load_data(DataConfig("imdb", root=str(tmp_path / "root"), length=5))
+    data = load_samples(DataConfig("imdb", root=str(tmp_path / "root"), length=5))
     # dull 4, train 4, then by the alphabet: a 2, delight 2, very 2.
     assert data.inputs.tolist() == [[2, 6, 2, 3, 0]] * 2 + [[4, 5, 3, 0, 0]] * 2
     assert data.labels.tolist() == [0, 0, 1, 1]
     assert (data.num_classes, data.vocabulary) == (2, 7)
     # The word "test" is unknown to the training half, whose ids hold.
-    test = load_data(DataConfig("imdb", split="test", root=str(tmp_path / "root"), length=5))
+    test = load_samples(DataConfig("imdb", split="test", root=str(tmp_path / "root"), length=5))
     assert test.inputs.tolist() == [[2, 6, 2, 1, 0]] * 2 + [[4, 5, 1, 0, 0]] * 2
     for path in (tmp_path / "root" / "aclImdb" / "train" / "pos").iterdir():
         path.unlink()
@@ -115,7 +115,7 @@ def test_tables_of_ones_own(tmp_path: Path, suffix: str) -> None:
         quoted = [(text.replace('"', '""'), label) for text, label in ROWS]
         path.write_text(f"text{mark}label\n" + "".join(f'"{text}"{mark}{label}\n' for text, label in quoted))
     assert list(zip(read_table(path).texts, read_table(path).labels, strict=True)) == ROWS
-    data = load_data(DataConfig("texts", root=str(tmp_path), vocabulary=1, length=3))
+    data = load_samples(DataConfig("texts", root=str(tmp_path), vocabulary=1, length=3))
     assert data.inputs.tolist() == [[2, 1, 0], [1, 1, 1], [2, 1, 0]]
     assert data.labels.tolist() == [0, 1, 0]
     assert data.vocabulary == 3
@@ -124,7 +124,7 @@ def test_tables_of_ones_own(tmp_path: Path, suffix: str) -> None:
 def test_numbers_as_labels_are_ordered_by_size_and_empty_texts_have_one_unknown_word(tmp_path: Path) -> None:
     lines = [{"text": word, "label": label} for word, label in (("b", 10), ("a", 9), ("?!", 9))]
     (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    data = load_data(DataConfig("texts", root=str(tmp_path), length=2))
+    data = load_samples(DataConfig("texts", root=str(tmp_path), length=2))
     assert data.labels.tolist() == [1, 0, 0]
     assert data.inputs.tolist() == [[3, 0], [2, 0], [1, 0]]
 
@@ -136,7 +136,7 @@ def test_a_table_in_another_encoding_is_told_with_its_place(tmp_path: Path, suff
     with pytest.raises(
         DataFileError, match=rf"train\.{suffix}, line 3: expected text in UTF-8, found the byte 0xe9 after .*caf'"
     ):
-        load_data(DataConfig("texts", root=str(tmp_path)))
+        load_samples(DataConfig("texts", root=str(tmp_path)))
     path.write_text("\ufefftext\tlabel\ncafé\t1\nthé\t2\n", encoding="utf-8")
     assert read_table(path.rename(tmp_path / "train.tsv")).texts == ["café", "thé"]
 
@@ -146,7 +146,7 @@ def test_texts_of_one_class_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
         DataFileError, match=r"expected texts with two labels or more in the training half, found 'good' alone.*add"
     ):
-        load_data(DataConfig("texts", root=str(tmp_path)))
+        load_samples(DataConfig("texts", root=str(tmp_path)))
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_a_label_that_training_does_not_know(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text("text,label\na,b\na,d\n")
     (tmp_path / "test.csv").write_text("text,label\na,c\n")
     with pytest.raises(DataFileError, match=r"labels of the training half in the test half too, found \['c'\]"):
-        load_data(DataConfig("texts", split="test", root=str(tmp_path)))
+        load_samples(DataConfig("texts", split="test", root=str(tmp_path)))
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_missing_sets_say_where_was_looked_and_what_to_do(
 ) -> None:
     monkeypatch.setattr("ncollapse.data.text_sets.search_places", lambda system, root: (Path(str(root)),))
     with pytest.raises(DataNotFoundError, match=rf"not found in: {tmp_path}.*{remedy}"):
-        load_data(DataConfig(name, root=str(tmp_path)))
+        load_samples(DataConfig(name, root=str(tmp_path)))
     assert str(WORDNET.system_folder) == "/usr/share/wordnet"
 
 
@@ -196,7 +196,7 @@ def test_words_and_ids() -> None:
 def test_the_test_half_keeps_the_largest_classes_of_training(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text("text,label\n" + "a,0\n" * 3 + "b,1\n" * 2 + "c,2\n")
     (tmp_path / "test.csv").write_text("text,label\n" + "c,2\n" * 5 + "b,1\n")
-    test = load_data(DataConfig("texts", split="test", root=str(tmp_path), largest_classes=2, length=1))
+    test = load_samples(DataConfig("texts", split="test", root=str(tmp_path), largest_classes=2, length=1))
     assert (test.labels.tolist(), test.num_classes) == ([1], 2)
 
 
@@ -221,7 +221,7 @@ def test_largest_classes() -> None:
         data.largest_classes(6)
     few = data.subset([0, 1])
     assert few.largest_classes(2, data).labels.tolist() == [1, 0]
-    loaded = load_data(DataConfig("digits", largest_classes=3, per_class=180))
+    loaded = load_samples(DataConfig("digits", largest_classes=3, per_class=180))
     assert loaded.num_samples == 540
     with pytest.raises(ValueError, match=r"data\.length must be 1 or more, got 0"):
         DataConfig(length=0)

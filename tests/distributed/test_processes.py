@@ -9,7 +9,7 @@ from distributed import launch, worker
 from ncollapse.groups import Processes
 from ncollapse.probe import measure
 from ncollapse.studies import override, recipe_by_name, run_recipe
-from ncollapse.targets import measure_run
+from ncollapse.targets import Target, measure_target
 
 SIZES = (2, 3)
 SMALL = [
@@ -119,7 +119,7 @@ def test_batches_are_dealt_out(found, name):
 
 def test_a_run_directory_in_float32_is_that_of_one_process(found, written):
     # Batches that are dealt out whole round in the network as they do in one process.
-    assert_same_table(found[0]["run directory"], measure_run(written[1] / "run", split="test", batch_size=64))
+    assert_same_table(found[0]["run directory"], measure_target(Target(str(written[1] / "run"), split="test", batch_size=64)))
 
 
 def test_what_crosses_depends_on_classes_and_widths_alone(found):

@@ -102,8 +102,8 @@ def work(rank, size, folder, act):
     torch.set_num_threads(1)
     # The recipe's run in float64: rounding then hides nothing.
     torch.set_default_dtype(torch.float64)
-    load = run.load_data
-    run.load_data = lambda config: (lambda data: replace(data, inputs=data.inputs.double()))(load(config))
+    load = run.load_samples
+    run.load_samples = lambda config: (lambda data: replace(data, inputs=data.inputs.double()))(load(config))
     if size == 1:
         (folder / "cases-alone.json").write_text(json.dumps(cases(folder)))
         run_recipe(RECIPE, folder / "alone")

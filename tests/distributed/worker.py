@@ -15,7 +15,7 @@ from cases import tensors_of
 from distributed.launch import ENVIRONMENT
 from ncollapse.models import FCResNet, FCResNetConfig
 from ncollapse.probe import measure
-from ncollapse.targets import MeasureRequest, measure_by_name
+from ncollapse.targets import Target, measure_target
 
 K, DIM, N = 4, 6, 61
 MANY, WIDE = 80, 96
@@ -170,10 +170,10 @@ def shared(rank, size, group, folder):
     yield "buffers", buffers
     torch.manual_seed(rank)  # orders of a loader that shuffles would differ
     for name in ("dealt", "one_batch", "shuffled"):
-        request = MeasureRequest("worker:network", f"worker:{name}", num_classes=K, memory_budget=0)
-        yield f"by_name {name}", lambda r=request: written(measure_by_name(r, group=group))
-    request = MeasureRequest(str(folder.parent / "run"), split="test", batch_size=64)
-    yield "run directory", lambda: written(measure_by_name(request, group=group))
+        target = Target("worker:network", f"worker:{name}", num_classes=K)
+        yield f"by_name {name}", lambda t=target: written(measure_target(t, memory_budget=0, group=group))
+    target_run = Target(str(folder.parent / "run"), split="test", batch_size=64)
+    yield "run directory", lambda: written(measure_target(target_run, group=group))
 
 
 def crossing(rank, size, group, repeats):
@@ -201,9 +201,9 @@ def crossing(rank, size, group, repeats):
     return found
 
 
-REQUESTS = {
-    "other_batches": MeasureRequest("worker:network", "worker:in_own_order", num_classes=K),
-    "options": MeasureRequest("worker:network", "worker:dealt"),
+TARGETS = {
+    "other_batches": Target("worker:network", "worker:in_own_order", num_classes=K),
+    "options": Target("worker:network", "worker:dealt"),
 }
 
 
@@ -243,8 +243,8 @@ def failing(rank, size, group):
         "reference_of_one",
         lambda: call(split="test", reference=measure(network(), [data()] if last else [data(), data()], num_classes=K)),
     )
-    for name, request in REQUESTS.items():
-        yield name, lambda r=request: measure_by_name(r, group=group)
+    for name, target in TARGETS.items():
+        yield name, lambda t=target: measure_target(t, group=group)
 
 
 def run(rank, size, folder):

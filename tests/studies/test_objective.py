@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ncollapse.data import LabeledData, load_data
+from ncollapse.data import LabeledData, load_samples
 from ncollapse.models import build_model
 from ncollapse.studies import override, recipe_by_name, run_recipe
 from ncollapse.studies.objective import measure_objective
@@ -62,7 +62,7 @@ def test_every_trained_objective_stays_above_the_floor(name, tmp_path):
 @pytest.mark.parametrize("name", ["rn1", "rn1, mse", "rn1, sgd in batches, all decayed", "rn2, λ/L", "t22, pre-norm, mean, √d"])
 def test_objective_is_the_loss_and_the_squared_weights(name):
     recipe = tiny(name)
-    data = load_data(recipe.data)
+    data = load_samples(recipe.data)
     model = build_model(recipe.model, data.sample_shape, 4, seed=3)
     found = measure_objective(model, data, recipe, epoch=7)
     logits = model.double()(data.inputs.double()).tolist()
@@ -114,7 +114,7 @@ def test_at_the_floors_minimizer_excess_and_distance_vanish(scale, loss):
 
 def test_where_there_is_no_floor():
     recipe = tiny("rn1")
-    data = load_data(recipe.data)
+    data = load_samples(recipe.data)
     model = build_model(recipe.model, data.sample_shape, 4, seed=0)
     assert measure_objective(model, data.subset(range(19)), recipe, epoch=7) is None
     plain = recipe_by_name("demo")

@@ -10,27 +10,32 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
 
 from ncollapse.cli import main
-from ncollapse.data import Batches, DataConfig, LabeledData, load_data
+from ncollapse.data import Batches, DataConfig, LabeledData, load_samples
 from ncollapse.drawing import save_figures
 from ncollapse.metrics import select_metrics
 from ncollapse.models import ConvResNetConfig
 from ncollapse.records import json_files, read_run, run_directory
 from ncollapse.records.files import write_whole
 from ncollapse.studies import RunDirectoryError, override, recipe_by_name, run, run_recipe
-from ncollapse.targets import measure_run
+from ncollapse.targets import Target, measure_target, named_data
 from ncollapse.train import CheckpointError, checkpoint
 
 SMALL = [
     "data.per_class=20", "train.epochs=7", "train.checkpoint_every=2", "measure.epochs=[0,1,3,7]", "model.width=16",
     "model.num_blocks=2", "train.batch_size=50", "measure.transport_samples=50",
 ]  # fmt: skip
+
+
+def measure_run(path, layers="auto", **target):
+    return measure_target(Target(str(path), **target), layers=layers)
+
+
 TABLES = ("measurements.csv", "depth.json", "history.csv")
 
 
@@ -451,22 +456,18 @@ def test_the_test_split_of_a_run_is_whole_and_not_corrupted(tmp_path, monkeypatc
     recipe = small("data.name=gaussian_mixture", "data.corrupt=0.5", "train.epochs=1", "measure.epochs=[0]")
     run_recipe(recipe, tmp_path)
     loaded = []
-    monkeypatch.setattr(
-        import_module("ncollapse.targets.measure_run"), "load_data", lambda config: loaded.append(config) or load_data(config)
-    )
+    monkeypatch.setattr(named_data, "load_samples", lambda config: loaded.append(config) or load_samples(config))
     measurement = measure_run(tmp_path, split="test")
     assert measurement.split == "test"
     assert [(c.split, c.corrupt, c.per_class) for c in loaded] == [("train", 0.5, 20), ("test", 0.0, None)]
-    clean = load_data(DataConfig("gaussian_mixture", split="test"))
+    clean = load_samples(DataConfig("gaussian_mixture", split="test"))
     assert measurement.num_samples == clean.num_samples
 
 
-def test_measure_run_takes_layers_and_batch_size(finished, monkeypatch):
+def test_a_run_is_measured_again_with_other_layers_and_batch_sizes(finished, monkeypatch):
     assert measure_run(finished, layers=["blocks.1"]).layers == ("blocks.1",)
     sizes = []
-    monkeypatch.setattr(
-        import_module("ncollapse.targets.measure_run"), "Batches", lambda data, size: sizes.append(size) or Batches(data, size)
-    )
+    monkeypatch.setattr(named_data, "Batches", lambda data, size: sizes.append(size) or Batches(data, size))
     measure_run(finished, batch_size=13)
     measure_run(finished)
     assert sizes == [13, 1000]

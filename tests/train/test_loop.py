@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ncollapse.data import DataConfig, LabeledData, gaussian_mixture, load_data, shuffled_batches
+from ncollapse.data import DataConfig, LabeledData, gaussian_mixture, load_samples, shuffled_batches
 from ncollapse.models import FCResNet, FCResNetConfig
 from ncollapse.train import EpochRecord, TrainConfig, TrainingDiverged, lr_at, make_optimizer, train
 from ncollapse.train.losses import LOSSES
@@ -241,7 +241,7 @@ def test_bfloat16_learns_what_float32_learns(normalization: str) -> None:
 
 
 def test_demo_recipe_learns_every_digit() -> None:
-    data = load_data(DataConfig(per_class=174))
+    data = load_samples(DataConfig(per_class=174))
     # The demo's recipe with a third of its epochs.
     config = TrainConfig(epochs=50)
     model = FCResNet(FCResNetConfig(), data.input_dim, data.num_classes, seed=0)

@@ -8,9 +8,12 @@ import json
 import math
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ncollapse.cli.options import count
+from ncollapse.cli.options import count, folder
+
+if TYPE_CHECKING:
+    from ncollapse.measurement import Measurement
 
 
 def add_measure(commands: Any) -> None:
@@ -18,7 +21,7 @@ def add_measure(commands: Any) -> None:
     words = "measure a run directory's network, or your own; in many processes with torchrun -m ncollapse measure"
     measure = commands.add_parser("measure", help=words, description=words)
     measure.add_argument(
-        "model",
+        "network",
         metavar="MODEL",
         help="a run directory; module:function that returns a network; torchvision:NAME or timm:NAME (weights drawn with seed "
         "0); transformers:FOLDER (config.json and model.safetensors, as save_pretrained writes them; nothing is downloaded)",
@@ -45,34 +48,70 @@ def add_measure(commands: Any) -> None:
         "model_state_dict or model; a prefix module. or _orig_mod. is dropped",
     )
     measure.add_argument("--unsafe-pickle", action="store_true", help="let the checkpoint run code, if you trust its writer")
-    measure.add_argument("--device", metavar="NAME", help="default: cpu; under torchrun a GPU for each process if there is one")
-    measure.add_argument("--layers", nargs="+", metavar="NAME", help="module names or globs (default: auto)")
     measure.add_argument("--batch-size", type=count(1), metavar="N", help="default: that of the recipe, 1000 for your own")
-    measure.add_argument("--memory-budget", type=count(0), metavar="MIB", help="for kept features; beyond it, a second pass")
+    _add_what_is_measured(measure)
+    measure.add_argument(
+        "--out", type=folder, metavar="DIR", help="also write a run directory; with --path `ncollapse report DIR` shows it"
+    )
     measure.add_argument("--json", action="store_true", help="print the tidy rows as JSON")
     measure.set_defaults(call=run_command)
+
+
+def _add_what_is_measured(measure: argparse.ArgumentParser) -> None:
+    """The options that are arguments of ``ncollapse.measure`` too."""
+    measure.add_argument("--layers", nargs="+", metavar="NAME", help="module names or globs (default: auto)")
+    measure.add_argument("--classifier", metavar="NAME", help="the last linear layer (default: found)")
+    measure.add_argument(
+        "--metrics", nargs="+", metavar="ID", help="such as pfc1 nc3, core, or all (default: all that cost no d×d matrix)"
+    )
+    measure.add_argument(
+        "--convention",
+        choices=("class", "sample", "papyan", "zhu", "he_su"),
+        help="class weights of the covariances (default: class, or that of the run)",
+    )
+    measure.add_argument("--path", action="store_true", help="also follow each sample through the layers, and print its path")
+    measure.add_argument(
+        "--memory-budget", metavar="SIZE", help="for kept features, in bytes or such as 2GiB; beyond it, a second pass"
+    )
+    measure.add_argument("--device", metavar="NAME", help="default: auto, a GPU if there is one; under torchrun one a process")
 
 
 def run_command(options: argparse.Namespace) -> None:
     """Run the command."""
     from ncollapse.groups import torchrun_processes
-    from ncollapse.records.rows import known_columns
-    from ncollapse.targets import MeasureRequest, measure_by_name
+    from ncollapse.records.run_directory import RunDirectory
+    from ncollapse.targets import Target, measure_target, write_measurement
 
-    request = MeasureRequest(**{item.name: getattr(options, item.name) for item in dataclasses.fields(MeasureRequest)})
+    target = Target(**{item.name: getattr(options, item.name) for item in dataclasses.fields(Target)})
+    asked = {name: getattr(options, name) for name in ("classifier", "metrics", "convention", "path", "memory_budget")}
     # As with python -m: module:function finds the modules of the current folder.
     if "" not in sys.path:
         sys.path.insert(0, "")
     with torchrun_processes() as (processes, device):
-        measurement = measure_by_name(request, options.device or device, processes.group)
+        where = options.device or device
+        if options.out is not None:
+            RunDirectory(options.out).check_empty()
+        found = measure_target(target, layers=options.layers or "auto", device=where, group=processes.group, **asked)
     if not processes.is_first:
         return
-    if request.weights_note:
-        print(request.weights_note, file=sys.stderr if options.json else sys.stdout)
-    if options.json:
+    if options.out is not None:
+        write_measurement(found, target, options.out, device=where)
+    _print_measurement(found, target.weights_note, as_json=options.json)
+    if options.out is not None and not options.json:
+        print(f"Run directory: {options.out}")
+
+
+def _print_measurement(measurement: Measurement, note: str, *, as_json: bool) -> None:
+    from ncollapse.records.rows import known_columns
+
+    if note:
+        print(note, file=sys.stderr if as_json else sys.stdout)
+    if as_json:
         columns = known_columns(measurement.rows)
         cells = ({name: getattr(row, name) for name in columns} for row in measurement.rows)
         # JSON has no nan.
         print(json.dumps([row | {"value": None if math.isnan(row["value"]) else row["value"]} for row in cells]))
-    else:
-        print(measurement)
+        return
+    print(measurement)
+    if measurement.paths is not None:
+        print(measurement.path)

@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from ncollapse.data.batches import Batches as Batches
     from ncollapse.data.batches import shuffled_batches as shuffled_batches
     from ncollapse.data.batches import shuffled_order as shuffled_order
-    from ncollapse.data.catalog import load_data as load_data
+    from ncollapse.data.catalog import load_samples as load_samples
     from ncollapse.data.images import read_idx as read_idx
     from ncollapse.data.labeled import LabeledData as LabeledData
     from ncollapse.data.pixels import digits as digits
@@ -27,7 +27,7 @@ _HOMES = {
     "digits": "data.pixels",
     "gaussian_mixture": "data.synthetic",
     "geo_mnist": "data.shape_images",
-    "load_data": "data.catalog",
+    "load_samples": "data.catalog",
     "read_idx": "data.images",
     "shuffled_batches": "data.batches",
     "shuffled_order": "data.batches",

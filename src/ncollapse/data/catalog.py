@@ -18,10 +18,10 @@ from ncollapse.data.text import NUM_SPECIAL, load_text_set
 from ncollapse.data.text_sets import TEXT_SETS, TextSet
 from ncollapse.recipes.data import DataConfig
 
-__all__ = ["empty_like_data", "load_data"]
+__all__ = ["empty_like_data", "load_samples"]
 
 
-def load_data(config: DataConfig) -> LabeledData:
+def load_samples(config: DataConfig) -> LabeledData:
     """Loads the samples that a recipe asks for.
 
     Returns:
@@ -33,7 +33,7 @@ def load_data(config: DataConfig) -> LabeledData:
         ValueError: If a class has fewer than ``per_class`` samples.
 
     Example:
-        >>> data = load_data(DataConfig("gaussian_mixture", per_class=5))
+        >>> data = load_samples(DataConfig("gaussian_mixture", per_class=5))
         >>> data.num_samples, data.input_dim, data.num_classes
         (20, 20, 4)
     """

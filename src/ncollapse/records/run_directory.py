@@ -58,11 +58,16 @@ class RunDirectory:
             raise RunDirectoryError(f"{self.path} must be a folder, it is a file. Choose another place with --out.")
         return not self.path.is_dir() or not any(self.path.iterdir())
 
-    def create(self, recipe: Mapping[str, Any], *, overwrite: bool = False) -> None:
-        """Begin a new run. Where one is replaced, what is written waits in a hidden folder until ``settle``."""
+    def check_empty(self) -> None:
+        """Check that nothing would be replaced."""
         if not self.is_empty():
-            if not overwrite:
-                raise RunDirectoryError(f"{self.path} is not empty. Choose another place with --out.")
+            raise RunDirectoryError(f"{self.path} is not empty. Choose another place with --out.")
+
+    def create(self, recipe: Mapping[str, Any] | None, *, overwrite: bool = False) -> None:
+        """Begin a new run. Where one is replaced, what is written waits in a hidden folder until ``settle``."""
+        if not overwrite:
+            self.check_empty()
+        elif not self.is_empty():
             self._replaced, self.path = self.path, self.path / _STAGE
             shutil.rmtree(self.path, ignore_errors=True)
         try:
@@ -70,7 +75,8 @@ class RunDirectory:
         except OSError as error:
             words = f"the run directory cannot be made ({error.strerror}). Choose another place with --out"
             raise OSError(error.errno, words, str(self.path)) from error
-        write_json(self.recipe, recipe)
+        if recipe is not None:
+            write_json(self.recipe, recipe)
 
     def settle(self) -> None:
         """Put the first files of a new run in the place of the old one's; nothing to do where there was none."""
@@ -134,10 +140,11 @@ class RunDirectory:
         write_json(self.path / file_names.ENVIRONMENT, environment)
         write_json(self.path / file_names.GLOSSARY, glossary)
 
-    def add_measurement(self, rows: Iterable[Row], depth: DepthRecord, objective: ObjectiveRecord | None = None) -> None:
+    def add_measurement(self, rows: Iterable[Row], depth: DepthRecord | None, objective: ObjectiveRecord | None = None) -> None:
         """Add a measurement to the tables; written by ``write_tables``."""
         self.rows.extend(rows)
-        self.depth.append(depth)
+        if depth is not None:
+            self.depth.append(depth)
         if objective is not None:
             self.objective.append(objective)
 
@@ -145,7 +152,9 @@ class RunDirectory:
         """Write the tables, each whole."""
         write_whole(self.path / file_names.HISTORY, history_text(self.history))
         write_whole(self.path / file_names.MEASUREMENTS, rows_text(self.rows))
-        write_json(self.path / file_names.DEPTH, DepthFile(tuple(self.depth)), indent=False)
+        # A measurement alone, without a recipe, need not follow the samples' paths.
+        if self.depth or self.recipe.exists():
+            write_json(self.path / file_names.DEPTH, DepthFile(tuple(self.depth)), indent=False)
         if self.objective:
             write_json(self.path / file_names.OBJECTIVE, ObjectiveFile(tuple(self.objective)), indent=False)
 

@@ -23,7 +23,7 @@ def device_named(name: str, processes: Processes) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise RecipeError(f"device {name!r} is not available here. Set device=auto or device=cpu.") from error
+        raise RecipeError(f"device {name!r} is not available here. Use auto or cpu.") from error
     return device
 
 
@@ -40,14 +40,16 @@ def threads(count: int) -> Iterator[None]:
 
 def environment(recipe: Recipe, device: torch.device, processes: int) -> dict[str, Any]:
     """What the numbers of a run may depend on besides its recipe."""
+    return {**machine(device), "threads": recipe.threads, "processes": processes, "seed": recipe.seed}
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """Versions, platform and device."""
     return {
         "ncollapse": __version__,
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "numpy": np.__version__,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
-        "threads": recipe.threads,
-        "processes": processes,
         "platform": platform.platform(),
-        "seed": recipe.seed,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
     }

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ncollapse.analysis.block_energy import weight_decay_bounds
 from ncollapse.data.batches import Batches
-from ncollapse.data.catalog import load_data
+from ncollapse.data.catalog import load_samples
 from ncollapse.data.labeled import LabeledData
 from ncollapse.groups import Processes
 from ncollapse.measurement.depth_record import depth_record
@@ -122,7 +122,7 @@ class Run:
         self.writes = self.processes.is_first
         # Before the folder is made: a run whose data is missing leaves nothing behind.
         with self.processes.sharing_errors():
-            self.data = load_data(recipe.data).to(device)
+            self.data = load_samples(recipe.data).to(device)
         shape, num_classes = self.data.sample_shape, self.data.num_classes
         self.model: nn.Module = build_model(recipe.model, shape, num_classes, recipe.seed, self.data.vocabulary).to(device)
         check_layers(self.model)

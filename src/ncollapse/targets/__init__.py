@@ -1,7 +1,8 @@
 """Networks and data sets by name: a function, a library's network, a run directory."""
 
-from ncollapse.targets.by_name import MeasureRequest, measure_by_name
-from ncollapse.targets.measure_network import OwnData, measure_own
-from ncollapse.targets.measure_run import measure_run
+from ncollapse.targets.measured_target import write_measurement
+from ncollapse.targets.named_data import NamedData, load_data
+from ncollapse.targets.networks import load_network
+from ncollapse.targets.target import Target, measure_target
 
-__all__ = ["MeasureRequest", "OwnData", "measure_by_name", "measure_own", "measure_run"]
+__all__ = ["NamedData", "Target", "load_data", "load_network", "measure_target", "write_measurement"]

@@ -1,0 +1,54 @@
+"""A measurement of a target as a run directory, which pages, claims and other readers of runs take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ncollapse.groups import Processes
+from ncollapse.measurement.depth_record import depth_record
+from ncollapse.measurement.measurement import Measurement
+from ncollapse.metrics import FLAGS, METRICS
+from ncollapse.records.run_directory import RunDirectory
+from ncollapse.records.run_files import Glossary, Status
+from ncollapse.studies.machine import device_named, machine
+from ncollapse.targets.target import Target
+
+
+def write_measurement(measurement: Measurement, target: Target, out: str | Path, *, device: str = "auto") -> Path:
+    """Write a measurement as a run directory of one epoch, without a recipe and a history.
+
+    ``measurements.csv``, ``environment.json``, ``glossary.json`` and ``status.json``, and with ``path=True`` the curves over
+    depth in ``depth.json``, which ``ncollapse report`` needs. The epoch is that of a run's checkpoint, 0 of other networks.
+
+    Args:
+        measurement: The measurement.
+        target: What was measured; its names are noted.
+        out: The folder, new or empty.
+        device: Where the network ran, as ``measure_target`` took it; noted.
+
+    Returns:
+        The folder.
+
+    Raises:
+        RunDirectoryError: If the folder is not empty, or a file.
+        OSError: If the folder cannot be written to.
+    """
+    directory = RunDirectory(out)
+    status = RunDirectory(target.network).status() if target.is_run else None
+    epoch = 0 if status is None else status.epoch
+    names: dict[str, Any] = {"network": target.network, "data": target.data, "checkpoint": target.checkpoint}
+    noted = {name: str(value) for name, value in names.items() if value is not None}
+    directory.create(None)
+    directory.begin(
+        {**machine(device_named(device, Processes())), "threads": torch.get_num_threads(), **noted},
+        Glossary({metric.id: metric.title for metric in METRICS.values()}, FLAGS),
+    )
+    rows = [row._replace(epoch=epoch) for row in measurement.rows]
+    directory.add_measurement(rows, None if measurement.paths is None else depth_record(measurement, epoch))
+    directory.write_tables()
+    accuracy = [row.value for row in rows if row.metric == "accuracy" and row.split == "train"]
+    directory.write_status(Status("finished", epoch, epoch, train_accuracy=accuracy[0] if accuracy else None))
+    return directory.path

@@ -1,0 +1,186 @@
+"""What ``ncollapse measure`` measures: a network and its data by name, in one process or many."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from ncollapse.groups import Processes
+from ncollapse.hooks.batch_io import unpack_batch
+from ncollapse.measurement.measurement import Measurement
+from ncollapse.metrics.selection import MetricChoice
+from ncollapse.probe.measure import measure
+from ncollapse.records.run_directory import RunDirectory
+from ncollapse.statistics.conventions import Convention
+from ncollapse.studies.held_recipe import held_recipe
+from ncollapse.studies.machine import device_named
+from ncollapse.targets.functions import as_user_error
+from ncollapse.targets.named_data import NamedData, load_data
+from ncollapse.targets.networks import load_network
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+
+@dataclass(frozen=True)
+class Target:
+    """A network and data by name. A run directory has its own data and checkpoint; any other network needs ``data``.
+
+    Attributes:
+        network: As ``load_network`` takes it.
+        data: As ``load_data`` takes it; None for a run directory.
+        num_classes: K, of batches of a function only.
+        input_shape: Shape of a sample.
+        split: "train" or "test"; the test split is decided by the training set's class means.
+        checkpoint: File of weights; None takes those that the network was made with.
+        unsafe_pickle: Whether the checkpoint may run code.
+        batch_size: Samples in a forward pass.
+    """
+
+    network: str
+    data: str | None = None
+    num_classes: int | None = None
+    input_shape: Sequence[int] | None = None
+    split: Literal["train", "test"] = "train"
+    checkpoint: Path | None = None
+    unsafe_pickle: bool = False
+    batch_size: int | None = None
+
+    @property
+    def is_run(self) -> bool:
+        """Whether the network is that of a run directory."""
+        return Path(self.network).is_dir()
+
+    @property
+    def weights_note(self) -> str:
+        """Words on the weights where no file was named; empty where one was."""
+        if self.is_run or self.checkpoint is not None:
+            return ""
+        fresh = self.network.startswith(("torchvision:", "timm:"))
+        whose = "drawn anew, with seed 0" if fresh else f"those that {self.network} gave the network"
+        return f"Weights: {whose}; no --checkpoint was named."
+
+    def convention(self) -> Convention:
+        """The convention if none is asked for: that of the run."""
+        return held_recipe(RunDirectory(self.network)).measure.convention if self.is_run else "class"
+
+    def load_splits(self) -> list[NamedData]:
+        """The data, with the training set before any other split."""
+        self._check()
+        splits: tuple[Literal["train", "test"], ...] = ("train",) if self.split == "train" else ("train", self.split)
+        name = self.network if self.data is None else self.data
+        if ":" in name and not self.is_run:
+            # A function has one split: whether another may be asked for, it tells itself.
+            splits = (self.split,)
+        options: dict[str, Any] = {"num_classes": self.num_classes, "input_shape": self.input_shape}
+        return [load_data(name, split=split, batch_size=self.batch_size, **options) for split in splits]
+
+    def _check(self) -> None:
+        if not self.is_run:
+            if self.data is None:
+                raise ValueError(
+                    f"MODEL {self.network!r} is no run directory; your own network needs --data NAME as well. "
+                    "`ncollapse doctor` lists data sets."
+                )
+            return
+        fields = ("data", "num_classes", "input_shape", "checkpoint", "unsafe_pickle")
+        given = [f"--{field.replace('_', '-')}" for field in fields if getattr(self, field) not in (None, False)]
+        if given:
+            raise ValueError(
+                f"{self.network} is a run directory, which has its own data and checkpoint; got {' and '.join(given)}. "
+                "Leave it out, or name your own network as module:function."
+            )
+
+
+def measure_target(
+    target: Target,
+    *,
+    layers: str | Sequence[str] = "auto",
+    classifier: str | None = None,
+    metrics: MetricChoice = None,
+    convention: Convention | None = None,
+    path: bool = False,
+    memory_budget: int | str | None = None,
+    device: torch.device | str = "auto",
+    group: ProcessGroup | None = None,
+) -> Measurement:
+    """Measure a network and data by name.
+
+    Args:
+        target: The names.
+        layers: As in ``measure``.
+        classifier: As in ``measure``.
+        metrics: As in ``measure``.
+        convention: As in ``measure``; None takes that of the run, or "class".
+        path: As in ``measure``.
+        memory_budget: As in ``measure``.
+        device: Where the network runs; "auto" takes a CUDA device if there is one, else the CPU.
+        group: As in ``measure``. Every process takes its turn of the same batches.
+
+    Returns:
+        The measurement.
+
+    Raises:
+        ValueError: If names or options do not go together; and as ``load_network``, ``load_data`` and ``measure``.
+    """
+    processes = Processes(group)
+    with processes.sharing_errors():
+        splits = target.load_splits()
+        options: dict[str, Any] = {"checkpoint": target.checkpoint, "unsafe_pickle": target.unsafe_pickle}
+        # A run's network and one of a library have as many outputs as the data has classes.
+        num_classes = None if target.is_run else splits[0].num_classes
+        where = device_named(str(device), processes)
+        network = load_network(target.network, num_classes=num_classes, device=where, **options)
+        convention = convention or target.convention()
+    measurement: Measurement | None = None
+    for data in splits:
+        batches = _Turns(data, processes)
+        with as_user_error(f"measuring {target.network}", _advice(target)):
+            measurement = measure(
+                network,
+                batches,
+                num_classes=data.num_classes,
+                layers=layers,
+                classifier=classifier,
+                split=data.split,
+                reference=measurement,
+                metrics=metrics,
+                convention=convention,
+                path=path,
+                memory_budget=memory_budget,
+                group=group,
+            )
+        processes.check_same(f"The labels in the batches of {data.name}", batches.digest)
+    assert measurement is not None
+    return measurement
+
+
+def _advice(target: Target) -> str:
+    if target.is_run or ":" in str(target.data):
+        return ""
+    given = "as vectors" if target.input_shape is None else f"in the shape {tuple(target.input_shape)}"
+    return f"It was given samples {given}; if it takes another shape, name that with --input-shape."
+
+
+class _Turns:
+    """This process's share of batches, with the labels of all noted."""
+
+    # Batches that differ from process to process, as of a loader that shuffles, would be measured twice or not at all.
+
+    def __init__(self, data: NamedData, processes: Processes) -> None:
+        self.data, self.processes, self.digest = data, processes, ""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.data) if self.processes.size == 1 else iter(self.processes.every_nth_batch(self._noted(self.data)))
+
+    def _noted(self, batches: Iterable[Any]) -> Iterator[Any]:
+        digest = hashlib.sha256()
+        for batch in batches:
+            digest.update(torch.as_tensor(unpack_batch(batch)[1]).cpu().numpy().tobytes())
+            yield batch
+        self.digest = digest.hexdigest()[:12]
