@@ -32,7 +32,7 @@ from ncollapse.surrogates import (
     LayerPeeled,
     solve_sdp,
 )
-from ncollapse.surrogates.solving.problem import Variables
+from ncollapse.surrogates.solving.solution import Variables
 
 DECAYS = {"lambda_w": 0.05, "lambda_h": 1e-5}
 SAME = 1e-8
@@ -61,13 +61,13 @@ class Watched(MUFM):
         """Begin."""
         self.target, self.begun, self.patience, self.values = target, time.perf_counter(), patience, []
 
-    def value_and_gradient(self, variables: Variables) -> tuple[float, Variables]:
+    def objective(self, variables: Variables) -> torch.Tensor:
         """As of the model."""
-        value, gradient = super().value_and_gradient(variables)
-        self.values.append(value)
-        if value <= self.target or time.perf_counter() - self.begun > self.patience:
+        value = super().objective(variables)
+        self.values.append(float(value.detach()))
+        if self.values[-1] <= self.target or time.perf_counter() - self.begun > self.patience:
             raise Stopped
-        return value, gradient
+        return value
 
 
 def descend(solver: LBFGS | GradientDescent, problem: Watched, target: float, patience: float) -> tuple[float, float, int]:

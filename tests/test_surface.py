@@ -63,7 +63,7 @@ SURROGATES = {
     "unregularized_ufm": "counts dim size duration num_steps | flow",
     "central_path": "counts dim duration num_steps | flow",
     "batch_norm_net": "counts dim lambda_w width tolerance max_iterations memory | lbfgs closed_form",
-    "weight_normalized_net": "counts dim sigma lambda_w width | automatic lbfgs",
+    "weight_normalized_net": "counts dim sigma lambda_w width widths tolerance | smoothed lbfgs",
     "bounded_outputs": "counts radius tolerance max_iterations | projected closed_form",
     "normalized_features": "counts dim temperature tolerance max_iterations | projected closed_form",
     "max_margin": "counts dim learning_rate num_steps tolerance | flow closed_form",

@@ -54,7 +54,7 @@ def test_every_model_has_a_default_problem_and_a_figure(capsys, tmp_path, name):
     short = {"unregularized_ufm": "num_steps=300 duration=10", "central_path": "duration=100 num_steps=20"}
     file = tmp_path / "figure.svg"
     found = answer(capsys, f"{name} {short.get(name, '')} --figure {file}")
-    assert name == "weight_normalized_net" or not found["status"].startswith("Not converged")
+    assert not found["status"].startswith("Not converged")
     assert found["seed"] == 0
     drawn = file.read_text()
     assert drawn.startswith("<?xml")
@@ -64,7 +64,7 @@ def test_every_model_has_a_default_problem_and_a_figure(capsys, tmp_path, name):
 def test_examples_of_the_help(capsys, name):
     with contextlib.suppress(SystemExit):
         main(["solve", name, *MODELS[name].example.split()])
-    assert name == "weight_normalized_net" or "Not converged" not in capsys.readouterr().out
+    assert "Not converged" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("kind", ["png", "pdf"])

@@ -100,13 +100,13 @@ def test_newton_agrees_with_projected_descent(name, product):
 
 def test_many_groups_are_left_to_projected_descent():
     problem = LayerPeeled(tuple(n / 66 for n in range(1, 12)), energy_w=1, energy_h=1)
-    assert problem.default_solver == Proximal()
-    with pytest.raises(ValueError, match=r"GroupedNewton needs at most 10 different shares, got 11\. Take Proximal\(\)\."):
+    assert problem.solvers == (Proximal,)
+    with pytest.raises(TypeError, match=r"solver must be Proximal\(\) for this LayerPeeled, got GroupedNewton\(\)"):
         problem.solve(GroupedNewton())
 
 
 def test_newton_names_what_it_solves():
-    with pytest.raises(TypeError, match=r"GroupedNewton solves LayerPeeled, got UFM\. Leave the solver out\."):
+    with pytest.raises(TypeError, match=r"solver must be LBFGS\(\) or .* for this UFM, got GroupedNewton\(\)\. Take one"):
         UFM((2, 2), 2, loss="cross_entropy", lambda_w=0.1, lambda_h=0.1).solve(GroupedNewton())
 
 
@@ -161,7 +161,7 @@ def test_errors_name_the_condition(call, words):
 
 def test_other_solvers_are_refused():
     with pytest.raises(
-        TypeError, match=r"bounds its variables, which only GroupedNewton\(\) and Proximal\(\) respect\. Leave the solver out\."
+        TypeError, match=r"solver must be GroupedNewton\(\) or Proximal\(\) for this LayerPeeled, got LBFGS\(\)\."
     ):
         imbalanced(2).solve(LBFGS())
 

@@ -14,7 +14,6 @@ from ncollapse.surrogates import (
     Certificate,
     EliminatedFeatures,
     GradientDescent,
-    Inequality,
     NotConverged,
     Problem,
     Proximal,
@@ -283,17 +282,16 @@ class Layered(Problem):
     def __init__(self, decays):
         self.decays, self.single = decays, golden_model(0.2, merged_decay(decays))
 
-    @property
-    def labels(self):
-        return LABELS
+    labels = LABELS
+    num_classes = 3
+    solvers = (LBFGS,)
 
-    @property
-    def default_solver(self):
-        return LBFGS(tolerance=1e-6)
-
-    def start(self, seed):
+    def draw(self, standard_normal):
         names = [*(f"layer {n}" for n in range(len(self.decays) - 1)), "features"]
-        return {"weight": normal(seed, 3, 5), **{name: normal(seed + n, 12, 5) for n, name in enumerate(names)}}
+        return {"weight": standard_normal(3, 5), **{name: standard_normal(12, 5) for name in names}}
+
+    def complete(self, variables):
+        return variables
 
     def objective(self, variables):
         layers = [INPUTS, *(value for name, value in variables.items() if name != "weight")]
@@ -302,7 +300,7 @@ class Layered(Problem):
         return loss + 0.1 * variables["weight"].square().sum() + moves
 
     def certificate(self, variables):
-        return Certificate(-math.inf, Inequality("none", 0.0, 0.0))
+        return Certificate(-math.inf)
 
 
 @pytest.mark.parametrize("decays", [(0.003, 0.003, 0.003), (0.002, 0.01, 0.005)])
@@ -457,8 +455,8 @@ def test_errors_name_the_condition(call, words):
 
 def test_the_reduced_solver_names_what_it_solves():
     with pytest.raises(
-        TypeError, match=r"EliminatedFeatures solves MUFM with mse loss, got MUFM with cross_entropy loss\. Take LBFGS"
+        TypeError, match=r"solver must be LBFGS\(\) or GradientDescent\(\) for this MUFM, got EliminatedFeatures\(\)"
     ):
         golden_model(loss="cross_entropy").solve(EliminatedFeatures())
-    with pytest.raises(TypeError, match=r"Proximal solves problems with a convex program in logits, got MUFM\. Take LBFGS"):
+    with pytest.raises(TypeError, match=r"for this MUFM, got Proximal\(\)\. Take one of those"):
         golden_model().solve(Proximal())

@@ -7,6 +7,7 @@ import torch
 
 from ncollapse.surrogates import LBFGS, BatchNormNet, GradientDescent, WeightNormalizedNet, best_norm, margin_variation
 from ncollapse.surrogates.batch_norm_net import normalize_batch
+from ncollapse.surrogates.solving.smoothed import rounded_relu
 
 LABELS = torch.arange(4).repeat_interleave(5)
 TWO = torch.arange(2).repeat_interleave(10)
@@ -101,6 +102,32 @@ def test_trained_margins_become_equal(seed):
     assert float(found.variables["rho"]) == pytest.approx(best_norm(margins, lambda_w=1e-4), rel=1e-3)
     assert found.value >= model.minimum
     assert found.metrics(["accuracy"])["accuracy"] == 1
+
+
+def test_descent_converges_at_the_kinks():
+    """Plain L-BFGS stops there with a gradient that is not zero; every minimum of this network lies at kinks."""
+    model = WeightNormalizedNet(two_classes(), TWO, lambda_w=1e-3)
+    assert not model.solve(LBFGS(), seed=0, allow_unconverged=True).converged
+    found = model.solve(seed=0)
+    assert found.status.startswith("Critical point, not certified: ReLU rounded off within 0.0001")
+    assert found.value == pytest.approx(found.history[-1], rel=1e-12)
+    hidden, outer, rho = (found.variables[name] for name in ("hidden", "outer", "rho"))
+    reached = model.inputs @ (hidden / torch.linalg.norm(hidden)).T
+    assert int((reached.abs() < 1e-4).sum()) > 0
+    # No small step lowers the objective.
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(50):
+        step = {name: part + 1e-2 * part.abs().max() * torch.randn(part.shape, generator=generator, dtype=torch.float64)
+                for name, part in {"hidden": hidden, "outer": outer, "rho": rho}.items()}  # fmt: skip
+        assert float(model.objective(step)) > found.value
+
+
+def test_rounding_off_is_a_mean_over_shifts():
+    inputs = torch.linspace(-0.3, 0.3, 13, dtype=torch.float64)
+    shifts = torch.linspace(-0.1, 0.1, 20_001, dtype=torch.float64)
+    expected = torch.relu(inputs.unsqueeze(1) + shifts).mean(dim=1)
+    assert torch.allclose(rounded_relu(inputs, 0.1), expected, atol=1e-5)
+    assert torch.equal(rounded_relu(inputs, 0.0), torch.relu(inputs))
 
 
 def test_margins_get_more_alike_along_plain_descent():

@@ -19,18 +19,15 @@ class Toy(Problem):
 
     bound: float = 1.0
 
-    @property
-    def labels(self):
-        return LABELS
+    labels = LABELS
+    num_classes = 4
+    solvers = (LBFGS, GradientDescent)
 
-    @property
-    def default_solver(self):
-        return LBFGS()
+    def draw(self, normal):
+        return {"features": normal(12, 5), "weight": normal(4, 5)}
 
-    def start(self, seed):
-        generator = torch.Generator().manual_seed(seed)
-        sizes = {"features": (12, 5), "weight": (4, 5)}
-        return {name: torch.randn(*size, generator=generator, dtype=torch.float64) for name, size in sizes.items()}
+    def complete(self, variables):
+        return variables
 
     def objective(self, variables):
         frame = simplex_etf(4, 5)
@@ -68,7 +65,8 @@ def test_starts_are_drawn_by_the_seed_alone():
 @pytest.mark.parametrize("solver", [LBFGS(max_iterations=1), GradientDescent(learning_rate=0.01, max_iterations=3)])
 def test_stopping_early_is_an_exception_unless_allowed(solver):
     with pytest.raises(
-        NotConverged, match=r"^Not converged: .* Give the solver more iterations or a larger tolerance"
+        NotConverged,
+        match=r"^Not converged: .*\(a\) too few steps .* give \w+ more steps or .*\(b\) no step lowers .* solve with \w+\(\)\.",
     ) as caught:
         Toy().solve(solver)
     allowed = Toy().solve(solver, allow_unconverged=True)
@@ -79,7 +77,7 @@ def test_stopping_early_is_an_exception_unless_allowed(solver):
 
 def test_a_step_too_large_is_named():
     with pytest.raises(
-        ValueError, match=r"needs a learning rate below 2 over the largest curvature; with 0\.5 the objective is"
+        ValueError, match=r"learning_rate must be below 2 over the largest curvature, got 0\.5: the objective is"
     ):
         Toy().solve(GradientDescent(learning_rate=0.5))
 
@@ -98,6 +96,29 @@ def test_an_inequality_says_whether_it_holds():
     assert str(Inequality("c < 1", 0.25, 1.0)) == "c < 1 holds: 0.25 against 1"
     assert str(Inequality("c < 1", 2.0, 1.0)) == "c < 1 does not hold: 2 against 1"
     assert [Inequality("c < 1", left, 1.0).holds for left in (1 + 1e-7, 1 + 1e-5)] == [True, False]
+    assert str(Inequality("c < 1", 1.0, 1.0)) == "c < 1 is an equality: both sides are 1"
+    assert str(Inequality("a <= b", 2 - 1e-9, 2.0)) == "a <= b holds with equality: both sides are 2"
+
+
+def test_a_zero_minimum_is_found_and_told():
+    @dataclass(frozen=True)
+    class Zero(Toy):
+        def objective(self, variables):
+            return Toy.objective(self, variables) - 1
+
+    for solver in (LBFGS(), GradientDescent(learning_rate=0.15)):
+        solution = Zero(bound=0.0).solve(solver)
+        assert solution.certified
+        assert "objective zero to rounding" in solution.status
+
+
+def test_a_solution_prints_in_a_few_lines():
+    solution = Toy().solve()
+    assert repr(solution).startswith("<Solution 1. Global minimum: L-BFGS, ")
+    assert "\n" not in repr(solution)
+    assert str(solution).splitlines()[0] == solution.status
+    assert len(str(solution).splitlines()) <= 6
+    assert "features (12, 5), weight (4, 5)" in str(solution)
 
 
 def test_metrics_are_those_of_measured_features():
@@ -107,3 +128,13 @@ def test_metrics_are_those_of_measured_features():
     measured = measure_features(features, LABELS, num_classes=4, classifier=(weight, None))
     assert found == {row.metric: pytest.approx(row.value, rel=1e-12, nan_ok=True) for row in measured.rows}
     assert set(solution.metrics(["pfc1", "nc3"])) == {"pfc1", "nc3"}
+
+
+def test_a_solution_gives_a_measurement():
+    solution = Toy().solve()
+    measured = solution.measurement()
+    assert measured.layers == ("features",)
+    assert (measured.num_samples, measured.num_classes) == (12, 4)
+    assert measured.value("pfc1") == solution.metrics(["pfc1"])["pfc1"]
+    assert "pfc1" in str(measured)
+    assert solution.measurement("nc3").shown == ("nc3",)

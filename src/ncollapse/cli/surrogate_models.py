@@ -230,7 +230,7 @@ MODELS = {
         "squared loss with normalized weights on two Gaussian classes",
         (gaussian_classes, "WeightNormalizedNet"),
         {"counts": (10,) * 2, "dim": 5, "lambda_w": 1e-3, "width": 20},
-        {"automatic": automatic, "lbfgs": "LBFGS"},
+        {"smoothed": "SmoothedReLU", "lbfgs": "LBFGS"},
         "lambda_w=1e-4 sigma=0.1",
     ),
     "bounded_outputs": SolvableModel(

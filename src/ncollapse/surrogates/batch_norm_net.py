@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 
@@ -12,8 +13,9 @@ from torch import Tensor
 from ncollapse.statistics.batch import check_labels
 from ncollapse.surrogates.solving.arguments import check_positive
 from ncollapse.surrogates.solving.losses import one_hot
-from ncollapse.surrogates.solving.problem import Certificate, Inequality, Problem, Solution, Variables
-from ncollapse.surrogates.solving.solvers import LBFGS
+from ncollapse.surrogates.solving.problem import Problem, Solver
+from ncollapse.surrogates.solving.solution import Certificate, Inequality, Solution, Variables
+from ncollapse.surrogates.solving.solvers import LBFGS, GradientDescent
 
 
 def normalize_batch(values: Tensor) -> Tensor:
@@ -91,9 +93,9 @@ class BatchNormNet(Problem):
         return torch.tensor(self.counts, dtype=torch.float64)
 
     @property
-    def default_solver(self) -> LBFGS:
-        """L-BFGS in all variables: may stop at kinks of ReLU, at the minimum or not; the certificate says."""
-        return LBFGS()
+    def solvers(self) -> tuple[type[Solver], ...]:
+        """L-BFGS and plain descent in all variables: they may stop at kinks of ReLU; the certificate says."""
+        return LBFGS, GradientDescent
 
     @cached_property
     def sizes(self) -> Tensor:
@@ -105,18 +107,9 @@ class BatchNormNet(Problem):
         """The global minimum."""
         return float((0.5 * (self._counts.sqrt() - self.sizes).square() + self.lambda_w * self.sizes).sum())
 
-    def start(self, seed: int) -> Variables:
-        """Standard normal hidden and last weights, γ = 1 and α = 0 as frameworks have them.
-
-        Args:
-            seed: Of the generator.
-
-        Returns:
-            The point.
-        """
-        generator = torch.Generator().manual_seed(seed)
-        hidden = torch.randn(self.num_units, self.inputs.shape[1], generator=generator, dtype=torch.float64)
-        weight = torch.randn(self.num_classes, self.num_units, generator=generator, dtype=torch.float64)
+    def draw(self, normal: Callable[..., Tensor]) -> Variables:
+        """Standard normal hidden and last weights, γ = 1 and α = 0 as frameworks have them."""
+        hidden, weight = normal(self.num_units, self.inputs.shape[1]), normal(self.num_classes, self.num_units)
         return {"hidden": hidden, "gamma": torch.ones_like(weight[0]), "alpha": torch.zeros_like(weight[0]), "weight": weight}
 
     def features(self, variables: Variables) -> Tensor:
@@ -132,38 +125,17 @@ class BatchNormNet(Problem):
         return torch.relu(scaled + variables["alpha"] / math.sqrt(len(self.inputs)))
 
     def complete(self, variables: Variables) -> Variables:
-        """Add the hidden features.
-
-        Args:
-            variables: A point.
-
-        Returns:
-            The same with "features".
-        """
+        """Add the hidden features."""
         return variables | {"features": self.features(variables)}
 
     def objective(self, variables: Variables) -> Tensor:
-        """Loss and decay.
-
-        Args:
-            variables: "hidden" (m, d), "gamma" and "alpha" (m,), "weight" (K, m).
-
-        Returns:
-            0-d tensor.
-        """
+        """Loss and decay of "hidden" (m, d), "gamma" and "alpha" (m,), "weight" (K, m)."""
         errors = self.features(variables) @ variables["weight"].T - one_hot(self.labels, self.num_classes)
         decay = sum(variables[name].square().sum() for name in ("gamma", "alpha", "weight"))
         return 0.5 * errors.square().sum() + self.lambda_w / 2 * decay
 
     def certificate(self, variables: Variables) -> Certificate:
-        """The global minimum, which bounds every point, and whether all classes are kept.
-
-        Args:
-            variables: Any point.
-
-        Returns:
-            The bound and the condition under which no class is given up.
-        """
+        """The global minimum, which bounds every point, and the condition under which no class is given up."""
         return Certificate(self.minimum, Inequality("λ <= min √n_k", self.lambda_w, math.sqrt(min(self.counts))))
 
     def closed_form(self) -> Solution:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 
 import torch
@@ -11,8 +12,9 @@ from torch import Tensor
 from ncollapse.etf import simplex_etf
 from ncollapse.surrogates.solving.arguments import check_counts, check_positive
 from ncollapse.surrogates.solving.losses import one_hot, precise_cross_entropy
-from ncollapse.surrogates.solving.problem import Certificate, CountsProblem, Inequality, Solution, Variables
+from ncollapse.surrogates.solving.problem import CountsProblem, Solver
 from ncollapse.surrogates.solving.projected import Constrained, ProjectedGradient
+from ncollapse.surrogates.solving.solution import Certificate, Solution, Variables
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,9 @@ class BoundedOutputs(CountsProblem, Constrained):
         check_positive(radius=self.radius)
 
     @property
-    def default_solver(self) -> ProjectedGradient:
+    def solvers(self) -> tuple[type[Solver], ...]:
         """Projected gradient descent: the problem is convex."""
-        return ProjectedGradient()
+        return (ProjectedGradient,)
 
     @property
     def minimum(self) -> float:
@@ -56,53 +58,30 @@ class BoundedOutputs(CountsProblem, Constrained):
         K = self.num_classes
         return math.log1p((K - 1) * math.exp(-self.radius * math.sqrt(K / (K - 1))))
 
-    def start(self, seed: int) -> Variables:
-        """Standard normal outputs, brought into the ball.
-
-        Args:
-            seed: Of the generator.
-
-        Returns:
-            The point: outputs stand for features.
-        """
-        generator = torch.Generator().manual_seed(seed)
-        shape = (len(self.labels), self.num_classes)
-        return self.retract({"features": torch.randn(shape, generator=generator, dtype=torch.float64)})
+    def draw(self, normal: Callable[..., Tensor]) -> Variables:
+        """Standard normal outputs, brought into the ball."""
+        return self.retract({"features": normal(self.num_samples, self.num_classes)})
 
     def retract(self, variables: Variables) -> Variables:
-        """Shorten rows that are longer than R.
-
-        Args:
-            variables: Any outputs.
-
-        Returns:
-            The nearest ones in the ball.
-        """
+        """Shorten rows that are longer than R."""
         rows = variables["features"]
         return {"features": rows * (self.radius / torch.linalg.norm(rows, dim=1, keepdim=True)).clamp(max=1)}
 
+    def complete(self, variables: Variables) -> Variables:
+        """The point itself."""
+        return variables
+
+    def tangent(self, variables: Variables, gradient: Variables) -> Variables:
+        """All of the gradient: the ball has an inside."""
+        return gradient
+
     def objective(self, variables: Variables) -> Tensor:
-        """Mean cross-entropy.
-
-        Args:
-            variables: "features": the outputs (N, K).
-
-        Returns:
-            0-d tensor.
-        """
+        """Mean cross-entropy of the outputs, "features" (N, K)."""
         return precise_cross_entropy(variables["features"], self.labels)
 
     def certificate(self, variables: Variables) -> Certificate:
-        """The global minimum, and that outputs keep to the ball.
-
-        Args:
-            variables: Any point.
-
-        Returns:
-            The bound, which holds within the ball.
-        """
-        longest = float(torch.linalg.norm(variables["features"], dim=1).max())
-        return Certificate(self.minimum, Inequality("‖z‖ <= R", longest, self.radius))
+        """The global minimum, which holds within the ball."""
+        return Certificate(self.minimum)
 
     def closed_form(self) -> Solution:
         """A simplex ETF of norm R.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,8 +14,9 @@ from ncollapse.surrogates.mse_decomposition import decompose_mse, least_squares_
 from ncollapse.surrogates.solving.arguments import check_balanced, check_counts, check_positive
 from ncollapse.surrogates.solving.flows import FlowEnd, follow
 from ncollapse.surrogates.solving.losses import one_hot
-from ncollapse.surrogates.solving.problem import Certificate, CountsProblem, Inequality, Variables
-from ncollapse.surrogates.solving.solvers import LBFGS
+from ncollapse.surrogates.solving.problem import CountsProblem, Solver
+from ncollapse.surrogates.solving.solution import Certificate, Inequality, Variables, unless_it_holds
+from ncollapse.surrogates.solving.solvers import LBFGS, GradientDescent
 
 
 @dataclass(frozen=True)
@@ -53,22 +54,13 @@ class CentralPath(CountsProblem):
             )
 
     @property
-    def default_solver(self) -> LBFGS:
-        """L-BFGS in the features: the loss has an infimum and no minimum, so that it goes as far as its tolerance."""
-        return LBFGS()
+    def solvers(self) -> tuple[type[Solver], ...]:
+        """L-BFGS in the features: the loss has an infimum and no minimum, so that it goes as far as its digits."""
+        return LBFGS, GradientDescent
 
-    def start(self, seed: int) -> Variables:
-        """Standard normal deviations around standard normal class means, brought to identity covariance.
-
-        Args:
-            seed: Of the generator.
-
-        Returns:
-            The point.
-        """
-        generator = torch.Generator().manual_seed(seed)
-        means = torch.randn(self.num_classes, self.dim, generator=generator, dtype=torch.float64)
-        noise = torch.randn(len(self.labels), self.dim, generator=generator, dtype=torch.float64)
+    def draw(self, normal: Callable[..., Tensor]) -> Variables:
+        """Standard normal deviations around standard normal class means, brought to identity covariance."""
+        means, noise = normal(self.num_classes, self.dim), normal(self.num_samples, self.dim)
         return {"features": self.whiten(means[self.labels] + noise)}
 
     def _parts(self, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -102,26 +94,12 @@ class CentralPath(CountsProblem):
         return torch.linalg.svdvals(means)[: min(self.num_classes - 1, self.dim)] / math.sqrt(self.num_classes)
 
     def complete(self, variables: Variables) -> Variables:
-        """Add the least-squares classifier.
-
-        Args:
-            variables: "features".
-
-        Returns:
-            The same with "weight" and "bias".
-        """
+        """Add the least-squares classifier."""
         weight, bias = least_squares_classifier(variables["features"], self.labels, self.num_classes, lambda_w=0.0)
         return {**variables, "weight": weight, "bias": bias}
 
     def objective(self, variables: Variables) -> Tensor:
-        """Loss of the least-squares classifier.
-
-        Args:
-            variables: "features" (N, d).
-
-        Returns:
-            0-d tensor.
-        """
+        """Loss of the least-squares classifier of "features" (N, d)."""
         return self._residual(variables["features"])[0].square().sum() / (2 * len(self.labels))
 
     def _residual(self, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -132,16 +110,10 @@ class CentralPath(CountsProblem):
         return centered @ weight.T - targets, weight
 
     def certificate(self, variables: Variables) -> Certificate:
-        """The infimum: zero unless the dimension leaves a class without a direction.
-
-        Args:
-            variables: Any point.
-
-        Returns:
-            The bound and the condition under which it is zero.
-        """
+        """The infimum: zero unless the dimension leaves a class without a direction."""
         missing = max(0, self.num_classes - 1 - self.dim)
-        return Certificate(missing / (2 * self.num_classes), Inequality("K - 1 <= d", self.num_classes - 1, self.dim))
+        reached = unless_it_holds(Inequality("K - 1 <= d", self.num_classes - 1, self.dim))
+        return Certificate(missing / (2 * self.num_classes), reached)
 
     def flow(self, start: Variables, *, duration: float, num_steps: int = 1000) -> FlowEnd:
         r"""Follow the renormalized gradient flow: the negative gradient in the features, projected on :math:`\Sigma_W = I`.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ncollapse.surrogates.mufm import MUFM
-from ncollapse.surrogates.solving.problem import Inequality, Variables
+from ncollapse.surrogates.solving.solution import Inequality, Variables
 from ncollapse.surrogates.ufm import UFM
 
 

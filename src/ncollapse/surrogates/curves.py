@@ -104,7 +104,7 @@ def _(problem: models.DeepUFM, solution: Solution) -> Panels:
     for depth in range(1, max(3, problem.num_layers) + 1):
         # All decays alike, in units of those at which the threshold of this depth lies.
         shallow = replace(problem, lambdas_w=(1.0,) * depth, lambda_h=1.0, bias="none")
-        edge = shallow.certificate({}).inequality
+        edge = shallow.condition
         unit = (edge.right / edge.left) ** (1 / (depth + 1))
         values = [replace(shallow, lambdas_w=(share * unit,) * depth, lambda_h=share * unit) for share in shares]
         curves[f"M = {depth}"] = shares, [float(at.singular_values.max()) / max(problem.counts) ** 0.5 for at in values]

@@ -10,7 +10,7 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from ncollapse.surrogates.deep_ufm import DeepUFM
-from ncollapse.surrogates.solving.problem import Variables
+from ncollapse.surrogates.solving.solution import Variables
 
 
 def low_rank_start(problem: DeepUFM) -> Variables:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 from typing import Literal
@@ -13,8 +14,10 @@ from torch import Tensor
 
 from ncollapse.surrogates.solving.arguments import check_counts, check_positive
 from ncollapse.surrogates.solving.losses import loss_value
-from ncollapse.surrogates.solving.problem import Certificate, CountsProblem, Inequality, Solution, Variables
-from ncollapse.surrogates.solving.solvers import LBFGS
+from ncollapse.surrogates.solving.problem import CountsProblem, Solver
+from ncollapse.surrogates.solving.smoothed import ReLUProblem, SmoothedReLU, rounded_relu
+from ncollapse.surrogates.solving.solution import Certificate, Inequality, Solution, Variables
+from ncollapse.surrogates.solving.solvers import LBFGS, GradientDescent
 
 
 def collapse_threshold(target: float, num_layers: int) -> float:
@@ -41,7 +44,7 @@ def collapse_threshold(target: float, num_layers: int) -> float:
 
 
 @dataclass(frozen=True)
-class DeepUFM(CountsProblem):
+class DeepUFM(CountsProblem, ReLUProblem):
     r"""Deep unconstrained features model under the mean squared error.
 
     .. math:: \min \frac{1}{2N} \lVert W_M \sigma(W_{M-1} \cdots \sigma(W_1 H)) + b 1^T - Y \rVert^2
@@ -104,9 +107,9 @@ class DeepUFM(CountsProblem):
         return len(self.lambdas_w)
 
     @property
-    def default_solver(self) -> LBFGS:
-        """L-BFGS in all variables. From narrow starts some singular values end at zero, which is a local minimum."""
-        return LBFGS()
+    def solvers(self) -> tuple[type[Solver], ...]:
+        """L-BFGS; with ReLU first the one that rounds its kinks off. Narrow starts lose singular values, a local minimum."""
+        return (SmoothedReLU, LBFGS, GradientDescent) if self.activation == "relu" else (LBFGS, GradientDescent)
 
     @property
     def penalty(self) -> float:
@@ -154,6 +157,13 @@ class DeepUFM(CountsProblem):
         root = brentq(lambda s: (target - s) * s ** ((M - 1) / (M + 1)) - price, peak, target, xtol=1e-15, rtol=1e-15)
         return float(root)
 
+    @property
+    def condition(self) -> Inequality:
+        """The condition under which no class is at zero, by ``collapse_threshold`` of the smallest target."""
+        price = (self.num_samples * self.penalty) ** (self.num_layers + 1)
+        highest = collapse_threshold(float(self._targets[1].min()), self.num_layers)
+        return Inequality("N^(M+1) λ_H Πλ_i <= σ^2M (M-1)^(M-1) / M^2M", price, highest)
+
     @cached_property
     def singular_values(self) -> Tensor:
         """Those of the collapsed logits, one row √n_k times a class, shape (K,) or, with a bias, (K-1,)."""
@@ -165,24 +175,13 @@ class DeepUFM(CountsProblem):
         pairs = zip(self._targets[1].tolist(), self.singular_values.tolist(), strict=True)
         return sum(self.scalar_objective(target, value) for target, value in pairs)
 
-    def start(self, seed: int) -> Variables:
-        """Normal features and weights of standard deviation 1.5/√d, and a bias of zero.
-
-        Much smaller ones would fall to zero, a local minimum; with d far above K they find all K directions.
-
-        Args:
-            seed: Of the generator.
-
-        Returns:
-            The point.
-        """
-        generator = torch.Generator().manual_seed(seed)
-
-        def normal(rows: int) -> Tensor:
-            return torch.randn(rows, self.dim, generator=generator, dtype=torch.float64) * (1.5 / math.sqrt(self.dim))
-
-        inner = {f"weight_{number + 1}": normal(self.dim) for number in range(self.num_layers - 1)}
-        point = {"first_features": normal(len(self.labels)), **inner, f"weight_{self.num_layers}": normal(self.num_classes)}
+    def draw(self, normal: Callable[..., Tensor]) -> Variables:
+        """Normal features and weights of standard deviation 1.5/√d, and a bias of zero."""
+        # Much smaller ones would fall to zero, a local minimum; with d far above K they find all K directions.
+        size, d = 1.5 / math.sqrt(self.dim), self.dim
+        point = {"first_features": size * normal(self.num_samples, d)}
+        point |= {f"weight_{number + 1}": size * normal(d, d) for number in range(self.num_layers - 1)}
+        point[f"weight_{self.num_layers}"] = size * normal(self.num_classes, d)
         return point if self.bias == "none" else point | {"bias": torch.zeros(self.num_classes, dtype=torch.float64)}
 
     def layers(self, variables: Variables) -> list[Tensor]:
@@ -194,34 +193,23 @@ class DeepUFM(CountsProblem):
         Returns:
             H and, behind their activation, the features of the M-1 hidden layers, each of shape (N, d).
         """
+        return self._layers(variables, 0.0)
+
+    def _layers(self, variables: Variables, width: float) -> list[Tensor]:
         found = [variables["first_features"]]
         for number in range(1, self.num_layers):
             product = found[-1] @ variables[f"weight_{number}"].T
-            found.append(torch.relu(product) if self.activation == "relu" else product)
+            found.append(rounded_relu(product, width) if self.activation == "relu" else product)
         return found
 
     def complete(self, variables: Variables) -> Variables:
-        """Name the last hidden layer "features" and the last weight "weight".
-
-        Args:
-            variables: A point.
-
-        Returns:
-            The same with both.
-        """
+        """Name the last hidden layer "features" and the last weight "weight"."""
         return variables | {"features": self.layers(variables)[-1], "weight": variables[f"weight_{self.num_layers}"]}
 
-    def objective(self, variables: Variables) -> Tensor:
-        """Loss and decay.
-
-        Args:
-            variables: "first_features" (N, d), "weight_1" … "weight_M" and, if free, "bias" (K,).
-
-        Returns:
-            0-d tensor.
-        """
+    def rounded_objective(self, variables: Variables, width: float) -> Tensor:
+        """Loss and decay of "first_features" (N, d), "weight_1" … "weight_M" and, if free, "bias" (K,)."""
         weights = [variables[f"weight_{number + 1}"] for number in range(self.num_layers)]
-        logits = self.layers(variables)[-1] @ weights[-1].T + variables.get("bias", 0.0)
+        logits = self._layers(variables, width)[-1] @ weights[-1].T + variables.get("bias", 0.0)
         decay = self.lambda_h * variables["first_features"].square().sum()
         for weight, strength in zip(weights, self.lambdas_w, strict=True):
             decay = decay + strength * weight.square().sum()
@@ -229,19 +217,9 @@ class DeepUFM(CountsProblem):
         return loss_value("mse", logits, self.labels, shares) + 0.5 * decay
 
     def certificate(self, variables: Variables) -> Certificate:
-        r"""The closed form's value where it is the global minimum, and the condition under which no class is at zero.
-
-        Args:
-            variables: Any point.
-
-        Returns:
-            The bound, -inf for ReLU with several layers unless there are two balanced classes.
-        """
+        """The closed form's value where it is the global minimum, and the condition under which no class is at zero."""
         proven = self.activation == "linear" or self.num_layers == 1 or (self.num_classes == 2 and len(set(self.counts)) == 1)
-        price = (sum(self.counts) * self.penalty) ** (self.num_layers + 1)
-        highest = collapse_threshold(float(self._targets[1].min()), self.num_layers)
-        text = "N^(M+1) λ_H Πλ_i <= σ^2M (M-1)^(M-1) / M^2M"
-        return Certificate(self.minimum if proven else -math.inf, Inequality(text, price, highest))
+        return Certificate(self.minimum if proven else -math.inf, self.condition)
 
     def closed_form(self) -> Solution:
         r"""The global minimum of linear layers, or deep neural collapse with ReLU.

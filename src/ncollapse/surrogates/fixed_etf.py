@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple
@@ -13,8 +14,9 @@ from torch import Tensor
 from ncollapse.etf import simplex_etf
 from ncollapse.surrogates.solving.arguments import check_counts, check_positive
 from ncollapse.surrogates.solving.losses import loss_value, one_hot
-from ncollapse.surrogates.solving.problem import Certificate, CountsProblem, Inequality, Solution, Variables
-from ncollapse.surrogates.solving.solvers import LBFGS
+from ncollapse.surrogates.solving.problem import CountsProblem, Solver
+from ncollapse.surrogates.solving.solution import Certificate, Solution, Variables
+from ncollapse.surrogates.solving.solvers import LBFGS, GradientDescent
 
 
 @dataclass(frozen=True)
@@ -58,9 +60,9 @@ class FixedETF(CountsProblem):
             raise ValueError(f"A frame of {len(self.counts)} classes needs dim >= {len(self.counts) - 1}, got {self.dim}.")
 
     @property
-    def default_solver(self) -> LBFGS:
-        """L-BFGS in what is normalized."""
-        return LBFGS()
+    def solvers(self) -> tuple[type[Solver], ...]:
+        """L-BFGS and plain descent in what is normalized."""
+        return LBFGS, GradientDescent
 
     @cached_property
     def weight(self) -> Tensor:
@@ -80,39 +82,17 @@ class FixedETF(CountsProblem):
             return 0.0
         return math.log1p((num_classes - 1) * math.exp(-self.scale * num_classes / (num_classes - 1)))
 
-    def start(self, seed: int) -> Variables:
-        """Standard normal features, not normalized.
-
-        Args:
-            seed: Of the generator.
-
-        Returns:
-            The point, with "raw" in place of features.
-        """
-        generator = torch.Generator().manual_seed(seed)
-        return {"raw": torch.randn(len(self.labels), self.dim, generator=generator, dtype=torch.float64)}
+    def draw(self, normal: Callable[..., Tensor]) -> Variables:
+        """Standard normal features, not normalized."""
+        return {"raw": normal(self.num_samples, self.dim)}
 
     def complete(self, variables: Variables) -> Variables:
-        """Normalize the features and add the frame.
-
-        Args:
-            variables: A point with "raw".
-
-        Returns:
-            "features" and "weight".
-        """
+        """Normalize the features and add the frame."""
         unit = torch.nn.functional.normalize(variables["raw"], dim=1)
         return {"features": math.sqrt(self.energy_h) * unit, "weight": self.weight}
 
     def objective(self, variables: Variables) -> Tensor:
-        """Mean loss.
-
-        Args:
-            variables: "raw" (N, d), whose normalized rows are the features.
-
-        Returns:
-            0-d tensor.
-        """
+        """Mean loss of "raw" (N, d), whose normalized rows are the features."""
         logits = self.complete(variables)["features"] @ self.weight.T
         if self.loss == "cross_entropy":
             shares = torch.full((len(logits),), 1 / len(logits), dtype=torch.float64)
@@ -121,15 +101,8 @@ class FixedETF(CountsProblem):
         return (true - self.scale).square().mean() / (2 * self.scale)
 
     def certificate(self, variables: Variables) -> Certificate:
-        """The global minimum, which holds for every point.
-
-        Args:
-            variables: Any point.
-
-        Returns:
-            The minimum, and whether the frame fits.
-        """
-        return Certificate(self.minimum, Inequality("K - 1 <= d", len(self.counts) - 1, self.dim))
+        """The global minimum, which holds for every point."""
+        return Certificate(self.minimum)
 
     def closed_form(self) -> Solution:
         """The global minimum: every feature along its class's row.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 from typing import Literal
@@ -15,8 +16,9 @@ from ncollapse.etf import helmert_basis, simplex_etf
 from ncollapse.statistics.batch import check_labels
 from ncollapse.surrogates.solving.arguments import check_balanced, check_counts, check_finite, check_positive
 from ncollapse.surrogates.solving.losses import LossName, check_loss, loss_value
-from ncollapse.surrogates.solving.problem import Certificate, CountsProblem, Inequality, Solution, Variables
-from ncollapse.surrogates.solving.solvers import LBFGS
+from ncollapse.surrogates.solving.problem import CountsProblem, Solver
+from ncollapse.surrogates.solving.solution import Certificate, Inequality, Solution, Variables, unless_it_holds
+from ncollapse.surrogates.solving.solvers import LBFGS, GradientDescent
 
 
 def layer_norm(raw: Tensor) -> Tensor:
@@ -78,9 +80,9 @@ class GUFM(CountsProblem):
             raise ValueError(f"dim must be at least 2, got {self.dim}: centering leaves dim - 1 dimensions.")
 
     @property
-    def default_solver(self) -> LBFGS:
-        """L-BFGS in the weight and in what is normalized."""
-        return LBFGS()
+    def solvers(self) -> tuple[type[Solver], ...]:
+        """L-BFGS and plain descent in the weight and in what is normalized."""
+        return LBFGS, GradientDescent
 
     @cached_property
     def scale(self) -> float:
@@ -116,56 +118,26 @@ class GUFM(CountsProblem):
             return torch.eye(self.num_classes, dtype=torch.float64)
         return simplex_etf(self.num_classes, self.num_classes - 1)
 
-    def start(self, seed: int) -> Variables:
-        """Standard normal weight and unnormalized features, and a bias of zero.
-
-        Args:
-            seed: Of the generator.
-
-        Returns:
-            The point, with "raw" in place of features.
-        """
-        generator = torch.Generator().manual_seed(seed)
-        weight = torch.randn(self.num_classes, self.dim, generator=generator, dtype=torch.float64)
-        raw = torch.randn(len(self.labels), self.dim, generator=generator, dtype=torch.float64)
+    def draw(self, normal: Callable[..., Tensor]) -> Variables:
+        """Standard normal weight and unnormalized features, and a bias of zero."""
+        weight, raw = normal(self.num_classes, self.dim), normal(self.num_samples, self.dim)
         return {"weight": weight, "raw": raw} | ({} if self.bias == "none" else {"bias": weight.new_zeros(self.num_classes)})
 
     def complete(self, variables: Variables) -> Variables:
-        """Normalize the features.
-
-        Args:
-            variables: A point with "raw".
-
-        Returns:
-            The same with "features" in its place.
-        """
+        """Normalize the features."""
         return {"features" if name == "raw" else name: layer_norm(v) if name == "raw" else v for name, v in variables.items()}
 
     def objective(self, variables: Variables) -> Tensor:
-        """Loss and decay of the last layer.
-
-        Args:
-            variables: "weight" (K, d), "raw" (N, d), whose normalized rows are the features, and, if free, "bias" (K,).
-
-        Returns:
-            0-d tensor.
-        """
+        """Loss and decay of "weight" (K, d), "raw" (N, d), whose normalized rows are the features, and a free "bias" (K,)."""
         weight = variables["weight"]
         logits = layer_norm(variables["raw"]) @ weight.T + variables.get("bias", 0.0)
         shares = torch.full((len(logits),), 1 / len(logits), dtype=torch.float64)
         return loss_value(self.loss, logits, self.labels, shares) + self.lambda_w / 2 * weight.square().sum()
 
     def certificate(self, variables: Variables) -> Certificate:
-        """The global minimum, which holds for every point.
-
-        Args:
-            variables: Any point.
-
-        Returns:
-            The minimum and the condition under which it is reached.
-        """
+        """The global minimum, which holds for every point, and whether the frame that reaches it fits."""
         rank = self.frame.shape[1]
-        return Certificate(self.minimum, Inequality("rank of the frame <= d - 1", rank, self.dim - 1))
+        return Certificate(self.minimum, unless_it_holds(Inequality("rank of the frame <= d - 1", rank, self.dim - 1)))
 
     def closed_form(self) -> Solution:
         """The global minimum: the frame in the complement of the all-ones vector, classifier rows its multiples.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 
@@ -14,8 +15,9 @@ from ncollapse.surrogates.solving.arguments import check_positive
 from ncollapse.surrogates.solving.grouped import GroupedProgram
 from ncollapse.surrogates.solving.losses import loss_value
 from ncollapse.surrogates.solving.nuclear import NuclearProgram, split_product
-from ncollapse.surrogates.solving.problem import Certificate, Inequality, Problem, Run, Solution, Solver, Variables
+from ncollapse.surrogates.solving.problem import Problem, Run, Solver, check_accepted
 from ncollapse.surrogates.solving.proximal import NuclearProblem, Proximal
+from ncollapse.surrogates.solving.solution import Certificate, Inequality, Solution, Variables
 
 # Newton's method takes about 4 G⁶ numbers for G groups of equally frequent classes: 4 million.
 _MOST_GROUPS = 10
@@ -108,9 +110,9 @@ class LayerPeeled(NuclearProblem):
         return torch.arange(self.num_classes)
 
     @property
-    def default_solver(self) -> Solver:
-        """Newton's method, or accelerated projected gradient descent for more than 10 different shares."""
-        return GroupedNewton() if len(set(self.shares)) <= _MOST_GROUPS else Proximal()
+    def solvers(self) -> tuple[type[Solver], ...]:
+        """Newton's method where at most 10 classes differ in their counts, or projected gradient descent."""
+        return (GroupedNewton, Proximal) if len(set(self.shares)) <= _MOST_GROUPS else (Proximal,)
 
     @property
     def radius(self) -> float:
@@ -123,67 +125,28 @@ class LayerPeeled(NuclearProblem):
         shares = torch.tensor(self.shares, dtype=torch.float64)
         return NuclearProgram("cross_entropy", self.labels, shares, torch.ones_like(shares), radius=self.radius)
 
-    def start(self, seed: int) -> Variables:
-        """Standard normal weight and features, not within the bounds.
-
-        Args:
-            seed: Of the generator.
-
-        Returns:
-            The point.
-        """
-        generator = torch.Generator().manual_seed(seed)
+    def draw(self, normal: Callable[..., Tensor]) -> Variables:
+        """Standard normal weight and features, not within the bounds."""
         dim = self.num_classes if self.dim is None else self.dim
-        weight, features = torch.randn(2, self.num_classes, dim, generator=generator, dtype=torch.float64)
+        weight, features = normal(2, self.num_classes, dim)
         return {"weight": weight, "features": features}
 
+    def complete(self, variables: Variables) -> Variables:
+        """The point itself."""
+        return variables
+
     def objective(self, variables: Variables) -> Tensor:
-        """Cross-entropy; the bounds on the variables are the solver's business.
-
-        Args:
-            variables: "weight" and "features", of shape (K, d).
-
-        Returns:
-            0-d tensor.
-        """
+        """Cross-entropy of "weight" and "features" (K, d); the bounds on them are the solver's business."""
         return loss_value("cross_entropy", variables["features"] @ variables["weight"].T, self.labels, self.program.shares)
 
-    def value_and_gradient(self, variables: Variables) -> tuple[float, Variables]:
-        """Refused: a solver that follows the gradient leaves the bounds.
-
-        Args:
-            variables: A point.
-
-        Raises:
-            TypeError: Always.
-        """
-        raise TypeError(
-            "LayerPeeled bounds its variables, which only GroupedNewton() and Proximal() respect. Leave the solver out."
-        )
-
     def certificate(self, variables: Variables) -> Certificate:
-        """Lower bound from the dual of the convex program.
-
-        Args:
-            variables: A point within the bounds.
-
-        Returns:
-            The bound and the condition of minority collapse.
-        """
+        """Lower bound from the dual of the convex program, and the condition of minority collapse."""
         logits = variables["features"] @ variables["weight"].T
         norm, bound = self.program.dual(logits, logits.new_zeros(self.num_classes))
         return Certificate(bound, Inequality("smallest share <= ‖G‖₂ (minority collapse)", min(self.shares), norm))
 
     def from_logits(self, logits: Tensor, bias: Tensor) -> Variables:
-        """Weight and class means with given logits, both bounds reached together.
-
-        Args:
-            logits: Shape (K, K).
-            bias: Unused: the model has none.
-
-        Returns:
-            The point.
-        """
+        """Weight and class means with given logits, both bounds reached together."""
         dim = self.num_classes if self.dim is None else self.dim
         features, weight = split_product(logits, dim, math.sqrt(self.energy_w / self.energy_h))
         return {"weight": weight, "features": features}
@@ -231,14 +194,10 @@ class GroupedNewton:
             Where it stopped.
 
         Raises:
-            TypeError: If the problem is another one.
-            ValueError: If it has too many shares.
+            TypeError: If the problem is another one, or its counts differ too much.
         """
-        if not isinstance(problem, LayerPeeled):
-            raise TypeError(f"GroupedNewton solves LayerPeeled, got {type(problem).__name__}. Leave the solver out.")
-        if len(set(problem.shares)) > _MOST_GROUPS:
-            found = len(set(problem.shares))
-            raise ValueError(f"GroupedNewton needs at most {_MOST_GROUPS} different shares, got {found}. Take Proximal().")
+        check_accepted(problem, self)
+        assert isinstance(problem, LayerPeeled)
         program = GroupedProgram(problem.shares, problem.radius)
         point, local = program.start, program.around(program.start)
         history = [local.value]
@@ -248,4 +207,4 @@ class GroupedNewton:
         words = f"Newton's method, {len(history) - 1} steps in {len(point)} unknowns"
         converged = local.gap <= self.tolerance * local.value
         logits = torch.from_numpy(program.logits(point))
-        return Run(problem.from_logits(logits, logits[0]), tuple(history), converged, words)
+        return Run(problem.from_logits(logits, logits[0]), tuple(history), converged, words, "gap")

@@ -8,7 +8,7 @@ import torch
 from scipy.optimize import brentq
 
 from ncollapse.surrogates.layer_peeled import LayerPeeled
-from ncollapse.surrogates.solving.problem import Solution
+from ncollapse.surrogates.solving.solution import Solution
 
 # Beyond this imbalance a threshold is not looked for.
 _LARGEST_RATIO = 1e6
@@ -59,6 +59,7 @@ def minority_threshold(
     def excess(log_ratio: float) -> float:
         model = LayerPeeled.imbalanced(num_classes, num_majority, math.exp(log_ratio), energy_w=energy_w, energy_h=energy_h)
         branch = model.solve().certificate.inequality
+        assert branch is not None
         return (branch.right - branch.left) / branch.left
 
     high = math.log(2)

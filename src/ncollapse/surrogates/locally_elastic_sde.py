@@ -15,7 +15,7 @@ from torch import Tensor
 from ncollapse.surrogates.locally_elastic_modes import mode_amplitudes, simplex_directions
 from ncollapse.surrogates.solving.arguments import check_positive
 from ncollapse.surrogates.solving.losses import loss_value
-from ncollapse.surrogates.solving.problem import Certificate, Inequality, Solution
+from ncollapse.surrogates.solving.solution import Certificate, Inequality, Solution
 
 Rate = float | Callable[[float], float]
 
@@ -51,7 +51,7 @@ class SDEPath:
     losses: tuple[float, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class PathEnd(Solution):
     """The end of a simulated path: no minimum is claimed.
 
@@ -61,10 +61,11 @@ class PathEnd(Solution):
 
     path: SDEPath = field(kw_only=True, repr=False)
 
-    @property
-    def status(self) -> str:
-        """What was simulated."""
-        return f"Simulated: {self.source}; the loss is {self.gap:.3g} above its infimum."
+    def _verdict(self) -> str:
+        return "Simulated"
+
+    def _distance(self) -> str:
+        return f"the loss is {self.gap:.3g} above its infimum"
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -14,7 +15,8 @@ from ncollapse.margins import log_loss, margins
 from ncollapse.surrogates.solving.arguments import check_counts, check_positive
 from ncollapse.surrogates.solving.losses import one_hot
 from ncollapse.surrogates.solving.nuclear import split_product
-from ncollapse.surrogates.solving.problem import Certificate, CountsProblem, Inequality, Problem, Run, Solution, Variables
+from ncollapse.surrogates.solving.problem import CountsProblem, Problem, Run, Solver, check_accepted
+from ncollapse.surrogates.solving.solution import Certificate, Inequality, Solution, Variables
 
 
 class KKT(NamedTuple):
@@ -69,9 +71,9 @@ class MaxMargin(CountsProblem):
         check_positive(dim=self.dim)
 
     @property
-    def default_solver(self) -> MarginFlow:
+    def solvers(self) -> tuple[type[Solver], ...]:
         """Gradient flow of the unregularized cross-entropy."""
-        return MarginFlow()
+        return (MarginFlow,)
 
     @cached_property
     def encoded(self) -> Tensor:
@@ -88,57 +90,24 @@ class MaxMargin(CountsProblem):
         r"""Largest normalized margin, balanced :math:`1 / (2 (K-1) \sqrt{n})`."""
         return 0.5 / self.minimum
 
-    def start(self, seed: int) -> Variables:
-        """Standard normal weight and features.
-
-        Args:
-            seed: Of the generator.
-
-        Returns:
-            The point.
-        """
-        generator = torch.Generator().manual_seed(seed)
-        weight = torch.randn(self.num_classes, self.dim, generator=generator, dtype=torch.float64)
-        features = torch.randn(len(self.labels), self.dim, generator=generator, dtype=torch.float64)
-        return {"weight": weight, "features": features}
+    def draw(self, normal: Callable[..., Tensor]) -> Variables:
+        """Standard normal weight, and normal features of about the same norm as a whole."""
+        # The flow takes steps in proportion to the sum of both norms: with standard normal features of many samples it would
+        # hardly move the weight.
+        weight, features = normal(self.num_classes, self.dim), normal(self.num_samples, self.dim)
+        return {"weight": weight, "features": math.sqrt(self.num_classes / self.num_samples) * features}
 
     def objective(self, variables: Variables) -> Tensor:
-        """Half the squared norms over the smallest margin.
-
-        Args:
-            variables: "weight" (K, d) and "features" (N, d), of any scale.
-
-        Returns:
-            0-d tensor; inf where a sample is not on its side.
-        """
+        """Half the squared norms of "weight" (K, d) and "features" (N, d) over the smallest margin; inf without one."""
         norms = variables["weight"].square().sum() + variables["features"].square().sum()
         smallest = margins(_logits(variables), self.labels).min()
         return torch.where(smallest > 0, norms / (2 * smallest), math.inf)
 
-    def value_and_gradient(self, variables: Variables) -> tuple[float, Variables]:
-        """Refused: the smallest margin has no gradient.
-
-        Args:
-            variables: A point.
-
-        Raises:
-            TypeError: Always.
-        """
-        raise TypeError("MaxMargin has no gradient at its solution. Take MarginFlow(), or leave the solver out.")
-
     def certificate(self, variables: Variables) -> Certificate:
-        r"""Lower bound from multipliers, which holds whatever the point is.
-
-        Every :math:`\alpha_{ij} \ge 0` gives :math:`\sum \alpha_{ij} / \lVert \Gamma \rVert_2` with the rows
-        :math:`\Gamma_i = \sum_j \alpha_{ij} (e_{y_i} - e_j)`. Tried are the softmax probabilities of the wrong classes, and the
-        polar factor of the logits, which is exact at the minimum.
-
-        Args:
-            variables: Any point.
-
-        Returns:
-            The better bound, and whether all samples are on their side.
-        """
+        r"""Lower bound from multipliers, which holds whatever the point is."""
+        # Any numbers α_ij >= 0, one for each sample i and wrong class j, give the bound Σ α_ij / ‖Γ‖₂ with the rows
+        # Γ_i = Σ_j α_ij (e_{y_i} - e_j). Two choices are tried: the softmax probabilities of the wrong classes, and the polar
+        # factor of the logits, which is exact at the minimum.
         logits = _logits(variables)
         left, values, right = torch.linalg.svd(logits - logits.mean(dim=1, keepdim=True), full_matrices=False)
         # The rows are centered, so that one singular direction is rounding.
@@ -149,14 +118,7 @@ class MaxMargin(CountsProblem):
         return Certificate(max(bounds), Inequality("0 < smallest margin", 0.0, smallest))
 
     def complete(self, variables: Variables) -> Variables:
-        """Scale to a smallest margin of one, which takes samples that are all on their side.
-
-        Args:
-            variables: Of any scale.
-
-        Returns:
-            The point of the constrained problem.
-        """
+        """Scale to a smallest margin of one, which takes samples that are all on their side."""
         smallest = float(margins(_logits(variables), self.labels).min())
         return {name: part / math.sqrt(smallest) for name, part in variables.items()} if smallest > 0 else variables
 
@@ -223,8 +185,8 @@ class MarginFlow:
         Raises:
             TypeError: If the problem is another one.
         """
-        if not isinstance(problem, MaxMargin):
-            raise TypeError(f"MarginFlow solves MaxMargin, got {type(problem).__name__}. Take LBFGS().")
+        check_accepted(problem, self)
+        assert isinstance(problem, MaxMargin)
         weight, features, labels = start["weight"], start["features"], problem.labels
         history = []
         for step in range(self.num_steps + 1):
@@ -241,7 +203,7 @@ class MarginFlow:
             weight, features = weight + pull.T @ features, features + pull @ weight
         loss = float(log_loss(_logits(point), labels)) / math.log(10)
         words = f"gradient flow of the loss without decay, {step} steps, loss 10^{loss:.0f}"
-        return Run(point, tuple(history), converged, words)
+        return Run(point, tuple(history), converged, words, "gap")
 
 
 def _logits(variables: Variables) -> Tensor:

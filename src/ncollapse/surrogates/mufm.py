@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -14,8 +15,9 @@ from ncollapse.surrogates.reduced_mufm import ReducedMUFM, best_bound
 from ncollapse.surrogates.solving.arguments import check_finite, check_positive
 from ncollapse.surrogates.solving.losses import LossName, check_loss, loss_conjugate, loss_gradient, loss_value, one_hot
 from ncollapse.surrogates.solving.nuclear import best_bias
-from ncollapse.surrogates.solving.problem import Certificate, Inequality, Problem, Run, Solver, Variables
-from ncollapse.surrogates.solving.solvers import LBFGS
+from ncollapse.surrogates.solving.problem import Problem, Run, Solver, check_accepted
+from ncollapse.surrogates.solving.solution import Certificate, Inequality, Variables
+from ncollapse.surrogates.solving.solvers import LBFGS, GradientDescent
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,9 +83,9 @@ class MUFM(Problem):
         return torch.full((len(self.inputs),), 1 / len(self.inputs), dtype=torch.float64)
 
     @property
-    def default_solver(self) -> Solver:
-        """L-BFGS in the weight alone for "mse", in all variables for "cross_entropy"."""
-        return EliminatedFeatures() if self.loss == "mse" else LBFGS()
+    def solvers(self) -> tuple[type[Solver], ...]:
+        """In the weight alone for "mse", in all variables for both losses."""
+        return (EliminatedFeatures, LBFGS, GradientDescent) if self.loss == "mse" else (LBFGS, GradientDescent)
 
     @cached_property
     def reduced(self) -> ReducedMUFM:
@@ -101,30 +103,18 @@ class MUFM(Problem):
         numbers = {"lambda_w": self.lambda_w, "lambda_h": self.lambda_h}
         return MUFM(wide, self.labels, loss=self.loss, bias=self.bias, **numbers)
 
-    def start(self, seed: int) -> Variables:
-        """Standard normal weight and features, and a bias of zero.
-
-        Args:
-            seed: Of the generator.
-
-        Returns:
-            The point.
-        """
-        generator = torch.Generator().manual_seed(seed)
-        weight = torch.randn(self.num_classes, self.inputs.shape[1], generator=generator, dtype=torch.float64)
-        features = torch.randn(self.inputs.shape, generator=generator, dtype=torch.float64)
+    def draw(self, normal: Callable[..., Tensor]) -> Variables:
+        """Standard normal weight and features, and a bias of zero."""
+        weight, features = normal(self.num_classes, self.inputs.shape[1]), normal(*self.inputs.shape)
         bias = {} if self.bias == "none" else {"bias": weight.new_zeros(self.num_classes)}
         return {"weight": weight, "features": features} | bias
 
+    def complete(self, variables: Variables) -> Variables:
+        """The point itself."""
+        return variables
+
     def objective(self, variables: Variables) -> Tensor:
-        """Loss, decay and the cost of moving.
-
-        Args:
-            variables: "weight" (K, d), "features" (N, d) and, if free, "bias" (K,).
-
-        Returns:
-            0-d tensor.
-        """
+        """Loss, decay and the cost of moving, of "weight" (K, d), "features" (N, d) and, if free, "bias" (K,)."""
         weight, features = variables["weight"], variables["features"]
         logits = features @ weight.T + variables.get("bias", 0.0)
         decay = self.lambda_w * weight.square().sum() + self.lambda_h * (features - self.inputs).square().sum()
@@ -164,14 +154,7 @@ class MUFM(Problem):
         return loss_gradient(self.loss, logits + bias, self.labels, self._shares)
 
     def certificate(self, variables: Variables) -> Certificate:
-        """Lower bound from the point's own gradient if that is admitted, else from the padded model, solved once.
-
-        Args:
-            variables: Any point.
-
-        Returns:
-            The bound and the condition of a global minimizer.
-        """
+        """Lower bound from the point's own gradient if that is admitted, else from the padded model, solved once."""
         squared, bound = self.dual(variables)
         inequality = Inequality("‖Γ‖₂² <= λ_W λ_H", squared, self.lambda_w * self.lambda_h)
         return Certificate(bound if inequality.left <= inequality.right else max(bound, self.padded_bound), inequality)
@@ -184,7 +167,7 @@ class MUFM(Problem):
             start = torch.randn(sums.cross.shape, generator=generator, dtype=torch.float64)
             return sums.dual(EliminatedFeatures().minimize(sums, start).variables["weight"])[1]
         wide = self.padded()
-        return wide.dual(wide.default_solver.run(wide, wide.start(0)).variables)[1]
+        return wide.dual(wide.solvers[0]().run(wide, wide.start(0)).variables)[1]
 
     def dual(self, variables: Variables) -> tuple[float, float]:
         r"""Squared spectral norm of Γ, and a lower bound of the minimum from it.
@@ -232,9 +215,8 @@ class EliminatedFeatures:
         Raises:
             TypeError: If the problem is another one.
         """
-        if not (isinstance(problem, MUFM) and problem.loss == "mse"):
-            name = f"{type(problem).__name__} with {getattr(problem, 'loss', 'no')} loss"
-            raise TypeError(f"EliminatedFeatures solves MUFM with mse loss, got {name}. Take LBFGS().")
+        check_accepted(problem, self)
+        assert isinstance(problem, MUFM)
         found = self.minimize(problem.reduced, start["weight"])
         return Run(problem.best_features(found.variables["weight"]), found.history, found.converged, found.words)
 

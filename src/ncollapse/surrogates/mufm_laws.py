@@ -11,7 +11,7 @@ from torch import Tensor
 from ncollapse.statistics import ClassMoments
 from ncollapse.surrogates.mufm import MUFM
 from ncollapse.surrogates.solving.arguments import check_balanced, check_positive
-from ncollapse.surrogates.solving.problem import Inequality, Variables
+from ncollapse.surrogates.solving.solution import Inequality, Variables
 
 
 def merged_decay(decays: Sequence[float]) -> float:

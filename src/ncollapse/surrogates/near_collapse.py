@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ncollapse.surrogates.mufm import MUFM
 from ncollapse.surrogates.solving.arguments import check_balanced, check_counts, check_positive
-from ncollapse.surrogates.solving.problem import Solution
+from ncollapse.surrogates.solving.solution import Solution
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 
 import torch
@@ -11,8 +12,9 @@ from torch import Tensor
 from ncollapse.etf import simplex_etf
 from ncollapse.surrogates.solving.arguments import check_balanced, check_counts, check_positive
 from ncollapse.surrogates.solving.losses import precise_cross_entropy
-from ncollapse.surrogates.solving.problem import Certificate, CountsProblem, Inequality, Solution, Variables
+from ncollapse.surrogates.solving.problem import CountsProblem, Solver
 from ncollapse.surrogates.solving.projected import Constrained, ProjectedGradient
+from ncollapse.surrogates.solving.solution import Certificate, Inequality, Solution, Variables, unless_it_holds
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,9 @@ class NormalizedFeatures(CountsProblem, Constrained):
             raise ValueError(f"dim must be at least 2, got {self.dim}: a sphere of two points cannot be descended on.")
 
     @property
-    def default_solver(self) -> ProjectedGradient:
+    def solvers(self) -> tuple[type[Solver], ...]:
         """Riemannian gradient descent; with d > K its only local minima are global."""
-        return ProjectedGradient()
+        return (ProjectedGradient,)
 
     @property
     def minimum(self) -> float:
@@ -62,67 +64,33 @@ class NormalizedFeatures(CountsProblem, Constrained):
         K = self.num_classes
         return math.log1p((K - 1) * math.exp(-self.temperature * K / (K - 1)))
 
-    def start(self, seed: int) -> Variables:
-        """Uniform points on the spheres.
-
-        Args:
-            seed: Of the generator.
-
-        Returns:
-            The point.
-        """
-        generator = torch.Generator().manual_seed(seed)
-        weight = torch.randn(self.num_classes, self.dim, generator=generator, dtype=torch.float64)
-        features = torch.randn(len(self.labels), self.dim, generator=generator, dtype=torch.float64)
+    def draw(self, normal: Callable[..., Tensor]) -> Variables:
+        """Uniform points on the spheres."""
+        weight, features = normal(self.num_classes, self.dim), normal(self.num_samples, self.dim)
         return self.retract({"weight": weight, "features": features})
 
     def retract(self, variables: Variables) -> Variables:
-        """Scale all rows to norm one.
-
-        Args:
-            variables: A point near the spheres.
-
-        Returns:
-            A point on them.
-        """
+        """Scale all rows to norm one."""
         return {name: torch.nn.functional.normalize(rows, dim=1) for name, rows in variables.items()}
 
     def tangent(self, variables: Variables, gradient: Variables) -> Variables:
-        r"""Riemannian gradient, row by row :math:`g - \langle g, h \rangle h`.
-
-        Args:
-            variables: A point on the spheres.
-            gradient: There.
-
-        Returns:
-            Its part along them.
-        """
+        r"""Riemannian gradient, row by row :math:`g - \langle g, h \rangle h`."""
         return {
             name: rows - (rows * variables[name]).sum(dim=1, keepdim=True) * variables[name] for name, rows in gradient.items()
         }
 
+    def complete(self, variables: Variables) -> Variables:
+        """The point itself."""
+        return variables
+
     def objective(self, variables: Variables) -> Tensor:
-        """Mean cross-entropy.
-
-        Args:
-            variables: "weight" (K, d) and "features" (N, d), unit rows.
-
-        Returns:
-            0-d tensor.
-        """
+        """Mean cross-entropy of "weight" (K, d) and "features" (N, d), unit rows."""
         logits = self.temperature * variables["features"] @ variables["weight"].T
         return precise_cross_entropy(logits, self.labels)
 
     def certificate(self, variables: Variables) -> Certificate:
-        """The bound, which holds in any dimension.
-
-        Args:
-            variables: Any point.
-
-        Returns:
-            The bound and the condition under which it is reached.
-        """
-        return Certificate(self.minimum, Inequality("K - 1 <= d", self.num_classes - 1, self.dim))
+        """The bound, which holds in any dimension."""
+        return Certificate(self.minimum, unless_it_holds(Inequality("K - 1 <= d", self.num_classes - 1, self.dim)))
 
     def closed_form(self) -> Solution:
         """A simplex ETF, features on their classifier rows.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ncollapse.surrogates.solving.losses import one_hot
-from ncollapse.surrogates.solving.problem import Variables
+from ncollapse.surrogates.solving.solution import Variables
 
 
 def best_bound(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property
 from typing import get_args
@@ -13,9 +14,10 @@ from torch import Tensor
 from ncollapse.surrogates.solving.arguments import check_balanced, check_counts, check_positive
 from ncollapse.surrogates.solving.losses import LossName, check_loss, loss_gradient, loss_value
 from ncollapse.surrogates.solving.nuclear import Bias, NuclearProgram, soft_threshold, split_product
-from ncollapse.surrogates.solving.problem import Certificate, CountsProblem, Inequality, Solution, Variables
-from ncollapse.surrogates.solving.proximal import NuclearProblem
-from ncollapse.surrogates.solving.solvers import LBFGS
+from ncollapse.surrogates.solving.problem import CountsProblem, Solver
+from ncollapse.surrogates.solving.proximal import NuclearProblem, Proximal
+from ncollapse.surrogates.solving.solution import Certificate, Inequality, Solution, Variables
+from ncollapse.surrogates.solving.solvers import LBFGS, GradientDescent
 
 
 @dataclass(frozen=True)
@@ -72,9 +74,9 @@ class UFM(CountsProblem, NuclearProblem):
             raise ValueError(f"lambda_b={self.lambda_b} needs bias='regularized', got bias={self.bias!r}.")
 
     @property
-    def default_solver(self) -> LBFGS:
-        """L-BFGS in all variables."""
-        return LBFGS()
+    def solvers(self) -> tuple[type[Solver], ...]:
+        """L-BFGS and plain descent in weight and features, or the convex program in the logits."""
+        return LBFGS, GradientDescent, Proximal
 
     @property
     def penalty(self) -> float:
@@ -95,32 +97,20 @@ class UFM(CountsProblem, NuclearProblem):
     def _program(self, labels: Tensor, shares: Tensor, scales: Tensor) -> NuclearProgram:
         return NuclearProgram(self.loss, labels, shares, scales, self.penalty, bias=self.bias, lambda_b=self.lambda_b)
 
-    def start(self, seed: int) -> Variables:
-        """Standard normal weight and features, and a bias of zero.
-
-        Args:
-            seed: Of the generator.
-
-        Returns:
-            The point.
-        """
-        generator = torch.Generator().manual_seed(seed)
-        weight = torch.randn(self.num_classes, self.dim, generator=generator, dtype=torch.float64)
-        features = torch.randn(self.num_samples, self.dim, generator=generator, dtype=torch.float64)
+    def draw(self, normal: Callable[..., Tensor]) -> Variables:
+        """Standard normal weight and features, and a bias of zero."""
+        weight, features = normal(self.num_classes, self.dim), normal(self.num_samples, self.dim)
         return self._variables(weight, features, weight.new_zeros(self.num_classes))
 
     def _variables(self, weight: Tensor, features: Tensor, bias: Tensor) -> Variables:
         return {"weight": weight, "features": features} | ({} if self.bias == "none" else {"bias": bias})
 
+    def complete(self, variables: Variables) -> Variables:
+        """The point itself."""
+        return variables
+
     def objective(self, variables: Variables) -> Tensor:
-        """Loss and decay.
-
-        Args:
-            variables: "weight" (K, d), "features" (N, d) and, unless there is none, "bias" (K,).
-
-        Returns:
-            0-d tensor.
-        """
+        """Loss and decay of "weight" (K, d), "features" (N, d) and, unless there is none, "bias" (K,)."""
         weight, features, bias = variables["weight"], variables["features"], variables.get("bias")
         logits = features @ weight.T if bias is None else features @ weight.T + bias
         shares = torch.full((self.num_samples,), 1 / self.num_samples, dtype=torch.float64)
@@ -143,16 +133,7 @@ class UFM(CountsProblem, NuclearProblem):
         return loss_gradient(self.loss, logits, self.labels, shares)
 
     def certificate(self, variables: Variables) -> Certificate:
-        r"""Lower bound from the convex program's dual, tight iff the point is a global minimizer.
-
-        A critical point is one if :math:`\lVert \Gamma \rVert_2 \le \sqrt{\lambda_W \lambda_H}`.
-
-        Args:
-            variables: Any point.
-
-        Returns:
-            The bound and that inequality.
-        """
+        """Lower bound from the convex program's dual; a critical point is a global minimizer if the inequality holds."""
         weight, features = variables["weight"], variables["features"]
         shares = torch.full((self.num_samples,), 1 / self.num_samples, dtype=torch.float64)
         program = self._program(self.labels, shares, torch.ones_like(shares))
@@ -160,15 +141,7 @@ class UFM(CountsProblem, NuclearProblem):
         return Certificate(bound, Inequality("‖Γ‖₂ <= √(λ_W λ_H)", norm, self.penalty))
 
     def from_logits(self, logits: Tensor, bias: Tensor) -> Variables:
-        """Balanced weight and collapsed features with given logits.
-
-        Args:
-            logits: Of the class means, without bias, shape (K, K).
-            bias: Shape (K,).
-
-        Returns:
-            The point; samples of a class share their features.
-        """
+        """Balanced weight and collapsed features with given logits."""
         scales = self.program.scales.unsqueeze(1)
         features, weight = split_product(scales * logits, self.dim, math.sqrt(self.lambda_h / self.lambda_w))
         return self._variables(weight, (features / scales)[self.labels], bias)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,8 +13,9 @@ from ncollapse.etf import helmert_basis
 from ncollapse.surrogates.solving.arguments import check_balanced, check_counts, check_positive
 from ncollapse.surrogates.solving.flows import FlowEnd, follow
 from ncollapse.surrogates.solving.losses import one_hot
-from ncollapse.surrogates.solving.problem import Certificate, CountsProblem, Inequality, Solution, Variables
-from ncollapse.surrogates.solving.solvers import LBFGS
+from ncollapse.surrogates.solving.problem import CountsProblem, Solver
+from ncollapse.surrogates.solving.solution import Certificate, Solution, Variables
+from ncollapse.surrogates.solving.solvers import LBFGS, GradientDescent
 
 
 @dataclass(frozen=True)
@@ -47,22 +48,14 @@ class UnregularizedUFM(CountsProblem):
             raise ValueError(f"Loss zero needs dim >= K - 1 = {self.num_classes - 1}, got {self.dim}. Raise dim.")
 
     @property
-    def default_solver(self) -> LBFGS:
-        """L-BFGS in all variables: finds loss zero, not strong collapse."""
-        return LBFGS()
+    def solvers(self) -> tuple[type[Solver], ...]:
+        """L-BFGS and plain descent: they find loss zero, not strong collapse."""
+        return LBFGS, GradientDescent
 
-    def start(self, seed: int) -> Variables:
-        """Standard normal weight, features and bias; scale them by ε for a small start.
-
-        Args:
-            seed: Of the generator.
-
-        Returns:
-            The point.
-        """
-        generator = torch.Generator().manual_seed(seed)
-        shapes = {"weight": (self.num_classes, self.dim), "features": (len(self.labels), self.dim), "bias": (self.num_classes,)}
-        return {name: torch.randn(shape, generator=generator, dtype=torch.float64) for name, shape in shapes.items()}
+    def draw(self, normal: Callable[..., Tensor]) -> Variables:
+        """Standard normal weight, features and bias; scale them by ε for a small start."""
+        weight, features = normal(self.num_classes, self.dim), normal(self.num_samples, self.dim)
+        return {"weight": weight, "features": features, "bias": normal(self.num_classes)}
 
     def collapsed_start(self, eigenvalue: float, bias: float = 0.0) -> Variables:
         """A point of the set that the flow does not leave.
@@ -83,40 +76,17 @@ class UnregularizedUFM(CountsProblem):
         outputs = variables["features"] @ variables["weight"].T + variables["bias"]
         return outputs - one_hot(self.labels, self.num_classes)
 
+    def complete(self, variables: Variables) -> Variables:
+        """The point itself."""
+        return variables
+
     def objective(self, variables: Variables) -> Tensor:
-        """Half the squared error, summed.
-
-        Args:
-            variables: "weight" (K, d), "features" (N, d), "bias" (K,).
-
-        Returns:
-            0-d tensor.
-        """
+        """Half the squared error, summed, of "weight" (K, d), "features" (N, d) and "bias" (K,)."""
         return 0.5 * self._residual(variables).square().sum()
 
-    def value_and_gradient(self, variables: Variables) -> tuple[float, Variables]:
-        """Objective and gradient, written out: a flow takes thousands of them.
-
-        Args:
-            variables: A point.
-
-        Returns:
-            The value and the gradient by name.
-        """
-        residual = self._residual(variables)
-        slopes = {"weight": residual.T @ variables["features"], "features": residual @ variables["weight"]}
-        return float(0.5 * residual.square().sum()), slopes | {"bias": residual.sum(dim=0)}
-
     def certificate(self, variables: Variables) -> Certificate:
-        """Zero, and that the features have the dimensions to reach it.
-
-        Args:
-            variables: Any point.
-
-        Returns:
-            The bound and that inequality.
-        """
-        return Certificate(0.0, Inequality("K - 1 <= d", self.num_classes - 1, self.dim))
+        """Zero."""
+        return Certificate(0.0)
 
     def closed_form(self) -> Solution:
         """Strong collapse.
@@ -142,7 +112,10 @@ class UnregularizedUFM(CountsProblem):
         """
 
         def slope(point: Variables) -> Variables:
-            return {name: -part for name, part in self.value_and_gradient(point)[1].items()}
+            # Written out: a flow takes thousands of gradients.
+            residual = self._residual(point)
+            rises = {"weight": residual.T @ point["features"], "features": residual @ point["weight"]}
+            return {name: -part for name, part in (rises | {"bias": residual.sum(dim=0)}).items()}
 
         return follow(self, slope, start, duration, num_steps)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 
@@ -11,8 +12,10 @@ from torch import Tensor
 
 from ncollapse.statistics.batch import check_labels
 from ncollapse.surrogates.solving.arguments import check_positive
-from ncollapse.surrogates.solving.problem import Certificate, Inequality, Problem, Solution, Variables
-from ncollapse.surrogates.solving.solvers import LBFGS
+from ncollapse.surrogates.solving.problem import Solver
+from ncollapse.surrogates.solving.smoothed import ReLUProblem, SmoothedReLU, rounded_relu
+from ncollapse.surrogates.solving.solution import Certificate, Inequality, Solution, Variables
+from ncollapse.surrogates.solving.solvers import LBFGS, GradientDescent
 
 
 def best_norm(margins: Tensor, *, lambda_w: float) -> float:
@@ -52,7 +55,7 @@ def margin_variation(margins: Tensor) -> float:
 
 
 @dataclass(frozen=True, eq=False)
-class WeightNormalizedNet(Problem):
+class WeightNormalizedNet(ReLUProblem):
     r"""Two layers with normalized weights, :math:`f = \rho \langle \hat v, \mathrm{relu}(\hat U x) \rangle`, for two classes.
 
     .. math:: \min \frac1N \sum_i (1 - \rho \bar f(x_i) y_i)^2 + \lambda \rho^2
@@ -94,20 +97,25 @@ class WeightNormalizedNet(Problem):
         if not bool(self._costs.isfinite().all()):
             raise ValueError("The inputs of a class are all zero: no margin is possible. Give it inputs.")
 
+    @property
+    def num_classes(self) -> int:
+        """Two."""
+        return 2
+
     @cached_property
     def _shares(self) -> Tensor:
         return torch.bincount(self.labels).double() / len(self.inputs)
 
     @cached_property
     def _costs(self) -> Tensor:
-        """C of both classes."""
+        """The numbers c of both classes."""
         reach = torch.stack([torch.linalg.matrix_norm(self.inputs[self.labels == k], 2) for k in (0, 1)])
         return torch.bincount(self.labels).double().sqrt() / reach
 
     @property
-    def default_solver(self) -> LBFGS:
-        """L-BFGS in all variables: stops at kinks of ReLU, and then says that it has not converged."""
-        return LBFGS()
+    def solvers(self) -> tuple[type[Solver], ...]:
+        """L-BFGS with the kinks of ReLU rounded off; plain L-BFGS stops at kinks and says that it has not converged."""
+        return SmoothedReLU, LBFGS, GradientDescent
 
     @cached_property
     def minimum(self) -> float:
@@ -115,22 +123,13 @@ class WeightNormalizedNet(Problem):
         total, weighted = float(self._costs.sum()), float((self._costs.square() / self._shares).sum())
         return self.lambda_w * total**2 / (1 + self.lambda_w * weighted)
 
-    def start(self, seed: int) -> Variables:
-        """Standard normal weights and ρ = 1.
-
-        Args:
-            seed: Of the generator.
-
-        Returns:
-            The point.
-        """
-        generator = torch.Generator().manual_seed(seed)
-        hidden = torch.randn(self.width, self.inputs.shape[1], generator=generator, dtype=torch.float64)
-        outer = torch.randn(self.width, generator=generator, dtype=torch.float64)
+    def draw(self, normal: Callable[..., Tensor]) -> Variables:
+        """Standard normal weights and ρ = 1."""
+        hidden, outer = normal(self.width, self.inputs.shape[1]), normal(self.width)
         return {"hidden": hidden, "outer": outer, "rho": torch.ones(1, dtype=torch.float64)}
 
-    def _hidden(self, variables: Variables) -> Tensor:
-        return torch.relu(self.inputs @ (variables["hidden"] / torch.linalg.norm(variables["hidden"])).T)
+    def _hidden(self, variables: Variables, width: float = 0.0) -> Tensor:
+        return rounded_relu(self.inputs @ (variables["hidden"] / torch.linalg.norm(variables["hidden"])).T, width)
 
     def margins(self, variables: Variables) -> Tensor:
         r"""Margins :math:`\bar f(x_i) y_i` of the normalized network.
@@ -141,31 +140,20 @@ class WeightNormalizedNet(Problem):
         Returns:
             Shape (N,).
         """
-        outputs = self._hidden(variables) @ (variables["outer"] / torch.linalg.norm(variables["outer"]))
+        return self._margins(variables, 0.0)
+
+    def _margins(self, variables: Variables, width: float) -> Tensor:
+        outputs = self._hidden(variables, width) @ (variables["outer"] / torch.linalg.norm(variables["outer"]))
         return outputs * (2 * self.labels - 1)
 
     def complete(self, variables: Variables) -> Variables:
-        """Add the hidden features, and a classifier of two rows whose logits differ by f.
-
-        Args:
-            variables: A point.
-
-        Returns:
-            The same with "features" and "weight".
-        """
+        """Add the hidden features, and a classifier of two rows whose logits differ by f."""
         row = variables["rho"] * variables["outer"] / torch.linalg.norm(variables["outer"]) / 2
         return variables | {"features": self._hidden(variables), "weight": torch.stack([-row, row])}
 
-    def objective(self, variables: Variables) -> Tensor:
-        """Square loss and decay.
-
-        Args:
-            variables: "hidden" (m, d), "outer" (m,), "rho" (1,).
-
-        Returns:
-            0-d tensor.
-        """
-        errors = 1 - variables["rho"] * self.margins(variables)
+    def rounded_objective(self, variables: Variables, width: float) -> Tensor:
+        """Square loss and decay of "hidden" (m, d), "outer" (m,), "rho" (1,)."""
+        errors = 1 - variables["rho"] * self._margins(variables, width)
         return errors.square().mean() + self.lambda_w * variables["rho"].square().sum()
 
     def _pull(self) -> Tensor:
@@ -174,14 +162,7 @@ class WeightNormalizedNet(Problem):
         return self.lambda_w * total / (1 + self.lambda_w * weighted) * self._costs / self._shares
 
     def certificate(self, variables: Variables) -> Certificate:
-        """The lower bound, and whether it leaves both classes on their side.
-
-        Args:
-            variables: Any point.
-
-        Returns:
-            The bound and that condition.
-        """
+        """The lower bound, and whether it leaves both classes on their side."""
         return Certificate(self.minimum, Inequality("λ s max(c N/n) / (1 + λ q) <= 1", float(self._pull().max()), 1.0))
 
     def closed_form(self) -> Solution:

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from ncollapse.surrogates.solving.arguments import check_positive
-from ncollapse.surrogates.solving.problem import Problem, Solution, Variables
+from ncollapse.surrogates.solving.problem import Problem
+from ncollapse.surrogates.solving.solution import Solution, Variables
 
 State = tuple[Tensor, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class FlowEnd(Solution):
     """Where a flow was left, at a time of the caller's choice: nothing is claimed about its gradient.
 
@@ -26,10 +27,8 @@ class FlowEnd(Solution):
     times: tuple[float, ...] = field(repr=False, default=())
     path: tuple[Variables, ...] = field(repr=False, default=())
 
-    @property
-    def status(self) -> str:
-        """What is known about the point, as a sentence."""
-        return f"End of a flow: {self.source}; the gap to the lower bound is {self.gap:.3g}."
+    def _verdict(self) -> str:
+        return "End of a flow"
 
 
 def runge_kutta(slope: Callable[[State], State], state: State, step: float) -> State:

@@ -123,13 +123,23 @@ class NuclearProgram:
                 converged = history[-1] - self.dual(logits, bias)[1] <= tolerance * abs(history[-1])
                 if converged or iteration == max_iterations:
                     break
-            moved = ahead - step * self._gradient(ahead, bias_scale)
-            moved = torch.cat([self.proximal(moved[:-1], step), moved[-1:]])
+            moved = self._moved(ahead, step, bias_scale)
             turned = bool(((ahead - moved) * (moved - point)).sum() > 0)
             before, momentum = momentum, 1.0 if turned else (1 + math.sqrt(1 + 4 * momentum**2)) / 2
             ahead = moved if turned else moved + (before - 1) / momentum * (moved - point)
             point = moved
         return Minimum(logits, bias, tuple(history), converged, iteration)
+
+    def step(self, logits: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """One proximal gradient step from any point: its logits and bias."""
+        step, bias_scale = self._steps()
+        point = torch.cat([self.scales.unsqueeze(1) * logits, (bias / (bias_scale or 1.0)).unsqueeze(0)])
+        moved = self._moved(point, step, bias_scale)
+        return moved[:-1] / self.scales.unsqueeze(1), bias_scale * moved[-1]
+
+    def _moved(self, point: Tensor, step: float, bias_scale: float) -> Tensor:
+        moved = point - step * self._gradient(point, bias_scale)
+        return torch.cat([self.proximal(moved[:-1], step), moved[-1:]])
 
     def _steps(self) -> tuple[float, float]:
         """Step size, one over the curvature (halved where a bias moves the same logits), and the units of the bias."""

@@ -2,145 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Protocol
+from typing import Literal, Protocol, final
 
 import torch
 from torch import Tensor
 
-from ncollapse.metrics import LayerStatistics, evaluate_metrics, select_metrics
-from ncollapse.statistics import ClassCenters, ClassDecisions, ClassMoments, LinearClassifier
-
-# Named float64 tensors; "weight" (K, d), "bias" (K,) and "features" (N, d) mean the same in every model that has them.
-Variables = dict[str, Tensor]
-# A relative gap below this is what the gradient of a solved problem, a few 1e-10, leaves open to first order.
-CERTIFIED = 1e-6
-# What solvers leave of a minimum that is zero.
-_ZERO = 1e-11
-# The sides of an inequality that is an equality at the solution are known as well as the gradient is.
-_EQUAL = 1e-6
+from ncollapse.surrogates.solving.solution import Certificate, NotConverged, Solution, Variables
 
 
-@dataclass(frozen=True)
-class Inequality:
-    """A condition of a theorem, with both of its sides.
-
-    Attributes:
-        text: What is compared, such as "c < 1".
-        left: The smaller side, if it holds.
-        right: The larger side, if it holds.
-    """
-
-    text: str
-    left: float
-    right: float
-
-    @property
-    def holds(self) -> bool:
-        """Whether the left side is the smaller one, to 1e-6 of the right."""
-        return self.left <= self.right + _EQUAL * abs(self.right)
-
-    def __str__(self) -> str:
-        verdict = "holds" if self.holds else "does not hold"
-        return f"{self.text} {verdict}: {self.left:.6g} against {self.right:.6g}"
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """What is proven about a point.
-
-    Attributes:
-        lower_bound: No point of the model has a smaller objective; -inf where theory gives no bound.
-        inequality: The condition that selects the branch, or under which the point is a global minimizer.
-    """
-
-    lower_bound: float
-    inequality: Inequality
-
-
-@dataclass(frozen=True)
-class Solution:
-    """A point of a surrogate model, how good it is, and how it was found.
-
-    Attributes:
-        value: Its objective.
-        variables: Named tensors in float64, among them "features" of shape (N, d), one sample a row.
-        labels: Classes of the samples, shape (N,).
-        certificate: Lower bound of the model's minimum and the inequality behind it.
-        converged: Whether the solver reached its tolerance, or the certificate proves the point; closed forms always have.
-        history: Objective at every iteration; one entry for closed forms.
-        source: How it was found, for the status.
-    """
-
-    value: float
-    variables: Variables
-    labels: Tensor
-    certificate: Certificate
-    converged: bool
-    history: tuple[float, ...] = field(repr=False)
-    source: str
-
-    @property
-    def gap(self) -> float:
-        """Objective minus lower bound: at most this much is to be gained, up to rounding."""
-        return self.value - self.certificate.lower_bound
-
-    @property
-    def certified(self) -> bool:
-        """Whether the gap proves a global minimum, to 1e-6 of the objective, or 1e-11 where that is zero."""
-        return math.isfinite(self.value) and self.gap <= max(CERTIFIED * abs(self.value), _ZERO)
-
-    @property
-    def status(self) -> str:
-        """What is known about the point, as a sentence."""
-        if not self.converged:
-            return f"Not converged: {self.source}; the gap to the lower bound is {self.gap:.3g}."
-        if self.certified:
-            return f"Global minimum: {self.source}; the gap to the lower bound is {self.gap:.3g}."
-        if math.isinf(self.gap):
-            return f"Critical point: {self.source}; no lower bound is known."
-        return f"Critical point, not certified: {self.source}; the gap to the lower bound is {self.gap:.3g}."
-
-    def metrics(self, ids: Sequence[str] | None = None) -> dict[str, float]:
-        """Collapse metrics of the solution, from the registry.
-
-        Args:
-            ids: Metric ids; None takes all that need no d×d matrix. Those that need a classifier are left out where the
-                model has none.
-
-        Returns:
-            Values by id, nan where undefined (of features that are all zero, say).
-        """
-        features, labels = self.variables["features"], self.labels
-        moments = ClassMoments.from_batch(features, labels, int(labels.max()) + 1)
-        weight = self.variables.get("weight")
-        head = None if weight is None else LinearClassifier.from_parameters(weight, self.variables.get("bias"))
-        centers = ClassCenters.from_moments(moments)
-        decisions = ClassDecisions.from_batch(features, labels, centers, head)
-        layer = LayerStatistics(moments, centers, decisions, decisions, head)
-        return {value.metric: value.value for value in evaluate_metrics(layer, select_metrics(ids))}
-
-
-class NotConverged(RuntimeError):
-    """A solver stopped before its tolerance.
-
-    Attributes:
-        solution: Where it stopped.
-    """
-
-    def __init__(self, solution: Solution) -> None:
-        super().__init__(
-            f"{solution.status} Give the solver more iterations or a larger tolerance, or pass allow_unconverged=True to get "
-            "the point where it stopped."
-        )
-        self.solution = solution
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
     """What a solver hands back.
 
@@ -149,12 +23,14 @@ class Run:
         history: Objective at every iteration.
         converged: Whether it reached its tolerance.
         words: What it did, for the status.
+        stopped_at: What its tolerance is about: a small "gradient" or a small "gap".
     """
 
     variables: Variables
     history: tuple[float, ...]
     converged: bool
     words: str
+    stopped_at: Literal["gradient", "gap"] = "gradient"
 
 
 class Solver(Protocol):
@@ -175,6 +51,8 @@ class Solver(Protocol):
 class Problem(ABC):
     """A surrogate model with its numbers: an objective over named tensors, and what can be proven about a point.
 
+    A model says what is abstract here; everything else is final.
+
     Attributes:
         labels: Classes of the samples, shape (N,).
     """
@@ -184,18 +62,23 @@ class Problem(ABC):
 
     @property
     @abstractmethod
-    def default_solver(self) -> Solver:
-        """What ``solve`` takes unless told otherwise."""
+    def num_classes(self) -> int:
+        """K."""
+
+    @property
+    @abstractmethod
+    def solvers(self) -> tuple[type[Solver], ...]:
+        """Solvers of this library that fit the model with its numbers; ``solve`` takes the first unless told otherwise."""
 
     @abstractmethod
-    def start(self, seed: int) -> Variables:
-        """A random start.
+    def draw(self, normal: Callable[..., Tensor]) -> Variables:
+        """Make a start.
 
         Args:
-            seed: Of its generator.
+            normal: Gives a tensor of standard normal entries, in float64, for the sizes it is called with.
 
         Returns:
-            Standard normal variables.
+            The point.
         """
 
     @abstractmethod
@@ -209,20 +92,6 @@ class Problem(ABC):
             0-d tensor.
         """
 
-    def value_and_gradient(self, variables: Variables) -> tuple[float, Variables]:
-        """Objective and gradient, by automatic differentiation unless a model knows better.
-
-        Args:
-            variables: A point.
-
-        Returns:
-            The value and the gradient by name.
-        """
-        leaves = {name: tensor.detach().requires_grad_() for name, tensor in variables.items()}
-        value = self.objective(leaves)
-        gradients = torch.autograd.grad(value, list(leaves.values()))
-        return float(value.detach()), dict(zip(leaves, gradients, strict=True))
-
     @abstractmethod
     def certificate(self, variables: Variables) -> Certificate:
         """What is proven about a point.
@@ -234,8 +103,9 @@ class Problem(ABC):
             The lower bound and the inequality.
         """
 
+    @abstractmethod
     def complete(self, variables: Variables) -> Variables:
-        """All variables of a solution, for models that are solved in fewer.
+        """All variables of a solution, for models that are solved in fewer or others.
 
         Args:
             variables: As solvers see them.
@@ -243,8 +113,33 @@ class Problem(ABC):
         Returns:
             The same with "features", one sample a row.
         """
-        return variables
 
+    @final
+    def start(self, seed: int = 0) -> Variables:
+        """A random start.
+
+        Args:
+            seed: Of its generator.
+
+        Returns:
+            The point.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        return self.draw(lambda *sizes: torch.randn(*sizes, generator=generator, dtype=torch.float64))
+
+    @final
+    def value_and_gradient(self, variables: Variables) -> tuple[float, Variables]:
+        """Objective and gradient.
+
+        Args:
+            variables: A point.
+
+        Returns:
+            The value and the gradient by name.
+        """
+        return differentiate(self.objective, variables)
+
+    @final
     def solve(
         self,
         solver: Solver | None = None,
@@ -266,15 +161,25 @@ class Problem(ABC):
 
         Raises:
             NotConverged: If the solver stopped before its tolerance, unless that is allowed.
+            TypeError: If the solver does not fit the model.
         """
-        begin = self.start(seed) if start is None else start
-        run = (solver or self.default_solver).run(self, begin)
-        solution = self.solution(run.variables, run.words, run.history, run.converged)
+        chosen = self.solvers[0]() if solver is None else solver
+        run = chosen.run(self, self.start(seed) if start is None else start)
+        solution = self.solution(run.variables, run.words, run.history, run.converged, run.stopped_at)
         if not (solution.converged or allow_unconverged):
-            raise NotConverged(solution)
+            others = [f"{kind.__name__}()" for kind in self.solvers if not isinstance(chosen, kind)]
+            raise NotConverged(solution, type(chosen).__name__, others)
         return solution
 
-    def solution(self, variables: Variables, source: str, history: tuple[float, ...] = (), converged: bool = True) -> Solution:
+    @final
+    def solution(
+        self,
+        variables: Variables,
+        source: str,
+        history: tuple[float, ...] = (),
+        converged: bool = True,
+        stopped_at: Literal["gradient", "gap"] = "gradient",
+    ) -> Solution:
         """Describe a point.
 
         Args:
@@ -282,14 +187,15 @@ class Problem(ABC):
             source: How it was found.
             history: Objective at every iteration.
             converged: Whether the solver reached its tolerance.
+            stopped_at: What that tolerance is about.
 
         Returns:
             The point with its objective and certificate.
         """
-        value = float(self.objective(variables))
-        certificate = self.certificate(variables)
-        found = Solution(value, self.complete(variables), self.labels, certificate, converged, history or (value,), source)
-        return replace(found, converged=converged or found.certified)
+        value, point = float(self.objective(variables)), self.complete(variables)
+        certificate, steps = self.certificate(variables), history or (value,)
+        found = Solution(value, point, self.labels, certificate, converged, steps, source, stopped_at)
+        return replace(found, converged=True) if found.certified else found
 
 
 class CountsProblem(Problem):
@@ -315,3 +221,20 @@ class CountsProblem(Problem):
     def labels(self) -> Tensor:  # type: ignore[override]  # computed here, a field elsewhere
         """Classes of the samples, sorted."""
         return torch.arange(self.num_classes).repeat_interleave(torch.tensor(self.counts))
+
+
+def differentiate(objective: Callable[[Variables], Tensor], variables: Variables) -> tuple[float, Variables]:
+    """Value and gradient of a function of named tensors."""
+    leaves = {name: tensor.detach().requires_grad_() for name, tensor in variables.items()}
+    value = objective(leaves)
+    gradients = torch.autograd.grad(value, list(leaves.values()))
+    return float(value.detach()), dict(zip(leaves, gradients, strict=True))
+
+
+def check_accepted(problem: Problem, solver: Solver) -> None:
+    """Check that a problem names a solver among its own."""
+    if not isinstance(solver, problem.solvers):
+        names = " or ".join(f"{kind.__name__}()" for kind in problem.solvers)
+        raise TypeError(
+            f"solver must be {names} for this {type(problem).__name__}, got {type(solver).__name__}(). Take one of those."
+        )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass
 
-from ncollapse.surrogates.solving.problem import Problem, Run, Variables
+from ncollapse.surrogates.solving.problem import Problem, Run, check_accepted
+from ncollapse.surrogates.solving.solution import Variables
 from ncollapse.surrogates.solving.solvers import largest
 
 # Shorter steps do not move a point of order one.
@@ -21,9 +22,9 @@ class Constrained(Problem):
     def retract(self, variables: Variables) -> Variables:
         """Bring a point back to the set."""
 
+    @abstractmethod
     def tangent(self, variables: Variables, gradient: Variables) -> Variables:
-        """The part of a gradient along the set, for sets without inside."""
-        return gradient
+        """The part of a gradient along the set, at a point of it: all of the gradient for sets with an inside."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,8 @@ class ProjectedGradient:
         Raises:
             TypeError: If the problem has no set.
         """
-        if not isinstance(problem, Constrained):
-            raise TypeError(f"ProjectedGradient solves problems over a set, got {type(problem).__name__}. Take LBFGS().")
+        check_accepted(problem, self)
+        assert isinstance(problem, Constrained)
         point, step, history = problem.retract(start), 1.0, []
         while True:
             value, gradient = problem.value_and_gradient(point)

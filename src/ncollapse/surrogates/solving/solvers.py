@@ -8,14 +8,33 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.optimize import minimize
+from scipy.optimize import OptimizeResult, minimize
 
-from ncollapse.surrogates.solving.problem import Problem, Run, Variables
+from ncollapse.surrogates.solving.problem import Problem, Run, check_accepted
+from ncollapse.surrogates.solving.proximal import polish
+from ncollapse.surrogates.solving.solution import Variables
+
+# An objective that has fallen to this share of where it began is zero as far as its digits go.
+_VANISHED = 1e-16
+# L-BFGS goes on to this share of its tolerance.
+_FURTHER = 1e-4
 
 
 def largest(tensors: Variables) -> float:
     """Largest absolute entry."""
     return max(float(tensor.abs().max()) for tensor in tensors.values())
+
+
+def steepness(value: float, gradient: Variables, variables: Variables) -> float:
+    """Largest entry of the gradient in units of the objective and of the largest variable."""
+    # A change of the variables by a share t of the largest changes the objective by about this times t of itself, so that it
+    # means the same for tiny decays, whose optimal objective is tiny, as for large ones.
+    slope = largest(gradient)
+    return slope * largest(variables) / abs(value) if slope > 0 and value != 0 else slope
+
+
+def _end(vanished: bool, slope: float) -> str:
+    return "objective zero to rounding" if vanished else f"relative gradient {slope:.2g}"
 
 
 def _flatten(variables: Variables) -> np.ndarray:
@@ -31,13 +50,16 @@ def _unflatten(flat: np.ndarray, like: Variables) -> Variables:
 class LBFGS:
     """Limited-memory quasi-Newton descent in all variables (SciPy's L-BFGS-B).
 
+    Where the problem is a convex program in the logits, the end is polished by one proximal step of that program.
+
     Attributes:
-        tolerance: Largest absolute entry of the gradient at the end. It goes on to a thousandth of it where rounding allows.
+        tolerance: Largest entry of the gradient at the end, in units of the objective over the largest variable. It goes on to
+            a ten-thousandth of it where rounding allows.
         max_iterations: Steps before it gives up.
         memory: Pairs of steps and gradient differences that are kept.
     """
 
-    tolerance: float = 1e-7
+    tolerance: float = 1e-6
     max_iterations: int = 20_000
     memory: int = 30
 
@@ -50,8 +72,12 @@ class LBFGS:
 
         Returns:
             Where it stopped.
+
+        Raises:
+            TypeError: If the problem is not smooth in free variables.
         """
-        return self.minimize(problem.value_and_gradient, start)
+        check_accepted(problem, self)
+        return polish(problem, self.minimize(problem.value_and_gradient, start))
 
     def minimize(self, value_and_gradient: Callable[[Variables], tuple[float, Variables]], start: Variables) -> Run:
         """Minimize any function.
@@ -63,26 +89,32 @@ class LBFGS:
         Returns:
             Where it stopped.
         """
+        last = value_and_gradient(start)
+        history, vanished = [last[0]], _VANISHED * abs(last[0])
 
         def evaluate(flat: np.ndarray) -> tuple[float, np.ndarray]:
-            value, gradient = value_and_gradient(_unflatten(flat, start))
-            return value, _flatten(gradient)
+            nonlocal last
+            last = value_and_gradient(_unflatten(flat, start))
+            return last[0], _flatten(last[1])
 
-        history = [value_and_gradient(start)[0]]
-        options = {"maxiter": self.max_iterations, "maxfun": 10 * self.max_iterations, "maxcor": self.memory}
-        found = minimize(
-            evaluate,
-            _flatten(start),
-            jac=True,
-            method="L-BFGS-B",
-            # ftol 0: a flat stretch is no reason to stop.
-            options={**options, "gtol": self.tolerance / 1000, "ftol": 0.0},
-            callback=lambda intermediate_result: history.append(float(intermediate_result.fun)),
-        )
+        def after_step(intermediate_result: OptimizeResult) -> None:
+            value = float(intermediate_result.fun)
+            history.append(value)
+            # A step ends with an evaluation at its end, whose gradient is kept.
+            slope = steepness(value, last[1], _unflatten(intermediate_result.x, start))
+            if abs(value) <= vanished or slope <= _FURTHER * self.tolerance:
+                raise StopIteration
+
+        counts = {"maxiter": self.max_iterations, "maxfun": 10 * self.max_iterations, "maxcor": self.memory}
+        # No tolerance of SciPy's own: they are absolute, and a flat stretch is no reason to stop.
+        options = {**counts, "gtol": 0.0, "ftol": 0.0}
+        found = minimize(evaluate, _flatten(start), jac=True, method="L-BFGS-B", options=options, callback=after_step)
         variables = _unflatten(found.x, start)
-        steepest = largest(value_and_gradient(variables)[1])
-        words = f"L-BFGS, {found.nit} iterations, largest gradient entry {steepest:.2g}"
-        return Run(variables, tuple(history), steepest <= self.tolerance, words)
+        value, gradient = value_and_gradient(variables)
+        slope = steepness(value, gradient, variables)
+        gone = abs(value) <= vanished
+        words = f"L-BFGS, {found.nit} iterations, {_end(gone, slope)}"
+        return Run(variables, tuple(history), gone or slope <= self.tolerance, words)
 
 
 @dataclass(frozen=True)
@@ -91,7 +123,7 @@ class GradientDescent:
 
     Attributes:
         learning_rate: Step over gradient.
-        tolerance: Largest absolute entry of the gradient at the end.
+        tolerance: Largest entry of the gradient at the end, in units of the objective over the largest variable.
         max_iterations: Steps before it gives up.
     """
 
@@ -110,20 +142,26 @@ class GradientDescent:
             Where it stopped.
 
         Raises:
+            TypeError: If the problem is not smooth in free variables.
             ValueError: If the objective leaves the finite numbers: the learning rate is too large.
         """
+        check_accepted(problem, self)
         variables, history = dict(start), []
         for iteration in range(self.max_iterations + 1):
             value, gradient = problem.value_and_gradient(variables)
             if not math.isfinite(value):
                 raise ValueError(
-                    f"Gradient descent needs a learning rate below 2 over the largest curvature; with {self.learning_rate:g} "
-                    f"the objective is {value} after {iteration} steps. Take a smaller one."
+                    f"learning_rate must be below 2 over the largest curvature, got {self.learning_rate:g}: the objective is "
+                    f"{value} after {iteration} steps. Take a smaller one."
                 )
             history.append(value)
-            steepest = largest(gradient)
-            if steepest <= self.tolerance or iteration == self.max_iterations:
+            slope = steepness(value, gradient, variables)
+            gone = abs(value) <= _VANISHED * abs(history[0])
+            converged = gone or slope <= self.tolerance
+            if converged or iteration == self.max_iterations:
                 break
             variables = {name: tensor - self.learning_rate * gradient[name] for name, tensor in variables.items()}
-        words = f"gradient descent, {iteration} steps of {self.learning_rate:g}, largest gradient entry {steepest:.2g}"
-        return Run(variables, tuple(history), steepest <= self.tolerance, words)
+        words = f"gradient descent, {iteration} steps of {self.learning_rate:g}, {_end(gone, slope)}"
+        run = Run(variables, tuple(history), converged, words)
+        # A descent cut short is shown as it is.
+        return polish(problem, run) if converged else run

@@ -1,0 +1,192 @@
+"""Solutions: a point of a surrogate model, what is proven about it, and how it was found."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import Tensor
+
+from ncollapse.measurement.measurement import Measurement
+from ncollapse.measurement.table import measurement_of
+from ncollapse.metrics import LayerStatistics, select_metrics
+from ncollapse.metrics.selection import CORE, MetricChoice
+from ncollapse.statistics import ClassCenters, ClassDecisions, ClassMoments, LinearClassifier
+
+# Named float64 tensors; "weight" (K, d), "bias" (K,) and "features" (N, d) mean the same in every model that has them.
+Variables = dict[str, Tensor]
+# A relative gap below this is what the gradient of a solved problem, a few 1e-10, leaves open to first order.
+CERTIFIED = 1e-6
+# What solvers leave of a minimum that is zero, and what rounding leaves of terms of order one.
+_ZERO = 1e-11
+_ROUNDING = 1e-15
+# The sides of an inequality that is an equality at the solution are known as well as the gradient is.
+_EQUAL = 1e-6
+
+
+@dataclass(frozen=True)
+class Inequality:
+    """A condition of a theorem, with both of its sides.
+
+    Attributes:
+        text: What is compared, such as "c < 1".
+        left: The smaller side, if it holds.
+        right: The larger side, if it holds.
+    """
+
+    text: str
+    left: float
+    right: float
+
+    @property
+    def equal(self) -> bool:
+        """Whether both sides are the same, to 1e-6 of the right."""
+        return abs(self.left - self.right) <= _EQUAL * abs(self.right)
+
+    @property
+    def holds(self) -> bool:
+        """Whether the left side is the smaller one, or both are equal."""
+        return self.left <= self.right or self.equal
+
+    def __str__(self) -> str:
+        if self.equal:
+            verdict = "holds with equality" if "<=" in self.text else "is an equality"
+            return f"{self.text} {verdict}: both sides are {self.right:.6g}"
+        return f"{self.text} {'holds' if self.holds else 'does not hold'}: {self.left:.6g} against {self.right:.6g}"
+
+
+def unless_it_holds(condition: Inequality) -> Inequality | None:
+    """A condition on a model's own numbers, which has nothing to tell where it holds."""
+    return None if condition.holds else condition
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What is proven about a point.
+
+    Attributes:
+        lower_bound: No point of the model has a smaller objective; -inf where theory gives no bound.
+        inequality: The condition that selects the branch, or under which the point is a global minimizer; None where it holds
+            for every point of the model.
+    """
+
+    lower_bound: float
+    inequality: Inequality | None = None
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Solution:
+    """A point of a surrogate model, how good it is, and how it was found. ``print`` shows it in a few lines.
+
+    Attributes:
+        value: Its objective.
+        variables: Named tensors in float64, among them "features" of shape (N, d), one sample a row.
+        labels: Classes of the samples, shape (N,).
+        certificate: Lower bound of the model's minimum and the inequality behind it.
+        converged: Whether the solver reached its tolerance, or the certificate proves the point; closed forms always have.
+        history: Objective at every iteration; one entry for closed forms.
+        source: How it was found, for the status.
+        stopped_at: What the solver's tolerance is about: a small "gradient", or a small "gap" to the lower bound.
+    """
+
+    value: float
+    variables: Variables
+    labels: Tensor
+    certificate: Certificate
+    converged: bool
+    history: tuple[float, ...] = field(repr=False)
+    source: str
+    stopped_at: Literal["gradient", "gap"] = "gradient"
+
+    @property
+    def gap(self) -> float:
+        """Objective minus lower bound: at most this much is to be gained, up to rounding."""
+        return self.value - self.certificate.lower_bound
+
+    @property
+    def certified(self) -> bool:
+        """Whether the gap proves a global minimum: to 1e-6 of the objective, or 1e-11 where the bound is zero."""
+        floor = _ZERO if self.certificate.lower_bound == 0 else _ROUNDING
+        return math.isfinite(self.value) and self.gap <= max(CERTIFIED * abs(self.value), floor)
+
+    @property
+    def status(self) -> str:
+        """What is known about the point, as a sentence."""
+        return f"{self._verdict()}: {self.source}; {self._distance()}."
+
+    def _verdict(self) -> str:
+        if not self.converged:
+            return "Not converged"
+        if self.certified:
+            return "Global minimum"
+        if math.isinf(self.gap):
+            return "Critical point"
+        if self.stopped_at == "gap":
+            return f"Within {100 * self.gap / abs(self.value):.2g} % of the global minimum"
+        return "Critical point, not certified"
+
+    def _distance(self) -> str:
+        if math.isinf(self.certificate.lower_bound):
+            return "no lower bound is known"
+        return f"the gap to the lower bound is {self.gap:.3g}"
+
+    def measurement(self, metrics: MetricChoice = None) -> Measurement:
+        """Collapse of the features as a measurement of one layer, "features": with tables and statistics as of networks.
+
+        Args:
+            metrics: As for ``ncollapse.measure``. Metrics that need a classifier are left out where the model has none.
+
+        Returns:
+            The measurement; values are nan where undefined (of features that are all zero, say).
+        """
+        features, labels = self.variables["features"], self.labels
+        moments = ClassMoments.from_batch(features, labels, int(labels.max()) + 1)
+        weight = self.variables.get("weight")
+        head = None if weight is None else LinearClassifier.from_parameters(weight, self.variables.get("bias"))
+        centers = ClassCenters.from_moments(moments)
+        decisions = ClassDecisions.from_batch(features, labels, centers, head)
+        layer = LayerStatistics(moments, centers, decisions, decisions, head)
+        chosen = f"the features of a solution: {self.source}"
+        selected = select_metrics(metrics)
+        shown = CORE if metrics is None else [metric.id for metric in selected]
+        return measurement_of({"features": layer}, selected, split="train", chosen=chosen, shown=shown)
+
+    def metrics(self, ids: MetricChoice = None) -> dict[str, float]:
+        """Values of collapse metrics of the features.
+
+        Args:
+            ids: As for ``measurement``.
+
+        Returns:
+            Values by id.
+        """
+        return {row.metric: row.value for row in self.measurement(ids).rows}
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.value:.6g}. {self.status}>"
+
+    def __str__(self) -> str:
+        shapes = ", ".join(f"{name} {tuple(part.shape)}" for name, part in self.variables.items())
+        lines = [self.status, f"objective {self.value:.10g}, lower bound {self.certificate.lower_bound:.10g}"]
+        lines += [str(self.certificate.inequality)] * (self.certificate.inequality is not None)
+        values = ", ".join(f"{id} {value:.4g}" for id, value in self.metrics("core").items())
+        return "\n".join([*lines, f"variables: {shapes}", f"collapse of the features: {values}"])
+
+
+class NotConverged(RuntimeError):
+    """A solver stopped before its tolerance.
+
+    Attributes:
+        solution: Where it stopped.
+    """
+
+    def __init__(self, solution: Solution, solver: str, others: Sequence[str]) -> None:
+        elsewhere = f", or solve with {' or '.join(others)}" if others else ""
+        super().__init__(
+            f"{solution.status} Likely causes: (a) too few steps for its tolerance: give {solver} more steps or a larger "
+            "tolerance; (b) no step lowers the objective any more, at a kink of ReLU or where its digits are used up. "
+            f"Next: pass allow_unconverged=True and judge the point by its gap{elsewhere}."
+        )
+        self.solution = solution
