@@ -115,9 +115,6 @@ class BatchNormNet(Problem):
     def features(self, variables: Variables) -> Tensor:
         """Hidden features behind ReLU.
 
-        Args:
-            variables: A point.
-
         Returns:
             Shape (N, m).
         """
@@ -139,11 +136,7 @@ class BatchNormNet(Problem):
         return Certificate(self.minimum, Inequality("λ <= min √n_k", self.lambda_w, math.sqrt(min(self.counts))))
 
     def closed_form(self) -> Solution:
-        """One hidden unit a class; further units are switched off.
-
-        Returns:
-            The global minimum.
-        """
+        """One hidden unit a class; further units are switched off."""
         indicators = one_hot(self.labels, self.num_classes)
         shares, roots = self._counts / len(self.labels), self.sizes.sqrt()
         units = torch.linalg.pinv(self.inputs) @ indicators

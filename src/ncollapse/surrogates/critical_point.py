@@ -42,10 +42,6 @@ def critical_point(problem: UFM | MUFM, variables: Variables) -> CriticalPoint:
     :math:`\Delta W = (\lambda_H / \lambda_W)^{1/4} u a^T`, :math:`\Delta H = -(\lambda_W / \lambda_H)^{1/4} a v^T` change the
     objective by :math:`\varepsilon^2 (\sqrt{\lambda_W \lambda_H} - \sigma)` to second order.
 
-    Args:
-        problem: The model.
-        variables: The point.
-
     Returns:
         What it is.
 

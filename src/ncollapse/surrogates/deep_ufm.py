@@ -131,7 +131,6 @@ class DeepUFM(CountsProblem, ReLUProblem):
         r"""What a singular value s of the logits costs: :math:`\frac{(\sigma-s)^2}{2N} + \frac{M+1}{2} \Lambda s^{2/(M+1)}`.
 
         Args:
-            target: σ.
             value: s, at least 0.
 
         Returns:
@@ -141,14 +140,7 @@ class DeepUFM(CountsProblem, ReLUProblem):
         return (target - value) ** 2 / (2 * sum(self.counts)) + depth / 2 * self.penalty * value ** (2 / depth)
 
     def best_singular_value(self, target: float) -> float:
-        r"""The minimizer of ``scalar_objective``: zero above ``collapse_threshold``, else the larger stationary point.
-
-        Args:
-            target: σ.
-
-        Returns:
-            s.
-        """
+        r"""The minimizer of ``scalar_objective``: zero above ``collapse_threshold``, else the larger stationary point."""
         M, price = self.num_layers, sum(self.counts) * self.penalty
         if price ** (M + 1) > collapse_threshold(target, M) * (1 + 1e-12):
             return 0.0
@@ -186,9 +178,6 @@ class DeepUFM(CountsProblem, ReLUProblem):
 
     def layers(self, variables: Variables) -> list[Tensor]:
         """Features in front of every weight.
-
-        Args:
-            variables: A point.
 
         Returns:
             H and, behind their activation, the features of the M-1 hidden layers, each of shape (N, d).

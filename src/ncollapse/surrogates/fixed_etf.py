@@ -105,11 +105,7 @@ class FixedETF(CountsProblem):
         return Certificate(self.minimum)
 
     def closed_form(self) -> Solution:
-        """The global minimum: every feature along its class's row.
-
-        Returns:
-            The solution.
-        """
+        """The global minimum: every feature along its class's row."""
         return self.solution({"raw": self.weight[self.labels]}, "closed form")
 
 

@@ -69,9 +69,6 @@ def seli_geometry(counts: Sequence[int]) -> tuple[Tensor, Tensor]:
     U^T`. For balanced classes both are those of a simplex ETF. The solutions of the cross-entropy model come near it only
     logarithmically in the decay.
 
-    Args:
-        counts: n_k.
-
     Returns:
         :math:`V \Lambda V^T` and the Gram matrix of the class means, each of shape (K, K).
 

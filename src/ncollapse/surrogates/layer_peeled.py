@@ -75,8 +75,6 @@ class LayerPeeled(NuclearProblem):
             num_classes: K, at least 2.
             num_majority: K_A, from 1 to K-1: these classes come first.
             ratio: R, at least 1; need not be whole.
-            energy_w: E_W.
-            energy_h: E_H.
             oversampling: Weight of a minority sample in the loss; R restores balance.
 
         Returns:
@@ -184,18 +182,7 @@ class GroupedNewton:
     max_iterations: int = 200
 
     def run(self, problem: Problem, start: Variables) -> Run:
-        """Solve the convex program and split its logits into weight and features.
-
-        Args:
-            problem: A ``LayerPeeled`` of at most 10 different shares.
-            start: Unused: the steps begin where the program says.
-
-        Returns:
-            Where it stopped.
-
-        Raises:
-            TypeError: If the problem is another one, or its counts differ too much.
-        """
+        """Solve the convex program and split its logits into weight and features."""
         check_accepted(problem, self)
         assert isinstance(problem, LayerPeeled)
         program = GroupedProgram(problem.shares, problem.radius)

@@ -19,7 +19,6 @@ def minority_cosine(solution: Solution, num_majority: int) -> float:
 
     Args:
         solution: Of a model whose majority classes come first.
-        num_majority: K_A.
 
     Returns:
         A number in [-1, 1]; nan for a single minority class.
@@ -37,10 +36,7 @@ def minority_threshold(
     The root of :math:`\lVert G \rVert_2 - p_{minority}`, bracketed by doubling R and found by Brent's bisection.
 
     Args:
-        num_classes: K.
         num_majority: K_A, at most K-2.
-        energy_w: E_W.
-        energy_h: E_H.
         tolerance: Relative error of R_0.
 
     Returns:

@@ -70,9 +70,7 @@ def smooth_rate(integral: Tensor, spacing: float = 1.0, *, window: int = 151, or
 
     Args:
         integral: A or B at equally spaced times, shape (T,).
-        spacing: Between the times.
         window: Entries of a local polynomial, odd, at most T.
-        order: Its degree.
 
     Returns:
         Shape (T,).
@@ -93,7 +91,6 @@ def tail_index(integral: Tensor, times: Tensor, last: int = 1000) -> float:
     Args:
         integral: A or B, shape (T,).
         times: t, shape (T,), above 1 at the end.
-        last: Entries that count.
 
     Returns:
         r.

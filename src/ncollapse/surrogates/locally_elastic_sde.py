@@ -53,11 +53,7 @@ class SDEPath:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class PathEnd(Solution):
-    """The end of a simulated path: no minimum is claimed.
-
-    Attributes:
-        path: The simulated cloud.
-    """
+    """The end of a simulated path: no minimum is claimed."""
 
     path: SDEPath = field(kw_only=True, repr=False)
 
@@ -81,8 +77,6 @@ class LocallyElasticSDE:
         num_classes: K, at least 2.
         kind: "I" or "L".
         alpha: α within a class, a number or a function of time.
-        beta: β between classes.
-        start_time: When it begins.
 
     Raises:
         ValueError: If there are fewer than two classes or the kind is another.
@@ -110,14 +104,7 @@ class LocallyElasticSDE:
             )
 
     def rates(self, time: float) -> tuple[float, float]:
-        """α and β at a time.
-
-        Args:
-            time: t.
-
-        Returns:
-            Both.
-        """
+        """α and β at a time."""
         alpha, beta = (rate(time) if callable(rate) else rate for rate in (self.alpha, self.beta))
         return alpha, beta
 
@@ -125,7 +112,6 @@ class LocallyElasticSDE:
         """The matrix M_t.
 
         Args:
-            time: t.
             dim: p of the I-model; None takes K.
 
         Returns:
@@ -145,9 +131,6 @@ class LocallyElasticSDE:
         r""":math:`\gamma_t = \min(\alpha - \beta, \alpha + (K-1) \beta)`: classes separate if it falls slower than 1/t.
 
         Differences grow as :math:`e^{\int \gamma / K}`, noise as √t: for γ = a/t separation takes a > K/2.
-
-        Args:
-            time: t.
 
         Returns:
             The rate.
@@ -184,7 +167,6 @@ class LocallyElasticSDE:
 
         Args:
             initial: Means at the start, shape (K, p).
-            time: t.
 
         Returns:
             Shape (K, p).
@@ -216,9 +198,7 @@ class LocallyElasticSDE:
         Args:
             initial: Where the samples of each class begin, shape (K, p).
             times: Rising, from the start time on; the steps.
-            per_class: Samples.
             noise: σ, standard deviation of each coordinate at time one.
-            seed: Of the noise.
 
         Returns:
             Means along the path and the samples at its end.
@@ -272,9 +252,6 @@ def pairwise_separability(path: SDEPath) -> float:
     r"""Share of samples nearer to their own class's mean than to another's, averaged over ordered pairs of classes.
 
     In expectation :math:`\Phi(\lVert \bar X_k - \bar X_l \rVert / (2 \sigma \sqrt{t}))` for each pair.
-
-    Args:
-        path: Simulated.
 
     Returns:
         In [0, 1]; one half is chance.

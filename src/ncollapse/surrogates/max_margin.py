@@ -164,7 +164,6 @@ class MarginFlow:
 
     Attributes:
         learning_rate: η, at most 2, with which no step overshoots.
-        num_steps: Most steps.
         tolerance: Gap to the lower bound, relative to the objective, at which it has arrived.
     """
 
@@ -173,18 +172,7 @@ class MarginFlow:
     tolerance: float = 1e-2
 
     def run(self, problem: Problem, start: Variables) -> Run:
-        """Descend from a start.
-
-        Args:
-            problem: A ``MaxMargin``.
-            start: Where to begin.
-
-        Returns:
-            Where it stopped, and the objective at every hundredth step.
-
-        Raises:
-            TypeError: If the problem is another one.
-        """
+        """Descend from a start."""
         check_accepted(problem, self)
         assert isinstance(problem, MaxMargin)
         weight, features, labels = start["weight"], start["features"], problem.labels

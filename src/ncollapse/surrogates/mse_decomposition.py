@@ -20,7 +20,6 @@ def least_squares_classifier(features: Tensor, labels: Tensor, num_classes: int,
     Args:
         features: H, shape (N, d).
         labels: Shape (N,).
-        num_classes: K.
         lambda_w: λ, decay of weight and bias, at least 0.
 
     Returns:

@@ -94,11 +94,7 @@ class MUFM(Problem):
         return ReducedMUFM.from_samples(self.inputs, self.labels, self.num_classes, **decays, centered=centered)
 
     def padded(self) -> MUFM:
-        """The same model with K more dimensions in which the data are zero: its minimum bounds this one's from below.
-
-        Returns:
-            A new problem.
-        """
+        """The same model with K more dimensions in which the data are zero: its minimum bounds this one's from below."""
         wide = torch.cat([self.inputs, self.inputs.new_zeros(len(self.inputs), self.num_classes)], dim=1)
         numbers = {"lambda_w": self.lambda_w, "lambda_h": self.lambda_h}
         return MUFM(wide, self.labels, loss=self.loss, bias=self.bias, **numbers)
@@ -170,14 +166,7 @@ class MUFM(Problem):
         return wide.dual(wide.solvers[0]().run(wide, wide.start(0)).variables)[1]
 
     def dual(self, variables: Variables) -> tuple[float, float]:
-        r"""Squared spectral norm of Γ, and a lower bound of the minimum from it.
-
-        Args:
-            variables: Any point.
-
-        Returns:
-            Norm and bound, as ``best_bound`` says.
-        """
+        r"""Squared spectral norm of Γ, and a lower bound of the minimum from it."""
         gradient = self.logit_gradient(variables)
         sizes, axes = torch.linalg.eigh(gradient.T @ gradient)
         pulls = (axes.T @ gradient.T @ self.inputs).square().sum(dim=1)
@@ -195,7 +184,6 @@ class EliminatedFeatures:
     It begins at ridge regression, then at random weights, until a start is certified.
 
     Attributes:
-        starts: Most starts.
         descent: How each is followed.
     """
 
@@ -203,33 +191,14 @@ class EliminatedFeatures:
     descent: LBFGS = field(default_factory=LBFGS)
 
     def run(self, problem: Problem, start: Variables) -> Run:
-        """Keep the best of several starts.
-
-        Args:
-            problem: A ``MUFM``.
-            start: Its weight is the second start.
-
-        Returns:
-            Where the best one stopped.
-
-        Raises:
-            TypeError: If the problem is another one.
-        """
+        """Keep the best of several starts."""
         check_accepted(problem, self)
         assert isinstance(problem, MUFM)
         found = self.minimize(problem.reduced, start["weight"])
         return Run(problem.best_features(found.variables["weight"]), found.history, found.converged, found.words)
 
     def minimize(self, reduced: ReducedMUFM, start: Tensor) -> Run:
-        """Find the best weight, at a cost that does not depend on the number of samples.
-
-        Args:
-            reduced: The sums over the samples.
-            start: Weight of the second start, shape (K, d).
-
-        Returns:
-            The weight alone.
-        """
+        """Find the best weight, at a cost that does not depend on the number of samples."""
         generator = torch.Generator().manual_seed(0)
         best: Run | None = None
         for number in range(self.starts):

@@ -56,7 +56,6 @@ def gradient_flow(inputs: Tensor, labels: Tensor, *, lambda_w: float, duration: 
         labels: Balanced classes, shape (N,).
         lambda_w: Decay of the weight, positive.
         duration: Last time, in units of a gradient of the averaged loss: features of N samples need times of order N.
-        num_steps: Steps, equally long.
 
     Returns:
         The path, with its start.

@@ -120,7 +120,6 @@ def collapse_progress(problem: MUFM, variables: Variables) -> CollapseProgress:
 
     Args:
         problem: The model, with loss "mse", no bias, balanced classes.
-        variables: A critical point.
 
     Returns:
         Both sides of every inequality.

@@ -62,7 +62,6 @@ class NearCollapse:
 
         Args:
             counts: n of each class, all alike.
-            scale: a.
             lambda_w: Decay of the mean squared norm of the classifier's rows.
             lambda_h: Cost of the mean squared move of a sample.
 
@@ -141,7 +140,6 @@ class NearCollapse:
         Args:
             dim: d, at least K.
             noise: Standard deviation of an entry, before centering.
-            seed: Of the generator.
 
         Returns:
             X of shape (N, d) and labels, sorted.

@@ -43,7 +43,6 @@ class ReducedMUFM:
     and the gradient is :math:`A R X^T - \Gamma \Gamma^T W / \lambda_H + \lambda_W W`. One evaluation costs O(K d²).
 
     Attributes:
-        num_samples: N.
         inputs: :math:`X X^T`, shape (d, d); centered sums for a free bias, here and below.
         cross: :math:`Y X^T`, shape (K, d).
         targets: :math:`Y Y^T`, shape (K, K).
@@ -67,9 +66,7 @@ class ReducedMUFM:
         Args:
             inputs: X, one sample a row, shape (N, d).
             labels: Shape (N,).
-            num_classes: K.
             lambda_w: Decay of the weight.
-            lambda_h: Cost of moving.
             centered: Whether the bias is free.
 
         Returns:
@@ -81,24 +78,13 @@ class ReducedMUFM:
         return cls(len(inputs), inputs.T @ inputs, targets.T @ inputs, targets.T @ targets, lambda_w, lambda_h)
 
     def padded(self) -> ReducedMUFM:
-        """The same with K more dimensions in which the data are zero.
-
-        Returns:
-            A new model.
-        """
+        """The same with K more dimensions in which the data are zero."""
         more = len(self.targets)
         pad = torch.nn.functional.pad
         return replace(self, inputs=pad(self.inputs, (0, more, 0, more)), cross=pad(self.cross, (0, more)))
 
     def value_and_gradient(self, variables: Variables) -> tuple[float, Variables]:
-        """F and its gradient.
-
-        Args:
-            variables: "weight", shape (K, d).
-
-        Returns:
-            The value and the gradient under the same name.
-        """
+        """F and its gradient."""
         weight = variables["weight"]
         identity = torch.eye(len(weight), dtype=torch.float64)
         inverse = torch.linalg.inv(self.num_samples * identity + weight @ weight.T / self.lambda_h)
@@ -110,14 +96,7 @@ class ReducedMUFM:
         return float(value), {"weight": gradient}
 
     def dual(self, weight: Tensor) -> tuple[float, float]:
-        r"""Squared spectral norm of Γ at given weights with their best features, and a lower bound of the minimum from it.
-
-        Args:
-            weight: W, shape (K, d).
-
-        Returns:
-            Norm and bound, as ``best_bound`` says.
-        """
+        r"""Squared spectral norm of Γ at given weights with their best features, and a lower bound of the minimum from it."""
         identity = torch.eye(len(weight), dtype=torch.float64)
         inverse = torch.linalg.inv(self.num_samples * identity + weight @ weight.T / self.lambda_h)
         moved, aims = weight @ self.inputs - self.cross, weight @ self.cross.T - self.targets

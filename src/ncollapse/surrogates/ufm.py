@@ -120,14 +120,7 @@ class UFM(CountsProblem, NuclearProblem):
         return loss_value(self.loss, logits, self.labels, shares) + 0.5 * decay
 
     def logit_gradient(self, variables: Variables) -> Tensor:
-        r"""Gradient Γ of the loss with respect to the logits.
-
-        Args:
-            variables: A point.
-
-        Returns:
-            Shape (N, K).
-        """
+        r"""Gradient Γ of the loss with respect to the logits."""
         logits = variables["features"] @ variables["weight"].T + variables.get("bias", 0.0)
         shares = torch.full((self.num_samples,), 1 / self.num_samples, dtype=torch.float64)
         return loss_gradient(self.loss, logits, self.labels, shares)

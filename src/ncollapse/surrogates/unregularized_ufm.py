@@ -62,7 +62,6 @@ class UnregularizedUFM(CountsProblem):
 
         Args:
             eigenvalue: q of W Wᵀ, at least 0, the same in all K-1 directions.
-            bias: Of every class.
 
         Returns:
             The point; at eigenvalue √n and bias 1/K it is strong collapse itself.
@@ -121,9 +120,6 @@ class UnregularizedUFM(CountsProblem):
 
     def conserved_drift(self, end: FlowEnd) -> float:
         r"""How far :math:`W^T W - H H^T`, which the flow conserves, moved: a check of the steps.
-
-        Args:
-            end: Of a flow.
 
         Returns:
             Largest entry of the difference between its first and last point; 0 for steps of no length.

@@ -134,9 +134,6 @@ class WeightNormalizedNet(ReLUProblem):
     def margins(self, variables: Variables) -> Tensor:
         r"""Margins :math:`\bar f(x_i) y_i` of the normalized network.
 
-        Args:
-            variables: A point.
-
         Returns:
             Shape (N,).
         """

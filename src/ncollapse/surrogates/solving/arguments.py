@@ -19,7 +19,6 @@ def balanced(num_classes: int, per_class: int) -> tuple[int, ...]:
     """The counts of balanced classes, for the models that take ``counts``.
 
     Args:
-        num_classes: K.
         per_class: n, samples of each class.
 
     Returns:

@@ -19,7 +19,6 @@ class Run:
     """What a solver hands back.
 
     Attributes:
-        variables: Where it stopped.
         history: Objective at every iteration.
         converged: Whether it reached its tolerance.
         words: What it did, for the status.
@@ -37,15 +36,7 @@ class Solver(Protocol):
     """A way to solve a problem: a value that holds the settings."""
 
     def run(self, problem: Problem, start: Variables) -> Run:
-        """Descend from a start.
-
-        Args:
-            problem: The surrogate model.
-            start: Where to begin.
-
-        Returns:
-            Where it stopped.
-        """
+        """Descend from a start."""
 
 
 class Problem(ABC):
@@ -85,9 +76,6 @@ class Problem(ABC):
     def objective(self, variables: Variables) -> Tensor:
         """The function to minimize, differentiable.
 
-        Args:
-            variables: A point.
-
         Returns:
             0-d tensor.
         """
@@ -116,23 +104,13 @@ class Problem(ABC):
 
     @final
     def start(self, seed: int = 0) -> Variables:
-        """A random start.
-
-        Args:
-            seed: Of its generator.
-
-        Returns:
-            The point.
-        """
+        """A random start."""
         generator = torch.Generator().manual_seed(seed)
         return self.draw(lambda *sizes: torch.randn(*sizes, generator=generator, dtype=torch.float64))
 
     @final
     def value_and_gradient(self, variables: Variables) -> tuple[float, Variables]:
         """Objective and gradient.
-
-        Args:
-            variables: A point.
 
         Returns:
             The value and the gradient by name.

@@ -40,18 +40,7 @@ class ProjectedGradient:
     max_iterations: int = 20_000
 
     def run(self, problem: Problem, start: Variables) -> Run:
-        """Descend from a start.
-
-        Args:
-            problem: Over a set.
-            start: Where to begin; it is retracted first.
-
-        Returns:
-            Where it stopped.
-
-        Raises:
-            TypeError: If the problem has no set.
-        """
+        """Descend from a start."""
         check_accepted(problem, self)
         assert isinstance(problem, Constrained)
         point, step, history = problem.retract(start), 1.0, []

@@ -24,25 +24,11 @@ class NuclearProblem(Problem):
 
     @abstractmethod
     def from_logits(self, logits: Tensor, bias: Tensor) -> Variables:
-        """Balanced weight and features with given logits.
-
-        Args:
-            logits: Of the class means, without bias, shape (K, K).
-            bias: Shape (K,).
-
-        Returns:
-            The point.
-
-        Raises:
-            ValueError: If the logits have a higher rank than the features have dimensions.
-        """
+        """Balanced weight and features with given logits."""
 
     @final
     def class_logits(self, variables: Variables) -> tuple[Tensor, Tensor]:
         """Logits of the class means without bias, and the bias.
-
-        Args:
-            variables: A point.
 
         Returns:
             Shapes (K, K) and (K,).
@@ -82,18 +68,7 @@ class Proximal:
     max_iterations: int = 100_000
 
     def run(self, problem: Problem, start: Variables) -> Run:
-        """Solve the convex program and split its logits into weight and features.
-
-        Args:
-            problem: A problem with a convex program in logits.
-            start: Unused: the steps begin at zero logits.
-
-        Returns:
-            Where it stopped.
-
-        Raises:
-            TypeError: If the problem has no such program.
-        """
+        """Solve the convex program and split its logits into weight and features."""
         check_accepted(problem, self)
         assert isinstance(problem, NuclearProblem)
         found = problem.program.minimize(tolerance=self.tolerance, max_iterations=self.max_iterations)

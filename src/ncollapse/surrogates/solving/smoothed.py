@@ -31,7 +31,6 @@ class ReLUProblem(Problem):
         """The objective with every ReLU rounded off, at width 0 the objective itself.
 
         Args:
-            variables: A point.
             width: Distance from the kink within which ReLU is a parabola.
 
         Returns:
@@ -40,14 +39,7 @@ class ReLUProblem(Problem):
 
     @final
     def objective(self, variables: Variables) -> Tensor:
-        """The function to minimize.
-
-        Args:
-            variables: A point.
-
-        Returns:
-            0-d tensor.
-        """
+        """The function to minimize."""
         return self.rounded_objective(variables, 0.0)
 
 
@@ -68,18 +60,7 @@ class SmoothedReLU:
     descent: LBFGS = field(default_factory=LBFGS)
 
     def run(self, problem: Problem, start: Variables) -> Run:
-        """Descend from a start, width by width.
-
-        Args:
-            problem: One with ReLU.
-            start: Where to begin.
-
-        Returns:
-            Where it stopped; the history is of the rounded objectives, but for the last entry.
-
-        Raises:
-            TypeError: If the problem has no ReLU.
-        """
+        """Descend from a start, width by width."""
         check_accepted(problem, self)
         assert isinstance(problem, ReLUProblem)
         # Each descent goes on to a tenth of the tolerance: L-BFGS would try for a ten-thousandth of its own.

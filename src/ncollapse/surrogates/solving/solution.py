@@ -81,7 +81,6 @@ class Solution:
     """A point of a surrogate model, how good it is, and how it was found. ``print`` shows it in a few lines.
 
     Attributes:
-        value: Its objective.
         variables: Named tensors in float64, among them "features" of shape (N, d), one sample a row.
         labels: Classes of the samples, shape (N,).
         certificate: Lower bound of the model's minimum and the inequality behind it.
@@ -176,11 +175,7 @@ class Solution:
 
 
 class NotConverged(RuntimeError):
-    """A solver stopped before its tolerance.
-
-    Attributes:
-        solution: Where it stopped.
-    """
+    """A solver stopped before its tolerance."""
 
     def __init__(self, solution: Solution, solver: str, others: Sequence[str]) -> None:
         elsewhere = f", or solve with {' or '.join(others)}" if others else ""

@@ -64,31 +64,12 @@ class LBFGS:
     memory: int = 30
 
     def run(self, problem: Problem, start: Variables) -> Run:
-        """Descend from a start.
-
-        Args:
-            problem: Its objective is minimized.
-            start: Where to begin.
-
-        Returns:
-            Where it stopped.
-
-        Raises:
-            TypeError: If the problem is not smooth in free variables.
-        """
+        """Descend from a start."""
         check_accepted(problem, self)
         return polish(problem, self.minimize(problem.value_and_gradient, start))
 
     def minimize(self, value_and_gradient: Callable[[Variables], tuple[float, Variables]], start: Variables) -> Run:
-        """Minimize any function.
-
-        Args:
-            value_and_gradient: The function.
-            start: Where to begin.
-
-        Returns:
-            Where it stopped.
-        """
+        """Minimize any function."""
         last = value_and_gradient(start)
         history, vanished = [last[0]], _VANISHED * abs(last[0])
 
@@ -122,7 +103,6 @@ class GradientDescent:
     """Plain gradient descent in all variables, with one learning rate.
 
     Attributes:
-        learning_rate: Step over gradient.
         tolerance: Largest entry of the gradient at the end, in units of the objective over the largest variable.
         max_iterations: Steps before it gives up.
     """
@@ -132,19 +112,7 @@ class GradientDescent:
     max_iterations: int = 100_000
 
     def run(self, problem: Problem, start: Variables) -> Run:
-        """Descend from a start.
-
-        Args:
-            problem: Its objective is minimized.
-            start: Where to begin.
-
-        Returns:
-            Where it stopped.
-
-        Raises:
-            TypeError: If the problem is not smooth in free variables.
-            ValueError: If the objective leaves the finite numbers: the learning rate is too large.
-        """
+        """Descend from a start."""
         check_accepted(problem, self)
         variables, history = dict(start), []
         for iteration in range(self.max_iterations + 1):
