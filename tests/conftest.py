@@ -1,5 +1,6 @@
-"""Test session: where `reference` and `cases` are found, and one thread, so that results do not depend on the machine."""
+"""Test session: where `reference` and `cases` are found; one thread and one width of lines, on any machine."""
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,11 +18,15 @@ settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
+def same_everywhere() -> Iterator[None]:
+    """Sums are added in one order, and tables fold at one width: pytest-xdist tells its processes that of the terminal."""
+    before, width = torch.get_num_threads(), os.environ.get("COLUMNS")
     torch.set_num_threads(1)
+    os.environ["COLUMNS"] = "100"
     yield
     torch.set_num_threads(before)
+    os.environ.pop("COLUMNS")
+    os.environ.update({} if width is None else {"COLUMNS": width})
 
 
 @pytest.fixture
