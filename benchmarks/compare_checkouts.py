@@ -26,10 +26,10 @@ CONV = {"conv": "run conv_fashion_mnist_small --set train.epochs=2 data.per_clas
 MODELS = {
     "layer_peeled": (
         "layer_peeled --classes 10 --majority 5 --e-h 5 --e-w 1",
-        "layer_peeled counts=100x5,10x5 energy_h=5 energy_w=1",
+        "layer_peeled counts=10x1 energy_h=5 energy_w=1",
     ),
-    "mixon_flow": ("mixon_flow", "mixon_flow"),
-    "le_sde": ("le_sde --classes 3 --alpha 1 --beta 0.1", "le_sde num_classes=3 alpha=1 beta=0.1"),
+    "mixon_flow": ("mixon_flow", "unregularized_ufm"),
+    "le_sde": ("le_sde --classes 3 --alpha 1 --beta 0.1", "locally_elastic_sde num_classes=3 alpha=1 beta=0.1"),
 }
 
 

@@ -8,7 +8,9 @@ import pytest
 from ncollapse.drawing import plot_last_layer
 from ncollapse.drawing.sentences import describe
 from ncollapse.records import ReportError, read_run
+from ncollapse.records.csv_tables import read_rows, rows_text
 from ncollapse.records.depth import EPSILON
+from ncollapse.records.rows import Row
 from ncollapse.records.run_files import RecipeSummary
 from ncollapse.report import write_page
 from ncollapse.report.tables import metric_tables
@@ -206,7 +208,7 @@ def test_more_layers_than_one_behind_the_curves_are_a_contradiction(run_dir):
             "measurements.csv",
             "0,train,0,stem,pfc1",
             "zero,train,0,stem,pfc1",
-            r"measurements\.csv: line 2: invalid literal .*'zero'",
+            r"measurements\.csv: line 2: could not convert string to float: 'zero'",
         ),
         (
             "measurements.csv",
@@ -279,3 +281,17 @@ def test_title_falls_back_to_name_and_folder(run_dir, edit, tmp_path):
     edit(run_dir / "recipe.json", lambda content: content.update(name=""))
     shutil.move(run_dir, tmp_path / "moved")
     assert read_run(tmp_path / "moved").title == "moved"
+
+
+def test_epochs_may_be_fractions_or_absent(tmp_path):
+    rows = [Row(epoch, None, "train", 0, "stem", "pfc1", 0.5, None, ()) for epoch in (None, 0.5, 3)]
+    file = tmp_path / "measurements.csv"
+    file.write_text(rows_text(rows))
+    assert list(read_rows(file)) == rows
+
+
+def test_a_measurement_without_curves_and_recipe_says_what_pages_need(run_dir):
+    for name in ("depth.json", "recipe.json"):
+        (run_dir / name).unlink()
+    with pytest.raises(ReportError, match=r"needed a run with curves over depth \(depth\.json\).*--path --out DIR"):
+        read_run(run_dir)

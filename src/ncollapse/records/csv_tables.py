@@ -96,9 +96,16 @@ def _flags(text: str) -> tuple[str, ...]:
     return tuple(word for word in text.split(";") if word)
 
 
+def _epoch(text: str) -> float | None:
+    """A whole number where there is one: a trainer's epochs may be fractions, and a single measurement has none."""
+    if not text:
+        return None
+    return int(text) if text.lstrip("-").isdigit() else float(text)
+
+
 # Columns that are not named here hold a number.
 _PARSERS: dict[str, Callable[[str], Any]] = {
-    "epoch": int,
+    "epoch": _epoch,
     "step": lambda text: int(text) if text else None,
     "split": str,
     "depth": int,

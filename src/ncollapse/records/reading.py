@@ -142,6 +142,11 @@ def read_run(path: Path, epochs: Epochs = "all") -> Run:
     if not path.is_dir():
         raise ReportError(f"{path}: needed a run directory, found {'a file' if path.exists() else 'nothing'}. "
                           "Name the folder that `ncollapse run` or `ncollapse demo` printed.")  # fmt: skip
+    if not (path / file_names.DEPTH).exists() and not (path / file_names.RECIPE).exists():
+        raise ReportError(
+            f"{path}: needed a run with curves over depth (depth.json), found none and no recipe. A network of your own needs "
+            "layers of one width for them: `ncollapse measure … --path --out DIR`."
+        )
     records = _depth_records(path / file_names.DEPTH)
     objective = _read_optional(path / file_names.OBJECTIVE, ObjectiveFile)
     rows = read_rows(path / file_names.MEASUREMENTS, epochs, records)
