@@ -12,7 +12,7 @@ __all__ = ["NearestETF", "helmert_basis", "nearest_etf", "simplex_etf"]
 
 
 def helmert_basis(num_classes: int) -> Tensor:
-    r"""Helmert basis: orthonormal rows that span the complement of the all-ones vector.
+    r"""Return the Helmert basis: orthonormal rows that span the complement of the all-ones vector.
 
     Row j (j = 1..K-1) is :math:`(1, \dots, 1, -j, 0, \dots, 0) / \sqrt{j(j+1)}` with j ones, so that
     :math:`B B^T = I_{K-1}` and :math:`B^T B = I_K - \frac{1}{K} 1 1^T`.
@@ -40,7 +40,7 @@ def helmert_basis(num_classes: int) -> Tensor:
 
 
 def simplex_etf(num_classes: int, dim: int, *, generator: torch.Generator | None = None) -> Tensor:
-    r"""Simplex equiangular tight frame of K unit vectors in d dimensions, d >= K-1.
+    r"""Return a simplex equiangular tight frame of K unit vectors in d dimensions, d >= K-1.
 
     The rows m_k satisfy :math:`\langle m_k, m_l \rangle = -1/(K-1)` for k != l, :math:`\sum_k m_k = 0` and
     :math:`\lVert m_k - m_l \rVert^2 = 2K/(K-1)`. With the Helmert basis B, the frame is
@@ -49,10 +49,10 @@ def simplex_etf(num_classes: int, dim: int, *, generator: torch.Generator | None
     Args:
         num_classes: K, at least 2.
         dim: d, at least K-1.
-        generator: Draws a random orientation U; None takes the first K-1 coordinate axes.
+        generator: Draws a random orientation U; None uses the first K-1 coordinate axes.
 
     Returns:
-        Tensor of shape (K, d), float64, one unit vector a row.
+        Tensor of shape (K, d), float64, one unit vector per row.
 
     Raises:
         ValueError: If K < 2 or d < K-1.
@@ -96,7 +96,7 @@ class NearestETF:
 
 
 def nearest_etf(class_means: Tensor) -> NearestETF:
-    r"""Nearest scaled simplex ETF to class means, after centering them at the mean of class means.
+    r"""Find the scaled simplex ETF nearest to class means, after centering them at the mean of class means.
 
     Minimizes :math:`\lVert \bar M - a\, U E \rVert_F` over a >= 0 and U with orthonormal columns, where E is the frame in
     K-1 dimensions: a Procrustes problem. With the SVD :math:`\bar M E^T = A S B^T` the solution is :math:`U = A B^T`,
@@ -126,7 +126,7 @@ def nearest_etf(class_means: Tensor) -> NearestETF:
     left, singular_values, right = torch.linalg.svd(centered.T @ target, full_matrices=False)
     frame = target @ (left @ right).T
     scale = float(singular_values.sum()) / num_classes
-    # The explicit difference: the closed form of the residual cancels near an exact frame.
+    # Computed from the difference itself, since the closed form of the residual cancels near an exact frame.
     residual = float(torch.linalg.norm(centered - scale * frame))
     norm = float(torch.linalg.norm(centered))
     return NearestETF(frame, scale, residual, residual / norm if norm > 0 else math.nan)

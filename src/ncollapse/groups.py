@@ -1,4 +1,4 @@
-"""Many processes: statistics merged over a group, the same bits on each of them. The one place that knows of ranks."""
+"""Processes of ``torch.distributed`` that share a measurement. The one file that knows of ranks."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class _Merges(Protocol):
 
 Merging = TypeVar("Merging", bound=_Merges)
 Value = TypeVar("Value")
-# A tensor or a sequence: what may be cut into slices.
+# A tensor or a sequence: something that can be sliced.
 Shared = TypeVar("Shared", bound=Any)
 
-# How a tensor announces itself: its type, its number of dimensions, their sizes. Type 0 stands for None.
+# The header sent before a tensor: its type, its number of dimensions, their sizes. Type 0 means None.
 _DTYPES = (
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64, torch.complex128),
     *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
@@ -42,9 +42,9 @@ _SAME_TYPES: dict[str, type[Exception]] = {"TypeError": TypeError, "ValueError":
 
 
 class Processes:
-    """The processes that share one measurement; a single one without a group, for which everything here does nothing."""
+    """The processes that share one measurement. Without a group there is one process, and no method communicates."""
 
-    # Nothing is pickled: statistics travel as the bytes of their tensors, words as UTF-8.
+    # Nothing is pickled: statistics are sent as the bytes of their tensors, texts as UTF-8.
 
     def __init__(self, group: ProcessGroup | None = None) -> None:
         """Join a group."""
@@ -52,7 +52,7 @@ class Processes:
         if group is None:
             return
         if group is dist.GroupMember.NON_GROUP_MEMBER:  # type: ignore[comparison-overlap]
-            raise ValueError("group must hold this process, which it does not. Measure on its members only.")
+            raise ValueError("group must contain this process, got a group of others. Measure on its members only.")
         if not isinstance(group, dist.ProcessGroup):
             raise TypeError(
                 f"group must be a torch.distributed process group or None, got {type(group).__name__}. "
@@ -60,38 +60,38 @@ class Processes:
             )
         self._rank, self.size = dist.get_rank(group), dist.get_world_size(group)
         backends = dict(part.split(":") for part in dist.get_backend_config(group).split(","))
-        # Where tensors must lie to be sent: NCCL takes those of a GPU alone.
+        # NCCL sends only tensors on a GPU.
         name = "cpu" if "cpu" in backends else next(iter(backends))
         self._device = torch.device(name) if name == "cpu" else torch.device(name, torch.cuda.current_device())
 
     @property
     def is_first(self) -> bool:
-        """Whether this process is the one that writes and prints; true for a single one."""
+        """Whether this process is the one that writes and prints; true for a single process."""
         return self._rank == 0
 
     @property
     def may_use_gpus(self) -> bool:
-        """Whether there is a GPU for each, as far as the group tells: processes without one have joined over gloo."""
+        """Whether each process has a GPU, judged by the backend: processes without one have joined over gloo."""
         return self.group is None or dist.get_backend(self.group) != "gloo"
 
     @property
     def num_sharing_memory(self) -> int:
-        """How many processes take their memory from one machine, as far as torchrun tells; else all."""
+        """How many processes share the memory of this machine, from torchrun's environment; all of them if unknown."""
         told = os.environ.get("LOCAL_WORLD_SIZE", "")
         return min(self.size, int(told)) if told.isdigit() and int(told) > 0 else self.size
 
     def share(self, items: Shared) -> Shared:
-        """Take this process's share of a tensor's rows or of a sequence: every ``size``-th one, maybe none."""
+        """Return this process's share of a tensor's rows or of a sequence: every ``size``-th one, possibly none."""
         share: Shared = items[self._rank :: self.size]
         return share
 
     def every_nth_batch(self, batches: Iterable[Any]) -> Iterable[Any]:
-        """Take this process's share of batches, each of them whole, as one process alone would take it."""
+        """Return this process's share of batches. Batches stay whole, as one process alone would see them."""
         return batches if self.group is None else _EveryNth(batches, self._rank, self.size)
 
     @contextmanager
     def sharing_errors(self) -> Iterator[None]:
-        """Do a part of the work in each process alone; an error in one is raised in all, with the rank named."""
+        """Run a part of the work in each process alone; an error in one is raised in all, with its rank."""
         if self.group is None:
             yield
             return
@@ -99,7 +99,7 @@ class Processes:
         try:
             yield
         except Exception as caught:
-            # Handed on below, when all processes have heard of it: raised here, it would leave the others waiting.
+            # Raised below, after all processes know of it. Raised here, it would leave the others waiting.
             error = caught
         told = [json.loads(text) for text in self.gather_texts(json.dumps(error and [_kind(error), str(error)]))]
         failed = [rank for rank, words in enumerate(told) if words is not None]
@@ -113,7 +113,7 @@ class Processes:
         raise shared from error
 
     def gather_texts(self, text: str) -> list[str]:
-        """Gather the words of every process."""
+        """Gather a text from every process."""
         if self.group is None:
             return [text]
         data = torch.frombuffer(bytearray(text.encode() + b"\0"), dtype=torch.uint8)
@@ -125,7 +125,7 @@ class Processes:
         return [bytes(part[: length - 1].tolist()).decode() for part, length in zip(received, lengths, strict=True)]
 
     def gather_numbers(self, values: Sequence[float]) -> Tensor:
-        """Gather the numbers of every process, one row each."""
+        """Gather numbers from every process, one row each."""
         own = torch.tensor(values, dtype=torch.float64)
         if self.group is None:
             return own.unsqueeze(0)
@@ -140,7 +140,7 @@ class Processes:
         return own
 
     def check_same(self, what: str, own: str) -> list[str]:
-        """Check that words are the same everywhere, and gather those that are not empty."""
+        """Check that a text is the same on all processes, and return the texts that are not empty."""
         told = self.gather_texts(own)
         given = [rank for rank, text in enumerate(told) if text]
         for rank in given[1:]:
@@ -155,8 +155,9 @@ class Processes:
 
     def merge(self, kind: type[Merging], value: Merging | None) -> Merging | None:
         """Merge one statistic over all processes, in the order of their ranks."""
-        # The first process takes those of the others one after another, so that it holds two at once however many processes
-        # there are, merges, and hands out what it found: the same bits everywhere, whatever each machine's rounding.
+        # The first process receives and merges the statistics of the others one after another, so that it holds two at a time
+        # for any number of processes. Then it sends the result to all: every process has the same bits, even if machines round
+        # differently.
         if self.group is None:
             return value
         present = self.gather_numbers([value is not None]).flatten().bool().tolist()
@@ -179,7 +180,7 @@ class Processes:
         return self._carry(kind, value, source=0)
 
     def _carry(self, kind: type[Value], value: Value | None, source: int, target: int | None = None) -> Value:
-        """A value from one process to another, or to all: first the forms of its tensors, then their bytes."""
+        """Send a value from one process to another, or to all: first the shapes of its tensors, then their bytes."""
         sending = self._rank == source
         own = list(tensors_of(value)) if sending else [None] * num_tensors(kind)
         header = torch.tensor([_announce(tensor) for tensor in own], dtype=torch.int64)
@@ -192,14 +193,14 @@ class Processes:
             given = torch.empty(row[2 : 2 + row[1]], dtype=_DTYPES[row[0] - 1]) if tensor is None else tensor.detach()
             given = given.to(self._device).contiguous()
             if given.numel():
-                # Bytes, since the backends know fewer types than there are.
+                # Sent as bytes, since the backends do not support all types.
                 self._move(given.flatten().view(torch.uint8), source, target)
             found.append(given.cpu())
         rebuilt: Value = from_tensors(kind, iter(found))
         return rebuilt
 
     def _move(self, tensor: Tensor, source: int, target: int | None) -> Tensor:
-        """Fill a tensor with that of one process: on another one, or on all."""
+        """Fill a tensor with the one of another process, here or on all processes."""
         assert self.group is not None
         sender = dist.get_global_rank(self.group, source)
         if target is None:
@@ -213,7 +214,7 @@ class Processes:
 
 @dataclass(frozen=True)
 class _EveryNth:
-    """Every n-th batch, anew for each pass."""
+    """An iterable over every n-th batch that can be iterated again."""
 
     batches: Iterable[Any]
     first: int
@@ -224,18 +225,18 @@ class _EveryNth:
 
 
 def all_processes(size: int) -> Processes:
-    """The processes of a trainer, which has joined them if there are several."""
+    """Return the processes of a trainer, which has joined them if there are several."""
     return Processes(dist.group.WORLD if size > 1 else None)
 
 
 def follows_another() -> bool:
-    """Whether torchrun started this process as another than the first, also before they have joined."""
+    """Return whether torchrun started this process with a rank other than 0; works before the processes have joined."""
     return "MASTER_ADDR" in os.environ and os.environ.get("RANK", "0") != "0"
 
 
 @contextmanager
 def torchrun_processes() -> Iterator[tuple[Processes, str]]:
-    """Join the processes that torchrun started, if it did: over NCCL where each has a GPU, else over gloo; and their device."""
+    """Join the processes that torchrun started, if any, and yield them with their device."""
     told = [os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR")]
     if not all(told) or told[1] == "1":
         yield Processes(), "auto"
@@ -248,8 +249,8 @@ def torchrun_processes() -> Iterator[tuple[Processes, str]]:
     try:
         yield Processes(dist.group.WORLD), f"cuda:{local}" if on_gpu else "cpu"
     except Exception:
-        # Destroying the group could wait for processes that have ended; left standing, its threads can abort at the
-        # interpreter's end, and hide the exit code.
+        # Destroying the group could wait for processes that have ended. Keeping it is no better: its threads can abort when the
+        # interpreter ends, and hide the exit code. So the process ends at once, with the exit code.
         atexit.register(_exit_at_once)
         raise
     dist.destroy_process_group()
@@ -262,7 +263,7 @@ def _exit_at_once() -> None:
 
 
 def _kind(error: Exception) -> str:
-    """The type under which others can raise it: its own, or one that it is a kind of."""
+    """Return the name of the type under which other processes raise an error: its own, or that of a base class."""
     names = [kind.__name__ for kind in type(error).__mro__]
     return next((name for name in names if name in _SAME_TYPES), names[0])
 
@@ -277,7 +278,7 @@ def _shared(kind: type[Exception], text: str) -> Exception:
 
 
 def raised_by_all(error: BaseException) -> bool:
-    """Whether every process of a group raises this error, so that one of them is enough to print it."""
+    """Return whether every process of a group raises this error, so that only one needs to print it."""
     return _RAISED in error.__dict__ or (error.__cause__ is not None and raised_by_all(error.__cause__))
 
 

@@ -1,4 +1,4 @@
-"""Margins of logits, and the logarithm of the loss they leave, exact where the loss itself underflows."""
+"""Margins of logits, and the logarithm of their cross-entropy, exact even if the loss itself underflows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 __all__ = ["NormalizedMargins", "log_loss", "margins", "normalized_margins", "smoothed_margin"]
 
-# Below this logarithm the next term of a series is less than the rounding of float64.
+# Below this logarithm the second term of the series of log(1 + x) is less than the rounding of float64.
 _SMALL = -20.0
 
 
@@ -21,27 +21,26 @@ class NormalizedMargins(NamedTuple):
 
 
 def margins(logits: Tensor, labels: Tensor) -> Tensor:
-    r"""How far the true class's logit is above the next one: :math:`q_i = z_{i y_i} - \max_{j \ne y_i} z_{ij}`."""
+    r"""Compute the true class's logit minus the largest other one, :math:`q_i = z_{i y_i} - \max_{j \ne y_i} z_{ij}`."""
     true, others = _split(logits, labels)
     return true - others.amax(dim=1)
 
 
 def log_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    r"""Logarithm of the summed cross-entropy, :math:`\log \sum_i \log(1 + \sum_{j \ne y_i} e^{z_{ij} - z_{i y_i}})`."""
-    # Differentiable, and exact for margins of any size: the loss itself is zero in float64 from a margin of 745 on. A step
-    # along its gradient is one along the gradient of the loss at a learning rate proportional to 1/loss.
+    r"""Compute the log of the summed cross-entropy, :math:`\log \sum_i \log(1 + \sum_{j \ne y_i} e^{z_{ij} - z_{i y_i}})`."""
+    # Differentiable, and exact for margins of any size, while the loss itself is zero in float64 from a margin of 745 on. A
+    # step along this gradient is a step along the gradient of the loss with a learning rate proportional to 1/loss.
     true, others = _split(logits, labels)
     rivals = others.logsumexp(dim=1) - true
-    # Where the branch is not taken its argument is held where its derivative is finite.
+    # Both branches are differentiated, so the argument of the unused one is clamped to where its derivative is finite.
     near = torch.logaddexp(rivals.clamp(min=_SMALL), torch.zeros_like(rivals)).log()
     far = rivals - rivals.clamp(max=_SMALL).exp() / 2
     return torch.where(rivals > _SMALL, near, far).logsumexp(dim=0)
 
 
 def smoothed_margin(logits: Tensor, labels: Tensor) -> Tensor:
-    r""":math:`-\log(e^{\mathcal{L}} - 1)` of the summed cross-entropy: at most the smallest margin, by at most log(N K)."""
-    # Reference:
-    #     Lyu & Li (2020), ICLR.
+    r"""Compute :math:`-\log(e^{\mathcal{L}} - 1)` of the summed cross-entropy: the smallest margin, less at most log(N K)."""
+    # Lyu & Li (2020), ICLR.
     log = log_loss(logits, labels)
     loss = log.exp()
     near = loss + torch.log(-torch.expm1(-log.clamp(min=_SMALL).exp()))
@@ -49,24 +48,25 @@ def smoothed_margin(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def normalized_margins(logits: Tensor, labels: Tensor, norm: float, order: float) -> NormalizedMargins:
-    r"""Normalized margin :math:`q_{min} / \rho^L` of a homogeneous network, and its smoothed form."""
-    # Scaling all parameters of a network of L layers without biases by c scales its logits by c^L, which leaves the
-    # exact value as it is. Along the gradient flow of the cross-entropy the smoothed one never falls once the summed loss is
-    # below log 2, and the two are O(\log(N K) / \rho^L) apart.
-    #
-    # Reference:
-    #     Lyu & Li (2020), ICLR; Ji et al. (2022), ICLR, for weight and free features.
+    r"""Compute the normalized margin :math:`q_{min} / \rho^L` of a homogeneous network, and its smoothed form."""
+    # If all parameters of a network of L layers without biases are scaled by c, its logits are scaled by c^L, and the exact
+    # value stays the same. Along the gradient flow of the cross-entropy the smoothed value never falls once the summed loss is
+    # below log 2. The two differ by O(log(N K) / ρ^L). Lyu & Li (2020), ICLR; Ji et al. (2022), ICLR, for free features.
     if not (norm > 0 and order > 0):
-        raise ValueError(f"normalized_margins needs a positive norm and order, got {norm} and {order}.")
+        raise ValueError(
+            f"normalized_margins needs a positive norm and order, got {norm} and {order}. Pass the norm of all parameters and "
+            "the number of layers."
+        )
     scale = norm**order
     return NormalizedMargins(float(margins(logits, labels).min()) / scale, float(smoothed_margin(logits, labels)) / scale)
 
 
 def _split(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits of the true classes, shape (N,), and of the others, shape (N, K-1)."""
+    """Split logits into those of the true classes, shape (N,), and the others, shape (N, K-1)."""
     if logits.ndim != 2 or logits.shape[1] < 2 or labels.shape != logits.shape[:1]:
         raise ValueError(
-            f"Margins need logits of shape (N, K), K >= 2, and N labels, got {tuple(logits.shape)} and {tuple(labels.shape)}."
+            f"Margins need logits of shape (N, K), K >= 2, and N labels, got {tuple(logits.shape)} and {tuple(labels.shape)}. "
+            "Pass one row of logits per label."
         )
     own = torch.nn.functional.one_hot(labels, logits.shape[1]).bool()
     return logits[own], logits[~own].reshape(len(logits), -1)

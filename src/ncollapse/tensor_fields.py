@@ -1,4 +1,4 @@
-"""A dataclass of tensors as a flat list of these tensors, and back."""
+"""Conversion between a dataclass of tensors and a flat list of these tensors."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from typing import Any, get_type_hints
 
 from torch import Tensor
 
-# Dataclasses may lie in one another; a tensor by itself is a list of one. A field may be None, its class is known all the same.
+# Dataclasses may be nested; a tensor by itself counts as a list of one. A field may be None: its class is known from the
+# annotations.
 
 
 def num_tensors(kind: Any) -> int:
-    """How many tensors a class holds."""
+    """Count the tensors that a class has."""
     parts = _fields_of(kind)
     return 1 if parts is None else sum(num_tensors(part) for _, part in parts)
 
 
 def tensors_of(value: Any) -> Iterable[Tensor | None]:
-    """All tensors of a value, in the order of the fields."""
+    """Yield all tensors of a value, in the order of its fields."""
     if not is_dataclass(value):
         yield value
         return
@@ -27,18 +28,18 @@ def tensors_of(value: Any) -> Iterable[Tensor | None]:
 
 
 def from_tensors(kind: Any, tensors: Iterator[Tensor | None]) -> Any:
-    """A value of a class from its tensors."""
+    """Build a value of a class from its tensors."""
     parts = _fields_of(kind)
     return next(tensors) if parts is None else kind(**{name: from_tensors(part, tensors) for name, part in parts})
 
 
 def on_cpu(kind: Any, value: Any) -> Any:
-    """A value with its tensors on the CPU."""
+    """Return a value with its tensors on the CPU."""
     return from_tensors(kind, (None if tensor is None else tensor.cpu() for tensor in tensors_of(value)))
 
 
 def _fields_of(kind: Any) -> list[tuple[str, Any]] | None:
-    """Names and classes of a dataclass's fields; None for a tensor."""
+    """Return names and classes of a dataclass's fields; None for a tensor."""
     if not is_dataclass(kind):
         return None
     hints = get_type_hints(kind)

@@ -82,7 +82,7 @@ def test_collapsed_features_are_decided_right_for_every_k_below_the_class_size()
     assert not torch.equal(neighbor_predictions(noise, labels, num_classes=3, k=1), labels)
 
 
-def test_far_features_with_tiny_spread_keep_their_neighbours():
+def test_far_features_with_tiny_spread_keep_their_neighbors():
     # Inner products would leave nothing of distances of 1e-6 at 1e4.
     features = 1e4 + 1e-6 * torch.tensor([[0.0], [1.0], [10.0], [11.0]], dtype=torch.float64)
     found = neighbor_predictions(features, torch.tensor([0, 0, 1, 1]), num_classes=2, k=1)
@@ -111,9 +111,9 @@ def test_scores_by_depth_and_agreement_with_the_network():
 def test_wrong_arguments_are_named():
     features, labels = torch.zeros(4, 2), torch.tensor([0, 0, 1, 1])
     for k in (0, 4):
-        with pytest.raises(ValueError, match=rf"1 <= k <= 3 neighbours and queries of 2 features, got k={k} and 2"):
+        with pytest.raises(ValueError, match=rf"1 <= k <= 3 neighbors and queries of 2 features, got k={k} and 2"):
             neighbor_predictions(features, labels, num_classes=2, k=k)
-    with pytest.raises(ValueError, match=r"1 <= k <= 4 neighbours and queries of 2 features, got k=4 and 3 features"):
+    with pytest.raises(ValueError, match=r"1 <= k <= 4 neighbors and queries of 2 features, got k=4 and 3 features"):
         neighbor_predictions(features, labels, num_classes=2, k=4, queries=torch.zeros(1, 3))
     with pytest.raises(ValueError, match=r"needs query_labels and every layer in queries, got no labels and layers h\."):
         neighbor_scores({"h": features}, labels, num_classes=2, k=1, queries={"h": features})

@@ -132,7 +132,7 @@ def test_energy_at_other_times():
     assert path.energy_min < min(path.energy, expected)
     for wrong in (times[:-1], [0.0, 0.5, 0.5, 0.6, 1.0], [0.0, 0.5, 0.4, 0.6, 1.0], [math.nan] * 5):
         with pytest.raises(
-            ValueError, match=r"times must be 5 increasing numbers, one a layer, got \[.*Positions of the kinds"
+            ValueError, match=r"times must be 5 increasing numbers, one per layer, got \[.*Positions of the kinds"
         ):
             path.energy_at(wrong)
 

@@ -133,7 +133,7 @@ def test_layers_of_unequal_shapes_are_refused(shapes):
 def test_other_wrong_arguments_are_refused():
     x = torch.zeros(3, 2)
     labels = torch.zeros(3, dtype=torch.long)
-    with pytest.raises(ValueError, match=r"must be 1 or more, got 0 and 5. Leave them out"):
+    with pytest.raises(ValueError, match=r"must be 1 or more, got 0 and 5. The defaults are"):
         transport_score(x, x, labels, max_samples=0)
     with pytest.raises(ValueError, match="must be 1 or more, got 2000 and 0"):
         transport_score(x, x, labels, repeats=0)

@@ -143,7 +143,7 @@ def test_no_samples_are_undefined():
 
 def test_shapes_that_do_not_fit_are_refused():
     h = normal(16, 5, 4)
-    with pytest.raises(ValueError, match=r"one row a sample, .* got \(5, 4\) and \(4, 4\)\. Flatten"):
+    with pytest.raises(ValueError, match=r"one row per sample, .* got \(5, 4\) and \(4, 4\)\. Flatten"):
         BlockMoments.from_batch(h, h[:4])
     moments = BlockMoments.from_batch(h, h)
     with pytest.raises(ValueError, match=r"shape \(e, 4\) for the block's inputs of 4 numbers, got \(4, 3\)\. Pass"):

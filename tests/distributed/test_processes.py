@@ -176,5 +176,5 @@ def test_an_error_ends_all_ranks(found, name):
 def test_what_is_no_group_is_refused():
     with pytest.raises(TypeError, match=r"group must be a torch.distributed process group or None, got str. Pass torch"):
         Processes("world")
-    with pytest.raises(ValueError, match="group must hold this process, which it does not"):
+    with pytest.raises(ValueError, match="group must contain this process, got a group of others"):
         Processes(torch.distributed.GroupMember.NON_GROUP_MEMBER)

@@ -78,11 +78,11 @@ def test_subspaces_that_are_not_there_give_nan():
 
 def test_wrong_shapes_are_named():
     means = moments_of(normal(6, 3, 6))
-    with pytest.raises(ValueError, match=r"a weight that takes 6 features, got shape \(4, 5\)\. Pass the weight of the layer"):
+    with pytest.raises(ValueError, match=r"a weight for 6 input features, got shape \(4, 5\)\. Pass the weight of the layer"):
         m.weight_alignment(normal(0, 4, 5), means)
-    with pytest.raises(ValueError, match=r"takes 6 features, got shape \(4, 4, 3, 3\)"):
+    with pytest.raises(ValueError, match=r"6 input features, got shape \(4, 4, 3, 3\)"):
         m.weight_alignment(normal(0, 4, 4, 3, 3), means)
-    with pytest.raises(ValueError, match=r"takes 6 features, got shape \(4,\)"):
+    with pytest.raises(ValueError, match=r"6 input features, got shape \(4,\)"):
         m.weight_alignment(normal(0, 4), means)
     with pytest.raises(ValueError, match=r"a rank from 1 to 3, got shapes \(6, 4\) and \(6, 3\) and rank 4"):
         m.weight_alignment(normal(0, 4, 6), means, rank=4)

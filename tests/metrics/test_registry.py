@@ -128,9 +128,9 @@ def test_own_metrics_come_behind_those_of_the_registry():
     mine = own()
     assert select_metrics([mine, "nc4", METRICS["pfc1"], mine]) == [METRICS["pfc1"], METRICS["nc4"], mine]
     for taken in (["pfc1", own("pfc1")], [mine, own()]):
-        with pytest.raises(ValueError, match=r"needs an id of its own, got '(pfc1|mine)', which is taken\. Rename it\."):
+        with pytest.raises(ValueError, match=r"must have new ids, got '(pfc1|mine)', the id of another metric\. Rename it\."):
             select_metrics(taken)
-    with pytest.raises(TypeError, match=r"metrics must hold ids, such as 'pfc1', or Metric values, got int"):
+    with pytest.raises(TypeError, match=r"metrics must be ids, such as 'pfc1', or Metric values, got int"):
         select_metrics([3])
 
 

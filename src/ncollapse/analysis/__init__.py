@@ -1,4 +1,4 @@
-"""Analyses of one network that need more than its features: block energies, local elasticity."""
+"""Analyses of one network that need more than its features: energies of blocks and local elasticity."""
 
 from ncollapse.analysis.block_energy import weight_decay_bounds
 from ncollapse.analysis.elasticity import Elasticity, local_elasticity

@@ -1,4 +1,4 @@
-"""What the blocks of a residual network add to the features, against the bound that weight decay puts on it."""
+"""Energies of a residual network's blocks, with the bounds that follow from their weights."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ def weight_decay_bounds(model: FCResNet, batches: Iterable[tuple[Tensor, Tensor]
         batches: Yields (inputs, labels); the labels are not used.
 
     Returns:
-        Per block the measured :math:`\mathbb{E} \lVert f_l(h) \rVert^2` and its bounds; where the network normalizes they are
-        computed from the weights as they stand, and ``is_bound`` is False.
+        For each block the measured :math:`\mathbb{E} \lVert f_l(h) \rVert^2` and its bounds. If the network has normalizations,
+        the bounds are computed from the weights all the same, but ``is_bound`` is False.
 
     Raises:
         TypeError: If the network is not an ``FCResNet``.
-        ValueError: If there is no data, or the network has other than residual connections.
+        ValueError: If there is no data, or the connections are not residual.
 
     Reference:
         Progressive feedforward collapse, arXiv 2405.00985, section II; docs/theory.md, 3.10.
     """
     if not isinstance(model, FCResNet):
         raise TypeError(
-            f"weight_decay_bounds needs an FCResNet, whose blocks it knows, got {type(model).__name__}. For other networks "
+            f"model must be an FCResNet, whose blocks are known, got {type(model).__name__}. For other networks "
             "use BlockMoments with single_layer_bound or two_layer_bound of ncollapse.depth."
         )
     if model.config.connections != "residual":
         raise ValueError(
-            f"weight_decay_bounds needs residual connections, whose blocks add to what they take, got "
-            f"{model.config.connections!r}. What other blocks do is no step of bounded length."
+            f"weight_decay_bounds needs residual connections, got {model.config.connections!r}. "
+            "The bound holds only for what a block adds to its input."
         )
     outputs = model.collapse_stages
     inputs = dict(zip(outputs[1:], outputs, strict=False))
@@ -49,7 +49,7 @@ def weight_decay_bounds(model: FCResNet, batches: Iterable[tuple[Tensor, Tensor]
     device = next(model.parameters()).device
     moments: dict[str, BlockMoments] = {}
     num_batches = 0
-    # A shuffling loader draws its seed from the global generator, which is left as it was.
+    # A shuffling loader draws its seed from the global generator, whose state is restored.
     with TappedNetwork(model, discovery.plan) as taps, torch.random.fork_rng(devices=[]):
         for samples, labels in batches:
             num_batches += 1
@@ -65,7 +65,7 @@ def weight_decay_bounds(model: FCResNet, batches: Iterable[tuple[Tensor, Tensor]
 
 
 def _moments(inputs: Tensor, outputs: Tensor) -> BlockMoments:
-    # No float64 on Apple's GPUs: sums are taken on the CPU there.
+    # Apple's GPUs have no float64: sums are computed on the CPU instead.
     if inputs.device.type == "mps":
         inputs, outputs = inputs.cpu(), outputs.cpu()
     return BlockMoments.from_batch(inputs, outputs)

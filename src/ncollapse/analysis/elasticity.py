@@ -23,7 +23,7 @@ class ElasticityAggregate(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Elasticity:
-    """Similarities of samples as a network's updates see them; row i is the step on sample i, column j its effect on sample j.
+    """Similarities of samples by a network's updates: row i is a step on sample i, column j its effect on sample j.
 
     Attributes:
         relative: S_rel, shape (n, n), float64, ones on the diagonal; nan in the row of a step that changes nothing.
@@ -36,10 +36,10 @@ class Elasticity:
     labels: Tensor
 
     def aggregate(self, similarity: Tensor | None = None) -> ElasticityAggregate:
-        """Means within and between classes, a sample's similarity with itself left out.
+        """Average within and between classes, without the similarity of a sample with itself.
 
         Args:
-            similarity: Shape (n, n); None takes the relative similarity.
+            similarity: Shape (n, n); None uses the relative similarity.
 
         Returns:
             The means and their ratio.
@@ -59,17 +59,17 @@ def local_elasticity(
     With :math:`w^+ = w - \eta \nabla_w \ell(f(x, w), y)`:
     :math:`S_{rel}(x, x') = \lVert f(x', w^+) - f(x', w) \rVert / \lVert f(x, w^+) - f(x, w) \rVert`, and for one output
     :math:`S_{ker}(x, x') = (f(x', w) - f(x', w^+)) / (\eta\, \partial_f \ell(f(x, w), y))`, to first order the entry of the
-    neural tangent kernel. Every step starts from the same network, in eval mode; its parameters, buffers, gradients and modes
-    are afterwards what they were, to the bit, also after an error. n² forward passes: for some hundred samples. In float32 a
-    small step drowns in rounding: pass a network and inputs in float64.
+    neural tangent kernel. Every step starts from the same network, in eval mode. Its parameters, buffers, gradients and modes
+    are restored to the bit, also after an error. The cost is n² forward passes, which suits some hundred samples. In float32 a
+    small step is lost in rounding: pass a network and inputs in float64.
 
     Args:
-        model: Any network of one tensor to one tensor (n, ...).
+        model: Any network that maps one tensor to one tensor (n, ...).
         inputs: Samples, shape (n, ...), on the network's device.
-        labels: Their classes, shape (n,), by which the aggregates are taken.
-        loss: Of outputs and targets of one sample, as ``ncollapse.train.cross_entropy``; gives a 0-d tensor.
+        labels: Their classes, shape (n,), for the averages within and between classes.
+        loss: Function from outputs and targets of one sample to a 0-d tensor, such as ``ncollapse.train.cross_entropy``.
         learning_rate: η > 0.
-        targets: What the loss takes, shape (n, ...); None takes the labels.
+        targets: Targets of the loss, shape (n, ...); None uses the labels.
 
     Returns:
         The similarities, on the CPU.
@@ -84,7 +84,8 @@ def local_elasticity(
     if not learning_rate > 0 or not len(inputs) == len(labels) == len(targets):
         raise ValueError(
             "local_elasticity needs a positive learning_rate and one label and target per input, got "
-            f"{learning_rate} and {len(inputs)} inputs, {len(labels)} labels, {len(targets)} targets."
+            f"{learning_rate} and {len(inputs)} inputs, {len(labels)} labels, {len(targets)} targets. "
+            "Pass one of each per sample."
         )
     relative, kernel = [], []
     with _kept(model) as restore:
@@ -109,14 +110,14 @@ def _outputs(model: nn.Module, inputs: Tensor) -> Tensor:
 
 
 def _step(model: nn.Module, inputs: Tensor, targets: Tensor, loss: Loss, learning_rate: float) -> Tensor:
-    """One step in place; gives the derivative of the loss by the outputs. Stored gradients are not touched."""
+    """Take one step in place and return the derivative of the loss by the outputs; stored gradients stay unchanged."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     with torch.enable_grad():
         outputs = model(inputs)
         if not outputs.requires_grad:
             raise ValueError(
                 "local_elasticity needs a network with trainable parameters, got one whose output depends on none. "
-                "Set requires_grad."
+                "Set requires_grad on its parameters."
             )
         slope, *gradients = torch.autograd.grad(loss(outputs, targets), [outputs, *parameters], allow_unused=True)
     with torch.no_grad():
@@ -128,7 +129,7 @@ def _step(model: nn.Module, inputs: Tensor, targets: Tensor, loss: Loss, learnin
 
 @contextmanager
 def _kept(model: nn.Module) -> Iterator[Callable[[], None]]:
-    """Eval mode inside; hands out what restores parameters and buffers, which is done on leaving too, with all modes."""
+    """Switch to eval mode and yield a function that restores parameters and buffers; restore these and the modes at exit."""
     modes = [(module, module.training) for module in model.modules()]
     parameters = [(parameter, parameter.detach().clone()) for parameter in model.parameters()]
     buffers = [
@@ -142,7 +143,7 @@ def _kept(model: nn.Module) -> Iterator[Callable[[], None]]:
             for parameter, value in parameters:
                 parameter.copy_(value)
             for module, name, buffer, value in buffers:
-                # A forward pass may have written into the buffer, or put another tensor in its place.
+                # A forward pass may have overwritten the buffer, or replaced it by another tensor.
                 buffer.copy_(value)
                 setattr(module, name, buffer)
 

@@ -1,4 +1,4 @@
-"""Curves over the layers: progression, separation, neighbours, similarity, the straight line, its theorems, transport."""
+"""Curves over the layers: progression, separation, neighbors, similarity, the straight line, its theorems, transport."""
 
 from ncollapse.depth.chain import TransportChain, transport_chain
 from ncollapse.depth.class_arcs import ClassArcs, collapsed_optimality

@@ -20,9 +20,9 @@ class TransportChain:
     r"""Six numbers, each at least the next, in units of squared features.
 
     :math:`\mathcal{E} \ge \mathcal{E}_{\min} \ge c_{id} \ge W_2^2 \ge \mathrm{Gelbrich} \ge \lVert m_L - m_0 \rVert^2`. In turn
-    they are equal iff the root-mean-square speed is constant; every path is straight and all samples follow one law of time;
-    the network's pairing is optimal; the best pairing is an affine map with a positive semidefinite matrix; both layers have
-    one covariance.
+    they are equal iff (1) the root-mean-square speed is constant; (2) every path is straight and all samples have the same time
+    course; (3) the network's pairing is optimal; (4) the best pairing is an affine map with a positive semidefinite matrix;
+    (5) both layers have the same covariance.
 
     Attributes:
         energy: 𝓔, kinetic energy with equal time steps.
@@ -52,9 +52,9 @@ class TransportChain:
 
 
 def transport_chain(layers: Sequence[Tensor]) -> TransportChain:
-    r"""The whole chain for a sample small enough for exact transport, on the features as given.
+    r"""Compute the whole chain for a sample small enough for exact transport, on the features as given.
 
-    A drift that all samples share counts in every number; ``PathStatistics``, which a measurement holds, leaves it out.
+    A drift shared by all samples counts in every number. The ``PathStatistics`` of a measurement leave it out.
 
     Args:
         layers: Flat features of the L+1 layers, each of shape (N, d), the same samples in the same order, N up to 2000.
@@ -73,7 +73,7 @@ def transport_chain(layers: Sequence[Tensor]) -> TransportChain:
     if layers and not 0 < len(layers[0]) <= _MOST_SAMPLES:
         raise ValueError(
             f"transport_chain needs 1 to {_MOST_SAMPLES} samples for the exact distance, got {len(layers[0])}. "
-            "Take a subsample of all layers, as stratified_sample draws."
+            "Take a subsample of all layers, for example with stratified_sample."
         )
     path = PathStatistics.from_batch(layers, origin)
     first, last = layers[0].double(), layers[-1].double()

@@ -1,4 +1,4 @@
-"""Whether the map onto collapsed classes is optimal transport: a graph with a node for each class, and a proof either way."""
+"""A test whether the map onto collapsed classes is optimal transport: a graph on the classes, with a proof either way."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class ClassArcs:
     r"""Arc lengths of the graph on classes that decides optimality for a collapsed end point; merges by minima.
 
     With the final class means :math:`y_k` as targets, :math:`g_{kj} = \min_{i \in k} \langle h_i^0 - m, y_k - y_j \rangle` is
-    the least change of half the cost when a sample of class k is sent to class j instead. The mean m of the first layer
-    adds a difference of potentials, which no cycle feels, and is subtracted for the digits. O(K²) memory.
+    the least change of half the cost if a sample of class k is sent to class j instead. The mean m of the first layer is
+    subtracted to keep digits; it does not change the length of any cycle. O(K²) memory.
 
     Attributes:
         lengths: :math:`g_{kj}`, shape (K, K), float64, units of squared features; +inf from and to classes without samples,
             and before a class's first sample; 0 on the diagonal of the others.
         scale: Largest :math:`\lVert h_i^0 - m \rVert` times largest centered target, 0-d: the size of the terms.
-        shifts: :math:`\langle m, y_k \rangle`, shape (K,), which bring biases back to features that are not centered.
+        shifts: :math:`\langle m, y_k \rangle`, shape (K,), which convert biases to features that are not centered.
 
     Reference:
         Rockafellar (1966), Pacific Journal of Mathematics: optimal pairings are those without improving cycles; docs/theory.md,
@@ -41,7 +41,7 @@ class ClassArcs:
 
     @classmethod
     def from_batch(cls, first: Tensor, labels: Tensor, paired: PairedMoments) -> ClassArcs:
-        """Arcs from the samples of one batch.
+        """Compute the arcs from the samples of one batch.
 
         Args:
             first: Flat features of the first layer, shape (N, d).
@@ -67,16 +67,16 @@ class ClassArcs:
         return cls(lengths, scale, torch.where(present, paired.last.means @ mean, torch.nan))
 
     def merge(self, other: ClassArcs) -> ClassArcs:
-        """Arcs over both sets of samples."""
+        """Merge the arcs over two sets of samples."""
         return ClassArcs(torch.minimum(self.lengths, other.lengths), torch.maximum(self.scale, other.scale), self.shifts)
 
 
 def collapsed_optimality(arcs: ClassArcs) -> CollapsedOptimality:
     r"""Test whether sending every sample to its own class's target is optimal transport, in O(K³).
 
-    It is iff the graph with arc lengths :math:`g_{kj}` has no negative cycle; then shortest paths to the classes are biases β
-    with :math:`g_{kj} \ge \beta_j - \beta_k`. Exact for an end point that is collapsed. For one that is not, the final
-    class means stand for the features, and the verdict is about the map onto those means.
+    It is optimal iff the graph with arc lengths :math:`g_{kj}` has no negative cycle. Then shortest paths to the classes are
+    biases β with :math:`g_{kj} \ge \beta_j - \beta_k`. The test is exact for a collapsed end point. Otherwise the final class
+    means replace the features, and the verdict is about the map onto those means.
 
     Args:
         arcs: Over the whole data set.
@@ -104,9 +104,10 @@ def collapsed_optimality(arcs: ClassArcs) -> CollapsedOptimality:
 
 
 def _shortest(lengths: np.ndarray, tolerance: float) -> tuple[np.ndarray, tuple[int, ...] | None]:
-    """Bellman-Ford from a source at distance 0 of every node: the distances, and a negative cycle if there is one."""
-    # A path gets shorter only by more than the tolerance. Then the end means that every arc holds up to the tolerance, and K
-    # rounds without an end that the predecessors run in a circle, whose sum is below minus the tolerance.
+    """Run Bellman-Ford from a source at distance 0 of every node; return distances and a negative cycle, if any."""
+    # A distance is updated only if it falls by more than the tolerance. If no distance falls any more, all arcs satisfy the
+    # inequality up to the tolerance. If K rounds do not get there, the predecessors lead into a cycle, whose length is below minus
+    # the tolerance.
     size = len(lengths)
     distances, before = np.zeros(size), np.full(size, -1)
     for _ in range(size):

@@ -1,4 +1,4 @@
-"""The straight line between two layers (Wasserstein geodesic): its PFC curves in closed form, and the null beside it."""
+"""The straight line between two layers (Wasserstein geodesic): its PFC curves in closed form, and a baseline for them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BLOCK_ELEMENTS = 2**20
 
 
 def _bernstein(start: Tensor, cross: Tensor, end: Tensor, times: Tensor) -> Tensor:
-    """(1-t)² start + 2t(1-t) cross + t² end; a time axis is appended."""
+    """Compute (1-t)² start + 2t(1-t) cross + t² end, with a time axis appended."""
     t = times
     return start[..., None] * (1 - t) ** 2 + 2 * cross[..., None] * t * (1 - t) + end[..., None] * t**2
 
@@ -30,7 +30,7 @@ class GeodesicCurve:
     r"""PFC curves along :math:`h(t) = (1-t) h^0 + t h^L`, exactly, from one pass over the data.
 
     Every quantity comes from quadratics in t whose coefficients are joint statistics of the end points (docs/theory.md, 3.1),
-    so a whole curve costs no further pass. PFC3 needs the samples and lives in ``LineDecisions``.
+    so a whole curve costs no further pass. PFC3 needs the samples, see ``LineDecisions``.
 
     Attributes:
         paired: Joint moments of the first and the last layer.
@@ -44,7 +44,7 @@ class GeodesicCurve:
     convention: Convention = "class"
 
     def within_coefficients(self) -> tuple[Tensor, Tensor, Tensor]:
-        r""":math:`(w_0, w_1, w_2)`: traces of the within-class covariance at the ends and of the cross covariance.
+        r"""Compute :math:`(w_0, w_1, w_2)`: traces of the within-class covariances at the ends and across them.
 
         Returns:
             Three 0-d tensors, float64.
@@ -54,7 +54,7 @@ class GeodesicCurve:
         return first.within_trace(weights), self.paired.within_cross_trace(weights), last.within_trace(weights)
 
     def between_coefficients(self) -> tuple[Tensor, Tensor, Tensor]:
-        r""":math:`(b_0, b_1, b_2)`: traces of the between-class covariance at the ends and of the cross covariance.
+        r"""Compute :math:`(b_0, b_1, b_2)`: traces of the between-class covariances at the ends and across them.
 
         Returns:
             Three 0-d tensors, float64.
@@ -67,7 +67,7 @@ class GeodesicCurve:
         return b0, b1, b2
 
     def gram_coefficients(self) -> tuple[Tensor, Tensor, Tensor]:
-        r"""Gram matrices :math:`\bar M_0 \bar M_0^T`, the symmetrized cross product, and :math:`\bar M_1 \bar M_1^T`.
+        r"""Compute the Gram matrices :math:`\bar M_0 \bar M_0^T` and :math:`\bar M_1 \bar M_1^T`, and the symmetrized product.
 
         Returns:
             Three tensors of shape (K, K), means centered at the mean of class means.
@@ -80,7 +80,7 @@ class GeodesicCurve:
         return self.paired.first.centered_means(center), self.paired.last.centered_means(center)
 
     def pfc1(self, times: Sequence[float] = GRID) -> Tensor:
-        r"""Within- over between-class variability on the line, a ratio of two quadratics in t.
+        r"""Compute within- over between-class variability on the line, a ratio of two quadratics in t.
 
         Args:
             times: T positions; 0 is the first layer, 1 the last. Positions outside [0, 1] extend the line.
@@ -94,9 +94,9 @@ class GeodesicCurve:
         return torch.where(between > _floor(self.paired), within / between, math.nan)
 
     def pfc2(self, times: Sequence[float] = GRID) -> Tensor:
-        r"""Distance of the class means' Gram matrix from a simplex ETF on the line.
+        r"""Compute the distance of the class means' Gram matrix from a simplex ETF's on the line.
 
-        The Gram matrix at t is a quadratic in t; its distance is formed entry by entry, which keeps the digits near 0.
+        The Gram matrix at t is a quadratic in t. Its distance is computed entry by entry, which keeps the digits near 0.
 
         Returns:
             Shape (T,), float64; nan where all class means coincide.
@@ -115,7 +115,7 @@ class GeodesicCurve:
         return torch.cat([at(block) for block in _time_blocks(t, num_classes**2)])
 
     def cdnv(self, times: Sequence[float] = GRID) -> Tensor:
-        r"""Class-distance normalized variance on the line, averaged over pairs of classes.
+        r"""Compute the class-distance normalized variance on the line, averaged over pairs of classes.
 
         Returns:
             Shape (T,), float64; nan where two class means coincide.
@@ -143,7 +143,7 @@ def _times(times: Sequence[float], paired: PairedMoments) -> Tensor:
 
 
 def _time_blocks(times: Tensor, size: int) -> tuple[Tensor, ...]:
-    """Positions in blocks, so that `size` numbers at every position take little memory."""
+    """Split positions into blocks, so that ``size`` numbers at every position take little memory."""
     return times.split(max(1, _BLOCK_ELEMENTS // size))
 
 
@@ -178,7 +178,7 @@ class LineDecisions:
     def from_batch(
         cls, first: Tensor, last: Tensor, labels: Tensor, paired: PairedMoments, times: Sequence[float] = GRID
     ) -> LineDecisions:
-        """Decisions about one batch.
+        """Sum the decisions about one batch.
 
         Args:
             first: Flat features of the first layer, shape (N, d).
@@ -191,7 +191,7 @@ class LineDecisions:
         """
         t = _times(times, paired)
         num_classes = paired.first.num_classes
-        # With an empty class nothing is decided: its mean does not exist.
+        # If a class is empty, nothing is decided, since its mean does not exist.
         start = math.nan if bool((paired.first.counts == 0).any()) else 0.0
         correct = torch.full((len(t),), start, dtype=torch.float64, device=first.device)
         violating = correct.new_full((), start)
@@ -215,7 +215,7 @@ class LineDecisions:
         return cls(t, correct, torch.tensor(len(labels)), violating, num_pairs)
 
     def merge(self, other: LineDecisions) -> LineDecisions:
-        """Decisions about both sets of samples."""
+        """Merge the decisions about two sets of samples."""
         return LineDecisions(
             self.times,
             self.correct + other.correct,
@@ -225,7 +225,7 @@ class LineDecisions:
         )
 
     def pfc3(self) -> Tensor:
-        """Nearest-class-center accuracy at every position.
+        """Compute the nearest-class-center accuracy at every position.
 
         Returns:
             Shape (T,), float64.
@@ -236,10 +236,10 @@ class LineDecisions:
 def _margins(
     first: Tensor, last: Tensor, labels: Tensor, paired: PairedMoments
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """By how much class j is farther than the own class k, for all samples and j: coefficients ΔA, ΔB, ΔC of the margin."""
-    # Written with the given residuals r = h - μ_k and differences δ = μ_k - μ_j, so that nothing large is subtracted:
-    # ΔA = 2 r⁰·δ⁰ + |δ⁰|², ΔB = r⁰·δᴸ + rᴸ·δ⁰ + δ⁰·δᴸ, ΔC = 2 rᴸ·δᴸ + |δᴸ|²; last the ΔB and ΔC of an end point collapsed to
-    # its class means.
+    """Compute by how much class j is farther than the own class k: coefficients ΔA, ΔB, ΔC for all samples and j."""
+    # Written with the given residuals r = h - μ_k and differences δ = μ_k - μ_j, so that no large numbers are subtracted:
+    # ΔA = 2 r⁰·δ⁰ + |δ⁰|², ΔB = r⁰·δᴸ + rᴸ·δ⁰ + δ⁰·δᴸ, ΔC = 2 rᴸ·δᴸ + |δᴸ|². The last two results are ΔB and ΔC for an end
+    # point collapsed to its class means.
     means = paired.first.centered_means(), paired.last.centered_means()
 
     def toward(residual: Tensor, centers: Tensor) -> Tensor:
@@ -254,7 +254,7 @@ def _margins(
 
 
 def _rounding(first: Tensor, last: Tensor, labels: Tensor, paired: PairedMoments) -> Tensor:
-    """Rounding of these residuals' margins at both ends, (N, K), as in ``ClassCenters.nearest``; none to the own class."""
+    """Bound the rounding of these margins at both ends, (N, K), as in ``ClassCenters.nearest``; 0 for the own class."""
     parts = []
     for residuals, separations in zip((first, last), (paired.separations[0], paired.separations[2]), strict=True):
         reach = torch.linalg.vector_norm(residuals, dim=1, keepdim=True)
@@ -263,14 +263,14 @@ def _rounding(first: Tensor, last: Tensor, labels: Tensor, paired: PairedMoments
 
 
 def log_linear(start: float, end: float, times: Sequence[float] = GRID) -> list[float]:
-    r"""The null that the line has to beat: log-linear interpolation :math:`v_0^{1-t} v_L^t` between the end values.
+    r"""Compute the baseline of the line: log-linear interpolation :math:`v_0^{1-t} v_L^t` between the end values.
 
     Args:
         start: Value at t = 0.
         end: Value at t = 1.
 
     Returns:
-        One value a position; nan unless both ends are positive.
+        One value per position; nan unless both ends are positive.
     """
     if not (start > 0 and end > 0):
         return [math.nan] * len(times)
@@ -278,12 +278,12 @@ def log_linear(start: float, end: float, times: Sequence[float] = GRID) -> list[
 
 
 def prediction_error(measured: Sequence[float], predicted: Sequence[float]) -> float:
-    r"""Root mean square of :math:`\log_{10}(\mathrm{measured}_l / \mathrm{predicted}_l)` over the interior layers, in decades.
+    r"""Compute the RMS of :math:`\log_{10}(\mathrm{measured}_l / \mathrm{predicted}_l)` over interior layers, in decades.
 
     The end layers are fixed by construction and left out. 0 is a perfect prediction.
 
     Args:
-        measured: One value a layer, ends included.
+        measured: One value per layer, ends included.
         predicted: Predictions at the layers' positions, ends included.
 
     Returns:

@@ -1,4 +1,4 @@
-"""k-nearest-neighbour decisions by depth: what a layer's features alone decide, and where the network agrees."""
+"""k-nearest-neighbor decisions at every layer, and their agreement with the network."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ncollapse.statistics.batch import check_labels, flatten_features
 
-# Distances held at once: 2**22 float64 numbers are 32 MB.
+# Distances in memory at once: 2**22 float64 numbers are 32 MB.
 _BLOCK_ELEMENTS = 2**22
 
 
@@ -20,7 +20,7 @@ class NeighborScore:
     """k-NN decisions at one layer.
 
     Attributes:
-        accuracy: Share of samples that their neighbours' vote puts into their own class; 1 at exact collapse, for k < n.
+        accuracy: Share of samples whose neighbors vote for their own class; 1 at exact collapse, for k < n.
         agreement: Share of samples on which vote and network agree; nan without the network's predictions.
         agreement_on_errors: The same share among the samples that the network gets wrong; nan if there are none.
     """
@@ -34,11 +34,11 @@ class NeighborScore:
 def neighbor_predictions(
     features: Tensor, labels: Tensor, *, num_classes: int, k: int = 10, queries: Tensor | None = None
 ) -> Tensor:
-    r"""Majority vote of the k nearest training features, by Euclidean distance.
+    r"""Decide by majority vote of the k nearest training features, by Euclidean distance.
 
-    Without queries every training sample is decided by the others (leave one out). Neighbours at equal distance are taken by
-    smallest index; classes with equally many votes are told apart by the smallest sum of their neighbours' distances, then by
-    the smallest index. Distances are explicit differences in float64; O(N²d) time, N×N numbers are never held.
+    Without queries every training sample is decided by the others (leave one out). Of neighbors at equal distance those with
+    the smallest index count. Of classes with equally many votes, the one with the smallest sum of its neighbors' distances
+    wins, then the smallest index. Distances are computed from differences in float64, in O(N²d) time, without N×N memory.
 
     Args:
         features: Training features, shape (N, ...).
@@ -49,7 +49,7 @@ def neighbor_predictions(
         Class indices, shape (M,) or (N,).
 
     Raises:
-        ValueError: If k is not between 1 and the number of neighbours there are, or dimensions differ.
+        ValueError: If k is not between 1 and the number of neighbors, or dimensions differ.
 
     Reference:
         Cohen, Sapiro & Giryes (2018), "DNN or k-NN: that is the generalize vs. memorize question".
@@ -60,7 +60,7 @@ def neighbor_predictions(
     available = len(train) - (queries is None)
     if not 1 <= k <= available or asked.shape[1] != train.shape[1]:
         raise ValueError(
-            f"neighbor_predictions needs 1 <= k <= {available} neighbours and queries of {train.shape[1]} features, "
+            f"neighbor_predictions needs 1 <= k <= {available} neighbors and queries of {train.shape[1]} features, "
             f"got k={k} and {asked.shape[1]} features. Lower k, or pass features of one layer."
         )
     parts = []
@@ -73,7 +73,8 @@ def neighbor_predictions(
 
 
 def _vote(distances: Tensor, labels: Tensor, num_classes: int, k: int) -> Tensor:
-    # The k-th smallest distance first, a stable sort of what is not farther second: sorting whole rows costs ten times as much.
+    # First the k-th smallest distance, then a stable sort of the samples that are not farther. Sorting whole rows costs ten
+    # times as much.
     reach = distances.kthvalue(k, dim=1, keepdim=True).values
     width = int((distances <= reach).sum(dim=1).amax())
     index = torch.arange(distances.shape[1], device=distances.device)
@@ -99,17 +100,17 @@ def neighbor_scores(
     query_labels: Tensor | None = None,
     predictions: Tensor | None = None,
 ) -> list[NeighborScore]:
-    r"""k-NN accuracy at every layer, and the agreement :math:`P_{same}` of the vote with the network.
+    r"""Compute the k-NN accuracy at every layer, and the agreement :math:`P_{same}` of the vote with the network.
 
     Args:
-        layers: Training features by layer, in order of depth, as ``collect_features`` gives them.
+        layers: Training features by layer, in order of depth, as ``collect_features`` returns them.
         labels: Their classes, shape (N,).
-        queries: Features of another split by layer, decided by the training features; None leaves one out.
+        queries: Features of another split by layer, decided by the training features; None means leave one out.
         query_labels: Classes of the queries, shape (M,); needed with queries.
-        predictions: The network's decisions about the samples that are decided, shape (M,) or (N,).
+        predictions: The network's decisions about the same samples, shape (M,) or (N,).
 
     Returns:
-        One score a layer.
+        One score per layer.
 
     Raises:
         ValueError: If queries come without labels or without a layer, or predictions do not fit.
@@ -146,5 +147,5 @@ def _score(layer: str, vote: Tensor, target: Tensor, predictions: Tensor | None)
     if predictions is None:
         return NeighborScore(layer, accuracy, math.nan, math.nan)
     same, wrong = (vote == predictions).double(), predictions != target
-    # The mean over no samples is nan, as it should be.
+    # Without errors of the network the mean over no samples is nan, as documented.
     return NeighborScore(layer, accuracy, float(same.mean()), float(same[wrong].mean()))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 Position = Literal["index", "arclength", "ratio", "distance", "projection"]
 
-# Steps shorter than this share of the path do not point anywhere.
+# Steps shorter than this share of the path have no direction.
 _STILL = 1e-12
 
 
@@ -21,8 +21,8 @@ _STILL = 1e-12
 class PathStatistics:
     r"""Sums over the samples' paths :math:`h_i^0, \dots, h_i^L` through layers of one dimension; merges exactly.
 
-    Collapse is invariant to translation, path length is not: every layer is centered at its own mean first, or a common drift
-    of all samples would count as a bend. All quantities follow from the inner products of each sample's steps.
+    Collapse is invariant to translation, but path length is not. So every layer is first centered at its own mean; otherwise a
+    common drift of all samples would count as a bend. All quantities follow from the inner products of each sample's steps.
 
     Attributes:
         num_samples: N, 0-d.
@@ -59,7 +59,7 @@ class PathStatistics:
 
     @classmethod
     def from_batch(cls, layers: Sequence[Tensor], means: Sequence[Tensor] | None = None) -> PathStatistics:
-        """Statistics of one batch of paths.
+        """Compute the statistics of one batch of paths.
 
         Args:
             layers: Flat features of the L+1 layers, each of shape (N, d), the same samples in the same order.
@@ -73,18 +73,21 @@ class PathStatistics:
         """
         shapes = sorted({tuple(layer.shape) for layer in layers})
         if len(layers) < 2 or len(shapes) != 1:
-            raise ValueError(f"A path needs at least two layers of one shape (N, d), got {len(layers)} of shapes {shapes}.")
+            raise ValueError(
+                f"A path needs at least two layers of one shape (N, d), got {len(layers)} of shapes {shapes}. "
+                "Choose layers of one stage."
+            )
         means = [layer.double().mean(dim=0) for layer in layers] if means is None else means
         drifts = torch.stack(list(means)).diff(dim=0)
         blocks = [_block(layers, drifts, rows) for rows in _path_blocks(layers[0], len(layers) - 1)]
         return _merge_all(blocks)
 
     def merge(self, other: PathStatistics) -> PathStatistics:
-        """Statistics of both sets of samples, those of ``other`` behind."""
+        """Merge the statistics of two sets of samples; those of ``other`` come last."""
         return _merge_all([self, other])
 
     def position(self, kind: Position = "projection") -> list[float]:
-        r"""Relative position t_l of every layer between the first (0) and the last (1).
+        r"""Compute the relative position t_l of every layer between the first (0) and the last (1).
 
         "index": l/L; "arclength": share of :math:`\sum_j \lVert H_{j+1} - H_j \rVert_F` before l; "ratio":
         :math:`\lVert H_l - H_0\rVert / (\lVert H_l - H_0\rVert + \lVert H_L - H_l\rVert)`; "distance":
@@ -130,24 +133,24 @@ class PathStatistics:
         return float(len(self.step_energy) * self.step_energy.sum() / self.num_samples)
 
     def energy_at(self, times: Sequence[float]) -> float:
-        r"""Kinetic energy with the layers at given times.
+        r"""Compute the kinetic energy if the layers are at the given times.
 
         :math:`\sum_l \frac{1}{N} \sum_i \lVert \delta_{i,l} \rVert^2 / (\tau_{l+1} - \tau_l)`: ``energy`` at even times from 0
         to 1, and least, ``energy_min``, at those of arclength.
 
         Args:
-            times: One a layer, increasing.
+            times: One per layer, increasing.
 
         Returns:
             Units of squared features over time.
 
         Raises:
-            ValueError: If there is not one time a layer or they do not increase.
+            ValueError: If there is not one time per layer or they do not increase.
         """
         steps = torch.as_tensor([after - before for before, after in pairwise(times)], dtype=torch.float64)
         if len(steps) != len(self.step_energy) or not bool((steps > 0).all()):
             raise ValueError(
-                f"times must be {len(self.from_start)} increasing numbers, one a layer, got {list(times)}. "
+                f"times must be {len(self.from_start)} increasing numbers, one per layer, got {list(times)}. "
                 "Positions of the kinds index and arclength increase wherever the features move."
             )
         return float((self.step_energy / steps).sum() / self.num_samples)
@@ -192,7 +195,7 @@ class PathStatistics:
 
 
 def _path_blocks(layer: Tensor, num_steps: int) -> list[slice]:
-    """Rows in blocks whose steps, all layers together, stay in the cache."""
+    """Return slices of rows whose steps, all layers together, stay in the cache."""
     rows = max(1, 2**18 // max(1, layer.shape[1] * num_steps)) if layer.device.type == "cpu" else 4096
     return [slice(start, start + rows) for start in range(0, max(1, len(layer)), rows)]
 
@@ -207,7 +210,7 @@ def _block(layers: Sequence[Tensor], drifts: Tensor, rows: slice) -> PathStatist
     from_start = reached.diagonal(dim1=1, dim2=2)
     along = reached[:, :, -1]
     chord = from_start[:, -1]
-    # The way back is summed from the end, not taken as a difference of squares, which would cancel.
+    # The distance to the end is summed from the end. A difference of squares would cancel.
     back = torch.nn.functional.pad(gram.flip(1, 2).cumsum(1).cumsum(2), (1, 0, 1, 0)).diagonal(dim1=1, dim2=2).flip(1)
     length = norms.sum(dim=1)
     moving = norms > _STILL * length.unsqueeze(1)

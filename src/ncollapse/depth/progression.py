@@ -1,4 +1,4 @@
-"""Progression over depth: where a metric fails to fall, how monotone it is, and from which layer on decisions are right."""
+"""Progression over depth: the steps at which a metric rises, its rank correlations with depth, and effective depth."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def progression(values: Sequence[float], *, tolerance: float = 0.0) -> Progressi
     """Test the conjecture that a metric decreases from layer to layer.
 
     Args:
-        values: One value a layer, in order of depth, of a metric that falls towards collapse (``pfc3_error``, not ``pfc3``).
+        values: One value per layer, in order of depth, of a metric that falls towards collapse (``pfc3_error``, not ``pfc3``).
         tolerance: A rise counts as a violation when the value exceeds (1 + tolerance) times the one before it.
 
     Returns:
@@ -32,14 +32,14 @@ def progression(values: Sequence[float], *, tolerance: float = 0.0) -> Progressi
         (2,)
     """
     if tolerance < 0:
-        raise ValueError(f"tolerance must be at least 0, got {tolerance}.")
+        raise ValueError(f"tolerance must be at least 0, got {tolerance}. Pass 0.02 to ignore rises of up to 2 %.")
     pairs = list(pairwise(values))
     violations = tuple(index + 1 for index, (before, after) in enumerate(pairs) if after > before * (1 + tolerance))
     undefined = any(math.isnan(value) for value in values)
     largest = math.nan if undefined else max([0.0, *(after - before for before, after in pairs)])
     if undefined or len(set(values)) < 2:
         return Progression(violations, largest, math.nan, math.nan, tolerance)
-    # Imported here: it takes longer than all else that `measure` needs beside torch.
+    # Imported here, since it takes longer than everything else that ``measure`` imports besides torch.
     from scipy import stats
 
     index = range(len(values))
@@ -53,20 +53,20 @@ def progression(values: Sequence[float], *, tolerance: float = 0.0) -> Progressi
 
 
 def effective_depth(errors: Sequence[float], epsilon: float = EPSILON, *, first_layer: int = 0) -> EffectiveDepth:
-    r"""ε-effective depth, :math:`d_\epsilon = \min\{l : \mathrm{err}_l \le \epsilon\}`, the last layer if there is none.
+    r"""Find the ε-effective depth :math:`d_\epsilon = \min\{l : \mathrm{err}_l \le \epsilon\}`, else the last layer.
 
     In [first_layer, L]; non-increasing in ε; small for collapsed networks.
 
     Args:
         errors: Nearest-center errors of layers 0..L on the training set.
         epsilon: ε >= 0.
-        first_layer: 0 lets the first measured layer count (PFC); 1 is the convention for the blocks alone.
+        first_layer: 0 includes the first measured layer (PFC); 1 is the convention for the blocks alone.
 
     Returns:
         The depth and whether it was reached.
 
     Raises:
-        ValueError: If there is no layer to look at or ε is negative.
+        ValueError: If there is no such layer or ε is negative.
 
     Reference:
         Galanti, György & Hutter (2022), "On the implicit bias towards minimal depth of deep neural networks".
@@ -78,7 +78,7 @@ def effective_depth(errors: Sequence[float], epsilon: float = EPSILON, *, first_
     if epsilon < 0 or not 0 <= first_layer < len(errors):
         raise ValueError(
             f"effective_depth needs epsilon >= 0 and errors of at least {first_layer + 1} layers, "
-            f"got epsilon={epsilon} and {len(errors)} layers."
+            f"got epsilon={epsilon} and {len(errors)} layers. Pass one error per layer."
         )
     for depth in range(first_layer, len(errors)):
         if errors[depth] <= epsilon:

@@ -12,7 +12,7 @@ from ncollapse.statistics.batch import flatten_features
 
 
 def linear_cka(first: Tensor, last: Tensor) -> Tensor:
-    r"""Linear centered kernel alignment of two layers on the same samples.
+    r"""Compute the linear centered kernel alignment of two layers on the same samples.
 
     :math:`\lVert X_c^T Y_c \rVert_F^2 / (\lVert X_c^T X_c \rVert_F \lVert Y_c^T Y_c \rVert_F)`, columns centered. In [0, 1]; 1
     iff the centered Gram matrices are proportional, as between any two layers that have collapsed to simplex ETFs. Invariant to
@@ -40,10 +40,10 @@ def linear_cka(first: Tensor, last: Tensor) -> Tensor:
 
 
 def cka_matrix(layers: Mapping[str, Tensor]) -> Tensor:
-    """Linear centered kernel alignment of every pair of layers (see ``linear_cka``).
+    """Compute the linear centered kernel alignment of every pair of layers (see ``linear_cka``).
 
     Args:
-        layers: Features (N, ...) of the same samples by layer, as ``collect_features`` gives them.
+        layers: Features (N, ...) of the same samples by layer, as ``collect_features`` returns them.
 
     Returns:
         Shape (L, L), float64, symmetric, on the CPU: ones on the diagonal, nan in the row of a layer that does not vary.
@@ -56,7 +56,10 @@ def cka_matrix(layers: Mapping[str, Tensor]) -> Tensor:
     """
     sizes = sorted({len(features) for features in layers.values()})
     if len(sizes) != 1:
-        raise ValueError(f"cka_matrix needs layers of the same samples, got {len(layers)} layers of {sizes} samples.")
+        raise ValueError(
+            f"cka_matrix needs layers of the same samples, got {len(layers)} layers of {sizes} samples. "
+            "Collect all layers from the same batches."
+        )
     centered = [_centered_unit(features) for features in layers.values()]
     num_layers = len(centered)
     overlaps = torch.empty(num_layers, num_layers, dtype=torch.float64)
@@ -68,9 +71,10 @@ def cka_matrix(layers: Mapping[str, Tensor]) -> Tensor:
 
 
 def _centered_unit(features: Tensor) -> Tensor:
-    """Columns centered, and the whole of norm 1: the ratio does not see it, and squares stay in the range of float64."""
+    """Center columns and scale the whole to norm 1: the ratio stays, and squares stay in the range of float64."""
     flat = flatten_features(features).double()
-    # Shifting to the first sample keeps a large common offset out of the mean, and a constant layer exactly zero.
+    # The first sample is subtracted first. This keeps a large common offset out of the mean, and makes a constant layer exactly
+    # zero.
     shifted = flat - flat[:1]
     centered = shifted - shifted.mean(dim=0)
     norm = torch.linalg.vector_norm(centered)

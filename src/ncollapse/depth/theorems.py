@@ -1,4 +1,4 @@
-"""The theorems about the straight line as predicates: what holds on measured features, with the quantity that each tests."""
+"""Tests of the theorems about the straight line on measured features, with the quantities that decide them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def theorem1(curve: GeodesicCurve) -> Theorem1:
     a, beta, c = w1 * b0 - w0 * b1, w2 * b0 - w0 * b2, w2 * b1 - w1 * b2
     if not _has_distinct_means(curve):
         return Theorem1(None, b1, math.nan, None, math.nan, (a, beta, c))
-    # At a collapsed end w₁ and w₂ are rounding, so c is: it must not decide.
+    # At a collapsed end w₁ and w₂ are rounding errors, and so is c. It must not decide.
     rounding = _ROUNDING * max(abs(w0 * b1), abs(w1 * b0), abs(w0 * b2), abs(w2 * b0))
     polynomial = np.polynomial.Polynomial([a, beta - 2 * a, a - beta + c])
     vertex = [complex(t).real for t in polynomial.deriv().roots()]
@@ -49,7 +49,7 @@ def theorem1(curve: GeodesicCurve) -> Theorem1:
 
 
 def _has_distinct_means(curve: GeodesicCurve) -> bool:
-    """Whether the class means of either end differ by more than rounding; not where a class has no samples."""
+    """Return whether the class means differ by more than rounding at each end; False if a class has no samples."""
     ends = (curve.paired.first, curve.paired.last)
     spreads = [moments.centered_means("class").square().sum() for moments in ends]
     return all(
@@ -73,7 +73,7 @@ def theorem2(curve: GeodesicCurve) -> Theorem2:
     if not _has_distinct_means(curve):
         return Theorem2(None, (), None, None, math.nan, math.nan)
     start, cross, end = (gram.cpu().numpy() for gram in curve.gram_coefficients())
-    # In units in which both ends have norm one, so that the cut-off below does not depend on theirs; s is scaled back.
+    # In units in which both ends have trace one, so that the cut-off does not depend on their size; s is scaled back.
     unit = math.sqrt(np.trace(start) / np.trace(end))
     negative = _negative_intervals(_pfc2_slope(start / np.trace(start), cross * unit / np.trace(start), end / np.trace(end)))
     intervals = tuple((_to_t(lower * unit), _to_t(upper * unit)) for lower, upper in negative)
@@ -84,7 +84,7 @@ def theorem2(curve: GeodesicCurve) -> Theorem2:
 
 
 def _pfc2_slope(start: np.ndarray, cross: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """Coefficients of Q(s) = 2T'𝒩 - T𝒩', ascending, with those that are rounding set to zero."""
+    """Compute the coefficients of Q(s) = 2T'𝒩 - T𝒩', ascending; those that are rounding are set to zero."""
     trace = np.polynomial.Polynomial([np.trace(start), 2 * np.trace(cross), np.trace(end)])
     norm = np.polynomial.Polynomial(
         [
@@ -106,7 +106,7 @@ def _to_t(s: float) -> float:
 
 
 def _negative_intervals(coefficients: np.ndarray) -> list[tuple[float, float]]:
-    """Maximal intervals of s >= 0 on which a polynomial (ascending coefficients) is negative."""
+    """Find the maximal intervals of s >= 0 on which a polynomial (ascending coefficients) is negative."""
     polynomial = np.polynomial.Polynomial(coefficients).trim()
     found = [complex(root) for root in polynomial.roots()]
     roots = sorted({root.real for root in found if abs(root.imag) <= 1e-9 * (1 + abs(root)) and root.real > 0})
@@ -124,7 +124,7 @@ def _negative_intervals(coefficients: np.ndarray) -> list[tuple[float, float]]:
 
 
 def _sufficient(start: np.ndarray, cross: np.ndarray, end: np.ndarray) -> tuple[bool, bool]:
-    """Conditions (A) and (B) of docs/theory.md, 3.3, with Δ = M̄_0 - M̄_L."""
+    """Test conditions (A) and (B) of docs/theory.md, 3.3, with Δ = M̄_0 - M̄_L."""
     m = len(start) - 1
     projector = np.eye(m + 1) - 1.0 / (m + 1)
     shift = 2 * (cross - end)  # M̄_L'Δ + Δ'M̄_L
@@ -138,7 +138,7 @@ def _sufficient(start: np.ndarray, cross: np.ndarray, end: np.ndarray) -> tuple[
 
 
 def polar_alignment(curve: GeodesicCurve) -> PolarAlignment:
-    r"""Alignment of first and last class means, and whether it guarantees that PFC2 falls along the line.
+    r"""Compute the alignment of first and last class means, and test whether it guarantees that PFC2 falls.
 
     :math:`\mathrm{tr}(\bar M_0^T \bar M_L) / \lVert \bar M_L \bar M_0^T \rVert_*` with the K centered means as columns. The
     nuclear norm is the largest trace that a rotation of the last means can reach, so the ratio is 1 iff the means are matched
@@ -160,14 +160,14 @@ def polar_alignment(curve: GeodesicCurve) -> PolarAlignment:
         The alignment, and whether the theorem applies.
 
     Reference:
-        Derived: docs/theory.md, 3.3. Beside Theorem 2 of progressive feedforward collapse, arXiv 2405.00985, it needs no small
-        transport cost, but the rotation.
+        Derived: docs/theory.md, 3.3. Unlike Theorem 2 of progressive feedforward collapse, arXiv 2405.00985, it does not need
+        a small transport cost, but it needs the rotation.
     """
     end_distance = float(curve.pfc2([1.0]))
     if not _has_distinct_means(curve) or math.isnan(end_distance):
         return PolarAlignment(math.nan, end_distance, None)
     first, last = (moments.centered_means("class") for moments in (curve.paired.first, curve.paired.last))
-    # The triangular factors have the singular values of the d×d product, which is never formed for large d.
+    # The product of the triangular factors has the singular values of the d×d product, which would be large.
     factors = [torch.linalg.qr(means.T, mode="r").R for means in (last, first)]
     largest = float(torch.linalg.svdvals(factors[0] @ factors[1].T).sum())
     if not largest > 0:
@@ -177,13 +177,13 @@ def polar_alignment(curve: GeodesicCurve) -> PolarAlignment:
 
 
 def theorem3(line: LineDecisions) -> Theorem3:
-    """Read the guarantee for PFC3 off the counted pairs.
+    """Test Theorem 3, the guarantee for PFC3, from the counted pairs.
 
     Args:
         line: Decisions on the line, over the whole data set.
 
     Returns:
-        The predicate, its quantity, and what the accuracy does between the measured ends.
+        The predicate, its quantity, and at how many steps between the ends the accuracy falls.
     """
     num_pairs, num_steps = int(line.num_pairs), len(line.times) - 1
     if bool(line.violating_pairs.isnan()):

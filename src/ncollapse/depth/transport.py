@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def wasserstein2_squared(first: Tensor, last: Tensor) -> float:
-    r"""Squared Wasserstein-2 distance between two samples of equal size, by exact assignment.
+    r"""Compute the squared Wasserstein-2 distance between two samples of equal size, by exact assignment.
 
     :math:`W_2^2 = \frac{1}{N} \min_\sigma \sum_i \lVert x_i - y_{\sigma(i)} \rVert^2`, in units of squared features. At most
     the cost of the given pairing, with equality iff that pairing is optimal. O(N³): for N up to about 2000.
@@ -24,14 +24,17 @@ def wasserstein2_squared(first: Tensor, last: Tensor) -> float:
         ValueError: If the shapes differ.
     """
     if first.shape != last.shape or first.ndim != 2:
-        raise ValueError(f"Both samples must have one shape (N, d), got {tuple(first.shape)} and {tuple(last.shape)}.")
+        raise ValueError(
+            f"Both samples must have one shape (N, d), got {tuple(first.shape)} and {tuple(last.shape)}. "
+            "Pass flat features of the same samples, from layers of one dimension."
+        )
     cost = torch.cdist(first.double(), last.double(), compute_mode="donot_use_mm_for_euclid_dist").square().cpu().numpy()
     rows, columns = linear_sum_assignment(cost)
     return float(cost[rows, columns].mean())
 
 
 def gelbrich_squared(first: Tensor, last: Tensor) -> float:
-    r"""Gelbrich's lower bound of :math:`W_2^2`: the distance of two Gaussians with the samples' means and covariances.
+    r"""Compute Gelbrich's lower bound of :math:`W_2^2`, the distance of Gaussians with the samples' means and covariances.
 
     :math:`\lVert m_x - m_y \rVert^2 + \mathrm{tr}\,(S_x + S_y) - 2 \lVert S_x^{1/2} S_y^{1/2} \rVert_*`, in units of squared
     features. The nuclear norm is that of the N×N or d×d cross product of the centered samples, whichever is smaller.

@@ -1,4 +1,4 @@
-"""Bounds of the Wasserstein-2 distance for samples too large for an assignment, and how often pairs of samples cross."""
+"""Bounds of the Wasserstein-2 distance for samples too large for an assignment, and the rate of pairs that cross."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class SlicedBound:
 
 
 def sliced_wasserstein2(first: Tensor, last: Tensor, *, num_directions: int = 500, seed: int = 0) -> SlicedBound:
-    r"""Sliced lower bounds of the squared Wasserstein-2 distance, in O(N log N) a direction.
+    r"""Compute sliced lower bounds of the squared Wasserstein-2 distance, in O(N log N) per direction.
 
     On a line the sorted samples are paired: :math:`W_2^2(\theta) = \frac{1}{N} \sum_i (\langle\theta, x\rangle_{(i)} -
     \langle\theta, y\rangle_{(i)})^2`. With θ uniform on the sphere :math:`\mathbb{E}_\theta \langle\theta, v\rangle^2 =
@@ -40,7 +40,7 @@ def sliced_wasserstein2(first: Tensor, last: Tensor, *, num_directions: int = 50
         first: x, shape (N, d).
         last: y, shape (N, d).
         num_directions: Directions to draw, 200 or more.
-        seed: Of a generator of its own; PyTorch's global one is neither read nor advanced.
+        seed: Seed of a generator of its own; PyTorch's global one is neither read nor advanced.
 
     Returns:
         Both bounds.
@@ -55,7 +55,7 @@ def sliced_wasserstein2(first: Tensor, last: Tensor, *, num_directions: int = 50
     if num_directions < _FEWEST_DIRECTIONS:
         raise ValueError(
             f"num_directions must be {_FEWEST_DIRECTIONS} or more for a mean over directions, got {num_directions}. "
-            "Leave it out for 500."
+            "The default is 500."
         )
     directions = torch.randn(num_directions, x.shape[1], generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     directions = torch.nn.functional.normalize(directions, dim=1).to(x.device)
@@ -85,7 +85,7 @@ class SwapBound:
 
 
 def swap_bound(first: Tensor, last: Tensor, *, rounds: int = 1000, seed: int = 0) -> SwapBound:
-    r"""Improve the given pairing by swaps of two (2-opt), O(N d) a round.
+    r"""Improve the given pairing by swaps of two (2-opt), in O(N d) per round.
 
     Every round matches the samples at random in pairs, and swaps the targets of those with
     :math:`\langle x_i - x_j, y_{\sigma(i)} - y_{\sigma(j)} \rangle < 0`, which lowers the total by twice that product. A
@@ -94,8 +94,8 @@ def swap_bound(first: Tensor, last: Tensor, *, rounds: int = 1000, seed: int = 0
     Args:
         first: x, shape (N, d).
         last: y, shape (N, d).
-        rounds: Random matchings to go through; about N of them meet every pair once.
-        seed: Of a generator of its own.
+        rounds: Number of random matchings; about N of them visit every pair once.
+        seed: Seed of a generator of its own.
 
     Returns:
         The cost reached, an upper bound of :math:`W_2^2` at any number of rounds, and the pairing.
@@ -118,7 +118,7 @@ def swap_bound(first: Tensor, last: Tensor, *, rounds: int = 1000, seed: int = 0
 
 @dataclass(frozen=True)
 class PairViolations:
-    r"""How many pairs of samples a swap would improve: none is necessary for an optimal pairing, not sufficient.
+    r"""The number of pairs of samples that a swap would improve: 0 is necessary for an optimal pairing, not sufficient.
 
     Attributes:
         violating: Pairs with :math:`\langle x_i - x_j, y_i - y_j \rangle < 0`.
@@ -136,13 +136,13 @@ class PairViolations:
 
 
 def pair_violations(first: Tensor, last: Tensor, *, num_pairs: int = 10**6, seed: int = 0) -> PairViolations:
-    r"""Count the pairs that break cyclic monotonicity already in a cycle of two.
+    r"""Count the pairs of samples that a swap of their targets would improve.
 
     Args:
         first: x, shape (N, d).
         last: y of the same samples, shape (N, d).
-        num_pairs: All pairs are taken where there are no more than these; else so many are drawn, with replacement.
-        seed: Of a generator of its own.
+        num_pairs: If there are at most so many pairs, all are counted; else so many are drawn, with replacement.
+        seed: Seed of a generator of its own.
 
     Returns:
         Counts and the rate.
@@ -152,7 +152,7 @@ def pair_violations(first: Tensor, last: Tensor, *, num_pairs: int = 10**6, seed
     """
     x, y = _checked_pair(first, last)
     if num_pairs < 1:
-        raise ValueError(f"num_pairs must be 1 or more, got {num_pairs}. Leave it out for a million.")
+        raise ValueError(f"num_pairs must be 1 or more, got {num_pairs}. The default is a million.")
     count = len(x)
     exact = count * (count - 1) // 2 <= num_pairs
     if exact:
@@ -169,7 +169,7 @@ def pair_violations(first: Tensor, last: Tensor, *, num_pairs: int = 10**6, seed
 
 
 def _products(x: Tensor, y: Tensor, i: Tensor, j: Tensor) -> Tensor:
-    """⟨x_i − x_j, y_i − y_j⟩ by explicit differences: the four products apart would cancel where samples are near."""
+    """Compute ⟨x_i − x_j, y_i − y_j⟩ from differences, since the four separate products would cancel for near samples."""
     return ((x[i] - x[j]) * (y[i] - y[j])).sum(dim=1)
 
 

@@ -1,4 +1,4 @@
-"""How near a network's pairing of two layers comes to optimal transport: exact, on stratified subsamples where N is large."""
+"""The optimal transport score of two layers: exact, or on stratified subsamples if N is large."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Estimate(NamedTuple):
 
     Attributes:
         mean: Mean over the repeats.
-        spread: Standard deviation over the repeats (n - 1); 0 where all samples were used, nan for a single subsample.
+        spread: Standard deviation over the repeats (n - 1); 0 if all samples were used, nan for a single subsample.
     """
 
     mean: float
@@ -29,10 +29,10 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True)
 class TransportScore:
-    r"""Optimal transport between two layers beside what the network's own pairing costs, in units of squared features.
+    r"""The cost of optimal transport between two layers and of the network's own pairing, in units of squared features.
 
-    On subsamples :math:`W_2^2` is biased upwards: cut into parts, the whole may still be paired part by part, so that the mean
-    over a partition's parts is at least the :math:`W_2^2` of the whole. A score from subsamples errs towards 1.
+    On subsamples :math:`W_2^2` is biased upwards: pairing a partition part by part is one pairing of the whole, so that the
+    mean over the parts is at least the :math:`W_2^2` of the whole. A score from subsamples errs towards 1.
 
     Attributes:
         wasserstein2: :math:`W_2^2`, the best pairing.
@@ -43,7 +43,7 @@ class TransportScore:
         excess: :math:`c_{id} - W_2^2`, at least 0.
         num_samples: Samples of each repeat.
         total_samples: N, from which they were drawn.
-        repeats: Subsamples, 1 where all N were used.
+        repeats: Number of subsamples, 1 if all N samples were used.
     """
 
     wasserstein2: Estimate
@@ -65,18 +65,18 @@ class TransportScore:
 def transport_score(
     first: Tensor, last: Tensor, labels: Tensor, *, max_samples: int = 2000, repeats: int = 5, seed: int = 0
 ) -> TransportScore:
-    r"""Optimal transport score of the map from one layer to another.
+    r"""Compute the optimal transport score of the map from one layer to another.
 
-    Exact for N up to ``max_samples``, by assignment in O(N³); above, on stratified subsamples of that size, repeated. All
-    numbers are those of the features as given: subtract each layer's mean first where a common drift should not count.
+    Exact for N up to ``max_samples``, by assignment in O(N³). For larger N it uses several stratified subsamples of that size.
+    The features are not centered: subtract each layer's mean first if a common drift should not count.
 
     Args:
         first: x, shape (N, d).
         last: y of the same samples, shape (N, d).
         labels: Class indices, shape (N,).
         max_samples: Largest size of one assignment.
-        repeats: Subsamples where N is larger.
-        seed: Of a generator of its own; PyTorch's global one is neither read nor advanced.
+        repeats: Number of subsamples if N is larger.
+        seed: Seed of a generator of its own; PyTorch's global one is neither read nor advanced.
 
     Returns:
         The distances, costs and scores, each as mean and spread over the repeats.
@@ -95,7 +95,7 @@ def transport_score(
         )
     if max_samples < 1 or repeats < 1:
         raise ValueError(
-            f"max_samples and repeats must be 1 or more, got {max_samples} and {repeats}. Leave them out for 2000 and 5."
+            f"max_samples and repeats must be 1 or more, got {max_samples} and {repeats}. The defaults are 2000 and 5."
         )
     labels = check_labels(labels.cpu(), len(first), int(labels.max()) + 1)
     if len(first) <= max_samples:
@@ -111,7 +111,7 @@ def transport_score(
 
 def _costs(x: Tensor, y: Tensor, labels: Tensor) -> tuple[float, ...]:
     cost = float((y.double() - x.double()).square().sum(dim=1).mean())
-    # Rounding must not let the best pairing cost more than the given one, or one with fewer choices less.
+    # Enforce the order of the three costs, which rounding could break.
     within = min(label_wasserstein2_squared(x, y, labels), cost)
     best = min(wasserstein2_squared(x, y), within)
     score, label_score = (best / cost, within / cost) if cost > 0 else (math.nan, math.nan)
@@ -124,7 +124,7 @@ def _estimate(values: Sequence[float], exact: bool) -> Estimate:
 
 
 def label_wasserstein2_squared(first: Tensor, last: Tensor, labels: Tensor) -> float:
-    r"""Cost of the best pairing of two samples that keeps the labels: one assignment a class.
+    r"""Compute the cost of the best pairing of two samples that keeps the labels: one assignment per class.
 
     :math:`\frac{1}{N} \sum_k \min_{\sigma_k} \sum_{i \in k} \lVert x_i - y_{\sigma_k(i)} \rVert^2`, in units of squared
     features; at least :math:`W_2^2`, at most the cost of the given pairing. O(Σ n_k³).
@@ -138,7 +138,7 @@ def label_wasserstein2_squared(first: Tensor, last: Tensor, labels: Tensor) -> f
         The cost.
 
     Raises:
-        ValueError: If the shapes differ or there is not one label a sample.
+        ValueError: If the shapes differ or there is not one label per sample.
     """
     if labels.shape != first.shape[:1]:
         raise ValueError(
@@ -153,25 +153,25 @@ def label_wasserstein2_squared(first: Tensor, last: Tensor, labels: Tensor) -> f
 
 
 def stratified_sample(labels: Tensor, num_samples: int, generator: torch.Generator) -> Tensor:
-    """Draw samples without replacement, with the classes' shares of the whole as far as whole numbers go.
+    """Draw samples without replacement, each class with its share of the whole up to rounding.
 
     Args:
         labels: Class indices, shape (N,), on the CPU.
         num_samples: n, from 0 to N.
-        generator: Where the randomness comes from, on the CPU.
+        generator: The source of randomness, on the CPU.
 
     Returns:
         Indices of n samples, shape (n,), by class.
 
     Raises:
-        ValueError: If there are fewer samples than wanted.
+        ValueError: If there are fewer samples than requested.
     """
     if not 0 <= num_samples <= len(labels):
         raise ValueError(
             f"num_samples must be in [0, {len(labels)}], the number of labels, got {num_samples}. Draw fewer samples."
         )
     classes, counts = labels.unique(return_counts=True)
-    # Whole numbers throughout: quotas rounded down, and the rest to the largest remainders, ties to the smaller class index.
+    # Integers throughout: quotas are rounded down, and the rest goes to the largest remainders, on ties to the smaller class.
     quotas = counts * num_samples // max(1, len(labels))
     remainders = counts * num_samples - quotas * len(labels)
     quotas[torch.argsort(remainders, descending=True, stable=True)[: num_samples - int(quotas.sum())]] += 1

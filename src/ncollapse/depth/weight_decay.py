@@ -1,4 +1,4 @@
-"""Weight decay as a bound of the kinetic energy of a residual network: what a block adds, against its weights."""
+"""Bounds of the kinetic energy of a residual network by its weights, block by block."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Linear = tuple[Tensor, Tensor | None]
 
 @dataclass(frozen=True, eq=False)
 class BlockMoments:
-    r"""Sums over samples of what enters a residual block, h, and what the block adds to it, f(h); merges exactly.
+    r"""Sums over samples of a residual block's inputs h and of the outputs f(h) that it adds to them; merges exactly.
 
-    The second moment is about the origin, since the bound is; nothing cancels in it. O(d²) memory.
+    The second moment is about the origin, as in the bound; nothing cancels in it. O(d²) memory.
 
     Attributes:
         num_samples: N, 0-d, int64.
-        second_moment: :math:`\sum_i \tilde h_i \tilde h_i^T` of the inputs with a 1 behind, :math:`\tilde h = (h, 1)`, shape
-            (d+1, d+1), float64.
+        second_moment: :math:`\sum_i \tilde h_i \tilde h_i^T` of the inputs with a 1 appended, :math:`\tilde h = (h, 1)`,
+            shape (d+1, d+1), float64.
         output_energy: :math:`\sum_i \lVert f(h_i) \rVert^2`, 0-d, float64.
     """
 
@@ -31,7 +31,7 @@ class BlockMoments:
 
     @classmethod
     def from_batch(cls, inputs: Tensor, outputs: Tensor) -> BlockMoments:
-        """Sums over one batch.
+        """Compute the sums over one batch.
 
         Args:
             inputs: h, shape (N, d).
@@ -41,18 +41,18 @@ class BlockMoments:
             Sums in float64 on the device of the features.
 
         Raises:
-            ValueError: If the two do not hold one row a sample.
+            ValueError: If the two do not have one row per sample.
         """
         if inputs.ndim != 2 or outputs.ndim != 2 or len(inputs) != len(outputs):
             raise ValueError(
-                "A block needs inputs and outputs with one row a sample, shapes (N, d) and (N, e), got "
+                "A block needs inputs and outputs with one row per sample, shapes (N, d) and (N, e), got "
                 f"{tuple(inputs.shape)} and {tuple(outputs.shape)}. Flatten the features of the same samples."
             )
         augmented = torch.nn.functional.pad(inputs.double(), (0, 1), value=1.0)
         return cls(torch.tensor(len(inputs), device=inputs.device), augmented.T @ augmented, outputs.double().square().sum())
 
     def merge(self, other: BlockMoments) -> BlockMoments:
-        """Sums over both sets of samples."""
+        """Merge the sums over two sets of samples."""
         return BlockMoments(
             self.num_samples + other.num_samples,
             self.second_moment + other.second_moment,
@@ -61,14 +61,14 @@ class BlockMoments:
 
 
 def single_layer_bound(moments: BlockMoments, weight: Tensor, bias: Tensor | None = None) -> BlockBound:
-    r"""Bounds for :math:`f(h) = \sigma(W h + b)` with :math:`|\sigma(a)| \le |a|`, as ReLU.
+    r"""Bound the energy of :math:`f(h) = \sigma(W h + b)` with :math:`|\sigma(a)| \le |a|`, such as ReLU.
 
     :math:`\mathbb{E} \lVert \sigma(W h) \rVert^2 \le \mathrm{tr}(W S W^T) \le \lambda_{\max}(S) \lVert W \rVert_F^2`, with a
     bias in W as one more column and 1 as one more input. For ReLU without bias and inputs distributed as their negatives the
     energy is exactly half of :math:`\mathrm{tr}(W S W^T)`.
 
     Args:
-        moments: Of the block, over the whole data set.
+        moments: Moments of the block over the whole data set.
         weight: W, shape (e, d).
         bias: b, shape (e,), or None.
 
@@ -87,14 +87,14 @@ def single_layer_bound(moments: BlockMoments, weight: Tensor, bias: Tensor | Non
 
 
 def two_layer_bound(moments: BlockMoments, inner: Linear, outer: Linear) -> BlockBound:
-    r"""Bounds for :math:`f(h) = V \sigma(U h + b) + c` with :math:`|\sigma(a)| \le |a|`, as ReLU.
+    r"""Bound the energy of :math:`f(h) = V \sigma(U h + b) + c` with :math:`|\sigma(a)| \le |a|`, such as ReLU.
 
     :math:`\mathbb{E} \lVert f \rVert^2 \le \lVert V \rVert_2^2\, \mathrm{tr}(U S U^T) \le \lambda_{\max}(S)
     ((\lVert U \rVert_F^2 + \lVert V \rVert_F^2) / 2)^2`. A bias b is one more column of U and 1 one more input; a bias c is
     one more column of V, for a hidden unit that is always 1: one more row of U, whose weight of 1 counts in the bound.
 
     Args:
-        moments: Of the block, over the whole data set.
+        moments: Moments of the block over the whole data set.
         inner: U, shape (m, d), and b, shape (m,), or None.
         outer: V, shape (e, m), and c, shape (e,), or None.
 
@@ -129,13 +129,13 @@ def two_layer_bound(moments: BlockMoments, inner: Linear, outer: Linear) -> Bloc
 
 
 def _augmented(moments: BlockMoments, layer: Linear) -> tuple[Tensor, Tensor]:
-    """The layer as one matrix, and the second moment of what it takes: inputs, with a 1 behind for a bias."""
+    """Return the layer as one matrix, and the second moment of its inputs; a bias is a column for an input of 1."""
     weight, bias = layer
     dim = len(moments.second_moment) - 1
     if weight.ndim != 2 or weight.shape[1] != dim:
         raise ValueError(
             f"The weight must have shape (e, {dim}) for the block's inputs of {dim} numbers, got {tuple(weight.shape)}. "
-            "Pass the weight of the layer that takes them."
+            "Pass the weight of the block's first layer."
         )
     moment = moments.second_moment.cpu() / moments.num_samples.cpu()
     matrix = _exact(weight)

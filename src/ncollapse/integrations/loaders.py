@@ -21,7 +21,7 @@ _HINT = "Hand over a loader that yields every sample once, with loader=."
 
 
 def share_of(loader: Any, processes: Processes) -> Iterable[Any]:
-    """Make a loader over the same samples for one of several processes; the given loader is left unchanged."""
+    """Make a loader over one process's share of the same samples; the given loader stays unchanged."""
     # Not by isinstance: libraries wrap loaders in classes that only pass attributes on.
     if not all(hasattr(loader, name) for name in ("dataset", "batch_sampler", "collate_fn", "num_workers")):
         raise TypeError(f"The training loader must be one DataLoader, got {type(loader).__name__}. {_HINT}")
@@ -53,7 +53,7 @@ def _batch_sampler(loader: Any) -> BatchSampler | None:
 
 
 def _indices(sampler: Any, dataset: Any) -> Sequence[int]:
-    """Which samples a sampler yields, in the order of the data set."""
+    """Return the indices of the samples that a sampler yields, in the order of the data set."""
     everything = range(len(dataset))
     if isinstance(sampler, SequentialSampler):
         return everything

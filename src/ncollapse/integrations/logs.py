@@ -24,20 +24,20 @@ class Log(Protocol):
 
 
 def logged_rows(measurement: Measurement, epoch: float | None, step: int | None) -> list[Row]:
-    """The rows of a measurement with its place in the training."""
+    """Return the rows of a measurement with its epoch and step."""
     check_place(epoch, step)
     whole = int(epoch) if epoch is not None and epoch == int(epoch) else epoch
     return [row._replace(epoch=whole, step=step) for row in measurement.rows]
 
 
 def check_place(epoch: float | None, step: int | None) -> None:
-    """Check that a measurement has a place in the training."""
+    """Check that a measurement has an epoch or a step."""
     if epoch is None and step is None:
         raise ValueError("A log needs the epoch or the step of a measurement, got neither. Call log(measurement, epoch=3).")
 
 
 def scalars(measurement: Measurement) -> dict[str, float]:
-    """Values by the names that loggers show: ``nc/<layer>/<metric>``, with the split before the layer if it is not train."""
+    """Return defined values by the names for loggers: ``nc/<layer>/<metric>``, or ``nc/<split>/...`` if it is not train."""
     prefix = "nc" if measurement.split == "train" else f"nc/{measurement.split}"
     return {f"{prefix}/{row.layer}/{row.metric}": row.value for row in measurement.rows if math.isfinite(row.value)}
 
@@ -85,7 +85,7 @@ class _FileLog:
             )
 
     def _drop(self, row: Row) -> None:
-        """Keep what was logged before a row."""
+        """Drop the lines from a row's epoch or step on."""
         column = "step" if row.epoch is None else "epoch"
         limit = getattr(row, column)
         header = self._header()

@@ -34,7 +34,7 @@ class Recorder:
     """Measures a network at chosen moments of a training, keeps the rows, hands measurements to logs."""
 
     def __init__(self, every: Every, network: Network, logs: Logs, options: Mapping[str, Any]) -> None:
-        """Check everything that can be checked before a training begins."""
+        """Check everything that can be checked before the training starts."""
         if every != "log" and (isinstance(every, bool) or not isinstance(every, int) or every < 1):
             raise ValueError(f"every must be 'log' or an integer, at least 1, got {every!r}.")
         known = [*(item.name for item in fields(Request) if item.name not in _GIVEN), "unpack"]
@@ -52,12 +52,12 @@ class Recorder:
         self._logs = None if logs is None else logs_of(logs)
 
     def open_log(self, folder: str | Path, resume: bool) -> None:
-        """Make the default log where none was given."""
+        """Create the default log if none was given."""
         if self._logs is None:
             self._logs = (CSVLog(Path(folder) / "neural_collapse.csv", resume=resume),)
 
     def is_due(self, count: int, total: int | None) -> bool:
-        """Whether to measure now."""
+        """Return whether to measure now."""
         if self._every != "log":
             return count % self._every == 0 or count == total
         if total is None or total < 1:
@@ -75,7 +75,7 @@ class Recorder:
         writes: bool,
         convert: Callable[[Any], Any] = lambda batch: batch,
     ) -> Measurement:
-        """Measure, keep, log."""
+        """Measure, keep the rows, and log them."""
         request = replace(self._request, group=group, where=f" at epoch {epoch:g}" if epoch is not None else f" at step {step}")
         network = network_in(module, self._network)
         self.last = measure_network(request, network, batches, unpack=lambda batch: self._unpack(convert(batch)))
@@ -86,7 +86,7 @@ class Recorder:
 
 
 def network_in(module: nn.Module, network: Network) -> nn.Module:
-    """The network inside of a module."""
+    """Return the network inside a module."""
     if network is None:
         return module
     try:
@@ -102,7 +102,7 @@ def network_in(module: nn.Module, network: Network) -> nn.Module:
 
 
 def logs_of(logs: Logs) -> tuple[Log, ...]:
-    """Logs from what a user names."""
+    """Return the logs for the user's ``log=``."""
     if isinstance(logs, str | Path):
         path = Path(logs)
         if path.suffix not in _FILE_LOGS:

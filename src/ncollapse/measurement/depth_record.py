@@ -1,4 +1,4 @@
-"""From a measurement with paths to a record over depth: what figures and sentences are made of."""
+"""The depth record of a measurement with ``path=True``: the numbers behind figures and sentences about depth."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def depth_record(
     sample: tuple[Tensor, Tensor] | None = None,
     weight_decay: WeightDecayBound | None = None,
 ) -> DepthRecord:
-    """Everything that a measurement with ``path=True`` says about depth; transport on a sample's first and last features."""
+    """Build the depth record of a measurement with ``path=True``; transport is computed on a sample's end features."""
     geodesic, line, path, arcs = measurement.geodesic, measurement.line, measurement.path, measurement.arcs
     positions = {kind: tuple(path.position(kind)) for kind in get_args(Position)}
     measured = {name: _over_path(measurement, name) for name in ("pfc1", "pfc2", "pfc3", "cdnv")}
@@ -64,12 +64,12 @@ def depth_record(
 
 
 def _over_path(measurement: Measurement, metric: str) -> list[float]:
-    """One metric over the layers of the path."""
+    """Return one metric over the layers of the path."""
     return [measurement.value(metric, layer) for layer in measurement.path_layers]
 
 
 def _prediction_error(measured: dict[str, list[float]], geodesic: GeodesicCurve, times: tuple[float, ...]) -> PredictionError:
-    """RMS errors in decades of the straight line and of its baseline, layers laid at the given positions."""
+    """Compute RMS errors in decades of the straight line and of its baseline, with layers at the given positions."""
     names = ("pfc1", "pfc2", "cdnv")
     if any(math.isnan(t) for t in times):
         return PredictionError(dict.fromkeys(names, math.nan), dict.fromkeys(names, math.nan))
@@ -111,7 +111,7 @@ def _straightness(path: PathStatistics) -> Straightness:
 
 
 def _with_transport(energy: Energy, first: Tensor, last: Tensor) -> Energy:
-    """Exact transport between two layers on a sample of their features, each layer centered."""
+    """Add exact transport between two layers on a sample of their features, each layer centered."""
     first, last = first.double() - first.double().mean(dim=0), last.double() - last.double().mean(dim=0)
     violations = pair_violations(first, last)
     return replace(

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Paths:
-    """What ``path=True`` adds to a measurement; path, line and arcs are None where a stream exceeded its memory budget."""
+    """The additions of ``path=True`` to a measurement; path, line and arcs are None if a stream exceeded its budget."""
 
     layers: tuple[str, ...]
     geodesic: GeodesicCurve
@@ -50,12 +50,11 @@ class Measurement:
         layers: Layer names in order of execution.
         convention: Class weights of the covariances.
         passes: Forward passes over the data, 1 or 2.
-        kept_bytes: Memory that kept features took, 0 after a second pass.
-        chosen: A sentence that says how the layers were chosen.
-        statistics: What the metrics were computed from, by layer. A metric that was not computed is evaluated on them when it
-            is asked for.
-        shown: Metrics that ``print`` shows: those that were named, or the core.
-        paths: What ``path=True`` adds; None without.
+        kept_bytes: Memory of the kept features, 0 after a second pass.
+        chosen: How the layers were chosen, in words.
+        statistics: The statistics behind the metrics, by layer. A metric that was not computed is evaluated on them on request.
+        shown: Metrics that ``print`` shows: the named ones, or the core.
+        paths: The additions of ``path=True``; None without it.
     """
 
     rows: tuple[Row, ...]
@@ -118,23 +117,23 @@ class Measurement:
         found = getattr(self.paths, name)
         if found is None:
             raise AttributeError(
-                f"{name} needs the features around the final means, which exceeded the memory budget of a stream. "
+                f"{name} needs the features once the class means are final, but they exceeded the stream's memory budget. "
                 "Raise memory_budget, or use measure."
             )
         return found
 
     def value(self, metric: str, layer: str | int = -1) -> float:
-        """One value.
+        """Return one value.
 
         Args:
             metric: Metric id. One that was not computed is computed now, if the statistics that it needs were collected.
             layer: Layer name, or depth (negative counts from the end).
 
         Returns:
-            The value; nan when undefined.
+            The value; nan if undefined.
 
         Raises:
-            KeyError: If there is no such layer, or the metric can not be had at it.
+            KeyError: If there is no such layer, or the metric is not available there.
         """
         name = self._name(layer)
         row = self._row(metric, name)
@@ -144,7 +143,7 @@ class Measurement:
         return row.value
 
     def curve(self, metric: str) -> list[float]:
-        """Values of one metric over the layers at which it is defined, in order of depth.
+        """Return the values of one metric over the layers at which it is defined, in order of depth.
 
         Args:
             metric: Metric id, as in ``value``.
@@ -158,7 +157,7 @@ class Measurement:
         return list(self[metric].values())
 
     def __getitem__(self, metric: str) -> dict[str, float]:
-        """Values of one metric by layer, as ``curve``."""
+        """Return the values of one metric by layer."""
         found = {layer: row.value for layer in self.layers if (row := self._row(metric, layer)) is not None}
         if not found:
             hint = f" Measure again with metrics=[{metric!r}]." if metric in METRICS else ""
@@ -167,18 +166,18 @@ class Measurement:
         return found
 
     def effective_depth(self, epsilon: float = EPSILON) -> EffectiveDepth:
-        """First layer at which at most a share ε of the samples is nearer to another class center.
+        """Find the first layer at which at most a share ε of the samples is nearer to another class center.
 
         Returns:
             The depth and whether it was reached, see ``ncollapse.depth.effective_depth``.
 
         Raises:
-            KeyError: If nothing was collected that decides: measure pfc3.
+            KeyError: If no decisions were collected: measure pfc3.
         """
         return effective_depth(self.curve("pfc3_error"), epsilon)
 
     def to_pandas(self) -> pd.DataFrame:
-        """The tidy table as a pandas data frame, flags joined by semicolons.
+        """Convert the tidy table to a pandas data frame, with flags joined by semicolons.
 
         Returns:
             One line per row.
@@ -219,7 +218,7 @@ class Measurement:
         return {(row.metric, row.layer): row for row in self.rows}
 
     def _row(self, metric: str, layer: str) -> Row | None:
-        """The row of a metric at a layer; one that is not in the table is evaluated on the statistics."""
+        """Return the row of a metric at a layer; if the table has none, evaluate it on the statistics."""
         id = metric if (metric, layer) in self._cells else str(metric).lower()
         if (id, layer) not in self._cells and id in METRICS and layer in self.statistics:
             for value in evaluate_metrics(self.statistics[layer], [METRICS[id]]):

@@ -1,4 +1,4 @@
-"""A measurement as text and as HTML: the layers as rows, the metrics that are shown as columns."""
+"""A measurement as a table in text and HTML: the layers as rows, the shown metrics as columns."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from ncollapse.records.rows import Row
 
-# Where the output is no terminal, or its width is not known.
+# The width if the output is not a terminal.
 _WIDTH = 100
 
 
@@ -26,18 +26,18 @@ class TextTable(NamedTuple):
     def of(
         cls, summary: str, rows: Sequence[Row], layers: Sequence[str], shown: Sequence[str], flags: Mapping[str, str]
     ) -> TextTable:
-        """Lay out the rows of the metrics that are shown; a star marks a value with a flag."""
+        """Lay out the rows of the shown metrics; a star marks a value with a flag."""
         cells = {(row.layer, row.metric): row for row in rows if row.metric in shown}
         metrics = [metric for metric in shown if any(metric == other for _, other in cells)]
         lines = [[layer, *(_cell(cells.get((layer, metric))) for metric in metrics)] for layer in layers]
         notes = [f"* {flag}: {flags[flag]}" for flag in sorted({flag for row in cells.values() for flag in row.flags})]
         more = len({row.metric for row in rows}) - len(metrics)
         if more:
-            notes.append(f"{more} more metrics were measured: m.rows holds all, m['nc1_total'] gives one by layer.")
+            notes.append(f"{more} more metrics were measured: see m.rows for all, m['nc1_total'] for one by layer.")
         return cls(summary, ["layer", *metrics], lines, notes)
 
     def text(self, width: int | None = None) -> str:
-        """The table in lines of at most the terminal's width: columns that do not fit go below, with the layers again."""
+        """Format the table in lines of at most the terminal's width; columns that do not fit follow below."""
         width = shutil.get_terminal_size((_WIDTH, 24)).columns if width is None else width
         columns = [_column(cells) for cells in zip(self.header, *self.lines, strict=True)]
         columns[0] = [cell.strip().ljust(len(cell)) for cell in columns[0]]
@@ -47,7 +47,7 @@ class TextTable(NamedTuple):
         return "\n".join([*lines, *(part for note in self.notes for part in textwrap.wrap(note, width))])
 
     def html(self) -> str:
-        """The table for notebooks."""
+        """Format the table for notebooks."""
         head = "".join(f"<th>{html.escape(cell)}</th>" for cell in self.header)
         body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in line) + "</tr>" for line in self.lines)
         notes = "".join(f"<br>{html.escape(note)}" for note in self.notes)
@@ -64,7 +64,7 @@ def _column(cells: Sequence[str]) -> list[str]:
 
 
 def _blocks(columns: Sequence[list[str]], width: int) -> list[list[list[str]]]:
-    """Columns in blocks that fit a width, each with the first column and at least one more."""
+    """Split columns into blocks that fit a width, each with the first column and at least one more."""
     names, *others = columns
     blocks = [[names]]
     for column in others:

@@ -1,4 +1,4 @@
-"""Statistics of all layers while a measurement is taken, and how they become those of each layer."""
+"""The sums of a measurement by layer, and their conversion to the statistics of each layer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ncollapse.statistics.scatter import ClassScatter
 
 @dataclass(eq=False)
 class Totals:
-    """What one measurement has summed, by layer; ``by_reference`` holds the moments of the training set that decide."""
+    """The sums of one measurement, by layer; ``by_reference`` are moments of the training set whose means decide."""
 
     moments: dict[str, ClassMoments] = field(default_factory=dict)
     scatters: dict[str, ClassScatter] = field(default_factory=dict)
@@ -38,7 +38,7 @@ class Totals:
     def of_layers(
         self, classifiers: Mapping[str, LinearClassifier], split: str, convention: Convention
     ) -> dict[str, LayerStatistics]:
-        """Everything that the metrics of each layer may use."""
+        """Return the statistics of each layer, for its metrics."""
         return {
             name: LayerStatistics(
                 moments=moments,
@@ -55,16 +55,16 @@ class Totals:
         }
 
     def paths(self, own_input: str | None, convention: Convention) -> Paths | None:
-        """What was summed along the samples' paths; None if nobody asked for them."""
+        """Return the statistics along the samples' paths; None without ``path=True``."""
         if self.paired is None:
             return None
         dims = {name: moments.dim for name, moments in self.moments.items()}
-        # Without kept features and a second pass only the straight line is known: it follows from the means.
+        # Without kept features and without a second pass only the straight line is known, since it follows from the means.
         layers = () if self.path is None else path_layers(dims, own_input)
         return Paths(layers, GeodesicCurve(self.paired, convention), self.path, self.line, self.arcs)
 
 
 def path_layers(dims: Mapping[str, int], own_input: str | None) -> tuple[str, ...]:
-    """The layers that paths run through: all, but for a classifier's own input of another dimension, as behind pooling."""
+    """Return the layers of paths: all, without a classifier's own input of another dimension, as after pooling."""
     first = next(iter(dims.values()))
     return tuple(name for name, dim in dims.items() if name != own_input or dim == first)

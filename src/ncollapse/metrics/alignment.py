@@ -12,7 +12,7 @@ from ncollapse.statistics.moments import ClassMoments
 
 
 def subspace_alignment(left: Tensor, right: Tensor, rank: int) -> Tensor:
-    r"""Mean cosine of the principal angles between the leading column spaces of two matrices.
+    r"""Compute the mean cosine of the principal angles between the leading column spaces of two matrices.
 
     :math:`\frac{1}{r} \sum_{j \le r} \sigma_j(U_r^T V_r)`, U_r and V_r being the first r left singular vectors. Dimensionless,
     in [0, 1]: 1 for equal subspaces, 0 for orthogonal ones. Invariant to a common rotation and to the scale of either.
@@ -34,7 +34,7 @@ def subspace_alignment(left: Tensor, right: Tensor, rank: int) -> Tensor:
     if len(left) != len(right) or not 1 <= rank <= largest:
         raise ValueError(
             f"subspace_alignment needs matrices of one height and a rank from 1 to {largest}, got shapes {tuple(left.shape)} "
-            f"and {tuple(right.shape)} and rank {rank}. Compare the means with the weights that take them, at a lower rank."
+            f"and {tuple(right.shape)} and rank {rank}. Compare the means with the weights of the next layer, at a lower rank."
         )
     bases = [_leading_basis(matrix, rank) for matrix in (left, right)]
     if bases[0] is None or bases[1] is None:
@@ -49,7 +49,7 @@ def _leading_basis(matrix: Tensor, rank: int) -> Tensor | None:
 
 
 def weight_alignment(weight: Tensor, moments: ClassMoments, *, centered: bool = False, rank: int | None = None) -> Tensor:
-    r"""Alignment of the weights that take a layer's features with the layer's class means.
+    r"""Compute the alignment of the class means of a layer with the weights of the next layer.
 
     A linear layer compares the row space of W with the span of the class means, in R^d. A convolution compares spaces of input
     channels: W as a matrix :math:`c_{in} \times (c_{out} k_1 k_2)` and the means as :math:`c_{in} \times (K h w)`.
@@ -58,8 +58,8 @@ def weight_alignment(weight: Tensor, moments: ClassMoments, *, centered: bool = 
         weight: Of the next layer: (out, d) for a linear layer, (c_out, c_in, ...) for a convolution of one group.
         moments: Class moments of that layer's input, features flattened as (c_in, h, w).
         centered: Subtract the mean of class means first; the published code does not.
-        rank: Of the compared subspaces; None takes K, or K-1 for centered means, as far as the matrices go. For convolutions
-            look at a range of ranks.
+        rank: Rank of the compared subspaces. None is K, or K-1 for centered means, but at most what the matrices allow. For
+            convolutions look at a range of ranks.
 
     Returns:
         0-d tensor, float64, in [0, 1]; nan if weights or means have a lower rank, or a class has no samples.
@@ -80,7 +80,7 @@ def weight_alignment(weight: Tensor, moments: ClassMoments, *, centered: bool = 
     fits = moments.dim == channels if weight.ndim == 2 else channels > 0 and moments.dim % channels == 0
     if not fits:
         raise ValueError(
-            f"weight_alignment needs a weight that takes {moments.dim} features, got shape {tuple(weight.shape)}. "
+            f"weight_alignment needs a weight for {moments.dim} input features, got shape {tuple(weight.shape)}. "
             "Pass the weight of the layer after the measured one."
         )
     left = weight.detach().double().transpose(0, 1).flatten(1).to(means.device)
@@ -92,7 +92,7 @@ def weight_alignment(weight: Tensor, moments: ClassMoments, *, centered: bool = 
 
 
 def class_stable_ranks(features: Tensor, labels: Tensor, *, num_classes: int) -> Tensor:
-    r"""Stable rank of every class's activations around their mean, :math:`\lVert A_k \rVert_F^2 / \lVert A_k \rVert_2^2`.
+    r"""Compute each class's stable rank around its mean, :math:`\lVert A_k \rVert_F^2 / \lVert A_k \rVert_2^2`.
 
     The rows of A_k are h - μ_k. Dimensionless, in [1, min(n_k - 1, d)]. Invariant to translation, rotation and scale.
 

@@ -1,4 +1,4 @@
-"""Coding rate reduction (MCR²): nats that features take together, less what the classes take on their own."""
+"""Coding rate reduction (MCR²): the coding rate of all features minus the mean coding rate of the classes."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ class CodingRate:
 
     @property
     def reduction(self) -> Tensor:
-        r""":math:`\Delta R = R - R_c`, at least 0: the larger, the more independent directions the classes take."""
+        r""":math:`\Delta R = R - R_c`, at least 0: it grows with the number of independent directions of the classes."""
         return self.total - self.within
 
 
 def coding_rate(
     features: Tensor, labels: Tensor, *, num_classes: int, distortion: float = 0.5, normalize: bool = True
 ) -> CodingRate:
-    r"""Coding rate of features, of their classes, and the reduction between both.
+    r"""Compute the coding rate of features, that of their classes, and the difference (the reduction).
 
-    The features are not centered. Determinants are of the N×N or the d×d Gram matrix, whichever is smaller, by eigenvalues:
-    near zero :math:`\log(1 + x)` keeps its digits. Invariant to rotation. Collapse to a simplex ETF does not maximize the
-    reduction: classes that fill orthogonal subspaces have more. A class without samples takes no rate.
+    The features are not centered. Determinants are computed from eigenvalues of the N×N or the d×d Gram matrix, whichever is
+    smaller, so that :math:`\log(1 + x)` keeps its digits near zero. Invariant to rotation. Collapse to a simplex ETF does not
+    maximize the reduction: classes that fill orthogonal subspaces have more. A class without samples adds nothing.
 
     Args:
         features: Z, shape (N, ...).
@@ -73,7 +73,7 @@ def coding_rate(
 
 
 def coding_rate_of_scatter(scatter: ClassScatter, *, distortion: float = 0.5) -> CodingRate:
-    r"""The coding rates from streamed statistics, of features as they are (not normalized), exactly.
+    r"""Compute the coding rates exactly from streamed statistics, without normalizing features.
 
     :math:`Z_k Z_k^T = S_k + n_k \mu_k \mu_k^T`, and :math:`Z Z^T` is their sum over classes.
 

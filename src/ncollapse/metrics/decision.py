@@ -8,7 +8,7 @@ from ncollapse.statistics.decisions import ClassDecisions
 
 
 def ncc_accuracy(decisions: ClassDecisions) -> Tensor:
-    r"""Nearest-class-center accuracy, :math:`\frac{1}{N} \sum_i 1\{\arg\min_k \lVert h_i - \mu_k \rVert = y_i\}` (PFC3).
+    r"""Compute PFC3, the NCC accuracy :math:`\frac{1}{N} \sum_i 1\{\arg\min_k \lVert h_i - \mu_k \rVert = y_i\}`.
 
     In [0, 1]; 1 at exact collapse. The centers are those of the training set; ties go to the smallest index. Invariant to
     translation, rotation and scale.
@@ -26,7 +26,7 @@ def ncc_accuracy(decisions: ClassDecisions) -> Tensor:
 
 
 def ncc_error(decisions: ClassDecisions, *, balanced: bool = False) -> Tensor:
-    """Nearest-class-center error, one minus ``ncc_accuracy``: the form of PFC3 that decreases.
+    """Compute the nearest-class-center error, 1 - ``ncc_accuracy``: PFC3 as a value that falls.
 
     In [0, 1]; 0 at exact collapse.
 
@@ -42,7 +42,7 @@ def ncc_error(decisions: ClassDecisions, *, balanced: bool = False) -> Tensor:
 
 
 def ncc_agreement(decisions: ClassDecisions) -> Tensor:
-    r"""NC4, share of samples on which classifier and nearest class center agree.
+    r"""Compute NC4, the share of samples on which classifier and nearest class center agree.
 
     :math:`\frac{1}{N} \sum_i 1\{\arg\max_k (W h_i + b)_k = \arg\min_k \lVert h_i - \mu_k \rVert\}`, bias included. In [0, 1];
     1 at exact collapse.
@@ -60,7 +60,7 @@ def ncc_agreement(decisions: ClassDecisions) -> Tensor:
 
 
 def ncc_mismatch(decisions: ClassDecisions) -> Tensor:
-    """Share of samples on which classifier and nearest class center differ, one minus ``ncc_agreement``.
+    """Compute the share of samples on which classifier and nearest class center differ, 1 - ``ncc_agreement``.
 
     In [0, 1]; 0 at exact collapse.
 
@@ -74,7 +74,7 @@ def ncc_mismatch(decisions: ClassDecisions) -> Tensor:
 
 
 def classifier_accuracy(decisions: ClassDecisions) -> Tensor:
-    """Accuracy of the linear classifier on the features that feed it.
+    """Compute the accuracy of the linear classifier on the features that feed it.
 
     In [0, 1]; 1 at exact collapse. Ties go to the smallest index.
 

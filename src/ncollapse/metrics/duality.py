@@ -13,7 +13,7 @@ from ncollapse.statistics.moments import ClassMoments
 
 
 def self_duality(weight: Tensor, centered_means: Tensor, *, squared: bool = True) -> Tensor:
-    r"""Distance of classifier and centered class means, each divided by its norm.
+    r"""Compute the squared distance of classifier and centered class means, each divided by its norm.
 
     :math:`\lVert W/\lVert W\rVert_F - \bar M/\lVert \bar M\rVert_F \rVert_F^2`. Dimensionless, in [0, 4]; 0 at
     exact collapse, 4 for opposite directions. Invariant to scale of either argument and to a common rotation.
@@ -21,7 +21,7 @@ def self_duality(weight: Tensor, centered_means: Tensor, *, squared: bool = True
     Args:
         weight: W, shape (K, d), float64.
         centered_means: Class means minus the mean of class means, shape (K, d), float64.
-        squared: False gives the distance itself, in [0, 2].
+        squared: False returns the distance itself, in [0, 2].
 
     Returns:
         0-d tensor, float64; nan if either is zero.
@@ -35,7 +35,7 @@ def self_duality(weight: Tensor, centered_means: Tensor, *, squared: bool = True
 
 
 def self_duality_etf(weight: Tensor, centered_means: Tensor) -> Tensor:
-    r"""Distance of the normalized product of classifier and class means from the ETF Gram matrix.
+    r"""Compute the distance of the normalized product of classifier and class means from the ETF Gram matrix.
 
     :math:`\lVert W \bar M^T / \lVert W \bar M^T \rVert_F - E_K \rVert_F`. Dimensionless, in [0, 2]; 0 at exact
     collapse, 2 for W = -cM on an ETF.
@@ -54,12 +54,12 @@ def self_duality_etf(weight: Tensor, centered_means: Tensor) -> Tensor:
 
 
 def self_duality_cosine(decisions: ClassDecisions) -> Tensor:
-    r"""One minus the mean cosine of a feature with its classifier row, :math:`1 - \frac{1}{N} \sum_i \cos(h_i, w_{y_i})`.
+    r"""Compute :math:`1 - \frac{1}{N} \sum_i \cos(h_i, w_{y_i})`: 1 minus the mean cosine of features to classifier rows.
 
     The features are not centered. Dimensionless, in [0, 2]; 0 at exact collapse around the origin.
 
     Args:
-        decisions: Holds the sums of cosines.
+        decisions: Decisions with the sums of cosines.
 
     Returns:
         0-d tensor, float64; nan if a feature or a classifier row is zero.
@@ -71,7 +71,7 @@ def self_duality_cosine(decisions: ClassDecisions) -> Tensor:
 
 
 def bias_collapse(moments: ClassMoments, classifier: LinearClassifier, center: ClassWeights = "class") -> Tensor:
-    r"""Logits of the global mean, :math:`\lVert W \mu_G + b \rVert_2`: the bias cancels the global mean at collapse.
+    r"""Compute the norm of the global mean's logits, :math:`\lVert W \mu_G + b \rVert_2`; they cancel at collapse.
 
     In units of logits, in [0, inf); 0 at exact collapse of a network trained with weight decay.
 
@@ -88,7 +88,7 @@ def bias_collapse(moments: ClassMoments, classifier: LinearClassifier, center: C
 
 
 def strong_collapse_weights(moments: ClassMoments, classifier: LinearClassifier) -> Tensor:
-    r"""SNC1, :math:`\lVert W W^T - \sqrt{n}\, \Pi_K \rVert_F` for n samples a class and the loss ½‖WH + b1ᵀ - Y‖².
+    r"""Compute SNC1, :math:`\lVert W W^T - \sqrt{n}\, \Pi_K \rVert_F`, for n samples per class and the loss ½‖WH + b1ᵀ - Y‖².
 
     In units of squared weights, in [0, inf); 0 at strong collapse.
 
@@ -107,7 +107,7 @@ def strong_collapse_weights(moments: ClassMoments, classifier: LinearClassifier)
 
 
 def strong_collapse_features(moments: ClassMoments, classifier: LinearClassifier) -> Tensor:
-    r"""SNC2, :math:`\lVert H - n^{-1/2} W^T \otimes 1_n^T \rVert_F`, from moments alone.
+    r"""Compute SNC2, :math:`\lVert H - n^{-1/2} W^T \otimes 1_n^T \rVert_F`, from moments alone.
 
     The square is :math:`\sum_k \mathrm{tr} S_k + n \lVert \mu_k - w_k/\sqrt{n} \rVert^2`. In units of features; 0 at strong
     collapse.
@@ -127,12 +127,12 @@ def strong_collapse_features(moments: ClassMoments, classifier: LinearClassifier
 
 
 def strong_collapse_bias(moments: ClassMoments, classifier: LinearClassifier) -> Tensor:
-    r"""SNC3, :math:`\lVert b - \frac{1}{K} 1 \rVert_2`.
+    r"""Compute SNC3, :math:`\lVert b - \frac{1}{K} 1 \rVert_2`.
 
     In units of logits; 0 at strong collapse.
 
     Args:
-        moments: Gives the number of classes and whether their counts are equal.
+        moments: Class moments, for the number of classes and their counts.
 
     Returns:
         0-d tensor, float64; nan for unequal counts, where the target is not defined.

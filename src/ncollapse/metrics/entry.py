@@ -1,4 +1,4 @@
-"""A metric as the registry holds it, the statistics of a layer that it is evaluated on, and the flags that qualify values."""
+"""The entry of a metric in the registry, the statistics of a layer that it is evaluated on, and the flags of values."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ FLAGS: dict[str, str] = {
     "empty_class": "a class has no samples, so nothing over all classes is defined",
     "no_between": "all class means coincide, so nothing relative to their spread is defined",
     "no_variance": "the features do not vary at all",
-    "two_classes": "with two classes the angles and the ETF distance of centered means are 0 whatever the features do",
-    "low_dimension": "fewer than K-1 feature dimensions hold no simplex ETF: the value cannot reach 0",
+    "two_classes": "with two classes the angles and the ETF distance of centered means are 0 for any features",
+    "low_dimension": "fewer than K-1 feature dimensions have no room for a simplex ETF: the value cannot reach 0",
     "rank_deficient": "the class means span fewer than min(K-1, d) dimensions; the missing directions are left out",
     "coincident_means": "two class means coincide, so their distance-normalized variance is not defined",
     "mean_at_center": "a class mean coincides with the global mean, so its angle is not defined",
@@ -35,8 +35,8 @@ FLAGS: dict[str, str] = {
     "coincident_directions": "two centered class means point the same way, or one has no direction: no finite energy",
     "imbalanced": "the classes have unequal counts, for which the metric is not defined",
     "one_class": "one class alone has no geometry",
-    "single_samples": "no class has two samples, so that nothing can vary within a class",
-    "over_budget": "the features exceeded the memory budget and cannot be read again, as metrics of the class means need",
+    "single_samples": "no class has two samples, so nothing can vary within a class",
+    "over_budget": "the metric needs the final class means, but the features exceeded memory_budget and cannot be read again",
     "own_means": "decided with this split's own class means, because no training measurement was given: pass reference=",
 }
 
@@ -47,15 +47,15 @@ class LayerStatistics:
 
     Attributes:
         moments: Class moments of the layer.
-        centers: Its class means prepared for decisions; None when they were not asked for or a class is empty.
-        within: Sums around the layer's own means, with the within-class covariance on their span; None without centers, and
-            where a stream of features was too long to be kept.
-        decisions: Decisions by the training set's means: the same object as ``within`` on the training set.
-        classifier: The last layer, for the layer that feeds it.
-        scatter: Full scatter matrices, when somebody asked for them.
+        centers: Its class means prepared for decisions; None if no metric needs them or a class is empty.
+        within: Sums around the layer's own means, with the within-class covariance on their span; None without centers, or if
+            a stream of features exceeded its memory budget.
+        decisions: Decisions by the training set's means. On the training set this is the same object as ``within``.
+        classifier: The last layer, if this layer feeds it.
+        scatter: Full scatter matrices, if a metric needs them.
         convention: Class weights of the covariances.
         own_means: Whether a split other than train is decided by its own means.
-        reference: Moments of the training set whose means decide; None where the layer's own do.
+        reference: Moments of the training set whose means decide; None if the layer's own means decide.
     """
 
     moments: ClassMoments
@@ -75,22 +75,22 @@ class LayerStatistics:
 
     @cached_property
     def pair_energy(self) -> PairEnergy:
-        """Log energy of the directions of the centered class means: one pass over the pairs for its mean and its deviation."""
+        """Mean and deviation over pairs of the log energy of the class means' directions, from one pass over the pairs."""
         return pair_energy(self.centered_means)
 
     def spectrum(self) -> Tensor:
-        """Non-zero eigenvalues of the between-class covariance."""
+        """Return the non-zero eigenvalues of the between-class covariance."""
         assert self.centers is not None, "this metric names centers in its needs"
         return between_spectrum(self.centers, self.convention)[0]
 
     def total_spectrum(self) -> Tensor:
-        """Eigenvalues of the total covariance with sample weights, ascending."""
+        """Return the eigenvalues of the total covariance with sample weights, ascending."""
         assert self.scatter is not None, "this metric names scatter in its needs"
         return torch.linalg.eigvalsh(self.scatter.total_covariance("sample"))
 
     @property
     def lacks(self) -> set[Need]:
-        """What was not collected. Centers that an empty class makes impossible do not count: its metrics are nan and say so."""
+        """Kinds of statistics that were not collected. Centers that are missing because of an empty class do not count."""
         found: dict[Need, bool] = {
             "centers": self.centers is None
             and self.decisions is None
@@ -102,7 +102,7 @@ class LayerStatistics:
         return {need for need, missing in found.items() if missing}
 
     def conditions(self) -> set[str]:
-        """Names of the degenerate cases (keys of ``FLAGS``) that these statistics are in."""
+        """Find the degenerate cases (keys of ``FLAGS``) that apply to these statistics."""
         moments = self.moments
         if moments.num_classes < 2:
             return {"one_class"}
@@ -127,8 +127,8 @@ class MetricValue(NamedTuple):
     """One evaluated metric.
 
     Attributes:
-        value: A float; nan when undefined.
-        flags: Words from ``FLAGS`` that qualify the value or say why it is undefined.
+        value: A float; nan if undefined.
+        flags: Keys of ``FLAGS`` that qualify the value or explain why it is undefined.
     """
 
     metric: str
@@ -142,19 +142,19 @@ class Metric:
 
     Attributes:
         id: Public name, a column of tables.
-        title: What it is, in a few words.
-        compute: Value from the statistics of a layer.
-        needs: What must have been collected besides moments: "centers" stands for everything around the final class means;
-            a metric whose classifier or scatter is missing gives no row.
-        at_collapse: Value at exact collapse; None where it depends on K (ranks).
+        title: A description in a few words.
+        compute: Function from the statistics of a layer to the value.
+        needs: Statistics besides moments that must have been collected. "centers" means all sums around the final class means.
+            A metric whose classifier or scatter is missing has no row.
+        at_collapse: Value at exact collapse; None if it depends on K (ranks).
         bounds: Smallest and largest possible value.
-        direction: Which way it goes towards collapse.
+        direction: Whether it increases or decreases towards collapse.
         invariant: Transformations of the features that leave it unchanged.
         undefined_when: Conditions under which the value is nan.
         flagged_when: Conditions that qualify the value.
-        nan_flag: What a nan means when no condition explains it.
-        despite_empty: Whether it is defined although a class has no samples here: it then rests on the classifier alone, or
-            on decisions by the means of a training set that has them all.
+        nan_flag: The flag of a nan that no condition explains.
+        despite_empty: Whether it is defined even if a class has no samples here, because it depends on the classifier alone, or
+            on the class means of a training set that has samples of all classes.
     """
 
     id: str
@@ -175,10 +175,10 @@ class Metric:
         """Compute the value and its flags.
 
         Args:
-            conditions: What ``statistics.conditions()`` returned.
+            conditions: The result of ``statistics.conditions()``.
 
         Returns:
-            The value, nan with a flag where it is undefined.
+            The value and its flags; nan with a flag if it is undefined.
         """
         decided = "centers" not in self.needs or statistics.decisions is not None
         empty: set[str] = set() if self.despite_empty and decided else {"empty_class"}
@@ -194,10 +194,10 @@ class Metric:
 
 
 def evaluate_metrics(statistics: LayerStatistics, metrics: Sequence[Metric]) -> list[MetricValue]:
-    """Evaluate metrics on one layer; those for which something was not collected give no value.
+    """Evaluate metrics on one layer, except those whose statistics were not collected.
 
     Args:
-        metrics: Registry entries, or own ones.
+        metrics: Registry entries, or metrics of your own.
 
     Returns:
         One value per metric that applies, in order.

@@ -1,4 +1,4 @@
-"""Fisher ratios: how far classes are apart, measured in the spread within them."""
+"""Fisher ratios: the distance between classes relative to the spread within them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class FisherRatios(NamedTuple):
 
     Attributes:
         within_over_between: tr Σ_W / tr Σ_B, in [0, inf]: 0 at exact collapse; nan if both are zero.
-        discriminant: tr(Σ_W⁺ Σ_B), in [0, inf): grows without bound towards collapse, zero at exact collapse itself, where
-            Σ_W has no inverse on any direction.
+        discriminant: tr(Σ_W⁺ Σ_B), in [0, inf). It grows without bound towards collapse, and is zero at exact collapse, where
+            the pseudo-inverse of Σ_W is zero.
     """
 
     within_over_between: float
@@ -24,13 +24,13 @@ class FisherRatios(NamedTuple):
 
 
 def fisher_ratios(scatter: ClassScatter) -> FisherRatios:
-    r"""Fisher ratios of features, before or after a layer.
+    r"""Compute the Fisher ratios of features, before or after a layer.
 
     Both are invariant to translation, rotation and scale, the discriminant to any invertible map where Σ_W has full rank.
     Eigenvalues of Σ_W below :math:`10\, d\, \epsilon\, \lambda_{max}` count as zero.
 
     Args:
-        scatter: Of the features; every class has samples.
+        scatter: Class scatter of the features; every class has samples.
 
     Returns:
         Both ratios, class-weighted.

@@ -13,20 +13,20 @@ Target = Literal["etf", "orthogonal_frame"]
 
 
 def _row_slices(num_rows: int) -> Iterator[slice]:
-    """Rows of a K×K matrix in blocks of bounded size."""
+    """Yield slices of the rows of a K×K matrix, in blocks of bounded size."""
     step = max(1, 2**22 // num_rows)
     for start in range(0, num_rows, step):
         yield slice(start, min(start + step, num_rows))
 
 
 def equinorm(rows: Tensor, *, ddof: int = 0) -> Tensor:
-    r"""Coefficient of variation of the norms, :math:`\mathrm{std}_k \lVert v_k \rVert / \mathrm{mean}_k \lVert v_k \rVert`.
+    r"""Compute the variation of the norms, :math:`\mathrm{std}_k \lVert v_k \rVert / \mathrm{mean}_k \lVert v_k \rVert`.
 
     Dimensionless, in [0, sqrt(K-1)]; 0 at exact collapse. Invariant to rotation and scale.
 
     Args:
         rows: Centered class means or classifier rows, shape (K, d), float64.
-        ddof: 0 divides the variance by K (default), 1 by K-1 as Papyan's notebook does.
+        ddof: 0 to divide the variance by K (default), 1 for K-1 as in Papyan's notebook.
 
     Returns:
         0-d tensor, float64; nan if all rows are zero.
@@ -39,7 +39,7 @@ def equinorm(rows: Tensor, *, ddof: int = 0) -> Tensor:
 
 
 def _off_diagonal_cosines(rows: Tensor) -> Iterator[Tensor]:
-    """Cosines of all ordered pairs k != l, a block of rows at a time, the diagonal dropped."""
+    """Yield the cosines of all ordered pairs k != l, one block of rows at a time."""
     units = rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True)
     num_rows = len(units)
     for block in _row_slices(num_rows):
@@ -50,7 +50,7 @@ def _off_diagonal_cosines(rows: Tensor) -> Iterator[Tensor]:
 
 
 def equiangularity(rows: Tensor) -> Tensor:
-    r"""Standard deviation of the cosines :math:`\cos(v_k, v_l)` over pairs k != l.
+    r"""Compute the standard deviation of the cosines :math:`\cos(v_k, v_l)` over pairs k != l.
 
     Dimensionless, in [0, 1]; 0 at exact collapse and, trivially, for K = 2. Invariant to rotation and scale.
 
@@ -70,7 +70,7 @@ def equiangularity(rows: Tensor) -> Tensor:
 
 
 def max_angle(rows: Tensor) -> Tensor:
-    r"""Distance from maximal angles, the mean of :math:`\lvert \cos(v_k, v_l) + 1/(K-1) \rvert` over pairs k != l.
+    r"""Compute the mean of :math:`\lvert \cos(v_k, v_l) + 1/(K-1) \rvert` over pairs k != l, the distance from maximal angles.
 
     Dimensionless, in [0, 1 + 1/(K-1)]; 0 at exact collapse. Invariant to rotation and scale.
 
@@ -90,11 +90,11 @@ def max_angle(rows: Tensor) -> Tensor:
 
 
 def gram_distance(left: Tensor, right: Tensor, *, target: Target = "etf") -> Tensor:
-    r"""Frobenius distance of a normalized K×K product from the Gram matrix of the target frame.
+    r"""Compute the Frobenius distance of a normalized K×K product from the Gram matrix of a target frame.
 
     :math:`\lVert A B^T / \lVert A B^T \rVert_F - E_K \rVert_F`, with :math:`E_K = (I_K - \frac{1}{K} 1 1^T)/\sqrt{K-1}`
-    for a simplex ETF and :math:`I_K/\sqrt{K}` for an orthogonal frame. The difference is formed entry by entry, so that
-    values near zero keep their digits; rows are processed in blocks, so that many classes need no K×K matrix.
+    for a simplex ETF and :math:`I_K/\sqrt{K}` for an orthogonal frame. The difference is computed entry by entry, so that
+    values near zero keep their digits, and in blocks of rows, so that many classes need no K×K matrix.
 
     Args:
         left: A, shape (K, d), float64.
@@ -123,7 +123,7 @@ def gram_distance(left: Tensor, right: Tensor, *, target: Target = "etf") -> Ten
 
 
 def etf_distance(rows: Tensor, *, target: Target = "etf") -> Tensor:
-    r"""Distance of the normalized Gram matrix from that of a simplex ETF (NC2; PFC2 when the rows are centered class means).
+    r"""Compute the distance of the normalized Gram matrix from a simplex ETF's (NC2; PFC2 for centered class means).
 
     :math:`\lVert G / \lVert G \rVert_F - E_K \rVert_F` with :math:`G_{kl} = \langle v_k, v_l \rangle`. Dimensionless; 0 at
     exact collapse. For centered rows it depends only on the participation ratio PR of the spectrum of

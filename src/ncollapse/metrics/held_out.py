@@ -1,4 +1,4 @@
-"""Weak and strong collapse of held-out samples: how far they lie from the class means of the training set."""
+"""Weak and strong collapse of held-out samples: their distance from the class means of the training set."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ncollapse.statistics.moments import ClassMoments
 
 
 def strong_collapse(moments: ClassMoments, reference: ClassMoments, convention: Convention = "class") -> Tensor:
-    r"""Mean squared distance of samples from the training mean of their own class, over tr Σ_B of the training set.
+    r"""Compute the mean squared distance of samples from their own class's training mean, over tr Σ_B of training.
 
     :math:`\sum_k \frac{\alpha_k}{n_k} \sum_i \lVert h_{k,i} - \mu_k^{tr} \rVert^2 / \mathrm{tr} \Sigma_B^{tr}`, from moments
     alone: the inner sum is :math:`\mathrm{tr} S_k + n_k \lVert \mu_k - \mu_k^{tr} \rVert^2`. Dimensionless, in [0, inf); 0 when
@@ -19,9 +19,9 @@ def strong_collapse(moments: ClassMoments, reference: ClassMoments, convention: 
     ``within_between_ratio`` (PFC1), in every convention. Invariant to a common translation, rotation and scale.
 
     Args:
-        moments: Of the samples measured.
-        reference: Of the training set; the same value on the training set itself.
-        convention: Class weights. "sample" gives the mean over samples of the definition; the default weighs classes alike.
+        moments: Moments of the measured samples.
+        reference: Moments of the training set; on the training set itself the same as ``moments``.
+        convention: Class weights. "sample" is the mean over samples of the definition; the default weights classes equally.
 
     Returns:
         0-d tensor, float64; nan if the training means coincide or a class has no samples.
@@ -37,16 +37,16 @@ def strong_collapse(moments: ClassMoments, reference: ClassMoments, convention: 
 def weak_collapse(
     moments: ClassMoments, decisions: ClassDecisions, reference: ClassMoments, convention: Convention = "class"
 ) -> Tensor:
-    r"""Mean squared distance of samples from the nearest training mean of any class, over tr Σ_B of the training set.
+    r"""Compute the mean squared distance of samples from the nearest training mean, over tr Σ_B of training.
 
     :math:`\sum_k \frac{\alpha_k}{n_k} \sum_i \min_j \lVert h_{k,i} - \mu_j^{tr} \rVert^2 / \mathrm{tr} \Sigma_B^{tr}`, which is
     ``strong_collapse`` plus the sum of the margins to the nearest mean. Dimensionless, in [0, strong], up to the rounding of
     that sum; equal to strong iff every sample is nearest to its own class. Invariant to a common translation, rotation, scale.
 
     Args:
-        moments: Of the samples measured.
-        decisions: About the same samples, by the means of the training set.
-        reference: Of the training set.
+        moments: Moments of the measured samples.
+        decisions: Decisions about the same samples by the means of the training set.
+        reference: Moments of the training set.
         convention: Class weights, as in ``strong_collapse``.
 
     Returns:

@@ -14,7 +14,7 @@ from ncollapse.statistics.scatter import ClassScatter
 
 
 def ood_orthogonality(moments: ClassMoments, ood_features: Tensor) -> Tensor:
-    r"""NC5, the mean over classes of :math:`\lvert \cos(\mu_k, \mu^{OOD}) \rvert`, features not centered.
+    r"""Compute NC5, the mean over classes of :math:`\lvert \cos(\mu_k, \mu^{OOD}) \rvert`, features not centered.
 
     Dimensionless, in [0, 1]; 0 when the mean of foreign samples is orthogonal to all class means. Invariant to rotation
     and scale.
@@ -39,8 +39,8 @@ class PrincipalSubspace:
     """The span of the largest principal directions of training features, for ``neco_score``.
 
     Attributes:
-        mean: Subtracted from features first, shape (d,), float64; zeros unless standardized.
-        scale: Divides them then, shape (d,); ones unless standardized.
+        mean: First subtracted from the features, shape (d,), float64; zeros unless standardized.
+        scale: The divisor of the features, shape (d,); ones unless standardized.
         directions: Orthonormal columns, shape (d, q).
     """
 
@@ -55,8 +55,8 @@ class PrincipalSubspace:
         Args:
             features: Shape (N, ...).
             num_directions: q; K-1 or K is natural at collapse.
-            standardize: Center every feature and divide by its standard deviation first (a constant feature by 1), and score
-                so too; False finds principal directions of the centered features and scores features as they are.
+            standardize: Center every feature and divide it by its standard deviation (a constant feature by 1), for the fit and
+                for scores. False uses the principal directions of the centered features and scores features unchanged.
 
         Returns:
             The subspace.
@@ -66,7 +66,7 @@ class PrincipalSubspace:
         """
         rows = flatten_features(features).double()
         if not 1 <= num_directions <= min(rows.shape):
-            raise ValueError(f"num_directions must be between 1 and {min(rows.shape)}, got {num_directions}. Take K - 1 or K.")
+            raise ValueError(f"num_directions must be between 1 and {min(rows.shape)}, got {num_directions}. Pass K - 1 or K.")
         mean = rows.mean(dim=0)
         std = torch.std(rows, dim=0, correction=0)
         scale = torch.where(std > 0, std, 1.0) if standardize else torch.ones_like(std)
@@ -75,7 +75,7 @@ class PrincipalSubspace:
 
 
 def neco_score(features: Tensor, subspace: PrincipalSubspace, *, max_logits: Tensor | None = None) -> Tensor:
-    r"""NECO, the share of a feature's norm in the principal subspace, :math:`\lVert P^T h \rVert / \lVert h \rVert`.
+    r"""Compute NECO, the share of a feature's norm in the principal subspace, :math:`\lVert P^T h \rVert / \lVert h \rVert`.
 
     In [0, 1] without logits; 0 for features orthogonal to the subspace, 1 inside.
 
@@ -96,14 +96,14 @@ def neco_score(features: Tensor, subspace: PrincipalSubspace, *, max_logits: Ten
 
 
 def nci_score(features: Tensor, classifier: LinearClassifier, global_mean: Tensor, *, l1_weight: float = 0.0) -> Tensor:
-    r"""Projection of the weight vector of the decided class on the centered feature's direction, plus a multiple of the norm.
+    r"""Compute the NCI score: the decided class's weights along the centered feature, plus a multiple of the norm.
 
     :math:`\langle w_{\hat y}, h - \mu \rangle / \lVert h - \mu \rVert + a \lVert h \rVert_1`. In units of weights
     (for a = 0), at most the norm of the decided row, which it reaches at self-duality.
 
     Args:
-        features: What feeds the classifier, shape (M, d).
-        classifier: The last layer; its largest logit decides the class, the smallest index on ties.
+        features: The input of the classifier, shape (M, d).
+        classifier: The last layer. Its largest logit decides the class, the smallest index on ties.
         global_mean: μ of the training features, shape (d,).
         l1_weight: a, chosen on held-out data.
 
@@ -122,13 +122,13 @@ def nci_score(features: Tensor, classifier: LinearClassifier, global_mean: Tenso
 
 
 def center_distance_score(features: Tensor, moments: ClassMoments) -> Tensor:
-    r"""Minus the distance to the nearest class mean, :math:`-\min_k \lVert h - \mu_k \rVert`.
+    r"""Compute minus the distance to the nearest class mean, :math:`-\min_k \lVert h - \mu_k \rVert`.
 
     In units of features, in (-inf, 0]; 0 at a class mean.
 
     Args:
         features: Shape (M, ...).
-        moments: Of the training set.
+        moments: Moments of the training set.
 
     Returns:
         Shape (M,), float64; nan if a class has no samples.
@@ -137,7 +137,7 @@ def center_distance_score(features: Tensor, moments: ClassMoments) -> Tensor:
 
 
 def mahalanobis_score(features: Tensor, scatter: ClassScatter, *, shrinkage: float = 1e-6) -> Tensor:
-    r"""Minus the squared Mahalanobis distance to the nearest class mean, :math:`-\min_k (h-\mu_k)^T \Sigma^{-1} (h-\mu_k)`.
+    r"""Compute minus the squared Mahalanobis distance to the nearest mean, :math:`-\min_k (h-\mu_k)^T \Sigma^{-1} (h-\mu_k)`.
 
     :math:`\Sigma = \Sigma_W + s \frac{\mathrm{tr} \Sigma_W}{d} I` with sample weights: near collapse Σ_W alone is singular.
     Dimensionless, in (-inf, 0]; for s = 0 invariant to every invertible linear map.
@@ -169,7 +169,7 @@ def mahalanobis_score(features: Tensor, scatter: ClassScatter, *, shrinkage: flo
     def whitened(rows: Tensor) -> Tensor:
         return torch.linalg.solve_triangular(factor, rows.T, upper=False).T
 
-    # Shifted first: whitening multiplies the rounding of a large common offset.
+    # Centered first, since whitening multiplies the rounding of a large common offset.
     origin = scatter.moments.global_mean("sample")
     means = whitened(scatter.moments.class_means - origin)
     return -_nearest_distance(whitened(flatten_features(features).double() - origin), means).square()
@@ -184,9 +184,9 @@ def _nearest_distance(rows: Tensor, means: Tensor) -> Tensor:
 
 
 def auroc(in_scores: Tensor, out_scores: Tensor) -> float:
-    r"""Area under the ROC curve, :math:`P(s^{in} > s^{out}) + \frac{1}{2} P(s^{in} = s^{out})`.
+    r"""Compute the area under the ROC curve, :math:`P(s^{in} > s^{out}) + \frac{1}{2} P(s^{in} = s^{out})`.
 
-    In [0, 1]; 1 if every in-distribution sample scores higher, 1/2 for scores that say nothing.
+    In [0, 1]; 1 if every in-distribution sample has the higher score, 1/2 for scores without information.
 
     Args:
         in_scores: Scores of in-distribution samples, shape (N,).

@@ -1,4 +1,4 @@
-"""The registry: every metric's id, what it needs, its value at exact collapse, bounds, direction and reference."""
+"""The registry of metrics: for each its id, needs, value at exact collapse, bounds, direction and reference."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _classifier_of(s: LayerStatistics) -> LinearClassifier:
 
 
 def _variability_entries() -> list[Metric]:
-    """NC1 and its kin."""
+    """Return the entries of NC1 and related metrics."""
     common: dict[str, Any] = {
         "at_collapse": 0.0,
         "bounds": (0.0, _INF),
@@ -82,7 +82,7 @@ def _variability_entries() -> list[Metric]:
 
 
 def _geometry_entries() -> list[Metric]:
-    """NC2 of the class means and of the classifier."""
+    """Return the entries of NC2, for class means and for the classifier."""
     means: dict[str, Any] = {
         "needs": _MOMENTS, "at_collapse": 0.0, "direction": "decreases", "undefined_when": _NO_SPREAD,
         "nan_flag": "mean_at_center",
@@ -135,7 +135,7 @@ def _geometry_entries() -> list[Metric]:
 
 
 def _uniformity_entries() -> list[Metric]:
-    """Uniformity of the class means on the sphere."""
+    """Return the entries for uniformity of the class means on the sphere."""
     energy: dict[str, Any] = {
         "needs": _MOMENTS, "reference": "Liu et al. (2023), ICLR", "undefined_when": _NO_SPREAD,
         "nan_flag": "coincident_directions",
@@ -158,7 +158,7 @@ def _uniformity_entries() -> list[Metric]:
 
 
 def _duality_entries() -> list[Metric]:
-    """NC3 and strong collapse under the squared loss."""
+    """Return the entries of NC3 and of strong collapse under the squared loss."""
     both: dict[str, Any] = {"at_collapse": 0.0, "direction": "decreases"}
     strong: dict[str, Any] = {
         "needs": _CLASSIFIER, "bounds": (0.0, _INF), "reference": _MIXON, "nan_flag": "imbalanced", **both,
@@ -209,7 +209,7 @@ def _duality_entries() -> list[Metric]:
 
 
 def _decision_entries() -> list[Metric]:
-    """Nearest centers, NC4, and collapse of held-out samples."""
+    """Return the entries of nearest centers, NC4, and collapse of held-out samples."""
     flagged: dict[str, Any] = {
         "bounds": (0.0, 1.0), "flagged_when": frozenset({"own_means", "single_samples", "no_between"}), "despite_empty": True,
     }  # fmt: skip
@@ -258,7 +258,7 @@ def _rank_of(
 
 
 def _spectrum_entries() -> list[Metric]:
-    """Ranks of Σ_B and Σ_T."""
+    """Return the entries of the ranks of Σ_B and Σ_T."""
     functions: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
         "rank": (spectrum.numerical_rank, "numerical rank"),
         "stable_rank": (spectrum.stable_rank, "stable rank"),

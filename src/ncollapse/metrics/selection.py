@@ -1,4 +1,4 @@
-"""Which metrics a measurement computes and which it prints: by id, by the words "core" and "all", or by default."""
+"""Selection of the metrics that a measurement computes and prints: by id, by "core" and "all", or by default."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from ncollapse.metrics.registry import METRICS
 
 MetricChoice = str | Metric | Sequence[str | Metric] | None
 
-# What is printed: one number for each thing that collapses, by the names that papers use most.
+# The printed metrics: one for each aspect of collapse, by the names that papers use most.
 CORE = ("accuracy", "pfc1", "pfc2", "pfc3", "nc1", "nc2_equiangularity", "nc3", "nc4", "cdnv")
 
-# Words that stand for several metrics.
+# Words for several metrics at once.
 WORDS = ("core", "all")
 
-# Not computed by default. The first two repeat another row: K times nc1 (under its own class weights), and 1 - pfc3. SNC1-3 are
-# defined for the squared loss, which a measurement does not know.
+# Not computed by default. The first two repeat another row: separation is K times nc1 (with its own class weights), pfc3_error
+# is 1 - pfc3. SNC1-3 are defined for the squared loss, and a measurement does not know the loss.
 _ON_DEMAND = frozenset({"separation", "pfc3_error", "snc1", "snc2", "snc3"})
-# Repeats pfc1, unless the class means of another split decide.
+# Equal to pfc1, unless the class means of another split decide.
 _FOR_REFERENCE = "strong_collapse"
 
 
 def select_metrics(metrics: MetricChoice, *, by_reference: bool = False) -> list[Metric]:
-    """Metrics by id or by word, in the order of the registry, own ones behind.
+    """Select metrics by id or by word, in the order of the registry, your own ones last.
 
     Args:
-        metrics: Ids in any case ("NC1"), own ``Metric`` values, and the words "core" (what is printed) and "all" (all that need
-            no d×d scatter matrix). None takes all but those that need such a matrix, repeat another metric on the same data
-            (``separation``, ``pfc3_error``, ``strong_collapse``), or hold for the squared loss only (``snc1``-``snc3``).
-        by_reference: Whether the class means of another split decide; then ``strong_collapse`` repeats nothing.
+        metrics: Ids in any case ("NC1"), ``Metric`` values of your own, and the words "core" (the printed ones) and "all" (all
+            that need no d×d scatter matrix). None selects "all" without metrics that repeat another one on the same data
+            (``separation``, ``pfc3_error``, ``strong_collapse``) or hold for the squared loss only (``snc1``-``snc3``).
+        by_reference: Whether the class means of another split decide. Then ``strong_collapse`` is not a repetition.
 
     Returns:
         The metrics, each once.
 
     Raises:
-        ValueError: If an id is unknown (the message names near ones), or that of another metric.
-        TypeError: If something is neither a name nor a metric.
+        ValueError: If an id is unknown (the message names similar ones), or your own metric has the id of another one.
+        TypeError: If an item is neither a name nor a metric.
     """
     light = [id for id, metric in METRICS.items() if "scatter" not in metric.needs]
     if metrics is None:
@@ -55,7 +55,7 @@ def select_metrics(metrics: MetricChoice, *, by_reference: bool = False) -> list
             named.update(words.get(item.lower()) or [_known(item)])
         else:
             raise TypeError(
-                f"metrics must hold ids, such as 'pfc1', or Metric values, got {type(item).__name__}. Ids: ncollapse.METRICS."
+                f"metrics must be ids, such as 'pfc1', or Metric values, got {type(item).__name__}. Ids: ncollapse.METRICS."
             )
     return [metric for id, metric in METRICS.items() if id in named or own.get(id) is metric] + [
         metric for id, metric in own.items() if id not in METRICS
@@ -73,7 +73,7 @@ def _known(name: str) -> str:
 def _add_own(metric: Metric, own: dict[str, Metric]) -> None:
     taken = own.get(metric.id, METRICS.get(metric.id, metric))
     if taken is not metric:
-        raise ValueError(f"A metric of one's own needs an id of its own, got {metric.id!r}, which is taken. Rename it.")
+        raise ValueError(f"Your own metrics must have new ids, got {metric.id!r}, the id of another metric. Rename it.")
     own[metric.id] = metric
 
 
@@ -82,7 +82,7 @@ def _entry(id: str) -> Metric:
 
 
 def _reduce(metric: Metric) -> Any:
-    # Entries are pickled by their id: most of their functions are lambdas. Own metrics are pickled as any value is.
+    # Entries of the registry are pickled by id, since most of their functions are lambdas. Others are pickled as usual.
     return (_entry, (metric.id,)) if METRICS.get(metric.id) is metric else object.__reduce_ex__(metric, 2)
 
 

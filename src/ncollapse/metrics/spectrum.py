@@ -1,4 +1,4 @@
-"""Ranks of a spectrum: how many directions carry the variance."""
+"""Ranks of a spectrum: the number of directions that carry the variance."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ def _shares(eigenvalues: Tensor) -> Tensor:
 
 
 def numerical_rank(eigenvalues: Tensor, *, relative_tolerance: float | None = None) -> Tensor:
-    """Number of eigenvalues above a tolerance relative to the largest.
+    """Count the eigenvalues above a tolerance relative to the largest.
 
     In [0, d]; K-1 for the between-class covariance at exact collapse.
 
     Args:
-        eigenvalues: Of a covariance, shape (d,), float64.
-        relative_tolerance: None takes 10 · d · eps. Of eigenvalues: t for singular values of the features is t² here, so that
-            directions above a thousandth of the largest standard deviation are counted with 1e-6.
+        eigenvalues: Eigenvalues of a covariance, shape (d,), float64.
+        relative_tolerance: None is 10 · d · eps. It is for eigenvalues, the squares of standard deviations: 1e-6 counts the
+            directions above a thousandth of the largest standard deviation.
 
     Returns:
         0-d tensor, float64; 0 for a zero spectrum.
@@ -32,13 +32,13 @@ def numerical_rank(eigenvalues: Tensor, *, relative_tolerance: float | None = No
 
 
 def stable_rank(eigenvalues: Tensor) -> Tensor:
-    r"""Stable rank :math:`\sum_i \lambda_i / \lambda_{\max}` of a covariance.
+    r"""Compute the stable rank :math:`\sum_i \lambda_i / \lambda_{\max}` of a covariance.
 
     It is :math:`\lVert A\rVert_F^2/\lVert A\rVert_2^2` of any factor A. In [1, rank]; equal to the rank when
     the spectrum is flat.
 
     Args:
-        eigenvalues: Of a covariance, shape (d,), float64.
+        eigenvalues: Eigenvalues of a covariance, shape (d,), float64.
 
     Returns:
         0-d tensor, float64; nan for a zero spectrum.
@@ -47,12 +47,12 @@ def stable_rank(eigenvalues: Tensor) -> Tensor:
 
 
 def participation_ratio(eigenvalues: Tensor) -> Tensor:
-    r"""Participation ratio :math:`(\sum_i \lambda_i)^2 / \sum_i \lambda_i^2`.
+    r"""Compute the participation ratio :math:`(\sum_i \lambda_i)^2 / \sum_i \lambda_i^2`.
 
     In [1, rank], at least the stable rank; equal to the rank when the spectrum is flat.
 
     Args:
-        eigenvalues: Of a covariance, shape (d,), float64.
+        eigenvalues: Eigenvalues of a covariance, shape (d,), float64.
 
     Returns:
         0-d tensor, float64; nan for a zero spectrum.
@@ -61,12 +61,12 @@ def participation_ratio(eigenvalues: Tensor) -> Tensor:
 
 
 def entropy_rank(eigenvalues: Tensor) -> Tensor:
-    r"""Entropy rank :math:`\exp(-\sum_i p_i \log p_i)` with :math:`p_i = \lambda_i / \sum_j \lambda_j`.
+    r"""Compute the entropy rank :math:`\exp(-\sum_i p_i \log p_i)` with :math:`p_i = \lambda_i / \sum_j \lambda_j`.
 
     In [1, rank], at least the participation ratio; equal to the rank when the spectrum is flat.
 
     Args:
-        eigenvalues: Of a covariance, shape (d,), float64.
+        eigenvalues: Eigenvalues of a covariance, shape (d,), float64.
 
     Returns:
         0-d tensor, float64; nan for a zero spectrum.

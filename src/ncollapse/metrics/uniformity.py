@@ -1,4 +1,4 @@
-"""Generalized NC2 and NC3: how uniformly class means cover the sphere, and how uniformly the classifier aligns with them."""
+"""Generalized NC2 and NC3: uniformity of the class means on the sphere and of the classifier's alignment with them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor
 Kernel = Literal["log", "riesz", "distance"]
 Variation = Literal["std", "cov", "var"]
 
-# Rows of a tile of pairs: 1024² float64 numbers are 8 MB, and 50 000 classes never need their K×K matrix.
+# Rows of a tile of pairs. 1024² float64 numbers are 8 MB, so that 50 000 classes need no K×K matrix.
 TILE = 1024
 # Unit vectors nearer to each other than this are equal up to rounding.
 _COINCIDENT = 16 * torch.finfo(torch.float64).eps
-# Squared distances below this are formed from explicit differences: 2 - 2 cos would lose their digits.
+# Squared distances below this are computed from explicit differences, since 2 - 2 cos would lose their digits.
 _NEAR = 1e-2
 
 
@@ -24,8 +24,8 @@ _NEAR = 1e-2
 class PairEnergy:
     r"""Mean and standard deviation of a kernel over all pairs of unit vectors, in units of ``exp(log_scale)``.
 
-    The scale keeps a Riesz kernel with a large exponent, whose values leave the range of float64, representable; it is 0 for
-    the other kernels.
+    With a large exponent the values of a Riesz kernel leave the range of float64; the scale keeps them representable. It is 0
+    for the other kernels.
 
     Attributes:
         mean: Mean over pairs i < j, 0-d, float64.
@@ -39,7 +39,7 @@ class PairEnergy:
 
     @property
     def energy(self) -> Tensor:
-        """The mean itself; inf or 0 where it leaves the range of float64."""
+        """The mean itself; inf or 0 if it leaves the range of float64."""
         return self.mean * torch.exp(self.log_scale)
 
     @property
@@ -48,7 +48,7 @@ class PairEnergy:
         return self.mean.abs().log() + self.log_scale
 
     def variation(self, statistic: Variation = "std") -> Tensor:
-        """How much the kernel differs between pairs.
+        """Return how much the kernel differs between pairs.
 
         Args:
             statistic: "std", "var", or "cov", the standard deviation over the mean's absolute value.
@@ -67,19 +67,19 @@ class PairEnergy:
 
 
 def pair_energy(rows: Tensor, *, kernel: Kernel = "log", exponent: float | None = None, tile: int = TILE) -> PairEnergy:
-    r"""Kernel of the distances of unit vectors, :math:`v_k = r_k / \lVert r_k \rVert`, over all pairs, tile by tile.
+    r"""Evaluate a kernel of the distances of unit vectors :math:`v_k = r_k / \lVert r_k \rVert` over all pairs, tile by tile.
 
     "log": :math:`-\log \lVert v_i - v_j \rVert`; "riesz": :math:`\mathrm{sign}(s) \lVert v_i - v_j \rVert^{-s}`; "distance":
     :math:`\lVert v_i - v_j \rVert`. Mean and deviation of the tiles are merged exactly (Chan), in one pass, O(tile²) memory.
 
     Args:
         rows: Centered class means, shape (K, d), float64, K >= 2.
-        exponent: s of the Riesz kernel, not 0; None takes d - 2 as the code of Wu & Papyan does (1 for d = 2).
-        tile: Rows of a tile; has no influence on the result beyond rounding.
+        exponent: s of the Riesz kernel, not 0; None is d - 2 as in the code of Wu & Papyan (1 for d = 2).
+        tile: Rows of a tile; it changes the result by rounding only.
 
     Returns:
-        Mean and deviation; nan if a row is zero, if there is one row only, or, except for "distance", if two rows point the
-        same way.
+        Mean and deviation; nan if a row is zero, if there is only one row, or if two rows have the same direction (except for
+        "distance").
 
     Raises:
         ValueError: If the kernel is unknown, the exponent is 0, or the tile is not positive.
@@ -108,7 +108,7 @@ def _above_diagonal(square: Tensor) -> Tensor:
 
 
 def _squared_distances(left: Tensor, right: Tensor) -> Tensor:
-    """Squared distances of unit vectors: from inner products, and from explicit differences where these would cancel."""
+    """Compute squared distances of unit vectors from inner products; near pairs from differences, which do not cancel."""
     squared = 2.0 - 2.0 * left @ right.T
     near = (squared < _NEAR).nonzero()
     for pairs in near.split(max(1, 2**22 // left.shape[1])):
@@ -118,7 +118,7 @@ def _squared_distances(left: Tensor, right: Tensor) -> Tensor:
 
 
 def _kernel_values(squared: Tensor, kernel: Kernel, exponent: float) -> tuple[Tensor, Tensor]:
-    """Values over exp(log_scale), and the log_scale; nan for coinciding directions where the kernel is singular."""
+    """Compute kernel values over exp(log_scale), and log_scale; nan if directions coincide and the kernel is singular."""
     zero = squared.new_zeros(())
     if kernel == "distance":
         return squared.sqrt(), zero
@@ -131,7 +131,7 @@ def _kernel_values(squared: Tensor, kernel: Kernel, exponent: float) -> tuple[Te
 
 
 class _Running:
-    """Mean and sum of squared deviations of values that come in tiles, each in its own unit."""
+    """Running mean and sum of squared deviations of values that come in tiles, each with its own unit."""
 
     def __init__(self, like: Tensor) -> None:
         self.count = 0
@@ -158,18 +158,18 @@ class _Running:
 
 
 def hyperspherical_energy(rows: Tensor, *, kernel: Kernel = "log", exponent: float | None = None) -> Tensor:
-    r"""Hyperspherical energy, the mean of a kernel over pairs of directions i < j (see ``pair_energy``).
+    r"""Compute the hyperspherical energy, the mean of a kernel over pairs of directions i < j (see ``pair_energy``).
 
-    The log energy is at least :math:`-\frac{1}{2} \log(2K/(K-1))`, which a simplex ETF alone attains (K <= d+1). Dimensionless;
-    invariant to rotation and scale.
+    The log energy is at least :math:`-\frac{1}{2} \log(2K/(K-1))`, and only a simplex ETF attains this (K <= d+1).
+    Dimensionless; invariant to rotation and scale.
 
     Args:
         rows: Centered class means, shape (K, d), float64.
         kernel: "log", "riesz" or "distance".
-        exponent: s of the Riesz kernel; None takes d - 2.
+        exponent: s of the Riesz kernel; None is d - 2.
 
     Returns:
-        0-d tensor, float64; nan if a row is zero or two rows point the same way (but for "distance").
+        0-d tensor, float64; nan if a row is zero or two rows have the same direction (except for "distance").
 
     Reference:
         Liu et al. (2023), ICLR.
@@ -185,19 +185,19 @@ def hyperspherical_energy(rows: Tensor, *, kernel: Kernel = "log", exponent: flo
 def hyperspherical_variation(
     rows: Tensor, *, kernel: Kernel = "log", exponent: float | None = None, statistic: Variation = "std"
 ) -> Tensor:
-    """GNC2, the variation over pairs of the kernel whose mean is the hyperspherical energy.
+    """Compute GNC2, the variation over pairs of the kernel whose mean is the hyperspherical energy.
 
-    Dimensionless, in [0, inf); 0 at exact collapse and wherever all directions are equally far apart; trivially 0 for K = 2.
-    Unlike NC2 it has a meaning for K > d + 1, where no simplex ETF exists. Invariant to rotation and scale.
+    Dimensionless, in [0, inf); 0 at exact collapse and whenever all directions are equally far apart; trivially 0 for K = 2.
+    Unlike NC2 it is meaningful for K > d + 1, for which no simplex ETF exists. Invariant to rotation and scale.
 
     Args:
         rows: Centered class means, shape (K, d), float64.
         kernel: "log", "riesz" or "distance".
-        exponent: s of the Riesz kernel; None takes d - 2.
+        exponent: s of the Riesz kernel; None is d - 2.
         statistic: "std", "cov" or "var".
 
     Returns:
-        0-d tensor, float64; nan if a row is zero or two rows point the same way (but for "distance").
+        0-d tensor, float64; nan if a row is zero or two rows have the same direction (except for "distance").
 
     Reference:
         Wu & Papyan (2024), NeurIPS (their code reports mean and std); Liu et al. (2023), ICLR.
@@ -206,9 +206,9 @@ def hyperspherical_variation(
 
 
 def uniform_duality(weight: Tensor, centered_means: Tensor, *, statistic: Variation = "std") -> Tensor:
-    r"""UNC3, the variation over classes of the cosine of classifier row and class mean, :math:`\cos(w_k, \mu_k - \mu)`.
+    r"""Compute UNC3, the variation over classes of :math:`\cos(w_k, \mu_k - \mu)`, classifier row against class mean.
 
-    It asks for equal alignment of all classes, not for perfect alignment. Dimensionless, in [0, 1] for "std"; 0 at exact
+    It measures whether all classes are equally aligned, not how well. Dimensionless, in [0, 1] for "std"; 0 at exact
     collapse. Invariant to rotation, to the scale of either argument, and to the scale of single rows.
 
     Args:
@@ -227,10 +227,10 @@ def uniform_duality(weight: Tensor, centered_means: Tensor, *, statistic: Variat
 
 
 def log_equinorm(rows: Tensor, *, statistic: Variation = "std") -> Tensor:
-    r"""Variation over classes of the logarithm of the norms, :math:`\log \lVert v_k \rVert`.
+    r"""Compute the variation over classes of the log norms, :math:`\log \lVert v_k \rVert`.
 
-    For "std" dimensionless, in [0, inf), about ``equinorm`` where that is small; 0 at exact collapse. Invariant to rotation
-    and, but for "cov", to scale.
+    For "std" it is dimensionless, in [0, inf), and close to ``equinorm`` if that is small; 0 at exact collapse. Invariant to
+    rotation and, except for "cov", to scale.
 
     Args:
         rows: Centered class means or classifier rows, shape (K, d), float64.

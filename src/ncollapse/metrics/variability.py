@@ -13,22 +13,22 @@ from ncollapse.statistics.conventions import Convention, convention_parts
 from ncollapse.statistics.decisions import ClassDecisions
 from ncollapse.statistics.moments import ClassMoments
 
-# Class means closer than this, relative to their distance from the origin, differ by the rounding of float64 sums only.
+# Class means closer than this, relative to their distance from the origin, differ only by the rounding of float64 sums.
 RESOLUTION = 1e-13
 
 
 def rounding_floor(moments: ClassMoments) -> Tensor:
-    """Squared distance below which two class means are equal up to the rounding of their float64 sums."""
+    """Compute the squared distance below which two class means differ only by the rounding of their float64 sums."""
     return RESOLUTION**2 * moments.means.square().sum(dim=1).amax()
 
 
 def defined(value: Tensor, condition: Tensor) -> Tensor:
-    """The value where the condition holds, nan elsewhere."""
+    """Return the value if the condition holds, else nan."""
     return torch.where(condition, value, math.nan)
 
 
 def within_between_ratio(moments: ClassMoments, convention: Convention = "class") -> Tensor:
-    r"""Within-class over between-class variability, :math:`\mathrm{tr} \Sigma_W / \mathrm{tr} \Sigma_B` (PFC1).
+    r"""Compute PFC1, within-class over between-class variability, :math:`\mathrm{tr} \Sigma_W / \mathrm{tr} \Sigma_B`.
 
     Dimensionless, in [0, inf); 0 at exact collapse. Invariant to translation, rotation and scale of the features. For means
     on a simplex ETF of radius a with isotropic within-class covariance σ²I it is dσ²/a².
@@ -47,7 +47,7 @@ def within_between_ratio(moments: ClassMoments, convention: Convention = "class"
 
 
 def within_total_ratio(moments: ClassMoments, convention: Convention = "class") -> Tensor:
-    r"""Within-class share of the total variability, :math:`\mathrm{tr} \Sigma_W / \mathrm{tr} \Sigma_T = r / (1 + r)`.
+    r"""Compute the within-class share of variability, :math:`\mathrm{tr} \Sigma_W / \mathrm{tr} \Sigma_T = r / (1 + r)`.
 
     The bounded form of ``within_between_ratio`` r: dimensionless, in [0, 1], 0 at exact collapse, 1 if the class means
     coincide. Invariant to translation, rotation and scale.
@@ -65,7 +65,7 @@ def within_total_ratio(moments: ClassMoments, convention: Convention = "class") 
 
 
 def between_spectrum(centers: ClassCenters, convention: Convention = "class") -> tuple[Tensor, Tensor]:
-    r"""Non-zero eigenvalues of :math:`\Sigma_B` and their eigenvectors in the basis of the centers."""
+    r"""Compute the non-zero eigenvalues of :math:`\Sigma_B`, and their eigenvectors in the basis of the centers."""
     # An eigenvalue λ counts as zero when λ <= max(K, d) · eps · 10 · λ_max. No d×d matrix is formed: the singular values of
     # the weighted class means are the square roots of the eigenvalues.
     if convention in centers.spectra:
@@ -88,7 +88,7 @@ def between_inverse_trace(
     *,
     divide_by_classes: bool = True,
 ) -> Tensor:
-    r"""NC1 with the pseudo-inverse, :math:`\frac{1}{K} \mathrm{tr}(\Sigma_W \Sigma_B^+)`, without d×d work.
+    r"""Compute NC1 with the pseudo-inverse, :math:`\frac{1}{K} \mathrm{tr}(\Sigma_W \Sigma_B^+)`, without d×d work.
 
     With the eigenpairs :math:`(\lambda_j, u_j)` of :math:`\Sigma_B` it is
     :math:`\frac{1}{K} \sum_j u_j^T \Sigma_W u_j / \lambda_j`. Dimensionless, in [0, inf); 0 at exact collapse. Invariant to
@@ -97,13 +97,13 @@ def between_inverse_trace(
 
     Args:
         centers: Class means and a basis of their span.
-        decisions: Holds the within-class covariance on that span.
+        decisions: Decisions with the within-class covariance on that span.
         convention: Class weights; "papyan" and "zhu" are the mixtures of the published codes.
-        divide_by_classes: False gives the value that Papyan's notebook plots, without 1/K.
+        divide_by_classes: False returns the value of Papyan's notebook, without 1/K.
 
     Returns:
-        0-d tensor, float64; nan if all class means coincide. If Σ_B has lower rank than min(K-1, d) the directions that it
-        lacks are left out (flag ``rank_deficient``).
+        0-d tensor, float64; nan if all class means coincide. If Σ_B has lower rank than min(K-1, d), the missing directions are
+        left out (flag ``rank_deficient``).
 
     Reference:
         Papyan, Han & Donoho (2020), PNAS; Zhu et al. (2021), NeurIPS (with 1/K).
@@ -117,14 +117,14 @@ def between_inverse_trace(
 
 
 def separation(centers: ClassCenters, decisions: ClassDecisions) -> Tensor:
-    r"""Separation fuzziness of the law of data separation, :math:`D = \mathrm{tr}(SS_w SS_b^+)`.
+    r"""Compute the separation fuzziness of the law of data separation, :math:`D = \mathrm{tr}(SS_w SS_b^+)`.
 
     Both covariances weigh class k by n_k/N; D equals K times ``between_inverse_trace`` of that convention. In a trained
     network :math:`D_l \approx \rho^l D_0` with 0 < ρ < 1. Dimensionless, in [0, inf); 0 at exact collapse.
 
     Args:
         centers: Class means and a basis of their span.
-        decisions: Holds the within-class covariance on that span.
+        decisions: Decisions with the within-class covariance on that span.
 
     Returns:
         0-d tensor, float64; nan if all class means coincide.
@@ -136,19 +136,19 @@ def separation(centers: ClassCenters, decisions: ClassDecisions) -> Tensor:
 
 
 def _cdnv_rows(moments: ClassMoments, dist_exp: float) -> Iterator[tuple[slice, Tensor]]:
-    """Rows of the CDNV matrix, block by block, so that many classes need no K×K matrix."""
+    """Yield rows of the CDNV matrix in blocks, so that many classes need no K×K matrix."""
     means, variances, floor = moments.class_means, moments.class_variances, rounding_floor(moments)
     step = max(1, 2**22 // moments.num_classes)
     for start in range(0, moments.num_classes, step):
         rows = slice(start, start + step)
-        # Explicit differences: the matrix-product form of cdist loses the digits that matter for means far from the origin.
+        # From explicit differences: the matrix-product form of cdist loses digits for means far from the origin.
         distance = torch.cdist(means[rows], means, compute_mode="donot_use_mm_for_euclid_dist").square()
         value = (variances[rows].unsqueeze(1) + variances) / (2 * distance**dist_exp)
         yield rows, defined(value, distance > floor)
 
 
 def cdnv_matrix(moments: ClassMoments, *, dist_exp: float = 1.0) -> Tensor:
-    r"""Class-distance normalized variance of every pair of classes.
+    r"""Compute the class-distance normalized variance of every pair of classes.
 
     :math:`V_{kl} = (\mathrm{Var}_k + \mathrm{Var}_l) / (2\lVert \mu_k - \mu_l \rVert^{2p})`.
 
@@ -165,7 +165,7 @@ def cdnv_matrix(moments: ClassMoments, *, dist_exp: float = 1.0) -> Tensor:
 
 
 def cdnv(moments: ClassMoments, *, dist_exp: float = 1.0) -> Tensor:
-    r"""Class-distance normalized variance, the mean of :math:`V_{kl}` over pairs k < l (see ``cdnv_matrix``).
+    r"""Compute the class-distance normalized variance (CDNV), the mean over pairs of ``cdnv_matrix``.
 
     Dimensionless for p = 1, in [0, inf); 0 at exact collapse. Invariant to translation, rotation and scale. On the sample
     itself the class-balanced nearest-center error is at most 4(K-1) times this value. For means on a simplex ETF of radius a

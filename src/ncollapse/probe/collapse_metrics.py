@@ -49,7 +49,7 @@ class CollapseMetrics:
         memory_budget: int | str | None = None,
         group: ProcessGroup | None = None,
     ) -> None:
-        """Begin with no batches.
+        """Start without batches.
 
         Args:
             num_classes: Number of classes, K.
@@ -79,7 +79,7 @@ class CollapseMetrics:
         )
 
     def update(self, features: Tensor | Mapping[str, Tensor], labels: Tensor) -> None:
-        """Take in one batch.
+        """Add one batch.
 
         Args:
             features: Shape (N, ...), or several layers of the same samples by name, in order of depth. They may be
@@ -126,7 +126,7 @@ class CollapseMetrics:
         self._totals.reset()
 
     def merge(self, other: CollapseMetrics) -> None:
-        """Take in the batches of another object, which is left as it is.
+        """Add the batches of another object, which stays unchanged.
 
         Args:
             other: Made with the same arguments and updated with the same layers.

@@ -34,7 +34,7 @@ class FirstPass:
         self.index = 0
 
     def add(self, batch: Batch) -> None:
-        """Add one batch to all layers: every layer is summed as it comes, while it is in the cache."""
+        """Add one batch to all layers, each layer while its features are still in the cache."""
         moments, request = self.totals.moments, self.request
         place = request.place(self.index)
         layers = CheckedLayers(batch.labels, request.num_classes, place, moments if self.index > 0 else None)
@@ -60,14 +60,14 @@ class FirstPass:
         self.index += 1
 
     def snapshot(self) -> FirstPass:
-        """This pass as it stands, to be completed while batches go on being added to this one."""
+        """Copy this pass, so that the copy can be finished while more batches are added to this one."""
         copied = FirstPass(self.request, self.budget)
         copied.totals, copied.index = deepcopy(self.totals), self.index
         copied.kept = None if self.kept is None else list(self.kept)
         return copied
 
     def merge(self, other: FirstPass) -> None:
-        """Take in what another pass over the same layers has seen; it is left as it is."""
+        """Add the batches of another pass over the same layers, which stays unchanged."""
         own, others = self.totals, other.snapshot().totals
         _check_same_layers(own.moments, others.moments)
         own.moments = _merged(own.moments, others.moments)
@@ -100,7 +100,7 @@ class FirstPass:
         return totals
 
     def _agree_on_kept(self, processes: Processes) -> None:
-        """Where one process needs a second pass, all make one."""
+        """Make all processes read the data a second time if one must."""
         dropped, kept_bytes = processes.gather_numbers([self.kept is None, self.totals.kept_bytes]).sum(dim=0).tolist()
         if dropped:
             self.kept = None
@@ -141,21 +141,21 @@ class FirstPass:
 
 
 def _merged(own: dict[str, Merging], others: dict[str, Merging]) -> dict[str, Merging]:
-    """Totals of both by layer; where one has seen nothing, those of the other."""
+    """Merge the totals of both by layer; if one has no data, return those of the other."""
     if not own or not others:
         return own or others
     return {name: value.merge(others[name]) for name, value in own.items()}
 
 
 def _names(moments: Mapping[str, ClassMoments], processes: Processes) -> list[str]:
-    """The layers, checked to be those of the other processes; of theirs where this one has no data."""
+    """Return the layer names after checking that all processes have the same, also if this process has no data."""
     own = json.dumps([[name, value.dim] for name, value in moments.items()]) if moments else ""
     told = processes.check_same("Layers and their dimensions", own)
     return [name for name, _ in json.loads(told[0])] if told else []
 
 
 def _prepared(moments: Mapping[str, ClassMoments], processes: Processes) -> dict[str, ClassCenters]:
-    """Centers of the layers whose classes all have samples."""
+    """Compute the centers of the layers whose classes all have samples."""
     ready = [name for name, value in moments.items() if bool((value.counts > 0).all()) and value.num_classes > 1]
     # By the first process for all: a basis of equal singular values, as at collapse, is another on every kind of machine.
     # The rest follows from it and the means, which all have: no K×K distances are sent.

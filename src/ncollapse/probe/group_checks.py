@@ -19,7 +19,7 @@ _TOLERANCE = 1e-4
 
 
 def check_same_network(model: nn.Module, reference: Mapping[str, ClassCenters | None] | None, processes: Processes) -> None:
-    """Check that all processes hold one network, and decide by one reference."""
+    """Check that all processes have the same network and the same reference."""
     if processes.size == 1:
         return
     states = [*model.named_parameters(), *model.named_buffers()]
@@ -50,7 +50,7 @@ def _check_close(what: str, sizes: list[Tensor], processes: Processes) -> None:
 
 @contextmanager
 def first_buffers(model: nn.Module, processes: Processes) -> Iterator[None]:
-    """Measure with the buffers of the first process, and put back the own ones."""
+    """Measure with the buffers of the first process, and restore the own ones."""
     # Running means of a normalization differ between the processes of one training, and the first one's are what is saved.
     if processes.size == 1:
         yield
@@ -69,7 +69,7 @@ def first_buffers(model: nn.Module, processes: Processes) -> Iterator[None]:
 
 
 def shared_plan(plan: TapPlan | None, processes: Processes) -> TapPlan | None:
-    """What was tapped, for a process too that has seen no data."""
+    """Return the plan of the taps, also on a process without data."""
     if processes.size == 1:
         return plan
     own = "" if plan is None else json.dumps([plan.classifier, plan.feeding])
@@ -83,6 +83,6 @@ def shared_plan(plan: TapPlan | None, processes: Processes) -> TapPlan | None:
 
 
 def shared_classifier(weight: Tensor, bias: Tensor | None, processes: Processes) -> LinearClassifier:
-    """The classifier of the first process, on all."""
+    """Return the first process's classifier, on all processes."""
     own = LinearClassifier.from_parameters(weight, bias).to("cpu")
     return LinearClassifier(*(processes.broadcast(Tensor, part) for part in own))

@@ -28,7 +28,7 @@ class Batch(Protocol):
         """Whether the memory of the features is about to be used again, so that what is kept of them is copied."""
 
     def stream(self, receive: Receive, hold: bool) -> str | None:
-        """Hand out the features of every layer, in order of depth."""
+        """Pass the features of every layer to ``receive``, in order of depth."""
 
 
 class LayerBatch(NamedTuple):
@@ -44,7 +44,7 @@ class LayerBatch(NamedTuple):
         return False
 
     def stream(self, receive: Receive, hold: bool) -> str | None:
-        """Hand out the features, as ``Batch``."""
+        """Pass the features of every layer to ``receive``, in order of depth."""
         for name, features in self.features.items():
             receive(name, features)
         return self.own_input
@@ -88,7 +88,7 @@ class CheckedLayers:
 
 
 def along_path(batch: LayerBatch) -> dict[str, Tensor]:
-    """Features of the layers that paths run through."""
+    """Return the features of the layers of the path."""
     dims = {name: features.shape[1] for name, features in batch.features.items()}
     names = path_layers(dims, batch.own_input)
     if len(names) < 2 or len({dims[name] for name in names}) != 1:

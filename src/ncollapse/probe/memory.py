@@ -30,7 +30,7 @@ _VERSIONS = (
 
 
 def available_memory(device: torch.device) -> int:
-    """Free memory where features live."""
+    """Return the free memory on the features' device."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     free = [_machine_memory(), *(_container_memory(_CGROUPS, files) for files in _VERSIONS)]
@@ -46,7 +46,7 @@ def _machine_memory() -> int | None:
 
 
 def _container_memory(folder: Path, files: _MemoryFiles) -> int | None:
-    """What a container's limit leaves, file cache included; None if there is no limit."""
+    """Return the memory left under a container's limit, file cache included; None if there is no limit."""
     # A group's usage includes the pages of every file that it has read. A container that has read its data set is soon "full",
     # but the kernel drops these pages before it refuses memory, as MemAvailable presumes for the whole machine. Both lists of
     # file pages are subtracted, for "active" only means read twice, as training does in its second epoch. What cannot be

@@ -23,7 +23,7 @@ class NetworkBatch(NamedTuple):
 
     @classmethod
     def of(cls, taps: TappedNetwork, batch: Any, index: int, unpack: Unpack, device: torch.device) -> NetworkBatch:
-        """Unpack what a loader yielded."""
+        """Unpack a loader's batch."""
         try:
             inputs, given = unpack(batch)
         except TypeError as error:
@@ -33,11 +33,11 @@ class NetworkBatch(NamedTuple):
         return cls(taps, map_tensors(lambda t: t.to(device), inputs), given, labels, device.type == "cpu")
 
     def stream(self, receive: Receive, hold: bool) -> str | None:
-        """Run the network; every layer's features are handed out inside its hook."""
+        """Run the network, and pass every layer's features to ``receive`` inside its hook."""
         self.taps.forward(self.inputs, self.given, receive, hold)
         return None if self.taps.plan is None else self.taps.plan.own_input
 
     def whole(self) -> LayerBatch:
-        """Run the network and hold all features."""
+        """Run the network and return all features, on the CPU."""
         features = self.taps.forward(self.inputs, self.given)
         return LayerBatch({name: layer.cpu() for name, layer in features.items()}, self.labels.cpu())

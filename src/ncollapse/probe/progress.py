@@ -11,7 +11,7 @@ Progress = Callable[[int, int | None], None]
 
 @contextmanager
 def reported(progress: Progress | bool | None) -> Iterator[Progress]:
-    """What to call after every batch, with the batches done and their number, None where unknown."""
+    """Yield a function to call after every batch, with the number of batches done and their total (None if unknown)."""
     if not progress:
         yield lambda done, total: None
     elif progress is not True:

@@ -83,20 +83,20 @@ class Request:
         return {name: statistics.centers for name, statistics in self.reference.statistics.items()}
 
     def budget(self, device: torch.device, processes: Processes) -> int:
-        """Bytes that kept features may take; by default a quarter of what is free on their device."""
+        """Return the bytes that kept features may take, by default a quarter of the free memory on their device."""
         if self.memory_budget is not None:
             return parse_bytes(self.memory_budget)
         sharing = processes.num_sharing_memory if device.type == "cpu" else 1
         return available_memory(device) // (4 * sharing)
 
     def place(self, index: int, *, second: bool = False) -> str:
-        """Where a batch is, to end a sentence with."""
+        """Return where a batch is, in words that end a sentence."""
         if self.where is None:
             return ""
         return f" in batch {index}{' of the second pass' if second else ''}{self.where}"
 
     def check_classifier(self, found: str) -> None:
-        """Check that metrics which somebody named are not left out silently, where there is no classifier."""
+        """Raise an error if a named metric needs a classifier, when none was found."""
         named = [self.metrics] if isinstance(self.metrics, str | Metric) else self.metrics or ()
         explicit = [item for item in named if isinstance(item, Metric) or item.lower() not in WORDS]
         names = [metric.id for metric in select_metrics(explicit) if "classifier" in metric.needs]
@@ -106,14 +106,14 @@ class Request:
             )
 
     def compared(self) -> str:
-        """What must be the same in all processes, and in streams that are merged."""
+        """Return the arguments that must be the same in all processes and in merged streams, as a text."""
         # The budget may differ: what one process cannot keep, all pass over a second time.
         metrics = [metric.id for metric in self.selected]
         return json.dumps([self.num_classes, self.convention, self.split, self.path, metrics])
 
 
 def classifier_on(layer: str, dim: int, classifier: tuple[Tensor, Tensor | None], num_classes: int) -> LinearClassifier:
-    """A classifier that somebody hands in, checked against the layer that feeds it."""
+    """Check a classifier given as (weight, bias) against the layer that feeds it, and return it."""
     if not (isinstance(classifier, tuple) and len(classifier) == 2):
         raise TypeError(
             f"classifier must be a pair (weight, bias or None), got {type(classifier).__name__}. "

@@ -51,7 +51,7 @@ class RunningTotals:
         self._broken = False
 
     def merge(self, other: RunningTotals) -> None:
-        """Take in the batches of another object, which is left as it is."""
+        """Add the batches of another object, which stays unchanged."""
         own, theirs = self.request.compared(), other.request.compared()
         if own != theirs:
             raise ValueError(f"Totals to merge must have the same arguments, got {own} and {theirs}. Make both alike.")

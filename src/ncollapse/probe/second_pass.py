@@ -35,11 +35,11 @@ class _Pending:
         self.filled = 0
 
     def fits(self, batch: Projected) -> bool:
-        """Whether there is room for a batch."""
+        """Return whether there is room for a batch."""
         return self.filled + len(batch.labels) <= len(self.room.labels)
 
     def add(self, batch: Projected) -> None:
-        """Take in a batch that fits."""
+        """Add a batch that fits."""
         end = self.filled + len(batch.labels)
         for room, part in zip(self.room, batch, strict=True):
             if room is not None and part is not None:
@@ -47,7 +47,7 @@ class _Pending:
         self.filled = end
 
     def take(self) -> Projected:
-        """What waits, to be decided before more is added."""
+        """Remove and return the waiting samples."""
         filled, self.filled = self.filled, 0
         return Projected._make(None if part is None else part[:filled] for part in self.room)
 
@@ -86,7 +86,7 @@ class DecisionSums:
         self.sums[name] = self.sums[name].merge(part) if name in self.sums else part
 
     def finish(self, processes: Processes) -> dict[str, ClassDecisions]:
-        """The sums of all processes, on the CPU."""
+        """Merge the sums of all processes, on the CPU."""
         for name, pending in self.pending.items():
             self._decide(name, pending.take())
         values = {name: processes.merge(ClassDecisions, self.sums.get(name)) for name in self.centers}
@@ -159,7 +159,7 @@ class SecondPass:
             self._check_same_features(name, into.moments[name], into.within.get(name))
 
     def _check_same_features(self, name: str, moments: ClassMoments, decisions: ClassDecisions | None) -> None:
-        """Residuals around the first pass's class means sum to zero only over the features that gave those means."""
+        """Check that the second pass saw the features of the first: only then do residuals around its means sum to zero."""
         if decisions is not None and self._same_features(moments, decisions):
             return
         if self.totals.passes == 1:

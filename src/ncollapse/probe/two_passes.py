@@ -43,7 +43,7 @@ def collect(
 
 
 def complete(first: FirstPass, again: Source | None, classifiers: Classifiers, processes: Processes) -> Totals:
-    """Add what is summed around the final class means to a first pass; without kept features and ``again`` it is left out."""
+    """Add the sums around the final class means to a first pass, if its features were kept or ``again`` is given."""
     # Decisions and the within-class covariance on the means' span need means that are known only when all data has been seen.
     # Features that were kept meanwhile save the second forward pass, which costs as much as the first; they take the memory
     # of all layers' outputs, so they are kept only while they fit a budget. Both ways sum the same numbers in the same order.
@@ -68,7 +68,7 @@ def complete(first: FirstPass, again: Source | None, classifiers: Classifiers, p
 def _deciding(
     reference: Mapping[str, ClassCenters | None] | None, moments: Mapping[str, ClassMoments]
 ) -> dict[str, ClassCenters]:
-    """The reference's centers, checked to be of the same layers."""
+    """Return the reference's centers after checking that layers and dimensions match."""
     if reference is None:
         return {}
     deciding = {}

@@ -145,7 +145,7 @@ class Watched:
         self._forget()
 
     def update(self, labels: Tensor) -> None:
-        """Give the labels of the network's last call."""
+        """Set the labels of the network's last call."""
         calls, features = self._calls, self._features
         self._forget()
         if calls == 0:
@@ -175,7 +175,7 @@ class Watched:
         return self._totals.measurement(heads, plan.explanation)
 
     def reset(self) -> None:
-        """Forget everything that was seen, as at the beginning of an epoch; the layers stay those that were found."""
+        """Forget all batches, as at the start of an epoch; the layers stay those that were found."""
         self._totals.reset()
         self._forget()
 
@@ -202,7 +202,7 @@ class Watched:
         return self._model.training == (self._mode == "train") and self._model not in _LOOKED_AT
 
     def _look(self, inputs: Any) -> TapPlan:
-        """Find the layers, by two samples in eval mode, which leaves running means and random states alone."""
+        """Find the layers with two samples in eval mode, which leaves running means and random states unchanged."""
         samples, num_rows = first_samples(inputs, num_samples_of(inputs))
         _LOOKED_AT.add(self._model)
         try:
@@ -218,7 +218,7 @@ class Watched:
 
 
 def _by_name(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The arguments of a call, by name where all have one, so that an attention mask is found."""
+    """Return the arguments of a call, by name if all have one, so that an attention mask is found."""
     bound = inspect.signature(model.forward).bind(*args, **kwargs)
     kinds = {bound.signature.parameters[name].kind for name in bound.arguments}
     if not kinds & {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.POSITIONAL_ONLY}:

@@ -1,4 +1,4 @@
-"""Statistics of features: frozen values that merge."""
+"""Statistics of features: frozen values that can be merged."""
 
 from ncollapse.statistics.centers import ClassCenters, LinearClassifier
 from ncollapse.statistics.conventions import ClassWeights, Convention

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Elements of one float64 work block: 2 MB stay in a cache, and are enough that calls cost little beside the work.
+# Elements of one float64 work block. 2 MB stay in a cache, and are large enough that the calls cost little.
 _BLOCK_ELEMENTS_CPU = 2**18
 _BLOCK_ELEMENTS_ACCELERATOR = 2**25
-# Fewer and longer rows multiply several times slower.
+# A matrix product of fewer and longer rows is several times slower.
 _TILE_ROWS = 32
 
 
 def flatten_features(features: Tensor) -> Tensor:
-    """View features as one row a sample."""
+    """View features as one row per sample."""
     if not isinstance(features, Tensor) or not features.is_floating_point():
         kind = str(features.dtype) if isinstance(features, Tensor) else type(features).__name__
         raise TypeError(
@@ -28,7 +28,7 @@ def flatten_features(features: Tensor) -> Tensor:
 
 
 def check_labels(labels: Tensor, num_samples: int, num_classes: int, place: str = "") -> Tensor:
-    """Check integer labels and return them as a flat int64 tensor; the place, such as " in batch 3", ends what came."""
+    """Check integer labels and return them as a flat int64 tensor; ``place``, such as " in batch 3", goes into the errors."""
     if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.dtype == torch.bool:
         kind = str(labels.dtype) if isinstance(labels, Tensor) else type(labels).__name__
         raise TypeError(
@@ -60,31 +60,31 @@ def row_blocks(features: Tensor, width: int | None = None, least: int = 1) -> It
 
 
 class Workspace:
-    """Memory for float64 blocks, taken once by whoever sums many batches."""
+    """Memory for float64 blocks, allocated once and used for many batches."""
 
-    # Sums are taken in float64, whatever the features' type. A float64 copy of a whole batch would double its memory at least,
-    # and leave the cache before it is used; a block of 2 MB is converted, used and overwritten while it is in the cache. The
-    # memory is kept between batches: taken anew each time it may come from the system page by page, which costs more than to
-    # sum what it holds.
+    # Sums are computed in float64, whatever the features' type. A float64 copy of a whole batch would at least double its
+    # memory, and leave the cache before it is used. A block of 2 MB is converted, used and overwritten while it is in the
+    # cache. The memory is kept between batches, since the system may hand out new memory page by page, which costs more than
+    # summing the block.
 
     def __init__(self) -> None:
         self._rooms: dict[str, Tensor] = {}
 
     def room(self, purpose: str, like: Tensor) -> Tensor:
-        """Some memory, with anything in it."""
+        """Return uninitialized memory of a tensor's shape, in float64."""
         room = self._rooms.get(purpose)
         if room is None or room.numel() < like.numel() or room.device != like.device:
             room = self._rooms[purpose] = torch.empty(like.numel(), dtype=torch.float64, device=like.device)
         return room[: like.numel()].view(like.shape)
 
     def rows(self, features: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """The rows of (N, d) features in float64, block by block."""
+        """Yield the rows of (N, d) features in float64, block by block."""
         for rows in row_blocks(features):
             part = features[rows]
             yield rows, self.room("block", part).copy_(part)
 
     def tiles(self, features: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
-        """As ``rows``, cut in both directions so that no block is too flat for a matrix product."""
+        """Yield blocks as ``rows`` does, also cut along columns, so that no block is too flat for a matrix product."""
         limit = _block_elements(features)
         width = max(1, min(features.shape[1], limit // _TILE_ROWS))
         height = limit // width
@@ -101,7 +101,7 @@ def _block_elements(features: Tensor) -> int:
 
 @dataclass(frozen=True, eq=False)
 class LabelGroups:
-    """The classes that occur in one batch, so that a batch costs what it holds and not what all K classes would."""
+    """The classes that occur in one batch, so that its cost does not grow with the number of all classes."""
 
     labels: Tensor
     present: Tensor

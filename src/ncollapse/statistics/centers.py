@@ -1,4 +1,4 @@
-"""Final class means, prepared for what is summed around them, and the linear classifier beside them."""
+"""Final class means, prepared for decisions by the nearest center, and the linear classifier."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class LinearClassifier(NamedTuple):
 
     @classmethod
     def from_parameters(cls, weight: Tensor, bias: Tensor | None = None) -> LinearClassifier:
-        """Take a classifier's parameters as they are now.
+        """Copy a classifier's parameters as they are now.
 
         Args:
             weight: Shape (K, d).
@@ -39,16 +39,19 @@ class LinearClassifier(NamedTuple):
         """
         if weight.ndim != 2 or (bias is not None and bias.shape != weight.shape[:1]):
             got = (tuple(weight.shape), None if bias is None else tuple(bias.shape))
-            raise ValueError(f"A classifier needs a weight of shape (K, d) and a bias of shape (K,) or None, got {got}.")
+            raise ValueError(
+                f"A classifier needs a weight of shape (K, d) and a bias of shape (K,) or None, got {got}. "
+                "Pass layer.weight and layer.bias of a linear layer."
+            )
         weight = weight.detach().double().clone()
         return cls(weight, weight.new_zeros(len(weight)) if bias is None else bias.detach().double().clone())
 
     def to(self, device: torch.device | str) -> LinearClassifier:
-        """The same value on another device."""
+        """Return the same value on another device."""
         return LinearClassifier(self.weight.to(device), self.bias.to(device))
 
 
-# Up to this many classes the K×K squared distances of the class means are formed, by explicit differences.
+# Up to this many classes the K×K squared distances of the class means are computed, from explicit differences.
 _EXPLICIT_CLASSES = 4096
 # Two distances whose difference is within this many roundings of its terms are equal.
 TIE = 64 * torch.finfo(torch.float64).eps
@@ -58,14 +61,14 @@ TIE = 64 * torch.finfo(torch.float64).eps
 class ClassCenters:
     r"""Final class means, prepared for decisions: an orthonormal basis of their span and their coordinates in it.
 
-    The nearest center of h depends only on the projection of h on the span of the centered means, at most
-    r = min(K-1, d) numbers: one d×r product a sample answers both the decision and :math:`U^T \Sigma_W U`.
+    The nearest center of h depends only on the projection of h on the span of the centered means, which has at most
+    r = min(K-1, d) dimensions. One d×r product per sample is enough for the decision and for :math:`U^T \Sigma_W U`.
 
     Attributes:
         moments: The moments whose means these are.
         basis: U, orthonormal columns, shape (d, r), float64.
         coordinates: :math:`(\mu_k - \mu) U`, shape (K, r).
-        separations: :math:`\lVert \mu_k - \mu_l \rVert^2`, shape (K, K); None for very many classes.
+        separations: :math:`\lVert \mu_k - \mu_l \rVert^2`, shape (K, K); None for more than 4096 classes.
     """
 
     moments: ClassMoments
@@ -75,7 +78,7 @@ class ClassCenters:
 
     @cached_property
     def spectra(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Spectra of the between-class covariance by convention, kept by whoever computes one first."""
+        """Cache of the spectra of the between-class covariance, by convention."""
         return {}
 
     @cached_property
@@ -97,7 +100,7 @@ class ClassCenters:
 
     @staticmethod
     def basis_of(moments: ClassMoments) -> Tensor:
-        """An orthonormal basis of the span of the centered class means: one of many where singular values are equal.
+        """Compute an orthonormal basis of the span of the centered class means, not unique if singular values are equal.
 
         Args:
             moments: As in ``from_moments``.
@@ -105,18 +108,18 @@ class ClassCenters:
         Returns:
             Shape (d, r).
         """
-        # The singular vectors of the means themselves: the eigenvectors of their Gram matrix would square the condition.
+        # From singular vectors of the means, since eigenvectors of their Gram matrix would square the condition number.
         _, _, right = torch.linalg.svd(moments.centered_means("class"), full_matrices=False)
-        # Its transpose is what lies in one piece: samples are projected by it, from the left.
+        # The transpose is contiguous, because samples are multiplied by it from the left.
         return right[: min(moments.num_classes - 1, moments.dim)].contiguous().T
 
     @classmethod
     def in_basis(cls, moments: ClassMoments, basis: Tensor) -> ClassCenters:
-        """Prepare the final means with a basis that is known already.
+        """Prepare the final means with a given basis.
 
         Args:
             moments: As in ``from_moments``.
-            basis: As ``basis_of`` gives it.
+            basis: The result of ``basis_of``.
 
         Returns:
             The centers.
@@ -128,16 +131,16 @@ class ClassCenters:
         return cls(moments, basis, coordinates, distances.square())
 
     def to(self, device: torch.device | str) -> ClassCenters:
-        """The same value on another device."""
+        """Return the same value on another device."""
         separations = None if self.separations is None else self.separations.to(device)
         return ClassCenters(self.moments.to(device), self.basis.to(device), self.coordinates.to(device), separations)
 
     def nearest(self, residual: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        r"""Nearest class center, the smallest index on ties, and by how much nearer it is than the own one.
+        r"""Find the nearest class center, the smallest index on ties, and its margin over the sample's own class.
 
-        Distances are compared with that to the own class k, :math:`\lVert h - \mu_j \rVert^2 - \lVert h - \mu_k \rVert^2 =
-        2 \langle r, \mu_k - \mu_j \rangle + \lVert \mu_k - \mu_j \rVert^2` with r = h - μ_k, so that two centers much closer to
-        each other than to the rest are still told apart (minority collapse).
+        Distances are compared with the one to the own class k, :math:`\lVert h - \mu_j \rVert^2 - \lVert h - \mu_k \rVert^2 =
+        2 \langle r, \mu_k - \mu_j \rangle + \lVert \mu_k - \mu_j \rVert^2` with r = h - μ_k. This separates two centers even if
+        they are much closer to each other than to the rest (minority collapse).
 
         Args:
             residual: (h - μ_k) U of every sample, k its own class, shape (N, r), float64.
@@ -146,10 +149,10 @@ class ClassCenters:
         Returns:
             Class indices, shape (N,), and their margins, at most 0 up to rounding, exactly 0 for the own class, shape (N,).
         """
-        # Ties happen: with class means that coincide, or features in low precision, two distances are equal as numbers, and
-        # their rounding would decide, so that the winner depended on the batch size and the processor. Therefore all centers
-        # within the rounding of the smallest margin count as nearest, and the smallest index wins. The rounding of a margin is
-        # that of its terms, 2 |r| |mean_k - mean_j| and |mean_k - mean_j|², not that of the far larger |h|².
+        # Ties happen: if class means coincide, or features have low precision, two exact distances are equal. Then the rounding
+        # of the computed ones would decide, and the result would depend on the batch size and the processor. Therefore all
+        # centers within rounding of the smallest margin count as nearest, and the smallest index wins. The rounding of a margin
+        # is that of its terms, 2 |r| |μ_k - μ_j| and |μ_k - μ_j|², not that of the much larger |h|².
         products = residual @ self.coordinates.T
         separations = self._separations_from(labels)
         margins = torch.sub(products.gather(1, labels.unsqueeze(1)), products).mul_(2).add_(separations)
@@ -167,7 +170,7 @@ class ClassCenters:
 
 
 def first_true(mask: Tensor) -> Tensor:
-    """Index of the first True in each row (torch.argmax leaves ties open)."""
-    # In 32 bits: five times as fast as in 64.
+    """Return the index of the first True in each row (torch.argmax does not define which on ties)."""
+    # 32-bit indices are five times as fast as 64-bit ones.
     indices = torch.arange(mask.shape[1], device=mask.device, dtype=torch.int32)
     return torch.where(mask, indices, mask.shape[1]).amin(dim=1).long()

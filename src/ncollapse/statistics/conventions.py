@@ -1,4 +1,4 @@
-"""Conventions: which class weights the covariances of a paper or a code use."""
+"""Conventions: the class weights that papers and published codes use for their covariances."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Convention = Literal["class", "sample", "papyan", "zhu", "he_su"]
 
 @dataclass(frozen=True)
 class ConventionParts:
-    """Which class weights a convention gives to each of its three parts (docs/theory.md, 1.2)."""
+    """The class weights of a convention's three parts (docs/theory.md, 1.2)."""
 
     within: ClassWeights
     between: ClassWeights
@@ -30,5 +30,7 @@ CONVENTIONS: dict[Convention, ConventionParts] = {
 def convention_parts(convention: Convention) -> ConventionParts:
     """Look a convention up by name."""
     if convention not in CONVENTIONS:
-        raise ValueError(f"convention must be one of {', '.join(get_args(Convention))}, got {convention!r}.")
+        raise ValueError(
+            f"convention must be one of {', '.join(get_args(Convention))}, got {convention!r}. See docs/theory.md, 1.2."
+        )
     return CONVENTIONS[convention]

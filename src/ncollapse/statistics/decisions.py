@@ -1,4 +1,4 @@
-"""Decisions of samples by the final class means and by the classifier, and the within-class covariance on the means' span."""
+"""Decisions by the nearest class mean and by the classifier, and the within-class covariance on the span of the means."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ncollapse.statistics.batch import Workspace, row_blocks
 from ncollapse.statistics.centers import ClassCenters, LinearClassifier, first_true
 from ncollapse.statistics.conventions import ClassWeights
 
-# Samples whose margins to very many classes are taken at once: each block reads the coordinates of all classes.
+# The fewest samples whose margins are computed at once, however many classes there are: each block reads all coordinates.
 _MARGIN_ROWS = 64
 
 
 class Projected(NamedTuple):
-    r"""One batch at one layer, reduced to what decisions need: r numbers a sample."""
+    r"""One batch at one layer, reduced to what decisions need: r numbers per sample."""
 
     labels: Tensor
     residual: Tensor
@@ -37,15 +37,15 @@ class Projected(NamedTuple):
         """Project one batch."""
         workspace = Workspace() if workspace is None else workspace
         projected = centers.basis.new_zeros(centers.basis.shape[1], len(labels))
-        # The residual is (h - mean) U. It can be had as h U - mean U, one product that needs no copy of the means, or with the
-        # mean subtracted first. Near collapse the two projections nearly cancel: what is left has an error of 1e-16 of the
-        # distance from the origin. Coarser features carry at least 1e-8 of it themselves, so they take the cheap way; float64
-        # features have those digits, and pay for the subtraction as much as for all the rest.
+        # The residual is (h - μ) U. There are two ways to compute it. h U - μ U is one product without a copy of the means, but
+        # near collapse the two projections nearly cancel, and the result has an error of 1e-16 times the distance from the
+        # origin. Features in float32 or less have a larger rounding of their own, 1e-8 of that distance, so the cheap way is
+        # good enough for them. For float64 features the mean is subtracted first, which doubles the cost.
         fine = features.dtype == torch.float64
         for rows, columns, tile in workspace.tiles(features):
             if fine:
                 tile.sub_(centers.moments.means[:, columns].index_select(0, labels[rows]))
-            # The few columns of the basis multiply faster from the left.
+            # The basis has few columns, and the product is faster with them on the left.
             projected[:, rows].addmm_(centers.basis[columns].T, tile.T)
         residual = projected.T if fine else projected.T - centers.projections.index_select(0, labels)
         if classifier is None:
@@ -54,7 +54,7 @@ class Projected(NamedTuple):
 
 
 def _classified(features: Tensor, labels: Tensor, classifier: LinearClassifier, workspace: Workspace) -> tuple[Tensor, Tensor]:
-    """Cosines of features to their classifier rows, and the classifier's choices."""
+    """Compute the cosines of features to their classifier rows, and the classifier's choices."""
     cosines = torch.empty(len(labels), dtype=torch.float64, device=features.device)
     chosen = torch.empty_like(labels)
     norms = torch.linalg.vector_norm(classifier.weight, dim=1)
@@ -82,8 +82,8 @@ class ClassDecisions:
         cosine_sums: Sums over samples of cos(h, w_y), shape (K,), features not centered; zeros without a classifier.
         within_class: :math:`U^T \Sigma_W U` with class weights 1/K, shape (r, r).
         within_sample: The same with class weights n_k/N.
-        residual_sums: Sums over samples of :math:`U^T(h - \mu_y)`, shape (K, r): zero on the data that gave the means, so
-            that a second pass which saw other features is noticed.
+        residual_sums: Sums over samples of :math:`U^T(h - \mu_y)`, shape (K, r). They are zero on the data of the means, so
+            that a second pass over other features is noticed.
     """
 
     counts: Tensor
@@ -98,7 +98,7 @@ class ClassDecisions:
 
     @classmethod
     def empty(cls, centers: ClassCenters) -> ClassDecisions:
-        """The neutral element of ``merge``."""
+        """Return the neutral element of ``merge``."""
         per_class = torch.zeros_like(centers.moments.scatter_traces)
         matrix = per_class.new_zeros(centers.basis.shape[1], centers.basis.shape[1])
         residuals = torch.zeros_like(centers.coordinates)
@@ -113,15 +113,15 @@ class ClassDecisions:
         classifier: LinearClassifier | None = None,
         counts: Tensor | None = None,
     ) -> ClassDecisions:
-        """Decisions about one batch.
+        """Sum the decisions about one batch.
 
         Args:
             features: Flat features of shape (N, d).
             labels: Checked labels of shape (N,).
             centers: Final class means (of the training set).
-            classifier: The last layer, when these features feed it.
+            classifier: The last layer, if these features feed it.
             counts: Final counts n_k of the data set that the batch belongs to, shape (K,), for the weights of the
-                within-class covariance; None takes those of the centers.
+                within-class covariance; None uses those of the centers.
 
         Returns:
             Sums over the batch.
@@ -130,10 +130,12 @@ class ClassDecisions:
 
     @classmethod
     def from_projected(cls, parts: Sequence[Projected], centers: ClassCenters, counts: Tensor | None = None) -> ClassDecisions:
-        """Decisions about several batches at once: what is left of a layer after projection is so small that calls cost most.
+        """Sum the decisions about several projected batches at once.
+
+        After projection a layer is so small that the overhead of calls dominates, hence several batches per call.
 
         Args:
-            parts: Batches after projection, at least one, all with the same classifier or without.
+            parts: Batches after projection, at least one, all with the same classifier or all without one.
             centers: The centers whose span they were projected on.
             counts: As in ``from_batch``.
 
@@ -167,16 +169,16 @@ class ClassDecisions:
         )
 
     def merge(self, other: ClassDecisions) -> ClassDecisions:
-        """Decisions about both sets of samples."""
+        """Merge the decisions about two sets of samples."""
         names = (item.name for item in fields(self))
         return ClassDecisions(**{name: getattr(self, name) + getattr(other, name) for name in names})
 
     def to(self, device: torch.device | str) -> ClassDecisions:
-        """The same value on another device."""
+        """Return the same value on another device."""
         return ClassDecisions(**{item.name: getattr(self, item.name).to(device) for item in fields(self)})
 
     def within_on_span(self, weights: ClassWeights) -> Tensor:
-        r""":math:`U^T \Sigma_W U` with the given class weights.
+        r"""Return :math:`U^T \Sigma_W U` with the given class weights.
 
         Args:
             weights: "class" or "sample".

@@ -14,7 +14,7 @@ from ncollapse.statistics.conventions import ClassWeights, Convention, conventio
 
 
 def shifted_sums(features: Tensor, groups: LabelGroups, shift: Tensor, workspace: Workspace) -> tuple[Tensor, Tensor]:
-    """Sums and squared norms of one batch's residuals around a shift for each class, in float64, in one traversal."""
+    """Sum one batch's residuals around a shift per class, and their squared norms, in float64 and one traversal."""
     sums = shift.new_zeros(len(groups.present), features.shape[1])
     norms = shift.new_empty(len(features))
     for rows, block in workspace.rows(features):
@@ -29,9 +29,9 @@ def shifted_sums(features: Tensor, groups: LabelGroups, shift: Tensor, workspace
 class ClassMoments:
     r"""Counts, class means and scatter traces of K classes in d dimensions: O(K d) memory, exact merging.
 
-    For every class k it holds n_k, :math:`\mu_k`, and :math:`\mathrm{tr} S_k = \sum_i \lVert h_{k,i} - \mu_k \rVert^2`, all
-    in float64. ``merge`` is associative and commutative up to rounding, and ``empty`` is neutral, so streaming over batches,
-    resuming and adding up processes are one operation (Chan, Golub & LeVeque 1979; never a difference of raw second moments).
+    For every class k these are n_k, :math:`\mu_k`, and :math:`\mathrm{tr} S_k = \sum_i \lVert h_{k,i} - \mu_k \rVert^2`, all
+    in float64. ``merge`` is associative and commutative up to rounding, and ``empty`` is neutral, so that streaming over
+    batches, resuming and adding up processes are one operation (Chan, Golub & LeVeque 1979).
 
     Attributes:
         counts: n_k, shape (K,), int64.
@@ -51,15 +51,17 @@ class ClassMoments:
 
     @classmethod
     def empty(cls, num_classes: int, dim: int, device: torch.device | str | None = None) -> ClassMoments:
-        """The neutral element of ``merge``."""
+        """Return the neutral element of ``merge``."""
         if num_classes < 1 or dim < 1:
-            raise ValueError(f"num_classes and dim must be at least 1, got {num_classes} and {dim}.")
+            raise ValueError(
+                f"num_classes and dim must be at least 1, got {num_classes} and {dim}. Pass the sizes of the features."
+            )
         zeros = torch.zeros(num_classes, dim, dtype=torch.float64, device=device)
         return cls(torch.zeros(num_classes, dtype=torch.int64, device=device), zeros, zeros.new_zeros(num_classes))
 
     @classmethod
     def from_batch(cls, features: Tensor, labels: Tensor, num_classes: int) -> ClassMoments:
-        """Moments of one batch.
+        """Compute the moments of one batch.
 
         Args:
             features: Shape (N, ...), any floating dtype; trailing dimensions are flattened.
@@ -75,19 +77,19 @@ class ClassMoments:
         return moments.merge_groups_(features, LabelGroups.from_labels(labels, num_classes))
 
     def merge_groups_(self, features: Tensor, groups: LabelGroups, workspace: Workspace | None = None) -> ClassMoments:
-        """Merge a batch into this value's own buffers: for the one owner of a running total, without copying K·d numbers.
+        """Merge a batch into this value's own buffers, for the owner of a running total: it copies no K·d numbers.
 
         Args:
             features: Flat features of shape (N, d).
-            groups: The batch's classes, new among them those without samples in this value.
-            workspace: That of whoever merges many batches.
+            groups: The batch's classes; its ``new`` are those without samples in this value.
+            workspace: Memory to use again for many batches; None allocates some.
 
         Returns:
             This value.
         """
         workspace = Workspace() if workspace is None else workspace
-        # Residuals around the running mean, at first a sample of the class: never far from the batch's own mean on the scale
-        # of the total scatter, so that the correction below cancels at most the digits of n_batch / n_before.
+        # Residuals are taken around the running mean, at first around a sample of the class. On the scale of the total scatter
+        # it is never far from the batch's own mean, so that the correction below loses at most log10(n_batch/n_before) digits.
         if len(groups.new):
             self.means[groups.new] = features[groups.first].double()
         sums, squares = shifted_sums(features, groups, self.means, workspace)
@@ -100,9 +102,8 @@ class ClassMoments:
         return self
 
     def merge(self, other: ClassMoments) -> ClassMoments:
-        r"""Moments of both sets of samples together."""
-        # With n = n_a + n_b and \delta = m_b - m_a: m = m_a + \delta\, n_b/n and
-        # \mathrm{tr} S = \mathrm{tr} S_a + \mathrm{tr} S_b + \frac{n_a n_b}{n} \lVert \delta \rVert^2.
+        """Merge the moments of two sets of samples."""
+        # With n = n_a + n_b and δ = m_b - m_a: m = m_a + δ n_b/n and tr S = tr S_a + tr S_b + (n_a n_b/n) |δ|².
         self.check_same_shape(other)
         counts, means, traces = _merge_rows(
             (self.counts.double(), self.means, self.scatter_traces),
@@ -123,7 +124,7 @@ class ClassMoments:
             )
 
     def to(self, device: torch.device | str) -> ClassMoments:
-        """The same value on another device."""
+        """Return the same value on another device."""
         return ClassMoments(self.counts.to(device), self.means.to(device), self.scatter_traces.to(device))
 
     @property
@@ -143,7 +144,7 @@ class ClassMoments:
 
     @property
     def class_means(self) -> Tensor:
-        """Class means (K, d) with nan rows for classes without samples, so that nothing is computed from them silently."""
+        """Class means (K, d), with rows of nan for classes without samples, so that they cannot be used unnoticed."""
         return torch.where((self.counts > 0).unsqueeze(1), self.means, math.nan)
 
     @property
@@ -152,10 +153,10 @@ class ClassMoments:
         return self.scatter_traces / self.counts
 
     def class_weights(self, weights: ClassWeights = "class") -> Tensor:
-        """Weights of the classes, which sum to one.
+        """Return the weights of the classes, which sum to one.
 
         Args:
-            weights: "class" gives 1/K to every class, "sample" gives n_k/N.
+            weights: "class" for 1/K each, "sample" for n_k/N.
 
         Returns:
             Shape (K,), float64.
@@ -164,16 +165,16 @@ class ClassMoments:
             ValueError: If the name is unknown.
         """
         if weights not in get_args(ClassWeights):
-            raise ValueError(f"weights must be 'class' or 'sample', got {weights!r}.")
+            raise ValueError(f"weights must be 'class' or 'sample', got {weights!r}. Conventions have names of their own.")
         if weights == "sample":
             return self.counts.double() / self.counts.sum()
         return torch.full_like(self.scatter_traces, 1.0 / self.num_classes)
 
     def global_mean(self, weights: ClassWeights = "class") -> Tensor:
-        r"""Global mean :math:`\mu_\alpha = \sum_k \alpha_k \mu_k`.
+        r"""Compute the global mean :math:`\mu_\alpha = \sum_k \alpha_k \mu_k`.
 
         Args:
-            weights: "class": the mean of class means (``center_of_means``); "sample": the mean of all samples.
+            weights: "class" for the mean of class means, "sample" for the mean of all samples.
 
         Returns:
             Shape (d,), float64; nan for "class" if a class has no samples.
@@ -181,7 +182,7 @@ class ClassMoments:
         return self.class_weights(weights) @ (self.means if weights == "sample" else self.class_means)
 
     def centered_means(self, center: ClassWeights = "class") -> Tensor:
-        r"""Centered class means :math:`\mu_k - \mu_\alpha`.
+        r"""Compute the centered class means :math:`\mu_k - \mu_\alpha`.
 
         Args:
             center: Weights of the global mean.
@@ -189,12 +190,12 @@ class ClassMoments:
         Returns:
             Shape (K, d), float64.
         """
-        # Shifting to the first class first keeps a large common offset out of the weighted sum.
+        # The first class mean is subtracted first, to keep a large common offset out of the weighted sum.
         shifted = self.class_means - self.means[0]
         return shifted - self.class_weights(center) @ shifted
 
     def within_trace(self, weights: ClassWeights = "class") -> Tensor:
-        r"""Trace of the within-class covariance, :math:`\mathrm{tr} \Sigma_W = \sum_k \alpha_k \mathrm{tr} S_k / n_k`.
+        r"""Compute :math:`\mathrm{tr} \Sigma_W = \sum_k \alpha_k \mathrm{tr} S_k / n_k` of the within-class covariance.
 
         Returns:
             0-d tensor, float64, units of squared features; 0 at exact collapse.
@@ -202,10 +203,10 @@ class ClassMoments:
         return self.class_weights(weights) @ self.class_variances
 
     def between_trace(self, convention: Convention = "class") -> Tensor:
-        r"""Trace of the between-class covariance, :math:`\mathrm{tr} \Sigma_B = \sum_k \alpha_k \lVert \mu_k - \mu \rVert^2`.
+        r"""Compute :math:`\mathrm{tr} \Sigma_B = \sum_k \alpha_k \lVert \mu_k - \mu \rVert^2` of the between-class covariance.
 
         Args:
-            convention: Gives the weights of the sum and of its center.
+            convention: Determines the weights of the sum and of its center.
 
         Returns:
             0-d tensor, float64, units of squared features.
@@ -218,15 +219,15 @@ MomentRows = tuple[Tensor, Tensor, Tensor]
 
 
 def _merge_rows(a: MomentRows, b: MomentRows) -> MomentRows:
-    # Chan, Golub & LeVeque: each side is summed around its own mean, and only the distance of the two means is added. The usual
-    # difference of raw second moments, sum |h|² - n |mean|², cancels: for features collapsed to 1e-8 of their distance from the
-    # origin it keeps none of float64's digits. Here every term is non-negative, so nothing cancels, however far the origin
-    # and in whatever order batches, streams and processes are merged.
+    # Chan, Golub & LeVeque: each side is summed around its own mean, and the squared distance of the two means is added. The
+    # usual formula, sum |h|² - n |mean|², is a difference of large numbers: for features collapsed to 1e-8 of their distance
+    # from the origin it keeps none of float64's digits. Here every term is non-negative, so nothing cancels, wherever the
+    # origin is and in whatever order batches, streams and processes are merged.
     (n_a, mean_a, trace_a), (n_b, mean_b, trace_b) = a, b
     n = n_a + n_b
     delta = mean_b - mean_a
     share = n_b / n.clamp(min=1)
-    # A side without samples has share 0 or 1 and cross weight 0; the where keeps its arbitrary mean out of the result.
+    # A side without samples has share 0 or 1 and weight 0 in the cross term. Its mean is arbitrary, hence the where.
     mean = torch.where((n_a > 0).unsqueeze(1), mean_a + delta * share.unsqueeze(1), mean_b)
     trace = trace_a + trace_b + n_a * share * delta.square().sum(dim=1)
     return n, mean, trace

@@ -1,4 +1,4 @@
-"""Paired moments: class moments of two layers and their within-class cross traces, which fix the line between them."""
+"""Paired moments: class moments of two layers and their within-class cross traces, which determine the line between them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from ncollapse.statistics.moments import ClassMoments
 class PairedMoments:
     r"""Joint class moments of two layers x and y of one dimension d, for the straight line :math:`(1-t) x + t y`.
 
-    Besides the moments of both layers it holds, for every class,
+    These are the moments of both layers and, for every class,
     :math:`\mathrm{tr} S_k^{xy} = \sum_i \langle x_i - \mu_k^x, y_i - \mu_k^y \rangle`. O(K d) memory; merging is exact as in
-    ``ClassMoments``. The cross covariance of the class means needs no state of its own: it follows from the means.
+    ``ClassMoments``. The cross covariance of the class means follows from the means and is not stored.
 
     Attributes:
         cross_traces: tr S_k^{xy}, shape (K,), float64, units of squared features; may be negative.
@@ -31,13 +31,13 @@ class PairedMoments:
 
     @classmethod
     def empty(cls, num_classes: int, dim: int, device: torch.device | str | None = None) -> PairedMoments:
-        """The neutral element of ``merge``."""
+        """Return the neutral element of ``merge``."""
         first = ClassMoments.empty(num_classes, dim, device)
         return cls(first, ClassMoments.empty(num_classes, dim, device), torch.zeros_like(first.scatter_traces))
 
     @classmethod
     def from_batch(cls, first: Tensor, last: Tensor, labels: Tensor, num_classes: int) -> PairedMoments:
-        """Paired moments of one batch.
+        """Compute the paired moments of one batch.
 
         Args:
             first: Features x, shape (N, ...).
@@ -68,9 +68,8 @@ class PairedMoments:
         return cls(x, y, cross)
 
     def merge(self, other: PairedMoments) -> PairedMoments:
-        r"""Moments of both sets of samples together."""
-        # The cross traces follow C = C_a + C_b + \frac{n_a n_b}{n} \langle \delta^x, \delta^y \rangle (traces of the
-        # Chan update for two variables).
+        """Merge the moments of two sets of samples."""
+        # The traces of Chan's update for two variables: C = C_a + C_b + (n_a n_b/n) <δx, δy>.
         self.first.check_same_shape(other.first)
         n_a, n_b = self.first.counts.double(), other.first.counts.double()
         delta_x = other.first.means - self.first.means
@@ -81,11 +80,11 @@ class PairedMoments:
         )
 
     def to(self, device: torch.device | str) -> PairedMoments:
-        """The same value on another device."""
+        """Return the same value on another device."""
         return PairedMoments(self.first.to(device), self.last.to(device), self.cross_traces.to(device))
 
     def within_cross_trace(self, weights: ClassWeights = "class") -> Tensor:
-        r"""Trace of the within-class cross covariance, :math:`w_1 = \sum_k \alpha_k \mathrm{tr} S_k^{xy} / n_k`.
+        r"""Compute :math:`w_1 = \sum_k \alpha_k \mathrm{tr} S_k^{xy} / n_k`, the trace of the within-class cross covariance.
 
         Returns:
             0-d tensor, float64.
@@ -96,8 +95,9 @@ class PairedMoments:
     def separations(self) -> tuple[Tensor, Tensor, Tensor]:
         r"""Products of the differences of class means, :math:`\langle \mu_k^a - \mu_j^a, \mu_k^b - \mu_j^b \rangle`.
 
-        For (a, b) = (x, x), (x, y) and (y, y): three matrices (K, K), float64, nan where a class has no samples. One class at
-        a time, so that K·d numbers are held at once, and by explicit differences, so that near means keep their digits.
+        For (a, b) = (x, x), (x, y) and (y, y): three matrices (K, K), float64, nan for classes without samples. They are
+        computed one class at a time, which needs memory for K·d numbers, and from explicit differences, which keep the digits
+        of near means.
         """
 
         def products(a: Tensor, b: Tensor) -> Tensor:

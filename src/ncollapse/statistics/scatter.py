@@ -1,4 +1,4 @@
-"""Class scatter: the full d×d within-class scatter, for those who ask for a matrix."""
+"""Class scatter: full d×d within-class scatter matrices, collected only on request."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from ncollapse.statistics.moments import ClassMoments
 class ClassScatter:
     r"""Class moments with one d×d scatter matrix per class: O(K d²) memory, exact merging.
 
-    Everything that the default metrics report comes from ``ClassMoments``; this value is for spectra of covariances
-    (ranks of :math:`\Sigma_T`) and for checks. Class weights cannot be applied to a pooled scatter afterwards, because the
-    counts are known only at the end: hence one matrix a class.
+    The default metrics need ``ClassMoments`` only. This value is for spectra of covariances (ranks of :math:`\Sigma_T`) and
+    for checks. It has one matrix per class, because the counts are known only at the end, and class weights cannot be applied
+    to a pooled scatter afterwards.
 
     Attributes:
         moments: Counts, means and scatter traces.
@@ -30,13 +30,13 @@ class ClassScatter:
 
     @classmethod
     def empty(cls, num_classes: int, dim: int, device: torch.device | str | None = None) -> ClassScatter:
-        """The neutral element of ``merge``."""
+        """Return the neutral element of ``merge``."""
         scatters = torch.zeros(num_classes, dim, dim, dtype=torch.float64, device=device)
         return cls(ClassMoments.empty(num_classes, dim, device), scatters)
 
     @classmethod
     def from_batch(cls, features: Tensor, labels: Tensor, num_classes: int) -> ClassScatter:
-        """Scatter of one batch.
+        """Compute the scatter of one batch.
 
         Args:
             features: Shape (N, ...), any floating dtype; trailing dimensions are flattened.
@@ -58,7 +58,7 @@ class ClassScatter:
         return cls(moments, scatters)
 
     def merge(self, other: ClassScatter) -> ClassScatter:
-        r"""Scatter of both sets of samples together: :math:`S = S_a + S_b + \frac{n_a n_b}{n} \delta \delta^T`."""
+        r"""Merge the scatters of two sets of samples: :math:`S = S_a + S_b + \frac{n_a n_b}{n} \delta \delta^T`."""
         self.moments.check_same_shape(other.moments)
         n_a, n_b = self.moments.counts.double(), other.moments.counts.double()
         delta = other.moments.means - self.moments.means
@@ -67,11 +67,11 @@ class ClassScatter:
         return ClassScatter(self.moments.merge(other.moments), self.scatters + other.scatters + between)
 
     def to(self, device: torch.device | str) -> ClassScatter:
-        """The same value on another device."""
+        """Return the same value on another device."""
         return ClassScatter(self.moments.to(device), self.scatters.to(device))
 
     def within_covariance(self, weights: ClassWeights = "class") -> Tensor:
-        r"""Within-class covariance :math:`\Sigma_W = \sum_k \frac{\alpha_k}{n_k} S_k`.
+        r"""Compute the within-class covariance :math:`\Sigma_W = \sum_k \frac{\alpha_k}{n_k} S_k`.
 
         Returns:
             Shape (d, d), float64.
@@ -80,10 +80,10 @@ class ClassScatter:
         return torch.einsum("k,kij->ij", share, self.scatters)
 
     def between_covariance(self, convention: Convention = "class") -> Tensor:
-        r"""Between-class covariance :math:`\Sigma_B = \sum_k \alpha_k (\mu_k - \mu)(\mu_k - \mu)^T`.
+        r"""Compute the between-class covariance :math:`\Sigma_B = \sum_k \alpha_k (\mu_k - \mu)(\mu_k - \mu)^T`.
 
         Args:
-            convention: Gives the weights of the sum and of its center.
+            convention: Determines the weights of the sum and of its center.
 
         Returns:
             Shape (d, d), float64.
@@ -93,7 +93,7 @@ class ClassScatter:
         return torch.einsum("k,ki,kj->ij", self.moments.class_weights(parts.between), means, means)
 
     def total_covariance(self, weights: ClassWeights = "class") -> Tensor:
-        r"""Total covariance :math:`\Sigma_T = \Sigma_W + \Sigma_B`, an identity for either weighting.
+        r"""Compute the total covariance :math:`\Sigma_T = \Sigma_W + \Sigma_B`, an identity for either weighting.
 
         Args:
             weights: Class weights of all parts.

@@ -1,4 +1,4 @@
-"""Selection of classes: the statistics of some of the classes, for label sets whose rare classes say nothing."""
+"""Selection of classes: the statistics of some classes only, for data in which many classes are rare."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ncollapse.statistics.moments import ClassMoments
 
 
 class SelectedClasses(NamedTuple):
-    """Moments of some classes, and which these are.
+    """Moments of some classes, and their indices.
 
     Attributes:
         moments: Moments of the selected classes, in their order.
-        classes: Their indices among all classes, shape (K',), ascending: they select the rows of a classifier too.
+        classes: Their indices among all classes, shape (K',), ascending. They also select the rows of a classifier.
     """
 
     moments: ClassMoments
@@ -25,8 +25,8 @@ class SelectedClasses(NamedTuple):
 def select_classes(moments: ClassMoments, *, min_per_class: int = 1, max_per_class: int | None = None) -> SelectedClasses:
     r"""Keep the classes with :math:`n_{min} \le n_k \le n_{max}` samples.
 
-    For vocabularies of tokens, where many classes never occur and a few make up most of the data. Selecting after merging
-    equals collecting the selected classes alone.
+    This is for vocabularies of tokens, in which many classes never occur and a few make up most of the data. The result is
+    the same as if only the selected classes had been collected.
 
     Args:
         min_per_class: Least number of samples; 1 drops the classes that do not occur.
