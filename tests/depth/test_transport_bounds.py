@@ -157,5 +157,5 @@ def test_too_few_directions_or_pairs_are_refused():
     x = torch.zeros(3, 2)
     with pytest.raises(ValueError, match=r"num_directions must be 200 or more .* got 10\. The default is 500"):
         sliced_wasserstein2(x, x, num_directions=10)
-    with pytest.raises(ValueError, match=r"num_pairs must be 1 or more, got 0\. Leave it out"):
+    with pytest.raises(ValueError, match=r"num_pairs must be 1 or more, got 0\. The default is a million"):
         pair_violations(x, x, num_pairs=0)

@@ -93,7 +93,7 @@ def test_beyond_the_budget_what_needs_final_means_is_undefined_and_says_why():
         else:
             assert row.value == pytest.approx(expected[row.layer, row.metric], rel=0, abs=0, nan_ok=True)
     for name in ("path", "line", "arcs"):
-        with pytest.raises(AttributeError, match=rf"{name} needs .* exceeded the memory budget"):
+        with pytest.raises(AttributeError, match=rf"{name} needs .* exceeded the stream's memory budget"):
             getattr(dropped, name)
     assert dropped.geodesic.pfc1().tolist() == kept.geodesic.pfc1().tolist()
     assert dropped.kept_bytes == 0

@@ -106,8 +106,8 @@ def collapsed_optimality(arcs: ClassArcs) -> CollapsedOptimality:
 def _shortest(lengths: np.ndarray, tolerance: float) -> tuple[np.ndarray, tuple[int, ...] | None]:
     """Run Bellman-Ford from a source at distance 0 of every node; return distances and a negative cycle, if any."""
     # A distance is updated only if it falls by more than the tolerance. If no distance falls any more, all arcs satisfy the
-    # inequality up to the tolerance. If K rounds do not get there, the predecessors lead into a cycle, whose length is below minus
-    # the tolerance.
+    # inequality up to the tolerance. If K rounds do not get there, the predecessors lead into a cycle of a length below
+    # minus the tolerance.
     size = len(lengths)
     distances, before = np.zeros(size), np.full(size, -1)
     for _ in range(size):
