@@ -113,11 +113,7 @@ class BatchNormNet(Problem):
         return {"hidden": hidden, "gamma": torch.ones_like(weight[0]), "alpha": torch.zeros_like(weight[0]), "weight": weight}
 
     def features(self, variables: Variables) -> Tensor:
-        """Hidden features behind ReLU.
-
-        Returns:
-            Shape (N, m).
-        """
+        """Hidden features behind ReLU, shape (N, m)."""
         scaled = variables["gamma"] * normalize_batch(self.inputs @ variables["hidden"].T)
         return torch.relu(scaled + variables["alpha"] / math.sqrt(len(self.inputs)))
 

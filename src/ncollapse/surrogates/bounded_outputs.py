@@ -28,9 +28,6 @@ class BoundedOutputs(CountsProblem, Constrained):
         counts: n_k, samples of each class.
         radius: R, positive.
 
-    Raises:
-        ValueError: If a number is out of range.
-
     Reference:
         E & Wojtowytsch (2022), MSML; Lu & Steinerberger (2022), ACHA.
 

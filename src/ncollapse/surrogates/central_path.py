@@ -32,9 +32,6 @@ class CentralPath(CountsProblem):
         counts: Samples of each class, all alike: ``balanced(K, n)``.
         dim: d, at most N - K so that Σ_W has full rank.
 
-    Raises:
-        ValueError: If a number is out of range.
-
     Reference:
         Han, Papyan & Donoho (2022), ICLR; the law as it stands here is derived.
     """
@@ -69,27 +66,13 @@ class CentralPath(CountsProblem):
         return means - means.mean(dim=0), features - means[self.labels]
 
     def whiten(self, features: Tensor) -> Tensor:
-        r"""Features in coordinates where :math:`\Sigma_W = I`.
-
-        Args:
-            features: Shape (N, d), sorted by class.
-
-        Returns:
-            :math:`\Sigma_W^{-1/2} H`, a row a sample.
-        """
+        r"""Features (N, d), sorted by class, where :math:`\Sigma_W = I`: the rows of :math:`\Sigma_W^{-1/2} H`."""
         _, deviations = self._parts(features)
         sizes, axes = torch.linalg.eigh(deviations.T @ deviations / len(features))
         return features @ (axes / sizes.sqrt()) @ axes.T
 
     def signals(self, features: Tensor) -> Tensor:
-        r"""Singular values :math:`\omega_j` of the centered class means over √K, in coordinates where :math:`\Sigma_W = I`.
-
-        Args:
-            features: Shape (N, d), sorted by class.
-
-        Returns:
-            Largest first, shape (min(K-1, d),).
-        """
+        r"""Singular values :math:`\omega_j` of the whitened, centered class means over √K, largest first: min(K-1, d)."""
         means, _ = self._parts(self.whiten(features))
         return torch.linalg.svdvals(means)[: min(self.num_classes - 1, self.dim)] / math.sqrt(self.num_classes)
 
@@ -147,14 +130,7 @@ class CentralPath(CountsProblem):
         return {"features": descent - deviations @ (normal + normal.T) / 2}
 
     def losses(self, features: Tensor) -> tuple[float, float]:
-        """The loss of the central path, split by ``decompose_mse``.
-
-        Args:
-            features: Shape (N, d), sorted by class.
-
-        Returns:
-            Shares of NC1 and of NC2 and NC3.
-        """
+        """The loss of the central path, split by ``decompose_mse`` into its shares of NC1 and of NC2 and NC3."""
         point = self.complete({"features": features})
         parts = decompose_mse(features, self.labels, point["weight"], point["bias"], lambda_w=0.0)
         return parts.nc1, parts.nc23

@@ -13,7 +13,7 @@ from ncollapse.surrogates.solving.solution import Inequality, Variables
 from ncollapse.surrogates.ufm import UFM
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CriticalPoint:
     r"""What a point of the unconstrained or the multilayer features model is.
 

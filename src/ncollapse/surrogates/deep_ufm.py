@@ -128,19 +128,12 @@ class DeepUFM(CountsProblem, ReLUProblem):
         return left[:, :rank], values[:rank], right[:rank]
 
     def scalar_objective(self, target: float, value: float) -> float:
-        r"""What a singular value s of the logits costs: :math:`\frac{(\sigma-s)^2}{2N} + \frac{M+1}{2} \Lambda s^{2/(M+1)}`.
-
-        Args:
-            value: s, at least 0.
-
-        Returns:
-            Its share of the objective.
-        """
+        r"""What a singular value s of the logits costs: :math:`\frac{(\sigma-s)^2}{2N} + \frac{M+1}{2} \Lambda s^{2/(M+1)}`."""
         depth = self.num_layers + 1
         return (target - value) ** 2 / (2 * sum(self.counts)) + depth / 2 * self.penalty * value ** (2 / depth)
 
     def best_singular_value(self, target: float) -> float:
-        r"""The minimizer of ``scalar_objective``: zero above ``collapse_threshold``, else the larger stationary point."""
+        """The s that minimizes ``scalar_objective``: zero above ``collapse_threshold``, else the larger stationary point."""
         M, price = self.num_layers, sum(self.counts) * self.penalty
         if price ** (M + 1) > collapse_threshold(target, M) * (1 + 1e-12):
             return 0.0
@@ -177,11 +170,7 @@ class DeepUFM(CountsProblem, ReLUProblem):
         return point if self.bias == "none" else point | {"bias": torch.zeros(self.num_classes, dtype=torch.float64)}
 
     def layers(self, variables: Variables) -> list[Tensor]:
-        """Features in front of every weight.
-
-        Returns:
-            H and, behind their activation, the features of the M-1 hidden layers, each of shape (N, d).
-        """
+        """Features in front of every weight, each (N, d): H and, behind their activation, those of the hidden layers."""
         return self._layers(variables, 0.0)
 
     def _layers(self, variables: Variables, width: float) -> list[Tensor]:

@@ -33,9 +33,6 @@ class FixedETF(CountsProblem):
         energy_w: :math:`E_W`, positive.
         energy_h: :math:`E_H`, positive.
 
-    Raises:
-        ValueError: If a number is out of range.
-
     Reference:
         Yang et al. (2022), NeurIPS.
 

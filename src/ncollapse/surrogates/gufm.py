@@ -50,9 +50,6 @@ class GUFM(CountsProblem):
         lambda_w: λ, positive.
         bias: "none" or "free"; under "cross_entropy" the best bias is zero.
 
-    Raises:
-        ValueError: If a number is out of range.
-
     Reference:
         arXiv 2505.15239; the optima are derived.
 

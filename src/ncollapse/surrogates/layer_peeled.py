@@ -40,9 +40,6 @@ class LayerPeeled(NuclearProblem):
         energy_w: :math:`E_W`, positive.
         energy_h: :math:`E_H`, positive.
 
-    Raises:
-        ValueError: If a number is out of range.
-
     Reference:
         Fang, He, Long & Su (2021), PNAS; the nuclear-norm form is derived.
 
@@ -172,6 +169,8 @@ class LayerPeeled(NuclearProblem):
 @dataclass(frozen=True)
 class GroupedNewton:
     """Newton's method for ``LayerPeeled`` in the unknowns that equally frequent classes leave: some ten steps, to a gap.
+
+    It takes at most 10 different counts, and no start.
 
     Attributes:
         tolerance: Gap to the lower bound at the end, relative to the objective.

@@ -34,7 +34,7 @@ class Growth(NamedTuple):
     cross: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SDEPath:
     """A simulated cloud.
 

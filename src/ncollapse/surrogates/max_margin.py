@@ -51,9 +51,6 @@ class MaxMargin(CountsProblem):
         counts: n_k, samples of each class.
         dim: d, dimension of the features.
 
-    Raises:
-        ValueError: If a number is out of range.
-
     Reference:
         Ji, Lu, Zhang, Deng & Su (2022), ICLR; Thrampoulidis et al. (2022), NeurIPS, for unequal counts. The certificate is
         derived.
@@ -123,14 +120,7 @@ class MaxMargin(CountsProblem):
         return {name: part / math.sqrt(smallest) for name, part in variables.items()} if smallest > 0 else variables
 
     def kkt(self, variables: Variables) -> KKT:
-        """Check the first-order conditions.
-
-        Args:
-            variables: Any point that separates the samples.
-
-        Returns:
-            Cosine with the descent direction, and slack in units of the smallest margin.
-        """
+        """Check the first-order conditions at a point that separates the samples; slack is over the smallest margin."""
         logits, weight, features = _logits(variables), variables["weight"], variables["features"]
         multipliers = _multipliers(logits, self.labels)
         pull = _pull(multipliers, self.labels)
@@ -161,6 +151,7 @@ class MarginFlow:
 
     A rate changes the speed along the flow, not its path. With this one the margins grow by about the same amount at every
     step, at any loss, which is taken in its logarithm; the normalized margin comes near its limit as one over the steps.
+    The history holds the objective at every hundredth step.
 
     Attributes:
         learning_rate: η, at most 2, with which no step overshoots.

@@ -117,14 +117,7 @@ class MUFM(Problem):
         return loss_value(self.loss, logits, self.labels, self._shares) + 0.5 * decay
 
     def best_features(self, weight: Tensor) -> Variables:
-        r"""The least point of given weights under the mean squared error: :math:`H = X - W^T \Gamma / \lambda_H`.
-
-        Args:
-            weight: Shape (K, d).
-
-        Returns:
-            The point.
-        """
+        r"""The least point of given weights (K, d) under the mean squared error: :math:`H = X - W^T \Gamma / \lambda_H`."""
         inputs, targets = self.inputs, one_hot(self.labels, self.num_classes)
         shift = inputs.mean(dim=0), targets.mean(dim=0)
         if self.bias == "free":
@@ -135,14 +128,7 @@ class MUFM(Problem):
         return point if self.bias == "none" else point | {"bias": shift[1] - weight @ shift[0]}
 
     def logit_gradient(self, variables: Variables) -> Tensor:
-        r"""Gradient Γ of the loss with respect to the logits; with a free bias at the best one, so that :math:`\Gamma^T 1 = 0`.
-
-        Args:
-            variables: A point.
-
-        Returns:
-            Shape (N, K).
-        """
+        """Gradient Γ of the loss in the logits, shape (N, K); at the best bias if it is free, so that Γᵀ1 = 0."""
         logits = variables["features"] @ variables["weight"].T
         bias = variables.get("bias", logits.new_zeros(self.num_classes))
         if self.bias == "free":
@@ -166,7 +152,7 @@ class MUFM(Problem):
         return wide.dual(wide.solvers[0]().run(wide, wide.start(0)).variables)[1]
 
     def dual(self, variables: Variables) -> tuple[float, float]:
-        r"""Squared spectral norm of Γ, and a lower bound of the minimum from it."""
+        """Squared spectral norm of Γ, and a lower bound of the minimum from it, as ``best_bound`` says."""
         gradient = self.logit_gradient(variables)
         sizes, axes = torch.linalg.eigh(gradient.T @ gradient)
         pulls = (axes.T @ gradient.T @ self.inputs).square().sum(dim=1)
@@ -198,7 +184,7 @@ class EliminatedFeatures:
         return Run(problem.best_features(found.variables["weight"]), found.history, found.converged, found.words)
 
     def minimize(self, reduced: ReducedMUFM, start: Tensor) -> Run:
-        """Find the best weight, at a cost that does not depend on the number of samples."""
+        """Find the best weight from the sums alone, at a cost that does not depend on the number of samples."""
         generator = torch.Generator().manual_seed(0)
         best: Run | None = None
         for number in range(self.starts):

@@ -12,7 +12,7 @@ from ncollapse.surrogates.solving.arguments import check_balanced, check_finite,
 from ncollapse.surrogates.solving.flows import State, runge_kutta
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FlowPath:
     r"""Features along the flow, by what all metrics of within- and between-class spread need.
 

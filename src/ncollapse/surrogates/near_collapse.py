@@ -30,9 +30,6 @@ class NearCollapse:
         lambda_w: λ_W, positive.
         lambda_h: λ_H, cost of moving, summed over samples, positive.
 
-    Raises:
-        ValueError: If a number is out of range.
-
     Reference:
         Tirer, Huang & Niles-Weed (2023), ICML, for the model; the formulas are derived.
 
@@ -116,15 +113,7 @@ class NearCollapse:
         return (self.scale / self.feature_scale) ** 2 * kept
 
     def sensitivities(self, inside: float, outside: float) -> tuple[float, float]:
-        r"""Derivatives of log ``ratio`` with respect to :math:`\log \lambda_H` and :math:`\log \lambda_W`.
-
-        Args:
-            inside: As for ``ratio``.
-            outside: As for ``ratio``.
-
-        Returns:
-            Both, by central differences; the paper observes that the first is by far the larger one.
-        """
+        """Derivatives of log ``ratio`` by log λ_H and log λ_W; in the paper the first is by far the larger one."""
 
         def change(name: str) -> float:
             ratios = [
@@ -157,40 +146,17 @@ class NearCollapse:
         return (means.unsqueeze(1) + spread).reshape(-1, dim), labels
 
     def problem(self, inputs: Tensor, labels: Tensor) -> MUFM:
-        """The multilayer model on given data.
-
-        Args:
-            inputs: X, shape (N, d).
-            labels: Shape (N,).
-
-        Returns:
-            The problem: ``solve()`` finds its minimum.
-        """
+        """The multilayer model on data of shape (N, d): ``solve()`` finds its minimum."""
         return MUFM(inputs, labels, lambda_w=self.lambda_w, lambda_h=self.lambda_h)
 
     def spread(self, inputs: Tensor) -> tuple[float, float]:
-        """Squared norms of the deviations, for ``ratio``.
-
-        Args:
-            inputs: As ``inputs`` gives them.
-
-        Returns:
-            Inside the span of the class means and outside.
-        """
+        """Squared norms of the data's deviations, inside the span of the class means and outside, for ``ratio``."""
         grouped = inputs.reshape(self.num_classes, self.counts[0], -1)
         squares = (grouped - grouped.mean(dim=1, keepdim=True)).square().sum(dim=(0, 1))
         return float(squares[: self.num_classes].sum()), float(squares[self.num_classes :].sum())
 
     def closed_form(self, inputs: Tensor, labels: Tensor) -> Solution:
-        """The minimizer to first order in the deviations.
-
-        Args:
-            inputs: As ``inputs`` gives them.
-            labels: Shape (N,).
-
-        Returns:
-            The point, with the certificate of the multilayer model: its gap is of second order.
-        """
+        """The minimizer to first order in the deviations: its gap to the multilayer model's bound is of second order."""
         K = self.num_classes
         means = torch.eye(K, inputs.shape[1], dtype=torch.float64)
         deviations = inputs - self.scale * means[labels]

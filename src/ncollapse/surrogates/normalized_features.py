@@ -30,9 +30,6 @@ class NormalizedFeatures(CountsProblem, Constrained):
         dim: d, at least 2.
         temperature: τ, positive: the larger, the sharper.
 
-    Raises:
-        ValueError: If a number is out of range.
-
     Reference:
         Yaras et al. (2022), NeurIPS; Lu & Steinerberger (2022), ACHA; for d < K-1 Jiang et al. (2024), ICML.
 
@@ -96,7 +93,7 @@ class NormalizedFeatures(CountsProblem, Constrained):
         """A simplex ETF, features on their classifier rows.
 
         Returns:
-            The global minimum.
+            The solution.
 
         Raises:
             ValueError: If d < K-1, where no closed form is known.

@@ -15,9 +15,10 @@ from ncollapse.surrogates.solving.solution import Variables
 def best_bound(
     sizes: Tensor, pulls: Tensor, conjugate: Callable[[float], float], lambda_w: float, lambda_h: float
 ) -> tuple[float, float]:
-    r"""The best lower bound of the multilayer model's minimum from multiples tΓ of a gradient in the logits."""
-    # -\ell^*(\Gamma) - \frac12 \mathrm{tr}(X \Gamma^T (\lambda_W I - \Gamma \Gamma^T / \lambda_H)^{-1} \Gamma X^T) of tΓ
-    # bounds it wherever t^2 \lVert \Gamma \rVert_2^2 < \lambda_W \lambda_H.
+    """The best lower bound of the multilayer model's minimum from multiples tΓ of a gradient in the logits."""
+    # Replacing the loss by its tangent of slope Γ leaves a quadratic in W and H. It is bounded below iff ‖Γ‖₂² < λ_W λ_H, and
+    # its minimum, less the loss's conjugate, is a lower bound. Γ is scaled down until that holds, and a little further: the
+    # bound may be better inside.
     squared = float(sizes[-1])
     reach = min(1.0, (lambda_w * lambda_h / squared) ** 0.5)
 
@@ -31,7 +32,7 @@ def best_bound(
     return squared, max(bound(t) for t in (reach, *(reach * (1 - 10.0**-j) for j in range(1, 15))))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ReducedMUFM:
     r"""The least objective for given weights, and what the certificate needs, from three sums over the samples.
 
@@ -61,17 +62,7 @@ class ReducedMUFM:
     def from_samples(
         cls, inputs: Tensor, labels: Tensor, num_classes: int, *, lambda_w: float, lambda_h: float, centered: bool
     ) -> ReducedMUFM:
-        """The sums over the samples: the only pass over them.
-
-        Args:
-            inputs: X, one sample a row, shape (N, d).
-            labels: Shape (N,).
-            lambda_w: Decay of the weight.
-            centered: Whether the bias is free.
-
-        Returns:
-            The model.
-        """
+        """The sums over the samples, centered for a free bias: the only pass over them."""
         targets = one_hot(labels, num_classes)
         if centered:
             inputs, targets = inputs - inputs.mean(dim=0), targets - targets.mean(dim=0)
@@ -84,7 +75,7 @@ class ReducedMUFM:
         return replace(self, inputs=pad(self.inputs, (0, more, 0, more)), cross=pad(self.cross, (0, more)))
 
     def value_and_gradient(self, variables: Variables) -> tuple[float, Variables]:
-        """F and its gradient."""
+        """F and its gradient at a "weight" (K, d)."""
         weight = variables["weight"]
         identity = torch.eye(len(weight), dtype=torch.float64)
         inverse = torch.linalg.inv(self.num_samples * identity + weight @ weight.T / self.lambda_h)
@@ -96,7 +87,7 @@ class ReducedMUFM:
         return float(value), {"weight": gradient}
 
     def dual(self, weight: Tensor) -> tuple[float, float]:
-        r"""Squared spectral norm of Γ at given weights with their best features, and a lower bound of the minimum from it."""
+        """Squared spectral norm of Γ at given weights (K, d), and the ``best_bound`` of the minimum from it."""
         identity = torch.eye(len(weight), dtype=torch.float64)
         inverse = torch.linalg.inv(self.num_samples * identity + weight @ weight.T / self.lambda_h)
         moved, aims = weight @ self.inputs - self.cross, weight @ self.cross.T - self.targets
@@ -106,10 +97,6 @@ class ReducedMUFM:
         return best_bound(sizes, pulls, lambda t: t**2 * squares + t * overlap, self.lambda_w, self.lambda_h)
 
     def ridge(self) -> Tensor:
-        """The best weight for features that stay the data: ridge regression.
-
-        Returns:
-            Shape (K, d).
-        """
+        """The best weight (K, d) for features that stay the data: ridge regression."""
         identity = torch.eye(len(self.inputs), dtype=torch.float64)
         return torch.linalg.solve(self.inputs + self.num_samples * self.lambda_w * identity, self.cross, left=False)

@@ -41,9 +41,6 @@ class UFM(CountsProblem, NuclearProblem):
         bias: "none", "free" or "regularized".
         lambda_b: Decay of the bias: positive if regularized, else 0.
 
-    Raises:
-        ValueError: If a number is out of range.
-
     Reference:
         Mixon, Parshall & Pi (2020); Zhu et al. (2021), NeurIPS; Zhou et al. (2022), ICML; Tirer & Bruna (2022), ICML.
 
@@ -120,7 +117,7 @@ class UFM(CountsProblem, NuclearProblem):
         return loss_value(self.loss, logits, self.labels, shares) + 0.5 * decay
 
     def logit_gradient(self, variables: Variables) -> Tensor:
-        r"""Gradient Γ of the loss with respect to the logits."""
+        r"""Gradient Γ of the loss with respect to the logits, shape (N, K)."""
         logits = variables["features"] @ variables["weight"].T + variables.get("bias", 0.0)
         shares = torch.full((self.num_samples,), 1 / self.num_samples, dtype=torch.float64)
         return loss_gradient(self.loss, logits, self.labels, shares)

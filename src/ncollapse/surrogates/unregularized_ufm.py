@@ -31,9 +31,6 @@ class UnregularizedUFM(CountsProblem):
         counts: Samples of each class, all alike: ``balanced(K, n)``.
         dim: d, at least K - 1.
 
-    Raises:
-        ValueError: If a number is out of range.
-
     Reference:
         Mixon, Parshall & Pi (2020), "Neural collapse with unconstrained features"; the closed forms are derived.
     """
@@ -119,11 +116,7 @@ class UnregularizedUFM(CountsProblem):
         return follow(self, slope, start, duration, num_steps)
 
     def conserved_drift(self, end: FlowEnd) -> float:
-        r"""How far :math:`W^T W - H H^T`, which the flow conserves, moved: a check of the steps.
-
-        Returns:
-            Largest entry of the difference between its first and last point; 0 for steps of no length.
-        """
+        r"""How far :math:`W^T W - H H^T`, which the flow conserves, moved from first to last point: a check of the steps."""
         first, last = (
             point["weight"].T @ point["weight"] - point["features"].T @ point["features"]
             for point in end.path[:: len(end.path) - 1]

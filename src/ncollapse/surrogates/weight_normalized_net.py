@@ -132,11 +132,7 @@ class WeightNormalizedNet(ReLUProblem):
         return rounded_relu(self.inputs @ (variables["hidden"] / torch.linalg.norm(variables["hidden"])).T, width)
 
     def margins(self, variables: Variables) -> Tensor:
-        r"""Margins :math:`\bar f(x_i) y_i` of the normalized network.
-
-        Returns:
-            Shape (N,).
-        """
+        r"""Margins :math:`\bar f(x_i) y_i` of the normalized network, shape (N,)."""
         return self._margins(variables, 0.0)
 
     def _margins(self, variables: Variables, width: float) -> Tensor:
@@ -166,7 +162,7 @@ class WeightNormalizedNet(ReLUProblem):
         """One unit a class, along its point.
 
         Returns:
-            The global minimum.
+            The solution.
 
         Raises:
             ValueError: If a class has two different points, they are at an acute angle, or the decay gives a class up.

@@ -28,16 +28,16 @@ class Local(NamedTuple):
 
 
 class GroupedProgram:
-    r"""Minimize :math:`\sum_k p_k \mathrm{CE}(z_k, k)` with :math:`\lVert Z \rVert_* \le \tau`."""
+    """Minimize the cross-entropy of logits, weighted by the frequencies of the classes, within a ball of the nuclear norm."""
 
-    # Loss and norm are convex and stay the same when classes of one p_k are permuted, so the mean of a minimum over all such
-    # permutations is one. With G groups of n_g classes it is Z = \sum_g a_g \Pi_g + U B U^T, where \Pi_g
-    # centers group g and the columns of U are 1_g / \sqrt{n_g}; its norm is \sum_g (n_g - 1) |a_g| + \lVert B
-    # \rVert_*. Besides, a_g \ge 0, for the loss falls along every \Pi_g, and Z 1 = 0, for a common shift of a
-    # row adds to the norm alone. With a_g = \beta_g^2 / (2 (n_g - 1)) and B = P Q C^T, C a basis of the
-    # complement of \sqrt{n}, the ball becomes a sphere: \theta = (\beta, P, Q) has norm \sqrt{2 \tau}.
-    # Logits are \frac12 \theta^T T \theta for a fixed tensor T of about 4 G⁶ numbers. A critical point is a global
-    # minimum iff the multiplier of the sphere is the spectral norm of the gradient.
+    # The loss and the norm are convex, and permuting classes of one frequency changes neither. So the mean of a minimum over
+    # those permutations is a minimum too, and its logits have few unknowns: one number a_g >= 0 within each group of like
+    # classes, and a small matrix B between the groups. Its nuclear norm is the sum of (n_g - 1) a_g, plus that of B.
+    # Writing a_g as a square and B as a product P Q turns the ball of the nuclear norm into a sphere in (square roots, P, Q),
+    # on which Newton's method runs; logits are a fixed quadratic form of that point, a tensor of about 4 G⁶ numbers for
+    # G groups. B has no part along the group sizes: a common shift of a row of logits costs norm and gains nothing.
+    # The factored problem has saddles, but a critical point is the global minimum iff the multiplier of the sphere equals
+    # the spectral norm of the gradient; their difference is the gap.
 
     def __init__(self, shares: Sequence[float], radius: float) -> None:
         each = sorted(set(shares))

@@ -22,32 +22,30 @@ def one_hot(labels: Tensor, num_classes: int) -> Tensor:
 
 
 def loss_value(name: LossName, logits: Tensor, labels: Tensor, shares: Tensor) -> Tensor:
-    r"""Weighted loss of logits."""
-    # \frac{1}{2} \sum_i p_i \lVert z_i - e_{y_i} \rVert^2 or \sum_i p_i (\log\sum_j e^{z_{ij}} - z_{i y_i}).
+    """Weighted loss of logits: half the squared distance to the one-hot label, or the cross-entropy."""
     if name == "mse":
         return 0.5 * shares @ (logits - one_hot(labels, logits.shape[1])).square().sum(dim=1)
     return shares @ torch.nn.functional.cross_entropy(logits, labels, reduction="none")
 
 
 def precise_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    r"""Mean cross-entropy to full relative precision, however small."""
-    # It is \frac1N \sum_i \log(1 + \sum_{j \ne y_i} e^{z_{ij} - z_{i y_i}}); the difference of a logarithm and a logit
-    # would lose the digits of a loss of 1e-5 and its slope.
+    """Mean cross-entropy to full relative precision, however small."""
+    # The loss of a sample is log(1 + the sum of e^(wrong logit - true logit)). The difference of a logarithm and a logit would
+    # lose the digits of a loss of 1e-5 and of its slope.
     chosen = labels.unsqueeze(1)
     odds = (logits - logits.gather(1, chosen)).scatter(1, chosen, -torch.inf)
     return -torch.nn.functional.logsigmoid(-odds.logsumexp(dim=1)).mean()
 
 
 def loss_gradient(name: LossName, logits: Tensor, labels: Tensor, shares: Tensor) -> Tensor:
-    r"""Gradient Γ of ``loss_value``: :math:`p_i (z_i - e_{y_i})` or :math:`p_i (\mathrm{softmax}(z_i) - e_{y_i})`."""
+    """Gradient Γ of ``loss_value``: shares times outputs less targets."""
     outputs = logits if name == "mse" else torch.softmax(logits, dim=1)
     return shares.unsqueeze(1) * (outputs - one_hot(labels, logits.shape[1]))
 
 
 def loss_conjugate(name: LossName, gradient: Tensor, labels: Tensor, shares: Tensor) -> Tensor:
-    r"""Convex conjugate of ``loss_value``."""
-    # \sum_i (\lVert \Gamma_i \rVert^2 / 2p_i + \langle \Gamma_i, e_{y_i} \rangle) or
-    # \sum_i p_i \sum_j P_{ij} \log P_{ij} with P = e_y + \Gamma / p.
+    """Convex conjugate of ``loss_value``."""
+    # For the cross-entropy it is the negative entropy of the probabilities to which Γ belongs, target + Γ / share.
     targets = one_hot(labels, gradient.shape[1])
     if name == "mse":
         return (gradient.square().sum(dim=1) / (2 * shares)).sum() + (gradient * targets).sum()

@@ -37,10 +37,10 @@ def project_on_ball(matrix: Tensor, radius: float) -> Tensor:
 
 
 def split_product(product: Tensor, dim: int, ratio: float) -> tuple[Tensor, Tensor]:
-    r"""Balanced factors of a matrix: features H and a weight W with :math:`H W^T` the product."""
-    # With the SVD A \Sigma B^T: H = \rho^{-1/2} A \Sigma^{1/2}, W = \rho^{1/2} B \Sigma^{1/2}, in the
-    # first coordinates of d dimensions. Of all factors they have the least
-    # \rho \lVert H \rVert^2 + \lVert W \rVert^2 / \rho.
+    """Balanced factors of a matrix: features H and a weight W with H Wᵀ the product."""
+    # Each factor gets the square roots of the singular values, in the first of d dimensions. Among all factors of the product
+    # these have the least ratio · ‖H‖² + ‖W‖² / ratio, which is twice the nuclear norm: that is why decay of both factors
+    # is a nuclear norm of the logits.
     left, values, right = torch.linalg.svd(product, full_matrices=False)
     rank = int((values > 1e-12 * values[0]).sum())
     if dim < rank:
@@ -65,12 +65,12 @@ class Minimum(NamedTuple):
     iterations: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class NuclearProgram:
-    r"""Minimize a loss of logits whose nuclear norm is penalized or bounded."""
+    """Minimize a loss of logits whose nuclear norm is penalized or bounded."""
 
-    # \min_{Z,b} \sum_i p_i \ell_i(z_i + b) + \frac{\lambda_b}{2} \lVert b \rVert^2 + \mu \lVert V \rVert_* with
-    # V = \mathrm{diag}(s) Z, or without the last term under \lVert V \rVert_* \le \tau.
+    # The objective is the loss of logits Z plus a bias, weighted by shares, plus λ_b/2 ‖b‖², plus penalty · ‖V‖_* where V is Z
+    # with its rows multiplied by scales. With a finite radius ‖V‖_* is bounded by it instead.
 
     loss: LossName
     labels: Tensor
@@ -88,9 +88,11 @@ class NuclearProgram:
         return float(smooth + self.penalty * nuclear)
 
     def dual(self, logits: Tensor, bias: Tensor) -> tuple[float, float]:
-        r"""Spectral norm of the gradient, and a lower bound of the minimum that holds whatever the point is."""
-        # Every Γ gives -\ell^*(\Gamma) - \lVert \Gamma^T 1 \rVert^2 / 2\lambda_b - \tau \lVert \mathrm{diag}(s)^{-1}
-        # \Gamma \rVert_2; with a penalty the last norm must be at most μ instead, and a free bias needs \Gamma^T 1 = 0.
+        """Spectral norm of the gradient, and a lower bound of the minimum that holds whatever the point is."""
+        # By Fenchel duality every matrix Γ bounds the minimum from below by minus the loss's conjugate at Γ, less what the bias
+        # and the nuclear norm can win: radius times the spectral norm of Γ (rows over scales), or nothing where that norm is at
+        # most the penalty. So Γ, taken as the gradient at the point, is scaled down to the penalty. A free bias could win
+        # without end unless the columns of Γ sum to zero, which the best bias brings about.
         if self.bias == "free":
             bias = best_bias(self.loss, logits, self.labels, self.shares, bias)
             if float(loss_gradient(self.loss, logits + bias, self.labels, self.shares).sum(dim=0).abs().max()) > _EXACT:

@@ -36,7 +36,18 @@ class Solver(Protocol):
     """A way to solve a problem: a value that holds the settings."""
 
     def run(self, problem: Problem, start: Variables) -> Run:
-        """Descend from a start."""
+        """Descend from a start.
+
+        Args:
+            problem: The surrogate model.
+            start: Where to begin.
+
+        Returns:
+            Where it stopped.
+
+        Raises:
+            TypeError: If the model does not name the solver among its ``solvers``.
+        """
 
 
 class Problem(ABC):
@@ -67,9 +78,6 @@ class Problem(ABC):
 
         Args:
             normal: Gives a tensor of standard normal entries, in float64, for the sizes it is called with.
-
-        Returns:
-            The point.
         """
 
     @abstractmethod
@@ -104,17 +112,13 @@ class Problem(ABC):
 
     @final
     def start(self, seed: int = 0) -> Variables:
-        """A random start."""
+        """A random start, drawn by a seed."""
         generator = torch.Generator().manual_seed(seed)
         return self.draw(lambda *sizes: torch.randn(*sizes, generator=generator, dtype=torch.float64))
 
     @final
     def value_and_gradient(self, variables: Variables) -> tuple[float, Variables]:
-        """Objective and gradient.
-
-        Returns:
-            The value and the gradient by name.
-        """
+        """Objective and, by name, its gradient."""
         return differentiate(self.objective, variables)
 
     @final

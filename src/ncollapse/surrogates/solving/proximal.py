@@ -24,15 +24,19 @@ class NuclearProblem(Problem):
 
     @abstractmethod
     def from_logits(self, logits: Tensor, bias: Tensor) -> Variables:
-        """Balanced weight and features with given logits."""
+        """Balanced weight and features with given logits.
+
+        Args:
+            logits: Of the class means, without bias, shape (K, K).
+            bias: Shape (K,).
+
+        Raises:
+            ValueError: If the logits have a higher rank than the features have dimensions.
+        """
 
     @final
     def class_logits(self, variables: Variables) -> tuple[Tensor, Tensor]:
-        """Logits of the class means without bias, and the bias.
-
-        Returns:
-            Shapes (K, K) and (K,).
-        """
+        """Logits of the class means without bias, shape (K, K), and the bias, shape (K,)."""
         membership = one_hot(self.labels, self.num_classes)
         means = membership.T @ variables["features"] / membership.sum(dim=0).unsqueeze(1)
         logits = means @ variables["weight"].T

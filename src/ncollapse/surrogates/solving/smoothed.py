@@ -28,14 +28,7 @@ class ReLUProblem(Problem):
 
     @abstractmethod
     def rounded_objective(self, variables: Variables, width: float) -> Tensor:
-        """The objective with every ReLU rounded off, at width 0 the objective itself.
-
-        Args:
-            width: Distance from the kink within which ReLU is a parabola.
-
-        Returns:
-            0-d tensor.
-        """
+        """The objective with every ReLU a parabola within a width of its kink; at width 0 the objective itself."""
 
     @final
     def objective(self, variables: Variables) -> Tensor:
@@ -48,6 +41,7 @@ class SmoothedReLU:
     """L-BFGS with ReLU rounded off at ever smaller widths: minima of ReLU networks lie at kinks, where no gradient vanishes.
 
     A point whose rounded objective is stationary is one of the network's own: the mean of gradients within the width is zero.
+    The history is of the rounded objectives, but for its last entry.
 
     Attributes:
         widths: Distances from the kink within which ReLU is rounded off, falling.

@@ -69,7 +69,7 @@ class LBFGS:
         return polish(problem, self.minimize(problem.value_and_gradient, start))
 
     def minimize(self, value_and_gradient: Callable[[Variables], tuple[float, Variables]], start: Variables) -> Run:
-        """Minimize any function."""
+        """Minimize any function of named tensors, given with its gradient."""
         last = value_and_gradient(start)
         history, vanished = [last[0]], _VANISHED * abs(last[0])
 
