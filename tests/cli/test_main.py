@@ -241,7 +241,7 @@ def test_doctor_names_the_place_of_a_data_set(monkeypatch, tmp_path, capsys):
         (["report", "no-such-run"], "no-such-run"),
         (["measure", "no_such_module_anywhere:net", "--data", "digits"], "No module named 'no_such_module_anywhere'"),
         (["run", "demo", "--set", "train.epochs=0"], "error: train.epochs must be an integer of 1 or more, got 0. Pass"),
-        (["demo", "--seed", "-1"], "error: seed must be at least 0 and threads at least 1, got -1 and 1. (set by seed=-1)"),
+        (["demo", "--seed", "-1"], "error: seed must be 0 or more, got -1. Pass a larger integer. (set by seed=-1)"),
         (["recipes", "demoo"], "No recipe 'demoo'. Near ones: demo"),
         (["measure", "x:y", "--data", "diggits"], "diggits"),
         (

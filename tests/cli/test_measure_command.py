@@ -105,19 +105,19 @@ def test_what_does_not_fit_is_one_line(net, tmp_path, capsys):
     raised = failing(capsys, "measure", "nothing", *WORDS[2:])
     assert "module:function, torchvision:NAME, timm:NAME or transformers:FOLDER, got 'nothing'" in raised
     raised = failing(capsys, *WORDS, "--device", "nowhere")
-    assert "device 'nowhere' is not available here. Use auto or cpu." in raised
+    assert "device must be one that is available here, got 'nowhere'. Use auto or cpu." in raised
 
 
 def test_checkpoints_that_do_not_fit_are_one_line(net, tmp_path, capsys):
     (tmp_path / "weights.pt").write_bytes(b"PK")
     raised = failing(capsys, *WORDS, "--checkpoint", "weights.pt")
-    assert "weights alone were needed, this file holds other Python objects or is damaged" in raised
+    assert "must hold weights alone, got other Python objects or a damaged file" in raised
     (tmp_path / "damaged.safetensors").write_bytes(b"PK")
     raised = failing(capsys, *WORDS, "--checkpoint", "damaged.safetensors")
     assert "Give weights that torch.save wrote a name ending in .pt" in raised
     torch.save({"0.weight": torch.zeros(8, 21), "2.bias": torch.zeros(4)}, "other.pt")
     raised = failing(capsys, *WORDS, "--checkpoint", "other.pt")
-    assert "the model has '0.bias' as (8,) torch.float32, the file as nothing, and 2 more differ. Build the model" in raised
+    assert "which has '0.bias' as (8,) torch.float32, got nothing, and 2 more differ. Build the model" in raised
     torch.save(net, "whole.pt")
     assert "read it with --unsafe-pickle" in failing(capsys, *WORDS, "--checkpoint", "whole.pt")
     trusted = printed_values(capsys, *WORDS, "--checkpoint", "whole.pt", "--unsafe-pickle")
@@ -176,7 +176,7 @@ def test_networks_of_libraries(name, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, name, library_of(["resnet18", "vit_b_16"]))
     main(["measure", f"{name}:resnet18", "--data", "digits"])
     printed = capsys.readouterr().out
-    assert printed.startswith("Weights: drawn anew, with seed 0; no --checkpoint was named.\n")
+    assert printed.startswith("Weights: drawn with seed 0; no --checkpoint was named.\n")
     assert "1797 samples of 10 classes" in printed
     assert "nc3" in printed
     raised = failing(capsys, "measure", f"{name}:resnet81", "--data", "digits")

@@ -187,18 +187,18 @@ def test_damaged_files(color_set, write, labels, damage, tmp_path):
             broken = python2_pickle(IMAGES["cifar"][:1], LABELS[:1], "labels")  # bytes behind a pickle's end are not read
         file.write_bytes(broken)
     for split in ("train", "test"):
-        with pytest.raises(DataFileError, match=rf"{folder.name}.*: expected .*, found .* delete it and fetch it\s+again"):
+        with pytest.raises(DataFileError, match=rf"{folder.name}.* must hold .*, got .* delete it and fetch it\s+again"):
             load_color_set(small(color_set, tmp_path), split, root=str(tmp_path), download=False)
 
 
 def test_labels_out_of_range_are_refused(tmp_path):
     write_cifar10_binary(tmp_path)
     put(tmp_path / "cifar-10-batches-bin", "test_batch.bin", cifar_binary(IMAGES["cifar"][:3], LABELS[:3] + 7))
-    with pytest.raises(DataFileError, match=r"test_batch.bin: expected labels of 10 classes, found 7 to 16"):
+    with pytest.raises(DataFileError, match=r"test_batch.bin must hold labels of 10 classes, got 7 to 16"):
         load_color_set(small(CIFAR10, tmp_path), "test", root=str(tmp_path), download=False)
     write_stl(tmp_path)
     put(tmp_path / "stl10_binary", "test_y.bin", bytes([1, 0, 2]))
-    with pytest.raises(DataFileError, match=r"expected labels of 10 classes, found -1 to 1"):
+    with pytest.raises(DataFileError, match=r"must hold labels of 10 classes, got -1 to 1"):
         load_color_set(small(STL10, tmp_path), "test", root=str(tmp_path), download=False)
 
 
@@ -210,7 +210,7 @@ class Evil:
 @pytest.mark.parametrize("protocol", [2, 4, 5])
 def test_a_pickle_with_code_is_not_run(protocol, tmp_path):
     content = pickle.dumps({b"data": Evil(), b"labels": [1]}, protocol=protocol)
-    with pytest.raises(DataFileError, match=r"x: expected a pickled dictionary .*found otherwise \(UnpicklingError: it names "):
+    with pytest.raises(DataFileError, match=r"x must hold a pickled .*got something else \(UnpicklingError: it names "):
         read_cifar_pickles([DataFile("x", content)], 1, b"labels")
     assert not (tmp_path / "touched").exists()
 
@@ -225,7 +225,7 @@ def test_a_pickle_with_code_is_not_run(protocol, tmp_path):
     ],
 )
 def test_pickles_of_something_else(batch, message):
-    with pytest.raises(DataFileError, match=rf"found otherwise \({message}"):
+    with pytest.raises(DataFileError, match=rf"got something else \({message}"):
         read_cifar_pickles([DataFile("x", pickle.dumps(batch))], 1, b"labels")
 
 
@@ -241,13 +241,13 @@ def test_archives_that_are_damaged(tmp_path):
     path = tmp_path / "cifar-100-binary.tar.gz"
     whole = path.read_bytes()
     path.write_bytes(whole[:-100])
-    with pytest.raises(DataFileError, match=r"binary.tar.gz: expected an archive with md5 .*, found .* bytes\)\. The file"):
+    with pytest.raises(DataFileError, match=r"binary.tar.gz must hold an archive with md5 .*, got .* bytes\)\. The file"):
         load_color_set(color_set, "train", root=str(tmp_path), download=False)
     for content in (whole[:-100], whole[:50], b"no archive", b"", archive_of("other")):
         path.write_bytes(content)
         layout = replace(color_set.layouts[0], md5=hashlib.md5(content).hexdigest())
         trusted = replace(color_set, layouts=(layout,))
-        with pytest.raises(DataFileError, match=r"binary.tar.gz.*: expected (an archive of cifar-100-binary|30740 bytes)"):
+        with pytest.raises(DataFileError, match=r"binary.tar.gz.* must hold (an archive of cifar-100-binary|30740 bytes)"):
             load_color_set(trusted, "train", root=str(tmp_path), download=False)
 
 

@@ -44,19 +44,22 @@ def test_checksum_is_of_the_uncompressed_bytes(idx_file: Path) -> None:
     md5 = hashlib.md5(idx_bytes(PIXELS)).hexdigest()
     idx_file.write_bytes(gzip.compress(idx_bytes(PIXELS), compresslevel=1))
     assert np.array_equal(read_idx(idx_file, md5=md5), PIXELS)
-    with pytest.raises(DataFileError, match=rf"expected content with md5 0abc, found {md5}.*another data set"):
+    with pytest.raises(DataFileError, match=rf"must hold content with md5 0abc, got {md5}.*another data set"):
         read_idx(idx_file, md5="0abc")
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (idx_bytes(PIXELS)[:-1], r"expected 40 bytes uncompressed, found 39. The file is truncated: delete it"),
-        (idx_bytes(PIXELS)[:10], r"expected 16 bytes uncompressed, found 10. The file is truncated"),
-        (idx_bytes(PIXELS) + b"x", r"expected 40 bytes uncompressed, found 41. The file is too long"),
-        (b"", r"begins with 00 00 08, found nothing"),
-        (b"\x00\x00\x0d\x01" + bytes(8), r"begins with 00 00 08, found 00 00 0d. .* of another format"),
-        (b"<html>not found</html>", r"begins with 00 00 08, found 3c 68 74"),
+        (idx_bytes(PIXELS)[:-1], r"must hold 40 bytes uncompressed, got 39. The file is truncated: delete it"),
+        (idx_bytes(PIXELS)[:10], r"must hold 16 bytes uncompressed, got 10. The file is truncated"),
+        (idx_bytes(PIXELS) + b"x", r"must hold 40 bytes uncompressed, got 41. The file is too long"),
+        (b"", r"must begin with 00 00 08, as an IDX file of bytes does, got nothing"),
+        (
+            b"\x00\x00\x0d\x01" + bytes(8),
+            r"as an IDX file of bytes does, got 00 00 0d. .* of another format",
+        ),
+        (b"<html>not found</html>", r"must begin with 00 00 08, as an IDX file of bytes does, got 3c 68 74"),
     ],
 )
 @pytest.mark.parametrize("compressed", [False, True])
@@ -70,7 +73,7 @@ def test_damage_is_named_with_file_and_bytes(idx_file: Path, content: bytes, mes
 def test_truncated_gzip_counts_what_is_left(idx_file: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, 5000, dtype=np.uint8)
     idx_file.write_bytes(gzip.compress(idx_bytes(noise))[:3000])
-    with pytest.raises(DataFileError, match=r"expected 5008 bytes uncompressed, found [12]\d{3}\. The file is truncated"):
+    with pytest.raises(DataFileError, match=r"must hold 5008 bytes uncompressed, got [12]\d{3}\. The file is truncated"):
         read_idx(idx_file)
 
 
@@ -78,7 +81,7 @@ def test_broken_gzip(idx_file: Path) -> None:
     raw = bytearray(gzip.compress(idx_bytes(PIXELS)))
     raw[12] ^= 0xFF
     idx_file.write_bytes(raw)
-    with pytest.raises(DataFileError, match=rf"expected a gzip file, decompressing its {len(raw)} bytes failed"):
+    with pytest.raises(DataFileError, match=rf"must hold a gzip file, decompressing its {len(raw)} bytes failed"):
         read_idx(idx_file)
 
 
@@ -115,7 +118,7 @@ def test_damaged_keras_archive(tmp_path: Path, damage: str) -> None:
         path.write_bytes(path.read_bytes()[:-40])
     if damage == "no zip":
         path.write_bytes(b"hello")
-    with pytest.raises(DataFileError, match=r"mnist.npz: expected .* of another kind: delete it and fetch it again"):
+    with pytest.raises(DataFileError, match=r"mnist.npz must hold .* of another kind: delete it and fetch it again"):
         read_keras_archive(path, "train")
 
 

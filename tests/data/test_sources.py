@@ -110,7 +110,7 @@ def test_nothing_found_names_every_place_and_the_way_out(tmp_path: Path, small_s
 
 def test_files_of_another_set_are_refused(tmp_path: Path, small_set: ImageSet) -> None:
     put(tmp_path / "mine", shift=4)
-    with pytest.raises(DataFileError, match=r"train-images-idx3-ubyte.gz: expected content with md5 .*another data set"):
+    with pytest.raises(DataFileError, match=r"train-images-idx3-ubyte.gz must hold content with md5 .*another data set"):
         labels_of(small_set, tmp_path / "mine")
 
 

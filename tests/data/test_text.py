@@ -66,7 +66,7 @@ def test_wordnet_as_debian_installs_it(tmp_path: Path) -> None:
 def test_wordnet_damaged(tmp_path: Path, line: str) -> None:
     folder = wordnet(tmp_path / "w")
     (folder / "data.adv").write_text(LICENSE + line)
-    with pytest.raises(DataFileError, match=r"data\.adv, line 3: expected a synset"):
+    with pytest.raises(DataFileError, match=r"data\.adv, line 3 must hold a synset"):
         read_wordnet(folder, "train")
 
 
@@ -95,10 +95,10 @@ def test_imdb_in_its_standard_folder(tmp_path: Path) -> None:
     for path in (tmp_path / "root" / "aclImdb" / "train" / "pos").iterdir():
         path.unlink()
     (tmp_path / "root" / "aclImdb" / "train" / "neg" / "0_0.txt").write_bytes("Très\nmauvais, très".encode("latin-1"))
-    with pytest.raises(DataFileError, match=r"0_0\.txt, line 1: expected text in UTF-8, found the byte 0xe8 after 'Tr'"):
+    with pytest.raises(DataFileError, match=r"0_0\.txt, line 1 must hold text in UTF-8, got the byte 0xe8 after 'Tr'"):
         read_imdb(tmp_path / "root" / "aclImdb", "train")
     (tmp_path / "root" / "aclImdb" / "train" / "neg" / "0_0.txt").unlink()
-    with pytest.raises(DataFileError, match="expected reviews"):
+    with pytest.raises(DataFileError, match="must hold reviews"):
         read_imdb(tmp_path / "root" / "aclImdb", "train")
 
 
@@ -134,7 +134,7 @@ def test_a_table_in_another_encoding_is_told_with_its_place(tmp_path: Path, suff
     path = tmp_path / f"train.{suffix}"
     path.write_bytes(content.encode("latin-1"))
     with pytest.raises(
-        DataFileError, match=rf"train\.{suffix}, line 3: expected text in UTF-8, found the byte 0xe9 after .*caf'"
+        DataFileError, match=rf"train\.{suffix}, line 3 must hold text in UTF-8, got the byte 0xe9 after .*caf'"
     ):
         load_samples(DataConfig("texts", root=str(tmp_path)))
     path.write_text("\ufefftext\tlabel\ncafé\t1\nthé\t2\n", encoding="utf-8")
@@ -144,7 +144,7 @@ def test_a_table_in_another_encoding_is_told_with_its_place(tmp_path: Path, suff
 def test_texts_of_one_class_are_refused(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text("text,label\na,good\nb,good\n")
     with pytest.raises(
-        DataFileError, match=r"expected texts with two labels or more in the training half, found 'good' alone.*add"
+        DataFileError, match=r"must hold texts with two labels or more in the training half, got 'good' alone.*add"
     ):
         load_samples(DataConfig("texts", root=str(tmp_path)))
 
@@ -152,12 +152,12 @@ def test_texts_of_one_class_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("train.csv", "words,label\na,b\n", r"train\.csv, line 2: expected a text and a label .* found \['label', 'words'\]"),
-        ("train.csv", "text,label\na,\n", "line 2: expected a text and a label"),
-        ("train.csv", "text,label\n", "expected rows with a text and a label, found none"),
-        ("train.jsonl", '{"text": "a", "label": 1}\n{"text": \n', r"train\.jsonl, line 2: expected a JSON object, reading"),
-        ("train.jsonl", "[1]\n", r"line 1: expected a JSON object, found '\[1\]'"),
-        ("train.jsonl", '{"text": 3, "label": 1}\n', "line 1: expected a text and a label"),
+        ("train.csv", "words,label\na,b\n", r"train\.csv, line 2 must hold a text and a label .* got \['label', 'words'\]"),
+        ("train.csv", "text,label\na,\n", "line 2 must hold a text and a label"),
+        ("train.csv", "text,label\n", "must hold rows with a text and a label, got none"),
+        ("train.jsonl", '{"text": "a", "label": 1}\n{"text": \n', r"train\.jsonl, line 2 must hold a JSON object, reading"),
+        ("train.jsonl", "[1]\n", r"line 1 must hold a JSON object, got '\[1\]'"),
+        ("train.jsonl", '{"text": 3, "label": 1}\n', "line 1 must hold a text and a label"),
     ],
 )
 def test_damaged_tables(tmp_path: Path, name: str, content: str, words: str) -> None:
@@ -169,7 +169,7 @@ def test_damaged_tables(tmp_path: Path, name: str, content: str, words: str) -> 
 def test_a_label_that_training_does_not_know(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text("text,label\na,b\na,d\n")
     (tmp_path / "test.csv").write_text("text,label\na,c\n")
-    with pytest.raises(DataFileError, match=r"labels of the training half in the test half too, found \['c'\]"):
+    with pytest.raises(DataFileError, match=r"labels of the training half in the test half too, got \['c'\]"):
         load_samples(DataConfig("texts", split="test", root=str(tmp_path)))
 
 

@@ -65,11 +65,11 @@ def test_a_shorter_training_is_measured_at_the_listed_epochs_that_it_reaches():
         ("train.learning_rate=true", r"train\.learning_rate: Input should be a valid number, got True"),
         ("train.loss=hinge", r"train\.loss: Input should be 'cross_entropy', 'mse' or 'dot_regression', got 'hinge'"),
         ("data.name=imagenet", r"data\.name: Input should be 'digits'"),
-        ("seed=-1", r"^seed must be at least 0 and threads at least 1, got -1 and 1\. \(set by seed=-1\)$"),
+        ("seed=-1", r"^seed must be 0 or more, got -1\. Pass a larger integer\. \(set by seed=-1\)$"),
         ("measure.epochs=[0,-3]", r"measure\.epochs must be 0 \(before training\) or more, got -3"),
         ("measure.epochs=[999]", r"measure\.epochs must be at most train\.epochs = 150, got 999"),
         ("measure.epochs=[0,5,999]", r"Train longer, or measure earlier: measure\.epochs=\[0,5\]\. \(set by"),
-        ("measure.batch_size=0", r"measure\.batch_size must be at least 1, got 0"),
+        ("measure.batch_size=0", r"measure\.batch_size must be 1 or more, got 0"),
     ],
 )
 def test_bad_overrides(setting, message):

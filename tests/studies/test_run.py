@@ -326,7 +326,7 @@ def test_missing_data_leaves_no_folder(tmp_path, monkeypatch):
 
 
 def test_a_network_without_blocks_is_refused_and_leaves_nothing_behind(tmp_path):
-    with pytest.raises(ValueError, match=r"needs two layers or more, this network has one, stem\. Give it a block"):
+    with pytest.raises(ValueError, match=r"needs two layers or more, got one, stem\. Give it a block"):
         run_recipe(small("model.num_blocks=0"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -480,7 +480,7 @@ def test_threads_are_restored(tmp_path):
 
 
 def test_unknown_device(tmp_path):
-    with pytest.raises(ValueError, match="device 'quantum' is not available here"):
+    with pytest.raises(ValueError, match="device must be one that is available here, got 'quantum'"):
         run_recipe(small("device=quantum"), tmp_path / "run")
 
 

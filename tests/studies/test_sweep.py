@@ -58,7 +58,7 @@ def test_every_combination_with_every_seed(tmp_path):
         (["train.weight_decay=-1"], "weight_decay must be 0 or more"),
         (["train.weight_decay=5e-4,0.01,0.0005"], "two spellings: train.weight_decay=5e-4 and train.weight_decay=0.0005"),
         (["model.num_blocks=1,2", "model.width=8,16,8.0"], "model.width"),
-        (["model.num_blocks=1,0"], r"this network has one, stem\. Give it a block.*set by model.num_bl"),
+        (["model.num_blocks=1,0"], r"got one, stem\. Give it a block.*set by model.num_bl"),
         (["data.largest_classes=10,11"], "largest_classes of 'digits' must be between 1 and 10, got 11"),
         (["data.name=digits,texts"], r"texts need a network that takes token ids.*set by data.name=texts"),
     ],
@@ -74,7 +74,7 @@ def test_what_cannot_be_swept(over, message, tmp_path):
         ("vit_digits", "model.patch=4,3", "patch"),
         ("fc_fixed", "model.width=16,8", "simplex"),
         ("conv_fashion_mnist_small", "data.name=fashion_mnist,gaussian_mixture", "ConvResNet needs images"),
-        ("deep_rn1_small", "model.num_blocks=1,0", "this network has one"),
+        ("deep_rn1_small", "model.num_blocks=1,0", "needs two layers or more, got one"),
     ],
 )
 def test_networks_that_do_not_fit_are_refused_before_any_is_trained(recipe, over, message, tmp_path):
@@ -143,9 +143,9 @@ def test_a_finished_run_that_lost_a_table_is_told_and_the_last_look_sees_the_end
 
 def test_what_no_sweep_can_be_written_to_or_run_on(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match=r"file must be a folder for the runs of a sweep, it is a file\. Choose another"):
+    with pytest.raises(ValueError, match=r"file must be a folder for the runs of a sweep, got a file\. Choose another"):
         run_sweep(plan_sweep(base(), [], 1, tmp_path / "file"), tmp_path / "file")
-    with pytest.raises(ValueError, match="device 'nowhere' is not available here"):
+    with pytest.raises(ValueError, match="device must be one that is available here, got 'nowhere'"):
         run_sweep(plan_sweep(base("device=nowhere"), [], 1, tmp_path / "new"), tmp_path / "new")
     assert not (tmp_path / "new").exists()
 

@@ -55,7 +55,7 @@ def test_a_network_is_the_same_in_every_call_and_leaves_the_random_state(tmp_pat
         ("nothing", {}, r"A network must be a run directory, module:function, .* got 'nothing'"),
         ("torch:rand", {}, r"calling torch:rand raised|rand\(\) received"),
         ("math:pi", {}, "math:pi must name a function of module 'math', got float"),
-        ("torch.nn:Identity", {"device": "nowhere"}, "device 'nowhere' is not available here"),
+        ("torch.nn:Identity", {"device": "nowhere"}, "device must be one that is available here, got 'nowhere'"),
     ],
 )
 def test_networks_that_are_not_there(name, options, message):

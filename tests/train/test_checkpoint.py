@@ -107,7 +107,7 @@ def expect_refusal(path: Path, message: str, fingerprint: str = "abc", width: in
 @pytest.mark.parametrize("size", [0, 4, 100, -1])
 def test_truncated_file(saved: Path, size: int) -> None:
     saved.write_bytes(saved.read_bytes()[:size])
-    expect_refusal(saved, r"a whole safetensors file was needed, this one is damaged .* Delete it and start the run anew")
+    expect_refusal(saved, r"must be a whole safetensors file, got a damaged .* Delete it and begin the run again")
 
 
 def test_any_changed_byte_is_noticed(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_weights_of_torch_save_are_read(tmp_path: Path, prefix: str, key: str | 
 def test_pickled_code_runs_only_when_asked_for(tmp_path: Path) -> None:
     torch.save(small_model(seed=5), tmp_path / "model.pt")
     model = small_model()
-    with pytest.raises(CheckpointError, match=r"weights alone were needed, .* if you trust who wrote it, .*--unsafe-pickle"):
+    with pytest.raises(CheckpointError, match=r"must hold weights alone, .* if you trust who wrote it, .*--unsafe-pickle"):
         load_weights(tmp_path / "model.pt", model)
     assert all(torch.equal(value, small_model().state_dict()[name]) for name, value in model.state_dict().items())
     load_weights(tmp_path / "model.pt", model, unsafe_pickle=True)
@@ -159,14 +159,14 @@ def test_pickled_code_runs_only_when_asked_for(tmp_path: Path) -> None:
 
 def test_files_of_other_kinds_are_refused(tmp_path: Path) -> None:
     torch.save(small_model().state_dict(), tmp_path / "weights.safetensors")
-    with pytest.raises(CheckpointError, match=r"this is none, or a damaged one .* Give weights that torch.save wrote a name"):
+    with pytest.raises(CheckpointError, match=r"got another kind of file .* Give weights that torch.save wrote a name"):
         load_weights(tmp_path / "weights.safetensors", small_model())
     torch.save({"optimizer": 3, "epoch": 4}, tmp_path / "weights.pt")
-    with pytest.raises(CheckpointError, match="a state dict of tensors was needed, got optimizer, epoch"):
+    with pytest.raises(CheckpointError, match="must hold a state dict of tensors, got optimizer, epoch"):
         load_weights(tmp_path / "weights.pt", small_model())
     content = (tmp_path / "weights.safetensors").read_bytes()
     (tmp_path / "half.pt").write_bytes(content[: len(content) // 2])
-    with pytest.raises(CheckpointError, match="this is neither, or a damaged one"):
+    with pytest.raises(CheckpointError, match="got neither or a damaged one"):
         load_weights(tmp_path / "half.pt", small_model())
 
 
@@ -180,25 +180,25 @@ def test_changed_weights_are_damage(saved: Path) -> None:
 
 
 def test_other_recipe(saved: Path) -> None:
-    expect_refusal(saved, r"this recipe has fingerprint xyz, the checkpoint was written for abc. Resume with", "xyz")
+    expect_refusal(saved, r"recipe with fingerprint xyz, got one of abc. Resume with", "xyz")
 
 
 def test_other_shapes(saved: Path) -> None:
-    expect_refusal(saved, r"the model has '\S+' as \(8,\) torch.float32, the file as \(6,\) .* Build the model", width=8)
+    expect_refusal(saved, r"which has '\S+' as \(8,\) torch.float32, got \(6,\) .* Build the model", width=8)
 
 
 def test_other_layers(saved: Path) -> None:
     model = FCResNet(FCResNetConfig(width=6, num_blocks=3), DATA.input_dim, DATA.num_classes, seed=0)
-    with pytest.raises(CheckpointError, match=r"the model has 'blocks.2\S+' as .*, the file as nothing"):
+    with pytest.raises(CheckpointError, match=r"which has 'blocks.2\S+' as .*, got nothing"):
         load_checkpoint(saved, model, make_optimizer(model, CONFIG), "abc")
     shorter = FCResNet(FCResNetConfig(width=6, num_blocks=1), DATA.input_dim, DATA.num_classes, seed=0)
-    with pytest.raises(CheckpointError, match=r"the model has 'blocks.1\S+' as nothing, the file as"):
+    with pytest.raises(CheckpointError, match=r"which has 'blocks.1\S+' as nothing, got"):
         load_weights(saved, shorter)
 
 
 def test_plain_weights_are_no_checkpoint(saved: Path) -> None:
     safetensors.torch.save_file(small_model().state_dict(), saved)
-    expect_refusal(saved, r"a checkpoint of format ncollapse-checkpoint-1 was needed, found none. .* load_weights")
+    expect_refusal(saved, r"must be a checkpoint of format ncollapse-checkpoint-1, got none. .* load_weights")
 
 
 def test_missing_file(tmp_path: Path) -> None:

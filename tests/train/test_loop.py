@@ -163,14 +163,14 @@ def test_overflowing_loss_with_finite_gradients_is_noticed() -> None:
 
 
 def test_empty_data() -> None:
-    with pytest.raises(ValueError, match=r"training needs samples, 'gaussian_mixture' has none. Load some"):
+    with pytest.raises(ValueError, match=r"training needs samples, got none in 'gaussian_mixture'. Load some"):
         train(small_model(), DATA.subset([]), TrainConfig(), seed=0)
 
 
 @pytest.mark.parametrize(("num_samples", "batch_size"), [(21, 10), (21, 1), (1, 8)])
 def test_batch_of_one_for_batch_normalization(num_samples: int, batch_size: int) -> None:
     data, config = DATA.subset(range(num_samples)), TrainConfig(batch_size=batch_size)
-    with pytest.raises(ValueError, match=rf"{num_samples} samples in batches of {batch_size} end with a batch of 1. Ch"):
+    with pytest.raises(ValueError, match=rf"{num_samples} samples in batches of {batch_size}. Ch"):
         train(small_model(), data, config, seed=0)
     train(small_model(normalization="none"), data, config, seed=0)
 
@@ -198,7 +198,7 @@ def test_batch_of_one_for_normalization_of_images(kernel: int, norm: nn.Module, 
     if fits:
         epochs = train(model, DATA, config, seed=0)
     else:
-        with pytest.raises(ValueError, match=r"21 samples in batches of 10 end with a batch of 1. Change batch_size"):
+        with pytest.raises(ValueError, match=r"21 samples in batches of 10. Change batch_size"):
             train(model, DATA, config, seed=0)
     assert all(a.equal(b) for a, b in zip(parameters_of(model), before, strict=True))
     assert torch.random.get_rng_state().equal(state)

@@ -190,7 +190,7 @@ def _from_archive(raw: bytes, source: str, layout: Layout, split: Split) -> list
     found = hashlib.md5(raw, usedforsecurity=False).hexdigest()
     if found != layout.md5:
         raise DataFileError(
-            f"{source}: expected an archive with md5 {layout.md5}, found {found} ({len(raw)} bytes). The file is damaged: "
+            f"{source} must hold an archive with md5 {layout.md5}, got {found} ({len(raw)} bytes). The file is damaged: "
             "delete it and fetch it again, or unpack it if it is meant to be another."
         )
     try:
@@ -202,7 +202,7 @@ def _from_archive(raw: bytes, source: str, layout: Layout, split: Split) -> list
             ]
     except (tarfile.TarError, KeyError, AttributeError, EOFError, OSError, zlib.error) as error:
         raise DataFileError(
-            f"{source}: expected an archive of {layout.folder}, reading it failed ({error}). Delete it and fetch it again."
+            f"{source} must hold an archive of {layout.folder}, reading it failed ({error}). Delete it and fetch it again."
         ) from error
 
 
@@ -224,12 +224,12 @@ def _checked(color_set: ColorSet, found: ImagesAndLabels, source: str) -> Images
         images = images.transpose(0, 3, 1, 2)
     if images.shape[1:] != color_set.shape or len(images) != len(labels):
         raise DataFileError(
-            f"{source}: expected {color_set.title}, images of {color_set.shape} with one label each, found images "
+            f"{source} must hold {color_set.title}, images of {color_set.shape} with one label each, got images "
             f"{images.shape} and {len(labels)} labels. The file is of another kind: delete it and fetch it again."
         )
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < color_set.num_classes:
         raise DataFileError(
-            f"{source}: expected labels of {color_set.num_classes} classes, found {int(labels.min())} to {int(labels.max())}. "
+            f"{source} must hold labels of {color_set.num_classes} classes, got {int(labels.min())} to {int(labels.max())}. "
             "The file is damaged or of another kind: delete it and fetch it again."
         )
     return images, labels

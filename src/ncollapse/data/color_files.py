@@ -51,8 +51,7 @@ def _bytes(file: DataFile, size: int) -> NDArray[np.uint8]:
     if len(file.content) != size:
         what = "truncated" if len(file.content) < size else "too long"
         raise DataFileError(
-            f"{file.source}: expected {size} bytes, found {len(file.content)}. The file is {what}: delete it and fetch it "
-            "again."
+            f"{file.source} must hold {size} bytes, got {len(file.content)}. The file is {what}: delete it and fetch it again."
         )
     return np.frombuffer(file.content, dtype=np.uint8)
 
@@ -77,9 +76,9 @@ class _ArraysOnly(pickle.Unpickler):
 def _unpickled(file: DataFile, num_samples: int, label_key: bytes) -> ImagesAndLabels:
     def refuse(found: object) -> NoReturn:
         raise DataFileError(
-            f"{file.source}: expected a pickled dictionary with data, {num_samples} rows of 3072 bytes, and as many "
-            f"{label_key.decode()}, found otherwise ({found}). The file is damaged or of another kind: delete it and fetch it "
-            "again."
+            f"{file.source} must hold a pickled dictionary with data, {num_samples} rows of 3072 bytes, and as many "
+            f"{label_key.decode()}, got something else ({found}). The file is damaged or of another kind: delete it and "
+            "fetch it again."
         )
 
     try:

@@ -51,7 +51,7 @@ def idx_content(raw: bytes, *, source: str, md5: str | None = None) -> NDArray[n
     content = _gunzip(raw, source) if raw.startswith(_GZIP_MAGIC) else raw
     if len(content) < 4 or content[:3] != bytes((0, 0, _UNSIGNED_BYTE)):
         raise DataFileError(
-            f"{source}: an IDX file of bytes begins with 00 00 08, found {content[:3].hex(' ') or 'nothing'}. "
+            f"{source} must begin with 00 00 08, as an IDX file of bytes does, got {content[:3].hex(' ') or 'nothing'}. "
             "The file is damaged or of another format: delete it and fetch it again."
         )
     num_axes = content[3]
@@ -64,7 +64,7 @@ def idx_content(raw: bytes, *, source: str, md5: str | None = None) -> NDArray[n
     found = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if md5 is not None and found != md5:
         raise DataFileError(
-            f"{source}: expected content with md5 {md5}, found {found}. The file is damaged, or belongs to "
+            f"{source} must hold content with md5 {md5}, got {found}. The file is damaged, or belongs to "
             "another data set with the same file names: replace it, or point root at the right folder."
         )
     return np.frombuffer(content, dtype=np.uint8, offset=offset).reshape(shape)
@@ -77,14 +77,14 @@ def _gunzip(raw: bytes, source: str) -> bytes:
         return stream.decompress(raw)
     except zlib.error as error:
         raise DataFileError(
-            f"{source}: expected a gzip file, decompressing its {len(raw)} bytes failed ({error}). "
+            f"{source} must hold a gzip file, decompressing its {len(raw)} bytes failed ({error}). "
             "The file is damaged: delete it and fetch it again."
         ) from error
 
 
 def _wrong_size(source: str, expected: int, found: int) -> str:
     what = "truncated" if found < expected else "too long"
-    return f"{source}: expected {expected} bytes uncompressed, found {found}. The file is {what}: delete it and fetch it again."
+    return f"{source} must hold {expected} bytes uncompressed, got {found}. The file is {what}: delete it and fetch it again."
 
 
 def read_keras_archive(path: Path, split: Literal["train", "test"]) -> ImagesAndLabels:
@@ -97,12 +97,12 @@ def read_keras_archive(path: Path, split: Literal["train", "test"]) -> ImagesAnd
             images, labels = (archive[name] for name in names)
     except (zipfile.BadZipFile, zlib.error, KeyError, ValueError, TypeError, EOFError) as error:
         raise DataFileError(
-            f"{path}: expected an archive with the arrays {names[0]} and {names[1]}, reading it failed ({error}). "
+            f"{path} must hold an archive with the arrays {names[0]} and {names[1]}, reading it failed ({error}). "
             "The file is damaged or of another kind: delete it and fetch it again."
         ) from error
     if images.dtype != np.uint8 or labels.dtype.kind not in "iu" or labels.size != len(images):
         raise DataFileError(
-            f"{path}: expected images as unsigned bytes with one integer label each, found {images.dtype} {images.shape} and "
+            f"{path} must hold images as unsigned bytes with one integer label each, got {images.dtype} {images.shape} and "
             f"{labels.dtype} {labels.shape}. The file is of another kind: delete it and fetch it again."
         )
     return images, labels.reshape(-1)

@@ -169,7 +169,9 @@ class LabeledData:
             ValueError: If there are fewer classes.
         """
         if not 1 <= n <= self.num_classes:
-            raise ValueError(f"largest_classes of '{self.name}' must be between 1 and {self.num_classes}, got {n}.")
+            raise ValueError(
+                f"largest_classes of '{self.name}' must be between 1 and {self.num_classes}, got {n}. Ask for fewer."
+            )
         counts = torch.bincount((counted or self).labels, minlength=self.num_classes)
         kept = counts.argsort(descending=True, stable=True)[:n].sort().values
         taken = torch.isin(self.labels, kept)

@@ -50,13 +50,13 @@ def load_text_set(text_set: TextSet, split: Split, *, root: str | None, vocabula
     classes = _ordered(training.labels)
     if len(classes) < 2:
         raise DataFileError(
-            f"{folder}: expected texts with two labels or more in the training half, found {classes[0]!r} alone. Collapse is "
+            f"{folder} must hold texts with two labels or more in the training half, got {classes[0]!r} alone. Collapse is "
             "about telling classes apart: add texts of another class."
         )
     unknown = set(wanted.labels) - set(classes)
     if unknown:
         raise DataFileError(
-            f"{folder}: expected the labels of the training half in the {split} half too, found {sorted(unknown)[:5]} besides. "
+            f"{folder} must hold the labels of the training half in the {split} half too, got {sorted(unknown)[:5]} besides. "
             "Correct them, or add such texts to the training half."
         )
     training_words = words_of(training.texts)

@@ -46,7 +46,7 @@ def read_wordnet(folder: Path, split: Split) -> LabeledTexts:
             file_number = fields[9:11]
             if not bar or not file_number.isdigit() or int(file_number) >= _NUM_LEXICOGRAPHER_FILES:
                 raise DataFileError(
-                    f"{path}, line {number}: expected a synset, 'offset file_number ... | gloss', found {line[:40]!r}. "
+                    f"{path}, line {number} must hold a synset, 'offset file_number ... | gloss', got {line[:40]!r}. "
                     "The file is damaged or of another kind: install it again."
                 )
             if (index % _WORDNET_TEST == _WORDNET_TEST - 1) == (split == "test"):
@@ -63,7 +63,7 @@ def read_imdb(folder: Path, split: Split) -> LabeledTexts:
     for sentiment in _SENTIMENTS:
         paths = sorted((folder / split / sentiment).glob("*.txt"))
         if not paths:
-            raise DataFileError(f"{folder / split / sentiment}: expected reviews *.txt, found none. Unpack the archive again.")
+            raise DataFileError(f"{folder / split / sentiment} must hold reviews *.txt, got none. Unpack the archive again.")
         texts += [_decoded(path).replace("<br />", " ") for path in paths]
         labels += [sentiment] * len(paths)
     return LabeledTexts(texts, labels)
@@ -76,13 +76,13 @@ def read_table(path: Path) -> LabeledTexts:
         text, label = row.get("text"), row.get("label")
         if not isinstance(text, str) or label in {None, ""}:
             raise DataFileError(
-                f"{path}, line {number}: expected a text and a label under these names, found {sorted(map(str, row))[:8]} with "
+                f"{path}, line {number} must hold a text and a label under these names, got {sorted(map(str, row))[:8]} with "
                 f"text {text!r:.40} and label {label!r}. Name the columns text and label, and fill both."
             )
         texts.append(text)
         labels.append(str(label))
     if not texts:
-        raise DataFileError(f"{path}: expected rows with a text and a label, found none.")
+        raise DataFileError(f"{path} must hold rows with a text and a label, got none.")
     return LabeledTexts(texts, labels)
 
 
@@ -106,7 +106,7 @@ def _decoded(path: Path) -> str:
         before, byte = raw[: error.start], raw[error.start]
         line = before.count(b"\n") + 1
         raise DataFileError(
-            f"{path}, line {line}: expected text in UTF-8, found the byte 0x{byte:02x} after "
+            f"{path}, line {line} must hold text in UTF-8, got the byte 0x{byte:02x} after "
             f"{before[-20:].decode('utf-8', 'replace')!r}. Save the file as UTF-8, such as by: iconv -f LATIN1 -t UTF-8."
         ) from error
 
@@ -115,7 +115,7 @@ def _json_object(path: Path, number: int, line: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
-        raise DataFileError(f"{path}, line {number}: expected a JSON object, reading it failed ({error}).") from error
+        raise DataFileError(f"{path}, line {number} must hold a JSON object, reading it failed ({error}).") from error
     if not isinstance(row, dict):
-        raise DataFileError(f"{path}, line {number}: expected a JSON object, found {line.strip()[:40]!r}.")
+        raise DataFileError(f"{path}, line {number} must hold a JSON object, got {line.strip()[:40]!r}.")
     return row

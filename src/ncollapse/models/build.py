@@ -35,7 +35,9 @@ def build_model(
     if isinstance(config, TransformerConfig):
         return Transformer(config, tuple(sample_shape), num_classes, seed, vocabulary)
     if vocabulary is not None:
-        raise ValueError(f"texts need a network that takes token ids, a transformer, got {type(config).__name__}.")
+        raise ValueError(
+            f"texts need a network that takes token ids, a transformer, got {type(config).__name__}. Take a TransformerConfig."
+        )
     if isinstance(config, ConvResNetConfig):
         return ConvResNet(config, tuple(sample_shape), num_classes, seed)
     if isinstance(config, LayerNormResNetConfig):

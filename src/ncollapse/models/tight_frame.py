@@ -43,14 +43,18 @@ class TightFrameBlock(nn.Module):
     def __init__(self, frame: Tensor, activation: Thresholding, threshold: float | None = None) -> None:
         super().__init__()
         if frame.ndim != 2 or frame.shape[0] < frame.shape[1]:
-            raise ValueError(f"TightFrameBlock needs a frame of shape (M, d) with M >= d, got {tuple(frame.shape)}.")
+            raise ValueError(
+                f"TightFrameBlock needs a frame of shape (M, d) with M >= d, got {tuple(frame.shape)}. Transpose it."
+            )
         if activation not in get_args(Thresholding):
-            raise ValueError(f"activation must be one of {', '.join(get_args(Thresholding))}, got {activation!r}.")
+            raise ValueError(
+                f"activation must be one of {', '.join(get_args(Thresholding))}, got {activation!r}. Pick one of them."
+            )
         suited = {"relu": 1.0, "softshrink": 1.5, "abs": 0.0}[activation] / math.sqrt(len(frame))
         self.frame = nn.Parameter(frame.clone())
         self.threshold = suited if threshold is None else threshold
         if not self.threshold >= 0:
-            raise ValueError(f"threshold must be 0 or more, got {threshold}.")
+            raise ValueError(f"threshold must be 0 or more, got {threshold}. Leave it out for one that suits the frame.")
         self.activation = activation
 
     def forward(self, inputs: Tensor) -> Tensor:

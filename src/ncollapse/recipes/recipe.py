@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Tag, TypeAdapter, ValidationError
 
+from ncollapse.recipes.checks import check_least
 from ncollapse.recipes.data import DataConfig
 from ncollapse.recipes.networks import ConvResNetConfig, FCResNetConfig, LayerNormResNetConfig, TransformerConfig
 from ncollapse.recipes.training import TrainConfig
@@ -41,11 +42,9 @@ class MeasureConfig:
 
     def __post_init__(self) -> None:
         if any(epoch < 0 for epoch in self.epochs or ()):
-            raise ValueError(f"measure.epochs must be 0 (before training) or more, got {min(self.epochs or ())}.")
-        if self.batch_size < 1:
-            raise ValueError(f"measure.batch_size must be at least 1, got {self.batch_size}.")
-        if self.transport_samples < 0:
-            raise ValueError(f"measure.transport_samples must be at least 0, got {self.transport_samples}.")
+            raise ValueError(f"measure.epochs must be 0 (before training) or more, got {min(self.epochs or ())}. Leave it out.")
+        check_least("measure.batch_size", self.batch_size, 1)
+        check_least("measure.transport_samples", self.transport_samples, 0)
 
     def until(self, last: int) -> list[int] | None:
         """The listed epochs that a shorter run has."""
@@ -121,12 +120,12 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.decay_over_blocks and getattr(self.model, "num_blocks", 0) < 1:
             raise ValueError("decay_over_blocks needs a network with model.num_blocks of 1 or more. Leave it false.")
-        if self.seed < 0 or self.threads < 1:
-            raise ValueError(f"seed must be at least 0 and threads at least 1, got {self.seed} and {self.threads}.")
+        check_least("seed", self.seed, 0)
+        check_least("threads", self.threads, 1)
         head = getattr(self.model, "head", "linear")
         if self.train.loss == "dot_regression" and head != "fixed_etf":
             raise ValueError(
-                f"train.loss=dot_regression needs model.head=fixed_etf, got {head}: a trained head can bring all logits to one."
+                f"train.loss=dot_regression needs model.head=fixed_etf, got {head}. A trained head can bring all logits to one."
             )
         last = max(self.measure.epochs or (0,))
         if last > self.train.epochs:

@@ -68,7 +68,7 @@ def override(recipe: Recipe, settings: Sequence[str]) -> Recipe:
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:
-            raise RecipeError(f"A setting must look like train.epochs=50, got {setting!r}.")
+            raise RecipeError(f"A setting must look like train.epochs=50, got {setting!r}. Write FIELD=VALUE.")
         if key not in fields:
             raise RecipeError(
                 f"Recipe {recipe.name!r} has no field {key!r}. {_near(key, fields)}"

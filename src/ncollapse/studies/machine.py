@@ -23,7 +23,7 @@ def device_named(name: str, processes: Processes) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise RecipeError(f"device {name!r} is not available here. Use auto or cpu.") from error
+        raise RecipeError(f"device must be one that is available here, got {name!r}. Use auto or cpu.") from error
     return device
 
 

@@ -23,6 +23,6 @@ def check_layers(model: nn.Module) -> None:
     stages = cast(tuple[str, ...], model.collapse_stages)
     if len(stages) < 2:
         raise ValueError(
-            f"A run measures collapse from layer to layer and needs two layers or more, this network has one, {stages[0]}. "
+            f"A run measures collapse from layer to layer and needs two layers or more, got one, {stages[0]}. "
             "Give it a block: model.num_blocks of 1 or more, or in the last place of model.blocks."
         )

@@ -91,7 +91,7 @@ def plan_sweep(recipe: Recipe, over: Sequence[str], seeds: int, out: str | Path)
             gives a network that does not fit the data or cannot be measured.
     """
     if seeds < 1:
-        raise RecipeError(f"A sweep needs at least one seed, got {seeds}.")
+        raise RecipeError(f"A sweep needs at least one seed, got {seeds}. Leave --seeds out for one.")
     swept = dict(_parse(item) for item in over)
     if len(swept) < len(over):
         raise RecipeError("A field can be swept once only; list all its values in one --over.")
@@ -166,7 +166,7 @@ def run_sweep(
     """
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
-        raise RunDirectoryError(f"{folder} must be a folder for the runs of a sweep, it is a file. Choose another with --out.")
+        raise RunDirectoryError(f"{folder} must be a folder for the runs of a sweep, got a file. Choose another with --out.")
     listed = _listing(runs, folder)
     if engine == "local":
         for device in {run.recipe.device for run in runs}:
@@ -210,7 +210,7 @@ def _listing(runs: Sequence[SweepRun], folder: Path) -> tuple[SweepEntry, ...]:
 
 
 def _earlier(folder: Path) -> tuple[SweepEntry, ...]:
-    """What the folder's list says; nothing where there is none that can be read, for it is written anew."""
+    """What the folder's list says; nothing where there is none that can be read."""
     try:
         return read_json(folder / file_names.SWEEP, SweepFile).runs
     except (OSError, ReportError):

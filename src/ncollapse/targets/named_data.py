@@ -139,5 +139,7 @@ class _FunctionBatches:
         torch.default_generator.manual_seed(0)
         batches = self._function()
         if not isinstance(batches, Iterable):
-            raise TypeError(f"{self.name} must return batches, such as a list or a DataLoader, got {type(batches).__name__}")
+            raise TypeError(
+                f"{self.name} must return batches, such as a list or a DataLoader, got {type(batches).__name__}. Return a list."
+            )
         return iter(batches)

@@ -62,7 +62,7 @@ class Target:
         if self.is_run or self.checkpoint is not None:
             return ""
         fresh = self.network.startswith(("torchvision:", "timm:"))
-        whose = "drawn anew, with seed 0" if fresh else f"those that {self.network} gave the network"
+        whose = "drawn with seed 0" if fresh else f"those that {self.network} gave the network"
         return f"Weights: {whose}; no --checkpoint was named."
 
     def convention(self) -> Convention:

@@ -79,13 +79,13 @@ def load_checkpoint(path: str | Path, model: nn.Module, optimizer: torch.optim.O
     tensors, metadata = _read(path)
     if metadata.get("format") != _FORMAT:
         raise CheckpointError(
-            f"{path}: a checkpoint of format {_FORMAT} was needed, found {metadata.get('format', 'none')}. To start "
+            f"{path} must be a checkpoint of format {_FORMAT}, got {metadata.get('format', 'none')}. To start "
             "from these weights alone use load_weights."
         )
     if metadata["fingerprint"] != fingerprint:
         raise CheckpointError(
-            f"{path}: this recipe has fingerprint {fingerprint}, the checkpoint was written for "
-            f"{metadata['fingerprint']}. Resume with the recipe it was written for, or start anew in another folder."
+            f"{path} must be a checkpoint of the recipe with fingerprint {fingerprint}, got one of "
+            f"{metadata['fingerprint']}. Resume with the recipe it was written for, or begin a run in another folder."
         )
     weights = _under(_MODEL, tensors)
     states = {key: _under(prefix, tensors) for prefix, key in _STATE.items()}
@@ -123,7 +123,7 @@ def load_weights(path: str | Path, model: nn.Module, *, unsafe_pickle: bool = Fa
     except _NoSafetensors as error:
         if Path(path).suffix == ".safetensors":
             raise CheckpointError(
-                f"{path}: a safetensors file of a state dict was needed, this is none, or a damaged one ({error.how}). "
+                f"{path} must be a safetensors file of a state dict, got another kind of file or a damaged one ({error.how}). "
                 "Give weights that torch.save wrote a name ending in .pt."
             ) from error
         tensors, metadata = _read_torch(Path(path), unsafe_pickle), {}
@@ -138,14 +138,14 @@ def _read_torch(path: Path, unsafe_pickle: bool) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=not unsafe_pickle)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path}: weights alone were needed, this file holds other Python objects or is damaged "
+            f"{path} must hold weights alone, got other Python objects or a damaged file "
             f"({str(error).splitlines()[0]}). Save model.state_dict(), or, if you trust who wrote it, read it with "
             "--unsafe-pickle (unsafe_pickle=True), which runs the code in it."
         ) from error
     except (RuntimeError, EOFError, OSError) as error:
         raise CheckpointError(
-            f"{path}: a file of a state dict was needed, by safetensors or torch.save, this is neither, or a damaged one "
-            f"({str(error).splitlines()[0] if str(error) else type(error).__name__}). Save model.state_dict() anew."
+            f"{path} must be a file of a state dict, by safetensors or torch.save, got neither or a damaged one "
+            f"({str(error).splitlines()[0] if str(error) else type(error).__name__}). Save model.state_dict() again."
         ) from error
     return _state_dict(path, content)
 
@@ -159,7 +159,7 @@ def _state_dict(path: Path, content: object) -> dict[str, Tensor]:
             content = content[key]
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         got = ", ".join(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
-        raise CheckpointError(f"{path}: a state dict of tensors was needed, got {got}. Save model.state_dict().")
+        raise CheckpointError(f"{path} must hold a state dict of tensors, got {got}. Save model.state_dict().")
     tensors = {str(name): value for name, value in content.items()}
     for prefix in _WRAPPERS:
         if tensors and all(name.startswith(prefix) for name in tensors):
@@ -182,8 +182,8 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 class _Damaged(CheckpointError):
     def __init__(self, path: Path, how: str) -> None:
         super().__init__(
-            f"{path}: a whole safetensors file was needed, this one is damaged or truncated ({how}). Delete it and start "
-            "the run anew."
+            f"{path} must be a whole safetensors file, got a damaged or truncated one ({how}). Delete it and begin "
+            "the run again."
         )
         self.how = how
 
@@ -205,7 +205,8 @@ def _check_fit(path: Path, saved: dict[str, Tensor], present: dict[str, Tensor])
         name = differing[0]
         more = f", and {len(differing) - 1} more differ" if len(differing) > 1 else ""
         raise CheckpointError(
-            f"{path}: the model has '{name}' as {needed.get(name, 'nothing')}, the file as {came.get(name, 'nothing')}{more}. "
+            f"{path} must fit the model, which has '{name}' as {needed.get(name, 'nothing')}, got "
+            f"{came.get(name, 'nothing')}{more}. "
             "Build the model with the config that the file was saved with."
         )
 

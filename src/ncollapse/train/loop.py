@@ -27,7 +27,7 @@ class TrainingDiverged(ValueError):
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """Makes the optimizer of a run; ``train`` sets its learning rate anew every epoch.
+    """Makes the optimizer of a run; ``train`` sets its learning rate in every epoch.
 
     Args:
         model: Its parameters that require gradients are optimized.
@@ -110,12 +110,12 @@ def train(
 
 def _check_run(model: nn.Module, data: LabeledData, config: TrainConfig, start_epoch: int) -> None:
     if data.num_samples == 0:
-        raise ValueError(f"training needs samples, '{data.name}' has none. Load some, or a larger shard.")
+        raise ValueError(f"training needs samples, got none in '{data.name}'. Load some, or a larger shard.")
     ends_with_one = data.num_samples % config.batch_size == min(1, config.batch_size - 1)
     if ends_with_one and not _takes_one_sample(model, data):
         raise ValueError(
-            f"batch normalization needs 2 samples or more in every batch, {data.num_samples} samples in batches of "
-            f"{config.batch_size} end with a batch of 1. Change batch_size, or leave out a sample."
+            f"batch normalization needs 2 samples or more in every batch, got a last batch of 1 from {data.num_samples} samples "
+            f"in batches of {config.batch_size}. Change batch_size, or leave out a sample."
         )
     if not 1 <= start_epoch <= config.epochs + 1:
         raise ValueError(

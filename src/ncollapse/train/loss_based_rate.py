@@ -50,7 +50,8 @@ class LossBasedRate:
     def __post_init__(self) -> None:
         if not (0 < self.alpha < math.inf and self.num_classes >= 2):
             raise ValueError(
-                f"LossBasedRate needs a positive alpha and two or more classes, got {self.alpha} and {self.num_classes}."
+                f"LossBasedRate needs a positive alpha and two or more classes, got {self.alpha} and {self.num_classes}. "
+                "Try alpha=1."
             )
 
     @property
@@ -127,7 +128,9 @@ def train_by_loss(
         [1, 2]
     """
     if epochs < 1 or data.num_samples == 0:
-        raise ValueError(f"train_by_loss needs one epoch and one sample or more, got {epochs} and {data.num_samples}.")
+        raise ValueError(
+            f"train_by_loss needs one epoch and one sample or more, got {epochs} and {data.num_samples}. Pass more."
+        )
     return _run(model, data, epochs, LossBasedRate(alpha, data.num_classes, adapt))
 
 

@@ -52,11 +52,13 @@ def record_class_logits(
     if iterations < 1 or every < 1 or not learning_rate > 0:
         raise ValueError(
             "record_class_logits needs iterations and every of 1 or more and a positive learning rate, got "
-            f"{iterations}, {every} and {learning_rate}."
+            f"{iterations}, {every} and {learning_rate}. Try 1000, 10 and 0.01."
         )
     counts = torch.bincount(data.labels, minlength=data.num_classes).double()
     if not bool(counts.all()):
-        raise ValueError(f"record_class_logits needs samples of every class, got counts {counts.long().tolist()}.")
+        raise ValueError(
+            f"record_class_logits needs samples of every class, got counts {counts.long().tolist()}. Leave empty classes out."
+        )
     optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate)
     average = nn.functional.one_hot(data.labels, data.num_classes).double() / counts
 
