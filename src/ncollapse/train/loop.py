@@ -114,8 +114,8 @@ def _check_run(model: nn.Module, data: LabeledData, config: TrainConfig, start_e
     ends_with_one = data.num_samples % config.batch_size == min(1, config.batch_size - 1)
     if ends_with_one and not _takes_one_sample(model, data):
         raise ValueError(
-            f"batch normalization needs 2 samples or more in every batch, got a last batch of 1 from {data.num_samples} samples "
-            f"in batches of {config.batch_size}. Change batch_size, or leave out a sample."
+            f"batch normalization needs 2 samples or more in every batch, got a last batch of 1 from {data.num_samples} "
+            f"samples in batches of {config.batch_size}. Change batch_size, or leave out a sample."
         )
     if not 1 <= start_epoch <= config.epochs + 1:
         raise ValueError(
