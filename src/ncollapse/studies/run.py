@@ -77,9 +77,9 @@ def run_recipe(
     """
     directory = RunDirectory(out)
     with threads(recipe.threads):
-        run = Run(recipe, directory, device_named(recipe.device, Processes(group)), group)
+        run = TrainingRun(recipe, directory, device_named(recipe.device, Processes(group)), group)
         run.begin(resume, overwrite)
-        with failure_noted(directory) if run.writes else nullcontext():
+        with _failure_noted(directory) if run.writes else nullcontext():
             for record in train(
                 run.model,
                 run.data,
@@ -97,7 +97,7 @@ def run_recipe(
 
 
 @contextmanager
-def failure_noted(directory: RunDirectory) -> Iterator[None]:
+def _failure_noted(directory: RunDirectory) -> Iterator[None]:
     """A run that fails says so in its status where it still can; on a full disk it cannot, and the failure itself counts."""
     try:
         yield
@@ -107,7 +107,7 @@ def failure_noted(directory: RunDirectory) -> Iterator[None]:
         raise
 
 
-class Run:
+class TrainingRun:
     """The state of one run: the network, its optimizer, and the last finished epoch; of several processes the first writes."""
 
     def __init__(
