@@ -143,13 +143,16 @@ def test_still_in_step_after_errors(found):
 
 
 ERRORS = {
-    "nan": ("ValueError", "Rank {last} of {size}: Layer 'stem' has NaN or infinite features in batch 1, of class "),
+    "nan": (
+        "ValueError",
+        "Rank {last} of {size}: Features must be finite, got NaN or inf at layer 'stem' in batch 1, of class ",
+    ),
     "label": ("ValueError", "Rank 0 of {size}: labels must be in [0, 4), got 7 at position 3 in batch 0."),
     "one_time": ("ValueError", "Rank {last} of {size}: The features exceed the memory budget"),
     "model_raises": ("RuntimeError", "Rank {last} of {size}: RuntimeError: out of luck"),
     "other_layers": ("ValueError", 'Layers and their dimensions must be the same on all processes, got [["stem", 8], ["blocks'),
     "no_such_layer": ("ValueError", "Rank {last} of {size}: layers must name or match modules, got 'stam'. Near: stem."),
-    "other_network": ("ValueError", "The parameters must be the same on all processes, those of rank 1 are not"),
+    "other_network": ("ValueError", "The parameters must be the same on all processes, got others on rank 1 than on rank 0"),
     "other_arguments": ("ValueError", 'Arguments must be the same on all processes, got [4, "class", "train", false, ['),
     "no_data": ("ValueError", "There is no data: the loader yielded no batch."),
     "all_batches_wrong": ("TypeError", "Rank 0 of {size}: Batch 0: batches must yield (inputs, labels) or a mapping"),

@@ -94,7 +94,7 @@ def test_the_default_log_and_that_an_old_one_is_not_mixed_in(tmp_path):
     fit(tmp_path, NeuralCollapseCallback(num_classes=K, network="net"), epochs=1)
     header = "epoch,step,split,depth,layer,metric,value,standard_error,flags"
     assert (tmp_path / "neural_collapse.csv").read_text().startswith(f"{header}\n1,6,train")
-    with pytest.raises(ValueError, match="must be a new file, it holds something already"):
+    with pytest.raises(ValueError, match="must be a new file, got one with content"):
         fit(tmp_path, NeuralCollapseCallback(num_classes=K, network="net"), epochs=1)
 
 

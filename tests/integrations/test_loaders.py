@@ -79,12 +79,12 @@ class Odd(BatchSampler):
 @pytest.mark.parametrize(("loader", "error", "message"), [
     ([DATA], TypeError, "must be one DataLoader, got list"),
     (DataLoader(Stream()), TypeError, "got an IterableDataset"),
-    (DataLoader(DATA, sampler=WeightedRandomSampler([1.0] * 23, 23)), ValueError, "draws by WeightedRandomSampler"),
-    (DataLoader(DATA, sampler=RandomSampler(DATA, replacement=True)), ValueError, "draws by RandomSampler"),
-    (DataLoader(DATA, sampler=RandomSampler(DATA, num_samples=9)), ValueError, "draws by RandomSampler"),
-    (DataLoader(DATA, sampler=DistributedSampler(range(5), 2, 0)), ValueError, "draws by DistributedSampler"),
-    (DataLoader(DATA, batch_sampler=Odd(SequentialSampler(DATA), 4, False)), ValueError, "batches come from Odd"),
+    (DataLoader(DATA, sampler=WeightedRandomSampler([1.0] * 23, 23)), ValueError, "once, got WeightedRandomSampler"),
+    (DataLoader(DATA, sampler=RandomSampler(DATA, replacement=True)), ValueError, "once, got RandomSampler"),
+    (DataLoader(DATA, sampler=RandomSampler(DATA, num_samples=9)), ValueError, "once, got RandomSampler"),
+    (DataLoader(DATA, sampler=DistributedSampler(range(5), 2, 0)), ValueError, "once, got DistributedSampler"),
+    (DataLoader(DATA, batch_sampler=Odd(SequentialSampler(DATA), 4, False)), ValueError, "needs a plain BatchSampler, got Odd"),
 ])  # fmt: skip
 def test_what_may_leave_samples_out_is_refused(loader, error, message):
-    with pytest.raises(error, match=rf"{message}.*Hand over a loader that yields every sample once, with loader="):
+    with pytest.raises(error, match=rf"{message}.*Pass a loader that yields every sample once, with loader="):
         share_of(loader, process())

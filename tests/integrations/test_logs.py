@@ -66,9 +66,7 @@ def test_a_log_needs_a_place(kind, path):
 
 def test_a_file_that_holds_something_is_not_appended_to_by_accident(kind, path):
     kind(path)(measurement(), epoch=1)
-    with pytest.raises(
-        ValueError, match=rf"must be a new file, it holds something already.*{kind.__name__}\(path, resume=True"
-    ):
+    with pytest.raises(ValueError, match=rf"must be a new file, got one with content.*{kind.__name__}\(path, resume=True"):
         kind(path)
 
 
@@ -92,7 +90,7 @@ def test_a_killed_training_resumes_to_the_same_file(kind, path, torn, by):
 def test_another_file_is_not_resumed(kind, path, content):
     path.parent.mkdir()
     path.write_text(content)
-    with pytest.raises(ValueError, match=r"must be a log with the columns epoch, step, split, .* its first line is "):
+    with pytest.raises(ValueError, match=r"must be a log with the columns epoch, step, split, .* got the first line "):
         kind(path, resume=True)
     assert path.read_text() == content
 

@@ -24,7 +24,7 @@ def test_moments(every, total, expected):
 
 @pytest.mark.parametrize("total", [None, -1])
 def test_growing_steps_need_an_end(total):
-    with pytest.raises(ValueError, match=r"every='log' needs to know where the training ends.*Give every=n"):
+    with pytest.raises(ValueError, match=r"every='log' needs a training with a known end, got one without.*Pass every=n"):
         recorder("log").is_due(1, total)
 
 
@@ -35,7 +35,9 @@ def test_wrong_moments(every):
 
 
 def test_arguments_of_measure_are_checked_at_once():
-    with pytest.raises(TypeError, match=r"must be those of measure, got layer, where. There are: num_classes, layers, .*path"):
+    with pytest.raises(
+        TypeError, match=r"must be those of measure, got layer, where. Choose from: num_classes, layers, .*path"
+    ):
         recorder(layer="auto", where="")
     with pytest.raises(ValueError, match="Near ones: pfc1"):
         recorder(metrics=["pcf1"])
@@ -61,7 +63,7 @@ def test_the_network_inside():
     assert network_in(module, lambda m: m.inner) is module.inner
     with pytest.raises(ValueError, match=r"must name an attribute of Sequential, got 'net'. It has: inner\."):
         network_in(module, "net")
-    with pytest.raises(TypeError, match=r"must give a torch.nn.Module, got str"):
+    with pytest.raises(TypeError, match=r"must lead to a torch.nn.Module, got str"):
         network_in(module, "words")
 
 

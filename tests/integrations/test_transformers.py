@@ -117,7 +117,7 @@ def test_the_log_is_the_table_and_an_old_one_is_not_mixed_in(tmp_path):
         _, *lines = csv.reader(file)
     assert [float(line[6]) for line in lines] == pytest.approx([row.value for row in callback.table], nan_ok=True)
     assert [(int(line[0]), int(line[1])) for line in lines] == [(row.epoch, row.step) for row in callback.table]
-    with pytest.raises(ValueError, match="must be a new file, it holds something already"):
+    with pytest.raises(ValueError, match="must be a new file, got one with content"):
         fit(tmp_path, NeuralCollapseCallback(num_classes=K), epochs=1)
 
 

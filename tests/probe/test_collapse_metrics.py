@@ -130,7 +130,7 @@ def test_merged_parts_keep_to_the_budget():
 
 
 def test_only_what_is_alike_is_merged():
-    with pytest.raises(ValueError, match=r"must have the same arguments, got \[4, .* and \[4, .*pfc1.*Make both alike"):
+    with pytest.raises(ValueError, match=r"must have the same arguments, got \[4, .* and \[4, .*pfc1.*Pass the same"):
         CollapseMetrics(num_classes=K).merge(CollapseMetrics(num_classes=K, metrics=["pfc1"]))
     other = CollapseMetrics(num_classes=K)
     other.update(LAYERS["last"], LABELS)
@@ -143,14 +143,14 @@ def test_after_an_error_nothing_is_whole_until_a_reset():
     with pytest.raises(ValueError, match="labels must be in"):
         metrics.update(LAYERS, LABELS + 1)
     for use in (metrics.compute, lambda: fed(metrics), lambda: CollapseMetrics(num_classes=K).merge(metrics)):
-        with pytest.raises(ValueError, match=r"ended in an error, so that the statistics are not whole\. Call reset"):
+        with pytest.raises(ValueError, match=r"must be complete, but it ended in an error\. Call reset"):
             use()
     metrics.reset()
     assert fed(metrics).compute().num_samples == 60
 
 
 def test_what_cannot_be_computed_is_refused():
-    with pytest.raises(ValueError, match="no batch has come since the beginning or the last reset"):
+    with pytest.raises(ValueError, match="at least one batch since the start or the last reset, got none"):
         CollapseMetrics(num_classes=K).compute()
     with pytest.raises(ValueError, match=r"nc3, nc4 need a classifier \(features handed in; no classifier was given\)"):
         fed(CollapseMetrics(num_classes=K, metrics=["nc3", "nc4"])).compute()
@@ -162,7 +162,7 @@ def test_what_cannot_be_computed_is_refused():
         CollapseMetrics(num_classes=K).update({}, LABELS)
     with pytest.raises(ValueError, match=r"^labels must be in \[0, 4\), got 4 at position \d+\. Pass num_classes=5"):
         fed(CollapseMetrics(num_classes=K)).update(LAYERS, LABELS + 1)
-    with pytest.raises(ValueError, match="Layer 'last' has 6 features and had 7 before"):
+    with pytest.raises(ValueError, match="Layer 'last' must have 7 features as before, got 6"):
         fed(CollapseMetrics(num_classes=K)).update({**LAYERS, "last": LAYERS["last"][:, :6]}, LABELS)
     with pytest.raises(ValueError, match=r"memory_budget must be a number of bytes, at least 0, .*got -1"):
         CollapseMetrics(num_classes=K, memory_budget=-1)

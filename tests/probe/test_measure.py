@@ -255,7 +255,9 @@ class Augmented:
 
 
 def test_augmentation_is_noticed_in_the_second_pass_and_harmless_in_one():
-    with pytest.raises(ValueError, match=r"second pass saw other features than the first at layer 'stem'\. Turn off random"):
+    with pytest.raises(
+        ValueError, match=r"must see the features of the first, but they differ at layer 'stem'\. Turn off random"
+    ):
         measure(resnet(), Augmented(), num_classes=K, memory_budget=0)
     assert measure(resnet(), Augmented(), num_classes=K).passes == 1
 
@@ -362,12 +364,16 @@ def test_a_test_split_without_a_reference_is_flagged():
 def test_a_reference_of_other_layers_classes_or_widths_is_refused():
     train = measure(resnet(), batched(), num_classes=K, layers=["stem", "blocks.1"])
     with pytest.raises(
-        ValueError, match=r"The reference has no layer 'blocks\.0'.*It has: stem, blocks\.1\. Measure both splits"
+        ValueError, match=r"reference must have layer 'blocks\.0', got one with stem, blocks\.1\. Measure both splits"
     ):
         measure(resnet(), batched(), num_classes=K, split="test", reference=train)
-    with pytest.raises(ValueError, match=r"The reference has 3 features at layer 'features', the data 6\. Measure both splits"):
+    with pytest.raises(
+        ValueError, match=r"reference must have 6 features at layer 'features' like the data, got 3\. Measure both splits"
+    ):
         measure_features(X, Y, num_classes=K, split="test", reference=measure_features(X[:, :3], Y, num_classes=K))
-    with pytest.raises(ValueError, match=r"The reference has 5 classes, the data 4\. Measure both splits with one num_classes"):
+    with pytest.raises(
+        ValueError, match=r"reference must have 4 classes like the data, got 5\. Measure both splits with one num_classes"
+    ):
         measure_features(X, Y, num_classes=K, split="test", reference=measure_features(X, Y, num_classes=K + 1))
 
 
@@ -524,7 +530,7 @@ def test_a_layer_that_does_not_exist():
 def test_features_that_are_not_finite():
     x = X.clone()
     x[12, 0] = math.nan
-    words = rf"Layer 'stem' has NaN or infinite features in batch 1, of class {int(Y[12])}\. Check the"
+    words = rf"Features must be finite, got NaN or inf at layer 'stem' in batch 1, of class {int(Y[12])}\. Check the"
     with pytest.raises(ValueError, match=words):
         measure(resnet(), batched(x), num_classes=K)
 
@@ -643,7 +649,9 @@ def test_a_module_that_returns_a_tuple_gives_its_first_features():
 def test_widths_that_change_between_batches():
     model = nn.Sequential(nn.Conv1d(1, 2, 1), nn.AdaptiveAvgPool1d(3), nn.Flatten(), nn.Linear(6, K))
     batches = [(torch.ones(4, 1, 5), Y[:4]), (torch.ones(4, 1, 7), Y[:4])]
-    with pytest.raises(ValueError, match=r"Layer '0' has 14 features in batch 1 and had 10 before\. Feed inputs of one size"):
+    with pytest.raises(
+        ValueError, match=r"Layer '0' must have 10 features as before, got 14 in batch 1\. Feed inputs of one size"
+    ):
         measure(model, batches, num_classes=K, layers=["0"])
     assert measure(model, batches, num_classes=K, layers=["1"]).num_samples == 8
 
@@ -725,7 +733,7 @@ def test_features_of_a_test_split_are_decided_by_the_reference():
 
 
 def test_bad_features_are_refused():
-    with pytest.raises(ValueError, match="features must hold at least one layer, got an empty mapping"):
+    with pytest.raises(ValueError, match="features must contain at least one layer, got an empty mapping"):
         measure_features({}, Y, num_classes=K)
     with pytest.raises(TypeError, match=r"features must be a floating-point tensor, got torch\.int64"):
         measure_features(Y[:, None], Y, num_classes=K)
@@ -733,7 +741,7 @@ def test_bad_features_are_refused():
         measure_features(X[:, 0], Y, num_classes=K)
     with pytest.raises(ValueError, match=r"weight must have shape \(4, 6\) for layer 'features', got \(6, 4\)"):
         measure_features(X, Y, num_classes=K, classifier=(torch.zeros(6, 4), None))
-    with pytest.raises(ValueError, match=r"Layer 'features' has 36 rows for 35 labels\. Tap"):
+    with pytest.raises(ValueError, match=r"Layer 'features' must have one row per label, got 36 rows for 35 labels\. Tap"):
         measure_features(X, Y[1:], num_classes=K)
     with pytest.raises(ValueError, match=r"^labels must be in \[0, 3\), got 3 at position \d+\. Pass num_classes=4"):
         measure_features(X, Y, num_classes=3)

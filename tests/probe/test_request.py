@@ -40,7 +40,7 @@ def test_a_budget_in_words_is_that_in_bytes():
 @pytest.mark.parametrize(("changes", "words"), [
     ({"num_classes": 0}, "num_classes must be an integer, at least 1, got 0"),
     ({"num_classes": True}, "num_classes must be an integer, at least 1, got True"),
-    ({"metrics": []}, r"metrics must name at least one metric, such as \['pfc1', 'nc3'\], got \[\]"),
+    ({"metrics": []}, r"metrics must name at least one metric, got \[\]\. Pass ids such as \['pfc1', 'nc3'\]"),
     ({"metrics": "pcf1"}, r"No metric 'pcf1'\. Near ones: pfc1"),
     ({"convention": "own"}, "convention must be one of class, sample"),
     ({"memory_budget": "much"}, r"memory_budget must be .*got 'much'"),

@@ -89,7 +89,7 @@ def test_kept_features_that_are_overwritten_are_noticed():
         for i in range(0, len(CASE.labels) - 4, 5):
             yield LayerBatch({"a": buffer.copy_(CASE.features[i : i + 5])}, CASE.labels[i : i + 5])
 
-    with pytest.raises(ValueError, match=r"kept features of layer 'a' changed after they were taken: .* memory_budget=0"):
+    with pytest.raises(ValueError, match=r"Kept features must not change, but those of layer 'a' did: .* memory_budget=0"):
         collect(start, *options())
 
 
@@ -141,7 +141,9 @@ def noisy(x, y):
     "change", [noisy, lambda x, y: (x[:-1], y[:-1]), lambda x, y: (x, y.roll(1)), lambda x, y: (x.roll(1, 1), y), twice]
 )
 def test_a_second_pass_over_other_data_is_noticed(change):
-    with pytest.raises(ValueError, match=r"second pass saw other features than the first at layer 'a'\. Turn off random augm"):
+    with pytest.raises(
+        ValueError, match=r"must see the features of the first, but they differ at layer 'a'\. Turn off random augm"
+    ):
         collect(second_pass_sees(change), *options(budget=0))
 
 
@@ -152,7 +154,7 @@ def test_a_second_pass_in_another_order_is_the_same_data():
 
 
 def test_a_changed_second_pass_is_noticed_for_paths_alone():
-    with pytest.raises(ValueError, match="second pass saw other features"):
+    with pytest.raises(ValueError, match="must see the features of the first"):
         collect(second_pass_sees(noisy), *options(budget=0, centers=False, path=True))
 
 
@@ -183,38 +185,40 @@ def test_features_are_held_only_where_they_are_needed_later(changes, holds):
 def test_a_layer_that_is_missing_in_the_second_pass_is_named():
     first, second = source(), source(features={"a": CASE.features})
     starts = iter([first, second])
-    with pytest.raises(
-        ValueError, match=r"Layer 'b' did not run in batch 0 of the second pass, unlike before\. Name layers that always run\."
-    ):
+    with pytest.raises(ValueError, match=r"but 'b' did not run in batch 0 of the second pass\. Name layers that always run\."):
         collect(lambda: next(starts)(), *options(budget=0))
 
 
 def test_a_layer_that_appears_late_is_named():
     x, y = CASE.features, CASE.labels
     batches = [LayerBatch({"a": x[:9]}, y[:9]), LayerBatch({"a": x[9:], "b": x[9:]}, y[9:])]
-    with pytest.raises(ValueError, match=r"Layer 'b' ran in batch 1, unlike before\. Name layers that always run\."):
+    with pytest.raises(
+        ValueError, match=r"Layers must run in every batch, but 'b' is new in batch 1\. Name layers that always run\."
+    ):
         collect(lambda: iter(batches), *options())
 
 
 def test_a_layer_that_stops_running_is_named():
     x, y = CASE.features, CASE.labels
     batches = [LayerBatch({"a": x[:20], "b": x[:20]}, y[:20]), LayerBatch({"a": x[20:]}, y[20:])]
-    with pytest.raises(ValueError, match=r"Layer 'b' did not run in batch 1, unlike before\. Name layers that always run\."):
+    with pytest.raises(
+        ValueError, match=r"Layers must run in every batch, but 'b' did not run in batch 1\. Name layers that always run\."
+    ):
         collect(lambda: iter(batches), *options(centers=False))
 
 
 def test_widths_that_change_are_named():
     x, y = CASE.features, CASE.labels
     batches = [LayerBatch({"a": x[:9]}, y[:9]), LayerBatch({"a": x[9:, :4]}, y[9:])]
-    with pytest.raises(ValueError, match=r"Layer 'a' has 4 features in batch 1 and had 6 before\. Feed inputs of one size"):
+    with pytest.raises(
+        ValueError, match=r"Layer 'a' must have 6 features as before, got 4 in batch 1\. Feed inputs of one size"
+    ):
         collect(lambda: iter(batches), *options())
 
 
 def test_layers_with_another_number_of_samples_are_named():
     batch = LayerBatch({"a": CASE.features, "b": CASE.features[:-1]}, CASE.labels)
-    with pytest.raises(
-        ValueError, match=r"Layer 'b' has 22 rows for 23 labels in batch 0 now\. Tap a layer with one row a sample"
-    ):
+    with pytest.raises(ValueError, match=r"one row per label, got 22 rows for 23 labels in batch 0 now\. Tap a layer"):
         collect(lambda: iter([batch]), *options(where=" now"))
 
 
@@ -228,7 +232,7 @@ def test_features_that_are_not_finite_name_layer_batch_and_place(value):
     features = layers_of(CASE.features.clone())
     features["b"][11:13, 2] = value
     with pytest.raises(
-        ValueError, match=r"Layer 'b' has NaN or infinite features in batch 2 at epoch 7, of class 0, 3\. Check"
+        ValueError, match=r"Features must be finite, got NaN or inf at layer 'b' in batch 2 at epoch 7, of class 0, 3\. Check"
     ):
         collect(source(5, features), *options(where=" at epoch 7"))
 

@@ -1,4 +1,4 @@
-"""Callbacks for other people's training loops, and logs of what was measured.
+"""Callbacks for Lightning and transformers, and logs of measurements.
 
 The callbacks are in ``ncollapse.integrations.lightning`` and ``ncollapse.integrations.transformers``.
 """

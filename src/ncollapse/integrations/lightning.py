@@ -24,20 +24,20 @@ except ModuleNotFoundError:
 
 
 class NeuralCollapseCallback(Callback):
-    """Measure the training set at the end of chosen epochs, as the network then stands, without a trace in the training.
+    """Measure the training set at the end of chosen epochs, without influence on the training.
 
-    The network runs in eval mode over every training sample once; modes, random states, the training's loader and its steps
-    stay as they are, so that the trained weights are the same to the bit. Values go to the module's loggers under
-    ``nc/<layer>/<metric>``, where checkpoints and early stopping may monitor them, and to the log. Under DDP each process
-    measures its share.
+    The network runs in eval mode over every training sample once. Modes, random states, the training's loader and its steps
+    stay as they are, so that the trained weights are the same to the bit. Values go to the log, and to the module's loggers
+    under ``nc/<layer>/<metric>``, where checkpoints and early stopping can monitor them. Under DDP each process measures its
+    share.
 
     Args:
         num_classes: Number of classes, K.
         every: n measures after every n-th epoch and the last; "log" after epochs in growing steps, every one at first.
-        loader: The data to measure; None takes the samples of the training loader, with its transforms. Hand over one without
-            augmentation where there is some, or one with another split's samples together with ``split=``.
+        loader: The data to measure. None uses the samples of the training loader, with its transforms. If these contain
+            augmentation, pass a loader without it. For the samples of another split also pass ``split=``.
         network: The network in the module: an attribute's name such as "net", a function of the module, or None for the
-            module itself, whose ``forward`` then takes the inputs.
+            module itself, whose ``forward`` is then called with the inputs.
         log: A file that ends in .csv or .jsonl, a log (``CSVLog``, ``TensorBoardLog``, anything called with
             (measurement, epoch=, step=)), or several; None writes neural_collapse.csv in the trainer's log folder.
         **options: Arguments of ``ncollapse.measure``: layers, classifier, unpack, metrics, convention, path, …
@@ -46,7 +46,7 @@ class NeuralCollapseCallback(Callback):
         table: Tidy rows of all measurements so far, with epoch and step.
 
     Raises:
-        ValueError: If an argument is not what it must be.
+        ValueError: If an argument is invalid.
         TypeError: If ``measure`` has no such argument.
     """
 
@@ -75,11 +75,11 @@ class NeuralCollapseCallback(Callback):
         return self._recorder.last
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-        """Check what cannot be measured, and make the log, before the training begins.
+        """Check that the training can be measured, and create the log, before the training starts.
 
         Raises:
-            TypeError: If processes share one network in pieces.
-            ValueError: If the log holds something already, or the training has no end and ``every`` needs one.
+            TypeError: If the network is split between processes.
+            ValueError: If the log is not empty, or the training has no end and ``every`` needs one.
         """
         if trainer.world_size > 1 and not isinstance(trainer.strategy, DDPStrategy):
             raise TypeError(
@@ -96,7 +96,7 @@ class NeuralCollapseCallback(Callback):
 
         Raises:
             ValueError: As ``measure``.
-            TypeError: If the training loader cannot be passed over in order.
+            TypeError: If the training loader cannot be read in order.
         """
         epoch = trainer.current_epoch + 1
         if not self._recorder.is_due(epoch, trainer.max_epochs):

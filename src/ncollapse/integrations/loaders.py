@@ -1,4 +1,4 @@
-"""The samples of somebody else's training loader, each once and in order, without touching that loader."""
+"""Loaders over the samples of a training loader, each once and in order; the training loader stays unchanged."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from torch.utils.data import (
 
 from ncollapse.groups import Processes
 
-_HINT = "Hand over a loader that yields every sample once, with loader=."
+_HINT = "Pass a loader that yields every sample once, with loader=."
 
 
 def share_of(loader: Any, processes: Processes) -> Iterable[Any]:
     """Make a loader over one process's share of the same samples; the given loader stays unchanged."""
-    # Not by isinstance: libraries wrap loaders in classes that only pass attributes on.
+    # Not checked by isinstance, since libraries wrap loaders in classes that only forward attributes.
     if not all(hasattr(loader, name) for name in ("dataset", "batch_sampler", "collate_fn", "num_workers")):
         raise TypeError(f"The training loader must be one DataLoader, got {type(loader).__name__}. {_HINT}")
     if isinstance(loader.dataset, IterableDataset):
         raise TypeError(f"The training data must have an order, got an IterableDataset. {_HINT}")
     sampler = _batch_sampler(loader)
-    # Batches that the data set makes itself, when there is no batch sampler, are its samples.
+    # Without a batch sampler the data set makes the batches itself, and they count as its samples.
     batch_size = None if sampler is None else sampler.batch_size
     indices = _indices(loader.sampler if sampler is None else sampler.sampler, loader.dataset)
     return DataLoader(
@@ -44,12 +44,14 @@ def share_of(loader: Any, processes: Processes) -> Iterable[Any]:
 
 def _batch_sampler(loader: Any) -> BatchSampler | None:
     sampler = loader.batch_sampler
-    # Of several processes, each has its share of the batches of one sampler.
+    # With several processes, each reads its share of the batches of one sampler.
     while isinstance(getattr(sampler, "batch_sampler", None), BatchSampler):
         sampler = sampler.batch_sampler
     if sampler is None or type(sampler) is BatchSampler:
         return sampler
-    raise ValueError(f"The training loader's batches come from {type(sampler).__name__}, which may leave samples out. {_HINT}")
+    raise ValueError(
+        f"The training loader needs a plain BatchSampler, got {type(sampler).__name__}, which may drop samples. {_HINT}"
+    )
 
 
 def _indices(sampler: Any, dataset: Any) -> Sequence[int]:
@@ -59,11 +61,9 @@ def _indices(sampler: Any, dataset: Any) -> Sequence[int]:
         return everything
     if isinstance(sampler, RandomSampler) and not sampler.replacement and sampler.num_samples == len(dataset):
         return everything
-    # One over something else than the data set, such as another sampler, says nothing of which samples come.
+    # A sampler over something else than the data set, such as another sampler, does not show which samples it yields.
     if isinstance(sampler, DistributedSampler) and sampler.dataset is dataset:
         return everything
     if isinstance(sampler, SubsetRandomSampler):
         return sorted(sampler.indices)
-    raise ValueError(
-        f"The training loader draws by {type(sampler).__name__}, which may leave samples out or repeat them. {_HINT}"
-    )
+    raise ValueError(f"The training loader must draw every sample once, got {type(sampler).__name__}, which may not. {_HINT}")

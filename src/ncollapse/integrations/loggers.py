@@ -11,10 +11,10 @@ from ncollapse.measurement.measurement import Measurement
 
 
 class TensorBoardLog:
-    """Scalars for TensorBoard, over steps, or over epochs where no step is given.
+    """Log scalars to TensorBoard, over steps, or over epochs if no step is given.
 
     Args:
-        folder: Where event files go.
+        folder: Folder for the event files.
 
     Raises:
         ImportError: If TensorBoard is not installed.
@@ -37,10 +37,10 @@ class TensorBoardLog:
 
 
 class WandbLog:
-    """Values for Weights & Biases.
+    """Log values to Weights & Biases.
 
     Args:
-        run: What ``wandb.init`` gave, or anything with ``log(values, step=...)``; None takes the run that is active.
+        run: The result of ``wandb.init``, or anything with ``log(values, step=...)``; None uses the active run.
 
     Raises:
         ImportError: If no run is given and wandb is not installed.
@@ -63,5 +63,5 @@ def _active_run() -> Any:
     except ImportError as error:
         raise ImportError(missing_extra("WandbLog", "wandb", "wandb")) from error
     if wandb.run is None:
-        raise ValueError("WandbLog needs a run, none is active. Call wandb.init first, or pass its run.")
+        raise ValueError("WandbLog needs an active run, got none. Call wandb.init first, or pass its run.")
     return wandb.run

@@ -1,4 +1,4 @@
-"""Logs: where measurements go during a training. A log is anything that takes a measurement with its epoch or step."""
+"""Logs of measurements during a training. A log is anything that can be called with a measurement and its epoch or step."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ncollapse.records.rows import Row
 
 
 class Log(Protocol):
-    """Takes a measurement with the epochs or the steps of training that it was taken after."""
+    """A callable that logs a measurement with the number of epochs or steps trained so far."""
 
     def __call__(self, measurement: Measurement, *, epoch: float | None = None, step: int | None = None) -> None:
         """Log a measurement."""
@@ -43,7 +43,7 @@ def scalars(measurement: Measurement) -> dict[str, float]:
 
 
 class _FileLog:
-    """Lines appended to a file, in a format that a subclass gives."""
+    """A log that appends lines to a file. Subclasses define the format."""
 
     def __init__(self, path: str | Path, *, resume: bool = False) -> None:
         self.path = Path(path)
@@ -74,14 +74,14 @@ class _FileLog:
     def _check(self, resume: bool) -> None:
         if not resume:
             raise ValueError(
-                f"{self.path} must be a new file, it holds something already. "
-                f"Choose another path, or go on with it: {type(self).__name__}(path, resume=True)."
+                f"{self.path} must be a new file, got one with content. "
+                f"Choose another path, or continue it with {type(self).__name__}(path, resume=True)."
             )
         first = (self._whole_lines() or [""])[0]
         if not self._is_own(first):
             raise ValueError(
                 f"{self.path} must be a log with the columns {', '.join(Row._fields)}, "
-                f"its first line is {first.strip()[:80]!r}. Choose another path."
+                f"got the first line {first.strip()[:80]!r}. Choose another path."
             )
 
     def _drop(self, row: Row) -> None:
@@ -112,12 +112,12 @@ class CSVLog(_FileLog):
     A killed training loses at most the last measurement's lines.
 
     Args:
-        path: The file; its folder is made where it is missing.
-        resume: Go on with an existing file: lines of the first measurement's epoch (or step) and later ones, which a killed
-            training left, are dropped. Without it a file that holds something is refused.
+        path: The file. Its folder is created if it is missing.
+        resume: Continue an existing file. Lines from the first new measurement's epoch (or step) on, which a killed training
+            left, are dropped. Without ``resume`` a file with content is an error.
 
     Raises:
-        ValueError: If the file holds something and is not to be resumed, or is no such table.
+        ValueError: If the file has content and ``resume`` is False, or it is not such a table.
     """
 
     def _header(self) -> str:
@@ -134,17 +134,17 @@ class CSVLog(_FileLog):
 
 
 class JSONLLog(_FileLog):
-    """The tidy table as one JSON object a line, with nan as null and flags as a list.
+    """The tidy table as one JSON object per line, with nan as null and flags as a list.
 
     A killed training loses at most the last measurement's lines.
 
     Args:
-        path: The file; its folder is made where it is missing.
-        resume: Go on with an existing file: lines of the first measurement's epoch (or step) and later ones, which a killed
-            training left, are dropped. Without it a file that holds something is refused.
+        path: The file. Its folder is created if it is missing.
+        resume: Continue an existing file. Lines from the first new measurement's epoch (or step) on, which a killed training
+            left, are dropped. Without ``resume`` a file with content is an error.
 
     Raises:
-        ValueError: If the file holds something and is not to be resumed, or is no such table.
+        ValueError: If the file has content and ``resume`` is False, or it is not such a table.
     """
 
     def _header(self) -> str:

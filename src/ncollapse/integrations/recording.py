@@ -1,4 +1,4 @@
-"""What the callbacks share: when to measure, which network, what is kept and logged."""
+"""The recorder behind the callbacks: it measures at chosen times, keeps the rows, and logs them."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ Logs = str | Path | Log | Sequence[Log] | None
 Network = str | Callable[[nn.Module], nn.Module] | None
 
 _FILE_LOGS = {".csv": CSVLog, ".jsonl": JSONLLog}
-# What the callbacks give themselves.
+# Fields of a request that the callbacks set themselves.
 _GIVEN = {"group", "where"}
 
 
 class Recorder:
-    """Measures a network at chosen moments of a training, keeps the rows, hands measurements to logs."""
+    """A recorder that measures a network at chosen times of a training, keeps the rows, and logs the measurements."""
 
     def __init__(self, every: Every, network: Network, logs: Logs, options: Mapping[str, Any]) -> None:
         """Check everything that can be checked before the training starts."""
         if every != "log" and (isinstance(every, bool) or not isinstance(every, int) or every < 1):
-            raise ValueError(f"every must be 'log' or an integer, at least 1, got {every!r}.")
+            raise ValueError(f"every must be 'log' or an integer, at least 1, got {every!r}. Pass every=1 for all epochs.")
         known = [*(item.name for item in fields(Request) if item.name not in _GIVEN), "unpack"]
         unknown = sorted(options.keys() - set(known))
         if unknown:
             raise TypeError(
-                f"Arguments beside the callback's own must be those of measure, got {', '.join(unknown)}. "
-                f"There are: {', '.join(known)}."
+                f"Further arguments of the callback must be those of measure, got {', '.join(unknown)}. "
+                f"Choose from: {', '.join(known)}."
             )
         self._request = Request(**{name: value for name, value in options.items() if name != "unpack"})
         self._unpack: Unpack = options.get("unpack", unpack_batch)
@@ -61,7 +61,7 @@ class Recorder:
         if self._every != "log":
             return count % self._every == 0 or count == total
         if total is None or total < 1:
-            raise ValueError("every='log' needs to know where the training ends, and it has no end. Give every=n.")
+            raise ValueError("every='log' needs a training with a known end, got one without. Pass every=n.")
         return count in measuring_epochs(total)
 
     def record(
@@ -97,7 +97,9 @@ def network_in(module: nn.Module, network: Network) -> nn.Module:
             f"network must name an attribute of {type(module).__name__}, got {network!r}. It has: {children}."
         ) from error
     if not isinstance(found, nn.Module):
-        raise TypeError(f"network must give a torch.nn.Module, got {type(found).__name__}. Name the attribute that holds it.")
+        raise TypeError(
+            f"network must lead to a torch.nn.Module, got {type(found).__name__}. Name the attribute with the network."
+        )
     return found
 
 

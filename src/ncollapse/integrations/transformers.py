@@ -1,4 +1,4 @@
-"""A callback for the Trainer of Hugging Face transformers: neural collapse of the training set at chosen moments."""
+"""A callback for the Trainer of Hugging Face transformers: neural collapse of the training set at chosen times."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ Unit = Literal["epoch", "step", "evaluation"]
 
 
 class NeuralCollapseCallback(TrainerCallback):
-    """Measure the training set at chosen moments, as the network then stands, without a trace in the training.
+    """Measure the training set at chosen times, without influence on the training.
 
-    The network runs in eval mode over every training sample once, with the attention mask respected and the key ``labels``
-    (or ``label``) as class; modes, random states, the training's loader and its steps stay as they are, so that the trained
-    weights are the same to the bit. Under several processes each measures its share.
+    The network runs in eval mode over every training sample once. The attention mask is respected, and the key ``labels`` (or
+    ``label``) is the class. Modes, random states, the training's loader and its steps stay as they are, so that the trained
+    weights are the same to the bit. With several processes each measures its share.
 
     Args:
         num_classes: Number of classes, K.
         every: n measures after every n-th unit (and the last); "log" in growing steps, every one at first.
-        unit: What is counted: "epoch", "step" (of the optimizer), or "evaluation".
-        loader: The data to measure; None takes the samples of the training loader, with its collation.
+        unit: The unit of ``every``: "epoch", "step" (of the optimizer), or "evaluation".
+        loader: The data to measure; None uses the samples of the training loader, with its collation.
         network: The network in the model: an attribute's name, a function of the model, or None for the model itself.
         log: A file that ends in .csv or .jsonl, a log (``CSVLog``, ``TensorBoardLog``, anything called with
             (measurement, epoch=, step=)), or several; None writes neural_collapse.csv in the trainer's output folder.
-        report: Also called with the values by ``nc/<layer>/<metric>``. With ``trainer.log`` they reach the trainer's history
-            and what ``report_to`` names: ``trainer.add_callback(NeuralCollapseCallback(..., report=trainer.log))``.
+        report: A function that is also called with the values by ``nc/<layer>/<metric>``. With ``trainer.log`` they reach the
+            trainer's history and its loggers: ``trainer.add_callback(NeuralCollapseCallback(..., report=trainer.log))``.
         **options: Arguments of ``ncollapse.measure``: layers, classifier, unpack, metrics, convention, path, …
 
     Attributes:
         table: Tidy rows of all measurements so far, with epoch and step.
 
     Raises:
-        ValueError: If an argument is not what it must be.
+        ValueError: If an argument is invalid.
         TypeError: If ``measure`` has no such argument.
     """
 
@@ -63,7 +63,7 @@ class NeuralCollapseCallback(TrainerCallback):
         if unit not in get_args(Unit):
             raise ValueError(f"unit must be one of {', '.join(get_args(Unit))}, got {unit!r}.")
         if unit == "evaluation" and every == "log":
-            raise ValueError("every='log' needs a unit whose number is known before, 'epoch' or 'step', got 'evaluation'.")
+            raise ValueError("every='log' needs unit='epoch' or 'step', whose number is known, got 'evaluation'. Pass every=n.")
         self._recorder = Recorder(every, network, log, {"num_classes": num_classes, **options})
         self._unit, self._loader, self._report = unit, loader, report
         self._evaluations = 0
@@ -79,15 +79,15 @@ class NeuralCollapseCallback(TrainerCallback):
         return self._recorder.last
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Check what cannot be measured, and make the log, before the training begins.
+        """Check that the training can be measured, and create the log, before the training starts.
 
         Args:
-            state: Where the training is.
-            **kwargs: What the trainer holds.
+            state: The trainer's state.
+            **kwargs: The trainer's objects.
 
         Raises:
-            TypeError: If processes share one network in pieces.
-            ValueError: If the log holds something already.
+            TypeError: If the network is split between processes.
+            ValueError: If the log is not empty.
         """
         if args.deepspeed or args.fsdp:
             raise TypeError(
@@ -101,8 +101,8 @@ class NeuralCollapseCallback(TrainerCallback):
         """Measure, if epochs are counted and it is due.
 
         Args:
-            state: Where the training is.
-            **kwargs: What the trainer holds.
+            state: The trainer's state.
+            **kwargs: The trainer's objects, with the model and the training loader.
         """
         if self._unit == "epoch" and self._recorder.is_due(round(state.epoch), state.num_train_epochs):
             self._record(args, state, kwargs)
@@ -111,8 +111,8 @@ class NeuralCollapseCallback(TrainerCallback):
         """Measure, if steps are counted and it is due.
 
         Args:
-            state: Where the training is.
-            **kwargs: What the trainer holds.
+            state: The trainer's state.
+            **kwargs: The trainer's objects, with the model and the training loader.
         """
         if self._unit == "step" and self._recorder.is_due(state.global_step, state.max_steps):
             self._record(args, state, kwargs)
@@ -121,8 +121,8 @@ class NeuralCollapseCallback(TrainerCallback):
         """Measure, if evaluations are counted and it is due.
 
         Args:
-            state: Where the training is.
-            **kwargs: What the trainer holds.
+            state: The trainer's state.
+            **kwargs: The trainer's objects, with the model and the training loader.
         """
         self._evaluations += 1
         if self._unit == "evaluation" and self._recorder.is_due(self._evaluations, None):

@@ -1,4 +1,4 @@
-"""Attach to a network, stream the data once, give a table."""
+"""The measuring functions: measure a network, features, or a training loop, and return a table."""
 
 from ncollapse.probe.collapse_metrics import CollapseMetrics
 from ncollapse.probe.measure import collect_features, measure, measure_features

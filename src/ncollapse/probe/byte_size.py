@@ -1,4 +1,4 @@
-"""Sizes of memory as people write them: a number of bytes, or "2GiB", "500MB"."""
+"""Parsing of memory sizes: a number of bytes, or a text such as "2GiB" or "500MB"."""
 
 from __future__ import annotations
 

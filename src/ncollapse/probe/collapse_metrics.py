@@ -1,4 +1,4 @@
-"""Features that come batch by batch, in the verbs of torchmetrics: update, compute, reset, merge."""
+"""Metrics of features that arrive batch by batch, with the methods of torchmetrics: update, compute, reset, merge."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ class CollapseMetrics:
             metrics: As in ``measure``.
             convention: Class weights of the covariances.
             split: Name of the data split, a column of the table.
-            reference: Measurement of the training set whose class means decide on another split.
-            path: Also follow the samples' paths through the layers, which must share one dimension.
-            memory_budget: Memory for kept features, in bytes or as "2GiB"; None takes a quarter of what is free.
-            group: Processes of ``torch.distributed`` that share the data: each updates with its own batches, ``compute``
-                is called by all and gives the statistics of all.
+            reference: Measurement of the training set, whose class means decide on another split.
+            path: Also follow the samples' paths through the layers, which must have one dimension.
+            memory_budget: Memory for kept features, in bytes or as "2GiB"; None is a quarter of the free memory.
+            group: Processes of ``torch.distributed`` that share the data. Each updates with its own batches; all call
+                ``compute``, which returns the metrics over the batches of all.
 
         Raises:
-            ValueError: If one of them is not what it must be.
+            ValueError: If an argument is invalid.
         """
         self._totals = RunningTotals(
             Request(
@@ -92,7 +92,7 @@ class CollapseMetrics:
         """
         named = {"features": features} if not isinstance(features, Mapping) else features
         if not named:
-            raise ValueError("features must hold at least one layer, got an empty mapping.")
+            raise ValueError("features must contain at least one layer, got an empty mapping. Pass {name: features}.")
         flat = {name: flatten_features(layer) for name, layer in named.items()}
         if self._totals.keeps:
             flat = {name: layer.clone() for name, layer in flat.items()}
@@ -106,11 +106,11 @@ class CollapseMetrics:
             classifier: Weight (K, d) and bias (K,) or None of the classifier on the last layer's features, as it is now.
 
         Returns:
-            The tidy table and what it was computed from.
+            The tidy table and the statistics behind it.
 
         Raises:
             ValueError: If there were no batches, or a metric was named that needs a classifier and there is none.
-            TypeError: If the classifier is no pair.
+            TypeError: If the classifier is not a pair.
         """
         if classifier is None:
             return self._totals.measurement(None, "features handed in; no classifier was given")

@@ -1,4 +1,4 @@
-"""Memory for kept features, which the next measurement in the process finds warm."""
+"""Memory for kept features, reused by the next measurement in the process."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ import weakref
 import torch
 from torch import Tensor
 
-# Enough that blocks are few beside the features they hold; of the last, what nobody writes to is never handed out.
+# Large, so that there are few blocks. The unused rest of the last block costs nothing: the system provides a page only when it
+# is written.
 BLOCK_BYTES = 2**26
-# Rooms begin where a cache line does.
+# Copies start at cache lines.
 _ALIGNMENT = 64
 
-# Blocks that hold no features any more. The system may take their pages back whenever it is short of memory.
+# Blocks without features. The system may take their pages back whenever it is short of memory.
 _IDLE: list[mmap.mmap] = []
 
 
 class FeatureStore:
-    """Copies of features in memory apart from the network's, which has its own to itself."""
+    """A store for copies of features, in memory apart from the network's."""
 
-    # Were they kept where the network wrote them, it would get new memory for every output, page by page from the system; on a
-    # virtual machine that costs a third of what all statistics do. The copies lie in blocks that go from one measurement to
-    # the next; in between they are marked as free (``MADV_FREE``), so that they are in nobody's way.
+    # If features were kept where the network wrote them, it would need new memory for every output. The system provides that
+    # page by page, which on a virtual machine costs a third of the time of all statistics. The copies are in blocks that the
+    # next measurement uses again. In between they are marked as free (``MADV_FREE``), so that others can have the memory.
 
     def __init__(self) -> None:
         self._block: Tensor | None = None
@@ -45,7 +46,7 @@ def _new_block() -> Tensor:
         memory = _IDLE.pop()
     except IndexError:
         memory = mmap.mmap(-1, BLOCK_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    # All tensors in the block hold this view of it, and nothing else does: it ends with the last of them.
+    # Only tensors in the block refer to this view, so that it is finalized with the last of them.
     view = memoryview(memory)
     weakref.finalize(view, _give_back, memory).atexit = False
     return torch.frombuffer(view, dtype=torch.uint8)
@@ -55,5 +56,5 @@ def _give_back(memory: mmap.mmap) -> None:
     try:
         memory.madvise(mmap.MADV_FREE)
     except OSError:
-        return  # Some sandboxes' kernels know no such mark: there the memory goes back to the system now.
+        return  # Some sandboxes have no MADV_FREE. There the memory goes back to the system now.
     _IDLE.append(memory)

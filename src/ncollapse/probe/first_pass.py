@@ -1,4 +1,4 @@
-"""The first pass over the data: everything that streams, and the features while they fit the memory budget."""
+"""The first pass over the data: sums that need no class means, and features kept within the memory budget."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ncollapse.statistics.scatter import ClassScatter
 
 
 class FirstPass:
-    """Everything that streams: moments, scatters, paired moments; and the features themselves while they fit the budget."""
+    """Moments, scatters and paired moments, and the features themselves as long as they fit the budget."""
 
     def __init__(self, request: Request, budget: int) -> None:
         self.request, self.budget = request, budget
@@ -112,9 +112,8 @@ class FirstPass:
             moments[name] = ClassMoments.empty(self.request.num_classes, features.shape[1], features.device)
         if moments[name].dim != features.shape[1]:
             raise ValueError(
-                f"Layer {name!r} has {features.shape[1]} features{self.request.place(self.index)} and had "
-                f"{moments[name].dim} before. "
-                "Feed inputs of one size, or tap a pooled layer."
+                f"Layer {name!r} must have {moments[name].dim} features as before, got {features.shape[1]}"
+                f"{self.request.place(self.index)}. Feed inputs of one size, or tap a pooled layer."
             )
         return moments[name]
 
@@ -129,7 +128,7 @@ class FirstPass:
         self.totals.paired = part if self.totals.paired is None else self.totals.paired.merge(part)
 
     def _keep(self, batch: LayerBatch) -> None:
-        """Keep the batch while all kept features fit the budget; else drop them all, for a second pass."""
+        """Keep the batch if all kept features fit the budget; else drop them all, for a second pass."""
         if self.kept is None:
             return
         size = sum(features.numel() * features.element_size() for features in batch.features.values())
@@ -157,8 +156,8 @@ def _names(moments: Mapping[str, ClassMoments], processes: Processes) -> list[st
 def _prepared(moments: Mapping[str, ClassMoments], processes: Processes) -> dict[str, ClassCenters]:
     """Compute the centers of the layers whose classes all have samples."""
     ready = [name for name, value in moments.items() if bool((value.counts > 0).all()) and value.num_classes > 1]
-    # By the first process for all: a basis of equal singular values, as at collapse, is another on every kind of machine.
-    # The rest follows from it and the means, which all have: no K×K distances are sent.
+    # The first process computes the bases for all: if singular values are equal, as at collapse, the basis is not unique and
+    # differs between machines. The rest follows from the basis and the means, so that no K×K distances are sent.
     with processes.sharing_errors():
         own = {name: ClassCenters.basis_of(moments[name]) for name in ready if processes.is_first}
     bases = {name: processes.broadcast(Tensor, own.get(name)) for name in ready}
@@ -169,18 +168,18 @@ def _check_same_layers(own: Mapping[str, ClassMoments], others: Mapping[str, Cla
     layers, other_layers = ({name: value.dim for name, value in moments.items()} for moments in (own, others))
     if own and others and layers != other_layers:
         raise ValueError(
-            f"Statistics to merge must be of the same layers and dimensions, got {layers} and {other_layers}. "
-            "Feed both with the same layers."
+            f"Statistics to merge must have the same layers and dimensions, got {layers} and {other_layers}. "
+            "Update both with the same layers."
         )
 
 
 def _check_finite(moments: Mapping[str, ClassMoments], place: str) -> None:
-    # One number a layer, one synchronization a batch: a sum is finite only if everything in it is.
+    # One number per layer and one synchronization per batch: a sum is finite only if all its terms are.
     finite = torch.isfinite(torch.stack([value.scatter_traces.sum() + value.means.sum() for value in moments.values()]))
     if not bool(finite.all()):
         name = list(moments)[int((~finite).nonzero()[0])]
         classes = (~torch.isfinite(moments[name].scatter_traces)).nonzero().flatten().tolist()
         raise ValueError(
-            f"Layer {name!r} has NaN or infinite features{place}, of class {', '.join(map(str, classes))}. "
+            f"Features must be finite, got NaN or inf at layer {name!r}{place}, of class {', '.join(map(str, classes))}. "
             "Check the network for divergence (learning rate, clipping) and the inputs for NaN."
         )

@@ -1,4 +1,4 @@
-"""What processes that measure one network together must have in common, and what those without data are told."""
+"""Checks and exchanges of processes that measure one network together."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ncollapse.groups import Processes
 from ncollapse.hooks.tapped_network import TapPlan
 from ncollapse.statistics.centers import ClassCenters, LinearClassifier
 
-# Copies of one network trained by equal gradients differ by nothing, or on unlike machines by rounding.
+# Copies of a network trained with the same gradients are equal, or differ by rounding if the machines differ.
 _TOLERANCE = 1e-4
 
 
@@ -38,12 +38,12 @@ def _check_close(what: str, sizes: list[Tensor], processes: Processes) -> None:
     if not sizes:
         return
     told = processes.gather_numbers(torch.stack(sizes).tolist())
-    # Parameters that are not finite show in the features, with their place.
+    # Parameters that are not finite pass here: they are reported at the features, with layer and batch.
     other = ((told - told[0]).abs() > _TOLERANCE * told[0]).any(dim=1)
     if bool(other.any()):
         raise ValueError(
-            f"The {what} must be the same on all processes, those of rank {int(other.nonzero()[0])} are not those of rank 0. "
-            "Start from one seed or checkpoint (DistributedDataParallel hands out those of rank 0), and measure a reference "
+            f"The {what} must be the same on all processes, got others on rank {int(other.nonzero()[0])} than on rank 0. "
+            "Start from one seed or checkpoint (DistributedDataParallel broadcasts those of rank 0), and measure a reference "
             "with the same group."
         )
 
@@ -51,7 +51,7 @@ def _check_close(what: str, sizes: list[Tensor], processes: Processes) -> None:
 @contextmanager
 def first_buffers(model: nn.Module, processes: Processes) -> Iterator[None]:
     """Measure with the buffers of the first process, and restore the own ones."""
-    # Running means of a normalization differ between the processes of one training, and the first one's are what is saved.
+    # Running means of a normalization differ between the processes of one training. Checkpoints contain the first process's.
     if processes.size == 1:
         yield
         return

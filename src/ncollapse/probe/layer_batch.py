@@ -1,4 +1,4 @@
-"""The batches that are measured: in memory, or layer by layer while a network runs; checked as they come."""
+"""Batches of features, in memory or streamed layer by layer while a network runs, and the checks of their layers."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ncollapse.measurement.totals import path_layers
 from ncollapse.statistics.batch import LabelGroups, check_labels
 from ncollapse.statistics.moments import ClassMoments
 
-# Takes a layer's name and its flat features (N, d).
+# A function of a layer's name and its flat features (N, d).
 Receive = Callable[[str, Tensor], None]
 
 
 class Batch(Protocol):
-    """One batch whose layers come one by one, such as while a network runs."""
+    """One batch whose layers arrive one by one, such as while a network runs."""
 
     @property
     def labels(self) -> Tensor:
@@ -25,7 +25,7 @@ class Batch(Protocol):
 
     @property
     def reuses_memory(self) -> bool:
-        """Whether the memory of the features is about to be used again, so that what is kept of them is copied."""
+        """Whether the memory of the features will be overwritten, so that kept features must be copied."""
 
     def stream(self, receive: Receive, hold: bool) -> str | None:
         """Pass the features of every layer to ``receive``, in order of depth."""
@@ -40,7 +40,7 @@ class LayerBatch(NamedTuple):
 
     @property
     def reuses_memory(self) -> bool:
-        """False: whoever has the features in memory leaves them there."""
+        """False: features in memory stay there."""
         return False
 
     def stream(self, receive: Receive, hold: bool) -> str | None:
@@ -51,7 +51,7 @@ class LayerBatch(NamedTuple):
 
 
 class CheckedLayers:
-    """The layers of one batch as they come: checked, and brought to where their statistics are taken."""
+    """The layers of one batch in order of arrival: checked, and moved to the device of their statistics."""
 
     def __init__(self, labels: Tensor, num_classes: int, place: str, known: Mapping[str, ClassMoments] | None) -> None:
         """Check the labels once for all layers; the place ends a sentence, such as " in batch 3"."""
@@ -61,7 +61,7 @@ class CheckedLayers:
 
     @cached_property
     def groups(self) -> LabelGroups:
-        """The classes of the batch, on the device of the first layer; to be asked for before its moments are merged."""
+        """The classes of the batch, on the device of the first layer. Read it before the batch's moments are merged."""
         before = next(iter(self._known.values())).counts if self._known else None
         return LabelGroups.from_labels(self.labels, self._num_classes, before)
 
@@ -69,22 +69,24 @@ class CheckedLayers:
         """Check one layer."""
         if features.shape[0] != len(self.labels):
             raise ValueError(
-                f"Layer {name!r} has {features.shape[0]} rows for {len(self.labels)} labels{self._place}. "
-                "Tap a layer with one row a sample, the sample's dimension first."
+                f"Layer {name!r} must have one row per label, got {features.shape[0]} rows for {len(self.labels)} labels"
+                f"{self._place}. Tap a layer whose first dimension is the samples."
             )
         if self._known is not None and name not in self._known:
-            raise ValueError(f"Layer {name!r} ran{self._place}, unlike before. Name layers that always run.")
+            raise ValueError(f"Layers must run in every batch, but {name!r} is new{self._place}. Name layers that always run.")
         if not self._seen:
-            # No float64 on Apple's GPUs: statistics are taken on the CPU there.
+            # Apple's GPUs have no float64: statistics are computed on the CPU instead.
             self.labels = self.labels.to("cpu" if features.device.type == "mps" else features.device)
         self._seen.add(name)
         return features.to(self.labels.device)
 
     def finish(self) -> None:
-        """Check that all layers have come."""
+        """Check that no layer is missing."""
         missing = [name for name in self._known or () if name not in self._seen]
         if missing:
-            raise ValueError(f"Layer {missing[0]!r} did not run{self._place}, unlike before. Name layers that always run.")
+            raise ValueError(
+                f"Layers must run in every batch, but {missing[0]!r} did not run{self._place}. Name layers that always run."
+            )
 
 
 def along_path(batch: LayerBatch) -> dict[str, Tensor]:

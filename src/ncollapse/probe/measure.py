@@ -1,4 +1,4 @@
-"""The front door: collapse metrics of every layer of a network, or of features in memory, in one call."""
+"""``measure`` and its variants: collapse metrics of every layer of a network, or of features in memory, in one call."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def measure(
     """Measure neural collapse at every layer of a network.
 
     All layers are measured in one pass over the data, in eval mode and without gradients. Afterwards the network's modes and
-    the random state are what they were. Some metrics need the final class means (PFC3, NC1, NC4). Features are kept in memory
+    the random state are restored. Some metrics need the final class means (PFC3, NC1, NC4). Features are kept in memory
     for them; if they exceed ``memory_budget``, the data is read a second time. Both ways give the same numbers, and
     ``Measurement.passes`` says which was taken. Statistics are float64, whatever the network computes in.
 
@@ -63,10 +63,10 @@ def measure(
             Labels are class indices in [0, num_classes), one per sample, or one per token with shape (N, T), where -100
             leaves a token out. Turn augmentation off. Inputs are moved to the device of the network's first parameter.
         num_classes: Number of classes, K.
-        layers: "auto" takes the stages that the network declares in ``collapse_stages``. Without these it looks at one forward
-            pass of two samples, and takes the repeated blocks with their input, or the layers with weights of a plain network,
-            and what feeds the classifier; tokens are pooled as the network does it. ``find_layers`` shows the choice, and
-            ``Measurement.chosen`` says it. "all" takes every module that runs once. Or give names and globs as in
+        layers: "auto" uses the stages that the network declares in ``collapse_stages``. Without these it traces one forward
+            pass of two samples, and uses the repeated blocks with their input, or the layers with weights of a plain network,
+            and the input of the classifier. Tokens are pooled as in the network. ``find_layers`` shows the choice, and
+            ``Measurement.chosen`` explains it. "all" uses every module that runs once. Or pass names and patterns as in
             ``model.named_modules()`` ("*" stops at a dot, "**" does not), modules of the network, or ``Tap`` with a pool. A
             module inside a residual branch returns the branch alone: tap the block around it.
         classifier: The last linear layer or its name, for NC3 and NC4. None finds the one with K outputs whose output the
@@ -83,23 +83,23 @@ def measure(
         path: Also follow each sample from the first layer to the last, which must have one dimension. This gives relative
             positions, straightness, and the prediction of the straight line. A classifier's own input of another dimension,
             as behind pooling, is measured but is no part of the path (``Measurement.path_layers``).
-        memory_budget: Memory for kept features, in bytes or as "2GiB" or "500MB". None takes a quarter of what is free on
+        memory_budget: Memory for kept features, in bytes or as "2GiB" or "500MB". None is a quarter of the free memory on
             their device; 0 keeps none.
         progress: True shows a bar on stderr. A function is called after every batch with the number of batches done and their
             total (None if unknown).
         group: Processes of ``torch.distributed`` that share the data, such as ``torch.distributed.group.WORLD`` (which is
-            None where nothing is initialized, so that one script serves both). Each process passes its own ``batches``, of any
-            length, without samples repeated to fill up. All processes get the same result to the bit, and an error in one is
-            raised in all. None measures what this process has. A network in ``DistributedDataParallel`` is unwrapped, and
-            measured with the buffers of the first process.
+            None if nothing is initialized, so that one script works with and without it). Each process passes its own
+            ``batches``, of any length, without samples repeated for padding. All processes get the same result to the bit, and
+            an error in one is raised in all. None measures this process alone. A network in ``DistributedDataParallel`` is
+            unwrapped, and measured with the buffers of the first process.
 
     Returns:
-        The tidy table and what it was computed from.
+        The tidy table and the statistics behind it.
 
     Raises:
         ValueError: For labels out of range, layers that do not exist or do not run, features that are not finite, an empty
-            loader, an unknown metric or convention, a metric of the classifier where none was found, a reference of other
-            layers, a second pass that is needed and not possible, or processes whose networks or arguments differ.
+            loader, an unknown metric or convention, a named metric of the classifier if none was found, a reference with other
+            layers, a necessary second pass that is not possible, or processes whose networks or arguments differ.
         TypeError: For batches, labels or features of another type.
 
     Example:
@@ -171,7 +171,7 @@ def measure_network(
 def evaluate(
     request: Request, totals: Totals, heads: Mapping[str, LinearClassifier], chosen: str, own_input: str | None = None
 ) -> Measurement:
-    """Evaluate the metrics of a request on what was summed."""
+    """Evaluate the metrics of a request on the totals."""
     return measurement_of(
         totals.of_layers(heads, request.split, request.convention),
         request.selected,
@@ -204,13 +204,13 @@ def measure_features(
         num_classes: Number of classes, K.
         classifier: Weight (K, d) and bias (K,) or None of the classifier on the last layer's features.
         split: Name of the data split.
-        reference: Measurement of the training set whose class means decide on another split.
+        reference: Measurement of the training set, whose class means decide on another split.
         metrics: As in ``measure``.
         convention: Class weights of the covariances.
-        path: Also follow the samples' paths through the layers, which must share one dimension.
+        path: Also follow the samples' paths through the layers, which must have one dimension.
 
     Returns:
-        The tidy table and what it was computed from.
+        The tidy table and the statistics behind it.
 
     Raises:
         ValueError: As ``measure``.
@@ -224,7 +224,7 @@ def measure_features(
     """
     named = {"features": features} if not isinstance(features, Mapping) else dict(features)
     if not named:
-        raise ValueError("features must hold at least one layer, got an empty mapping.")
+        raise ValueError("features must contain at least one layer, got an empty mapping. Pass {name: features}.")
     flat = {name: flatten_features(layer) for name, layer in named.items()}
     # The features are in memory already: keeping references to them costs nothing.
     size = sum(layer.numel() * layer.element_size() for layer in flat.values())
@@ -248,7 +248,7 @@ def collect_features(
     classifier: str | nn.Module | None = None,
     unpack: Unpack = unpack_batch,
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Collect the features themselves, for analyses that need all samples at once; mind the memory.
+    """Collect the features themselves, for analyses that need all samples at once. They must fit into memory.
 
     Args:
         batches: As in ``measure``.

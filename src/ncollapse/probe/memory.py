@@ -1,4 +1,4 @@
-"""Free memory on the device where features are kept."""
+"""The free memory on the device of kept features."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import NamedTuple
 
 import torch
 
-# Where a system does not say what is free: enough for small studies, little enough for any machine.
+# The assumption if a system does not report its free memory: enough for small studies, and available on any machine.
 _UNKNOWN_MEMORY = 2**30
 
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
 class _MemoryFiles(NamedTuple):
-    """Where one version of Linux control groups tells a container's memory, and the prefix of its statistics' names."""
+    """The files of one version of Linux control groups with a container's memory, and the prefix of its statistics."""
 
     limit: str
     usage: str
@@ -22,7 +22,7 @@ class _MemoryFiles(NamedTuple):
     prefix: str
 
 
-# In version 1 only the names with "total_" include the groups inside this one, as its usage does; version 2 always does.
+# The usage includes groups inside this one. In version 1, of the statistics only those with "total_" do; in version 2 all do.
 _VERSIONS = (
     _MemoryFiles("memory.max", "memory.current", "memory.stat", ""),
     _MemoryFiles("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_"),
@@ -47,10 +47,10 @@ def _machine_memory() -> int | None:
 
 def _container_memory(folder: Path, files: _MemoryFiles) -> int | None:
     """Return the memory left under a container's limit, file cache included; None if there is no limit."""
-    # A group's usage includes the pages of every file that it has read. A container that has read its data set is soon "full",
-    # but the kernel drops these pages before it refuses memory, as MemAvailable presumes for the whole machine. Both lists of
-    # file pages are subtracted, for "active" only means read twice, as training does in its second epoch. What cannot be
-    # dropped is on other lists: tmpfs and shared memory count as anonymous, locked pages as unevictable.
+    # A group's usage includes the pages of every file that it has read, so that a container that has read its data set looks
+    # full. But the kernel drops these pages before it refuses memory; MemAvailable assumes the same for the whole machine. Both
+    # lists of file pages are subtracted: "active" only means read twice, as in the second epoch of a training. Pages that
+    # cannot be dropped are on other lists: tmpfs and shared memory count as anonymous, locked pages as unevictable.
     try:
         limit, usage = ((folder / name).read_text().strip() for name in (files.limit, files.usage))
         if not limit.isdigit():

@@ -1,4 +1,4 @@
-"""A batch that runs through a tapped network when its layers are asked for."""
+"""A batch that runs through a tapped network when its layers are streamed."""
 
 from __future__ import annotations
 

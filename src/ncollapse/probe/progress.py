@@ -1,4 +1,4 @@
-"""Progress of a measurement: a bar of rich where it is installed, else a plain line on stderr, or a function of the user's."""
+"""The progress of a measurement: a bar by rich if it is installed, else a line on stderr, or a function of the user."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """What to measure and how. ``where`` ends the place of an error ("batch 3 at epoch 7"); None if batches have no numbers."""
+    """The checked arguments of a measurement. ``where`` ends the place in errors ("in batch 3 at epoch 7"), if not None."""
 
     num_classes: int
     layers: LayerChoice = "auto"
@@ -43,14 +43,18 @@ class Request:
     def __post_init__(self) -> None:
         convention_parts(self.convention)
         if isinstance(self.num_classes, bool) or not isinstance(self.num_classes, int) or self.num_classes < 1:
-            raise ValueError(f"num_classes must be an integer, at least 1, got {self.num_classes!r}.")
+            raise ValueError(
+                f"num_classes must be an integer, at least 1, got {self.num_classes!r}. Pass the number of classes, K."
+            )
         if not self.selected:
-            raise ValueError(f"metrics must name at least one metric, such as ['pfc1', 'nc3'], got {self.metrics!r}.")
+            raise ValueError(
+                f"metrics must name at least one metric, got {self.metrics!r}. Pass ids such as ['pfc1', 'nc3'], or None."
+            )
         if self.memory_budget is not None:
             parse_bytes(self.memory_budget)
         if self.reference is not None and self.reference.num_classes != self.num_classes:
             raise ValueError(
-                f"The reference has {self.reference.num_classes} classes, the data {self.num_classes}. "
+                f"reference must have {self.num_classes} classes like the data, got {self.reference.num_classes}. "
                 "Measure both splits with one num_classes."
             )
 
@@ -67,7 +71,7 @@ class Request:
 
     @property
     def needs_centers(self) -> bool:
-        """Whether samples are looked at again when the class means are final."""
+        """Whether some metric needs the samples again once the class means are final."""
         return any("centers" in metric.needs for metric in self.selected)
 
     @property
@@ -107,7 +111,7 @@ class Request:
 
     def compared(self) -> str:
         """Return the arguments that must be the same in all processes and in merged streams, as a text."""
-        # The budget may differ: what one process cannot keep, all pass over a second time.
+        # The budget may differ: if one process cannot keep its features, all make a second pass.
         metrics = [metric.id for metric in self.selected]
         return json.dumps([self.num_classes, self.convention, self.split, self.path, metrics])
 
@@ -117,12 +121,12 @@ def classifier_on(layer: str, dim: int, classifier: tuple[Tensor, Tensor | None]
     if not (isinstance(classifier, tuple) and len(classifier) == 2):
         raise TypeError(
             f"classifier must be a pair (weight, bias or None), got {type(classifier).__name__}. "
-            "Of a linear layer pass (layer.weight, layer.bias)."
+            "For a linear layer pass (layer.weight, layer.bias)."
         )
     head = LinearClassifier.from_parameters(*classifier).to("cpu")
     if head.weight.shape != (num_classes, dim):
         raise ValueError(
             f"The classifier's weight must have shape ({num_classes}, {dim}) for layer {layer!r}, "
-            f"got {tuple(head.weight.shape)}."
+            f"got {tuple(head.weight.shape)}. Pass the layer that these features feed."
         )
     return head

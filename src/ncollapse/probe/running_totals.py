@@ -1,4 +1,4 @@
-"""Running totals: the statistics of batches that are handed in one by one; a measurement can be had at any time."""
+"""Running totals: the statistics of batches that arrive one by one, which can be measured at any time."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ Heads = Callable[[Mapping[str, ClassMoments]], Mapping[str, LinearClassifier]]
 class RunningTotals:
     """The statistics of all layers over the batches so far. There is no second pass."""
 
-    # What needs the final class means is answered from the features kept while they fit the memory budget; where they do not,
-    # those metrics are nan with the flag ``over_budget``, and paths are None.
+    # Some metrics need the final class means. Features are kept for them within the memory budget. If they do not fit, these
+    # metrics are nan with the flag ``over_budget``, and paths are None.
 
     def __init__(self, request: Request) -> None:
         self.request, self.processes = request, Processes(request.group)
@@ -42,7 +42,7 @@ class RunningTotals:
     def add(self, features: Mapping[str, Tensor], labels: Tensor) -> None:
         """Add one batch."""
         self._check_whole()
-        # An error may come when some layers have the batch and others have not: until all have it, nothing is whole.
+        # An error may occur after some layers have the batch and others do not. Then the totals cannot be used.
         self._broken = True
         if self._first is None:
             device = next(iter(features.values())).device
@@ -54,7 +54,9 @@ class RunningTotals:
         """Add the batches of another object, which stays unchanged."""
         own, theirs = self.request.compared(), other.request.compared()
         if own != theirs:
-            raise ValueError(f"Totals to merge must have the same arguments, got {own} and {theirs}. Make both alike.")
+            raise ValueError(
+                f"Totals to merge must have the same arguments, got {own} and {theirs}. Pass the same arguments to both."
+            )
         self._check_whole()
         other._check_whole()
         if other._first is None:
@@ -69,7 +71,9 @@ class RunningTotals:
         with self.processes.sharing_errors():
             self._check_whole()
             if self._first is None and self.processes.size == 1:
-                raise ValueError("There is nothing to measure: no batch has come since the beginning or the last reset.")
+                raise ValueError(
+                    "compute needs at least one batch since the start or the last reset, got none. Call update first."
+                )
             if heads is None:
                 self.request.check_classifier(chosen)
         request = self.request
@@ -84,6 +88,4 @@ class RunningTotals:
 
     def _check_whole(self) -> None:
         if self._broken:
-            raise ValueError(
-                "The last batch ended in an error, so that the statistics are not whole. Call reset and begin anew."
-            )
+            raise ValueError("The last batch must be complete, but it ended in an error. Call reset and start again.")

@@ -1,4 +1,4 @@
-"""The second pass, over kept features or the data again: everything that is summed around the final class means."""
+"""The second pass, over kept features or the data again: the sums around the final class means."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from ncollapse.statistics.decisions import ClassDecisions, Projected
 from ncollapse.statistics.moments import ClassMoments
 from ncollapse.statistics.paired import PairedMoments
 
-# Projected features of one layer that wait to be decided: 8 MB.
+# Projected features of one layer that wait for their decisions: 8 MB.
 _PENDING_ELEMENTS = 2**20
 
 
 class _Pending:
-    """Projected samples of one layer until they are decided, in memory that is taken once."""
+    """Projected samples of one layer that wait for their decisions, in memory allocated once."""
 
-    # Taken batch by batch, it would lie in the holes that features leave behind, and the next features would not fit there.
+    # Allocated batch by batch, it would fragment the memory that features leave, and the next features would not fit there.
 
     def __init__(self, first: Projected, num_samples: int) -> None:
         rows = max(1, min(num_samples, _PENDING_ELEMENTS // first.residual.shape[1]))
@@ -53,7 +53,7 @@ class _Pending:
 
 
 class DecisionSums:
-    """Decisions at all layers by given centers; projected batches wait until there are enough to be decided at once."""
+    """Sums of decisions at all layers by given centers. Projected batches wait until there are enough for one call."""
 
     def __init__(self, centers: Mapping[str, ClassCenters], counts: Mapping[str, Tensor]) -> None:
         self.centers, self.counts = dict(centers), counts
@@ -94,7 +94,7 @@ class DecisionSums:
 
 
 class SecondPass:
-    """Everything that is summed around the final class means."""
+    """The sums around the final class means."""
 
     def __init__(
         self,
@@ -113,14 +113,14 @@ class SecondPass:
         self.index = 0
 
     def add(self, batch: Batch) -> None:
-        """Add one batch, checked again: a second pass may bring other data."""
+        """Add one batch; it is checked again, since the data of a second pass may differ."""
         place = self.request.place(self.index, second=True)
         layers = CheckedLayers(batch.labels, self.request.num_classes, place, self.totals.moments)
         held: dict[str, Tensor] = {}
 
         def receive(name: str, features: Tensor) -> None:
             features = layers.take(name, features)
-            # For paths alone too: the sums around the class means tell whether a second forward pass saw the same features.
+            # Also if only paths are needed: these sums show whether a second forward pass saw the same features.
             for decided in (self.decided, self.by_reference):
                 decided.add(name, features, layers.labels, self.classifiers.get(name))
             if self.request.path:
@@ -164,17 +164,17 @@ class SecondPass:
             return
         if self.totals.passes == 1:
             raise ValueError(
-                f"The kept features of layer {name!r} changed after they were taken: a module writes its output into one "
-                "buffer again and again. Pass memory_budget=0 for a second pass."
+                f"Kept features must not change, but those of layer {name!r} did: a module writes every output into the same "
+                "buffer. Pass memory_budget=0 for a second pass."
             )
         raise ValueError(
-            f"The second pass saw other features than the first at layer {name!r}. Turn off random augmentation and "
-            "drop_last, or raise memory_budget so that one pass is enough."
+            f"The second pass must see the features of the first, but they differ at layer {name!r}. Turn off random "
+            "augmentation and drop_last, or raise memory_budget so that one pass is enough."
         )
 
     def _same_features(self, moments: ClassMoments, decisions: ClassDecisions) -> bool:
         drift = torch.linalg.vector_norm(decisions.residual_sums, dim=1) / moments.counts
         spread = (moments.class_variances + moments.centered_means().square().sum(dim=1)).sqrt()
-        # What the spread of the features can tell, and no less than float32 can hold of features far from the origin.
+        # Relative to the spread of the features, but not below the rounding of float32 for features far from the origin.
         tolerance = 1e-5 * spread + 2e-7 * torch.linalg.vector_norm(moments.means, dim=1)
         return torch.equal(decisions.counts.long(), moments.counts) and not bool((drift > tolerance).any())

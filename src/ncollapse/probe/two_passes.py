@@ -1,4 +1,4 @@
-"""Collecting: one streamed pass over all layers, then what needs the final class means, from kept features or a second pass."""
+"""The two passes of a measurement: the first streams all layers, the second sums around the final class means."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ def collect(
 
 def complete(first: FirstPass, again: Source | None, classifiers: Classifiers, processes: Processes) -> Totals:
     """Add the sums around the final class means to a first pass, if its features were kept or ``again`` is given."""
-    # Decisions and the within-class covariance on the means' span need means that are known only when all data has been seen.
-    # Features that were kept meanwhile save the second forward pass, which costs as much as the first; they take the memory
-    # of all layers' outputs, so they are kept only while they fit a budget. Both ways sum the same numbers in the same order.
+    # Decisions, and the within-class covariance on the span of the means, need the final class means, which are known only
+    # after all data was read. Kept features save a second forward pass, which costs as much as the first. But they need the
+    # memory of all layers' outputs, so they are kept only within a budget. Both ways sum the same numbers in the same order.
     request = first.request
     totals = first.finish(processes)
     deciding = _deciding(request.reference_centers, totals.moments)
@@ -75,13 +75,13 @@ def _deciding(
     for name, own in moments.items():
         if name not in reference:
             raise ValueError(
-                f"The reference has no layer {name!r}, so its class means cannot decide there. It has: "
-                f"{', '.join(reference)}. Measure both splits with the same layers and classifier."
+                f"reference must have layer {name!r}, got one with {', '.join(reference)}. "
+                "Measure both splits with the same layers and classifier."
             )
         centers = reference[name]
         if centers is not None and centers.moments.dim != own.dim:
             raise ValueError(
-                f"The reference has {centers.moments.dim} features at layer {name!r}, the data {own.dim}. "
+                f"reference must have {own.dim} features at layer {name!r} like the data, got {centers.moments.dim}. "
                 "Measure both splits with one network."
             )
         if centers is not None:

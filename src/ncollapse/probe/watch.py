@@ -1,4 +1,4 @@
-"""Watching a plain training loop: the features of the loop's own forward passes, with the labels that it gives."""
+"""``watch``: metrics of the features that a training loop's own forward passes compute."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 Mode = Literal["train", "eval"]
 
-# Networks that are being looked at, which no call of the loop is.
+# Networks that run for the search of layers at the moment. Such a call is not one of the training loop.
 _LOOKED_AT: WeakSet[nn.Module] = WeakSet()
 
 
@@ -61,27 +61,27 @@ def watch(
     of the epoch. To measure the network exactly as it stands, use ``measure``.
 
     Args:
-        model: Any network that is not compiled. Its first watched call is looked at beforehand, with two of its samples, in
-            eval mode and without gradients, to find the layers.
+        model: Any network that is not compiled. Before its first watched call it runs on two of the samples, in eval mode and
+            without gradients, to find the layers.
         num_classes: Number of classes, K.
         layers: As in ``measure``.
         classifier: As in ``measure``; it is read at ``compute``.
-        mode: Calls in this mode of the network are watched; those in the other, such as for a validation, are left alone.
+        mode: Calls in this mode of the network are watched. Calls in the other mode, such as a validation, are ignored.
         split: Name of the data split.
         reference: Measurement of the training set, whose class means then decide on this other split.
         metrics: As in ``measure``.
         convention: Class weights of the covariances.
-        path: Also follow the samples' paths from the first layer to the last, which must share one dimension.
-        memory_budget: Memory for kept features, in bytes or as "2GiB", for what needs the final class means; beyond it those
-            metrics are nan with the flag ``over_budget``. None takes a quarter of what is free.
+        path: Also follow the samples' paths from the first layer to the last, which must have one dimension.
+        memory_budget: Memory for kept features, in bytes or as "2GiB". Metrics that need the final class means use them; beyond
+            the budget these are nan with the flag ``over_budget``. None is a quarter of the free memory.
         group: Processes of ``torch.distributed`` that share the data, each with its own batches; all call ``compute``.
 
     Returns:
         A context manager with ``update``, ``compute`` and ``reset``.
 
     Raises:
-        ValueError: If an argument is not what it must be, or a layer does not exist.
-        TypeError: If the model is no network, or compiled.
+        ValueError: If an argument is invalid, or a layer does not exist.
+        TypeError: If the model is not a network, or is compiled.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -116,7 +116,7 @@ def watch(
 
 
 class Watched:
-    """A network that is watched; made by ``watch``. Hooks are removed on leaving the ``with`` block, also after an error."""
+    """A watched network, made by ``watch``. Leaving the ``with`` block removes the hooks, also after an error."""
 
     def __init__(self, model: nn.Module, discovery: Discovery, totals: RunningTotals, mode: Mode) -> None:
         self._model, self._discovery, self._totals, self._mode = model, discovery, totals, mode
@@ -156,8 +156,8 @@ class Watched:
             )
         if calls > 1:
             raise ValueError(
-                f"update needs one call of the network before it, got {calls} since the last update, so that it is open to "
-                "which the labels belong. Call update after each, and keep other calls outside of the with block."
+                f"update needs one call of the network before it, got {calls} since the last update, and cannot know to which "
+                "the labels belong. Call update after each, and keep other calls outside of the with block."
             )
         # Copied only now: the loop may write the next batch into the same buffer.
         self._totals.add(features, labels.clone() if isinstance(labels, Tensor) else labels)
@@ -210,9 +210,9 @@ class Watched:
                 plan = self._discovery.plan(samples, num_rows, tokens=False)
         finally:
             _LOOKED_AT.discard(self._model)
-            # Under autocast older PyTorch would give the call itself the weights that the look converted without gradients.
+            # Under autocast, older PyTorch would use the weights cast here, which have no gradients, in the call itself.
             torch.clear_autocast_cache()
-        # All are copied: what training overwrites, such as by dropout in place, eval mode does not show.
+        # All layers are copied: eval mode does not show which of them training overwrites, as dropout in place does.
         labels = {tap.label for tap in plan.taps} | ({plan.feeding} - {None})
         return replace(plan, overwritten=frozenset(map(str, labels)))
 
@@ -225,7 +225,7 @@ def _by_name(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
         return {**dict(zip(bound.arguments, bound.args, strict=False)), **bound.kwargs}
     if args and kwargs:
         raise TypeError(
-            f"watch cannot tell the inputs of {type(model).__name__}, whose forward takes arguments without a name, from its "
-            "keywords. Call it with one kind of arguments."
+            f"watch needs either positional or keyword arguments for {type(model).__name__}, whose forward has arguments "
+            "without names, got both. Call it with one kind."
         )
     return args or kwargs
