@@ -16,20 +16,21 @@ from zoo.oracle import deviation, run  # noqa: E402
 HEADER = """# Networks whose layers are found automatically
 
 `measure(model, batches, num_classes=K)` finds the layers of these networks automatically. The table lists the layers that it
-measures. `make docs-networks` makes it from the opt-in tests (`make test-zoo`). The networks are untrained, as their libraries build
-them.
+measures. `make docs-networks` makes it from the opt-in tests (`make test-zoo`). The networks are untrained, as their
+libraries build them.
 
-- which: the layers. `*` is a number, and the count in brackets is the number of layers. `x.input` is the input of the module `x`, if
-  no module returns it.
-- tokens: how tokens become one row per sample, as in the network itself. "cls" is the first token, "last_token" the last one that
-  the attention mask marks, "mean" the average over those that it marks. "mean" is also used if the network's own way is unknown, and
-  before a class token is added. "each" means one label per token, "–" no tokens.
-- deviation: the largest relative deviation over all layers. It compares class means, within-class and between-class variances with
-  a float64 computation on features from separate hooks. Means over tokens are computed in the network's float32; everything else is
-  exact to the rounding of float64. The tests also check that the features that feed the classifier reproduce the network's logits.
+- which: the layers. `*` is a number, and the count in brackets is the number of layers. `x.input` is the input of the module
+  `x`, if no module returns it.
+- tokens: how tokens become one row per sample, as in the network itself. "cls" is the first token, "last_token" the last one
+  that the attention mask marks, "mean" the average over those that it marks. "mean" is also used if the network's own way is
+  unknown, and before a class token is added. "each" means one label per token, "–" no tokens.
+- deviation: the largest relative deviation over all layers. It compares class means, within-class and between-class variances
+  with a float64 computation on features from separate hooks. Means over tokens are computed in the network's float32;
+  everything else is exact to the rounding of float64. The tests also check that the features that feed the classifier
+  reproduce the network's logits.
 
-[How layers are found](discovery.md) explains the search. `nc.find_layers(model, inputs)` shows the layers of your network. If you
-want others, name them: `layers=["layer*.*", "avgpool"]`.
+[How layers are found](discovery.md) explains the search. `nc.find_layers(model, inputs)` shows the layers of your network. If
+you want others, name them: `layers=["layer*.*", "avgpool"]`.
 
 | library | network | layers | which | tokens | feeds the classifier | deviation |
 |---|---|---|---|---|---|---|
