@@ -106,7 +106,7 @@ def test_trained_margins_become_equal(seed):
 
 def test_descent_converges_at_the_kinks():
     """Plain L-BFGS stops there with a gradient that is not zero; every minimum of this network lies at kinks."""
-    model = WeightNormalizedNet(two_classes(), TWO, lambda_w=1e-3)
+    model = WeightNormalizedNet(two_classes(), TWO, lambda_w=1e-3, width=8)
     assert not model.solve(LBFGS(), seed=0, allow_unconverged=True).converged
     found = model.solve(seed=0)
     assert found.status.startswith("Critical point, not certified: ReLU rounded off within 0.0001")

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from scipy.optimize import OptimizeResult, minimize
 
 from ncollapse.surrogates.solving.problem import Problem, Run, check_accepted
-from ncollapse.surrogates.solving.proximal import polish
+from ncollapse.surrogates.solving.proximal import NuclearProblem, polish
 from ncollapse.surrogates.solving.solution import Variables
 
 # An objective that has fallen to this share of where it began is zero as far as its digits go.
 _VANISHED = 1e-16
 # L-BFGS goes on to this share of its tolerance.
 _FURTHER = 1e-4
+# Steps between two proximal ones, for convex programs.
+_BETWEEN = 1000
 
 
 def largest(tensors: Variables) -> float:
@@ -66,12 +68,27 @@ class LBFGS:
     def run(self, problem: Problem, start: Variables) -> Run:
         """Descend from a start."""
         check_accepted(problem, self)
-        return polish(problem, self.minimize(problem.value_and_gradient, start))
+        if not isinstance(problem, NuclearProblem):
+            return self.minimize(problem.value_and_gradient, start)
+        # Polished on the way too: with tiny decays descent alone creeps for thousands of steps.
+        run = Run(start, (), False, "")
+        while True:
+            limit = min(len(run.history) + _BETWEEN, self.max_iterations)
+            found = replace(self, max_iterations=limit).minimize(problem.value_and_gradient, run.variables, run.history)
+            run = polish(problem, found)
+            if found.converged or len(found.history) <= limit or limit == self.max_iterations:
+                return run
 
-    def minimize(self, value_and_gradient: Callable[[Variables], tuple[float, Variables]], start: Variables) -> Run:
-        """Minimize any function of named tensors, given with its gradient."""
+    def minimize(
+        self,
+        value_and_gradient: Callable[[Variables], tuple[float, Variables]],
+        start: Variables,
+        before: tuple[float, ...] = (),
+    ) -> Run:
+        """Minimize any function of named tensors, given with its gradient, after a history of former steps."""
         last = value_and_gradient(start)
-        history, vanished = [last[0]], _VANISHED * abs(last[0])
+        history = [*before] or [last[0]]
+        left, vanished = self.max_iterations + 1 - len(history), _VANISHED * abs(history[0])
 
         def evaluate(flat: np.ndarray) -> tuple[float, np.ndarray]:
             nonlocal last
@@ -86,7 +103,7 @@ class LBFGS:
             if abs(value) <= vanished or slope <= _FURTHER * self.tolerance:
                 raise StopIteration
 
-        counts = {"maxiter": self.max_iterations, "maxfun": 10 * self.max_iterations, "maxcor": self.memory}
+        counts = {"maxiter": left, "maxfun": 10 * left, "maxcor": self.memory}
         # No tolerance of SciPy's own: they are absolute, and a flat stretch is no reason to stop.
         options = {**counts, "gtol": 0.0, "ftol": 0.0}
         found = minimize(evaluate, _flatten(start), jac=True, method="L-BFGS-B", options=options, callback=after_step)
@@ -94,7 +111,7 @@ class LBFGS:
         value, gradient = value_and_gradient(variables)
         slope = steepness(value, gradient, variables)
         gone = abs(value) <= vanished
-        words = f"L-BFGS, {found.nit} iterations, {_end(gone, slope)}"
+        words = f"L-BFGS, {len(history) - 1} iterations, {_end(gone, slope)}"
         return Run(variables, tuple(history), gone or slope <= self.tolerance, words)
 
 
