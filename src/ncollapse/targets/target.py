@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 
@@ -134,8 +134,7 @@ def measure_target(
         options: dict[str, Any] = {"checkpoint": target.checkpoint, "unsafe_pickle": target.unsafe_pickle}
         # A run's network and one of a library have as many outputs as the data has classes.
         num_classes = None if target.is_run else splits[0].num_classes
-        where = device_named(str(device), processes)
-        network = load_network(target.network, num_classes=num_classes, device=where, **options)
+        network = load_network(target.network, num_classes=num_classes, device=device_named(str(device), processes), **options)
         convention = convention or target.convention()
     measurement: Measurement | None = None
     for data in splits:
@@ -156,8 +155,7 @@ def measure_target(
                 group=group,
             )
         processes.check_same(f"The labels in the batches of {data.name}", batches.digest)
-    assert measurement is not None
-    return measurement
+    return cast(Measurement, measurement)
 
 
 def _advice(target: Target) -> str:
