@@ -1,4 +1,4 @@
-"""What a few seeds say about a quantity: means, shares and slopes, each with an interval of 95 %."""
+"""Estimates from a few seeds: means, shares and slopes, each with an interval of 95 %."""
 
 import math
 import statistics

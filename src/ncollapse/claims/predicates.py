@@ -1,4 +1,4 @@
-"""What is true or false of a single run: which claims it is about, and what it says of them. None where undefined."""
+"""Predicates of a single run: which claims it is about, and whether they hold in it. None where undefined."""
 
 from collections.abc import Callable
 from itertools import pairwise

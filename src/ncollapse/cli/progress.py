@@ -1,4 +1,4 @@
-"""What long work shows: a bar with the time left on a terminal, a line every tenth of the way and at the end elsewhere."""
+"""Progress of long work: a bar with the time left on a terminal; elsewhere a line at each tenth of the way and at the end."""
 
 from __future__ import annotations
 

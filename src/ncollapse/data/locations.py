@@ -1,4 +1,4 @@
-"""Where the data sets lie on this computer, found without reading them. Needs no torch."""
+"""Locations of the data sets on this computer, found without reading them. Needs no torch."""
 
 from importlib.util import find_spec
 from pathlib import Path

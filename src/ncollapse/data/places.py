@@ -1,4 +1,4 @@
-"""Where data sets lie on this computer, and how a file of theirs is fetched."""
+"""Search for the files of a data set on this computer, and their download."""
 
 import http.client
 import os

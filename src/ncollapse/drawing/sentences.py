@@ -1,4 +1,4 @@
-"""What a run found, in words: three lines, a few cells for comparisons, and every detail."""
+"""Sentences about a run: three lines, a few cells for comparisons, and every detail."""
 
 import itertools
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What networks on flat samples share: their sizes and inputs checked, and linear layers with the weights of a seed."""
+"""Parts shared by networks on flat samples: checks of sizes and inputs, and linear layers with the weights of a seed."""
 
 import math
 

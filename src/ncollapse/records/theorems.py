@@ -1,4 +1,4 @@
-"""What theorems about the straight line say of measured features: results of ``ncollapse.depth``, and parts of ``depth.json``.
+"""Results of the theorems about the straight line on measured features: made by ``ncollapse.depth``, kept in ``depth.json``.
 
 A number that is undefined is nan where it was computed, and None where it was read from a file: JSON has no nan.
 """

@@ -1,4 +1,4 @@
-"""What pages are made of: templates as self-contained HTML, and panels as SVG in the page's own letters and colors."""
+"""Markup of the pages: templates as self-contained HTML, and panels as SVG in the page's own letters and colors."""
 
 import base64
 import hashlib

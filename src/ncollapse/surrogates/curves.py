@@ -1,4 +1,4 @@
-"""What a figure of a solution shows: panels of plain numbers, the ones that its model is about."""
+"""Curves in the figure of a solution: panels of plain numbers, chosen for each model."""
 
 from __future__ import annotations
 

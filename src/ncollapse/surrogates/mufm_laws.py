@@ -1,4 +1,4 @@
-"""What holds at critical points of the multilayer model: straight layers, the shrinkage law, when collapse progresses."""
+"""Laws at critical points of the multilayer model: straight layers, shrinkage, and when collapse progresses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``ncollapse measure`` measures: a network and its data by name, in one process or many."""
+"""The target of ``ncollapse measure``: a network and its data by name, in one process or many."""
 
 from __future__ import annotations
 

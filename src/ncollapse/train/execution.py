@@ -1,4 +1,4 @@
-"""How steps are computed: in which precision, by a compiled network, by deterministic operations only."""
+"""Execution of training steps: precision, compiled networks, deterministic operations."""
 
 from __future__ import annotations
 
