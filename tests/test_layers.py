@@ -34,19 +34,43 @@ FORBIDDEN |= {("claims", room) for room in FLOORS if room not in {"records", "dr
 FORBIDDEN |= {("report", room) for room in FLOORS if room not in {"records", "drawing", "claims", "version"}}
 
 
+def rooms_imported(program: str) -> set[str]:
+    """The rooms of ours that a program imports, in whichever form the statement is written."""
+    found = set()
+    for node in ast.walk(ast.parse(program)):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            assert not node.level, "a relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        parts = [name.split(".") for name in names]
+        # Whatever is no room is a name that the package itself hands on.
+        found |= {
+            room if (room := (*below, "")[0]) in FLOORS else "__init__" for package, *below in parts if package == "ncollapse"
+        }
+    return found
+
+
 def edges() -> set[tuple[str, str, str]]:
     """All imports of one room by another: (importer, imported, file)."""
     found = set()
     for path in SOURCE.rglob("*.py"):
         room = path.relative_to(SOURCE).parts[0].removesuffix(".py")
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
-            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            for name in names:
-                parts = name.split(".")
-                if parts[0] == "ncollapse" and len(parts) > 1 and parts[1] != room:
-                    found.add((room, parts[1], str(path.relative_to(SOURCE))))
+        found |= {(room, other, str(path.relative_to(SOURCE))) for other in rooms_imported(path.read_text()) if other != room}
     return found
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import ncollapse.depth",
+        "import ncollapse.depth.path as p",
+        "from ncollapse import depth",
+        "from ncollapse.depth import path",
+    ],
+)
+def test_rooms_are_seen_in_every_form_of_import(program):
+    assert rooms_imported(program) == {"depth"}
+    assert rooms_imported("import ncollapse") == {"__init__"}
 
 
 def test_every_room_has_a_floor():
@@ -86,14 +110,32 @@ def test_light_imports(statement, absent):
     assert result.stdout.splitlines()[-1] == ""
 
 
+# An annotation may name the type ProcessGroup; it asks for no rank.
+RANKS = re.compile(
+    r"import torch\.distributed|from torch import .*distributed|from torch\.distributed import (?!ProcessGroup$)"
+    r"|\bdist\.|\._?rank\b|\"(LOCAL_)?(RANK|WORLD_SIZE)\""
+)
+
+
 def test_groups_is_the_only_file_that_knows_of_ranks():
-    told = re.compile(
-        r"import torch\.distributed|from torch import .*distributed|\bdist\.|\._?rank\b|\"(LOCAL_)?(RANK|WORLD_SIZE)\""
-    )
     found = [
         f"{path.relative_to(SOURCE)}: {line.strip()}"
         for path in SOURCE.rglob("*.py")
         for line in path.read_text().splitlines()
-        if told.search(line) and path.name != "groups.py"
+        if RANKS.search(line) and path.name != "groups.py"
     ]
     assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import torch.distributed as d",
+        "from torch import distributed",
+        "from torch.distributed import get_rank",
+        "dist.barrier()",
+    ],
+)
+def test_ranks_are_seen_in_every_form_of_import(line):
+    assert RANKS.search(line)
+    assert not RANKS.search("    from torch.distributed import ProcessGroup")
