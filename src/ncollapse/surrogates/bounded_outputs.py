@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ncollapse.etf import simplex_etf
 from ncollapse.surrogates.solving.arguments import check_counts, check_positive
-from ncollapse.surrogates.solving.losses import one_hot, precise_cross_entropy
+from ncollapse.surrogates.solving.losses import loss_value, one_hot
 from ncollapse.surrogates.solving.problem import CountsProblem, Solver
 from ncollapse.surrogates.solving.projected import Constrained, ProjectedGradient
 from ncollapse.surrogates.solving.solution import Certificate, Solution, Variables
@@ -74,7 +74,8 @@ class BoundedOutputs(CountsProblem, Constrained):
 
     def objective(self, variables: Variables) -> Tensor:
         """Mean cross-entropy of the outputs, "features" (N, K)."""
-        return precise_cross_entropy(variables["features"], self.labels)
+        shares = torch.full((self.num_samples,), 1 / self.num_samples, dtype=torch.float64)
+        return loss_value("cross_entropy", variables["features"], self.labels, shares)
 
     def certificate(self, variables: Variables) -> Certificate:
         """The global minimum, which holds within the ball."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ncollapse.etf import simplex_etf
 from ncollapse.surrogates.solving.arguments import check_balanced, check_counts, check_positive
-from ncollapse.surrogates.solving.losses import precise_cross_entropy
+from ncollapse.surrogates.solving.losses import loss_value
 from ncollapse.surrogates.solving.problem import CountsProblem, Solver
 from ncollapse.surrogates.solving.projected import Constrained, ProjectedGradient
 from ncollapse.surrogates.solving.solution import Certificate, Inequality, Solution, Variables, unless_it_holds
@@ -83,7 +83,8 @@ class NormalizedFeatures(CountsProblem, Constrained):
     def objective(self, variables: Variables) -> Tensor:
         """Mean cross-entropy of "weight" (K, d) and "features" (N, d), unit rows."""
         logits = self.temperature * variables["features"] @ variables["weight"].T
-        return precise_cross_entropy(logits, self.labels)
+        shares = torch.full((self.num_samples,), 1 / self.num_samples, dtype=torch.float64)
+        return loss_value("cross_entropy", logits, self.labels, shares)
 
     def certificate(self, variables: Variables) -> Certificate:
         """The bound, which holds in any dimension."""

@@ -25,30 +25,33 @@ def loss_value(name: LossName, logits: Tensor, labels: Tensor, shares: Tensor) -
     """Weighted loss of logits: half the squared distance to the one-hot label, or the cross-entropy."""
     if name == "mse":
         return 0.5 * shares @ (logits - one_hot(labels, logits.shape[1])).square().sum(dim=1)
-    return shares @ torch.nn.functional.cross_entropy(logits, labels, reduction="none")
-
-
-def precise_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy to full relative precision, however small."""
     # The loss of a sample is log(1 + the sum of e^(wrong logit - true logit)). The difference of a logarithm and a logit would
     # lose the digits of a loss of 1e-5 and of its slope.
     chosen = labels.unsqueeze(1)
     odds = (logits - logits.gather(1, chosen)).scatter(1, chosen, -torch.inf)
-    return -torch.nn.functional.logsigmoid(-odds.logsumexp(dim=1)).mean()
+    return -shares @ torch.nn.functional.logsigmoid(-odds.logsumexp(dim=1))
 
 
 def loss_gradient(name: LossName, logits: Tensor, labels: Tensor, shares: Tensor) -> Tensor:
     """Gradient Γ of ``loss_value``: shares times outputs less targets."""
-    outputs = logits if name == "mse" else torch.softmax(logits, dim=1)
-    return shares.unsqueeze(1) * (outputs - one_hot(labels, logits.shape[1]))
+    if name == "mse":
+        return shares.unsqueeze(1) * (logits - one_hot(labels, logits.shape[1]))
+    # What the output of the true class lacks to one is what the others have, to all digits.
+    chosen = labels.unsqueeze(1)
+    wrong = torch.softmax(logits, dim=1).scatter(1, chosen, 0.0)
+    return shares.unsqueeze(1) * wrong.scatter(1, chosen, -wrong.sum(dim=1, keepdim=True))
 
 
 def loss_conjugate(name: LossName, gradient: Tensor, labels: Tensor, shares: Tensor) -> Tensor:
     """Convex conjugate of ``loss_value``."""
-    # For the cross-entropy it is the negative entropy of the probabilities to which Γ belongs, target + Γ / share.
     targets = one_hot(labels, gradient.shape[1])
     if name == "mse":
         return (gradient.square().sum(dim=1) / (2 * shares)).sum() + (gradient * targets).sum()
-    # A rounding below zero is a probability of zero.
-    probabilities = torch.clamp(targets + gradient / shares.unsqueeze(1), min=0)
-    return shares @ torch.special.xlogy(probabilities, probabilities).sum(dim=1)
+    # Minus the entropy of the probabilities to which Γ belongs, target + Γ / share; infinite where these are none. Those of the
+    # true classes enter by what they are below one, which keeps its digits.
+    change = gradient / shares.unsqueeze(1)
+    probabilities = targets + change
+    if bool((probabilities < 0).any()):
+        return gradient.new_tensor(torch.inf)
+    wrong = (1 - targets) * torch.special.xlogy(probabilities, probabilities)
+    return shares @ (wrong + targets * torch.special.xlog1py(probabilities, targets * change)).sum(dim=1)

@@ -91,20 +91,44 @@ class NuclearProgram:
         """Spectral norm of the gradient, and a lower bound of the minimum that holds whatever the point is."""
         # By Fenchel duality every matrix Γ bounds the minimum from below by minus the loss's conjugate at Γ, less what the bias
         # and the nuclear norm can win: radius times the spectral norm of Γ (rows over scales), or nothing where that norm is at
-        # most the penalty. So Γ, taken as the gradient at the point, is scaled down to the penalty. A free bias could win
-        # without end unless the columns of Γ sum to zero, which the best bias brings about.
+        # most the penalty. A free bias could win without end unless the columns of Γ sum to zero.
         if self.bias == "free":
             bias = best_bias(self.loss, logits, self.labels, self.shares, bias)
-            if float(loss_gradient(self.loss, logits + bias, self.labels, self.shares).sum(dim=0).abs().max()) > _EXACT:
-                return math.nan, -math.inf
         gradient = loss_gradient(self.loss, logits + bias, self.labels, self.shares)
         norm = float(torch.linalg.matrix_norm(gradient / self.scales.unsqueeze(1), ord=2))
-        if math.isinf(self.radius) and norm > self.penalty:
-            gradient = gradient * (self.penalty / norm)
+        if math.isfinite(self.radius):
+            return norm, self._bound(gradient) - self.radius * norm
+        return norm, max(map(self._bound, self._duals(logits, gradient)))
+
+    def _duals(self, logits: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """Two matrices Γ whose spectral norm is at most the penalty, from the gradient at a point."""
+        # The gradient itself, scaled down to the penalty, loses to first order what the point is off, and all its digits where
+        # decays are so tiny that outputs and targets agree to rounding. A proximal step subtracts from V - tΓ its singular
+        # values up to the penalty times t: these, over t, are minus the gradient at a minimum, and elsewhere take its singular
+        # vectors from the logits, which are known to all digits. They lose to second order only, but are no gradient of the
+        # cross-entropy where the point is far off.
+        scales, (step, _) = self.scales.unsqueeze(1), self._steps()
+        slope = gradient / scales
+        left, values, right = torch.linalg.svd(scales * logits - step * slope, full_matrices=False)
+        clipped = -left * torch.clamp(values / step, max=self.penalty) @ right
+        scaled = slope * (self.penalty / max(self.penalty, float(torch.linalg.matrix_norm(slope, ord=2))))
+        return self._admitted(clipped), self._admitted(scaled)
+
+    def _admitted(self, slope: Tensor) -> Tensor:
+        """Γ from Γ over scales, less what rounding leaves where sums of a gradient are zero."""
+        scales = self.scales.unsqueeze(1)
+        if self.bias == "free":
+            slope = slope - scales * (scales.T @ slope) / scales.square().sum()
+        if self.loss == "cross_entropy":
+            slope = slope - slope.mean(dim=1, keepdim=True)
+        return scales * slope
+
+    def _bound(self, gradient: Tensor) -> float:
+        """What a matrix of spectral norm at most the penalty says about the minimum."""
         bound = -float(loss_conjugate(self.loss, gradient, self.labels, self.shares))
         if self.bias == "regularized":
             bound -= float(gradient.sum(dim=0).square().sum()) / (2 * self.lambda_b)
-        return norm, bound if math.isinf(self.radius) else bound - self.radius * norm
+        return bound
 
     def proximal(self, matrix: Tensor, step: float) -> Tensor:
         """Proximal map of the nuclear norm's part."""

@@ -19,9 +19,8 @@ from ncollapse.statistics import ClassCenters, ClassDecisions, ClassMoments, Lin
 Variables = dict[str, Tensor]
 # A relative gap below this is what the gradient of a solved problem, a few 1e-10, leaves open to first order.
 CERTIFIED = 1e-6
-# What solvers leave of a minimum that is zero, and what rounding leaves of terms of order one.
+# What solvers leave of a minimum that is zero.
 _ZERO = 1e-11
-_ROUNDING = 1e-15
 # The sides of an inequality that is an equality at the solution are known as well as the gradient is.
 _EQUAL = 1e-6
 
@@ -107,8 +106,8 @@ class Solution:
     @property
     def certified(self) -> bool:
         """Whether the gap proves a global minimum: to 1e-6 of the objective, or 1e-11 where the bound is zero."""
-        floor = _ZERO if self.certificate.lower_bound == 0 else _ROUNDING
-        return math.isfinite(self.value) and self.gap <= max(CERTIFIED * abs(self.value), floor)
+        floor = _ZERO if self.certificate.lower_bound == 0 else CERTIFIED * abs(self.value)
+        return math.isfinite(self.value) and self.gap <= floor
 
     @property
     def status(self) -> str:
