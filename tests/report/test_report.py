@@ -21,13 +21,25 @@ def test_a_run_has_its_page_and_figures(make_run):
     assert (run / "figures" / "pfc_over_depth.svg").is_file()
 
 
-def test_several_runs_are_compared_and_each_has_its_page(make_run, tmp_path, without_drawings):
-    runs = [make_run(name, **SMALL) for name in ("one", "two & <b>")]
+def test_nothing_is_written_but_the_page_that_was_named(make_run, tmp_path, without_drawings):
+    runs = [make_run(name, **SMALL) for name in ("one", "two")]
+    before = [sorted(run.rglob("*")) for run in runs]
+    out = tmp_path / "pages" / "page.html"
+    for folders in (runs, runs[:1]):
+        assert write_report(folders, out) == out
+        assert [sorted(run.rglob("*")) for run in runs] == before
     assert write_report(runs) == runs[0] / "compare.html"
-    assert title(runs[0] / "compare.html") == "2 runs side by side"
-    assert all((run / "report.html").is_file() for run in runs)
+    assert [sorted(run.rglob("*")) for run in runs] == [sorted([*before[0], runs[0] / "compare.html"]), before[1]]
+
+
+def test_several_runs_are_compared_and_linked_where_they_have_pages(make_run, tmp_path, without_drawings):
+    runs = [make_run(name, **SMALL) for name in ("one", "two & <b>", "three")]
+    for run in runs[:2]:
+        write_report([run])
     html = write_report(runs, tmp_path / "pages" / "side.html").read_text(encoding="utf-8")
-    assert re.findall(r'<small><a href="(.*?)">', html)[:2] == ["../one/report.html", "../two%20%26%20%3Cb%3E/report.html"]
+    assert "3 runs side by side" in html
+    cells = re.findall(r'<small>(?:<a href="(.*?)">)?(?:one|two|three)\b', html)[:3]
+    assert cells == ["../one/report.html", "../two%20%26%20%3Cb%3E/report.html", ""]
 
 
 def test_a_sweep_has_its_page_wherever_it_lies(write_sweep, tmp_path, without_drawings):

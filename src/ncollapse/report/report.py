@@ -19,7 +19,7 @@ __all__ = ["write_report"]
 def write_report(folders: Sequence[Path], out: Path | None = None) -> Path:
     """Write the page that fits: of a run, of several runs side by side, of a sweep, or of sweeps over depth.
 
-    Of runs, the figures and the page of each are written as well.
+    Of one run, its three figures are written into ``figures/`` too, unless ``out`` names another place.
 
     Args:
         folders: Run directories; or the folder of a sweep; or folders of sweeps over ``model.num_blocks`` alone.
@@ -58,10 +58,8 @@ def write_report(folders: Sequence[Path], out: Path | None = None) -> Path:
 
 
 def _report_runs(paths: Sequence[Path], out: Path | None) -> Path:
-    for path in paths:
-        save_figures(read_run(path))
-    if len(paths) == 1:
-        return write_page(paths[0], out or paths[0] / REPORT)
-    for path in paths:
-        write_page(path, path / REPORT)
-    return write_comparison(paths, out or paths[0] / "compare.html")
+    if len(paths) > 1:
+        return write_comparison(paths, out or paths[0] / "compare.html")
+    if out is None:
+        save_figures(read_run(paths[0]))
+    return write_page(paths[0], out or paths[0] / REPORT)
