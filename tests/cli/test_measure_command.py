@@ -100,7 +100,7 @@ def test_what_does_not_fit_is_one_line(net, tmp_path, capsys):
     raised = failing(capsys, "measure", "named_in_tests:wrong", *WORDS[2:])
     assert "must return a torch.nn.Module, got int" in raised
     raised = failing(capsys, "measure", "named_in_tests:biuld", *WORDS[2:])
-    assert "must name a function of module 'named_in_tests', got none of that name. Near: build." in raised
+    assert "must name a function of module 'named_in_tests', got none of that name. Near ones: build." in raised
     assert "needs --data" in failing(capsys, *WORDS[:2])
     raised = failing(capsys, "measure", "nothing", *WORDS[2:])
     assert "module:function, torchvision:NAME, timm:NAME or transformers:FOLDER, got 'nothing'" in raised
@@ -180,7 +180,7 @@ def test_networks_of_libraries(name, capsys, monkeypatch):
     assert "1797 samples of 10 classes" in printed
     assert "nc3" in printed
     raised = failing(capsys, "measure", f"{name}:resnet81", "--data", "digits")
-    assert f"{name} has no network 'resnet81'. Near: resnet18." in raised
+    assert f"{name} has no network 'resnet81'. Near ones: resnet18" in raised
 
 
 def test_pretrained_weights_of_timm_are_not_taken_silently(capsys, monkeypatch):

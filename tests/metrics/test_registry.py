@@ -160,7 +160,7 @@ def test_an_unknown_id_names_near_ones():
 
 
 def test_an_unknown_id_unlike_any_names_all():
-    with pytest.raises(ValueError, match=r"No metric 'zzz'\. Near ones: pfc1, nc1, .*entropy_rank_total\."):
+    with pytest.raises(ValueError, match=r"No metric 'zzz'\. Known: pfc1, nc1, .*entropy_rank_total\."):
         select_metrics(["zzz"])
 
 

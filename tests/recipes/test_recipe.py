@@ -59,12 +59,13 @@ def test_a_shorter_training_is_measured_at_the_listed_epochs_that_it_reaches():
         ("train.epoch=5", r"no field 'train\.epoch'\. Near ones: train\.epochs"),
         ("quux=5", r"no field 'quux'\. See all with: ncollapse recipes demo\.$"),
         ("epochs=5", r"no field 'epochs'\. Near ones: train\.epochs, measure\.epochs\. See all"),
-        ("train.epochs=many", r"train\.epochs: Input should be a valid integer.*got 'many'"),
+        ("train.epochs=many", r"train\.epochs must be a valid integer.*got 'many'"),
         ("train.epochs=0", r"^train\.epochs must be an integer of 1 or more, got 0\. Pass such a number\. \(set by"),
-        ("train.epochs=true", r"^train\.epochs: Input should be a valid integer, got True"),
-        ("train.learning_rate=true", r"train\.learning_rate: Input should be a valid number, got True"),
-        ("train.loss=hinge", r"train\.loss: Input should be 'cross_entropy', 'mse' or 'dot_regression', got 'hinge'"),
-        ("data.name=imagenet", r"data\.name: Input should be 'digits'"),
+        ("train.epochs=true", r"^train\.epochs must be a valid integer, got True"),
+        ("train.learning_rate=true", r"train\.learning_rate must be a valid number, got True"),
+        ("train.loss=hinge", r"train\.loss must be 'cross_entropy', 'mse' or 'dot_regression', got 'hinge'"),
+        ("data.name=imagenet", r"data\.name must be 'digits'"),
+        ("data.name=digit", r"or 'texts', got 'digit'\. Near ones: digits\. \(set by"),
         ("seed=-1", r"^seed must be 0 or more, got -1\. Pass a larger integer\. \(set by seed=-1\)$"),
         ("measure.epochs=[0,-3]", r"measure\.epochs must be 0 \(before training\) or more, got -3"),
         ("measure.epochs=[999]", r"measure\.epochs must be at most train\.epochs = 150, got 999"),
@@ -134,13 +135,13 @@ def test_a_network_of_another_kind_goes_through_json_and_overrides():
     ("setting", "message"),
     [
         ("model.width=64", r"no field 'model\.width'\. See all"),
-        ("model.block=[1,2]", r"^model\.block: Input should be 'basic', 'post_relu' or 'pre' \(set by"),
-        ("model.blocks=[1,2.5]", r"^model\.blocks\.1: Input should be a valid integer"),
+        ("model.block=[1,2]", r"^model\.block must be 'basic', 'post_relu' or 'pre'\. \(set by"),
+        ("model.blocks=[1,2.5]", r"^model\.blocks\.1 must be a valid integer"),
         (
             "model.blocks=[1]",
             r"^model\.channels and model\.blocks must have one number for every stage, got \[4, 8\] and \[1\]",
         ),
-        ("model.kind=fc_resnet", r"^model\.kind: Input should be 'conv_resnet', got 'fc_resnet'"),
+        ("model.kind=fc_resnet", r"^model\.kind must be 'conv_resnet', got 'fc_resnet'"),
     ],
 )
 def test_bad_overrides_of_a_network_of_another_kind(setting, message):
@@ -179,7 +180,7 @@ def test_networks_with_normalization_go_through_json_and_overrides(name):
     changed = override(recipe, ["model.num_blocks=7", "model.norm_scale=sqrt_d", "train.optimizer=sgd", "data.length=9"])
     assert (changed.model.num_blocks, changed.model.norm_scale) == (7, "sqrt_d")
     assert len({recipe.fingerprint(), changed.fingerprint(), recipe_by_name("demo").fingerprint()}) == 3
-    with pytest.raises(RecipeError, match=r"^model\.num_blocks: Input should be a valid integer"):
+    with pytest.raises(RecipeError, match=r"^model\.num_blocks must be a valid integer"):
         override(recipe, ["model.num_blocks=many"])
 
 

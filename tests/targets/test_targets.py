@@ -56,6 +56,7 @@ def test_a_network_is_the_same_in_every_call_and_leaves_the_random_state(tmp_pat
         ("torch:rand", {}, r"calling torch:rand raised|rand\(\) received"),
         ("math:pi", {}, "math:pi must name a function of module 'math', got float"),
         ("torch.nn:Identity", {"device": "nowhere"}, "device must be one that is available here, got 'nowhere'"),
+        ("torch.nn:Identity", {"device": "cuda:99"}, r"available here, got 'cuda:99'\. Use auto or cpu\."),
     ],
 )
 def test_networks_that_are_not_there(name, options, message):
@@ -66,7 +67,7 @@ def test_networks_that_are_not_there(name, options, message):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("diggits", {}, r"data\.name must be one of digits, .*got 'diggits'"),
+        ("diggits", {}, r"Data must be a data set, .*got 'diggits'\. Near ones: digits\. `ncollapse doctor`"),
         ("digits", {"num_classes": 10}, r"--num-classes is for batches of a module:function, digits has its own"),
         ("digits", {"input_shape": (1, 9, 9)}, r"input_shape \(1, 9, 9\) must hold the 64 numbers"),
         ("os:listdir", {}, r"Data os:listdir gives batches as they are: it needs --num-classes"),

@@ -11,7 +11,7 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ncollapse.cli.doctor import add_doctor
 from ncollapse.cli.measure import add_measure
@@ -19,6 +19,7 @@ from ncollapse.cli.report import add_report_commands
 from ncollapse.cli.run import add_run_commands
 from ncollapse.cli.solve import add_solve
 from ncollapse.cli.sweep import add_sweep
+from ncollapse.near_words import near_words
 from ncollapse.version import __version__
 
 # torch takes seconds to import: every command imports what it needs, so that --help answers at once.
@@ -35,6 +36,12 @@ which command do I need?
 
 
 class _Parser(argparse.ArgumentParser):
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            known = list(map(str, action.choices))
+            words = f"must be one of {', '.join(known)}, got {value!r}. {near_words(str(value), known)}"
+            raise argparse.ArgumentError(action, words.rstrip(". "))
+
     def error(self, message: str) -> NoReturn:
         # Every process has the same words to parse.
         _fail(f"{self.prog}: error: {message}. See {self.prog} --help.", silent=_follows())

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copyreg
-import difflib
 from collections.abc import Sequence
 from typing import Any
 
 from ncollapse.metrics.entry import Metric
 from ncollapse.metrics.registry import METRICS
+from ncollapse.near_words import near_words
 
 MetricChoice = str | Metric | Sequence[str | Metric] | None
 
@@ -65,8 +65,8 @@ def select_metrics(metrics: MetricChoice, *, by_reference: bool = False) -> list
 def _known(name: str) -> str:
     id = name.lower()
     if id not in METRICS:
-        near = difflib.get_close_matches(id, [*METRICS, *WORDS], n=3) or list(METRICS)
-        raise ValueError(f"No metric {name!r}. Near ones: {', '.join(near)}. All ids: ncollapse.METRICS.")
+        near = near_words(id, [*METRICS, *WORDS]) or f"Known: {', '.join(METRICS)}. "
+        raise ValueError(f"No metric {name!r}. {near}All ids: ncollapse.METRICS.")
     return id
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import replace
 
+from ncollapse.near_words import near_words
 from ncollapse.recipes.deep_regularized import DEEP_RECIPES
 from ncollapse.recipes.progressive_collapse import PFC_RECIPES
 from ncollapse.recipes.recipe import Recipe, RecipeError
@@ -27,9 +27,7 @@ def recipe_by_name(name: str) -> Recipe:
         RecipeError: If there is none of that name; near ones are named.
     """
     if name not in RECIPES:
-        near = difflib.get_close_matches(name, RECIPES, n=3)
-        words = f"Near ones: {', '.join(near)}. " if near else ""
-        raise RecipeError(f"No recipe {name!r}. {words}List all with: ncollapse recipes.")
+        raise RecipeError(f"No recipe {name!r}. {near_words(name, RECIPES)}List all with: ncollapse recipes.")
     return RECIPES[name]()
 
 

@@ -2,11 +2,14 @@
 
 from typing import Any, get_args
 
+from ncollapse.near_words import near_words
+
 
 def check_choice(field: str, value: object, choices: Any) -> None:
     """Check that a field is one of the words of a Literal."""
     if value not in get_args(choices):
-        raise ValueError(f"{field} must be one of {', '.join(get_args(choices))}, got {value!r}. Pick one of them.")
+        advice = near_words(str(value), get_args(choices)) or "Pick one of them."
+        raise ValueError(f"{field} must be one of {', '.join(get_args(choices))}, got {value!r}. {advice.rstrip()}")
 
 
 def check_least(field: str, value: float, least: int) -> None:

@@ -74,8 +74,8 @@ class DataConfig:
             raise ValueError(f"data.corrupt must be in [0, 1], got {self.corrupt}. Pass a fraction, not a percentage.")
         if self.name == "digits" and self.split == "test":
             raise ValueError(
-                "data.split of the digits must be 'train', got 'test': scikit-learn ships one part only. Use split "
-                "'train', or another data set."
+                "The split of the digits must be 'train', got 'test': scikit-learn ships one part only. Use split 'train', or "
+                "another data set."
             )
 
     def _check_counts(self) -> None:

@@ -6,11 +6,13 @@ import dataclasses
 import functools
 import hashlib
 import json
+import re
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Tag, TypeAdapter, ValidationError
 
+from ncollapse.near_words import near_words
 from ncollapse.recipes.checks import check_least
 from ncollapse.recipes.data import DataConfig
 from ncollapse.recipes.networks import ConvResNetConfig, FCResNetConfig, LayerNormResNetConfig, TransformerConfig
@@ -208,6 +210,10 @@ def _first_problem(error: ValidationError) -> str:
         return problem["msg"].removeprefix("Value error, ")
     # A union's tags are no part of the name that people write.
     place = ".".join(str(part) for part in problem["loc"] if part not in {_FC, _CONV, _LN, _TOKENS}) or "recipe"
-    came = problem["input"]
+    came, words = problem["input"], problem["msg"]
+    said = f"{place} must {words.removeprefix('Input should ')}" if words.startswith("Input should ") else f"{place}: {words}"
     # A container would print the whole recipe.
-    return f"{place}: {problem['msg']}" + ("" if isinstance(came, dict | list | tuple) else f", got {came!r}")
+    if isinstance(came, dict | list | tuple):
+        return f"{said}."
+    choices = re.findall(r"'(\w+)'", words) if problem["type"] == "literal_error" else []
+    return f"{said}, got {came!r}. {near_words(str(came), choices)}".rstrip()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 from collections.abc import Sequence
 from typing import Any
 
+from ncollapse.near_words import near_words
 from ncollapse.recipes.recipe import Recipe, RecipeError, parse_recipe
 
 
@@ -71,7 +71,7 @@ def override(recipe: Recipe, settings: Sequence[str]) -> Recipe:
             raise RecipeError(f"A setting must look like train.epochs=50, got {setting!r}. Write FIELD=VALUE.")
         if key not in fields:
             raise RecipeError(
-                f"Recipe {recipe.name!r} has no field {key!r}. {_near(key, fields)}"
+                f"Recipe {recipe.name!r} has no field {key!r}. {near_words(key, fields)}"
                 f"See all with: ncollapse recipes {recipe.name}."
             )
         group, _, leaf = key.rpartition(".")
@@ -84,18 +84,6 @@ def override(recipe: Recipe, settings: Sequence[str]) -> Recipe:
         return parse_recipe(json.dumps(content))
     except RecipeError as error:
         raise RecipeError(f"{error} (set by {', '.join(settings)})") from error
-
-
-def _near(key: str, fields: Sequence[str]) -> str:
-    """Fields that may have been meant, by their whole dotted name or by its last part."""
-    leaves = difflib.get_close_matches(key.rpartition(".")[2], {field.rpartition(".")[2] for field in fields}, cutoff=0.7)
-    near = dict.fromkeys(
-        [
-            *difflib.get_close_matches(key, fields, cutoff=0.8),
-            *(field for field in fields if field.rpartition(".")[2] in leaves),
-        ]
-    )
-    return f"Near ones: {', '.join(list(near)[:4])}. " if near else ""
 
 
 def _leaves(content: dict[str, Any]) -> list[str]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from ncollapse.near_words import near_words
 
 
 def import_function(name: str) -> Callable[..., Any]:
@@ -17,9 +18,9 @@ def import_function(name: str) -> Callable[..., Any]:
     function = getattr(module, function_name, None)
     if not callable(function):
         got = "none of that name" if function is None else type(function).__name__
-        raise ValueError(
-            f"{name} must name a function of module {module_name!r}, got {got}. {near_words(function_name, dir(module))}"
-        )
+        public = [word for word in dir(module) if not word.startswith("_")]
+        advice = near_words(function_name, public) or "Check the spelling."
+        raise ValueError(f"{name} must name a function of module {module_name!r}, got {got}. {advice.rstrip()}")
     found: Callable[..., Any] = function
     return found
 
@@ -34,9 +35,3 @@ def as_user_error(doing: str, advice: str = "") -> Iterator[None]:
     except Exception as error:
         words = f"{doing} raised {type(error).__name__}: {error}"
         raise ValueError(f"{words.rstrip('.')}. {advice}" if advice else words) from error
-
-
-def near_words(name: str, known: Iterable[str]) -> str:
-    """Names that may have been meant."""
-    near = difflib.get_close_matches(name, [word for word in known if not word.startswith("_")], n=5)
-    return f"Near: {', '.join(near)}." if near else "Check the spelling."

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from ncollapse.extras import missing_extra
-from ncollapse.targets.functions import as_user_error, near_words
+from ncollapse.near_words import near_words
+from ncollapse.targets.functions import as_user_error
 
 
 def make_library_network(library: str, name: str, num_classes: int | None) -> Any:
@@ -38,7 +39,7 @@ def _imported(library: str, extra: str) -> ModuleType:
 def _from_torchvision(torchvision: Any, name: str, num_classes: int | None) -> Any:
     known = torchvision.models.list_models()
     if name.lower() not in known:
-        raise ValueError(f"torchvision has no network {name!r}. {near_words(name, known)}")
+        raise ValueError(f"torchvision has no network {name!r}. {near_words(name, known)}`torchvision.models` lists them.")
     return torchvision.models.get_model(name, weights=None, **_head(num_classes))
 
 
@@ -47,7 +48,7 @@ def _from_timm(timm: Any, name: str, num_classes: int | None) -> Any:
     if name not in known:
         architecture, dot, _ = name.partition(".")
         pretrained = f"The weights that it names are not downloaded: take {architecture!r} and --checkpoint. " if dot else ""
-        raise ValueError(f"timm has no network {name!r}. {pretrained}{near_words(name, known)}")
+        raise ValueError(f"timm has no network {name!r}. {pretrained}{near_words(name, known)}`timm.list_models()` lists them.")
     return timm.create_model(name, pretrained=False, **_head(num_classes))
 
 

@@ -6,13 +6,14 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 
 from ncollapse.data.batches import Batches
 from ncollapse.data.catalog import load_samples
-from ncollapse.recipes.data import DataConfig
+from ncollapse.near_words import near_words
+from ncollapse.recipes.data import DataConfig, DataName
 from ncollapse.records.run_directory import RunDirectory
 from ncollapse.studies.held_recipe import held_recipe
 from ncollapse.targets.functions import import_function
@@ -98,6 +99,11 @@ def load_data(
 
 
 def _config(name: str, split: Split) -> DataConfig:
+    if name not in get_args(DataName):
+        raise ValueError(
+            f"Data must be a data set, a module:function or a run directory, got {name!r}. "
+            f"{near_words(name, get_args(DataName))}`ncollapse doctor` lists the data sets."
+        )
     return DataConfig(name=cast(Any, name), split=split)
 
 
