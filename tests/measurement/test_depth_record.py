@@ -43,9 +43,9 @@ def analyzed():
 def test_null_is_log_linear_between_the_ends(analyzed):
     first, *_, last = (pfc1(features) for features in layers().values())
     assert analyzed.epoch == 3
-    assert analyzed.null.t == GRID
-    assert list(analyzed.null.pfc1) == pytest.approx([first ** (1 - t) * last**t for t in GRID], rel=1e-9)
-    assert all(len(values) == len(GRID) for values in vars(analyzed.null).values())
+    assert analyzed.baseline.t == GRID
+    assert list(analyzed.baseline.pfc1) == pytest.approx([first ** (1 - t) * last**t for t in GRID], rel=1e-9)
+    assert all(len(values) == len(GRID) for values in vars(analyzed.baseline).values())
 
 
 @pytest.mark.parametrize("position", ["index", "projection", "arclength"])
@@ -63,8 +63,8 @@ def test_prediction_errors_are_rms_decades_at_the_interior_layers(analyzed, posi
 
     errors = analyzed.prediction_error[position]
     assert errors.line["pfc1"] == pytest.approx(rms(line), rel=1e-9)
-    assert errors.null["pfc1"] == pytest.approx(rms(null), rel=1e-9)
-    assert errors.line["pfc1"] != pytest.approx(errors.null["pfc1"], rel=0.01)
+    assert errors.baseline["pfc1"] == pytest.approx(rms(null), rel=1e-9)
+    assert errors.line["pfc1"] != pytest.approx(errors.baseline["pfc1"], rel=0.01)
 
 
 def test_violations_with_and_without_the_tolerance():

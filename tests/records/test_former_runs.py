@@ -10,8 +10,7 @@ import pytest
 
 from ncollapse.drawing.sentences import describe
 from ncollapse.records import EpochRecord, Row, read_run
-from ncollapse.records.depth import DepthFile
-from ncollapse.records.json_files import read_json
+from ncollapse.records.depth_file import read_depth, write_depth
 from ncollapse.records.run_directory import RunDirectory
 
 FORMER = Path(__file__).with_name("run_0_1")
@@ -42,8 +41,8 @@ def test_a_former_run_is_read_to_the_last_digit():
 
 
 @pytest.mark.parametrize("file", [FORMER / "depth.json", FORMER_DEPTH])
-def test_former_results_over_depth_keep_every_value(file):
-    """What is read holds all that is in the file; besides it, only what later versions added, undefined."""
+def test_former_results_over_depth_keep_every_value(file, tmp_path):
+    """What is read and written again holds all that is in the file; besides it, only what later versions added, undefined."""
 
     def compare(read, written, place):
         if isinstance(written, dict):
@@ -59,7 +58,12 @@ def test_former_results_over_depth_keep_every_value(file):
         else:
             assert read == written, place
 
-    compare(lists(asdict(read_json(file, DepthFile))), json.loads(file.read_text()), "")
+    records = read_depth(file)
+    write_depth(tmp_path / "depth.json", records.values())
+    compare(json.loads((tmp_path / "depth.json").read_text()), json.loads(file.read_text()), "")
+    assert read_depth(tmp_path / "depth.json") == records
+    last = list(records.values())[-1]
+    assert lists(asdict(last.baseline)) == json.loads(file.read_text())["epochs"][-1]["null"]
 
 
 def test_a_former_run_goes_on_in_the_columns_of_today(tmp_path):

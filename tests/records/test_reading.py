@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from ncollapse.drawing import plot_last_layer
-from ncollapse.drawing.sentences import describe
+from ncollapse.drawing.sentences import describe, findings, summarize
 from ncollapse.records import ReportError, read_run
 from ncollapse.records.csv_tables import read_rows, rows_text
 from ncollapse.records.depth import EPSILON
@@ -290,8 +290,20 @@ def test_epochs_may_be_fractions_or_absent(tmp_path):
     assert list(read_rows(file)) == rows
 
 
-def test_a_measurement_without_curves_and_recipe_says_what_pages_need(run_dir):
+def test_without_recipe_results_over_depth_may_be_missing(run_dir):
+    whole = read_run(run_dir)
     for name in ("depth.json", "recipe.json"):
         (run_dir / name).unlink()
-    with pytest.raises(ReportError, match=r"needed a run with curves over depth \(depth\.json\).*--path --out DIR"):
-        read_run(run_dir)
+    run = read_run(run_dir)
+    assert (run.has_depth, whole.has_depth) == (False, True)
+    assert (run.epochs, run.layers, repr(run.rows)) == (whole.epochs, whole.layers, repr(whole.rows))
+    assert run.over_depth("pfc1") == whole.over_depth("pfc1")
+    for found in (summarize(run), describe(run)):
+        assert found[-1].startswith("Results over depth are missing because the samples were not followed through the layers.")
+        assert not any("Effective depth" in sentence or "Theorem" in sentence for sentence in found)
+    assert [cell.name for cell in findings(run)] == ["Train accuracy", "PFC1", "PFC2", "Nearest-center error"]
+    assert findings(run)[1].value == findings(whole)[1].value
+
+
+def test_a_run_is_a_line(run_dir):
+    assert repr(read_run(run_dir)) == f"Run({str(run_dir)!r}, 'Digits', finished, 6 layers, 15 measured epochs up to 150)"

@@ -220,7 +220,7 @@ def test_embedded_epochs_hold_what_the_slider_draws(shared_run):
     for metric in ("pfc1", "pfc2", "pfc3"):
         assert epoch["values"][metric] == pytest.approx(run.over_depth(metric, 3), rel=1e-3)
         assert epoch["curve"][metric] == pytest.approx(getattr(record.curve, metric)[::2], rel=1e-3)
-        assert epoch["null"][metric] == pytest.approx(getattr(record.null, metric)[::2], rel=1e-3)
+        assert epoch["baseline"][metric] == pytest.approx(getattr(record.baseline, metric)[::2], rel=1e-3)
     assert epoch["curve"]["t"] == pytest.approx(record.curve.t[::2])
     assert (epoch["curve"]["t"][0], epoch["curve"]["t"][-1]) == (0, 1)
     assert epoch["positions"]["projection"] == pytest.approx(record.positions["projection"], rel=1e-3)

@@ -10,6 +10,7 @@ import ncollapse as nc
 from ncollapse.cli import main
 from ncollapse.data import DataConfig, load_samples
 from ncollapse.records import ReportError, read_run
+from ncollapse.report import write_report
 from ncollapse.studies import RunDirectoryError, override, recipe_by_name, run_recipe
 from ncollapse.targets import Target, measure_target, write_measurement
 
@@ -127,8 +128,15 @@ def test_a_measurement_without_paths_is_a_table(tmp_path, monkeypatch):
     assert not (out / "depth.json").exists()
     assert "pfc1" in (out / "measurements.csv").read_text()
     assert json.loads((out / "environment.json").read_text())["device"] == "cpu"
-    with pytest.raises(ReportError, match=r"depth\.json"):
-        read_run(out)
+    found = read_run(out)
+    assert (found.has_depth, found.epochs, found.layers) == (False, (0,), ("1", "3"))
+    page = write_report([out]).read_text()
+    assert "Results over depth are missing because the samples were not followed through the layers." in page
+    assert page.count('<svg class="chart"') == 0 < page.count("<svg")
+    assert "<caption>Epoch 0, split train</caption>" in page
+    assert {file.stem for file in (out / "figures").iterdir()} == {"nc_last_layer", "pfc_over_epochs"}
+    with pytest.raises(ReportError, match=r"needed results over depth, found none\. Results .*--path --out DIR"):
+        write_report([out, out])
 
 
 def test_results_are_not_replaced(run, tmp_path, capsys):

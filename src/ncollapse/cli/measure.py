@@ -50,9 +50,7 @@ def add_measure(commands: Any) -> None:
     measure.add_argument("--unsafe-pickle", action="store_true", help="let the checkpoint run code, if you trust its writer")
     measure.add_argument("--batch-size", type=count(1), metavar="N", help="default: that of the recipe, 1000 for your own")
     _add_what_is_measured(measure)
-    measure.add_argument(
-        "--out", type=folder, metavar="DIR", help="also write a run directory; with --path `ncollapse report DIR` shows it"
-    )
+    measure.add_argument("--out", type=folder, metavar="DIR", help="also write a run directory; results over depth need --path")
     measure.add_argument("--json", action="store_true", help="print the tidy rows as JSON")
     measure.set_defaults(call=run_command)
 

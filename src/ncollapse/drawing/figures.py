@@ -52,7 +52,7 @@ def plot_over_depth(run: Run, position: str = "projection") -> Figure:
     with style.house_style():
         figure = _compose(PROGRESSIVE, 10.6, lambda axes, panel: draw_over_depth(axes, run, panel, position))
         layers, names = _layer_entries(run)
-        lines = [Line2D([], [], color=style.LINE), Line2D([], [], color=style.NULL, linestyle="--")]
+        lines = [Line2D([], [], color=style.LINE), Line2D([], [], color=style.BASELINE, linestyle="--")]
         _legend(
             figure,
             [*layers, *lines],
@@ -82,7 +82,8 @@ def plot_last_layer(run: Run) -> Figure:
 def save_figures(run: Run, position: str = "projection") -> list[Path]:
     """Write the three figures as PNG and SVG into ``figures/`` of the run directory, each whole or not at all.
 
-    Equal runs give equal bytes: the SVG has no date and a fixed salt.
+    Equal runs give equal bytes: the SVG has no date and a fixed salt. The figure over depth is left out where the run has no
+    results over depth.
 
     Args:
         position: How layers are laid on the line: a key of ``positions`` in ``depth.json``.
@@ -94,11 +95,10 @@ def save_figures(run: Run, position: str = "projection") -> list[Path]:
         ReportError: If the run does not know this position.
         OSError: If the folder cannot be written.
     """
-    figures = {
-        "pfc_over_epochs": plot_over_epochs(run),
-        "pfc_over_depth": plot_over_depth(run, position),
-        "nc_last_layer": plot_last_layer(run),
-    }
+    figures = {"pfc_over_epochs": plot_over_epochs(run)}
+    if run.has_depth:
+        figures["pfc_over_depth"] = plot_over_depth(run, position)
+    figures["nc_last_layer"] = plot_last_layer(run)
     written = []
     (run.path / "figures").mkdir(exist_ok=True)
     for name, figure in figures.items():

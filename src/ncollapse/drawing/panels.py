@@ -10,7 +10,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import NullLocator
 
 from ncollapse.drawing import style
-from ncollapse.drawing.wording import POSITIONS
+from ncollapse.drawing.wording import MISSING_DEPTH, POSITIONS
 from ncollapse.records.errors import ReportError
 from ncollapse.records.reading import Run
 from ncollapse.records.theorems import Numbers
@@ -69,7 +69,7 @@ LAST_LAYER = (
         log=False,
         series=(
             Series("nc2_equinorm", "lengths", style.LINE, "-", "spread of the lengths of class means"),
-            Series("nc2_equiangularity", "cosines", style.NULL, "--", "spread of the cosines of class means"),
+            Series("nc2_equiangularity", "cosines", style.BASELINE, "--", "spread of the cosines of class means"),
             Series("nc2_max_angle", "to −1/(K−1)", style.THIRD, "-.", "mean distance of the cosines from −1/(K−1)"),
         ),
     ),
@@ -86,6 +86,8 @@ LAST_LAYER = (
 
 def require_position(run: Run, position: str) -> None:
     """Check that the run knows a way to lay its layers on the line."""
+    if not run.has_depth:
+        raise ReportError(f"{run.path}: needed results over depth, found none. {MISSING_DEPTH}")
     if position not in run.last.positions:
         known = ", ".join(run.last.positions)
         raise ReportError(f"{run.path / 'depth.json'}: needed the position {position!r}, has {known}. Choose one of these.")
@@ -138,7 +140,7 @@ def draw_over_depth(axes: Axes, run: Run, panel: Panel, position: str, shared: S
 
 def _curves(run: Run, panel: Panel) -> list[tuple[Sequence[float], Numbers, str, str]]:
     """The baseline and the straight line at the last epoch, as times, values, color and dashes."""
-    curves = [(run.last.null, style.NULL, "--"), (run.last.curve, style.LINE, "-")]
+    curves = [(run.last.baseline, style.BASELINE, "--"), (run.last.curve, style.LINE, "-")]
     return [
         (curve.t, values, color, dashes)
         for curve, color, dashes in curves

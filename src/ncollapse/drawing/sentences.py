@@ -14,7 +14,7 @@ from ncollapse.drawing.theory_sentences import (
     say_theorems,
     say_transport,
 )
-from ncollapse.drawing.wording import counted, listed, number, percent
+from ncollapse.drawing.wording import MISSING_DEPTH, counted, listed, number, percent
 from ncollapse.records.depth import EffectiveDepth, LayerProgression
 from ncollapse.records.reading import Run
 
@@ -51,11 +51,12 @@ def summarize(run: Run) -> list[str]:
     else:
         beyond = counted(status.epoch - status.first_perfect_epoch, "epoch")
         training += f" Every training sample was right first at measured epoch {status.first_perfect_epoch}, {beyond} earlier."
+    said = [*_say_changes(run), *_say_state(run), training]
+    if not run.has_depth:
+        return [*said, MISSING_DEPTH]
     over_depth = "; ".join(_progression_in_short(run, metric) for metric in _PROGRESSIVE)
     return [
-        *_say_changes(run),
-        *_say_state(run),
-        training,
+        *said,
         f"Over depth: {over_depth}. Effective depth: {_depth_in_short(run)}.",
         f"Straight line against {BASELINE}: {_line_in_short(run)}.",
     ]
@@ -71,11 +72,11 @@ def describe(run: Run) -> list[str]:
         Sentences, plain text, in the order of a reader's questions: training, monotone progression, effective depth,
         straightness, optimal transport, the prediction by the straight line, the theorems.
     """
+    said = [*_say_changes(run), *_say_state(run), _say_training(run), *say_objective(run.last_objective)]
+    if not run.has_depth:
+        return [*said, MISSING_DEPTH]
     return [
-        *_say_changes(run),
-        *_say_state(run),
-        _say_training(run),
-        *say_objective(run.last_objective),
+        *said,
         *(_say_progression(run, metric) for metric in _PROGRESSIVE),
         *_say_own_input(run),
         *_say_start(run),
@@ -98,6 +99,10 @@ def findings(run: Run, position: str = "projection") -> list[Finding]:
     cells = [
         Finding("Train accuracy", percent(status.train_accuracy), remark),
         *(_progression_cell(run, metric) for metric in _PROGRESSIVE),
+    ]
+    if not run.has_depth:
+        return cells
+    cells += [
         Finding("Effective depth", *_depth_cell(run.effective_depth)),
         Finding("Straightness", number(straight), f"energy efficiency {number(efficiency)}"),
     ]
@@ -272,6 +277,8 @@ def _progression_cell(run: Run, metric: str) -> Finding:
     values, progression = run.over_depth(metric), run.last.progression.get(metric)
     name = _SHORT[metric].replace("nearest", "Nearest")
     value = f"{number(values[0])} → {number(values[-1])}"
+    if not run.has_depth:
+        return Finding(name, value, "first and last layer")
     if progression is None or any(item is None for item in values):
         return Finding(name, value, "undefined at some layer")
     rises = progression.violations

@@ -11,10 +11,10 @@ from matplotlib.colors import to_hex
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 __all__ = [
+    "BASELINE",
     "GRID",
     "INK",
     "LINE",
-    "NULL",
     "PAPER",
     "SOFT",
     "THIRD",
@@ -30,7 +30,7 @@ __all__ = [
 
 INK, SOFT, GRID = "#1f2430", "#5f6673", "#e1e4ea"
 PAPER = "#ffffff"
-LINE, NULL, THIRD = "#0072b2", "#d55e00", "#009e73"
+LINE, BASELINE, THIRD = "#0072b2", "#d55e00", "#009e73"
 
 _DRAWING = (
     "axes.",

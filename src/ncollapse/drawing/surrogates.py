@@ -71,7 +71,7 @@ def _draw_lines(axes: Axes, panel: LinePanel) -> None:
     colors = style.depth_colors(len(panel.curves)) if len(panel.curves) > 1 else [style.LINE]
     for color, (name, (x, y)) in zip(colors, panel.curves.items(), strict=True):
         axes.plot(x, y, color=color, linewidth=1.6, label=name, marker="o" if len(x) < 50 else "", markersize=3)
-    looks = [(style.NULL, "--"), (style.THIRD, ":")]
+    looks = [(style.BASELINE, "--"), (style.THIRD, ":")]
     for number, (name, (x, y)) in enumerate(panel.theory.items()):
         color, dashes = looks[0 if name.startswith("_") else number % len(looks)]
         axes.plot(x, y, color=color, linewidth=1.2, linestyle=dashes, label=name)

@@ -81,7 +81,7 @@ def draw_against(
         axes.plot([x, x], [low if low > 0 or not log else axes.get_ylim()[0], high], color=style.LINE, linewidth=1.6)
     line = "-" if axis.numeric else ""
     axes.plot([x for x, _ in bars], [row.mean for _, row in bars], f"o{line}", color=style.LINE, linewidth=1.2, markersize=5)
-    axes.plot([x for x, _ in lines], [row.mean for _, row in lines], "--", color=style.NULL, linewidth=1.2)
+    axes.plot([x for x, _ in lines], [row.mean for _, row in lines], "--", color=style.BASELINE, linewidth=1.2)
 
 
 def _known(axis: Axis, rows: Sequence[SettingRow]) -> list[tuple[float, SettingRow]]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-__all__ = ["POSITIONS", "counted", "listed", "number", "percent"]
+__all__ = ["MISSING_DEPTH", "POSITIONS", "counted", "listed", "number", "percent"]
 
 POSITIONS = {
     "projection": "projection on the chord",
@@ -11,6 +11,10 @@ POSITIONS = {
     "ratio": "ratio of distances to both ends",
     "distance": "distance from the first layer",
 }
+MISSING_DEPTH = (
+    "Results over depth are missing because the samples were not followed through the layers. "
+    "`ncollapse measure ... --path --out DIR` does so where layers have one width."
+)
 _MOST_LISTED = 6
 _MOST_DIGITS = 6
 

@@ -48,7 +48,7 @@ def depth_record(
         layers=measurement.path_layers,
         positions={**positions},
         curve=Curve(GRID, **{name: tuple(values.tolist()) for name, values in curves.items()}),
-        null=Curve(GRID, **{name: tuple(log_linear(values[0], values[-1])) for name, values in measured.items()}),
+        baseline=Curve(GRID, **{name: tuple(log_linear(values[0], values[-1])) for name, values in measured.items()}),
         prediction_error={kind: _prediction_error(measured, geodesic, times) for kind, times in positions.items()},
         progression={name: _progression(measurement, name) for name in ("pfc1", "pfc2", "pfc3_error")},
         effective_depth=tuple(effective_depth(errors, epsilon) for epsilon in EPSILONS),
@@ -74,10 +74,10 @@ def _prediction_error(measured: dict[str, list[float]], geodesic: GeodesicCurve,
     if any(math.isnan(t) for t in times):
         return PredictionError(dict.fromkeys(names, math.nan), dict.fromkeys(names, math.nan))
     predicted = {"pfc1": geodesic.pfc1(times), "pfc2": geodesic.pfc2(times), "cdnv": geodesic.cdnv(times)}
-    null = {name: log_linear(measured[name][0], measured[name][-1], times) for name in names}
+    baseline = {name: log_linear(measured[name][0], measured[name][-1], times) for name in names}
     return PredictionError(
         line={name: prediction_error(measured[name], predicted[name].tolist()) for name in names},
-        null={name: prediction_error(measured[name], null[name]) for name in names},
+        baseline={name: prediction_error(measured[name], baseline[name]) for name in names},
     )
 
 

@@ -23,7 +23,7 @@ def demo() -> Recipe:
     Measured with seeds 0 to 4, 13 to 20 seconds each on one core of an AMD EPYC: train accuracy 1 first at measured epoch 43 to
     57; at the end, from the stem to the last block, PFC1 falls from 0.59–0.65 to 0.026–0.032, PFC2 from 0.77–0.81 to 0.24–0.32
     and the NCC error from 0.064–0.068 to 0, without a rise at any layer and seed. RMS of the straight line's PFC1 over the
-    interior layers 0.06 decades, of the log-linear null 0.22–0.25.
+    interior layers 0.06 decades, of the log-linear baseline 0.22–0.25.
     """
     return Recipe(
         name="demo",
@@ -43,7 +43,7 @@ def fc_fashion_mnist_small() -> Recipe:
     Measured with seeds 0 to 4, 1.3 to 2.3 minutes each on one busy core of an AMD EPYC: train accuracy 1 first at measured
     epoch 105 to 115; at the end, from the stem to the last block, PFC1 falls from 0.74–0.83 to 0.014–0.015, PFC2 from 0.89–0.96
     to 0.25–0.31 and the NCC error from 0.24–0.25 to 0, without a rise at any layer and seed. RMS of the straight line's PFC1
-    over the interior layers 0.23–0.26 decades, of the log-linear null 0.36–0.39.
+    over the interior layers 0.23–0.26 decades, of the log-linear baseline 0.36–0.39.
     """
     return Recipe(
         name="fc_fashion_mnist_small",
@@ -149,7 +149,7 @@ def conv_fashion_mnist_small() -> Recipe:
     Measured with seeds 0 to 4, 1.9 to 4.0 minutes each on one busy core of an AMD EPYC (seed 0 was looked at while the
     settings were chosen): train accuracy 1 first at measured epoch 23 to 25; at the end, from the entry to the last block,
     PFC1 falls from 1.79–1.91 to 0.31–0.35, PFC2 from 0.72–0.77 to 0.29–0.37 and the NCC error from 0.08–0.11 to 0, without
-    a rise at any of these layers and seeds. Behind the pooling PFC1 is 0.12–0.13. The null predicts PFC1 of the interior
+    a rise at any of these layers and seeds. Behind the pooling PFC1 is 0.12–0.13. The baseline predicts PFC1 of the interior
     layers better than the straight line, by 0.08 to 0.10 decades (interval over the seeds).
     """
     return _small(conv_fashion_mnist_small, "2,000 images of Fashion-MNIST", DataConfig("fashion_mnist", per_class=200))

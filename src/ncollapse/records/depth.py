@@ -85,7 +85,7 @@ class PredictionError:
     """RMS error over the interior layers in decades, by metric, of the straight line and of the log-linear baseline."""
 
     line: dict[str, Number]
-    null: dict[str, Number]
+    baseline: dict[str, Number]
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ class DepthRecord:
     layers: tuple[str, ...]
     positions: dict[str, Numbers]
     curve: Curve
-    null: Curve
+    baseline: Curve
     prediction_error: dict[str, PredictionError]
     progression: dict[str, LayerProgression]
     effective_depth: tuple[EffectiveDepth, ...]
@@ -218,9 +218,8 @@ class DepthRecord:
     energy: Energy | None = None
     weight_decay: WeightDecayBound | None = None
 
-
-@dataclass(frozen=True)
-class DepthFile:
-    """``depth.json``."""
-
-    epochs: tuple[DepthRecord, ...] = ()
+    @classmethod
+    def without_results(cls, epoch: int, layers: tuple[str, ...]) -> "DepthRecord":
+        """The record of an epoch at which layers were measured, but not the paths of the samples."""
+        nothing = Curve((), (), ())
+        return cls(epoch, layers, {}, nothing, nothing, {}, {}, ())

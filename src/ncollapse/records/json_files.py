@@ -14,8 +14,13 @@ RUN_AGAIN = "Finish the run with `ncollapse run RECIPE --out DIR --resume` if it
 
 def read_json(file: Path, kind: type[T], remedy: str = RUN_AGAIN) -> T:
     """Read a file as a record; keys that the record does not declare are ignored, so that later files stay readable."""
+    return decode(file, read_bytes(file, remedy), kind, remedy)
+
+
+def decode(file: Path, content: bytes, kind: type[T], remedy: str = RUN_AGAIN) -> T:
+    """Make a record of a file's content."""
     try:
-        return msgspec.json.decode(read_bytes(file, remedy), type=kind)
+        return msgspec.json.decode(content, type=kind)
     except msgspec.ValidationError as error:
         # As in "Expected `int`, got `float` - at `$.epochs[2].epoch`".
         words, _, place = str(error).replace("`", "").partition(" - at ")
@@ -35,9 +40,14 @@ def read_bytes(file: Path, remedy: str = RUN_AGAIN) -> bytes:
 
 
 def write_json(file: Path, record: Any, *, indent: bool = True) -> None:
-    """Write a record or a mapping, whole; nan becomes null. Without indent all on one line."""
+    """Write a record or a mapping, whole."""
+    write_whole(file, encode(record, indent=indent))
+
+
+def encode(record: Any, *, indent: bool = True) -> bytes:
+    """The content of a file; nan becomes null. Without indent all on one line."""
     content = msgspec.json.encode(record)
-    write_whole(file, (msgspec.json.format(content, indent=2) if indent else content) + b"\n")
+    return (msgspec.json.format(content, indent=2) if indent else content) + b"\n"
 
 
 def fail(file: Path, what: str, remedy: str = RUN_AGAIN) -> NoReturn:

@@ -1,6 +1,7 @@
 """Read a run directory: its files as one frozen value, checked against each other."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -8,7 +9,8 @@ from typing import Any, TypeVar
 
 from ncollapse.records import file_names
 from ncollapse.records.csv_tables import Epochs, read_history, read_rows
-from ncollapse.records.depth import EPSILON, DepthFile, DepthRecord, EffectiveDepth
+from ncollapse.records.depth import EPSILON, DepthRecord, EffectiveDepth
+from ncollapse.records.depth_file import read_depth
 from ncollapse.records.errors import ReportError
 from ncollapse.records.json_files import fail, read_json
 from ncollapse.records.rows import EpochRecord, Row
@@ -17,7 +19,7 @@ from ncollapse.records.run_files import Glossary, ObjectiveFile, ObjectiveRecord
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run:
     """What the files of one run directory say.
 
@@ -29,7 +31,7 @@ class Run:
         status: How far the run has come.
         history: One row per epoch of training.
         rows: The tidy table, in the order of the file.
-        records: The curves over depth, by epoch, in ascending order.
+        records: The results over depth, by epoch, in ascending order; empty ones where ``depth.json`` was not written.
         glossary: What its metrics and flags mean.
         objective: The regularized objective beside its floor, by epoch, where it has one.
     """
@@ -44,6 +46,12 @@ class Run:
     records: dict[int, DepthRecord]
     glossary: Glossary
     objective: dict[int, ObjectiveRecord] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        if not self.epochs:
+            return f"Run({str(self.path)!r}, nothing measured)"
+        measured = f"{len(self.epochs)} measured epochs up to {self.epochs[-1]}"
+        return f"Run({str(self.path)!r}, {self.title!r}, {self.status.state}, {len(self.layers)} layers, {measured})"
 
     @cached_property
     def title(self) -> str:
@@ -67,6 +75,11 @@ class Run:
     def last(self) -> DepthRecord:
         """The curves over depth at the last epoch."""
         return self.records[self.epochs[-1]]
+
+    @cached_property
+    def has_depth(self) -> bool:
+        """Whether the paths of the samples were followed, so that there are results over depth."""
+        return bool(self.last.positions)
 
     @property
     def last_objective(self) -> ObjectiveRecord | None:
@@ -120,14 +133,14 @@ class Run:
     def prediction_errors(self, metric: str, position: str = "projection") -> tuple[float | None, float | None]:
         """RMS error in decades of the straight line and of the baseline at the last epoch, for layers laid at a position."""
         error = self.last.prediction_error.get(position)
-        return (error.line.get(metric), error.null.get(metric)) if error else (None, None)
+        return (error.line.get(metric), error.baseline.get(metric)) if error else (None, None)
 
 
 def read_run(path: Path, epochs: Epochs = "all") -> Run:
     """Read and check the files of a run directory.
 
     Args:
-        path: The directory that ``ncollapse run`` wrote.
+        path: The directory that ``ncollapse run`` or ``ncollapse measure --out`` wrote.
         epochs: "ends" leaves out the rows and curves of all measured epochs but the first and the last, "last" those of all but
             the last.
 
@@ -136,21 +149,21 @@ def read_run(path: Path, epochs: Epochs = "all") -> Run:
 
     Raises:
         ReportError: If the directory or a file is missing, empty or broken, or if ``measurements.csv`` and ``depth.json``
-            contradict each other. The message names the file and says what to do.
+            contradict each other. The message names the file and says what to do. Only of a run with a recipe must
+            ``depth.json`` be there.
     """
     path = Path(path)
     if not path.is_dir():
         raise ReportError(f"{path}: needed a run directory, found {'a file' if path.exists() else 'nothing'}. "
                           "Name the folder that `ncollapse run` or `ncollapse demo` printed.")  # fmt: skip
-    if not (path / file_names.DEPTH).exists() and not (path / file_names.RECIPE).exists():
-        raise ReportError(
-            f"{path}: needed a run with curves over depth (depth.json), found none and no recipe. A network of your own needs "
-            "layers of one width for them: `ncollapse measure … --path --out DIR`."
-        )
-    records = _depth_records(path / file_names.DEPTH)
+    # A measurement alone, without a recipe, need not follow the samples' paths.
+    has_depth = (path / file_names.DEPTH).exists() or (path / file_names.RECIPE).exists()
+    records = read_depth(path / file_names.DEPTH) if has_depth else {}
     objective = _read_optional(path / file_names.OBJECTIVE, ObjectiveFile)
     rows = read_rows(path / file_names.MEASUREMENTS, epochs, records)
-    if epochs != "all":
+    if not has_depth:
+        records = _without_results(rows)
+    elif epochs != "all":
         read = {row.epoch for row in rows}
         records = {epoch: record for epoch, record in records.items() if epoch in read}
     run = Run(
@@ -173,24 +186,22 @@ def _read_optional(file: Path, kind: type[T]) -> T:
     return read_json(file, kind) if file.exists() else kind()
 
 
-def _depth_records(file: Path) -> dict[int, DepthRecord]:
-    records = read_json(file, DepthFile).epochs
-    for i, record in enumerate(records):
-        num_layers = len(record.layers)
-        lengths = {f"positions.{key}": (len(value), num_layers) for key, value in record.positions.items()}
-        for name, curve in (("curve", record.curve), ("null", record.null)):
-            columns = {"pfc1": curve.pfc1, "pfc2": curve.pfc2, "pfc3": curve.pfc3, "cdnv": curve.cdnv}
-            lengths |= {f"{name}.{key}": (len(v), len(curve.t)) for key, v in columns.items() if v is not None}
-        for place, (found, needed) in lengths.items():
-            if found != needed:
-                fail(file, f"epochs[{i}].{place} needs {needed} numbers, has {found}")
-    return {record.epoch: record for record in sorted(records, key=lambda record: record.epoch)}
+def _without_results(rows: Sequence[Row]) -> dict[int, DepthRecord]:
+    """A record without results for every epoch, with the layers that the table lists."""
+    layers: dict[int, dict[int, str]] = {}
+    for row in rows:
+        if isinstance(row.epoch, int):
+            layers.setdefault(row.epoch, {})[row.depth] = row.layer
+    return {
+        epoch: DepthRecord.without_results(epoch, tuple(name for _, name in sorted(layers[epoch].items())))
+        for epoch in sorted(layers)
+    }
 
 
 def _check_agreement(run: Run) -> None:
     table, curves = run.path / file_names.MEASUREMENTS, run.path / file_names.DEPTH
-    if not run.rows:
-        fail(table, "needed at least one measured epoch, found none")
+    if not run.rows or not run.records:
+        fail(table if not run.rows else curves, "needed at least one measured epoch, found none")
     if not run.epochs:
         fail(curves, f"has no epoch in common with {table.name}")
     for epoch in run.epochs:

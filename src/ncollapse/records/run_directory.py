@@ -11,7 +11,8 @@ from typing import Any, Protocol, TypeVar
 
 from ncollapse.records import file_names
 from ncollapse.records.csv_tables import history_text, read_history, read_rows, rows_text
-from ncollapse.records.depth import DepthFile, DepthRecord
+from ncollapse.records.depth import DepthRecord
+from ncollapse.records.depth_file import read_depth, write_depth
 from ncollapse.records.errors import ReportError, RunDirectoryError
 from ncollapse.records.files import write_whole
 from ncollapse.records.json_files import read_json, write_json
@@ -115,7 +116,7 @@ class RunDirectory:
         try:
             self.history = kept(read_history(self.path / file_names.HISTORY))
             self.rows = kept(read_rows(self.path / file_names.MEASUREMENTS))
-            self.depth = kept(read_json(self.path / file_names.DEPTH, DepthFile).epochs)
+            self.depth = kept(read_depth(self.path / file_names.DEPTH).values())
             objective = self.path / file_names.OBJECTIVE
             self.objective = kept(read_json(objective, ObjectiveFile).epochs) if objective.exists() else []
         except (OSError, ReportError) as error:
@@ -154,7 +155,7 @@ class RunDirectory:
         write_whole(self.path / file_names.MEASUREMENTS, rows_text(self.rows))
         # A measurement alone, without a recipe, need not follow the samples' paths.
         if self.depth or self.recipe.exists():
-            write_json(self.path / file_names.DEPTH, DepthFile(tuple(self.depth)), indent=False)
+            write_depth(self.path / file_names.DEPTH, self.depth)
         if self.objective:
             write_json(self.path / file_names.OBJECTIVE, ObjectiveFile(tuple(self.objective)), indent=False)
 

@@ -26,7 +26,7 @@ _VARIABLES = {
     style.SOFT: "soft",
     style.GRID: "grid",
     style.LINE: "line",
-    style.NULL: "null",
+    style.BASELINE: "baseline",
     style.THIRD: "third",
     style.PAPER: "paper",
 }

@@ -35,7 +35,7 @@ def to_script_json(value: object) -> str:
 
 def _epoch(run: Run, record: DepthRecord) -> dict[str, Any]:
     errors = {
-        place: {metric: [_round(error.line.get(metric)), _round(error.null.get(metric))] for metric in error.line}
+        place: {metric: [_round(error.line.get(metric)), _round(error.baseline.get(metric))] for metric in error.line}
         for place, error in record.prediction_error.items()
     }
     return {
@@ -43,7 +43,7 @@ def _epoch(run: Run, record: DepthRecord) -> dict[str, Any]:
         "positions": {key: [_round(value) for value in values] for key, values in record.positions.items()},
         "values": {metric: [_round(value) for value in run.over_depth(metric, record.epoch)] for metric in _METRICS},
         "curve": _curve(record.curve),
-        "null": _curve(record.null),
+        "baseline": _curve(record.baseline),
         "errors": errors,
     }
 

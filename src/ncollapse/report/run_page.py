@@ -33,7 +33,8 @@ def write_page(run_dir: Path, out: Path, *, position: str = "projection") -> Pat
         OSError: If the page cannot be written.
     """
     run, out = read_run(Path(run_dir)), Path(out)
-    require_position(run, position)
+    if run.has_depth:
+        require_position(run, position)
     context = {"run": run, **_context(run, position), **_ledger(run, out)}
     return write_html(out, "run.html", script="page.js", title=run.title, positions=POSITIONS, position=position, **context)
 
@@ -51,7 +52,7 @@ def _context(run: Run, position: str) -> dict[str, Any]:
         "sentences": describe(run)[bool(run.recipe.changed) :],
         "depth_rules": depth_rules(0, len(run.layers)),
         "over_epochs": [_panel(run, panel, "epochs") for panel in PROGRESSIVE],
-        "over_depth": [_panel(run, panel, "depth", position) for panel in PROGRESSIVE],
+        "over_depth": [_panel(run, panel, "depth", position) for panel in PROGRESSIVE if run.has_depth],
         "last_layer": [_panel(run, panel, "last") for panel in LAST_LAYER],
         "tables": metric_tables(run),
         "recipe": recipe_groups(run),

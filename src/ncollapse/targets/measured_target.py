@@ -20,8 +20,9 @@ from ncollapse.targets.target import Target
 def write_measurement(measurement: Measurement, target: Target, out: str | Path, *, device: str = "auto") -> Path:
     """Write a measurement as a run directory of one epoch, without a recipe and a history.
 
-    ``measurements.csv``, ``environment.json``, ``glossary.json`` and ``status.json``, and with ``path=True`` the curves over
-    depth in ``depth.json``, which ``ncollapse report`` needs. The epoch is that of a run's checkpoint, 0 of other networks.
+    ``measurements.csv``, ``environment.json``, ``glossary.json`` and ``status.json``, and with ``path=True`` the results over
+    depth in ``depth.json``. ``ncollapse report`` makes a page of either. The epoch is that of a run's checkpoint, 0 of other
+    networks.
 
     Args:
         measurement: The measurement.
@@ -49,6 +50,7 @@ def write_measurement(measurement: Measurement, target: Target, out: str | Path,
     rows = [row._replace(epoch=epoch) for row in measurement.rows]
     directory.add_measurement(rows, None if measurement.paths is None else depth_record(measurement, epoch))
     directory.write_tables()
-    accuracy = [row.value for row in rows if row.metric == "accuracy" and row.split == "train"]
-    directory.write_status(Status("finished", epoch, epoch, train_accuracy=accuracy[0] if accuracy else None))
+    accuracy = next((row.value for row in rows if row.metric == "accuracy" and row.split == "train"), None)
+    perfect = epoch if accuracy == 1 else None
+    directory.write_status(Status("finished", epoch, epoch, train_accuracy=accuracy, first_perfect_epoch=perfect))
     return directory.path

@@ -41,7 +41,7 @@ function linearTicks(low, high) {
 /** Axes that hold every epoch, so that what moves under the slider is the network and not the frame. */
 function domains(epochs, metric, position) {
   const log = LOGARITHMIC[metric];
-  const ys = epochs.flatMap((e) => [...e.values[metric], ...e.curve[metric], ...e.null[metric]]).filter((y) => isDrawable(y, log));
+  const ys = epochs.flatMap((e) => [...e.values[metric], ...e.curve[metric], ...e.baseline[metric]]).filter((y) => isDrawable(y, log));
   const xs = epochs.flatMap((e) => e.positions[position] || []).filter((x) => x !== null);
   if (!ys.length) return null;
   let low = Math.min(...ys), high = Math.max(...ys);
@@ -114,7 +114,7 @@ function drawChart(figure, data, epoch, position) {
   }
   const scale = scales(domain, LOGARITHMIC[metric]);
   drawFrame(svg, domain, scale, metric);
-  drawCurve(svg, epoch.null, metric, scale, "null");
+  drawCurve(svg, epoch.baseline, metric, scale, "baseline");
   drawCurve(svg, epoch.curve, metric, scale, "curve");
   drawLayers(svg, data, epoch, metric, position, scale);
   const error = epoch.errors[position] && epoch.errors[position][metric];
@@ -138,7 +138,13 @@ function toCsv(table) {
 function start(run) {
   const data = JSON.parse(document.getElementById("data").textContent);
   const find = (selector) => run.querySelector(selector);
-  const slider = find(".slider"), play = find(".play"), position = find(".position"), csv = find(".csv");
+  const csv = find(".csv");
+  csv.hidden = false;
+  csv.addEventListener("click", () => {
+    csv.href = URL.createObjectURL(new Blob([toCsv(data.table)], { type: "text/csv" }));
+  });
+  const slider = find(".slider"), play = find(".play"), position = find(".position");
+  if (!slider) return;  // A run without results over depth.
   const last = data.epochs.length - 1;
   let timer = null;
 
@@ -168,10 +174,6 @@ function start(run) {
   });
   slider.addEventListener("input", () => { if (timer !== null) stop(); show(); });
   position.addEventListener("change", show);
-  csv.hidden = false;
-  csv.addEventListener("click", () => {
-    csv.href = URL.createObjectURL(new Blob([toCsv(data.table)], { type: "text/csv" }));
-  });
   show();
 }
 
