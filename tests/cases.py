@@ -10,6 +10,7 @@ from ncollapse.metrics import LayerStatistics
 from ncollapse.statistics import (
     ClassCenters,
     ClassDecisions,
+    ClassifierChoices,
     ClassMoments,
     ClassScatter,
     LinearClassifier,
@@ -112,17 +113,20 @@ def layer_statistics(
     batches = [(features[i : i + size], labels[i : i + size]) for i in range(0, len(features), size)]
     moments = ClassMoments.empty(num_classes, features.shape[1])
     full = ClassScatter.empty(num_classes, features.shape[1]) if scatter else None
+    choices = None if classifier is None else ClassifierChoices.empty(num_classes)
     for h, y in batches:
         moments = moments.merge(ClassMoments.from_batch(h, y, num_classes))
         if full is not None:
             full = full.merge(ClassScatter.from_batch(h, y, num_classes))
+        if choices is not None:
+            choices = choices.merge(ClassifierChoices.from_batch(classifier.choices(h), y, num_classes))
     if bool((moments.counts == 0).any()):
-        return LayerStatistics(moments, classifier=classifier, scatter=full, convention=convention)
+        return LayerStatistics(moments, classifier=classifier, scatter=full, convention=convention, choices=choices)
     centers = ClassCenters.from_moments(moments)
     decisions = ClassDecisions.empty(centers)
     for h, y in batches:
         decisions = decisions.merge(ClassDecisions.from_batch(h, y, centers, classifier))
-    return LayerStatistics(moments, centers, decisions, decisions, classifier, full, convention)
+    return LayerStatistics(moments, centers, decisions, decisions, classifier, full, convention, choices=choices)
 
 
 def statistics_of(case: Case, **options) -> LayerStatistics:
@@ -136,6 +140,7 @@ def all_statistics(features: Tensor, labels: Tensor, num_classes: int, classifie
         "paired": PairedMoments.from_batch(features, features.square() + 0.5 * features, labels, num_classes),
         "scatter": ClassScatter.from_batch(features, labels, num_classes),
         "decisions": ClassDecisions.from_batch(features, labels, centers, classifier),
+        "choices": ClassifierChoices.from_batch(classifier.choices(features), labels, num_classes),
     }
 
 

@@ -58,7 +58,7 @@ def labels_in(plan):
 def tapped(model, x, layers="auto", classifier=None, num_classes=2):
     taps = taps_of(model, layers, classifier, num_classes)
     with taps:
-        return taps.forward(x, labels_of(x)), taps.plan.feeding
+        return taps.forward(x, labels_of(x)).features, taps.plan.feeding
 
 
 def mlp():
@@ -264,7 +264,7 @@ def test_values_survive_what_is_done_in_place_after_the_tap():
     expected = seen(model, x, ["a", "b"])
     taps = taps_of(model, ["a", "b"])
     with taps:
-        batches = [taps.forward(x, labels_of(x)), taps.forward(x, labels_of(x))]
+        batches = [taps.forward(x, labels_of(x)).features for _ in range(2)]
     for features in batches:
         assert list(features) == ["a", "b", "head.input"]
         assert all(torch.equal(features[name], expected[name]) for name in expected)
@@ -311,7 +311,7 @@ def test_the_classifiers_input_survives_what_is_done_in_place_behind_it():
     model = seeded(Net())
     taps = taps_of(model, ["a"])
     with taps:
-        batches = [taps.forward(inputs(), labels_of(inputs())), taps.forward(inputs(), labels_of(inputs()))]
+        batches = [taps.forward(inputs(), labels_of(inputs())).features for _ in range(2)]
     for features in batches:
         assert torch.equal(features["head.input"], torch.relu(features["a"]))
     assert bool((features["head.input"] > 0).any())
@@ -328,7 +328,7 @@ def test_equal_values_in_one_batch_do_not_make_a_layer_the_classifiers_input(inp
     taps = taps_of(model, ["2"])
     with taps:
         taps.forward(positive, labels_of(positive))
-        features = taps.forward(x, labels_of(x))
+        features = taps.forward(x, labels_of(x)).features
     assert torch.equal(features[taps.plan.feeding], torch.relu(pre))
 
 
@@ -358,7 +358,7 @@ def test_inference_tensors_are_copied():
     expected = seen(model, inputs(), ["a", "b"])
     taps = taps_of(model, ["a", "b"])
     with torch.inference_mode(), taps:
-        batches = [taps.forward(inputs(), labels_of(inputs())), taps.forward(inputs(), labels_of(inputs()))]
+        batches = [taps.forward(inputs(), labels_of(inputs())).features for _ in range(2)]
     for features in batches:
         assert all(torch.equal(features[name], expected[name]) for name in expected)
 

@@ -69,7 +69,7 @@ def test_nearest_center_as_a_linear_classifier_agrees_on_any_data(name):
     statistics = layer_statistics(case.features, case.labels, case.num_classes, classifier)
     assert float(m.ncc_agreement(statistics.decisions)) == 1
     assert float(m.ncc_mismatch(statistics.decisions)) == 0
-    assert float(m.classifier_accuracy(statistics.decisions)) == float(m.ncc_accuracy(statistics.decisions))
+    assert float(m.classifier_accuracy(statistics.choices)) == float(m.ncc_accuracy(statistics.decisions))
 
 
 def strong_collapse(num_classes=4, per_class=5, dim=6):

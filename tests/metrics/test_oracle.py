@@ -8,7 +8,7 @@ import torch
 import reference
 from cases import CASES, classifier_of, statistics_of
 from ncollapse.metrics import METRICS, LayerStatistics, evaluate_metrics, ncc_error
-from ncollapse.statistics import ClassCenters, ClassDecisions, ClassMoments
+from ncollapse.statistics import ClassCenters, ClassDecisions, ClassifierChoices, ClassMoments
 
 # Angles and distances between unit matrices: differences of numbers of order one, known to a few eps and no better.
 ABSOLUTE = {id for id in METRICS if id.startswith(("pfc2", "nc2", "nc3", "gnc2", "unc3", "log_"))} - {"nc3_bias"}
@@ -60,7 +60,8 @@ def test_held_out_samples_are_decided_by_the_training_means():
     decisions = ClassDecisions.from_batch(H, other.labels, centers, classifier, moments.counts)
     own = ClassCenters.from_moments(moments)
     within = ClassDecisions.from_batch(H, other.labels, own)
-    statistics = LayerStatistics(moments, own, within, decisions, classifier, reference=centers.moments)
+    choices = ClassifierChoices.from_batch(classifier.choices(H), other.labels, 4)
+    statistics = LayerStatistics(moments, own, within, decisions, classifier, reference=centers.moments, choices=choices)
     values = {v.metric: v.value for v in evaluate_metrics(statistics, list(METRICS.values()))}
 
     X, y = H.numpy(), other.labels.numpy()
@@ -86,7 +87,7 @@ def test_a_layer_without_classifier_or_scatter_gives_no_row_for_them():
     statistics = statistics_of(case, scatter=False)
     without = LayerStatistics(statistics.moments, statistics.centers, statistics.within, statistics.within)
     ids = [v.metric for v in evaluate_metrics(without, list(METRICS.values()))]
-    assert ids == [m.id for m in METRICS.values() if not m.needs & {"classifier", "scatter"}]
+    assert ids == [m.id for m in METRICS.values() if not m.needs & {"logits", "classifier", "scatter"}]
     assert not any(math.isnan(v.value) for v in evaluate_metrics(without, list(METRICS.values())))
 
 

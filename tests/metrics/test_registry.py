@@ -27,7 +27,7 @@ def test_an_entry_is_complete(metric):
     assert isinstance(metric, Metric)
     assert metric.title
     assert metric.reference
-    assert metric.needs <= {"moments", "centers", "decisions", "classifier", "scatter"}
+    assert metric.needs <= {"centers", "logits", "classifier", "scatter"}
     assert metric.invariant <= {"translation", "rotation", "scale"}
     assert metric.direction in ("decreases", "increases", "none")
     low, high = metric.bounds
@@ -81,7 +81,7 @@ def test_own_means_are_flagged_where_they_decide():
     statistics = dataclasses.replace(statistics_of(CASES["balanced"]), own_means=True)
     values = evaluate_metrics(statistics, list(METRICS.values()))
     flagged = {value.metric for value in values if "own_means" in value.flags}
-    assert flagged == {"pfc3", "pfc3_error", "strong_collapse", "weak_collapse", "nc4", "nc4_mismatch", "accuracy"}
+    assert flagged == {"pfc3", "pfc3_error", "strong_collapse", "weak_collapse", "nc4", "nc4_mismatch"}
 
 
 def test_a_nan_always_carries_a_flag_and_a_number_is_finite():
@@ -144,9 +144,8 @@ def test_what_was_not_collected_is_said():
     case = CASES["balanced"]
     whole = statistics_of(case)
     assert whole.lacks == set()
-    assert dataclasses.replace(whole, centers=None, within=None, decisions=None, classifier=None, scatter=None).lacks == {
-        "centers", "classifier", "scatter"
-    }  # fmt: skip
+    bare = dataclasses.replace(whole, centers=None, within=None, decisions=None, classifier=None, scatter=None, choices=None)
+    assert bare.lacks == {"centers", "logits", "classifier", "scatter"}
     # An empty class leaves no centers, whoever asks for them: its metrics say so themselves.
     assert "centers" not in layer_statistics(case.features, case.labels, 5).lacks
 

@@ -12,7 +12,7 @@ from ncollapse.metrics import METRICS, Metric, select_metrics
 from ncollapse.probe import CollapseMetrics, measure_features
 
 K = 4
-CENTERED = {metric.id for metric in select_metrics(None) if "centers" in metric.needs}
+CENTERED = {metric.id for metric in select_metrics(None) if metric.needs & {"centers", "logits"}}
 
 
 def data(num_samples=60, dim=7, seed=2):

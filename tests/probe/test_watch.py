@@ -10,7 +10,9 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+import reference
 from ncollapse.hooks import Tap
+from ncollapse.metrics import METRICS
 from ncollapse.probe import measure_features, watch
 
 K = 3
@@ -70,8 +72,12 @@ def hooks(net):
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in net.modules())
 
 
+# These metrics take the logits of the loop's own passes, with dropout and with the weights of that step.
+BY_LOGITS = {metric.id for metric in METRICS.values() if "logits" in metric.needs}
+
+
 def values(m, *names):
-    return [row.value for row in m.rows if row.layer in names]
+    return [row.value for row in m.rows if row.layer in names and row.metric not in BY_LOGITS]
 
 
 def test_the_features_are_those_of_the_loops_own_passes():
@@ -84,6 +90,21 @@ def test_the_features_are_those_of_the_loops_own_passes():
     assert found.num_samples == 48
     expected = measure_features(seen, Y.repeat(2), num_classes=K, classifier=head)
     assert values(found, *NAMES) == pytest.approx(values(expected, *NAMES), rel=1e-10, nan_ok=True)
+
+
+def test_accuracy_and_nc4_are_those_of_the_loops_own_logits():
+    net, logits = network(), []
+    net.register_forward_hook(lambda _, __, output: logits.append(output.detach().clone()))
+    with watch(net, num_classes=K, layers=NAMES) as watched:
+        seen = train(net, watched=watched)
+    found = watched.compute()
+    decided, labels = torch.cat(logits[1:]).argmax(dim=1), Y.repeat(2)  # the first call is the search for layers
+    H = seen["3"].double().numpy()
+    nearest = torch.from_numpy(reference.nearest(H, reference.means(H, labels.numpy(), K)))
+    assert found.value("accuracy") == (decided == labels).double().mean()
+    assert found.value("nc4") == (decided == nearest).double().mean()
+    assert found.value("nc4_mismatch") == (decided != nearest).double().mean()
+    assert {row.layer for row in found.rows if row.metric in BY_LOGITS} == {"3"}
 
 
 @pytest.mark.parametrize("autocast", [False, True])

@@ -1,5 +1,7 @@
 """Decisions by the nearest class center and by the classifier, and the within-class covariance on the means' span."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 
 import reference
 from cases import CASES, classifier_of, tensors_of
-from ncollapse.statistics import ClassCenters, ClassDecisions, ClassMoments, LinearClassifier
+from ncollapse.statistics import ClassCenters, ClassDecisions, ClassifierChoices, ClassMoments, LinearClassifier
 
 
 def centers_of(features, labels, num_classes):
@@ -34,14 +36,16 @@ def test_basis_is_orthonormal_and_spans_the_centered_means(case):
 def test_sums_by_class_equal_the_oracle(case):
     H, y, K = reference.rows_of(case.features), case.labels.long().numpy(), case.num_classes
     W, b = case.weight.numpy(), case.bias.numpy()
-    _, _, _, decisions = prepared(case)
+    features, labels, _, decisions = prepared(case)
+    choices = ClassifierChoices.from_batch(classifier_of(case).choices(features), labels, K)
     nearest, decided = reference.nearest(H, reference.means(H, y, K)), (H @ W.T + b).argmax(axis=1)
     cosine = (H * W[y]).sum(axis=1) / ((H**2).sum(axis=1) * (W[y] ** 2).sum(axis=1)) ** 0.5
     for k in range(K):
         of_class = y == k
         assert decisions.counts[k] == of_class.sum()
         assert decisions.ncc_correct[k] == (nearest == y)[of_class].sum()
-        assert decisions.classifier_correct[k] == (decided == y)[of_class].sum()
+        assert choices.counts[k] == of_class.sum()
+        assert choices.correct[k] == (decided == y)[of_class].sum()
         assert decisions.agree[k] == (decided == nearest)[of_class].sum()
         assert float(decisions.cosine_sums[k]) == pytest.approx(cosine[of_class].sum(), rel=1e-10, abs=1e-12)
 
@@ -99,7 +103,7 @@ def test_without_a_classifier_its_sums_are_zero():
     case = CASES["balanced"]
     centers = centers_of(case.features, case.labels, 4)
     decisions = ClassDecisions.from_batch(case.features, case.labels, centers)
-    for sums in (decisions.classifier_correct, decisions.agree, decisions.cosine_sums):
+    for sums in (decisions.agree, decisions.cosine_sums):
         assert not sums.any()
     assert decisions.ncc_correct.any()
 
@@ -194,19 +198,31 @@ def test_held_out_samples_at_a_distance_of_many_spreads_are_decided_as_by_explic
 
 
 def test_ties_of_the_classifier_go_to_the_smallest_index():
-    case = CASES["balanced"]
-    centers = centers_of(case.features, case.labels, 4)
     constant = LinearClassifier.from_parameters(torch.ones(4, 6))
-    decisions = ClassDecisions.from_batch(case.features, case.labels, centers, constant)
-    assert decisions.classifier_correct.tolist() == [8, 0, 0, 0]
+    assert not constant.choices(CASES["balanced"].features).any()
+
+
+def test_logits_that_are_nan_decide_for_no_class():
+    broken = LinearClassifier.from_parameters(torch.tensor([[1.0, 0.0], [math.nan, 0.0], [0.0, math.inf]]))
+    assert broken.choices(torch.tensor([[1.0, 1.0], [2.0, 0.0]])).tolist() == [-1, -1]
+    infinite = LinearClassifier.from_parameters(torch.tensor([[1.0, 0.0], [-math.inf, 0.0], [2.0, 0.0]]))
+    assert infinite.choices(torch.ones(1, 2, dtype=torch.float64) * torch.tensor([[1.0, 1.0]])).tolist() == [2]
+
+
+def test_given_choices_decide_the_agreement_in_place_of_the_classifiers():
+    features, labels, centers, decisions = prepared(CASES["imbalanced"])
+    nearest = centers.nearest((features - centers.moments.means[labels]) @ centers.basis, labels)[0]
+    for classifier in (None, classifier_of(CASES["imbalanced"])):
+        same = ClassDecisions.from_batch(features, labels, centers, classifier, choices=nearest.int())
+        assert torch.equal(same.agree, same.counts)
+    assert not torch.equal(decisions.agree, decisions.counts)
 
 
 def test_the_bias_decides():
     case = CASES["balanced"]
-    centers = centers_of(case.features, case.labels, 4)
     biased = LinearClassifier.from_parameters(case.weight, torch.tensor([0.0, 0.0, 1e3, 0.0]))
-    decisions = ClassDecisions.from_batch(case.features, case.labels, centers, biased)
-    assert decisions.classifier_correct.tolist() == [0, 0, 8, 0]
+    choices = ClassifierChoices.from_batch(biased.choices(case.features), case.labels, 4)
+    assert choices.correct.tolist() == [0, 0, 8, 0]
 
 
 def test_a_classifier_is_a_copy_in_float64():

@@ -9,6 +9,7 @@ from cases import all_statistics, tensors_of
 from ncollapse.statistics import (
     ClassCenters,
     ClassDecisions,
+    ClassifierChoices,
     ClassMoments,
     ClassScatter,
     LinearClassifier,
@@ -47,7 +48,7 @@ def assert_equal_statistics(value, expected):
             assert torch.allclose(tensor, expected[name], rtol=1e-12, atol=1e-12 * size), name
 
 
-KINDS = ["moments", "paired", "scatter", "decisions"]
+KINDS = ["moments", "paired", "scatter", "decisions", "choices"]
 SHAPES = (st.integers(2, 5), st.integers(1, 6), st.integers(1, 35), SEEDS)
 
 
@@ -92,6 +93,7 @@ def test_empty_is_neutral(kind, num_classes, dim, num_samples, seed):
         "paired": PairedMoments.empty(num_classes, dim),
         "scatter": ClassScatter.empty(num_classes, dim),
         "decisions": ClassDecisions.empty(centers),
+        "choices": ClassifierChoices.empty(num_classes),
     }[kind]
     for merged in (value.merge(empty), empty.merge(value)):
         assert all(torch.equal(tensor, tensors_of(merged)[name]) for name, tensor in tensors_of(value).items())

@@ -53,7 +53,7 @@ def weight_decay_bounds(model: FCResNet, batches: Iterable[tuple[Tensor, Tensor]
     with TappedNetwork(model, discovery.plan) as taps, torch.random.fork_rng(devices=[]):
         for samples, labels in batches:
             num_batches += 1
-            features = taps.forward(samples.to(device), labels)
+            features = taps.forward(samples.to(device), labels).features
             for name, before in inputs.items():
                 part = _moments(features[before], features[f"{name}.branch"])
                 moments[name] = moments[name].merge(part) if name in moments else part

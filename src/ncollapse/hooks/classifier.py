@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ncollapse.hooks.capture import Captured
+from ncollapse.hooks.logits import class_logits
 from ncollapse.hooks.pooling import pool_of
 from ncollapse.hooks.tap import Pool
 from ncollapse.hooks.trace import ModuleCall, Trace, is_inside
@@ -59,6 +60,13 @@ def find_head(trace: Trace, named: str | None, num_classes: int | None, tokens: 
             f"{tuple(taken.tensor.shape)}. Name another with classifier=. {_ONE_HOT if tokens else ''}".rstrip()
         )
     return Head(note=f"no classifier metrics, since the input of {call.name} has shape {tuple(taken.tensor.shape)}, not (N, d)")
+
+
+def find_logits(trace: Trace, classifier: str | None, num_classes: int | None, tokens: bool) -> int | None:
+    """Return which returned tensor holds the logits: those of the classifier, else the first of their shape."""
+    fitting = [index for index, part in enumerate(trace.returned) if class_logits(part.values, num_classes, tokens) is not None]
+    own = [index for index in fitting if classifier is not None and trace.calls[classifier].returned(trace.returned[index])]
+    return next(iter([*own, *fitting]), None)
 
 
 def further_heads(usable: Sequence[ModuleCall], trace: Trace, num_classes: int) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from ncollapse.hooks.classifier import Head, find_head, further_heads
+from ncollapse.hooks.classifier import Head, find_head, find_logits, further_heads
 from ncollapse.hooks.layer_choice import LayerChoice, available_names, chosen_taps, name_of
 from ncollapse.hooks.pooling import pool_at, read_out
 from ncollapse.hooks.stages import find_stages
@@ -85,6 +85,8 @@ class Discovery:
             _overwritten(taps, trace, head, feeding),
             "; ".join(filter(None, notes)),
             left_out,
+            find_logits(trace, head.name, self.num_classes, bool(tokens)),
+            self.num_classes,
         )
 
     def _named_classifier(self, given: str | nn.Module | None) -> str | None:

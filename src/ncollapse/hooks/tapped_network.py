@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ncollapse.hooks.batch_io import IGNORED_LABEL, attention_mask, first_samples, run_network
 from ncollapse.hooks.capture import Captured, feature_of
+from ncollapse.hooks.logits import class_logits, returned_tensors
 from ncollapse.hooks.network import in_eval_mode
 from ncollapse.hooks.output_hook import Handle, hook_output
 from ncollapse.hooks.tap import Pool, Tap
@@ -29,11 +30,20 @@ class TapPlan:
     overwritten: frozenset[str]
     explanation: str
     left_out: Mapping[str, str] = field(default_factory=dict)
+    logits: int | None = None
+    num_classes: int | None = None
 
     @property
     def own_input(self) -> str | None:
         """The classifier's input if no tap reads it, so that it is a layer of its own; else None."""
         return self.feeding if self.feeding not in {tap.label for tap in self.taps} else None
+
+
+class Tapped(NamedTuple):
+    """The features of one forward pass by layer, in order of execution, and the network's logits, if it returns them."""
+
+    features: dict[str, Tensor]
+    logits: Tensor | None
 
 
 class TappedNetwork:
@@ -59,7 +69,7 @@ class TappedNetwork:
 
     def forward(
         self, inputs: Any, labels: Tensor, receive: Callable[[str, Tensor], None] | None = None, hold: bool = True
-    ) -> dict[str, Tensor]:
+    ) -> Tapped:
         """Run the network on one batch."""
         tokens = labeled_tokens(labels)
         with torch.no_grad():
@@ -68,8 +78,8 @@ class TappedNetwork:
                 self.plan = self._make_plan(samples, num_rows, tokens is not None)
                 self._hooks = TapHooks(self.model, self.plan)
             self._hooks.begin(attention_mask(inputs), tokens, receive, hold)
-            run_network(self.model, inputs)
-        return self._hooks.end()
+            output = run_network(self.model, inputs)
+        return self._hooks.end(output)
 
 
 class TapHooks:
@@ -104,8 +114,8 @@ class TapHooks:
         self._captured.clear()
         self._running, self._mask, self._tokens, self._receive, self._hold = True, mask, tokens, receive, hold
 
-    def end(self) -> dict[str, Tensor]:
-        """Stop to capture and return the features by layer, in order of execution."""
+    def end(self, output: Any) -> Tapped:
+        """Stop to capture and return the features and the logits in the network's output."""
         self._running, self._receive = False, None
         captured, self._captured = self._captured, {}
         wanted = {tap.label for tap in self.plan.taps} | ({self.plan.feeding} - {None})
@@ -121,7 +131,22 @@ class TapHooks:
                     f"Layers must be overwritten in place in every batch or in none, but {label!r} was in some only. "
                     "Tap a module after the operation."
                 )
-        return {label: seen.values for label, seen in held.items()}
+        with torch.inference_mode(False), torch.no_grad():
+            return Tapped({label: seen.values for label, seen in held.items()}, self._logits(output))
+
+    def _logits(self, output: Any) -> Tensor | None:
+        """Return the logits, one row per label."""
+        if self.plan.logits is None:
+            return None
+        returned = returned_tensors(output)[self.plan.logits :][:1]
+        logits = class_logits(returned[0].detach(), self.plan.num_classes, self._tokens is not None) if returned else None
+        if logits is None:
+            got = "none" if not returned else f"{tuple(returned[0].shape)}"
+            raise ValueError(
+                f"The network must return logits of {self.plan.num_classes} classes in every batch as in the first, got {got}. "
+                "Measure batches of one kind."
+            )
+        return logits if self._tokens is None else self._labeled(logits)
 
     def remove(self) -> None:
         """Remove the hooks from the network."""
@@ -166,6 +191,10 @@ class TapHooks:
                 f"Layer {tap.label!r} must return (N, T, D) since every token has a label, got {tuple(output.shape)}. "
                 "Name layers that keep the tokens, with pool='flatten'; convert one-hot labels with argmax(1)."
             )
+        return self._labeled(output)
+
+    def _labeled(self, output: Tensor) -> Tensor:
+        assert self._tokens is not None
         return output.flatten(0, 1).index_select(0, self._tokens.to(output.device))
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ncollapse.hooks.batch_io import attention_mask, run_network
 from ncollapse.hooks.capture import Captured, all_features_of
+from ncollapse.hooks.logits import returned_tensors
 
 # Each tensor is copied when it is captured, and its memory address and version are kept. Module B follows module A if B's input
 # is the memory that A returned, with no write to it in between. This works for any network that runs: no symbolic graph is
@@ -46,7 +47,7 @@ class ModuleCall:
 
 
 class Trace(NamedTuple):
-    """One forward pass: the modules that ran, the network's outputs (logits first), and the attention mask."""
+    """One forward pass: the modules that ran, the tensors that the network returned, and the attention mask."""
 
     calls: dict[str, ModuleCall]
     returned: list[Captured]
@@ -54,8 +55,8 @@ class Trace(NamedTuple):
 
     @property
     def output(self) -> Captured | None:
-        """The network's logits if it returns a mapping with some, else its first feature tensor."""
-        return self.returned[0] if self.returned else None
+        """The network's logits if it returns a mapping with some, else its first tensor with features."""
+        return next((part for part in self.returned if part.tensor.ndim >= 2), None)
 
 
 def trace_forward(model: nn.Module, modules: dict[str, nn.Module], inputs: Any) -> Trace:
@@ -70,7 +71,7 @@ def trace_forward(model: nn.Module, modules: dict[str, nn.Module], inputs: Any) 
     finally:
         for handle in handles:
             handle.remove()
-    return Trace(recorder.calls, _features(output), attention_mask(inputs))
+    return Trace(recorder.calls, [_copy(tensor) for tensor in returned_tensors(output)], attention_mask(inputs))
 
 
 def is_inside(name: str, outer: Collection[str]) -> bool:

@@ -12,7 +12,7 @@ from ncollapse.measurement.measurement import Paths
 from ncollapse.metrics.entry import LayerStatistics
 from ncollapse.statistics.centers import ClassCenters, LinearClassifier
 from ncollapse.statistics.conventions import Convention
-from ncollapse.statistics.decisions import ClassDecisions
+from ncollapse.statistics.decisions import ClassDecisions, ClassifierChoices
 from ncollapse.statistics.moments import ClassMoments
 from ncollapse.statistics.paired import PairedMoments
 from ncollapse.statistics.scatter import ClassScatter
@@ -28,6 +28,7 @@ class Totals:
     within: dict[str, ClassDecisions] = field(default_factory=dict)
     decisions: dict[str, ClassDecisions] = field(default_factory=dict)
     by_reference: dict[str, ClassMoments] = field(default_factory=dict)
+    choices: ClassifierChoices | None = None
     paired: PairedMoments | None = None
     path: PathStatistics | None = None
     line: LineDecisions | None = None
@@ -39,6 +40,7 @@ class Totals:
         self, classifiers: Mapping[str, LinearClassifier], split: str, convention: Convention
     ) -> dict[str, LayerStatistics]:
         """Return the statistics of each layer, for its metrics."""
+        last = self.last_layer(classifiers)
         return {
             name: LayerStatistics(
                 moments=moments,
@@ -50,9 +52,14 @@ class Totals:
                 convention=convention,
                 own_means=split != "train" and name not in self.by_reference,
                 reference=self.by_reference.get(name),
+                choices=self.choices if name == last else None,
             )
             for name, moments in self.moments.items()
         }
+
+    def last_layer(self, classifiers: Mapping[str, LinearClassifier]) -> str:
+        """Return the layer to which the network's choices belong: the one that feeds the classifier, else the last one."""
+        return next(iter(classifiers), next(reversed(self.moments)))
 
     def paths(self, own_input: str | None, convention: Convention) -> Paths | None:
         """Return the statistics along the samples' paths; None without ``path=True``."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ncollapse.statistics.decisions import ClassDecisions
+from ncollapse.statistics.decisions import ClassDecisions, ClassifierChoices
 
 
 def ncc_accuracy(decisions: ClassDecisions) -> Tensor:
@@ -42,13 +42,13 @@ def ncc_error(decisions: ClassDecisions, *, balanced: bool = False) -> Tensor:
 
 
 def ncc_agreement(decisions: ClassDecisions) -> Tensor:
-    r"""Compute NC4, the share of samples on which classifier and nearest class center agree.
+    r"""Compute NC4, the share of samples on which the network's logits and the nearest class center decide alike.
 
-    :math:`\frac{1}{N} \sum_i 1\{\arg\max_k (W h_i + b)_k = \arg\min_k \lVert h_i - \mu_k \rVert\}`, bias included. In [0, 1];
-    1 at exact collapse.
+    :math:`\frac{1}{N} \sum_i 1\{\arg\max_k z_k(x_i) = \arg\min_k \lVert h_i - \mu_k \rVert\}` with the returned logits z, which
+    are W h + b for a linear classifier. In [0, 1]; 1 at exact collapse.
 
     Args:
-        decisions: Decisions of the layer that feeds the classifier.
+        decisions: Decisions of the last layer.
 
     Returns:
         0-d tensor, float64.
@@ -60,12 +60,12 @@ def ncc_agreement(decisions: ClassDecisions) -> Tensor:
 
 
 def ncc_mismatch(decisions: ClassDecisions) -> Tensor:
-    """Compute the share of samples on which classifier and nearest class center differ, 1 - ``ncc_agreement``.
+    """Compute the share of samples on which logits and nearest class center decide otherwise, 1 - ``ncc_agreement``.
 
     In [0, 1]; 0 at exact collapse.
 
     Args:
-        decisions: Decisions of the layer that feeds the classifier.
+        decisions: Decisions of the last layer.
 
     Returns:
         0-d tensor, float64.
@@ -73,15 +73,15 @@ def ncc_mismatch(decisions: ClassDecisions) -> Tensor:
     return (decisions.counts - decisions.agree).sum() / decisions.counts.sum()
 
 
-def classifier_accuracy(decisions: ClassDecisions) -> Tensor:
-    """Compute the accuracy of the linear classifier on the features that feed it.
+def classifier_accuracy(choices: ClassifierChoices) -> Tensor:
+    r"""Compute the accuracy of the network, :math:`\frac{1}{N} \sum_i 1\{\arg\max_k z_k(x_i) = y_i\}` with its logits z.
 
     In [0, 1]; 1 at exact collapse. Ties go to the smallest index.
 
     Args:
-        decisions: Decisions of the layer that feeds the classifier.
+        choices: Counts of the network's choices.
 
     Returns:
         0-d tensor, float64.
     """
-    return decisions.classifier_correct.sum() / decisions.counts.sum()
+    return choices.correct.sum().double() / choices.counts.sum()

@@ -15,11 +15,11 @@ from ncollapse.metrics.uniformity import PairEnergy, pair_energy
 from ncollapse.metrics.variability import between_spectrum, rounding_floor
 from ncollapse.statistics.centers import ClassCenters, LinearClassifier
 from ncollapse.statistics.conventions import Convention
-from ncollapse.statistics.decisions import ClassDecisions
+from ncollapse.statistics.decisions import ClassDecisions, ClassifierChoices
 from ncollapse.statistics.moments import ClassMoments
 from ncollapse.statistics.scatter import ClassScatter
 
-Need = Literal["centers", "classifier", "scatter"]
+Need = Literal["centers", "logits", "classifier", "scatter"]
 
 FLAGS: dict[str, str] = {
     "empty_class": "a class has no samples, so nothing over all classes is defined",
@@ -56,6 +56,7 @@ class LayerStatistics:
         convention: Class weights of the covariances.
         own_means: Whether a split other than train is decided by its own means.
         reference: Moments of the training set whose means decide; None if the layer's own means decide.
+        choices: How often the network's logits are right, at the last layer; None elsewhere and without logits.
     """
 
     moments: ClassMoments
@@ -67,6 +68,7 @@ class LayerStatistics:
     convention: Convention = "class"
     own_means: bool = False
     reference: ClassMoments | None = None
+    choices: ClassifierChoices | None = None
 
     @property
     def centered_means(self) -> Tensor:
@@ -89,6 +91,11 @@ class LayerStatistics:
         return torch.linalg.eigvalsh(self.scatter.total_covariance("sample"))
 
     @property
+    def over_budget(self) -> bool:
+        """Whether the sums around the final class means are missing, because a stream exceeded its memory budget."""
+        return self.centers is not None and self.within is None
+
+    @property
     def lacks(self) -> set[Need]:
         """Kinds of statistics that were not collected. Centers that are missing because of an empty class do not count."""
         found: dict[Need, bool] = {
@@ -96,6 +103,7 @@ class LayerStatistics:
             and self.decisions is None
             and self.moments.num_classes > 1
             and bool((self.moments.counts > 0).all()),
+            "logits": self.choices is None and (self.classifier is None or not self.over_budget),
             "classifier": self.classifier is None,
             "scatter": self.scatter is None,
         }
@@ -118,7 +126,7 @@ class LayerStatistics:
             "low_dimension": moments.dim < moments.num_classes - 1,
             "imbalanced": bool((moments.counts != moments.counts[0]).any()),
             "single_samples": bool((moments.counts == 1).all()),
-            "over_budget": self.centers is not None and self.within is None,
+            "over_budget": self.over_budget,
         }
         return {condition for condition, holds in found.items() if holds}
 
@@ -144,8 +152,8 @@ class Metric:
         id: Public name, a column of tables.
         title: A description in a few words.
         compute: Function from the statistics of a layer to the value.
-        needs: Statistics besides moments that must have been collected. "centers" means all sums around the final class means.
-            A metric whose classifier or scatter is missing has no row.
+        needs: Statistics besides moments that must have been collected. "centers" means all sums around the final class means,
+            "logits" the network's choices. A metric whose logits, classifier or scatter are missing has no row.
         at_collapse: Value at exact collapse; None if it depends on K (ranks).
         bounds: Smallest and largest possible value.
         direction: Whether it increases or decreases towards collapse.
@@ -182,7 +190,8 @@ class Metric:
         """
         decided = "centers" not in self.needs or statistics.decisions is not None
         empty: set[str] = set() if self.despite_empty and decided else {"empty_class"}
-        dropped: set[str] = {"over_budget"} if "centers" in self.needs else set()
+        waiting = "centers" in self.needs or ("logits" in self.needs and statistics.choices is None)
+        dropped: set[str] = {"over_budget"} if waiting else set()
         reasons = conditions & ({"one_class"} | empty | dropped | self.undefined_when)
         if reasons:
             return MetricValue(self.id, math.nan, tuple(sorted(reasons)))

@@ -12,7 +12,7 @@ from ncollapse.metrics import decision, duality, geometry, held_out, spectrum, u
 from ncollapse.metrics.entry import LayerStatistics, Metric, Need
 from ncollapse.statistics.centers import ClassCenters, LinearClassifier
 from ncollapse.statistics.conventions import convention_parts
-from ncollapse.statistics.decisions import ClassDecisions
+from ncollapse.statistics.decisions import ClassDecisions, ClassifierChoices
 
 _PAPYAN = "Papyan, Han & Donoho (2020), PNAS"
 _MIXON = "Mixon, Parshall & Pi (2020), unconstrained features"
@@ -26,6 +26,7 @@ _MOMENTS: frozenset[Need] = frozenset()
 _CENTERS: frozenset[Need] = frozenset({"centers"})
 _CLASSIFIER: frozenset[Need] = frozenset({"classifier"})
 _JOINT: frozenset[Need] = frozenset({"centers", "classifier"})
+_CHOSEN: frozenset[Need] = frozenset({"centers", "logits"})
 _SCATTER: frozenset[Need] = frozenset({"scatter"})
 _INF = math.inf
 
@@ -217,7 +218,7 @@ def _decision_entries() -> list[Metric]:
         "needs": _CENTERS, "at_collapse": 0.0, "direction": "decreases", "reference": "Hui, Belkin & Nakkiran (2022)",
         "flagged_when": frozenset({"own_means", "single_samples"}), "bounds": (0.0, _INF),
     }  # fmt: skip
-    joint: dict[str, Any] = {"needs": _JOINT, "invariant": frozenset({"rotation"}), **flagged}
+    joint: dict[str, Any] = {"needs": _CHOSEN, "invariant": frozenset({"rotation"}), **flagged}
     return [
         Metric(
             "pfc3", "nearest-class-center accuracy", lambda s: decision.ncc_accuracy(_decisions_of(s)), _CENTERS,
@@ -236,17 +237,18 @@ def _decision_entries() -> list[Metric]:
             lambda s: held_out.weak_collapse(s.moments, _decisions_of(s), s.reference or s.moments, s.convention), **distance,
         ),
         Metric(
-            "nc4", "agreement of classifier and nearest class center", lambda s: decision.ncc_agreement(_decisions_of(s)),
+            "nc4", "agreement of logits and nearest class center", lambda s: decision.ncc_agreement(_decisions_of(s)),
             at_collapse=1.0, direction="increases", reference=_PAPYAN, **joint,
         ),
         Metric(
-            "nc4_mismatch", "disagreement of classifier and nearest class center",
+            "nc4_mismatch", "disagreement of logits and nearest class center",
             lambda s: decision.ncc_mismatch(_decisions_of(s)),
             at_collapse=0.0, direction="decreases", reference=_PAPYAN, **joint,
         ),
         Metric(
-            "accuracy", "accuracy of the classifier", lambda s: decision.classifier_accuracy(_decisions_of(s)),
-            at_collapse=1.0, direction="increases", reference=_PAPYAN, **joint,
+            "accuracy", "accuracy of the network", lambda s: decision.classifier_accuracy(cast(ClassifierChoices, s.choices)),
+            frozenset({"logits"}), at_collapse=1.0, bounds=(0.0, 1.0), direction="increases", reference=_PAPYAN,
+            invariant=frozenset({"rotation"}), despite_empty=True,
         ),
     ]  # fmt: skip
 

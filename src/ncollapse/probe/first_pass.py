@@ -15,7 +15,8 @@ from ncollapse.probe.feature_memory import FeatureStore
 from ncollapse.probe.layer_batch import Batch, CheckedLayers, LayerBatch, along_path
 from ncollapse.probe.request import Request
 from ncollapse.statistics.batch import Workspace
-from ncollapse.statistics.centers import ClassCenters
+from ncollapse.statistics.centers import UNDECIDED, ClassCenters
+from ncollapse.statistics.decisions import ClassifierChoices
 from ncollapse.statistics.moments import ClassMoments
 from ncollapse.statistics.paired import PairedMoments
 from ncollapse.statistics.scatter import ClassScatter
@@ -50,10 +51,13 @@ class FirstPass:
             if hold or copied:
                 held[name] = self.store.copy(features) if copied else features
 
-        own_input = batch.stream(receive, hold)
+        own_input, choices = batch.stream(receive, hold)
         layers.finish()
         _check_finite(moments, place)
-        whole = LayerBatch(held, layers.labels.clone() if copied else layers.labels, own_input)
+        if choices is not None:
+            choices = choices.to(layers.labels.device)
+            self._add_choices(choices, layers.labels, place)
+        whole = LayerBatch(held, layers.labels.clone() if copied else layers.labels, own_input, choices)
         if request.path:
             self._add_pair(whole)
         self._keep(whole)
@@ -72,7 +76,8 @@ class FirstPass:
         _check_same_layers(own.moments, others.moments)
         own.moments = _merged(own.moments, others.moments)
         own.scatters = _merged(own.scatters, others.scatters)
-        own.paired = _merged({"": own.paired} if own.paired else {}, {"": others.paired} if others.paired else {}).get("")
+        own.paired = _merged(_named(own.paired), _named(others.paired)).get("")
+        own.choices = _merged(_named(own.choices), _named(others.choices)).get("")
         self.index += other.index
         own.kept_bytes += others.kept_bytes
         if self.kept is None or other.kept is None or own.kept_bytes > self.budget:
@@ -88,6 +93,7 @@ class FirstPass:
             raise ValueError("There is no data: the loader yielded no batch. Check the data set and the loader's drop_last.")
         moments = {name: processes.merge(ClassMoments, totals.moments.get(name)) for name in names}
         totals.moments = {name: value.to("cpu") for name, value in moments.items() if value is not None}
+        totals.choices = processes.merge(ClassifierChoices, totals.choices)
         if request.needs_scatter:
             scatters = {name: processes.merge(ClassScatter, totals.scatters.get(name)) for name in names}
             totals.scatters = {name: value for name, value in scatters.items() if value is not None}
@@ -127,6 +133,15 @@ class FirstPass:
         part = PairedMoments.from_batch(layers[0], layers[-1], batch.labels, self.request.num_classes)
         self.totals.paired = part if self.totals.paired is None else self.totals.paired.merge(part)
 
+    def _add_choices(self, choices: Tensor, labels: Tensor, place: str) -> None:
+        if bool((choices == UNDECIDED).any()):
+            raise ValueError(
+                f"The network's logits must be numbers, got NaN{place} although the features are finite. "
+                "Check the weights of its classifier."
+            )
+        part = ClassifierChoices.from_batch(choices, labels, self.request.num_classes).to("cpu")
+        self.totals.choices = part if self.totals.choices is None else self.totals.choices.merge(part)
+
     def _keep(self, batch: LayerBatch) -> None:
         """Keep the batch if all kept features fit the budget; else drop them all, for a second pass."""
         if self.kept is None:
@@ -144,6 +159,10 @@ def _merged(own: dict[str, Merging], others: dict[str, Merging]) -> dict[str, Me
     if not own or not others:
         return own or others
     return {name: value.merge(others[name]) for name, value in own.items()}
+
+
+def _named(value: Merging | None) -> dict[str, Merging]:
+    return {} if value is None else {"": value}
 
 
 def _names(moments: Mapping[str, ClassMoments], processes: Processes) -> list[str]:

@@ -72,14 +72,14 @@ def shared_plan(plan: TapPlan | None, processes: Processes) -> TapPlan | None:
     """Return the plan of the taps, also on a process without data."""
     if processes.size == 1:
         return plan
-    own = "" if plan is None else json.dumps([plan.classifier, plan.feeding])
+    own = "" if plan is None else json.dumps([plan.classifier, plan.feeding, plan.logits])
     told = processes.check_same("The classifier and the layer that feeds it", own)
     words = [text for text in processes.gather_texts("" if plan is None else plan.explanation) if text]
     if not told:
         return plan
-    classifier, feeding = json.loads(told[0])
+    classifier, feeding, logits = json.loads(told[0])
     taps = () if plan is None else plan.taps
-    return TapPlan(taps, classifier, feeding, "flatten", frozenset(), words[0] if words else "")
+    return TapPlan(taps, classifier, feeding, "flatten", frozenset(), words[0] if words else "", logits=logits)
 
 
 def shared_classifier(weight: Tensor, bias: Tensor | None, processes: Processes) -> LinearClassifier:

@@ -27,8 +27,15 @@ class Batch(Protocol):
     def reuses_memory(self) -> bool:
         """Whether the memory of the features will be overwritten, so that kept features must be copied."""
 
-    def stream(self, receive: Receive, hold: bool) -> str | None:
+    def stream(self, receive: Receive, hold: bool) -> Streamed:
         """Pass the features of every layer to ``receive``, in order of depth."""
+
+
+class Streamed(NamedTuple):
+    """What is known of a batch after its layers: the label of a classifier's own input, and the classes that were chosen."""
+
+    own_input: str | None
+    choices: Tensor | None
 
 
 class LayerBatch(NamedTuple):
@@ -37,17 +44,18 @@ class LayerBatch(NamedTuple):
     features: dict[str, Tensor]
     labels: Tensor
     own_input: str | None = None
+    choices: Tensor | None = None
 
     @property
     def reuses_memory(self) -> bool:
         """False: features in memory stay there."""
         return False
 
-    def stream(self, receive: Receive, hold: bool) -> str | None:
+    def stream(self, receive: Receive, hold: bool) -> Streamed:
         """Pass the features of every layer to ``receive``, in order of depth."""
         for name, features in self.features.items():
             receive(name, features)
-        return self.own_input
+        return Streamed(self.own_input, self.choices)
 
 
 class CheckedLayers:

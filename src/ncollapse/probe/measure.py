@@ -148,7 +148,7 @@ def measure_network(
     def classifiers() -> dict[str, LinearClassifier]:
         plan = cast(TapPlan, shared_plan(taps.plan, processes))
         if plan.classifier is None or plan.feeding is None:
-            request.check_classifier(plan.explanation)
+            request.check_classifier(plan.explanation, logits=plan.logits is not None)
             return {}
         head = cast(nn.Linear, model.get_submodule(plan.classifier))
         return {plan.feeding: shared_classifier(head.weight, head.bias, processes)}

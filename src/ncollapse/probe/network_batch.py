@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ncollapse.hooks.batch_io import Unpack, map_tensors
 from ncollapse.hooks.tapped_network import TappedNetwork, labeled_tokens
-from ncollapse.probe.layer_batch import LayerBatch, Receive
+from ncollapse.probe.layer_batch import LayerBatch, Receive, Streamed
+from ncollapse.statistics.centers import largest_logit
 
 
 class NetworkBatch(NamedTuple):
@@ -32,12 +33,14 @@ class NetworkBatch(NamedTuple):
         labels = given if tokens is None else given.flatten()[tokens]
         return cls(taps, map_tensors(lambda t: t.to(device), inputs), given, labels, device.type == "cpu")
 
-    def stream(self, receive: Receive, hold: bool) -> str | None:
+    def stream(self, receive: Receive, hold: bool) -> Streamed:
         """Run the network, and pass every layer's features to ``receive`` inside its hook."""
-        self.taps.forward(self.inputs, self.given, receive, hold)
-        return None if self.taps.plan is None else self.taps.plan.own_input
+        logits = self.taps.forward(self.inputs, self.given, receive, hold).logits
+        own_input = None if self.taps.plan is None else self.taps.plan.own_input
+        # The choices alone are kept: logits of a vocabulary would need more memory than all features.
+        return Streamed(own_input, None if logits is None else largest_logit(logits))
 
     def whole(self) -> LayerBatch:
         """Run the network and return all features, on the CPU."""
-        features = self.taps.forward(self.inputs, self.given)
+        features = self.taps.forward(self.inputs, self.given).features
         return LayerBatch({name: layer.cpu() for name, layer in features.items()}, self.labels.cpu())

@@ -72,7 +72,7 @@ class Request:
     @property
     def needs_centers(self) -> bool:
         """Whether some metric needs the samples again once the class means are final."""
-        return any("centers" in metric.needs for metric in self.selected)
+        return any(metric.needs & {"centers", "logits"} for metric in self.selected)
 
     @property
     def needs_scatter(self) -> bool:
@@ -99,11 +99,12 @@ class Request:
             return ""
         return f" in batch {index}{' of the second pass' if second else ''}{self.where}"
 
-    def check_classifier(self, found: str) -> None:
-        """Raise an error if a named metric needs a classifier, when none was found."""
+    def check_classifier(self, found: str, *, logits: bool = False) -> None:
+        """Raise an error if a named metric needs the classifier, or logits, when none were found."""
         named = [self.metrics] if isinstance(self.metrics, str | Metric) else self.metrics or ()
         explicit = [item for item in named if isinstance(item, Metric) or item.lower() not in WORDS]
-        names = [metric.id for metric in select_metrics(explicit) if "classifier" in metric.needs]
+        lacking = {"classifier"} if logits else {"classifier", "logits"}
+        names = [metric.id for metric in select_metrics(explicit) if metric.needs & lacking]
         if names:
             raise ValueError(
                 f"Metrics {', '.join(names)} need a classifier ({found}). Name it with classifier=, or leave them out."

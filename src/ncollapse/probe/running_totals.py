@@ -39,7 +39,7 @@ class RunningTotals:
         """Whether the features of the next batch may be kept, so that nothing must overwrite them."""
         return self._first is None or self._first.kept is not None
 
-    def add(self, features: Mapping[str, Tensor], labels: Tensor) -> None:
+    def add(self, features: Mapping[str, Tensor], labels: Tensor, choices: Tensor | None = None) -> None:
         """Add one batch."""
         self._check_whole()
         # An error may occur after some layers have the batch and others do not. Then the totals cannot be used.
@@ -47,7 +47,7 @@ class RunningTotals:
         if self._first is None:
             device = next(iter(features.values())).device
             self._first = FirstPass(self.request, self.request.budget(device, self.processes))
-        self._first.add(LayerBatch(dict(features), labels))
+        self._first.add(LayerBatch(dict(features), labels, choices=choices))
         self._broken = False
 
     def merge(self, other: RunningTotals) -> None:
@@ -74,8 +74,8 @@ class RunningTotals:
                 raise ValueError(
                     "compute needs at least one batch since the start or the last reset, got none. Call update first."
                 )
-            if heads is None:
-                self.request.check_classifier(chosen)
+            if heads is None and self._first is not None:
+                self.request.check_classifier(chosen, logits=self._first.totals.choices is not None)
         request = self.request
         self.processes.check_same("Arguments", request.compared())
         first = FirstPass(request, budget=0) if self._first is None else self._first.snapshot()

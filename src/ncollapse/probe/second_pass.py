@@ -16,7 +16,7 @@ from ncollapse.probe.layer_batch import Batch, CheckedLayers, LayerBatch, along_
 from ncollapse.probe.request import Request
 from ncollapse.statistics.batch import Workspace
 from ncollapse.statistics.centers import ClassCenters, LinearClassifier
-from ncollapse.statistics.decisions import ClassDecisions, Projected
+from ncollapse.statistics.decisions import ClassDecisions, ClassifierChoices, Projected
 from ncollapse.statistics.moments import ClassMoments
 from ncollapse.statistics.paired import PairedMoments
 
@@ -61,15 +61,18 @@ class DecisionSums:
         self.pending: dict[str, _Pending] = {}
         self.sums: dict[str, ClassDecisions] = {}
 
-    def add(self, name: str, features: Tensor, labels: Tensor, classifier: LinearClassifier | None) -> None:
-        """Project one batch at one layer."""
+    def project(self, name: str, features: Tensor, labels: Tensor, classifier: LinearClassifier | None) -> Projected | None:
+        """Project one batch at one layer, None if the layer has no centers."""
         if name not in self.centers:
-            return
+            return None
         device = features.device
         if self.centers[name].basis.device != device:
             self.centers[name] = self.centers[name].to(device)
         classifier = None if classifier is None else classifier.to(device)
-        batch = Projected.from_batch(features, labels, self.centers[name], classifier, self.workspace)
+        return Projected.from_batch(features, labels, self.centers[name], classifier, workspace=self.workspace)
+
+    def add(self, name: str, batch: Projected) -> None:
+        """Add one projected batch at one layer."""
         if name not in self.pending:
             self.pending[name] = _Pending(batch, int(self.counts[name].sum()))
         pending = self.pending[name]
@@ -110,6 +113,8 @@ class SecondPass:
         self.paired = totals.paired
         self.decided = DecisionSums(totals.centers, {name: value.counts for name, value in totals.moments.items()})
         self.by_reference = DecisionSums(reference, self.decided.counts)
+        self.last = totals.last_layer(classifiers)
+        self.choices = ClassifierChoices.empty(request.num_classes)
         self.index = 0
 
     def add(self, batch: Batch) -> None:
@@ -117,20 +122,40 @@ class SecondPass:
         place = self.request.place(self.index, second=True)
         layers = CheckedLayers(batch.labels, self.request.num_classes, place, self.totals.moments)
         held: dict[str, Tensor] = {}
+        waiting: list[tuple[DecisionSums, Projected]] = []
 
         def receive(name: str, features: Tensor) -> None:
             features = layers.take(name, features)
-            # Also if only paths are needed: these sums show whether a second forward pass saw the same features.
-            for decided in (self.decided, self.by_reference):
-                decided.add(name, features, layers.labels, self.classifiers.get(name))
+            waiting.extend(self._project(name, features, layers.labels))
             if self.request.path:
                 held[name] = features
 
-        own_input = batch.stream(receive, self.request.path)
+        own_input, choices = batch.stream(receive, self.request.path)
         layers.finish()
+        for decided, projected in waiting:
+            chosen = None if choices is None else choices.to(projected.labels.device)
+            decided.add(self.last, projected._replace(chosen=chosen))
         if self.request.path and self.paired is not None:
             self._add_path(LayerBatch(held, layers.labels, own_input), self.paired)
         self.index += 1
+
+    def _project(self, name: str, features: Tensor, labels: Tensor) -> list[tuple[DecisionSums, Projected]]:
+        """Project one batch at one layer and add it, unless it is the last layer, which waits for the network's logits."""
+        classifier = self.classifiers.get(name)
+        choices = None
+        if classifier is not None and self.totals.choices is None:
+            choices = classifier.to(features.device).choices(features)
+            part = ClassifierChoices.from_batch(choices, labels, self.request.num_classes)
+            self.choices = self.choices.merge(part.to("cpu"))
+        waiting = []
+        # Also if only paths are needed: these sums show whether a second forward pass saw the same features.
+        for decided in (self.decided, self.by_reference):
+            projected = decided.project(name, features, labels, classifier)
+            if projected is not None and name == self.last and choices is None:
+                waiting.append((decided, projected))
+            elif projected is not None:
+                decided.add(name, projected._replace(chosen=choices))
+        return waiting
 
     def _add_path(self, batch: LayerBatch, paired: PairedMoments) -> None:
         into, device = self.totals, batch.labels.device
@@ -149,6 +174,8 @@ class SecondPass:
     def finish(self, processes: Processes) -> None:
         """Merge the totals of all processes, on the CPU, and check that a second pass saw the features of the first."""
         into = self.totals
+        if into.choices is None and self.classifiers:
+            into.choices = processes.merge(ClassifierChoices, self.choices)
         into.within = self.decided.finish(processes)
         into.decisions = {**into.within, **self.by_reference.finish(processes)}
         if self.request.path:

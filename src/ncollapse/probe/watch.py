@@ -23,7 +23,7 @@ from ncollapse.metrics.selection import MetricChoice
 from ncollapse.probe.group_checks import shared_classifier, shared_plan
 from ncollapse.probe.request import Request
 from ncollapse.probe.running_totals import RunningTotals
-from ncollapse.statistics.centers import LinearClassifier
+from ncollapse.statistics.centers import LinearClassifier, largest_logit
 from ncollapse.statistics.conventions import Convention
 from ncollapse.statistics.moments import ClassMoments
 
@@ -57,7 +57,7 @@ def watch(
     last ``reset``.
 
     The network changes while it is watched: each batch went through other weights, with dropout and batch statistics as in
-    training (dropout in front of the classifier is left out). At small learning rates this is close to the network at the end
+    training (features in front of the classifier are without its dropout, logits with it). At small learning rates this is close to the network at the end
     of the epoch. To measure the network exactly as it stands, use ``measure``.
 
     Args:
@@ -125,6 +125,7 @@ class Watched:
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._calls = self._other_calls = 0
         self._features: dict[str, Tensor] = {}
+        self._choices: Tensor | None = None
 
     def __enter__(self) -> Watched:
         model = self._model
@@ -146,7 +147,7 @@ class Watched:
 
     def update(self, labels: Tensor) -> None:
         """Set the labels of the network's last call."""
-        calls, features = self._calls, self._features
+        calls, features, choices = self._calls, self._features, self._choices
         self._forget()
         if calls == 0:
             other = f" ({self._other_calls} in another mode than {self._mode!r} ran)" if self._other_calls else ""
@@ -160,7 +161,7 @@ class Watched:
                 "the labels belong. Call update after each, and keep other calls outside of the with block."
             )
         # Copied only now: the loop may write the next batch into the same buffer.
-        self._totals.add(features, labels.clone() if isinstance(labels, Tensor) else labels)
+        self._totals.add(features, labels.clone() if isinstance(labels, Tensor) else labels, choices)
 
     def compute(self) -> Measurement:
         """Measure everything since the last reset; more may follow."""
@@ -180,7 +181,7 @@ class Watched:
         self._forget()
 
     def _forget(self) -> None:
-        self._calls, self._features = 0, {}
+        self._calls, self._features, self._choices = 0, {}, None
 
     def _before(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not self._is_watched():
@@ -194,7 +195,8 @@ class Watched:
     def _after(self, model: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if self._hooks is not None and self._is_watched():
             self._calls += 1
-            self._features = self._hooks.end()
+            self._features, logits = self._hooks.end(output)
+            self._choices = None if logits is None else largest_logit(logits)
         elif model not in _LOOKED_AT:
             self._other_calls += 1
 

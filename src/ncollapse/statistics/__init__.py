@@ -2,7 +2,7 @@
 
 from ncollapse.statistics.centers import ClassCenters, LinearClassifier
 from ncollapse.statistics.conventions import ClassWeights, Convention
-from ncollapse.statistics.decisions import ClassDecisions
+from ncollapse.statistics.decisions import ClassDecisions, ClassifierChoices
 from ncollapse.statistics.moments import ClassMoments
 from ncollapse.statistics.paired import PairedMoments
 from ncollapse.statistics.scatter import ClassScatter
@@ -14,6 +14,7 @@ __all__ = [
     "ClassMoments",
     "ClassScatter",
     "ClassWeights",
+    "ClassifierChoices",
     "Convention",
     "LinearClassifier",
     "PairedMoments",

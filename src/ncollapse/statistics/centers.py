@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ncollapse.statistics.batch import row_blocks
 from ncollapse.statistics.moments import ClassMoments
 
 
@@ -46,6 +47,18 @@ class LinearClassifier(NamedTuple):
         weight = weight.detach().double().clone()
         return cls(weight, weight.new_zeros(len(weight)) if bias is None else bias.detach().double().clone())
 
+    def choices(self, features: Tensor) -> Tensor:
+        """Return the class of the largest logit of every sample, the smallest index on ties.
+
+        Args:
+            features: Flat features of shape (N, d) that feed this classifier.
+
+        Returns:
+            Shape (N,), int32; -1 for a sample without a largest logit, because one is NaN.
+        """
+        parts = [largest_logit(torch.addmm(self.bias, features[rows].double(), self.weight.T)) for rows in row_blocks(features)]
+        return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.int32, device=features.device)
+
     def to(self, device: torch.device | str) -> LinearClassifier:
         """Return the same value on another device."""
         return LinearClassifier(self.weight.to(device), self.bias.to(device))
@@ -53,6 +66,8 @@ class LinearClassifier(NamedTuple):
 
 # Up to this many classes the K×K squared distances of the class means are computed, from explicit differences.
 _EXPLICIT_CLASSES = 4096
+# The choice for a sample whose logits contain NaN, so that none is the largest.
+UNDECIDED = -1
 # Two distances whose difference is within this many roundings of its terms are equal.
 TIE = 64 * torch.finfo(torch.float64).eps
 
@@ -171,6 +186,16 @@ class ClassCenters:
 
 def first_true(mask: Tensor) -> Tensor:
     """Return the index of the first True in each row (torch.argmax does not define which on ties)."""
+    return _first_true(mask).long()
+
+
+def largest_logit(logits: Tensor) -> Tensor:
+    """Return the index of the largest number in each row of (N, K), the smallest on ties; int32."""
+    found = _first_true(logits == logits.amax(dim=1, keepdim=True))
+    return torch.where(found == logits.shape[1], UNDECIDED, found)
+
+
+def _first_true(mask: Tensor) -> Tensor:
     # 32-bit indices are five times as fast as 64-bit ones.
     indices = torch.arange(mask.shape[1], device=mask.device, dtype=torch.int32)
-    return torch.where(mask, indices, mask.shape[1]).amin(dim=1).long()
+    return torch.where(mask, indices, mask.shape[1]).amin(dim=1)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ncollapse.statistics.batch import Workspace, row_blocks
-from ncollapse.statistics.centers import ClassCenters, LinearClassifier, first_true
+from ncollapse.statistics.centers import ClassCenters, LinearClassifier
 from ncollapse.statistics.conventions import ClassWeights
 
 # The fewest samples whose margins are computed at once, however many classes there are: each block reads all coordinates.
@@ -32,6 +32,7 @@ class Projected(NamedTuple):
         labels: Tensor,
         centers: ClassCenters,
         classifier: LinearClassifier | None,
+        choices: Tensor | None = None,
         workspace: Workspace | None = None,
     ) -> Projected:
         """Project one batch."""
@@ -48,23 +49,58 @@ class Projected(NamedTuple):
             # The basis has few columns, and the product is faster with them on the left.
             projected[:, rows].addmm_(centers.basis[columns].T, tile.T)
         residual = projected.T if fine else projected.T - centers.projections.index_select(0, labels)
-        if classifier is None:
-            return cls(labels, residual, None, None)
-        return cls(labels, residual, *_classified(features, labels, classifier, workspace))
+        cosines = None if classifier is None else _cosines(features, labels, classifier, workspace)
+        return cls(labels, residual, cosines, choices)
 
 
-def _classified(features: Tensor, labels: Tensor, classifier: LinearClassifier, workspace: Workspace) -> tuple[Tensor, Tensor]:
-    """Compute the cosines of features to their classifier rows, and the classifier's choices."""
+def _cosines(features: Tensor, labels: Tensor, classifier: LinearClassifier, workspace: Workspace) -> Tensor:
+    """Compute the cosines of features to the classifier rows of their classes."""
     cosines = torch.empty(len(labels), dtype=torch.float64, device=features.device)
-    chosen = torch.empty_like(labels)
     norms = torch.linalg.vector_norm(classifier.weight, dim=1)
     for rows, block in workspace.rows(features):
-        products = block @ classifier.weight.T
-        own = products.gather(1, labels[rows].unsqueeze(1)).squeeze(1)
+        own = (block * classifier.weight.index_select(0, labels[rows])).sum(dim=1)
         cosines[rows] = own / (norms[labels[rows]] * torch.linalg.vector_norm(block, dim=1))
-        logits = products + classifier.bias
-        chosen[rows] = first_true(logits == logits.amax(dim=1, keepdim=True))
-    return cosines, chosen
+    return cosines
+
+
+@dataclass(frozen=True, eq=False)
+class ClassifierChoices:
+    """How often the classes that a network chooses, those of its largest logits, are right; additive over batches.
+
+    Attributes:
+        counts: Samples of each class, shape (K,).
+        correct: Samples whose chosen class is their own, shape (K,).
+    """
+
+    counts: Tensor
+    correct: Tensor
+
+    @classmethod
+    def empty(cls, num_classes: int) -> ClassifierChoices:
+        """Return the neutral element of ``merge``."""
+        return cls(torch.zeros(num_classes, dtype=torch.int64), torch.zeros(num_classes, dtype=torch.int64))
+
+    @classmethod
+    def from_batch(cls, choices: Tensor, labels: Tensor, num_classes: int) -> ClassifierChoices:
+        """Count the choices for one batch.
+
+        Args:
+            choices: Chosen classes of shape (N,).
+            labels: Checked labels of shape (N,).
+
+        Returns:
+            Counts over the batch.
+        """
+        counts = torch.bincount(labels, minlength=num_classes)
+        return cls(counts, torch.bincount(labels[choices == labels], minlength=num_classes))
+
+    def merge(self, other: ClassifierChoices) -> ClassifierChoices:
+        """Merge the counts of two sets of samples."""
+        return ClassifierChoices(self.counts + other.counts, self.correct + other.correct)
+
+    def to(self, device: torch.device | str) -> ClassifierChoices:
+        """Return the same value on another device."""
+        return ClassifierChoices(self.counts.to(device), self.correct.to(device))
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,8 +113,7 @@ class ClassDecisions:
         counts: Samples of each class, shape (K,).
         ncc_correct: Samples whose nearest class center is their own class, shape (K,).
         margin_sums: Sums over samples of :math:`\min_j \lVert h - \mu_j \rVert^2 - \lVert h - \mu_y \rVert^2`, shape (K,).
-        classifier_correct: Samples that the classifier gets right, shape (K,); zeros without a classifier.
-        agree: Samples for which classifier and nearest center agree, shape (K,); zeros without a classifier.
+        agree: Samples whose chosen class is that of the nearest center, shape (K,); zeros without choices.
         cosine_sums: Sums over samples of cos(h, w_y), shape (K,), features not centered; zeros without a classifier.
         within_class: :math:`U^T \Sigma_W U` with class weights 1/K, shape (r, r).
         within_sample: The same with class weights n_k/N.
@@ -89,7 +124,6 @@ class ClassDecisions:
     counts: Tensor
     ncc_correct: Tensor
     margin_sums: Tensor
-    classifier_correct: Tensor
     agree: Tensor
     cosine_sums: Tensor
     within_class: Tensor
@@ -102,7 +136,7 @@ class ClassDecisions:
         per_class = torch.zeros_like(centers.moments.scatter_traces)
         matrix = per_class.new_zeros(centers.basis.shape[1], centers.basis.shape[1])
         residuals = torch.zeros_like(centers.coordinates)
-        return cls(per_class, per_class, per_class, per_class, per_class, per_class, matrix, matrix, residuals)
+        return cls(per_class, per_class, per_class, per_class, per_class, matrix, matrix, residuals)
 
     @classmethod
     def from_batch(
@@ -112,6 +146,7 @@ class ClassDecisions:
         centers: ClassCenters,
         classifier: LinearClassifier | None = None,
         counts: Tensor | None = None,
+        choices: Tensor | None = None,
     ) -> ClassDecisions:
         """Sum the decisions about one batch.
 
@@ -122,11 +157,14 @@ class ClassDecisions:
             classifier: The last layer, if these features feed it.
             counts: Final counts n_k of the data set that the batch belongs to, shape (K,), for the weights of the
                 within-class covariance; None uses those of the centers.
+            choices: The classes that the network chooses, shape (N,); None uses the classifier's choices, if there is one.
 
         Returns:
             Sums over the batch.
         """
-        return cls.from_projected([Projected.from_batch(features, labels, centers, classifier)], centers, counts)
+        if choices is None and classifier is not None:
+            choices = classifier.choices(features)
+        return cls.from_projected([Projected.from_batch(features, labels, centers, classifier, choices)], centers, counts)
 
     @classmethod
     def from_projected(cls, parts: Sequence[Projected], centers: ClassCenters, counts: Tensor | None = None) -> ClassDecisions:
@@ -160,7 +198,6 @@ class ClassDecisions:
             counts=count(torch.ones_like(labels)),
             ncc_correct=count(nearest == labels),
             margin_sums=count(margins),
-            classifier_correct=zeros if chosen is None else count(chosen == labels),
             agree=zeros if chosen is None else count(chosen == nearest),
             cosine_sums=zeros if cosines is None else count(cosines),
             within_class=(residual / (num_classes * counts[labels]).unsqueeze(1)).T @ residual,
