@@ -57,8 +57,8 @@ def watch(
     last ``reset``.
 
     The network changes while it is watched: each batch went through other weights, with dropout and batch statistics as in
-    training (features in front of the classifier are without its dropout, logits with it). At small learning rates this is close to the network at the end
-    of the epoch. To measure the network exactly as it stands, use ``measure``.
+    training (the logits with dropout in front of the classifier, its features without). At small learning rates this is close
+    to the network at the end of the epoch. To measure the network exactly as it stands, use ``measure``.
 
     Args:
         model: Any network that is not compiled. Before its first watched call it runs on two of the samples, in eval mode and
