@@ -15,7 +15,7 @@ from cases import CASES
 from ncollapse.depth import ClassArcs, GeodesicCurve, PathStatistics, collapsed_optimality
 from ncollapse.metrics import METRICS
 from ncollapse.models import FCResNet, FCResNetConfig
-from ncollapse.probe import collect_features, measure, measure_features
+from ncollapse.probe import collect_features, measure, measure_features, watch
 from ncollapse.probe.measure import measure_network
 from ncollapse.probe.request import Request
 from ncollapse.statistics import PairedMoments
@@ -453,7 +453,10 @@ def test_without_path_there_is_none():
 
 
 def test_path_needs_layers_of_one_width():
-    with pytest.raises(ValueError, match=r"path=True needs at least two layers of one dimension, got \{'1': 9, '3': 7"):
+    with pytest.raises(
+        ValueError,
+        match=r"A path needs at least two layers of one dimension, got \{'1': 9, '3': 7\}\. Choose layers",
+    ):
         measure(mlp(), batched(), num_classes=K, path=True)
 
 
@@ -486,6 +489,60 @@ def test_what_the_classifier_takes_ends_the_path_only_where_it_has_the_same_dime
         assert m.line.pfc3()[[0, -1]].tolist() == [m.value("pfc3", "first"), m.value("pfc3", last)]
         assert len(m.path.position("arclength")) == len(m.path_layers)
     assert measure(resnet(), batched(), num_classes=K).path_layers == ()
+
+
+class PooledByModule(nn.Module):
+    """Blocks of one shape, and modules behind them that pool and drop: what feeds the classifier is a module's output."""
+
+    def __init__(self, *behind):
+        super().__init__()
+        self.stem, self.blocks = nn.Conv2d(1, 3, 3, padding=1), nn.ModuleList(nn.Conv2d(3, 3, 3, padding=1) for _ in range(3))
+        self.behind, self.fc = nn.Sequential(*behind), nn.Linear(3, K)
+
+    def forward(self, x):
+        x = self.stem(x.reshape(-1, 1, 2, 3))
+        for block in self.blocks:
+            x = x + block(x).relu()
+        return self.fc(self.behind(x).flatten(1) if len(self.behind) else x.mean(dim=(2, 3)))
+
+
+POOLED = {
+    "own input": (),
+    "pool": (nn.AdaptiveAvgPool2d(1),),
+    "dropout": (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.1)),
+}
+STAGES = ["stem", "blocks.0", "blocks.1", "blocks.2"]
+
+
+@pytest.mark.parametrize("behind", POOLED.values(), ids=POOLED)
+@pytest.mark.parametrize("layers", ["auto", STAGES, [*STAGES, "behind"]])
+def test_the_layer_that_feeds_the_classifier_is_off_the_path_if_it_is_pooled_by_a_module_too(behind, layers):
+    if not behind and "behind" in layers:
+        pytest.skip("no such module runs")
+    model = seeded(PooledByModule(*behind))
+    m = measure(model, batched(), num_classes=K, layers=layers, path=True)
+    with watch(model.eval(), num_classes=K, layers=layers, mode="eval", path=True) as watched:
+        for inputs, labels in batched():
+            model(inputs)
+            watched.update(labels)
+    expected = measure(model, batched(), num_classes=K, layers=list(m.path_layers), path=True)
+    assert all(m.statistics[layer].moments.dim == 18 for layer in m.path_layers)
+    assert (len(m.path_layers), m.statistics[m.layers[-1]].moments.dim) == (len(m.layers) - 1, 3)
+    for found in (m, watched.compute()):
+        assert found.path_layers == expected.path_layers
+        assert found.path.position() == pytest.approx(expected.path.position(), rel=1e-12)
+        assert found.geodesic.pfc1([0.0, 1.0]).tolist() == pytest.approx(
+            [m.value("pfc1", 0), m.value("pfc1", m.path_layers[-1])], rel=1e-9
+        )
+
+
+def test_features_of_another_dimension_that_a_classifier_reads_are_off_the_path():
+    features = {"first": X, "second": X.relu(), "pooled": X[:, :2]}
+    classifier = (torch.randn(K, 2, generator=torch.Generator().manual_seed(0)), None)
+    m = measure_features(features, Y, num_classes=K, classifier=classifier, path=True)
+    assert m.path_layers == ("first", "second")
+    with pytest.raises(ValueError, match=r"got \{.*'pooled': 2\}\. Choose layers of one dimension, such as first, second\."):
+        measure_features(features, Y, num_classes=K, path=True)
 
 
 def test_samples_and_classes_are_counted():

@@ -72,7 +72,7 @@ class Measurement:
 
     @property
     def path_layers(self) -> tuple[str, ...]:
-        """The layers that the paths run through: all but a classifier's own input of another dimension; none without paths."""
+        """The layers of the paths: all, or all but one of another dimension that feeds the classifier; none without paths."""
         return () if self.paths is None else self.paths.layers
 
     @property

@@ -61,17 +61,17 @@ class Totals:
         """Return the layer to which the network's choices belong: the one that feeds the classifier, else the last one."""
         return next(iter(classifiers), next(reversed(self.moments)))
 
-    def paths(self, own_input: str | None, convention: Convention) -> Paths | None:
+    def paths(self, feeding: str | None, convention: Convention) -> Paths | None:
         """Return the statistics along the samples' paths; None without ``path=True``."""
         if self.paired is None:
             return None
         dims = {name: moments.dim for name, moments in self.moments.items()}
         # Without kept features and without a second pass only the straight line is known, since it follows from the means.
-        layers = () if self.path is None else path_layers(dims, own_input)
+        layers = () if self.path is None else path_layers(dims, feeding)
         return Paths(layers, GeodesicCurve(self.paired, convention), self.path, self.line, self.arcs)
 
 
-def path_layers(dims: Mapping[str, int], own_input: str | None) -> tuple[str, ...]:
-    """Return the layers of paths: all, without a classifier's own input of another dimension, as after pooling."""
+def path_layers(dims: Mapping[str, int], feeding: str | None) -> tuple[str, ...]:
+    """Return the layers of paths: all, without one that feeds the classifier and has another dimension, as after pooling."""
     first = next(iter(dims.values()))
-    return tuple(name for name, dim in dims.items() if name != own_input or dim == first)
+    return tuple(name for name, dim in dims.items() if name != feeding or dim == first)

@@ -51,13 +51,13 @@ class FirstPass:
             if hold or copied:
                 held[name] = self.store.copy(features) if copied else features
 
-        own_input, choices = batch.stream(receive, hold)
+        feeding, choices = batch.stream(receive, hold)
         layers.finish()
         _check_finite(moments, place)
         if choices is not None:
             choices = choices.to(layers.labels.device)
             self._add_choices(choices, layers.labels, place)
-        whole = LayerBatch(held, layers.labels.clone() if copied else layers.labels, own_input, choices)
+        whole = LayerBatch(held, layers.labels.clone() if copied else layers.labels, feeding, choices)
         if request.path:
             self._add_pair(whole)
         self._keep(whole)

@@ -32,9 +32,9 @@ class Batch(Protocol):
 
 
 class Streamed(NamedTuple):
-    """What is known of a batch after its layers: the label of a classifier's own input, and the classes that were chosen."""
+    """What is known of a batch after its layers: the layer that feeds the classifier, and the classes that were chosen."""
 
-    own_input: str | None
+    feeding: str | None
     choices: Tensor | None
 
 
@@ -43,7 +43,7 @@ class LayerBatch(NamedTuple):
 
     features: dict[str, Tensor]
     labels: Tensor
-    own_input: str | None = None
+    feeding: str | None = None
     choices: Tensor | None = None
 
     @property
@@ -55,7 +55,7 @@ class LayerBatch(NamedTuple):
         """Pass the features of every layer to ``receive``, in order of depth."""
         for name, features in self.features.items():
             receive(name, features)
-        return Streamed(self.own_input, self.choices)
+        return Streamed(self.feeding, self.choices)
 
 
 class CheckedLayers:
@@ -100,7 +100,14 @@ class CheckedLayers:
 def along_path(batch: LayerBatch) -> dict[str, Tensor]:
     """Return the features of the layers of the path."""
     dims = {name: features.shape[1] for name, features in batch.features.items()}
-    names = path_layers(dims, batch.own_input)
+    names = path_layers(dims, batch.feeding)
     if len(names) < 2 or len({dims[name] for name in names}) != 1:
-        raise ValueError(f"path=True needs at least two layers of one dimension, got {dims}. Choose layers of one stage.")
+        raise ValueError(f"A path needs at least two layers of one dimension, got {dims}. {_advice(dims, batch.feeding)}")
     return {name: batch.features[name] for name in names}
+
+
+def _advice(dims: Mapping[str, int], feeding: str | None) -> str:
+    """Name the layers of the most common dimension; the one that feeds the classifier is measured in any case."""
+    alike = max(([name for name in dims if dims[name] == dim and name != feeding] for dim in dims.values()), key=len)
+    named = f", such as {', '.join(alike)}" if len(alike) > 1 else ""
+    return f"Choose layers of one dimension{named}."

@@ -81,8 +81,8 @@ def measure(
             metric that was left out when you ask for it, if its statistics were collected.
         convention: Class weights of the covariances: "class", "sample", "papyan", "zhu" or "he_su".
         path: Also follow each sample from the first layer to the last, which must have one dimension. This gives relative
-            positions, straightness, and the prediction of the straight line. A classifier's own input of another dimension,
-            as behind pooling, is measured but is no part of the path (``Measurement.path_layers``).
+            positions, straightness, and the prediction of the straight line. If the layer that feeds the classifier has another
+            dimension, as behind pooling, it is measured but is not part of the path (``Measurement.path_layers``).
         memory_budget: Memory for kept features, in bytes or as "2GiB" or "500MB". None is a quarter of the free memory on
             their device; 0 keeps none.
         progress: True shows a bar on stderr. A function is called after every batch with the number of batches done and their
@@ -165,11 +165,11 @@ def measure_network(
         totals = collect(source, request, budget, classifiers, repeatable=repeatable, processes=processes)
         heads = classifiers()
     plan = cast(TapPlan, shared_plan(taps.plan, processes))
-    return evaluate(request, totals, heads, plan.explanation, plan.own_input)
+    return evaluate(request, totals, heads, plan.explanation, plan.feeding)
 
 
 def evaluate(
-    request: Request, totals: Totals, heads: Mapping[str, LinearClassifier], chosen: str, own_input: str | None = None
+    request: Request, totals: Totals, heads: Mapping[str, LinearClassifier], chosen: str, feeding: str | None = None
 ) -> Measurement:
     """Evaluate the metrics of a request on the totals."""
     return measurement_of(
@@ -180,7 +180,7 @@ def evaluate(
         shown=request.shown,
         passes=totals.passes,
         kept_bytes=totals.kept_bytes,
-        paths=totals.paths(own_input, request.convention),
+        paths=totals.paths(feeding, request.convention),
     )
 
 
@@ -207,7 +207,7 @@ def measure_features(
         reference: Measurement of the training set, whose class means decide on another split.
         metrics: As in ``measure``.
         convention: Class weights of the covariances.
-        path: Also follow the samples' paths through the layers, which must have one dimension.
+        path: Also follow the samples' paths through the layers, as in ``measure``.
 
     Returns:
         The tidy table and the statistics behind it.
@@ -235,8 +235,9 @@ def measure_features(
     if classifier is None:
         request.check_classifier("no classifier was given")
     heads = {} if classifier is None else {last: classifier_on(last, flat[last].shape[1], classifier, num_classes)}
-    totals = collect(lambda: iter([LayerBatch(flat, labels)]), request, size, lambda: heads)
-    return evaluate(request, totals, heads, "features in memory")
+    feeding = None if classifier is None else last
+    totals = collect(lambda: iter([LayerBatch(flat, labels, feeding)]), request, size, lambda: heads)
+    return evaluate(request, totals, heads, "features in memory", feeding)
 
 
 def collect_features(

@@ -36,9 +36,9 @@ class NetworkBatch(NamedTuple):
     def stream(self, receive: Receive, hold: bool) -> Streamed:
         """Run the network, and pass every layer's features to ``receive`` inside its hook."""
         logits = self.taps.forward(self.inputs, self.given, receive, hold).logits
-        own_input = None if self.taps.plan is None else self.taps.plan.own_input
+        feeding = None if self.taps.plan is None else self.taps.plan.feeding
         # The choices alone are kept: logits of a vocabulary would need more memory than all features.
-        return Streamed(own_input, None if logits is None else largest_logit(logits))
+        return Streamed(feeding, None if logits is None else largest_logit(logits))
 
     def whole(self) -> LayerBatch:
         """Run the network and return all features, on the CPU."""

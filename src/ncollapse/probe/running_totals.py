@@ -39,15 +39,17 @@ class RunningTotals:
         """Whether the features of the next batch may be kept, so that nothing must overwrite them."""
         return self._first is None or self._first.kept is not None
 
-    def add(self, features: Mapping[str, Tensor], labels: Tensor, choices: Tensor | None = None) -> None:
-        """Add one batch."""
+    def add(
+        self, features: Mapping[str, Tensor], labels: Tensor, feeding: str | None = None, choices: Tensor | None = None
+    ) -> None:
+        """Add one batch; ``feeding`` is the layer that feeds the classifier."""
         self._check_whole()
         # An error may occur after some layers have the batch and others do not. Then the totals cannot be used.
         self._broken = True
         if self._first is None:
             device = next(iter(features.values())).device
             self._first = FirstPass(self.request, self.request.budget(device, self.processes))
-        self._first.add(LayerBatch(dict(features), labels, choices=choices))
+        self._first.add(LayerBatch(dict(features), labels, feeding, choices))
         self._broken = False
 
     def merge(self, other: RunningTotals) -> None:
@@ -66,7 +68,7 @@ class RunningTotals:
         else:
             self._first.merge(other._first)
 
-    def measurement(self, heads: Heads | None, chosen: str) -> Measurement:
+    def measurement(self, heads: Heads | None, chosen: str, feeding: str | None = None) -> Measurement:
         """Measure all batches so far; more may follow."""
         with self.processes.sharing_errors():
             self._check_whole()
@@ -84,7 +86,7 @@ class RunningTotals:
             return {} if heads is None else heads(first.totals.moments)
 
         totals = complete(first, None, classifiers, self.processes)
-        return evaluate(request, totals, classifiers(), chosen)
+        return evaluate(request, totals, classifiers(), chosen, feeding)
 
     def _check_whole(self) -> None:
         if self._broken:

@@ -130,13 +130,13 @@ class SecondPass:
             if self.request.path:
                 held[name] = features
 
-        own_input, choices = batch.stream(receive, self.request.path)
+        feeding, choices = batch.stream(receive, self.request.path)
         layers.finish()
         for decided, projected in waiting:
             chosen = None if choices is None else choices.to(projected.labels.device)
             decided.add(self.last, projected._replace(chosen=chosen))
         if self.request.path and self.paired is not None:
-            self._add_path(LayerBatch(held, layers.labels, own_input), self.paired)
+            self._add_path(LayerBatch(held, layers.labels, feeding), self.paired)
         self.index += 1
 
     def _project(self, name: str, features: Tensor, labels: Tensor) -> list[tuple[DecisionSums, Projected]]:

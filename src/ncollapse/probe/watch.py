@@ -71,7 +71,7 @@ def watch(
         reference: Measurement of the training set, whose class means then decide on this other split.
         metrics: As in ``measure``.
         convention: Class weights of the covariances.
-        path: Also follow the samples' paths from the first layer to the last, which must have one dimension.
+        path: As in ``measure``.
         memory_budget: Memory for kept features, in bytes or as "2GiB". Metrics that need the final class means use them; beyond
             the budget these are nan with the flag ``over_budget``. None is a quarter of the free memory.
         group: Processes of ``torch.distributed`` that share the data, each with its own batches; all call ``compute``.
@@ -161,7 +161,8 @@ class Watched:
                 "the labels belong. Call update after each, and keep other calls outside of the with block."
             )
         # Copied only now: the loop may write the next batch into the same buffer.
-        self._totals.add(features, labels.clone() if isinstance(labels, Tensor) else labels, choices)
+        feeding = None if self._plan is None else self._plan.feeding
+        self._totals.add(features, labels.clone() if isinstance(labels, Tensor) else labels, feeding, choices)
 
     def compute(self) -> Measurement:
         """Measure everything since the last reset; more may follow."""
@@ -173,7 +174,7 @@ class Watched:
         def heads(moments: Mapping[str, ClassMoments]) -> dict[str, LinearClassifier]:
             return {feeding: shared_classifier(head.weight, head.bias, self._totals.processes)}
 
-        return self._totals.measurement(heads, plan.explanation)
+        return self._totals.measurement(heads, plan.explanation, feeding)
 
     def reset(self) -> None:
         """Forget all batches, as at the start of an epoch; the layers stay those that were found."""
