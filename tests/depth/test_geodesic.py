@@ -274,6 +274,26 @@ def test_class_means_that_differ_by_rounding_only_are_undefined(metric):
     assert bool(getattr(curve, metric)([0.0, 0.5, 1.0]).isnan().all())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_duplicated_classes_are_decided_by_the_smaller_index_on_the_line(dtype):
+    generator = torch.Generator().manual_seed(0)
+    half = [(1 / 3 + torch.randn(40, 5, generator=generator)).to(dtype) for _ in range(2)]
+    labels, order = torch.arange(40) % 4, torch.randperm(80, generator=generator)
+    x, y = (torch.cat([h, h])[order] for h in half)
+    twice = torch.cat([labels, labels + 4])[order]
+    line = LineDecisions.from_batch(x, y, twice, PairedMoments.from_batch(x, y, twice, 8))
+    alone = LineDecisions.from_batch(*half, labels, PairedMoments.from_batch(*half, labels, 4))
+    assert line.correct.tolist() == alone.correct.tolist()
+
+
+@pytest.mark.parametrize("exponent", [-140, -80, 80, 140])
+def test_curves_keep_their_digits_at_any_scale(exponent):
+    x, y, labels, _ = two_layers("imbalanced")
+    expected, curve = curve_of(x, y, labels, 4), curve_of(x * 10.0**exponent, y * 10.0**exponent, labels, 4)
+    for metric in ("pfc1", "pfc2", "cdnv"):
+        assert torch.allclose(getattr(curve, metric)(), getattr(expected, metric)(), rtol=1e-11, atol=0), metric
+
+
 def test_log_linear_interpolates_the_logarithm():
     assert log_linear(4.0, 0.25, [0.0, 0.25, 0.5, 1.0]) == pytest.approx([4.0, 2.0, 1.0, 0.25], rel=1e-14)
     assert len(log_linear(1.0, 0.5)) == len(GRID)

@@ -75,6 +75,44 @@ def test_for_a_collapsed_end_pfc1_falls_exactly_if_the_correlation_is_not_negati
     assert 20 < positive < 100, "both signs must occur"
 
 
+@pytest.mark.parametrize(
+    ("start", "end", "pole"), [((-1, 1), (2, -2), 1 / 3), ((-1, 1), (0.1, -0.1), 10 / 11), ((3, -1), (-5, 7), 1 / 4)]
+)
+@pytest.mark.parametrize("end_noise", [0.0, 0.1, 1.0])
+def test_pfc1_is_largest_where_the_class_means_cross(start, end, pole, end_noise):
+    labels = torch.arange(2).repeat(20)
+    noise = normal(torch.Generator().manual_seed(0), 40, 1)
+    noise = noise - torch.stack([noise[labels == k].mean(0) for k in range(2)])[labels]
+    x = torch.tensor(start, dtype=torch.float64)[labels, None] + 0.1 * noise
+    y = torch.tensor(end, dtype=torch.float64)[labels, None] + end_noise * noise
+    for rotation in (torch.eye(1).double(), torch.tensor([[0.6, 0.8, 0.0]]).double()):
+        result = theorem1(curve_of(x @ rotation, y @ rotation, labels, 2))
+        assert result.argmax_t == pytest.approx(pole, abs=1e-9)
+        assert (result.holds, result.monotone) == (False, False)
+
+
+@pytest.mark.parametrize("factor", [-2.0, -0.3])
+def test_features_that_are_turned_over_as_a_whole_have_no_pole(factor):
+    # PFC1 is the same all along the line, but for the point at which nothing is left.
+    x = normal(torch.Generator().manual_seed(0), 40, 1)
+    assert theorem1(curve_of(x, factor * x, torch.arange(40) % 2, 2)).argmax_t in (0.0, 1.0)
+
+
+@pytest.mark.parametrize("exponent", [-140, -80, 80, 140])
+def test_the_theorems_do_not_depend_on_the_scale(exponent):
+    for seed in range(8):
+        x, y, labels = collapsed(seed)
+        y = y + 0.1 * x
+        curves = [curve_of(s * x, s * y, labels, 4) for s in (1.0, 10.0**exponent)]
+        first, other = (theorem1(curve) for curve in curves)
+        assert (first.holds, first.monotone) == (other.holds, other.monotone)
+        assert (other.normalized, other.argmax_t) == pytest.approx((first.normalized, first.argmax_t), rel=1e-9)
+        first, other = (theorem2(curve) for curve in curves)
+        for name in ("monotone", "sufficient_a", "sufficient_b"):
+            assert getattr(first, name) == getattr(other, name)
+        assert other.end_distance == pytest.approx(first.end_distance, rel=1e-9)
+
+
 def test_an_end_collapsed_up_to_rounding_is_a_collapsed_end():
     wrong = 0
     for seed in range(40):

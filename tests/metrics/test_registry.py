@@ -46,7 +46,7 @@ def test_every_flag_word_is_explained(metric):
 
 
 def test_every_explained_flag_is_used():
-    always = {"one_class", "empty_class", "over_budget"}
+    always = {"one_class", "empty_class", "over_budget", "classifier_not_finite"}
     used = always.union(*(m.undefined_when | m.flagged_when | {m.nan_flag} for m in METRICS.values()))
     assert used == set(FLAGS)
     assert all(text and text[0].islower() for text in FLAGS.values())
@@ -58,7 +58,7 @@ def test_every_explained_flag_is_used():
     ("two_classes", {"two_classes"}),
     ("two_imbalanced_classes", {"two_classes", "imbalanced"}),
     ("low_dimension", {"low_dimension"}),
-    ("one_dimension", {"low_dimension", "imbalanced"}),
+    ("one_dimension", {"low_dimension", "odd_on_line", "imbalanced"}),
     ("means_on_a_line", {"imbalanced"}),
     ("deep_collapse", {"imbalanced"}),
     ("far_mean_tiny_std", {"imbalanced"}),
@@ -71,8 +71,10 @@ def test_conditions_of_degenerate_layers():
     line = torch.tensor([[-1.0, 0.0, 0.0], [0.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
     twice = torch.arange(3).repeat(2)
     assert layer_statistics(line.repeat(2, 1), twice, 3).conditions() == {"rank_deficient"}
-    assert layer_statistics(line, torch.arange(3), 3).conditions() == {"rank_deficient", "single_samples"}
-    assert layer_statistics(torch.ones(6, 4), twice, 3).conditions() == {"no_between"}
+    assert layer_statistics(line, torch.arange(3), 3).conditions() == {
+        "rank_deficient", "single_samples", "single_centers"
+    }  # fmt: skip
+    assert layer_statistics(torch.ones(6, 4), twice, 3).conditions() == {"no_between", "same_centers", "no_variance"}
     assert layer_statistics(line, torch.tensor([0, 1, 1]), 3).conditions() == {"empty_class"}
     assert layer_statistics(line, torch.zeros(3).long(), 1).conditions() == {"one_class"}
 

@@ -207,7 +207,8 @@ def test_few_dimensions_are_flagged_and_never_wrong():
     values = evaluated(features, labels, 20, means)
     flagged = {id for id, value in values.items() if "low_dimension" in value.flags}
     angles = {"nc2_equiangularity", "nc2_max_angle"}
-    assert flagged == {"pfc2", "nc2_etf_weights", "nc3_etf", *angles, *(f"{name}_weights" for name in angles)}
+    uniform = {"gnc2", "hyperspherical_energy"}
+    assert flagged == {"pfc2", "nc2_etf_weights", "nc3_etf", "nc2_max_angle_weights", *angles, *uniform, "snc1"}
     assert values["rank_between"].value == 8
 
 

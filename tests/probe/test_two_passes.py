@@ -227,6 +227,14 @@ def test_no_batch_is_no_data():
         collect(lambda: iter([]), *options())
 
 
+@pytest.mark.parametrize("batches", [1, 3])
+def test_empty_batches_alone_are_no_data(batches):
+    empty = LayerBatch({"a": torch.zeros(0, 4), "b": torch.zeros(0, 4)}, torch.zeros(0, dtype=torch.int64))
+    for changes in ({}, {"path": True}, {"budget": 0}):
+        with pytest.raises(ValueError, match=r"There is no data: no batch has a sample\. Check the data set and"):
+            collect(lambda: iter([empty] * batches), *options(**changes))
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_features_that_are_not_finite_name_layer_batch_and_place(value):
     features = layers_of(CASE.features.clone())

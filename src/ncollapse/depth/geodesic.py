@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ncollapse.metrics.variability import rounding_floor
 from ncollapse.statistics.batch import row_blocks
 from ncollapse.statistics.centers import TIE
 from ncollapse.statistics.conventions import ClassWeights, Convention, convention_parts
+from ncollapse.statistics.moments import rounding_floor
 from ncollapse.statistics.paired import PairedMoments
 
 GRID = tuple(step / 100 for step in range(101))
@@ -103,16 +103,17 @@ class GeodesicCurve:
         """
         num_classes = self.paired.first.num_classes
         coefficients, t = self.gram_coefficients(), _times(times, self.paired)
+        traces = _bernstein(*(gram.trace() for gram in coefficients), t)
         centering = torch.eye(num_classes, dtype=torch.float64, device=t.device) - 1.0 / num_classes
         frame = centering / math.sqrt(num_classes - 1) if num_classes > 1 else centering * math.nan
 
         def at(block: Tensor) -> Tensor:
             gram = _bernstein(*coefficients, block)
-            distance = torch.linalg.norm(gram / torch.linalg.norm(gram, dim=(0, 1)) - frame[..., None], dim=(0, 1))
-            trace = gram.diagonal(dim1=0, dim2=1).sum(dim=-1)
-            return torch.where(trace > num_classes * _floor(self.paired), distance, math.nan)
+            gram = gram / gram.abs().amax(dim=(0, 1))  # Else its squares leave the range of float64 beyond 1e77.
+            return torch.linalg.norm(gram / torch.linalg.norm(gram, dim=(0, 1)) - frame[..., None], dim=(0, 1))
 
-        return torch.cat([at(block) for block in _time_blocks(t, num_classes**2)])
+        distances = torch.cat([at(block) for block in _time_blocks(t, num_classes**2)])
+        return torch.where(traces > num_classes * _floor(self.paired), distances, math.nan)
 
     def cdnv(self, times: Sequence[float] = GRID) -> Tensor:
         r"""Compute the class-distance normalized variance on the line, averaged over pairs of classes.
@@ -250,7 +251,11 @@ def _margins(
     start = 2 * toward(first, means[0]) + between_start
     end = 2 * toward(last, means[1]) + between_end
     collapsed_cross = toward(first, means[1]) + between_cross
-    return start, collapsed_cross + toward(last, means[0]), end, collapsed_cross, between_end
+    cross = collapsed_cross + toward(last, means[0])
+    # Means that coincide are equally near; without this the rounding of their sums would decide.
+    same, same_end = (coincident[labels] for coincident in paired.coincident)
+    start, end = start.masked_fill(same, 0.0), end.masked_fill(same_end, 0.0)
+    return start, cross.masked_fill(same & same_end, 0.0), end, collapsed_cross, between_end
 
 
 def _rounding(first: Tensor, last: Tensor, labels: Tensor, paired: PairedMoments) -> Tensor:

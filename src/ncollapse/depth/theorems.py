@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
 import torch
 
 from ncollapse.depth.geodesic import GeodesicCurve, LineDecisions
-from ncollapse.metrics.variability import rounding_floor
 from ncollapse.records.theorems import PolarAlignment, Theorem1, Theorem2, Theorem3
+from ncollapse.statistics.moments import rounding_floor
 
 # Relative sizes below which a coefficient is the rounding of its terms.
 _ROUNDING = 1e-12
@@ -31,21 +32,41 @@ def theorem1(curve: GeodesicCurve) -> Theorem1:
     Reference:
         Progressive feedforward collapse, arXiv 2405.00985, Theorem 1; the equivalence is derived: docs/theory.md, 3.2.
     """
-    w0, w1, w2 = (float(x) for x in curve.within_coefficients())
-    b0, b1, b2 = (float(x) for x in curve.between_coefficients())
-    a, beta, c = w1 * b0 - w0 * b1, w2 * b0 - w0 * b2, w2 * b1 - w1 * b2
+    w, b = ([float(x) for x in part] for part in (curve.within_coefficients(), curve.between_coefficients()))
     if not _has_distinct_means(curve):
-        return Theorem1(None, b1, math.nan, None, math.nan, (a, beta, c))
-    # At a collapsed end w₁ and w₂ are rounding errors, and so is c. It must not decide.
-    rounding = _ROUNDING * max(abs(w0 * b1), abs(w1 * b0), abs(w0 * b2), abs(w2 * b0))
+        return Theorem1(None, b[1], math.nan, None, math.nan, _slope(w, b)[0])
+    # In units of the largest, since products of variances leave the range of float64 for features beyond 1e77.
+    unit = max(w[0], w[2]) or 1.0, max(b[0], b[2])
+    (a, beta, c), rounding = _slope([x / unit[0] for x in w], [x / unit[1] for x in b])
     polynomial = np.polynomial.Polynomial([a, beta - 2 * a, a - beta + c])
     vertex = [complex(t).real for t in polynomial.deriv().roots()]
     monotone = all(polynomial(t) <= rounding for t in (0.0, 1.0, *vertex) if 0 <= t <= 1)
-    roots = [complex(t) for t in polynomial.roots()]
-    candidates = [0.0, 1.0, *(t.real for t in roots if abs(t.imag) < 1e-12 and 0 < t.real < 1)]
-    values = curve.pfc1(candidates).nan_to_num(nan=-math.inf)
-    normalized = b1 / math.sqrt(b0 * b2)
-    return Theorem1(b1 >= 0, b1, normalized, bool(monotone), candidates[int(values.argmax())], (a, beta, c))
+    candidates = [0.0, 1.0, *_roots(a, beta, c)]
+    peak = candidates[int(curve.pfc1(candidates).nan_to_num(nan=-math.inf).argmax())]
+    normalized = b[1] / (math.sqrt(b[0]) * math.sqrt(b[2]))
+    # Class means that all cross at one t make PFC1 infinite there, unless every sample crosses its own mean there too.
+    cross = (b[0] - b[1]) / (b[0] - 2 * b[1] + b[2]) if normalized <= -1 + _ROUNDING else 0.0
+    if cross and (1 - cross) ** 2 * w[0] + 2 * cross * (1 - cross) * w[1] + cross**2 * w[2] > _ROUNDING * max(w):
+        peak = cross
+    return Theorem1(b[1] >= 0, b[1], normalized, bool(monotone), peak, _slope(w, b)[0])
+
+
+def _slope(w: Sequence[float], b: Sequence[float]) -> tuple[tuple[float, float, float], float]:
+    """Compute (a, β, c) of the derivative of PFC1, and their rounding."""
+    # At a collapsed end w₁ and w₂ are rounding errors, and so is c. It must not decide.
+    rounding = _ROUNDING * max(abs(w[0] * b[1]), abs(w[1] * b[0]), abs(w[0] * b[2]), abs(w[2] * b[0]))
+    return (w[1] * b[0] - w[0] * b[1], w[2] * b[0] - w[0] * b[2], w[2] * b[1] - w[1] * b[2]), rounding
+
+
+def _roots(a: float, beta: float, c: float) -> list[float]:
+    """Find the t in (0, 1) at which a(1-t)² + βt(1-t) + ct² is zero."""
+    # In s = t/(1-t), without subtracting near numbers: a leading coefficient that is rounding moves no root but itself.
+    discriminant = beta * beta - 4 * a * c
+    if discriminant < 0:
+        return []
+    q = -(beta + math.copysign(math.sqrt(discriminant), beta)) / 2
+    found = [numerator / denominator for numerator, denominator in ((q, c), (a, q)) if denominator]
+    return [s / (1 + s) for s in found if s > 0 and math.isfinite(s)]
 
 
 def _has_distinct_means(curve: GeodesicCurve) -> bool:
@@ -77,7 +98,8 @@ def theorem2(curve: GeodesicCurve) -> Theorem2:
     unit = math.sqrt(np.trace(start) / np.trace(end))
     negative = _negative_intervals(_pfc2_slope(start / np.trace(start), cross * unit / np.trace(start), end / np.trace(end)))
     intervals = tuple((_to_t(lower * unit), _to_t(upper * unit)) for lower, upper in negative)
-    a, b = _sufficient(start, cross, end)
+    # In units in which the end has trace one, since products of products leave the range of float64.
+    a, b = _sufficient(*(gram / np.trace(end) for gram in (start, cross, end)))
     first, last = curve.paired.first.centered_means(), curve.paired.last.centered_means()
     cost = float(torch.linalg.norm(first - last) / torch.linalg.norm(last))
     return Theorem2(not intervals, intervals, a, b, cost, float(curve.pfc2([1.0])))

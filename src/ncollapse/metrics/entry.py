@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from ncollapse.metrics.uniformity import PairEnergy, pair_energy
-from ncollapse.metrics.variability import between_spectrum, rounding_floor
+from ncollapse.metrics.variability import between_spectrum
 from ncollapse.statistics.centers import ClassCenters, LinearClassifier
 from ncollapse.statistics.conventions import Convention
 from ncollapse.statistics.decisions import ClassDecisions, ClassifierChoices
-from ncollapse.statistics.moments import ClassMoments
+from ncollapse.statistics.moments import ClassMoments, rounding_floor
 from ncollapse.statistics.scatter import ClassScatter
 
 Need = Literal["centers", "logits", "classifier", "scatter"]
@@ -25,17 +25,21 @@ FLAGS: dict[str, str] = {
     "empty_class": "a class has no samples, so nothing over all classes is defined",
     "no_between": "all class means coincide, so nothing relative to their spread is defined",
     "no_variance": "the features do not vary at all",
-    "two_classes": "with two classes the angles and the ETF distance of centered means are 0 for any features",
-    "low_dimension": "fewer than K-1 feature dimensions have no room for a simplex ETF: the value cannot reach 0",
+    "two_classes": "with two classes the value is the same for any features, since centered means are opposite",
+    "low_dimension": "fewer than K-1 feature dimensions have no room for a simplex ETF: no value is that of collapse",
+    "odd_on_line": "in one dimension an odd number of class means cannot be equally far from their center",
     "rank_deficient": "the class means span fewer than min(K-1, d) dimensions; the missing directions are left out",
     "coincident_means": "two class means coincide, so their distance-normalized variance is not defined",
     "mean_at_center": "a class mean coincides with the global mean, so its angle is not defined",
     "zero_classifier": "a classifier row is zero, so its direction is not defined",
+    "classifier_not_finite": "the classifier's weights or biases contain NaN or inf",
     "zero_vector": "a feature, a centered class mean or a classifier row is zero, so its cosine is not defined",
     "coincident_directions": "two centered class means point the same way, or one has no direction: no finite energy",
     "imbalanced": "the classes have unequal counts, for which the metric is not defined",
     "one_class": "one class alone has no geometry",
-    "single_samples": "no class has two samples, so nothing can vary within a class",
+    "single_samples": "a class has one sample, which cannot vary: its variability of 0 is no collapse",
+    "single_centers": "a class has one sample, which is its own class mean and so always nearest to it",
+    "same_centers": "all class means that decide coincide, so that the smallest class index decides",
     "over_budget": "the metric needs the final class means, but the features exceeded memory_budget and cannot be read again",
     "own_means": "decided with this split's own class means, because no training measurement was given: pass reference=",
 }
@@ -112,11 +116,13 @@ class LayerStatistics:
     def conditions(self) -> set[str]:
         """Find the degenerate cases (keys of ``FLAGS``) that apply to these statistics."""
         moments = self.moments
+        always = {"classifier_not_finite"} if not _is_finite(self.classifier) else set()
         if moments.num_classes < 2:
-            return {"one_class"}
+            return {"one_class"} | always
         if bool((moments.counts == 0).any()):
-            return {"empty_class"} | ({"own_means"} if self.own_means else set())
-        no_between = bool(moments.between_trace(self.convention) <= rounding_floor(moments))
+            return {"empty_class"} | always | ({"own_means"} if self.own_means else set())
+        between, floor = moments.between_trace(self.convention), rounding_floor(moments)
+        no_between, deciding = bool(between <= floor), self.reference or moments
         span = min(moments.num_classes - 1, moments.dim)
         found = {
             "own_means": self.own_means,
@@ -125,10 +131,18 @@ class LayerStatistics:
             "two_classes": moments.num_classes == 2,
             "low_dimension": moments.dim < moments.num_classes - 1,
             "imbalanced": bool((moments.counts != moments.counts[0]).any()),
-            "single_samples": bool((moments.counts == 1).all()),
+            "odd_on_line": moments.dim == 1 and moments.num_classes % 2 == 1,
+            "single_samples": bool((moments.counts == 1).any()),
+            "single_centers": self.reference is None and bool((moments.counts == 1).any()),
+            "same_centers": bool(deciding.between_trace(self.convention) <= rounding_floor(deciding)),
+            "no_variance": bool(moments.within_trace() + between <= floor),
             "over_budget": self.over_budget,
         }
-        return {condition for condition, holds in found.items() if holds}
+        return always | {condition for condition, holds in found.items() if holds}
+
+
+def _is_finite(classifier: LinearClassifier | None) -> bool:
+    return classifier is None or all(bool(torch.isfinite(part).all()) for part in classifier)
 
 
 class MetricValue(NamedTuple):
@@ -192,7 +206,8 @@ class Metric:
         empty: set[str] = set() if self.despite_empty and decided else {"empty_class"}
         waiting = "centers" in self.needs or ("logits" in self.needs and statistics.choices is None)
         dropped: set[str] = {"over_budget"} if waiting else set()
-        reasons = conditions & ({"one_class"} | empty | dropped | self.undefined_when)
+        broken: set[str] = {"classifier_not_finite"} if "classifier" in self.needs else set()
+        reasons = conditions & ({"one_class"} | empty | dropped | broken | self.undefined_when)
         if reasons:
             return MetricValue(self.id, math.nan, tuple(sorted(reasons)))
         value = float(self.compute(statistics))

@@ -89,6 +89,14 @@ def max_angle(rows: Tensor) -> Tensor:
     return total / num_pairs if num_pairs else total * math.nan
 
 
+def unit_scale(values: Tensor) -> Tensor:
+    """Scale numbers by a power of two, which is exact, so that the largest magnitude is between 1/2 and 1."""
+    exponent = torch.frexp(values.abs().amax()).exponent
+    # In two steps, since the power itself may leave the range.
+    half = exponent // 2
+    return torch.ldexp(torch.ldexp(values, -half), half - exponent)
+
+
 def gram_distance(left: Tensor, right: Tensor, *, target: Target = "etf") -> Tensor:
     r"""Compute the Frobenius distance of a normalized K×K product from the Gram matrix of a target frame.
 
@@ -110,6 +118,8 @@ def gram_distance(left: Tensor, right: Tensor, *, target: Target = "etf") -> Ten
     if target not in ("etf", "orthogonal_frame"):
         raise ValueError(f"target must be 'etf' or 'orthogonal_frame', got {target!r}.")
     num_classes = len(left)
+    # Products of products leave the range of float64 for features beyond 1e77.
+    left, right = unit_scale(left), unit_scale(right)
     off_diagonal = -1.0 / num_classes if target == "etf" else 0.0
     norm = (num_classes - 1) ** 0.5 if target == "etf" else num_classes**0.5
     blocks = list(_row_slices(num_classes))

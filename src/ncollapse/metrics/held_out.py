@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ncollapse.metrics.variability import defined, rounding_floor
+from ncollapse.metrics.variability import defined
 from ncollapse.statistics.conventions import Convention, convention_parts
 from ncollapse.statistics.decisions import ClassDecisions
-from ncollapse.statistics.moments import ClassMoments
+from ncollapse.statistics.moments import ClassMoments, rounding_floor
 
 
 def strong_collapse(moments: ClassMoments, reference: ClassMoments, convention: Convention = "class") -> Tensor:

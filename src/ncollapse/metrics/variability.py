@@ -11,15 +11,7 @@ from torch import Tensor
 from ncollapse.statistics.centers import ClassCenters
 from ncollapse.statistics.conventions import Convention, convention_parts
 from ncollapse.statistics.decisions import ClassDecisions
-from ncollapse.statistics.moments import ClassMoments
-
-# Class means closer than this, relative to their distance from the origin, differ only by the rounding of float64 sums.
-RESOLUTION = 1e-13
-
-
-def rounding_floor(moments: ClassMoments) -> Tensor:
-    """Compute the squared distance below which two class means differ only by the rounding of their float64 sums."""
-    return RESOLUTION**2 * moments.means.square().sum(dim=1).amax()
+from ncollapse.statistics.moments import ClassMoments, rounding_floor
 
 
 def defined(value: Tensor, condition: Tensor) -> Tensor:

@@ -93,6 +93,8 @@ class FirstPass:
             raise ValueError("There is no data: the loader yielded no batch. Check the data set and the loader's drop_last.")
         moments = {name: processes.merge(ClassMoments, totals.moments.get(name)) for name in names}
         totals.moments = {name: value.to("cpu") for name, value in moments.items() if value is not None}
+        if all(value.num_samples == 0 for value in totals.moments.values()):
+            raise ValueError("There is no data: no batch has a sample. Check the data set and the loader's batch size.")
         totals.choices = processes.merge(ClassifierChoices, totals.choices)
         if request.needs_scatter:
             scatters = {name: processes.merge(ClassScatter, totals.scatters.get(name)) for name in names}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ncollapse.statistics.batch import row_blocks
-from ncollapse.statistics.moments import ClassMoments
+from ncollapse.statistics.moments import ClassMoments, first_of_coincident
 
 
 class LinearClassifier(NamedTuple):
@@ -84,12 +84,14 @@ class ClassCenters:
         basis: U, orthonormal columns, shape (d, r), float64.
         coordinates: :math:`(\mu_k - \mu) U`, shape (K, r).
         separations: :math:`\lVert \mu_k - \mu_l \rVert^2`, shape (K, K); None for more than 4096 classes.
+        first: For each class the first one whose mean is the same up to rounding, shape (K,), int64.
     """
 
     moments: ClassMoments
     basis: Tensor
     coordinates: Tensor
     separations: Tensor | None
+    first: Tensor
 
     @cached_property
     def spectra(self) -> dict[str, tuple[Tensor, Tensor]]:
@@ -139,16 +141,18 @@ class ClassCenters:
         Returns:
             The centers.
         """
-        coordinates = moments.centered_means("class") @ basis
+        coordinates, first = moments.centered_means("class") @ basis, first_of_coincident(moments)
         if moments.num_classes > _EXPLICIT_CLASSES:
-            return cls(moments, basis, coordinates, None)
+            return cls(moments, basis, coordinates, None, first)
         distances = torch.cdist(coordinates, coordinates, compute_mode="donot_use_mm_for_euclid_dist")
-        return cls(moments, basis, coordinates, distances.square())
+        return cls(moments, basis, coordinates, distances.square(), first)
 
     def to(self, device: torch.device | str) -> ClassCenters:
         """Return the same value on another device."""
         separations = None if self.separations is None else self.separations.to(device)
-        return ClassCenters(self.moments.to(device), self.basis.to(device), self.coordinates.to(device), separations)
+        return ClassCenters(
+            self.moments.to(device), self.basis.to(device), self.coordinates.to(device), separations, self.first.to(device)
+        )
 
     def nearest(self, residual: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         r"""Find the nearest class center, the smallest index on ties, and its margin over the sample's own class.
@@ -167,14 +171,15 @@ class ClassCenters:
         # Ties happen: if class means coincide, or features have low precision, two exact distances are equal. Then the rounding
         # of the computed ones would decide, and the result would depend on the batch size and the processor. Therefore all
         # centers within rounding of the smallest margin count as nearest, and the smallest index wins. The rounding of a margin
-        # is that of its terms, 2 |r| |μ_k - μ_j| and |μ_k - μ_j|², not that of the much larger |h|².
+        # is that of its terms, 2 |r| |μ_k - μ_j| and |μ_k - μ_j|², not that of the much larger |h|². Means that coincide differ
+        # by the rounding of their own sums, which is larger, so the first of them is chosen afterwards.
         products = residual @ self.coordinates.T
         separations = self._separations_from(labels)
         margins = torch.sub(products.gather(1, labels.unsqueeze(1)), products).mul_(2).add_(separations)
         reach = torch.linalg.vector_norm(residual, dim=1, keepdim=True)
         rounding = separations.sqrt().mul_(reach).add_(separations).mul_(TIE)
         smallest, at = margins.min(dim=1, keepdim=True)
-        chosen = first_true(margins <= smallest + rounding + rounding.gather(1, at))
+        chosen = self.first[first_true(margins <= smallest + rounding + rounding.gather(1, at))]
         return chosen, margins.gather(1, chosen.unsqueeze(1)).squeeze(1) * (chosen != labels)
 
     def _separations_from(self, labels: Tensor) -> Tensor:

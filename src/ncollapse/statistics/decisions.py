@@ -191,7 +191,8 @@ class ClassDecisions:
         nearest, margins = (torch.cat(column) for column in zip(*decided, strict=True))
 
         def count(indicator: Tensor) -> Tensor:
-            return torch.bincount(labels, weights=indicator.double(), minlength=num_classes)
+            # Not bincount, which has no deterministic kernel on CUDA.
+            return zeros.index_add(0, labels, indicator.double())
 
         zeros = torch.zeros_like(centers.moments.scatter_traces)
         return cls(

@@ -12,6 +12,10 @@ from torch import Tensor
 from ncollapse.statistics.batch import LabelGroups, Workspace, check_labels, flatten_features
 from ncollapse.statistics.conventions import ClassWeights, Convention, convention_parts
 
+# Class means closer than this, relative to their distance from the origin, differ only by the rounding of float64 sums.
+_RESOLUTION = 1e-13
+_LEAST_SQUARE = torch.finfo(torch.float64).tiny / torch.finfo(torch.float64).eps
+
 
 def shifted_sums(features: Tensor, groups: LabelGroups, shift: Tensor, workspace: Workspace) -> tuple[Tensor, Tensor]:
     """Sum one batch's residuals around a shift per class, and their squared norms, in float64 and one traversal."""
@@ -213,6 +217,26 @@ class ClassMoments:
         """
         parts = convention_parts(convention)
         return self.class_weights(parts.between) @ self.centered_means(parts.center).square().sum(dim=1)
+
+
+def rounding_floor(moments: ClassMoments) -> Tensor:
+    """Compute the squared distance below which two class means differ only by the rounding of their float64 sums."""
+    # Squares below the second term have lost digits to the end of float64's range.
+    return torch.clamp(_RESOLUTION**2 * moments.means.square().sum(dim=1).amax(), min=_LEAST_SQUARE)
+
+
+def first_of_coincident(moments: ClassMoments) -> Tensor:
+    """Return for each class the first one whose mean is the same up to rounding, shape (K,): mostly the class itself."""
+    # Equal means have equal projections on any direction, so they are neighbors in the order of their projections on one. Then
+    # K differences are enough, instead of K² distances.
+    means = moments.means - moments.means[0]
+    direction = torch.randn(moments.dim, generator=torch.Generator().manual_seed(0), dtype=means.dtype).to(means.device)
+    order = torch.argsort(means @ direction)
+    apart = means[order].diff(dim=0).square().sum(dim=1) > rounding_floor(moments)
+    group = torch.zeros_like(order).index_copy_(0, order[1:], apart.cumsum(0))
+    return torch.full_like(order, len(order)).scatter_reduce_(0, group, torch.arange(len(order), device=order.device), "amin")[
+        group
+    ]
 
 
 MomentRows = tuple[Tensor, Tensor, Tensor]

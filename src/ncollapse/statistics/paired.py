@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ncollapse.statistics.batch import check_labels, flatten_features, row_blocks
 from ncollapse.statistics.conventions import ClassWeights
-from ncollapse.statistics.moments import ClassMoments
+from ncollapse.statistics.moments import ClassMoments, first_of_coincident
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +90,12 @@ class PairedMoments:
             0-d tensor, float64.
         """
         return self.first.class_weights(weights) @ (self.cross_traces / self.first.counts)
+
+    @cached_property
+    def coincident(self) -> tuple[Tensor, Tensor]:
+        """Whether the means of two classes are the same up to rounding, at the first layer and at the last, (K, K) each."""
+        first, last = (first_of_coincident(moments) for moments in (self.first, self.last))
+        return first.unsqueeze(1) == first, last.unsqueeze(1) == last
 
     @cached_property
     def separations(self) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,0 +1,157 @@
+"""Registry entries of the class means and of the spread around them: NC1, NC2, uniformity and ranks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, cast
+
+from torch import Tensor
+
+from ncollapse.metrics import geometry, spectrum, uniformity, variability
+from ncollapse.metrics.entry import LayerStatistics, Metric, Need
+from ncollapse.statistics.centers import ClassCenters
+from ncollapse.statistics.decisions import ClassDecisions
+
+_LIU = "Liu et al. (2023), ICLR"
+_PAPYAN = "Papyan, Han & Donoho (2020), PNAS"
+_PFC = "Progressive feedforward collapse, arXiv 2405.00985"
+_WU = "Wu & Papyan (2024), NeurIPS"
+_NO_SPREAD = frozenset({"no_between"})
+_ANGLES = frozenset({"two_classes", "low_dimension"})
+_NORMS = frozenset({"two_classes", "odd_on_line"})
+_MOMENTS: frozenset[Need] = frozenset()
+_CENTERS: frozenset[Need] = frozenset({"centers"})
+_SCATTER: frozenset[Need] = frozenset({"scatter"})
+_INF = math.inf
+
+
+# The casts tell the type checker what an entry's needs guarantee.
+def _centers_of(s: LayerStatistics) -> tuple[ClassCenters, ClassDecisions]:
+    return cast(ClassCenters, s.centers), cast(ClassDecisions, s.within)
+
+
+def variability_entries() -> list[Metric]:
+    """Return the entries of NC1 and related metrics."""
+    common: dict[str, Any] = {
+        "at_collapse": 0.0,
+        "bounds": (0.0, _INF),
+        "direction": "decreases",
+        "undefined_when": _NO_SPREAD,
+    }
+    return [
+        Metric(
+            "pfc1", "within-class over between-class variability, tr Σ_W / tr Σ_B",
+            lambda s: variability.within_between_ratio(s.moments, s.convention), _MOMENTS, reference=_PFC,
+            flagged_when=frozenset({"single_samples"}), **common,
+        ),
+        Metric(
+            "nc1", "tr(Σ_W Σ_B⁺) / K",
+            lambda s: variability.between_inverse_trace(*_centers_of(s), s.convention), _CENTERS, reference=_PAPYAN,
+            flagged_when=frozenset({"rank_deficient", "single_samples"}), **common,
+        ),
+        Metric(
+            "nc1_total", "within-class share of the total variability",
+            lambda s: variability.within_total_ratio(s.moments, s.convention), _MOMENTS,
+            at_collapse=0.0, bounds=(0.0, 1.0), direction="decreases", reference=_PFC, nan_flag="no_variance",
+            flagged_when=frozenset({"single_samples"}),
+        ),
+        Metric(
+            "cdnv", "class-distance normalized variance, mean over pairs",
+            lambda s: variability.cdnv(s.moments), _MOMENTS, reference="Galanti, György & Hutter (2022), ICLR",
+            nan_flag="coincident_means", flagged_when=frozenset({"single_samples"}), **common,
+        ),
+        Metric(
+            "separation", "law of data separation, D = tr(SS_w SS_b⁺)",
+            lambda s: variability.separation(*_centers_of(s)), _CENTERS, reference="He & Su (2023), PNAS",
+            flagged_when=frozenset({"rank_deficient", "single_samples"}), **common,
+        ),
+    ]  # fmt: skip
+
+
+def geometry_entries() -> list[Metric]:
+    """Return the entries of NC2 of the class means."""
+    means: dict[str, Any] = {
+        "needs": _MOMENTS, "at_collapse": 0.0, "direction": "decreases", "undefined_when": _NO_SPREAD,
+        "nan_flag": "mean_at_center",
+    }  # fmt: skip
+    return [
+        Metric(
+            "pfc2", "distance of the class means' Gram matrix from a simplex ETF",
+            lambda s: geometry.etf_distance(s.centered_means), bounds=(0.0, math.sqrt(2.0)), reference=_PFC,
+            flagged_when=_ANGLES, **means,
+        ),
+        Metric(
+            "nc2_equinorm", "variation of the norms of the centered class means",
+            lambda s: geometry.equinorm(s.centered_means), bounds=(0.0, _INF), reference=_PAPYAN,
+            flagged_when=_NORMS, **means,
+        ),
+        Metric(
+            "nc2_equiangularity", "spread of the cosines between centered class means",
+            lambda s: geometry.equiangularity(s.centered_means), bounds=(0.0, 1.0), reference=_PAPYAN,
+            flagged_when=_ANGLES, **means,
+        ),
+        Metric(
+            "nc2_max_angle", "distance of those cosines from -1/(K-1)",
+            lambda s: geometry.max_angle(s.centered_means), bounds=(0.0, 2.0), reference=_PAPYAN,
+            flagged_when=_ANGLES, **means,
+        ),
+    ]  # fmt: skip
+
+
+def uniformity_entries() -> list[Metric]:
+    """Return the entries for uniformity of the class means on the sphere."""
+    energy: dict[str, Any] = {
+        "needs": _MOMENTS, "reference": _LIU, "undefined_when": _NO_SPREAD,
+        "nan_flag": "coincident_directions", "flagged_when": _ANGLES,
+    }  # fmt: skip
+    return [
+        Metric(
+            "gnc2", "spread over pairs of the log distance of the class means' directions", lambda s: s.pair_energy.std,
+            at_collapse=0.0, bounds=(0.0, _INF), direction="decreases", **energy,
+        ),
+        Metric(
+            "hyperspherical_energy", "mean over pairs of minus the log distance of those directions",
+            lambda s: s.pair_energy.mean, at_collapse=None, bounds=(-math.log(2.0), _INF), direction="none", **energy,
+        ),
+        Metric(
+            "log_equinorm", "spread of the log norms of the centered class means",
+            lambda s: uniformity.log_equinorm(s.centered_means), _MOMENTS, at_collapse=0.0, bounds=(0.0, _INF),
+            direction="decreases", reference=_WU, undefined_when=_NO_SPREAD, nan_flag="mean_at_center",
+            flagged_when=_NORMS,
+        ),
+    ]  # fmt: skip
+
+
+def _rank_of(
+    rank: Callable[[Tensor], Tensor], spectrum: Callable[[LayerStatistics], Tensor]
+) -> Callable[[LayerStatistics], Tensor]:
+    return lambda s: rank(spectrum(s))
+
+
+def spectrum_entries() -> list[Metric]:
+    """Return the entries of the ranks of Σ_B and Σ_T."""
+    functions: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
+        "rank": (spectrum.numerical_rank, "numerical rank"),
+        "stable_rank": (spectrum.stable_rank, "stable rank"),
+        "participation_ratio": (spectrum.participation_ratio, "participation ratio"),
+        "entropy_rank": (spectrum.entropy_rank, "entropy rank"),
+    }
+    common: dict[str, Any] = {
+        "at_collapse": None, "bounds": (0.0, _INF), "direction": "none", "reference": "Roy & Vetterli (2007), EUSIPCO",
+    }  # fmt: skip
+    between = [
+        Metric(
+            f"{name}_between", f"{title} of Σ_B", _rank_of(rank, LayerStatistics.spectrum), _CENTERS,
+            undefined_when=_NO_SPREAD, flagged_when=frozenset({"two_classes"}), **common,
+        )
+        for name, (rank, title) in functions.items()
+    ]  # fmt: skip
+    total = [
+        Metric(
+            f"{name}_total", f"{title} of Σ_T (needs d×d scatter)", _rank_of(rank, LayerStatistics.total_spectrum), _SCATTER,
+            undefined_when=frozenset({"no_variance"}), nan_flag="no_variance", **common,
+        )
+        for name, (rank, title) in functions.items()
+    ]  # fmt: skip
+    return between + total
