@@ -102,13 +102,13 @@ class GeodesicCurve:
             Shape (T,), float64; nan where all class means coincide.
         """
         num_classes = self.paired.first.num_classes
-        coefficients, t = self.gram_coefficients(), _times(times, self.paired)
-        traces = _bernstein(*(gram.trace() for gram in coefficients), t)
+        (start, cross, end), t = self.gram_coefficients(), _times(times, self.paired)
+        traces = _bernstein(start.trace(), cross.trace(), end.trace(), t)
         centering = torch.eye(num_classes, dtype=torch.float64, device=t.device) - 1.0 / num_classes
         frame = centering / math.sqrt(num_classes - 1) if num_classes > 1 else centering * math.nan
 
         def at(block: Tensor) -> Tensor:
-            gram = _bernstein(*coefficients, block)
+            gram = _bernstein(start, cross, end, block)
             gram = gram / gram.abs().amax(dim=(0, 1))  # Else its squares leave the range of float64 beyond 1e77.
             return torch.linalg.norm(gram / torch.linalg.norm(gram, dim=(0, 1)) - frame[..., None], dim=(0, 1))
 
