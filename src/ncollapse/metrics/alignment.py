@@ -12,17 +12,15 @@ from ncollapse.statistics.moments import ClassMoments
 
 
 def subspace_alignment(left: Tensor, right: Tensor, rank: int) -> Tensor:
-    r"""Compute the mean cosine of the principal angles between the leading column spaces of two matrices.
+    r"""Return the mean cosine of the principal angles between the leading column spaces of two matrices.
 
-    :math:`\frac{1}{r} \sum_{j \le r} \sigma_j(U_r^T V_r)`, U_r and V_r being the first r left singular vectors. Dimensionless,
-    in [0, 1]: 1 for equal subspaces, 0 for orthogonal ones. Invariant to a common rotation and to the scale of either.
+    :math:`\frac{1}{r} \sum_{j \le r} \sigma_j(U_r^T V_r)`, U_r and V_r being the first r left singular vectors: in [0, 1], 1
+    for equal subspaces, 0 for orthogonal ones. nan if either has a lower rank than r (singular values below 10 · max(shape) ·
+    eps of the largest).
 
     Args:
         left: Shape (d, p), float64.
         right: Shape (d, q), float64.
-
-    Returns:
-        0-d tensor, float64; nan if either has a lower rank than r (singular values below 10 · max(shape) · eps of the largest).
 
     Raises:
         ValueError: If the heights differ, or r is not between 1 and the smallest side.
@@ -49,10 +47,11 @@ def _leading_basis(matrix: Tensor, rank: int) -> Tensor | None:
 
 
 def weight_alignment(weight: Tensor, moments: ClassMoments, *, centered: bool = False, rank: int | None = None) -> Tensor:
-    r"""Compute the alignment of the class means of a layer with the weights of the next layer.
+    r"""Return the alignment of the class means of a layer with the weights of the next layer, in [0, 1].
 
     A linear layer compares the row space of W with the span of the class means, in R^d. A convolution compares spaces of input
-    channels: W as a matrix :math:`c_{in} \times (c_{out} k_1 k_2)` and the means as :math:`c_{in} \times (K h w)`.
+    channels: W as a matrix :math:`c_{in} \times (c_{out} k_1 k_2)` and the means as :math:`c_{in} \times (K h w)`. nan if
+    weights or means have a lower rank.
 
     Args:
         weight: Of the next layer: (out, d) for a linear layer, (c_out, c_in, ...) for a convolution of one group.
@@ -60,9 +59,6 @@ def weight_alignment(weight: Tensor, moments: ClassMoments, *, centered: bool = 
         centered: Subtract the mean of class means first; the published code does not.
         rank: Rank of the compared subspaces. None is K, or K-1 for centered means, but at most what the matrices allow. For
             convolutions look at a range of ranks.
-
-    Returns:
-        0-d tensor, float64, in [0, 1]; nan if weights or means have a lower rank, or a class has no samples.
 
     Raises:
         ValueError: If the weight does not fit the features, or the rank is too large.
@@ -92,17 +88,13 @@ def weight_alignment(weight: Tensor, moments: ClassMoments, *, centered: bool = 
 
 
 def class_stable_ranks(features: Tensor, labels: Tensor, *, num_classes: int) -> Tensor:
-    r"""Compute each class's stable rank around its mean, :math:`\lVert A_k \rVert_F^2 / \lVert A_k \rVert_2^2`.
+    r"""Return each class's stable rank around its mean, :math:`\lVert A_k \rVert_F^2 / \lVert A_k \rVert_2^2`, shape (K,).
 
-    The rows of A_k are h - μ_k. Dimensionless, in [1, min(n_k - 1, d)]. Invariant to translation, rotation and scale.
+    The rows of A_k are h - μ_k. In [1, min(n_k - 1, d)]; nan for a class whose samples are all alike or missing.
 
     Args:
         features: Shape (N, ...).
         labels: Class indices in [0, K), shape (N,).
-        num_classes: Number of classes, K.
-
-    Returns:
-        Shape (K,), float64; nan for a class whose samples are all alike or missing.
 
     Reference:
         Rangamani et al. (2023), ICML.

@@ -33,21 +33,18 @@ class CodingRate:
 def coding_rate(
     features: Tensor, labels: Tensor, *, num_classes: int, distortion: float = 0.5, normalize: bool = True
 ) -> CodingRate:
-    r"""Compute the coding rate of features, that of their classes, and the difference (the reduction).
+    r"""Return the coding rate of features and that of their classes, in nats; their difference is the reduction.
 
     The features are not centered. Determinants are computed from eigenvalues of the N×N or the d×d Gram matrix, whichever is
     smaller, so that :math:`\log(1 + x)` keeps its digits near zero. Invariant to rotation. Collapse to a simplex ETF does not
-    maximize the reduction: classes that fill orthogonal subspaces have more. A class without samples adds nothing.
+    maximize the reduction: classes that fill orthogonal subspaces have more. A class without samples adds nothing. nan for no
+    samples, or with ``normalize`` for a feature vector of zeros.
 
     Args:
         features: Z, shape (N, ...).
         labels: Class indices in [0, K), shape (N,).
-        num_classes: Number of classes, K.
         distortion: ε, in units of features.
         normalize: Divide every feature vector by its norm first, as the papers do.
-
-    Returns:
-        Rates in nats; nan for no samples, or with ``normalize`` for a feature vector of zeros.
 
     Raises:
         ValueError: If the distortion is not positive.
@@ -73,16 +70,12 @@ def coding_rate(
 
 
 def coding_rate_of_scatter(scatter: ClassScatter, *, distortion: float = 0.5) -> CodingRate:
-    r"""Compute the coding rates exactly from streamed statistics, without normalizing features.
+    r"""Return ``coding_rate`` with ``normalize=False`` exactly from streamed statistics; nan for no samples.
 
     :math:`Z_k Z_k^T = S_k + n_k \mu_k \mu_k^T`, and :math:`Z Z^T` is their sum over classes.
 
     Args:
-        scatter: Class scatter of the layer.
         distortion: ε, in units of features.
-
-    Returns:
-        As ``coding_rate`` with ``normalize=False``; nan for no samples.
 
     Raises:
         ValueError: If the distortion is not positive.

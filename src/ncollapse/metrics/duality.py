@@ -1,4 +1,7 @@
-"""NC3: alignment of the classifier with the class means, and the strong collapse conditions of the squared loss."""
+"""NC3: alignment of the classifier with the class means, and the strong collapse conditions (SNC1-3) of the squared loss.
+
+SNC1-3 are for the loss ½‖WH + b1ᵀ - Y‖² with n samples in every class, and nan for unequal counts.
+"""
 
 from __future__ import annotations
 
@@ -13,18 +16,13 @@ from ncollapse.statistics.moments import ClassMoments
 
 
 def self_duality(weight: Tensor, centered_means: Tensor, *, squared: bool = True) -> Tensor:
-    r"""Compute the squared distance of classifier and centered class means, each divided by its norm.
+    r"""Return the squared distance of classifier and centered class means, each divided by its norm.
 
-    :math:`\lVert W/\lVert W\rVert_F - \bar M/\lVert \bar M\rVert_F \rVert_F^2`. Dimensionless, in [0, 4]; 0 at
-    exact collapse, 4 for opposite directions. Invariant to scale of either argument and to a common rotation.
+    :math:`\lVert W/\lVert W\rVert_F - \bar M/\lVert \bar M\rVert_F \rVert_F^2`, in [0, 4]; 4 for opposite directions. Invariant
+    to the scale of either argument and to a common rotation. nan if either is zero.
 
     Args:
-        weight: W, shape (K, d), float64.
-        centered_means: Class means minus the mean of class means, shape (K, d), float64.
         squared: False returns the distance itself, in [0, 2].
-
-    Returns:
-        0-d tensor, float64; nan if either is zero.
 
     Reference:
         Papyan, Han & Donoho (2020), PNAS (their notebook squares).
@@ -35,17 +33,10 @@ def self_duality(weight: Tensor, centered_means: Tensor, *, squared: bool = True
 
 
 def self_duality_etf(weight: Tensor, centered_means: Tensor) -> Tensor:
-    r"""Compute the distance of the normalized product of classifier and class means from the ETF Gram matrix.
+    r"""Return the distance of the normalized product of classifier and class means from the ETF Gram matrix.
 
-    :math:`\lVert W \bar M^T / \lVert W \bar M^T \rVert_F - E_K \rVert_F`. Dimensionless, in [0, 2]; 0 at exact
-    collapse, 2 for W = -cM on an ETF.
-
-    Args:
-        weight: W, shape (K, d), float64.
-        centered_means: Class means minus the mean of class means, shape (K, d), float64.
-
-    Returns:
-        0-d tensor, float64; nan if the product is zero.
+    :math:`\lVert W \bar M^T / \lVert W \bar M^T \rVert_F - E_K \rVert_F`, in [0, 2]; 2 for W = -cM on an ETF. nan if the
+    product is zero.
 
     Reference:
         Zhu et al. (2021), NeurIPS.
@@ -54,15 +45,10 @@ def self_duality_etf(weight: Tensor, centered_means: Tensor) -> Tensor:
 
 
 def self_duality_cosine(decisions: ClassDecisions) -> Tensor:
-    r"""Compute :math:`1 - \frac{1}{N} \sum_i \cos(h_i, w_{y_i})`: 1 minus the mean cosine of features to classifier rows.
+    r"""Return :math:`1 - \frac{1}{N} \sum_i \cos(h_i, w_{y_i})`: 1 minus the mean cosine of features to classifier rows.
 
-    The features are not centered. Dimensionless, in [0, 2]; 0 at exact collapse around the origin.
-
-    Args:
-        decisions: Decisions with the sums of cosines.
-
-    Returns:
-        0-d tensor, float64; nan if a feature or a classifier row is zero.
+    In [0, 2]. The features are not centered: it is 0 at exact collapse around the origin. nan if a feature or a classifier row
+    is zero.
 
     Reference:
         arXiv 2505.15239 (2025), known to us from a summary (docs/theory.md, 2.3).
@@ -71,15 +57,9 @@ def self_duality_cosine(decisions: ClassDecisions) -> Tensor:
 
 
 def bias_collapse(moments: ClassMoments, classifier: LinearClassifier, center: ClassWeights = "class") -> Tensor:
-    r"""Compute the norm of the global mean's logits, :math:`\lVert W \mu_G + b \rVert_2`; they cancel at collapse.
+    r"""Return the norm of the global mean's logits, :math:`\lVert W \mu_G + b \rVert_2`, in units of logits, in [0, inf).
 
-    In units of logits, in [0, inf); 0 at exact collapse of a network trained with weight decay.
-
-    Args:
-        moments: Class moments of the layer that feeds the classifier.
-
-    Returns:
-        0-d tensor, float64.
+    They cancel at exact collapse of a network trained with weight decay.
 
     Reference:
         Zhu et al. (2021), NeurIPS (their code).
@@ -88,15 +68,7 @@ def bias_collapse(moments: ClassMoments, classifier: LinearClassifier, center: C
 
 
 def strong_collapse_weights(moments: ClassMoments, classifier: LinearClassifier) -> Tensor:
-    r"""Compute SNC1, :math:`\lVert W W^T - \sqrt{n}\, \Pi_K \rVert_F`, for n samples per class and the loss ½‖WH + b1ᵀ - Y‖².
-
-    In units of squared weights, in [0, inf); 0 at strong collapse.
-
-    Args:
-        moments: Class moments with equal counts.
-
-    Returns:
-        0-d tensor, float64; nan for unequal counts.
+    r"""Return SNC1, :math:`\lVert W W^T - \sqrt{n}\, \Pi_K \rVert_F`, in units of squared weights.
 
     Reference:
         Mixon, Parshall & Pi (2020), "Neural collapse with unconstrained features".
@@ -107,16 +79,9 @@ def strong_collapse_weights(moments: ClassMoments, classifier: LinearClassifier)
 
 
 def strong_collapse_features(moments: ClassMoments, classifier: LinearClassifier) -> Tensor:
-    r"""Compute SNC2, :math:`\lVert H - n^{-1/2} W^T \otimes 1_n^T \rVert_F`, from moments alone.
+    r"""Return SNC2, :math:`\lVert H - n^{-1/2} W^T \otimes 1_n^T \rVert_F`, in units of features, from moments alone.
 
-    The square is :math:`\sum_k \mathrm{tr} S_k + n \lVert \mu_k - w_k/\sqrt{n} \rVert^2`. In units of features; 0 at strong
-    collapse.
-
-    Args:
-        moments: Class moments with equal counts.
-
-    Returns:
-        0-d tensor, float64; nan for unequal counts.
+    The square is :math:`\sum_k \mathrm{tr} S_k + n \lVert \mu_k - w_k/\sqrt{n} \rVert^2`.
 
     Reference:
         Mixon, Parshall & Pi (2020), "Neural collapse with unconstrained features".
@@ -127,15 +92,7 @@ def strong_collapse_features(moments: ClassMoments, classifier: LinearClassifier
 
 
 def strong_collapse_bias(moments: ClassMoments, classifier: LinearClassifier) -> Tensor:
-    r"""Compute SNC3, :math:`\lVert b - \frac{1}{K} 1 \rVert_2`.
-
-    In units of logits; 0 at strong collapse.
-
-    Args:
-        moments: Class moments, for the number of classes and their counts.
-
-    Returns:
-        0-d tensor, float64; nan for unequal counts, where the target is not defined.
+    r"""Return SNC3, :math:`\lVert b - \frac{1}{K} 1 \rVert_2`, in units of logits.
 
     Reference:
         Mixon, Parshall & Pi (2020), "Neural collapse with unconstrained features".

@@ -194,13 +194,10 @@ class Metric:
     despite_empty: bool = False
 
     def evaluate(self, statistics: LayerStatistics, conditions: set[str]) -> MetricValue:
-        """Compute the value and its flags.
+        """Return the value and its flags; nan with a flag if it is undefined.
 
         Args:
             conditions: The result of ``statistics.conditions()``.
-
-        Returns:
-            The value and its flags; nan with a flag if it is undefined.
         """
         decided = "centers" not in self.needs or statistics.decisions is not None
         empty: set[str] = set() if self.despite_empty and decided else {"empty_class"}
@@ -218,13 +215,10 @@ class Metric:
 
 
 def evaluate_metrics(statistics: LayerStatistics, metrics: Sequence[Metric]) -> list[MetricValue]:
-    """Evaluate metrics on one layer, except those whose statistics were not collected.
+    """Return the values of metrics on one layer, in order, except of those whose statistics were not collected.
 
     Args:
         metrics: Registry entries, or metrics of your own.
-
-    Returns:
-        One value per metric that applies, in order.
     """
     conditions, lacks = statistics.conditions(), statistics.lacks
     return [metric.evaluate(statistics, conditions) for metric in metrics if not metric.needs & lacks]

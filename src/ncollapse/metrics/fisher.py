@@ -24,16 +24,10 @@ class FisherRatios(NamedTuple):
 
 
 def fisher_ratios(scatter: ClassScatter) -> FisherRatios:
-    r"""Compute the Fisher ratios of features, before or after a layer.
+    r"""Return the class-weighted Fisher ratios of features, before or after a layer.
 
-    Both are invariant to translation, rotation and scale, the discriminant to any invertible map where Σ_W has full rank.
-    Eigenvalues of Σ_W below :math:`10\, d\, \epsilon\, \lambda_{max}` count as zero.
-
-    Args:
-        scatter: Class scatter of the features; every class has samples.
-
-    Returns:
-        Both ratios, class-weighted.
+    The discriminant is invariant to any invertible map where Σ_W has full rank. Eigenvalues of Σ_W below
+    :math:`10\, d\, \epsilon\, \lambda_{max}` count as zero. Every class must have samples.
 
     Reference:
         Zarka, Guth & Mallat (2021), ICLR.

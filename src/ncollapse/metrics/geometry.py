@@ -20,16 +20,12 @@ def _row_slices(num_rows: int) -> Iterator[slice]:
 
 
 def equinorm(rows: Tensor, *, ddof: int = 0) -> Tensor:
-    r"""Compute the variation of the norms, :math:`\mathrm{std}_k \lVert v_k \rVert / \mathrm{mean}_k \lVert v_k \rVert`.
+    r"""Return the variation of the norms, :math:`\mathrm{std}_k \lVert v_k \rVert / \mathrm{mean}_k \lVert v_k \rVert`.
 
-    Dimensionless, in [0, sqrt(K-1)]; 0 at exact collapse. Invariant to rotation and scale.
+    In [0, sqrt(K-1)]; nan if all rows are zero.
 
     Args:
-        rows: Centered class means or classifier rows, shape (K, d), float64.
         ddof: 0 to divide the variance by K (default), 1 for K-1 as in Papyan's notebook.
-
-    Returns:
-        0-d tensor, float64; nan if all rows are zero.
 
     Reference:
         Papyan, Han & Donoho (2020), PNAS.
@@ -50,15 +46,9 @@ def _off_diagonal_cosines(rows: Tensor) -> Iterator[Tensor]:
 
 
 def equiangularity(rows: Tensor) -> Tensor:
-    r"""Compute the standard deviation of the cosines :math:`\cos(v_k, v_l)` over pairs k != l.
+    r"""Return the standard deviation of the cosines :math:`\cos(v_k, v_l)` over pairs k != l, in [0, 1].
 
-    Dimensionless, in [0, 1]; 0 at exact collapse and, trivially, for K = 2. Invariant to rotation and scale.
-
-    Args:
-        rows: Centered class means or classifier rows, shape (K, d), float64.
-
-    Returns:
-        0-d tensor, float64; nan if a row is zero.
+    Trivially 0 for K = 2; nan if a row is zero.
 
     Reference:
         Papyan, Han & Donoho (2020), PNAS.
@@ -70,15 +60,9 @@ def equiangularity(rows: Tensor) -> Tensor:
 
 
 def max_angle(rows: Tensor) -> Tensor:
-    r"""Compute the mean of :math:`\lvert \cos(v_k, v_l) + 1/(K-1) \rvert` over pairs k != l, the distance from maximal angles.
+    r"""Return the mean of :math:`\lvert \cos(v_k, v_l) + 1/(K-1) \rvert` over pairs k != l, the distance from maximal angles.
 
-    Dimensionless, in [0, 1 + 1/(K-1)]; 0 at exact collapse. Invariant to rotation and scale.
-
-    Args:
-        rows: Centered class means or classifier rows, shape (K, d), float64.
-
-    Returns:
-        0-d tensor, float64; nan if a row is zero.
+    In [0, 1 + 1/(K-1)]; nan if a row is zero.
 
     Reference:
         Papyan, Han & Donoho (2020), PNAS (the entrywise mean of their notebook).
@@ -98,19 +82,16 @@ def unit_scale(values: Tensor) -> Tensor:
 
 
 def gram_distance(left: Tensor, right: Tensor, *, target: Target = "etf") -> Tensor:
-    r"""Compute the Frobenius distance of a normalized K×K product from the Gram matrix of a target frame.
+    r"""Return the Frobenius distance of a normalized K×K product from the Gram matrix of a target frame, in [0, 2].
 
-    :math:`\lVert A B^T / \lVert A B^T \rVert_F - E_K \rVert_F`, with :math:`E_K = (I_K - \frac{1}{K} 1 1^T)/\sqrt{K-1}`
-    for a simplex ETF and :math:`I_K/\sqrt{K}` for an orthogonal frame. The difference is computed entry by entry, so that
-    values near zero keep their digits, and in blocks of rows, so that many classes need no K×K matrix.
+    :math:`\lVert A B^T / \lVert A B^T \rVert_F - E_K \rVert_F`, with :math:`E_K = (I_K - \frac{1}{K} 1 1^T)/\sqrt{K-1}` for a
+    simplex ETF and :math:`I_K/\sqrt{K}` for an orthogonal frame. The difference is computed entry by entry, so that values near
+    zero keep their digits, and in blocks of rows, so that many classes need no K×K matrix. nan if the product is zero or K = 1.
 
     Args:
         left: A, shape (K, d), float64.
         right: B, shape (K, d), float64.
         target: The frame compared with.
-
-    Returns:
-        0-d tensor, float64, in [0, 2]; nan if the product is zero or K = 1.
 
     Raises:
         ValueError: If the target is unknown.
@@ -133,19 +114,15 @@ def gram_distance(left: Tensor, right: Tensor, *, target: Target = "etf") -> Ten
 
 
 def etf_distance(rows: Tensor, *, target: Target = "etf") -> Tensor:
-    r"""Compute the distance of the normalized Gram matrix from a simplex ETF's (NC2; PFC2 for centered class means).
+    r"""Return the distance of the normalized Gram matrix from a simplex ETF's (NC2; PFC2 for centered class means).
 
-    :math:`\lVert G / \lVert G \rVert_F - E_K \rVert_F` with :math:`G_{kl} = \langle v_k, v_l \rangle`. Dimensionless; 0 at
-    exact collapse. For centered rows it depends only on the participation ratio PR of the spectrum of
-    :math:`\Sigma_B`: :math:`\sqrt{2(1 - \sqrt{PR/(K-1)})}`, at most :math:`\sqrt{2(1 - 1/\sqrt{K-1})}` (rank one), at least
-    :math:`\sqrt{2(1 - \sqrt{d/(K-1)})}` when d < K-1, and identically 0 for K = 2. Invariant to rotation and scale.
+    :math:`\lVert G / \lVert G \rVert_F - E_K \rVert_F` with :math:`G_{kl} = \langle v_k, v_l \rangle`. For centered rows it
+    depends only on the participation ratio PR of the spectrum of :math:`\Sigma_B`: :math:`\sqrt{2(1 - \sqrt{PR/(K-1)})}`, at
+    most :math:`\sqrt{2(1 - 1/\sqrt{K-1})}` (rank one), at least :math:`\sqrt{2(1 - \sqrt{d/(K-1)})}` when d < K-1, and
+    identically 0 for K = 2. nan if all rows are zero.
 
     Args:
-        rows: Centered class means, or classifier rows as they are, shape (K, d), float64.
         target: "etf", or "orthogonal_frame" for the bias-free squared loss.
-
-    Returns:
-        0-d tensor, float64; nan if all rows are zero.
 
     Reference:
         Zhu et al. (2021), NeurIPS; PFC2 of arXiv 2405.00985, eqs (8) and (18).

@@ -1,4 +1,7 @@
-"""Out-of-distribution detection with collapsed features: NC5, scores (higher means more in-distribution), AUROC."""
+"""Out-of-distribution detection with collapsed features: NC5, scores (higher means more in-distribution), AUROC.
+
+Features have shape (M, ...), and a score is a float64 tensor of shape (M,).
+"""
 
 from __future__ import annotations
 
@@ -14,17 +17,9 @@ from ncollapse.statistics.scatter import ClassScatter
 
 
 def ood_orthogonality(moments: ClassMoments, ood_features: Tensor) -> Tensor:
-    r"""Compute NC5, the mean over classes of :math:`\lvert \cos(\mu_k, \mu^{OOD}) \rvert`, features not centered.
+    r"""Return NC5, the mean over classes of :math:`\lvert \cos(\mu_k, \mu^{OOD}) \rvert`, features not centered, in [0, 1].
 
-    Dimensionless, in [0, 1]; 0 when the mean of foreign samples is orthogonal to all class means. Invariant to rotation
-    and scale.
-
-    Args:
-        moments: Class moments of the in-distribution features.
-        ood_features: Foreign features, shape (M, ...).
-
-    Returns:
-        0-d tensor, float64; nan if a class has no samples or a mean is zero.
+    0 when the mean of foreign samples is orthogonal to all class means. Invariant to rotation and scale. nan if a mean is zero.
 
     Reference:
         Ammar et al. (2024), ICLR, "NECO: neural collapse based out-of-distribution detection".
@@ -50,16 +45,13 @@ class PrincipalSubspace:
 
     @classmethod
     def fit(cls, features: Tensor, num_directions: int, *, standardize: bool = True) -> PrincipalSubspace:
-        """Fit the subspace to training features.
+        """Return the subspace of the largest principal directions of training features.
 
         Args:
             features: Shape (N, ...).
             num_directions: q; K-1 or K is natural at collapse.
             standardize: Center every feature and divide it by its standard deviation (a constant feature by 1), for the fit and
                 for scores. False uses the principal directions of the centered features and scores features unchanged.
-
-        Returns:
-            The subspace.
 
         Raises:
             ValueError: If q is not between 1 and min(N, d).
@@ -75,17 +67,14 @@ class PrincipalSubspace:
 
 
 def neco_score(features: Tensor, subspace: PrincipalSubspace, *, max_logits: Tensor | None = None) -> Tensor:
-    r"""Compute NECO, the share of a feature's norm in the principal subspace, :math:`\lVert P^T h \rVert / \lVert h \rVert`.
+    r"""Return NECO, the share of a feature's norm in the principal subspace, :math:`\lVert P^T h \rVert / \lVert h \rVert`.
 
-    In [0, 1] without logits; 0 for features orthogonal to the subspace, 1 inside.
+    In [0, 1] without logits; 0 for features orthogonal to the subspace, 1 inside; nan for a feature of zeros (after
+    standardization).
 
     Args:
-        features: Shape (M, ...).
         subspace: Fitted to the training features.
         max_logits: Largest logit of every sample, shape (M,), which multiplies the score.
-
-    Returns:
-        Shape (M,), float64; nan for a feature of zeros (after standardization).
 
     Reference:
         Ammar et al. (2024), ICLR.
@@ -96,19 +85,15 @@ def neco_score(features: Tensor, subspace: PrincipalSubspace, *, max_logits: Ten
 
 
 def nci_score(features: Tensor, classifier: LinearClassifier, global_mean: Tensor, *, l1_weight: float = 0.0) -> Tensor:
-    r"""Compute the NCI score: the decided class's weights along the centered feature, plus a multiple of the norm.
+    r"""Return the NCI score: the decided class's weights along the centered feature, plus a multiple of the norm.
 
-    :math:`\langle w_{\hat y}, h - \mu \rangle / \lVert h - \mu \rVert + a \lVert h \rVert_1`. In units of weights
-    (for a = 0), at most the norm of the decided row, which it reaches at self-duality.
+    :math:`\langle w_{\hat y}, h - \mu \rangle / \lVert h - \mu \rVert + a \lVert h \rVert_1`. In units of weights (for a = 0),
+    at most the norm of the decided row, which it reaches at self-duality. nan for a feature at the mean.
 
     Args:
-        features: The input of the classifier, shape (M, d).
         classifier: The last layer. Its largest logit decides the class, the smallest index on ties.
         global_mean: μ of the training features, shape (d,).
         l1_weight: a, chosen on held-out data.
-
-    Returns:
-        Shape (M,), float64; nan for a feature at the mean.
 
     Reference:
         Liu & Qin (2025), CVPR, "Detecting out-of-distribution through the lens of neural collapse" (docs/theory.md, 2.8).
@@ -122,33 +107,18 @@ def nci_score(features: Tensor, classifier: LinearClassifier, global_mean: Tenso
 
 
 def center_distance_score(features: Tensor, moments: ClassMoments) -> Tensor:
-    r"""Compute minus the distance to the nearest class mean, :math:`-\min_k \lVert h - \mu_k \rVert`.
-
-    In units of features, in (-inf, 0]; 0 at a class mean.
-
-    Args:
-        features: Shape (M, ...).
-        moments: Moments of the training set.
-
-    Returns:
-        Shape (M,), float64; nan if a class has no samples.
-    """
+    r"""Return minus the distance to the nearest class mean, :math:`-\min_k \lVert h - \mu_k \rVert`, in units of features."""
     return -_nearest_distance(flatten_features(features), moments.class_means)
 
 
 def mahalanobis_score(features: Tensor, scatter: ClassScatter, *, shrinkage: float = 1e-6) -> Tensor:
-    r"""Compute minus the squared Mahalanobis distance to the nearest mean, :math:`-\min_k (h-\mu_k)^T \Sigma^{-1} (h-\mu_k)`.
+    r"""Return minus the squared Mahalanobis distance to the nearest mean, :math:`-\min_k (h-\mu_k)^T \Sigma^{-1} (h-\mu_k)`.
 
-    :math:`\Sigma = \Sigma_W + s \frac{\mathrm{tr} \Sigma_W}{d} I` with sample weights: near collapse Σ_W alone is singular.
-    Dimensionless, in (-inf, 0]; for s = 0 invariant to every invertible linear map.
+    :math:`\Sigma = \Sigma_W + s \frac{\mathrm{tr} \Sigma_W}{d} I` of the training set with sample weights: near collapse Σ_W
+    alone is singular. For s = 0 invariant to every invertible linear map.
 
     Args:
-        features: Shape (M, ...).
-        scatter: Class scatter of the training set.
         shrinkage: s, 0 or more.
-
-    Returns:
-        Shape (M,), float64; nan if a class has no samples.
 
     Raises:
         ValueError: If Σ is singular, as at exact collapse.
@@ -184,16 +154,9 @@ def _nearest_distance(rows: Tensor, means: Tensor) -> Tensor:
 
 
 def auroc(in_scores: Tensor, out_scores: Tensor) -> float:
-    r"""Compute the area under the ROC curve, :math:`P(s^{in} > s^{out}) + \frac{1}{2} P(s^{in} = s^{out})`.
+    r"""Return the area under the ROC curve, :math:`P(s^{in} > s^{out}) + \frac{1}{2} P(s^{in} = s^{out})`, in [0, 1].
 
-    In [0, 1]; 1 if every in-distribution sample has the higher score, 1/2 for scores without information.
-
-    Args:
-        in_scores: Scores of in-distribution samples, shape (N,).
-        out_scores: Scores of foreign samples, shape (M,).
-
-    Returns:
-        The area; nan if a score is nan.
+    1 if every in-distribution sample has the higher score, 1/2 for scores without information, nan if a score is nan.
 
     Raises:
         ValueError: If either is empty.

@@ -26,16 +26,13 @@ _FOR_REFERENCE = "strong_collapse"
 
 
 def select_metrics(metrics: MetricChoice, *, by_reference: bool = False) -> list[Metric]:
-    """Select metrics by id or by word, in the order of the registry, your own ones last.
+    """Return metrics selected by id or by word, each once, in the order of the registry, your own ones last.
 
     Args:
         metrics: Ids in any case ("NC1"), ``Metric`` values of your own, and the words "core" (the printed ones) and "all" (all
             that need no d×d scatter matrix). None selects "all" without metrics that repeat another one on the same data
             (``separation``, ``pfc3_error``, ``strong_collapse``) or hold for the squared loss only (``snc1``-``snc3``).
         by_reference: Whether the class means of another split decide. Then ``strong_collapse`` is not a repetition.
-
-    Returns:
-        The metrics, each once.
 
     Raises:
         ValueError: If an id is unknown (the message names similar ones), or your own metric has the id of another one.

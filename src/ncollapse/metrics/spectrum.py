@@ -1,4 +1,8 @@
-"""Ranks of a spectrum: the number of directions that carry the variance."""
+"""Ranks of a spectrum: the number of directions that carry the variance.
+
+Each takes the eigenvalues of a covariance, shape (d,), float64. Apart from the numerical rank, which is 0, all are nan for a
+zero spectrum. A flat spectrum gives the rank itself; in general stable rank <= participation ratio <= entropy rank <= rank.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +18,11 @@ def _shares(eigenvalues: Tensor) -> Tensor:
 
 
 def numerical_rank(eigenvalues: Tensor, *, relative_tolerance: float | None = None) -> Tensor:
-    """Count the eigenvalues above a tolerance relative to the largest.
-
-    In [0, d]; K-1 for the between-class covariance at exact collapse.
+    """Return the number of eigenvalues above a tolerance relative to the largest; K-1 for Σ_B at exact collapse.
 
     Args:
-        eigenvalues: Eigenvalues of a covariance, shape (d,), float64.
         relative_tolerance: None is 10 · d · eps. It is for eigenvalues, the squares of standard deviations: 1e-6 counts the
             directions above a thousandth of the largest standard deviation.
-
-    Returns:
-        0-d tensor, float64; 0 for a zero spectrum.
     """
     tolerance = 10 * len(eigenvalues) * torch.finfo(eigenvalues.dtype).eps if relative_tolerance is None else relative_tolerance
     largest = eigenvalues.amax() if len(eigenvalues) else eigenvalues.new_zeros(())
@@ -32,44 +30,20 @@ def numerical_rank(eigenvalues: Tensor, *, relative_tolerance: float | None = No
 
 
 def stable_rank(eigenvalues: Tensor) -> Tensor:
-    r"""Compute the stable rank :math:`\sum_i \lambda_i / \lambda_{\max}` of a covariance.
+    r"""Return the stable rank :math:`\sum_i \lambda_i / \lambda_{\max}`.
 
-    It is :math:`\lVert A\rVert_F^2/\lVert A\rVert_2^2` of any factor A. In [1, rank]; equal to the rank when
-    the spectrum is flat.
-
-    Args:
-        eigenvalues: Eigenvalues of a covariance, shape (d,), float64.
-
-    Returns:
-        0-d tensor, float64; nan for a zero spectrum.
+    It is :math:`\lVert A\rVert_F^2/\lVert A\rVert_2^2` of any factor A.
     """
     return eigenvalues.clamp(min=0).sum() / eigenvalues.amax() if len(eigenvalues) else eigenvalues.new_full((), math.nan)
 
 
 def participation_ratio(eigenvalues: Tensor) -> Tensor:
-    r"""Compute the participation ratio :math:`(\sum_i \lambda_i)^2 / \sum_i \lambda_i^2`.
-
-    In [1, rank], at least the stable rank; equal to the rank when the spectrum is flat.
-
-    Args:
-        eigenvalues: Eigenvalues of a covariance, shape (d,), float64.
-
-    Returns:
-        0-d tensor, float64; nan for a zero spectrum.
-    """
+    r"""Return the participation ratio :math:`(\sum_i \lambda_i)^2 / \sum_i \lambda_i^2`, in [1, rank]."""
     return 1.0 / _shares(eigenvalues).square().sum() if len(eigenvalues) else eigenvalues.new_full((), math.nan)
 
 
 def entropy_rank(eigenvalues: Tensor) -> Tensor:
-    r"""Compute the entropy rank :math:`\exp(-\sum_i p_i \log p_i)` with :math:`p_i = \lambda_i / \sum_j \lambda_j`.
-
-    In [1, rank], at least the participation ratio; equal to the rank when the spectrum is flat.
-
-    Args:
-        eigenvalues: Eigenvalues of a covariance, shape (d,), float64.
-
-    Returns:
-        0-d tensor, float64; nan for a zero spectrum.
+    r"""Return the entropy rank :math:`\exp(-\sum_i p_i \log p_i)` with :math:`p_i = \lambda_i / \sum_j \lambda_j`.
 
     Reference:
         Roy & Vetterli (2007), EUSIPCO, "The effective rank".

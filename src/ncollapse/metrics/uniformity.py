@@ -1,4 +1,9 @@
-"""Generalized NC2 and NC3: uniformity of the class means on the sphere and of the classifier's alignment with them."""
+"""Generalized NC2 and NC3: uniformity of the class means on the sphere and of the classifier's alignment with them.
+
+An energy is the mean, over pairs of directions i < j, of a kernel: "log", "riesz" with an exponent s, or "distance" (see
+``pair_energy``). It is nan if a row is zero, or if two rows have the same direction (except for "distance"). A variation is
+a "std", "var", or "cov", the standard deviation over the mean's absolute value.
+"""
 
 from __future__ import annotations
 
@@ -48,13 +53,7 @@ class PairEnergy:
         return self.mean.abs().log() + self.log_scale
 
     def variation(self, statistic: Variation = "std") -> Tensor:
-        """Return how much the kernel differs between pairs.
-
-        Args:
-            statistic: "std", "var", or "cov", the standard deviation over the mean's absolute value.
-
-        Returns:
-            0-d tensor, float64, at least 0; 0 if all pairs are at one distance.
+        """Return how much the kernel differs between pairs; 0 if all pairs are at one distance.
 
         Raises:
             ValueError: If the statistic is unknown.
@@ -67,19 +66,14 @@ class PairEnergy:
 
 
 def pair_energy(rows: Tensor, *, kernel: Kernel = "log", exponent: float | None = None, tile: int = TILE) -> PairEnergy:
-    r"""Evaluate a kernel of the distances of unit vectors :math:`v_k = r_k / \lVert r_k \rVert` over all pairs, tile by tile.
+    r"""Return mean and deviation of a kernel over all pairs of unit vectors :math:`v_k = r_k / \lVert r_k \rVert`.
 
     "log": :math:`-\log \lVert v_i - v_j \rVert`; "riesz": :math:`\mathrm{sign}(s) \lVert v_i - v_j \rVert^{-s}`; "distance":
-    :math:`\lVert v_i - v_j \rVert`. Mean and deviation of the tiles are merged exactly (Chan), in one pass, O(tile²) memory.
+    :math:`\lVert v_i - v_j \rVert`. Mean and deviation of the tiles are merged exactly (Chan), in one pass, O(tile²) memory. nan for one row.
 
     Args:
-        rows: Centered class means, shape (K, d), float64, K >= 2.
         exponent: s of the Riesz kernel, not 0; None is d - 2 as in the code of Wu & Papyan (1 for d = 2).
         tile: Rows of a tile; it changes the result by rounding only.
-
-    Returns:
-        Mean and deviation; nan if a row is zero, if there is only one row, or if two rows have the same direction (except for
-        "distance").
 
     Raises:
         ValueError: If the kernel is unknown, the exponent is 0, or the tile is not positive.
@@ -158,18 +152,9 @@ class _Running:
 
 
 def hyperspherical_energy(rows: Tensor, *, kernel: Kernel = "log", exponent: float | None = None) -> Tensor:
-    r"""Compute the hyperspherical energy, the mean of a kernel over pairs of directions i < j (see ``pair_energy``).
+    r"""Return the hyperspherical energy, the mean of ``pair_energy``.
 
     The log energy is at least :math:`-\frac{1}{2} \log(2K/(K-1))`, and only a simplex ETF attains this (K <= d+1).
-    Dimensionless; invariant to rotation and scale.
-
-    Args:
-        rows: Centered class means, shape (K, d), float64.
-        kernel: "log", "riesz" or "distance".
-        exponent: s of the Riesz kernel; None is d - 2.
-
-    Returns:
-        0-d tensor, float64; nan if a row is zero or two rows have the same direction (except for "distance").
 
     Reference:
         Liu et al. (2023), ICLR.
@@ -185,19 +170,10 @@ def hyperspherical_energy(rows: Tensor, *, kernel: Kernel = "log", exponent: flo
 def hyperspherical_variation(
     rows: Tensor, *, kernel: Kernel = "log", exponent: float | None = None, statistic: Variation = "std"
 ) -> Tensor:
-    """Compute GNC2, the variation over pairs of the kernel whose mean is the hyperspherical energy.
+    """Return GNC2, the variation over pairs of the kernel whose mean is the hyperspherical energy, in [0, inf).
 
-    Dimensionless, in [0, inf); 0 at exact collapse and whenever all directions are equally far apart; trivially 0 for K = 2.
-    Unlike NC2 it is meaningful for K > d + 1, for which no simplex ETF exists. Invariant to rotation and scale.
-
-    Args:
-        rows: Centered class means, shape (K, d), float64.
-        kernel: "log", "riesz" or "distance".
-        exponent: s of the Riesz kernel; None is d - 2.
-        statistic: "std", "cov" or "var".
-
-    Returns:
-        0-d tensor, float64; nan if a row is zero or two rows have the same direction (except for "distance").
+    0 whenever all directions are equally far apart; trivially for K = 2. Unlike NC2 it is meaningful for K > d + 1, for which
+    no simplex ETF exists.
 
     Reference:
         Wu & Papyan (2024), NeurIPS (their code reports mean and std); Liu et al. (2023), ICLR.
@@ -206,18 +182,10 @@ def hyperspherical_variation(
 
 
 def uniform_duality(weight: Tensor, centered_means: Tensor, *, statistic: Variation = "std") -> Tensor:
-    r"""Compute UNC3, the variation over classes of :math:`\cos(w_k, \mu_k - \mu)`, classifier row against class mean.
+    r"""Return UNC3, the variation over classes of :math:`\cos(w_k, \mu_k - \mu)`, classifier row against class mean.
 
-    It measures whether all classes are equally aligned, not how well. Dimensionless, in [0, 1] for "std"; 0 at exact
-    collapse. Invariant to rotation, to the scale of either argument, and to the scale of single rows.
-
-    Args:
-        weight: W, shape (K, d), float64.
-        centered_means: Class means minus the mean of class means, shape (K, d), float64.
-        statistic: "std", "cov" or "var".
-
-    Returns:
-        0-d tensor, float64; nan if a row is zero.
+    It measures whether all classes are equally aligned, not how well; in [0, 1] for "std". Invariant to the scale of single
+    rows of either argument too. nan if a row is zero.
 
     Reference:
         Wu & Papyan (2024), NeurIPS.
@@ -227,17 +195,9 @@ def uniform_duality(weight: Tensor, centered_means: Tensor, *, statistic: Variat
 
 
 def log_equinorm(rows: Tensor, *, statistic: Variation = "std") -> Tensor:
-    r"""Compute the variation over classes of the log norms, :math:`\log \lVert v_k \rVert`.
+    r"""Return the variation over classes of the log norms, :math:`\log \lVert v_k \rVert`, in [0, inf).
 
-    For "std" it is dimensionless, in [0, inf), and close to ``equinorm`` if that is small; 0 at exact collapse. Invariant to
-    rotation and, except for "cov", to scale.
-
-    Args:
-        rows: Centered class means or classifier rows, shape (K, d), float64.
-        statistic: "std", "cov" or "var".
-
-    Returns:
-        0-d tensor, float64; nan if a row is zero.
+    For "std" it is close to ``equinorm`` if that is small; "cov" is not invariant to scale. nan if a row is zero.
 
     Reference:
         Wu & Papyan (2024), NeurIPS.

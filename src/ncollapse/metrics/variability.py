@@ -20,16 +20,10 @@ def defined(value: Tensor, condition: Tensor) -> Tensor:
 
 
 def within_between_ratio(moments: ClassMoments, convention: Convention = "class") -> Tensor:
-    r"""Compute PFC1, within-class over between-class variability, :math:`\mathrm{tr} \Sigma_W / \mathrm{tr} \Sigma_B`.
+    r"""Return PFC1, within-class over between-class variability :math:`\mathrm{tr} \Sigma_W / \mathrm{tr} \Sigma_B`, 0 or more.
 
-    Dimensionless, in [0, inf); 0 at exact collapse. Invariant to translation, rotation and scale of the features. For means
-    on a simplex ETF of radius a with isotropic within-class covariance σ²I it is dσ²/a².
-
-    Args:
-        convention: Class weights of both covariances, see ``convention_parts``.
-
-    Returns:
-        0-d tensor, float64; nan if all class means coincide or a class has no samples.
+    For means on a simplex ETF of radius a with isotropic within-class covariance σ²I it is dσ²/a². nan if all class means
+    coincide.
 
     Reference:
         Tirer & Bruna (2022), ICML; Hui, Belkin & Nakkiran (2022). PFC1 of arXiv 2405.00985, eqs (7) and (17).
@@ -39,16 +33,10 @@ def within_between_ratio(moments: ClassMoments, convention: Convention = "class"
 
 
 def within_total_ratio(moments: ClassMoments, convention: Convention = "class") -> Tensor:
-    r"""Compute the within-class share of variability, :math:`\mathrm{tr} \Sigma_W / \mathrm{tr} \Sigma_T = r / (1 + r)`.
+    r"""Return the within-class share of variability, :math:`\mathrm{tr} \Sigma_W / \mathrm{tr} \Sigma_T = r / (1 + r)`.
 
-    The bounded form of ``within_between_ratio`` r: dimensionless, in [0, 1], 0 at exact collapse, 1 if the class means
-    coincide. Invariant to translation, rotation and scale.
-
-    Args:
-        convention: Class weights of both covariances.
-
-    Returns:
-        0-d tensor, float64; nan if the features do not vary at all or a class has no samples.
+    In [0, 1]: the bounded form of ``within_between_ratio`` r. It is 1 if the class means coincide, and nan if the features do
+    not vary at all.
     """
     between = moments.between_trace(convention)
     within = moments.within_trace(convention_parts(convention).within)
@@ -80,22 +68,16 @@ def between_inverse_trace(
     *,
     divide_by_classes: bool = True,
 ) -> Tensor:
-    r"""Compute NC1 with the pseudo-inverse, :math:`\frac{1}{K} \mathrm{tr}(\Sigma_W \Sigma_B^+)`, without d×d work.
+    r"""Return NC1 with the pseudo-inverse, :math:`\frac{1}{K} \mathrm{tr}(\Sigma_W \Sigma_B^+)`, in [0, inf), without d×d work.
 
-    With the eigenpairs :math:`(\lambda_j, u_j)` of :math:`\Sigma_B` it is
-    :math:`\frac{1}{K} \sum_j u_j^T \Sigma_W u_j / \lambda_j`. Dimensionless, in [0, inf); 0 at exact collapse. Invariant to
-    translation, rotation and scale. For means on a simplex ETF of radius a with within-class covariance σ²I it is
-    (K-1)²σ²/(K a²).
+    With the eigenpairs :math:`(\lambda_j, u_j)` of :math:`\Sigma_B` it is :math:`\frac{1}{K} \sum_j u_j^T \Sigma_W u_j /
+    \lambda_j`. For means on a simplex ETF of radius a with within-class covariance σ²I it is (K-1)²σ²/(K a²). nan if all class
+    means coincide. If Σ_B has lower rank than min(K-1, d), the missing directions are left out (flag ``rank_deficient``).
 
     Args:
-        centers: Class means and a basis of their span.
-        decisions: Decisions with the within-class covariance on that span.
+        decisions: Decisions with the within-class covariance on the span of the centers.
         convention: Class weights; "papyan" and "zhu" are the mixtures of the published codes.
         divide_by_classes: False returns the value of Papyan's notebook, without 1/K.
-
-    Returns:
-        0-d tensor, float64; nan if all class means coincide. If Σ_B has lower rank than min(K-1, d), the missing directions are
-        left out (flag ``rank_deficient``).
 
     Reference:
         Papyan, Han & Donoho (2020), PNAS; Zhu et al. (2021), NeurIPS (with 1/K).
@@ -109,17 +91,10 @@ def between_inverse_trace(
 
 
 def separation(centers: ClassCenters, decisions: ClassDecisions) -> Tensor:
-    r"""Compute the separation fuzziness of the law of data separation, :math:`D = \mathrm{tr}(SS_w SS_b^+)`.
+    r"""Return the separation fuzziness of the law of data separation, :math:`D = \mathrm{tr}(SS_w SS_b^+)`, in [0, inf).
 
-    Both covariances weigh class k by n_k/N; D equals K times ``between_inverse_trace`` of that convention. In a trained
-    network :math:`D_l \approx \rho^l D_0` with 0 < ρ < 1. Dimensionless, in [0, inf); 0 at exact collapse.
-
-    Args:
-        centers: Class means and a basis of their span.
-        decisions: Decisions with the within-class covariance on that span.
-
-    Returns:
-        0-d tensor, float64; nan if all class means coincide.
+    Both covariances weigh class k by n_k/N; D equals K times ``between_inverse_trace`` of that convention. In a trained network
+    :math:`D_l \approx \rho^l D_0` with 0 < ρ < 1. nan if all class means coincide.
 
     Reference:
         He & Su (2023), PNAS, "A law of data separation in deep learning".
@@ -140,15 +115,13 @@ def _cdnv_rows(moments: ClassMoments, dist_exp: float) -> Iterator[tuple[slice, 
 
 
 def cdnv_matrix(moments: ClassMoments, *, dist_exp: float = 1.0) -> Tensor:
-    r"""Compute the class-distance normalized variance of every pair of classes.
+    r"""Return the class-distance normalized variance of every pair of classes.
 
-    :math:`V_{kl} = (\mathrm{Var}_k + \mathrm{Var}_l) / (2\lVert \mu_k - \mu_l \rVert^{2p})`.
+    :math:`V_{kl} = (\mathrm{Var}_k + \mathrm{Var}_l) / (2\lVert \mu_k - \mu_l \rVert^{2p})`: shape (K, K), symmetric, nan on
+    the diagonal and for pairs of coinciding means.
 
     Args:
         dist_exp: The exponent p; 1 is the definition, 2 is used for language models.
-
-    Returns:
-        Shape (K, K), float64, symmetric, nan on the diagonal and for pairs of coinciding means.
 
     Reference:
         Galanti, György & Hutter (2022), ICLR.
@@ -157,14 +130,11 @@ def cdnv_matrix(moments: ClassMoments, *, dist_exp: float = 1.0) -> Tensor:
 
 
 def cdnv(moments: ClassMoments, *, dist_exp: float = 1.0) -> Tensor:
-    r"""Compute the class-distance normalized variance (CDNV), the mean over pairs of ``cdnv_matrix``.
+    """Return the class-distance normalized variance (CDNV), the mean over pairs of ``cdnv_matrix``, in [0, inf).
 
-    Dimensionless for p = 1, in [0, inf); 0 at exact collapse. Invariant to translation, rotation and scale. On the sample
-    itself the class-balanced nearest-center error is at most 4(K-1) times this value. For means on a simplex ETF of radius a
-    with within-class covariance σ²I it is dσ²(K-1)/(2Ka²).
-
-    Returns:
-        0-d tensor, float64; nan if two class means coincide or a class has no samples.
+    On the sample itself the class-balanced nearest-center error is at most 4(K-1) times this value. For means on a simplex ETF
+    of radius a with within-class covariance σ²I it is dσ²(K-1)/(2Ka²). nan if two class means coincide. Scale-free for p = 1
+    only.
 
     Reference:
         Galanti, György & Hutter (2022), ICLR.
