@@ -1,7 +1,7 @@
 """Generalized NC2 and NC3: uniformity of the class means on the sphere and of the classifier's alignment with them.
 
 An energy is the mean, over pairs of directions i < j, of a kernel: "log", "riesz" with an exponent s, or "distance" (see
-``pair_energy``). It is nan if a row is zero, or if two rows have the same direction (except for "distance"). A variation is
+``pair_energy``). It is nan for a single row, if a row is zero, or if two rows have the same direction (except for "distance"). A variation is
 a "std", "var", or "cov", the standard deviation over the mean's absolute value.
 """
 
@@ -69,7 +69,7 @@ def pair_energy(rows: Tensor, *, kernel: Kernel = "log", exponent: float | None 
     r"""Return mean and deviation of a kernel over all pairs of unit vectors :math:`v_k = r_k / \lVert r_k \rVert`.
 
     "log": :math:`-\log \lVert v_i - v_j \rVert`; "riesz": :math:`\mathrm{sign}(s) \lVert v_i - v_j \rVert^{-s}`; "distance":
-    :math:`\lVert v_i - v_j \rVert`. Mean and deviation of the tiles are merged exactly (Chan), in one pass, O(tile²) memory. nan for one row.
+    :math:`\lVert v_i - v_j \rVert`. Mean and deviation of the tiles are merged exactly (Chan), in one pass, O(tile²) memory.
 
     Args:
         exponent: s of the Riesz kernel, not 0; None is d - 2 as in the code of Wu & Papyan (1 for d = 2).
