@@ -1,4 +1,9 @@
-"""Curves over the layers: progression, separation, neighbors, similarity, the straight line, its theorems, transport."""
+"""Curves over the layers: progression, separation, neighbors, similarity, the straight line, its theorems, transport.
+
+Features are flat, shape (N, d), one row per sample, and those of several layers are of the same samples in the same order.
+Costs, energies and squared distances are in units of squared features. A function with a ``seed`` has a generator of its own:
+PyTorch's global one is neither read nor advanced. Derivations are in docs/theory.md, chapter 3.
+"""
 
 from ncollapse.depth.chain import TransportChain, transport_chain
 from ncollapse.depth.class_arcs import ClassArcs, collapsed_optimality

@@ -17,7 +17,7 @@ _MOST_SAMPLES = 2000
 
 @dataclass(frozen=True)
 class TransportChain:
-    r"""Six numbers, each at least the next, in units of squared features.
+    r"""Six numbers, each at least the next.
 
     :math:`\mathcal{E} \ge \mathcal{E}_{\min} \ge c_{id} \ge W_2^2 \ge \mathrm{Gelbrich} \ge \lVert m_L - m_0 \rVert^2`. In turn
     they are equal iff (1) the root-mean-square speed is constant; (2) every path is straight and all samples have the same time
@@ -52,15 +52,12 @@ class TransportChain:
 
 
 def transport_chain(layers: Sequence[Tensor]) -> TransportChain:
-    r"""Compute the whole chain for a sample small enough for exact transport, on the features as given.
+    """Return the whole chain for a sample small enough for exact transport, on the features as given.
 
-    A drift shared by all samples counts in every number. The ``PathStatistics`` of a measurement leave it out.
+    A drift that all samples share counts in every number. The ``PathStatistics`` of a measurement leave it out.
 
     Args:
-        layers: Flat features of the L+1 layers, each of shape (N, d), the same samples in the same order, N up to 2000.
-
-    Returns:
-        The six numbers.
+        layers: Features of the L+1 layers, each of shape (N, d), N up to 2000.
 
     Raises:
         ValueError: If there are fewer than two layers, their shapes differ, or the samples are none or too many.

@@ -20,13 +20,13 @@ _ROUNDING = 1e-12
 class ClassArcs:
     r"""Arc lengths of the graph on classes that decides optimality for a collapsed end point; merges by minima.
 
-    With the final class means :math:`y_k` as targets, :math:`g_{kj} = \min_{i \in k} \langle h_i^0 - m, y_k - y_j \rangle` is
-    the least change of half the cost if a sample of class k is sent to class j instead. The mean m of the first layer is
+    The targets are the final class means :math:`y_k`. If one sample of class k is sent to class j instead, half the cost
+    changes by at least :math:`g_{kj} = \min_{i \in k} \langle h_i^0 - m, y_k - y_j \rangle`. The mean m of the first layer is
     subtracted to keep digits; it does not change the length of any cycle. O(K²) memory.
 
     Attributes:
-        lengths: :math:`g_{kj}`, shape (K, K), float64, units of squared features; +inf from and to classes without samples,
-            and before a class's first sample; 0 on the diagonal of the others.
+        lengths: :math:`g_{kj}`, shape (K, K), float64; 0 on the diagonal. +inf from and to classes without samples, and before
+            a class's first sample.
         scale: Largest :math:`\lVert h_i^0 - m \rVert` times largest centered target, 0-d: the size of the terms.
         shifts: :math:`\langle m, y_k \rangle`, shape (K,), which convert biases to features that are not centered.
 
@@ -41,15 +41,12 @@ class ClassArcs:
 
     @classmethod
     def from_batch(cls, first: Tensor, labels: Tensor, paired: PairedMoments) -> ClassArcs:
-        """Compute the arcs from the samples of one batch.
+        """Return the minima over the samples of one batch.
 
         Args:
-            first: Flat features of the first layer, shape (N, d).
+            first: Features of the first layer.
             labels: Checked labels, shape (N,).
             paired: Final joint moments, whose last class means are the targets.
-
-        Returns:
-            Minima over the batch.
         """
         present = paired.last.counts > 0
         mean = paired.first.global_mean("sample")
@@ -72,17 +69,14 @@ class ClassArcs:
 
 
 def collapsed_optimality(arcs: ClassArcs) -> CollapsedOptimality:
-    r"""Test whether sending every sample to its own class's target is optimal transport, in O(K³).
+    r"""Return whether sending every sample to its own class's target is optimal transport, with a proof, in O(K³).
 
-    It is optimal iff the graph with arc lengths :math:`g_{kj}` has no negative cycle. Then shortest paths to the classes are
-    biases β with :math:`g_{kj} \ge \beta_j - \beta_k`. The test is exact for a collapsed end point. Otherwise the final class
-    means replace the features, and the verdict is about the map onto those means.
+    It is optimal iff the graph with arc lengths :math:`g_{kj}` has no negative cycle. Then the shortest paths to the classes
+    are biases β with :math:`g_{kj} \ge \beta_j - \beta_k`. The test is exact for a collapsed end point. Otherwise the final
+    class means replace the features, and the verdict is about the map onto those means.
 
     Args:
         arcs: Over the whole data set.
-
-    Returns:
-        The verdict and its certificate.
 
     Raises:
         ValueError: If no class has samples.

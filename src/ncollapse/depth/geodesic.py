@@ -27,14 +27,16 @@ def _bernstein(start: Tensor, cross: Tensor, end: Tensor, times: Tensor) -> Tens
 
 @dataclass(frozen=True, eq=False)
 class GeodesicCurve:
-    r"""PFC curves along :math:`h(t) = (1-t) h^0 + t h^L`, exactly, from one pass over the data.
+    """PFC curves along the line :math:`h(t) = (1-t) h^0 + t h^L`, exactly, from one pass over the data.
 
-    Every quantity comes from quadratics in t whose coefficients are joint statistics of the end points (docs/theory.md, 3.1),
-    so a whole curve costs no further pass. PFC3 needs the samples, see ``LineDecisions``.
+    Each curve follows from polynomials of degree two in t, whose coefficients are joint statistics of the end points
+    (docs/theory.md, 3.1). A whole curve therefore costs no further pass. PFC3 needs the samples, see ``LineDecisions``.
+    ``times`` are T positions; 0 is the first layer, 1 the last, and others extend the line. A curve is a float64 tensor of
+    shape (T,).
 
     Attributes:
         paired: Joint moments of the first and the last layer.
-        convention: Class weights of the covariances. The Gram matrix of PFC2 is centered at the mean of class means always.
+        convention: Class weights of the covariances. The Gram matrix of PFC2 is always centered at the mean of class means.
 
     Reference:
         Progressive feedforward collapse, arXiv 2405.00985, eqs (10) and (11); Gai & Zhang (2021).
@@ -44,21 +46,13 @@ class GeodesicCurve:
     convention: Convention = "class"
 
     def within_coefficients(self) -> tuple[Tensor, Tensor, Tensor]:
-        r"""Compute :math:`(w_0, w_1, w_2)`: traces of the within-class covariances at the ends and across them.
-
-        Returns:
-            Three 0-d tensors, float64.
-        """
+        """Return :math:`(w_0, w_1, w_2)`, 0-d: traces of the within-class covariances at the ends and, for w_1, across them."""
         first, last = self.paired.first, self.paired.last
         weights = convention_parts(self.convention).within
         return first.within_trace(weights), self.paired.within_cross_trace(weights), last.within_trace(weights)
 
     def between_coefficients(self) -> tuple[Tensor, Tensor, Tensor]:
-        r"""Compute :math:`(b_0, b_1, b_2)`: traces of the between-class covariances at the ends and across them.
-
-        Returns:
-            Three 0-d tensors, float64.
-        """
+        """Return :math:`(b_0, b_1, b_2)`, 0-d: traces of the between-class covariances at the ends and, for b_1, across them."""
         parts = convention_parts(self.convention)
         alpha = self.paired.first.class_weights(parts.between)
         start, end = self._means(parts.center)
@@ -67,11 +61,7 @@ class GeodesicCurve:
         return b0, b1, b2
 
     def gram_coefficients(self) -> tuple[Tensor, Tensor, Tensor]:
-        r"""Compute the Gram matrices :math:`\bar M_0 \bar M_0^T` and :math:`\bar M_1 \bar M_1^T`, and the symmetrized product.
-
-        Returns:
-            Three tensors of shape (K, K), means centered at the mean of class means.
-        """
+        """Return the (K, K) Gram matrices of the centered means at the ends and, in the middle, their symmetrized product."""
         start, end = self._means("class")
         cross = start @ end.T
         return start @ start.T, (cross + cross.T) / 2, end @ end.T
@@ -80,27 +70,14 @@ class GeodesicCurve:
         return self.paired.first.centered_means(center), self.paired.last.centered_means(center)
 
     def pfc1(self, times: Sequence[float] = GRID) -> Tensor:
-        r"""Compute within- over between-class variability on the line, a ratio of two quadratics in t.
-
-        Args:
-            times: T positions; 0 is the first layer, 1 the last. Positions outside [0, 1] extend the line.
-
-        Returns:
-            Shape (T,), float64; nan where all class means coincide.
-        """
+        """Return within- over between-class variability on the line; nan where all class means coincide."""
         t = _times(times, self.paired)
         within = _bernstein(*self.within_coefficients(), t)
         between = _bernstein(*self.between_coefficients(), t)
         return torch.where(between > _floor(self.paired), within / between, math.nan)
 
     def pfc2(self, times: Sequence[float] = GRID) -> Tensor:
-        r"""Compute the distance of the class means' Gram matrix from a simplex ETF's on the line.
-
-        The Gram matrix at t is a quadratic in t. Its distance is computed entry by entry, which keeps the digits near 0.
-
-        Returns:
-            Shape (T,), float64; nan where all class means coincide.
-        """
+        """Return the distance of the Gram matrix from a simplex ETF's on the line; nan where all class means coincide."""
         num_classes = self.paired.first.num_classes
         (start, cross, end), t = self.gram_coefficients(), _times(times, self.paired)
         traces = _bernstein(start.trace(), cross.trace(), end.trace(), t)
@@ -116,11 +93,7 @@ class GeodesicCurve:
         return torch.where(traces > num_classes * _floor(self.paired), distances, math.nan)
 
     def cdnv(self, times: Sequence[float] = GRID) -> Tensor:
-        r"""Compute the class-distance normalized variance on the line, averaged over pairs of classes.
-
-        Returns:
-            Shape (T,), float64; nan where two class means coincide.
-        """
+        """Return the mean class-distance normalized variance on the line; nan where two class means coincide."""
         t, paired = _times(times, self.paired), self.paired
         counts, num_classes = paired.first.counts, paired.first.num_classes
         if num_classes < 2:
@@ -164,8 +137,8 @@ class LineDecisions:
         times: Positions t, shape (T,).
         correct: Samples decided for their own class at each position, shape (T,), float64; nan if a class has no samples.
         num_samples: Samples seen, 0-d.
-        violating_pairs: Pairs (i, j) with ΔA > 0, ΔB < 0 and ΔB² > ΔA·C for an end point collapsed to its class means, 0-d:
-            none guarantees that the accuracy never falls along the line (docs/theory.md, 3.4).
+        violating_pairs: Pairs (i, j) with ΔA > 0, ΔB < 0 and ΔB² > ΔA·C for an end point collapsed to its class means, 0-d. If
+            there are none, the accuracy never falls along the line (docs/theory.md, 3.4).
         num_pairs: Pairs (i, j), j another class than that of i, 0-d.
     """
 
@@ -179,16 +152,13 @@ class LineDecisions:
     def from_batch(
         cls, first: Tensor, last: Tensor, labels: Tensor, paired: PairedMoments, times: Sequence[float] = GRID
     ) -> LineDecisions:
-        """Sum the decisions about one batch.
+        """Return the sums over one batch.
 
         Args:
-            first: Flat features of the first layer, shape (N, d).
+            first: Features of the first layer.
             last: Those of the last layer.
             labels: Checked labels, shape (N,).
             paired: Final joint moments, whose class means decide.
-
-        Returns:
-            Sums over the batch.
         """
         t = _times(times, paired)
         num_classes = paired.first.num_classes
@@ -226,11 +196,7 @@ class LineDecisions:
         )
 
     def pfc3(self) -> Tensor:
-        """Compute the nearest-class-center accuracy at every position.
-
-        Returns:
-            Shape (T,), float64.
-        """
+        """Return the nearest-class-center accuracy at every position, shape (T,)."""
         return self.correct / self.num_samples
 
 
@@ -268,31 +234,17 @@ def _rounding(first: Tensor, last: Tensor, labels: Tensor, paired: PairedMoments
 
 
 def log_linear(start: float, end: float, times: Sequence[float] = GRID) -> list[float]:
-    r"""Compute the baseline of the line: log-linear interpolation :math:`v_0^{1-t} v_L^t` between the end values.
-
-    Args:
-        start: Value at t = 0.
-        end: Value at t = 1.
-
-    Returns:
-        One value per position; nan unless both ends are positive.
-    """
+    """Return the baseline of the line, log-linear interpolation :math:`v_0^{1-t} v_L^t`; nan unless both ends are positive."""
     if not (start > 0 and end > 0):
         return [math.nan] * len(times)
     return [math.exp((1 - t) * math.log(start) + t * math.log(end)) for t in times]
 
 
 def prediction_error(measured: Sequence[float], predicted: Sequence[float]) -> float:
-    r"""Compute the RMS of :math:`\log_{10}(\mathrm{measured}_l / \mathrm{predicted}_l)` over interior layers, in decades.
+    r"""Return the RMS of :math:`\log_{10}(\mathrm{measured}_l / \mathrm{predicted}_l)` over interior layers, in decades.
 
-    The end layers are fixed by construction and left out. 0 is a perfect prediction.
-
-    Args:
-        measured: One value per layer, ends included.
-        predicted: Predictions at the layers' positions, ends included.
-
-    Returns:
-        Decades; nan without interior layers or where a value is not positive.
+    Both have one value per layer. The first and the last are equal by construction and left out. 0 is a perfect prediction; nan
+    without interior layers or where a value is not positive.
     """
     interior = list(zip(measured, predicted, strict=True))[1:-1]
     if not interior or any(not (m > 0 and p > 0) for m, p in interior):

@@ -34,7 +34,7 @@ class NeighborScore:
 def neighbor_predictions(
     features: Tensor, labels: Tensor, *, num_classes: int, k: int = 10, queries: Tensor | None = None
 ) -> Tensor:
-    r"""Decide by majority vote of the k nearest training features, by Euclidean distance.
+    """Return the majority vote of the k nearest training features, by Euclidean distance: class indices, shape (M,) or (N,).
 
     Without queries every training sample is decided by the others (leave one out). Of neighbors at equal distance those with
     the smallest index count. Of classes with equally many votes, the one with the smallest sum of its neighbors' distances
@@ -43,10 +43,7 @@ def neighbor_predictions(
     Args:
         features: Training features, shape (N, ...).
         labels: Their classes, shape (N,).
-        queries: Features to decide, shape (M, ...); None decides the training features by leave one out.
-
-    Returns:
-        Class indices, shape (M,) or (N,).
+        queries: Features to decide, shape (M, ...); None decides the training features.
 
     Raises:
         ValueError: If k is not between 1 and the number of neighbors, or dimensions differ.
@@ -100,7 +97,7 @@ def neighbor_scores(
     query_labels: Tensor | None = None,
     predictions: Tensor | None = None,
 ) -> list[NeighborScore]:
-    r"""Compute the k-NN accuracy at every layer, and the agreement :math:`P_{same}` of the vote with the network.
+    """Return the k-NN accuracy at every layer, and the agreement :math:`P_{same}` of the vote with the network.
 
     Args:
         layers: Training features by layer, in order of depth, as ``collect_features`` returns them.
@@ -108,9 +105,6 @@ def neighbor_scores(
         queries: Features of another split by layer, decided by the training features; None means leave one out.
         query_labels: Classes of the queries, shape (M,); needed with queries.
         predictions: The network's decisions about the same samples, shape (M,) or (N,).
-
-    Returns:
-        One score per layer.
 
     Raises:
         ValueError: If queries come without labels or without a layer, or predictions do not fit.

@@ -59,14 +59,11 @@ class PathStatistics:
 
     @classmethod
     def from_batch(cls, layers: Sequence[Tensor], means: Sequence[Tensor] | None = None) -> PathStatistics:
-        """Compute the statistics of one batch of paths.
+        """Return the sums over one batch of paths.
 
         Args:
-            layers: Flat features of the L+1 layers, each of shape (N, d), the same samples in the same order.
+            layers: Features of the L+1 layers, each of shape (N, d).
             means: The layers' final means over all samples, each (d,); None centers at the means of this batch.
-
-        Returns:
-            Sums over the batch.
 
         Raises:
             ValueError: If there are fewer than two layers or their shapes differ.
@@ -87,18 +84,12 @@ class PathStatistics:
         return _merge_all([self, other])
 
     def position(self, kind: Position = "projection") -> list[float]:
-        r"""Compute the relative position t_l of every layer between the first (0) and the last (1).
+        r"""Return the relative position t_l of every layer between the first (0) and the last (1); nan if the ends coincide.
 
         "index": l/L; "arclength": share of :math:`\sum_j \lVert H_{j+1} - H_j \rVert_F` before l; "ratio":
         :math:`\lVert H_l - H_0\rVert / (\lVert H_l - H_0\rVert + \lVert H_L - H_l\rVert)`; "distance":
         :math:`\lVert H_l - H_0\rVert / \lVert H_L - H_0\rVert`; "projection" (default): the least-squares
         :math:`t_l = \langle H_l - H_0, H_L - H_0\rangle / \lVert H_L - H_0\rVert^2`, which may leave [0, 1].
-
-        Args:
-            kind: Which of the five.
-
-        Returns:
-            L+1 numbers; nan if the ends coincide.
 
         Raises:
             ValueError: If the kind is unknown.
@@ -133,16 +124,10 @@ class PathStatistics:
         return float(len(self.step_energy) * self.step_energy.sum() / self.num_samples)
 
     def energy_at(self, times: Sequence[float]) -> float:
-        r"""Compute the kinetic energy if the layers are at the given times.
+        r"""Return the kinetic energy if the layers are at the given times, one per layer, increasing.
 
         :math:`\sum_l \frac{1}{N} \sum_i \lVert \delta_{i,l} \rVert^2 / (\tau_{l+1} - \tau_l)`: ``energy`` at even times from 0
         to 1, and least, ``energy_min``, at those of arclength.
-
-        Args:
-            times: One per layer, increasing.
-
-        Returns:
-            Units of squared features over time.
 
         Raises:
             ValueError: If there is not one time per layer or they do not increase.

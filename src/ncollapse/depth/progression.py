@@ -12,14 +12,13 @@ EPSILONS = (0.0, 0.001, EPSILON, 0.01, 0.02, 0.05)
 
 
 def progression(values: Sequence[float], *, tolerance: float = 0.0) -> Progression:
-    """Test the conjecture that a metric decreases from layer to layer.
+    """Return where a metric rises from layer to layer, and its rank correlations with depth.
+
+    The correlations are nan for fewer than two layers or constant values.
 
     Args:
         values: One value per layer, in order of depth, of a metric that falls towards collapse (``pfc3_error``, not ``pfc3``).
         tolerance: A rise counts as a violation when the value exceeds (1 + tolerance) times the one before it.
-
-    Returns:
-        Violations and rank correlations; correlations are nan for fewer than two layers or constant values.
 
     Raises:
         ValueError: If the tolerance is negative.
@@ -53,7 +52,7 @@ def progression(values: Sequence[float], *, tolerance: float = 0.0) -> Progressi
 
 
 def effective_depth(errors: Sequence[float], epsilon: float = EPSILON, *, first_layer: int = 0) -> EffectiveDepth:
-    r"""Find the ε-effective depth :math:`d_\epsilon = \min\{l : \mathrm{err}_l \le \epsilon\}`, else the last layer.
+    r"""Return the ε-effective depth :math:`d_\epsilon = \min\{l : \mathrm{err}_l \le \epsilon\}`, else the last layer.
 
     In [first_layer, L]; non-increasing in ε; small for collapsed networks.
 
@@ -61,9 +60,6 @@ def effective_depth(errors: Sequence[float], epsilon: float = EPSILON, *, first_
         errors: Nearest-center errors of layers 0..L on the training set.
         epsilon: ε >= 0.
         first_layer: 0 includes the first measured layer (PFC); 1 is the convention for the blocks alone.
-
-    Returns:
-        The depth and whether it was reached.
 
     Raises:
         ValueError: If there is no such layer or ε is negative.

@@ -27,14 +27,13 @@ class SeparationLaw:
 
 
 def separation_law(values: Sequence[float], *, last_layer: bool = True) -> SeparationLaw:
-    r"""Fit the law of data separation, :math:`D_l \approx \rho^l D_0` with 0 < ρ < 1, over layers l = 0..L.
+    r"""Return the fit of the law of data separation, :math:`D_l \approx \rho^l D_0` with 0 < ρ < 1, over layers l = 0..L.
+
+    All numbers are nan if a value that is fitted is not positive and finite (D = 0 at exact collapse has no logarithm).
 
     Args:
         values: D of every layer in order of depth: the curve of the metric ``separation``.
         last_layer: False leaves the last layer out of the fit, which often collapses beyond the law.
-
-    Returns:
-        The line; all nan if a value that is fitted is not positive and finite (D = 0 at exact collapse has no logarithm).
 
     Raises:
         ValueError: If fewer than two layers are left to fit.

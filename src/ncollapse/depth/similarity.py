@@ -12,18 +12,11 @@ from ncollapse.statistics.batch import flatten_features
 
 
 def linear_cka(first: Tensor, last: Tensor) -> Tensor:
-    r"""Compute the linear centered kernel alignment of two layers on the same samples.
+    r"""Return the linear centered kernel alignment of two layers, features of shape (N, ...); nan if a layer does not vary.
 
     :math:`\lVert X_c^T Y_c \rVert_F^2 / (\lVert X_c^T X_c \rVert_F \lVert Y_c^T Y_c \rVert_F)`, columns centered. In [0, 1]; 1
     iff the centered Gram matrices are proportional, as between any two layers that have collapsed to simplex ETFs. Invariant to
     translation, rotation and scale of either layer. Products are d×d or N×N, whichever is smaller.
-
-    Args:
-        first: X, shape (N, ...).
-        last: Y, shape (N, ...), the same samples in the same order.
-
-    Returns:
-        0-d tensor, float64; nan if a layer does not vary.
 
     Raises:
         ValueError: If the numbers of samples differ.
@@ -40,19 +33,15 @@ def linear_cka(first: Tensor, last: Tensor) -> Tensor:
 
 
 def cka_matrix(layers: Mapping[str, Tensor]) -> Tensor:
-    """Compute the linear centered kernel alignment of every pair of layers (see ``linear_cka``).
+    """Return ``linear_cka`` of every pair of layers: shape (L, L), float64, symmetric, on the CPU.
+
+    Ones on the diagonal; nan in the row of a layer that does not vary.
 
     Args:
-        layers: Features (N, ...) of the same samples by layer, as ``collect_features`` returns them.
-
-    Returns:
-        Shape (L, L), float64, symmetric, on the CPU: ones on the diagonal, nan in the row of a layer that does not vary.
+        layers: Features (N, ...) by layer, as ``collect_features`` returns them.
 
     Raises:
         ValueError: If there is no layer or the numbers of samples differ.
-
-    Reference:
-        Kornblith et al. (2019), ICML.
     """
     sizes = sorted({len(features) for features in layers.values()})
     if len(sizes) != 1:

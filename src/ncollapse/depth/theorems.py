@@ -21,13 +21,11 @@ _ALIGNED = 1e-9
 
 
 def theorem1(curve: GeodesicCurve) -> Theorem1:
-    r"""Test Theorem 1 exactly: PFC1 is non-increasing iff its derivative's quadratic is non-positive on [0, 1].
+    """Return an exact test of Theorem 1: whether PFC1 never rises along the line.
 
-    With the coefficients of ``GeodesicCurve``: a = w₁b₀ - w₀b₁, β = w₂b₀ - w₀b₂, c = w₂b₁ - w₁b₂, and the condition is
-    a <= 0, c <= 0 and (β <= 0 or β² <= 4ac). For a collapsed end (w₁ = w₂ = 0) it reduces to b₁ >= 0.
-
-    Returns:
-        The predicate and its quantities.
+    The derivative of PFC1 has the sign of a quadratic in t. With the coefficients of ``GeodesicCurve`` let a = w₁b₀ - w₀b₁,
+    β = w₂b₀ - w₀b₂ and c = w₂b₁ - w₁b₂. Then PFC1 never rises iff a <= 0, c <= 0 and (β <= 0 or β² <= 4ac). For a collapsed end
+    (w₁ = w₂ = 0) this is b₁ >= 0, the paper's condition.
 
     Reference:
         Progressive feedforward collapse, arXiv 2405.00985, Theorem 1; the equivalence is derived: docs/theory.md, 3.2.
@@ -79,14 +77,12 @@ def _has_distinct_means(curve: GeodesicCurve) -> bool:
 
 
 def theorem2(curve: GeodesicCurve) -> Theorem2:
-    r"""Test Theorem 2 exactly: PFC2 is non-increasing iff a quartic is non-negative on s = t/(1-t) >= 0.
+    r"""Return an exact test of Theorem 2: where PFC2 rises along the line, and whether two sufficient conditions hold.
 
-    With T(s) = tr G and 𝒩(s) = ‖G‖_F² of the Gram matrix on the line (up to the factor (1-t)²), PFC2² is
-    :math:`2(1 - T/\sqrt{(K-1)\mathcal{N}})`, so it falls where :math:`Q = 2T'\mathcal{N} - T\mathcal{N}' \ge 0`. The paper's
-    "sufficiently small transport cost" cannot be a constant: there are directions in which PFC2 rises for any cost.
-
-    Returns:
-        The predicate, the intervals of increase, and the two sufficient conditions.
+    Let s = t/(1-t), and let T(s) = tr G and 𝒩(s) = ‖G‖_F² belong to the Gram matrix on the line, up to the factor (1-t)². Then
+    PFC2² is :math:`2(1 - T/\sqrt{(K-1)\mathcal{N}})`. It falls where the quartic :math:`Q = 2T'\mathcal{N} - T\mathcal{N}'` is
+    not negative. The paper asks for a "sufficiently small transport cost". No constant would do: there are directions in which
+    PFC2 rises at any cost.
 
     Reference:
         Progressive feedforward collapse, arXiv 2405.00985, Theorem 2; the exact test is derived: docs/theory.md, 3.3.
@@ -160,26 +156,22 @@ def _sufficient(start: np.ndarray, cross: np.ndarray, end: np.ndarray) -> tuple[
 
 
 def polar_alignment(curve: GeodesicCurve) -> PolarAlignment:
-    r"""Compute the alignment of first and last class means, and test whether it guarantees that PFC2 falls.
+    r"""Return the alignment of first and last class means, and whether it guarantees that PFC2 never rises along the line.
 
-    :math:`\mathrm{tr}(\bar M_0^T \bar M_L) / \lVert \bar M_L \bar M_0^T \rVert_*` with the K centered means as columns. The
-    nuclear norm is the largest trace that a rotation of the last means can reach, so the ratio is 1 iff the means are matched
-    as optimal transport would rotate them: iff :math:`\bar M_L \bar M_0^T` is symmetric positive semidefinite. Rotations of
-    both ends together and the scales of both change nothing.
+    The alignment is :math:`\mathrm{tr}(\bar M_0^T \bar M_L) / \lVert \bar M_L \bar M_0^T \rVert_*`, with the K centered means
+    as columns. The nuclear norm is the largest trace that a rotation of the last means can reach. The alignment is therefore 1
+    iff no rotation brings the last means nearer to the first, that is, iff :math:`\bar M_L \bar M_0^T` is symmetric positive
+    semidefinite. It does not change if both ends are rotated together or either is scaled.
 
-    *Theorem.* If :math:`\bar M_L = c Q` is a simplex ETF and the alignment is 1, so that Q is a polar factor of
-    :math:`\bar M_0 = Q S`, then PFC2 is non-increasing on [0, 1] for every c > 0, however large the transport cost.
-
-    *Proof.* :math:`Q^T Q = C = I - \mathbf{1}\mathbf{1}^T / K` commutes with :math:`S = (\bar M_0^T \bar M_0)^{1/2}`, so the
-    Gram matrix on the line is :math:`((1-t) S + t c C)^2`. Its eigenvalues, besides the 0 of :math:`\mathbf{1}`, are
-    :math:`q_i^2` with :math:`q_i = (1-t) s_i + t c \ge 0`. With :math:`\Sigma_p = \sum_i q_i^p`, PFC2² is
-    :math:`2(1 - \Sigma_2 / \sqrt{(K-1) \Sigma_4})`. From :math:`(1-t) q_i' = c - q_i` follows
-    :math:`(1-t) (\ln \Sigma_2 - \tfrac12 \ln \Sigma_4)' = 2c (\Sigma_1 \Sigma_4 - \Sigma_2 \Sigma_3) / (\Sigma_2 \Sigma_4)`,
-    which is not negative since :math:`\ln \Sigma_p` is convex in p, and 0 only if all positive :math:`q_i` are equal. The
+    *Theorem.* Let :math:`\bar M_L = c Q` be a simplex ETF and the alignment 1, so that Q is a polar factor of
+    :math:`\bar M_0 = Q S`. Then PFC2 never rises on [0, 1], for every c > 0 and however large the transport cost. The
     converse is false: PFC2 falls towards many other ETFs too.
 
-    Returns:
-        The alignment, and whether the theorem applies.
+    *Proof.* :math:`C = Q^T Q = I - \mathbf{1}\mathbf{1}^T / K` commutes with :math:`S = (\bar M_0^T \bar M_0)^{1/2}`, so the
+    Gram matrix on the line is :math:`((1-t) S + t c C)^2`. Its eigenvalues, besides the 0 of :math:`\mathbf{1}`, are
+    :math:`q_i^2` with :math:`q_i = (1-t) s_i + t c \ge 0`. With :math:`\Sigma_p = \sum_i q_i^p`, PFC2² is :math:`2(1 - \Sigma_2
+    / \sqrt{(K-1) \Sigma_4})`, and :math:`(1-t) (\ln \Sigma_2 - \tfrac12 \ln \Sigma_4)' = 2c (\Sigma_1 \Sigma_4 - \Sigma_2
+    \Sigma_3) / (\Sigma_2 \Sigma_4)`. This is not negative, since :math:`\ln \Sigma_p` is convex in p.
 
     Reference:
         Derived: docs/theory.md, 3.3. Unlike Theorem 2 of progressive feedforward collapse, arXiv 2405.00985, it does not need
@@ -199,14 +191,7 @@ def polar_alignment(curve: GeodesicCurve) -> PolarAlignment:
 
 
 def theorem3(line: LineDecisions) -> Theorem3:
-    """Test Theorem 3, the guarantee for PFC3, from the counted pairs.
-
-    Args:
-        line: Decisions on the line, over the whole data set.
-
-    Returns:
-        The predicate, its quantity, and at how many steps between the ends the accuracy falls.
-    """
+    """Return the test of Theorem 3, the guarantee for PFC3, from the pairs counted over the whole data set."""
     num_pairs, num_steps = int(line.num_pairs), len(line.times) - 1
     if bool(line.violating_pairs.isnan()):
         return Theorem3(None, None, num_pairs, None, num_steps)

@@ -8,17 +8,10 @@ from torch import Tensor
 
 
 def wasserstein2_squared(first: Tensor, last: Tensor) -> float:
-    r"""Compute the squared Wasserstein-2 distance between two samples of equal size, by exact assignment.
+    r"""Return the squared Wasserstein-2 distance between two samples of equal size, by exact assignment.
 
-    :math:`W_2^2 = \frac{1}{N} \min_\sigma \sum_i \lVert x_i - y_{\sigma(i)} \rVert^2`, in units of squared features. At most
-    the cost of the given pairing, with equality iff that pairing is optimal. O(N³): for N up to about 2000.
-
-    Args:
-        first: x, shape (N, d).
-        last: y, shape (N, d).
-
-    Returns:
-        The squared distance.
+    :math:`W_2^2 = \frac{1}{N} \min_\sigma \sum_i \lVert x_i - y_{\sigma(i)} \rVert^2`. At most the cost of the given pairing,
+    with equality iff that pairing is optimal. O(N³): for N up to about 2000.
 
     Raises:
         ValueError: If the shapes differ.
@@ -34,17 +27,11 @@ def wasserstein2_squared(first: Tensor, last: Tensor) -> float:
 
 
 def gelbrich_squared(first: Tensor, last: Tensor) -> float:
-    r"""Compute Gelbrich's lower bound of :math:`W_2^2`, the distance of Gaussians with the samples' means and covariances.
+    r"""Return Gelbrich's lower bound of :math:`W_2^2`, the distance of Gaussians with the samples' means and covariances.
 
-    :math:`\lVert m_x - m_y \rVert^2 + \mathrm{tr}\,(S_x + S_y) - 2 \lVert S_x^{1/2} S_y^{1/2} \rVert_*`, in units of squared
-    features. The nuclear norm is that of the N×N or d×d cross product of the centered samples, whichever is smaller.
-
-    Args:
-        first: x, shape (N, d).
-        last: y, shape (M, d).
-
-    Returns:
-        The bound, at least the squared distance of the means.
+    :math:`\lVert m_x - m_y \rVert^2 + \mathrm{tr}\,(S_x + S_y) - 2 \lVert S_x^{1/2} S_y^{1/2} \rVert_*`, at least the squared
+    distance of the means. The nuclear norm is that of the N×N or d×d cross product of the centered samples, whichever is
+    smaller. The samples need not be equally many.
 
     Reference:
         Gelbrich (1990), Mathematische Nachrichten.

@@ -14,12 +14,12 @@ _FEWEST_DIRECTIONS = 200
 
 @dataclass(frozen=True)
 class SlicedBound:
-    r"""Lower bounds of :math:`W_2^2` from projections on lines, in units of squared features.
+    r"""Lower bounds of :math:`W_2^2` from projections on lines.
 
     Attributes:
         maximum: :math:`\max_\theta W_2^2(\theta)` over the directions drawn: a bound whatever was drawn, weak for large d.
-        scaled_mean: :math:`d` times the mean over directions: an estimate of the bound
-            :math:`d\, \mathbb{E}_\theta W_2^2(\theta) \le W_2^2`, which may itself lie above it by chance.
+        scaled_mean: :math:`d` times the mean over directions. It estimates
+            :math:`d\, \mathbb{E}_\theta W_2^2(\theta) \le W_2^2`, and may itself exceed :math:`W_2^2` by chance.
         standard_error: Of ``scaled_mean``, from the spread over directions.
     """
 
@@ -30,20 +30,14 @@ class SlicedBound:
 
 
 def sliced_wasserstein2(first: Tensor, last: Tensor, *, num_directions: int = 500, seed: int = 0) -> SlicedBound:
-    r"""Compute sliced lower bounds of the squared Wasserstein-2 distance, in O(N log N) per direction.
+    r"""Return sliced lower bounds of the squared Wasserstein-2 distance, in O(N log N) per direction.
 
-    On a line the sorted samples are paired: :math:`W_2^2(\theta) = \frac{1}{N} \sum_i (\langle\theta, x\rangle_{(i)} -
-    \langle\theta, y\rangle_{(i)})^2`. With θ uniform on the sphere :math:`\mathbb{E}_\theta \langle\theta, v\rangle^2 =
-    \lVert v \rVert^2 / d`, hence the factor d; for d = 1 both bounds are exact.
+    On a line, optimal transport pairs the sorted samples: :math:`W_2^2(\theta) = \frac{1}{N} \sum_i (\langle\theta,
+    x\rangle_{(i)} - \langle\theta, y\rangle_{(i)})^2`. For θ uniform on the sphere :math:`\mathbb{E}_\theta \langle\theta,
+    v\rangle^2 = \lVert v \rVert^2 / d`, which explains the factor d. For d = 1 both bounds are exact.
 
     Args:
-        first: x, shape (N, d).
-        last: y, shape (N, d).
         num_directions: Directions to draw, 200 or more.
-        seed: Seed of a generator of its own; PyTorch's global one is neither read nor advanced.
-
-    Returns:
-        Both bounds.
 
     Raises:
         ValueError: If the shapes differ or there are too few directions for the mean.
@@ -85,20 +79,14 @@ class SwapBound:
 
 
 def swap_bound(first: Tensor, last: Tensor, *, rounds: int = 1000, seed: int = 0) -> SwapBound:
-    r"""Improve the given pairing by swaps of two (2-opt), in O(N d) per round.
+    r"""Return an upper bound of :math:`W_2^2` at any number of rounds: the given pairing, improved by swaps (2-opt).
 
-    Every round matches the samples at random in pairs, and swaps the targets of those with
-    :math:`\langle x_i - x_j, y_{\sigma(i)} - y_{\sigma(j)} \rangle < 0`, which lowers the total by twice that product. A
-    pairing without such pairs need not be optimal for d > 1: longer cycles may be left.
+    Every round, in O(N d), matches the samples at random in pairs, and swaps the targets of those with :math:`\langle x_i -
+    x_j, y_{\sigma(i)} - y_{\sigma(j)} \rangle < 0`. This lowers the total by twice that product. For d > 1 a pairing without
+    such pairs need not be optimal: longer cycles may be left.
 
     Args:
-        first: x, shape (N, d).
-        last: y, shape (N, d).
         rounds: Number of random matchings; about N of them visit every pair once.
-        seed: Seed of a generator of its own.
-
-    Returns:
-        The cost reached, an upper bound of :math:`W_2^2` at any number of rounds, and the pairing.
 
     Raises:
         ValueError: If the shapes differ.
@@ -136,16 +124,10 @@ class PairViolations:
 
 
 def pair_violations(first: Tensor, last: Tensor, *, num_pairs: int = 10**6, seed: int = 0) -> PairViolations:
-    r"""Count the pairs of samples that a swap of their targets would improve.
+    """Return the number of pairs of samples that a swap of their targets would improve.
 
     Args:
-        first: x, shape (N, d).
-        last: y of the same samples, shape (N, d).
         num_pairs: If there are at most so many pairs, all are counted; else so many are drawn, with replacement.
-        seed: Seed of a generator of its own.
-
-    Returns:
-        Counts and the rate.
 
     Raises:
         ValueError: If the shapes differ or no pair is wanted.

@@ -29,10 +29,10 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True)
 class TransportScore:
-    r"""The cost of optimal transport between two layers and of the network's own pairing, in units of squared features.
+    r"""The cost of optimal transport between two layers and of the network's own pairing.
 
-    On subsamples :math:`W_2^2` is biased upwards: pairing a partition part by part is one pairing of the whole, so that the
-    mean over the parts is at least the :math:`W_2^2` of the whole. A score from subsamples errs towards 1.
+    On subsamples :math:`W_2^2` is too large on average: the pairings of the parts of a partition make up one pairing of the
+    whole, so their mean cost is at least the :math:`W_2^2` of the whole. A score from subsamples errs towards 1.
 
     Attributes:
         wasserstein2: :math:`W_2^2`, the best pairing.
@@ -65,21 +65,15 @@ class TransportScore:
 def transport_score(
     first: Tensor, last: Tensor, labels: Tensor, *, max_samples: int = 2000, repeats: int = 5, seed: int = 0
 ) -> TransportScore:
-    r"""Compute the optimal transport score of the map from one layer to another.
+    """Return the optimal transport score of the map from one layer to another.
 
     Exact for N up to ``max_samples``, by assignment in O(N³). For larger N it uses several stratified subsamples of that size.
     The features are not centered: subtract each layer's mean first if a common drift should not count.
 
     Args:
-        first: x, shape (N, d).
-        last: y of the same samples, shape (N, d).
         labels: Class indices, shape (N,).
         max_samples: Largest size of one assignment.
         repeats: Number of subsamples if N is larger.
-        seed: Seed of a generator of its own; PyTorch's global one is neither read nor advanced.
-
-    Returns:
-        The distances, costs and scores, each as mean and spread over the repeats.
 
     Raises:
         ValueError: If the shapes differ, or sizes are below 1.
@@ -124,18 +118,10 @@ def _estimate(values: Sequence[float], exact: bool) -> Estimate:
 
 
 def label_wasserstein2_squared(first: Tensor, last: Tensor, labels: Tensor) -> float:
-    r"""Compute the cost of the best pairing of two samples that keeps the labels: one assignment per class.
+    r"""Return the cost of the best pairing of two samples that keeps the labels: one assignment per class, O(Σ n_k³).
 
-    :math:`\frac{1}{N} \sum_k \min_{\sigma_k} \sum_{i \in k} \lVert x_i - y_{\sigma_k(i)} \rVert^2`, in units of squared
-    features; at least :math:`W_2^2`, at most the cost of the given pairing. O(Σ n_k³).
-
-    Args:
-        first: x, shape (N, d).
-        last: y of the same samples, shape (N, d).
-        labels: Class indices, shape (N,).
-
-    Returns:
-        The cost.
+    :math:`\frac{1}{N} \sum_k \min_{\sigma_k} \sum_{i \in k} \lVert x_i - y_{\sigma_k(i)} \rVert^2`; at least :math:`W_2^2`, at
+    most the cost of the given pairing.
 
     Raises:
         ValueError: If the shapes differ or there is not one label per sample.
@@ -153,15 +139,12 @@ def label_wasserstein2_squared(first: Tensor, last: Tensor, labels: Tensor) -> f
 
 
 def stratified_sample(labels: Tensor, num_samples: int, generator: torch.Generator) -> Tensor:
-    """Draw samples without replacement, each class with its share of the whole up to rounding.
+    """Return the indices of samples drawn without replacement, by class, each with its share of the whole up to rounding.
 
     Args:
         labels: Class indices, shape (N,), on the CPU.
-        num_samples: n, from 0 to N.
+        num_samples: From 0 to N.
         generator: The source of randomness, on the CPU.
-
-    Returns:
-        Indices of n samples, shape (n,), by class.
 
     Raises:
         ValueError: If there are fewer samples than requested.

@@ -1,4 +1,8 @@
-"""Bounds of the kinetic energy of a residual network by its weights, block by block."""
+r"""Bounds of the kinetic energy of a residual network by its weights, block by block.
+
+The activation σ must satisfy :math:`|\sigma(a)| \le |a|`, as ReLU does. The bounds are those of progressive feedforward
+collapse, arXiv 2405.00985, section II; derived in docs/theory.md, 3.10. They are nan without samples.
+"""
 
 from __future__ import annotations
 
@@ -31,14 +35,11 @@ class BlockMoments:
 
     @classmethod
     def from_batch(cls, inputs: Tensor, outputs: Tensor) -> BlockMoments:
-        """Compute the sums over one batch.
+        """Return the sums over one batch, in float64.
 
         Args:
             inputs: h, shape (N, d).
             outputs: f(h) of the same samples, without the h that the block passes on, shape (N, any).
-
-        Returns:
-            Sums in float64 on the device of the features.
 
         Raises:
             ValueError: If the two do not have one row per sample.
@@ -61,25 +62,19 @@ class BlockMoments:
 
 
 def single_layer_bound(moments: BlockMoments, weight: Tensor, bias: Tensor | None = None) -> BlockBound:
-    r"""Bound the energy of :math:`f(h) = \sigma(W h + b)` with :math:`|\sigma(a)| \le |a|`, such as ReLU.
+    r"""Return the energy of :math:`f(h) = \sigma(W h + b)` and its bounds.
 
-    :math:`\mathbb{E} \lVert \sigma(W h) \rVert^2 \le \mathrm{tr}(W S W^T) \le \lambda_{\max}(S) \lVert W \rVert_F^2`, with a
-    bias in W as one more column and 1 as one more input. For ReLU without bias and inputs distributed as their negatives the
-    energy is exactly half of :math:`\mathrm{tr}(W S W^T)`.
+    :math:`\mathbb{E} \lVert \sigma(W h) \rVert^2 \le \mathrm{tr}(W S W^T) \le \lambda_{\max}(S) \lVert W \rVert_F^2`. A bias is
+    one more column of W, and 1 one more input. For ReLU without bias, and inputs distributed as their negatives, the energy is
+    exactly half of :math:`\mathrm{tr}(W S W^T)`.
 
     Args:
         moments: Moments of the block over the whole data set.
         weight: W, shape (e, d).
         bias: b, shape (e,), or None.
 
-    Returns:
-        Energy and bounds; nan without samples.
-
     Raises:
         ValueError: If the weight does not take the block's inputs.
-
-    Reference:
-        Progressive feedforward collapse, arXiv 2405.00985, section II; derived: docs/theory.md, 3.10.
     """
     matrix, moment = _augmented(moments, (weight, bias))
     norm, largest = float(matrix.square().sum()), _largest(moment)
@@ -87,7 +82,7 @@ def single_layer_bound(moments: BlockMoments, weight: Tensor, bias: Tensor | Non
 
 
 def two_layer_bound(moments: BlockMoments, inner: Linear, outer: Linear) -> BlockBound:
-    r"""Bound the energy of :math:`f(h) = V \sigma(U h + b) + c` with :math:`|\sigma(a)| \le |a|`, such as ReLU.
+    r"""Return the energy of :math:`f(h) = V \sigma(U h + b) + c` and its bounds.
 
     :math:`\mathbb{E} \lVert f \rVert^2 \le \lVert V \rVert_2^2\, \mathrm{tr}(U S U^T) \le \lambda_{\max}(S)
     ((\lVert U \rVert_F^2 + \lVert V \rVert_F^2) / 2)^2`. A bias b is one more column of U and 1 one more input; a bias c is
@@ -98,14 +93,8 @@ def two_layer_bound(moments: BlockMoments, inner: Linear, outer: Linear) -> Bloc
         inner: U, shape (m, d), and b, shape (m,), or None.
         outer: V, shape (e, m), and c, shape (e,), or None.
 
-    Returns:
-        Energy and bounds; nan without samples.
-
     Raises:
         ValueError: If the inner weight does not take the block's inputs, or the outer not the inner's outputs.
-
-    Reference:
-        Progressive feedforward collapse, arXiv 2405.00985, section II; derived: docs/theory.md, 3.10.
     """
     (weight, bias), (outer_weight, outer_bias) = inner, outer
     if outer_weight.ndim != 2 or outer_weight.shape[1] != weight.shape[0]:

@@ -1,8 +1,8 @@
 """Generalized NC2 and NC3: uniformity of the class means on the sphere and of the classifier's alignment with them.
 
 An energy is the mean, over pairs of directions i < j, of a kernel: "log", "riesz" with an exponent s, or "distance" (see
-``pair_energy``). It is nan for a single row, if a row is zero, or if two rows have the same direction (except for "distance"). A variation is
-a "std", "var", or "cov", the standard deviation over the mean's absolute value.
+``pair_energy``). It is nan for a single row, if a row is zero, or if two rows have the same direction (except for "distance").
+A variation is a "std", "var", or "cov", the standard deviation over the mean's absolute value.
 """
 
 from __future__ import annotations
