@@ -46,13 +46,13 @@ class GeodesicCurve:
     convention: Convention = "class"
 
     def within_coefficients(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return :math:`(w_0, w_1, w_2)`, 0-d: traces of the within-class covariances at the ends and, for w_1, across them."""
+        """Return :math:`(w_0, w_1, w_2)`, 0-d: traces of the within-class covariances at the ends and (w_1) across them."""
         first, last = self.paired.first, self.paired.last
         weights = convention_parts(self.convention).within
         return first.within_trace(weights), self.paired.within_cross_trace(weights), last.within_trace(weights)
 
     def between_coefficients(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return :math:`(b_0, b_1, b_2)`, 0-d: traces of the between-class covariances at the ends and, for b_1, across them."""
+        """Return :math:`(b_0, b_1, b_2)`, 0-d: traces of the between-class covariances at the ends and (b_1) across them."""
         parts = convention_parts(self.convention)
         alpha = self.paired.first.class_weights(parts.between)
         start, end = self._means(parts.center)

@@ -1,4 +1,10 @@
-"""Statistics of features: frozen values that can be merged."""
+"""Statistics of features: frozen values that can be merged.
+
+Every statistic is in float64 on the device of the features. ``merge`` is associative and commutative up to rounding, and
+``empty`` is neutral, so that streaming over batches, resuming and adding up processes are one operation. Features have shape
+(N, ...), any floating dtype; trailing dimensions are flattened. Labels are class indices in [0, K), shape (N,). ``weights`` of
+classes are "class" for 1/K each or "sample" for n_k/N. Traces and covariances are in units of squared features.
+"""
 
 from ncollapse.statistics.centers import ClassCenters, LinearClassifier
 from ncollapse.statistics.conventions import ClassWeights, Convention

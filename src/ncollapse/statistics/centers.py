@@ -26,14 +26,7 @@ class LinearClassifier(NamedTuple):
 
     @classmethod
     def from_parameters(cls, weight: Tensor, bias: Tensor | None = None) -> LinearClassifier:
-        """Copy a classifier's parameters as they are now.
-
-        Args:
-            weight: Shape (K, d).
-            bias: Shape (K,), or None.
-
-        Returns:
-            Detached float64 copies.
+        """Return detached float64 copies of a classifier's parameters, weight (K, d) and bias (K,) or None.
 
         Raises:
             ValueError: If the shapes do not fit.
@@ -105,26 +98,12 @@ class ClassCenters:
 
     @classmethod
     def from_moments(cls, moments: ClassMoments) -> ClassCenters:
-        """Prepare the final means of a pass over the data.
-
-        Args:
-            moments: Moments in which every class has a sample and every mean is finite.
-
-        Returns:
-            The centers.
-        """
+        """Return the centers of final means, where every class has a sample and every mean is finite."""
         return cls.in_basis(moments, cls.basis_of(moments))
 
     @staticmethod
     def basis_of(moments: ClassMoments) -> Tensor:
-        """Compute an orthonormal basis of the span of the centered class means, not unique if singular values are equal.
-
-        Args:
-            moments: As in ``from_moments``.
-
-        Returns:
-            Shape (d, r).
-        """
+        """Return an orthonormal basis (d, r) of the span of the centered means, not unique if singular values are equal."""
         # From singular vectors of the means, since eigenvectors of their Gram matrix would square the condition number.
         _, _, right = torch.linalg.svd(moments.centered_means("class"), full_matrices=False)
         # The transpose is contiguous, because samples are multiplied by it from the left.
@@ -132,15 +111,7 @@ class ClassCenters:
 
     @classmethod
     def in_basis(cls, moments: ClassMoments, basis: Tensor) -> ClassCenters:
-        """Prepare the final means with a given basis.
-
-        Args:
-            moments: As in ``from_moments``.
-            basis: The result of ``basis_of``.
-
-        Returns:
-            The centers.
-        """
+        """Return the centers of the final means with a basis from ``basis_of``."""
         coordinates, first = moments.centered_means("class") @ basis, first_of_coincident(moments)
         if moments.num_classes > _EXPLICIT_CLASSES:
             return cls(moments, basis, coordinates, None, first)
@@ -155,18 +126,16 @@ class ClassCenters:
         )
 
     def nearest(self, residual: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        r"""Find the nearest class center, the smallest index on ties, and its margin over the sample's own class.
+        r"""Return the nearest class center, the smallest index on ties, and its margin over the sample's own class, both (N,).
 
-        Distances are compared with the one to the own class k, :math:`\lVert h - \mu_j \rVert^2 - \lVert h - \mu_k \rVert^2 =
-        2 \langle r, \mu_k - \mu_j \rangle + \lVert \mu_k - \mu_j \rVert^2` with r = h - μ_k. This separates two centers even if
-        they are much closer to each other than to the rest (minority collapse).
+        Distances are compared with the one to the own class k, :math:`\lVert h - \mu_j \rVert^2 - \lVert h - \mu_k \rVert^2 = 2
+        \langle r, \mu_k - \mu_j \rangle + \lVert \mu_k - \mu_j \rVert^2` with r = h - μ_k. This separates two centers even if
+        they are much closer to each other than to the rest (minority collapse). Margins are at most 0 up to rounding, and
+        exactly 0 for the own class.
 
         Args:
             residual: (h - μ_k) U of every sample, k its own class, shape (N, r), float64.
-            labels: The own classes, shape (N,).
-
-        Returns:
-            Class indices, shape (N,), and their margins, at most 0 up to rounding, exactly 0 for the own class, shape (N,).
+            labels: The own classes.
         """
         # Ties happen: if class means coincide, or features have low precision, two exact distances are equal. Then the rounding
         # of the computed ones would decide, and the result would depend on the batch size and the processor. Therefore all

@@ -148,19 +148,16 @@ class ClassDecisions:
         counts: Tensor | None = None,
         choices: Tensor | None = None,
     ) -> ClassDecisions:
-        """Sum the decisions about one batch.
+        """Return the sums over one batch.
 
         Args:
             features: Flat features of shape (N, d).
-            labels: Checked labels of shape (N,).
+            labels: Checked labels.
             centers: Final class means (of the training set).
             classifier: The last layer, if these features feed it.
             counts: Final counts n_k of the data set that the batch belongs to, shape (K,), for the weights of the
                 within-class covariance; None uses those of the centers.
             choices: The classes that the network chooses, shape (N,); None uses the classifier's choices, if there is one.
-
-        Returns:
-            Sums over the batch.
         """
         if choices is None and classifier is not None:
             choices = classifier.choices(features)
@@ -168,17 +165,12 @@ class ClassDecisions:
 
     @classmethod
     def from_projected(cls, parts: Sequence[Projected], centers: ClassCenters, counts: Tensor | None = None) -> ClassDecisions:
-        """Sum the decisions about several projected batches at once.
-
-        After projection a layer is so small that the overhead of calls dominates, hence several batches per call.
+        """Return the sums over several projected batches at once, since the overhead of calls dominates after projection.
 
         Args:
-            parts: Batches after projection, at least one, all with the same classifier or all without one.
+            parts: At least one, all with the same classifier or all without one.
             centers: The centers whose span they were projected on.
             counts: As in ``from_batch``.
-
-        Returns:
-            Sums over the batches.
         """
         counts = centers.moments.counts if counts is None else counts
         labels = torch.cat([part.labels for part in parts])
@@ -216,14 +208,7 @@ class ClassDecisions:
         return ClassDecisions(**{item.name: getattr(self, item.name).to(device) for item in fields(self)})
 
     def within_on_span(self, weights: ClassWeights) -> Tensor:
-        r"""Return :math:`U^T \Sigma_W U` with the given class weights.
-
-        Args:
-            weights: "class" or "sample".
-
-        Returns:
-            Shape (r, r), float64.
-        """
+        r"""Return :math:`U^T \Sigma_W U` with the given class weights, shape (r, r)."""
         return self.within_sample if weights == "sample" else self.within_class
 
 

@@ -33,14 +33,13 @@ def shifted_sums(features: Tensor, groups: LabelGroups, shift: Tensor, workspace
 class ClassMoments:
     r"""Counts, class means and scatter traces of K classes in d dimensions: O(K d) memory, exact merging.
 
-    For every class k these are n_k, :math:`\mu_k`, and :math:`\mathrm{tr} S_k = \sum_i \lVert h_{k,i} - \mu_k \rVert^2`, all
-    in float64. ``merge`` is associative and commutative up to rounding, and ``empty`` is neutral, so that streaming over
-    batches, resuming and adding up processes are one operation (Chan, Golub & LeVeque 1979).
+    For every class k these are n_k, :math:`\mu_k`, and :math:`\mathrm{tr} S_k = \sum_i \lVert h_{k,i} - \mu_k \rVert^2` (Chan,
+    Golub & LeVeque 1979).
 
     Attributes:
         counts: n_k, shape (K,), int64.
         means: Class means, shape (K, d), float64; a row of zeros for a class without samples (see ``class_means``).
-        scatter_traces: tr S_k, shape (K,), float64, units of squared features.
+        scatter_traces: tr S_k, shape (K,), float64.
 
     Example:
         >>> h = torch.tensor([[1.0, 0.0], [3.0, 0.0], [0.0, 5.0]])
@@ -65,31 +64,19 @@ class ClassMoments:
 
     @classmethod
     def from_batch(cls, features: Tensor, labels: Tensor, num_classes: int) -> ClassMoments:
-        """Compute the moments of one batch.
-
-        Args:
-            features: Shape (N, ...), any floating dtype; trailing dimensions are flattened.
-            labels: Class indices in [0, K), shape (N,).
-            num_classes: Number of classes, K.
-
-        Returns:
-            Moments in float64 on the device of the features.
-        """
+        """Return the moments of one batch."""
         features = flatten_features(features)
         labels = check_labels(labels, features.shape[0], num_classes).to(features.device)
         moments = cls.empty(num_classes, features.shape[1], features.device)
         return moments.merge_groups_(features, LabelGroups.from_labels(labels, num_classes))
 
     def merge_groups_(self, features: Tensor, groups: LabelGroups, workspace: Workspace | None = None) -> ClassMoments:
-        """Merge a batch into this value's own buffers, for the owner of a running total: it copies no K·d numbers.
+        """Return this value after merging a batch into its own buffers: no K·d numbers are copied.
 
         Args:
             features: Flat features of shape (N, d).
             groups: The batch's classes; its ``new`` are those without samples in this value.
             workspace: Memory to use again for many batches; None allocates some.
-
-        Returns:
-            This value.
         """
         workspace = Workspace() if workspace is None else workspace
         # Residuals are taken around the running mean, at first around a sample of the class. On the scale of the total scatter
@@ -157,13 +144,7 @@ class ClassMoments:
         return self.scatter_traces / self.counts
 
     def class_weights(self, weights: ClassWeights = "class") -> Tensor:
-        """Return the weights of the classes, which sum to one.
-
-        Args:
-            weights: "class" for 1/K each, "sample" for n_k/N.
-
-        Returns:
-            Shape (K,), float64.
+        """Return the weights of the classes, which sum to one, shape (K,).
 
         Raises:
             ValueError: If the name is unknown.
@@ -175,46 +156,21 @@ class ClassMoments:
         return torch.full_like(self.scatter_traces, 1.0 / self.num_classes)
 
     def global_mean(self, weights: ClassWeights = "class") -> Tensor:
-        r"""Compute the global mean :math:`\mu_\alpha = \sum_k \alpha_k \mu_k`.
-
-        Args:
-            weights: "class" for the mean of class means, "sample" for the mean of all samples.
-
-        Returns:
-            Shape (d,), float64; nan for "class" if a class has no samples.
-        """
+        r"""Return :math:`\mu_\alpha = \sum_k \alpha_k \mu_k`, shape (d,); nan for "class" if a class has no samples."""
         return self.class_weights(weights) @ (self.means if weights == "sample" else self.class_means)
 
     def centered_means(self, center: ClassWeights = "class") -> Tensor:
-        r"""Compute the centered class means :math:`\mu_k - \mu_\alpha`.
-
-        Args:
-            center: Weights of the global mean.
-
-        Returns:
-            Shape (K, d), float64.
-        """
+        r"""Return the centered class means :math:`\mu_k - \mu_\alpha`, shape (K, d); ``center`` weighs the global mean."""
         # The first class mean is subtracted first, to keep a large common offset out of the weighted sum.
         shifted = self.class_means - self.means[0]
         return shifted - self.class_weights(center) @ shifted
 
     def within_trace(self, weights: ClassWeights = "class") -> Tensor:
-        r"""Compute :math:`\mathrm{tr} \Sigma_W = \sum_k \alpha_k \mathrm{tr} S_k / n_k` of the within-class covariance.
-
-        Returns:
-            0-d tensor, float64, units of squared features; 0 at exact collapse.
-        """
+        r"""Return :math:`\mathrm{tr} \Sigma_W = \sum_k \alpha_k \mathrm{tr} S_k / n_k`, 0-d; 0 at exact collapse."""
         return self.class_weights(weights) @ self.class_variances
 
     def between_trace(self, convention: Convention = "class") -> Tensor:
-        r"""Compute :math:`\mathrm{tr} \Sigma_B = \sum_k \alpha_k \lVert \mu_k - \mu \rVert^2` of the between-class covariance.
-
-        Args:
-            convention: Determines the weights of the sum and of its center.
-
-        Returns:
-            0-d tensor, float64, units of squared features.
-        """
+        r"""Return :math:`\mathrm{tr} \Sigma_B = \sum_k \alpha_k \lVert \mu_k - \mu \rVert^2`, weighted as in the convention."""
         parts = convention_parts(convention)
         return self.class_weights(parts.between) @ self.centered_means(parts.center).square().sum(dim=1)
 

@@ -17,12 +17,11 @@ from ncollapse.statistics.moments import ClassMoments, first_of_coincident
 class PairedMoments:
     r"""Joint class moments of two layers x and y of one dimension d, for the straight line :math:`(1-t) x + t y`.
 
-    These are the moments of both layers and, for every class,
-    :math:`\mathrm{tr} S_k^{xy} = \sum_i \langle x_i - \mu_k^x, y_i - \mu_k^y \rangle`. O(K d) memory; merging is exact as in
-    ``ClassMoments``. The cross covariance of the class means follows from the means and is not stored.
+    These are the moments of both layers and, for every class, :math:`\mathrm{tr} S_k^{xy} = \sum_i \langle x_i - \mu_k^x, y_i -
+    \mu_k^y \rangle`. O(K d) memory. The cross covariance of the class means follows from the means and is not stored.
 
     Attributes:
-        cross_traces: tr S_k^{xy}, shape (K,), float64, units of squared features; may be negative.
+        cross_traces: tr S_k^{xy}, shape (K,), float64; may be negative.
     """
 
     first: ClassMoments
@@ -37,16 +36,7 @@ class PairedMoments:
 
     @classmethod
     def from_batch(cls, first: Tensor, last: Tensor, labels: Tensor, num_classes: int) -> PairedMoments:
-        """Compute the paired moments of one batch.
-
-        Args:
-            first: Features x, shape (N, ...).
-            last: Features y of the same samples in the same order, with the same flattened dimension.
-            labels: Class indices in [0, K), shape (N,).
-            num_classes: Number of classes, K.
-
-        Returns:
-            Moments in float64 on the device of the features.
+        """Return the paired moments of one batch, of features x and y of the same samples in the same order.
 
         Raises:
             ValueError: If the two layers differ in the number of samples or in dimension.
@@ -84,11 +74,7 @@ class PairedMoments:
         return PairedMoments(self.first.to(device), self.last.to(device), self.cross_traces.to(device))
 
     def within_cross_trace(self, weights: ClassWeights = "class") -> Tensor:
-        r"""Compute :math:`w_1 = \sum_k \alpha_k \mathrm{tr} S_k^{xy} / n_k`, the trace of the within-class cross covariance.
-
-        Returns:
-            0-d tensor, float64.
-        """
+        r"""Return :math:`w_1 = \sum_k \alpha_k \mathrm{tr} S_k^{xy} / n_k`, the trace of the within-class cross covariance."""
         return self.first.class_weights(weights) @ (self.cross_traces / self.first.counts)
 
     @cached_property
@@ -101,9 +87,8 @@ class PairedMoments:
     def separations(self) -> tuple[Tensor, Tensor, Tensor]:
         r"""Products of the differences of class means, :math:`\langle \mu_k^a - \mu_j^a, \mu_k^b - \mu_j^b \rangle`.
 
-        For (a, b) = (x, x), (x, y) and (y, y): three matrices (K, K), float64, nan for classes without samples. They are
-        computed one class at a time, which needs memory for K·d numbers, and from explicit differences, which keep the digits
-        of near means.
+        For (a, b) = (x, x), (x, y) and (y, y): three matrices (K, K), nan for classes without samples. They are computed one
+        class at a time, which needs memory for K·d numbers, and from explicit differences, which keep the digits of near means.
         """
 
         def products(a: Tensor, b: Tensor) -> Tensor:

@@ -36,16 +36,7 @@ class ClassScatter:
 
     @classmethod
     def from_batch(cls, features: Tensor, labels: Tensor, num_classes: int) -> ClassScatter:
-        """Compute the scatter of one batch.
-
-        Args:
-            features: Shape (N, ...), any floating dtype; trailing dimensions are flattened.
-            labels: Class indices in [0, K), shape (N,).
-            num_classes: Number of classes, K.
-
-        Returns:
-            Scatter in float64 on the device of the features.
-        """
+        """Return the scatter of one batch."""
         features = flatten_features(features)
         labels = check_labels(labels, features.shape[0], num_classes).to(features.device)
         moments = ClassMoments.from_batch(features, labels, num_classes)
@@ -71,34 +62,16 @@ class ClassScatter:
         return ClassScatter(self.moments.to(device), self.scatters.to(device))
 
     def within_covariance(self, weights: ClassWeights = "class") -> Tensor:
-        r"""Compute the within-class covariance :math:`\Sigma_W = \sum_k \frac{\alpha_k}{n_k} S_k`.
-
-        Returns:
-            Shape (d, d), float64.
-        """
+        r"""Return the within-class covariance :math:`\Sigma_W = \sum_k \frac{\alpha_k}{n_k} S_k`, shape (d, d)."""
         share = self.moments.class_weights(weights) / self.moments.counts
         return torch.einsum("k,kij->ij", share, self.scatters)
 
     def between_covariance(self, convention: Convention = "class") -> Tensor:
-        r"""Compute the between-class covariance :math:`\Sigma_B = \sum_k \alpha_k (\mu_k - \mu)(\mu_k - \mu)^T`.
-
-        Args:
-            convention: Determines the weights of the sum and of its center.
-
-        Returns:
-            Shape (d, d), float64.
-        """
+        r"""Return the between-class :math:`\Sigma_B = \sum_k \alpha_k (\mu_k - \mu)(\mu_k - \mu)^T`, shape (d, d)."""
         parts = convention_parts(convention)
         means = self.moments.centered_means(parts.center)
         return torch.einsum("k,ki,kj->ij", self.moments.class_weights(parts.between), means, means)
 
     def total_covariance(self, weights: ClassWeights = "class") -> Tensor:
-        r"""Compute the total covariance :math:`\Sigma_T = \Sigma_W + \Sigma_B`, an identity for either weighting.
-
-        Args:
-            weights: Class weights of all parts.
-
-        Returns:
-            Shape (d, d), float64.
-        """
+        r"""Return the total :math:`\Sigma_T = \Sigma_W + \Sigma_B`, shape (d, d), an identity for either weighting."""
         return self.within_covariance(weights) + self.between_covariance(weights)

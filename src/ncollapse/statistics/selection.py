@@ -23,7 +23,7 @@ class SelectedClasses(NamedTuple):
 
 
 def select_classes(moments: ClassMoments, *, min_per_class: int = 1, max_per_class: int | None = None) -> SelectedClasses:
-    r"""Keep the classes with :math:`n_{min} \le n_k \le n_{max}` samples.
+    r"""Return the moments of the classes with :math:`n_{min} \le n_k \le n_{max}` samples, and their indices.
 
     This is for vocabularies of tokens, in which many classes never occur and a few make up most of the data. The result is
     the same as if only the selected classes had been collected.
@@ -31,9 +31,6 @@ def select_classes(moments: ClassMoments, *, min_per_class: int = 1, max_per_cla
     Args:
         min_per_class: Least number of samples; 1 drops the classes that do not occur.
         max_per_class: Largest number of samples; None sets no limit.
-
-    Returns:
-        The moments left, and the indices of their classes.
 
     Raises:
         ValueError: If no class is left.
