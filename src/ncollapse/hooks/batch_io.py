@@ -81,6 +81,14 @@ def run_network(model: nn.Module, inputs: Any) -> Any:
     return model(inputs)
 
 
+def length_of(batches: Any) -> int | None:
+    """Return the number of batches, None if it is unknown, as of a loader over a stream."""
+    try:
+        return len(batches)
+    except (TypeError, NotImplementedError):
+        return None
+
+
 def map_tensors(function: Callable[[Tensor], Tensor], inputs: Any) -> Any:
     """Apply a function to all tensors of a network's inputs."""
     if isinstance(inputs, Tensor):

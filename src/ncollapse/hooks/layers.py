@@ -13,9 +13,9 @@ from torch import nn
 
 from ncollapse.hooks.batch_io import first_samples, map_tensors, num_samples_of
 from ncollapse.hooks.discovery import Discovery
-from ncollapse.hooks.network import buffers_kept, device_of, in_eval_mode, network_of
-from ncollapse.hooks.random_state import random_state_kept
+from ncollapse.hooks.network import device_of, network_of
 from ncollapse.hooks.tap import Pool, Tap
+from ncollapse.hooks.untouched import Untouched
 
 _WIDTH = 100
 # A deep network prints its first five and last three layers.
@@ -121,10 +121,8 @@ def find_layers(model: nn.Module, inputs: Any, *, num_classes: int | None = None
     discovery = Discovery(model, num_classes=num_classes)
     samples, num_rows = first_samples(inputs, num_samples)
     samples = map_tensors(lambda tensor: tensor.to(device), samples)
-    with in_eval_mode(model), buffers_kept(model), random_state_kept(), torch.no_grad():
+    with Untouched(model), torch.no_grad():
         plan = discovery.plan(samples, num_rows, tokens=None)
-    # Under autocast this pass caches cast weights that have no gradients. The next training step must not use them.
-    torch.clear_autocast_cache()
     return Layers(
         type(model).__name__, plan.taps, plan.classifier, plan.feeding, plan.feeding_pool, plan.explanation, plan.left_out
     )

@@ -1,14 +1,12 @@
-"""A user's network without its wrappers, its device, and context managers that run it and leave it unchanged."""
+"""A user's network without its wrappers, and its device."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from typing import cast
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 
 def network_of(model: nn.Module) -> nn.Module:
@@ -30,34 +28,10 @@ def device_of(model: nn.Module) -> torch.device:
             f"All parameters must have values, got {len(empty)} on the meta device, the first {empty[0]!r}. Load the weights "
             "first (to_empty, then load_state_dict), all of them if the network is offloaded."
         )
+    unknown = [name for name, parameter in parameters.items() if is_lazy(parameter)]
+    if unknown:
+        raise ValueError(
+            f"All parameters must have values, got {len(unknown)} of lazy modules, the first {unknown[0]!r}. Run the network "
+            "on one batch first."
+        )
     return next((parameter.device for parameter in parameters.values()), torch.device("cpu"))
-
-
-@contextmanager
-def in_eval_mode(model: nn.Module) -> Iterator[None]:
-    """Run a network in eval mode, and eagerly where it is compiled, so that hooks run; each module's mode is restored."""
-    modes = [(module, module.training) for module in model.modules()]
-    # If nothing was compiled, the compiler has not been imported, and importing it here would take seconds.
-    eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
-    try:
-        with eager:
-            model.eval()
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-@contextmanager
-def buffers_kept(model: nn.Module) -> Iterator[None]:
-    """Restore a network's buffers, whatever its forward does to them."""
-    before = [(module, name, buffer) for module in model.modules() for name, buffer in module._buffers.items()]
-    values = [None if buffer is None else buffer.clone() for _, _, buffer in before]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for (module, name, buffer), value in zip(before, values, strict=True):
-                if buffer is not None and value is not None and not torch.equal(buffer, value):
-                    buffer.copy_(value)
-                module._buffers[name] = buffer

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -14,9 +13,9 @@ from torch import Tensor, nn
 from ncollapse.hooks.batch_io import IGNORED_LABEL, attention_mask, first_samples, run_network
 from ncollapse.hooks.capture import Captured, feature_of
 from ncollapse.hooks.logits import class_logits, returned_tensors
-from ncollapse.hooks.network import in_eval_mode
 from ncollapse.hooks.output_hook import Handle, hook_output
 from ncollapse.hooks.tap import Pool, Tap
+from ncollapse.hooks.untouched import Untouched
 
 
 @dataclass(frozen=True)
@@ -49,23 +48,30 @@ class Tapped(NamedTuple):
 class TappedNetwork:
     """Context manager that hooks a network and returns the tapped features of each forward pass."""
 
-    # On leaving, also after an error, hooks are removed and every module's mode is restored. No gradients are computed.
+    # On leaving, also after an error, hooks are removed and the network is restored. No gradients are computed.
 
-    def __init__(self, model: nn.Module, make_plan: Callable[[Any, int, bool], TapPlan]) -> None:
+    def __init__(
+        self, model: nn.Module, make_plan: Callable[[Any, int, bool], TapPlan], *, check: bool = False, batches: Any = None
+    ) -> None:
         self.model = model
         self.plan: TapPlan | None = None
         self._make_plan = make_plan
         self._hooks: TapHooks | None = None
-        self._stack = ExitStack()
+        self._untouched = Untouched(model, check=check, batches=batches)
 
     def __enter__(self) -> TappedNetwork:
-        self._stack.enter_context(in_eval_mode(self.model))
+        self._untouched.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        self._stack.close()
         if self._hooks is not None:
             self._hooks.remove()
+        self._untouched.__exit__(kind, error, traceback)
+
+    def rewind(self) -> None:
+        """Restore the network's state at the start, for a further pass over the data."""
+        if self._hooks is not None:
+            self._untouched.rewind()
 
     def forward(
         self, inputs: Any, labels: Tensor, receive: Callable[[str, Tensor], None] | None = None, hold: bool = True
@@ -76,7 +82,9 @@ class TappedNetwork:
             if self._hooks is None:
                 samples, num_rows = first_samples(inputs, len(labels))
                 self.plan = self._make_plan(samples, num_rows, tokens is not None)
+                self._untouched.rewind()
                 self._hooks = TapHooks(self.model, self.plan)
+                self._untouched.mark()
             self._hooks.begin(attention_mask(inputs), tokens, receive, hold)
             output = run_network(self.model, inputs)
         return self._hooks.end(output)

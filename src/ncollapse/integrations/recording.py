@@ -28,6 +28,8 @@ Network = str | Callable[[nn.Module], nn.Module] | None
 _FILE_LOGS = {".csv": CSVLog, ".jsonl": JSONLLog}
 # Fields of a request that the callbacks set themselves.
 _GIVEN = {"group", "where"}
+# Arguments of ``measure`` about running the network, which no request holds.
+_RUNNING = ("unpack", "check")
 
 
 class Recorder:
@@ -37,15 +39,16 @@ class Recorder:
         """Check everything that can be checked before the training starts."""
         if every != "log" and (isinstance(every, bool) or not isinstance(every, int) or every < 1):
             raise ValueError(f"every must be 'log' or an integer, at least 1, got {every!r}. Pass every=1 for all epochs.")
-        known = [*(item.name for item in fields(Request) if item.name not in _GIVEN), "unpack"]
+        known = [*(item.name for item in fields(Request) if item.name not in _GIVEN), *_RUNNING]
         unknown = sorted(options.keys() - set(known))
         if unknown:
             raise TypeError(
                 f"Further arguments of the callback must be those of measure, got {', '.join(unknown)}. "
                 f"Choose from: {', '.join(known)}."
             )
-        self._request = Request(**{name: value for name, value in options.items() if name != "unpack"})
+        self._request = Request(**{name: value for name, value in options.items() if name not in _RUNNING})
         self._unpack: Unpack = options.get("unpack", unpack_batch)
+        self._check = bool(options.get("check", False))
         self.table: list[Row] = []
         self.last: Measurement | None = None
         self._every, self._network = every, network
@@ -78,7 +81,9 @@ class Recorder:
         """Measure, keep the rows, and log them."""
         request = replace(self._request, group=group, where=f" at epoch {epoch:g}" if epoch is not None else f" at step {step}")
         network = network_in(module, self._network)
-        self.last = measure_network(request, network, batches, unpack=lambda batch: self._unpack(convert(batch)))
+        self.last = measure_network(
+            request, network, batches, check=self._check, unpack=lambda batch: self._unpack(convert(batch))
+        )
         self.table += logged_rows(self.last, epoch, step)
         for log in self._logs or () if writes else ():
             log(self.last, epoch=epoch, step=step)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from ncollapse.groups import Processes
-from ncollapse.hooks.batch_io import Unpack, unpack_batch
+from ncollapse.hooks.batch_io import Unpack, length_of, unpack_batch
 from ncollapse.hooks.discovery import Discovery
 from ncollapse.hooks.layer_choice import LayerChoice
 from ncollapse.hooks.network import device_of, network_of
-from ncollapse.hooks.random_state import random_state_kept
 from ncollapse.hooks.tapped_network import TappedNetwork, TapPlan
 from ncollapse.measurement.measurement import Measurement
 from ncollapse.measurement.table import measurement_of
@@ -48,15 +47,17 @@ def measure(
     convention: Convention = "class",
     path: bool = False,
     memory_budget: int | str | None = None,
+    check: bool = False,
     progress: Progress | bool | None = None,
     group: ProcessGroup | None = None,
 ) -> Measurement:
     """Measure neural collapse at every layer of a network.
 
-    All layers are measured in one pass over the data, in eval mode and without gradients. Afterwards the network's modes and
-    the random state are restored. Some metrics need the final class means (PFC3, NC1, NC4). Features are kept in memory
-    for them; if they exceed ``memory_budget``, the data is read a second time. Both ways give the same numbers, and
-    ``Measurement.passes`` says which was taken. Statistics are float64, whatever the network computes in.
+    All layers are measured in one pass over the data, in eval mode and without gradients. Afterwards everything is as it was,
+    to the bit: the network's parameters, buffers, gradients, modes, hooks and attributes, and the random states. Some metrics
+    need the final class means (PFC3, NC1, NC4). Features are kept in memory for them; if they exceed ``memory_budget``, the
+    data is read a second time. Both ways give the same numbers, and ``Measurement.passes`` says which was taken. Statistics
+    are float64, whatever the network computes in.
 
     Args:
         batches: A list, a ``DataLoader``, or anything that iterates over pairs (inputs, labels) or mappings with labels.
@@ -85,6 +86,8 @@ def measure(
             dimension, as behind pooling, it is measured but is not part of the path (``Measurement.path_layers``).
         memory_budget: Memory for kept features, in bytes or as "2GiB" or "500MB". None is a quarter of the free memory on
             their device; 0 keeps none.
+        check: Prove by digests before and after that nothing changed, and name what did. Without it the version counters of
+            parameters and gradients are compared, which costs nothing.
         progress: True shows a bar on stderr. A function is called after every batch with the number of batches done and their
             total (None if unknown).
         group: Processes of ``torch.distributed`` that share the data, such as ``torch.distributed.group.WORLD`` (which is
@@ -123,7 +126,7 @@ def measure(
             group=group,
             where="",
         )
-    return measure_network(request, model, batches, unpack=unpack, progress=progress)
+    return measure_network(request, model, batches, unpack=unpack, progress=progress, check=check)
 
 
 def measure_network(
@@ -133,12 +136,14 @@ def measure_network(
     *,
     unpack: Unpack = unpack_batch,
     progress: Progress | bool | None = None,
+    check: bool = False,
 ) -> Measurement:
     """Measure a network by a request."""
     processes = Processes(request.group)
     with processes.sharing_errors():
         model = network_of(model)
-        taps = TappedNetwork(model, Discovery(model, request.layers, request.classifier, request.num_classes).plan)
+        discovery = Discovery(model, request.layers, request.classifier, request.num_classes)
+        taps = TappedNetwork(model, discovery.plan, check=check, batches=batches)
         device = device_of(model)
         budget = request.budget(device, processes)
     processes.check_same("Arguments", request.compared())
@@ -153,10 +158,11 @@ def measure_network(
         head = cast(nn.Linear, model.get_submodule(plan.classifier))
         return {plan.feeding: shared_classifier(head.weight, head.bias, processes)}
 
-    with reported(progress) as report, first_buffers(model, processes), taps, random_state_kept():
+    with reported(progress) as report, first_buffers(model, processes), taps:
 
         def source() -> Iterator[NetworkBatch]:
-            total = len(batches) if isinstance(batches, Sized) else None
+            taps.rewind()
+            total = length_of(batches)
             for index, batch in enumerate(batches):
                 yield NetworkBatch.of(taps, batch, index, unpack, device)
                 report(index + 1, total)
@@ -248,6 +254,7 @@ def collect_features(
     layers: LayerChoice = "auto",
     classifier: str | nn.Module | None = None,
     unpack: Unpack = unpack_batch,
+    check: bool = False,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Collect the features themselves, for analyses that need all samples at once. They must fit into memory.
 
@@ -257,6 +264,7 @@ def collect_features(
         layers: As in ``measure``.
         classifier: As in ``measure``.
         unpack: As in ``measure``.
+        check: As in ``measure``.
 
     Returns:
         Features (N, d) by layer in order of depth, on the CPU, and labels (N,).
@@ -267,7 +275,8 @@ def collect_features(
     model = network_of(model)
     device = device_of(model)
     parts: list[LayerBatch] = []
-    with TappedNetwork(model, Discovery(model, layers, classifier, num_classes).plan) as taps, random_state_kept():
+    discovery = Discovery(model, layers, classifier, num_classes)
+    with TappedNetwork(model, discovery.plan, check=check, batches=batches) as taps:
         for index, batch in enumerate(batches):
             tapped = NetworkBatch.of(taps, batch, index, unpack, device)
             parts.append(tapped.whole())

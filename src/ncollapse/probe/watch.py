@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from ncollapse.hooks.batch_io import attention_mask, first_samples, num_samples_of
 from ncollapse.hooks.discovery import Discovery
 from ncollapse.hooks.layer_choice import LayerChoice
-from ncollapse.hooks.network import in_eval_mode, network_of
-from ncollapse.hooks.random_state import random_state_kept
+from ncollapse.hooks.network import network_of
 from ncollapse.hooks.tapped_network import TapHooks, TapPlan
+from ncollapse.hooks.untouched import Untouched
 from ncollapse.measurement.measurement import Measurement
 from ncollapse.metrics.selection import MetricChoice
 from ncollapse.probe.group_checks import shared_classifier, shared_plan
@@ -49,6 +49,7 @@ def watch(
     convention: Convention = "class",
     path: bool = False,
     memory_budget: int | str | None = None,
+    check: bool = False,
     group: ProcessGroup | None = None,
 ) -> Watched:
     """Measure the features that your training loop computes anyway; only the statistics cost time.
@@ -74,6 +75,7 @@ def watch(
         path: As in ``measure``.
         memory_budget: Memory for kept features, in bytes or as "2GiB". Metrics that need the final class means use them; beyond
             the budget these are nan with the flag ``over_budget``. None is a quarter of the free memory.
+        check: As in ``measure``, for what ``watch`` itself runs: the search for layers, and reading the classifier.
         group: Processes of ``torch.distributed`` that share the data, each with its own batches; all call ``compute``.
 
     Returns:
@@ -112,13 +114,14 @@ def watch(
             "watch needs a network that is not compiled, whose hooks run, got a compiled one. "
             "Watch before compiling, or use measure, which runs it uncompiled."
         )
-    return Watched(inner, Discovery(inner, layers, classifier, num_classes), RunningTotals(request), mode)
+    return Watched(inner, Discovery(inner, layers, classifier, num_classes), RunningTotals(request), mode, check)
 
 
 class Watched:
     """A watched network, made by ``watch``. Leaving the ``with`` block removes the hooks, also after an error."""
 
-    def __init__(self, model: nn.Module, discovery: Discovery, totals: RunningTotals, mode: Mode) -> None:
+    def __init__(self, model: nn.Module, discovery: Discovery, totals: RunningTotals, mode: Mode, check: bool) -> None:
+        self._check = check
         self._model, self._discovery, self._totals, self._mode = model, discovery, totals, mode
         self._plan: TapPlan | None = None
         self._hooks: TapHooks | None = None
@@ -172,7 +175,9 @@ class Watched:
         head, feeding = cast(nn.Linear, self._model.get_submodule(plan.classifier)), plan.feeding
 
         def heads(moments: Mapping[str, ClassMoments]) -> dict[str, LinearClassifier]:
-            return {feeding: shared_classifier(head.weight, head.bias, self._totals.processes)}
+            # In training mode the weight of a spectral normalization moves its buffers when it is read.
+            with self._untouched():
+                return {feeding: shared_classifier(head.weight, head.bias, self._totals.processes)}
 
         return self._totals.measurement(heads, plan.explanation, feeding)
 
@@ -201,6 +206,9 @@ class Watched:
         elif model not in _LOOKED_AT:
             self._other_calls += 1
 
+    def _untouched(self) -> Untouched:
+        return Untouched(self._model, check=self._check)
+
     def _is_watched(self) -> bool:
         return self._model.training == (self._mode == "train") and self._model not in _LOOKED_AT
 
@@ -209,12 +217,10 @@ class Watched:
         samples, num_rows = first_samples(inputs, num_samples_of(inputs))
         _LOOKED_AT.add(self._model)
         try:
-            with in_eval_mode(self._model), torch.no_grad(), random_state_kept():
+            with self._untouched(), torch.no_grad():
                 plan = self._discovery.plan(samples, num_rows, tokens=False)
         finally:
             _LOOKED_AT.discard(self._model)
-            # Under autocast, older PyTorch would use the weights cast here, which have no gradients, in the call itself.
-            torch.clear_autocast_cache()
         # All layers are copied: eval mode does not show which of them training overwrites, as dropout in place does.
         labels = {tap.label for tap in plan.taps} | ({plan.feeding} - {None})
         return replace(plan, overwritten=frozenset(map(str, labels)))
