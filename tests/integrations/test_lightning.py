@@ -150,7 +150,7 @@ def test_the_network_runs_in_the_precision_of_the_training(tmp_path, precision, 
 
 
 def test_what_cannot_be_measured_is_refused_before_the_training(tmp_path):
-    with pytest.raises(ValueError, match=r"every='log' needs to know where the training ends"):
+    with pytest.raises(ValueError, match=r"every='log' needs a training with a known end, got one without"):
         fit(tmp_path, NeuralCollapseCallback(num_classes=K, every="log"), epochs=-1, max_steps=3)
     with pytest.raises(TypeError, match=r"must be those of measure, got layer\."):
         NeuralCollapseCallback(num_classes=K, layer="all")

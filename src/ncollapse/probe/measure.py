@@ -161,17 +161,23 @@ def measure_network(
     with reported(progress) as report, first_buffers(model, processes), taps:
 
         def source() -> Iterator[NetworkBatch]:
-            taps.rewind()
-            total = length_of(batches)
-            for index, batch in enumerate(batches):
-                yield NetworkBatch.of(taps, batch, index, unpack, device)
-                report(index + 1, total)
+            return _one_pass(taps, batches, unpack, device, report)
 
         repeatable = not isinstance(batches, Iterator)
         totals = collect(source, request, budget, classifiers, repeatable=repeatable, processes=processes)
         heads = classifiers()
     plan = cast(TapPlan, shared_plan(taps.plan, processes))
     return evaluate(request, totals, heads, plan.explanation, plan.feeding)
+
+
+def _one_pass(
+    taps: TappedNetwork, batches: Iterable[Any], unpack: Unpack, device: torch.device, report: Progress
+) -> Iterator[NetworkBatch]:
+    taps.rewind()
+    total = length_of(batches)
+    for index, batch in enumerate(batches):
+        yield NetworkBatch.of(taps, batch, index, unpack, device)
+        report(index + 1, total)
 
 
 def evaluate(
