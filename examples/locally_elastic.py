@@ -26,7 +26,7 @@ for name, rate in {
     for end in (50, 500, 5000):
         times = torch.logspace(0, math.log10(end), 401, dtype=torch.float64)
         times[0] = 1.0
-        shares.append(pairwise_separability(sde.simulate(initial, times, per_class=500, noise=1.0)))
+        shares.append(pairwise_separability(sde.simulate(initial, times, counts=(500, 500), noise=1.0)))
     print(f"  γ = {name:<9}" + "".join(f"{share:>8.3f}" for share in shares))
 
 iterations = int(sys.argv[1]) if len(sys.argv) > 1 else 3000

@@ -68,7 +68,7 @@ SURROGATES = {
     "normalized_features": "counts dim temperature tolerance max_iterations | projected closed_form",
     "max_margin": "counts dim learning_rate num_steps tolerance | flow closed_form",
     "fixed_etf": "counts dim loss energy_w energy_h tolerance max_iterations memory | lbfgs closed_form",
-    "locally_elastic_sde": "num_classes kind alpha beta decay per_class end num_steps noise | simulation",
+    "locally_elastic_sde": "counts kind alpha beta decay end num_steps noise | simulation",
 }
 
 

@@ -6,10 +6,13 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from ncollapse.cli import main
 from ncollapse.cli.surrogate_models import MODELS
-from ncollapse.surrogates import UFM, GradientDescent, balanced
+from ncollapse.drawing.surrogates import LinePanel, plot_panels
+from ncollapse.surrogates import UFM, BatchNormNet, GradientDescent, balanced
+from ncollapse.surrogates.curves import solution_panels
 
 UFM_WORDS = "ufm loss=mse bias=regularized counts=4x5 lambda_w=5e-3 lambda_h=2e-3 lambda_b=0.05"
 MUFM_WORDS = "mufm counts=3x10 dim=6 sigma=0.3 --seed 1"
@@ -65,6 +68,21 @@ def test_examples_of_the_help(capsys, name):
     with contextlib.suppress(SystemExit):
         main(["solve", name, *MODELS[name].example.split()])
     assert "Not converged" not in capsys.readouterr().out
+
+
+def test_a_closed_form_is_drawn_without_a_descent():
+    problem = BatchNormNet(torch.eye(6), torch.arange(3).repeat(2), lambda_w=0.3)
+    titles = [panel.title for panel in solution_panels(problem, problem.closed_form())]
+    assert titles == ["Output of the true class at the minimum"]
+    assert solution_panels(problem, problem.solve(allow_unconverged=True))[0].title == "Objective"
+
+
+def test_a_figure_explains_a_name_once():
+    curve = {"model": ([0, 1], [1.0, 2.0])}
+    figure = plot_panels("title", [LinePanel("first", "x", curve), LinePanel("second", "x", curve)])
+    assert [axes.get_legend() is not None for axes in figure.axes] == [True, False]
+    figure = plot_panels("title", [LinePanel("first", "x", curve), LinePanel("second", "x", curve, marks={"here": 0.5})])
+    assert [axes.get_legend() is not None for axes in figure.axes] == [True, True]
 
 
 @pytest.mark.parametrize("kind", ["png", "pdf"])
@@ -297,16 +315,25 @@ def test_errors_are_one_line(capsys, words, message):
         ("ufm --loss ce --classes 4 --per-class 5 --lambda-w 5e-3", "ufm counts=4x5 loss=cross_entropy lambda_w=5e-3"),
         ("ufm --classes 3 --per-class 5 4 3 dim=3", "ufm dim=3 counts=5,4,3"),
         ("layer_peeled --classes 10 --majority 4 --ratio 5 --e-h 5", "layer_peeled counts=4x5,6x1 energy_h=5"),
+        ("layer_peeled --classes 10 --ratio 5", "layer_peeled counts=5x5,5x1"),
+        ("layer_peeled --ratio 20 --e-w 2", "layer_peeled counts=5x20,5x1 energy_w=2"),
+        ("layer_peeled --classes 5 --majority 3 --threshold", "layer_peeled counts=3x10,2x1"),
         ("deep_ufm --classes 4 --layers 3 --lambda-w 1e-2", "deep_ufm counts=4x1 lambdas_w=3x1e-2"),
         (
             "le_sde --classes 3 --alpha 1 --beta -0.5 --steps 9",
-            "locally_elastic_sde num_classes=3 alpha=1 beta=-0.5 num_steps=9",
+            "locally_elastic_sde counts=3x100 alpha=1 beta=-0.5 num_steps=9",
         ),
         ("weight_normalized --decay 1e-3", "weight_normalized_net lambda_w=1e-3"),
     ],
 )
 def test_options_of_version_0_1_are_told_as_fields(capsys, words, form):
     assert failing(capsys, words).endswith(f"Type: ncollapse solve {form}\n")
+
+
+def test_the_old_threshold_option_is_answered_by_the_number_that_is_printed(capsys):
+    words = "It prints the threshold as minority_threshold. Set counts to that ratio to solve there. Type:"
+    assert words in failing(capsys, "layer_peeled --classes 4 --majority 2 --threshold")
+    assert "threshold" not in failing(capsys, "layer_peeled --classes 4 --majority 2 --ratio 3")
 
 
 def failing(capsys, words):

@@ -57,7 +57,7 @@ def test_the_simulator_without_noise_converges_to_the_exact_means():
     sde, initial = LocallyElasticSDE(3, kind="L", alpha=0.7, beta=-0.2), normal(2, 3, 3)
     errors = []
     for steps in (200, 400):
-        path = sde.simulate(initial, torch.linspace(0, 4, steps + 1, dtype=torch.float64), per_class=2, noise=0.0)
+        path = sde.simulate(initial, torch.linspace(0, 4, steps + 1, dtype=torch.float64), counts=(2,) * 3, noise=0.0)
         errors.append(float((path.means[-1] - sde.class_means(initial, 4.0)).abs().max()))
         assert torch.allclose(path.samples, path.means[-1].unsqueeze(1).expand(-1, 2, -1))
     assert errors[0] < 0.02
@@ -81,7 +81,7 @@ def test_classes_separate_if_the_rate_falls_slower_than_the_threshold(alpha, pri
     for end, expected in zip((50.0, 500.0, 5000.0), printed, strict=True):
         times = torch.logspace(0, math.log10(end), 401, dtype=torch.float64)
         times[0] = 1.0
-        path = sde.simulate(initial, times, per_class=4000, noise=1.0, seed=1)
+        path = sde.simulate(initial, times, counts=(4000, 4000), noise=1.0, seed=1)
         means = sde.class_means(initial, end)
         distance = float(torch.linalg.norm(means[0] - means[1]))
         exact = float(torch.special.ndtr(torch.tensor(distance / (2 * math.sqrt(end - 1)), dtype=torch.float64)))
@@ -102,7 +102,7 @@ def test_estimators_recover_the_rates(model):
     assert torch.allclose(smooth_rate(found.alpha, 0.05), torch.tensor(0.86).double(), atol=1e-6)
     # From simulated class means: with noise of the means and the error of the steps.
     fine = torch.linspace(0, 10, 5001, dtype=torch.float64)
-    found = estimate_integrals(sde.simulate(initial, fine, per_class=1, noise=0.0).means, kind=model)
+    found = estimate_integrals(sde.simulate(initial, fine, counts=(1,) * 3, noise=0.0).means, kind=model)
     assert float(found.alpha[-1]) == pytest.approx(8.6, rel=0.05)
     assert float(found.beta[-1]) == pytest.approx(-4, rel=0.05)
     assert abs(float(found.alpha[-1]) - 8.6) < 0.01
@@ -130,7 +130,7 @@ def test_the_l_model_collapses_to_a_simplex(num_classes):
 
 def test_the_end_of_a_path_as_a_solution():
     sde = LocallyElasticSDE(3, kind="L", alpha=0.8, beta=-0.4)
-    path = sde.simulate(torch.eye(3) * 2, torch.linspace(0, 12, 121, dtype=torch.float64), per_class=30, noise=0.1, seed=5)
+    path = sde.simulate(torch.eye(3) * 2, torch.linspace(0, 12, 121, dtype=torch.float64), counts=(30,) * 3, noise=0.1, seed=5)
     solution = sde.solution(path)
     labels = torch.arange(3).repeat_interleave(30)
     assert solution.value == pytest.approx(
@@ -156,14 +156,20 @@ def test_the_end_of_a_path_as_a_solution():
         ),
         (
             lambda: LocallyElasticSDE(2, kind="I", alpha=1.0, beta=0.0).simulate(
-                torch.zeros(2, 2), torch.tensor([1.0, 2.0]), per_class=1, noise=0.1
+                torch.zeros(2, 2), torch.tensor([1.0, 2.0]), counts=(1, 1), noise=0.1
             ),
             r"rising times from 0\.0 on",
         ),
         (
+            lambda: LocallyElasticSDE(2, kind="I", alpha=1.0, beta=0.0).simulate(
+                torch.zeros(2, 2), torch.tensor([0.0, 2.0]), counts=(1, 1, 1), noise=0.1
+            ),
+            r"counts must hold 2 numbers, one for each class, got \(1, 1, 1\)\.",
+        ),
+        (
             lambda: LocallyElasticSDE(2, kind="I", alpha=1.0, beta=0.0).solution(
                 LocallyElasticSDE(2, kind="I", alpha=1.0, beta=0.0).simulate(
-                    torch.zeros(2, 3), torch.tensor([0.0, 2.0]), per_class=1, noise=0.1
+                    torch.zeros(2, 3), torch.tensor([0.0, 2.0]), counts=(1, 1), noise=0.1
                 )
             ),
             r"p = K = 2, got p = 3\.",

@@ -427,7 +427,7 @@ def test_the_tradeoff_over_the_decay():
         (lambda: golden_model(bias="regularized"), r"bias must be 'none' or 'free', got 'regularized'\."),
         (lambda: MUFM(INPUTS[0], LABELS, lambda_w=1, lambda_h=1), r"inputs must have shape \(N, d\), got \(5,\)\."),
         (lambda: MUFM(INPUTS.where(INPUTS < 1, math.nan), LABELS, lambda_w=1, lambda_h=1), r"got nan or inf in row \d\. Clean"),
-        (lambda: MUFM(INPUTS, LABELS * 2, lambda_w=1, lambda_h=1), r"got 5, without samples: \[1, 3\]"),
+        (lambda: MUFM(INPUTS, LABELS * 2, lambda_w=1, lambda_h=1), r"each with a sample, got counts \(4, 0, 4, 0, 4\)\."),
         (
             lambda: shrinkage(golden_model(loss="cross_entropy"), INPUTS[:3]),
             r"The shrinkage law needs loss='mse', got loss='cross_entropy'\.",

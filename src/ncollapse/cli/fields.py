@@ -16,7 +16,7 @@ from ncollapse.cli.surrogate_models import FromCounts
 _OPTIONS = ("--solver", "--seed", "--figure", "--all", "--json", "--help")
 # Options of version 0.1 and the fields that they set, where these have another name.
 _OLD = {
-    **{"classes": "num_classes", "steps": "num_steps", "model": "kind", "e_w": "energy_w", "e_h": "energy_h"},
+    **{"steps": "num_steps", "model": "kind", "e_w": "energy_w", "e_h": "energy_h"},
     **{"beta": "lambda_w", "decay": "lambda_w"},
 }
 
@@ -135,21 +135,27 @@ def new_form(name: str, words: Sequence[str], fields: Mapping[str, Field]) -> st
     if unknown:
         flag = "--" + unknown[0].replace("_", "-")
         return f"solve has no option {flag}. {near_words(flag, _OPTIONS)}See ncollapse solve --help."
-    settings = [*kept, *(f"{key}={value}" for key, value in _as_fields(typed, fields).items())]
-    return f"The options of a model are fields since version 0.2. Type: ncollapse solve {' '.join([name, *settings])}"
+    settings = _as_fields(typed, fields)
+    line = " ".join([name, *kept, *(f"{key}={value}" for key, value in settings.items())])
+    found = ""
+    if "threshold" in typed:
+        found = "It prints the threshold as minority_threshold. Set counts to that ratio to solve there. "
+    return f"The options of a model are fields since version 0.2. {found}Type: ncollapse solve {line}"
 
 
 def _as_fields(typed: Mapping[str, list[str]], fields: Mapping[str, Field]) -> dict[str, str]:
     first = {flag: values[0] if values else "" for flag, values in typed.items()}
     made: dict[str, str] = {}
-    if "counts" in fields and first.keys() & {"classes", "per_class", "majority", "ratio"}:
+    if "counts" in fields and first.keys() & {"classes", "per_class"}:
         default = fields["counts"].default
-        classes, majority = first.get("classes", str(len(default))), first.get("majority")
         each = typed.get("per_class", [written(default[0])])
-        made["counts"] = ",".join(each) if len(each) > 1 else f"{classes}x{each[0]}"
-        if majority is not None:
-            ratio = first.get("ratio", "10" if "threshold" in first else "1")
-            made["counts"] = f"{majority}x{ratio},{int(classes) - int(majority)}x1"
+        made["counts"] = ",".join(each) if len(each) > 1 else f"{first.get('classes', len(default))}x{each[0]}"
+    if "counts" in fields and first.keys() & {"majority", "ratio", "threshold"}:
+        # Without a number of majority classes, half of the classes are, as they are by default.
+        classes = int(first.get("classes", len(fields["counts"].default)))
+        majority = int(first.get("majority", classes // 2))
+        ratio = first.get("ratio", "10" if "threshold" in first else "1")
+        made["counts"] = f"{majority}x{ratio},{classes - majority}x1"
     for flag, value in first.items():
         field = flag if flag in fields else _OLD.get(flag, "")
         if field in fields:

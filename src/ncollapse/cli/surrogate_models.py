@@ -85,7 +85,7 @@ def near_data(
 
 def falling_rates(
     *,
-    num_classes: Annotated[int, "K, at least 2."] = 3,
+    counts: Annotated[tuple[int, ...], "n_k, samples of each class, all alike."],
     kind: Annotated[Literal["I", "L"], "I-model or L-model."] = "L",
     alpha: Annotated[float, "The effect within a class is alpha · t^-decay."] = 1.0,
     beta: Annotated[float, "The effect between classes is beta · t^-decay."] = -0.5,
@@ -97,13 +97,13 @@ def falling_rates(
     def falling(scale: float) -> Callable[[float], float]:
         return lambda time: scale * time**-decay
 
-    return LocallyElasticSDE(num_classes, kind=kind, alpha=falling(alpha), beta=falling(beta), start_time=1.0)
+    return LocallyElasticSDE(len(counts), kind=kind, alpha=falling(alpha), beta=falling(beta), start_time=1.0)
 
 
 def simulation(
     sde: Any,
     *,
-    per_class: Annotated[int, "n, samples of each class."] = 100,
+    counts: tuple[int, ...],
     end: Annotated[float, "Last time; the first is 1."] = 20.0,
     num_steps: Annotated[int, "Steps of the Euler-Maruyama method."] = 1000,
     noise: Annotated[float, "Standard deviation of each coordinate at time one."] = 0.1,
@@ -116,7 +116,7 @@ def simulation(
     noisy = torch.randn(sde.num_classes, sde.num_classes, generator=generator, dtype=torch.float64)
     initial = torch.eye(sde.num_classes, dtype=torch.float64) + 0.3 * noisy
     times = torch.linspace(1, end, num_steps + 1, dtype=torch.float64)
-    return sde.solution(sde.simulate(initial, times, per_class=per_class, noise=noise, seed=seed))
+    return sde.solution(sde.simulate(initial, times, counts=counts, noise=noise, seed=seed))
 
 
 def flow_from_small(
@@ -264,7 +264,7 @@ MODELS = {
     "locally_elastic_sde": SolvableModel(
         "class means that pull samples of their own class and push others, simulated",
         (falling_rates,),
-        {},
+        {"counts": (100,) * 3},
         {"simulation": simulation},
         "alpha=0.5 beta=-0.3 end=12",
     ),

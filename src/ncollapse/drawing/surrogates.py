@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 
 from ncollapse.drawing import style
 
@@ -40,32 +40,34 @@ class GramPanel:
 
 
 def plot_panels(title: str, panels: Sequence[LinePanel | GramPanel]) -> Figure:
-    """Draw panels, three in a row, under a title."""
+    """Draw panels, three in a row, under a title; names that a panel before has explained are not explained again."""
     columns = min(len(panels), _IN_A_ROW)
     rows = -(-len(panels) // columns)
     with style.house_style():
         figure = Figure(figsize=(_WIDTH * columns, _HEIGHT * rows + 0.3), layout="constrained", facecolor="white")
         places = figure.subplots(rows, columns, squeeze=False).flatten()
+        explained: set[str] = set()
         for axes, panel in zip(places, panels, strict=False):
             axes.set_title(panel.title, fontsize=9.5, loc="left", color=style.INK)
             if isinstance(panel, LinePanel):
                 _draw_lines(axes, panel)
+                names = {name for name in axes.get_legend_handles_labels()[1] if not name.startswith("_")}
+                if names - explained:
+                    axes.legend(frameon=False, fontsize=8)
+                explained |= names
             else:
                 figure.colorbar(_draw_gram(axes, panel), ax=axes, shrink=0.85)
         for axes in places[len(panels) :]:
             axes.set_axis_off()
-        wrapped = textwrap.fill(title, int(16 * _WIDTH * columns))
+        wrapped = textwrap.fill(title, int(14 * _WIDTH * columns))
         figure.suptitle(wrapped, x=0.01, ha="left", fontsize=8.5, color=style.SOFT).set_parse_math(False)
     return figure
 
 
 def _draw_lines(axes: Axes, panel: LinePanel) -> None:
     style.prepare(axes)
-    for letter, axis in (("x", axes.xaxis), ("y", axes.yaxis)):
-        if letter in panel.log:
-            getattr(axes, f"set_{letter}scale")("log")
-            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            axis.set_minor_formatter(NullFormatter())
+    for letter in panel.log:
+        getattr(axes, f"set_{letter}scale")("log")
     if all(isinstance(value, int) for x, _ in panel.curves.values() for value in x):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     colors = style.depth_colors(len(panel.curves)) if len(panel.curves) > 1 else [style.LINE]
@@ -78,8 +80,6 @@ def _draw_lines(axes: Axes, panel: LinePanel) -> None:
     for name, place in panel.marks.items():
         axes.axvline(place, color=style.SOFT, linewidth=0.9, linestyle=":", label=name)
     axes.set_xlabel(panel.x_label)
-    if any(not name.startswith("_") for name in axes.get_legend_handles_labels()[1]):
-        axes.legend(frameon=False, fontsize=8)
 
 
 def _draw_gram(axes: Axes, panel: GramPanel) -> AxesImage:

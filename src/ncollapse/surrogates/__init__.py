@@ -3,16 +3,17 @@
 from ncollapse.surrogates.batch_norm_net import BatchNormNet
 from ncollapse.surrogates.bounded_outputs import BoundedOutputs, average_by_class
 from ncollapse.surrogates.central_path import CentralPath, signal_after
-from ncollapse.surrogates.critical_point import CriticalPoint, critical_point
-from ncollapse.surrogates.deep_low_rank import layer_ranks, low_rank_start
-from ncollapse.surrogates.deep_ufm import DeepUFM, collapse_threshold
+from ncollapse.surrogates.deep_ufm import DeepUFM, collapse_threshold, layer_ranks, low_rank_start
 from ncollapse.surrogates.fixed_etf import FixedETF, Forces, feature_forces, weight_forces
-from ncollapse.surrogates.great_circle import great_circle_blocks
-from ncollapse.surrogates.gufm import GUFM, layer_norm
-from ncollapse.surrogates.imbalance import minority_collapse_ratio, seli_geometry
+from ncollapse.surrogates.gufm import GUFM, great_circle_blocks, layer_norm
+from ncollapse.surrogates.imbalance import (
+    minority_collapse_ratio,
+    minority_cosine,
+    minority_threshold,
+    seli_geometry,
+    solve_sdp,
+)
 from ncollapse.surrogates.layer_peeled import GroupedNewton, LayerPeeled
-from ncollapse.surrogates.layer_peeled_minority import minority_cosine, minority_threshold
-from ncollapse.surrogates.layer_peeled_sdp import solve_sdp
 from ncollapse.surrogates.locally_elastic_estimates import RateIntegrals, estimate_integrals, smooth_rate, tail_index
 from ncollapse.surrogates.locally_elastic_sde import Growth, LocallyElasticSDE, SDEPath, pairwise_separability
 from ncollapse.surrogates.max_margin import KKT, MarginFlow, MaxMargin
@@ -21,8 +22,10 @@ from ncollapse.surrogates.mufm import MUFM, EliminatedFeatures
 from ncollapse.surrogates.mufm_flow import FlowPath, gradient_flow
 from ncollapse.surrogates.mufm_laws import (
     CollapseProgress,
+    CriticalPoint,
     alignment,
     collapse_progress,
+    critical_point,
     merged_decay,
     shrinkage,
     straight_layers,

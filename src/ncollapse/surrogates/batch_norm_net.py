@@ -1,4 +1,4 @@
-"""Two layers with batch normalization under the squared loss: the last layers of a network, solved in closed form."""
+"""The last two layers of a network with batch normalization under the squared loss."""
 
 from __future__ import annotations
 
@@ -10,42 +10,38 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ncollapse.statistics.batch import check_labels
 from ncollapse.surrogates.solving.arguments import check_positive
 from ncollapse.surrogates.solving.losses import one_hot
-from ncollapse.surrogates.solving.problem import Problem, Solver
+from ncollapse.surrogates.solving.problem import DataProblem
 from ncollapse.surrogates.solving.solution import Certificate, Inequality, Solution, Variables
 from ncollapse.surrogates.solving.solvers import LBFGS, GradientDescent
 
 
 def normalize_batch(values: Tensor) -> Tensor:
-    """Columns less their mean, scaled to norm one: batch normalization of a full batch, up to the factor √N."""
+    """Center every column and scale it to norm one: batch normalization of a full batch, over √N."""
     centered = values - values.mean(dim=0)
     return centered / torch.linalg.norm(centered, dim=0)
 
 
 @dataclass(frozen=True, eq=False)
-class BatchNormNet(Problem):
-    r"""Last two layers of a ReLU network with batch normalization of the hidden one, squared loss and weight decay.
+class BatchNormNet(DataProblem):
+    r"""The last two layers of a ReLU network with batch normalization, squared loss and weight decay.
 
     .. math:: \min \frac12 \lVert \sum_j \mathrm{relu}(\gamma_j \mathrm{BN}(F w_j) + \tfrac{\alpha_j}{\sqrt N} 1) v_j^T - Y
         \rVert^2 + \frac\lambda2 \sum_j (\gamma_j^2 + \alpha_j^2 + \lVert v_j \rVert^2)
 
-    With F of full row rank, one hidden unit a class is a global minimizer whatever the width: :math:`F w_j = y_j`, the
-    indicator of the class, with :math:`\gamma_j = \sqrt{s_j (1 - n_j/N)}`, :math:`\alpha_j = \sqrt{s_j n_j/N}`, :math:`v_j =
-    \sqrt{s_j} e_j` and :math:`s_j = (\sqrt{n_j} - \lambda)_+`; value :math:`\sum_j \frac12 (\sqrt{n_j} - s_j)^2 + \lambda s_j`.
-    Hidden features are an orthogonal frame, centered a simplex ETF. The bound holds for any F and width, because a hidden unit
-    is no longer than its :math:`(\gamma, \alpha)`: the objective is at least :math:`\min_Z \frac12 \lVert Z - Y \rVert^2 +
-    \lambda \lVert Z \rVert_*`.
+    If F has full row rank, a global minimizer has one hidden unit a class, whatever the width: :math:`F w_j = y_j` is the
+    indicator of the class, :math:`\gamma_j = \sqrt{s_j (1 - n_j/N)}`, :math:`\alpha_j = \sqrt{s_j n_j/N}` and :math:`v_j =
+    \sqrt{s_j} e_j` with :math:`s_j = (\sqrt{n_j} - \lambda)_+`. The minimum is :math:`\sum_j \frac12 (\sqrt{n_j} - s_j)^2 +
+    \lambda s_j`. The hidden features are an orthogonal frame, and a simplex ETF once they are centered. No hidden unit is
+    longer than its :math:`(\gamma, \alpha)`, so :math:`\min_Z \frac12 \lVert Z - Y \rVert^2 + \lambda \lVert Z \rVert_*`
+    is a lower bound for any F and width.
 
     Attributes:
-        inputs: F, features of the layer before, shape (N, d), of rank N.
+        inputs: F, the features of the layer before, shape (N, d), of rank N.
         labels: Classes in [0, K), each with a sample, shape (N,).
         lambda_w: λ, decay of all but the hidden layer, positive.
-        width: m, hidden units, at least K; None takes K.
-
-    Raises:
-        ValueError: If a number is out of range, or the rank is less than N.
+        width: m, the number of hidden units, at least K; None takes K.
 
     Reference:
         Ergen, Sahiner, Ozturkler, Pauly, Mardani & Pilanci (2022), ICLR; the shift's factor :math:`1/\sqrt N` follows from
@@ -60,10 +56,7 @@ class BatchNormNet(Problem):
 
     def __post_init__(self) -> None:
         check_positive(lambda_w=self.lambda_w)
-        object.__setattr__(self, "labels", check_labels(self.labels, len(self.inputs), self.num_classes))
-        object.__setattr__(self, "inputs", self.inputs.detach().double())
-        if self.num_classes < 2 or min(self.counts) == 0:
-            raise ValueError(f"Two or more classes, each with a sample, are needed; got counts {self.counts}.")
+        self._check_data()
         if self.num_units < self.num_classes:
             raise ValueError(f"The closed form needs width >= {self.num_classes}, one unit a class, got {self.width}.")
         rank = int(torch.linalg.matrix_rank(self.inputs))
@@ -73,33 +66,20 @@ class BatchNormNet(Problem):
                 f"{rank} of {tuple(self.inputs.shape)}. Take fewer samples or more dimensions."
             )
 
-    @cached_property
-    def num_classes(self) -> int:
-        """K."""
-        return int(self.labels.max()) + 1
-
-    @cached_property
-    def counts(self) -> tuple[int, ...]:
-        """n_k."""
-        return tuple(torch.bincount(self.labels, minlength=self.num_classes).tolist())
-
     @property
     def num_units(self) -> int:
-        """M."""
+        """The number of hidden units, m."""
         return self.num_classes if self.width is None else self.width
 
     @cached_property
     def _counts(self) -> Tensor:
         return torch.tensor(self.counts, dtype=torch.float64)
 
-    @property
-    def solvers(self) -> tuple[type[Solver], ...]:
-        """L-BFGS and plain descent in all variables: they may stop at kinks of ReLU; the certificate says."""
-        return LBFGS, GradientDescent
+    solvers = (LBFGS, GradientDescent)
 
     @cached_property
     def sizes(self) -> Tensor:
-        r""":math:`s_j = (\sqrt{n_j} - \lambda)_+`, shape (K,)."""
+        r"""The numbers :math:`s_j = (\sqrt{n_j} - \lambda)_+`, shape (K,)."""
         return (self._counts.sqrt() - self.lambda_w).clamp(min=0)
 
     @cached_property
@@ -108,12 +88,12 @@ class BatchNormNet(Problem):
         return float((0.5 * (self._counts.sqrt() - self.sizes).square() + self.lambda_w * self.sizes).sum())
 
     def draw(self, normal: Callable[..., Tensor]) -> Variables:
-        """Standard normal hidden and last weights, γ = 1 and α = 0 as frameworks have them."""
+        """Standard normal hidden and last weights; γ = 1 and α = 0, as in frameworks."""
         hidden, weight = normal(self.num_units, self.inputs.shape[1]), normal(self.num_classes, self.num_units)
         return {"hidden": hidden, "gamma": torch.ones_like(weight[0]), "alpha": torch.zeros_like(weight[0]), "weight": weight}
 
     def features(self, variables: Variables) -> Tensor:
-        """Hidden features behind ReLU, shape (N, m)."""
+        """The hidden features behind ReLU, shape (N, m)."""
         scaled = variables["gamma"] * normalize_batch(self.inputs @ variables["hidden"].T)
         return torch.relu(scaled + variables["alpha"] / math.sqrt(len(self.inputs)))
 
@@ -128,11 +108,11 @@ class BatchNormNet(Problem):
         return 0.5 * errors.square().sum() + self.lambda_w / 2 * decay
 
     def certificate(self, variables: Variables) -> Certificate:
-        """The global minimum, which bounds every point, and the condition under which no class is given up."""
+        """The global minimum. If the inequality holds, no class is given up."""
         return Certificate(self.minimum, Inequality("λ <= min √n_k", self.lambda_w, math.sqrt(min(self.counts))))
 
     def closed_form(self) -> Solution:
-        """One hidden unit a class; further units are switched off."""
+        """The global minimum: one hidden unit a class, further units switched off."""
         indicators = one_hot(self.labels, self.num_classes)
         shares, roots = self._counts / len(self.labels), self.sizes.sqrt()
         units = torch.linalg.pinv(self.inputs) @ indicators

@@ -1,4 +1,4 @@
-"""Outputs within a ball: cross-entropy over bounded functions, and why averaging outputs by class never hurts."""
+"""Cross-entropy of outputs within a ball, and of outputs that are averaged by class."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from torch import Tensor
 
 from ncollapse.etf import simplex_etf
 from ncollapse.surrogates.solving.arguments import check_counts, check_positive
-from ncollapse.surrogates.solving.losses import loss_value, one_hot
-from ncollapse.surrogates.solving.problem import CountsProblem, Solver
+from ncollapse.surrogates.solving.losses import one_hot
+from ncollapse.surrogates.solving.problem import CountsProblem
 from ncollapse.surrogates.solving.projected import Constrained, ProjectedGradient
 from ncollapse.surrogates.solving.solution import Certificate, Solution, Variables
 
 
 @dataclass(frozen=True)
 class BoundedOutputs(CountsProblem, Constrained):
-    r"""Cross-entropy of outputs :math:`z_i \in R^K` with :math:`\lVert z_i \rVert \le R`, free otherwise.
+    r"""Mean cross-entropy of free outputs :math:`z_i \in R^K` with :math:`\lVert z_i \rVert \le R`.
 
-    Every sample's least loss is :math:`\log(1 + (K-1) e^{-R \sqrt{K/(K-1)}})`, at :math:`z = R (\sqrt{(K-1)/K}\, e_y -
-    \sum_{j \ne y} e_j / \sqrt{K(K-1)})` alone: outputs collapse to a simplex ETF of norm R, whatever the counts.
+    The least loss of a sample is :math:`\log(1 + (K-1) e^{-R \sqrt{K/(K-1)}})`. Only :math:`z = R (\sqrt{(K-1)/K}\, e_y -
+    \sum_{j \ne y} e_j / \sqrt{K(K-1)})` reaches it, so outputs collapse to a simplex ETF of norm R, whatever the counts.
 
     Attributes:
         counts: n_k, samples of each class.
@@ -44,10 +44,7 @@ class BoundedOutputs(CountsProblem, Constrained):
         check_counts(self.counts)
         check_positive(radius=self.radius)
 
-    @property
-    def solvers(self) -> tuple[type[Solver], ...]:
-        """Projected gradient descent: the problem is convex."""
-        return (ProjectedGradient,)
+    solvers = (ProjectedGradient,)
 
     @property
     def minimum(self) -> float:
@@ -64,29 +61,16 @@ class BoundedOutputs(CountsProblem, Constrained):
         rows = variables["features"]
         return {"features": rows * (self.radius / torch.linalg.norm(rows, dim=1, keepdim=True)).clamp(max=1)}
 
-    def complete(self, variables: Variables) -> Variables:
-        """The point itself."""
-        return variables
-
-    def tangent(self, variables: Variables, gradient: Variables) -> Variables:
-        """All of the gradient: the ball has an inside."""
-        return gradient
-
     def objective(self, variables: Variables) -> Tensor:
         """Mean cross-entropy of the outputs, "features" (N, K)."""
-        shares = torch.full((self.num_samples,), 1 / self.num_samples, dtype=torch.float64)
-        return loss_value("cross_entropy", variables["features"], self.labels, shares)
+        return self._mean_loss("cross_entropy", variables["features"])
 
     def certificate(self, variables: Variables) -> Certificate:
-        """The global minimum, which holds within the ball."""
+        """The global minimum."""
         return Certificate(self.minimum)
 
     def closed_form(self) -> Solution:
-        """A simplex ETF of norm R.
-
-        Returns:
-            The global minimum, in K coordinates that sum to zero.
-        """
+        """The global minimum: a simplex ETF of norm R."""
         K = self.num_classes
         # The frame's Gram matrix is a multiple of a projection: its rows are the frame itself, turned into K coordinates.
         frame = simplex_etf(K, K - 1)
@@ -95,18 +79,7 @@ class BoundedOutputs(CountsProblem, Constrained):
 
 
 def average_by_class(outputs: Tensor, labels: Tensor) -> Tensor:
-    """Replace every sample's outputs by the mean over its class: by convexity the loss never rises.
-
-    Args:
-        outputs: Shape (N, K).
-        labels: Shape (N,).
-
-    Returns:
-        Shape (N, K): within-class variability zero.
-
-    Reference:
-        E & Wojtowytsch (2022), MSML: Jensen's inequality.
-    """
+    """Replace the outputs (N, K) of each sample by their class mean. A convex loss never rises (E & Wojtowytsch 2022)."""
     membership = one_hot(labels, int(labels.max()) + 1)
     means = membership.T @ outputs.double() / membership.sum(dim=0).clamp(min=1).unsqueeze(1)
     return means[labels]

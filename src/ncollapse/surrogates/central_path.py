@@ -1,4 +1,4 @@
-"""The central path of the squared loss, and the renormalized gradient flow along it, which has an exact law."""
+"""The central path of the squared loss, and the exact law of the renormalized gradient flow along it."""
 
 from __future__ import annotations
 
@@ -14,26 +14,28 @@ from ncollapse.surrogates.mse_decomposition import decompose_mse, least_squares_
 from ncollapse.surrogates.solving.arguments import check_balanced, check_counts, check_positive
 from ncollapse.surrogates.solving.flows import FlowEnd, follow
 from ncollapse.surrogates.solving.losses import one_hot
-from ncollapse.surrogates.solving.problem import CountsProblem, Solver
+from ncollapse.surrogates.solving.problem import CountsProblem
 from ncollapse.surrogates.solving.solution import Certificate, Inequality, Variables, unless_it_holds
 from ncollapse.surrogates.solving.solvers import LBFGS, GradientDescent
 
 
 @dataclass(frozen=True)
 class CentralPath(CountsProblem):
-    r"""Features on the central path: the squared loss of the least-squares classifier, balanced, without decay.
+    r"""Features on the central path: the squared loss of their least-squares classifier, balanced, without decay.
 
-    In coordinates where :math:`\Sigma_W = I` (``whiten``) the loss is :math:`\frac{1}{2K} \sum_j 1/(1 + \omega_j^2)`, with
-    :math:`\omega_j` the K-1 singular values of the centered class means over √K: their squares are the eigenvalues of the
-    signal-to-noise matrix :math:`\Sigma_W^{-1/2} \Sigma_B \Sigma_W^{-1/2}`. Along its gradient flow, kept to
-    :math:`\Sigma_W = I`, each follows a law of its own (``signal_after``): all grow without end, and their ratios tend to 1.
+    .. math:: \min_H \min_{W, b} \frac{1}{2N} \lVert W H + b 1^T - Y \rVert^2 = \frac{1}{2K} \sum_j \frac{1}{1 + \omega_j^2}
+
+    The signals :math:`\omega_j` are the K-1 singular values of the centered class means over √K, in coordinates where
+    :math:`\Sigma_W = I` (``whiten``). Their squares are the eigenvalues of :math:`\Sigma_W^{-1/2} \Sigma_B \Sigma_W^{-1/2}`.
+    The gradient flow that keeps :math:`\Sigma_W = I` moves each signal by a law of its own (``signal_after``). All signals
+    grow without end, and their ratios tend to 1.
 
     Attributes:
         counts: Samples of each class, all alike: ``balanced(K, n)``.
         dim: d, at most N - K so that Σ_W has full rank.
 
     Reference:
-        Han, Papyan & Donoho (2022), ICLR; the law as it stands here is derived.
+        Han, Papyan & Donoho (2022), ICLR; this form of the law is derived.
     """
 
     counts: tuple[int, ...]
@@ -50,13 +52,11 @@ class CentralPath(CountsProblem):
                 "fewer dimensions."
             )
 
-    @property
-    def solvers(self) -> tuple[type[Solver], ...]:
-        """L-BFGS in the features: the loss has an infimum and no minimum, so that it goes as far as its digits."""
-        return LBFGS, GradientDescent
+    # The loss has an infimum and no minimum: they go as far as its digits.
+    solvers = (LBFGS, GradientDescent)
 
     def draw(self, normal: Callable[..., Tensor]) -> Variables:
-        """Standard normal deviations around standard normal class means, brought to identity covariance."""
+        """Standard normal deviations around standard normal class means, whitened."""
         means, noise = normal(self.num_classes, self.dim), normal(self.num_samples, self.dim)
         return {"features": self.whiten(means[self.labels] + noise)}
 
@@ -66,13 +66,13 @@ class CentralPath(CountsProblem):
         return means - means.mean(dim=0), features - means[self.labels]
 
     def whiten(self, features: Tensor) -> Tensor:
-        r"""Features (N, d), sorted by class, where :math:`\Sigma_W = I`: the rows of :math:`\Sigma_W^{-1/2} H`."""
+        r"""Multiply features (N, d), sorted by class, by :math:`\Sigma_W^{-1/2}`."""
         _, deviations = self._parts(features)
         sizes, axes = torch.linalg.eigh(deviations.T @ deviations / len(features))
         return features @ (axes / sizes.sqrt()) @ axes.T
 
     def signals(self, features: Tensor) -> Tensor:
-        r"""Singular values :math:`\omega_j` of the whitened, centered class means over √K, largest first: min(K-1, d)."""
+        r"""The min(K-1, d) signals :math:`\omega_j` of features (N, d), largest first."""
         means, _ = self._parts(self.whiten(features))
         return torch.linalg.svdvals(means)[: min(self.num_classes - 1, self.dim)] / math.sqrt(self.num_classes)
 
@@ -82,7 +82,7 @@ class CentralPath(CountsProblem):
         return {**variables, "weight": weight, "bias": bias}
 
     def objective(self, variables: Variables) -> Tensor:
-        """Loss of the least-squares classifier of "features" (N, d)."""
+        """The loss of the least-squares classifier of "features" (N, d)."""
         return self._residual(variables["features"])[0].square().sum() / (2 * len(self.labels))
 
     def _residual(self, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -99,18 +99,14 @@ class CentralPath(CountsProblem):
         return Certificate(missing / (2 * self.num_classes), reached)
 
     def flow(self, start: Variables, *, duration: float, num_steps: int = 1000) -> FlowEnd:
-        r"""Follow the renormalized gradient flow: the negative gradient in the features, projected on :math:`\Sigma_W = I`.
+        r"""Follow the negative gradient in the features, projected on :math:`\Sigma_W = I`, by Runge–Kutta steps of order four.
 
         Args:
-            start: "features", sorted by class; they are whitened first.
-            duration: Last time; a signal moves at times of order N K.
-            num_steps: Steps of Runge–Kutta, of order four.
+            start: "features", sorted by class. They are whitened first.
+            duration: The last time. Signals move at times of order N K.
 
         Returns:
             The last point, with the path.
-
-        Raises:
-            ValueError: If the steps are too long.
         """
 
         def retract(variables: Variables) -> Variables:
@@ -130,27 +126,20 @@ class CentralPath(CountsProblem):
         return {"features": descent - deviations @ (normal + normal.T) / 2}
 
     def losses(self, features: Tensor) -> tuple[float, float]:
-        """The loss of the central path, split by ``decompose_mse`` into its shares of NC1 and of NC2 and NC3."""
+        """The loss, split by ``decompose_mse`` into the parts of NC1 and of NC2 and NC3."""
         point = self.complete({"features": features})
         parts = decompose_mse(features, self.labels, point["weight"], point["bias"], lambda_w=0.0)
         return parts.nc1, parts.nc23
 
 
 def signal_after(start: float, time: float, *, counts: Sequence[int]) -> float:
-    r"""A signal along the renormalized flow: :math:`\log \omega + \omega^2 + \omega^4/4` grows by :math:`t/(NK)`.
+    r"""Compute a signal ω(t) along the renormalized flow of ``CentralPath`` from ω(0) > 0.
 
-    It solves :math:`\dot\omega = \frac{1}{NK} \omega / (1 + \omega^2)^2`.
-
-    Args:
-        start: ω at time 0, positive.
-        time: t, at least 0.
-        counts: n of each class, all alike.
+    It solves :math:`\dot\omega = \frac{1}{NK} \omega / (1 + \omega^2)^2`, so :math:`\log \omega + \omega^2 + \omega^4/4`
+    grows by :math:`t/(NK)`.
 
     Returns:
         ω(t).
-
-    Raises:
-        ValueError: If the start is not positive or the classes are not balanced.
 
     Reference:
         Derived; Han, Papyan & Donoho (2022), ICLR, give the same form.

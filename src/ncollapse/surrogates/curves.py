@@ -75,7 +75,7 @@ def _(problem: models.MUFM, solution: Solution) -> Panels:
             "cost of moving, λ_H",
             {"multilayer model": (decays, curve)},
             {name: ([decays[0], decays[-1]], [level] * 2) for name, level in levels.get(title, {}).items()},
-            marks={"": problem.lambda_h},
+            marks={"this solution": problem.lambda_h},
             log="x",
         )
         for title, curve in values.items()
@@ -94,7 +94,7 @@ def _(problem: NearlyCollapsed, solution: Solution) -> Panels:
         changed = [replace(model, **{name: factor * getattr(model, name)}) for factor in allowed]
         curves[label] = allowed, [one.ratio(*spread) for one in changed]
     title = "PFC1 of the features over that of the data"
-    return [LinePanel(title, "factor on the decay", curves, marks={"": 1.0}, log="x")]
+    return [LinePanel(title, "factor on the decay", curves, marks={"this solution": 1.0}, log="x")]
 
 
 @solution_panels.register
@@ -109,7 +109,7 @@ def _(problem: models.DeepUFM, solution: Solution) -> Panels:
         values = [replace(shallow, lambdas_w=(share * unit,) * depth, lambda_h=share * unit) for share in shares]
         curves[f"M = {depth}"] = shares, [float(at.singular_values.max()) / max(problem.counts) ** 0.5 for at in values]
     title = "Singular value of the logits over that of the targets"
-    return [LinePanel(title, "decay of every layer, in units of its threshold", curves, marks={"": 1.0})]
+    return [LinePanel(title, "decay of every layer, in units of its threshold", curves, marks={"threshold": 1.0})]
 
 
 @solution_panels.register
@@ -141,7 +141,7 @@ def _(problem: models.CentralPath, solution: FlowEnd) -> Panels:
     starts = problem.signals(solution.path[0]["features"]).tolist()
     laws = [[models.signal_after(start, time, counts=problem.counts) for time in times] for start in starts]
     signals = {f"signal {j + 1}": (times, [row[j] for row in found]) for j in range(len(starts))}
-    theory = {"law" if j == 0 else f"_{j}": (times, law) for j, law in enumerate(laws)}
+    theory = {"exact law" if j == 0 else f"_{j}": (times, law) for j, law in enumerate(laws)}
     within, between = zip(*(problem.losses(rows) for rows in features), strict=True)
     return [
         LinePanel("Singular values ω of the means, whitened", "time", signals, theory, log="x"),
@@ -154,10 +154,11 @@ def _(problem: models.CentralPath, solution: FlowEnd) -> Panels:
     ]
 
 
-def _descent(solution: Solution, bound: float) -> LinePanel:
+def _descent(solution: Solution, bound: float) -> Panels:
+    """The objective over the steps; a closed form has none."""
     steps = list(range(len(solution.history)))
-    name = "descent" if len(steps) > 1 else solution.source
-    return LinePanel("Objective", "step", {name: (steps, solution.history)}, {"bound": (steps, [bound] * len(steps))}, log="y")
+    curves, bounds = {"descent": (steps, solution.history)}, {"bound": (steps, [bound] * len(steps))}
+    return [LinePanel("Objective", "step", curves, bounds, log="y")] if len(steps) > 1 else []
 
 
 @solution_panels.register
@@ -171,8 +172,8 @@ def _(problem: models.BatchNormNet, solution: Solution) -> Panels:
     }
     title = "Output of the true class at the minimum"
     return [
-        _descent(solution, problem.minimum),
-        LinePanel(title, "weight decay λ", outputs, marks={"": problem.lambda_w}),
+        *_descent(solution, problem.minimum),
+        LinePanel(title, "weight decay λ", outputs, marks={"this solution": problem.lambda_w}),
     ]
 
 
@@ -182,7 +183,7 @@ def _(problem: models.WeightNormalizedNet, solution: Solution) -> Panels:
     ranks, margins = list(range(1, len(problem.labels) + 1)), problem.margins(solution.variables)
     points = {"start": problem.margins(problem.start(0)), "solution": margins}
     curves = {name: (ranks, values.sort().values.tolist()) for name, values in points.items()}
-    return [LinePanel("Normalized margins, sorted", "sample", curves), _descent(solution, problem.minimum)]
+    return [LinePanel("Normalized margins, sorted", "sample", curves), *_descent(solution, problem.minimum)]
 
 
 @solution_panels.register
@@ -203,7 +204,7 @@ def _(problem: models.BoundedOutputs, solution: Solution) -> Panels:
         curves[name] = radii, values
     theory = {"simplex, the least": (radii, [ball.minimum for ball in balls])}
     title = "Cross-entropy of bounded outputs"
-    return [LinePanel(title, "radius R", curves, theory, log="y", marks={"": problem.radius})]
+    return [LinePanel(title, "radius R", curves, theory, log="y", marks={"this solution": problem.radius})]
 
 
 @solution_panels.register
@@ -214,7 +215,7 @@ def _(problem: models.NormalizedFeatures, solution: Solution) -> Panels:
     found = [replace(problem, dim=dim, counts=(1,) * classes).solve(seed=0, allow_unconverged=True).value for dim in dims]
     theory = {"bound": (dims, [problem.minimum] * len(dims))}
     title = f"Cross-entropy of {classes} classes on the sphere"
-    return [LinePanel(title, "dimension", {"descent": (dims, found)}, theory, marks={"": classes - 1})]
+    return [LinePanel(title, "dimension", {"descent": (dims, found)}, theory, marks={"K − 1": classes - 1})]
 
 
 @solution_panels.register

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
@@ -9,11 +10,10 @@ from functools import cached_property
 from typing import Literal
 
 import torch
-from scipy.optimize import brentq
+from scipy.optimize import brentq, minimize_scalar
 from torch import Tensor
 
-from ncollapse.surrogates.solving.arguments import check_counts, check_positive
-from ncollapse.surrogates.solving.losses import loss_value
+from ncollapse.surrogates.solving.arguments import check_choice, check_counts, check_positive
 from ncollapse.surrogates.solving.problem import CountsProblem, Solver
 from ncollapse.surrogates.solving.smoothed import ReLUProblem, SmoothedReLU, rounded_relu
 from ncollapse.surrogates.solving.solution import Certificate, Inequality, Solution, Variables
@@ -21,13 +21,13 @@ from ncollapse.surrogates.solving.solvers import LBFGS, GradientDescent
 
 
 def collapse_threshold(target: float, num_layers: int) -> float:
-    r"""Largest :math:`N^{M+1} \lambda_H \prod_i \lambda_i` at which a singular value of the logits is not zero.
+    r"""Compute the largest :math:`N^{M+1} \lambda_H \prod_i \lambda_i` at which a singular value of the logits is not zero.
 
-    It is :math:`\sigma^{2M} (M-1)^{M-1} / M^{2M}`, with :math:`0^0 = 1`. There the best singular value jumps from zero to
-    :math:`\sigma (M-1)/M`; only for M = 1 it is no jump.
+    It is :math:`\sigma^{2M} (M-1)^{M-1} / M^{2M}`, with :math:`0^0 = 1`. The best singular value there is
+    :math:`\sigma (M-1)/M`, and beyond it zero: a jump, unless M = 1.
 
     Args:
-        target: σ, singular value of the targets: √n_k without a bias.
+        target: σ, the singular value of the targets: √n_k without a bias.
         num_layers: M, at least 1.
 
     Returns:
@@ -50,10 +50,10 @@ class DeepUFM(CountsProblem, ReLUProblem):
     .. math:: \min \frac{1}{2N} \lVert W_M \sigma(W_{M-1} \cdots \sigma(W_1 H)) + b 1^T - Y \rVert^2
         + \sum_i \frac{\lambda_i}{2} \lVert W_i \rVert^2 + \frac{\lambda_H}{2} \lVert H \rVert^2
 
-    Linear layers (σ the identity): each singular value of the logits solves a problem of its own, so that the global minimum is
-    known, and every point has it as a lower bound. With ReLU the same value is that of deep neural collapse (class means
-    orthogonal and within-class variability zero from the first layer on). It is the global minimum for two balanced classes
-    or a single layer; for more, solutions of lower rank may be better, and no bound is known.
+    With linear layers each singular value of the logits solves a problem of its own, so the global minimum is known. With ReLU
+    the same value belongs to deep neural collapse: orthogonal class means and no within-class variability from the first layer
+    on. It is the global minimum for two balanced classes or a single layer. Otherwise solutions of lower rank may be better,
+    and no bound is known.
 
     Attributes:
         counts: n_k, samples of each class.
@@ -61,10 +61,7 @@ class DeepUFM(CountsProblem, ReLUProblem):
         lambdas_w: λ_1 … λ_M, decay of the weights from first to last, positive.
         lambda_h: Decay of the features, summed over samples, positive.
         activation: "linear" or "relu", behind all weights but the last.
-        bias: "none" or, for linear layers, "free": of the last layer.
-
-    Raises:
-        ValueError: If a number is out of range, or ReLU is combined with a bias.
+        bias: Bias of the last layer: "none" or, for linear layers only, "free".
 
     Reference:
         Tirer & Bruna (2022), ICML; Dang et al. (2023), ICML; Súkeník et al. (2023 and 2024), NeurIPS; unequal classes
@@ -91,10 +88,8 @@ class DeepUFM(CountsProblem, ReLUProblem):
         for decay in self.lambdas_w:
             check_positive(lambdas_w=decay)
         check_positive(lambda_h=self.lambda_h)
-        if self.activation not in {"linear", "relu"}:
-            raise ValueError(f"activation must be 'linear' or 'relu', got {self.activation!r}.")
-        if self.bias not in {"none", "free"}:
-            raise ValueError(f"bias must be 'none' or 'free', got {self.bias!r}.")
+        check_choice("activation", self.activation, Literal["linear", "relu"])
+        check_choice("bias", self.bias, Literal["none", "free"])
         if self.bias == "free" and self.activation == "relu":
             raise ValueError("bias='free' needs activation='linear': centered targets are not non-negative. Take bias='none'.")
         rank = len(self.counts) - (self.bias == "free")
@@ -103,17 +98,17 @@ class DeepUFM(CountsProblem, ReLUProblem):
 
     @property
     def num_layers(self) -> int:
-        """M."""
+        """The number of weights, M."""
         return len(self.lambdas_w)
 
     @property
     def solvers(self) -> tuple[type[Solver], ...]:
-        """L-BFGS; with ReLU first the one that rounds its kinks off. Narrow starts lose singular values, a local minimum."""
+        """L-BFGS and gradient descent, and for ReLU first the solver that rounds its kinks off."""
         return (SmoothedReLU, LBFGS, GradientDescent) if self.activation == "relu" else (LBFGS, GradientDescent)
 
     @property
     def penalty(self) -> float:
-        r""":math:`\Lambda = (\lambda_H \prod_i \lambda_i)^{1/(M+1)}`."""
+        r"""The geometric mean of the decays, :math:`\Lambda = (\lambda_H \prod_i \lambda_i)^{1/(M+1)}`."""
         return math.exp((math.log(self.lambda_h) + sum(map(math.log, self.lambdas_w))) / (self.num_layers + 1))
 
     @cached_property
@@ -128,12 +123,12 @@ class DeepUFM(CountsProblem, ReLUProblem):
         return left[:, :rank], values[:rank], right[:rank]
 
     def scalar_objective(self, target: float, value: float) -> float:
-        r"""What a singular value s of the logits costs: :math:`\frac{(\sigma-s)^2}{2N} + \frac{M+1}{2} \Lambda s^{2/(M+1)}`."""
+        r"""The cost of a singular value s: :math:`\frac{(\sigma-s)^2}{2N} + \frac{M+1}{2} \Lambda s^{2/(M+1)}`."""
         depth = self.num_layers + 1
         return (target - value) ** 2 / (2 * sum(self.counts)) + depth / 2 * self.penalty * value ** (2 / depth)
 
     def best_singular_value(self, target: float) -> float:
-        """The s that minimizes ``scalar_objective``: zero above ``collapse_threshold``, else the larger stationary point."""
+        """Minimize ``scalar_objective``: s is zero above ``collapse_threshold``, else the larger stationary point."""
         M, price = self.num_layers, sum(self.counts) * self.penalty
         if price ** (M + 1) > collapse_threshold(target, M) * (1 + 1e-12):
             return 0.0
@@ -144,19 +139,19 @@ class DeepUFM(CountsProblem, ReLUProblem):
 
     @property
     def condition(self) -> Inequality:
-        """The condition under which no class is at zero, by ``collapse_threshold`` of the smallest target."""
+        """The condition under which no class is at zero: ``collapse_threshold`` of the smallest target."""
         price = (self.num_samples * self.penalty) ** (self.num_layers + 1)
         highest = collapse_threshold(float(self._targets[1].min()), self.num_layers)
         return Inequality("N^(M+1) λ_H Πλ_i <= σ^2M (M-1)^(M-1) / M^2M", price, highest)
 
     @cached_property
     def singular_values(self) -> Tensor:
-        """Those of the collapsed logits, one row √n_k times a class, shape (K,) or, with a bias, (K-1,)."""
+        """Singular values of the collapsed logits, each row weighted by √n_k; shape (K,) or, with a bias, (K-1,)."""
         return torch.tensor([self.best_singular_value(float(target)) for target in self._targets[1]], dtype=torch.float64)
 
     @cached_property
     def minimum(self) -> float:
-        """The global minimum of linear layers, and the value of deep neural collapse with ReLU."""
+        """The global minimum with linear layers; the value of deep neural collapse with ReLU."""
         pairs = zip(self._targets[1].tolist(), self.singular_values.tolist(), strict=True)
         return sum(self.scalar_objective(target, value) for target, value in pairs)
 
@@ -170,7 +165,7 @@ class DeepUFM(CountsProblem, ReLUProblem):
         return point if self.bias == "none" else point | {"bias": torch.zeros(self.num_classes, dtype=torch.float64)}
 
     def layers(self, variables: Variables) -> list[Tensor]:
-        """Features in front of every weight, each (N, d): H and, behind their activation, those of the hidden layers."""
+        """The input of every weight, each of shape (N, d): H, then the hidden features behind their activation."""
         return self._layers(variables, 0.0)
 
     def _layers(self, variables: Variables, width: float) -> list[Tensor]:
@@ -191,22 +186,15 @@ class DeepUFM(CountsProblem, ReLUProblem):
         decay = self.lambda_h * variables["first_features"].square().sum()
         for weight, strength in zip(weights, self.lambdas_w, strict=True):
             decay = decay + strength * weight.square().sum()
-        shares = torch.full((len(logits),), 1 / len(logits), dtype=torch.float64)
-        return loss_value("mse", logits, self.labels, shares) + 0.5 * decay
+        return self._mean_loss("mse", logits) + 0.5 * decay
 
     def certificate(self, variables: Variables) -> Certificate:
-        """The closed form's value where it is the global minimum, and the condition under which no class is at zero."""
+        """The value of the closed form if it is the global minimum. If the inequality holds, no class is at zero."""
         proven = self.activation == "linear" or self.num_layers == 1 or (self.num_classes == 2 and len(set(self.counts)) == 1)
         return Certificate(self.minimum if proven else -math.inf, self.condition)
 
     def closed_form(self) -> Solution:
-        r"""The global minimum of linear layers, or deep neural collapse with ReLU.
-
-        All layers share every singular value: :math:`\lambda_i \lVert W_i \rVert^2 = \lambda_H \lVert H \rVert^2` for all i.
-
-        Returns:
-            The solution; within-class variability is zero in every layer.
-        """
+        r"""The global minimum with linear layers, or deep neural collapse: all :math:`\lambda_i \lVert W_i \rVert^2` agree."""
         left, _, right = self._targets
         shared = (self.penalty**0.5) * self.singular_values ** (1 / (self.num_layers + 1))
         rank, roots = len(shared), torch.tensor(self.counts, dtype=torch.float64).sqrt()
@@ -223,3 +211,57 @@ class DeepUFM(CountsProblem, ReLUProblem):
         if self.bias == "free":
             point["bias"] = roots.square() / roots.square().sum()
         return self.solution(point, "closed form" if self.activation == "linear" else "deep neural collapse in closed form")
+
+
+def low_rank_start(problem: DeepUFM) -> Variables:
+    r"""Build a point whose layers, all but the last hidden one, have the least rank r with r(r-1)/2 >= K.
+
+    The classes are pairs of r points. A feature T marks the two points of its class. The last hidden layer tells pairs apart,
+    because :math:`\mathrm{relu}(T^T T - 1 1^T) = I`. All layers cost the same, and their common scale is the best one.
+
+    Args:
+        problem: A model with ReLU, three or more layers and three or more classes.
+
+    Returns:
+        A start for ``LBFGS``.
+
+    Raises:
+        ValueError: If the model is another one.
+
+    Reference:
+        After Súkeník, Mondelli & Lampert (2024), NeurIPS, who use strongly regular graphs.
+    """
+    K, M, d = problem.num_classes, problem.num_layers, problem.dim
+    if problem.activation != "relu" or M < 3 or K < 3:
+        raise ValueError(
+            "low_rank_start needs activation='relu', three or more layers and classes, got "
+            f"{problem.activation!r}, {M} layers, {K} classes. Other models have no such solution that is known."
+        )
+    num_points = math.ceil((1 + math.sqrt(1 + 8 * K)) / 2)
+    points = torch.tensor(list(itertools.combinations(range(num_points), 2))[:K])
+    marks = torch.zeros(K, d, dtype=torch.float64).scatter_(1, points, 1.0)
+    # Marks sum to two, so that a half of each entry takes the one away.
+    apart = torch.zeros(d, d, dtype=torch.float64)
+    apart[:K, :num_points] = marks[:, :num_points] - 0.5
+    keep, last = (torch.eye(rows, d, dtype=torch.float64) for rows in (d, K))
+    keep[num_points:] = 0
+    parts = [marks[problem.labels], *[keep] * (M - 2), apart, last]
+    decays = [problem.lambda_h, *problem.lambdas_w]
+    names = ["first_features", *(f"weight_{number + 1}" for number in range(M))]
+    balanced = {
+        name: part / (torch.linalg.norm(part) * math.sqrt(decay))
+        for name, part, decay in zip(names, parts, decays, strict=True)
+    }
+
+    def scaled(scale: float) -> Variables:
+        return {name: scale * part for name, part in balanced.items()}
+
+    # Beyond this scale the decay alone costs more than the zero point.
+    highest = 1 / math.sqrt(M + 1)
+    found = minimize_scalar(lambda scale: float(problem.objective(scaled(scale))), bounds=(0, highest), method="bounded")
+    return scaled(float(found.x))
+
+
+def layer_ranks(layers: list[Tensor], tolerance: float = 1e-3) -> list[int]:
+    """Count the singular values of each layer (N, d) above a share of its largest one; 0 if all features are zero."""
+    return [int(torch.linalg.matrix_rank(features, rtol=tolerance)) for features in layers]

@@ -1,4 +1,4 @@
-"""Features on a sphere before a classifier that is fixed as a simplex ETF, and the forces that imbalance sets off balance."""
+"""Free features before a classifier that is fixed as a simplex ETF, and the forces of the cross-entropy."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ import torch
 from torch import Tensor
 
 from ncollapse.etf import simplex_etf
-from ncollapse.surrogates.solving.arguments import check_counts, check_positive
-from ncollapse.surrogates.solving.losses import loss_value, one_hot
-from ncollapse.surrogates.solving.problem import CountsProblem, Solver
+from ncollapse.surrogates.solving.arguments import check_choice, check_counts, check_positive
+from ncollapse.surrogates.solving.losses import one_hot
+from ncollapse.surrogates.solving.problem import CountsProblem
 from ncollapse.surrogates.solving.solution import Certificate, Solution, Variables
 from ncollapse.surrogates.solving.solvers import LBFGS, GradientDescent
 
 
 @dataclass(frozen=True)
 class FixedETF(CountsProblem):
-    r"""Free features of norm :math:`\sqrt{E_H}` before a fixed frame :math:`W = \sqrt{E_W}` times a unit simplex ETF.
+    r"""Free features of norm :math:`\sqrt{E_H}` before a fixed classifier, :math:`\sqrt{E_W}` times a unit simplex ETF.
 
-    With :math:`s = \sqrt{E_W E_H}`, dot regression :math:`\frac1N \sum_i (w_{y_i}^T h_i - s)^2 / 2s` or the cross-entropy.
-    Samples do not meet: whatever the counts, the minimum is collapse onto the frame, :math:`h_i \propto w_{y_i}`.
+    .. math:: \min_H \frac1N \sum_i \frac{(w_{y_i}^T h_i - s)^2}{2s} \quad \text{with} \quad s = \sqrt{E_W E_H}
+
+    This is dot regression; the other loss is the mean cross-entropy. No sample affects another one. Whatever the counts, the
+    features collapse onto the frame: :math:`h_i \propto w_{y_i}` at the minimum.
 
     Attributes:
         counts: n_k, samples of each class.
@@ -51,15 +53,11 @@ class FixedETF(CountsProblem):
     def __post_init__(self) -> None:
         check_counts(self.counts)
         check_positive(energy_w=self.energy_w, energy_h=self.energy_h)
-        if self.loss not in {"dot_regression", "cross_entropy"}:
-            raise ValueError(f"loss must be 'dot_regression' or 'cross_entropy', got {self.loss!r}.")
+        check_choice("loss", self.loss, Literal["dot_regression", "cross_entropy"])
         if self.dim < len(self.counts) - 1:
             raise ValueError(f"A frame of {len(self.counts)} classes needs dim >= {len(self.counts) - 1}, got {self.dim}.")
 
-    @property
-    def solvers(self) -> tuple[type[Solver], ...]:
-        """L-BFGS and plain descent in what is normalized."""
-        return LBFGS, GradientDescent
+    solvers = (LBFGS, GradientDescent)
 
     @cached_property
     def weight(self) -> Tensor:
@@ -68,16 +66,14 @@ class FixedETF(CountsProblem):
 
     @property
     def scale(self) -> float:
-        """s, the logit of an aligned feature."""
+        """The logit s of an aligned feature."""
         return math.sqrt(self.energy_w * self.energy_h)
 
     @property
     def minimum(self) -> float:
         r"""0 for dot regression, :math:`\log(1 + (K-1) e^{-sK/(K-1)})` for the cross-entropy."""
-        num_classes = len(self.counts)
-        if self.loss == "dot_regression":
-            return 0.0
-        return math.log1p((num_classes - 1) * math.exp(-self.scale * num_classes / (num_classes - 1)))
+        K = self.num_classes
+        return 0.0 if self.loss == "dot_regression" else math.log1p((K - 1) * math.exp(-self.scale * K / (K - 1)))
 
     def draw(self, normal: Callable[..., Tensor]) -> Variables:
         """Standard normal features, not normalized."""
@@ -89,45 +85,34 @@ class FixedETF(CountsProblem):
         return {"features": math.sqrt(self.energy_h) * unit, "weight": self.weight}
 
     def objective(self, variables: Variables) -> Tensor:
-        """Mean loss of "raw" (N, d), whose normalized rows are the features."""
+        """The loss of "raw" (N, d), which is normalized to the features."""
         logits = self.complete(variables)["features"] @ self.weight.T
         if self.loss == "cross_entropy":
-            shares = torch.full((len(logits),), 1 / len(logits), dtype=torch.float64)
-            return loss_value("cross_entropy", logits, self.labels, shares)
+            return self._mean_loss("cross_entropy", logits)
         true = logits.gather(1, self.labels.unsqueeze(1))
         return (true - self.scale).square().mean() / (2 * self.scale)
 
     def certificate(self, variables: Variables) -> Certificate:
-        """The global minimum, which holds for every point."""
+        """The global minimum."""
         return Certificate(self.minimum)
 
     def closed_form(self) -> Solution:
-        """The global minimum: every feature along its class's row."""
+        """The global minimum: every feature along the classifier row of its class."""
         return self.solution({"raw": self.weight[self.labels]}, "closed form")
 
 
 class Forces(NamedTuple):
-    """The two parts of minus the gradient of the summed cross-entropy.
-
-    Attributes:
-        pull: Towards the own class, one row for each feature or classifier row.
-        push: Away from the others.
-    """
+    """The two parts of minus the gradient of the summed cross-entropy: the pull of the own class and the push of the others."""
 
     pull: Tensor
     push: Tensor
 
 
 def feature_forces(weight: Tensor, features: Tensor, labels: Tensor) -> Forces:
-    r"""Forces of the cross-entropy on features: pull :math:`(1 - p_y) w_y`, push :math:`-\sum_{j \ne y} p_j w_j`.
-
-    Args:
-        weight: W, shape (K, d).
-        features: H, shape (N, d).
-        labels: Shape (N,).
+    r"""Compute the forces on features (N, d): pull :math:`(1 - p_y) w_y`, push :math:`-\sum_{j \ne y} p_j w_j`.
 
     Returns:
-        Of shape (N, d) each; they sum to minus the gradient.
+        Of shape (N, d) each.
 
     Reference:
         Yang et al. (2022), NeurIPS.
@@ -137,18 +122,13 @@ def feature_forces(weight: Tensor, features: Tensor, labels: Tensor) -> Forces:
 
 
 def weight_forces(weight: Tensor, features: Tensor, labels: Tensor) -> Forces:
-    r"""Forces of the cross-entropy on classifier rows: pull :math:`\sum_{i \in k} (1 - p_{ik}) h_i`, push from the others.
+    r"""Compute the forces on W: pull :math:`\sum_{i \in k} (1 - p_{ik}) h_i`, push :math:`-\sum_{i \notin k} p_{ik} h_i`.
 
-    With equal logits the push on a class outweighs its pull by :math:`(N - n_k) / ((K-1) n_k)` in the summed weights: 1 for
-    balanced classes, large for minorities. A fixed frame is not pushed.
-
-    Args:
-        weight: W, shape (K, d).
-        features: H, shape (N, d).
-        labels: Shape (N,).
+    At equal logits the summed weights of the push over those of the pull are :math:`(N - n_k) / ((K-1) n_k)`: 1 for balanced
+    classes, large for minorities.
 
     Returns:
-        Of shape (K, d) each.
+        Of shape (K, d) each, for a weight of that shape.
 
     Reference:
         Yang et al. (2022), NeurIPS.

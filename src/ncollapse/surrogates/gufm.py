@@ -9,27 +9,20 @@ from functools import cached_property
 from typing import Literal
 
 import torch
-from scipy.optimize import brentq
+from scipy.optimize import brentq, minimize_scalar
 from torch import Tensor
 
 from ncollapse.etf import helmert_basis, simplex_etf
 from ncollapse.statistics.batch import check_labels
-from ncollapse.surrogates.solving.arguments import check_balanced, check_counts, check_finite, check_positive
-from ncollapse.surrogates.solving.losses import LossName, check_loss, loss_value
-from ncollapse.surrogates.solving.problem import CountsProblem, Solver
+from ncollapse.surrogates.solving.arguments import check_balanced, check_choice, check_counts, check_finite, check_positive
+from ncollapse.surrogates.solving.losses import LossName
+from ncollapse.surrogates.solving.problem import CountsProblem
 from ncollapse.surrogates.solving.solution import Certificate, Inequality, Solution, Variables, unless_it_holds
 from ncollapse.surrogates.solving.solvers import LBFGS, GradientDescent
 
 
 def layer_norm(raw: Tensor) -> Tensor:
-    """Rows less their mean, scaled to norm one: normalization without trained parameters, up to the factor √d.
-
-    Args:
-        raw: Shape (N, d).
-
-    Returns:
-        Shape (N, d).
-    """
+    """Center every row of a matrix and scale it to norm one: layer normalization without parameters, over √d."""
     return torch.nn.functional.normalize(raw - raw.mean(dim=1, keepdim=True), dim=1)
 
 
@@ -40,8 +33,8 @@ class GUFM(CountsProblem):
     .. math:: \min_{W, h_i, b}\; \ell(W H + b 1^T) + \frac{\lambda}{2} \lVert W \rVert^2 \quad \text{with} \quad
         1^T h_i = 0, \quad \lVert h_i \rVert = 1
 
-    It is the objective of a ResNet or transformer with a final normalization layer, less the decay of all layers but the last:
-    a lower bound for every such network of the same λ, trained or not. For normalization to norm √d take λ/d.
+    This is the objective of a ResNet or transformer with a final normalization layer, without the decay of the other layers.
+    Its minimum is therefore a lower bound for every such network of the same λ. For normalization to norm √d take λ/d.
 
     Attributes:
         counts: Samples of each class, all alike: ``balanced(K, n)``.
@@ -67,23 +60,19 @@ class GUFM(CountsProblem):
     bias: Literal["none", "free"] = "none"
 
     def __post_init__(self) -> None:
-        check_loss(self.loss)
+        check_choice("loss", self.loss, LossName)
+        check_choice("bias", self.bias, Literal["none", "free"])
         check_counts(self.counts)
         check_balanced(self.counts, "GUFM")
         check_positive(lambda_w=self.lambda_w)
-        if self.bias not in {"none", "free"}:
-            raise ValueError(f"bias must be 'none' or 'free', got {self.bias!r}.")
         if self.dim < 2:
             raise ValueError(f"dim must be at least 2, got {self.dim}: centering leaves dim - 1 dimensions.")
 
-    @property
-    def solvers(self) -> tuple[type[Solver], ...]:
-        """L-BFGS and plain descent in the weight and in what is normalized."""
-        return LBFGS, GradientDescent
+    solvers = (LBFGS, GradientDescent)
 
     @cached_property
     def scale(self) -> float:
-        r"""Factor between classifier rows and features at the optimum.
+        r"""The ratio of classifier rows to features at the optimum.
 
         Cross-entropy: the root s of :math:`\lambda s = 1/(e^{sK/(K-1)} + K - 1)`. MSE: :math:`1/(1 + K\lambda)` without bias,
         :math:`(K-1)/(K(1 + (K-1)\lambda))` with one.
@@ -97,7 +86,7 @@ class GUFM(CountsProblem):
 
     @property
     def minimum(self) -> float:
-        r"""The global minimum: no network with the same λ has a smaller objective.
+        r"""The global minimum. No network with the same λ has a smaller objective.
 
         Cross-entropy: :math:`\log(1 + (K-1) e^{-sK/(K-1)}) + \lambda K s^2/2`. MSE:
         :math:`\frac{\lambda}{2} \frac{K}{1 + K\lambda}` without bias, with one
@@ -110,7 +99,7 @@ class GUFM(CountsProblem):
 
     @cached_property
     def frame(self) -> Tensor:
-        """The features of the classes at the optimum: a simplex ETF, or orthonormal for "mse" without bias; shape (K, r)."""
+        """The optimal features, one row a class, shape (K, r): a simplex ETF, or orthonormal for "mse" without bias."""
         if self.loss == "mse" and self.bias == "none":
             return torch.eye(self.num_classes, dtype=torch.float64)
         return simplex_etf(self.num_classes, self.num_classes - 1)
@@ -125,26 +114,18 @@ class GUFM(CountsProblem):
         return {"features" if name == "raw" else name: layer_norm(v) if name == "raw" else v for name, v in variables.items()}
 
     def objective(self, variables: Variables) -> Tensor:
-        """Loss and decay of "weight" (K, d), "raw" (N, d), whose normalized rows are the features, and a free "bias" (K,)."""
+        """Loss and decay of "weight" (K, d), "raw" (N, d), which is normalized to the features, and a free "bias" (K,)."""
         weight = variables["weight"]
         logits = layer_norm(variables["raw"]) @ weight.T + variables.get("bias", 0.0)
-        shares = torch.full((len(logits),), 1 / len(logits), dtype=torch.float64)
-        return loss_value(self.loss, logits, self.labels, shares) + self.lambda_w / 2 * weight.square().sum()
+        return self._mean_loss(self.loss, logits) + self.lambda_w / 2 * weight.square().sum()
 
     def certificate(self, variables: Variables) -> Certificate:
-        """The global minimum, which holds for every point, and whether the frame that reaches it fits."""
+        """The global minimum. The inequality says whether d dimensions hold the frame that reaches it."""
         rank = self.frame.shape[1]
         return Certificate(self.minimum, unless_it_holds(Inequality("rank of the frame <= d - 1", rank, self.dim - 1)))
 
     def closed_form(self) -> Solution:
-        """The global minimum: the frame in the complement of the all-ones vector, classifier rows its multiples.
-
-        Returns:
-            The solution.
-
-        Raises:
-            ValueError: If d - 1 dimensions hold no such frame.
-        """
+        """The global minimum: the optimal frame, orthogonal to the all-ones vector. It needs rank <= d - 1."""
         rank = self.frame.shape[1]
         if rank > self.dim - 1:
             raise ValueError(f"The optimum is a frame of rank {rank}, which needs dim >= {rank + 1}, got {self.dim}.")
@@ -156,16 +137,16 @@ class GUFM(CountsProblem):
         return self.solution(point, "closed form")
 
     def distance(self, weight: Tensor, features: Tensor, labels: Tensor | None = None) -> float:
-        r"""Distance of a network's last layer and features from the set of global minimizers, relative to their norm.
+        r"""Compute the distance of a network's last layer and features from the global minimizers, relative to their norm.
 
-        With the canonical pair (W_c, H_c) in r dimensions and :math:`C = (I - 11^T/d)(H H_c^T + W^T W_c)`, its square is
-        :math:`\lVert W \rVert^2 + \lVert W_c \rVert^2 + \lVert H \rVert^2 + \lVert H_c \rVert^2 - 2 \lVert C \rVert_*`, the
-        least over isometries into the complement of the vector 1, over :math:`\lVert W_c \rVert^2 + \lVert H_c \rVert^2`.
+        All minimizers are images of one pair (W_c, H_c) under isometries into the complement of the all-ones vector. With
+        :math:`C = (I - 11^T/d)(H H_c^T + W^T W_c)` the least squared distance is :math:`\lVert W \rVert^2 + \lVert W_c
+        \rVert^2 + \lVert H \rVert^2 + \lVert H_c \rVert^2 - 2 \lVert C \rVert_*`.
 
         Args:
             weight: W, shape (K, d).
             features: H, shape (N, d).
-            labels: Their classes; None takes those of the model.
+            labels: The classes of the features; None takes those of the model.
 
         Returns:
             0 at a minimizer.
@@ -194,3 +175,53 @@ class GUFM(CountsProblem):
         isometry = left @ right
         gap = (features - optimal_features @ isometry.T).square().sum() + (weight - optimal_weight @ isometry.T).square().sum()
         return float((gap / size).sqrt())
+
+
+def great_circle_blocks(start: Tensor, end: Tensor, num_blocks: int) -> list[Tensor]:
+    r"""Build L residual blocks that turn one unit vector into another along the great circle. They show why depth helps.
+
+    Block l maps x to the normalized :math:`x + \mathrm{relu}(W_l x)`, with :math:`W_l = r_l x_l^T` and the shortest
+    :math:`r_l = \tau x_{l+1} - x_l + c 1 \ge 0` (normalization removes c). Each norm is of order 1/L, so the total decay
+    :math:`\sum_l \lVert W_l \rVert^2` falls as 1/L.
+
+    Args:
+        start: Unit vector with zero mean, shape (d,).
+        end: Another such vector, not opposite to the first.
+        num_blocks: L, at least 1.
+
+    Returns:
+        W_1 … W_L, each of shape (d, d).
+
+    Raises:
+        ValueError: If the vectors are no such pair, or L < 1.
+
+    Reference:
+        Derived, after arXiv 2505.15239.
+    """
+    vectors = torch.stack([start, end]).double()
+    if not torch.allclose(layer_norm(vectors), vectors, atol=1e-8) or float(vectors[0] @ vectors[1]) < -1 + 1e-9:
+        raise ValueError(
+            "great_circle_blocks needs two vectors of norm one and mean zero that are not opposite. Use layer_norm."
+        )
+    if num_blocks < 1:
+        raise ValueError(f"num_blocks must be at least 1, got {num_blocks}.")
+    angle = math.acos(min(1.0, float(vectors[0] @ vectors[1])))
+    side = torch.nn.functional.normalize(vectors[1] - math.cos(angle) * vectors[0], dim=0)
+    blocks = []
+    for n in range(num_blocks):
+        here, there = (
+            math.cos(t) * vectors[0] + math.sin(t) * side for t in (angle * n / num_blocks, angle * (n + 1) / num_blocks)
+        )
+        blocks.append(torch.outer(_cheapest_push(here, there), here))
+    return blocks
+
+
+def _cheapest_push(here: Tensor, there: Tensor) -> Tensor:
+    """The shortest non-negative vector whose sum with one unit vector points to another, up to a constant."""
+
+    def push(stretch: float) -> Tensor:
+        move = stretch * there - here
+        return move - move.min()
+
+    found = minimize_scalar(lambda stretch: float(push(stretch).square().sum()), bounds=(0, 3), method="bounded")
+    return push(float(found.x))

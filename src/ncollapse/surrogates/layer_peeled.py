@@ -1,4 +1,4 @@
-"""The layer-peeled model: cross-entropy with bounded weight and features."""
+"""The layer-peeled model: cross-entropy with bounded weight and features, and Newton's method for it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ncollapse.surrogates.solving.arguments import check_positive
 from ncollapse.surrogates.solving.grouped import GroupedProgram
 from ncollapse.surrogates.solving.losses import loss_value
 from ncollapse.surrogates.solving.nuclear import NuclearProgram, split_product
-from ncollapse.surrogates.solving.problem import Problem, Run, Solver, check_accepted
+from ncollapse.surrogates.solving.problem import Problem, Run, Solver
 from ncollapse.surrogates.solving.proximal import NuclearProblem, Proximal
 from ncollapse.surrogates.solving.solution import Certificate, Inequality, Solution, Variables
 
@@ -30,12 +30,12 @@ class LayerPeeled(NuclearProblem):
     .. math:: \min \sum_k p_k\, \mathrm{CE}(W h_k, k) \quad \text{with} \quad \frac{1}{K} \sum_k \lVert w_k \rVert^2 \le E_W,
         \quad \frac{1}{K} \sum_k \lVert h_k \rVert^2 \le E_H
 
-    Samples of a class share their features at the optimum (Jensen), so h_k are class means. The model is a convex program: the
-    least loss over logits Z with :math:`\lVert Z \rVert_* \le \tau = K \sqrt{E_W E_H}`. Of majority and minority classes the
-    minorities share one mean and one classifier row iff :math:`p_{min} \le \lVert G \rVert_2`, G being the gradient in Z.
+    The samples of a class share their features at the optimum, so the h_k are class means. The model is equivalent to a convex
+    program: the least loss over logits Z with :math:`\lVert Z \rVert_* \le \tau = K \sqrt{E_W E_H}`. Let G be the gradient in
+    Z. Minority classes share one mean and one classifier row iff :math:`p_{min} \le \lVert G \rVert_2`.
 
     Attributes:
-        counts: n_k, samples of each class, positive; they need not be whole, for only :math:`p_k = n_k / N` matters.
+        counts: n_k, samples of each class, positive. They need not be whole, because only :math:`p_k = n_k / N` matters.
         dim: d; None takes K, which is always enough.
         energy_w: :math:`E_W`, positive.
         energy_h: :math:`E_H`, positive.
@@ -66,13 +66,13 @@ class LayerPeeled(NuclearProblem):
     def imbalanced(
         cls, num_classes: int, num_majority: int, ratio: float, *, energy_w: float, energy_h: float, oversampling: float = 1.0
     ) -> LayerPeeled:
-        """Majority classes with R times the samples of the minority classes.
+        """Make a model whose majority classes have R times the samples of the minority classes.
 
         Args:
             num_classes: K, at least 2.
-            num_majority: K_A, from 1 to K-1: these classes come first.
-            ratio: R, at least 1; need not be whole.
-            oversampling: Weight of a minority sample in the loss; R restores balance.
+            num_majority: The number of majority classes, from 1 to K-1. They come first.
+            ratio: R, at least 1. It need not be whole.
+            oversampling: Weight of a minority sample in the loss. R restores balance.
 
         Returns:
             The model.
@@ -90,28 +90,28 @@ class LayerPeeled(NuclearProblem):
 
     @property
     def num_classes(self) -> int:
-        """K."""
+        """The number of classes, K."""
         return len(self.counts)
 
     @cached_property
     def shares(self) -> tuple[float, ...]:
-        """p_k."""
+        """The share p_k of each class in the loss."""
         total = sum(number * count for count, number in Counter(self.counts).items())
         return tuple(count / total for count in self.counts)
 
     @cached_property
     def labels(self) -> Tensor:  # type: ignore[override]  # computed here, a field elsewhere
-        """One row of features a class."""
+        """The classes: there is one row of features for each."""
         return torch.arange(self.num_classes)
 
     @property
     def solvers(self) -> tuple[type[Solver], ...]:
-        """Newton's method where at most 10 classes differ in their counts, or projected gradient descent."""
+        """Proximal descent, and before it Newton's method if at most 10 classes differ in their counts."""
         return (GroupedNewton, Proximal) if len(set(self.shares)) <= _MOST_GROUPS else (Proximal,)
 
     @property
     def radius(self) -> float:
-        r""":math:`\tau = K \sqrt{E_W E_H}`, the largest nuclear norm of the logits."""
+        r"""The largest nuclear norm of the logits, :math:`\tau = K \sqrt{E_W E_H}`."""
         return self.num_classes * math.sqrt(self.energy_w * self.energy_h)
 
     @cached_property
@@ -121,27 +121,23 @@ class LayerPeeled(NuclearProblem):
         return NuclearProgram("cross_entropy", self.labels, shares, torch.ones_like(shares), radius=self.radius)
 
     def draw(self, normal: Callable[..., Tensor]) -> Variables:
-        """Standard normal weight and features, not within the bounds."""
+        """Standard normal weight and features, which need not keep the bounds."""
         dim = self.num_classes if self.dim is None else self.dim
         weight, features = normal(2, self.num_classes, dim)
         return {"weight": weight, "features": features}
 
-    def complete(self, variables: Variables) -> Variables:
-        """The point itself."""
-        return variables
-
     def objective(self, variables: Variables) -> Tensor:
-        """Cross-entropy of "weight" and "features" (K, d); the bounds on them are the solver's business."""
+        """The cross-entropy of "weight" and "features" (K, d). The bounds are not checked here."""
         return loss_value("cross_entropy", variables["features"] @ variables["weight"].T, self.labels, self.program.shares)
 
     def certificate(self, variables: Variables) -> Certificate:
-        """Lower bound from the dual of the convex program, and the condition of minority collapse."""
+        """The bound of the convex program's dual, and the condition of minority collapse."""
         logits = variables["features"] @ variables["weight"].T
         norm, bound = self.program.dual(logits, logits.new_zeros(self.num_classes))
         return Certificate(bound, Inequality("smallest share <= ‖G‖₂ (minority collapse)", min(self.shares), norm))
 
     def from_logits(self, logits: Tensor, bias: Tensor) -> Variables:
-        """Weight and class means with given logits, both bounds reached together."""
+        """Weight and class means with given logits that reach both bounds together."""
         dim = self.num_classes if self.dim is None else self.dim
         features, weight = split_product(logits, dim, math.sqrt(self.energy_w / self.energy_h))
         return {"weight": weight, "features": features}
@@ -149,10 +145,8 @@ class LayerPeeled(NuclearProblem):
     def closed_form(self) -> Solution:
         r"""The global minimum for balanced classes: a simplex ETF, :math:`Z = \sqrt{E_W E_H} \frac{K}{K-1} (I - 11^T/K)`.
 
-        Its value is :math:`\log(1 + (K-1) e^{-\sqrt{E_W E_H} K/(K-1)})`.
-
         Returns:
-            The solution.
+            The solution, of value :math:`\log(1 + (K-1) e^{-\sqrt{E_W E_H} K/(K-1)})`.
 
         Raises:
             ValueError: If the classes are not balanced, or dim < K-1.
@@ -168,13 +162,13 @@ class LayerPeeled(NuclearProblem):
 
 @dataclass(frozen=True)
 class GroupedNewton:
-    """Newton's method for ``LayerPeeled`` in the unknowns that equally frequent classes leave: some ten steps, to a gap.
+    """Newton's method for ``LayerPeeled``. Equally frequent classes share unknowns, and about ten steps suffice.
 
-    It takes at most 10 different counts, and no start.
+    It accepts at most 10 different counts, and takes no start.
 
     Attributes:
         tolerance: Gap to the lower bound at the end, relative to the objective.
-        max_iterations: Steps before it gives up.
+        max_iterations: The number of steps after which it gives up.
     """
 
     tolerance: float = 1e-12
@@ -182,7 +176,6 @@ class GroupedNewton:
 
     def run(self, problem: Problem, start: Variables) -> Run:
         """Solve the convex program and split its logits into weight and features."""
-        check_accepted(problem, self)
         assert isinstance(problem, LayerPeeled)
         program = GroupedProgram(problem.shares, problem.radius)
         point, local = program.start, program.around(program.start)

@@ -1,4 +1,4 @@
-"""The rates of a locally elastic equation, estimated from class-mean logits along training."""
+"""The modes of locally elastic equations, and their rates estimated from class means along training."""
 
 from __future__ import annotations
 
@@ -8,34 +8,35 @@ import torch
 from scipy.signal import savgol_filter
 from torch import Tensor
 
-from ncollapse.surrogates.locally_elastic_modes import mode_amplitudes
+
+def simplex_directions(num_classes: int) -> Tensor:
+    """Centered unit vectors :math:`d_k = e_k - 1/K`."""
+    return torch.eye(num_classes, dtype=torch.float64) - 1 / num_classes
+
+
+def mode_amplitudes(means: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Amplitudes of the L-model's modes: :math:`c_k = \langle X_k, d_k \rangle / \lVert d_k \rVert^2`, split."""
+    directions = simplex_directions(means.shape[-1])
+    amplitudes = (means * directions).sum(dim=-1) / directions.square().sum(dim=1)
+    common = amplitudes.mean(dim=-1, keepdim=True)
+    return common, amplitudes - common
 
 
 class RateIntegrals(NamedTuple):
-    """Estimates along a path, each of shape (T,).
-
-    Attributes:
-        alpha: A, the integral of α from the first entry on.
-        beta: B, that of β.
-    """
+    """Estimates of the integrals A of α and B of β from the first time on, each of shape (T,)."""
 
     alpha: Tensor
     beta: Tensor
 
 
 def estimate_integrals(means: Tensor, *, kind: Literal["I", "L"]) -> RateIntegrals:
-    r"""Estimate A and B from class means.
+    r"""Estimate A and B from class means (T, K, p) at T times.
 
-    I-model: with the mean of means :math:`\bar X` and its initial value :math:`c_0`, deviations
-    :math:`\bar X_k - \bar X` and :math:`c_k`, averaged over classes and coordinates:
-    :math:`\hat B = -\log|\frac{c_0}{c_k} \frac{\bar X_k - \bar X}{\bar X}|`,
-    :math:`\hat A = \log|\bar X (\bar X_k - \bar X)^{K-1} / (c_0 c_k^{K-1})|`. L-model: with K times the logarithms
-    :math:`a_1, a_2` of the growth of the two modes, :math:`\hat A = (a_1 + (K-1) a_2)/K`,
-    :math:`\hat B = (a_2 - a_1)(K-1)/K`.
-
-    Args:
-        means: Class means at T times, shape (T, K, p); p = K for "L".
-        kind: "I" or "L".
+    I-model: :math:`\hat B = -\log|\frac{c_0}{c_k} \frac{\bar X_k - \bar X}{\bar X}|` and :math:`\hat A = \log|\bar X (\bar X_k
+    - \bar X)^{K-1} / (c_0 c_k^{K-1})|`, averaged over classes and coordinates. Here :math:`\bar X` is the mean of means, and
+    :math:`c_0, c_k` are the first values of :math:`\bar X` and :math:`\bar X_k - \bar X`. L-model (p = K): :math:`\hat A = (a_1
+    + (K-1) a_2)/K` and :math:`\hat B = (a_2 - a_1)(K-1)/K`, with K times the logarithms :math:`a_1, a_2` of the growth of both
+    modes.
 
     Returns:
         A and B, zero at the first time; nan or inf where a mode is zero.
@@ -44,7 +45,7 @@ def estimate_integrals(means: Tensor, *, kind: Literal["I", "L"]) -> RateIntegra
         ValueError: If the shape does not fit.
 
     Reference:
-        Zhang, Wang & Su (2021), NeurIPS, and its public code; the mode of the L-model's deviations is taken by its norm.
+        Zhang, Wang & Su (2021), NeurIPS, and its public code. Here the norm measures the deviations of the L-model.
     """
     if means.ndim != 3 or kind not in {"I", "L"} or (kind == "L" and means.shape[1] != means.shape[2]):
         raise ValueError(
@@ -66,33 +67,18 @@ def estimate_integrals(means: Tensor, *, kind: Literal["I", "L"]) -> RateIntegra
 
 
 def smooth_rate(integral: Tensor, spacing: float = 1.0, *, window: int = 151, order: int = 2) -> Tensor:
-    """The rate whose integral was estimated: its Savitzky–Golay derivative.
-
-    Args:
-        integral: A or B at equally spaced times, shape (T,).
-        window: Entries of a local polynomial, odd, at most T.
-
-    Returns:
-        Shape (T,).
-
-    Raises:
-        ValueError: If the window does not fit.
-    """
+    """Differentiate A or B (T,) at equally spaced times, by local polynomials (Savitzky–Golay) over an odd window."""
     if not order < window <= len(integral) or window % 2 == 0:
         raise ValueError(f"smooth_rate needs an odd window above {order} and up to {len(integral)} entries, got {window}.")
     return torch.from_numpy(savgol_filter(integral.numpy(), window, order, deriv=1, delta=spacing))
 
 
 def tail_index(integral: Tensor, times: Tensor, last: int = 1000) -> float:
-    r"""Exponent r of a rate that falls as :math:`t^{-r}`: :math:`1 - \overline{\log |A| / \log t}` over the last entries.
+    r"""Estimate the exponent of a rate that falls as :math:`t^{-r}` from its integral A (T,): classes separate for r < 1.
 
-    Since :math:`A = t^{1-r}/(1-r)`, the error is :math:`\log(1-r)/\log t`: logarithmic in time. Classes separate for r < 1.
-
-    Args:
-        integral: A or B, shape (T,).
-        times: t, shape (T,), above 1 at the end.
+    Since :math:`A = t^{1-r}/(1-r)`, the estimate errs by :math:`\log(1-r)/\log t`, which falls slowly.
 
     Returns:
-        r.
+        :math:`1 - \overline{\log |A| / \log t}` over the last entries.
     """
     return float(1 - (integral.abs().log() / times.log())[-last:].mean())

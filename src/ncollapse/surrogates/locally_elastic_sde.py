@@ -1,4 +1,4 @@
-"""Locally elastic stochastic differential equations: how class means pull and push each other's samples during training."""
+"""Locally elastic stochastic differential equations: class means pull and push samples during training."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
-from ncollapse.surrogates.locally_elastic_modes import mode_amplitudes, simplex_directions
-from ncollapse.surrogates.solving.arguments import check_positive
+from ncollapse.surrogates.locally_elastic_estimates import mode_amplitudes, simplex_directions
+from ncollapse.surrogates.solving.arguments import check_balanced, check_counts
 from ncollapse.surrogates.solving.losses import loss_value
 from ncollapse.surrogates.solving.solution import Certificate, Inequality, Solution
 
@@ -21,13 +21,7 @@ Rate = float | Callable[[float], float]
 
 
 class Growth(NamedTuple):
-    r"""Integrals of the rates from the start to a time.
-
-    Attributes:
-        alpha: :math:`A = \int \alpha`.
-        beta: :math:`B = \int \beta`.
-        cross: :math:`\frac1K \int \beta e^{(A + B/(K-1))/K}`, for the L-model.
-    """
+    r"""The integrals :math:`A = \int \alpha`, :math:`B = \int \beta` and :math:`\frac1K \int \beta e^{(A + B/(K-1))/K}`."""
 
     alpha: float
     beta: float
@@ -36,12 +30,12 @@ class Growth(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class SDEPath:
-    """A simulated cloud.
+    """A simulated cloud of n samples a class in p dimensions.
 
     Attributes:
-        times: t, shape (T,).
-        means: Means of the classes' laws, shape (T, K, p).
-        samples: At the last time, shape (K, n, p).
+        times: The times, shape (T,).
+        means: Exact means of the simulated steps, shape (T, K, p).
+        samples: The samples at the last time, shape (K, n, p).
         losses: Cross-entropy of the samples as logits at every time; empty unless p = K.
     """
 
@@ -53,7 +47,7 @@ class SDEPath:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class PathEnd(Solution):
-    """The end of a simulated path: no minimum is claimed."""
+    """The end of a simulated path, which need not be a minimum."""
 
     path: SDEPath = field(kw_only=True, repr=False)
 
@@ -66,20 +60,21 @@ class PathEnd(Solution):
 
 @dataclass(frozen=True)
 class LocallyElasticSDE:
-    r"""Samples of K classes that drift as the class means say: :math:`d\tilde X_k = (M_t \bar X)_k dt + \sigma dW`.
+    r"""Samples of K classes whose drift depends on the class means.
 
-    The blocks of :math:`M_t` are :math:`\frac1K E_{kl} T_{kl}` with E = α on the diagonal and β off it. In the I-model T = I.
-    In the L-model (p = K) :math:`T_{kl} = P_l = d_l d_l^T / \lVert d_l \rVert^2`, :math:`d_l = e_l - 1/K`: features are logits,
-    which training moves towards or away from each label. Its growing mode is a simplex ETF, which wins if β < 0 and
-    ∫(α − β) = ∞: pairwise cosines come to -1/(K-1) with an error of order :math:`e^{-|\int \beta| / (K-1)}`.
+    .. math:: d\tilde X_k = (M_t \bar X)_k dt + \sigma dW
+
+    The blocks of :math:`M_t` are :math:`\frac1K E_{kl} T_{kl}`, where E is α on the diagonal and β off it. In the I-model T =
+    I. In the L-model the features are logits (p = K), which training moves along the labels: :math:`T_{kl} = d_l d_l^T / \lVert
+    d_l \rVert^2` with :math:`d_l = e_l - 1/K`. One of its modes is a simplex ETF. It wins if β < 0 and ∫(α − β) = ∞; then
+    pairwise cosines come to -1/(K-1) with an error of order :math:`e^{-|\int \beta| / (K-1)}`.
 
     Attributes:
         num_classes: K, at least 2.
         kind: "I" or "L".
-        alpha: α within a class, a number or a function of time.
-
-    Raises:
-        ValueError: If there are fewer than two classes or the kind is another.
+        alpha: Effect of a sample's own class: a number, or a function of time.
+        beta: Effect of each other class, likewise.
+        start_time: The first time.
 
     Reference:
         Zhang, Wang & Su (2021), NeurIPS; the L-model's projections are those of the public code.
@@ -104,19 +99,12 @@ class LocallyElasticSDE:
             )
 
     def rates(self, time: float) -> tuple[float, float]:
-        """α and β at a time."""
+        """Compute α and β at a time."""
         alpha, beta = (rate(time) if callable(rate) else rate for rate in (self.alpha, self.beta))
         return alpha, beta
 
     def drift(self, time: float, dim: int | None = None) -> Tensor:
-        """The matrix M_t.
-
-        Args:
-            dim: p of the I-model; None takes K.
-
-        Returns:
-            Shape (K p, K p).
-        """
+        """Compute the matrix M_t, shape (K p, K p). For the I-model ``dim`` is p; None takes K."""
         alpha, beta = self.rates(time)
         num_classes = self.num_classes
         size = num_classes if dim is None or self.kind == "L" else dim
@@ -128,9 +116,9 @@ class LocallyElasticSDE:
         return torch.einsum("kl,lpq->kplq", effects, blocks).reshape(num_classes * size, num_classes * size)
 
     def separation_rate(self, time: float) -> float:
-        r""":math:`\gamma_t = \min(\alpha - \beta, \alpha + (K-1) \beta)`: classes separate if it falls slower than 1/t.
+        r"""Compute :math:`\gamma_t = \min(\alpha - \beta, \alpha + (K-1) \beta)`.
 
-        Differences grow as :math:`e^{\int \gamma / K}`, noise as √t: for γ = a/t separation takes a > K/2.
+        Differences grow as :math:`e^{\int \gamma / K}` and noise as √t. With γ = a/t classes separate iff a > K/2.
 
         Returns:
             The rate.
@@ -139,14 +127,7 @@ class LocallyElasticSDE:
         return min(alpha - beta, alpha + (self.num_classes - 1) * beta)
 
     def growth(self, time: float) -> Growth:
-        """Integrals of the rates up to a time, to a relative error of about 1e-11.
-
-        Args:
-            time: t, not before the start.
-
-        Returns:
-            A, B and the cross term.
-        """
+        """Integrate the rates up to a time, to a relative error of about 1e-11."""
         if time <= self.start_time:
             return Growth(0.0, 0.0, 0.0)
         num_classes = self.num_classes
@@ -159,14 +140,11 @@ class LocallyElasticSDE:
         return Growth(*found.y[:, -1].tolist())
 
     def class_means(self, initial: Tensor, time: float) -> Tensor:
-        r"""Exact means: exponentials of the modes.
+        r"""Compute the exact means at a time from the means (K, p) at the start.
 
-        I-model: the mean of means grows by :math:`e^{(A + (K-1) B)/K}`, differences by :math:`e^{(A-B)/K}`. L-model: with
-        :math:`c_k = \langle X_k, d_k \rangle / \lVert d_k \rVert^2`, their mean grows by :math:`e^{(A-B)/K}`, their differences
-        by :math:`e^{(A + B/(K-1))/K}`; what is orthogonal to :math:`d_k` is driven by them.
-
-        Args:
-            initial: Means at the start, shape (K, p).
+        I-model: the mean of means grows by :math:`e^{(A + (K-1) B)/K}`, and differences grow by :math:`e^{(A-B)/K}`. L-model:
+        let :math:`c_k = \langle X_k, d_k \rangle / \lVert d_k \rVert^2`. Their mean grows by :math:`e^{(A-B)/K}`, and their
+        differences grow by :math:`e^{(A + B/(K-1))/K}`. They drive the part that is orthogonal to :math:`d_k`.
 
         Returns:
             Shape (K, p).
@@ -192,28 +170,32 @@ class LocallyElasticSDE:
         # Deviations sum to zero, so that Σ_l r_l d_l is the vector of deviations itself.
         return initial + own.unsqueeze(1) * directions + cross * rest
 
-    def simulate(self, initial: Tensor, times: Tensor, *, per_class: int, noise: float, seed: int = 0) -> SDEPath:
+    def simulate(self, initial: Tensor, times: Tensor, *, counts: tuple[int, ...], noise: float, seed: int = 0) -> SDEPath:
         """Follow a cloud of samples by the Euler–Maruyama method.
 
         Args:
             initial: Where the samples of each class begin, shape (K, p).
-            times: Rising, from the start time on; the steps.
-            noise: σ, standard deviation of each coordinate at time one.
+            times: The times of the steps. They rise from the start time on.
+            counts: Samples of each class, all alike: ``balanced(K, n)``.
+            noise: σ, standard deviation of each coordinate after a time of one.
 
         Returns:
-            Means along the path and the samples at its end.
+            Means along the path, and the samples at its end.
 
         Raises:
             ValueError: If the times do not rise from the start, or a number is out of range.
         """
-        check_positive(per_class=per_class)
+        check_counts(counts)
+        check_balanced(counts, "simulate")
+        if len(counts) != self.num_classes:
+            raise ValueError(f"counts must hold {self.num_classes} numbers, one for each class, got {counts}.")
         if not noise >= 0 or len(times) < 2 or float(times[0]) != self.start_time or not bool((times.diff() > 0).all()):
             raise ValueError(
                 f"simulate needs noise of 0 or more and rising times from {self.start_time} on, got {noise} and {times}."
             )
         generator = torch.Generator().manual_seed(seed)
         means = initial.double()
-        samples = means.unsqueeze(1).expand(-1, per_class, -1).clone()
+        samples = means.unsqueeze(1).expand(-1, counts[0], -1).clone()
         path, losses = [means], [_loss(samples)]
         for before, after in pairwise(times.tolist()):
             move = (after - before) * (self.drift(before, means.shape[1]) @ means.flatten()).reshape(means.shape)
@@ -225,16 +207,13 @@ class LocallyElasticSDE:
         return SDEPath(times, torch.stack(path), samples, history)
 
     def solution(self, path: SDEPath) -> Solution:
-        """The end of a path in which features are logits (p = K), with its collapse metrics.
-
-        Args:
-            path: From ``simulate``.
+        """Describe the end of a simulated path of logits (p = K).
 
         Returns:
-            Value: cross-entropy of the samples; bound: its infimum, 0; history: along the path.
+            The samples. The value is their cross-entropy, and the bound its infimum, 0.
 
         Raises:
-            ValueError: If features are no logits.
+            ValueError: If p is not K.
         """
         if not path.losses:
             raise ValueError(
@@ -249,9 +228,9 @@ class LocallyElasticSDE:
 
 
 def pairwise_separability(path: SDEPath) -> float:
-    r"""Share of samples nearer to their own class's mean than to another's, averaged over ordered pairs of classes.
+    r"""Compute the share of samples that are nearer to the mean of their own class, averaged over ordered pairs of classes.
 
-    In expectation :math:`\Phi(\lVert \bar X_k - \bar X_l \rVert / (2 \sigma \sqrt{t}))` for each pair.
+    Its expectation is :math:`\Phi(\lVert \bar X_k - \bar X_l \rVert / (2 \sigma \sqrt{t}))` for each pair.
 
     Returns:
         In [0, 1]; one half is chance.

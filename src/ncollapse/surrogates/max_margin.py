@@ -1,4 +1,4 @@
-"""The unregularized layer-peeled model: least norms of weight and free features that separate all samples by margin one."""
+"""The max-margin problem of weight and free features, to which the cross-entropy without decay tends."""
 
 from __future__ import annotations
 
@@ -15,19 +15,16 @@ from ncollapse.margins import log_loss, margins
 from ncollapse.surrogates.solving.arguments import check_counts, check_positive
 from ncollapse.surrogates.solving.losses import one_hot
 from ncollapse.surrogates.solving.nuclear import split_product
-from ncollapse.surrogates.solving.problem import CountsProblem, Problem, Run, Solver, check_accepted
+from ncollapse.surrogates.solving.problem import CountsProblem, Problem, Run
 from ncollapse.surrogates.solving.solution import Certificate, Inequality, Solution, Variables
 
 
 class KKT(NamedTuple):
-    """How far a point is from the first-order conditions of the max-margin problem, with the multipliers of its loss.
-
-    They come near those of the problem as the loss vanishes: both numbers are of a flow, not of a point that theory gives.
+    """The first-order conditions of the max-margin problem at a point of a flow, with the multipliers of its loss.
 
     Attributes:
-        cosine: Between the point and the descent direction of its loss: 1 where the point is stationary.
-        slack: Mean excess of the margins over the smallest one, weighted by the multipliers: 0 where only the smallest ones
-            are pushed.
+        cosine: Cosine between the point and the descent direction of its loss; 1 at a stationary point.
+        slack: Mean excess of the margins over the smallest one, weighted by the multipliers; 0 at a stationary point.
     """
 
     cosine: float
@@ -36,16 +33,16 @@ class KKT(NamedTuple):
 
 @dataclass(frozen=True)
 class MaxMargin(CountsProblem):
-    r"""Max-margin problem of weight and free features, to which cross-entropy without decay leads.
+    r"""Max-margin problem of weight and free features, to which the cross-entropy without decay tends.
 
     .. math:: \min_{W, H} \tfrac12 (\lVert W \rVert^2 + \lVert H \rVert^2) \quad \text{with} \quad
         (w_{y_i} - w_j)^T h_i \ge 1 \quad \text{for all } i, j \ne y_i
 
-    Gradient flow of the unregularized loss conserves :math:`W^T W - H H^T`, diverges, and its direction tends to a point that
-    satisfies the KKT conditions. The problem equals the convex program min ‖Z‖_* of logits with margins of at least 1, whose
-    minimum for any counts is the simplex-encoded label matrix :math:`\Pi_K Y` (SELI). Points of any scale are allowed: their
-    objective is :math:`\frac12 (\lVert W \rVert^2 + \lVert H \rVert^2) / q_{min}`, that of the point scaled to margin one, and
-    one half over it is the normalized margin :math:`q_{min} / (\lVert W \rVert^2 + \lVert H \rVert^2)`.
+    The gradient flow of the unregularized loss conserves :math:`W^T W - H H^T` and diverges. Its direction tends to a point
+    that satisfies the KKT conditions. The problem is equivalent to the convex program min ‖Z‖_* over logits with margins of at
+    least 1. For any counts its minimum is the simplex-encoded label matrix :math:`\Pi_K Y` (SELI). The objective of a point is
+    that of the point scaled to a smallest margin of one, :math:`\frac12 (\lVert W \rVert^2 + \lVert H \rVert^2) / q_{min}`. One
+    half over the objective is the normalized margin :math:`q_{min} / (\lVert W \rVert^2 + \lVert H \rVert^2)`.
 
     Attributes:
         counts: n_k, samples of each class.
@@ -68,8 +65,8 @@ class MaxMargin(CountsProblem):
         check_positive(dim=self.dim)
 
     @property
-    def solvers(self) -> tuple[type[Solver], ...]:
-        """Gradient flow of the unregularized cross-entropy."""
+    def solvers(self) -> tuple[type[MarginFlow]]:
+        """The gradient flow of the cross-entropy without decay."""
         return (MarginFlow,)
 
     @cached_property
@@ -79,12 +76,12 @@ class MaxMargin(CountsProblem):
 
     @cached_property
     def minimum(self) -> float:
-        r"""The global minimum for d at least K-1: :math:`\lVert \Pi_K Y \rVert_*`, balanced :math:`(K-1) \sqrt{n}`."""
+        r"""The global minimum for d >= K-1: :math:`\lVert \Pi_K Y \rVert_*`; :math:`(K-1) \sqrt{n}` if balanced."""
         return float(torch.linalg.svdvals(self.encoded).sum())
 
     @property
     def largest_margin(self) -> float:
-        r"""Largest normalized margin, balanced :math:`1 / (2 (K-1) \sqrt{n})`."""
+        r"""The largest normalized margin; :math:`1 / (2 (K-1) \sqrt{n})` if balanced."""
         return 0.5 / self.minimum
 
     def draw(self, normal: Callable[..., Tensor]) -> Variables:
@@ -95,13 +92,13 @@ class MaxMargin(CountsProblem):
         return {"weight": weight, "features": math.sqrt(self.num_classes / self.num_samples) * features}
 
     def objective(self, variables: Variables) -> Tensor:
-        """Half the squared norms of "weight" (K, d) and "features" (N, d) over the smallest margin; inf without one."""
+        """Half the squared norms of "weight" (K, d) and "features" (N, d) over the smallest margin; inf unless positive."""
         norms = variables["weight"].square().sum() + variables["features"].square().sum()
         smallest = margins(_logits(variables), self.labels).min()
         return torch.where(smallest > 0, norms / (2 * smallest), math.inf)
 
     def certificate(self, variables: Variables) -> Certificate:
-        r"""Lower bound from multipliers, which holds whatever the point is."""
+        r"""The better lower bound from two choices of multipliers."""
         # Any numbers α_ij >= 0, one for each sample i and wrong class j, give the bound Σ α_ij / ‖Γ‖₂ with the rows
         # Γ_i = Σ_j α_ij (e_{y_i} - e_j). Two choices are tried: the softmax probabilities of the wrong classes, and the polar
         # factor of the logits, which is exact at the minimum.
@@ -115,12 +112,12 @@ class MaxMargin(CountsProblem):
         return Certificate(max(bounds), Inequality("0 < smallest margin", 0.0, smallest))
 
     def complete(self, variables: Variables) -> Variables:
-        """Scale to a smallest margin of one, which takes samples that are all on their side."""
+        """Scale to a smallest margin of one, if all samples are on the right side."""
         smallest = float(margins(_logits(variables), self.labels).min())
         return {name: part / math.sqrt(smallest) for name, part in variables.items()} if smallest > 0 else variables
 
     def kkt(self, variables: Variables) -> KKT:
-        """Check the first-order conditions at a point that separates the samples; slack is over the smallest margin."""
+        """Compute the first-order conditions at a point that separates the samples."""
         logits, weight, features = _logits(variables), variables["weight"], variables["features"]
         multipliers = _multipliers(logits, self.labels)
         pull = _pull(multipliers, self.labels)
@@ -133,14 +130,7 @@ class MaxMargin(CountsProblem):
         return KKT(float(cosine), float(slack))
 
     def closed_form(self) -> Solution:
-        r"""The global minimum for any counts: balanced factors of :math:`\Pi_K Y`, a simplex ETF for balanced classes.
-
-        Returns:
-            The solution.
-
-        Raises:
-            ValueError: If d < K-1.
-        """
+        r"""The global minimum for any counts, if d >= K-1: balanced factors of :math:`\Pi_K Y`."""
         features, weight = split_product(self.encoded, self.dim, 1.0)
         return self.solution({"weight": weight, "features": features}, "closed form")
 
@@ -149,13 +139,14 @@ class MaxMargin(CountsProblem):
 class MarginFlow:
     r"""Gradient descent of the cross-entropy without decay, at a rate of :math:`\eta / (\mathcal{L} \rho^2)`.
 
-    A rate changes the speed along the flow, not its path. With this one the margins grow by about the same amount at every
-    step, at any loss, which is taken in its logarithm; the normalized margin comes near its limit as one over the steps.
-    The history holds the objective at every hundredth step.
+    The rate changes the speed along the flow, not its path. With this rate the margins grow by about the same amount at every
+    step, and the normalized margin approaches its limit as one over the number of steps. The loss is handled by its logarithm,
+    so it may be arbitrarily small. The history holds the objective at every hundredth step.
 
     Attributes:
-        learning_rate: η, at most 2, with which no step overshoots.
-        tolerance: Gap to the lower bound, relative to the objective, at which it has arrived.
+        learning_rate: η, at most 2, so that no step overshoots.
+        num_steps: The number of steps after which it gives up.
+        tolerance: Gap to the lower bound at the end, relative to the objective.
     """
 
     learning_rate: float = 1.5
@@ -164,7 +155,6 @@ class MarginFlow:
 
     def run(self, problem: Problem, start: Variables) -> Run:
         """Descend from a start."""
-        check_accepted(problem, self)
         assert isinstance(problem, MaxMargin)
         weight, features, labels = start["weight"], start["features"], problem.labels
         history = []

@@ -1,4 +1,4 @@
-"""The squared loss of a last layer split exactly into what each part of neural collapse leaves of it."""
+"""The squared loss of a last layer, split exactly into the parts of neural collapse."""
 
 from __future__ import annotations
 
@@ -12,21 +12,13 @@ from ncollapse.surrogates.solving.losses import one_hot
 
 
 def least_squares_classifier(features: Tensor, labels: Tensor, num_classes: int, *, lambda_w: float) -> tuple[Tensor, Tensor]:
-    r"""The best weight and bias under the decayed squared loss.
+    r"""Compute the best weight and bias for features (N, d) under the squared loss with decay λ >= 0.
 
-    :math:`\tilde W_{LS} = \frac1N Y \tilde H^T \tilde A^{-1}` with :math:`\tilde h = (h, 1)` and :math:`\tilde A =
-    \frac1N \tilde H \tilde H^T + \lambda I`. Without decay the pseudo-inverse takes the inverse's place.
-
-    Args:
-        features: H, shape (N, d).
-        labels: Shape (N,).
-        lambda_w: λ, decay of weight and bias, at least 0.
+    :math:`\tilde W_{LS} = \frac1N Y \tilde H^T \tilde A^+` with :math:`\tilde h = (h, 1)` and :math:`\tilde A =
+    \frac1N \tilde H \tilde H^T + \lambda I`.
 
     Returns:
         Weight (K, d) and bias (K,).
-
-    Raises:
-        ValueError: If the decay is negative or the shapes do not fit.
     """
     extended, gram = _extended(features, lambda_w)
     targets = one_hot(check_labels(labels, len(features), num_classes), num_classes)
@@ -47,9 +39,9 @@ class MSEDecomposition:
     r"""Parts of :math:`\frac{1}{2N} \lVert \tilde W \tilde H - Y \rVert^2 + \frac{\lambda}{2} \lVert \tilde W \rVert^2`.
 
     Attributes:
-        nc1: What the variability within classes costs the least-squares classifier, its decay included.
-        nc23: How far that classifier is from the targets at the class means.
-        perpendicular: What the classifier costs by not being the least-squares one; 0 on the central path.
+        nc1: The cost of within-class variability for the least-squares classifier, with its decay.
+        nc23: The error of that classifier at the class means.
+        perpendicular: The cost of a classifier that is not the least-squares one; 0 on the central path.
     """
 
     nc1: float
@@ -68,7 +60,7 @@ class MSEDecomposition:
 
 
 def decompose_mse(features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, *, lambda_w: float) -> MSEDecomposition:
-    r"""Split the decayed squared loss of a last layer, exactly, for any counts.
+    r"""Split the squared loss of a last layer exactly, for any counts.
 
     :math:`L_\perp = \frac12 \mathrm{tr}((\tilde W - \tilde W_{LS}) \tilde A (\tilde W - \tilde W_{LS})^T)`, :math:`L_{NC1} =
     \frac12 (\mathrm{tr}(w_{LS} (\Sigma_W + \lambda I) w_{LS}^T) + \lambda \lVert b_{LS} \rVert^2)` and :math:`L_{NC2/3} =
@@ -79,13 +71,10 @@ def decompose_mse(features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor
         labels: Shape (N,).
         weight: W, shape (K, d).
         bias: b, shape (K,).
-        lambda_w: λ of weight and bias, at least 0. A notebook that leaves the ½ away from its loss has λ half its weight decay.
+        lambda_w: λ of weight and bias, at least 0. If your loss has no factor ½, λ is half your weight decay.
 
     Returns:
-        The parts, each at least 0; at collapse with λ = 0 and the least-squares classifier all vanish.
-
-    Raises:
-        ValueError: If the decay is negative or the shapes do not fit.
+        The parts, each at least 0. All vanish at collapse with λ = 0 and the least-squares classifier.
 
     Reference:
         Han, Papyan & Donoho (2022), ICLR.

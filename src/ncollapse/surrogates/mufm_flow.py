@@ -1,4 +1,4 @@
-"""The gradient flow that the multilayer model's minimizers begin with, at a cost independent of the number of samples."""
+"""The gradient flow that the minimizers of the multilayer model follow at first."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ncollapse.surrogates.solving.flows import State, runge_kutta
 
 @dataclass(frozen=True, eq=False)
 class FlowPath:
-    r"""Features along the flow, by what all metrics of within- and between-class spread need.
+    r"""Class means and spreads of the features along the flow.
 
     Attributes:
-        times: t, shape (T,).
-        maps: B(t), shape (T, d, d): deviations from class means are those of the data times B.
-        means: Class means, shape (T, K, d).
-        within_traces: tr Σ_W, shape (T,): never rises.
-        between_traces: tr Σ_B, shape (T,): never falls.
+        times: The times, shape (T,).
+        maps: B(t), shape (T, d, d). The deviations from class means are those of the data, mapped by B.
+        means: The class means, shape (T, K, d).
+        within_traces: tr Σ_W, shape (T,), which never rises.
+        between_traces: tr Σ_B, shape (T,), which never falls.
     """
 
     times: Tensor
@@ -32,7 +32,7 @@ class FlowPath:
 
     @property
     def pfc1(self) -> Tensor:
-        """Ratio tr Σ_W / tr Σ_B at every time, shape (T,): never rises."""
+        """The ratio tr Σ_W / tr Σ_B, shape (T,), which never rises."""
         return self.within_traces / self.between_traces
 
 
@@ -44,24 +44,24 @@ def best_weight(within: Tensor, means: Tensor, lambda_w: float) -> Tensor:
 
 
 def gradient_flow(inputs: Tensor, labels: Tensor, *, lambda_w: float, duration: float, num_steps: int = 1000) -> FlowPath:
-    r"""Follow :math:`\dot H = -\frac1N W^T (W H - Y)`, H(0) = X, with W the best one at every moment (Runge–Kutta, order four).
+    r"""Follow :math:`\dot H = -\frac1N W^T (W H - Y)` from H(0) = X, with the best W for H at every time (Runge–Kutta).
 
-    It is the descent of :math:`\min_W \frac{1}{2N} \lVert W H - Y \rVert^2 + \frac{\lambda_W}{2} \lVert W \rVert^2`, and the
-    first order of the model's minimizer: :math:`H^* = X + \dot H(0) / \lambda_H + o(1/\lambda_H)`. Class means and deviations
-    have equations of their own: :math:`\dot M = -\frac1N W^T (W M - I)` and, for the map B of the deviations,
-    :math:`\dot B = -\frac1N W^T W B`.
+    This is the gradient flow of :math:`\min_W \frac{1}{2N} \lVert W H - Y \rVert^2 + \frac{\lambda_W}{2} \lVert W \rVert^2`. It
+    is also the minimizer of ``MUFM`` to first order: :math:`H^* = X + \dot H(0) / \lambda_H + o(1/\lambda_H)`. Class means and
+    the map B of the deviations have equations of their own, :math:`\dot M = -\frac1N W^T (W M - I)` and :math:`\dot B =
+    -\frac1N W^T W B`, so the cost does not depend on the number of samples.
 
     Args:
         inputs: X, shape (N, d).
         labels: Balanced classes, shape (N,).
         lambda_w: Decay of the weight, positive.
-        duration: Last time, in units of a gradient of the averaged loss: features of N samples need times of order N.
+        duration: The last time. The loss is a mean, so features of N samples need times of order N.
 
     Returns:
         The path, with its start.
 
     Raises:
-        ValueError: If the data are not finite, the classes are not balanced, or a step is too long: more than 0.5 N / ‖W‖².
+        ValueError: If a step is longer than 0.5 N / ‖W‖².
 
     Reference:
         Progressive feedforward collapse, arXiv 2405.00985, eq. (21) as we read it; the reduction and its laws are derived.

@@ -1,4 +1,4 @@
-"""Near collapse: what the features' cost of moving does to data that are nearly collapsed already, in closed form."""
+"""The multilayer model on data that are nearly collapsed, in closed form to first order."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from ncollapse.surrogates.solving.solution import Solution
 class NearCollapse:
     r"""The multilayer model (``MUFM``, mean squared error, no bias) on features close to an orthogonal frame.
 
-    For :math:`X = a Q_y + E` with :math:`Q^T Q = I_K` and a small E that is centered in every class, the minimizer is to first
-    order :math:`H^* = m Q_y + S E`, :math:`W = w Q^T`, where m > a solves :math:`\lambda_H N (m - a) = K \lambda_W m / (m^2 + K
-    \lambda_W)^2`, :math:`w = m/(m^2 + K \lambda_W)`, and S is :math:`\sigma = \lambda_H / (w^2/N + \lambda_H)` on the span of
-    Q and 1 outside.
+    Let :math:`X = a Q_y + E` with :math:`Q^T Q = I_K` and a small E that is centered in every class. To first order the
+    minimizer is :math:`H^* = m Q_y + S E` and :math:`W = w Q^T`. Here m > a solves :math:`\lambda_H N (m - a) = K \lambda_W m /
+    (m^2 + K \lambda_W)^2`, and :math:`w = m/(m^2 + K \lambda_W)`. S is :math:`\sigma = \lambda_H / (w^2/N + \lambda_H)` on the
+    span of Q and 1 outside.
 
     Attributes:
         counts: Samples of each class, all alike: ``balanced(K, n)``.
@@ -55,26 +55,17 @@ class NearCollapse:
 
     @classmethod
     def from_means(cls, counts: tuple[int, ...], *, scale: float, lambda_w: float, lambda_h: float) -> NearCollapse:
-        r"""The same model with decays as the paper has them: means, :math:`\lambda_W/2K` and :math:`\lambda_H/2Kn`.
-
-        Args:
-            counts: n of each class, all alike.
-            lambda_w: Decay of the mean squared norm of the classifier's rows.
-            lambda_h: Cost of the mean squared move of a sample.
-
-        Returns:
-            The model in sums.
-        """
+        r"""Make the model from the decays of the paper, which are of means: :math:`\lambda_W/2K` and :math:`\lambda_H/2Kn`."""
         return cls(counts, scale=scale, lambda_w=lambda_w / len(counts), lambda_h=lambda_h / sum(counts))
 
     @property
     def num_classes(self) -> int:
-        """K."""
+        """The number of classes, K."""
         return len(self.counts)
 
     @cached_property
     def feature_scale(self) -> float:
-        """The scale m of the class means at the minimizer: larger than that of the data."""
+        """The scale m of the class means at the minimizer, which is larger than that of the data."""
         decay, price = self.num_classes * self.lambda_w, self.lambda_h * self.num_classes * self.counts[0]
 
         def slope(m: float) -> float:
@@ -95,14 +86,14 @@ class NearCollapse:
         return self.lambda_h / (self.weight_scale**2 / samples + self.lambda_h)
 
     def ratio(self, inside: float, outside: float) -> float:
-        r"""PFC1 of the minimizer over that of the data: :math:`(a/m)^2 (\sigma^2 v_{in} + v_{out}) / (v_{in} + v_{out})`.
+        r"""Compute PFC1 of the minimizer over PFC1 of the data.
 
         Args:
-            inside: Squared norm of the deviations in the span of the class means, :math:`\lVert Q^T E \rVert^2`.
-            outside: That of the rest.
+            inside: v_in, squared norm of the deviations in the span of the class means, :math:`\lVert Q^T E \rVert^2`.
+            outside: v_out, that of the rest.
 
         Returns:
-            Below 1: the features are closer to collapse than the data.
+            :math:`(a/m)^2 (\sigma^2 v_{in} + v_{out}) / (v_{in} + v_{out})`, below 1.
 
         Raises:
             ValueError: If one is negative or both are zero.
@@ -113,7 +104,7 @@ class NearCollapse:
         return (self.scale / self.feature_scale) ** 2 * kept
 
     def sensitivities(self, inside: float, outside: float) -> tuple[float, float]:
-        """Derivatives of log ``ratio`` by log λ_H and log λ_W; in the paper the first is by far the larger one."""
+        """Differentiate log ``ratio`` by log λ_H and by log λ_W. In the paper the first is by far the larger one."""
 
         def change(name: str) -> float:
             ratios = [
@@ -124,17 +115,13 @@ class NearCollapse:
         return change("lambda_h"), change("lambda_w")
 
     def inputs(self, dim: int, noise: float, seed: int) -> tuple[Tensor, Tensor]:
-        """Nearly collapsed data: class means on the first axes, normal deviations, centered in every class.
-
-        Args:
-            dim: d, at least K.
-            noise: Standard deviation of an entry, before centering.
+        """Draw data with class means on the first axes and normal deviations of size ``noise``, centered in every class.
 
         Returns:
-            X of shape (N, d) and labels, sorted.
+            X of shape (N, d) and sorted labels.
 
         Raises:
-            ValueError: If the dimension holds no K orthogonal means.
+            ValueError: If d < K.
         """
         if dim < self.num_classes:
             raise ValueError(f"Orthogonal class means need dim >= {self.num_classes}, got {dim}. Raise dim.")
@@ -146,17 +133,17 @@ class NearCollapse:
         return (means.unsqueeze(1) + spread).reshape(-1, dim), labels
 
     def problem(self, inputs: Tensor, labels: Tensor) -> MUFM:
-        """The multilayer model on data of shape (N, d): ``solve()`` finds its minimum."""
+        """Make the multilayer model on data of shape (N, d)."""
         return MUFM(inputs, labels, lambda_w=self.lambda_w, lambda_h=self.lambda_h)
 
     def spread(self, inputs: Tensor) -> tuple[float, float]:
-        """Squared norms of the data's deviations, inside the span of the class means and outside, for ``ratio``."""
+        """Compute the arguments of ``ratio`` from data."""
         grouped = inputs.reshape(self.num_classes, self.counts[0], -1)
         squares = (grouped - grouped.mean(dim=1, keepdim=True)).square().sum(dim=(0, 1))
         return float(squares[: self.num_classes].sum()), float(squares[self.num_classes :].sum())
 
     def closed_form(self, inputs: Tensor, labels: Tensor) -> Solution:
-        """The minimizer to first order in the deviations: its gap to the multilayer model's bound is of second order."""
+        """The minimizer to first order in the deviations. Its gap is of second order."""
         K = self.num_classes
         means = torch.eye(K, inputs.shape[1], dtype=torch.float64)
         deviations = inputs - self.scale * means[labels]

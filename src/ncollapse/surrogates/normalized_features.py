@@ -1,4 +1,4 @@
-"""Normalized features and classifier: cross-entropy on a product of spheres, with a temperature."""
+"""Cross-entropy of normalized features and a normalized classifier, with a temperature."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from torch import Tensor
 
 from ncollapse.etf import simplex_etf
 from ncollapse.surrogates.solving.arguments import check_balanced, check_counts, check_positive
-from ncollapse.surrogates.solving.losses import loss_value
-from ncollapse.surrogates.solving.problem import CountsProblem, Solver
+from ncollapse.surrogates.solving.problem import CountsProblem
 from ncollapse.surrogates.solving.projected import Constrained, ProjectedGradient
 from ncollapse.surrogates.solving.solution import Certificate, Inequality, Solution, Variables, unless_it_holds
 
@@ -21,14 +20,14 @@ from ncollapse.surrogates.solving.solution import Certificate, Inequality, Solut
 class NormalizedFeatures(CountsProblem, Constrained):
     r"""Cross-entropy of :math:`\tau W H` with unit classifier rows and unit features, balanced classes.
 
-    No point is below :math:`\log(1 + (K-1) e^{-\tau K/(K-1)})`, by Jensen's inequality over the margins. For d >= K-1 it is
-    reached by h = w on a simplex ETF and nowhere else; with τ = 1 it is the energy of Lu & Steinerberger. For d < K-1 the
-    minima are other codes on the sphere, above the bound.
+    By Jensen's inequality over the margins no point is below :math:`\log(1 + (K-1) e^{-\tau K/(K-1)})`. If d >= K-1, only h = w
+    on a simplex ETF reaches this bound. If d < K-1, the minima are other codes on the sphere, above the bound. With τ = 1 the
+    objective is the energy of Lu & Steinerberger.
 
     Attributes:
         counts: Samples of each class, all alike: ``balanced(K, n)``.
         dim: d, at least 2.
-        temperature: τ, positive: the larger, the sharper.
+        temperature: τ, positive. The larger it is, the sharper are the outputs.
 
     Reference:
         Yaras et al. (2022), NeurIPS; Lu & Steinerberger (2022), ACHA; for d < K-1 Jiang et al. (2024), ICML.
@@ -50,10 +49,8 @@ class NormalizedFeatures(CountsProblem, Constrained):
         if self.dim < 2:
             raise ValueError(f"dim must be at least 2, got {self.dim}: a sphere of two points cannot be descended on.")
 
-    @property
-    def solvers(self) -> tuple[type[Solver], ...]:
-        """Riemannian gradient descent; with d > K its only local minima are global."""
-        return (ProjectedGradient,)
+    # With d > K the only local minima are global.
+    solvers = (ProjectedGradient,)
 
     @property
     def minimum(self) -> float:
@@ -71,34 +68,22 @@ class NormalizedFeatures(CountsProblem, Constrained):
         return {name: torch.nn.functional.normalize(rows, dim=1) for name, rows in variables.items()}
 
     def tangent(self, variables: Variables, gradient: Variables) -> Variables:
-        r"""Riemannian gradient, row by row :math:`g - \langle g, h \rangle h`."""
+        r"""The Riemannian gradient, :math:`g - \langle g, h \rangle h` for every row."""
         return {
             name: rows - (rows * variables[name]).sum(dim=1, keepdim=True) * variables[name] for name, rows in gradient.items()
         }
 
-    def complete(self, variables: Variables) -> Variables:
-        """The point itself."""
-        return variables
-
     def objective(self, variables: Variables) -> Tensor:
-        """Mean cross-entropy of "weight" (K, d) and "features" (N, d), unit rows."""
+        """The mean cross-entropy of unit rows "weight" (K, d) and "features" (N, d)."""
         logits = self.temperature * variables["features"] @ variables["weight"].T
-        shares = torch.full((self.num_samples,), 1 / self.num_samples, dtype=torch.float64)
-        return loss_value("cross_entropy", logits, self.labels, shares)
+        return self._mean_loss("cross_entropy", logits)
 
     def certificate(self, variables: Variables) -> Certificate:
-        """The bound, which holds in any dimension."""
+        """The bound. The inequality says whether it is the minimum."""
         return Certificate(self.minimum, unless_it_holds(Inequality("K - 1 <= d", self.num_classes - 1, self.dim)))
 
     def closed_form(self) -> Solution:
-        """A simplex ETF, features on their classifier rows.
-
-        Returns:
-            The solution.
-
-        Raises:
-            ValueError: If d < K-1, where no closed form is known.
-        """
+        """The global minimum for d >= K-1: a simplex ETF, with each feature on the classifier row of its class."""
         if self.dim < self.num_classes - 1:
             raise ValueError(
                 f"The optimum is a simplex ETF for dim >= {self.num_classes - 1}, got {self.dim}. Solve numerically: solve()."

@@ -1,4 +1,4 @@
-"""The multilayer model with mean squared error, its features eliminated: K×d unknowns, whatever the number of samples."""
+"""The multilayer model with mean squared error after eliminating the features: K×d unknowns."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ def best_bound(
 
 @dataclass(frozen=True, eq=False)
 class ReducedMUFM:
-    r"""The least objective for given weights, and what the certificate needs, from three sums over the samples.
+    r"""``MUFM`` with mean squared error as a function of the weight alone, from three sums over the samples.
 
     With :math:`A = (N I + W W^T / \lambda_H)^{-1}` and the residual :math:`R = W X - Y`:
 
     .. math:: F(W) = \min_H J(W, H) = \tfrac12 \mathrm{tr}(A R R^T) + \tfrac{\lambda_W}{2} \lVert W \rVert^2,
         \qquad \Gamma = A R
 
-    and the gradient is :math:`A R X^T - \Gamma \Gamma^T W / \lambda_H + \lambda_W W`. One evaluation costs O(K d²).
+    The gradient is :math:`A R X^T - \Gamma \Gamma^T W / \lambda_H + \lambda_W W`. One evaluation costs O(K d²).
 
     Attributes:
-        inputs: :math:`X X^T`, shape (d, d); centered sums for a free bias, here and below.
+        inputs: :math:`X X^T`, shape (d, d). For a free bias the samples and targets of all three sums are centered.
         cross: :math:`Y X^T`, shape (K, d).
         targets: :math:`Y Y^T`, shape (K, K).
         lambda_w: Decay of the weight.
@@ -62,14 +62,14 @@ class ReducedMUFM:
     def from_samples(
         cls, inputs: Tensor, labels: Tensor, num_classes: int, *, lambda_w: float, lambda_h: float, centered: bool
     ) -> ReducedMUFM:
-        """The sums over the samples, centered for a free bias: the only pass over them."""
+        """Take the sums over the samples, centered for a free bias."""
         targets = one_hot(labels, num_classes)
         if centered:
             inputs, targets = inputs - inputs.mean(dim=0), targets - targets.mean(dim=0)
         return cls(len(inputs), inputs.T @ inputs, targets.T @ inputs, targets.T @ targets, lambda_w, lambda_h)
 
     def padded(self) -> ReducedMUFM:
-        """The same with K more dimensions in which the data are zero."""
+        """Add K dimensions in which the data are zero."""
         more = len(self.targets)
         pad = torch.nn.functional.pad
         return replace(self, inputs=pad(self.inputs, (0, more, 0, more)), cross=pad(self.cross, (0, more)))
@@ -87,7 +87,7 @@ class ReducedMUFM:
         return float(value), {"weight": gradient}
 
     def dual(self, weight: Tensor) -> tuple[float, float]:
-        """Squared spectral norm of Γ at given weights (K, d), and the ``best_bound`` of the minimum from it."""
+        """The squared spectral norm of Γ at a weight (K, d), and the lower bound from it."""
         identity = torch.eye(len(weight), dtype=torch.float64)
         inverse = torch.linalg.inv(self.num_samples * identity + weight @ weight.T / self.lambda_h)
         moved, aims = weight @ self.inputs - self.cross, weight @ self.cross.T - self.targets
@@ -97,6 +97,6 @@ class ReducedMUFM:
         return best_bound(sizes, pulls, lambda t: t**2 * squares + t * overlap, self.lambda_w, self.lambda_h)
 
     def ridge(self) -> Tensor:
-        """The best weight (K, d) for features that stay the data: ridge regression."""
+        """The best weight (K, d) if the features are the data: ridge regression."""
         identity = torch.eye(len(self.inputs), dtype=torch.float64)
         return torch.linalg.solve(self.inputs + self.num_samples * self.lambda_w * identity, self.cross, left=False)

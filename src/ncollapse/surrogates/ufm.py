@@ -6,15 +6,14 @@ import math
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property
-from typing import get_args
 
 import torch
 from torch import Tensor
 
-from ncollapse.surrogates.solving.arguments import check_balanced, check_counts, check_positive
-from ncollapse.surrogates.solving.losses import LossName, check_loss, loss_gradient, loss_value
+from ncollapse.surrogates.solving.arguments import check_balanced, check_choice, check_counts, check_positive
+from ncollapse.surrogates.solving.losses import LossName, loss_gradient
 from ncollapse.surrogates.solving.nuclear import Bias, NuclearProgram, soft_threshold, split_product
-from ncollapse.surrogates.solving.problem import CountsProblem, Solver
+from ncollapse.surrogates.solving.problem import CountsProblem
 from ncollapse.surrogates.solving.proximal import NuclearProblem, Proximal
 from ncollapse.surrogates.solving.solution import Certificate, Inequality, Solution, Variables
 from ncollapse.surrogates.solving.solvers import LBFGS, GradientDescent
@@ -27,10 +26,11 @@ class UFM(CountsProblem, NuclearProblem):
     .. math:: \min_{W, H, b}\; \ell(W H + b 1^T) + \frac{\lambda_W}{2} \lVert W \rVert^2 + \frac{\lambda_H}{2} \lVert H \rVert^2
         + \frac{\lambda_b}{2} \lVert b \rVert^2
 
-    with :math:`\ell = \frac{1}{2N} \lVert Z - Y \rVert^2` ("mse") or the mean cross-entropy. The features' decay is a sum over
-    the N samples. For d at least the number of classes it equals a convex program: the loss plus
-    :math:`\sqrt{\lambda_W \lambda_H} \lVert Z \rVert_*`, which gives every point a lower bound. The number that decides what
-    collapses is :math:`c_k = N \sqrt{\lambda_W \lambda_H / n_k}`: for balanced classes all variables are zero iff c >= 1.
+    with :math:`\ell = \frac{1}{2N} \lVert Z - Y \rVert^2` ("mse") or the mean cross-entropy. The decay of the features is a sum
+    over the N samples. If d >= K, the model is equivalent to a convex program: the loss plus
+    :math:`\sqrt{\lambda_W \lambda_H} \lVert Z \rVert_*`. Its dual gives every point a lower bound. The numbers
+    :math:`c_k = N \sqrt{\lambda_W \lambda_H / n_k}` decide what collapses: for balanced classes all variables are zero iff
+    c >= 1.
 
     Attributes:
         counts: n_k, samples of each class.
@@ -61,33 +61,29 @@ class UFM(CountsProblem, NuclearProblem):
 
     def __post_init__(self) -> None:
         check_counts(self.counts)
-        check_loss(self.loss)
+        check_choice("loss", self.loss, LossName)
+        check_choice("bias", self.bias, Bias)
         check_positive(lambda_w=self.lambda_w, lambda_h=self.lambda_h, dim=self.dim)
-        if self.bias not in get_args(Bias):
-            raise ValueError(f"bias must be 'none', 'free' or 'regularized', got {self.bias!r}.")
         if self.bias == "regularized":
             check_positive(lambda_b=self.lambda_b)
         elif self.lambda_b != 0:
             raise ValueError(f"lambda_b={self.lambda_b} needs bias='regularized', got bias={self.bias!r}.")
 
-    @property
-    def solvers(self) -> tuple[type[Solver], ...]:
-        """L-BFGS and plain descent in weight and features, or the convex program in the logits."""
-        return LBFGS, GradientDescent, Proximal
+    solvers = (LBFGS, GradientDescent, Proximal)
 
     @property
     def penalty(self) -> float:
-        r"""Weight of the nuclear norm, :math:`\sqrt{\lambda_W \lambda_H}`."""
+        r"""The weight of the nuclear norm, :math:`\sqrt{\lambda_W \lambda_H}`."""
         return math.sqrt(self.lambda_w * self.lambda_h)
 
     @cached_property
     def collapse_numbers(self) -> Tensor:
-        r""":math:`c_k = N \sqrt{\lambda_W \lambda_H / n_k}`, at least 1 where a class has no features of its own."""
+        r"""The numbers c_k. A class whose number is at least 1 has no features of its own."""
         return self.num_samples * self.penalty / torch.tensor(self.counts, dtype=torch.float64).sqrt()
 
     @cached_property
     def program(self) -> NuclearProgram:
-        """The convex program: samples of a class share their logits, which counts their nuclear norm by √n_k."""
+        """The convex program in one row of logits a class, each of which counts √n_k times in the nuclear norm."""
         counts = torch.tensor(self.counts, dtype=torch.float64)
         return self._program(torch.arange(self.num_classes), counts / counts.sum(), counts.sqrt())
 
@@ -102,31 +98,24 @@ class UFM(CountsProblem, NuclearProblem):
     def _variables(self, weight: Tensor, features: Tensor, bias: Tensor) -> Variables:
         return {"weight": weight, "features": features} | ({} if self.bias == "none" else {"bias": bias})
 
-    def complete(self, variables: Variables) -> Variables:
-        """The point itself."""
-        return variables
-
     def objective(self, variables: Variables) -> Tensor:
         """Loss and decay of "weight" (K, d), "features" (N, d) and, unless there is none, "bias" (K,)."""
         weight, features, bias = variables["weight"], variables["features"], variables.get("bias")
         logits = features @ weight.T if bias is None else features @ weight.T + bias
-        shares = torch.full((self.num_samples,), 1 / self.num_samples, dtype=torch.float64)
         decay = self.lambda_w * weight.square().sum() + self.lambda_h * features.square().sum()
         if bias is not None:
             decay = decay + self.lambda_b * bias.square().sum()
-        return loss_value(self.loss, logits, self.labels, shares) + 0.5 * decay
+        return self._mean_loss(self.loss, logits) + 0.5 * decay
 
     def logit_gradient(self, variables: Variables) -> Tensor:
-        r"""Gradient Γ of the loss with respect to the logits, shape (N, K)."""
+        r"""The gradient Γ of the loss with respect to the logits, shape (N, K)."""
         logits = variables["features"] @ variables["weight"].T + variables.get("bias", 0.0)
-        shares = torch.full((self.num_samples,), 1 / self.num_samples, dtype=torch.float64)
-        return loss_gradient(self.loss, logits, self.labels, shares)
+        return loss_gradient(self.loss, logits, self.labels, self._shares)
 
     def certificate(self, variables: Variables) -> Certificate:
-        """Lower bound from the convex program's dual; a critical point is a global minimizer if the inequality holds."""
+        """The bound of the convex program's dual. A critical point is a global minimizer if the inequality holds."""
         weight, features = variables["weight"], variables["features"]
-        shares = torch.full((self.num_samples,), 1 / self.num_samples, dtype=torch.float64)
-        program = self._program(self.labels, shares, torch.ones_like(shares))
+        program = self._program(self.labels, self._shares, torch.ones_like(self._shares))
         norm, bound = program.dual(features @ weight.T, variables.get("bias", weight.new_zeros(self.num_classes)))
         return Certificate(bound, Inequality("‖Γ‖₂ <= √(λ_W λ_H)", norm, self.penalty))
 
@@ -139,16 +128,16 @@ class UFM(CountsProblem, NuclearProblem):
     def closed_form(self) -> Solution:
         r"""The global minimum where theory gives it.
 
-        * MSE without or with free bias, any counts: the singular values of the targets (centered for a free bias), one row
-          :math:`\sqrt{n_k}` times a class, are reduced by :math:`N \sqrt{\lambda_W \lambda_H}`.
-        * MSE with regularized bias, balanced: between the two, by :math:`\lambda_b` against c/(1-c).
-        * Cross-entropy, balanced, any bias: a simplex ETF of margin :math:`m = \log(1 + K(1-c)/c)`, zero if c >= 1, and b = 0.
+        * MSE, no or free bias, any counts: weigh the target row of class k by :math:`\sqrt{n_k}` (centered first if the bias is
+          free), and reduce the singular values of these rows by :math:`N \sqrt{\lambda_W \lambda_H}`.
+        * MSE, regularized bias, balanced: a point between these two, which depends on :math:`\lambda_b` against c/(1-c).
+        * Cross-entropy, any bias, balanced: a simplex ETF of margin :math:`\log(1 + K(1-c)/c)`, zero if c >= 1, and b = 0.
 
         Returns:
-            The solution; its inequality is the one that selects the branch.
+            The solution. Its inequality selects the branch.
 
         Raises:
-            ValueError: If the classes are not balanced where that is assumed, or dim is less than the rank of the logits.
+            ValueError: If the formula needs balanced classes, or dim is less than the rank of the logits.
         """
         if self.loss == "cross_entropy":
             logits, bias, inequality = self._ce_optimum()

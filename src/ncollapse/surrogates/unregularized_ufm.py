@@ -1,4 +1,4 @@
-"""Strong neural collapse: the gradient flow of the squared loss without decay, and the set on which it is solved exactly."""
+"""The gradient flow of the squared loss without decay, which leads to strong neural collapse."""
 
 from __future__ import annotations
 
@@ -13,19 +13,22 @@ from ncollapse.etf import helmert_basis
 from ncollapse.surrogates.solving.arguments import check_balanced, check_counts, check_positive
 from ncollapse.surrogates.solving.flows import FlowEnd, follow
 from ncollapse.surrogates.solving.losses import one_hot
-from ncollapse.surrogates.solving.problem import CountsProblem, Solver
+from ncollapse.surrogates.solving.problem import CountsProblem
 from ncollapse.surrogates.solving.solution import Certificate, Solution, Variables
 from ncollapse.surrogates.solving.solvers import LBFGS, GradientDescent
 
 
 @dataclass(frozen=True)
 class UnregularizedUFM(CountsProblem):
-    r"""Unconstrained features without decay, balanced classes: :math:`\frac12 \lVert W H + b 1^T - Y \rVert^2`, a sum.
+    r"""Unconstrained features under the squared loss without decay, balanced classes.
 
-    Its minima of loss zero are many; which one the gradient flow ends at depends on the start. On the set of :math:`H =
-    n^{-1/2} W^T \otimes 1_n^T`, :math:`1^T W = 0` and b a multiple of 1, which the flow does not leave, every eigenvalue q of
-    :math:`W W^T` and the bias go their own way (``collapsed_eigenvalue``, ``collapsed_bias``) to strong collapse: the metrics
-    snc1, snc2 and snc3 vanish. From a random start of size ε they end at order ε; the flow conserves :math:`W^T W - H H^T`.
+    .. math:: \min_{W, H, b} \frac12 \lVert W H + b 1^T - Y \rVert^2
+
+    The model has many minima of loss zero. The start decides where the gradient flow ends. The flow conserves :math:`W^T W - H
+    H^T`, and it does not leave the set with :math:`H = n^{-1/2} W^T \otimes 1_n^T`, :math:`1^T W = 0` and equal biases. On this
+    set every eigenvalue of :math:`W W^T` and the bias have laws of their own (``collapsed_eigenvalue``, ``collapsed_bias``),
+    and the flow ends at strong collapse: the metrics snc1, snc2 and snc3 vanish. From a random start of size ε they end at
+    order ε.
 
     Attributes:
         counts: Samples of each class, all alike: ``balanced(K, n)``.
@@ -44,25 +47,16 @@ class UnregularizedUFM(CountsProblem):
         if self.dim < self.num_classes - 1:
             raise ValueError(f"Loss zero needs dim >= K - 1 = {self.num_classes - 1}, got {self.dim}. Raise dim.")
 
-    @property
-    def solvers(self) -> tuple[type[Solver], ...]:
-        """L-BFGS and plain descent: they find loss zero, not strong collapse."""
-        return LBFGS, GradientDescent
+    # They find loss zero, not strong collapse.
+    solvers = (LBFGS, GradientDescent)
 
     def draw(self, normal: Callable[..., Tensor]) -> Variables:
-        """Standard normal weight, features and bias; scale them by ε for a small start."""
+        """Standard normal weight, features and bias. Multiply them by ε for a small start."""
         weight, features = normal(self.num_classes, self.dim), normal(self.num_samples, self.dim)
         return {"weight": weight, "features": features, "bias": normal(self.num_classes)}
 
     def collapsed_start(self, eigenvalue: float, bias: float = 0.0) -> Variables:
-        """A point of the set that the flow does not leave.
-
-        Args:
-            eigenvalue: q of W Wᵀ, at least 0, the same in all K-1 directions.
-
-        Returns:
-            The point; at eigenvalue √n and bias 1/K it is strong collapse itself.
-        """
+        """Make a point of the invariant set with equal eigenvalues of W Wᵀ. At √n and bias 1/K it is strong collapse."""
         weight = torch.zeros(self.num_classes, self.dim, dtype=torch.float64)
         weight[:, : self.num_classes - 1] = math.sqrt(eigenvalue) * helmert_basis(self.num_classes).T
         features = (weight / math.sqrt(self.counts[0]))[self.labels]
@@ -72,39 +66,28 @@ class UnregularizedUFM(CountsProblem):
         outputs = variables["features"] @ variables["weight"].T + variables["bias"]
         return outputs - one_hot(self.labels, self.num_classes)
 
-    def complete(self, variables: Variables) -> Variables:
-        """The point itself."""
-        return variables
-
     def objective(self, variables: Variables) -> Tensor:
-        """Half the squared error, summed, of "weight" (K, d), "features" (N, d) and "bias" (K,)."""
+        """Half the summed squared error of "weight" (K, d), "features" (N, d) and "bias" (K,)."""
         return 0.5 * self._residual(variables).square().sum()
 
     def certificate(self, variables: Variables) -> Certificate:
-        """Zero."""
+        """The global minimum, zero."""
         return Certificate(0.0)
 
     def closed_form(self) -> Solution:
-        """Strong collapse.
-
-        Returns:
-            The point, of loss zero.
-        """
+        """Strong collapse, of loss zero."""
         return self.solution(self.collapsed_start(math.sqrt(self.counts[0]), 1 / self.num_classes), "strong collapse")
 
     def flow(self, start: Variables, *, duration: float, num_steps: int = 1000) -> FlowEnd:
-        """Follow the negative gradient.
+        """Follow the negative gradient by Runge–Kutta steps of order four.
 
         Args:
-            start: Such as ``start(seed)`` times ε, or ``collapsed_start``.
-            duration: Last time. Strong collapse takes about log(1/ε)/√n, twice.
-            num_steps: Steps of Runge–Kutta, of order four; steps of 1/N are short enough for small starts.
+            start: For example ``start(seed)`` times ε, or ``collapsed_start``.
+            duration: The last time. Strong collapse takes about 2 log(1/ε)/√n.
+            num_steps: The number of steps. Steps of 1/N are short enough for small starts.
 
         Returns:
             The last point, with the path.
-
-        Raises:
-            ValueError: If the steps are too long.
         """
 
         def slope(point: Variables) -> Variables:
@@ -116,7 +99,7 @@ class UnregularizedUFM(CountsProblem):
         return follow(self, slope, start, duration, num_steps)
 
     def conserved_drift(self, end: FlowEnd) -> float:
-        r"""How far :math:`W^T W - H H^T`, which the flow conserves, moved from first to last point: a check of the steps."""
+        r"""Check the steps of a flow: the largest change of :math:`W^T W - H H^T`, which the exact flow conserves."""
         first, last = (
             point["weight"].T @ point["weight"] - point["features"].T @ point["features"]
             for point in end.path[:: len(end.path) - 1]
@@ -125,20 +108,12 @@ class UnregularizedUFM(CountsProblem):
 
 
 def collapsed_eigenvalue(start: float, time: float, *, counts: Sequence[int]) -> float:
-    r"""Eigenvalue of :math:`W W^T` on the flow's invariant set.
+    r"""Compute an eigenvalue q(t) of :math:`W W^T` on the invariant set of ``UnregularizedUFM`` from q(0) > 0.
 
-    :math:`q(t) = \sqrt n / (1 + (\sqrt n / q_0 - 1) e^{-2 \sqrt n t})`, the solution of :math:`\dot q = -2 q (q - \sqrt n)`.
-
-    Args:
-        start: q_0, positive.
-        time: t, at least 0.
-        counts: n of each class, all alike.
+    :math:`q(t) = \sqrt n / (1 + (\sqrt n / q(0) - 1) e^{-2 \sqrt n t})` solves :math:`\dot q = -2 q (q - \sqrt n)`.
 
     Returns:
         q(t), which tends to √n.
-
-    Raises:
-        ValueError: If the start is not positive or the classes are not balanced.
 
     Reference:
         Derived, after Mixon, Parshall & Pi (2020).
@@ -154,19 +129,7 @@ def collapsed_eigenvalue(start: float, time: float, *, counts: Sequence[int]) ->
 
 
 def collapsed_bias(start: float, time: float, *, counts: Sequence[int]) -> float:
-    r"""Bias of every class on the flow's invariant set: :math:`b(t) = \frac1K + (b_0 - \frac1K) e^{-N t}`.
-
-    Args:
-        start: b_0.
-        time: t, at least 0.
-        counts: n of each class, all alike.
-
-    Returns:
-        b(t), which tends to 1/K.
-
-    Raises:
-        ValueError: If the classes are not balanced.
-    """
+    r"""Compute the bias on the invariant set of ``UnregularizedUFM``: :math:`\frac1K + (b(0) - \frac1K) e^{-N t}`."""
     check_balanced(counts, "collapsed_bias")
     num_classes = len(counts)
     return 1 / num_classes + (start - 1 / num_classes) * math.exp(-num_classes * counts[0] * time)

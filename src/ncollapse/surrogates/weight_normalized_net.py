@@ -1,4 +1,4 @@
-"""Square loss with weight normalization: two classes, one product of norms, equal margins at the minimum."""
+"""Squared loss of a two-layer network with normalized weights on two classes."""
 
 from __future__ import annotations
 
@@ -10,25 +10,20 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ncollapse.statistics.batch import check_labels
 from ncollapse.surrogates.solving.arguments import check_positive
-from ncollapse.surrogates.solving.problem import Solver
+from ncollapse.surrogates.solving.problem import DataProblem
 from ncollapse.surrogates.solving.smoothed import ReLUProblem, SmoothedReLU, rounded_relu
 from ncollapse.surrogates.solving.solution import Certificate, Inequality, Solution, Variables
 from ncollapse.surrogates.solving.solvers import LBFGS, GradientDescent
 
 
 def best_norm(margins: Tensor, *, lambda_w: float) -> float:
-    r"""The product of norms at which the square loss of given normalized margins is stationary.
+    r"""Compute the best product of norms ρ for the margins :math:`m_i = \bar f(x_i) y_i` of a normalized network, shape (N,).
 
     :math:`\rho = \sum_i m_i / (N \lambda + \sum_i m_i^2)` minimizes :math:`\frac1N \sum_i (1 - \rho m_i)^2 + \lambda \rho^2`.
 
-    Args:
-        margins: :math:`m_i = \bar f(x_i) y_i` of the normalized network, shape (N,).
-        lambda_w: λ, positive.
-
     Returns:
-        ρ; for equal margins m it is 1/m without decay, so that the least norm has the largest margin.
+        ρ. For equal margins m and small decay it is 1/m: the largest margin has the least norm.
 
     Reference:
         Poggio & Liao (2020).
@@ -42,38 +37,28 @@ def best_norm(margins: Tensor, *, lambda_w: float) -> float:
 
 
 def margin_variation(margins: Tensor) -> float:
-    """Standard deviation of the margins over the size of their mean: 0 where all are equal.
-
-    Args:
-        margins: Shape (N,).
-
-    Returns:
-        At least 0; nan for a mean of zero.
-    """
+    """Divide the standard deviation of margins (N,) by the size of their mean: 0 if all are equal, nan if the mean is 0."""
     mean = abs(float(margins.mean()))
     return float(margins.std(correction=0)) / mean if mean > 0 else math.nan
 
 
 @dataclass(frozen=True, eq=False)
-class WeightNormalizedNet(ReLUProblem):
-    r"""Two layers with normalized weights, :math:`f = \rho \langle \hat v, \mathrm{relu}(\hat U x) \rangle`, for two classes.
+class WeightNormalizedNet(DataProblem, ReLUProblem):
+    r"""Two layers with normalized weights for two classes, :math:`f = \rho \bar f`.
 
     .. math:: \min \frac1N \sum_i (1 - \rho \bar f(x_i) y_i)^2 + \lambda \rho^2
 
-    with :math:`\hat v = v/\lVert v \rVert`, :math:`\hat U = U/\lVert U \rVert_F` and :math:`y_i = \pm 1`. Stationary points
-    have ``best_norm``; where the network interpolates, all margins are equal, which is within-class collapse of its output.
-    With :math:`c_\pm = \sqrt{n_\pm}/\lVert X_\pm \rVert_2`, :math:`s = c_+ + c_-` and :math:`q = \sum_\pm N c_\pm^2/n_\pm` no
-    point is below :math:`\lambda s^2/(1 + \lambda q)`. The bound is reached where each class is a single point and they are not
-    at an acute angle.
+    with :math:`\bar f = \langle v/\lVert v \rVert, \mathrm{relu}(U x/\lVert U \rVert_F) \rangle` and :math:`y_i = \pm 1`. At a
+    stationary point ρ is the ``best_norm``. If the network interpolates, all margins are equal: its output is collapsed within
+    classes. Let :math:`c_\pm = \sqrt{n_\pm}/\lVert X_\pm \rVert_2`, :math:`s = c_+ + c_-` and :math:`q = \sum_\pm N
+    c_\pm^2/n_\pm`. No point is below :math:`\lambda s^2/(1 + \lambda q)`. The bound is reached if each class is a single point
+    and their angle is not acute.
 
     Attributes:
         inputs: X, shape (N, d).
         labels: 0 for y = -1, 1 for y = 1, both present, shape (N,).
         lambda_w: λ, positive.
-        width: m, hidden units, at least 2.
-
-    Raises:
-        ValueError: If a number is out of range, there are other than two classes, or all inputs of one are zero.
+        width: m, the number of hidden units, at least 2.
 
     Reference:
         Poggio & Liao (2020); Xu, Rangamani, Liao, Galanti & Poggio (2023), Research. The bound is derived.
@@ -87,20 +72,13 @@ class WeightNormalizedNet(ReLUProblem):
 
     def __post_init__(self) -> None:
         check_positive(lambda_w=self.lambda_w)
-        object.__setattr__(self, "labels", check_labels(self.labels, len(self.inputs), int(self.labels.max()) + 1))
-        object.__setattr__(self, "inputs", self.inputs.detach().double())
-        counts = torch.bincount(self.labels).tolist()
-        if len(counts) != 2 or min(counts) == 0:
-            raise ValueError(f"Two classes, 0 and 1, each with a sample, are needed; got counts {counts}.")
+        self._check_data()
+        if self.num_classes != 2:
+            raise ValueError(f"labels must be of two classes, 0 and 1, got counts {self.counts}.")
         if self.width < 2:
             raise ValueError(f"width must be at least 2, one unit a class, got {self.width}.")
         if not bool(self._costs.isfinite().all()):
             raise ValueError("The inputs of a class are all zero: no margin is possible. Give it inputs.")
-
-    @property
-    def num_classes(self) -> int:
-        """Two."""
-        return 2
 
     @cached_property
     def _shares(self) -> Tensor:
@@ -112,10 +90,8 @@ class WeightNormalizedNet(ReLUProblem):
         reach = torch.stack([torch.linalg.matrix_norm(self.inputs[self.labels == k], 2) for k in (0, 1)])
         return torch.bincount(self.labels).double().sqrt() / reach
 
-    @property
-    def solvers(self) -> tuple[type[Solver], ...]:
-        """L-BFGS with the kinks of ReLU rounded off; plain L-BFGS stops at kinks and says that it has not converged."""
-        return SmoothedReLU, LBFGS, GradientDescent
+    # Plain descent stops at kinks of ReLU, and says that it has not converged.
+    solvers = (SmoothedReLU, LBFGS, GradientDescent)
 
     @cached_property
     def minimum(self) -> float:
@@ -132,7 +108,7 @@ class WeightNormalizedNet(ReLUProblem):
         return rounded_relu(self.inputs @ (variables["hidden"] / torch.linalg.norm(variables["hidden"])).T, width)
 
     def margins(self, variables: Variables) -> Tensor:
-        r"""Margins :math:`\bar f(x_i) y_i` of the normalized network, shape (N,)."""
+        r"""The margins :math:`\bar f(x_i) y_i` of the normalized network, shape (N,)."""
         return self._margins(variables, 0.0)
 
     def _margins(self, variables: Variables, width: float) -> Tensor:
@@ -145,7 +121,7 @@ class WeightNormalizedNet(ReLUProblem):
         return variables | {"features": self._hidden(variables), "weight": torch.stack([-row, row])}
 
     def rounded_objective(self, variables: Variables, width: float) -> Tensor:
-        """Square loss and decay of "hidden" (m, d), "outer" (m,), "rho" (1,)."""
+        """Squared loss and decay of "hidden" (m, d), "outer" (m,), "rho" (1,)."""
         errors = 1 - variables["rho"] * self._margins(variables, width)
         return errors.square().mean() + self.lambda_w * variables["rho"].square().sum()
 
@@ -155,18 +131,11 @@ class WeightNormalizedNet(ReLUProblem):
         return self.lambda_w * total / (1 + self.lambda_w * weighted) * self._costs / self._shares
 
     def certificate(self, variables: Variables) -> Certificate:
-        """The lower bound, and whether it leaves both classes on their side."""
+        """The lower bound. If the inequality holds, no class is given up."""
         return Certificate(self.minimum, Inequality("λ s max(c N/n) / (1 + λ q) <= 1", float(self._pull().max()), 1.0))
 
     def closed_form(self) -> Solution:
-        """One unit a class, along its point.
-
-        Returns:
-            The solution.
-
-        Raises:
-            ValueError: If a class has two different points, they are at an acute angle, or the decay gives a class up.
-        """
+        """The global minimum for one point a class, at an angle that is not acute: one unit along each."""
         first = [self.inputs[self.labels == k][0] for k in (0, 1)]
         alike = torch.equal(torch.stack(first)[self.labels], self.inputs)
         if not alike or float(first[0] @ first[1]) > 0 or float(self._pull().max()) > 1:

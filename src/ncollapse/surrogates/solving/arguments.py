@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any, get_args
 
 from torch import Tensor
 
@@ -15,20 +16,24 @@ def check_positive(**numbers: float) -> None:
             raise ValueError(f"{name} must be finite and positive, got {number}.")
 
 
-def balanced(num_classes: int, per_class: int) -> tuple[int, ...]:
-    """The counts of balanced classes, for the models that take ``counts``.
+def check_choice(name: str, word: str, literal: Any) -> None:
+    """Check that a word is one of those of a Literal type."""
+    *others, last = map(repr, get_args(literal))
+    if word not in get_args(literal):
+        raise ValueError(f"{name} must be {', '.join(others)} or {last}, got {word!r}.")
 
-    Args:
-        per_class: n, samples of each class.
+
+def balanced(num_classes: int, samples: int) -> tuple[int, ...]:
+    """Give the ``counts`` of balanced classes: the same number of samples for each of K classes.
 
     Returns:
-        n, K times.
+        The number of samples, K times.
 
     Example:
         >>> balanced(3, 5)
         (5, 5, 5)
     """
-    return (per_class,) * num_classes
+    return (samples,) * num_classes
 
 
 def check_counts(counts: Sequence[int]) -> None:
@@ -38,7 +43,7 @@ def check_counts(counts: Sequence[int]) -> None:
 
 
 def check_balanced(counts: Sequence[int], what: str) -> None:
-    """Check that all classes have as many samples."""
+    """Check that all classes have the same number of samples."""
     if len(set(counts)) > 1:
         raise ValueError(f"{what} needs balanced classes, got counts {tuple(counts)}. Solve it numerically: solve().")
 

@@ -1,4 +1,4 @@
-"""Flows: Runge–Kutta steps, and the point where a flow was left as a solution with its path."""
+"""Flows along which an objective falls: Runge–Kutta steps, and the end of a flow with its path."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ State = tuple[Tensor, ...]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class FlowEnd(Solution):
-    """Where a flow was left, at a time of the caller's choice: nothing is claimed about its gradient.
+    """The point of a flow at the last time that the caller asked for. It need not be a minimum.
 
     Attributes:
-        times: From 0 on, equally spaced.
-        path: The point at each of them; the history holds their objectives.
+        times: Equally spaced times from 0 on.
+        path: The point at each time. The history holds the objectives.
     """
 
     times: tuple[float, ...] = field(repr=False, default=())

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 LossName = Literal["mse", "cross_entropy"]
-
-
-def check_loss(name: str) -> None:
-    """Check the name of a loss."""
-    if name not in get_args(LossName):
-        raise ValueError(f"loss must be 'mse' or 'cross_entropy', got {name!r}.")
 
 
 def one_hot(labels: Tensor, num_classes: int) -> Tensor:

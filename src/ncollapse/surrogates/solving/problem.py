@@ -1,4 +1,4 @@
-"""The pattern of every surrogate model: a problem and a solver give a solution, with a proof of how close it is."""
+"""The base classes of all surrogate models: a problem and a solver give a solution with a certificate."""
 
 from __future__ import annotations
 
@@ -11,24 +11,21 @@ from typing import Literal, Protocol, final
 import torch
 from torch import Tensor
 
+from ncollapse.statistics.batch import check_labels
+from ncollapse.surrogates.solving.arguments import check_finite
+from ncollapse.surrogates.solving.losses import LossName, loss_value
 from ncollapse.surrogates.solving.solution import Certificate, NotConverged, Solution, Variables
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """What a solver hands back.
-
-    Attributes:
-        history: Objective at every iteration.
-        converged: Whether it reached its tolerance.
-        words: What it did, for the status.
-        stopped_at: What its tolerance is about: a small "gradient" or a small "gap".
-    """
+    """Where a solver stopped: its point, the objective at every step, and words for the status."""
 
     variables: Variables
     history: tuple[float, ...]
     converged: bool
     words: str
+    # What a small value of the tolerance is about.
     stopped_at: Literal["gradient", "gap"] = "gradient"
 
 
@@ -36,89 +33,63 @@ class Solver(Protocol):
     """A way to solve a problem: a value that holds the settings."""
 
     def run(self, problem: Problem, start: Variables) -> Run:
-        """Descend from a start.
-
-        Args:
-            problem: The surrogate model.
-            start: Where to begin.
-
-        Returns:
-            Where it stopped.
-
-        Raises:
-            TypeError: If the model does not name the solver among its ``solvers``.
-        """
+        """Descend from a start, on a problem that names this solver among its ``solvers``."""
 
 
 class Problem(ABC):
-    """A surrogate model with its numbers: an objective over named tensors, and what can be proven about a point.
+    """A surrogate model with its numbers: an objective over named tensors, and a lower bound for every point.
 
-    A model says what is abstract here; everything else is final.
+    A model implements the abstract members; ``solve`` and ``solution`` are the same for all models.
 
     Attributes:
         labels: Classes of the samples, shape (N,).
     """
 
-    # Not an abstract property, for which models that take labels as a field could not stand in.
+    # This is no abstract property, because models with given data have a field of this name.
     labels: Tensor
 
     @property
     @abstractmethod
     def num_classes(self) -> int:
-        """K."""
+        """The number of classes, K."""
 
     @property
     @abstractmethod
     def solvers(self) -> tuple[type[Solver], ...]:
-        """Solvers of this library that fit the model with its numbers; ``solve`` takes the first unless told otherwise."""
+        """The solvers that fit the model with its numbers. The first is the default of ``solve``."""
 
     @abstractmethod
     def draw(self, normal: Callable[..., Tensor]) -> Variables:
-        """Make a start.
-
-        Args:
-            normal: Gives a tensor of standard normal entries, in float64, for the sizes it is called with.
-        """
+        """Make a start from ``normal``, which returns standard normal entries in float64 for the sizes it is called with."""
 
     @abstractmethod
     def objective(self, variables: Variables) -> Tensor:
-        """The function to minimize, differentiable.
-
-        Returns:
-            0-d tensor.
-        """
+        """The function to minimize: a differentiable 0-d tensor."""
 
     @abstractmethod
     def certificate(self, variables: Variables) -> Certificate:
-        """What is proven about a point.
+        """The lower bound of the minimum that a point gives, and the inequality behind it."""
 
-        Args:
-            variables: Any point; the bound is tight at a global minimizer.
-
-        Returns:
-            The lower bound and the inequality.
-        """
-
-    @abstractmethod
     def complete(self, variables: Variables) -> Variables:
-        """All variables of a solution, for models that are solved in fewer or others.
+        """Add what a solution shows to what solvers see: above all "features", one sample a row."""
+        return variables
 
-        Args:
-            variables: As solvers see them.
+    @cached_property
+    def _shares(self) -> Tensor:
+        return torch.full((len(self.labels),), 1 / len(self.labels), dtype=torch.float64)
 
-        Returns:
-            The same with "features", one sample a row.
-        """
+    def _mean_loss(self, name: LossName, logits: Tensor) -> Tensor:
+        return loss_value(name, logits, self.labels, self._shares)
 
     @final
     def start(self, seed: int = 0) -> Variables:
-        """A random start, drawn by a seed."""
+        """Draw a random start by a seed."""
         generator = torch.Generator().manual_seed(seed)
         return self.draw(lambda *sizes: torch.randn(*sizes, generator=generator, dtype=torch.float64))
 
     @final
     def value_and_gradient(self, variables: Variables) -> tuple[float, Variables]:
-        """Objective and, by name, its gradient."""
+        """The objective and its gradient by name."""
         return differentiate(self.objective, variables)
 
     @final
@@ -134,18 +105,22 @@ class Problem(ABC):
 
         Args:
             solver: Such as ``LBFGS()`` or ``GradientDescent(learning_rate=0.1)``; None takes the model's default.
-            start: Where to begin; None draws a random start.
-            seed: Of the random start.
-            allow_unconverged: Return the point where a solver ran out of iterations, with a status that says so.
+            start: Where to begin; None draws a random start from the seed.
+            allow_unconverged: Return the point even if the solver stopped early. Its status says so.
 
         Returns:
             The point with its certificate.
 
         Raises:
-            NotConverged: If the solver stopped before its tolerance, unless that is allowed.
+            NotConverged: If the solver stopped before its tolerance.
             TypeError: If the solver does not fit the model.
         """
         chosen = self.solvers[0]() if solver is None else solver
+        if not isinstance(chosen, self.solvers):
+            names = " or ".join(f"{kind.__name__}()" for kind in self.solvers)
+            raise TypeError(
+                f"solver must be {names} for this {type(self).__name__}, got {type(chosen).__name__}(). Take one of those."
+            )
         run = chosen.run(self, self.start(seed) if start is None else start)
         solution = self.solution(run.variables, run.words, run.history, run.converged, run.stopped_at)
         if not (solution.converged or allow_unconverged):
@@ -166,10 +141,7 @@ class Problem(ABC):
 
         Args:
             variables: The point, as solvers see it.
-            source: How it was found.
-            history: Objective at every iteration.
-            converged: Whether the solver reached its tolerance.
-            stopped_at: What that tolerance is about.
+            source: How it was found, in words; the other arguments are described at ``Solution``.
 
         Returns:
             The point with its objective and certificate.
@@ -181,28 +153,53 @@ class Problem(ABC):
 
 
 class CountsProblem(Problem):
-    """A problem of classes with given numbers of samples, sorted by class.
-
-    Attributes:
-        counts: n_k, samples of each class.
-    """
+    """A problem of classes with given ``counts`` of samples; the samples are sorted by class."""
 
     counts: tuple[int, ...]
 
     @property
     def num_classes(self) -> int:
-        """K."""
+        """The number of classes, K."""
         return len(self.counts)
 
     @property
     def num_samples(self) -> int:
-        """N."""
+        """The number of samples, N."""
         return sum(self.counts)
 
     @cached_property
     def labels(self) -> Tensor:  # type: ignore[override]  # computed here, a field elsewhere
-        """Classes of the samples, sorted."""
+        """Classes of the samples, sorted, shape (N,)."""
         return torch.arange(self.num_classes).repeat_interleave(torch.tensor(self.counts))
+
+
+class DataProblem(Problem):
+    """A problem on given ``inputs`` of shape (N, d), one sample a row, with their ``labels``."""
+
+    inputs: Tensor
+
+    @cached_property
+    def num_classes(self) -> int:
+        """The number of classes, K."""
+        return int(self.labels.max()) + 1
+
+    @cached_property
+    def counts(self) -> tuple[int, ...]:
+        """The number of samples of each class."""
+        return tuple(torch.bincount(self.labels, minlength=self.num_classes).tolist())
+
+    def _check_data(self) -> None:
+        """Check the data, and keep them in float64."""
+        if self.inputs.ndim != 2:
+            raise ValueError(f"inputs must have shape (N, d), got {tuple(self.inputs.shape)}. Flatten the samples.")
+        check_finite(type(self).__name__, self.inputs)
+        object.__setattr__(self, "labels", check_labels(self.labels, len(self.inputs), self.num_classes))
+        object.__setattr__(self, "inputs", self.inputs.detach().double())
+        if self.num_classes < 2 or min(self.counts) == 0:
+            raise ValueError(
+                f"labels must hold two or more classes, each with a sample, got counts {self.counts}. Number the classes that "
+                "occur from 0 on."
+            )
 
 
 def differentiate(objective: Callable[[Variables], Tensor], variables: Variables) -> tuple[float, Variables]:
@@ -211,12 +208,3 @@ def differentiate(objective: Callable[[Variables], Tensor], variables: Variables
     value = objective(leaves)
     gradients = torch.autograd.grad(value, list(leaves.values()))
     return float(value.detach()), dict(zip(leaves, gradients, strict=True))
-
-
-def check_accepted(problem: Problem, solver: Solver) -> None:
-    """Check that a problem names a solver among its own."""
-    if not isinstance(solver, problem.solvers):
-        names = " or ".join(f"{kind.__name__}()" for kind in problem.solvers)
-        raise TypeError(
-            f"solver must be {names} for this {type(problem).__name__}, got {type(solver).__name__}(). Take one of those."
-        )

@@ -1,11 +1,11 @@
-"""Descent within a set: projected and Riemannian gradient steps whose length finds itself."""
+"""Descent within a set: projected and Riemannian gradient steps with a line search."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
 
-from ncollapse.surrogates.solving.problem import Problem, Run, check_accepted
+from ncollapse.surrogates.solving.problem import Problem, Run
 from ncollapse.surrogates.solving.solution import Variables
 from ncollapse.surrogates.solving.solvers import largest
 
@@ -22,18 +22,20 @@ class Constrained(Problem):
     def retract(self, variables: Variables) -> Variables:
         """Bring a point back to the set."""
 
-    @abstractmethod
     def tangent(self, variables: Variables, gradient: Variables) -> Variables:
-        """The part of a gradient along the set, at a point of it: all of the gradient for sets with an inside."""
+        """The part of a gradient along the set. That is all of it, unless the set has no inside."""
+        return gradient
 
 
 @dataclass(frozen=True)
 class ProjectedGradient:
-    """Steps along the negative gradient, retracted to the set; Armijo's rule halves them, and each success doubles the next.
+    """Projected gradient descent: steps along the negative gradient, brought back to the set.
+
+    Armijo's rule halves a step until it lowers the objective enough. The next step tries twice its length.
 
     Attributes:
-        tolerance: Largest entry of the move of a step of length one, relative to the objective, which is positive.
-        max_iterations: Steps before it gives up.
+        tolerance: Largest entry by which a step of length one moves the end, relative to the objective (which is positive).
+        max_iterations: The number of steps after which it gives up.
     """
 
     tolerance: float = 1e-7
@@ -41,7 +43,6 @@ class ProjectedGradient:
 
     def run(self, problem: Problem, start: Variables) -> Run:
         """Descend from a start."""
-        check_accepted(problem, self)
         assert isinstance(problem, Constrained)
         point, step, history = problem.retract(start), 1.0, []
         while True:

@@ -1,4 +1,4 @@
-"""Problems that come down to a convex program in logits, and the solver for them."""
+"""Problems that are equivalent to a convex program in the logits, and the solver for them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ncollapse.surrogates.solving.losses import one_hot
 from ncollapse.surrogates.solving.nuclear import NuclearProgram
-from ncollapse.surrogates.solving.problem import Problem, Run, check_accepted
+from ncollapse.surrogates.solving.problem import Problem, Run
 from ncollapse.surrogates.solving.solution import Variables
 
 
@@ -24,15 +24,7 @@ class NuclearProblem(Problem):
 
     @abstractmethod
     def from_logits(self, logits: Tensor, bias: Tensor) -> Variables:
-        """Balanced weight and features with given logits.
-
-        Args:
-            logits: Of the class means, without bias, shape (K, K).
-            bias: Shape (K,).
-
-        Raises:
-            ValueError: If the logits have a higher rank than the features have dimensions.
-        """
+        """Balanced weight and features for logits (K, K) of the class means without bias, and a bias (K,)."""
 
     @final
     def class_logits(self, variables: Variables) -> tuple[Tensor, Tensor]:
@@ -45,9 +37,8 @@ class NuclearProblem(Problem):
 
 def polish(problem: Problem, run: Run) -> Run:
     """One proximal step in the logits from where a run stopped, if that is no worse."""
-    # A descent in weight and features leaves a gradient that the bound feels to first order: whether a gap of 1e-6 is reached
-    # would depend on rounding, so on the number of threads. The step solves for the logits what is left in the well-conditioned
-    # directions, and ends in balanced factors.
+    # A descent in weight and features creeps where decays are tiny. The step solves what is left in the well-conditioned
+    # directions of the logits, and ends in balanced factors.
     if not isinstance(problem, NuclearProblem):
         return run
     try:
@@ -61,11 +52,11 @@ def polish(problem: Problem, run: Run) -> Run:
 
 @dataclass(frozen=True)
 class Proximal:
-    """Accelerated proximal gradient descent in the logits, to a gap: finds the global minimum whatever the start.
+    """Accelerated proximal gradient descent in the logits. It finds the global minimum, and takes no start.
 
     Attributes:
         tolerance: Gap to the lower bound at the end, relative to the objective.
-        max_iterations: Steps before it gives up.
+        max_iterations: The number of steps after which it gives up.
     """
 
     tolerance: float = 1e-12
@@ -73,7 +64,6 @@ class Proximal:
 
     def run(self, problem: Problem, start: Variables) -> Run:
         """Solve the convex program and split its logits into weight and features."""
-        check_accepted(problem, self)
         assert isinstance(problem, NuclearProblem)
         found = problem.program.minimize(tolerance=self.tolerance, max_iterations=self.max_iterations)
         words = f"accelerated proximal gradient descent in the logits, {found.iterations} steps"

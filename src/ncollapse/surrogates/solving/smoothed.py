@@ -1,4 +1,4 @@
-"""Descent on networks with ReLU: the kink is rounded off, less and less, so that the end is a point whose slope is zero."""
+"""Descent on networks with ReLU, whose kinks are rounded off less and less."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from ncollapse.surrogates.solving.problem import Problem, Run, check_accepted, differentiate
+from ncollapse.surrogates.solving.problem import Problem, Run, differentiate
 from ncollapse.surrogates.solving.solution import Variables
 from ncollapse.surrogates.solving.solvers import LBFGS, steepness
 
@@ -28,7 +28,7 @@ class ReLUProblem(Problem):
 
     @abstractmethod
     def rounded_objective(self, variables: Variables, width: float) -> Tensor:
-        """The objective with every ReLU a parabola within a width of its kink; at width 0 the objective itself."""
+        """The objective with every ReLU replaced by a parabola within a width of its kink."""
 
     @final
     def objective(self, variables: Variables) -> Tensor:
@@ -38,15 +38,16 @@ class ReLUProblem(Problem):
 
 @dataclass(frozen=True)
 class SmoothedReLU:
-    """L-BFGS with ReLU rounded off at ever smaller widths: minima of ReLU networks lie at kinks, where no gradient vanishes.
+    """L-BFGS with ReLU rounded off at ever smaller widths.
 
-    A point whose rounded objective is stationary is one of the network's own: the mean of gradients within the width is zero.
-    The history is of the rounded objectives, but for its last entry.
+    Minima of ReLU networks lie at kinks, where no gradient vanishes. The gradient of the rounded objective is a mean of
+    gradients nearby, and it does vanish there. The history holds rounded objectives; only its last entry is the objective
+    itself.
 
     Attributes:
-        widths: Distances from the kink within which ReLU is rounded off, falling.
-        tolerance: Gradient of the rounded objective at the last width, in units of the objective over the largest variable.
-        descent: How each is followed.
+        widths: Falling distances from the kink within which ReLU is rounded off.
+        tolerance: Largest entry of the last rounded gradient, in units of the objective over the largest variable.
+        descent: The solver at each width.
     """
 
     widths: tuple[float, ...] = (1e-1, 1e-2, 1e-3, 1e-4)
@@ -55,7 +56,6 @@ class SmoothedReLU:
 
     def run(self, problem: Problem, start: Variables) -> Run:
         """Descend from a start, width by width."""
-        check_accepted(problem, self)
         assert isinstance(problem, ReLUProblem)
         # Each descent goes on to a tenth of the tolerance: L-BFGS would try for a ten-thousandth of its own.
         descent = replace(self.descent, tolerance=1e3 * self.tolerance)

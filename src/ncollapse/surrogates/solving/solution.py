@@ -13,7 +13,7 @@ from ncollapse.measurement.measurement import Measurement
 from ncollapse.measurement.table import measurement_of
 from ncollapse.metrics import LayerStatistics, select_metrics
 from ncollapse.metrics.selection import CORE, MetricChoice
-from ncollapse.statistics import ClassCenters, ClassDecisions, ClassMoments, LinearClassifier
+from ncollapse.statistics import ClassCenters, ClassDecisions, ClassifierChoices, ClassMoments, LinearClassifier
 
 # Named float64 tensors; "weight" (K, d), "bias" (K,) and "features" (N, d) mean the same in every model that has them.
 Variables = dict[str, Tensor]
@@ -27,13 +27,7 @@ _EQUAL = 1e-6
 
 @dataclass(frozen=True)
 class Inequality:
-    """A condition of a theorem, with both of its sides.
-
-    Attributes:
-        text: What is compared, such as "c < 1".
-        left: The smaller side, if it holds.
-        right: The larger side, if it holds.
-    """
+    """A condition of a theorem, such as "c < 1", with the numbers on its left and on its right."""
 
     text: str
     left: float
@@ -41,12 +35,12 @@ class Inequality:
 
     @property
     def equal(self) -> bool:
-        """Whether both sides are the same, to 1e-6 of the right."""
+        """Whether both sides agree, to 1e-6 of the right one."""
         return abs(self.left - self.right) <= _EQUAL * abs(self.right)
 
     @property
     def holds(self) -> bool:
-        """Whether the left side is the smaller one, or both are equal."""
+        """Whether the left side is smaller, or both are equal."""
         return self.left <= self.right or self.equal
 
     def __str__(self) -> str:
@@ -57,7 +51,7 @@ class Inequality:
 
 
 def unless_it_holds(condition: Inequality) -> Inequality | None:
-    """A condition on a model's own numbers, which has nothing to tell where it holds."""
+    """Leave out a condition on a model's own numbers where it holds: it tells nothing there."""
     return None if condition.holds else condition
 
 
@@ -66,9 +60,8 @@ class Certificate:
     """What is proven about a point.
 
     Attributes:
-        lower_bound: No point of the model has a smaller objective; -inf where theory gives no bound.
-        inequality: The condition that selects the branch, or under which the point is a global minimizer; None where it holds
-            for every point of the model.
+        lower_bound: No point of the model has a smaller objective; -inf where no bound is known.
+        inequality: The condition that selects the branch, or that makes the point a global minimizer; None if there is none.
     """
 
     lower_bound: float
@@ -80,13 +73,13 @@ class Solution:
     """A point of a surrogate model, how good it is, and how it was found. ``print`` shows it in a few lines.
 
     Attributes:
+        value: The objective.
         variables: Named tensors in float64, among them "features" of shape (N, d), one sample a row.
         labels: Classes of the samples, shape (N,).
-        certificate: Lower bound of the model's minimum and the inequality behind it.
-        converged: Whether the solver reached its tolerance, or the certificate proves the point; closed forms always have.
-        history: Objective at every iteration; one entry for closed forms.
-        source: How it was found, for the status.
-        stopped_at: What the solver's tolerance is about: a small "gradient", or a small "gap" to the lower bound.
+        converged: Whether the solver reached its tolerance or the certificate proves the point; always true of closed forms.
+        history: The objective at every iteration; one entry for closed forms.
+        source: How the point was found, in words.
+        stopped_at: Whether the solver stops at a small "gradient" or at a small "gap" to the lower bound.
     """
 
     value: float
@@ -100,7 +93,7 @@ class Solution:
 
     @property
     def gap(self) -> float:
-        """Objective minus lower bound: at most this much is to be gained, up to rounding."""
+        """Objective minus lower bound: no other point is better by more, up to rounding."""
         return self.value - self.certificate.lower_bound
 
     @property
@@ -111,7 +104,7 @@ class Solution:
 
     @property
     def status(self) -> str:
-        """What is known about the point, as a sentence."""
+        """What is known about the point, in a sentence."""
         return f"{self._verdict()}: {self.source}; {self._distance()}."
 
     def _verdict(self) -> str:
@@ -131,13 +124,13 @@ class Solution:
         return f"the gap to the lower bound is {self.gap:.3g}"
 
     def measurement(self, metrics: MetricChoice = None) -> Measurement:
-        """Collapse of the features as a measurement of one layer, "features": with tables and statistics as of networks.
+        """Measure the collapse of the features, as ``ncollapse.measure`` does for one layer of a network.
 
         Args:
-            metrics: As for ``ncollapse.measure``. Metrics that need a classifier are left out where the model has none.
+            metrics: As for ``ncollapse.measure``. A model without classifier leaves out the metrics that need one.
 
         Returns:
-            The measurement; values are nan where undefined (of features that are all zero, say).
+            The measurement of the layer "features"; undefined values are nan (if all features are zero, for example).
         """
         features, labels = self.variables["features"], self.labels
         moments = ClassMoments.from_batch(features, labels, int(labels.max()) + 1)
@@ -145,21 +138,15 @@ class Solution:
         head = None if weight is None else LinearClassifier.from_parameters(weight, self.variables.get("bias"))
         centers = ClassCenters.from_moments(moments)
         decisions = ClassDecisions.from_batch(features, labels, centers, head)
-        layer = LayerStatistics(moments, centers, decisions, decisions, head)
+        choices = None if head is None else ClassifierChoices.from_batch(head.choices(features), labels, moments.num_classes)
+        layer = LayerStatistics(moments, centers, decisions, decisions, head, choices=choices)
         chosen = f"the features of a solution: {self.source}"
         selected = select_metrics(metrics)
         shown = CORE if metrics is None else [metric.id for metric in selected]
         return measurement_of({"features": layer}, selected, split="train", chosen=chosen, shown=shown)
 
     def metrics(self, ids: MetricChoice = None) -> dict[str, float]:
-        """Values of collapse metrics of the features.
-
-        Args:
-            ids: As for ``measurement``.
-
-        Returns:
-            Values by id.
-        """
+        """Compute collapse metrics of the features: their values by id."""
         return {row.metric: row.value for row in self.measurement(ids).rows}
 
     def __repr__(self) -> str:

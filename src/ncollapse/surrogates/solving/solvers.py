@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from scipy.optimize import OptimizeResult, minimize
 
-from ncollapse.surrogates.solving.problem import Problem, Run, check_accepted
+from ncollapse.surrogates.solving.problem import Problem, Run
 from ncollapse.surrogates.solving.proximal import NuclearProblem, polish
 from ncollapse.surrogates.solving.solution import Variables
 
@@ -52,13 +52,13 @@ def _unflatten(flat: np.ndarray, like: Variables) -> Variables:
 class LBFGS:
     """Limited-memory quasi-Newton descent in all variables (SciPy's L-BFGS-B).
 
-    Where the problem is a convex program in the logits, the end is polished by one proximal step of that program.
+    If the problem is a convex program in the logits, a proximal step of that program follows every thousand steps and the end.
 
     Attributes:
-        tolerance: Largest entry of the gradient at the end, in units of the objective over the largest variable. It goes on to
-            a ten-thousandth of it where rounding allows.
-        max_iterations: Steps before it gives up.
-        memory: Pairs of steps and gradient differences that are kept.
+        tolerance: Largest entry of the gradient at the end, in units of the objective over the largest variable. The descent
+            goes on to a ten-thousandth of it if rounding allows.
+        max_iterations: The number of steps after which it gives up.
+        memory: The number of past steps that it keeps.
     """
 
     tolerance: float = 1e-6
@@ -67,7 +67,6 @@ class LBFGS:
 
     def run(self, problem: Problem, start: Variables) -> Run:
         """Descend from a start."""
-        check_accepted(problem, self)
         if not isinstance(problem, NuclearProblem):
             return self.minimize(problem.value_and_gradient, start)
         # Polished on the way too: with tiny decays descent alone creeps for thousands of steps.
@@ -121,7 +120,7 @@ class GradientDescent:
 
     Attributes:
         tolerance: Largest entry of the gradient at the end, in units of the objective over the largest variable.
-        max_iterations: Steps before it gives up.
+        max_iterations: The number of steps after which it gives up.
     """
 
     learning_rate: float = 0.1
@@ -130,7 +129,6 @@ class GradientDescent:
 
     def run(self, problem: Problem, start: Variables) -> Run:
         """Descend from a start."""
-        check_accepted(problem, self)
         variables, history = dict(start), []
         for iteration in range(self.max_iterations + 1):
             value, gradient = problem.value_and_gradient(variables)
