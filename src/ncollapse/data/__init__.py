@@ -1,4 +1,7 @@
-"""Samples and labels: files, generators, batches."""
+"""Samples and labels: files, generators, batches.
+
+A ``seed`` is 0 or more; every use of one draws from a stream of its own. Loaders give inputs as float32 rows, on the CPU.
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -22,9 +22,6 @@ class Batches:
     Every iteration yields ``(inputs, labels)`` views of at most ``batch_size`` samples; the last batch holds what is
     left, so every sample comes exactly once.
 
-    Args:
-        batch_size: 1 or more.
-
     Raises:
         ValueError: If the batch size is below 1.
 
@@ -55,18 +52,10 @@ class Batches:
 
 
 def shuffled_batches(data: LabeledData, batch_size: int, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yields the samples of one epoch in an order that depends on the seed and the epoch alone.
+    """Return the batches of one epoch, in an order that depends on the seed and the epoch alone.
 
-    A run that resumes at epoch e therefore sees the batches that the uninterrupted run sees, without any stored
-    generator state.
-
-    Args:
-        batch_size: 1 or more; the last batch holds what is left.
-        seed: Seed of the run, 0 or more.
-        epoch: Number of the epoch, 0 or more.
-
-    Returns:
-        An iterator over ``(inputs, labels)``; every sample comes exactly once.
+    A run that resumes at epoch e therefore sees the batches that the uninterrupted run sees, without any stored generator
+    state. Every sample comes exactly once; the last batch holds what is left.
 
     Raises:
         ValueError: If the batch size is below 1, or the seed or epoch negative.
@@ -78,14 +67,7 @@ def shuffled_batches(data: LabeledData, batch_size: int, seed: int, epoch: int) 
 
 
 def shuffled_order(data: LabeledData, seed: int, epoch: int) -> Tensor:
-    """Gives the order of the samples in which ``shuffled_batches`` walks through them.
-
-    Args:
-        seed: Seed of the run, 0 or more.
-        epoch: Number of the epoch, 0 or more.
-
-    Returns:
-        (N,) positions, on the device of the data.
+    """Return the order of the samples in which ``shuffled_batches`` walks through them: (N,) positions, on the data's device.
 
     Raises:
         ValueError: If the seed or epoch is negative.

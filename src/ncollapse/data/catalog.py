@@ -22,10 +22,7 @@ __all__ = ["empty_like_data", "load_samples"]
 
 
 def load_samples(config: DataConfig) -> LabeledData:
-    """Loads the samples that a recipe asks for.
-
-    Returns:
-        Samples on the CPU, inputs float32; the same config gives the same samples, bit by bit.
+    """Return the samples that a recipe asks for; the same config gives the same samples, bit by bit.
 
     Raises:
         DataNotFoundError: If an image set lies in none of the places looked in, or its download failed.
@@ -49,11 +46,10 @@ def load_samples(config: DataConfig) -> LabeledData:
 
 
 def empty_like_data(config: DataConfig) -> LabeledData:
-    """What is known of the samples that a recipe asks for before they are read.
+    """Return what is known of the samples that a recipe asks for before they are read: data of the same shape without samples.
 
-    Returns:
-        Data of the same shape without samples. Of texts the vocabulary is the largest that may be, and of your own, whose
-        classes are not known, there are the so many that are kept, or two.
+    The vocabulary of texts is the largest possible one. Of your own texts, whose classes are not known, there are as many
+    classes as are kept, or two.
 
     Raises:
         ValueError: If there are fewer classes than are to be kept.

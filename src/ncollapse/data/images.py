@@ -29,16 +29,13 @@ _GZIP_WBITS = 31  # zlib: "a gzip header and trailer around the stream"
 
 
 def read_idx(path: Path, md5: str | None = None) -> NDArray[np.uint8]:
-    """Reads a file of unsigned bytes in the IDX format of the MNIST family, compressed by gzip or not.
+    """Return the bytes of a file in the IDX format of the MNIST family, compressed by gzip or not, in the shape of its header.
 
     The file is judged by its content, so its name does not matter. Layout: two zero bytes, the element type 0x08,
     the number of axes, then the axes as big-endian 32-bit integers, then the elements row by row.
 
     Args:
         md5: Checksum of the uncompressed bytes, or None to trust them.
-
-    Returns:
-        Array of the shape that the file's header gives.
 
     Raises:
         DataFileError: If the file is truncated, too long, no IDX file of bytes, or has another checksum.

@@ -114,27 +114,16 @@ class LabeledData:
         return self.image_shape or (self.input_dim,)
 
     def subset(self, indices: Tensor | Sequence[int]) -> "LabeledData":
-        """Takes the samples at the given positions, in the given order.
-
-        Args:
-            indices: Positions in [0, N), or a boolean mask of N entries as a tensor.
-
-        Returns:
-            A copy of those samples; a position given twice is there twice.
-        """
+        """Return a copy of the samples at the given positions in [0, N), in that order, or of those that a mask selects."""
         chosen = indices if isinstance(indices, Tensor) else torch.tensor(list(indices), dtype=torch.int64)
         chosen = chosen.to(self.inputs.device)
         return replace(self, inputs=self.inputs[chosen], labels=self.labels[chosen])
 
     def per_class(self, n: int, generator_seed: int | None = None) -> "LabeledData":
-        """Takes n samples of every class, leaving them in their present order.
+        """Return n samples of every class, in their present order.
 
         Args:
-            n: Samples a class, 1 or more.
             generator_seed: None takes the first n of each class; a seed takes n at random, without repetition.
-
-        Returns:
-            ``n * num_classes`` samples.
 
         Raises:
             ValueError: If n is below 1, or a class has fewer than n samples.
@@ -156,14 +145,12 @@ class LabeledData:
         return self.subset(picked.sort().values)
 
     def largest_classes(self, n: int, counted: "LabeledData | None" = None) -> "LabeledData":
-        """Takes the samples of the n classes with the most samples, of equal ones the first; these become classes 0 to n - 1.
+        """Return the samples of the n classes with the most samples, of equal ones the first; these become classes 0 to n - 1.
+
+        Samples and classes keep their order.
 
         Args:
-            n: How many classes, from 1 to ``num_classes``.
             counted: Where samples are counted: the training half, for a test half to keep its classes; None counts here.
-
-        Returns:
-            Their samples in their present order; classes keep their order too.
 
         Raises:
             ValueError: If there are fewer classes.
@@ -178,17 +165,10 @@ class LabeledData:
         return replace(self, inputs=self.inputs[taken], labels=torch.searchsorted(kept, self.labels[taken]), num_classes=n)
 
     def shard(self, index: int, count: int) -> "LabeledData":
-        """Takes every ``count``-th sample, beginning at ``index``: an exact partition over processes.
+        """Return every ``count``-th sample, beginning at ``index``: an exact partition over processes.
 
         Every sample is in exactly one shard and none is repeated to even out the sizes, which differ by at most one.
         Striding keeps the mix of classes alike in all shards when the samples come sorted by class.
-
-        Args:
-            index: Which shard, in [0, count).
-            count: Number of shards, 1 or more; shards beyond the number of samples are empty.
-
-        Returns:
-            The samples ``index, index + count, index + 2 count, ...``.
 
         Raises:
             ValueError: If the index is not in [0, count).
@@ -201,18 +181,11 @@ class LabeledData:
         return replace(self, inputs=self.inputs[index::count], labels=self.labels[index::count])
 
     def corrupt_labels(self, probability: float, seed: int) -> "LabeledData":
-        """Replaces each label, with the given probability, by a class drawn uniformly from all K classes.
+        """Return the same inputs with each label replaced, with a probability, by a class drawn uniformly from all K classes.
 
         The drawn class may be the true one, so a fraction ``probability * (1 - 1/K)`` of the labels changes on
         average, and ``probability=1`` makes labels and inputs independent. With one seed, the labels replaced at a
         smaller probability are among those replaced at a larger one.
-
-        Args:
-            probability: In [0, 1].
-            seed: Decides which labels are replaced, and by what.
-
-        Returns:
-            The same inputs (not copied) with the new labels.
 
         Raises:
             ValueError: If the probability is not in [0, 1].
@@ -228,9 +201,5 @@ class LabeledData:
         return replace(self, labels=torch.where(replaced.to(device), drawn.to(device), self.labels))
 
     def to(self, device: torch.device | str) -> "LabeledData":
-        """Moves inputs and labels to a device.
-
-        Returns:
-            The data there; shares memory with this one if it lies there already.
-        """
+        """Return the data on a device; it shares memory with this one if it lies there already."""
         return replace(self, inputs=self.inputs.to(device), labels=self.labels.to(device))

@@ -15,13 +15,9 @@ __all__ = ["digits", "scale_pixels"]
 
 
 def digits(scaling: Scaling = "norm64") -> LabeledData:
-    """The real handwritten digits that scikit-learn ships: 1,797 images of 8 x 8 pixels, 10 classes of 174 to 183.
+    """Return the real handwritten digits that scikit-learn ships: 1,797 images of 8 x 8 pixels, 10 classes of 174 to 183.
 
-    Args:
-        scaling: ``standard`` and ``norm64`` are one and the same here (d = 64): global mean 0, E|x|^2 = 64.
-
-    Returns:
-        Inputs (1797, 64) float32.
+    ``standard`` and ``norm64`` are one and the same here (d = 64): global mean 0, E|x|^2 = 64.
 
     Reference:
         E. Alpaydin and C. Kaynak (1998), Optical Recognition of Handwritten Digits, UCI repository (its test part).

@@ -18,19 +18,15 @@ _SIDE = 32
 
 
 def geo_mnist(per_class: int = 480, *, seed: int = 0, split: Literal["train", "test"] = "train") -> LabeledData:
-    r"""Three classes of 32×32 shapes: ellipse, rectangle, triangle.
+    """Return three classes of 32×32 shapes, ellipse, rectangle and triangle, in random order; pixels are in [0, 1].
 
     Image i of a class has a size jitter ρ linearly spaced in [-1, 1] and is turned by an angle that rises linearly from 0° to
     176°; then it is blurred with σ uniform in [0.9, 1.1]. The ellipse has semi-axes 6+ρ and 2(6+ρ), the rectangle reaches from
-    (12+ρ, 8+ρ) to (20+ρ, 24+ρ), the triangle has rows (16, 26, 6)+ρ and columns (16−8√3, 24, 24)+ρ. Pixels are in [0, 1].
+    (12+ρ, 8+ρ) to (20+ρ, 24+ρ), the triangle has rows (16, 26, 6)+ρ and columns (16−8√3, 24, 24)+ρ.
 
     Args:
-        per_class: Images a class, 1 or more.
         seed: Of the blur and of the order.
-        split: ``train`` and ``test`` differ in the blur, and in the size that meets each angle: there the jitter falls.
-
-    Returns:
-        Inputs (3 * per_class, 1024) float32 of shape (1, 32, 32), in random order.
+        split: ``train`` and ``test`` differ in the blur, and in the size that meets each angle: in ``test`` the jitter falls.
 
     Raises:
         ValueError: If there are no images.

@@ -22,7 +22,7 @@ def gaussian_mixture(
     seed: int = 0,
     split: Literal["train", "test"] = "train",
 ) -> LabeledData:
-    r"""Classes that are Gaussian, or equal mixtures of two nearly opposite Gaussians; no linear map separates those.
+    r"""Return classes that are Gaussian, or equal mixtures of two nearly opposite Gaussians; no linear map separates those.
 
     .. math:: x = c_{k,j} + \text{noise} \cdot z,\quad z \sim N(0, I),\quad c_{k,1} = r u_k,\quad
         c_{k,2} = r v_k - 0.9\, c_{k,1}
@@ -32,17 +32,11 @@ def gaussian_mixture(
     balanced and components are balanced to one sample.
 
     Args:
-        num_classes: K, 1 or more.
-        dim: Dimension of the samples, 1 or more.
-        per_class: Samples a class, 1 or more.
-        components: 1 or 2 Gaussians a class.
+        components: 1 or 2 Gaussians per class.
         radius: Norm of the first centers, more than 0.
         noise: Standard deviation of each coordinate about its center, 0 or more.
         seed: Decides centers and noise.
         split: ``train`` and ``test`` share the centers and differ in the noise.
-
-    Returns:
-        Inputs (K * per_class, dim) float32.
 
     Raises:
         ValueError: If an argument is out of its range.

@@ -20,19 +20,15 @@ NUM_SPECIAL = 2
 
 
 def load_text_set(text_set: TextSet, split: Split, *, root: str | None, vocabulary: int, length: int) -> LabeledData:
-    """Finds and reads one half of a text set, and turns words into ids.
+    """Return one half of a text set as token ids (N, length), int64, shorter texts padded behind.
 
     In each place (see ``places.search_places``) the set lies in its own folder or directly. Ids and classes are those of the
     training half, whichever is loaded: 0 is padding, 1 a word without an id, then come the most frequent words. Classes are
     the labels in order, numbers by size.
 
     Args:
-        root: The folder to look in first.
-        vocabulary: Words that have ids of their own; those that are left are of one id.
+        vocabulary: Words that have ids of their own; all others share one.
         length: Words that are kept of a text.
-
-    Returns:
-        Token ids (N, length) int64, shorter texts padded behind.
 
     Raises:
         DataFileError: If a file is damaged, the training half has one label only, or the test half has a label that the

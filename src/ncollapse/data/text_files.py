@@ -24,7 +24,7 @@ _SENTIMENTS = ("neg", "pos")
 
 @dataclass(frozen=True)
 class LabeledTexts:
-    """Texts, and for each its label as it stands in the files."""
+    """Texts, and for each its label as the files have it."""
 
     texts: list[str]
     labels: list[str]

@@ -17,17 +17,11 @@ __all__ = ["build_model"]
 def build_model(
     config: ModelConfig, sample_shape: Sequence[int], num_classes: int, seed: int, vocabulary: int | None = None
 ) -> nn.Module:
-    """Builds the network that a config describes.
+    """Return the network that a config describes, on the CPU.
 
     Args:
-        config: Which network, and its shape.
         sample_shape: Shape of a sample: (channels, rows, columns) of an image, (d,) of a plain vector, (T,) of a text.
-        num_classes: Number of logits, 1 or more.
-        seed: Of the initial weights.
         vocabulary: Number of token ids of texts; None for what is no text.
-
-    Returns:
-        The network, on the CPU.
 
     Raises:
         ValueError: If the network cannot take such samples, or the number of classes is below 1.

@@ -26,25 +26,10 @@ class ConvResidualBlock(nn.Module):
 
 
 class ConvResNet(nn.Module):
-    """Stages of residual blocks, global average pooling, linear head; logits of images.
+    """Stages of residual blocks, global average pooling, linear head; logits of images (channels, rows, columns).
 
-    Built on the CPU in PyTorch's default type; move it with ``.to``. Convolutions start normal with variance 2 over fan-out
-    (He et al. 2015), the head uniform in +-1/sqrt(fan-in) with zero biases.
-
-    Attributes:
-        collapse_stages: Names of the modules whose outputs are h^0, ..., h^L: the entry of the last stage, then its blocks.
-        collapse_classifier: Name of the last linear layer. Its input is the mean of h^L over the pixels.
-        config: How it was built.
-        input_shape: Channels, rows and columns of a sample.
-
-    Args:
-        config: Shape and initialization.
-        input_shape: Channels, rows and columns of a sample, each 1 or more.
-        num_classes: Number of logits, 1 or more.
-        seed: Of the initial weights; PyTorch's global generator is neither read nor advanced.
-
-    Raises:
-        ValueError: If the samples are no images, or the number of classes is below 1.
+    Convolutions start normal with variance 2 over fan-out (He et al. 2015). The layers are the entry of the last stage, then
+    its blocks; the head reads the mean of h^L over the pixels.
 
     Example:
         >>> model = ConvResNet(ConvResNetConfig(channels=(4, 8), blocks=(1, 2)), input_shape=(1, 8, 8), num_classes=3, seed=0)

@@ -28,23 +28,7 @@ class FCBlock(nn.Module):
 class FCResNet(nn.Module):
     """Stem, blocks of one width, linear head; logits of the flattened inputs.
 
-    Built on the CPU in PyTorch's default type; move it with ``.to``. Weights start uniform in +-1/sqrt(fan-in), PyTorch's
-    default for linear layers.
-
-    Attributes:
-        collapse_stages: Names of the modules whose outputs are h^0, ..., h^L: the stem, then every block.
-        collapse_classifier: Name of the last linear layer, whose input is h^L itself, with a fixed head h^L over its norm.
-        config: How it was built.
-        input_dim: Numbers in a sample.
-
-    Args:
-        config: Shape and initialization.
-        input_dim: Numbers in a sample, 1 or more.
-        num_classes: Number of logits, 1 or more.
-        seed: Of the initial weights; PyTorch's global generator is neither read nor advanced.
-
-    Raises:
-        ValueError: If the input dimension or the number of classes is below 1.
+    The layers are the stem, then every block. A fixed head reads h^L over its norm. Biases start at 0 with ``zero_bias`` only.
 
     Example:
         >>> model = FCResNet(FCResNetConfig(width=8, num_blocks=2), input_dim=3, num_classes=4, seed=0)

@@ -27,23 +27,8 @@ class LayerNormBlock(nn.Module):
 class LayerNormResNet(nn.Module):
     """Normalized embedding, normalized residual blocks of one width, linear head; logits of the flattened inputs.
 
-    Built on the CPU in PyTorch's default type; move it with ``.to``. Weights start uniform in +-1/sqrt(fan-in), biases at 0.
-    The input need not have the width's dimension: a linear layer embeds it, which the paper does not have.
-
-    Attributes:
-        collapse_stages: Names of the modules whose outputs are h^0, ..., h^L: the stem, then every block.
-        collapse_classifier: Name of the last linear layer, whose input is h^L itself.
-        config: How it was built.
-        input_dim: Numbers in a sample.
-
-    Args:
-        config: Shape and initialization.
-        input_dim: Numbers in a sample, 1 or more.
-        num_classes: Number of logits, 1 or more.
-        seed: Of the initial weights; PyTorch's global generator is neither read nor advanced.
-
-    Raises:
-        ValueError: If the input dimension or the number of classes is below 1.
+    The layers are the stem, then every block. The input need not have the width's dimension: a linear layer embeds it, which
+    the paper does not have.
 
     Reference:
         Súkeník, Lampert and Mondelli (2025), arXiv 2505.15239, section 3.

@@ -11,15 +11,7 @@ __all__ = ["LeNet"]
 class LeNet(nn.Module):
     """Two convolutions of 5×5 with pooling (6 and 16 channels), then layers of 120 and 84 units and a linear head.
 
-    Built on the CPU with PyTorch's default initialization, drawn from the seed.
-
-    Attributes:
-        collapse_stages: Names of the hidden fully connected layers.
-        collapse_classifier: Name of the head.
-
-    Args:
-        num_classes: Number of logits, 1 or more.
-        seed: Of the initial weights; PyTorch's global generator is left as it was.
+    The layers are the two of units. Weights and biases start as PyTorch's default, drawn from the seed.
 
     Reference:
         LeCun et al. (1998); Zhang, Wang & Su (2021), NeurIPS.

@@ -63,15 +63,9 @@ class TightFrameBlock(nn.Module):
 
 
 def parseval_step(frame: Tensor, rate: float = 5e-4) -> Tensor:
-    r"""One step towards a tight frame: :math:`F \leftarrow (1 + \beta) F - \beta F F^T F`, rows set to :math:`\sqrt{d/M}`.
+    r"""Return the F nearer to a tight frame, :math:`F \leftarrow (1 + \beta) F - \beta F F^T F`, rows set to :math:`\sqrt{d/M}`.
 
-    Repeated, it comes to :math:`F^T F = I`.
-
-    Args:
-        frame: F, shape (M, d).
-
-    Returns:
-        The next F.
+    F has shape (M, d). Repeated, the step comes to :math:`F^T F = I`.
 
     Reference:
         Cissé et al. (2017), ICML; Zarka, Guth & Mallat (2021), ICLR.

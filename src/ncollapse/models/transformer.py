@@ -58,27 +58,14 @@ class TransformerBlock(nn.Module):
 class Transformer(nn.Module):
     """Embedding, blocks, read-out, linear head; logits of images as patches, or of texts as token ids.
 
-    Built on the CPU in PyTorch's default type; move it with ``.to``. Weights start uniform in +-1/sqrt(fan-in), biases at 0.
-    What the head takes lies on the sphere of the normalization: where the last block does not leave it there (pre-norm, or a
-    mean of tokens), a last normalization does.
-
-    Attributes:
-        collapse_stages: Names of the modules whose outputs are h^0, ..., h^L: the tokens read out behind the embedding and
-            behind every block, as the head reads them; then the last normalization where there is one. The class token is the
-            same for all samples before the first block, so that nothing relative to class means is defined there.
-        collapse_classifier: Name of the last linear layer, whose input is the last stage.
-        config: How it was built.
-        sample_shape: Shape of a sample.
+    The head reads features on the sphere of the normalization: where the last block does not leave them there (pre-norm, or a
+    mean of tokens), a last normalization does. The layers are the tokens read out behind the embedding and behind every block,
+    as the head reads them; then the last normalization where there is one. The class token is the same for all samples before
+    the first block, so that nothing relative to class means is defined there.
 
     Args:
-        config: Shape and initialization.
-        sample_shape: (channels, rows, columns) of images, (T,) of texts.
-        num_classes: Number of logits, 1 or more.
-        seed: Of the initial weights; PyTorch's global generator is neither read nor advanced.
+        sample_shape: (channels, rows, columns) of images that the patches fit, (T,) of texts.
         vocabulary: Number of token ids of texts; None for images.
-
-    Raises:
-        ValueError: If samples are neither texts nor images that the patches fit, or the number of classes is below 1.
 
     Reference:
         Súkeník, Lampert and Mondelli (2025), arXiv 2505.15239, section 3, known to us from summaries; one head, merged query

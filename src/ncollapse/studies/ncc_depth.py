@@ -67,7 +67,7 @@ def minimal_ncc_depth(
     epsilon: float = EPSILON,
     seeds: Sequence[int] = (0,),
 ) -> MinimalDepth:
-    r"""Train networks over a grid of depths and seeds, and find the smallest depth with nearest-center error at most ε.
+    r"""Return the smallest depth of a grid at which some trained network has a nearest-center error of at most ε.
 
     :math:`d_{min}^\epsilon(S) = \min \{L : \mathrm{err}_L(f_{L, seed}) \le \epsilon \text{ for some seed}\}`, the error being
     that of the last block's features on the training set. An upper estimate: training may miss networks that exist.
@@ -79,9 +79,6 @@ def minimal_ncc_depth(
         training: How each is trained.
         epsilon: ε >= 0.
         seeds: Of initial weights and sample order; the best counts.
-
-    Returns:
-        The depth and the errors of the grid.
 
     Raises:
         ValueError: If the grid is empty, ε negative, or training fails.
@@ -113,7 +110,7 @@ def compare_ncc_depths(
     draws: int = 5,
     seeds: Sequence[int] = (0,),
 ) -> DepthComparison:
-    r"""Compare the effective depth of networks trained on clean labels with the minimal depth for partly random ones.
+    r"""Return effective depths of networks trained on clean labels beside the minimal depths for partly random ones.
 
     In every draw the data is split at random into halves S_1 and S_2, and each label of S_2 is replaced with probability p by a
     class drawn uniformly. The deepest network of the grid is trained on S_1 and gives :math:`d_\epsilon(S_1)`; the whole grid
@@ -121,19 +118,11 @@ def compare_ncc_depths(
 
     Args:
         data: All samples, every class in both halves of every draw.
-        depths: Numbers of blocks to try.
-        model: The network; its number of blocks is replaced.
-        training: How each is trained.
         corruption: p in [0, 1].
-        epsilon: ε >= 0.
         draws: Random splits and corruptions.
-        seeds: Of the networks of the grid; the best counts.
-
-    Returns:
-        Both depths of every draw, and how often the first is at least the second.
 
     Raises:
-        ValueError: If there is no draw, or as ``minimal_ncc_depth``.
+        ValueError: If there is no draw, or as ``minimal_ncc_depth``, which explains the other arguments.
 
     Reference:
         Galanti, György & Hutter (2022), "On the implicit bias towards minimal depth of deep neural networks".

@@ -55,7 +55,6 @@ def run_recipe(
     Killed at any moment, the run resumes from its last checkpoint and ends with the same table, to the bit on one thread.
 
     Args:
-        recipe: What to run.
         out: The run directory.
         resume: Continue the run of the same recipe in this folder; begins one if the folder holds none.
         overwrite: Replace an earlier run of the same settings, but for the seed, instead of refusing. The old run goes when
@@ -173,7 +172,7 @@ class TrainingRun:
         self._save("running")
 
     def after_epoch(self, record: EpochRecord) -> None:
-        """Take up one epoch: measure and save where due. Tables first, checkpoint second: it vouches for them."""
+        """Measure and save where due. Tables are written before the checkpoint, which implies complete tables."""
         self.epoch = record.epoch
         self.directory.history.append(record)
         due = self.epoch in self.measured

@@ -43,11 +43,9 @@ class SweepRun(NamedTuple):
     path: Path
 
     def status(self) -> Status | None:
-        """What ``status.json`` says.
+        """Return what ``status.json`` says; None where there is none that can be read.
 
-        Returns:
-            The status; None where there is none that can be read. The state of a run that was finished and has lost a file
-            since is "damaged".
+        The state of a run that was finished and has lost a file since is "damaged".
         """
         directory = RunDirectory(self.path)
         status = directory.status()
@@ -75,16 +73,13 @@ class SweepOutcome:
 
 
 def plan_sweep(recipe: Recipe, over: Sequence[str], seeds: int, out: str | Path) -> tuple[SweepRun, ...]:
-    """All runs of a sweep: every combination of the values, with every seed.
+    """Return all runs of a sweep, seeds fastest: every combination of the values, with every seed.
 
     Args:
         recipe: What is swept; its own seed is the first.
         over: Items ``field=value,value,...``, fields as in ``override``.
         seeds: How many seeds each combination is run with, counted up from the recipe's.
         out: The sweep's folder.
-
-    Returns:
-        The runs, seeds fastest.
 
     Raises:
         RecipeError: If an item has no values or the same twice, a field is named twice, or a value does not fit its field, or
@@ -240,7 +235,7 @@ def _fields(settings: dict[str, str]) -> str:
 
 
 def _place(item: SweepEntry) -> tuple[Any, ...]:
-    """Where a run stands in the list: by its values, numbers by size, then by seed."""
+    """The place of a run in the list: by its values, numbers by size, then by seed."""
 
     def order(value: str) -> tuple[float, str]:
         try:

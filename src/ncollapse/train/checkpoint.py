@@ -31,20 +31,17 @@ class CheckpointError(ValueError):
 def save_checkpoint(path: str | Path, model: nn.Module, optimizer: torch.optim.Optimizer, epoch: int, fingerprint: str) -> None:
     """Writes model, momentum and position of a run into one file, replacing an older one in a single step.
 
-    Written to a temporary name in the same folder, forced to the disk, then renamed: a run killed at any moment leaves
-    the old checkpoint or the new one, whole. Learning rate and order of the samples follow from the epoch, so nothing
-    else is needed.
+    A run killed at any moment leaves the old checkpoint or the new one, whole. Learning rate and order of the samples follow
+    from the epoch, so nothing else is needed.
 
     Args:
-        path: The file, in a folder that exists.
         model: Its parameters and buffers are saved.
         optimizer: Its momentum buffers, or the moments and steps of Adam, are saved under the names of their parameters.
         epoch: The last epoch that was finished; 0 before training.
         fingerprint: Of the recipe; loading asks for the same one.
 
     Raises:
-        OSError: If the folder is missing, full or read-only (of the fitting subclass, with the file's name). The old
-            checkpoint stays as it was, and no temporary file is left.
+        OSError: If the folder is missing, full or read-only. The old checkpoint stays as it was, and no temporary file is left.
     """
     path = Path(path)
     tensors = {_MODEL + name: tensor for name, tensor in model.state_dict().items()}
@@ -59,7 +56,7 @@ def save_checkpoint(path: str | Path, model: nn.Module, optimizer: torch.optim.O
 
 
 def load_checkpoint(path: str | Path, model: nn.Module, optimizer: torch.optim.Optimizer, fingerprint: str) -> int:
-    """Puts model and optimizer into the state that ``save_checkpoint`` found them in.
+    """Restore model and optimizer as ``save_checkpoint`` found them.
 
     Everything is checked before anything is changed.
 

@@ -27,15 +27,10 @@ class TrainingDiverged(ValueError):
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """Makes the optimizer of a run; ``train`` sets its learning rate in every epoch.
+    """Return the optimizer of a run; ``train`` sets its learning rate in every epoch.
 
-    Args:
-        model: Its parameters that require gradients are optimized.
-        config: Which optimizer, momentum, weight decay, and what is decayed: with ``weights``, parameters of two or more axes.
-
-    Returns:
-        SGD, or Adam with the decay in its gradient (not AdamW, which minimizes no objective), with one parameter group that is
-        decayed and, if any parameters are left, one that is not.
+    SGD, or Adam with the decay in its gradient (not AdamW, which minimizes no objective). One group of parameters is decayed,
+    with ``weights`` those of two or more axes; what is left, if anything, is a group that is not.
     """
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     decayed = [parameter for parameter in trainable if config.decay == "all" or parameter.ndim >= 2]
@@ -62,7 +57,7 @@ def train(
     start_epoch: int = 1,
     group: ProcessGroup | None = None,
 ) -> Iterator[EpochRecord]:
-    """Trains a model in place, epoch by epoch.
+    """Train a model in place, epoch by epoch.
 
     Nothing happens until the iterator is advanced. Between two records the caller may measure the model, switch it
     to ``eval()``, or save it with the optimizer; every epoch begins with ``model.train()``. The order of the samples
@@ -73,7 +68,7 @@ def train(
         model: Maps inputs (B, d) to logits (B, num_classes).
         data: The training set, on any device; batches are moved to the model's.
         seed: Of the order of the samples, 0 or more.
-        optimizer: From ``make_optimizer``, for who saves or restores checkpoints; None makes one.
+        optimizer: From ``make_optimizer``, for callers that save or restore checkpoints; None makes one.
         start_epoch: The first epoch to run, counted from 1: one more than the epoch of the checkpoint resumed from.
             ``config.epochs + 1`` runs none.
         group: Processes of ``torch.distributed`` that train one network, such as ``torch.distributed.group.WORLD``: each takes

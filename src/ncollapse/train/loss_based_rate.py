@@ -22,10 +22,10 @@ _FALL = 2 ** (-1 / 10)
 class LossBasedRate:
     r"""Loss-based learning rate: :math:`\alpha \mathcal{L}_0 / \mathcal{L}`, with an α that adapts.
 
-    The mean loss falls so fast near a perfect fit that a fixed rate stands still; over the loss, steps keep their length. α
-    grows by :math:`2^{1/5}` after an epoch in which the loss fell, and shrinks by :math:`2^{1/10}` after one that is undone.
-    That rule wants the lowest loss, and with one step an epoch it outruns the gradient flow: the normalized margin then wanders
-    below its limit. A fixed α below :math:`2 / (\rho^2 \mathcal{L}_0)` follows the flow up to the parameter norm ρ.
+    Near a perfect fit the mean loss falls so fast that steps at a fixed rate become tiny; divided by the loss, they keep their
+    length. α grows by :math:`2^{1/5}` after an epoch in which the loss fell, and shrinks by :math:`2^{1/10}` after one that is
+    undone. That rule wants the lowest loss, and with one step an epoch it outruns the gradient flow: the normalized margin then
+    wanders below its limit. A fixed α below :math:`2 / (\rho^2 \mathcal{L}_0)` follows the flow up to the parameter norm ρ.
 
     Attributes:
         alpha: α, positive.
@@ -60,26 +60,12 @@ class LossBasedRate:
         return math.log(self.num_classes)
 
     def learning_rate(self, log_loss: float) -> float:
-        """The rate of an epoch, for an optimizer of the mean loss.
-
-        Args:
-            log_loss: Logarithm of the mean loss before the epoch.
-
-        Returns:
-            Learning rate; inf once the loss has underflown, where ``train_by_loss`` goes on.
-        """
+        """Return the rate of an epoch from the log of the mean loss before it; inf once the loss has underflown."""
         exponent = math.log(self.alpha * self.base) - log_loss
         return math.exp(exponent) if exponent < 709 else math.inf
 
     def after(self, fell: bool) -> LossBasedRate:
-        """The rate of the next epoch.
-
-        Args:
-            fell: Whether the loss fell.
-
-        Returns:
-            With a larger α if it did, a smaller one if not.
-        """
+        """Return the rate of the next epoch: with a larger α if the loss fell, a smaller one if not."""
         return replace(self, alpha=self.alpha * (_RISE if fell else _FALL)) if self.adapt else self
 
 

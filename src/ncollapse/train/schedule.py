@@ -12,14 +12,10 @@ _EPOCH_RATIO = 1.09277
 
 
 def lr_at(config: TrainConfig, epoch: int) -> float:
-    """Learning rate of an epoch.
+    """Return the learning rate of an epoch, counted from 1.
 
-    Args:
-        epoch: Counted from 1. With 350 epochs and the default milestones, epochs 1 to 116 have the full rate, 117 to
-            233 a tenth, 234 to 350 a hundredth.
-
-    Returns:
-        ``learning_rate * gamma ** (milestones passed)``, or the cosine.
+    ``learning_rate * gamma ** (milestones passed)``, or the cosine. With 350 epochs and the default milestones, epochs 1 to 116
+    have the full rate, 117 to 233 a tenth, 234 to 350 a hundredth.
     """
     if config.schedule == "cosine":
         share = (epoch - 1) / max(1, config.epochs - 1)
@@ -31,19 +27,17 @@ def lr_at(config: TrainConfig, epoch: int) -> float:
 
 
 def weight_decay_time(config: TrainConfig, steps_per_epoch: int, epochs: int | None = None) -> float:
-    r"""Weight-decay time of a run: how far it is into the terminal phase, more than its epochs or its accuracy say.
+    r"""Return the weight-decay time of a run, which tells how far it is into the terminal phase better than epochs or accuracy.
 
     .. math:: \tau = \sum_t \frac{\eta_t}{1 - \mu}\,\lambda
 
     over the steps t taken, with learning rate :math:`\eta`, momentum :math:`\mu` and weight decay :math:`\lambda`.
-    Dimensionless; what the data does not hold up has shrunk by about :math:`e^{-\tau}`. Collapse is deep from 4 to 8 on.
+    Dimensionless; what the data does not hold up has shrunk by about :math:`e^{-\tau}`. Collapse is deep from 4 to 8 on. nan
+    with Adam, whose steps do not scale with the gradient.
 
     Args:
         steps_per_epoch: Batches in an epoch, ``len(Batches(data, config.batch_size))``.
         epochs: Epochs that have passed; None takes all of the run.
-
-    Returns:
-        tau, 0 or more; nan with Adam, whose steps do not scale with the gradient.
 
     Example:
         >>> round(weight_decay_time(TrainConfig(), steps_per_epoch=14), 2)
@@ -57,14 +51,10 @@ def weight_decay_time(config: TrainConfig, steps_per_epoch: int, epochs: int | N
 
 
 def measuring_epochs(epochs: int) -> tuple[int, ...]:
-    """Epochs after which collapse is measured: every one at first, then in steps of about 9 percent.
+    """Return the epochs after which collapse is measured: every one at first, then in steps of about 9 percent.
 
-    Args:
-        epochs: Length of the run, 1 or more.
-
-    Returns:
-        Rising, from 1 to ``epochs``: ``round(epochs / 1.09277**k)`` for k = 0, 1, ... without repetitions. About
-        11 log2(epochs / 11) + 11 of them. Epoch 0, before training, is the caller's.
+    Rising, from 1 to ``epochs``: ``round(epochs / 1.09277**k)`` for k = 0, 1, ... without repetitions. About
+    11 log2(epochs / 11) + 11 of them. Epoch 0, before training, is left to the caller.
 
     Raises:
         ValueError: If there are no epochs.

@@ -30,7 +30,7 @@ class LogitPath(NamedTuple):
 def record_class_logits(
     model: nn.Module, data: LabeledData, *, iterations: int, learning_rate: float, every: int = 1, seed: int = 0
 ) -> LogitPath:
-    """Trains in place by stochastic gradient descent with batches of one sample, without momentum or decay.
+    """Train in place by stochastic gradient descent with batches of one sample, without momentum or decay.
 
     Args:
         model: Maps inputs (B, d) to logits (B, K).

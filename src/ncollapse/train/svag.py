@@ -47,31 +47,20 @@ class SVAG:
         return (1 + root) / 2, (1 - root) / 2
 
     def learning_rate(self, base: float) -> float:
-        """Of a step.
-
-        Returns:
-            η/l.
-        """
+        """Return the rate of a step, η/l."""
         return base / self.splits
 
     def num_steps(self, base: int) -> int:
-        """Steps for the same time.
-
-        Returns:
-            l times as many, rounded.
-        """
+        """Return the steps for the same time: l times as many, rounded."""
         return round(base * self.splits)
 
     def loss(self, batch_loss: Callable[[Tensor, Tensor], Tensor], inputs: Tensor, labels: Tensor) -> Tensor:
-        """The weighted loss of one batch's two halves, as for the losses of training: call ``backward`` on it.
+        """Return the weighted loss of one batch's two halves, 0-d: call ``backward`` on it.
 
         Args:
             batch_loss: Mean loss of inputs and labels.
             inputs: Two batches after one another, drawn independently, shape (2 B, ...).
             labels: Shape (2 B,).
-
-        Returns:
-            0-d tensor.
 
         Raises:
             ValueError: If the number of samples is odd.
@@ -83,18 +72,12 @@ class SVAG:
 
 
 def ou_variance(learning_rate: float, noise: float, splits: float = 1.0) -> float:
-    r"""Stationary variance of SVAG on :math:`L = \frac12 x^2` with gradient noise of variance :math:`s^2`.
+    r"""Return the stationary variance of SVAG on :math:`L = \frac12 x^2` with gradient noise of variance :math:`s^2`.
 
     :math:`\eta s^2 / (2 - \eta/l)`, for l → ∞ that of the Ornstein–Uhlenbeck process, :math:`\eta s^2 / 2`.
 
-    Args:
-        learning_rate: η of SGD, positive, below 2 l.
-
-    Returns:
-        The variance.
-
     Raises:
-        ValueError: If the learning rate is out of range.
+        ValueError: If the learning rate η is not in (0, 2 l).
 
     Example:
         >>> [round(ou_variance(0.3, 1.0, splits), 5) for splits in (1, 2, 4)]
