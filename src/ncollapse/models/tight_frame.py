@@ -63,7 +63,7 @@ class TightFrameBlock(nn.Module):
 
 
 def parseval_step(frame: Tensor, rate: float = 5e-4) -> Tensor:
-    r"""Return the F nearer to a tight frame, :math:`F \leftarrow (1 + \beta) F - \beta F F^T F`, rows set to :math:`\sqrt{d/M}`.
+    r"""Return F nearer to a tight frame: :math:`F \leftarrow (1 + \beta) F - \beta F F^T F`, rows set to :math:`\sqrt{d/M}`.
 
     F has shape (M, d). Repeated, the step comes to :math:`F^T F = I`.
 
