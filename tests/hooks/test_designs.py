@@ -173,19 +173,19 @@ RETURNS = {
 }
 # Network, input, the layers that are found with the pool that makes rows of them, and the classifier.
 DESIGNS = {
-    "unet": (UNet, IMAGES, ["down.0.2", "down.1.2", "middle.2", "up.0.2", "up.1.2", "head.input"], "head"),
-    "siamese": (Siamese, (ROWS, ROWS.flip(0)), ["join", "head.input"], "head"),
+    "unet": (UNet, IMAGES, ["down.1.0.input", "middle.0.input", "up.0.0.input", "up.1.0.input", "head.input"], "head"),
+    "siamese": (Siamese, (ROWS, ROWS.flip(0)), ["join.input", "head.input"], "head"),
     "weights tied over depth": (Tied, ROWS, ["stem", "head.input"], "head"),
     "functional": (Functional, ROWS, ["head.input"], "head"),
-    "last state": (lambda: Recurrent(True), IDS, ["embed:last_token", "rnn:last_token", "head.input"], "head"),
-    "mean of states": (lambda: Recurrent(False), IDS, ["embed:mean", "rnn:mean", "head.input"], "head"),
-    "square": (Square, IDS, ["embed:mean", "each:mean", "head.input"], "head"),
-    "mixer": (Mixer, IMAGES, ["blocks.0:mean", "blocks.1:mean", "head.input"], "head"),
+    "last state": (lambda: Recurrent(True), IDS, ["embed:last_token", "head.input"], "head"),
+    "mean of states": (lambda: Recurrent(False), IDS, ["embed:mean", "head.input"], "head"),
+    "square": (Square, IDS, ["embed:mean", "head.input"], "head"),
+    "mixer": (Mixer, IMAGES, ["blocks.0.input:mean", "blocks.0:mean", "blocks.1:mean", "head.input"], "head"),
     "class token": (LateClassToken, IDS, ["embed:mean", "blocks.0:mean", "blocks.1:mean", "joined:cls", "head.input"], "head"),
     "head of dropout and linear": (Dropped, ROWS, ["body.2", "head.0"], "head.1"),
 } | {
     f"two heads, {'late' if late else 'early'}, {name}": (
-        lambda late=late, returns=returns: Auxiliary(late, returns), ROWS, ["first", "second", "classifier.input"], "classifier"
+        lambda late=late, returns=returns: Auxiliary(late, returns), ROWS, ["second.input", "classifier.input"], "classifier"
     )
     for late in (False, True) for name, returns in RETURNS.items()
 }  # fmt: skip
@@ -208,8 +208,9 @@ def seen(model, x, layers):
         found[layer] = rows_of(layer, tensor[0] if isinstance(tensor, tuple) else tensor)
 
     for layer in layers:
-        module = model.get_submodule(layer.partition(":")[0].removesuffix(".input"))
-        if layer.endswith(".input"):
+        name = layer.partition(":")[0]
+        module = model.get_submodule(name.removesuffix(".input"))
+        if name.endswith(".input"):
             handles.append(module.register_forward_pre_hook(lambda _, args, layer=layer: keep(layer, args[0])))
         else:
             handles.append(module.register_forward_hook(lambda _, __, output, layer=layer: keep(layer, output)))
@@ -256,7 +257,7 @@ def test_hidden_states_that_the_network_returns_are_layers_still():
             second = self.second(torch.relu(first))
             return self.head(torch.relu(second)), first, second
 
-    assert measure(Hidden(), [(ROWS, Y)], num_classes=K).layers == ("first", "second", "head.input")
+    assert measure(Hidden(), [(ROWS, Y)], num_classes=K).layers == ("second.input", "head.input")
 
 
 def test_a_bottleneck_of_width_k_is_no_further_head():

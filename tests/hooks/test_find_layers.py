@@ -101,7 +101,7 @@ def test_every_token_is_a_row_where_the_network_returns_logits_for_each():
     model = Keywords(each=True)
     m = measure(model, [{**TEXTS, "labels": IDS % K}], num_classes=K)
     found = find_layers(model, TEXTS)
-    assert found.names == m.layers == ("embed", "blocks.0.1", "blocks.1.1", "score.input")
+    assert found.names == m.layers == ("embed", "blocks.1.0.input", "score.input")
     assert set(found.pools) == {"flatten"}
     assert found.classifier == "score"
 
@@ -120,7 +120,7 @@ def test_without_a_classifier_there_is_none_unless_the_number_of_classes_says_so
 
 
 def test_the_inputs_are_what_the_forward_takes():
-    expected = ("embed:last_token", "blocks.0.1:last_token", "blocks.1.1:last_token", "score.input:last_token")
+    expected = ("embed:last_token", "blocks.1.0.input:last_token", "score.input:last_token")
     assert find_layers(Keywords(), TEXTS).names == expected
     siamese = find_layers(Siamese(), (normal(2, 5), normal(2, 5)))
     assert siamese.left_out == {"trunk": "runs more than once"}

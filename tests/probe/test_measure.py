@@ -159,7 +159,7 @@ def test_modules_that_do_not_run_are_dropped_when_found_and_refused_when_named()
 def test_the_layer_that_feeds_the_classifier_has_its_metrics():
     m = measure(mlp(), batched(), num_classes=K)
     assert m.layers == ("1", "3")
-    assert m.chosen == "layers with weights"
+    assert m.chosen == "inputs of the layers with weights"
     assert [row.layer for row in m.rows if row.metric == "nc3"] == ["3"]
     apart = measure(mlp(), batched(), num_classes=K, layers=["2", "0"])
     assert apart.layers == ("0", "2", "4.input")
@@ -167,7 +167,7 @@ def test_the_layer_that_feeds_the_classifier_has_its_metrics():
     none = measure(mlp(outputs=5), batched(), num_classes=K)
     assert not [row for row in none.rows if "classifier" in METRICS[row.metric].needs]
     assert none.chosen == (
-        f"layers with weights; no classifier metrics, since no nn.Linear has {K} outputs (the last one has 5)"
+        f"inputs of the layers with weights; no classifier metrics, since no nn.Linear has {K} outputs (the last one has 5)"
     )
 
 
@@ -689,7 +689,7 @@ class _Returns(nn.Module):
 def test_a_module_that_runs_twice():
     with pytest.raises(ValueError, match=r"Layers must run once per forward pass, but 'first' ran 2 times\. Tap"):
         measure(Middle(twice=True), batched(), num_classes=K, layers=["first"])
-    assert measure(Middle(twice=True), batched(), num_classes=K).layers == ("middle", "head.input")
+    assert measure(Middle(twice=True), batched(), num_classes=K).layers == ("head.input",)
 
 
 def test_a_module_that_returns_a_tuple_gives_its_first_features():

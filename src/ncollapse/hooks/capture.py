@@ -8,20 +8,28 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ncollapse.hooks.dependence import INPUTS
+
 
 class Captured(NamedTuple):
-    """A captured tensor, its version at that time, and its rows, copied where needed."""
+    """A captured tensor, its version at that time, its rows, copied where needed, and, in a trace, what it depends on."""
 
     tensor: Tensor
     version: int | None
     values: Tensor
+    sources: int = 0
 
     @classmethod
-    def of(cls, tensor: Tensor, rows: Tensor, copied: bool) -> Captured:
+    def of(cls, tensor: Tensor, rows: Tensor, copied: bool, sources: int = 0) -> Captured:
         """Capture a module's output."""
         # Tensors made in inference mode have no version counter, so they are always copied.
         version = None if tensor.is_inference() else tensor._version
-        return cls(tensor, version, rows.clone() if copied or version is None else rows)
+        return cls(tensor, version, rows.clone() if copied or version is None else rows, sources)
+
+    @property
+    def depends_on_weights(self) -> bool:
+        """Whether it is more than the inputs."""
+        return self.sources > INPUTS
 
     @property
     def overwritten(self) -> bool:

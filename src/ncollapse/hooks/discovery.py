@@ -8,9 +8,10 @@ from typing import Any
 from torch import nn
 
 from ncollapse.hooks.classifier import Head, find_head, find_logits, further_heads
+from ncollapse.hooks.dependence import INPUTS
 from ncollapse.hooks.layer_choice import LayerChoice, available_names, chosen_taps, name_of
 from ncollapse.hooks.pooling import pool_at, read_out
-from ncollapse.hooks.stages import find_stages
+from ncollapse.hooks.stages import find_stages, in_series, parallel_layers
 from ncollapse.hooks.tap import Tap
 from ncollapse.hooks.tapped_network import TapPlan, input_tap
 from ncollapse.hooks.trace import ModuleCall, Trace, is_inside, trace_forward
@@ -63,11 +64,7 @@ class Discovery:
         elif self.every:
             taps = tuple(Tap(call.name) for call in _usable(trace, head, num_rows))
         else:
-            usable = _usable(trace, head, num_rows)
-            further = further_heads(usable, trace, self._num_outputs(head))
-            usable = [call for call in usable if call.name not in further and not is_inside(call.name, further)]
-            taps, found = _natural_taps(usable, trace, head, tokens or head.takes_labeled_tokens)
-            left_out = {**_repeated(trace, taps), **dict.fromkeys(further, "another head")}
+            taps, found, left_out = self._search(trace, head, num_rows, tokens or head.takes_labeled_tokens)
         feeding = _feeding_label(taps, trace, head)
         if not taps and feeding is None:
             raise ValueError(
@@ -101,6 +98,32 @@ class Discovery:
             raise ValueError(f"classifier {name!r} must be {wanted}, got {got}. {available_names(self.modules, name)}")
         return name
 
+    def _search(self, trace: Trace, head: Head, num_rows: int, tokens: bool) -> tuple[tuple[Tap, ...], str, dict[str, str]]:
+        """Return a tap for each natural stage, how they were found, and what was left out with the reason."""
+        usable = _usable(trace, head, num_rows)
+        further = further_heads(usable, trace, self._num_outputs(head))
+        left_out = dict.fromkeys(further, "another head")
+        takers = [call for call in _before(trace, head) if call.name not in further and not is_inside(call.name, further)]
+        usable = [call for call in usable if call in takers]
+        last = trace.output if head.input is None else head.input
+        end = trace.sources if head.input is None else head.input.sources
+        # Without a way from the inputs to the end, some operation could not be followed, and nothing is known of the order.
+        followed = bool(end & INPUTS)
+        if followed:
+            leading = [call for call in usable if call.leads_to(end)]
+            aside = [call.name for call in usable if call not in leading]
+            usable, takers = leading, [call for call in takers if call.leads_to(end)]
+            left_out |= dict.fromkeys(_outermost(aside, leading), f"does not lead to {head.name or 'the output'}")
+        chosen, found = find_stages(usable, takers, last, head.input is not None)
+        if followed:
+            chosen, beside = in_series(chosen)
+            beside += parallel_layers(usable)
+            left_out |= dict.fromkeys(_outermost([call.name for call in beside], chosen), "beside, not before")
+        else:
+            found += " in order of execution, since what depends on what could not be followed"
+        taps = _natural_taps(chosen, usable, trace, head, tokens)
+        return taps, found, _repeated(trace, taps) | left_out
+
     def _num_outputs(self, head: Head) -> int:
         """Return K; if it was not given, the classifier's number of outputs, 0 without a classifier."""
         classifier = None if head.name is None else self.modules[head.name]
@@ -110,34 +133,43 @@ class Discovery:
 
 def _usable(trace: Trace, head: Head, num_rows: int) -> list[ModuleCall]:
     """Return the modules before the classifier that ran once and returned one row of features per sample."""
-    calls = list(trace.calls.values())
-    before = calls if head.name is None else calls[: trace.calls[head.name].started_after]
+    before = _before(trace, head)
     return [call for call in before if call.count == 1 and call.output is not None and len(call.features) == num_rows]
 
 
-def _natural_taps(usable: Sequence[ModuleCall], trace: Trace, head: Head, tokens: bool) -> tuple[tuple[Tap, ...], str]:
-    """Return a tap for each natural stage, pooling tokens as the network does, and the stages in words."""
-    if head.input is None:
-        chosen, found = find_stages(usable, trace.output, "the output")
-    else:
-        chosen, found = find_stages(usable, head.input, "the classifier's input")
+def _before(trace: Trace, head: Head) -> list[ModuleCall]:
+    """Return the modules that had finished when the classifier started."""
+    calls = list(trace.calls.values())
+    return calls if head.name is None else calls[: trace.calls[head.name].started_after]
+
+
+def _natural_taps(
+    chosen: Sequence[ModuleCall], usable: Sequence[ModuleCall], trace: Trace, head: Head, tokens: bool
+) -> tuple[Tap, ...]:
+    """Return a tap for each natural stage, pooling tokens as the network does."""
     pool, num_tokens = head.pool, 0 if head.input is None else head.input.tensor.shape[1]
     if not tokens and pool == "flatten":
         pool, num_tokens = read_out(usable, trace)
     # The classifier's own input has been pooled by the network already, whatever its shape.
     direct = {call.name for call in chosen if head.pool == "flatten" and call.returned(head.input)}
-    taps = (Tap(call.name, "flatten" if call.name in direct else pool_at(call, pool, num_tokens)) for call in chosen)
-    return tuple(taps), found
+    return tuple(Tap(call.name, "flatten" if call.name in direct else pool_at(call, pool, num_tokens)) for call in chosen)
+
+
+def _outermost(names: Sequence[str], kept: Sequence[ModuleCall]) -> list[str]:
+    """Return modules that are inside no other one, and contain none that is kept."""
+    holders = {name for name in names if any(is_inside(call.name, {name}) for call in kept)}
+    rest = [name for name in names if name not in holders]
+    return [name for name in rest if not is_inside(name, rest)]
 
 
 def _check_ran_once(taps: Sequence[Tap], trace: Trace) -> None:
-    missing = [tap.name for tap in taps if tap.name not in trace.calls]
+    missing = [tap.name for tap in taps if trace.call(tap.name) is None]
     if missing:
         raise ValueError(f"Layers must run in the forward pass, but {', '.join(missing)} did not. Name layers that do.")
     for tap in taps:
-        if trace.calls[tap.name].count > 1:
+        if trace.taken(tap).count > 1:
             raise ValueError(
-                f"Layers must run once per forward pass, but {tap.label!r} ran {trace.calls[tap.name].count} times. "
+                f"Layers must run once per forward pass, but {tap.label!r} ran {trace.taken(tap).count} times. "
                 "Tap the modules around it."
             )
 
@@ -146,15 +178,15 @@ def _feeding_label(taps: Sequence[Tap], trace: Trace, head: Head) -> str | None:
     """Return the label of the tap that feeds the classifier, else a label for the classifier's input itself."""
     if head.name is None:
         return None
-    before = list(trace.calls)[: trace.calls[head.name].started_after]
-    read_alike = [tap for tap in taps if tap.pool == head.pool and tap.name in before]
-    same = [tap.label for tap in read_alike if trace.calls[tap.name].returned(head.input)]
+    before = trace.calls[head.name].started_after
+    read_alike = [tap for tap in taps if tap.pool == head.pool and trace.taken(tap).finished <= before]
+    same = [tap.label for tap in read_alike if trace.taken(tap).returned(head.input)]
     return same[-1] if same else input_tap(head.name, head.pool).label
 
 
 def _overwritten(taps: Sequence[Tap], trace: Trace, head: Head, feeding: str | None) -> frozenset[str]:
     """Return the layers that a later in-place operation overwrites, such as an activation: their features are copied."""
-    outputs = {tap.label: trace.calls[tap.name].output for tap in taps}
+    outputs = {tap.label: trace.taken(tap).output for tap in taps}
     found = {label for label, output in outputs.items() if output is not None and output.overwritten}
     if feeding is not None and head.input is not None and head.input.overwritten:
         found.add(feeding)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from torch import nn
 
-from ncollapse.hooks.tap import Tap
+from ncollapse.hooks.tap import INPUT, Tap
 
 LayerChoice = str | Tap | nn.Module | Sequence[str | Tap | nn.Module]
 
@@ -22,7 +22,8 @@ def chosen_taps(layers: LayerChoice, modules: Mapping[str, nn.Module]) -> tuple[
     for item in _items(layers):
         tap = item if isinstance(item, Tap) else Tap(name_of(item, modules, "layers"))
         # Exact names go first, since a module's name may contain characters that have a meaning in patterns.
-        names = [tap.name] if tap.name in modules else _matching(tap.name, modules)
+        exact = tap.name in modules or (tap.name.endswith(INPUT) and tap.name.removesuffix(INPUT) in modules)
+        names = [tap.name] if exact else _matching(tap.name, modules)
         if not names:
             raise ValueError(f"layers must name or match modules, got {tap.name!r}. {available_names(modules, tap.name)}")
         words.append(tap.label)

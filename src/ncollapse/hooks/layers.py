@@ -108,7 +108,7 @@ def find_layers(model: nn.Module, inputs: Any, *, num_classes: int | None = None
         >>> find_layers(net, torch.zeros(2, 2))
         2 layers of Sequential: 1, 3
         classifier: 4, fed by 3
-        why: layers with weights
+        why: inputs of the layers with weights
     """
     model = network_of(model)
     num_samples = num_samples_of(inputs)

@@ -10,27 +10,60 @@ from torch import nn
 
 from ncollapse.hooks.capture import Captured
 from ncollapse.hooks.pooling import pool_of
-from ncollapse.hooks.trace import ModuleCall, is_inside, parent_of
+from ncollapse.hooks.trace import ModuleCall, input_call, is_inside, parent_of
 
 # A deep network repeats a block, and its author wrote a class for it: a residual block, an encoder layer, a mixer. The depth of
 # the network is counted in these blocks, and their outputs are its states. Modules inside a block are not states: on a residual
 # branch they return the change alone, not the sum. Modules around blocks, such as a stage that runs them one after another,
 # return the output of their last block once more.
-# If no class repeats, the network is plain, and each layer with weights makes a state.
+# If no class repeats, the network is plain, and its states are what its layers with weights take. A state is named after the
+# last module that returned it, or, if a function made it, after the module that takes it. So the same weights give the same
+# states, whether an activation is a module, a module that several layers share, or a function.
 
 
-def find_stages(usable: Sequence[ModuleCall], last: Captured | None, what: str) -> tuple[list[ModuleCall], str]:
-    """Find the stages among the modules that ran, up to the last features, and describe them in words."""
-    blocks = _blocks(usable)
+def find_stages(
+    usable: Sequence[ModuleCall], takers: Sequence[ModuleCall], last: Captured | None, classified: bool
+) -> tuple[list[ModuleCall], str]:
+    """Find the stages among the modules that ran, up to the input of the classifier or to the output, ``last``."""
+    # ``takers`` are all modules that ran before the classifier, also those that are no layers themselves.
+    blocks, what = _blocks(usable), "the classifier's input" if classified else "the output"
     if blocks:
         chosen, notes = _with_ends(usable, blocks, last)
     else:
-        chosen, notes = _plain_layers(usable) or list(usable), ["layers with weights"]
+        chosen, notes = _plain_layers(usable, takers, last, classified), ["inputs of the layers with weights"]
     made = _producer(usable, last)
     if made is not None and _producer(chosen, last) is None:
         chosen, notes = [*chosen, made], [*notes, f"{what} {made.name}"]
-    names = {call.name for call in chosen}
-    return [call for call in usable if call.name in names], " and ".join(notes)
+    unique = {call.name: call for call in chosen}.values()
+    return sorted(unique, key=lambda call: call.finished), " and ".join(notes)
+
+
+def in_series(calls: Sequence[ModuleCall]) -> tuple[list[ModuleCall], list[ModuleCall]]:
+    """Split stages, in order of execution, into those in series and those beside them."""
+    # Of two stages in series, the later depends on all that the earlier one depends on. The longest series is the depth of the
+    # network. If there are several, as for two equal towers, the stages that all of them share are kept. If they share none,
+    # as in an ensemble, the first one is kept.
+    sources = [0 if call.output is None else call.output.sources for call in calls]
+    before = [[j for j in range(i) if calls[j].leads_to(sources[i])] for i in range(len(calls))]
+    level = [0] * len(calls)
+    for i, earlier in enumerate(before):
+        level[i] = 1 + max((level[j] for j in earlier), default=0)
+    left = [0] * len(calls)
+    for i in reversed(range(len(calls))):
+        left[i] = 1 + max((left[k] for k in range(i + 1, len(calls)) if i in before[k]), default=0)
+    longest = max(level, default=0)
+    on = [i for i in range(len(calls)) if level[i] + left[i] - 1 == longest]
+    shared = [i for i in on if sum(level[i] == level[j] for j in on) == 1]
+    kept = shared or _first_series(on, level, before)
+    return [calls[i] for i in kept], [call for i, call in enumerate(calls) if i not in kept]
+
+
+def _first_series(on: Sequence[int], level: Sequence[int], before: Sequence[Sequence[int]]) -> list[int]:
+    series: list[int] = []
+    for i in on:
+        if level[i] == len(series) + 1 and (not series or series[-1] in before[i]):
+            series.append(i)
+    return series
 
 
 def _with_ends(
@@ -39,7 +72,8 @@ def _with_ends(
     """Add the state before the first block, and the pooled features if a head of several layers follows the last."""
     kinds = dict.fromkeys(type(call.module).__name__ for call in blocks if not _is_plain_sequential(call.module))
     chosen, notes = list(blocks), [f"blocks {', '.join(kinds)}"]
-    stem = _producer(usable, min(blocks, key=lambda call: call.started_after).input)
+    first = min(blocks, key=lambda call: call.started_after)
+    stem = _producer(usable, first.input) or _input_state(first, usable)
     if stem is not None and stem not in blocks:
         chosen.append(stem)
         notes.append(f"their input {stem.name}")
@@ -119,31 +153,58 @@ def _branches(call: ModuleCall, usable: Sequence[ModuleCall]) -> bool:
 
 
 def _pooled(usable: Sequence[ModuleCall], blocks: Sequence[ModuleCall], last: Captured | None) -> ModuleCall | None:
-    """Return the module whose features enter a head of several layers, such as the pooling of the last block."""
+    """Return the features that enter a head of several layers, such as the pooling of the last block."""
     end = blocks[-1]
     behind = [call for call in usable[usable.index(end) + 1 :] if _is_leaf(call)]
-    weighted = [i for i, call in enumerate(behind) if _has_weights(call)]
-    if not weighted or weighted[0] == 0:
-        return None
-    call = behind[weighted[0] - 1]
-    if end.output is None or call.output is None or call.returned(last):
+    first = next((call for call in behind if has_weights(call)), None)
+    call = None if first is None else _last_leaf(usable, first.input) or _input_state(first, usable)
+    if call is None or end.output is None or call.output is None or call.returned(last):
         return None
     repeats = end.returned(call.output) or pool_of(end.output.values, call.output.values, None) is not None
     return None if repeats else call
 
 
-def _plain_layers(usable: Sequence[ModuleCall]) -> list[ModuleCall]:
-    """Return the last module before each next layer with weights of a plain network (activation, normalization, pooling)."""
-    # Its output is the input of the next layer: the state after the activation, as in the papers.
-    leaves = [call for call in usable if _is_leaf(call)]
-    weighted = [_has_weights(call) for call in leaves]
-    ends = [i for i in range(len(leaves)) if any(weighted[: i + 1]) and (i + 1 == len(leaves) or weighted[i + 1])]
-    return [leaves[i] for i in ends]
+def _plain_layers(
+    usable: Sequence[ModuleCall], takers: Sequence[ModuleCall], last: Captured | None, classified: bool
+) -> list[ModuleCall]:
+    """Return what the layers with weights of a plain network take, after normalization, activation and pooling."""
+    layers = [call for call in takers if _is_leaf(call) and has_weights(call)]
+    taken = [call for call in layers if call.input is not None and call.input.depends_on_weights]
+    states = [_last_leaf(usable, call.input) or _input_state(call, usable) for call in taken]
+    end = _last_leaf(usable, last)
+    if end is None and not classified:
+        end = next((call for call in reversed(usable) if _is_leaf(call)), None)
+    found: list[ModuleCall] = []
+    for state in [*states, end]:
+        if state is not None and _producer(found, state.output) is None:
+            found.append(state)
+    return found if layers else list(usable)
+
+
+def _input_state(taker: ModuleCall, usable: Sequence[ModuleCall]) -> ModuleCall | None:
+    """Return what a module takes as a state of the network, made by a function; None if that is not possible."""
+    taken = taker.input
+    if taken is None or taker.count > 1 or not taken.depends_on_weights or not taken.tensor.is_floating_point():
+        return None
+    if taken.tensor.is_nested or taken.tensor.ndim < 2 or len(taken.tensor) != len(usable[0].features):
+        return None
+    return input_call(taker)
+
+
+def parallel_layers(usable: Sequence[ModuleCall]) -> list[ModuleCall]:
+    """Return the layers with weights of a plain network that lie beside others, as queries, keys and values do."""
+    return [] if _blocks(usable) else in_series([call for call in usable if _is_leaf(call) and has_weights(call)])[1]
 
 
 def _producer(calls: Sequence[ModuleCall], tensor: Captured | None) -> ModuleCall | None:
     """Return the module that returned a tensor, the earliest if several return it."""
     return next((call for call in calls if call.returned(tensor)), None)
+
+
+def _last_leaf(calls: Sequence[ModuleCall], tensor: Captured | None) -> ModuleCall | None:
+    """Return the module that returned a tensor: the last one without modules inside, else the last one."""
+    found = [call for call in calls if call.returned(tensor)]
+    return next((call for call in reversed(found) if _is_leaf(call)), found[-1] if found else None)
 
 
 def _is_plain_sequential(module: nn.Module) -> bool:
@@ -155,7 +216,7 @@ def _is_leaf(call: ModuleCall) -> bool:
     return not list(call.module.children()) and not _is_plain_sequential(call.module)
 
 
-def _has_weights(call: ModuleCall) -> bool:
+def has_weights(call: ModuleCall) -> bool:
     """Return whether a module has a matrix or kernel of its own; the scales of a normalization do not count."""
     return any(parameter.ndim > 1 for parameter in call.module.parameters(recurse=False))
 

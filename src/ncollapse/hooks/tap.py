@@ -11,13 +11,17 @@ from torch import Tensor
 
 Pool = Literal["flatten", "mean", "cls", "last_token"]
 
+# Ends the name of a tap that reads what a module takes instead of what it returns.
+INPUT = ".input"
+
 
 @dataclass(frozen=True)
 class Tap:
     """A module to measure, and how its output becomes one row of features per sample.
 
     Attributes:
-        name: A module's name as in ``model.named_modules()``, or a pattern: "*" stops at a dot, "**" does not.
+        name: A module's name as in ``model.named_modules()``, or a pattern: "*" stops at a dot, "**" does not. "fc.input" is
+            what the module "fc" takes, for example after an activation that is no module.
         pool: "flatten" uses all numbers of a sample. "mean" averages over positions, in float32 or finer: over the tokens
             (N, T, D) that the attention mask marks, or over pixels (N, C, H, W). "cls" reads the first token,
             "last_token" the last one that the attention mask marks. A function maps the output to (N, d).

@@ -14,7 +14,7 @@ from ncollapse.hooks.batch_io import IGNORED_LABEL, attention_mask, first_sample
 from ncollapse.hooks.capture import Captured, feature_of
 from ncollapse.hooks.logits import class_logits, returned_tensors
 from ncollapse.hooks.output_hook import Handle, hook_output
-from ncollapse.hooks.tap import Pool, Tap
+from ncollapse.hooks.tap import INPUT, Pool, Tap
 from ncollapse.hooks.untouched import Untouched
 
 
@@ -105,11 +105,16 @@ class TapHooks:
         by_module: dict[str, list[Tap]] = {}
         for tap in plan.taps:
             by_module.setdefault(tap.name, []).append(tap)
-        for name, taps in by_module.items():
-            self._handles.append(hook_output(model.get_submodule(name), self._capture(taps)))
+        modules = dict(model.named_modules(remove_duplicate=False))
         if plan.classifier is not None and plan.own_input is not None:
-            classifier = model.get_submodule(plan.classifier)
-            self._handles.append(classifier.register_forward_pre_hook(self._capture_input(plan), with_kwargs=True))
+            tap = input_tap(plan.classifier, plan.feeding_pool)
+            by_module.setdefault(tap.name, []).append(tap)
+        for name, taps in by_module.items():
+            if name in modules:
+                self._handles.append(hook_output(modules[name], self._capture(taps)))
+            else:
+                taking = modules[name.removesuffix(INPUT)]
+                self._handles.append(taking.register_forward_pre_hook(self._capture_input(taps), with_kwargs=True))
 
     def begin(
         self,
@@ -168,9 +173,11 @@ class TapHooks:
 
         return hook
 
-    def _capture_input(self, plan: TapPlan) -> Any:
+    def _capture_input(self, taps: Sequence[Tap]) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self._keep(input_tap(str(plan.classifier), plan.feeding_pool), args[0] if args else kwargs["input"])
+            taken = next(iter((*args, *kwargs.values())), None)
+            for tap in taps:
+                self._keep(tap, feature_of(taken, tap.label))
 
         return hook
 
@@ -215,4 +222,4 @@ def labeled_tokens(labels: Any) -> Tensor | None:
 
 def input_tap(classifier: str, pool: Pool) -> Tap:
     """Return the tap for a classifier's input."""
-    return Tap(f"{classifier}.input", pool)
+    return Tap(classifier + INPUT, pool)

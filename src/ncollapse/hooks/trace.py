@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from ncollapse.hooks.batch_io import attention_mask, run_network
 from ncollapse.hooks.capture import Captured, all_features_of
+from ncollapse.hooks.dependence import Dependence
 from ncollapse.hooks.logits import returned_tensors
+from ncollapse.hooks.tap import INPUT, Tap
 
 # Each tensor is copied when it is captured, and its memory address and version are kept. Module B follows module A if B's input
 # is the memory that A returned, with no write to it in between. This works for any network that runs: no symbolic graph is
@@ -26,6 +28,7 @@ class ModuleCall:
         output: Its features, None if it returned none.
         count: How often the module ran.
         started_after: How many modules had finished when it started.
+        finished: How many modules had finished when its output existed, itself included.
     """
 
     name: str
@@ -34,10 +37,15 @@ class ModuleCall:
     output: Captured | None = None
     count: int = 0
     started_after: int = 0
+    finished: float = 0
 
     def returned(self, tensor: Captured | None) -> bool:
         """Return whether this module returned a tensor."""
         return tensor is not None and self.output is not None and self.output.is_same(tensor)
+
+    def leads_to(self, sources: int) -> bool:
+        """Return whether what it returned may be part of something with these sources."""
+        return self.output is not None and self.output.sources & ~sources == 0
 
     @property
     def features(self) -> Tensor:
@@ -53,6 +61,25 @@ class Trace(NamedTuple):
     returned: list[Captured]
     mask: Tensor | None
 
+    def call(self, label: str) -> ModuleCall | None:
+        """Return the call of a module; for "module.input", what that module took as if a module had returned it."""
+        outer = self.calls.get(label.removesuffix(INPUT))
+        return self.calls.get(label) or (None if outer is None or outer.input is None else input_call(outer))
+
+    def taken(self, tap: Tap) -> ModuleCall:
+        """Return the call that a tap reads."""
+        call = self.call(tap.name)
+        assert call is not None
+        return call
+
+    @property
+    def sources(self) -> int:
+        """On what the network's outputs depend."""
+        found = 0
+        for part in self.returned:
+            found |= part.sources
+        return found
+
     @property
     def output(self) -> Captured | None:
         """The network's logits if it returns a mapping with some, else its first tensor with features."""
@@ -61,17 +88,24 @@ class Trace(NamedTuple):
 
 def trace_forward(model: nn.Module, modules: dict[str, nn.Module], inputs: Any) -> Trace:
     """Run a network once, with hooks on these modules."""
-    recorder = _Recorder()
+    dependence = Dependence(model, inputs)
+    recorder = _Recorder(dependence)
     handles = []
     try:
         for name, module in modules.items():
             handles.append(module.register_forward_pre_hook(recorder.before(name), with_kwargs=True))
             handles.append(module.register_forward_hook(recorder.after(name)))
-        output = run_network(model, inputs)
+        with dependence:
+            output = run_network(model, inputs)
     finally:
         for handle in handles:
             handle.remove()
-    return Trace(recorder.calls, [_copy(tensor) for tensor in returned_tensors(output)], attention_mask(inputs))
+    return Trace(recorder.calls, [recorder.copy(tensor) for tensor in returned_tensors(output)], attention_mask(inputs))
+
+
+def input_call(call: ModuleCall) -> ModuleCall:
+    """Return what a module takes, as if a module before it had returned it."""
+    return replace(call, name=call.name + INPUT, output=call.input, finished=call.started_after + 0.5)
 
 
 def is_inside(name: str, outer: Collection[str]) -> bool:
@@ -87,14 +121,15 @@ def parent_of(name: str) -> str:
 class _Recorder:
     """Hooks for all modules, and the calls that they recorded."""
 
-    def __init__(self) -> None:
+    def __init__(self, dependence: Dependence) -> None:
+        self.dependence = dependence
         self.started: dict[str, tuple[int, Captured | None]] = {}
         self.calls: dict[str, ModuleCall] = {}
 
     def before(self, name: str) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             first = next(iter((*args, *kwargs.values())), None)
-            self.started.setdefault(name, (len(self.calls), _copy(first) if isinstance(first, Tensor) else None))
+            self.started.setdefault(name, (len(self.calls), self.copy(first) if isinstance(first, Tensor) else None))
 
         return hook
 
@@ -104,14 +139,15 @@ class _Recorder:
                 self.calls[name].count += 1
                 return
             started_after, taken = self.started[name]
-            self.calls[name] = ModuleCall(name, module, taken, next(iter(_features(output)), None), 1, started_after)
+            returned = next(iter(self.features(output)), None)
+            self.calls[name] = ModuleCall(name, module, taken, returned, 1, started_after, len(self.calls) + 1)
 
         return hook
 
+    def features(self, output: Any) -> list[Captured]:
+        """Copy all feature tensors in an output."""
+        return [self.copy(tensor) for tensor in all_features_of(output)]
 
-def _copy(tensor: Tensor) -> Captured:
-    return Captured.of(tensor.detach(), tensor.detach(), copied=True)
-
-
-def _features(output: Any) -> list[Captured]:
-    return [_copy(tensor) for tensor in all_features_of(output)]
+    def copy(self, tensor: Tensor) -> Captured:
+        """Copy a tensor, together with what it depends on."""
+        return Captured.of(tensor.detach(), tensor.detach(), copied=True, sources=self.dependence.of(tensor))
