@@ -12,8 +12,6 @@ from ncollapse.drawing.wording import counted
 from ncollapse.records.reading import Run
 from ncollapse.records.recipe_settings import setting
 
-__all__ = ["DEEP_CLAIMS", "DEEP_METRICS", "is_control"]
-
 _PAPER = "Súkeník, Lampert and Mondelli, arXiv 2505.15239"
 
 _BLOCKS = "model.num_blocks"

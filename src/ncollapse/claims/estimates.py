@@ -7,8 +7,6 @@ from typing import NamedTuple
 
 from scipy import stats
 
-__all__ = ["LEVEL", "Estimate", "log_log_slope", "mean_estimate", "share_estimate", "spread"]
-
 LEVEL = 0.95
 # Relative size of a deviation that is the rounding of float64 sums.
 _ROUNDING = 1e-12

@@ -11,8 +11,6 @@ from ncollapse.drawing.wording import counted
 from ncollapse.records.reading import Run
 from ncollapse.records.recipe_settings import differing_settings, setting
 
-__all__ = ["Family", "SeedTest", "by_seed", "families", "settings_of"]
-
 SeedTest = Callable[[Run], float | bool | None]
 
 

@@ -18,19 +18,6 @@ from ncollapse.records.json_files import read_json, write_json
 from ncollapse.records.reading import Run, read_run
 from ncollapse.records.sweep import read_sweep, unfinished
 
-__all__ = [
-    "ALL_CLAIMS",
-    "CLAIMS",
-    "PAPER",
-    "Ledger",
-    "Part",
-    "Ruling",
-    "ledger_values",
-    "part_of",
-    "rule_on_claims",
-    "write_ledger",
-]
-
 ALL_CLAIMS = (*CLAIMS, *DEEP_CLAIMS)
 
 

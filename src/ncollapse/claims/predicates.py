@@ -8,24 +8,6 @@ from ncollapse.records.depth import EPSILON
 from ncollapse.records.reading import Run
 from ncollapse.records.recipe_settings import setting
 
-__all__ = [
-    "RESIDUAL",
-    "aligned",
-    "falls_before_effective_depth",
-    "falls_over_depth",
-    "has_any_network",
-    "has_other_network",
-    "has_random_labels",
-    "has_squared_error",
-    "is_papers",
-    "nearly_optimal_pairing",
-    "optimal_pairing",
-    "theorem1_assumption",
-    "theorem1_conclusion",
-    "theorem2_conclusion",
-    "within_decay_bound",
-]
-
 RESIDUAL = "residual"
 # Relative excess of a cost that is the rounding of a mean over samples.
 _ROUNDING = 1e-12

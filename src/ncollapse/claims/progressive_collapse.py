@@ -14,8 +14,6 @@ from ncollapse.drawing.wording import POSITIONS
 from ncollapse.records.depth import EPSILON
 from ncollapse.records.reading import Run
 
-__all__ = ["CLAIMS", "PAPER"]
-
 PAPER = "Wang et al., Progressive Feedforward Collapse of ResNet Training, arXiv 2405.00985"
 _NAMES = {"pfc1": "PFC1", "pfc2": "PFC2", "pfc3_error": "PFC3"}
 _EQUATIONS = {"pfc1": 7, "pfc2": 8, "pfc3_error": 9}

@@ -13,17 +13,6 @@ from ncollapse.records.depth import EPSILON
 from ncollapse.records.reading import Run
 from ncollapse.records.sweep import Sweep
 
-__all__ = [
-    "BY_KEY",
-    "QUANTITIES",
-    "Quantity",
-    "line_lead",
-    "order_gained",
-    "pfc1_lost_in_training",
-    "setting_rows",
-    "slope_of",
-]
-
 _PROGRESSIVE = ("pfc1", "pfc2", "pfc3_error")
 
 

@@ -8,21 +8,6 @@ from ncollapse.claims.estimates import Estimate
 from ncollapse.drawing.wording import counted
 from ncollapse.records.reading import Run
 
-__all__ = [
-    "RULES",
-    "Claim",
-    "Evidence",
-    "Examine",
-    "Read",
-    "Rules",
-    "Verdict",
-    "all_of",
-    "combine",
-    "is_terminal",
-    "judge_mean",
-    "judge_share",
-]
-
 Verdict = Literal["holds", "holds partly", "fails", "not testable here"]
 
 

@@ -8,8 +8,6 @@ from torch import Tensor
 from ncollapse.data.labeled import LabeledData
 from ncollapse.data.seeding import Stream, stream_generator
 
-__all__ = ["Batches", "shuffled_batches", "shuffled_order"]
-
 
 def _check_batch_size(batch_size: int) -> None:
     if batch_size < 1:

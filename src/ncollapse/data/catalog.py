@@ -18,8 +18,6 @@ from ncollapse.data.text import NUM_SPECIAL, load_text_set
 from ncollapse.data.text_sets import TEXT_SETS, TextSet
 from ncollapse.recipes.data import DataConfig
 
-__all__ = ["empty_like_data", "load_samples"]
-
 
 def load_samples(config: DataConfig) -> LabeledData:
     """Return the samples that a recipe asks for; the same config gives the same samples, bit by bit.

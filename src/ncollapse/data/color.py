@@ -22,8 +22,6 @@ from ncollapse.data.places import (
 )
 from ncollapse.recipes.data import Split
 
-__all__ = ["CIFAR10", "CIFAR100", "STL10", "ColorSet", "Layout", "find_color_set", "load_color_set"]
-
 _CIFAR_MIRRORS = ("https://www.cs.toronto.edu/~kriz/", "https://cave.cs.toronto.edu/kriz/")
 _SYSTEM_FOLDER = Path("/usr/share/datasets")
 

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from ncollapse.data.images import ImagesAndLabels
 from ncollapse.data.places import DataFileError
 
-__all__ = ["DataFile", "read_cifar_binary", "read_cifar_pickles", "read_stl"]
-
 _CIFAR_SHAPE, _STL_SHAPE = (3, 32, 32), (3, 96, 96)
 
 

@@ -13,13 +13,6 @@ from numpy.typing import NDArray
 
 from ncollapse.data.places import DataFileError
 
-__all__ = [
-    "ImagesAndLabels",
-    "idx_content",
-    "read_idx",
-    "read_keras_archive",
-]
-
 ImagesAndLabels = tuple[NDArray[np.uint8], NDArray[np.integer]]
 """Images (N, rows, columns) or (N, channels, rows, columns), and labels (N,)."""
 

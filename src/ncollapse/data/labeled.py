@@ -9,8 +9,6 @@ from torch import Tensor
 
 from ncollapse.data.seeding import Stream, stream_generator
 
-__all__ = ["LabeledData"]
-
 
 @dataclass(frozen=True, eq=False)
 class LabeledData:

@@ -9,8 +9,6 @@ from ncollapse.data.sources import FASHION_MNIST, MNIST, find_image_set
 from ncollapse.data.text_sets import TEXT_SETS, find_text_set
 from ncollapse.recipes.data import DataName
 
-__all__ = ["describe_location"]
-
 _IMAGE_SETS = {image_set.name: image_set for image_set in (FASHION_MNIST, MNIST)}
 _COLOR_SETS = {color_set.name: color_set for color_set in (CIFAR10, CIFAR100, STL10)}
 

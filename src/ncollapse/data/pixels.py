@@ -11,8 +11,6 @@ from torch import Tensor
 from ncollapse.data.labeled import LabeledData
 from ncollapse.recipes.data import Scaling
 
-__all__ = ["digits", "scale_pixels"]
-
 
 def digits(scaling: Scaling = "norm64") -> LabeledData:
     """Return the real handwritten digits that scikit-learn ships: 1,797 images of 8 x 8 pixels, 10 classes of 174 to 183.

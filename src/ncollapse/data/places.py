@@ -11,8 +11,6 @@ from typing import TypeVar
 from ncollapse.recipes.data import Split
 from ncollapse.records.files import write_whole
 
-__all__ = ["DataFileError", "DataNotFoundError", "DataSet", "download_folder", "fetch", "not_found", "search_places"]
-
 Content = TypeVar("Content")
 
 _DOWNLOAD_TIMEOUT_SECONDS = 60

@@ -5,8 +5,6 @@ from enum import IntEnum
 import numpy as np
 import torch
 
-__all__ = ["Stream", "stream_generator"]
-
 
 class Stream(IntEnum):
     """What a seed is used for. The numbers are part of the results: never renumber them."""

@@ -12,8 +12,6 @@ from scipy.ndimage import gaussian_filter, rotate
 from ncollapse.data.labeled import LabeledData
 from ncollapse.data.seeding import Stream, stream_generator
 
-__all__ = ["geo_mnist"]
-
 _SIDE = 32
 
 

@@ -10,8 +10,6 @@ from ncollapse.data.images import ImagesAndLabels, idx_content, read_idx, read_k
 from ncollapse.data.places import DataSet, download_folder, fetch, not_found, search_places
 from ncollapse.recipes.data import Split
 
-__all__ = ["FASHION_MNIST", "MNIST", "ImageSet", "find_image_set", "load_image_set"]
-
 _FILE_NAMES: dict[Split, tuple[str, str]] = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),

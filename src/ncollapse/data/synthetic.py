@@ -8,8 +8,6 @@ import torch
 from ncollapse.data.labeled import LabeledData
 from ncollapse.data.seeding import Stream, stream_generator
 
-__all__ = ["gaussian_mixture"]
-
 
 def gaussian_mixture(
     num_classes: int = 4,

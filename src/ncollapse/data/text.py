@@ -12,8 +12,6 @@ from ncollapse.data.places import DataFileError
 from ncollapse.data.text_sets import TextSet, find_text_set
 from ncollapse.recipes.data import Split
 
-__all__ = ["NUM_SPECIAL", "encode", "frequent_words", "load_text_set", "words_of"]
-
 # Ids before those of words. Padding is what the networks' masks know.
 _PADDING, _UNKNOWN = 0, 1
 NUM_SPECIAL = 2

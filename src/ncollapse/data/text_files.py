@@ -11,8 +11,6 @@ from typing import Any
 from ncollapse.data.places import DataFileError
 from ncollapse.recipes.data import Split
 
-__all__ = ["TABLE_SUFFIXES", "LabeledTexts", "read_imdb", "read_table", "read_wordnet"]
-
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")
 
 _WORDNET_PARTS = ("noun", "verb", "adj", "adv")

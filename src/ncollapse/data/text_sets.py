@@ -8,8 +8,6 @@ from ncollapse.data.places import DataSet, not_found, search_places
 from ncollapse.data.text_files import TABLE_SUFFIXES, LabeledTexts, read_imdb, read_table, read_wordnet
 from ncollapse.recipes.data import Split
 
-__all__ = ["IMDB", "OWN_TEXTS", "TEXT_SETS", "WORDNET", "TextSet", "find_text_set"]
-
 
 @dataclass(frozen=True)
 class TextSet(DataSet):

@@ -14,8 +14,6 @@ from ncollapse.drawing.panels import LAST_LAYER, PROGRESSIVE, Panel, draw_over_d
 from ncollapse.records.files import write_whole
 from ncollapse.records.reading import Run
 
-__all__ = ["plot_last_layer", "plot_over_depth", "plot_over_epochs", "render", "save_figures"]
-
 _MOST_LEGEND_ENTRIES = 12
 
 

@@ -15,18 +15,6 @@ from ncollapse.records.errors import ReportError
 from ncollapse.records.reading import Run
 from ncollapse.records.theorems import Numbers
 
-__all__ = [
-    "LAST_LAYER",
-    "PROGRESSIVE",
-    "Panel",
-    "Series",
-    "draw_over_depth",
-    "draw_over_epochs",
-    "require_position",
-    "shown_over_depth",
-    "shown_over_epochs",
-]
-
 # Dots show where was measured; more of them than this run together and only thicken the line.
 _MOST_MARKED_EPOCHS = 20
 

@@ -18,8 +18,6 @@ from ncollapse.drawing.wording import MISSING_DEPTH, counted, listed, number, pe
 from ncollapse.records.depth import EffectiveDepth, LayerProgression
 from ncollapse.records.reading import Run
 
-__all__ = ["Finding", "describe", "findings", "summarize"]
-
 _PROGRESSIVE = {
     "pfc1": "PFC1 (within- over between-class variance)",
     "pfc2": "PFC2 (distance of the class means to a simplex ETF)",

@@ -10,24 +10,6 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-__all__ = [
-    "BASELINE",
-    "GRID",
-    "INK",
-    "LINE",
-    "PAPER",
-    "SOFT",
-    "THIRD",
-    "depth_colors",
-    "epoch_ticks",
-    "fit_linear",
-    "fit_log",
-    "house_style",
-    "log_ticks",
-    "prepare",
-    "short",
-]
-
 INK, SOFT, GRID = "#1f2430", "#5f6673", "#e1e4ea"
 PAPER = "#ffffff"
 LINE, BASELINE, THIRD = "#0072b2", "#d55e00", "#009e73"

@@ -13,8 +13,6 @@ from matplotlib.ticker import MaxNLocator
 
 from ncollapse.drawing import style
 
-__all__ = ["Curves", "GramPanel", "LinePanel", "plot_panels"]
-
 Curves = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 _WIDTH, _HEIGHT, _IN_A_ROW = 4.2, 3.1, 3
 

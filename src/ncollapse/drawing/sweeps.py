@@ -10,8 +10,6 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from ncollapse.drawing import style
 from ncollapse.records.sweep import Sweep
 
-__all__ = ["Axis", "SettingRow", "axis_of", "draw_against"]
-
 _MOST_TICKS = 7
 
 

@@ -6,17 +6,6 @@ from ncollapse.records.reading import Run
 from ncollapse.records.run_files import ObjectiveRecord
 from ncollapse.records.theorems import CollapsedOptimality, PolarAlignment, Theorem1, Theorem2, Theorem3
 
-__all__ = [
-    "BASELINE",
-    "compare_errors",
-    "say_bounds",
-    "say_objective",
-    "say_prediction",
-    "say_straightness",
-    "say_theorems",
-    "say_transport",
-]
-
 BASELINE = "the baseline (log-linear interpolation between the two ends)"
 
 _STATES = {True: "holds", False: "does not hold", None: "is undefined"}

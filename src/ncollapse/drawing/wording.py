@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-__all__ = ["MISSING_DEPTH", "POSITIONS", "counted", "listed", "number", "percent"]
-
 POSITIONS = {
     "projection": "projection on the chord",
     "index": "block index l/L",

@@ -11,8 +11,6 @@ from ncollapse.models.layernorm_resnet import LayerNormResNet
 from ncollapse.models.transformer import Transformer
 from ncollapse.recipes.networks import ConvResNetConfig, LayerNormResNetConfig, ModelConfig, TransformerConfig
 
-__all__ = ["build_model"]
-
 
 def build_model(
     config: ModelConfig, sample_shape: Sequence[int], num_classes: int, seed: int, vocabulary: int | None = None

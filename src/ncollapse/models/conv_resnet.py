@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from ncollapse.models.heads import FixedETFHead
 from ncollapse.recipes.networks import ConvResNetConfig
 
-__all__ = ["ConvResNet"]
-
 
 class ConvResidualBlock(nn.Module):
     """Adds to its skip what its branch makes of its input; the skip is the input itself but where a stage begins."""

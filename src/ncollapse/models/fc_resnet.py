@@ -9,8 +9,6 @@ from ncollapse.models.flat import check_sizes, flat_samples, linear_layer
 from ncollapse.models.heads import FixedETFHead
 from ncollapse.recipes.networks import FCResNetConfig
 
-__all__ = ["FCResNet"]
-
 
 class FCBlock(nn.Module):
     """One step along the layers: adds to its input what its branch makes of it, or is that branch alone."""

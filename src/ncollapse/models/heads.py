@@ -7,8 +7,6 @@ from torch import Tensor, nn
 
 from ncollapse.etf import simplex_etf
 
-__all__ = ["FixedETFHead"]
-
 
 class FixedETFHead(nn.Module):
     r"""Logits :math:`W h` of a fixed simplex ETF, rows of norm :math:`\sqrt{E_W}`, features set to norm :math:`\sqrt{E_H}`.

@@ -9,8 +9,6 @@ from ncollapse.models.flat import check_sizes, flat_samples, linear_layer
 from ncollapse.models.sphere_norm import SphereNorm
 from ncollapse.recipes.networks import LayerNormResNetConfig
 
-__all__ = ["LayerNormResNet"]
-
 
 class LayerNormBlock(nn.Module):
     """Adds to its input what its branch makes of it, and normalizes the sum."""

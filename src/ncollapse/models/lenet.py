@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-__all__ = ["LeNet"]
-
 
 class LeNet(nn.Module):
     """Two convolutions of 5×5 with pooling (6 and 16 channels), then layers of 120 and 84 units and a linear head.

@@ -7,8 +7,6 @@ from torch.nn import functional
 
 from ncollapse.recipes.networks import NormScale
 
-__all__ = ["SphereNorm"]
-
 # A guard for constant vectors only: 1e-12 in units of the standard deviation.
 _EPS = 1e-24
 

@@ -6,8 +6,6 @@ from typing import Literal, get_args
 
 from torch import Tensor, nn
 
-__all__ = ["TightFrameBlock", "parseval_step"]
-
 Thresholding = Literal["relu", "softshrink", "abs"]
 
 

@@ -8,8 +8,6 @@ from torch import Tensor, nn
 from ncollapse.models.flat import linear_layer
 from ncollapse.recipes.networks import TokenPool
 
-__all__ = ["PADDING", "Embedding", "PatchEmbedding", "ReadOut", "TokenEmbedding", "masked_mean"]
-
 PADDING = 0
 """The token id of positions that hold nothing."""
 

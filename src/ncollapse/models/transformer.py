@@ -10,8 +10,6 @@ from ncollapse.models.sphere_norm import SphereNorm
 from ncollapse.models.tokens import PatchEmbedding, ReadOut, TokenEmbedding
 from ncollapse.recipes.networks import TransformerConfig
 
-__all__ = ["Transformer"]
-
 
 class Attention(nn.Module):
     """One head whose keys are the tokens themselves: query and key weights are merged into one matrix."""

@@ -5,8 +5,6 @@ from typing import Literal
 
 from ncollapse.recipes.checks import check_choice
 
-__all__ = ["DataConfig", "DataName", "Scaling", "Split"]
-
 DataName = Literal[
     "digits",
     "fashion_mnist",

@@ -6,16 +6,6 @@ from typing import Literal
 
 from ncollapse.recipes.checks import check_choice, check_least
 
-__all__ = [
-    "ConvResNetConfig",
-    "FCResNetConfig",
-    "LayerNormResNetConfig",
-    "ModelConfig",
-    "NormScale",
-    "TokenPool",
-    "TransformerConfig",
-]
-
 Block = Literal["double", "single"]
 Normalization = Literal["none", "pre", "mid", "post"]
 Stem = Literal["linear", "linear_bn"]

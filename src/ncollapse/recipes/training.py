@@ -7,8 +7,6 @@ from typing import Literal
 
 from ncollapse.recipes.checks import check_choice
 
-__all__ = ["Decay", "LossName", "OptimizerName", "Precision", "Schedule", "TrainConfig"]
-
 Decay = Literal["weights", "all"]
 LossName = Literal["cross_entropy", "mse", "dot_regression"]
 OptimizerName = Literal["sgd", "adam"]

@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from ncollapse.claims.estimates import Estimate
-from ncollapse.claims.ledger import PAPER, Ledger, write_ledger
+from ncollapse.claims.ledger import Ledger, write_ledger
+from ncollapse.claims.progressive_collapse import PAPER
 from ncollapse.claims.rules import Claim, Evidence
 from ncollapse.drawing.wording import counted, listed, number
 from ncollapse.report.markup import write_html
-
-__all__ = ["ledger_lines", "ledger_markdown", "ledger_rows", "write_claims_page"]
 
 
 def write_claims_page(ledger: Ledger, out: Path) -> Path:

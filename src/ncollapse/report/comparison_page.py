@@ -24,9 +24,6 @@ from ncollapse.records.sweep import read_sweep
 from ncollapse.report.markup import depth_rules, link, panel_svg, write_html
 from ncollapse.report.tables import mark
 
-__all__ = ["write_comparison"]
-
-
 _Draw = Callable[..., None]
 
 

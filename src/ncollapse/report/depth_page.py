@@ -13,8 +13,6 @@ from ncollapse.records.sweep import Sweep, read_sweep
 from ncollapse.report.markup import panel_svg, write_html
 from ncollapse.report.sweep_page import say_slope
 
-__all__ = ["BLOCKS", "write_depth_page"]
-
 BLOCKS = "model.num_blocks"
 
 

@@ -19,8 +19,6 @@ from ncollapse.drawing import style
 from ncollapse.drawing.figures import render
 from ncollapse.records.files import write_whole
 
-__all__ = ["depth_rules", "link", "panel_svg", "write_html"]
-
 _VARIABLES = {
     style.INK: "ink",
     style.SOFT: "soft",

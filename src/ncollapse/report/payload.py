@@ -8,8 +8,6 @@ from ncollapse.records.depth import Curve, DepthRecord
 from ncollapse.records.reading import Run
 from ncollapse.records.rows import Row
 
-__all__ = ["build_payload", "to_script_json"]
-
 # A curve on the screen needs neither more points nor more digits; the files hold all of them.
 _CURVE_STRIDE = 2
 _DRAWN_DIGITS = 4

@@ -13,8 +13,6 @@ from ncollapse.report.depth_page import BLOCKS, write_depth_page
 from ncollapse.report.run_page import write_page
 from ncollapse.report.sweep_page import write_sweep_page
 
-__all__ = ["write_report"]
-
 
 def write_report(folders: Sequence[Path], out: Path | None = None) -> Path:
     """Write the page that fits: of a run, of several runs side by side, of a sweep, or of sweeps over depth.

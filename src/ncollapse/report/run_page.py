@@ -12,8 +12,6 @@ from ncollapse.report.markup import depth_rules, link, panel_svg, write_html
 from ncollapse.report.payload import build_payload, to_script_json
 from ncollapse.report.tables import environment_entries, metric_tables, recipe_groups
 
-__all__ = ["write_page"]
-
 
 def write_page(run_dir: Path, out: Path, *, position: str = "projection") -> Path:
     """Write the page of a run: words, figures, tables, recipe and versions.

@@ -17,8 +17,6 @@ from ncollapse.report.claims_page import ledger_rows, write_claims_page
 from ncollapse.report.markup import link, panel_svg, write_html
 from ncollapse.report.run_page import write_page
 
-__all__ = ["say_slope", "write_run_pages", "write_sweep_page"]
-
 
 def write_sweep_page(sweep_dir: Path, out: Path | None = None) -> Path:
     """Write the page of a sweep: the last layer at the last epoch against what was swept, claims, and a list of the runs.

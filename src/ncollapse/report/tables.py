@@ -7,15 +7,6 @@ from ncollapse.drawing.wording import number
 from ncollapse.records.reading import Run
 from ncollapse.records.recipe_settings import flatten_settings, setting_text
 
-__all__ = [
-    "MetricRow",
-    "MetricTable",
-    "environment_entries",
-    "mark",
-    "metric_tables",
-    "recipe_groups",
-]
-
 
 @dataclass(frozen=True)
 class MetricRow:

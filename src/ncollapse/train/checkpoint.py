@@ -13,8 +13,6 @@ from torch import Tensor, nn
 
 from ncollapse.records.files import write_whole
 
-__all__ = ["CheckpointError", "load_checkpoint", "load_weights", "save_checkpoint"]
-
 _FORMAT = "ncollapse-checkpoint-1"
 _MODEL = "model."
 # What an optimizer holds for a parameter: the prefix in the file, the name in its state.

@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from ncollapse.recipes.training import TrainConfig
 from ncollapse.train.parallel import Team
 
-__all__ = ["Network", "check_execution", "execution", "logits_of"]
-
 Network = Callable[[Tensor], Tensor]
 
 # The workspaces of cuBLAS with which PyTorch takes its products for deterministic.

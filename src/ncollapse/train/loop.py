@@ -19,8 +19,6 @@ from ncollapse.train.schedule import lr_at
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-__all__ = ["TrainingDiverged", "make_optimizer", "train"]
-
 
 class TrainingDiverged(ValueError):
     """A loss or a gradient is no longer finite: the model is lost, the last checkpoint is not."""

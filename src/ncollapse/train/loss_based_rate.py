@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from ncollapse.data import LabeledData
 from ncollapse.margins import log_loss
 
-__all__ = ["LossBasedRate", "MarginRecord", "train_by_loss"]
-
 _RISE = 2 ** (1 / 5)
 _FALL = 2 ** (-1 / 10)
 

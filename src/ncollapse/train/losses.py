@@ -7,8 +7,6 @@ from torch.nn import functional
 
 from ncollapse.recipes.training import LossName
 
-__all__ = ["LOSSES", "cross_entropy", "dot_regression", "mean_squared_error"]
-
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     r"""Cross-entropy of the softmax."""

@@ -12,8 +12,6 @@ from ncollapse.groups import Processes
 from ncollapse.recipes.training import LossName
 from ncollapse.train.losses import LOSSES
 
-__all__ = ["Team", "share_batch_norm"]
-
 
 class Team(Processes):
     """The processes that train one network, each on its share of every batch; a single one without a group."""

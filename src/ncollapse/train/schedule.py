@@ -4,8 +4,6 @@ import math
 
 from ncollapse.recipes.training import TrainConfig
 
-__all__ = ["lr_at", "measuring_epochs", "weight_decay_time"]
-
 # The ratio between measuring epochs. 350 epochs then give the list that the field uses (ratio 350**(1/66), rounded);
 # only ratios within 1e-5 of this one do, a test holds it.
 _EPOCH_RATIO = 1.09277

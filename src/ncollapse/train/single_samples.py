@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from ncollapse.data import LabeledData, shuffled_batches
 from ncollapse.train.losses import cross_entropy
 
-__all__ = ["LogitPath", "record_class_logits"]
-
 
 class LogitPath(NamedTuple):
     """Class means of a network's outputs during training.

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-__all__ = ["SVAG", "ou_variance"]
-
 
 @dataclass(frozen=True)
 class SVAG:
