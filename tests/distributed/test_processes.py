@@ -153,7 +153,10 @@ ERRORS = {
     "other_layers": ("ValueError", 'Layers and their dimensions must be the same on all processes, got [["stem", 8], ["blocks'),
     "no_such_layer": ("ValueError", "Rank {last} of {size}: layers must name or match modules, got 'stam'. Near: stem."),
     "other_network": ("ValueError", "The parameters must be the same on all processes, got others on rank 1 than on rank 0"),
-    "other_arguments": ("ValueError", 'Arguments must be the same on all processes, got [4, "class", "train", false, ['),
+    "other_arguments": (
+        "ValueError",
+        'Arguments must be the same on all processes, got [4, "all", 0, "class", "train", false, [',
+    ),
     "no_data": ("ValueError", "There is no data: the loader yielded no batch."),
     "all_batches_wrong": ("TypeError", "Rank 0 of {size}: Batch 0: batches must yield (inputs, labels) or a mapping"),
     "other_batches": ("ValueError", "The labels in the batches of worker:in_own_order must be the same on all processes, got "),

@@ -25,6 +25,8 @@ OPTIONS = {
     "path": {"path": True, "layers": ["stem", "blocks.*"]},
     "path_second_pass": {"path": True, "layers": ["stem", "blocks.*"], "memory_budget": 0},
     "scatter": {"metrics": ["pfc1", "pfc3", "rank_total", "stable_rank_total", "nc3", "nc4"], "convention": "sample"},
+    "present": {"classes": "present", "path": True, "layers": ["stem", "blocks.*"], "memory_budget": 0},
+    "named": {"classes": [0, 2], "min_per_class": 3},
     # One process alone could keep what it has.
     "one_over_budget": {"path": True, "layers": ["stem", "blocks.*"], "memory_budget": 8 * 8 * 3 * 21},
 }

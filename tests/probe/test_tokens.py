@@ -160,19 +160,25 @@ def test_every_token_with_a_label_is_a_sample(budget):
 
 
 def test_the_next_token_is_the_class_of_each():
+    """Of a vocabulary, the tokens that occur are the classes; with classes="all" the others are there, without samples."""
     model, batches = Text("each", outputs=VOCABULARY), texts("left")
     m = measure(model, batches, num_classes=VOCABULARY, unpack=next_tokens)
-    assert m.num_samples == sum(LENGTHS) - N
+    everything = measure(model, batches, num_classes=VOCABULARY, unpack=next_tokens, classes="all")
+    assert m.num_samples == everything.num_samples == sum(LENGTHS) - N
     ids = torch.cat([batch["input_ids"] for batch in batches]).numpy()
     tokens = outputs(model, batches, LAYERS)
     pairs = [(i, t) for i in range(N) for t in range(T - 1) if t >= T - LENGTHS[i]]
     y = np.array([ids[i, t + 1] for i, t in pairs])
+    assert m.classes == tuple(sorted(set(y))) != tuple(range(VOCABULARY))
+    assert (m.num_classes, m.num_labels) == (len(set(y)), VOCABULARY)
     for layer in LAYERS:
-        H, moments = np.stack([tokens[layer][i, t] for i, t in pairs]), m.statistics[layer].moments
+        H, moments = np.stack([tokens[layer][i, t] for i, t in pairs]), everything.statistics[layer].moments
         assert moments.counts.tolist() == reference.counts(y, VOCABULARY).tolist()
         for k in set(y):
             np.testing.assert_allclose(moments.means[k], H[y == k].mean(axis=0), rtol=1e-10, atol=1e-10)
-    assert (m.layers[-1], m.statistics["norm"].classifier.weight.shape) == ("norm", (VOCABULARY, D))
+        check(m, layer, H, np.searchsorted(m.classes, y), rel=1e-9)
+        assert np.isnan(everything.value("pfc1", layer))
+    assert (m.layers[-1], m.statistics["norm"].classifier.weight.shape) == ("norm", (m.num_classes, D))
 
 
 def test_labels_of_tokens_need_layers_that_keep_them():

@@ -299,7 +299,10 @@ def test_centers_of_a_reference_decide_and_own_means_stay_for_the_covariance():
         "a": ClassCenters.from_moments(ClassMoments.from_batch(0.4 * other.features + 1, other.labels, K)),
     }
     training = SimpleNamespace(
-        num_classes=K, statistics={name: SimpleNamespace(centers=centers) for name, centers in reference.items()}
+        num_classes=K,
+        num_labels=K,
+        classes=tuple(range(K)),
+        statistics={name: SimpleNamespace(centers=centers) for name, centers in reference.items()},
     )
     collected = collect(source(), *options(reference=training))
     own = collect(source(), *options())

@@ -144,3 +144,26 @@ def test_results_are_not_replaced(run, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["measure", str(run), "--out", str(tmp_path)])
     assert "is not empty. Choose another place with --out." in capsys.readouterr().err
+
+
+def test_a_choice_of_classes_reaches_the_command_the_record_and_the_page(run, tmp_path, capsys, without_drawings):
+    out = tmp_path / "chosen"
+    main(["measure", str(run), "--classes", "1", "4", "7", "--path", "--out", str(out)])
+    assert "samples of 3 of 10 classes" in capsys.readouterr().out
+    expected = nc.measure(nc.load_network(run, device="cpu"), nc.load_data(run), num_classes=10, classes=[1, 4, 7], path=True)
+    found = read_run(out)
+    assert [row.value for row in found.rows] == pytest.approx([row.value for row in expected.rows], nan_ok=True)
+    assert found.environment["classes"] == [1, 4, 7]
+    assert found.environment["chosen"] == expected.chosen
+    assert "3 of 10 classes (1, 4, 7); left out: 7 not named" in expected.chosen
+    main(["report", str(out)])
+    page = (out / "report.html").read_text()
+    assert "3 of 10 classes (1, 4, 7); left out: 7 not named" in page
+    main(["measure", str(run), "--classes", "present", "--min-per-class", "2", "--metrics", "pfc3", "--json"])
+    rows = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert {row["metric"] for row in rows} == {"pfc3"}
+    for words in (["some"], ["present", "3"], ["3"]):
+        with pytest.raises(SystemExit) as error:
+            main(["measure", str(run), "--classes", *words])
+        assert error.value.code == 2
+        assert "Traceback" not in capsys.readouterr().err

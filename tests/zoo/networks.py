@@ -60,7 +60,7 @@ def built(network: Network) -> nn.Module:
 
 def measured(network: Network, model: nn.Module) -> nc.Measurement:
     """What the library finds by itself."""
-    unpack = {"unpack": nc.next_tokens} if network.next_tokens else {}
+    unpack = {"unpack": nc.next_tokens, "classes": "all"} if network.next_tokens else {}
     return nc.measure(model, network.batches(), num_classes=network.num_classes, layers="auto", **unpack)
 
 

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ncollapse.cli.options import count, folder
+from ncollapse.cli.options import class_word, count, folder
 
 if TYPE_CHECKING:
     from ncollapse.measurement import Measurement
@@ -60,6 +60,15 @@ def _add_what_is_measured(measure: argparse.ArgumentParser) -> None:
     measure.add_argument("--layers", nargs="+", metavar="NAME", help="module names or globs (default: auto)")
     measure.add_argument("--classifier", metavar="NAME", help="the last linear layer (default: found)")
     measure.add_argument(
+        "--classes",
+        nargs="+",
+        type=class_word,
+        default=["all"],
+        metavar="K",
+        help="all, present (those with samples), or indices",
+    )
+    measure.add_argument("--min-per-class", type=count(0), default=0, metavar="N", help="leave out classes with fewer samples")
+    measure.add_argument(
         "--metrics", nargs="+", metavar="ID", help="such as pfc1 nc3, core, or all (default: all that cost no d×d matrix)"
     )
     measure.add_argument(
@@ -81,7 +90,9 @@ def run_command(options: argparse.Namespace) -> None:
     from ncollapse.targets import Target, measure_target, write_measurement
 
     target = Target(**{item.name: getattr(options, item.name) for item in dataclasses.fields(Target)})
-    asked = {name: getattr(options, name) for name in ("classifier", "metrics", "convention", "path", "memory_budget")}
+    names = ("classifier", "min_per_class", "metrics", "convention", "path", "memory_budget")
+    asked = {name: getattr(options, name) for name in names}
+    asked["classes"] = options.classes[0] if len(options.classes) == 1 else options.classes
     # As with python -m: module:function finds the modules of the current folder.
     if "" not in sys.path:
         sys.path.insert(0, "")

@@ -16,6 +16,15 @@ def count(least: int) -> Callable[[str], int]:
     return convert
 
 
+def class_word(text: str) -> str | int:
+    """The type of one word of --classes: all, present, or a class index."""
+    if text in ("all", "present"):
+        return text
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be all, present or class indices, got {text!r}")
+    return int(text)
+
+
 def folder(text: str) -> Path:
     """The type of an option that names a folder to write to."""
     path = Path(text)

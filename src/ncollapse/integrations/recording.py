@@ -13,6 +13,7 @@ from torch import nn
 from ncollapse.hooks.batch_io import Unpack, unpack_batch
 from ncollapse.integrations.logs import CSVLog, JSONLLog, Log, logged_rows
 from ncollapse.measurement.measurement import Measurement
+from ncollapse.probe.class_choice import default_classes
 from ncollapse.probe.measure import measure_network
 from ncollapse.probe.request import Request
 from ncollapse.records.rows import Row
@@ -46,9 +47,10 @@ class Recorder:
                 f"Further arguments of the callback must be those of measure, got {', '.join(unknown)}. "
                 f"Choose from: {', '.join(known)}."
             )
-        self._request = Request(**{name: value for name, value in options.items() if name not in _RUNNING})
         self._unpack: Unpack = options.get("unpack", unpack_batch)
         self._check = bool(options.get("check", False))
+        given = {"classes": default_classes(self._unpack), **options}
+        self._request = Request(**{name: value for name, value in given.items() if name not in _RUNNING})
         self.table: list[Row] = []
         self.last: Measurement | None = None
         self._every, self._network = every, network

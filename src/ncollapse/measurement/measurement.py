@@ -48,6 +48,10 @@ class Measurement:
     Attributes:
         rows: The tidy table, by depth, then in the order of the registry.
         layers: Layer names in order of execution.
+        num_samples: Number of samples of the measured classes.
+        num_classes: Number of measured classes, the K of the metrics.
+        num_labels: Number of classes that labels may have, ``num_classes`` of the call.
+        classes: Indices of the measured classes, ascending.
         convention: Class weights of the covariances.
         passes: Forward passes over the data, 1 or 2.
         kept_bytes: Memory of the kept features, 0 after a second pass.
@@ -62,6 +66,8 @@ class Measurement:
     split: str
     num_samples: int
     num_classes: int
+    num_labels: int
+    classes: tuple[int, ...]
     convention: str
     passes: int
     kept_bytes: int
@@ -192,10 +198,15 @@ class Measurement:
         table = pd.DataFrame([(*row[:-1], ";".join(row.flags)) for row in self.rows], columns=list(Row._fields))
         return table[list(known_columns(self.rows))]
 
+    @property
+    def _samples(self) -> str:
+        classes = f"{self.num_classes} of {self.num_labels}" if self.num_classes < self.num_labels else f"{self.num_classes}"
+        return f"{self.num_samples} samples of {classes} classes"
+
     def __repr__(self) -> str:
         metrics = len({row.metric for row in self.rows})
         return (
-            f"Measurement({_count(len(self.layers), 'layer')}, {self.num_samples} samples of {self.num_classes} classes, "
+            f"Measurement({_count(len(self.layers), 'layer')}, {self._samples}, "
             f"split {self.split!r}, {_count(metrics, 'metric')})"
         )
 
@@ -208,8 +219,8 @@ class Measurement:
     def _table(self) -> TextTable:
         passes = "1 pass" if self.passes == 1 else f"{self.passes} passes"
         summary = (
-            f"{_count(len(self.layers), 'layer')}, {self.num_samples} samples of {self.num_classes} classes, "
-            f"split {self.split}, convention {self.convention}, {passes}\nchosen: {self.chosen}"
+            f"{_count(len(self.layers), 'layer')}, {self._samples}, split {self.split}, convention {self.convention}, {passes}"
+            f"\nchosen: {self.chosen}"
         )
         return TextTable.of(summary, self.rows, self.layers, self.shown, FLAGS)
 

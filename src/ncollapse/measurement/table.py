@@ -8,6 +8,7 @@ from ncollapse.measurement.measurement import Measurement, Paths
 from ncollapse.metrics.entry import LayerStatistics, Metric, evaluate_metrics
 from ncollapse.metrics.selection import CORE
 from ncollapse.records.rows import Row
+from ncollapse.statistics.selection import ClassSelection
 
 
 def measurement_of(
@@ -20,9 +21,11 @@ def measurement_of(
     passes: int = 1,
     kept_bytes: int = 0,
     paths: Paths | None = None,
+    selection: ClassSelection | None = None,
 ) -> Measurement:
     """Evaluate metrics at every layer."""
     first = next(iter(statistics.values()))
+    num_classes = first.moments.num_classes
     rows = [
         Row.measured(split, depth, name, *value)
         for depth, (name, layer) in enumerate(statistics.items())
@@ -33,7 +36,9 @@ def measurement_of(
         layers=tuple(statistics),
         split=split,
         num_samples=first.moments.num_samples,
-        num_classes=first.moments.num_classes,
+        num_classes=num_classes,
+        num_labels=num_classes if selection is None else selection.num_labels,
+        classes=tuple(range(num_classes) if selection is None else selection.classes.tolist()),
         convention=first.convention,
         passes=passes,
         kept_bytes=kept_bytes,

@@ -16,11 +16,15 @@ from ncollapse.statistics.decisions import ClassDecisions, ClassifierChoices
 from ncollapse.statistics.moments import ClassMoments
 from ncollapse.statistics.paired import PairedMoments
 from ncollapse.statistics.scatter import ClassScatter
+from ncollapse.statistics.selection import ClassSelection
 
 
 @dataclass(eq=False)
 class Totals:
-    """The sums of one measurement, by layer; ``by_reference`` are moments of the training set whose means decide."""
+    """The sums of one measurement, by layer; ``by_reference`` are moments of the training set whose means decide.
+
+    The moments of a first pass have all classes; ``select`` restricts them to a selection, in which the rest is summed.
+    """
 
     moments: dict[str, ClassMoments] = field(default_factory=dict)
     scatters: dict[str, ClassScatter] = field(default_factory=dict)
@@ -29,6 +33,8 @@ class Totals:
     decisions: dict[str, ClassDecisions] = field(default_factory=dict)
     by_reference: dict[str, ClassMoments] = field(default_factory=dict)
     choices: ClassifierChoices | None = None
+    selection: ClassSelection | None = None
+    left_out: str = ""
     paired: PairedMoments | None = None
     path: PathStatistics | None = None
     line: LineDecisions | None = None
@@ -36,11 +42,22 @@ class Totals:
     passes: int = 1
     kept_bytes: int = 0
 
+    def select(self, selection: ClassSelection, left_out: str) -> None:
+        """Restrict the sums of the first pass to some classes; ``left_out`` says in words what that leaves out."""
+        classes = selection.classes
+        self.selection, self.left_out = selection, left_out
+        self.moments = {name: value.select(classes) for name, value in self.moments.items()}
+        self.scatters = {name: value.select(classes) for name, value in self.scatters.items()}
+        self.paired = None if self.paired is None else self.paired.select(classes)
+        self.choices = None if self.choices is None else self.choices.select(classes)
+
     def of_layers(
         self, classifiers: Mapping[str, LinearClassifier], split: str, convention: Convention
     ) -> dict[str, LayerStatistics]:
         """Return the statistics of each layer, for its metrics."""
         last = self.last_layer(classifiers)
+        if self.selection is not None:
+            classifiers = {name: head.select(self.selection.classes) for name, head in classifiers.items()}
         return {
             name: LayerStatistics(
                 moments=moments,

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ncollapse.measurement.measurement import Measurement
 from ncollapse.metrics.selection import MetricChoice
+from ncollapse.probe.class_choice import ClassChoice
 from ncollapse.probe.request import Request, classifier_on
 from ncollapse.probe.running_totals import RunningTotals
 from ncollapse.statistics.batch import flatten_features
@@ -41,6 +42,8 @@ class CollapseMetrics:
         self,
         *,
         num_classes: int,
+        classes: ClassChoice = "all",
+        min_per_class: int = 0,
         metrics: MetricChoice = None,
         convention: Convention = "class",
         split: str = "train",
@@ -53,6 +56,8 @@ class CollapseMetrics:
 
         Args:
             num_classes: Number of classes, K.
+            classes: As in ``measure``; chosen at every ``compute`` from the batches so far.
+            min_per_class: As in ``measure``.
             metrics: As in ``measure``.
             convention: Class weights of the covariances.
             split: Name of the data split, a column of the table.
@@ -68,6 +73,8 @@ class CollapseMetrics:
         self._totals = RunningTotals(
             Request(
                 num_classes=num_classes,
+                classes=classes,
+                min_per_class=min_per_class,
                 metrics=metrics,
                 convention=convention,
                 split=split,
@@ -117,7 +124,7 @@ class CollapseMetrics:
 
         def heads(moments: Mapping[str, ClassMoments]) -> dict[str, LinearClassifier]:
             last = list(moments)[-1]
-            return {last: classifier_on(last, moments[last].dim, classifier, moments[last].num_classes)}
+            return {last: classifier_on(last, moments[last].dim, classifier, self._totals.request.num_classes)}
 
         return self._totals.measurement(heads, "features handed in")
 

@@ -102,6 +102,9 @@ class FirstPass:
         if request.path:
             paired = processes.merge(PairedMoments, totals.paired)
             totals.paired = None if paired is None else paired.to("cpu")
+        chosen = request.choose_classes(totals.moments[names[0]].counts)
+        if chosen.selection is not None:
+            totals.select(chosen.selection, chosen.words)
         if request.needs_centers or request.path:
             self._agree_on_kept(processes)
             totals.centers = _prepared(totals.moments, processes)

@@ -11,6 +11,7 @@ from torch import Tensor
 from ncollapse.measurement.totals import path_layers
 from ncollapse.statistics.batch import LabelGroups, check_labels
 from ncollapse.statistics.moments import ClassMoments
+from ncollapse.statistics.selection import ClassSelection
 
 # A function of a layer's name and its flat features (N, d).
 Receive = Callable[[str, Tensor], None]
@@ -59,11 +60,20 @@ class LayerBatch(NamedTuple):
 
 
 class CheckedLayers:
-    """The layers of one batch in order of arrival: checked, and moved to the device of their statistics."""
+    """The layers of one batch in order of arrival: checked, restricted to a selection, on the device of their statistics."""
 
-    def __init__(self, labels: Tensor, num_classes: int, place: str, known: Mapping[str, ClassMoments] | None) -> None:
+    def __init__(
+        self,
+        labels: Tensor,
+        num_classes: int,
+        place: str,
+        known: Mapping[str, ClassMoments] | None,
+        selection: ClassSelection | None = None,
+    ) -> None:
         """Check the labels once for all layers; the place ends a sentence, such as " in batch 3"."""
         self.labels = check_labels(labels, len(labels), num_classes, place)
+        self._num_samples, self._rows = len(self.labels), None if selection is None else selection.rows(self.labels)
+        self.labels = self.labels if self._rows is None else self.labels[self._rows]
         self._num_classes, self._place, self._known = num_classes, place, known
         self._seen: set[str] = set()
 
@@ -74,10 +84,10 @@ class CheckedLayers:
         return LabelGroups.from_labels(self.labels, self._num_classes, before)
 
     def take(self, name: str, features: Tensor) -> Tensor:
-        """Check one layer."""
-        if features.shape[0] != len(self.labels):
+        """Check one layer, and return its features of the selected classes."""
+        if features.shape[0] != self._num_samples:
             raise ValueError(
-                f"Layer {name!r} must have one row per label, got {features.shape[0]} rows for {len(self.labels)} labels"
+                f"Layer {name!r} must have one row per label, got {features.shape[0]} rows for {self._num_samples} labels"
                 f"{self._place}. Tap a layer whose first dimension is the samples."
             )
         if self._known is not None and name not in self._known:
@@ -85,8 +95,14 @@ class CheckedLayers:
         if not self._seen:
             # Apple's GPUs have no float64: statistics are computed on the CPU instead.
             self.labels = self.labels.to("cpu" if features.device.type == "mps" else features.device)
+            self._rows = None if self._rows is None else self._rows.to(self.labels.device)
         self._seen.add(name)
-        return features.to(self.labels.device)
+        return self.selected(features)
+
+    def selected(self, rows: Tensor) -> Tensor:
+        """Return those of one row per sample that belong to selected classes, on the device of the statistics."""
+        rows = rows.to(self.labels.device)
+        return rows if self._rows is None else rows.index_select(0, self._rows)
 
     def finish(self) -> None:
         """Check that no layer is missing."""

@@ -19,6 +19,7 @@ from ncollapse.measurement.measurement import Measurement
 from ncollapse.measurement.table import measurement_of
 from ncollapse.measurement.totals import Totals
 from ncollapse.metrics.selection import MetricChoice
+from ncollapse.probe.class_choice import ClassChoice, default_classes
 from ncollapse.probe.group_checks import check_same_network, first_buffers, shared_classifier, shared_plan
 from ncollapse.probe.layer_batch import LayerBatch
 from ncollapse.probe.network_batch import NetworkBatch
@@ -40,6 +41,8 @@ def measure(
     num_classes: int,
     layers: LayerChoice = "auto",
     classifier: str | nn.Module | None = None,
+    classes: ClassChoice | None = None,
+    min_per_class: int = 0,
     unpack: Unpack = unpack_batch,
     split: str = "train",
     reference: Measurement | None = None,
@@ -72,10 +75,16 @@ def measure(
             module inside a residual branch returns the branch alone: tap the block around it.
         classifier: The last linear layer or its name, for NC3 and NC4. None finds the one with K outputs whose output the
             network returns, else the last one that runs.
+        classes: The classes to measure: "all", "present" (those with samples), or a list of indices. Samples of other classes
+            are left out of all means, decisions and paths, and the classifier's rows are selected along. Its accuracy is over
+            all its logits. With "all", a class without samples makes most metrics nan. None is "all", or "present" for
+            ``unpack=next_tokens``. ``Measurement.classes`` records the choice.
+        min_per_class: Leave out classes with fewer samples.
         unpack: Splits a batch into inputs and labels (``next_tokens`` for language models).
         split: Name of the data split, a column of the table.
-        reference: Measurement of the training set. Its class means decide on this other split (PFC3, NC4). Without it, a split
-            other than "train" is decided by its own means and flagged ``own_means``.
+        reference: Measurement of the training set. Its class means, all of them, decide on this other split (PFC3, NC4), also
+            if some classes have no samples here. Without it, a split other than "train" is decided by its own means and
+            flagged ``own_means``.
         metrics: Ids in any case ("NC1"), ``Metric`` values of your own, and the words "core" (what is printed) and "all". None
             computes all but those that need a d×d scatter matrix, that repeat another metric (``separation``, ``pfc3_error``,
             ``strong_collapse``), or that hold for the squared loss only (``snc1``-``snc3``). The ``Measurement`` computes a
@@ -117,6 +126,8 @@ def measure(
             num_classes=num_classes,
             layers=layers,
             classifier=classifier,
+            classes=default_classes(unpack) if classes is None else classes,
+            min_per_class=min_per_class,
             split=split,
             reference=reference,
             metrics=metrics,
@@ -146,7 +157,7 @@ def measure_network(
         taps = TappedNetwork(model, discovery.plan, check=check, batches=batches)
         device = device_of(model)
         budget = request.budget(device, processes)
-    processes.check_same("Arguments", request.compared())
+    processes.check_same("Arguments", request.shared_arguments())
     check_same_network(model, request.reference_centers, processes)
 
     @cache
@@ -188,11 +199,12 @@ def evaluate(
         totals.of_layers(heads, request.split, request.convention),
         request.selected,
         split=request.split,
-        chosen=chosen,
+        chosen="; ".join(filter(None, [chosen, totals.left_out])),
         shown=request.shown,
         passes=totals.passes,
         kept_bytes=totals.kept_bytes,
         paths=totals.paths(feeding, request.convention),
+        selection=totals.selection,
     )
 
 
@@ -202,6 +214,8 @@ def measure_features(
     *,
     num_classes: int,
     classifier: tuple[Tensor, Tensor | None] | None = None,
+    classes: ClassChoice = "all",
+    min_per_class: int = 0,
     split: str = "train",
     reference: Measurement | None = None,
     metrics: MetricChoice = None,
@@ -215,6 +229,8 @@ def measure_features(
         labels: Class indices in [0, K), shape (N,).
         num_classes: Number of classes, K.
         classifier: Weight (K, d) and bias (K,) or None of the classifier on the last layer's features.
+        classes: As in ``measure``.
+        min_per_class: As in ``measure``.
         split: Name of the data split.
         reference: Measurement of the training set, whose class means decide on another split.
         metrics: As in ``measure``.
@@ -241,7 +257,14 @@ def measure_features(
     # The features are in memory already: keeping references to them costs nothing.
     size = sum(layer.numel() * layer.element_size() for layer in flat.values())
     request = Request(
-        num_classes=num_classes, split=split, reference=reference, metrics=metrics, convention=convention, path=path
+        num_classes=num_classes,
+        classes=classes,
+        min_per_class=min_per_class,
+        split=split,
+        reference=reference,
+        metrics=metrics,
+        convention=convention,
+        path=path,
     )
     last = list(flat)[-1]
     if classifier is None:

@@ -16,9 +16,11 @@ from ncollapse.measurement.measurement import Measurement
 from ncollapse.metrics.entry import Metric
 from ncollapse.metrics.selection import CORE, WORDS, MetricChoice, select_metrics
 from ncollapse.probe.byte_size import parse_bytes
+from ncollapse.probe.class_choice import ChosenClasses, ClassChoice, check_classes, check_min_per_class, chosen_classes
 from ncollapse.probe.memory import available_memory
 from ncollapse.statistics.centers import ClassCenters, LinearClassifier
 from ncollapse.statistics.conventions import Convention, convention_parts
+from ncollapse.statistics.selection import ClassSelection
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -26,11 +28,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """The checked arguments of a measurement. ``where`` ends the place in errors ("in batch 3 at epoch 7"), if not None."""
+    """The checked arguments of a measurement. ``where`` None: errors name no batch; a text is added to it (" at epoch 7")."""
 
     num_classes: int
     layers: LayerChoice = "auto"
     classifier: str | nn.Module | None = None
+    classes: ClassChoice = "all"
+    min_per_class: int = 0
     split: str = "train"
     reference: Measurement | None = None
     metrics: MetricChoice = None
@@ -52,10 +56,23 @@ class Request:
             )
         if self.memory_budget is not None:
             parse_bytes(self.memory_budget)
-        if self.reference is not None and self.reference.num_classes != self.num_classes:
+        check_classes(self.classes, self.num_classes)
+        check_min_per_class(self.min_per_class)
+        self._check_reference()
+
+    def _check_reference(self) -> None:
+        if self.reference is None:
+            return
+        if self.reference.num_labels != self.num_classes:
             raise ValueError(
-                f"reference must have {self.num_classes} classes like the data, got {self.reference.num_classes}. "
+                f"reference must have {self.num_classes} classes like the data, got {self.reference.num_labels}. "
                 "Measure both splits with one num_classes."
+            )
+        whole = isinstance(self.classes, str) and self.classes == "all" and self.min_per_class == 0
+        if whole and self.reference.num_classes < self.num_classes:
+            raise ValueError(
+                f"reference must have all {self.num_classes} classes, got {self.reference.num_classes} of them. "
+                "Measure this split with classes='present' or classes=reference.classes."
             )
 
     @cached_property
@@ -86,6 +103,25 @@ class Request:
             return None
         return {name: statistics.centers for name, statistics in self.reference.statistics.items()}
 
+    @property
+    def reference_selection(self) -> ClassSelection | None:
+        """The classes whose means the reference has; None for all."""
+        if self.reference is None or self.reference.num_classes == self.num_classes:
+            return None
+        return ClassSelection(torch.tensor(self.reference.classes), self.num_classes)
+
+    def among_reference(self, selection: ClassSelection | None) -> Tensor | None:
+        """Return the indices of the measured classes among those of the reference, None if both have the same."""
+        known = self.reference_selection
+        if self.reference is None or selection is None:
+            return None
+        return selection.classes if known is None else known.renumber(selection.classes)
+
+    def choose_classes(self, counts: Tensor) -> ChosenClasses:
+        """Choose the classes to measure by the final counts of all."""
+        reference = None if self.reference is None else self.reference.classes
+        return chosen_classes(self.classes, self.min_per_class, counts, reference)
+
     def budget(self, device: torch.device, processes: Processes) -> int:
         """Return the bytes that kept features may take, by default a quarter of the free memory on their device."""
         if self.memory_budget is not None:
@@ -99,7 +135,7 @@ class Request:
             return ""
         return f" in batch {index}{' of the second pass' if second else ''}{self.where}"
 
-    def check_classifier(self, found: str, *, logits: bool = False) -> None:
+    def check_classifier(self, why_none: str, *, logits: bool = False) -> None:
         """Raise an error if a named metric needs the classifier, or logits, when none were found."""
         named = [self.metrics] if isinstance(self.metrics, str | Metric) else self.metrics or ()
         explicit = [item for item in named if isinstance(item, Metric) or item.lower() not in WORDS]
@@ -107,14 +143,15 @@ class Request:
         names = [metric.id for metric in select_metrics(explicit) if metric.needs & lacking]
         if names:
             raise ValueError(
-                f"Metrics {', '.join(names)} need a classifier ({found}). Name it with classifier=, or leave them out."
+                f"Metrics {', '.join(names)} need a classifier ({why_none}). Name it with classifier=, or leave them out."
             )
 
-    def compared(self) -> str:
+    def shared_arguments(self) -> str:
         """Return the arguments that must be the same in all processes and in merged streams, as a text."""
         # The budget may differ: if one process cannot keep its features, all make a second pass.
         metrics = [metric.id for metric in self.selected]
-        return json.dumps([self.num_classes, self.convention, self.split, self.path, metrics])
+        classes = check_classes(self.classes, self.num_classes) or self.classes
+        return json.dumps([self.num_classes, classes, self.min_per_class, self.convention, self.split, self.path, metrics])
 
 
 def classifier_on(layer: str, dim: int, classifier: tuple[Tensor, Tensor | None], num_classes: int) -> LinearClassifier:

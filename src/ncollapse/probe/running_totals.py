@@ -54,7 +54,7 @@ class RunningTotals:
 
     def merge(self, other: RunningTotals) -> None:
         """Add the batches of another object, which stays unchanged."""
-        own, theirs = self.request.compared(), other.request.compared()
+        own, theirs = self.request.shared_arguments(), other.request.shared_arguments()
         if own != theirs:
             raise ValueError(
                 f"Totals to merge must have the same arguments, got {own} and {theirs}. Pass the same arguments to both."
@@ -79,7 +79,7 @@ class RunningTotals:
             if heads is None and self._first is not None:
                 self.request.check_classifier(chosen, logits=self._first.totals.choices is not None)
         request = self.request
-        self.processes.check_same("Arguments", request.compared())
+        self.processes.check_same("Arguments", request.shared_arguments())
         first = FirstPass(request, budget=0) if self._first is None else self._first.snapshot()
 
         def classifiers() -> Mapping[str, LinearClassifier]:

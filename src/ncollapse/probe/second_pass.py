@@ -19,6 +19,7 @@ from ncollapse.statistics.centers import ClassCenters, LinearClassifier
 from ncollapse.statistics.decisions import ClassDecisions, ClassifierChoices, Projected
 from ncollapse.statistics.moments import ClassMoments
 from ncollapse.statistics.paired import PairedMoments
+from ncollapse.statistics.selection import ClassSelection
 
 # Projected features of one layer that wait for their decisions: 8 MB.
 _PENDING_ELEMENTS = 2**20
@@ -53,10 +54,15 @@ class _Pending:
 
 
 class DecisionSums:
-    """Sums of decisions at all layers by given centers. Projected batches wait until there are enough for one call."""
+    """Sums of decisions at all layers by given centers. Projected batches wait until there are enough for one call.
 
-    def __init__(self, centers: Mapping[str, ClassCenters], counts: Mapping[str, Tensor]) -> None:
-        self.centers, self.counts = dict(centers), counts
+    The centers and the counts of the data have the classes of the selection, if there is one; labels count all classes.
+    """
+
+    def __init__(
+        self, centers: Mapping[str, ClassCenters], counts: Mapping[str, Tensor], selection: ClassSelection | None = None
+    ) -> None:
+        self.centers, self.counts, self.selection = dict(centers), counts, selection
         self.workspace = Workspace()
         self.pending: dict[str, _Pending] = {}
         self.sums: dict[str, ClassDecisions] = {}
@@ -69,10 +75,13 @@ class DecisionSums:
         if self.centers[name].basis.device != device:
             self.centers[name] = self.centers[name].to(device)
         classifier = None if classifier is None else classifier.to(device)
-        return Projected.from_batch(features, labels, self.centers[name], classifier, workspace=self.workspace)
+        return Projected.from_batch(features, labels, self.centers[name], classifier, None, self.workspace, self.selection)
 
     def add(self, name: str, batch: Projected) -> None:
-        """Add one projected batch at one layer."""
+        """Add one projected batch at one layer; the network's choices count all classes."""
+        if batch.chosen is not None and self.selection is not None:
+            # A choice outside of the selection is wrong, and agrees with no center.
+            batch = batch._replace(chosen=self.selection.renumber(batch.chosen.long()))
         if name not in self.pending:
             self.pending[name] = _Pending(batch, int(self.counts[name].sum()))
         pending = self.pending[name]
@@ -111,8 +120,15 @@ class SecondPass:
         if request.path:
             self.path_means = {name: moments.global_mean("sample") for name, moments in totals.moments.items()}
         self.paired = totals.paired
-        self.decided = DecisionSums(totals.centers, {name: value.counts for name, value in totals.moments.items()})
-        self.by_reference = DecisionSums(reference, self.decided.counts)
+        counts = {name: value.counts for name, value in totals.moments.items()}
+        self.decided = DecisionSums(totals.centers, counts, totals.selection)
+        self.among_reference = request.among_reference(totals.selection)
+        if self.among_reference is not None:
+            counts = {
+                name: torch.zeros_like(centers.moments.counts).index_copy_(0, self.among_reference, counts[name])
+                for name, centers in reference.items()
+            }
+        self.by_reference = DecisionSums(reference, counts, request.reference_selection)
         self.last = totals.last_layer(classifiers)
         self.choices = ClassifierChoices.empty(request.num_classes)
         self.index = 0
@@ -120,12 +136,15 @@ class SecondPass:
     def add(self, batch: Batch) -> None:
         """Add one batch; it is checked again, since the data of a second pass may differ."""
         place = self.request.place(self.index, second=True)
-        layers = CheckedLayers(batch.labels, self.request.num_classes, place, self.totals.moments)
+        selection = self.totals.selection
+        layers = CheckedLayers(batch.labels, self.request.num_classes, place, self.totals.moments, selection)
         held: dict[str, Tensor] = {}
         waiting: list[tuple[DecisionSums, Projected]] = []
 
         def receive(name: str, features: Tensor) -> None:
             features = layers.take(name, features)
+            if not len(layers.labels):
+                return
             waiting.extend(self._project(name, features, layers.labels))
             if self.request.path:
                 held[name] = features
@@ -133,10 +152,11 @@ class SecondPass:
         feeding, choices = batch.stream(receive, self.request.path)
         layers.finish()
         for decided, projected in waiting:
-            chosen = None if choices is None else choices.to(projected.labels.device)
+            chosen = None if choices is None else layers.selected(choices)
             decided.add(self.last, projected._replace(chosen=chosen))
-        if self.request.path and self.paired is not None:
-            self._add_path(LayerBatch(held, layers.labels, feeding), self.paired)
+        if held and self.paired is not None:
+            labels = layers.labels if selection is None else selection.renumber(layers.labels)
+            self._add_path(LayerBatch(held, labels, feeding), self.paired)
         self.index += 1
 
     def _project(self, name: str, features: Tensor, labels: Tensor) -> list[tuple[DecisionSums, Projected]]:
@@ -176,8 +196,13 @@ class SecondPass:
         into = self.totals
         if into.choices is None and self.classifiers:
             into.choices = processes.merge(ClassifierChoices, self.choices)
+            if into.choices is not None and into.selection is not None:
+                into.choices = into.choices.select(into.selection.classes)
         into.within = self.decided.finish(processes)
-        into.decisions = {**into.within, **self.by_reference.finish(processes)}
+        by_reference = self.by_reference.finish(processes)
+        if self.among_reference is not None:
+            by_reference = {name: value.select(self.among_reference) for name, value in by_reference.items()}
+        into.decisions = {**into.within, **by_reference}
         if self.request.path:
             into.path = processes.merge(PathStatistics, into.path)
             into.line = processes.merge(LineDecisions, into.line)

@@ -50,7 +50,10 @@ def complete(first: FirstPass, again: Source | None, classifiers: Classifiers, p
     request = first.request
     totals = first.finish(processes)
     deciding = _deciding(request.reference_centers, totals.moments)
-    totals.by_reference = {name: centers.moments for name, centers in deciding.items()}
+    among = request.among_reference(totals.selection)
+    totals.by_reference = {
+        name: centers.moments if among is None else centers.moments.select(among) for name, centers in deciding.items()
+    }
     if not (request.needs_centers or request.path) or (first.kept is None and again is None):
         return totals
     totals.passes = 2 if first.kept is None else 1

@@ -20,6 +20,7 @@ from ncollapse.hooks.tapped_network import TapHooks, TapPlan
 from ncollapse.hooks.untouched import Untouched
 from ncollapse.measurement.measurement import Measurement
 from ncollapse.metrics.selection import MetricChoice
+from ncollapse.probe.class_choice import ClassChoice
 from ncollapse.probe.group_checks import shared_classifier, shared_plan
 from ncollapse.probe.request import Request
 from ncollapse.probe.running_totals import RunningTotals
@@ -42,6 +43,8 @@ def watch(
     num_classes: int,
     layers: LayerChoice = "auto",
     classifier: str | nn.Module | None = None,
+    classes: ClassChoice = "all",
+    min_per_class: int = 0,
     mode: Mode = "train",
     split: str = "train",
     reference: Measurement | None = None,
@@ -67,6 +70,8 @@ def watch(
         num_classes: Number of classes, K.
         layers: As in ``measure``.
         classifier: As in ``measure``; it is read at ``compute``.
+        classes: As in ``measure``; chosen at every ``compute`` from the batches so far.
+        min_per_class: As in ``measure``.
         mode: Calls in this mode of the network are watched. Calls in the other mode, such as a validation, are ignored.
         split: Name of the data split.
         reference: Measurement of the training set, whose class means then decide on this other split.
@@ -100,6 +105,8 @@ def watch(
         num_classes=num_classes,
         layers=layers,
         classifier=classifier,
+        classes=classes,
+        min_per_class=min_per_class,
         metrics=metrics,
         convention=convention,
         split=split,

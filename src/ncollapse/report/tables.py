@@ -64,7 +64,8 @@ def recipe_groups(run: Run) -> dict[str, list[tuple[str, str]]]:
 
 def environment_entries(run: Run) -> list[tuple[str, str]]:
     """Versions, device and seed, then how long training took and the loss it ended with."""
-    entries = flatten_settings(run.environment)
+    # The classes may be thousands; the words on what was chosen count them.
+    entries = flatten_settings({name: value for name, value in run.environment.items() if name != "classes"})
     if run.status.seconds is not None:
         entries.append(("training time", f"{number(run.status.seconds)} s"))
     if run.history:

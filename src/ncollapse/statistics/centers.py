@@ -52,6 +52,10 @@ class LinearClassifier(NamedTuple):
         parts = [largest_logit(torch.addmm(self.bias, features[rows].double(), self.weight.T)) for rows in row_blocks(features)]
         return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.int32, device=features.device)
 
+    def select(self, classes: Tensor) -> LinearClassifier:
+        """Return the rows of some classes, by their indices."""
+        return LinearClassifier(self.weight[classes], self.bias[classes])
+
     def to(self, device: torch.device | str) -> LinearClassifier:
         """Return the same value on another device."""
         return LinearClassifier(self.weight.to(device), self.bias.to(device))

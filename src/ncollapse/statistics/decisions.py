@@ -12,6 +12,7 @@ from torch import Tensor
 from ncollapse.statistics.batch import Workspace, row_blocks
 from ncollapse.statistics.centers import ClassCenters, LinearClassifier
 from ncollapse.statistics.conventions import ClassWeights
+from ncollapse.statistics.selection import ClassSelection
 
 # The fewest samples whose margins are computed at once, however many classes there are: each block reads all coordinates.
 _MARGIN_ROWS = 64
@@ -34,9 +35,11 @@ class Projected(NamedTuple):
         classifier: LinearClassifier | None,
         choices: Tensor | None = None,
         workspace: Workspace | None = None,
+        selection: ClassSelection | None = None,
     ) -> Projected:
-        """Project one batch."""
+        """Project one batch; with a selection the centers have its classes, while labels and classifier count all."""
         workspace = Workspace() if workspace is None else workspace
+        given, labels = labels, labels if selection is None else selection.renumber(labels)
         projected = centers.basis.new_zeros(centers.basis.shape[1], len(labels))
         # The residual is (h - μ) U. There are two ways to compute it. h U - μ U is one product without a copy of the means, but
         # near collapse the two projections nearly cancel, and the result has an error of 1e-16 times the distance from the
@@ -49,7 +52,7 @@ class Projected(NamedTuple):
             # The basis has few columns, and the product is faster with them on the left.
             projected[:, rows].addmm_(centers.basis[columns].T, tile.T)
         residual = projected.T if fine else projected.T - centers.projections.index_select(0, labels)
-        cosines = None if classifier is None else _cosines(features, labels, classifier, workspace)
+        cosines = None if classifier is None else _cosines(features, given, classifier, workspace)
         return cls(labels, residual, cosines, choices)
 
 
@@ -93,6 +96,10 @@ class ClassifierChoices:
         """
         counts = torch.bincount(labels, minlength=num_classes)
         return cls(counts, torch.bincount(labels[choices == labels], minlength=num_classes))
+
+    def select(self, classes: Tensor) -> ClassifierChoices:
+        """Return the counts over the samples of some classes, by their indices; the choices were among all classes."""
+        return ClassifierChoices(self.counts[classes], self.correct[classes])
 
     def merge(self, other: ClassifierChoices) -> ClassifierChoices:
         """Merge the counts of two sets of samples."""
@@ -206,6 +213,13 @@ class ClassDecisions:
     def to(self, device: torch.device | str) -> ClassDecisions:
         """Return the same value on another device."""
         return ClassDecisions(**{item.name: getattr(self, item.name).to(device) for item in fields(self)})
+
+    def select(self, classes: Tensor) -> ClassDecisions:
+        """Return the sums over the samples of some classes, by their indices."""
+        whole = {"within_class", "within_sample"}
+        return ClassDecisions(
+            **{item.name: getattr(self, item.name)[... if item.name in whole else classes] for item in fields(self)}
+        )
 
     def within_on_span(self, weights: ClassWeights) -> Tensor:
         r"""Return :math:`U^T \Sigma_W U` with the given class weights, shape (r, r)."""

@@ -118,6 +118,17 @@ class ClassMoments:
         """Return the same value on another device."""
         return ClassMoments(self.counts.to(device), self.means.to(device), self.scatter_traces.to(device))
 
+    def select(self, classes: Tensor) -> ClassMoments:
+        """Return the moments of some classes.
+
+        Args:
+            classes: Their indices, shape (K',), int64.
+
+        Returns:
+            Moments of K' classes, the same as if only these had been collected.
+        """
+        return ClassMoments(self.counts[classes], self.means[classes], self.scatter_traces[classes])
+
     @property
     def num_classes(self) -> int:
         """Number of classes, K."""

@@ -69,6 +69,10 @@ class PairedMoments:
             self.first.merge(other.first), self.last.merge(other.last), self.cross_traces + other.cross_traces + between
         )
 
+    def select(self, classes: Tensor) -> PairedMoments:
+        """Return the moments of some classes, by their indices."""
+        return PairedMoments(self.first.select(classes), self.last.select(classes), self.cross_traces[classes])
+
     def to(self, device: torch.device | str) -> PairedMoments:
         """Return the same value on another device."""
         return PairedMoments(self.first.to(device), self.last.to(device), self.cross_traces.to(device))

@@ -57,6 +57,10 @@ class ClassScatter:
         between = weight[:, None, None] * delta.unsqueeze(2) * delta.unsqueeze(1)
         return ClassScatter(self.moments.merge(other.moments), self.scatters + other.scatters + between)
 
+    def select(self, classes: Tensor) -> ClassScatter:
+        """Return the scatter of some classes, by their indices."""
+        return ClassScatter(self.moments.select(classes), self.scatters[classes])
+
     def to(self, device: torch.device | str) -> ClassScatter:
         """Return the same value on another device."""
         return ClassScatter(self.moments.to(device), self.scatters.to(device))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -53,6 +55,29 @@ def select_classes(moments: ClassMoments, *, min_per_class: int = 1, max_per_cla
             f"{int(moments.counts.min())} to {int(moments.counts.max())}. Widen the range."
         )
     classes = torch.nonzero(kept).flatten()
-    return SelectedClasses(
-        ClassMoments(moments.counts[classes], moments.means[classes], moments.scatter_traces[classes]), classes
-    )
+    return SelectedClasses(moments.select(classes), classes)
+
+
+@dataclass(frozen=True, eq=False)
+class ClassSelection:
+    """Some of the K classes that labels count, in ascending order."""
+
+    classes: Tensor
+    num_labels: int
+
+    @cached_property
+    def positions(self) -> Tensor:
+        """Index of every class among the selected ones, -1 for the others, shape (K,)."""
+        found = torch.full((self.num_labels,), -1, dtype=torch.int64, device=self.classes.device)
+        found[self.classes] = torch.arange(len(self.classes), device=self.classes.device)
+        return found
+
+    def rows(self, labels: Tensor) -> Tensor | None:
+        """Return the positions of labels of the selected classes, None if these are all."""
+        kept = self.renumber(labels) >= 0
+        return None if bool(kept.all()) else kept.nonzero().flatten()
+
+    def renumber(self, labels: Tensor) -> Tensor:
+        """Return the indices of labels among the selected classes, -1 for others and for what is no class."""
+        known = (labels >= 0) & (labels < self.num_labels)
+        return torch.where(known, self.positions.to(labels.device)[torch.where(known, labels, 0)], -1)

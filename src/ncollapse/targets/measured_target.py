@@ -41,7 +41,10 @@ def write_measurement(measurement: Measurement, target: Target, out: str | Path,
     status = RunDirectory(target.network).status() if target.is_run else None
     epoch = 0 if status is None else status.epoch
     names: dict[str, Any] = {"network": target.network, "data": target.data, "checkpoint": target.checkpoint}
-    noted = {name: str(value) for name, value in names.items() if value is not None}
+    noted: dict[str, Any] = {name: str(value) for name, value in names.items() if value is not None}
+    noted["chosen"] = measurement.chosen
+    if measurement.num_classes < measurement.num_labels:
+        noted["classes"] = measurement.classes
     directory.create(None)
     directory.begin(
         {**machine(device_named(device, Processes())), "threads": torch.get_num_threads(), **noted},

@@ -14,6 +14,7 @@ from ncollapse.groups import Processes
 from ncollapse.hooks.batch_io import unpack_batch
 from ncollapse.measurement.measurement import Measurement
 from ncollapse.metrics.selection import MetricChoice
+from ncollapse.probe.class_choice import ClassChoice
 from ncollapse.probe.measure import measure
 from ncollapse.records.run_directory import RunDirectory
 from ncollapse.statistics.conventions import Convention
@@ -102,6 +103,8 @@ def measure_target(
     *,
     layers: str | Sequence[str] = "auto",
     classifier: str | None = None,
+    classes: ClassChoice = "all",
+    min_per_class: int = 0,
     metrics: MetricChoice = None,
     convention: Convention | None = None,
     path: bool = False,
@@ -115,6 +118,8 @@ def measure_target(
         target: The names.
         layers: As in ``measure``.
         classifier: As in ``measure``.
+        classes: As in ``measure``; the training set of a test split has the same choice.
+        min_per_class: As in ``measure``.
         metrics: As in ``measure``.
         convention: As in ``measure``; None takes that of the run, or "class".
         path: As in ``measure``.
@@ -146,6 +151,8 @@ def measure_target(
                 num_classes=data.num_classes,
                 layers=layers,
                 classifier=classifier,
+                classes=classes,
+                min_per_class=min_per_class,
                 split=data.split,
                 reference=measurement,
                 metrics=metrics,
