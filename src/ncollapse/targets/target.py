@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
+from torch import nn
 
 from ncollapse.groups import Processes
 from ncollapse.hooks.batch_io import unpack_batch
@@ -136,10 +137,7 @@ def measure_target(
     processes = Processes(group)
     with processes.sharing_errors():
         splits = target.load_splits()
-        options: dict[str, Any] = {"checkpoint": target.checkpoint, "unsafe_pickle": target.unsafe_pickle}
-        # A run's network and one of a library have as many outputs as the data has classes.
-        num_classes = None if target.is_run else splits[0].num_classes
-        network = load_network(target.network, num_classes=num_classes, device=device_named(str(device), processes), **options)
+        network = _network(target, splits[0], device_named(str(device), processes))
         convention = convention or target.convention()
     measurement: Measurement | None = None
     for data in splits:
@@ -163,6 +161,13 @@ def measure_target(
             )
         processes.check_same(f"The labels in the batches of {data.name}", batches.digest)
     return cast(Measurement, measurement)
+
+
+def _network(target: Target, data: NamedData, device: torch.device) -> nn.Module:
+    # A run's network and one of a library have as many outputs as the data has classes.
+    num_classes = None if target.is_run else data.num_classes
+    options: dict[str, Any] = {"checkpoint": target.checkpoint, "unsafe_pickle": target.unsafe_pickle}
+    return load_network(target.network, num_classes=num_classes, device=device, **options)
 
 
 def _advice(target: Target) -> str:
