@@ -16,8 +16,6 @@ from ncollapse.hooks.layer_choice import LayerChoice
 from ncollapse.hooks.network import device_of, network_of
 from ncollapse.hooks.tapped_network import TappedNetwork, TapPlan
 from ncollapse.measurement.measurement import Measurement
-from ncollapse.measurement.table import measurement_of
-from ncollapse.measurement.totals import Totals
 from ncollapse.metrics.selection import MetricChoice
 from ncollapse.probe.class_choice import ClassChoice, default_classes
 from ncollapse.probe.group_checks import check_same_network, first_buffers, shared_classifier, shared_plan
@@ -25,7 +23,7 @@ from ncollapse.probe.layer_batch import LayerBatch
 from ncollapse.probe.network_batch import NetworkBatch
 from ncollapse.probe.progress import Progress, reported
 from ncollapse.probe.request import Request, classifier_on
-from ncollapse.probe.two_passes import collect
+from ncollapse.probe.two_passes import collect, evaluate
 from ncollapse.statistics.batch import flatten_features
 from ncollapse.statistics.centers import LinearClassifier
 from ncollapse.statistics.conventions import Convention
@@ -189,23 +187,6 @@ def _one_pass(
     for index, batch in enumerate(batches):
         yield NetworkBatch.of(taps, batch, index, unpack, device)
         report(index + 1, total)
-
-
-def evaluate(
-    request: Request, totals: Totals, heads: Mapping[str, LinearClassifier], chosen: str, feeding: str | None = None
-) -> Measurement:
-    """Evaluate the metrics of a request on the totals."""
-    return measurement_of(
-        totals.of_layers(heads, request.split, request.convention),
-        request.selected,
-        split=request.split,
-        chosen="; ".join(filter(None, [chosen, totals.left_out])),
-        shown=request.shown,
-        passes=totals.passes,
-        kept_bytes=totals.kept_bytes,
-        paths=totals.paths(feeding, request.convention),
-        selection=totals.selection,
-    )
 
 
 def measure_features(

@@ -10,9 +10,8 @@ from ncollapse.groups import Processes
 from ncollapse.measurement.measurement import Measurement
 from ncollapse.probe.first_pass import FirstPass
 from ncollapse.probe.layer_batch import LayerBatch
-from ncollapse.probe.measure import evaluate
 from ncollapse.probe.request import Request
-from ncollapse.probe.two_passes import complete
+from ncollapse.probe.two_passes import complete, evaluate
 from ncollapse.statistics.centers import LinearClassifier
 from ncollapse.statistics.moments import ClassMoments
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from ncollapse.groups import Processes
+from ncollapse.measurement.measurement import Measurement
+from ncollapse.measurement.table import measurement_of
 from ncollapse.measurement.totals import Totals
 from ncollapse.probe.first_pass import FirstPass
 from ncollapse.probe.layer_batch import Batch
@@ -90,3 +92,20 @@ def _deciding(
         if centers is not None:
             deciding[name] = centers
     return deciding
+
+
+def evaluate(
+    request: Request, totals: Totals, heads: Mapping[str, LinearClassifier], chosen: str, feeding: str | None = None
+) -> Measurement:
+    """Evaluate the metrics of a request on the totals."""
+    return measurement_of(
+        totals.of_layers(heads, request.split, request.convention),
+        request.selected,
+        split=request.split,
+        chosen="; ".join(filter(None, [chosen, totals.left_out])),
+        shown=request.shown,
+        passes=totals.passes,
+        kept_bytes=totals.kept_bytes,
+        paths=totals.paths(feeding, request.convention),
+        selection=totals.selection,
+    )

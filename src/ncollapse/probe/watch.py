@@ -115,13 +115,18 @@ def watch(
         memory_budget=memory_budget,
         group=group,
     )
+    inner = _uncompiled(model)
+    return Watched(inner, Discovery(inner, layers, classifier, num_classes), RunningTotals(request), mode, check)
+
+
+def _uncompiled(model: nn.Module) -> nn.Module:
     inner = network_of(model)
     if (inner is not model and hasattr(model, "_orig_mod")) or inner._compiled_call_impl is not None:
         raise TypeError(
             "watch needs a network that is not compiled, whose hooks run, got a compiled one. "
             "Watch before compiling, or use measure, which runs it uncompiled."
         )
-    return Watched(inner, Discovery(inner, layers, classifier, num_classes), RunningTotals(request), mode, check)
+    return inner
 
 
 class Watched:

@@ -136,9 +136,8 @@ def measure_target(
     """
     processes = Processes(group)
     with processes.sharing_errors():
-        splits = target.load_splits()
+        splits, convention = target.load_splits(), convention or target.convention()
         network = _network(target, splits[0], device_named(str(device), processes))
-        convention = convention or target.convention()
     measurement: Measurement | None = None
     for data in splits:
         batches = _Turns(data, processes)
