@@ -7,7 +7,7 @@ import torch
 
 from ncollapse.surrogates import LBFGS, BatchNormNet, GradientDescent, WeightNormalizedNet, best_norm, margin_variation
 from ncollapse.surrogates.batch_norm_net import normalize_batch
-from ncollapse.surrogates.solving.smoothed import rounded_relu
+from ncollapse.surrogates.solving.solvers import rounded_relu
 
 LABELS = torch.arange(4).repeat_interleave(5)
 TWO = torch.arange(2).repeat_interleave(10)

@@ -35,12 +35,10 @@ from ncollapse.surrogates.normalized_features import NormalizedFeatures
 from ncollapse.surrogates.reduced_mufm import ReducedMUFM
 from ncollapse.surrogates.solving.arguments import balanced
 from ncollapse.surrogates.solving.flows import FlowEnd
+from ncollapse.surrogates.solving.nuclear import Proximal
 from ncollapse.surrogates.solving.problem import Problem, Solver
-from ncollapse.surrogates.solving.projected import ProjectedGradient
-from ncollapse.surrogates.solving.proximal import Proximal
-from ncollapse.surrogates.solving.smoothed import SmoothedReLU
 from ncollapse.surrogates.solving.solution import Certificate, Inequality, NotConverged, Solution
-from ncollapse.surrogates.solving.solvers import LBFGS, GradientDescent
+from ncollapse.surrogates.solving.solvers import LBFGS, GradientDescent, ProjectedGradient, SmoothedReLU
 from ncollapse.surrogates.ufm import UFM
 from ncollapse.surrogates.unregularized_ufm import UnregularizedUFM, collapsed_bias, collapsed_eigenvalue
 from ncollapse.surrogates.weight_normalized_net import WeightNormalizedNet, best_norm, margin_variation

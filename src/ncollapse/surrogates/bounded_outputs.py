@@ -13,8 +13,8 @@ from ncollapse.etf import simplex_etf
 from ncollapse.surrogates.solving.arguments import check_counts, check_positive
 from ncollapse.surrogates.solving.losses import one_hot
 from ncollapse.surrogates.solving.problem import CountsProblem
-from ncollapse.surrogates.solving.projected import Constrained, ProjectedGradient
 from ncollapse.surrogates.solving.solution import Certificate, Solution, Variables
+from ncollapse.surrogates.solving.solvers import Constrained, ProjectedGradient
 
 
 @dataclass(frozen=True)

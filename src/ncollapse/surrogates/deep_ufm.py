@@ -15,9 +15,8 @@ from torch import Tensor
 
 from ncollapse.surrogates.solving.arguments import check_choice, check_counts, check_positive
 from ncollapse.surrogates.solving.problem import CountsProblem, Solver
-from ncollapse.surrogates.solving.smoothed import ReLUProblem, SmoothedReLU, rounded_relu
 from ncollapse.surrogates.solving.solution import Certificate, Inequality, Solution, Variables
-from ncollapse.surrogates.solving.solvers import LBFGS, GradientDescent
+from ncollapse.surrogates.solving.solvers import LBFGS, GradientDescent, ReLUProblem, SmoothedReLU, rounded_relu
 
 
 def collapse_threshold(target: float, num_layers: int) -> float:

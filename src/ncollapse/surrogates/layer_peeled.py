@@ -14,9 +14,8 @@ from torch import Tensor
 from ncollapse.surrogates.solving.arguments import check_positive
 from ncollapse.surrogates.solving.grouped import GroupedProgram
 from ncollapse.surrogates.solving.losses import loss_value
-from ncollapse.surrogates.solving.nuclear import NuclearProgram, split_product
+from ncollapse.surrogates.solving.nuclear import NuclearProblem, NuclearProgram, Proximal, split_product
 from ncollapse.surrogates.solving.problem import Problem, Run, Solver
-from ncollapse.surrogates.solving.proximal import NuclearProblem, Proximal
 from ncollapse.surrogates.solving.solution import Certificate, Inequality, Solution, Variables
 
 # Newton's method takes about 4 G⁶ numbers for G groups of equally frequent classes: 4 million.

@@ -12,8 +12,8 @@ from torch import Tensor
 from ncollapse.etf import simplex_etf
 from ncollapse.surrogates.solving.arguments import check_balanced, check_counts, check_positive
 from ncollapse.surrogates.solving.problem import CountsProblem
-from ncollapse.surrogates.solving.projected import Constrained, ProjectedGradient
 from ncollapse.surrogates.solving.solution import Certificate, Inequality, Solution, Variables, unless_it_holds
+from ncollapse.surrogates.solving.solvers import Constrained, ProjectedGradient
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from ncollapse.surrogates.solving.arguments import check_balanced, check_choice, check_counts, check_positive
 from ncollapse.surrogates.solving.losses import LossName, loss_gradient
-from ncollapse.surrogates.solving.nuclear import Bias, NuclearProgram, soft_threshold, split_product
+from ncollapse.surrogates.solving.nuclear import Bias, NuclearProblem, NuclearProgram, Proximal, soft_threshold, split_product
 from ncollapse.surrogates.solving.problem import CountsProblem
-from ncollapse.surrogates.solving.proximal import NuclearProblem, Proximal
 from ncollapse.surrogates.solving.solution import Certificate, Inequality, Solution, Variables
 from ncollapse.surrogates.solving.solvers import LBFGS, GradientDescent
 

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from ncollapse.surrogates.solving.arguments import check_positive
 from ncollapse.surrogates.solving.problem import DataProblem
-from ncollapse.surrogates.solving.smoothed import ReLUProblem, SmoothedReLU, rounded_relu
 from ncollapse.surrogates.solving.solution import Certificate, Inequality, Solution, Variables
-from ncollapse.surrogates.solving.solvers import LBFGS, GradientDescent
+from ncollapse.surrogates.solving.solvers import LBFGS, GradientDescent, ReLUProblem, SmoothedReLU, rounded_relu
 
 
 def best_norm(margins: Tensor, *, lambda_w: float) -> float:

@@ -1,17 +1,21 @@
-"""Solvers for any smooth problem: L-BFGS and the plain gradient descent that papers use."""
+"""Solvers: L-BFGS and plain gradient descent for smooth problems, and descent on sets and on networks with ReLU."""
 
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import final
 
 import numpy as np
 import torch
 from scipy.optimize import OptimizeResult, minimize
+from torch import Tensor
 
-from ncollapse.surrogates.solving.problem import Problem, Run
-from ncollapse.surrogates.solving.proximal import NuclearProblem, polish
+from ncollapse.surrogates.solving.nuclear import NuclearProblem, polish
+from ncollapse.surrogates.solving.problem import Problem, Run, differentiate
 from ncollapse.surrogates.solving.solution import Variables
 
 # An objective that has fallen to this share of where it began is zero as far as its digits go.
@@ -20,6 +24,10 @@ _VANISHED = 1e-16
 _FURTHER = 1e-4
 # Steps between two proximal ones, for convex programs.
 _BETWEEN = 1000
+# Shorter steps do not move a point of order one.
+_SHORTEST = 1e-16
+# Of the promised fall that a step must bring.
+_SHARE = 1e-4
 
 
 def largest(tensors: Variables) -> float:
@@ -148,3 +156,119 @@ class GradientDescent:
         run = Run(variables, tuple(history), converged, words)
         # A descent cut short is shown as it is.
         return polish(problem, run) if converged else run
+
+
+class Constrained(Problem):
+    """A problem over a set, such as a ball or a sphere."""
+
+    @abstractmethod
+    def retract(self, variables: Variables) -> Variables:
+        """Bring a point back to the set."""
+
+    def tangent(self, variables: Variables, gradient: Variables) -> Variables:
+        """The part of a gradient along the set. That is all of it, unless the set has no inside."""
+        return gradient
+
+
+@dataclass(frozen=True)
+class ProjectedGradient:
+    """Projected gradient descent: steps along the negative gradient, brought back to the set.
+
+    Armijo's rule halves a step until it lowers the objective enough. The next step tries twice its length.
+
+    Attributes:
+        tolerance: Largest entry by which a step of length one moves the end, relative to the objective (which is positive).
+        max_iterations: The number of steps after which it gives up.
+    """
+
+    tolerance: float = 1e-7
+    max_iterations: int = 20_000
+
+    def run(self, problem: Problem, start: Variables) -> Run:
+        """Descend from a start."""
+        assert isinstance(problem, Constrained)
+        point, step, history = problem.retract(start), 1.0, []
+        while True:
+            value, gradient = problem.value_and_gradient(point)
+            history.append(value)
+            descent = problem.tangent(point, gradient)
+            steepest = largest(_move(problem, point, descent, 1.0))
+            if steepest <= self.tolerance * value or len(history) > self.max_iterations:
+                break
+            step = _armijo(problem, point, value, descent, 2 * step)
+            point = _step(problem, point, descent, step)
+        words = f"projected gradient descent, {len(history) - 1} steps, largest move of a unit step {steepest:.2g}"
+        return Run(point, tuple(history), steepest <= self.tolerance * value, words)
+
+
+def _step(problem: Constrained, point: Variables, descent: Variables, step: float) -> Variables:
+    return problem.retract({name: part - step * descent[name] for name, part in point.items()})
+
+
+def _move(problem: Constrained, point: Variables, descent: Variables, step: float) -> Variables:
+    return {name: part - point[name] for name, part in _step(problem, point, descent, step).items()}
+
+
+def _armijo(problem: Constrained, point: Variables, value: float, descent: Variables, step: float) -> float:
+    """The longest of the halved steps that lowers the objective by a share of what its slope promises."""
+    while step > _SHORTEST:
+        move = _move(problem, point, descent, step)
+        promise = sum(float(part.square().sum()) for part in move.values()) / step
+        if float(problem.objective(_step(problem, point, descent, step))) <= value - _SHARE * promise:
+            break
+        step /= 2
+    return step
+
+
+def rounded_relu(inputs: Tensor, width: float) -> Tensor:
+    """ReLU with its kink replaced by a parabola within a distance of zero; ReLU itself at width 0."""
+    # It is the mean of ReLU over shifts of up to the width, and its gradient the mean of gradients nearby.
+    if width == 0:
+        return torch.relu(inputs)
+    return torch.where(inputs.abs() < width, (inputs + width).square() / (4 * width), torch.relu(inputs))
+
+
+class ReLUProblem(Problem):
+    """A problem whose objective has kinks where ReLU has."""
+
+    @abstractmethod
+    def rounded_objective(self, variables: Variables, width: float) -> Tensor:
+        """The objective with every ReLU replaced by a parabola within a width of its kink."""
+
+    @final
+    def objective(self, variables: Variables) -> Tensor:
+        """The function to minimize."""
+        return self.rounded_objective(variables, 0.0)
+
+
+@dataclass(frozen=True)
+class SmoothedReLU:
+    """L-BFGS with ReLU rounded off at ever smaller widths.
+
+    Minima of ReLU networks lie at kinks, where no gradient vanishes. The gradient of the rounded objective is a mean of
+    gradients nearby, and it does vanish there. The history holds rounded objectives; only its last entry is the objective
+    itself.
+
+    Attributes:
+        widths: Falling distances from the kink within which ReLU is rounded off.
+        tolerance: Largest entry of the last rounded gradient, in units of the objective over the largest variable.
+        descent: The solver at each width.
+    """
+
+    widths: tuple[float, ...] = (1e-1, 1e-2, 1e-3, 1e-4)
+    tolerance: float = 1e-4
+    descent: LBFGS = field(default_factory=LBFGS)
+
+    def run(self, problem: Problem, start: Variables) -> Run:
+        """Descend from a start, width by width."""
+        assert isinstance(problem, ReLUProblem)
+        # Each descent goes on to a tenth of the tolerance: L-BFGS would try for a ten-thousandth of its own.
+        descent = replace(self.descent, tolerance=1e3 * self.tolerance)
+        run = Run(start, (), False, "")
+        for width in self.widths:
+            slope_at = partial(differentiate, partial(problem.rounded_objective, width=width))
+            found = descent.minimize(slope_at, run.variables)
+            run = replace(found, history=run.history + found.history)
+        converged = steepness(*slope_at(run.variables), run.variables) <= self.tolerance
+        history = (*run.history, float(problem.objective(run.variables)))
+        return Run(run.variables, history, converged, f"ReLU rounded off within {self.widths[-1]:g}, {run.words}")
