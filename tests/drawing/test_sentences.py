@@ -5,7 +5,7 @@ import json
 import pytest
 
 from ncollapse.drawing import describe, summarize
-from ncollapse.drawing.sentences import findings
+from ncollapse.drawing.findings import findings
 from ncollapse.drawing.wording import counted, listed, number, percent
 from ncollapse.records import Run, read_run
 

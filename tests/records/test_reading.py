@@ -6,7 +6,8 @@ import shutil
 import pytest
 
 from ncollapse.drawing import plot_last_layer
-from ncollapse.drawing.sentences import describe, findings, summarize
+from ncollapse.drawing.findings import findings
+from ncollapse.drawing.sentences import describe, summarize
 from ncollapse.records import ReportError, read_run
 from ncollapse.records.csv_tables import read_rows, rows_text
 from ncollapse.records.depth import EPSILON

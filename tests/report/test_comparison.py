@@ -75,6 +75,22 @@ def test_runs_share_an_axis_that_holds_both(make_run, panel):
         assert max(value for value in drawn if value == value) <= max(*shared, 1)
 
 
+def test_the_panels_of_a_row_stand_at_one_height(make_run, edit, tmp_path):
+    """A layer at the upper edge has its number above the frame."""
+    runs = [make_run(name, layers=("stem", "blocks.0", "blocks.1"), epochs=(0, 5)) for name in ("one", "two")]
+    table = (runs[1] / "measurements.csv").read_text()
+    (runs[1] / "measurements.csv").write_text(re.sub(r"(?m)^(5,train,1,[^,]*,pfc[12]),[^,]*,", r"\1,9.0,", table))
+    page = write_comparison(runs, tmp_path / "compare.html").read_text(encoding="utf-8")
+    heights = []
+    for row in re.findall(r'<tr><th scope="row">PFC[12].*?</tr>', page, flags=re.DOTALL):
+        for drawing in re.findall(r"<svg.*?</svg>", row, flags=re.DOTALL):
+            # The left edge of the frame.
+            lines = re.findall(r'd="M ([\d.]+) ([\d.]+) L ([\d.]+) ([\d.]+) "', drawing)
+            heights.append(max((float(y), float(b)) for x, y, a, b in lines if x == a))
+    assert len(heights) == 8
+    assert len(set(heights)) == 1
+
+
 def test_a_sweep_stands_for_the_first_finished_seed_of_each_setting(tmp_path, write_sweep, edit, without_drawings):
     sweep = write_sweep(tmp_path, ("1", "2"), seeds=2)
     edit(sweep / "train.weight_decay=2_seed=0" / "status.json", lambda status: status.update(state="running"))

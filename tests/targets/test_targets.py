@@ -132,9 +132,9 @@ def test_a_measurement_without_paths_is_a_table(tmp_path, monkeypatch):
     assert (found.has_depth, found.epochs, found.layers) == (False, (0,), ("1", "3"))
     page = write_report([out]).read_text()
     assert "Results over depth are missing because the samples were not followed through the layers." in page
-    assert page.count('<svg class="chart"') == 0 < page.count("<svg")
-    assert "<caption>Epoch 0, split train</caption>" in page
-    assert {file.stem for file in (out / "figures").iterdir()} == {"nc_last_layer", "pfc_over_epochs"}
+    assert page.count("<svg") == 0
+    assert "<caption>Split train</caption>" in page
+    assert not (out / "figures").exists()
     with pytest.raises(ReportError, match=r"needed results over depth, found none\. Results .*--path --out DIR"):
         write_report([out, out])
 

@@ -11,6 +11,7 @@ from typing import Any
 from ncollapse.claims.deep_regularized import DEEP_CLAIMS
 from ncollapse.claims.progressive_collapse import CLAIMS, PAPER
 from ncollapse.claims.rules import Claim, Evidence, Verdict, combine
+from ncollapse.drawing.wording import MEASURED_ONLY
 from ncollapse.records import file_names
 from ncollapse.records.claims import ClaimRecord, ClaimsFile, EvidenceRecord, LeftOut
 from ncollapse.records.errors import ReportError
@@ -87,7 +88,8 @@ def _find(folders: Iterable[Path]) -> Iterable[tuple[Path, Run | None, str]]:
             yield from ((path / item.name, item.run, item.problem) for item in read_sweep(path, "ends").runs)
         else:
             run = read_run(path, "ends")
-            yield path, run, unfinished(run)
+            measured = f"{MEASURED_ONLY}; the claims are about training" if run.is_measured_only else ""
+            yield path, run, measured or unfinished(run)
 
 
 @dataclass(frozen=True)

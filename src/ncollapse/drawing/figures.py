@@ -81,7 +81,7 @@ def save_figures(run: Run, position: str = "projection") -> list[Path]:
     """Write the three figures as PNG and SVG into ``figures/`` of the run directory, each whole or not at all.
 
     Equal runs give equal bytes: the SVG has no date and a fixed salt. The figure over depth is left out where the run has no
-    results over depth.
+    results over depth, and those over epochs where only one epoch was measured.
 
     Args:
         position: How layers are laid on the line: a key of ``positions`` in ``depth.json``.
@@ -93,12 +93,14 @@ def save_figures(run: Run, position: str = "projection") -> list[Path]:
         ReportError: If the run does not know this position.
         OSError: If the folder cannot be written.
     """
-    figures = {"pfc_over_epochs": plot_over_epochs(run)}
+    figures = {"pfc_over_epochs": plot_over_epochs(run)} if len(run.epochs) > 1 else {}
     if run.has_depth:
         figures["pfc_over_depth"] = plot_over_depth(run, position)
-    figures["nc_last_layer"] = plot_last_layer(run)
+    if len(run.epochs) > 1:
+        figures["nc_last_layer"] = plot_last_layer(run)
+    if figures:
+        (run.path / "figures").mkdir(exist_ok=True)
     written = []
-    (run.path / "figures").mkdir(exist_ok=True)
     for name, figure in figures.items():
         for kind in ("png", "svg"):
             file = run.path / "figures" / f"{name}.{kind}"

@@ -1,9 +1,9 @@
-"""Sentences about a run: three lines, a few cells for comparisons, and every detail."""
+"""Sentences about a run: three lines, and every detail."""
 
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple
 
+from ncollapse.drawing.findings import SHORT, depth_cell
 from ncollapse.drawing.theory_sentences import (
     BASELINE,
     compare_errors,
@@ -14,24 +14,15 @@ from ncollapse.drawing.theory_sentences import (
     say_theorems,
     say_transport,
 )
-from ncollapse.drawing.wording import MISSING_DEPTH, counted, listed, number, percent
-from ncollapse.records.depth import EffectiveDepth, LayerProgression
+from ncollapse.drawing.wording import MEASURED_ONLY, MISSING_DEPTH, counted, listed, number, percent
+from ncollapse.records.depth import LayerProgression
 from ncollapse.records.reading import Run
 
-_PROGRESSIVE = {
+_NAMES = {
     "pfc1": "PFC1 (within- over between-class variance)",
     "pfc2": "PFC2 (distance of the class means to a simplex ETF)",
     "pfc3_error": "The error of the nearest class center (1 − PFC3)",
 }
-_SHORT = {"pfc1": "PFC1", "pfc2": "PFC2", "pfc3_error": "nearest-center error"}
-
-
-class Finding(NamedTuple):
-    """One cell of the comparison between runs: what it is about, the value, and a remark (may be empty)."""
-
-    name: str
-    value: str
-    remark: str
 
 
 def summarize(run: Run) -> list[str]:
@@ -42,17 +33,10 @@ def summarize(run: Run) -> list[str]:
     Returns:
         Lines, plain text: training, collapse over depth, and the prediction by the straight line.
     """
-    status = run.status
-    training = f"Training: {percent(status.train_accuracy)} train accuracy at epoch {status.epoch} of {status.epochs}."
-    if status.first_perfect_epoch is None:
-        training += " No measured epoch has every training sample right."
-    else:
-        beyond = counted(status.epoch - status.first_perfect_epoch, "epoch")
-        training += f" Every training sample was right first at measured epoch {status.first_perfect_epoch}, {beyond} earlier."
-    said = [*_say_changes(run), *_say_state(run), training]
+    said = [*_say_changes(run), *_say_state(run), _training_in_short(run)]
     if not run.has_depth:
         return [*said, MISSING_DEPTH]
-    over_depth = "; ".join(_progression_in_short(run, metric) for metric in _PROGRESSIVE)
+    over_depth = "; ".join(_progression_in_short(run, metric) for metric in _NAMES)
     return [
         *said,
         f"Over depth: {over_depth}. Effective depth: {_depth_in_short(run)}.",
@@ -75,7 +59,7 @@ def describe(run: Run) -> list[str]:
         return [*said, MISSING_DEPTH]
     return [
         *said,
-        *(_say_progression(run, metric) for metric in _PROGRESSIVE),
+        *(_say_progression(run, metric) for metric in _NAMES),
         *_say_own_input(run),
         *_say_start(run),
         _say_effective_depth(run),
@@ -85,32 +69,6 @@ def describe(run: Run) -> list[str]:
         *(say_prediction(run, metric) for metric in ("pfc1", "pfc2")),
         *say_theorems(run),
     ]
-
-
-def findings(run: Run, position: str = "projection") -> list[Finding]:
-    """The same in a few cells, to set runs side by side."""
-    status, last = run.status, run.last
-    straight = last.straightness.mean if last.straightness else None
-    efficiency = last.energy.efficiency if last.energy else None
-    perfect = status.first_perfect_epoch
-    remark = "perfect at no measured epoch" if perfect is None else f"first perfect at measured epoch {perfect}"
-    cells = [
-        Finding("Train accuracy", percent(status.train_accuracy), remark),
-        *(_progression_cell(run, metric) for metric in _PROGRESSIVE),
-    ]
-    if not run.has_depth:
-        return cells
-    cells += [
-        Finding("Effective depth", *_depth_cell(run.effective_depth)),
-        Finding("Straightness", number(straight), f"energy efficiency {number(efficiency)}"),
-    ]
-    for metric in ("pfc1", "pfc2"):
-        line, baseline = run.prediction_errors(metric, position)
-        has_interior = len(run.layers) > 2
-        value = f"{number(line)} : {number(baseline)} decades" if has_interior else "–"
-        said = compare_errors(line, baseline) if has_interior else "no layer between first and last"
-        cells.append(Finding(f"Line : baseline, {_SHORT[metric]}", value, said))
-    return cells
 
 
 def _say_changes(run: Run) -> list[str]:
@@ -131,8 +89,29 @@ def _say_state(run: Run) -> list[str]:
     return sentences
 
 
+def _training_in_short(run: Run) -> str:
+    status = run.status
+    if run.is_measured_only:
+        return _say_measured(run)
+    said = f"Training: {percent(status.train_accuracy)} train accuracy at epoch {status.epoch} of {status.epochs}."
+    if status.first_perfect_epoch is None:
+        return f"{said} No measured epoch has every training sample right."
+    beyond = counted(status.epoch - status.first_perfect_epoch, "epoch")
+    return f"{said} Every training sample was right first at measured epoch {status.first_perfect_epoch}, {beyond} earlier."
+
+
+def _say_measured(run: Run) -> str:
+    """Say that a network was not trained here, and how well it classifies."""
+    accuracy = run.value("accuracy", len(run.measured_layers) - 1)
+    said = "was not measured" if accuracy is None else f"on the split {run.split} is {percent(accuracy)}"
+    trained = f" Its weights are those of epoch {run.status.epoch}." if run.status.epoch else ""
+    return f"This is {MEASURED_ONLY}. Its accuracy {said}.{trained}"
+
+
 def _say_training(run: Run) -> str:
     status = run.status
+    if run.is_measured_only:
+        return _say_measured(run)
     said = f"The train accuracy is {percent(status.train_accuracy)} at epoch {status.epoch} of {status.epochs}. "
     if status.first_perfect_epoch is None:
         said += "No measured epoch has every training sample right, so nothing here is beyond zero error."
@@ -152,7 +131,7 @@ def _say_before(run: Run, epoch: int) -> str:
 
 
 def _say_progression(run: Run, metric: str) -> str:
-    name, names = _PROGRESSIVE[metric], run.layers
+    name, names = _NAMES[metric], run.layers
     values, progression = run.over_depth(metric), run.last.progression.get(metric)
     unknown = [layer for layer, value in zip(names, values, strict=True) if value is None]
     if progression is None or len(unknown) == len(names):
@@ -187,13 +166,13 @@ def _progression_in_short(run: Run, metric: str) -> str:
         said = f"RISES at {len(progression.violations)} of {counted(steps, 'step')}"
     else:
         said = "never rises" if _level(values) else "falls at every step"
-    return f"{_PROGRESSIVE[metric].replace('The error', 'the error')} {said} ({number(values[0])} → {number(values[-1])})"
+    return f"{_NAMES[metric].replace('The error', 'the error')} {said} ({number(values[0])} → {number(values[-1])})"
 
 
 def _say_own_input(run: Run) -> list[str]:
     """What the classifier takes, where that has another dimension than the layers, as behind pooling."""
     depth = len(run.layers)
-    values = [f"{short} {number(run.value(metric, depth))}" for metric, short in _SHORT.items()]
+    values = [f"{short} {number(run.value(metric, depth))}" for metric, short in SHORT.items()]
     return [
         f"The classifier reads {name}, which is made of {run.layers[-1]}. It has another dimension, so it is not part of the "
         f"depth: {', '.join(values)}."
@@ -226,8 +205,8 @@ def _say_start(run: Run) -> list[str]:
         return []
     progression = run.records[first].progression
     rose = [
-        f"{_SHORT[metric]} rose at {_of_all(len(progression[metric].violations), steps)}"
-        for metric in _PROGRESSIVE
+        f"{SHORT[metric]} rose at {_of_all(len(progression[metric].violations), steps)}"
+        for metric in _NAMES
         if metric in progression
     ]
     when = "Before training" if first == 0 else f"At epoch {first}"
@@ -268,28 +247,10 @@ def _layer(run: Run, depth: int | None) -> str:
 def _line_in_short(run: Run) -> str:
     if len(run.layers) < 3:
         return "nothing to compare, because there is no layer between first and last"
-    return "; ".join(f"for {_SHORT[metric]} {compare_errors(*run.prediction_errors(metric))}" for metric in ("pfc1", "pfc2"))
-
-
-def _progression_cell(run: Run, metric: str) -> Finding:
-    values, progression = run.over_depth(metric), run.last.progression.get(metric)
-    name = _SHORT[metric].replace("nearest", "Nearest")
-    value = f"{number(values[0])} → {number(values[-1])}"
-    if not run.has_depth:
-        return Finding(name, value, "first and last layer")
-    if progression is None or any(item is None for item in values):
-        return Finding(name, value, "undefined at some layer")
-    rises = progression.violations
-    return Finding(name, value, f"rises into {listed(list(rises))}" if rises else "never rises over depth")
-
-
-def _depth_cell(item: EffectiveDepth | None) -> tuple[str, str]:
-    if item is None:
-        return "undefined", ""
-    return (str(item.depth) if item.reached else "not reached"), f"nearest-center error at most {item.epsilon:g}"
+    return "; ".join(f"for {SHORT[metric]} {compare_errors(*run.prediction_errors(metric))}" for metric in ("pfc1", "pfc2"))
 
 
 def _depth_in_short(run: Run) -> str:
-    value, remark = _depth_cell(run.effective_depth)
+    value, remark = depth_cell(run.effective_depth)
     of = f" of {len(run.layers) - 1}" if value.isdecimal() else ""
     return f"{value}{of} ({remark})" if remark else value

@@ -61,6 +61,11 @@ class Run:
         return self.recipe.title or self.recipe.name or self.path.name
 
     @cached_property
+    def is_measured_only(self) -> bool:
+        """Whether the network was measured and not trained here: there is neither a recipe nor a history of training."""
+        return not self.recipe_entries and not self.history
+
+    @cached_property
     def split(self) -> str:
         """The split that the figures and the words are about: collapse is a statement about the training set."""
         return "train" if any(row.split == "train" for row in self.rows) else self.rows[0].split

@@ -35,9 +35,10 @@ def setting_text(value: object) -> str:
 
 
 def differing_settings(runs: Sequence[Run]) -> list[list[tuple[str, str]]]:
-    """What the recipes of several runs set differently, apart from their seeds."""
+    """What the recipes of several runs set differently, apart from their seeds; nothing of a run without a recipe."""
     words = {"title", "description", "changed", "seed"}
     settings = [dict(flatten_settings({k: v for k, v in run.recipe_entries.items() if k not in words})) for run in runs]
-    names = dict.fromkeys(name for fields in settings for name in fields)
-    differing = [name for name in names if len({fields.get(name) for fields in settings}) > 1]
-    return [[(name, fields.get(name, "not set")) for name in differing] for fields in settings]
+    known = [fields for fields in settings if fields]
+    names = dict.fromkeys(name for fields in known for name in fields)
+    differing = [name for name in names if len({fields.get(name) for fields in known}) > 1]
+    return [[(name, fields.get(name, "not set")) for name in differing] if fields else [] for fields in settings]

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ncollapse.drawing.findings import findings
 from ncollapse.drawing.panels import (
     PROGRESSIVE,
     Panel,
@@ -14,8 +15,7 @@ from ncollapse.drawing.panels import (
     shown_over_depth,
     shown_over_epochs,
 )
-from ncollapse.drawing.sentences import findings
-from ncollapse.drawing.wording import POSITIONS
+from ncollapse.drawing.wording import MEASURED_ONLY, POSITIONS
 from ncollapse.records.errors import ReportError
 from ncollapse.records.file_names import REPORT, SWEEP
 from ncollapse.records.reading import Run, read_run
@@ -60,6 +60,7 @@ def write_comparison(folders: Iterable[Path], out: Path, *, position: str = "pro
     for column in columns:
         require_position(column.run, position)
     laid = partial(draw_over_depth, position=position)
+    trained = any(len(column.run.epochs) > 1 for column in columns)
     out = Path(out)
     return write_html(
         out,
@@ -69,7 +70,7 @@ def write_comparison(folders: Iterable[Path], out: Path, *, position: str = "pro
         columns=[_context(column, position, out) for column in columns],
         settings=_settings(columns),
         position=POSITIONS.get(position, position),
-        over_epochs=[_row(columns, panel, "epochs", shown_over_epochs, draw_over_epochs) for panel in PROGRESSIVE],
+        over_epochs=[_row(columns, panel, "epochs", shown_over_epochs, draw_over_epochs) for panel in PROGRESSIVE if trained],
         over_depth=[_row(columns, panel, "depth", shown_over_depth, laid) for panel in PROGRESSIVE],
     )
 
@@ -88,7 +89,7 @@ def _columns(folders: Sequence[Path]) -> list[_Column]:
         )
     labels = [", ".join(f"{field}={value}" for field, value in settings) for settings in differing_settings(runs)]
     if max(map(len, labels)) > _LONGEST_HEADING:
-        labels = [f"{mark(index).upper()}: {run.recipe.name}" for index, run in enumerate(runs)]
+        labels = [f"{mark(index).upper()}: {run.recipe.name or run.title}" for index, run in enumerate(runs)]
     return [_Column(run, label or run.path.resolve().name) for run, label in zip(runs, labels, strict=True)]
 
 
@@ -99,7 +100,9 @@ def _settings(columns: Sequence[_Column]) -> list[tuple[str, list[str]]]:
         f"{field}={value}" in column.label for column, pairs in zip(columns, differing, strict=True) for field, value in pairs
     ):
         return []
-    return [(rows[0][0], [value for _, value in rows]) for rows in zip(*differing, strict=True)]
+    columns_of_values = [dict(pairs) for pairs in differing]
+    fields = dict.fromkeys(field for pairs in differing for field, _ in pairs)
+    return [(field, [values.get(field, "–") for values in columns_of_values]) for field in fields]
 
 
 def _context(column: _Column, position: str, out: Path) -> dict[str, Any]:
@@ -108,11 +111,16 @@ def _context(column: _Column, position: str, out: Path) -> dict[str, Any]:
         "label": column.label,
         "folder": run.path.resolve().name,
         "href": link(run.path / REPORT, out),
-        "seed": run.recipe.seed,
-        "epoch": run.epochs[-1],
+        "origin": _origin(run),
         "layers": run.layers,
         "findings": findings(run, position),
     }
+
+
+def _origin(run: Run) -> str:
+    if run.is_measured_only:
+        return MEASURED_ONLY
+    return f"seed {'unknown' if run.recipe.seed is None else run.recipe.seed}, epoch {run.epochs[-1]}"
 
 
 def _row(
@@ -122,6 +130,9 @@ def _row(
     shared = [value for column in columns for value in shown(column.run, panel)]
 
     def drawn(index: int, column: _Column) -> str:
+        if over == "epochs" and len(column.run.epochs) == 1:
+            # One epoch alone is not a curve.
+            return "measured at one epoch only"
         return panel_svg(
             lambda axes: draw(axes, column.run, panel, shared=shared),
             width=2.75,

@@ -19,6 +19,8 @@ from ncollapse.drawing import style
 from ncollapse.drawing.figures import render
 from ncollapse.records.files import write_whole
 
+# Where the frame of a panel ends, as a share of the panel's height.
+_TOP = 0.93
 _VARIABLES = {
     style.INK: "ink",
     style.SOFT: "soft",
@@ -62,12 +64,21 @@ def panel_svg(draw: Callable[[Axes], None], *, width: float, name: str, label: s
         draw(axes)
         # The page says what the axis means in the caption, in type that does not shrink with the drawing.
         axes.set_ylabel("")
+        _set_top(figure, axes)
     svg = _slim(render(figure, "svg", outlines=False).decode())
     svg = re.sub(
         r'<svg [^>]*viewBox="([^"]*)"[^>]*>', rf'<svg viewBox="\1" role="img" aria-label="{html.escape(label)}">', svg, count=1
     )
     svg = re.sub(r'((?:\bid=|href=)"#?|url\(#)', rf"\g<1>{name}-", svg)
     return _recolor(svg, num_layers)
+
+
+def _set_top(figure: Figure, axes: Axes) -> None:
+    """Lay the panel out, then let its frame end where all others do: numbers above one frame would lower it in its row."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    place = axes.get_position()
+    axes.set_position((place.x0, place.y0, place.width, _TOP - place.y0))
 
 
 def depth_rules(index: int, num_layers: int) -> str:

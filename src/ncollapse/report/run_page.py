@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from ncollapse.claims.ledger import part_of
+from ncollapse.drawing.findings import Finding, findings
 from ncollapse.drawing.panels import LAST_LAYER, PROGRESSIVE, Panel, draw_over_depth, draw_over_epochs, require_position
-from ncollapse.drawing.sentences import describe, findings, summarize
-from ncollapse.drawing.wording import POSITIONS, counted
+from ncollapse.drawing.sentences import describe, summarize
+from ncollapse.drawing.wording import POSITIONS, counted, number
 from ncollapse.records.reading import Run, read_run
 from ncollapse.report.markup import depth_rules, link, panel_svg, write_html
 from ncollapse.report.payload import build_payload, to_script_json
@@ -43,20 +44,42 @@ def _context(run: Run, position: str) -> dict[str, Any]:
         "folder": run.path.resolve().name,
         "paragraphs": run.recipe.description.split("\n\n"),
         "epoch": run.epochs[-1],
-        "extent": f"{counted(len(run.layers), 'layer')}, measured at {counted(len(run.epochs), 'epoch')}",
+        "origin": _origin(run),
         "findings": findings(run, position),
         # What was changed stands above already.
         "summary": summarize(run)[bool(run.recipe.changed) :],
         "sentences": describe(run)[bool(run.recipe.changed) :],
         "depth_rules": depth_rules(0, len(run.layers)),
-        "over_epochs": [_panel(run, panel, "epochs") for panel in PROGRESSIVE],
+        # One epoch alone is not a curve.
+        "over_epochs": [_panel(run, panel, "epochs") for panel in PROGRESSIVE if len(run.epochs) > 1],
         "over_depth": [_panel(run, panel, "depth", position) for panel in PROGRESSIVE if run.has_depth],
-        "last_layer": [_panel(run, panel, "last") for panel in LAST_LAYER],
+        "last_layer": [_panel(run, panel, "last") for panel in LAST_LAYER if len(run.epochs) > 1],
+        "last_values": _last_values(run),
         "tables": metric_tables(run),
         "recipe": recipe_groups(run),
         "environment": environment_entries(run),
         "payload": to_script_json(build_payload(run)),
     }
+
+
+def _origin(run: Run) -> str:
+    """Where the numbers come from."""
+    layers = counted(len(run.layers), "layer")
+    if run.is_measured_only:
+        named = [f"{key} {run.environment[key]}" for key in ("network", "data", "checkpoint") if key in run.environment]
+        return f"{', '.join([*named, layers])}; measured, not trained here"
+    seed = "unknown" if run.recipe.seed is None else run.recipe.seed
+    return f"seed {seed}, {layers}, measured at {counted(len(run.epochs), 'epoch')}"
+
+
+def _last_values(run: Run) -> list[Finding]:
+    """NC1 to NC4 of the last layer at the last epoch."""
+    last = len(run.measured_layers) - 1
+    return [
+        Finding(f"{panel.key.upper()} {line.label}".rstrip(), number(run.value(line.metric, last)), line.meaning or panel.label)
+        for panel in LAST_LAYER
+        for line in panel.series
+    ]
 
 
 def _ledger(run: Run, out: Path) -> dict[str, Any]:

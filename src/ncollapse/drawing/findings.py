@@ -1,0 +1,69 @@
+"""The main findings of a run as cells, to set runs side by side."""
+
+from typing import NamedTuple
+
+from ncollapse.drawing.theory_sentences import compare_errors
+from ncollapse.drawing.wording import listed, number, percent
+from ncollapse.records.depth import EffectiveDepth
+from ncollapse.records.reading import Run
+
+SHORT = {"pfc1": "PFC1", "pfc2": "PFC2", "pfc3_error": "nearest-center error"}
+
+
+class Finding(NamedTuple):
+    """One cell of the comparison between runs: what it is about, the value, and a remark (may be empty)."""
+
+    name: str
+    value: str
+    remark: str
+
+
+def findings(run: Run, position: str = "projection") -> list[Finding]:
+    """Say what the run found at its last measured epoch in a few cells."""
+    last = run.last
+    straight = last.straightness.mean if last.straightness else None
+    efficiency = last.energy.efficiency if last.energy else None
+    cells = [
+        _accuracy_cell(run),
+        *(_progression_cell(run, metric) for metric in SHORT),
+    ]
+    if not run.has_depth:
+        return cells
+    cells += [
+        Finding("Effective depth", *depth_cell(run.effective_depth)),
+        Finding("Straightness", number(straight), f"energy efficiency {number(efficiency)}"),
+    ]
+    for metric in ("pfc1", "pfc2"):
+        line, baseline = run.prediction_errors(metric, position)
+        has_interior = len(run.layers) > 2
+        value = f"{number(line)} : {number(baseline)} decades" if has_interior else "–"
+        said = compare_errors(line, baseline) if has_interior else "no layer between first and last"
+        cells.append(Finding(f"Line : baseline, {SHORT[metric]}", value, said))
+    return cells
+
+
+def _accuracy_cell(run: Run) -> Finding:
+    perfect = run.status.first_perfect_epoch
+    remark = "perfect at no measured epoch" if perfect is None else f"first perfect at measured epoch {perfect}"
+    return Finding(
+        "Train accuracy", percent(run.status.train_accuracy), "measured, not trained here" if run.is_measured_only else remark
+    )
+
+
+def _progression_cell(run: Run, metric: str) -> Finding:
+    values, progression = run.over_depth(metric), run.last.progression.get(metric)
+    name = SHORT[metric].replace("nearest", "Nearest")
+    value = f"{number(values[0])} → {number(values[-1])}"
+    if not run.has_depth:
+        return Finding(name, value, "first and last layer")
+    if progression is None or any(item is None for item in values):
+        return Finding(name, value, "undefined at some layer")
+    rises = progression.violations
+    return Finding(name, value, f"rises into {listed(list(rises))}" if rises else "never rises over depth")
+
+
+def depth_cell(item: EffectiveDepth | None) -> tuple[str, str]:
+    """The effective depth, and which threshold it is about."""
+    if item is None:
+        return "undefined", ""
+    return (str(item.depth) if item.reached else "not reached"), f"nearest-center error at most {item.epsilon:g}"
