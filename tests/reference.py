@@ -8,11 +8,12 @@ import numpy as np
 
 EPS = np.finfo(np.float64).eps
 
-# (within, between, center): class weights of the three parts.
+# (within, between, center): class weights of the three parts. The notebook also differs in NC1 and in standard deviations.
 CONVENTIONS = {
     "class": ("class", "class", "class"),
     "sample": ("sample", "sample", "sample"),
     "papyan": ("sample", "class", "class"),
+    "papyan_notebook": ("sample", "class", "class"),
     "zhu": ("sample", "class", "sample"),
     "he_su": ("sample", "sample", "sample"),
 }
@@ -169,17 +170,19 @@ def feature_metrics(H, y, K, convention="class"):
     d = H.shape[1]
     SW, SB = within_covariance(H, y, K, within), between_covariance(H, y, K, between, center)
     SSw, SSb = within_covariance(H, y, K, "sample"), between_covariance(H, y, K, "sample")
-    # NC2, NC3 and PFC2 are centered at the mean of class means whatever the convention of the covariances.
-    M = means(H, y, K) - global_mean(H, y, K)
+    # PFC2 is centered at the mean of class means whatever the convention; NC2, NC3 and GNC2 at the convention's global mean.
+    M = means(H, y, K) - global_mean(H, y, K, center)
+    of_classes = means(H, y, K) - global_mean(H, y, K)
+    ddof, divisor = (1, 1) if convention == "papyan_notebook" else (0, K)
     correct = nearest(H, means(H, y, K)) == y
     values = {
         "pfc1": np.trace(SW) / np.trace(SB),
-        "nc1": np.trace(SW @ pseudo_inverse(SB, max(K, d))) / K,
+        "nc1": np.trace(SW @ pseudo_inverse(SB, max(K, d))) / divisor,
         "nc1_total": np.trace(SW) / (np.trace(SW) + np.trace(SB)),
         "cdnv": cdnv(H, y, K),
         "separation": np.trace(SSw @ pseudo_inverse(SSb, max(K, d))),
-        "pfc2": gram_distance(M @ M.T, etf_gram(K)),
-        "nc2_equinorm": equinorm(M),
+        "pfc2": gram_distance(of_classes @ of_classes.T, etf_gram(K)),
+        "nc2_equinorm": equinorm(M, ddof),
         "nc2_equiangularity": equiangularity(M),
         "nc2_max_angle": max_angle(M),
         "gnc2": np.std(pair_kernel(M)),
@@ -200,12 +203,12 @@ def classifier_metrics(H, y, K, W, b, convention="class"):
     """Every metric of the registry that needs the classifier, by id; SNC is nan for unequal counts."""
     center = CONVENTIONS[convention][2]
     mu_G = global_mean(H, y, K, center)
-    M = means(H, y, K) - global_mean(H, y, K)
+    M = means(H, y, K) - mu_G
     decided, own = (H @ W.T + b).argmax(axis=1), nearest(H, means(H, y, K))
     cosine = [H[i] @ W[y[i]] / (np.linalg.norm(H[i]) * np.linalg.norm(W[y[i]])) for i in range(len(H))]
     n = counts(y, K)[0] if len(set(counts(y, K))) == 1 else np.nan
     return {
-        "nc2_equinorm_weights": equinorm(W),
+        "nc2_equinorm_weights": equinorm(W, 1 if convention == "papyan_notebook" else 0),
         "nc2_equiangularity_weights": equiangularity(W),
         "nc2_max_angle_weights": max_angle(W),
         "nc2_etf_weights": gram_distance(W @ W.T, etf_gram(K)),

@@ -50,7 +50,7 @@ def test_equal_to_the_oracle_and_in_order(num_classes, dim, noise, seed):
         assert (weak == strong) is right
 
 
-@pytest.mark.parametrize("convention", ["class", "sample", "papyan", "zhu", "he_su"])
+@pytest.mark.parametrize("convention", ["class", "sample", "papyan", "papyan_notebook", "zhu", "he_su"])
 def test_on_the_training_set_strong_collapse_is_pfc1(convention):
     labels = torch.arange(4).repeat_interleave(torch.tensor([9, 4, 3, 7]))
     features = normal(0, 4, 6)[labels] + normal(1, 23, 6)

@@ -64,7 +64,7 @@ def test_declared_invariances_hold(name, transformation):
                 assert_same(id, values[id], expected[id])
 
 
-@pytest.mark.parametrize("convention", ["sample", "papyan", "zhu", "he_su"])
+@pytest.mark.parametrize("convention", ["sample", "papyan", "papyan_notebook", "zhu", "he_su"])
 @pytest.mark.parametrize("transformation", TRANSFORMATIONS)
 def test_declared_invariances_hold_in_every_convention(transformation, convention):
     case, classifier = CASES["imbalanced"], classifier_of(CASES["imbalanced"])

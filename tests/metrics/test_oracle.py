@@ -36,7 +36,7 @@ def test_every_metric_equals_the_oracle(case):
     assert_equal_to_oracle(values, oracle(case), case)
 
 
-@pytest.mark.parametrize("convention", ["sample", "papyan", "zhu", "he_su"])
+@pytest.mark.parametrize("convention", ["sample", "papyan", "papyan_notebook", "zhu", "he_su"])
 @pytest.mark.parametrize("name", ["balanced", "imbalanced", "two_imbalanced_classes", "low_dimension", "one_sample_class"])
 def test_every_convention_equals_the_oracle(name, convention):
     case = CASES[name]

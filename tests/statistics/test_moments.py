@@ -71,7 +71,7 @@ def test_conventions_differ_on_imbalanced_and_agree_on_balanced_data():
     values = sorted(between[c] for c in ("class", "sample", "zhu"))
     assert all(b - a > 1e-3 * b for a, b in itertools.pairwise(values))
     balanced = [float(moments_of(CASES["balanced"]).between_trace(c)) for c in reference.CONVENTIONS]
-    assert balanced == pytest.approx([balanced[0]] * 5, rel=1e-14)
+    assert balanced == pytest.approx([balanced[0]] * 6, rel=1e-14)
 
 
 def test_a_common_offset_cancels_before_the_weighted_sum():
@@ -233,7 +233,7 @@ def test_unknown_weights_and_conventions_are_named(name):
     moments = moments_of(CASES["balanced"])
     with pytest.raises(ValueError, match=rf"weights must be 'class' or 'sample', got '{name}'"):
         moments.class_weights(name)
-    with pytest.raises(ValueError, match=rf"one of class, sample, papyan, zhu, he_su, got '{name}'"):
+    with pytest.raises(ValueError, match=rf"one of class, sample, papyan, papyan_notebook, zhu, he_su, got '{name}'"):
         moments.between_trace(name)
 
 

@@ -73,8 +73,8 @@ def _add_what_is_measured(measure: argparse.ArgumentParser) -> None:
     )
     measure.add_argument(
         "--convention",
-        choices=("class", "sample", "papyan", "zhu", "he_su"),
-        help="class weights of the covariances (default: class, or that of the run)",
+        choices=("class", "sample", "papyan", "papyan_notebook", "zhu", "he_su"),
+        help="class weights of covariances and of the global mean (default: class, or that of the run)",
     )
     measure.add_argument("--path", action="store_true", help="also follow each sample through the layers, and print its path")
     measure.add_argument(

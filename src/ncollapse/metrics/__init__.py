@@ -2,8 +2,8 @@
 
 Unless a docstring says otherwise, a metric is a 0-d float64 tensor without unit. It is 0 at exact collapse, stays the same if
 all features are moved, rotated or scaled together, and is nan if a class has no samples. "Rows" are centered class means (class
-means minus the mean of class means) or classifier rows, shape (K, d), float64. ``convention`` names the class weights of the
-covariances (docs/theory.md, 1.2). The formulas, with derivations, are in docs/theory.md, chapter 2.
+means minus a global mean) or classifier rows, which are not centered, shape (K, d), float64. ``convention`` names the class
+weights of the covariances and of the global mean (docs/theory.md, 1.2). The formulas are in docs/theory.md, chapter 2.
 """
 
 from ncollapse.metrics.alignment import class_stable_ranks, subspace_alignment, weight_alignment

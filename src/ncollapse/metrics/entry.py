@@ -14,7 +14,7 @@ from torch import Tensor
 from ncollapse.metrics.uniformity import PairEnergy, pair_energy
 from ncollapse.metrics.variability import between_spectrum
 from ncollapse.statistics.centers import ClassCenters, LinearClassifier
-from ncollapse.statistics.conventions import Convention
+from ncollapse.statistics.conventions import Convention, ConventionParts, convention_parts
 from ncollapse.statistics.decisions import ClassDecisions, ClassifierChoices
 from ncollapse.statistics.moments import ClassMoments, rounding_floor
 from ncollapse.statistics.scatter import ClassScatter
@@ -57,7 +57,7 @@ class LayerStatistics:
         decisions: Decisions by the training set's means. On the training set this is the same object as ``within``.
         classifier: The last layer, if this layer feeds it.
         scatter: Full scatter matrices, if a metric needs them.
-        convention: Class weights of the covariances.
+        convention: Class weights of the covariances and of the global mean.
         own_means: Whether a split other than train is decided by its own means.
         reference: Moments of the training set whose means decide; None if the layer's own means decide.
         choices: How often the network's logits are right, at the last layer; None elsewhere and without logits.
@@ -76,8 +76,13 @@ class LayerStatistics:
 
     @property
     def centered_means(self) -> Tensor:
-        """Class means minus the mean of class means, whatever the convention: the center of NC2, NC3 and PFC2."""
-        return self.moments.centered_means("class")
+        """Class means minus the convention's global mean, for NC2, NC3 and GNC2."""
+        return self.moments.centered_means(self.parts.center)
+
+    @property
+    def parts(self) -> ConventionParts:
+        """The parts of the convention."""
+        return convention_parts(self.convention)
 
     @cached_property
     def pair_energy(self) -> PairEnergy:
@@ -123,15 +128,18 @@ class LayerStatistics:
             return {"empty_class"} | always | ({"own_means"} if self.own_means else set())
         between, floor = moments.between_trace(self.convention), rounding_floor(moments)
         no_between, deciding = bool(between <= floor), self.reference or moments
-        span = min(moments.num_classes - 1, moments.dim)
+        span, imbalanced = min(moments.num_classes - 1, moments.dim), bool((moments.counts != moments.counts[0]).any())
         found = {
             "own_means": self.own_means,
             "no_between": no_between,
             "rank_deficient": self.centers is not None and not no_between and len(self.spectrum()) < span,
             "two_classes": moments.num_classes == 2,
             "low_dimension": moments.dim < moments.num_classes - 1,
-            "imbalanced": bool((moments.counts != moments.counts[0]).any()),
-            "odd_on_line": moments.dim == 1 and moments.num_classes % 2 == 1,
+            "imbalanced": imbalanced,
+            # Around the mean of samples, unequal counts can balance an odd number of means.
+            "odd_on_line": moments.dim == 1
+            and moments.num_classes % 2 == 1
+            and (self.parts.center == "class" or not imbalanced),
             "single_samples": bool((moments.counts == 1).any()),
             "single_centers": self.reference is None and bool((moments.counts == 1).any()),
             "same_centers": bool(deciding.between_trace(self.convention) <= rounding_floor(deciding)),

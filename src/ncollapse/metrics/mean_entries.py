@@ -47,7 +47,8 @@ def variability_entries() -> list[Metric]:
         ),
         Metric(
             "nc1", "tr(Σ_W Σ_B⁺) / K",
-            lambda s: variability.between_inverse_trace(*_centers_of(s), s.convention), _CENTERS, reference=_PAPYAN,
+            lambda s: variability.between_inverse_trace(*_centers_of(s), s.convention, divide_by_classes=s.parts.nc1_per_class),
+            _CENTERS, reference=_PAPYAN,
             flagged_when=frozenset({"rank_deficient", "single_samples"}), **common,
         ),
         Metric(
@@ -78,12 +79,12 @@ def geometry_entries() -> list[Metric]:
     return [
         Metric(
             "pfc2", "distance of the class means' Gram matrix from a simplex ETF",
-            lambda s: geometry.etf_distance(s.centered_means), bounds=(0.0, math.sqrt(2.0)), reference=_PFC,
+            lambda s: geometry.etf_distance(s.moments.centered_means("class")), bounds=(0.0, math.sqrt(2.0)), reference=_PFC,
             flagged_when=_ANGLES, **means,
         ),
         Metric(
             "nc2_equinorm", "variation of the norms of the centered class means",
-            lambda s: geometry.equinorm(s.centered_means), bounds=(0.0, _INF), reference=_PAPYAN,
+            lambda s: geometry.equinorm(s.centered_means, ddof=s.parts.ddof), bounds=(0.0, _INF), reference=_PAPYAN,
             flagged_when=_NORMS, **means,
         ),
         Metric(

@@ -9,7 +9,6 @@ from ncollapse.metrics import decision, duality, geometry, held_out, uniformity
 from ncollapse.metrics.entry import LayerStatistics, Metric, Need
 from ncollapse.metrics.mean_entries import geometry_entries, spectrum_entries, uniformity_entries, variability_entries
 from ncollapse.statistics.centers import LinearClassifier
-from ncollapse.statistics.conventions import convention_parts
 from ncollapse.statistics.decisions import ClassDecisions, ClassifierChoices
 
 _PAPYAN = "Papyan, Han & Donoho (2020), PNAS"
@@ -45,7 +44,8 @@ def _weight_entries() -> list[Metric]:
     return [
         Metric(
             "nc2_equinorm_weights", "variation of the norms of the classifier rows",
-            lambda s: geometry.equinorm(_classifier_of(s).weight), bounds=(0.0, _INF), reference=_PAPYAN, **rows,
+            lambda s: geometry.equinorm(_classifier_of(s).weight, ddof=s.parts.ddof), bounds=(0.0, _INF), reference=_PAPYAN,
+            **rows,
         ),
         Metric(
             "nc2_equiangularity_weights", "spread of the cosines between classifier rows",
@@ -97,8 +97,8 @@ def _duality_entries() -> list[Metric]:
         ),
         Metric(
             "nc3_bias", "norm of the logits of the global mean",
-            lambda s: duality.bias_collapse(s.moments, _classifier_of(s), convention_parts(s.convention).center),
-            _CLASSIFIER, bounds=(0.0, _INF), reference=_ZHU, invariant=frozenset({"rotation"}), **both,
+            lambda s: duality.bias_collapse(s.moments, _classifier_of(s), s.parts.center), _CLASSIFIER,
+            bounds=(0.0, _INF), reference=_ZHU, invariant=frozenset({"rotation"}), **both,
         ),
         Metric(
             "snc1", "strong collapse of the weights under the squared loss",

@@ -76,7 +76,7 @@ def between_inverse_trace(
 
     Args:
         decisions: Decisions with the within-class covariance on the span of the centers.
-        convention: Class weights; "papyan" and "zhu" are the mixtures of the published codes.
+        convention: Class weights; "papyan" and "zhu" are the mixtures of published codes.
         divide_by_classes: False returns the value of Papyan's notebook, without 1/K.
 
     Reference:

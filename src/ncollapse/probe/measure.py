@@ -87,7 +87,9 @@ def measure(
             computes all but those that need a d×d scatter matrix, that repeat another metric (``separation``, ``pfc3_error``,
             ``strong_collapse``), or that hold for the squared loss only (``snc1``-``snc3``). The ``Measurement`` computes a
             metric that was left out when you ask for it, if its statistics were collected.
-        convention: Class weights of the covariances: "class", "sample", "papyan", "zhu" or "he_su".
+        convention: Class weights of the covariances and of the global mean in NC2, NC3 and GNC2: "class", "sample", "papyan",
+            "papyan_notebook", "zhu" or "he_su" (docs/theory.md, 1.2). All agree if classes have equal counts, but for the
+            notebook's NC1 and standard deviations.
         path: Also follow each sample from the first layer to the last, which must have one dimension. This gives relative
             positions, straightness, and the prediction of the straight line. If the layer that feeds the classifier has another
             dimension, as behind pooling, it is measured but is not part of the path (``Measurement.path_layers``).

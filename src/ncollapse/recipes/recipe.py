@@ -19,7 +19,7 @@ from ncollapse.recipes.networks import ConvResNetConfig, FCResNetConfig, LayerNo
 from ncollapse.recipes.training import TrainConfig
 
 # Those of ncollapse.statistics, which needs torch; a test holds that they are the same.
-Convention = Literal["class", "sample", "papyan", "zhu", "he_su"]
+Convention = Literal["class", "sample", "papyan", "papyan_notebook", "zhu", "he_su"]
 
 
 class RecipeError(ValueError):
