@@ -7,14 +7,17 @@ from typing import Any
 
 from torch import nn
 
+from ncollapse.hooks.batch_io import map_tensors
 from ncollapse.hooks.classifier import Head, find_head, find_logits, further_heads
 from ncollapse.hooks.dependence import INPUTS
 from ncollapse.hooks.layer_choice import LayerChoice, available_names, chosen_taps, name_of
 from ncollapse.hooks.pooling import pool_at, read_out
+from ncollapse.hooks.rows import TokenRows, count_samples, declared_prefix, find_sample_axes
 from ncollapse.hooks.stages import find_stages, in_series, parallel_layers
-from ncollapse.hooks.tap import Tap
+from ncollapse.hooks.tap import INPUT, Placement, Tap
 from ncollapse.hooks.tapped_network import TapPlan, input_tap
 from ncollapse.hooks.trace import ModuleCall, Trace, is_inside, trace_forward
+from ncollapse.hooks.untouched import random_state_kept
 
 
 class Discovery:
@@ -53,25 +56,32 @@ class Discovery:
             names, self.taps = chosen_taps(layers, self.modules)
             self.words = f"by name: {', '.join(names)}"
 
-    def plan(self, inputs: Any, num_rows: int, tokens: bool | None) -> TapPlan:
-        """Trace a forward pass of the first samples and choose taps; ``tokens``: does each have a label, None if unknown."""
-        trace = trace_forward(self.model, self.modules, inputs)
-        head = find_head(trace, self.classifier, self.num_classes, tokens)
+    def plan(self, inputs: Any, num_rows: int, tokens: int | None) -> TapPlan:
+        """Look at the first samples and choose taps; ``tokens``: labels per sample, 0 if it has one itself, None if unknown."""
+        trace = self._look(inputs)
+        if not tokens:
+            num_rows = count_samples(trace, inputs, num_rows, self.num_classes)
+        find_sample_axes(trace, inputs, num_rows, self._look)
+        head = find_head(trace, self.classifier, self.num_classes, None if tokens is None else bool(tokens))
         found, left_out = "", dict[str, str]()
+        each = bool(tokens) or head.takes_labeled_tokens
         if self.taps is not None:
             taps = self.taps
             _check_ran_once(taps, trace)
         elif self.every:
-            taps = tuple(Tap(call.name) for call in _usable(trace, head, num_rows))
+            taps = tuple(Tap(call.name) for call in _usable(trace, head))
         else:
-            taps, found, left_out = self._search(trace, head, num_rows, tokens or head.takes_labeled_tokens)
+            taps, found, left_out = self._search(trace, head, each)
+            left_out |= _without_rows(trace, head, num_rows)
+        placements, unplaced, proof = self._place(trace, inputs, taps, head, tokens)
+        if self.taps is not None and unplaced:
+            raise ValueError(_misplaced(unplaced))
+        taps = tuple(tap for tap in taps if tap.label not in unplaced)
+        left_out |= unplaced
         feeding = _feeding_label(taps, trace, head)
         if not taps and feeding is None:
-            raise ValueError(
-                f"The network must have a layer with one row of features per sample, found none. Pass layers=. "
-                f"{available_names(self.modules)}"
-            )
-        notes = [self.words, found, *_left_out_words(left_out), head.note]
+            raise ValueError(_nothing_found(num_rows, left_out))
+        notes = [self.words, found, proof, *_left_out_words(left_out), head.note]
         if feeding is not None and feeding not in {tap.label for tap in taps}:
             notes.append(f"{feeding} feeds the classifier")
         return TapPlan(
@@ -84,7 +94,38 @@ class Discovery:
             left_out,
             find_logits(trace, head.name, self.num_classes, bool(tokens)),
             self.num_classes,
+            placements,
         )
+
+    def _look(self, inputs: Any) -> Trace:
+        # Several looks see the same random numbers, and the network may overwrite its inputs.
+        with random_state_kept():
+            copy = map_tensors(lambda tensor: tensor.detach().clone().requires_grad_(tensor.requires_grad), inputs)
+            return trace_forward(self.model, self.modules, copy)
+
+    def _place(
+        self, trace: Trace, inputs: Any, taps: Sequence[Tap], head: Head, tokens: int | None
+    ) -> tuple[dict[str, Placement], dict[str, str], str]:
+        """Return where the labels' rows are in each layer, why that is unknown for others, and how it was proven."""
+        calls = {tap.label: trace.taken(tap) for tap in taps}
+        placements = {label: Placement(axis=call.axis) for label, call in calls.items() if call.axis}
+        unplaced = {label: _shape_words(call) for label, call in calls.items() if call.axis is None and call.output is not None}
+        num_labels = tokens or (trace.output.tensor.shape[1] if head.takes_labeled_tokens and trace.output is not None else 0)
+        if not num_labels:
+            end = None if head.name is None else trace.call(head.name + INPUT)
+            if end is not None and end.axis is None:
+                raise ValueError(_misplaced({end.name: _shape_words(end)}))
+            return placements, unplaced, ""
+        rows = TokenRows(trace, inputs, num_labels, self._look, declared_prefix(self.model))
+        ends = {"": trace.output, f"{head.name}{INPUT}": head.input if head.takes_labeled_tokens else None}
+        outputs = {label: part.tensor for label, part in ends.items() if part is not None}
+        outputs |= {label: call.features for label, call in calls.items() if call.output is not None}
+        placed = {label: rows.place(label, tensor) for label, tensor in outputs.items() if tensor.ndim == 3}
+        refused = {label: place for label, place in placed.items() if isinstance(place, str)}
+        if refused.keys() & ends.keys():
+            raise ValueError(_misplaced({label: refused[label] for label in ends if label in refused}))
+        placements |= {label: place for label, place in placed.items() if isinstance(place, Placement)}
+        return placements, unplaced | refused, rows.words
 
     def _named_classifier(self, given: str | nn.Module | None) -> str | None:
         given = getattr(self.model, "collapse_classifier", None) if given is None else given
@@ -98,9 +139,9 @@ class Discovery:
             raise ValueError(f"classifier {name!r} must be {wanted}, got {got}. {available_names(self.modules, name)}")
         return name
 
-    def _search(self, trace: Trace, head: Head, num_rows: int, tokens: bool) -> tuple[tuple[Tap, ...], str, dict[str, str]]:
+    def _search(self, trace: Trace, head: Head, tokens: bool) -> tuple[tuple[Tap, ...], str, dict[str, str]]:
         """Return a tap for each natural stage, how they were found, and what was left out with the reason."""
-        usable = _usable(trace, head, num_rows)
+        usable = _usable(trace, head)
         further = further_heads(usable, trace, self._num_outputs(head))
         left_out = dict.fromkeys(further, "another head")
         takers = [call for call in _before(trace, head) if call.name not in further and not is_inside(call.name, further)]
@@ -131,10 +172,9 @@ class Discovery:
         return found if self.num_classes is None else self.num_classes
 
 
-def _usable(trace: Trace, head: Head, num_rows: int) -> list[ModuleCall]:
+def _usable(trace: Trace, head: Head) -> list[ModuleCall]:
     """Return the modules before the classifier that ran once and returned one row of features per sample."""
-    before = _before(trace, head)
-    return [call for call in before if call.count == 1 and call.output is not None and len(call.features) == num_rows]
+    return [call for call in _before(trace, head) if call.count == 1 and call.output is not None and call.axis is not None]
 
 
 def _before(trace: Trace, head: Head) -> list[ModuleCall]:
@@ -199,6 +239,40 @@ def _repeated(trace: Trace, taps: Iterable[Tap]) -> dict[str, str]:
     tapped = {tap.name for tap in taps}
     outer = [name for name in again if not is_inside(name, again) and not is_inside(name, tapped)]
     return dict.fromkeys(outer, "runs more than once")
+
+
+def _without_rows(trace: Trace, head: Head, num_rows: int) -> dict[str, str]:
+    """Return layers before the classifier that do not return one row per sample, though they see the inputs."""
+    usable = _usable(trace, head)
+    rowless = [
+        call
+        for call in _before(trace, head)
+        if call.count == 1 and call.axis is None and call.output is not None and call.output.sources & INPUTS
+    ]
+    inside = {call.name for call in usable}
+    layers = [call.name for call in rowless if any(True for _ in call.module.parameters()) and not is_inside(call.name, inside)]
+    return {name: f"{_shape_words(trace.calls[name])} for {num_rows} samples" for name in _outermost(layers, usable)}
+
+
+def _shape_words(call: ModuleCall) -> str:
+    return "" if call.output is None else f"returns {tuple(call.output.tensor.shape)}"
+
+
+def _misplaced(unplaced: dict[str, str]) -> str:
+    words = [f"{repr(label) if label else 'the output'} {why}" for label, why in unplaced.items()]
+    return (
+        f"Which rows of a layer belong to which labels must be clear, but {', '.join(words)}. Name layers with the labels' "
+        "positions, or pass a function: layers=[Tap(name, pool=function)]."
+    )
+
+
+def _nothing_found(num_rows: int, left_out: dict[str, str]) -> str:
+    known = f" Left out: {'; '.join(_left_out_words(left_out))}." if left_out else ""
+    return (
+        f"No module before the classifier ran once and returned {num_rows} rows for {num_rows} samples.{known} Likely causes: "
+        "(a) samples are not the first dimension (batch_first=False): pass layers=[Tap(name, pool=function)]; (b) every module "
+        "runs several times: name the module around them."
+    )
 
 
 def _left_out_words(left_out: dict[str, str]) -> list[str]:

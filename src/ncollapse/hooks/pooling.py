@@ -25,9 +25,8 @@ def read_out(usable: Sequence[ModuleCall], trace: Trace) -> tuple[Pool, int]:
     taken = [call.input.values for call in calls if call.input is not None and call.input.tensor.ndim == 2]
     # Start with the last tokens, since the network reads from these. Rows made of earlier tokens may be part of a block.
     for call in reversed([call for call in usable if call.features.ndim == 3]):
-        assert call.output is not None
         for rows in taken:
-            pool = pool_of(call.output.values, rows, trace.mask)
+            pool = pool_of(call.values, rows, trace.mask)
             if pool is not None:
                 return pool, call.features.shape[1]
     return "mean", 0

@@ -73,7 +73,7 @@ def _with_ends(
     kinds = dict.fromkeys(type(call.module).__name__ for call in blocks if not _is_plain_sequential(call.module))
     chosen, notes = list(blocks), [f"blocks {', '.join(kinds)}"]
     first = min(blocks, key=lambda call: call.started_after)
-    stem = _producer(usable, first.input) or _input_state(first, usable)
+    stem = _producer(usable, first.input) or _input_state(first)
     if stem is not None and stem not in blocks:
         chosen.append(stem)
         notes.append(f"their input {stem.name}")
@@ -157,10 +157,10 @@ def _pooled(usable: Sequence[ModuleCall], blocks: Sequence[ModuleCall], last: Ca
     end = blocks[-1]
     behind = [call for call in usable[usable.index(end) + 1 :] if _is_leaf(call)]
     first = next((call for call in behind if has_weights(call)), None)
-    call = None if first is None else _last_leaf(usable, first.input) or _input_state(first, usable)
+    call = None if first is None else _last_leaf(usable, first.input) or _input_state(first)
     if call is None or end.output is None or call.output is None or call.returned(last):
         return None
-    repeats = end.returned(call.output) or pool_of(end.output.values, call.output.values, None) is not None
+    repeats = end.returned(call.output) or pool_of(end.values, call.values, None) is not None
     return None if repeats else call
 
 
@@ -170,7 +170,7 @@ def _plain_layers(
     """Return what the layers with weights of a plain network take, after normalization, activation and pooling."""
     layers = [call for call in takers if _is_leaf(call) and has_weights(call)]
     taken = [call for call in layers if call.input is not None and call.input.depends_on_weights]
-    states = [_last_leaf(usable, call.input) or _input_state(call, usable) for call in taken]
+    states = [_last_leaf(usable, call.input) or _input_state(call) for call in taken]
     end = _last_leaf(usable, last)
     if end is None and not classified:
         end = next((call for call in reversed(usable) if _is_leaf(call)), None)
@@ -181,14 +181,12 @@ def _plain_layers(
     return found if layers else list(usable)
 
 
-def _input_state(taker: ModuleCall, usable: Sequence[ModuleCall]) -> ModuleCall | None:
+def _input_state(taker: ModuleCall) -> ModuleCall | None:
     """Return what a module takes as a state of the network, made by a function; None if that is not possible."""
     taken = taker.input
-    if taken is None or taker.count > 1 or not taken.depends_on_weights or not taken.tensor.is_floating_point():
+    if taken is None or taker.input_axis is None or taker.count > 1 or taken.tensor.ndim < 2:
         return None
-    if taken.tensor.is_nested or taken.tensor.ndim < 2 or len(taken.tensor) != len(usable[0].features):
-        return None
-    return input_call(taker)
+    return input_call(taker) if taken.depends_on_weights and taken.tensor.is_floating_point() else None
 
 
 def parallel_layers(usable: Sequence[ModuleCall]) -> list[ModuleCall]:

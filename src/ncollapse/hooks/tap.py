@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +13,20 @@ Pool = Literal["flatten", "mean", "cls", "last_token"]
 
 # Ends the name of a tap that reads what a module takes instead of what it returns.
 INPUT = ".input"
+
+
+class Placement(NamedTuple):
+    """Where the rows of the labels are in a layer's output.
+
+    Attributes:
+        axis: The dimension that counts the samples.
+        first: The first position with a label, if every token has one.
+        extra: How many positions it has beyond those of the labels.
+    """
+
+    axis: int = 0
+    first: int = 0
+    extra: int = 0
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from ncollapse.hooks.batch_io import IGNORED_LABEL, attention_mask, first_sample
 from ncollapse.hooks.capture import Captured, feature_of
 from ncollapse.hooks.logits import class_logits, returned_tensors
 from ncollapse.hooks.output_hook import Handle, hook_output
-from ncollapse.hooks.tap import INPUT, Pool, Tap
+from ncollapse.hooks.tap import INPUT, Placement, Pool, Tap
 from ncollapse.hooks.untouched import Untouched
 
 
@@ -31,6 +31,7 @@ class TapPlan:
     left_out: Mapping[str, str] = field(default_factory=dict)
     logits: int | None = None
     num_classes: int | None = None
+    placements: Mapping[str, Placement] = field(default_factory=dict)
 
     @property
     def own_input(self) -> str | None:
@@ -51,7 +52,7 @@ class TappedNetwork:
     # On leaving, also after an error, hooks are removed and the network is restored. No gradients are computed.
 
     def __init__(
-        self, model: nn.Module, make_plan: Callable[[Any, int, bool], TapPlan], *, check: bool = False, batches: Any = None
+        self, model: nn.Module, make_plan: Callable[[Any, int, int], TapPlan], *, check: bool = False, batches: Any = None
     ) -> None:
         self.model = model
         self.plan: TapPlan | None = None
@@ -81,11 +82,11 @@ class TappedNetwork:
         with torch.no_grad():
             if self._hooks is None:
                 samples, num_rows = first_samples(inputs, len(labels))
-                self.plan = self._make_plan(samples, num_rows, tokens is not None)
+                self.plan = self._make_plan(samples, num_rows, 0 if tokens is None else labels.shape[1])
                 self._untouched.rewind()
                 self._hooks = TapHooks(self.model, self.plan)
                 self._untouched.mark()
-            self._hooks.begin(attention_mask(inputs), tokens, receive, hold)
+            self._hooks.begin(attention_mask(inputs), tokens, receive, hold, labels.shape[-1])
             output = run_network(self.model, inputs)
         return self._hooks.end(output)
 
@@ -100,6 +101,7 @@ class TapHooks:
         self._mask: Tensor | None = None
         self._tokens: Tensor | None = None
         self._receive: Callable[[str, Tensor], None] | None = None
+        self._num_tokens = 0
         self._hold = True
         self._handles: list[Handle] = []
         by_module: dict[str, list[Tap]] = {}
@@ -122,9 +124,11 @@ class TapHooks:
         tokens: Tensor | None = None,
         receive: Callable[[str, Tensor], None] | None = None,
         hold: bool = True,
+        num_tokens: int = 0,
     ) -> None:
         """Start to capture."""
         self._captured.clear()
+        self._num_tokens = num_tokens
         self._running, self._mask, self._tokens, self._receive, self._hold = True, mask, tokens, receive, hold
 
     def end(self, output: Any) -> Tapped:
@@ -159,7 +163,7 @@ class TapHooks:
                 f"The network must return logits of {self.plan.num_classes} classes in every batch as in the first, got {got}. "
                 "Measure batches of one kind."
             )
-        return logits if self._tokens is None else self._labeled(logits)
+        return logits if self._tokens is None else self._labeled(logits, "")
 
     def remove(self) -> None:
         """Remove the hooks from the network."""
@@ -199,6 +203,7 @@ class TapHooks:
                 self._receive(tap.label, rows if seen is None else seen.values)
 
     def _rows(self, tap: Tap, output: Tensor) -> Tensor:
+        output = output.movedim(self.plan.placements.get(tap.label, Placement()).axis, 0)
         if self._tokens is None:
             return tap.read(output, self._mask)
         if output.ndim != 3 or tap.pool != "flatten":
@@ -206,11 +211,19 @@ class TapHooks:
                 f"Layer {tap.label!r} must return (N, T, D) since every token has a label, got {tuple(output.shape)}. "
                 "Name layers that keep the tokens, with pool='flatten'; convert one-hot labels with argmax(1)."
             )
-        return self._labeled(output)
+        return self._labeled(output, tap.label)
 
-    def _labeled(self, output: Tensor) -> Tensor:
+    def _labeled(self, output: Tensor, label: str) -> Tensor:
         assert self._tokens is not None
-        return output.flatten(0, 1).index_select(0, self._tokens.to(output.device))
+        place, length = self.plan.placements.get(label, Placement()), output.shape[1]
+        if length != self._num_tokens + place.extra:
+            what, beyond = f"Layer {label!r}" if label else "The network's output", f" + {place.extra}" * (place.extra > 0)
+            raise ValueError(
+                f"{what} must have one position per label ({self._num_tokens}{beyond}), got {length}. "
+                "Name layers with the labels' positions, or leave them out with labels of -100."
+            )
+        positions = output[:, place.first : place.first + self._num_tokens]
+        return positions.flatten(0, 1).index_select(0, self._tokens.to(output.device))
 
 
 def labeled_tokens(labels: Any) -> Tensor | None:

@@ -29,6 +29,8 @@ class ModuleCall:
         count: How often the module ran.
         started_after: How many modules had finished when it started.
         finished: How many modules had finished when its output existed, itself included.
+        axis: The dimension of its output that counts the samples, None if there is none.
+        input_axis: The same for its input.
     """
 
     name: str
@@ -38,6 +40,8 @@ class ModuleCall:
     count: int = 0
     started_after: int = 0
     finished: float = 0
+    axis: int | None = 0
+    input_axis: int | None = 0
 
     def returned(self, tensor: Captured | None) -> bool:
         """Return whether this module returned a tensor."""
@@ -49,9 +53,15 @@ class ModuleCall:
 
     @property
     def features(self) -> Tensor:
-        """The features that the module returned."""
+        """The features that the module returned, samples first."""
         assert self.output is not None
-        return self.output.tensor
+        return self.output.tensor.movedim(self.axis or 0, 0)
+
+    @property
+    def values(self) -> Tensor:
+        """The features at the time when it returned them, samples first."""
+        assert self.output is not None
+        return self.output.values.movedim(self.axis or 0, 0)
 
 
 class Trace(NamedTuple):
@@ -105,7 +115,7 @@ def trace_forward(model: nn.Module, modules: dict[str, nn.Module], inputs: Any) 
 
 def input_call(call: ModuleCall) -> ModuleCall:
     """Return what a module takes, as if a module before it had returned it."""
-    return replace(call, name=call.name + INPUT, output=call.input, finished=call.started_after + 0.5)
+    return replace(call, name=call.name + INPUT, output=call.input, finished=call.started_after + 0.5, axis=call.input_axis)
 
 
 def is_inside(name: str, outer: Collection[str]) -> bool:

@@ -1,0 +1,202 @@
+"""Which rows of a layer belong to which labels, as the look at the first batch proves it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ncollapse.hooks.batch_io import map_tensors
+from ncollapse.hooks.capture import Captured
+from ncollapse.hooks.tap import Placement
+from ncollapse.hooks.trace import ModuleCall, Trace, input_call
+
+# Runs the network once and returns the trace. The random state is the same each time.
+Look = Callable[[Any], Trace]
+
+# A token is changed, and the rows that change by more than this share of the largest change are those of its position.
+_CHANGED = 1e-3
+
+
+def count_samples(trace: Trace, inputs: Any, num_rows: int, num_classes: int | None) -> int:
+    """Return how many samples the network saw: as many as it returned logits, if its inputs may have time first."""
+    # Inputs with time first are cut along the wrong dimension, or not at all.
+    output = None if trace.output is None else trace.output.tensor
+    if output is None or output.ndim != 2 or (num_classes is not None and output.shape[1] != num_classes):
+        return num_rows
+    second = [tensor.shape[1] for tensor in _tensors(inputs) if tensor.ndim > 1]
+    return len(output) if len(output) in second else num_rows
+
+
+def find_sample_axes(trace: Trace, inputs: Any, num_rows: int, look: Look) -> None:
+    """Note for all modules along which dimension their tensors have the samples."""
+    # One look cannot tell (time, samples, ...) from (samples, time, ...) if both are 2. With one sample more, the dimension of
+    # the samples grows. The second look is needed only if a second dimension is as long.
+    seen = [part.tensor for call in trace.calls.values() for part in (call.output, call.input) if part is not None]
+    doubtful = any(not tensor.is_nested and tensor.ndim > 2 and tensor.shape[1] == num_rows for tensor in seen)
+    more = _look_at_more(inputs, num_rows, look) if doubtful else None
+    for call in trace.calls.values():
+        other = None if more is None else more.calls.get(call.name)
+        call.axis = _axis(call.output, None if other is None else other.output, num_rows)
+        call.input_axis = _axis(call.input, None if other is None else other.input, num_rows)
+
+
+def _look_at_more(inputs: Any, num_rows: int, look: Look) -> Trace | None:
+    indices = torch.tensor([*range(num_rows), 0])
+
+    def one_more(tensor: Tensor) -> Tensor:
+        axis = next((axis for axis, size in enumerate(tensor.shape[:2]) if size == num_rows), None)
+        return tensor if axis is None else tensor.index_select(axis, indices.to(tensor.device))
+
+    try:
+        return look(map_tensors(one_more, inputs))
+    except Exception:
+        return None
+
+
+def _axis(seen: Captured | None, more: Captured | None, num_rows: int) -> int | None:
+    """Return the dimension of the samples, None if there is none."""
+    if seen is None or seen.tensor.is_nested:
+        return None
+    if more is None or more.tensor.ndim != seen.tensor.ndim:
+        return 0 if seen.tensor.ndim > 0 and len(seen.tensor) == num_rows else None
+    pairs = zip(seen.tensor.shape[:2], more.tensor.shape[:2], strict=True)
+    return next((axis for axis, pair in enumerate(pairs) if pair == (num_rows, num_rows + 1)), None)
+
+
+class TokenRows:
+    """The positions of tokens that have labels, for a network and one batch with one label per token."""
+
+    # The i-th label belongs to the i-th position of the logits that the network returns. Other layers may have further
+    # positions, such as virtual tokens in front, or positions of other inputs, such as those of an encoder. There are three
+    # kinds of proof. One token of the inputs is changed: before any attention only the row of its position changes, and in a
+    # causal network also after it. Or a later module takes exactly these positions of the layer. Or the network declares how
+    # many tokens it adds in front. Layers with as many positions as labels need no proof, unless a changed token shows that
+    # they see other inputs.
+
+    def __init__(self, trace: Trace, inputs: Any, num_labels: int, look: Look, num_prefix: int = 0) -> None:
+        self.trace, self.num_labels = trace, num_labels
+        changes = [(last, _responses(trace, look(changed))) for last, changed in _changed_inputs(inputs, trace, num_labels)]
+        labeled = [change for change in changes if len(change[1].get("", ())) == 1]
+        self.others = [responses for _, responses in changes if labeled and all(responses is not own for _, own in labeled)]
+        self.labeled = [responses for _, responses in labeled or changes]
+        self.is_proven = bool(labeled)
+        self.own: dict[str, int] = {}
+        for last, responses in labeled or changes:
+            moved = self._first_of_logits(last, responses) - min(responses[""]) if labeled else -last
+            self.own |= {name: min(rows) + moved for name, rows in responses.items() if len(rows) == 1}
+        self.by_length = self._by_length()
+        if num_prefix:
+            self.by_length.setdefault(num_labels + num_prefix, num_prefix)
+
+    @property
+    def words(self) -> str:
+        """How tokens and labels were paired."""
+        how = "as a changed token shows" if self.is_proven else "by their order"
+        moved = [f"of {length} positions those from {first} on" for length, first in sorted(self.by_length.items()) if first]
+        return f"tokens and labels are paired {', '.join([how, *moved])}"
+
+    def place(self, name: str, tensor: Tensor) -> Placement | str:
+        """Return where the labels' rows are in a layer (N, T, D), or why that is unknown."""
+        length, labels = tensor.shape[1], self.num_labels
+        if not self._sees_labeled_tokens(name):
+            return "sees other tokens than those with labels"
+        fits = length == labels
+        first = self.own.get(name, self.by_length.get(length, 0 if fits else -1))
+        if not 0 <= first <= length - labels:
+            return f"has {length} positions, the labels {labels}"
+        return Placement(first=first, extra=length - labels)
+
+    def _first_of_logits(self, last: int, responses: dict[str, list[int]]) -> int:
+        output = self.trace.output
+        return 0 if output is None or output.tensor.shape[1] == self.num_labels else min(responses[""]) - last
+
+    def _sees_labeled_tokens(self, name: str) -> bool:
+        if self.is_proven:
+            unseen = all(not responses.get(name, [0]) for responses in self.labeled)
+            return not (unseen and any(responses.get(name) for responses in self.others))
+        # It is unknown to which of several inputs the labels belong, so a layer must see all of them.
+        return len(self.labeled) < 2 or all(responses.get(name, [0]) for responses in self.labeled)
+
+    def _by_length(self) -> dict[int, int]:
+        """Return the first position with a label for layers of each length, if all proofs agree."""
+        found: dict[int, set[int]] = {}
+        for call in _token_calls(self.trace):
+            length = call.features.shape[1]
+            firsts = {self.own[call.name]} if call.name in self.own else self._taken_later(call)
+            found.setdefault(length, set()).update(first for first in firsts if 0 <= first <= length - self.num_labels)
+        return {length: next(iter(firsts)) for length, firsts in found.items() if len(firsts) == 1}
+
+    def _taken_later(self, call: ModuleCall) -> set[int]:
+        """Return the first of those positions that a later module takes, if it takes as many as there are labels."""
+        tokens, labels = call.values, self.num_labels
+        if call.output is None or tokens.shape[1] <= labels:
+            return set()
+        parts = [other.input for other in self.trace.calls.values() if other.started_after >= call.finished]
+        shape = (len(tokens), labels, tokens.shape[2])
+        taken = [part.values for part in (*parts, *self.trace.returned) if part is not None and part.tensor.shape == shape]
+        starts = range(tokens.shape[1] - labels + 1)
+        return {first for rows in taken for first in starts if torch.equal(tokens[:, first : first + labels], rows)}
+
+
+def declared_prefix(model: nn.Module) -> int:
+    """Return how many tokens a network declares to add in front of its own."""
+    declared = (getattr(module, "num_prefix_tokens", None) for module in model.modules())
+    return next((number for number in declared if isinstance(number, int)), 0)
+
+
+def _changed_inputs(inputs: Any, trace: Trace, num_labels: int) -> Iterator[tuple[int, Any]]:
+    """Yield inputs in which the last token of the first sample is replaced by an earlier one, and its position."""
+    for chosen in _tensors(inputs):
+        if chosen.ndim < 2 or chosen.shape[1] != num_labels or _is_mask(chosen, trace.mask):
+            continue
+        real = range(num_labels) if trace.mask is None or trace.mask.shape != chosen.shape[:2] else trace.mask[0].nonzero()
+        places = [int(place) for place in real]
+        last = places[-1] if places else 0
+        earlier = [place for place in places[:-1] if not torch.equal(chosen[0, place], chosen[0, last])]
+        if earlier:
+            changed = chosen.clone()
+            changed[0, last] = chosen[0, earlier[-1]]
+            yield last, _replaced(inputs, chosen, changed)
+
+
+def _tensors(inputs: Any) -> list[Tensor]:
+    found: list[Tensor] = []
+    map_tensors(lambda tensor: found.append(tensor) or tensor, inputs)  # type: ignore[func-returns-value]
+    return found
+
+
+def _replaced(inputs: Any, old: Tensor, new: Tensor) -> Any:
+    return map_tensors(lambda tensor: new if tensor is old else tensor, inputs)
+
+
+def _is_mask(tensor: Tensor, mask: Tensor | None) -> bool:
+    return mask is not None and tensor.shape == mask.shape and torch.equal(tensor, mask)
+
+
+def _responses(before: Trace, after: Trace) -> dict[str, list[int]]:
+    """Return which positions of the first sample changed, by module; those of the network's output as ""."""
+    found = {}
+    for call in _token_calls(before):
+        other = after.call(call.name)
+        if other is not None and other.output is not None and other.output.tensor.shape == call.output.tensor.shape:  # type: ignore[union-attr]
+            found[call.name] = _changed_positions(call.values, other.output.values.movedim(call.axis or 0, 0))
+    if before.output is not None and after.output is not None and before.output.tensor.ndim == 3:
+        found[""] = _changed_positions(before.output.values, after.output.values)
+    return found
+
+
+def _changed_positions(before: Tensor, after: Tensor) -> list[int]:
+    change = (before[0].double() - after[0].double()).abs().nan_to_num().amax(dim=-1)
+    return [int(place) for place in (change > _CHANGED * change.max()).nonzero()] if change.any() else []
+
+
+def _token_calls(trace: Trace) -> Iterator[ModuleCall]:
+    """Yield what modules returned and took, as far as it has shape (N, T, D)."""
+    for call in trace.calls.values():
+        for state in (call, input_call(call)):
+            floating = state.output is not None and state.output.tensor.is_floating_point()
+            if floating and state.count == 1 and state.axis is not None and state.features.ndim == 3:
+                yield state

@@ -1,0 +1,253 @@
+"""Which row belongs to which label: virtual tokens, encoders, strides, and time first, against plain hooks in float64."""
+
+import pytest
+import torch
+from torch import nn
+
+import reference
+from hooks.test_designs import normal
+from hooks.test_tapped_network import seeded
+from ncollapse import collect_features, find_layers, measure
+
+K, N, T, D, V = 3, 8, 6, 5, 11
+IDS = torch.randint(1, V, (N, T), generator=torch.Generator().manual_seed(5))
+TAGS = (IDS * 7 + torch.arange(T)) % K
+
+
+class Mix(nn.Module):
+    """A block that lets each token see the others, or those before it."""
+
+    def __init__(self, causal):
+        super().__init__()
+        self.own, self.others, self.causal = nn.Linear(D, D), nn.Linear(D, D), causal
+
+    def forward(self, h):
+        seen = h.cumsum(1) / torch.arange(1, h.shape[1] + 1)[:, None] if self.causal else h.mean(1, keepdim=True)
+        return h + torch.tanh(self.own(h) + self.others(seen))
+
+
+class Prompted(nn.Module):
+    """Virtual tokens in front (or behind), cut off in front of the head, behind it, or not at all."""
+
+    def __init__(self, causal, num_virtual=2, cut="features", behind=False):
+        super().__init__()
+        self.prompt, self.embed = nn.Parameter(normal(num_virtual, D)), nn.Embedding(V, D)
+        self.blocks = nn.ModuleList(Mix(causal) for _ in range(2))
+        self.norm, self.head, self.cut = nn.LayerNorm(D), nn.Linear(D, K), cut
+        self.kept = slice(0, T) if behind else slice(num_virtual, None)
+        self.behind = behind
+
+    def forward(self, ids):
+        parts = [self.prompt.expand(len(ids), -1, -1), self.embed(ids)]
+        h = torch.cat(parts[::-1] if self.behind else parts, dim=1)
+        for block in self.blocks:
+            h = block(h)
+        h = self.norm(h)
+        if self.cut == "features":
+            return self.head(h[:, self.kept])
+        logits = self.head(h)
+        return logits[:, self.kept] if self.cut == "logits" else logits
+
+
+def hooked(model, inputs, layers):
+    """What plain hooks see."""
+    seen, handles = {}, []
+    for layer in layers:
+        module = model.get_submodule(layer.removesuffix(".input"))
+        if layer.endswith(".input"):
+            handles.append(module.register_forward_pre_hook(lambda _, args, layer=layer: seen.update({layer: args[0]})))
+        else:
+            handles.append(module.register_forward_hook(lambda _, __, out, layer=layer: seen.update({layer: out})))
+    model.eval()
+    with torch.no_grad():
+        model(*inputs) if isinstance(inputs, tuple) else model(inputs)
+    for handle in handles:
+        handle.remove()
+    return seen
+
+
+def check_tokens(model, inputs, labels, layers, rows):
+    """The features and a metric at each layer, with the rows (N, T) of positions that the test gives."""
+    m = measure(model, [(inputs, labels)], num_classes=K)
+    assert m.layers == tuple(layers)
+    features, _ = collect_features(model, [(inputs, labels)], num_classes=K)
+    for layer, output in hooked(model, inputs, layers).items():
+        expected = [output[i, rows(layer)[t]] for i in range(len(labels)) for t in range(labels.shape[1]) if labels[i, t] >= 0]
+        assert torch.equal(features[layer], torch.stack(expected)), layer
+        H, y = torch.stack(expected).double().numpy(), labels[labels >= 0].numpy()
+        assert m.value("pfc1", layer) == pytest.approx(reference.feature_metrics(H, y, K)["pfc1"], rel=1e-9), layer
+    return m
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(("cut", "behind"), [("features", False), ("features", True), ("logits", False), ("logits", True)])
+@pytest.mark.parametrize("num_virtual", [1, 4])
+def test_virtual_tokens_have_no_label(causal, cut, behind, num_virtual):
+    model = seeded(Prompted(causal, num_virtual, cut, behind)).double()
+    labels = torch.where(IDS == 3, -100, TAGS)
+    last = "head.input" if cut == "features" else "norm"
+    first = 0 if behind else num_virtual
+
+    def rows(layer):
+        return range(T) if layer == "head.input" else range(first, first + T)
+
+    check_tokens(model, IDS, labels, ["blocks.0.input", "blocks.0", "blocks.1", last], rows)
+
+
+@pytest.mark.parametrize("num_virtual", [1, 4])
+def test_logits_of_virtual_tokens_are_no_decisions(num_virtual):
+    model = seeded(Prompted(True, num_virtual, "nowhere")).double()
+    m = check_tokens(
+        model, IDS, TAGS, ["blocks.0.input", "blocks.0", "blocks.1", "norm"], lambda _: range(num_virtual, num_virtual + T)
+    )
+    assert f"of {num_virtual + T} positions those from {num_virtual} on" in m.chosen
+    with torch.no_grad():
+        decided = model(IDS)[:, num_virtual:].argmax(-1)
+    assert m.value("accuracy") == pytest.approx(float((decided == TAGS).double().mean()))
+
+
+def test_where_the_labels_are_cannot_be_told_is_an_error():
+    class Random(Prompted):
+        """The tokens go round, so that no position belongs to one of them."""
+
+        def forward(self, ids):
+            h = torch.cat([self.prompt.expand(len(ids), -1, -1), self.embed(ids)], dim=1)
+            return self.head(self.norm(self.blocks[0](h.flatten(1)[:, torch.arange(h[0].numel()).flip(0)].view(h.shape))))
+
+    model = seeded(Random(False, 2))
+    with pytest.raises(ValueError, match=rf"must be clear, but the output has {T + 2} positions, the labels {T}"):
+        measure(model, [(IDS, TAGS)], num_classes=K)
+
+
+class Translator(nn.Module):
+    """An encoder, and a decoder whose tokens have the labels."""
+
+    def __init__(self, causal=True):
+        super().__init__()
+        self.embed, self.embed_out = nn.Embedding(V, D), nn.Embedding(V, D)
+        self.encoder, self.decoder = (nn.ModuleList(Mix(causal and i > 0) for _ in range(2)) for i in range(2))
+        self.head = nn.Linear(D, K)
+
+    def forward(self, ids, decoder_ids):
+        h, g = self.embed(ids), self.embed_out(decoder_ids)
+        for block in self.encoder:
+            h = block(h)
+        for block in self.decoder:
+            g = block(g + h.mean(1, keepdim=True))
+        return self.head(g)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("length", [T - 2, T, T + 3])
+def test_an_encoders_tokens_have_no_labels(causal, length):
+    source = torch.randint(1, V, (N, length), generator=torch.Generator().manual_seed(6))
+    model = seeded(Translator(causal)).double()
+    m = check_tokens(model, (source, IDS), TAGS, ["decoder.0", "decoder.1"], lambda _: range(T))
+    left_out = find_layers(model, (source, IDS), num_classes=K).left_out
+    assert {"encoder.0", "encoder.1"} <= set(left_out)
+    assert "encoder.0" in m.chosen
+    with pytest.raises(ValueError, match=r"must be clear, but 'encoder\.0' (has|sees)"):
+        measure(model, [((source, IDS), TAGS)], num_classes=K, layers=["encoder.0"])
+
+
+class Strided(nn.Module):
+    """An encoder of sounds with a stride of two."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.blocks, self.head = nn.Conv1d(1, D, 2, 2), nn.ModuleList([Mix(False), Mix(False)]), nn.Linear(D, K)
+
+    def forward(self, x):
+        h = self.conv(x[:, None]).mT
+        for block in self.blocks:
+            h = block(h)
+        return self.head(h)
+
+
+@pytest.mark.parametrize("num_labels", [2 * T, 2 * T - 1, T + 1, T - 1])
+def test_another_number_of_positions_than_labels_is_an_error_that_names_both(num_labels):
+    labels = torch.arange(N * num_labels).reshape(N, num_labels) % K
+    with pytest.raises(ValueError, match=rf"the output has {T} positions, the labels {num_labels}\b"):
+        measure(Strided(), [(normal(N, 2 * T), labels)], num_classes=K)
+    fitting = torch.arange(N * T).reshape(N, T) % K
+    assert measure(Strided(), [(normal(N, 2 * T), fitting)], num_classes=K).layers[-2:] == ("blocks.0", "blocks.1")
+
+
+def test_batches_of_other_lengths_keep_the_difference_and_other_differences_are_refused():
+    model = seeded(Prompted(True, 2, "features")).double()
+    short = (IDS[:, :4], TAGS[:, :4])
+    m = measure(model, [(IDS, TAGS), short], num_classes=K)
+    assert m.num_samples == N * T + N * 4
+    source = torch.randint(1, V, (N, T + 1), generator=torch.Generator().manual_seed(6))
+    translator = seeded(Translator(True)).double()
+    with pytest.raises(ValueError, match=r"'embed_out' must have one position per label \(6\), got 5"):
+        measure(translator, [((source, IDS), TAGS), ((source, IDS[:, :5]), TAGS)], num_classes=K, layers=["embed_out"])
+
+
+class TimeFirst(nn.Module):
+    """PyTorch's default encoder takes (T, N, D)."""
+
+    def __init__(self, takes_time_first=False, read="mean"):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(D * 2, 2, 16)
+        self.embed, self.encoder = nn.Linear(4, D * 2), nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.head, self.takes_time_first, self.read = nn.Linear(D * 2, K), takes_time_first, read
+
+    def forward(self, x):
+        h = self.encoder(self.embed(x if self.takes_time_first else x.transpose(0, 1)))
+        return self.head(h.mean(0) if self.read == "mean" else h[0] if self.read == "cls" else h[-1])
+
+
+@pytest.mark.parametrize("read", ["mean", "cls", "last_token"])
+@pytest.mark.parametrize("takes_time_first", [False, True])
+@pytest.mark.parametrize("length", [2, 3, 5, N])
+def test_time_first_is_measured_along_the_samples(read, takes_time_first, length):
+    x, y = normal(N, length, 4).double(), torch.arange(N) % K
+    inputs = x.transpose(0, 1).contiguous() if takes_time_first else x
+    model = seeded(TimeFirst(takes_time_first, read)).double()
+    features, _ = collect_features(model, [(inputs, y)], num_classes=K)
+    pool = "" if length == 1 else f":{read}"
+    layers = ["embed", "encoder.layers.0", "encoder.layers.1"]
+    assert [*features] == [*(f"{layer}{pool}" for layer in layers), "head.input"]
+    one = {"mean": lambda out: out.mean(0), "cls": lambda out: out[0], "last_token": lambda out: out[-1]}[read]
+    for layer, output in hooked(model, inputs, layers).items():
+        assert torch.allclose(features[f"{layer}{pool}"].double(), one(output), atol=1e-6), layer
+
+
+@pytest.mark.parametrize("length", [2, 3, N])
+def test_a_named_layer_with_time_first_is_measured_along_the_samples(length):
+    x, y = normal(N, length, 4).double(), torch.arange(N) % K
+    model = seeded(TimeFirst()).double()
+    features, _ = collect_features(model, [(x, y)], num_classes=K, layers=["encoder.layers.0"])
+    output = hooked(model, x, ["encoder.layers.0"])["encoder.layers.0"]
+    assert torch.equal(features["encoder.layers.0"], output.transpose(0, 1).flatten(1))
+
+
+def test_layers_without_rows_are_named():
+    class Windows(nn.Module):
+        """Cuts each sample into parts, which become rows of their own."""
+
+        def __init__(self):
+            super().__init__()
+            self.parts, self.norm, self.head = nn.Linear(3, 5), nn.LayerNorm(5), nn.Linear(10, K)
+
+        def forward(self, x):
+            return self.head(self.norm(self.parts(x.reshape(-1, 3))).reshape(len(x), -1))
+
+    found = find_layers(Windows(), normal(N, 6), num_classes=K)
+    assert found.left_out == {"parts": "returns (4, 5) for 2 samples", "norm": "returns (4, 5) for 2 samples"}
+    assert found.names == ("head.input",)
+    with pytest.raises(ValueError, match=r"'parts' returns \(4, 5\)"):
+        measure(Windows(), [(normal(N, 6), torch.arange(N) % K)], num_classes=K, layers=["parts"])
+
+
+def test_no_layer_with_rows_is_an_error_with_the_causes():
+    model = nn.Sequential(nn.Flatten(0), nn.Unflatten(0, (-1, 3)), nn.Linear(3, 4), nn.GELU())
+    with pytest.raises(
+        ValueError,
+        match=r"No module before the classifier ran once and returned 2 rows for 2 samples\. .*Likely causes: \(a\) samples "
+        r"are not the first dimension \(batch_first=False\).*\(b\) every module runs several times",
+    ):
+        find_layers(model, normal(N, 6))
+    with pytest.raises(ValueError, match=r"must be clear, but '2\.input' returns \(4, 3\)"):
+        find_layers(model[:3], normal(N, 6))
