@@ -12,16 +12,10 @@ __all__ = ["NearestETF", "helmert_basis", "nearest_etf", "simplex_etf"]
 
 
 def helmert_basis(num_classes: int) -> Tensor:
-    r"""Return the Helmert basis: orthonormal rows that span the complement of the all-ones vector.
+    r"""Return the Helmert basis: orthonormal rows, (K-1, K), that span the complement of the all-ones vector.
 
     Row j (j = 1..K-1) is :math:`(1, \dots, 1, -j, 0, \dots, 0) / \sqrt{j(j+1)}` with j ones, so that
     :math:`B B^T = I_{K-1}` and :math:`B^T B = I_K - \frac{1}{K} 1 1^T`.
-
-    Args:
-        num_classes: K, at least 2.
-
-    Returns:
-        Tensor of shape (K-1, K), float64.
 
     Raises:
         ValueError: If K < 2.
@@ -40,19 +34,14 @@ def helmert_basis(num_classes: int) -> Tensor:
 
 
 def simplex_etf(num_classes: int, dim: int, *, generator: torch.Generator | None = None) -> Tensor:
-    r"""Return a simplex equiangular tight frame of K unit vectors in d dimensions, d >= K-1.
+    r"""Return a simplex equiangular tight frame of K unit vectors in d dimensions, d >= K-1: shape (K, d), float64.
 
     The rows m_k satisfy :math:`\langle m_k, m_l \rangle = -1/(K-1)` for k != l, :math:`\sum_k m_k = 0` and
     :math:`\lVert m_k - m_l \rVert^2 = 2K/(K-1)`. With the Helmert basis B, the frame is
     :math:`\sqrt{K/(K-1)}\, U B`, U having K-1 orthonormal columns in R^d.
 
     Args:
-        num_classes: K, at least 2.
-        dim: d, at least K-1.
         generator: Draws a random orientation U; None uses the first K-1 coordinate axes.
-
-    Returns:
-        Tensor of shape (K, d), float64, one unit vector per row.
 
     Raises:
         ValueError: If K < 2 or d < K-1.
@@ -96,17 +85,11 @@ class NearestETF:
 
 
 def nearest_etf(class_means: Tensor) -> NearestETF:
-    r"""Find the scaled simplex ETF nearest to class means, after centering them at the mean of class means.
+    r"""Return the scaled simplex ETF nearest to class means (K, d), after centering them at the mean of class means.
 
     Minimizes :math:`\lVert \bar M - a\, U E \rVert_F` over a >= 0 and U with orthonormal columns, where E is the frame in
     K-1 dimensions: a Procrustes problem. With the SVD :math:`\bar M E^T = A S B^T` the solution is :math:`U = A B^T`,
     :math:`a = \mathrm{tr}(S)/K`, and the squared residual is :math:`\lVert \bar M \rVert^2 - (\mathrm{tr} S)^2 / K`.
-
-    Args:
-        class_means: Shape (K, d), K >= 2, d >= K-1.
-
-    Returns:
-        The frame, its scale and its residual.
 
     Raises:
         ValueError: If the shape is not (K, d) with K >= 2 and d >= K-1.

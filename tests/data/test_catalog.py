@@ -78,7 +78,7 @@ def test_fashion_mnist(split: str, size: int) -> None:
     [
         (
             {"name": "cifar"},
-            r"data.name must be one of digits, .*, geo_mnist, wordnet, imdb, texts, got 'cifar'. Pick",
+            r"data.name must be one of digits, .*, geo_mnist, wordnet, imdb, texts, got 'cifar'. Near ones: cifar10",
         ),
         ({"split": "dev"}, r"data.split must be one of train, test, got 'dev'"),
         ({"scaling": "unit"}, r"data.scaling must be one of norm64, standard, none, got 'unit'"),
@@ -86,7 +86,7 @@ def test_fashion_mnist(split: str, size: int) -> None:
         ({"per_class": 0}, r"data.per_class must be 1 or more, got 0. Leave it out"),
         ({"corrupt": 1.5}, r"data.corrupt must be in \[0, 1\], got 1.5. Pass a fraction"),
         ({"seed": -1}, r"data.seed must be 0 or more, got -1. Pass a non-negative"),
-        ({"split": "test"}, r"data.split of the digits must be 'train', got 'test': .* or another data set"),
+        ({"split": "test"}, r"The split of the digits must be 'train', got 'test': .* or another data set"),
     ],
 )
 def test_out_of_range(fields: dict[str, object], message: str) -> None:

@@ -16,15 +16,13 @@ from ncollapse.records.depth import BlockBound, WeightDecayBound
 
 
 def weight_decay_bounds(model: FCResNet, batches: Iterable[tuple[Tensor, Tensor]]) -> WeightDecayBound:
-    r"""Bound the kinetic energy of a fully connected ResNet by its weights, block by block, in one pass over the data.
+    """Return the energy that each block of a fully connected ResNet adds, with its bounds by the weights, in one pass.
+
+    If the network has normalizations, the bounds are computed from the weights all the same, but ``is_bound`` is False.
 
     Args:
         model: The network; it runs in eval mode and without gradients, and its modes are restored.
         batches: Yields (inputs, labels); the labels are not used.
-
-    Returns:
-        For each block the measured :math:`\mathbb{E} \lVert f_l(h) \rVert^2` and its bounds. If the network has normalizations,
-        the bounds are computed from the weights all the same, but ``is_bound`` is False.
 
     Raises:
         TypeError: If the network is not an ``FCResNet``.

@@ -36,13 +36,10 @@ class Elasticity:
     labels: Tensor
 
     def aggregate(self, similarity: Tensor | None = None) -> ElasticityAggregate:
-        """Average within and between classes, without the similarity of a sample with itself.
+        """Return the means within and between classes, without the similarity of a sample with itself, and their ratio.
 
         Args:
             similarity: Shape (n, n); None uses the relative similarity.
-
-        Returns:
-            The means and their ratio.
         """
         values = self.relative if similarity is None else similarity
         same = self.labels.unsqueeze(1) == self.labels
@@ -54,7 +51,7 @@ class Elasticity:
 def local_elasticity(
     model: nn.Module, inputs: Tensor, labels: Tensor, *, loss: Loss, learning_rate: float, targets: Tensor | None = None
 ) -> Elasticity:
-    r"""Measure how one step of gradient descent on each sample moves the predictions for all samples.
+    r"""Return how one step of gradient descent on each sample moves the predictions for all samples, on the CPU.
 
     With :math:`w^+ = w - \eta \nabla_w \ell(f(x, w), y)`:
     :math:`S_{rel}(x, x') = \lVert f(x', w^+) - f(x', w) \rVert / \lVert f(x, w^+) - f(x, w) \rVert`, and for one output
@@ -64,15 +61,11 @@ def local_elasticity(
     small step is lost in rounding: pass a network and inputs in float64.
 
     Args:
-        model: Any network that maps one tensor to one tensor (n, ...).
         inputs: Samples, shape (n, ...), on the network's device.
         labels: Their classes, shape (n,), for the averages within and between classes.
         loss: Function from outputs and targets of one sample to a 0-d tensor, such as ``ncollapse.train.cross_entropy``.
         learning_rate: η > 0.
         targets: Targets of the loss, shape (n, ...); None uses the labels.
-
-    Returns:
-        The similarities, on the CPU.
 
     Raises:
         ValueError: If the learning rate is not positive, numbers of samples differ, or no parameter influences the output.

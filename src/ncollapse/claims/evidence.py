@@ -96,7 +96,7 @@ def families(runs: Sequence[Run], field: str, default: object = None) -> list[Fa
 
 def settings_of(runs: Sequence[Run], apart: str = "") -> dict[str, list[Run]]:
     """Runs by their settings in words, seeds apart, and a field too."""
-    told = any(run.recipe.changed for run in runs)
+    has_changes = any(run.recipe.changed for run in runs)
     groups: dict[tuple[tuple[str, str], ...], list[Run]] = {}
     for run, differing in zip(runs, differing_settings(runs), strict=True):
         groups.setdefault(tuple((field, value) for field, value in differing if field != apart), []).append(run)
@@ -104,7 +104,7 @@ def settings_of(runs: Sequence[Run], apart: str = "") -> dict[str, list[Run]]:
     for fields, members in groups.items():
         first = members[0].recipe
         changed = [item for item in first.changed if not item.startswith(f"{apart}=")]
-        words = ", ".join([first.name, *changed] if told else [f"{field}={value}" for field, value in fields])
+        words = ", ".join([first.name, *changed] if has_changes else [f"{field}={value}" for field, value in fields])
         if words in named:
             # Runs of two versions of a recipe changed the same, and are two settings for all that.
             words = ", ".join(f"{field}={value}" for field, value in fields)

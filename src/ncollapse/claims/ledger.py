@@ -42,15 +42,12 @@ class Ledger:
 
 
 def rule_on_claims(folders: Iterable[Path], claims: Sequence[Claim] = ALL_CLAIMS) -> Ledger:
-    """Rule on every claim from the finished runs in some folders.
+    """Return the ruling on every claim from the finished runs in some folders, claims with a verdict first.
 
     Args:
-        folders: Run directories, and folders of sweeps, which stand for their runs.
+        folders: Run directories, and folders of sweeps, which stand for their runs. Unfinished runs, and second runs of one
+            seed and setting, are left out and named.
         claims: Those to rule on.
-
-    Returns:
-        The ledger, claims with a verdict first. Runs that are not finished, and second runs of one seed and setting, are left
-        out and named.
 
     Raises:
         ReportError: If no folder is given, or a file in one is missing or broken.
@@ -103,14 +100,7 @@ class Part:
 
 
 def ledger_values(ledger: Ledger) -> dict[str, Any]:
-    """The ledger as JSON values.
-
-    Args:
-        ledger: From ``rule_on_claims``.
-
-    Returns:
-        ``paper``, ``runs``, ``left_out`` and ``claims``; numbers that are undefined are None.
-    """
+    """Return the ledger as JSON values: ``paper``, ``runs``, ``left_out`` and ``claims``; undefined numbers are None."""
     return asdict(_records_of(ledger, None))
 
 

@@ -89,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line.
 
-    The exit code is 0, or 2 for an error, which is told in one line on stderr (with a traceback if --debug is given), 130 after
+    The exit code is 0, or 2 for an error, reported in one line on stderr (with a traceback if --debug is given), 130 after
     Ctrl-C, 143 after SIGTERM, and 141 when the reader of stdout has gone.
 
     Args:

@@ -29,23 +29,23 @@ def progress(title: str, table: Callable[[], Table] | None = None, *, unit: str 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Shown(*columns, console=console, disable=not console.is_terminal, refresh_per_second=2) as bar:
         task = bar.add_task(title, total=None)
-        told, latest, printed = 0, "", ""
+        reported, latest, printed = 0, "", ""
 
         def show(done: int, total: int, words: str) -> None:
-            nonlocal told, latest
+            nonlocal reported, latest
             bar.update(task, total=total, completed=done, description=words or title)
             latest = f"{title}: {unit} {done}/{total}" + (f", {words}" if words else "")
             tenth = 10 * done // max(1, total)
-            if tenth > told:
-                told = tenth
-                tell()
+            if tenth > reported:
+                reported = tenth
+                print_latest()
 
-        def tell() -> None:
+        def print_latest() -> None:
             nonlocal printed
             if not console.is_terminal and latest != printed:
                 printed = latest
                 console.print(latest, highlight=False, markup=False, soft_wrap=True)
 
         yield show
-        # What was last told may have been true at its tenth of the way only.
-        tell()
+        # Work may have ended after the last tenth that was printed.
+        print_latest()

@@ -18,13 +18,10 @@ _MOST_LEGEND_ENTRIES = 12
 
 
 def plot_over_epochs(run: Run) -> Figure:
-    """Draw PFC1, PFC2 and PFC3 of every layer over the epochs.
+    """Return a figure of PFC1, PFC2 and PFC3 of every layer over the epochs.
 
     Epochs on a symlog axis (0 is before training), PFC1 and PFC2 on log axes, color by depth; the dotted line is the first
     measured epoch with every training sample right.
-
-    Returns:
-        A figure of three panels.
     """
     with style.house_style():
         figure = _compose(PROGRESSIVE, 10.6, lambda axes, panel: draw_over_epochs(axes, run, panel))
@@ -35,13 +32,10 @@ def plot_over_epochs(run: Run) -> Figure:
 
 
 def plot_over_depth(run: Run, position: str = "projection") -> Figure:
-    """Draw PFC1, PFC2 and PFC3 over depth at the last epoch, with the straight line between the ends and the baseline.
+    """Return a figure of PFC1, PFC2 and PFC3 over depth at the last epoch, with the straight line and the baseline.
 
     Args:
         position: How layers are laid on the line: a key of ``positions`` in ``depth.json``.
-
-    Returns:
-        A figure of three panels.
 
     Raises:
         ReportError: If the run does not know this position.
@@ -62,11 +56,7 @@ def plot_over_depth(run: Run, position: str = "projection") -> Figure:
 
 
 def plot_last_layer(run: Run) -> Figure:
-    """Draw NC1 to NC4 of the last layer over the epochs.
-
-    Returns:
-        A figure of four panels.
-    """
+    """Return a figure of NC1 to NC4 of the last layer over the epochs."""
     with style.house_style():
         figure = _compose(LAST_LAYER, 12.4, lambda axes, panel: draw_over_epochs(axes, run, panel))
         perfect, meaning = _perfect_entry(run)
@@ -84,7 +74,7 @@ def save_figures(run: Run, position: str = "projection") -> list[Path]:
     results over depth, and those over epochs where only one epoch was measured.
 
     Args:
-        position: How layers are laid on the line: a key of ``positions`` in ``depth.json``.
+        position: As in ``plot_over_depth``.
 
     Returns:
         The files written.

@@ -26,12 +26,9 @@ _NAMES = {
 
 
 def summarize(run: Run) -> list[str]:
-    """Say in three lines what the run found at its last measured epoch.
+    """Return three lines on the last measured epoch: training, collapse over depth, and the prediction by the straight line.
 
-    Every line is made from the files. What was changed, and a run that failed or is not finished, is said before.
-
-    Returns:
-        Lines, plain text: training, collapse over depth, and the prediction by the straight line.
+    Before them come the settings that were changed, and that a run failed or is not finished.
     """
     said = [*_say_changes(run), *_say_state(run), _training_in_short(run)]
     if not run.has_depth:
@@ -45,14 +42,11 @@ def summarize(run: Run) -> list[str]:
 
 
 def describe(run: Run) -> list[str]:
-    """Say everything that the run found at its last measured epoch.
+    """Return sentences with everything that the run found at its last measured epoch, in the order of a reader's questions.
 
-    Every sentence is made from the files; what is undefined is said to be undefined, and a metric that does not fall over
-    depth is said to rise, with the layers.
-
-    Returns:
-        Sentences, plain text, in the order of a reader's questions: training, monotone progression, effective depth,
-        straightness, optimal transport, the prediction by the straight line, the theorems.
+    Training, monotone progression, effective depth, straightness, optimal transport, the prediction by the straight line, the
+    theorems. What is undefined is said to be undefined, and a metric that does not fall over depth is said to rise, with the
+    layers.
     """
     said = [*_say_changes(run), *_say_state(run), _say_training(run), *say_objective(run.last_objective)]
     if not run.has_depth:

@@ -75,12 +75,7 @@ class NeuralCollapseCallback(Callback):
         return self._recorder.last
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-        """Check that the training can be measured, and create the log, before the training starts.
-
-        Raises:
-            TypeError: If the network is split between processes.
-            ValueError: If the log is not empty, or the training has no end and ``every`` needs one.
-        """
+        """Check that the training can be measured, and create the log, before the training starts."""
         if trainer.world_size > 1 and not isinstance(trainer.strategy, DDPStrategy):
             raise TypeError(
                 f"The callback needs the whole network on every process, as with DDP, got {type(trainer.strategy).__name__}. "
@@ -92,12 +87,7 @@ class NeuralCollapseCallback(Callback):
             self._recorder.open_log(folder, resume=trainer.ckpt_path is not None)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        """Measure, if it is due.
-
-        Raises:
-            ValueError: As ``measure``.
-            TypeError: If the training loader cannot be read in order.
-        """
+        """Measure, if it is due."""
         epoch = trainer.current_epoch + 1
         if not self._recorder.is_due(epoch, trainer.max_epochs):
             return

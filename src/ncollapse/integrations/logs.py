@@ -134,18 +134,7 @@ class CSVLog(_FileLog):
 
 
 class JSONLLog(_FileLog):
-    """The tidy table as one JSON object per line, with nan as null and flags as a list.
-
-    A killed training loses at most the last measurement's lines.
-
-    Args:
-        path: The file. Its folder is created if it is missing.
-        resume: Continue an existing file. Lines from the first new measurement's epoch (or step) on, which a killed training
-            left, are dropped. Without ``resume`` a file with content is an error.
-
-    Raises:
-        ValueError: If the file has content and ``resume`` is False, or it is not such a table.
-    """
+    """The tidy table as one JSON object per line, with nan as null and flags as a list; used like ``CSVLog``."""
 
     def _header(self) -> str:
         return ""

@@ -79,16 +79,7 @@ class NeuralCollapseCallback(TrainerCallback):
         return self._recorder.last
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Check that the training can be measured, and create the log, before the training starts.
-
-        Args:
-            state: The trainer's state.
-            **kwargs: The trainer's objects.
-
-        Raises:
-            TypeError: If the network is split between processes.
-            ValueError: If the log is not empty.
-        """
+        """Check that the training can be measured, and create the log, before the training starts."""
         if args.deepspeed or args.fsdp:
             raise TypeError(
                 "The callback needs the whole network on every process, got FSDP or DeepSpeed. "
@@ -98,32 +89,17 @@ class NeuralCollapseCallback(TrainerCallback):
             self._recorder.open_log(args.output_dir, resume=state.global_step > 0)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Measure, if epochs are counted and it is due.
-
-        Args:
-            state: The trainer's state.
-            **kwargs: The trainer's objects, with the model and the training loader.
-        """
+        """Measure, if epochs are counted and it is due."""
         if self._unit == "epoch" and self._recorder.is_due(round(state.epoch), state.num_train_epochs):
             self._record(args, state, kwargs)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Measure, if steps are counted and it is due.
-
-        Args:
-            state: The trainer's state.
-            **kwargs: The trainer's objects, with the model and the training loader.
-        """
+        """Measure, if steps are counted and it is due."""
         if self._unit == "step" and self._recorder.is_due(state.global_step, state.max_steps):
             self._record(args, state, kwargs)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Measure, if evaluations are counted and it is due.
-
-        Args:
-            state: The trainer's state.
-            **kwargs: The trainer's objects, with the model and the training loader.
-        """
+        """Measure, if evaluations are counted and it is due."""
         self._evaluations += 1
         if self._unit == "evaluation" and self._recorder.is_due(self._evaluations, None):
             self._record(args, state, kwargs)

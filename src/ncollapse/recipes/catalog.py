@@ -15,13 +15,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = PFC_RECIPES | DEEP_RECIPES
 
 
 def recipe_by_name(name: str) -> Recipe:
-    """Look a recipe up.
-
-    Args:
-        name: As listed by ``ncollapse recipes``.
-
-    Returns:
-        The recipe.
+    """Return a recipe as listed by ``ncollapse recipes``.
 
     Raises:
         RecipeError: If there is none of that name; near ones are named.
@@ -32,13 +26,9 @@ def recipe_by_name(name: str) -> Recipe:
 
 
 def changes(recipe: Recipe) -> list[str]:
-    """What a recipe sets differently from the one that it is named after, whose words then do not hold for it.
+    """Return what a recipe sets differently from the one that it is named after, whose words then do not hold for it.
 
-    Args:
-        recipe: The recipe.
-
-    Returns:
-        Items such as "train.epochs=20", the seed left out; none for a recipe of another name.
+    Items such as "train.epochs=20", the seed left out; none for a recipe of another name.
     """
     if recipe.name not in RECIPES:
         return []

@@ -197,7 +197,7 @@ class TransformerConfig:
         num_blocks: L, 0 or more.
         attention_layers: 1, or 2 for a further linear layer on what attention gives; the first index of L-T11.
         mlp_layers: 1 for :math:`M(X) = \sigma(U X + u)`, 2 for :math:`U_2\,\sigma(U_1 X + u_1) + u_2`; the second index.
-        norm: Where normalization stands.
+        norm: Whether tokens are normalized after each addition (post) or before each branch (pre).
         norm_scale: Norm of normalized tokens: ``unit`` is 1, ``sqrt_d`` is √d.
         pool: What the last layer reads: the class token, or the mean of all tokens but padding.
         patch: Rows and columns of the patches that images are cut into, 1 or more; of no effect on texts.

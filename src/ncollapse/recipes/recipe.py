@@ -65,7 +65,7 @@ _Model = Annotated[
 
 
 def _tag(content: Any) -> str:
-    """The kind of a network; one that does not exist is told by the network that once was the only other one."""
+    """The kind of a network. One that does not exist gets the error of a ConvResNet, once the only other network."""
     if not isinstance(content, dict) or "kind" not in content:
         return _FC
     return content["kind"] if content["kind"] in {_LN, _TOKENS} else _CONV
@@ -144,22 +144,12 @@ class Recipe:
         return replace(self.train, weight_decay=self.train.weight_decay / self.model.num_blocks)
 
     def to_json(self) -> str:
-        """The recipe as indented JSON.
-
-        Returns:
-            Text that ``from_json`` reads back to an equal value.
-        """
+        """Return the recipe as indented JSON, which ``from_json`` reads back to an equal value."""
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Recipe:
-        """Read a recipe back.
-
-        Args:
-            text: What ``to_json`` wrote.
-
-        Returns:
-            The recipe.
+        """Return the recipe that ``to_json`` wrote.
 
         Raises:
             RecipeError: If the text is not a recipe.
@@ -170,10 +160,9 @@ class Recipe:
             raise RecipeError(f"Not a recipe of this version of ncollapse: {error}") from error
 
     def fingerprint(self) -> str:
-        """Digest of everything that the numbers of a run depend on.
+        """Return a digest of everything that the numbers of a run depend on: 16 hexadecimal digits.
 
-        Returns:
-            16 hexadecimal digits, the same before and after a way through JSON: 1 and 1.0 are one learning rate.
+        It is the same before and after a way through JSON: 1 and 1.0 are one learning rate.
 
         Raises:
             RecipeError: If a field has the wrong type.
@@ -190,7 +179,7 @@ class Recipe:
 
 
 def parse_recipe(text: str) -> Recipe:
-    """Read a recipe from JSON; what is wrong with it is told by the name of its field."""
+    """Read a recipe from JSON; errors name the field."""
     try:
         # Strict: lax would take true for 1.
         return _adapter().validate_json(text, strict=True)

@@ -12,14 +12,7 @@ from ncollapse.recipes.recipe import Recipe, RecipeError, parse_recipe
 
 
 def recipe_settings(recipe: Recipe) -> list[str]:
-    """Every field with its value.
-
-    Args:
-        recipe: The recipe.
-
-    Returns:
-        Items as ``override`` takes them; the words (name, title, description) left out.
-    """
+    """Return every field with its value, as ``override`` takes them; the words (name, title, description) are left out."""
     return [f"{name}={_written(value)}" for name, value in _flat(recipe).items()]
 
 
@@ -44,16 +37,12 @@ def _written(value: Any) -> str:
 
 
 def override(recipe: Recipe, settings: Sequence[str]) -> Recipe:
-    """Change fields by name.
+    """Return a recipe with fields changed by name.
 
     Args:
-        recipe: The recipe to start from.
         settings: Items like "train.epochs=50", "seed=3", "train.clip_norm=null", "train.milestones=[0.5]": a dotted field and
             its value in JSON, quotes around words being optional. Where ``train.epochs`` is set and ``measure.epochs`` is not,
             the listed epochs beyond the end are left out.
-
-    Returns:
-        A new recipe.
 
     Raises:
         RecipeError: If an item has no "=", a field does not exist (near ones are named), or a value has the wrong type.

@@ -21,7 +21,7 @@ class EvidenceRecord:
 
 @dataclass(frozen=True)
 class ClaimRecord:
-    """One claim, where it stands in the paper, how it is tested, and the verdict."""
+    """One claim, its place in the paper, how it is tested, and the verdict."""
 
     key: str
     statement: str

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ncollapse.records.theorems import CollapsedOptimality, Number, Numbers, PolarAlignment, Theorem1, Theorem2, Theorem3
 
-# The error of the nearest class center that the effective depth allows, wherever one threshold stands for all.
+# The error of the nearest class center that the effective depth allows, wherever there is only one threshold.
 EPSILON = 0.005
 
 

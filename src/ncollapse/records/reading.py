@@ -142,15 +142,12 @@ class Run:
 
 
 def read_run(path: Path, epochs: Epochs = "all") -> Run:
-    """Read and check the files of a run directory.
+    """Return a run directory, read and checked.
 
     Args:
         path: The directory that ``ncollapse run`` or ``ncollapse measure --out`` wrote.
         epochs: "ends" leaves out the rows and curves of all measured epochs but the first and the last, "last" those of all but
             the last.
-
-    Returns:
-        The run.
 
     Raises:
         ReportError: If the directory or a file is missing, empty or broken, or if ``measurements.csv`` and ``depth.json``

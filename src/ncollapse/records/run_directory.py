@@ -45,12 +45,12 @@ class RunDirectory:
 
     @property
     def checkpoint(self) -> Path:
-        """Where the checkpoint lies."""
+        """The checkpoint's file."""
         return self.path / file_names.CHECKPOINT
 
     @property
     def recipe(self) -> Path:
-        """Where the recipe lies."""
+        """The recipe's file."""
         return self.path / file_names.RECIPE
 
     def is_empty(self) -> bool:
@@ -65,7 +65,7 @@ class RunDirectory:
             raise RunDirectoryError(f"{self.path} is not empty. Choose another place with --out.")
 
     def create(self, recipe: Mapping[str, Any] | None, *, overwrite: bool = False) -> None:
-        """Begin a new run. Where one is replaced, what is written waits in a hidden folder until ``settle``."""
+        """Begin a new run. If it replaces another one, its files wait in a hidden folder until ``settle``."""
         if not overwrite:
             self.check_empty()
         elif not self.is_empty():
@@ -80,10 +80,11 @@ class RunDirectory:
             write_json(self.recipe, recipe)
 
     def settle(self) -> None:
-        """Put the first files of a new run in the place of the old one's; nothing to do where there was none."""
+        """Replace the old run's files by the first ones of the new run, if there was an old run."""
         if self._replaced is None:
             return
-        # Without a checkpoint a killed replacement starts over instead of resuming into a mixture: it goes first, comes last.
+        # A run killed in between must start over instead of resuming into a mixture of two runs. So the old checkpoint goes
+        # first, and the new one comes last.
         self.path, stage, self._replaced = self._replaced, self.path, None
         for name in (file_names.CHECKPOINT, file_names.REPORT):
             (self.path / name).unlink(missing_ok=True)
@@ -92,7 +93,7 @@ class RunDirectory:
         stage.rmdir()
 
     def withdraw(self) -> None:
-        """Give up a new run that is not settled: the old one stays as it was."""
+        """Remove a new run that is not settled; the old one stays as it was."""
         if self._replaced is not None:
             shutil.rmtree(self.path, ignore_errors=True)
             self.path, self._replaced = self._replaced, None
@@ -107,7 +108,7 @@ class RunDirectory:
             raise RunDirectoryError(
                 f"{self.path} has been trained up to epoch {last_epoch}, but {', '.join(missing)} in it "
                 f"{'is' if len(missing) == 1 else 'are'} missing. Put back what was deleted, or delete the folder and run the "
-                "command again: the run is then trained anew."
+                "command again, which trains the run from the start."
             )
 
         def kept(records: Iterable[T]) -> list[T]:
@@ -121,7 +122,7 @@ class RunDirectory:
             self.objective = kept(read_json(objective, ObjectiveFile).epochs) if objective.exists() else []
         except (OSError, ReportError) as error:
             raise RunDirectoryError(
-                f"{self.path} has a checkpoint but damaged tables ({error}). Start the run anew."
+                f"{self.path} has a checkpoint but damaged tables ({error}). Delete the folder and run the command again."
             ) from error
 
     def seconds(self) -> float:

@@ -100,7 +100,7 @@ class CollapsedOptimality:
             :math:`\langle h_i^0, y_k \rangle + \beta_k \ge \langle h_i^0, y_j \rangle + \beta_j`, so that the linear classifier
             whose weights are the final class means classifies the first layer without error, ties aside; nan for classes
             without samples. None if not optimal.
-        cycle: Proof if it is not: classes k₀, k₁, …, each of which hands one sample to the next and the last to the first.
+        cycle: Proof if it is not: classes k₀, k₁, …, each of which gives one sample to the next, the last to the first.
             None if optimal.
         gain: By how much that cycle lowers the total cost :math:`\sum_i \lVert h_i^0 - y \rVert^2`; 0 if optimal.
         tolerance: What counts as rounding in the sum over a cycle, and in the inequalities for the biases.

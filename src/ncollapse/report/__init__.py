@@ -1,4 +1,9 @@
-"""Self-contained HTML pages made from run records."""
+"""Self-contained HTML pages made from run records.
+
+A page makes no network request, and its content security policy forbids any; it works without JavaScript, in light and dark, on
+a phone and on paper. Equal files give equal bytes. It is written whole or not at all, into a folder that is made if need be,
+and its path is returned. A missing or broken file is a ReportError that names it; a page that cannot be written is an OSError.
+"""
 
 from ncollapse.report.claims_page import ledger_lines, ledger_markdown, write_claims_page
 from ncollapse.report.comparison_page import write_comparison

@@ -13,19 +13,10 @@ from ncollapse.report.markup import write_html
 
 
 def write_claims_page(ledger: Ledger, out: Path) -> Path:
-    """Write the ledger as a page, each claim with every setting and test behind its verdict, and as JSON beside it.
-
-    The page makes no network request and runs no script; equal ledgers give equal bytes.
-
-    Args:
-        ledger: From ``rule_on_claims``.
-        out: The HTML file; written whole or not at all, its folder is made if need be. The JSON has its name with ``.json``.
+    """Write the ledger as a page, each claim with every setting and test behind its verdict, and beside it as ``.json``.
 
     Returns:
-        ``out``.
-
-    Raises:
-        OSError: If the page cannot be written.
+        The page.
     """
     out = Path(out)
     write_html(
@@ -50,14 +41,10 @@ def ledger_rows(ledger: Ledger) -> list[dict[str, Any]]:
 
 
 def ledger_lines(ledger: Ledger) -> list[str]:
-    """The ledger in words.
+    """Return the ledger in words.
 
-    Args:
-        ledger: From ``rule_on_claims``.
-
-    Returns:
-        Lines: of each claim that a run bears on its verdict, statement and source, then indented what was tested and the
-        evidence; the keys of the other claims; and what was left out.
+    Each claim with evidence has a line with verdict, statement and source; indented lines say what was tested and what was
+    found. The keys of the other claims follow, and what was left out.
     """
     lines = [f"{counted(len(ledger.runs), 'finished run')}. Source: {PAPER}."]
     for ruling in (item for item in ledger.rulings if item.evidence):
@@ -78,14 +65,7 @@ def _silent(ledger: Ledger) -> list[Claim]:
 
 
 def ledger_markdown(ledger: Ledger) -> list[str]:
-    """The ledger as a table in Markdown, for documents: evidence that does not count is only counted.
-
-    Args:
-        ledger: From ``rule_on_claims``.
-
-    Returns:
-        Lines.
-    """
+    """Return the ledger as lines of a table in Markdown; evidence that does not count is only counted."""
     lines = ["| claim | verdict | setting: statistic, value [95 % interval], n, in this setting |", "|---|---|---|"]
     for ruling in ledger.rulings:
         said = [

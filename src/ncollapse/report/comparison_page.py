@@ -39,22 +39,20 @@ class _Column(NamedTuple):
 
 
 def write_comparison(folders: Iterable[Path], out: Path, *, position: str = "projection") -> Path:
-    """Write Figures 2 (layers over epochs) and 3 (layers, straight line and baseline) of several runs, one column per run.
+    """Write Figures 2 (layers over epochs) and 3 (layers, straight line, baseline) of several runs, one column per run.
 
-    All panels in a row share one y axis; each column links to the page of its run, if there is one. The page makes no network
-    request and runs no script; equal files give equal bytes.
+    All panels in a row share one y axis; each column links to the page of its run, if there is one.
 
     Args:
         folders: Run directories, and folders of sweeps, each represented by the first finished seed of every setting.
-        out: The HTML file; written whole or not at all, its folder is made if need be.
+        out: The HTML file.
         position: How layers are placed on the line: a key of ``positions`` in ``depth.json``.
 
     Returns:
-        ``out``.
+        The page.
 
     Raises:
         ReportError: If there is no finished run, a file is missing or broken, or the position is unknown.
-        OSError: If the page cannot be written.
     """
     columns = _columns([Path(folder) for folder in folders])
     for column in columns:

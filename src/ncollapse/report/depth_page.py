@@ -17,21 +17,20 @@ BLOCKS = "model.num_blocks"
 
 
 def write_depth_page(sweep_dirs: Sequence[Path], out: Path) -> Path:
-    """Write the page: NC1, NC2, NC3, the objective with its floor, the excess and the distance, against the number of blocks.
+    """Write NC1, NC2, NC3, the objective with its floor, the excess and the distance, against the number of blocks.
 
     The layout is that of Figures 1 and 2 of arXiv 2505.15239, with the objective beside them where it has a floor. Only
     finished runs are counted.
 
     Args:
         sweep_dirs: Folders of sweeps over ``model.num_blocks`` alone.
-        out: The HTML file; written whole or not at all, its folder is made if need be.
+        out: The HTML file.
 
     Returns:
-        ``out``.
+        The page.
 
     Raises:
         ReportError: If no folder is given, or one holds no such sweep.
-        OSError: If the page cannot be written.
     """
     if not sweep_dirs:
         raise ReportError("A page of depth needs at least one folder of a sweep, got none.")

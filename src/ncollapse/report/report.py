@@ -29,7 +29,6 @@ def write_report(folders: Sequence[Path], out: Path | None = None) -> Path:
 
     Raises:
         ReportError: If no folder is given, kinds are mixed, several sweeps are not over depth, or a file is missing or broken.
-        OSError: If a page cannot be written.
     """
     paths = [Path(folder) for folder in folders]
     if not paths:

@@ -17,19 +17,12 @@ from ncollapse.report.tables import environment_entries, metric_tables, recipe_g
 def write_page(run_dir: Path, out: Path, *, position: str = "projection") -> Path:
     """Write the page of a run: words, figures, tables, recipe and versions.
 
-    The page makes no network request, and its content security policy forbids any; it works without JavaScript, in light and
-    dark, on a phone and on paper. Equal runs give equal bytes.
-
     Args:
-        out: The HTML file; written whole or not at all, its folder is made if need be.
+        out: The HTML file.
         position: How layers are placed on the line at first: a key of ``positions`` in ``depth.json``.
 
     Returns:
-        ``out``.
-
-    Raises:
-        ReportError: If a file of the run is missing or broken, or the position is unknown.
-        OSError: If the page cannot be written.
+        The page.
     """
     run, out = read_run(Path(run_dir)), Path(out)
     if run.has_depth:
@@ -46,7 +39,7 @@ def _context(run: Run, position: str) -> dict[str, Any]:
         "epoch": run.epochs[-1],
         "origin": _origin(run),
         "findings": findings(run, position),
-        # What was changed stands above already.
+        # The page lists the changed settings above already.
         "summary": summarize(run)[bool(run.recipe.changed) :],
         "sentences": describe(run)[bool(run.recipe.changed) :],
         "depth_rules": depth_rules(0, len(run.layers)),

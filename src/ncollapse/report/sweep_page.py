@@ -21,21 +21,15 @@ from ncollapse.report.run_page import write_page
 def write_sweep_page(sweep_dir: Path, out: Path | None = None) -> Path:
     """Write the page of a sweep: the last layer at the last epoch against what was swept, claims, and a list of the runs.
 
-    The claims are also written as a page of their own, ``claims.html``, and as ``claims.json``, in the sweep's folder.
-
-    Only finished runs are counted; the others are named with the reason. The page makes no network request, and its content
-    security policy forbids any; equal files give equal bytes. The slopes' intervals are those of ``log_log_slope``.
+    The claims are also written as a page of their own, ``claims.html``, and as ``claims.json``, in the sweep's folder. Only
+    finished runs are counted; the others are named with the reason. The slopes' intervals are those of ``log_log_slope``.
 
     Args:
         sweep_dir: The folder that ``ncollapse sweep`` wrote.
         out: The HTML file; ``sweep.html`` in the sweep's folder if None.
 
     Returns:
-        The page, written whole or not at all.
-
-    Raises:
-        ReportError: If ``sweep.json`` is missing or broken.
-        OSError: If the page cannot be written.
+        The page.
     """
     sweep = read_sweep(Path(sweep_dir), "last")
     out = sweep.path / "sweep.html" if out is None else Path(out)
@@ -68,15 +62,11 @@ def write_run_pages(sweep_dir: Path, *, on_progress: Callable[[int, int], None] 
     """Write ``report.html`` of every finished run of a sweep that has none.
 
     Args:
-        sweep_dir: The folder that ``ncollapse sweep`` wrote; what its ``claims.json`` says of a run stands on the run's page.
+        sweep_dir: The folder that ``ncollapse sweep`` wrote; its ``claims.json`` is quoted on the pages of its runs.
         on_progress: Called after each with the pages that are written and the pages in all.
 
     Returns:
-        The new pages, each written whole or not at all.
-
-    Raises:
-        ReportError: If ``sweep.json`` is missing or broken.
-        OSError: If a page cannot be written.
+        The new pages.
     """
     missing = [item.run.path for item in read_sweep(Path(sweep_dir), "last").runs if item.run is not None and not item.has_page]
     pages = []

@@ -40,7 +40,7 @@ def _words(error: Exception) -> str:
 
 
 class _Worker:
-    """A process of this machine that works on one task after another, and tells through a pipe of its own how each ended."""
+    """A process of this machine that works on one task after another, and reports through its own pipe how each ended."""
 
     # Spawned, not forked: a copy of a process with running threads can hang. A pipe each: whoever is killed while writing takes
     # no lock along that others wait for. One after another: to start takes longer than a short run.
@@ -53,15 +53,15 @@ class _Worker:
         its_own.close()
 
     def begin(self, task: Task) -> None:
-        """Hand it a task; one that died while idle is found out like one that dies at work."""
+        """Give it a task. A worker that died while idle is noticed like one that dies at work."""
         with suppress(OSError):
             self.connection.send(task)
 
     def is_done(self) -> bool:
-        """Whether it has told the end of its task, or died."""
+        """Whether it has reported the end of its task, or died."""
         return self.connection.poll() or not self.process.is_alive()
 
-    def told(self) -> str | None:
+    def result(self) -> str | None:
         """What ``work`` returned; None if the process died first."""
         try:
             return self.connection.recv() if self.connection.poll() else None
@@ -107,9 +107,9 @@ def run_locally(tasks: Sequence[Task], workers: int, tick: Callable[[], None]) -
             tick()
             for worker in [worker for worker in running if worker.is_done()]:
                 index, attempt = running.pop(worker)
-                told = worker.told()
-                if told is not None:
-                    results[index] = told
+                result = worker.result()
+                if result is not None:
+                    results[index] = result
                     idle.append(worker)
                     continue
                 worker.end()
@@ -130,7 +130,7 @@ def run_on_ray(tasks: Sequence[Task], workers: int, tick: Callable[[], None], ad
         import ray
     except ImportError as error:
         raise ImportError(missing_extra("--engine ray", "ray", "ray")) from error
-    # Ray tells on stdout which worker died, where a command writes JSON.
+    # Ray prints on stdout which worker died, but commands write JSON there.
     with redirect_stdout(sys.stderr):
         return _all_on_ray(ray, tasks, workers, tick, address)
 

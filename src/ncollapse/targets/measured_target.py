@@ -25,7 +25,6 @@ def write_measurement(measurement: Measurement, target: Target, out: str | Path,
     networks.
 
     Args:
-        measurement: The measurement.
         target: What was measured; its names are noted.
         out: The folder, new or empty.
         device: Where the network ran, as ``measure_target`` took it; noted.

@@ -54,7 +54,7 @@ def load_data(
     batch_size: int | None = None,
     input_shape: Sequence[int] | None = None,
 ) -> NamedData:
-    """Load data by its name, as ``ncollapse measure`` does.
+    """Return data by its name, as ``ncollapse measure`` reads it.
 
     Args:
         name: One of
@@ -68,9 +68,6 @@ def load_data(
         batch_size: Samples in a batch. None takes 1000, or what the recipe of a run measures with. A function decides itself.
         input_shape: Shape of one sample, such as (1, 28, 28), if the network does not take vectors. Samples of one channel fill
             (3, 28, 28) with copies of it.
-
-    Returns:
-        The batches and their number of classes.
 
     Raises:
         ValueError: If there is no such data, it is damaged, or an argument does not belong to this kind of data.

@@ -28,7 +28,7 @@ def load_network(
     unsafe_pickle: bool = False,
     device: str | torch.device = "auto",
 ) -> nn.Module:
-    """Make a network by its name, as ``ncollapse measure`` does.
+    """Return a network by its name, as ``ncollapse measure`` makes it, in the mode in which it was made.
 
     Weights that are drawn are drawn with seed 0: every call and every process has the same. PyTorch's random state is left as
     it was. Nothing is downloaded.
@@ -45,9 +45,6 @@ def load_network(
             "model_state_dict" or "model". Prefixes of compiled and parallel modules are dropped.
         unsafe_pickle: Let the checkpoint run code (``torch.load(weights_only=False)``). Only if you trust its writer.
         device: Where to put it. "auto" takes a CUDA device if there is one, else the CPU.
-
-    Returns:
-        The network, in the mode in which it was made.
 
     Raises:
         ValueError: If there is no such network, the function raises, the checkpoint does not fit or is damaged, or the device

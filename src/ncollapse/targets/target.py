@@ -113,23 +113,15 @@ def measure_target(
     device: torch.device | str = "auto",
     group: ProcessGroup | None = None,
 ) -> Measurement:
-    """Measure a network and data by name.
+    """Return the measurement of a network and data by name.
 
     Args:
         target: The names.
-        layers: As in ``measure``.
-        classifier: As in ``measure``.
+        layers: This and the arguments not listed here are those of ``measure``.
         classes: As in ``measure``; the training set of a test split has the same choice.
-        min_per_class: As in ``measure``.
-        metrics: As in ``measure``.
         convention: As in ``measure``; None takes that of the run, or "class".
-        path: As in ``measure``.
-        memory_budget: As in ``measure``.
         device: Where the network runs; "auto" takes a CUDA device if there is one, else the CPU.
-        group: As in ``measure``. Every process takes its turn of the same batches.
-
-    Returns:
-        The measurement.
+        group: As in ``measure``. The processes share the same batches.
 
     Raises:
         ValueError: If names or options do not go together; and as ``load_network``, ``load_data`` and ``measure``.

@@ -59,12 +59,12 @@ def execution(config: TrainConfig) -> Iterator[None]:
         if config.deterministic:
             stack.enter_context(_deterministic_operations())
         if config.compiled:
-            stack.enter_context(_compiler_failures_told())
+            stack.enter_context(_readable_compiler_errors())
         yield
 
 
 @contextmanager
-def _compiler_failures_told() -> Iterator[None]:
+def _readable_compiler_errors() -> Iterator[None]:
     # Imported by torch.compile, and slow to import where nothing is compiled.
     from torch._dynamo.exc import BackendCompilerFailed
 
