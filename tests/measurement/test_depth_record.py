@@ -1,16 +1,29 @@
 """The analysis over depth against plain loops: null, prediction errors, violations with and without the tolerance."""
 
+import itertools
 import math
+from dataclasses import fields
 
 import numpy as np
 import pytest
 import torch
 
 import reference
-from ncollapse.depth import GRID
+from ncollapse.depth import (
+    GRID,
+    collapsed_optimality,
+    effective_depth,
+    log_linear,
+    polar_alignment,
+    prediction_error,
+    progression,
+    theorem1,
+    theorem2,
+    theorem3,
+)
 from ncollapse.measurement.depth_record import TOLERANCE, depth_record
 from ncollapse.probe import measure_features
-from ncollapse.records.depth import DepthRecord
+from ncollapse.records.depth import DepthRecord, WeightDecayBound
 from ncollapse.records.json_files import read_json, write_json
 
 K = 3
@@ -121,3 +134,89 @@ def test_transport_of_a_permutation_is_the_layers_distance_without_it():
 def test_a_measurement_without_paths_is_refused():
     with pytest.raises(AttributeError, match=r"needs a measurement along the samples' paths\. Measure again with path=True"):
         depth_record(measure_features(layers(), LABELS, num_classes=K), 0)
+
+
+def test_every_field_is_what_its_name_says():
+    """Each from the function of that name on the measurement's own statistics; no field is left at its default."""
+    measurement, bound = measure_features(layers(), LABELS, num_classes=K, path=True), WeightDecayBound(())
+    found = depth_record(measurement, 7, weight_decay=bound)
+    line, path, names = measurement.geodesic, measurement.path, ("pfc1", "pfc2", "pfc3", "cdnv")
+    measured = {name: measurement.curve(name) for name in names}
+    curves = {name: getattr(measurement.line if name == "pfc3" else line, name)() for name in names}
+    positions = {kind: tuple(path.position(kind)) for kind in ("index", "arclength", "ratio", "distance", "projection")}
+    expected = {
+        "epoch": 7,
+        "layers": measurement.layers,
+        "positions": positions,
+        "theorem1": theorem1(line),
+        "theorem2": theorem2(line),
+        "theorem3": theorem3(measurement.line),
+        "alignment": polar_alignment(line),
+        "collapsed_optimality": collapsed_optimality(measurement.arcs),
+        "effective_depth": tuple(
+            effective_depth(measurement.curve("pfc3_error"), epsilon) for epsilon in (0, 0.001, 0.005, 0.01, 0.02, 0.05)
+        ),
+        "weight_decay": bound,
+    }
+    assert {name: getattr(found, name) for name in expected} == expected
+    assert vars(found.curve) == {"t": GRID} | {name: tuple(values.tolist()) for name, values in curves.items()}
+    ends = {name: tuple(log_linear(values[0], values[-1])) for name, values in measured.items()}
+    assert vars(found.baseline) == {"t": GRID} | ends
+    for kind, times in positions.items():
+        for name in ("pfc1", "pfc2", "cdnv"):
+            errors = prediction_error(measured[name], getattr(line, name)(times).tolist())
+            assert found.prediction_error[kind].line[name] == errors
+            errors = prediction_error(measured[name], log_linear(measured[name][0], measured[name][-1], times))
+            assert found.prediction_error[kind].baseline[name] == errors
+    for name in ("pfc1", "pfc2", "pfc3_error"):
+        exact, tolerant = (progression(measurement.curve(name), **options) for options in ({}, {"tolerance": 0.02}))
+        assert vars(found.progression[name]) == {
+            "violations": tuple(measurement.layers[index] for index in exact.violations),
+            "monotone": exact.monotone,
+            "num_violations": len(exact.violations),
+            "largest": exact.largest,
+            "kendall_tau": exact.kendall_tau,
+            "spearman": exact.spearman,
+            "tolerance": 0.02,
+            "violations_tol": tuple(measurement.layers[index] for index in tolerant.violations),
+            "num_violations_tol": len(tolerant.violations),
+        }
+    assert vars(found.straightness) == {
+        "mean": float(path.straightness.mean()),
+        "median": float(path.straightness.median()),
+        "line_shape_score_mean": float(path.line_shape.mean()),
+        "line_shape_score_median": float(path.line_shape.median()),
+        "turning_angle_mean_degrees": math.degrees(float(path.turning_angle.mean())),
+        "chord_deviation": path.chord_deviation,
+        "r_squared": path.r_squared,
+        "speed_cov": path.speed_cov,
+    }
+    energy = {
+        "efficiency": path.efficiency,
+        "energy": path.energy,
+        "energy_min": path.energy_min,
+        "identity_cost": path.identity_cost,
+    }
+    assert {name: getattr(found.energy, name) for name in energy} == energy
+    told = {"curve", "baseline", "prediction_error", "progression", "straightness", "energy"}
+    assert {item.name for item in fields(DepthRecord)} == expected.keys() | told
+    assert all(getattr(found, item.name) is not None for item in fields(DepthRecord))
+
+
+def test_transport_of_a_sample_fills_the_energy():
+    """The last layer is the first one, in another order: every field of the energy by its definition."""
+    generator = torch.Generator().manual_seed(3)
+    first, last = torch.randn(2, 6, 3, generator=generator, dtype=torch.float64)
+    found = depth_record(measure_features(layers(), LABELS, num_classes=K, path=True), 0, sample=(first, last)).energy
+    x, y = (part - part.mean(dim=0) for part in (first, last))
+    costs = torch.cdist(x, y).square()
+    best = min(float(costs[torch.arange(6), torch.tensor(order)].mean()) for order in itertools.permutations(range(6)))
+    assert found.wasserstein2 == pytest.approx(best)
+    assert found.identity_cost_sample == pytest.approx(float(costs.diagonal().mean()))
+    assert found.random_cost_sample == pytest.approx(float(costs.mean()))
+    assert found.gelbrich <= found.wasserstein2
+    inner = torch.tensor([[float((x[i] - x[j]) @ (y[i] - y[j])) for j in range(6)] for i in range(6)])
+    pairs = [(i, j) for i in range(6) for j in range(i)]
+    assert found.num_pairs == len(pairs)
+    assert found.pair_violation_rate == pytest.approx(np.mean([float(inner[pair]) < 0 for pair in pairs]))
+    assert found.num_samples_wasserstein == 6

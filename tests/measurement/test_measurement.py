@@ -200,3 +200,34 @@ def test_undefined_values_stay_nan_in_curves():
 def test_the_second_pass_is_in_the_summary(table, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     assert ", convention class, 2 passes\nchosen: features in memory" in str(dataclasses.replace(table, passes=2))
+
+
+def test_a_misspelled_metric_is_told_the_near_ones(table):
+    with pytest.raises(KeyError, match=r"No metric 'pcf1' in this measurement\. Near ones: pfc1\. It has: pfc1, pfc2"):
+        table["pcf1"]
+    with pytest.raises(KeyError, match=r"No metric 'CDVN' at layer 'two'\. Near ones: cdnv\. Measured there: pfc1, pfc2"):
+        table.value("CDVN", "two")
+    with pytest.raises(KeyError, match=r"No metric 'nc4' at layer 'two'\. Measured there: pfc1"):
+        table.value("nc4", "two")
+
+
+def test_what_a_path_adds_prints_as_one_line():
+    m = measure_features({"a": CASE.features, "b": CASE.features.square()}, CASE.labels, num_classes=4, path=True)
+    first, last = m.curve("pfc1")
+    assert repr(m.paths) == "Paths(2 layers from 'a' to 'b')"
+    assert repr(m.geodesic) == (
+        f"GeodesicCurve(23 samples of 4 classes, 6 dimensions, convention 'class': PFC1 {first:.4g} at t=0, {last:.4g} at t=1)"
+    )
+    first, last = m.curve("pfc3")
+    assert repr(m.line) == f"LineDecisions(23 samples at 101 positions: PFC3 {first:.4g} at the first, {last:.4g} at the last)"
+    assert repr(m.arcs) == f"ClassArcs(4 classes: shortest arc {float(m.arcs.lengths.min()):.4g})"
+
+
+@pytest.mark.parametrize("name", ["path", "geodesic", "line", "arcs"])
+def test_attributes_of_paths_need_paths(table, name):
+    with pytest.raises(
+        AttributeError, match=rf"^{name} needs a measurement along the samples' paths\. Measure again with path="
+    ):
+        getattr(table, name)
+    assert not hasattr(table, name)
+    assert getattr(type(table), name).__doc__.endswith(".")

@@ -6,6 +6,7 @@ from dataclasses import fields
 import pytest
 import torch
 
+from ncollapse.groups import Processes
 from ncollapse.probe import CollapseMetrics, measure, measure_features, watch
 from ncollapse.probe.byte_size import parse_bytes
 from ncollapse.probe.request import Request
@@ -65,3 +66,13 @@ def test_public_signatures_name_what_a_request_holds():
     assert held - {"layers", "classifier"} <= set(inspect.signature(CollapseMetrics).parameters)
     assert "where" not in inspect.signature(measure).parameters
     assert set(inspect.signature(measure_features).parameters) <= held | {"features", "labels"}
+
+
+@pytest.mark.parametrize(("sharing", "expected"), [(1, 1000), (4, 250)])
+def test_kept_features_may_take_a_quarter_of_the_free_memory(monkeypatch, sharing, expected):
+    """Shared between the processes of one machine, on a CPU."""
+    monkeypatch.setattr("ncollapse.probe.request.available_memory", lambda device: 4000)
+    monkeypatch.setattr(Processes, "num_sharing_memory", sharing)
+    assert Request(num_classes=2).budget(torch.device("cpu"), Processes()) == expected
+    assert Request(num_classes=2).budget(torch.device("cuda"), Processes()) == 1000
+    assert Request(num_classes=2, memory_budget=7).budget(torch.device("cpu"), Processes()) == 7

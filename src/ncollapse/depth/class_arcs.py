@@ -39,6 +39,11 @@ class ClassArcs:
     scale: Tensor
     shifts: Tensor
 
+    def __repr__(self) -> str:
+        finite = self.lengths[torch.isfinite(self.lengths)]
+        shortest = float(finite.min()) if len(finite) else torch.inf
+        return f"ClassArcs({len(self.lengths)} classes: shortest arc {shortest:.4g})"
+
     @classmethod
     def from_batch(cls, first: Tensor, labels: Tensor, paired: PairedMoments) -> ClassArcs:
         """Return the minima over the samples of one batch.

@@ -45,6 +45,13 @@ class GeodesicCurve:
     paired: PairedMoments
     convention: Convention = "class"
 
+    def __repr__(self) -> str:
+        moments, ends = self.paired.first, self.pfc1([0.0, 1.0]).tolist()
+        return (
+            f"GeodesicCurve({moments.num_samples} samples of {moments.num_classes} classes, {moments.dim} dimensions, "
+            f"convention {self.convention!r}: PFC1 {ends[0]:.4g} at t=0, {ends[1]:.4g} at t=1)"
+        )
+
     def within_coefficients(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return :math:`(w_0, w_1, w_2)`, 0-d: traces of the within-class covariances at the ends and (w_1) across them."""
         first, last = self.paired.first, self.paired.last
@@ -147,6 +154,13 @@ class LineDecisions:
     num_samples: Tensor
     violating_pairs: Tensor
     num_pairs: Tensor
+
+    def __repr__(self) -> str:
+        accuracy = self.pfc3().tolist()
+        return (
+            f"LineDecisions({int(self.num_samples)} samples at {len(self.times)} positions: PFC3 {accuracy[0]:.4g} at the "
+            f"first, {accuracy[-1]:.4g} at the last)"
+        )
 
     @classmethod
     def from_batch(

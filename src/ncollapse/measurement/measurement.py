@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Generic, TypeVar, overload
 
 from ncollapse.depth.class_arcs import ClassArcs
 from ncollapse.depth.geodesic import GeodesicCurve, LineDecisions
@@ -16,6 +16,7 @@ from ncollapse.measurement.text import TextTable
 from ncollapse.metrics.entry import FLAGS, LayerStatistics, evaluate_metrics
 from ncollapse.metrics.registry import METRICS
 from ncollapse.metrics.selection import CORE
+from ncollapse.near_words import near_words
 from ncollapse.records.depth import EPSILON, EffectiveDepth
 from ncollapse.records.rows import Row, known_columns
 
@@ -32,6 +33,42 @@ class Paths:
     path: PathStatistics | None
     line: LineDecisions | None
     arcs: ClassArcs | None
+
+    def __repr__(self) -> str:
+        through = (
+            f"{len(self.layers)} layers from {self.layers[0]!r} to {self.layers[-1]!r}" if self.layers else "the line alone"
+        )
+        return f"Paths({through})"
+
+
+Kind = TypeVar("Kind")
+
+
+class _OfPaths(Generic[Kind]):
+    """An attribute of a measurement with ``path=True``; an ``AttributeError`` says what is missing without."""
+
+    def __init__(self, doc: str) -> None:
+        self.__doc__ = doc
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, measurement: None, owner: type) -> _OfPaths[Kind]: ...
+    @overload
+    def __get__(self, measurement: Measurement, owner: type) -> Kind: ...
+    def __get__(self, measurement: Measurement | None, owner: type) -> _OfPaths[Kind] | Kind:
+        if measurement is None:
+            return self
+        if measurement.paths is None:
+            raise AttributeError(f"{self.name} needs a measurement along the samples' paths. Measure again with path=True.")
+        found: Kind | None = getattr(measurement.paths, self.name)
+        if found is None:
+            raise AttributeError(
+                f"{self.name} needs the features once the class means are final, but they exceeded the stream's memory budget. "
+                "Raise memory_budget, or use measure."
+            )
+        return found
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -81,52 +118,10 @@ class Measurement:
         """The layers of the paths: all, or all but one of another dimension that feeds the classifier; none without paths."""
         return () if self.paths is None else self.paths.layers
 
-    @property
-    def path(self) -> PathStatistics:
-        """Paths of the samples from the first layer to the last.
-
-        Raises:
-            AttributeError: If the measurement was taken without ``path=True``.
-        """
-        return self._along("path")
-
-    @property
-    def geodesic(self) -> GeodesicCurve:
-        """The straight line between the first layer and the last.
-
-        Raises:
-            AttributeError: If the measurement was taken without ``path=True``.
-        """
-        return self._along("geodesic")
-
-    @property
-    def line(self) -> LineDecisions:
-        """Nearest-center decisions on the straight line.
-
-        Raises:
-            AttributeError: If the measurement was taken without ``path=True``.
-        """
-        return self._along("line")
-
-    @property
-    def arcs(self) -> ClassArcs:
-        """Graph on the classes that decides whether the map onto the last class means is optimal.
-
-        Raises:
-            AttributeError: If the measurement was taken without ``path=True``.
-        """
-        return self._along("arcs")
-
-    def _along(self, name: str) -> Any:
-        if self.paths is None:
-            raise AttributeError(f"{name} needs a measurement along the samples' paths. Measure again with path=True.")
-        found = getattr(self.paths, name)
-        if found is None:
-            raise AttributeError(
-                f"{name} needs the features once the class means are final, but they exceeded the stream's memory budget. "
-                "Raise memory_budget, or use measure."
-            )
-        return found
+    path = _OfPaths[PathStatistics]("Paths of the samples from the first layer to the last.")
+    geodesic = _OfPaths[GeodesicCurve]("The straight line between the first layer and the last.")
+    line = _OfPaths[LineDecisions]("Nearest-center decisions on the straight line.")
+    arcs = _OfPaths[ClassArcs]("Graph on the classes that decides whether the map onto the last class means is optimal.")
 
     def value(self, metric: str, layer: str | int = -1) -> float:
         """Return one value.
@@ -145,7 +140,7 @@ class Measurement:
         row = self._row(metric, name)
         if row is None:
             here = [other for other, where in self._cells if where == name]
-            raise KeyError(f"No metric {metric!r} at layer {name!r}. Measured there: {', '.join(here)}.")
+            raise KeyError(f"No metric {metric!r} at layer {name!r}. {self._near(metric)}Measured there: {', '.join(here)}.")
         return row.value
 
     def curve(self, metric: str) -> list[float]:
@@ -168,7 +163,7 @@ class Measurement:
         if not found:
             hint = f" Measure again with metrics=[{metric!r}]." if metric in METRICS else ""
             measured = ", ".join(dict.fromkeys(row.metric for row in self.rows))
-            raise KeyError(f"No metric {metric!r} in this measurement. It has: {measured}.{hint}")
+            raise KeyError(f"No metric {metric!r} in this measurement. {self._near(metric)}It has: {measured}.{hint}")
         return found
 
     def effective_depth(self, epsilon: float = EPSILON) -> EffectiveDepth:
@@ -235,6 +230,11 @@ class Measurement:
             for value in evaluate_metrics(self.statistics[layer], [METRICS[id]]):
                 return Row.measured(self.split, self.layers.index(layer), layer, *value)
         return self._cells.get((id, layer))
+
+    def _near(self, metric: str) -> str:
+        """Name the metrics that may have been meant by a word that is none."""
+        known = {*METRICS, *(row.metric for row in self.rows)}
+        return "" if metric in known else near_words(str(metric).lower(), sorted(known))
 
     def _name(self, layer: str | int) -> str:
         if isinstance(layer, int) and -len(self.layers) <= layer < len(self.layers):

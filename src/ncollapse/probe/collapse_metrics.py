@@ -10,9 +10,9 @@ from torch import Tensor
 from ncollapse.measurement.measurement import Measurement
 from ncollapse.metrics.selection import MetricChoice
 from ncollapse.probe.class_choice import ClassChoice
+from ncollapse.probe.layer_batch import named_layers
 from ncollapse.probe.request import Request, classifier_on
 from ncollapse.probe.running_totals import RunningTotals
-from ncollapse.statistics.batch import flatten_features
 from ncollapse.statistics.centers import LinearClassifier
 from ncollapse.statistics.conventions import Convention
 from ncollapse.statistics.moments import ClassMoments
@@ -97,14 +97,10 @@ class CollapseMetrics:
             ValueError: As ``measure_features``, and after an error until ``reset``.
             TypeError: If features or labels are of another type.
         """
-        named = {"features": features} if not isinstance(features, Mapping) else features
-        if not named:
-            raise ValueError("features must contain at least one layer, got an empty mapping. Pass {name: features}.")
-        flat = {name: flatten_features(layer) for name, layer in named.items()}
+        layers = named_layers(features)
         if self._totals.keeps:
-            flat = {name: layer.clone() for name, layer in flat.items()}
-            labels = labels.clone() if isinstance(labels, Tensor) else labels
-        self._totals.add(flat, labels)
+            layers = {name: layer.clone() for name, layer in layers.items()}
+        self._totals.add(layers, labels)
 
     def compute(self, classifier: tuple[Tensor, Tensor | None] | None = None) -> Measurement:
         """Measure all batches since the last reset; more may follow.

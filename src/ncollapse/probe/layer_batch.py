@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 from torch import Tensor
 
 from ncollapse.measurement.totals import path_layers
-from ncollapse.statistics.batch import LabelGroups, check_labels
+from ncollapse.statistics.batch import LabelGroups, check_labels, flatten_features
 from ncollapse.statistics.moments import ClassMoments
 from ncollapse.statistics.selection import ClassSelection
 
@@ -57,6 +57,14 @@ class LayerBatch(NamedTuple):
         for name, features in self.features.items():
             receive(name, features)
         return Streamed(self.feeding, self.choices)
+
+
+def named_layers(features: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the flat features of the layers that a user passes, by name; one layer alone is called "features"."""
+    named = features if isinstance(features, Mapping) else {"features": features}
+    if not named:
+        raise ValueError("features must contain at least one layer, got an empty mapping. Pass {name: features}.")
+    return {name: flatten_features(layer) for name, layer in named.items()}
 
 
 class CheckedLayers:

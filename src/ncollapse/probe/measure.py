@@ -19,12 +19,11 @@ from ncollapse.measurement.measurement import Measurement
 from ncollapse.metrics.selection import MetricChoice
 from ncollapse.probe.class_choice import ClassChoice, default_classes
 from ncollapse.probe.group_checks import check_same_network, first_buffers, shared_classifier, shared_plan
-from ncollapse.probe.layer_batch import LayerBatch
+from ncollapse.probe.layer_batch import LayerBatch, named_layers
 from ncollapse.probe.network_batch import NetworkBatch
 from ncollapse.probe.progress import Progress, reported
 from ncollapse.probe.request import Request, classifier_on
 from ncollapse.probe.two_passes import collect, evaluate
-from ncollapse.statistics.batch import flatten_features
 from ncollapse.statistics.centers import LinearClassifier
 from ncollapse.statistics.conventions import Convention
 
@@ -233,10 +232,7 @@ def measure_features(
         >>> m.value("pfc1"), m.value("pfc3")
         (0.0, 1.0)
     """
-    named = {"features": features} if not isinstance(features, Mapping) else dict(features)
-    if not named:
-        raise ValueError("features must contain at least one layer, got an empty mapping. Pass {name: features}.")
-    flat = {name: flatten_features(layer) for name, layer in named.items()}
+    flat = named_layers(features)
     # The features are in memory already: keeping references to them costs nothing.
     size = sum(layer.numel() * layer.element_size() for layer in flat.values())
     request = Request(

@@ -48,6 +48,8 @@ class RunningTotals:
         if self._first is None:
             device = next(iter(features.values())).device
             self._first = FirstPass(self.request, self.request.budget(device, self.processes))
+        # Copied, because the loop may write the next batch's labels into the same buffer.
+        labels = labels.clone() if isinstance(labels, Tensor) else labels
         self._first.add(LayerBatch(dict(features), labels, feeding, choices))
         self._broken = False
 

@@ -175,9 +175,7 @@ class Watched:
                 f"update needs one call of the network before it, got {calls} since the last update, and cannot know to which "
                 "the labels belong. Call update after each, and keep other calls outside of the with block."
             )
-        # Copied only now: the loop may write the next batch into the same buffer.
-        feeding = None if self._plan is None else self._plan.feeding
-        self._totals.add(features, labels.clone() if isinstance(labels, Tensor) else labels, feeding, choices)
+        self._totals.add(features, labels, None if self._plan is None else self._plan.feeding, choices)
 
     def compute(self) -> Measurement:
         """Measure everything since the last reset; more may follow."""
