@@ -13,6 +13,7 @@ import torch
 
 import inline_code
 from ncollapse.cli import main
+from ncollapse.records import read_run
 from zoo.networks import NETWORKS
 
 ROOT = Path(__file__).parents[1]
@@ -34,7 +35,7 @@ METHODS = "m.value('pfc1', '7'), m.curve('pfc1'), m.effective_depth(0.005), m.to
 
 
 def test_example_prints_what_the_readme_says():
-    (code,) = blocks("python", ROOT / "README.md")
+    code, _ = blocks("python", ROOT / "README.md")
     assert len([line for line in code.splitlines() if line.strip()]) == 12
     code = code.replace("print(nc.measure(", "print(m := nc.measure(") + METHODS
     assert ":= " in code
@@ -46,6 +47,17 @@ def test_example_prints_what_the_readme_says():
     numbers, expected_numbers = ([float(x) for line in rows[1:] for x in line.split()[1:]] for rows in (table, expected_table))
     # A thousand steps of training let the rounding of another processor grow into the second digit.
     assert numbers == pytest.approx(expected_numbers, rel=0.1)
+
+
+def test_networks_and_data_are_loaded_by_name(tmp_path, monkeypatch):
+    _, code = blocks("python", ROOT / "README.md")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    with torch.random.fork_rng():
+        exec(code, names)
+    last = {row.layer: row.value for row in read_run(names["run"]).rows if (row.epoch, row.metric) == (3, "pfc1")}
+    measured = names["nc"].measure(names["network"], names["data"], num_classes=10)["pfc1"]
+    assert measured == pytest.approx(last)
 
 
 EXAMPLES = {
