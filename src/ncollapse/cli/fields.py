@@ -1,4 +1,4 @@
-"""Fields of a model as FIELD=VALUE: found in signatures, read from words, written as they are typed."""
+"""The fields of a model as FIELD=VALUE: find them in signatures, read their values, and write values as they are typed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _OLD = {
 
 
 class Field(NamedTuple):
-    """What can be set: its type, where it begins, what it means."""
+    """A field that can be set: its type, its default and its meaning."""
 
     kind: Any
     default: Any
@@ -30,7 +30,7 @@ class Field(NamedTuple):
 
 
 def fields_of(parts: Sequence[Callable[..., Any]], defaults: Mapping[str, Any]) -> dict[str, Field]:
-    """Every parameter of the parts whose value can be typed; tensors and problems come from the part before."""
+    """Find the parameters of the parts whose values can be typed. Tensors and problems come from the part before."""
     found: dict[str, Field] = {}
     for part in parts:
         texts = plain_sections(inspect.getdoc(part) or "")
@@ -44,7 +44,7 @@ def fields_of(parts: Sequence[Callable[..., Any]], defaults: Mapping[str, Any]) 
 
 
 def _is_written(kind: Any) -> bool:
-    """Whether the values of a type can be typed: numbers, words, and tuples of them."""
+    """Whether the values of a type can be typed: they are numbers, words or tuples of them."""
     members = [member for member in get_args(kind) if member is not ...]
     if kind in {int, float, NoneType} or get_origin(kind) is Literal:
         return True
@@ -52,7 +52,7 @@ def _is_written(kind: Any) -> bool:
 
 
 def read_fields(name: str, fields: Mapping[str, Field], settings: Iterable[str]) -> dict[str, Any]:
-    """The value of every field, those of the settings among them."""
+    """Read the settings, and give the value of every field."""
     values = {key: field.default for key, field in fields.items()}
     for setting in settings:
         key, equals, text = setting.partition("=")
@@ -72,7 +72,7 @@ def _read(key: str, text: str, kind: Any) -> Any:
 
 
 def _value(text: str, kind: Any) -> Any:
-    """A value from its text; of a tuple, an item such as 4x5 stands for four of five."""
+    """Read a value. In a tuple an item such as 4x5 means four times 5."""
     from pydantic import TypeAdapter
 
     if get_origin(kind) is tuple:
@@ -96,7 +96,7 @@ def _kind_words(kind: Any) -> str:
 
 
 def written(value: Any) -> str:
-    """A value as it is typed."""
+    """Write a value as it is typed."""
     if isinstance(value, FromCounts):
         return str(value)
     if isinstance(value, tuple):
@@ -119,7 +119,7 @@ def is_option(word: str) -> bool:
 
 
 def new_form(name: str, words: Sequence[str], fields: Mapping[str, Field]) -> str:
-    """Say how to type as fields what was typed as options, which is what version 0.1 took."""
+    """Say how to type options of version 0.1 as fields."""
     typed: dict[str, list[str]] = {}
     kept = []
     for word in words:

@@ -1,4 +1,4 @@
-"""Docstrings as terminals show them: their formulas as plain Unicode."""
+"""Docstrings for terminals: formulas become plain Unicode."""
 
 import re
 import textwrap
@@ -40,7 +40,7 @@ def plain_math(latex: str) -> str:
 
 
 def _grouped(text: str) -> str:
-    """A part of a formula, in parentheses unless it is a single name or number."""
+    """Put a part of a formula in parentheses, unless it is a single name or number."""
     return text if re.fullmatch(r"\d+|(\\[A-Za-z]+|\w)(_(\\[A-Za-z]+|\w+))?", text) else f"({text})"
 
 
@@ -68,7 +68,7 @@ def plain_docstring(docstring: str, width: int) -> str:
 
 
 def plain_sections(docstring: str) -> dict[str, str]:
-    """What a docstring says of each argument or attribute."""
+    """Find the text about each argument or attribute in a docstring."""
     found: dict[str, str] = {}
     for section in re.findall(r"^(?:Args|Attributes):\n((?: {4}.*\n?|\n)+)", docstring, flags=re.MULTILINE):
         for entry in re.split(r"^ {4}(?=\w)", section, flags=re.MULTILINE)[1:]:

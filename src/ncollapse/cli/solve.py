@@ -1,4 +1,4 @@
-"""The ``ncollapse solve`` command: the fields of a surrogate model as FIELD=VALUE; its solution as text, JSON and figure."""
+"""The ``ncollapse solve`` command: it reads the fields of a surrogate model and shows the solution as text, JSON or figure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _DESCRIPTION = """\
 Solve a surrogate model of the theory, with a proof of how close the solution is to the global minimum.
 `ncollapse solve MODEL` solves a default problem, `ncollapse solve MODEL --help` shows its objective and its fields.
-Several numbers are written counts=5,5,5,5 or, the same, counts=4x5: four classes of five samples. Likewise counts=2x50,3x5."""
+counts=5,5,5,5 and counts=4x5 both mean four classes of five samples; counts=2x50,3x5 means two classes of 50 and three of 5."""
 _SUFFIXES = (".svg", ".png", ".pdf")
 # Commands of version 0.1 that have another name.
 _RENAMED = {
@@ -48,11 +48,11 @@ def add_solve(commands: Any) -> None:
     )
     # What comes after an option is left over by argparse: main hands it on as `rest`.
     parser.add_argument("words", nargs="*", metavar="MODEL", help="a model and its fields to change, such as lambda_w=5e-3")
-    parser.add_argument("--solver", metavar="NAME", help="the way to solve it, one of those that MODEL --help lists")
-    parser.add_argument("--seed", type=int, default=0, help="of the start and of data that are drawn (default: %(default)s)")
+    parser.add_argument("--solver", metavar="NAME", help="a solver of the model; MODEL --help lists them")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the start and of random data (default: %(default)s)")
     parser.add_argument("--figure", type=_figure_file, metavar="FILE", help="also draw the solution, as .svg, .png or .pdf")
     parser.add_argument("--all", action="store_true", help="print all metrics of the solution, not only the core")
-    parser.add_argument("--json", action="store_true", help="print everything as an object")
+    parser.add_argument("--json", action="store_true", help="print everything as a JSON object")
     parser.add_argument("-h", "--help", action="store_true", help="show this help, or that of MODEL")
     parser.set_defaults(call=lambda options: _solve(options, parser), rest=[])
 

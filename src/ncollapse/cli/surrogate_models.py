@@ -1,4 +1,4 @@
-"""The models of ``ncollapse solve``: the parts that hold their fields, where those begin, and the ways to solve them."""
+"""The models of ``ncollapse solve``: the parts that make them, the defaults of their fields, and their solvers."""
 
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, NamedTuple
@@ -9,7 +9,7 @@ Part = str | Callable[..., Any]
 
 
 class FromCounts(NamedTuple):
-    """The default of a field that follows the number K of classes and N of samples: factors of both, and a summand."""
+    """The default of a field that depends on the numbers K of classes and N of samples: factors of both, and a summand."""
 
     classes: int = 1
     samples: int = 0
@@ -28,11 +28,11 @@ class SolvableModel(NamedTuple):
     """A model of ``ncollapse solve``."""
 
     text: str
-    # Called in turn to make the problem, each with what the one before returned. Their parameters are the fields.
+    # They are called in turn to make the problem, each with the result of the one before. Their parameters are the fields.
     parts: tuple[Part, ...]
-    # Where fields begin that have no default of their own, or another one.
+    # Defaults of fields that have none of their own, or another one.
     defaults: Mapping[str, Any]
-    # Ways to solve it, the first without being asked: a solver, or a function of the problem.
+    # Ways to solve it: solvers, or functions of the problem. The first is the default.
     solvers: Mapping[str, Part]
     # Fields that show what the model is about.
     example: str
@@ -47,9 +47,8 @@ def gaussian_classes(
 ) -> Any:
     """Data around class means of norm one, and their labels."""
     from ncollapse.data import gaussian_mixture
-    from ncollapse.surrogates.solving.arguments import check_balanced, check_counts
+    from ncollapse.surrogates.solving.arguments import check_balanced
 
-    check_counts(counts)
     check_balanced(counts, "The data")
     data = gaussian_mixture(len(counts), dim, counts[0], components=1, radius=1.0, noise=sigma, seed=seed)
     return data.inputs, data.labels
@@ -164,14 +163,14 @@ _FORMULA = {"closed_form": closed_form}
 
 MODELS = {
     "ufm": SolvableModel(
-        "unconstrained features: free features and a last layer, both decayed",
+        "unconstrained features: free features and a last layer with weight decay",
         ("UFM",),
         {"counts": (5,) * 4, "loss": "cross_entropy", "lambda_w": 5e-3, "lambda_h": 2e-3, "dim": FromCounts()},
         {"proximal": "Proximal", "lbfgs": "LBFGS", "gradient_descent": "GradientDescent", **_FORMULA},
         "loss=mse counts=12,8,5,1 dim=6",
     ),
     "mufm": SolvableModel(
-        "multilayer unconstrained features: features that leave Gaussian data at a price",
+        "multilayer unconstrained features: features that leave Gaussian data at a cost",
         (gaussian_classes, "MUFM"),
         {"counts": (50,) * 4, "dim": 20, "loss": "mse", "lambda_w": 5e-3, "lambda_h": 1e-4},
         {"automatic": automatic, "eliminated": "EliminatedFeatures", "lbfgs": "LBFGS"},
@@ -199,7 +198,7 @@ MODELS = {
         "counts=3x2 lambdas_w=2x0.02 lambda_h=0.02 --solver lbfgs",
     ),
     "near_collapse": SolvableModel(
-        "multilayer model on nearly collapsed data, with its solution to first order",
+        "the multilayer model on nearly collapsed data, also to first order",
         ("NearCollapse", near_data),
         {"counts": (25,) * 4, "scale": 1.3, "lambda_w": 5e-3, "lambda_h": 1e-3, "dim": FromCounts(3)},
         {"eliminated": "EliminatedFeatures", **_FORMULA},
@@ -248,7 +247,7 @@ MODELS = {
         "counts=5x1 dim=3 temperature=2",
     ),
     "max_margin": SolvableModel(
-        "largest margin at given norms, to which cross-entropy without decay tends",
+        "the largest margin, to which the cross-entropy without decay tends",
         ("MaxMargin",),
         {"counts": (4,) * 3, "dim": FromCounts()},
         {"flow": "MarginFlow", **_FORMULA},
@@ -262,7 +261,7 @@ MODELS = {
         "loss=cross_entropy counts=20,3,1 energy_w=4 energy_h=4",
     ),
     "locally_elastic_sde": SolvableModel(
-        "class means that pull samples of their own class and push others, simulated",
+        "simulation of class means that pull samples of their own class and push others",
         (falling_rates,),
         {"counts": (100,) * 3},
         {"simulation": simulation},

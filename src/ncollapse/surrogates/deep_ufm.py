@@ -163,11 +163,8 @@ class DeepUFM(CountsProblem, ReLUProblem):
         point[f"weight_{self.num_layers}"] = size * normal(self.num_classes, d)
         return point if self.bias == "none" else point | {"bias": torch.zeros(self.num_classes, dtype=torch.float64)}
 
-    def layers(self, variables: Variables) -> list[Tensor]:
-        """The input of every weight, each of shape (N, d): H, then the hidden features behind their activation."""
-        return self._layers(variables, 0.0)
-
-    def _layers(self, variables: Variables, width: float) -> list[Tensor]:
+    def layers(self, variables: Variables, width: float = 0.0) -> list[Tensor]:
+        """The input of every weight, each of shape (N, d), with ReLU rounded off within a width."""
         found = [variables["first_features"]]
         for number in range(1, self.num_layers):
             product = found[-1] @ variables[f"weight_{number}"].T
@@ -181,7 +178,7 @@ class DeepUFM(CountsProblem, ReLUProblem):
     def rounded_objective(self, variables: Variables, width: float) -> Tensor:
         """Loss and decay of "first_features" (N, d), "weight_1" … "weight_M" and, if free, "bias" (K,)."""
         weights = [variables[f"weight_{number + 1}"] for number in range(self.num_layers)]
-        logits = self._layers(variables, width)[-1] @ weights[-1].T + variables.get("bias", 0.0)
+        logits = self.layers(variables, width)[-1] @ weights[-1].T + variables.get("bias", 0.0)
         decay = self.lambda_h * variables["first_features"].square().sum()
         for weight, strength in zip(weights, self.lambdas_w, strict=True):
             decay = decay + strength * weight.square().sum()

@@ -1,4 +1,4 @@
-"""Numbers of a solution that belong to one model alone, beside its certificate and its collapse metrics."""
+"""Numbers of a solution that only one model has."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Numbers = dict[str, float]
 
 @dataclass(frozen=True, eq=False)
 class NearlyCollapsed(MUFM):
-    """The multilayer model on the data of a near-collapse model, which has formulas for it."""
+    """The multilayer model on the data of a near-collapse model, with the closed form of the latter."""
 
     model: NearCollapse = field(kw_only=True)
 
@@ -29,7 +29,7 @@ class NearlyCollapsed(MUFM):
 
 @singledispatch
 def extra_numbers(problem: Any, solution: Any) -> Numbers:
-    """Numbers by name; none for a model that has no more to tell."""
+    """Compute the numbers by name. Most models have some."""
     return {}
 
 
@@ -45,7 +45,7 @@ def _(problem: models.GUFM, solution: Solution) -> Numbers:
 
 
 def data_metrics(solution: Solution, inputs: Tensor, ids: list[str]) -> Numbers:
-    """Collapse metrics of the data that the features start from, of those that need no classifier."""
+    """Compute collapse metrics of the data, for metrics that need no classifier."""
     return replace(solution, variables={**solution.variables, "features": inputs}).metrics(ids)
 
 
@@ -71,7 +71,7 @@ def _(problem: NearlyCollapsed, solution: Solution) -> Numbers:
 
 
 def num_majority(problem: LayerPeeled) -> int:
-    """Classes with the most samples, where they come first and all others have equally many; else 0."""
+    """Count the majority classes. They come first, and all others have equally many samples; otherwise 0."""
     majority = problem.counts.count(problem.counts[0])
     minority = problem.counts[majority:]
     return majority if len(set(minority)) == 1 and minority[0] < problem.counts[0] else 0
@@ -88,7 +88,7 @@ def _(problem: LayerPeeled, solution: Solution) -> Numbers:
 
 
 def threshold_or_nan(problem: LayerPeeled, majority: int) -> float:
-    """The ratio from which on the minorities collapse; nan where there is none."""
+    """Find the ratio from which on the minorities collapse; nan if there is none."""
     try:
         return models.minority_threshold(len(problem.counts), majority, energy_w=problem.energy_w, energy_h=problem.energy_h)
     except ValueError:

@@ -106,11 +106,8 @@ class WeightNormalizedNet(DataProblem, ReLUProblem):
     def _hidden(self, variables: Variables, width: float = 0.0) -> Tensor:
         return rounded_relu(self.inputs @ (variables["hidden"] / torch.linalg.norm(variables["hidden"])).T, width)
 
-    def margins(self, variables: Variables) -> Tensor:
-        r"""The margins :math:`\bar f(x_i) y_i` of the normalized network, shape (N,)."""
-        return self._margins(variables, 0.0)
-
-    def _margins(self, variables: Variables, width: float) -> Tensor:
+    def margins(self, variables: Variables, width: float = 0.0) -> Tensor:
+        r"""The margins :math:`\bar f(x_i) y_i` of the normalized network, shape (N,), with ReLU rounded off within a width."""
         outputs = self._hidden(variables, width) @ (variables["outer"] / torch.linalg.norm(variables["outer"]))
         return outputs * (2 * self.labels - 1)
 
@@ -121,7 +118,7 @@ class WeightNormalizedNet(DataProblem, ReLUProblem):
 
     def rounded_objective(self, variables: Variables, width: float) -> Tensor:
         """Squared loss and decay of "hidden" (m, d), "outer" (m,), "rho" (1,)."""
-        errors = 1 - variables["rho"] * self._margins(variables, width)
+        errors = 1 - variables["rho"] * self.margins(variables, width)
         return errors.square().mean() + self.lambda_w * variables["rho"].square().sum()
 
     def _pull(self) -> Tensor:

@@ -32,7 +32,7 @@ class FlowEnd(Solution):
 
 
 def runge_kutta(slope: Callable[[State], State], state: State, step: float) -> State:
-    """One step of the classical method of order four."""
+    """Take one step of the classical method of order four."""
 
     def moved(by: State, share: float) -> State:
         return tuple(part + share * step * change for part, change in zip(state, by, strict=True))

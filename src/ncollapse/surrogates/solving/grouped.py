@@ -1,4 +1,4 @@
-"""Cross-entropy of logits with bounded nuclear norm, by Newton's method in the few unknowns that like classes leave."""
+"""Newton's method for the cross-entropy of logits with bounded nuclear norm: equally frequent classes share unknowns."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-# NumPy rather than torch: with a handful of unknowns what counts is the overhead of a call.
+# This file uses NumPy rather than torch: with a handful of unknowns the overhead of each call dominates.
 
 # Relative to the largest, curvatures below this are those of rotations of the factors, which change nothing.
 _FLAT = 1e-10
@@ -58,17 +58,17 @@ class GroupedProgram:
         self.start = self._start(np.sqrt(each), basis)
 
     def _start(self, levels: np.ndarray, basis: np.ndarray) -> np.ndarray:
-        """θ of logits between those of balanced classes, a simplex ETF, and the steepest ones: √p_k times those of an ETF."""
+        """θ of logits between those of balanced classes, a simplex ETF, and √p_k times those of an ETF, the steepest ones."""
         middle = math.sqrt(levels.mean())
         frame = np.concatenate([(levels[:, None] * basis / middle).ravel(), middle * np.eye(basis.shape[1]).ravel()])
         point = np.concatenate([np.sqrt(2 * self.peers * levels[self.many]), frame])
         return point * math.sqrt(2 * self.radius / float(point @ point))
 
     def around(self, point: np.ndarray) -> Local:
-        """Value, gap and derivatives."""
+        """Compute value, gap and derivatives at a point."""
         jacobian = self.tensor @ point
         table = (jacobian @ point / 2).reshape(len(self.shares), -1)
-        # What logits exceed that of the true class by. Sums leave out the true class, so that small losses stay precise.
+        # The excess of logits over that of the true class. Sums leave out the true class, so that small losses stay precise.
         excess = table - table[:, -1:]
         highest = excess.max(axis=1)
         outputs = self.multiplicity * np.exp(excess - highest[:, None])
@@ -93,7 +93,7 @@ class GroupedProgram:
         return Local(value, gap, pull - (pull @ along) * along, tangent @ curvature @ tangent)
 
     def step(self, point: np.ndarray, local: Local) -> tuple[np.ndarray, Local]:
-        """A step of Newton's method along the sphere, down wherever it bends, halved until the loss falls."""
+        """Take a step of Newton's method along the sphere, with absolute curvatures, halved until the loss falls."""
         sizes, axes = np.linalg.eigh(local.curvature)
         sizes = np.abs(sizes)
         move = -axes @ ((local.gradient @ axes) / np.maximum(sizes, _FLAT * sizes.max()))
@@ -107,7 +107,7 @@ class GroupedProgram:
         return moved, there
 
     def logits(self, point: np.ndarray) -> np.ndarray:
-        """Logits of all classes."""
+        """Compute the logits of all classes."""
         table = (self.tensor @ point @ point / 2).reshape(len(self.shares), -1)
         logits = table[self.group][:, self.group]
         np.fill_diagonal(logits, table[self.group, -1])

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 LossName = Literal["mse", "cross_entropy"]
+_ROUNDING = 1e-15
 
 
 def one_hot(labels: Tensor, num_classes: int) -> Tensor:
-    """Targets in float64."""
+    """Make one-hot targets in float64."""
     return torch.nn.functional.one_hot(labels, num_classes).double()
 
 
@@ -27,10 +28,10 @@ def loss_value(name: LossName, logits: Tensor, labels: Tensor, shares: Tensor) -
 
 
 def loss_gradient(name: LossName, logits: Tensor, labels: Tensor, shares: Tensor) -> Tensor:
-    """Gradient Γ of ``loss_value``: shares times outputs less targets."""
+    """Gradient Γ of ``loss_value``: the share of each sample times outputs less targets."""
     if name == "mse":
         return shares.unsqueeze(1) * (logits - one_hot(labels, logits.shape[1]))
-    # What the output of the true class lacks to one is what the others have, to all digits.
+    # The output of the true class is one less the sum of the others. That sum keeps all digits.
     chosen = labels.unsqueeze(1)
     wrong = torch.softmax(logits, dim=1).scatter(1, chosen, 0.0)
     return shares.unsqueeze(1) * wrong.scatter(1, chosen, -wrong.sum(dim=1, keepdim=True))
@@ -41,11 +42,13 @@ def loss_conjugate(name: LossName, gradient: Tensor, labels: Tensor, shares: Ten
     targets = one_hot(labels, gradient.shape[1])
     if name == "mse":
         return (gradient.square().sum(dim=1) / (2 * shares)).sum() + (gradient * targets).sum()
-    # Minus the entropy of the probabilities to which Γ belongs, target + Γ / share; infinite where these are none. Those of the
-    # true classes enter by what they are below one, which keeps its digits.
+    # It is minus the entropy of the probabilities of Γ, target + Γ / share, and infinite if these are no probabilities. For the
+    # true classes the difference to one is used, which keeps its digits.
     change = gradient / shares.unsqueeze(1)
     probabilities = targets + change
-    if bool((probabilities < 0).any()):
+    # One less the sum of the others may round to just below zero.
+    if bool((probabilities < -_ROUNDING * targets).any()):
         return gradient.new_tensor(torch.inf)
+    probabilities = probabilities.clamp(min=0)
     wrong = (1 - targets) * torch.special.xlogy(probabilities, probabilities)
     return shares @ (wrong + targets * torch.special.xlog1py(probabilities, targets * change)).sum(dim=1)

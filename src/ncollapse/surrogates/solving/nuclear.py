@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, final
+from typing import Literal, final
 
 import torch
 from torch import Tensor
@@ -23,13 +23,13 @@ _EXACT = 1e-15
 
 
 def soft_threshold(matrix: Tensor, level: float) -> Tensor:
-    """Singular values reduced by a level, at least 0: the proximal map of the nuclear norm."""
+    """Reduce singular values by a level, to no less than 0: the proximal map of the nuclear norm."""
     left, values, right = torch.linalg.svd(matrix, full_matrices=False)
     return left * torch.clamp(values - level, min=0) @ right
 
 
 def project_on_ball(matrix: Tensor, radius: float) -> Tensor:
-    """The nearest matrix whose nuclear norm is at most a radius."""
+    """Find the nearest matrix whose nuclear norm is at most a radius."""
     left, values, right = torch.linalg.svd(matrix, full_matrices=False)
     if values.sum() <= radius:
         return matrix
@@ -40,7 +40,7 @@ def project_on_ball(matrix: Tensor, radius: float) -> Tensor:
 
 
 def split_product(product: Tensor, dim: int, ratio: float) -> tuple[Tensor, Tensor]:
-    """Balanced factors of a matrix: features H and a weight W with H Wᵀ the product."""
+    """Split a product H Wᵀ into balanced factors, features H and a weight W."""
     # Each factor gets the square roots of the singular values, in the first of d dimensions. Among all factors of the product
     # these have the least ratio · ‖H‖² + ‖W‖² / ratio, which is twice the nuclear norm: that is why decay of both factors
     # is a nuclear norm of the logits.
@@ -56,16 +56,6 @@ def split_product(product: Tensor, dim: int, ratio: float) -> tuple[Tensor, Tens
     features[:, :rank] = left[:, :rank] * roots / math.sqrt(ratio)
     weight[:, :rank] = right[:rank].T * roots * math.sqrt(ratio)
     return features, weight
-
-
-class Minimum(NamedTuple):
-    """Where ``NuclearProgram.minimize`` stopped."""
-
-    logits: Tensor
-    bias: Tensor
-    history: tuple[float, ...]
-    converged: bool
-    iterations: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,16 +75,16 @@ class NuclearProgram:
     lambda_b: float = 0.0
 
     def value(self, logits: Tensor, bias: Tensor) -> float:
-        """Objective of a feasible point."""
+        """Compute the objective of a feasible point."""
         nuclear = torch.linalg.svdvals(self.scales.unsqueeze(1) * logits).sum()
         smooth = loss_value(self.loss, logits + bias, self.labels, self.shares) + self.lambda_b / 2 * bias.square().sum()
         return float(smooth + self.penalty * nuclear)
 
     def dual(self, logits: Tensor, bias: Tensor) -> tuple[float, float]:
         """Spectral norm of the gradient, and a lower bound of the minimum that holds whatever the point is."""
-        # By Fenchel duality every matrix Γ bounds the minimum from below by minus the loss's conjugate at Γ, less what the bias
-        # and the nuclear norm can win: radius times the spectral norm of Γ (rows over scales), or nothing where that norm is at
-        # most the penalty. A free bias could win without end unless the columns of Γ sum to zero.
+        # By Fenchel duality every matrix Γ gives a lower bound: minus the loss's conjugate at Γ, less what the bias and the
+        # nuclear norm can gain. The norm gains radius times the spectral norm of Γ (rows over scales), or nothing if that
+        # norm is at most the penalty. A free bias could gain without end unless the columns of Γ sum to zero.
         if self.bias == "free":
             bias = best_bias(self.loss, logits, self.labels, self.shares, bias)
         gradient = loss_gradient(self.loss, logits + bias, self.labels, self.shares)
@@ -105,11 +95,11 @@ class NuclearProgram:
 
     def _duals(self, logits: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """Two matrices Γ whose spectral norm is at most the penalty, from the gradient at a point."""
-        # The gradient itself, scaled down to the penalty, loses to first order what the point is off, and all its digits where
-        # decays are so tiny that outputs and targets agree to rounding. A proximal step subtracts from V - tΓ its singular
-        # values up to the penalty times t: these, over t, are minus the gradient at a minimum, and elsewhere take its singular
-        # vectors from the logits, which are known to all digits. They lose to second order only, but are no gradient of the
-        # cross-entropy where the point is far off.
+        # One is the gradient itself, scaled down to the penalty. Its bound errs to first order in the distance to the minimum.
+        # If decays are so tiny that outputs and targets agree to rounding, the gradient has no digits left. The other one is
+        # Γ - V/t with its singular values cut off at the penalty; V are the scaled logits, and t is the length of a proximal
+        # step. At a minimum it equals Γ. It takes its singular vectors from the logits, which have all their digits, and its
+        # bound errs to second order only. Far from a minimum it may be no gradient of the cross-entropy, and the bound -inf.
         scales, (step, _) = self.scales.unsqueeze(1), self._steps()
         slope = gradient / scales
         left, values, right = torch.linalg.svd(scales * logits - step * slope, full_matrices=False)
@@ -118,7 +108,7 @@ class NuclearProgram:
         return self._admitted(clipped), self._admitted(scaled)
 
     def _admitted(self, slope: Tensor) -> Tensor:
-        """Γ from Γ over scales, less what rounding leaves where sums of a gradient are zero."""
+        """Make Γ from Γ over scales, and remove what rounding leaves of sums that are zero."""
         scales = self.scales.unsqueeze(1)
         if self.bias == "free":
             slope = slope - scales * (scales.T @ slope) / scales.square().sum()
@@ -127,20 +117,21 @@ class NuclearProgram:
         return scales * slope
 
     def _bound(self, gradient: Tensor) -> float:
-        """What a matrix of spectral norm at most the penalty says about the minimum."""
+        """Compute the lower bound from a matrix of spectral norm at most the penalty."""
         bound = -float(loss_conjugate(self.loss, gradient, self.labels, self.shares))
         if self.bias == "regularized":
             bound -= float(gradient.sum(dim=0).square().sum()) / (2 * self.lambda_b)
         return bound
 
     def proximal(self, matrix: Tensor, step: float) -> Tensor:
-        """Proximal map of the nuclear norm's part."""
+        """Apply the proximal map of the penalty or the bound."""
         if math.isinf(self.radius):
             return soft_threshold(matrix, step * self.penalty)
         return project_on_ball(matrix, self.radius)
 
-    def minimize(self, *, tolerance: float = 1e-12, max_iterations: int = 100_000) -> Minimum:
-        """Accelerated proximal gradient steps from zero, restarted when they turn back (O'Donoghue & Candès 2015)."""
+    def minimize(self, tolerance: float, max_iterations: int) -> tuple[Tensor, Tensor, list[float], bool]:
+        """Logits and bias, the objective at every tenth step, and whether it converged."""
+        # Accelerated proximal gradient steps from zero, restarted when they turn back (O'Donoghue & Candès 2015).
         step, bias_scale = self._steps()
         # The bias is one more row, in units in which one step size fits all rows.
         point = torch.zeros(len(self.labels) + 1, int(self.labels.max()) + 1, dtype=torch.float64)
@@ -157,10 +148,10 @@ class NuclearProgram:
             before, momentum = momentum, 1.0 if turned else (1 + math.sqrt(1 + 4 * momentum**2)) / 2
             ahead = moved if turned else moved + (before - 1) / momentum * (moved - point)
             point = moved
-        return Minimum(logits, bias, tuple(history), converged, iteration)
+        return logits, bias, history, converged
 
     def step(self, logits: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """One proximal gradient step from any point: its logits and bias."""
+        """Take one proximal gradient step from any point, and give its logits and bias."""
         step, bias_scale = self._steps()
         point = torch.cat([self.scales.unsqueeze(1) * logits, (bias / (bias_scale or 1.0)).unsqueeze(0)])
         moved = self._moved(point, step, bias_scale)
@@ -171,7 +162,7 @@ class NuclearProgram:
         return torch.cat([self.proximal(moved[:-1], step), moved[-1:]])
 
     def _steps(self) -> tuple[float, float]:
-        """Step size, one over the curvature (halved where a bias moves the same logits), and the units of the bias."""
+        """Step size, one over the curvature (halved if a bias moves the same logits), and the units of the bias."""
         curvature = _CURVATURE[self.loss] * (1 if self.bias == "none" else 2)
         step = 1 / (curvature * float((self.shares / self.scales.square()).max()))
         return step, 0.0 if self.bias == "none" else 1 / math.sqrt((curvature + self.lambda_b) * step)
@@ -184,7 +175,7 @@ class NuclearProgram:
 
 
 def best_bias(loss: LossName, logits: Tensor, labels: Tensor, shares: Tensor, start: Tensor) -> Tensor:
-    r"""The free bias that minimizes the loss of given logits, so that :math:`\Gamma^T 1 = 0`: Newton's method."""
+    r"""Find the free bias that minimizes the loss of given logits, so that :math:`\Gamma^T 1 = 0`, by Newton's method."""
     bias, identity = start, torch.eye(logits.shape[1], dtype=torch.float64)
     for _ in range(20):
         slope = loss_gradient(loss, logits + bias, labels, shares).sum(dim=0)
@@ -200,7 +191,7 @@ def best_bias(loss: LossName, logits: Tensor, labels: Tensor, shares: Tensor, st
 
 
 class NuclearProblem(Problem):
-    """A problem in weight and features that a convex program in the classes' logits solves."""
+    """A problem in weight and features that is equivalent to a convex program in the logits of the classes."""
 
     @property
     @abstractmethod
@@ -221,7 +212,7 @@ class NuclearProblem(Problem):
 
 
 def polish(problem: Problem, run: Run) -> Run:
-    """One proximal step in the logits from where a run stopped, if that is no worse."""
+    """Take one proximal step in the logits from the end of a run, unless it is worse."""
     # A descent in weight and features creeps where decays are tiny. The step solves what is left in the well-conditioned
     # directions of the logits, and ends in balanced factors.
     if not isinstance(problem, NuclearProblem):
@@ -250,6 +241,6 @@ class Proximal:
     def run(self, problem: Problem, start: Variables) -> Run:
         """Solve the convex program and split its logits into weight and features."""
         assert isinstance(problem, NuclearProblem)
-        found = problem.program.minimize(tolerance=self.tolerance, max_iterations=self.max_iterations)
-        words = f"accelerated proximal gradient descent in the logits, {found.iterations} steps"
-        return Run(problem.from_logits(found.logits, found.bias), found.history, found.converged, words, "gap")
+        logits, bias, history, converged = problem.program.minimize(self.tolerance, self.max_iterations)
+        words = f"accelerated proximal gradient descent in the logits, {10 * (len(history) - 1)} steps"
+        return Run(problem.from_logits(logits, bias), tuple(history), converged, words, "gap")

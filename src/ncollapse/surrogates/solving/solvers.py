@@ -18,15 +18,15 @@ from ncollapse.surrogates.solving.nuclear import NuclearProblem, polish
 from ncollapse.surrogates.solving.problem import Problem, Run, differentiate
 from ncollapse.surrogates.solving.solution import Variables
 
-# An objective that has fallen to this share of where it began is zero as far as its digits go.
+# An objective that has fallen to this share of its first value is zero to rounding.
 _VANISHED = 1e-16
-# L-BFGS goes on to this share of its tolerance.
+# L-BFGS goes on to this share of its tolerance if rounding allows.
 _FURTHER = 1e-4
-# Steps between two proximal ones, for convex programs.
+# Steps of L-BFGS between two proximal ones, for convex programs.
 _BETWEEN = 1000
 # Shorter steps do not move a point of order one.
 _SHORTEST = 1e-16
-# Of the promised fall that a step must bring.
+# A step must bring this share of the fall that its slope promises.
 _SHARE = 1e-4
 
 
@@ -37,8 +37,8 @@ def largest(tensors: Variables) -> float:
 
 def steepness(value: float, gradient: Variables, variables: Variables) -> float:
     """Largest entry of the gradient in units of the objective and of the largest variable."""
-    # A change of the variables by a share t of the largest changes the objective by about this times t of itself, so that it
-    # means the same for tiny decays, whose optimal objective is tiny, as for large ones.
+    # A change of a variable by a share t of the largest one changes the objective by about this number times t, relative to
+    # itself. So the number means the same for tiny decays, whose optimal objective is tiny, as for large ones.
     slope = largest(gradient)
     return slope * largest(variables) / abs(value) if slope > 0 and value != 0 else slope
 
