@@ -47,8 +47,9 @@ def gaussian_classes(
 ) -> Any:
     """Data around class means of norm one, and their labels."""
     from ncollapse.data import gaussian_mixture
-    from ncollapse.surrogates.solving.arguments import check_balanced
+    from ncollapse.surrogates.solving.arguments import check_balanced, check_counts
 
+    check_counts(counts)
     check_balanced(counts, "The data")
     data = gaussian_mixture(len(counts), dim, counts[0], components=1, radius=1.0, noise=sigma, seed=seed)
     return data.inputs, data.labels

@@ -11,7 +11,7 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from ncollapse.surrogates.mse_decomposition import decompose_mse, least_squares_classifier
-from ncollapse.surrogates.solving.arguments import check_balanced, check_positive
+from ncollapse.surrogates.solving.arguments import check_balanced, check_counts, check_positive
 from ncollapse.surrogates.solving.flows import FlowEnd, follow
 from ncollapse.surrogates.solving.losses import one_hot
 from ncollapse.surrogates.solving.problem import CountsProblem
@@ -42,6 +42,7 @@ class CentralPath(CountsProblem):
     dim: int
 
     def __post_init__(self) -> None:
+        check_counts(self.counts)
         check_balanced(self.counts, "CentralPath")
         check_positive(dim=self.dim)
         freedom = (self.counts[0] - 1) * self.num_classes

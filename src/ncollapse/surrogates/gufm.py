@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ncollapse.etf import helmert_basis, simplex_etf
 from ncollapse.statistics.batch import check_labels
-from ncollapse.surrogates.solving.arguments import check_balanced, check_choice, check_finite, check_positive
+from ncollapse.surrogates.solving.arguments import check_balanced, check_choice, check_counts, check_finite, check_positive
 from ncollapse.surrogates.solving.losses import LossName
 from ncollapse.surrogates.solving.problem import CountsProblem
 from ncollapse.surrogates.solving.solution import Certificate, Inequality, Solution, Variables, unless_it_holds
@@ -62,6 +62,7 @@ class GUFM(CountsProblem):
     def __post_init__(self) -> None:
         check_choice("loss", self.loss, LossName)
         check_choice("bias", self.bias, Literal["none", "free"])
+        check_counts(self.counts)
         check_balanced(self.counts, "GUFM")
         check_positive(lambda_w=self.lambda_w)
         if self.dim < 2:

@@ -13,7 +13,7 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from ncollapse.surrogates.locally_elastic_estimates import mode_amplitudes, simplex_directions
-from ncollapse.surrogates.solving.arguments import check_balanced
+from ncollapse.surrogates.solving.arguments import check_balanced, check_counts
 from ncollapse.surrogates.solving.losses import loss_value
 from ncollapse.surrogates.solving.solution import Certificate, Inequality, Solution
 
@@ -185,6 +185,7 @@ class LocallyElasticSDE:
         Raises:
             ValueError: If the times do not rise from the start, or a number is out of range.
         """
+        check_counts(counts)
         check_balanced(counts, "simulate")
         if len(counts) != self.num_classes:
             raise ValueError(f"counts must hold {self.num_classes} numbers, one for each class, got {counts}.")

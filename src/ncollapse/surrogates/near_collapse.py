@@ -11,7 +11,7 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from ncollapse.surrogates.mufm import MUFM
-from ncollapse.surrogates.solving.arguments import check_balanced, check_positive
+from ncollapse.surrogates.solving.arguments import check_balanced, check_counts, check_positive
 from ncollapse.surrogates.solving.solution import Solution
 
 
@@ -46,6 +46,7 @@ class NearCollapse:
     lambda_h: float
 
     def __post_init__(self) -> None:
+        check_counts(self.counts)
         check_balanced(self.counts, "NearCollapse")
         check_positive(scale=self.scale, lambda_w=self.lambda_w, lambda_h=self.lambda_h)
         if 3 * self.scale**2 < self.num_classes * self.lambda_w:

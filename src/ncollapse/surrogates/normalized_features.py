@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ncollapse.etf import simplex_etf
-from ncollapse.surrogates.solving.arguments import check_balanced, check_positive
+from ncollapse.surrogates.solving.arguments import check_balanced, check_counts, check_positive
 from ncollapse.surrogates.solving.problem import CountsProblem
 from ncollapse.surrogates.solving.solution import Certificate, Inequality, Solution, Variables, unless_it_holds
 from ncollapse.surrogates.solving.solvers import Constrained, ProjectedGradient
@@ -43,6 +43,7 @@ class NormalizedFeatures(CountsProblem, Constrained):
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
+        check_counts(self.counts)
         check_balanced(self.counts, "NormalizedFeatures")
         check_positive(temperature=self.temperature)
         if self.dim < 2:

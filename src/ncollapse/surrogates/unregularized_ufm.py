@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ncollapse.etf import helmert_basis
-from ncollapse.surrogates.solving.arguments import check_balanced, check_positive
+from ncollapse.surrogates.solving.arguments import check_balanced, check_counts, check_positive
 from ncollapse.surrogates.solving.flows import FlowEnd, follow
 from ncollapse.surrogates.solving.losses import one_hot
 from ncollapse.surrogates.solving.problem import CountsProblem
@@ -42,6 +42,7 @@ class UnregularizedUFM(CountsProblem):
     dim: int
 
     def __post_init__(self) -> None:
+        check_counts(self.counts)
         check_balanced(self.counts, "UnregularizedUFM")
         if self.dim < self.num_classes - 1:
             raise ValueError(f"Loss zero needs dim >= K - 1 = {self.num_classes - 1}, got {self.dim}. Raise dim.")

@@ -43,8 +43,7 @@ def check_counts(counts: Sequence[int]) -> None:
 
 
 def check_balanced(counts: Sequence[int], what: str) -> None:
-    """Check that ``counts`` are right, and the same for all classes."""
-    check_counts(counts)
+    """Check that all classes have the same number of samples."""
     if len(set(counts)) > 1:
         raise ValueError(f"{what} needs balanced classes, got counts {tuple(counts)}. Solve it numerically: solve().")
 
