@@ -97,6 +97,15 @@ def test_changed_settings_are_said(run_directory, capsys, without_drawings):
     assert json.loads(capsys.readouterr().out)["changed"][:2] == ["data.per_class=20", "model.width=16"]
 
 
+def test_a_resume_names_the_settings_that_differ(run_directory, capsys):
+    raised = failing(capsys, "run", "demo", "--set", *SMALL, "train.epochs=9", "--out", str(run_directory), "--resume")
+    assert "holds a run of 'demo' with train.epochs=3, got train.epochs=9. A finished run is not extended" in raised
+    raised = failing(capsys, "run", "demo", "--set", *SMALL, "seed=2", "--out", str(run_directory), "--resume")
+    assert "holds a run of 'demo' with seed=0, got seed=2. Resume it with its own settings, or" in raised
+    raised = failing(capsys, "run", "deep_rn1_small", "--set", "data.name=digits", "--out", str(run_directory), "--resume")
+    assert "holds a run of 'demo', got 'deep_rn1_small' with" in raised
+
+
 def test_demo_does_not_replace_a_run_with_other_settings(run_directory, capsys):
     before = (run_directory / "measurements.csv").read_bytes()
     raised = failing(capsys, "demo", "--out", str(run_directory))

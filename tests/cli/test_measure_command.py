@@ -14,6 +14,7 @@ from torch import nn
 from ncollapse.cli import main
 from ncollapse.data import DataConfig, load_samples
 from ncollapse.probe import measure
+from ncollapse.records import read_run
 from ncollapse.targets import load_network
 
 MODULE = """
@@ -34,6 +35,10 @@ def raising():
 
 def narrow():
     return nn.Sequential(nn.Linear(7, 8), nn.ReLU(), nn.Linear(8, 4))
+
+def others():
+    generator = torch.Generator().manual_seed(1)
+    return [(torch.randn(30, 20, generator=generator), torch.arange(30) % 4)]
 
 def batches():
     generator = torch.Generator().manual_seed(0)
@@ -130,11 +135,39 @@ def test_batches_of_your_own(net, capsys):
     # A generator is begun anew for the second pass.
     main([*OWN, "--memory-budget", "0"])
     assert "110 samples of 4 classes, split train, convention class, 2 passes" in capsys.readouterr().out
-    assert "needs --num-classes K, and takes no --split" in failing(capsys, *OWN[:4])
+    assert "does not say how many classes it has. Pass --num-classes K." in failing(capsys, *OWN[:4])
+    raised = failing(capsys, *OWN, "--split", "test")
+    assert "The test split of named_in_tests:batches is not known. Name a function that returns its batches" in raised
     raised = failing(capsys, *WORDS, "--num-classes", "10")
     assert "--num-classes is for batches of a module:function" in raised
     raised = failing(capsys, *OWN[:3], "named_in_tests:wrong", *OWN[4:])
     assert "named_in_tests:wrong must return batches, such as a list or a DataLoader, got int" in raised
+
+
+def test_a_test_split_of_your_own_is_decided_by_the_training_means(net, capsys, tmp_path):
+    out = tmp_path / "out"
+    words = ["--checkpoint", "weights.pt", "--layers", "1"]
+    main([*OWN, *words, "--test-data", "named_in_tests:others", "--out", str(out)])
+    assert "1 layer, 30 samples of 4 classes, split test" in capsys.readouterr().out
+    import named_in_tests
+
+    train, test = list(named_in_tests.batches()), list(named_in_tests.others())
+    reference = measure(net, train, num_classes=4, layers=["1"])
+    expected = measure(net, test, num_classes=4, layers=["1"], split="test", reference=reference)
+    assert expected.value("pfc3") != measure(net, test, num_classes=4, layers=["1"], split="test").value("pfc3")
+    rows = printed_values(capsys, *OWN, *words, "--test-data", "named_in_tests:others")
+    found = read_run(out)
+    assert {row.split for row in found.rows} == {"test"}
+    assert found.environment["test_data"] == "named_in_tests:others"
+    for id in ("pfc1", "pfc3", "nc4"):
+        assert rows["1", id] == found.value(id, 0) == pytest.approx(expected.value(id), abs=1e-12)
+    # A data set may be the training set of batches.
+    own = ["measure", "named_in_tests:build", "--checkpoint", "weights.pt", "--layers", "1"]
+    mixed = printed_values(capsys, *own, "--data", "gaussian_mixture", "--test-data", "named_in_tests:others")
+    assert mixed["1", "pfc1"] == rows["1", "pfc1"]
+    assert mixed["1", "pfc3"] != rows["1", "pfc3"]
+    raised = failing(capsys, *OWN, "--test-data", "geo_mnist")
+    assert "--test-data must have 4 classes like the training data, got 3 of geo_mnist." in raised
 
 
 def test_samples_take_a_shape(net, capsys):
@@ -191,6 +224,10 @@ def test_pretrained_weights_of_timm_are_not_taken_silently(capsys, monkeypatch):
 
 TOKENS = """
 import torch
+
+def others():
+    generator = torch.Generator().manual_seed(1)
+    return [(torch.randn(30, 20, generator=generator), torch.arange(30) % 4)]
 
 def batches():
     ids = torch.randint(0, 50, (3, 9, 12), generator=torch.Generator().manual_seed(0))

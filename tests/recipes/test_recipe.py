@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ncollapse.models import ConvResNetConfig, build_model
-from ncollapse.recipes import RECIPES, Recipe, RecipeError, override, recipe_by_name
+from ncollapse.recipes import RECIPES, Recipe, RecipeError, changes, override, recipe_by_name
 from ncollapse.recipes.recipe import Convention
 from ncollapse.recipes.settings import differences
 from ncollapse.statistics.conventions import CONVENTIONS
@@ -42,12 +42,29 @@ def test_overrides_are_typed():
     assert override(recipe_by_name("demo"), ["measure.epochs=[0,5]"]).measure.epochs == (0, 5)
 
 
+@pytest.mark.parametrize(
+    ("text", "milestones"), [("0.5", (0.5,)), ("0.5,0.8", (0.5, 0.8)), ("[0.5, 0.8]", (0.5, 0.8)), ("", ()), ("[]", ())]
+)
+def test_lists_need_no_brackets(text, milestones):
+    assert override(recipe_by_name("demo"), [f"train.milestones={text}"]).train.milestones == milestones
+
+
+def test_lists_that_may_be_left_out_need_no_brackets():
+    recipe = override(recipe_by_name("demo"), ["measure.epochs=0,5"])
+    assert recipe.measure.epochs == (0, 5)
+    assert override(recipe, ["measure.epochs=null"]).measure.epochs is None
+
+
 def test_a_shorter_training_is_measured_at_the_listed_epochs_that_it_reaches():
     recipe = recipe_by_name("deep_rn1_small")
     assert recipe.measure.epochs == (0, 500, 1000)
     assert override(recipe, ["train.epochs=500"]).measure.epochs == (0, 500)
     assert override(recipe, ["train.epochs=9000"]) == replace(recipe, train=replace(recipe.train, epochs=9000))
     assert override(recipe_by_name("demo"), ["train.epochs=20"]).measure.epochs is None
+    # Epochs that a shorter training leaves out were not set by anybody; others were.
+    assert changes(override(recipe, ["train.epochs=500"])) == ["train.epochs=500"]
+    assert changes(override(recipe, ["train.epochs=500", "measure.epochs=0"])) == ["train.epochs=500", "measure.epochs=[0]"]
+    assert changes(override(recipe, ["measure.epochs=[0,500]"])) == ["measure.epochs=[0, 500]"]
     with pytest.raises(RecipeError, match=r"measure earlier: measure\.epochs=\[0\]"):
         override(recipe, ["train.epochs=20", "measure.epochs=[0,30]"])
 

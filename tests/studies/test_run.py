@@ -20,7 +20,7 @@ from ncollapse.data import Batches, DataConfig, LabeledData, load_samples
 from ncollapse.drawing import save_figures
 from ncollapse.metrics import select_metrics
 from ncollapse.models import ConvResNetConfig
-from ncollapse.records import json_files, read_run, run_directory
+from ncollapse.records import depth_file, json_files, read_run, run_directory
 from ncollapse.records.files import write_whole
 from ncollapse.studies import RunDirectoryError, override, recipe_by_name, run, run_recipe
 from ncollapse.targets import Target, measure_target, named_data
@@ -153,7 +153,7 @@ def test_kill_at_every_write_then_resume(finished, tmp_path, monkeypatch):
         shutil.copytree(tmp_path / "run", killed[-1])
         write_whole(path, content)
 
-    for module in (run_directory, json_files, checkpoint):
+    for module in (run_directory, depth_file, json_files, checkpoint):
         monkeypatch.setattr(module, "write_whole", watched)
     run_recipe(small(), tmp_path / "run")
     monkeypatch.undo()
@@ -218,7 +218,7 @@ def test_folder_with_a_run(finished, tmp_path):
     before = tables(finished)
     with pytest.raises(RunDirectoryError, match=r"holds a run of 'demo' already\. Continue it with --resume"):
         run_recipe(small(), finished)
-    with pytest.raises(CheckpointError, match="another recipe or other settings"):
+    with pytest.raises(CheckpointError, match=r"holds a run of .demo. with seed=0, got seed=5\. Resume it with its own"):
         run_recipe(small("seed=5"), finished, resume=True)
     assert tables(finished) == before
     out = tmp_path / "replaced"
@@ -253,7 +253,7 @@ def failing_write(monkeypatch, fails):
             raise OSError(28, "No space left on device", str(path))
         write_whole(path, content)
 
-    for module in (run_directory, json_files, checkpoint):
+    for module in (run_directory, depth_file, json_files, checkpoint):
         monkeypatch.setattr(module, "write_whole", write)
 
 

@@ -55,6 +55,9 @@ def test_a_network_is_the_same_in_every_call_and_leaves_the_random_state(tmp_pat
     [
         ("nothing", {}, r"A network must be a run directory, module:function, .* got 'nothing'"),
         ("torch:rand", {}, r"calling torch:rand raised|rand\(\) received"),
+        ("nothing.net", {}, r"got 'nothing\.net'\. Write nothing:net\."),
+        ("mine/nets.py:net", {}, r"named as in an import, got the file mine/nets\.py\. Write mine\.nets:net\."),
+        ("textwrap:indent", {}, r"textwrap:indent must be .* without arguments, got indent\(text, prefix, .*\)\. Write a func"),
         ("math:pi", {}, "math:pi must name a function of module 'math', got float"),
         ("torch.nn:Identity", {"device": "nowhere"}, "device must be one that is available here, got 'nowhere'"),
         ("torch.nn:Identity", {"device": "cuda:99"}, r"available here, got 'cuda:99'\. Use auto or cpu\."),
@@ -71,8 +74,13 @@ def test_networks_that_are_not_there(name, options, message):
         ("diggits", {}, r"Data must be a data set, .*got 'diggits'\. Near ones: digits\. `ncollapse doctor`"),
         ("digits", {"num_classes": 10}, r"--num-classes is for batches of a module:function, digits has its own"),
         ("digits", {"input_shape": (1, 9, 9)}, r"input_shape \(1, 9, 9\) must hold the 64 numbers"),
-        ("os:listdir", {}, r"Data os:listdir gives batches as they are: it needs --num-classes"),
-        ("os:listdir", {"num_classes": 3, "split": "test"}, r"takes no --split"),
+        ("named.batches", {"num_classes": 10}, r"or a run directory, got 'named\.batches'\. Write named:batches\."),
+        ("os:listdir", {}, r"Data os:listdir does not say how many classes it has\. Pass --num-classes K\."),
+        (
+            "os:listdir",
+            {"num_classes": 3, "batch_size": 3, "input_shape": (3,)},
+            r"gives batches as they are, got --input-shape and --batch-size\. Let the function make them so\.",
+        ),
     ],
 )
 def test_data_that_is_not_there(name, options, message):
@@ -85,8 +93,20 @@ def test_the_test_split_of_a_run(tmp_path):
     path = run_recipe(recipe, tmp_path / "run")
     samples = load_samples(DataConfig("gaussian_mixture", split="test"))
     assert sum(len(labels) for _, labels in nc.load_data(path, split="test")) == samples.num_samples
-    with pytest.raises(RunDirectoryError, match=r"holds no run \(no recipe.json\)"):
+    with pytest.raises(RunDirectoryError, match=r"holds no run \(no recipe.json\)\. Name the folder that `ncollapse run` or"):
         nc.load_data(tmp_path)
+
+
+def test_a_module_that_is_missing_inside_a_module_is_named_itself(tmp_path, monkeypatch):
+    (tmp_path / "needs_more.py").write_text("import no_such_library\n\ndef build(): pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ImportError, match=r"^No module named 'no_such_library'$"):
+        nc.load_network("needs_more:build")
+    with pytest.raises(ImportError, match=r"No module named 'needs_mor' in the current .*Near ones: needs_more\.$"):
+        nc.load_network("needs_mor:build")
+    with pytest.raises(ImportError, match=r"No module named 'quux' in the current folder, .*Check the spelling and the folder"):
+        nc.load_network("quux:build")
 
 
 def test_options_of_the_command_are_those_of_measure(run, capsys):
@@ -119,6 +139,8 @@ def test_a_measurement_is_written_as_a_run_directory(run, tmp_path, capsys):
     assert found.last.positions == original.last.positions
     main(["report", str(out)])
     assert (out / "report.html").stat().st_size > 1000
+    with pytest.raises(RunDirectoryError, match=rf"It holds a measurement of the network {run}: name that network"):
+        nc.load_network(out)
 
 
 def test_a_measurement_without_paths_is_a_table(tmp_path, monkeypatch):

@@ -31,6 +31,11 @@ def add_measure(commands: Any) -> None:
         metavar="NAME",
         help="such as digits (see `ncollapse doctor`), or module:function that returns batches; needed for your own",
     )
+    measure.add_argument(
+        "--test-data",
+        metavar="NAME",
+        help="the test split, named likewise; it is measured, decided by the class means of --data",
+    )
     measure.add_argument("--num-classes", type=count(1), metavar="K", help="of the batches of a module:function")
     measure.add_argument(
         "--input-shape",
@@ -39,7 +44,12 @@ def add_measure(commands: Any) -> None:
         metavar="D",
         help="shape of a sample for your own network, such as 1 28 28; 3 28 28 copies the one channel",
     )
-    measure.add_argument("--split", choices=("train", "test"), default="train", help="of the data (default: %(default)s)")
+    measure.add_argument(
+        "--split",
+        choices=("train", "test"),
+        default="train",
+        help="of a data set or run (default: %(default)s); the training set's class means decide on test",
+    )
     measure.add_argument(
         "--checkpoint",
         type=Path,

@@ -28,7 +28,12 @@ def add_run_commands(commands: Any) -> None:
     run = commands.add_parser("run", help="run a recipe: train, measure, write the page; in many processes with torchrun")
     run.add_argument("recipe", metavar="RECIPE", help="a name that `ncollapse recipes` lists")
     run.add_argument(
-        "--set", nargs="+", action="extend", default=[], metavar="FIELD=VALUE", help="such as train.epochs=50 seed=3"
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="such as train.epochs=50 train.milestones=0.5,0.8 seed=3",
     )
     run.add_argument("--out", type=folder, metavar="DIR", help="run directory (default: runs/RECIPE)")
     run.add_argument("--resume", action="store_true", help="continue the run in DIR; begins it if there is none")

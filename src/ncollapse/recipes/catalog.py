@@ -28,8 +28,12 @@ def recipe_by_name(name: str) -> Recipe:
 def changes(recipe: Recipe) -> list[str]:
     """Return what a recipe sets differently from the one that it is named after, whose words then do not hold for it.
 
-    Items such as "train.epochs=20", the seed left out; none for a recipe of another name.
+    Items such as "train.epochs=20"; none for a recipe of another name. The seed is left out, and so are measured epochs that
+    differ only because the training is shorter.
     """
     if recipe.name not in RECIPES:
         return []
-    return differences(replace(recipe, seed=0), RECIPES[recipe.name]())
+    named = RECIPES[recipe.name]()
+    shortened = recipe.measure.epochs == named.measure.until(recipe.train.epochs)
+    found = differences(replace(recipe, seed=0), named)
+    return [item for item in found if not (shortened and item.startswith("measure.epochs="))]

@@ -48,9 +48,9 @@ class MeasureConfig:
         check_least("measure.batch_size", self.batch_size, 1)
         check_least("measure.transport_samples", self.transport_samples, 0)
 
-    def until(self, last: int) -> list[int] | None:
+    def until(self, last: int) -> tuple[int, ...] | None:
         """The listed epochs that a shorter run has."""
-        return None if self.epochs is None else [epoch for epoch in self.epochs if epoch <= last]
+        return None if self.epochs is None else tuple(epoch for epoch in self.epochs if epoch <= last)
 
 
 # A network says what it is in its field kind; the first network of all has none, so that its recipes stay what they were.

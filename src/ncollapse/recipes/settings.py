@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 from ncollapse.near_words import near_words
 from ncollapse.recipes.recipe import Recipe, RecipeError, parse_recipe
@@ -40,9 +40,9 @@ def override(recipe: Recipe, settings: Sequence[str]) -> Recipe:
     """Return a recipe with fields changed by name.
 
     Args:
-        settings: Items like "train.epochs=50", "seed=3", "train.clip_norm=null", "train.milestones=[0.5]": a dotted field and
-            its value in JSON, quotes around words being optional. Where ``train.epochs`` is set and ``measure.epochs`` is not,
-            the listed epochs beyond the end are left out.
+        settings: Items like "train.epochs=50", "seed=3", "train.clip_norm=null", "train.milestones=0.5,0.8": a dotted field and
+            its value in JSON. Quotes around words and brackets around lists are optional. Where ``train.epochs`` is set and
+            ``measure.epochs`` is not, the listed epochs beyond the end are left out.
 
     Raises:
         RecipeError: If an item has no "=", a field does not exist (near ones are named), or a value has the wrong type.
@@ -64,7 +64,9 @@ def override(recipe: Recipe, settings: Sequence[str]) -> Recipe:
                 f"See all with: ncollapse recipes {recipe.name}."
             )
         group, _, leaf = key.rpartition(".")
-        (content[group] if group else content)[leaf] = _parse(text)
+        (content[group] if group else content)[leaf] = _parse(
+            text, _takes_list(getattr(recipe, group), leaf) if group else False
+        )
         named.add(key)
     epochs = content["train"]["epochs"]
     if "train.epochs" in named and "measure.epochs" not in named and isinstance(epochs, int):
@@ -82,7 +84,15 @@ def _leaves(content: dict[str, Any]) -> list[str]:
     return names
 
 
-def _parse(text: str) -> Any:
+def _takes_list(config: Any, leaf: str) -> bool:
+    """Whether the values of a field are lists."""
+    kind = get_type_hints(type(config))[leaf]
+    return tuple in {get_origin(member) for member in (kind, *get_args(kind))}
+
+
+def _parse(text: str, takes_list: bool) -> Any:
+    if takes_list and not text.startswith("[") and text != "null":
+        text = f"[{text}]"
     try:
         return json.loads(text)
     except json.JSONDecodeError:

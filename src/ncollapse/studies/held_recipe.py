@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from ncollapse.recipes.recipe import Recipe, RecipeError
 from ncollapse.recipes.settings import differences
-from ncollapse.records.errors import RunDirectoryError
+from ncollapse.records.errors import ReportError, RunDirectoryError
+from ncollapse.records.file_names import ENVIRONMENT
+from ncollapse.records.json_files import read_json
 from ncollapse.records.run_directory import RunDirectory
+from ncollapse.train.checkpoint import CheckpointError
+
+# More settings than this are counted.
+_MOST_NAMED = 6
 
 
 def held_recipe(directory: RunDirectory) -> Recipe:
@@ -15,9 +22,37 @@ def held_recipe(directory: RunDirectory) -> Recipe:
     try:
         return Recipe.from_json(directory.recipe.read_text())
     except FileNotFoundError as error:
-        raise RunDirectoryError(f"{directory.path} holds no run (no recipe.json). Start one without --resume.") from error
+        raise RunDirectoryError(f"{directory.path} holds no run (no recipe.json). {_advice(directory)}") from error
     except RecipeError as error:
         raise RunDirectoryError(f"{directory.recipe} is damaged or of another version: {error}") from error
+
+
+def _advice(directory: RunDirectory) -> str:
+    """What to do with a folder that holds no run; one of a measurement has no network in it."""
+    try:
+        network = read_json(directory.path / ENVIRONMENT, dict[str, Any]).get("network")
+    except ReportError:
+        network = None
+    if network is None:
+        return "Name the folder that `ncollapse run` or `ncollapse sweep` wrote."
+    return f"It holds a measurement of the network {network}: name that network to measure it again, or use `ncollapse report`."
+
+
+def check_resumable(directory: RunDirectory, recipe: Recipe) -> None:
+    """A run goes on with its own settings only."""
+    held = held_recipe(directory)
+    if held.fingerprint() == recipe.fingerprint():
+        return
+    own, asked = differences(held, recipe), differences(recipe, held)
+    if held.name == recipe.name and len(own) <= _MOST_NAMED:
+        words = f"a run of {held.name!r} with {', '.join(own)}, got {', '.join(asked)}"
+    else:
+        words = f"a run of {held.name!r}, got {recipe.name!r} with {len(asked)} other settings"
+    longer = "A finished run is not extended, since its learning rates depend on its length. "
+    raise CheckpointError(
+        f"{directory.path} holds {words}. {longer if any(item.startswith('train.epochs=') for item in asked) else ''}"
+        "Resume it with its own settings, or choose another place with --out."
+    )
 
 
 def check_replaceable(directory: RunDirectory, recipe: Recipe, overwrite: bool) -> None:

@@ -27,11 +27,11 @@ from ncollapse.recipes.recipe import Recipe
 from ncollapse.records.rows import EpochRecord
 from ncollapse.records.run_directory import RunDirectory
 from ncollapse.records.run_files import Glossary, Status
-from ncollapse.studies.held_recipe import check_replaceable, held_recipe
+from ncollapse.studies.held_recipe import check_replaceable, check_resumable
 from ncollapse.studies.machine import device_named, environment, threads
 from ncollapse.studies.objective import measure_objective
 from ncollapse.studies.recipe_check import check_layers
-from ncollapse.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from ncollapse.train.checkpoint import load_checkpoint, save_checkpoint
 from ncollapse.train.loop import make_optimizer, train
 from ncollapse.train.schedule import measuring_epochs, weight_decay_time
 
@@ -139,11 +139,8 @@ class TrainingRun:
         # All look before the first writes.
         with self.processes.sharing_errors():
             resumes = resume and directory.recipe.exists()
-            if resumes and held_recipe(directory).fingerprint() != self.recipe.fingerprint():
-                raise CheckpointError(
-                    f"{directory.path} holds a run of another recipe or other settings. "
-                    "Resume with those, or choose another --out."
-                )
+            if resumes:
+                check_resumable(directory, self.recipe)
             if resumes and directory.checkpoint.exists():
                 self.epoch = load_checkpoint(directory.checkpoint, self.model, self.optimizer, self.recipe.fingerprint())
                 directory.load(self.epoch)

@@ -39,7 +39,8 @@ def write_measurement(measurement: Measurement, target: Target, out: str | Path,
     directory = RunDirectory(out)
     status = RunDirectory(target.network).status() if target.is_run else None
     epoch = 0 if status is None else status.epoch
-    names: dict[str, Any] = {"network": target.network, "data": target.data, "checkpoint": target.checkpoint}
+    names: dict[str, Any] = {"network": target.network, "data": target.data, "test_data": target.test_data}
+    names["checkpoint"] = target.checkpoint
     noted: dict[str, Any] = {name: str(value) for name, value in names.items() if value is not None}
     noted["chosen"] = measurement.chosen
     if measurement.num_classes < measurement.num_labels:

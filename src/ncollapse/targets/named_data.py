@@ -16,7 +16,7 @@ from ncollapse.near_words import near_words
 from ncollapse.recipes.data import DataConfig, DataName
 from ncollapse.records.run_directory import RunDirectory
 from ncollapse.studies.held_recipe import held_recipe
-from ncollapse.targets.functions import import_function
+from ncollapse.targets.functions import import_function, write_as_function
 
 Split = Literal["train", "test"]
 
@@ -63,7 +63,7 @@ def load_data(
             - ``"module:function"``: the function is called, without arguments, for every pass over the data, and returns
               batches as ``measure`` takes them, such as a list or a ``DataLoader``;
             - a run directory: the data of its recipe. The test split is whole, without corrupted labels.
-        split: Which part; batches of a function are "train".
+        split: Which part; of a function, what its batches are called.
         num_classes: K, of batches of a function only: other data has its own.
         batch_size: Samples in a batch. None takes 1000, or what the recipe of a run measures with. A function decides itself.
         input_shape: Shape of one sample, such as (1, 28, 28), if the network does not take vectors. Samples of one channel fill
@@ -79,15 +79,11 @@ def load_data(
         (4, 'train')
     """
     if ":" in str(name) and not Path(name).is_dir():
-        if num_classes is None or split != "train" or input_shape or batch_size:
-            raise ValueError(
-                f"Data {name} gives batches as they are: it needs --num-classes K, and takes no --split, --input-shape or "
-                "--batch-size. Let the function make them so."
-            )
-        return NamedData(str(name), split, num_classes, _FunctionBatches(str(name)))
+        known = _classes_of_function(str(name), num_classes, input_shape, batch_size)
+        return NamedData(str(name), split, known, _FunctionBatches(str(name)))
+    config, usual_size = _of_run(Path(name), split) if Path(name).is_dir() else (_config(str(name), split), 1000)
     if num_classes is not None:
         raise ValueError(f"--num-classes is for batches of a module:function, {name} has its own. Leave it out.")
-    config, usual_size = _of_run(Path(name), split) if Path(name).is_dir() else (_config(str(name), split), 1000)
     samples = load_samples(config)
     batches: Iterable[Any] = Batches(samples, batch_size or usual_size)
     if input_shape is not None:
@@ -95,11 +91,20 @@ def load_data(
     return NamedData(str(name), split, samples.num_classes, batches)
 
 
+def _classes_of_function(name: str, num_classes: int | None, input_shape: Sequence[int] | None, batch_size: int | None) -> int:
+    given = [option for option, value in (("--input-shape", input_shape), ("--batch-size", batch_size)) if value]
+    if given:
+        raise ValueError(f"Data {name} gives batches as they are, got {' and '.join(given)}. Let the function make them so.")
+    if num_classes is None:
+        raise ValueError(f"Data {name} does not say how many classes it has. Pass --num-classes K.")
+    return num_classes
+
+
 def _config(name: str, split: Split) -> DataConfig:
     if name not in get_args(DataName):
         raise ValueError(
             f"Data must be a data set, a module:function or a run directory, got {name!r}. "
-            f"{near_words(name, get_args(DataName))}`ncollapse doctor` lists the data sets."
+            f"{near_words(name, get_args(DataName)) or write_as_function(name)}`ncollapse doctor` lists the data sets."
         )
     return DataConfig(name=cast(Any, name), split=split)
 

@@ -15,7 +15,7 @@ from ncollapse.records.errors import RunDirectoryError
 from ncollapse.records.run_directory import RunDirectory
 from ncollapse.studies.held_recipe import held_recipe
 from ncollapse.studies.machine import device_named
-from ncollapse.targets.functions import as_user_error, import_function
+from ncollapse.targets.functions import as_user_error, import_function, write_as_function
 from ncollapse.targets.library_networks import LIBRARIES, make_library_network
 from ncollapse.train.checkpoint import load_weights
 
@@ -72,7 +72,7 @@ def _made(name: str, num_classes: int | None) -> nn.Module:
     if not colon:
         raise ValueError(
             "A network must be a run directory, module:function, torchvision:NAME, timm:NAME or transformers:FOLDER, got "
-            f"{name!r}. Check the spelling."
+            f"{name!r}. {write_as_function(name) or 'Check the spelling.'}".rstrip()
         )
     if source in LIBRARIES:
         network = make_library_network(source, rest, num_classes)

@@ -36,6 +36,7 @@ class Target:
     Attributes:
         network: As ``load_network`` takes it.
         data: As ``load_data`` takes it; None for a run directory.
+        test_data: The test split, as ``load_data`` takes it, if ``data`` has none of its own; it is then what is measured.
         num_classes: K, of batches of a function only.
         input_shape: Shape of a sample.
         split: "train" or "test"; the test split is decided by the training set's class means.
@@ -46,6 +47,7 @@ class Target:
 
     network: str
     data: str | None = None
+    test_data: str | None = None
     num_classes: int | None = None
     input_shape: Sequence[int] | None = None
     split: Literal["train", "test"] = "train"
@@ -72,15 +74,23 @@ class Target:
         return held_recipe(RunDirectory(self.network)).measure.convention if self.is_run else "class"
 
     def load_splits(self) -> list[NamedData]:
-        """The data, with the training set before any other split."""
+        """The data, with the training set before the test split."""
         self._check()
-        splits: tuple[Literal["train", "test"], ...] = ("train",) if self.split == "train" else ("train", self.split)
         name = self.network if self.data is None else self.data
-        if ":" in name and not self.is_run:
-            # A function has one split: whether another may be asked for, it tells itself.
-            splits = (self.split,)
-        options: dict[str, Any] = {"num_classes": self.num_classes, "input_shape": self.input_shape}
-        return [load_data(name, split=split, batch_size=self.batch_size, **options) for split in splits]
+        options: dict[str, Any] = {"input_shape": self.input_shape, "batch_size": self.batch_size}
+        train = load_data(name, num_classes=self.num_classes, **options)
+        if self.split == "train" and self.test_data is None:
+            return [train]
+        name = self.test_data or name
+        # Batches of a function do not say how many classes they have.
+        known = train.num_classes if ":" in name and not Path(name).is_dir() else None
+        test = load_data(name, split="test", num_classes=known, **options)
+        if test.num_classes != train.num_classes:
+            raise ValueError(
+                f"--test-data must have {train.num_classes} classes like the training data, got {test.num_classes} of {name}. "
+                "Name data of the same classes."
+            )
+        return [train, test]
 
     def _check(self) -> None:
         if not self.is_run:
@@ -89,8 +99,12 @@ class Target:
                     f"MODEL {self.network!r} is no run directory; your own network needs --data NAME as well. "
                     "`ncollapse doctor` lists data sets."
                 )
+            if ":" in self.data and self.split == "test" and self.test_data is None:
+                raise ValueError(
+                    f"The test split of {self.data} is not known. Name a function that returns its batches with --test-data."
+                )
             return
-        fields = ("data", "num_classes", "input_shape", "checkpoint", "unsafe_pickle")
+        fields = ("data", "test_data", "num_classes", "input_shape", "checkpoint", "unsafe_pickle")
         given = [f"--{field.replace('_', '-')}" for field in fields if getattr(self, field) not in (None, False)]
         if given:
             raise ValueError(
