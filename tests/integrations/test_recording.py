@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from ncollapse.hooks import next_tokens
 from ncollapse.integrations import CSVLog, JSONLLog
 from ncollapse.integrations.recording import Recorder, logs_of, network_in
 
@@ -52,6 +53,29 @@ def test_layers_and_classifier_may_be_modules():
     measured = chosen.record(model, batches, epoch=1, step=3, group=None, writes=False)
     assert measured.layers == ("0", "2.input")
     assert {row.metric for row in measured.rows} == {"pfc1", "nc3"}
+
+
+class Tokens(nn.Sequential):
+    """A language model of one matrix: the logits of every token."""
+
+    def __init__(self):
+        super().__init__(nn.Embedding(9, 4), nn.Linear(4, 4), nn.Linear(4, 9))
+
+    def forward(self, input_ids):
+        return super().forward(input_ids)
+
+
+@pytest.mark.parametrize(("options", "classes"), [
+    ({"unpack": next_tokens}, (0, 1, 2)), ({"unpack": next_tokens, "classes": "all"}, tuple(range(9))),
+    ({"unpack": next_tokens, "min_per_class": 3}, (0, 2)),
+])  # fmt: skip
+def test_callbacks_measure_the_tokens_that_occur(options, classes):
+    """Of 9 tokens, 0, 1 and 2 follow others: 4, 2 and 4 times."""
+    batches = [{"input_ids": torch.tensor([[8, 0, 0, 2, 2, 1], [8, 2, 1, 0, 2, 0]])}]
+    measured = recorder(num_classes=9, metrics=["pfc1", "accuracy"], **options).record(
+        Tokens(), batches, epoch=1, step=3, group=None, writes=False
+    )
+    assert measured.classes == classes
 
 
 def test_the_network_inside():

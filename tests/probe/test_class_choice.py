@@ -340,3 +340,18 @@ def test_choices_that_leave_nothing():
         measure_features(X, Y, num_classes=K, min_per_class=8)
     with pytest.raises(ValueError, match=r"must be left to measure, got 1 of 8: 1 have samples"):
         measure_features(X[Y == 4], Y[Y == 4], num_classes=K, classes="present")
+
+
+@pytest.mark.parametrize("path", [False, True])
+def test_a_large_vocabulary_costs_no_pairs_of_its_classes(path):
+    """50,000 classes, of which six occur: a K×K matrix would take 20 GB."""
+    many, (x, y) = 50_000, by_hand(X, PRESENT)
+    tokens = torch.tensor([3, 41, 999, 20_000, 30_001, 49_999])
+    layers, options = {"a": x, "b": x.square()}, {"metrics": ["pfc1", "pfc2", "pfc3", "nc1", "cdnv", "gnc2"], "path": path}
+    stream = CollapseMetrics(num_classes=many, classes="present", **options)
+    stream.update(layers, tokens[y])
+    m, small = stream.compute(), measure_features(layers, y, num_classes=6, **options)
+    assert m.classes == tuple(tokens.tolist())
+    assert m.chosen.endswith("6 of 50000 classes (3, 41, 999, 20000, 30001, 49999); left out: 49994 without samples")
+    for row, other in zip(m.rows, small.rows, strict=True):
+        assert row.value == pytest.approx(other.value, rel=1e-12), row
