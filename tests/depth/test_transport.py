@@ -50,7 +50,7 @@ def test_digits_survive_far_from_the_origin_and_in_float32():
 @pytest.mark.parametrize("shapes", [((3, 2), (4, 2)), ((3, 2), (3, 5)), ((3,), (3,))])
 def test_samples_of_unequal_shapes_are_refused(shapes):
     x, y = (torch.zeros(shape) for shape in shapes)
-    with pytest.raises(ValueError, match=r"Both samples must have one shape \(N, d\), got \("):
+    with pytest.raises(ValueError, match=r"Both samples must have one shape \(N, d\) with N of 1 or more, got \("):
         wasserstein2_squared(x, y)
 
 

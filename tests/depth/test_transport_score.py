@@ -126,7 +126,7 @@ def test_every_sample_is_drawn_equally_often():
 @pytest.mark.parametrize("shapes", [((3, 2), (4, 2)), ((3, 2), (3, 5)), ((3,), (3,)), ((0, 2), (0, 2))])
 def test_layers_of_unequal_shapes_are_refused(shapes):
     x, y = (torch.zeros(shape) for shape in shapes)
-    with pytest.raises(ValueError, match=r"two layers of one shape \(N, d\) with N of 1 or more, got \(.*Pass flat features"):
+    with pytest.raises(ValueError, match=r"one shape \(N, d\) with N of 1 or more, got \(.*Pass flat features"):
         transport_score(x, y, torch.zeros(len(x), dtype=torch.long))
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 from ncollapse.claims.rules import RULES
 from ncollapse.records.depth import EPSILON
@@ -72,24 +73,20 @@ def _falls(values: list[float | None]) -> bool | None:
     return all(after <= before for before, after in pairwise(known)) and known[-1] < known[0]
 
 
-def theorem1_assumption(run: Run) -> bool | None:
-    """Whether first and last centered class means correlate, C ≥ 0."""
-    return run.last.theorem1.holds if run.last.theorem1 else None
+def last_entry(place: str) -> Callable[[Run], Any]:
+    """An entry of the last record, as ``theorem1.holds``; None where it was not computed."""
+    part, _, field = place.partition(".")
 
+    def read(run: Run) -> Any:
+        record = run.last_objective if part == "objective" else getattr(run.last, part)
+        return None if record is None else getattr(record, field)
 
-def theorem1_conclusion(run: Run) -> bool | None:
-    """Whether PFC1 falls all along the line between the measured ends."""
-    return run.last.theorem1.monotone if run.last.theorem1 else None
-
-
-def theorem2_conclusion(run: Run) -> bool | None:
-    """Whether PFC2 falls all along the line between the measured ends."""
-    return run.last.theorem2.monotone if run.last.theorem2 else None
+    return read
 
 
 def optimal_pairing(run: Run) -> bool | None:
     """Whether no pairing of first and last features of the sample costs less than the network's own, up to rounding."""
-    score = run.last.energy.transport_score if run.last.energy else None
+    score = last_entry("energy.transport_score")(run)
     return None if score is None else score >= 1 - _ROUNDING
 
 
@@ -106,7 +103,7 @@ def nearly_optimal_pairing(run: Run) -> bool | None:
 
 def aligned(run: Run) -> bool | None:
     """Whether first and last class means are aligned well enough."""
-    alignment = run.last.alignment.alignment if run.last.alignment else None
+    alignment = last_entry("alignment.alignment")(run)
     return None if alignment is None else alignment >= RULES.alignment
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from ncollapse.claims.estimates import Estimate, log_log_slope, spread
+from ncollapse.claims.predicates import last_entry
 from ncollapse.claims.rules import RULES
 from ncollapse.drawing.sweeps import Axis, SettingRow
 from ncollapse.records.depth import EPSILON
@@ -36,16 +37,9 @@ def _metric(key: str, meaning: str) -> Quantity:
     return Quantity(key, meaning, lambda run: run.value(key, len(run.layers) - 1))
 
 
-def _recorded(path: str, meaning: str, *, key: str = "", sign: int = -1, signed: bool = False) -> Quantity:
+def _recorded(place: str, meaning: str, *, key: str = "", sign: int = -1, signed: bool = False) -> Quantity:
     """An entry of the last record, as ``energy.efficiency``."""
-    place, _, field = path.partition(".")
-
-    def read(run: Run) -> float | None:
-        record = run.last_objective if place == "objective" else getattr(run.last, place)
-        value: float | None = None if record is None else getattr(record, field)
-        return value
-
-    return Quantity(key or field, meaning, read, sign, signed)
+    return Quantity(key or place.partition(".")[2], meaning, last_entry(place), sign, signed)
 
 
 def _error(metric: str, which: int) -> Quantity:

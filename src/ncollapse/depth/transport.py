@@ -16,12 +16,8 @@ def wasserstein2_squared(first: Tensor, last: Tensor) -> float:
     Raises:
         ValueError: If the shapes differ.
     """
-    if first.shape != last.shape or first.ndim != 2:
-        raise ValueError(
-            f"Both samples must have one shape (N, d), got {tuple(first.shape)} and {tuple(last.shape)}. "
-            "Pass flat features of the same samples, from layers of one dimension."
-        )
-    cost = torch.cdist(first.double(), last.double(), compute_mode="donot_use_mm_for_euclid_dist").square().cpu().numpy()
+    first, last = checked_pair(first, last)
+    cost = torch.cdist(first, last, compute_mode="donot_use_mm_for_euclid_dist").square().cpu().numpy()
     rows, columns = linear_sum_assignment(cost)
     return float(cost[rows, columns].mean())
 
@@ -44,3 +40,13 @@ def gelbrich_squared(first: Tensor, last: Tensor) -> float:
         x, y = torch.linalg.qr(x, mode="r").R, torch.linalg.qr(y, mode="r").R
     overlap = torch.linalg.svdvals(x @ y.T).sum()
     return float((mean_x - mean_y).square().sum() + x.square().sum() + y.square().sum() - 2 * overlap)
+
+
+def checked_pair(first: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+    """Check that two samples have one shape, and return them in float64."""
+    if first.shape != last.shape or first.ndim != 2 or not len(first):
+        raise ValueError(
+            f"Both samples must have one shape (N, d) with N of 1 or more, got {tuple(first.shape)} and {tuple(last.shape)}. "
+            "Pass flat features of the same samples, from layers of one dimension."
+        )
+    return first.double(), last.double()

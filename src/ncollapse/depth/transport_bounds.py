@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ncollapse.depth.transport import checked_pair
+
 _BLOCK_ELEMENTS = 2**22
 _FEWEST_DIRECTIONS = 200
 
@@ -45,7 +47,7 @@ def sliced_wasserstein2(first: Tensor, last: Tensor, *, num_directions: int = 50
     Reference:
         Rabin, Peyré, Delon & Bernot (2012), SSVM; the factor d: docs/theory.md, 3.8.
     """
-    x, y = _checked_pair(first, last)
+    x, y = checked_pair(first, last)
     if num_directions < _FEWEST_DIRECTIONS:
         raise ValueError(
             f"num_directions must be {_FEWEST_DIRECTIONS} or more for a mean over directions, got {num_directions}. "
@@ -91,7 +93,7 @@ def swap_bound(first: Tensor, last: Tensor, *, rounds: int = 1000, seed: int = 0
     Raises:
         ValueError: If the shapes differ.
     """
-    x, y = _checked_pair(first, last)
+    x, y = checked_pair(first, last)
     generator = torch.Generator().manual_seed(seed)
     order, half, swaps = torch.arange(len(x), device=x.device), len(x) // 2, 0
     for _ in range(rounds):
@@ -132,7 +134,7 @@ def pair_violations(first: Tensor, last: Tensor, *, num_pairs: int = 10**6, seed
     Raises:
         ValueError: If the shapes differ or no pair is wanted.
     """
-    x, y = _checked_pair(first, last)
+    x, y = checked_pair(first, last)
     if num_pairs < 1:
         raise ValueError(f"num_pairs must be 1 or more, got {num_pairs}. The default is a million.")
     count = len(x)
@@ -153,12 +155,3 @@ def pair_violations(first: Tensor, last: Tensor, *, num_pairs: int = 10**6, seed
 def _products(x: Tensor, y: Tensor, i: Tensor, j: Tensor) -> Tensor:
     """Compute ⟨x_i − x_j, y_i − y_j⟩ from differences, since the four separate products would cancel for near samples."""
     return ((x[i] - x[j]) * (y[i] - y[j])).sum(dim=1)
-
-
-def _checked_pair(first: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
-    if first.shape != last.shape or first.ndim != 2 or not len(first):
-        raise ValueError(
-            f"Both samples must have one shape (N, d) with N of 1 or more, got {tuple(first.shape)} and {tuple(last.shape)}. "
-            "Pass flat features of the same samples, from layers of one dimension."
-        )
-    return first.double(), last.double()

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ncollapse.depth.transport import wasserstein2_squared
+from ncollapse.depth.transport import checked_pair, wasserstein2_squared
 from ncollapse.statistics.batch import check_labels
 
 
@@ -82,11 +82,7 @@ def transport_score(
     Reference:
         Gai & Zhang (2021), who define a score of this kind; the normalization is ours: docs/theory.md, 3.8.
     """
-    if first.shape != last.shape or first.ndim != 2 or not len(first):
-        raise ValueError(
-            f"A transport score needs two layers of one shape (N, d) with N of 1 or more, got {tuple(first.shape)} and "
-            f"{tuple(last.shape)}. Pass flat features of the same samples, from layers of one dimension."
-        )
+    checked_pair(first, last)
     if max_samples < 1 or repeats < 1:
         raise ValueError(
             f"max_samples and repeats must be 1 or more, got {max_samples} and {repeats}. The defaults are 2000 and 5."

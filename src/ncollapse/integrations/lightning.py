@@ -8,9 +8,7 @@ from ncollapse.extras import missing_extra
 from ncollapse.groups import all_processes
 from ncollapse.integrations.loaders import share_of
 from ncollapse.integrations.logs import scalars
-from ncollapse.integrations.recording import Every, Logs, Network, Recorder
-from ncollapse.measurement.measurement import Measurement
-from ncollapse.records.rows import Row
+from ncollapse.integrations.recording import Every, Logs, Network, Recorder, RecordingCallback
 
 try:
     from lightning.pytorch import Callback
@@ -23,7 +21,7 @@ except ModuleNotFoundError:
         raise ImportError(missing_extra("NeuralCollapseCallback", "lightning", "lightning")) from error
 
 
-class NeuralCollapseCallback(Callback):
+class NeuralCollapseCallback(RecordingCallback, Callback):
     """Measure the training set at the end of chosen epochs, without influence on the training.
 
     The network runs in eval mode over every training sample once. Modes, random states, the training's loader and its steps
@@ -41,9 +39,6 @@ class NeuralCollapseCallback(Callback):
         log: A file that ends in .csv or .jsonl, a log (``CSVLog``, ``TensorBoardLog``, anything called with
             (measurement, epoch=, step=)), or several; None writes neural_collapse.csv in the trainer's log folder.
         **options: Arguments of ``ncollapse.measure``: layers, classifier, unpack, metrics, convention, path, …
-
-    Attributes:
-        table: Tidy rows of all measurements so far, with epoch and step.
 
     Raises:
         ValueError: If an argument is invalid.
@@ -63,16 +58,6 @@ class NeuralCollapseCallback(Callback):
         super().__init__()
         self._recorder = Recorder(every, network, log, {"num_classes": num_classes, **options})
         self._loader = loader
-
-    @property
-    def table(self) -> list[Row]:
-        """Tidy rows of all measurements so far."""
-        return self._recorder.table
-
-    @property
-    def last(self) -> Measurement | None:
-        """The last measurement."""
-        return self._recorder.last
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Check that the training can be measured, and create the log, before the training starts."""

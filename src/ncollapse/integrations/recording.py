@@ -92,6 +92,22 @@ class Recorder:
         return self.last
 
 
+class RecordingCallback:
+    """What the callbacks have in common: the table and the last measurement of their recorder."""
+
+    _recorder: Recorder
+
+    @property
+    def table(self) -> list[Row]:
+        """Tidy rows of all measurements so far."""
+        return self._recorder.table
+
+    @property
+    def last(self) -> Measurement | None:
+        """The last measurement."""
+        return self._recorder.last
+
+
 def network_in(module: nn.Module, network: Network) -> nn.Module:
     """Return the network inside a module."""
     if network is None:

@@ -9,9 +9,7 @@ from ncollapse.extras import missing_extra
 from ncollapse.groups import all_processes
 from ncollapse.integrations.loaders import share_of
 from ncollapse.integrations.logs import scalars
-from ncollapse.integrations.recording import Every, Logs, Network, Recorder
-from ncollapse.measurement.measurement import Measurement
-from ncollapse.records.rows import Row
+from ncollapse.integrations.recording import Every, Logs, Network, Recorder, RecordingCallback
 
 try:
     from transformers import TrainerCallback
@@ -21,7 +19,7 @@ except ModuleNotFoundError as error:
 Unit = Literal["epoch", "step", "evaluation"]
 
 
-class NeuralCollapseCallback(TrainerCallback):
+class NeuralCollapseCallback(RecordingCallback, TrainerCallback):
     """Measure the training set at chosen times, without influence on the training.
 
     The network runs in eval mode over every training sample once. The attention mask is respected, and the key ``labels`` (or
@@ -39,9 +37,6 @@ class NeuralCollapseCallback(TrainerCallback):
         report: A function that is also called with the values by ``nc/<layer>/<metric>``. With ``trainer.log`` they reach the
             trainer's history and its loggers: ``trainer.add_callback(NeuralCollapseCallback(..., report=trainer.log))``.
         **options: Arguments of ``ncollapse.measure``: layers, classifier, unpack, metrics, convention, path, …
-
-    Attributes:
-        table: Tidy rows of all measurements so far, with epoch and step.
 
     Raises:
         ValueError: If an argument is invalid.
@@ -67,16 +62,6 @@ class NeuralCollapseCallback(TrainerCallback):
         self._recorder = Recorder(every, network, log, {"num_classes": num_classes, **options})
         self._unit, self._loader, self._report = unit, loader, report
         self._evaluations = 0
-
-    @property
-    def table(self) -> list[Row]:
-        """Tidy rows of all measurements so far."""
-        return self._recorder.table
-
-    @property
-    def last(self) -> Measurement | None:
-        """The last measurement."""
-        return self._recorder.last
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Check that the training can be measured, and create the log, before the training starts."""

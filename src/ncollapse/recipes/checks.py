@@ -1,15 +1,18 @@
 """Checks that the parts of a recipe share, with one wording each."""
 
-from typing import Any, get_args
+from dataclasses import fields
+from typing import Any, Literal, get_args, get_origin
 
 from ncollapse.near_words import near_words
 
 
-def check_choice(field: str, value: object, choices: Any) -> None:
-    """Check that a field is one of the words of a Literal."""
-    if value not in get_args(choices):
-        advice = near_words(str(value), get_args(choices)) or "Pick one of them."
-        raise ValueError(f"{field} must be one of {', '.join(get_args(choices))}, got {value!r}. {advice.rstrip()}")
+def check_choices(part: str, config: Any) -> None:
+    """Check that every field whose type is a Literal is one of its words."""
+    for item in fields(config):
+        value, choices = getattr(config, item.name), get_args(item.type)
+        if get_origin(item.type) is Literal and value not in choices:
+            advice = near_words(str(value), choices) or "Pick one of them."
+            raise ValueError(f"{part}.{item.name} must be one of {', '.join(choices)}, got {value!r}. {advice.rstrip()}")
 
 
 def check_least(field: str, value: float, least: int) -> None:

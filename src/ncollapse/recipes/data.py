@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from ncollapse.recipes.checks import check_choice
+from ncollapse.recipes.checks import check_choices
 
 DataName = Literal[
     "digits",
@@ -64,9 +64,7 @@ class DataConfig:
     length: int = 256
 
     def __post_init__(self) -> None:
-        check_choice("data.name", self.name, DataName)
-        check_choice("data.split", self.split, Split)
-        check_choice("data.scaling", self.scaling, Scaling)
+        check_choices("data", self)
         self._check_counts()
         if not 0 <= self.corrupt <= 1:
             raise ValueError(f"data.corrupt must be in [0, 1], got {self.corrupt}. Pass a fraction, not a percentage.")

@@ -1,10 +1,13 @@
-"""The networks that a recipe can name: shape and initialization of each, as data."""
+"""The networks that a recipe can name: shape and initialization of each, as data.
+
+A field out of its range is a ValueError. ``kind`` tells a network from the others in a recipe.
+"""
 
 import math
 from dataclasses import dataclass
 from typing import Literal
 
-from ncollapse.recipes.checks import check_choice, check_least
+from ncollapse.recipes.checks import check_choices, check_least
 
 Block = Literal["double", "single"]
 Normalization = Literal["none", "pre", "mid", "post"]
@@ -51,9 +54,6 @@ class FCResNetConfig:
         connections: ``residual``, ``plain`` or ``dense``: what a block takes and whether it passes that on.
         head: ``linear`` is trained; ``fixed_etf`` is a unit simplex ETF behind features of norm one, for the loss
             ``dot_regression`` (``FixedETFHead``), and needs a width of num_classes - 1 or more.
-
-    Raises:
-        ValueError: If a field is out of its range.
     """
 
     width: int = 64
@@ -67,11 +67,7 @@ class FCResNetConfig:
     head: Head = "linear"
 
     def __post_init__(self) -> None:
-        check_choice("model.block", self.block, Block)
-        check_choice("model.normalization", self.normalization, Normalization)
-        check_choice("model.stem", self.stem, Stem)
-        check_choice("model.connections", self.connections, Connections)
-        check_choice("model.head", self.head, Head)
+        check_choices("model", self)
         check_least("model.width", self.width, 1)
         check_least("model.num_blocks", self.num_blocks, 0)
         _check_branch_scale(self.branch_scale)
@@ -94,7 +90,6 @@ class ConvResNetConfig:
     blocks, which leave the shape as it is.
 
     Attributes:
-        kind: Tells this network from others in a recipe.
         channels: Of every stage, each 1 or more.
         blocks: Blocks of every stage after its entry, each 0 or more.
         block: Nothing follows the addition in ``basic`` and ``pre``; ``post_relu`` is the block of He et al. (2016).
@@ -103,9 +98,6 @@ class ConvResNetConfig:
         branch_scale: Multiplies what starts as 1 in the branch of each block, the gain of its last normalization, or with
             ``pre`` the initial weight of its last convolution; 0 makes every ``basic`` and ``pre`` block the identity at first.
         head: As in ``FCResNetConfig``.
-
-    Raises:
-        ValueError: If a field is out of its range.
     """
 
     kind: Literal["conv_resnet"] = "conv_resnet"
@@ -118,8 +110,7 @@ class ConvResNetConfig:
     head: Head = "linear"
 
     def __post_init__(self) -> None:
-        check_choice("model.head", self.head, Head)
-        check_choice("model.block", self.block, ConvBlock)
+        check_choices("model", self)
         if not self.channels or len(self.channels) != len(self.blocks):
             raise ValueError(
                 "model.channels and model.blocks must have one number for every stage, got "
@@ -145,16 +136,12 @@ class LayerNormResNetConfig:
     ============= ===========================================
 
     Attributes:
-        kind: Tells this network from others in a recipe.
         width: Dimension d of every layer, 2 or more.
         num_blocks: L, 0 or more.
         linear_layers: In each block, 1 or 2.
         norm_scale: Norm of every layer's features: ``unit`` is 1, ``sqrt_d`` is √d.
         branch_scale: Multiplies the initial weight of the last linear layer in each block, which is already divided by √L so
             that depth does not change the size of what all blocks add at first; 0 makes every block the identity.
-
-    Raises:
-        ValueError: If a field is out of its range.
     """
 
     kind: Literal["layernorm_resnet"] = "layernorm_resnet"
@@ -165,10 +152,10 @@ class LayerNormResNetConfig:
     branch_scale: float = 1.0
 
     def __post_init__(self) -> None:
+        check_choices("model", self)
         check_least("model.width", self.width, 2)
         check_least("model.num_blocks", self.num_blocks, 0)
         _check_one_or_two("linear_layers", self.linear_layers)
-        check_choice("model.norm_scale", self.norm_scale, NormScale)
         _check_branch_scale(self.branch_scale)
 
     @property
@@ -192,7 +179,6 @@ class TransformerConfig:
     ===== ============================================================================
 
     Attributes:
-        kind: Tells this network from others in a recipe.
         width: Dimension d of a token, 2 or more.
         num_blocks: L, 0 or more.
         attention_layers: 1, or 2 for a further linear layer on what attention gives; the first index of L-T11.
@@ -202,9 +188,6 @@ class TransformerConfig:
         pool: What the last layer reads: the class token, or the mean of all tokens but padding.
         patch: Rows and columns of the patches that images are cut into, 1 or more; of no effect on texts.
         branch_scale: As in ``LayerNormResNetConfig``, with 2L branches.
-
-    Raises:
-        ValueError: If a field is out of its range.
     """
 
     kind: Literal["transformer"] = "transformer"
@@ -219,9 +202,7 @@ class TransformerConfig:
     branch_scale: float = 1.0
 
     def __post_init__(self) -> None:
-        check_choice("model.norm", self.norm, NormPlace)
-        check_choice("model.norm_scale", self.norm_scale, NormScale)
-        check_choice("model.pool", self.pool, TokenPool)
+        check_choices("model", self)
         check_least("model.width", self.width, 2)
         check_least("model.num_blocks", self.num_blocks, 0)
         check_least("model.patch", self.patch, 1)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from ncollapse.recipes.checks import check_choice
+from ncollapse.recipes.checks import check_choices
 
 Decay = Literal["weights", "all"]
 LossName = Literal["cross_entropy", "mse", "dot_regression"]
@@ -77,11 +77,7 @@ class TrainConfig:
         self._check_numbers()
 
     def _check_choices_and_counts(self) -> None:
-        check_choice("train.decay", self.decay, Decay)
-        check_choice("train.loss", self.loss, LossName)
-        check_choice("train.optimizer", self.optimizer, OptimizerName)
-        check_choice("train.schedule", self.schedule, Schedule)
-        check_choice("train.precision", self.precision, Precision)
+        check_choices("train", self)
         for field in ("epochs", "batch_size", "checkpoint_every"):
             value = getattr(self, field)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
