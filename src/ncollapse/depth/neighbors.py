@@ -1,4 +1,7 @@
-"""k-nearest-neighbor decisions at every layer, and their agreement with the network."""
+"""k-nearest-neighbor decisions at every layer, and their agreement with the network.
+
+After Cohen, Sapiro & Giryes (2018), "DNN or k-NN: that is the generalize vs. memorize question".
+"""
 
 from __future__ import annotations
 
@@ -47,9 +50,6 @@ def neighbor_predictions(
 
     Raises:
         ValueError: If k is not between 1 and the number of neighbors, or dimensions differ.
-
-    Reference:
-        Cohen, Sapiro & Giryes (2018), "DNN or k-NN: that is the generalize vs. memorize question".
     """
     train = flatten_features(features).double()
     labels = check_labels(labels, len(train), num_classes).to(train.device)
@@ -108,9 +108,6 @@ def neighbor_scores(
 
     Raises:
         ValueError: If queries come without labels or without a layer, or predictions do not fit.
-
-    Reference:
-        Cohen, Sapiro & Giryes (2018), "DNN or k-NN: that is the generalize vs. memorize question".
 
     Example:
         >>> features = torch.tensor([[0.0], [0.1], [1.0], [1.1]])

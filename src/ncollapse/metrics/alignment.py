@@ -1,4 +1,7 @@
-"""NC3 at intermediate layers: alignment of the next weights with the class means, and ranks of class activations."""
+"""NC3 at intermediate layers: alignment of the next weights with the class means, and ranks of class activations.
+
+After Rangamani et al. (2023), ICML, "Feature learning in deep classifiers through intermediate neural collapse".
+"""
 
 from __future__ import annotations
 
@@ -24,9 +27,6 @@ def subspace_alignment(left: Tensor, right: Tensor, rank: int) -> Tensor:
 
     Raises:
         ValueError: If the heights differ, or r is not between 1 and the smallest side.
-
-    Reference:
-        Rangamani et al. (2023), ICML, "Feature learning in deep classifiers through intermediate neural collapse".
     """
     largest = min(*left.shape, *right.shape)
     if len(left) != len(right) or not 1 <= rank <= largest:
@@ -63,9 +63,6 @@ def weight_alignment(weight: Tensor, moments: ClassMoments, *, centered: bool = 
     Raises:
         ValueError: If the weight does not fit the features, or the rank is too large.
 
-    Reference:
-        Rangamani et al. (2023), ICML.
-
     Example:
         >>> moments = ClassMoments.from_batch(torch.eye(4)[:2], torch.arange(2), 2)
         >>> float(weight_alignment(torch.eye(4)[:2], moments)), float(weight_alignment(torch.eye(4)[2:], moments))
@@ -95,9 +92,6 @@ def class_stable_ranks(features: Tensor, labels: Tensor, *, num_classes: int) ->
     Args:
         features: Shape (N, ...).
         labels: Class indices in [0, K), shape (N,).
-
-    Reference:
-        Rangamani et al. (2023), ICML.
     """
     rows = flatten_features(features).double()
     labels = check_labels(labels, len(rows), num_classes).to(rows.device)

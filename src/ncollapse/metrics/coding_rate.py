@@ -79,9 +79,6 @@ def coding_rate_of_scatter(scatter: ClassScatter, *, distortion: float = 0.5) ->
 
     Raises:
         ValueError: If the distortion is not positive.
-
-    Reference:
-        Yu et al. (2020), NeurIPS.
     """
     _check_distortion(distortion)
     moments = scatter.moments

@@ -1,6 +1,7 @@
 """NC3: alignment of the classifier with the class means, and the strong collapse conditions (SNC1-3) of the squared loss.
 
-SNC1-3 are for the loss ½‖WH + b1ᵀ - Y‖² with n samples in every class, and nan for unequal counts.
+SNC1-3 are for the loss ½‖WH + b1ᵀ - Y‖² with n samples in every class, and nan for unequal counts. They are those of Mixon,
+Parshall & Pi (2020), "Neural collapse with unconstrained features".
 """
 
 from __future__ import annotations
@@ -68,11 +69,7 @@ def bias_collapse(moments: ClassMoments, classifier: LinearClassifier, center: C
 
 
 def strong_collapse_weights(moments: ClassMoments, classifier: LinearClassifier) -> Tensor:
-    r"""Return SNC1, :math:`\lVert W W^T - \sqrt{n}\, \Pi_K \rVert_F`, in units of squared weights.
-
-    Reference:
-        Mixon, Parshall & Pi (2020), "Neural collapse with unconstrained features".
-    """
+    r"""Return SNC1, :math:`\lVert W W^T - \sqrt{n}\, \Pi_K \rVert_F`, in units of squared weights."""
     num_classes = moments.num_classes
     projector = torch.eye(num_classes, dtype=torch.float64, device=classifier.weight.device) - 1.0 / num_classes
     return torch.linalg.norm(classifier.weight @ classifier.weight.T - _common_count(moments).sqrt() * projector)
@@ -82,9 +79,6 @@ def strong_collapse_features(moments: ClassMoments, classifier: LinearClassifier
     r"""Return SNC2, :math:`\lVert H - n^{-1/2} W^T \otimes 1_n^T \rVert_F`, in units of features, from moments alone.
 
     The square is :math:`\sum_k \mathrm{tr} S_k + n \lVert \mu_k - w_k/\sqrt{n} \rVert^2`.
-
-    Reference:
-        Mixon, Parshall & Pi (2020), "Neural collapse with unconstrained features".
     """
     n = _common_count(moments)
     offset = moments.class_means - classifier.weight / n.sqrt()
@@ -92,11 +86,7 @@ def strong_collapse_features(moments: ClassMoments, classifier: LinearClassifier
 
 
 def strong_collapse_bias(moments: ClassMoments, classifier: LinearClassifier) -> Tensor:
-    r"""Return SNC3, :math:`\lVert b - \frac{1}{K} 1 \rVert_2`, in units of logits.
-
-    Reference:
-        Mixon, Parshall & Pi (2020), "Neural collapse with unconstrained features".
-    """
+    r"""Return SNC3, :math:`\lVert b - \frac{1}{K} 1 \rVert_2`, in units of logits."""
     return torch.linalg.vector_norm(classifier.bias - 1.0 / moments.num_classes) + 0.0 * _common_count(moments)
 
 

@@ -1,4 +1,7 @@
-"""NC2: how close vectors (class means or classifier rows) are to a simplex equiangular tight frame."""
+"""NC2: how close vectors (class means or classifier rows) are to a simplex equiangular tight frame.
+
+Unless a docstring says otherwise, the formulas are those of Papyan, Han & Donoho (2020), PNAS, and their notebook.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +29,6 @@ def equinorm(rows: Tensor, *, ddof: int = 0) -> Tensor:
 
     Args:
         ddof: 0 to divide the variance by K (default), 1 for K-1 as in Papyan's notebook.
-
-    Reference:
-        Papyan, Han & Donoho (2020), PNAS.
     """
     norms = torch.linalg.vector_norm(rows, dim=1)
     return torch.std(norms, correction=ddof) / norms.mean()
@@ -49,9 +49,6 @@ def equiangularity(rows: Tensor) -> Tensor:
     r"""Return the standard deviation of the cosines :math:`\cos(v_k, v_l)` over pairs k != l, in [0, 1].
 
     Trivially 0 for K = 2; nan if a row is zero.
-
-    Reference:
-        Papyan, Han & Donoho (2020), PNAS.
     """
     num_pairs = len(rows) * (len(rows) - 1)
     mean = sum((block.sum() for block in _off_diagonal_cosines(rows)), rows.new_zeros(())) / num_pairs
@@ -63,9 +60,6 @@ def max_angle(rows: Tensor) -> Tensor:
     r"""Return the mean of :math:`\lvert \cos(v_k, v_l) + 1/(K-1) \rvert` over pairs k != l, the distance from maximal angles.
 
     In [0, 1 + 1/(K-1)]; nan if a row is zero.
-
-    Reference:
-        Papyan, Han & Donoho (2020), PNAS (the entrywise mean of their notebook).
     """
     num_pairs = len(rows) * (len(rows) - 1)
     shift = 1.0 / (len(rows) - 1) if len(rows) > 1 else math.nan

@@ -75,9 +75,6 @@ def neco_score(features: Tensor, subspace: PrincipalSubspace, *, max_logits: Ten
     Args:
         subspace: Fitted to the training features.
         max_logits: Largest logit of every sample, shape (M,), which multiplies the score.
-
-    Reference:
-        Ammar et al. (2024), ICLR.
     """
     rows = (flatten_features(features).double() - subspace.mean) / subspace.scale
     score = torch.linalg.vector_norm(rows @ subspace.directions, dim=1) / torch.linalg.vector_norm(rows, dim=1)

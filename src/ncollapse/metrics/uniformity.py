@@ -3,6 +3,10 @@
 An energy is the mean, over pairs of directions i < j, of a kernel: "log", "riesz" with an exponent s, or "distance" (see
 ``pair_energy``). It is nan for a single row, if a row is zero, or if two rows have the same direction (except for "distance").
 A variation is a "std", "var", or "cov", the standard deviation over the mean's absolute value.
+
+Reference:
+    Liu et al. (2023), ICLR, "Generalizing and decoupling neural collapse via hyperspherical uniformity gap", for the energies;
+    Wu & Papyan (2024), NeurIPS, "Linguistic collapse", for the variations (their code reports mean and std).
 """
 
 from __future__ import annotations
@@ -77,10 +81,6 @@ def pair_energy(rows: Tensor, *, kernel: Kernel = "log", exponent: float | None 
 
     Raises:
         ValueError: If the kernel is unknown, the exponent is 0, or the tile is not positive.
-
-    Reference:
-        Liu et al. (2023), ICLR, "Generalizing and decoupling neural collapse via hyperspherical uniformity gap";
-        Wu & Papyan (2024), NeurIPS, "Linguistic collapse".
     """
     if kernel not in get_args(Kernel):
         raise ValueError(f"kernel must be one of {', '.join(get_args(Kernel))}, got {kernel!r}.")
@@ -156,9 +156,6 @@ def hyperspherical_energy(rows: Tensor, *, kernel: Kernel = "log", exponent: flo
 
     The log energy is at least :math:`-\frac{1}{2} \log(2K/(K-1))`, and only a simplex ETF attains this (K <= d+1).
 
-    Reference:
-        Liu et al. (2023), ICLR.
-
     Example:
         >>> from ncollapse.etf import simplex_etf
         >>> round(float(hyperspherical_energy(simplex_etf(5, 8))), 6)
@@ -174,9 +171,6 @@ def hyperspherical_variation(
 
     0 whenever all directions are equally far apart; trivially for K = 2. Unlike NC2 it is meaningful for K > d + 1, for which
     no simplex ETF exists.
-
-    Reference:
-        Wu & Papyan (2024), NeurIPS (their code reports mean and std); Liu et al. (2023), ICLR.
     """
     return pair_energy(rows, kernel=kernel, exponent=exponent).variation(statistic)
 
@@ -186,9 +180,6 @@ def uniform_duality(weight: Tensor, centered_means: Tensor, *, statistic: Variat
 
     It measures whether all classes are equally aligned, not how well; in [0, 1] for "std". Invariant to the scale of single
     rows of either argument too. nan if a row is zero.
-
-    Reference:
-        Wu & Papyan (2024), NeurIPS.
     """
     norms = torch.linalg.vector_norm(weight, dim=1) * torch.linalg.vector_norm(centered_means, dim=1)
     return _variation((weight * centered_means).sum(dim=1) / norms, statistic)
@@ -198,9 +189,6 @@ def log_equinorm(rows: Tensor, *, statistic: Variation = "std") -> Tensor:
     r"""Return the variation over classes of the log norms, :math:`\log \lVert v_k \rVert`, in [0, inf).
 
     For "std" it is close to ``equinorm`` if that is small; "cov" is not invariant to scale. nan if a row is zero.
-
-    Reference:
-        Wu & Papyan (2024), NeurIPS.
     """
     return _variation(torch.linalg.vector_norm(rows, dim=1).log(), statistic)
 

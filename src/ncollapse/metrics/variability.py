@@ -122,9 +122,6 @@ def cdnv_matrix(moments: ClassMoments, *, dist_exp: float = 1.0) -> Tensor:
 
     Args:
         dist_exp: The exponent p; 1 is the definition, 2 is used for language models.
-
-    Reference:
-        Galanti, György & Hutter (2022), ICLR.
     """
     return torch.cat([block for _, block in _cdnv_rows(moments, dist_exp)])
 

@@ -1,4 +1,7 @@
-"""Minimal NCC depth: how many blocks a network needs to separate a training set by nearest class centers."""
+"""Minimal NCC depth: how many blocks a network needs to separate a training set by nearest class centers.
+
+After Galanti, György & Hutter (2022), "On the implicit bias towards minimal depth of deep neural networks".
+"""
 
 from __future__ import annotations
 
@@ -82,9 +85,6 @@ def minimal_ncc_depth(
 
     Raises:
         ValueError: If the grid is empty, ε negative, or training fails.
-
-    Reference:
-        Galanti, György & Hutter (2022), "On the implicit bias towards minimal depth of deep neural networks".
     """
     if not depths or not seeds or epsilon < 0:
         raise ValueError(
@@ -123,9 +123,6 @@ def compare_ncc_depths(
 
     Raises:
         ValueError: If there is no draw, or as ``minimal_ncc_depth``, which explains the other arguments.
-
-    Reference:
-        Galanti, György & Hutter (2022), "On the implicit bias towards minimal depth of deep neural networks".
     """
     if draws < 1:
         raise ValueError(f"compare_ncc_depths needs at least one draw, got {draws}. Pass draws=5.")
