@@ -26,14 +26,15 @@ libraries build them.
   unknown, and before a class token is added. "each" means one label per token, "–" no tokens.
 - deviation: the largest relative deviation over all layers. It compares class means, within-class and between-class variances
   with a float64 computation on features from separate hooks. Means over tokens are computed in the network's float32;
-  everything else is exact to the rounding of float64. The tests also check that the features that feed the classifier
-  reproduce the network's logits.
+  everything else is exact to the rounding of float64.
+- proof: the module whose W h + b gives the logits that the network returns, or why there is none. The tests check it again with
+  features and logits from separate hooks.
 
 [How layers are found](discovery.md) explains the search. `nc.find_layers(model, inputs)` shows the layers of your network. If
 you want others, name them: `layers=["layer*.*", "avgpool"]`.
 
-| library | network | layers | which | tokens | feeds the classifier | deviation |
-|---|---|---|---|---|---|---|
+| library | network | layers | which | tokens | feeds the classifier | proof | deviation |
+|---|---|---|---|---|---|---|---|
 """
 
 
@@ -52,13 +53,15 @@ def cells(network: Network, measurement: nc.Measurement) -> tuple[str, ...]:
     each = network.next_tokens or (isinstance(labels, dict) and labels["labels"].ndim == 2)
     pools = ["each"] if each else dict.fromkeys(layer.partition(":")[2] for layer in measurement.layers if ":" in layer)
     feeding = [layer for layer, statistics in measurement.statistics.items() if statistics.classifier is not None]
+    notes = [note for note in measurement.chosen.split("; ") if note.startswith(("classifier ", "no classifier"))]
     return (
         network.library,
         f"`{network.name}`",
         str(len(measurement.layers)),
         patterns(measurement.layers),
         ", ".join(pools) or "–",
-        f"`{feeding[0]}`" if feeding else "none found",
+        f"`{feeding[0]}`" if feeding else "–",
+        "; ".join(notes),
     )
 
 

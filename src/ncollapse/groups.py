@@ -172,6 +172,13 @@ class Processes:
                 merged = part if merged is None else on_cpu(kind, merged).merge(part)
         return self.broadcast(kind, merged)
 
+    def first(self, kind: type[Value], value: Value | None) -> Value | None:
+        """Send the value of the first process that has one to all; None if none has."""
+        present = self.gather_numbers([value is not None]).flatten().bool().tolist()
+        if self.group is None or not any(present):
+            return value
+        return self._carry(kind, value, source=present.index(True))
+
     def broadcast(self, kind: type[Value], value: Value | None) -> Value:
         """Send the first process's value to all."""
         if self.group is None:

@@ -97,7 +97,7 @@ def test_declared_stages_are_taken_and_the_last_feeds_the_head():
     model = FCResNet(FCResNetConfig(width=4, num_blocks=2), 3, 2, seed=0)
     plan = planned(model, inputs())
     assert (labels_in(plan), plan.classifier, plan.feeding) == (("stem", "blocks.0", "blocks.1"), "head", "blocks.1")
-    assert plan.explanation == "stages that FCResNet declares"
+    assert plan.explanation == "stages that FCResNet declares; classifier head gives the logits"
     features, feeding = tapped(model, inputs())
     assert feeding == "blocks.1"
     expected = seen(model, inputs(), labels_in(plan))
@@ -118,7 +118,11 @@ def test_of_a_plain_network_the_last_module_before_each_further_layer_is_found()
 
     plan = planned(Net(), inputs())
     assert labels_in(plan) == ("stem", "body.0.1", "body.1")
-    assert (plan.classifier, plan.feeding, plan.explanation) == ("head", "body.1", "inputs of the layers with weights")
+    assert (plan.classifier, plan.feeding, plan.explanation) == (
+        "head",
+        "body.1",
+        "inputs of the layers with weights; classifier head gives the logits",
+    )
     assert labels_in(planned(mlp(), inputs())) == ("1", "3")
     with_an_empty_container = nn.Sequential(nn.Linear(3, 2), nn.Sequential(), nn.Linear(2, 2))
     assert labels_in(planned(with_an_empty_container, inputs())) == ("0",)
@@ -154,7 +158,10 @@ def test_repeated_blocks_are_found_with_their_input_and_what_lies_between_them()
     plan = planned(model, inputs())
     assert labels_in(plan) == ("stem.1", "first.0", "first.1", "second.0", "second.1", "second.2", "second.3")
     assert (plan.classifier, plan.feeding) == ("head", "second.3")
-    assert plan.explanation == "blocks Block and their input stem.1 and the classifier's input second.3"
+    assert (
+        plan.explanation
+        == "blocks Block and their input stem.1 and the classifier's input second.3; classifier head gives the logits"
+    )
     expected = seen(model, inputs(), labels_in(plan))
     features, _ = tapped(model, inputs())
     assert list(features) == list(expected)
@@ -173,7 +180,7 @@ def test_names_and_globs_in_order_of_execution_without_repetition():
     model = FCResNet(FCResNetConfig(width=4, num_blocks=3), 3, 2, seed=0)
     plan = planned(model, inputs(), ["blocks.?", "stem", "blocks.1"])
     assert labels_in(plan) == ("blocks.0", "blocks.1", "blocks.2", "stem")
-    assert plan.explanation == "by name: blocks.?, stem, blocks.1"
+    assert plan.explanation == "by name: blocks.?, stem, blocks.1; classifier head gives the logits"
     assert list(tapped(model, inputs(), ["blocks.?", "stem"])[0]) == ["stem", "blocks.0", "blocks.1", "blocks.2"]
     assert labels_in(planned(model, inputs(), "blocks.*.branch.0")) == tuple(f"blocks.{i}.branch.0" for i in range(3))
 
@@ -218,14 +225,13 @@ def test_no_layer_at_all_is_refused():
         Discovery(mlp(), [], None, 2)
 
 
-def test_the_classifier_is_the_last_linear_layer_with_k_outputs_that_runs():
+def test_the_classifier_is_the_module_that_gives_the_returned_logits():
     def found(model, classifier, num_classes):
         return planned(model, inputs(), "auto", classifier, num_classes).classifier
 
     assert found(mlp(), None, 2) == "4"
-    assert found(mlp(), None, 4) == "2"
-    assert found(mlp(), None, 7) is None
-    assert found(mlp(), "2", 4) == "2"
+    assert found(mlp(), None, 4) is found(mlp(), None, 7) is None
+    assert found(mlp(), "4", 2) == "4"
     assert found(nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2)), None, 2) == "1"
     unused = mlp()
     unused.auxiliary = nn.Linear(4, 2)
@@ -237,11 +243,17 @@ def test_the_classifier_is_the_last_linear_layer_with_k_outputs_that_runs():
 
 @pytest.mark.parametrize(
     ("name", "num_classes", "got"),
-    [("heads", 2, "no such module"), ("1", 2, r"ReLU\(\)"), ("0", 2, r"Linear\(in_features=3, out_features=5")],
+    [
+        ("2", 4, r"the network returns no logits of 4 classes but \(N, 2\)"),
+        ("1", 2, "1 is no linear map of one row of features"),
+        ("0", 2, "the returned logits are other numbers than the outputs of 0"),
+    ],
 )
 def test_a_wrong_classifier_is_refused(name, num_classes, got):
-    with pytest.raises(ValueError, match=f"classifier '{name}' must be an nn.Linear with {num_classes} outputs, got {got}"):
-        Discovery(mlp(), "auto", name, num_classes)
+    with pytest.raises(ValueError, match=rf"Classifier '{name}' must give the network's logits as W h \+ b, but {got}\. Name"):
+        planned(mlp(), inputs(), "auto", name, num_classes)
+    with pytest.raises(ValueError, match="classifier 'heads' must be a module of the network, got no such module"):
+        Discovery(mlp(), "auto", "heads", num_classes)
 
 
 def test_order_of_execution_and_modules_that_do_not_run():
@@ -413,7 +425,8 @@ def test_an_output_that_is_no_feature_is_refused(function, got):
 
 def test_a_classifier_over_positions_is_refused():
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
-    with pytest.raises(TypeError, match=r"classifier '1' must have shape \(N, d\), got \(2, 7, 4\)\. Name another"):
+    words = r"Classifier '1' must give the network's logits .* returns no logits of 2 classes but \(N, 7, 2\)"
+    with pytest.raises(ValueError, match=words):
         tapped(model, torch.zeros(5, 7, 3), classifier="1")
     assert tapped(model, torch.zeros(5, 7, 3))[1] is None
 

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from ncollapse.hooks import find_layers, untouched
 from ncollapse.probe import collect_features, measure, measure_features, watch
+from ncollapse.probe.layer_batch import LayerBatch
 
 K, D = 3, 6
 X = torch.randn(24, D, generator=torch.Generator().manual_seed(0))
@@ -232,7 +233,7 @@ def watched(model, **options):
     with watch(model, num_classes=K, mode="train" if model.training else "eval", **options) as found:
         found._look({"x": X} if isinstance(model, Words) else {"input": X})
         found._plan = found._look({"x": X} if isinstance(model, Words) else {"input": X})
-        found._totals.add({"a": X}, Y)
+        found._totals.add(LayerBatch({"a": X}, Y))
         found._plan = None
         found.compute()
 

@@ -53,7 +53,7 @@ def assert_same(a, b, **tolerance):
 
 def test_statistics_are_those_of_the_layers_one_by_one():
     classifier = classifier_of(CASE)
-    collected = collect(source(), *options(scatter=True), lambda: {"a": classifier})
+    collected = collect(source(), *options(scatter=True), lambda moments: {"a": classifier})
     assert list(collected.moments) == ["a", "b", "c"]
     for name, features in layers_of(CASE.features).items():
         alone = layer_statistics(features, CASE.labels, K, classifier if name == "a" else None, batch_size=5)
@@ -67,8 +67,8 @@ def test_statistics_are_those_of_the_layers_one_by_one():
 
 def test_kept_features_and_a_second_pass_give_identical_sums():
     runs = [source(), source()]
-    kept = collect(runs[0], *options(), lambda: {"c": classifier_of(CASE)})
-    again = collect(runs[1], *options(budget=0), lambda: {"c": classifier_of(CASE)})
+    kept = collect(runs[0], *options(), lambda moments: {"c": classifier_of(CASE)})
+    again = collect(runs[1], *options(budget=0), lambda moments: {"c": classifier_of(CASE)})
     assert (runs[0].passes, runs[1].passes) == (1, 2)
     assert (kept.passes, again.passes) == (1, 2)
     assert (kept.kept_bytes, again.kept_bytes) == (3 * CASE.features.numel() * 8, 0)

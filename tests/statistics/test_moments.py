@@ -203,7 +203,7 @@ def test_features_need_a_dimension():
 
 @pytest.mark.parametrize(("labels", "kind"), [
     (torch.zeros(4), r"torch\.float32"),
-    (torch.zeros(4, dtype=torch.bool), r"torch\.bool"),
+    (torch.zeros(4, dtype=torch.complex64), r"torch\.complex64"),
     ([0, 1, 0, 1], "list"),
 ])  # fmt: skip
 def test_labels_must_be_integers(labels, kind):

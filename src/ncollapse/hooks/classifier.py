@@ -1,35 +1,120 @@
-"""The classifier of a network: the linear layer that computes the logits, and its input."""
+"""The classifier of a network: the module whose affine map of its input gives the logits that the network returns."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, cast
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from ncollapse.hooks.affine import Affine, affine_map, fitted_map, noisy, rounding_of
 from ncollapse.hooks.capture import Captured
-from ncollapse.hooks.logits import class_logits
-from ncollapse.hooks.pooling import pool_of
-from ncollapse.hooks.tap import Pool
+from ncollapse.hooks.logits import Logits, before_probabilities, class_logits, is_single
+from ncollapse.hooks.pooling import is_mean_of_pixels, pool_of
+from ncollapse.hooks.tap import Pool, Tap
 from ncollapse.hooks.trace import ModuleCall, Trace, is_inside
 
-_ONE_HOT = "Labels of shape (N, T) mean one label per token; convert one-hot rows with argmax(1)."
+# A function that runs the network again with another input of one module, and returns what the network returns.
+Respond = Callable[[str, Tensor], list[Tensor]]
+
+# Scales of the random inputs of a classifier behind which the network changes the logits. Probabilities of large logits are
+# rounded to 0 and 1, so that some inputs are small.
+_SCALES = (1.0, 1.0, 0.3, 0.3, 0.1, 0.1)
+# How many modules are tried in this way, since each costs some passes of the first samples.
+_NEAREST = 4
+
+
+class Reading(NamedTuple):
+    """How a network's outputs are read: the number of classes, whether every token has a label, and the attention mask."""
+
+    num_classes: int | None
+    tokens: bool
+    mask: Tensor | None
+    respond: Respond
+
+    def logits(self, values: Tensor) -> Tensor | None:
+        """Return logits (N, K), or (N, T, K) of tokens, if a tensor has their shape."""
+        return class_logits(values, self.num_classes, self.tokens)
+
+    def rows(self, taken: Tensor, pool: Pool) -> Tensor:
+        """Return a classifier's input as one row per label."""
+        return taken.flatten(0, -2) if self.tokens else Tap("", pool).read(taken, self.mask)
+
+
+class Changed(NamedTuple):
+    """The map to the logits of a network that changes its classifier's outputs, and the change in words."""
+
+    affine: Affine
+    words: str
+    probability: bool
+
+
+class Classifier(NamedTuple):
+    """A module that may be the classifier, and an input of it."""
+
+    name: str
+    module: nn.Module
+    taken: Tensor
+    reading: Reading
+
+    def affine(self) -> Affine | None:
+        """Return the map from its input to its outputs as it is now."""
+        found = affine_map(self.module, self.taken)
+        single = found is not None and len(found.weight) == 1 and self.reading.num_classes == 2
+        return found.of_two_classes() if found is not None and single else found
+
+    def changed(self, index: int) -> Changed | None:
+        """Return the map to the network's logits if these are its outputs times a number, moved, or as probabilities."""
+        # The network runs again with random inputs of the module. If it mixes the outputs with something else, such as those
+        # of a second head, no number and offset explain its answers.
+        affine = self.affine()
+        if affine is None or self.taken.ndim == 4:
+            return None
+        inputs, outputs = [], []
+        for seed, scale in enumerate(_SCALES):
+            drawn = scale * noisy(self.taken, seed)
+            answer = self.reading.respond(self.name, drawn)[index:][:1]
+            inputs.append(self.reading.rows(drawn, "flatten"))
+            outputs += answer
+        if len({output.shape for output in outputs}) != 1 or len(outputs) != len(inputs):
+            return None
+        returned = torch.cat(outputs)
+        return self._explained(affine, torch.cat(inputs), returned)
+
+    def _explained(self, affine: Affine, rows: Tensor, returned: Tensor) -> Changed | None:
+        for kind, before, usable in before_probabilities(returned):
+            logits = self.reading.logits(before)
+            if logits is None or logits.shape[:-1].numel() != len(rows):
+                continue
+            single = is_single(returned, self.reading.num_classes, self.reading.tokens)
+            chosen = usable.reshape(len(rows), -1).all(dim=1)
+            found = fitted_map(affine, rows[chosen], logits.flatten(0, -2)[chosen], rounding_of(returned))
+            if found is not None:
+                words = "".join(filter(None, (found[1], f" before {kind}" if kind else "")))
+                return Changed(found[0], words, bool(kind) and single)
+        return None
 
 
 class Head(NamedTuple):
-    """The classifier that was found, or a note why there is none.
+    """The classifier that was found, or the module that looks like it, or a note why there is none.
 
     Attributes:
-        input: The classifier's input: (N, d), or tokens (N, T, d).
-        pool: How tokens become one row per sample; "flatten" if the input already has one row per label.
+        input: The classifier's input: (N, d), (N, d, H, W), or tokens (N, T, d).
+        pool: How it becomes one row per sample; "flatten" if the input already has one row per label.
         note: What was found, in words for the user.
+        logits: Which of the returned tensors holds the logits; None if none does.
+        read: Evaluates W and b as they are now. None if the module does not give the returned logits.
+        others: Further modules whose logits the network returns.
     """
 
     name: str | None = None
     input: Captured | None = None
     pool: Pool = "flatten"
     note: str = ""
+    logits: Logits | None = None
+    read: Callable[[], Affine | None] | None = None
+    others: tuple[str, ...] = ()
 
     @property
     def takes_labeled_tokens(self) -> bool:
@@ -37,94 +122,179 @@ class Head(NamedTuple):
         return self.input is not None and self.input.tensor.ndim == 3 and self.pool == "flatten"
 
 
-def find_head(trace: Trace, named: str | None, num_classes: int | None, tokens: bool | None) -> Head:
-    """Find the classifier: the module that the user named, or the one that computes the network's logits."""
-    # If K is unknown, a layer counts as the classifier only if its outputs appear in the network's output. If it is unknown
-    # whether every token has a label (tokens is None), the answer is yes if the network returns logits for every token.
-    call = _named_call(trace, named) if named is not None else _found_call(trace, num_classes)
-    if call is None:
-        return Head(note=_none_found(trace, num_classes))
-    taken = cast(Captured, call.input)
-    if tokens is None:
-        tokens = taken.tensor.ndim == 3 and trace.output is not None and trace.output.tensor.ndim == 3
-    if taken.tensor.ndim == (3 if tokens else 2):
-        return Head(call.name, taken)
-    # Some text models run the classifier on every token and return the logits of one token, or their mean. The classifier is
-    # linear, so that the same token, or mean, of its input gives the same logits.
-    pool = None if tokens else _pool_of_logits(call, trace)
-    if pool is not None:
-        return Head(call.name, taken, pool, f"logits read at {pool}")
-    if named is not None:
-        raise TypeError(
-            f"The input of classifier {call.name!r} must have shape {'(N, T, d)' if tokens else '(N, d)'}, got "
-            f"{tuple(taken.tensor.shape)}. Name another with classifier=. {_ONE_HOT if tokens else ''}".rstrip()
-        )
-    return Head(note=f"no classifier metrics, since the input of {call.name} has shape {tuple(taken.tensor.shape)}, not (N, d)")
+class HeadSearch:
+    """The search for the classifier in one trace."""
 
+    # features @ W.T + b must reproduce the logits that the network returns, to rounding or up to a shift common to all classes
+    # of a sample. If the network returns the outputs of a module, this module is the candidate. If a function changes them
+    # first (a temperature, softmax, log priors), the network's answers to random inputs of the module show what becomes of
+    # them. Both is proven before NC3 is reported; accuracy and NC4 need the returned logits alone.
 
-def find_logits(trace: Trace, classifier: str | None, num_classes: int | None, tokens: bool) -> int | None:
-    """Return which returned tensor holds the logits: those of the classifier, else the first of their shape."""
-    fitting = [index for index, part in enumerate(trace.returned) if class_logits(part.values, num_classes, tokens) is not None]
-    own = [index for index in fitting if classifier is not None and trace.calls[classifier].returned(trace.returned[index])]
-    return next(iter([*own, *fitting]), None)
+    def __init__(self, trace: Trace, num_classes: int | None, tokens: bool, respond: Respond) -> None:
+        self.trace, self.reading = trace, Reading(num_classes, tokens, trace.mask, respond)
+        self.fitting = [i for i, part in enumerate(trace.returned) if self.reading.logits(part.values) is not None]
+        self.candidates = [call for call in trace.calls.values() if call.count == 1 and self._may_classify(call)]
 
+    def find(self, named: str | None, hint: str | None) -> Head:
+        """Find the module that the user named, the one that the network declares, or the one nearest to the output."""
+        if named is not None:
+            return self._named(named)
+        head = None
+        declared = [call for call in self.trace.calls.values() if call.name == hint]
+        if self.fitting:
+            nearest = sorted(self.candidates, key=lambda call: (-call.started_after, -call.name.count(".")))
+            head = self._first_proven([*declared, *nearest], self.fitting[0])
+        return self._presumed(declared) if head is None else head
 
-def further_heads(usable: Sequence[ModuleCall], trace: Trace, num_classes: int) -> list[str]:
-    """Return modules before the classifier that make logits which the network returns next to the classifier's."""
-    linear = [call for call in usable if _has_outputs(call, num_classes)]
-    logits = [call.output for call in linear if any(call.returned(part) for part in trace.returned)]
-    heads = [call.name for call in usable if any(call.returned(part) for part in logits)]
-    return [name for name in heads if not is_inside(name, heads)]
+    def _named(self, name: str) -> Head:
+        call = self.trace.calls.get(name)
+        if call is None:
+            raise ValueError(f"Classifier {name!r} must run in the forward pass, but it did not. Name one that does.")
+        heads = [self._proven(call, index, returned) for returned in (True, False) for index in self.fitting]
+        head = next(filter(None, heads), None)
+        if head is None:
+            raise ValueError(
+                f"Classifier {name!r} must give the network's logits as W h + b, but {self._reason(call)}. Name another module "
+                "with classifier=, or pass its weight and bias as a pair."
+            )
+        return head
 
-
-def _named_call(trace: Trace, named: str) -> ModuleCall:
-    if named not in trace.calls:
-        raise ValueError(f"Classifier {named!r} must run in the forward pass, but it did not. Name one that does.")
-    return trace.calls[named]
-
-
-def _found_call(trace: Trace, num_classes: int | None) -> ModuleCall | None:
-    """Return the linear layer whose output the network returns, else the last one that may be the classifier."""
-    if num_classes is None:
-        possible = [call for call in _linear_calls(trace) if _shows_in_output(call, trace)]
-    else:
-        possible = [call for call in _linear_calls(trace) if _has_outputs(call, num_classes)]
-    return next((call for call in possible if call.returned(trace.output)), possible[-1] if possible else None)
-
-
-def _linear_calls(trace: Trace) -> list[ModuleCall]:
-    return [call for call in trace.calls.values() if isinstance(call.module, nn.Linear) and call.count == 1]
-
-
-def _has_outputs(call: ModuleCall, num: int) -> bool:
-    return isinstance(call.module, nn.Linear) and call.module.out_features == num
-
-
-def _shows_in_output(call: ModuleCall, trace: Trace) -> bool:
-    """Return whether the network's output is these logits, one token of them, or their softmax or scaled values."""
-    output = trace.output
-    if output is None or call.output is None:
-        return False
-    return call.returned(output) or _pool_of_logits(call, trace) is not None or _same_order(call.output.values, output.values)
-
-
-def _same_order(logits: Tensor, output: Tensor) -> bool:
-    # Softmax and a temperature keep the order of the classes in each row. A ReLU or a residual connection does so only by
-    # chance.
-    if logits.shape != output.shape or logits.shape[-1] < 2:
-        return False
-    return torch.equal(logits.argsort(dim=-1), output.argsort(dim=-1))
-
-
-def _pool_of_logits(call: ModuleCall, trace: Trace) -> Pool | None:
-    if call.output is None or trace.output is None:
+    def _first_proven(self, calls: Sequence[ModuleCall], index: int) -> Head | None:
+        for returned in (True, False):
+            for call in calls if returned else calls[:_NEAREST]:
+                head = self._proven(call, index, returned)
+                if head is not None:
+                    return self._around(call, head, index)
         return None
-    return pool_of(call.output.values, trace.output.values, trace.mask)
+
+    def _around(self, call: ModuleCall, head: Head, index: int) -> Head:
+        """Prefer the module around a classifier that adds to its outputs from the same input, such as low-rank updates."""
+        for outer in sorted(self.candidates, key=lambda outer: outer.name.count(".")):
+            shares = outer.input is not None and call.input is not None and outer.input.is_same(call.input)
+            if shares and is_inside(call.name, {outer.name}) and _has_further_weights(outer.module, call.module):
+                wider = self._proven(outer, index, True) or self._proven(outer, index, False)
+                if wider is not None:
+                    return wider
+        return head
+
+    def _proven(self, call: ModuleCall, index: int, returned: bool) -> Head | None:
+        """Return a head if a module's outputs are these logits, or if the network makes them from its outputs."""
+        if call.input is None or call.output is None or call.count != 1:
+            return None
+        head = Head(call.name, call.input, logits=Logits(index), others=self._others(call, index))
+        classifier = Classifier(call.name, call.module, call.input.values, self.reading)
+        if returned:
+            pool = self._pool_of_returned(call, index)
+            rows = None if pool is None else self.reading.rows(call.input.values, pool)
+            affine = None if rows is None else classifier.affine()
+            if pool is None or rows is None or affine is None or not self._gives(affine, rows, call, index):
+                return None
+            words = "" if pool == "flatten" else f" read at {pool}"
+            return head._replace(pool=pool, read=classifier.affine, note=f"classifier {call.name} gives the logits{words}")
+        changed = classifier.changed(index)
+        if changed is None:
+            return None
+
+        def read() -> Affine | None:
+            now = classifier.changed(index)
+            return None if now is None else now.affine
+
+        note = f"classifier {call.name} gives the logits{changed.words}"
+        return head._replace(read=read, note=note, logits=Logits(index, changed.probability))
+
+    def _pool_of_returned(self, call: ModuleCall, index: int) -> Pool | None:
+        """Return how a module's outputs become the returned logits, None if they do not."""
+        assert call.output is not None
+        output, returned = call.output.values, self.trace.returned[index].values
+        own, logits = self.reading.logits(output), self.reading.logits(returned)
+        if own is not None and logits is not None and torch.equal(own.to(logits.dtype), logits):
+            return "flatten"
+        if self.reading.tokens:
+            return None
+        return "mean" if is_mean_of_pixels(output, returned) else pool_of(output, returned, self.trace.mask)
+
+    def _gives(self, affine: Affine, rows: Tensor, call: ModuleCall, index: int) -> bool:
+        assert call.output is not None
+        logits = self.reading.logits(self.trace.returned[index].values)
+        rounding = max(rounding_of(call.output.values), rounding_of(self.trace.returned[index].values))
+        return logits is not None and affine.is_close(rows, logits.reshape(len(rows), -1), rounding)
+
+    def _presumed(self, declared: Sequence[ModuleCall]) -> Head:
+        """Return the module that the network declares, else the last one that looks like a classifier, and why it is none."""
+        # Its input ends the layers: what follows are logits. If K is unknown, any layer as wide as the output looks like one.
+        known = self.candidates if self.fitting and self.reading.num_classes is not None else ()
+        call = next(iter([*declared, *reversed(known)]), None)
+        logits = self._decisive(self.fitting[0]) if self.fitting else None
+        if call is None or call.input is None:
+            reason = (
+                "no linear module gives the returned logits" if self.fitting else f"the network returns {self._no_logits()}"
+            )
+            return Head(logits=logits, note=f"no classifier metrics, since {reason}")
+        note = f"no classifier metrics, since {self._reason(call)}"
+        if self.fitting and logits is None:
+            note += "; no accuracy, since one number in [0, 1] may be a logit or a probability"
+        is_row = call.input.values.ndim == (3 if self.reading.tokens else 2)
+        return Head(call.name, call.input, note=note, logits=logits) if is_row else Head(logits=logits, note=note)
+
+    def _decisive(self, index: int) -> Logits | None:
+        """Return where the logits are; a single number in [0, 1] may be a logit or a probability, which decide otherwise."""
+        values = self.trace.returned[index].values
+        single = is_single(values, self.reading.num_classes, self.reading.tokens)
+        return None if single and bool((values >= 0).all() and (values <= 1).all()) else Logits(index)
+
+    def _others(self, call: ModuleCall, index: int) -> tuple[str, ...]:
+        """Return further modules whose logits the network returns next to the classifier's."""
+        logits = [self.trace.returned[i] for i in self.fitting if i != index]
+        heads = [other.name for other in self.candidates if any(other.returned(part) for part in logits)]
+        return tuple(name for name in heads if not is_inside(name, heads))
+
+    def _reason(self, call: ModuleCall) -> str:
+        if not self.fitting:
+            return f"the network returns {self._no_logits()}"
+        affine = None if call.input is None else affine_map(call.module, call.input.values)
+        if affine is None:
+            return f"{call.name} is no linear map of one row of features"
+        return f"the returned logits are other numbers than the outputs of {call.name}"
+
+    def _no_logits(self) -> str:
+        """Say that no returned tensor has the shape of logits, and which shapes there are."""
+        shapes = [f"(N, {', '.join(map(str, part.tensor.shape[1:]))})" for part in self.trace.returned]
+        num = self.reading.num_classes
+        wanted = "" if num is None else f" of {num} classes{' for every token' if self.reading.tokens else ''}"
+        return f"no logits{wanted} but {' and '.join(shapes) or 'no tensor'}"
+
+    def _may_classify(self, call: ModuleCall) -> bool:
+        """Return whether a module has a matrix, and an output for each class from features or tokens."""
+        taken, output, num = call.input, call.output, self.reading.num_classes
+        if taken is None or output is None or not taken.values.is_floating_point() or not _has_matrix(call.module):
+            return False
+        columns = output.values.shape[1 if output.values.ndim == 4 else -1]
+        if num is None:
+            num = self.trace.returned[self.fitting[0]].values.shape[-1] if self.fitting else 0
+        fits = columns == num or (columns == 1 and num == 2)
+        return fits and (taken.values.ndim == 3 if self.reading.tokens else taken.values.ndim in {2, 3, 4})
 
 
-def _none_found(trace: Trace, num_classes: int | None) -> str:
-    if num_classes is None:
-        return "no classifier, since the network returns the output of no nn.Linear"
-    linear = _linear_calls(trace)
-    others = f" (the last one has {cast(nn.Linear, linear[-1].module).out_features})" if linear else ""
-    return f"no classifier metrics, since no nn.Linear has {num_classes} outputs{others}"
+def find_head(
+    trace: Trace, named: str | None, hint: str | None, num_classes: int | None, tokens: int | None, respond: Respond
+) -> Head:
+    """Find the classifier; ``hint`` is the one that the network declares, ``tokens`` counts labels per sample, if known."""
+    if tokens is not None:
+        return HeadSearch(trace, num_classes, bool(tokens), respond).find(named, hint)
+    # Then every token has a label if the network returns logits for every token.
+    pooled = HeadSearch(trace, num_classes, False, respond).find(named, hint)
+    if pooled.read is not None or trace.output is None or trace.output.tensor.ndim != 3:
+        return pooled
+    each = HeadSearch(trace, num_classes, True, respond).find(named, hint)
+    return pooled if each.read is None else each
+
+
+def _has_matrix(module: nn.Module) -> bool:
+    """Return whether a module has a matrix, trained, fixed or quantized."""
+    tensors = [*module.parameters(), *module.buffers()]
+    return any(tensor.ndim > 1 for tensor in tensors) or callable(getattr(module, "weight", None))
+
+
+def _has_further_weights(outer: nn.Module, inner: nn.Module) -> bool:
+    own = {id(parameter) for parameter in inner.parameters()}
+    return any(id(parameter) not in own for parameter in outer.parameters())

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from ncollapse.hooks.batch_io import map_tensors
-from ncollapse.hooks.classifier import Head, find_head, find_logits, further_heads
+from ncollapse.hooks.batch_io import map_tensors, run_network
+from ncollapse.hooks.classifier import Head, Respond, find_head
 from ncollapse.hooks.dependence import INPUTS
 from ncollapse.hooks.layer_choice import LayerChoice, available_names, chosen_taps, name_of
+from ncollapse.hooks.logits import returned_tensors
 from ncollapse.hooks.pooling import pool_at, read_out
 from ncollapse.hooks.rows import TokenRows, count_samples, declared_prefix, find_sample_axes
 from ncollapse.hooks.stages import find_stages, in_series, parallel_layers
@@ -42,7 +43,9 @@ class Discovery:
                 f"{type(model).__name__} must contain modules, got one without any. Wrap it in nn.Sequential, or pass "
                 "features to measure_features."
             )
-        self.classifier = self._named_classifier(classifier)
+        self.classifier = None if classifier is None else self._named_classifier(classifier)
+        declared_head = getattr(model, "collapse_classifier", None)
+        self.hint = declared_head if isinstance(declared_head, str) else None
         # A network may have modules named "all" or "auto"; then these words are names.
         self.every = layers == "all" and "all" not in self.modules
         automatic = layers == "auto" and "auto" not in self.modules
@@ -62,7 +65,7 @@ class Discovery:
         if not tokens:
             num_rows = count_samples(trace, inputs, num_rows, self.num_classes)
         find_sample_axes(trace, inputs, num_rows, self._look)
-        head = find_head(trace, self.classifier, self.num_classes, None if tokens is None else bool(tokens))
+        head = find_head(trace, self.classifier, self.hint, self.num_classes, tokens, self._respond(inputs))
         found, left_out = "", dict[str, str]()
         each = bool(tokens) or head.takes_labeled_tokens
         if self.taps is not None:
@@ -73,6 +76,7 @@ class Discovery:
         else:
             taps, found, left_out = self._search(trace, head, each)
             left_out |= _without_rows(trace, head, num_rows)
+        left_out |= dict.fromkeys(head.others, "another head")
         placements, unplaced, proof = self._place(trace, inputs, taps, head, tokens)
         if self.taps is not None and unplaced:
             raise ValueError(_misplaced(unplaced))
@@ -82,8 +86,7 @@ class Discovery:
         if not taps and feeding is None:
             raise ValueError(_nothing_found(num_rows, left_out))
         notes = [self.words, found, proof, *_left_out_words(left_out), head.note]
-        if feeding is not None and feeding not in {tap.label for tap in taps}:
-            notes.append(f"{feeding} feeds the classifier")
+        notes += [f"{feeding} feeds the classifier"] * (feeding not in {None, *(tap.label for tap in taps)})
         return TapPlan(
             taps,
             head.name,
@@ -92,7 +95,8 @@ class Discovery:
             _overwritten(taps, trace, head, feeding),
             "; ".join(filter(None, notes)),
             left_out,
-            find_logits(trace, head.name, self.num_classes, bool(tokens)),
+            head.read,
+            head.logits,
             self.num_classes,
             placements,
         )
@@ -127,24 +131,39 @@ class Discovery:
         placements |= {label: place for label, place in placed.items() if isinstance(place, Placement)}
         return placements, unplaced | refused, rows.words
 
-    def _named_classifier(self, given: str | nn.Module | None) -> str | None:
-        given = getattr(self.model, "collapse_classifier", None) if given is None else given
-        if given is None:
-            return None
-        name, outputs = name_of(given, self.modules, "classifier"), self.num_classes
-        module = self.modules.get(name)
-        if not (isinstance(module, nn.Linear) and (outputs is None or module.out_features == outputs)):
-            wanted = "an nn.Linear" if outputs is None else f"an nn.Linear with {outputs} outputs"
-            got = "no such module" if module is None else repr(module)
-            raise ValueError(f"classifier {name!r} must be {wanted}, got {got}. {available_names(self.modules, name)}")
+    def _named_classifier(self, given: str | nn.Module) -> str:
+        name = name_of(given, self.modules, "classifier")
+        if name not in self.modules:
+            raise ValueError(
+                f"classifier {name!r} must be a module of the network, got no such module. "
+                f"{available_names(self.modules, name)}"
+            )
         return name
+
+    def _respond(self, inputs: Any) -> Respond:
+        """Return a function that runs the network with another input of one module."""
+        kept = map_tensors(lambda tensor: tensor.detach().clone(), inputs)
+
+        def respond(name: str, value: Tensor) -> list[Tensor]:
+            def replace(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+                return ((value, *args[1:]), kwargs) if args else ((), {**kwargs, next(iter(kwargs)): value})
+
+            handle = self.modules[name].register_forward_pre_hook(replace, with_kwargs=True)
+            try:
+                with random_state_kept():
+                    output = run_network(self.model, map_tensors(lambda tensor: tensor.clone(), kept))
+                return [tensor.clone() for tensor in returned_tensors(output)]
+            finally:
+                handle.remove()
+
+        return respond
 
     def _search(self, trace: Trace, head: Head, tokens: bool) -> tuple[tuple[Tap, ...], str, dict[str, str]]:
         """Return a tap for each natural stage, how they were found, and what was left out with the reason."""
         usable = _usable(trace, head)
-        further = further_heads(usable, trace, self._num_outputs(head))
-        left_out = dict.fromkeys(further, "another head")
-        takers = [call for call in _before(trace, head) if call.name not in further and not is_inside(call.name, further)]
+        left_out: dict[str, str] = {}
+        others = set(head.others)
+        takers = [call for call in _before(trace, head) if call.name not in others and not is_inside(call.name, others)]
         usable = [call for call in usable if call in takers]
         last = trace.output if head.input is None else head.input
         end = trace.sources if head.input is None else head.input.sources
@@ -165,12 +184,6 @@ class Discovery:
         taps = _natural_taps(chosen, usable, trace, head, tokens)
         return taps, found, _repeated(trace, taps) | left_out
 
-    def _num_outputs(self, head: Head) -> int:
-        """Return K; if it was not given, the classifier's number of outputs, 0 without a classifier."""
-        classifier = None if head.name is None else self.modules[head.name]
-        found = classifier.out_features if isinstance(classifier, nn.Linear) else 0
-        return found if self.num_classes is None else self.num_classes
-
 
 def _usable(trace: Trace, head: Head) -> list[ModuleCall]:
     """Return the modules before the classifier that ran once and returned one row of features per sample."""
@@ -188,7 +201,7 @@ def _natural_taps(
 ) -> tuple[Tap, ...]:
     """Return a tap for each natural stage, pooling tokens as the network does."""
     pool, num_tokens = head.pool, 0 if head.input is None else head.input.tensor.shape[1]
-    if not tokens and pool == "flatten":
+    if not tokens and (pool == "flatten" or head.input is None or head.input.tensor.ndim != 3):
         pool, num_tokens = read_out(usable, trace)
     # The classifier's own input has been pooled by the network already, whatever its shape.
     direct = {call.name for call in chosen if head.pool == "flatten" and call.returned(head.input)}

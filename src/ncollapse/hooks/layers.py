@@ -29,7 +29,7 @@ class Layers:
     Attributes:
         network: Class name of the network.
         taps: The modules to measure and how each is read. Change them as you like and pass them as ``measure(layers=...)``.
-        classifier: Name of the classifier, for NC3 and NC4; None if none was found.
+        classifier: Name of the classifier, for NC3; None if no module gives the logits that the network returns.
         classifier_input: Name of the layer that feeds the classifier, one of ``names``; None without a classifier.
         classifier_pool: How that layer is read if it is not among ``taps``.
         why: Why these layers were chosen.
@@ -93,8 +93,8 @@ def find_layers(model: nn.Module, inputs: Any, *, num_classes: int | None = None
     Args:
         inputs: One sample or more as the network's forward expects them: a tensor, a mapping of keyword arguments, or a tuple
             of positional arguments. Tensors are moved to the device of the network's first parameter.
-        num_classes: K. With K the classifier is found as in ``measure``, even if the network returns something else than its
-            logits. With None it must be an ``nn.Linear`` whose outputs appear in the network's output.
+        num_classes: K. Then the classifier is found as in ``measure``: it gives the returned logits of K classes. With None it
+            gives the first returned tensor.
 
     Returns:
         The layers, the classifier, and why they were chosen. Printing them takes a few lines.
@@ -108,7 +108,7 @@ def find_layers(model: nn.Module, inputs: Any, *, num_classes: int | None = None
         >>> find_layers(net, torch.zeros(2, 2))
         2 layers of Sequential: 1, 3
         classifier: 4, fed by 3
-        why: inputs of the layers with weights
+        why: inputs of the layers with weights; classifier 4 gives the logits
     """
     model = network_of(model)
     num_samples = num_samples_of(inputs)
@@ -124,5 +124,11 @@ def find_layers(model: nn.Module, inputs: Any, *, num_classes: int | None = None
     with Untouched(model), torch.no_grad():
         plan = discovery.plan(samples, num_rows, tokens=None)
     return Layers(
-        type(model).__name__, plan.taps, plan.classifier, plan.feeding, plan.feeding_pool, plan.explanation, plan.left_out
+        type(model).__name__,
+        plan.taps,
+        None if plan.read_classifier is None else plan.classifier,
+        plan.feeding,
+        plan.feeding_pool,
+        plan.explanation,
+        plan.left_out,
     )

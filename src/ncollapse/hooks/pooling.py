@@ -44,12 +44,20 @@ def pool_of(tokens: Tensor, rows: Tensor, mask: Tensor | None) -> Pool | None:
     """Return the pool that turns these tokens into these rows, None if there is none."""
     if tokens.ndim != 3 or rows.shape != (len(tokens), tokens.shape[2]) or not rows.is_floating_point():
         return None
+    fitting = [pool for pool in _CANDIDATES if _same(Tap("", pool).read(tokens, mask), rows)]
+    return fitting[-1] if fitting else None
+
+
+def is_mean_of_pixels(images: Tensor, rows: Tensor) -> bool:
+    """Return whether rows (N, C) are the means of images (N, C, H, W) over their pixels."""
+    return images.ndim == 4 and rows.shape == images.shape[:2] and _same(images.mean(dim=(2, 3)), rows)
+
+
+def _same(read: Tensor, rows: Tensor) -> bool:
     # The tolerance is relative to the largest number, so that small features do not all count as equal. It leaves room for the
     # rounding of a mean in half precision.
     atol = max(1e-5, 2 * torch.finfo(rows.dtype).eps) * float(rows.abs().max())
-    read = {pool: Tap("", pool).read(tokens, mask).to(rows.dtype) for pool in _CANDIDATES}
-    fitting = [pool for pool in _CANDIDATES if torch.allclose(read[pool], rows, rtol=0, atol=atol)]
-    return fitting[-1] if fitting else None
+    return torch.allclose(read.to(rows.dtype), rows, rtol=0, atol=atol)
 
 
 def _takes_tokens(call: ModuleCall) -> bool:

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ncollapse.hooks.affine import Affine
 from ncollapse.hooks.batch_io import IGNORED_LABEL, attention_mask, first_samples, run_network
 from ncollapse.hooks.capture import Captured, feature_of
-from ncollapse.hooks.logits import class_logits, returned_tensors
+from ncollapse.hooks.logits import Logits, returned_tensors
 from ncollapse.hooks.output_hook import Handle, hook_output
 from ncollapse.hooks.tap import INPUT, Placement, Pool, Tap
 from ncollapse.hooks.untouched import Untouched
@@ -20,7 +21,13 @@ from ncollapse.hooks.untouched import Untouched
 
 @dataclass(frozen=True)
 class TapPlan:
-    """The modules to hook, how to read them, and why they were chosen."""
+    """The modules to hook, how to read them, and why they were chosen.
+
+    Attributes:
+        classifier: The classifier, or the module that looks like it.
+        read_classifier: Evaluates its W and b as they are now; None if it does not give the returned logits.
+        logits: Which of the returned tensors holds the logits; None if none does.
+    """
 
     taps: tuple[Tap, ...]
     classifier: str | None
@@ -29,7 +36,8 @@ class TapPlan:
     overwritten: frozenset[str]
     explanation: str
     left_out: Mapping[str, str] = field(default_factory=dict)
-    logits: int | None = None
+    read_classifier: Callable[[], Affine | None] | None = None
+    logits: Logits | None = None
     num_classes: int | None = None
     placements: Mapping[str, Placement] = field(default_factory=dict)
 
@@ -155,10 +163,9 @@ class TapHooks:
         """Return the logits, one row per label."""
         if self.plan.logits is None:
             return None
-        returned = returned_tensors(output)[self.plan.logits :][:1]
-        logits = class_logits(returned[0].detach(), self.plan.num_classes, self._tokens is not None) if returned else None
+        logits = self.plan.logits.read(output, self.plan.num_classes, self._tokens is not None)
         if logits is None:
-            got = "none" if not returned else f"{tuple(returned[0].shape)}"
+            got = ", ".join(str(tuple(part.shape)) for part in returned_tensors(output)) or "no tensor"
             raise ValueError(
                 f"The network must return logits of {self.plan.num_classes} classes in every batch as in the first, got {got}. "
                 "Measure batches of one kind."

@@ -33,6 +33,7 @@ class Totals:
     decisions: dict[str, ClassDecisions] = field(default_factory=dict)
     by_reference: dict[str, ClassMoments] = field(default_factory=dict)
     choices: ClassifierChoices | None = None
+    classifiers: Mapping[str, LinearClassifier] = field(default_factory=dict)
     selection: ClassSelection | None = None
     left_out: str = ""
     paired: PairedMoments | None = None
@@ -51,11 +52,9 @@ class Totals:
         self.paired = None if self.paired is None else self.paired.select(classes)
         self.choices = None if self.choices is None else self.choices.select(classes)
 
-    def of_layers(
-        self, classifiers: Mapping[str, LinearClassifier], split: str, convention: Convention
-    ) -> dict[str, LayerStatistics]:
+    def of_layers(self, split: str, convention: Convention) -> dict[str, LayerStatistics]:
         """Return the statistics of each layer, for its metrics."""
-        last = self.last_layer(classifiers)
+        last, classifiers = self.last_layer, self.classifiers
         if self.selection is not None:
             classifiers = {name: head.select(self.selection.classes) for name, head in classifiers.items()}
         return {
@@ -74,9 +73,10 @@ class Totals:
             for name, moments in self.moments.items()
         }
 
-    def last_layer(self, classifiers: Mapping[str, LinearClassifier]) -> str:
-        """Return the layer to which the network's choices belong: the one that feeds the classifier, else the last one."""
-        return next(iter(classifiers), next(reversed(self.moments)))
+    @property
+    def last_layer(self) -> str:
+        """The layer to which the network's choices belong: the one that feeds the classifier, else the last one."""
+        return next(iter(self.classifiers), next(reversed(self.moments)))
 
     def paths(self, feeding: str | None, convention: Convention) -> Paths | None:
         """Return the statistics along the samples' paths; None without ``path=True``."""

@@ -32,6 +32,7 @@ FLAGS: dict[str, str] = {
     "coincident_means": "two class means coincide, so their distance-normalized variance is not defined",
     "mean_at_center": "a class mean coincides with the global mean, so its angle is not defined",
     "zero_classifier": "a classifier row is zero, so its direction is not defined",
+    "classifier_unproven": "no linear map of the last layer's features was found that gives the network's logits",
     "classifier_not_finite": "the classifier's weights or biases contain NaN or inf",
     "zero_vector": "a feature, a centered class mean or a classifier row is zero, so its cosine is not defined",
     "coincident_directions": "two centered class means point the same way, or one has no direction: no finite energy",
@@ -113,7 +114,7 @@ class LayerStatistics:
             and self.moments.num_classes > 1
             and bool((self.moments.counts > 0).all()),
             "logits": self.choices is None and (self.classifier is None or not self.over_budget),
-            "classifier": self.classifier is None,
+            "classifier": self.classifier is None and self.choices is None,
             "scatter": self.scatter is None,
         }
         return {need for need, missing in found.items() if missing}
@@ -122,6 +123,8 @@ class LayerStatistics:
         """Find the degenerate cases (keys of ``FLAGS``) that apply to these statistics."""
         moments = self.moments
         always = {"classifier_not_finite"} if not _is_finite(self.classifier) else set()
+        if self.classifier is None and self.choices is not None:
+            always = {"classifier_unproven"}
         if moments.num_classes < 2:
             return {"one_class"} | always
         if bool((moments.counts == 0).any()):
@@ -211,7 +214,9 @@ class Metric:
         empty: set[str] = set() if self.despite_empty and decided else {"empty_class"}
         waiting = "centers" in self.needs or ("logits" in self.needs and statistics.choices is None)
         dropped: set[str] = {"over_budget"} if waiting else set()
-        broken: set[str] = {"classifier_not_finite"} if "classifier" in self.needs else set()
+        broken = {"classifier_not_finite"} if self.needs & {"classifier", "logits"} else set[str]()
+        if "classifier" in self.needs:
+            broken = broken | {"classifier_unproven"}
         reasons = conditions & ({"one_class"} | empty | dropped | broken | self.undefined_when)
         if reasons:
             return MetricValue(self.id, math.nan, tuple(sorted(reasons)))

@@ -10,7 +10,7 @@ from torch import Tensor
 from ncollapse.measurement.measurement import Measurement
 from ncollapse.metrics.selection import MetricChoice
 from ncollapse.probe.class_choice import ClassChoice
-from ncollapse.probe.layer_batch import named_layers
+from ncollapse.probe.layer_batch import LayerBatch, named_layers
 from ncollapse.probe.request import Request, classifier_on
 from ncollapse.probe.running_totals import RunningTotals
 from ncollapse.statistics.centers import LinearClassifier
@@ -100,7 +100,7 @@ class CollapseMetrics:
         layers = named_layers(features)
         if self._totals.keeps:
             layers = {name: layer.clone() for name, layer in layers.items()}
-        self._totals.add(layers, labels)
+        self._totals.add(LayerBatch(layers, labels))
 
     def compute(self, classifier: tuple[Tensor, Tensor | None] | None = None) -> Measurement:
         """Measure all batches since the last reset; more may follow.

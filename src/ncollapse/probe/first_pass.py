@@ -51,12 +51,13 @@ class FirstPass:
             if hold or copied:
                 held[name] = self.store.copy(features) if copied else features
 
-        feeding, choices = batch.stream(receive, hold)
+        feeding, choices, classifier = batch.stream(receive, hold)
         layers.finish()
         _check_finite(moments, layers.groups.present, place)
         if choices is not None:
             choices = choices.to(layers.labels.device)
-            self._add_choices(choices, layers.labels, place)
+            _check_decided(choices, classifier, place)
+            self._add_choices(choices, layers.labels)
         whole = LayerBatch(held, layers.labels.clone() if copied else layers.labels, feeding, choices)
         if request.path:
             self._add_pair(whole)
@@ -138,12 +139,7 @@ class FirstPass:
         part = PairedMoments.from_batch(layers[0], layers[-1], batch.labels, self.request.num_classes)
         self.totals.paired = part if self.totals.paired is None else self.totals.paired.merge(part)
 
-    def _add_choices(self, choices: Tensor, labels: Tensor, place: str) -> None:
-        if bool((choices == UNDECIDED).any()):
-            raise ValueError(
-                f"The network's logits must be numbers, got NaN{place} although the features are finite. "
-                "Check the weights of its classifier."
-            )
+    def _add_choices(self, choices: Tensor, labels: Tensor) -> None:
         part = ClassifierChoices.from_batch(choices, labels, self.request.num_classes).to("cpu")
         self.totals.choices = part if self.totals.choices is None else self.totals.choices.merge(part)
 
@@ -208,4 +204,13 @@ def _check_finite(moments: Mapping[str, ClassMoments], present: Tensor, place: s
         raise ValueError(
             f"Features must be finite, got NaN or inf at layer {name!r}{place}, of class {', '.join(map(str, classes))}. "
             "Check the network for divergence (learning rate, clipping) and the inputs for NaN."
+        )
+
+
+def _check_decided(choices: Tensor, classifier: str | None, place: str) -> None:
+    if bool((choices == UNDECIDED).any()):
+        name = "the last layer" if classifier is None else f"classifier {classifier!r}"
+        raise ValueError(
+            f"The network's logits must be numbers, got NaN{place} although the features are finite. "
+            f"Check the weights of {name} for NaN."
         )

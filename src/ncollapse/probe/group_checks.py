@@ -11,8 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from ncollapse.groups import Processes
+from ncollapse.hooks.logits import Logits
 from ncollapse.hooks.tapped_network import TapPlan
+from ncollapse.probe.request import Request, classifier_on
 from ncollapse.statistics.centers import ClassCenters, LinearClassifier
+from ncollapse.statistics.moments import ClassMoments
 
 # Copies of a network trained with the same gradients are equal, or differ by rounding if the machines differ.
 _TOLERANCE = 1e-4
@@ -78,11 +81,47 @@ def shared_plan(plan: TapPlan | None, processes: Processes) -> TapPlan | None:
     if not told:
         return plan
     classifier, feeding, logits = json.loads(told[0])
-    taps = () if plan is None else plan.taps
-    return TapPlan(taps, classifier, feeding, "flatten", frozenset(), words[0] if words else "", logits=logits)
+    return TapPlan(
+        () if plan is None else plan.taps,
+        classifier,
+        feeding,
+        "flatten",
+        frozenset(),
+        words[0] if words else "",
+        read_classifier=None if plan is None else plan.read_classifier,
+        logits=None if logits is None else Logits(*logits),
+    )
 
 
-def shared_classifier(weight: Tensor, bias: Tensor | None, processes: Processes) -> LinearClassifier:
-    """Return the first process's classifier, on all processes."""
-    own = LinearClassifier.from_parameters(weight, bias).to("cpu")
-    return LinearClassifier(*(processes.broadcast(Tensor, part) for part in own))
+def shared_classifier(own: LinearClassifier | None, processes: Processes) -> LinearClassifier | None:
+    """Return the classifier of the first process that has one, on all processes."""
+    weight, bias = (processes.first(Tensor, part) for part in own or (None, None))
+    return None if weight is None or bias is None else LinearClassifier(weight.cpu(), bias.cpu())
+
+
+def read_classifier(plan: TapPlan | None) -> LinearClassifier | None:
+    """Evaluate the classifier of a plan as it is now, None if it does not give the network's logits."""
+    if plan is None or plan.read_classifier is None:
+        return None
+    with torch.no_grad():
+        found = plan.read_classifier()
+    return None if found is None else LinearClassifier.from_parameters(found.weight, found.bias).to("cpu")
+
+
+def classifier_of(
+    request: Request, plan: TapPlan | None, moments: Mapping[str, ClassMoments], processes: Processes
+) -> dict[str, LinearClassifier]:
+    """Return the classifier by the layer that feeds it: a given pair on the last layer, or the one that a plan proved."""
+    layer = list(moments)[-1]
+    with processes.sharing_errors():
+        if isinstance(request.classifier, tuple):
+            own: LinearClassifier | None = classifier_on(layer, moments[layer].dim, request.classifier, request.num_classes)
+        else:
+            own = read_classifier(plan)
+            layer = layer if plan is None or plan.feeding is None else plan.feeding
+    found = shared_classifier(own, processes)
+    if found is None:
+        words = "no batch was seen" if plan is None else plan.explanation
+        request.check_classifier(words, logits=plan is not None and plan.logits is not None)
+        return {}
+    return {layer: found}

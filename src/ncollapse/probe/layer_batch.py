@@ -33,10 +33,17 @@ class Batch(Protocol):
 
 
 class Streamed(NamedTuple):
-    """What is known of a batch after its layers: the layer that feeds the classifier, and the classes that were chosen."""
+    """What is known of a batch after its layers.
+
+    Attributes:
+        feeding: The layer that feeds the classifier.
+        choices: The classes that the network chooses, shape (N,).
+        classifier: The module that makes the logits, for errors.
+    """
 
     feeding: str | None
     choices: Tensor | None
+    classifier: str | None
 
 
 class LayerBatch(NamedTuple):
@@ -46,6 +53,7 @@ class LayerBatch(NamedTuple):
     labels: Tensor
     feeding: str | None = None
     choices: Tensor | None = None
+    classifier: str | None = None
 
     @property
     def reuses_memory(self) -> bool:
@@ -56,7 +64,7 @@ class LayerBatch(NamedTuple):
         """Pass the features of every layer to ``receive``, in order of depth."""
         for name, features in self.features.items():
             receive(name, features)
-        return Streamed(self.feeding, self.choices)
+        return Streamed(self.feeding, self.choices, self.classifier)
 
 
 def named_layers(features: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:

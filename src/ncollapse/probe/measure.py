@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -18,14 +17,15 @@ from ncollapse.hooks.tapped_network import TappedNetwork, TapPlan
 from ncollapse.measurement.measurement import Measurement
 from ncollapse.metrics.selection import MetricChoice
 from ncollapse.probe.class_choice import ClassChoice, default_classes
-from ncollapse.probe.group_checks import check_same_network, first_buffers, shared_classifier, shared_plan
+from ncollapse.probe.group_checks import check_same_network, classifier_of, first_buffers, shared_plan
 from ncollapse.probe.layer_batch import LayerBatch, named_layers
 from ncollapse.probe.network_batch import NetworkBatch
 from ncollapse.probe.progress import Progress, reported
-from ncollapse.probe.request import Request, classifier_on
+from ncollapse.probe.request import ClassifierChoice, Request, classifier_on
 from ncollapse.probe.two_passes import collect, evaluate
 from ncollapse.statistics.centers import LinearClassifier
 from ncollapse.statistics.conventions import Convention
+from ncollapse.statistics.moments import ClassMoments
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -37,7 +37,7 @@ def measure(
     *,
     num_classes: int,
     layers: LayerChoice = "auto",
-    classifier: str | nn.Module | None = None,
+    classifier: ClassifierChoice = None,
     classes: ClassChoice | None = None,
     min_per_class: int = 0,
     unpack: Unpack = unpack_batch,
@@ -70,8 +70,8 @@ def measure(
             ``Measurement.chosen`` explains it. "all" uses every module that runs once. Or pass names and patterns as in
             ``model.named_modules()`` ("*" stops at a dot, "**" does not), modules of the network, or ``Tap`` with a pool. A
             module inside a residual branch returns the branch alone: tap the block around it.
-        classifier: The last linear layer or its name, for NC3 and NC4. None finds the one with K outputs whose output the
-            network returns, else the last one that runs.
+        classifier: The classifier for NC3, whose W h + b must give the logits that the network returns: a module or its name.
+            None finds it. A pair (W, b) is the classifier on the last layer's features if the network's own cannot be found.
         classes: The classes to measure: "all", "present" (those with samples), or a list of indices. Samples of other classes
             are left out of all means, decisions and paths, and the classifier's rows are selected along. Its accuracy is over
             all its logits. With "all", a class without samples makes most metrics nan. None is "all", or "present" for
@@ -152,21 +152,15 @@ def measure_network(
     processes = Processes(request.group)
     with processes.sharing_errors():
         model = network_of(model)
-        discovery = Discovery(model, request.layers, request.classifier, request.num_classes)
+        discovery = Discovery(model, request.layers, request.named_classifier, request.num_classes)
         taps = TappedNetwork(model, discovery.plan, check=check, batches=batches)
         device = device_of(model)
         budget = request.budget(device, processes)
     processes.check_same("Arguments", request.shared_arguments())
     check_same_network(model, request.reference_centers, processes)
 
-    @cache
-    def classifiers() -> dict[str, LinearClassifier]:
-        plan = cast(TapPlan, shared_plan(taps.plan, processes))
-        if plan.classifier is None or plan.feeding is None:
-            request.check_classifier(plan.explanation, logits=plan.logits is not None)
-            return {}
-        head = cast(nn.Linear, model.get_submodule(plan.classifier))
-        return {plan.feeding: shared_classifier(head.weight, head.bias, processes)}
+    def classifiers(moments: Mapping[str, ClassMoments]) -> dict[str, LinearClassifier]:
+        return classifier_of(request, shared_plan(taps.plan, processes), moments, processes)
 
     with reported(progress) as report, first_buffers(model, processes), taps:
 
@@ -175,9 +169,8 @@ def measure_network(
 
         repeatable = not isinstance(batches, Iterator)
         totals = collect(source, request, budget, classifiers, repeatable=repeatable, processes=processes)
-        heads = classifiers()
     plan = cast(TapPlan, shared_plan(taps.plan, processes))
-    return evaluate(request, totals, heads, plan.explanation, plan.feeding)
+    return evaluate(request, totals, plan.explanation, plan.feeding)
 
 
 def _one_pass(
@@ -250,8 +243,8 @@ def measure_features(
         request.check_classifier("no classifier was given")
     heads = {} if classifier is None else {last: classifier_on(last, flat[last].shape[1], classifier, num_classes)}
     feeding = None if classifier is None else last
-    totals = collect(lambda: iter([LayerBatch(flat, labels, feeding)]), request, size, lambda: heads)
-    return evaluate(request, totals, heads, "features in memory", feeding)
+    totals = collect(lambda: iter([LayerBatch(flat, labels, feeding)]), request, size, lambda moments: heads)
+    return evaluate(request, totals, "features in memory", feeding)
 
 
 def collect_features(

@@ -36,9 +36,10 @@ class NetworkBatch(NamedTuple):
     def stream(self, receive: Receive, hold: bool) -> Streamed:
         """Run the network, and pass every layer's features to ``receive`` inside its hook."""
         logits = self.taps.forward(self.inputs, self.given, receive, hold).logits
-        feeding = None if self.taps.plan is None else self.taps.plan.feeding
+        plan = self.taps.plan
+        feeding, classifier = (None, None) if plan is None else (plan.feeding, plan.classifier)
         # The choices alone are kept: logits of a vocabulary would need more memory than all features.
-        return Streamed(feeding, None if logits is None else largest_logit(logits))
+        return Streamed(feeding, None if logits is None else largest_logit(logits), classifier)
 
     def whole(self) -> LayerBatch:
         """Run the network and return all features, on the CPU."""

@@ -26,13 +26,17 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 
+# A module or its name, or weight and bias.
+ClassifierChoice = str | nn.Module | tuple[Tensor, Tensor | None] | None
+
+
 @dataclass(frozen=True, eq=False)
 class Request:
     """The checked arguments of a measurement. ``where`` None: errors name no batch; a text is added to it (" at epoch 7")."""
 
     num_classes: int
     layers: LayerChoice = "auto"
-    classifier: str | nn.Module | None = None
+    classifier: ClassifierChoice = None
     classes: ClassChoice = "all"
     min_per_class: int = 0
     split: str = "train"
@@ -95,6 +99,11 @@ class Request:
     def needs_scatter(self) -> bool:
         """Whether d×d scatter matrices are summed."""
         return any("scatter" in metric.needs for metric in self.selected)
+
+    @property
+    def named_classifier(self) -> str | nn.Module | None:
+        """The classifier as a module of the network; None if it is to be found, or is given as a pair."""
+        return None if isinstance(self.classifier, tuple) else self.classifier
 
     @property
     def reference_centers(self) -> dict[str, ClassCenters | None] | None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-
 from torch import Tensor
 
 from ncollapse.groups import Processes
@@ -11,11 +9,7 @@ from ncollapse.measurement.measurement import Measurement
 from ncollapse.probe.first_pass import FirstPass
 from ncollapse.probe.layer_batch import LayerBatch
 from ncollapse.probe.request import Request
-from ncollapse.probe.two_passes import complete, evaluate
-from ncollapse.statistics.centers import LinearClassifier
-from ncollapse.statistics.moments import ClassMoments
-
-Heads = Callable[[Mapping[str, ClassMoments]], Mapping[str, LinearClassifier]]
+from ncollapse.probe.two_passes import Classifiers, complete, evaluate, no_classifier
 
 
 class RunningTotals:
@@ -38,19 +32,16 @@ class RunningTotals:
         """Whether the features of the next batch may be kept, so that nothing must overwrite them."""
         return self._first is None or self._first.kept is not None
 
-    def add(
-        self, features: Mapping[str, Tensor], labels: Tensor, feeding: str | None = None, choices: Tensor | None = None
-    ) -> None:
-        """Add one batch; ``feeding`` is the layer that feeds the classifier."""
+    def add(self, batch: LayerBatch) -> None:
+        """Add one batch."""
         self._check_whole()
         # An error may occur after some layers have the batch and others do not. Then the totals cannot be used.
         self._broken = True
         if self._first is None:
-            device = next(iter(features.values())).device
+            device = next(iter(batch.features.values())).device
             self._first = FirstPass(self.request, self.request.budget(device, self.processes))
         # Copied, because the loop may write the next batch's labels into the same buffer.
-        labels = labels.clone() if isinstance(labels, Tensor) else labels
-        self._first.add(LayerBatch(dict(features), labels, feeding, choices))
+        self._first.add(batch._replace(labels=batch.labels.clone()) if isinstance(batch.labels, Tensor) else batch)
         self._broken = False
 
     def merge(self, other: RunningTotals) -> None:
@@ -69,7 +60,7 @@ class RunningTotals:
         else:
             self._first.merge(other._first)
 
-    def measurement(self, heads: Heads | None, chosen: str, feeding: str | None = None) -> Measurement:
+    def measurement(self, classifiers: Classifiers | None, chosen: str, feeding: str | None = None) -> Measurement:
         """Measure all batches so far; more may follow."""
         with self.processes.sharing_errors():
             self._check_whole()
@@ -77,17 +68,13 @@ class RunningTotals:
                 raise ValueError(
                     "compute needs at least one batch since the start or the last reset, got none. Call update first."
                 )
-            if heads is None and self._first is not None:
+            if classifiers is None and self._first is not None:
                 self.request.check_classifier(chosen, logits=self._first.totals.choices is not None)
         request = self.request
         self.processes.check_same("Arguments", request.shared_arguments())
         first = FirstPass(request, budget=0) if self._first is None else self._first.snapshot()
-
-        def classifiers() -> Mapping[str, LinearClassifier]:
-            return {} if heads is None else heads(first.totals.moments)
-
-        totals = complete(first, None, classifiers, self.processes)
-        return evaluate(request, totals, classifiers(), chosen, feeding)
+        totals = complete(first, None, classifiers or no_classifier, self.processes)
+        return evaluate(request, totals, chosen, feeding)
 
     def _check_whole(self) -> None:
         if self._broken:

@@ -112,10 +112,9 @@ class SecondPass:
         self,
         totals: Totals,
         request: Request,
-        classifiers: Mapping[str, LinearClassifier],
         reference: Mapping[str, ClassCenters],
     ) -> None:
-        self.totals, self.request, self.classifiers = totals, request, classifiers
+        self.totals, self.request = totals, request
         self.path_means: dict[str, Tensor] = {}
         if request.path:
             self.path_means = {name: moments.global_mean("sample") for name, moments in totals.moments.items()}
@@ -129,7 +128,7 @@ class SecondPass:
                 for name, centers in reference.items()
             }
         self.by_reference = DecisionSums(reference, counts, request.reference_selection)
-        self.last = totals.last_layer(classifiers)
+        self.last = totals.last_layer
         self.choices = ClassifierChoices.empty(request.num_classes)
         self.index = 0
 
@@ -149,7 +148,7 @@ class SecondPass:
             if self.request.path:
                 held[name] = features
 
-        feeding, choices = batch.stream(receive, self.request.path)
+        feeding, choices, _ = batch.stream(receive, self.request.path)
         layers.finish()
         for decided, projected in waiting:
             chosen = None if choices is None else layers.selected(choices)
@@ -161,7 +160,7 @@ class SecondPass:
 
     def _project(self, name: str, features: Tensor, labels: Tensor) -> list[tuple[DecisionSums, Projected]]:
         """Project one batch at one layer and add it, unless it is the last layer, which waits for the network's logits."""
-        classifier = self.classifiers.get(name)
+        classifier = self.totals.classifiers.get(name)
         choices = None
         if classifier is not None and self.totals.choices is None:
             choices = classifier.to(features.device).choices(features)
@@ -194,7 +193,7 @@ class SecondPass:
     def finish(self, processes: Processes) -> None:
         """Merge the totals of all processes, on the CPU, and check that a second pass saw the features of the first."""
         into = self.totals
-        if into.choices is None and self.classifiers:
+        if into.choices is None and into.classifiers:
             into.choices = processes.merge(ClassifierChoices, self.choices)
             if into.choices is not None and into.selection is not None:
                 into.choices = into.choices.select(into.selection.classes)

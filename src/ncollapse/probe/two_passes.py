@@ -16,14 +16,20 @@ from ncollapse.statistics.centers import ClassCenters, LinearClassifier
 from ncollapse.statistics.moments import ClassMoments
 
 Source = Callable[[], Iterator[Batch]]
-Classifiers = Callable[[], Mapping[str, LinearClassifier]]
+# A function of the moments of all layers that returns the classifier by the layer that feeds it.
+Classifiers = Callable[[Mapping[str, ClassMoments]], Mapping[str, LinearClassifier]]
+
+
+def no_classifier(moments: Mapping[str, ClassMoments]) -> Mapping[str, LinearClassifier]:
+    """Return no classifier."""
+    return {}
 
 
 def collect(
     source: Source,
     request: Request,
     budget: int,
-    classifiers: Classifiers = dict,
+    classifiers: Classifiers = no_classifier,
     *,
     repeatable: bool = True,
     processes: Processes | None = None,
@@ -51,6 +57,7 @@ def complete(first: FirstPass, again: Source | None, classifiers: Classifiers, p
     # memory of all layers' outputs, so they are kept only within a budget. Both ways sum the same numbers in the same order.
     request = first.request
     totals = first.finish(processes)
+    totals.classifiers = classifiers(totals.moments)
     deciding = _deciding(request.reference_centers, totals.moments)
     among = request.among_reference(totals.selection)
     totals.by_reference = {
@@ -59,7 +66,7 @@ def complete(first: FirstPass, again: Source | None, classifiers: Classifiers, p
     if not (request.needs_centers or request.path) or (first.kept is None and again is None):
         return totals
     totals.passes = 2 if first.kept is None else 1
-    second = SecondPass(totals, request, classifiers(), deciding)
+    second = SecondPass(totals, request, deciding)
     with processes.sharing_errors():
         batches: Iterable[Batch] = first.kept or ()
         if first.kept is None and again is not None:
@@ -94,12 +101,10 @@ def _deciding(
     return deciding
 
 
-def evaluate(
-    request: Request, totals: Totals, heads: Mapping[str, LinearClassifier], chosen: str, feeding: str | None = None
-) -> Measurement:
+def evaluate(request: Request, totals: Totals, chosen: str, feeding: str | None = None) -> Measurement:
     """Evaluate the metrics of a request on the totals."""
     return measurement_of(
-        totals.of_layers(heads, request.split, request.convention),
+        totals.of_layers(request.split, request.convention),
         request.selected,
         split=request.split,
         chosen="; ".join(filter(None, [chosen, totals.left_out])),

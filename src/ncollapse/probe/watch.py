@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 from weakref import WeakSet
 
 import torch
@@ -21,8 +21,9 @@ from ncollapse.hooks.untouched import Untouched
 from ncollapse.measurement.measurement import Measurement
 from ncollapse.metrics.selection import MetricChoice
 from ncollapse.probe.class_choice import ClassChoice
-from ncollapse.probe.group_checks import shared_classifier, shared_plan
-from ncollapse.probe.request import Request
+from ncollapse.probe.group_checks import classifier_of, shared_plan
+from ncollapse.probe.layer_batch import LayerBatch
+from ncollapse.probe.request import ClassifierChoice, Request
 from ncollapse.probe.running_totals import RunningTotals
 from ncollapse.statistics.centers import LinearClassifier, largest_logit
 from ncollapse.statistics.conventions import Convention
@@ -42,7 +43,7 @@ def watch(
     *,
     num_classes: int,
     layers: LayerChoice = "auto",
-    classifier: str | nn.Module | None = None,
+    classifier: ClassifierChoice = None,
     classes: ClassChoice = "all",
     min_per_class: int = 0,
     mode: Mode = "train",
@@ -116,7 +117,7 @@ def watch(
         group=group,
     )
     inner = _uncompiled(model)
-    return Watched(inner, Discovery(inner, layers, classifier, num_classes), RunningTotals(request), mode, check)
+    return Watched(inner, Discovery(inner, layers, request.named_classifier, num_classes), RunningTotals(request), mode, check)
 
 
 def _uncompiled(model: nn.Module) -> nn.Module:
@@ -175,21 +176,26 @@ class Watched:
                 f"update needs one call of the network before it, got {calls} since the last update, and cannot know to which "
                 "the labels belong. Call update after each, and keep other calls outside of the with block."
             )
-        self._totals.add(features, labels, None if self._plan is None else self._plan.feeding, choices)
+        feeding, classifier = (None, None) if self._plan is None else (self._plan.feeding, self._plan.classifier)
+        self._totals.add(LayerBatch(features, labels, feeding, choices, classifier))
 
     def compute(self) -> Measurement:
         """Measure everything since the last reset; more may follow."""
         plan = shared_plan(self._plan, self._totals.processes)
-        if plan is None or plan.classifier is None or plan.feeding is None:
-            return self._totals.measurement(None, "no batch was seen" if plan is None else plan.explanation)
-        head, feeding = cast(nn.Linear, self._model.get_submodule(plan.classifier)), plan.feeding
+        request, processes = self._totals.request, self._totals.processes
 
-        def heads(moments: Mapping[str, ClassMoments]) -> dict[str, LinearClassifier]:
-            # In training mode the weight of a spectral normalization moves its buffers when it is read.
-            with self._untouched():
-                return {feeding: shared_classifier(head.weight, head.bias, self._totals.processes)}
+        def classifiers(moments: Mapping[str, ClassMoments]) -> dict[str, LinearClassifier]:
+            # Evaluating the classifier may run the network, which is no call of the training loop. In training mode the weight
+            # of a spectral normalization moves its buffers when it is read.
+            _LOOKED_AT.add(self._model)
+            try:
+                with self._untouched():
+                    return classifier_of(request, plan, moments, processes)
+            finally:
+                _LOOKED_AT.discard(self._model)
 
-        return self._totals.measurement(heads, plan.explanation, feeding)
+        words = "no batch was seen" if plan is None else plan.explanation
+        return self._totals.measurement(classifiers, words, None if plan is None else plan.feeding)
 
     def reset(self) -> None:
         """Forget all batches, as at the start of an epoch; the layers stay those that were found."""

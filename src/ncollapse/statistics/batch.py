@@ -28,8 +28,8 @@ def flatten_features(features: Tensor) -> Tensor:
 
 
 def check_labels(labels: Tensor, num_samples: int, num_classes: int, place: str = "") -> Tensor:
-    """Check integer labels and return them as a flat int64 tensor; ``place``, such as " in batch 3", goes into the errors."""
-    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.dtype == torch.bool:
+    """Check integer or boolean labels and return them as a flat int64 tensor; ``place`` (" in batch 3") goes into errors."""
+    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.is_complex():
         kind = str(labels.dtype) if isinstance(labels, Tensor) else type(labels).__name__
         raise TypeError(
             f"labels must be an integer tensor of class indices, got {kind}{place}. "

@@ -1,0 +1,178 @@
+"""The map of a classifier as a weight and a bias, found from the values of a module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+# Rows of the identity that are evaluated at once.
+_BLOCK = 1024
+_PROBES = 6
+# How much the logits must vary with a classifier's input, in units of their rounding.
+_ANSWER = 100.0
+# The rounding of float32 products on the tensor cores of a GPU.
+_TENSOR_CORES = 2.0**-10
+# Dynamically quantized layers round their inputs to steps of this share of the largest one, of 7 or 8 bits.
+_STEP = 1 / 127
+
+
+class Affine(NamedTuple):
+    """A map of rows (N, d) to logits, W h + b, or W h/|h| + b for a classifier that sees directions alone.
+
+    Attributes:
+        weight: W, shape (K, d).
+        bias: b, shape (K,).
+        of_direction: Whether rows are divided by their norm first.
+        step: The rounding of rows before the product, relative to their largest number.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    of_direction: bool = False
+    step: float = 0.0
+
+    def logits(self, rows: Tensor) -> Tensor:
+        """Return the logits of rows (N, d), in float64."""
+        weight, bias = _exact(self.weight), _exact(self.bias)
+        return torch.addmm(bias, self._seen(rows), weight.T)
+
+    def tolerance(self, rows: Tensor, logits: Tensor, rounding: float) -> float:
+        """Return how far logits of these rows may be off by the rounding of a network's arithmetic."""
+        # A result is rounded to its own precision. The products are added in float32 or finer, unless a GPU's tensor cores
+        # round their factors: then the terms count, which may cancel in the sum.
+        seen = self._seen(rows)
+        width = torch.linalg.vector_norm(_exact(self.weight), dim=1).amax()
+        terms = torch.linalg.vector_norm(seen, dim=1).amax() * width
+        adding = rounding if rounding <= _TENSOR_CORES else torch.finfo(torch.float32).eps
+        results = _exact(logits).abs().amax() + _exact(self.bias).abs().amax()
+        return float(4 * rounding * results + 4 * adding * terms + 2 * self.step * seen.abs().amax() * width)
+
+    def is_close(self, rows: Tensor, logits: Tensor, rounding: float) -> bool:
+        """Return whether this map gives these logits to rounding."""
+        found = self.logits(rows)
+        if found.shape != logits.shape or not bool(torch.isfinite(logits).all() and torch.isfinite(found).all()):
+            return False
+        return bool((found - _exact(logits)).abs().amax() <= self.tolerance(rows, logits, rounding))
+
+    def changed(self, factor: float, offset: Tensor) -> Affine:
+        """Return the map whose logits are multiplied by a factor and moved by an offset for each class."""
+        return self._replace(weight=factor * _exact(self.weight), bias=factor * _exact(self.bias) + offset)
+
+    def of_two_classes(self) -> Affine:
+        """Return the map to the two logits (-z/2, z/2) for one logit z."""
+        weight, bias = _exact(self.weight) / 2, _exact(self.bias) / 2
+        return self._replace(weight=torch.cat([-weight, weight]), bias=torch.cat([-bias, bias]))
+
+    def _seen(self, rows: Tensor) -> Tensor:
+        rows = _exact(rows)
+        return rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True) if self.of_direction else rows
+
+
+def affine_map(module: nn.Module, given: Tensor) -> Affine | None:
+    """Return the map of a module if it is affine, from the values that it gives near an input; None if it is not."""
+    # An affine map is known from its values at zero and at the unit vectors, however the module computes it: merged from
+    # several parameters, parametrized, wrapped. It is checked at other rows. A module's own weight is taken where it explains
+    # the values, since it is exact. A map that sees directions alone is known from the unit vectors in the same way.
+    rows = given.movedim(1, -1).flatten(0, -2) if given.ndim == 4 else given.flatten(0, -2)
+    spatial = {3: (1,), 4: (1, 1)}.get(given.ndim, ())
+
+    def values(rows: Tensor) -> Tensor:
+        shaped = rows.unsqueeze(1) if given.ndim == 3 else rows.reshape(*rows.shape, *spatial)
+        output = module(shaped.to(given.dtype).to(given.device))
+        return output.reshape(len(rows), -1)
+
+    try:
+        return _affine(module, rows[:_PROBES], values)
+    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError, NotImplementedError, AssertionError):
+        return None  # the module takes no rows of this kind, so that its map stays unknown
+
+
+def fitted_map(affine: Affine, rows: Tensor, logits: Tensor, rounding: float) -> tuple[Affine, str] | None:
+    """Return a map times a number, plus an offset for each class, if that gives these logits, and the change in words."""
+    # A shift common to all classes of a sample decides nothing: softmax takes it away, and a normalization adds one. So all
+    # logits are centered over the classes. With two classes one number per sample is left, and two unknowns.
+    if len(rows) < 4:
+        return None
+    made, returned = affine.logits(rows), _exact(logits)
+    if made.shape != returned.shape or not bool(torch.isfinite(returned).all() and torch.isfinite(made).all()):
+        return None
+    shift = returned.mean(dim=1), made.mean(dim=1)
+    made, returned = made - shift[1].unsqueeze(1), returned - shift[0].unsqueeze(1)
+    spread = made - made.mean(dim=0)
+    factor = float((spread * (returned - returned.mean(dim=0))).sum() / spread.square().sum())
+    tolerance = 4 * abs(factor) * affine.tolerance(rows, made, rounding) + 4 * rounding * float(_exact(logits).abs().amax())
+    offset = returned.mean(dim=0) - factor * made.mean(dim=0)
+    if not factor > 0 or bool((returned - factor * made - offset).abs().amax() > tolerance):
+        return None
+    # Logits that hardly answer could come from any module far in front of them.
+    if factor * float(spread.abs().amax()) <= _ANSWER * tolerance:
+        return None
+    common = shift[0] - factor * shift[1]
+    moved = bool(offset.abs().amax() > tolerance)
+    scaled = abs(factor - 1) * float(made.abs().amax()) > tolerance
+    if bool((common - common.mean()).abs().amax() <= tolerance):
+        offset = offset + common.mean()
+    words = (f" times {factor:.3g}" if scaled else "") + (" with an offset for each class" if moved else "")
+    return (affine.changed(factor, offset) if scaled or moved else affine), words
+
+
+def noisy(given: Tensor, seed: int) -> Tensor:
+    """Return random numbers of the size and the scale of an input, from an own generator."""
+    noise = torch.randn(given.shape, generator=torch.Generator().manual_seed(seed)).to(given)
+    return given.mean() + noise * given.float().std().to(given.dtype)
+
+
+def rounding_of(tensor: Tensor) -> float:
+    """Return the relative rounding of products that give a tensor."""
+    if not tensor.is_floating_point():
+        return 0.0
+    tensor_cores = tensor.is_cuda and tensor.dtype == torch.float32
+    if tensor_cores and (torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32):
+        return _TENSOR_CORES
+    return float(torch.finfo(tensor.dtype).eps)
+
+
+def _exact(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().double()
+
+
+def _affine(module: nn.Module, given: Tensor, values: Callable[[Tensor], Tensor]) -> Affine | None:
+    probes = torch.cat([given, noisy(given, 0), 2 * noisy(given, 1)])
+    logits = values(probes)
+    rounding = max(rounding_of(logits), rounding_of(given))
+    own = _own_parameters(module, given)
+    if own is not None and own.is_close(probes, logits, max(rounding, rounding_of(own.weight))):
+        return own
+    return next((found for found in _evaluated(given, values) if found.is_close(probes, logits, rounding)), None)
+
+
+def _own_parameters(module: Any, given: Tensor) -> Affine | None:
+    """Return a module's own weight and bias."""
+    weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
+    weight, bias = (value() if callable(value) else value for value in (weight, bias))
+    if not isinstance(weight, Tensor):
+        return None
+    step = _STEP if weight.is_quantized else 0.0
+    weight = (weight.dequantize() if weight.is_quantized else weight).detach().flatten(1)
+    if weight.shape[1] != given.shape[1]:
+        return None
+    bias = weight.new_zeros(len(weight)) if bias is None else bias.detach()
+    return Affine(weight, bias, step=step)
+
+
+def _evaluated(given: Tensor, values: Callable[[Tensor], Tensor]) -> list[Affine]:
+    """Return the maps that a module's values at the unit vectors and their negatives allow."""
+    dim = given.shape[1]
+    size = float(given.abs().mean()) or 1.0
+    odd, even = [], []
+    for start in range(0, dim, _BLOCK):
+        units = torch.zeros(min(_BLOCK, dim - start), dim, dtype=given.dtype, device=given.device)
+        units[:, start:].fill_diagonal_(size)
+        above, below = values(units).double(), values(-units).double()
+        odd.append((above - below) / 2)
+        even.append((above + below) / 2)
+    weight, bias = torch.cat(odd).T, torch.cat(even).mean(dim=0)
+    return [Affine(weight / size, bias), Affine(weight, bias, of_direction=True)]

@@ -1,0 +1,502 @@
+"""Heads of every kind: accuracy, NC3 and NC4 equal plain hooks in float64, or a flag says that the classifier is unproven."""
+
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils import parametrizations, parametrize
+
+import reference
+from ncollapse import find_layers, measure, measure_features, watch
+
+K, D, N = 4, 7, 48
+
+
+def drawn(num_classes=K, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(N) % num_classes
+    return torch.randn(N, 6, generator=generator) + 0.7 * labels[:, None] * torch.tensor([1.0, -1, 0, 1, 0, 0]), labels
+
+
+X, Y = drawn()
+BATCHES = [(X[:20], Y[:20]), (X[20:], Y[20:])]
+
+
+class Net(nn.Module):
+    """A body, a head, and what the forward does with the head's outputs."""
+
+    def __init__(self, head, then=lambda logits: logits, shape=(D,)):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, D), nn.Tanh())
+        self.head, self.then, self.shape = head, then, shape
+
+    def forward(self, x):
+        return self.then(self.head(self.body(x).reshape(-1, *self.shape)))
+
+
+class Cosine(nn.Linear):
+    """A cosine classifier that subclasses nn.Linear (CosFace)."""
+
+    def forward(self, x):
+        return 6.0 * F.linear(F.normalize(x), F.normalize(self.weight))
+
+
+class CosineByHand(nn.Module):
+    """Cosines with a learned scale and a bias."""
+
+    def __init__(self):
+        super().__init__()
+        self.prototypes, self.scale = nn.Parameter(torch.randn(D, K)), nn.Parameter(torch.tensor(5.0))
+        self.bias = nn.Parameter(0.1 * torch.randn(K))
+
+    def forward(self, x):
+        return self.scale * (x / x.norm(dim=1, keepdim=True)) @ F.normalize(self.prototypes, dim=0) + self.bias
+
+
+class LowRank(nn.Module):
+    """A linear layer with a low-rank update, of rank ``rank``."""
+
+    def __init__(self, rank=2, zero=False):
+        super().__init__()
+        self.base, self.lora_a, self.lora_b = nn.Linear(D, K), nn.Linear(D, rank, bias=False), nn.Linear(rank, K, bias=False)
+        if zero:
+            nn.init.zeros_(self.lora_b.weight)
+
+    def forward(self, x):
+        return self.base(x) + 1.5 * self.lora_b(self.lora_a(x))
+
+    @property
+    def merged(self):
+        return self.base.weight + 1.5 * self.lora_b.weight @ self.lora_a.weight
+
+
+class Temperature(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(1.7))
+
+    def forward(self, logits):
+        return logits / self.scale
+
+
+class WeightTimesRows(nn.Module):
+    """Logits of a matrix that is stored the other way round."""
+
+    def __init__(self):
+        super().__init__()
+        self.kernel = nn.Parameter(torch.randn(D, K))
+
+    def forward(self, x):
+        return x @ self.kernel
+
+
+class Doubled(nn.Module):
+    def forward(self, weight):
+        return 2 * weight
+
+
+def weight_norm_old():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return nn.utils.weight_norm(nn.Linear(D, K))
+
+
+def parametrized():
+    layer = nn.Linear(D, K)
+    parametrize.register_parametrization(layer, "weight", Doubled())
+    return layer
+
+
+def linear():
+    return nn.Linear(D, K)
+
+
+PRIORS = torch.log(torch.tensor([0.1, 0.2, 0.3, 0.4]))
+
+
+class Head(NamedTuple):
+    """A network, and the weight of its classifier on the features, as a function of the network."""
+
+    make: object
+    weight: object = lambda net: net.head.weight
+    name: str = "head"
+
+
+def half(weight):
+    return torch.cat([-weight, weight]) / 2
+
+
+PROVEN = {
+    "linear": Head(lambda: Net(linear())),
+    "without bias": Head(lambda: Net(nn.Linear(D, K, bias=False))),
+    "behind dropout": Head(lambda: Net(nn.Sequential(nn.Dropout(0.5), linear())), lambda net: net.head[1].weight, "head.1"),
+    "1x1 convolution behind pooling": Head(
+        lambda: Net(nn.Conv2d(D, K, 1), lambda z: z.flatten(1), (D, 1, 1)), lambda net: net.head.weight.flatten(1)
+    ),
+    "1x1 convolution that is not flattened": Head(
+        lambda: Net(nn.Conv2d(D, K, 1), shape=(D, 1, 1)), lambda net: net.head.weight.flatten(1)
+    ),
+    "cosine as a subclass of linear": Head(lambda: Net(Cosine(D, K)), lambda net: F.normalize(net.head.weight)),
+    "cosine by hand": Head(lambda: Net(CosineByHand()), lambda net: F.normalize(net.head.prototypes, dim=0).T),
+    "temperature in the forward": Head(lambda: Net(linear(), lambda z: z / 0.07)),
+    "temperature as a module": Head(lambda: Net(nn.Sequential(linear(), Temperature())), lambda net: net.head[0].weight),
+    "softmax": Head(lambda: Net(linear(), lambda z: z.softmax(dim=1))),
+    "log-softmax": Head(lambda: Net(linear(), lambda z: z.log_softmax(dim=1))),
+    "sigmoid of each class": Head(lambda: Net(linear(), lambda z: z.sigmoid())),
+    "logit adjustment": Head(lambda: Net(linear(), lambda z: z + 2.0 * PRIORS)),
+    "scaled and adjusted softmax": Head(lambda: Net(linear(), lambda z: (0.5 * z + PRIORS).softmax(dim=1))),
+    "weight norm": Head(lambda: Net(parametrizations.weight_norm(linear()))),
+    "weight norm of old": Head(lambda: Net(weight_norm_old())),
+    "spectral norm": Head(lambda: Net(parametrizations.spectral_norm(linear()))),
+    "parametrized": Head(lambda: Net(parametrized())),
+    "low-rank update": Head(lambda: Net(LowRank()), lambda net: net.head.merged),
+    "low-rank update of rank K": Head(lambda: Net(LowRank(rank=K)), lambda net: net.head.merged),
+    "low-rank update that is zero yet": Head(lambda: Net(LowRank(zero=True)), lambda net: net.head.base.weight),
+    "matrix of a module's own": Head(lambda: Net(WeightTimesRows()), lambda net: net.head.kernel.T),
+    "named logits": Head(lambda: Net(linear(), lambda z: {"hidden": torch.zeros(len(z), 3), "logits": z})),
+    "behind features": Head(lambda: Net(linear(), lambda z: (torch.zeros(len(z), 3), z))),
+}  # fmt: skip
+
+
+def made(make):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        return make().train()
+
+
+def returned(net, x=X):
+    output = net.eval()(x)
+    output = output["logits"] if isinstance(output, dict) else output[1] if isinstance(output, tuple) else output
+    return output.detach().flatten(1)
+
+
+def oracle(net, x=X, y=Y, num_classes=K):
+    """Features of the body's end and the network's choices by plain hooks; accuracy and NC4 from them."""
+    features = []
+    handle = net.body.register_forward_hook(lambda _, __, output: features.append(output.detach().double().numpy()))
+    with torch.no_grad():
+        decided = returned(net, x)
+    handle.remove()
+    decided = decided.argmax(dim=1).numpy() if decided.shape[1] > 1 else (decided[:, 0] > 0).long().numpy()
+    H, labels = features[0], y.long().numpy()
+    nearest = reference.nearest(H, reference.means(H, labels, num_classes))
+    return H, {"accuracy": np.mean(decided == labels), "nc4": np.mean(decided == nearest)}
+
+
+def assert_equals_oracle(m, net, weight, x=X, y=Y, num_classes=K, rel=2e-5):
+    H, expected = oracle(net, x, y, num_classes)
+    assert {name: m.value(name) for name in expected} == pytest.approx(expected, abs=1e-14)
+    W = weight.detach().double().numpy()
+    M = reference.means(H, y.long().numpy(), num_classes)
+    M = M - M.mean(axis=0)
+    nc3 = ((W / np.linalg.norm(W) - M / np.linalg.norm(M)) ** 2).sum()
+    assert m.value("nc3") == pytest.approx(nc3, rel=rel)
+    assert not any("classifier_unproven" in row.flags for row in m.rows)
+
+
+@pytest.mark.parametrize("budget", [None, 0])
+@pytest.mark.parametrize("name", PROVEN)
+def test_a_proven_head_equals_the_oracle(name, budget):
+    head = PROVEN[name]
+    m = measure(made(head.make), BATCHES, num_classes=K, memory_budget=budget)
+    net = made(head.make)
+    with torch.no_grad():
+        assert_equals_oracle(m, net, head.weight(net.eval()))
+    assert f"classifier {head.name} gives the logits" in m.chosen
+    found = find_layers(made(head.make), X, num_classes=K)
+    assert (found.classifier, found.names) == (head.name, m.layers)
+
+
+@pytest.mark.parametrize("name", PROVEN)
+def test_a_proven_head_is_read_as_it_is_now_in_a_watched_loop(name):
+    head = PROVEN[name]
+    net = made(head.make)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
+    with watch(net, num_classes=K, mode="train") as watched:
+        for x, y in BATCHES:
+            output = net(x)
+            watched.update(y)
+            output = output["logits"] if isinstance(output, dict) else output[1] if isinstance(output, tuple) else output
+            F.cross_entropy(output.flatten(1), y).backward()
+            optimizer.step()
+        before = [parameter.clone() for parameter in net.parameters()]
+        m = watched.compute()
+    assert net.training
+    assert all(torch.equal(parameter, old) for parameter, old in zip(net.parameters(), before, strict=True))
+    with torch.no_grad():
+        net.eval()(X)  # the weight norm of old computes the weight in each pass
+        weight = head.weight(net)
+        if name == "low-rank update that is zero yet":
+            weight = net.head.merged
+    found = m.statistics[m.layers[-1]].classifier.weight
+    weight = weight.detach()
+    scale = float((found * weight).sum() / weight.double().square().sum())
+    assert scale > 0
+    assert torch.allclose(found, scale * weight.double(), atol=1e-5 * float(found.abs().max()), rtol=0)
+
+
+class TwoHeads(nn.Module):
+    """Two heads on one body, and what the forward makes of them."""
+
+    def __init__(self, join, towers=False):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, D), nn.Tanh())
+        self.other = nn.Linear(6, D) if towers else nn.Identity()
+        self.first, self.second, self.join, self.towers = nn.Linear(D, K), nn.Linear(D, K), join, towers
+
+    def forward(self, x):
+        h = self.body(x)
+        return self.join(self.first(h), self.second(self.other(x) if self.towers else h))
+
+
+class DeepSupervision(nn.Module):
+    """The mean of the logits of three depths."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(6, 6), nn.Tanh()) for _ in range(3))
+        self.heads = nn.ModuleList(nn.Linear(6, K) for _ in range(3))
+
+    @property
+    def body(self):
+        return self.blocks[-1]
+
+    def forward(self, x):
+        logits = []
+        for block, head in zip(self.blocks, self.heads, strict=True):
+            x = block(x)
+            logits.append(head(x))
+        return torch.stack(logits).mean(dim=0)
+
+
+class Frame(nn.Module):
+    """Logits of a fixed frame that no module computes, beside an auxiliary linear layer with K outputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, D), nn.Tanh())
+        self.auxiliary = nn.Linear(D, K)
+        self.register_buffer("frame", torch.randn(K, D))
+
+    def forward(self, x):
+        h = self.body(x)
+        self.auxiliary(h)
+        return h @ self.frame.T
+
+
+class Nonlinear(nn.Module):
+    """Distances to prototypes, which are no linear logits."""
+
+    def __init__(self):
+        super().__init__()
+        self.prototypes = nn.Parameter(torch.randn(K, D))
+
+    def forward(self, x):
+        return -torch.cdist(x, self.prototypes)
+
+
+class ProjectionBeside(nn.Module):
+    """Logits over a temperature of a head, and a projection of width K that runs later."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, D), nn.Tanh())
+        self.head, self.projection = nn.Linear(D, K), nn.Linear(D, K)
+
+    def forward(self, x):
+        h = self.body(x)
+        logits = self.head(h) / 0.3
+        return logits, self.projection(h).square()
+
+
+UNPROVEN = {
+    "mean of two heads": lambda: TwoHeads(lambda a, b: (a + b) / 2),
+    "mean of two heads on two towers": lambda: TwoHeads(lambda a, b: (a + b) / 2, towers=True),
+    "product of two heads": lambda: TwoHeads(lambda a, b: a * b),
+    "deep supervision": DeepSupervision,
+    "logits of a frame in the forward": Frame,
+    "distances": lambda: Net(Nonlinear()),
+    "hyperbolic tangent": lambda: Net(nn.Sequential(nn.Linear(D, K), nn.Tanh())),
+    "clamped": lambda: Net(nn.Linear(D, K), lambda z: z.clamp(-0.1, 0.1)),
+    "squared": lambda: Net(nn.Linear(D, K), lambda z: z * z.abs()),
+    "a factor for each class": lambda: Net(nn.Linear(D, K), lambda z: z * torch.tensor([1.0, 2.0, 0.5, 1.0])),
+    "negated": lambda: Net(nn.Linear(D, K), lambda z: -z),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("budget", [None, 0])
+@pytest.mark.parametrize("name", UNPROVEN)
+def test_without_a_proof_accuracy_and_nc4_are_the_networks_and_nc3_is_flagged(name, budget):
+    m = measure(made(UNPROVEN[name]), BATCHES, num_classes=K, memory_budget=budget)
+    _, expected = oracle(made(UNPROVEN[name]))
+    assert m.value("accuracy") == pytest.approx(expected["accuracy"], abs=1e-14)
+    last = m.statistics[m.layers[-1]]
+    if last.moments.dim == oracle(made(UNPROVEN[name]))[0].shape[1] and name != "mean of two heads on two towers":
+        assert m.value("nc4") == pytest.approx(expected["nc4"], abs=1e-14)
+    assert np.isnan(m.value("nc3"))
+    flagged = {row.metric for row in m.rows if "classifier_unproven" in row.flags}
+    assert {"nc3", "nc3_cosine", "nc3_bias", "nc2_etf_weights"} <= flagged
+    assert not {"accuracy", "nc4", "pfc1", "pfc3"} & flagged
+    assert "no classifier metrics, since" in m.chosen
+    with pytest.raises(ValueError, match=r"Metrics nc3 need a classifier \(.*no classifier metrics, since"):
+        measure(made(UNPROVEN[name]), BATCHES, num_classes=K, metrics=["nc3", "accuracy"])
+
+
+def test_a_pair_stands_for_a_classifier_that_no_module_computes():
+    net = made(Frame)
+    m = measure(net, BATCHES, num_classes=K, classifier=(net.frame, None))
+    assert_equals_oracle(m, made(Frame), net.frame)
+    with watch(net.eval(), num_classes=K, mode="eval", classifier=(net.frame, None)) as watched:
+        net(X)
+        watched.update(Y)
+    assert watched.compute().value("nc3") == pytest.approx(m.value("nc3"), rel=1e-12)
+    with pytest.raises(ValueError, match=r"weight must have shape \(4, 7\) for layer '.*', got \(4, 6\)"):
+        measure(net, BATCHES, num_classes=K, classifier=(torch.ones(4, 6), None))
+
+
+def test_a_pair_decides_for_a_network_without_logits():
+    body, weight = made(lambda: Net(nn.Identity())), torch.randn(K, D, generator=torch.Generator().manual_seed(1))
+    for budget in (None, 0):
+        m = measure(body, BATCHES, num_classes=K, classifier=(weight, None), memory_budget=budget)
+        features = body.eval()(X).detach()
+        expected = measure_features({"x": features}, Y, num_classes=K, classifier=(weight, None))
+        for metric in ("accuracy", "nc3", "nc4", "nc3_cosine"):
+            assert m.value(metric) == pytest.approx(expected.value(metric), rel=1e-6), metric
+
+
+SINGLE = {
+    "one logit": lambda: Net(nn.Linear(D, 1)),
+    "one logit without a dimension": lambda: Net(nn.Linear(D, 1), lambda z: z.squeeze(1)),
+    "one probability": lambda: Net(nn.Linear(D, 1), torch.sigmoid),
+    "one probability without a dimension": lambda: Net(nn.Linear(D, 1), lambda z: z.sigmoid().squeeze(1)),
+    "one logit over a temperature": lambda: Net(nn.Linear(D, 1), lambda z: z / 3.0),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.uint8])
+@pytest.mark.parametrize("name", SINGLE)
+def test_one_logit_for_two_classes(name, dtype):
+    x, labels = drawn(2, seed=5)
+    y = labels.to(dtype)
+    m = measure(made(SINGLE[name]), [(x[:20], y[:20]), (x[20:], y[20:])], num_classes=2)
+    net = made(SINGLE[name])
+    plain = made(lambda: Net(nn.Linear(D, 1)))
+    plain.load_state_dict(net.state_dict())
+    assert_equals_oracle(m, plain, half(net.head.weight), x, labels, 2)
+
+
+def test_one_number_in_the_unit_interval_that_is_neither_proven_a_logit_nor_a_probability_decides_nothing():
+    x, y = drawn(2)
+    net = made(lambda: Net(nn.Linear(D, 1), lambda z: z.sigmoid().square()))
+    m = measure(net, [(x, y)], num_classes=2)
+    assert "accuracy" not in {row.metric for row in m.rows}
+    assert "one number in [0, 1]" in m.chosen
+
+
+def test_two_tasks_are_named_and_chosen_between():
+    make = lambda: TwoHeads(lambda a, b: (a, b))  # noqa: E731
+    for name in ("first", "second"):
+        m = measure(made(make), BATCHES, num_classes=K, classifier=name)
+        net = made(make)
+        net.join = lambda a, b, name=name: a if name == "first" else b
+        assert_equals_oracle(m, net, getattr(net, name).weight)
+        other = {"first": "second", "second": "first"}[name]
+        assert f"classifier {name} gives the logits" in m.chosen
+        assert f"{other} left out (another head)" in m.chosen
+    default = measure(made(make), BATCHES, num_classes=K)
+    assert "classifier first gives the logits" in default.chosen
+    assert find_layers(made(make), X, num_classes=K).left_out == {"second": "another head"}
+
+
+def test_a_projection_beside_the_head_does_not_matter():
+    m = measure(made(ProjectionBeside), BATCHES, num_classes=K)
+    net = made(ProjectionBeside)
+    plain = Net(net.head)
+    plain.body = net.body
+    assert_equals_oracle(m, plain, net.head.weight)
+
+
+def test_calibration_behind_the_head():
+    make = lambda: Net(nn.Sequential(nn.Linear(D, K), nn.Linear(K, K)))  # noqa: E731
+    m = measure(made(make), BATCHES, num_classes=K)
+    net = made(make)
+    assert m.value("accuracy") == pytest.approx(oracle(net)[1]["accuracy"], abs=1e-14)
+    # The last linear layer reproduces the logits on its own input, the outputs of the layer before it.
+    rows = net.head[0](net.body(X)).detach()
+    expected = measure_features(rows, Y, num_classes=K, classifier=(net.head[1].weight, net.head[1].bias))
+    assert (m.value("nc3"), m.value("nc4")) == pytest.approx((expected.value("nc3"), expected.value("nc4")), rel=1e-5)
+
+
+class Pixels(nn.Module):
+    """Means of the logits of all pixels."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Conv2d(3, D, 3), nn.Conv2d(D, K, 1)
+
+    def forward(self, x):
+        return self.head(self.body(x).tanh()).mean(dim=(2, 3))
+
+
+def test_a_convolution_in_front_of_pooling_is_the_classifier_of_the_pooled_features():
+    x = torch.randn(N, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    m = measure(made(Pixels), [(x[:20], Y[:20]), (x[20:], Y[20:])], num_classes=K)
+    net = made(Pixels).eval()
+    pooled = net.body(x).tanh().mean(dim=(2, 3)).detach()
+    expected = measure_features(pooled, Y, num_classes=K, classifier=(net.head.weight.flatten(1), net.head.bias))
+    assert m.layers[-1] == "head.input:mean"
+    assert (m.value("nc3"), m.value("nc4")) == pytest.approx((expected.value("nc3"), expected.value("nc4")), rel=1e-5)
+    assert m.value("accuracy") == (net(x).argmax(dim=1) == Y).double().mean()
+
+
+def test_a_dynamically_quantized_head():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        net = torch.ao.quantization.quantize_dynamic(made(lambda: Net(linear())), {"head"})
+    m = measure(net, BATCHES, num_classes=K)
+    assert_equals_oracle(m, net, net.head.weight().dequantize())
+
+
+def test_a_pair_with_nan_is_flagged():
+    m = measure_features(X, Y, num_classes=K, classifier=(torch.full((K, 6), torch.nan), None))
+    for metric in ("accuracy", "nc4", "nc3"):
+        assert np.isnan(m.value(metric))
+        assert [row.flags for row in m.rows if row.metric == metric] == [("classifier_not_finite",)]
+
+
+@pytest.mark.parametrize("where", ["weight", "bias"])
+def test_nan_in_the_head_is_refused_and_named(where):
+    net = made(lambda: Net(linear()))
+    getattr(net.head, where).data[1] = torch.nan
+    words = r"must be numbers, got NaN in batch 0 although .* are finite\. Check the weights of classifier 'head' for NaN"
+    with pytest.raises(ValueError, match=words):
+        measure(net, BATCHES, num_classes=K)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["linear", "low-rank update", "1x1 convolution behind pooling", "weight norm"])
+def test_every_precision(name, dtype):
+    head = PROVEN[name]
+    net = made(head.make).to(dtype)
+    batches = [(x.to(dtype), y) for x, y in BATCHES]
+    m = measure(net, batches, num_classes=K)
+    assert f"classifier {head.name} gives the logits" in m.chosen
+    logits = torch.cat([returned(net, x) for x, _ in batches])
+    assert m.value("accuracy") == (logits.argmax(dim=1) == Y).double().mean()
+
+
+@pytest.mark.parametrize("labels", [Y % 2, Y, torch.arange(N) % 8])
+def test_own_networks_with_other_labels(labels):
+    from ncollapse.models import FCResNet, FCResNetConfig
+
+    num_classes = int(labels.max()) + 1
+    net = FCResNet(FCResNetConfig(width=8, num_blocks=2), 6, K, seed=0)
+    m = measure(net, [(X, labels)], num_classes=num_classes)
+    assert m.layers == ("stem", "blocks.0", "blocks.1")
+    has_head = num_classes == K
+    assert ("nc3" in {row.metric for row in m.rows}) == has_head
+    assert ("returns no logits" in m.chosen) != has_head
