@@ -156,6 +156,10 @@ def test_depth_makes_turning_cheap():
             ),
             r"distance needs balanced classes, got counts \(2, 1, 1, 1\)\. Drop samples",
         ),
+        (
+            lambda: GUFM((2, 3), 6, lambda_w=0.1),
+            r"GUFM needs balanced classes, got counts \(2, 3\)\. Take the same number for every class\.",
+        ),
         (lambda: GUFM(balanced(4, 1), 6, loss="hinge", lambda_w=0.1), r"loss must be 'mse' or 'cross_entropy', got 'hinge'\."),
         (
             lambda: GUFM(balanced(1, 1), 6, loss="cross_entropy", lambda_w=0.1),

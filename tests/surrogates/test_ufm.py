@@ -263,7 +263,7 @@ def test_the_smallest_dimension():
         (lambda: model(lambda_b=0.1), r"lambda_b=0\.1 needs bias='regularized', got bias='none'\."),
         (
             lambda: model("ce", counts=(5, 4)).closed_form(),
-            r"cross-entropy model needs balanced classes, got counts \(5, 4\)\.",
+            r"cross-entropy model needs balanced classes, got counts \(5, 4\)\. Solve it numerically: solve\(\)\.",
         ),
         (lambda: model("mse regularized", counts=(5, 4)).closed_form(), r"regularized bias needs balanced classes"),
         (lambda: model(dim=3).closed_form(), r"have rank 4, which needs dim >= 4, got 3\. Raise dim, or solve"),

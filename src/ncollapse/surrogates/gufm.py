@@ -164,8 +164,7 @@ class GUFM(CountsProblem):
             raise ValueError(f"distance needs as many labels as features, got {lengths}. Pass labels.")
         labels = self.labels if labels is None else check_labels(labels, len(features), self.num_classes)
         counts = torch.bincount(labels, minlength=self.num_classes).tolist()
-        if len(set(counts)) > 1:
-            raise ValueError(f"distance needs balanced classes, got counts {tuple(counts)}. Drop samples of the larger ones.")
+        check_balanced(counts, "distance", "Drop samples of the larger ones.")
         optimal_features, optimal_weight = self.frame[labels], self.scale * self.frame
         overlap = features.T @ optimal_features + weight.T @ optimal_weight
         overlap = overlap - overlap.mean(dim=0)

@@ -148,7 +148,7 @@ class UFM(CountsProblem, NuclearProblem):
         return replace(solution, certificate=Certificate(solution.certificate.lower_bound, inequality))
 
     def _ce_optimum(self) -> tuple[Tensor, Tensor, Inequality]:
-        check_balanced(self.counts, "The closed form of the cross-entropy model")
+        check_balanced(self.counts, "The closed form of the cross-entropy model", "Solve it numerically: solve().")
         number, identity = float(self.collapse_numbers[0]), torch.eye(self.num_classes, dtype=torch.float64)
         margin = math.log1p(self.num_classes * (1 - number) / number) if number < 1 else 0.0
         centered = identity - 1 / self.num_classes
@@ -166,7 +166,7 @@ class UFM(CountsProblem, NuclearProblem):
         return logits, bias, Inequality(text, level / float(smallest), 1.0)
 
     def _mse_regularized_optimum(self) -> tuple[Tensor, Tensor, Inequality]:
-        check_balanced(self.counts, "The closed form with a regularized bias")
+        check_balanced(self.counts, "The closed form with a regularized bias", "Solve it numerically: solve().")
         num_classes, root = self.num_classes, math.sqrt(self.counts[0])
         number, mean = float(self.collapse_numbers[0]), torch.full((num_classes,) * 2, 1 / num_classes, dtype=torch.float64)
         if number >= 1:

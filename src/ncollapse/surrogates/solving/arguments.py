@@ -42,10 +42,10 @@ def check_counts(counts: Sequence[int]) -> None:
         raise ValueError(f"counts must be positive integers, one for each of two or more classes, got {tuple(counts)}.")
 
 
-def check_balanced(counts: Sequence[int], what: str) -> None:
+def check_balanced(counts: Sequence[int], what: str, remedy: str = "Take the same number for every class.") -> None:
     """Check that all classes have the same number of samples."""
     if len(set(counts)) > 1:
-        raise ValueError(f"{what} needs balanced classes, got counts {tuple(counts)}. Solve it numerically: solve().")
+        raise ValueError(f"{what} needs balanced classes, got counts {tuple(counts)}. {remedy}")
 
 
 def check_finite(what: str, features: Tensor) -> None:
