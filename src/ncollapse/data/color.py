@@ -130,7 +130,7 @@ STL10 = ColorSet(
 
 
 def load_color_set(color_set: ColorSet, split: Split, *, root: str | None, download: bool) -> ImagesAndLabels:
-    """Finds and reads one half of a color image set."""
+    """Find and read one half of a color image set."""
     found = find_color_set(color_set, split, root)
     if found is None:
         if not download or not color_set.mirrors:

@@ -37,7 +37,7 @@ def read_idx(path: Path, md5: str | None = None) -> NDArray[np.uint8]:
 
 
 def idx_content(raw: bytes, *, source: str, md5: str | None = None) -> NDArray[np.uint8]:
-    """Reads the bytes of an IDX file; ``read_idx`` says how."""
+    """Read the bytes of an IDX file; ``read_idx`` says how."""
     content = _gunzip(raw, source) if raw.startswith(_GZIP_MAGIC) else raw
     if len(content) < 4 or content[:3] != bytes((0, 0, _UNSIGNED_BYTE)):
         raise DataFileError(
@@ -78,7 +78,7 @@ def _wrong_size(source: str, expected: int, found: int) -> str:
 
 
 def read_keras_archive(path: Path, split: Literal["train", "test"]) -> ImagesAndLabels:
-    """Reads images and labels from an archive like Keras' ``mnist.npz``."""
+    """Read images and labels from an archive like Keras' ``mnist.npz``."""
     # Its integrity is that of the zip format (a CRC-32 for each array); no pickled content is ever loaded.
     names = (f"x_{split}", f"y_{split}")
     try:

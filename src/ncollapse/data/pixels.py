@@ -32,7 +32,7 @@ def digits(scaling: Scaling = "norm64") -> LabeledData:
 def scale_pixels(
     pixels: NDArray[np.floating], *, mean: float | Sequence[float], std: float | Sequence[float], scaling: Scaling
 ) -> Tensor:
-    """Flattens images and brings them to the scale that training expects."""
+    """Flatten images and bring them to the scale that training expects."""
     flat = torch.from_numpy(pixels.reshape(len(pixels), -1).astype(np.float32))
     if scaling == "none":
         return flat

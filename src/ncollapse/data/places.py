@@ -29,13 +29,13 @@ def _cache_folder() -> Path:
 
 
 def search_places(system_folder: Path, root: str | None) -> tuple[Path, ...]:
-    """Lists the folders in which a data set is looked for, first hit wins."""
+    """List the folders in which a data set is looked for, first hit wins."""
     named = [Path(place).expanduser() for place in (root, os.environ.get("NCOLLAPSE_DATA")) if place]
     return (*named, Path("data").absolute(), _cache_folder(), system_folder)
 
 
 def download_folder(root: str | None) -> Path:
-    """Says where downloaded files are kept."""
+    """Say where downloaded files are kept."""
     return Path(root or os.environ.get("NCOLLAPSE_DATA") or _cache_folder()).expanduser()
 
 
@@ -60,7 +60,7 @@ def not_found(data_set: DataSet, split: Split, root: str | None, *, downloadable
 
 
 def fetch(title: str, addresses: Sequence[str], accept: Callable[[bytes, str], Content], target: Path, hint: str) -> Content:
-    """Fetches one file from the first address that has it whole, and keeps it."""
+    """Fetch one file from the first address that has it whole, and keep it."""
     failures = []
     for address in addresses:
         try:

@@ -18,7 +18,7 @@ class Stream(IntEnum):
 
 
 def stream_generator(seed: int, stream: Stream, index: int = 0) -> torch.Generator:
-    """Makes a generator that depends on nothing but the seed, the stream and the index."""
+    """Make a generator that depends on nothing but the seed, the stream and the index."""
     # Streams of one seed are independent, so a mixture's centers are not the numbers that a network with the same
     # seed takes as its first weights, and epoch ``e`` needs no generator carried over from epoch ``e - 1``.
     if seed < 0 or index < 0:

@@ -69,7 +69,7 @@ FASHION_MNIST = ImageSet(
 
 
 def load_image_set(image_set: ImageSet, split: Split, *, root: str | None, download: bool) -> ImagesAndLabels:
-    """Finds and reads one half of an image set."""
+    """Find and read one half of an image set."""
     found = find_image_set(image_set, split, root)
     if len(found) == 1:
         return read_keras_archive(found[0], split)
@@ -109,7 +109,7 @@ def _find_pair(directory: Path, names: tuple[str, str]) -> tuple[Path, ...] | No
 
 
 def _download(image_set: ImageSet, name: str, target: Path) -> NDArray[np.uint8]:
-    """Fetches one file, keeps it in ``target``, and returns its content."""
+    """Fetch one file, keep it in ``target``, and return its content."""
 
     def accept(raw: bytes, address: str) -> NDArray[np.uint8]:
         return idx_content(raw, source=address, md5=image_set.md5[name])

@@ -62,7 +62,7 @@ def load_text_set(text_set: TextSet, split: Split, *, root: str | None, vocabula
 
 
 def words_of(texts: Iterable[str]) -> list[list[str]]:
-    """Cuts texts into lower-case words by scikit-learn's analyzer, one-letter words among them."""
+    """Cut texts into lower-case words by scikit-learn's analyzer, one-letter words among them."""
     # Inside, since it takes a second and only texts need it.
     from sklearn.feature_extraction.text import CountVectorizer
 
@@ -77,7 +77,7 @@ def frequent_words(texts: Iterable[Sequence[str]], number: int) -> list[str]:
 
 
 def encode(texts: Sequence[Sequence[str]], words: Sequence[str], length: int) -> Tensor:
-    """Turns words into ids."""
+    """Turn words into ids."""
     index = {word: number for number, word in enumerate(words, start=NUM_SPECIAL)}
     ids = np.full((len(texts), length), _PADDING, dtype=np.int64)
     for row, text in zip(ids, texts, strict=True):

@@ -29,7 +29,7 @@ class LabeledTexts:
 
 
 def read_wordnet(folder: Path, split: Split) -> LabeledTexts:
-    """Reads the glosses of WordNet; the label is the number of the lexicographer file, 00 to 44."""
+    """Read the glosses of WordNet; the label is the number of the lexicographer file, 00 to 44."""
     # A line of ``data.noun`` and the like is ``offset file_number type ... | gloss``; lines of the license begin with a space.
     #
     # Reference:
@@ -54,7 +54,7 @@ def read_wordnet(folder: Path, split: Split) -> LabeledTexts:
 
 
 def read_imdb(folder: Path, split: Split) -> LabeledTexts:
-    """Reads film reviews with the labels ``neg`` and ``pos`` from the folder of the Large Movie Review Dataset."""
+    """Read film reviews with the labels ``neg`` and ``pos`` from the folder of the Large Movie Review Dataset."""
     # Reference:
     #     A. L. Maas et al. (2011), Learning word vectors for sentiment analysis, ACL.
     texts, labels = [], []
@@ -68,7 +68,7 @@ def read_imdb(folder: Path, split: Split) -> LabeledTexts:
 
 
 def read_table(path: Path) -> LabeledTexts:
-    """Reads a table with the columns ``text`` and ``label``: CSV or TSV with a header, or one JSON object a line."""
+    """Read a table with the columns ``text`` and ``label``: CSV or TSV with a header, or one JSON object a line."""
     texts, labels = [], []
     for number, row in _rows(path):
         text, label = row.get("text"), row.get("label")

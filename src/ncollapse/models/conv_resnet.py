@@ -19,7 +19,7 @@ class ConvResidualBlock(nn.Module):
         self.branch, self.skip, self.last = branch, skip, last
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Takes one step along the layers."""
+        """Take one step along the layers."""
         return self.last(self.skip(hidden) + self.branch(hidden))
 
 
@@ -73,7 +73,7 @@ class ConvResNet(nn.Module):
         _initialize(self, config, generator)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Computes logits."""
+        """Compute logits."""
         if math.prod(inputs.shape[1:]) != math.prod(self.input_shape):
             raise ValueError(
                 f"this ConvResNet needs samples of {math.prod(self.input_shape)} numbers, images of {self.input_shape}, "

@@ -19,7 +19,7 @@ class FCBlock(nn.Module):
         self.skip = skip
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Takes one step along the layers, with nothing after the addition."""
+        """Take one step along the layers, with nothing after the addition."""
         return hidden + self.branch(hidden) if self.skip else self.branch(hidden)
 
 
@@ -68,7 +68,7 @@ class FCResNet(nn.Module):
         self.head = linear_layer(width, self.num_classes, generator, zero_bias=config.zero_bias)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Computes logits."""
+        """Compute logits."""
         hidden = self.stem(flat_samples(self, inputs, self.input_dim))
         if self.config.connections != "dense":
             return self.head(self.blocks(hidden))
@@ -79,7 +79,7 @@ class FCResNet(nn.Module):
 
 
 def _branch(config: FCResNetConfig, fan_in: int, generator: torch.Generator) -> nn.Sequential:
-    """Builds what a block makes of its input, in the order of application."""
+    """Build what a block makes of its input, in the order of application."""
     sizes = [fan_in, config.width] if config.block == "single" else [fan_in, config.width, config.width]
     linears = [linear_layer(before, after, generator, zero_bias=config.zero_bias) for before, after in pairwise(sizes)]
     with torch.no_grad():

@@ -63,7 +63,7 @@ class FixedETFHead(nn.Module):
         self.classifier = _FixedLinear((math.sqrt(weight_energy) * frame).to(torch.get_default_dtype()))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Computes logits."""
+        """Compute logits."""
         return self.classifier(self.normalize(features))
 
 

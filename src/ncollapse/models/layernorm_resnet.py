@@ -18,7 +18,7 @@ class LayerNormBlock(nn.Module):
         self.branch, self.norm = branch, norm
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Takes one step along the layers."""
+        """Take one step along the layers."""
         return self.norm(hidden + self.branch(hidden))
 
 
@@ -60,12 +60,12 @@ class LayerNormResNet(nn.Module):
         self.head = linear_layer(width, self.num_classes, generator)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Computes logits."""
+        """Compute logits."""
         return self.head(self.blocks(self.stem(flat_samples(self, inputs, self.input_dim))))
 
 
 def _branch(config: LayerNormResNetConfig, generator: torch.Generator) -> nn.Sequential:
-    """Builds what a block adds, in the order of application."""
+    """Build what a block adds, in the order of application."""
     linears = [linear_layer(config.width, config.width, generator) for _ in range(config.linear_layers)]
     with torch.no_grad():
         linears[-1].weight.mul_(config.branch_scale / math.sqrt(config.num_blocks))

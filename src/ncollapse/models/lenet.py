@@ -32,5 +32,5 @@ class LeNet(nn.Module):
             self.head = nn.Linear(84, num_classes)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Computes logits."""
+        """Compute logits."""
         return self.head(self.hidden(self.convolutions(inputs.reshape(-1, 1, 32, 32)).flatten(1)))

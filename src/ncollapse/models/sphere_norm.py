@@ -27,7 +27,7 @@ class SphereNorm(nn.Module):
         self.scale = scale
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """Normalizes along the last axis."""
+        """Normalize along the last axis."""
         dim = vectors.shape[-1]
         normalized = functional.layer_norm(vectors, (dim,), eps=_EPS)
         return normalized if self.scale == "sqrt_d" else normalized / math.sqrt(dim)

@@ -56,7 +56,7 @@ class TightFrameBlock(nn.Module):
         self.activation = activation
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Analyzes, thresholds and synthesizes."""
+        """Analyze, threshold and synthesize."""
         return _RULES[self.activation](inputs @ self.frame.T, self.threshold) @ self.frame
 
 

@@ -22,7 +22,7 @@ class Embedding(nn.Module):
         self.positions = nn.Parameter(torch.empty(num_tokens, width).uniform_(-bound, bound, generator=generator))
 
     def prepended(self, tokens: Tensor) -> Tensor:
-        """Adds positions and puts the class token in front."""
+        """Add positions and put the class token in front."""
         first = self.class_token.expand(len(tokens), 1, -1)
         return torch.cat([first, tokens + self.positions], dim=1)
 
@@ -42,7 +42,7 @@ class PatchEmbedding(Embedding):
         self.project = linear_layer(channels * patch**2, width, generator)
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, None]:
-        """Embeds images."""
+        """Embed images."""
         images = inputs.reshape(-1, *self.image_shape)
         patches = images.unfold(2, self.patch, self.patch).unfold(3, self.patch, self.patch)
         return self.prepended(self.project(patches.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2))), None
@@ -58,7 +58,7 @@ class TokenEmbedding(Embedding):
         nn.init.uniform_(self.table.weight, -bound, bound, generator=generator)
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Embeds texts."""
+        """Embed texts."""
         real = torch.nn.functional.pad(inputs != PADDING, (1, 0), value=True)
         return self.prepended(self.table(inputs)), real
 
@@ -71,7 +71,7 @@ class ReadOut(nn.Module):
         self.pool = pool
 
     def forward(self, tokens: Tensor, real: Tensor | None) -> Tensor:
-        """Reads tokens out."""
+        """Read tokens out."""
         return tokens[:, 0] if self.pool == "cls" else masked_mean(tokens, real)
 
 

@@ -22,7 +22,7 @@ class Attention(nn.Module):
         self.output = _matrix(width, generator) if config.attention_layers == 2 else nn.Identity()
 
     def forward(self, tokens: Tensor, real: Tensor | None) -> Tensor:
-        """Lets every token look at the real ones."""
+        """Let every token look at the real ones."""
         scores = self.query(tokens) @ tokens.transpose(1, 2) / math.sqrt(tokens.shape[2])
         if real is not None:
             scores = scores.masked_fill(~real.unsqueeze(1), -math.inf)
@@ -45,7 +45,7 @@ class TransformerBlock(nn.Module):
                 last.weight.mul_(config.branch_scale / math.sqrt(2 * config.num_blocks))
 
     def forward(self, tokens: Tensor, real: Tensor | None) -> Tensor:
-        """Takes one step along the layers."""
+        """Take one step along the layers."""
         if self.post:
             tokens = self.norm(tokens + self.attention(tokens, real))
             return self.norm(tokens + self.mlp(tokens))
@@ -112,7 +112,7 @@ class Transformer(nn.Module):
         self.head = linear_layer(width, self.num_classes, generator)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Computes logits."""
+        """Compute logits."""
         if math.prod(inputs.shape[1:]) != math.prod(self.sample_shape):
             raise ValueError(
                 f"this Transformer needs samples of shape {self.sample_shape}, got {tuple(inputs.shape[1:])}. Build it for "

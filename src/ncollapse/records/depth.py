@@ -141,7 +141,7 @@ class BlockBound:
         by_weights: Bound from the weights' norms and :math:`\lambda_{\max}(S)` alone; at least ``by_moment``.
         largest_eigenvalue: :math:`\lambda_{\max}(S)` of the second moment S of the inputs.
         squared_weights: :math:`\lVert \theta \rVert^2` of the block's linear layers, biases included.
-        block: The block's name; empty where it was not said.
+        block: The block's name; empty if unknown.
     """
 
     energy: Number

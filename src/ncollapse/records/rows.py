@@ -15,8 +15,8 @@ class Row(NamedTuple):
     """One line of the tidy table: one metric of one layer.
 
     Attributes:
-        epoch: Epochs of training before the measurement; None where nobody said.
-        step: Optimizer steps before the measurement; None where nobody said.
+        epoch: Epochs of training before the measurement; None if unknown.
+        step: Optimizer steps before the measurement; None if unknown.
         split: The data split, "train" by default.
         depth: Index of the layer, 0 for the first.
         layer: Its name.
@@ -38,7 +38,7 @@ class Row(NamedTuple):
 
     @classmethod
     def measured(cls, split: str, depth: int, layer: str, metric: str, value: float, flags: tuple[str, ...]) -> Row:
-        """A row of a measurement whose place in a training nobody said."""
+        """A row of a measurement that belongs to no epoch or step."""
         return cls(None, None, split, depth, layer, metric, value, None, flags)
 
 

@@ -27,7 +27,7 @@ class CheckpointError(ValueError):
 
 
 def save_checkpoint(path: str | Path, model: nn.Module, optimizer: torch.optim.Optimizer, epoch: int, fingerprint: str) -> None:
-    """Writes model, momentum and position of a run into one file, replacing an older one in a single step.
+    """Write model, momentum and position of a run into one file, replacing an older one in a single step.
 
     A run killed at any moment leaves the old checkpoint or the new one, whole. Learning rate and order of the samples follow
     from the epoch, so nothing else is needed.
@@ -99,7 +99,7 @@ def load_checkpoint(path: str | Path, model: nn.Module, optimizer: torch.optim.O
 
 
 def load_weights(path: str | Path, model: nn.Module, *, unsafe_pickle: bool = False) -> None:
-    """Puts saved weights into a model, from a checkpoint or from any safetensors file of a state dict.
+    """Put saved weights into a model, from a checkpoint or from any safetensors file of a state dict.
 
     A file of another name than ``*.safetensors`` may also be one that ``torch.save`` wrote: a state dict, or a mapping that
     holds one under "state_dict", "model_state_dict" or "model"; prefixes of compiled and parallel modules are dropped.
@@ -146,7 +146,7 @@ def _read_torch(path: Path, unsafe_pickle: bool) -> dict[str, Tensor]:
 
 
 def _state_dict(path: Path, content: object) -> dict[str, Tensor]:
-    """Looks for the state dict, and takes prefixes off its names."""
+    """Look for the state dict, and remove prefixes from its names."""
     if isinstance(content, nn.Module):
         content = content.state_dict()
     for key in _STATE_KEYS:
@@ -192,7 +192,7 @@ def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _check_fit(path: Path, saved: dict[str, Tensor], present: dict[str, Tensor]) -> None:
-    """Compares names, shapes and types, so that loading can't stop half-way."""
+    """Compare names, shapes and types, so that loading can't stop half-way."""
     forms = [{name: f"{tuple(tensor.shape)} {tensor.dtype}" for name, tensor in side.items()} for side in (present, saved)]
     needed, came = forms
     differing = [name for name in sorted(needed.keys() | came.keys()) if needed.get(name) != came.get(name)]

@@ -19,7 +19,7 @@ _WORKSPACES = (":4096:8", ":16:8")
 
 
 def check_execution(config: TrainConfig, device: torch.device, team: Team) -> None:
-    """Checks that steps can be computed here as they are wanted."""
+    """Check that steps can be computed here as they are wanted."""
     workspace = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
     if config.deterministic and device.type == "cuda" and workspace not in _WORKSPACES:
         raise ValueError(

@@ -180,7 +180,7 @@ def _check_logits(logits: Tensor, labels: Tensor, data: LabeledData) -> None:
 
 
 def _clip(parameters: list[nn.Parameter], clip_norm: float | None) -> Tensor:
-    """Scales the whole gradient down to ``clip_norm`` if it is longer, and returns its norm before."""
+    """Scale the whole gradient down to ``clip_norm`` if it is longer, and return its norm before."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norm = nn.utils.get_total_norm(gradients, foreach=True)
     if clip_norm is not None:

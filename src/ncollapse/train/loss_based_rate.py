@@ -87,7 +87,7 @@ class MarginRecord:
 def train_by_loss(
     model: nn.Module, data: LabeledData, *, epochs: int, alpha: float = 0.1, adapt: bool = True
 ) -> Iterator[MarginRecord]:
-    r"""Trains on full batches of the cross-entropy at a loss-based learning rate, one step an epoch.
+    r"""Train on full batches of the cross-entropy at a loss-based learning rate, one step an epoch.
 
     A step at the rate :math:`\alpha \mathcal{L}_0 / \mathcal{L}` is one of :math:`\alpha \mathcal{L}_0` along the gradient of
     :math:`\log \mathcal{L}`, which is how it is taken: exact for losses far below the smallest number. Between two records the

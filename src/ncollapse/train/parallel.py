@@ -21,14 +21,14 @@ class Team(Processes):
         return self
 
     def loss(self, name: LossName, logits: Tensor, labels: Tensor, batch_size: int) -> Tensor:
-        """Computes what a share adds to the loss of the whole batch, which is a mean over its samples."""
+        """Compute what a share adds to the loss of the whole batch, which is a mean over its samples."""
         if self.group is None:
             return LOSSES[name](logits, labels)
         # Without samples zero, and still with gradients: all processes go back through the same exchanges.
         return LOSSES[name](logits, labels) * (len(labels) / batch_size) if len(labels) else logits.sum()
 
     def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Adds up the gradients of all processes: with shares of the loss, they become those of the whole batch."""
+        """Add up the gradients of all processes: with shares of the loss, they become those of the whole batch."""
         if self.group is None:
             return
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
@@ -62,10 +62,10 @@ class SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
         self.team = team
 
     def _check_input_dim(self, input: Tensor) -> None:
-        """Any that the module it stands in for has taken."""
+        """Accept every shape that the replaced module accepts."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalizes each channel."""
+        """Normalize each channel."""
         if not self.training:
             return super().forward(input)
         axes, shape = [0, *range(2, input.ndim)], (1, -1, *[1] * (input.ndim - 2))
@@ -88,7 +88,7 @@ class SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
 
 
 def share_batch_norm(model: nn.Module, team: Team) -> None:
-    """Puts ``SharedBatchNorm`` in the place of every batch normalization, under the same name; nothing for a single process."""
+    """Replace every batch normalization by ``SharedBatchNorm``, under the same name; nothing for a single process."""
     if team.group is None:
         return
     for parent in list(model.modules()):
