@@ -68,10 +68,6 @@ def empty_like_data(config: DataConfig) -> LabeledData:
     return data if config.largest_classes is None else data.largest_classes(config.largest_classes)
 
 
-def _load_mixture(config: DataConfig) -> LabeledData:
-    return gaussian_mixture(per_class=config.per_class or 100, seed=config.seed, split=config.split)
-
-
 def _load_images(image_set: ImageSet, config: DataConfig) -> LabeledData:
     images, labels = load_image_set(image_set, config.split, root=config.root, download=config.download)
     # float32 from the start: 60,000 images in float64 would take 376 MB on their way.
@@ -111,6 +107,8 @@ _LOADERS: dict[str, Callable[[DataConfig], LabeledData]] = {
     "cifar10": lambda config: _load_color(CIFAR10, config),
     "cifar100": lambda config: _load_color(CIFAR100, config),
     "stl10": lambda config: _load_color(STL10, config),
-    "gaussian_mixture": _load_mixture,
+    "gaussian_mixture": lambda config: gaussian_mixture(
+        per_class=config.per_class or 100, seed=config.seed, split=config.split
+    ),
     "geo_mnist": lambda config: geo_mnist(config.per_class or 480, seed=config.seed, split=config.split),
 }

@@ -92,13 +92,9 @@ def pair_energy(rows: Tensor, *, kernel: Kernel = "log", exponent: float | None 
     for start in range(0, len(units), tile):
         for other in range(start, len(units), tile):
             squared = _squared_distances(units[start : start + tile], units[other : other + tile])
-            pairs = squared[_above_diagonal(squared)] if start == other else squared.flatten()
+            pairs = squared[torch.ones_like(squared, dtype=torch.bool).triu(1)] if start == other else squared.flatten()
             total.add(*_kernel_values(pairs, kernel, power))
     return total.result()
-
-
-def _above_diagonal(square: Tensor) -> Tensor:
-    return torch.ones_like(square, dtype=torch.bool).triu(1)
 
 
 def _squared_distances(left: Tensor, right: Tensor) -> Tensor:
