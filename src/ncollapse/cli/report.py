@@ -14,7 +14,7 @@ def add_report_commands(commands: Any) -> None:
     """Add the commands to a parser."""
     report = commands.add_parser(
         "report",
-        help="write the HTML page of a run (and its figures), of several runs side by side, of a sweep, or of sweeps over depth",
+        help="write the HTML page of a run, of several runs side by side, of a sweep, or of sweeps over depth",
     )
     report.add_argument(
         "runs", type=Path, nargs="+", metavar="DIR", help="run directories, one sweep, or sweeps over model.num_blocks"
