@@ -20,6 +20,15 @@ def add_measure(commands: Any) -> None:
     """Add the command to a parser."""
     words = "measure a run directory's network, or your own; in many processes with torchrun -m ncollapse measure"
     measure = commands.add_parser("measure", help=words, description=words)
+    _add_target(measure)
+    _add_what_is_measured(measure)
+    measure.add_argument("--out", type=folder, metavar="DIR", help="also write a run directory; results over depth need --path")
+    measure.add_argument("--json", action="store_true", help="print the tidy rows as JSON")
+    measure.set_defaults(call=run_command)
+
+
+def _add_target(measure: argparse.ArgumentParser) -> None:
+    """The options that name a network, its weights and data."""
     measure.add_argument(
         "network",
         metavar="MODEL",
@@ -59,10 +68,6 @@ def add_measure(commands: Any) -> None:
     )
     measure.add_argument("--unsafe-pickle", action="store_true", help="let the checkpoint run code, if you trust its writer")
     measure.add_argument("--batch-size", type=count(1), metavar="N", help="default: that of the recipe, 1000 for your own")
-    _add_what_is_measured(measure)
-    measure.add_argument("--out", type=folder, metavar="DIR", help="also write a run directory; results over depth need --path")
-    measure.add_argument("--json", action="store_true", help="print the tidy rows as JSON")
-    measure.set_defaults(call=run_command)
 
 
 def _add_what_is_measured(measure: argparse.ArgumentParser) -> None:
