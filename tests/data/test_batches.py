@@ -53,7 +53,9 @@ def test_images_keep_their_shape() -> None:
     data = LabeledData(torch.zeros(4, 24), torch.zeros(4).long(), 1, "images", image_shape=(2, 3, 4))
     assert data.sample_shape == data.subset([0, 2]).shard(0, 2).corrupt_labels(1.0, seed=0).sample_shape == (2, 3, 4)
     assert numbered(3).sample_shape == (2,)
-    with pytest.raises(ValueError, match=r"images of shape \(1, 5, 5\) need 25 numbers a sample, 'x' has 24\. Pass \(channels"):
+    with pytest.raises(
+        ValueError, match=r"images of shape \(1, 5, 5\) need 25 numbers per sample, 'x' has 24\. Pass \(channels"
+    ):
         LabeledData(torch.zeros(4, 24), torch.zeros(4).long(), 1, "x", image_shape=(1, 5, 5))
 
 

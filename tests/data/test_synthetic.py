@@ -67,7 +67,7 @@ def test_seed_decides_all() -> None:
         ({"num_classes": 0}, r"needs num_classes of 1 or more, got 0. Pass a positive integer"),
         ({"dim": 0}, r"needs dim of 1 or more, got 0"),
         ({"per_class": -2}, r"needs per_class of 1 or more, got -2"),
-        ({"components": 3}, r"needs 1 or 2 components a class, got 3. Pass 1 or 2"),
+        ({"components": 3}, r"needs 1 or 2 components per class, got 3. Pass 1 or 2"),
         ({"radius": 0.0}, r"needs a finite radius above 0 .* got radius 0.0 and noise 0.5. Pass standard deviations"),
         ({"noise": -1.0}, r"got radius 2.5 and noise -1.0"),
         ({"noise": math.inf}, r"got radius 2.5 and noise inf"),

@@ -118,7 +118,7 @@ def test_inputs_are_flattened() -> None:
 
 def test_wrong_input_size_says_both() -> None:
     model = FCResNet(FCResNetConfig(width=4, num_blocks=1), input_dim=6, num_classes=3, seed=0)
-    with pytest.raises(ValueError, match=r"needs inputs of 6 numbers a sample, got shape \(5, 2, 2\). .*input_dim=4"):
+    with pytest.raises(ValueError, match=r"needs inputs of 6 numbers per sample, got shape \(5, 2, 2\). .*input_dim=4"):
         model(torch.zeros(5, 2, 2))
 
 

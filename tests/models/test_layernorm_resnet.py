@@ -119,7 +119,7 @@ def test_wrong_data() -> None:
         LayerNormResNet(LayerNormResNetConfig(), 0, 3, 0)
     model = build_model(LayerNormResNetConfig(num_blocks=0), (1, 2, 3), 4, seed=0)
     assert model(torch.ones(2, 1, 2, 3)).shape == (2, 4)
-    with pytest.raises(ValueError, match=r"needs inputs of 6 numbers a sample, got shape \(2, 5\)"):
+    with pytest.raises(ValueError, match=r"needs inputs of 6 numbers per sample, got shape \(2, 5\)"):
         model(torch.ones(2, 5))
     with pytest.raises(ValueError, match="texts need a network that takes token ids"):
         build_model(LayerNormResNetConfig(), (12,), 4, seed=0, vocabulary=30)

@@ -282,7 +282,7 @@ def test_the_network_and_the_random_state_are_left_as_they_were(fail):
     states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
     loader = Failing(batched()) if fail else batched()
     if fail:
-        with pytest.raises(ValueError, match="needs inputs of 6 numbers a sample"):
+        with pytest.raises(ValueError, match="needs inputs of 6 numbers per sample"):
             measure(model, loader, num_classes=K)
     else:
         measure(model, loader, num_classes=K, memory_budget=0, path=True)

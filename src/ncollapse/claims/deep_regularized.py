@@ -1,4 +1,4 @@
-"""The claims on deep regularized ResNets and transformers: collapse against the number of blocks, a log-log slope a seed."""
+"""The claims on deep regularized ResNets and transformers: collapse against the number of blocks, a log-log slope per seed."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -42,7 +42,7 @@ def _above_floor(runs: Sequence[Run]) -> list[Evidence]:
 
 
 def _slopes(key: str, words: str, fits: Callable[[Run], bool], test: Callable[[float], float | bool]) -> Examine:
-    """Test the log-log slope of a quantity with the number of blocks L, one a seed."""
+    """Test the log-log slope of a quantity with the number of blocks L, one per seed."""
 
     def examine(runs: Sequence[Run]) -> list[Evidence]:
         found = []

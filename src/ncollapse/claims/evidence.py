@@ -15,7 +15,7 @@ SeedTest = Callable[[Run], float | bool | None]
 
 
 def by_seed(runs: Sequence[Run], statistic: str, test: SeedTest, *, terminal: bool = True) -> list[Evidence]:
-    """Test every run; one piece of evidence a setting."""
+    """Test every run; one piece of evidence per setting."""
     return [_of_setting(name, members, statistic, test, terminal) for name, members in settings_of(runs).items()]
 
 

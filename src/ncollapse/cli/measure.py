@@ -95,7 +95,7 @@ def _add_what_is_measured(measure: argparse.ArgumentParser) -> None:
     measure.add_argument(
         "--memory-budget", metavar="SIZE", help="for kept features, in bytes or such as 2GiB; beyond it, a second pass"
     )
-    measure.add_argument("--device", metavar="NAME", help="default: auto, a GPU if there is one; under torchrun one a process")
+    measure.add_argument("--device", metavar="NAME", help="default: auto, a GPU if any; one per process under torchrun")
 
 
 def run_command(options: argparse.Namespace) -> None:

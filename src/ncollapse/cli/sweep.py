@@ -24,7 +24,7 @@ def add_sweep(commands: Any) -> None:
     sweep.add_argument("--seeds", type=count(1), default=1, metavar="N", help="seeds for each combination (default: 1)")
     sweep.add_argument("--set", nargs="+", action="extend", default=[], metavar="FIELD=VALUE", help="for all runs")
     sweep.add_argument("--engine", choices=("local", "ray"), default="local", help="default: processes on this machine")
-    sweep.add_argument("--workers", type=count(1), metavar="N", help="processes at a time (default: one a core)")
+    sweep.add_argument("--workers", type=count(1), metavar="N", help="processes at a time (default: one per core)")
     sweep.add_argument("--address", help="of a running Ray cluster")
     sweep.add_argument("--out", type=folder, metavar="DIR", help="folder of the runs (default: runs/sweep-RECIPE)")
     sweep.add_argument("--json", action="store_true", help="print the result as JSON")

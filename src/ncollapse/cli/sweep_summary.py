@@ -1,4 +1,4 @@
-"""The summary of a sweep while it runs: a row a setting, from the files of its runs."""
+"""The summary of a sweep while it runs: a row per setting, from the files of its runs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class SweepSummary:
         return f"{finished} of {len(self.runs)} runs finished"
 
     def table(self) -> Table:
-        """One row a setting: runs that are finished, epochs, and means over those of its runs that were measured latest."""
+        """One row per setting: runs that are finished, epochs, and means over those of its runs that were measured latest."""
         from rich.table import Table
         from rich.text import Text
 

@@ -39,7 +39,7 @@ def read_cifar_pickles(files: Sequence[DataFile], num_samples: int, label_key: b
 
 
 def read_stl(files: Sequence[DataFile], num_samples: int) -> ImagesAndLabels:
-    """Read STL-10: one byte a pixel, channel by channel and column by column, and labels from 1 to 10."""
+    """Read STL-10: one byte per pixel, channel by channel and column by column, and labels from 1 to 10."""
     images, labels = files
     pixels = _bytes(images, num_samples * 3 * 96 * 96).reshape(-1, *_STL_SHAPE).swapaxes(2, 3)
     return pixels, _bytes(labels, num_samples).astype(np.int64) - 1

@@ -64,7 +64,7 @@ class LabeledData:
             )
         if self.image_shape is not None and math.prod(self.image_shape) != inputs.shape[1]:
             raise ValueError(
-                f"images of shape {self.image_shape} need {math.prod(self.image_shape)} numbers a sample, '{self.name}' has "
+                f"images of shape {self.image_shape} need {math.prod(self.image_shape)} numbers per sample, '{self.name}' has "
                 f"{inputs.shape[1]}. Pass (channels, rows, columns), or leave image_shape out."
             )
         if self.num_classes < 1:

@@ -44,7 +44,7 @@ def gaussian_mixture(
         if value < 1:
             raise ValueError(f"gaussian_mixture needs {name} of 1 or more, got {value}. Pass a positive integer.")
     if components not in {1, 2}:
-        raise ValueError(f"gaussian_mixture needs 1 or 2 components a class, got {components}. Pass 1 or 2.")
+        raise ValueError(f"gaussian_mixture needs 1 or 2 components per class, got {components}. Pass 1 or 2.")
     if not (0 < radius < math.inf and 0 <= noise < math.inf):
         raise ValueError(
             f"gaussian_mixture needs a finite radius above 0 and a finite noise of 0 or more, got radius {radius} and "

@@ -68,7 +68,7 @@ def read_imdb(folder: Path, split: Split) -> LabeledTexts:
 
 
 def read_table(path: Path) -> LabeledTexts:
-    """Read a table with the columns ``text`` and ``label``: CSV or TSV with a header, or one JSON object a line."""
+    """Read a table with the columns ``text`` and ``label``: CSV or TSV with a header, or one JSON object per line."""
     texts, labels = [], []
     for number, row in _rows(path):
         text, label = row.get("text"), row.get("label")

@@ -16,11 +16,11 @@ def check_sizes(network: nn.Module, input_dim: int, num_classes: int) -> None:
 
 
 def flat_samples(network: nn.Module, inputs: Tensor, input_dim: int) -> Tensor:
-    """View inputs as one row a sample."""
+    """View inputs as one row per sample."""
     flat = inputs.flatten(1)
     if flat.shape[1] != input_dim:
         raise ValueError(
-            f"this {type(network).__name__} needs inputs of {input_dim} numbers a sample, got shape {tuple(inputs.shape)}. "
+            f"this {type(network).__name__} needs inputs of {input_dim} numbers per sample, got shape {tuple(inputs.shape)}. "
             f"Build it with input_dim={flat.shape[1]}, or pass the data it was built for."
         )
     return flat

@@ -64,7 +64,7 @@ class TokenEmbedding(Embedding):
 
 
 class ReadOut(nn.Module):
-    """From tokens to one row a sample: the class token, or the mean of the real ones."""
+    """From tokens to one row per sample: the class token, or the mean of the real ones."""
 
     def __init__(self, pool: TokenPool) -> None:
         super().__init__()

@@ -34,7 +34,7 @@ class DataConfig:
             ``geo_mnist`` is drawn too: three kinds of shapes in 32×32 images. ``wordnet``, ``imdb`` and ``texts`` (your own)
             are texts: see ``text.load_text_set``.
         split: ``train`` or ``test``; the digits have no test part.
-        per_class: Samples a class: the first of each class, or for the mixture how many to draw. None takes all
+        per_class: Samples per class: the first of each class, or for the mixture how many to draw. None takes all
             (of the mixture 100, of geo_mnist 480).
         corrupt: Probability in [0, 1] that a label is replaced by a class drawn uniformly (maybe the same), in
             whichever split is loaded.

@@ -31,17 +31,17 @@ _T11 = TransformerConfig()
 
 
 def deep_rn1() -> Recipe:
-    """L-RN1 on MNIST, the paper's setting: one linear layer a block, λ = 0.005 at every depth.
+    """L-RN1 on MNIST, the paper's setting: one linear layer per block, λ = 0.005 at every depth.
 
     Not run yet; for a GPU, and needs the MNIST files. Width 64, learning rate 0.005 and 5000 epochs as a summary of the paper
-    has them; Adam, batches of 512, a cosine to 1e-5 and 1,000 images a class are assumed. Expected: NC1, NC2 and NC3 fall as
+    has them; Adam, batches of 512, a cosine to 1e-5 and 1,000 images per class are assumed. Expected: NC1, NC2 and NC3 fall as
     the number of blocks grows. For CIFAR-10: --set data.name=cifar10.
     """
     return _paper(deep_rn1, "L-RN1 on MNIST", LayerNormResNetConfig())
 
 
 def deep_rn2() -> Recipe:
-    """L-RN2 on MNIST, the paper's setting: two linear layers a block, λ = 0.005/L.
+    """L-RN2 on MNIST, the paper's setting: two linear layers per block, λ = 0.005/L.
 
     Not run yet; settings and assumptions as in deep_rn1. Expected: NC1, NC2 and NC3 fall as the number of blocks grows.
     """
@@ -60,7 +60,7 @@ def deep_rn2_constant() -> Recipe:
 
 
 def deep_t11() -> Recipe:
-    """L-T11 on MNIST, the paper's setting: value attention and one linear layer a block, λ = 0.005 at every depth.
+    """L-T11 on MNIST, the paper's setting: value attention and one linear layer per block, λ = 0.005 at every depth.
 
     Not run yet; settings and assumptions as in deep_rn1, images in 16 patches of 7×7 behind a class token. Expected: NC1, NC2
     and NC3 fall as the number of blocks grows.
@@ -71,7 +71,7 @@ def deep_t11() -> Recipe:
 def deep_preln_t11() -> Recipe:
     """Pre-LN L-T11 on IMDB, the paper's setting: λ = 0.005 at every depth.
 
-    Not run yet; for a GPU, and needs the IMDB files. Learning rate 0.001; 10,000 words, 256 a text, 1,000 texts a class
+    Not run yet; for a GPU, and needs the IMDB files. Learning rate 0.001; 10,000 words, 256 per text, 1,000 texts per class
     (assumed, as in deep_rn1). Expected: NC1, NC2 and NC3 fall as the number of blocks grows.
     """
     recipe = _paper(deep_preln_t11, "pre-LN L-T11 on IMDB", replace(_T11, norm="pre"))
@@ -79,11 +79,11 @@ def deep_preln_t11() -> Recipe:
 
 
 def deep_rn1_small() -> Recipe:
-    """L-RN1 on 200 handwritten digits: one linear layer a block, λ = 0.005 at every depth.
+    """L-RN1 on 200 handwritten digits: one linear layer per block, λ = 0.005 at every depth.
 
-    20 digits a class, width 64, 1500 steps of Adam on all samples, a cosine from 0.002 to 4e-6.
+    20 digits per class, width 64, 1500 steps of Adam on all samples, a cosine from 0.002 to 4e-6.
 
-    Measured with seeds 0 to 4 at L = 1, 2, 4, 8, 16, 32, 4 to 37 seconds a run on a busy core of an AMD EPYC: from L = 1 to 32
+    Measured with seeds 0 to 4 at L = 1, 2, 4, 8, 16, 32, 4 to 37 seconds each on a busy core of an AMD EPYC: from L = 1 to 32
     the means of log10 NC1 fall from -1.21 to -2.24, of log10 NC2 from -1.22 to -1.52, of log10 NC3 from -1.51 to -2.50, and of
     the objective from 0.5172 to 0.4856, its floor being 0.4753; train accuracy 1. Log-log slopes with L, mean over the seeds:
     NC1 -0.63 (95 % interval -0.66 to -0.60), NC2 -0.17 (-0.23 to -0.10), NC3 -0.61 (-0.64 to -0.58). With learning rate 0.005
@@ -93,9 +93,9 @@ def deep_rn1_small() -> Recipe:
 
 
 def deep_rn2_small() -> Recipe:
-    """L-RN2 on 200 handwritten digits: two linear layers a block, λ = 0.005/L.
+    """L-RN2 on 200 handwritten digits: two linear layers per block, λ = 0.005/L.
 
-    The settings of deep_rn1_small. Measured with seeds 0 to 4 at L = 1, 2, 4, 8, 16, 32, 4 to 46 s a run on one core of an AMD
+    The settings of deep_rn1_small. Measured with seeds 0 to 4 at L = 1, 2, 4, 8, 16, 32, 4 to 46 s each on one core of an AMD
     EPYC: from L = 1 to 32 the excess of the objective over its floor falls from 0.0315 to 0.0164, but the means of log10
     NC1 rise from -2.50 to -2.21 (-1.97 at L = 8), of log10 NC2 from -1.41 to -0.72 and of log10 NC3 from -2.72 to -1.81: with λ
     the pull towards collapse falls too, and the paper's trend is not seen. Nor is it after 6000 steps at a learning rate of
@@ -109,7 +109,7 @@ def deep_rn2_small() -> Recipe:
 def deep_rn2_constant_small() -> Recipe:
     """L-RN2 on 200 handwritten digits with constant λ = 0.0025, the negative control.
 
-    The settings of deep_rn1_small. Measured with seeds 0 to 4 at L = 1, 2, 4, 8, 16, 32, 4 to 48 s a run on one core of an AMD
+    The settings of deep_rn1_small. Measured with seeds 0 to 4 at L = 1, 2, 4, 8, 16, 32, 4 to 48 s each on one core of an AMD
     EPYC: from L = 1 to 32 the means of log10 NC1 rise from -2.57 to -1.55, of log10 NC3 from -2.49 to -1.79 and of the
     objective from 0.3195 to 0.3306, its floor being 0.3003; log10 NC2 stays at -1.1; train accuracy 1.
     """
@@ -118,10 +118,10 @@ def deep_rn2_constant_small() -> Recipe:
 
 
 def deep_t11_small() -> Recipe:
-    """L-T11 on 200 handwritten digits: value attention and one linear layer a block, λ = 0.005 at every depth.
+    """L-T11 on 200 handwritten digits: value attention and one linear layer per block, λ = 0.005 at every depth.
 
     The settings of deep_rn1_small but for a learning rate of 0.001; digits in 4 patches of 4×4 behind a class token. Measured
-    with seeds 0 to 4 at L = 1, 2, 4, 8, 16, 32, 11 to 268 seconds a run on one core of an AMD EPYC: from L = 1 to 16 the means
+    with seeds 0 to 4 at L = 1, 2, 4, 8, 16, 32, 11 to 268 seconds each on one core of an AMD EPYC: from L = 1 to 16 the means
     of log10 NC1 fall from -0.77 to -2.37, of log10 NC2 from -0.30 to -0.87, of log10 NC3 from -1.09 to -2.20, and of the
     objective from 0.6202 to 0.5024, its floor being 0.4753; at L = 32 they are -2.30, -0.84, -2.11 and 0.5065; train accuracy
     1. Log-log slopes with L, mean over the seeds: NC1 -0.98 (95 % interval -1.12 to -0.84), NC2 -0.34 (-0.38 to -0.29), NC3
@@ -136,9 +136,9 @@ def deep_preln_t11_small() -> Recipe:
     """Pre-LN L-T11 on 200 glosses of WordNet, 20 of each of the 10 largest lexicographer files, λ = 0.005 at every depth.
 
     The first 12 words of a gloss, of the 2,000 most frequent. Needs WordNet's files (Debian: apt-get install wordnet-base).
-    Measured with seeds 0 to 4 at L = 1, 2, 4, 8, 16, 16 to 252 seconds a run on one core of an AMD EPYC: at L = 1 the means of
+    Measured with seeds 0 to 4 at L = 1, 2, 4, 8, 16, 16 to 252 seconds each on one core of an AMD EPYC: at L = 1 the means of
     log10 NC1, NC2 and NC3 are -3.11, -0.83 and -2.45 and that of the objective is 0.4988, its floor being 0.4753; at L = 16
-    they are -2.97, -0.80, -2.28 and 0.5078, and with seeds 0 to 2 at L = 32, 7 minutes a run, -2.82, -0.73, -2.29 and 0.5131:
+    they are -2.97, -0.80, -2.28 and 0.5078, and with seeds 0 to 2 at L = 32, 7 minutes per run, -2.82, -0.73, -2.29 and 0.5131:
     deeper networks are farther from their floor after the same steps, and the paper's trend is not seen. Train accuracy 1.
     """
     recipe = _small(deep_preln_t11_small, "pre-LN L-T11", replace(_T11, norm="pre"), what="glosses of WordNet")
@@ -152,7 +152,7 @@ def deep_preln_t11_small() -> Recipe:
 def vit_digits() -> Recipe:
     """Collapse from layer to layer of a pre-norm transformer on handwritten digits in patches.
 
-    870 digits (87 a class), 4 patches of 4×4, 5 blocks of width 64 with two linear layers in attention and in the multilayer
+    870 digits (87 per class), 4 patches of 4×4, 5 blocks of width 64 with two linear layers in attention and in the multilayer
     part, normalization to √d, the mean of the tokens read out, 150 epochs of Adam. For post-norm: --set model.norm=post.
 
     Measured with seeds 0 to 4, 33 to 35 seconds each on one busy core of an AMD EPYC: train accuracy 1 first at measured epoch

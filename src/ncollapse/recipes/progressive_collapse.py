@@ -18,7 +18,7 @@ from ncollapse.recipes.training import TrainConfig
 def demo() -> Recipe:
     """Progressive feedforward collapse on handwritten digits.
 
-    1,740 real 8×8 digits (174 a class), 5 double blocks of width 64, 150 epochs.
+    1,740 real 8×8 digits (174 per class), 5 double blocks of width 64, 150 epochs.
 
     Measured with seeds 0 to 4, 13 to 20 seconds each on one core of an AMD EPYC: train accuracy 1 first at measured epoch 43 to
     57; at the end, from the stem to the last block, PFC1 falls from 0.59–0.65 to 0.026–0.032, PFC2 from 0.77–0.81 to 0.24–0.32
@@ -38,7 +38,7 @@ def demo() -> Recipe:
 def fc_fashion_mnist_small() -> Recipe:
     """Progressive feedforward collapse on 5,000 images of Fashion-MNIST.
 
-    500 images a class, 5 double blocks of width 128, 150 epochs.
+    500 images per class, 5 double blocks of width 128, 150 epochs.
 
     Measured with seeds 0 to 4, 1.3 to 2.3 minutes each on one busy core of an AMD EPYC: train accuracy 1 first at measured
     epoch 105 to 115; at the end, from the stem to the last block, PFC1 falls from 0.74–0.83 to 0.014–0.015, PFC2 from 0.89–0.96
@@ -75,7 +75,7 @@ def fc_mnist() -> Recipe:
 def fc_mnist_small() -> Recipe:
     """Progressive feedforward collapse on 5,000 images of MNIST.
 
-    Not run yet: the settings of fc_fashion_mnist_small, on the first 500 images a class of MNIST. Needs the MNIST files.
+    Not run yet: the settings of fc_fashion_mnist_small, on the first 500 images per class of MNIST. Needs the MNIST files.
     """
     return replace(
         fc_fashion_mnist_small(),
@@ -135,7 +135,7 @@ def _paper(function: Callable[[], Recipe], title: str, data: DataName, model: Co
         data=DataConfig(name=data, scaling="standard"),
         model=model,
         train=TrainConfig(epochs=350, learning_rate=0.1, weight_decay=5e-4, decay="all", clip_norm=None),
-        # Five layers of 25,088 numbers a sample: smaller batches keep the measurement within some GB.
+        # Five layers of 25,088 numbers per sample: smaller batches keep the measurement within some GB.
         measure=MeasureConfig(batch_size=250),
     )
 
@@ -143,7 +143,7 @@ def _paper(function: Callable[[], Recipe], title: str, data: DataName, model: Co
 def conv_fashion_mnist_small() -> Recipe:
     """Progressive feedforward collapse of a convolutional network on 2,000 images of Fashion-MNIST.
 
-    200 images a class; 24 channels at 7×7, then 48 at 4×4, where the entry of the stage and its 4 blocks are measured;
+    200 images per class; 24 channels at 7×7, then 48 at 4×4, where the entry of the stage and its 4 blocks are measured;
     60 epochs.
 
     Measured with seeds 0 to 4, 1.9 to 4.0 minutes each on one busy core of an AMD EPYC (seed 0 was looked at while the
@@ -158,7 +158,7 @@ def conv_fashion_mnist_small() -> Recipe:
 def conv_cifar10_small() -> Recipe:
     """Progressive feedforward collapse of a convolutional network on 2,000 images of CIFAR-10.
 
-    Not run yet: the settings of conv_fashion_mnist_small, on the first 200 images a class. Needs the CIFAR-10 files.
+    Not run yet: the settings of conv_fashion_mnist_small, on the first 200 images per class. Needs the CIFAR-10 files.
     """
     return _small(conv_cifar10_small, "2,000 images of CIFAR-10", DataConfig("cifar10", per_class=200))
 
@@ -166,7 +166,7 @@ def conv_cifar10_small() -> Recipe:
 def conv_stl10_small() -> Recipe:
     """Progressive feedforward collapse of a convolutional network on 2,000 images of STL-10.
 
-    Not run yet: the settings of conv_fashion_mnist_small with a stem of stride 4, on the first 200 images a class. Needs the
+    Not run yet: the settings of conv_fashion_mnist_small with a stem of stride 4, on the first 200 images per class. Needs the
     STL-10 files.
     """
     recipe = _small(conv_stl10_small, "2,000 images of STL-10", DataConfig("stl10", per_class=200))
@@ -176,7 +176,7 @@ def conv_stl10_small() -> Recipe:
 def conv_cifar100_small() -> Recipe:
     """Progressive feedforward collapse of a convolutional network on 2,000 images of CIFAR-100.
 
-    Not run yet: the settings of conv_fashion_mnist_small, on the first 20 images a class. Needs the CIFAR-100 files.
+    Not run yet: the settings of conv_fashion_mnist_small, on the first 20 images per class. Needs the CIFAR-100 files.
     """
     return _small(conv_cifar100_small, "2,000 images of CIFAR-100", DataConfig("cifar100", per_class=20))
 

@@ -41,8 +41,8 @@ class DepthComparison:
     """Effective depths of trained networks against the depths that partly random labels need; a diagnostic, not a bound.
 
     Attributes:
-        trained: ε-effective depth of the deepest network trained on the first half, one a draw.
-        minimal: Minimal depth for both halves, the second one's labels corrupted, one a draw.
+        trained: ε-effective depth of the deepest network trained on the first half, one per draw.
+        minimal: Minimal depth for both halves, the second one's labels corrupted, one per draw.
         corruption: p.
     """
 
