@@ -12,6 +12,7 @@ from torch.nn.utils import parametrizations
 from torch.utils.data import DataLoader, TensorDataset
 
 from ncollapse.hooks import find_layers, untouched
+from ncollapse.hooks.batch_io import Arguments
 from ncollapse.probe import collect_features, measure, measure_features, watch
 from ncollapse.probe.layer_batch import LayerBatch
 
@@ -229,12 +230,11 @@ def same(a, b):
     return a == b
 
 
-def watched(model, **options):
-    with watch(model, num_classes=K, mode="train" if model.training else "eval", **options) as found:
-        found._look({"x": X} if isinstance(model, Words) else {"input": X})
-        found._plan = found._look({"x": X} if isinstance(model, Words) else {"input": X})
+def watched(model):
+    """A look at the network as before the first watched call, and the reading of its classifier."""
+    with watch(model, num_classes=K) as found:
+        found._plans = found._look(Arguments((X,), {}))
         found._totals.add(LayerBatch({"a": X}, Y))
-        found._plan = None
         found.compute()
 
 

@@ -1,13 +1,18 @@
-"""The parts of a batch: inputs for the network, labels, and the attention mask."""
+"""The parts of a batch: the inputs and how the network is called with them, the labels, and the mask of real tokens."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
+# A function of the network and the inputs that calls the network.
+Call = Callable[[nn.Module, Any], Any]
 Unpack = Callable[[Any], tuple[Any, Tensor]]
 
 # Positions with this label are left out, as in torch.nn.functional.cross_entropy.
@@ -72,13 +77,103 @@ def next_tokens(batch: Mapping[str, Any]) -> tuple[dict[str, Any], Tensor]:
     return {name: value for name, value in batch.items() if name not in _LABEL_KEYS}, labels
 
 
+@dataclass(frozen=True)
+class Arguments:
+    """The arguments of one call of a network.
+
+    Attributes:
+        call: The user's function, which gets the network and the one value in ``args``.
+        doubtful: The inputs as given, if the forward's signature does not take their parts.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    call: Call | None = None
+    doubtful: Any = None
+
+    @classmethod
+    def of(cls, model: nn.Module, inputs: Any) -> Arguments:
+        """Bind inputs: a mapping by keywords, a tuple or list by position, where the forward takes them so; else whole."""
+        if isinstance(inputs, Arguments):
+            return inputs
+        if isinstance(inputs, Mapping):
+            spread = cls((), inputs)
+        elif isinstance(inputs, tuple | list) and not isinstance(inputs, PackedSequence):
+            spread = cls(tuple(inputs), {})
+        else:
+            return cls((inputs,), {})
+        if spread._fits(model):
+            return spread
+        whole = cls((inputs,), {}, doubtful=inputs)
+        return whole if whole._fits(model) else replace(spread, doubtful=inputs)
+
+    def run(self, model: nn.Module) -> Any:
+        """Call the network."""
+        if self.call is not None:
+            return self.call(model, self.args[0])
+        try:
+            return model(*self.args, **self.kwargs)
+        except (TypeError, AttributeError, KeyError, IndexError) as error:
+            if self.doubtful is None:
+                raise
+            raise TypeError(_refused(model, self.doubtful, error)) from error
+
+    def map(self, function: Callable[[Any], Any]) -> Arguments:
+        """Apply a function to the values."""
+        return Arguments(tuple(map(function, self.args)), _values(function, self.kwargs), self.call, self.doubtful)
+
+    def by_name(self, model: nn.Module) -> dict[str, Any]:
+        """Return the values by the names of the forward's parameters, and those in mappings by their keys."""
+        found = dict(self.kwargs)
+        if self.call is None and (bound := self._bound(model)) is not None:
+            found |= bound.arguments
+        return found | _items_in([*self.args, *self.kwargs.values()])
+
+    def _fits(self, model: nn.Module) -> bool:
+        signature = _signature(model)
+        return signature is None or self._bound(model) is not None
+
+    def _bound(self, model: nn.Module) -> inspect.BoundArguments | None:
+        signature = _signature(model)
+        try:
+            return None if signature is None else signature.bind(*self.args, **self.kwargs)
+        except TypeError:
+            return None
+
+
+def _items_in(values: Iterable[Any]) -> dict[str, Any]:
+    """Return the items of all mappings in a structure by their keys, inner ones last."""
+    found: dict[str, Any] = {}
+    for value in values:
+        if isinstance(value, Mapping):
+            found |= {**value, **_items_in(value.values())}
+        elif isinstance(value, tuple | list):
+            found |= _items_in(value)
+    return found
+
+
+def _signature(model: nn.Module) -> inspect.Signature | None:
+    try:
+        return inspect.signature(model.forward)
+    except (TypeError, ValueError):
+        return None
+
+
+def _refused(model: nn.Module, inputs: Any, error: Exception) -> str:
+    mapping = isinstance(inputs, Mapping)
+    got = f"a mapping with the keys {', '.join(map(str, inputs))}" if mapping else f"a {type(inputs).__name__} of {len(inputs)}"
+    key = repr(next(iter(inputs), "x")) if mapping else "0"
+    signature = _signature(model)
+    return (
+        f"The forward of {type(model).__name__} takes ({', '.join(signature.parameters if signature else ())}), got {got}, and "
+        f"raised {type(error).__name__}: {str(error).rstrip('.')}. Pass unpack=, such as lambda batch: (batch[{key}], "
+        f"batch['label']), or call=, such as lambda model, inputs: model(inputs[{key}])."
+    )
+
+
 def run_network(model: nn.Module, inputs: Any) -> Any:
-    """Call a network: a mapping by keywords, a tuple or list by position, anything else as its one argument."""
-    if isinstance(inputs, Mapping):
-        return model(**inputs)
-    if isinstance(inputs, tuple | list):
-        return model(*inputs)
-    return model(inputs)
+    """Call a network with its inputs."""
+    return Arguments.of(model, inputs).run(model)
 
 
 def length_of(batches: Any) -> int | None:
@@ -90,34 +185,94 @@ def length_of(batches: Any) -> int | None:
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], inputs: Any) -> Any:
-    """Apply a function to all tensors of a network's inputs."""
-    if isinstance(inputs, Tensor):
-        return function(inputs)
+    """Apply a function to all tensors of a network's inputs, and to objects with methods of tensors, such as graphs."""
+    if isinstance(inputs, Arguments):
+        return inputs.map(lambda value: map_tensors(function, value))
+    if isinstance(inputs, PackedSequence):
+        return type(inputs)(
+            function(inputs.data), inputs.batch_sizes, *(None if part is None else function(part) for part in inputs[2:])
+        )
     if isinstance(inputs, Mapping):
-        return {name: map_tensors(function, value) for name, value in inputs.items()}
+        return _values(lambda value: map_tensors(function, value), inputs)
     if isinstance(inputs, tuple | list):
-        return [map_tensors(function, value) for value in inputs]
-    return inputs
+        parts = [map_tensors(function, value) for value in inputs]
+        return type(inputs)(*parts) if hasattr(inputs, "_fields") else type(inputs)(parts)
+    return function(inputs) if hasattr(inputs, "to") and hasattr(inputs, "clone") else inputs
 
 
-def attention_mask(inputs: Any) -> Tensor | None:
-    """Return the inputs' attention mask, None if they have none."""
-    mask = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
-    return mask if isinstance(mask, Tensor) else None
+def _values(function: Callable[[Any], Any], mapping: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Apply a function to the values of a mapping, and keep its type if that holds a dictionary alone."""
+    values = {name: function(value) for name, value in mapping.items()}
+    return type(mapping)(values) if hasattr(mapping, "data") else values  # type: ignore[call-arg]
+
+
+def attention_mask(inputs: Any, model: nn.Module) -> Tensor | None:
+    """Return which tokens are real, shape (N, T), None if the inputs do not say.
+
+    An argument named "attention_mask" or "mask" marks real tokens. One whose name ends in "padding_mask", as in PyTorch's
+    transformers, marks padding.
+    """
+    named = Arguments.of(model, inputs).by_name(model)
+    masks = {name: value for name, value in named.items() if isinstance(value, Tensor) and value.ndim == 2}
+    if "attention_mask" in masks:
+        return masks["attention_mask"]
+    for name in sorted(masks, key=lambda name: name not in {"src_key_padding_mask", "key_padding_mask"}):
+        if name.endswith("padding_mask"):
+            return masks[name] == 0
+    # Next to a padding mask, "mask" says which tokens see one another, shape (T, T).
+    signature = _signature(model)
+    other = signature is not None and any(name.endswith("padding_mask") for name in signature.parameters)
+    mask = None if other else masks.get("mask")
+    return None if mask is None or mask.is_floating_point() or _is_causal(mask) else mask
+
+
+def _is_causal(mask: Tensor) -> bool:
+    return mask.shape[0] == mask.shape[1] and torch.equal(mask != 0, torch.ones_like(mask, dtype=torch.bool).tril())
+
+
+def tensors_in(inputs: Any) -> list[Any]:
+    """Return the tensors of a network's inputs, and objects like them, in order."""
+    found: list[Any] = []
+
+    def note(tensor: Any) -> Any:
+        found.append(tensor)
+        return tensor
+
+    map_tensors(note, inputs)
+    return found
 
 
 def num_samples_of(inputs: Any) -> int:
-    """Return the length of the first tensor, 0 if there is none."""
-    if isinstance(inputs, Tensor):
-        return len(inputs) if inputs.ndim else 0
-    parts = inputs.values() if isinstance(inputs, Mapping) else inputs if isinstance(inputs, tuple | list) else ()
-    return next((found for part in parts if (found := num_samples_of(part))), 0)
+    """Return the length of the first tensor that is not empty, or of a PackedSequence its sequences; 0 if there is none."""
+    parts = (*inputs.args, *inputs.kwargs.values()) if isinstance(inputs, Arguments) else (inputs,)
+    for part in parts:
+        if isinstance(part, PackedSequence):
+            return int(part.batch_sizes[0])
+        lengths = [len(tensor) for tensor in tensors_in(part) if isinstance(tensor, Tensor) and tensor.ndim and len(tensor)]
+        if lengths:
+            return lengths[0]
+    return 0
 
 
 def first_samples(inputs: Any, num_samples: int) -> tuple[Any, int]:
     """Copy the first samples, since the network may overwrite its inputs; also return how many these are."""
 
-    def cut(tensor: Tensor) -> Tensor:
-        return tensor[:_FIRST_SAMPLES].clone() if tensor.ndim > 0 and len(tensor) == num_samples else tensor.clone()
+    def cut(tensor: Any) -> Any:
+        is_cut = isinstance(tensor, Tensor) and tensor.ndim > 0 and len(tensor) == num_samples
+        return _copied(tensor[:_FIRST_SAMPLES] if is_cut else tensor, tensor)
 
     return map_tensors(cut, inputs), min(_FIRST_SAMPLES, num_samples)
+
+
+def copy_of(inputs: Any) -> Any:
+    """Copy the inputs, since the network may overwrite them."""
+    return map_tensors(lambda tensor: _copied(tensor, tensor), inputs)
+
+
+def _copied(part: Any, tensor: Any) -> Any:
+    return part.detach().clone().requires_grad_(tensor.requires_grad) if isinstance(tensor, Tensor) else part.clone()
+
+
+def may_belong_together(inputs: Any) -> bool:
+    """Return whether the inputs hold more than one tensor, so that cutting to the first samples may tear them apart."""
+    return len(tensors_in(inputs)) > 1 or not isinstance(inputs, Tensor)

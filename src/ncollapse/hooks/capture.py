@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 from ncollapse.hooks.dependence import INPUTS
 
@@ -63,6 +64,8 @@ def all_features_of(output: Any) -> list[Tensor]:
     parts: Sequence[Any] = [output]
     if isinstance(output, Mapping):
         parts = [output[key] for key in sorted(output, key=lambda key: key != "logits")]
+    elif isinstance(output, PackedSequence):
+        parts = []  # its rows are time steps, sorted by length
     elif isinstance(output, tuple | list):
         parts = output
     dense = (part for part in parts if isinstance(part, Tensor) and not part.is_nested)

@@ -10,6 +10,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from ncollapse.hooks.batch_io import tensors_in
+
 # Which layer comes before which? The memory of a module's input shows only direct neighbors, and the Python code between
 # modules cannot be read. So every operation of the look hands on sources: its results depend on whatever its arguments
 # depend on. The sources are the network's inputs, the lowest bit, and each of its weights. Of two layers in series, the
@@ -30,7 +32,7 @@ class Dependence(TorchDispatchMode):
         self._sources: dict[int, int] = {}
         # A weak reference keeps the address of a freed memory from being used again, and does not keep its data.
         self._seen: dict[int, StorageWeakRef | Tensor] = {}
-        for tensor in _tensors(inputs):
+        for tensor in _tensors(tensors_in(inputs)):
             self._sources[self._address(tensor)] = INPUTS
         # The scales of a normalization do not count as weights.
         weights = (parameter for parameter in model.parameters() if parameter.ndim > 1)

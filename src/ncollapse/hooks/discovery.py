@@ -7,9 +7,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ncollapse.hooks.batch_io import map_tensors, run_network
+from ncollapse.hooks.batch_io import copy_of, run_network
 from ncollapse.hooks.classifier import Head, Respond, find_head
 from ncollapse.hooks.dependence import INPUTS
+from ncollapse.hooks.label_rows import LabelRows
 from ncollapse.hooks.layer_choice import LayerChoice, available_names, chosen_taps, name_of
 from ncollapse.hooks.logits import returned_tensors
 from ncollapse.hooks.pooling import pool_at, read_out
@@ -59,7 +60,7 @@ class Discovery:
             names, self.taps = chosen_taps(layers, self.modules)
             self.words = f"by name: {', '.join(names)}"
 
-    def plan(self, inputs: Any, num_rows: int, tokens: int | None) -> TapPlan:
+    def plan(self, inputs: Any, num_rows: int, tokens: int | None, labeled: LabelRows | None = None) -> TapPlan:
         """Look at the first samples and choose taps; ``tokens``: labels per sample, 0 if it has one itself, None if unknown."""
         trace = self._look(inputs)
         if not tokens:
@@ -77,7 +78,7 @@ class Discovery:
             taps, found, left_out = self._search(trace, head, each)
             left_out |= _without_rows(trace, head, num_rows)
         left_out |= dict.fromkeys(head.others, "another head")
-        placements, unplaced, proof = self._place(trace, inputs, taps, head, tokens)
+        placements, unplaced, proof = self._place(trace, inputs, taps, head, tokens, labeled)
         if self.taps is not None and unplaced:
             raise ValueError(_misplaced(unplaced))
         taps = tuple(tap for tap in taps if tap.label not in unplaced)
@@ -104,16 +105,19 @@ class Discovery:
     def _look(self, inputs: Any) -> Trace:
         # Several looks see the same random numbers, and the network may overwrite its inputs.
         with random_state_kept():
-            copy = map_tensors(lambda tensor: tensor.detach().clone().requires_grad_(tensor.requires_grad), inputs)
-            return trace_forward(self.model, self.modules, copy)
+            return trace_forward(self.model, self.modules, copy_of(inputs))
 
     def _place(
-        self, trace: Trace, inputs: Any, taps: Sequence[Tap], head: Head, tokens: int | None
+        self, trace: Trace, inputs: Any, taps: Sequence[Tap], head: Head, tokens: int | None, labeled: LabelRows | None
     ) -> tuple[dict[str, Placement], dict[str, str], str]:
         """Return where the labels' rows are in each layer, why that is unknown for others, and how it was proven."""
         calls = {tap.label: trace.taken(tap) for tap in taps}
         placements = {label: Placement(axis=call.axis) for label, call in calls.items() if call.axis}
         unplaced = {label: _shape_words(call) for label, call in calls.items() if call.axis is None and call.output is not None}
+        if labeled is not None and labeled.says_where:
+            others = {label: labeled.elsewhere(call.features) for label, call in calls.items() if call.output is not None}
+            unfit = {} if all(others.values()) else {label: reason for label, reason in others.items() if reason}
+            return placements, unplaced | unfit, ""
         num_labels = tokens or (trace.output.tensor.shape[1] if head.takes_labeled_tokens and trace.output is not None else 0)
         if not num_labels:
             end = None if head.name is None else trace.call(head.name + INPUT)
@@ -142,7 +146,7 @@ class Discovery:
 
     def _respond(self, inputs: Any) -> Respond:
         """Return a function that runs the network with another input of one module."""
-        kept = map_tensors(lambda tensor: tensor.detach().clone(), inputs)
+        kept = copy_of(inputs)
 
         def respond(name: str, value: Tensor) -> list[Tensor]:
             def replace(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -151,7 +155,7 @@ class Discovery:
             handle = self.modules[name].register_forward_pre_hook(replace, with_kwargs=True)
             try:
                 with random_state_kept():
-                    output = run_network(self.model, map_tensors(lambda tensor: tensor.clone(), kept))
+                    output = run_network(self.model, copy_of(kept))
                 return [tensor.clone() for tensor in returned_tensors(output)]
             finally:
                 handle.remove()

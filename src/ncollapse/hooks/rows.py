@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ncollapse.hooks.batch_io import map_tensors
+from ncollapse.hooks.batch_io import map_tensors, tensors_in
 from ncollapse.hooks.capture import Captured
 from ncollapse.hooks.tap import Placement
 from ncollapse.hooks.trace import ModuleCall, Trace, input_call
@@ -47,6 +47,8 @@ def _look_at_more(inputs: Any, num_rows: int, look: Look) -> Trace | None:
     indices = torch.tensor([*range(num_rows), 0])
 
     def one_more(tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, Tensor):
+            raise TypeError("a graph or another object cannot be extended")
         axis = next((axis for axis, size in enumerate(tensor.shape[:2]) if size == num_rows), None)
         return tensor if axis is None else tensor.index_select(axis, indices.to(tensor.device))
 
@@ -163,9 +165,7 @@ def _changed_inputs(inputs: Any, trace: Trace, num_labels: int) -> Iterator[tupl
 
 
 def _tensors(inputs: Any) -> list[Tensor]:
-    found: list[Tensor] = []
-    map_tensors(lambda tensor: found.append(tensor) or tensor, inputs)  # type: ignore[func-returns-value]
-    return found
+    return [tensor for tensor in tensors_in(inputs) if isinstance(tensor, Tensor)]
 
 
 def _replaced(inputs: Any, old: Tensor, new: Tensor) -> Any:

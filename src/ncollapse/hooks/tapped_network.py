@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -11,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from ncollapse.hooks.affine import Affine
-from ncollapse.hooks.batch_io import IGNORED_LABEL, attention_mask, first_samples, run_network
+from ncollapse.hooks.batch_io import attention_mask, copy_of, first_samples, may_belong_together, run_network
 from ncollapse.hooks.capture import Captured, feature_of
+from ncollapse.hooks.label_rows import LabelRows, check_not_one_hot
 from ncollapse.hooks.logits import Logits, returned_tensors
 from ncollapse.hooks.output_hook import Handle, hook_output
 from ncollapse.hooks.tap import INPUT, Placement, Pool, Tap
@@ -60,7 +62,7 @@ class TappedNetwork:
     # On leaving, also after an error, hooks are removed and the network is restored. No gradients are computed.
 
     def __init__(
-        self, model: nn.Module, make_plan: Callable[[Any, int, int], TapPlan], *, check: bool = False, batches: Any = None
+        self, model: nn.Module, make_plan: Callable[..., TapPlan], *, check: bool = False, batches: Any = None
     ) -> None:
         self.model = model
         self.plan: TapPlan | None = None
@@ -83,20 +85,43 @@ class TappedNetwork:
             self._untouched.rewind()
 
     def forward(
-        self, inputs: Any, labels: Tensor, receive: Callable[[str, Tensor], None] | None = None, hold: bool = True
+        self,
+        inputs: Any,
+        labels: Tensor | LabelRows,
+        receive: Callable[[str, Tensor], None] | None = None,
+        hold: bool = True,
     ) -> Tapped:
         """Run the network on one batch."""
-        tokens = labeled_tokens(labels)
+        rows = labels if isinstance(labels, LabelRows) else LabelRows.of(labels)
         with torch.no_grad():
             if self._hooks is None:
-                samples, num_rows = first_samples(inputs, len(labels))
-                self.plan = self._make_plan(samples, num_rows, 0 if tokens is None else labels.shape[1])
+                make_plan = partial(self._make_plan, tokens=rows.num_tokens, labeled=rows)
+                try:
+                    self.plan = look(self._untouched, make_plan, inputs, rows.num_samples, whole=rows.connected)
+                except (ValueError, TypeError):
+                    check_not_one_hot(rows, rows.shape[-1], ())
+                    raise
                 self._untouched.rewind()
                 self._hooks = TapHooks(self.model, self.plan)
                 self._untouched.mark()
-            self._hooks.begin(attention_mask(inputs), tokens, receive, hold, labels.shape[-1])
+            self._hooks.begin(attention_mask(inputs, self.model), rows, receive, hold)
             output = run_network(self.model, inputs)
+        check_not_one_hot(rows, self._hooks.plan.num_classes, returned_tensors(output))
         return self._hooks.end(output)
+
+
+def look(untouched: Untouched, make_plan: Callable[[Any, int], TapPlan], inputs: Any, num_samples: int, whole: bool) -> TapPlan:
+    """Find the layers with the first samples, or with the whole batch if its parts cannot be separated, as in a graph."""
+    try:
+        if not whole:
+            return make_plan(*first_samples(inputs, num_samples))
+    except Exception:
+        if not may_belong_together(inputs):
+            raise
+    finally:
+        # The features of the look, which a module may have cached, are not those of the passes.
+        untouched.rewind()
+    return make_plan(copy_of(inputs), num_samples)
 
 
 class TapHooks:
@@ -107,7 +132,8 @@ class TapHooks:
         self._running = False
         self._captured: dict[str, Captured | None] = {}
         self._mask: Tensor | None = None
-        self._tokens: Tensor | None = None
+        self._labeled: LabelRows | None = None
+        self._whole = False
         self._receive: Callable[[str, Tensor], None] | None = None
         self._num_tokens = 0
         self._hold = True
@@ -129,15 +155,15 @@ class TapHooks:
     def begin(
         self,
         mask: Tensor | None,
-        tokens: Tensor | None = None,
+        labeled: LabelRows | None = None,
         receive: Callable[[str, Tensor], None] | None = None,
         hold: bool = True,
-        num_tokens: int = 0,
+        whole: bool = False,
     ) -> None:
-        """Start to capture."""
+        """Start to capture: rows with labels, all rows if none are given, or whole outputs, to be selected from later."""
         self._captured.clear()
-        self._num_tokens = num_tokens
-        self._running, self._mask, self._tokens, self._receive, self._hold = True, mask, tokens, receive, hold
+        self._running, self._mask, self._labeled, self._receive, self._hold = True, mask, labeled, receive, hold
+        self._whole = whole
 
     def end(self, output: Any) -> Tapped:
         """Stop to capture and return the features and the logits in the network's output."""
@@ -163,14 +189,14 @@ class TapHooks:
         """Return the logits, one row per label."""
         if self.plan.logits is None:
             return None
-        logits = self.plan.logits.read(output, self.plan.num_classes, self._tokens is not None)
+        logits = self.plan.logits.read(output, self.plan.num_classes, self._per_position)
         if logits is None:
             got = ", ".join(str(tuple(part.shape)) for part in returned_tensors(output)) or "no tensor"
             raise ValueError(
                 f"The network must return logits of {self.plan.num_classes} classes in every batch as in the first, got {got}. "
                 "Measure batches of one kind."
             )
-        return logits if self._tokens is None else self._labeled(logits, "")
+        return logits if self._labeled is None else labeled_logits(self.plan, logits, self._labeled)
 
     def remove(self) -> None:
         """Remove the hooks from the network."""
@@ -209,35 +235,38 @@ class TapHooks:
             if self._receive is not None:
                 self._receive(tap.label, rows if seen is None else seen.values)
 
+    @property
+    def _per_position(self) -> bool:
+        return self._whole or (self._labeled is not None and self._labeled.per_position)
+
     def _rows(self, tap: Tap, output: Tensor) -> Tensor:
         output = output.movedim(self.plan.placements.get(tap.label, Placement()).axis, 0)
-        if self._tokens is None:
-            return tap.read(output, self._mask)
-        if output.ndim != 3 or tap.pool != "flatten":
-            raise ValueError(
-                f"Layer {tap.label!r} must return (N, T, D) since every token has a label, got {tuple(output.shape)}. "
-                "Name layers that keep the tokens, with pool='flatten'; convert one-hot labels with argmax(1)."
-            )
-        return self._labeled(output, tap.label)
-
-    def _labeled(self, output: Tensor, label: str) -> Tensor:
-        assert self._tokens is not None
-        place, length = self.plan.placements.get(label, Placement()), output.shape[1]
-        if length != self._num_tokens + place.extra:
-            what, beyond = f"Layer {label!r}" if label else "The network's output", f" + {place.extra}" * (place.extra > 0)
-            raise ValueError(
-                f"{what} must have one position per label ({self._num_tokens}{beyond}), got {length}. "
-                "Name layers with the labels' positions, or leave them out with labels of -100."
-            )
-        positions = output[:, place.first : place.first + self._num_tokens]
-        return positions.flatten(0, 1).index_select(0, self._tokens.to(output.device))
+        if self._whole:
+            return output
+        if self._labeled is None or not self._labeled.per_position:
+            rows = tap.read(output, self._mask)
+            return rows if self._labeled is None else self._labeled.of_samples(rows)
+        return labeled_positions(self.plan, tap.label, output, self._labeled, tap.pool)
 
 
-def labeled_tokens(labels: Any) -> Tensor | None:
-    """Return the indices of tokens with a label if labels come per token, else None."""
-    if not (isinstance(labels, Tensor) and labels.ndim == 2 and labels.shape[1] > 1):
-        return None
-    return (labels.flatten() != IGNORED_LABEL).nonzero().flatten()
+def labeled_logits(plan: TapPlan, logits: Tensor, labeled: LabelRows) -> Tensor:
+    """Return logits, or choices of classes, at the samples, tokens or pixels that have labels."""
+    if len(labeled.shape) == 2:
+        return labeled.of_tokens("The network's output", logits, plan.placements.get("", Placement()))
+    return labeled.of_logits(logits)
+
+
+def labeled_positions(plan: TapPlan, label: str, output: Tensor, labeled: LabelRows, pool: Any = "flatten") -> Tensor:
+    """Return a layer's rows at the tokens or pixels that have labels."""
+    if output.ndim != len(labeled.shape) + 1 or pool != "flatten":
+        wanted, kind = ("(N, T, D)", "token") if len(labeled.shape) == 2 else ("(N, C, H, W)", "pixel")
+        raise ValueError(
+            f"Layer {label!r} must return {wanted} since every {kind} has a label, got {tuple(output.shape)}. "
+            f"Name layers that keep the {kind}s, with pool='flatten'; convert one-hot labels with argmax(1)."
+        )
+    if len(labeled.shape) == 2:
+        return labeled.of_tokens(f"Layer {label!r}", output, plan.placements.get(label, Placement()))
+    return labeled.of_pixels(f"Layer {label!r}", output)
 
 
 def input_tap(classifier: str, pool: Pool) -> Tap:

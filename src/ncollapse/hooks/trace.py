@@ -110,7 +110,7 @@ def trace_forward(model: nn.Module, modules: dict[str, nn.Module], inputs: Any) 
     finally:
         for handle in handles:
             handle.remove()
-    return Trace(recorder.calls, [recorder.copy(tensor) for tensor in returned_tensors(output)], attention_mask(inputs))
+    return Trace(recorder.calls, [recorder.copy(tensor) for tensor in returned_tensors(output)], attention_mask(inputs, model))
 
 
 def input_call(call: ModuleCall) -> ModuleCall:

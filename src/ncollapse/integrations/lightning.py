@@ -85,7 +85,7 @@ class NeuralCollapseCallback(RecordingCallback, Callback):
                 step=trainer.global_step,
                 group=all_processes(trainer.world_size).group,
                 writes=trainer.is_global_zero,
-                convert=precision.convert_input,
+                prepare=lambda batch: _transferred(trainer, batch),
             )
         pl_module.log_dict(scalars(measured), sync_dist=trainer.world_size > 1)
 
@@ -94,3 +94,10 @@ class NeuralCollapseCallback(RecordingCallback, Callback):
             return self._loader
         loader = trainer.train_dataloader if self._loader is None else self._loader
         return share_of(loader, all_processes(trainer.world_size))
+
+
+def _transferred(trainer: Any, batch: Any) -> Any:
+    """Prepare a batch as the trainer does for a training step, with the hooks of the module or the data module."""
+    batch = trainer.precision_plugin.convert_input(batch)
+    batch = trainer.lightning_module._on_before_batch_transfer(batch, dataloader_idx=0)
+    return trainer.strategy.batch_to_device(batch, dataloader_idx=0)

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from torch import nn
 
-from ncollapse.hooks.batch_io import Unpack, unpack_batch
 from ncollapse.integrations.logs import CSVLog, JSONLLog, Log, logged_rows
 from ncollapse.measurement.measurement import Measurement
 from ncollapse.probe.class_choice import default_classes
 from ncollapse.probe.measure import measure_network
+from ncollapse.probe.network_batch import Reading
 from ncollapse.probe.request import Request
 from ncollapse.records.rows import Row
 from ncollapse.train.schedule import measuring_epochs
@@ -30,7 +30,7 @@ _FILE_LOGS = {".csv": CSVLog, ".jsonl": JSONLLog}
 # Fields of a request that the callbacks set themselves.
 _GIVEN = {"group", "where"}
 # Arguments of ``measure`` about running the network, which no request holds.
-_RUNNING = ("unpack", "check")
+_RUNNING = ("unpack", "call", "ignore_index", "rows", "check")
 
 
 class Recorder:
@@ -47,9 +47,9 @@ class Recorder:
                 f"Further arguments of the callback must be those of measure, got {', '.join(unknown)}. "
                 f"Choose from: {', '.join(known)}."
             )
-        self._unpack: Unpack = options.get("unpack", unpack_batch)
         self._check = bool(options.get("check", False))
-        given = {"classes": default_classes(self._unpack), **options}
+        self._reading = Reading(**{name: options[name] for name in _RUNNING if name in options and name != "check"})
+        given = {"classes": default_classes(self._reading.unpack), **options}
         self._request = Request(**{name: value for name, value in given.items() if name not in _RUNNING})
         self.table: list[Row] = []
         self.last: Measurement | None = None
@@ -78,14 +78,13 @@ class Recorder:
         step: int | None,
         group: ProcessGroup | None,
         writes: bool,
-        convert: Callable[[Any], Any] = lambda batch: batch,
+        prepare: Callable[[Any], Any] | None = None,
     ) -> Measurement:
         """Measure, keep the rows, and log them."""
         request = replace(self._request, group=group, where=f" at epoch {epoch:g}" if epoch is not None else f" at step {step}")
         network = network_in(module, self._network)
-        self.last = measure_network(
-            request, network, batches, check=self._check, unpack=lambda batch: self._unpack(convert(batch))
-        )
+        reading = replace(self._reading, prepare=prepare)
+        self.last = measure_network(request, network, batches, reading=reading, check=self._check)
         self.table += logged_rows(self.last, epoch, step)
         for log in self._logs or () if writes else ():
             log(self.last, epoch=epoch, step=step)

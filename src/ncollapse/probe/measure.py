@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ncollapse.groups import Processes
-from ncollapse.hooks.batch_io import Unpack, length_of, unpack_batch
+from ncollapse.hooks.batch_io import Call, Unpack, unpack_batch
 from ncollapse.hooks.discovery import Discovery
+from ncollapse.hooks.label_rows import Rows
 from ncollapse.hooks.layer_choice import LayerChoice
 from ncollapse.hooks.network import device_of, network_of
 from ncollapse.hooks.tapped_network import TappedNetwork, TapPlan
@@ -19,7 +20,7 @@ from ncollapse.metrics.selection import MetricChoice
 from ncollapse.probe.class_choice import ClassChoice, default_classes
 from ncollapse.probe.group_checks import check_same_network, classifier_of, first_buffers, shared_plan
 from ncollapse.probe.layer_batch import LayerBatch, named_layers
-from ncollapse.probe.network_batch import NetworkBatch
+from ncollapse.probe.network_batch import NetworkBatch, Reading, network_batches
 from ncollapse.probe.progress import Progress, reported
 from ncollapse.probe.request import ClassifierChoice, Request, classifier_on
 from ncollapse.probe.two_passes import collect, evaluate
@@ -41,6 +42,9 @@ def measure(
     classes: ClassChoice | None = None,
     min_per_class: int = 0,
     unpack: Unpack = unpack_batch,
+    call: Call | None = None,
+    ignore_index: int | None = None,
+    rows: Rows | None = None,
     split: str = "train",
     reference: Measurement | None = None,
     metrics: MetricChoice = None,
@@ -60,9 +64,11 @@ def measure(
     are float64, whatever the network computes in.
 
     Args:
-        batches: A list, a ``DataLoader``, or anything that iterates over pairs (inputs, labels) or mappings with labels.
-            Labels are class indices in [0, num_classes), one per sample, or one per token with shape (N, T), where -100
-            leaves a token out. Turn augmentation off. Inputs are moved to the device of the network's first parameter.
+        batches: A list, a ``DataLoader``, or anything that iterates over pairs (inputs, labels) or mappings with labels, with
+            or without a length. Labels are class indices in [0, num_classes): one per sample (N,), per token (N, T), or per
+            pixel (N, H, W) for features (N, C, H, W). Turn augmentation off. Inputs are moved to the device of the network's
+            first parameter, and passed by position or keywords, or whole where the forward takes them so. Masks are found in
+            arguments named attention_mask or mask (real tokens) or ending in padding_mask (padding).
         num_classes: Number of classes, K.
         layers: "auto" uses the stages that the network declares in ``collapse_stages``. Without these it traces one forward
             pass of two samples, and uses the repeated blocks with their input, or the layers with weights of a plain network,
@@ -78,6 +84,10 @@ def measure(
             ``unpack=next_tokens``. ``Measurement.classes`` records the choice.
         min_per_class: Leave out classes with fewer samples.
         unpack: Splits a batch into inputs and labels (``next_tokens`` for language models).
+        call: Calls the network if it takes the inputs otherwise: ``call=lambda model, inputs: model(inputs["image"])``.
+        ignore_index: Samples, tokens or pixels with this label are left out. None leaves out tokens and pixels with -100.
+        rows: Which positions have labels: a mask of the nodes of a graph, of tokens or of pixels, a slice of the tokens
+            (``slice(1, None)`` leaves out a class token), or a function of the batch that returns one.
         split: Name of the data split, a column of the table.
         reference: Measurement of the training set. Its class means, all of them, decide on this other split (PFC3, NC4), also
             if some classes have no samples here. Without it, a split other than "train" is decided by its own means and
@@ -119,8 +129,7 @@ def measure(
         >>> measure(net, data, num_classes=2).layers
         ('1',)
     """
-    processes = Processes(group)
-    with processes.sharing_errors():
+    with Processes(group).sharing_errors():
         request = Request(
             num_classes=num_classes,
             layers=layers,
@@ -136,15 +145,15 @@ def measure(
             group=group,
             where="",
         )
-    return measure_network(request, model, batches, unpack=unpack, progress=progress, check=check)
+    return measure_network(request, model, batches, Reading(unpack, call, ignore_index, rows), progress=progress, check=check)
 
 
 def measure_network(
     request: Request,
     model: nn.Module,
     batches: Iterable[Any],
+    reading: Reading | None = None,
     *,
-    unpack: Unpack = unpack_batch,
     progress: Progress | bool | None = None,
     check: bool = False,
 ) -> Measurement:
@@ -165,22 +174,12 @@ def measure_network(
     with reported(progress) as report, first_buffers(model, processes), taps:
 
         def source() -> Iterator[NetworkBatch]:
-            return _one_pass(taps, batches, unpack, device, report)
+            return network_batches(taps, batches, reading or Reading(), device, report)
 
         repeatable = not isinstance(batches, Iterator)
         totals = collect(source, request, budget, classifiers, repeatable=repeatable, processes=processes)
     plan = cast(TapPlan, shared_plan(taps.plan, processes))
     return evaluate(request, totals, plan.explanation, plan.feeding)
-
-
-def _one_pass(
-    taps: TappedNetwork, batches: Iterable[Any], unpack: Unpack, device: torch.device, report: Progress
-) -> Iterator[NetworkBatch]:
-    taps.rewind()
-    total = length_of(batches)
-    for index, batch in enumerate(batches):
-        yield NetworkBatch.of(taps, batch, index, unpack, device)
-        report(index + 1, total)
 
 
 def measure_features(
@@ -255,6 +254,9 @@ def collect_features(
     layers: LayerChoice = "auto",
     classifier: str | nn.Module | None = None,
     unpack: Unpack = unpack_batch,
+    call: Call | None = None,
+    ignore_index: int | None = None,
+    rows: Rows | None = None,
     check: bool = False,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Collect the features themselves, for analyses that need all samples at once. They must fit into memory.
@@ -265,6 +267,9 @@ def collect_features(
         layers: As in ``measure``.
         classifier: As in ``measure``.
         unpack: As in ``measure``.
+        call: As in ``measure``.
+        ignore_index: As in ``measure``.
+        rows: As in ``measure``.
         check: As in ``measure``.
 
     Returns:
@@ -273,14 +278,11 @@ def collect_features(
     Raises:
         ValueError: If the loader is empty, or layers do not exist or do not run.
     """
-    model = network_of(model)
-    device = device_of(model)
-    parts: list[LayerBatch] = []
+    model, reading = network_of(model), Reading(unpack, call, ignore_index, rows)
     discovery = Discovery(model, layers, classifier, num_classes)
     with TappedNetwork(model, discovery.plan, check=check, batches=batches) as taps:
-        for index, batch in enumerate(batches):
-            tapped = NetworkBatch.of(taps, batch, index, unpack, device)
-            parts.append(tapped.whole())
+        passing = network_batches(taps, batches, reading, device_of(model), lambda done, total: None)
+        parts = [batch.whole() for batch in passing]
     if not parts:
         raise ValueError("There is no data: the loader yielded no batch. Check the data set and the loader's drop_last.")
     joined = {name: torch.cat([part.features[name] for part in parts]) for name in parts[0].features}

@@ -1,16 +1,51 @@
-"""A batch that runs through a tapped network when its layers are streamed."""
+"""Batches as a loader yields them: how they are read, and run through a tapped network when their layers are streamed."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ncollapse.hooks.batch_io import Unpack, map_tensors
-from ncollapse.hooks.tapped_network import TappedNetwork, labeled_tokens
+from ncollapse.hooks.batch_io import Arguments, Call, Unpack, length_of, map_tensors, unpack_batch
+from ncollapse.hooks.label_rows import LabelRows, Rows
+from ncollapse.hooks.tapped_network import TappedNetwork
 from ncollapse.probe.layer_batch import LayerBatch, Receive, Streamed
 from ncollapse.statistics.centers import largest_logit
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a batch is read: the arguments of ``measure``, and what a trainer does to its batches first."""
+
+    unpack: Unpack = unpack_batch
+    call: Call | None = None
+    ignore_index: int | None = None
+    rows: Rows | None = None
+    prepare: Callable[[Any], Any] | None = None
+
+    def read(self, batch: Any, index: int) -> tuple[Any, LabelRows]:
+        """Return a batch's inputs and its labels that count."""
+        batch = batch if self.prepare is None else self.prepare(batch)
+        try:
+            inputs, labels = self.unpack(batch)
+        except TypeError as error:
+            hint = ""
+            if isinstance(batch, Tensor | str | int | float):
+                hint = " Put one pair into a list. If it is one sample, not a batch: wrap it in a DataLoader."
+            raise TypeError(f"Batch {index}: {error}{hint}") from error
+        if isinstance(labels, int) or (isinstance(labels, Tensor) and labels.ndim == 0):
+            raise TypeError(
+                f"Batch {index} must have one label per sample, got one label: {int(labels)}. This is one sample, not a batch: "
+                "wrap it in a DataLoader."
+            )
+        rows = self.rows(batch) if callable(self.rows) else self.rows
+        return (
+            inputs if self.call is None else Arguments((inputs,), {}, self.call),
+            LabelRows.of(labels, self.ignore_index, rows),
+        )
 
 
 class NetworkBatch(NamedTuple):
@@ -18,24 +53,17 @@ class NetworkBatch(NamedTuple):
 
     taps: TappedNetwork
     inputs: Any
-    given: Any
-    labels: Tensor
+    labeled: LabelRows
     reuses_memory: bool
 
-    @classmethod
-    def of(cls, taps: TappedNetwork, batch: Any, index: int, unpack: Unpack, device: torch.device) -> NetworkBatch:
-        """Unpack a loader's batch."""
-        try:
-            inputs, given = unpack(batch)
-        except TypeError as error:
-            raise TypeError(f"Batch {index}: {error}") from error
-        tokens = labeled_tokens(given)
-        labels = given if tokens is None else given.flatten()[tokens]
-        return cls(taps, map_tensors(lambda t: t.to(device), inputs), given, labels, device.type == "cpu")
+    @property
+    def labels(self) -> Tensor:
+        """The labels that count, shape (N,)."""
+        return self.labeled.labels
 
     def stream(self, receive: Receive, hold: bool) -> Streamed:
         """Run the network, and pass every layer's features to ``receive`` inside its hook."""
-        logits = self.taps.forward(self.inputs, self.given, receive, hold).logits
+        logits = self.taps.forward(self.inputs, self.labeled, receive, hold).logits
         plan = self.taps.plan
         feeding, classifier = (None, None) if plan is None else (plan.feeding, plan.classifier)
         # The choices alone are kept: logits of a vocabulary would need more memory than all features.
@@ -43,5 +71,23 @@ class NetworkBatch(NamedTuple):
 
     def whole(self) -> LayerBatch:
         """Run the network and return all features, on the CPU."""
-        features = self.taps.forward(self.inputs, self.given).features
+        features = self.taps.forward(self.inputs, self.labeled).features
         return LayerBatch({name: layer.cpu() for name, layer in features.items()}, self.labels.cpu())
+
+
+def network_batches(
+    taps: TappedNetwork,
+    batches: Iterable[Any],
+    reading: Reading,
+    device: torch.device,
+    report: Callable[[int, int | None], None],
+) -> Iterator[NetworkBatch]:
+    """Yield the batches of one pass; those without a label that counts are left out."""
+    taps.rewind()
+    total = length_of(batches)
+    for index, batch in enumerate(batches):
+        inputs, labeled = reading.read(batch, index)
+        if not isinstance(labeled.labels, Tensor) or len(labeled.labels) or not labeled.shape or labeled.shape[0] == 0:
+            inputs = map_tensors(lambda tensor: tensor.to(device), inputs)
+            yield NetworkBatch(taps, inputs, labeled, device.type == "cpu")
+        report(index + 1, total)

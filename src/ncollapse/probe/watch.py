@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, get_args
 from weakref import WeakSet
@@ -12,11 +12,13 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 
-from ncollapse.hooks.batch_io import attention_mask, first_samples, num_samples_of
+from ncollapse.hooks.batch_io import Arguments, attention_mask, num_samples_of
 from ncollapse.hooks.discovery import Discovery
+from ncollapse.hooks.label_rows import LabelRows, check_not_one_hot
 from ncollapse.hooks.layer_choice import LayerChoice
+from ncollapse.hooks.logits import returned_tensors
 from ncollapse.hooks.network import network_of
-from ncollapse.hooks.tapped_network import TapHooks, TapPlan
+from ncollapse.hooks.tapped_network import TapHooks, Tapped, TapPlan, labeled_logits, labeled_positions, look
 from ncollapse.hooks.untouched import Untouched
 from ncollapse.measurement.measurement import Measurement
 from ncollapse.metrics.selection import MetricChoice
@@ -53,6 +55,7 @@ def watch(
     convention: Convention = "class",
     path: bool = False,
     memory_budget: int | str | None = None,
+    ignore_index: int | None = None,
     check: bool = False,
     group: ProcessGroup | None = None,
 ) -> Watched:
@@ -81,6 +84,7 @@ def watch(
         path: As in ``measure``.
         memory_budget: Memory for kept features, in bytes or as "2GiB". Metrics that need the final class means use them; beyond
             the budget these are nan with the flag ``over_budget``. None is a quarter of the free memory.
+        ignore_index: Samples, tokens or pixels with this label are left out; None leaves out tokens and pixels with -100.
         check: As in ``measure``, for what ``watch`` itself runs: the search for layers, and reading the classifier.
         group: Processes of ``torch.distributed`` that share the data, each with its own batches; all call ``compute``.
 
@@ -117,7 +121,8 @@ def watch(
         group=group,
     )
     inner = _uncompiled(model)
-    return Watched(inner, Discovery(inner, layers, request.named_classifier, num_classes), RunningTotals(request), mode, check)
+    discovery = Discovery(inner, layers, request.named_classifier, num_classes)
+    return Watched(inner, discovery, RunningTotals(request), mode, check, ignore_index)
 
 
 def _uncompiled(model: nn.Module) -> nn.Module:
@@ -133,15 +138,26 @@ def _uncompiled(model: nn.Module) -> nn.Module:
 class Watched:
     """A watched network, made by ``watch``. Leaving the ``with`` block removes the hooks, also after an error."""
 
-    def __init__(self, model: nn.Module, discovery: Discovery, totals: RunningTotals, mode: Mode, check: bool) -> None:
-        self._check = check
+    # Whether every token has a label is known at the first update only. If the network returns something for every token,
+    # layers are found and read both ways until then: key True for labels per token or pixel, False for one per sample.
+
+    def __init__(
+        self,
+        model: nn.Module,
+        discovery: Discovery,
+        totals: RunningTotals,
+        mode: Mode,
+        check: bool = False,
+        ignore_index: int | None = None,
+    ) -> None:
         self._model, self._discovery, self._totals, self._mode = model, discovery, totals, mode
-        self._plan: TapPlan | None = None
-        self._hooks: TapHooks | None = None
+        self._check, self._ignore_index = check, ignore_index
+        self._plans: dict[bool, TapPlan] = {}
+        self._hooks: dict[bool, TapHooks] = {}
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._calls = self._other_calls = 0
-        self._features: dict[str, Tensor] = {}
-        self._choices: Tensor | None = None
+        self._tapped: dict[bool, Tapped] = {}
+        self._returned: list[Tensor] = []
 
     def __enter__(self) -> Watched:
         model = self._model
@@ -149,21 +165,24 @@ class Watched:
             model.register_forward_pre_hook(self._before, with_kwargs=True),
             model.register_forward_hook(self._after),
         ]
-        if self._plan is not None:
-            self._hooks = TapHooks(model, self._plan)
+        self._hooks = {tokens: TapHooks(model, plan) for tokens, plan in self._plans.items()}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         for handle in self._handles:
             handle.remove()
-        if self._hooks is not None:
-            self._hooks.remove()
-        self._hooks, self._handles = None, []
+        for hooks in self._hooks.values():
+            hooks.remove()
+        self._hooks, self._handles = {}, []
         self._forget()
 
-    def update(self, labels: Tensor) -> None:
-        """Set the labels of the network's last call."""
-        calls, features, choices = self._calls, self._features, self._choices
+    @property
+    def _plan(self) -> TapPlan | None:
+        return next(iter(self._plans.values()), None)
+
+    def update(self, labels: Tensor, rows: Tensor | slice | None = None) -> None:
+        """Set the labels of the network's last call; ``rows`` says which positions or nodes have them, as in ``measure``."""
+        calls, tapped, returned = self._calls, self._tapped, self._returned
         self._forget()
         if calls == 0:
             other = f" ({self._other_calls} in another mode than {self._mode!r} ran)" if self._other_calls else ""
@@ -176,8 +195,24 @@ class Watched:
                 f"update needs one call of the network before it, got {calls} since the last update, and cannot know to which "
                 "the labels belong. Call update after each, and keep other calls outside of the with block."
             )
-        feeding, classifier = (None, None) if self._plan is None else (self._plan.feeding, self._plan.classifier)
-        self._totals.add(LayerBatch(features, labels, feeding, choices, classifier))
+        # Copied only now: the loop may write the next batch into the same buffer.
+        labeled = LabelRows.of(labels.clone() if isinstance(labels, Tensor) else labels, self._ignore_index, rows)
+        check_not_one_hot(labeled, self._totals.request.num_classes, returned)
+        plan, features, choices = self._select(tapped, labeled)
+        self._totals.add(LayerBatch(features, labeled.labels, plan.feeding, choices, plan.classifier))
+
+    def _select(self, tapped: Mapping[bool, Tapped], labeled: LabelRows) -> tuple[TapPlan, dict[str, Tensor], Tensor | None]:
+        """Return the rows with labels, and keep the plan and the hooks for labels of this kind only."""
+        tokens = labeled.per_position if len(tapped) > 1 else next(iter(tapped))
+        for other in self._plans.keys() - {tokens}:
+            self._plans.pop(other)
+            self._hooks.pop(other).remove()
+        plan, (found, choices) = self._plans[tokens], tapped[tokens]
+        if not tokens:
+            rows = {name: labeled.of_samples(rows) for name, rows in found.items()}
+            return plan, rows, None if choices is None else labeled.of_samples(choices)
+        features = {name: labeled_positions(plan, name, output, labeled) for name, output in found.items()}
+        return plan, features, None if choices is None else labeled_logits(plan, choices, labeled)
 
     def compute(self) -> Measurement:
         """Measure everything since the last reset; more may follow."""
@@ -203,23 +238,30 @@ class Watched:
         self._forget()
 
     def _forget(self) -> None:
-        self._calls, self._features, self._choices = 0, {}, None
+        self._calls, self._tapped, self._returned = 0, {}, []
 
     def _before(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not self._is_watched():
             return
-        inputs = _by_name(model, args, kwargs)
-        if self._hooks is None:
-            self._plan = self._look(inputs)
-            self._hooks = TapHooks(model, self._plan)
-        self._hooks.begin(attention_mask(inputs))
+        inputs = Arguments(args, kwargs)
+        if not self._hooks:
+            self._plans = self._look(inputs)
+            self._hooks = {tokens: TapHooks(model, plan) for tokens, plan in self._plans.items()}
+        mask = attention_mask(inputs, model)
+        for tokens, hooks in self._hooks.items():
+            hooks.begin(mask, whole=tokens)
 
     def _after(self, model: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if self._hooks is not None and self._is_watched():
+        if model in _LOOKED_AT:
+            self._returned = returned_tensors(output)
+        elif self._hooks and self._is_watched():
             self._calls += 1
-            self._features, logits = self._hooks.end(output)
-            self._choices = None if logits is None else largest_logit(logits)
-        elif model not in _LOOKED_AT:
+            self._returned = returned_tensors(output)
+            for tokens, hooks in self._hooks.items():
+                features, logits = hooks.end(output)
+                # The choices alone are kept, as the loop may overwrite its logits.
+                self._tapped[tokens] = Tapped(features, None if logits is None else _choices(logits))
+        else:
             self._other_calls += 1
 
     def _untouched(self) -> Untouched:
@@ -228,29 +270,31 @@ class Watched:
     def _is_watched(self) -> bool:
         return self._model.training == (self._mode == "train") and self._model not in _LOOKED_AT
 
-    def _look(self, inputs: Any) -> TapPlan:
+    def _look(self, inputs: Any) -> dict[bool, TapPlan]:
         """Find the layers with two samples in eval mode, which leaves running means and random states unchanged."""
-        samples, num_rows = first_samples(inputs, num_samples_of(inputs))
+        plans = {}
         _LOOKED_AT.add(self._model)
         try:
-            with self._untouched(), torch.no_grad():
-                plan = self._discovery.plan(samples, num_rows, tokens=False)
+            with self._untouched() as untouched, torch.no_grad():
+                untouched.mark()
+                num_samples = num_samples_of(inputs)
+                make_plan = partial(self._discovery.plan, tokens=0)
+                plans[False] = look(untouched, make_plan, inputs, num_samples, whole=False)
+                labeled = LabelRows.for_every_position(self._returned)
+                if labeled is not None:
+                    make_plan = partial(self._discovery.plan, tokens=labeled.num_tokens, labeled=labeled)
+                    plans[True] = look(untouched, make_plan, inputs, num_samples, whole=False)
         finally:
             _LOOKED_AT.discard(self._model)
-        # All layers are copied: eval mode does not show which of them training overwrites, as dropout in place does.
-        labels = {tap.label for tap in plan.taps} | ({plan.feeding} - {None})
-        return replace(plan, overwritten=frozenset(map(str, labels)))
+            self._returned = []
+        return {tokens: _with_copies(plan) for tokens, plan in plans.items()}
 
 
-def _by_name(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Return the arguments of a call, by name if all have one, so that an attention mask is found."""
-    bound = inspect.signature(model.forward).bind(*args, **kwargs)
-    kinds = {bound.signature.parameters[name].kind for name in bound.arguments}
-    if not kinds & {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.POSITIONAL_ONLY}:
-        return {**dict(zip(bound.arguments, bound.args, strict=False)), **bound.kwargs}
-    if args and kwargs:
-        raise TypeError(
-            f"watch needs either positional or keyword arguments for {type(model).__name__}, whose forward has arguments "
-            "without names, got both. Call it with one kind."
-        )
-    return args or kwargs
+def _choices(logits: Tensor) -> Tensor:
+    return largest_logit(logits.flatten(0, -2)).view(logits.shape[:-1])
+
+
+def _with_copies(plan: TapPlan) -> TapPlan:
+    """Copy all layers: eval mode does not show which of them training overwrites, as dropout in place does."""
+    labels = {tap.label for tap in plan.taps} | ({plan.feeding} - {None})
+    return replace(plan, overwritten=frozenset(map(str, labels)))

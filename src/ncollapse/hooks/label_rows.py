@@ -1,0 +1,191 @@
+"""The rows of a layer's output that have labels: samples, tokens, pixels or nodes, without those to be ignored."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ncollapse.hooks.batch_io import IGNORED_LABEL
+from ncollapse.hooks.tap import Placement
+
+# A mask of the positions that have labels, a slice of the positions of each sample, or a function of the batch that returns
+# one of them.
+Rows = Tensor | slice | Callable[[Any], Tensor | slice]
+
+
+@dataclass(frozen=True, eq=False)
+class LabelRows:
+    """The labels of one batch that count, and where their rows are in a layer's output.
+
+    Attributes:
+        labels: The labels that count, shape (M,).
+        shape: The shape of all labels: (N,), (N, T) of tokens or (N, H, W) of pixels.
+        places: Flat indices of the rows, by the shape of a layer's positions; None if all rows have labels.
+        connected: Whether the samples are nodes of one graph, which cannot be separated.
+    """
+
+    labels: Tensor
+    shape: tuple[int, ...]
+    places: dict[tuple[int, ...], Tensor | None]
+    connected: bool = False
+
+    @classmethod
+    def of(cls, labels: Any, ignore_index: int | None = None, rows: Tensor | slice | None = None) -> LabelRows:
+        """Select the labels that count; those of tokens and pixels may be ``IGNORED_LABEL`` by default."""
+        if not isinstance(labels, Tensor):
+            return cls(labels, (), {})
+        if labels.ndim == 4 and labels.shape[1] == 1:
+            labels = labels.squeeze(1)
+        shape = tuple(labels.shape) if labels.ndim < 2 or labels.shape[1] != 1 else (len(labels),)
+        flat = labels.reshape(-1)
+        counted = torch.ones_like(flat, dtype=torch.bool)
+        if ignore_index is not None or len(shape) > 1:
+            counted = flat != (IGNORED_LABEL if ignore_index is None else ignore_index)
+        if rows is None and len(shape) <= 1 and bool(counted.all()):
+            return cls(flat if len(shape) == 1 else labels, shape, {shape: None})
+        places: dict[tuple[int, ...], Tensor | None] = {}
+        if rows is not None:
+            mask = _mask(rows, shape, flat.device)
+            if mask.shape == shape:
+                counted &= mask.flatten()
+            else:
+                places[tuple(mask.shape)] = mask.flatten().nonzero().flatten()[counted]
+        return cls(flat[counted], shape, {shape: counted.nonzero().flatten(), **places}, rows is not None and len(shape) == 1)
+
+    @classmethod
+    def for_every_position(cls, returned: Sequence[Tensor]) -> LabelRows | None:
+        """Return labels for all tokens or pixels for which a network returns something, None if it returns single rows."""
+        output = next((part for part in returned if part.ndim in (3, 4)), None)
+        if output is None:
+            return None
+        positions = output.shape[1:2] if output.ndim == 3 else output.shape[2:]
+        return cls.of(torch.zeros(len(output), *positions, dtype=torch.long))
+
+    @property
+    def num_samples(self) -> int:
+        """How many samples or nodes the network's outputs are rows of."""
+        return max(shape[0] for shape in self.places)
+
+    @property
+    def num_tokens(self) -> int:
+        """How many labels each sample has if tokens or pixels have labels, else 0."""
+        return math.prod(self.shape[1:]) if self.per_position else 0
+
+    @property
+    def says_where(self) -> bool:
+        """Whether it is known where the labels' positions are in a layer: for pixels, and with a mask of the user's."""
+        return len(self.shape) == 3 or len(self.places) > 1
+
+    @property
+    def per_position(self) -> bool:
+        """Whether every token or pixel has a label."""
+        return len(self.shape) > 1
+
+    def of_samples(self, rows: Tensor) -> Tensor:
+        """Select from one row per sample, (N, d)."""
+        index = self.places.get((len(rows),))
+        if index is None and None not in self.places.values():
+            raise ValueError(self.mismatch("Every layer", rows.shape[:1]))
+        return rows if index is None else rows.index_select(0, index.to(rows.device))
+
+    def of_tokens(self, what: str, output: Tensor, placement: Placement) -> Tensor:
+        """Select from tokens (N, T, D); without a mask of the user's the placement says where the first label's token is."""
+        num_tokens, length = self.shape[1], output.shape[1]
+        if not self.says_where:
+            if length != num_tokens + placement.extra:
+                beyond = f" + {placement.extra}" * (placement.extra > 0)
+                raise ValueError(
+                    f"{what} must have one position per label ({num_tokens}{beyond}), got {length}. Name layers with "
+                    "the labels' positions, pass rows=, give others the label -100, or convert one-hot rows with argmax(1)."
+                )
+            output = output[:, placement.first : placement.first + num_tokens]
+        return self._at(what, tuple(output.shape[:2]), output.flatten(0, 1))
+
+    def of_pixels(self, what: str, output: Tensor) -> Tensor:
+        """Select from pixels (N, C, H, W)."""
+        output = output.movedim(1, -1)
+        return self._at(what, tuple(output.shape[:-1]), output.flatten(0, -2))
+
+    def _at(self, what: str, shape: tuple[int, ...], rows: Tensor) -> Tensor:
+        index = self.places.get(shape)
+        if index is None:
+            raise ValueError(self.mismatch(what, shape))
+        return rows.index_select(0, index.to(rows.device))
+
+    def of_logits(self, logits: Tensor) -> Tensor:
+        """Select from logits (N, K), or (N, T, K) of tokens or pixels."""
+        if not self.per_position:
+            return self.of_samples(logits)
+        for shape, index in self.places.items():
+            if index is not None and math.prod(shape) == logits.shape[0] * logits.shape[1]:
+                return logits.flatten(0, 1).index_select(0, index.to(logits.device))
+        raise ValueError(self.mismatch("The network's logits", logits.shape[:-1]))
+
+    def elsewhere(self, output: Tensor) -> str:
+        """Return why an output has no rows for the labels' tokens or pixels, "" if it has; its samples may be others."""
+        if not self.per_position:
+            return ""
+        positions = () if output.ndim != len(self.shape) + 1 else output.shape[1:-1] if output.ndim == 3 else output.shape[2:]
+        if any(tuple(positions) == shape[1:] for shape in self.places):
+            return ""
+        own = "×".join(map(str, positions)) or "no"
+        return f"{own} positions, the labels have {'×'.join(map(str, self.shape[1:]))}"
+
+    def mismatch(self, what: str, shape: Sequence[int]) -> str:
+        """Return an error for rows at other positions than the labels'."""
+        expected = " or ".join(str(tuple(known)) for known in self.places)
+        return (
+            f"{what} must have rows for the positions of the labels, {expected}, got positions {tuple(shape)}. "
+            "Leave the layer out, pass rows= to say which positions have labels, or convert one-hot labels with argmax(1)."
+        )
+
+
+def _mask(rows: Tensor | slice, shape: Sequence[int], device: torch.device) -> Tensor:
+    """Return the mask of positions, with the samples as its first dimension, after checking that the labels fill it."""
+    if isinstance(rows, slice):
+        if len(shape) != 2:
+            raise ValueError(f"rows as a slice needs labels of shape (N, T), got {tuple(shape)}. Pass a mask.")
+        # What the slice leaves out at both ends comes on top of the positions with labels.
+        before, behind = rows.start or 0, max(0, -(rows.stop or 0))
+        mask = torch.zeros(before + shape[1] + behind, dtype=torch.bool, device=device)
+        mask[rows] = True
+    else:
+        mask = rows.to(device)
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        raise TypeError(f"rows must be a mask of booleans, got {mask.dtype}. Pass mask.bool().")
+    mask = mask.expand(shape[0], *mask.shape) if mask.ndim == len(shape) - 1 else mask
+    if mask.shape != tuple(shape) and not _marks_one_each(mask, shape):
+        raise ValueError(
+            f"rows must have the shape of the labels, {tuple(shape)}, or mark one position for each of them, got a mask of "
+            f"shape {tuple(mask.shape)} with {int(mask.sum())} marks. Check the mask."
+        )
+    return mask
+
+
+def _marks_one_each(mask: Tensor, shape: Sequence[int]) -> bool:
+    if mask.ndim != len(shape) or len(shape) == 1:
+        return mask.ndim == 1 == len(shape) and int(mask.sum()) == shape[0]
+    return mask.shape[0] == shape[0] and bool((mask.flatten(1).sum(dim=1) == math.prod(shape[1:])).all())
+
+
+def check_not_one_hot(labeled: LabelRows, num_classes: int | None, outputs: Sequence[Tensor]) -> None:
+    """Refuse labels (N, K) of zeros and ones, if the network does not return something for each of K positions."""
+    labels, shape = labeled.labels, labeled.shape
+    if (
+        len(shape) != 2
+        or shape[1] != num_classes
+        or len(labels) != math.prod(shape)
+        or not bool(((labels == 0) | (labels == 1)).all())
+    ):
+        return
+    returned = any(output.ndim >= 3 and output.shape[:2] == shape for output in outputs)
+    if not returned or (num_classes > 2 and bool((labels.view(shape).sum(dim=1) == 1).all())):
+        raise ValueError(
+            f"`labels` must be class indices, one per sample (N,) or one per token (N, T), got rows {shape} of zeros and ones. "
+            "Convert one-hot rows with argmax(1)."
+        )
