@@ -64,6 +64,11 @@ def test_a_room_hands_on_what_it_names(room):
     assert [name for name in module.__all__ if not hasattr(module, name)] == []
 
 
+def test_only_rooms_list_what_is_public():
+    listing = [str(path) for path, text in FILES.items() if "\n__all__" in text and len(path.parts) > 1]
+    assert [path for path in listing if not path.endswith("__init__.py")] == []
+
+
 def test_files_and_rooms_are_small():
     lines = {path: len(text.splitlines()) for path, text in FILES.items()}
     assert {str(path): count for path, count in lines.items() if count > 300} == {}
