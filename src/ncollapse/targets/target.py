@@ -14,8 +14,6 @@ from torch import nn
 from ncollapse.groups import Processes
 from ncollapse.hooks.batch_io import unpack_batch
 from ncollapse.measurement.measurement import Measurement
-from ncollapse.metrics.selection import MetricChoice
-from ncollapse.probe.class_choice import ClassChoice
 from ncollapse.probe.measure import measure
 from ncollapse.records.run_directory import RunDirectory
 from ncollapse.statistics.conventions import Convention
@@ -116,26 +114,19 @@ class Target:
 def measure_target(
     target: Target,
     *,
-    layers: str | Sequence[str] = "auto",
-    classifier: str | None = None,
-    classes: ClassChoice = "all",
-    min_per_class: int = 0,
-    metrics: MetricChoice = None,
     convention: Convention | None = None,
-    path: bool = False,
-    memory_budget: int | str | None = None,
     device: torch.device | str = "auto",
     group: ProcessGroup | None = None,
+    **options: Any,
 ) -> Measurement:
     """Return the measurement of a network and data by name.
 
     Args:
         target: The names.
-        layers: This and the arguments not listed here are those of ``measure``.
-        classes: As in ``measure``; the training set of a test split has the same choice.
         convention: As in ``measure``; None takes that of the run, or "class".
         device: Where the network runs; "auto" takes a CUDA device if there is one, else the CPU.
         group: As in ``measure``. The processes share the same batches.
+        **options: Further arguments of ``measure``: layers, classifier, classes, min_per_class, metrics, path, memory_budget.
 
     Raises:
         ValueError: If names or options do not go together; and as ``load_network``, ``load_data`` and ``measure``.
@@ -152,17 +143,11 @@ def measure_target(
                 network,
                 batches,
                 num_classes=data.num_classes,
-                layers=layers,
-                classifier=classifier,
-                classes=classes,
-                min_per_class=min_per_class,
                 split=data.split,
                 reference=measurement,
-                metrics=metrics,
                 convention=convention,
-                path=path,
-                memory_budget=memory_budget,
                 group=group,
+                **options,
             )
         processes.check_same(f"The labels in the batches of {data.name}", batches.digest)
     return cast(Measurement, measurement)
