@@ -13,7 +13,7 @@ from ncollapse.hooks.dependence import INPUTS
 from ncollapse.hooks.label_rows import LabelRows
 from ncollapse.hooks.layer_choice import LayerChoice, available_names, chosen_taps, name_of
 from ncollapse.hooks.logits import returned_tensors
-from ncollapse.hooks.pooling import pool_at, read_out
+from ncollapse.hooks.pooling import ReadOut, pool_at, read_out, unknown_padding
 from ncollapse.hooks.rows import TokenRows, count_samples, declared_prefix, find_sample_axes
 from ncollapse.hooks.stages import find_stages, in_series, parallel_layers
 from ncollapse.hooks.tap import INPUT, Placement, Tap
@@ -69,16 +69,17 @@ class Discovery:
         head = find_head(trace, self.classifier, self.hint, self.num_classes, tokens, self._respond(inputs))
         found, left_out = "", dict[str, str]()
         each = bool(tokens) or head.takes_labeled_tokens
+        read = ReadOut("flatten") if each else self._read_out(trace, head)
         if self.taps is not None:
             taps = self.taps
             _check_ran_once(taps, trace)
         elif self.every:
             taps = tuple(Tap(call.name) for call in _usable(trace, head))
         else:
-            taps, found, left_out = self._search(trace, head, each)
+            taps, found, left_out = self._search(trace, head, read)
             left_out |= _without_rows(trace, head, num_rows)
         left_out |= dict.fromkeys(head.others, "another head")
-        placements, unplaced, proof = self._place(trace, inputs, taps, head, tokens, labeled)
+        placements, unplaced, proof = self._place(trace, inputs, taps, head, tokens, labeled, read)
         if self.taps is not None and unplaced:
             raise ValueError(_misplaced(unplaced))
         taps = tuple(tap for tap in taps if tap.label not in unplaced)
@@ -107,8 +108,14 @@ class Discovery:
         with random_state_kept():
             return trace_forward(self.model, self.modules, copy_of(inputs))
 
+    def _read_out(self, trace: Trace, head: Head) -> ReadOut:
+        """Return how the network turns tokens into one row per sample."""
+        if head.input is not None and head.pool != "flatten" and head.input.tensor.ndim == 3:
+            return ReadOut(head.pool, head.input.tensor.shape[1])
+        return read_out(self.model, _usable(trace, head), trace, head.name is not None)
+
     def _place(
-        self, trace: Trace, inputs: Any, taps: Sequence[Tap], head: Head, tokens: int | None, labeled: LabelRows | None
+        self, trace: Trace, inputs: Any, taps: Sequence[Tap], head: Head, tokens: int | None, labeled: LabelRows | None, read: ReadOut
     ) -> tuple[dict[str, Placement], dict[str, str], str]:
         """Return where the labels' rows are in each layer, why that is unknown for others, and how it was proven."""
         calls = {tap.label: trace.taken(tap) for tap in taps}
@@ -123,7 +130,13 @@ class Discovery:
             end = None if head.name is None else trace.call(head.name + INPUT)
             if end is not None and end.axis is None:
                 raise ValueError(_misplaced({end.name: _shape_words(end)}))
-            return placements, unplaced, ""
+            padded = {tap.label: unknown_padding(calls[tap.label], tap.pool, read, trace.mask) for tap in taps}
+            unplaced |= {label: why for label, why in padded.items() if why}
+            return (
+                placements,
+                unplaced,
+                read.words if any(isinstance(tap.pool, str) and tap.pool != "flatten" for tap in taps) else "",
+            )
         rows = TokenRows(trace, inputs, num_labels, self._look, declared_prefix(self.model))
         ends = {"": trace.output, f"{head.name}{INPUT}": head.input if head.takes_labeled_tokens else None}
         outputs = {label: part.tensor for label, part in ends.items() if part is not None}
@@ -162,7 +175,7 @@ class Discovery:
 
         return respond
 
-    def _search(self, trace: Trace, head: Head, tokens: bool) -> tuple[tuple[Tap, ...], str, dict[str, str]]:
+    def _search(self, trace: Trace, head: Head, read: ReadOut) -> tuple[tuple[Tap, ...], str, dict[str, str]]:
         """Return a tap for each natural stage, how they were found, and what was left out with the reason."""
         usable = _usable(trace, head)
         left_out: dict[str, str] = {}
@@ -185,7 +198,7 @@ class Discovery:
             left_out |= dict.fromkeys(_outermost([call.name for call in beside], chosen), "beside, not before")
         else:
             found += " in order of execution, since what depends on what could not be followed"
-        taps = _natural_taps(chosen, usable, trace, head, tokens)
+        taps = _natural_taps(chosen, head, read)
         return taps, found, _repeated(trace, taps) | left_out
 
 
@@ -200,16 +213,11 @@ def _before(trace: Trace, head: Head) -> list[ModuleCall]:
     return calls if head.name is None else calls[: trace.calls[head.name].started_after]
 
 
-def _natural_taps(
-    chosen: Sequence[ModuleCall], usable: Sequence[ModuleCall], trace: Trace, head: Head, tokens: bool
-) -> tuple[Tap, ...]:
+def _natural_taps(chosen: Sequence[ModuleCall], head: Head, read: ReadOut) -> tuple[Tap, ...]:
     """Return a tap for each natural stage, pooling tokens as the network does."""
-    pool, num_tokens = head.pool, 0 if head.input is None else head.input.tensor.shape[1]
-    if not tokens and (pool == "flatten" or head.input is None or head.input.tensor.ndim != 3):
-        pool, num_tokens = read_out(usable, trace)
     # The classifier's own input has been pooled by the network already, whatever its shape.
     direct = {call.name for call in chosen if head.pool == "flatten" and call.returned(head.input)}
-    return tuple(Tap(call.name, "flatten" if call.name in direct else pool_at(call, pool, num_tokens)) for call in chosen)
+    return tuple(Tap(call.name, "flatten" if call.name in direct else pool_at(call, read)) for call in chosen)
 
 
 def _outermost(names: Sequence[str], kept: Sequence[ModuleCall]) -> list[str]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,34 +19,90 @@ from ncollapse.hooks.trace import ModuleCall, Trace
 # them will do.
 _CANDIDATES: tuple[Pool, ...] = ("cls", "last_token", "mean")
 
+# Settings of sentence-transformers: the older ones are flags, the newer ones values of "pooling_mode".
+_DECLARED: dict[str, Pool] = {
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_lasttoken": "last_token",
+}
+_MODES: dict[str, Pool] = {"mean": "mean", "cls": "cls", "lasttoken": "last_token"}
 
-def read_out(usable: Sequence[ModuleCall], trace: Trace) -> tuple[Pool, int]:
-    """Return the pool that a network uses, and from how many tokens it reads, 0 if unknown."""
-    calls = trace.calls.values()
+
+class ReadOut(NamedTuple):
+    """How a network reads its tokens, from how many of them (0 if unknown), and on what evidence, in words."""
+
+    pool: Pool
+    num_tokens: int = 0
+    words: str = ""
+
+
+def read_out(model: nn.Module, usable: Sequence[ModuleCall], trace: Trace, classified: bool) -> ReadOut:
+    """Return how a network reads its tokens."""
+    calls = list(trace.calls.values())
     if not any(_takes_tokens(call) for call in calls):
-        return "flatten", 0  # three dimensions, but no tokens: (N, C, L) of a convolution
-    taken = [call.input.values for call in calls if call.input is not None and call.input.tensor.ndim == 2]
+        return ReadOut("flatten")  # three dimensions, but no tokens: (N, C, L) of a convolution
+    # Without a classifier, an encoder's pooling layer shows what its pre-training took, not what its users take.
+    declared = None if classified else declared_pool(model)
+    if declared is not None:
+        return ReadOut(declared[0], 0, f"tokens read at {declared[0]}, as {declared[1]} declares")
+    taken = [("the network returns", part) for part in trace.returned]
+    taken += [(f"{call.name} takes", call.input) for call in calls if call.input is not None]
     # Start with the last tokens, since the network reads from these. Rows made of earlier tokens may be part of a block.
     for call in reversed([call for call in usable if call.features.ndim == 3]):
-        for rows in taken:
-            pool = pool_of(call.values, rows, trace.mask)
+        for words, rows in taken:
+            pool = pool_of(call.values, rows.values, trace.mask) if rows.tensor.ndim == 2 else None
             if pool is not None:
-                return pool, call.features.shape[1]
-    return "mean", 0
+                return ReadOut(pool, call.features.shape[1], f"tokens read at {pool}, as {words} them")
+    return ReadOut("mean", 0, "tokens averaged, since it is unknown how the network reads them")
 
 
-def pool_at(call: ModuleCall, pool: Pool, num_tokens: int) -> Pool:
-    """Return the pool for one layer of a network that reads its tokens by ``pool``."""
+def declared_pool(model: nn.Module) -> tuple[Pool, str] | None:
+    """Return the pool that a sentence encoder declares, in a module or in the folder that it was loaded from."""
+    for name, module in model.named_modules():
+        pool = _pool_in(vars(module)) if type(module).__name__ == "Pooling" else None
+        if pool is not None:
+            return pool, name
+    folder = Path(str(getattr(getattr(model, "config", None), "_name_or_path", "")) or "?")
+    for file in sorted(folder.glob("*_Pooling/config.json")):
+        pool = _pool_in(json.loads(file.read_text()))
+        if pool is not None:
+            return pool, f"{file.parent.name}/{file.name}"
+    return None
+
+
+def _pool_in(settings: Mapping[str, Any]) -> Pool | None:
+    """Return the pool in the settings of sentence-transformers, None if it is none of ours, or several are joined."""
+    chosen = [_DECLARED[name] for name, value in settings.items() if name in _DECLARED and value is True]
+    others = [name for name, value in settings.items() if name.startswith("pooling_mode_") and value is True]
+    mode = settings.get("pooling_mode")
+    if isinstance(mode, str):
+        return _MODES.get(mode)
+    return chosen[0] if len(others) == 1 and chosen else None
+
+
+def pool_at(call: ModuleCall, read: ReadOut) -> Pool:
+    """Return the pool for one layer of a network that reads its tokens so."""
     if call.features.ndim != 3:
         return "flatten"
     # If a layer has another number of tokens, as before a class token is added, its first or last token is a different one.
-    return "mean" if pool in {"cls", "last_token"} and call.features.shape[1] != num_tokens else pool
+    other = read.num_tokens > 0 and call.features.shape[1] != read.num_tokens
+    return "mean" if read.pool in {"cls", "last_token"} and other else read.pool
+
+
+def unknown_padding(call: ModuleCall, pool: object, read: ReadOut, mask: Tensor | None) -> str:
+    """Return why it is unknown which positions of a pooled layer are padding, "" if it is known."""
+    # The mask of a layer with further positions in front is extended there, if the network itself reads such a layer so.
+    length = call.features.shape[1] if call.output is not None and call.features.ndim == 3 else 0
+    if mask is None or pool not in {"mean", "last_token"} or length in {0, mask.shape[1]}:
+        return ""
+    return "" if length == read.num_tokens > mask.shape[1] else f"has {length} positions, the attention mask {mask.shape[1]}"
 
 
 def pool_of(tokens: Tensor, rows: Tensor, mask: Tensor | None) -> Pool | None:
     """Return the pool that turns these tokens into these rows, None if there is none."""
     if tokens.ndim != 3 or rows.shape != (len(tokens), tokens.shape[2]) or not rows.is_floating_point():
         return None
+    mask = None if mask is not None and mask.shape[1] > tokens.shape[1] else mask
     fitting = [pool for pool in _CANDIDATES if _same(Tap("", pool).read(tokens, mask), rows)]
     return fitting[-1] if fitting else None
 

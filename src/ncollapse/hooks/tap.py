@@ -80,8 +80,17 @@ class Tap:
             raise ValueError(
                 f"Tap {self.label!r} needs an output of shape (N, T, D), got {tuple(output.shape)}. Use pool='flatten'."
             )
-        mask = None if mask is None or mask.shape != output.shape[:2] else mask.to(output.device) != 0
-        return _POOLS[self.pool](output, mask)
+        return _POOLS[self.pool](output, None if mask is None else self._mask_of(output, mask.to(output.device) != 0))
+
+    def _mask_of(self, output: Tensor, mask: Tensor) -> Tensor:
+        """Return which positions are real: further ones, as of virtual tokens, are in front."""
+        further = output.shape[1] - mask.shape[1]
+        if further < 0 and self.pool != "cls" and not bool(mask.all()):
+            raise ValueError(
+                f"Tap {self.label!r} needs one position per token ({mask.shape[1]}) to know which are padding, got "
+                f"{output.shape[1]}. Pass a function: Tap({self.name!r}, pool=function)."
+            )
+        return torch.cat([mask.new_ones(len(mask), max(further, 0)), mask], dim=1)[:, : output.shape[1]]
 
 
 def _mean(output: Tensor, mask: Tensor | None) -> Tensor:
