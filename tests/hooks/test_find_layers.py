@@ -228,14 +228,14 @@ def test_watch_takes_modules():
 
 @pytest.mark.parametrize("argument", ["layers", "classifier"])
 def test_a_module_of_another_network_is_refused(argument):
-    model = blocks_net()
+    model, wanted = blocks_net(), "a module" if argument == "classifier" else "modules"
     with pytest.raises(
         ValueError,
-        match=rf"{argument} must be modules inside the network, got a Linear that is not one of them\. Pass a module of "
+        match=rf"{argument} must be {wanted} inside the network, got a Linear from elsewhere\. Pass a module of "
         r"the same network object, or its name\. Layers available here: stem",
     ):
         measure(model, [(X, Y)], num_classes=K, **{argument: blocks_net().head})
-    with pytest.raises(ValueError, match=rf"{argument} must be modules inside the network, got a Sequential"):
+    with pytest.raises(ValueError, match=rf"{argument} must be {wanted} inside the network, got a Sequential"):
         measure(model, [(X, Y)], num_classes=K, **{argument: model})
     with pytest.raises(TypeError, match=rf"{argument} must be given by name or module, got int"):
         measure(model, [(X, Y)], num_classes=K, **{argument: [3] if argument == "layers" else 3})

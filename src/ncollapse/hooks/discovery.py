@@ -11,7 +11,7 @@ from ncollapse.hooks.batch_io import copy_of, run_network
 from ncollapse.hooks.classifier import Head, Respond, find_head
 from ncollapse.hooks.dependence import INPUTS
 from ncollapse.hooks.label_rows import LabelRows
-from ncollapse.hooks.layer_choice import LayerChoice, available_names, chosen_taps, name_of
+from ncollapse.hooks.layer_choice import LayerChoice, Modules, available_names, chosen_taps, name_of
 from ncollapse.hooks.logits import returned_tensors
 from ncollapse.hooks.pooling import ReadOut, pool_at, read_out, unknown_padding
 from ncollapse.hooks.rows import TokenRows, count_samples, declared_prefix, find_sample_axes
@@ -23,11 +23,14 @@ from ncollapse.hooks.untouched import random_state_kept
 
 
 class Discovery:
-    """The search for layers in one network: names are checked at once, the rest needs the first samples."""
+    """The search for layers in one network.
 
-    # There are three sources of layers. Names that the user passes come first, then the stages that the network declares in
-    # ``collapse_stages``, then the layers that a trace shows (docs/discovery.md). Names are checked at once, so that a
-    # misspelled one costs no forward pass.
+    The layers are, in this order:
+
+    - those that the user names. Names are checked at once, so that a misspelled one costs no forward pass;
+    - else the stages that the network declares in ``collapse_stages``;
+    - else what a trace of the first samples shows (docs/discovery.md).
+    """
 
     def __init__(
         self,
@@ -38,8 +41,9 @@ class Discovery:
     ) -> None:
         """Check the names that the user passed."""
         self.model, self.num_classes = model, num_classes
-        self.modules = {name: module for name, module in model.named_modules() if name}
+        self.modules = Modules(model)
         if not self.modules:
+            self.modules.check_eager(next(iter(self.modules.scripted), ""))
             raise ValueError(
                 f"{type(model).__name__} must contain modules, got one without any. Wrap it in nn.Sequential, or pass "
                 "features to measure_features."
@@ -77,7 +81,7 @@ class Discovery:
             taps = tuple(Tap(call.name) for call in _usable(trace, head))
         else:
             taps, found, left_out = self._search(trace, head, read)
-            left_out |= _without_rows(trace, head, num_rows)
+            left_out |= _without_rows(trace, head, num_rows) | dict.fromkeys(self.modules.scripted, "scripted")
         left_out |= dict.fromkeys(head.others, "another head")
         placements, unplaced, proof = self._place(trace, inputs, taps, head, tokens, labeled, read)
         if self.taps is not None and unplaced:
@@ -149,7 +153,9 @@ class Discovery:
         return placements, unplaced | refused, rows.words
 
     def _named_classifier(self, given: str | nn.Module) -> str:
-        name = name_of(given, self.modules, "classifier")
+        named = name_of(given, self.modules, "classifier")
+        self.modules.check_eager(named)
+        name = self.modules.names.get(named, named)
         if name not in self.modules:
             raise ValueError(
                 f"classifier {name!r} must be a module of the network, got no such module. "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -11,12 +11,25 @@ from torch.nn.parameter import is_lazy
 
 def network_of(model: nn.Module) -> nn.Module:
     """Return the network inside the wrappers of compiling and data parallelism, so that names are its own and hooks run."""
+    if _is_scripted(model):
+        raise TypeError(
+            f"model must be an eager network, got {type(model).__name__}, which is scripted: pass the eager module."
+        )
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}. Pass features to measure_features.")
     # The forward of DistributedDataParallel broadcasts the buffers, and waits for processes that have fewer batches.
     wrapped = isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel)
     inner = model.module if wrapped else getattr(model, "_orig_mod", None)
     return model if inner is None else network_of(cast(nn.Module, inner))
+
+
+def _is_scripted(model: Any) -> bool:
+    """Return whether a network runs without its modules, so that hooks see nothing: scripted, traced, or exported."""
+    if isinstance(model, torch.jit.ScriptModule) or type(model).__name__ == "ExportedProgram":
+        return True
+    is_graph = any(base.__name__ == "GraphModule" for base in type(model).__mro__)
+    # An exported graph calls one module, which checks the inputs.
+    return is_graph and not any(node.op == "call_module" and node.target != "_guards_fn" for node in model.graph.nodes)
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -129,7 +129,9 @@ def _version(tensor: Tensor | None) -> int | None:
 
 
 def _acts_in_train(module: nn.Module) -> bool:
-    return type(module).train is not nn.Module.train or "train" in vars(module)
+    # A scripted module keeps its mode where no snapshot of Python attributes finds it.
+    overrides = type(module).train is not nn.Module.train or "train" in vars(module)
+    return overrides or isinstance(module, torch.jit.ScriptModule)
 
 
 def _bounds_norms(module: nn.Module) -> bool:
