@@ -69,7 +69,7 @@ class Classifier(NamedTuple):
         # The network runs again with random inputs of the module. If it mixes the outputs with something else, such as those
         # of a second head, no number and offset explain its answers.
         affine = self.affine()
-        if affine is None or self.taken.ndim == 4:
+        if affine is None or self.taken.ndim != (3 if self.reading.tokens else 2):
             return None
         inputs, outputs = [], []
         for seed, scale in enumerate(_SCALES):

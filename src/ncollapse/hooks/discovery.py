@@ -14,11 +14,11 @@ from ncollapse.hooks.label_rows import LabelRows
 from ncollapse.hooks.layer_choice import LayerChoice, Modules, available_names, chosen_taps, name_of
 from ncollapse.hooks.logits import returned_tensors
 from ncollapse.hooks.pooling import ReadOut, pool_at, read_out, unknown_padding
-from ncollapse.hooks.rows import TokenRows, count_samples, declared_prefix, find_sample_axes
+from ncollapse.hooks.rows import TokenRows, count_samples, declared_prefix, find_sample_axes, misplaced, shape_words
 from ncollapse.hooks.stages import find_stages, in_series, parallel_layers
 from ncollapse.hooks.tap import INPUT, Placement, Tap
 from ncollapse.hooks.tapped_network import TapPlan, input_tap
-from ncollapse.hooks.trace import ModuleCall, Trace, is_inside, trace_forward
+from ncollapse.hooks.trace import ModuleCall, Trace, is_inside, outermost, trace_forward
 from ncollapse.hooks.untouched import random_state_kept
 
 
@@ -72,8 +72,7 @@ class Discovery:
         find_sample_axes(trace, inputs, num_rows, self._look)
         head = find_head(trace, self.classifier, self.hint, self.num_classes, tokens, self._respond(inputs))
         found, left_out = "", dict[str, str]()
-        each = bool(tokens) or head.takes_labeled_tokens
-        read = ReadOut("flatten") if each else self._read_out(trace, head)
+        read = ReadOut("flatten") if tokens or head.takes_labeled_tokens else self._read_out(trace, head)
         if self.taps is not None:
             taps = self.taps
             _check_ran_once(taps, trace)
@@ -85,7 +84,7 @@ class Discovery:
         left_out |= dict.fromkeys(head.others, "another head")
         placements, unplaced, proof = self._place(trace, inputs, taps, head, tokens, labeled, read)
         if self.taps is not None and unplaced:
-            raise ValueError(_misplaced(unplaced))
+            raise ValueError(misplaced(unplaced))
         taps = tuple(tap for tap in taps if tap.label not in unplaced)
         left_out |= unplaced
         feeding = _feeding_label(taps, trace, head)
@@ -124,7 +123,7 @@ class Discovery:
         """Return where the labels' rows are in each layer, why that is unknown for others, and how it was proven."""
         calls = {tap.label: trace.taken(tap) for tap in taps}
         placements = {label: Placement(axis=call.axis) for label, call in calls.items() if call.axis}
-        unplaced = {label: _shape_words(call) for label, call in calls.items() if call.axis is None and call.output is not None}
+        unplaced = {label: shape_words(call) for label, call in calls.items() if call.axis is None and call.output is not None}
         if labeled is not None and labeled.says_where:
             others = {label: labeled.elsewhere(call.features) for label, call in calls.items() if call.output is not None}
             unfit = {} if all(others.values()) else {label: reason for label, reason in others.items() if reason}
@@ -133,7 +132,7 @@ class Discovery:
         if not num_labels:
             end = None if head.name is None else trace.call(head.name + INPUT)
             if end is not None and end.axis is None:
-                raise ValueError(_misplaced({end.name: _shape_words(end)}))
+                raise ValueError(misplaced({end.name: shape_words(end)}))
             padded = {tap.label: unknown_padding(calls[tap.label], tap.pool, read, trace.mask) for tap in taps}
             unplaced |= {label: why for label, why in padded.items() if why}
             return (
@@ -148,7 +147,7 @@ class Discovery:
         placed = {label: rows.place(label, tensor) for label, tensor in outputs.items() if tensor.ndim == 3}
         refused = {label: place for label, place in placed.items() if isinstance(place, str)}
         if refused.keys() & ends.keys():
-            raise ValueError(_misplaced({label: refused[label] for label in ends if label in refused}))
+            raise ValueError(misplaced({label: refused[label] for label in ends if label in refused}))
         placements |= {label: place for label, place in placed.items() if isinstance(place, Placement)}
         return placements, unplaced | refused, rows.words
 
@@ -196,12 +195,12 @@ class Discovery:
             leading = [call for call in usable if call.leads_to(end)]
             aside = [call.name for call in usable if call not in leading]
             usable, takers = leading, [call for call in takers if call.leads_to(end)]
-            left_out |= dict.fromkeys(_outermost(aside, leading), f"does not lead to {head.name or 'the output'}")
+            left_out |= dict.fromkeys(outermost(aside, leading), f"does not lead to {head.name or 'the output'}")
         chosen, found = find_stages(usable, takers, last, head.input is not None)
         if followed:
             chosen, beside = in_series(chosen)
             beside += parallel_layers(usable)
-            left_out |= dict.fromkeys(_outermost([call.name for call in beside], chosen), "beside, not before")
+            left_out |= dict.fromkeys(outermost([call.name for call in beside], chosen), "beside, not before")
         else:
             found += " in order of execution, since what depends on what could not be followed"
         taps = _natural_taps(chosen, head, read)
@@ -224,13 +223,6 @@ def _natural_taps(chosen: Sequence[ModuleCall], head: Head, read: ReadOut) -> tu
     # The classifier's own input has been pooled by the network already, whatever its shape.
     direct = {call.name for call in chosen if head.pool == "flatten" and call.returned(head.input)}
     return tuple(Tap(call.name, "flatten" if call.name in direct else pool_at(call, read)) for call in chosen)
-
-
-def _outermost(names: Sequence[str], kept: Sequence[ModuleCall]) -> list[str]:
-    """Return modules that are inside no other one, and contain none that is kept."""
-    holders = {name for name in names if any(is_inside(call.name, {name}) for call in kept)}
-    rest = [name for name in names if name not in holders]
-    return [name for name in rest if not is_inside(name, rest)]
 
 
 def _check_ran_once(taps: Sequence[Tap], trace: Trace) -> None:
@@ -282,19 +274,7 @@ def _without_rows(trace: Trace, head: Head, num_rows: int) -> dict[str, str]:
     ]
     inside = {call.name for call in usable}
     layers = [call.name for call in rowless if any(True for _ in call.module.parameters()) and not is_inside(call.name, inside)]
-    return {name: f"{_shape_words(trace.calls[name])} for {num_rows} samples" for name in _outermost(layers, usable)}
-
-
-def _shape_words(call: ModuleCall) -> str:
-    return "" if call.output is None else f"returns {tuple(call.output.tensor.shape)}"
-
-
-def _misplaced(unplaced: dict[str, str]) -> str:
-    words = [f"{repr(label) if label else 'the output'} {why}" for label, why in unplaced.items()]
-    return (
-        f"Which rows of a layer belong to which labels must be clear, but {', '.join(words)}. Name layers with the labels' "
-        "positions, or pass a function: layers=[Tap(name, pool=function)]."
-    )
+    return {name: f"{shape_words(trace.calls[name])} for {num_rows} samples" for name in outermost(layers, usable)}
 
 
 def _nothing_found(num_rows: int, left_out: dict[str, str]) -> str:

@@ -200,3 +200,17 @@ def _token_calls(trace: Trace) -> Iterator[ModuleCall]:
             floating = state.output is not None and state.output.tensor.is_floating_point()
             if floating and state.count == 1 and state.axis is not None and state.features.ndim == 3:
                 yield state
+
+
+def shape_words(call: ModuleCall) -> str:
+    """Return what a module returned, in words."""
+    return "" if call.output is None else f"returns {tuple(call.output.tensor.shape)}"
+
+
+def misplaced(unplaced: dict[str, str]) -> str:
+    """Return an error for layers of which it is unknown which rows belong to which labels."""
+    words = [f"{repr(label) if label else 'the output'} {why}" for label, why in unplaced.items()]
+    return (
+        f"Which rows of a layer belong to which labels must be clear, but {', '.join(words)}. Name layers with the labels' "
+        "positions, or pass a function: layers=[Tap(name, pool=function)]."
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -121,6 +121,13 @@ def input_call(call: ModuleCall) -> ModuleCall:
 def is_inside(name: str, outer: Collection[str]) -> bool:
     """Return whether a module is inside one of others."""
     return (parent := parent_of(name)) != "" and (parent in outer or is_inside(parent, outer))
+
+
+def outermost(names: Sequence[str], kept: Sequence[ModuleCall]) -> list[str]:
+    """Return modules that are inside no other one, and contain none that is kept."""
+    holders = {name for name in names if any(is_inside(call.name, {name}) for call in kept)}
+    rest = [name for name in names if name not in holders]
+    return [name for name in rest if not is_inside(name, rest)]
 
 
 def parent_of(name: str) -> str:
