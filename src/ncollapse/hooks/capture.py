@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from ncollapse.hooks.dependence import INPUTS
+# The source that stands for all of the network's inputs. Each weight is a source of its own, a higher bit.
+INPUTS = 1
 
 
 class Captured(NamedTuple):

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from ncollapse.hooks.batch_io import copy_of, run_network
+from ncollapse.hooks.capture import INPUTS
 from ncollapse.hooks.classifier import Head, Respond, find_head
-from ncollapse.hooks.dependence import INPUTS
 from ncollapse.hooks.label_rows import LabelRows
 from ncollapse.hooks.layer_choice import LayerChoice, Modules, available_names, chosen_taps, name_of
 from ncollapse.hooks.logits import returned_tensors
@@ -118,7 +118,14 @@ class Discovery:
         return read_out(self.model, _usable(trace, head), trace, head.name is not None)
 
     def _place(
-        self, trace: Trace, inputs: Any, taps: Sequence[Tap], head: Head, tokens: int | None, labeled: LabelRows | None, read: ReadOut
+        self,
+        trace: Trace,
+        inputs: Any,
+        taps: Sequence[Tap],
+        head: Head,
+        tokens: int | None,
+        labeled: LabelRows | None,
+        read: ReadOut,
     ) -> tuple[dict[str, Placement], dict[str, str], str]:
         """Return where the labels' rows are in each layer, why that is unknown for others, and how it was proven."""
         calls = {tap.label: trace.taken(tap) for tap in taps}
