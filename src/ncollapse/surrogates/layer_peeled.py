@@ -15,7 +15,7 @@ from ncollapse.surrogates.solving.arguments import check_positive
 from ncollapse.surrogates.solving.grouped import GroupedProgram
 from ncollapse.surrogates.solving.losses import loss_value
 from ncollapse.surrogates.solving.nuclear import NuclearProblem, NuclearProgram, Proximal, split_product
-from ncollapse.surrogates.solving.problem import Problem, Run, Solver
+from ncollapse.surrogates.solving.problem import Problem, Solver, SolverResult
 from ncollapse.surrogates.solving.solution import Certificate, Inequality, Solution, Variables
 
 # Newton's method takes about 4 G⁶ numbers for G groups of equally frequent classes: 4 million.
@@ -173,7 +173,7 @@ class GroupedNewton:
     tolerance: float = 1e-12
     max_iterations: int = 200
 
-    def run(self, problem: Problem, start: Variables) -> Run:
+    def run(self, problem: Problem, start: Variables) -> SolverResult:
         """Solve the convex program and split its logits into weight and features."""
         assert isinstance(problem, LayerPeeled)
         program = GroupedProgram(problem.shares, problem.radius)
@@ -182,7 +182,7 @@ class GroupedNewton:
         while local.gap > self.tolerance * local.value and len(history) <= self.max_iterations:
             point, local = program.step(point, local)
             history.append(local.value)
-        words = f"Newton's method, {len(history) - 1} steps in {len(point)} unknowns"
+        description = f"Newton's method, {len(history) - 1} steps in {len(point)} unknowns"
         converged = local.gap <= self.tolerance * local.value
         logits = torch.from_numpy(program.logits(point))
-        return Run(problem.from_logits(logits, logits[0]), tuple(history), converged, words, "gap")
+        return SolverResult(problem.from_logits(logits, logits[0]), tuple(history), converged, description, "gap")

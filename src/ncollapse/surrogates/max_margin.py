@@ -15,7 +15,7 @@ from ncollapse.margins import log_loss, margins
 from ncollapse.surrogates.solving.arguments import check_counts, check_positive
 from ncollapse.surrogates.solving.losses import one_hot
 from ncollapse.surrogates.solving.nuclear import split_product
-from ncollapse.surrogates.solving.problem import CountsProblem, Problem, Run
+from ncollapse.surrogates.solving.problem import CountsProblem, Problem, SolverResult
 from ncollapse.surrogates.solving.solution import Certificate, Inequality, Solution, Variables
 
 
@@ -153,7 +153,7 @@ class MarginFlow:
     num_steps: int = 50_000
     tolerance: float = 1e-2
 
-    def run(self, problem: Problem, start: Variables) -> Run:
+    def run(self, problem: Problem, start: Variables) -> SolverResult:
         """Descend from a start."""
         assert isinstance(problem, MaxMargin)
         weight, features, labels = start["weight"], start["features"], problem.labels
@@ -171,8 +171,8 @@ class MarginFlow:
             pull = rate * _pull(_multipliers(logits, labels), labels)
             weight, features = weight + pull.T @ features, features + pull @ weight
         loss = float(log_loss(_logits(point), labels)) / math.log(10)
-        words = f"gradient flow of the loss without decay, {step} steps, loss 10^{loss:.0f}"
-        return Run(point, tuple(history), converged, words, "gap")
+        description = f"gradient flow of the loss without decay, {step} steps, loss 10^{loss:.0f}"
+        return SolverResult(point, tuple(history), converged, description, "gap")
 
 
 def _logits(variables: Variables) -> Tensor:

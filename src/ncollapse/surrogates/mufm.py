@@ -14,7 +14,7 @@ from ncollapse.surrogates.reduced_mufm import ReducedMUFM, best_bound
 from ncollapse.surrogates.solving.arguments import check_choice, check_positive
 from ncollapse.surrogates.solving.losses import LossName, loss_conjugate, loss_gradient, one_hot
 from ncollapse.surrogates.solving.nuclear import best_bias
-from ncollapse.surrogates.solving.problem import DataProblem, Problem, Run, Solver
+from ncollapse.surrogates.solving.problem import DataProblem, Problem, Solver, SolverResult
 from ncollapse.surrogates.solving.solution import Certificate, Inequality, Variables
 from ncollapse.surrogates.solving.solvers import LBFGS, GradientDescent
 
@@ -151,16 +151,16 @@ class EliminatedFeatures:
     starts: int = 6
     descent: LBFGS = field(default_factory=LBFGS)
 
-    def run(self, problem: Problem, start: Variables) -> Run:
+    def run(self, problem: Problem, start: Variables) -> SolverResult:
         """Keep the best of several starts."""
         assert isinstance(problem, MUFM)
         found = self.minimize(problem.reduced, start["weight"])
-        return Run(problem.best_features(found.variables["weight"]), found.history, found.converged, found.words)
+        return SolverResult(problem.best_features(found.variables["weight"]), found.history, found.converged, found.description)
 
-    def minimize(self, reduced: ReducedMUFM, start: Tensor) -> Run:
+    def minimize(self, reduced: ReducedMUFM, start: Tensor) -> SolverResult:
         """Find the best weight from the sums over the samples."""
         generator = torch.Generator().manual_seed(0)
-        best: Run | None = None
+        best: SolverResult | None = None
         for number in range(self.starts):
             if number < 2:
                 weight = reduced.ridge() if number == 0 else start
@@ -172,5 +172,5 @@ class EliminatedFeatures:
             if reduced.dual(best.variables["weight"])[0] <= reduced.lambda_w * reduced.lambda_h:
                 break
         assert best is not None
-        words = f"features eliminated, best of {number + 1} starts, {best.words}"
-        return Run(best.variables, best.history, best.converged, words)
+        description = f"features eliminated, best of {number + 1} starts, {best.description}"
+        return SolverResult(best.variables, best.history, best.converged, description)

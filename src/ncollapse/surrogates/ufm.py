@@ -66,7 +66,10 @@ class UFM(CountsProblem, NuclearProblem):
         if self.bias == "regularized":
             check_positive(lambda_b=self.lambda_b)
         elif self.lambda_b != 0:
-            raise ValueError(f"lambda_b={self.lambda_b} needs bias='regularized', got bias={self.bias!r}.")
+            raise ValueError(
+                f"lambda_b={self.lambda_b} needs bias='regularized', got bias={self.bias!r}. Pass bias='regularized' or leave "
+                "lambda_b out."
+            )
 
     solvers = (LBFGS, GradientDescent, Proximal)
 
@@ -99,23 +102,23 @@ class UFM(CountsProblem, NuclearProblem):
 
     def objective(self, variables: Variables) -> Tensor:
         """Loss and decay of "weight" (K, d), "features" (N, d) and, unless there is none, "bias" (K,)."""
-        weight, features, bias = variables["weight"], variables["features"], variables.get("bias")
-        logits = features @ weight.T if bias is None else features @ weight.T + bias
-        decay = self.lambda_w * weight.square().sum() + self.lambda_h * features.square().sum()
-        if bias is not None:
-            decay = decay + self.lambda_b * bias.square().sum()
-        return self._mean_loss(self.loss, logits) + 0.5 * decay
+        bias = variables.get("bias", torch.zeros((), dtype=torch.float64))
+        decay = self.lambda_w * variables["weight"].square().sum() + self.lambda_h * variables["features"].square().sum()
+        decay = decay + self.lambda_b * bias.square().sum()
+        return self._mean_loss(self.loss, self._logits(variables) + bias) + 0.5 * decay
+
+    def _logits(self, variables: Variables) -> Tensor:
+        """Return the logits without the bias, shape (N, K)."""
+        return variables["features"] @ variables["weight"].T
 
     def logit_gradient(self, variables: Variables) -> Tensor:
         r"""The gradient Γ of the loss with respect to the logits, shape (N, K)."""
-        logits = variables["features"] @ variables["weight"].T + variables.get("bias", 0.0)
-        return loss_gradient(self.loss, logits, self.labels, self._shares)
+        return loss_gradient(self.loss, self._logits(variables) + variables.get("bias", 0.0), self.labels, self._shares)
 
     def certificate(self, variables: Variables) -> Certificate:
         """The bound of the convex program's dual. A critical point is a global minimizer if the inequality holds."""
-        weight, features = variables["weight"], variables["features"]
-        program = self._program(self.labels, self._shares, torch.ones_like(self._shares))
-        norm, bound = program.dual(features @ weight.T, variables.get("bias", weight.new_zeros(self.num_classes)))
+        logits, program = self._logits(variables), self._program(self.labels, self._shares, torch.ones_like(self._shares))
+        norm, bound = program.dual(logits, variables.get("bias", logits.new_zeros(self.num_classes)))
         return Certificate(bound, Inequality("‖Γ‖₂ <= √(λ_W λ_H)", norm, self.penalty))
 
     def from_logits(self, logits: Tensor, bias: Tensor) -> Variables:
@@ -167,18 +170,15 @@ class UFM(CountsProblem, NuclearProblem):
 
     def _mse_regularized_optimum(self) -> tuple[Tensor, Tensor, Inequality]:
         check_balanced(self.counts, "The closed form with a regularized bias", "Solve it numerically: solve().")
-        num_classes, root = self.num_classes, math.sqrt(self.counts[0])
-        number, mean = float(self.collapse_numbers[0]), torch.full((num_classes,) * 2, 1 / num_classes, dtype=torch.float64)
-        if number >= 1:
-            # The bias alone is left, pulled towards 1/K.
-            branch, shift, common = Inequality("c < 1", number, 1.0), 1 / (num_classes * (1 + self.lambda_b)), 0.0
-        else:
+        number, num_classes = float(self.collapse_numbers[0]), self.num_classes
+        if number < 1:
             branch = Inequality("λ_b <= c / (1 - c)", self.lambda_b, number / (1 - number))
-            if branch.left <= branch.right:
-                shift, common = 1 / (num_classes * (1 + self.lambda_b)), 0.0
-            else:
-                shift = number / (num_classes * self.lambda_b)
-                common = root * (1 - number - number / self.lambda_b)
-        separate = root * max(1 - number, 0.0)
-        logits = (separate * (torch.eye(num_classes, dtype=torch.float64) - mean) + common * mean) / root
-        return logits, mean.new_full((num_classes,), shift), branch
+        else:
+            branch = Inequality("c < 1", number, 1.0)
+        # The logits are a multiple of I − J/K (differences of classes) plus one of J/K (what they share); the bias takes the
+        # shared part over unless λ_b > c/(1−c).
+        common, separate = max(1 - number - number / self.lambda_b, 0.0), max(1 - number, 0.0)
+        shift = number / (num_classes * self.lambda_b) if common > 0 else 1 / (num_classes * (1 + self.lambda_b))
+        identity = torch.eye(num_classes, dtype=torch.float64)
+        average = torch.full_like(identity, 1 / num_classes)
+        return separate * (identity - average) + common * average, average.new_full((num_classes,), shift), branch

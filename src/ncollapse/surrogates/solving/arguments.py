@@ -20,7 +20,7 @@ def check_choice(name: str, word: str, literal: Any) -> None:
     """Check that a word is one of those of a Literal type."""
     *others, last = map(repr, get_args(literal))
     if word not in get_args(literal):
-        raise ValueError(f"{name} must be {', '.join(others)} or {last}, got {word!r}.")
+        raise ValueError(f"{name} must be {', '.join(others)} or {last}, got {word!r}. Pass one of these.")
 
 
 def balanced(num_classes: int, samples: int) -> tuple[int, ...]:
@@ -39,7 +39,10 @@ def balanced(num_classes: int, samples: int) -> tuple[int, ...]:
 def check_counts(counts: Sequence[int]) -> None:
     """Check the numbers of samples of the classes."""
     if len(counts) < 2 or any(count != int(count) or count < 1 for count in counts):
-        raise ValueError(f"counts must be positive integers, one for each of two or more classes, got {tuple(counts)}.")
+        raise ValueError(
+            f"counts must be positive integers, one for each of two or more classes, got {tuple(counts)}. "
+            "Leave out classes without samples."
+        )
 
 
 def check_balanced(counts: Sequence[int], what: str, remedy: str = "Take the same number for every class.") -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ncollapse.surrogates.solving.losses import LossName, loss_conjugate, loss_gradient, loss_value, one_hot
-from ncollapse.surrogates.solving.problem import Problem, Run
+from ncollapse.surrogates.solving.problem import Problem, SolverResult
 from ncollapse.surrogates.solving.solution import Variables
 
 Bias = Literal["none", "free", "regularized"]
@@ -211,7 +211,7 @@ class NuclearProblem(Problem):
         return logits, variables.get("bias", logits.new_zeros(self.num_classes))
 
 
-def polish(problem: Problem, run: Run) -> Run:
+def polish(problem: Problem, run: SolverResult) -> SolverResult:
     """Take one proximal step in the logits from the end of a run, unless it is worse."""
     # A descent in weight and features creeps where decays are tiny. The step solves what is left in the well-conditioned
     # directions of the logits, and ends in balanced factors.
@@ -238,9 +238,9 @@ class Proximal:
     tolerance: float = 1e-12
     max_iterations: int = 100_000
 
-    def run(self, problem: Problem, start: Variables) -> Run:
+    def run(self, problem: Problem, start: Variables) -> SolverResult:
         """Solve the convex program and split its logits into weight and features."""
         assert isinstance(problem, NuclearProblem)
         logits, bias, history, converged = problem.program.minimize(self.tolerance, self.max_iterations)
-        words = f"accelerated proximal gradient descent in the logits, {10 * (len(history) - 1)} steps"
-        return Run(problem.from_logits(logits, bias), tuple(history), converged, words, "gap")
+        description = f"accelerated proximal gradient descent in the logits, {10 * (len(history) - 1)} steps"
+        return SolverResult(problem.from_logits(logits, bias), tuple(history), converged, description, "gap")

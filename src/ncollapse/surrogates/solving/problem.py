@@ -18,40 +18,46 @@ from ncollapse.surrogates.solving.solution import Certificate, NotConverged, Sol
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
-    """Where a solver stopped: its point, the objective at every step, and words for the status."""
+class SolverResult:
+    """Where a solver stopped.
+
+    Attributes:
+        variables: The point.
+        history: The objective at every step.
+        description: How the point was found, for the status.
+        criterion: Quantity that the tolerance limits: gradient or gap.
+    """
 
     variables: Variables
     history: tuple[float, ...]
     converged: bool
-    words: str
-    # What a small value of the tolerance is about.
-    stopped_at: Literal["gradient", "gap"] = "gradient"
+    description: str
+    criterion: Literal["gradient", "gap"] = "gradient"
 
 
 class Solver(Protocol):
     """A way to solve a problem: a value that holds the settings."""
 
-    def run(self, problem: Problem, start: Variables) -> Run:
+    def run(self, problem: Problem, start: Variables) -> SolverResult:
         """Descend from a start, on a problem that names this solver among its ``solvers``."""
 
 
 class Problem(ABC):
     """A surrogate model with its numbers: an objective over named tensors, and a lower bound for every point.
 
-    A model implements the abstract members; ``solve`` and ``solution`` are the same for all models.
+    To add a model, implement the abstract methods; do not override the others.
 
     Attributes:
         labels: Classes of the samples, shape (N,).
     """
 
-    # This is no abstract property, because models with given data have a field of this name.
+    # A plain annotation: some models store labels as a field, others compute them.
     labels: Tensor
 
     @property
     @abstractmethod
     def num_classes(self) -> int:
-        """The number of classes, K."""
+        """Number of classes, K."""
 
     @property
     @abstractmethod
@@ -60,7 +66,7 @@ class Problem(ABC):
 
     @abstractmethod
     def draw(self, normal: Callable[..., Tensor]) -> Variables:
-        """Make a start from ``normal``, which returns standard normal entries in float64 for the sizes it is called with."""
+        """Draw a random start. ``normal`` returns standard normal entries in float64 for the sizes it is called with."""
 
     @abstractmethod
     def objective(self, variables: Variables) -> Tensor:
@@ -71,7 +77,8 @@ class Problem(ABC):
         """The lower bound of the minimum that a point gives, and the inequality behind it."""
 
     def complete(self, variables: Variables) -> Variables:
-        """Add what a solution shows to what solvers see: above all "features", one sample a row."""
+        """Convert the solver's variables to the full solution, which has "features"."""
+        # Models that are solved in other variables (e.g. features eliminated) do work here.
         return variables
 
     @cached_property
@@ -122,7 +129,7 @@ class Problem(ABC):
                 f"solver must be {names} for this {type(self).__name__}, got {type(chosen).__name__}(). Take one of those."
             )
         run = chosen.run(self, self.start(seed) if start is None else start)
-        solution = self.solution(run.variables, run.words, run.history, run.converged, run.stopped_at)
+        solution = self.solution(run.variables, run.description, run.history, run.converged, run.criterion)
         if not (solution.converged or allow_unconverged):
             others = [f"{kind.__name__}()" for kind in self.solvers if not isinstance(chosen, kind)]
             raise NotConverged(solution, type(chosen).__name__, others)
@@ -135,7 +142,7 @@ class Problem(ABC):
         source: str,
         history: tuple[float, ...] = (),
         converged: bool = True,
-        stopped_at: Literal["gradient", "gap"] = "gradient",
+        criterion: Literal["gradient", "gap"] = "gradient",
     ) -> Solution:
         """Describe a point.
 
@@ -148,7 +155,7 @@ class Problem(ABC):
         """
         value, point = float(self.objective(variables)), self.complete(variables)
         certificate, steps = self.certificate(variables), history or (value,)
-        found = Solution(value, point, self.labels, certificate, converged, steps, source, stopped_at)
+        found = Solution(value, point, self.labels, certificate, converged, steps, source, criterion)
         return replace(found, converged=True) if found.certified else found
 
 
@@ -159,7 +166,7 @@ class CountsProblem(Problem):
 
     @property
     def num_classes(self) -> int:
-        """The number of classes, K."""
+        """Number of classes, K."""
         return len(self.counts)
 
     @property
@@ -180,7 +187,7 @@ class DataProblem(Problem):
 
     @cached_property
     def num_classes(self) -> int:
-        """The number of classes, K."""
+        """Number of classes, K."""
         return int(self.labels.max()) + 1
 
     @cached_property

@@ -79,7 +79,7 @@ class Solution:
         converged: Whether the solver reached its tolerance or the certificate proves the point; always true of closed forms.
         history: The objective at every iteration; one entry for closed forms.
         source: How the point was found, in words.
-        stopped_at: Whether the solver stops at a small "gradient" or at a small "gap" to the lower bound.
+        criterion: Quantity that the solver's tolerance limits: "gradient", or "gap" to the lower bound.
     """
 
     value: float
@@ -89,7 +89,7 @@ class Solution:
     converged: bool
     history: tuple[float, ...] = field(repr=False)
     source: str
-    stopped_at: Literal["gradient", "gap"] = "gradient"
+    criterion: Literal["gradient", "gap"] = "gradient"
 
     @property
     def gap(self) -> float:
@@ -114,7 +114,7 @@ class Solution:
             return "Global minimum"
         if math.isinf(self.gap):
             return "Critical point"
-        if self.stopped_at == "gap":
+        if self.criterion == "gap":
             return f"Within {100 * self.gap / abs(self.value):.2g} % of the global minimum"
         return "Critical point, not certified"
 
@@ -155,7 +155,8 @@ class Solution:
     def __str__(self) -> str:
         shapes = ", ".join(f"{name} {tuple(part.shape)}" for name, part in self.variables.items())
         lines = [self.status, f"objective {self.value:.10g}, lower bound {self.certificate.lower_bound:.10g}"]
-        lines += [str(self.certificate.inequality)] * (self.certificate.inequality is not None)
+        if self.certificate.inequality is not None:
+            lines.append(str(self.certificate.inequality))
         values = ", ".join(f"{id} {value:.4g}" for id, value in self.metrics("core").items())
         return "\n".join([*lines, f"variables: {shapes}", f"collapse of the features: {values}"])
 

@@ -11,11 +11,11 @@ from typing import final
 
 import numpy as np
 import torch
-from scipy.optimize import OptimizeResult, minimize
+from scipy import optimize
 from torch import Tensor
 
 from ncollapse.surrogates.solving.nuclear import NuclearProblem, polish
-from ncollapse.surrogates.solving.problem import Problem, Run, differentiate
+from ncollapse.surrogates.solving.problem import Problem, SolverResult, differentiate
 from ncollapse.surrogates.solving.solution import Variables
 
 # An objective that has fallen to this share of its first value is zero to rounding.
@@ -35,16 +35,16 @@ def largest(tensors: Variables) -> float:
     return max(float(tensor.abs().max()) for tensor in tensors.values())
 
 
-def steepness(value: float, gradient: Variables, variables: Variables) -> float:
+def relative_gradient(value: float, gradient: Variables, variables: Variables) -> float:
     """Largest entry of the gradient in units of the objective and of the largest variable."""
     # A change of a variable by a share t of the largest one changes the objective by about this number times t, relative to
     # itself. So the number means the same for tiny decays, whose optimal objective is tiny, as for large ones.
-    slope = largest(gradient)
-    return slope * largest(variables) / abs(value) if slope > 0 and value != 0 else slope
+    entry = largest(gradient)
+    return entry * largest(variables) / abs(value) if entry > 0 and value != 0 else entry
 
 
-def _end(vanished: bool, slope: float) -> str:
-    return "objective zero to rounding" if vanished else f"relative gradient {slope:.2g}"
+def _end(vanished: bool, gradient: float) -> str:
+    return "objective zero to rounding" if vanished else f"relative gradient {gradient:.2g}"
 
 
 def _flatten(variables: Variables) -> np.ndarray:
@@ -73,16 +73,17 @@ class LBFGS:
     max_iterations: int = 20_000
     memory: int = 30
 
-    def run(self, problem: Problem, start: Variables) -> Run:
+    def run(self, problem: Problem, start: Variables) -> SolverResult:
         """Descend from a start."""
         if not isinstance(problem, NuclearProblem):
             return self.minimize(problem.value_and_gradient, start)
         # Polished on the way too: with tiny decays descent alone creeps for thousands of steps.
-        run = Run(start, (), False, "")
+        run = SolverResult(start, (), False, "")
         while True:
             limit = min(len(run.history) + _BETWEEN, self.max_iterations)
             found = replace(self, max_iterations=limit).minimize(problem.value_and_gradient, run.variables, run.history)
             run = polish(problem, found)
+            # Stop: converged, stalled before this round's limit, or out of steps.
             if found.converged or len(found.history) <= limit or limit == self.max_iterations:
                 return run
 
@@ -91,35 +92,36 @@ class LBFGS:
         value_and_gradient: Callable[[Variables], tuple[float, Variables]],
         start: Variables,
         before: tuple[float, ...] = (),
-    ) -> Run:
+    ) -> SolverResult:
         """Minimize any function of named tensors, given with its gradient, after a history of former steps."""
         last = value_and_gradient(start)
         history = [*before] or [last[0]]
-        left, vanished = self.max_iterations + 1 - len(history), _VANISHED * abs(history[0])
+        left, zero_level = self.max_iterations + 1 - len(history), _VANISHED * abs(history[0])
 
         def evaluate(flat: np.ndarray) -> tuple[float, np.ndarray]:
             nonlocal last
             last = value_and_gradient(_unflatten(flat, start))
             return last[0], _flatten(last[1])
 
-        def after_step(intermediate_result: OptimizeResult) -> None:
+        def after_step(intermediate_result: optimize.OptimizeResult) -> None:
             value = float(intermediate_result.fun)
             history.append(value)
             # A step ends with an evaluation at its end, whose gradient is kept.
-            slope = steepness(value, last[1], _unflatten(intermediate_result.x, start))
-            if abs(value) <= vanished or slope <= _FURTHER * self.tolerance:
+            relative = relative_gradient(value, last[1], _unflatten(intermediate_result.x, start))
+            if abs(value) <= zero_level or relative <= _FURTHER * self.tolerance:
                 raise StopIteration
 
         counts = {"maxiter": left, "maxfun": 10 * left, "maxcor": self.memory}
-        # No tolerance of SciPy's own: they are absolute, and a flat stretch is no reason to stop.
+        # How this differs from SciPy's own stopping: (1) tolerances are relative to the objective; (2) a flat stretch does not
+        # stop it.
         options = {**counts, "gtol": 0.0, "ftol": 0.0}
-        found = minimize(evaluate, _flatten(start), jac=True, method="L-BFGS-B", options=options, callback=after_step)
+        found = optimize.minimize(evaluate, _flatten(start), jac=True, method="L-BFGS-B", options=options, callback=after_step)
         variables = _unflatten(found.x, start)
         value, gradient = value_and_gradient(variables)
-        slope = steepness(value, gradient, variables)
-        gone = abs(value) <= vanished
-        words = f"L-BFGS, {len(history) - 1} iterations, {_end(gone, slope)}"
-        return Run(variables, tuple(history), gone or slope <= self.tolerance, words)
+        relative = relative_gradient(value, gradient, variables)
+        vanished = abs(value) <= zero_level
+        description = f"L-BFGS, {len(history) - 1} iterations, {_end(vanished, relative)}"
+        return SolverResult(variables, tuple(history), vanished or relative <= self.tolerance, description)
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,7 @@ class GradientDescent:
     """Plain gradient descent in all variables, with one learning rate.
 
     Attributes:
+        learning_rate: Step length; must stay below 2 / (largest curvature).
         tolerance: Largest entry of the gradient at the end, in units of the objective over the largest variable.
         max_iterations: The number of steps after which it gives up.
     """
@@ -135,7 +138,7 @@ class GradientDescent:
     tolerance: float = 1e-9
     max_iterations: int = 100_000
 
-    def run(self, problem: Problem, start: Variables) -> Run:
+    def run(self, problem: Problem, start: Variables) -> SolverResult:
         """Descend from a start."""
         variables, history = dict(start), []
         for iteration in range(self.max_iterations + 1):
@@ -146,14 +149,14 @@ class GradientDescent:
                     f"{value} after {iteration} steps. Take a smaller one."
                 )
             history.append(value)
-            slope = steepness(value, gradient, variables)
-            gone = abs(value) <= _VANISHED * abs(history[0])
-            converged = gone or slope <= self.tolerance
+            relative = relative_gradient(value, gradient, variables)
+            vanished = abs(value) <= _VANISHED * abs(history[0])
+            converged = vanished or relative <= self.tolerance
             if converged or iteration == self.max_iterations:
                 break
             variables = {name: tensor - self.learning_rate * gradient[name] for name, tensor in variables.items()}
-        words = f"gradient descent, {iteration} steps of {self.learning_rate:g}, {_end(gone, slope)}"
-        run = Run(variables, tuple(history), converged, words)
+        description = f"gradient descent, {iteration} steps of {self.learning_rate:g}, {_end(vanished, relative)}"
+        run = SolverResult(variables, tuple(history), converged, description)
         # A descent cut short is shown as it is.
         return polish(problem, run) if converged else run
 
@@ -184,7 +187,7 @@ class ProjectedGradient:
     tolerance: float = 1e-7
     max_iterations: int = 20_000
 
-    def run(self, problem: Problem, start: Variables) -> Run:
+    def run(self, problem: Problem, start: Variables) -> SolverResult:
         """Descend from a start."""
         assert isinstance(problem, Constrained)
         point, step, history = problem.retract(start), 1.0, []
@@ -197,8 +200,8 @@ class ProjectedGradient:
                 break
             step = _armijo(problem, point, value, descent, 2 * step)
             point = _step(problem, point, descent, step)
-        words = f"projected gradient descent, {len(history) - 1} steps, largest move of a unit step {steepest:.2g}"
-        return Run(point, tuple(history), steepest <= self.tolerance * value, words)
+        description = f"projected gradient descent, {len(history) - 1} steps, largest move of a unit step {steepest:.2g}"
+        return SolverResult(point, tuple(history), steepest <= self.tolerance * value, description)
 
 
 def _step(problem: Constrained, point: Variables, descent: Variables, step: float) -> Variables:
@@ -259,16 +262,18 @@ class SmoothedReLU:
     tolerance: float = 1e-4
     descent: LBFGS = field(default_factory=LBFGS)
 
-    def run(self, problem: Problem, start: Variables) -> Run:
+    def run(self, problem: Problem, start: Variables) -> SolverResult:
         """Descend from a start, width by width."""
         assert isinstance(problem, ReLUProblem)
         # Each descent goes on to a tenth of the tolerance: L-BFGS would try for a ten-thousandth of its own.
         descent = replace(self.descent, tolerance=1e3 * self.tolerance)
-        run = Run(start, (), False, "")
+        run = SolverResult(start, (), False, "")
         for width in self.widths:
             slope_at = partial(differentiate, partial(problem.rounded_objective, width=width))
             found = descent.minimize(slope_at, run.variables)
             run = replace(found, history=run.history + found.history)
-        converged = steepness(*slope_at(run.variables), run.variables) <= self.tolerance
+        converged = relative_gradient(*slope_at(run.variables), run.variables) <= self.tolerance
         history = (*run.history, float(problem.objective(run.variables)))
-        return Run(run.variables, history, converged, f"ReLU rounded off within {self.widths[-1]:g}, {run.words}")
+        return SolverResult(
+            run.variables, history, converged, f"ReLU rounded off within {self.widths[-1]:g}, {run.description}"
+        )
