@@ -14,7 +14,15 @@ from ncollapse.hooks.label_rows import LabelRows
 from ncollapse.hooks.layer_choice import LayerChoice, Modules, available_names, chosen_taps, name_of
 from ncollapse.hooks.logits import returned_tensors
 from ncollapse.hooks.pooling import ReadOut, pool_at, read_out, unknown_padding
-from ncollapse.hooks.rows import TokenRows, count_samples, declared_prefix, find_sample_axes, misplaced, shape_words
+from ncollapse.hooks.rows import (
+    TokenRows,
+    count_samples,
+    declared_prefix,
+    find_sample_axes,
+    left_out_words,
+    misplaced,
+    shape_words,
+)
 from ncollapse.hooks.stages import find_stages, in_series, parallel_layers
 from ncollapse.hooks.tap import INPUT, Placement, Tap
 from ncollapse.hooks.tapped_network import TapPlan, input_tap
@@ -90,7 +98,7 @@ class Discovery:
         feeding = _feeding_label(taps, trace, head)
         if not taps and feeding is None:
             raise ValueError(_nothing_found(num_rows, left_out))
-        notes = [self.words, found, proof, *_left_out_words(left_out), head.note]
+        notes = [self.words, found, proof, *left_out_words(left_out), head.note]
         notes += [f"{feeding} feeds the classifier"] * (feeding not in {None, *(tap.label for tap in taps)})
         return TapPlan(
             taps,
@@ -142,11 +150,8 @@ class Discovery:
                 raise ValueError(misplaced({end.name: shape_words(end)}))
             padded = {tap.label: unknown_padding(calls[tap.label], tap.pool, read, trace.mask) for tap in taps}
             unplaced |= {label: why for label, why in padded.items() if why}
-            return (
-                placements,
-                unplaced,
-                read.words if any(isinstance(tap.pool, str) and tap.pool != "flatten" for tap in taps) else "",
-            )
+            pooled = any(isinstance(tap.pool, str) and tap.pool != "flatten" for tap in taps)
+            return placements, unplaced, read.words if pooled else ""
         rows = TokenRows(trace, inputs, num_labels, self._look, declared_prefix(self.model))
         ends = {"": trace.output, f"{head.name}{INPUT}": head.input if head.takes_labeled_tokens else None}
         outputs = {label: part.tensor for label, part in ends.items() if part is not None}
@@ -285,16 +290,9 @@ def _without_rows(trace: Trace, head: Head, num_rows: int) -> dict[str, str]:
 
 
 def _nothing_found(num_rows: int, left_out: dict[str, str]) -> str:
-    known = f" Left out: {'; '.join(_left_out_words(left_out))}." if left_out else ""
+    known = f" Left out: {'; '.join(left_out_words(left_out))}." if left_out else ""
     return (
         f"No module before the classifier ran once and returned {num_rows} rows for {num_rows} samples.{known} Likely causes: "
         "(a) samples are not the first dimension (batch_first=False): pass layers=[Tap(name, pool=function)]; (b) every module "
         "runs several times: name the module around them."
     )
-
-
-def _left_out_words(left_out: dict[str, str]) -> list[str]:
-    by_reason: dict[str, list[str]] = {}
-    for name, reason in left_out.items():
-        by_reason.setdefault(reason, []).append(name)
-    return [f"{', '.join(names)} left out ({reason})" for reason, names in by_reason.items()]

@@ -18,6 +18,8 @@ Look = Callable[[Any], Trace]
 
 # A token is changed, and the rows that change by more than this share of the largest change are those of its position.
 _CHANGED = 1e-3
+# How many modules left out for one reason the explanation names; ``left_out`` names all.
+_NAMES_SHOWN = 4
 
 
 def count_samples(trace: Trace, inputs: Any, num_rows: int, num_classes: int | None) -> int:
@@ -214,3 +216,15 @@ def misplaced(unplaced: dict[str, str]) -> str:
         f"Which rows of a layer belong to which labels must be clear, but {', '.join(words)}. Name layers with the labels' "
         "positions, or pass a function: layers=[Tap(name, pool=function)]."
     )
+
+
+def left_out_words(left_out: dict[str, str]) -> list[str]:
+    """Return what was left out in words, by reason."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in left_out.items():
+        by_reason.setdefault(reason, []).append(name)
+    words = []
+    for reason, names in by_reason.items():
+        more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+        words.append(f"{', '.join(names[:_NAMES_SHOWN])}{more} left out ({reason})")
+    return words
