@@ -35,7 +35,8 @@ COMMANDS = {
     "demo": "--out --seed",
     "run": "RECIPE --set --out --resume --json",
     "measure": "MODEL --data --num-classes --input-shape --split --checkpoint --unsafe-pickle --device --layers --batch-size "
-    "--test-data --memory-budget --classes --min-per-class --metrics --convention --classifier --path --out --json",
+    "--test-data --memory-budget --classes --min-per-class --ignore-index --metrics --convention --classifier --path "
+    "--out --json",
     "report": "DIR --out",
     "sweep": "RECIPE --over --seeds --set --engine --workers --address --out --json",
     "claims": "DIR --out --json --markdown",

@@ -64,7 +64,7 @@ def _add_target(measure: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help="weights for your own network, by safetensors or torch.save: a state dict, also under state_dict, "
-        "model_state_dict or model; a prefix module. or _orig_mod. is dropped",
+        "model_state_dict, model or net; prefixes such as module. or model. are dropped",
     )
     measure.add_argument("--unsafe-pickle", action="store_true", help="let the checkpoint run code, if you trust its writer")
     measure.add_argument("--batch-size", type=count(1), metavar="N", help="default: that of the recipe, 1000 for your own")
@@ -81,6 +81,12 @@ def _add_what_is_measured(measure: argparse.ArgumentParser) -> None:
         default=["all"],
         metavar="K",
         help="all, present (those with samples), or indices",
+    )
+    measure.add_argument(
+        "--ignore-index",
+        type=int,
+        metavar="N",
+        help="leave out samples, tokens or pixels with this label (default: -100, of tokens)",
     )
     measure.add_argument("--min-per-class", type=count(0), default=0, metavar="N", help="leave out classes with fewer samples")
     measure.add_argument(
@@ -105,7 +111,7 @@ def run_command(options: argparse.Namespace) -> None:
     from ncollapse.targets import Target, measure_target, write_measurement
 
     target = Target(**{item.name: getattr(options, item.name) for item in dataclasses.fields(Target)})
-    names = ("classifier", "min_per_class", "metrics", "convention", "path", "memory_budget")
+    names = ("classifier", "min_per_class", "ignore_index", "metrics", "convention", "path", "memory_budget")
     asked = {name: getattr(options, name) for name in names}
     asked["classes"] = options.classes[0] if len(options.classes) == 1 else options.classes
     # As with python -m: module:function finds the modules of the current folder.

@@ -11,7 +11,7 @@ from ncollapse.records.errors import ReportError, RunDirectoryError
 from ncollapse.records.file_names import ENVIRONMENT
 from ncollapse.records.json_files import read_json
 from ncollapse.records.run_directory import RunDirectory
-from ncollapse.train.checkpoint import CheckpointError
+from ncollapse.train.weights_file import CheckpointError
 
 # More settings than this are counted.
 _MOST_NAMED = 6

@@ -42,7 +42,7 @@ def load_network(
             - ``"transformers:FOLDER"``: a folder that ``save_pretrained`` wrote, with its weights.
         num_classes: Outputs of a network of torchvision or timm; None takes the library's default. Others have their own.
         checkpoint: Weights to load: a safetensors file, or one of ``torch.save`` with a state dict, also under "state_dict",
-            "model_state_dict" or "model". Prefixes of compiled and parallel modules are dropped.
+            "model_state_dict", "model" or "net". Prefixes of compiled, parallel and Lightning modules are dropped.
         unsafe_pickle: Let the checkpoint run code (``torch.load(weights_only=False)``). Only if you trust its writer.
         device: Where to put it. "auto" takes a CUDA device if there is one, else the CPU.
 
@@ -57,14 +57,25 @@ def load_network(
         >>> load_network("torch.nn:Identity", device="cpu")
         Identity()
     """
-    where = device_named(str(device), Processes())
+    return network_and_note(name, num_classes, checkpoint, unsafe_pickle, device)[0]
+
+
+def network_and_note(
+    name: str | Path,
+    num_classes: int | None,
+    checkpoint: str | Path | None,
+    unsafe_pickle: bool,
+    device: str | torch.device,
+) -> tuple[nn.Module, str]:
+    """Return a network by its name, and where its weights were found in a checkpoint, in words."""
+    where, note = device_named(str(device), Processes()), ""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         network = _network_of_run(Path(name), checkpoint) if Path(name).is_dir() else _made(str(name), num_classes)
     if checkpoint is not None:
         with as_user_error(f"reading {checkpoint}"):
-            load_weights(checkpoint, network, unsafe_pickle=unsafe_pickle)
-    return network.to(where)
+            note = load_weights(checkpoint, network, unsafe_pickle=unsafe_pickle)
+    return network.to(where), note
 
 
 def _made(name: str, num_classes: int | None) -> nn.Module:

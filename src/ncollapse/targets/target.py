@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -21,7 +21,7 @@ from ncollapse.studies.held_recipe import held_recipe
 from ncollapse.studies.machine import device_named
 from ncollapse.targets.functions import as_user_error
 from ncollapse.targets.named_data import NamedData, load_data
-from ncollapse.targets.networks import load_network
+from ncollapse.targets.networks import network_and_note
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -134,7 +134,7 @@ def measure_target(
     processes = Processes(group)
     with processes.sharing_errors():
         splits, convention = target.load_splits(), convention or target.convention()
-        network = _network(target, splits[0], device_named(str(device), processes))
+        network, note = _network(target, splits[0], device_named(str(device), processes))
     measurement: Measurement | None = None
     for data in splits:
         batches = _Turns(data, processes)
@@ -150,14 +150,14 @@ def measure_target(
                 **options,
             )
         processes.check_same(f"The labels in the batches of {data.name}", batches.digest)
-    return cast(Measurement, measurement)
+    found = cast(Measurement, measurement)
+    return replace(found, chosen=f"{found.chosen}; {note}") if note else found
 
 
-def _network(target: Target, data: NamedData, device: torch.device) -> nn.Module:
+def _network(target: Target, data: NamedData, device: torch.device) -> tuple[nn.Module, str]:
     # A run's network and one of a library have as many outputs as the data has classes.
     num_classes = None if target.is_run else data.num_classes
-    options: dict[str, Any] = {"checkpoint": target.checkpoint, "unsafe_pickle": target.unsafe_pickle}
-    return load_network(target.network, num_classes=num_classes, device=device, **options)
+    return network_and_note(target.network, num_classes, target.checkpoint, target.unsafe_pickle, device)
 
 
 def _advice(target: Target) -> str:

@@ -2,12 +2,13 @@
 
 from ncollapse.recipes.training import TrainConfig
 from ncollapse.records.rows import EpochRecord
-from ncollapse.train.checkpoint import CheckpointError, load_checkpoint, load_weights, save_checkpoint
+from ncollapse.train.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from ncollapse.train.loop import TrainingDiverged, make_optimizer, train
 from ncollapse.train.loss_based_rate import LossBasedRate, MarginRecord, train_by_loss
 from ncollapse.train.schedule import lr_at, measuring_epochs, weight_decay_time
 from ncollapse.train.single_samples import LogitPath, record_class_logits
 from ncollapse.train.svag import SVAG, ou_variance
+from ncollapse.train.weights_file import CheckpointError
 
 __all__ = [
     "SVAG",

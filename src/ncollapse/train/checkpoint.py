@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import pickle
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -12,18 +10,12 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from ncollapse.records.files import write_whole
+from ncollapse.train.weights_file import CheckpointError, named_as, read_torch_file
 
 _FORMAT = "ncollapse-checkpoint-1"
 _MODEL = "model."
 # What an optimizer holds for a parameter: the prefix in the file, the name in its state.
 _STATE = {"momentum.": "momentum_buffer", "adam_first.": "exp_avg", "adam_second.": "exp_avg_sq", "adam_step.": "step"}
-# Where training scripts put the state dict, and what data parallelism and compiling put before its names.
-_STATE_KEYS = ("state_dict", "model_state_dict", "model")
-_WRAPPERS = ("module.", "_orig_mod.")
-
-
-class CheckpointError(ValueError):
-    """A checkpoint is damaged, or belongs to another recipe or model."""
 
 
 def save_checkpoint(path: str | Path, model: nn.Module, optimizer: torch.optim.Optimizer, epoch: int, fingerprint: str) -> None:
@@ -98,21 +90,26 @@ def load_checkpoint(path: str | Path, model: nn.Module, optimizer: torch.optim.O
     return int(metadata["epoch"])
 
 
-def load_weights(path: str | Path, model: nn.Module, *, unsafe_pickle: bool = False) -> None:
+def load_weights(path: str | Path, model: nn.Module, *, unsafe_pickle: bool = False) -> str:
     """Put saved weights into a model, from a checkpoint or from any safetensors file of a state dict.
 
     A file of another name than ``*.safetensors`` may also be one that ``torch.save`` wrote: a state dict, or a mapping that
-    holds one under "state_dict", "model_state_dict" or "model"; prefixes of compiled and parallel modules are dropped.
+    holds one under "state_dict", "model_state_dict", "model" or "net". No code in it runs: objects beside the weights are not
+    built. Prefixes of compiled, parallel and Lightning modules are dropped.
 
     Args:
         model: Of the same shape as the saved one; its device is kept.
         unsafe_pickle: Read with ``torch.load(weights_only=False)``, which runs whatever code the file holds; the whole model
             may then be in it.
 
+    Returns:
+        Where the weights were found, and the prefix that was dropped, in words; "" for a plain state dict.
+
     Raises:
         CheckpointError: If the file is of another kind, is damaged, or does not fit the model, which is then left as it was.
         FileNotFoundError: If there is no such file.
     """
+    note = ""
     try:
         tensors, metadata = _read(Path(path))
     except _NoSafetensors as error:
@@ -121,45 +118,14 @@ def load_weights(path: str | Path, model: nn.Module, *, unsafe_pickle: bool = Fa
                 f"{path} must be a safetensors file of a state dict, got another kind of file or a damaged one ({error.how}). "
                 "Give weights that torch.save wrote a name ending in .pt."
             ) from error
-        tensors, metadata = _read_torch(Path(path), unsafe_pickle), {}
+        (tensors, note), metadata = read_torch_file(Path(path), model.state_dict(), unsafe_pickle), {}
     weights = _under(_MODEL, tensors) if metadata.get("format") == _FORMAT else tensors
+    if not note:
+        prefix, weights = named_as(Path(path), weights, model.state_dict())
+        note = f"prefix {prefix!r} dropped" if prefix else ""
     _check_fit(Path(path), weights, model.state_dict())
     model.load_state_dict(weights)
-
-
-def _read_torch(path: Path, unsafe_pickle: bool) -> dict[str, Tensor]:
-    """A state dict in what ``torch.save`` wrote."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=not unsafe_pickle)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} must hold weights alone, got other Python objects or a damaged file "
-            f"({str(error).splitlines()[0]}). Save model.state_dict(), or, if you trust who wrote it, read it with "
-            "--unsafe-pickle (unsafe_pickle=True), which runs the code in it."
-        ) from error
-    except (RuntimeError, EOFError, OSError) as error:
-        raise CheckpointError(
-            f"{path} must be a file of a state dict, by safetensors or torch.save, got neither or a damaged one "
-            f"({str(error).splitlines()[0] if str(error) else type(error).__name__}). Save model.state_dict() again."
-        ) from error
-    return _state_dict(path, content)
-
-
-def _state_dict(path: Path, content: object) -> dict[str, Tensor]:
-    """Look for the state dict, and remove prefixes from its names."""
-    if isinstance(content, nn.Module):
-        content = content.state_dict()
-    for key in _STATE_KEYS:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        got = ", ".join(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
-        raise CheckpointError(f"{path} must hold a state dict of tensors, got {got}. Save model.state_dict().")
-    tensors = {str(name): value for name, value in content.items()}
-    for prefix in _WRAPPERS:
-        if tensors and all(name.startswith(prefix) for name in tensors):
-            tensors = _under(prefix, tensors)
-    return tensors
+    return note
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -1,0 +1,117 @@
+"""Weights in files as people write them: the state dict in what ``torch.save`` wrote, under the names of a model."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# Where training scripts put the state dict.
+_STATE_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "params", "module")
+# What data parallelism, compiling and sharding put into names.
+_WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is damaged, or belongs to another recipe or model."""
+
+
+class _Unread:
+    """Stands for an object of another class beside the weights: nothing of it is built, and no code of the file runs."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> _Unread:
+        return object.__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def read_torch_file(path: Path, names: Mapping[str, Tensor], unsafe_pickle: bool) -> tuple[dict[str, Tensor], str]:
+    """Return the weights in a file of ``torch.save`` by the names of a model, and where they were found, in words."""
+    try:
+        content = _loaded(path, unsafe_pickle)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(_refused(path, _plain(error))) from error
+    except (RuntimeError, EOFError, OSError) as error:
+        raise CheckpointError(
+            f"{path} must be a file of a state dict, by safetensors or torch.save, got neither or a damaged one "
+            f"({_plain(error)}). Save model.state_dict() again."
+        ) from error
+    if isinstance(content, _Unread):
+        raise CheckpointError(_refused(path, "the file holds one object"))
+    key, found = _state_dict(path, content.state_dict() if isinstance(content, nn.Module) else content)
+    prefix, weights = named_as(path, found, names)
+    notes = [f"weights under {key!r}" if key else "", f"prefix {prefix!r} dropped" if prefix else ""]
+    return weights, ", ".join(filter(None, notes))
+
+
+def _loaded(path: Path, unsafe_pickle: bool) -> Any:
+    if unsafe_pickle:
+        return torch.load(path, map_location="cpu", weights_only=False)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        if not unknown:
+            raise
+    # Each class that is not of PyTorch gets a stand-in of its own name.
+    with torch.serialization.safe_globals([(type("Unread", (_Unread,), {}), name) for name in unknown]):
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _refused(path: Path, how: str) -> str:
+    return (
+        f"{path} must hold weights alone, got other Python objects or a damaged file ({how}). Save model.state_dict(), or, if "
+        "you trust who wrote it, read it with --unsafe-pickle (unsafe_pickle=True), which runs the code in it."
+    )
+
+
+def _plain(error: Exception) -> str:
+    """Return the first line of an error without codes for terminals."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().partition("\n")[0] or type(error).__name__
+
+
+def _state_dict(path: Path, content: object, key: str = "") -> tuple[str, dict[str, Tensor]]:
+    """Return the state dict and the keys that lead to it; values beside its tensors are left out."""
+    if isinstance(content, Mapping):
+        for name in _STATE_KEYS:
+            if isinstance(content.get(name), Mapping) and content[name]:
+                return _state_dict(path, content[name], f"{key}.{name}" if key else name)
+        tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+        if tensors and not any(isinstance(value, Mapping) for value in content.values()):
+            return key, tensors
+    got = ", ".join(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
+    raise CheckpointError(
+        f"{path} must hold a state dict of tensors, got {got}. Looked for it under {', '.join(_STATE_KEYS)}. "
+        "Save model.state_dict()."
+    )
+
+
+def named_as(path: Path, found: dict[str, Tensor], names: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
+    """Return weights by the names of a model, and the prefix that was dropped: "model." of Lightning, "module." of wrappers."""
+    if found.keys() == names.keys() or not names:
+        return "", found
+    unwrapped = {".".join(part for part in name.split(".") if part not in _WRAPPERS): value for name, value in found.items()}
+    if unwrapped.keys() == names.keys() and len(unwrapped) == len(found):
+        wrappers = sorted({part for name in found for part in name.split(".") if part in _WRAPPERS})
+        return ", ".join(f"{part}." for part in wrappers), unwrapped
+    for candidates in (found, unwrapped):
+        first = next(iter(names))
+        prefixes = [name.removesuffix(first) for name in candidates if name.endswith(f".{first}")]
+        whole = [prefix for prefix in prefixes if all(prefix + name in candidates for name in names)]
+        if len(whole) > 1:
+            raise CheckpointError(
+                f"{path} must hold one set of weights for the model, got several, under the prefixes {', '.join(whole)}. "
+                "Save the state dict of one of them."
+            )
+        if whole:
+            return whole[0], {name: candidates[whole[0] + name] for name in names}
+    return "", found
