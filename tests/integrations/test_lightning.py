@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from training import K, N, data, expected, network, same, state
 
 pl = pytest.importorskip("lightning.pytorch")
@@ -154,6 +154,63 @@ def test_what_cannot_be_measured_is_refused_before_the_training(tmp_path):
         fit(tmp_path, NeuralCollapseCallback(num_classes=K, every="log"), epochs=-1, max_steps=3)
     with pytest.raises(TypeError, match=r"must be those of measure, got layer\."):
         NeuralCollapseCallback(num_classes=K, layer="all")
+
+
+class Prepares(Module):
+    """Prepares its batches in the hooks of a transfer, as on a GPU: the loader yields raw mappings."""
+
+    def __init__(self, hooks):
+        super().__init__()
+        self.hooks = hooks
+
+    def on_before_batch_transfer(self, batch, dataloader_idx):
+        return (batch["raw"] - 1.0, batch["target"]) if "before" in self.hooks else batch
+
+    def transfer_batch_to_device(self, batch, device, dataloader_idx):
+        batch = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        return (batch["raw"] - 1.0, batch["target"]) if "transfer" in self.hooks else batch
+
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        batch = (batch["raw"] - 1.0, batch["target"]) if self.hooks == "after" else batch
+        return batch[0] * 2.0, batch[1]
+
+
+@pytest.mark.parametrize("hooks", ["before", "transfer", "after", "in the data module"])
+@pytest.mark.parametrize("own_loader", [False, True])
+def test_batches_are_prepared_by_the_trainers_hooks(tmp_path, hooks, own_loader):
+    inputs, labels = data()
+    raw = [{"raw": x / 2.0 + 1.0, "target": y} for x, y in zip(inputs, labels, strict=True)]
+    loader = DataLoader(raw, batch_size=8)
+
+    class Data(pl.LightningDataModule):
+        def train_dataloader(self):
+            return loader
+
+        def on_after_batch_transfer(self, batch, dataloader_idx):
+            return (batch["raw"] - 1.0) * 2.0, batch["target"]
+
+    module = Module() if hooks == "in the data module" else Prepares(hooks)
+    options = {"loader": DataLoader(raw, batch_size=8)} if own_loader else {}
+    callback = NeuralCollapseCallback(num_classes=K, network="net", **options)
+    trainer = pl.Trainer(max_epochs=1, callbacks=[callback], default_root_dir=tmp_path, logger=False, **QUIET)
+    trainer.fit(module, **({"datamodule": Data()} if hooks == "in the data module" else {"train_dataloaders": loader}))
+    prepared = [((raw["raw"] - 1.0) * 2.0, raw["target"]) for raw in DataLoader(raw, batch_size=8)]
+    expected = measure(module.net, prepared, num_classes=K)
+    assert [row.value for row in callback.last.rows] == pytest.approx([row.value for row in expected.rows], nan_ok=True)
+
+
+class Endless(IterableDataset):
+    """Samples without a length."""
+
+    def __iter__(self):
+        return iter(zip(*data(), strict=True))
+
+
+def test_a_loader_without_a_length(tmp_path):
+    callback = NeuralCollapseCallback(num_classes=K, network="net", loader=DataLoader(Endless(), batch_size=8))
+    module, _ = fit(tmp_path, callback, epochs=1)
+    expected = measure(module.net, DataLoader(TensorDataset(*data()), batch_size=8), num_classes=K)
+    assert [row.value for row in callback.last.rows] == pytest.approx([row.value for row in expected.rows], nan_ok=True)
 
 
 def test_two_processes_measure_as_one(tmp_path):

@@ -8,6 +8,7 @@ from torch.utils.data import (
     DistributedSampler,
     IterableDataset,
     RandomSampler,
+    Sampler,
     SequentialSampler,
     SubsetRandomSampler,
     TensorDataset,
@@ -65,6 +66,40 @@ def test_collation_and_batches_that_the_data_set_makes():
     assert [len(batch["labels"]) for batch in share_of(loader, process())] == [6, 6, 6, 5]
     whole = [(torch.ones(4, 1), torch.arange(4)), (torch.ones(2, 1), torch.arange(2))]
     assert samples(share_of(DataLoader(whole, batch_size=None), process())) == [0, 1, 2, 3, 0, 1]
+
+
+class ByLength(Sampler):
+    """Groups samples of about one length, in a random order, as the sampler of transformers does."""
+
+    def __init__(self, drops=0, generator=None):
+        self.lengths, self.drops, self.generator = [(7 * i) % 11 for i in range(23)], drops, generator
+
+    def __len__(self):
+        return 23
+
+    def __iter__(self):
+        order = torch.randperm(23, generator=self.generator).tolist()
+        groups = [sorted(order[i : i + 8], key=self.lengths.__getitem__) for i in range(0, 23, 8)]
+        return iter([index for group in groups for index in group][: 23 - self.drops] + [0] * self.drops)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_any_permutation_of_the_samples_will_do(size):
+    generator = torch.Generator().manual_seed(1)
+    loader = DataLoader(DATA, batch_size=5, sampler=ByLength(generator=generator))
+    before, state = torch.get_rng_state(), generator.get_state()
+    shares = [share_of(loader, process(rank, size)) for rank in range(size)]
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(generator.get_state(), state)
+    assert [samples(share) for share in shares] == [list(range(rank, 23, size)) for rank in range(size)]
+    with pytest.raises(ValueError, match="once, got ByLength, which may not"):
+        share_of(DataLoader(DATA, batch_size=5, sampler=ByLength(drops=1)), process())
+
+
+def test_the_length_grouped_sampler_of_transformers():
+    trainer_pt_utils = pytest.importorskip("transformers.trainer_pt_utils")
+    sampler = trainer_pt_utils.LengthGroupedSampler(5, lengths=[(7 * i) % 11 + 1 for i in range(23)])
+    assert samples(share_of(DataLoader(DATA, batch_size=5, sampler=sampler), process())) == list(range(23))
 
 
 class Stream(IterableDataset):

@@ -20,7 +20,17 @@ def network_of(model: nn.Module) -> nn.Module:
     # The forward of DistributedDataParallel broadcasts the buffers, and waits for processes that have fewer batches.
     wrapped = isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel)
     inner = model.module if wrapped else getattr(model, "_orig_mod", None)
-    return model if inner is None else network_of(cast(nn.Module, inner))
+    if inner is not None:
+        return network_of(cast(nn.Module, inner))
+    split = [name for name, parameter in model.named_parameters() if hasattr(parameter, "full_tensor")]
+    if split:
+        raise TypeError(
+            f"The network's parameters must be whole on every process, got {len(split)} that are split (fully_shard or tensor "
+            f"parallel), the first {split[0]!r}. Load get_model_state_dict(model, "
+            "options=StateDictOptions(full_state_dict=True)) of torch.distributed.checkpoint.state_dict into an unsplit copy "
+            "on every process, and measure that."
+        )
+    return model
 
 
 def _is_scripted(model: Any) -> bool:

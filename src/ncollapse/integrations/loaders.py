@@ -16,6 +16,7 @@ from torch.utils.data import (
 )
 
 from ncollapse.groups import Processes
+from ncollapse.hooks.untouched import random_state_kept
 
 _HINT = "Pass a loader that yields every sample once, with loader=."
 
@@ -66,4 +67,17 @@ def _indices(sampler: Any, dataset: Any) -> Sequence[int]:
         return everything
     if isinstance(sampler, SubsetRandomSampler):
         return sorted(sampler.indices)
+    if not isinstance(sampler, RandomSampler) and _is_permutation(sampler, everything):
+        return everything
     raise ValueError(f"The training loader must draw every sample once, got {type(sampler).__name__}, which may not. {_HINT}")
+
+
+def _is_permutation(sampler: Any, everything: range) -> bool:
+    """Return whether a sampler yields every index once, such as one that groups samples by length."""
+    try:
+        if len(sampler) != len(everything):
+            return False
+        with random_state_kept(sampler):
+            return sorted(sampler) == list(everything)
+    except TypeError:
+        return False

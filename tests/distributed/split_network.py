@@ -1,0 +1,56 @@
+"""Two processes with a network that is split between them: refused in one sentence, whose advice gives the right table."""
+
+import copy
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+from ncollapse import collect_features, find_layers, measure, watch
+
+X, Y = torch.randn(24, 6, generator=torch.Generator().manual_seed(1)), torch.arange(24) % 3
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def sharded(mesh):
+    model = network()
+    for layer in (model[0], model[2]):
+        fully_shard(layer, mesh=mesh)
+    return fully_shard(model, mesh=mesh)
+
+
+def parallel(mesh):
+    return parallelize_module(network(), mesh, {"0": ColwiseParallel(), "2": RowwiseParallel()})
+
+
+dist.init_process_group("gloo")
+mesh = init_device_mesh("cpu", (2,))
+expected = measure(network(), [(X, Y)], num_classes=3)
+for make in (sharded, parallel):
+    model = make(mesh)
+    calls = [
+        lambda model=model: measure(model, [(X, Y)], num_classes=3),
+        lambda model=model: measure(model, [(X, Y)], num_classes=3, group=dist.group.WORLD),
+        lambda model=model: collect_features(model, [(X, Y)], num_classes=3),
+        lambda model=model: find_layers(model, X),
+        lambda model=model: watch(model, num_classes=3),
+    ]
+    for call in calls:
+        with pytest.raises(TypeError, match=r"must be whole on every process, got .*StateDictOptions\(full_state_dict=True\)"):
+            call()
+    whole = copy.deepcopy(network())
+    whole.load_state_dict(get_model_state_dict(model, options=StateDictOptions(full_state_dict=True)))
+    found = measure(whole, [(X, Y)], num_classes=3)
+    assert repr([row.value for row in found.rows]) == repr([row.value for row in expected.rows])
+print("refused and measured whole")
+dist.barrier()
+dist.destroy_process_group()
