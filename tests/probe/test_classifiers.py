@@ -341,8 +341,8 @@ def test_without_a_proof_accuracy_and_nc4_are_the_networks_and_nc3_is_flagged(na
     flagged = {row.metric for row in m.rows if "classifier_unproven" in row.flags}
     assert {"nc3", "nc3_cosine", "nc3_bias", "nc2_etf_weights"} <= flagged
     assert not {"accuracy", "nc4", "pfc1", "pfc3"} & flagged
-    assert "no classifier metrics, since" in m.chosen
-    with pytest.raises(ValueError, match=r"Metrics nc3 need a classifier \(.*no classifier metrics, since"):
+    assert "no classifier found, since" in m.chosen
+    with pytest.raises(ValueError, match=r"Metrics nc3 need a classifier \(.*no classifier found, since"):
         measure(made(UNPROVEN[name]), BATCHES, num_classes=K, metrics=["nc3", "accuracy"])
 
 
@@ -350,6 +350,7 @@ def test_a_pair_stands_for_a_classifier_that_no_module_computes():
     net = made(Frame)
     m = measure(net, BATCHES, num_classes=K, classifier=(net.frame, None))
     assert_equals_oracle(m, made(Frame), net.frame)
+    assert m.chosen.endswith(f"; W and b given for {m.layers[-1]}")
     with watch(net.eval(), num_classes=K, mode="eval", classifier=(net.frame, None)) as watched:
         net(X)
         watched.update(Y)
@@ -410,6 +411,46 @@ def test_two_tasks_are_named_and_chosen_between():
     default = measure(made(make), BATCHES, num_classes=K)
     assert "classifier first gives the logits" in default.chosen
     assert find_layers(made(make), X, num_classes=K).left_out == {"second": "another head"}
+
+
+class Gated(Net):
+    """A head, and something else that adds to its logits once its gate is open."""
+
+    def __init__(self):
+        super().__init__(nn.Linear(D, K))
+        self.side, self.gate = nn.Linear(6, K), nn.Parameter(torch.zeros(()))
+
+    def forward(self, x):
+        return super().forward(x) + self.gate * self.side(x)
+
+
+def test_a_head_that_ceases_to_give_the_logits_is_flagged_in_a_watched_loop():
+    net = made(Gated).eval()
+    with watch(net, num_classes=K, mode="eval") as watched:
+        net(X)
+        watched.update(Y)
+        assert_equals_oracle(watched.compute(), made(Gated), net.head.weight)
+        watched.reset()
+        net.gate.data.fill_(1.0)
+        logits = net(X)
+        watched.update(Y)
+        m = watched.compute()
+    assert np.isnan(m.value("nc3"))
+    assert m.value("accuracy") == (logits.argmax(dim=1) == Y).double().mean()
+
+
+@pytest.mark.parametrize("scale", [30.0, 100.0])
+@pytest.mark.parametrize("change", [torch.nn.Softmax(dim=1), torch.nn.LogSoftmax(dim=1), torch.nn.Sigmoid()])
+def test_saturated_probabilities(scale, change):
+    make = lambda: Net(linear(), lambda z: change(scale * z))  # noqa: E731
+    m = measure(made(make), BATCHES, num_classes=K)
+    net = made(make)
+    H, expected = oracle(net)
+    assert m.value("accuracy") == pytest.approx(expected["accuracy"], abs=1e-14)
+    W, M = net.head.weight.detach().double().numpy(), reference.means(H, Y.numpy(), K)
+    M = M - M.mean(axis=0)
+    nc3 = ((W / np.linalg.norm(W) - M / np.linalg.norm(M)) ** 2).sum()
+    assert m.value("nc3") == pytest.approx(nc3, rel=1e-5) or "no classifier found" in m.chosen
 
 
 def test_a_projection_beside_the_head_does_not_matter():

@@ -167,8 +167,7 @@ def test_the_layer_that_feeds_the_classifier_has_its_metrics():
     none = measure(mlp(outputs=5), batched(), num_classes=K)
     assert not [row for row in none.rows if "classifier" in METRICS[row.metric].needs]
     assert none.chosen == (
-        "inputs of the layers with weights; "
-        f"no classifier metrics, since the network returns no logits of {K} classes but (N, 5)"
+        f"inputs of the layers with weights; no classifier found, since the network returns no logits of {K} classes but (N, 5)"
     )
 
 

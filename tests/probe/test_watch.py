@@ -97,14 +97,23 @@ def test_accuracy_and_nc4_are_those_of_the_loops_own_logits():
     net.register_forward_hook(lambda _, __, output: logits.append(output.detach().clone()))
     with watch(net, num_classes=K, layers=NAMES) as watched:
         seen = train(net, watched=watched)
-    found = watched.compute()
     decided, labels = torch.cat(logits[1:]).argmax(dim=1), Y.repeat(2)  # the first call is the search for layers
+    found = watched.compute()
     H = seen["3"].double().numpy()
     nearest = torch.from_numpy(reference.nearest(H, reference.means(H, labels.numpy(), K)))
     assert found.value("accuracy") == (decided == labels).double().mean()
     assert found.value("nc4") == (decided == nearest).double().mean()
     assert found.value("nc4_mismatch") == (decided != nearest).double().mean()
     assert {row.layer for row in found.rows if row.metric in BY_LOGITS} == {"3"}
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_the_classifier_is_read_as_it_is_at_compute_also_under_autocast(autocast):
+    net = network()
+    with watch(net, num_classes=K) as watched:
+        train(net, watched=watched, autocast=autocast)
+    (*_, last) = watched.compute().statistics.values()
+    assert torch.equal(last.classifier.weight, net[5].weight.detach().double())
 
 
 @pytest.mark.parametrize("autocast", [False, True])

@@ -3,97 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ncollapse.hooks.affine import Affine, affine_map, fitted_map, noisy, rounding_of
+from ncollapse.hooks.affine import Affine, affine_map, rounding_of
 from ncollapse.hooks.capture import Captured
-from ncollapse.hooks.logits import Logits, before_probabilities, class_logits, is_single
+from ncollapse.hooks.logits import Classifier, Logits, Reading, Respond, is_single
 from ncollapse.hooks.pooling import is_mean_of_pixels, pool_of
-from ncollapse.hooks.tap import Pool, Tap
+from ncollapse.hooks.tap import Pool
 from ncollapse.hooks.trace import ModuleCall, Trace, is_inside
 
-# A function that runs the network again with another input of one module, and returns what the network returns.
-Respond = Callable[[str, Tensor], list[Tensor]]
-
-# Scales of the random inputs of a classifier behind which the network changes the logits. Probabilities of large logits are
-# rounded to 0 and 1, so that some inputs are small.
-_SCALES = (1.0, 1.0, 0.3, 0.3, 0.1, 0.1)
-# How many modules are tried in this way, since each costs some passes of the first samples.
+# Of how many modules it is tried whether the network changes their outputs: each costs some passes of the first samples.
 _NEAREST = 4
-
-
-class Reading(NamedTuple):
-    """How a network's outputs are read: the number of classes, whether every token has a label, and the attention mask."""
-
-    num_classes: int | None
-    tokens: bool
-    mask: Tensor | None
-    respond: Respond
-
-    def logits(self, values: Tensor) -> Tensor | None:
-        """Return logits (N, K), or (N, T, K) of tokens, if a tensor has their shape."""
-        return class_logits(values, self.num_classes, self.tokens)
-
-    def rows(self, taken: Tensor, pool: Pool) -> Tensor:
-        """Return a classifier's input as one row per label."""
-        return taken.flatten(0, -2) if self.tokens else Tap("", pool).read(taken, self.mask)
-
-
-class Changed(NamedTuple):
-    """The map to the logits of a network that changes its classifier's outputs, and the change in words."""
-
-    affine: Affine
-    words: str
-    probability: bool
-
-
-class Classifier(NamedTuple):
-    """A module that may be the classifier, and an input of it."""
-
-    name: str
-    module: nn.Module
-    taken: Tensor
-    reading: Reading
-
-    def affine(self) -> Affine | None:
-        """Return the map from its input to its outputs as it is now."""
-        found = affine_map(self.module, self.taken)
-        single = found is not None and len(found.weight) == 1 and self.reading.num_classes == 2
-        return found.of_two_classes() if found is not None and single else found
-
-    def changed(self, index: int) -> Changed | None:
-        """Return the map to the network's logits if these are its outputs times a number, moved, or as probabilities."""
-        # The network runs again with random inputs of the module. If it mixes the outputs with something else, such as those
-        # of a second head, no number and offset explain its answers.
-        affine = self.affine()
-        if affine is None or self.taken.ndim != (3 if self.reading.tokens else 2):
-            return None
-        inputs, outputs = [], []
-        for seed, scale in enumerate(_SCALES):
-            drawn = scale * noisy(self.taken, seed)
-            answer = self.reading.respond(self.name, drawn)[index:][:1]
-            inputs.append(self.reading.rows(drawn, "flatten"))
-            outputs += answer
-        if len({output.shape for output in outputs}) != 1 or len(outputs) != len(inputs):
-            return None
-        returned = torch.cat(outputs)
-        return self._explained(affine, torch.cat(inputs), returned)
-
-    def _explained(self, affine: Affine, rows: Tensor, returned: Tensor) -> Changed | None:
-        for kind, before, usable in before_probabilities(returned):
-            logits = self.reading.logits(before)
-            if logits is None or logits.shape[:-1].numel() != len(rows):
-                continue
-            single = is_single(returned, self.reading.num_classes, self.reading.tokens)
-            chosen = usable.reshape(len(rows), -1).all(dim=1)
-            found = fitted_map(affine, rows[chosen], logits.flatten(0, -2)[chosen], rounding_of(returned))
-            if found is not None:
-                words = "".join(filter(None, (found[1], f" before {kind}" if kind else "")))
-                return Changed(found[0], words, bool(kind) and single)
-        return None
 
 
 class Head(NamedTuple):
@@ -190,17 +114,13 @@ class HeadSearch:
             if pool is None or rows is None or affine is None or not self._gives(affine, rows, call, index):
                 return None
             words = "" if pool == "flatten" else f" read at {pool}"
-            return head._replace(pool=pool, read=classifier.affine, note=f"classifier {call.name} gives the logits{words}")
+            read = partial(classifier.returned, index, pool)
+            return head._replace(pool=pool, read=read, note=f"classifier {call.name} gives the logits{words}")
         changed = classifier.changed(index)
         if changed is None:
             return None
-
-        def read() -> Affine | None:
-            now = classifier.changed(index)
-            return None if now is None else now.affine
-
         note = f"classifier {call.name} gives the logits{changed.words}"
-        return head._replace(read=read, note=note, logits=Logits(index, changed.probability))
+        return head._replace(read=partial(classifier.map_behind, index), note=note, logits=Logits(index, changed.probability))
 
     def _pool_of_returned(self, call: ModuleCall, index: int) -> Pool | None:
         """Return how a module's outputs become the returned logits, None if they do not."""
@@ -229,8 +149,8 @@ class HeadSearch:
             reason = (
                 "no linear module gives the returned logits" if self.fitting else f"the network returns {self._no_logits()}"
             )
-            return Head(logits=logits, note=f"no classifier metrics, since {reason}")
-        note = f"no classifier metrics, since {self._reason(call)}"
+            return Head(logits=logits, note=f"no classifier found, since {reason}")
+        note = f"no classifier found, since {self._reason(call)}"
         if self.fitting and logits is None:
             note += "; no accuracy, since one number in [0, 1] may be a logit or a probability"
         is_row = call.input.values.ndim == (3 if self.reading.tokens else 2)

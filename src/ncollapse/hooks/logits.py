@@ -1,13 +1,23 @@
-"""The logits in a network's output: which of the tensors that it returns decides the class, and how."""
+"""The logits in a network's output, and what the network makes of a module's outputs on the way to them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from ncollapse.hooks.affine import Affine, affine_map, fitted_map, noisy, rounding_of
+from ncollapse.hooks.tap import Pool, Tap
+
+# A function that runs the network again with another input of one module, and returns what the network returns.
+Respond = Callable[[str, Tensor], list[Tensor]]
+
+# Scales of the random inputs of a classifier behind which the network changes the logits. Probabilities of large logits are
+# rounded to 0 and 1, so that some inputs are small.
+_SCALES = (1.0, 1.0, 0.3, 0.3, 0.1, 0.1)
 
 
 class Logits(NamedTuple):
@@ -68,3 +78,92 @@ def before_probabilities(output: Tensor) -> Iterator[tuple[str, Tensor, Tensor]]
         else:
             # Close to 1 the rounding of a probability is large in its logit.
             yield "sigmoid", output.logit(), (output > 0) & (output < 0.95)
+
+
+class Reading(NamedTuple):
+    """How a network's outputs are read: the number of classes, whether every token has a label, and the attention mask."""
+
+    num_classes: int | None
+    tokens: bool
+    mask: Tensor | None
+    respond: Respond
+
+    def logits(self, values: Tensor) -> Tensor | None:
+        """Return logits (N, K), or (N, T, K) of tokens, if a tensor has their shape."""
+        return class_logits(values, self.num_classes, self.tokens)
+
+    def rows(self, taken: Tensor, pool: Pool) -> Tensor:
+        """Return a classifier's input as one row per label."""
+        return taken.flatten(0, -2) if self.tokens else Tap("", pool).read(taken, self.mask)
+
+
+class Changed(NamedTuple):
+    """The map to the logits of a network that changes its classifier's outputs, and the change in words."""
+
+    affine: Affine
+    words: str
+    probability: bool
+
+
+class Classifier(NamedTuple):
+    """A module that may be the classifier, and an input of it."""
+
+    name: str
+    module: nn.Module
+    taken: Tensor
+    reading: Reading
+
+    def affine(self) -> Affine | None:
+        """Return the map from its input to its outputs as it is now."""
+        found = affine_map(self.module, self.taken)
+        single = found is not None and len(found.weight) == 1 and self.reading.num_classes == 2
+        return found.of_two_classes() if found is not None and single else found
+
+    def returned(self, index: int, pool: Pool) -> Affine | None:
+        """Return the map to the network's logits if these are its outputs, also for another input."""
+        # Something that adds nothing to the logits of the first samples yet, such as low-rank updates that start at zero, may
+        # do so later in a watched training.
+        affine, drawn = self.affine(), noisy(self.taken, 0)
+        answer = self.reading.respond(self.name, drawn)[index:][:1]
+        logits = self.reading.logits(answer[0]) if answer else None
+        if affine is None or logits is None:
+            return None
+        rows = self.reading.rows(drawn, pool)
+        rounding = max(rounding_of(logits), rounding_of(drawn))
+        return affine if affine.is_close(rows, logits.reshape(len(rows), -1), rounding) else None
+
+    def changed(self, index: int) -> Changed | None:
+        """Return the map to the network's logits if these are its outputs times a number, moved, or as probabilities."""
+        # The network runs again with random inputs of the module. If it mixes the outputs with something else, such as those
+        # of a second head, no number and offset explain its answers.
+        affine = self.affine()
+        if affine is None or self.taken.ndim != (3 if self.reading.tokens else 2):
+            return None
+        inputs, outputs = [], []
+        for seed, scale in enumerate(_SCALES):
+            drawn = scale * noisy(self.taken, seed)
+            answer = self.reading.respond(self.name, drawn)[index:][:1]
+            inputs.append(self.reading.rows(drawn, "flatten"))
+            outputs += answer
+        if len({output.shape for output in outputs}) != 1 or len(outputs) != len(inputs):
+            return None
+        returned = torch.cat(outputs)
+        return self._explained(affine, torch.cat(inputs), returned)
+
+    def map_behind(self, index: int) -> Affine | None:
+        """Return the map to the logits that the network makes of its outputs, as it is now."""
+        changed = self.changed(index)
+        return None if changed is None else changed.affine
+
+    def _explained(self, affine: Affine, rows: Tensor, returned: Tensor) -> Changed | None:
+        for kind, before, usable in before_probabilities(returned):
+            logits = self.reading.logits(before)
+            if logits is None or logits.shape[:-1].numel() != len(rows):
+                continue
+            single = is_single(returned, self.reading.num_classes, self.reading.tokens)
+            chosen = usable.reshape(len(rows), -1).all(dim=1)
+            found = fitted_map(affine, rows[chosen], logits.flatten(0, -2)[chosen], rounding_of(returned))
+            if found is not None:
+                words = "".join(filter(None, (found[1], f" before {kind}" if kind else "")))
+                return Changed(found[0], words, bool(kind) and single)
+        return None

@@ -1,12 +1,16 @@
-"""A user's network without its wrappers, and its device."""
+"""A user's network without its wrappers, its device, and the precision in which it runs."""
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
+
+Result = TypeVar("Result")
 
 
 def network_of(model: nn.Module) -> nn.Module:
@@ -58,3 +62,17 @@ def device_of(model: nn.Module) -> torch.device:
             "on one batch first."
         )
     return next((parameter.device for parameter in parameters.values()), torch.device("cpu"))
+
+
+def in_same_precision(function: Callable[[], Result]) -> Callable[[], Result]:
+    """Return a function that runs another one under the autocasting that is active now."""
+    kinds = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    states = [(kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)) for kind in kinds]
+
+    def run() -> Result:
+        with ExitStack() as stack:
+            for kind, dtype, enabled in states:
+                stack.enter_context(torch.autocast(kind, dtype=dtype, enabled=enabled))
+            return function()
+
+    return run

@@ -103,11 +103,12 @@ def _deciding(
 
 def evaluate(request: Request, totals: Totals, chosen: str, feeding: str | None = None) -> Measurement:
     """Evaluate the metrics of a request on the totals."""
+    given = f"W and b given for {totals.last_layer}" if isinstance(request.classifier, tuple) else ""
     return measurement_of(
         totals.of_layers(request.split, request.convention),
         request.selected,
         split=request.split,
-        chosen="; ".join(filter(None, [chosen, totals.left_out])),
+        chosen="; ".join(filter(None, [chosen, given, totals.left_out])),
         shown=request.shown,
         passes=totals.passes,
         kept_bytes=totals.kept_bytes,
