@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ncollapse.hooks.affine import Affine, affine_map, rounding_of
 from ncollapse.hooks.capture import Captured
 from ncollapse.hooks.logits import Classifier, Logits, Reading, Respond, is_single
+from ncollapse.hooks.network import in_same_precision
 from ncollapse.hooks.pooling import is_mean_of_pixels, pool_of
 from ncollapse.hooks.tap import Pool
 from ncollapse.hooks.trace import ModuleCall, Trace, is_inside
@@ -114,13 +115,15 @@ class HeadSearch:
             if pool is None or rows is None or affine is None or not self._gives(affine, rows, call, index):
                 return None
             words = "" if pool == "flatten" else f" read at {pool}"
-            read = partial(classifier.returned, index, pool)
+            read = in_same_precision(partial(classifier.returned, index, pool))
             return head._replace(pool=pool, read=read, note=f"classifier {call.name} gives the logits{words}")
         changed = classifier.changed(index)
         if changed is None:
             return None
         note = f"classifier {call.name} gives the logits{changed.words}"
-        return head._replace(read=partial(classifier.map_behind, index), note=note, logits=Logits(index, changed.probability))
+        return head._replace(
+            read=in_same_precision(partial(classifier.map_behind, index)), note=note, logits=Logits(index, changed.probability)
+        )
 
     def _pool_of_returned(self, call: ModuleCall, index: int) -> Pool | None:
         """Return how a module's outputs become the returned logits, None if they do not."""

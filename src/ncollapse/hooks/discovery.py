@@ -13,7 +13,6 @@ from ncollapse.hooks.classifier import Head, find_head
 from ncollapse.hooks.label_rows import LabelRows
 from ncollapse.hooks.layer_choice import LayerChoice, Modules, available_names, chosen_taps, name_of
 from ncollapse.hooks.logits import Respond, returned_tensors
-from ncollapse.hooks.network import in_same_precision
 from ncollapse.hooks.pooling import ReadOut, pool_at, read_out, unknown_padding
 from ncollapse.hooks.rows import (
     TokenRows,
@@ -109,7 +108,7 @@ class Discovery:
             _overwritten(taps, trace, head, feeding),
             "; ".join(filter(None, notes)),
             left_out,
-            None if head.read is None else in_same_precision(head.read),
+            head.read,
             head.logits,
             self.num_classes,
             placements,
