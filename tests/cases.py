@@ -6,16 +6,18 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from ncollapse.metrics import LayerStatistics
+from ncollapse.metrics import METRICS, LayerStatistics
 from ncollapse.statistics import (
     ClassCenters,
     ClassDecisions,
     ClassifierChoices,
     ClassMoments,
+    ClassParts,
     ClassScatter,
     LinearClassifier,
     PairedMoments,
 )
+from ncollapse.statistics.parts import part_labels
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,8 @@ def _cases() -> Iterator[Case]:
 
 
 CASES = {case.name: case for case in _cases()}
+# The registry without estimates for a population and floors of noise, which have tests of their own.
+PLAIN = [metric for id, metric in METRICS.items() if "." not in id]
 
 
 def classifier_of(case: Case) -> LinearClassifier:
@@ -113,20 +117,24 @@ def layer_statistics(
     batches = [(features[i : i + size], labels[i : i + size]) for i in range(0, len(features), size)]
     moments = ClassMoments.empty(num_classes, features.shape[1])
     full = ClassScatter.empty(num_classes, features.shape[1]) if scatter else None
+    parts = ClassParts.empty(num_classes, features.shape[1])
     choices = None if classifier is None else ClassifierChoices.empty(num_classes)
     for h, y in batches:
+        parts.add_(h, part_labels(y, moments.counts))
         moments = moments.merge(ClassMoments.from_batch(h, y, num_classes))
         if full is not None:
             full = full.merge(ClassScatter.from_batch(h, y, num_classes))
         if choices is not None:
             choices = choices.merge(ClassifierChoices.from_batch(classifier.choices(h), y, num_classes))
     if bool((moments.counts == 0).any()):
-        return LayerStatistics(moments, classifier=classifier, scatter=full, convention=convention, choices=choices)
+        return LayerStatistics(
+            moments, classifier=classifier, scatter=full, class_parts=parts, convention=convention, choices=choices
+        )
     centers = ClassCenters.from_moments(moments)
     decisions = ClassDecisions.empty(centers)
     for h, y in batches:
         decisions = decisions.merge(ClassDecisions.from_batch(h, y, centers, classifier))
-    return LayerStatistics(moments, centers, decisions, decisions, classifier, full, convention, choices=choices)
+    return LayerStatistics(moments, centers, decisions, decisions, classifier, full, parts, convention, choices=choices)
 
 
 def statistics_of(case: Case, **options) -> LayerStatistics:
@@ -138,6 +146,7 @@ def all_statistics(features: Tensor, labels: Tensor, num_classes: int, classifie
     return {
         "moments": ClassMoments.from_batch(features, labels, num_classes),
         "paired": PairedMoments.from_batch(features, features.square() + 0.5 * features, labels, num_classes),
+        "parts": ClassParts.from_batch(features, labels, num_classes),
         "scatter": ClassScatter.from_batch(features, labels, num_classes),
         "decisions": ClassDecisions.from_batch(features, labels, centers, classifier),
         "choices": ClassifierChoices.from_batch(classifier.choices(features), labels, num_classes),

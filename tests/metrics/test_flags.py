@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from cases import layer_statistics
+from cases import PLAIN, layer_statistics
 from ncollapse.etf import simplex_etf
 from ncollapse.metrics import METRICS, evaluate_metrics
 from ncollapse.probe import measure_features
@@ -19,7 +19,7 @@ def normal(seed, *shape):
 def evaluated(features, labels, num_classes, weight=None):
     classifier = None if weight is None else LinearClassifier.from_parameters(weight)
     statistics = layer_statistics(features, labels, num_classes, classifier)
-    return {v.metric: v for v in evaluate_metrics(statistics, list(METRICS.values()))}
+    return {v.metric: v for v in evaluate_metrics(statistics, PLAIN)}
 
 
 def flagged(values, flag):
@@ -30,7 +30,7 @@ def test_what_is_constant_for_two_classes_is_flagged_and_nothing_else():
     # The oracle: the values that three random data sets share to the last digits.
     draws = [evaluated(normal(seed, 12, 5), torch.arange(12) % 2, 2, normal(seed + 9, 2, 5)) for seed in range(3)]
     constant = {
-        id for id in METRICS
+        id for id in draws[0]
         if len({round(draw[id].value, 9) for draw in draws}) == 1 and not math.isnan(draws[0][id].value)
     } - {"snc3", "rank_total"}  # fmt: skip
     assert flagged(draws[0], "two_classes") == constant
@@ -92,8 +92,8 @@ def test_a_split_with_one_sample_in_a_class_is_not_its_own_center_if_the_trainin
     own = measure_features(normal(1, 7, 5), labels, num_classes=4, split="test")
     flags = [{row.metric: row.flags for row in m.rows} for m in (test, own)]
     assert flags[0]["pfc3"] == ()
-    assert flags[0]["pfc1"] == ("single_samples",)
-    assert flags[1]["pfc3"] == ("own_means", "single_centers")
+    assert "single_samples" in flags[0]["pfc1"]
+    assert {"own_means", "single_centers"} <= set(flags[1]["pfc3"])
 
 
 def test_coinciding_training_means_are_flagged_and_coinciding_own_means_are_not():
@@ -111,7 +111,7 @@ def test_a_classifier_that_is_not_finite_is_flagged_and_gives_no_number(part, va
     weight, bias = normal(1, 3, 4), normal(2, 3)
     {"weight": weight, "bias": bias}[part].view(-1)[1] = value
     statistics = layer_statistics(normal(0, 12, 4), torch.arange(12) % 3, 3, LinearClassifier(weight, bias))
-    for value in evaluate_metrics(statistics, list(METRICS.values())):
+    for value in evaluate_metrics(statistics, PLAIN):
         needs = bool(METRICS[value.metric].needs & {"classifier", "logits"})
         assert needs == ("classifier_not_finite" in value.flags), value
         assert not needs or math.isnan(value.value)
@@ -131,8 +131,8 @@ def test_ranks_of_the_total_covariance_are_undefined_if_nothing_varies(constant)
 def test_every_metric_without_a_scale_is_the_same_far_from_one(exponent):
     features, labels, weight = normal(0, 40, 6), torch.arange(40) % 4, normal(1, 4, 6)
     expected, values = evaluated(features, labels, 4, weight), evaluated(features * 10.0**exponent, labels, 4, weight)
-    for id, metric in METRICS.items():
-        if "scale" in metric.invariant:
+    for id in values:
+        if "scale" in METRICS[id].invariant:
             assert values[id].flags == expected[id].flags, id
             assert values[id].value == pytest.approx(expected[id].value, rel=1e-11), id
 

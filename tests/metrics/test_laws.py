@@ -104,7 +104,8 @@ def test_sample_order_changes_nothing(name):
     expected = values_of(case.features, case.labels, case.num_classes, classifier)
     order = torch.randperm(len(case.labels), generator=torch.Generator().manual_seed(2))
     values = values_of(case.features[order], case.labels[order], case.num_classes, classifier)
-    for id in METRICS:
+    # But which part of its class a sample belongs to.
+    for id in (id for id in METRICS if not id.endswith(".population")):
         assert_same(id, values[id], expected[id])
 
 
@@ -120,7 +121,7 @@ def test_bounds_hold_on_every_case(name, convention):
     values = evaluate_metrics(statistics_of(CASES[name], convention=convention), list(METRICS.values()))
     assert_within_bounds(values)
     if name not in ("one_sample_each", "one_dimension"):
-        assert {v.metric for v in values if math.isnan(v.value)} <= {"snc1", "snc2", "snc3"}
+        assert {v.metric for v in values if math.isnan(v.value) and "." not in v.metric} <= {"snc1", "snc2", "snc3"}
 
 
 @given(st.integers(2, 6), st.integers(1, 8), st.floats(0.0, 5.0), SEEDS)
@@ -138,7 +139,7 @@ def strong_collapse(num_classes, per_class, dim, seed):
     return (weight / math.sqrt(per_class)).repeat(per_class, 1), torch.arange(num_classes).repeat(per_class), weight
 
 
-@pytest.mark.parametrize(("num_classes", "per_class", "dim"), [(2, 3, 4), (3, 2, 2), (5, 4, 9), (10, 3, 16)])
+@pytest.mark.parametrize(("num_classes", "per_class", "dim"), [(2, 5, 4), (3, 4, 2), (5, 4, 9), (10, 6, 16)])
 @pytest.mark.parametrize("id", [id for id, metric in METRICS.items() if metric.at_collapse is not None])
 def test_value_at_exact_collapse(id, num_classes, per_class, dim):
     features, labels, weight = strong_collapse(num_classes, per_class, dim, 1)
@@ -151,13 +152,13 @@ def test_value_at_exact_collapse(id, num_classes, per_class, dim):
 @pytest.mark.parametrize("factor", [0.1, 30.0])
 @pytest.mark.parametrize("id", [id for id, metric in METRICS.items() if metric.at_collapse is not None])
 def test_value_at_collapse_for_any_positive_multiple_of_the_means(id, factor):
-    features, labels, weight = strong_collapse(4, 3, 7, 5)
+    features, labels, weight = strong_collapse(4, 4, 7, 5)
     values = values_of(12.0 * features, labels, 4, LinearClassifier(factor * weight, torch.zeros(4).double()))
     if not id.startswith("snc"):
         assert values[id].value == pytest.approx(METRICS[id].at_collapse, abs=1e-13)
 
 
-@pytest.mark.parametrize("id", METRICS)
+@pytest.mark.parametrize("id", [id for id in METRICS if not id.endswith(".population")])
 def test_direction_towards_collapse(id):
     case, metric = CASES["overlapping"], METRICS[id]
     labels = torch.arange(3).repeat(8)

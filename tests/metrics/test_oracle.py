@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import reference
-from cases import CASES, classifier_of, statistics_of
+from cases import CASES, PLAIN, classifier_of, statistics_of
 from ncollapse.metrics import METRICS, LayerStatistics, evaluate_metrics, ncc_error
 from ncollapse.statistics import ClassCenters, ClassDecisions, ClassifierChoices, ClassMoments
 
@@ -32,7 +32,7 @@ def assert_equal_to_oracle(values, expected, case):
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_every_metric_equals_the_oracle(case):
-    values = {v.metric: v for v in evaluate_metrics(statistics_of(case), list(METRICS.values()))}
+    values = {v.metric: v for v in evaluate_metrics(statistics_of(case), PLAIN)}
     assert_equal_to_oracle(values, oracle(case), case)
 
 
@@ -40,14 +40,14 @@ def test_every_metric_equals_the_oracle(case):
 @pytest.mark.parametrize("name", ["balanced", "imbalanced", "two_imbalanced_classes", "low_dimension", "one_sample_class"])
 def test_every_convention_equals_the_oracle(name, convention):
     case = CASES[name]
-    values = evaluate_metrics(statistics_of(case, convention=convention), list(METRICS.values()))
+    values = evaluate_metrics(statistics_of(case, convention=convention), PLAIN)
     assert_equal_to_oracle({v.metric: v for v in values}, oracle(case, convention), case)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7])
 def test_streaming_in_batches_equals_the_oracle(batch_size):
     case = CASES["imbalanced"]
-    values = evaluate_metrics(statistics_of(case, batch_size=batch_size), list(METRICS.values()))
+    values = evaluate_metrics(statistics_of(case, batch_size=batch_size), PLAIN)
     assert_equal_to_oracle({v.metric: v for v in values}, oracle(case), case)
 
 
@@ -62,7 +62,7 @@ def test_held_out_samples_are_decided_by_the_training_means():
     within = ClassDecisions.from_batch(H, other.labels, own)
     choices = ClassifierChoices.from_batch(classifier.choices(H), other.labels, 4)
     statistics = LayerStatistics(moments, own, within, decisions, classifier, reference=centers.moments, choices=choices)
-    values = {v.metric: v.value for v in evaluate_metrics(statistics, list(METRICS.values()))}
+    values = {v.metric: v.value for v in evaluate_metrics(statistics, PLAIN)}
 
     X, y = H.numpy(), other.labels.numpy()
     chosen = reference.nearest(X, reference.means(train.features.numpy(), train.labels.numpy(), 4))
@@ -86,13 +86,13 @@ def test_a_layer_without_classifier_or_scatter_gives_no_row_for_them():
     case = CASES["balanced"]
     statistics = statistics_of(case, scatter=False)
     without = LayerStatistics(statistics.moments, statistics.centers, statistics.within, statistics.within)
-    ids = [v.metric for v in evaluate_metrics(without, list(METRICS.values()))]
-    assert ids == [m.id for m in METRICS.values() if not m.needs & {"logits", "classifier", "scatter"}]
-    assert not any(math.isnan(v.value) for v in evaluate_metrics(without, list(METRICS.values())))
+    ids = [v.metric for v in evaluate_metrics(without, PLAIN)]
+    assert ids == [m.id for m in PLAIN if not m.needs & {"logits", "classifier", "scatter"}]
+    assert not any(math.isnan(v.value) for v in evaluate_metrics(without, PLAIN))
 
 
 def test_values_are_python_floats_in_the_order_of_the_registry():
-    values = evaluate_metrics(statistics_of(CASES["float32"]), list(METRICS.values()))
-    assert [v.metric for v in values] == list(METRICS)
+    values = evaluate_metrics(statistics_of(CASES["float32"]), PLAIN)
+    assert [v.metric for v in values] == [metric.id for metric in PLAIN]
     assert all(type(v.value) is float for v in values)
     assert torch.get_default_dtype() is torch.float32

@@ -27,7 +27,7 @@ def test_an_entry_is_complete(metric):
     assert isinstance(metric, Metric)
     assert metric.title
     assert metric.reference
-    assert metric.needs <= {"centers", "logits", "classifier", "scatter"}
+    assert metric.needs <= {"centers", "logits", "classifier", "scatter", "parts"}
     assert metric.invariant <= {"translation", "rotation", "scale"}
     assert metric.direction in ("decreases", "increases", "none")
     low, high = metric.bounds
@@ -46,7 +46,7 @@ def test_every_flag_word_is_explained(metric):
 
 
 def test_every_explained_flag_is_used():
-    always = {"one_class", "empty_class", "over_budget", "classifier_not_finite", "classifier_unproven"}
+    always = {"one_class", "empty_class", "over_budget", "classifier_not_finite", "undersampled", "unresolved", "few_samples", "classifier_unproven"}
     used = always.union(*(m.undefined_when | m.flagged_when | {m.nan_flag} for m in METRICS.values()))
     assert used == set(FLAGS)
     assert all(text and text[0].islower() for text in FLAGS.values())
@@ -98,13 +98,14 @@ def test_selection_keeps_the_order_of_the_registry():
     assert select_metrics([]) == []
 
 
-LIGHT = [id for id, m in METRICS.items() if "scatter" not in m.needs]
+LIGHT = [id for id, m in METRICS.items() if not m.needs & {"scatter", "parts"}]
 ON_DEMAND = {"separation", "pfc3_error", "strong_collapse", "snc1", "snc2", "snc3"}
 
 
 def test_selecting_nothing_in_particular_leaves_out_matrices_repetitions_and_the_squared_loss():
     assert [m.id for m in select_metrics(None)] == [id for id in LIGHT if id not in ON_DEMAND]
-    assert {id for id in METRICS if id.endswith("_total")} - {"nc1_total"} == set(METRICS) - set(LIGHT)
+    heavy = {id for id in METRICS if id.endswith(("_total", ".population"))} - {"nc1_total"}
+    assert heavy == set(METRICS) - set(LIGHT)
     # With the class means of another split strong collapse is no longer PFC1.
     other = [m.id for m in select_metrics(None, by_reference=True)]
     assert other == [id for id in LIGHT if id not in ON_DEMAND - {"strong_collapse"}]
@@ -114,6 +115,8 @@ def test_words_stand_for_several_metrics():
     assert {m.id for m in select_metrics("core")} == set(CORE)
     assert [m.id for m in select_metrics(["ALL"])] == LIGHT
     assert {m.id for m in select_metrics(["Core", "rank_total"])} == {*CORE, "rank_total"}
+    population = {"pfc1.population", "pfc2.population", "nc1.population", "cdnv.population"}
+    assert population <= {m.id for m in select_metrics("population")} == {id for id in METRICS if "population" in id}
 
 
 def test_names_in_any_case_and_one_alone():
@@ -146,8 +149,9 @@ def test_what_was_not_collected_is_said():
     case = CASES["balanced"]
     whole = statistics_of(case)
     assert whole.lacks == set()
-    bare = dataclasses.replace(whole, centers=None, within=None, decisions=None, classifier=None, scatter=None, choices=None)
-    assert bare.lacks == {"centers", "logits", "classifier", "scatter"}
+    nothing = dict.fromkeys(("centers", "within", "decisions", "classifier", "scatter", "class_parts", "choices"))
+    bare = dataclasses.replace(whole, **nothing)
+    assert bare.lacks == {"centers", "logits", "classifier", "scatter", "parts"}
     # An empty class leaves no centers, whoever asks for them: its metrics say so themselves.
     assert "centers" not in layer_statistics(case.features, case.labels, 5).lacks
 
@@ -161,7 +165,7 @@ def test_an_unknown_id_names_near_ones():
 
 
 def test_an_unknown_id_unlike_any_names_all():
-    with pytest.raises(ValueError, match=r"No metric 'zzz'\. Known: pfc1, nc1, .*entropy_rank_total\."):
+    with pytest.raises(ValueError, match=r"No metric 'zzz'\. Known: pfc1, nc1, .*participation_ratio_between\.population\."):
         select_metrics(["zzz"])
 
 

@@ -15,6 +15,7 @@ from ncollapse.statistics.conventions import Convention
 from ncollapse.statistics.decisions import ClassDecisions, ClassifierChoices
 from ncollapse.statistics.moments import ClassMoments
 from ncollapse.statistics.paired import PairedMoments
+from ncollapse.statistics.parts import ClassParts
 from ncollapse.statistics.scatter import ClassScatter
 from ncollapse.statistics.selection import ClassSelection
 
@@ -28,6 +29,7 @@ class Totals:
 
     moments: dict[str, ClassMoments] = field(default_factory=dict)
     scatters: dict[str, ClassScatter] = field(default_factory=dict)
+    parts: dict[str, ClassParts] = field(default_factory=dict)
     centers: dict[str, ClassCenters] = field(default_factory=dict)
     within: dict[str, ClassDecisions] = field(default_factory=dict)
     decisions: dict[str, ClassDecisions] = field(default_factory=dict)
@@ -49,6 +51,7 @@ class Totals:
         self.selection, self.left_out = selection, left_out
         self.moments = {name: value.select(classes) for name, value in self.moments.items()}
         self.scatters = {name: value.select(classes) for name, value in self.scatters.items()}
+        self.parts = {name: value.select(classes) for name, value in self.parts.items()}
         self.paired = None if self.paired is None else self.paired.select(classes)
         self.choices = None if self.choices is None else self.choices.select(classes)
 
@@ -65,6 +68,7 @@ class Totals:
                 decisions=self.decisions.get(name),
                 classifier=classifiers.get(name),
                 scatter=self.scatters.get(name),
+                class_parts=self.parts.get(name),
                 convention=convention,
                 own_means=split != "train" and name not in self.by_reference,
                 reference=self.by_reference.get(name),

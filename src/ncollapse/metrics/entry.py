@@ -11,15 +11,21 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from ncollapse.metrics.geometry import etf_distance
+from ncollapse.metrics.noise import LARGEST_SHARE, PairVariance, etf_floor, pair_variance, spread_share
+from ncollapse.metrics.population import Estimate, Population
 from ncollapse.metrics.uniformity import PairEnergy, pair_energy
 from ncollapse.metrics.variability import between_spectrum
 from ncollapse.statistics.centers import ClassCenters, LinearClassifier
 from ncollapse.statistics.conventions import Convention, ConventionParts, convention_parts
 from ncollapse.statistics.decisions import ClassDecisions, ClassifierChoices
 from ncollapse.statistics.moments import ClassMoments, rounding_floor
+from ncollapse.statistics.parts import ClassParts
 from ncollapse.statistics.scatter import ClassScatter
 
-Need = Literal["centers", "logits", "classifier", "scatter"]
+Need = Literal["centers", "logits", "classifier", "scatter", "parts"]
+# Estimates for a population hold several K×K matrices.
+_MOST_CLASSES = 1024
 
 FLAGS: dict[str, str] = {
     "empty_class": "a class has no samples, so nothing over all classes is defined",
@@ -41,6 +47,12 @@ FLAGS: dict[str, str] = {
     "single_samples": "a class has one sample, which cannot vary: its variability of 0 is no collapse",
     "single_centers": "a class has one sample, which is its own class mean and so always nearest to it",
     "same_centers": "all class means that decide coincide, so that the smallest class index decides",
+    "undersampled": "noise of the class means, from few samples, explains more than half of what the value measures",
+    "noise_only": "an estimated spread of class means is not positive: their noise explains all of it",
+    "few_samples": "the estimate needs four samples of every class, one for each of its independent parts",
+    "no_noise": "nothing varies within a class, so that there is no noise to compare with",
+    "unresolved": "a distance or direction between class means is within four standard errors of 0, so the value is uncertain",
+    "many_classes": "estimates for a population hold K×K matrices and are computed for up to 1024 classes",
     "over_budget": "the metric needs the final class means, but the features exceeded memory_budget and cannot be read again",
     "own_means": "decided with this split's own class means, because no training measurement was given: pass reference=",
 }
@@ -58,6 +70,7 @@ class LayerStatistics:
         decisions: Decisions by the training set's means. On the training set this is the same object as ``within``.
         classifier: The last layer, if this layer feeds it.
         scatter: Full scatter matrices, if a metric needs them.
+        class_parts: Moments of interleaved parts of the classes, if a metric needs them.
         convention: Class weights of the covariances and of the global mean.
         own_means: Whether a split other than train is decided by its own means.
         reference: Moments of the training set whose means decide; None if the layer's own means decide.
@@ -70,6 +83,7 @@ class LayerStatistics:
     decisions: ClassDecisions | None = None
     classifier: LinearClassifier | None = None
     scatter: ClassScatter | None = None
+    class_parts: ClassParts | None = None
     convention: Convention = "class"
     own_means: bool = False
     reference: ClassMoments | None = None
@@ -89,6 +103,32 @@ class LayerStatistics:
     def pair_energy(self) -> PairEnergy:
         """Mean and deviation over pairs of the log energy of the class means' directions, from one pass over the pairs."""
         return pair_energy(self.centered_means)
+
+    @cached_property
+    def etf_distance(self) -> Tensor:
+        """Distance of the class means' Gram matrix from a simplex ETF's, PFC2."""
+        return etf_distance(self.moments.centered_means("class"))
+
+    @cached_property
+    def pair_variance(self) -> PairVariance:
+        """CDNV, and the share of it that noise explains."""
+        return pair_variance(self.moments)
+
+    @cached_property
+    def spread_share(self) -> Tensor:
+        """Share of tr Σ_B that noise explains."""
+        return spread_share(self.moments, self.convention)
+
+    @cached_property
+    def frame_share(self) -> Tensor:
+        """Share of PFC2² that noise explains, whether it hides the ETF or feigns it."""
+        return torch.maximum(self.spread_share, (etf_floor(self.moments) / self.etf_distance).square())
+
+    @cached_property
+    def population(self) -> Population:
+        """Estimates for the population."""
+        assert self.class_parts is not None, "this metric names parts in its needs"
+        return Population.from_parts(self.moments, self.class_parts, self.convention)
 
     def spectrum(self) -> Tensor:
         """Return the non-zero eigenvalues of the between-class covariance."""
@@ -116,6 +156,7 @@ class LayerStatistics:
             "logits": self.choices is None and (self.classifier is None or not self.over_budget),
             "classifier": self.classifier is None and self.choices is None,
             "scatter": self.scatter is None,
+            "parts": self.class_parts is None,
         }
         return {need for need, missing in found.items() if missing}
 
@@ -147,6 +188,7 @@ class LayerStatistics:
             "single_centers": self.reference is None and bool((moments.counts == 1).any()),
             "same_centers": bool(deciding.between_trace(self.convention) <= rounding_floor(deciding)),
             "no_variance": bool(moments.within_trace() + between <= floor),
+            "many_classes": moments.num_classes > _MOST_CLASSES,
             "over_budget": self.over_budget,
         }
         return always | {condition for condition, holds in found.items() if holds}
@@ -161,11 +203,13 @@ class MetricValue(NamedTuple):
 
     Attributes:
         value: A float; nan if undefined.
+        standard_error: Of the value; None if it is not estimated.
         flags: Keys of ``FLAGS`` that qualify the value or explain why it is undefined.
     """
 
     metric: str
     value: float
+    standard_error: float | None
     flags: tuple[str, ...]
 
 
@@ -176,7 +220,7 @@ class Metric:
     Attributes:
         id: Public name, a column of tables.
         title: A description in a few words.
-        compute: Function from the statistics of a layer to the value.
+        compute: Function from the statistics of a layer to the value, or to an estimate with its standard error.
         needs: Statistics besides moments that must have been collected. "centers" means all sums around the final class means,
             "logits" the network's choices. A metric whose logits, classifier or scatter are missing has no row.
         at_collapse: Value at exact collapse; None if it depends on K (ranks).
@@ -188,11 +232,12 @@ class Metric:
         nan_flag: The flag of a nan that no condition explains.
         despite_empty: Whether it is defined even if a class has no samples here, because it depends on the classifier alone, or
             on the class means of a training set that has samples of all classes.
+        noise: Function to the share of the value that the noise of class means explains; above one half it is ``undersampled``.
     """
 
     id: str
     title: str
-    compute: Callable[[LayerStatistics], Tensor]
+    compute: Callable[[LayerStatistics], Tensor | Estimate]
     needs: frozenset[Need]
     at_collapse: float | None
     bounds: tuple[float, float]
@@ -203,6 +248,7 @@ class Metric:
     flagged_when: frozenset[str] = frozenset()
     nan_flag: str = "no_between"
     despite_empty: bool = False
+    noise: Callable[[LayerStatistics], Tensor] | None = None
 
     def evaluate(self, statistics: LayerStatistics, conditions: set[str]) -> MetricValue:
         """Return the value and its flags; nan with a flag if it is undefined.
@@ -219,12 +265,17 @@ class Metric:
             broken = broken | {"classifier_unproven"}
         reasons = conditions & ({"one_class"} | empty | dropped | broken | self.undefined_when)
         if reasons:
-            return MetricValue(self.id, math.nan, tuple(sorted(reasons)))
-        value = float(self.compute(statistics))
-        flags = conditions & self.flagged_when
+            return MetricValue(self.id, math.nan, None, tuple(sorted(reasons)))
+        found = self.compute(statistics)
+        estimate = found if isinstance(found, Estimate) else Estimate(found, None)
+        flags = (conditions & self.flagged_when) | set(estimate.flags)
+        value = float(estimate.value)
         if math.isnan(value):
-            flags = flags | {self.nan_flag}
-        return MetricValue(self.id, value, tuple(sorted(flags)))
+            flags |= set() if estimate.flags else {self.nan_flag}
+        elif self.noise is not None and float(self.noise(statistics)) > LARGEST_SHARE:
+            flags.add("undersampled")
+        error = None if estimate.standard_error is None or math.isnan(value) else float(estimate.standard_error)
+        return MetricValue(self.id, value, error, tuple(sorted(flags)))
 
 
 def evaluate_metrics(statistics: LayerStatistics, metrics: Sequence[Metric]) -> list[MetricValue]:

@@ -8,16 +8,17 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from ncollapse.metrics import geometry, spectrum, uniformity, variability
+from ncollapse.metrics import geometry, noise, spectrum, uniformity, variability
 from ncollapse.metrics.entry import LayerStatistics, Metric, Need
 from ncollapse.statistics.centers import ClassCenters
+from ncollapse.statistics.conventions import Convention, convention_parts
 from ncollapse.statistics.decisions import ClassDecisions
 
 _LIU = "Liu et al. (2023), ICLR"
 _PAPYAN = "Papyan, Han & Donoho (2020), PNAS"
 _PFC = "Progressive feedforward collapse, arXiv 2405.00985"
 _WU = "Wu & Papyan (2024), NeurIPS"
-_NO_SPREAD = frozenset({"no_between"})
+_NO_spread = frozenset({"no_between"})
 _ANGLES = frozenset({"two_classes", "low_dimension"})
 _NORMS = frozenset({"two_classes", "odd_on_line"})
 _MOMENTS: frozenset[Need] = frozenset()
@@ -31,40 +32,61 @@ def _centers_of(s: LayerStatistics) -> tuple[ClassCenters, ClassDecisions]:
     return cast(ClassCenters, s.centers), cast(ClassDecisions, s.within)
 
 
+def _spread(s: LayerStatistics) -> Tensor:
+    return s.spread_share
+
+
+def _inverse_share(s: LayerStatistics, convention: Convention) -> Tensor:
+    """Compute the share of NC1 that comes from directions that noise explains."""
+    centers, decisions = _centers_of(s)
+    eigenvalues, vectors = variability.between_spectrum(centers, convention)
+    within = decisions.within_on_span(convention_parts(convention).within)
+    terms = ((within @ vectors) * vectors).sum(dim=0) / eigenvalues
+    return (terms * noise.direction_shares(eigenvalues, s.moments, convention)).sum() / terms.sum()
+
+
+def _rank_share(s: LayerStatistics) -> Tensor:
+    """Compute the share of directions that are mostly noise."""
+    return (noise.direction_shares(s.spectrum(), s.moments, s.convention) > noise.LARGEST_SHARE).double().mean()
+
+
 def variability_entries() -> list[Metric]:
     """Return the entries of NC1 and related metrics."""
     common: dict[str, Any] = {
         "at_collapse": 0.0,
         "bounds": (0.0, _INF),
         "direction": "decreases",
-        "undefined_when": _NO_SPREAD,
+        "undefined_when": _NO_spread,
     }
     return [
         Metric(
             "pfc1", "within-class over between-class variability, tr Σ_W / tr Σ_B",
-            lambda s: variability.within_between_ratio(s.moments, s.convention), _MOMENTS, reference=_PFC,
+            lambda s: variability.within_between_ratio(s.moments, s.convention), _MOMENTS, reference=_PFC, noise=_spread,
             flagged_when=frozenset({"single_samples"}), **common,
         ),
         Metric(
             "nc1", "tr(Σ_W Σ_B⁺) / K",
             lambda s: variability.between_inverse_trace(*_centers_of(s), s.convention, divide_by_classes=s.parts.nc1_per_class),
             _CENTERS, reference=_PAPYAN,
+            noise=lambda s: _inverse_share(s, s.convention),
             flagged_when=frozenset({"rank_deficient", "single_samples"}), **common,
         ),
         Metric(
             "nc1_total", "within-class share of the total variability",
             lambda s: variability.within_total_ratio(s.moments, s.convention), _MOMENTS,
-            at_collapse=0.0, bounds=(0.0, 1.0), direction="decreases", reference=_PFC, nan_flag="no_variance",
+            at_collapse=0.0, bounds=(0.0, 1.0), direction="decreases", reference=_PFC, nan_flag="no_variance", noise=_spread,
             flagged_when=frozenset({"single_samples"}),
         ),
         Metric(
             "cdnv", "class-distance normalized variance, mean over pairs",
-            lambda s: variability.cdnv(s.moments), _MOMENTS, reference="Galanti, György & Hutter (2022), ICLR",
+            lambda s: s.pair_variance.mean, _MOMENTS, noise=lambda s: s.pair_variance.noise_share,
+            reference="Galanti, György & Hutter (2022), ICLR",
             nan_flag="coincident_means", flagged_when=frozenset({"single_samples"}), **common,
         ),
         Metric(
             "separation", "law of data separation, D = tr(SS_w SS_b⁺)",
             lambda s: variability.separation(*_centers_of(s)), _CENTERS, reference="He & Su (2023), PNAS",
+            noise=lambda s: _inverse_share(s, "he_su"),
             flagged_when=frozenset({"rank_deficient", "single_samples"}), **common,
         ),
     ]  # fmt: skip
@@ -73,19 +95,19 @@ def variability_entries() -> list[Metric]:
 def geometry_entries() -> list[Metric]:
     """Return the entries of NC2 of the class means."""
     means: dict[str, Any] = {
-        "needs": _MOMENTS, "at_collapse": 0.0, "direction": "decreases", "undefined_when": _NO_SPREAD,
-        "nan_flag": "mean_at_center",
+        "needs": _MOMENTS, "at_collapse": 0.0, "direction": "decreases", "undefined_when": _NO_spread,
+        "nan_flag": "mean_at_center", "noise": lambda s: s.frame_share,
     }  # fmt: skip
     return [
         Metric(
             "pfc2", "distance of the class means' Gram matrix from a simplex ETF",
-            lambda s: geometry.etf_distance(s.moments.centered_means("class")), bounds=(0.0, math.sqrt(2.0)), reference=_PFC,
+            lambda s: s.etf_distance, bounds=(0.0, math.sqrt(2.0)), reference=_PFC,
             flagged_when=_ANGLES, **means,
         ),
         Metric(
             "nc2_equinorm", "variation of the norms of the centered class means",
             lambda s: geometry.equinorm(s.centered_means, ddof=s.parts.ddof), bounds=(0.0, _INF), reference=_PAPYAN,
-            flagged_when=_NORMS, **means,
+            flagged_when=_NORMS, **means | {"noise": _spread},
         ),
         Metric(
             "nc2_equiangularity", "spread of the cosines between centered class means",
@@ -103,23 +125,24 @@ def geometry_entries() -> list[Metric]:
 def uniformity_entries() -> list[Metric]:
     """Return the entries for uniformity of the class means on the sphere."""
     energy: dict[str, Any] = {
-        "needs": _MOMENTS, "reference": _LIU, "undefined_when": _NO_SPREAD,
+        "needs": _MOMENTS, "reference": _LIU, "undefined_when": _NO_spread,
         "nan_flag": "coincident_directions", "flagged_when": _ANGLES,
     }  # fmt: skip
     return [
         Metric(
             "gnc2", "spread over pairs of the log distance of the class means' directions", lambda s: s.pair_energy.std,
-            at_collapse=0.0, bounds=(0.0, _INF), direction="decreases", **energy,
+            at_collapse=0.0, bounds=(0.0, _INF), direction="decreases", noise=lambda s: s.frame_share, **energy,
         ),
         Metric(
             "hyperspherical_energy", "mean over pairs of minus the log distance of those directions",
-            lambda s: s.pair_energy.mean, at_collapse=None, bounds=(-math.log(2.0), _INF), direction="none", **energy,
+            lambda s: s.pair_energy.mean, at_collapse=None, bounds=(-math.log(2.0), _INF), direction="none", noise=_spread,
+            **energy,
         ),
         Metric(
             "log_equinorm", "spread of the log norms of the centered class means",
             lambda s: uniformity.log_equinorm(s.centered_means), _MOMENTS, at_collapse=0.0, bounds=(0.0, _INF),
-            direction="decreases", reference=_WU, undefined_when=_NO_SPREAD, nan_flag="mean_at_center",
-            flagged_when=_NORMS,
+            direction="decreases", reference=_WU, undefined_when=_NO_spread, nan_flag="mean_at_center",
+            flagged_when=_NORMS, noise=_spread,
         ),
     ]  # fmt: skip
 
@@ -144,7 +167,8 @@ def spectrum_entries() -> list[Metric]:
     between = [
         Metric(
             f"{name}_between", f"{title} of Σ_B", _rank_of(rank, LayerStatistics.spectrum), _CENTERS,
-            undefined_when=_NO_SPREAD, flagged_when=frozenset({"two_classes"}), **common,
+            undefined_when=_NO_spread, flagged_when=frozenset({"two_classes"}),
+            noise=_rank_share if name == "rank" else _spread, **common,
         )
         for name, (rank, title) in functions.items()
     ]  # fmt: skip

@@ -5,9 +5,14 @@ from __future__ import annotations
 import math
 from typing import Any, cast
 
+import torch
+from torch import Tensor
+
 from ncollapse.metrics import decision, duality, geometry, held_out, uniformity
 from ncollapse.metrics.entry import LayerStatistics, Metric, Need
 from ncollapse.metrics.mean_entries import geometry_entries, spectrum_entries, uniformity_entries, variability_entries
+from ncollapse.metrics.noise import spread_share
+from ncollapse.metrics.sampling_entries import floor_entries, population_entries
 from ncollapse.statistics.centers import LinearClassifier
 from ncollapse.statistics.decisions import ClassDecisions, ClassifierChoices
 
@@ -27,6 +32,15 @@ _INF = math.inf
 
 
 # The casts tell the type checker what an entry's needs guarantee.
+def _spread(s: LayerStatistics) -> Tensor:
+    return s.spread_share
+
+
+def _spread_of_deciding(s: LayerStatistics) -> Tensor:
+    """Return the share of noise in the means that decide, if they were computed from the same samples."""
+    return s.spread_share if s.reference is None else torch.zeros(())
+
+
 def _decisions_of(s: LayerStatistics) -> ClassDecisions:
     return cast(ClassDecisions, s.decisions)
 
@@ -77,13 +91,13 @@ def _duality_entries() -> list[Metric]:
         Metric(
             "nc3", "squared distance of classifier and centered class means",
             lambda s: duality.self_duality(_classifier_of(s).weight, s.centered_means), _CLASSIFIER,
-            bounds=(0.0, 4.0), reference=_PAPYAN, undefined_when=_NO_SPREAD, nan_flag="zero_classifier", **both,
+            bounds=(0.0, 4.0), reference=_PAPYAN, undefined_when=_NO_SPREAD, nan_flag="zero_classifier", noise=_spread, **both,
         ),
         Metric(
             "nc3_etf", "distance of W M̄ from a simplex ETF",
             lambda s: duality.self_duality_etf(_classifier_of(s).weight, s.centered_means), _CLASSIFIER,
             bounds=(0.0, 2.0), reference=_ZHU, undefined_when=_NO_SPREAD, nan_flag="zero_classifier",
-            flagged_when=_NO_ROOM, **both,
+            flagged_when=_NO_ROOM, noise=_spread, **both,
         ),
         Metric(
             "nc3_cosine", "one minus the mean cosine of features with their classifier rows",
@@ -93,7 +107,7 @@ def _duality_entries() -> list[Metric]:
         Metric(
             "unc3", "spread over classes of the cosine of classifier row and centered class mean",
             lambda s: uniformity.uniform_duality(_classifier_of(s).weight, s.centered_means), _CLASSIFIER,
-            bounds=(0.0, 1.0), reference=_WU, undefined_when=_NO_SPREAD, nan_flag="zero_vector", **both,
+            bounds=(0.0, 1.0), reference=_WU, undefined_when=_NO_SPREAD, nan_flag="zero_vector", noise=_spread, **both,
         ),
         Metric(
             "nc3_bias", "norm of the logits of the global mean",
@@ -121,10 +135,12 @@ def _decision_entries() -> list[Metric]:
     """Return the entries of nearest centers, NC4, and collapse of held-out samples."""
     flagged: dict[str, Any] = {
         "bounds": (0.0, 1.0), "flagged_when": frozenset({"own_means", "single_centers", "same_centers"}), "despite_empty": True,
+        "noise": _spread_of_deciding,
     }  # fmt: skip
     distance: dict[str, Any] = {
         "needs": _CENTERS, "at_collapse": 0.0, "direction": "decreases", "reference": "Hui, Belkin & Nakkiran (2022)",
         "flagged_when": frozenset({"own_means", "single_centers"}), "bounds": (0.0, _INF),
+        "noise": lambda s: spread_share(s.reference or s.moments, s.convention),
     }  # fmt: skip
     joint: dict[str, Any] = {"needs": _CHOSEN, "invariant": frozenset({"rotation"}), **flagged}
     return [
@@ -171,5 +187,7 @@ METRICS: dict[str, Metric] = {
         *_duality_entries(),
         *_decision_entries(),
         *spectrum_entries(),
+        *floor_entries(),
+        *population_entries(),
     )
 }

@@ -16,7 +16,7 @@ MetricChoice = str | Metric | Sequence[str | Metric] | None
 CORE = ("accuracy", "pfc1", "pfc2", "pfc3", "nc1", "nc2_equiangularity", "nc3", "nc4", "cdnv")
 
 # Words for several metrics at once.
-WORDS = ("core", "all")
+WORDS = ("core", "all", "population")
 
 # Not computed by default. The first two repeat another row: separation is K times nc1 (with its own class weights), pfc3_error
 # is 1 - pfc3. SNC1-3 are defined for the squared loss, and a measurement does not know the loss.
@@ -29,20 +29,22 @@ def select_metrics(metrics: MetricChoice, *, by_reference: bool = False) -> list
     """Return metrics selected by id or by word, each once, in the order of the registry, your own ones last.
 
     Args:
-        metrics: Ids in any case ("NC1"), ``Metric`` values of your own, and the words "core" (the printed ones) and "all" (all
-            that need no d×d scatter matrix). None selects "all" without metrics that repeat another one on the same data
-            (``separation``, ``pfc3_error``, ``strong_collapse``) or hold for the squared loss only (``snc1``-``snc3``).
+        metrics: Ids in any case ("NC1"), ``Metric`` values of your own, and the words "core" (the printed ones), "all" (all
+            that need neither a d×d scatter matrix nor parts of the classes) and "population" (all that need parts). None
+            selects "all" without metrics that repeat another one on the same data (``separation``, ``pfc3_error``,
+            ``strong_collapse``) or hold for the squared loss only (``snc1``-``snc3``).
         by_reference: Whether the class means of another split decide. Then ``strong_collapse`` is not a repetition.
 
     Raises:
         ValueError: If an id is unknown (the message names similar ones), or your own metric has the id of another one.
         TypeError: If an item is neither a name nor a metric.
     """
-    light = [id for id, metric in METRICS.items() if "scatter" not in metric.needs]
+    light = [id for id, metric in METRICS.items() if not metric.needs & {"scatter", "parts"}]
+    by_parts = [id for id, metric in METRICS.items() if "parts" in metric.needs]
     if metrics is None:
         left_out = _ON_DEMAND if by_reference else _ON_DEMAND | {_FOR_REFERENCE}
         return [METRICS[id] for id in light if id not in left_out]
-    words = dict(zip(WORDS, (list(CORE), light), strict=True))
+    words = dict(zip(WORDS, (list(CORE), light, by_parts), strict=True))
     named: set[str] = set()
     own: dict[str, Metric] = {}
     for item in [metrics] if isinstance(metrics, str | Metric) else metrics:

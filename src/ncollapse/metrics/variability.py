@@ -102,7 +102,7 @@ def separation(centers: ClassCenters, decisions: ClassDecisions) -> Tensor:
     return between_inverse_trace(centers, decisions, "he_su", divide_by_classes=False)
 
 
-def _cdnv_rows(moments: ClassMoments, dist_exp: float) -> Iterator[tuple[slice, Tensor]]:
+def cdnv_rows(moments: ClassMoments, dist_exp: float) -> Iterator[tuple[slice, Tensor]]:
     """Yield rows of the CDNV matrix in blocks, so that many classes need no K×K matrix."""
     means, variances, floor = moments.class_means, moments.class_variances, rounding_floor(moments)
     step = max(1, 2**22 // moments.num_classes)
@@ -123,7 +123,7 @@ def cdnv_matrix(moments: ClassMoments, *, dist_exp: float = 1.0) -> Tensor:
     Args:
         dist_exp: The exponent p; 1 is the definition, 2 is used for language models.
     """
-    return torch.cat([block for _, block in _cdnv_rows(moments, dist_exp)])
+    return torch.cat([block for _, block in cdnv_rows(moments, dist_exp)])
 
 
 def cdnv(moments: ClassMoments, *, dist_exp: float = 1.0) -> Tensor:
@@ -138,7 +138,7 @@ def cdnv(moments: ClassMoments, *, dist_exp: float = 1.0) -> Tensor:
     """
     num_classes = moments.num_classes
     total = torch.zeros_like(moments.scatter_traces[0])
-    for rows, block in _cdnv_rows(moments, dist_exp):
+    for rows, block in cdnv_rows(moments, dist_exp):
         diagonal = torch.arange(num_classes, device=block.device)[rows]
         block[torch.arange(len(diagonal)), diagonal] = 0.0
         total += block.sum()

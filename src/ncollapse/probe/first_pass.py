@@ -19,6 +19,7 @@ from ncollapse.statistics.centers import UNDECIDED, ClassCenters
 from ncollapse.statistics.decisions import ClassifierChoices
 from ncollapse.statistics.moments import ClassMoments
 from ncollapse.statistics.paired import PairedMoments
+from ncollapse.statistics.parts import ClassParts
 from ncollapse.statistics.scatter import ClassScatter
 
 
@@ -45,6 +46,8 @@ class FirstPass:
 
         def receive(name: str, features: Tensor) -> None:
             features = layers.take(name, features)
+            if request.needs_parts:
+                self._add_parts(name, features, layers.part_labels)
             self._running(name, features).merge_groups_(features, layers.groups, self.workspace)
             if request.needs_scatter:
                 self._add_scatter(name, features, layers.labels)
@@ -77,6 +80,7 @@ class FirstPass:
         _check_same_layers(own.moments, others.moments)
         own.moments = _merged(own.moments, others.moments)
         own.scatters = _merged(own.scatters, others.scatters)
+        own.parts = _merged(own.parts, others.parts)
         own.paired = _merged(_named(own.paired), _named(others.paired)).get("")
         own.choices = _merged(_named(own.choices), _named(others.choices)).get("")
         self.index += other.index
@@ -100,6 +104,9 @@ class FirstPass:
         if request.needs_scatter:
             scatters = {name: processes.merge(ClassScatter, totals.scatters.get(name)) for name in names}
             totals.scatters = {name: value for name, value in scatters.items() if value is not None}
+        if request.needs_parts:
+            parts = {name: processes.merge(ClassParts, totals.parts.get(name)) for name in names}
+            totals.parts = {name: value.to("cpu") for name, value in parts.items() if value is not None}
         if request.path:
             paired = processes.merge(PairedMoments, totals.paired)
             totals.paired = None if paired is None else paired.to("cpu")
@@ -128,6 +135,12 @@ class FirstPass:
                 f"{self.request.place(self.index)}. Feed inputs of one size, or tap a pooled layer."
             )
         return moments[name]
+
+    def _add_parts(self, name: str, features: Tensor, labels: Tensor) -> None:
+        parts = self.totals.parts
+        if name not in parts:
+            parts[name] = ClassParts.empty(self.request.num_classes, features.shape[1], features.device)
+        parts[name].add_(features, labels, self.workspace)
 
     def _add_scatter(self, name: str, features: Tensor, labels: Tensor) -> None:
         part = ClassScatter.from_batch(features, labels, self.request.num_classes).to("cpu")

@@ -11,6 +11,7 @@ from torch import Tensor
 from ncollapse.measurement.totals import path_layers
 from ncollapse.statistics.batch import LabelGroups, check_labels, flatten_features
 from ncollapse.statistics.moments import ClassMoments
+from ncollapse.statistics.parts import part_labels
 from ncollapse.statistics.selection import ClassSelection
 
 # A function of a layer's name and its flat features (N, d).
@@ -98,6 +99,12 @@ class CheckedLayers:
         """The classes of the batch, on the device of the first layer. Read it before the batch's moments are merged."""
         before = next(iter(self._known.values())).counts if self._known else None
         return LabelGroups.from_labels(self.labels, self._num_classes, before)
+
+    @cached_property
+    def part_labels(self) -> Tensor:
+        """Labels that also name the samples' parts. Read them before the batch's moments are merged."""
+        counts = next(iter(self._known.values())).counts if self._known else self.labels.new_zeros(self._num_classes)
+        return part_labels(self.labels, counts)
 
     def take(self, name: str, features: Tensor) -> Tensor:
         """Check one layer, and return its features of the selected classes."""

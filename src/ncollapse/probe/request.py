@@ -106,6 +106,11 @@ class Request:
         return None if isinstance(self.classifier, tuple) else self.classifier
 
     @property
+    def needs_parts(self) -> bool:
+        """Whether moments of interleaved parts of the classes are summed."""
+        return any("parts" in metric.needs for metric in self.selected)
+
+    @property
     def reference_centers(self) -> dict[str, ClassCenters | None] | None:
         """Centers of the reference by layer."""
         if self.reference is None:

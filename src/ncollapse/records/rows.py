@@ -37,9 +37,11 @@ class Row(NamedTuple):
     flags: tuple[str, ...]
 
     @classmethod
-    def measured(cls, split: str, depth: int, layer: str, metric: str, value: float, flags: tuple[str, ...]) -> Row:
-        """A row of a measurement that belongs to no epoch or step."""
-        return cls(None, None, split, depth, layer, metric, value, None, flags)
+    def measured(
+        cls, split: str, depth: int, layer: str, metric: str, value: float, standard_error: float | None, flags: tuple[str, ...]
+    ) -> Row:
+        """Return a row of a measurement that belongs to no epoch or step."""
+        return cls(None, None, split, depth, layer, metric, value, standard_error, flags)
 
 
 class EpochRecord(NamedTuple):

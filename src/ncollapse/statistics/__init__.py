@@ -11,6 +11,7 @@ from ncollapse.statistics.conventions import ClassWeights, Convention
 from ncollapse.statistics.decisions import ClassDecisions, ClassifierChoices
 from ncollapse.statistics.moments import ClassMoments
 from ncollapse.statistics.paired import PairedMoments
+from ncollapse.statistics.parts import ClassParts
 from ncollapse.statistics.scatter import ClassScatter
 from ncollapse.statistics.selection import SelectedClasses, select_classes
 
@@ -18,6 +19,7 @@ __all__ = [
     "ClassCenters",
     "ClassDecisions",
     "ClassMoments",
+    "ClassParts",
     "ClassScatter",
     "ClassWeights",
     "ClassifierChoices",
