@@ -140,7 +140,7 @@ def test_text_is_a_table_with_its_flags(table):
     assert lines[4].startswith("three & last")
     assert lines[4].split()[-2] == "nan*"
     assert len({len(line) for line in (lines[1], lines[4])}) == 1, "columns are aligned"
-    assert lines[-1] == f"* imbalanced: {FLAGS['imbalanced']}"
+    assert f"* imbalanced: {FLAGS['imbalanced']}" in lines
 
 
 def test_the_core_is_printed_and_the_rest_is_said_to_be_there():

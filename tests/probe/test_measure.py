@@ -133,7 +133,7 @@ def test_every_metric_at_every_layer_equals_the_oracle(name):
             expected = reference.feature_metrics(H, y, K)
         if layer == last and head is not None:
             expected |= reference.classifier_metrics(H, y, K, weight, bias)
-        values = {row.metric: row.value for row in m.rows if row.layer == layer}
+        values = {row.metric: row.value for row in m.rows if row.layer == layer and "." not in row.metric}
         assert list(values) == [id for id in LIGHT if id in expected]
         assert {row.depth for row in m.rows if row.layer == layer} == {depth}
         for id, value in values.items():
@@ -619,7 +619,7 @@ def test_fewer_features_than_the_simplex_needs():
     m = measure(model, batched(), num_classes=K)
     for id in ("pfc2", "nc2_equiangularity", "nc2_max_angle", "nc2_etf_weights"):
         (row,) = [row for row in m.rows if row.metric == id]
-        assert row.flags == ("low_dimension",), id
+        assert "low_dimension" in row.flags, id
         assert row.value > 0.1
 
 

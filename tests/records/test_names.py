@@ -21,7 +21,7 @@ def test_columns():
 
 
 def test_a_row_shows_the_columns_that_are_known():
-    row = Row.measured("train", 0, "stem", "pfc1", 0.5, ())
+    row = Row.measured("train", 0, "stem", "pfc1", 0.5, None, ())
     assert known_columns([row]) == ("split", "depth", "layer", "metric", "value", "flags")
     assert known_columns([row, row._replace(epoch=3, standard_error=0.1)]) == tuple(
         name for name in Row._fields if name != "step"
