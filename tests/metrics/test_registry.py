@@ -46,7 +46,16 @@ def test_every_flag_word_is_explained(metric):
 
 
 def test_every_explained_flag_is_used():
-    always = {"one_class", "empty_class", "over_budget", "classifier_not_finite", "undersampled", "unresolved", "few_samples", "classifier_unproven"}
+    always = {
+        "one_class",
+        "empty_class",
+        "over_budget",
+        "classifier_not_finite",
+        "undersampled",
+        "unresolved",
+        "few_samples",
+        "classifier_unproven",
+    }
     used = always.union(*(m.undefined_when | m.flagged_when | {m.nan_flag} for m in METRICS.values()))
     assert used == set(FLAGS)
     assert all(text and text[0].islower() for text in FLAGS.values())
