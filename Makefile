@@ -66,6 +66,7 @@ hooks: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/measure_cost.py
+	$(BIN)/python benchmarks/sampling.py --draws 200
 	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/demo_seeds.py
 	$(BIN)/python benchmarks/surrogates.py

@@ -45,10 +45,12 @@ def plot_over_depth(run: Run, position: str = "projection") -> Figure:
         figure = _compose(PROGRESSIVE, 10.6, lambda axes, panel: draw_over_depth(axes, run, panel, position))
         layers, names = _layer_entries(run)
         lines = [Line2D([], [], color=style.LINE), Line2D([], [], color=style.BASELINE, linestyle="--")]
+        if any(row.metric.endswith(".noise") for row in run.rows):
+            lines.append(Line2D([], [], color=style.SOFT, linestyle=":"))
         _legend(
             figure,
             [*layers, *lines],
-            [*names, "straight line", "baseline (log-linear)"],
+            [*names, *["straight line", "baseline (log-linear)", "noise alone"][: len(lines)]],
             loc="outside right center",
             title="layer",
         )

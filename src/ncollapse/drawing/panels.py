@@ -122,8 +122,15 @@ def draw_over_depth(axes: Axes, run: Run, panel: Panel, position: str, shared: S
         return
     for t, values, color, dashes in curves:
         axes.plot(t, _drawable(values, panel.log), dashes, color=color, linewidth=1.6)
-    placed = list(zip(run.last.positions[position], _drawable(layers, panel.log), strict=True))
-    _draw_layers(axes, placed)
+    positions = run.last.positions[position]
+    _draw_floor(axes, [math.nan if t is None else t for t in positions], run.over_depth(f"{panel.key}.noise"), panel)
+    _draw_layers(axes, list(zip(positions, _drawable(layers, panel.log), strict=True)))
+
+
+def _draw_floor(axes: Axes, x: Sequence[float], values: Sequence[float | None], panel: Panel) -> None:
+    """Draw what noise alone gives, where it is on the axis; runs of earlier versions do not have it."""
+    if any(value is not None for value in values):
+        axes.plot(x, _drawable(values, panel.log), ":", color=style.SOFT, linewidth=1.2, zorder=1, scalex=False, scaley=False)
 
 
 def _curves(run: Run, panel: Panel) -> list[tuple[Sequence[float], Numbers, str, str]]:

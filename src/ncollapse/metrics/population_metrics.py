@@ -109,8 +109,11 @@ def cdnv(p: Population) -> Estimate:
         inverse = torch.cat([checkpoint(_expected_inverse, *block, width, use_reentrant=False) for block in blocks])
         return ((variances[k] + variances[j]) / 2 * inverse).mean() / mean
 
-    unresolved = distances(p.gram) < RESOLVED * noise.sqrt()
-    return p.estimate(statistic)._replace(flags=("unresolved",) if bool(unresolved.any()) else ())
+    estimate = p.estimate(statistic)
+    # A distance that is not told apart from 0 may be arbitrarily small, and then its inverse is most of the mean.
+    if bool((distances(p.gram) < RESOLVED * noise.sqrt()).any()):
+        return Estimate(estimate.value, None, ("unresolved",))
+    return estimate
 
 
 def _distance_noise(p: Population) -> Tensor:
