@@ -97,12 +97,12 @@ def test_samples_decided_by_other_means_carry_no_flag_of_their_own():
 def test_noise_of_the_spread_is_its_mean_over_draws(convention):
     counts, scales = (3, 8, 5, 20), torch.tensor([1.0, 2.0, 0.5, 1.5], dtype=torch.float64)
     labels, traces, estimates = labels_of(counts), [], []
-    for seed in range(2000):
+    for seed in range(500):
         moments = ClassMoments.from_batch(normal(seed, len(labels), 6) * scales[labels, None], labels, 4)
         traces.append(float(moments.between_trace(convention)))
         estimates.append(float(noise_trace(moments, convention)))
     traces, estimates = torch.tensor(traces), torch.tensor(estimates)
-    error = float((traces.var() + estimates.var()).sqrt()) / math.sqrt(2000)
+    error = float((traces.var() + estimates.var()).sqrt()) / math.sqrt(500)
     assert float(traces.mean()) == pytest.approx(float(estimates.mean()), abs=3 * error)
 
 

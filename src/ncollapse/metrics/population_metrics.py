@@ -158,7 +158,7 @@ def between_inverse_trace(p: Population, centers: ClassCenters, decisions: Class
     return Estimate(value, jackknife(p.changes(slope)), ("unresolved",) if missing else ())
 
 
-def rank(p: Population) -> Estimate:
+def resolved_rank(p: Population) -> Estimate:
     """Count the eigenvalues of Σ_B that are more than four standard errors above zero."""
     return Estimate(_resolved(p)[2].sum().double(), None)
 

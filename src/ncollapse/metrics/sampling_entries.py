@@ -56,7 +56,7 @@ def population_entries() -> list[Metric]:
         ),
         Metric(
             "rank_between.population", "number of eigenvalues of Σ_B above its noise",
-            lambda s: estimates.rank(s.population), _PARTS, flagged_when=frozenset({"two_classes"}), **ranks,
+            lambda s: estimates.resolved_rank(s.population), _PARTS, flagged_when=frozenset({"two_classes"}), **ranks,
         ),
         Metric(
             "participation_ratio_between.population", "participation ratio of the population's Σ_B",
