@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from ncollapse.cli import main
+from ncollapse.cli.options import as_options
 from ncollapse.studies import override, recipe_by_name, run_recipe, sweep
 from ncollapse.studies.workers import work
 from ncollapse.targets import Target, measure_target
@@ -95,6 +97,31 @@ def test_changed_settings_are_said(run_directory, capsys, without_drawings):
     assert "handwritten digits" not in printed.out + printed.err
     main(["run", "demo", "--set", *SMALL, "--out", str(run_directory), "--resume", "--json"])
     assert json.loads(capsys.readouterr().out)["changed"][:2] == ["data.per_class=20", "model.width=16"]
+
+
+@pytest.mark.parametrize(
+    ("words", "written"),
+    [
+        ("Measure again with path=True.", "Measure again with --path."),
+        ("Pass num_classes=4, or", "Pass --num-classes 4, or"),
+        ("Try layers=['stem.2', 'blocks.*'].", "Try --layers stem.2 blocks.*."),
+        ("Pass layers=.", "Pass --layers."),
+        ("Pass memory_budget=0 for", "Pass --memory-budget 0 for"),
+        ("set by train.path=3 and other=4, --path=5", "set by train.path=3 and other=4, --path=5"),
+    ],
+)
+def test_errors_name_options_as_they_are_typed(words, written):
+    assert as_options(words, ["path", "num_classes", "layers", "memory_budget"]) == written
+
+
+def test_a_comparison_needs_two_runs(run_directory, capsys):
+    raised = failing(capsys, "compare", str(run_directory))
+    assert f"A comparison needs two runs or more, or a sweep, got {run_directory} alone. `ncollapse report`" in raised
+
+
+def test_a_folder_that_holds_no_run_is_told(tmp_path, capsys):
+    raised = failing(capsys, "report", str(tmp_path))
+    assert f"{tmp_path}: needed a run directory or a sweep, found neither. Name a folder that `ncollapse run`" in raised
 
 
 def test_a_resume_names_the_settings_that_differ(run_directory, capsys):
@@ -208,7 +235,10 @@ def test_fields_of_a_recipe(capsys):
     main(["recipes", "demo"])
     printed = capsys.readouterr().out
     assert printed.startswith(recipe.description)
-    fields = [line.strip() for line in printed.partition("Fields, as --set takes them:\n")[2].splitlines()]
+    lines = printed.partition("Fields, as --set takes them:\n")[2].splitlines()
+    fields = [line[4:].partition("  ")[0] for line in lines if not line.startswith(" " * 5)]
+    assert re.search(r"train\.optimizer=sgd +sgd or adam\. \(sgd, adam\)\n", printed)
+    assert re.search(r"seed=0 +Of the initialization", printed)
     assert "train.epochs=150" in fields
     assert "measure.epochs=null" in fields
     assert override(recipe_by_name("fc_mnist"), fields).fingerprint() == recipe.fingerprint()
@@ -250,7 +280,7 @@ def test_doctor_names_the_place_of_a_data_set(monkeypatch, tmp_path, capsys):
         (["report", "no-such-run"], "no-such-run"),
         (["measure", "no_such_module_anywhere:net", "--data", "digits"], "No module named 'no_such_module_anywhere'"),
         (["run", "demo", "--set", "train.epochs=0"], "error: train.epochs must be an integer of 1 or more, got 0. Pass"),
-        (["demo", "--seed", "-1"], "error: seed must be 0 or more, got -1. Pass a larger integer. (set by seed=-1)"),
+        (["demo", "--seed", "-1"], "error: seed must be 0 or more, got -1. Pass a larger integer. (set by --seed -1)"),
         (["recipes", "demoo"], "No recipe 'demoo'. Near ones: demo"),
         (["measure", "torch.nn:Identity", "--data", "diggits"], "run directory, got 'diggits'. Near ones: digits. `ncollapse"),
         (

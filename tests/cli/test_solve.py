@@ -85,6 +85,21 @@ def test_a_figure_explains_a_name_once():
     assert [axes.get_legend() is not None for axes in figure.axes] == [True, True]
 
 
+def test_the_folder_of_a_figure_is_made_and_the_figure_named(capsys, tmp_path):
+    figure = tmp_path / "new" / "ufm.svg"
+    main(["solve", "ufm", "--solver", "closed_form", "--figure", str(figure)])
+    assert capsys.readouterr().out.splitlines()[-1] == f"Figure: {figure}"
+    assert figure.is_file()
+    main(["solve", "ufm", "--solver", "closed_form", "--json", "--figure", str(figure)])
+    assert "Figure:" not in capsys.readouterr().out
+
+
+def test_an_error_names_the_option_of_a_solver(capsys):
+    with pytest.raises(SystemExit):
+        main(["solve", "ufm", "dim=2"])
+    assert "solve in the weight and the features with --solver lbfgs." in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("kind", ["png", "pdf"])
 def test_kinds_of_figures(capsys, tmp_path, kind):
     file = tmp_path / f"solution.{kind}"

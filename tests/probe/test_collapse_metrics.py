@@ -160,7 +160,7 @@ def test_what_cannot_be_computed_is_refused():
         fed(CollapseMetrics(num_classes=K)).compute(nn.Linear(7, 4))
     with pytest.raises(ValueError, match="at least one layer"):
         CollapseMetrics(num_classes=K).update({}, LABELS)
-    with pytest.raises(ValueError, match=r"^labels must be in \[0, 4\), got 4 at position \d+\. Pass num_classes=5"):
+    with pytest.raises(ValueError, match=r"^labels must be in \[0, 4\), got 4 at position \d+\. Pass num_classes of 5 or more"):
         fed(CollapseMetrics(num_classes=K)).update(LAYERS, LABELS + 1)
     with pytest.raises(ValueError, match="Layer 'last' must have 7 features as before, got 6"):
         fed(CollapseMetrics(num_classes=K)).update({**LAYERS, "last": LAYERS["last"][:, :6]}, LABELS)

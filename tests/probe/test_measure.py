@@ -545,6 +545,27 @@ def test_features_of_another_dimension_that_a_classifier_reads_are_off_the_path(
         measure_features(features, Y, num_classes=K, path=True)
 
 
+def test_classes_without_samples_are_named():
+    x, y = data((5, 0, 6, 0))
+    assert "; without samples: 1, 3" in str(measure(resnet(), batched(x, y), num_classes=K))
+    many = str(measure_features(x, y, num_classes=30))
+    assert "without samples: 1, 3, 4, 5, 6, 7, 8, 9 and 20 more" in " ".join(many.split())
+    assert "without samples" not in str(measure(resnet(), batched(), num_classes=K))
+
+
+def test_a_class_is_no_network():
+    with pytest.raises(TypeError, match=r"model must be a network, got the class Convolutional\. Make one: Convolutional"):
+        measure(Convolutional, batched(), num_classes=K)
+
+
+def test_labels_that_are_missing_are_not_blamed_on_the_layer():
+    wanted = r"got 10 rows for 7 labels in batch 1\. Check that every sample has a label and that the layer's first dimension"
+    with pytest.raises(ValueError, match=wanted):
+        measure(resnet(), [(X[10:], Y[10:]), (X[:10], Y[:7])], num_classes=K)
+    with pytest.raises(ValueError, match=r"got 36 rows for 30 labels.* Check that every sample has a label"):
+        measure_features(X, Y[:30], num_classes=K)
+
+
 def test_samples_and_classes_are_counted():
     m = measure(resnet(), batched(), num_classes=K)
     assert (m.num_samples, m.num_classes, m.split, m.passes) == (36, K, "train", 1)
@@ -720,7 +741,7 @@ class Unread:
 
 
 def test_an_unknown_metric_names_near_ones():
-    with pytest.raises(ValueError, match=r"No metric 'nc3_eft'\. Near ones: nc3_etf.*All ids: ncollapse\.METRICS"):
+    with pytest.raises(ValueError, match=r"No metric 'nc3_eft'\. Near ones: nc3_etf.*docs/metrics\.md lists all"):
         measure(resnet(), Unread(), num_classes=K, metrics=["pfc1", "nc3_eft"])
     with pytest.raises(ValueError, match="No metric 'pfc4'"):
         measure_features(X, Y, num_classes=K, metrics=["pfc4"])
@@ -798,9 +819,11 @@ def test_bad_features_are_refused():
         measure_features(X[:, 0], Y, num_classes=K)
     with pytest.raises(ValueError, match=r"weight must have shape \(4, 6\) for layer 'features', got \(6, 4\)"):
         measure_features(X, Y, num_classes=K, classifier=(torch.zeros(6, 4), None))
-    with pytest.raises(ValueError, match=r"Layer 'features' must have one row per label, got 36 rows for 35 labels\. Tap"):
+    with pytest.raises(ValueError, match=r"Layer 'features' must have one row per label, got 36 rows for 35 labels\. Check"):
         measure_features(X, Y[1:], num_classes=K)
-    with pytest.raises(ValueError, match=r"^labels must be in \[0, 3\), got 3 at position \d+\. Pass num_classes=4"):
+    with pytest.raises(
+        ValueError, match=r"^labels must be in \[0, 3\), got 3 at position \d+\. Pass num_classes of \d+ or more"
+    ):
         measure_features(X, Y, num_classes=3)
 
 

@@ -218,7 +218,7 @@ def test_widths_that_change_are_named():
 
 def test_layers_with_another_number_of_samples_are_named():
     batch = LayerBatch({"a": CASE.features, "b": CASE.features[:-1]}, CASE.labels)
-    with pytest.raises(ValueError, match=r"one row per label, got 22 rows for 23 labels in batch 0 now\. Tap a layer"):
+    with pytest.raises(ValueError, match=r"one row per label, got 22 rows for 23 labels in batch 0 now\. Check that"):
         collect(lambda: iter([batch]), *options(where=" now"))
 
 
@@ -245,7 +245,7 @@ def test_features_that_are_not_finite_name_layer_batch_and_place(value):
         collect(source(5, features), *options(where=" at epoch 7"))
 
 
-@pytest.mark.parametrize(("label", "hint"), [(K, f"Pass num_classes={K + 1}"), (-1, "Drop ignored samples")])
+@pytest.mark.parametrize(("label", "hint"), [(K, f"Pass num_classes of {K + 1} or more"), (-1, "Drop ignored samples")])
 def test_labels_out_of_range_name_batch_and_position(label, hint):
     labels = CASE.labels.clone()
     labels[13] = label

@@ -103,13 +103,14 @@ def test_a_sweep_stands_for_the_first_finished_seed_of_each_setting(tmp_path, wr
 
 
 def test_every_position_is_an_option(make_run, tmp_path, capsys, without_drawings):
-    run, out = make_run("run", layers=("stem", "blocks.0"), epochs=(0, 5)), tmp_path / "run.html"
+    runs = [str(make_run(name, layers=("stem", "blocks.0"), epochs=(0, 5))) for name in ("one", "two")]
+    out = tmp_path / "run.html"
     for position, words in (("projection", "projection on the chord"), ("arclength", "arc length")):
-        main(["compare", str(run), "--out", str(out), "--position", position])
+        main(["compare", *runs, "--out", str(out), "--position", position])
         assert f"placed at its {words}" in out.read_text(encoding="utf-8")
     assert capsys.readouterr().out.splitlines() == [f"Page: {out}"] * 2
     with pytest.raises(ReportError, match="needed the position 'nowhere', has index, projection, arclength"):
-        write_comparison([run], out, position="nowhere")
+        write_comparison(runs, out, position="nowhere")
 
 
 def test_nothing_to_compare(tmp_path):

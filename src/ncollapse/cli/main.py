@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from ncollapse.cli.doctor import add_doctor
 from ncollapse.cli.measure import add_measure
+from ncollapse.cli.options import as_options
 from ncollapse.cli.report import add_report_commands
 from ncollapse.cli.run import add_run_commands
 from ncollapse.cli.solve import add_solve
@@ -30,7 +31,9 @@ which command do I need?
   Measure my own network      ncollapse measure my_module:build --data my_module:batches --num-classes 10
   Reproduce an experiment     ncollapse recipes, then ncollapse run RECIPE
   Many settings and seeds     ncollapse sweep RECIPE --over FIELD=VALUE,VALUE --seeds 5
-  Look at results again       ncollapse report DIR ..., or ncollapse claims DIR ... to test the papers' claims
+  Look at results again       ncollapse report DIR, or ncollapse compare DIR DIR for several side by side
+  Test the papers' claims     ncollapse claims DIR ...
+  Check the installation      ncollapse doctor
   Solve a model of the theory ncollapse solve MODEL
 """
 
@@ -122,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception as error:
         if options.debug:
             traceback.print_exc()
-        _fail(f"ncollapse: error: {_words(error)}", silent=_follows() and _raised_by_all(error))
+        _fail(f"ncollapse: error: {as_options(_words(error), vars(options))}", silent=_follows() and _raised_by_all(error))
 
 
 class _Terminated(BaseException):

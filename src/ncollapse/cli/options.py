@@ -1,7 +1,8 @@
 """Types of the command's options: counts, places to write to, directories named once."""
 
 import argparse
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 
@@ -47,6 +48,18 @@ def _check_above(path: Path) -> None:
     above = next((parent for parent in path.parents if parent.exists()), None)
     if above is not None and not above.is_dir():
         raise argparse.ArgumentTypeError(f"must lie in a folder, got {path}, and {above} is a file; choose another place")
+
+
+def as_options(words: str, options: Iterable[str]) -> str:
+    """Write arguments of Python in an error, such as path=True or layers=['a', 'b'], as the options that were typed."""
+
+    def written(found: re.Match[str]) -> str:
+        flag, value = f"--{found[1].replace('_', '-')}", found[2] or ""
+        items = re.findall(r"[^\s,'\[\]]+", value)
+        return " ".join([flag, *items]) if items and items != ["True"] else flag
+
+    names = "|".join(map(re.escape, options))
+    return re.sub(rf"(?<![\w.-])({names})=(\[[^\]]*\]|'[^']*'|-?\w+(?:\.\w+)*)?", written, words)
 
 
 def check_distinct(folders: Sequence[Path]) -> Sequence[Path]:

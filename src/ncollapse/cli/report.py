@@ -41,14 +41,21 @@ def _add_claims(commands: Any) -> None:
 
 
 def _add_compare(commands: Any) -> None:
-    compare = commands.add_parser("compare", help="show the figures of several runs side by side, on common axes")
-    compare.add_argument("runs", type=Path, nargs="+", metavar="DIR", help="run directories, or folders of sweeps")
+    compare = commands.add_parser(
+        "compare",
+        help="show the figures of several runs side by side, on common axes",
+        description="Show the figures of several runs side by side, on common axes: the page that `report` writes of several "
+        "runs, also of sweeps, and with layers placed as you choose.",
+    )
+    compare.add_argument("runs", type=Path, nargs="+", metavar="DIR", help="two run directories or more, or folders of sweeps")
     compare.add_argument("--out", type=file, metavar="FILE", help="the page (default: compare.html in the first DIR)")
     compare.add_argument(
         "--position",
         default="projection",
         metavar="NAME",
-        help="how layers are placed on the line: projection (default), index, arclength, ratio or distance",
+        help="how layers are placed on the line from the first to the last: projection on it (default); index (evenly); "
+        "arclength (share of the path before the layer); ratio (of the distances to both ends); distance (from the first, in "
+        "units of that of the last)",
     )
     compare.set_defaults(call=_compare)
 
@@ -75,7 +82,12 @@ def _claims(options: argparse.Namespace) -> None:
 
 
 def _compare(options: argparse.Namespace) -> None:
+    from ncollapse.records.file_names import SWEEP
     from ncollapse.report import write_comparison
 
+    if len(options.runs) == 1 and not (options.runs[0] / SWEEP).is_file():
+        raise ValueError(
+            f"A comparison needs two runs or more, or a sweep, got {options.runs[0]} alone. `ncollapse report` writes its page."
+        )
     out = options.out if options.out is not None else options.runs[0] / "compare.html"
     print(f"Page: {write_comparison(check_distinct(options.runs), out, position=options.position)}")

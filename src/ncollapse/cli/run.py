@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
+import textwrap
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from ncollapse.cli.options import folder
 from ncollapse.cli.progress import progress
@@ -123,5 +125,22 @@ def _show_recipe(recipe: Recipe, *, as_json: bool) -> None:
         print(recipe.to_json(), end="")
         return
     print(f"{recipe.description}\n\nFields, as --set takes them:")
+    meanings = _meanings(recipe)
     for setting in recipe_settings(recipe):
-        print(f"    {setting}")
+        meaning = meanings.get(setting.partition("=")[0], "")
+        start = f"    {setting:<32}  "
+        print(textwrap.fill(meaning, 120, initial_indent=start, subsequent_indent=" " * 38) if meaning else start.rstrip())
+
+
+def _meanings(recipe: Recipe) -> dict[str, str]:
+    """What every field means, and which words it takes, from the docstrings and types of the recipe and its parts."""
+    from ncollapse.cli.plain_math import plain_sections
+
+    parts = {"": recipe, "data.": recipe.data, "model.": recipe.model, "train.": recipe.train, "measure.": recipe.measure}
+    found = {}
+    for prefix, part in parts.items():
+        kinds = get_type_hints(type(part))
+        for name, text in plain_sections(inspect.getdoc(part) or "").items():
+            choices = get_args(kinds.get(name)) if get_origin(kinds.get(name)) is Literal else ()
+            found[f"{prefix}{name}"] = f"{text} ({', '.join(choices)})" if choices else text
+    return found

@@ -79,14 +79,33 @@ def _solve(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None
     if options.help:
         print(_help_of(name, MODELS[name]))
         return
+    _solve_model(name, settings, options)
+
+
+def _solve_model(name: str, settings: Sequence[str], options: argparse.Namespace) -> None:
     request = read_request(name, settings, options.solver, options.seed)
-    problem, solution = _call(request.parts, request.words["fields"], options.seed)
+    if options.figure is not None:
+        # Before the work: a folder that cannot be made is found at once.
+        options.figure.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        problem, solution = _call(request.parts, request.words["fields"], options.seed)
+    except ValueError as error:
+        raise ValueError(_as_solvers(str(error), MODELS[name])) from error
     _print(request, problem, solution, options)
     if options.figure is not None:
         _draw(request.title, problem, solution, options.figure)
+        if not options.json:
+            print(f"Figure: {options.figure}")
     # A solver that stopped early is told in the status, and by the exit code.
     if not solution.converged:
         raise SystemExit(1)
+
+
+def _as_solvers(words: str, model: SolvableModel) -> str:
+    """Write solvers of Python in an error, such as LBFGS(), as the option that names them."""
+    for option, solver in model.solvers.items():
+        words = words.replace(f"with {solver}()", f"with --solver {option}")
+    return words
 
 
 class Request(NamedTuple):

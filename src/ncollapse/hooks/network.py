@@ -20,6 +20,8 @@ def network_of(model: nn.Module) -> nn.Module:
             f"model must be an eager network, got {type(model).__name__}, which is scripted: pass the eager module."
         )
     if not isinstance(model, nn.Module):
+        if isinstance(model, type):
+            raise TypeError(f"model must be a network, got the class {model.__name__}. Make one: {model.__name__}().")
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}. Pass features to measure_features.")
     # The forward of DistributedDataParallel broadcasts the buffers, and waits for processes that have fewer batches.
     wrapped = isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel)

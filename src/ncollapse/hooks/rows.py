@@ -213,8 +213,8 @@ def misplaced(unplaced: dict[str, str]) -> str:
     """Return an error for layers of which it is unknown which rows belong to which labels."""
     words = [f"{repr(label) if label else 'the output'} {why}" for label, why in unplaced.items()]
     return (
-        f"Which rows of a layer belong to which labels must be clear, but {', '.join(words)}. Name layers with the labels' "
-        "positions, or pass a function: layers=[Tap(name, pool=function)]."
+        f"Which rows of a layer belong to which labels must be clear, but {', '.join(words)}. Check that every sample "
+        "has a label. If so, name layers with the labels' positions, or pass a function: layers=[Tap(name, pool=function)]."
     )
 
 

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+# More classes without samples than this are counted.
+_MOST_NAMED = 8
+
+
 @dataclass(frozen=True, eq=False)
 class Paths:
     """The additions of ``path=True`` to a measurement; path, line and arcs are None if a stream exceeded its budget."""
@@ -217,7 +221,14 @@ class Measurement:
             f"{_count(len(self.layers), 'layer')}, {self._samples}, split {self.split}, convention {self.convention}, {passes}"
             f"\nchosen: {self.chosen}"
         )
-        return TextTable.of(summary, self.rows, self.layers, self.shown, FLAGS)
+        return TextTable.of(summary, self.rows, self.layers, self.shown, {**FLAGS, **self._named_flags()})
+
+    def _named_flags(self) -> dict[str, str]:
+        """Flags whose words name classes of this measurement."""
+        counts = next(iter(self.statistics.values())).moments.counts.tolist()
+        empty = [str(label) for label, count in zip(self.classes, counts, strict=True) if count == 0]
+        named = ", ".join(empty[:_MOST_NAMED]) + (f" and {len(empty) - _MOST_NAMED} more" if len(empty) > _MOST_NAMED else "")
+        return {"empty_class": f"{FLAGS['empty_class']}; without samples: {named}"} if empty else {}
 
     @cached_property
     def _cells(self) -> dict[tuple[str, str], Row]:

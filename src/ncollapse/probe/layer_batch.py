@@ -111,7 +111,7 @@ class CheckedLayers:
         if features.shape[0] != self._num_samples:
             raise ValueError(
                 f"Layer {name!r} must have one row per label, got {features.shape[0]} rows for {self._num_samples} labels"
-                f"{self._place}. Tap a layer whose first dimension is the samples."
+                f"{self._place}. Check that every sample has a label and that the layer's first dimension is the samples."
             )
         if self._known is not None and name not in self._known:
             raise ValueError(f"Layers must run in every batch, but {name!r} is new{self._place}. Name layers that always run.")

@@ -158,6 +158,9 @@ def read_run(path: Path, epochs: Epochs = "all") -> Run:
     if not path.is_dir():
         raise ReportError(f"{path}: needed a run directory, found {'a file' if path.exists() else 'nothing'}. "
                           "Name the folder that `ncollapse run` or `ncollapse demo` printed.")  # fmt: skip
+    if not any((path / name).exists() for name in (file_names.MEASUREMENTS, file_names.RECIPE, file_names.STATUS)):
+        raise ReportError(f"{path}: needed a run directory or a sweep, found neither. Name a folder that `ncollapse run`, "
+                          "`ncollapse sweep` or `ncollapse measure --out` wrote.")  # fmt: skip
     # A measurement alone, without a recipe, need not follow the samples' paths.
     has_depth = (path / file_names.DEPTH).exists() or (path / file_names.RECIPE).exists()
     records = read_depth(path / file_names.DEPTH) if has_depth else {}

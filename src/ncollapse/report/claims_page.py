@@ -1,6 +1,7 @@
 """The ledger of claims as words, as a table in Markdown, and as one self-contained HTML page."""
 
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,13 @@ from ncollapse.claims.progressive_collapse import PAPER
 from ncollapse.claims.rules import Claim, Evidence
 from ncollapse.drawing.wording import counted, listed, number
 from ncollapse.report.markup import write_html
+
+_VERDICTS = {
+    "holds": "hold",
+    "holds partly": "hold partly",
+    "fails": "fail",
+    "not testable here": "not testable with these runs",
+}
 
 
 def write_claims_page(ledger: Ledger, out: Path) -> Path:
@@ -24,6 +32,7 @@ def write_claims_page(ledger: Ledger, out: Path) -> Path:
         "claims.html",
         title=f"Claims of the papers, tested on {counted(len(ledger.runs), 'finished run')}",
         paper=PAPER,
+        tally=tally(ledger),
         left_out=ledger.left_out,
         rulings=[row for row in ledger_rows(ledger) if row["evidence"]],
         silent=_silent(ledger),
@@ -46,7 +55,7 @@ def ledger_lines(ledger: Ledger) -> list[str]:
     Each claim with evidence has a line with verdict, statement and source; indented lines say what was tested and what was
     found. The keys of the other claims follow, and what was left out.
     """
-    lines = [f"{counted(len(ledger.runs), 'finished run')}. Source: {PAPER}."]
+    lines = [f"{counted(len(ledger.runs), 'finished run')}. Source: {PAPER}.", tally(ledger)]
     for ruling in (item for item in ledger.rulings if item.evidence):
         why = f": {ruling.why}" if ruling.why else ""
         lines.append(f"[{ruling.verdict}{why}] {ruling.claim.statement} ({ruling.claim.source}).")
@@ -57,6 +66,13 @@ def ledger_lines(ledger: Ledger) -> list[str]:
         keys = ", ".join(claim.key for claim in silent)
         lines.append(f"[not testable here: no run fits] {counted(len(silent), 'further claim')}: {keys}.")
     return [*lines, *(f"Left out: {path}: {why}" for path, why in ledger.left_out)]
+
+
+def tally(ledger: Ledger) -> str:
+    """How many claims have which verdict."""
+    verdicts = Counter(str(ruling.verdict) for ruling in ledger.rulings)
+    said = [f"{verdicts[verdict]} {words}" for verdict, words in _VERDICTS.items() if verdicts[verdict]]
+    return f"Of {counted(len(ledger.rulings), 'claim')}: {', '.join(said)}."
 
 
 def _silent(ledger: Ledger) -> list[Claim]:

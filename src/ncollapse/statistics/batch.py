@@ -46,7 +46,9 @@ def check_labels(labels: Tensor, num_samples: int, num_classes: int, place: str 
         position = int(outside.nonzero()[0])
         value = int(flat[position])
         hint = (
-            f"Pass num_classes={value + 1}, or shift labels that start at 1" if value >= num_classes else "Drop ignored samples"
+            f"Pass num_classes of {int(flat.max()) + 1} or more, or shift labels that start at 1"
+            if value >= num_classes
+            else "Drop ignored samples"
         )
         raise ValueError(f"labels must be in [0, {num_classes}), got {value} at position {position}{place}. {hint}.")
     return flat
