@@ -251,3 +251,10 @@ def test_a_shared_module_has_one_name():
     model.forward = lambda x: F.softmax(model[2](model[1](model[0](x))), dim=1)
     assert find_layers(model, X).names == ("1",)
     assert measure(model, [(X, Y)], num_classes=K, layers=[model.alias]).layers == ("0", "2.input")
+
+
+def test_of_several_layers_that_hold_the_classifiers_input_the_last_feeds_it():
+    model = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Dropout(), nn.Linear(6, K))
+    m = measure(model, [(X, Y)], num_classes=K, layers=["1", "2"])
+    assert [layer for layer, statistics in m.statistics.items() if statistics.classifier is not None] == ["2"]
+    assert m.layers == ("1", "2")

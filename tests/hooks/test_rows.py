@@ -119,6 +119,39 @@ def test_where_the_labels_are_cannot_be_told_is_an_error():
         measure(model, [(IDS, TAGS)], num_classes=K)
 
 
+class Patches(nn.Module):
+    """A vision transformer with a class token, and a label for each patch; the images show no tokens."""
+
+    def __init__(self, cut):
+        super().__init__()
+        self.patches, self.token = nn.Conv2d(1, D, 2, 2), nn.Parameter(normal(1, 1, D))
+        self.blocks, self.norm, self.head = nn.ModuleList([Mix(False), Mix(False)]), nn.LayerNorm(D), nn.Linear(D, K)
+        self.cut = cut
+
+    def forward(self, images):
+        h = self.patches(images).flatten(2).mT
+        h = torch.cat([self.token.expand(len(h), 1, D), h], dim=1)
+        for block in self.blocks:
+            h = block(h)
+        if self.cut == "features":
+            return self.head(self.norm(h[:, 1:]))
+        return self.head(self.norm(h))[:, 1:] if self.cut == "logits" else self.head(self.norm(h))
+
+
+@pytest.mark.parametrize("cut", ["features", "logits", "declared"])
+def test_a_class_token_has_no_label_among_patches(cut):
+    model, images = seeded(Patches(cut)).double(), normal(N, 1, 4, 6).double()
+    if cut == "declared":
+        with pytest.raises(ValueError, match=rf"the output has {T + 1} positions, the labels {T}"):
+            measure(model, [(images, TAGS)], num_classes=K)
+        model.num_prefix_tokens = 1
+
+    def rows(layer):
+        return range(T) if layer == "norm" and cut == "features" else range(1, T + 1)
+
+    check_tokens(model, images, TAGS, ["blocks.0.input", "blocks.0", "blocks.1", "norm"], rows)
+
+
 class Translator(nn.Module):
     """An encoder, and a decoder whose tokens have the labels."""
 

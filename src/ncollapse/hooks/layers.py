@@ -87,8 +87,8 @@ def _folded(names: tuple[str, ...]) -> tuple[str, ...]:
 def find_layers(model: nn.Module, inputs: Any, *, num_classes: int | None = None) -> Layers:
     """Find the layers that ``measure`` measures by default. No labels are needed and nothing is measured.
 
-    The network runs once on two of the samples, in eval mode and without gradients. Its modes, buffers, hooks and the random
-    state stay as they are.
+    The network runs a few times on two of the samples, in eval mode and without gradients. Its modes, buffers, hooks and the
+    random state stay as they are.
 
     Args:
         inputs: One sample or more as the network's forward expects them: a tensor, a mapping of keyword arguments, or a tuple

@@ -70,9 +70,9 @@ def measure(
             first parameter, and passed by position or keywords, or whole where the forward takes them so. Masks are found in
             arguments named attention_mask or mask (real tokens) or ending in padding_mask (padding).
         num_classes: Number of classes, K.
-        layers: "auto" uses the stages that the network declares in ``collapse_stages``. Without these it traces one forward
-            pass of two samples, and uses the repeated blocks with their input, or the layers with weights of a plain network,
-            and the input of the classifier. Tokens are pooled as in the network. ``find_layers`` shows the choice, and
+        layers: "auto" uses the stages that the network declares in ``collapse_stages``. Without these it traces a forward
+            pass of two samples, and uses the repeated blocks with their input, or what the layers with weights of a plain
+            network take, and the input of the classifier, as far as they lie in series. Tokens are pooled as in the network. ``find_layers`` shows the choice, and
             ``Measurement.chosen`` explains it. "all" uses every module that runs once. Or pass names and patterns as in
             ``model.named_modules()`` ("*" stops at a dot, "**" does not), modules of the network, or ``Tap`` with a pool. A
             module inside a residual branch returns the branch alone: tap the block around it.
