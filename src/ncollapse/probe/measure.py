@@ -72,10 +72,11 @@ def measure(
         num_classes: Number of classes, K.
         layers: "auto" uses the stages that the network declares in ``collapse_stages``. Without these it traces a forward
             pass of two samples, and uses the repeated blocks with their input, or what the layers with weights of a plain
-            network take, and the input of the classifier, as far as they lie in series. Tokens are pooled as in the network. ``find_layers`` shows the choice, and
-            ``Measurement.chosen`` explains it. "all" uses every module that runs once. Or pass names and patterns as in
-            ``model.named_modules()`` ("*" stops at a dot, "**" does not), modules of the network, or ``Tap`` with a pool. A
-            module inside a residual branch returns the branch alone: tap the block around it.
+            network take, and the input of the classifier, as far as they lie in series. Tokens are pooled as in the network.
+            ``find_layers`` shows the choice, and ``Measurement.chosen`` explains it. "all" uses every module that runs once.
+            Or pass names and patterns as in ``model.named_modules()`` ("*" stops at a dot, "**" does not), modules of the
+            network, or ``Tap`` with a pool. A module inside a residual branch returns the branch alone: tap the block around
+            it.
         classifier: The classifier for NC3, whose W h + b must give the logits that the network returns: a module or its name.
             None finds it. A pair (W, b) is the classifier on the last layer's features if the network's own cannot be found.
         classes: The classes to measure: "all", "present" (those with samples), or a list of indices. Samples of other classes
