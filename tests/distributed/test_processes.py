@@ -160,7 +160,7 @@ ERRORS = {
     "no_data": ("ValueError", "There is no data: the loader yielded no batch."),
     "all_batches_wrong": ("TypeError", "Rank 0 of {size}: Batch 0: batches must yield (inputs, labels) or a mapping"),
     "other_batches": ("ValueError", "The labels in the batches of worker:in_own_order must be the same on all processes, got "),
-    "options": ("ValueError", "Rank 0 of {size}: Data worker:dealt gives batches as they are: it needs --num-classes K"),
+    "options": ("ValueError", "Rank 0 of {size}: Data worker:dealt does not say how many classes it has. Pass --num-classes K"),
     "reference_of_one": ("ValueError", "The reference's layers, samples, classes and dimensions must be the same"),
 }
 
