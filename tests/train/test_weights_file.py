@@ -109,3 +109,9 @@ def test_what_does_not_fit_is_refused_in_plain_words(tmp_path, content, match):
     assert "\x1b" not in str(caught.value)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert RAN == []
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path):
+    (tmp_path / "file.pt").write_bytes(b"PK")
+    with pytest.raises(CheckpointError, match="must hold weights alone, got other Python objects or a damaged file"):
+        load_weights(tmp_path / "file.pt", network())

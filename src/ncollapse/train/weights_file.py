@@ -58,13 +58,20 @@ def _loaded(path: Path, unsafe_pickle: bool) -> Any:
         return torch.load(path, map_location="cpu", weights_only=False)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except pickle.UnpicklingError as error:
+        unknown = _unknown_classes(path)
         if not unknown:
-            raise
+            raise error
     # Each class that is not of PyTorch gets a stand-in of its own name.
     with torch.serialization.safe_globals([(type("Unread", (_Unread,), {}), name) for name in unknown]):
         return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _unknown_classes(path: Path) -> list[str]:
+    try:
+        return torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except ValueError:  # not an archive of torch.save
+        return []
 
 
 def _refused(path: Path, how: str) -> str:
