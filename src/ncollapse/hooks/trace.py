@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
 from ncollapse.hooks.batch_io import attention_mask, run_network, tensors_in
@@ -177,7 +177,10 @@ class _Recorder:
 
     def copy(self, tensor: Tensor) -> Captured:
         """Copy a tensor, together with what it depends on."""
-        return Captured.of(tensor.detach(), tensor.detach(), copied=True, sources=self.dependence.of(tensor))
+        sources = self.dependence.of(tensor)
+        with _disable_current_modes():  # the copy is no operation of the network
+            detached = tensor.detach()
+            return Captured.of(detached, detached, copied=True, sources=sources)
 
 
 class Dependence(TorchDispatchMode):
