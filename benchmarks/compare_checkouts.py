@@ -34,7 +34,7 @@ MODELS = {
 
 
 def ncollapse(checkout: Path, words: list[str]) -> str:
-    """What the command of a checkout prints, with one thread."""
+    """Return what the command of a checkout prints, with one thread."""
     environment = {**os.environ, "PYTHONPATH": str(checkout / "src"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "ncollapse", *words]
     return subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout

@@ -99,7 +99,7 @@ def case(name: str) -> Case:
 
 
 def modes(name: str) -> dict[str, Callable[[], object]]:
-    """The calls to be compared."""
+    """Make the calls to be compared."""
     _, model, batches = case(name)
 
     def bare() -> None:

@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 
 def timed(call: Callable[[], T], rounds: int) -> tuple[T, float]:
-    """The result, and the median time of several calls after one that warms up."""
+    """Return the result, and the median time of several calls after one that warms up."""
     result, times = call(), []
     for _ in range(rounds):
         start = time.perf_counter()

@@ -15,7 +15,7 @@ ROW, GAP, PAD, COLUMN, BOX, TOP = 22, 7, 12, 372, 186, 40
 
 
 def named(**modules: nn.Module) -> nn.Sequential:
-    """A container with names instead of numbers."""
+    """Make a container with names instead of numbers."""
     container = nn.Sequential()
     for name, module in modules.items():
         container.add_module(name, module)
@@ -103,12 +103,12 @@ SKIPS = {Block: [("conv1", "norm2")], EncoderLayer: [("norm1", "attention"), ("n
 
 
 def text(x: float, y: float, words: str, color: str = INK, extra: str = "") -> str:
-    """A line of text."""
+    """Draw a line of text."""
     return f'<text x="{x}" y="{y}" fill="{color}"{extra}>{escape(words)}</text>'
 
 
 def box(x: float, y: float, width: float, height: float, fill: str, line: str) -> str:
-    """A rectangle with round corners."""
+    """Draw a rectangle with round corners."""
     return f'<rect x="{x}" y="{y}" width="{width}" height="{height}" rx="4" fill="{fill}" stroke="{line}"/>'
 
 
@@ -177,7 +177,7 @@ class Column:
 
 
 def render() -> str:
-    """The whole figure."""
+    """Draw the whole figure."""
     torch.manual_seed(0)
     columns: list[Any] = [Column(picture, 12 + index * COLUMN) for index, picture in enumerate(PICTURES)]
     width, height = COLUMN * len(columns) + 12, max(column.bottom for column in columns) + 14

@@ -13,7 +13,7 @@ HEADING = "## The ledger\n"
 
 
 def command(sweep: Sweep) -> str:
-    """The command that makes the sweep, from its files: what all of its runs changed is set, the rest was swept."""
+    """Write the command of the sweep from its files: what all runs changed is set, the rest was swept."""
     runs = [item for item in sweep.runs if item.run is not None]
     swept = {field: list(dict.fromkeys(item.settings[field] for item in sweep.runs)) for field in sweep.fields}
     over = [f"{field}={','.join(values)}" for field, values in swept.items()]
@@ -27,7 +27,7 @@ def command(sweep: Sweep) -> str:
 
 
 def render(folders: list[Path]) -> str:
-    """The section as Markdown: commands, how many runs, what they ran on, the table."""
+    """Write the section as Markdown: commands, how many runs, what they ran on, the table."""
     sweeps, ledger = [read_sweep(folder) for folder in folders], rule_on_claims(folders)
     commands = [*map(command, sweeps), shlex.join(["ncollapse", "claims", *(f"runs/{s.path.name}" for s in sweeps)])]
     environments = [item.run.environment for sweep in sweeps for item in sweep.runs if item.run is not None]

@@ -26,12 +26,12 @@ Metrics of the classifier belong to the layer that feeds it.
 
 
 def number(value: float | None) -> str:
-    """A bound or a value at collapse, in words where it is none."""
+    """Write a bound or a value at collapse, in words where it is none."""
     return "depends on K" if value is None else f"{value:.4g}".replace("inf", "∞")
 
 
 def render() -> str:
-    """The page as Markdown."""
+    """Write the page as Markdown."""
     lines = []
     for metric in METRICS.values():
         low, high = metric.bounds

@@ -6,7 +6,7 @@ from ncollapse.version import __version__
 
 
 def install_hint(extra: str | None = None) -> str:
-    """The command that installs ncollapse, with an extra if one is named."""
+    """Write the command that installs ncollapse, with an extra if one is named."""
     # Nothing is on a package index: the checkout or the wheel must be named.
     wanted = f"[{extra}]" if extra else ""
     if (Path(__file__).parents[2] / "pyproject.toml").is_file():
@@ -15,5 +15,5 @@ def install_hint(extra: str | None = None) -> str:
 
 
 def missing_extra(what: str, library: str, extra: str) -> str:
-    """The words for something that needs a library which is not installed."""
+    """Write the error about a library that is not installed."""
     return f"{what} needs {library}, which is not installed. Install it with: {install_hint(extra)}"

@@ -22,7 +22,7 @@ class Estimate(NamedTuple):
 
 
 def spread(values: Sequence[float]) -> float:
-    """Standard deviation over seeds, of a sample (divisor n − 1); 0 of values equal up to rounding, nan for fewer than two."""
+    """Return the sample standard deviation over seeds (divisor n − 1); 0 if equal up to rounding, nan for fewer than two."""
     if len(values) < 2:
         return math.nan
     deviation = statistics.stdev(values)

@@ -37,7 +37,7 @@ def _of_setting(name: str, members: list[Run], statistic: str, test: SeedTest, t
 def _judge(
     values: Sequence[float | bool], bounds: tuple[float, float] = (-math.inf, math.inf)
 ) -> tuple[Estimate, Verdict, str]:
-    """A share of seeds where they say true or false, else a mean over them, its interval cut to what is possible."""
+    """Estimate a share of seeds from truth values, else a mean over seeds, its interval cut to what is possible."""
     if all(isinstance(value, bool) for value in values):
         share = share_estimate(sum(value is True for value in values), len(values))
         return share, *judge_share(share)
@@ -55,7 +55,7 @@ class Family:
     seeds: Mapping[int, Mapping[Any, Run]]
 
     def read(self, read: Callable[[Run], float | None]) -> dict[int, list[float]]:
-        """A number of every run, in the order of the values; of seeds alone that have all of them."""
+        """Read a number of every run, in the order of the values, for seeds that have all of them."""
         found = {}
         for seed, runs in self.seeds.items():
             numbers = [read(runs[value]) if value in runs else None for value in self.values]
@@ -73,7 +73,7 @@ class Family:
         return Evidence(self.name, statistic, *_judge(list(by_seed.values()), bounds), True, supporting, opposing)
 
     def only(self, *values: Any) -> "Family":
-        """The same family with some of its values."""
+        """Return the same family with some of its values."""
         seeds = {seed: {value: run for value, run in runs.items() if value in values} for seed, runs in self.seeds.items()}
         return Family(self.name, values, seeds)
 
@@ -95,7 +95,7 @@ def families(runs: Sequence[Run], field: str, default: object = None) -> list[Fa
 
 
 def settings_of(runs: Sequence[Run], apart: str = "") -> dict[str, list[Run]]:
-    """Runs by their settings in words, seeds apart, and a field too."""
+    """Group runs by their settings in words, apart from the seed and one field."""
     has_changes = any(run.recipe.changed for run in runs)
     groups: dict[tuple[tuple[str, str], ...], list[Run]] = {}
     for run, differing in zip(runs, differing_settings(runs), strict=True):

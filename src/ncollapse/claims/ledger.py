@@ -110,7 +110,7 @@ def write_ledger(ledger: Ledger, out: Path) -> None:
 
 
 def part_of(run_dir: Path) -> tuple[Path | None, list[Part]]:
-    """What the ledger beside a run says of it."""
+    """List what the ledger beside a run says about it."""
     own = run_dir.resolve()
     for folder in (own, own.parent):
         file = folder / file_names.CLAIMS

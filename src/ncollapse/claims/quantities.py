@@ -33,12 +33,12 @@ class Quantity:
 
 
 def _metric(key: str, meaning: str) -> Quantity:
-    """A metric of the last layer."""
+    """Make a reader of a metric of the last layer."""
     return Quantity(key, meaning, lambda run: run.value(key, len(run.layers) - 1))
 
 
 def _recorded(place: str, meaning: str, *, key: str = "", sign: int = -1, signed: bool = False) -> Quantity:
-    """An entry of the last record, as ``energy.efficiency``."""
+    """Make a reader of an entry of the last record, such as ``energy.efficiency``."""
     return Quantity(key or place.partition(".")[2], meaning, last_entry(place), sign, signed)
 
 
@@ -146,7 +146,7 @@ def pfc1_lost_in_training(run: Run) -> float | None:
 
 
 def setting_rows(sweep: Sweep, quantity: Quantity) -> list[SettingRow]:
-    """A quantity at every setting of a sweep."""
+    """Read a quantity at every setting of a sweep."""
     rows = []
     for _, runs in sweep.by_setting():
         found = (quantity.read(run) for run in runs)
@@ -156,7 +156,7 @@ def setting_rows(sweep: Sweep, quantity: Quantity) -> list[SettingRow]:
 
 
 def slope_of(axis: Axis, rows: list[SettingRow]) -> Estimate | None:
-    """The log-log slope over the runs with a positive setting."""
+    """Estimate the log-log slope over the runs with a positive setting."""
     pairs = [(x, y) for x, row in zip(axis.places, rows, strict=True) for y in row.values if x > 0]
     if not axis.numeric or any(y <= 0 for _, y in pairs) or len({x for x, _ in pairs}) < 2:
         return None

@@ -69,7 +69,7 @@ class Claim:
 
 
 def all_of(*examinations: Examine) -> Examine:
-    """The evidence of several tests of one claim."""
+    """Combine several tests of one claim."""
     return lambda runs: [item for examine in examinations for item in examine(runs)]
 
 
@@ -102,7 +102,7 @@ def judge_mean(mean: Estimate) -> tuple[Verdict, str]:
 
 
 def combine(evidence: Sequence[Evidence]) -> tuple[Verdict, str]:
-    """The verdict on a claim from all its evidence."""
+    """Decide on a claim from all its evidence."""
     counting = [item for item in evidence if item.counts]
     enough = [item for item in counting if item.estimate.n >= RULES.least_seeds]
     found = {item.verdict for item in enough}

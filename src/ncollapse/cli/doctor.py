@@ -76,7 +76,7 @@ def _version(name: str, remedy: str) -> str:
 
 
 def _gpu() -> str | None:
-    """The name of the first CUDA device, asked of the driver itself; None without one."""
+    """Ask the driver for the name of the first CUDA device; None without one."""
     name = ctypes.create_string_buffer(256)
     device = ctypes.c_int()
     try:

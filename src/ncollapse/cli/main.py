@@ -150,7 +150,7 @@ def _termination_raised() -> Iterator[None]:
 
 
 def _words(error: Exception) -> str:
-    """An error in one line; of an error that Python or torch raises the type too, since its words may not say enough."""
+    """Write an error in one line, with its type if Python or torch raised it, since its words may not say enough."""
     words = " ".join((str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)).split())
     if isinstance(error, MemoryError) or "out of memory" in words.lower():
         return f"The memory is used up ({words or type(error).__name__}). Use a smaller batch size or fewer layers."

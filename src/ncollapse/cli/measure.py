@@ -28,7 +28,7 @@ def add_measure(commands: Any) -> None:
 
 
 def _add_target(measure: argparse.ArgumentParser) -> None:
-    """The options that name a network, its weights and data."""
+    """Add the options that name a network, its weights and data."""
     measure.add_argument(
         "network",
         metavar="MODEL",
@@ -71,7 +71,7 @@ def _add_target(measure: argparse.ArgumentParser) -> None:
 
 
 def _add_what_is_measured(measure: argparse.ArgumentParser) -> None:
-    """The options that are arguments of ``ncollapse.measure`` too."""
+    """Add the options that are arguments of ``ncollapse.measure`` too."""
     measure.add_argument("--layers", nargs="+", metavar="NAME", help="module names or globs (default: auto)")
     measure.add_argument("--classifier", metavar="NAME", help="the last linear layer (default: found)")
     measure.add_argument(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def count(least: int) -> Callable[[str], int]:
-    """The type of an option that is an integer of at least so much."""
+    """Make the type of an option that is an integer of at least a limit."""
 
     def convert(text: str) -> int:
         if not text.strip().isdecimal() or int(text) < least:
@@ -18,7 +18,7 @@ def count(least: int) -> Callable[[str], int]:
 
 
 def class_word(text: str) -> str | int:
-    """The type of one word of --classes: all, present, or a class index."""
+    """Read one word of --classes: all, present, or a class index."""
     if text in ("all", "present"):
         return text
     if not text.isdecimal():
@@ -27,7 +27,7 @@ def class_word(text: str) -> str | int:
 
 
 def folder(text: str) -> Path:
-    """The type of an option that names a folder to write to."""
+    """Read an option that names a folder to write to."""
     path = Path(text)
     if path.exists() and not path.is_dir():
         raise argparse.ArgumentTypeError(f"must be a folder, {text} is a file; choose another name")
@@ -36,7 +36,7 @@ def folder(text: str) -> Path:
 
 
 def file(text: str) -> Path:
-    """The type of an option that names a file to write."""
+    """Read an option that names a file to write."""
     path = Path(text)
     if path.is_dir():
         raise argparse.ArgumentTypeError(f"must be a file, {text} is a folder; name a file in it")

@@ -16,7 +16,7 @@ class FromCounts(NamedTuple):
     plus: int = 0
 
     def value(self, counts: tuple[int, ...]) -> int:
-        """The number for given classes."""
+        """Return the number for given classes."""
         return self.classes * len(counts) + self.samples * sum(counts) + self.plus
 
     def __str__(self) -> str:
@@ -45,7 +45,7 @@ def gaussian_classes(
     sigma: Annotated[float, "Standard deviation of the data around class means on the unit sphere."] = 0.3,
     seed: int,
 ) -> Any:
-    """Data around class means of norm one, and their labels."""
+    """Draw data around class means of norm one, and their labels."""
     from ncollapse.data import gaussian_mixture
     from ncollapse.surrogates.solving.arguments import check_balanced, check_counts
 
@@ -61,7 +61,7 @@ def normal_inputs(
     dim: Annotated[int, "d, dimension of the inputs, which are standard normal."],
     seed: int,
 ) -> Any:
-    """Inputs without structure, of full rank, and labels."""
+    """Draw inputs without structure, of full rank, and labels."""
     import torch
 
     labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
@@ -76,7 +76,7 @@ def near_data(
     noise: Annotated[float, "Standard deviation of the data around their class means."] = 0.01,
     seed: int,
 ) -> Any:
-    """The model with data of its own."""
+    """Make the model with drawn data."""
     from ncollapse.surrogates.extras import NearlyCollapsed
 
     decays = {"lambda_w": model.lambda_w, "lambda_h": model.lambda_h}
@@ -91,7 +91,7 @@ def falling_rates(
     beta: Annotated[float, "The effect between classes is beta · t^-decay."] = -0.5,
     decay: Annotated[float, "Power by which both effects fall."] = 0.0,
 ) -> Any:
-    """The equation from time 1 on."""
+    """Solve the equation from time 1 on."""
     from ncollapse.surrogates import LocallyElasticSDE
 
     def falling(scale: float) -> Callable[[float], float]:
@@ -109,7 +109,7 @@ def simulation(
     noise: Annotated[float, "Standard deviation of each coordinate at time one."] = 0.1,
     seed: int,
 ) -> Any:
-    """A cloud that starts around unit class means."""
+    """Draw a cloud that starts around unit class means."""
     import torch
 
     generator = torch.Generator().manual_seed(seed)
@@ -127,7 +127,7 @@ def flow_from_small(
     num_steps: Annotated[int, "Steps of Runge-Kutta."] = 2000,
     seed: int,
 ) -> Any:
-    """The gradient flow from a small start."""
+    """Follow the gradient flow from a small start."""
     start = {name: size * part for name, part in problem.start(seed).items()}
     return problem.flow(start, duration=duration, num_steps=num_steps)
 
@@ -139,17 +139,17 @@ def flow(
     num_steps: Annotated[int, "Steps of Runge-Kutta."] = 1000,
     seed: int,
 ) -> Any:
-    """The renormalized gradient flow."""
+    """Follow the renormalized gradient flow."""
     return problem.flow(problem.start(seed), duration=duration, num_steps=num_steps)
 
 
 def automatic(problem: Any, *, seed: int) -> Any:
-    """The solver that fits the fields."""
+    """Solve by the solver that fits the fields."""
     return problem.solve(seed=seed, allow_unconverged=True)
 
 
 def closed_form(problem: Any, *, seed: int) -> Any:
-    """The formula of the theory."""
+    """Evaluate the formula of the theory."""
     return problem.closed_form()
 
 

@@ -78,7 +78,7 @@ def _check_set_once(settings: list[str], over: list[str]) -> None:
 
 
 def _write_pages(out: Path) -> Path:
-    """The pages of the runs, which say their part in the claims, and then that of the sweep, which links them."""
+    """Write the pages of the runs, which state their part in the claims, and then that of the sweep, which links them."""
     from ncollapse.claims import rule_on_claims
     from ncollapse.report import write_claims_page, write_run_pages, write_sweep_page
 

@@ -76,7 +76,7 @@ class SweepSummary:
 
 
 def _latest(measured: Sequence[_Measured]) -> tuple[int, list[dict[str, float]]]:
-    """The latest epoch at which any run was measured, and what was measured then: means never mix epochs."""
+    """Find the latest epoch at which any run was measured, and its values: means never mix epochs."""
     latest = max(item.epoch for item in measured)
     return latest, [item.metrics for item in measured if item.epoch == latest and item.metrics]
 

@@ -168,7 +168,7 @@ def find_color_set(color_set: ColorSet, split: Split, root: str | None) -> Found
 
 
 def _paths(place: Path, layout: Layout, split: Split) -> tuple[Path, ...]:
-    """The files of one half in one layout, or its archive; none if they are not there."""
+    """Find the files of one half in one layout, or its archive; none if they are not there."""
     folders = [place / layout.folder, *([place] if place.name == layout.folder else [])]
     for folder in folders:
         paths = tuple(folder / name for name in layout.files[split])

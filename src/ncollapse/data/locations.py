@@ -25,7 +25,7 @@ def describe_location(name: DataName) -> str:
 
 
 def _find(name: DataName) -> Path | None:
-    """The first file of a set, or the folder of texts; None for what is drawn."""
+    """Return the first file of a set, or the folder of texts; None for drawn data."""
     if name in TEXT_SETS:
         return find_text_set(TEXT_SETS[name], "train", None)
     if name in _IMAGE_SETS:

@@ -50,7 +50,7 @@ class DataSet:
 
 
 def not_found(data_set: DataSet, split: Split, root: str | None, *, downloadable: bool) -> DataNotFoundError:
-    """The error that says that a set is in none of its places, and how to get it."""
+    """Make the error for a set that is in none of its places: it tells how to get the set."""
     places = ", ".join(map(str, search_places(data_set.system_folder, root)))
     allow = "or allow its download with --set data.download=true (download=True in Python), " if downloadable else ""
     return DataNotFoundError(

@@ -85,7 +85,7 @@ def load_image_set(image_set: ImageSet, split: Split, *, root: str | None, downl
 
 
 def find_image_set(image_set: ImageSet, split: Split, root: str | None) -> tuple[Path, ...]:
-    """The files of images and labels, or one archive of both, or nothing."""
+    """Find the files of images and labels, or one archive of both, or nothing."""
     # In each place the layouts are ``<Folder>/raw/<file>[.gz]`` (torchvision's), ``<file>[.gz]`` and an archive ``<name>.npz``
     # like Keras' ``mnist.npz``.
     for place in search_places(image_set.system_folder, root):

@@ -71,7 +71,7 @@ def words_of(texts: Iterable[str]) -> list[list[str]]:
 
 
 def frequent_words(texts: Iterable[Sequence[str]], number: int) -> list[str]:
-    """The most frequent words, of equally frequent ones the first in the alphabet."""
+    """Return the most frequent words; of equally frequent ones the first in the alphabet."""
     counts = Counter(word for text in texts for word in text)
     return sorted(counts, key=lambda word: (-counts[word], word))[:number]
 

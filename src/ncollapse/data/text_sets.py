@@ -55,7 +55,7 @@ TEXT_SETS = {text_set.name: text_set for text_set in (WORDNET, IMDB, OWN_TEXTS)}
 
 
 def find_text_set(text_set: TextSet, split: Split, root: str | None) -> Path:
-    """The folder of a set that holds a split."""
+    """Return the folder of a set that holds a split."""
     for place in search_places(text_set.system_folder, root):
         for folder in (place / text_set.folder, place):
             if text_set.holds(folder, "train") and text_set.holds(folder, split):

@@ -104,7 +104,7 @@ def save_figures(run: Run, position: str = "projection") -> list[Path]:
 
 
 def render(figure: Figure, kind: str, *, outlines: bool = True) -> bytes:
-    """A figure as the bytes of a file, the same bytes every time."""
+    """Render a figure as the bytes of a file, the same bytes every time."""
     buffer = io.BytesIO()
     metadata = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
     with style.house_style(outlines=outlines):
@@ -130,7 +130,7 @@ def _layer_entries(run: Run) -> tuple[list[Line2D], list[str]]:
 
 
 def _perfect_entry(run: Run) -> tuple[list[Line2D], list[str]]:
-    """What the dotted line means, where there is one."""
+    """Explain the dotted line where there is one."""
     if run.perfect_epoch is None:
         return [], []
     return [Line2D([], [], color=style.SOFT, linewidth=0.9, linestyle=":")], ["first measured 100 % train accuracy"]

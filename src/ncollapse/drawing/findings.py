@@ -63,7 +63,7 @@ def _progression_cell(run: Run, metric: str) -> Finding:
 
 
 def depth_cell(item: EffectiveDepth | None) -> tuple[str, str]:
-    """The effective depth, and which threshold it is about."""
+    """Return the effective depth and its threshold in words."""
     if item is None:
         return "undefined", ""
     return (str(item.depth) if item.reached else "not reached"), f"nearest-center error at most {item.epsilon:g}"

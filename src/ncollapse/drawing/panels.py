@@ -82,12 +82,12 @@ def require_position(run: Run, position: str) -> None:
 
 
 def shown_over_epochs(run: Run, panel: Panel) -> list[float | None]:
-    """What ``draw_over_epochs`` shows of every layer, for axes that several runs share."""
+    """List what ``draw_over_epochs`` shows of every layer, for axes that several runs share."""
     return [value for depth in range(len(run.layers)) for value in run.over_epochs(panel.key, depth)]
 
 
 def shown_over_depth(run: Run, panel: Panel) -> list[float | None]:
-    """What ``draw_over_depth`` shows, for axes that several runs share."""
+    """List what ``draw_over_depth`` shows, for axes that several runs share."""
     return [*run.over_depth(panel.key), *(value for _, values, *_ in _curves(run, panel) for value in values)]
 
 
@@ -134,7 +134,7 @@ def _draw_floor(axes: Axes, x: Sequence[float], values: Sequence[float | None], 
 
 
 def _curves(run: Run, panel: Panel) -> list[tuple[Sequence[float], Numbers, str, str]]:
-    """The baseline and the straight line at the last epoch, as times, values, color and dashes."""
+    """Return the baseline and the straight line at the last epoch, as times, values, color and dashes."""
     curves = [(run.last.baseline, style.BASELINE, "--"), (run.last.curve, style.LINE, "-")]
     return [
         (curve.t, values, color, dashes)
@@ -182,12 +182,12 @@ def _fit(axes: Axes, panel: Panel, values: list[float | None], shared: Sequence[
 
 
 def _drawable(values: Sequence[float | None], log: bool) -> list[float]:
-    """The values with nan, which matplotlib leaves out, where there is nothing to draw."""
+    """Replace missing values by nan, which matplotlib leaves out."""
     return [math.nan if value is None or (log and value <= 0) else value for value in values]
 
 
 def _fit_epochs(axes: Axes, run: Run) -> None:
-    """A symlog axis, so that epoch 0 (before training) has its place; the first epoch without training error is marked."""
+    """Set a symlog axis, so that epoch 0 (before training) has its place, and mark the first epoch without training error."""
     axes.set_xscale("symlog", linthresh=1, linscale=0.4)
     ticks = style.epoch_ticks(run.epochs[-1])
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
@@ -222,5 +222,5 @@ def _label_apart(axes: Axes, items: list[tuple[float, str, str]]) -> None:
 
 
 def _height(axes: Axes, value: float) -> float:
-    """A value as a share of the panel's height."""
+    """Return a value as a share of the panel's height."""
     return float(axes.transAxes.inverted().transform(axes.transData.transform((0.0, value)))[1])

@@ -71,7 +71,7 @@ def _say_changes(run: Run) -> list[str]:
 
 
 def _say_state(run: Run) -> list[str]:
-    """What a reader must know before anything else: that the run failed, is not finished, or was measured earlier."""
+    """Warn that the run failed, is not finished, or was measured earlier."""
     status, sentences = run.status, []
     if status.state == "failed":
         why = (status.reason or "unknown reason").rstrip(".")
@@ -164,7 +164,7 @@ def _progression_in_short(run: Run, metric: str) -> str:
 
 
 def _say_own_input(run: Run) -> list[str]:
-    """What the classifier takes, where that has another dimension than the layers, as behind pooling."""
+    """Name the classifier's input where its dimension differs from the layers', as after pooling."""
     depth = len(run.layers)
     values = [f"{short} {number(run.value(metric, depth))}" for metric, short in SHORT.items()]
     return [
@@ -175,7 +175,7 @@ def _say_own_input(run: Run) -> list[str]:
 
 
 def _rises(run: Run, metric: str, violations: Sequence[str]) -> str:
-    """The layers into which a metric rose, each with the values before and after where both are known."""
+    """List the layers into which a metric rose, each with the values before and after where both are known."""
     values = dict(zip(run.layers, run.over_depth(metric), strict=True))
     before = dict(zip(run.layers[1:], run.layers, strict=False))
     rises = []
@@ -214,7 +214,7 @@ def _of_all(count: int, steps: int) -> str:
 
 
 def _say_effective_depth(run: Run) -> str:
-    """The first layer that classifies by its class centers up to a threshold; thresholds with one answer share it."""
+    """Name the first layer that classifies by its class centers up to a threshold; thresholds with one answer share it."""
     if not run.last.effective_depth:
         return "The effective depth was not measured."
     groups: dict[tuple[bool, int | None, bool | None], list[str]] = {}

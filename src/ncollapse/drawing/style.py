@@ -39,7 +39,7 @@ _HOUSE = {
 
 
 def house_style(*, outlines: bool = True) -> AbstractContextManager[None]:
-    """A context in which matplotlib's defaults and the house's settings hold, whatever the user has set outside."""
+    """Return a context with matplotlib's defaults and our settings, whatever the user has set outside."""
     drawing = (*_DRAWING, "xtick.", "ytick.")
     settings: dict[Any, Any] = {key: value for key, value in mpl.rcParamsDefault.items() if key.startswith(drawing)}
     return mpl.rc_context(settings | _HOUSE | {"svg.fonttype": "path" if outlines else "none"})
@@ -79,7 +79,7 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 def fit_log(axes: Axes, values: Iterable[float | None]) -> None:
-    """A log y axis around the positive values, with plain numbers as labels (a range below a decade needs labels too)."""
+    """Set a log y axis around the positive values, with plain numbers as labels (a range below a decade needs labels too)."""
     positive = [value for value in values if value is not None and value > 0]
     low, high = min(positive) / 1.12, max(positive) * 1.12
     axes.set_yscale("log")
@@ -90,7 +90,7 @@ def fit_log(axes: Axes, values: Iterable[float | None]) -> None:
 
 
 def fit_linear(axes: Axes, values: Iterable[float | None]) -> None:
-    """A linear y axis around the values, never of no height, nor of that of their rounding."""
+    """Set a linear y axis around the values, never of height zero or of that of their rounding."""
     known = [value for value in values if value is not None]
     low, high = min(known), max(known)
     margin = 0.06 * (high - low) if high - low > 1e-12 * max(abs(low), abs(high)) else 0.05 * max(abs(high), 0.1)
@@ -98,6 +98,6 @@ def fit_linear(axes: Axes, values: Iterable[float | None]) -> None:
 
 
 def short(name: str, length: int = 26) -> str:
-    """A name that fits a legend: its middle gives way, because both ends of a module's path tell most."""
+    """Shorten a name for a legend: the middle is cut, because both ends of a module's path tell most."""
     half = (length - 1) // 2
     return name if len(name) <= length else f"{name[:half]}…{name[-half:]}"

@@ -83,12 +83,12 @@ def draw_against(
 
 
 def _known(axis: Axis, rows: Sequence[SettingRow]) -> list[tuple[float, SettingRow]]:
-    """The settings where a quantity has values, from left to right."""
+    """List the settings where a quantity has values, from left to right."""
     return [(x, row) for x, row in sorted(zip(axis.places, rows, strict=False), key=lambda item: item[0]) if row.values]
 
 
 def _lay_settings(axes: Axes, axis: Axis) -> None:
-    """The x axis: logarithmic from 0 or more, linear for numbers below it, a place a setting for words."""
+    """Set the x axis: logarithmic from 0 or more, linear for numbers below it, one place per setting for words."""
     positive = [x for x in axis.places if x > 0]
     if axis.numeric and min(axis.places) >= 0 and positive:
         if len(positive) == len(axis.places):

@@ -27,7 +27,7 @@ def say_straightness(run: Run) -> str:
 
 
 def say_prediction(run: Run, metric: str) -> str:
-    """The line against the baseline, at the layers' projection and at their index, which layers do not choose themselves."""
+    """Compare the line with the baseline, at the layers' projection and at their index, which layers cannot choose."""
     name = metric.upper()
     if len(run.layers) < 3:
         return f"{name} of the straight line cannot be compared: there is no layer between first and last."
@@ -55,7 +55,7 @@ def compare_errors(line: float | None, baseline: float | None) -> str:
 
 
 def say_theorems(run: Run) -> list[str]:
-    """What the theorems about the straight line say of PFC1, PFC2 and PFC3."""
+    """State what the theorems about the straight line say about PFC1, PFC2 and PFC3."""
     record = run.last
     return _say_without_classes(run) or [
         _say_theorem1(record.theorem1),
@@ -82,7 +82,7 @@ def _say_without_classes(run: Run) -> list[str]:
 
 
 def _coincident(run: Run, metric: str) -> list[str]:
-    """The ends of the line at which a metric is undefined though not at every layer."""
+    """Name the ends of the line at which a metric is undefined though not at every layer."""
     # A class without samples leaves all layers undefined; at an end alone, the class means coincide for ``pfc1``, and all
     # features for ``nc1_total``, as those of a class token before the first block.
     values = run.over_depth(metric)
@@ -129,7 +129,7 @@ def _say_theorem2(theorem: Theorem2 | None) -> str:
 
 
 def _say_sufficient(theorem: Theorem2) -> str:
-    """The two sufficient conditions, and whether the end is what they are about."""
+    """State the two sufficient conditions, and whether they are about this end."""
     distance = theorem.end_distance
     if distance is None:
         applies = "How far it is from one is undefined."
@@ -146,7 +146,7 @@ def _say_sufficient(theorem: Theorem2) -> str:
 
 
 def _say_alignment(found: PolarAlignment | None) -> list[str]:
-    """The theorem of the optimal rotation, which is ours: PFC2 falls towards an ETF that is aligned, at any transport cost."""
+    """State our theorem of the optimal rotation: PFC2 falls towards an ETF that is aligned, at any transport cost."""
     if found is None or found.alignment is None:
         return []
     said = f"Alignment of first and last class means (1 where no rotation brings them nearer): {number(found.alignment)}. "
@@ -200,7 +200,7 @@ def _say_score(energy: Energy | None) -> list[str]:
 
 
 def _say_collapsed_optimality(verdict: CollapsedOptimality | None) -> list[str]:
-    """The exact test for a collapsed end: the map of all samples onto the last class means, optimal or improved by a cycle."""
+    """State the exact test for a collapsed end: the map onto the last class means is optimal, or a cycle improves it."""
     if verdict is None or verdict.optimal is None:
         return []
     said = "If the last layer were collapsed to its class means, which it need not be, the map of all samples onto them would "
@@ -215,7 +215,7 @@ def _say_collapsed_optimality(verdict: CollapsedOptimality | None) -> list[str]:
 
 
 def say_bounds(found: WeightDecayBound | None) -> list[str]:
-    """What weight decay bounds."""
+    """State what weight decay bounds."""
     if found is None or found.tightness is None:
         return []
     said = (
@@ -225,7 +225,7 @@ def say_bounds(found: WeightDecayBound | None) -> list[str]:
 
 
 def say_objective(record: ObjectiveRecord | None) -> list[str]:
-    """The objective beside the minimum of the generalized unconstrained features model."""
+    """Compare the objective with the minimum of the generalized unconstrained features model."""
     if record is None:
         return []
     side = "above" if record.excess >= 0 else "BELOW"

@@ -27,7 +27,7 @@ def number(value: float | None) -> str:
 
 
 def percent(value: float | None) -> str:
-    """A share in percent with two decimals, never rounded up to 100: 0.99999 is not perfect."""
+    """Write a share in percent with two decimals, never rounded up to 100: 0.99999 is not perfect."""
     if value is None:
         return "undefined"
     return f"{value * 100:.2f} %" if value in {0.0, 1.0} or 0.00005 <= value < 0.99995 else f"{value * 100:.6g} %"
@@ -42,5 +42,5 @@ def listed(items: Sequence[str], conjunction: str = "and") -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """A number of things, with an s unless there is one."""
+    """Write a number of things, with an s unless there is one."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -27,7 +27,7 @@ def flat_samples(network: nn.Module, inputs: Tensor, input_dim: int) -> Tensor:
 
 
 def linear_layer(fan_in: int, fan_out: int, generator: torch.Generator, *, zero_bias: bool = True) -> nn.Linear:
-    """A linear layer with weights uniform in +-1/sqrt(fan-in), and biases 0 or likewise."""
+    """Make a linear layer with weights uniform in +-1/sqrt(fan-in), and biases 0 or likewise."""
     layer = nn.Linear(fan_in, fan_out)
     bound = 1 / math.sqrt(fan_in)
     nn.init.uniform_(layer.weight, -bound, bound, generator=generator)

@@ -171,7 +171,7 @@ def vit_digits() -> Recipe:
 
 
 def _paper(function: Callable[[], Recipe], title: str, model: LayerNormResNetConfig | TransformerConfig) -> Recipe:
-    """What all full settings share."""
+    """Return what all full settings share."""
     return Recipe(
         name=function.__name__,
         title=f"Deep regularized training of {title}, the paper's setting",

@@ -49,7 +49,7 @@ class MeasureConfig:
         check_least("measure.transport_samples", self.transport_samples, 0)
 
     def until(self, last: int) -> tuple[int, ...] | None:
-        """The listed epochs that a shorter run has."""
+        """Return the listed epochs that a shorter run has."""
         return None if self.epochs is None else tuple(epoch for epoch in self.epochs if epoch <= last)
 
 
@@ -65,7 +65,7 @@ _Model = Annotated[
 
 
 def _tag(content: Any) -> str:
-    """The kind of a network. One that does not exist gets the error of a ConvResNet, once the only other network."""
+    """Return the kind of a network. An unknown one gets the error of a ConvResNet, once the only other network."""
     if not isinstance(content, dict) or "kind" not in content:
         return _FC
     return content["kind"] if content["kind"] in {_LN, _TOKENS} else _CONV

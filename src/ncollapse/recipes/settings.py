@@ -27,7 +27,7 @@ def _flat(recipe: Recipe) -> dict[str, Any]:
 
 
 def differences(recipe: Recipe, other: Recipe) -> list[str]:
-    """What was set differently."""
+    """List what was set differently."""
     base = _flat(other)
     return [f"{name}={_written(value)}" for name, value in _flat(recipe).items() if name not in base or value != base[name]]
 

@@ -39,12 +39,12 @@ def read_history(file: Path) -> tuple[EpochRecord, ...]:
 
 
 def rows_text(rows: Iterable[Row]) -> str:
-    """The text of ``measurements.csv``."""
+    """Write the text of ``measurements.csv``."""
     return _text(Row._fields, ((*row[:-1], ";".join(row.flags)) for row in rows))
 
 
 def history_text(rows: Iterable[EpochRecord]) -> str:
-    """The text of ``history.csv``."""
+    """Write the text of ``history.csv``."""
     return _text(EpochRecord._fields, rows)
 
 
@@ -58,7 +58,7 @@ def _text(columns: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
 
 
 def _read(file: Path, *layouts: tuple[str, ...]) -> tuple[tuple[str, ...], _Lines]:
-    """The header, which must be one of some, and the lines below it, of its length each."""
+    """Read the header, which must be one of some, and the lines below it, each of its length."""
     try:
         text = read_bytes(file).decode("utf-8")
     except UnicodeDecodeError as error:
@@ -74,7 +74,7 @@ def _read(file: Path, *layouts: tuple[str, ...]) -> tuple[tuple[str, ...], _Line
 
 
 def _by_column(file: Path, columns: tuple[str, ...], lines: _Lines) -> dict[str, list[Any]]:
-    """The values of every column: faster than by line, since tables are long and columns few."""
+    """Read the values column by column: faster than by line, since tables are long and columns few."""
     cells = zip(*lines.values(), strict=True) if lines else repeat(())
     return {name: _values(file, _PARSERS.get(name, float), column, lines) for name, column in zip(columns, cells, strict=False)}
 
@@ -97,7 +97,7 @@ def _flags(text: str) -> tuple[str, ...]:
 
 
 def _epoch(text: str) -> float | None:
-    """A whole number where there is one: a trainer's epochs may be fractions, and a single measurement has none."""
+    """Read a whole number where there is one: a trainer's epochs may be fractions, and a single measurement has none."""
     if not text:
         return None
     return int(text) if text.lstrip("-").isdigit() else float(text)

@@ -220,6 +220,6 @@ class DepthRecord:
 
     @classmethod
     def without_results(cls, epoch: int, layers: tuple[str, ...]) -> "DepthRecord":
-        """The record of an epoch at which layers were measured, but not the paths of the samples."""
+        """Make the record of an epoch at which layers were measured, but not the paths of the samples."""
         nothing = Curve((), (), ())
         return cls(epoch, layers, {}, nothing, nothing, {}, {}, ())

@@ -32,7 +32,7 @@ def decode(file: Path, content: bytes, kind: type[T], remedy: str = RUN_AGAIN) -
 
 
 def read_bytes(file: Path, remedy: str = RUN_AGAIN) -> bytes:
-    """The content of a file, or an error that says what to do."""
+    """Read the content of a file, or raise an error that says what to do."""
     try:
         return file.read_bytes()
     except FileNotFoundError:
@@ -45,7 +45,7 @@ def write_json(file: Path, record: Any, *, indent: bool = True) -> None:
 
 
 def encode(record: Any, *, indent: bool = True) -> bytes:
-    """The content of a file; nan becomes null. Without indent all on one line."""
+    """Write the content of a file; nan becomes null. Without indent all is on one line."""
     content = msgspec.json.encode(record)
     return (msgspec.json.format(content, indent=2) if indent else content) + b"\n"
 

@@ -192,7 +192,7 @@ def _read_optional(file: Path, kind: type[T]) -> T:
 
 
 def _without_results(rows: Sequence[Row]) -> dict[int, DepthRecord]:
-    """A record without results for every epoch, with the layers that the table lists."""
+    """Make a record without results for every epoch, with the layers that the table lists."""
     layers: dict[int, dict[int, str]] = {}
     for row in rows:
         if isinstance(row.epoch, int):

@@ -8,7 +8,7 @@ from ncollapse.records.reading import Run
 
 
 def setting(run: Run, field: str) -> Any:
-    """A setting of a run's recipe by its dotted name; None where the recipe has none."""
+    """Return a setting of a run's recipe by its dotted name; None where the recipe has none."""
     group, _, leaf = field.rpartition(".")
     entries = run.recipe_entries.get(group) if group else run.recipe_entries
     return entries.get(leaf) if isinstance(entries, dict) else None
@@ -26,7 +26,7 @@ def flatten_settings(entries: Mapping[str, object], prefix: str = "") -> list[tu
 
 
 def setting_text(value: object) -> str:
-    """A value as text, floats with six digits."""
+    """Write a value as text, floats with six digits."""
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, list):
@@ -35,7 +35,7 @@ def setting_text(value: object) -> str:
 
 
 def differing_settings(runs: Sequence[Run]) -> list[list[tuple[str, str]]]:
-    """What the recipes of several runs set differently, apart from their seeds; nothing of a run without a recipe."""
+    """List what the recipes of several runs set differently, apart from seeds; nothing for a run without a recipe."""
     words = {"title", "description", "changed", "seed"}
     settings = [dict(flatten_settings({k: v for k, v in run.recipe_entries.items() if k not in words})) for run in runs]
     known = [fields for fields in settings if fields]

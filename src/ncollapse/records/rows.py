@@ -63,6 +63,6 @@ class EpochRecord(NamedTuple):
 
 
 def known_columns(rows: Iterable[Row]) -> tuple[str, ...]:
-    """The columns that say something: a single measurement knows neither epoch nor step."""
+    """Return the columns that hold something: a single measurement has neither epoch nor step."""
     rows = tuple(rows)
     return tuple(name for name in Row._fields if name not in _OPTIONAL or any(getattr(row, name) is not None for row in rows))

@@ -49,7 +49,7 @@ class Sweep:
     fields: tuple[str, ...]
 
     def by_setting(self) -> list[tuple[tuple[str, ...], list[Run]]]:
-        """The finished runs of every combination of swept values, in the order of ``sweep.json``."""
+        """List the finished runs of every combination of swept values, in the order of ``sweep.json``."""
         groups: dict[tuple[str, ...], list[Run]] = {}
         for item in self.runs:
             group = groups.setdefault(tuple(item.settings[name] for name in self.fields), [])

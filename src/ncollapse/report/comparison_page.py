@@ -92,7 +92,7 @@ def _columns(folders: Sequence[Path]) -> list[_Column]:
 
 
 def _settings(columns: Sequence[_Column]) -> list[tuple[str, list[str]]]:
-    """What sets the runs apart where the heads of their columns do not say it: fields with one value a run."""
+    """List the settings that differ where column heads do not show them: fields with one value per run."""
     differing = differing_settings([column.run for column in columns])
     if all(
         f"{field}={value}" in column.label for column, pairs in zip(columns, differing, strict=True) for field, value in pairs

@@ -52,7 +52,7 @@ def _read(path: Path) -> Sweep:
 
 
 def _row(index: int, sweep: Sweep) -> dict[str, Any]:
-    """What the template needs to know of one architecture."""
+    """Return what the template needs to know about one architecture."""
     axis = axis_of(sweep)
     runs = [run for _, group in sweep.by_setting() for run in group]
     panels = [(name, BY_KEY[metric]) for metric, name in DEEP_METRICS.items()]

@@ -47,7 +47,7 @@ def write_html(out: Path, template: str, *, script: str | None = None, **context
 
 
 def link(page: Path, out: Path) -> str:
-    """The path of a page from another one, quoted whole so that no name can be anything else; empty if there is no page."""
+    """Return the path of a page from another one, fully quoted, so that a name stays text; empty if there is no page."""
     return quote(Path(os.path.relpath(page.resolve(), out.resolve().parent)).as_posix()) if page.is_file() else ""
 
 
@@ -82,7 +82,7 @@ def _set_top(figure: Figure, axes: Axes) -> None:
 
 
 def depth_rules(index: int, num_layers: int) -> str:
-    """The CSS variables of one run's colors of depth, for light and for dark screens."""
+    """Return the CSS variables of one run's colors of depth, for light and for dark screens."""
     light, dark = (
         "".join(f"--depth-{i}:{color};" for i, color in enumerate(style.depth_colors(num_layers, dark=is_dark)))
         for is_dark in (False, True)

@@ -32,7 +32,7 @@ def write_page(run_dir: Path, out: Path, *, position: str = "projection") -> Pat
 
 
 def _context(run: Run, position: str) -> dict[str, Any]:
-    """What the template needs to know of the run beyond its records."""
+    """Return what the template needs to know about the run beyond its records."""
     return {
         "folder": run.path.resolve().name,
         "paragraphs": run.recipe.description.split("\n\n"),
@@ -76,13 +76,13 @@ def _last_values(run: Run) -> list[Finding]:
 
 
 def _ledger(run: Run, out: Path) -> dict[str, Any]:
-    """The claims on which the ledger beside the run names it, and a link to the ledger's own page."""
+    """List the claims whose verdict names this run in the ledger beside it, and a link to the ledger's own page."""
     file, claims = part_of(run.path)
     return {"claims": claims, "ledger_href": "" if file is None else link(file.with_suffix(".html"), out)}
 
 
 def _panel(run: Run, panel: Panel, kind: str, position: str | None = None) -> tuple[str, str]:
-    """A panel's key, for its heading in the template, and its drawing."""
+    """Return a panel's key, for its heading in the template, and its drawing."""
     svg = panel_svg(
         lambda axes: draw_over_epochs(axes, run, panel) if position is None else draw_over_depth(axes, run, panel, position),
         width=2.75 if panel.series else 3.3,

@@ -78,7 +78,7 @@ def write_run_pages(sweep_dir: Path, *, on_progress: Callable[[int, int], None] 
 
 
 def _recipe_context(runs: Sequence[Run], fields: Sequence[str]) -> dict[str, Any]:
-    """The recipe of all runs and what all of them set otherwise, apart from what is swept."""
+    """Name the recipe of all runs and the settings they share, apart from what is swept."""
     recipe = runs[0].recipe if runs else None
     common = [item for item in (recipe.changed if recipe else ()) if all(item in run.recipe.changed for run in runs)]
     changed = [item for item in common if item.partition("=")[0] not in fields]
@@ -87,13 +87,13 @@ def _recipe_context(runs: Sequence[Run], fields: Sequence[str]) -> dict[str, Any
 
 
 def _spoken(ledger: Ledger) -> list[dict[str, Any]]:
-    """The claims on which these runs have anything to say."""
+    """List the claims that these runs can test."""
     rows = zip(ledger.rulings, ledger_rows(ledger), strict=True)
     return [row for ruling, row in rows if any(item.estimate.n for item in ruling.evidence)]
 
 
 def _context(index: int, sweep: Sweep, axis: Axis, quantity: Quantity) -> dict[str, Any]:
-    """What the template needs to know of one quantity."""
+    """Return what the template needs to know about one quantity."""
     rows = setting_rows(sweep, quantity)
     slope = slope_of(axis, rows)
     positive = sum(row.mean == row.mean and x > 0 for x, row in zip(axis.places, rows, strict=True))
@@ -115,7 +115,7 @@ def _context(index: int, sweep: Sweep, axis: Axis, quantity: Quantity) -> dict[s
 
 
 def say_slope(slope: Estimate, field: str, settings: int) -> str:
-    """A slope in words."""
+    """Write a slope in words."""
     said = f"Log-log slope with {field}: {number(slope.value)}"
     said += "" if math.isnan(slope.low) else f", 95 % interval {number(slope.low)} to {number(slope.high)}"
     return f"{said} ({counted(slope.n, 'run')} at {settings} positive settings)."

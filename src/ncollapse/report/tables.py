@@ -52,7 +52,7 @@ def metric_tables(run: Run) -> list[MetricTable]:
 
 
 def recipe_groups(run: Run) -> dict[str, list[tuple[str, str]]]:
-    """The recipe by section, deeper nesting as dotted names; name, title and description stand elsewhere on the page."""
+    """Table the recipe by section, deeper nesting as dotted names, without the name, title and description shown elsewhere."""
     groups: dict[str, list[tuple[str, str]]] = {"run": []}
     for key, value in run.recipe_entries.items():
         if isinstance(value, dict):
@@ -80,5 +80,5 @@ def _tabled(value: float) -> str:
 
 
 def mark(index: int) -> str:
-    """A mark: a, b, …, z, then 27, 28, …; beside numbers it must not be one while letters last."""
+    """Return a mark: a, b, …, z, then 27, 28, …; beside numbers it must not be one while letters last."""
     return chr(ord("a") + index) if index < 26 else str(index + 1)

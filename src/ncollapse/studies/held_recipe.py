@@ -18,7 +18,7 @@ _MOST_NAMED = 6
 
 
 def held_recipe(directory: RunDirectory) -> Recipe:
-    """The recipe of the run in a folder."""
+    """Read the recipe of the run in a folder."""
     try:
         return Recipe.from_json(directory.recipe.read_text())
     except FileNotFoundError as error:
@@ -28,7 +28,7 @@ def held_recipe(directory: RunDirectory) -> Recipe:
 
 
 def _advice(directory: RunDirectory) -> str:
-    """What to do with a folder that holds no run; one of a measurement has no network in it."""
+    """Say what to do with a folder that holds no run; that of a measurement has no network in it."""
     try:
         network = read_json(directory.path / ENVIRONMENT, dict[str, Any]).get("network")
     except ReportError:
@@ -39,7 +39,7 @@ def _advice(directory: RunDirectory) -> str:
 
 
 def check_resumable(directory: RunDirectory, recipe: Recipe) -> None:
-    """A run goes on with its own settings only."""
+    """Check that a run is resumed with its own settings."""
     held = held_recipe(directory)
     if held.fingerprint() == recipe.fingerprint():
         return

@@ -16,7 +16,7 @@ from ncollapse.version import __version__
 
 
 def device_named(name: str, processes: Processes) -> torch.device:
-    """The device of a recipe."""
+    """Return the device of a recipe."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() and processes.may_use_gpus else "cpu")
     try:
@@ -39,7 +39,7 @@ def threads(count: int) -> Iterator[None]:
 
 
 def environment(recipe: Recipe, device: torch.device, processes: int) -> dict[str, Any]:
-    """What the numbers of a run may depend on besides its recipe."""
+    """Record what the numbers of a run may depend on besides its recipe."""
     return {**machine(device), "threads": recipe.threads, "processes": processes, "seed": recipe.seed}
 
 

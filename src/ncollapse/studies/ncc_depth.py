@@ -136,7 +136,7 @@ def compare_ncc_depths(
 
 
 def _half_corrupted(data: LabeledData, corruption: float, seed: int) -> LabeledData:
-    """The samples in random order, the labels of the second half corrupted."""
+    """Shuffle the samples, and corrupt the labels of the second half."""
     order = torch.randperm(data.num_samples, generator=stream_generator(seed, Stream.SUBSET))
     half = data.num_samples // 2
     second = data.subset(order[half:]).corrupt_labels(corruption, seed)
@@ -145,7 +145,7 @@ def _half_corrupted(data: LabeledData, corruption: float, seed: int) -> LabeledD
 
 
 def _trained(data: LabeledData, depth: int, model: FCResNetConfig, training: TrainConfig, seed: int) -> Measurement:
-    """A trained network's nearest-center errors, on its own training set."""
+    """Train a network and return its nearest-center errors on its own training set."""
     network = FCResNet(replace(model, num_blocks=depth), data.input_dim, data.num_classes, seed).to(data.inputs.device)
     for _ in train(network, data, training, seed=seed):
         pass

@@ -19,7 +19,7 @@ def check_feasible(recipe: Recipe) -> None:
 
 
 def check_layers(model: nn.Module) -> None:
-    """A run measures from layer to layer."""
+    """Check that the recipe has layers to measure."""
     stages = cast(tuple[str, ...], model.collapse_stages)
     if len(stages) < 2:
         raise ValueError(

@@ -97,7 +97,7 @@ def run_recipe(
 
 @contextmanager
 def _failure_noted(directory: RunDirectory) -> Iterator[None]:
-    """A run that fails says so in its status where it still can; on a full disk it cannot, and the failure itself counts."""
+    """Write that a run failed in its status where possible; on a full disk it is not, and the failure itself is raised."""
     try:
         yield
     except Exception as error:
@@ -237,12 +237,12 @@ class TrainingRun:
 
 
 def _stratified(data: LabeledData, num_samples: int) -> LabeledData:
-    """The first samples of every class, in equal numbers as far as they go."""
+    """Take the first samples of every class, in equal numbers as far as they go."""
     share = max(1, num_samples // data.num_classes)
     taken = [(data.labels == k).nonzero().flatten()[:share] for k in range(data.num_classes)]
     return data.subset(torch.cat(taken))
 
 
 def _metrics_of(recipe: Recipe) -> list[str | Metric]:
-    """What is measured by default, and what holds for the squared loss where a network is trained by it."""
+    """Choose the default metrics, with those of the squared loss for a network that is trained by it."""
     return [*select_metrics(None), *(("snc1", "snc2", "snc3") if recipe.train.loss == "mse" else ())]

@@ -186,7 +186,7 @@ def run_sweep(
 
 
 def _listing(runs: Sequence[SweepRun], folder: Path) -> tuple[SweepEntry, ...]:
-    """The runs of the folder, those of an earlier sweep among them, checked to differ in swept values and seeds only."""
+    """Read the runs of the folder, also of an earlier sweep, and check that they differ in swept values and seeds only."""
     listed = tuple(SweepEntry(run.name, run.settings, run.recipe.seed) for run in runs)
     planned = {run.name for run in runs}
     earlier = tuple(item for item in _earlier(folder) if item.name not in planned)
@@ -205,7 +205,7 @@ def _listing(runs: Sequence[SweepRun], folder: Path) -> tuple[SweepEntry, ...]:
 
 
 def _earlier(folder: Path) -> tuple[SweepEntry, ...]:
-    """What the folder's list says; nothing where there is none that can be read."""
+    """Read the folder's list; nothing where there is none that can be read."""
     try:
         return read_json(folder / file_names.SWEEP, SweepFile).runs
     except (OSError, ReportError):
@@ -213,7 +213,7 @@ def _earlier(folder: Path) -> tuple[SweepEntry, ...]:
 
 
 def _check_held(path: Path, recipe: Recipe, free: set[str]) -> None:
-    """A run that is there must be of the recipe, but for some fields, or the sweep's tables would mix settings."""
+    """Check that an existing run has this recipe, apart from some fields: else the sweep's tables would mix settings."""
     try:
         held = held_recipe(RunDirectory(path))
     except RunDirectoryError:
@@ -235,7 +235,7 @@ def _fields(settings: dict[str, str]) -> str:
 
 
 def _place(item: SweepEntry) -> tuple[Any, ...]:
-    """The place of a run in the list: by its values, numbers by size, then by seed."""
+    """Return the place of a run in the list: by its values, numbers by size, then by seed."""
 
     def order(value: str) -> tuple[float, str]:
         try:

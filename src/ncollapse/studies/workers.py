@@ -62,7 +62,7 @@ class _Worker:
         return self.connection.poll() or not self.process.is_alive()
 
     def result(self) -> str | None:
-        """What ``work`` returned; None if the process died first."""
+        """Return the result of ``work``; None if the process died first."""
         try:
             return self.connection.recv() if self.connection.poll() else None
         except (EOFError, OSError):

@@ -88,12 +88,12 @@ class BatchNormNet(DataProblem):
         return float((0.5 * (self._counts.sqrt() - self.sizes).square() + self.lambda_w * self.sizes).sum())
 
     def draw(self, normal: Callable[..., Tensor]) -> Variables:
-        """Standard normal hidden and last weights; γ = 1 and α = 0, as in frameworks."""
+        """Draw standard normal hidden and last weights; γ = 1 and α = 0, as in frameworks."""
         hidden, weight = normal(self.num_units, self.inputs.shape[1]), normal(self.num_classes, self.num_units)
         return {"hidden": hidden, "gamma": torch.ones_like(weight[0]), "alpha": torch.zeros_like(weight[0]), "weight": weight}
 
     def features(self, variables: Variables) -> Tensor:
-        """The hidden features behind ReLU, shape (N, m)."""
+        """Return the hidden features behind ReLU, shape (N, m)."""
         scaled = variables["gamma"] * normalize_batch(self.inputs @ variables["hidden"].T)
         return torch.relu(scaled + variables["alpha"] / math.sqrt(len(self.inputs)))
 
@@ -108,11 +108,11 @@ class BatchNormNet(DataProblem):
         return 0.5 * errors.square().sum() + self.lambda_w / 2 * decay
 
     def certificate(self, variables: Variables) -> Certificate:
-        """The global minimum. If the inequality holds, no class is given up."""
+        """Return the global minimum. If the inequality holds, no class is given up."""
         return Certificate(self.minimum, Inequality("λ <= min √n_k", self.lambda_w, math.sqrt(min(self.counts))))
 
     def closed_form(self) -> Solution:
-        """The global minimum: one hidden unit a class, further units switched off."""
+        """Return the global minimum: one hidden unit a class, further units switched off."""
         indicators = one_hot(self.labels, self.num_classes)
         shares, roots = self._counts / len(self.labels), self.sizes.sqrt()
         units = torch.linalg.pinv(self.inputs) @ indicators

@@ -53,7 +53,7 @@ class BoundedOutputs(CountsProblem, Constrained):
         return math.log1p((K - 1) * math.exp(-self.radius * math.sqrt(K / (K - 1))))
 
     def draw(self, normal: Callable[..., Tensor]) -> Variables:
-        """Standard normal outputs, brought into the ball."""
+        """Draw standard normal outputs, brought into the ball."""
         return self.retract({"features": normal(self.num_samples, self.num_classes)})
 
     def retract(self, variables: Variables) -> Variables:
@@ -66,11 +66,11 @@ class BoundedOutputs(CountsProblem, Constrained):
         return self._mean_loss("cross_entropy", variables["features"])
 
     def certificate(self, variables: Variables) -> Certificate:
-        """The global minimum."""
+        """Return the global minimum."""
         return Certificate(self.minimum)
 
     def closed_form(self) -> Solution:
-        """The global minimum: a simplex ETF of norm R."""
+        """Return the global minimum: a simplex ETF of norm R."""
         K = self.num_classes
         # The frame's Gram matrix is a multiple of a projection: its rows are the frame itself, turned into K coordinates.
         frame = simplex_etf(K, K - 1)

@@ -56,7 +56,7 @@ class CentralPath(CountsProblem):
     solvers = (LBFGS, GradientDescent)
 
     def draw(self, normal: Callable[..., Tensor]) -> Variables:
-        """Standard normal deviations around standard normal class means, whitened."""
+        """Draw standard normal deviations around standard normal class means, whitened."""
         means, noise = normal(self.num_classes, self.dim), normal(self.num_samples, self.dim)
         return {"features": self.whiten(means[self.labels] + noise)}
 
@@ -72,7 +72,7 @@ class CentralPath(CountsProblem):
         return features @ (axes / sizes.sqrt()) @ axes.T
 
     def signals(self, features: Tensor) -> Tensor:
-        r"""The min(K-1, d) signals :math:`\omega_j` of features (N, d), largest first."""
+        r"""Return the min(K-1, d) signals :math:`\omega_j` of features (N, d), largest first."""
         means, _ = self._parts(self.whiten(features))
         return torch.linalg.svdvals(means)[: min(self.num_classes - 1, self.dim)] / math.sqrt(self.num_classes)
 
@@ -82,7 +82,7 @@ class CentralPath(CountsProblem):
         return {**variables, "weight": weight, "bias": bias}
 
     def objective(self, variables: Variables) -> Tensor:
-        """The loss of the least-squares classifier of "features" (N, d)."""
+        """Return the loss of the least-squares classifier of "features" (N, d)."""
         return self._residual(variables["features"])[0].square().sum() / (2 * len(self.labels))
 
     def _residual(self, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -93,7 +93,7 @@ class CentralPath(CountsProblem):
         return centered @ weight.T - targets, weight
 
     def certificate(self, variables: Variables) -> Certificate:
-        """The infimum: zero unless the dimension leaves a class without a direction."""
+        """Return the infimum: zero unless the dimension leaves a class without a direction."""
         missing = max(0, self.num_classes - 1 - self.dim)
         reached = unless_it_holds(Inequality("K - 1 <= d", self.num_classes - 1, self.dim))
         return Certificate(missing / (2 * self.num_classes), reached)
@@ -126,7 +126,7 @@ class CentralPath(CountsProblem):
         return {"features": descent - deviations @ (normal + normal.T) / 2}
 
     def losses(self, features: Tensor) -> tuple[float, float]:
-        """The loss, split by ``decompose_mse`` into the parts of NC1 and of NC2 and NC3."""
+        """Return the loss, split by ``decompose_mse`` into the parts of NC1 and of NC2 and NC3."""
         point = self.complete({"features": features})
         parts = decompose_mse(features, self.labels, point["weight"], point["bias"], lambda_w=0.0)
         return parts.nc1, parts.nc23

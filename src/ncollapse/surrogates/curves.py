@@ -32,7 +32,7 @@ _grams = solution_panels.dispatch(object)
 
 @solution_panels.register
 def _(problem: models.LayerPeeled, solution: Solution) -> Panels:
-    """The cosine between minority classifier rows over the imbalance up to 10^4, as in the paper; 1 is collapse."""
+    """Return the cosine between minority classifier rows over the imbalance up to 10^4, as in the paper; 1 is collapse."""
     majority = num_majority(problem)
     if majority == 0:
         panels: Panels = _grams(problem, solution)
@@ -56,7 +56,7 @@ _TRADEOFF = {
 
 @solution_panels.register
 def _(problem: models.MUFM, solution: Solution) -> Panels:
-    """The trade-off between the data and full collapse, as the cost of moving varies."""
+    """Return the trade-off between the data and full collapse, as the cost of moving varies."""
     decays = [10 ** (i / 4 - 6) for i in range(25)]
     found = [replace(problem, lambda_h=decay).solve(allow_unconverged=True) for decay in decays]
     counts = tuple(torch.bincount(problem.labels).tolist())
@@ -84,7 +84,7 @@ def _(problem: models.MUFM, solution: Solution) -> Panels:
 
 @solution_panels.register
 def _(problem: NearlyCollapsed, solution: Solution) -> Panels:
-    """The ratio of PFC1 as either decay varies by a factor of ten up and down."""
+    """Return the ratio of PFC1 as either decay varies by a factor of ten up and down."""
     model, spread = problem.model, problem.model.spread(problem.inputs)
     factors, curves = [10 ** (i / 20 - 1) for i in range(41)], {}
     for name, label in (("lambda_h", "cost of moving λ_H"), ("lambda_w", "decay of the weight λ_W")):
@@ -99,7 +99,7 @@ def _(problem: NearlyCollapsed, solution: Solution) -> Panels:
 
 @solution_panels.register
 def _(problem: models.DeepUFM, solution: Solution) -> Panels:
-    """The largest singular value of the logits as all decays vary: it jumps to zero at the threshold."""
+    """Return the largest singular value of the logits as all decays vary: it jumps to zero at the threshold."""
     shares, curves = [0.5 + i / 200 for i in range(121)], {}
     for depth in range(1, max(3, problem.num_layers) + 1):
         # All decays alike, in units of those at which the threshold of this depth lies.
@@ -114,7 +114,7 @@ def _(problem: models.DeepUFM, solution: Solution) -> Panels:
 
 @solution_panels.register
 def _(problem: models.UnregularizedUFM, solution: FlowEnd) -> Panels:
-    """The eigenvalues of the classifier with their law, and the loss."""
+    """Return the eigenvalues of the classifier with their law, and the loss."""
     kept = problem.num_classes - 1
     found = torch.stack([torch.linalg.svdvals(point["weight"])[:kept].square() for point in solution.path])
     curves = {f"eigenvalue {number + 1}": (solution.times, found[:, number].tolist()) for number in range(kept)}
@@ -133,7 +133,7 @@ def _(problem: models.UnregularizedUFM, solution: FlowEnd) -> Panels:
 
 @solution_panels.register
 def _(problem: models.CentralPath, solution: FlowEnd) -> Panels:
-    """The signals with their law, and the two parts of the loss."""
+    """Return the signals with their law, and the two parts of the loss."""
     every = sorted({round((len(solution.times) - 1) ** (i / 100)) for i in range(101)})
     times = [solution.times[i] for i in every]
     features = [solution.path[i]["features"] for i in every]
@@ -155,7 +155,7 @@ def _(problem: models.CentralPath, solution: FlowEnd) -> Panels:
 
 
 def _descent(solution: Solution, bound: float) -> Panels:
-    """The objective over the steps; a closed form has none."""
+    """Return the objective over the steps; a closed form has none."""
     steps = list(range(len(solution.history)))
     curves, bounds = {"descent": (steps, solution.history)}, {"bound": (steps, [bound] * len(steps))}
     return [LinePanel("Objective", "step", curves, bounds, log="y")] if len(steps) > 1 else []
@@ -163,7 +163,7 @@ def _descent(solution: Solution, bound: float) -> Panels:
 
 @solution_panels.register
 def _(problem: models.BatchNormNet, solution: Solution) -> Panels:
-    """The descent with its bound, and the outputs at the minimum as the decay varies."""
+    """Return the descent with its bound, and the outputs at the minimum as the decay varies."""
     longest = 1.2 * max(problem.counts) ** 0.5
     decays = [longest * i / 60 for i in range(61)]
     outputs = {
@@ -179,7 +179,7 @@ def _(problem: models.BatchNormNet, solution: Solution) -> Panels:
 
 @solution_panels.register
 def _(problem: models.WeightNormalizedNet, solution: Solution) -> Panels:
-    """The margins at start and solution, and the descent with its bound."""
+    """Return the margins at start and solution, and the descent with its bound."""
     ranks, margins = list(range(1, len(problem.labels) + 1)), problem.margins(solution.variables)
     points = {"start": problem.margins(problem.start(0)), "solution": margins}
     curves = {name: (ranks, values.sort().values.tolist()) for name, values in points.items()}
@@ -188,7 +188,7 @@ def _(problem: models.WeightNormalizedNet, solution: Solution) -> Panels:
 
 @solution_panels.register
 def _(problem: models.BoundedOutputs, solution: Solution) -> Panels:
-    """The loss over the radius: of random outputs, of their averages by class, and of the simplex."""
+    """Return the loss over the radius: of random outputs, of their averages by class, and of the simplex."""
     radii = [problem.radius * (i + 1) / 10 for i in range(20)]
     # Several samples a class, so that there is something to average; half right, half noise.
     wider = replace(problem, counts=tuple(max(8, count) for count in problem.counts))
@@ -209,7 +209,7 @@ def _(problem: models.BoundedOutputs, solution: Solution) -> Panels:
 
 @solution_panels.register
 def _(problem: models.NormalizedFeatures, solution: Solution) -> Panels:
-    """The value that descent finds over the dimension. From K-1 on it is the bound."""
+    """Return the value that descent finds over the dimension. From K-1 on it is the bound."""
     classes = len(problem.counts)
     dims = list(range(2, max(classes, 3) + 1))
     found = [replace(problem, dim=dim, counts=(1,) * classes).solve(seed=0, allow_unconverged=True).value for dim in dims]
@@ -220,7 +220,7 @@ def _(problem: models.NormalizedFeatures, solution: Solution) -> Panels:
 
 @solution_panels.register
 def _(problem: models.MaxMargin, solution: Solution) -> Panels:
-    """The normalized margin along the flow."""
+    """Return the normalized margin along the flow."""
     if len(solution.history) == 1:
         panels: Panels = _grams(problem, solution)
         return panels
@@ -232,7 +232,7 @@ def _(problem: models.MaxMargin, solution: Solution) -> Panels:
 
 @solution_panels.register
 def _(problem: models.LocallyElasticSDE, solution: PathEnd) -> Panels:
-    """The loss, and the cosine between class means with that of a simplex."""
+    """Return the loss, and the cosine between class means with that of a simplex."""
     times, classes = solution.path.times.tolist(), problem.num_classes
     unit = torch.nn.functional.normalize(solution.path.means, dim=2)
     cosines = ((unit @ unit.transpose(1, 2)).sum(dim=(1, 2)) - classes) / (classes * (classes - 1))

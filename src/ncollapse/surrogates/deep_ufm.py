@@ -122,7 +122,7 @@ class DeepUFM(CountsProblem, ReLUProblem):
         return left[:, :rank], values[:rank], right[:rank]
 
     def scalar_objective(self, target: float, value: float) -> float:
-        r"""The cost of a singular value s: :math:`\frac{(\sigma-s)^2}{2N} + \frac{M+1}{2} \Lambda s^{2/(M+1)}`."""
+        r"""Return the cost of a singular value s: :math:`\frac{(\sigma-s)^2}{2N} + \frac{M+1}{2} \Lambda s^{2/(M+1)}`."""
         depth = self.num_layers + 1
         return (target - value) ** 2 / (2 * sum(self.counts)) + depth / 2 * self.penalty * value ** (2 / depth)
 
@@ -155,7 +155,7 @@ class DeepUFM(CountsProblem, ReLUProblem):
         return sum(self.scalar_objective(target, value) for target, value in pairs)
 
     def draw(self, normal: Callable[..., Tensor]) -> Variables:
-        """Normal features and weights of standard deviation 1.5/√d, and a bias of zero."""
+        """Draw normal features and weights of standard deviation 1.5/√d; the bias is zero."""
         # Much smaller ones would fall to zero, a local minimum; with d far above K they find all K directions.
         size, d = 1.5 / math.sqrt(self.dim), self.dim
         point = {"first_features": size * normal(self.num_samples, d)}
@@ -164,7 +164,7 @@ class DeepUFM(CountsProblem, ReLUProblem):
         return point if self.bias == "none" else point | {"bias": torch.zeros(self.num_classes, dtype=torch.float64)}
 
     def layers(self, variables: Variables, width: float = 0.0) -> list[Tensor]:
-        """The input of every weight, each of shape (N, d), with ReLU rounded off within a width."""
+        """Return the input of every weight, each of shape (N, d), with ReLU rounded off within a width."""
         found = [variables["first_features"]]
         for number in range(1, self.num_layers):
             product = found[-1] @ variables[f"weight_{number}"].T
@@ -185,12 +185,12 @@ class DeepUFM(CountsProblem, ReLUProblem):
         return self._mean_loss("mse", logits) + 0.5 * decay
 
     def certificate(self, variables: Variables) -> Certificate:
-        """The value of the closed form if it is the global minimum. If the inequality holds, no class is at zero."""
+        """Return the value of the closed form if it is the global minimum. If the inequality holds, no class is at zero."""
         proven = self.activation == "linear" or self.num_layers == 1 or (self.num_classes == 2 and len(set(self.counts)) == 1)
         return Certificate(self.minimum if proven else -math.inf, self.condition)
 
     def closed_form(self) -> Solution:
-        r"""The global minimum with linear layers, or deep neural collapse: all :math:`\lambda_i \lVert W_i \rVert^2` agree."""
+        r"""Return the minimum with linear layers, or deep neural collapse: all :math:`\lambda_i \lVert W_i \rVert^2` agree."""
         left, _, right = self._targets
         shared = (self.penalty**0.5) * self.singular_values ** (1 / (self.num_layers + 1))
         rank, roots = len(shared), torch.tensor(self.counts, dtype=torch.float64).sqrt()

@@ -23,7 +23,7 @@ class NearlyCollapsed(MUFM):
     model: NearCollapse = field(kw_only=True)
 
     def closed_form(self) -> Solution:
-        """The minimizer to first order."""
+        """Return the minimizer to first order."""
         return self.model.closed_form(self.inputs, self.labels)
 
 

@@ -76,7 +76,7 @@ class FixedETF(CountsProblem):
         return 0.0 if self.loss == "dot_regression" else math.log1p((K - 1) * math.exp(-self.scale * K / (K - 1)))
 
     def draw(self, normal: Callable[..., Tensor]) -> Variables:
-        """Standard normal features, not normalized."""
+        """Draw standard normal features, not normalized."""
         return {"raw": normal(self.num_samples, self.dim)}
 
     def complete(self, variables: Variables) -> Variables:
@@ -85,7 +85,7 @@ class FixedETF(CountsProblem):
         return {"features": math.sqrt(self.energy_h) * unit, "weight": self.weight}
 
     def objective(self, variables: Variables) -> Tensor:
-        """The loss of "raw" (N, d), which is normalized to the features."""
+        """Return the loss of "raw" (N, d), which is normalized to the features."""
         logits = self.complete(variables)["features"] @ self.weight.T
         if self.loss == "cross_entropy":
             return self._mean_loss("cross_entropy", logits)
@@ -93,11 +93,11 @@ class FixedETF(CountsProblem):
         return (true - self.scale).square().mean() / (2 * self.scale)
 
     def certificate(self, variables: Variables) -> Certificate:
-        """The global minimum."""
+        """Return the global minimum."""
         return Certificate(self.minimum)
 
     def closed_form(self) -> Solution:
-        """The global minimum: every feature along the classifier row of its class."""
+        """Return the global minimum: every feature along the classifier row of its class."""
         return self.solution({"raw": self.weight[self.labels]}, "closed form")
 
 

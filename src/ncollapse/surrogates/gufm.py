@@ -105,7 +105,7 @@ class GUFM(CountsProblem):
         return simplex_etf(self.num_classes, self.num_classes - 1)
 
     def draw(self, normal: Callable[..., Tensor]) -> Variables:
-        """Standard normal weight and unnormalized features, and a bias of zero."""
+        """Draw standard normal weight and unnormalized features, and a bias of zero."""
         weight, raw = normal(self.num_classes, self.dim), normal(self.num_samples, self.dim)
         return {"weight": weight, "raw": raw} | ({} if self.bias == "none" else {"bias": weight.new_zeros(self.num_classes)})
 
@@ -120,12 +120,12 @@ class GUFM(CountsProblem):
         return self._mean_loss(self.loss, logits) + self.lambda_w / 2 * weight.square().sum()
 
     def certificate(self, variables: Variables) -> Certificate:
-        """The global minimum. The inequality says whether d dimensions hold the frame that reaches it."""
+        """Return the global minimum. The inequality says whether d dimensions hold the frame that reaches it."""
         rank = self.frame.shape[1]
         return Certificate(self.minimum, unless_it_holds(Inequality("rank of the frame <= d - 1", rank, self.dim - 1)))
 
     def closed_form(self) -> Solution:
-        """The global minimum: the optimal frame, orthogonal to the all-ones vector. It needs rank <= d - 1."""
+        """Return the global minimum: the optimal frame, orthogonal to the all-ones vector. It needs rank <= d - 1."""
         rank = self.frame.shape[1]
         if rank > self.dim - 1:
             raise ValueError(f"The optimum is a frame of rank {rank}, which needs dim >= {rank + 1}, got {self.dim}.")
@@ -216,7 +216,7 @@ def great_circle_blocks(start: Tensor, end: Tensor, num_blocks: int) -> list[Ten
 
 
 def _cheapest_push(here: Tensor, there: Tensor) -> Tensor:
-    """The shortest non-negative vector whose sum with one unit vector points to another, up to a constant."""
+    """Return the shortest non-negative vector whose sum with one unit vector points to another, up to a constant."""
 
     def push(stretch: float) -> Tensor:
         move = stretch * there - here

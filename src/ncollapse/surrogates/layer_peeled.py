@@ -120,17 +120,17 @@ class LayerPeeled(NuclearProblem):
         return NuclearProgram("cross_entropy", self.labels, shares, torch.ones_like(shares), radius=self.radius)
 
     def draw(self, normal: Callable[..., Tensor]) -> Variables:
-        """Standard normal weight and features, which need not keep the bounds."""
+        """Draw standard normal weight and features, which need not keep the bounds."""
         dim = self.num_classes if self.dim is None else self.dim
         weight, features = normal(2, self.num_classes, dim)
         return {"weight": weight, "features": features}
 
     def objective(self, variables: Variables) -> Tensor:
-        """The cross-entropy of "weight" and "features" (K, d). The bounds are not checked here."""
+        """Return the cross-entropy of "weight" and "features" (K, d). The bounds are not checked here."""
         return loss_value("cross_entropy", variables["features"] @ variables["weight"].T, self.labels, self.program.shares)
 
     def certificate(self, variables: Variables) -> Certificate:
-        """The bound of the convex program's dual, and the condition of minority collapse."""
+        """Return the bound of the convex program's dual, and the condition of minority collapse."""
         logits = variables["features"] @ variables["weight"].T
         norm, bound = self.program.dual(logits, logits.new_zeros(self.num_classes))
         return Certificate(bound, Inequality("smallest share <= ‖G‖₂ (minority collapse)", min(self.shares), norm))
@@ -142,7 +142,7 @@ class LayerPeeled(NuclearProblem):
         return {"weight": weight, "features": features}
 
     def closed_form(self) -> Solution:
-        r"""The global minimum for balanced classes: a simplex ETF, :math:`Z = \sqrt{E_W E_H} \frac{K}{K-1} (I - 11^T/K)`.
+        r"""Return the minimum for balanced classes: a simplex ETF, :math:`Z = \sqrt{E_W E_H} \frac{K}{K-1} (I - 11^T/K)`.
 
         Returns:
             The solution, of value :math:`\log(1 + (K-1) e^{-\sqrt{E_W E_H} K/(K-1)})`.

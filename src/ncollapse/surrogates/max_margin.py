@@ -85,7 +85,7 @@ class MaxMargin(CountsProblem):
         return 0.5 / self.minimum
 
     def draw(self, normal: Callable[..., Tensor]) -> Variables:
-        """Standard normal weight, and normal features of about the same norm as a whole."""
+        """Draw standard normal weight, and normal features of about the same norm as a whole."""
         # The flow takes steps in proportion to the sum of both norms: with standard normal features of many samples it would
         # hardly move the weight.
         weight, features = normal(self.num_classes, self.dim), normal(self.num_samples, self.dim)
@@ -98,7 +98,7 @@ class MaxMargin(CountsProblem):
         return torch.where(smallest > 0, norms / (2 * smallest), math.inf)
 
     def certificate(self, variables: Variables) -> Certificate:
-        r"""The better lower bound from two choices of multipliers."""
+        r"""Return the better lower bound from two choices of multipliers."""
         # Any numbers α_ij >= 0, one for each sample i and wrong class j, give the bound Σ α_ij / ‖Γ‖₂ with the rows
         # Γ_i = Σ_j α_ij (e_{y_i} - e_j). Two choices are tried: the softmax probabilities of the wrong classes, and the polar
         # factor of the logits, which is exact at the minimum.
@@ -130,7 +130,7 @@ class MaxMargin(CountsProblem):
         return KKT(float(cosine), float(slack))
 
     def closed_form(self) -> Solution:
-        r"""The global minimum for any counts, if d >= K-1: balanced factors of :math:`\Pi_K Y`."""
+        r"""Return the global minimum for any counts, if d >= K-1: balanced factors of :math:`\Pi_K Y`."""
         features, weight = split_product(self.encoded, self.dim, 1.0)
         return self.solution({"weight": weight, "features": features}, "closed form")
 

@@ -78,7 +78,7 @@ class MUFM(DataProblem):
         return MUFM(wide, self.labels, loss=self.loss, bias=self.bias, **numbers)
 
     def draw(self, normal: Callable[..., Tensor]) -> Variables:
-        """Standard normal weight and features, and a bias of zero."""
+        """Draw standard normal weight and features, and a bias of zero."""
         weight, features = normal(self.num_classes, self.inputs.shape[1]), normal(*self.inputs.shape)
         bias = {} if self.bias == "none" else {"bias": weight.new_zeros(self.num_classes)}
         return {"weight": weight, "features": features} | bias
@@ -91,7 +91,7 @@ class MUFM(DataProblem):
         return self._mean_loss(self.loss, logits) + 0.5 * decay
 
     def best_features(self, weight: Tensor) -> Variables:
-        r"""The minimizer for a given weight (K, d) under the mean squared error: :math:`H = X - W^T \Gamma / \lambda_H`."""
+        r"""Return the minimizer for a weight (K, d) under the mean squared error: :math:`H = X - W^T \Gamma / \lambda_H`."""
         inputs, targets = self.inputs, one_hot(self.labels, self.num_classes)
         shift = inputs.mean(dim=0), targets.mean(dim=0)
         if self.bias == "free":
@@ -102,7 +102,7 @@ class MUFM(DataProblem):
         return point if self.bias == "none" else point | {"bias": shift[1] - weight @ shift[0]}
 
     def logit_gradient(self, variables: Variables) -> Tensor:
-        """The gradient Γ of the loss in the logits, shape (N, K). A free bias is the best one, so that Γᵀ1 = 0."""
+        """Return the gradient Γ of the loss in the logits, shape (N, K). A free bias is the best one, so that Γᵀ1 = 0."""
         logits = variables["features"] @ variables["weight"].T
         bias = variables.get("bias", logits.new_zeros(self.num_classes))
         if self.bias == "free":
@@ -110,7 +110,7 @@ class MUFM(DataProblem):
         return loss_gradient(self.loss, logits + bias, self.labels, self._shares)
 
     def certificate(self, variables: Variables) -> Certificate:
-        """The bound from the gradient at the point, or that of the padded model if the inequality fails and it is better."""
+        """Return the bound from the gradient at the point, or the padded model's if the inequality fails and it is better."""
         squared, bound = self.dual(variables)
         inequality = Inequality("‖Γ‖₂² <= λ_W λ_H", squared, self.lambda_w * self.lambda_h)
         return Certificate(bound if inequality.left <= inequality.right else max(bound, self.padded_bound), inequality)
@@ -126,7 +126,7 @@ class MUFM(DataProblem):
         return wide.dual(wide.solvers[0]().run(wide, wide.start(0)).variables)[1]
 
     def dual(self, variables: Variables) -> tuple[float, float]:
-        """The squared spectral norm of Γ, and the lower bound from it."""
+        """Return the squared spectral norm of Γ, and the lower bound from it."""
         gradient = self.logit_gradient(variables)
         sizes, axes = torch.linalg.eigh(gradient.T @ gradient)
         pulls = (axes.T @ gradient.T @ self.inputs).square().sum(dim=1)

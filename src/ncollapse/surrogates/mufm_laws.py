@@ -198,7 +198,7 @@ def critical_point(problem: UFM | MUFM, variables: Variables) -> CriticalPoint:
 
 
 def unused_direction(rows: Tensor) -> Tensor | None:
-    """A unit vector orthogonal to all rows."""
+    """Return a unit vector orthogonal to all rows."""
     _, values, right = torch.linalg.svd(rows)
     rank = int((values > 1e-6 * values[0]).sum())
     return right[rank] if rank < rows.shape[1] else None

@@ -143,7 +143,7 @@ class NearCollapse:
         return float(squares[: self.num_classes].sum()), float(squares[self.num_classes :].sum())
 
     def closed_form(self, inputs: Tensor, labels: Tensor) -> Solution:
-        """The minimizer to first order in the deviations. Its gap is of second order."""
+        """Return the minimizer to first order in the deviations. Its gap is of second order."""
         K = self.num_classes
         means = torch.eye(K, inputs.shape[1], dtype=torch.float64)
         deviations = inputs - self.scale * means[labels]

@@ -68,22 +68,22 @@ class NormalizedFeatures(CountsProblem, Constrained):
         return {name: torch.nn.functional.normalize(rows, dim=1) for name, rows in variables.items()}
 
     def tangent(self, variables: Variables, gradient: Variables) -> Variables:
-        r"""The Riemannian gradient, :math:`g - \langle g, h \rangle h` for every row."""
+        r"""Return the Riemannian gradient, :math:`g - \langle g, h \rangle h` for every row."""
         return {
             name: rows - (rows * variables[name]).sum(dim=1, keepdim=True) * variables[name] for name, rows in gradient.items()
         }
 
     def objective(self, variables: Variables) -> Tensor:
-        """The mean cross-entropy of unit rows "weight" (K, d) and "features" (N, d)."""
+        """Return the mean cross-entropy of unit rows "weight" (K, d) and "features" (N, d)."""
         logits = self.temperature * variables["features"] @ variables["weight"].T
         return self._mean_loss("cross_entropy", logits)
 
     def certificate(self, variables: Variables) -> Certificate:
-        """The bound. The inequality says whether it is the minimum."""
+        """Return the bound. The inequality says whether it is the minimum."""
         return Certificate(self.minimum, unless_it_holds(Inequality("K - 1 <= d", self.num_classes - 1, self.dim)))
 
     def closed_form(self) -> Solution:
-        """The global minimum for d >= K-1: a simplex ETF, with each feature on the classifier row of its class."""
+        """Return the global minimum for d >= K-1: a simplex ETF, with each feature on the classifier row of its class."""
         if self.dim < self.num_classes - 1:
             raise ValueError(
                 f"The optimum is a simplex ETF for dim >= {self.num_classes - 1}, got {self.dim}. Solve numerically: solve()."

@@ -15,7 +15,7 @@ from ncollapse.surrogates.solving.solution import Variables
 def best_bound(
     sizes: Tensor, pulls: Tensor, conjugate: Callable[[float], float], lambda_w: float, lambda_h: float
 ) -> tuple[float, float]:
-    """The best lower bound of the multilayer model's minimum from multiples tΓ of a gradient in the logits."""
+    """Return the best lower bound of the multilayer model's minimum from multiples tΓ of a gradient in the logits."""
     # Replacing the loss by its tangent of slope Γ leaves a quadratic in W and H. It is bounded below iff ‖Γ‖₂² < λ_W λ_H, and
     # its minimum, less the loss's conjugate, is a lower bound. Γ is scaled down until that holds, and a little further: the
     # bound may be better inside.
@@ -87,7 +87,7 @@ class ReducedMUFM:
         return float(value), {"weight": gradient}
 
     def dual(self, weight: Tensor) -> tuple[float, float]:
-        """The squared spectral norm of Γ at a weight (K, d), and the lower bound from it."""
+        """Return the squared spectral norm of Γ at a weight (K, d), and the lower bound from it."""
         identity = torch.eye(len(weight), dtype=torch.float64)
         inverse = torch.linalg.inv(self.num_samples * identity + weight @ weight.T / self.lambda_h)
         moved, aims = weight @ self.inputs - self.cross, weight @ self.cross.T - self.targets
@@ -97,6 +97,6 @@ class ReducedMUFM:
         return best_bound(sizes, pulls, lambda t: t**2 * squares + t * overlap, self.lambda_w, self.lambda_h)
 
     def ridge(self) -> Tensor:
-        """The best weight (K, d) if the features are the data: ridge regression."""
+        """Return the best weight (K, d) if the features are the data: ridge regression."""
         identity = torch.eye(len(self.inputs), dtype=torch.float64)
         return torch.linalg.solve(self.inputs + self.num_samples * self.lambda_w * identity, self.cross, left=False)

@@ -93,7 +93,7 @@ class UFM(CountsProblem, NuclearProblem):
         return NuclearProgram(self.loss, labels, shares, scales, self.penalty, bias=self.bias, lambda_b=self.lambda_b)
 
     def draw(self, normal: Callable[..., Tensor]) -> Variables:
-        """Standard normal weight and features, and a bias of zero."""
+        """Draw standard normal weight and features, and a bias of zero."""
         weight, features = normal(self.num_classes, self.dim), normal(self.num_samples, self.dim)
         return self._variables(weight, features, weight.new_zeros(self.num_classes))
 
@@ -112,11 +112,11 @@ class UFM(CountsProblem, NuclearProblem):
         return variables["features"] @ variables["weight"].T
 
     def logit_gradient(self, variables: Variables) -> Tensor:
-        r"""The gradient Γ of the loss with respect to the logits, shape (N, K)."""
+        r"""Return the gradient Γ of the loss with respect to the logits, shape (N, K)."""
         return loss_gradient(self.loss, self._logits(variables) + variables.get("bias", 0.0), self.labels, self._shares)
 
     def certificate(self, variables: Variables) -> Certificate:
-        """The bound of the convex program's dual. A critical point is a global minimizer if the inequality holds."""
+        """Return the bound of the convex program's dual. A critical point is a global minimizer if the inequality holds."""
         logits, program = self._logits(variables), self._program(self.labels, self._shares, torch.ones_like(self._shares))
         norm, bound = program.dual(logits, variables.get("bias", logits.new_zeros(self.num_classes)))
         return Certificate(bound, Inequality("‖Γ‖₂ <= √(λ_W λ_H)", norm, self.penalty))
@@ -128,7 +128,7 @@ class UFM(CountsProblem, NuclearProblem):
         return self._variables(weight, (features / scales)[self.labels], bias)
 
     def closed_form(self) -> Solution:
-        r"""The global minimum where theory gives it.
+        r"""Return the global minimum where theory gives it.
 
         * MSE, no or free bias, any counts: weigh the target row of class k by :math:`\sqrt{n_k}` (centered first if the bias is
           free), and reduce the singular values of these rows by :math:`N \sqrt{\lambda_W \lambda_H}`.

@@ -51,7 +51,7 @@ class UnregularizedUFM(CountsProblem):
     solvers = (LBFGS, GradientDescent)
 
     def draw(self, normal: Callable[..., Tensor]) -> Variables:
-        """Standard normal weight, features and bias. Multiply them by ε for a small start."""
+        """Draw standard normal weight, features and bias. Multiply them by ε for a small start."""
         weight, features = normal(self.num_classes, self.dim), normal(self.num_samples, self.dim)
         return {"weight": weight, "features": features, "bias": normal(self.num_classes)}
 
@@ -71,7 +71,7 @@ class UnregularizedUFM(CountsProblem):
         return 0.5 * self._residual(variables).square().sum()
 
     def certificate(self, variables: Variables) -> Certificate:
-        """The global minimum, zero."""
+        """Return the global minimum, zero."""
         return Certificate(0.0)
 
     def closed_form(self) -> Solution:

@@ -99,7 +99,7 @@ class WeightNormalizedNet(DataProblem, ReLUProblem):
         return self.lambda_w * total**2 / (1 + self.lambda_w * weighted)
 
     def draw(self, normal: Callable[..., Tensor]) -> Variables:
-        """Standard normal weights and ρ = 1."""
+        """Draw standard normal weights and ρ = 1."""
         hidden, outer = normal(self.width, self.inputs.shape[1]), normal(self.width)
         return {"hidden": hidden, "outer": outer, "rho": torch.ones(1, dtype=torch.float64)}
 
@@ -107,7 +107,7 @@ class WeightNormalizedNet(DataProblem, ReLUProblem):
         return rounded_relu(self.inputs @ (variables["hidden"] / torch.linalg.norm(variables["hidden"])).T, width)
 
     def margins(self, variables: Variables, width: float = 0.0) -> Tensor:
-        r"""The margins :math:`\bar f(x_i) y_i` of the normalized network, shape (N,), with ReLU rounded off within a width."""
+        r"""Return the margins :math:`\bar f(x_i) y_i` of the normalized network, shape (N,), with rounded ReLU."""
         outputs = self._hidden(variables, width) @ (variables["outer"] / torch.linalg.norm(variables["outer"]))
         return outputs * (2 * self.labels - 1)
 
@@ -127,11 +127,11 @@ class WeightNormalizedNet(DataProblem, ReLUProblem):
         return self.lambda_w * total / (1 + self.lambda_w * weighted) * self._costs / self._shares
 
     def certificate(self, variables: Variables) -> Certificate:
-        """The lower bound. If the inequality holds, no class is given up."""
+        """Return the lower bound. If the inequality holds, no class is given up."""
         return Certificate(self.minimum, Inequality("λ s max(c N/n) / (1 + λ q) <= 1", float(self._pull().max()), 1.0))
 
     def closed_form(self) -> Solution:
-        """The global minimum for one point a class, at an angle that is not acute: one unit along each."""
+        """Return the global minimum for one point a class, at an angle that is not acute: one unit along each."""
         first = [self.inputs[self.labels == k][0] for k in (0, 1)]
         alike = torch.equal(torch.stack(first)[self.labels], self.inputs)
         if not alike or float(first[0] @ first[1]) > 0 or float(self._pull().max()) > 1:

@@ -68,11 +68,11 @@ class Target:
         return f"Weights: {whose}; no --checkpoint was named."
 
     def convention(self) -> Convention:
-        """The convention if none is asked for: that of the run."""
+        """Return the convention if none is asked for: that of the run."""
         return held_recipe(RunDirectory(self.network)).measure.convention if self.is_run else "class"
 
     def load_splits(self) -> list[NamedData]:
-        """The data, with the training set before the test split."""
+        """Return the data, with the training set before the test split."""
         self._check()
         name = self.network if self.data is None else self.data
         options: dict[str, Any] = {"input_shape": self.input_shape, "batch_size": self.batch_size}

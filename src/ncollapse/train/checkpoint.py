@@ -173,7 +173,7 @@ def _check_fit(path: Path, saved: dict[str, Tensor], present: dict[str, Tensor])
 
 
 def _ordered(content: bytes) -> bytes:
-    """The same file with sorted metadata, which safetensors writes in any order: equal states then give equal bytes."""
+    """Sort the metadata of a file, which safetensors writes in any order: equal states then give equal bytes."""
     start = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:start])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))

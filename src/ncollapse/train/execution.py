@@ -35,7 +35,7 @@ def check_execution(config: TrainConfig, device: torch.device, team: Team) -> No
 
 
 def logits_of(model: nn.Module, config: TrainConfig, device: torch.device) -> Network:
-    """The function that maps inputs to logits in training."""
+    """Return the function that maps inputs to logits in training."""
     network: Network = _compiled(model, device) if config.compiled else model
     if config.precision == "float32":
         return network
@@ -54,7 +54,7 @@ def _compiled(model: nn.Module, device: torch.device) -> Network:
 
 @contextmanager
 def execution(config: TrainConfig) -> Iterator[None]:
-    """Steps in the body are computed as a recipe wants them."""
+    """Compute the steps in the body as a recipe asks."""
     with ExitStack() as stack:
         if config.deterministic:
             stack.enter_context(_deterministic_operations())

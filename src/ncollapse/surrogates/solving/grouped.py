@@ -115,7 +115,7 @@ class GroupedProgram:
 
 
 def _logits(sizes: np.ndarray, many: np.ndarray) -> np.ndarray:
-    """The linear map from the numbers a and B to the table of logits, shape (G (G+1), number of a + G²)."""
+    """Return the linear map from the numbers a and B to the table of logits, shape (G (G+1), number of a + G²)."""
     G, ends = len(sizes), len(many)
     table = np.zeros((G, G + 1, ends + G * G))
     rows = np.arange(G)
@@ -128,7 +128,7 @@ def _logits(sizes: np.ndarray, many: np.ndarray) -> np.ndarray:
 
 
 def _products(basis: np.ndarray, peers: np.ndarray) -> np.ndarray:
-    """The symmetric matrices whose halved forms in θ are a and B, shape (number of a + G², m, m)."""
+    """Return the symmetric matrices whose halved forms in θ are a and B, shape (number of a + G², m, m)."""
     (G, rank), ends = basis.shape, len(peers)
     left, right = ends + np.arange(G * rank), ends + G * rank + np.arange(rank * rank)
     forms = np.zeros((ends + G * G, ends + (G + rank) * rank, ends + (G + rank) * rank))

@@ -70,11 +70,11 @@ class Problem(ABC):
 
     @abstractmethod
     def objective(self, variables: Variables) -> Tensor:
-        """The function to minimize: a differentiable 0-d tensor."""
+        """Return the function to minimize: a differentiable 0-d tensor."""
 
     @abstractmethod
     def certificate(self, variables: Variables) -> Certificate:
-        """The lower bound of the minimum that a point gives, and the inequality behind it."""
+        """Return the lower bound of the minimum that a point gives, and the inequality behind it."""
 
     def complete(self, variables: Variables) -> Variables:
         """Convert the solver's variables to the full solution, which has "features"."""
@@ -96,7 +96,7 @@ class Problem(ABC):
 
     @final
     def value_and_gradient(self, variables: Variables) -> tuple[float, Variables]:
-        """The objective and its gradient by name."""
+        """Return the objective and its gradient by name."""
         return differentiate(self.objective, variables)
 
     @final

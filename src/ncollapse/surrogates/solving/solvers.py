@@ -169,7 +169,7 @@ class Constrained(Problem):
         """Bring a point back to the set."""
 
     def tangent(self, variables: Variables, gradient: Variables) -> Variables:
-        """The part of a gradient along the set. That is all of it, unless the set has no inside."""
+        """Return the part of a gradient along the set. That is all of it, unless the set has no inside."""
         return gradient
 
 
@@ -213,7 +213,7 @@ def _move(problem: Constrained, point: Variables, descent: Variables, step: floa
 
 
 def _armijo(problem: Constrained, point: Variables, value: float, descent: Variables, step: float) -> float:
-    """The longest of the halved steps that lowers the objective by a share of what its slope promises."""
+    """Return the longest of the halved steps that lowers the objective by a share of what its slope promises."""
     while step > _SHORTEST:
         move = _move(problem, point, descent, step)
         promise = sum(float(part.square().sum()) for part in move.values()) / step
@@ -236,11 +236,11 @@ class ReLUProblem(Problem):
 
     @abstractmethod
     def rounded_objective(self, variables: Variables, width: float) -> Tensor:
-        """The objective with every ReLU replaced by a parabola within a width of its kink."""
+        """Return the objective with every ReLU replaced by a parabola within a width of its kink."""
 
     @final
     def objective(self, variables: Variables) -> Tensor:
-        """The function to minimize."""
+        """Return the function to minimize."""
         return self.rounded_objective(variables, 0.0)
 
 
