@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from ncollapse.claims import CLAIMS, DEEP_CLAIMS, rule_on_claims
-from ncollapse.claims.predicates import is_papers
+from ncollapse.claims.predicates import is_paper_setting
 from ncollapse.cli import main
 from ncollapse.drawing import describe
 from ncollapse.drawing.sweeps import Axis, SettingRow, draw_against
@@ -146,7 +146,7 @@ def test_runs_without_a_floor_bear_on_no_claim(write_sweep, tmp_path):
 
 
 def test_deep_regularized_runs_bear_on_no_claim_of_the_other_paper(deep_sweep):
-    papers = [claim for claim in CLAIMS if claim.about is is_papers]
+    papers = [claim for claim in CLAIMS if claim.about is is_paper_setting]
     assert len(papers) > 15
     assert all(ruling.evidence == () for ruling in rule_on_claims([deep_sweep("deep")], papers).rulings)
 

@@ -15,48 +15,48 @@ _ROUNDING = 1e-12
 
 
 def _is_residual(run: Run) -> bool:
-    """Whether the network is one of the paper's: fully connected or convolutional, with skip connections and no others."""
+    """Test for a network of the paper: fully connected or convolutional, with skip connections and no others."""
     kind, connections = setting(run, "model.kind"), setting(run, "model.connections")
     return kind in {None, "conv_resnet"} and connections in {None, RESIDUAL}
 
 
 def _training(run: Run) -> tuple[object, object]:
-    """Loss and share of random labels; a field that a recipe lacks has the value of the paper's setting."""
+    """Return loss and share of random labels; a field that a recipe lacks has the value of the paper's setting."""
     return setting(run, "train.loss") or "cross_entropy", setting(run, "data.corrupt") or 0.0
 
 
-def is_papers(run: Run) -> bool:
-    """A residual network with cross-entropy and the labels of the data set: what the claims of the paper are about."""
-    return _is_residual(run) and has_any_network(run)
+def is_paper_setting(run: Run) -> bool:
+    """Test for the setting of the paper's claims: a residual network trained with cross-entropy on the data set's labels."""
+    return _is_residual(run) and has_paper_training(run)
 
 
 def has_squared_error(run: Run) -> bool:
-    """The same with the mean squared error."""
+    """Test for a residual network trained with the mean squared error on true labels."""
     return _is_residual(run) and _training(run) == ("mse", 0.0)
 
 
 def has_random_labels(run: Run) -> bool:
-    """The same with random labels only."""
+    """Test for a residual network trained with cross-entropy on random labels."""
     return _is_residual(run) and _training(run) == ("cross_entropy", 1.0)
 
 
-def has_any_network(run: Run) -> bool:
-    """The paper's training, of any network."""
+def has_paper_training(run: Run) -> bool:
+    """Test for the paper's training, cross-entropy on true labels, of any network."""
     return _training(run) == ("cross_entropy", 0.0)
 
 
 def has_other_network(run: Run) -> bool:
-    """The paper's training, of another network than the paper's."""
-    return has_any_network(run) and not _is_residual(run)
+    """Test for the paper's training of a network that is not the paper's."""
+    return has_paper_training(run) and not _is_residual(run)
 
 
 def falls_over_depth(metric: str) -> Callable[[Run], bool | None]:
-    """A test of whether a metric falls over depth at the last epoch: it rises at no step and ends below its start."""
+    """Make a test whether a metric falls over depth at the last epoch: it rises at no step and ends below its start."""
     return lambda run: _falls(run.over_depth(metric))
 
 
 def falls_before_effective_depth(metric: str) -> Callable[[Run], bool | None]:
-    """The same, over the steps up to the effective depth."""
+    """Make a test whether a metric falls up to the effective depth."""
 
     def test(run: Run) -> bool | None:
         errors = run.over_depth("pfc3_error")
@@ -74,7 +74,7 @@ def _falls(values: list[float | None]) -> bool | None:
 
 
 def last_entry(place: str) -> Callable[[Run], Any]:
-    """An entry of the last record, as ``theorem1.holds``; None where it was not computed."""
+    """Make a reader of an entry of the last record, such as ``theorem1.holds``; None where it was not computed."""
     part, _, field = place.partition(".")
 
     def read(run: Run) -> Any:
@@ -85,13 +85,13 @@ def last_entry(place: str) -> Callable[[Run], Any]:
 
 
 def optimal_pairing(run: Run) -> bool | None:
-    """Whether no pairing of first and last features of the sample costs less than the network's own, up to rounding."""
+    """Test whether no pairing of the sample's first and last features costs less than the network's own, up to rounding."""
     score = last_entry("energy.transport_score")(run)
     return None if score is None else score >= 1 - _ROUNDING
 
 
 def nearly_optimal_pairing(run: Run) -> bool | None:
-    """Whether the network's pairing costs little more than the best, measured by what a random one costs more."""
+    """Test whether the network's excess cost over the best pairing is at most transport_gap of a random pairing's excess."""
     energy = run.last.energy
     if energy is None or energy.wasserstein2 is None:
         return None
@@ -102,13 +102,13 @@ def nearly_optimal_pairing(run: Run) -> bool | None:
 
 
 def aligned(run: Run) -> bool | None:
-    """Whether first and last class means are aligned well enough."""
+    """Test whether the alignment of first and last class means is at least that of the rules."""
     alignment = last_entry("alignment.alignment")(run)
     return None if alignment is None else alignment >= RULES.alignment
 
 
 def within_decay_bound(run: Run) -> bool | None:
-    """Whether every block adds at most what its weights allow; None where they bound nothing."""
+    """Test whether every block adds at most what its weights allow; None where they bound nothing."""
     found = run.last.weight_decay
     if found is None or not found.is_bound:
         return None

@@ -24,7 +24,7 @@ _LINE_IS_NEARER = (
 _NEVER_RISE = "PFC1, PFC2 and the error 1 − PFC3 rise at no step of depth and fall overall"
 _OURS = "Not a claim of the paper: a question that it leaves open"
 
-_papers = partial(Claim, about=predicates.is_papers)
+_papers = partial(Claim, about=predicates.is_paper_setting)
 
 
 def _share(test: SeedTest, *, statistic: str = _SHARE, terminal: bool = True) -> Examine:
@@ -44,7 +44,7 @@ def _line_against_baseline(*metrics: str) -> Examine:
 
 
 def _progress(metric: str) -> tuple[Claim, Claim]:
-    """The conjecture for one metric, before the effective depth as it is stated, and over all layers."""
+    """Make the claims of the conjecture for one metric: before the effective depth, as it is stated, and over all layers."""
     name, what = _NAMES[metric], "The error 1 − PFC3" if metric == "pfc3_error" else _NAMES[metric]
     return (
         _papers(
@@ -109,7 +109,7 @@ def _saturates(runs: Sequence[Run]) -> list[Evidence]:
 
 
 def _gained_by_skips(statistic: str, read: Read) -> Examine:
-    """A quantity of the residual network minus that of the network of other connections with the same seed; mean over seeds."""
+    """Compute a quantity of the residual network minus that of the network of other connections; mean over seeds."""
 
     def examine(runs: Sequence[Run]) -> list[Evidence]:
         found = []
@@ -293,6 +293,6 @@ CLAIMS = (
             _gained_by_skips("straightness", BY_KEY["straightness"].read),
             _gained_by_skips("error of baseline minus line in PFC1", quantities.line_lead("pfc1")),
         ),
-        predicates.has_any_network,
+        predicates.has_paper_training,
     ),
 )

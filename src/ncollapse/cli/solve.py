@@ -108,7 +108,7 @@ def _as_solvers(words: str, model: SolvableModel) -> str:
     return words
 
 
-class Request(NamedTuple):
+class SolveRequest(NamedTuple):
     """A model with its fields, to be solved in one of its ways."""
 
     title: str
@@ -116,7 +116,7 @@ class Request(NamedTuple):
     parts: Sequence[Callable[..., Any]]
 
 
-def read_request(name: str, settings: Sequence[str], solver: str | None = None, seed: int = 0) -> Request:
+def read_request(name: str, settings: Sequence[str], solver: str | None = None, seed: int = 0) -> SolveRequest:
     """Find and check what was typed."""
     model = MODELS[name]
     default = next(iter(model.solvers))
@@ -129,14 +129,17 @@ def read_request(name: str, settings: Sequence[str], solver: str | None = None, 
     if any(map(is_option, settings)):
         raise ValueError(new_form(name, settings, fields))
     values = read_fields(name, fields, settings)
-    told = {*fields_of(parts[:-1], {}), *(setting.partition("=")[0] for setting in settings)}
-    title = [name, *(f"{key}={written(value)}" for key, value in values.items() if key in told)]
-    title += [f"--solver {solver}"] * (solver != default) + [f"--seed {seed}"] * (seed != 0)
-    return Request(" ".join(title), {"model": name, "fields": values, "solver": solver, "seed": seed}, parts)
+    set_here = {*fields_of(parts[:-1], {}), *(setting.partition("=")[0] for setting in settings)}
+    title = [name, *(f"{key}={written(value)}" for key, value in values.items() if key in set_here)]
+    if solver != default:
+        title.append(f"--solver {solver}")
+    if seed != 0:
+        title.append(f"--seed {seed}")
+    return SolveRequest(" ".join(title), {"model": name, "fields": values, "solver": solver, "seed": seed}, parts)
 
 
 def _class_of(name: str) -> type:
-    """The class of a command, which has its name: UFM of ufm."""
+    """Find the class of a command by its name: UFM for ufm."""
     from ncollapse import surrogates
 
     (found,) = (word for word in surrogates.__all__ if word.lower() == name.replace("_", ""))
@@ -152,7 +155,7 @@ def _resolve(part: Part) -> Callable[..., Any]:
 
 
 def _help_of(name: str, model: SolvableModel) -> str:
-    """The objective, the fields and the ways to solve a model, from its public docstring."""
+    """Describe the objective, the fields and the solvers of a model, from its public docstring."""
     from ncollapse.cli.plain_math import plain_docstring
 
     width = max(60, min(100, shutil.get_terminal_size().columns))
@@ -171,7 +174,8 @@ def _help_of(name: str, model: SolvableModel) -> str:
             textwrap.fill(fields[key].text, width, initial_indent=f"{start:<30}  ", subsequent_indent=" " * 32)
             for key, start in starts.items()
         )
-        lines += [f"{title}:\n" + "\n".join(texts)] * bool(shown)
+        if shown:
+            lines.append(f"{title}:\n" + "\n".join(texts))
     lines.append(f"Solvers: {', '.join([f'{first} (default)', *others])}")
     lines.append(f"Examples:\n  ncollapse solve {name}\n  ncollapse solve {name} {model.example}")
     return "\n\n".join(lines)
@@ -194,7 +198,7 @@ def _arguments(part: Callable[..., Any], values: Mapping[str, Any], seed: int) -
     return {key: known[key] for key in inspect.signature(part).parameters if key in known}
 
 
-def _print(request: Request, problem: Any, solution: Solution, options: argparse.Namespace) -> None:
+def _print(request: SolveRequest, problem: Any, solution: Solution, options: argparse.Namespace) -> None:
     from ncollapse.metrics import CORE
     from ncollapse.surrogates.extras import extra_numbers
 

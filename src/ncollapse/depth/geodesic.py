@@ -27,12 +27,13 @@ def _bernstein(start: Tensor, cross: Tensor, end: Tensor, times: Tensor) -> Tens
 
 @dataclass(frozen=True, eq=False)
 class GeodesicCurve:
-    """PFC curves along the line :math:`h(t) = (1-t) h^0 + t h^L`, exactly, from one pass over the data.
+    r"""PFC curves along the line :math:`h(t) = (1-t) h^0 + t h^L`, exactly, from one pass over the data.
 
     Each curve follows from polynomials of degree two in t, whose coefficients are joint statistics of the end points
-    (docs/theory.md, 3.1). A whole curve therefore costs no further pass. PFC3 needs the samples, see ``LineDecisions``.
-    ``times`` are T positions; 0 is the first layer, 1 the last, and others extend the line. A curve is a float64 tensor of
-    shape (T,).
+    (docs/theory.md, 3.1): :math:`\mathrm{tr} \Sigma_W(t) = (1-t)^2 w_0 + 2t(1-t) w_1 + t^2 w_2`, and likewise
+    :math:`\mathrm{tr} \Sigma_B` and the Gram matrix. A whole curve therefore costs no further pass. PFC3 needs the samples,
+    see ``LineDecisions``. ``times`` are T positions; 0 is the first layer, 1 the last, and others extend the line. A curve is a
+    float64 tensor of shape (T,).
 
     Attributes:
         paired: Joint moments of the first and the last layer.
@@ -185,17 +186,17 @@ class LineDecisions:
         for rows in row_blocks(first):
             own = labels[rows]
             residuals = first[rows] - paired.first.means[own], last[rows] - paired.last.means[own]
-            near, cross, far, collapsed_cross, radius = _margins(*residuals, own, paired)
+            delta_a, delta_b, delta_c, collapsed_b, collapsed_c = _margins(*residuals, own, paired)
             # Ties go to the smaller index, within the rounding of the margins.
             rounding = _rounding(*residuals, own, paired)
             needed = torch.where(classes < own.unsqueeze(1), rounding + torch.finfo(torch.float64).tiny, -rounding)
-            coefficients = torch.stack([near.T, cross.T, far.T])
+            coefficients = torch.stack([delta_a.T, delta_b.T, delta_c.T])
             decided = [
                 (torch.tensordot(part, coefficients, 1) >= needed.T).all(dim=1).sum(dim=1)
-                for part in _time_blocks(polynomials, near.numel())
+                for part in _time_blocks(polynomials, delta_a.numel())
             ]
             correct += torch.cat(decided)
-            violating += ((near > 0) & (collapsed_cross < 0) & (collapsed_cross.square() > near * radius)).sum()
+            violating += ((delta_a > 0) & (collapsed_b < 0) & (collapsed_b.square() > delta_a * collapsed_c)).sum()
         num_pairs = torch.tensor(len(labels) * (num_classes - 1))
         return cls(t, correct, torch.tensor(len(labels)), violating, num_pairs)
 
@@ -217,25 +218,28 @@ class LineDecisions:
 def _margins(
     first: Tensor, last: Tensor, labels: Tensor, paired: PairedMoments
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Compute by how much class j is farther than the own class k: coefficients ΔA, ΔB, ΔC for all samples and j."""
+    """Compute how much farther class j is than the own class.
+
+    Returns:
+        ΔA, ΔB, ΔC of the measured end, then ΔB and C of an end collapsed to its class means; each (N, K).
+    """
     # Written with the given residuals r = h - μ_k and differences δ = μ_k - μ_j, so that no large numbers are subtracted:
-    # ΔA = 2 r⁰·δ⁰ + |δ⁰|², ΔB = r⁰·δᴸ + rᴸ·δ⁰ + δ⁰·δᴸ, ΔC = 2 rᴸ·δᴸ + |δᴸ|². The last two results are ΔB and ΔC for an end
-    # point collapsed to its class means.
+    # ΔA = 2 r⁰·δ⁰ + |δ⁰|², ΔB = r⁰·δᴸ + rᴸ·δ⁰ + δ⁰·δᴸ, ΔC = 2 rᴸ·δᴸ + |δᴸ|².
     means = paired.first.centered_means(), paired.last.centered_means()
 
     def toward(residual: Tensor, centers: Tensor) -> Tensor:
         products = residual @ centers.T
         return products.gather(1, labels.unsqueeze(1)) - products
 
-    between_start, between_cross, between_end = (matrix[labels] for matrix in paired.separations)
-    start = 2 * toward(first, means[0]) + between_start
-    end = 2 * toward(last, means[1]) + between_end
-    collapsed_cross = toward(first, means[1]) + between_cross
-    cross = collapsed_cross + toward(last, means[0])
+    between_start, between_cross, collapsed_c = (matrix[labels] for matrix in paired.separations)
+    delta_a = 2 * toward(first, means[0]) + between_start
+    delta_c = 2 * toward(last, means[1]) + collapsed_c
+    collapsed_b = toward(first, means[1]) + between_cross
+    delta_b = collapsed_b + toward(last, means[0])
     # Means that coincide are equally near; without this the rounding of their sums would decide.
     same, same_end = (coincident[labels] for coincident in paired.coincident)
-    start, end = start.masked_fill(same, 0.0), end.masked_fill(same_end, 0.0)
-    return start, cross.masked_fill(same & same_end, 0.0), end, collapsed_cross, between_end
+    delta_a, delta_c = delta_a.masked_fill(same, 0.0), delta_c.masked_fill(same_end, 0.0)
+    return delta_a, delta_b.masked_fill(same & same_end, 0.0), delta_c, collapsed_b, collapsed_c
 
 
 def _rounding(first: Tensor, last: Tensor, labels: Tensor, paired: PairedMoments) -> Tensor:

@@ -23,30 +23,46 @@ _ALIGNED = 1e-9
 def theorem1(curve: GeodesicCurve) -> Theorem1:
     """Return an exact test of Theorem 1: whether PFC1 never rises along the line.
 
-    The derivative of PFC1 has the sign of a quadratic in t. With the coefficients of ``GeodesicCurve`` let a = w₁b₀ - w₀b₁,
-    β = w₂b₀ - w₀b₂ and c = w₂b₁ - w₁b₂. Then PFC1 never rises iff a <= 0, c <= 0 and (β <= 0 or β² <= 4ac). For a collapsed end
-    (w₁ = w₂ = 0) this is b₁ >= 0, the paper's condition.
+    The derivative of PFC1 has the sign of a(1-t)² + βt(1-t) + ct², with a = w₁b₀ - w₀b₁, β = w₂b₀ - w₀b₂ and c = w₂b₁ - w₁b₂
+    from the coefficients of ``GeodesicCurve``. Then PFC1 never rises iff a <= 0, c <= 0 and (β <= 0 or β² <= 4ac). For a
+    collapsed end (w₁ = w₂ = 0) this is b₁ >= 0, the paper's condition.
 
     Reference:
         Progressive feedforward collapse, arXiv 2405.00985, Theorem 1; the equivalence is derived: docs/theory.md, 3.2.
     """
     w, b = ([float(x) for x in part] for part in (curve.within_coefficients(), curve.between_coefficients()))
     if not _has_distinct_means(curve):
-        return Theorem1(None, b[1], math.nan, None, math.nan, _slope(w, b)[0])
+        return Theorem1(
+            holds=None,
+            correlation=b[1],
+            normalized=math.nan,
+            monotone=None,
+            argmax_t=math.nan,
+            coefficients=_slope(w, b)[0],
+        )
     # In units of the largest, since products of variances leave the range of float64 for features beyond 1e77.
     unit = max(w[0], w[2]) or 1.0, max(b[0], b[2])
     (a, beta, c), rounding = _slope([x / unit[0] for x in w], [x / unit[1] for x in b])
     polynomial = np.polynomial.Polynomial([a, beta - 2 * a, a - beta + c])
+    # A quadratic is largest at an end or at its vertex; this tests the condition above with a tolerance.
     vertex = [complex(t).real for t in polynomial.deriv().roots()]
     monotone = all(polynomial(t) <= rounding for t in (0.0, 1.0, *vertex) if 0 <= t <= 1)
-    candidates = [0.0, 1.0, *_roots(a, beta, c)]
-    peak = candidates[int(curve.pfc1(candidates).nan_to_num(nan=-math.inf).argmax())]
+    # PFC1 is largest at an end or where its derivative is zero.
+    stationary_or_end = [0.0, 1.0, *_roots(a, beta, c)]
+    peak = stationary_or_end[int(curve.pfc1(stationary_or_end).nan_to_num(nan=-math.inf).argmax())]
     normalized = b[1] / (math.sqrt(b[0]) * math.sqrt(b[2]))
     # Class means that all cross at one t make PFC1 infinite there, unless every sample crosses its own mean there too.
     cross = (b[0] - b[1]) / (b[0] - 2 * b[1] + b[2]) if normalized <= -1 + _ROUNDING else 0.0
     if cross and (1 - cross) ** 2 * w[0] + 2 * cross * (1 - cross) * w[1] + cross**2 * w[2] > _ROUNDING * max(w):
         peak = cross
-    return Theorem1(b[1] >= 0, b[1], normalized, bool(monotone), peak, _slope(w, b)[0])
+    return Theorem1(
+        holds=b[1] >= 0,
+        correlation=b[1],
+        normalized=normalized,
+        monotone=bool(monotone),
+        argmax_t=peak,
+        coefficients=_slope(w, b)[0],
+    )
 
 
 def _slope(w: Sequence[float], b: Sequence[float]) -> tuple[tuple[float, float, float], float]:
@@ -95,10 +111,17 @@ def theorem2(curve: GeodesicCurve) -> Theorem2:
     negative = _negative_intervals(_pfc2_slope(start / np.trace(start), cross * unit / np.trace(start), end / np.trace(end)))
     intervals = tuple((_to_t(lower * unit), _to_t(upper * unit)) for lower, upper in negative)
     # In units in which the end has trace one, since products of products leave the range of float64.
-    a, b = _sufficient(*(gram / np.trace(end) for gram in (start, cross, end)))
+    sufficient_a, sufficient_b = _sufficient(*(gram / np.trace(end) for gram in (start, cross, end)))
     first, last = curve.paired.first.centered_means(), curve.paired.last.centered_means()
     cost = float(torch.linalg.norm(first - last) / torch.linalg.norm(last))
-    return Theorem2(not intervals, intervals, a, b, cost, float(curve.pfc2([1.0])))
+    return Theorem2(
+        monotone=not intervals,
+        intervals=intervals,
+        sufficient_a=sufficient_a,
+        sufficient_b=sufficient_b,
+        relative_cost=cost,
+        end_distance=float(curve.pfc2([1.0])),
+    )
 
 
 def _pfc2_slope(start: np.ndarray, cross: np.ndarray, end: np.ndarray) -> np.ndarray:
@@ -142,7 +165,15 @@ def _negative_intervals(coefficients: np.ndarray) -> list[tuple[float, float]]:
 
 
 def _sufficient(start: np.ndarray, cross: np.ndarray, end: np.ndarray) -> tuple[bool, bool]:
-    """Test conditions (A) and (B) of docs/theory.md, 3.3, with Δ = M̄_0 - M̄_L."""
+    """Test conditions (A) and (B) of docs/theory.md, 3.3.
+
+    With Δ = M̄_0 - M̄_L, S = M̄_LᵀΔ + ΔᵀM̄_L and D = ΔᵀΔ, their traceless parts S_0 and D_0, their traces s̄ and d̄ over K-1, and
+    that of M̄_LᵀM̄_L, c²: (A) ⟨S_0, D_0⟩ >= 0 and ‖Δ‖ <= ‖M̄_L‖. (B) d̄ < c², ‖S_0‖ > ‖D_0‖ and
+    (c² - d̄)(‖S_0‖ - ‖D_0‖) >= (c² + max(s̄, 0) + d̄) ‖D_0‖.
+
+    Returns:
+        Whether (A) and whether (B) holds.
+    """
     m = len(start) - 1
     projector = np.eye(m + 1) - 1.0 / (m + 1)
     shift = 2 * (cross - end)  # M̄_L'Δ + Δ'M̄_L
@@ -166,12 +197,7 @@ def polar_alignment(curve: GeodesicCurve) -> PolarAlignment:
     *Theorem.* Let :math:`\bar M_L = c Q` be a simplex ETF and the alignment 1, so that Q is a polar factor of
     :math:`\bar M_0 = Q S`. Then PFC2 never rises on [0, 1], for every c > 0 and however large the transport cost. The
     converse is false: PFC2 falls towards many other ETFs too.
-
-    *Proof.* :math:`C = Q^T Q = I - \mathbf{1}\mathbf{1}^T / K` commutes with :math:`S = (\bar M_0^T \bar M_0)^{1/2}`, so the
-    Gram matrix on the line is :math:`((1-t) S + t c C)^2`. Its eigenvalues, besides the 0 of :math:`\mathbf{1}`, are
-    :math:`q_i^2` with :math:`q_i = (1-t) s_i + t c \ge 0`. With :math:`\Sigma_p = \sum_i q_i^p`, PFC2² is :math:`2(1 - \Sigma_2
-    / \sqrt{(K-1) \Sigma_4})`, and :math:`(1-t) (\ln \Sigma_2 - \tfrac12 \ln \Sigma_4)' = 2c (\Sigma_1 \Sigma_4 - \Sigma_2
-    \Sigma_3) / (\Sigma_2 \Sigma_4)`. This is not negative, since :math:`\ln \Sigma_p` is convex in p.
+    The Gram matrix on the line is a square whose roots move linearly to one value, so they only become more equal.
 
     Reference:
         Derived: docs/theory.md, 3.3. Unlike Theorem 2 of progressive feedforward collapse, arXiv 2405.00985, it does not need

@@ -42,7 +42,7 @@ def write_claims_page(ledger: Ledger, out: Path) -> Path:
 
 
 def ledger_rows(ledger: Ledger) -> list[dict[str, Any]]:
-    """What the template ``ledger.html`` needs."""
+    """Return what the template ``ledger.html`` needs."""
     return [
         {"claim": item.claim, "verdict": item.verdict, "why": item.why, "evidence": [_row(e) for e in item.evidence]}
         for item in ledger.rulings
@@ -60,7 +60,7 @@ def ledger_lines(ledger: Ledger) -> list[str]:
         why = f": {ruling.why}" if ruling.why else ""
         lines.append(f"[{ruling.verdict}{why}] {ruling.claim.statement} ({ruling.claim.source}).")
         lines.append(f"    Tested: {ruling.claim.tested}.")
-        lines += [f"    {_said(item)}" for item in ruling.evidence]
+        lines += [f"    {_sentence(item)}" for item in ruling.evidence]
     silent = _silent(ledger)
     if silent:
         keys = ", ".join(claim.key for claim in silent)
@@ -69,15 +69,10 @@ def ledger_lines(ledger: Ledger) -> list[str]:
 
 
 def tally(ledger: Ledger) -> str:
-    """How many claims have which verdict."""
+    """Count the claims by verdict."""
     verdicts = Counter(str(ruling.verdict) for ruling in ledger.rulings)
     said = [f"{verdicts[verdict]} {words}" for verdict, words in _VERDICTS.items() if verdicts[verdict]]
     return f"Of {counted(len(ledger.rulings), 'claim')}: {', '.join(said)}."
-
-
-def _silent(ledger: Ledger) -> list[Claim]:
-    """The claims that no run bears on."""
-    return [ruling.claim for ruling in ledger.rulings if not ruling.evidence]
 
 
 def ledger_markdown(ledger: Ledger) -> list[str]:
@@ -97,14 +92,19 @@ def ledger_markdown(ledger: Ledger) -> list[str]:
     return lines
 
 
-def _said(item: Evidence) -> str:
-    said = f"{item.setting}: {item.statistic} {_interval(item.estimate)}, n = {item.estimate.n}: {_ruled(item)}."
+def _silent(ledger: Ledger) -> list[Claim]:
+    """List the claims that no run bears on."""
+    return [ruling.claim for ruling in ledger.rulings if not ruling.evidence]
+
+
+def _sentence(item: Evidence) -> str:
+    said = f"{item.setting}: {item.statistic} {_interval(item.estimate)}, n = {item.estimate.n}: {_verdict_in_words(item)}."
     for word, runs in (("Shown by", item.supporting), ("Against it", item.opposing)):
         said += f" {word}: {listed([Path(run).name for run in runs])}." if runs else ""
     return said
 
 
-def _ruled(item: Evidence) -> str:
+def _verdict_in_words(item: Evidence) -> str:
     outside = "" if item.counts else "does not count, "
     return f"{outside}{item.verdict}{f' ({item.why})' if item.why else ''}"
 
@@ -117,4 +117,4 @@ def _interval(estimate: Estimate) -> str:
 
 
 def _row(item: Evidence) -> dict[str, Any]:
-    return {"item": item, "interval": _interval(item.estimate), "ruled": _ruled(item)}
+    return {"item": item, "interval": _interval(item.estimate), "ruled": _verdict_in_words(item)}
