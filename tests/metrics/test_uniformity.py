@@ -162,9 +162,9 @@ def test_wrong_arguments_are_named():
     rows = normal(0, 3, 4)
     with pytest.raises(ValueError, match=r"kernel must be one of log, riesz, distance, got 'gauss'"):
         m.pair_energy(rows, kernel="gauss")
-    with pytest.raises(ValueError, match=r"exponent other than 0 and a tile of at least 1, got 0\.0 and 1024"):
+    with pytest.raises(ValueError, match=r"exponent must not be 0, got 0\. Pass a positive s"):
         m.pair_energy(rows, kernel="riesz", exponent=0)
-    with pytest.raises(ValueError, match=r"exponent other than 0 and a tile of at least 1, got 2\.0 and 0"):
+    with pytest.raises(ValueError, match=r"tile must be at least 1, got 0\."):
         m.pair_energy(rows, tile=0)
     for function in (m.hyperspherical_variation, m.log_equinorm):
         with pytest.raises(ValueError, match=r"statistic must be one of std, cov, var, got 'mad'"):

@@ -24,18 +24,18 @@ DEEP_METRICS = {"pfc1": "NC1", "nc2_etf_weights": "NC2", "nc3_cosine": "NC3"}
 
 
 def is_covered(run: Run) -> bool:
-    """Whether theory says that a network collapses as it deepens: blocks of one linear layer, or a decay that falls with L."""
+    """Test whether theory predicts collapse as a network deepens: blocks of one linear layer, or a decay that falls with L."""
     layers = setting(run, "model.linear_layers") or setting(run, "model.mlp_layers")
     return run.last_objective is not None and (layers == 1 or run.recipe_entries.get("decay_over_blocks") is True)
 
 
 def is_control(run: Run) -> bool:
-    """Whether it is the negative control: blocks of two linear layers at the same decay whatever L."""
+    """Test for the negative control: blocks of two linear layers with the same decay for every L."""
     return run.last_objective is not None and not is_covered(run)
 
 
 def _above_floor(runs: Sequence[Run]) -> list[Evidence]:
-    """Whether the objective lies above its floor at every measured epoch; the share of seeds."""
+    """Test whether the objective lies above its floor at every measured epoch; the share of seeds."""
     return by_seed(
         runs, "share of seeds", lambda run: all(record.excess >= 0 for record in run.objective.values()), terminal=False
     )

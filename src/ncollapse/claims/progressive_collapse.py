@@ -97,7 +97,7 @@ def _decays(key: str) -> Examine:
 
 
 def _saturates(runs: Sequence[Run]) -> list[Evidence]:
-    """Whether the effective depth of the deepest network is no larger than that of the second deepest; share of seeds."""
+    """Test whether the effective depth of the deepest network is no larger than that of the second deepest; share of seeds."""
     found = []
     for family in families(runs, "model.num_blocks"):
         if len(family.values) > 1:

@@ -74,7 +74,7 @@ def all_of(*examinations: Examine) -> Examine:
 
 
 def is_terminal(run: Run) -> bool:
-    """Whether a run has reached the terminal phase."""
+    """Return whether a run has reached the terminal phase."""
     status = run.status
     perfect = status.first_perfect_epoch is not None and status.first_perfect_epoch < status.epoch
     tau = status.weight_decay_time
@@ -82,7 +82,7 @@ def is_terminal(run: Run) -> bool:
 
 
 def judge_share(share: Estimate) -> tuple[Verdict, str]:
-    """Judge a share of seeds."""
+    """Judge the share of seeds in which a claim is right."""
     if share.n < RULES.least_seeds:
         return "not testable here", _too_few(share.n)
     if share.value == 1:

@@ -44,7 +44,7 @@ def fields_of(parts: Sequence[Callable[..., Any]], defaults: Mapping[str, Any]) 
 
 
 def _is_written(kind: Any) -> bool:
-    """Whether the values of a type can be typed: they are numbers, words or tuples of them."""
+    """Return whether the values of a type can be typed: they are numbers, words or tuples of them."""
     members = [member for member in get_args(kind) if member is not ...]
     if kind in {int, float, NoneType} or get_origin(kind) is Literal:
         return True
@@ -114,7 +114,7 @@ def near_words(word: str, words: Iterable[str]) -> str:
 
 
 def is_option(word: str) -> bool:
-    """Whether a word is an option, rather than a value such as -0.5."""
+    """Return whether a word is an option, rather than a value such as -0.5."""
     return re.match(r"--?[A-Za-z]", word) is not None
 
 

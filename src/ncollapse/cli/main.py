@@ -51,7 +51,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _follows() -> bool:
-    """Whether this is a process of torchrun other than the first."""
+    """Return whether this is a process of torchrun other than the first."""
     if "MASTER_ADDR" not in os.environ:
         return False
     from ncollapse.groups import follows_another

@@ -17,6 +17,14 @@ def ncc_accuracy(decisions: ClassDecisions) -> Tensor:
 
     Reference:
         PFC3 of arXiv 2405.00985, eqs (9) and (19).
+
+    Example:
+        >>> import torch
+        >>> from ncollapse.statistics import ClassCenters, ClassMoments
+        >>> h, y = torch.tensor([[0.0], [2.0], [10.0], [1.0]]), torch.tensor([0, 0, 1, 1])
+        >>> centers = ClassCenters.from_moments(ClassMoments.from_batch(h, y, num_classes=2))
+        >>> float(ncc_accuracy(ClassDecisions.from_batch(h, y, centers)))
+        0.75
     """
     return decisions.ncc_correct.sum() / decisions.counts.sum()
 

@@ -27,6 +27,11 @@ def self_duality(weight: Tensor, centered_means: Tensor, *, squared: bool = True
 
     Reference:
         Papyan, Han & Donoho (2020), PNAS (their notebook squares).
+
+    Example:
+        >>> means = torch.tensor([[3.0, 4.0], [-3.0, -4.0]])
+        >>> [round(float(self_duality(weight, means)), 6) for weight in (2 * means, -means)]
+        [0.0, 4.0]
     """
     difference = weight / torch.linalg.norm(weight) - centered_means / torch.linalg.norm(centered_means)
     value = difference.square().sum()

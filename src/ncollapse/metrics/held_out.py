@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ncollapse.metrics.variability import defined
+from ncollapse.metrics.variability import nan_unless
 from ncollapse.statistics.conventions import Convention, convention_parts
 from ncollapse.statistics.decisions import ClassDecisions
 from ncollapse.statistics.moments import ClassMoments, rounding_floor
@@ -44,4 +44,4 @@ def weak_collapse(
 def _relative_to_between(moments: ClassMoments, distances: Tensor, reference: ClassMoments, convention: Convention) -> Tensor:
     between = reference.between_trace(convention)
     mean = moments.class_weights(convention_parts(convention).within) @ distances
-    return defined(mean / between, between > rounding_floor(reference))
+    return nan_unless(mean / between, between > rounding_floor(reference))

@@ -38,7 +38,12 @@ def stable_rank(eigenvalues: Tensor) -> Tensor:
 
 
 def participation_ratio(eigenvalues: Tensor) -> Tensor:
-    r"""Return the participation ratio :math:`(\sum_i \lambda_i)^2 / \sum_i \lambda_i^2`, in [1, rank]."""
+    r"""Return the participation ratio :math:`(\sum_i \lambda_i)^2 / \sum_i \lambda_i^2`, in [1, rank].
+
+    Example:
+        >>> float(participation_ratio(torch.tensor([3.0, 3.0, 0.0])))
+        2.0
+    """
     return 1.0 / _shares(eigenvalues).square().sum() if len(eigenvalues) else eigenvalues.new_full((), math.nan)
 
 

@@ -76,6 +76,7 @@ def pair_energy(rows: Tensor, *, kernel: Kernel = "log", exponent: float | None 
     :math:`\lVert v_i - v_j \rVert`. Mean and deviation of the tiles are merged exactly (Chan), in one pass, O(tile²) memory.
 
     Args:
+        kernel: One of the three above.
         exponent: s of the Riesz kernel, not 0; None is d - 2 as in the code of Wu & Papyan (1 for d = 2).
         tile: Rows of a tile; it changes the result by rounding only.
 
@@ -85,8 +86,10 @@ def pair_energy(rows: Tensor, *, kernel: Kernel = "log", exponent: float | None 
     if kernel not in get_args(Kernel):
         raise ValueError(f"kernel must be one of {', '.join(get_args(Kernel))}, got {kernel!r}.")
     power = float(rows.shape[1] - 2 or 1) if exponent is None else float(exponent)
-    if power == 0 or tile < 1:
-        raise ValueError(f"pair_energy needs an exponent other than 0 and a tile of at least 1, got {power} and {tile}.")
+    if power == 0:
+        raise ValueError("exponent must not be 0, got 0. Pass a positive s, or kernel='log' for the limit s → 0.")
+    if tile < 1:
+        raise ValueError(f"tile must be at least 1, got {tile}.")
     units = rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True)
     total = _Running(units)
     for start in range(0, len(units), tile):
@@ -132,13 +135,14 @@ class _Running:
         if len(values) == 0:
             return
         scale = torch.maximum(self.log_scale, log_scale)
-        before, now = torch.exp(self.log_scale - scale), torch.exp(log_scale - scale)
+        # Both sides are first brought to the larger unit, then merged as in ClassMoments.merge.
+        old_factor, new_factor = torch.exp(self.log_scale - scale), torch.exp(log_scale - scale)
         mean = values.mean()
-        squares = (values - mean).square().sum() * now.square()
-        count, delta = self.count + len(values), mean * now - self.mean * before
+        squares = (values - mean).square().sum() * new_factor.square()
+        count, delta = self.count + len(values), mean * new_factor - self.mean * old_factor
         share = len(values) / count
-        self.squares = self.squares * before.square() + squares + delta.square() * self.count * share
-        self.mean, self.count, self.log_scale = self.mean * before + delta * share, count, scale
+        self.squares = self.squares * old_factor.square() + squares + delta.square() * self.count * share
+        self.mean, self.count, self.log_scale = self.mean * old_factor + delta * share, count, scale
 
     def result(self) -> PairEnergy:
         if self.count == 0:

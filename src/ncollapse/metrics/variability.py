@@ -14,7 +14,7 @@ from ncollapse.statistics.decisions import ClassDecisions
 from ncollapse.statistics.moments import ClassMoments, rounding_floor
 
 
-def defined(value: Tensor, condition: Tensor) -> Tensor:
+def nan_unless(value: Tensor, condition: Tensor) -> Tensor:
     """Return the value if the condition holds, else nan."""
     return torch.where(condition, value, math.nan)
 
@@ -27,9 +27,14 @@ def within_between_ratio(moments: ClassMoments, convention: Convention = "class"
 
     Reference:
         Tirer & Bruna (2022), ICML; Hui, Belkin & Nakkiran (2022). PFC1 of arXiv 2405.00985, eqs (7) and (17).
+
+    Example:
+        >>> h = torch.tensor([[2.0, 1.0], [2.0, -1.0], [-2.0, 1.0], [-2.0, -1.0]])
+        >>> float(within_between_ratio(ClassMoments.from_batch(h, torch.tensor([0, 0, 1, 1]), num_classes=2)))
+        0.25
     """
     between = moments.between_trace(convention)
-    return defined(moments.within_trace(convention_parts(convention).within) / between, between > rounding_floor(moments))
+    return nan_unless(moments.within_trace(convention_parts(convention).within) / between, between > rounding_floor(moments))
 
 
 def within_total_ratio(moments: ClassMoments, convention: Convention = "class") -> Tensor:
@@ -41,21 +46,27 @@ def within_total_ratio(moments: ClassMoments, convention: Convention = "class") 
     between = moments.between_trace(convention)
     within = moments.within_trace(convention_parts(convention).within)
     total = within + between
-    return defined(within / total, total > rounding_floor(moments))
+    return nan_unless(within / total, total > rounding_floor(moments))
 
 
 def between_spectrum(centers: ClassCenters, convention: Convention = "class") -> tuple[Tensor, Tensor]:
-    r"""Compute the non-zero eigenvalues of :math:`\Sigma_B`, and their eigenvectors in the basis of the centers."""
-    # An eigenvalue λ counts as zero when λ <= max(K, d) · eps · 10 · λ_max. No d×d matrix is formed: the singular values of
-    # the weighted class means are the square roots of the eigenvalues.
+    r"""Compute the non-zero eigenvalues of :math:`\Sigma_B`, and their eigenvectors in the basis of the centers.
+
+    Cached in ``centers.spectra``.
+
+    Returns:
+        The eigenvalues, shape (r,), and the eigenvectors, shape (basis, r).
+    """
     if convention in centers.spectra:
         return centers.spectra[convention]
     moments, parts = centers.moments, convention_parts(convention)
     means = moments.centered_means(parts.center) @ centers.basis
     weighted = moments.class_weights(parts.between).sqrt().unsqueeze(1) * means
+    # No d×d matrix is formed: the singular values of the weighted class means are the square roots of the eigenvalues.
     _, singular_values, right = torch.linalg.svd(weighted, full_matrices=False)
     eigenvalues = singular_values.square()
     cutoff = 10 * max(moments.num_classes, moments.dim) * torch.finfo(torch.float64).eps * eigenvalues.amax()
+    # Zero: below the error of the SVD, or below the rounding of the means themselves.
     kept = (eigenvalues > cutoff) & (eigenvalues > rounding_floor(moments))
     centers.spectra[convention] = eigenvalues[kept], right[kept].T
     return centers.spectra[convention]
@@ -111,7 +122,7 @@ def cdnv_rows(moments: ClassMoments, dist_exp: float) -> Iterator[tuple[slice, T
         # From explicit differences: the matrix-product form of cdist loses digits for means far from the origin.
         distance = torch.cdist(means[rows], means, compute_mode="donot_use_mm_for_euclid_dist").square()
         value = (variances[rows].unsqueeze(1) + variances) / (2 * distance**dist_exp)
-        yield rows, defined(value, distance > floor)
+        yield rows, nan_unless(value, distance > floor)
 
 
 def cdnv_matrix(moments: ClassMoments, *, dist_exp: float = 1.0) -> Tensor:
@@ -135,6 +146,11 @@ def cdnv(moments: ClassMoments, *, dist_exp: float = 1.0) -> Tensor:
 
     Reference:
         Galanti, György & Hutter (2022), ICLR.
+
+    Example:
+        >>> h = torch.tensor([[2.0, 1.0], [2.0, -1.0], [-2.0, 1.0], [-2.0, -1.0]])
+        >>> float(cdnv(ClassMoments.from_batch(h, torch.tensor([0, 0, 1, 1]), num_classes=2)))
+        0.0625
     """
     num_classes = moments.num_classes
     total = torch.zeros_like(moments.scatter_traces[0])

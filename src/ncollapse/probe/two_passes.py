@@ -37,6 +37,8 @@ def collect(
     """Collect the statistics of all layers."""
     processes = Processes() if processes is None else processes
     first = FirstPass(request, budget)
+    # How a batch becomes class sums: FirstPass.add → batch.stream → (network) TapHooks._keep, in each hook → receive →
+    # CheckedLayers.take → ClassMoments.merge_groups_.
     with processes.sharing_errors():
         for batch in source():
             first.add(batch)

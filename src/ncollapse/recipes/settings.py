@@ -85,7 +85,7 @@ def _leaves(content: dict[str, Any]) -> list[str]:
 
 
 def _takes_list(config: Any, leaf: str) -> bool:
-    """Whether the values of a field are lists."""
+    """Return whether the values of a field are lists."""
     kind = get_type_hints(type(config))[leaf]
     return tuple in {get_origin(member) for member in (kind, *get_args(kind))}
 

@@ -55,8 +55,9 @@ class Run:
 
     @cached_property
     def title(self) -> str:
-        """The recipe's title, else its name, else the folder's; of changed settings the recipe's title may not be true."""
+        """The recipe's title, else its name, else the folder's."""
         if self.recipe.changed:
+            # With changed settings the title may be wrong, so the name is used.
             return f"Recipe {self.recipe.name} with changed settings"
         return self.recipe.title or self.recipe.name or self.path.name
 
@@ -98,7 +99,7 @@ class Run:
 
     @cached_property
     def measured_layers(self) -> tuple[str, ...]:
-        """These, and behind them what the classifier takes where that has another dimension, as behind pooling."""
+        """All measured layers: ``layers``, then the classifier's input if its dimension differs (as after pooling)."""
         rows = (row for row in self.rows if row.epoch == self.epochs[-1] and row.split == self.split)
         return tuple(dict(sorted((row.depth, row.layer) for row in rows)).values())
 
@@ -113,7 +114,7 @@ class Run:
         return {(row.epoch, row.split, row.depth, row.metric): row.value for row in self.rows}
 
     def value(self, metric: str, depth: int, epoch: int | None = None) -> float | None:
-        """One number on :attr:`split`, at the last epoch unless said; None where it is undefined or was not measured."""
+        """Return one number on :attr:`split`, by default at the last epoch; None if undefined or not measured."""
         epoch = self.epochs[-1] if epoch is None else epoch
         value = self._values.get((epoch, self.split, depth, metric))
         if value is None and metric == "pfc3_error":

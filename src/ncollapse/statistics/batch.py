@@ -103,7 +103,16 @@ def _block_elements(features: Tensor) -> int:
 
 @dataclass(frozen=True, eq=False)
 class LabelGroups:
-    """The classes that occur in one batch, so that its cost does not grow with the number of all classes."""
+    """The classes of one batch.
+
+    Attributes:
+        labels: Shape (N,).
+        present: Classes with a row in the sums: all K if K <= N, else those that occur.
+        index: Row of each sample in ``present``.
+        counts: Samples per row, may be 0.
+        new: Classes without samples before this batch.
+        first: Position of the first sample of each class in ``new``.
+    """
 
     labels: Tensor
     present: Tensor

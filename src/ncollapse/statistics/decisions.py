@@ -19,7 +19,16 @@ _MARGIN_ROWS = 64
 
 
 class Projected(NamedTuple):
-    r"""One batch at one layer, reduced to what decisions need: r numbers per sample."""
+    r"""One batch at one layer, reduced to what decisions need: r numbers per sample.
+
+    Class means differ only within their span U, so the r coordinates :math:`U^T(h - \mu)` decide everything.
+
+    Attributes:
+        labels: Classes of the samples, shape (N,).
+        residual: :math:`U^T(h - \mu_y)`, shape (N, r).
+        cosines: cos(h, w_y), shape (N,); None without a classifier.
+        chosen: The classes that the network chooses, shape (N,); None without choices.
+    """
 
     labels: Tensor
     residual: Tensor
@@ -45,13 +54,13 @@ class Projected(NamedTuple):
         # near collapse the two projections nearly cancel, and the result has an error of 1e-16 times the distance from the
         # origin. Features in float32 or less have a larger rounding of their own, 1e-8 of that distance, so the cheap way is
         # good enough for them. For float64 features the mean is subtracted first, which doubles the cost.
-        fine = features.dtype == torch.float64
+        subtract_first = features.dtype == torch.float64
         for rows, columns, tile in workspace.tiles(features):
-            if fine:
+            if subtract_first:
                 tile.sub_(centers.moments.means[:, columns].index_select(0, labels[rows]))
             # The basis has few columns, and the product is faster with them on the left.
             projected[:, rows].addmm_(centers.basis[columns].T, tile.T)
-        residual = projected.T if fine else projected.T - centers.projections.index_select(0, labels)
+        residual = projected.T if subtract_first else projected.T - centers.projections.index_select(0, labels)
         cosines = None if classifier is None else _cosines(features, given, classifier, workspace)
         return cls(labels, residual, cosines, choices)
 

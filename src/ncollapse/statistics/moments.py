@@ -22,8 +22,8 @@ def shifted_sums(features: Tensor, groups: LabelGroups, shift: Tensor, workspace
     sums = shift.new_zeros(len(groups.present), features.shape[1])
     norms = shift.new_empty(len(features))
     for rows, block in workspace.rows(features):
-        near = workspace.room("shift", block)
-        block.sub_(torch.index_select(shift, 0, groups.labels[rows], out=near))
+        shifts = workspace.room("shift", block)
+        block.sub_(torch.index_select(shift, 0, groups.labels[rows], out=shifts))
         sums.index_add_(0, groups.index[rows], block)
         torch.linalg.vector_norm(block, dim=1, out=norms[rows])
     return sums, shift.new_zeros(len(sums)).index_add_(0, groups.index, norms.square_())
@@ -71,12 +71,17 @@ class ClassMoments:
         return moments.merge_groups_(features, LabelGroups.from_labels(labels, num_classes))
 
     def merge_groups_(self, features: Tensor, groups: LabelGroups, workspace: Workspace | None = None) -> ClassMoments:
-        """Return this value after merging a batch into its own buffers: no K·d numbers are copied.
+        """Merge a batch in place.
+
+        Only for a running total that nobody else holds; it saves copying K × d numbers.
 
         Args:
             features: Flat features of shape (N, d).
             groups: The batch's classes; its ``new`` are those without samples in this value.
             workspace: Memory to use again for many batches; None allocates some.
+
+        Returns:
+            This value.
         """
         workspace = Workspace() if workspace is None else workspace
         # Residuals are taken around the running mean, at first around a sample of the class. On the scale of the total scatter
@@ -94,13 +99,18 @@ class ClassMoments:
 
     def merge(self, other: ClassMoments) -> ClassMoments:
         """Merge the moments of two sets of samples."""
-        # With n = n_a + n_b and δ = m_b - m_a: m = m_a + δ n_b/n and tr S = tr S_a + tr S_b + (n_a n_b/n) |δ|².
+        # Chan, Golub & LeVeque: with n = n_a + n_b and δ = m_b - m_a, m = m_a + δ n_b/n and tr S = tr S_a + tr S_b +
+        # (n_a n_b/n) |δ|². The usual formula, sum |h|² - n |mean|², is a difference of large numbers: for features collapsed to
+        # 1e-8 of their distance from the origin it keeps none of float64's digits. Here every term is non-negative, so nothing
+        # cancels, wherever the origin is and in whatever order batches, streams and processes are merged.
         self.check_same_shape(other)
-        counts, means, traces = _merge_rows(
-            (self.counts.double(), self.means, self.scatter_traces),
-            (other.counts.double(), other.means, other.scatter_traces),
-        )
-        return ClassMoments(counts.long(), means, traces)
+        n_a, n_b = self.counts.double(), other.counts.double()
+        delta = other.means - self.means
+        share = n_b / (n_a + n_b).clamp(min=1)
+        # A side without samples has share 0 or 1 and weight 0 in the cross term. Its mean is arbitrary, hence the where.
+        means = torch.where((n_a > 0).unsqueeze(1), self.means + delta * share.unsqueeze(1), other.means)
+        traces = self.scatter_traces + other.scatter_traces + n_a * share * delta.square().sum(dim=1)
+        return ClassMoments(self.counts + other.counts, means, traces)
 
     def check_same_shape(self, other: ClassMoments) -> None:
         """Check that two values may be merged.
@@ -204,21 +214,3 @@ def first_of_coincident(moments: ClassMoments) -> Tensor:
     return torch.full_like(order, len(order)).scatter_reduce_(0, group, torch.arange(len(order), device=order.device), "amin")[
         group
     ]
-
-
-MomentRows = tuple[Tensor, Tensor, Tensor]
-
-
-def _merge_rows(a: MomentRows, b: MomentRows) -> MomentRows:
-    # Chan, Golub & LeVeque: each side is summed around its own mean, and the squared distance of the two means is added. The
-    # usual formula, sum |h|² - n |mean|², is a difference of large numbers: for features collapsed to 1e-8 of their distance
-    # from the origin it keeps none of float64's digits. Here every term is non-negative, so nothing cancels, wherever the
-    # origin is and in whatever order batches, streams and processes are merged.
-    (n_a, mean_a, trace_a), (n_b, mean_b, trace_b) = a, b
-    n = n_a + n_b
-    delta = mean_b - mean_a
-    share = n_b / n.clamp(min=1)
-    # A side without samples has share 0 or 1 and weight 0 in the cross term. Its mean is arbitrary, hence the where.
-    mean = torch.where((n_a > 0).unsqueeze(1), mean_a + delta * share.unsqueeze(1), mean_b)
-    trace = trace_a + trace_b + n_a * share * delta.square().sum(dim=1)
-    return n, mean, trace

@@ -150,7 +150,7 @@ class _Damaged(CheckpointError):
 
 
 class _NoSafetensors(_Damaged):
-    """Not even the form is right: of a run damage, of a user a file of another kind."""
+    """The file is not safetensors at all: a damaged checkpoint of a run, or a user's file of another kind."""
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -104,7 +104,7 @@ def train(
 def _check_run(model: nn.Module, data: LabeledData, config: TrainConfig, start_epoch: int) -> None:
     if data.num_samples == 0:
         raise ValueError(f"training needs samples, got none in '{data.name}'. Load some, or a larger shard.")
-    ends_with_one = data.num_samples % config.batch_size == min(1, config.batch_size - 1)
+    ends_with_one = config.batch_size == 1 or data.num_samples % config.batch_size == 1
     if ends_with_one and not _takes_one_sample(model, data):
         raise ValueError(
             f"batch normalization needs 2 samples or more in every batch, got a last batch of 1 from {data.num_samples} "
@@ -118,7 +118,7 @@ def _check_run(model: nn.Module, data: LabeledData, config: TrainConfig, start_e
 
 
 def _takes_one_sample(model: nn.Module, data: LabeledData) -> bool:
-    """Whether a batch of one can be trained on: batch normalization needs two values a channel, which an image may hold."""
+    """Test whether a batch of one can be trained on: batch normalization needs two values per channel (an image may do)."""
     device = next(model.parameters()).device
     with torch.no_grad(), torch.random.fork_rng():
         try:
