@@ -133,7 +133,7 @@ def _show_recipe(recipe: Recipe, *, as_json: bool) -> None:
 
 
 def _meanings(recipe: Recipe) -> dict[str, str]:
-    """What every field means, and which words it takes, from the docstrings and types of the recipe and its parts."""
+    """Describe every field and the words it takes, from the docstrings and types of the recipe and its parts."""
     from ncollapse.cli.plain_math import plain_sections
 
     parts = {"": recipe, "data.": recipe.data, "model.": recipe.model, "train.": recipe.train, "measure.": recipe.measure}

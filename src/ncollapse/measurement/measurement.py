@@ -224,7 +224,7 @@ class Measurement:
         return TextTable.of(summary, self.rows, self.layers, self.shown, {**FLAGS, **self._named_flags()})
 
     def _named_flags(self) -> dict[str, str]:
-        """Flags whose words name classes of this measurement."""
+        """Return flags whose words name classes of this measurement."""
         counts = next(iter(self.statistics.values())).moments.counts.tolist()
         empty = [str(label) for label, count in zip(self.classes, counts, strict=True) if count == 0]
         named = ", ".join(empty[:_MOST_NAMED]) + (f" and {len(empty) - _MOST_NAMED} more" if len(empty) > _MOST_NAMED else "")
