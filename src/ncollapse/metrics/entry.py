@@ -220,7 +220,8 @@ class Metric:
     Attributes:
         id: Public name, a column of tables.
         title: A description in a few words.
-        compute: Function from the statistics of a layer to the value, or to an estimate with its standard error.
+        compute: Function from the statistics of a layer to the value, or to an estimate with its standard error. The registry's
+            are one-line lambdas in ``metrics/registry.py``.
         needs: Statistics besides moments that must have been collected. "centers" means all sums around the final class means,
             "logits" the network's choices. A metric whose logits, classifier or scatter are missing has no row.
         at_collapse: Value at exact collapse; None if it depends on K (ranks).
