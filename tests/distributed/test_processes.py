@@ -157,7 +157,7 @@ ERRORS = {
         "ValueError",
         'Arguments must be the same on all processes, got [4, "all", 0, "class", "train", false, [',
     ),
-    "no_data": ("ValueError", "There is no data: the loader yielded no batch."),
+    "no_data": ("ValueError", "There is no data: the loader yielded no batch with a label that counts."),
     "all_batches_wrong": ("TypeError", "Rank 0 of {size}: Batch 0: batches must yield (inputs, labels) or a mapping"),
     "other_batches": ("ValueError", "The labels in the batches of worker:in_own_order must be the same on all processes, got "),
     "options": ("ValueError", "Rank 0 of {size}: Data worker:dealt does not say how many classes it has. Pass --num-classes K"),

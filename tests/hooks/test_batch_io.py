@@ -332,3 +332,14 @@ def test_a_mask_of_who_sees_whom_is_no_padding():
     assert attention_mask((x, torch.ones(12, 12).tril().bool()), encoder) is None
     padding = torch.arange(12) >= torch.arange(1, 13)[:, None]
     assert torch.equal(attention_mask((x, causal, padding), encoder), ~padding)
+
+
+def test_an_empty_first_batch_proves_nothing():
+    empty = (X[:0], Y[:0])
+    assert repr(rows([empty, (X, Y)])) == repr(rows([(X, Y)]))
+    assert measure(Net(), [empty, (X, Y)], num_classes=K).chosen == measure(Net(), [(X, Y)], num_classes=K).chosen
+
+
+def test_fewer_labels_than_inputs_are_counted():
+    with pytest.raises(ValueError, match=rf"returns \({len(X)}, \d+\) for 4 labels. Check that every sample has a label"):
+        measure(Net(), [(X, Y[:4])], num_classes=K)

@@ -221,7 +221,7 @@ def test_labels_must_be_one_a_sample(shape):
 
 @pytest.mark.parametrize(("labels", "text"), [
     ([0, 1, 2, 10], r"labels must be in \[0, 10\), got 10 at position 3\. Pass num_classes of 11 or more, or shift labels"),
-    ([0, -100, 2, 1], r"labels must be in \[0, 10\), got -100 at position 1\. Drop ignored samples\."),
+    ([0, -100, 2, 1], r"labels must be in \[0, 10\), got -100 at position 1\. For ignored samples pass ignore_index=-100\."),
 ])  # fmt: skip
 def test_labels_out_of_range_are_named_with_their_position(labels, text):
     with pytest.raises(ValueError, match=text):

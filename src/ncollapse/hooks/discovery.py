@@ -147,7 +147,8 @@ class Discovery:
         if not num_labels:
             end = None if head.name is None else trace.call(head.name + INPUT)
             if end is not None and end.axis is None:
-                raise ValueError(misplaced({end.name: shape_words(end)}))
+                many = "" if labeled is None else f" for {labeled.num_samples} labels"
+                raise ValueError(misplaced({end.name: shape_words(end) + many}))
             padded = {tap.label: unknown_padding(calls[tap.label], tap.pool, read, trace.mask) for tap in taps}
             unplaced |= {label: why for label, why in padded.items() if why}
             pooled = any(isinstance(tap.pool, str) and tap.pool != "flatten" for tap in taps)

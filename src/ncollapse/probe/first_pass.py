@@ -95,7 +95,10 @@ class FirstPass:
         totals, request = self.totals, self.request
         names = _names(totals.moments, processes)
         if not names:
-            raise ValueError("There is no data: the loader yielded no batch. Check the data set and the loader's drop_last.")
+            raise ValueError(
+                "There is no data: the loader yielded no batch with a label that counts. Check the data set and the loader's "
+                "drop_last."
+            )
         moments = {name: processes.merge(ClassMoments, totals.moments.get(name)) for name in names}
         totals.moments = {name: value.to("cpu") for name, value in moments.items() if value is not None}
         if all(value.num_samples == 0 for value in totals.moments.values()):

@@ -82,12 +82,12 @@ def network_batches(
     device: torch.device,
     report: Callable[[int, int | None], None],
 ) -> Iterator[NetworkBatch]:
-    """Yield the batches of one pass; those without a label that counts are left out."""
+    """Yield the batches of one pass. Those without a label that counts are left out: they would prove nothing to a look."""
     taps.rewind()
     total = length_of(batches)
     for index, batch in enumerate(batches):
         inputs, labeled = reading.read(batch, index)
-        if not isinstance(labeled.labels, Tensor) or len(labeled.labels) or not labeled.shape or labeled.shape[0] == 0:
+        if not isinstance(labeled.labels, Tensor) or len(labeled.labels):
             inputs = map_tensors(lambda tensor: tensor.to(device), inputs)
             yield NetworkBatch(taps, inputs, labeled, device.type == "cpu")
         report(index + 1, total)

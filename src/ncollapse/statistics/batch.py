@@ -48,7 +48,7 @@ def check_labels(labels: Tensor, num_samples: int, num_classes: int, place: str 
         hint = (
             f"Pass num_classes of {int(flat.max()) + 1} or more, or shift labels that start at 1"
             if value >= num_classes
-            else "Drop ignored samples"
+            else f"For ignored samples pass ignore_index={value}"
         )
         raise ValueError(f"labels must be in [0, {num_classes}), got {value} at position {position}{place}. {hint}.")
     return flat
