@@ -541,3 +541,49 @@ def test_own_networks_with_other_labels(labels):
     has_head = num_classes == K
     assert ("nc3" in {row.metric for row in m.rows}) == has_head
     assert ("returns no logits" in m.chosen) != has_head
+
+
+PIXELS = {
+    "1x1 convolution": (1, lambda logits: logits, True),
+    "temperature": (1, lambda logits: logits / 3, True),
+    "softmax": (1, lambda logits: logits.softmax(dim=1), True),
+    "3x3 convolution": (3, lambda logits: logits, False),
+    "upsampled": (1, lambda logits: F.interpolate(logits[:, :, ::2, ::2], (5, 7)), False),
+    "cubed": (1, lambda logits: logits**3, False),
+}
+
+
+class Segmentation(nn.Module):
+    """A class for every pixel."""
+
+    def __init__(self, size, then):
+        super().__init__()
+        self.body, self.head, self.then = nn.Conv2d(3, D, 3, padding=1), nn.Conv2d(D, K, size, padding=size // 2), then
+
+    def forward(self, x):
+        return self.then(self.head(torch.tanh(self.body(x))))
+
+
+@pytest.mark.parametrize("name", PIXELS)
+def test_a_class_for_every_pixel(name):
+    size, then, is_proven = PIXELS[name]
+    generator = torch.Generator().manual_seed(3)
+    x, y = torch.randn(6, 3, 5, 7, generator=generator), torch.randint(K, (6, 5, 7), generator=generator)
+    net = Segmentation(size, then)
+    m = measure(net, [(x[:2], y[:2]), (x[2:], y[2:])], num_classes=K)
+    assert m.layers == ("head.input",)
+    with torch.no_grad():
+        rows, choices = torch.tanh(net.body(x)).movedim(1, -1).flatten(0, 2).double(), net(x).argmax(dim=1).flatten()
+    labels = y.flatten()
+    means = torch.stack([rows[labels == k].mean(dim=0) for k in range(K)])
+    nearest = torch.cdist(rows, means).argmin(dim=1)
+    assert m.value("accuracy") == pytest.approx(float((choices == labels).double().mean()))
+    assert m.value("nc4") == pytest.approx(float((choices == nearest).double().mean()))
+    (nc3,) = [row for row in m.rows if row.metric == "nc3"]
+    if is_proven:
+        centered, weight = means - means.mean(dim=0), net.head.weight.detach().flatten(1).double()
+        expected = (weight / weight.norm() - centered / centered.norm()).square().sum()
+        assert nc3.value == pytest.approx(float(expected), rel=1e-5)
+    else:
+        assert nc3.flags == ("classifier_unproven",)
+        assert np.isnan(nc3.value)

@@ -25,7 +25,7 @@ class Head(NamedTuple):
     """The classifier that was found, or the module that looks like it, or a note why there is none.
 
     Attributes:
-        input: The classifier's input: (N, d), (N, d, H, W), or tokens (N, T, d).
+        input: The classifier's input: (N, d), tokens (N, T, d), or pixels (N, d, H, W).
         pool: How it becomes one row per sample; "flatten" if the input already has one row per label.
         note: What was found, in words for the user.
         logits: Which of the returned tensors holds the logits; None if none does.
@@ -156,7 +156,7 @@ class HeadSearch:
         note = f"no classifier found, since {self._reason(call)}"
         if self.fitting and logits is None:
             note += "; no accuracy, since one number in [0, 1] may be a logit or a probability"
-        is_row = call.input.values.ndim == (3 if self.reading.tokens else 2)
+        is_row = call.input.values.ndim in ({3, 4} if self.reading.tokens else {2})
         return Head(call.name, call.input, note=note, logits=logits) if is_row else Head(logits=logits, note=note)
 
     def _decisive(self, index: int) -> Logits | None:
@@ -195,7 +195,7 @@ class HeadSearch:
         if num is None:
             num = self.trace.returned[self.fitting[0]].values.shape[-1] if self.fitting else 0
         fits = columns == num or (columns == 1 and num == 2)
-        return fits and (taken.values.ndim == 3 if self.reading.tokens else taken.values.ndim in {2, 3, 4})
+        return fits and taken.values.ndim in ({3, 4} if self.reading.tokens else {2, 3, 4})
 
 
 def find_head(

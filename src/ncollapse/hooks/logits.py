@@ -94,7 +94,9 @@ class Reading(NamedTuple):
 
     def rows(self, taken: Tensor, pool: Pool) -> Tensor:
         """Return a classifier's input as one row per label."""
-        return taken.flatten(0, -2) if self.tokens else Tap("", pool).read(taken, self.mask)
+        if not self.tokens:
+            return Tap("", pool).read(taken, self.mask)
+        return (taken.movedim(1, -1) if taken.ndim == 4 else taken).flatten(0, -2)
 
 
 class Changed(NamedTuple):
@@ -137,7 +139,7 @@ class Classifier(NamedTuple):
         # The network runs again with random inputs of the module. If it mixes the outputs with something else, such as those
         # of a second head, no number and offset explain its answers.
         affine = self.affine()
-        if affine is None or self.taken.ndim != (3 if self.reading.tokens else 2):
+        if affine is None or self.taken.ndim not in ({3, 4} if self.reading.tokens else {2}):
             return None
         inputs, outputs = [], []
         for seed, scale in enumerate(_SCALES):
@@ -148,6 +150,8 @@ class Classifier(NamedTuple):
         if len({output.shape for output in outputs}) != 1 or len(outputs) != len(inputs):
             return None
         returned = torch.cat(outputs)
+        if self.reading.tokens and returned.ndim == 4:
+            returned = returned.flatten(2).transpose(1, 2)
         return self._explained(affine, torch.cat(inputs), returned)
 
     def map_behind(self, index: int) -> Affine | None:
