@@ -18,7 +18,7 @@ FLOORS = {
     "train": 3, "depth": 3,
     "measurement": 4,
     "probe": 5, "surrogates": 5,
-    "analysis": 6, "integrations": 6,
+    "analysis": 6, "integrations": 6, "testing": 6,
     "studies": 7, "claims": 7,
     "targets": 8,
     "report": 9,
@@ -101,7 +101,7 @@ def test_arrows_point_down():
             "import ncollapse.probe, ncollapse.depth, ncollapse.integrations",
             {"sklearn", "pydantic", "msgspec", "matplotlib", "jinja2", "rich", "safetensors", "pandas"},
         ),
-        ("import ncollapse; ncollapse.measure, ncollapse.CollapseMetrics", {"scipy.stats", "rich"}),
+        ("import ncollapse; ncollapse.measure, ncollapse.CollapseMetrics", {"scipy.stats", "rich", "ncollapse.testing"}),
     ],
 )
 def test_light_imports(statement, absent):

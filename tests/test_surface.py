@@ -20,7 +20,7 @@ effective_depth find_layers load_data load_network measure measure_features next
 """.split()
 ROOMS = """
 analysis claims data depth drawing etf hooks integrations margins measurement metrics models probe recipes records report
-statistics studies surrogates targets train
+statistics studies surrogates targets testing train
 """.split()
 
 METRIC_IDS = """

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from ncollapse import studies as studies
     from ncollapse import surrogates as surrogates
     from ncollapse import targets as targets
+    from ncollapse import testing as testing
     from ncollapse import train as train
     from ncollapse.depth import effective_depth as effective_depth
     from ncollapse.depth import progression as progression
@@ -70,7 +71,7 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 _ROOMS = (
     *("analysis", "claims", "data", "depth", "drawing", "etf", "hooks", "integrations", "margins", "measurement", "metrics"),
-    *("models", "probe", "recipes", "records", "report", "statistics", "studies", "surrogates", "targets", "train"),
+    *("models", "probe", "recipes", "records", "report", "statistics", "studies", "surrogates", "targets", "testing", "train"),
 )
 
 __all__ = ["__version__", *_HOME_OF]

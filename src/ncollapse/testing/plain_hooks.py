@@ -1,0 +1,114 @@
+"""Features read by plain hooks, without the library's way of reading a network, and plain sums of them in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ncollapse.hooks.batch_io import IGNORED_LABEL, attention_mask, copy_of, run_network
+from ncollapse.hooks.capture import all_features_of
+from ncollapse.hooks.tap import INPUT
+from ncollapse.hooks.untouched import Untouched
+
+_POOLS = ("", "mean", "cls", "last_token")
+
+
+class Seen(NamedTuple):
+    """What plain hooks saw: rows by layer in float64, why others could not be read, the labels, and the outputs by batch."""
+
+    features: dict[str, Tensor]
+    unread: dict[str, str]
+    labels: Tensor
+    outputs: list[Any]
+    precision: float
+
+
+def read_layers(model: nn.Module, layers: Sequence[str], batches: Sequence[tuple[Any, Tensor]], ignore: int | None) -> Seen:
+    """Run a network in eval mode on (inputs, labels), with hooks that copy what the layers return."""
+    modules, kept = dict(model.named_modules(remove_duplicate=False)), dict[str, Tensor]()
+    handles = []
+    for layer in layers:
+        name = layer.partition(":")[0]
+
+        def keep(output: Any, layer: str = layer) -> None:
+            kept[layer] = next(iter(all_features_of(output))).detach().clone()
+
+        if name in modules:
+            handles.append(modules[name].register_forward_hook(lambda _, __, output, keep=keep: keep(output)))
+        else:
+            taking = modules[name.removesuffix(INPUT)]
+            handles.append(
+                taking.register_forward_pre_hook(
+                    lambda _, args, kwargs, keep=keep: keep(next(iter((*args, *kwargs.values())))), with_kwargs=True
+                )
+            )
+    parts: dict[str, list[Tensor]] = {layer: [] for layer in layers}
+    unread: dict[str, str] = {}
+    labels, outputs, precision = [], [], 0.0
+    try:
+        with Untouched(model), torch.no_grad():
+            for inputs, target in batches:
+                outputs.append(run_network(model, copy_of(inputs)))
+                mask = attention_mask(inputs, model)
+                counted = target.reshape(-1) != (IGNORED_LABEL if ignore is None else ignore)
+                labels.append(target.reshape(-1)[counted])
+                for layer, values in kept.items():
+                    precision = max(precision, torch.finfo(values.dtype).eps)
+                    rows = _rows(values, layer.partition(":")[2], target, mask)
+                    if isinstance(rows, str):
+                        unread[layer] = rows
+                    else:
+                        parts[layer].append(rows.double().cpu()[counted])
+    finally:
+        for handle in handles:
+            handle.remove()
+    features = {layer: torch.cat(part) for layer, part in parts.items() if layer not in unread}
+    return Seen(features, unread, torch.cat(labels), outputs, precision)
+
+
+def _rows(values: Tensor, pool: str, target: Tensor, mask: Tensor | None) -> Tensor | str:
+    """Return one row per label, or why it is not read here."""
+    shape = tuple(values.shape)
+    if pool not in _POOLS:
+        return "read by a function"
+    if target.ndim == 2 and target.shape[1] > 1:
+        return values.flatten(0, 1) if values.ndim == 3 and shape[:2] == tuple(target.shape) else f"returns {shape}"
+    if target.ndim > 2 or shape[0] != len(target):
+        return f"returns {shape} for labels {tuple(target.shape)}"
+    if not pool:
+        return values.flatten(1)
+    return torch.stack([_pooled(sample.double(), pool, None if mask is None else mask[i]) for i, sample in enumerate(values)])
+
+
+def _pooled(sample: Tensor, pool: str, mask: Tensor | None) -> Tensor:
+    """Read one sample (T, D) or (C, H, W), token by token."""
+    if sample.ndim == 3:
+        return sample.flatten(1).mean(dim=1)
+    masked = mask is not None and len(mask) == len(sample)
+    real = [t for t in range(len(sample)) if not masked or bool(mask[t] != 0)]  # type: ignore[index]
+    if pool == "mean":
+        return torch.stack([sample[t] for t in real]).mean(dim=0)
+    return sample[0] if pool == "cls" else sample[real[-1]]
+
+
+def deviation(values: Tensor, expected: Tensor) -> float:
+    """Return the largest difference, relative to the largest number."""
+    if values.shape != expected.shape:
+        return float("inf")
+    return float((values.double() - expected).abs().max() / expected.abs().max().clamp_min(1e-300))
+
+
+def plain_values(features: Tensor, labels: Tensor, num_classes: int) -> Mapping[str, float]:
+    """Return PFC1 and PFC3 by two-pass sums: class means first, then distances to them."""
+    groups = [features[labels == k] for k in range(num_classes)]
+    means = torch.stack([group.mean(dim=0) for group in groups])
+    within = sum(float((group - mean).square().sum(dim=1).mean()) for group, mean in zip(groups, means, strict=True))
+    between = float((means - means.mean(dim=0)).square().sum())
+    right = sum(
+        int((torch.stack([(group - mean).norm(dim=1) for mean in means], dim=1).argmin(dim=1) == k).sum())
+        for k, group in enumerate(groups)
+    )
+    return {"pfc1": within / between if between else float("nan"), "pfc3": right / len(labels)}
