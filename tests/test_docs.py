@@ -141,7 +141,15 @@ def test_the_page_on_discovery_prints_what_it_says():
     assert fresh_process("-c", "\n".join(blocks("python", page))) == blocks("text", page)[0]
 
 
+def test_the_page_on_testing_prints_what_it_says():
+    page = ROOT / "docs" / "testing.md"
+    printed = fresh_process("-c", "\n".join(blocks("python", page))).splitlines()
+    said = blocks("text", page)[0].splitlines()
+    # The distance from exact collapse is rounding, which differs between machines.
+    assert [line for line in printed if " at collapse " not in line] == [line for line in said if " at collapse " not in line]
+
+
 def test_every_page_with_code_is_run():
-    # The last two in tests/integrations/test_examples.py and tests/distributed/test_torchrun.py.
-    pages = {"README.md", "discovery.md", "integrations.md", "processes.md"}
+    # Two of them in tests/integrations/test_examples.py and tests/distributed/test_torchrun.py.
+    pages = {"README.md", "discovery.md", "integrations.md", "processes.md", "testing.md"}
     assert {page.name for page in PAGES if blocks("python", page)} == pages

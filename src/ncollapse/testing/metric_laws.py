@@ -26,11 +26,11 @@ _EXACT = 1e-13
 def check_metric(metric: Metric) -> Report:
     """Check the laws that a metric declares, on made data.
 
-    ``translation``, ``rotation`` and ``scale`` of the features leave the value as it is if ``metric.invariant`` names them. So do
-    other indices of the classes, another order of the samples, any batches, and several processes that share the data. Features
-    in float32 and bfloat16 give the value of the same numbers in float64. NaN and inf in the features are refused; in the
-    classifier they give nan with a flag. So does a class without samples, which ``classes="present"`` leaves out, or one class
-    alone. The value at exact collapse is ``metric.at_collapse``. Values are inside ``metric.bounds``, and move in
+    ``translation``, ``rotation`` and ``scale`` of the features leave the value as it is if ``metric.invariant`` names them.
+    So do other indices of the classes, another order of the samples, any batches, and several processes that share the data.
+    Features in float32 and bfloat16 give the value of the same numbers in float64. NaN and inf in the features are refused;
+    in the classifier they give nan with a flag. So does a class without samples, which ``classes="present"`` leaves out, or
+    one class alone. The value at exact collapse is ``metric.at_collapse``. Values are inside ``metric.bounds``, and move in
     ``metric.direction`` towards collapse. The metric writes to no input and no statistic.
 
     Args:
