@@ -90,7 +90,7 @@ def affine_map(module: nn.Module, given: Tensor) -> Affine | None:
         return None  # the module takes no rows of this kind, so that its map stays unknown
 
 
-def fitted_map(affine: Affine, rows: Tensor, logits: Tensor, rounding: float) -> tuple[Affine, str] | None:
+def fitted_map(affine: Affine, rows: Tensor, logits: Tensor, rounding: float, may_move: bool) -> tuple[Affine, str] | None:
     """Return a map times a number, plus an offset for each class, if that gives these logits, and the change in words."""
     # A shift common to all classes of a sample decides nothing: softmax takes it away, and a normalization adds one. So all
     # logits are centered over the classes. With two classes one number per sample is left, and two unknowns.
@@ -112,6 +112,8 @@ def fitted_map(affine: Affine, rows: Tensor, logits: Tensor, rounding: float) ->
         return None
     common = shift[0] - factor * shift[1]
     moved = bool(offset.abs().amax() > tolerance)
+    if moved and not may_move:
+        return None
     scaled = abs(factor - 1) * float(made.abs().amax()) > tolerance
     if bool((common - common.mean()).abs().amax() <= tolerance):
         offset = offset + common.mean()

@@ -159,6 +159,12 @@ class Classifier(NamedTuple):
         changed = self.changed(index)
         return None if changed is None else changed.affine
 
+    @property
+    def _varied(self) -> bool:
+        """Whether the samples differ in front of it: else what a second head adds looks like an offset for each class."""
+        rows = self.reading.rows(self.taken, "flatten")
+        return bool((rows != rows[0]).any())
+
     def _explained(self, affine: Affine, rows: Tensor, returned: Tensor) -> Changed | None:
         for kind, before, usable in before_probabilities(returned):
             logits = self.reading.logits(before)
@@ -166,7 +172,7 @@ class Classifier(NamedTuple):
                 continue
             single = is_single(returned, self.reading.num_classes, self.reading.tokens)
             chosen = usable.reshape(len(rows), -1).all(dim=1)
-            found = fitted_map(affine, rows[chosen], logits.flatten(0, -2)[chosen], rounding_of(returned))
+            found = fitted_map(affine, rows[chosen], logits.flatten(0, -2)[chosen], rounding_of(returned), self._varied)
             if found is not None:
                 words = "".join(filter(None, (found[1], f" before {kind}" if kind else "")))
                 return Changed(found[0], words, bool(kind) and single)

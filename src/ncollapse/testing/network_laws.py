@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ncollapse.hooks.batch_io import Arguments, Call, Unpack, copy_of, map_tensors, tensors_in, unpack_batch
+from ncollapse.hooks.batch_io import Call, Unpack, map_tensors, tensors_in, unpack_batch
 from ncollapse.hooks.layer_choice import LayerChoice
-from ncollapse.hooks.logits import before_probabilities, class_logits, is_single, returned_tensors
-from ncollapse.hooks.network import device_of, network_of
+from ncollapse.hooks.logits import before_probabilities, class_logits, is_single
+from ncollapse.hooks.network import network_of
 from ncollapse.hooks.snapshot import differing, fingerprint
 from ncollapse.hooks.untouched import random_state_kept
-from ncollapse.measurement.measurement import Measurement
-from ncollapse.probe.measure import collect_features, measure
 from ncollapse.probe.request import ClassifierChoice
-from ncollapse.testing.plain_hooks import Seen, deviation, plain_values, read_layers
+from ncollapse.testing.plain_hooks import deviation, plain_values
 from ncollapse.testing.report import Law, Pair, Report, unchanged
-
-# How many roundings may add up in a product or a mean of a network's own precision.
-_ROUNDINGS = 1e3
-_MOST = 0.05
+from ncollapse.testing.subject import Subject
 
 
 def check_network(
@@ -73,7 +67,7 @@ def check_network(
     with random_state_kept(batches):
         held = list(batches)
     options = {"layers": layers, "classifier": classifier, "unpack": unpack, "call": call, "ignore_index": ignore_index}
-    subject = _Subject(model, held, num_classes, options)
+    subject = Subject(model, held, num_classes, options)
     before = fingerprint(model)
     try:
         subject.measured  # noqa: B018 - measured once, for all laws
@@ -91,71 +85,11 @@ def check_network(
     return Report(type(model).__name__, tuple(laws))
 
 
-@dataclass(frozen=True, eq=False)
-class _Subject:
-    """A network with its batches, and what is measured of it."""
-
-    model: nn.Module
-    batches: list[Any]
-    num_classes: int
-    options: dict[str, Any]
-
-    @property
-    def copies(self) -> list[Any]:
-        """The batches; copies, since the network may overwrite its inputs."""
-        return [copy_of(batch) for batch in self.batches]
-
-    @cached_property
-    def measured(self) -> Measurement:
-        """The measurement with kept features."""
-        return self.measure(memory_budget="1TiB")
-
-    def measure(self, **more: Any) -> Measurement:
-        """Measure all batches."""
-        return measure(self.model, self.copies, num_classes=self.num_classes, check=True, **self.options, **more)
-
-    def collect(self) -> dict[str, Tensor]:
-        """Collect the features of all batches, as the library reads them."""
-        options = self.options
-        if isinstance(options["classifier"], tuple):
-            options = {**options, "classifier": None}
-        return collect_features(self.model, self.copies, num_classes=self.num_classes, **options)[0]
-
-    @cached_property
-    def seen(self) -> Seen:
-        """What plain hooks see."""
-        return read_layers(self.model, self.measured.layers, list(self.pairs()), self.ignored)
-
-    @property
-    def ignored(self) -> int | None:
-        """The label to ignore."""
-        return self.options["ignore_index"]
-
-    def pairs(self) -> Iterator[tuple[Any, Tensor]]:
-        """Yield inputs and labels on the network's device."""
-        device = device_of(self.model)
-        for batch in self.copies:
-            inputs, labels = self.options["unpack"](batch)
-            inputs = map_tensors(lambda tensor: tensor.to(device), inputs)
-            call = self.options["call"]
-            yield inputs if call is None else Arguments((inputs,), {}, call), labels.cpu()
-
-    @property
-    def tolerance(self) -> float:
-        """The relative deviation that rounding in the network's own precision explains."""
-        return min(_MOST, _ROUNDINGS * self.seen.precision)
-
-    @property
-    def per_position(self) -> bool:
-        """Whether tokens or pixels have labels."""
-        return next(self.pairs())[1].ndim > 1
-
-
-def _untouched(name: str, subject: _Subject) -> Law:
+def _untouched(name: str, subject: Subject) -> Law:
     return Law(name, True, "parameters, buffers, gradients, modes, hooks and random states are as before, to the bit")
 
 
-def _layers(name: str, subject: _Subject) -> Law:
+def _layers(name: str, subject: Subject) -> Law:
     measured = subject.measured
     words = f"{', '.join(measured.layers)} ({measured.chosen})"
     if len(subject.batches) < 2:
@@ -166,7 +100,7 @@ def _layers(name: str, subject: _Subject) -> Law:
     return Law(name, True, f"{words}; the same from the last batch")
 
 
-def _features(name: str, subject: _Subject) -> Law:
+def _features(name: str, subject: Subject) -> Law:
     seen = subject.seen
     own = subject.collect()
     found = {layer: deviation(own[layer], rows) for layer, rows in seen.features.items()}
@@ -184,7 +118,7 @@ def _features(name: str, subject: _Subject) -> Law:
     )
 
 
-def _numbers(name: str, subject: _Subject) -> Law:
+def _numbers(name: str, subject: Subject) -> Law:
     measured = subject.measured
     if not subject.seen.features or int(torch.bincount(subject.seen.labels, minlength=subject.num_classes).min()) == 0:
         return Law(name, None, "a class has no samples" if subject.seen.features else "no layer was read by plain hooks")
@@ -201,22 +135,7 @@ def _numbers(name: str, subject: _Subject) -> Law:
     return Law(name, True, f"those of plain sums in float64 in {len(words)} comparisons, such as {words[-2]}")
 
 
-def _outputs(subject: _Subject) -> Iterator[Tensor]:
-    """Yield the returned tensors that may hold logits, joined over the batches."""
-    parts = [returned_tensors(output) for output in subject.seen.outputs]
-    for tensors in zip(*parts, strict=False):
-        if class_logits(tensors[0], subject.num_classes, subject.per_position) is not None:
-            yield torch.cat([tensor.detach().double().cpu() for tensor in tensors])
-
-
-def _counted(subject: _Subject, logits: Tensor) -> Tensor:
-    """Return one row of logits per label that counts."""
-    ignored = -100 if subject.ignored is None else subject.ignored
-    labels = torch.cat([labels.reshape(-1) for _, labels in subject.pairs()])
-    return logits.flatten(0, -2)[labels != ignored]
-
-
-def _classifier(name: str, subject: _Subject) -> Law:
+def _classifier(name: str, subject: Subject) -> Law:
     measured = subject.measured
     feeding = [layer for layer, statistics in measured.statistics.items() if statistics.classifier is not None]
     if not feeding:
@@ -228,11 +147,11 @@ def _classifier(name: str, subject: _Subject) -> Law:
     own = subject.seen.features[feeding[0]] @ head.weight.T + head.bias
     own = own - own.mean(dim=1, keepdim=True)
     found = []
-    for output in _outputs(subject):
+    for output in subject.outputs():
         for _, before, usable in before_probabilities(output):
             logits = class_logits(before.masked_fill(~usable, math.nan), subject.num_classes, subject.per_position)
             if logits is not None:
-                rows = _counted(subject, logits)
+                rows = subject.counted(logits)
                 finite = torch.isfinite(rows).all(dim=1)
                 rows = rows - rows.mean(dim=1, keepdim=True)
                 found += [deviation(own[finite], rows[finite])] if bool(finite.any()) else []
@@ -245,24 +164,24 @@ def _clause(chosen: str) -> str:
     return next((clause for clause in chosen.split("; ") if "classifier" in clause), "no classifier was found")
 
 
-def _accuracy(name: str, subject: _Subject) -> Law:
+def _accuracy(name: str, subject: Subject) -> Law:
     last = subject.measured.layers[-1]
     rows = [row for row in subject.measured.rows if row.metric == "accuracy"]
     if not rows or math.isnan(rows[0].value):
         return Law(name, None, f"none at {last}")
     shares = []
-    for output in _outputs(subject):
+    for output in subject.outputs():
         moved = [0.0, 0.5] if is_single(output, subject.num_classes, subject.per_position) else [0.0]
         for threshold in moved:
             logits = class_logits(output - threshold, subject.num_classes, subject.per_position)
             assert logits is not None
-            right = _counted(subject, logits).argmax(dim=1) == subject.seen.labels
+            right = subject.counted(logits).argmax(dim=1) == subject.seen.labels
             shares.append(float(right.double().mean()))
     nearest = min(shares, key=lambda share: abs(share - rows[0].value), default=math.nan)
     return Law(name, abs(nearest - rows[0].value) < 1e-9, f"{rows[0].value:.6g}, and {nearest:.6g} of the network's own output")
 
 
-def _second_pass(name: str, subject: _Subject) -> Law:
+def _second_pass(name: str, subject: Subject) -> Law:
     again = subject.measure(memory_budget=0)
     pairs = [
         Pair(f"{before.metric} at {before.layer} in a second pass", before, after)
@@ -271,7 +190,7 @@ def _second_pass(name: str, subject: _Subject) -> Law:
     return unchanged(name, pairs) if again.passes == 2 else Law(name, None, "one pass was enough")
 
 
-def _reversed_batches(name: str, subject: _Subject) -> Law:
+def _reversed_batches(name: str, subject: Subject) -> Law:
     if len(subject.batches) < 2:
         return Law(name, None, "one batch alone")
     again = replace(subject, batches=subject.batches[::-1]).measured
@@ -283,7 +202,7 @@ def _reversed_batches(name: str, subject: _Subject) -> Law:
     ])  # fmt: skip
 
 
-def _half_of_the_samples(name: str, subject: _Subject) -> Law:
+def _half_of_the_samples(name: str, subject: Subject) -> Law:
     size = len(next(subject.pairs())[1])
     first = replace(subject, batches=subject.batches[:1])
     inputs, labels = subject.options["unpack"](first.copies[0])
@@ -300,7 +219,7 @@ def _half_of_the_samples(name: str, subject: _Subject) -> Law:
     return Law(name, worst <= subject.tolerance, words)
 
 
-_LAWS: dict[str, Callable[[str, _Subject], Law]] = {
+_LAWS: dict[str, Callable[[str, Subject], Law]] = {
     "no trace": _untouched,
     "layers": _layers,
     "features": _features,
