@@ -137,3 +137,12 @@ def test_without_variance_within_classes_there_is_no_noise():
         assert "undersampled" not in value.flags
         if value.metric.endswith(".noise"):
             assert math.isnan(value.value) or value.metric == "pfc3.noise"
+
+
+@pytest.mark.parametrize("step", [1.0, 0.1])
+def test_the_flag_of_two_classes_is_not_decided_by_rounding(step):
+    # PFC2 of two classes is 0 up to rounding, and here also exactly; noise explains their distance in both cases.
+    features = step * torch.tensor([[11.0, 0.3], [-9.0, -0.3], [9.0, 0.7], [-11.0, -0.7]], dtype=torch.float64)
+    row = values(features, torch.tensor([0, 0, 1, 1]), 2)["pfc2"]
+    assert row.value <= 1e-15
+    assert row.flags == ("two_classes", "undersampled")

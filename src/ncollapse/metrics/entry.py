@@ -122,7 +122,9 @@ class LayerStatistics:
     @cached_property
     def frame_share(self) -> Tensor:
         """Share of PFC2² that noise explains, whether it hides the ETF or feigns it."""
-        return torch.maximum(self.spread_share, (etf_floor(self.moments) / self.etf_distance).square())
+        floor = etf_floor(self.moments)
+        # With two classes both are 0 up to rounding.
+        return torch.maximum(self.spread_share, torch.where(floor > 0, floor / self.etf_distance, 0.0).square())
 
     @cached_property
     def population(self) -> Population:
