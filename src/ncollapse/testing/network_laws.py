@@ -113,9 +113,7 @@ def _features(name: str, subject: Subject) -> Law:
     if not found:
         return Law(name, None, "; ".join(words))
     worst = max(found.values())
-    return Law(
-        name, True, "; ".join([f"the rows deviate from plain hooks by at most {worst:.2g}, layers: {len(found)}", *words])
-    )
+    return Law(name, True, "; ".join([f"the rows deviate from plain hooks by at most {worst:.2g}", *words]))
 
 
 def _numbers(name: str, subject: Subject) -> Law:
