@@ -32,25 +32,28 @@ def parallel(mesh):
     return parallelize_module(network(), mesh, {"0": ColwiseParallel(), "2": RowwiseParallel()})
 
 
-dist.init_process_group("gloo")
-mesh = init_device_mesh("cpu", (2,))
-expected = measure(network(), [(X, Y)], num_classes=3)
-for make in (sharded, parallel):
-    model = make(mesh)
-    calls = [
-        lambda model=model: measure(model, [(X, Y)], num_classes=3),
-        lambda model=model: measure(model, [(X, Y)], num_classes=3, group=dist.group.WORLD),
-        lambda model=model: collect_features(model, [(X, Y)], num_classes=3),
-        lambda model=model: find_layers(model, X),
-        lambda model=model: watch(model, num_classes=3),
-    ]
-    for call in calls:
-        with pytest.raises(TypeError, match=r"must be whole on every process, got .*StateDictOptions\(full_state_dict=True\)"):
-            call()
-    whole = copy.deepcopy(network())
-    whole.load_state_dict(get_model_state_dict(model, options=StateDictOptions(full_state_dict=True)))
-    found = measure(whole, [(X, Y)], num_classes=3)
-    assert repr([row.value for row in found.rows]) == repr([row.value for row in expected.rows])
-print("refused and measured whole")
-dist.barrier()
-dist.destroy_process_group()
+if __name__ == "__main__":
+    dist.init_process_group("gloo")
+    mesh = init_device_mesh("cpu", (2,))
+    expected = measure(network(), [(X, Y)], num_classes=3)
+    for make in (sharded, parallel):
+        model = make(mesh)
+        calls = [
+            lambda model=model: measure(model, [(X, Y)], num_classes=3),
+            lambda model=model: measure(model, [(X, Y)], num_classes=3, group=dist.group.WORLD),
+            lambda model=model: collect_features(model, [(X, Y)], num_classes=3),
+            lambda model=model: find_layers(model, X),
+            lambda model=model: watch(model, num_classes=3),
+        ]
+        for call in calls:
+            with pytest.raises(
+                TypeError, match=r"must be whole on every process, got .*StateDictOptions\(full_state_dict=True\)"
+            ):
+                call()
+        whole = copy.deepcopy(network())
+        whole.load_state_dict(get_model_state_dict(model, options=StateDictOptions(full_state_dict=True)))
+        found = measure(whole, [(X, Y)], num_classes=3)
+        assert repr([row.value for row in found.rows]) == repr([row.value for row in expected.rows])
+    print("refused and measured whole")
+    dist.barrier()
+    dist.destroy_process_group()

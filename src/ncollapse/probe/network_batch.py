@@ -16,7 +16,7 @@ from ncollapse.probe.layer_batch import LayerBatch, Receive, Streamed
 from ncollapse.statistics.centers import largest_logit
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Reading:
     """How a batch is read: the arguments of ``measure``, and what a trainer does to its batches first."""
 
