@@ -233,7 +233,7 @@ def same(a, b):
 def watched(model):
     """A look at the network as before the first watched call, and the reading of its classifier."""
     with watch(model, num_classes=K) as found:
-        found._plans = found._look(Arguments((X,), {}))
+        found._plans = found._find_layers(Arguments((X,), {}))
         found._totals.add(LayerBatch({"a": X}, Y))
         found.compute()
 

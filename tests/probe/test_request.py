@@ -8,7 +8,7 @@ import torch
 
 from ncollapse.groups import Processes
 from ncollapse.probe import CollapseMetrics, measure, measure_features, watch
-from ncollapse.probe.byte_size import parse_bytes
+from ncollapse.probe.memory import parse_bytes
 from ncollapse.probe.request import Request
 
 

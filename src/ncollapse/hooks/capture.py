@@ -46,9 +46,9 @@ class Captured(NamedTuple):
 
 def feature_of(output: Any, label: str) -> Tensor:
     """Return the first feature tensor in a module's output."""
-    features = all_features_of(output)
-    if features:
-        return features[0]
+    found = first_feature(output)
+    if found is not None:
+        return found
     if isinstance(output, Tensor) and output.is_nested:
         raise TypeError(
             f"Layer {label!r} must return a dense tensor, got a nested one, whose rows differ in length. Build the "
@@ -60,8 +60,13 @@ def feature_of(output: Any, label: str) -> Tensor:
     )
 
 
-def all_features_of(output: Any) -> list[Tensor]:
-    """Return all feature tensors in a module's output, logits first."""
+def first_feature(output: Any) -> Tensor | None:
+    """Return the first feature tensor in a module's output, None if there is none."""
+    return next((part for part in tensors_of(output) if part.ndim >= 2), None)
+
+
+def tensors_of(output: Any) -> list[Tensor]:
+    """Return the dense floating-point tensors in an output, those named "logits" first."""
     parts: Sequence[Any] = [output]
     if isinstance(output, Mapping):
         parts = [output[key] for key in sorted(output, key=lambda key: key != "logits")]
@@ -70,4 +75,4 @@ def all_features_of(output: Any) -> list[Tensor]:
     elif isinstance(output, tuple | list):
         parts = output
     dense = (part for part in parts if isinstance(part, Tensor) and not part.is_nested)
-    return [part for part in dense if part.is_floating_point() and part.ndim >= 2]
+    return [part for part in dense if part.is_floating_point() and part.ndim >= 1]

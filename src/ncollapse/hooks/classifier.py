@@ -7,9 +7,9 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ncollapse.hooks.affine import Affine, affine_map, rounding_of
+from ncollapse.hooks.affine import Affine, affine_map
 from ncollapse.hooks.capture import Captured
 from ncollapse.hooks.logits import Classifier, Logits, Reading, Respond, is_single
 from ncollapse.hooks.network import in_same_precision
@@ -110,9 +110,11 @@ class HeadSearch:
         classifier = Classifier(call.name, call.module, call.input.values, self.reading)
         if returned:
             pool = self._pool_of_returned(call, index)
-            rows = None if pool is None else self.reading.rows(call.input.values, pool)
-            affine = None if rows is None else classifier.affine()
-            if pool is None or rows is None or affine is None or not self._gives(affine, rows, call, index):
+            affine = None if pool is None else classifier.affine()
+            values = self.trace.returned[index].values
+            if pool is None or affine is None:
+                return None
+            if not self.reading.gives(affine, call.input.values, pool, values, call.output.values):
                 return None
             words = "" if pool == "flatten" else f" read at {pool}"
             read = in_same_precision(partial(classifier.returned, index, pool))
@@ -135,12 +137,6 @@ class HeadSearch:
         if self.reading.tokens:
             return None
         return "mean" if is_mean_of_pixels(output, returned) else pool_of(output, returned, self.trace.mask)
-
-    def _gives(self, affine: Affine, rows: Tensor, call: ModuleCall, index: int) -> bool:
-        assert call.output is not None
-        logits = self.reading.logits(self.trace.returned[index].values)
-        rounding = max(rounding_of(call.output.values), rounding_of(self.trace.returned[index].values))
-        return logits is not None and affine.is_close(rows, logits.reshape(len(rows), -1), rounding)
 
     def _presumed(self, declared: Sequence[ModuleCall]) -> Head:
         """Return the module that the network declares, else the last one that looks like a classifier, and why it is none."""

@@ -25,19 +25,19 @@ from ncollapse.hooks.rows import (
 )
 from ncollapse.hooks.stages import find_stages, in_series, parallel_layers
 from ncollapse.hooks.tap import INPUT, Placement, Tap
-from ncollapse.hooks.tapped_network import TapPlan, input_tap
+from ncollapse.hooks.tapped_network import TapPlan
 from ncollapse.hooks.trace import ModuleCall, Trace, is_inside, outermost, trace_forward
 from ncollapse.hooks.untouched import random_state_kept
 
 
 class Discovery:
-    """The search for layers in one network.
+    """Find the layers of a network (docs/discovery.md).
 
-    The layers are, in this order:
+    - names that the user passed;
+    - else ``collapse_stages``;
+    - else, from a trace: repeated blocks with their input, or layers with weights; then the classifier's input.
 
-    - those that the user names. Names are checked at once, so that a misspelled one costs no forward pass;
-    - else the stages that the network declares in ``collapse_stages``;
-    - else what a trace of the first samples shows (docs/discovery.md).
+    Names are checked at once, so that a misspelled one costs no forward pass.
     """
 
     def __init__(
@@ -47,7 +47,6 @@ class Discovery:
         classifier: str | nn.Module | None = None,
         num_classes: int | None = None,
     ) -> None:
-        """Check the names that the user passed."""
         self.model, self.num_classes = model, num_classes
         self.modules = Modules(model)
         if not self.modules:
@@ -257,7 +256,7 @@ def _feeding_label(taps: Sequence[Tap], trace: Trace, head: Head) -> str | None:
     before = trace.calls[head.name].started_after
     read_alike = [tap for tap in taps if tap.pool == head.pool and trace.taken(tap).finished <= before]
     same = [tap.label for tap in read_alike if trace.taken(tap).returned(head.input)]
-    return same[-1] if same else input_tap(head.name, head.pool).label
+    return same[-1] if same else Tap(head.name + INPUT, head.pool).label
 
 
 def _overwritten(taps: Sequence[Tap], trace: Trace, head: Head, feeding: str | None) -> frozenset[str]:

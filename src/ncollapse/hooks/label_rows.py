@@ -88,10 +88,7 @@ class LabelRows:
 
     def of_samples(self, rows: Tensor) -> Tensor:
         """Select from one row per sample, (N, d)."""
-        index = self.places.get((len(rows),))
-        if index is None and None not in self.places.values():
-            raise ValueError(self.mismatch("Every layer", rows.shape[:1]))
-        return rows if index is None else rows.index_select(0, index.to(rows.device))
+        return self._at("Every layer", rows.shape[:1], rows)
 
     def of_tokens(self, what: str, output: Tensor, placement: Placement) -> Tensor:
         """Select from tokens (N, T, D); without a mask of the user's the placement says where the first label's token is."""
@@ -104,27 +101,30 @@ class LabelRows:
                     "the labels' positions, pass rows=, give others the label -100, or convert one-hot rows with argmax(1)."
                 )
             output = output[:, placement.first : placement.first + num_tokens]
-        return self._at(what, tuple(output.shape[:2]), output.flatten(0, 1))
+        return self._at(what, output.shape[:2], output.flatten(0, 1))
 
     def of_pixels(self, what: str, output: Tensor) -> Tensor:
         """Select from pixels (N, C, H, W)."""
         output = output.movedim(1, -1)
-        return self._at(what, tuple(output.shape[:-1]), output.flatten(0, -2))
-
-    def _at(self, what: str, shape: tuple[int, ...], rows: Tensor) -> Tensor:
-        index = self.places.get(shape)
-        if index is None:
-            raise ValueError(self.mismatch(what, shape))
-        return rows.index_select(0, index.to(rows.device))
+        return self._at(what, output.shape[:-1], output.flatten(0, -2))
 
     def of_logits(self, logits: Tensor) -> Tensor:
-        """Select from logits (N, K), or (N, T, K) of tokens or pixels."""
-        if not self.per_position:
-            return self.of_samples(logits)
-        for shape, index in self.places.items():
-            if index is not None and math.prod(shape) == logits.shape[0] * logits.shape[1]:
-                return logits.flatten(0, 1).index_select(0, index.to(logits.device))
-        raise ValueError(self.mismatch("The network's logits", logits.shape[:-1]))
+        """Select from logits (N, K), or (N, P, K) of pixels, or from the classes that these choose."""
+        dims = 2 if self.per_position else 1
+        seen = logits.shape[:dims]
+        shape = next((known for known in self.places if math.prod(known) == seen.numel()), seen)
+        return self._at("The network's logits", shape, logits.flatten(0, dims - 1))
+
+    def _at(self, what: str, shape: Sequence[int], rows: Tensor) -> Tensor:
+        """Select from the rows of positions of one shape."""
+        if tuple(shape) not in self.places and None not in self.places.values():
+            expected = " or ".join(str(known) for known in self.places)
+            raise ValueError(
+                f"{what} must have rows for the positions of the labels, {expected}, got positions {tuple(shape)}. "
+                "Leave the layer out, pass rows= to say which positions have labels, or convert one-hot labels with argmax(1)."
+            )
+        index = self.places.get(tuple(shape))
+        return rows if index is None else rows.index_select(0, index.to(rows.device))
 
     def elsewhere(self, output: Tensor) -> str:
         """Return why an output has no rows for the labels' tokens or pixels, "" if it has; its samples may be others."""
@@ -135,14 +135,6 @@ class LabelRows:
             return ""
         own = "×".join(map(str, positions)) or "no"
         return f"{own} positions, the labels have {'×'.join(map(str, self.shape[1:]))}"
-
-    def mismatch(self, what: str, shape: Sequence[int]) -> str:
-        """Return an error for rows at other positions than the labels'."""
-        expected = " or ".join(str(tuple(known)) for known in self.places)
-        return (
-            f"{what} must have rows for the positions of the labels, {expected}, got positions {tuple(shape)}. "
-            "Leave the layer out, pass rows= to say which positions have labels, or convert one-hot labels with argmax(1)."
-        )
 
 
 def _mask(rows: Tensor | slice, shape: Sequence[int], device: torch.device) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ncollapse.hooks.affine import Affine, affine_map, fitted_map, noisy, rounding_of
+from ncollapse.hooks.capture import tensors_of
 from ncollapse.hooks.tap import Pool, Tap
 
 # A function that runs the network again with another input of one module, and returns what the network returns.
@@ -36,15 +37,9 @@ class Logits(NamedTuple):
 
 def returned_tensors(output: Any) -> list[Tensor]:
     """Return the tensors in a network's output that may be logits, those named "logits" first."""
-    parts: Sequence[Any] = [output]
     if is_dataclass(output) and not isinstance(output, type | Mapping):
         output = {item.name: getattr(output, item.name) for item in fields(output)}
-    if isinstance(output, Mapping):
-        parts = [output[key] for key in sorted(output, key=lambda key: key != "logits")]
-    elif isinstance(output, tuple | list):
-        parts = output
-    dense = (part for part in parts if isinstance(part, Tensor) and not part.is_nested)
-    return [part for part in dense if part.is_floating_point() and part.ndim >= 1]
+    return tensors_of(output)
 
 
 def class_logits(output: Tensor, num_classes: int | None, tokens: bool) -> Tensor | None:
@@ -98,6 +93,12 @@ class Reading(NamedTuple):
             return Tap("", pool).read(taken, self.mask)
         return (taken.movedim(1, -1) if taken.ndim == 4 else taken).flatten(0, -2)
 
+    def gives(self, affine: Affine, taken: Tensor, pool: Pool, returned: Tensor, on_the_way: Tensor) -> bool:
+        """Return whether a map of a classifier's input gives a returned tensor, to the rounding of both last tensors."""
+        logits, rows = self.logits(returned), self.rows(taken, pool)
+        rounding = max(rounding_of(returned), rounding_of(on_the_way))
+        return logits is not None and affine.is_close(rows, logits.reshape(len(rows), -1), rounding)
+
 
 class Changed(NamedTuple):
     """The map to the logits of a network that changes its classifier's outputs, and the change in words."""
@@ -127,12 +128,8 @@ class Classifier(NamedTuple):
         # do so later in a watched training.
         affine, drawn = self.affine(), noisy(self.taken, 0)
         answer = self.reading.respond(self.name, drawn)[index:][:1]
-        logits = self.reading.logits(answer[0]) if answer else None
-        if affine is None or logits is None:
-            return None
-        rows = self.reading.rows(drawn, pool)
-        rounding = max(rounding_of(logits), rounding_of(drawn))
-        return affine if affine.is_close(rows, logits.reshape(len(rows), -1), rounding) else None
+        gives = affine is not None and bool(answer) and self.reading.gives(affine, drawn, pool, answer[0], drawn)
+        return affine if gives else None
 
     def changed(self, index: int) -> Changed | None:
         """Return the map to the network's logits if these are its outputs times a number, moved, or as probabilities."""

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, Protocol
+from typing import Any
 
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 Hook = Callable[[nn.Module, tuple[Any, ...], Any], None]
 
 
-class Handle(Protocol):
-    """A handle that removes a hook."""
-
-    def remove(self) -> None:
-        """Remove the hook."""
-
-
-def hook_output(module: nn.Module, hook: Hook) -> Handle:
+def hook_output(module: nn.Module, hook: Hook) -> AroundForward | RemovableHandle:
     """Call a hook with every output of a module."""
-    return _AroundForward(module, hook) if _has_fast_path(module) else module.register_forward_hook(hook)
+    return AroundForward(module, hook) if _has_fast_path(module) else module.register_forward_hook(hook)
 
 
 def _has_fast_path(module: nn.Module) -> bool:
@@ -32,7 +26,7 @@ def _has_fast_path(module: nn.Module) -> bool:
     )
 
 
-class _AroundForward:
+class AroundForward:
     """A hook in place of a module's ``forward``."""
 
     def __init__(self, module: nn.Module, hook: Hook) -> None:

@@ -10,13 +10,14 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from ncollapse.hooks.affine import Affine
-from ncollapse.hooks.batch_io import attention_mask, copy_of, first_samples, may_belong_together, run_network
+from ncollapse.hooks.batch_io import attention_mask, copy_of, first_samples, run_network
 from ncollapse.hooks.capture import Captured, feature_of
 from ncollapse.hooks.label_rows import LabelRows, check_not_one_hot
 from ncollapse.hooks.logits import Logits, returned_tensors
-from ncollapse.hooks.output_hook import Handle, hook_output
+from ncollapse.hooks.output_hook import AroundForward, hook_output
 from ncollapse.hooks.tap import INPUT, Placement, Pool, Tap
 from ncollapse.hooks.untouched import Untouched
 
@@ -27,16 +28,21 @@ class TapPlan:
 
     Attributes:
         classifier: The classifier, or the module that looks like it.
+        feeding: Label of the layer that enters the classifier: a tap, or the classifier's input.
+        feeding_pool: How that input becomes one row per sample.
+        overwritten: Labels copied at once, because a later in-place operation overwrites them.
+        explanation: Shown as ``Measurement.chosen``.
+        left_out: Modules not chosen, with the reason.
         read_classifier: Evaluates its W and b as they are now; None if it does not give the returned logits.
         logits: Which of the returned tensors holds the logits; None if none does.
     """
 
-    taps: tuple[Tap, ...]
-    classifier: str | None
-    feeding: str | None
-    feeding_pool: Pool
-    overwritten: frozenset[str]
-    explanation: str
+    taps: tuple[Tap, ...] = ()
+    classifier: str | None = None
+    feeding: str | None = None
+    feeding_pool: Pool = "flatten"
+    overwritten: frozenset[str] = frozenset()
+    explanation: str = ""
     left_out: Mapping[str, str] = field(default_factory=dict)
     read_classifier: Callable[[], Affine | None] | None = None
     logits: Logits | None = None
@@ -44,9 +50,16 @@ class TapPlan:
     placements: Mapping[str, Placement] = field(default_factory=dict)
 
     @property
-    def own_input(self) -> str | None:
-        """The classifier's input if no tap reads it, so that it is a layer of its own; else None."""
-        return self.feeding if self.feeding not in {tap.label for tap in self.taps} else None
+    def all_taps(self) -> tuple[Tap, ...]:
+        """All captured layers: the taps, and the classifier's own input if no tap reads it."""
+        if self.classifier is None or self.feeding in {tap.label for tap in self.taps}:
+            return self.taps
+        return (*self.taps, Tap(self.classifier + INPUT, self.feeding_pool))
+
+    @property
+    def labels(self) -> frozenset[str]:
+        """The labels of all captured layers."""
+        return frozenset(tap.label for tap in self.all_taps)
 
 
 class Tapped(NamedTuple):
@@ -116,8 +129,8 @@ def look(untouched: Untouched, make_plan: Callable[[Any, int], TapPlan], inputs:
         if not whole:
             return make_plan(*first_samples(inputs, num_samples))
     except Exception:
-        if not may_belong_together(inputs):
-            raise
+        if isinstance(inputs, Tensor):
+            raise  # cutting to the first samples tore nothing apart
     finally:
         # The features of the look, which a module may have cached, are not those of the passes.
         untouched.rewind()
@@ -135,16 +148,12 @@ class TapHooks:
         self._labeled: LabelRows | None = None
         self._whole = False
         self._receive: Callable[[str, Tensor], None] | None = None
-        self._num_tokens = 0
         self._hold = True
-        self._handles: list[Handle] = []
+        self._handles: list[AroundForward | RemovableHandle] = []
         by_module: dict[str, list[Tap]] = {}
-        for tap in plan.taps:
+        for tap in plan.all_taps:
             by_module.setdefault(tap.name, []).append(tap)
         modules = dict(model.named_modules(remove_duplicate=False))
-        if plan.classifier is not None and plan.own_input is not None:
-            tap = input_tap(plan.classifier, plan.feeding_pool)
-            by_module.setdefault(tap.name, []).append(tap)
         for name, taps in by_module.items():
             if name in modules:
                 self._handles.append(hook_output(modules[name], self._capture(taps)))
@@ -160,27 +169,27 @@ class TapHooks:
         hold: bool = True,
         whole: bool = False,
     ) -> None:
-        """Start to capture: rows with labels, all rows if none are given, or whole outputs, to be selected from later."""
+        """Start capturing rows with labels, all rows if none are given, or whole outputs, to be selected from later.
+
+        ``receive`` gets each layer inside its hook; ``hold`` also keeps it until ``end``.
+        """
         self._captured.clear()
         self._running, self._mask, self._labeled, self._receive, self._hold = True, mask, labeled, receive, hold
         self._whole = whole
 
     def end(self, output: Any) -> Tapped:
-        """Stop to capture and return the features and the logits in the network's output."""
+        """Stop capturing and return the features and the logits in the network's output."""
         self._running, self._receive = False, None
         captured, self._captured = self._captured, {}
-        wanted = {tap.label for tap in self.plan.taps} | ({self.plan.feeding} - {None})
-        missing = wanted - captured.keys()
+        missing = self.plan.labels - captured.keys()
         if missing:
-            raise ValueError(
-                f"Layers must run in every batch, but {', '.join(sorted(map(str, missing)))} did not. Name layers that do."
-            )
+            raise ValueError(f"Layers must run in every batch, but {', '.join(sorted(missing))} did not. Name layers that do.")
         held = {label: seen for label, seen in captured.items() if seen is not None}
         for label, seen in held.items():
             if seen.overwritten and label not in self.plan.overwritten:
                 raise ValueError(
-                    f"Layers must be overwritten in place in every batch or in none, but {label!r} was in some only. "
-                    "Tap a module after the operation."
+                    f"Layer {label!r} must be treated alike in every batch, but an in-place operation overwrote it in this "
+                    "batch and not in the first. Tap a module after the operation."
                 )
         with torch.inference_mode(False), torch.no_grad():
             return Tapped({label: seen.values for label, seen in held.items()}, self._logits(output))
@@ -267,8 +276,3 @@ def labeled_positions(plan: TapPlan, label: str, output: Tensor, labeled: LabelR
     if len(labeled.shape) == 2:
         return labeled.of_tokens(f"Layer {label!r}", output, plan.placements.get(label, Placement()))
     return labeled.of_pixels(f"Layer {label!r}", output)
-
-
-def input_tap(classifier: str, pool: Pool) -> Tap:
-    """Return the tap for a classifier's input."""
-    return Tap(classifier + INPUT, pool)

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_leaves
 
 from ncollapse.hooks.batch_io import attention_mask, run_network, tensors_in
-from ncollapse.hooks.capture import INPUTS, Captured, all_features_of
+from ncollapse.hooks.capture import INPUTS, Captured, first_feature
 from ncollapse.hooks.logits import returned_tensors
 from ncollapse.hooks.tap import INPUT, Tap
 
@@ -166,14 +166,11 @@ class _Recorder:
                 self.calls[name].count += 1
                 return
             started_after, taken = self.started[name]
-            returned = next(iter(self.features(output)), None)
+            feature = first_feature(output)
+            returned = None if feature is None else self.copy(feature)
             self.calls[name] = ModuleCall(name, module, taken, returned, 1, started_after, len(self.calls) + 1)
 
         return hook
-
-    def features(self, output: Any) -> list[Captured]:
-        """Copy all feature tensors in an output."""
-        return [self.copy(tensor) for tensor in all_features_of(output)]
 
     def copy(self, tensor: Tensor) -> Captured:
         """Copy a tensor, together with what it depends on."""
@@ -191,7 +188,7 @@ class Dependence(TorchDispatchMode):
         self._sources: dict[int, int] = {}
         # A weak reference keeps the address of a freed memory from being used again, and does not keep its data.
         self._seen: dict[int, StorageWeakRef | Tensor] = {}
-        for tensor in _tensors(tensors_in(inputs)):
+        for tensor in tensors_in(inputs):
             self._sources[self._address(tensor)] = INPUTS
         # The scales of a normalization do not count as weights.
         weights = (parameter for parameter in model.parameters() if parameter.ndim > 1)

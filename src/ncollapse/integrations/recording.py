@@ -13,8 +13,8 @@ from torch import nn
 from ncollapse.integrations.logs import CSVLog, JSONLLog, Log, logged_rows
 from ncollapse.measurement.measurement import Measurement
 from ncollapse.probe.class_choice import default_classes
+from ncollapse.probe.loader_batches import Reading
 from ncollapse.probe.measure import measure_network
-from ncollapse.probe.network_batch import Reading
 from ncollapse.probe.request import Request
 from ncollapse.records.rows import Row
 from ncollapse.train.schedule import measuring_epochs

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from ncollapse.depth.class_arcs import ClassArcs
 from ncollapse.depth.geodesic import GeodesicCurve, LineDecisions
 from ncollapse.depth.path import PathStatistics
+from ncollapse.groups import Merging, Processes
 from ncollapse.measurement.measurement import Paths
 from ncollapse.metrics.entry import LayerStatistics
 from ncollapse.statistics.centers import ClassCenters, LinearClassifier
@@ -18,6 +20,8 @@ from ncollapse.statistics.paired import PairedMoments
 from ncollapse.statistics.parts import ClassParts
 from ncollapse.statistics.scatter import ClassScatter
 from ncollapse.statistics.selection import ClassSelection
+
+Sums = TypeVar("Sums", ClassMoments, ClassParts, ClassScatter, ClassDecisions)
 
 
 @dataclass(eq=False)
@@ -96,3 +100,14 @@ def path_layers(dims: Mapping[str, int], feeding: str | None) -> tuple[str, ...]
     """Return the layers of paths: all, without one that feeds the classifier and has another dimension, as after pooling."""
     first = next(iter(dims.values()))
     return tuple(name for name, dim in dims.items() if name != feeding or dim == first)
+
+
+def merged(total: Merging | None, part: Merging) -> Merging:
+    """Return a total, None if there is none yet, with a part added."""
+    return part if total is None else total.merge(part)
+
+
+def merge_layers(kind: type[Sums], own: Mapping[str, Sums], names: Iterable[str], processes: Processes) -> dict[str, Sums]:
+    """Merge the sums of named layers over all processes, on the CPU."""
+    values = {name: processes.merge(kind, own.get(name)) for name in names}
+    return {name: value.to("cpu") for name, value in values.items() if value is not None}

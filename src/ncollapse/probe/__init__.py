@@ -1,7 +1,8 @@
 """The measuring functions: measure a network, features, or a training loop, and return a table."""
 
 from ncollapse.probe.collapse_metrics import CollapseMetrics
-from ncollapse.probe.measure import collect_features, measure, measure_features
+from ncollapse.probe.collect_features import collect_features
+from ncollapse.probe.measure import measure, measure_features
 from ncollapse.probe.watch import watch
 
 __all__ = ["CollapseMetrics", "collect_features", "measure", "measure_features", "watch"]

@@ -68,16 +68,12 @@ def chosen_classes(
     named = check_classes(choice, len(counts))
     if named is None and choice == "all" and min_per_class == 0:
         return ChosenClasses()
-    asked = torch.zeros(len(counts), dtype=torch.bool)
-    asked[list(named) if named is not None else slice(None)] = True
-    known = torch.ones_like(asked)
-    if reference is not None:
-        known[:] = False
-        known[list(reference)] = True
-    present = counts > 0 if named is None and choice == "present" else torch.ones_like(asked)
+    asked, known = _mask(named, len(counts)), _mask(reference, len(counts))
+    kept = asked & known & (counts >= min_per_class)
     if named is not None:
         _check_named(asked, counts, known, min_per_class)
-    kept = asked & known & present & (counts >= min_per_class)
+    elif choice == "present":
+        kept &= counts > 0
     if int(kept.sum()) < 2:
         raise ValueError(
             f"At least two classes must be left to measure, got {int(kept.sum())} of {len(counts)}: {int((counts > 0).sum())} "
@@ -88,6 +84,13 @@ def chosen_classes(
     words = _left_out(kept, [(~asked, "not named"), (~known, "not in the reference"), (counts == 0, "without samples"),
                              (counts < min_per_class, f"with fewer than {min_per_class} samples")], counts)  # fmt: skip
     return ChosenClasses(ClassSelection(kept.nonzero().flatten(), len(counts)), words)
+
+
+def _mask(classes: tuple[int, ...] | None, num_classes: int) -> Tensor:
+    """Return a mask of some classes, or of all."""
+    mask = torch.full((num_classes,), classes is None)
+    mask[list(classes or ())] = True
+    return mask
 
 
 def _check_named(asked: Tensor, counts: Tensor, known: Tensor, min_per_class: int) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ncollapse.groups import Merging, Processes
-from ncollapse.measurement.totals import Totals
+from ncollapse.measurement.totals import Totals, merge_layers, merged
 from ncollapse.probe.feature_memory import FeatureStore
 from ncollapse.probe.layer_batch import Batch, CheckedLayers, LayerBatch, along_path
 from ncollapse.probe.request import Request
@@ -31,7 +31,7 @@ class FirstPass:
         self.totals = Totals()
         self.workspace = Workspace()
         self.store = FeatureStore()
-        wanted = (request.needs_centers or request.path) and budget > 0
+        wanted = request.needs_features_again and budget > 0
         self.kept: list[LayerBatch] | None = [] if wanted else None
         self.index = 0
 
@@ -46,10 +46,10 @@ class FirstPass:
 
         def receive(name: str, features: Tensor) -> None:
             features = layers.take(name, features)
-            if request.needs_parts:
+            if "parts" in request.needs:
                 self._add_parts(name, features, layers.part_labels)
             self._running(name, features).merge_groups_(features, layers.groups, self.workspace)
-            if request.needs_scatter:
+            if "scatter" in request.needs:
                 self._add_scatter(name, features, layers.labels)
             if hold or copied:
                 held[name] = self.store.copy(features) if copied else features
@@ -78,11 +78,13 @@ class FirstPass:
         """Add the batches of another pass over the same layers, which stays unchanged."""
         own, others = self.totals, other.snapshot().totals
         _check_same_layers(own.moments, others.moments)
-        own.moments = _merged(own.moments, others.moments)
-        own.scatters = _merged(own.scatters, others.scatters)
-        own.parts = _merged(own.parts, others.parts)
-        own.paired = _merged(_named(own.paired), _named(others.paired)).get("")
-        own.choices = _merged(_named(own.choices), _named(others.choices)).get("")
+        own.moments = _layers_merged(own.moments, others.moments)
+        own.scatters = _layers_merged(own.scatters, others.scatters)
+        own.parts = _layers_merged(own.parts, others.parts)
+        if others.paired is not None:
+            own.paired = merged(own.paired, others.paired)
+        if others.choices is not None:
+            own.choices = merged(own.choices, others.choices)
         self.index += other.index
         own.kept_bytes += others.kept_bytes
         if self.kept is None or other.kept is None or own.kept_bytes > self.budget:
@@ -99,24 +101,21 @@ class FirstPass:
                 "There is no data: the loader yielded no batch with a label that counts. Check the data set and the loader's "
                 "drop_last."
             )
-        moments = {name: processes.merge(ClassMoments, totals.moments.get(name)) for name in names}
-        totals.moments = {name: value.to("cpu") for name, value in moments.items() if value is not None}
+        totals.moments = merge_layers(ClassMoments, totals.moments, names, processes)
         if all(value.num_samples == 0 for value in totals.moments.values()):
             raise ValueError("There is no data: no batch has a sample. Check the data set and the loader's batch size.")
         totals.choices = processes.merge(ClassifierChoices, totals.choices)
-        if request.needs_scatter:
-            scatters = {name: processes.merge(ClassScatter, totals.scatters.get(name)) for name in names}
-            totals.scatters = {name: value for name, value in scatters.items() if value is not None}
-        if request.needs_parts:
-            parts = {name: processes.merge(ClassParts, totals.parts.get(name)) for name in names}
-            totals.parts = {name: value.to("cpu") for name, value in parts.items() if value is not None}
+        if "scatter" in request.needs:
+            totals.scatters = merge_layers(ClassScatter, totals.scatters, names, processes)
+        if "parts" in request.needs:
+            totals.parts = merge_layers(ClassParts, totals.parts, names, processes)
         if request.path:
             paired = processes.merge(PairedMoments, totals.paired)
             totals.paired = None if paired is None else paired.to("cpu")
         chosen = request.choose_classes(totals.moments[names[0]].counts)
         if chosen.selection is not None:
             totals.select(chosen.selection, chosen.words)
-        if request.needs_centers or request.path:
+        if request.needs_features_again:
             self._agree_on_kept(processes)
             totals.centers = _prepared(totals.moments, processes)
         return totals
@@ -147,17 +146,16 @@ class FirstPass:
 
     def _add_scatter(self, name: str, features: Tensor, labels: Tensor) -> None:
         part = ClassScatter.from_batch(features, labels, self.request.num_classes).to("cpu")
-        scatters = self.totals.scatters
-        scatters[name] = scatters[name].merge(part) if name in scatters else part
+        self.totals.scatters[name] = merged(self.totals.scatters.get(name), part)
 
     def _add_pair(self, batch: LayerBatch) -> None:
         layers = list(along_path(batch).values())
         part = PairedMoments.from_batch(layers[0], layers[-1], batch.labels, self.request.num_classes)
-        self.totals.paired = part if self.totals.paired is None else self.totals.paired.merge(part)
+        self.totals.paired = merged(self.totals.paired, part)
 
     def _add_choices(self, choices: Tensor, labels: Tensor) -> None:
         part = ClassifierChoices.from_batch(choices, labels, self.request.num_classes).to("cpu")
-        self.totals.choices = part if self.totals.choices is None else self.totals.choices.merge(part)
+        self.totals.choices = merged(self.totals.choices, part)
 
     def _keep(self, batch: LayerBatch) -> None:
         """Keep the batch if all kept features fit the budget; else drop them all, for a second pass."""
@@ -171,15 +169,8 @@ class FirstPass:
         self.kept.append(batch)
 
 
-def _merged(own: dict[str, Merging], others: dict[str, Merging]) -> dict[str, Merging]:
-    """Merge the totals of both by layer; if one has no data, return those of the other."""
-    if not own or not others:
-        return own or others
-    return {name: value.merge(others[name]) for name, value in own.items()}
-
-
-def _named(value: Merging | None) -> dict[str, Merging]:
-    return {} if value is None else {"": value}
+def _layers_merged(own: dict[str, Merging], others: dict[str, Merging]) -> dict[str, Merging]:
+    return own | {name: merged(own.get(name), value) for name, value in others.items()}
 
 
 def _names(moments: Mapping[str, ClassMoments], processes: Processes) -> list[str]:

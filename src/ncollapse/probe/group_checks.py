@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -81,31 +82,13 @@ def shared_plan(plan: TapPlan | None, processes: Processes) -> TapPlan | None:
     if not told:
         return plan
     classifier, feeding, logits = json.loads(told[0])
-    return TapPlan(
-        () if plan is None else plan.taps,
-        classifier,
-        feeding,
-        "flatten",
-        frozenset(),
-        words[0] if words else "",
-        read_classifier=None if plan is None else plan.read_classifier,
+    return replace(
+        TapPlan() if plan is None else plan,
+        classifier=classifier,
+        feeding=feeding,
+        explanation=words[0] if words else "",
         logits=None if logits is None else Logits(*logits),
     )
-
-
-def shared_classifier(own: LinearClassifier | None, processes: Processes) -> LinearClassifier | None:
-    """Return the classifier of the first process that has one, on all processes."""
-    weight, bias = (processes.first(Tensor, part) for part in own or (None, None))
-    return None if weight is None or bias is None else LinearClassifier(weight.cpu(), bias.cpu())
-
-
-def read_classifier(plan: TapPlan | None) -> LinearClassifier | None:
-    """Evaluate the classifier of a plan as it is now, None if it does not give the network's logits."""
-    if plan is None or plan.read_classifier is None:
-        return None
-    with torch.no_grad():
-        found = plan.read_classifier()
-    return None if found is None else LinearClassifier.from_parameters(found.weight, found.bias).to("cpu")
 
 
 def classifier_of(
@@ -117,11 +100,19 @@ def classifier_of(
         if isinstance(request.classifier, tuple):
             own: LinearClassifier | None = classifier_on(layer, moments[layer].dim, request.classifier, request.num_classes)
         else:
-            own = read_classifier(plan)
+            own = None if plan is None else _read_classifier(plan)
             layer = layer if plan is None or plan.feeding is None else plan.feeding
-    found = shared_classifier(own, processes)
-    if found is None:
+    # All processes use the classifier of the first one that has one.
+    weight, bias = (processes.first(Tensor, part) for part in own or (None, None))
+    if weight is None or bias is None:
         words = "no batch was seen" if plan is None else plan.explanation
         request.check_classifier(words, logits=plan is not None and plan.logits is not None)
         return {}
-    return {layer: found}
+    return {layer: LinearClassifier(weight.cpu(), bias.cpu())}
+
+
+def _read_classifier(plan: TapPlan) -> LinearClassifier | None:
+    """Evaluate the classifier of a plan as it is now, None if it does not give the network's logits."""
+    with torch.no_grad():
+        found = None if plan.read_classifier is None else plan.read_classifier()
+    return None if found is None else LinearClassifier.from_parameters(found.weight, found.bias).to("cpu")

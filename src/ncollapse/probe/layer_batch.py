@@ -4,33 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from ncollapse.hooks.label_rows import LabelRows
+from ncollapse.hooks.tapped_network import TappedNetwork
 from ncollapse.measurement.totals import path_layers
 from ncollapse.statistics.batch import LabelGroups, check_labels, flatten_features
+from ncollapse.statistics.centers import largest_logit
 from ncollapse.statistics.moments import ClassMoments
 from ncollapse.statistics.parts import part_labels
 from ncollapse.statistics.selection import ClassSelection
 
 # A function of a layer's name and its flat features (N, d).
 Receive = Callable[[str, Tensor], None]
-
-
-class Batch(Protocol):
-    """One batch whose layers arrive one by one, such as while a network runs."""
-
-    @property
-    def labels(self) -> Tensor:
-        """Class indices, shape (N,)."""
-
-    @property
-    def reuses_memory(self) -> bool:
-        """Whether the memory of the features will be overwritten, so that kept features must be copied."""
-
-    def stream(self, receive: Receive, hold: bool) -> Streamed:
-        """Pass the features of every layer to ``receive``, in order of depth."""
 
 
 class Streamed(NamedTuple):
@@ -55,17 +43,44 @@ class LayerBatch(NamedTuple):
     feeding: str | None = None
     choices: Tensor | None = None
     classifier: str | None = None
-
-    @property
-    def reuses_memory(self) -> bool:
-        """False: features in memory stay there."""
-        return False
+    reuses_memory: bool = False
 
     def stream(self, receive: Receive, hold: bool) -> Streamed:
         """Pass the features of every layer to ``receive``, in order of depth."""
         for name, features in self.features.items():
             receive(name, features)
         return Streamed(self.feeding, self.choices, self.classifier)
+
+
+class NetworkBatch(NamedTuple):
+    """Inputs and labels of one batch, and the network."""
+
+    taps: TappedNetwork
+    inputs: Any
+    labeled: LabelRows
+    reuses_memory: bool
+
+    @property
+    def labels(self) -> Tensor:
+        """The labels that count, shape (N,)."""
+        return self.labeled.labels
+
+    def stream(self, receive: Receive, hold: bool) -> Streamed:
+        """Run the network, and pass every layer's features to ``receive`` inside its hook."""
+        logits = self.taps.forward(self.inputs, self.labeled, receive, hold).logits
+        plan = self.taps.plan
+        feeding, classifier = (None, None) if plan is None else (plan.feeding, plan.classifier)
+        # The choices alone are kept: logits of a vocabulary would need more memory than all features.
+        return Streamed(feeding, None if logits is None else largest_logit(logits), classifier)
+
+    def whole(self) -> LayerBatch:
+        """Run the network and return all features, on the CPU."""
+        features = self.taps.forward(self.inputs, self.labeled).features
+        return LayerBatch({name: layer.cpu() for name, layer in features.items()}, self.labels.cpu())
+
+
+# One batch whose layers arrive one by one. If it reuses memory, its features will be overwritten: those to keep are copied.
+Batch = LayerBatch | NetworkBatch
 
 
 def named_layers(features: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:

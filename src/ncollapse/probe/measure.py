@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
-import torch
 from torch import Tensor, nn
 
 from ncollapse.groups import Processes
@@ -16,14 +15,16 @@ from ncollapse.hooks.layer_choice import LayerChoice
 from ncollapse.hooks.network import device_of, network_of
 from ncollapse.hooks.tapped_network import TappedNetwork, TapPlan
 from ncollapse.measurement.measurement import Measurement
+from ncollapse.measurement.table import measurement_of
+from ncollapse.measurement.totals import Totals
 from ncollapse.metrics.selection import MetricChoice
 from ncollapse.probe.class_choice import ClassChoice, default_classes
 from ncollapse.probe.group_checks import check_same_network, classifier_of, first_buffers, shared_plan
-from ncollapse.probe.layer_batch import LayerBatch, named_layers
-from ncollapse.probe.network_batch import NetworkBatch, Reading, network_batches
+from ncollapse.probe.layer_batch import LayerBatch, NetworkBatch, named_layers
+from ncollapse.probe.loader_batches import Reading, network_batches
 from ncollapse.probe.progress import Progress, reported
 from ncollapse.probe.request import ClassifierChoice, Request, classifier_on
-from ncollapse.probe.two_passes import collect, evaluate
+from ncollapse.probe.two_passes import collect
 from ncollapse.statistics.centers import LinearClassifier
 from ncollapse.statistics.conventions import Convention
 from ncollapse.statistics.moments import ClassMoments
@@ -158,7 +159,7 @@ def measure_network(
     progress: Progress | bool | None = None,
     check: bool = False,
 ) -> Measurement:
-    """Measure a network by a request."""
+    """Measure a network, given checked arguments."""
     processes = Processes(request.group)
     with processes.sharing_errors():
         model = network_of(model)
@@ -169,6 +170,7 @@ def measure_network(
     processes.check_same("Arguments", request.shared_arguments())
     check_same_network(model, request.reference_centers, processes)
 
+    # Called when the first pass is over: a trace of its first batch shows the classifier.
     def classifiers(moments: Mapping[str, ClassMoments]) -> dict[str, LinearClassifier]:
         return classifier_of(request, shared_plan(taps.plan, processes), moments, processes)
 
@@ -179,8 +181,27 @@ def measure_network(
 
         repeatable = not isinstance(batches, Iterator)
         totals = collect(source, request, budget, classifiers, repeatable=repeatable, processes=processes)
+    # Not None: without data on any process, collect has raised.
     plan = cast(TapPlan, shared_plan(taps.plan, processes))
     return evaluate(request, totals, plan.explanation, plan.feeding)
+
+
+def evaluate(request: Request, totals: Totals, chosen: str, feeding: str | None = None) -> Measurement:
+    """Evaluate the metrics of a request on the totals."""
+    # The way to a formula: measurement_of (measurement/table.py) calls Metric.evaluate (metrics/entry.py), and that the
+    # function of the metric's entry (such as metrics/mean_entries.py), which calls the formula (metrics/variability.py).
+    given = f"W and b given for {totals.last_layer}" if isinstance(request.classifier, tuple) else ""
+    return measurement_of(
+        totals.of_layers(request.split, request.convention),
+        request.selected,
+        split=request.split,
+        chosen="; ".join(filter(None, [chosen, given, totals.left_out])),
+        shown=request.shown,
+        passes=totals.passes,
+        kept_bytes=totals.kept_bytes,
+        paths=totals.paths(feeding, request.convention),
+        selection=totals.selection,
+    )
 
 
 def measure_features(
@@ -245,46 +266,3 @@ def measure_features(
     feeding = None if classifier is None else last
     totals = collect(lambda: iter([LayerBatch(flat, labels, feeding)]), request, size, lambda moments: heads)
     return evaluate(request, totals, "features in memory", feeding)
-
-
-def collect_features(
-    model: nn.Module,
-    batches: Iterable[Any],
-    *,
-    num_classes: int,
-    layers: LayerChoice = "auto",
-    classifier: str | nn.Module | None = None,
-    unpack: Unpack = unpack_batch,
-    call: Call | None = None,
-    ignore_index: int | None = None,
-    rows: Rows | None = None,
-    check: bool = False,
-) -> tuple[dict[str, Tensor], Tensor]:
-    """Collect the features themselves, for analyses that need all samples at once. They must fit into memory.
-
-    Args:
-        batches: As in ``measure``.
-        num_classes: Number of classes, K.
-        layers: As in ``measure``.
-        classifier: As in ``measure``.
-        unpack: As in ``measure``.
-        call: As in ``measure``.
-        ignore_index: As in ``measure``.
-        rows: As in ``measure``.
-        check: As in ``measure``.
-
-    Returns:
-        Features (N, d) by layer in order of depth, on the CPU, and labels (N,).
-
-    Raises:
-        ValueError: If the loader is empty, or layers do not exist or do not run.
-    """
-    model, reading = network_of(model), Reading(unpack, call, ignore_index, rows)
-    discovery = Discovery(model, layers, classifier, num_classes)
-    with TappedNetwork(model, discovery.plan, check=check, batches=batches) as taps:
-        passing = network_batches(taps, batches, reading, device_of(model), lambda done, total: None)
-        parts = [batch.whole() for batch in passing]
-    if not parts:
-        raise ValueError("There is no data: the loader yielded no batch. Check the data set and the loader's drop_last.")
-    joined = {name: torch.cat([part.features[name] for part in parts]) for name in parts[0].features}
-    return joined, torch.cat([part.labels for part in parts])

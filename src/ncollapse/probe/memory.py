@@ -1,7 +1,8 @@
-"""The free memory on the device of kept features."""
+"""Memory for kept features: the size that the user gives, and what is free on their device."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +12,20 @@ import torch
 _UNKNOWN_MEMORY = 2**30
 
 _CGROUPS = Path("/sys/fs/cgroup")
+_UNITS = {"": 1, "b": 1} | {
+    f"{prefix}{unit}": base ** (power + 1) for power, prefix in enumerate("kmgt") for unit, base in (("b", 1000), ("ib", 1024))
+}
+
+
+def parse_bytes(size: int | str, name: str = "memory_budget") -> int:
+    """Read a number of bytes, or a text such as "2GiB" or "500MB" in any case."""
+    if isinstance(size, int) and not isinstance(size, bool) and size >= 0:
+        return size
+    found = re.fullmatch(r"\s*([0-9]+(?:[.][0-9]+)?)\s*([A-Za-z]*)\s*", size) if isinstance(size, str) else None
+    if found is None or found[2].lower() not in _UNITS:
+        raise ValueError(f"{name} must be a number of bytes, at least 0, or a size such as '2GiB' or '500MB', got {size!r}.")
+    number, unit = found[1], _UNITS[found[2].lower()]
+    return int(float(number) * unit) if "." in number else int(number) * unit
 
 
 class _MemoryFiles(NamedTuple):

@@ -13,11 +13,10 @@ from torch import Tensor, nn
 from ncollapse.groups import Processes
 from ncollapse.hooks.layer_choice import LayerChoice
 from ncollapse.measurement.measurement import Measurement
-from ncollapse.metrics.entry import Metric
+from ncollapse.metrics.entry import Metric, Need
 from ncollapse.metrics.selection import CORE, WORDS, MetricChoice, select_metrics
-from ncollapse.probe.byte_size import parse_bytes
 from ncollapse.probe.class_choice import ChosenClasses, ClassChoice, check_classes, check_min_per_class, chosen_classes
-from ncollapse.probe.memory import available_memory
+from ncollapse.probe.memory import available_memory, parse_bytes
 from ncollapse.statistics.centers import ClassCenters, LinearClassifier
 from ncollapse.statistics.conventions import Convention, convention_parts
 from ncollapse.statistics.selection import ClassSelection
@@ -90,25 +89,20 @@ class Request:
         named = [metric.id for metric in self.selected if self.metrics is not None or metric.id in CORE]
         return tuple(sorted(named, key=lambda id: CORE.index(id) if id in CORE else len(CORE)))
 
-    @property
-    def needs_centers(self) -> bool:
-        """Whether some metric needs the samples again once the class means are final."""
-        return any(metric.needs & {"centers", "logits"} for metric in self.selected)
+    @cached_property
+    def needs(self) -> frozenset[Need]:
+        """The kinds of statistics that the metrics are computed from."""
+        return frozenset(need for metric in self.selected for need in metric.needs)
 
     @property
-    def needs_scatter(self) -> bool:
-        """Whether d×d scatter matrices are summed."""
-        return any("scatter" in metric.needs for metric in self.selected)
+    def needs_features_again(self) -> bool:
+        """Whether the features are needed again once the class means are final."""
+        return self.path or bool(self.needs & {"centers", "logits"})
 
     @property
     def named_classifier(self) -> str | nn.Module | None:
         """The classifier as a module of the network; None if it is to be found, or is given as a pair."""
         return None if isinstance(self.classifier, tuple) else self.classifier
-
-    @property
-    def needs_parts(self) -> bool:
-        """Whether moments of interleaved parts of the classes are summed."""
-        return any("parts" in metric.needs for metric in self.selected)
 
     @property
     def reference_centers(self) -> dict[str, ClassCenters | None] | None:

@@ -8,8 +8,9 @@ from ncollapse.groups import Processes
 from ncollapse.measurement.measurement import Measurement
 from ncollapse.probe.first_pass import FirstPass
 from ncollapse.probe.layer_batch import LayerBatch
+from ncollapse.probe.measure import evaluate
 from ncollapse.probe.request import Request
-from ncollapse.probe.two_passes import Classifiers, complete, evaluate, no_classifier
+from ncollapse.probe.two_passes import Classifiers, complete
 
 
 class RunningTotals:
@@ -73,7 +74,7 @@ class RunningTotals:
         request = self.request
         self.processes.check_same("Arguments", request.shared_arguments())
         first = FirstPass(request, budget=0) if self._first is None else self._first.snapshot()
-        totals = complete(first, None, classifiers or no_classifier, self.processes)
+        totals = complete(first, None, classifiers, self.processes)
         return evaluate(request, totals, chosen, feeding)
 
     def _check_whole(self) -> None:

@@ -11,7 +11,7 @@ from ncollapse.depth.class_arcs import ClassArcs
 from ncollapse.depth.geodesic import LineDecisions
 from ncollapse.depth.path import PathStatistics
 from ncollapse.groups import Processes
-from ncollapse.measurement.totals import Totals
+from ncollapse.measurement.totals import Totals, merge_layers, merged
 from ncollapse.probe.layer_batch import Batch, CheckedLayers, LayerBatch, along_path
 from ncollapse.probe.request import Request
 from ncollapse.statistics.batch import Workspace
@@ -95,25 +95,19 @@ class DecisionSums:
     def _decide(self, name: str, batch: Projected) -> None:
         centers = self.centers[name]
         part = ClassDecisions.from_projected([batch], centers, self.counts[name].to(centers.basis.device))
-        self.sums[name] = self.sums[name].merge(part) if name in self.sums else part
+        self.sums[name] = merged(self.sums.get(name), part)
 
     def finish(self, processes: Processes) -> dict[str, ClassDecisions]:
         """Merge the sums of all processes, on the CPU."""
         for name, pending in self.pending.items():
             self._decide(name, pending.take())
-        values = {name: processes.merge(ClassDecisions, self.sums.get(name)) for name in self.centers}
-        return {name: value.to("cpu") for name, value in values.items() if value is not None}
+        return merge_layers(ClassDecisions, self.sums, self.centers, processes)
 
 
 class SecondPass:
     """The sums around the final class means."""
 
-    def __init__(
-        self,
-        totals: Totals,
-        request: Request,
-        reference: Mapping[str, ClassCenters],
-    ) -> None:
+    def __init__(self, totals: Totals, request: Request, reference: Mapping[str, ClassCenters]) -> None:
         self.totals, self.request = totals, request
         self.path_means: dict[str, Tensor] = {}
         if request.path:
@@ -183,12 +177,9 @@ class SecondPass:
         means = [self.path_means[name].to(device) for name in along]
         if paired.cross_traces.device != device:
             self.paired = paired = paired.to(device)
-        path = PathStatistics.from_batch(layers, means)
-        line = LineDecisions.from_batch(layers[0], layers[-1], batch.labels, paired)
-        into.path = path if into.path is None else into.path.merge(path)
-        into.line = line if into.line is None else into.line.merge(line)
-        arcs = ClassArcs.from_batch(layers[0], batch.labels, paired)
-        into.arcs = arcs if into.arcs is None else into.arcs.merge(arcs)
+        into.path = merged(into.path, PathStatistics.from_batch(layers, means))
+        into.line = merged(into.line, LineDecisions.from_batch(layers[0], layers[-1], batch.labels, paired))
+        into.arcs = merged(into.arcs, ClassArcs.from_batch(layers[0], batch.labels, paired))
 
     def finish(self, processes: Processes) -> None:
         """Merge the totals of all processes, on the CPU, and check that a second pass saw the features of the first."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from ncollapse.groups import Processes
-from ncollapse.measurement.measurement import Measurement
-from ncollapse.measurement.table import measurement_of
 from ncollapse.measurement.totals import Totals
 from ncollapse.probe.first_pass import FirstPass
 from ncollapse.probe.layer_batch import Batch
@@ -20,25 +18,21 @@ Source = Callable[[], Iterator[Batch]]
 Classifiers = Callable[[Mapping[str, ClassMoments]], Mapping[str, LinearClassifier]]
 
 
-def no_classifier(moments: Mapping[str, ClassMoments]) -> Mapping[str, LinearClassifier]:
-    """Return no classifier."""
-    return {}
-
-
 def collect(
     source: Source,
     request: Request,
     budget: int,
-    classifiers: Classifiers = no_classifier,
+    classifiers: Classifiers | None = None,
     *,
     repeatable: bool = True,
     processes: Processes | None = None,
 ) -> Totals:
     """Collect the statistics of all layers."""
+    # How a batch becomes class sums: FirstPass.add (first_pass.py) calls NetworkBatch.stream (layer_batch.py), which runs the
+    # network. In each hook TapHooks._keep (tapped_network.py) selects the rows with labels (label_rows.py) and passes them to
+    # ``receive`` of FirstPass.add, which adds them by ClassMoments.merge_groups_ (statistics/moments.py).
     processes = Processes() if processes is None else processes
     first = FirstPass(request, budget)
-    # How a batch becomes class sums: FirstPass.add → batch.stream → (network) TapHooks._keep, in each hook → receive →
-    # CheckedLayers.take → ClassMoments.merge_groups_.
     with processes.sharing_errors():
         for batch in source():
             first.add(batch)
@@ -52,20 +46,20 @@ def collect(
     return complete(first, source if repeatable else refuse, classifiers, processes)
 
 
-def complete(first: FirstPass, again: Source | None, classifiers: Classifiers, processes: Processes) -> Totals:
+def complete(first: FirstPass, again: Source | None, classifiers: Classifiers | None, processes: Processes) -> Totals:
     """Add the sums around the final class means to a first pass, if its features were kept or ``again`` is given."""
     # Decisions, and the within-class covariance on the span of the means, need the final class means, which are known only
     # after all data was read. Kept features save a second forward pass, which costs as much as the first. But they need the
     # memory of all layers' outputs, so they are kept only within a budget. Both ways sum the same numbers in the same order.
     request = first.request
     totals = first.finish(processes)
-    totals.classifiers = classifiers(totals.moments)
+    totals.classifiers = {} if classifiers is None else classifiers(totals.moments)
     deciding = _deciding(request.reference_centers, totals.moments)
     among = request.among_reference(totals.selection)
     totals.by_reference = {
         name: centers.moments if among is None else centers.moments.select(among) for name, centers in deciding.items()
     }
-    if not (request.needs_centers or request.path) or (first.kept is None and again is None):
+    if not request.needs_features_again or (first.kept is None and again is None):
         return totals
     totals.passes = 2 if first.kept is None else 1
     second = SecondPass(totals, request, deciding)
@@ -101,19 +95,3 @@ def _deciding(
         if centers is not None:
             deciding[name] = centers
     return deciding
-
-
-def evaluate(request: Request, totals: Totals, chosen: str, feeding: str | None = None) -> Measurement:
-    """Evaluate the metrics of a request on the totals."""
-    given = f"W and b given for {totals.last_layer}" if isinstance(request.classifier, tuple) else ""
-    return measurement_of(
-        totals.of_layers(request.split, request.convention),
-        request.selected,
-        split=request.split,
-        chosen="; ".join(filter(None, [chosen, given, totals.left_out])),
-        shown=request.shown,
-        passes=totals.passes,
-        kept_bytes=totals.kept_bytes,
-        paths=totals.paths(feeding, request.convention),
-        selection=totals.selection,
-    )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
 
 Mode = Literal["train", "eval"]
 
-# Networks that run for the search of layers at the moment. Such a call is not one of the training loop.
-_LOOKED_AT: WeakSet[nn.Module] = WeakSet()
+# Networks being traced to find their layers, or evaluated for their classifier. The training loop did not make these calls.
+_TRACED_NOW: WeakSet[nn.Module] = WeakSet()
 
 
 def watch(
@@ -176,12 +177,16 @@ class Watched:
         self._hooks, self._handles = {}, []
         self._forget()
 
-    @property
-    def _plan(self) -> TapPlan | None:
-        return next(iter(self._plans.values()), None)
-
     def update(self, labels: Tensor, rows: Tensor | slice | None = None) -> None:
-        """Set the labels of the network's last call; ``rows`` says which positions or nodes have them, as in ``measure``."""
+        """Add the network's last call to the statistics.
+
+        Args:
+            labels: Class indices, one per sample (N,), per token (N, T), or per pixel (N, H, W).
+            rows: Which positions or nodes have labels, as in ``measure``.
+
+        Raises:
+            ValueError: Unless the network ran exactly once since the last update.
+        """
         calls, tapped, returned = self._calls, self._tapped, self._returned
         self._forget()
         if calls == 0:
@@ -216,18 +221,13 @@ class Watched:
 
     def compute(self) -> Measurement:
         """Measure everything since the last reset; more may follow."""
-        plan = shared_plan(self._plan, self._totals.processes)
         request, processes = self._totals.request, self._totals.processes
+        plan = shared_plan(next(iter(self._plans.values()), None), processes)
 
         def classifiers(moments: Mapping[str, ClassMoments]) -> dict[str, LinearClassifier]:
-            # Evaluating the classifier may run the network, which is no call of the training loop. In training mode the weight
-            # of a spectral normalization moves its buffers when it is read.
-            _LOOKED_AT.add(self._model)
-            try:
-                with self._untouched():
-                    return classifier_of(request, plan, moments, processes)
-            finally:
-                _LOOKED_AT.discard(self._model)
+            # In training mode the weight of a spectral normalization moves its buffers when it is read.
+            with self._apart():
+                return classifier_of(request, plan, moments, processes)
 
         words = "no batch was seen" if plan is None else plan.explanation
         return self._totals.measurement(classifiers, words, None if plan is None else plan.feeding)
@@ -245,14 +245,14 @@ class Watched:
             return
         inputs = Arguments(args, kwargs)
         if not self._hooks:
-            self._plans = self._look(inputs)
+            self._plans = self._find_layers(inputs)
             self._hooks = {tokens: TapHooks(model, plan) for tokens, plan in self._plans.items()}
         mask = attention_mask(inputs, model)
         for tokens, hooks in self._hooks.items():
             hooks.begin(mask, whole=tokens)
 
     def _after(self, model: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if model in _LOOKED_AT:
+        if model in _TRACED_NOW:
             self._returned = returned_tensors(output)
         elif self._hooks and self._is_watched():
             self._calls += 1
@@ -264,37 +264,34 @@ class Watched:
         else:
             self._other_calls += 1
 
-    def _untouched(self) -> Untouched:
-        return Untouched(self._model, check=self._check)
-
     def _is_watched(self) -> bool:
-        return self._model.training == (self._mode == "train") and self._model not in _LOOKED_AT
+        return self._model.training == (self._mode == "train") and self._model not in _TRACED_NOW
 
-    def _look(self, inputs: Any) -> dict[bool, TapPlan]:
-        """Find the layers with two samples in eval mode, which leaves running means and random states unchanged."""
-        plans = {}
-        _LOOKED_AT.add(self._model)
+    @contextmanager
+    def _apart(self) -> Iterator[Untouched]:
+        """Run the network without effect on it, and without counting this as a call of the training loop."""
+        returned = self._returned
+        _TRACED_NOW.add(self._model)
         try:
-            with self._untouched() as untouched, torch.no_grad():
-                untouched.mark()
-                num_samples = num_samples_of(inputs)
-                make_plan = partial(self._discovery.plan, tokens=0)
-                plans[False] = look(untouched, make_plan, inputs, num_samples, whole=False)
-                labeled = LabelRows.for_every_position(self._returned)
-                if labeled is not None:
-                    make_plan = partial(self._discovery.plan, tokens=labeled.num_tokens, labeled=labeled)
-                    plans[True] = look(untouched, make_plan, inputs, num_samples, whole=False)
+            with Untouched(self._model, check=self._check) as untouched:
+                yield untouched
         finally:
-            _LOOKED_AT.discard(self._model)
-            self._returned = []
-        return {tokens: _with_copies(plan) for tokens, plan in plans.items()}
+            _TRACED_NOW.discard(self._model)
+            self._returned = returned
+
+    def _find_layers(self, inputs: Any) -> dict[bool, TapPlan]:
+        """Find the layers with two samples in eval mode, which leaves running means and random states unchanged."""
+        plans, num_samples = {}, num_samples_of(inputs)
+        with self._apart() as untouched, torch.no_grad():
+            make_plan = partial(self._discovery.plan, tokens=0)
+            plans[False] = look(untouched, make_plan, inputs, num_samples, whole=False)
+            labeled = LabelRows.for_every_position(self._returned)
+            if labeled is not None:
+                make_plan = partial(self._discovery.plan, tokens=labeled.num_tokens, labeled=labeled)
+                plans[True] = look(untouched, make_plan, inputs, num_samples, whole=False)
+        # All layers are copied: eval mode does not show which of them training overwrites, as dropout in place does.
+        return {tokens: replace(plan, overwritten=plan.labels) for tokens, plan in plans.items()}
 
 
 def _choices(logits: Tensor) -> Tensor:
     return largest_logit(logits.flatten(0, -2)).view(logits.shape[:-1])
-
-
-def _with_copies(plan: TapPlan) -> TapPlan:
-    """Copy all layers: eval mode does not show which of them training overwrites, as dropout in place does."""
-    labels = {tap.label for tap in plan.taps} | ({plan.feeding} - {None})
-    return replace(plan, overwritten=frozenset(map(str, labels)))

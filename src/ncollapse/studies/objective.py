@@ -12,7 +12,7 @@ from torch import nn
 from ncollapse.data.batches import Batches
 from ncollapse.data.labeled import LabeledData
 from ncollapse.models import LayerNormResNetConfig, TransformerConfig
-from ncollapse.probe.measure import collect_features
+from ncollapse.probe.collect_features import collect_features
 from ncollapse.recipes.recipe import Recipe
 from ncollapse.records.run_files import ObjectiveRecord
 from ncollapse.surrogates.gufm import GUFM

@@ -20,7 +20,8 @@ from ncollapse.groups import Processes
 from ncollapse.measurement.depth_record import depth_record
 from ncollapse.metrics import FLAGS, METRICS, Metric, select_metrics
 from ncollapse.models import FCResNet, build_model
-from ncollapse.probe.measure import collect_features, measure_network
+from ncollapse.probe.collect_features import collect_features
+from ncollapse.probe.measure import measure_network
 from ncollapse.probe.request import Request
 from ncollapse.recipes.catalog import changes
 from ncollapse.recipes.recipe import Recipe

@@ -1,10 +1,10 @@
-"""Batches as a loader yields them: how they are read, and run through a tapped network when their layers are streamed."""
+"""How the batches of a loader are read."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,8 +12,7 @@ from torch import Tensor
 from ncollapse.hooks.batch_io import Arguments, Call, Unpack, length_of, map_tensors, unpack_batch
 from ncollapse.hooks.label_rows import LabelRows, Rows
 from ncollapse.hooks.tapped_network import TappedNetwork
-from ncollapse.probe.layer_batch import LayerBatch, Receive, Streamed
-from ncollapse.statistics.centers import largest_logit
+from ncollapse.probe.layer_batch import NetworkBatch
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,33 +45,6 @@ class Reading:
             inputs if self.call is None else Arguments((inputs,), {}, self.call),
             LabelRows.of(labels, self.ignore_index, rows),
         )
-
-
-class NetworkBatch(NamedTuple):
-    """Inputs and labels of one batch, and the network."""
-
-    taps: TappedNetwork
-    inputs: Any
-    labeled: LabelRows
-    reuses_memory: bool
-
-    @property
-    def labels(self) -> Tensor:
-        """The labels that count, shape (N,)."""
-        return self.labeled.labels
-
-    def stream(self, receive: Receive, hold: bool) -> Streamed:
-        """Run the network, and pass every layer's features to ``receive`` inside its hook."""
-        logits = self.taps.forward(self.inputs, self.labeled, receive, hold).logits
-        plan = self.taps.plan
-        feeding, classifier = (None, None) if plan is None else (plan.feeding, plan.classifier)
-        # The choices alone are kept: logits of a vocabulary would need more memory than all features.
-        return Streamed(feeding, None if logits is None else largest_logit(logits), classifier)
-
-    def whole(self) -> LayerBatch:
-        """Run the network and return all features, on the CPU."""
-        features = self.taps.forward(self.inputs, self.labeled).features
-        return LayerBatch({name: layer.cpu() for name, layer in features.items()}, self.labels.cpu())
 
 
 def network_batches(

@@ -1,0 +1,60 @@
+"""``collect_features``: the features of all samples, for analyses that need them at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ncollapse.hooks.batch_io import Call, Unpack, unpack_batch
+from ncollapse.hooks.discovery import Discovery
+from ncollapse.hooks.label_rows import Rows
+from ncollapse.hooks.layer_choice import LayerChoice
+from ncollapse.hooks.network import device_of, network_of
+from ncollapse.hooks.tapped_network import TappedNetwork
+from ncollapse.probe.loader_batches import Reading, network_batches
+
+
+def collect_features(
+    model: nn.Module,
+    batches: Iterable[Any],
+    *,
+    num_classes: int,
+    layers: LayerChoice = "auto",
+    classifier: str | nn.Module | None = None,
+    unpack: Unpack = unpack_batch,
+    call: Call | None = None,
+    ignore_index: int | None = None,
+    rows: Rows | None = None,
+    check: bool = False,
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Collect the features themselves, for analyses that need all samples at once. They must fit into memory.
+
+    Args:
+        batches: As in ``measure``.
+        num_classes: Number of classes, K.
+        layers: As in ``measure``.
+        classifier: As in ``measure``.
+        unpack: As in ``measure``.
+        call: As in ``measure``.
+        ignore_index: As in ``measure``.
+        rows: As in ``measure``.
+        check: As in ``measure``.
+
+    Returns:
+        Features (N, d) by layer in order of depth, on the CPU, and labels (N,).
+
+    Raises:
+        ValueError: If the loader is empty, or layers do not exist or do not run.
+    """
+    model, reading = network_of(model), Reading(unpack, call, ignore_index, rows)
+    discovery = Discovery(model, layers, classifier, num_classes)
+    with TappedNetwork(model, discovery.plan, check=check, batches=batches) as taps:
+        passing = network_batches(taps, batches, reading, device_of(model), lambda done, total: None)
+        parts = [batch.whole() for batch in passing]
+    if not parts:
+        raise ValueError("There is no data: the loader yielded no batch. Check the data set and the loader's drop_last.")
+    joined = {name: torch.cat([part.features[name] for part in parts]) for name in parts[0].features}
+    return joined, torch.cat([part.labels for part in parts])
