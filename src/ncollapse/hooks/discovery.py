@@ -176,7 +176,6 @@ class Discovery:
 
     def _respond(self, inputs: Any) -> Respond:
         """Return a function that runs the network with another input of one module."""
-        kept = copy_of(inputs)
 
         def respond(name: str, value: Tensor) -> list[Tensor]:
             def replace(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -185,7 +184,7 @@ class Discovery:
             handle = self.modules[name].register_forward_pre_hook(replace, with_kwargs=True)
             try:
                 with random_state_kept():
-                    output = run_network(self.model, copy_of(kept))
+                    output = run_network(self.model, copy_of(inputs))
                 return [tensor.clone() for tensor in returned_tensors(output)]
             finally:
                 handle.remove()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ncollapse.hooks.affine import Affine
-from ncollapse.hooks.batch_io import attention_mask, copy_of, first_samples, run_network
+from ncollapse.hooks.batch_io import attention_mask, first_samples, run_network
 from ncollapse.hooks.capture import Captured, feature_of
 from ncollapse.hooks.label_rows import LabelRows, check_not_one_hot
 from ncollapse.hooks.logits import Logits, returned_tensors
@@ -134,7 +134,7 @@ def look(untouched: Untouched, make_plan: Callable[[Any, int], TapPlan], inputs:
     finally:
         # The features of the look, which a module may have cached, are not those of the passes.
         untouched.rewind()
-    return make_plan(copy_of(inputs), num_samples)
+    return make_plan(inputs, num_samples)
 
 
 class TapHooks:

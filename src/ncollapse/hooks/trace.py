@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import or_
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -95,10 +97,7 @@ class Trace(NamedTuple):
     @property
     def sources(self) -> int:
         """On what the network's outputs depend."""
-        found = 0
-        for part in self.returned:
-            found |= part.sources
-        return found
+        return reduce(or_, (part.sources for part in self.returned), 0)
 
     @property
     def output(self) -> Captured | None:
@@ -198,19 +197,17 @@ class Dependence(TorchDispatchMode):
 
     def of(self, tensors: Any) -> int:
         """Return the sources of all tensors in a structure together."""
-        found = 0
-        for tensor in _tensors(tensors):
-            found |= self._sources.get(self._address(tensor), 0)
-        return found
+        return self._of_all(self._address(tensor) for tensor in _tensors(tensors))
+
+    def _of_all(self, addresses: Iterable[int]) -> int:
+        return reduce(or_, (self._sources.get(address, 0) for address in addresses), 0)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation and hand on the sources of its arguments."""
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
         taken = {self._address(tensor) for tensor in _tensors((args, kwargs))}
-        found = 0
-        for address in taken:
-            found |= self._sources.get(address, 0)
+        found = self._of_all(taken)
         for tensor in (*_tensors(output), *_written(func, args)):
             address = self._address(tensor)
             self._sources[address] = found | (self._sources.get(address, 0) if address in taken else 0)

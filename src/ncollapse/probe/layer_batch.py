@@ -22,13 +22,7 @@ Receive = Callable[[str, Tensor], None]
 
 
 class Streamed(NamedTuple):
-    """What is known of a batch after its layers.
-
-    Attributes:
-        feeding: The layer that feeds the classifier.
-        choices: The classes that the network chooses, shape (N,).
-        classifier: The module that makes the logits, for errors.
-    """
+    """After the layers: the one that feeds the classifier, the classes (N,) that the network chooses, and the classifier."""
 
     feeding: str | None
     choices: Tensor | None
