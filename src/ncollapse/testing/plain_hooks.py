@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ncollapse.hooks.batch_io import IGNORED_LABEL, attention_mask, copy_of, run_network
-from ncollapse.hooks.capture import all_features_of
+from ncollapse.hooks.capture import feature_of
 from ncollapse.hooks.tap import INPUT
 from ncollapse.hooks.untouched import Untouched
 
@@ -34,7 +34,7 @@ def read_layers(model: nn.Module, layers: Sequence[str], batches: Sequence[tuple
         name = layer.partition(":")[0]
 
         def keep(output: Any, layer: str = layer) -> None:
-            kept[layer] = next(iter(all_features_of(output))).detach().clone()
+            kept[layer] = feature_of(output, layer).detach().clone()
 
         if name in modules:
             handles.append(modules[name].register_forward_hook(lambda _, __, output, keep=keep: keep(output)))

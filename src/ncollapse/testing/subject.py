@@ -14,7 +14,8 @@ from ncollapse.hooks.batch_io import IGNORED_LABEL, Arguments, copy_of, map_tens
 from ncollapse.hooks.logits import class_logits, returned_tensors
 from ncollapse.hooks.network import device_of
 from ncollapse.measurement.measurement import Measurement
-from ncollapse.probe.measure import collect_features, measure
+from ncollapse.probe.collect_features import collect_features
+from ncollapse.probe.measure import measure
 from ncollapse.testing.plain_hooks import Seen, read_layers
 
 # How many roundings may add up in a product or a mean of a network's own precision.
