@@ -230,11 +230,16 @@ def _is_causal(mask: Tensor) -> bool:
     return mask.shape[0] == mask.shape[1] and torch.equal(mask != 0, torch.ones_like(mask, dtype=torch.bool).tril())
 
 
-def tensors_in(inputs: Any) -> list[Tensor]:
-    """Return the tensors of a network's inputs in order."""
+def tensors_in(inputs: Any) -> list[Any]:
+    """Return the tensors of a network's inputs, and objects like them, in order."""
     found: list[Any] = []
-    map_tensors(lambda tensor: found.append(tensor) or tensor, inputs)  # type: ignore[func-returns-value]
-    return [tensor for tensor in found if isinstance(tensor, Tensor)]
+
+    def note(tensor: Any) -> Any:
+        found.append(tensor)
+        return tensor
+
+    map_tensors(note, inputs)
+    return found
 
 
 def num_samples_of(inputs: Any) -> int:
@@ -243,7 +248,7 @@ def num_samples_of(inputs: Any) -> int:
     for part in parts:
         if isinstance(part, PackedSequence):
             return int(part.batch_sizes[0])
-        lengths = [len(tensor) for tensor in tensors_in(part) if tensor.ndim and len(tensor)]
+        lengths = [len(tensor) for tensor in tensors_in(part) if isinstance(tensor, Tensor) and tensor.ndim and len(tensor)]
         if lengths:
             return lengths[0]
     return 0

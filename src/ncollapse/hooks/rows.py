@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import torch
@@ -29,7 +28,7 @@ def count_samples(trace: Trace, inputs: Any, num_rows: int, num_classes: int | N
     output = None if trace.output is None else trace.output.tensor
     if output is None or output.ndim != 2 or (num_classes is not None and output.shape[1] != num_classes):
         return num_rows
-    second = [tensor.shape[1] for tensor in tensors_in(inputs) if tensor.ndim > 1]
+    second = [tensor.shape[1] for tensor in _tensors(inputs) if tensor.ndim > 1]
     return len(output) if len(output) in second else num_rows
 
 
@@ -154,7 +153,7 @@ def declared_prefix(model: nn.Module) -> int:
 
 def _changed_inputs(inputs: Any, trace: Trace, num_labels: int) -> Iterator[tuple[int, Any]]:
     """Yield inputs in which the last token of the first sample is replaced by an earlier one, and its position."""
-    for chosen in tensors_in(inputs):
+    for chosen in _tensors(inputs):
         if chosen.ndim < 2 or chosen.shape[1] != num_labels or _is_mask(chosen, trace.mask):
             continue
         real = range(num_labels) if trace.mask is None or trace.mask.shape != chosen.shape[:2] else trace.mask[0].nonzero()
@@ -164,11 +163,15 @@ def _changed_inputs(inputs: Any, trace: Trace, num_labels: int) -> Iterator[tupl
         if earlier:
             changed = chosen.clone()
             changed[0, last] = chosen[0, earlier[-1]]
-            yield last, map_tensors(partial(_exchange, chosen, changed), inputs)
+            yield last, _replaced(inputs, chosen, changed)
 
 
-def _exchange(old: Tensor, new: Tensor, tensor: Any) -> Any:
-    return new if tensor is old else tensor
+def _tensors(inputs: Any) -> list[Tensor]:
+    return [tensor for tensor in tensors_in(inputs) if isinstance(tensor, Tensor)]
+
+
+def _replaced(inputs: Any, old: Tensor, new: Tensor) -> Any:
+    return map_tensors(lambda tensor: new if tensor is old else tensor, inputs)
 
 
 def _is_mask(tensor: Tensor, mask: Tensor | None) -> bool:

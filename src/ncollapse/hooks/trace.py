@@ -187,7 +187,7 @@ class Dependence(TorchDispatchMode):
         self._sources: dict[int, int] = {}
         # A weak reference keeps the address of a freed memory from being used again, and does not keep its data.
         self._seen: dict[int, StorageWeakRef | Tensor] = {}
-        for tensor in tensors_in(inputs):
+        for tensor in _tensors(tensors_in(inputs)):
             self._sources[self._address(tensor)] = INPUTS
         # The scales of a normalization do not count as weights.
         weights = (parameter for parameter in model.parameters() if parameter.ndim > 1)
@@ -195,19 +195,16 @@ class Dependence(TorchDispatchMode):
             address = self._address(parameter)
             self._sources[address] = self._sources.get(address, 0) | INPUTS << (index + 1)
 
-    def of(self, tensors: Any) -> int:
-        """Return the sources of all tensors in a structure together."""
-        return self._of_all(self._address(tensor) for tensor in _tensors(tensors))
-
-    def _of_all(self, addresses: Iterable[int]) -> int:
-        return reduce(or_, (self._sources.get(address, 0) for address in addresses), 0)
+    def of(self, tensor: Tensor) -> int:
+        """Return the sources of a tensor."""
+        return self._sources.get(self._address(tensor), 0)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation and hand on the sources of its arguments."""
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
         taken = {self._address(tensor) for tensor in _tensors((args, kwargs))}
-        found = self._of_all(taken)
+        found = reduce(or_, (self._sources.get(address, 0) for address in taken), 0)
         for tensor in (*_tensors(output), *_written(func, args)):
             address = self._address(tensor)
             self._sources[address] = found | (self._sources.get(address, 0) if address in taken else 0)
