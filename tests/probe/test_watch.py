@@ -341,3 +341,18 @@ def test_wrong_arguments_are_refused_at_once():
         watch(compiled, num_classes=K)
     with pytest.raises(TypeError, match="needs a network that is not compiled"):
         watch(torch.compile(network(), backend="eager"), num_classes=K)
+
+
+@pytest.mark.parametrize("updates", [0, 1, 2])
+def test_a_transformer_whose_tokens_have_labels_is_watched_and_let_go(updates):
+    # Until the first update its layers are hooked twice: for a label per token, and for one per sample.
+    net = nn.Sequential(nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 8, batch_first=True), 2), nn.Linear(8, K))
+    inputs, labels = torch.randn(6, 4, 8), torch.arange(24).view(6, 4) % K
+    with watch(net, num_classes=K) as watched:
+        net(inputs)
+        for _ in range(updates):
+            watched.update(labels)
+            net(inputs)
+    assert [name for name, module in net.named_modules() if "forward" in vars(module)] == []
+    if updates:
+        assert watched.compute().num_samples == 24 * updates

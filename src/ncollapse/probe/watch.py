@@ -172,10 +172,15 @@ class Watched:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         for handle in self._handles:
             handle.remove()
-        for hooks in self._hooks.values():
-            hooks.remove()
-        self._hooks, self._handles = {}, []
+        self._remove_hooks()
+        self._handles = []
         self._forget()
+
+    def _remove_hooks(self) -> None:
+        # The last ones first: each restores the forward of a module as it found it.
+        for hooks in reversed(self._hooks.values()):
+            hooks.remove()
+        self._hooks = {}
 
     def update(self, labels: Tensor, rows: Tensor | slice | None = None) -> None:
         """Add the network's last call to the statistics.
@@ -209,9 +214,10 @@ class Watched:
     def _select(self, tapped: Mapping[bool, Tapped], labeled: LabelRows) -> tuple[TapPlan, dict[str, Tensor], Tensor | None]:
         """Return the rows with labels, and keep the plan and the hooks for labels of this kind only."""
         tokens = labeled.per_position if len(tapped) > 1 else next(iter(tapped))
-        for other in self._plans.keys() - {tokens}:
-            self._plans.pop(other)
-            self._hooks.pop(other).remove()
+        if len(self._plans) > 1:
+            self._remove_hooks()
+            self._plans = {tokens: self._plans[tokens]}
+            self._hooks = {tokens: TapHooks(self._model, self._plans[tokens])}
         plan, (found, choices) = self._plans[tokens], tapped[tokens]
         if not tokens:
             rows = {name: labeled.of_samples(rows) for name, rows in found.items()}
@@ -259,8 +265,9 @@ class Watched:
             self._returned = returned_tensors(output)
             for tokens, hooks in self._hooks.items():
                 features, logits = hooks.end(output)
-                # The choices alone are kept, as the loop may overwrite its logits.
-                self._tapped[tokens] = Tapped(features, None if logits is None else _choices(logits))
+                if logits is not None:  # the choices alone are kept, as the loop may overwrite its logits
+                    logits = largest_logit(logits.flatten(0, -2)).view(logits.shape[:-1])
+                self._tapped[tokens] = Tapped(features, logits)
         else:
             self._other_calls += 1
 
@@ -291,7 +298,3 @@ class Watched:
                 plans[True] = look(untouched, make_plan, inputs, num_samples, whole=False)
         # All layers are copied: eval mode does not show which of them training overwrites, as dropout in place does.
         return {tokens: replace(plan, overwritten=plan.labels) for tokens, plan in plans.items()}
-
-
-def _choices(logits: Tensor) -> Tensor:
-    return largest_logit(logits.flatten(0, -2)).view(logits.shape[:-1])
