@@ -15,6 +15,7 @@ FILES = {
     "Features that you compute yourself, batch by batch": None,
     "Lightning": "neural_collapse.csv",
     "Hugging Face transformers": "bert/neural_collapse.csv",
+    "Batches": None,
 }
 
 
