@@ -127,7 +127,7 @@ def test_tensorboard_reads_back_what_was_written(tmp_path):
 
 def test_wandb_takes_the_active_run(tmp_path, monkeypatch):
     wandb = pytest.importorskip("wandb")
-    with pytest.raises(ValueError, match=r"needs a run, none is active. Call wandb.init first"):
+    with pytest.raises(ValueError, match=r"WandbLog needs an active run, got none\. Call wandb\.init first, or pass its run\."):
         WandbLog()
     run = wandb.init(mode="offline", dir=str(tmp_path), settings=wandb.Settings(silent=True))
     log = WandbLog()

@@ -143,7 +143,7 @@ def test_values_reach_the_trainers_history_and_its_loggers(tmp_path):
 def test_wrong_arguments_are_refused_at_once(tmp_path):
     with pytest.raises(ValueError, match="unit must be one of epoch, step, evaluation, got 'batch'"):
         NeuralCollapseCallback(num_classes=K, unit="batch")
-    with pytest.raises(ValueError, match="needs a unit whose number is known before"):
+    with pytest.raises(ValueError, match="needs unit='epoch' or 'step', whose number is known, got 'evaluation'"):
         NeuralCollapseCallback(num_classes=K, every="log", unit="evaluation")
     callback = NeuralCollapseCallback(num_classes=K)
     pieces = type("Arguments", (), {"fsdp": "full_shard", "deepspeed": None})()
