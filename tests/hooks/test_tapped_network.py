@@ -241,6 +241,34 @@ def test_the_classifier_is_the_module_that_gives_the_returned_logits():
         found(unused, "auxiliary", 2)
 
 
+class Wrapped(nn.Module):
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        return self.network(x)
+
+
+class Clipped(nn.Module):
+    """Its logits are no linear map of any layer's input."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = mlp()
+
+    def forward(self, x):
+        return torch.relu(self.layers(x))
+
+
+def test_a_wrapped_network_without_a_classifier_keeps_its_layers():
+    assert labels_in(planned(Clipped(), inputs())) == ("layers.1", "layers.3")
+    plan = planned(Wrapped(Clipped()), inputs())
+    assert labels_in(plan) == ("network.layers.1", "network.layers.3")
+    assert "the returned logits are other numbers than the outputs of network.layers.4" in plan.explanation
+    assert plan.read_classifier is None
+
+
 @pytest.mark.parametrize(
     ("name", "num_classes", "got"),
     [

@@ -142,7 +142,9 @@ class HeadSearch:
         """Return the module that the network declares, else the last one that looks like a classifier, and why it is none."""
         # Its input ends the layers: what follows are logits. If K is unknown, any layer as wide as the output looks like one.
         known = self.candidates if self.fitting and self.reading.num_classes is not None else ()
-        call = next(iter([*declared, *reversed(known)]), None)
+        # A module that takes what the network takes is the whole network, wrapped, unless there is no other.
+        inner = [call for call in known if call.input is not None and call.input.depends_on_weights]
+        call = next(iter([*declared, *reversed(inner or known)]), None)
         logits = self._decisive(self.fitting[0]) if self.fitting else None
         if call is None or call.input is None:
             reason = (
