@@ -5,7 +5,7 @@
 #   make hooks   have git check style and types before each commit
 #   make bench   side-by-side timings
 #   make test-zoo   public networks of torchvision, timm and transformers, in an environment of their own (.venv-zoo)
-#   make test-integrations   with Lightning, transformers, TensorBoard, wandb, in an environment of their own (.venv-integrations)
+#   make test-integrations   with Lightning, transformers, peft, graphs, TensorBoard, wandb, in an environment of their own (.venv-integrations)
 # Knobs: PYTHON=python3.12 VENV=.venv EXTRAS=dev INSTALLER=pip OUT=runs/demo
 
 PYTHON ?= python3
