@@ -90,7 +90,7 @@ def test_scripted_parts_are_left_out_and_named(compiled, training):
     assert torch.allclose(features["last.input"], fast, atol=1e-6)
     for name in ("fast", "fast.0"):
         with pytest.raises(
-            ValueError, match=r"must be eager, but 'fast' is scripted, so that hooks do not run: pass the eager module"
+            ValueError, match=r"must be eager, but 'fast' is scripted, so that hooks do not run\. Pass the eager module"
         ):
             measure(model, [(X, Y)], num_classes=K, layers=name)
 
@@ -113,7 +113,7 @@ def test_scripted_networks_are_refused_in_one_sentence(compiled):
         lambda: watch(model, num_classes=K),
         lambda: collect_features(model, [(X, Y)], num_classes=K),
     ):
-        with pytest.raises(TypeError, match=r"must be an eager network, got \w+, which is scripted: pass the eager module\."):
+        with pytest.raises(TypeError, match=r"must be an eager network, got \w+, which is scripted\. Pass the eager module\."):
             function()
 
 

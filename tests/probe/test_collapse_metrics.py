@@ -152,7 +152,7 @@ def test_after_an_error_nothing_is_whole_until_a_reset():
 def test_what_cannot_be_computed_is_refused():
     with pytest.raises(ValueError, match="at least one batch since the start or the last reset, got none"):
         CollapseMetrics(num_classes=K).compute()
-    with pytest.raises(ValueError, match=r"nc3, nc4 need a classifier \(features handed in; no classifier was given\)"):
+    with pytest.raises(ValueError, match=r"nc3, nc4 need a classifier \(features passed to update; no classifier was given\)"):
         fed(CollapseMetrics(num_classes=K, metrics=["nc3", "nc4"])).compute()
     with pytest.raises(ValueError, match=r"must have shape \(4, 7\) for layer 'last', got \(4, 6\)"):
         fed(CollapseMetrics(num_classes=K)).compute((torch.ones(4, 6), None))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-# The source that stands for all of the network's inputs. Each weight is a source of its own, a higher bit.
+# The source that means all of the network's inputs. Each weight is a source of its own, a higher bit.
 INPUTS = 1
 
 
@@ -30,7 +30,7 @@ class Captured(NamedTuple):
 
     @property
     def depends_on_weights(self) -> bool:
-        """Whether it is more than the inputs."""
+        """Whether it depends on more than the inputs."""
         return self.sources > INPUTS
 
     @property

@@ -41,7 +41,7 @@ class Modules(dict[str, nn.Module]):
         outer = next((part for part in self.scripted if name == part or name.startswith(f"{part}.")), None)
         if outer is not None:
             raise ValueError(
-                f"Modules must be eager, but {outer!r} is scripted, so that hooks do not run: pass the eager module."
+                f"Modules must be eager, but {outer!r} is scripted, so that hooks do not run. Pass the eager module."
             )
 
 

@@ -17,7 +17,7 @@ def network_of(model: nn.Module) -> nn.Module:
     """Return the network inside the wrappers of compiling and data parallelism, so that names are its own and hooks run."""
     if _is_scripted(model):
         raise TypeError(
-            f"model must be an eager network, got {type(model).__name__}, which is scripted: pass the eager module."
+            f"model must be an eager network, got {type(model).__name__}, which is scripted. Pass the eager module."
         )
     if not isinstance(model, nn.Module):
         if isinstance(model, type):

@@ -23,7 +23,7 @@ from ncollapse.hooks.tap import INPUT, Tap
 # needed, and the Python code that a forward runs between its modules need not be understood.
 #
 # Which layer comes before which? The memory of a module's input shows only direct neighbors, and the Python code between
-# modules cannot be read. So every operation of the look hands on sources: its results depend on whatever its arguments
+# modules cannot be read. So every operation of the look passes on sources: its results depend on whatever its arguments
 # depend on. The sources are the network's inputs, the lowest bit, and each of its weights. Of two layers in series, the
 # later one depends on all that the earlier one depends on. Two layers beside one another, such as query and key or two
 # towers, each depend on weights that the other does not. This sees through every operation of PyTorch, also without

@@ -115,14 +115,11 @@ def _left_out(kept: Tensor, reasons: Sequence[tuple[Tensor, str]], counts: Tenso
         rest = rest & ~holds
         if bool(here.any()):
             samples = int(counts[here].sum())
-            parts.append(f"{int(here.sum())} {reason}" + (f" ({_samples(samples)})" if samples else ""))
+            plural = "" if samples == 1 else "s"
+            parts.append(f"{int(here.sum())} {reason}" + (f" ({samples} sample{plural})" if samples else ""))
     indices = kept.nonzero().flatten().tolist()
     listed = f" ({_listed(indices)})" if len(indices) <= _LISTED else ""
     return f"{len(indices)} of {len(kept)} classes{listed}; left out: {', '.join(parts)}"
-
-
-def _samples(number: int) -> str:
-    return f"{number} sample{'' if number == 1 else 's'}"
 
 
 def _listed(indices: Sequence[int]) -> str:

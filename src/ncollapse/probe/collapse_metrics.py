@@ -116,13 +116,13 @@ class CollapseMetrics:
             TypeError: If the classifier is not a pair.
         """
         if classifier is None:
-            return self._totals.measurement(None, "features handed in; no classifier was given")
+            return self._totals.measurement(None, "features passed to update; no classifier was given")
 
         def heads(moments: Mapping[str, ClassMoments]) -> dict[str, LinearClassifier]:
             last = list(moments)[-1]
             return {last: classifier_on(last, moments[last].dim, classifier, self._totals.request.num_classes)}
 
-        return self._totals.measurement(heads, "features handed in")
+        return self._totals.measurement(heads, "features passed to update")
 
     def reset(self) -> None:
         """Forget all batches."""

@@ -176,8 +176,8 @@ def _layers_merged(own: dict[str, Merging], others: dict[str, Merging]) -> dict[
 def _names(moments: Mapping[str, ClassMoments], processes: Processes) -> list[str]:
     """Return the layer names after checking that all processes have the same, also if this process has no data."""
     own = json.dumps([[name, value.dim] for name, value in moments.items()]) if moments else ""
-    told = processes.check_same("Layers and their dimensions", own)
-    return [name for name, _ in json.loads(told[0])] if told else []
+    gathered = processes.check_same("Layers and their dimensions", own)
+    return [name for name, _ in json.loads(gathered[0])] if gathered else []
 
 
 def _prepared(moments: Mapping[str, ClassMoments], processes: Processes) -> dict[str, ClassCenters]:

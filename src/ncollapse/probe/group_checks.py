@@ -41,9 +41,9 @@ def check_same_network(model: nn.Module, reference: Mapping[str, ClassCenters | 
 def _check_close(what: str, sizes: list[Tensor], processes: Processes) -> None:
     if not sizes:
         return
-    told = processes.gather_numbers(torch.stack(sizes).tolist())
+    gathered = processes.gather_numbers(torch.stack(sizes).tolist())
     # Parameters that are not finite pass here: they are reported at the features, with layer and batch.
-    other = ((told - told[0]).abs() > _TOLERANCE * told[0]).any(dim=1)
+    other = ((gathered - gathered[0]).abs() > _TOLERANCE * gathered[0]).any(dim=1)
     if bool(other.any()):
         raise ValueError(
             f"The {what} must be the same on all processes, got others on rank {int(other.nonzero()[0])} than on rank 0. "
@@ -77,11 +77,11 @@ def shared_plan(plan: TapPlan | None, processes: Processes) -> TapPlan | None:
     if processes.size == 1:
         return plan
     own = "" if plan is None else json.dumps([plan.classifier, plan.feeding, plan.logits])
-    told = processes.check_same("The classifier and the layer that feeds it", own)
+    gathered = processes.check_same("The classifier and the layer that feeds it", own)
     words = [text for text in processes.gather_texts("" if plan is None else plan.explanation) if text]
-    if not told:
+    if not gathered:
         return plan
-    classifier, feeding, logits = json.loads(told[0])
+    classifier, feeding, logits = json.loads(gathered[0])
     return replace(
         TapPlan() if plan is None else plan,
         classifier=classifier,
