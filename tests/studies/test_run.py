@@ -186,6 +186,7 @@ class Killed(BaseException):
     """Stands for SIGKILL: nothing may catch it and go on."""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks, since importing takes longer than the run")
 def test_ten_kills_at_random_moments(tmp_path):
     worker = Path(__file__).with_name("killed_worker.py")

@@ -126,6 +126,7 @@ def measure(
         TypeError: For batches, labels or features of another type.
 
     Example:
+        >>> import torch
         >>> net = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 2))
         >>> data = [(torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 0.0]]), torch.tensor([0, 1, 0]))]
         >>> measure(net, data, num_classes=2).layers
@@ -241,6 +242,7 @@ def measure_features(
         TypeError: If features, labels or the classifier are of another type.
 
     Example:
+        >>> import torch
         >>> from ncollapse.etf import simplex_etf
         >>> m = measure_features(simplex_etf(3, 4).repeat(2, 1), torch.tensor([0, 1, 2, 0, 1, 2]), num_classes=3)
         >>> m.value("pfc1"), m.value("pfc3")
