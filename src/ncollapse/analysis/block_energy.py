@@ -12,6 +12,7 @@ from ncollapse.depth.weight_decay import BlockMoments, single_layer_bound, two_l
 from ncollapse.hooks.discovery import Discovery
 from ncollapse.hooks.tapped_network import TappedNetwork
 from ncollapse.models.fc_resnet import FCResNet
+from ncollapse.probe.first_pass import NO_DATA
 from ncollapse.records.depth import BlockBound, WeightDecayBound
 
 
@@ -56,7 +57,7 @@ def weight_decay_bounds(model: FCResNet, batches: Iterable[tuple[Tensor, Tensor]
                 part = _moments(features[before], features[f"{name}.branch"])
                 moments[name] = moments[name].merge(part) if name in moments else part
     if not num_batches:
-        raise ValueError("There is no data: the loader yielded no batch. Check the data set and the loader's drop_last.")
+        raise ValueError(NO_DATA)
     bounds = {name: _bound(moments[name], model.get_submodule(f"{name}.branch")) for name in inputs}
     blocks = tuple(replace(bound, block=name) for name, bound in bounds.items())
     return WeightDecayBound(blocks, is_bound=model.config.normalization == "none")

@@ -56,7 +56,7 @@ def _look_at_more(inputs: Any, num_rows: int, look: Look) -> Trace | None:
 
     try:
         return look(map_tensors(one_more, inputs))
-    except Exception:
+    except Exception:  # a network may refuse one sample more in any way: then the dimension stays unknown
         return None
 
 

@@ -14,6 +14,7 @@ from ncollapse.hooks.label_rows import Rows
 from ncollapse.hooks.layer_choice import LayerChoice
 from ncollapse.hooks.network import device_of, network_of
 from ncollapse.hooks.tapped_network import TappedNetwork
+from ncollapse.probe.first_pass import NO_DATA
 from ncollapse.probe.loader_batches import Reading, network_batches
 
 
@@ -55,6 +56,6 @@ def collect_features(
         passing = network_batches(taps, batches, reading, device_of(model), lambda done, total: None)
         parts = [batch.whole() for batch in passing]
     if not parts:
-        raise ValueError("There is no data: the loader yielded no batch. Check the data set and the loader's drop_last.")
+        raise ValueError(NO_DATA)
     joined = {name: torch.cat([part.features[name] for part in parts]) for name in parts[0].features}
     return joined, torch.cat([part.labels for part in parts])

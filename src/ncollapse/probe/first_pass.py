@@ -22,6 +22,10 @@ from ncollapse.statistics.paired import PairedMoments
 from ncollapse.statistics.parts import ClassParts
 from ncollapse.statistics.scatter import ClassScatter
 
+NO_DATA = (
+    "There is no data: the loader yielded no batch with a label that counts. Check the data set and the loader's drop_last."
+)
+
 
 class FirstPass:
     """Moments, scatters and paired moments, and the features themselves as long as they fit the budget."""
@@ -97,10 +101,7 @@ class FirstPass:
         totals, request = self.totals, self.request
         names = _names(totals.moments, processes)
         if not names:
-            raise ValueError(
-                "There is no data: the loader yielded no batch with a label that counts. Check the data set and the loader's "
-                "drop_last."
-            )
+            raise ValueError(NO_DATA)
         totals.moments = merge_layers(ClassMoments, totals.moments, names, processes)
         if all(value.num_samples == 0 for value in totals.moments.values()):
             raise ValueError("There is no data: no batch has a sample. Check the data set and the loader's batch size.")

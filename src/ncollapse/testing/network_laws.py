@@ -38,8 +38,8 @@ def check_network(
     The laws are: the network is left as it was, to the bit (``check=True``); the same layers are found from the last batch; the
     features of every layer, row by row, are those of plain hooks; PFC1 and PFC3 are those of plain sums of these in float64;
     the classifier W h + b gives the returned logits on every sample; the accuracy is that of the returned logits; a second pass
-    over the data gives the numbers of kept features; the batches in reverse order, and half of
-    the samples of the first batch in reverse order, give the same.
+    over the data gives the numbers of kept features; the batches in reverse order, and half of the samples of the first batch
+    in reverse order, give the same.
 
     Args:
         batches: As in ``measure``. They are kept in memory, and a few suffice.
