@@ -1,9 +1,9 @@
-"""The first pass over the data: sums that need no class means, and features kept within the memory budget."""
+"""The passes over the data, of which the first takes sums that need no class means and keeps features within a budget."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 
 import torch
@@ -14,6 +14,7 @@ from ncollapse.measurement.totals import Totals, merge_layers, merged
 from ncollapse.probe.feature_memory import FeatureStore
 from ncollapse.probe.layer_batch import Batch, CheckedLayers, LayerBatch, along_path
 from ncollapse.probe.request import Request
+from ncollapse.probe.second_pass import Classifiers, Source, complete
 from ncollapse.statistics.batch import Workspace
 from ncollapse.statistics.centers import UNDECIDED, ClassCenters
 from ncollapse.statistics.decisions import ClassifierChoices
@@ -25,6 +26,35 @@ from ncollapse.statistics.scatter import ClassScatter
 NO_DATA = (
     "There is no data: the loader yielded no batch with a label that counts. Check the data set and the loader's drop_last."
 )
+
+
+def collect(
+    source: Source,
+    request: Request,
+    budget: int,
+    classifiers: Classifiers | None = None,
+    *,
+    repeatable: bool = True,
+    processes: Processes | None = None,
+) -> Totals:
+    """Collect the statistics of all layers, in one pass or two."""
+    # How a batch becomes class sums: FirstPass.add calls NetworkBatch.stream (layer_batch.py), which runs the network. In each
+    # hook TapHooks._keep (hooks/tapped_network.py) selects the rows with labels (hooks/label_rows.py) and passes them to
+    # ``receive`` of FirstPass.add, which adds them by ClassMoments.merge_groups_ (statistics/moments.py).
+    processes = Processes() if processes is None else processes
+    first = FirstPass(request, budget)
+    with processes.sharing_errors():
+        for batch in source():
+            first.add(batch)
+
+    def refuse() -> Iterator[Batch]:
+        raise ValueError(
+            f"The features exceed the memory budget of {budget / 2**20:.0f} MiB, so a second pass is needed, but the batches "
+            "can be iterated only once. Pass a list or a DataLoader, or raise memory_budget."
+        )
+
+    totals = first.finish(processes)
+    return complete(totals, first.kept, request, source if repeatable else refuse, classifiers, processes)
 
 
 class FirstPass:

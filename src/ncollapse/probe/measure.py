@@ -19,12 +19,12 @@ from ncollapse.measurement.table import measurement_of
 from ncollapse.measurement.totals import Totals
 from ncollapse.metrics.selection import MetricChoice
 from ncollapse.probe.class_choice import ClassChoice, default_classes
+from ncollapse.probe.first_pass import collect
 from ncollapse.probe.group_checks import check_same_network, classifier_of, first_buffers, shared_plan
 from ncollapse.probe.layer_batch import LayerBatch, NetworkBatch, named_layers
 from ncollapse.probe.loader_batches import Reading, network_batches
 from ncollapse.probe.progress import Progress, reported
 from ncollapse.probe.request import ClassifierChoice, Request, classifier_on
-from ncollapse.probe.two_passes import collect
 from ncollapse.statistics.centers import LinearClassifier
 from ncollapse.statistics.conventions import Convention
 from ncollapse.statistics.moments import ClassMoments

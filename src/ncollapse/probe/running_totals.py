@@ -10,7 +10,7 @@ from ncollapse.probe.first_pass import FirstPass
 from ncollapse.probe.layer_batch import LayerBatch
 from ncollapse.probe.measure import evaluate
 from ncollapse.probe.request import Request
-from ncollapse.probe.two_passes import Classifiers, complete
+from ncollapse.probe.second_pass import Classifiers, complete
 
 
 class RunningTotals:
@@ -74,7 +74,8 @@ class RunningTotals:
         request = self.request
         self.processes.check_same("Arguments", request.shared_arguments())
         first = FirstPass(request, budget=0) if self._first is None else self._first.snapshot()
-        totals = complete(first, None, classifiers, self.processes)
+        totals = first.finish(self.processes)
+        totals = complete(totals, first.kept, request, None, classifiers, self.processes)
         return evaluate(request, totals, chosen, feeding)
 
     def _check_whole(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -21,6 +21,10 @@ from ncollapse.statistics.moments import ClassMoments
 from ncollapse.statistics.paired import PairedMoments
 from ncollapse.statistics.selection import ClassSelection
 
+# Starts a pass over the data.
+Source = Callable[[], Iterator[Batch]]
+# A function of the moments of all layers that returns the classifier by the layer that feeds it.
+Classifiers = Callable[[Mapping[str, ClassMoments]], Mapping[str, LinearClassifier]]
 # Projected features of one layer that wait for their decisions: 8 MB.
 _PENDING_ELEMENTS = 2**20
 
@@ -220,3 +224,59 @@ class SecondPass:
         # Relative to the spread of the features, but not below the rounding of float32 for features far from the origin.
         tolerance = 1e-5 * spread + 2e-7 * torch.linalg.vector_norm(moments.means, dim=1)
         return torch.equal(decisions.counts.long(), moments.counts) and not bool((drift > tolerance).any())
+
+
+def complete(
+    totals: Totals,
+    kept: Iterable[LayerBatch] | None,
+    request: Request,
+    again: Source | None,
+    classifiers: Classifiers | None,
+    processes: Processes,
+) -> Totals:
+    """Add the sums around the final class means to those of a first pass, if its features were kept or ``again`` is given."""
+    # Decisions, and the within-class covariance on the span of the means, need the final class means, which are known only
+    # after all data was read. Kept features save a second forward pass, which costs as much as the first. But they need the
+    # memory of all layers' outputs, so they are kept only within a budget. Both ways sum the same numbers in the same order.
+    totals.classifiers = {} if classifiers is None else classifiers(totals.moments)
+    deciding = _deciding(request.reference_centers, totals.moments)
+    among = request.among_reference(totals.selection)
+    totals.by_reference = {
+        name: centers.moments if among is None else centers.moments.select(among) for name, centers in deciding.items()
+    }
+    if not request.needs_features_again or (kept is None and again is None):
+        return totals
+    totals.passes = 2 if kept is None else 1
+    second = SecondPass(totals, request, deciding)
+    with processes.sharing_errors():
+        batches: Iterable[Batch] = kept or ()
+        if kept is None and again is not None:
+            batches = again()
+        for batch in batches:
+            second.add(batch)
+    second.finish(processes)
+    return totals
+
+
+def _deciding(
+    reference: Mapping[str, ClassCenters | None] | None, moments: Mapping[str, ClassMoments]
+) -> dict[str, ClassCenters]:
+    """Return the reference's centers after checking that layers and dimensions match."""
+    if reference is None:
+        return {}
+    deciding = {}
+    for name, own in moments.items():
+        if name not in reference:
+            raise ValueError(
+                f"reference must have layer {name!r}, got one with {', '.join(reference)}. "
+                "Measure both splits with the same layers and classifier."
+            )
+        centers = reference[name]
+        if centers is not None and centers.moments.dim != own.dim:
+            raise ValueError(
+                f"reference must have {own.dim} features at layer {name!r} like the data, got {centers.moments.dim}. "
+                "Measure both splits with one network."
+            )
+        if centers is not None:
+            deciding[name] = centers
+    return deciding

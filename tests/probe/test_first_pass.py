@@ -1,4 +1,4 @@
-"""Collecting from streams of layer batches: passes, budget, checks, and sums that do not depend on the cut."""
+"""The passes over streams of layer batches: budget, checks, and sums that do not depend on the cut."""
 
 from types import SimpleNamespace
 
@@ -7,10 +7,10 @@ import torch
 
 from cases import CASES, classifier_of, layer_statistics, tensors_of
 from ncollapse.depth import LineDecisions, PathStatistics
+from ncollapse.probe.first_pass import collect
 from ncollapse.probe.layer_batch import LayerBatch
 from ncollapse.probe.memory import available_memory
 from ncollapse.probe.request import Request
-from ncollapse.probe.two_passes import collect
 from ncollapse.statistics import ClassCenters, ClassMoments, PairedMoments
 
 CASE = CASES["imbalanced"]
