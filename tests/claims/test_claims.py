@@ -14,7 +14,7 @@ from ncollapse.claims.ledger import ALL_CLAIMS
 from ncollapse.claims.rules import Evidence, combine, judge_mean, judge_share
 from ncollapse.cli import main
 from ncollapse.records import ReportError
-from ncollapse.report import write_claims_page
+from ncollapse.report import ledger_lines, write_claims_page
 
 EVIL = "</script><script>alert(1)</script>"
 FALLING, RISING = (0.9, 0.5, 0.1), (0.9, 0.95, 0.1)
@@ -174,6 +174,8 @@ def test_runs_outside_the_terminal_phase_are_shown_and_do_not_count(five, edit, 
     )
     (evidence,) = found["pfc1"].evidence
     assert (evidence.counts, evidence.verdict, evidence.estimate.n) == (False, "holds", 5)
+    words = "\n".join(ledger_lines(rule_on_claims(five, ALL_CLAIMS)))
+    assert "n = 5: holds (5 runs outside the terminal phase); not counted." in words
 
 
 def test_a_single_run_outside_the_terminal_phase_is_no_seed(five, edit):

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from ncollapse.cli import main
 from ncollapse.records import ReportError
 from ncollapse.report import write_report
 
@@ -40,6 +41,16 @@ def test_several_runs_are_compared_and_linked_where_they_have_pages(make_run, tm
     assert "3 runs side by side" in html
     cells = re.findall(r'<small>(?:<a href="(.*?)">)?(?:one|two|three)\b', html)[:3]
     assert cells == ["../one/report.html", "../two%20%26%20%3Cb%3E/report.html", ""]
+
+
+def test_report_and_compare_write_the_same_page_of_several_runs(make_run, tmp_path, without_drawings):
+    runs = [make_run(name, **SMALL) for name in ("one", "two")]
+    pages = []
+    for command in ("report", "compare"):
+        main([command, *map(str, runs)])
+        pages.append((runs[0] / "compare.html").read_bytes())
+        (runs[0] / "compare.html").unlink()
+    assert pages[0] == pages[1]
 
 
 def test_a_sweep_has_its_page_wherever_it_lies(write_sweep, tmp_path, without_drawings):

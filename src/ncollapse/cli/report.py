@@ -43,9 +43,9 @@ def _add_claims(commands: Any) -> None:
 def _add_compare(commands: Any) -> None:
     compare = commands.add_parser(
         "compare",
-        help="show the figures of several runs side by side, on common axes",
-        description="Show the figures of several runs side by side, on common axes: the page that `report` writes of several "
-        "runs, also of sweeps, and with layers placed as you choose.",
+        help="show the figures of several runs side by side, on common axes (of runs the page of `report`)",
+        description="Show the figures of several runs side by side, on common axes. `report` writes the same page of several "
+        "runs, to the byte; `compare` also takes sweeps, and places layers by --position.",
     )
     compare.add_argument("runs", type=Path, nargs="+", metavar="DIR", help="two run directories or more, or folders of sweeps")
     compare.add_argument("--out", type=file, metavar="FILE", help="the page (default: compare.html in the first DIR)")

@@ -90,6 +90,12 @@ def find_layers(model: nn.Module, inputs: Any, *, num_classes: int | None = None
     The network runs a few times on two of the samples, in eval mode and without gradients. Its modes, buffers, hooks and the
     random state stay as they are.
 
+    A layer is named as its module in ``model.named_modules()``. ``.input`` behind it means what the module takes, not what it
+    returns. A suffix says how the positions of a sample become one row: ``:cls`` is the first token, ``:last_token`` the last
+    one that the attention mask marks, ``:mean`` the average over tokens or pixels. A pool of your own gives its function's
+    name. Without a suffix all numbers of a sample are its features, or each token is a row if each has a label. So
+    ``"encoder.layers.3:cls"`` is the first token behind the fourth layer. ``Tap`` accepts the same pools.
+
     Args:
         inputs: One sample or more as the network's forward expects them: a tensor, a mapping of keyword arguments, or a tuple
             of positional arguments. Tensors are moved to the device of the network's first parameter.

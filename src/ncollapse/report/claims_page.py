@@ -105,8 +105,8 @@ def _sentence(item: Evidence) -> str:
 
 
 def _verdict_in_words(item: Evidence) -> str:
-    outside = "" if item.counts else "does not count, "
-    return f"{outside}{item.verdict}{f' ({item.why})' if item.why else ''}"
+    said = f"{item.verdict}{f' ({item.why})' if item.why else ''}"
+    return said if item.counts else f"{said}; not counted"
 
 
 def _interval(estimate: Estimate) -> str:
