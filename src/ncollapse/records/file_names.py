@@ -11,11 +11,18 @@ OBJECTIVE = "objective.json"
 CHECKPOINT = "checkpoint.safetensors"
 REPORT = "report.html"
 
-# Reserved: no code writes these yet, and other files must not take their names.
 MANIFEST = "manifest.json"
+FIGURES = "figures"
+PREVIOUS = "previous"
+DAMAGED = "damaged"
+
+# Reserved: no code writes these yet, and other files must not take their names.
 SAMPLES = "samples.safetensors"
 CLASSES = "classes.csv"
 PAIRS = "pairs.csv"
 
 SWEEP = "sweep.json"
 CLAIMS = "claims.json"
+
+# Every file of a run itself; pages and figures are made from them.
+OF_A_RUN = (RECIPE, ENVIRONMENT, GLOSSARY, HISTORY, MEASUREMENTS, DEPTH, OBJECTIVE, CHECKPOINT, STATUS)

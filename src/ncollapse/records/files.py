@@ -2,31 +2,102 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from ncollapse.records import file_names
+from ncollapse.records.errors import RunDirectoryError
+
+# What a killed writer may leave: a temporary file of this version, and of version 0.1, whose names were fixed, for the files
+# of a run; the folder in which that version prepared a run that was to replace another.
+_TEMPORARY = re.compile(r"\.[^/]+\.[0-9a-f]{16}\.tmp")
+_FORMER = {f".{name}.tmp" for name in (*file_names.OF_A_RUN, file_names.REPORT, file_names.SWEEP, file_names.CLAIMS)}
+_FORMER_STAGE = ".new"
+# Folders of a network that cannot be forced to the disk answer with one of these.
+_CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES}
 
 
 def write_whole(path: str | Path, content: bytes | str) -> None:
     """Write a file in one step: a process killed at any moment leaves the old file or the new one, whole."""
     path = Path(path)
     data = content.encode() if isinstance(content, str) else content
-    # A fixed name, so that what a killed process left is overwritten instead of piling up.
-    temporary = path.with_name(f".{path.name}.tmp")
+    with staged(path.parent, {path.name: data}) as temporary:
+        os.replace(temporary[path.name], path)
+    sync_folder(path.parent)
+
+
+@contextmanager
+def staged(folder: Path, contents: Mapping[str, bytes]) -> Iterator[dict[str, Path]]:
+    """Write files under temporary names, forced to the disk, for the body to rename; those that it leaves are removed."""
+    # Nobody can guess the name, and a file or link that is there already is never opened.
+    temporary = {name: folder / f".{name}.{secrets.token_hex(8)}.tmp" for name in contents}
+    name, data = "", b""
     try:
-        try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        for name, data in contents.items():
+            _write_new(temporary[name], data)
+        yield temporary
     except OSError as error:
         # A full disk is reported without a file name.
         raise OSError(
             error.errno,
             f"{len(data)} bytes were to be written, the system refuses ({error.strerror}). Free some space or choose a folder "
             "that can be written to; an earlier file of this name is untouched",
-            str(path),
+            str(folder / name),
         ) from error
+    finally:
+        for path in temporary.values():
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+
+
+def _write_new(path: Path, data: bytes) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    with os.fdopen(os.open(path, flags, 0o666), "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Force a folder's names to the disk, where the system can: else a power cut could undo a rename."""
+    if os.name != "posix":
+        return
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC:
+            raise OSError(error.errno, f"the folder cannot be forced to the disk ({error.strerror})", str(folder)) from error
+
+
+def make_own_folder(folder: Path) -> None:
+    """Make a folder inside a run directory; a link there could lead anywhere, so it is refused."""
+    if folder.is_symlink():
+        raise RunDirectoryError(f"{folder} must be a folder, got a link to {os.readlink(folder)}. Remove the link.")
+    folder.mkdir(exist_ok=True)
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """List what a killed writer left in a folder."""
+    left = [path for path in folder.iterdir() if path.name in _FORMER or _TEMPORARY.fullmatch(path.name)]
+    stage = folder / _FORMER_STAGE
+    return sorted([*left, stage] if stage.is_dir() and not stage.is_symlink() else left)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a killed writer left in a folder, and in its figures."""
+    for place in (folder, folder / file_names.FIGURES):
+        for path in leftovers(place) if place.is_dir() and not place.is_symlink() else ():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)

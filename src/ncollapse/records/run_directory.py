@@ -14,7 +14,7 @@ from ncollapse.records.csv_tables import history_text, read_history, read_rows, 
 from ncollapse.records.depth import DepthRecord
 from ncollapse.records.depth_file import read_depth, write_depth
 from ncollapse.records.errors import ReportError, RunDirectoryError
-from ncollapse.records.files import write_whole
+from ncollapse.records.files import leftovers, remove_leftovers, write_whole
 from ncollapse.records.json_files import read_json, write_json
 from ncollapse.records.rows import EpochRecord, Row
 from ncollapse.records.run_files import Glossary, ObjectiveFile, ObjectiveRecord, Status
@@ -57,7 +57,7 @@ class RunDirectory:
         """Whether a run can begin here without replacing anything."""
         if self.path.exists() and not self.path.is_dir():
             raise RunDirectoryError(f"{self.path} must be a folder, it is a file. Choose another place with --out.")
-        return not self.path.is_dir() or not any(self.path.iterdir())
+        return not self.path.is_dir() or not set(self.path.iterdir()) - set(leftovers(self.path))
 
     def check_empty(self) -> None:
         """Check that nothing would be replaced."""
@@ -76,6 +76,7 @@ class RunDirectory:
         except OSError as error:
             words = f"the run directory cannot be made ({error.strerror}). Choose another place with --out"
             raise OSError(error.errno, words, str(self.path)) from error
+        remove_leftovers(self.path)
         if recipe is not None:
             write_json(self.recipe, recipe)
 
