@@ -221,7 +221,7 @@ def test_a_pickle_with_code_is_not_run(protocol, tmp_path):
         ([1, 2], "TypeError"),
         ({b"labels": [1]}, "KeyError: b'data'"),
         ({b"data": b"pixels", b"labels": [1]}, "data of bytes"),
-        ({b"data": None, b"labels": ["a"]}, "ValueError"),
+        ({b"data": None, b"labels": ["a"]}, "data of NoneType"),
     ],
 )
 def test_pickles_of_something_else(batch, message):
@@ -231,7 +231,7 @@ def test_pickles_of_something_else(batch, message):
 
 def test_labels_of_another_number():
     content = python2_pickle(IMAGES["cifar"][:2], LABELS[:1], "labels")
-    with pytest.raises(DataFileError, match=r"labels of shape \(1,\)"):
+    with pytest.raises(DataFileError, match=r"labels that are no list of 2 bytes"):
         read_cifar_pickles([DataFile("x", content)], 2, b"labels")
 
 

@@ -1,4 +1,4 @@
-"""Reading IDX files and Keras archives, whole and damaged; the scale of pixels; the digits."""
+"""Reading IDX files, whole and damaged; the scale of pixels; the digits."""
 
 import gzip
 import hashlib
@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 
 from ncollapse.data import DataFileError, digits, read_idx
-from ncollapse.data.images import read_keras_archive
 from ncollapse.data.pixels import scale_pixels
 
 PIXELS = np.arange(2 * 3 * 4, dtype=np.uint8).reshape(2, 3, 4)
@@ -53,7 +52,7 @@ def test_checksum_is_of_the_uncompressed_bytes(idx_file: Path) -> None:
     [
         (idx_bytes(PIXELS)[:-1], r"must hold 40 bytes uncompressed, got 39. The file is truncated: delete it"),
         (idx_bytes(PIXELS)[:10], r"must hold 16 bytes uncompressed, got 10. The file is truncated"),
-        (idx_bytes(PIXELS) + b"x", r"must hold 40 bytes uncompressed, got 41. The file is too long"),
+        (idx_bytes(PIXELS) + b"x", r"must hold 40 bytes uncompressed, got more. The file is too long"),
         (b"", r"must begin with 00 00 08, as an IDX file of bytes does, got nothing"),
         (
             b"\x00\x00\x0d\x01" + bytes(8),
@@ -83,43 +82,6 @@ def test_broken_gzip(idx_file: Path) -> None:
     idx_file.write_bytes(raw)
     with pytest.raises(DataFileError, match=rf"must hold a gzip file, decompressing its {len(raw)} bytes failed"):
         read_idx(idx_file)
-
-
-def test_keras_archive(tmp_path: Path) -> None:
-    path = tmp_path / "mnist.npz"
-    labels = np.array([1, 0], dtype=np.uint8)
-    np.savez(path, x_train=PIXELS, y_train=labels, x_test=PIXELS[:1], y_test=labels[:1])
-    images, read_labels = read_keras_archive(path, "train")
-    assert np.array_equal(images, PIXELS)
-    assert read_labels.tolist() == [1, 0]
-    assert len(read_keras_archive(path, "test")[0]) == 1
-
-
-def test_keras_archive_of_color_images_has_labels_as_a_column(tmp_path: Path) -> None:
-    path = tmp_path / "cifar10.npz"
-    np.savez(path, x_train=PIXELS, y_train=np.array([[1], [0]]))
-    assert read_keras_archive(path, "train")[1].tolist() == [1, 0]
-
-
-@pytest.mark.parametrize("damage", ["truncated", "missing", "pickled", "floats", "no zip", "too few labels"])
-def test_damaged_keras_archive(tmp_path: Path, damage: str) -> None:
-    path = tmp_path / "mnist.npz"
-    arrays = {"x_train": PIXELS, "y_train": np.array([1, 0], dtype=np.uint8)}
-    if damage == "missing":
-        del arrays["y_train"]
-    if damage == "floats":
-        arrays["x_train"] = PIXELS.astype(np.float32)
-    if damage == "pickled":
-        arrays["y_train"] = np.array([{}, {}], dtype=object)
-    if damage == "too few labels":
-        arrays["y_train"] = arrays["y_train"][:1]
-    np.savez(path, **arrays)
-    if damage == "truncated":
-        path.write_bytes(path.read_bytes()[:-40])
-    if damage == "no zip":
-        path.write_bytes(b"hello")
-    with pytest.raises(DataFileError, match=r"mnist.npz must hold .* of another kind: delete it and fetch it again"):
-        read_keras_archive(path, "train")
 
 
 def test_scaling_follows_its_definition() -> None:

@@ -39,6 +39,8 @@ def small_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ImageSet:
         mirrors=((tmp_path / "broken").as_uri() + "/", (tmp_path / "mirror").as_uri() + "/"),
         md5={name: hashlib.md5(content(name)).hexdigest() for name in NAMES},
         hint="or ask a friend",
+        num_samples={"train": 3, "test": 2},
+        image_shape=(1, 2),
     )
 
 
@@ -66,9 +68,10 @@ def test_idx_layouts(tmp_path: Path, small_set: ImageSet, layout: str, compresse
 
 
 def test_keras_layout(tmp_path: Path, small_set: ImageSet) -> None:
-    images, labels = np.zeros((1, 1, 2), np.uint8), np.array([7], np.uint8)
-    np.savez(tmp_path / "small.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
-    assert labels_of(small_set, tmp_path) == [7]
+    images, labels = np.zeros((3, 1, 2), np.uint8), np.array([7, 0, 9], np.uint8)
+    np.savez(tmp_path / "small.npz", x_train=images, y_train=labels, x_test=images[:2], y_test=labels[:2])
+    assert labels_of(small_set, tmp_path) == [7, 0, 9]
+    assert labels_of(small_set, tmp_path, "test") == [7, 0]
     with pytest.raises(DataNotFoundError):
         labels_of(dataclasses.replace(small_set, name="other"), tmp_path)
 

@@ -11,19 +11,23 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ncollapse.data.color_files import DataFile, read_cifar_binary, read_cifar_pickles, read_stl
-from ncollapse.data.images import ImagesAndLabels, read_keras_archive
+from ncollapse.data.images import ImagesAndLabels
+from ncollapse.data.keras_archives import read_keras_archive
 from ncollapse.data.places import (
     DataFileError,
     DataSet,
     download_folder,
     fetch,
     not_found,
+    read_data,
     search_places,
 )
 from ncollapse.recipes.data import Split
 
 _CIFAR_MIRRORS = ("https://www.cs.toronto.edu/~kriz/", "https://cave.cs.toronto.edu/kriz/")
 _SYSTEM_FOLDER = Path("/usr/share/datasets")
+# The largest file that is read whole, test_X.bin of STL-10, has 221 MB; archives have 170 MB.
+_LARGEST = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -138,7 +142,9 @@ def load_color_set(color_set: ColorSet, split: Split, *, root: str | None, downl
         layout, files = color_set.layouts[0], _download(color_set, split, download_folder(root))
     elif found.layout is None:
         (npz,) = found.paths
-        return _checked(color_set, read_keras_archive(npz, split), str(npz))
+        count, (channels, rows, columns) = color_set.num_samples[split], color_set.shape
+        shapes = [(count, rows, columns, channels), (count, channels, rows, columns)]
+        return _checked(color_set, read_keras_archive(npz, split, shapes), str(npz))
     else:
         layout, files = found.layout, _read_files(found.paths, found.layout, split)
     return _checked(color_set, layout.read(files, color_set.num_samples[split]), files[0].source)
@@ -180,8 +186,8 @@ def _paths(place: Path, layout: Layout, split: Split) -> tuple[Path, ...]:
 
 def _read_files(paths: Sequence[Path], layout: Layout, split: Split) -> list[DataFile]:
     if paths[0].name == layout.archive:
-        return _from_archive(paths[0].read_bytes(), str(paths[0]), layout, split)
-    return [DataFile(str(path), path.read_bytes()) for path in paths]
+        return _from_archive(read_data(paths[0], _LARGEST), str(paths[0]), layout, split)
+    return [DataFile(str(path), read_data(path, _LARGEST)) for path in paths]
 
 
 def _from_archive(raw: bytes, source: str, layout: Layout, split: Split) -> list[DataFile]:
@@ -193,7 +199,8 @@ def _from_archive(raw: bytes, source: str, layout: Layout, split: Split) -> list
         )
     try:
         with tarfile.open(fileobj=io.BytesIO(raw)) as archive:
-            # Members are read into memory, nothing is unpacked: their paths lead nowhere.
+            # Members are read into memory, nothing is unpacked: their paths lead nowhere. Their sizes are those of the
+            # published archive, whose checksum this one has.
             return [
                 DataFile(f"{source}/{name}", archive.extractfile(f"{layout.folder}/{name}").read())  # type: ignore[union-attr]
                 for name in layout.files[split]
@@ -211,7 +218,7 @@ def _download(color_set: ColorSet, split: Split, folder: Path) -> list[DataFile]
     def accept(raw: bytes, address: str) -> list[DataFile]:
         return _from_archive(raw, address, layout, split)
 
-    return fetch(color_set.title, addresses, accept, folder / str(layout.archive), color_set.hint)
+    return fetch(color_set.title, addresses, accept, folder / str(layout.archive), color_set.hint, _LARGEST)
 
 
 def _checked(color_set: ColorSet, found: ImagesAndLabels, source: str) -> ImagesAndLabels:

@@ -1,17 +1,17 @@
-"""Files of images: IDX, compressed or not, and archives like that of Keras. Needs no torch."""
+"""Files of images in the format IDX, compressed or not. Needs no torch."""
 
 import hashlib
+import io
 import math
 import struct
-import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ncollapse.data.places import DataFileError
+from ncollapse.data.places import DataFileError, read_data
 
 ImagesAndLabels = tuple[NDArray[np.uint8], NDArray[np.integer]]
 """Images (N, rows, columns) or (N, channels, rows, columns), and labels (N,)."""
@@ -19,38 +19,56 @@ ImagesAndLabels = tuple[NDArray[np.uint8], NDArray[np.integer]]
 _UNSIGNED_BYTE = 0x08  # the one element type of the MNIST family; the format knows five more
 _GZIP_MAGIC = b"\x1f\x8b"
 _GZIP_WBITS = 31  # zlib: "a gzip header and trailer around the stream"
+_LONGEST_HEADER = 4 + 4 * 255
+# Twice what EMNIST, the largest set of the family, has in a file: 697,932 images of 784 bytes.
+_LARGEST = 1 << 30
 
 
-def read_idx(path: Path, md5: str | None = None) -> NDArray[np.uint8]:
+def read_idx(path: Path, md5: str | None = None, most: int = _LARGEST) -> NDArray[np.uint8]:
     """Return the bytes of a file in the IDX format of the MNIST family, compressed by gzip or not, in the shape of its header.
 
     The file is judged by its content, so its name does not matter. Layout: two zero bytes, the element type 0x08,
-    the number of axes, then the axes as big-endian 32-bit integers, then the elements row by row.
+    the number of axes, then the axes as big-endian 32-bit integers, then the elements row by row. Nothing is inflated beyond
+    the size that the header names.
 
     Args:
         md5: Checksum of the uncompressed bytes, or None to trust them.
+        most: Bytes that the file may have, uncompressed.
 
     Raises:
-        DataFileError: If the file is truncated, too long, no IDX file of bytes, or has another checksum.
+        DataFileError: If the file is truncated, too long, larger than allowed, no IDX file of bytes, or has another checksum.
     """
-    return idx_content(path.read_bytes(), source=str(path), md5=md5)
+    return idx_content(read_data(path, most_compressed(most)), source=str(path), md5=md5, most=most)
 
 
-def idx_content(raw: bytes, *, source: str, md5: str | None = None) -> NDArray[np.uint8]:
+def most_compressed(size: int) -> int:
+    """Bound the size of a file of gzip by that of its content: compressed noise is larger, by less than a thousandth."""
+    return size + size // 1000 + 100
+
+
+def idx_content(raw: bytes, *, source: str, md5: str | None = None, most: int = _LARGEST) -> NDArray[np.uint8]:
     """Read the bytes of an IDX file; ``read_idx`` says how."""
-    content = _gunzip(raw, source) if raw.startswith(_GZIP_MAGIC) else raw
-    if len(content) < 4 or content[:3] != bytes((0, 0, _UNSIGNED_BYTE)):
+    take = _inflating(raw, source) if raw.startswith(_GZIP_MAGIC) else _slicing(raw)
+    head = take(_LONGEST_HEADER)
+    if len(head) < 4 or head[:3] != bytes((0, 0, _UNSIGNED_BYTE)):
         raise DataFileError(
-            f"{source} must begin with 00 00 08, as an IDX file of bytes does, got {content[:3].hex(' ') or 'nothing'}. "
+            f"{source} must begin with 00 00 08, as an IDX file of bytes does, got {head[:3].hex(' ') or 'nothing'}. "
             "The file is damaged or of another format: delete it and fetch it again."
         )
-    num_axes = content[3]
+    num_axes = head[3]
     offset = 4 + 4 * num_axes
-    if len(content) < offset:
-        raise DataFileError(_wrong_size(source, offset, len(content)))
-    shape = struct.unpack(f">{num_axes}I", content[4:offset])
-    if len(content) != offset + math.prod(shape):
-        raise DataFileError(_wrong_size(source, offset + math.prod(shape), len(content)))
+    if len(head) < offset:
+        raise DataFileError(_wrong_size(source, offset, len(head)))
+    shape = struct.unpack(f">{num_axes}I", head[4:offset])
+    size = offset + math.prod(shape)
+    if size > most:
+        raise DataFileError(
+            f"{source} must hold at most {most} bytes uncompressed, its header names {size}. The file is damaged or of another "
+            "set: delete it and fetch it again."
+        )
+    content = head + take(max(0, size + 1 - len(head)))
+    if len(content) != size:
+        raise DataFileError(_wrong_size(source, size, len(content)))
     found = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if md5 is not None and found != md5:
         raise DataFileError(
@@ -60,39 +78,34 @@ def idx_content(raw: bytes, *, source: str, md5: str | None = None) -> NDArray[n
     return np.frombuffer(content, dtype=np.uint8, offset=offset).reshape(shape)
 
 
-def _gunzip(raw: bytes, source: str) -> bytes:
+def _slicing(raw: bytes) -> Callable[[int], bytes]:
+    """Hand out the next bytes of a content."""
+    stream = io.BytesIO(raw)
+    return stream.read
+
+
+def _inflating(raw: bytes, source: str) -> Callable[[int], bytes]:
+    """Hand out the next bytes of a compressed content; no more than asked for are ever inflated."""
     # decompressobj hands out what can be had of a truncated file, so that the message can count the bytes.
-    stream = zlib.decompressobj(wbits=_GZIP_WBITS)
-    try:
-        return stream.decompress(raw)
-    except zlib.error as error:
-        raise DataFileError(
-            f"{source} must hold a gzip file, decompressing its {len(raw)} bytes failed ({error}). "
-            "The file is damaged: delete it and fetch it again."
-        ) from error
+    stream, waiting = zlib.decompressobj(wbits=_GZIP_WBITS), raw
+
+    def take(count: int) -> bytes:
+        nonlocal waiting
+        if not count:
+            return b""
+        try:
+            taken = stream.decompress(waiting, count)
+        except zlib.error as error:
+            raise DataFileError(
+                f"{source} must hold a gzip file, decompressing its {len(raw)} bytes failed ({error}). "
+                "The file is damaged: delete it and fetch it again."
+            ) from error
+        waiting = stream.unconsumed_tail
+        return taken
+
+    return take
 
 
 def _wrong_size(source: str, expected: int, found: int) -> str:
-    what = "truncated" if found < expected else "too long"
-    return f"{source} must hold {expected} bytes uncompressed, got {found}. The file is {what}: delete it and fetch it again."
-
-
-def read_keras_archive(path: Path, split: Literal["train", "test"]) -> ImagesAndLabels:
-    """Read images and labels from an archive like Keras' ``mnist.npz``."""
-    # Its integrity is that of the zip format (a CRC-32 for each array); no pickled content is ever loaded.
-    names = (f"x_{split}", f"y_{split}")
-    try:
-        # Opened here: NumPy leaves its own file open when the archive is broken.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            images, labels = (archive[name] for name in names)
-    except (zipfile.BadZipFile, zlib.error, KeyError, ValueError, TypeError, EOFError) as error:
-        raise DataFileError(
-            f"{path} must hold an archive with the arrays {names[0]} and {names[1]}, reading it failed ({error}). "
-            "The file is damaged or of another kind: delete it and fetch it again."
-        ) from error
-    if images.dtype != np.uint8 or labels.dtype.kind not in "iu" or labels.size != len(images):
-        raise DataFileError(
-            f"{path} must hold images as unsigned bytes with one integer label each, got {images.dtype} {images.shape} and "
-            f"{labels.dtype} {labels.shape}. The file is of another kind: delete it and fetch it again."
-        )
-    return images, labels.reshape(-1)
+    got, what = (str(found), "truncated") if found < expected else ("more", "too long")
+    return f"{source} must hold {expected} bytes uncompressed, got {got}. The file is {what}: delete it and fetch it again."

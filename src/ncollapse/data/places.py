@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ncollapse.recipes.data import Split
+from ncollapse.records.bounded import UnfitFileError, read_at_most
 from ncollapse.records.files import write_whole
 
 Content = TypeVar("Content")
@@ -22,6 +23,16 @@ class DataFileError(ValueError):
 
 class DataNotFoundError(ValueError):
     """A data set is in none of the places looked in, or could not be downloaded."""
+
+
+def read_data(path: Path, most: int) -> bytes:
+    """Return the content of a data file; one with more bytes than its set can have is refused before it is read."""
+    try:
+        return read_at_most(path, most)
+    except UnfitFileError as error:
+        raise DataFileError(
+            f"{path}: {error}. The file is damaged or of another kind: delete it and fetch it again."
+        ) from error
 
 
 def _cache_folder() -> Path:
@@ -59,13 +70,17 @@ def not_found(data_set: DataSet, split: Split, root: str | None, *, downloadable
     )
 
 
-def fetch(title: str, addresses: Sequence[str], accept: Callable[[bytes, str], Content], target: Path, hint: str) -> Content:
-    """Fetch one file from the first address that has it whole, and keep it."""
+def fetch(
+    title: str, addresses: Sequence[str], accept: Callable[[bytes, str], Content], target: Path, hint: str, most: int
+) -> Content:
+    """Fetch one file of at most so many bytes from the first address that has it whole, and keep it."""
     failures = []
     for address in addresses:
         try:
             with urllib.request.urlopen(address, timeout=_DOWNLOAD_TIMEOUT_SECONDS) as response:
-                raw = response.read()
+                raw = response.read(most + 1)
+            if len(raw) > most:
+                raise DataFileError(f"needed at most {most} bytes, got more")
             content = accept(raw, address)
         except (OSError, http.client.HTTPException, DataFileError) as error:
             failures.append(f"{address}: {error}")

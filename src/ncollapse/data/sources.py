@@ -1,15 +1,18 @@
 """Image sets of the MNIST family: which files they are, in which layouts, and what is known of their content."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ncollapse.data.images import ImagesAndLabels, idx_content, read_idx, read_keras_archive
-from ncollapse.data.places import DataSet, download_folder, fetch, not_found, search_places
+from ncollapse.data.images import ImagesAndLabels, idx_content, most_compressed, read_idx
+from ncollapse.data.keras_archives import read_keras_archive
+from ncollapse.data.places import DataFileError, DataSet, download_folder, fetch, not_found, search_places
 from ncollapse.recipes.data import Split
 
+_NUM_CLASSES = 10
 _FILE_NAMES: dict[Split, tuple[str, str]] = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
@@ -25,6 +28,12 @@ class ImageSet(DataSet):
     std: float
     mirrors: tuple[str, ...]
     md5: dict[str, str]
+    num_samples: dict[Split, int] = field(default_factory=lambda: {"train": 60_000, "test": 10_000})
+    image_shape: tuple[int, int] = (28, 28)
+
+    def most_bytes(self, split: Split) -> int:
+        """Size of the file of images, header included; that of labels is smaller."""
+        return 16 + self.num_samples[split] * math.prod(self.image_shape)
 
 
 MNIST = ImageSet(
@@ -72,15 +81,23 @@ def load_image_set(image_set: ImageSet, split: Split, *, root: str | None, downl
     """Find and read one half of an image set."""
     found = find_image_set(image_set, split, root)
     if len(found) == 1:
-        return read_keras_archive(found[0], split)
+        images, labels = read_keras_archive(found[0], split, [(image_set.num_samples[split], *image_set.image_shape)])
+        # IDX files have checksums, these have not.
+        if not 0 <= int(labels.min()) <= int(labels.max()) < _NUM_CLASSES:
+            raise DataFileError(
+                f"{found[0]} must hold labels of {_NUM_CLASSES} classes, got {int(labels.min())} to {int(labels.max())}. "
+                "The file is damaged or of another kind: delete it and fetch it again."
+            )
+        return images, labels
+    most = image_set.most_bytes(split)
     if found:
         # Checked against the set's checksums, whoever put the files there.
-        images, labels = (read_idx(path, image_set.md5[path.name.removesuffix(".gz")]) for path in found)
+        images, labels = (read_idx(path, image_set.md5[path.name.removesuffix(".gz")], most) for path in found)
         return images, labels
     if not download:
         raise not_found(image_set, split, root, downloadable=True)
     target = download_folder(root) / image_set.folder / "raw"
-    images, labels = (_download(image_set, name, target) for name in _FILE_NAMES[split])
+    images, labels = (_download(image_set, name, target, most) for name in _FILE_NAMES[split])
     return images, labels
 
 
@@ -108,11 +125,11 @@ def _find_pair(directory: Path, names: tuple[str, str]) -> tuple[Path, ...] | No
     return tuple(found) if len(found) == len(names) else None
 
 
-def _download(image_set: ImageSet, name: str, target: Path) -> NDArray[np.uint8]:
+def _download(image_set: ImageSet, name: str, target: Path, most: int) -> NDArray[np.uint8]:
     """Fetch one file, keep it in ``target``, and return its content."""
 
     def accept(raw: bytes, address: str) -> NDArray[np.uint8]:
-        return idx_content(raw, source=address, md5=image_set.md5[name])
+        return idx_content(raw, source=address, md5=image_set.md5[name], most=most)
 
     addresses = [f"{mirror}{name}.gz" for mirror in image_set.mirrors]
-    return fetch(image_set.title, addresses, accept, target / f"{name}.gz", image_set.hint)
+    return fetch(image_set.title, addresses, accept, target / f"{name}.gz", image_set.hint, most_compressed(most))

@@ -1,5 +1,6 @@
 """Texts as token ids: which words have ids, and how texts become rows of them."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -87,7 +88,8 @@ def encode(texts: Sequence[Sequence[str]], words: Sequence[str], length: int) ->
 
 
 def _ordered(labels: Iterable[str]) -> list[str]:
-    distinct = set(labels)
-    if all(label.lstrip("-").isdigit() for label in distinct):
+    distinct = sorted(set(labels))
+    # Numbers of at most 18 digits: Python refuses those of thousands.
+    if all(re.fullmatch(r"-?[0-9]{1,18}", label) for label in distinct):
         return sorted(distinct, key=int)
-    return sorted(distinct)
+    return distinct

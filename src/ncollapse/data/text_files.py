@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ncollapse.data.places import DataFileError
+from ncollapse.data.places import DataFileError, read_data
 from ncollapse.recipes.data import Split
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")
@@ -18,6 +18,8 @@ _WORDNET_PARTS = ("noun", "verb", "adj", "adv")
 _WORDNET_TEST = 10
 _NUM_LEXICOGRAPHER_FILES = 45
 _SENTIMENTS = ("neg", "pos")
+# A gigabyte of text fills about ten as words. The largest file of WordNet, data.noun, has 15 MB.
+_LARGEST = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ def read_wordnet(folder: Path, split: Split) -> LabeledTexts:
         for index, (number, line) in enumerate(synsets):
             fields, bar, gloss = line.partition("|")
             file_number = fields[9:11]
-            if not bar or not file_number.isdigit() or int(file_number) >= _NUM_LEXICOGRAPHER_FILES:
+            if not bar or not file_number.isdecimal() or int(file_number) >= _NUM_LEXICOGRAPHER_FILES:
                 raise DataFileError(
                     f"{path}, line {number} must hold a synset, 'offset file_number ... | gloss', got {line[:40]!r}. "
                     "The file is damaged or of another kind: install it again."
@@ -72,7 +74,7 @@ def read_table(path: Path) -> LabeledTexts:
     texts, labels = [], []
     for number, row in _rows(path):
         text, label = row.get("text"), row.get("label")
-        if not isinstance(text, str) or label in {None, ""}:
+        if not isinstance(text, str) or not isinstance(label, str | int | float) or label == "":
             raise DataFileError(
                 f"{path}, line {number} must hold a text and a label under these names, got {sorted(map(str, row))[:8]} with "
                 f"text {text!r:.40} and label {label!r}. Name the columns text and label, and fill both."
@@ -89,7 +91,13 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     lines = io.StringIO(_decoded(path).removeprefix("\ufeff"), newline="")
     if path.suffix != ".jsonl":
         reader = csv.DictReader(lines, delimiter="\t" if path.suffix == ".tsv" else ",")
-        yield from ((reader.line_num, row) for row in reader)
+        try:
+            yield from ((reader.line_num, row) for row in reader)
+        except csv.Error as error:
+            raise DataFileError(
+                f"{path}, line {reader.line_num} must hold cells of at most {csv.field_size_limit()} characters, reading it "
+                f"failed ({error}). Close its quotes, or cut the text."
+            ) from error
         return
     for number, line in enumerate(lines, start=1):
         if line.strip():
@@ -97,7 +105,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _decoded(path: Path) -> str:
-    raw = path.read_bytes()
+    raw = read_data(path, _LARGEST)
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -112,8 +120,10 @@ def _decoded(path: Path) -> str:
 def _json_object(path: Path, number: int, line: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataFileError(f"{path}, line {number} must hold a JSON object, reading it failed ({error}).") from error
+    except (ValueError, RecursionError) as error:  # also of numbers of thousands of digits, and of nesting
+        raise DataFileError(
+            f"{path}, line {number} must hold a JSON object, reading it failed ({error}). Write one object per line."
+        ) from error
     if not isinstance(row, dict):
         raise DataFileError(f"{path}, line {number} must hold a JSON object, got {line.strip()[:40]!r}.")
     return row
