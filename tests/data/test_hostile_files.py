@@ -71,7 +71,7 @@ def test_what_is_no_file_neither_blocks_nor_fills_the_memory(tmp_path, kind):
         path.symlink_to("/dev/zero")
     else:
         path.mkdir()
-    with memory_below(MIB), pytest.raises(DataFileError, match=rf"x: needed a file, got a {kind}\. It is"):
+    with memory_below(MIB), pytest.raises(DataFileError, match=rf"x: needed a file, got a {kind}\. The file is"):
         read_data(path, 100)
 
 
@@ -164,10 +164,10 @@ def wordnet(folder: Path) -> None:
 
 IDX = gzip.compress(idx(2, 2, 2, data=bytes(range(8))), mtime=0)
 TABLE, LINES = b'text,label\n"a, b",1\nc,2\n', b'{"text": "a", "label": 1}\n{"text": "b", "label": "c"}\n'
-PICKLE = b"\x80\x02}(U\x04datacnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\0\x85U\1b\x87R(K\1K\1M\0\x0c\x86cnumpy\ndtype\n"
-PICKLE += (
-    b"U\2u1K\0K\1\x87R(K\3U\1|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0tb\x89T\0\x0c\0\0" + bytes(3072) + b"tbU\6labels](K\1eu."
-)
+PICKLE = (
+    b"\x80\x02}(U\x04datacnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\0\x85U\1b\x87R(K\1K\1M\0\x0c\x86"
+    b"cnumpy\ndtype\nU\2u1K\0K\1\x87R(K\3U\1|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0tb\x89T\0\x0c\0\0"
+) + (bytes(3072) + b"tbU\6labels](K\1eu.")
 READERS = {
     "idx": (IDX, "x", read_idx),
     "plain idx": (gzip.decompress(IDX), "x", partial(read_idx, most=1000)),

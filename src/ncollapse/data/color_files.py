@@ -108,7 +108,7 @@ def _unpickled(file: DataFile, num_samples: int, label_key: bytes) -> ImagesAndL
 
     try:
         for step, (code, argument, _) in enumerate(pickletools.genops(file.content)):
-            if step > _MOST_STEPS or (code.name in {"PUT", "LONG_BINPUT"} and argument > _MOST_STEPS):
+            if step > _MOST_STEPS or (code.name in {"PUT", "LONG_BINPUT"} and int(argument or 0) > _MOST_STEPS):
                 refuse(f"more than {_MOST_STEPS} steps or numbered objects")
         # Written by Python 2, whose strings are bytes.
         batch = _ArraysOnly(io.BytesIO(file.content), encoding="bytes").load()

@@ -4,7 +4,7 @@ import math
 import zipfile
 from collections.abc import Collection
 from pathlib import Path
-from typing import IO, BinaryIO, NoReturn
+from typing import IO, Any, BinaryIO, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,7 +63,7 @@ def _check_directory(file: BinaryIO) -> None:
         raise UnfitFileError(f"a directory of {directory} bytes, at most {_LARGEST_DIRECTORY} are read")
 
 
-def _array(archive: zipfile.ZipFile, name: str, shapes: Collection[_Shape], types: str) -> NDArray[np.generic]:
+def _array(archive: zipfile.ZipFile, name: str, shapes: Collection[_Shape], types: str) -> NDArray[Any]:
     """Read one array after its header was found to be as needed."""
     info = archive.getinfo(f"{name}.npy")
     # LZMA may ask for a dictionary of 4 GiB; NumPy writes neither it nor bzip2.
