@@ -97,7 +97,13 @@ def _add_what_is_measured(measure: argparse.ArgumentParser) -> None:
         choices=("class", "sample", "papyan", "papyan_notebook", "zhu", "he_su"),
         help="class weights of covariances and of the global mean (default: class, or that of the run)",
     )
-    measure.add_argument("--path", action="store_true", help="also follow each sample through the layers, and print its path")
+    measure.add_argument(
+        "--path",
+        nargs="*",
+        metavar="NAME",
+        help="also follow each sample through the longest run of layers of one dimension, or through the named layers, such as "
+        "those of a stage, and print its path",
+    )
     measure.add_argument(
         "--memory-budget", metavar="SIZE", help="for kept features, in bytes or such as 2GiB; beyond it, a second pass"
     )
@@ -113,6 +119,7 @@ def run_command(options: argparse.Namespace) -> None:
     target = Target(**{item.name: getattr(options, item.name) for item in dataclasses.fields(Target)})
     names = ("classifier", "min_per_class", "ignore_index", "metrics", "convention", "path", "memory_budget")
     asked = {name: getattr(options, name) for name in names}
+    asked["path"] = False if options.path is None else options.path or True
     asked["classes"] = options.classes[0] if len(options.classes) == 1 else options.classes
     # As with python -m: module:function finds the modules of the current folder.
     if "" not in sys.path:

@@ -119,7 +119,7 @@ class Measurement:
 
     @property
     def path_layers(self) -> tuple[str, ...]:
-        """The layers of the paths: all, or all but one of another dimension that feeds the classifier; none without paths."""
+        """The layers of the paths, which have one dimension; none without paths."""
         return () if self.paths is None else self.paths.layers
 
     path = _OfPaths[PathStatistics]("Paths of the samples from the first layer to the last.")

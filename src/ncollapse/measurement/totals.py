@@ -11,6 +11,7 @@ from ncollapse.depth.geodesic import GeodesicCurve, LineDecisions
 from ncollapse.depth.path import PathStatistics
 from ncollapse.groups import Merging, Processes
 from ncollapse.measurement.measurement import Paths
+from ncollapse.measurement.path_choice import PathChoice, path_layers
 from ncollapse.metrics.entry import LayerStatistics
 from ncollapse.statistics.centers import ClassCenters, LinearClassifier
 from ncollapse.statistics.conventions import Convention
@@ -86,20 +87,18 @@ class Totals:
         """The layer to which the network's choices belong: the one that feeds the classifier, else the last one."""
         return next(iter(self.classifiers), next(reversed(self.moments)))
 
-    def paths(self, feeding: str | None, convention: Convention) -> Paths | None:
-        """Return the statistics along the samples' paths; None without ``path=True``."""
+    @property
+    def dims(self) -> dict[str, int]:
+        """The dimension of each layer."""
+        return {name: moments.dim for name, moments in self.moments.items()}
+
+    def paths(self, choice: PathChoice, convention: Convention) -> Paths | None:
+        """Return the statistics along the samples' paths; None where none were followed."""
         if self.paired is None:
             return None
-        dims = {name: moments.dim for name, moments in self.moments.items()}
         # Without kept features and without a second pass only the straight line is known, since it follows from the means.
-        layers = () if self.path is None else path_layers(dims, feeding)
+        layers = () if self.path is None else path_layers(self.dims, choice)
         return Paths(layers, GeodesicCurve(self.paired, convention), self.path, self.line, self.arcs)
-
-
-def path_layers(dims: Mapping[str, int], feeding: str | None) -> tuple[str, ...]:
-    """Return the layers of paths: all, without one that feeds the classifier and has another dimension, as after pooling."""
-    first = next(iter(dims.values()))
-    return tuple(name for name, dim in dims.items() if name != feeding or dim == first)
 
 
 def merged(total: Merging | None, part: Merging) -> Merging:

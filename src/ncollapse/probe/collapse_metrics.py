@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from ncollapse.measurement.measurement import Measurement
+from ncollapse.measurement.path_choice import PathChoice
 from ncollapse.metrics.selection import MetricChoice
 from ncollapse.probe.class_choice import ClassChoice
 from ncollapse.probe.layer_batch import LayerBatch, named_layers
@@ -48,7 +49,7 @@ class CollapseMetrics:
         convention: Convention = "class",
         split: str = "train",
         reference: Measurement | None = None,
-        path: bool = False,
+        path: PathChoice = False,
         memory_budget: int | str | None = None,
         group: ProcessGroup | None = None,
     ) -> None:
@@ -62,7 +63,7 @@ class CollapseMetrics:
             convention: Class weights of the covariances.
             split: Name of the data split, a column of the table.
             reference: Measurement of the training set, whose class means decide on another split.
-            path: Also follow the samples' paths through the layers, which must have one dimension.
+            path: As in ``measure``.
             memory_budget: Memory for kept features, in bytes or as "2GiB"; None is a quarter of the free memory.
             group: Processes of ``torch.distributed`` that share the data. Each updates with its own batches; all call
                 ``compute``, which returns the metrics over the batches of all.

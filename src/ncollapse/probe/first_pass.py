@@ -75,7 +75,7 @@ class FirstPass:
         place = request.place(self.index)
         layers = CheckedLayers(batch.labels, request.num_classes, place, moments if self.index > 0 else None)
         copied = self.kept is not None and batch.reuses_memory
-        hold = (self.kept is not None or request.path) and not copied
+        hold = (self.kept is not None or bool(request.path)) and not copied
         held: dict[str, Tensor] = {}
 
         def receive(name: str, features: Tensor) -> None:
@@ -88,14 +88,14 @@ class FirstPass:
             if hold or copied:
                 held[name] = self.store.copy(features) if copied else features
 
-        feeding, choices, classifier = batch.stream(receive, hold)
+        choices, classifier = batch.stream(receive, hold)
         layers.finish()
         _check_finite(moments, layers.groups.present, place)
         if choices is not None:
             choices = choices.to(layers.labels.device)
             _check_decided(choices, classifier, place)
             self._add_choices(choices, layers.labels)
-        whole = LayerBatch(held, layers.labels.clone() if copied else layers.labels, feeding, choices)
+        whole = LayerBatch(held, layers.labels.clone() if copied else layers.labels, choices)
         if request.path:
             self._add_pair(whole)
         self._keep(whole)
@@ -180,7 +180,7 @@ class FirstPass:
         self.totals.scatters[name] = merged(self.totals.scatters.get(name), part)
 
     def _add_pair(self, batch: LayerBatch) -> None:
-        layers = list(along_path(batch).values())
+        layers = list(along_path(batch, self.request.path).values())
         part = PairedMoments.from_batch(layers[0], layers[-1], batch.labels, self.request.num_classes)
         self.totals.paired = merged(self.totals.paired, part)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ncollapse.hooks.label_rows import LabelRows
 from ncollapse.hooks.tapped_network import TappedNetwork
-from ncollapse.measurement.totals import path_layers
+from ncollapse.measurement.path_choice import PathChoice, path_layers
 from ncollapse.statistics.batch import LabelGroups, check_labels, flatten_features
 from ncollapse.statistics.centers import largest_logit
 from ncollapse.statistics.moments import ClassMoments
@@ -22,9 +22,8 @@ Receive = Callable[[str, Tensor], None]
 
 
 class Streamed(NamedTuple):
-    """After the layers: the one that feeds the classifier, the classes (N,) that the network chooses, and the classifier."""
+    """After the layers: the classes (N,) that the network chooses, and the classifier."""
 
-    feeding: str | None
     choices: Tensor | None
     classifier: str | None
 
@@ -34,7 +33,6 @@ class LayerBatch(NamedTuple):
 
     features: dict[str, Tensor]
     labels: Tensor
-    feeding: str | None = None
     choices: Tensor | None = None
     classifier: str | None = None
     reuses_memory: bool = False
@@ -43,7 +41,7 @@ class LayerBatch(NamedTuple):
         """Pass the features of every layer to ``receive``, in order of depth."""
         for name, features in self.features.items():
             receive(name, features)
-        return Streamed(self.feeding, self.choices, self.classifier)
+        return Streamed(self.choices, self.classifier)
 
 
 class NetworkBatch(NamedTuple):
@@ -63,9 +61,8 @@ class NetworkBatch(NamedTuple):
         """Run the network, and pass every layer's features to ``receive`` inside its hook."""
         logits = self.taps.forward(self.inputs, self.labeled, receive, hold).logits
         plan = self.taps.plan
-        feeding, classifier = (None, None) if plan is None else (plan.feeding, plan.classifier)
         # The choices alone are kept: logits of a vocabulary would need more memory than all features.
-        return Streamed(feeding, None if logits is None else largest_logit(logits), classifier)
+        return Streamed(None if logits is None else largest_logit(logits), None if plan is None else plan.classifier)
 
     def whole(self) -> LayerBatch:
         """Run the network and return all features, on the CPU."""
@@ -145,17 +142,7 @@ class CheckedLayers:
             )
 
 
-def along_path(batch: LayerBatch) -> dict[str, Tensor]:
+def along_path(batch: LayerBatch, choice: PathChoice) -> dict[str, Tensor]:
     """Return the features of the layers of the path."""
     dims = {name: features.shape[1] for name, features in batch.features.items()}
-    names = path_layers(dims, batch.feeding)
-    if len(names) < 2 or len({dims[name] for name in names}) != 1:
-        raise ValueError(f"A path needs at least two layers of one dimension, got {dims}. {_advice(dims, batch.feeding)}")
-    return {name: batch.features[name] for name in names}
-
-
-def _advice(dims: Mapping[str, int], feeding: str | None) -> str:
-    """Name the layers of the most common dimension; the one that feeds the classifier is measured in any case."""
-    alike = max(([name for name in dims if dims[name] == dim and name != feeding] for dim in dims.values()), key=len)
-    named = f", such as {', '.join(alike)}" if len(alike) > 1 else ""
-    return f"Choose layers of one dimension{named}."
+    return {name: batch.features[name] for name in path_layers(dims, choice)}

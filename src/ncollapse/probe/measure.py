@@ -15,6 +15,7 @@ from ncollapse.hooks.layer_choice import LayerChoice
 from ncollapse.hooks.network import device_of, network_of
 from ncollapse.hooks.tapped_network import TappedNetwork, TapPlan
 from ncollapse.measurement.measurement import Measurement
+from ncollapse.measurement.path_choice import PathChoice, path_words
 from ncollapse.measurement.table import measurement_of
 from ncollapse.measurement.totals import Totals
 from ncollapse.metrics.selection import MetricChoice
@@ -50,7 +51,7 @@ def measure(
     reference: Measurement | None = None,
     metrics: MetricChoice = None,
     convention: Convention = "class",
-    path: bool = False,
+    path: PathChoice = False,
     memory_budget: int | str | None = None,
     check: bool = False,
     progress: Progress | bool | None = None,
@@ -101,9 +102,11 @@ def measure(
         convention: Class weights of the covariances and of the global mean in NC2, NC3 and GNC2: "class", "sample", "papyan",
             "papyan_notebook", "zhu" or "he_su" (docs/theory.md, 1.2). All agree if classes have equal counts, but for the
             notebook's NC1 and standard deviations.
-        path: Also follow each sample from the first layer to the last, which must have one dimension. This gives relative
-            positions, straightness, and the prediction of the straight line. If the layer that feeds the classifier has another
-            dimension, as behind pooling, it is measured but is not part of the path (``Measurement.path_layers``).
+        path: Also follow each sample through layers of one dimension. This gives relative positions, straightness, and the
+            prediction of the straight line. True takes the longest run of layers of one dimension, of equally long ones the
+            deepest; a pooled layer in front of the classifier, or the other stages of a ResNet, are measured but are not part
+            of the path. A name or a list of names chooses layers, or those inside of a module: ``path="layer3"``.
+            ``Measurement.path_layers`` lists them, and ``chosen`` says which they are.
         memory_budget: Memory for kept features, in bytes or as "2GiB" or "500MB". None is a quarter of the free memory on
             their device; 0 keeps none.
         check: Prove by digests before and after that nothing changed, and name what did. Without it the version counters of
@@ -184,23 +187,25 @@ def measure_network(
         totals = collect(source, request, budget, classifiers, repeatable=repeatable, processes=processes)
     # Not None: without data on any process, collect has raised.
     plan = cast(TapPlan, shared_plan(taps.plan, processes))
-    return evaluate(request, totals, plan.explanation, plan.feeding)
+    return evaluate(request, totals, plan.explanation)
 
 
-def evaluate(request: Request, totals: Totals, chosen: str, feeding: str | None = None) -> Measurement:
+def evaluate(request: Request, totals: Totals, chosen: str) -> Measurement:
     """Evaluate the metrics of a request on the totals."""
     # The way to a formula: measurement_of (measurement/table.py) calls Metric.evaluate (metrics/entry.py), and that the
     # function of the metric's entry (such as metrics/mean_entries.py), which calls the formula (metrics/variability.py).
     given = f"W and b given for {totals.last_layer}" if isinstance(request.classifier, tuple) else ""
+    paths = totals.paths(request.path, request.convention)
+    through = "" if paths is None else path_words(totals.dims, paths.layers)
     return measurement_of(
         totals.of_layers(request.split, request.convention),
         request.selected,
         split=request.split,
-        chosen="; ".join(filter(None, [chosen, given, totals.left_out])),
+        chosen="; ".join(filter(None, [chosen, given, totals.left_out, through])),
         shown=request.shown,
         passes=totals.passes,
         kept_bytes=totals.kept_bytes,
-        paths=totals.paths(feeding, request.convention),
+        paths=paths,
         selection=totals.selection,
     )
 
@@ -217,7 +222,7 @@ def measure_features(
     reference: Measurement | None = None,
     metrics: MetricChoice = None,
     convention: Convention = "class",
-    path: bool = False,
+    path: PathChoice = False,
 ) -> Measurement:
     """Measure neural collapse of features in memory.
 
@@ -232,7 +237,7 @@ def measure_features(
         reference: Measurement of the training set, whose class means decide on another split.
         metrics: As in ``measure``.
         convention: Class weights of the covariances.
-        path: Also follow the samples' paths through the layers, as in ``measure``.
+        path: As in ``measure``.
 
     Returns:
         The tidy table and the statistics behind it.
@@ -265,6 +270,5 @@ def measure_features(
     if classifier is None:
         request.check_classifier("no classifier was given")
     heads = {} if classifier is None else {last: classifier_on(last, flat[last].shape[1], classifier, num_classes)}
-    feeding = None if classifier is None else last
-    totals = collect(lambda: iter([LayerBatch(flat, labels, feeding)]), request, size, lambda moments: heads)
-    return evaluate(request, totals, "features in memory", feeding)
+    totals = collect(lambda: iter([LayerBatch(flat, labels)]), request, size, lambda moments: heads)
+    return evaluate(request, totals, "features in memory")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ncollapse.groups import Processes
 from ncollapse.hooks.layer_choice import LayerChoice
 from ncollapse.measurement.measurement import Measurement
+from ncollapse.measurement.path_choice import PathChoice, check_path
 from ncollapse.metrics.entry import Metric, Need
 from ncollapse.metrics.selection import CORE, WORDS, MetricChoice, select_metrics
 from ncollapse.probe.class_choice import ChosenClasses, ClassChoice, check_classes, check_min_per_class, chosen_classes
@@ -42,7 +43,7 @@ class Request:
     reference: Measurement | None = None
     metrics: MetricChoice = None
     convention: Convention = "class"
-    path: bool = False
+    path: PathChoice = False
     memory_budget: int | str | None = None
     group: ProcessGroup | None = None
     where: str | None = None
@@ -61,6 +62,7 @@ class Request:
             parse_bytes(self.memory_budget)
         check_classes(self.classes, self.num_classes)
         check_min_per_class(self.min_per_class)
+        check_path(self.path)
         self._check_reference()
 
     def _check_reference(self) -> None:
@@ -97,7 +99,7 @@ class Request:
     @property
     def needs_features_again(self) -> bool:
         """Whether the features are needed again once the class means are final."""
-        return self.path or bool(self.needs & {"centers", "logits"})
+        return bool(self.path) or bool(self.needs & {"centers", "logits"})
 
     @property
     def named_classifier(self) -> str | nn.Module | None:

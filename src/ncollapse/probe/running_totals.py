@@ -61,7 +61,7 @@ class RunningTotals:
         else:
             self._first.merge(other._first)
 
-    def measurement(self, classifiers: Classifiers | None, chosen: str, feeding: str | None = None) -> Measurement:
+    def measurement(self, classifiers: Classifiers | None, chosen: str) -> Measurement:
         """Measure all batches so far; more may follow."""
         with self.processes.sharing_errors():
             self._check_whole()
@@ -76,7 +76,7 @@ class RunningTotals:
         first = FirstPass(request, budget=0) if self._first is None else self._first.snapshot()
         totals = first.finish(self.processes)
         totals = complete(totals, first.kept, request, None, classifiers, self.processes)
-        return evaluate(request, totals, chosen, feeding)
+        return evaluate(request, totals, chosen)
 
     def _check_whole(self) -> None:
         if self._broken:

@@ -146,14 +146,14 @@ class SecondPass:
             if self.request.path:
                 held[name] = features
 
-        feeding, choices, _ = batch.stream(receive, self.request.path)
+        choices, _ = batch.stream(receive, bool(self.request.path))
         layers.finish()
         for decided, projected in waiting:
             chosen = None if choices is None else layers.selected(choices)
             decided.add(self.last, projected._replace(chosen=chosen))
         if held and self.paired is not None:
             labels = layers.labels if selection is None else selection.renumber(layers.labels)
-            self._add_path(LayerBatch(held, labels, feeding), self.paired)
+            self._add_path(LayerBatch(held, labels), self.paired)
         self.index += 1
 
     def _project(self, name: str, features: Tensor, labels: Tensor) -> list[tuple[DecisionSums, Projected]]:
@@ -176,7 +176,7 @@ class SecondPass:
 
     def _add_path(self, batch: LayerBatch, paired: PairedMoments) -> None:
         into, device = self.totals, batch.labels.device
-        along = along_path(batch)
+        along = along_path(batch, self.request.path)
         layers = list(along.values())
         means = [self.path_means[name].to(device) for name in along]
         if paired.cross_traces.device != device:

@@ -22,6 +22,7 @@ from ncollapse.hooks.network import network_of
 from ncollapse.hooks.tapped_network import TapHooks, Tapped, TapPlan, labeled_logits, labeled_positions, look
 from ncollapse.hooks.untouched import Untouched
 from ncollapse.measurement.measurement import Measurement
+from ncollapse.measurement.path_choice import PathChoice
 from ncollapse.metrics.selection import MetricChoice
 from ncollapse.probe.class_choice import ClassChoice
 from ncollapse.probe.group_checks import classifier_of, shared_plan
@@ -54,7 +55,7 @@ def watch(
     reference: Measurement | None = None,
     metrics: MetricChoice = None,
     convention: Convention = "class",
-    path: bool = False,
+    path: PathChoice = False,
     memory_budget: int | str | None = None,
     ignore_index: int | None = None,
     check: bool = False,
@@ -209,7 +210,7 @@ class Watched:
         labeled = LabelRows.of(labels.clone() if isinstance(labels, Tensor) else labels, self._ignore_index, rows)
         check_not_one_hot(labeled, self._totals.request.num_classes, returned)
         plan, features, choices = self._select(tapped, labeled)
-        self._totals.add(LayerBatch(features, labeled.labels, plan.feeding, choices, plan.classifier))
+        self._totals.add(LayerBatch(features, labeled.labels, choices, plan.classifier))
 
     def _select(self, tapped: Mapping[bool, Tapped], labeled: LabelRows) -> tuple[TapPlan, dict[str, Tensor], Tensor | None]:
         """Return the rows with labels, and keep the plan and the hooks for labels of this kind only."""
@@ -236,7 +237,7 @@ class Watched:
                 return classifier_of(request, plan, moments, processes)
 
         words = "no batch was seen" if plan is None else plan.explanation
-        return self._totals.measurement(classifiers, words, None if plan is None else plan.feeding)
+        return self._totals.measurement(classifiers, words)
 
     def reset(self) -> None:
         """Forget all batches, as at the start of an epoch; the layers stay those that were found."""
