@@ -34,7 +34,7 @@ class Quantity:
 
 def _metric(key: str, meaning: str) -> Quantity:
     """Make a reader of a metric of the last layer."""
-    return Quantity(key, meaning, lambda run: run.value(key, len(run.layers) - 1))
+    return Quantity(key, meaning, lambda run: run.value(key, run.depths[-1]))
 
 
 def _recorded(place: str, meaning: str, *, key: str = "", sign: int = -1, signed: bool = False) -> Quantity:
@@ -140,7 +140,7 @@ def _share_of_rises(run: Run, epoch: int) -> float | None:
 
 def pfc1_lost_in_training(run: Run) -> float | None:
     """Decades by which PFC1 of the last layer falls from before training to the end; None where one is undefined or 0."""
-    last = len(run.layers) - 1
+    last = run.depths[-1]
     before, after = run.value("pfc1", last, 0), run.value("pfc1", last)
     return math.log10(before / after) if before and after else None
 

@@ -1,7 +1,7 @@
 """The figures of a run: collapse of every layer over epochs, over depth with the straight line, and of the last layer."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ def plot_over_epochs(run: Run) -> Figure:
     """
     with style.house_style():
         figure = _compose(PROGRESSIVE, 10.6, lambda axes, panel: draw_over_epochs(axes, run, panel))
-        layers, names = _layer_entries(run)
+        layers, names = _layer_entries(run, range(len(run.measured_layers)))
         perfect, meaning = _perfect_entry(run)
         _legend(figure, [*layers, *perfect], [*names, *meaning], loc="outside right center", title="layer")
     return figure
@@ -44,7 +44,7 @@ def plot_over_depth(run: Run, position: str = "projection") -> Figure:
     require_position(run, position)
     with style.house_style():
         figure = _compose(PROGRESSIVE, 10.6, lambda axes, panel: draw_over_depth(axes, run, panel, position))
-        layers, names = _layer_entries(run)
+        layers, names = _layer_entries(run, run.depths)
         lines = [Line2D([], [], color=style.LINE), Line2D([], [], color=style.BASELINE, linestyle="--")]
         if any(row.metric.endswith(".noise") for row in run.rows):
             lines.append(Line2D([], [], color=style.SOFT, linestyle=":"))
@@ -121,13 +121,13 @@ def _compose(panels: tuple[Panel, ...], width: float, draw: Callable[[Axes, Pane
     return figure
 
 
-def _layer_entries(run: Run) -> tuple[list[Line2D], list[str]]:
+def _layer_entries(run: Run, depths: Sequence[int]) -> tuple[list[Line2D], list[str]]:
     """Markers and names for the legend; of very deep networks evenly spaced ones."""
-    colors = style.depth_colors(len(run.layers))
-    stride = -(-len(colors) // _MOST_LEGEND_ENTRIES)
-    depths = sorted({*range(0, len(colors), stride), len(colors) - 1})
-    handles = [Line2D([], [], color=colors[depth], marker="o", markersize=5, linewidth=1.5) for depth in depths]
-    return handles, [f"{depth}  {style.short(run.layers[depth])}" for depth in depths]
+    colors = style.depth_colors(len(run.measured_layers))
+    stride = -(-len(depths) // _MOST_LEGEND_ENTRIES)
+    shown = sorted({*depths[::stride], depths[-1]})
+    handles = [Line2D([], [], color=colors[depth], marker="o", markersize=5, linewidth=1.5) for depth in shown]
+    return handles, [f"{depth}  {style.short(run.measured_layers[depth])}" for depth in shown]
 
 
 def _perfect_entry(run: Run) -> tuple[list[Line2D], list[str]]:

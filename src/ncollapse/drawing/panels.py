@@ -83,7 +83,7 @@ def require_position(run: Run, position: str) -> None:
 
 def shown_over_epochs(run: Run, panel: Panel) -> list[float | None]:
     """List what ``draw_over_epochs`` shows of every layer, for axes that several runs share."""
-    return [value for depth in range(len(run.layers)) for value in run.over_epochs(panel.key, depth)]
+    return [value for depth in range(len(run.measured_layers)) for value in run.over_epochs(panel.key, depth)]
 
 
 def shown_over_depth(run: Run, panel: Panel) -> list[float | None]:
@@ -93,7 +93,7 @@ def shown_over_depth(run: Run, panel: Panel) -> list[float | None]:
 
 def draw_over_epochs(axes: Axes, run: Run, panel: Panel, shared: Sequence[float | None] = ()) -> None:
     """Draw a metric over the epochs: of every layer, or the panel's own series of the last layer."""
-    colors = style.depth_colors(len(run.layers))
+    colors = style.depth_colors(len(run.measured_layers))
     if panel.series:
         last = len(run.measured_layers) - 1
         lines = [(run.over_epochs(s.metric, last), s.label, s.color, s.dashes) for s in panel.series]
@@ -124,7 +124,7 @@ def draw_over_depth(axes: Axes, run: Run, panel: Panel, position: str, shared: S
         axes.plot(t, _drawable(values, panel.log), dashes, color=color, linewidth=1.6)
     positions = run.last.positions[position]
     _draw_floor(axes, [math.nan if t is None else t for t in positions], run.over_depth(f"{panel.key}.noise"), panel)
-    _draw_layers(axes, list(zip(positions, _drawable(layers, panel.log), strict=True)))
+    _draw_layers(axes, run, positions, _drawable(layers, panel.log))
 
 
 def _draw_floor(axes: Axes, x: Sequence[float], values: Sequence[float | None], panel: Panel) -> None:
@@ -143,14 +143,22 @@ def _curves(run: Run, panel: Panel) -> list[tuple[Sequence[float], Numbers, str,
     ]
 
 
-def _draw_layers(axes: Axes, placed: list[tuple[float | None, float]]) -> None:
+def _draw_layers(axes: Axes, run: Run, positions: Sequence[float | None], values: Sequence[float]) -> None:
     """Markers with the layer's depth beside them; a number that would lie on its neighbor is left out."""
-    occupied: list[tuple[float, float]] = []
-    for depth, ((x, y), color) in enumerate(zip(placed, style.depth_colors(len(placed)), strict=True)):
+    colors, occupied = style.depth_colors(len(run.measured_layers)), list[tuple[float, float]]()
+    for depth, x, y in zip(run.depths, positions, values, strict=True):
         if x is None or math.isnan(y):
             continue
         axes.plot(
-            [x], [y], "o", color=color, markersize=6.5, markeredgecolor=style.INK, markeredgewidth=0.7, clip_on=False, zorder=3
+            [x],
+            [y],
+            "o",
+            color=colors[depth],
+            markersize=6.5,
+            markeredgecolor=style.INK,
+            markeredgewidth=0.7,
+            clip_on=False,
+            zorder=3,
         )
         px, py = axes.transData.transform((x, y))
         if all(abs(px - qx) > 11 or abs(py - qy) > 13 for qx, qy in occupied):

@@ -34,9 +34,10 @@ def summarize(run: Run) -> list[str]:
     if not run.has_depth:
         return [*said, MISSING_DEPTH]
     over_depth = "; ".join(_progression_in_short(run, metric) for metric in _NAMES)
+    which = "" if run.layers in {run.measured_layers, run.measured_layers[:-1]} else f" ({_path_in_short(run)})"
     return [
         *said,
-        f"Over depth: {over_depth}. Effective depth: {_depth_in_short(run)}.",
+        f"Over depth{which}: {over_depth}. Effective depth: {_depth_in_short(run)}.",
         f"Straight line against {BASELINE}: {_line_in_short(run)}.",
     ]
 
@@ -54,7 +55,7 @@ def describe(run: Run) -> list[str]:
     return [
         *said,
         *(_say_progression(run, metric) for metric in _NAMES),
-        *_say_own_input(run),
+        *_say_off_path(run),
         *_say_start(run),
         _say_effective_depth(run),
         say_straightness(run),
@@ -163,15 +164,24 @@ def _progression_in_short(run: Run, metric: str) -> str:
     return f"{_NAMES[metric].replace('The error', 'the error')} {said} ({number(values[0])} → {number(values[-1])})"
 
 
-def _say_own_input(run: Run) -> list[str]:
-    """Name the classifier's input where its dimension differs from the layers', as after pooling."""
-    depth = len(run.layers)
-    values = [f"{short} {number(run.value(metric, depth))}" for metric, short in SHORT.items()]
-    return [
-        f"The classifier reads {name}, which is made of {run.layers[-1]}. It has another dimension, so it is not part of the "
-        f"depth: {', '.join(values)}."
-        for name in run.measured_layers[depth:]
-    ]
+def _say_off_path(run: Run) -> list[str]:
+    """Name the layers of other dimensions, which are not part of the depth: the classifier's input, or other stages."""
+    names, last = run.measured_layers, run.measured_layers[-1]
+    if names == run.layers:
+        return []
+    values = ", ".join(f"{short} {number(run.value(metric, len(names) - 1))}" for metric, short in SHORT.items())
+    if names[:-1] == run.layers:
+        return [
+            f"The classifier reads {last}, which is made of {run.layers[-1]}. It has another dimension, so it is not part of "
+            f"the depth: {values}."
+        ]
+    said = f"All this is about {_path_in_short(run)}, which have one dimension."
+    return [said if last in run.layers else f"{said} At the last layer, {last}: {values}."]
+
+
+def _path_in_short(run: Run) -> str:
+    """Say which of the measured layers the path runs through."""
+    return f"{len(run.layers)} of {len(run.measured_layers)} layers, {run.layers[0]} to {run.layers[-1]}"
 
 
 def _rises(run: Run, metric: str, violations: Sequence[str]) -> str:

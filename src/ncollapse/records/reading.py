@@ -98,8 +98,13 @@ class Run:
         return self.last.layers
 
     @cached_property
+    def depths(self) -> tuple[int, ...]:
+        """The depth of each of :attr:`layers` among all measured ones."""
+        return tuple(self.measured_layers.index(layer) for layer in self.layers)
+
+    @cached_property
     def measured_layers(self) -> tuple[str, ...]:
-        """All measured layers: ``layers``, then the classifier's input if its dimension differs (as after pooling)."""
+        """All measured layers: ``layers``, and those of other dimensions, such as other stages or what the classifier takes."""
         rows = (row for row in self.rows if row.epoch == self.epochs[-1] and row.split == self.split)
         return tuple(dict(sorted((row.depth, row.layer) for row in rows)).values())
 
@@ -128,8 +133,8 @@ class Run:
         return [self.value(metric, depth, epoch) for epoch in self.epochs]
 
     def over_depth(self, metric: str, epoch: int | None = None) -> list[float | None]:
-        """One metric of every layer, at the last epoch unless said."""
-        return [self.value(metric, depth, epoch) for depth in range(len(self.layers))]
+        """One metric of each of :attr:`layers`, at the last epoch unless said."""
+        return [self.value(metric, depth, epoch) for depth in self.depths]
 
     @cached_property
     def effective_depth(self) -> EffectiveDepth | None:
@@ -213,7 +218,7 @@ def _check_agreement(run: Run) -> None:
     for epoch in run.epochs:
         if run.records[epoch].layers != run.layers:
             fail(curves, f"lists other layers at epoch {epoch} than at epoch {run.epochs[-1]}")
-    # The table may hold one layer more: what the classifier takes.
-    if run.layers not in {run.measured_layers, run.measured_layers[:-1]}:
+    # The table may hold more layers, of other dimensions: other stages, and what the classifier takes.
+    if run.layers != tuple(name for name in run.measured_layers if name in run.layers):
         found, named = ", ".join(run.measured_layers), ", ".join(run.layers)
         fail(curves, f"lists the layers {named}, but {table.name} {found}")

@@ -64,7 +64,7 @@ def write_comparison(folders: Iterable[Path], out: Path, *, position: str = "pro
         out,
         "comparison.html",
         title=f"{len(columns)} runs side by side",
-        rules="".join(depth_rules(index, len(column.run.layers)) for index, column in enumerate(columns)),
+        rules="".join(depth_rules(index, len(column.run.measured_layers)) for index, column in enumerate(columns)),
         columns=[_context(column, position, out) for column in columns],
         settings=_settings(columns),
         position=POSITIONS.get(position, position),
@@ -110,7 +110,7 @@ def _context(column: _Column, position: str, out: Path) -> dict[str, Any]:
         "folder": run.path.resolve().name,
         "href": link(run.path / REPORT, out),
         "origin": _origin(run),
-        "layers": run.layers,
+        "layers": run.measured_layers,
         "findings": findings(run, position),
     }
 
@@ -136,7 +136,7 @@ def _row(
             width=2.75,
             name=f"run{index}-{over}-{panel.key}",
             label=f"{panel.key.upper()}, {panel.label}, over {over}, {column.label}",
-            num_layers=len(column.run.layers),
+            num_layers=len(column.run.measured_layers),
         )
 
     return panel.key.upper(), panel.label, [drawn(index, column) for index, column in enumerate(columns)]

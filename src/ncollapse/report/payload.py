@@ -20,6 +20,7 @@ def build_payload(run: Run) -> dict[str, Any]:
     measured = sorted({row.epoch for row in run.rows if row.epoch is not None})
     return {
         "layers": run.layers,
+        "depths": run.depths,
         "epochs": [_epoch(run, run.records[epoch]) for epoch in run.epochs],
         "table": {"epochs": measured, "series": _series(run, measured)},
     }

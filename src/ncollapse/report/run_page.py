@@ -42,7 +42,7 @@ def _context(run: Run, position: str) -> dict[str, Any]:
         # The page lists the changed settings above already.
         "summary": summarize(run)[bool(run.recipe.changed) :],
         "sentences": describe(run)[bool(run.recipe.changed) :],
-        "depth_rules": depth_rules(0, len(run.layers)),
+        "depth_rules": depth_rules(0, len(run.measured_layers)),
         # One epoch alone is not a curve.
         "over_epochs": [_panel(run, panel, "epochs") for panel in PROGRESSIVE if len(run.epochs) > 1],
         "over_depth": [_panel(run, panel, "depth", position) for panel in PROGRESSIVE if run.has_depth],
@@ -57,7 +57,7 @@ def _context(run: Run, position: str) -> dict[str, Any]:
 
 def _origin(run: Run) -> str:
     """Where the numbers come from."""
-    layers = counted(len(run.layers), "layer")
+    layers = counted(len(run.measured_layers), "layer")
     if run.is_measured_only:
         named = [f"{key} {run.environment[key]}" for key in ("network", "data", "checkpoint") if key in run.environment]
         return f"{', '.join([*named, layers])}; measured, not trained here"
@@ -88,6 +88,6 @@ def _panel(run: Run, panel: Panel, kind: str, position: str | None = None) -> tu
         width=2.75 if panel.series else 3.3,
         name=f"{kind}-{panel.key}",
         label=f"{panel.key.upper()}, {panel.label}, over {'epochs' if position is None else 'depth'}",
-        num_layers=len(run.layers),
+        num_layers=len(run.measured_layers),
     )
     return panel.key, svg

@@ -91,11 +91,11 @@ function drawCurve(svg, curve, metric, scale, kind) {
 
 function drawLayers(svg, data, epoch, metric, position, scale) {
   const places = epoch.positions[position] || [], taken = [];
-  epoch.values[metric].forEach((value, depth) => {
-    if (!isDrawable(value, LOGARITHMIC[metric]) || !isDrawable(places[depth], false)) return;
-    const x = scale.x(places[depth]), y = scale.y(value);
+  epoch.values[metric].forEach((value, i) => {
+    if (!isDrawable(value, LOGARITHMIC[metric]) || !isDrawable(places[i], false)) return;
+    const x = scale.x(places[i]), y = scale.y(value), depth = data.depths[i];
     const dot = element(svg, "circle", { cx: x, cy: y, r: 5, style: `fill:var(--depth-${depth})` });
-    element(dot, "title", {}, `${data.layers[depth]}: ${value}`);
+    element(dot, "title", {}, `${data.layers[i]}: ${value}`);
     if (taken.some(([a, b]) => Math.abs(a - x) < 12 && Math.abs(b - y) < 14)) return;
     taken.push([x, y]);
     element(svg, "text", { class: "depth", x: x + 6, y: y - 7 }, String(depth));
