@@ -323,7 +323,7 @@ def test_line_against_baseline(said, line, baseline, verdict):
 
 def test_two_layers_have_none_between_them(run_dir, monkeypatch):
     run = read_run(run_dir)
-    monkeypatch.setattr(Run, "layers", property(lambda run: ("first", "last")))
+    monkeypatch.setattr(Run, "layers", property(lambda run: ("stem", "blocks.4")))
     for metric in ("PFC1", "PFC2"):
         assert one(describe(run), f"{metric} of the straight line") == (
             f"{metric} of the straight line cannot be compared: there is no layer between first and last."

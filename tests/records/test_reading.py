@@ -5,15 +5,17 @@ import shutil
 
 import pytest
 
-from ncollapse.drawing import plot_last_layer
+from ncollapse.drawing import plot_last_layer, plot_over_depth, plot_over_epochs
 from ncollapse.drawing.findings import findings
 from ncollapse.drawing.sentences import describe, summarize
+from ncollapse.drawing.style import depth_colors
 from ncollapse.records import ReportError, read_run
 from ncollapse.records.csv_tables import read_rows, rows_text
 from ncollapse.records.depth import EPSILON
 from ncollapse.records.rows import Row
 from ncollapse.records.run_files import RecipeSummary
 from ncollapse.report import write_page
+from ncollapse.report.payload import build_payload
 from ncollapse.report.tables import metric_tables
 
 FILES = ("environment.json", "status.json", "depth.json", "history.csv", "measurements.csv")
@@ -194,9 +196,36 @@ def test_what_the_classifier_takes_is_measured_behind_the_layers_of_the_curves(r
     assert f"{said}PFC1 0.00331, PFC2 undefined, nearest-center error undefined." in describe(run)
 
 
-def test_more_layers_than_one_behind_the_curves_are_a_contradiction(run_dir):
-    add_layers(run_dir, "pooled", "head.input")
-    with pytest.raises(ReportError, match=r"lists the layers stem, .* but measurements\.csv stem, .*pooled, head\.input"):
+def keep_stage(content, first, last):
+    """Leave the curves of ``depth.json`` with some of their layers, as of one stage of several."""
+    for record in content["epochs"]:
+        record["layers"] = record["layers"][first:last]
+        record["positions"] = {kind: values[first:last] for kind, values in record["positions"].items()}
+
+
+def test_curves_may_run_through_a_stage_in_the_middle(run_dir, edit, tmp_path):
+    whole = read_run(run_dir)
+    edit(run_dir / "depth.json", lambda content: keep_stage(content, 2, 5))
+    run = read_run(run_dir)
+    assert (run.layers, run.depths) == (("blocks.1", "blocks.2", "blocks.3"), (2, 3, 4))
+    assert run.measured_layers == whole.layers
+    assert run.over_depth("pfc1") == whole.over_depth("pfc1")[2:5]
+    assert build_payload(run)["depths"] == (2, 3, 4)
+    over_depth, over_epochs = plot_over_depth(run), plot_over_epochs(run)
+    assert [text.get_text() for text in over_depth.axes[0].texts] == ["2", "3", "4"]
+    assert [text.get_text() for text in over_depth.legends[0].get_texts()][:3] == ["2  blocks.1", "3  blocks.2", "4  blocks.3"]
+    assert [line.get_color() for line in over_depth.axes[0].lines[2:]] == depth_colors(6)[2:5]
+    assert [text.get_text() for text in over_epochs.legends[0].get_texts()][5] == "5  blocks.4"
+    assert any(line.startswith("Over depth (3 of 6 layers, blocks.1 to blocks.3): PFC1") for line in summarize(run))
+    said = "All this is about 3 of 6 layers, blocks.1 to blocks.3, which have one dimension. At the last layer, blocks.4: PFC1 "
+    assert any(line.startswith(said) for line in describe(run))
+    html = write_page(run_dir, tmp_path / "run.html").read_text()
+    assert "Features and classifier at blocks.4, which has another dimension." in html
+
+
+def test_layers_in_another_order_than_in_the_table_are_a_contradiction(run_dir, edit):
+    edit(run_dir / "depth.json", lambda content: [e["layers"].reverse() for e in content["epochs"]])
+    with pytest.raises(ReportError, match=r"lists the layers blocks\.4, .* but measurements\.csv stem, "):
         read_run(run_dir)
 
 

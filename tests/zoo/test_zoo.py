@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import ncollapse as nc
 from zoo.networks import NETWORKS, built, installed, measured
@@ -48,3 +49,31 @@ def test_every_layer_has_the_statistics_of_its_features(network):
         head = m.statistics[feeding[0]].classifier
         logits = seen.features[feeding[0]] @ head.weight.numpy().T + (0 if head.bias is None else head.bias.numpy())
         np.testing.assert_allclose(logits, seen.logits, rtol=0, atol=1e-5 * np.abs(logits).max())
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "layers"),
+    [
+        ("resnet18", True, ("maxpool", "layer1.0", "layer1.1")),
+        ("resnet18", "layer3", ("layer3.0", "layer3.1")),
+        ("resnet50", True, tuple(f"layer3.{block}" for block in range(6))),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_a_path_runs_through_one_stage_of_a_resnet(name, path, layers):
+    if not installed("torchvision"):
+        pytest.skip("torchvision is not installed: make test-zoo")
+    network = next(network for network in NETWORKS if network.name == name)
+    model = built(network)
+    options = {"num_classes": network.num_classes}
+    m = nc.measure(model, network.batches(), path=path, **options)
+    assert m.path_layers == layers
+    assert f"path through {len(layers)} of {len(m.layers)} layers, {layers[0]} to {layers[-1]}" in m.chosen
+    seen = run(model, network, m.layers)
+    plain = nc.measure_features(
+        {layer: torch.from_numpy(seen.features[layer]) for layer in layers}, torch.from_numpy(seen.labels), path=True, **options
+    )
+    assert m.path.position() == pytest.approx(plain.path.position(), rel=1e-9)
+    assert m.path.straightness.tolist() == pytest.approx(plain.path.straightness.tolist(), rel=1e-9)
+    assert m.geodesic.pfc1().tolist() == pytest.approx(plain.geodesic.pfc1().tolist(), rel=1e-9)
+    assert m.line.pfc3().tolist() == plain.line.pfc3().tolist()
