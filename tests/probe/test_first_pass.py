@@ -349,7 +349,7 @@ def test_paths_without_any_metric_that_needs_centers(budget):
 
 @pytest.mark.parametrize("features", [{"a": CASE.features}, {"a": CASE.features, "b": CASE.features[:, :4]}])
 def test_paths_need_two_layers_of_one_dimension(features):
-    with pytest.raises(ValueError, match=r"A path needs at least two layers of one dimension, got \{'a': 6"):
+    with pytest.raises(ValueError, match=r"A path needs at least two layers of one dimension in a row, got \{'a': 6"):
         collect(source(features=features), *options(path=True))
 
 
