@@ -120,10 +120,12 @@ def part_of(run_dir: Path) -> tuple[Path | None, list[Part]]:
 
 
 def _parts(file: Path, run_dir: Path) -> list[Part]:
+    folder = file.parent.resolve()
     claims = read_json(file, ClaimsFile, "Write it again with `ncollapse claims`, or remove it.").claims
 
     def names(runs: tuple[str, ...]) -> int:
-        return sum((file.parent / name).resolve() == run_dir for name in runs)
+        # No links are followed: the names are those of whoever wrote the file.
+        return sum(os.path.normpath(folder / name) == str(run_dir) for name in runs)
 
     found = [
         Part(c.statement, c.verdict, sum(names(e.supporting) for e in c.evidence), sum(names(e.opposing) for e in c.evidence))

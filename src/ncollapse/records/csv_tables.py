@@ -2,7 +2,8 @@
 
 import csv
 import io
-from collections.abc import Callable, Collection, Iterable, Sequence
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import repeat
 from pathlib import Path
@@ -15,6 +16,9 @@ from ncollapse.records.rows import EpochRecord, Row
 Epochs = Literal["all", "ends", "last"]
 # The lines of a file below its header, by number.
 _Lines = dict[int, list[str]]
+# Names of layers have tens of characters, not thousands.
+_LONGEST_RECORD = 1 << 17
+_SHOWN = 200
 # Before version 0.2 `measurements.csv` had neither of these.
 _ADDED = ("step", "standard_error")
 _OLD_COLUMNS = tuple(name for name in Row._fields if name not in _ADDED)
@@ -63,14 +67,39 @@ def _read(file: Path, *layouts: tuple[str, ...]) -> tuple[tuple[str, ...], _Line
         text = read_bytes(file).decode("utf-8")
     except UnicodeDecodeError as error:
         fail(file, f"is not UTF-8 text ({error.reason} at byte {error.start})")
-    # Not splitlines(): it also cuts at U+2028, which a quoted name may hold.
-    header, *lines = list(csv.reader(io.StringIO(text, newline=""))) or [[]]
-    if tuple(header) not in layouts:
-        fail(file, f"needs the columns {','.join(layouts[0])}, has {','.join(header) or 'none'}")
-    for number, cells in enumerate(lines, start=2):
+    records = _records(file, text)
+    header = tuple(next(records, ()))
+    if header not in layouts:
+        fail(file, f"needs the columns {','.join(layouts[0])}, has {','.join(header)[:_SHOWN] or 'none'}")
+    lines: _Lines = {}
+    for number, cells in enumerate(records, start=2):
+        # At once: a file of commas would fill the memory.
         if len(cells) != len(header):
             fail(file, f"line {number} needs {len(header)} fields, has {len(cells)}")
-    return tuple(header), dict(enumerate(lines, start=2))
+        lines[number] = cells
+    return header, lines
+
+
+def _records(file: Path, text: str) -> Iterator[list[str]]:
+    """Read one record after the other, each of bounded length."""
+    length = 0
+
+    def counted() -> Iterator[str]:
+        nonlocal length
+        # Not splitlines(): it also cuts at U+2028, which a quoted name may hold.
+        for line in io.StringIO(text, newline=""):
+            length += len(line)
+            if length > _LONGEST_RECORD:
+                fail(file, f"has a record of more than {_LONGEST_RECORD} characters")
+            yield line
+
+    reader = csv.reader(counted())
+    try:
+        for cells in reader:
+            length = 0
+            yield cells
+    except csv.Error as error:
+        fail(file, f"line {reader.line_num} is no record ({error})")
 
 
 def _by_column(file: Path, columns: tuple[str, ...], lines: _Lines) -> dict[str, list[Any]]:
@@ -100,7 +129,10 @@ def _epoch(text: str) -> float | None:
     """Read a whole number where there is one: a trainer's epochs may be fractions, and a single measurement has none."""
     if not text:
         return None
-    return int(text) if text.lstrip("-").isdigit() else float(text)
+    epoch = int(text) if text.lstrip("-").isdigit() else float(text)
+    if not math.isfinite(epoch):
+        raise ValueError(f"an epoch must be finite, got {text}")
+    return epoch
 
 
 # Columns that are not named here hold a number.

@@ -5,11 +5,29 @@ from typing import Any, NoReturn, TypeVar
 
 import msgspec
 
+from ncollapse.records import file_names
+from ncollapse.records.bounded import UnfitFileError, read_at_most
 from ncollapse.records.errors import ReportError
 from ncollapse.records.files import write_whole
 
 T = TypeVar("T")
 RUN_AGAIN = "Finish the run with `ncollapse run RECIPE --out DIR --resume` if it was killed, else run it in an empty folder."
+
+_MIB = 1 << 20
+# Far above what is written: three million rows of a table, four thousand measured epochs of depth.json, some thousand runs in a
+# ledger. Python's objects take up to 20 times the bytes of a file, so that files of a few settings have a limit of their own.
+_MOST_BYTES = {
+    file_names.MEASUREMENTS: 256 * _MIB,
+    file_names.HISTORY: 64 * _MIB,
+    file_names.DEPTH: 64 * _MIB,
+    file_names.OBJECTIVE: 16 * _MIB,
+    file_names.SWEEP: 16 * _MIB,
+    file_names.CLAIMS: 16 * _MIB,
+}
+_MOST_BYTES_OF_SETTINGS = 4 * _MIB
+# Settings nest three levels deep; who shows them goes down by recursion.
+_MOST_LEVELS = 20
+_NOT_OURS = "ncollapse does not write such a file: put the run's own file in its place, or leave the folder alone."
 
 
 def read_json(file: Path, kind: type[T], remedy: str = RUN_AGAIN) -> T:
@@ -20,7 +38,12 @@ def read_json(file: Path, kind: type[T], remedy: str = RUN_AGAIN) -> T:
 def decode(file: Path, content: bytes, kind: type[T], remedy: str = RUN_AGAIN) -> T:
     """Make a record of a file's content."""
     try:
-        return msgspec.json.decode(content, type=kind)
+        record = msgspec.json.decode(content, type=kind)
+        if isinstance(record, dict) and _nests_deeper(record, _MOST_LEVELS):
+            raise RecursionError
+        return record
+    except RecursionError:
+        fail(file, f"nests deeper than {_MOST_LEVELS} levels", _NOT_OURS)
     except msgspec.ValidationError as error:
         # As in "Expected `int`, got `float` - at `$.epochs[2].epoch`".
         words, _, place = str(error).replace("`", "").partition(" - at ")
@@ -31,10 +54,18 @@ def decode(file: Path, content: bytes, kind: type[T], remedy: str = RUN_AGAIN) -
         fail(file, f"is not valid JSON ({str(error).removeprefix('JSON is malformed: ')})", remedy)
 
 
+def _nests_deeper(value: object, levels: int) -> bool:
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels < 0 or any(_nests_deeper(part, levels - 1) for part in parts)
+
+
 def read_bytes(file: Path, remedy: str = RUN_AGAIN) -> bytes:
-    """Read the content of a file, or raise an error that says what to do."""
+    """Read the content of a file of a run directory, or raise an error that says what to do."""
+    # A link is not followed: the page of somebody else's run would show whatever file of the reader's it names.
     try:
-        return file.read_bytes()
+        return read_at_most(file, _MOST_BYTES.get(file.name, _MOST_BYTES_OF_SETTINGS), follow=False)
+    except UnfitFileError as error:
+        fail(file, str(error), _NOT_OURS)
     except FileNotFoundError:
         fail(file, "is missing", remedy)
 

@@ -65,6 +65,10 @@ def read_sweep(path: Path, epochs: Epochs = "all") -> Sweep:
         raise ReportError(f"{file}: needed the list of a sweep's runs, found nothing. "
                           "Name the folder that `ncollapse sweep` was given with --out.")  # fmt: skip
     entries = read_json(file, SweepFile, _AGAIN).runs
+    for entry in entries:
+        # A run lies in the sweep's folder; pages are written into runs.
+        if not entry.name.strip(".") or set(entry.name) & {"/", "\\", "\0"} or (path / entry.name).is_symlink():
+            fail(file, f"needed names of folders in the sweep, found {entry.name[:100]!r}", _AGAIN)
     if len({tuple(entry.settings) for entry in entries}) != 1:
         found = "runs with different fields" if entries else "no run"
         fail(file, f"needed runs that all set the same fields, found {found}", _AGAIN)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +10,7 @@ from ncollapse.recipes.recipe import Recipe, RecipeError
 from ncollapse.recipes.settings import differences
 from ncollapse.records.errors import ReportError, RunDirectoryError
 from ncollapse.records.file_names import ENVIRONMENT
-from ncollapse.records.json_files import read_json
+from ncollapse.records.json_files import read_bytes, read_json
 from ncollapse.records.run_directory import RunDirectory
 from ncollapse.train.weights_file import CheckpointError
 
@@ -19,11 +20,13 @@ _MOST_NAMED = 6
 
 def held_recipe(directory: RunDirectory) -> Recipe:
     """Read the recipe of the run in a folder."""
+    if not os.path.lexists(directory.recipe):
+        raise RunDirectoryError(f"{directory.path} holds no run (no recipe.json). {_advice(directory)}")
     try:
-        return Recipe.from_json(directory.recipe.read_text())
-    except FileNotFoundError as error:
-        raise RunDirectoryError(f"{directory.path} holds no run (no recipe.json). {_advice(directory)}") from error
-    except RecipeError as error:
+        return Recipe.from_json(read_bytes(directory.recipe).decode())
+    except ReportError as error:
+        raise RunDirectoryError(str(error)) from error
+    except (RecipeError, UnicodeDecodeError) as error:
         raise RunDirectoryError(f"{directory.recipe} is damaged or of another version: {error}") from error
 
 

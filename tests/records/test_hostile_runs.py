@@ -1,0 +1,132 @@
+"""Run directories from anybody: links, pipes, bombs, nesting; damaged bytes end in a run or in our error alone."""
+
+import json
+import os
+from contextlib import suppress
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hostile import FUZZED, OFTEN, damaged, memory_below
+from ncollapse.records import ReportError, read_run
+from ncollapse.records.errors import RunDirectoryError
+from ncollapse.records.run_directory import RunDirectory
+from ncollapse.records.sweep import read_sweep
+from ncollapse.studies.held_recipe import held_recipe
+from run_files import write_run
+
+MIB = 1 << 20
+FILES = ("recipe.json", "environment.json", "status.json", "glossary.json", "depth.json", "history.csv", "measurements.csv")
+OF_SETTINGS = FILES[:4]
+
+
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory):
+    return write_run(tmp_path_factory.mktemp("small") / "run", layers=("stem", "blocks.0"), epochs=(0, 2), flagged=False)
+
+
+@pytest.fixture
+def small(small_run, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in FILES:
+        (folder / name).write_bytes((small_run / name).read_bytes())
+    return folder
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_link_is_not_read(small, tmp_path, name):
+    (tmp_path / "secret").write_bytes((small / name).read_bytes())
+    (small / name).unlink()
+    (small / name).symlink_to(tmp_path / "secret")
+    with pytest.raises(ReportError, match=rf"{name}: needed a file, got a link\. ncollapse does not write such a file: put"):
+        read_run(small)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_pipe_does_not_block(small, name):
+    (small / name).unlink()
+    os.mkfifo(small / name)
+    with pytest.raises(ReportError, match=rf"{name}: needed a file, got a pipe\."):
+        read_run(small)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_of_a_terabyte_is_refused_by_its_size(small, name):
+    os.truncate(small / name, 1 << 40)
+    with memory_below(8 * MIB), pytest.raises(ReportError, match=rf"{name}: needed at most \d+ bytes, got 1099511627776\."):
+        read_run(small)
+
+
+@pytest.mark.parametrize("name", ["history.csv", "measurements.csv"])
+@pytest.mark.parametrize(
+    ("piece", "message"),
+    [
+        (b",", "has a record of more than 131072 characters"),
+        (b'"\n",', "has a record of more than 131072 characters"),
+        (b",\n", "needs the columns"),
+        (b"\n", "needs the columns"),
+    ],
+)
+def test_a_table_of_commas_fills_no_memory(small, name, piece, message):
+    (small / name).write_bytes(piece * (8 * MIB // len(piece)))
+    # Bytes, text, and the text as a stream.
+    with memory_below(60 * MIB), pytest.raises(ReportError, match=rf"{name}: {message}"):
+        read_run(small)
+
+
+@pytest.mark.parametrize("levels", [30, 900, 1_000_000])
+@pytest.mark.parametrize("name", OF_SETTINGS)
+def test_deep_nesting_is_refused(small, name, levels):
+    known = json.loads((small / name).read_text())
+    words = json.dumps({**known, "deep": "here"}).replace('"here"', "[" * levels + "]" * levels)
+    (small / name).write_text(words)
+    if name in {"status.json", "glossary.json"} and levels < 1000:
+        # What no record declares is passed over.
+        assert read_run(small).epochs == (0, 2)
+        return
+    with memory_below(16 * MIB), pytest.raises(ReportError, match=rf"{name}: nests deeper than 20 levels\."):
+        read_run(small)
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "{", "\ufeff{}", '{"seed": ' + "9" * 5000 + "}", '{"model": "\\ud800"}'])
+def test_a_recipe_that_is_none(small, content):
+    (small / "recipe.json").write_text(content)
+    with pytest.raises(RunDirectoryError, match=r"recipe\.json"):
+        held_recipe(RunDirectory(small))
+
+
+@pytest.mark.parametrize("name", ["../other", "/etc", "..", ".", "", "a/b", "a\0b", "linked"])
+def test_a_sweep_has_its_runs_in_its_own_folder(tmp_path, name):
+    (tmp_path / "sweep" / "x").mkdir(parents=True)
+    (tmp_path / "sweep" / "linked").symlink_to(tmp_path)
+    (tmp_path / "sweep" / "sweep.json").write_text(json.dumps({"runs": [{"name": name, "settings": {}, "seed": 0}]}))
+    with pytest.raises(ReportError, match=r"sweep\.json: needed names of folders in the sweep, found"):
+        read_sweep(tmp_path / "sweep")
+
+
+def read_damaged(folder, name, data):
+    valid = (folder / name).read_bytes()
+    (folder / name).write_bytes(data.draw(damaged(valid)))
+    with suppress(ReportError):
+        read_run(folder)
+    if name == "recipe.json":
+        with suppress(RunDirectoryError):
+            held_recipe(RunDirectory(folder)).fingerprint()
+    (folder / name).write_bytes(valid)
+
+
+@pytest.mark.parametrize("name", FILES)
+@settings(FUZZED, max_examples=20)
+@given(data=st.data())
+def test_damaged_files_end_in_our_error(small, name, data):
+    read_damaged(small, name, data)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FILES)
+@OFTEN
+@given(data=st.data())
+def test_many_damaged_files_end_in_our_error(small, name, data):
+    read_damaged(small, name, data)
