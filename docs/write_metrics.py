@@ -13,7 +13,8 @@ metrics by default, except
 - those that need a d×d scatter matrix: `rank_total` and the other ranks of Σ_T;
 - those that repeat another metric on the same data: `separation`, `pfc3_error`, and `strong_collapse` without `reference=`;
 - those that hold for the squared loss only: `snc1`, `snc2` and `snc3`;
-- estimates for the population that the samples come from, such as `pfc1.population`: see [sampling noise](sampling.md).
+- estimates for the population that the samples come from, such as `pfc1.population`, `cdnv.low` and `pfc3.leave_one_out`: see
+  [sampling noise](sampling.md).
 
 Name these in `metrics=[...]`. The words "core", "all" (all without a scatter matrix and without estimates), "population"
 (all estimates) and `Metric` values of your own are allowed there too. A measurement prints its core metrics:

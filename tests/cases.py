@@ -133,7 +133,7 @@ def layer_statistics(
     centers = ClassCenters.from_moments(moments)
     decisions = ClassDecisions.empty(centers)
     for h, y in batches:
-        decisions = decisions.merge(ClassDecisions.from_batch(h, y, centers, classifier))
+        decisions = decisions.merge(ClassDecisions.from_batch(h, y, centers, classifier, squares=True))
     return LayerStatistics(moments, centers, decisions, decisions, classifier, full, parts, convention, choices=choices)
 
 
@@ -148,7 +148,7 @@ def all_statistics(features: Tensor, labels: Tensor, num_classes: int, classifie
         "paired": PairedMoments.from_batch(features, features.square() + 0.5 * features, labels, num_classes),
         "parts": ClassParts.from_batch(features, labels, num_classes),
         "scatter": ClassScatter.from_batch(features, labels, num_classes),
-        "decisions": ClassDecisions.from_batch(features, labels, centers, classifier),
+        "decisions": ClassDecisions.from_batch(features, labels, centers, classifier, squares=True),
         "choices": ClassifierChoices.from_batch(classifier.choices(features), labels, num_classes),
     }
 

@@ -29,8 +29,8 @@ nc2_equiangularity_weights nc2_max_angle_weights nc2_etf_weights gnc2 hyperspher
 nc3_cosine unc3 nc3_bias snc1 snc2 snc3 pfc3 pfc3_error strong_collapse weak_collapse nc4 nc4_mismatch accuracy
 rank_between stable_rank_between participation_ratio_between entropy_rank_between rank_total stable_rank_total
 participation_ratio_total entropy_rank_total pfc1.noise pfc2.noise pfc3.noise pfc1.population pfc2.population
-nc1.population cdnv.population nc2_equinorm.population nc2_equiangularity.population rank_between.population
-participation_ratio_between.population
+nc1.population cdnv.population cdnv.low cdnv.high nc2_equinorm.population nc2_equiangularity.population
+rank_between.population participation_ratio_between.population pfc3.leave_one_out
 """.split()
 
 COMMANDS = {

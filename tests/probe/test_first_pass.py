@@ -37,7 +37,7 @@ def source(size=5, features=None, labels=None):
 
 def options(budget=PLENTY, centers=True, scatter=False, **changes):
     """A request and the bytes that kept features may take."""
-    metrics = [*(["pfc3"] if centers else ["pfc1"]), *(["rank_total"] if scatter else [])]
+    metrics = [*(["pfc3", "pfc3.leave_one_out"] if centers else ["pfc1"]), *(["rank_total"] if scatter else [])]
     return Request(**{"num_classes": K, "metrics": metrics, "where": "", **changes}), budget
 
 

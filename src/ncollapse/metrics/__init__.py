@@ -19,7 +19,6 @@ from ncollapse.metrics.duality import (
     strong_collapse_weights,
 )
 from ncollapse.metrics.entry import FLAGS, LayerStatistics, Metric, MetricValue, evaluate_metrics
-from ncollapse.metrics.fisher import FisherRatios, fisher_ratios
 from ncollapse.metrics.geometry import equiangularity, equinorm, etf_distance, gram_distance, max_angle
 from ncollapse.metrics.held_out import strong_collapse, weak_collapse
 from ncollapse.metrics.ood import (
@@ -43,9 +42,11 @@ from ncollapse.metrics.uniformity import (
     uniform_duality,
 )
 from ncollapse.metrics.variability import (
+    FisherRatios,
     between_inverse_trace,
     cdnv,
     cdnv_matrix,
+    fisher_ratios,
     separation,
     within_between_ratio,
     within_total_ratio,

@@ -23,7 +23,7 @@ from ncollapse.statistics.moments import ClassMoments, rounding_floor
 from ncollapse.statistics.parts import ClassParts
 from ncollapse.statistics.scatter import ClassScatter
 
-Need = Literal["centers", "logits", "classifier", "scatter", "parts"]
+Need = Literal["centers", "logits", "classifier", "scatter", "parts", "left_out"]
 # Estimates for a population hold several K×K matrices.
 _MOST_CLASSES = 1024
 
@@ -46,12 +46,14 @@ FLAGS: dict[str, str] = {
     "one_class": "one class alone has no geometry",
     "single_samples": "a class has one sample, which cannot vary: its variability of 0 is no collapse",
     "single_centers": "a class has one sample, which is its own class mean and so always nearest to it",
+    "single_left_out": "a class has one sample, and no mean without it, so that this sample counts as wrong",
     "same_centers": "all class means that decide coincide, so that the smallest class index decides",
     "undersampled": "noise of the class means, from few samples, explains more than half of what the value measures",
     "noise_only": "an estimated spread of class means is not positive: their noise explains all of it",
     "few_samples": "the estimate needs four samples of every class, one for each of its independent parts",
     "no_noise": "nothing varies within a class, so that there is no noise to compare with",
     "unresolved": "a distance or direction between class means is within four standard errors of 0, so the value is uncertain",
+    "unbounded": "two class means may coincide, for all that these samples tell, so that the value has no upper bound",
     "many_classes": "estimates for a population hold K×K matrices and are computed for up to 1024 classes",
     "over_budget": "the metric needs the final class means, but the features exceeded memory_budget and cannot be read again",
     "own_means": "decided with this split's own class means, because no training measurement was given: pass reference=",
@@ -159,6 +161,7 @@ class LayerStatistics:
             "classifier": self.classifier is None and self.choices is None,
             "scatter": self.scatter is None,
             "parts": self.class_parts is None,
+            "left_out": self.within is not None and not bool(self.within.left_out.any()),
         }
         return {need for need, missing in found.items() if missing}
 
@@ -187,6 +190,7 @@ class LayerStatistics:
             and moments.num_classes % 2 == 1
             and (self.parts.center == "class" or not imbalanced),
             "single_samples": bool((moments.counts == 1).any()),
+            "single_left_out": bool((moments.counts == 1).any()),
             "single_centers": self.reference is None and bool((moments.counts == 1).any()),
             "same_centers": bool(deciding.between_trace(self.convention) <= rounding_floor(deciding)),
             "no_variance": bool(moments.within_trace() + between <= floor),

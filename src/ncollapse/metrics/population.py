@@ -15,6 +15,9 @@ from ncollapse.statistics.conventions import ClassWeights, Convention, Conventio
 from ncollapse.statistics.moments import ClassMoments
 from ncollapse.statistics.parts import PARTS, ClassParts
 
+# What is nearer to zero than this many standard errors is not told apart from it.
+RESOLVED = 4.0
+
 # A number from the Gram matrix (K, K) and the variances (K,).
 Statistic = Callable[[Tensor, Tensor], Tensor]
 
@@ -141,14 +144,21 @@ class Population:
     def estimate(self, statistic: Statistic, extra: Tensor | float = 0.0) -> Estimate:
         """Return a function of the Gram matrix and the variances with its standard error by the jackknife.
 
-        One part of one class is left out at a time, since all samples are independent. The change of the Gram matrix is exact,
-        that of the function is its derivative times it; ``extra`` are changes of shape (4, K) that come on top.
+        One part of one class is left out at a time, since all samples are independent; ``extra`` are changes of shape (4, K)
+        that come on top of those of ``evaluate``.
+        """
+        value, changes = self.evaluate(statistic)
+        return Estimate(value, jackknife(changes + extra))
+
+    def evaluate(self, statistic: Statistic) -> tuple[Tensor, Tensor]:
+        """Return a function of the Gram matrix and the variances, and its changes if a part is left out, shape (4, K).
+
+        The change of the Gram matrix is exact, that of the function is its derivative times it.
         """
         gram, variances = self.gram.clone().requires_grad_(), self.variances.clone().requires_grad_()
         value = statistic(gram, variances)
         slopes = torch.autograd.grad(value, (gram, variances), materialize_grads=True, allow_unused=True)
-        changes = self.changes((slopes[0] + slopes[0].T) / 2) + slopes[1] * self.variance_shifts
-        return Estimate(value.detach(), jackknife(changes + extra))
+        return value.detach(), self.changes((slopes[0] + slopes[0].T) / 2) + slopes[1] * self.variance_shifts
 
     def changes(self, slope: Tensor) -> Tensor:
         """Compute the changes of <A, Gram matrix> for a symmetric A if a part is left out, shape (4, K)."""
@@ -178,6 +188,17 @@ class Population:
 def jackknife(changes: Tensor) -> Tensor:
     """Combine the changes by left-out parts, shape (4, K, ...), to a standard error."""
     return ((PARTS - 1) / PARTS * (changes - changes.mean(dim=0)).square().sum(dim=(0, 1))).sqrt()
+
+
+def jackknife_by_class(changes: Tensor) -> Tensor:
+    """Combine changes of shape (4, ...) by the left-out parts of each class to variances."""
+    return (PARTS - 1) / PARTS * (changes - changes.mean(dim=0)).square().sum(dim=0)
+
+
+def without_overlap(variance: Tensor, overlap: Tensor) -> Tensor:
+    """Subtract from a variance by the jackknife what the noise of both factors adds, at most half of it."""
+    # A change is the product of a noisy mean and a noisy shift. What the noise of both adds is twice what it should be.
+    return torch.maximum(variance - overlap, variance / 2)
 
 
 def _product(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:

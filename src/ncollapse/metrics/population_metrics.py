@@ -6,18 +6,19 @@ import math
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-from ncollapse.metrics.population import FEW_SAMPLES, NOISE_ONLY, Estimate, Population, jackknife
+from ncollapse.metrics.population import (
+    FEW_SAMPLES,
+    NOISE_ONLY,
+    RESOLVED,
+    Estimate,
+    Population,
+    jackknife,
+    jackknife_by_class,
+    without_overlap,
+)
 from ncollapse.statistics.centers import ClassCenters
 from ncollapse.statistics.decisions import ClassDecisions
-from ncollapse.statistics.parts import PARTS
-
-# What is nearer to zero than this many standard errors is not told apart from it.
-RESOLVED = 4.0
-# The prior of squared distances is at least and at most this wide, as variance over squared mean.
-_NARROWEST, _WIDEST = 0.01, 0.8
-_PAIRS = 2**14
 
 
 def within_between(p: Population) -> Estimate:
@@ -54,7 +55,7 @@ def equinorm(p: Population) -> Estimate:
     K, ddof, squares = p.num_classes, p.parts.ddof, _centered(p, p.gram).diagonal()
     if not squares.amin() > 0:
         return NOISE_ONLY
-    noise = _without(jackknife_by_class(_square_changes(p)), 2 * p.noise_overlap.diagonal()) / (4 * squares)
+    noise = without_overlap(jackknife_by_class(_square_changes(p)), 2 * p.noise_overlap.diagonal()) / (4 * squares)
 
     def squared(gram: Tensor, _: Tensor) -> Tensor:
         norms = _centered(p, gram).diagonal().sqrt()
@@ -74,7 +75,7 @@ def equiangularity(p: Population) -> Estimate:
     cosines = _centered(p, p.gram) / norms.outer(norms)
     changes = p.inner_shifts / norms.outer(norms) - cosines * (_square_changes(p) / (2 * squares)).unsqueeze(2)
     by_class = jackknife_by_class(changes)
-    noise = _without(by_class + by_class.T, p.noise_overlap / squares.outer(squares))[pairs].mean()
+    noise = without_overlap(by_class + by_class.T, p.noise_overlap / squares.outer(squares))[pairs].mean()
 
     def squared(gram: Tensor, _: Tensor) -> Tensor:
         centered = _centered(p, gram)
@@ -82,64 +83,6 @@ def equiangularity(p: Population) -> Estimate:
         return (centered / lengths.outer(lengths))[pairs].var(correction=0) - noise
 
     return _root(p.estimate(squared))
-
-
-def cdnv(p: Population) -> Estimate:
-    r"""Return an estimate of CDNV, with the expected inverse of each squared distance of class means given its estimate.
-
-    The inverse of a noisy distance is biased without bound. So the distances are taken as draws of a Gamma distribution whose
-    mean and variance are those of the estimated distances less the noise, and each inverse is averaged over what its own
-    estimate leaves possible (empirical Bayes). Where noise is small the estimate alone decides.
-    """
-    k, j = torch.triu_indices(p.num_classes, p.num_classes, 1)
-
-    def distances(gram: Tensor) -> Tensor:
-        return gram.diagonal()[k] + gram.diagonal()[j] - 2 * gram[k, j]
-
-    if not distances(p.gram).mean() > 0:
-        return NOISE_ONLY
-    noise = _distance_noise(p)[k, j]
-
-    def statistic(gram: Tensor, variances: Tensor) -> Tensor:
-        squares = distances(gram)
-        mean = squares.mean()
-        width = ((squares.var(correction=0) - noise.mean()) / mean.square()).clamp(_NARROWEST, _WIDEST)
-        blocks = [(squares[i : i + _PAIRS] / mean, noise[i : i + _PAIRS] / mean.square()) for i in range(0, len(k), _PAIRS)]
-        # Recomputed for the derivative, so that one block of pairs takes memory at a time.
-        inverse = torch.cat([checkpoint(_expected_inverse, *block, width, use_reentrant=False) for block in blocks])
-        return ((variances[k] + variances[j]) / 2 * inverse).mean() / mean
-
-    estimate = p.estimate(statistic)
-    # A distance that is not told apart from 0 may be arbitrarily small, and then its inverse is most of the mean.
-    if bool((distances(p.gram) < RESOLVED * noise.sqrt()).any()):
-        return Estimate(estimate.value, None, ("unresolved",))
-    return estimate
-
-
-def _distance_noise(p: Population) -> Tensor:
-    """Estimate the variances of the squared distances of class means, shape (K, K)."""
-    own = p.inner_shifts.diagonal(dim1=1, dim2=2).unsqueeze(2)
-    by_class = jackknife_by_class(2 * (own - p.inner_shifts) + p.square_shifts.unsqueeze(2))
-    own_overlap = p.noise_overlap.diagonal()
-    return _without(by_class + by_class.T, 2 * (own_overlap.unsqueeze(1) + own_overlap + 2 * p.noise_overlap))
-
-
-def _without(variance: Tensor, overlap: Tensor) -> Tensor:
-    # A change is the product of a noisy mean and a noisy shift. What the noise of both adds is twice what it should be.
-    return torch.maximum(variance - overlap, variance / 2)
-
-
-def _expected_inverse(squares: Tensor, noise: Tensor, width: Tensor) -> Tensor:
-    """Average 1/D over the posterior of D ~ Gamma of mean 1, given estimates with normal noise."""
-    # As fine as the noise of the estimate, and no wider than where prior and likelihood are.
-    near = squares.detach()
-    low = (near - 8 * noise.sqrt()).clamp(math.exp(-5), math.exp(3))
-    high = torch.maximum((near + 8 * noise.sqrt()).clamp(max=math.exp(3)), low)
-    log_grid = low.log().unsqueeze(1) + (high / low).log().unsqueeze(1) * torch.linspace(0, 1, 160, dtype=torch.float64)
-    grid, shape = log_grid.exp(), 1 / width
-    # A step of the grid is as long as D in D, hence shape instead of shape - 1.
-    misfit = (squares.unsqueeze(1) - grid).square() / (2 * noise.unsqueeze(1).clamp(min=1e-30))
-    return (torch.softmax(shape * (log_grid - grid) - misfit, dim=1) / grid).sum(dim=1)
 
 
 def between_inverse_trace(p: Population, centers: ClassCenters, decisions: ClassDecisions) -> Estimate:
@@ -186,11 +129,6 @@ def _centered(p: Population, gram: Tensor) -> Tensor:
 def _square_changes(p: Population) -> Tensor:
     """Return the changes of the squared norms of centered class means by their own parts, to first order, shape (4, K)."""
     return 2 * p.inner_shifts.diagonal(dim1=1, dim2=2) + p.square_shifts
-
-
-def jackknife_by_class(changes: Tensor) -> Tensor:
-    """Combine changes of shape (4, ...) by the left-out parts of each class to variances."""
-    return (PARTS - 1) / PARTS * (changes - changes.mean(dim=0)).square().sum(dim=0)
 
 
 def _root(squared: Estimate) -> Estimate:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, cast
 
-from ncollapse.metrics import noise
+from ncollapse.metrics import decision, distance_estimates, noise
 from ncollapse.metrics import population_metrics as estimates
 from ncollapse.metrics.entry import Metric, Need
 from ncollapse.statistics.centers import ClassCenters
@@ -43,7 +43,15 @@ def population_entries() -> list[Metric]:
         ),
         Metric(
             "cdnv.population", "CDNV of the population, by empirical Bayes",
-            lambda s: estimates.cdnv(s.population), _PARTS, **falling,
+            lambda s: distance_estimates.cdnv(s.population), _PARTS, **falling,
+        ),
+        Metric(
+            "cdnv.low", "lower end of a 95 % interval for CDNV of the population",
+            lambda s: distance_estimates.cdnv_low(s.population), _PARTS, **falling,
+        ),
+        Metric(
+            "cdnv.high", "upper end of that interval, ∞ if two class means may coincide",
+            lambda s: distance_estimates.cdnv_high(s.population), _PARTS, **falling,
         ),
         Metric(
             "nc2_equinorm.population", "variation of the norms of the population's centered class means",
@@ -61,6 +69,12 @@ def population_entries() -> list[Metric]:
         Metric(
             "participation_ratio_between.population", "participation ratio of the population's Σ_B",
             lambda s: estimates.participation_ratio(s.population), _PARTS, flagged_when=frozenset({"two_classes"}), **ranks,
+        ),
+        Metric(
+            "pfc3.leave_one_out", "nearest-class-center accuracy, each sample left out of its own class mean",
+            lambda s: decision.left_out_accuracy(cast(ClassDecisions, s.within)), frozenset({"centers", "left_out"}),
+            at_collapse=1.0, bounds=(0.0, 1.0), direction="increases", reference=_DERIVED,
+            flagged_when=frozenset({"single_left_out", "no_between"}),
         ),
     ]  # fmt: skip
 

@@ -6,7 +6,7 @@ import copyreg
 from collections.abc import Sequence
 from typing import Any
 
-from ncollapse.metrics.entry import Metric
+from ncollapse.metrics.entry import Metric, Need
 from ncollapse.metrics.registry import METRICS
 from ncollapse.near_words import near_words
 
@@ -30,8 +30,8 @@ def select_metrics(metrics: MetricChoice, *, by_reference: bool = False) -> list
 
     Args:
         metrics: Ids in any case ("NC1"), ``Metric`` values of your own, and the words "core" (the printed ones), "all" (all
-            that need neither a d×d scatter matrix nor parts of the classes) and "population" (all that need parts). None
-            selects "all" without metrics that repeat another one on the same data (``separation``, ``pfc3_error``,
+            that need neither a d×d scatter matrix nor are estimates for a population) and "population" (all such estimates).
+            None selects "all" without metrics that repeat another one on the same data (``separation``, ``pfc3_error``,
             ``strong_collapse``) or hold for the squared loss only (``snc1``-``snc3``).
         by_reference: Whether the class means of another split decide. Then ``strong_collapse`` is not a repetition.
 
@@ -39,12 +39,13 @@ def select_metrics(metrics: MetricChoice, *, by_reference: bool = False) -> list
         ValueError: If an id is unknown (the message names similar ones), or your own metric has the id of another one.
         TypeError: If an item is neither a name nor a metric.
     """
-    light = [id for id, metric in METRICS.items() if not metric.needs & {"scatter", "parts"}]
-    by_parts = [id for id, metric in METRICS.items() if "parts" in metric.needs]
+    sampling: set[Need] = {"parts", "left_out"}
+    light = [id for id, metric in METRICS.items() if not metric.needs & {"scatter", *sampling}]
+    estimates = [id for id, metric in METRICS.items() if metric.needs & sampling]
     if metrics is None:
         left_out = _ON_DEMAND if by_reference else _ON_DEMAND | {_FOR_REFERENCE}
         return [METRICS[id] for id in light if id not in left_out]
-    words = dict(zip(WORDS, (list(CORE), light, by_parts), strict=True))
+    words = dict(zip(WORDS, (list(CORE), light, estimates), strict=True))
     named: set[str] = set()
     own: dict[str, Metric] = {}
     for item in [metrics] if isinstance(metrics, str | Metric) else metrics:

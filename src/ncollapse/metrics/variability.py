@@ -1,9 +1,10 @@
-"""NC1: within-class variability against between-class spread."""
+"""NC1 and Fisher ratios: within-class variability against between-class spread."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from ncollapse.statistics.centers import ClassCenters
 from ncollapse.statistics.conventions import Convention, convention_parts
 from ncollapse.statistics.decisions import ClassDecisions
 from ncollapse.statistics.moments import ClassMoments, rounding_floor
+from ncollapse.statistics.scatter import ClassScatter
 
 
 def nan_unless(value: Tensor, condition: Tensor) -> Tensor:
@@ -159,3 +161,40 @@ def cdnv(moments: ClassMoments, *, dist_exp: float = 1.0) -> Tensor:
         block[torch.arange(len(diagonal)), diagonal] = 0.0
         total += block.sum()
     return total / (num_classes * (num_classes - 1)) if num_classes > 1 else total * math.nan
+
+
+class FisherRatios(NamedTuple):
+    """Two forms of the distance between classes relative to the spread within them.
+
+    Attributes:
+        within_over_between: tr Σ_W / tr Σ_B, in [0, inf]: 0 at exact collapse; nan if both are zero.
+        discriminant: tr(Σ_W⁺ Σ_B), in [0, inf). It grows without bound towards collapse, and is zero at exact collapse, where
+            the pseudo-inverse of Σ_W is zero.
+    """
+
+    within_over_between: float
+    discriminant: float
+
+
+def fisher_ratios(scatter: ClassScatter) -> FisherRatios:
+    r"""Return the class-weighted Fisher ratios of features, before or after a layer.
+
+    The discriminant is invariant to any invertible map where Σ_W has full rank. Eigenvalues of Σ_W below
+    :math:`10\, d\, \epsilon\, \lambda_{max}` count as zero. Every class must have samples.
+
+    Reference:
+        Zarka, Guth & Mallat (2021), ICLR.
+
+    Example:
+        >>> features = torch.tensor([[1.0, 0.1], [1.0, -0.1], [-1.0, 0.1], [-1.0, -0.1]])
+        >>> scatter = ClassScatter.from_batch(features, torch.tensor([0, 0, 1, 1]), 2)
+        >>> round(fisher_ratios(scatter).within_over_between, 6)
+        0.01
+    """
+    within, between = scatter.within_covariance(), scatter.between_covariance()
+    values, vectors = torch.linalg.eigh(within)
+    kept = values > 10 * len(values) * torch.finfo(values.dtype).eps * values[-1]
+    along = ((vectors.T @ between) * vectors.T).sum(dim=1)
+    bottom, top = float(between.trace()), float(within.trace())
+    ratio = top / bottom if bottom > 0 else (math.inf if top > 0 else math.nan)
+    return FisherRatios(ratio, float((along[kept] / values[kept]).sum()))

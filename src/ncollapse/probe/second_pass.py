@@ -61,12 +61,19 @@ class DecisionSums:
     """Sums of decisions at all layers by given centers. Projected batches wait until there are enough for one call.
 
     The centers and the counts of the data have the classes of the selection, if there is one; labels count all classes.
+    ``left_out`` also decides each sample by the means of the others, if the centers are means of these samples.
     """
 
     def __init__(
-        self, centers: Mapping[str, ClassCenters], counts: Mapping[str, Tensor], selection: ClassSelection | None = None
+        self,
+        centers: Mapping[str, ClassCenters],
+        counts: Mapping[str, Tensor],
+        selection: ClassSelection | None = None,
+        *,
+        left_out: bool = False,
     ) -> None:
         self.centers, self.counts, self.selection = dict(centers), counts, selection
+        self.left_out = left_out
         self.workspace = Workspace()
         self.pending: dict[str, _Pending] = {}
         self.sums: dict[str, ClassDecisions] = {}
@@ -79,7 +86,9 @@ class DecisionSums:
         if self.centers[name].basis.device != device:
             self.centers[name] = self.centers[name].to(device)
         classifier = None if classifier is None else classifier.to(device)
-        return Projected.from_batch(features, labels, self.centers[name], classifier, None, self.workspace, self.selection)
+        return Projected.from_batch(
+            features, labels, self.centers[name], classifier, None, self.workspace, self.selection, squares=self.left_out
+        )
 
     def add(self, name: str, batch: Projected) -> None:
         """Add one projected batch at one layer; the network's choices count all classes."""
@@ -118,7 +127,8 @@ class SecondPass:
             self.path_means = {name: moments.global_mean("sample") for name, moments in totals.moments.items()}
         self.paired = totals.paired
         counts = {name: value.counts for name, value in totals.moments.items()}
-        self.decided = DecisionSums(totals.centers, counts, totals.selection)
+        left_out = "left_out" in request.needs
+        self.decided = DecisionSums(totals.centers, counts, totals.selection, left_out=left_out)
         self.among_reference = request.among_reference(totals.selection)
         if self.among_reference is not None:
             counts = {

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ncollapse.statistics.batch import row_blocks
-from ncollapse.statistics.moments import ClassMoments, first_of_coincident
+from ncollapse.statistics.moments import ClassMoments, first_of_coincident, rounding_floor
 
 
 class LinearClassifier(NamedTuple):
@@ -146,14 +146,41 @@ class ClassCenters:
         # centers within rounding of the smallest margin count as nearest, and the smallest index wins. The rounding of a margin
         # is that of its terms, 2 |r| |μ_k - μ_j| and |μ_k - μ_j|², not that of the much larger |h|². Means that coincide differ
         # by the rounding of their own sums, which is larger, so the first of them is chosen afterwards.
+        margins, rounding = self._margins(residual, labels)
+        smallest, at = margins.min(dim=1, keepdim=True)
+        chosen = self.first[first_true(margins <= smallest + rounding + rounding.gather(1, at))]
+        return chosen, margins.gather(1, chosen.unsqueeze(1)).squeeze(1) * (chosen != labels)
+
+    def own_is_nearest(self, residual: Tensor, labels: Tensor, squares: Tensor) -> Tensor:
+        r"""Return whether the own class's center is nearest to a sample that is left out of its mean, (N,), bool.
+
+        Without its sample h the mean of n samples moves away from it, :math:`\lVert h - \mu_k^{(-h)} \rVert = \frac{n}{n-1}
+        \lVert h - \mu_k \rVert`; the other means stay. On ties the smallest index is nearest, as in ``nearest``. A class of one
+        sample has no mean without it.
+
+        Args:
+            residual: As in ``nearest``.
+            labels: As in ``nearest``.
+            squares: :math:`\lVert h - \mu_k \rVert^2` in all dimensions, shape (N,).
+        """
+        margins, rounding = self._margins(residual, labels)
+        n = self.moments.counts[labels].double()
+        farther = (squares * (2 * n - 1) / (n - 1).square()).unsqueeze(1)
+        # The margin of a mean that coincides with the own one has the rounding of their sums.
+        coincident = self.first == self.first[labels].unsqueeze(1)
+        rounding = rounding.add_(TIE * farther).add_(coincident * rounding_floor(self.moments))
+        ahead = margins - farther
+        later = torch.arange(len(self.first), device=labels.device) > labels.unsqueeze(1)
+        wins = torch.where(ahead.abs() <= rounding, later, ahead > 0).scatter_(1, labels.unsqueeze(1), value=True)
+        return wins.all(dim=1) & (n > 1)
+
+    def _margins(self, residual: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the squared distances to all centers exceed that to the own one by, and its rounding, both (N, K)."""
         products = residual @ self.coordinates.T
         separations = self._separations_from(labels)
         margins = torch.sub(products.gather(1, labels.unsqueeze(1)), products).mul_(2).add_(separations)
         reach = torch.linalg.vector_norm(residual, dim=1, keepdim=True)
-        rounding = separations.sqrt().mul_(reach).add_(separations).mul_(TIE)
-        smallest, at = margins.min(dim=1, keepdim=True)
-        chosen = self.first[first_true(margins <= smallest + rounding + rounding.gather(1, at))]
-        return chosen, margins.gather(1, chosen.unsqueeze(1)).squeeze(1) * (chosen != labels)
+        return margins, separations.sqrt().mul_(reach).add_(separations).mul_(TIE)
 
     def _separations_from(self, labels: Tensor) -> Tensor:
         if self.separations is not None:

@@ -28,12 +28,14 @@ class Projected(NamedTuple):
         residual: :math:`U^T(h - \mu_y)`, shape (N, r).
         cosines: cos(h, w_y), shape (N,); None without a classifier.
         chosen: The classes that the network chooses, shape (N,); None without choices.
+        squares: :math:`\lVert h - \mu_y \rVert^2`, the part off the span included, shape (N,); None unless asked for.
     """
 
     labels: Tensor
     residual: Tensor
     cosines: Tensor | None
     chosen: Tensor | None
+    squares: Tensor | None = None
 
     @classmethod
     def from_batch(
@@ -45,6 +47,8 @@ class Projected(NamedTuple):
         choices: Tensor | None = None,
         workspace: Workspace | None = None,
         selection: ClassSelection | None = None,
+        *,
+        squares: bool = False,
     ) -> Projected:
         """Project one batch; with a selection the centers have its classes, while labels and classifier count all."""
         workspace = Workspace() if workspace is None else workspace
@@ -53,16 +57,20 @@ class Projected(NamedTuple):
         # The residual is (h - μ) U. There are two ways to compute it. h U - μ U is one product without a copy of the means, but
         # near collapse the two projections nearly cancel, and the result has an error of 1e-16 times the distance from the
         # origin. Features in float32 or less have a larger rounding of their own, 1e-8 of that distance, so the cheap way is
-        # good enough for them. For float64 features the mean is subtracted first, which doubles the cost.
-        subtract_first = features.dtype == torch.float64
+        # good enough for them. For float64 features, and for squared distances, the mean is subtracted first, which doubles the
+        # cost.
+        subtract_first = squares or features.dtype == torch.float64
+        lengths = projected.new_zeros(len(labels)) if squares else None
         for rows, columns, tile in workspace.tiles(features):
             if subtract_first:
                 tile.sub_(centers.moments.means[:, columns].index_select(0, labels[rows]))
+            if lengths is not None:
+                lengths[rows] += tile.square().sum(dim=1)
             # The basis has few columns, and the product is faster with them on the left.
             projected[:, rows].addmm_(centers.basis[columns].T, tile.T)
         residual = projected.T if subtract_first else projected.T - centers.projections.index_select(0, labels)
         cosines = None if classifier is None else _cosines(features, given, classifier, workspace)
-        return cls(labels, residual, cosines, choices)
+        return cls(labels, residual, cosines, choices, lengths)
 
 
 def _cosines(features: Tensor, labels: Tensor, classifier: LinearClassifier, workspace: Workspace) -> Tensor:
@@ -129,6 +137,8 @@ class ClassDecisions:
         counts: Samples of each class, shape (K,).
         ncc_correct: Samples whose nearest class center is their own class, shape (K,).
         margin_sums: Sums over samples of :math:`\min_j \lVert h - \mu_j \rVert^2 - \lVert h - \mu_y \rVert^2`, shape (K,).
+        left_out: Samples decided by class means of the other samples, shape (K,); zeros if their squares were not asked for.
+        left_out_correct: Those of them whose nearest center is that of their own class.
         agree: Samples whose chosen class is that of the nearest center, shape (K,); zeros without choices.
         cosine_sums: Sums over samples of cos(h, w_y), shape (K,), features not centered; zeros without a classifier.
         within_class: :math:`U^T \Sigma_W U` with class weights 1/K, shape (r, r).
@@ -140,6 +150,8 @@ class ClassDecisions:
     counts: Tensor
     ncc_correct: Tensor
     margin_sums: Tensor
+    left_out: Tensor
+    left_out_correct: Tensor
     agree: Tensor
     cosine_sums: Tensor
     within_class: Tensor
@@ -152,7 +164,7 @@ class ClassDecisions:
         per_class = torch.zeros_like(centers.moments.scatter_traces)
         matrix = per_class.new_zeros(centers.basis.shape[1], centers.basis.shape[1])
         residuals = torch.zeros_like(centers.coordinates)
-        return cls(per_class, per_class, per_class, per_class, per_class, matrix, matrix, residuals)
+        return cls(*(per_class,) * 7, matrix, matrix, residuals)
 
     @classmethod
     def from_batch(
@@ -163,6 +175,8 @@ class ClassDecisions:
         classifier: LinearClassifier | None = None,
         counts: Tensor | None = None,
         choices: Tensor | None = None,
+        *,
+        squares: bool = False,
     ) -> ClassDecisions:
         """Return the sums over one batch.
 
@@ -174,10 +188,12 @@ class ClassDecisions:
             counts: Final counts n_k of the data set that the batch belongs to, shape (K,), for the weights of the
                 within-class covariance; None uses those of the centers.
             choices: The classes that the network chooses, shape (N,); None uses the classifier's choices, if there is one.
+            squares: Whether to decide also by the means of the other samples; the centers must be means of these samples.
         """
         if choices is None and classifier is not None:
             choices = classifier.choices(features)
-        return cls.from_projected([Projected.from_batch(features, labels, centers, classifier, choices)], centers, counts)
+        projected = Projected.from_batch(features, labels, centers, classifier, choices, squares=squares)
+        return cls.from_projected([projected], centers, counts)
 
     @classmethod
     def from_projected(cls, parts: Sequence[Projected], centers: ClassCenters, counts: Tensor | None = None) -> ClassDecisions:
@@ -194,9 +210,11 @@ class ClassDecisions:
         cosines = _joined([part.cosines for part in parts])
         chosen = _joined([part.chosen for part in parts])
         num_classes = centers.moments.num_classes
-        blocks = row_blocks(residual, num_classes, _MARGIN_ROWS)
+        blocks = list(row_blocks(residual, num_classes, _MARGIN_ROWS))
         decided = [centers.nearest(residual[rows], labels[rows]) for rows in blocks] or [(labels, residual.new_zeros(0))]
         nearest, margins = (torch.cat(column) for column in zip(*decided, strict=True))
+        squares = _joined([part.squares for part in parts])
+        won = labels[:0] if squares is None else _own_is_nearest(centers, residual, labels, squares, blocks)
 
         def count(indicator: Tensor) -> Tensor:
             # Not bincount, which has no deterministic kernel on CUDA.
@@ -207,6 +225,8 @@ class ClassDecisions:
             counts=count(torch.ones_like(labels)),
             ncc_correct=count(nearest == labels),
             margin_sums=count(margins),
+            left_out=zeros if squares is None else count(torch.ones_like(labels)),
+            left_out_correct=zeros if squares is None else count(won),
             agree=zeros if chosen is None else count(chosen == nearest),
             cosine_sums=zeros if cosines is None else count(cosines),
             within_class=(residual / (num_classes * counts[labels]).unsqueeze(1)).T @ residual,
@@ -233,6 +253,13 @@ class ClassDecisions:
     def within_on_span(self, weights: ClassWeights) -> Tensor:
         r"""Return :math:`U^T \Sigma_W U` with the given class weights, shape (r, r)."""
         return self.within_sample if weights == "sample" else self.within_class
+
+
+def _own_is_nearest(
+    centers: ClassCenters, residual: Tensor, labels: Tensor, squares: Tensor, blocks: Sequence[slice]
+) -> Tensor:
+    found = [centers.own_is_nearest(residual[rows], labels[rows], squares[rows]) for rows in blocks]
+    return torch.cat([labels[:0] > 0, *found])
 
 
 def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
