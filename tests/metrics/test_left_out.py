@@ -82,6 +82,16 @@ def test_classes_that_coincide_are_decided_by_the_smallest_index():
     assert (row.value, row.flags) == (2 / 6, ("no_between",))
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_means_that_coincide_up_to_rounding_are_a_tie(seed):
+    """Class 1 has the samples of class 0 in another order, so that its mean is rounded otherwise; one sample is the mean."""
+    rows = normal(seed, 6, 7) + 1000.3
+    rows = torch.cat([rows, rows.mean(dim=0, keepdim=True)])
+    features = torch.cat([rows, rows[torch.randperm(7, generator=torch.Generator().manual_seed(seed))]])
+    # Without its sample a mean moves away from it, so that the other class is nearer; only the sample at the mean is a tie.
+    assert row_of(features, torch.arange(2).repeat_interleave(7), 2).value == 1 / 14
+
+
 def test_the_second_pass_and_kept_features_agree():
     features, labels = 300 + normal(1, 90, 40).float(), torch.arange(90) % 6
     batches = [(features[i : i + 16], labels[i : i + 16]) for i in range(0, 90, 16)]

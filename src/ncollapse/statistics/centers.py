@@ -164,6 +164,7 @@ class ClassCenters:
             squares: :math:`\lVert h - \mu_k \rVert^2` in all dimensions, shape (N,).
         """
         margins, rounding = self._margins(residual, labels)
+        # A sample alone in its class, at distance 0 from its mean, gets 0/0: nan, which is never nearest.
         n = self.moments.counts[labels].double()
         farther = (squares * (2 * n - 1) / (n - 1).square()).unsqueeze(1)
         # The margin of a mean that coincides with the own one has the rounding of their sums.
@@ -172,7 +173,7 @@ class ClassCenters:
         ahead = margins - farther
         later = torch.arange(len(self.first), device=labels.device) > labels.unsqueeze(1)
         wins = torch.where(ahead.abs() <= rounding, later, ahead > 0).scatter_(1, labels.unsqueeze(1), value=True)
-        return wins.all(dim=1) & (n > 1)
+        return wins.all(dim=1)
 
     def _margins(self, residual: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return what the squared distances to all centers exceed that to the own one by, and its rounding, both (N, K)."""
