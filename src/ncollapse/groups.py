@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ncollapse.stop_signals import RunStopped
 from ncollapse.tensor_fields import from_tensors, num_tensors, on_cpu, tensors_of
 
 if TYPE_CHECKING:
@@ -255,6 +256,10 @@ def torchrun_processes() -> Iterator[tuple[Processes, str]]:
     dist.init_process_group("nccl" if on_gpu else "gloo")
     try:
         yield Processes(dist.group.WORLD), f"cuda:{local}" if on_gpu else "cpu"
+    except RunStopped:
+        # By all processes, at one place.
+        dist.destroy_process_group()
+        raise
     except Exception:
         # Destroying the group could wait for processes that have ended. Keeping it is no better: its threads can abort when the
         # interpreter ends, and hide the exit code. So the process ends at once, with the exit code.

@@ -2,8 +2,10 @@
 
 import argparse
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -191,7 +193,7 @@ def test_what_is_set_for_all_runs_is_not_swept(tmp_path, capsys):
 
 def test_a_failed_run_is_not_promised_to_go_on(tmp_path, capsys, monkeypatch):
     # In this process: to start another takes seconds.
-    monkeypatch.setattr(sweep, "run_locally", lambda tasks, workers, tick: [work(task) for task in tasks])
+    monkeypatch.setattr(sweep, "run_locally", lambda tasks, *_: [work(task) for task in tasks])
     out = tmp_path / "x"
     diverging = [*SMALL, "model.normalization=none", "train.clip_norm=null", "train.learning_rate=1e30"]
     with pytest.raises(SystemExit) as caught:
@@ -350,19 +352,34 @@ def test_errors_of_any_type_are_one_line(error, told, monkeypatch, capsys, tmp_p
     assert f"{type(error).__name__}" in capsys.readouterr().err
 
 
-def test_sigterm_ends_a_run_as_an_interrupt_does(tmp_path):
+def test_a_signal_stops_a_run_which_is_saved(tmp_path):
     out = tmp_path / "run"
     words = ["run", "demo", "--out", str(out), "--set", *SMALL, "train.epochs=100000", "measure.epochs=[0]"]
     process = subprocess.Popen([sys.executable, "-m", "ncollapse", *words], stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not (out / "status.json").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
-    process.terminate()
+    process.send_signal(signal.SIGUSR1)
     told = process.communicate()[1]
-    assert process.returncode == 143
-    assert told.splitlines()[-1].startswith("ncollapse: terminated. What was finished is kept. Continue a run with --resume")
+    assert process.returncode == 128 + signal.SIGUSR1
+    line = f"ncollapse: stopped by SIGUSR1: {out} is saved in epoch "
+    assert told.splitlines()[-1].startswith(line)
+    assert told.endswith(" of 4. Continue it with --resume.\n")
     assert "Traceback" not in told
-    assert json.loads((out / "status.json").read_text())["state"] == "running"
+    status = json.loads((out / "status.json").read_text())
+    assert status["state"] == "stopped"
+    assert f"in epoch {status['epoch'] + 1}, after batch " in status["reason"]
+
+
+def test_a_signal_outside_training_ends_a_command(monkeypatch, capsys, tmp_path):
+    def ended(*_args, **_kwargs):
+        os.kill(os.getpid(), signal.SIGXCPU)
+
+    monkeypatch.setattr("ncollapse.report.write_report", ended)
+    with pytest.raises(SystemExit) as caught:
+        main(["report", str(tmp_path)])
+    assert caught.value.code == 128 + signal.SIGXCPU
+    assert capsys.readouterr().err.startswith("ncollapse: ended by SIGXCPU. What was finished is kept. Continue a run with")
 
 
 def test_a_reader_that_stops_reading_is_no_error():

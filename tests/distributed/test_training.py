@@ -60,6 +60,13 @@ def test_a_stopped_run_of_processes_is_taken_up_to_the_bit(folder):
     assert [(whole / name).read_bytes() for name in TABLES] == [(resumed / name).read_bytes() for name in TABLES]
 
 
+def test_one_that_is_asked_to_stop_stops_all_after_the_same_batch(folder):
+    """Of three epochs of four batches: asked before each epoch and after each batch, as one process is."""
+    first, *others = (found["stopped"] for found in told(folder, "cases", 3))
+    assert all(other == first for other in others)
+    assert first == [[number // 5 + 1, number % 5, True, True] for number in range(14)]
+
+
 def test_errors_are_those_of_all(folder):
     for found in told(folder, "cases", 3):
         assert found["diverged"].startswith("training needs finite losses and gradients")

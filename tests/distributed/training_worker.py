@@ -1,5 +1,6 @@
 """Processes that train together, and leave what they found, and runs, in a folder."""
 
+import itertools
 import json
 import os
 from dataclasses import replace
@@ -11,7 +12,7 @@ from distributed.launch import ENVIRONMENT
 from ncollapse.data import gaussian_mixture
 from ncollapse.models import ConvResNet, ConvResNetConfig, FCResNet, FCResNetConfig
 from ncollapse.studies import override, recipe_by_name, run, run_recipe
-from ncollapse.train import TrainConfig, TrainingDiverged, train
+from ncollapse.train import TrainConfig, TrainingDiverged, TrainingStopped, make_optimizer, train
 
 VECTORS = gaussian_mixture(num_classes=3, dim=16, per_class=15, seed=1)
 VECTORS = replace(VECTORS, inputs=VECTORS.inputs.double())
@@ -77,6 +78,38 @@ def runs(folder, group):
         return str(error)
 
 
+def stopping(group):
+    """One process alone is asked to stop, at each batch in turn; resumed, all end with the bits of an uninterrupted run."""
+    make, data, config = CASES["normalized"]
+    expected, found = make(), []
+    records = list(train(expected, data, config, seed=4, group=group))
+    for number in range(1, 15):
+        model, calls = make(), itertools.count(1)
+        optimizer = make_optimizer(model, config)
+        asked = (lambda calls=calls, number=number: next(calls) >= number) if dist.get_rank(group) == 1 else None
+        try:
+            list(train(model, data, config, seed=4, optimizer=optimizer, group=group, should_stop=asked))
+        except TrainingStopped as stopped:
+            rest = list(
+                train(
+                    model,
+                    data,
+                    config,
+                    seed=4,
+                    optimizer=optimizer,
+                    group=group,
+                    start_epoch=stopped.epoch,
+                    part=stopped.part,
+                )
+            )
+            found.append((stopped.epoch, len(stopped.part), rest == records[stopped.epoch - 1 :], same(model, expected)))
+    return found
+
+
+def same(first, second):
+    return all(a.equal(b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True))
+
+
 def diverging(group):
     try:
         list(
@@ -93,7 +126,8 @@ def diverging(group):
 
 
 def cases(folder, group=None):
-    return {name: trained(name, group) for name in CASES} | {"diverged": diverging(group)}
+    found = {name: trained(name, group) for name in CASES} | {"diverged": diverging(group)}
+    return found if group is None else found | {"stopped": stopping(group)}
 
 
 def work(rank, size, folder, act):

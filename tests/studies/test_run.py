@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import itertools
 import json
 import os
 import shutil
@@ -22,7 +23,7 @@ from ncollapse.metrics import select_metrics
 from ncollapse.models import ConvResNetConfig
 from ncollapse.records import depth_file, json_files, read_run, run_directory
 from ncollapse.records.files import write_whole
-from ncollapse.studies import RunDirectoryError, override, recipe_by_name, run, run_recipe
+from ncollapse.studies import RunDirectoryError, RunStopped, override, recipe_by_name, run, run_recipe
 from ncollapse.targets import Target, measure_target, named_data
 from ncollapse.train import CheckpointError, checkpoint
 
@@ -180,6 +181,57 @@ def test_sigkill_then_resume(finished, tmp_path, capsys, without_drawings):
     main(words)
     assert tables(out) == tables(finished)
     assert "Page: " in capsys.readouterr().out
+
+
+def asked_after(number):
+    """Stands for a signal: from the n-th time on it says that the run must stop."""
+    return lambda calls=itertools.count(1): next(calls) >= number
+
+
+# Asked before each of seven epochs and after each of its four batches: 35 times.
+@pytest.mark.parametrize("number", [1, 2, 5, 13, 14, 20, 33, 35])
+def test_a_stopped_run_is_resumed_to_the_bit(number, finished, tmp_path):
+    out = tmp_path / "run"
+    epoch, batch = divmod(number - 1, 5)
+    place = f"in epoch {epoch + 1}, after batch {batch} of 4"
+    with pytest.raises(RunStopped, match=rf"run is saved {place}\. Continue it with --resume"):
+        run_recipe(small(), out, should_stop=asked_after(number))
+    status = json.loads((out / "status.json").read_text())
+    assert (status["state"], status["epoch"], status["reason"]) == ("stopped", epoch, place)
+    if batch:
+        with pytest.raises(CheckpointError, match=rf"got one of a run that was stopped inside epoch {epoch + 1}\. Continue"):
+            measure_run(out)
+    run_recipe(small(), out, resume=True)
+    assert tables(out) == tables(finished)
+    # Weights, momentum and position: the files are equal, so the rest of the run would be too.
+    assert (out / "checkpoint.safetensors").read_bytes() == (finished / "checkpoint.safetensors").read_bytes()
+    status = json.loads((out / "status.json").read_text())
+    assert (status["state"], status["epoch"], status["reason"]) == ("finished", 7, None)
+
+
+def test_stopped_again_and_again_a_run_comes_to_its_end(finished, tmp_path):
+    stops = 0
+    while True:
+        try:
+            run_recipe(small(), tmp_path, resume=True, should_stop=asked_after(3))
+            break
+        except RunStopped:
+            stops += 1
+    assert stops >= 28 / 2 - 1
+    assert tables(tmp_path) == tables(finished)
+
+
+def test_an_interrupted_run_says_so(finished, tmp_path):
+    def interrupt(record, _epochs):
+        if record.epoch == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_recipe(small(), tmp_path, on_epoch=interrupt)
+    status = json.loads((tmp_path / "status.json").read_text())
+    assert (status["state"], status["epoch"], status["reason"]) == ("stopped", 4, "interrupted, goes on from here")
+    run_recipe(small(), tmp_path, resume=True)
+    assert tables(tmp_path) == tables(finished)
 
 
 class Killed(BaseException):

@@ -87,7 +87,7 @@ def test_networks_that_do_not_fit_are_refused_before_any_is_trained(recipe, over
 @pytest.fixture
 def in_this_process(monkeypatch):
     """Runs are worked on here: to start a worker takes seconds."""
-    monkeypatch.setattr(sweep, "run_locally", lambda tasks, workers, tick: [work(task) for task in tasks])
+    monkeypatch.setattr(sweep, "run_locally", lambda tasks, *_: [work(task) for task in tasks])
 
 
 @pytest.fixture(scope="module")
@@ -222,6 +222,29 @@ def test_workers_killed_at_random_lose_nothing(kills, seeds, swept, tmp_path, ca
     # The claims are ruled on before, so that the runs' pages can say their part.
     assert all('href="../claims.html"' in (Path(run["path"]) / "report.html").read_text() for run in listed["runs"])
     assert {run["state"] for run in listed["runs"]} == {"finished"}
+    assert tables(run._replace(path=tmp_path / run.name) for run in wanted) == tables(wanted)
+
+
+def test_a_stopped_sweep_waits_for_its_runs_and_goes_on(swept, tmp_path, capsys, in_this_process):
+    settings = [item for setting in FOR_ALL for item in ("--set", setting)]
+    words = ["sweep", "demo", *settings, "--over", *OVER, "--out", str(tmp_path), "--json"]
+    command = [sys.executable, "-m", "ncollapse", *words, "--workers", "1"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    first = tmp_path / swept[0].name / "status.json"
+    deadline = time.monotonic() + 200
+    while not first.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.terminate()
+    out, err = process.communicate(timeout=200)
+    assert (process.returncode, out) == (143, "")
+    last = err.splitlines()[-1]
+    assert re.fullmatch(rf"ncollapse: stopped by SIGTERM: {tmp_path} is saved, \d of 4 runs finished\. Go on .*", last), err
+    states = [json.loads(path.read_text())["state"] for path in tmp_path.glob("*/status.json")]
+    assert set(states) <= {"stopped", "finished"}
+    main(words)
+    assert {run["state"] for run in json.loads(capsys.readouterr().out)["runs"]} == {"finished"}
+    wanted = [run for run in swept if run.recipe.seed == 0]
     assert tables(run._replace(path=tmp_path / run.name) for run in wanted) == tables(wanted)
 
 

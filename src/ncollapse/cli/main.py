@@ -6,11 +6,10 @@ import argparse
 import os
 import signal
 import sys
-import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NoReturn
 
 from ncollapse.cli.doctor import add_doctor
@@ -21,6 +20,7 @@ from ncollapse.cli.run import add_run_commands
 from ncollapse.cli.solve import add_solve
 from ncollapse.cli.sweep import add_sweep
 from ncollapse.near_words import near_words
+from ncollapse.stop_signals import STOP_SIGNALS, RunStopped, handling
 from ncollapse.version import __version__
 
 # torch takes seconds to import: every command imports what it needs, so that --help answers at once.
@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line.
 
     The exit code is 0, or 2 for an error, reported in one line on stderr (with a traceback if --debug is given), 130 after
-    Ctrl-C, 143 after SIGTERM, and 141 when the reader of stdout has gone.
+    Ctrl-C, 128 + n after signal n (143 after SIGTERM), and 141 when the reader of stdout has gone.
 
     Args:
         arguments: The words after ``ncollapse``; None takes those of the process.
@@ -116,12 +116,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(128 + signal.SIGPIPE) from None
     except (KeyboardInterrupt, _Terminated) as stop:
-        interrupted = isinstance(stop, KeyboardInterrupt)
+        number = signal.SIGINT if isinstance(stop, KeyboardInterrupt) else stop.signal
         sys.stderr.write(
-            f"ncollapse: {'interrupted' if interrupted else 'terminated'}. What was finished is kept. Continue a run with "
-            "--resume, and a sweep with the same command.\n"
+            f"ncollapse: {'interrupted' if number == signal.SIGINT else f'ended by {number.name}'}. What was finished is kept. "
+            "Continue a run with --resume, and a sweep with the same command.\n"
         )
-        raise SystemExit(128 + (signal.SIGINT if interrupted else signal.SIGTERM)) from None
+        raise SystemExit(128 + number) from None
+    except RunStopped as stopped:
+        asked = stopped.signal or signal.SIGTERM
+        if not _follows():
+            sys.stderr.write(f"ncollapse: stopped by {asked.name}: {stopped}\n")
+        raise SystemExit(128 + asked) from None
     except Exception as error:
         if options.debug:
             traceback.print_exc()
@@ -129,24 +134,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 class _Terminated(BaseException):
-    """SIGTERM, raised where the program is, so that everything is closed as after Ctrl-C."""
+    """A signal, raised where the program is, so that everything is closed as after Ctrl-C."""
+
+    def __init__(self, number: int) -> None:
+        self.signal = signal.Signals(number)
 
 
-@contextmanager
-def _termination_raised() -> Iterator[None]:
-    # Not under torchrun, which ends its processes by this signal while they may wait for one another.
-    if "MASTER_ADDR" in os.environ or threading.current_thread() is not threading.main_thread():
-        yield
-        return
+def _termination_raised() -> AbstractContextManager[None]:
+    # Not under torchrun, which ends its processes by SIGTERM while they may wait for one another.
+    return nullcontext() if "MASTER_ADDR" in os.environ else handling(STOP_SIGNALS, _raise_terminated)
 
-    def stop(*_: object) -> NoReturn:
-        raise _Terminated
 
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def _raise_terminated(number: int, _: object) -> NoReturn:
+    raise _Terminated(number)
 
 
 def _words(error: Exception) -> str:

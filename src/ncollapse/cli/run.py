@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_h
 
 from ncollapse.cli.options import folder
 from ncollapse.cli.progress import progress
+from ncollapse.stop_signals import stop_signals
 
 if TYPE_CHECKING:
     from ncollapse.recipes.recipe import Recipe
@@ -89,7 +90,9 @@ def _train(recipe: Recipe, out: Path, *, resume: bool = False, overwrite: bool =
             if show is not None:
                 show(record.epoch, epochs, f"loss {record.loss:.4f}, accuracy {record.accuracy:.4f}")
 
-        run_recipe(recipe, out, resume=resume, overwrite=overwrite, on_epoch=on_epoch, group=processes.group)
+        stop = stack.enter_context(stop_signals())
+        chosen: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "group": processes.group}
+        run_recipe(recipe, out, **chosen, on_epoch=on_epoch, should_stop=stop)
     if not processes.is_first:
         return None
     return write_report([out])

@@ -12,6 +12,7 @@ from typing import Any
 from ncollapse.cli.options import count, folder
 from ncollapse.cli.progress import progress
 from ncollapse.records.run_files import Status
+from ncollapse.stop_signals import stop_signals
 
 
 def add_sweep(commands: Any) -> None:
@@ -41,10 +42,12 @@ def run_command(options: argparse.Namespace) -> None:
     out = options.out or Path("runs") / f"sweep-{options.recipe}"
     runs = plan_sweep(override(recipe_by_name(options.recipe), options.set), options.over, options.seeds, out)
     summary = SweepSummary(runs)
-    with progress(options.recipe, summary.table) as show:
+    with progress(options.recipe, summary.table) as show, stop_signals() as stop:
         workers = options.workers or os.cpu_count() or 1
-        where = {"engine": options.engine, "workers": workers, "address": options.address}
-        outcome = run_sweep(runs, out, **where, on_progress=lambda done, total: show(done, total, summary.words()))
+        where: dict[str, Any] = {"engine": options.engine, "workers": workers, "address": options.address}
+        outcome = run_sweep(
+            runs, out, **where, on_progress=lambda done, total: show(done, total, summary.words()), should_stop=stop
+        )
     if any(run.is_finished for run in runs):
         write_comparison([out], out / "compare.html")
     page = _write_pages(out)

@@ -165,6 +165,6 @@ class RunDirectory:
         """Write how far the run has come."""
         write_json(self.path / file_names.STATUS, status)
 
-    def mark_failed(self, reason: str) -> None:
-        """Say in ``status.json`` that the run has failed; the rest of it stays that of the last checkpoint."""
-        self.write_status(replace(read_json(self.path / file_names.STATUS, Status), state="failed", reason=reason))
+    def mark(self, state: str, reason: str) -> None:
+        """Say in ``status.json`` how the run has ended; the rest of it stays that of the last checkpoint."""
+        self.write_status(replace(read_json(self.path / file_names.STATUS, Status), state=state, reason=reason))

@@ -3,6 +3,7 @@
 from ncollapse.recipes import MeasureConfig, Recipe, RecipeError, override, recipe_settings
 from ncollapse.recipes.catalog import RECIPES, changes, recipe_by_name
 from ncollapse.records.errors import RunDirectoryError
+from ncollapse.stop_signals import RunStopped, stop_signals
 from ncollapse.studies.ncc_depth import DepthComparison, MinimalDepth, compare_ncc_depths, minimal_ncc_depth
 from ncollapse.studies.run import run_recipe
 from ncollapse.studies.sweep import SweepOutcome, SweepRun, plan_sweep, run_sweep
@@ -15,6 +16,7 @@ __all__ = [
     "Recipe",
     "RecipeError",
     "RunDirectoryError",
+    "RunStopped",
     "SweepOutcome",
     "SweepRun",
     "changes",
@@ -26,4 +28,5 @@ __all__ = [
     "recipe_settings",
     "run_recipe",
     "run_sweep",
+    "stop_signals",
 ]

@@ -6,8 +6,9 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -28,11 +29,13 @@ from ncollapse.recipes.recipe import Recipe
 from ncollapse.records.rows import EpochRecord
 from ncollapse.records.run_directory import RunDirectory
 from ncollapse.records.run_files import Glossary, Status
+from ncollapse.stop_signals import RunStopped
 from ncollapse.studies.held_recipe import check_replaceable, check_resumable
 from ncollapse.studies.machine import device_named, environment, threads
 from ncollapse.studies.objective import measure_objective
 from ncollapse.studies.recipe_check import check_layers
-from ncollapse.train.checkpoint import load_checkpoint, save_checkpoint
+from ncollapse.train.checkpoint import resume_checkpoint, save_checkpoint
+from ncollapse.train.epoch_part import EpochPart, TrainingStopped
 from ncollapse.train.loop import make_optimizer, train
 from ncollapse.train.schedule import measuring_epochs, weight_decay_time
 
@@ -49,6 +52,7 @@ def run_recipe(
     resume: bool = False,
     overwrite: bool = False,
     on_epoch: OnEpoch | None = None,
+    should_stop: Callable[[], bool] | None = None,
     group: ProcessGroup | None = None,
 ) -> Path:
     """Train a recipe's network and measure it, into a run directory.
@@ -61,6 +65,8 @@ def run_recipe(
         overwrite: Replace an earlier run of the same settings, but for the seed, instead of refusing. The old run goes when
             the first files of the new one are written.
         on_epoch: Called after every epoch that is trained, with its record and the number of epochs.
+        should_stop: Asked after every batch, see ``stop_signals``. Once it is true, the run is saved with its place inside the
+            epoch, ``status.json`` says "stopped", and ``RunStopped`` is raised; a measurement is finished before.
         group: Processes of ``torch.distributed`` that run it together, with the numbers of one process within rounding. All see
             one folder, in which the first writes.
 
@@ -74,36 +80,38 @@ def run_recipe(
         OSError: If the folder is full or read-only.
         ValueError: If the data is missing or damaged, the network does not fit it or has one layer only, or training
             diverges; ``status.json`` then says so.
+        RunStopped: If ``should_stop`` said so.
     """
     directory = RunDirectory(out)
     with threads(recipe.threads):
         run = TrainingRun(recipe, directory, device_named(recipe.device, Processes(group)), group)
         run.begin(resume, overwrite)
-        with _failure_noted(directory) if run.writes else nullcontext():
-            for record in train(
-                run.model,
-                run.data,
-                recipe.training,
-                seed=recipe.seed,
-                optimizer=run.optimizer,
-                start_epoch=run.epoch + 1,
-                group=group,
-            ):
-                run.after_epoch(record)
-                if on_epoch is not None:
-                    on_epoch(record, recipe.train.epochs)
+        with _end_noted(directory) if run.writes else nullcontext():
+            try:
+                for record in run.epochs(should_stop):
+                    run.after_epoch(record)
+                    if on_epoch is not None:
+                        on_epoch(record, recipe.train.epochs)
+            except TrainingStopped as stopped:
+                run.stop(stopped)
             run.finish()
     return directory.path
 
 
 @contextmanager
-def _failure_noted(directory: RunDirectory) -> Iterator[None]:
-    """Write that a run failed in its status where possible; on a full disk it is not, and the failure itself is raised."""
+def _end_noted(directory: RunDirectory) -> Iterator[None]:
+    """Write how a run ended in its status where possible; on a full disk it is not, and the failure itself is raised."""
     try:
         yield
+    except RunStopped:
+        raise
+    except KeyboardInterrupt:
+        with suppress(OSError, ValueError):
+            directory.mark("stopped", "interrupted, goes on from here")
+        raise
     except Exception as error:
         with suppress(OSError, ValueError):
-            directory.mark_failed(" ".join(str(error).split()) or type(error).__name__)
+            directory.mark("failed", " ".join(str(error).split()) or type(error).__name__)
         raise
 
 
@@ -127,7 +135,7 @@ class TrainingRun:
         self.model: nn.Module = build_model(recipe.model, shape, num_classes, recipe.seed, self.data.vocabulary).to(device)
         check_layers(self.model)
         self.optimizer = make_optimizer(self.model, recipe.training)
-        self.epoch = 0
+        self.epoch, self.part = 0, EpochPart.empty()
         self.started = time.monotonic()
         self.seconds_before = 0.0
         listed = recipe.measure.epochs
@@ -143,7 +151,8 @@ class TrainingRun:
             if resumes:
                 check_resumable(directory, self.recipe)
             if resumes and directory.checkpoint.exists():
-                self.epoch = load_checkpoint(directory.checkpoint, self.model, self.optimizer, self.recipe.fingerprint())
+                fingerprint = self.recipe.fingerprint()
+                self.epoch, self.part = resume_checkpoint(directory.checkpoint, self.model, self.optimizer, fingerprint)
                 directory.load(self.epoch)
                 self.seconds_before = directory.seconds()
                 return
@@ -169,9 +178,23 @@ class TrainingRun:
             self._measure()
         self._save("running")
 
+    def epochs(self, should_stop: Callable[[], bool] | None) -> Iterator[EpochRecord]:
+        """Train the epochs that are left."""
+        return train(
+            self.model,
+            self.data,
+            self.recipe.training,
+            seed=self.recipe.seed,
+            optimizer=self.optimizer,
+            start_epoch=self.epoch + 1,
+            part=self.part,
+            should_stop=should_stop,
+            group=self.processes.group,
+        )
+
     def after_epoch(self, record: EpochRecord) -> None:
         """Measure and save where due. Tables are written before the checkpoint, which implies complete tables."""
-        self.epoch = record.epoch
+        self.epoch, self.part = record.epoch, EpochPart.empty()
         self.directory.history.append(record)
         due = self.epoch in self.measured
         if due:
@@ -183,12 +206,20 @@ class TrainingRun:
         """Mark the run as finished."""
         self._save("finished")
 
-    def _save(self, state: str) -> None:
+    def stop(self, stopped: TrainingStopped) -> NoReturn:
+        """Save what there is, inside an epoch too."""
+        self.part = stopped.part
+        place = f"in epoch {stopped.epoch}, after batch {len(stopped.part)} of {stopped.num_batches}"
+        self._save("stopped", place)
+        raise RunStopped(f"{self.directory.path} is saved {place}. Continue it with --resume.")
+
+    def _save(self, state: str, reason: str | None = None) -> None:
         with self.processes.sharing_errors():
             if self.writes:
                 self.directory.write_tables()
-                save_checkpoint(self.directory.checkpoint, self.model, self.optimizer, self.epoch, self.recipe.fingerprint())
-                self.directory.write_status(self._status(state))
+                fingerprint = self.recipe.fingerprint()
+                save_checkpoint(self.directory.checkpoint, self.model, self.optimizer, self.epoch, fingerprint, self.part)
+                self.directory.write_status(replace(self._status(state), reason=reason))
 
     def _measure(self) -> None:
         recipe = self.recipe

@@ -19,6 +19,7 @@ from ncollapse.records.json_files import read_json, write_json
 from ncollapse.records.run_directory import RunDirectory
 from ncollapse.records.run_files import Status
 from ncollapse.records.sweep import SweepEntry, SweepFile
+from ncollapse.stop_signals import RunStopped
 from ncollapse.studies.held_recipe import held_recipe
 from ncollapse.studies.machine import device_named
 from ncollapse.studies.recipe_check import check_feasible
@@ -135,6 +136,7 @@ def run_sweep(
     workers: int = 1,
     address: str | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
 ) -> SweepOutcome:
     """Bring all runs of a sweep to their end, in several processes.
 
@@ -149,6 +151,8 @@ def run_sweep(
         workers: Processes at a time.
         address: Of a running Ray cluster; None takes one that is found, or starts one here.
         on_progress: Called about twice a second with the epochs that are done and the epochs in all.
+        should_stop: Asked about twice a second, see ``stop_signals``. Once it is true, no run is begun, the processes are asked
+            to save theirs, and when they have ended ``RunStopped`` is raised.
 
     Returns:
         The runs, and why those that are not finished are not.
@@ -158,6 +162,7 @@ def run_sweep(
         RecipeError: If the device of a run is not there.
         OSError: If the folder is full or read-only.
         ImportError: If Ray is asked for and not installed.
+        RunStopped: If ``should_stop`` said so and a run is not finished.
     """
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
@@ -176,12 +181,16 @@ def run_sweep(
 
     unfinished = [run for run in runs if not run.is_finished]
     tasks = [(run.recipe.to_json(), str(run.path)) for run in unfinished]
+    stop = should_stop or bool
     if engine == "ray":
-        found = run_on_ray(tasks, workers, tick, address)
+        found = run_on_ray(tasks, workers, tick, stop, address)
     else:
-        found = run_locally(tasks, workers, tick)
+        found = run_locally(tasks, workers, tick, stop)
     # A run may have ended after the last look at it.
     tick()
+    if stop() and any(found):
+        finished = sum(run.is_finished for run in runs)
+        raise RunStopped(f"{folder} is saved, {finished} of {len(runs)} runs finished. Go on with the same command.")
     return SweepOutcome(tuple(runs), {run.name: error for run, error in zip(unfinished, found, strict=True) if error})
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from ncollapse.extras import missing_extra
 from ncollapse.recipes.recipe import Recipe
+from ncollapse.stop_signals import RunStopped, stop_signals
 from ncollapse.studies.run import run_recipe
 
 # A recipe as JSON and its run directory.
@@ -25,12 +26,19 @@ _ATTEMPTS = 3
 _SECONDS = 0.5
 
 
+# What asks whether to begin nothing more, and to stop what is running.
+ShouldStop = Callable[[], bool]
+
+_NOT_BEGUN = "It was not begun before the sweep was stopped."
+
+
 def work(task: Task) -> str:
     """Bring a run to its end, resuming where it is, and say why it is not finished; nothing if it is."""
     recipe, out = task
     try:
-        run_recipe(Recipe.from_json(recipe), Path(out), resume=True)
-    except (OSError, ValueError) as error:
+        with stop_signals() as stop:
+            run_recipe(Recipe.from_json(recipe), Path(out), resume=True, should_stop=stop)
+    except (OSError, ValueError, RunStopped) as error:
         return _words(error)
     return ""
 
@@ -69,6 +77,10 @@ class _Worker:
             self.process.join()
             return None
 
+    def stop(self) -> None:
+        """Ask it to save its run and report; one that has not begun to listen dies, and has nothing to save."""
+        self.process.terminate()
+
     def end(self) -> None:
         """End the process, whatever it does."""
         self.process.kill()
@@ -90,41 +102,73 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def run_locally(tasks: Sequence[Task], workers: int, tick: Callable[[], None]) -> list[str]:
+class _Pool:
+    """Processes of this machine, the tasks that they are at, and those that wait."""
+
+    def __init__(self, tasks: Sequence[Task], workers: int) -> None:
+        self.tasks, self.workers = tasks, workers
+        self.results: dict[int, str] = {}
+        self.waiting = [(index, 1) for index in range(len(tasks))]
+        self.idle: list[_Worker] = []
+        self.running: dict[_Worker, tuple[int, int]] = {}
+        self.stopping = False
+
+    def begin(self) -> None:
+        """Give tasks to free processes."""
+        while self.waiting and len(self.running) < self.workers:
+            index, attempt = self.waiting.pop(0)
+            worker = self.idle.pop() if self.idle else _Worker()
+            self.running[worker] = index, attempt
+            worker.begin(self.tasks[index])
+
+    def collect(self) -> None:
+        """Note what has ended; the task of a process that died waits for another one."""
+        for worker in [worker for worker in self.running if worker.is_done()]:
+            index, attempt = self.running.pop(worker)
+            result = worker.result()
+            if result is not None:
+                self.results[index] = result
+                self.idle.append(worker)
+                continue
+            worker.end()
+            if attempt < _ATTEMPTS and not self.stopping:
+                self.waiting.append((index, attempt + 1))
+                continue
+            times, code = f"{attempt} times, the last time" if attempt > 1 else "once,", worker.process.exitcode
+            self.results[index] = f"Its process died {times} with exit code {code}."
+
+    def stop(self) -> None:
+        """Begin nothing more, and ask for the end of what is running."""
+        if not self.stopping:
+            self.stopping, self.waiting = True, []
+            for worker in self.running:
+                worker.stop()
+
+    def end(self) -> None:
+        """End all processes."""
+        for worker in (*self.idle, *self.running):
+            worker.end()
+
+
+def run_locally(tasks: Sequence[Task], workers: int, tick: Callable[[], None], should_stop: ShouldStop) -> list[str]:
     """Work on tasks in processes of this machine."""
-    results: dict[int, str] = {}
-    waiting = [(index, 1) for index in range(len(tasks))]
-    idle: list[_Worker] = []
-    running: dict[_Worker, tuple[int, int]] = {}
+    pool = _Pool(tasks, workers)
     try:
-        while waiting or running:
-            while waiting and len(running) < workers:
-                index, attempt = waiting.pop(0)
-                worker = idle.pop() if idle else _Worker()
-                running[worker] = index, attempt
-                worker.begin(tasks[index])
+        while pool.waiting or pool.running:
+            pool.begin()
             time.sleep(_SECONDS)
             tick()
-            for worker in [worker for worker in running if worker.is_done()]:
-                index, attempt = running.pop(worker)
-                result = worker.result()
-                if result is not None:
-                    results[index] = result
-                    idle.append(worker)
-                    continue
-                worker.end()
-                if attempt < _ATTEMPTS:
-                    waiting.append((index, attempt + 1))
-                    continue
-                code = worker.process.exitcode
-                results[index] = f"Its process died {_ATTEMPTS} times, the last time with exit code {code}."
+            if should_stop():
+                pool.stop()
+            pool.collect()
     finally:
-        for worker in (*idle, *running):
-            worker.end()
-    return [results[index] for index in range(len(tasks))]
+        pool.end()
+    return [pool.results.get(index, _NOT_BEGUN) for index in range(len(tasks))]
 
 
-def run_on_ray(tasks: Sequence[Task], workers: int, tick: Callable[[], None], address: str | None) -> list[str]:
+def run_on_ray(
+    tasks: Sequence[Task], workers: int, tick: Callable[[], None], should_stop: ShouldStop, address: str | None
+) -> list[str]:
     """Work on tasks on a Ray cluster whose machines share this file system."""
     try:
         import ray
@@ -132,11 +176,16 @@ def run_on_ray(tasks: Sequence[Task], workers: int, tick: Callable[[], None], ad
         raise ImportError(missing_extra("--engine ray", "ray", "ray")) from error
     # Ray prints on stdout which worker died, but commands write JSON there.
     with redirect_stdout(sys.stderr):
-        return _all_on_ray(ray, tasks, workers, tick, address)
+        return _all_on_ray(ray, tasks, workers, tick, should_stop, address)
 
 
 def _all_on_ray(
-    ray: ModuleType, tasks: Sequence[Task], workers: int, tick: Callable[[], None], address: str | None
+    ray: ModuleType,
+    tasks: Sequence[Task],
+    workers: int,
+    tick: Callable[[], None],
+    should_stop: ShouldStop,
+    address: str | None,
 ) -> list[str]:
     started_here = not ray.is_initialized()
     if started_here:
@@ -148,19 +197,29 @@ def _all_on_ray(
         results: dict[int, str] = {}
         waiting = list(enumerate(absolute))
         running: dict[Any, int] = {}
+        stopping = False
         while waiting or running:
+            if should_stop() and not stopping:
+                stopping, waiting = True, []
+                for reference in running:
+                    # Raises SIGINT in the worker.
+                    ray.cancel(reference)
             while waiting and len(running) < workers:
                 index, task = waiting.pop(0)
                 running[remote.remote(task)] = index
             done, _ = ray.wait(list(running), timeout=_SECONDS)
             tick()
             for reference in done:
-                index = running.pop(reference)
-                try:
-                    results[index] = ray.get(reference)
-                except ray.exceptions.RayError as error:
-                    results[index] = _words(error)
+                results[running.pop(reference)] = _result(ray, reference)
     finally:
         if started_here:
             ray.shutdown()
-    return [results[index] for index in range(len(tasks))]
+    return [results.get(index, _NOT_BEGUN) for index in range(len(tasks))]
+
+
+def _result(ray: ModuleType, reference: Any) -> str:
+    try:
+        told: str = ray.get(reference)
+    except ray.exceptions.RayError as error:
+        return _words(error)
+    return told

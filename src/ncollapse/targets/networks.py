@@ -17,7 +17,7 @@ from ncollapse.studies.held_recipe import held_recipe
 from ncollapse.studies.machine import device_named
 from ncollapse.targets.functions import as_user_error, import_function, write_as_function
 from ncollapse.targets.library_networks import LIBRARIES, make_library_network
-from ncollapse.train.checkpoint import load_weights
+from ncollapse.train.checkpoint import check_between_epochs, load_weights
 
 
 def load_network(
@@ -106,4 +106,5 @@ def _network_of_run(path: Path, checkpoint: str | Path | None) -> nn.Module:
     network = build_model(recipe.model, data.sample_shape, data.num_classes, recipe.seed, data.vocabulary)
     if checkpoint is None:
         load_weights(directory.checkpoint, network)
+        check_between_epochs(directory.checkpoint)
     return network

@@ -2,7 +2,8 @@
 
 from ncollapse.recipes.training import TrainConfig
 from ncollapse.records.rows import EpochRecord
-from ncollapse.train.checkpoint import load_checkpoint, load_weights, save_checkpoint
+from ncollapse.train.checkpoint import load_checkpoint, load_weights, resume_checkpoint, save_checkpoint
+from ncollapse.train.epoch_part import EpochPart, TrainingStopped
 from ncollapse.train.loop import TrainingDiverged, make_optimizer, train
 from ncollapse.train.loss_based_rate import LossBasedRate, MarginRecord, train_by_loss
 from ncollapse.train.schedule import lr_at, measuring_epochs, weight_decay_time
@@ -13,12 +14,14 @@ from ncollapse.train.weights_file import CheckpointError
 __all__ = [
     "SVAG",
     "CheckpointError",
+    "EpochPart",
     "EpochRecord",
     "LogitPath",
     "LossBasedRate",
     "MarginRecord",
     "TrainConfig",
     "TrainingDiverged",
+    "TrainingStopped",
     "load_checkpoint",
     "load_weights",
     "lr_at",
@@ -26,6 +29,7 @@ __all__ = [
     "measuring_epochs",
     "ou_variance",
     "record_class_logits",
+    "resume_checkpoint",
     "save_checkpoint",
     "train",
     "train_by_loss",

@@ -10,15 +10,27 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from ncollapse.records.files import write_whole
+from ncollapse.train.epoch_part import EpochPart
 from ncollapse.train.weights_file import CheckpointError, named_as, read_torch_file
 
 _FORMAT = "ncollapse-checkpoint-1"
+# Of a run that was stopped inside an epoch: version 0.2 would take its weights for those of a whole epoch, and refuses it.
+_INSIDE_EPOCH = "ncollapse-checkpoint-2"
+_FORMATS = (_FORMAT, _INSIDE_EPOCH)
+_PART, _PARTS = "part.", ("losses", "norms", "correct")
 _MODEL = "model."
 # What an optimizer holds for a parameter: the prefix in the file, the name in its state.
 _STATE = {"momentum.": "momentum_buffer", "adam_first.": "exp_avg", "adam_second.": "exp_avg_sq", "adam_step.": "step"}
 
 
-def save_checkpoint(path: str | Path, model: nn.Module, optimizer: torch.optim.Optimizer, epoch: int, fingerprint: str) -> None:
+def save_checkpoint(
+    path: str | Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    epoch: int,
+    fingerprint: str,
+    part: EpochPart | None = None,
+) -> None:
     """Write model, momentum and position of a run into one file, replacing an older one in a single step.
 
     A run killed at any moment leaves the old checkpoint or the new one, whole. Learning rate and order of the samples follow
@@ -29,6 +41,7 @@ def save_checkpoint(path: str | Path, model: nn.Module, optimizer: torch.optim.O
         optimizer: Its momentum buffers, or the moments and steps of Adam, are saved under the names of their parameters.
         epoch: The last epoch that was finished; 0 before training.
         fingerprint: Of the recipe; loading asks for the same one.
+        part: The batches of the next epoch that were trained on, from ``TrainingStopped``.
 
     Raises:
         OSError: If the folder is missing, full or read-only. The old checkpoint stays as it was, and no temporary file is left.
@@ -40,13 +53,16 @@ def save_checkpoint(path: str | Path, model: nn.Module, optimizer: torch.optim.O
         tensors |= {prefix + name: held[key] for prefix, key in _STATE.items() if held.get(key) is not None}
     # Cloned, since safetensors refuses tensors that share memory, as tied weights do.
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-    metadata = {"format": _FORMAT, "epoch": str(epoch), "fingerprint": fingerprint}
+    inside = part is not None and len(part) > 0
+    if inside:
+        tensors |= {_PART + name: getattr(part, name) for name in _PARTS}
+    metadata = {"format": _INSIDE_EPOCH if inside else _FORMAT, "epoch": str(epoch), "fingerprint": fingerprint}
     metadata["checksum"] = _checksum(tensors, metadata)
     write_whole(path, _ordered(save(tensors, metadata)))
 
 
 def load_checkpoint(path: str | Path, model: nn.Module, optimizer: torch.optim.Optimizer, fingerprint: str) -> int:
-    """Restore model and optimizer as ``save_checkpoint`` found them.
+    """Restore model and optimizer as ``save_checkpoint`` found them between two epochs.
 
     Everything is checked before anything is changed.
 
@@ -59,12 +75,62 @@ def load_checkpoint(path: str | Path, model: nn.Module, optimizer: torch.optim.O
         The last epoch that was finished; resume at the next.
 
     Raises:
+        CheckpointError: If the file is damaged, was written inside an epoch or for another recipe, or does not fit the model.
+        FileNotFoundError: If there is no such file.
+    """
+    path = Path(path)
+    tensors, metadata = _read_for(path, fingerprint)
+    if metadata["format"] == _INSIDE_EPOCH:
+        raise CheckpointError(
+            f"{path} must be written between two epochs, got one of a training that was stopped inside epoch "
+            f"{int(metadata['epoch']) + 1}. Read it with resume_checkpoint, and pass the part of the epoch to train."
+        )
+    _restore(path, tensors, model, optimizer)
+    return int(metadata["epoch"])
+
+
+def resume_checkpoint(
+    path: str | Path, model: nn.Module, optimizer: torch.optim.Optimizer, fingerprint: str
+) -> tuple[int, EpochPart]:
+    """Restore as ``load_checkpoint``, also what was saved inside an epoch.
+
+    Args:
+        model: Built as the saved one was; its device is kept.
+        optimizer: Made for this model.
+        fingerprint: Of the recipe at hand.
+
+    Returns:
+        The last epoch that was finished, and the batches of the next one that were trained on: ``start_epoch - 1`` and ``part``
+        of ``train``.
+
+    Raises:
         CheckpointError: If the file is damaged, was written for another recipe, or does not fit the model.
         FileNotFoundError: If there is no such file.
     """
     path = Path(path)
+    tensors, metadata = _read_for(path, fingerprint)
+    part = EpochPart.empty()
+    if metadata["format"] == _INSIDE_EPOCH:
+        part = EpochPart(*(tensors[_PART + name] for name in _PARTS))
+    _restore(path, tensors, model, optimizer)
+    return int(metadata["epoch"]), part
+
+
+def check_between_epochs(path: Path) -> None:
+    """Check that a whole checkpoint was not written inside an epoch: its weights then belong to no epoch."""
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+    if metadata.get("format") == _INSIDE_EPOCH:
+        raise CheckpointError(
+            f"{path} must be written between two epochs, got one of a run that was stopped inside epoch "
+            f"{int(metadata['epoch']) + 1}. Continue the run with --resume."
+        )
+
+
+def _read_for(path: Path, fingerprint: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read the checkpoint of a recipe."""
     tensors, metadata = _read(path)
-    if metadata.get("format") != _FORMAT:
+    if metadata.get("format") not in _FORMATS:
         raise CheckpointError(
             f"{path} must be a checkpoint of format {_FORMAT}, got {metadata.get('format', 'none')}. To start "
             "from these weights alone use load_weights."
@@ -74,6 +140,10 @@ def load_checkpoint(path: str | Path, model: nn.Module, optimizer: torch.optim.O
             f"{path} must be a checkpoint of the recipe with fingerprint {fingerprint}, got one of "
             f"{metadata['fingerprint']}. Resume with the recipe it was written for, or begin a run in another folder."
         )
+    return tensors, metadata
+
+
+def _restore(path: Path, tensors: dict[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     weights = _under(_MODEL, tensors)
     states = {key: _under(prefix, tensors) for prefix, key in _STATE.items()}
     parameters = dict(model.named_parameters())
@@ -87,7 +157,6 @@ def load_checkpoint(path: str | Path, model: nn.Module, optimizer: torch.optim.O
     for key, held in states.items():
         for name, tensor in held.items():
             optimizer.state[parameters[name]][key] = tensor.to(parameters[name].device)
-    return int(metadata["epoch"])
 
 
 def load_weights(path: str | Path, model: nn.Module, *, unsafe_pickle: bool = False) -> str:
@@ -119,7 +188,7 @@ def load_weights(path: str | Path, model: nn.Module, *, unsafe_pickle: bool = Fa
                 "Give weights that torch.save wrote a name ending in .pt."
             ) from error
         (tensors, note), metadata = read_torch_file(Path(path), model.state_dict(), unsafe_pickle), {}
-    weights = _under(_MODEL, tensors) if metadata.get("format") == _FORMAT else tensors
+    weights = _under(_MODEL, tensors) if metadata.get("format") in _FORMATS else tensors
     if not note:
         prefix, weights = named_as(Path(path), weights, model.state_dict())
         note = f"prefix {prefix!r} dropped" if prefix else ""
@@ -135,7 +204,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except SafetensorError as error:
         raise _NoSafetensors(path, str(error)) from error
-    if metadata.get("format") == _FORMAT and metadata.pop("checksum", None) != _checksum(tensors, metadata):
+    if metadata.get("format") in _FORMATS and metadata.pop("checksum", None) != _checksum(tensors, metadata):
         raise _Damaged(path, "its checksum differs from its content")
     return tensors, metadata
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from ncollapse.data import LabeledData, shuffled_batches
+from ncollapse.data import Batches, LabeledData, shuffled_batches
 from ncollapse.recipes.training import TrainConfig
 from ncollapse.records.rows import EpochRecord
+from ncollapse.train.epoch_part import EpochPart, Step, TrainingStopped
 from ncollapse.train.execution import Network, check_execution, execution, logits_of
 from ncollapse.train.parallel import Team, share_batch_norm
 from ncollapse.train.schedule import lr_at
@@ -53,6 +56,8 @@ def train(
     seed: int,
     optimizer: torch.optim.Optimizer | None = None,
     start_epoch: int = 1,
+    part: EpochPart | None = None,
+    should_stop: Callable[[], bool] | None = None,
     group: ProcessGroup | None = None,
 ) -> Iterator[EpochRecord]:
     """Train a model in place, epoch by epoch.
@@ -69,6 +74,9 @@ def train(
         optimizer: From ``make_optimizer``, for callers that save or restore checkpoints; None makes one.
         start_epoch: The first epoch to run, counted from 1: one more than the epoch of the checkpoint resumed from.
             ``config.epochs + 1`` runs none.
+        part: The batches of the first epoch that a stopped training has seen, from its ``TrainingStopped``, or its checkpoint.
+        should_stop: Asked after every batch and before the first one of an epoch. Once it is true, the iterator raises
+            ``TrainingStopped``; of several processes one is enough, and all stop after the same batch, the next one at latest.
         group: Processes of ``torch.distributed`` that train one network, such as ``torch.distributed.group.WORLD``: each takes
             its share of every batch of the same data, gradients and batch normalization are those of the whole batch. All
             begin with the same weights and end with the same ones: those of a single process, within rounding. Batch
@@ -82,6 +90,7 @@ def train(
             out of range, deterministic or compiled training is not possible here (what the machine lacks shows while
             iterating), or (while iterating) the model's output has the wrong shape.
         TrainingDiverged: While iterating, if a loss or gradient of the epoch was not finite.
+        TrainingStopped: While iterating, if ``should_stop`` said so.
 
     Example:
         >>> from ncollapse.data import gaussian_mixture
@@ -94,11 +103,11 @@ def train(
     team, device = Team(group), next(model.parameters()).device
     check_execution(config, device, team)
     share_batch_norm(model, team)
-    logits_in_training = logits_of(model, config, device)
-    run_epoch = execution(config)(_run_epoch)
     optimizer = make_optimizer(model, config) if optimizer is None else optimizer
+    training = _Training(model, logits_of(model, config, device), data, config, optimizer, seed, team, should_stop or bool)
+    run_epoch, begun = execution(config)(training.run_epoch), EpochPart.empty() if part is None else part
     epochs = range(start_epoch, config.epochs + 1)
-    return (run_epoch(model, logits_in_training, data, config, optimizer, seed, epoch, team) for epoch in epochs)
+    return (run_epoch(epoch, begun if epoch == start_epoch else EpochPart.empty()) for epoch in epochs)
 
 
 def _check_run(model: nn.Module, data: LabeledData, config: TrainConfig, start_epoch: int) -> None:
@@ -129,46 +138,64 @@ def _takes_one_sample(model: nn.Module, data: LabeledData) -> bool:
     return True
 
 
-def _run_epoch(
-    model: nn.Module,
-    network: Network,
-    data: LabeledData,
-    config: TrainConfig,
-    optimizer: torch.optim.Optimizer,
-    seed: int,
-    epoch: int,
-    team: Team,
-) -> EpochRecord:
-    learning_rate = lr_at(config, epoch)
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    device = parameters[0].device
-    model.train()
-    losses, norms, num_correct, sizes = [], [], [], []
-    for inputs, labels in shuffled_batches(data, config.batch_size, seed, epoch):
-        sizes.append(len(labels))
-        inputs, labels = team.share(inputs).to(device), team.share(labels).to(device)
-        optimizer.zero_grad()
-        logits = network(inputs)
-        _check_logits(logits, labels, data)
-        loss = team.loss(config.loss, logits, labels, sizes[-1])
-        loss.backward()
-        team.sum_gradients(parameters)
-        norms.append(_clip(parameters, config.clip_norm))
-        optimizer.step()
+@dataclass(frozen=True)
+class _Training:
+    """What all epochs share."""
+
+    model: nn.Module
+    network: Network
+    data: LabeledData
+    config: TrainConfig
+    optimizer: torch.optim.Optimizer
+    seed: int
+    team: Team
+    should_stop: Callable[[], bool]
+
+    def run_epoch(self, epoch: int, part: EpochPart) -> EpochRecord:
+        """Train on the batches of an epoch that are left."""
+        learning_rate = lr_at(self.config, epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        self.model.train()
+        batches = shuffled_batches(self.data, self.config.batch_size, self.seed, epoch)
         # Kept as tensors until the epoch ends: reading a number from a GPU makes it wait.
-        losses.append(loss.detach())
-        num_correct.append((logits.detach().argmax(dim=1) == labels).sum())
-    step_losses, step_norms = team.sum(torch.stack(losses)).double().cpu(), torch.stack(norms).double().cpu()
-    _check_finite(step_losses, step_norms, epoch, learning_rate)
-    return EpochRecord(
-        epoch=epoch,
-        loss=float(step_losses @ torch.tensor(sizes, dtype=torch.float64)) / data.num_samples,
-        accuracy=int(team.sum(torch.stack(num_correct).sum())) / data.num_samples,
-        learning_rate=learning_rate,
-        grad_norm=float(step_norms.mean()),
-    )
+        steps: list[Step] = []
+        stopping = self.team.agree(self.should_stop())
+        for inputs, labels in islice(batches, len(part), None):
+            if stopping:
+                break
+            step, stopping = self._step(parameters, inputs, labels)
+            steps.append(step)
+        part = part.followed_by(steps, self.team)
+        _check_finite(part, epoch, learning_rate)
+        if stopping:
+            raise TrainingStopped(epoch, part, len(Batches(self.data, self.config.batch_size)))
+        return self._record(epoch, part, learning_rate)
+
+    def _step(self, parameters: list[nn.Parameter], inputs: Tensor, labels: Tensor) -> tuple[Step, bool]:
+        """Descend on one batch, and tell whether to stop after it."""
+        team, size, device = self.team, len(labels), parameters[0].device
+        inputs, labels = team.share(inputs).to(device), team.share(labels).to(device)
+        self.optimizer.zero_grad()
+        logits = self.network(inputs)
+        _check_logits(logits, labels, self.data)
+        loss = team.loss(self.config.loss, logits, labels, size)
+        loss.backward()
+        stopping = team.sum_gradients(parameters, self.should_stop())
+        norm = _clip(parameters, self.config.clip_norm)
+        self.optimizer.step()
+        return (loss.detach(), norm, (logits.detach().argmax(dim=1) == labels).sum()), stopping
+
+    def _record(self, epoch: int, part: EpochPart, learning_rate: float) -> EpochRecord:
+        sizes = [len(labels) for _, labels in Batches(self.data, self.config.batch_size)]
+        return EpochRecord(
+            epoch=epoch,
+            loss=float(part.losses @ torch.tensor(sizes, dtype=torch.float64)) / self.data.num_samples,
+            accuracy=int(part.correct.sum()) / self.data.num_samples,
+            learning_rate=learning_rate,
+            grad_norm=float(part.norms.mean()),
+        )
 
 
 def _check_logits(logits: Tensor, labels: Tensor, data: LabeledData) -> None:
@@ -188,13 +215,13 @@ def _clip(parameters: list[nn.Parameter], clip_norm: float | None) -> Tensor:
     return norm
 
 
-def _check_finite(losses: Tensor, norms: Tensor, epoch: int, learning_rate: float) -> None:
-    broken = ~(torch.isfinite(losses) & torch.isfinite(norms))
+def _check_finite(part: EpochPart, epoch: int, learning_rate: float) -> None:
+    broken = ~(torch.isfinite(part.losses) & torch.isfinite(part.norms))
     if broken.any():
         batch = int(broken.nonzero()[0])
         raise TrainingDiverged(
-            f"training needs finite losses and gradients, got loss {float(losses[batch]):g} and gradient norm "
-            f"{float(norms[batch]):g} in epoch {epoch}, batch {batch + 1} of {len(losses)}, at learning rate "
+            f"training needs finite losses and gradients, got loss {float(part.losses[batch]):g} and gradient norm "
+            f"{float(part.norms[batch]):g} in epoch {epoch}, batch {batch + 1} of {len(part)}, at learning rate "
             f"{learning_rate:g}. Lower learning_rate, clip gradients (clip_norm=1.0), or scale the inputs "
             "(scaling='norm64')."
         )

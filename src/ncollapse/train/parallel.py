@@ -27,14 +27,23 @@ class Team(Processes):
         # Without samples zero, and still with gradients: all processes go back through the same exchanges.
         return LOSSES[name](logits, labels) * (len(labels) / batch_size) if len(labels) else logits.sum()
 
-    def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Add up the gradients of all processes: with shares of the loss, they become those of the whole batch."""
+    def sum_gradients(self, parameters: Sequence[nn.Parameter], stopping: bool) -> bool:
+        """Add up the gradients of all processes, and tell whether one of them is stopping."""
+        # With shares of the loss, gradients become those of the whole batch. One number more travels along, so that all stop
+        # after the same batch without another exchange.
         if self.group is None:
-            return
+            return stopping
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        total = self.sum(torch.cat([gradient.flatten() for gradient in gradients]))
-        for gradient, part in zip(gradients, total.split([gradient.numel() for gradient in gradients]), strict=True):
+        flat = [gradient.flatten() for gradient in gradients]
+        total = self.sum(torch.cat([*flat, flat[0].new_tensor([float(stopping)])]))
+        *parts, stops = total.split([*(gradient.numel() for gradient in gradients), 1])
+        for gradient, part in zip(gradients, parts, strict=True):
             gradient.copy_(part.view_as(gradient))
+        return bool(stops)
+
+    def agree(self, stopping: bool) -> bool:
+        """Whether one of the processes is stopping."""
+        return bool(self.gather_numbers([stopping]).any())
 
 
 class _Sum(torch.autograd.Function):
