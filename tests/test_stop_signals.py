@@ -13,14 +13,18 @@ from ncollapse.stop_signals import STOP_SIGNALS, RunStopped, stop_signals
 
 @pytest.mark.parametrize("number", STOP_SIGNALS, ids=lambda number: number.name)
 def test_a_signal_is_noted_and_the_handler_of_before_is_back(number):
+    def work():
+        with stop_signals() as stop:
+            assert not stop()
+            os.kill(os.getpid(), number)
+            # Passed on by the parent, and again by the scheduler: one request.
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop()
+            raise RunStopped("saved")
+
     before = signal.getsignal(number)
-    with pytest.raises(RunStopped) as caught, stop_signals() as stop:
-        assert not stop()
-        os.kill(os.getpid(), number)
-        # Passed on by the parent, and again by the scheduler: one request.
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert stop()
-        raise RunStopped("saved")
+    with pytest.raises(RunStopped, match="saved") as caught:
+        work()
     assert caught.value.signal == number
     assert signal.getsignal(number) == before
 

@@ -185,7 +185,8 @@ def test_sigkill_then_resume(finished, tmp_path, capsys, without_drawings):
 
 def asked_after(number):
     """Stands for a signal: from the n-th time on it says that the run must stop."""
-    return lambda calls=itertools.count(1): next(calls) >= number
+    calls = itertools.count(1)
+    return lambda: next(calls) >= number
 
 
 # Asked before each of seven epochs and after each of its four batches: 35 times.
