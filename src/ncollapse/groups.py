@@ -1,11 +1,11 @@
-"""Processes of ``torch.distributed`` that share a measurement. The one file that knows of ranks."""
+"""Processes of ``torch.distributed`` that share a measurement. Beside ``torchrun``, the one file that knows of ranks."""
 
 from __future__ import annotations
 
-import atexit
 import json
 import os
-import sys
+import re
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +16,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ncollapse.stop_signals import RunStopped
 from ncollapse.tensor_fields import from_tensors, num_tensors, on_cpu, tensors_of
 
 if TYPE_CHECKING:
@@ -47,9 +46,9 @@ class Processes:
 
     # Nothing is pickled: statistics are sent as the bytes of their tensors, texts as UTF-8.
 
-    def __init__(self, group: ProcessGroup | None = None) -> None:
-        """Join a group."""
-        self.group, self._rank, self.size = group, 0, 1
+    def __init__(self, group: ProcessGroup | None = None, place: str = "an exchange") -> None:
+        """Join a group; errors of an exchange name the place."""
+        self.group, self._rank, self.size, self.place = group, 0, 1, place
         if group is None:
             return
         if group is dist.GroupMember.NON_GROUP_MEMBER:  # type: ignore[comparison-overlap]
@@ -122,7 +121,8 @@ class Processes:
         padded = torch.zeros(max(lengths), dtype=torch.uint8, device=self._device)
         padded[: len(data)] = data.to(self._device)
         received = [torch.empty_like(padded) for _ in range(self.size)]
-        dist.all_gather(received, padded, group=self.group)
+        with self._exchange():
+            dist.all_gather(received, padded, group=self.group)
         return [bytes(part[: length - 1].tolist()).decode() for part, length in zip(received, lengths, strict=True)]
 
     def gather_numbers(self, values: Sequence[float]) -> Tensor:
@@ -131,13 +131,15 @@ class Processes:
         if self.group is None:
             return own.unsqueeze(0)
         received = [torch.empty(len(own), dtype=torch.float64, device=self._device) for _ in range(self.size)]
-        dist.all_gather(received, own.to(self._device), group=self.group)
-        return torch.stack(received).cpu()
+        with self._exchange():
+            dist.all_gather(received, own.to(self._device), group=self.group)
+            return torch.stack(received).cpu()
 
     def sum(self, own: Tensor) -> Tensor:
         """Add up a tensor over all processes, in place."""
         if self.group is not None:
-            dist.all_reduce(own, group=self.group)
+            with self._exchange():
+                dist.all_reduce(own, group=self.group)
         return own
 
     def check_same(self, what: str, own: str) -> list[str]:
@@ -211,13 +213,30 @@ class Processes:
         """Fill a tensor with the one of another process, here or on all processes."""
         assert self.group is not None
         sender = dist.get_global_rank(self.group, source)
-        if target is None:
-            dist.broadcast(tensor, sender, group=self.group)
-        elif self._rank == source:
-            dist.send(tensor, dist.get_global_rank(self.group, target), group=self.group)
-        else:
-            dist.recv(tensor, sender, group=self.group)
+        with self._exchange():
+            if target is None:
+                dist.broadcast(tensor, sender, group=self.group)
+            elif self._rank == source:
+                dist.send(tensor, dist.get_global_rank(self.group, target), group=self.group)
+            else:
+                dist.recv(tensor, sender, group=self.group)
         return tensor
+
+    @contextmanager
+    def _exchange(self) -> Iterator[None]:
+        """Exchange with the other processes; that one of them is gone or does not answer is an error with the place."""
+        begun = time.monotonic()
+        try:
+            yield
+        except RuntimeError as error:
+            waited = time.monotonic() - begun
+            # Such as "[/src/gloo/tcp/pair.cc:537] Read error [::1]:7326: Connection reset by peer. This is typically …".
+            told = re.sub(r"^\[[^\]]*\] ", "", " ".join(str(error).split())).split(". ")[0].rstrip(".")
+            words = (
+                f"Rank {self._rank} of {self.size} needed an answer of the other processes in {self.place}, got none in "
+                f"{waited:.1f} s ({told}). One of them has ended or hangs: see what it printed, and start all of them again."
+            )
+            raise ConnectionError(words) from error
 
 
 @dataclass(frozen=True)
@@ -235,43 +254,6 @@ class _EveryNth:
 def all_processes(size: int) -> Processes:
     """Return the processes of a trainer, which has joined them if there are several."""
     return Processes(dist.group.WORLD if size > 1 else None)
-
-
-def follows_another() -> bool:
-    """Return whether torchrun started this process with a rank other than 0; works before the processes have joined."""
-    return "MASTER_ADDR" in os.environ and os.environ.get("RANK", "0") != "0"
-
-
-@contextmanager
-def torchrun_processes() -> Iterator[tuple[Processes, str]]:
-    """Join the processes that torchrun started, if any, and yield them with their device."""
-    told = [os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR")]
-    if not all(told) or told[1] == "1":
-        yield Processes(), "auto"
-        return
-    local = int(os.environ.get("LOCAL_RANK", told[0]))
-    on_gpu = torch.cuda.device_count() >= int(os.environ.get("LOCAL_WORLD_SIZE", told[1]))
-    if on_gpu:
-        torch.cuda.set_device(local)
-    dist.init_process_group("nccl" if on_gpu else "gloo")
-    try:
-        yield Processes(dist.group.WORLD), f"cuda:{local}" if on_gpu else "cpu"
-    except RunStopped:
-        # By all processes, at one place.
-        dist.destroy_process_group()
-        raise
-    except Exception:
-        # Destroying the group could wait for processes that have ended. Keeping it is no better: its threads can abort when the
-        # interpreter ends, and hide the exit code. So the process ends at once, with the exit code.
-        atexit.register(_exit_at_once)
-        raise
-    dist.destroy_process_group()
-
-
-def _exit_at_once() -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(2)
 
 
 def _kind(error: Exception) -> str:

@@ -327,15 +327,18 @@ def test_interrupt_says_how_to_go_on(monkeypatch, capsys, tmp_path):
 @pytest.mark.parametrize(
     ("error", "told"),
     [
-        (MemoryError(), "The memory is used up (MemoryError). Use a smaller batch size or fewer layers."),
+        (MemoryError(), "The memory of the computer is used up (MemoryError). Name fewer folders, or a smaller problem."),
         (
             torch.OutOfMemoryError("CUDA out of memory. Tried to allocate\n2 GiB."),
-            "The memory is used up (CUDA out of memory. Tried to allocate 2 GiB.). Use a smaller batch size or fewer layers.",
+            "The memory of the GPU is used up (CUDA out of memory. Tried to allocate 2 GiB). Name fewer folders, or a smaller "
+            "problem.",
         ),
         (
             RecursionError("maximum recursion depth exceeded"),
-            "RecursionError: maximum recursion depth exceeded. Put --debug after ncollapse to see where.",
+            "Python's recursion limit is reached (maximum recursion depth exceeded). Modules or a file are nested too deeply, "
+            "or a function calls itself: put --debug after ncollapse to see which, and flatten it.",
         ),
+        (ValueError(), "ValueError: no words. Put --debug after ncollapse to see where."),
         (RuntimeError("no\nkernel."), "RuntimeError: no kernel. Put --debug after ncollapse to see where."),
         (KeyError("a word"), "a word"),
     ],

@@ -75,6 +75,17 @@ def test_errors_are_those_of_all(folder):
         assert "holds a run of 'demo' already" in words
 
 
+@pytest.mark.parametrize("how", ["end", "hang"])
+def test_a_process_that_is_gone_or_hangs_is_told_with_rank_and_step(how, tmp_path):
+    launch.together(training_worker.lost, [(rank, 3, tmp_path, how) for rank in range(3)])
+    for rank in (0, 2):
+        words = (tmp_path / f"{how}-{rank}.txt").read_text()
+        assert words.startswith(f"Rank {rank} of 3 needed an answer of the other processes in epoch 2, batch 1, got none in ")
+        seconds = float(words.partition("got none in ")[2].partition(" s ")[0])
+        assert (1.5 < seconds < 5) if how == "hang" else seconds < 1.5
+        assert words.endswith("One of them has ended or hangs: see what it printed, and start all of them again.")
+
+
 def test_a_normalization_that_processes_cannot_share():
     class Two:
         group = "not none"

@@ -3,13 +3,16 @@
 import itertools
 import json
 import os
+import time
 from dataclasses import replace
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 
 from distributed.launch import ENVIRONMENT
 from ncollapse.data import gaussian_mixture
+from ncollapse.error_words import error_line
 from ncollapse.models import ConvResNet, ConvResNetConfig, FCResNet, FCResNetConfig
 from ncollapse.studies import override, recipe_by_name, run, run_recipe
 from ncollapse.train import TrainConfig, TrainingDiverged, TrainingStopped, make_optimizer, train
@@ -145,3 +148,19 @@ def work(rank, size, folder, act):
     dist.init_process_group("gloo", init_method=f"file://{folder / f'meet-{size}'}", rank=rank, world_size=size)
     (folder / f"{act.__name__}-{rank}.json").write_text(json.dumps(act(folder, dist.group.WORLD)))
     dist.destroy_process_group()
+
+
+def lost(rank, size, folder, how):
+    """The second process ends, or hangs, in the second epoch; what the others say."""
+    os.environ.update(ENVIRONMENT)
+    meet, wait = f"file://{folder / f'meet-{how}'}", timedelta(seconds=2)
+    dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=size, timeout=wait)
+    make, data, config = CASES["plain"]
+    try:
+        for _ in train(make(), data, config, seed=4, group=dist.group.WORLD):
+            if rank == 1:
+                time.sleep(6 if how == "hang" else 0)
+                os._exit(0)
+    except OSError as error:
+        (folder / f"{how}-{rank}.txt").write_text(error_line(error))
+    os._exit(0)

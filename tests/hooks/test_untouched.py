@@ -2,6 +2,7 @@
 
 import copy
 import random
+import threading
 import warnings
 
 import numpy as np
@@ -401,3 +402,44 @@ def test_lazy_modules_are_run_first():
         measure(model, BATCHES, num_classes=K)
     model(X)
     assert measure(model, BATCHES, num_classes=K).layers == ("1",)
+
+
+def test_a_network_is_measured_once_at_a_time():
+    """Also a part of it, and by the same thread: refused with a reason, and neither measurement leaves a trace."""
+    model, refused = made("counter"), []
+    before, expected = untouched.fingerprint(model), measure(made("counter"), BATCHES, num_classes=K)
+
+    def batches(measured, start):
+        for index, batch in enumerate(BATCHES):
+            if index == 1:
+                start(lambda: refused.append(attempt(measured)))
+            yield batch
+
+    def attempt(measured):
+        with pytest.raises(ValueError, match="A network must be measured once at a time") as caught:
+            measure(measured, BATCHES, num_classes=K)
+        return str(caught.value)
+
+    def in_thread(act):
+        thread = threading.Thread(target=act)
+        thread.start()
+        thread.join()
+
+    for measured in (model, nn.Sequential(model[0])):
+        for start in (in_thread, lambda act: act()):
+            found = measure(model, Batches(batches, measured, start), num_classes=K)
+            assert [row.value for row in found.rows] == pytest.approx([row.value for row in expected.rows], nan_ok=True)
+    assert untouched.differing(before, untouched.fingerprint(model)) == []
+    assert ["another thread (MainThread)" in words for words in refused[:2]] == [True, False]
+    assert "this thread is measuring this one or a part of it. Wait for its end, or measure a copy" in refused[-1]
+    measure(model, BATCHES, num_classes=K)
+
+
+class Batches:
+    """Batches that can be read again."""
+
+    def __init__(self, make, *arguments):
+        self.make, self.arguments = make, arguments
+
+    def __iter__(self):
+        return self.make(*self.arguments)

@@ -95,6 +95,20 @@ def test_bad_overrides(setting, message):
         override(recipe_by_name("demo"), [setting])
 
 
+@pytest.mark.parametrize(
+    ("settings", "culprits"),
+    [
+        (["seed=3", "train.epochs=0", "model.width=8"], r"train\.epochs=0"),
+        (["seed=3", "measure.epochs=[9]", "train.epochs=5"], r"measure\.epochs=\[9\], train\.epochs=5"),
+        # Either alone would be refused.
+        (["seed=-1", "train.epochs=0"], r"seed=-1, train\.epochs=0"),
+    ],
+)
+def test_errors_name_the_settings_without_which_the_others_fit(settings, culprits):
+    with pytest.raises(RecipeError, match=rf"\(set by {culprits}\)$"):
+        override(recipe_by_name("demo"), settings)
+
+
 def test_unknown_recipe_names_near_ones():
     with pytest.raises(RecipeError, match=r"No recipe 'fc_minst'\. Near ones: fc_mnist"):
         recipe_by_name("fc_minst")

@@ -19,6 +19,7 @@ from ncollapse.cli.report import add_report_commands
 from ncollapse.cli.run import add_run_commands
 from ncollapse.cli.solve import add_solve
 from ncollapse.cli.sweep import add_sweep
+from ncollapse.error_words import error_line
 from ncollapse.near_words import near_words
 from ncollapse.stop_signals import STOP_SIGNALS, RunStopped, handling
 from ncollapse.version import __version__
@@ -54,7 +55,7 @@ def _follows() -> bool:
     """Return whether this is a process of torchrun other than the first."""
     if "MASTER_ADDR" not in os.environ:
         return False
-    from ncollapse.groups import follows_another
+    from ncollapse.torchrun import follows_another
 
     return follows_another()
 
@@ -130,7 +131,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception as error:
         if options.debug:
             traceback.print_exc()
-        _fail(f"ncollapse: error: {as_options(_words(error), vars(options))}", silent=_follows() and _raised_by_all(error))
+        words = error_line(error, _memory_advice(options))
+        _fail(f"ncollapse: error: {as_options(words, vars(options))}", silent=_follows() and _raised_by_all(error))
 
 
 class _Terminated(BaseException):
@@ -149,14 +151,12 @@ def _raise_terminated(number: int, _: object) -> NoReturn:
     raise _Terminated(number)
 
 
-def _words(error: Exception) -> str:
-    """Write an error in one line, with its type if Python or torch raised it, since its words may not say enough."""
-    words = " ".join((str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)).split())
-    if isinstance(error, MemoryError) or "out of memory" in words.lower():
-        return f"The memory is used up ({words or type(error).__name__}). Use a smaller batch size or fewer layers."
-    if isinstance(error, ValueError | TypeError | KeyError | OSError | ImportError):
-        return words
-    return f"{type(error).__name__}: {words.rstrip('.')}. Put --debug after ncollapse to see where."
+def _memory_advice(options: argparse.Namespace) -> str:
+    if hasattr(options, "set"):
+        return "Try --set train.batch_size=32 measure.batch_size=100, or a smaller model.width."
+    if hasattr(options, "memory_budget"):
+        return "Try a smaller --batch-size, fewer --layers, or --memory-budget 0."
+    return "Name fewer folders, or a smaller problem."
 
 
 def _raised_by_all(error: Exception) -> bool:

@@ -112,9 +112,9 @@ def _add_what_is_measured(measure: argparse.ArgumentParser) -> None:
 
 def run_command(options: argparse.Namespace) -> None:
     """Run the command."""
-    from ncollapse.groups import torchrun_processes
     from ncollapse.records.run_directory import RunDirectory
     from ncollapse.targets import Target, measure_target, write_measurement
+    from ncollapse.torchrun import torchrun_processes
 
     target = Target(**{item.name: getattr(options, item.name) for item in dataclasses.fields(Target)})
     names = ("classifier", "min_per_class", "ignore_index", "metrics", "convention", "path", "memory_budget")

@@ -76,10 +76,10 @@ def _run(options: argparse.Namespace) -> None:
 
 def _train(recipe: Recipe, out: Path, *, resume: bool = False, overwrite: bool = False) -> Path | None:
     """Run a recipe under a progress bar, then write its page; of several processes the first shows and writes."""
-    from ncollapse.groups import torchrun_processes
     from ncollapse.recipes import changes
     from ncollapse.report import write_report
     from ncollapse.studies import run_recipe
+    from ncollapse.torchrun import torchrun_processes
 
     # The title is about the recipe as it was named.
     title = f"{recipe.name} with changed settings" if changes(recipe) else recipe.title

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
@@ -17,6 +18,32 @@ from ncollapse.hooks.snapshot import Snapshot, differing, fingerprint
 
 # The tests check every measurement.
 ALWAYS_CHECKED = False
+
+# The modules of the networks that are run here now, by their ids, with the threads that do it. Were one measured twice at a
+# time, each measurement would see the hooks and modes of the other, and restore them at its end.
+_at_work: dict[int, threading.Thread] = {}
+_lock = threading.Lock()
+
+
+@contextmanager
+def _run_alone(model: nn.Module) -> Iterator[None]:
+    modules, own = list(model.modules()), threading.current_thread()
+    ids = [id(module) for module in modules]
+    with _lock:
+        holder = next((_at_work[key] for key in ids if key in _at_work), None)
+        if holder is not None:
+            who = "this thread" if holder is own else f"another thread ({holder.name})"
+            raise ValueError(
+                f"A network must be measured once at a time, and {who} is measuring this one or a part of it. Wait for its "
+                "end, or measure a copy: copy.deepcopy(model)."
+            )
+        _at_work.update(dict.fromkeys(ids, own))
+    try:
+        yield
+    finally:
+        with _lock:
+            for key in ids:
+                del _at_work[key]
 
 
 class Untouched:
@@ -34,6 +61,15 @@ class Untouched:
         self._stack = ExitStack()
 
     def __enter__(self) -> Untouched:
+        self._stack.enter_context(_run_alone(self._model))
+        try:
+            self._begin()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def _begin(self) -> None:
         self._stack.enter_context(random_state_kept(self._batches))
         # If nothing was compiled, the compiler has not been imported, and importing it here would take seconds.
         if "torch._dynamo" in sys.modules:
@@ -51,7 +87,6 @@ class Untouched:
         except BaseException:
             self._restore()
             raise
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self._restore()

@@ -164,7 +164,7 @@ def measure_network(
     check: bool = False,
 ) -> Measurement:
     """Measure a network, given checked arguments."""
-    processes = Processes(request.group)
+    processes = Processes(request.group, f"the measurement{request.where or ''}")
     with processes.sharing_errors():
         model = network_of(model)
         discovery = Discovery(model, request.layers, request.named_classifier, request.num_classes)

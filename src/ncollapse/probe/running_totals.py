@@ -20,7 +20,7 @@ class RunningTotals:
     # metrics are nan with the flag ``over_budget``, and paths are None.
 
     def __init__(self, request: Request) -> None:
-        self.request, self.processes = request, Processes(request.group)
+        self.request, self.processes = request, Processes(request.group, f"the measurement{request.where or ''}")
         self.reset()
 
     def reset(self) -> None:

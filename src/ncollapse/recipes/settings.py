@@ -52,6 +52,25 @@ def override(recipe: Recipe, settings: Sequence[str]) -> Recipe:
         >>> override(recipe_by_name("demo"), ["train.epochs=50"]).train.epochs
         50
     """
+    changed = _changed(recipe, settings)
+    try:
+        return parse_recipe(changed)
+    except RecipeError as error:
+        # Those without which the others fit.
+        culprits = [setting for setting in settings if _fit(recipe, [other for other in settings if other != setting])]
+        raise RecipeError(f"{error} (set by {', '.join(culprits or settings)})") from error
+
+
+def _fit(recipe: Recipe, settings: Sequence[str]) -> bool:
+    try:
+        parse_recipe(_changed(recipe, settings))
+    except RecipeError:
+        return False
+    return True
+
+
+def _changed(recipe: Recipe, settings: Sequence[str]) -> str:
+    """Return a recipe with changed fields as JSON."""
     content = dataclasses.asdict(recipe)
     fields, named = _leaves(content), set()
     for setting in settings:
@@ -71,10 +90,7 @@ def override(recipe: Recipe, settings: Sequence[str]) -> Recipe:
     epochs = content["train"]["epochs"]
     if "train.epochs" in named and "measure.epochs" not in named and isinstance(epochs, int):
         content["measure"]["epochs"] = recipe.measure.until(epochs)
-    try:
-        return parse_recipe(json.dumps(content))
-    except RecipeError as error:
-        raise RecipeError(f"{error} (set by {', '.join(settings)})") from error
+    return json.dumps(content)
 
 
 def _leaves(content: dict[str, Any]) -> list[str]:

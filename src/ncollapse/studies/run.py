@@ -17,6 +17,7 @@ from ncollapse.analysis.block_energy import weight_decay_bounds
 from ncollapse.data.batches import Batches
 from ncollapse.data.catalog import load_samples
 from ncollapse.data.labeled import LabeledData
+from ncollapse.error_words import error_line
 from ncollapse.groups import Processes
 from ncollapse.measurement.depth_record import depth_record
 from ncollapse.metrics import FLAGS, METRICS, Metric, select_metrics
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 OnEpoch = Callable[[EpochRecord, int], None]
+
+MEMORY_ADVICE = "Set a smaller train.batch_size, measure.batch_size or model.width."
 
 
 def run_recipe(
@@ -111,7 +114,7 @@ def _end_noted(directory: RunDirectory) -> Iterator[None]:
         raise
     except Exception as error:
         with suppress(OSError, ValueError):
-            directory.mark("failed", " ".join(str(error).split()) or type(error).__name__)
+            directory.mark("failed", error_line(error, MEMORY_ADVICE))
         raise
 
 
@@ -126,7 +129,7 @@ class TrainingRun:
         group: ProcessGroup | None = None,
     ) -> None:
         self.recipe, self.directory, self.device = recipe, directory, device
-        self.processes = Processes(group)
+        self.processes = Processes(group, "saving the run")
         self.writes = self.processes.is_first
         # Before the folder is made: a run whose data is missing leaves nothing behind.
         with self.processes.sharing_errors():

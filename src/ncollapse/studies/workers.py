@@ -14,10 +14,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from ncollapse.error_words import error_line
 from ncollapse.extras import missing_extra
 from ncollapse.recipes.recipe import Recipe
 from ncollapse.stop_signals import RunStopped, stop_signals
-from ncollapse.studies.run import run_recipe
+from ncollapse.studies.run import MEMORY_ADVICE, run_recipe
 
 # A recipe as JSON and its run directory.
 Task = tuple[str, str]
@@ -38,13 +39,12 @@ def work(task: Task) -> str:
     try:
         with stop_signals() as stop:
             run_recipe(Recipe.from_json(recipe), Path(out), resume=True, should_stop=stop)
-    except (OSError, ValueError, RunStopped) as error:
-        return _words(error)
+    except RunStopped as stopped:
+        return str(stopped)
+    except Exception as error:
+        # Whatever it is, it would be the same in another process.
+        return error_line(error, MEMORY_ADVICE)
     return ""
-
-
-def _words(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 class _Worker:
@@ -221,5 +221,5 @@ def _result(ray: ModuleType, reference: Any) -> str:
     try:
         told: str = ray.get(reference)
     except ray.exceptions.RayError as error:
-        return _words(error)
+        return error_line(error)
     return told

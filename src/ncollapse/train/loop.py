@@ -162,9 +162,10 @@ class _Training:
         # Kept as tensors until the epoch ends: reading a number from a GPU makes it wait.
         steps: list[Step] = []
         stopping = self.team.agree(self.should_stop())
-        for inputs, labels in islice(batches, len(part), None):
+        for number, (inputs, labels) in enumerate(islice(batches, len(part), None), start=len(part) + 1):
             if stopping:
                 break
+            self.team.place = f"epoch {epoch}, batch {number}"
             step, stopping = self._step(parameters, inputs, labels)
             steps.append(step)
         part = part.followed_by(steps, self.team)
