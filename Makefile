@@ -2,6 +2,9 @@
 #   make demo    train on the handwritten digits, measure, write the page (about 20 seconds after installation)
 #   make test    all tests but slow ones    make lint   style, types
 #   make test-slow   campaigns of kills, long sweeps, real torchrun: each beside a faster test of the same law in `make test`
+#   make mutants   change the source in one place at a time, and see whether the tests notice (ROOMS=records PER_ROOM=40)
+#   make test-minimum   all tests with the oldest versions that pyproject allows, in an environment of its own (.venv-minimum)
+#   make test-3.12   all tests with this version of Python, in an environment of its own (.venv-3.12); likewise test-3.13
 #   make hooks   have git check style and types before each commit
 #   make bench   side-by-side timings
 #   make test-zoo   public networks of torchvision, timm and transformers, in an environment of their own (.venv-zoo)
@@ -12,6 +15,9 @@ PYTHON ?= python3
 VENV ?= .venv
 EXTRAS ?= dev
 INSTALLER ?= uv
+CONSTRAINTS ?= -c constraints.txt
+ROOMS ?=
+PER_ROOM ?= 40
 OUT ?= runs/demo
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(EXTRAS)
@@ -22,7 +28,7 @@ export UV_NATIVE_TLS = 1
 # Small matrices on few cores: one thread each is faster than two that wait for each other.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo hooks test test-slow test-zoo test-integrations lint bench docs docs-networks test-zoo-here test-integrations-here docs-networks-here clean
+.PHONY: demo hooks test test-slow test-minimum test-3.12 test-3.13 mutants test-zoo test-integrations lint bench docs docs-networks test-zoo-here test-integrations-here docs-networks-here clean
 
 demo: $(STAMP)
 	$(BIN)/ncollapse demo --out $(OUT)
@@ -33,6 +39,18 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
+
+mutants: $(STAMP)
+	$(BIN)/python tests/mutants.py $(ROOMS) --per-room $(PER_ROOM)
+
+# Only uv can choose the oldest versions.
+test-minimum: export VENV = .venv-minimum
+test-minimum: export CONSTRAINTS = --resolution lowest-direct
+test-minimum:
+	$(MAKE) --no-print-directory test
+
+test-3.12 test-3.13: test-3.%:
+	$(MAKE) --no-print-directory test VENV=.venv-3.$* PYTHON=$(if $(filter python3,$(PYTHON)),python3.$*,$(PYTHON))
 
 # Apart from the others: torchvision's mere presence beside a torch of another build breaks libraries that look for it.
 test-zoo docs-networks: export VENV = .venv-zoo
@@ -76,7 +94,7 @@ docs: $(STAMP)
 	$(BIN)/python docs/draw_discovery.py
 
 clean:
-	rm -rf $(VENV) .venv-zoo .venv-integrations build dist .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) .venv-zoo .venv-integrations .venv-minimum .venv-3.12 .venv-3.13 build dist .pytest_cache .ruff_cache .mypy_cache
 
 # Compiled once here, as pip does and uv by itself does not: every later start is seconds faster.
 $(STAMP): pyproject.toml constraints.txt
@@ -84,9 +102,9 @@ $(STAMP): pyproject.toml constraints.txt
 	@if [ "$(INSTALLER)" = uv ] && $(BIN)/python -m pip install --quiet --disable-pip-version-check uv; then \
 	  echo "installing with uv"; \
 	  $(BIN)/python -m uv pip install --quiet --compile-bytecode --python $(BIN)/python $(if $(FIND_LINKS),--find-links $(FIND_LINKS)) \
-	    -c constraints.txt -e ".[$(EXTRAS)]"; \
+	    $(CONSTRAINTS) -e ".[$(EXTRAS)]"; \
 	else \
 	  echo "installing with pip"; \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$(EXTRAS)]"; \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e ".[$(EXTRAS)]"; \
 	fi
 	touch $@

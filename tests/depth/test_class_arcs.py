@@ -108,6 +108,13 @@ def test_arcs_are_the_minima_over_samples():
     assert torch.allclose(arcs.shifts, targets @ x.mean(dim=0))
 
 
+def test_repr_names_the_shortest_arc():
+    x, labels, targets = collapsed(1)
+    lengths = plain(x, labels, targets)
+    shortest = min(float(lengths[j, k]) for j in range(3) for k in range(3) if j != k)
+    assert repr(arcs_of(x, labels, targets)) == f"ClassArcs(3 classes: shortest arc {shortest:.4g})"
+
+
 @pytest.mark.parametrize("sizes", [(18,), (1,) * 18, (5, 0, 13)])
 def test_partitions_merge_to_the_whole(sizes):
     x, labels, targets = collapsed(2)

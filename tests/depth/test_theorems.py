@@ -75,6 +75,25 @@ def test_for_a_collapsed_end_pfc1_falls_exactly_if_the_correlation_is_not_negati
     assert 20 < positive < 100, "both signs must occur"
 
 
+def test_pfc1_falls_as_told_where_the_end_is_not_collapsed():
+    told = []
+    for seed in range(150):
+        x, y, labels = collapsed(seed)
+        generator = torch.Generator().manual_seed(seed)
+        y = y + float(normal(generator, 1).abs()) * (x - x.mean(dim=0)) + 0.3 * normal(generator, *y.shape)
+        values = pfc1_on(x, y, labels, DENSE)
+        told.append(theorem1(curve_of(x, y, labels, 4)).monotone)
+        assert told[-1] == bool((np.diff(values) <= 1e-9 * values.max()).all()), seed
+    assert 20 < sum(told) < 130
+
+
+def test_class_means_that_all_begin_at_one_point_have_no_correlation():
+    y = torch.tensor([[0.0, 1.0], [2.0, 3.0], [4.0, -1.0], [6.0, 1.0]], dtype=torch.float64)
+    x = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]], dtype=torch.float64)
+    result = theorem1(curve_of(x, y, torch.tensor([0, 0, 1, 1]), 2))
+    assert (result.holds, result.monotone, result.correlation) == (None, None, 0.0)
+
+
 @pytest.mark.parametrize(
     ("start", "end", "pole"), [((-1, 1), (2, -2), 1 / 3), ((-1, 1), (0.1, -0.1), 10 / 11), ((3, -1), (-5, 7), 1 / 4)]
 )

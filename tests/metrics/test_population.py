@@ -134,6 +134,19 @@ def test_pure_noise_has_no_signal_to_estimate():
     assert bounded <= 2
 
 
+def test_a_trace_or_a_norm_below_zero_is_noise_alone():
+    seen = set()
+    for features, labels in draws(0.15 * normal(8, 6, 30), 8, 60):
+        p = population(features, labels, 6)
+        signs = float((p.centering * p.gram).sum()) > 0, float(p.squared_norm(p.centering)[0]) > 0
+        rows = measure_features(features, labels, num_classes=6, metrics="population").rows
+        flags = {row.metric: row.flags for row in rows}
+        for name in ("pfc2.population", "participation_ratio_between.population"):
+            assert (flags[name] == ("noise_only",)) == (signs != (True, True)), signs
+        seen.add(signs)
+    assert seen >= {(True, True), (True, False), (False, True)}
+
+
 def test_large_samples_give_the_plain_values():
     means = 5 * normal(3, 5, 12)
     ((features, labels),) = draws(means, 20000, 1)

@@ -84,6 +84,14 @@ def test_residual_sums_vanish_on_the_data_that_gave_the_means_and_nowhere_else()
     assert torch.allclose(moved.residual_sums, expected, atol=1e-12)
 
 
+def test_some_classes_keep_their_sums_and_the_covariance_of_all():
+    _, _, _, decisions = prepared(CASES["imbalanced"])
+    chosen = decisions.select(torch.tensor([2, 0]))
+    for name, tensor in tensors_of(decisions).items():
+        expected = tensor if name in {"within_class", "within_sample"} else tensor[[2, 0]]
+        assert torch.equal(tensors_of(chosen)[name], expected), name
+
+
 def test_counts_of_the_whole_set_weigh_a_batch():
     case = CASES["imbalanced"]
     features, labels, centers, whole = prepared(case)

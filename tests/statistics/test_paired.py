@@ -53,6 +53,14 @@ def test_within_trace_on_the_line_is_the_quadratic_of_the_three_moments(t, weigh
     assert float((1 - t) ** 2 * w0 + 2 * t * (1 - t) * w1 + t**2 * w2) == pytest.approx(float(on_line), rel=1e-13)
 
 
+def test_means_that_coincide_are_told_for_each_layer():
+    labels = torch.tensor([0, 1, 2])
+    x, y = torch.tensor([[1.0, 2.0], [1.0, 2.0], [3.0, 4.0]]), torch.tensor([[1.0, 2.0], [3.0, 4.0], [3.0, 4.0]])
+    first, last = PairedMoments.from_batch(x, y, labels, 3).coincident
+    assert first.tolist() == [[True, True, False], [True, True, False], [False, False, True]]
+    assert last.tolist() == [[True, False, False], [False, True, True], [False, True, True]]
+
+
 def test_layers_of_different_precision_pair():
     case = CASES["imbalanced"]
     x, y = layers_of(case)

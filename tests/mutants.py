@@ -1,0 +1,204 @@
+"""Mutants: one place of the source is changed at a time, and the tests of its room must notice.
+
+    python tests/mutants.py [ROOM ...] [--per-room 40] [--seed 0] [--at FILE:LINE]
+
+Prints each mutant that survives, and the share that was noticed. A mutant costs one fork, since torch is imported before, and
+nothing on the disk is changed: the mutated module is compiled from its changed syntax tree when it is first imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import importlib
+import importlib.util
+import os
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import CodeType
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "ncollapse"
+# By every child, if not here.
+IMPORTED_BEFORE = ("torch", "scipy.stats", "scipy.optimize", "sklearn.datasets", "matplotlib.figure")
+ROOMS = ("statistics", "metrics", "depth", "surrogates", "records")
+COMPARISONS = {
+    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
+    ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
+}  # fmt: skip
+OPERATORS = {
+    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Div, ast.Mod: ast.Mult,
+    ast.Pow: ast.Mult, ast.BitOr: ast.BitAnd, ast.BitAnd: ast.BitOr,
+    ast.And: ast.Or, ast.Or: ast.And, ast.USub: ast.UAdd,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One changed place: a node of a file's syntax tree, by its number, and which of its changes."""
+
+    file: Path
+    node: int
+    choice: int
+    line: int
+
+    def tree(self) -> tuple[ast.Module, str, str]:
+        """Return the changed syntax tree, and the first line of the node before and after."""
+        tree = ast.parse(self.file.read_text())
+        node = list(places(tree))[self.node]
+        before = ast.unparse(node).partition("\n")[0]
+        setattr(node, *list(changed(node))[self.choice])
+        return ast.fix_missing_locations(tree), before, ast.unparse(node).partition("\n")[0]
+
+    def __str__(self) -> str:
+        _, before, after = self.tree()
+        return f"{self.file.relative_to(SOURCE)}:{self.line}: {before}  ->  {after}"
+
+
+def changed(node: ast.AST) -> Iterator[tuple[str, Any]]:
+    """Name the field of a node that is to be changed, and its new value: one pair a mutant."""
+    operator = getattr(node, "op", None)
+    if isinstance(node, ast.Compare) and type(node.ops[0]) in COMPARISONS:
+        yield "ops", [COMPARISONS[type(node.ops[0])](), *node.ops[1:]]
+    elif isinstance(node, ast.BinOp | ast.AugAssign | ast.BoolOp | ast.UnaryOp) and type(operator) in OPERATORS:
+        yield "op", OPERATORS[type(operator)]()
+    elif isinstance(node, ast.Constant) and isinstance(node.value, bool | int | float):
+        yield "value", not node.value if isinstance(node.value, bool) else _next(node.value)
+    elif isinstance(node, ast.If | ast.IfExp | ast.While):
+        yield "test", ast.UnaryOp(ast.Not(), node.test)
+    elif isinstance(node, ast.Return) and node.value is not None and ast.unparse(node.value) != "None":
+        yield "value", ast.Constant(None)
+    elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+        yield "value", ast.Constant(None)
+
+
+def _next(number: float) -> float:
+    return number + 1 if isinstance(number, int) else 2 * number or 1.0
+
+
+def places(tree: ast.AST) -> Iterator[ast.AST]:
+    """List the nodes that run: no annotations, and nothing that only type checkers see."""
+    if isinstance(tree, ast.If) and ast.unparse(tree.test) == "TYPE_CHECKING":
+        return
+    for name, value in ast.iter_fields(tree):
+        for node in value if isinstance(value, list) else [value]:
+            if isinstance(node, ast.AST) and name not in {"annotation", "returns"}:
+                yield node
+                yield from places(node)
+
+
+def mutants(file: Path) -> list[Mutant]:
+    """List all mutants of a file."""
+    return [
+        Mutant(file, index, choice, getattr(node, "lineno", 0))
+        for index, node in enumerate(places(ast.parse(file.read_text())))
+        for choice, _ in enumerate(changed(node))
+    ]
+
+
+class MutantLoader(SourceFileLoader):
+    """Loads one module from a syntax tree instead of its file."""
+
+    tree: ast.Module
+
+    def get_code(self, fullname: str) -> CodeType:
+        return compile(self.tree, self.path, "exec")
+
+
+class MutantFinder:
+    """Finds the mutated module; put before all other finders."""
+
+    def __init__(self, mutant: Mutant) -> None:
+        self.name = ".".join(("ncollapse", *mutant.file.relative_to(SOURCE).with_suffix("").parts)).removesuffix(".__init__")
+        self.loader = MutantLoader(self.name, str(mutant.file))
+        self.loader.tree, _, _ = mutant.tree()
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        return importlib.util.spec_from_file_location(name, self.loader.path, loader=self.loader) if name == self.name else None
+
+
+def tests_of(file: Path) -> list[Path]:
+    """List the tests of a file's room, those that speak of its names most first."""
+    names = {node.name for node in ast.parse(file.read_text()).body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    tests = sorted((ROOT / "tests" / file.parent.relative_to(SOURCE).parts[0]).glob("test_*.py"))
+    spoken = {test: sum(test.read_text().count(name) for name in names) + 100 * (file.stem in test.stem) for test in tests}
+    return sorted(tests, key=lambda test: -spoken[test])
+
+
+def passes(mutant: Mutant | None, tests: list[Path], timeout: float) -> bool:
+    """Run tests in a forked process; those that take too long have noticed something."""
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        null = os.open(os.devnull, os.O_RDWR)
+        for stream in range(3):
+            os.dup2(null, stream)
+        if mutant is not None:
+            sys.meta_path.insert(0, MutantFinder(mutant))
+        with tempfile.TemporaryDirectory() as folder:
+            options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", f"--basetemp={folder}/t"]
+            # Said about what is imported before.
+            options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
+            os._exit(pytest.main([*options, *map(str, tests)]))
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return status == 0
+        time.sleep(0.02)
+    os.killpg(child, 9)
+    os.waitpid(child, 0)
+    return False
+
+
+def run_room(room: str, chosen: Callable[[list[Mutant]], list[Mutant]]) -> tuple[int, int]:
+    """Try the chosen mutants of a room, tell what survives, and return how many were noticed and tried."""
+    every = [mutant for file in sorted((SOURCE / room).rglob("*.py")) for mutant in mutants(file)]
+    sample, begun, noticed = chosen(every), time.monotonic(), 0
+    if not passes(None, tests_of(SOURCE / room / "__init__.py"), 3600):
+        sys.exit(f"The tests of {room} fail without any mutant.")
+    seconds = time.monotonic() - begun
+    for mutant in sample:
+        survived = passes(mutant, tests_of(mutant.file), 30 + 4 * seconds)
+        noticed += not survived
+        if survived:
+            print(f"survived  {mutant}", flush=True)
+    print(f"{room}: {noticed} of {len(sample)} noticed, of {len(every)} possible", flush=True)
+    return noticed, len(sample)
+
+
+def main() -> None:
+    """Run a seeded sample of every room, and tell what survived."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("rooms", nargs="*", default=ROOMS)
+    parser.add_argument("--per-room", type=int, default=40)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--at", help="only those of FILE:LINE")
+    options = parser.parse_args()
+    os.chdir(ROOT)
+    sys.path.insert(0, str(SOURCE.parent))
+    for name in IMPORTED_BEFORE:
+        importlib.import_module(name)
+    importlib.import_module("torch").set_num_threads(1)
+
+    def chosen(every: list[Mutant]) -> list[Mutant]:
+        if options.at:
+            return [mutant for mutant in every if f"{mutant.file.relative_to(SOURCE)}:{mutant.line}" == options.at]
+        return random.Random(options.seed).sample(every, min(options.per_room, len(every)))
+
+    counts = [run_room(room, chosen) for room in options.rooms]
+    noticed, tried = map(sum, zip(*counts, strict=True))
+    print(f"{noticed} of {tried} noticed: {noticed / max(1, tried):.1%}")
+
+
+if __name__ == "__main__":
+    main()
