@@ -1,6 +1,7 @@
 """How tokens become one row per sample, and on what evidence: read-outs, declarations, and masks of other lengths."""
 
 import json
+import os
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +13,7 @@ from hooks.test_designs import normal
 from hooks.test_rows import IDS, D, K, Mix, N, T, V, hooked
 from hooks.test_tapped_network import seeded
 from ncollapse import Tap, collect_features, find_layers, measure
+from ncollapse.hooks.pooling import declared_pool
 
 Y = torch.arange(N) % K
 MASK = (torch.arange(T) < torch.tensor([T, 4, 3, 5] * 2)[:, None]).long()
@@ -181,3 +183,15 @@ def test_the_classifiers_own_input_is_read_as_it_is_also_where_it_has_three_dime
     features, _ = collect_features(model, [(IDS, Y)], num_classes=K)
     assert list(features) == ["embed:mean", "keep"], "what feeds the classifier is not averaged"
     assert torch.equal(features["keep"], hooked(model, IDS, ["keep"])["keep"].flatten(1))
+
+
+@pytest.mark.parametrize(
+    "content", [b"[1]", b"[" * 60_000, b'"mean"', b"\xff", b"", b'{"pooling_mode": "mean"}' + b" " * 100_000, None]
+)
+def test_settings_of_a_folder_that_are_none_declare_nothing(content, tmp_path):
+    model = seeded(Encoder())
+    model.config = SimpleNamespace(_name_or_path=str(tmp_path))
+    (tmp_path / "1_Pooling").mkdir()
+    file = tmp_path / "1_Pooling" / "config.json"
+    os.mkfifo(file) if content is None else file.write_bytes(content)
+    assert declared_pool(model) is None

@@ -25,6 +25,7 @@ _DECLARED: dict[str, Pool] = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_lasttoken": "last_token",
 }
+_MOST_SETTINGS = 1 << 16
 _MODES: dict[str, Pool] = {"mean": "mean", "cls": "cls", "lasttoken": "last_token"}
 
 
@@ -64,10 +65,19 @@ def declared_pool(model: nn.Module) -> tuple[Pool, str] | None:
             return pool, name
     folder = Path(str(getattr(getattr(model, "config", None), "_name_or_path", "")) or "?")
     for file in sorted(folder.glob("*_Pooling/config.json")):
-        pool = _pool_in(json.loads(file.read_text()))
+        pool = _pool_in(_settings(file))
         if pool is not None:
             return pool, f"{file.parent.name}/{file.name}"
     return None
+
+
+def _settings(file: Path) -> Mapping[str, Any]:
+    """Read a file of settings, which has some hundred bytes; what is none declares nothing."""
+    try:
+        settings = json.loads(file.read_text()) if file.is_file() and file.stat().st_size < _MOST_SETTINGS else None
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return settings if isinstance(settings, dict) else {}
 
 
 def _pool_in(settings: Mapping[str, Any]) -> Pool | None:

@@ -58,22 +58,27 @@ def _head(num_classes: int | None) -> dict[str, int]:
 
 def _from_transformers(transformers: Any, name: str, num_classes: int | None) -> Any:
     try:
-        # Nothing is downloaded: a misspelled folder is an error at once.
-        config = transformers.AutoConfig.from_pretrained(name, local_files_only=True)
+        # Nothing is downloaded: a misspelled folder is an error at once. Code that a folder brings along is not run.
+        config = transformers.AutoConfig.from_pretrained(name, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"transformers:FOLDER needs a folder that save_pretrained wrote, or a model of the hub that was downloaded before, "
             f"got {name!r} ({str(error).splitlines()[0]})"
         ) from error
-    known = config.architectures or ()
-    if not known or not hasattr(transformers, known[0]):
+    listed = config.architectures
+    known = str(listed[0]) if isinstance(listed, list | tuple) and listed else ""
+    network: Any = getattr(transformers, known, None)
+    # Any name may stand there, also that of a function or of a class that asks for code.
+    if not (isinstance(network, type) and issubclass(network, transformers.PreTrainedModel)):
         raise ValueError(
-            f"The configuration in {name!r} must name an architecture of transformers, got {', '.join(known) or 'none'}. "
+            f"The configuration in {name!r} must name an architecture of transformers, got {known[:100] or 'none'}. "
             "Build it in a function of your own and name that as module:function."
         )
     with _no_progress_bar(transformers.utils.logging):
         # Its own class, with the head it was saved with. Pickled weights are refused.
-        return getattr(transformers, known[0]).from_pretrained(name, use_safetensors=True, local_files_only=True)
+        return getattr(transformers, known).from_pretrained(
+            name, use_safetensors=True, local_files_only=True, trust_remote_code=False
+        )
 
 
 @contextmanager

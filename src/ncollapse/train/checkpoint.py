@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ncollapse.records.files import write_whole
 from ncollapse.train.epoch_part import EpochPart
-from ncollapse.train.weights_file import CheckpointError, named_as, read_torch_file
+from ncollapse.train.weights_file import CheckpointError, check_file, named_as, read_torch_file
 
 _FORMAT = "ncollapse-checkpoint-1"
 # Of a run that was stopped inside an epoch: version 0.2 would take its weights for those of a whole epoch, and refuses it.
@@ -198,11 +198,16 @@ def load_weights(path: str | Path, model: nn.Module, *, unsafe_pickle: bool = Fa
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    check_file(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except SafetensorError as error:
+    except (
+        SafetensorError,
+        RuntimeError,
+        AttributeError,
+    ) as error:  # also of a size that cannot be mapped, a type unknown here
         raise _NoSafetensors(path, str(error)) from error
     if metadata.get("format") in _FORMATS and metadata.pop("checksum", None) != _checksum(tensors, metadata):
         raise _Damaged(path, "its checksum differs from its content")

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from ncollapse.records.bounded import UnfitFileError, open_regular
 
 # Where training scripts put the state dict.
 _STATE_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "params", "module")
@@ -34,20 +38,49 @@ class _Unread:
         pass
 
 
+def check_file(path: Path) -> None:
+    """Check a file of weights before a library reads it: a pipe would block, and an archive may hold more than its size."""
+    try:
+        with open_regular(path) as file:
+            size = file.seek(0, 2)
+            # safetensors and older files of torch.save begin otherwise.
+            file.seek(0)
+            if file.read(4) != b"PK\3\4":
+                return
+            with zipfile.ZipFile(file) as archive:
+                entries = archive.infolist()
+    except UnfitFileError as error:
+        raise CheckpointError(f"{path}: {error}. Name the file of the weights itself.") from error
+    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, EOFError):
+        # PyTorch has a better word for a damaged archive.
+        return
+    # torch.save compresses nothing, so that each byte in memory is one of the file. torch.load would inflate whatever is there.
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries) or sum(entry.file_size for entry in entries) > size:
+        raise CheckpointError(
+            f"{path} must be an archive as torch.save writes it, without compression, got one that unpacks to "
+            f"{sum(entry.file_size for entry in entries)} bytes from {size}. Save model.state_dict() again with torch.save."
+        )
+
+
 def read_torch_file(path: Path, names: Mapping[str, Tensor], unsafe_pickle: bool) -> tuple[dict[str, Tensor], str]:
     """Return the weights in a file of ``torch.save`` by the names of a model, and where they were found, in words."""
     try:
         content = _loaded(path, unsafe_pickle)
     except pickle.UnpicklingError as error:
         raise CheckpointError(_refused(path, _plain(error))) from error
-    except (RuntimeError, EOFError, OSError) as error:
+    except Exception as error:  # damaged bytes can make a reader raise anything
         raise CheckpointError(
             f"{path} must be a file of a state dict, by safetensors or torch.save, got neither or a damaged one "
             f"({_plain(error)}). Save model.state_dict() again."
         ) from error
     if isinstance(content, _Unread):
         raise CheckpointError(_refused(path, "the file holds one object"))
-    key, found = _state_dict(path, content.state_dict() if isinstance(content, nn.Module) else content)
+    try:
+        key, found = _state_dict(path, content.state_dict() if isinstance(content, nn.Module) else content)
+    except RecursionError as error:
+        raise CheckpointError(
+            f"{path} must hold a state dict of tensors, got mappings without an end. Save it again."
+        ) from error
     prefix, weights = named_as(path, found, names)
     notes = [f"weights under {key!r}" if key else "", f"prefix {prefix!r} dropped" if prefix else ""]
     return weights, ", ".join(filter(None, notes))
@@ -95,7 +128,7 @@ def _state_dict(path: Path, content: object, key: str = "") -> tuple[str, dict[s
         tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
         if tensors and not any(isinstance(value, Mapping) for value in content.values()):
             return key, tensors
-    got = ", ".join(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
+    got = ", ".join(map(str, islice(content, 20))) if isinstance(content, Mapping) else type(content).__name__
     raise CheckpointError(
         f"{path} must hold a state dict of tensors, got {got}. Looked for it under {', '.join(_STATE_KEYS)}. "
         "Save model.state_dict()."
