@@ -48,7 +48,7 @@ IDX_BOMBS = {
 def test_gzip_is_not_inflated_beyond_the_known_size(tmp_path, bomb):
     path = tmp_path / "train-images-idx3-ubyte.gz"
     path.write_bytes(IDX_BOMBS[bomb])
-    # The first is inflated as far as its honest header says, in one piece and the header before it.
+    # The first is inflated as far as its header says, which is what the set has; zlib joins its parts at the end.
     most = 2 * MNIST.most_bytes("train") + 2 * MIB if bomb == "no end" else 2 * MIB
     with memory_below(most), pytest.raises(DataFileError, match=r"ubyte\.gz must .*delete it and fetch it again"):
         read_idx(path, md5="", most=MNIST.most_bytes("train"))
@@ -84,6 +84,14 @@ def test_a_set_that_is_no_file_is_not_found(tmp_path, monkeypatch, kind):
     for name in ("mnist", "cifar10", "texts"):
         with suppress(DataFileError), pytest.raises(DataNotFoundError, match=r"was needed and not found in"):
             load_samples(DataConfig(name, root=str(tmp_path)))
+
+
+@pytest.mark.parametrize("root", ["~nobody-of-this-name/sets", "a\0b", "/dev/null", "/dev/zero/x"])
+def test_a_root_that_is_no_folder(tmp_path, monkeypatch, root):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(DataNotFoundError, match=r"Write its whole path|was needed and not found in"):
+        load_samples(DataConfig("imdb", root=root))
 
 
 def test_any_archive_does_not_pass_as_mnist(tmp_path):

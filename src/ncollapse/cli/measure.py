@@ -114,6 +114,7 @@ def run_command(options: argparse.Namespace) -> None:
     """Run the command."""
     from ncollapse.records.run_directory import RunDirectory
     from ncollapse.targets import Target, measure_target, write_measurement
+    from ncollapse.targets.networks import is_function
     from ncollapse.torchrun import torchrun_processes
 
     target = Target(**{item.name: getattr(options, item.name) for item in dataclasses.fields(Target)})
@@ -121,8 +122,10 @@ def run_command(options: argparse.Namespace) -> None:
     asked = {name: getattr(options, name) for name in names}
     asked["path"] = False if options.path is None else options.path or True
     asked["classes"] = options.classes[0] if len(options.classes) == 1 else options.classes
-    # As with python -m: module:function finds the modules of the current folder.
-    if "" not in sys.path:
+    # As with python -m: module:function finds the modules of the current folder. Otherwise that may be a folder of somebody
+    # else, whose files must not pass as libraries that are imported later.
+    names_function = any(is_function(name) for name in (target.network, target.data, target.test_data) if name)
+    if names_function and "" not in sys.path:
         sys.path.insert(0, "")
     with torchrun_processes() as (processes, device):
         where = options.device or device

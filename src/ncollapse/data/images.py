@@ -19,7 +19,6 @@ ImagesAndLabels = tuple[NDArray[np.uint8], NDArray[np.integer]]
 _UNSIGNED_BYTE = 0x08  # the one element type of the MNIST family; the format knows five more
 _GZIP_MAGIC = b"\x1f\x8b"
 _GZIP_WBITS = 31  # zlib: "a gzip header and trailer around the stream"
-_LONGEST_HEADER = 4 + 4 * 255
 # Twice what EMNIST, the largest set of the family, has in a file: 697,932 images of 784 bytes.
 _LARGEST = 1 << 30
 
@@ -48,40 +47,37 @@ def most_compressed(size: int) -> int:
 
 def idx_content(raw: bytes, *, source: str, md5: str | None = None, most: int = _LARGEST) -> NDArray[np.uint8]:
     """Read the bytes of an IDX file; ``read_idx`` says how."""
-    take = _inflating(raw, source) if raw.startswith(_GZIP_MAGIC) else _slicing(raw)
-    head = take(_LONGEST_HEADER)
-    if len(head) < 4 or head[:3] != bytes((0, 0, _UNSIGNED_BYTE)):
+    take = _inflating(raw, source) if raw.startswith(_GZIP_MAGIC) else io.BytesIO(raw).read
+    magic = take(4)
+    if len(magic) < 4 or magic[:3] != bytes((0, 0, _UNSIGNED_BYTE)):
         raise DataFileError(
-            f"{source} must begin with 00 00 08, as an IDX file of bytes does, got {head[:3].hex(' ') or 'nothing'}. "
+            f"{source} must begin with 00 00 08, as an IDX file of bytes does, got {magic[:3].hex(' ') or 'nothing'}. "
             "The file is damaged or of another format: delete it and fetch it again."
         )
-    num_axes = head[3]
-    offset = 4 + 4 * num_axes
-    if len(head) < offset:
-        raise DataFileError(_wrong_size(source, offset, len(head)))
-    shape = struct.unpack(f">{num_axes}I", head[4:offset])
+    num_axes = magic[3]
+    axes, offset = take(4 * num_axes), 4 + 4 * num_axes
+    if len(axes) < 4 * num_axes:
+        raise DataFileError(_wrong_size(source, offset, 4 + len(axes)))
+    shape = struct.unpack(f">{num_axes}I", axes)
     size = offset + math.prod(shape)
     if size > most:
         raise DataFileError(
             f"{source} must hold at most {most} bytes uncompressed, its header names {size}. The file is damaged or of another "
             "set: delete it and fetch it again."
         )
-    content = head + take(max(0, size + 1 - len(head)))
-    if len(content) != size:
-        raise DataFileError(_wrong_size(source, size, len(content)))
-    found = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    # One byte more tells a longer content, without inflating it.
+    elements = take(size + 1 - offset)
+    if len(elements) != size - offset:
+        raise DataFileError(_wrong_size(source, size, offset + len(elements)))
+    digest = hashlib.md5(magic + axes, usedforsecurity=False)
+    digest.update(elements)
+    found = digest.hexdigest()
     if md5 is not None and found != md5:
         raise DataFileError(
             f"{source} must hold content with md5 {md5}, got {found}. The file is damaged, or belongs to "
             "another data set with the same file names: replace it, or point root at the right folder."
         )
-    return np.frombuffer(content, dtype=np.uint8, offset=offset).reshape(shape)
-
-
-def _slicing(raw: bytes) -> Callable[[int], bytes]:
-    """Hand out the next bytes of a content."""
-    stream = io.BytesIO(raw)
-    return stream.read
+    return np.frombuffer(elements, dtype=np.uint8).reshape(shape)
 
 
 def _inflating(raw: bytes, source: str) -> Callable[[int], bytes]:

@@ -41,13 +41,22 @@ def _cache_folder() -> Path:
 
 def search_places(system_folder: Path, root: str | None) -> tuple[Path, ...]:
     """List the folders in which a data set is looked for, first hit wins."""
-    named = [Path(place).expanduser() for place in (root, os.environ.get("NCOLLAPSE_DATA")) if place]
+    named = [_expanded(place) for place in (root, os.environ.get("NCOLLAPSE_DATA")) if place]
     return (*named, Path("data").absolute(), _cache_folder(), system_folder)
 
 
 def download_folder(root: str | None) -> Path:
     """Say where downloaded files are kept."""
-    return Path(root or os.environ.get("NCOLLAPSE_DATA") or _cache_folder()).expanduser()
+    return _expanded(root or os.environ.get("NCOLLAPSE_DATA") or _cache_folder())
+
+
+def _expanded(place: str | Path) -> Path:
+    try:
+        return Path(place).expanduser()
+    except RuntimeError as error:  # ~ of an unknown user
+        raise DataNotFoundError(
+            f"data.root and $NCOLLAPSE_DATA must name a folder, got {str(place)[:200]!r} ({error}). Write its whole path."
+        ) from error
 
 
 @dataclass(frozen=True)

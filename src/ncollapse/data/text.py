@@ -16,6 +16,7 @@ from ncollapse.recipes.data import Split
 # Ids before those of words. Padding is what the networks' masks know.
 _PADDING, _UNKNOWN = 0, 1
 NUM_SPECIAL = 2
+_MOST_IDS = 1 << 30
 
 
 def load_text_set(text_set: TextSet, split: Split, *, root: str | None, vocabulary: int, length: int) -> LabeledData:
@@ -79,6 +80,11 @@ def frequent_words(texts: Iterable[Sequence[str]], number: int) -> list[str]:
 
 def encode(texts: Sequence[Sequence[str]], words: Sequence[str], length: int) -> Tensor:
     """Turn words into ids."""
+    if len(texts) * length > _MOST_IDS:
+        raise ValueError(
+            f"data.length must be at most {_MOST_IDS // len(texts)} for {len(texts)} texts, whose ids then take 8 GiB, got "
+            f"{length}. Keep fewer words of a text."
+        )
     index = {word: number for number, word in enumerate(words, start=NUM_SPECIAL)}
     ids = np.full((len(texts), length), _PADDING, dtype=np.int64)
     for row, text in zip(ids, texts, strict=True):

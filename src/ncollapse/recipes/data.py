@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from ncollapse.recipes.checks import check_choices
+from ncollapse.recipes.checks import LARGEST_SEED, check_choices, check_most
 
 DataName = Literal[
     "digits",
@@ -79,6 +79,10 @@ class DataConfig:
             raise ValueError(f"data.per_class must be 1 or more, got {self.per_class}. Leave it out to take all.")
         if self.seed < 0:
             raise ValueError(f"data.seed must be 0 or more, got {self.seed}. Pass a non-negative integer.")
+        check_most("data.seed", self.seed, LARGEST_SEED)
+        # Drawn images of a million a class take 12 GiB.
+        for field, most in (("per_class", 1_000_000), ("vocabulary", 10_000_000), ("length", 1_000_000)):
+            check_most(f"data.{field}", getattr(self, field) or 0, most)
         for field, least in (("largest_classes", 2), ("vocabulary", 1), ("length", 1)):
             value = getattr(self, field)
             if value is not None and value < least:

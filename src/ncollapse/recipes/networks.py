@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from ncollapse.recipes.checks import check_choices, check_least
+from ncollapse.recipes.checks import check_choices, check_least, check_most
 
 Block = Literal["double", "single"]
 Normalization = Literal["none", "pre", "mid", "post"]
@@ -18,6 +18,9 @@ ConvBlock = Literal["basic", "post_relu", "pre"]
 NormScale = Literal["unit", "sqrt_d"]
 NormPlace = Literal["post", "pre"]
 TokenPool = Literal["cls", "mean"]
+
+# 16 GiB of weights in float32, a thousand times the largest recipe; 10,000 blocks take a minute to build.
+_MOST_WEIGHTS, _MOST_BLOCKS = 1 << 32, 10_000
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,8 @@ class FCResNetConfig:
         check_choices("model", self)
         check_least("model.width", self.width, 1)
         check_least("model.num_blocks", self.num_blocks, 0)
+        taken = (self.num_blocks + 1) / 2 if self.connections == "dense" else 1
+        _check_size(self.num_blocks, self.width**2 * (2 if self.block == "double" else 1) * taken)
         _check_branch_scale(self.branch_scale)
 
 
@@ -119,6 +124,7 @@ class ConvResNetConfig:
         check_least("model.channels", min(self.channels), 1)
         check_least("model.blocks", min(self.blocks), 0)
         check_least("model.stem_stride", self.stem_stride, 1)
+        _check_size(sum(self.blocks) + len(self.blocks), 2 * 9 * max(self.channels) ** 2)
         _check_branch_scale(self.branch_scale)
 
 
@@ -156,6 +162,7 @@ class LayerNormResNetConfig:
         check_least("model.width", self.width, 2)
         check_least("model.num_blocks", self.num_blocks, 0)
         _check_one_or_two("linear_layers", self.linear_layers)
+        _check_size(self.num_blocks, self.linear_layers * self.width**2)
         _check_branch_scale(self.branch_scale)
 
     @property
@@ -208,6 +215,7 @@ class TransformerConfig:
         check_least("model.patch", self.patch, 1)
         _check_one_or_two("attention_layers", self.attention_layers)
         _check_one_or_two("mlp_layers", self.mlp_layers)
+        _check_size(self.num_blocks, (1 + self.attention_layers + self.mlp_layers) * self.width**2)
         _check_branch_scale(self.branch_scale)
 
     @property
@@ -222,6 +230,11 @@ ModelConfig = FCResNetConfig | ConvResNetConfig | LayerNormResNetConfig | Transf
 def radius_squared(scale: NormScale, dim: int) -> int:
     """Squared norm of a normalized vector: 1 or d."""
     return 1 if scale == "unit" else dim
+
+
+def _check_size(num_blocks: int, weights_of_a_block: float) -> None:
+    check_most("The number of blocks", num_blocks, _MOST_BLOCKS)
+    check_most("The number of weights", max(1, num_blocks) * weights_of_a_block, _MOST_WEIGHTS)
 
 
 def _check_branch_scale(scale: float) -> None:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Tag, TypeAdapter, ValidationError
 
 from ncollapse.near_words import near_words
-from ncollapse.recipes.checks import check_least
+from ncollapse.recipes.checks import LARGEST_SEED, check_least, check_most
 from ncollapse.recipes.data import DataConfig
 from ncollapse.recipes.networks import ConvResNetConfig, FCResNetConfig, LayerNormResNetConfig, TransformerConfig
 from ncollapse.recipes.training import TrainConfig
@@ -123,7 +123,9 @@ class Recipe:
         if self.decay_over_blocks and getattr(self.model, "num_blocks", 0) < 1:
             raise ValueError("decay_over_blocks needs a network with model.num_blocks of 1 or more. Leave it false.")
         check_least("seed", self.seed, 0)
+        check_most("seed", self.seed, LARGEST_SEED)
         check_least("threads", self.threads, 1)
+        check_most("threads", self.threads, 1024)
         head = getattr(self.model, "head", "linear")
         if self.train.loss == "dot_regression" and head != "fixed_etf":
             raise ValueError(

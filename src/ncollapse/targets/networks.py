@@ -78,6 +78,11 @@ def network_and_note(
     return network.to(where), note
 
 
+def is_function(name: str) -> bool:
+    """Return whether a name of a network or of data is that of a function of the user's."""
+    return ":" in name and not Path(name).is_dir() and name.partition(":")[0] not in LIBRARIES
+
+
 def _made(name: str, num_classes: int | None) -> nn.Module:
     source, colon, rest = name.partition(":")
     if not colon:
