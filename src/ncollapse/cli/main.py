@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from ncollapse.cli.doctor import add_doctor
 from ncollapse.cli.measure import add_measure
-from ncollapse.cli.options import as_options
+from ncollapse.cli.options import as_options, printable
 from ncollapse.cli.report import add_report_commands
 from ncollapse.cli.run import add_run_commands
 from ncollapse.cli.solve import add_solve
@@ -66,7 +66,7 @@ def _fail(words: str, silent: bool) -> NoReturn:
         # torchrun ends all processes when one has ended: not before the first has written.
         time.sleep(5)
     else:
-        sys.stderr.write(f"{words}\n")
+        sys.stderr.write(f"{printable(words)}\n")
     raise SystemExit(2)
 
 

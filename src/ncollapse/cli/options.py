@@ -1,4 +1,4 @@
-"""Types of the command's options: counts, places to write to, directories named once."""
+"""Types of the command's options: counts, places to write to, directories named once; words for a terminal."""
 
 import argparse
 import re
@@ -60,6 +60,11 @@ def as_options(words: str, options: Iterable[str]) -> str:
 
     names = "|".join(map(re.escape, options))
     return re.sub(rf"(?<![\w.-])({names})=(\[[^\]]*\]|'[^']*'|-?\w+(?:\.\w+)*)?", written, words)
+
+
+def printable(words: str) -> str:
+    """Replace control characters, which a terminal obeys, and those that turn the direction of text: files have such words."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", "\N{REPLACEMENT CHARACTER}", words)
 
 
 def check_distinct(folders: Sequence[Path]) -> Sequence[Path]:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ncollapse.cli.options import check_distinct, file
+from ncollapse.cli.options import check_distinct, file, printable
 
 
 def add_report_commands(commands: Any) -> None:
@@ -76,7 +76,7 @@ def _claims(options: argparse.Namespace) -> None:
         print(json.dumps({**ledger_values(ledger), "page": str(page)}))
         return
     for line in ledger_markdown(ledger) if options.markdown else ledger_lines(ledger):
-        print(line)
+        print(printable(line))
     if not options.markdown:
         print(f"Page: {page}")
 

@@ -63,11 +63,7 @@ def _text(columns: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
 
 def _read(file: Path, *layouts: tuple[str, ...]) -> tuple[tuple[str, ...], _Lines]:
     """Read the header, which must be one of some, and the lines below it, each of its length."""
-    try:
-        text = read_bytes(file).decode("utf-8")
-    except UnicodeDecodeError as error:
-        fail(file, f"is not UTF-8 text ({error.reason} at byte {error.start})")
-    records = _records(file, text)
+    records = _records(file, read_bytes(file))
     header = tuple(next(records, ()))
     if header not in layouts:
         fail(file, f"needs the columns {','.join(layouts[0])}, has {','.join(header)[:_SHOWN] or 'none'}")
@@ -80,14 +76,15 @@ def _read(file: Path, *layouts: tuple[str, ...]) -> tuple[tuple[str, ...], _Line
     return header, lines
 
 
-def _records(file: Path, text: str) -> Iterator[list[str]]:
+def _records(file: Path, content: bytes) -> Iterator[list[str]]:
     """Read one record after the other, each of bounded length."""
-    length = 0
+    length, stream = 0, io.TextIOWrapper(io.BytesIO(content), "utf-8", newline="")
+    _check_lines(file, content)
 
     def counted() -> Iterator[str]:
         nonlocal length
-        # Not splitlines(): it also cuts at U+2028, which a quoted name may hold.
-        for line in io.StringIO(text, newline=""):
+        # A record may have several lines. Not splitlines(): it also cuts at U+2028, which a quoted name may hold.
+        for line in stream:
             length += len(line)
             if length > _LONGEST_RECORD:
                 fail(file, f"has a record of more than {_LONGEST_RECORD} characters")
@@ -98,8 +95,22 @@ def _records(file: Path, text: str) -> Iterator[list[str]]:
         for cells in reader:
             length = 0
             yield cells
+    except UnicodeDecodeError as error:
+        # The error counts from the beginning of the part that was being decoded.
+        place = stream.buffer.tell() - len(error.object) + error.start
+        fail(file, f"is not UTF-8 text ({error.reason} at byte {place})")
     except csv.Error as error:
         fail(file, f"line {reader.line_num} is no record ({error})")
+
+
+def _check_lines(file: Path, content: bytes) -> None:
+    """Check the length of all lines, of which the stream would make one text each, without looking at every byte."""
+    begin = 0
+    while begin + _LONGEST_RECORD < len(content):
+        # The last line that ends within reach; if there is none, this line is too long.
+        begin = content.rfind(b"\n", begin, begin + _LONGEST_RECORD) + 1
+        if not begin:
+            fail(file, f"has a record of more than {_LONGEST_RECORD} characters")
 
 
 def _by_column(file: Path, columns: tuple[str, ...], lines: _Lines) -> dict[str, list[Any]]:
