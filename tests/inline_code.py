@@ -33,7 +33,7 @@ FOREIGN = {
     *("torchvision:NAME", "timm:NAME", "transformers:FOLDER", "save_pretrained", "module."),
     *("DistributedSampler", "EarlyStopping", "ModelCheckpoint", "Trainer", "report=trainer.log", "report_to", "match="),
     *("pytorch_lightning", "x", "x.input", "head.input", "(measurement, epoch=, step=)", "nc/<layer>/<metric>"),
-    *(".venv", ".venv-zoo", ".venv-integrations", "__all__", 'm["pfc1"]', "core", "all"),
+    *(".venv", ".venv-zoo", ".venv-integrations", ".venv-minimum", "__all__", 'm["pfc1"]', "core", "all"),
 }
 
 
@@ -193,8 +193,12 @@ def is_word(text: str) -> bool:
 
 
 def is_target(text: str) -> bool:
-    """Whether the Makefile makes it."""
-    return re.search(rf"^([\w-]+ )*{text}( [\w-]+)*:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE) is not None
+    """Whether the Makefile makes it, of variables that it reads."""
+    target, *variables = text.split()
+    makefile = (ROOT / "Makefile").read_text()
+    if not all(f"$({name})" in makefile for name in (word.partition("=")[0] for word in variables)):
+        return False
+    return re.search(rf"^([\w.-]+ )*{re.escape(target)}( [\w.-]+)*:", makefile, flags=re.MULTILINE) is not None
 
 
 def is_python(text: str) -> bool:
