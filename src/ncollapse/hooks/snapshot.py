@@ -6,6 +6,7 @@ import hashlib
 import random
 from collections import OrderedDict, deque
 from collections.abc import Collection, Iterable, Mapping
+from operator import is_
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -63,6 +64,8 @@ class Snapshot:
     def restore(self) -> None:
         """Restore attributes and values; nothing is written where nothing changed."""
         for container, contents in self._containers.values():
+            if _same_items(container, contents):
+                continue
             wanted = _with_notes(container, contents)
             if not _same_items(container, wanted):
                 container.clear()
@@ -118,10 +121,10 @@ def _same_items(container: Any, contents: Any) -> bool:
         return False
     if isinstance(container, set):
         return bool(container == contents)
-    if isinstance(container, dict):
-        # The order counts, as of hooks.
-        container, contents = ([part for item in items.items() for part in item] for items in (container, contents))
-    return all(item is other for item, other in zip(container, contents, strict=True))
+    # The order counts, as of hooks.
+    if isinstance(container, dict) and not all(map(is_, container.values(), contents.values())):
+        return False
+    return all(map(is_, container, contents))
 
 
 def _same_values(tensor: Tensor, values: Tensor) -> bool:
