@@ -27,6 +27,8 @@ export UV_SYSTEM_CERTS = 1
 export UV_NATIVE_TLS = 1
 # Small matrices on few cores: one thread each is faster than two that wait for each other.
 export OMP_NUM_THREADS ?= 1
+# Dozens of processes import the library: each would compile it where keeping compiled files is turned off.
+export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: demo hooks test test-slow test-minimum test-3.12 test-3.13 mutants test-zoo test-integrations lint bench docs docs-networks test-zoo-here test-integrations-here docs-networks-here clean
 

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 pytest_plugins = ["run_files"]
 
 # Seeds derived from the test's source: the same examples on every machine and every run.
-settings.register_profile("repeatable", derandomize=True, deadline=None, database=None, max_examples=50)
+settings.register_profile("repeatable", derandomize=True, deadline=None, database=None, max_examples=25)
 settings.load_profile("repeatable")
 
 

@@ -109,6 +109,12 @@ def source() -> str:
     return "".join(path.read_text() for path in SOURCE.rglob("*.py"))
 
 
+@cache
+def classes() -> set[str]:
+    """The names of all classes of the library."""
+    return set(re.findall(r"^class (\w+)", source(), flags=re.MULTILINE))
+
+
 def is_command(text: str) -> bool:
     """Whether a verb, or words that the parser takes, with a recipe that takes what is set and swept, or a model its fields."""
     if text in COMMANDS:
@@ -187,7 +193,7 @@ def is_path(text: str) -> bool:
 def is_word(text: str) -> bool:
     """Whether an id, a recipe, an extra, an option, a command, a public name, any class, or an argument (`path=True`)."""
     name, equals, _ = text.partition("=")
-    if name + equals in words() or re.search(rf"^class {re.escape(text)}\b", source(), flags=re.MULTILINE):
+    if name + equals in words() or text in classes():
         return True
     return not equals and bool({text, text.split(".")[-1]} & {*public(), *callbacks()})
 

@@ -1,16 +1,15 @@
 """Code, commands and names of README and docs are true; examples run; made pages are current; links lead somewhere."""
 
-import os
 import re
 import runpy
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+import fresh
 import inline_code
 from ncollapse.cli import main
 from ncollapse.records import read_run
@@ -26,8 +25,7 @@ def blocks(language, *pages):
 
 def fresh_process(*words):
     # Tables fold to the terminal: to one as wide as the page.
-    environment = {**os.environ, "COLUMNS": "128"}
-    return subprocess.run([sys.executable, *words], capture_output=True, text=True, check=True, env=environment).stdout
+    return fresh.python(*words, COLUMNS="128")
 
 
 # What README says that the measurement has.

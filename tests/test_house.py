@@ -4,6 +4,7 @@ import ast
 import importlib
 import re
 from collections import Counter
+from functools import cache
 from pathlib import Path
 from statistics import median, quantiles
 
@@ -11,7 +12,6 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "ncollapse"
 FILES = {path.relative_to(SOURCE): path.read_text() for path in SOURCE.rglob("*.py")}
-TREES = {path: ast.parse(text) for path, text in FILES.items()}
 # Names that had to be learned, and what each thing is called now (docs/decisions/0015).
 GIVEN_UP = {
     r"\btold_by_all\b": "as_user_error",
@@ -32,6 +32,12 @@ metrics/entry_parts metrics/entries_features metrics/entries_decisions surrogate
 """.split()
 
 
+@cache
+def trees() -> dict[Path, ast.Module]:
+    """The files, parsed."""
+    return {path: ast.parse(text) for path, text in FILES.items()}
+
+
 def module_of(path: Path) -> str:
     return ".".join(("ncollapse", *path.with_suffix("").parts)).removesuffix(".__init__")
 
@@ -39,7 +45,7 @@ def module_of(path: Path) -> str:
 def imports_of(path: Path) -> set[str]:
     """The modules of ours that a file imports, at whatever place in it."""
     known, found = {module_of(other) for other in FILES}, set()
-    for node in ast.walk(TREES[path]):
+    for node in ast.walk(trees()[path]):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom) and node.module:
             below = [f"{node.module}.{alias.name}" for alias in node.names]
@@ -86,7 +92,7 @@ def length(function: ast.FunctionDef) -> int:
 
 
 def test_functions_are_short():
-    functions = [node for tree in TREES.values() for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    functions = [node for tree in trees().values() for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     assert quantiles(map(length, functions), n=10)[-1] <= 20
     # The entries of the metrics are tables.
     assert {node.name: length(node) for node in functions if length(node) > 40 and not node.name.endswith("_entries")} == {}

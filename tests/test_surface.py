@@ -2,12 +2,11 @@
 
 import argparse
 import inspect
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+import fresh
 import ncollapse
 from ncollapse.cli.main import _parser
 from ncollapse.cli.solve import read_request
@@ -83,7 +82,7 @@ def test_names():
 
 def test_rooms_are_attributes_without_an_import():
     program = f"import ncollapse as nc; assert nc.surrogates.UFM; assert all(getattr(nc, room) for room in {ROOMS!r})"
-    subprocess.run([sys.executable, "-c", program], check=True)
+    fresh.python("-c", program)
     inside = {path.name.removesuffix(".py") for path in Path(ncollapse.__file__).parent.iterdir() if path.name[0] != "_"}
     others = "cli error_words extras groups near_words py.typed stop_signals tensor_fields torchrun version"
     assert inside - set(ROOMS) == set(others.split()), "what no room of a user is"

@@ -13,6 +13,7 @@ import time
 import pytest
 import torch
 
+from distributed import launch
 from ncollapse.cli import main
 from ncollapse.cli.options import as_options
 from ncollapse.studies import override, recipe_by_name, run_recipe, sweep
@@ -358,13 +359,14 @@ def test_errors_of_any_type_are_one_line(error, told, monkeypatch, capsys, tmp_p
 def test_a_signal_stops_a_run_which_is_saved(tmp_path):
     out = tmp_path / "run"
     words = ["run", "demo", "--out", str(out), "--set", *SMALL, "train.epochs=100000", "measure.epochs=[0]"]
-    process = subprocess.Popen([sys.executable, "-m", "ncollapse", *words], stderr=subprocess.PIPE, text=True)
+    process = launch.started(["-m", "ncollapse", *words], tmp_path)
     deadline = time.monotonic() + 120
-    while not (out / "status.json").exists() and process.poll() is None and time.monotonic() < deadline:
+    while not (out / "status.json").exists() and process.is_alive() and time.monotonic() < deadline:
         time.sleep(0.01)
-    process.send_signal(signal.SIGUSR1)
-    told = process.communicate()[1]
-    assert process.returncode == 128 + signal.SIGUSR1
+    os.kill(process.pid, signal.SIGUSR1)
+    process.join()
+    told = (tmp_path / "err-0").read_text()
+    assert process.exitcode == 128 + signal.SIGUSR1
     line = f"ncollapse: stopped by SIGUSR1: {out} is saved in epoch "
     assert told.splitlines()[-1].startswith(line)
     assert told.endswith(" of 4. Continue it with --resume.\n")

@@ -1,12 +1,10 @@
 """Data by name, from config to tensors; the config through pydantic; what importing costs."""
 
-import subprocess
-import sys
-
 import pydantic
 import pytest
 import torch
 
+import fresh
 from ncollapse.data import DataConfig, digits, gaussian_mixture, load_samples
 from ncollapse.data.catalog import empty_like_data
 from ncollapse.data.sources import FASHION_MNIST
@@ -106,8 +104,7 @@ def test_pydantic_converts_and_checks() -> None:
 def test_importing_is_light_and_points_down() -> None:
     heavy = ("sklearn", "pydantic", "matplotlib", "ncollapse.models", "ncollapse.train")
     code = f"import sys, ncollapse.data; print([name for name in {heavy!r} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert fresh.python("-c", code) == "[]\n"
 
 
 def test_loading_leaves_the_global_generator_alone() -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,13 @@ def forked(size: int, words: Sequence[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess(list(words), code, *printed)
 
 
+def started(words: Sequence[str], folder: Path) -> BaseProcess:
+    """Start ``python WORDS``; what it prints lies in ``out-0`` and ``err-0`` of the folder."""
+    process = CONTEXT.Process(target=_run, args=(0, os.getcwd(), str(folder), list(words)))
+    process.start()
+    return process
+
+
 def together(act: Callable[..., None], arguments: Sequence[tuple[Any, ...]]) -> int:
     """Run this with each of the arguments, in a process each; the largest exit code."""
     processes = [CONTEXT.Process(target=act, args=each) for each in arguments]
@@ -53,11 +61,16 @@ def together(act: Callable[..., None], arguments: Sequence[tuple[Any, ...]]) -> 
 
 
 def _rank(rank: int, size: int, port: int, here: str, folder: str, words: list[str]) -> None:
-    """One of them: ``python WORDS``."""
-    for number, kind in ((1, "out"), (2, "err")):
-        os.dup2(os.open(Path(folder) / f"{kind}-{rank}", os.O_WRONLY | os.O_CREAT), number)
+    """One of them."""
     told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in told.items()}, MASTER_ADDR="127.0.0.1", **ENVIRONMENT)
+    _run(rank, here, folder, words)
+
+
+def _run(number: int, here: str, folder: str, words: list[str]) -> None:
+    """``python WORDS``."""
+    for descriptor, kind in ((1, "out"), (2, "err")):
+        os.dup2(os.open(Path(folder) / f"{kind}-{number}", os.O_WRONLY | os.O_CREAT), descriptor)
     os.chdir(here)
     torch.set_num_threads(1)
     sys.path.insert(0, here)

@@ -1,11 +1,11 @@
 """The blocks of docs/integrations.md run as they stand."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+import fresh
 
 PAGE = (Path(__file__).parents[2] / "docs" / "integrations.md").read_text()
 BLOCKS = dict(re.findall(r"^## ([^\n]+)\n(?:(?!^## ).)*?```python\n(.*?)```", PAGE, flags=re.DOTALL | re.MULTILINE))
@@ -24,8 +24,7 @@ def test_a_block_runs(title, tmp_path):
     for module in NEEDS.get(title, []):
         pytest.importorskip(module)
     # Fresh, so that it imports all that it uses.
-    command = [sys.executable, "-c", BLOCKS[title]]
-    printed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    printed = fresh.python("-c", BLOCKS[title], here=tmp_path)
     assert "pfc1" in (printed if FILES[title] is None else (tmp_path / FILES[title]).read_text())
 
 

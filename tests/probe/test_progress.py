@@ -1,12 +1,12 @@
 """Progress of a measurement: a bar, a plain line, or a function of the user's."""
 
-import subprocess
 import sys
 
 import pytest
 import torch
 from torch import nn
 
+import fresh
 from ncollapse.probe import measure
 
 NETWORK = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))
@@ -42,4 +42,4 @@ def test_rich_is_imported_only_for_the_bar():
         "measure(nn.Sequential(nn.Linear(2, 2)), batches, num_classes=2, progress=print)\n"
         "assert 'rich' not in sys.modules"
     )
-    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "1 1\n"
+    assert fresh.python("-c", program) == "1 1\n"

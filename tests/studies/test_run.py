@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from distributed import launch
 from ncollapse.cli import main
 from ncollapse.data import Batches, DataConfig, LabeledData, load_samples
 from ncollapse.drawing import save_figures
@@ -145,7 +146,7 @@ def test_a_convolutional_run_measures_its_last_stage_and_resumes(tmp_path):
     assert again.value("pfc1") == pytest.approx(float([r for r in table if r["metric"] == "pfc1"][-1]["value"]))
 
 
-def test_kill_at_every_write_then_resume(finished, tmp_path, monkeypatch):
+def test_kill_at_every_write_then_resume(tmp_path, monkeypatch):
     """What lies there before and after each single write of a run is resumed to the uninterrupted tables, to the bit."""
     killed = []
 
@@ -154,14 +155,17 @@ def test_kill_at_every_write_then_resume(finished, tmp_path, monkeypatch):
         shutil.copytree(tmp_path / "run", killed[-1])
         write_whole(path, content)
 
+    # Short, since it is resumed from everywhere: a checkpoint between two measured epochs, one at each, and the end.
+    recipe = small("train.epochs=4", "measure.epochs=[0,1]")
+    run_recipe(recipe, tmp_path / "whole")
     for module in (run_directory, depth_file, json_files, checkpoint):
         monkeypatch.setattr(module, "write_whole", watched)
-    run_recipe(small(), tmp_path / "run")
+    run_recipe(recipe, tmp_path / "run")
     monkeypatch.undo()
     assert len(killed) > 20
-    expected = tables(finished)
+    expected = tables(tmp_path / "whole")
     for out in killed:
-        run_recipe(small(), out, resume=True)
+        run_recipe(recipe, out, resume=True)
         assert tables(out) == expected, out.name
 
 
@@ -169,15 +173,14 @@ def test_sigkill_then_resume(finished, tmp_path, capsys, without_drawings):
     """The same with a real process, killed after its first checkpoint."""
     out = tmp_path / "killed"
     words = ["run", "demo", "--out", str(out), "--resume", "--set", *SMALL]
-    command = [sys.executable, "-m", "ncollapse", *words]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = launch.started(["-m", "ncollapse", *words], tmp_path)
     deadline = time.monotonic() + 120
     # The last of the files that a checkpoint writes.
-    while not (out / "status.json").exists() and process.poll() is None and time.monotonic() < deadline:
+    while not (out / "status.json").exists() and process.is_alive() and time.monotonic() < deadline:
         time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert process.returncode == -signal.SIGKILL
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     main(words)
     assert tables(out) == tables(finished)
     assert "Page: " in capsys.readouterr().out
@@ -326,8 +329,10 @@ def test_a_full_disk_at_the_first_files_of_a_replacement_keeps_the_old_run(finis
     assert tables(out) == tables(tmp_path / "other")
 
 
-def test_a_replacement_killed_among_its_moves_starts_over(finished, tmp_path, monkeypatch):
+def test_a_replacement_killed_among_its_moves_starts_over(tmp_path, monkeypatch):
     move, moves, die_at = os.replace, 0, 0
+    recipe = small("train.epochs=2", "measure.epochs=[0]")
+    run_recipe(recipe, tmp_path / "whole")
 
     def dying(source, target):
         nonlocal moves
@@ -340,14 +345,14 @@ def test_a_replacement_killed_among_its_moves_starts_over(finished, tmp_path, mo
     monkeypatch.setattr(os, "replace", dying)
     for die_at in range(1, 9):
         out = tmp_path / f"killed-{die_at}"
-        shutil.copytree(finished, out)
+        shutil.copytree(tmp_path / "whole", out)
         moves = 0
         with pytest.raises(Killed):
-            run_recipe(small(), out, overwrite=True)
+            run_recipe(recipe, out, overwrite=True)
         assert not (out / "checkpoint.safetensors").exists()
         moves = 10
-        run_recipe(small(), out, resume=True)
-        assert tables(out) == tables(finished)
+        run_recipe(recipe, out, resume=True)
+        assert tables(out) == tables(tmp_path / "whole")
 
 
 def test_changes_are_written(finished, tmp_path):

@@ -151,7 +151,7 @@ def test_imbalanced_solvers_agree(name, counts):
 @pytest.mark.parametrize("decay", [1e-12, 1e-10, 1e-8])
 @pytest.mark.parametrize("counts", [(5,) * 4, (12, 8, 5, 1)])
 @pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
-@pytest.mark.parametrize("seeds", [(0, 1), pytest.param((2, 3, 4), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seeds", [(0,), pytest.param((1, 2, 3, 4), marks=pytest.mark.slow)])
 def test_tiny_decays_are_solved_to_the_optimum(seeds, loss, counts, decay):
     """Where the objective is 1e-11, outputs and targets agree to rounding: neither loss nor gap may be their difference."""
     problem = UFM(counts, 4, loss=loss, lambda_w=decay, lambda_h=decay)

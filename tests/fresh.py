@@ -1,0 +1,66 @@
+"""``python WORDS`` in a process that has imported nothing but torch: forked, since to import torch takes seconds."""
+
+import atexit
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+
+# Reads the requests of `python`, each a line, and answers with the exit code. What a fork inherits is torch and no more.
+SERVER = """
+import json, os, runpy, sys, torch
+
+def act(words, folder):
+    for number, kind in ((1, "out"), (2, "err")):
+        os.dup2(os.open(os.path.join(folder, kind), os.O_WRONLY | os.O_CREAT), number)
+    sys.argv = words
+    if words[0] == "-c":
+        exec(compile(words[1], "<string>", "exec"), {"__name__": "__main__"})
+    else:
+        sys.path.insert(0, os.path.dirname(words[0]))
+        runpy.run_path(words[0], run_name="__main__")
+
+for line in sys.stdin:
+    words, folder, here, environment = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        os.chdir(here)
+        os.environ.update(environment)
+        sys.path.insert(0, here)
+        try:
+            act(words, folder)
+            code = 0
+        except BaseException as error:
+            sys.excepthook(type(error), error, error.__traceback__)
+            code = 1
+        sys.stdout.flush()
+        os._exit(code)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@cache
+def server() -> subprocess.Popen[str]:
+    """The process that forks; it ends when its pipe is closed."""
+    process = subprocess.Popen([sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    atexit.register(process.communicate)
+    return process
+
+
+def python(*words: str, here: Path | None = None, **environment: str) -> str:
+    """What ``python WORDS`` prints."""
+    if not hasattr(os, "fork"):
+        settings = {"cwd": here, "env": os.environ | environment}
+        return subprocess.run([sys.executable, *words], capture_output=True, text=True, check=True, **settings).stdout
+    with tempfile.TemporaryDirectory() as folder:
+        request = [words, folder, str(here or Path.cwd()), environment]
+        process = server()
+        process.stdin.write(json.dumps(request) + "\n")
+        process.stdin.flush()
+        code = int(process.stdout.readline())
+        printed, errors = (Path(folder, kind).read_text() for kind in ("out", "err"))
+    assert code == 0, errors
+    return printed
