@@ -37,7 +37,7 @@ demo: $(STAMP)
 
 # One process a core; a file's tests stay together, since they share what is costly to make.
 test: $(STAMP)
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow

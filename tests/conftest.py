@@ -19,6 +19,18 @@ settings.register_profile("repeatable", derandomize=True, deadline=None, databas
 settings.load_profile("repeatable")
 
 
+# The files that take longest. They go first, or one process would begin one when the others have nothing left to do.
+LONGEST = [
+    *("test_docs.py", "test_run.py", "test_sweep.py", "test_processes.py", "test_torchrun.py", "test_solve.py", "test_mufm.py"),
+    *("test_main.py", "test_ufm.py", "test_training.py", "test_class_choice.py", "test_examples.py", "test_laws.py"),
+]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sort the longest files to the front; the others stay in order."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def same_everywhere() -> Iterator[None]:
     """Sums are added in one order, and tables fold at one width: pytest-xdist tells its processes that of the terminal."""

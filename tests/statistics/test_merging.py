@@ -1,6 +1,5 @@
 """Merging, for every statistic: any partition in any order equals one shot; associative, commutative, `empty` neutral."""
 
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -52,50 +51,58 @@ KINDS = ["moments", "paired", "scatter", "decisions", "choices"]
 SHAPES = (st.integers(2, 5), st.integers(1, 6), st.integers(1, 35), SEEDS)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+def merged(values, others):
+    return {kind: values[kind].merge(others[kind]) for kind in KINDS}
+
+
+def assert_all_equal(values, expected):
+    for kind in KINDS:
+        assert_equal_statistics(values[kind], expected[kind])
+
+
 @given(*SHAPES, st.integers(1, 6))
-def test_any_partition_in_any_order_equals_one_shot(kind, num_classes, dim, num_samples, seed, num_parts):
+def test_any_partition_in_any_order_equals_one_shot(num_classes, dim, num_samples, seed, num_parts):
     features, labels, classifier, centers = drawn(num_classes, dim, num_samples, seed)
     generator = torch.Generator().manual_seed(seed + 7)
     part = torch.randint(0, num_parts, (num_samples,), generator=generator)
     parts = [
-        all_statistics(features[part == p], labels[part == p], num_classes, classifier, centers)[kind]
+        all_statistics(features[part == p], labels[part == p], num_classes, classifier, centers)
         for p in torch.randperm(num_parts, generator=generator).tolist()
     ]
     # A random tree: two of those left are merged until one remains.
     while len(parts) > 1:
         i, j = torch.randperm(len(parts), generator=generator)[:2].tolist()
-        merged = parts[i].merge(parts[j])
-        parts = [value for index, value in enumerate(parts) if index not in (i, j)] + [merged]
-    assert_equal_statistics(parts[0], all_statistics(features, labels, num_classes, classifier, centers)[kind])
+        both = merged(parts[i], parts[j])
+        parts = [value for index, value in enumerate(parts) if index not in (i, j)] + [both]
+    assert_all_equal(parts[0], all_statistics(features, labels, num_classes, classifier, centers))
 
 
-@pytest.mark.parametrize("kind", KINDS)
 @given(*SHAPES)
-def test_merging_is_commutative_and_associative(kind, num_classes, dim, num_samples, seed):
+def test_merging_is_commutative_and_associative(num_classes, dim, num_samples, seed):
     _, _, classifier, centers = drawn(num_classes, dim, num_samples, seed)
     values = []
     for other in range(3):
         features, labels, _, _ = drawn(num_classes, dim, num_samples, seed + other)
-        values.append(all_statistics(features, labels, num_classes, classifier, centers)[kind])
+        values.append(all_statistics(features, labels, num_classes, classifier, centers))
     a, b, c = values
-    assert_equal_statistics(a.merge(b), b.merge(a))
-    assert_equal_statistics(a.merge(b).merge(c), a.merge(b.merge(c)))
+    assert_all_equal(merged(a, b), merged(b, a))
+    assert_all_equal(merged(merged(a, b), c), merged(a, merged(b, c)))
 
 
-@pytest.mark.parametrize("kind", KINDS)
 @given(*SHAPES)
-def test_empty_is_neutral(kind, num_classes, dim, num_samples, seed):
+def test_empty_is_neutral(num_classes, dim, num_samples, seed):
     features, labels, classifier, centers = drawn(num_classes, dim, num_samples, seed)
-    value = all_statistics(features, labels, num_classes, classifier, centers)[kind]
+    values = all_statistics(features, labels, num_classes, classifier, centers)
     empty = {
         "moments": ClassMoments.empty(num_classes, dim),
         "paired": PairedMoments.empty(num_classes, dim),
         "scatter": ClassScatter.empty(num_classes, dim),
         "decisions": ClassDecisions.empty(centers),
         "choices": ClassifierChoices.empty(num_classes),
-    }[kind]
-    for merged in (value.merge(empty), empty.merge(value)):
-        assert all(torch.equal(tensor, tensors_of(merged)[name]) for name, tensor in tensors_of(value).items())
-    nothing = tensors_of(empty.merge(empty))
-    assert all(torch.equal(tensor, nothing[name]) for name, tensor in tensors_of(empty).items())
+    }
+    assert list(empty) == KINDS
+    for kind, nothing in empty.items():
+        for both in (values[kind].merge(nothing), nothing.merge(values[kind])):
+            assert all(torch.equal(tensor, tensors_of(both)[name]) for name, tensor in tensors_of(values[kind]).items())
+        twice = tensors_of(nothing.merge(nothing))
+        assert all(torch.equal(tensor, twice[name]) for name, tensor in tensors_of(nothing).items())
