@@ -467,7 +467,7 @@ def test_an_unfinished_run_counts_time_and_weight_decay_so_far(tmp_path, monkeyp
     with pytest.raises(Stopped):
         run_recipe(small(), tmp_path, on_epoch=stop_after(3))
     first = json.loads((tmp_path / "status.json").read_text())
-    assert (first["epoch"], first["reason"]) == (3, "Stopped")
+    assert (first["epoch"], first["reason"]) == (3, "Stopped: no words. Put --debug after ncollapse to see where.")
     assert first["weight_decay_time"] == pytest.approx(sum([0.1] * 2 + [0.01]) / 0.1 * 1e-2 * 4)
     # The clock of another process starts anywhere.
     clock = iter(range(5, 10_000, 10))

@@ -236,8 +236,7 @@ class Watched:
             with self._apart():
                 return classifier_of(request, plan, moments, processes)
 
-        words = "no batch was seen" if plan is None else plan.explanation
-        return self._totals.measurement(classifiers, words)
+        return self._totals.measurement(classifiers, "no batch was seen" if plan is None else plan.explanation)
 
     def reset(self) -> None:
         """Forget all batches, as at the start of an epoch; the layers stay those that were found."""
