@@ -103,10 +103,12 @@ def swept(tmp_path_factory):
 
 
 def test_a_seed_has_the_same_bits_in_run_and_in_sweep(swept, tmp_path):
-    alone = [run._replace(path=tmp_path / run.name) for run in swept]
+    # Every other one: both seeds, and both values of what is swept.
+    some = [run for index, run in enumerate(swept) if index in {0, 3, 5, 6}]
+    alone = [run._replace(path=tmp_path / run.name) for run in some]
     for run in alone:
         run_recipe(run.recipe, run.path)
-    assert tables(swept) == tables(alone)
+    assert tables(some) == tables(alone)
 
 
 def test_the_list_of_runs_has_their_settings_and_seeds(swept):
@@ -196,7 +198,7 @@ def test_a_run_that_fails_is_named_and_ends_no_other(tmp_path, in_this_process):
 
 
 @pytest.mark.parametrize(("kills", "seeds"), [(1, 1), pytest.param(2, 2, marks=pytest.mark.slow)])
-def test_workers_killed_at_random_lose_nothing(kills, seeds, swept, tmp_path, capsys, in_this_process):
+def test_workers_killed_at_random_lose_nothing(kills, seeds, swept, tmp_path, capsys, in_this_process, without_drawings):
     """Workers are killed, then the whole sweep; called again, it ends with the uninterrupted table."""
     settings = [item for setting in FOR_ALL for item in ("--set", setting)]
     words = ["sweep", "demo", *settings, "--over", *OVER, "--seeds", str(seeds), "--out", str(tmp_path), "--json"]
