@@ -1,6 +1,6 @@
 """Mutants: one place of the source is changed at a time, and the tests of its room must notice.
 
-    python tests/mutants.py [ROOM ...] [--per-room 40] [--seed 0] [--at FILE:LINE]
+    python tests/mutants.py [ROOM ...] [--per-room 40] [--seed 0] [--at FILE:LINE ...]
 
 Prints each mutant that survives, and the share that was noticed. A mutant costs one fork, since torch is imported before, and
 nothing on the disk is changed: the mutated module is compiled from its changed syntax tree when it is first imported.
@@ -30,6 +30,8 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "ncollapse"
 # By every child, if not here.
 IMPORTED_BEFORE = ("torch", "scipy.stats", "scipy.optimize", "sklearn.datasets", "matplotlib.figure")
+# Types, and whether values are frozen, which keep hands off and change no number.
+DECLARED = {"annotation", "returns", "decorator_list"}
 ROOMS = ("statistics", "metrics", "depth", "surrogates", "records")
 COMPARISONS = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
@@ -86,12 +88,12 @@ def _next(number: float) -> float:
 
 
 def places(tree: ast.AST) -> Iterator[ast.AST]:
-    """List the nodes that run: no annotations, and nothing that only type checkers see."""
+    """List the nodes that compute something."""
     if isinstance(tree, ast.If) and ast.unparse(tree.test) == "TYPE_CHECKING":
         return
     for name, value in ast.iter_fields(tree):
         for node in value if isinstance(value, list) else [value]:
-            if isinstance(node, ast.AST) and name not in {"annotation", "returns"}:
+            if isinstance(node, ast.AST) and name not in DECLARED:
                 yield node
                 yield from places(node)
 
@@ -182,7 +184,7 @@ def main() -> None:
     parser.add_argument("rooms", nargs="*", default=ROOMS)
     parser.add_argument("--per-room", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--at", help="only those of FILE:LINE")
+    parser.add_argument("--at", nargs="+", default=[], help="only those of FILE:LINE")
     options = parser.parse_args()
     os.chdir(ROOT)
     sys.path.insert(0, str(SOURCE.parent))
@@ -192,7 +194,7 @@ def main() -> None:
 
     def chosen(every: list[Mutant]) -> list[Mutant]:
         if options.at:
-            return [mutant for mutant in every if f"{mutant.file.relative_to(SOURCE)}:{mutant.line}" == options.at]
+            return [mutant for mutant in every if f"{mutant.file.relative_to(SOURCE)}:{mutant.line}" in options.at]
         return random.Random(options.seed).sample(every, min(options.per_room, len(every)))
 
     counts = [run_room(room, chosen) for room in options.rooms]

@@ -217,8 +217,20 @@ def test_violating_pairs_are_counted_by_the_definition(name):
         x, y, labels, K = two_layers(name, seed)
         line = LineDecisions.from_batch(x, y, labels, PairedMoments.from_batch(x, y, labels, K))
         assert int(line.violating_pairs) == violating_pairs(x, y, labels, K)
+        # Squares of margins below one, and the same signs.
+        small, ends = x / 64, y / 64
+        line = LineDecisions.from_batch(small, ends, labels, PairedMoments.from_batch(small, ends, labels, K))
+        assert int(line.violating_pairs) == violating_pairs(x, y, labels, K)
         found += int(line.violating_pairs)
     assert found > 0
+
+
+def test_a_pair_of_classes_that_begin_at_one_point_violates_nothing():
+    labels = torch.tensor([0, 0, 1, 1, 2, 2])
+    x = torch.tensor([[1.0, 0], [3, 0], [1, 0], [3, 0], [8, 4], [8, 6]], dtype=torch.float64)
+    y = torch.tensor([[1.0, 0], [1, 2], [6, 1], [8, 3], [2, 5], [4, 9]], dtype=torch.float64)
+    line = LineDecisions.from_batch(x, y, labels, PairedMoments.from_batch(x, y, labels, 3))
+    assert int(line.violating_pairs) == violating_pairs(x, y, labels, 3)
 
 
 def test_decisions_on_the_line_merge_over_batches():

@@ -44,6 +44,7 @@ def test_neco_equals_principal_components(standardize):
     if standardize:
         mean, std = X.mean(axis=0), X.std(axis=0)
         X, Z = (X - mean) / std, (Z - mean) / std
+        assert m.PrincipalSubspace.fit(TRAIN, 2).scale.numpy() == pytest.approx(std, rel=1e-12)
     P = PCA(n_components=2).fit(X).components_.T
     expected = np.linalg.norm(Z @ P, axis=1) / np.linalg.norm(Z, axis=1)
     subspace = m.PrincipalSubspace.fit(TRAIN, 2, standardize=standardize)

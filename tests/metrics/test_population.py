@@ -147,6 +147,14 @@ def test_a_trace_or_a_norm_below_zero_is_noise_alone():
     assert seen >= {(True, True), (True, False), (False, True)}
 
 
+def test_nc1_tells_of_every_direction_that_noise_hides():
+    flat = 5 * normal(3, 4, 2) @ torch.eye(2, 12, dtype=torch.float64)
+    for means, flags in ((5 * normal(3, 4, 12), ()), (flat, ("unresolved",))):
+        ((features, labels),) = draws(means, 200, 1)
+        (row,) = measure_features(features, labels, num_classes=4, metrics=["nc1.population"]).rows
+        assert row.flags == flags
+
+
 def test_large_samples_give_the_plain_values():
     means = 5 * normal(3, 5, 12)
     ((features, labels),) = draws(means, 20000, 1)

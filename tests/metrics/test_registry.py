@@ -166,6 +166,11 @@ def test_what_was_not_collected_is_said():
     assert bare.lacks == {"centers", "logits", "classifier", "scatter", "parts"}
     # An empty class leaves no centers, whoever asks for them: its metrics say so themselves.
     assert "centers" not in layer_statistics(case.features, case.labels, 5).lacks
+    # Beyond the memory budget the classifier's decisions were not summed, though it is there.
+    over_budget = dataclasses.replace(bare, centers=whole.centers, classifier=whole.classifier)
+    assert (over_budget.over_budget, bare.over_budget, whole.over_budget) == (True, False, False)
+    assert "logits" not in over_budget.lacks
+    assert {"logits", "classifier"} <= dataclasses.replace(bare, centers=whole.centers).lacks
 
 
 def test_an_unknown_id_names_near_ones():
