@@ -81,8 +81,8 @@ def test_a_process_that_is_gone_or_hangs_is_told_with_rank_and_step(how, tmp_pat
     launch.together(training_worker.lost, [(rank, 3, tmp_path, how) for rank in range(3)])
     for rank in (0, 2):
         words = (tmp_path / f"{how}-{rank}.txt").read_text()
-        # An end may be seen in the last sums of the first epoch.
-        place = r"epoch 2, batch 1" if how == "hang" else r"epoch (1, batch 4|2, batch 1)"
+        # It may be noticed in the last sums of the first epoch.
+        place = r"epoch (1, batch 4|2, batch 1)"
         assert re.match(rf"Rank {rank} of 3 needed an answer of the other processes in {place}, got none in ", words), words
         seconds = float(words.partition("got none in ")[2].partition(" s ")[0])
         assert (1.5 < seconds < 5) if how == "hang" else seconds < 1.5
