@@ -147,7 +147,14 @@ def test_the_page_on_testing_prints_what_it_says():
     assert [line for line in printed if " at collapse " not in line] == [line for line in said if " at collapse " not in line]
 
 
+def test_the_run_that_can_be_stopped_is_run(tmp_path, monkeypatch):
+    (code,) = blocks("python", ROOT / "docs" / "clusters.md")
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    assert read_run(tmp_path / "runs" / "short").status.state == "finished"
+
+
 def test_every_page_with_code_is_run():
     # Two of them in tests/integrations/test_examples.py and tests/distributed/test_torchrun.py.
-    pages = {"README.md", "discovery.md", "integrations.md", "processes.md", "testing.md"}
+    pages = {"README.md", "clusters.md", "discovery.md", "integrations.md", "processes.md", "testing.md"}
     assert {page.name for page in PAGES if blocks("python", page)} == pages

@@ -40,6 +40,7 @@ COMMANDS = {
     "--out --json",
     "report": "DIR --out",
     "sweep": "RECIPE --over --seeds --set --engine --workers --address --out --json",
+    "runs": "DIR --json",
     "claims": "DIR --out --json --markdown",
     "compare": "DIR --out --position",
     "recipes": "RECIPE --json",

@@ -240,7 +240,7 @@ def test_a_seed_counts_once_and_unfinished_runs_are_left_out(five, write_seed, e
     assert ledger.runs == tuple(map(str, five))
     assert ledger.left_out == (
         (str(again), f"has the same settings and seed as {five[3]}, so it is not another sample"),
-        (str(running), "running at epoch 4 of 5"),
+        (str(running), "dead at epoch 4 of 5"),
         (str(five[0]), f"has the same settings and seed as {five[0]}, so it is not another sample"),
     )
 

@@ -169,7 +169,7 @@ def test_unfinished_runs_are_named_and_not_counted(tmp_path, write_sweep, withou
     (sweep_dir / "train.weight_decay=2_seed=0" / "report.html").write_text("a page")
     html = write_sweep_page(sweep_dir).read_text(encoding="utf-8")
     assert "3 finished" in html
-    assert "train.weight_decay=1_seed=0: running at epoch 3 of 5" in html
+    assert "train.weight_decay=1_seed=0: dead at epoch 3 of 5" in html
     assert re.search(r"train\.weight_decay=1_seed=1: \S+depth\.json: is missing", html)
     assert "train.weight_decay=2_seed=2: not begun" in html
     assert '<th scope="row">1</th><td>0.12</td><td>–</td><td>1</td>' in html

@@ -22,7 +22,7 @@ from ncollapse.data import Batches, DataConfig, LabeledData, load_samples
 from ncollapse.drawing import save_figures
 from ncollapse.metrics import select_metrics
 from ncollapse.models import ConvResNetConfig
-from ncollapse.records import depth_file, json_files, read_run, run_directory
+from ncollapse.records import depth_file, json_files, lock, read_run, run_directory
 from ncollapse.records.files import write_whole
 from ncollapse.studies import RunDirectoryError, RunStopped, override, recipe_by_name, run, run_recipe
 from ncollapse.targets import Target, measure_target, named_data
@@ -236,6 +236,41 @@ def test_an_interrupted_run_says_so(finished, tmp_path):
     assert (status["state"], status["epoch"], status["reason"]) == ("stopped", 4, "interrupted, goes on from here")
     run_recipe(small(), tmp_path, resume=True)
     assert tables(tmp_path) == tables(finished)
+
+
+def test_a_folder_has_one_writer_and_says_that_it_is_written_to(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "_PATIENCE_SECONDS", 0.0)
+    out, seen = tmp_path / "run", []
+
+    def disturb(record, _epochs):
+        if record.epoch == 4:
+            for resume, overwrite in ((True, False), (False, True)):
+                with pytest.raises(
+                    RunDirectoryError, match=rf"run must be written by one process at a time, .* {os.getpid()} on"
+                ):
+                    run_recipe(small(), out, resume=resume, overwrite=overwrite)
+            seen.append(read_run(out).status.state)
+
+    run_recipe(small(), out, on_epoch=disturb)
+    assert seen == ["running"]
+    assert tables(out) == tables(finished)
+    assert read_run(out).status.state == "finished"
+    assert {path.name for path in out.iterdir()} == {path.name for path in finished.iterdir()}
+
+
+def test_a_folder_that_is_moved_away_is_told_and_goes_on_in_its_new_place(finished, tmp_path):
+    out, new = tmp_path / "run", tmp_path / "new"
+
+    def move(record, _epochs):
+        if record.epoch == 5:
+            out.rename(new)
+
+    with pytest.raises(OSError, match=r"the folder is gone, moved or removed while it was written to\. Move it back, or go on"):
+        run_recipe(small(), out, on_epoch=move)
+    assert not out.exists()
+    assert read_run(new).status.state == "dead"
+    run_recipe(small(), new, resume=True)
+    assert tables(new) == tables(finished)
 
 
 class Killed(BaseException):

@@ -17,6 +17,7 @@ from ncollapse.cli.measure import add_measure
 from ncollapse.cli.options import as_options, printable
 from ncollapse.cli.report import add_report_commands
 from ncollapse.cli.run import add_run_commands
+from ncollapse.cli.runs import add_runs
 from ncollapse.cli.solve import add_solve
 from ncollapse.cli.sweep import add_sweep
 from ncollapse.error_words import error_line
@@ -32,6 +33,7 @@ which command do I need?
   Measure my own network      ncollapse measure my_module:build --data my_module:batches --num-classes 10
   Reproduce an experiment     ncollapse recipes, then ncollapse run RECIPE
   Many settings and seeds     ncollapse sweep RECIPE --over FIELD=VALUE,VALUE --seeds 5
+  See how far runs are        ncollapse runs DIR
   Look at results again       ncollapse report DIR, or ncollapse compare DIR DIR for several side by side
   Test the papers' claims     ncollapse claims DIR ...
   Check the installation      ncollapse doctor
@@ -84,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     add_measure(commands)
     add_run_commands(commands)
     add_sweep(commands)
+    add_runs(commands)
     add_report_commands(commands)
     add_solve(commands)
     add_doctor(commands)

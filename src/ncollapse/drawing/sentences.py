@@ -66,6 +66,13 @@ def describe(run: Run) -> list[str]:
     ]
 
 
+_UNFINISHED = {
+    "running": "it is running now",
+    "stopped": "it was stopped and can be continued with --resume",
+    "dead": "its process has died, and it can be continued with --resume",
+}
+
+
 def _say_changes(run: Run) -> list[str]:
     changed = run.recipe.changed
     return [f"Changed relative to the recipe {run.recipe.name}: {', '.join(changed)}."] if changed else []
@@ -78,7 +85,10 @@ def _say_state(run: Run) -> list[str]:
         why = (status.reason or "unknown reason").rstrip(".")
         sentences.append(f"This run FAILED: {why}. Its last checkpoint is from epoch {status.epoch} of {status.epochs}.")
     elif status.state != "finished":
-        sentences.append(f"This run is not finished: it has reached epoch {status.epoch} of {status.epochs}.")
+        why = _UNFINISHED.get(status.state, "it is not finished")
+        sentences.append(
+            f"This run is not finished: {why}. Its last checkpoint is from epoch {status.epoch} of {status.epochs}."
+        )
     if run.last.epoch != status.epoch:
         sentences.append(f"The layers were last measured at epoch {run.last.epoch}. All that is said of them is from then.")
     return sentences

@@ -21,6 +21,9 @@ SAMPLES = "samples.safetensors"
 CLASSES = "classes.csv"
 PAIRS = "pairs.csv"
 
+# While somebody writes.
+LOCK = ".lock"
+
 SWEEP = "sweep.json"
 CLAIMS = "claims.json"
 

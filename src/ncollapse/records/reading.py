@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +13,7 @@ from ncollapse.records.depth import EPSILON, DepthRecord, EffectiveDepth
 from ncollapse.records.depth_file import read_depth
 from ncollapse.records.errors import ReportError
 from ncollapse.records.json_files import fail, read_json
+from ncollapse.records.lock import state_of
 from ncollapse.records.rows import EpochRecord, Row
 from ncollapse.records.run_files import Glossary, ObjectiveFile, ObjectiveRecord, RecipeSummary, Status
 
@@ -177,12 +178,13 @@ def read_run(path: Path, epochs: Epochs = "all") -> Run:
     elif epochs != "all":
         read = {row.epoch for row in rows}
         records = {epoch: record for epoch, record in records.items() if epoch in read}
+    status = read_json(path / file_names.STATUS, Status)
     run = Run(
         path=path,
         recipe=_read_optional(path / file_names.RECIPE, RecipeSummary),
         recipe_entries=_read_optional(path / file_names.RECIPE, dict[str, Any]),
         environment=read_json(path / file_names.ENVIRONMENT, dict[str, Any]),
-        status=read_json(path / file_names.STATUS, Status),
+        status=replace(status, state=state_of(path, status.state)),
         history=read_history(path / file_names.HISTORY),
         rows=rows,
         records=records,

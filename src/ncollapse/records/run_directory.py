@@ -16,6 +16,7 @@ from ncollapse.records.depth_file import read_depth, write_depth
 from ncollapse.records.errors import ReportError, RunDirectoryError
 from ncollapse.records.files import leftovers, remove_leftovers, write_whole
 from ncollapse.records.json_files import read_json, write_json
+from ncollapse.records.lock import state_of
 from ncollapse.records.rows import EpochRecord, Row
 from ncollapse.records.run_files import Glossary, ObjectiveFile, ObjectiveRecord, Status
 
@@ -57,7 +58,9 @@ class RunDirectory:
         """Whether a run can begin here without replacing anything."""
         if self.path.exists() and not self.path.is_dir():
             raise RunDirectoryError(f"{self.path} must be a folder, it is a file. Choose another place with --out.")
-        return not self.path.is_dir() or not set(self.path.iterdir()) - set(leftovers(self.path))
+        if not self.path.is_dir():
+            return True
+        return not set(self.path.iterdir()) - {*leftovers(self.path), self.path / file_names.LOCK}
 
     def check_empty(self) -> None:
         """Check that nothing would be replaced."""
@@ -132,11 +135,12 @@ class RunDirectory:
         return 0.0 if status is None else status.seconds or 0.0
 
     def status(self) -> Status | None:
-        """How far the run had come when its status was last written."""
+        """How far the run had come when its status was last written, and its state now."""
         try:
-            return read_json(self.path / file_names.STATUS, Status)
+            noted = read_json(self.path / file_names.STATUS, Status)
         except (OSError, ReportError):
             return None
+        return replace(noted, state=state_of(self.path, noted.state))
 
     def begin(self, environment: Mapping[str, Any], glossary: Glossary) -> None:
         """Write what is known before training."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -27,6 +27,7 @@ from ncollapse.probe.measure import measure_network
 from ncollapse.probe.request import Request
 from ncollapse.recipes.catalog import changes
 from ncollapse.recipes.recipe import Recipe
+from ncollapse.records.lock import Lock
 from ncollapse.records.rows import EpochRecord
 from ncollapse.records.run_directory import RunDirectory
 from ncollapse.records.run_files import Glossary, Status
@@ -79,15 +80,18 @@ def run_recipe(
     Raises:
         RecipeError: If the device is not there.
         CheckpointError: If the checkpoint is damaged or belongs to another recipe.
-        RunDirectoryError: If the folder cannot hold this run.
+        RunDirectoryError: If the folder cannot hold this run, or another process writes to it.
         OSError: If the folder is full or read-only.
         ValueError: If the data is missing or damaged, the network does not fit it or has one layer only, or training
             diverges; ``status.json`` then says so.
         RunStopped: If ``should_stop`` said so.
     """
     directory = RunDirectory(out)
-    with threads(recipe.threads):
+    with threads(recipe.threads), ExitStack() as stack:
         run = TrainingRun(recipe, directory, device_named(recipe.device, Processes(group)), group)
+        with run.processes.sharing_errors():
+            if run.writes:
+                stack.enter_context(Lock(directory.path))
         run.begin(resume, overwrite)
         with _end_noted(directory) if run.writes else nullcontext():
             try:

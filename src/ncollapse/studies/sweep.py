@@ -16,6 +16,7 @@ from ncollapse.recipes.settings import differences, override
 from ncollapse.records import file_names
 from ncollapse.records.errors import ReportError, RunDirectoryError
 from ncollapse.records.json_files import read_json, write_json
+from ncollapse.records.lock import Lock
 from ncollapse.records.run_directory import RunDirectory
 from ncollapse.records.run_files import Status
 from ncollapse.records.sweep import SweepEntry, SweepFile
@@ -158,7 +159,8 @@ def run_sweep(
         The runs, and why those that are not finished are not.
 
     Raises:
-        RunDirectoryError: If the folder is a file, or holds a sweep over other fields, of another recipe or of other settings.
+        RunDirectoryError: If the folder is a file, another process writes to it, or it holds a sweep over other fields, of
+            another recipe or of other settings.
         RecipeError: If the device of a run is not there.
         OSError: If the folder is full or read-only.
         ImportError: If Ray is asked for and not installed.
@@ -167,13 +169,23 @@ def run_sweep(
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise RunDirectoryError(f"{folder} must be a folder for the runs of a sweep, got a file. Choose another with --out.")
-    listed = _listing(runs, folder)
-    if engine == "local":
-        for device in {run.recipe.device for run in runs}:
-            device_named(device, Processes())
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / file_names.SWEEP, SweepFile(listed))
+    with Lock(folder):
+        listed = _listing(runs, folder)
+        if engine == "local":
+            for device in {run.recipe.device for run in runs}:
+                device_named(device, Processes())
+        write_json(folder / file_names.SWEEP, SweepFile(listed))
+        where = {"engine": engine, "workers": workers, "address": address}
+        return _run_all(runs, folder, where, on_progress, should_stop or bool)
 
+
+def _run_all(
+    runs: Sequence[SweepRun],
+    folder: Path,
+    where: dict[str, Any],
+    on_progress: Callable[[int, int], None] | None,
+    should_stop: Callable[[], bool],
+) -> SweepOutcome:
     def tick() -> None:
         if on_progress is not None:
             done = sum(status.epoch for run in runs if (status := run.status()) is not None)
@@ -181,14 +193,13 @@ def run_sweep(
 
     unfinished = [run for run in runs if not run.is_finished]
     tasks = [(run.recipe.to_json(), str(run.path)) for run in unfinished]
-    stop = should_stop or bool
-    if engine == "ray":
-        found = run_on_ray(tasks, workers, tick, stop, address)
+    if where["engine"] == "ray":
+        found = run_on_ray(tasks, where["workers"], tick, should_stop, where["address"])
     else:
-        found = run_locally(tasks, workers, tick, stop)
+        found = run_locally(tasks, where["workers"], tick, should_stop)
     # A run may have ended after the last look at it.
     tick()
-    if stop() and any(found):
+    if should_stop() and any(found):
         finished = sum(run.is_finished for run in runs)
         raise RunStopped(f"{folder} is saved, {finished} of {len(runs)} runs finished. Go on with the same command.")
     return SweepOutcome(tuple(runs), {run.name: error for run, error in zip(unfinished, found, strict=True) if error})

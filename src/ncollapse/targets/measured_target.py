@@ -11,6 +11,7 @@ from ncollapse.groups import Processes
 from ncollapse.measurement.depth_record import depth_record
 from ncollapse.measurement.measurement import Measurement
 from ncollapse.metrics import FLAGS, METRICS
+from ncollapse.records.lock import Lock
 from ncollapse.records.run_directory import RunDirectory
 from ncollapse.records.run_files import Glossary, Status
 from ncollapse.studies.machine import device_named, machine
@@ -45,15 +46,16 @@ def write_measurement(measurement: Measurement, target: Target, out: str | Path,
     noted["chosen"] = measurement.chosen
     if measurement.num_classes < measurement.num_labels:
         noted["classes"] = measurement.classes
-    directory.create(None)
-    directory.begin(
-        {**machine(device_named(device, Processes())), "threads": torch.get_num_threads(), **noted},
-        Glossary({metric.id: metric.title for metric in METRICS.values()}, FLAGS),
-    )
-    rows = [row._replace(epoch=epoch) for row in measurement.rows]
-    directory.add_measurement(rows, None if measurement.paths is None else depth_record(measurement, epoch))
-    directory.write_tables()
-    accuracy = next((row.value for row in rows if row.metric == "accuracy" and row.split == "train"), None)
-    perfect = epoch if accuracy == 1 else None
-    directory.write_status(Status("finished", epoch, epoch, train_accuracy=accuracy, first_perfect_epoch=perfect))
+    with Lock(directory.path):
+        directory.create(None)
+        directory.begin(
+            {**machine(device_named(device, Processes())), "threads": torch.get_num_threads(), **noted},
+            Glossary({metric.id: metric.title for metric in METRICS.values()}, FLAGS),
+        )
+        rows = [row._replace(epoch=epoch) for row in measurement.rows]
+        directory.add_measurement(rows, None if measurement.paths is None else depth_record(measurement, epoch))
+        directory.write_tables()
+        accuracy = next((row.value for row in rows if row.metric == "accuracy" and row.split == "train"), None)
+        perfect = epoch if accuracy == 1 else None
+        directory.write_status(Status("finished", epoch, epoch, train_accuracy=accuracy, first_perfect_epoch=perfect))
     return directory.path
