@@ -48,7 +48,7 @@ class StopRequest:
 
 
 @contextmanager
-def stop_signals() -> Iterator[StopRequest]:
+def stop_signals(signals: tuple[signal.Signals, ...] = STOP_SIGNALS) -> Iterator[StopRequest]:
     """Let signals ask the work in the body to stop, instead of ending the process.
 
     Pass what it yields as ``should_stop`` to ``run_recipe``, ``run_sweep`` or ``train``. A second signal, two seconds later or
@@ -61,7 +61,7 @@ def stop_signals() -> Iterator[StopRequest]:
         RunStopped: What the body raises, with the signal.
     """
     request = StopRequest()
-    with handling(STOP_SIGNALS, request.note):
+    with handling(signals, request.note):
         try:
             yield request
         except RunStopped as stopped:
@@ -83,3 +83,15 @@ def handling(signals: tuple[signal.Signals, ...], handler: signal._HANDLER) -> I
     finally:
         for number, handled in before.items():
             signal.signal(number, handled)
+
+
+@contextmanager
+def handlers_kept() -> Iterator[None]:
+    """Put the handlers of before in place again after the body, whatever it has put there."""
+    before = {number: signal.getsignal(number) for number in (*STOP_SIGNALS, signal.SIGINT)}
+    yield
+    if threading.current_thread() is threading.main_thread():
+        for number, handled in before.items():
+            # One that was not set from Python is unknown to it.
+            if handled is not None:
+                signal.signal(number, handled)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 import time
@@ -17,7 +18,7 @@ from typing import Any
 from ncollapse.error_words import error_line
 from ncollapse.extras import missing_extra
 from ncollapse.recipes.recipe import Recipe
-from ncollapse.stop_signals import RunStopped, stop_signals
+from ncollapse.stop_signals import STOP_SIGNALS, RunStopped, handlers_kept, stop_signals
 from ncollapse.studies.run import MEMORY_ADVICE, run_recipe
 
 # A recipe as JSON and its run directory.
@@ -33,11 +34,11 @@ ShouldStop = Callable[[], bool]
 _NOT_BEGUN = "It was not begun before the sweep was stopped."
 
 
-def work(task: Task) -> str:
+def work(task: Task, signals: tuple[signal.Signals, ...] = STOP_SIGNALS) -> str:
     """Bring a run to its end, resuming where it is, and say why it is not finished; nothing if it is."""
     recipe, out = task
     try:
-        with stop_signals() as stop:
+        with stop_signals(signals) as stop:
             run_recipe(Recipe.from_json(recipe), Path(out), resume=True, should_stop=stop)
     except RunStopped as stopped:
         return str(stopped)
@@ -189,7 +190,9 @@ def _all_on_ray(
 ) -> list[str]:
     started_here = not ray.is_initialized()
     if started_here:
-        ray.init(address=address, num_cpus=None if address else workers, include_dashboard=False, log_to_driver=False)
+        # Ray takes SIGTERM for itself.
+        with handlers_kept():
+            ray.init(address=address, num_cpus=None if address else workers, include_dashboard=False, log_to_driver=False)
     try:
         share = min(1.0, ray.cluster_resources().get("GPU", 0.0) / workers)
         remote = ray.remote(num_cpus=1, num_gpus=share, max_retries=_ATTEMPTS - 1)(work)
@@ -202,11 +205,11 @@ def _all_on_ray(
             if should_stop() and not stopping:
                 stopping, waiting = True, []
                 for reference in running:
-                    # Raises SIGINT in the worker.
                     ray.cancel(reference)
             while waiting and len(running) < workers:
                 index, task = waiting.pop(0)
-                running[remote.remote(task)] = index
+                # By SIGINT Ray cancels a task.
+                running[remote.remote(task, (*STOP_SIGNALS, signal.SIGINT))] = index
             done, _ = ray.wait(list(running), timeout=_SECONDS)
             tick()
             for reference in done:
