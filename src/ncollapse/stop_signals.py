@@ -75,7 +75,9 @@ def handling(signals: tuple[signal.Signals, ...], handler: signal._HANDLER) -> I
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in signals if signal.getsignal(number) is not signal.SIG_IGN}
+    before = {number: signal.getsignal(number) for number in signals}
+    # A shell lets everything that it starts in the background ignore SIGINT: who asks for that one here means another sender.
+    before = {n: held for n, held in before.items() if held is not signal.SIG_IGN or n == signal.SIGINT}
     for number in before:
         signal.signal(number, handler)
     try:
