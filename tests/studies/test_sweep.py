@@ -227,10 +227,13 @@ def test_workers_killed_at_random_lose_nothing(kills, seeds, swept, tmp_path, ca
     assert tables(run._replace(path=tmp_path / run.name) for run in wanted) == tables(wanted)
 
 
-def test_a_stopped_sweep_waits_for_its_runs_and_goes_on(swept, tmp_path, capsys, in_this_process):
+@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.slow)])
+def test_a_stopped_sweep_waits_for_its_runs_and_goes_on(engine, swept, tmp_path, capsys, in_this_process):
+    if engine == "ray":
+        pytest.importorskip("ray")
     settings = [item for setting in FOR_ALL for item in ("--set", setting)]
     words = ["sweep", "demo", *settings, "--over", *OVER, "--out", str(tmp_path), "--json"]
-    command = [sys.executable, "-m", "ncollapse", *words, "--workers", "1"]
+    command = [sys.executable, "-m", "ncollapse", *words, "--workers", "1", "--engine", engine]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     first = tmp_path / swept[0].name / "status.json"
