@@ -265,7 +265,7 @@ def test_a_folder_that_is_moved_away_is_told_and_goes_on_in_its_new_place(finish
         if record.epoch == 5:
             out.rename(new)
 
-    with pytest.raises(OSError, match=r"the folder is gone, moved or removed while it was written to\. Move it back, or go on"):
+    with pytest.raises(OSError, match=r"the folder is gone, moved or removed perhaps\. Move it back or choose"):
         run_recipe(small(), out, on_epoch=move)
     assert not out.exists()
     assert read_run(new).status.state == "dead"

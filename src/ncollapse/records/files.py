@@ -43,12 +43,11 @@ def staged(folder: Path, contents: Mapping[str, bytes]) -> Iterator[dict[str, Pa
             _write_new(temporary[name], data)
         yield temporary
     except OSError as error:
+        gone = "; the folder is gone, moved or removed perhaps. Move it back" if not folder.exists() else ". Free some space"
         words = (
-            f"{len(data)} bytes were to be written, the system refuses ({error.strerror}). Free some space or choose a folder "
-            "that can be written to; an earlier file of this name is untouched"
+            f"{len(data)} bytes were to be written, the system refuses ({error.strerror}){gone} or choose a folder that can be "
+            "written to; an earlier file of this name is untouched"
         )
-        if not folder.is_dir():
-            words = "the folder is gone, moved or removed while it was written to. Move it back, or go on in its new place"
         # A full disk is reported without a file name.
         raise OSError(error.errno, words, str(folder / name)) from error
     finally:
