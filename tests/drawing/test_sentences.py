@@ -51,7 +51,11 @@ def test_training_that_never_was_perfect_or_is_not_finished(said):
     sentences = said(
         first_perfect_epoch=None, train_accuracy=0.99999, state="running", epoch=160, epochs=200, weight_decay_time=None
     )
-    assert sentences[0] == ("This run is not finished: it is running now. Its last checkpoint is from epoch 160 of 200.")
+    # Nobody writes to it.
+    assert sentences[0] == (
+        "This run is not finished: its process has died, and it can be continued with --resume. Its last checkpoint is from "
+        "epoch 160 of 200."
+    )
     assert sentences[1] == "The layers were last measured at epoch 150. All that is said of them is from then."
     assert sentences[2] == (
         "The train accuracy is 99.999 % at epoch 160 of 200. No measured epoch has every training sample right, so nothing "
