@@ -28,7 +28,7 @@ except ImportError:  # Windows
 _HEARTBEAT_SECONDS = 10.0
 _DEAD_SECONDS = 60.0
 # Processes that a killed sweep leaves behind need a moment to end.
-_PATIENCE_SECONDS = 1.0
+_PATIENCE_SECONDS = 5.0
 # What file systems without locks answer.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 # Never through a link, and never waiting for the other end of a pipe.
