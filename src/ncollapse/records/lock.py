@@ -28,7 +28,7 @@ except ImportError:  # Windows
 _HEARTBEAT_SECONDS = 10.0
 _DEAD_SECONDS = 60.0
 # Processes that a killed sweep leaves behind need a moment to end.
-_PATIENCE_SECONDS = 5.0
+_PATIENCE_SECONDS, _PAUSE_SECONDS = 5.0, 0.05
 # What file systems without locks answer.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 # Never through a link, and never waiting for the other end of a pipe.
@@ -151,11 +151,12 @@ class Lock:
         except OSError as error:
             words = f"the run directory cannot be made ({error.strerror}). Choose another place with --out"
             raise OSError(error.errno, words, str(self.folder)) from error
-        deadline = time.monotonic() + _PATIENCE_SECONDS
+        attempts = 0
         while not self._take():
-            if time.monotonic() > deadline:
+            attempts += 1
+            if attempts > _PATIENCE_SECONDS / _PAUSE_SECONDS:
                 raise RunDirectoryError(self._refusal())
-            time.sleep(0.05)
+            time.sleep(_PAUSE_SECONDS)
         self._beating.start()
         return self
 
