@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 import reference
 from ncollapse import Tap, collect_features, find_layers, measure, next_tokens, watch
 from ncollapse.hooks import unpack_batch
-from ncollapse.hooks.batch_io import attention_mask
+from ncollapse.hooks.masks import attention_mask
 
 K = 3
 X = torch.randn(12, 4, generator=torch.Generator().manual_seed(0))

@@ -284,3 +284,82 @@ def test_no_layer_with_rows_is_an_error_with_the_causes():
         find_layers(model, normal(N, 6), num_classes=7)
     with pytest.raises(ValueError, match=r"must be clear, but '2\.input' returns \(4, 3\)"):
         find_layers(model, normal(N, 6))
+
+
+class Sorts(nn.Module):
+    """Handles the samples in an order of its own, as recurrent networks do for packed sequences."""
+
+    def __init__(self, restores):
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+        self.restores = restores
+
+    def forward(self, x):
+        order = x[:, 0].argsort()
+        h = self.second(self.first(x[order]).tanh()).tanh()
+        back = order.argsort()
+        return self.head(h[back]) if self.restores else self.head(h)[back]
+
+
+SAMPLES = torch.randn(24, 4, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("layers", ["auto", ["head.input"]])
+def test_layers_that_reorder_the_samples_are_left_out(layers):
+    torch.manual_seed(0)
+    network, y = Sorts(True), torch.arange(24) % 3
+    m = measure(network, [(SAMPLES, y)], num_classes=3, layers=layers)
+    assert m.layers == ("head.input",)
+    with torch.no_grad():
+        rows = network.second(network.first(SAMPLES).tanh()).tanh()
+    assert m.value("pfc1") == pytest.approx(reference.feature_metrics(reference.rows_of(rows), y.numpy(), 3)["pfc1"], rel=1e-5)
+    assert ("second.input left out (reorders the samples)" in m.chosen) == (layers == "auto")
+
+
+@pytest.mark.parametrize("layers", ["auto", ["first"]])
+def test_a_needed_layer_that_reorders_the_samples_is_refused(layers):
+    with pytest.raises(ValueError, match="reorders the samples"):
+        measure(Sorts(False), [(SAMPLES, torch.arange(24) % 3)], num_classes=3, layers=layers)
+
+
+class Experts(nn.Module):
+    """Runs each sample through one of two layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.head = nn.Linear(4, 6), nn.Linear(6, 3)
+        self.experts = nn.ModuleList([nn.Linear(6, 6), nn.Linear(6, 6)])
+
+    def forward(self, x):
+        h = self.first(x).tanh()
+        to, mixed = (x[:, 0] > 0).long(), torch.zeros_like(h)
+        for index, expert in enumerate(self.experts):
+            if (to == index).any():
+                mixed[to == index] = expert(h[to == index])
+        return self.head(mixed.tanh())
+
+
+def test_experts_that_see_a_part_of_the_samples_are_left_out():
+    x = SAMPLES.clone()
+    x[:2, 0] = 1.0
+    m = measure(Experts(), [(x, torch.arange(24) % 3)], num_classes=3)
+    assert "head.input" in m.layers
+    assert not any("experts" in layer for layer in m.layers)
+
+
+class TwoTowers(nn.Module):
+    """Compares features with those of two prompts: as many as there are samples in a look."""
+
+    def __init__(self):
+        super().__init__()
+        self.prompts = nn.Parameter(torch.randn(2, 4))
+        self.image = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 6), nn.Tanh())
+        self.text = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 6), nn.Tanh())
+
+    def forward(self, x):
+        return self.image(x) @ self.text(self.prompts).T
+
+
+def test_layers_that_do_not_see_the_samples_are_none():
+    m = measure(TwoTowers(), [(SAMPLES, torch.arange(24) % 2)], num_classes=2)
+    assert m.layers == ("image.1", "image.3")

@@ -1,5 +1,6 @@
 """Heads of every kind: accuracy, NC3 and NC4 equal plain hooks in float64, or a flag says that the classifier is unproven."""
 
+import math
 import warnings
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from torch.nn.utils import parametrizations, parametrize
 
 import reference
 from ncollapse import find_layers, measure, measure_features, watch
+from ncollapse.hooks.affine import noisy
 
 K, D, N = 4, 7, 48
 
@@ -115,6 +117,18 @@ def linear():
     return nn.Linear(D, K)
 
 
+class Distances(nn.Module):
+    """Squared distances to prototypes, which are linear but for a number that all classes have in common."""
+
+    def __init__(self, variances=1.0):
+        super().__init__()
+        self.prototypes, self.variances = nn.Parameter(torch.randn(K, D)), variances
+
+    def forward(self, x):
+        return -(x.unsqueeze(1) - self.prototypes).square().sum(dim=2) / self.variances
+
+
+FACTORS = torch.tensor([1.0, -2.0, 0.5, 1.0])
 PRIORS = torch.log(torch.tensor([0.1, 0.2, 0.3, 0.4]))
 
 
@@ -157,6 +171,15 @@ PROVEN = {
     "low-rank update of rank K": Head(lambda: Net(LowRank(rank=K)), lambda net: net.head.merged),
     "low-rank update that is zero yet": Head(lambda: Net(LowRank(zero=True)), lambda net: net.head.base.weight),
     "matrix of a module's own": Head(lambda: Net(WeightTimesRows()), lambda net: net.head.kernel.T),
+    "squared distances": Head(lambda: Net(Distances()), lambda net: 2 * net.head.prototypes),
+    "log-softmax of squared distances": Head(
+        lambda: Net(Distances(), lambda z: z.log_softmax(dim=1)), lambda net: 2 * net.head.prototypes
+    ),
+    "distances with the other sign": Head(lambda: Net(Distances(), lambda z: -z), lambda net: -2 * net.head.prototypes),
+    "negated": Head(lambda: Net(linear(), lambda z: -z), lambda net: -net.head.weight),
+    "batch norm behind": Head(
+        lambda: Net(linear(), lambda z: z * FACTORS + PRIORS), lambda net: FACTORS[:, None] * net.head.weight
+    ),
     "named logits": Head(lambda: Net(linear(), lambda z: {"hidden": torch.zeros(len(z), 3), "logits": z})),
     "behind features": Head(lambda: Net(linear(), lambda z: (torch.zeros(len(z), 3), z))),
 }  # fmt: skip
@@ -323,8 +346,8 @@ UNPROVEN = {
     "hyperbolic tangent": lambda: Net(nn.Sequential(nn.Linear(D, K), nn.Tanh())),
     "clamped": lambda: Net(nn.Linear(D, K), lambda z: z.clamp(-0.1, 0.1)),
     "squared": lambda: Net(nn.Linear(D, K), lambda z: z * z.abs()),
-    "a factor for each class": lambda: Net(nn.Linear(D, K), lambda z: z * torch.tensor([1.0, 2.0, 0.5, 1.0])),
-    "negated": lambda: Net(nn.Linear(D, K), lambda z: -z),
+    "Gaussians of classes with variances of their own": lambda: Net(Distances(variances=torch.tensor([1.0, 2.0, 0.5, 1.0]))),
+    "distances and a function of the norm": lambda: Net(Distances(), lambda z: z * z.abs().mean(dim=1, keepdim=True)),
 }  # fmt: skip
 
 
@@ -587,3 +610,84 @@ def test_a_class_for_every_pixel(name):
     else:
         assert nc3.flags == ("classifier_unproven",)
         assert np.isnan(nc3.value)
+
+
+class Returns(nn.Module):
+    """Returns what a function makes of the features and the logits."""
+
+    def __init__(self, returned, classes=K, width=K):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(X.shape[1], D), nn.Tanh(), nn.Linear(D, width))
+        self.head, self.returned = nn.Linear(width, classes), returned
+
+    def forward(self, x):
+        h = self.body(x)
+        return self.returned(h, self.head(h))
+
+
+RETURNS = {
+    "features as wide as there are classes": (lambda h, z: (h, z), K),
+    "features by name": (lambda h, z: {"embedding": h, "prediction": z}, K),
+    "changed features": (lambda h, z: [F.normalize(h), z], K),
+    "features last": (lambda h, z: (z, h), K),
+    "a loss for each sample": (lambda h, z: (h.square().sum(dim=1), z), 2),
+    "a value for each sample": (lambda h, z: (h.sum(dim=1, keepdim=True), z), 2),
+}
+
+
+@pytest.mark.parametrize("name", RETURNS)
+def test_features_and_losses_next_to_the_logits_are_not_taken_for_them(name):
+    returned, classes = RETURNS[name]
+    torch.manual_seed(4)
+    net, labels = Returns(returned, classes), Y % classes
+    m = measure(net, [(X, labels)], num_classes=classes)
+    with torch.no_grad():
+        decided = net.head(net.body(X)).argmax(dim=1)
+    assert m.value("accuracy") == pytest.approx(float((decided == labels).double().mean()), abs=1e-14)
+    assert torch.equal(m.statistics["body.2"].classifier.weight, net.head.weight.double())
+
+
+class JoinedHeads(nn.Module):
+    """One module for the old classes and one for a new one, or for old ones twice."""
+
+    def __init__(self, join):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, D), nn.Tanh())
+        self.old, self.new, self.join = nn.Linear(D, K - 1), nn.Sequential(nn.Dropout(0.5), nn.Linear(D, 1)), join
+
+    def forward(self, x):
+        h = self.body(x)
+        return self.join([self.old(h), self.new(h)])
+
+
+@pytest.mark.parametrize("budget", [None, 0])
+def test_heads_that_are_joined(budget):
+    net = made(lambda: JoinedHeads(lambda parts: torch.cat(parts, dim=1) / 0.5))
+    m = measure(net, BATCHES, num_classes=K, memory_budget=budget)
+    assert_equals_oracle(m, net, torch.cat([net.old.weight, net.new[1].weight]))
+    assert "classifiers old, new, joined, give the logits times 2" in m.chosen
+    assert m.layers == ("body.1", "body.3")
+
+
+def test_joined_heads_that_are_mixed_are_no_classifier():
+    net = made(lambda: JoinedHeads(lambda parts: torch.cat([parts[0] * parts[1], parts[1]], dim=1)))
+    m = measure(net, BATCHES, num_classes=K)
+    assert math.isnan(m.value("nc3"))
+    assert m.value("accuracy") == oracle(net)[1]["accuracy"]
+
+
+def test_autocast_inside_of_the_forward():
+    net = made(lambda: Net(linear()))
+    plain = net.forward
+
+    def forward(x):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return plain(x).float()
+
+    net.forward = forward
+    found = measure(net, BATCHES, num_classes=K).statistics["body.3"].classifier.weight
+    assert torch.equal(found, net.head.weight.double())
+
+
+def test_one_row_of_one_feature_gives_random_numbers():
+    assert bool(torch.isfinite(noisy(torch.tensor([[3.0]]), seed=0)).all())

@@ -146,3 +146,54 @@ def test_a_wrong_number_is_seen(monkeypatch, module, function, law):
 def test_what_cannot_be_measured_is_an_error():
     with pytest.raises(ValueError, match=r"labels must be in \[0, 2\)"):
         check_network(Net(), BATCHES, num_classes=2)
+
+
+class Prefixed(nn.Module):
+    """A token in front that has no label."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.first, self.blocks = nn.Embedding(11, 8), nn.Parameter(torch.randn(1, 1, 8)), nn.Linear(8, 8)
+        self.head = nn.Linear(8, K)
+
+    def forward(self, ids):
+        h = torch.cat([self.first.expand(len(ids), -1, -1), self.embed(ids)], dim=1)
+        return self.head(self.blocks(h).relu())
+
+
+MARKED = torch.rand(30, 5, generator=torch.Generator().manual_seed(3)) < 0.7
+ROWS = {
+    "a slice of the tokens": (Prefixed(), [(IDS[:30], IDS[:30] % K), (IDS[30:], IDS[30:] % K)], slice(1, None)),
+    "a mask of tokens": (Tokens(), [(IDS[:30], IDS[:30] % K)], MARKED),
+    "a mask of a node for each label": (Net(), [(X[:30], Y[:20])], torch.arange(30) >= 10),
+    "a mask of labeled nodes": (Net(), [(X[:30], Y[:30])], torch.arange(30) >= 10),
+    "a function of the batch": (Net(), [(x, y) for x, y in BATCHES], lambda batch: batch[0][:, 0] > -0.5),
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_rows_that_have_labels(name):
+    network, batches, rows = ROWS[name]
+    report = check_network(network, batches, num_classes=K, rows=rows)
+    assert report.holds, report
+    assert all(report[law].holds for law in ("features", "numbers", "classifier", "accuracy"))
+    assert report["order of samples"].holds is None
+
+
+class FindsPadding(nn.Module):
+    """Averages the tokens that are not 0."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.block, self.head = nn.Embedding(11, 8), nn.Linear(8, 8), nn.Linear(8, K)
+
+    def forward(self, ids):
+        h, real = self.block(self.embed(ids)).tanh(), (ids != 0).unsqueeze(2)
+        return self.head((h * real).sum(dim=1) / real.sum(dim=1))
+
+
+def test_padding_that_the_network_finds_itself():
+    ids = IDS.clamp_min(1) * MASK
+    report = check_network(FindsPadding(), [(ids[:25], Y[:25]), (ids[25:], Y[25:])], num_classes=K)
+    assert report.holds, report
+    assert report["features"].holds

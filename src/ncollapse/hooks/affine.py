@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -27,12 +28,14 @@ class Affine(NamedTuple):
         bias: b, shape (K,).
         of_direction: Whether rows are divided by their norm first.
         step: The rounding of rows before the product, relative to their largest number.
+        up_to_shift: Whether all logits of a sample may also have a number in common, such as -|h|² in squared distances.
     """
 
     weight: Tensor
     bias: Tensor
     of_direction: bool = False
     step: float = 0.0
+    up_to_shift: bool = False
 
     def logits(self, rows: Tensor) -> Tensor:
         """Return the logits of rows (N, d), in float64."""
@@ -55,11 +58,14 @@ class Affine(NamedTuple):
         found = self.logits(rows)
         if found.shape != logits.shape or not bool(torch.isfinite(logits).all() and torch.isfinite(found).all()):
             return False
-        return bool((found - _exact(logits)).abs().amax() <= self.tolerance(rows, logits, rounding))
+        off = found - _exact(logits)
+        off = off - off.mean(dim=1, keepdim=True) if self.up_to_shift else off
+        return bool(off.abs().amax() <= self.tolerance(rows, logits, rounding))
 
-    def changed(self, factor: float, offset: Tensor) -> Affine:
-        """Return the map whose logits are multiplied by a factor and moved by an offset for each class."""
-        return self._replace(weight=factor * _exact(self.weight), bias=factor * _exact(self.bias) + offset)
+    def changed(self, factor: float | Tensor, offset: Tensor) -> Affine:
+        """Return the map whose logits are multiplied by one factor, or one for each class, and moved by an offset for each."""
+        factor = torch.as_tensor(factor, dtype=torch.float64).reshape(-1)
+        return self._replace(weight=factor.unsqueeze(1) * _exact(self.weight), bias=factor * _exact(self.bias) + offset)
 
     def of_two_classes(self) -> Affine:
         """Return the map to the two logits (-z/2, z/2) for one logit z."""
@@ -84,31 +90,43 @@ def affine_map(module: nn.Module, given: Tensor) -> Affine | None:
         output = module(shaped.to(given.dtype).to(given.device))
         return output.reshape(len(rows), -1)
 
-    try:
-        return _affine(module, rows[:_PROBES], values)
-    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError, NotImplementedError, AssertionError):
-        return None  # the module takes no rows of this kind, so that its map stays unknown
+    # Under the network's own autocast a module takes other types than it does alone.
+    for mixed in (False, True) if given.dtype in (torch.float16, torch.bfloat16) else (False,):
+        try:
+            with torch.autocast(given.device.type, dtype=given.dtype) if mixed else nullcontext():
+                return _affine(module, rows[:_PROBES], values)
+        except (RuntimeError, ValueError, TypeError, AttributeError, IndexError, NotImplementedError, AssertionError):
+            continue  # the module takes no rows of this kind, so that its map stays unknown
+    return None
 
 
 def fitted_map(affine: Affine, rows: Tensor, logits: Tensor, rounding: float, may_move: bool) -> tuple[Affine, str] | None:
     """Return a map times a number, plus an offset for each class, if that gives these logits, and the change in words."""
-    # A shift common to all classes of a sample decides nothing: softmax takes it away, and a normalization adds one. So all
-    # logits are centered over the classes. With two classes one number per sample is left, and two unknowns.
     if len(rows) < 4:
         return None
     made, returned = affine.logits(rows), _exact(logits)
     if made.shape != returned.shape or not bool(torch.isfinite(returned).all() and torch.isfinite(made).all()):
         return None
+    found = _by_one_factor(affine, rows, made, returned, rounding, may_move)
+    return _by_factors(affine, rows, made, returned, rounding) if found is None and may_move else found
+
+
+def _by_one_factor(
+    affine: Affine, rows: Tensor, made: Tensor, returned: Tensor, rounding: float, may_move: bool
+) -> tuple[Affine, str] | None:
+    # A shift common to all classes of a sample decides nothing: softmax takes it away, and a normalization adds one. So all
+    # logits are centered over the classes. With two classes one number per sample is left, and two unknowns.
+    largest = float(returned.abs().amax())
     shift = returned.mean(dim=1), made.mean(dim=1)
     made, returned = made - shift[1].unsqueeze(1), returned - shift[0].unsqueeze(1)
     spread = made - made.mean(dim=0)
     factor = float((spread * (returned - returned.mean(dim=0))).sum() / spread.square().sum())
-    tolerance = 4 * abs(factor) * affine.tolerance(rows, made, rounding) + 4 * rounding * float(_exact(logits).abs().amax())
+    tolerance = 4 * abs(factor) * affine.tolerance(rows, made, rounding) + 4 * rounding * largest
     offset = returned.mean(dim=0) - factor * made.mean(dim=0)
-    if not factor > 0 or bool((returned - factor * made - offset).abs().amax() > tolerance):
+    if not factor or bool((returned - factor * made - offset).abs().amax() > tolerance):
         return None
     # Logits that hardly answer could come from any module far in front of them.
-    if factor * float(spread.abs().amax()) <= _ANSWER * tolerance:
+    if abs(factor) * float(spread.abs().amax()) <= _ANSWER * tolerance:
         return None
     common = shift[0] - factor * shift[1]
     moved = bool(offset.abs().amax() > tolerance)
@@ -121,10 +139,27 @@ def fitted_map(affine: Affine, rows: Tensor, logits: Tensor, rounding: float, ma
     return (affine.changed(factor, offset) if scaled or moved else affine), words
 
 
+def _by_factors(affine: Affine, rows: Tensor, made: Tensor, returned: Tensor, rounding: float) -> tuple[Affine, str] | None:
+    """Fit a factor and an offset for each class, as a batch normalization behind a classifier has them."""
+    if affine.up_to_shift:
+        return None
+    spread = made - made.mean(dim=0)
+    factors = (spread * returned).sum(dim=0) / spread.square().sum(dim=0)
+    offset = returned.mean(dim=0) - factors * made.mean(dim=0)
+    size = float(factors.abs().amax())
+    tolerance = 4 * size * affine.tolerance(rows, made, rounding) + 4 * rounding * float(returned.abs().amax())
+    answers = factors.abs() * spread.abs().amax(dim=0) > _ANSWER * tolerance
+    if not bool(answers.all()) or bool((returned - factors * made - offset).abs().amax() > tolerance):
+        return None
+    return affine.changed(factors, offset), " times a factor for each class, with an offset"
+
+
 def noisy(given: Tensor, seed: int) -> Tensor:
     """Return random numbers of the size and the scale of an input, from an own generator."""
     noise = torch.randn(given.shape, generator=torch.Generator().manual_seed(seed)).to(given)
-    return given.mean() + noise * given.float().std().to(given.dtype)
+    mean = given.float().mean()
+    scale = float(given.float().std(correction=0)) or abs(float(mean)) or 1.0
+    return mean.to(given.dtype) + noise * scale
 
 
 def rounding_of(tensor: Tensor) -> float:
@@ -148,7 +183,14 @@ def _affine(module: nn.Module, given: Tensor, values: Callable[[Tensor], Tensor]
     own = _own_parameters(module, given)
     if own is not None and own.is_close(probes, logits, max(rounding, rounding_of(own.weight))):
         return own
-    return next((found for found in _evaluated(given, values) if found.is_close(probes, logits, rounding)), None)
+    maps = _evaluated(given, values)
+    found = next((found for found in maps if found.is_close(probes, logits, rounding)), None)
+    if found is not None or logits.shape[1] < 2:
+        return found
+    # Squared distances -|h - p|² share -|h|². What is left is linear, also for each class alone: W h is the odd part.
+    found, odd = maps[0]._replace(up_to_shift=True), (logits.double() - values(-probes).double()) / 2
+    is_odd = maps[0]._replace(bias=torch.zeros_like(maps[0].bias)).is_close(probes, odd, _PROBES * rounding)
+    return found if is_odd and found.is_close(probes, logits, rounding) else None
 
 
 def _own_parameters(module: Any, given: Tensor) -> Affine | None:

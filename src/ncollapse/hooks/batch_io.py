@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
@@ -18,8 +19,6 @@ Unpack = Callable[[Any], tuple[Any, Tensor]]
 # Positions with this label are left out, as in torch.nn.functional.cross_entropy.
 IGNORED_LABEL = -100
 _LABEL_KEYS = ("labels", "label")
-# The search for layers runs on two samples: with one, a row per sample could not be distinguished from a single value.
-_FIRST_SAMPLES = 2
 
 
 def unpack_batch(batch: Any) -> tuple[Any, Tensor]:
@@ -130,11 +129,11 @@ class Arguments:
         return found | _items_in([*self.args, *self.kwargs.values()])
 
     def _fits(self, model: nn.Module) -> bool:
-        signature = _signature(model)
+        signature = signature_of(model)
         return signature is None or self._bound(model) is not None
 
     def _bound(self, model: nn.Module) -> inspect.BoundArguments | None:
-        signature = _signature(model)
+        signature = signature_of(model)
         try:
             return None if signature is None else signature.bind(*self.args, **self.kwargs)
         except TypeError:
@@ -152,7 +151,8 @@ def _items_in(values: Iterable[Any]) -> dict[str, Any]:
     return found
 
 
-def _signature(model: nn.Module) -> inspect.Signature | None:
+def signature_of(model: nn.Module) -> inspect.Signature | None:
+    """Return the signature of a network's forward, None if it has none."""
     try:
         return inspect.signature(model.forward)
     except (TypeError, ValueError):
@@ -163,7 +163,7 @@ def _refused(model: nn.Module, inputs: Any, error: Exception) -> str:
     mapping = isinstance(inputs, Mapping)
     got = f"a mapping with the keys {', '.join(map(str, inputs))}" if mapping else f"a {type(inputs).__name__} of {len(inputs)}"
     key = repr(next(iter(inputs), "x")) if mapping else "0"
-    signature = _signature(model)
+    signature = signature_of(model)
     return (
         f"The forward of {type(model).__name__} takes ({', '.join(signature.parameters if signature else ())}), got {got}, and "
         f"raised {type(error).__name__}: {str(error).rstrip('.')}. Pass unpack=, such as lambda batch: (batch[{key}], "
@@ -200,34 +200,22 @@ def map_tensors(function: Callable[[Tensor], Tensor], inputs: Any) -> Any:
     return function(inputs) if hasattr(inputs, "to") and hasattr(inputs, "clone") else inputs
 
 
+def tensors_of_arrays(inputs: Any, precision: torch.dtype) -> Any:
+    """Convert NumPy arrays among the inputs of a network to tensors, those of floating-point numbers in its precision."""
+    if isinstance(inputs, Arguments):
+        return inputs.map(lambda value: tensors_of_arrays(value, precision))
+    if isinstance(inputs, np.ndarray) and inputs.dtype.kind in "fiub":
+        tensor = torch.as_tensor(inputs)
+        return tensor.to(precision) if tensor.is_floating_point() else tensor
+    if type(inputs) is dict:
+        return {name: tensors_of_arrays(value, precision) for name, value in inputs.items()}
+    return type(inputs)(tensors_of_arrays(value, precision) for value in inputs) if type(inputs) in {tuple, list} else inputs
+
+
 def _values(function: Callable[[Any], Any], mapping: Mapping[str, Any]) -> Mapping[str, Any]:
     """Apply a function to the values of a mapping, and keep its type if that holds a dictionary alone."""
     values = {name: function(value) for name, value in mapping.items()}
     return type(mapping)(values) if hasattr(mapping, "data") else values  # type: ignore[call-arg]
-
-
-def attention_mask(inputs: Any, model: nn.Module) -> Tensor | None:
-    """Return which tokens are real, shape (N, T), None if the inputs do not say.
-
-    An argument named "attention_mask" or "mask" marks real tokens. One whose name ends in "padding_mask", as in PyTorch's
-    transformers, marks padding.
-    """
-    named = Arguments.of(model, inputs).by_name(model)
-    masks = {name: value for name, value in named.items() if isinstance(value, Tensor) and value.ndim == 2}
-    if "attention_mask" in masks:
-        return masks["attention_mask"]
-    for name in sorted(masks, key=lambda name: name not in {"src_key_padding_mask", "key_padding_mask"}):
-        if name.endswith("padding_mask"):
-            return masks[name] == 0
-    # Next to a padding mask, "mask" says which tokens see one another, shape (T, T).
-    signature = _signature(model)
-    other = signature is not None and any(name.endswith("padding_mask") for name in signature.parameters)
-    mask = None if other else masks.get("mask")
-    return None if mask is None or mask.is_floating_point() or _is_causal(mask) else mask
-
-
-def _is_causal(mask: Tensor) -> bool:
-    return mask.shape[0] == mask.shape[1] and torch.equal(mask != 0, torch.ones_like(mask, dtype=torch.bool).tril())
 
 
 def tensors_in(inputs: Any) -> list[Any]:
@@ -254,14 +242,17 @@ def num_samples_of(inputs: Any) -> int:
     return 0
 
 
-def first_samples(inputs: Any, num_samples: int) -> tuple[Any, int]:
-    """Copy the first samples, since the network may overwrite its inputs; also return how many these are."""
+def first_samples(inputs: Any, num_samples: int, chosen: tuple[int, ...] = (0, 1)) -> tuple[Any, int]:
+    """Copy two samples, or others, since the network may overwrite its inputs; also return how many these are."""
+    chosen = tuple(index for index in chosen if index < num_samples)
+    in_front = chosen == tuple(range(len(chosen)))
 
     def cut(tensor: Any) -> Any:
-        is_cut = isinstance(tensor, Tensor) and tensor.ndim > 0 and len(tensor) == num_samples
-        return _copied(tensor[:_FIRST_SAMPLES] if is_cut else tensor, tensor)
+        if not isinstance(tensor, Tensor) or tensor.ndim == 0 or len(tensor) != num_samples:
+            return _copied(tensor, tensor)
+        return _copied(tensor[: len(chosen)] if in_front else tensor[list(chosen)], tensor)
 
-    return map_tensors(cut, inputs), min(_FIRST_SAMPLES, num_samples)
+    return map_tensors(cut, inputs), len(chosen)
 
 
 def copy_of(inputs: Any) -> Any:

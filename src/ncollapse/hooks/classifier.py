@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ncollapse.hooks.affine import Affine, affine_map
-from ncollapse.hooks.capture import Captured
+from ncollapse.hooks.capture import INPUTS, Captured
 from ncollapse.hooks.logits import Classifier, Logits, Reading, Respond, is_single
 from ncollapse.hooks.network import in_same_precision
 from ncollapse.hooks.pooling import is_mean_of_pixels, pool_of
@@ -57,8 +57,22 @@ class HeadSearch:
 
     def __init__(self, trace: Trace, num_classes: int | None, tokens: bool, respond: Respond) -> None:
         self.trace, self.reading = trace, Reading(num_classes, tokens, trace.mask, respond)
-        self.fitting = [i for i, part in enumerate(trace.returned) if self.reading.logits(part.values) is not None]
+        fitting = [i for i, part in enumerate(trace.returned) if self.reading.logits(part.values) is not None]
+        self.earlier = {i for i in fitting if self._leads_to_another(i, fitting)}
+        self.fitting = sorted(fitting, key=lambda i: (i in self.earlier, self._is_single(i)))
         self.candidates = [call for call in trace.calls.values() if call.count == 1 and self._may_classify(call)]
+
+    def _leads_to_another(self, index: int, fitting: Sequence[int]) -> bool:
+        """Return whether another returned tensor is computed from this one with further weights, as logits from features."""
+        # Features may be as wide as there are classes. A tensor named "logits" holds the logits in any case.
+        own = self.trace.returned[index].sources
+        others = [self.trace.returned[i].sources for i in fitting]
+        return not (index == 0 and self.trace.names_logits) and any(
+            own & INPUTS and own != other == own | other for other in others
+        )
+
+    def _is_single(self, index: int) -> bool:
+        return is_single(self.trace.returned[index].values, self.reading.num_classes, self.reading.tokens)
 
     def find(self, named: str | None, hint: str | None) -> Head:
         """Find the module that the user named, the one that the network declares, or the one nearest to the output."""
@@ -68,7 +82,7 @@ class HeadSearch:
         declared = [call for call in self.trace.calls.values() if call.name == hint]
         if self.fitting:
             nearest = sorted(self.candidates, key=lambda call: (-call.started_after, -call.name.count(".")))
-            head = self._first_proven([*declared, *nearest], self.fitting[0])
+            head = self._first_proven([*declared, *nearest], self.fitting[0]) or self._joined(self.fitting[0])
         return self._presumed(declared) if head is None else head
 
     def _named(self, name: str) -> Head:
@@ -107,7 +121,7 @@ class HeadSearch:
         if call.input is None or call.output is None or call.count != 1:
             return None
         head = Head(call.name, call.input, logits=Logits(index), others=self._others(call, index))
-        classifier = Classifier(call.name, call.module, call.input.values, self.reading)
+        classifier = Classifier((call.name,), call.module, call.input.values, self.reading)
         if returned:
             pool = self._pool_of_returned(call, index)
             affine = None if pool is None else classifier.affine()
@@ -126,6 +140,35 @@ class HeadSearch:
         return head._replace(
             read=in_same_precision(partial(classifier.map_behind, index)), note=note, logits=Logits(index, changed.probability)
         )
+
+    def _joined(self, index: int) -> Head | None:
+        """Return a head of several modules with one input, whose outputs the network joins, such as old and new classes."""
+        calls = [call for call in self.trace.calls.values() if call.count == 1 and self._may_be_part(call)]
+        for first in sorted(calls, key=lambda call: call.started_after):
+            assert first.input is not None
+            parts = [call for call in calls if call.input is not None and call.input.is_same(first.input)]
+            parts = sorted([call for call in parts if not is_inside(call.name, {other.name for other in parts})], key=_started)
+            if len(parts) < 2 or parts[0] is not first or sum(map(_num_outputs, parts)) != self._num_logits(index):
+                continue
+            names = tuple(call.name for call in parts)
+            classifier = Classifier(names, Joined(call.module for call in parts), first.input.values, self.reading)
+            changed = classifier.changed(index)
+            if changed is not None:
+                note = f"classifiers {', '.join(names)}, joined, give the logits{changed.words}"
+                read = in_same_precision(partial(classifier.map_behind, index))
+                logits = Logits(index, changed.probability)
+                return Head(names[0], first.input, note=note, logits=logits, read=read, others=self._others(first, index))
+        return None
+
+    def _may_be_part(self, call: ModuleCall) -> bool:
+        """Return whether a module has a matrix, and gives rows from rows, or tokens from tokens."""
+        dims = 3 if self.reading.tokens else 2
+        parts = [part.values for part in (call.input, call.output) if part is not None and part.values.ndim == dims]
+        return len(parts) == 2 and parts[0].is_floating_point() and _has_matrix(call.module)
+
+    def _num_logits(self, index: int) -> int:
+        logits = self.reading.logits(self.trace.returned[index].values)
+        return 0 if logits is None else logits.shape[-1]
 
     def _pool_of_returned(self, call: ModuleCall, index: int) -> Pool | None:
         """Return how a module's outputs become the returned logits, None if they do not."""
@@ -160,12 +203,11 @@ class HeadSearch:
     def _decisive(self, index: int) -> Logits | None:
         """Return where the logits are; a single number in [0, 1] may be a logit or a probability, which decide otherwise."""
         values = self.trace.returned[index].values
-        single = is_single(values, self.reading.num_classes, self.reading.tokens)
-        return None if single and bool((values >= 0).all() and (values <= 1).all()) else Logits(index)
+        return None if self._is_single(index) and bool((values >= 0).all() and (values <= 1).all()) else Logits(index)
 
     def _others(self, call: ModuleCall, index: int) -> tuple[str, ...]:
         """Return further modules whose logits the network returns next to the classifier's."""
-        logits = [self.trace.returned[i] for i in self.fitting if i != index]
+        logits = [self.trace.returned[i] for i in self.fitting if i not in {index, *self.earlier}]
         heads = [other.name for other in self.candidates if any(other.returned(part) for part in logits)]
         return tuple(name for name in heads if not is_inside(name, heads))
 
@@ -194,6 +236,26 @@ class HeadSearch:
             num = self.trace.returned[self.fitting[0]].values.shape[-1] if self.fitting else 0
         fits = columns == num or (columns == 1 and num == 2)
         return fits and taken.values.ndim in ({3, 4} if self.reading.tokens else {2, 3, 4})
+
+
+class Joined(nn.Module):
+    """Modules with one input, whose outputs are joined."""
+
+    def __init__(self, parts: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.parts = tuple(parts)  # no children: what happens to this module must not reach them
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Return the outputs of all modules, side by side."""
+        return torch.cat([part(rows) for part in self.parts], dim=-1)
+
+
+def _started(call: ModuleCall) -> int:
+    return call.started_after
+
+
+def _num_outputs(call: ModuleCall) -> int:
+    return 0 if call.output is None else call.output.values.shape[-1]
 
 
 def find_head(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,9 +11,9 @@ from ncollapse.hooks.batch_io import copy_of, run_network
 from ncollapse.hooks.capture import INPUTS
 from ncollapse.hooks.classifier import Head, find_head
 from ncollapse.hooks.label_rows import LabelRows
-from ncollapse.hooks.layer_choice import LayerChoice, Modules, available_names, chosen_taps, name_of
 from ncollapse.hooks.logits import Respond, returned_tensors
-from ncollapse.hooks.pooling import ReadOut, pool_at, read_out, unknown_padding
+from ncollapse.hooks.masks import mask_rules
+from ncollapse.hooks.pooling import ReadOut, pool_at, proven_rule, read_out, silent_rule, unknown_padding
 from ncollapse.hooks.rows import (
     TokenRows,
     count_samples,
@@ -21,11 +21,13 @@ from ncollapse.hooks.rows import (
     find_sample_axes,
     left_out_words,
     misplaced,
+    nothing_found,
     shape_words,
+    without_rows,
 )
-from ncollapse.hooks.stages import find_stages, in_series, parallel_layers
-from ncollapse.hooks.tap import INPUT, Placement, Tap
-from ncollapse.hooks.tapped_network import TapPlan
+from ncollapse.hooks.stages import find_stages, in_series, parallel_layers, repeated
+from ncollapse.hooks.tap import INPUT, LayerChoice, Modules, Placement, Tap, available_names, chosen_taps, name_of
+from ncollapse.hooks.tap_hooks import TapPlan
 from ncollapse.hooks.trace import ModuleCall, Trace, is_inside, outermost, trace_forward
 from ncollapse.hooks.untouched import random_state_kept
 
@@ -77,6 +79,9 @@ class Discovery:
         if not tokens:
             num_rows = count_samples(trace, inputs, num_rows, self.num_classes)
         find_sample_axes(trace, inputs, num_rows, self._look)
+        rules = [] if tokens else mask_rules(inputs, self.model)
+        rule = proven_rule(rules, inputs, _usable(trace, Head()), trace)
+        trace = trace if rule is None else trace._replace(mask=rule.read(inputs))
         head = find_head(trace, self.classifier, self.hint, self.num_classes, tokens, self._respond(inputs))
         found, left_out = "", dict[str, str]()
         read = ReadOut("flatten") if tokens or head.takes_labeled_tokens else self._read_out(trace, head)
@@ -87,7 +92,9 @@ class Discovery:
             taps = tuple(Tap(call.name) for call in _usable(trace, head))
         else:
             taps, found, left_out = self._search(trace, head, read)
-            left_out |= _without_rows(trace, head, num_rows) | dict.fromkeys(self.modules.scripted, "scripted")
+            left_out |= without_rows(_before(trace, head), _usable(trace, head), num_rows) | dict.fromkeys(
+                self.modules.scripted, "scripted"
+            )
         left_out |= dict.fromkeys(head.others, "another head")
         placements, unplaced, proof = self._place(trace, inputs, taps, head, tokens, labeled, read)
         if self.taps is not None and unplaced:
@@ -96,8 +103,9 @@ class Discovery:
         left_out |= unplaced
         feeding = _feeding_label(taps, trace, head)
         if not taps and feeding is None:
-            raise ValueError(_nothing_found(num_rows, left_out))
-        notes = [self.words, found, proof, *left_out_words(left_out), head.note]
+            raise ValueError(nothing_found(num_rows, left_out))
+        rule = silent_rule(rules, inputs, read) if rule is None else rule
+        notes = [self.words, found, proof, "" if rule is None else rule.words, *left_out_words(left_out), head.note]
         notes += [f"{feeding} feeds the classifier"] * (feeding not in {None, *(tap.label for tap in taps)})
         return TapPlan(
             taps,
@@ -111,6 +119,9 @@ class Discovery:
             head.logits,
             self.num_classes,
             placements,
+            rule,
+            _repeats(taps, trace, head, feeding, read),
+            self.taps is not None,
         )
 
     def _look(self, inputs: Any) -> Trace:
@@ -175,19 +186,20 @@ class Discovery:
         return name
 
     def _respond(self, inputs: Any) -> Respond:
-        """Return a function that runs the network with another input of one module."""
+        """Return a function that runs the network with another input of some modules."""
 
-        def respond(name: str, value: Tensor) -> list[Tensor]:
+        def respond(names: Sequence[str], value: Tensor) -> list[Tensor]:
             def replace(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
                 return ((value, *args[1:]), kwargs) if args else ((), {**kwargs, next(iter(kwargs)): value})
 
-            handle = self.modules[name].register_forward_pre_hook(replace, with_kwargs=True)
+            handles = [self.modules[name].register_forward_pre_hook(replace, with_kwargs=True) for name in names]
             try:
                 with random_state_kept():
                     output = run_network(self.model, copy_of(inputs))
                 return [tensor.clone() for tensor in returned_tensors(output)]
             finally:
-                handle.remove()
+                for handle in handles:
+                    handle.remove()
 
         return respond
 
@@ -196,7 +208,8 @@ class Discovery:
         usable = _usable(trace, head)
         left_out: dict[str, str] = {}
         others = set(head.others)
-        takers = [call for call in _before(trace, head) if call.name not in others and not is_inside(call.name, others)]
+        before = [call for call in _before(trace, head) if _sees_inputs(call, trace)]
+        takers = [call for call in before if call.name not in others and not is_inside(call.name, others)]
         usable = [call for call in usable if call in takers]
         last = trace.output if head.input is None else head.input
         end = trace.sources if head.input is None else head.input.sources
@@ -215,12 +228,19 @@ class Discovery:
         else:
             found += " in order of execution, since what depends on what could not be followed"
         taps = _natural_taps(chosen, head, read)
-        return taps, found, _repeated(trace, taps) | left_out
+        return taps, found, repeated(trace, taps) | left_out
 
 
 def _usable(trace: Trace, head: Head) -> list[ModuleCall]:
     """Return the modules before the classifier that ran once and returned one row of features per sample."""
-    return [call for call in _before(trace, head) if call.count == 1 and call.output is not None and call.axis is not None]
+    calls = [call for call in _before(trace, head) if call.count == 1 and call.output is not None and call.axis is not None]
+    return [call for call in calls if _sees_inputs(call, trace)]
+
+
+def _sees_inputs(call: ModuleCall, trace: Trace) -> bool:
+    """Return whether a module's output depends on the inputs, as far as known."""
+    # The texts of the classes, which a network encodes next to its inputs, are no samples, however many there are.
+    return call.output is None or not trace.is_followed or bool(call.output.sources & INPUTS)
 
 
 def _before(trace: Trace, head: Head) -> list[ModuleCall]:
@@ -258,6 +278,17 @@ def _feeding_label(taps: Sequence[Tap], trace: Trace, head: Head) -> str | None:
     return same[-1] if same else Tap(head.name + INPUT, head.pool).label
 
 
+def _repeats(taps: Sequence[Tap], trace: Trace, head: Head, feeding: str | None, read: ReadOut) -> tuple[str, str] | None:
+    """Return two layers with the same numbers: tokens as they are read here, and what the network makes of them."""
+    if read.tokens is None or read.rows is None:
+        return None
+    pooled = [tap.label for tap in taps if tap.pool == read.pool and trace.taken(tap).returned(read.tokens.output)]
+    rows = [tap.label for tap in taps if tap.pool == "flatten" and trace.taken(tap).returned(read.rows)]
+    if feeding is not None and head.pool == "flatten" and head.input is not None and head.input.is_same(read.rows):
+        rows.append(feeding)
+    return (pooled[0], rows[0]) if pooled and rows else None
+
+
 def _overwritten(taps: Sequence[Tap], trace: Trace, head: Head, feeding: str | None) -> frozenset[str]:
     """Return the layers that a later in-place operation overwrites, such as an activation: their features are copied."""
     outputs = {tap.label: trace.taken(tap).output for tap in taps}
@@ -265,33 +296,3 @@ def _overwritten(taps: Sequence[Tap], trace: Trace, head: Head, feeding: str | N
     if feeding is not None and head.input is not None and head.input.overwritten:
         found.add(feeding)
     return frozenset(found)
-
-
-def _repeated(trace: Trace, taps: Iterable[Tap]) -> dict[str, str]:
-    """Return modules that run more than once, such as layers with shared weights, and that no tap covers."""
-    again = [call.name for call in trace.calls.values() if call.count > 1 and any(True for _ in call.module.children())]
-    tapped = {tap.name for tap in taps}
-    outer = [name for name in again if not is_inside(name, again) and not is_inside(name, tapped)]
-    return dict.fromkeys(outer, "runs more than once")
-
-
-def _without_rows(trace: Trace, head: Head, num_rows: int) -> dict[str, str]:
-    """Return layers before the classifier that do not return one row per sample, though they see the inputs."""
-    usable = _usable(trace, head)
-    rowless = [
-        call
-        for call in _before(trace, head)
-        if call.count == 1 and call.axis is None and call.output is not None and call.output.sources & INPUTS
-    ]
-    inside = {call.name for call in usable}
-    layers = [call.name for call in rowless if any(True for _ in call.module.parameters()) and not is_inside(call.name, inside)]
-    return {name: f"{shape_words(trace.calls[name])} for {num_rows} samples" for name in outermost(layers, usable)}
-
-
-def _nothing_found(num_rows: int, left_out: dict[str, str]) -> str:
-    known = f" Left out: {'; '.join(left_out_words(left_out))}." if left_out else ""
-    return (
-        f"No module before the classifier ran once and returned {num_rows} rows for {num_rows} samples.{known} Likely causes: "
-        "(a) samples are not the first dimension (batch_first=False): pass layers=[Tap(name, pool=function)]; (b) every module "
-        "runs several times: name the module around them."
-    )

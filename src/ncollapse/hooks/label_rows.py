@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +17,24 @@ from ncollapse.hooks.tap import Placement
 # A mask of the positions that have labels, a slice of the positions of each sample, or a function of the batch that returns
 # one of them.
 Rows = Tensor | slice | Callable[[Any], Tensor | slice]
+
+
+def class_indices(labels: Any, place: str = "") -> Tensor:
+    """Return labels as a tensor; arrays and lists of integers are converted. ``place`` (" in batch 3") goes into errors."""
+    if isinstance(labels, Tensor):
+        return labels
+    try:
+        found = torch.as_tensor(np.asarray(labels) if hasattr(labels, "__array__") else labels)
+    except (TypeError, ValueError, RuntimeError):
+        found = None
+    if found is None or found.is_floating_point() or found.is_complex():
+        inside = type(labels[0]).__name__ if isinstance(labels, tuple | list) and labels else ""
+        got = type(labels).__name__ + (f" of {inside}" if inside else "")
+        several = isinstance(labels, tuple | list) and any(isinstance(part, Tensor) for part in labels)
+        hint = "Choose one set of labels, such as unpack=lambda batch: (batch[0], batch[1][0])" if several else (
+            "Number the classes from 0, in one tensor, array or list")  # fmt: skip
+        raise TypeError(f"labels must be integer class indices, got {got}{place}. {hint}.")
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,10 +54,9 @@ class LabelRows:
     connected: bool = False
 
     @classmethod
-    def of(cls, labels: Any, ignore_index: int | None = None, rows: Tensor | slice | None = None) -> LabelRows:
+    def of(cls, labels: Any, ignore_index: int | None = None, rows: Tensor | slice | None = None, place: str = "") -> LabelRows:
         """Select the labels that count; those of tokens and pixels may be ``IGNORED_LABEL`` by default."""
-        if not isinstance(labels, Tensor):
-            return cls(labels, (), {})
+        labels = class_indices(labels, place)
         if labels.ndim == 4 and labels.shape[1] == 1:
             labels = labels.squeeze(1)
         shape = tuple(labels.shape) if labels.ndim < 2 or labels.shape[1] != 1 else (len(labels),)
@@ -89,6 +107,23 @@ class LabelRows:
     def of_samples(self, rows: Tensor) -> Tensor:
         """Select from one row per sample, (N, d)."""
         return self._at("Every layer", rows.shape[:1], rows)
+
+    def of_output(self, output: Tensor, placement: Placement) -> Tensor:
+        """Select from the network's logits, or from the classes that these choose."""
+        return self.of_tokens("The network's output", output, placement) if len(self.shape) == 2 else self.of_logits(output)
+
+    def of_positions(self, label: str, output: Tensor, placement: Placement, pool: object = "flatten") -> Tensor:
+        """Select from a layer's tokens (N, T, D) or pixels (N, C, H, W)."""
+        if output.ndim != len(self.shape) + 1 or pool != "flatten":
+            check_not_one_hot(self, self.shape[-1], ())
+            wanted, kind = ("(N, T, D)", "token") if len(self.shape) == 2 else ("(N, C, H, W)", "pixel")
+            raise ValueError(
+                f"Layer {label!r} must return {wanted} since every {kind} has a label, got {tuple(output.shape)}. "
+                f"Name layers that keep the {kind}s, with pool='flatten'; convert one-hot labels with argmax(1)."
+            )
+        if len(self.shape) == 2:
+            return self.of_tokens(f"Layer {label!r}", output, placement)
+        return self.of_pixels(f"Layer {label!r}", output)
 
     def of_tokens(self, what: str, output: Tensor, placement: Placement) -> Tensor:
         """Select from tokens (N, T, D); without a mask of the user's the placement says where the first label's token is."""

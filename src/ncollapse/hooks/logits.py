@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple
 
@@ -13,8 +13,8 @@ from ncollapse.hooks.affine import Affine, affine_map, fitted_map, noisy, roundi
 from ncollapse.hooks.capture import tensors_of
 from ncollapse.hooks.tap import Pool, Tap
 
-# A function that runs the network again with another input of one module, and returns what the network returns.
-Respond = Callable[[str, Tensor], list[Tensor]]
+# A function that runs the network again with another input of some modules, and returns what the network returns.
+Respond = Callable[[Sequence[str], Tensor], list[Tensor]]
 
 # Scales of the random inputs of a classifier behind which the network changes the logits. Probabilities of large logits are
 # rounded to 0 and 1, so that some inputs are small.
@@ -37,9 +37,19 @@ class Logits(NamedTuple):
 
 def returned_tensors(output: Any) -> list[Tensor]:
     """Return the tensors in a network's output that may be logits, those named "logits" first."""
+    return tensors_of(_named(output))
+
+
+def names_logits(output: Any) -> bool:
+    """Return whether one of the tensors in a network's output is named "logits"."""
+    output = _named(output)
+    return isinstance(output, Mapping) and bool(tensors_of([output.get("logits")]))
+
+
+def _named(output: Any) -> Any:
     if is_dataclass(output) and not isinstance(output, type | Mapping):
-        output = {item.name: getattr(output, item.name) for item in fields(output)}
-    return tensors_of(output)
+        return {item.name: getattr(output, item.name) for item in fields(output)}
+    return output
 
 
 def class_logits(output: Tensor, num_classes: int | None, tokens: bool) -> Tensor | None:
@@ -109,9 +119,9 @@ class Changed(NamedTuple):
 
 
 class Classifier(NamedTuple):
-    """A module that may be the classifier, and an input of it."""
+    """A module that may be the classifier, or several that are one together, and an input of it."""
 
-    name: str
+    names: tuple[str, ...]
     module: nn.Module
     taken: Tensor
     reading: Reading
@@ -127,7 +137,7 @@ class Classifier(NamedTuple):
         # Something that adds nothing to the logits of the first samples yet, such as low-rank updates that start at zero, may
         # do so later in a watched training.
         affine, drawn = self.affine(), noisy(self.taken, 0)
-        answer = self.reading.respond(self.name, drawn)[index:][:1]
+        answer = self.reading.respond(self.names, drawn)[index:][:1]
         gives = affine is not None and bool(answer) and self.reading.gives(affine, drawn, pool, answer[0], drawn)
         return affine if gives else None
 
@@ -141,7 +151,7 @@ class Classifier(NamedTuple):
         inputs, outputs = [], []
         for seed, scale in enumerate(_SCALES):
             drawn = scale * noisy(self.taken, seed)
-            answer = self.reading.respond(self.name, drawn)[index:][:1]
+            answer = self.reading.respond(self.names, drawn)[index:][:1]
             inputs.append(self.reading.rows(drawn, "flatten"))
             outputs += answer
         if len({output.shape for output in outputs}) != 1 or len(outputs) != len(inputs):

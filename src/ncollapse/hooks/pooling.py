@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from ncollapse.hooks.capture import Captured
+from ncollapse.hooks.masks import MaskRule
 from ncollapse.hooks.tap import Pool, Tap
 from ncollapse.hooks.trace import ModuleCall, Trace
 
@@ -30,11 +32,20 @@ _MODES: dict[str, Pool] = {"mean": "mean", "cls": "cls", "lasttoken": "last_toke
 
 
 class ReadOut(NamedTuple):
-    """How a network reads its tokens, from how many of them (0 if unknown), and on what evidence, in words."""
+    """How a network reads its tokens.
+
+    Attributes:
+        num_tokens: From how many of them, 0 if unknown.
+        words: On what evidence.
+        tokens: The module whose tokens the network reads so, None if unknown.
+        rows: What it makes of them.
+    """
 
     pool: Pool
     num_tokens: int = 0
     words: str = ""
+    tokens: ModuleCall | None = None
+    rows: Captured | None = None
 
 
 def read_out(model: nn.Module, usable: Sequence[ModuleCall], trace: Trace, classified: bool) -> ReadOut:
@@ -46,15 +57,43 @@ def read_out(model: nn.Module, usable: Sequence[ModuleCall], trace: Trace, class
     declared = None if classified else declared_pool(model)
     if declared is not None:
         return ReadOut(declared[0], 0, f"tokens read at {declared[0]}, as {declared[1]} declares")
-    taken = [("the network returns", part) for part in trace.returned]
-    taken += [(f"{call.name} takes", call.input) for call in calls if call.input is not None]
-    # Start with the last tokens, since the network reads from these. Rows made of earlier tokens may be part of a block.
-    for call in reversed([call for call in usable if call.features.ndim == 3]):
-        for words, rows in taken:
-            pool = pool_of(call.values, rows.values, trace.mask) if rows.tensor.ndim == 2 else None
-            if pool is not None:
-                return ReadOut(pool, call.features.shape[1], f"tokens read at {pool}, as {words} them")
+    for call, words, rows in _tokens_and_rows(usable, trace):
+        pool = pool_of(call.values, rows.values, trace.mask)
+        if pool is not None:
+            return ReadOut(pool, call.features.shape[1], f"tokens read at {pool}, as {words} them", call, rows)
     return ReadOut("mean", 0, "tokens averaged, since it is unknown how the network reads them")
+
+
+def _tokens_and_rows(usable: Sequence[ModuleCall], trace: Trace) -> Iterator[tuple[ModuleCall, str, Captured]]:
+    """Yield layers with tokens, and rows that a network may have made of them, with words for these."""
+    taken = [("the network returns", part) for part in trace.returned]
+    taken += [(f"{call.name} takes", call.input) for call in trace.calls.values() if call.input is not None]
+    rows = [(words, part) for words, part in taken if part.tensor.ndim == 2]
+    # Start with the last tokens, since the network reads from these. Rows made of earlier tokens may be part of a block.
+    tokens = [call for call in usable if call.features.ndim == 3 and call.features.is_floating_point()]
+    return ((call, words, part) for call in reversed(tokens) for words, part in rows)
+
+
+def proven_rule(rules: Sequence[MaskRule], inputs: Any, usable: Sequence[ModuleCall], trace: Trace) -> MaskRule | None:
+    """Return the rule by which the network ignores padding when it makes one row of its tokens, None if none is proven."""
+    for rule in rules:
+        mask = rule.read(inputs)
+        if mask is None or bool(mask.all()) or not bool(mask.any(dim=1).all()):
+            continue
+        for call, _, rows in _tokens_and_rows(usable, trace):
+            if call.features.shape[1] == mask.shape[1] and pool_of(call.values, rows.values, None) is None:
+                if pool_of(call.values, rows.values, mask) is not None:
+                    return rule
+    return None
+
+
+def silent_rule(rules: Sequence[MaskRule], inputs: Any, read: ReadOut) -> MaskRule | None:
+    """Return the likely rule if the first samples have no padding, but the network reads its tokens so that it would count."""
+    if read.tokens is None or read.pool not in {"mean", "last_token"}:
+        return None
+    likely = [(rule, rule.read(inputs)) for rule in rules if rule.kind != "padding" or rule.is_boolean(inputs)]
+    full = [rule for rule, mask in likely if mask is not None and bool(mask.all()) and mask.shape[1] == read.num_tokens]
+    return next(iter(full), None)
 
 
 def declared_pool(model: nn.Module) -> tuple[Pool, str] | None:
@@ -113,16 +152,17 @@ def pool_of(tokens: Tensor, rows: Tensor, mask: Tensor | None) -> Pool | None:
     if tokens.ndim != 3 or rows.shape != (len(tokens), tokens.shape[2]) or not rows.is_floating_point():
         return None
     mask = None if mask is not None and mask.shape[1] > tokens.shape[1] else mask
-    fitting = [pool for pool in _CANDIDATES if _same(Tap("", pool).read(tokens, mask), rows)]
+    fitting = [pool for pool in _CANDIDATES if is_same(Tap("", pool).read(tokens, mask), rows)]
     return fitting[-1] if fitting else None
 
 
 def is_mean_of_pixels(images: Tensor, rows: Tensor) -> bool:
     """Return whether rows (N, C) are the means of images (N, C, H, W) over their pixels."""
-    return images.ndim == 4 and rows.shape == images.shape[:2] and _same(images.mean(dim=(2, 3)), rows)
+    return images.ndim == 4 and rows.shape == images.shape[:2] and is_same(images.mean(dim=(2, 3)), rows)
 
 
-def _same(read: Tensor, rows: Tensor) -> bool:
+def is_same(read: Tensor, rows: Tensor) -> bool:
+    """Return whether two ways to read tokens give the same rows, to rounding."""
     # The tolerance is relative to the largest number, so that small features do not all count as equal. It leaves room for the
     # rounding of a mean in half precision.
     atol = max(1e-5, 2 * torch.finfo(rows.dtype).eps) * float(rows.abs().max())

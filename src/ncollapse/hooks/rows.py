@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ncollapse.hooks.batch_io import map_tensors, tensors_in
-from ncollapse.hooks.capture import Captured
+from ncollapse.hooks.capture import INPUTS, Captured
 from ncollapse.hooks.tap import Placement
-from ncollapse.hooks.trace import ModuleCall, Trace, input_call
+from ncollapse.hooks.trace import ModuleCall, Trace, input_call, is_inside, outermost
 
 # Runs the network once and returns the trace. The random state is the same each time.
 Look = Callable[[Any], Trace]
@@ -145,6 +145,29 @@ class TokenRows:
         return {first for rows in taken for first in starts if torch.equal(tokens[:, first : first + labels], rows)}
 
 
+def misordered(outputs: dict[str, Tensor], reverse: dict[str, Tensor], num: int, labels: Iterable[str]) -> dict[str, str]:
+    """Return layers without one row for each of some samples, or with rows in an order of their own, and why.
+
+    ``reverse`` are the outputs for the samples in reverse order.
+    """
+    found = {}
+    for label in labels:
+        if label not in outputs or label not in reverse:
+            found[label] = f"does not run for {num} samples"
+        elif not len(outputs[label]) == len(reverse[label]) == num:
+            found[label] = f"returns {len(outputs[label])} rows for {num} samples"
+        elif _follows_another(outputs[label].flip(0).flatten(1).float(), reverse[label].flatten(1).float()):
+            found[label] = "reorders the samples"
+    return found
+
+
+def _follows_another(expected: Tensor, rows: Tensor) -> bool:
+    """Return whether a row is that of another sample, and not that of its own."""
+    distance = torch.cdist(rows, expected)
+    alike = distance <= _CHANGED * expected.norm(dim=1).max()
+    return bool((alike.any(dim=1) & ~alike.diagonal()).any())
+
+
 def declared_prefix(model: nn.Module) -> int:
     """Return how many tokens a network declares to add in front of its own."""
     declared = (getattr(module, "num_prefix_tokens", None) for module in model.modules())
@@ -228,3 +251,26 @@ def left_out_words(left_out: dict[str, str]) -> list[str]:
         more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
         words.append(f"{', '.join(names[:_NAMES_SHOWN])}{more} left out ({reason})")
     return words
+
+
+def without_rows(before: Sequence[ModuleCall], usable: Sequence[ModuleCall], num_rows: int) -> dict[str, str]:
+    """Return layers before the classifier that do not return one row per sample, though they see the inputs."""
+    rowless = [
+        call
+        for call in before
+        if call.count == 1 and call.axis is None and call.output is not None and call.output.sources & INPUTS
+    ]
+    calls = {call.name: call for call in rowless}
+    inside = {call.name for call in usable}
+    layers = [call.name for call in rowless if any(True for _ in call.module.parameters()) and not is_inside(call.name, inside)]
+    return {name: f"{shape_words(calls[name])} for {num_rows} samples" for name in outermost(layers, usable)}
+
+
+def nothing_found(num_rows: int, left_out: dict[str, str]) -> str:
+    """Return an error for a network without layers."""
+    known = f" Left out: {'; '.join(left_out_words(left_out))}." if left_out else ""
+    return (
+        f"No module before the classifier ran once and returned {num_rows} rows for {num_rows} samples.{known} Likely causes: "
+        "(a) samples are not the first dimension (batch_first=False): pass layers=[Tap(name, pool=function)]; (b) every module "
+        "runs several times: name the module around them."
+    )

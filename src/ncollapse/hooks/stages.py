@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 from torch import nn
 
 from ncollapse.hooks.capture import Captured
 from ncollapse.hooks.pooling import pool_of
-from ncollapse.hooks.trace import ModuleCall, input_call, is_inside, parent_of
+from ncollapse.hooks.tap import Tap
+from ncollapse.hooks.trace import ModuleCall, Trace, input_call, is_inside, parent_of
 
 # A deep network repeats a block, and its author wrote a class for it: a residual block, an encoder layer, a mixer. The depth of
 # the network is counted in these blocks, and their outputs are its states. Modules inside a block are not states: on a residual
@@ -222,3 +223,11 @@ def has_weights(call: ModuleCall) -> bool:
 def _has_layers(module: nn.Module) -> bool:
     """Return whether some module inside has parameters."""
     return any(next(child.parameters(), None) is not None for child in module.children())
+
+
+def repeated(trace: Trace, taps: Iterable[Tap]) -> dict[str, str]:
+    """Return modules that run more than once, such as layers with shared weights, and that no tap covers."""
+    again = [call.name for call in trace.calls.values() if call.count > 1 and any(True for _ in call.module.children())]
+    tapped = {tap.name for tap in taps}
+    outer = [name for name in again if not is_inside(name, again) and not is_inside(name, tapped)]
+    return dict.fromkeys(outer, "runs more than once")

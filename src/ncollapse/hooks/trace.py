@@ -13,9 +13,10 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
-from ncollapse.hooks.batch_io import attention_mask, run_network, tensors_in
+from ncollapse.hooks.batch_io import run_network, tensors_in
 from ncollapse.hooks.capture import INPUTS, Captured, first_feature
-from ncollapse.hooks.logits import returned_tensors
+from ncollapse.hooks.logits import names_logits, returned_tensors
+from ncollapse.hooks.masks import attention_mask
 from ncollapse.hooks.tap import INPUT, Tap
 
 # Each tensor is copied when it is captured, and its memory address and version are kept. Module B follows module A if B's input
@@ -77,11 +78,16 @@ class ModuleCall:
 
 
 class Trace(NamedTuple):
-    """One forward pass: the modules that ran, the tensors that the network returned, and the attention mask."""
+    """One forward pass: the modules that ran, the tensors that the network returned, and the attention mask.
+
+    Attributes:
+        names_logits: Whether the network named the first of the returned tensors "logits".
+    """
 
     calls: dict[str, ModuleCall]
     returned: list[Captured]
     mask: Tensor | None
+    names_logits: bool = False
 
     def call(self, label: str) -> ModuleCall | None:
         """Return the call of a module; for "module.input", what that module took as if a module had returned it."""
@@ -98,6 +104,11 @@ class Trace(NamedTuple):
     def sources(self) -> int:
         """On what the network's outputs depend."""
         return reduce(or_, (part.sources for part in self.returned), 0)
+
+    @property
+    def is_followed(self) -> bool:
+        """Whether the way from the inputs to the network's outputs could be followed."""
+        return bool(self.sources & INPUTS)
 
     @property
     def output(self) -> Captured | None:
@@ -119,7 +130,8 @@ def trace_forward(model: nn.Module, modules: dict[str, nn.Module], inputs: Any) 
     finally:
         for handle in handles:
             handle.remove()
-    return Trace(recorder.calls, [recorder.copy(tensor) for tensor in returned_tensors(output)], attention_mask(inputs, model))
+    returned = [recorder.copy(tensor) for tensor in returned_tensors(output)]
+    return Trace(recorder.calls, returned, attention_mask(inputs, model), names_logits(output))
 
 
 def input_call(call: ModuleCall) -> ModuleCall:

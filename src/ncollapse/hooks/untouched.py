@@ -57,7 +57,7 @@ class Untouched:
     # LoRA merges its weights. An embedding with ``max_norm`` writes to its weights in each forward pass.
 
     def __init__(self, model: nn.Module, *, check: bool = False, batches: Any = None) -> None:
-        self._model, self._check, self._batches = model, check or ALWAYS_CHECKED, batches
+        self.model, self._check, self._batches = model, check or ALWAYS_CHECKED, batches
         self._stack = ExitStack()
 
     def __enter__(self) -> Untouched:
@@ -74,14 +74,14 @@ class Untouched:
         # If nothing was compiled, the compiler has not been imported, and importing it here would take seconds.
         if "torch._dynamo" in sys.modules:
             self._stack.enter_context(torch.compiler.set_stance("force_eager"))
-        self._fingerprint = fingerprint(self._model) if self._check else {}
-        self._parameters = [_Parameter.of(name, parameter) for name, parameter in self._model.named_parameters()]
-        self._acting = [(module, module.training) for module in self._model.modules() if _acts_in_train(module)]
+        self._fingerprint = fingerprint(self.model) if self._check else {}
+        self._parameters = [_Parameter.of(name, parameter) for name, parameter in self.model.named_parameters()]
+        self._acting = [(module, module.training) for module in self.model.modules() if _acts_in_train(module)]
         inside = {parameter for module, _ in self._acting for parameter in module.parameters()}
-        written = {parameter for module in self._model.modules() if _bounds_norms(module) for parameter in module.parameters()}
-        self._before = Snapshot(self._model, inside | written)
+        written = {parameter for module in self.model.modules() if _bounds_norms(module) for parameter in module.parameters()}
+        self._before = Snapshot(self.model, inside | written)
         try:
-            self._model.eval()
+            self.model.eval()
             self._written = written | self._before.forget_unchanged(inside - written)
             self.mark()
         except BaseException:
@@ -95,7 +95,7 @@ class Untouched:
 
     def mark(self) -> None:
         """Save the state that ``rewind`` restores: in eval mode, with the hooks that are there now."""
-        self._marked = Snapshot(self._model, self._written)
+        self._marked = Snapshot(self.model, self._written)
 
     def rewind(self) -> None:
         """Restore the marked state, so that a further pass sees the network of the first."""
@@ -119,7 +119,7 @@ class Untouched:
     def _verify(self) -> None:
         changed = [name for saved in self._parameters if not self._before.holds(saved.tensor) for name in saved.written()]
         if self._check:
-            changed += differing(self._fingerprint, fingerprint(self._model))
+            changed += differing(self._fingerprint, fingerprint(self.model))
         if changed:
             names = list(dict.fromkeys(changed))
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""

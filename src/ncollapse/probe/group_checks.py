@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ncollapse.groups import Processes
 from ncollapse.hooks.logits import Logits
-from ncollapse.hooks.tapped_network import TapPlan
+from ncollapse.hooks.tap_hooks import TapPlan
 from ncollapse.probe.request import Request, classifier_on
 from ncollapse.statistics.centers import ClassCenters, LinearClassifier
 from ncollapse.statistics.moments import ClassMoments

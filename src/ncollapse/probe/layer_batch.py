@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from ncollapse.hooks.label_rows import LabelRows
+from ncollapse.hooks.label_rows import LabelRows, class_indices
 from ncollapse.hooks.tapped_network import TappedNetwork
 from ncollapse.measurement.path_choice import PathChoice, path_layers
 from ncollapse.statistics.batch import LabelGroups, check_labels, flatten_features
@@ -94,6 +94,7 @@ class CheckedLayers:
         selection: ClassSelection | None = None,
     ) -> None:
         """Check the labels once for all layers; the place ends a sentence, such as " in batch 3"."""
+        labels = class_indices(labels, place)
         self.labels = check_labels(labels, len(labels), num_classes, place)
         self._num_samples, self._rows = len(self.labels), None if selection is None else selection.rows(self.labels)
         self.labels = self.labels if self._rows is None else self.labels[self._rows]

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ncollapse.hooks.batch_io import Arguments, Call, Unpack, length_of, map_tensors, unpack_batch
-from ncollapse.hooks.label_rows import LabelRows, Rows
+from ncollapse.hooks.batch_io import Arguments, Call, Unpack, length_of, map_tensors, tensors_of_arrays, unpack_batch
+from ncollapse.hooks.label_rows import LabelRows, Rows, class_indices
 from ncollapse.hooks.tapped_network import TappedNetwork
 from ncollapse.probe.layer_batch import NetworkBatch
 
@@ -35,15 +35,16 @@ class Reading:
             if isinstance(batch, Tensor | str | int | float):
                 hint = " Put one pair into a list. If it is one sample, not a batch: wrap it in a DataLoader."
             raise TypeError(f"Batch {index}: {error}{hint}") from error
-        if isinstance(labels, int) or (isinstance(labels, Tensor) and labels.ndim == 0):
+        labels = class_indices(labels, f" in batch {index}")
+        if labels.ndim == 0:
             raise TypeError(
-                f"Batch {index} must have one label per sample, got one label: {int(labels)}. This is one sample, not a batch: "
-                "wrap it in a DataLoader."
+                f"Batch {index} must have one label per sample, got one label: {labels.item()}. This is one sample, not a "
+                "batch: wrap it in a DataLoader."
             )
         rows = self.rows(batch) if callable(self.rows) else self.rows
         return (
             inputs if self.call is None else Arguments((inputs,), {}, self.call),
-            LabelRows.of(labels, self.ignore_index, rows),
+            LabelRows.of(labels, self.ignore_index, rows, f" in batch {index}"),
         )
 
 
@@ -56,10 +57,11 @@ def network_batches(
 ) -> Iterator[NetworkBatch]:
     """Yield the batches of one pass. Those without a label that counts are left out: they would prove nothing to a look."""
     taps.rewind()
+    precision = next((part.dtype for part in taps.model.parameters() if part.is_floating_point()), torch.get_default_dtype())
     total = length_of(batches)
     for index, batch in enumerate(batches):
         inputs, labeled = reading.read(batch, index)
-        if not isinstance(labeled.labels, Tensor) or len(labeled.labels):
-            inputs = map_tensors(lambda tensor: tensor.to(device), inputs)
+        if len(labeled.labels):
+            inputs = map_tensors(lambda tensor: tensor.to(device), tensors_of_arrays(inputs, precision))
             yield NetworkBatch(taps, inputs, labeled, device.type == "cpu")
         report(index + 1, total)

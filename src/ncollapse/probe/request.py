@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ncollapse.groups import Processes
-from ncollapse.hooks.layer_choice import LayerChoice
+from ncollapse.hooks.tap import LayerChoice
 from ncollapse.measurement.measurement import Measurement
 from ncollapse.measurement.path_choice import PathChoice, check_path
 from ncollapse.metrics.entry import Metric, Need

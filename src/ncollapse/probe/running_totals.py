@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from ncollapse.groups import Processes
+from ncollapse.hooks.label_rows import class_indices
 from ncollapse.measurement.measurement import Measurement
 from ncollapse.probe.first_pass import FirstPass
 from ncollapse.probe.layer_batch import LayerBatch
@@ -42,7 +41,7 @@ class RunningTotals:
             device = next(iter(batch.features.values())).device
             self._first = FirstPass(self.request, self.request.budget(device, self.processes))
         # Copied, because the loop may write the next batch's labels into the same buffer.
-        self._first.add(batch._replace(labels=batch.labels.clone()) if isinstance(batch.labels, Tensor) else batch)
+        self._first.add(batch._replace(labels=class_indices(batch.labels).clone()))
         self._broken = False
 
     def merge(self, other: RunningTotals) -> None:

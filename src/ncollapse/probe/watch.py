@@ -13,13 +13,15 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 
-from ncollapse.hooks.batch_io import Arguments, attention_mask, num_samples_of
+from ncollapse.hooks.batch_io import Arguments, num_samples_of
 from ncollapse.hooks.discovery import Discovery
-from ncollapse.hooks.label_rows import LabelRows, check_not_one_hot
-from ncollapse.hooks.layer_choice import LayerChoice
+from ncollapse.hooks.label_rows import LabelRows, check_not_one_hot, class_indices
 from ncollapse.hooks.logits import returned_tensors
+from ncollapse.hooks.masks import attention_mask
 from ncollapse.hooks.network import network_of
-from ncollapse.hooks.tapped_network import TapHooks, Tapped, TapPlan, labeled_logits, labeled_positions, look
+from ncollapse.hooks.tap import LayerChoice, Placement
+from ncollapse.hooks.tap_hooks import TapHooks, Tapped, TapPlan
+from ncollapse.hooks.tapped_network import look
 from ncollapse.hooks.untouched import Untouched
 from ncollapse.measurement.measurement import Measurement
 from ncollapse.measurement.path_choice import PathChoice
@@ -207,7 +209,7 @@ class Watched:
                 "the labels belong. Call update after each, and keep other calls outside of the with block."
             )
         # Copied only now: the loop may write the next batch into the same buffer.
-        labeled = LabelRows.of(labels.clone() if isinstance(labels, Tensor) else labels, self._ignore_index, rows)
+        labeled = LabelRows.of(class_indices(labels).clone(), self._ignore_index, rows)
         check_not_one_hot(labeled, self._totals.request.num_classes, returned)
         plan, features, choices = self._select(tapped, labeled)
         self._totals.add(LayerBatch(features, labeled.labels, choices, plan.classifier))
@@ -223,8 +225,9 @@ class Watched:
         if not tokens:
             rows = {name: labeled.of_samples(rows) for name, rows in found.items()}
             return plan, rows, None if choices is None else labeled.of_samples(choices)
-        features = {name: labeled_positions(plan, name, output, labeled) for name, output in found.items()}
-        return plan, features, None if choices is None else labeled_logits(plan, choices, labeled)
+        places = {name: plan.placements.get(name, Placement()) for name in ("", *found)}
+        features = {name: labeled.of_positions(name, output, places[name]) for name, output in found.items()}
+        return plan, features, None if choices is None else labeled.of_output(choices, places[""])
 
     def compute(self) -> Measurement:
         """Measure everything since the last reset; more may follow."""
@@ -253,9 +256,8 @@ class Watched:
         if not self._hooks:
             self._plans = self._find_layers(inputs)
             self._hooks = {tokens: TapHooks(model, plan) for tokens, plan in self._plans.items()}
-        mask = attention_mask(inputs, model)
         for tokens, hooks in self._hooks.items():
-            hooks.begin(mask, whole=tokens)
+            hooks.begin(attention_mask(inputs, model, hooks.plan.mask_rule), whole=tokens)
 
     def _after(self, model: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if model in _TRACED_NOW:
@@ -291,10 +293,11 @@ class Watched:
         plans, num_samples = {}, num_samples_of(inputs)
         with self._apart() as untouched, torch.no_grad():
             make_plan = partial(self._discovery.plan, tokens=0)
-            plans[False] = look(untouched, make_plan, inputs, num_samples, whole=False)
+            plans[False] = look(untouched, make_plan, inputs, num_samples)
             labeled = LabelRows.for_every_position(self._returned)
             if labeled is not None:
                 make_plan = partial(self._discovery.plan, tokens=labeled.num_tokens, labeled=labeled)
-                plans[True] = look(untouched, make_plan, inputs, num_samples, whole=False)
-        # All layers are copied: eval mode does not show which of them training overwrites, as dropout in place does.
-        return {tokens: replace(plan, overwritten=plan.labels) for tokens, plan in plans.items()}
+                plans[True] = look(untouched, make_plan, inputs, num_samples, tokens=True)
+        # All layers are copied: eval mode does not show which of them training overwrites, as dropout in place does. And
+        # dropout may lie between tokens and what the network makes of them.
+        return {tokens: replace(plan, overwritten=plan.labels, repeats=None) for tokens, plan in plans.items()}

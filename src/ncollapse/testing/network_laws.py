@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from ncollapse.hooks.batch_io import Call, Unpack, map_tensors, tensors_in, unpack_batch
-from ncollapse.hooks.layer_choice import LayerChoice
+from ncollapse.hooks.label_rows import Rows, class_indices
 from ncollapse.hooks.logits import before_probabilities, class_logits, is_single
 from ncollapse.hooks.network import network_of
 from ncollapse.hooks.snapshot import differing, fingerprint
+from ncollapse.hooks.tap import LayerChoice
 from ncollapse.hooks.untouched import random_state_kept
 from ncollapse.probe.request import ClassifierChoice
 from ncollapse.testing.plain_hooks import deviation, plain_values
@@ -32,6 +33,7 @@ def check_network(
     unpack: Unpack = unpack_batch,
     call: Call | None = None,
     ignore_index: int | None = None,
+    rows: Rows | None = None,
 ) -> Report:
     """Prove on some batches that ``measure`` measures a network right.
 
@@ -49,6 +51,7 @@ def check_network(
         unpack: As in ``measure``.
         call: As in ``measure``.
         ignore_index: As in ``measure``.
+        rows: As in ``measure``.
 
     Returns:
         One law per line, with the numbers that were compared.
@@ -66,7 +69,8 @@ def check_network(
     model = network_of(model)
     with random_state_kept(batches):
         held = list(batches)
-    options = {"layers": layers, "classifier": classifier, "unpack": unpack, "call": call, "ignore_index": ignore_index}
+    options: dict[str, Any] = {"layers": layers, "classifier": classifier, "unpack": unpack, "call": call}
+    options |= {"ignore_index": ignore_index, "rows": rows}
     subject = Subject(model, held, num_classes, options)
     before = fingerprint(model)
     try:
@@ -201,11 +205,12 @@ def _reversed_batches(name: str, subject: Subject) -> Law:
 
 
 def _half_of_the_samples(name: str, subject: Subject) -> Law:
-    size = len(next(subject.pairs())[1])
+    size = len(next(subject.pairs()).labels)
     first = replace(subject, batches=subject.batches[:1])
     inputs, labels = subject.options["unpack"](first.copies[0])
-    if labels.ndim > 1:
-        return Law(name, None, "tokens or pixels have labels")
+    labels = class_indices(labels)
+    if labels.ndim > 1 or subject.options["rows"] is not None:
+        return Law(name, None, "tokens, pixels or nodes have labels")
     if size < 2 or any(not isinstance(part, Tensor) or part.ndim == 0 or len(part) != size for part in tensors_in(inputs)):
         return Law(name, None, "not every input has one row per sample")
     half = size // 2

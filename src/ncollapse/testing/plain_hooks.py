@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ncollapse.hooks.batch_io import IGNORED_LABEL, attention_mask, copy_of, run_network
+from ncollapse.hooks.batch_io import IGNORED_LABEL, copy_of, run_network
 from ncollapse.hooks.capture import feature_of
+from ncollapse.hooks.masks import attention_mask, mask_rules
 from ncollapse.hooks.tap import INPUT
 from ncollapse.hooks.untouched import Untouched
 
@@ -26,8 +27,41 @@ class Seen(NamedTuple):
     precision: float
 
 
-def read_layers(model: nn.Module, layers: Sequence[str], batches: Sequence[tuple[Any, Tensor]], ignore: int | None) -> Seen:
-    """Run a network in eval mode on (inputs, labels), with hooks that copy what the layers return."""
+class LabeledBatch(NamedTuple):
+    """Inputs and labels, and a mask of the positions that have labels if the user gave one."""
+
+    inputs: Any
+    labels: Tensor
+    where: Tensor | None = None
+
+    @classmethod
+    def of(cls, inputs: Any, labels: Tensor, rows: Tensor | slice | None) -> LabeledBatch:
+        """Expand the user's ``rows`` to a mask: a slice leaves out positions at both ends on top of those with labels."""
+        if isinstance(rows, slice):
+            before, behind = rows.start or 0, max(0, -(rows.stop or 0))
+            marks = torch.zeros(before + labels.shape[1] + behind, dtype=torch.bool)
+            marks[rows] = True
+            return cls(inputs, labels, marks.expand(len(labels), -1))
+        if rows is not None and rows.ndim == labels.ndim - 1:
+            rows = rows.expand(len(labels), *rows.shape)
+        return cls(inputs, labels, None if rows is None else rows.cpu())
+
+    def counted(self, ignore: int | None) -> Tensor:
+        """Return which of the labels count, flat."""
+        counts = self.labels.reshape(-1) != (IGNORED_LABEL if ignore is None else ignore)
+        same = self.where is not None and self.where.shape == self.labels.shape
+        return counts & self.where.reshape(-1) if same and self.where is not None else counts
+
+    def at_labels(self, positions: Tensor) -> Tensor:
+        """Return the rows of labels from one row for every position, (M, D); unchanged if they are as many as labels."""
+        fits = self.where is None or len(positions) == self.labels.numel()
+        return positions if fits or self.where is None else positions[self.where.reshape(-1)]
+
+
+def read_layers(
+    model: nn.Module, layers: Sequence[str], batches: Sequence[LabeledBatch], ignore: int | None, chosen: str = ""
+) -> Seen:
+    """Run a network in eval mode, with hooks that copy what the layers return; ``chosen`` may say what is padding."""
     modules, kept = dict(model.named_modules(remove_duplicate=False)), dict[str, Tensor]()
     handles = []
     for layer in layers:
@@ -50,14 +84,15 @@ def read_layers(model: nn.Module, layers: Sequence[str], batches: Sequence[tuple
     labels, outputs, precision = [], [], 0.0
     try:
         with Untouched(model), torch.no_grad():
-            for inputs, target in batches:
-                outputs.append(run_network(model, copy_of(inputs)))
-                mask = attention_mask(inputs, model)
-                counted = target.reshape(-1) != (IGNORED_LABEL if ignore is None else ignore)
-                labels.append(target.reshape(-1)[counted])
+            for batch in batches:
+                outputs.append(run_network(model, copy_of(batch.inputs)))
+                rule = next((rule for rule in mask_rules(batch.inputs, model) if rule.words in chosen), None)
+                mask = attention_mask(batch.inputs, model, rule)
+                counted = batch.counted(ignore)
+                labels.append(batch.labels.reshape(-1)[counted])
                 for layer, values in kept.items():
                     precision = max(precision, torch.finfo(values.dtype).eps)
-                    rows = _rows(values, layer.partition(":")[2], target, mask)
+                    rows = _rows(values, layer.partition(":")[2], batch, mask)
                     if isinstance(rows, str):
                         unread[layer] = rows
                     else:
@@ -69,15 +104,21 @@ def read_layers(model: nn.Module, layers: Sequence[str], batches: Sequence[tuple
     return Seen(features, unread, torch.cat(labels), outputs, precision)
 
 
-def _rows(values: Tensor, pool: str, target: Tensor, mask: Tensor | None) -> Tensor | str:
+def _rows(values: Tensor, pool: str, batch: LabeledBatch, mask: Tensor | None) -> Tensor | str:
     """Return one row per label, or why it is not read here."""
-    shape = tuple(values.shape)
+    shape, target, known = tuple(values.shape), batch.labels, [batch.labels.shape]
+    known += [] if batch.where is None else [batch.where.shape]
     if pool not in _POOLS:
         return "read by a function"
     if target.ndim == 2 and target.shape[1] > 1:
-        return values.flatten(0, 1) if values.ndim == 3 and shape[:2] == tuple(target.shape) else f"returns {shape}"
-    if target.ndim > 2 or shape[0] != len(target):
+        return batch.at_labels(values.flatten(0, 1)) if values.ndim == 3 and shape[:2] in known else f"returns {shape}"
+    if target.ndim == 3:
+        pixels = values.movedim(1, -1)
+        return batch.at_labels(pixels.flatten(0, -2)) if pixels.shape[:-1] in known else f"returns {shape}"
+    if target.ndim > 3 or shape[:1] not in known:
         return f"returns {shape} for labels {tuple(target.shape)}"
+    if batch.where is not None:
+        return batch.at_labels(values.flatten(1))
     if not pool:
         return values.flatten(1)
     return torch.stack([_pooled(sample.double(), pool, None if mask is None else mask[i]) for i, sample in enumerate(values)])

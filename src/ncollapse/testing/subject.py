@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ncollapse.hooks.batch_io import IGNORED_LABEL, Arguments, copy_of, map_tensors
+from ncollapse.hooks.batch_io import Arguments, copy_of, map_tensors
+from ncollapse.hooks.label_rows import class_indices
 from ncollapse.hooks.logits import class_logits, returned_tensors
 from ncollapse.hooks.network import device_of
 from ncollapse.measurement.measurement import Measurement
 from ncollapse.probe.collect_features import collect_features
 from ncollapse.probe.measure import measure
-from ncollapse.testing.plain_hooks import Seen, read_layers
+from ncollapse.testing.plain_hooks import LabeledBatch, Seen, read_layers
 
 # How many roundings may add up in a product or a mean of a network's own precision.
 _ROUNDINGS = 1e3
@@ -56,21 +57,23 @@ class Subject:
     @cached_property
     def seen(self) -> Seen:
         """What plain hooks see."""
-        return read_layers(self.model, self.measured.layers, list(self.pairs()), self.ignored)
+        return read_layers(self.model, self.measured.layers, list(self.pairs()), self.ignored, self.measured.chosen)
 
     @property
     def ignored(self) -> int | None:
         """The label to ignore."""
         return self.options["ignore_index"]
 
-    def pairs(self) -> Iterator[tuple[Any, Tensor]]:
-        """Yield inputs and labels on the network's device."""
+    def pairs(self) -> Iterator[LabeledBatch]:
+        """Yield inputs on the network's device, and labels."""
         device = device_of(self.model)
         for batch in self.copies:
             inputs, labels = self.options["unpack"](batch)
             inputs = map_tensors(lambda tensor: tensor.to(device), inputs)
             call = self.options["call"]
-            yield inputs if call is None else Arguments((inputs,), {}, call), labels.cpu()
+            rows = self.options["rows"]
+            inputs = inputs if call is None else Arguments((inputs,), {}, call)
+            yield LabeledBatch.of(inputs, class_indices(labels).cpu(), rows(batch) if callable(rows) else rows)
 
     @property
     def tolerance(self) -> float:
@@ -80,7 +83,7 @@ class Subject:
     @property
     def per_position(self) -> bool:
         """Whether tokens or pixels have labels."""
-        return next(self.pairs())[1].ndim > 1
+        return next(self.pairs()).labels.ndim > 1
 
     def outputs(self) -> Iterator[Tensor]:
         """Yield the returned tensors that may hold logits, joined over the batches."""
@@ -91,6 +94,9 @@ class Subject:
 
     def counted(self, logits: Tensor) -> Tensor:
         """Return one row of logits per label that counts."""
-        ignored = IGNORED_LABEL if self.ignored is None else self.ignored
-        labels = torch.cat([labels.reshape(-1) for _, labels in self.pairs()])
-        return logits.flatten(0, -2)[labels != ignored]
+        batches, rows = list(self.pairs()), logits.flatten(0, -2)
+        sizes = [batch.labels.numel() if batch.where is None else batch.where.numel() for batch in batches]
+        if sum(sizes) != len(rows):  # the network returns something for the labels' positions alone
+            sizes = [batch.labels.numel() for batch in batches]
+        parts = zip(batches, rows.split(sizes), strict=True)
+        return torch.cat([batch.at_labels(part)[batch.counted(self.ignored)] for batch, part in parts])
