@@ -157,10 +157,14 @@ def test_a_test_split_of_your_own_is_decided_by_the_training_means(net, capsys, 
     assert expected.value("pfc3") != measure(net, test, num_classes=4, layers=["1"], split="test").value("pfc3")
     rows = printed_values(capsys, *OWN, *words, "--test-data", "named_in_tests:others")
     found = read_run(out)
-    assert {row.split for row in found.rows} == {"test"}
+    assert {row.split for row in found.rows} == {"train", "test"}
+    assert [row.value for row in found.rows if (row.split, row.metric) == ("train", "pfc1")] == [
+        pytest.approx(reference.value("pfc1"), abs=1e-12)
+    ]
     assert found.environment["test_data"] == "named_in_tests:others"
     for id in ("pfc1", "pfc3", "nc4"):
-        assert rows["1", id] == found.value(id, 0) == pytest.approx(expected.value(id), abs=1e-12)
+        written = [row.value for row in found.rows if (row.split, row.metric) == ("test", id)]
+        assert [rows["1", id]] == written == [pytest.approx(expected.value(id), abs=1e-12)]
     # A data set may be the training set of batches.
     own = ["measure", "named_in_tests:build", "--checkpoint", "weights.pt", "--layers", "1"]
     mixed = printed_values(capsys, *own, "--data", "gaussian_mixture", "--test-data", "named_in_tests:others")

@@ -189,6 +189,7 @@ def test_compiled_networks_give_the_same_table_and_are_not_compiled_anew(compile
 def test_a_network_in_data_parallel_is_measured_itself():
     m = measure(nn.DataParallel(net()), BATCHES, num_classes=K)
     assert m.layers == LAYERS
+    assert measure(nn.DataParallel(net()), BATCHES, num_classes=K, layers=["module.stem", "act"]).layers == ("stem", "act")
     assert [m.value("pfc1", layer) for layer in LAYERS] == pytest.approx(oracle(net()), rel=1e-5)
 
 

@@ -154,6 +154,12 @@ PROVEN = {
     "1x1 convolution that is not flattened": Head(
         lambda: Net(nn.Conv2d(D, K, 1), shape=(D, 1, 1)), lambda net: net.head.weight.flatten(1)
     ),
+    "1x1 convolution of a pooled sound": Head(
+        lambda: Net(nn.Conv1d(D, K, 1), lambda z: z.flatten(1), (D, 1)), lambda net: net.head.weight.flatten(1)
+    ),
+    "1x1 convolution of a pooled film": Head(
+        lambda: Net(nn.Conv3d(D, K, 1), lambda z: z.flatten(1), (D, 1, 1, 1)), lambda net: net.head.weight.flatten(1)
+    ),
     "cosine as a subclass of linear": Head(lambda: Net(Cosine(D, K)), lambda net: F.normalize(net.head.weight)),
     "cosine by hand": Head(lambda: Net(CosineByHand()), lambda net: F.normalize(net.head.prototypes, dim=0).T),
     "temperature in the forward": Head(lambda: Net(linear(), lambda z: z / 0.07)),

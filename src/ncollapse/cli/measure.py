@@ -113,7 +113,7 @@ def _add_what_is_measured(measure: argparse.ArgumentParser) -> None:
 def run_command(options: argparse.Namespace) -> None:
     """Run the command."""
     from ncollapse.records.run_directory import RunDirectory
-    from ncollapse.targets import Target, measure_target, write_measurement
+    from ncollapse.targets import Target, measure_splits, write_measurement
     from ncollapse.targets.networks import is_function
     from ncollapse.torchrun import torchrun_processes
 
@@ -131,12 +131,12 @@ def run_command(options: argparse.Namespace) -> None:
         where = options.device or device
         if options.out is not None:
             RunDirectory(options.out).check_empty()
-        found = measure_target(target, layers=options.layers or "auto", device=where, group=processes.group, **asked)
+        found = measure_splits(target, layers=options.layers or "auto", device=where, group=processes.group, **asked)
     if not processes.is_first:
         return
     if options.out is not None:
         write_measurement(found, target, options.out, device=where)
-    _print_measurement(found, target.weights_note, as_json=options.json)
+    _print_measurement(found[-1], target.weights_note, as_json=options.json)
     if options.out is not None and not options.json:
         print(f"Run directory: {options.out}")
 

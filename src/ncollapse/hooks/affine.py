@@ -82,11 +82,12 @@ def affine_map(module: nn.Module, given: Tensor) -> Affine | None:
     # An affine map is known from its values at zero and at the unit vectors, however the module computes it: merged from
     # several parameters, parametrized, wrapped. It is checked at other rows. A module's own weight is taken where it explains
     # the values, since it is exact. A map that sees directions alone is known from the unit vectors in the same way.
-    rows = given.movedim(1, -1).flatten(0, -2) if given.ndim == 4 else given.flatten(0, -2)
-    spatial = {3: (1,), 4: (1, 1)}.get(given.ndim, ())
+    images = is_image(given)
+    rows = given.movedim(1, -1).flatten(0, -2) if images else given.flatten(0, -2)
 
     def values(rows: Tensor) -> Tensor:
-        shaped = rows.unsqueeze(1) if given.ndim == 3 else rows.reshape(*rows.shape, *spatial)
+        tokens = rows.unsqueeze(1) if given.ndim == 3 else rows
+        shaped = rows.reshape(*rows.shape, *(1 for _ in given.shape[2:])) if images else tokens
         output = module(shaped.to(given.dtype).to(given.device))
         return output.reshape(len(rows), -1)
 
@@ -98,6 +99,11 @@ def affine_map(module: nn.Module, given: Tensor) -> Affine | None:
         except (RuntimeError, ValueError, TypeError, AttributeError, IndexError, NotImplementedError, AssertionError):
             continue  # the module takes no rows of this kind, so that its map stays unknown
     return None
+
+
+def is_image(values: Tensor) -> bool:
+    """Return whether a tensor has its features in the second dimension: images, films, and pooled sounds (N, d, 1)."""
+    return values.ndim > 3 or (values.ndim == 3 and values.shape[2] == 1 < values.shape[1])
 
 
 def fitted_map(affine: Affine, rows: Tensor, logits: Tensor, rounding: float, may_move: bool) -> tuple[Affine, str] | None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ncollapse.hooks.affine import Affine, affine_map
+from ncollapse.hooks.affine import Affine, affine_map, is_image
 from ncollapse.hooks.capture import INPUTS, Captured
 from ncollapse.hooks.logits import Classifier, Logits, Reading, Respond, is_single
 from ncollapse.hooks.network import in_same_precision
@@ -231,11 +231,11 @@ class HeadSearch:
         taken, output, num = call.input, call.output, self.reading.num_classes
         if taken is None or output is None or not taken.values.is_floating_point() or not _has_matrix(call.module):
             return False
-        columns = output.values.shape[1 if output.values.ndim == 4 else -1]
+        columns = output.values.shape[1 if is_image(output.values) else -1]
         if num is None:
             num = self.trace.returned[self.fitting[0]].values.shape[-1] if self.fitting else 0
         fits = columns == num or (columns == 1 and num == 2)
-        return fits and taken.values.ndim in ({3, 4} if self.reading.tokens else {2, 3, 4})
+        return fits and taken.values.ndim in ({3, 4} if self.reading.tokens else {2, 3, 4, 5})
 
 
 class Joined(nn.Module):

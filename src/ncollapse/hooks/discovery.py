@@ -83,19 +83,8 @@ class Discovery:
         rule = proven_rule(rules, inputs, _usable(trace, Head()), trace)
         trace = trace if rule is None else trace._replace(mask=rule.read(inputs))
         head = find_head(trace, self.classifier, self.hint, self.num_classes, tokens, self._respond(inputs))
-        found, left_out = "", dict[str, str]()
         read = ReadOut("flatten") if tokens or head.takes_labeled_tokens else self._read_out(trace, head)
-        if self.taps is not None:
-            taps = self.taps
-            _check_ran_once(taps, trace)
-        elif self.every:
-            taps = tuple(Tap(call.name) for call in _usable(trace, head))
-        else:
-            taps, found, left_out = self._search(trace, head, read)
-            left_out |= without_rows(_before(trace, head), _usable(trace, head), num_rows) | dict.fromkeys(
-                self.modules.scripted, "scripted"
-            )
-        left_out |= dict.fromkeys(head.others, "another head")
+        taps, found, left_out = self._chosen(trace, head, read, num_rows)
         placements, unplaced, proof = self._place(trace, inputs, taps, head, tokens, labeled, read)
         if self.taps is not None and unplaced:
             raise ValueError(misplaced(unplaced))
@@ -105,7 +94,7 @@ class Discovery:
         if not taps and feeding is None:
             raise ValueError(nothing_found(num_rows, left_out))
         rule = silent_rule(rules, inputs, read) if rule is None else rule
-        notes = [self.words, found, proof, "" if rule is None else rule.words, *left_out_words(left_out), head.note]
+        notes = [self.words, found, proof, rule.words if rule else "", *left_out_words(left_out), head.note]
         notes += [f"{feeding} feeds the classifier"] * (feeding not in {None, *(tap.label for tap in taps)})
         return TapPlan(
             taps,
@@ -122,7 +111,20 @@ class Discovery:
             rule,
             _repeats(taps, trace, head, feeding, read),
             self.taps is not None,
+            trace.may_reorder or not trace.is_followed,
         )
+
+    def _chosen(self, trace: Trace, head: Head, read: ReadOut, num_rows: int) -> tuple[tuple[Tap, ...], str, dict[str, str]]:
+        """Return the taps, how they were found, and what was left out with the reason."""
+        others = dict.fromkeys(head.others, "another head")
+        if self.taps is not None:
+            _check_ran_once(self.taps, trace)
+            return self.taps, "", others
+        if self.every:
+            return tuple(Tap(call.name) for call in _usable(trace, head)), "", others
+        taps, found, left_out = self._search(trace, head, read)
+        left_out |= without_rows(_before(trace, head), _usable(trace, head), num_rows)
+        return taps, found, left_out | dict.fromkeys(self.modules.scripted, "scripted") | others
 
     def _look(self, inputs: Any) -> Trace:
         # Several looks see the same random numbers, and the network may overwrite its inputs.
@@ -223,8 +225,8 @@ class Discovery:
         chosen, found = find_stages(usable, takers, last, head.input is not None)
         if followed:
             chosen, beside = in_series(chosen)
-            beside += parallel_layers(usable)
-            left_out |= dict.fromkeys(outermost([call.name for call in beside], chosen), "beside, not before")
+            beside = parallel_layers(usable) | beside
+            left_out |= {name: beside[name] for name in outermost(list(beside), chosen)}
         else:
             found += " in order of execution, since what depends on what could not be followed"
         taps = _natural_taps(chosen, head, read)

@@ -39,8 +39,8 @@ def find_stages(
     return sorted(unique, key=lambda call: call.finished), " and ".join(notes)
 
 
-def in_series(calls: Sequence[ModuleCall]) -> tuple[list[ModuleCall], list[ModuleCall]]:
-    """Split stages, in order of execution, into those in series and those beside them."""
+def in_series(calls: Sequence[ModuleCall]) -> tuple[list[ModuleCall], dict[str, str]]:
+    """Split stages, in order of execution, into those in series and, with the reason, those beside them."""
     # Of two stages in series, the later depends on all that the earlier one depends on. The longest series is the depth of the
     # network. If there are several, as for two equal towers, the stages that all of them share are kept. If they share none,
     # as in an ensemble, the first one is kept.
@@ -56,7 +56,14 @@ def in_series(calls: Sequence[ModuleCall]) -> tuple[list[ModuleCall], list[Modul
     on = [i for i in range(len(calls)) if level[i] + left[i] - 1 == longest]
     shared = [i for i in on if sum(level[i] == level[j] for j in on) == 1]
     kept = shared or _first_series(on, level, before)
-    return [calls[i] for i in kept], [call for i, call in enumerate(calls) if i not in kept]
+    beside = {calls[i].name: "beside, not before" for i in range(len(calls)) if i not in kept}
+    return [calls[i] for i in kept], beside | {calls[i].name: _beside(i, on, level, calls) for i in on if i not in kept}
+
+
+def _beside(index: int, on: Sequence[int], level: Sequence[int], calls: Sequence[ModuleCall]) -> str:
+    """Name the layers of the other series, of the same length, that are as deep."""
+    others = [calls[i].name for i in on if level[i] == level[index] and i != index]
+    return f"beside {', '.join(others)}"
 
 
 def _first_series(on: Sequence[int], level: Sequence[int], before: Sequence[Sequence[int]]) -> list[int]:
@@ -190,9 +197,9 @@ def _input_state(taker: ModuleCall) -> ModuleCall | None:
     return input_call(taker) if taken.depends_on_weights and taken.tensor.is_floating_point() else None
 
 
-def parallel_layers(usable: Sequence[ModuleCall]) -> list[ModuleCall]:
+def parallel_layers(usable: Sequence[ModuleCall]) -> dict[str, str]:
     """Return the layers with weights of a plain network that lie beside others, as queries, keys and values do."""
-    return [] if _blocks(usable) else in_series([call for call in usable if _is_leaf(call) and has_weights(call)])[1]
+    return {} if _blocks(usable) else in_series([call for call in usable if _is_leaf(call) and has_weights(call)])[1]
 
 
 def _producer(calls: Sequence[ModuleCall], tensor: Captured | None) -> ModuleCall | None:

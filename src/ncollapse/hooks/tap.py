@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 Pool = Literal["flatten", "mean", "cls", "last_token"]
 
+# What wrappers put in front of the names of a network that is compiled or parallel.
+_WRAPPERS = ("module.", "_orig_mod.")
 # How many module names an error lists.
 _NAMES_SHOWN = 30
 # Ends the name of a tap that reads what a module takes instead of what it returns.
@@ -144,6 +146,9 @@ class Modules(dict[str, nn.Module]):
         """Return the first name of a module, or of its input, None if there is no such module."""
         if name in self.names:
             return self.names[name]
+        wrapper = next((prefix for prefix in _WRAPPERS if name.startswith(prefix)), None)
+        if wrapper is not None:
+            return self.resolve(name.removeprefix(wrapper))
         outer = self.names.get(name.removesuffix(INPUT)) if name.endswith(INPUT) else None
         return None if outer is None else outer + INPUT
 

@@ -35,6 +35,7 @@ class TapPlan:
         mask_rule: Which tokens are real, if no mask has a known name.
         repeats: Two layers with the same numbers: tokens as they are read here, and what the network made of them.
         named: Whether the user or the network named the layers.
+        may_reorder: Whether the network may give the samples another order inside.
     """
 
     taps: tuple[Tap, ...] = ()
@@ -51,6 +52,7 @@ class TapPlan:
     mask_rule: MaskRule | None = None
     repeats: tuple[str, str] | None = None
     named: bool = False
+    may_reorder: bool = False
 
     @property
     def all_taps(self) -> tuple[Tap, ...]:
@@ -58,6 +60,10 @@ class TapPlan:
         if self.classifier is None or self.feeding in {tap.label for tap in self.taps}:
             return self.taps
         return (*self.taps, Tap(self.classifier + INPUT, self.feeding_pool))
+
+    def placement(self, label: str) -> Placement:
+        """Return where the labels' rows are in a layer's output, "" for the network's."""
+        return self.placements.get(label, Placement())
 
     @property
     def labels(self) -> frozenset[str]:
@@ -141,7 +147,7 @@ class TapHooks:
                 f"The network must return logits of {self.plan.num_classes} classes in every batch as in the first, got {got}. "
                 "Measure batches of one kind."
             )
-        return logits if self._labeled is None else self._labeled.of_output(logits, self.plan.placements.get("", Placement()))
+        return logits if self._labeled is None else self._labeled.of_output(logits, self.plan.placement(""))
 
     def remove(self) -> None:
         """Remove the hooks from the network."""
@@ -200,7 +206,7 @@ class TapHooks:
         return self._whole or (self._labeled is not None and self._labeled.per_position)
 
     def _rows(self, tap: Tap, output: Tensor) -> Tensor:
-        placement = self.plan.placements.get(tap.label, Placement())
+        placement = self.plan.placement(tap.label)
         output = output.movedim(placement.axis, 0)
         if self._whole:
             return output

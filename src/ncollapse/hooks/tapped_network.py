@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ncollapse.hooks.batch_io import first_samples, run_network
+from ncollapse.hooks.batch_io import first_samples, run_network, tensors_in
 from ncollapse.hooks.label_rows import LabelRows, check_not_one_hot
 from ncollapse.hooks.logits import returned_tensors
 from ncollapse.hooks.masks import attention_mask, telling_samples
@@ -106,6 +106,8 @@ class ReorderedError(ValueError):
 def _wrong_rows(model: nn.Module, plan: TapPlan, inputs: Any, num_samples: int, tokens: bool) -> dict[str, str]:
     """Return layers without one row per sample in the order of the samples, by some samples in order and in reverse."""
     chosen = tuple(range(min(num_samples, _ORDERED)))
+    if not plan.may_reorder or not all(_has_samples_first(tensor, num_samples) for tensor in tensors_in(inputs)):
+        return {}
     found: list[dict[str, Tensor]] = []
     try:
         for order in (chosen, chosen[::-1]):
@@ -125,6 +127,13 @@ def _wrong_rows(model: nn.Module, plan: TapPlan, inputs: Any, num_samples: int, 
     except Exception:  # a network may refuse another order in any way, such as sequences that are not sorted by length
         return {}
     return misordered(found[0], found[1], len(chosen), plan.labels)
+
+
+def _has_samples_first(tensor: Any, num_samples: int) -> bool:
+    """Return whether a tensor of the inputs counts the samples with its first dimension, and with no other."""
+    if not isinstance(tensor, Tensor):
+        return False
+    return tensor.ndim == 0 or (len(tensor) == num_samples and num_samples not in tensor.shape[1:2])
 
 
 def _without_reordered(plan: TapPlan, reasons: dict[str, str]) -> TapPlan:

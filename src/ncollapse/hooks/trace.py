@@ -32,6 +32,13 @@ from ncollapse.hooks.tap import INPUT, Tap
 # network's output does not depend on its inputs, and nothing is concluded.
 
 
+# Operations that can give samples another order, or leave some out: networks sort them, or send them through experts.
+_REORDERING = frozenset(
+    "index index_select gather take masked_select flip roll index_put index_put_ index_copy index_copy_ index_add index_add_ "
+    "scatter scatter_ scatter_add scatter_add_ _pack_padded_sequence sort".split()
+)
+
+
 @dataclass(eq=False)
 class ModuleCall:
     """The first call of one module.
@@ -82,12 +89,14 @@ class Trace(NamedTuple):
 
     Attributes:
         names_logits: Whether the network named the first of the returned tensors "logits".
+        may_reorder: Whether an operation ran that can give the samples another order, or leave some out.
     """
 
     calls: dict[str, ModuleCall]
     returned: list[Captured]
     mask: Tensor | None
     names_logits: bool = False
+    may_reorder: bool = False
 
     def call(self, label: str) -> ModuleCall | None:
         """Return the call of a module; for "module.input", what that module took as if a module had returned it."""
@@ -131,7 +140,7 @@ def trace_forward(model: nn.Module, modules: dict[str, nn.Module], inputs: Any) 
         for handle in handles:
             handle.remove()
     returned = [recorder.copy(tensor) for tensor in returned_tensors(output)]
-    return Trace(recorder.calls, returned, attention_mask(inputs, model), names_logits(output))
+    return Trace(recorder.calls, returned, attention_mask(inputs, model), names_logits(output), dependence.may_reorder)
 
 
 def input_call(call: ModuleCall) -> ModuleCall:
@@ -196,6 +205,7 @@ class Dependence(TorchDispatchMode):
 
     def __init__(self, model: nn.Module, inputs: Any) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.may_reorder = False
         self._sources: dict[int, int] = {}
         # A weak reference keeps the address of a freed memory from being used again, and does not keep its data.
         self._seen: dict[int, StorageWeakRef | Tensor] = {}
@@ -215,6 +225,7 @@ class Dependence(TorchDispatchMode):
         """Run an operation and hand on the sources of its arguments."""
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
+        self.may_reorder = self.may_reorder or _can_reorder(func, args, kwargs)
         taken = {self._address(tensor) for tensor in _tensors((args, kwargs))}
         found = reduce(or_, (self._sources.get(address, 0) for address in taken), 0)
         for tensor in (*_tensors(output), *_written(func, args)):
@@ -230,6 +241,14 @@ class Dependence(TorchDispatchMode):
             return -id(tensor)
         self._seen.setdefault(reference.cdata, reference)
         return int(reference.cdata)
+
+
+def _can_reorder(func: Any, args: Any, kwargs: Any) -> bool:
+    """Return whether an operation can give the first dimension another order."""
+    name = func.overloadpacket.__name__
+    if name in {"cat", "stack"}:
+        return (args[1] if len(args) > 1 else kwargs.get("dim", 0)) == 0
+    return name in _REORDERING
 
 
 def _tensors(structure: Any) -> Iterator[Tensor]:

@@ -14,8 +14,11 @@ from ncollapse.hooks.label_rows import Rows
 from ncollapse.hooks.network import device_of, network_of
 from ncollapse.hooks.tap import LayerChoice
 from ncollapse.hooks.tapped_network import TappedNetwork
+from ncollapse.probe.class_choice import ClassChoice, default_classes
 from ncollapse.probe.first_pass import NO_DATA
 from ncollapse.probe.loader_batches import Reading, network_batches
+from ncollapse.probe.request import Request
+from ncollapse.statistics.batch import check_labels
 
 
 def collect_features(
@@ -29,6 +32,8 @@ def collect_features(
     call: Call | None = None,
     ignore_index: int | None = None,
     rows: Rows | None = None,
+    classes: ClassChoice | None = None,
+    min_per_class: int = 0,
     check: bool = False,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Collect the features themselves, for analyses that need all samples at once. They must fit into memory.
@@ -42,6 +47,8 @@ def collect_features(
         call: As in ``measure``.
         ignore_index: As in ``measure``.
         rows: As in ``measure``.
+        classes: As in ``measure``. Samples of other classes are left out; labels stay as they are.
+        min_per_class: As in ``measure``.
         check: As in ``measure``.
 
     Returns:
@@ -50,12 +57,18 @@ def collect_features(
     Raises:
         ValueError: If the loader is empty, or layers do not exist or do not run.
     """
+    request = Request(
+        num_classes, layers, classifier, default_classes(unpack) if classes is None else classes, min_per_class=min_per_class
+    )
     model, reading = network_of(model), Reading(unpack, call, ignore_index, rows)
-    discovery = Discovery(model, layers, classifier, num_classes)
+    discovery = Discovery(model, request.layers, request.named_classifier, request.num_classes)
     with TappedNetwork(model, discovery.plan, check=check, batches=batches) as taps:
         passing = network_batches(taps, batches, reading, device_of(model), lambda done, total: None)
         parts = [batch.whole() for batch in passing]
     if not parts:
         raise ValueError(NO_DATA)
     joined = {name: torch.cat([part.features[name] for part in parts]) for name in parts[0].features}
-    return joined, torch.cat([part.labels for part in parts])
+    labels = check_labels(torch.cat([part.labels for part in parts]), sum(len(part.labels) for part in parts), num_classes)
+    selection = request.choose_classes(torch.bincount(labels, minlength=num_classes)).selection
+    kept = slice(None) if selection is None else selection.rows(labels)
+    return {name: rows[kept] for name, rows in joined.items()}, labels[kept]

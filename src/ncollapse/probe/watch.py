@@ -19,7 +19,7 @@ from ncollapse.hooks.label_rows import LabelRows, check_not_one_hot, class_indic
 from ncollapse.hooks.logits import returned_tensors
 from ncollapse.hooks.masks import attention_mask
 from ncollapse.hooks.network import network_of
-from ncollapse.hooks.tap import LayerChoice, Placement
+from ncollapse.hooks.tap import LayerChoice
 from ncollapse.hooks.tap_hooks import TapHooks, Tapped, TapPlan
 from ncollapse.hooks.tapped_network import look
 from ncollapse.hooks.untouched import Untouched
@@ -208,13 +208,11 @@ class Watched:
                 f"update needs one call of the network before it, got {calls} since the last update, and cannot know to which "
                 "the labels belong. Call update after each, and keep other calls outside of the with block."
             )
-        # Copied only now: the loop may write the next batch into the same buffer.
-        labeled = LabelRows.of(class_indices(labels).clone(), self._ignore_index, rows)
+        labeled = LabelRows.of(class_indices(labels).clone(), self._ignore_index, rows)  # the loop may write into its buffer
         check_not_one_hot(labeled, self._totals.request.num_classes, returned)
-        plan, features, choices = self._select(tapped, labeled)
-        self._totals.add(LayerBatch(features, labeled.labels, choices, plan.classifier))
+        self._totals.add(self._select(tapped, labeled))
 
-    def _select(self, tapped: Mapping[bool, Tapped], labeled: LabelRows) -> tuple[TapPlan, dict[str, Tensor], Tensor | None]:
+    def _select(self, tapped: Mapping[bool, Tapped], labeled: LabelRows) -> LayerBatch:
         """Return the rows with labels, and keep the plan and the hooks for labels of this kind only."""
         tokens = labeled.per_position if len(tapped) > 1 else next(iter(tapped))
         if len(self._plans) > 1:
@@ -223,11 +221,12 @@ class Watched:
             self._hooks = {tokens: TapHooks(self._model, self._plans[tokens])}
         plan, (found, choices) = self._plans[tokens], tapped[tokens]
         if not tokens:
-            rows = {name: labeled.of_samples(rows) for name, rows in found.items()}
-            return plan, rows, None if choices is None else labeled.of_samples(choices)
-        places = {name: plan.placements.get(name, Placement()) for name in ("", *found)}
-        features = {name: labeled.of_positions(name, output, places[name]) for name, output in found.items()}
-        return plan, features, None if choices is None else labeled.of_output(choices, places[""])
+            features = {name: labeled.of_samples(rows) for name, rows in found.items()}
+            choices = None if choices is None else labeled.of_samples(choices)
+        else:
+            features = {name: labeled.of_positions(name, output, plan.placement(name)) for name, output in found.items()}
+            choices = None if choices is None else labeled.of_output(choices, plan.placement(""))
+        return LayerBatch(features, labeled.labels, choices, plan.classifier)
 
     def compute(self) -> Measurement:
         """Measure everything since the last reset; more may follow."""

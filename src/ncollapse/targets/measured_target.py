@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,17 @@ from ncollapse.studies.machine import device_named, machine
 from ncollapse.targets.target import Target
 
 
-def write_measurement(measurement: Measurement, target: Target, out: str | Path, *, device: str = "auto") -> Path:
-    """Write a measurement as a run directory of one epoch, without a recipe and a history.
+def write_measurement(
+    measurements: Measurement | Sequence[Measurement], target: Target, out: str | Path, *, device: str = "auto"
+) -> Path:
+    """Write a measurement, or those of several splits, as a run directory of one epoch, without a recipe and a history.
 
     ``measurements.csv``, ``environment.json``, ``glossary.json`` and ``status.json``, and with ``path=True`` the results over
     depth in ``depth.json``. ``ncollapse report`` makes a page of either. The epoch is that of a run's checkpoint, 0 of other
-    networks.
+    networks. Of several splits the results over depth are those of the last.
 
     Args:
+        measurements: The measurement, or those of ``measure_splits``.
         target: What was measured; its names are noted.
         out: The folder, new or empty.
         device: Where the network ran, as ``measure_target`` took it; noted.
@@ -37,7 +41,8 @@ def write_measurement(measurement: Measurement, target: Target, out: str | Path,
         RunDirectoryError: If the folder is not empty, or a file.
         OSError: If the folder cannot be written to.
     """
-    directory = RunDirectory(out)
+    splits = [measurements] if isinstance(measurements, Measurement) else list(measurements)
+    measurement, directory = splits[-1], RunDirectory(out)
     status = RunDirectory(target.network).status() if target.is_run else None
     epoch = 0 if status is None else status.epoch
     names: dict[str, Any] = {"network": target.network, "data": target.data, "test_data": target.test_data}
@@ -52,7 +57,7 @@ def write_measurement(measurement: Measurement, target: Target, out: str | Path,
             {**machine(device_named(device, Processes())), "threads": torch.get_num_threads(), **noted},
             Glossary({metric.id: metric.title for metric in METRICS.values()}, FLAGS),
         )
-        rows = [row._replace(epoch=epoch) for row in measurement.rows]
+        rows = [row._replace(epoch=epoch) for split in splits for row in split.rows]
         directory.add_measurement(rows, None if measurement.paths is None else depth_record(measurement, epoch))
         directory.write_tables()
         accuracy = next((row.value for row in rows if row.metric == "accuracy" and row.split == "train"), None)

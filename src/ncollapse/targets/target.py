@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
@@ -119,7 +119,19 @@ def measure_target(
     group: ProcessGroup | None = None,
     **options: Any,
 ) -> Measurement:
-    """Return the measurement of a network and data by name.
+    """Return the measurement of a network and data by name: the last of ``measure_splits``, whose arguments it takes."""
+    return measure_splits(target, convention=convention, device=device, group=group, **options)[-1]
+
+
+def measure_splits(
+    target: Target,
+    *,
+    convention: Convention | None = None,
+    device: torch.device | str = "auto",
+    group: ProcessGroup | None = None,
+    **options: Any,
+) -> list[Measurement]:
+    """Return the measurements of a network and data by name: of the training set, and of the test split if it is asked for.
 
     Args:
         target: The names.
@@ -135,7 +147,7 @@ def measure_target(
     with processes.sharing_errors():
         splits, convention = target.load_splits(), convention or target.convention()
         network, note = _network(target, splits[0], device_named(str(device), processes))
-    measurement: Measurement | None = None
+    found: list[Measurement] = []
     for data in splits:
         batches = _Turns(data, processes)
         with as_user_error(f"measuring {target.network}", _advice(target)):
@@ -144,14 +156,14 @@ def measure_target(
                 batches,
                 num_classes=data.num_classes,
                 split=data.split,
-                reference=measurement,
+                reference=found[-1] if found else None,
                 convention=convention,
                 group=group,
                 **options,
             )
+        found.append(measurement)
         processes.check_same(f"The labels in the batches of {data.name}", batches.digest)
-    found = cast(Measurement, measurement)
-    return replace(found, chosen=f"{found.chosen}; {note}") if note else found
+    return [replace(measurement, chosen=f"{measurement.chosen}; {note}") for measurement in found] if note else found
 
 
 def _network(target: Target, data: NamedData, device: torch.device) -> tuple[nn.Module, str]:

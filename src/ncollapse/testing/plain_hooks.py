@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from ncollapse.hooks.batch_io import IGNORED_LABEL, copy_of, run_network
 from ncollapse.hooks.capture import feature_of
@@ -62,23 +63,8 @@ def read_layers(
     model: nn.Module, layers: Sequence[str], batches: Sequence[LabeledBatch], ignore: int | None, chosen: str = ""
 ) -> Seen:
     """Run a network in eval mode, with hooks that copy what the layers return; ``chosen`` may say what is padding."""
-    modules, kept = dict(model.named_modules(remove_duplicate=False)), dict[str, Tensor]()
-    handles = []
-    for layer in layers:
-        name = layer.partition(":")[0]
-
-        def keep(output: Any, layer: str = layer) -> None:
-            kept[layer] = feature_of(output, layer).detach().clone()
-
-        if name in modules:
-            handles.append(modules[name].register_forward_hook(lambda _, __, output, keep=keep: keep(output)))
-        else:
-            taking = modules[name.removesuffix(INPUT)]
-            handles.append(
-                taking.register_forward_pre_hook(
-                    lambda _, args, kwargs, keep=keep: keep(next(iter((*args, *kwargs.values())))), with_kwargs=True
-                )
-            )
+    kept: dict[str, Tensor] = {}
+    handles = _hooked(model, layers, kept)
     parts: dict[str, list[Tensor]] = {layer: [] for layer in layers}
     unread: dict[str, str] = {}
     labels, outputs, precision = [], [], 0.0
@@ -102,6 +88,27 @@ def read_layers(
             handle.remove()
     features = {layer: torch.cat(part) for layer, part in parts.items() if layer not in unread}
     return Seen(features, unread, torch.cat(labels), outputs, precision)
+
+
+def _hooked(model: nn.Module, layers: Sequence[str], kept: dict[str, Tensor]) -> list[RemovableHandle]:
+    """Copy what modules return, or take, into ``kept`` by hooks."""
+    handles, modules = list[RemovableHandle](), dict(model.named_modules(remove_duplicate=False))
+    for layer in layers:
+        name = layer.partition(":")[0]
+
+        def keep(output: Any, layer: str = layer) -> None:
+            kept[layer] = feature_of(output, layer).detach().clone()
+
+        if name in modules:
+            handles.append(modules[name].register_forward_hook(lambda _, __, output, keep=keep: keep(output)))
+        else:
+            taking = modules[name.removesuffix(INPUT)]
+            handles.append(
+                taking.register_forward_pre_hook(
+                    lambda _, args, kwargs, keep=keep: keep(next(iter((*args, *kwargs.values())))), with_kwargs=True
+                )
+            )
+    return handles
 
 
 def _rows(values: Tensor, pool: str, batch: LabeledBatch, mask: Tensor | None) -> Tensor | str:
