@@ -343,3 +343,38 @@ def test_an_empty_first_batch_proves_nothing():
 def test_fewer_labels_than_inputs_are_counted():
     with pytest.raises(ValueError, match=rf"returns \({len(X)}, \d+\) for 4 labels. Check that every sample has a label"):
         measure(Net(), [(X, Y[:4])], num_classes=K)
+
+
+class Graph:
+    """Has tensors and methods of tensors, as the graphs of PyTorch Geometric."""
+
+    def __init__(self, x, y):
+        self.x, self.y = x, y
+
+    def to_dict(self):
+        return {"x": self.x, "y": self.y}
+
+    def to(self, device):
+        return Graph(self.x.to(device), self.y.to(device))
+
+    def clone(self):
+        return Graph(self.x.clone(), self.y.clone())
+
+
+class Nodes(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, graph):
+        return self.head(self.second(self.first(graph.x).tanh()).tanh())
+
+
+def test_graphs_carry_their_labels_and_are_followed():
+    generator = torch.Generator().manual_seed(0)
+    graphs = [Graph(torch.randn(12, 4, generator=generator), torch.arange(12) % 3) for _ in range(2)]
+    network = Nodes()
+    found = measure(network, graphs, num_classes=3)
+    expected = measure(network, graphs, num_classes=3, unpack=lambda graph: ((graph,), graph.y), layers=list(found.layers))
+    assert [row.value for row in found.rows] == pytest.approx([row.value for row in expected.rows], nan_ok=True)
+    assert "could not be followed" not in found.chosen

@@ -178,7 +178,8 @@ def test_only_layers_in_series_are_listed_and_the_others_are_named(case):
 
 def test_reasons_tell_what_lies_beside_from_what_leads_elsewhere():
     beside = find_layers(Towers(2, 2, False), (LEFT, RIGHT)).left_out
-    assert set(beside.values()) == {"beside, not before"}
+    assert set(beside.values()) == {f"beside {side}.{depth}" for side in ("left", "right") for depth in range(2)}
+    assert "beside, not before" in find_layers(Towers(2, 3, False), (LEFT, RIGHT)).left_out.values()
     assert find_layers(Distillation(False), X).left_out["teacher"] == "does not lead to head"
 
 

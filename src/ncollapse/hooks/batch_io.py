@@ -22,16 +22,16 @@ _LABEL_KEYS = ("labels", "label")
 
 
 def unpack_batch(batch: Any) -> tuple[Any, Tensor]:
-    """Split a batch into inputs and labels: a pair, or a mapping with the key "labels" or "label".
+    """Split a batch into inputs and labels: a pair, a mapping with the key "labels" or "label", or a graph with labels ``y``.
 
     Args:
         batch: One batch of a data loader.
 
     Returns:
-        Inputs and labels. For a mapping, the inputs are the mapping without its labels.
+        Inputs and labels. For a mapping, the inputs are the mapping without its labels; for a graph, the graph.
 
     Raises:
-        TypeError: If the batch has neither form.
+        TypeError: If the batch has none of these forms.
     """
     if isinstance(batch, Mapping):
         for key in _LABEL_KEYS:
@@ -42,6 +42,8 @@ def unpack_batch(batch: Any) -> tuple[Any, Tensor]:
         if len(batch) == 2:
             return batch[0], batch[1]
         got = f"a {type(batch).__name__} of length {len(batch)}"
+    elif is_object(batch) and isinstance(getattr(batch, "y", None), Tensor):
+        return batch, batch.y
     else:
         got = type(batch).__name__
     raise TypeError(
@@ -216,6 +218,11 @@ def _values(function: Callable[[Any], Any], mapping: Mapping[str, Any]) -> Mappi
     """Apply a function to the values of a mapping, and keep its type if that holds a dictionary alone."""
     values = {name: function(value) for name, value in mapping.items()}
     return type(mapping)(values) if hasattr(mapping, "data") else values  # type: ignore[call-arg]
+
+
+def is_object(value: Any) -> bool:
+    """Return whether a value is no tensor but has tensors, and methods of tensors, such as a graph of PyTorch Geometric."""
+    return hasattr(value, "to_dict") and hasattr(value, "to") and hasattr(value, "clone") and not isinstance(value, Tensor)
 
 
 def tensors_in(inputs: Any) -> list[Any]:

@@ -44,7 +44,8 @@ class Head(NamedTuple):
     @property
     def takes_labeled_tokens(self) -> bool:
         """Whether the network classifies every token."""
-        return self.input is not None and self.input.tensor.ndim == 3 and self.pool == "flatten"
+        tokens = None if self.input is None or self.pool != "flatten" else self.input.values
+        return tokens is not None and tokens.ndim == 3 and not is_image(tokens)
 
 
 class HeadSearch:

@@ -13,7 +13,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
-from ncollapse.hooks.batch_io import run_network, tensors_in
+from ncollapse.hooks.batch_io import is_object, run_network, tensors_in
 from ncollapse.hooks.capture import INPUTS, Captured, first_feature
 from ncollapse.hooks.logits import names_logits, returned_tensors
 from ncollapse.hooks.masks import attention_mask
@@ -209,7 +209,7 @@ class Dependence(TorchDispatchMode):
         self._sources: dict[int, int] = {}
         # A weak reference keeps the address of a freed memory from being used again, and does not keep its data.
         self._seen: dict[int, StorageWeakRef | Tensor] = {}
-        for tensor in _tensors(tensors_in(inputs)):
+        for tensor in _tensors([part.to_dict() if is_object(part) else part for part in tensors_in(inputs)]):
             self._sources[self._address(tensor)] = INPUTS
         # The scales of a normalization do not count as weights.
         weights = (parameter for parameter in model.parameters() if parameter.ndim > 1)

@@ -291,12 +291,10 @@ class Watched:
         """Find the layers with two samples in eval mode, which leaves running means and random states unchanged."""
         plans, num_samples = {}, num_samples_of(inputs)
         with self._apart() as untouched, torch.no_grad():
-            make_plan = partial(self._discovery.plan, tokens=0)
-            plans[False] = look(untouched, make_plan, inputs, num_samples)
+            plans[False] = look(untouched, partial(self._discovery.plan, tokens=0), inputs, num_samples)
             labeled = LabelRows.for_every_position(self._returned)
             if labeled is not None:
                 make_plan = partial(self._discovery.plan, tokens=labeled.num_tokens, labeled=labeled)
                 plans[True] = look(untouched, make_plan, inputs, num_samples, tokens=True)
-        # All layers are copied: eval mode does not show which of them training overwrites, as dropout in place does. And
-        # dropout may lie between tokens and what the network makes of them.
+        # All layers are copied: training may overwrite others than eval mode, and drop out what the network makes of tokens.
         return {tokens: replace(plan, overwritten=plan.labels, repeats=None) for tokens, plan in plans.items()}
