@@ -61,7 +61,7 @@ class Untouched:
         self._stack = ExitStack()
 
     def __enter__(self) -> Untouched:
-        self._stack.enter_context(_run_alone(self._model))
+        self._stack.enter_context(_run_alone(self.model))
         try:
             self._begin()
         except BaseException:

@@ -220,12 +220,11 @@ class Watched:
             self._plans = {tokens: self._plans[tokens]}
             self._hooks = {tokens: TapHooks(self._model, self._plans[tokens])}
         plan, (found, choices) = self._plans[tokens], tapped[tokens]
-        if not tokens:
-            features = {name: labeled.of_samples(rows) for name, rows in found.items()}
-            choices = None if choices is None else labeled.of_samples(choices)
-        else:
+        if tokens:
             features = {name: labeled.of_positions(name, output, plan.placement(name)) for name, output in found.items()}
-            choices = None if choices is None else labeled.of_output(choices, plan.placement(""))
+        else:
+            features = {name: labeled.of_samples(rows) for name, rows in found.items()}
+        choices = None if choices is None else labeled.of_output(choices, plan.placement(""))
         return LayerBatch(features, labeled.labels, choices, plan.classifier)
 
     def compute(self) -> Measurement:
