@@ -363,3 +363,66 @@ class TwoTowers(nn.Module):
 def test_layers_that_do_not_see_the_samples_are_none():
     m = measure(TwoTowers(), [(SAMPLES, torch.arange(24) % 2)], num_classes=2)
     assert m.layers == ("image.1", "image.3")
+
+
+class AlongTime(nn.Module):
+    """Convolutions along the tokens, whose tensors are (N, C, T)."""
+
+    def __init__(self, width, classes_first):
+        super().__init__()
+        self.embed, self.first = nn.Embedding(20, width), nn.Conv1d(width, width, 3, padding=1)
+        self.head, self.classes_first = nn.Conv1d(width, 3, 1), classes_first
+
+    def forward(self, ids):
+        logits = self.head(self.first(self.embed(ids).transpose(1, 2)).tanh())
+        return logits if self.classes_first else logits.transpose(1, 2)
+
+
+@pytest.mark.parametrize("classes_first", [True, False])
+@pytest.mark.parametrize(("width", "length"), [(8, 6), (6, 6), (3, 5)])
+def test_tokens_in_the_last_dimension(width, length, classes_first):
+    torch.manual_seed(0)
+    network, ids = AlongTime(width, classes_first), torch.randint(0, 20, (16, length))
+    labels = (ids + 1) % 3
+    m = measure(network, [(ids[:8], labels[:8]), (ids[8:], labels[8:])], num_classes=3)
+    with torch.no_grad():
+        embedded = network.embed(ids).transpose(1, 2)
+        rows = {"first.input": embedded, "head.input": network.first(embedded).tanh()}
+        decided = network.head(rows["head.input"]).argmax(dim=1)
+    for layer, tensor in rows.items():
+        H = tensor.transpose(1, 2).flatten(0, 1).double().numpy()
+        expected = reference.feature_metrics(H, labels.flatten().numpy(), 3)["pfc1"]
+        assert m.value("pfc1", layer) == pytest.approx(expected, rel=1e-5)
+    assert m.value("accuracy") == pytest.approx(float((decided == labels).double().mean()))
+
+
+def test_as_many_classes_as_tokens_in_an_unclear_order_are_refused():
+    ids = torch.randint(0, 20, (16, 3))
+    with pytest.raises(ValueError, match="the output has as many positions as classes, in either order"):
+        measure(AlongTime(8, True), [(ids, ids % 3)], num_classes=3)
+
+
+class TokensTimeFirst(nn.Module):
+    """A recurrent layer that has time first, and labels for every token."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.recurrent = nn.Embedding(20, 6), nn.LSTM(6, 5, bidirectional=True)
+        self.middle, self.head = nn.Linear(10, 7), nn.Linear(7, 3)
+
+    def forward(self, ids):
+        h, _ = self.recurrent(self.embed(ids).transpose(0, 1))
+        return self.head(self.middle(h).tanh()).transpose(0, 1)
+
+
+@pytest.mark.parametrize("length", [5, 12])
+def test_time_first_with_labels_for_every_token(length):
+    torch.manual_seed(0)
+    network, ids = TokensTimeFirst(), torch.randint(0, 20, (12, length))
+    labels = (ids + 1) % 3
+    m = measure(network, [(ids, labels)], num_classes=3)
+    with torch.no_grad():
+        h = network.recurrent(network.embed(ids).transpose(0, 1))[0]
+        rows = network.middle(h).tanh().transpose(0, 1).flatten(0, 1)
+    expected = reference.feature_metrics(rows.double().numpy(), labels.flatten().numpy(), 3)["pfc1"]
+    assert m.value("pfc1", "head.input") == pytest.approx(expected, rel=1e-5)

@@ -11,7 +11,7 @@ from ncollapse.hooks.batch_io import copy_of, run_network
 from ncollapse.hooks.capture import INPUTS
 from ncollapse.hooks.classifier import Head, find_head
 from ncollapse.hooks.label_rows import LabelRows
-from ncollapse.hooks.logits import Respond, returned_tensors
+from ncollapse.hooks.logits import Respond, class_logits, returned_tensors
 from ncollapse.hooks.masks import mask_rules
 from ncollapse.hooks.pooling import ReadOut, pool_at, proven_rule, read_out, silent_rule, unknown_padding
 from ncollapse.hooks.rows import (
@@ -25,7 +25,7 @@ from ncollapse.hooks.rows import (
     shape_words,
     without_rows,
 )
-from ncollapse.hooks.stages import find_stages, in_series, parallel_layers, repeated
+from ncollapse.hooks.stages import check_ran_once, find_stages, in_series, parallel_layers, repeated
 from ncollapse.hooks.tap import INPUT, LayerChoice, Modules, Placement, Tap, available_names, chosen_taps, name_of
 from ncollapse.hooks.tap_hooks import TapPlan
 from ncollapse.hooks.trace import ModuleCall, Trace, is_inside, outermost, trace_forward
@@ -118,7 +118,7 @@ class Discovery:
         """Return the taps, how they were found, and what was left out with the reason."""
         others = dict.fromkeys(head.others, "another head")
         if self.taps is not None:
-            _check_ran_once(self.taps, trace)
+            check_ran_once(self.taps, trace)
             return self.taps, "", others
         if self.every:
             return tuple(Tap(call.name) for call in _usable(trace, head)), "", others
@@ -166,14 +166,18 @@ class Discovery:
             pooled = any(isinstance(tap.pool, str) and tap.pool != "flatten" for tap in taps)
             return placements, unplaced, read.words if pooled else ""
         rows = TokenRows(trace, inputs, num_labels, self._look, declared_prefix(self.model))
-        ends = {"": trace.output, f"{head.name}{INPUT}": head.input if head.takes_labeled_tokens else None}
-        outputs = {label: part.tensor for label, part in ends.items() if part is not None}
-        outputs |= {label: call.features for label, call in calls.items() if call.output is not None}
-        placed = {label: rows.place(label, tensor) for label, tensor in outputs.items() if tensor.ndim == 3}
+        end = trace.call(f"{head.name}{INPUT}") if head.takes_labeled_tokens else None
+        calls |= {} if end is None else {end.name: end}
+        placed = {label: rows.place(label, call.features) for label, call in calls.items() if _has_tokens(call)}
+        if trace.output is not None and trace.output.tensor.ndim == 3:
+            placed[""] = rows.place_of_logits(class_logits(trace.output.tensor, self.num_classes, True))
         refused = {label: place for label, place in placed.items() if isinstance(place, str)}
-        if refused.keys() & ends.keys():
-            raise ValueError(misplaced({label: refused[label] for label in ends if label in refused}))
-        placements |= {label: place for label, place in placed.items() if isinstance(place, Placement)}
+        ends = {"", f"{head.name}{INPUT}"} & refused.keys()
+        if ends:
+            raise ValueError(misplaced({label: refused[label] for label in sorted(ends)}))
+        for label, place in placed.items():
+            if isinstance(place, Placement):
+                placements[label] = place._replace(axis=0 if label == "" else calls[label].axis or 0)
         return placements, unplaced | refused, rows.words
 
     def _named_classifier(self, given: str | nn.Module) -> str:
@@ -233,6 +237,10 @@ class Discovery:
         return taps, found, repeated(trace, taps) | left_out
 
 
+def _has_tokens(call: ModuleCall) -> bool:
+    return call.output is not None and call.axis is not None and call.features.ndim == 3
+
+
 def _usable(trace: Trace, head: Head) -> list[ModuleCall]:
     """Return the modules before the classifier that ran once and returned one row of features per sample."""
     calls = [call for call in _before(trace, head) if call.count == 1 and call.output is not None and call.axis is not None]
@@ -256,18 +264,6 @@ def _natural_taps(chosen: Sequence[ModuleCall], head: Head, read: ReadOut) -> tu
     # The classifier's own input has been pooled by the network already, whatever its shape.
     direct = {call.name for call in chosen if head.pool == "flatten" and call.returned(head.input)}
     return tuple(Tap(call.name, "flatten" if call.name in direct else pool_at(call, read)) for call in chosen)
-
-
-def _check_ran_once(taps: Sequence[Tap], trace: Trace) -> None:
-    missing = [tap.name for tap in taps if trace.call(tap.name) is None]
-    if missing:
-        raise ValueError(f"Layers must run in the forward pass, but {', '.join(missing)} did not. Name layers that do.")
-    for tap in taps:
-        if trace.taken(tap).count > 1:
-            raise ValueError(
-                f"Layers must run once per forward pass, but {tap.label!r} ran {trace.taken(tap).count} times. "
-                "Tap the modules around it."
-            )
 
 
 def _feeding_label(taps: Sequence[Tap], trace: Trace, head: Head) -> str | None:

@@ -56,6 +56,8 @@ def class_logits(output: Tensor, num_classes: int | None, tokens: bool) -> Tenso
     """Return logits (N, K), or (N, T, K) of tokens, if a returned tensor has their shape; one logit z is (-z/2, z/2)."""
     if tokens and output.ndim == 4:
         output = output.flatten(2).transpose(1, 2)  # (N, K, H, W): pixels are tokens
+    if tokens and output.ndim == 3 and output.shape[1] == num_classes != output.shape[2]:
+        output = output.transpose(1, 2)  # (N, K, T), as the cross-entropy of PyTorch takes it
     dims = 3 if tokens else 2
     while output.ndim > dims and output.shape[-1] == 1 and not (output.ndim == dims + 1 and tokens):
         output = output.squeeze(-1)

@@ -10,12 +10,14 @@ from torch import Tensor, nn
 
 from ncollapse.hooks.batch_io import map_tensors, tensors_in
 from ncollapse.hooks.capture import INPUTS, Captured
-from ncollapse.hooks.tap import Placement
+from ncollapse.hooks.tap import INPUT, Placement
 from ncollapse.hooks.trace import ModuleCall, Trace, input_call, is_inside, outermost
 
 # Runs the network once and returns the trace. The random state is the same each time.
 Look = Callable[[Any], Trace]
 
+# Modules whose tensors have the positions in the last dimension.
+_ALONG_TIME = (nn.Conv1d, nn.ConvTranspose1d, nn.BatchNorm1d, nn.InstanceNorm1d)
 # A token is changed, and the rows that change by more than this share of the largest change are those of its position.
 _CHANGED = 1e-3
 # How many modules left out for one reason the explanation names; ``left_out`` names all.
@@ -82,7 +84,11 @@ class TokenRows:
 
     def __init__(self, trace: Trace, inputs: Any, num_labels: int, look: Look, num_prefix: int = 0) -> None:
         self.trace, self.num_labels = trace, num_labels
-        changes = [(last, _responses(trace, look(changed))) for last, changed in _changed_inputs(inputs, trace, num_labels)]
+        looks = [(last, look(changed)) for last, changed in _changed_inputs(inputs, trace, num_labels)]
+        changes = [(last, _responses(trace, after)) for last, after in looks]
+        self.changed = [
+            (responses, _responses(trace, after, 2)) for (_, responses), (_, after) in zip(changes, looks, strict=True)
+        ]
         labeled = [change for change in changes if len(change[1].get("", ())) == 1]
         self.others = [responses for _, responses in changes if labeled and all(responses is not own for _, own in labeled)]
         self.labeled = [responses for _, responses in labeled or changes]
@@ -107,11 +113,28 @@ class TokenRows:
         length, labels = tensor.shape[1], self.num_labels
         if not self._sees_labeled_tokens(name):
             return "sees other tokens than those with labels"
+        if tensor.shape[2] == labels and self._has_positions_last(name):
+            return Placement(is_last=True)
         fits = length == labels
         first = self.own.get(name, self.by_length.get(length, 0 if fits else -1))
         if not 0 <= first <= length - labels:
             return f"has {length} positions, the labels {labels}"
         return Placement(first=first, extra=length - labels)
+
+    def place_of_logits(self, logits: Tensor | None) -> Placement | str:
+        """Return where the labels' rows are in the network's logits (N, T, K), or why that is unknown."""
+        output = self.trace.output.tensor if logits is None and self.trace.output is not None else logits
+        assert output is not None
+        place = self.place("", output)
+        return "has as many positions as classes, in either order" if isinstance(place, Placement) and place.is_last else place
+
+    def _has_positions_last(self, name: str) -> bool:
+        """Return whether a layer is (N, C, T), as around convolutions, or as a token that changes fewer columns than rows."""
+        calls = self.trace.calls
+        around = calls.values() if name == "" else filter(None, [calls.get(name.removesuffix(INPUT))])
+        if any(isinstance(call.module, _ALONG_TIME) for call in around if name or call.returned(self.trace.output)):
+            return True
+        return any(0 < len(columns.get(name, ())) < len(rows.get(name, ())) for rows, columns in self.changed)
 
     def _first_of_logits(self, last: int, responses: dict[str, list[int]]) -> int:
         output = self.trace.output
@@ -201,15 +224,16 @@ def _is_mask(tensor: Tensor, mask: Tensor | None) -> bool:
     return mask is not None and tensor.shape == mask.shape and torch.equal(tensor, mask)
 
 
-def _responses(before: Trace, after: Trace) -> dict[str, list[int]]:
+def _responses(before: Trace, after: Trace, axis: int = 1) -> dict[str, list[int]]:
     """Return which positions of the first sample changed, by module; those of the network's output as ""."""
     found = {}
     for call in _token_calls(before):
         other = after.call(call.name)
         if other is not None and other.output is not None and other.output.tensor.shape == call.output.tensor.shape:  # type: ignore[union-attr]
-            found[call.name] = _changed_positions(call.values, other.output.values.movedim(call.axis or 0, 0))
+            changed = other.output.values.movedim(call.axis or 0, 0)
+            found[call.name] = _changed_positions(call.values.transpose(1, axis), changed.transpose(1, axis))
     if before.output is not None and after.output is not None and before.output.tensor.ndim == 3:
-        found[""] = _changed_positions(before.output.values, after.output.values)
+        found[""] = _changed_positions(before.output.values.transpose(1, axis), after.output.values.transpose(1, axis))
     return found
 
 

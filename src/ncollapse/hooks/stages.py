@@ -238,3 +238,16 @@ def repeated(trace: Trace, taps: Iterable[Tap]) -> dict[str, str]:
     tapped = {tap.name for tap in taps}
     outer = [name for name in again if not is_inside(name, again) and not is_inside(name, tapped)]
     return dict.fromkeys(outer, "runs more than once")
+
+
+def check_ran_once(taps: Sequence[Tap], trace: Trace) -> None:
+    """Raise an error if a layer that was named did not run exactly once."""
+    missing = [tap.name for tap in taps if trace.call(tap.name) is None]
+    if missing:
+        raise ValueError(f"Layers must run in the forward pass, but {', '.join(missing)} did not. Name layers that do.")
+    for tap in taps:
+        if trace.taken(tap).count > 1:
+            raise ValueError(
+                f"Layers must run once per forward pass, but {tap.label!r} ran {trace.taken(tap).count} times. "
+                "Tap the modules around it."
+            )

@@ -28,11 +28,18 @@ class Placement(NamedTuple):
         axis: The dimension that counts the samples.
         first: The first position with a label, if every token has one.
         extra: How many positions it has beyond those of the labels.
+        is_last: Whether the positions are the last dimension, as behind a convolution: (N, C, T).
     """
 
     axis: int = 0
     first: int = 0
     extra: int = 0
+    is_last: bool = False
+
+    def arranged(self, output: Tensor) -> Tensor:
+        """Return a layer's output with the samples first, then the positions."""
+        output = output.movedim(self.axis, 0)
+        return output.transpose(1, 2) if self.is_last else output
 
 
 @dataclass(frozen=True)

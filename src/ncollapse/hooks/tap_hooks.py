@@ -207,7 +207,7 @@ class TapHooks:
 
     def _rows(self, tap: Tap, output: Tensor) -> Tensor:
         placement = self.plan.placement(tap.label)
-        output = output.movedim(placement.axis, 0)
+        output = placement.arranged(output)
         if self._whole:
             return output
         if self._labeled is None or not self._labeled.per_position:
