@@ -13,7 +13,7 @@ from torch import nn
 import reference
 from cases import make_case
 from ncollapse.metrics import METRICS
-from ncollapse.probe import CollapseMetrics, measure, measure_features, watch
+from ncollapse.probe import CollapseMetrics, collect_features, measure, measure_features, watch
 from ncollapse.probe.request import Request
 
 # Imbalanced, and classes 2 and 6 never occur.
@@ -356,3 +356,15 @@ def test_a_large_vocabulary_costs_no_pairs_of_its_classes(path):
     assert m.chosen.endswith("6 of 50000 classes (3, 41, 999, 20000, 30001, 49999); left out: 49994 without samples")
     for row, other in zip(m.rows, small.rows, strict=True):
         assert row.value == pytest.approx(other.value, rel=1e-12), row
+
+
+@pytest.mark.parametrize(
+    ("classes", "least", "kept"), [("present", 0, PRESENT), ([0, 3, 7], 0, (0, 3, 7)), (None, 4, (0, 1, 4, 7))]
+)
+def test_features_of_chosen_classes_are_collected(classes, least, kept):
+    network = nn.Sequential(nn.Linear(D, 6), nn.ReLU(), nn.Linear(6, K)).double()
+    features, labels = collect_features(network, [(X, Y)], num_classes=K, classes=classes, min_per_class=least)
+    chosen = torch.isin(Y, torch.tensor(kept))
+    with torch.no_grad():
+        assert torch.equal(features["1"], network[:2](X)[chosen])
+    assert torch.equal(labels, Y[chosen])
