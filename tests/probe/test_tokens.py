@@ -183,7 +183,7 @@ def test_the_next_token_is_the_class_of_each():
 
 def test_labels_of_tokens_need_layers_that_keep_them():
     plain, x = nn.Sequential(nn.Linear(4, D), nn.Linear(D, K)), torch.zeros(N, 4)
-    with pytest.raises(ValueError, match=r"Layer '0' must return \(N, T, D\) .*, got \(12, 6\)\. .*one-hot labels with argmax"):
+    with pytest.raises(ValueError, match=r"rows \(12, 3\) of zeros and ones\. Convert one-hot rows with argmax\(1\)"):
         measure(plain, [(x, torch.eye(K)[torch.arange(N) % K].long())], num_classes=K)
     with pytest.raises(ValueError, match=r"Layer 'norm:mean' must return .*with pool='flatten'"):
         measure(Text("each"), texts("right", "token"), num_classes=K, layers=Tap("norm", "mean"))

@@ -77,12 +77,12 @@ class Affine(NamedTuple):
         return rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True) if self.of_direction else rows
 
 
-def affine_map(module: nn.Module, given: Tensor) -> Affine | None:
+def affine_map(module: nn.Module, given: Tensor, tokens: bool = False) -> Affine | None:
     """Return the map of a module if it is affine, from the values that it gives near an input; None if it is not."""
     # An affine map is known from its values at zero and at the unit vectors, however the module computes it: merged from
     # several parameters, parametrized, wrapped. It is checked at other rows. A module's own weight is taken where it explains
     # the values, since it is exact. A map that sees directions alone is known from the unit vectors in the same way.
-    images = is_image(given)
+    images = is_image(given, tokens)
     rows = given.movedim(1, -1).flatten(0, -2) if images else given.flatten(0, -2)
 
     def values(rows: Tensor) -> Tensor:
@@ -101,9 +101,9 @@ def affine_map(module: nn.Module, given: Tensor) -> Affine | None:
     return None
 
 
-def is_image(values: Tensor) -> bool:
-    """Return whether a tensor has its features in the second dimension: images, films, and pooled sounds (N, d, 1)."""
-    return values.ndim > 3 or (values.ndim == 3 and values.shape[2] == 1 < values.shape[1])
+def is_image(values: Tensor, tokens: bool = False) -> bool:
+    """Return whether a tensor has its features in the second dimension: images, films, and sounds (N, d, 1)."""
+    return values.ndim > 3 or (not tokens and values.ndim == 3 and values.shape[2] == 1 < values.shape[1])
 
 
 def fitted_map(affine: Affine, rows: Tensor, logits: Tensor, rounding: float, may_move: bool) -> tuple[Affine, str] | None:

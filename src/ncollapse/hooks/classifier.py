@@ -215,7 +215,7 @@ class HeadSearch:
     def _reason(self, call: ModuleCall) -> str:
         if not self.fitting:
             return f"the network returns {self._no_logits()}"
-        affine = None if call.input is None else affine_map(call.module, call.input.values)
+        affine = None if call.input is None else affine_map(call.module, call.input.values, self.reading.tokens)
         if affine is None:
             return f"{call.name} is no linear map of one row of features"
         return f"the returned logits are other numbers than the outputs of {call.name}"
@@ -232,7 +232,7 @@ class HeadSearch:
         taken, output, num = call.input, call.output, self.reading.num_classes
         if taken is None or output is None or not taken.values.is_floating_point() or not _has_matrix(call.module):
             return False
-        columns = output.values.shape[1 if is_image(output.values) else -1]
+        columns = output.values.shape[1 if is_image(output.values, self.reading.tokens) else -1]
         if num is None:
             num = self.trace.returned[self.fitting[0]].values.shape[-1] if self.fitting else 0
         fits = columns == num or (columns == 1 and num == 2)

@@ -130,7 +130,7 @@ class Classifier(NamedTuple):
 
     def affine(self) -> Affine | None:
         """Return the map from its input to its outputs as it is now."""
-        found = affine_map(self.module, self.taken)
+        found = affine_map(self.module, self.taken, self.reading.tokens)
         single = found is not None and len(found.weight) == 1 and self.reading.num_classes == 2
         return found.of_two_classes() if found is not None and single else found
 
