@@ -70,5 +70,5 @@ def collect_features(
     joined = {name: torch.cat([part.features[name] for part in parts]) for name in parts[0].features}
     labels = check_labels(torch.cat([part.labels for part in parts]), sum(len(part.labels) for part in parts), num_classes)
     selection = request.choose_classes(torch.bincount(labels, minlength=num_classes)).selection
-    kept = slice(None) if selection is None else selection.rows(labels)
-    return {name: rows[kept] for name, rows in joined.items()}, labels[kept]
+    kept = None if selection is None else selection.rows(labels)
+    return (joined, labels) if kept is None else ({name: rows[kept] for name, rows in joined.items()}, labels[kept])
