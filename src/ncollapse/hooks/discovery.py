@@ -172,12 +172,11 @@ class Discovery:
         if trace.output is not None and trace.output.tensor.ndim == 3:
             placed[""] = rows.place_of_logits(class_logits(trace.output.tensor, self.num_classes, True))
         refused = {label: place for label, place in placed.items() if isinstance(place, str)}
-        ends = {"", f"{head.name}{INPUT}"} & refused.keys()
-        if ends:
+        if ends := {"", f"{head.name}{INPUT}"} & refused.keys():
             raise ValueError(misplaced({label: refused[label] for label in sorted(ends)}))
-        for label, place in placed.items():
-            if isinstance(place, Placement):
-                placements[label] = place._replace(axis=0 if label == "" else calls[label].axis or 0)
+        axes = {label: call.axis or 0 for label, call in calls.items()}
+        found = {label: place for label, place in placed.items() if isinstance(place, Placement)}
+        placements |= {label: place._replace(axis=axes.get(label, 0)) for label, place in found.items()}
         return placements, unplaced | refused, rows.words
 
     def _named_classifier(self, given: str | nn.Module) -> str:
