@@ -47,6 +47,39 @@ def test_first_perfect_epoch_is_marked_and_explained_only_where_there_is_one(run
     assert len(plot_last_layer(read_run(run_dir)).legends[0].get_texts()) == 3
 
 
+def with_floor(run_dir, value):
+    """Append what noise alone gives: a value at every layer and measured epoch."""
+    run, table = read_run(run_dir), run_dir / "measurements.csv"
+    lines = [
+        f"{epoch},train,{depth},{name},{key}.noise,{value},\n"
+        for key in ("pfc1", "pfc2", "pfc3") for epoch in run.epochs for depth, name in enumerate(run.layers)
+    ]  # fmt: skip
+    table.write_text(table.read_text() + "".join(lines))
+    return read_run(run_dir)
+
+
+def test_what_noise_alone_gives_is_drawn_over_epochs_and_over_depth(run_dir):
+    run = with_floor(run_dir, 0.7)
+    for figure in (plot_over_epochs(run), plot_over_depth(run)):
+        names = [text.get_text() for text in figure.legends[0].get_texts()]
+        assert names.count("noise alone") == 1
+        for panel in figure.axes[:2]:
+            floors = [line for line in panel.get_lines() if line.get_label() == "noise alone"]
+            assert {tuple(line.get_ydata()) for line in floors} == {(0.7,) * len(floors[0].get_xdata())}
+            assert {line.get_linestyle() for line in floors} == {":"}
+        # Accuracies are above.
+        assert [text.get_text() for text in figure.axes[2].texts if "noise" in text.get_text()] == ["noise alone: 0.7 ↓"]
+    assert not any("noise" in text for text in texts(plot_last_layer(run)))
+
+
+def test_noise_off_the_axis_is_said_and_moves_no_axis(run_dir):
+    before = [axes.get_ylim() for axes in plot_over_epochs(read_run(run_dir)).axes]
+    figure = plot_over_epochs(with_floor(run_dir, 55.5))
+    assert [axes.get_ylim() for axes in figure.axes] == before
+    assert [text for text in texts(figure) if "noise" in text] == ["noise alone: 56 ↑"] * 3
+    assert "noise alone" not in [text.get_text() for text in figure.legends[0].get_texts()]
+
+
 @pytest.mark.parametrize("position", ["projection", "index"])
 def test_depth_figure_draws_null_line_and_layers_at_their_position(shared_run, position):
     run = read_run(shared_run)

@@ -114,15 +114,40 @@ def galanti():
     return {"cdnv": sum((variances[i] + variances[j]) / 2 / np.linalg.norm(M[i] - M[j]) ** 2 for i, j in pairs) / len(pairs)}
 
 
-def averages():
-    """The text of Papyan et al. and Hui et al.: averages over samples, of class means over classes; the ratio of traces."""
+def text_of_papyan():
+    """The text of Papyan et al.: Ave over samples i and classes c for μ_G and Σ_W, over classes for Σ_B and in NC2.
+
+    Read from quotations of its formulas in public code, such as Σ_B = Ave_c (μ_c - μ_G)(μ_c - μ_G)ᵀ; not from the paper itself.
+    """
     mu_G = np.mean(H, axis=0)
+    centered = M - mu_G
+    lengths = np.linalg.norm(centered, axis=1)
+    Sigma_W = np.mean([np.outer(h - M[c], h - M[c]) for h, c in zip(H, Y, strict=True)], axis=0)
+    Sigma_B = np.mean([np.outer(m, m) for m in centered], axis=0)
+    cosines = [
+        centered[c] @ centered[e] / (lengths[c] * lengths[e]) for c in range(K) for e in range(K) if c != e
+    ]  # fmt: skip
+    return {
+        "nc1": np.trace(Sigma_W @ np.linalg.pinv(Sigma_B, rcond=1e-12)) / K,
+        "nc2_equinorm": np.std(lengths) / np.mean(lengths),
+        "nc2_equiangularity": np.std(cosines),
+        "nc2_max_angle": np.mean([abs(cosine + 1 / (K - 1)) for cosine in cosines]),
+        "nc3": np.sum((W / np.linalg.norm(W) - centered / np.linalg.norm(centered)) ** 2),
+    }
+
+
+def ratio_of_hui(center):
+    """Hui et al., section 3.1: E |h - μ_y|² over samples, by E_i |μ_i - μ|² over classes, as quoted in public code.
+
+    They have equal counts. What μ is on unequal ones is open: the mean of samples ("zhu") or of class means ("papyan").
+    """
     within = np.mean([np.sum((h - M[c]) ** 2) for h, c in zip(H, Y, strict=True)])
-    return {"pfc1": within / np.mean([np.sum((mu - mu_G) ** 2) for mu in M])}
+    return {"pfc1": within / np.mean([np.sum((mu - center) ** 2) for mu in M])}
 
 
 @pytest.mark.parametrize(("convention", "published"), [
-    ("papyan_notebook", notebook), ("zhu", zhu), ("papyan", accumulating_library), ("zhu", averages),
+    ("papyan_notebook", notebook), ("zhu", zhu), ("papyan", accumulating_library), ("zhu", text_of_papyan),
+    ("zhu", lambda: ratio_of_hui(H.mean(axis=0))), ("papyan", lambda: ratio_of_hui(M.mean(axis=0))),
     *((name, galanti) for name in CONVENTIONS),
 ])  # fmt: skip
 def test_a_convention_is_what_was_published(convention, published):

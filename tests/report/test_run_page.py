@@ -2,6 +2,7 @@
 
 import ast
 import base64
+import csv
 import hashlib
 import json
 import re
@@ -17,7 +18,8 @@ from ncollapse.drawing.style import GRID, INK, LINE, depth_colors
 from ncollapse.records import ReportError, read_run
 from ncollapse.report import write_claims_page, write_page
 from ncollapse.report.payload import build_payload, to_script_json
-from ncollapse.report.tables import metric_tables, recipe_groups
+from ncollapse.report.tables import estimate_tables, metric_tables, recipe_groups
+from run_files import write_table
 
 EVIL = "</script><script>alert(1)</script>"
 ROOM = Path(ncollapse.report.__file__).parent
@@ -221,6 +223,7 @@ def test_embedded_epochs_hold_what_the_slider_draws(shared_run):
         assert epoch["values"][metric] == pytest.approx(run.over_depth(metric, 3), rel=1e-3)
         assert epoch["curve"][metric] == pytest.approx(getattr(record.curve, metric)[::2], rel=1e-3)
         assert epoch["baseline"][metric] == pytest.approx(getattr(record.baseline, metric)[::2], rel=1e-3)
+        assert epoch["noise"][metric] == [None] * 6
     assert epoch["curve"]["t"] == pytest.approx(record.curve.t[::2])
     assert (epoch["curve"]["t"][0], epoch["curve"]["t"][-1]) == (0, 1)
     assert epoch["positions"]["projection"] == pytest.approx(record.positions["projection"], rel=1e-3)
@@ -242,6 +245,32 @@ def test_table_marks_flags_and_tells_undefined_from_unmeasured(run_dir):
     assert (test.split, test.rows[0].metric, test.rows[0].cells[0]) == ("test", "pfc1", ("1.235e-7", ""))
     assert row.meaning == ""
     assert test.rows[0].meaning.startswith("within- over between-class variance")
+
+
+def test_estimates_stand_beside_the_plain_values(make_run, tmp_path, without_drawings):
+    run_dir = make_run(epochs=(0, 5), layers=("stem", "head"))
+    assert estimate_tables(read_run(run_dir)) == []
+    assert "Estimates for the population" not in write_page(run_dir, tmp_path / "a.html").read_text()
+    table = run_dir / "measurements.csv"
+    rows = list(csv.reader(table.read_text().splitlines()))[1:]
+    kept = [[epoch, "", *row, "", flags] for epoch, *row, flags in rows if row[3] not in ("pfc1", "cdnv")]
+    kept += [["5", "", "train", "0", "stem", *cells] for cells in (
+        ("pfc1", "19", "", "undersampled"), ("pfc1.population", "159", "12.345", ""), ("cdnv", "0.1", "", ""),
+        ("cdnv.population", "0.2", "", "unresolved"), ("cdnv.low", "0.15", "", ""), ("cdnv.high", "inf", "", "unbounded"),
+        ("pfc3.leave_one_out", "0.5", "", ""),
+    )]  # fmt: skip
+    write_table(table, "epoch,step,split,depth,layer,metric,value,standard_error,flags", kept)
+    (estimates,) = estimate_tables(read_run(run_dir))
+    pfc3 = f"{read_run(run_dir).value('pfc3', 0):.4g}"
+    assert {row.metric: row.cells for row in estimates.rows} == {
+        "pfc1.population": (("19 → 159 ± 12", "a"), ("", "")),
+        "cdnv.population": (("0.1 → 0.2 in [0.15, ∞]", "b c"), ("", "")),
+        "pfc3.leave_one_out": ((f"{pfc3} → 0.5", ""), ("", "")),
+    }
+    assert [flag for _, flag, _ in estimates.flags] == ["undersampled", "unresolved", "unbounded"]
+    page = write_page(run_dir, tmp_path / "b.html").read_text()
+    assert "Estimates for the population" in page
+    assert "19 → 159 ± 12<sup>a</sup>" in page
 
 
 def test_recipe_is_grouped_and_deeper_nesting_dotted(run_dir, edit):

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ncollapse.drawing import style
-from ncollapse.drawing.panels import LAST_LAYER, PROGRESSIVE, Panel, draw_over_depth, draw_over_epochs, require_position
+from ncollapse.drawing.panels import LAST_LAYER, NOISE, PROGRESSIVE, Panel, draw_over_depth, draw_over_epochs, require_position
 from ncollapse.records.file_names import FIGURES
 from ncollapse.records.files import make_own_folder, write_whole
 from ncollapse.records.reading import Run
@@ -22,13 +22,15 @@ def plot_over_epochs(run: Run) -> Figure:
     """Return a figure of PFC1, PFC2 and PFC3 of every layer over the epochs.
 
     Epochs on a symlog axis (0 is before training), PFC1 and PFC2 on log axes, color by depth; the dotted line is the first
-    measured epoch with every training sample right.
+    measured epoch with every training sample right, a dotted curve what noise alone gives.
     """
     with style.house_style():
         figure = _compose(PROGRESSIVE, 10.6, lambda axes, panel: draw_over_epochs(axes, run, panel))
         layers, names = _layer_entries(run, range(len(run.measured_layers)))
         perfect, meaning = _perfect_entry(run)
-        _legend(figure, [*layers, *perfect], [*names, *meaning], loc="outside right center", title="layer")
+        floor, meaning_of_floor = _floor_entry(figure)
+        handles, texts = [*layers, *floor, *perfect], [*names, *meaning_of_floor, *meaning]
+        _legend(figure, handles, texts, loc="outside right center", title="layer")
     return figure
 
 
@@ -46,15 +48,9 @@ def plot_over_depth(run: Run, position: str = "projection") -> Figure:
         figure = _compose(PROGRESSIVE, 10.6, lambda axes, panel: draw_over_depth(axes, run, panel, position))
         layers, names = _layer_entries(run, run.depths)
         lines = [Line2D([], [], color=style.LINE), Line2D([], [], color=style.BASELINE, linestyle="--")]
-        if any(row.metric.endswith(".noise") for row in run.rows):
-            lines.append(Line2D([], [], color=style.SOFT, linestyle=":"))
-        _legend(
-            figure,
-            [*layers, *lines],
-            [*names, *["straight line", "baseline (log-linear)", "noise alone"][: len(lines)]],
-            loc="outside right center",
-            title="layer",
-        )
+        floor, meaning = _floor_entry(figure)
+        handles, texts = [*layers, *lines, *floor], [*names, "straight line", "baseline (log-linear)", *meaning]
+        _legend(figure, handles, texts, loc="outside right center", title="layer")
     return figure
 
 
@@ -128,6 +124,12 @@ def _layer_entries(run: Run, depths: Sequence[int]) -> tuple[list[Line2D], list[
     shown = sorted({*depths[::stride], depths[-1]})
     handles = [Line2D([], [], color=colors[depth], marker="o", markersize=5, linewidth=1.5) for depth in shown]
     return handles, [f"{depth}  {style.short(run.measured_layers[depth])}" for depth in shown]
+
+
+def _floor_entry(figure: Figure) -> tuple[list[Line2D], list[str]]:
+    """Explain the dotted curves of noise where there is one."""
+    found = [line for axes in figure.axes for line in axes.get_lines() if line.get_label() == NOISE]
+    return found[:1], [NOISE][: len(found)]
 
 
 def _perfect_entry(run: Run) -> tuple[list[Line2D], list[str]]:

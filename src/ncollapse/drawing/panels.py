@@ -17,6 +17,8 @@ from ncollapse.records.theorems import Numbers
 
 # Dots show where was measured; more of them than this run together and only thicken the line.
 _MOST_MARKED_EPOCHS = 20
+# The label of what noise alone gives.
+NOISE = "noise alone"
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,7 @@ def draw_over_epochs(axes: Axes, run: Run, panel: Panel, shared: Sequence[float 
     marker = "o" if len(run.epochs) <= _MOST_MARKED_EPOCHS else ""
     for values, _, color, dashes in lines:
         axes.plot(run.epochs, _drawable(values, panel.log), dashes, color=color, linewidth=1.5, marker=marker, markersize=2.4)
+    _draw_floors(axes, run.epochs, [run.over_epochs(f"{panel.key}.noise", depth) for depth in range(len(run.layers))], panel)
     _fit_epochs(axes, run)
     labels = [(value, label, color) for values, label, color, _ in lines if (value := values[-1]) is not None and label]
     (_label_apart if panel.series else _label_together)(axes, [item for item in labels if not panel.log or item[0] > 0])
@@ -123,14 +126,26 @@ def draw_over_depth(axes: Axes, run: Run, panel: Panel, position: str, shared: S
     for t, values, color, dashes in curves:
         axes.plot(t, _drawable(values, panel.log), dashes, color=color, linewidth=1.6)
     positions = run.last.positions[position]
-    _draw_floor(axes, [math.nan if t is None else t for t in positions], run.over_depth(f"{panel.key}.noise"), panel)
+    _draw_floors(axes, [math.nan if t is None else t for t in positions], [run.over_depth(f"{panel.key}.noise")], panel)
     _draw_layers(axes, run, positions, _drawable(layers, panel.log))
 
 
-def _draw_floor(axes: Axes, x: Sequence[float], values: Sequence[float | None], panel: Panel) -> None:
-    """Draw what noise alone gives, where it is on the axis; runs of earlier versions do not have it."""
-    if any(value is not None for value in values):
-        axes.plot(x, _drawable(values, panel.log), ":", color=style.SOFT, linewidth=1.2, zorder=1, scalex=False, scaley=False)
+def _draw_floors(axes: Axes, x: Sequence[float], floors: list[list[float | None]], panel: Panel) -> None:
+    """Draw what noise alone gives, or say where it is if it is off the axis; runs of earlier versions do not have it."""
+    low, high = axes.get_ylim()
+    known = [value for values in floors for value in _drawable(values, panel.log) if not math.isnan(value)]
+    if known and (min(known) > high or max(known) < low):
+        value, arrow, y, side = (min(known), "↑", 0.98, "top") if min(known) > high else (max(known), "↓", 0.02, "bottom")
+        text = f"{NOISE}: {value:.2g} {arrow}"
+        halo = [withStroke(linewidth=2.5, foreground=style.PAPER)]
+        axes.text(
+            0.98, y, text, transform=axes.transAxes, ha="right", va=side, fontsize=7.5, color=style.SOFT, path_effects=halo
+        )
+        return
+    for values in floors:
+        if any(value is not None for value in values):
+            shown = _drawable(values, panel.log)
+            axes.plot(x, shown, ":", color=style.SOFT, linewidth=1.2, zorder=1, scalex=False, scaley=False, label=NOISE)
 
 
 def _curves(run: Run, panel: Panel) -> list[tuple[Sequence[float], Numbers, str, str]]:

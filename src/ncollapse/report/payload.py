@@ -41,6 +41,7 @@ def _epoch(run: Run, record: DepthRecord) -> dict[str, Any]:
         "epoch": record.epoch,
         "positions": {key: [_round(value) for value in values] for key, values in record.positions.items()},
         "values": {metric: [_round(value) for value in run.over_depth(metric, record.epoch)] for metric in _METRICS},
+        "noise": {metric: [_round(v) for v in run.over_depth(f"{metric}.noise", record.epoch)] for metric in _METRICS},
         "curve": _curve(record.curve),
         "baseline": _curve(record.baseline),
         "errors": errors,

@@ -11,7 +11,7 @@ from ncollapse.drawing.wording import POSITIONS, counted, number
 from ncollapse.records.reading import Run, read_run
 from ncollapse.report.markup import depth_rules, link, panel_svg, write_html
 from ncollapse.report.payload import build_payload, to_script_json
-from ncollapse.report.tables import environment_entries, metric_tables, recipe_groups
+from ncollapse.report.tables import environment_entries, estimate_tables, metric_tables, recipe_groups
 
 
 def write_page(run_dir: Path, out: Path, *, position: str = "projection") -> Path:
@@ -49,6 +49,8 @@ def _context(run: Run, position: str) -> dict[str, Any]:
         "last_layer": [_panel(run, panel, "last") for panel in LAST_LAYER if len(run.epochs) > 1],
         "last_values": _last_values(run),
         "tables": metric_tables(run),
+        "estimates": estimate_tables(run),
+        "has_noise": any(row.metric.endswith(".noise") for row in run.rows),
         "recipe": recipe_groups(run),
         "environment": environment_entries(run),
         "payload": to_script_json(build_payload(run)),

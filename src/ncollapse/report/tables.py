@@ -2,10 +2,15 @@
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ncollapse.drawing.wording import number
 from ncollapse.records.reading import Run
 from ncollapse.records.recipe_settings import flatten_settings, setting_text
+from ncollapse.records.rows import Row
+
+# Endings of the ids of estimates for the population.
+_ESTIMATES = (".population", ".leave_one_out")
 
 
 @dataclass(frozen=True)
@@ -27,28 +32,68 @@ class MetricTable:
     flags: tuple[tuple[str, str, str], ...]
 
 
+class Entry(NamedTuple):
+    """One cell of a table: a metric of one layer as text, with its flags."""
+
+    metric: str
+    depth: int
+    text: str
+    flags: tuple[str, ...]
+
+
 def metric_tables(run: Run) -> list[MetricTable]:
     """One table per split of the last epoch."""
-    last, words = [row for row in run.rows if row.epoch == run.epochs[-1]], run.glossary
+    return [
+        _table(run, split, [Entry(row.metric, row.depth, _tabled(row.value), row.flags) for row in rows])
+        for split, rows in _last_rows(run).items()
+    ]
+
+
+def estimate_tables(run: Run) -> list[MetricTable]:
+    """One table per split with estimates for the population: plain value, estimate, and its error or interval."""
     tables = []
-    for split in dict.fromkeys(row.split for row in last):
-        rows = [row for row in last if row.split == split]
-        marks = {flag: mark(i) for i, flag in enumerate(dict.fromkeys(flag for row in rows for flag in row.flags))}
-        cells: dict[str, dict[int, tuple[str, str]]] = {}
-        for row in rows:
-            text = (_tabled(row.value), " ".join(marks[flag] for flag in row.flags))
-            cells.setdefault(row.metric, {})[row.depth] = text
-        table_rows = tuple(
-            MetricRow(
-                metric,
-                words.metrics.get(metric, ""),
-                tuple(known.get(depth, ("", "")) for depth in range(len(run.measured_layers))),
-            )
-            for metric, known in cells.items()
-        )
-        explained = tuple((mark, flag, words.flags.get(flag, flag.replace("_", " "))) for flag, mark in marks.items())
-        tables.append(MetricTable(split, run.epochs[-1], table_rows, explained))
+    for split, rows in _last_rows(run).items():
+        known = {(row.metric, row.depth): row for row in rows}
+        estimates = [row for row in rows if row.metric.endswith(_ESTIMATES)]
+        if estimates:
+            tables.append(_table(run, split, [_compared(row, known) for row in estimates]))
     return tables
+
+
+def _compared(row: Row, known: dict[tuple[str, int], Row]) -> Entry:
+    plain, low, high = (known.get((row.metric.partition(".")[0] + end, row.depth)) for end in ("", ".low", ".high"))
+    text = _tabled(row.value)
+    if plain is not None:
+        text = f"{_tabled(plain.value)} → {text}"
+    if low is not None and high is not None:
+        text += f" in [{_tabled(low.value)}, {_tabled(high.value)}]"
+    elif row.standard_error is not None:
+        text += f" ± {row.standard_error:.2g}"
+    flags = [flag for part in (plain, row, low, high) if part is not None for flag in part.flags]
+    return Entry(row.metric, row.depth, text, tuple(dict.fromkeys(flags)))
+
+
+def _last_rows(run: Run) -> dict[str, list[Row]]:
+    """Return the rows of the last epoch by split."""
+    rows: dict[str, list[Row]] = {}
+    for row in run.rows:
+        if row.epoch == run.epochs[-1]:
+            rows.setdefault(row.split, []).append(row)
+    return rows
+
+
+def _table(run: Run, split: str, entries: list[Entry]) -> MetricTable:
+    words, depths = run.glossary, range(len(run.measured_layers))
+    marks = {flag: mark(i) for i, flag in enumerate(dict.fromkeys(flag for entry in entries for flag in entry.flags))}
+    cells: dict[str, dict[int, tuple[str, str]]] = {}
+    for entry in entries:
+        cells.setdefault(entry.metric, {})[entry.depth] = (entry.text, " ".join(marks[flag] for flag in entry.flags))
+    rows = tuple(
+        MetricRow(metric, words.metrics.get(metric, ""), tuple(known.get(depth, ("", "")) for depth in depths))
+        for metric, known in cells.items()
+    )
+    explained = tuple((mark, flag, words.flags.get(flag, flag.replace("_", " "))) for flag, mark in marks.items())
+    return MetricTable(split, run.epochs[-1], rows, explained)
 
 
 def recipe_groups(run: Run) -> dict[str, list[tuple[str, str]]]:

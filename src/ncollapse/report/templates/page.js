@@ -89,6 +89,13 @@ function drawCurve(svg, curve, metric, scale, kind) {
   if (path) element(svg, "path", { class: kind, d: path });
 }
 
+/** What noise alone gives at the layers, where the axes reach it. */
+function noiseCurve(epoch, metric, position, domain) {
+  const places = epoch.positions[position] || [];
+  const shown = epoch.noise[metric].map((value, i) => (isDrawable(places[i], false) && value >= domain.low && value <= domain.high ? value : null));
+  return { t: places, [metric]: shown };
+}
+
 function drawLayers(svg, data, epoch, metric, position, scale) {
   const places = epoch.positions[position] || [], taken = [];
   epoch.values[metric].forEach((value, i) => {
@@ -114,6 +121,7 @@ function drawChart(figure, data, epoch, position) {
   }
   const scale = scales(domain, LOGARITHMIC[metric]);
   drawFrame(svg, domain, scale, metric);
+  drawCurve(svg, noiseCurve(epoch, metric, position, domain), metric, scale, "noise");
   drawCurve(svg, epoch.baseline, metric, scale, "baseline");
   drawCurve(svg, epoch.curve, metric, scale, "curve");
   drawLayers(svg, data, epoch, metric, position, scale);
