@@ -59,16 +59,16 @@ def with_floor(run_dir, value):
 
 
 def test_what_noise_alone_gives_is_drawn_over_epochs_and_over_depth(run_dir):
-    run = with_floor(run_dir, 0.7)
+    run = with_floor(run_dir, 0.5)
     for figure in (plot_over_epochs(run), plot_over_depth(run)):
         names = [text.get_text() for text in figure.legends[0].get_texts()]
         assert names.count("noise alone") == 1
         for panel in figure.axes[:2]:
             floors = [line for line in panel.get_lines() if line.get_label() == "noise alone"]
-            assert {tuple(line.get_ydata()) for line in floors} == {(0.7,) * len(floors[0].get_xdata())}
+            assert {tuple(line.get_ydata()) for line in floors} == {(0.5,) * len(floors[0].get_xdata())}
             assert {line.get_linestyle() for line in floors} == {":"}
         # Accuracies are above.
-        assert [text.get_text() for text in figure.axes[2].texts if "noise" in text.get_text()] == ["noise alone: 0.7 ↓"]
+        assert [text.get_text() for text in figure.axes[2].texts if "noise" in text.get_text()] == ["noise alone: 0.5 ↓"]
     assert not any("noise" in text for text in texts(plot_last_layer(run)))
 
 
