@@ -38,7 +38,9 @@ COMMANDS = {
     "measure": "MODEL --data --num-classes --input-shape --split --checkpoint --unsafe-pickle --device --layers --batch-size "
     "--test-data --memory-budget --classes --min-per-class --ignore-index --metrics --convention --classifier --path "
     "--out --json",
-    "report": "DIR --out",
+    "report": "DIR --out --unverified",
+    "verify": "DIR --json",
+    "repair": "DIR --yes",
     "sweep": "RECIPE --over --seeds --set --engine --workers --address --out --json",
     "runs": "DIR --json",
     "claims": "DIR --out --json --markdown",

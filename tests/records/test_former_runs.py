@@ -10,8 +10,9 @@ import pytest
 
 from ncollapse.drawing.sentences import describe
 from ncollapse.records import EpochRecord, Row, read_run
-from ncollapse.records.depth_file import read_depth, write_depth
+from ncollapse.records.json_files import depth_text, read_depth
 from ncollapse.records.run_directory import RunDirectory
+from ncollapse.records.run_files import Status
 
 FORMER = Path(__file__).with_name("run_0_1")
 # One epoch of a residual network, with transport and the bound of weight decay; curves thinned.
@@ -59,7 +60,7 @@ def test_former_results_over_depth_keep_every_value(file, tmp_path):
             assert read == written, place
 
     records = read_depth(file)
-    write_depth(tmp_path / "depth.json", records.values())
+    (tmp_path / "depth.json").write_bytes(depth_text(records.values()))
     compare(json.loads((tmp_path / "depth.json").read_text()), json.loads(file.read_text()), "")
     assert read_depth(tmp_path / "depth.json") == records
     last = list(records.values())[-1]
@@ -69,8 +70,9 @@ def test_former_results_over_depth_keep_every_value(file, tmp_path):
 def test_a_former_run_goes_on_in_the_columns_of_today(tmp_path):
     shutil.copytree(FORMER, tmp_path, dirs_exist_ok=True)
     directory = RunDirectory(tmp_path)
+    assert not directory.take_up()
     directory.load(last_epoch=10)
-    directory.write_tables()
+    directory.save(Status("running", 10, 20), recipe="abc")
     lines = (tmp_path / "measurements.csv").read_text().splitlines()
     assert lines[0] == ",".join(Row._fields) == "epoch,step,split,depth,layer,metric,value,standard_error,flags"
     former = [line for line in (FORMER / "measurements.csv").read_text().splitlines() if line.startswith("10,")]

@@ -316,7 +316,7 @@ def test_title_falls_back_to_name_and_folder(run_dir, edit, tmp_path):
 def test_epochs_may_be_fractions_or_absent(tmp_path):
     rows = [Row(epoch, None, "train", 0, "stem", "pfc1", 0.5, None, ()) for epoch in (None, 0.5, 3)]
     file = tmp_path / "measurements.csv"
-    file.write_text(rows_text(rows))
+    file.write_bytes(rows_text(rows))
     assert list(read_rows(file)) == rows
 
 

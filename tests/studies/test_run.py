@@ -22,11 +22,12 @@ from ncollapse.data import Batches, DataConfig, LabeledData, load_samples
 from ncollapse.drawing import save_figures
 from ncollapse.metrics import select_metrics
 from ncollapse.models import ConvResNetConfig
-from ncollapse.records import depth_file, json_files, lock, read_run, run_directory
-from ncollapse.records.files import write_whole
+from ncollapse.records import ReportError, lock, read_run
+from ncollapse.records.errors import RunDirectoryWarning
+from ncollapse.records.manifest import CheckedFiles
 from ncollapse.studies import RunDirectoryError, RunStopped, override, recipe_by_name, run, run_recipe
 from ncollapse.targets import Target, measure_target, named_data
-from ncollapse.train import CheckpointError, checkpoint
+from ncollapse.train import CheckpointError
 
 SMALL = [
     "data.per_class=20", "train.epochs=7", "train.checkpoint_every=2", "measure.epochs=[0,1,3,7]", "model.width=16",
@@ -149,17 +150,17 @@ def test_a_convolutional_run_measures_its_last_stage_and_resumes(tmp_path):
 def test_kill_at_every_write_then_resume(tmp_path, monkeypatch):
     """What lies there before and after each single write of a run is resumed to the uninterrupted tables, to the bit."""
     killed = []
+    move = os.replace
 
-    def watched(path, content):
+    def watched(source, target):
         killed.append(tmp_path / f"killed-{len(killed)}")
         shutil.copytree(tmp_path / "run", killed[-1])
-        write_whole(path, content)
+        move(source, target)
 
     # Short, since it is resumed from everywhere: a checkpoint between two measured epochs, one at each, and the end.
     recipe = small("train.epochs=4", "measure.epochs=[0,1]")
     run_recipe(recipe, tmp_path / "whole")
-    for module in (run_directory, depth_file, json_files, checkpoint):
-        monkeypatch.setattr(module, "write_whole", watched)
+    monkeypatch.setattr(os, "replace", watched)
     run_recipe(recipe, tmp_path / "run")
     monkeypatch.undo()
     assert len(killed) > 20
@@ -335,29 +336,29 @@ def test_only_a_run_of_the_same_settings_is_overwritten(tmp_path):
 
 
 def failing_write(monkeypatch, fails):
-    """Every write for which `fails(its number, its path)` is true meets a full disk."""
-    calls = 0
+    """Every file for which `fails(its number, its temporary name)` is true meets a full disk."""
+    calls, begin = 0, os.open
 
-    def write(path, content):
+    def write(path, flags, *mode):
         nonlocal calls
-        calls += 1
-        if fails(calls, path):
-            raise OSError(28, "No space left on device", str(path))
-        write_whole(path, content)
+        if flags & os.O_CREAT and str(path).endswith(".tmp"):
+            calls += 1
+            if fails(calls, Path(path).name):
+                raise OSError(28, "No space left on device", str(path))
+        return begin(path, flags, *mode)
 
-    for module in (run_directory, depth_file, json_files, checkpoint):
-        monkeypatch.setattr(module, "write_whole", write)
+    monkeypatch.setattr(os, "open", write)
 
 
 def test_a_full_disk_at_the_first_files_of_a_replacement_keeps_the_old_run(finished, tmp_path, monkeypatch):
     out = tmp_path / "run"
     shutil.copytree(finished, out)
-    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     for last in range(1, 9):
-        failing_write(monkeypatch, lambda number, path, last=last: number >= last)
+        failing_write(monkeypatch, lambda number, name, last=last: number >= last)
         with pytest.raises(OSError, match="No space left on device"):
             run_recipe(small("seed=1"), out, overwrite=True)
-        assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+        assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
     monkeypatch.undo()
     run_recipe(small("seed=1"), out, overwrite=True)
     run_recipe(small("seed=1"), tmp_path / "other")
@@ -365,27 +366,30 @@ def test_a_full_disk_at_the_first_files_of_a_replacement_keeps_the_old_run(finis
 
 
 def test_a_replacement_killed_among_its_moves_starts_over(tmp_path, monkeypatch):
+    """The old run has another seed. Of the mixture nothing is reported, and --resume trains the new run from the start."""
     move, moves, die_at = os.replace, 0, 0
-    recipe = small("train.epochs=2", "measure.epochs=[0]")
+    recipe, other = (small("train.epochs=2", "measure.epochs=[0]", f"seed={seed}") for seed in (0, 1))
     run_recipe(recipe, tmp_path / "whole")
+    run_recipe(other, tmp_path / "old")
 
     def dying(source, target):
         nonlocal moves
-        if Path(source).parent.name == ".new" and Path(target).parent.name != ".new":
-            moves += 1
-            if moves == die_at:
-                raise Killed
+        moves += 1
+        if moves == die_at:
+            raise Killed
         move(source, target)
 
     monkeypatch.setattr(os, "replace", dying)
-    for die_at in range(1, 9):
+    for die_at in range(2, 11):
         out = tmp_path / f"killed-{die_at}"
-        shutil.copytree(tmp_path / "whole", out)
+        shutil.copytree(tmp_path / "old", out)
         moves = 0
         with pytest.raises(Killed):
             run_recipe(recipe, out, overwrite=True)
-        assert not (out / "checkpoint.safetensors").exists()
-        moves = 10
+        if die_at < 10:
+            with pytest.raises(ReportError, match=r"first save was cut off\. Finish the run with .*--resume"):
+                read_run(out)
+        moves = 20
         run_recipe(recipe, out, resume=True)
         assert tables(out) == tables(tmp_path / "whole")
 
@@ -425,22 +429,71 @@ def test_a_network_without_blocks_is_refused_and_leaves_nothing_behind(tmp_path)
     assert not (tmp_path / "run").exists()
 
 
-def test_damaged_checkpoint_and_tables(finished, tmp_path):
-    out = tmp_path / "damaged"
-    run_recipe(small(), out)
-    whole = (out / "checkpoint.safetensors").read_bytes()
-    (out / "checkpoint.safetensors").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(CheckpointError, match="damaged or truncated"):
-        run_recipe(small(), out, resume=True)
-    (out / "checkpoint.safetensors").write_bytes(whole)
-    (out / "measurements.csv").write_text("nonsense\n")
-    with pytest.raises(RunDirectoryError, match="damaged tables"):
-        run_recipe(small(), out, resume=True)
+@pytest.mark.parametrize("name", ["checkpoint.safetensors", "measurements.csv", "manifest.json"])
+def test_a_damaged_run_goes_on_from_the_save_before(finished, tmp_path, name):
+    """Once it is finished, and once it is not; with the bits of a run that was never damaged."""
+    for epochs, back in ((7, 6), (3, 2)):
+        out = tmp_path / f"damaged-{epochs}"
+        if epochs < 7:
+            with pytest.raises(Stopped):
+                run_recipe(small(), out, on_epoch=stop_after(epochs))
+        else:
+            shutil.copytree(finished, out)
+        whole = (out / name).read_bytes()
+        (out / name).write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(ReportError, match=rf"`ncollapse repair {out}` says"):
+            CheckedFiles(out).check(name)
+        words = rf"{name} is not as it was written; the run goes back to its save at epoch {back}, and what came later is tr"
+        with pytest.warns(RunDirectoryWarning, match=words):
+            run_recipe(small(), out, resume=True)
+        assert tables(out) == tables(finished)
+        assert (out / "damaged" / "1" / name).read_bytes() == whole[: len(whole) // 2]
+
+
+def test_a_damaged_run_without_an_earlier_save_is_refused_with_a_command_that_helps(finished, tmp_path, capsys):
+    recipe = small("train.keep=1", "train.epochs=1", "measure.epochs=[0]")
+    run_recipe(recipe, tmp_path / "run")
+    assert not (tmp_path / "run" / "previous").exists()
+    (tmp_path / "run" / "checkpoint.safetensors").write_bytes(b"damaged")
+    with pytest.raises(ReportError, match=r"checkpoint\.safetensors: is not as it was written\. `ncollapse repair .*run`"):
+        run_recipe(recipe, tmp_path / "run", resume=True)
+    with pytest.raises(ValueError, match=r"checkpoint\.safetensors: needed the \d+ bytes .* `ncollapse repair .*run`"):
+        measure_run(tmp_path / "run")
+    main(["repair", str(tmp_path / "run"), "--yes"])
+    run_recipe(recipe, tmp_path / "run", resume=True)
+    main(["verify", str(tmp_path / "run")])
+
+
+def test_a_recipe_edited_by_hand_and_a_checkpoint_of_another_recipe_are_told(finished, tmp_path):
+    out, other = shutil.copytree(finished, tmp_path / "edited"), tmp_path / "other"
+    text = (out / "recipe.json").read_text()
+    (out / "recipe.json").write_text(text.replace('"seed": 0', '"seed": 1'))
+    for look in (read_run, measure_run):
+        with pytest.raises(
+            ValueError, match=r"recipe\.json: needed the \d+ bytes that were written, found \d+ bytes that diff"
+        ):
+            look(out)
+    run_recipe(small("seed=1", "train.epochs=1", "measure.epochs=[0]"), other)
+    (out / "recipe.json").write_text(text)
+    shutil.copy(other / "checkpoint.safetensors", out)
+    with pytest.raises(ValueError, match=r"checkpoint\.safetensors: needed the \d+ bytes that were written"):
+        measure_run(out)
+    # A folder of an older version has no manifest; the checkpoint itself names its recipe.
+    environment = json.loads((out / "environment.json").read_text())
+    environment.pop("manifest")
+    (out / "environment.json").write_text(json.dumps(environment))
+    (out / "manifest.json").unlink()
+    with pytest.raises(CheckpointError, match="must be a checkpoint of the recipe with fingerprint"):
+        measure_run(out)
+
+
+def test_how_many_checkpoints_are_kept_changes_no_number():
+    assert small("train.keep=5").fingerprint() == small().fingerprint()
 
 
 def test_full_disk_in_the_middle_loses_nothing(finished, tmp_path, monkeypatch):
     out = tmp_path / "full"
-    failing_write(monkeypatch, lambda number, path: number > 12)
+    failing_write(monkeypatch, lambda number, name: number > 20)
     with pytest.raises(OSError, match="No space left on device"):
         run_recipe(small(), out)
     monkeypatch.undo()
@@ -470,7 +523,7 @@ def test_divergence_keeps_what_was_measured(tmp_path):
 
 
 def test_a_failed_run_says_so_and_resumes(finished, tmp_path, monkeypatch):
-    failing_write(monkeypatch, lambda number, path: path.name == "checkpoint.safetensors" and number > 8)
+    failing_write(monkeypatch, lambda number, name: name.startswith(".checkpoint") and number > 11)
     with pytest.raises(OSError, match="No space left"):
         run_recipe(small(), tmp_path)
     monkeypatch.undo()

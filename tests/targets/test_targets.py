@@ -128,7 +128,7 @@ def test_a_measurement_is_written_as_a_run_directory(run, tmp_path, capsys):
     assert f"Run directory: {out}" in capsys.readouterr().out
     names = {path.name for path in out.iterdir()}
     assert names == {
-        *("measurements.csv", "depth.json", "environment.json", "glossary.json", "history.csv", "status.json"),
+        *("measurements.csv", "depth.json", "environment.json", "glossary.json", "history.csv", "status.json", "manifest.json"),
     }
     found, original = read_run(out), read_run(run)
     assert found.epochs == (2,)

@@ -13,10 +13,11 @@ from ncollapse.claims.progressive_collapse import CLAIMS, PAPER
 from ncollapse.claims.rules import Claim, Evidence, Verdict, combine
 from ncollapse.drawing.wording import MEASURED_ONLY
 from ncollapse.records import file_names
-from ncollapse.records.claims import ClaimRecord, ClaimsFile, EvidenceRecord, LeftOut
 from ncollapse.records.errors import ReportError
 from ncollapse.records.json_files import read_json, write_json
 from ncollapse.records.reading import Run, read_run
+from ncollapse.records.recipe_settings import NO_SETTINGS
+from ncollapse.records.run_files import ClaimRecord, ClaimsFile, EvidenceRecord, LeftOut
 from ncollapse.records.sweep import read_sweep, unfinished
 
 ALL_CLAIMS = (*CLAIMS, *DEEP_CLAIMS)
@@ -58,10 +59,7 @@ def rule_on_claims(folders: Iterable[Path], claims: Sequence[Claim] = ALL_CLAIMS
         if run is None or problem:
             left_out.append((str(path), problem))
             continue
-        settings = {
-            key: value for key, value in run.recipe_entries.items() if key not in {"name", "title", "description", "changed"}
-        }
-        first = runs.setdefault(json.dumps(settings, sort_keys=True), run)
+        first = runs.setdefault(_settings(run), run)
         if first is not run:
             left_out.append((str(path), f"has the same settings and seed as {first.path}, so it is not another sample"))
     kept = list(runs.values())
@@ -72,6 +70,14 @@ def rule_on_claims(folders: Iterable[Path], claims: Sequence[Claim] = ALL_CLAIMS
     # First what is ruled on, then what no run could tell, at last what no run bears on.
     rulings.sort(key=lambda ruling: (ruling.verdict == "not testable here", not ruling.evidence))
     return Ledger(tuple(rulings), tuple(str(run.path) for run in kept), tuple(left_out))
+
+
+def _settings(run: Run) -> str:
+    """Write what the numbers of a run depend on, of which words and the number of checkpoints are no part."""
+    entries: dict[str, Any] = {}
+    for key, value in run.recipe_entries.items():
+        entries |= {f"{key}.{leaf}": item for leaf, item in value.items()} if isinstance(value, dict) else {key: value}
+    return json.dumps({key: entries[key] for key in entries.keys() - NO_SETTINGS}, sort_keys=True)
 
 
 def _find(folders: Iterable[Path]) -> Iterable[tuple[Path, Run | None, str]]:

@@ -17,6 +17,7 @@ from ncollapse.cli.measure import add_measure
 from ncollapse.cli.options import as_options, printable
 from ncollapse.cli.report import add_report_commands
 from ncollapse.cli.run import add_run_commands
+from ncollapse.cli.run_folders import add_folder_commands
 from ncollapse.cli.runs import add_runs
 from ncollapse.cli.solve import add_solve
 from ncollapse.cli.sweep import add_sweep
@@ -35,6 +36,7 @@ which command do I need?
   Many settings and seeds     ncollapse sweep RECIPE --over FIELD=VALUE,VALUE --seeds 5
   See how far runs are        ncollapse runs DIR
   Look at results again       ncollapse report DIR, or ncollapse compare DIR DIR for several side by side
+  Is a run as it was written? ncollapse verify DIR, and ncollapse repair DIR if it is not
   Test the papers' claims     ncollapse claims DIR ...
   Check the installation      ncollapse doctor
   Solve a model of the theory ncollapse solve MODEL
@@ -88,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     add_sweep(commands)
     add_runs(commands)
     add_report_commands(commands)
+    add_folder_commands(commands)
     add_solve(commands)
     add_doctor(commands)
     return parser

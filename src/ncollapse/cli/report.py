@@ -25,6 +25,11 @@ def add_report_commands(commands: Any) -> None:
         metavar="FILE",
         help="the page (default: in the first DIR, report.html of a run, compare.html of several, sweep.html or depth.html)",
     )
+    report.add_argument(
+        "--unverified",
+        action="store_true",
+        help="show also a run whose files are not as they were written, under a banner that says so",
+    )
     report.set_defaults(call=_report)
     _add_claims(commands)
     _add_compare(commands)
@@ -63,7 +68,7 @@ def _add_compare(commands: Any) -> None:
 def _report(options: argparse.Namespace) -> None:
     from ncollapse.report import write_report
 
-    print(f"Page: {write_report(check_distinct(options.runs), options.out)}")
+    print(f"Page: {write_report(check_distinct(options.runs), options.out, unverified=options.unverified)}")
 
 
 def _claims(options: argparse.Namespace) -> None:

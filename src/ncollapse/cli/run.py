@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_h
 
 from ncollapse.cli.options import folder
 from ncollapse.cli.progress import progress
+from ncollapse.records.errors import plain_warnings
 from ncollapse.stop_signals import stop_signals
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ def _train(recipe: Recipe, out: Path, *, resume: bool = False, overwrite: bool =
             if show is not None:
                 show(record.epoch, epochs, f"loss {record.loss:.4f}, accuracy {record.accuracy:.4f}")
 
+        stack.enter_context(plain_warnings())
         stop = stack.enter_context(stop_signals())
         chosen: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "group": processes.group}
         run_recipe(recipe, out, **chosen, on_epoch=on_epoch, should_stop=stop)

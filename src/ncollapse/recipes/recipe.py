@@ -172,6 +172,8 @@ class Recipe:
         content = dataclasses.asdict(Recipe.from_json(self.to_json()))
         for words in ("name", "title", "description"):
             del content[words]
+        # How many checkpoints are kept changes no number.
+        del content["train"]["keep"]
         for name, default in _FIELDS_NOT_IN_FINGERPRINT.items():
             group, _, leaf = name.rpartition(".")
             held = content[group] if group else content

@@ -38,6 +38,8 @@ class TrainConfig:
         loss: ``cross_entropy``, or ``mse`` against one-hot targets: half the squared distance, summed over classes,
             averaged over samples; ``dot_regression`` for networks with a fixed head.
         checkpoint_every: Epochs between checkpoints, 1 or more; read by whoever saves them.
+        keep: Checkpoints that are kept with their tables, 1 or more. Where the newest is damaged, a run goes on from the one
+            before.
         precision: ``bfloat16`` computes products of the forward and backward pass in bfloat16, which is faster on GPUs that
             have it; weights, normalization, loss and steps stay in float32, measurements too. ``float32`` computes in the
             type of the network.
@@ -66,6 +68,7 @@ class TrainConfig:
     clip_norm: float | None = 1.0
     loss: LossName = "cross_entropy"
     checkpoint_every: int = 25
+    keep: int = 2
     optimizer: OptimizerName = "sgd"
     schedule: Schedule = "steps"
     precision: Precision = "float32"
@@ -78,7 +81,7 @@ class TrainConfig:
 
     def _check_choices_and_counts(self) -> None:
         check_choices("train", self)
-        for field in ("epochs", "batch_size", "checkpoint_every"):
+        for field in ("epochs", "batch_size", "checkpoint_every", "keep"):
             value = getattr(self, field)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"train.{field} must be an integer of 1 or more, got {value!r}. Pass such a number.")

@@ -9,7 +9,7 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any, Literal
 
-from ncollapse.records.json_files import fail, read_bytes
+from ncollapse.records.json_files import RUN_AGAIN, Read, fail, read_bytes
 from ncollapse.records.rows import EpochRecord, Row
 
 # Which of the measured epochs are read.
@@ -24,9 +24,9 @@ _ADDED = ("step", "standard_error")
 _OLD_COLUMNS = tuple(name for name in Row._fields if name not in _ADDED)
 
 
-def read_rows(file: Path, epochs: Epochs = "all", among: Collection[int] = ()) -> tuple[Row, ...]:
+def read_rows(file: Path, epochs: Epochs = "all", among: Collection[int] = (), read: Read = read_bytes) -> tuple[Row, ...]:
     """Read ``measurements.csv``: all of it, or only the last epoch, or the first and the last, that are also among some."""
-    columns, lines = _read(file, Row._fields, _OLD_COLUMNS)
+    columns, lines = _lines(file, read(file, RUN_AGAIN), Row._fields, _OLD_COLUMNS)
     if epochs != "all":
         written = {cells[0] for cells in lines.values()}
         common = sorted(epoch for epoch in among if str(epoch) in written)
@@ -36,34 +36,34 @@ def read_rows(file: Path, epochs: Epochs = "all", among: Collection[int] = ()) -
     return tuple(map(Row._make, zip(*(values.get(name, repeat(None)) for name in Row._fields), strict=False)))
 
 
-def read_history(file: Path) -> tuple[EpochRecord, ...]:
+def read_history(file: Path, read: Read = read_bytes) -> tuple[EpochRecord, ...]:
     """Read ``history.csv``."""
-    columns, lines = _read(file, EpochRecord._fields)
+    columns, lines = _lines(file, read(file, RUN_AGAIN), EpochRecord._fields)
     return tuple(map(EpochRecord._make, zip(*_by_column(file, columns, lines).values(), strict=True)))
 
 
-def rows_text(rows: Iterable[Row]) -> str:
-    """Write the text of ``measurements.csv``."""
+def rows_text(rows: Iterable[Row]) -> bytes:
+    """Write the content of ``measurements.csv``."""
     return _text(Row._fields, ((*row[:-1], ";".join(row.flags)) for row in rows))
 
 
-def history_text(rows: Iterable[EpochRecord]) -> str:
-    """Write the text of ``history.csv``."""
+def history_text(rows: Iterable[EpochRecord]) -> bytes:
+    """Write the content of ``history.csv``."""
     return _text(EpochRecord._fields, rows)
 
 
-def _text(columns: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
+def _text(columns: Sequence[str], lines: Iterable[Sequence[Any]]) -> bytes:
     # The writer gives floats every digit, and None no character.
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows(lines)
-    return text.getvalue()
+    return text.getvalue().encode()
 
 
-def _read(file: Path, *layouts: tuple[str, ...]) -> tuple[tuple[str, ...], _Lines]:
+def _lines(file: Path, content: bytes, *layouts: tuple[str, ...]) -> tuple[tuple[str, ...], _Lines]:
     """Read the header, which must be one of some, and the lines below it, each of its length."""
-    records = _records(file, read_bytes(file))
+    records = _records(file, content)
     header = tuple(next(records, ()))
     if header not in layouts:
         fail(file, f"needs the columns {','.join(layouts[0])}, has {','.join(header)[:_SHOWN] or 'none'}")

@@ -34,7 +34,7 @@ def write_whole(path: str | Path, content: bytes | str) -> None:
 
 @contextmanager
 def staged(folder: Path, contents: Mapping[str, bytes]) -> Iterator[dict[str, Path]]:
-    """Write files under temporary names, forced to the disk, for the body to rename; those that it leaves are removed."""
+    """Write files under temporary names, forced to the disk, for the body to rename; none is left if it fails."""
     # Nobody can guess the name, and a file or link that is there already is never opened.
     temporary = {name: folder / f".{name}.{secrets.token_hex(8)}.tmp" for name in contents}
     name, data = "", b""
@@ -42,7 +42,12 @@ def staged(folder: Path, contents: Mapping[str, bytes]) -> Iterator[dict[str, Pa
         for name, data in contents.items():
             _write_new(temporary[name], data)
         yield temporary
-    except OSError as error:
+    except BaseException as error:
+        for path in temporary.values():
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
         gone = "; the folder is gone, moved or removed perhaps. Move it back" if not folder.exists() else ". Free some space"
         words = (
             f"{len(data)} bytes were to be written, the system refuses ({error.strerror}){gone} or choose a folder that can be "
@@ -50,10 +55,6 @@ def staged(folder: Path, contents: Mapping[str, bytes]) -> Iterator[dict[str, Pa
         )
         # A full disk is reported without a file name.
         raise OSError(error.errno, words, str(folder / name)) from error
-    finally:
-        for path in temporary.values():
-            with suppress(OSError):
-                path.unlink(missing_ok=True)
 
 
 def _write_new(path: Path, data: bytes) -> None:

@@ -1,5 +1,8 @@
 """JSON files as frozen records: read by type, with errors that name the place inside the file, and written back."""
 
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -7,10 +10,13 @@ import msgspec
 
 from ncollapse.records import file_names
 from ncollapse.records.bounded import UnfitFileError, read_at_most
+from ncollapse.records.depth import DepthRecord
 from ncollapse.records.errors import ReportError
 from ncollapse.records.files import write_whole
 
 T = TypeVar("T")
+# What reads the content of a file, given what to do where there is none.
+Read = Callable[[Path, str], bytes]
 RUN_AGAIN = "Finish the run with `ncollapse run RECIPE --out DIR --resume` if it was killed, else run it in an empty folder."
 
 _MIB = 1 << 20
@@ -30,9 +36,9 @@ _MOST_LEVELS = 20
 _NOT_OURS = "ncollapse does not write such a file: put the run's own file in its place, or leave the folder alone."
 
 
-def read_json(file: Path, kind: type[T], remedy: str = RUN_AGAIN) -> T:
+def read_json(file: Path, kind: type[T], remedy: str = RUN_AGAIN, read: Read | None = None) -> T:
     """Read a file as a record; keys that the record does not declare are ignored, so that later files stay readable."""
-    return decode(file, read_bytes(file, remedy), kind, remedy)
+    return decode(file, (read or read_bytes)(file, remedy), kind, remedy)
 
 
 def decode(file: Path, content: bytes, kind: type[T], remedy: str = RUN_AGAIN) -> T:
@@ -84,3 +90,34 @@ def encode(record: Any, *, indent: bool = True) -> bytes:
 def fail(file: Path, what: str, remedy: str = RUN_AGAIN) -> NoReturn:
     """Raise the error about a file."""
     raise ReportError(f"{file}: {what}. {remedy}")
+
+
+@dataclass(frozen=True)
+class DepthFile:
+    """``depth.json``: the results over depth of every measured epoch."""
+
+    epochs: tuple[DepthRecord, ...] = ()
+
+
+def read_depth(file: Path, read: Read = read_bytes) -> dict[int, DepthRecord]:
+    """Read the records by epoch, in ascending order, and check that their lists fit together."""
+    # On the disk the baseline is "null", as before version 0.2. A quote inside a string has a backslash before it, so this
+    # finds keys of that name only.
+    content = re.sub(rb'(?<!\\)"null"(?=\s*:)', b'"baseline"', read(file, RUN_AGAIN))
+    records = decode(file, content, DepthFile).epochs
+    for i, record in enumerate(records):
+        num_layers = len(record.layers)
+        lengths = {f"positions.{key}": (len(value), num_layers) for key, value in record.positions.items()}
+        for name, curve in (("curve", record.curve), ("null", record.baseline)):
+            columns = {"pfc1": curve.pfc1, "pfc2": curve.pfc2, "pfc3": curve.pfc3, "cdnv": curve.cdnv}
+            lengths |= {f"{name}.{key}": (len(v), len(curve.t)) for key, v in columns.items() if v is not None}
+        for place, (found, needed) in lengths.items():
+            if found != needed:
+                fail(file, f"epochs[{i}].{place} needs {needed} numbers, has {found}")
+    return {record.epoch: record for record in sorted(records, key=lambda record: record.epoch)}
+
+
+def depth_text(records: Iterable[DepthRecord]) -> bytes:
+    """Write the content of the file, on one line."""
+    # As it is encoded here, nothing but a key has quotes around and a colon right behind.
+    return encode(DepthFile(tuple(records)), indent=False).replace(b'"baseline":', b'"null":')

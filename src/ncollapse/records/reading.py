@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 from ncollapse.records import file_names
 from ncollapse.records.csv_tables import Epochs, read_history, read_rows
 from ncollapse.records.depth import EPSILON, DepthRecord, EffectiveDepth
-from ncollapse.records.depth_file import read_depth
 from ncollapse.records.errors import ReportError
-from ncollapse.records.json_files import fail, read_json
+from ncollapse.records.json_files import fail, read_depth, read_json
 from ncollapse.records.lock import state_of
+from ncollapse.records.manifest import CheckedFiles
 from ncollapse.records.rows import EpochRecord, Row
 from ncollapse.records.run_files import Glossary, ObjectiveFile, ObjectiveRecord, RecipeSummary, Status
 
@@ -35,6 +35,7 @@ class Run:
         records: The results over depth, by epoch, in ascending order; empty ones where ``depth.json`` was not written.
         glossary: What its metrics and flags mean.
         objective: The regularized objective beside its floor, by epoch, where it has one.
+        unverified: Files that are not as they were written; none unless the run was read unverified.
     """
 
     path: Path
@@ -47,6 +48,7 @@ class Run:
     records: dict[int, DepthRecord]
     glossary: Glossary
     objective: dict[int, ObjectiveRecord] = field(default_factory=dict)
+    unverified: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         if not self.epochs:
@@ -148,18 +150,19 @@ class Run:
         return (error.line.get(metric), error.baseline.get(metric)) if error else (None, None)
 
 
-def read_run(path: Path, epochs: Epochs = "all") -> Run:
+def read_run(path: Path, epochs: Epochs = "all", *, unverified: bool = False) -> Run:
     """Return a run directory, read and checked.
 
     Args:
         path: The directory that ``ncollapse run`` or ``ncollapse measure --out`` wrote.
         epochs: "ends" leaves out the rows and curves of all measured epochs but the first and the last, "last" those of all but
             the last.
+        unverified: Read also what is not as it was written, and name it in ``Run.unverified``.
 
     Raises:
-        ReportError: If the directory or a file is missing, empty or broken, or if ``measurements.csv`` and ``depth.json``
-            contradict each other. The message names the file and says what to do. Only of a run with a recipe must
-            ``depth.json`` be there.
+        ReportError: If the directory or a file is missing, empty, broken, or not as it was written, or if ``measurements.csv``
+            and ``depth.json`` contradict each other. The message names the file and says what to do. Only of a run with a
+            recipe must ``depth.json`` be there.
     """
     path = Path(path)
     if not path.is_dir():
@@ -169,34 +172,36 @@ def read_run(path: Path, epochs: Epochs = "all") -> Run:
         raise ReportError(f"{path}: needed a run directory or a sweep, found neither. Name a folder that `ncollapse run`, "
                           "`ncollapse sweep` or `ncollapse measure --out` wrote.")  # fmt: skip
     # A measurement alone, without a recipe, need not follow the samples' paths.
-    has_depth = (path / file_names.DEPTH).exists() or (path / file_names.RECIPE).exists()
-    records = read_depth(path / file_names.DEPTH) if has_depth else {}
-    objective = _read_optional(path / file_names.OBJECTIVE, ObjectiveFile)
-    rows = read_rows(path / file_names.MEASUREMENTS, epochs, records)
+    files = CheckedFiles(path, unverified=unverified)
+    has_depth = files.has(file_names.DEPTH) or files.has(file_names.RECIPE)
+    records = read_depth(path / file_names.DEPTH, files.read) if has_depth else {}
+    objective = _read_optional(files, file_names.OBJECTIVE, ObjectiveFile)
+    rows = read_rows(path / file_names.MEASUREMENTS, epochs, records, files.read)
     if not has_depth:
         records = _without_results(rows)
     elif epochs != "all":
         read = {row.epoch for row in rows}
         records = {epoch: record for epoch, record in records.items() if epoch in read}
-    status = read_json(path / file_names.STATUS, Status)
+    status = read_json(path / file_names.STATUS, Status, read=files.read)
     run = Run(
         path=path,
-        recipe=_read_optional(path / file_names.RECIPE, RecipeSummary),
-        recipe_entries=_read_optional(path / file_names.RECIPE, dict[str, Any]),
-        environment=read_json(path / file_names.ENVIRONMENT, dict[str, Any]),
+        recipe=_read_optional(files, file_names.RECIPE, RecipeSummary),
+        recipe_entries=_read_optional(files, file_names.RECIPE, dict[str, Any]),
+        environment=read_json(path / file_names.ENVIRONMENT, dict[str, Any], read=files.read),
         status=replace(status, state=state_of(path, status.state)),
-        history=read_history(path / file_names.HISTORY),
+        history=read_history(path / file_names.HISTORY, files.read),
         rows=rows,
         records=records,
-        glossary=_read_optional(path / file_names.GLOSSARY, Glossary),
+        glossary=_read_optional(files, file_names.GLOSSARY, Glossary),
         objective={record.epoch: record for record in objective.epochs},
+        unverified=tuple(files.changed),
     )
     _check_agreement(run)
     return run
 
 
-def _read_optional(file: Path, kind: type[T]) -> T:
-    return read_json(file, kind) if file.exists() else kind()
+def _read_optional(files: CheckedFiles, name: str, kind: type[T]) -> T:
+    return read_json(files.folder / name, kind, read=files.read) if files.has(name) else kind()
 
 
 def _without_results(rows: Sequence[Row]) -> dict[int, DepthRecord]:

@@ -6,6 +6,9 @@ from typing import Any
 
 from ncollapse.records.reading import Run
 
+# Entries of a recipe on which no number depends.
+NO_SETTINGS = {"name", "title", "description", "changed", "train.keep"}
+
 
 def setting(run: Run, field: str) -> Any:
     """Return a setting of a run's recipe by its dotted name; None where the recipe has none."""
@@ -36,8 +39,9 @@ def setting_text(value: object) -> str:
 
 def differing_settings(runs: Sequence[Run]) -> list[list[tuple[str, str]]]:
     """List what the recipes of several runs set differently, apart from seeds; nothing for a run without a recipe."""
-    words = {"title", "description", "changed", "seed"}
-    settings = [dict(flatten_settings({k: v for k, v in run.recipe_entries.items() if k not in words})) for run in runs]
+    words = NO_SETTINGS - {"name"} | {"seed"}
+    flat = [dict(flatten_settings(run.recipe_entries)) for run in runs]
+    settings = [{name: value for name, value in fields.items() if name not in words} for fields in flat]
     known = [fields for fields in settings if fields]
     names = dict.fromkeys(name for fields in known for name in fields)
     differing = [name for name in names if len({fields.get(name) for fields in known}) > 1]

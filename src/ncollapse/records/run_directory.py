@@ -1,10 +1,9 @@
-"""A run directory while a run writes it: plain files, each written whole, that a killed run resumes from."""
+"""A run directory while a run writes it: plain files that are saved together, from which a killed run resumes."""
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -12,15 +11,26 @@ from typing import Any, Protocol, TypeVar
 from ncollapse.records import file_names
 from ncollapse.records.csv_tables import history_text, read_history, read_rows, rows_text
 from ncollapse.records.depth import DepthRecord
-from ncollapse.records.depth_file import read_depth, write_depth
-from ncollapse.records.errors import ReportError, RunDirectoryError
-from ncollapse.records.files import leftovers, remove_leftovers, write_whole
-from ncollapse.records.json_files import read_json, write_json
+from ncollapse.records.errors import DamagedRunError, ReportError, RunDirectoryError
+from ncollapse.records.files import leftovers, remove_leftovers
+from ncollapse.records.json_files import depth_text, encode, read_depth, read_json
 from ncollapse.records.lock import state_of
+from ncollapse.records.manifest import (
+    FORMAT,
+    NOTED,
+    CheckedFiles,
+    Manifest,
+    advice,
+    damaged_files,
+    is_cut_off,
+    look,
+    read_manifest,
+)
 from ncollapse.records.rows import EpochRecord, Row
 from ncollapse.records.run_files import Glossary, ObjectiveFile, ObjectiveRecord, Status
+from ncollapse.records.saving import held_files, save_files
+from ncollapse.records.verification import plan_recovery, recover
 
-_STAGE = ".new"
 # What every reader of a finished run needs, besides its recipe and its status; a checkpoint is for going on.
 _RESULTS = (file_names.ENVIRONMENT, file_names.HISTORY, file_names.MEASUREMENTS, file_names.DEPTH)
 
@@ -34,11 +44,13 @@ T = TypeVar("T", bound=_OfEpoch)
 
 
 class RunDirectory:
-    """The files of one run; ``path`` is a hidden folder in it while the new run replaces an older one."""
+    """The files of one run."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._replaced: Path | None = None
+        # What is on the disk; None while nothing there counts. What a new run writes with its first save.
+        self._held: Manifest | None = None
+        self._first: dict[str, bytes] = {}
         self.history: list[EpochRecord] = []
         self.rows: list[Row] = []
         self.depth: list[DepthRecord] = []
@@ -60,47 +72,88 @@ class RunDirectory:
             raise RunDirectoryError(f"{self.path} must be a folder, it is a file. Choose another place with --out.")
         if not self.path.is_dir():
             return True
-        return not set(self.path.iterdir()) - {*leftovers(self.path), self.path / file_names.LOCK}
+        # What was damaged is kept aside, and a run may begin beside it.
+        found = {path.name for path in self.path.iterdir()} - {path.name for path in leftovers(self.path)}
+        found -= {file_names.DAMAGED, file_names.LOCK}
+        return not found or (found == {file_names.MANIFEST} and self.is_cut_off())
 
     def check_empty(self) -> None:
         """Check that nothing would be replaced."""
         if not self.is_empty():
             raise RunDirectoryError(f"{self.path} is not empty. Choose another place with --out.")
 
+    def is_cut_off(self) -> bool:
+        """Whether a run was killed here in its first save, so that nothing of it counts."""
+        return is_cut_off(*look(self.path))
+
+    def fingerprint(self) -> str | None:
+        """Return the fingerprint of the recipe that the files were written for, where it is known."""
+        manifest = read_manifest(self.path)
+        return None if manifest is None else manifest.recipe
+
+    def check_checkpoint(self) -> None:
+        """Check that the checkpoint is as it was written."""
+        CheckedFiles(self.path).check(file_names.CHECKPOINT)
+
+    def has_recipe(self) -> bool:
+        """Whether there is a recipe, or was one."""
+        return CheckedFiles(self.path).has(file_names.RECIPE)
+
+    def read_recipe(self) -> str:
+        """Read the recipe's file, checked."""
+        return CheckedFiles(self.path).read(self.recipe).decode()
+
     def create(self, recipe: Mapping[str, Any] | None, *, overwrite: bool = False) -> None:
-        """Begin a new run. If it replaces another one, its files wait in a hidden folder until ``settle``."""
+        """Begin a new run. Its first save writes all its files, or replaces those of another run."""
         if not overwrite:
             self.check_empty()
-        elif not self.is_empty():
-            self._replaced, self.path = self.path, self.path / _STAGE
-            shutil.rmtree(self.path, ignore_errors=True)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             words = f"the run directory cannot be made ({error.strerror}). Choose another place with --out"
             raise OSError(error.errno, words, str(self.path)) from error
         remove_leftovers(self.path)
-        if recipe is not None:
-            write_json(self.recipe, recipe)
+        self._held = None
+        self._first = {} if recipe is None else {file_names.RECIPE: encode(recipe)}
 
-    def settle(self) -> None:
-        """Replace the old run's files by the first ones of the new run, if there was an old run."""
-        if self._replaced is None:
-            return
-        # A run killed in between must start over instead of resuming into a mixture of two runs. So the old checkpoint goes
-        # first, and the new one comes last.
-        self.path, stage, self._replaced = self._replaced, self.path, None
-        for name in (file_names.CHECKPOINT, file_names.REPORT):
-            (self.path / name).unlink(missing_ok=True)
-        for file in sorted(stage.iterdir(), key=lambda file: file.name == file_names.CHECKPOINT):
-            os.replace(file, self.path / file.name)
-        stage.rmdir()
+    def begin(self, environment: Mapping[str, Any], glossary: Glossary) -> None:
+        """Take what is known before training; the first save writes it."""
+        self._first |= {
+            file_names.ENVIRONMENT: encode({**environment, NOTED: FORMAT}),
+            file_names.GLOSSARY: encode(glossary),
+        }
 
-    def withdraw(self) -> None:
-        """Remove a new run that is not settled; the old one stays as it was."""
-        if self._replaced is not None:
-            shutil.rmtree(self.path, ignore_errors=True)
-            self.path, self._replaced = self._replaced, None
+    def is_damaged(self) -> bool:
+        """Whether any file of the run is not as it was written."""
+        return plan_recovery(self.path) is not None
+
+    def recover(self, recipe: str) -> str:
+        """Bring a damaged run of a recipe back to an earlier save, where there is one; return a line about it."""
+        plan = plan_recovery(self.path)
+        if plan is None or plan.is_lost:
+            return ""
+        held = plan.manifest or read_manifest(self.path)
+        if held is None or held.recipe != recipe:
+            return ""
+        aside = recover(plan)
+        return f"{self.path}: {plan.words()}. The damaged files are in {aside}."
+
+    def take_up(self) -> bool:
+        """Check every file of a run that is to go on; return whether there is a checkpoint to go on from."""
+        # Told if it is missing.
+        manifest = CheckedFiles(self.path).manifest
+        if manifest is not None:
+            manifest, found = look(self.path)
+            if is_cut_off(manifest, found):
+                return False
+            if damaged := damaged_files(found):
+                raise DamagedRunError(f"{self.path / damaged[0]}: is not as it was written. {advice(self.path)}")
+        elif (self.path / file_names.ENVIRONMENT).is_file():
+            # Of an older version: from the next save on it has a manifest.
+            noted = read_json(self.path / file_names.ENVIRONMENT, dict[str, Any])
+            self._first = {file_names.ENVIRONMENT: encode({**noted, NOTED: FORMAT})}
+        self._held = held_files(self.path)
+        return self._held is not None and file_names.CHECKPOINT in self._held.files
 
     def missing(self) -> list[str]:
         """Files that a run with a checkpoint must have and this one has not."""
@@ -118,12 +171,15 @@ class RunDirectory:
         def kept(records: Iterable[T]) -> list[T]:
             return [record for record in records if record.epoch is not None and record.epoch <= last_epoch]
 
+        files = CheckedFiles(self.path)
         try:
-            self.history = kept(read_history(self.path / file_names.HISTORY))
-            self.rows = kept(read_rows(self.path / file_names.MEASUREMENTS))
-            self.depth = kept(read_depth(self.path / file_names.DEPTH).values())
-            objective = self.path / file_names.OBJECTIVE
-            self.objective = kept(read_json(objective, ObjectiveFile).epochs) if objective.exists() else []
+            self.history = kept(read_history(self.path / file_names.HISTORY, files.read))
+            self.rows = kept(read_rows(self.path / file_names.MEASUREMENTS, read=files.read))
+            self.depth = kept(read_depth(self.path / file_names.DEPTH, files.read).values())
+            if files.has(file_names.OBJECTIVE):
+                self.objective = kept(read_json(self.path / file_names.OBJECTIVE, ObjectiveFile, read=files.read).epochs)
+        except DamagedRunError:
+            raise
         except (OSError, ReportError) as error:
             raise RunDirectoryError(
                 f"{self.path} has a checkpoint but damaged tables ({error}). Delete the folder and run the command again."
@@ -137,38 +193,54 @@ class RunDirectory:
     def status(self) -> Status | None:
         """How far the run had come when its status was last written, and its state now."""
         try:
-            noted = read_json(self.path / file_names.STATUS, Status)
+            noted = read_json(self.path / file_names.STATUS, Status, read=CheckedFiles(self.path).read)
         except (OSError, ReportError):
             return None
         return replace(noted, state=state_of(self.path, noted.state))
 
-    def begin(self, environment: Mapping[str, Any], glossary: Glossary) -> None:
-        """Write what is known before training."""
-        write_json(self.path / file_names.ENVIRONMENT, environment)
-        write_json(self.path / file_names.GLOSSARY, glossary)
-
     def add_measurement(self, rows: Iterable[Row], depth: DepthRecord | None, objective: ObjectiveRecord | None = None) -> None:
-        """Add a measurement to the tables; written by ``write_tables``."""
+        """Add a measurement to the tables; written by ``save``."""
         self.rows.extend(rows)
         if depth is not None:
             self.depth.append(depth)
         if objective is not None:
             self.objective.append(objective)
 
-    def write_tables(self) -> None:
-        """Write the tables, each whole."""
-        write_whole(self.path / file_names.HISTORY, history_text(self.history))
-        write_whole(self.path / file_names.MEASUREMENTS, rows_text(self.rows))
-        # A measurement alone, without a recipe, need not follow the samples' paths.
-        if self.depth or self.recipe.exists():
-            write_depth(self.path / file_names.DEPTH, self.depth)
-        if self.objective:
-            write_json(self.path / file_names.OBJECTIVE, ObjectiveFile(tuple(self.objective)), indent=False)
+    def save(self, status: Status, *, checkpoint: bytes | None = None, recipe: str | None = None, keep: int = 1) -> None:
+        """Write everything: the tables before the checkpoint, so that a checkpoint implies complete tables.
 
-    def write_status(self, status: Status) -> None:
-        """Write how far the run has come."""
-        write_json(self.path / file_names.STATUS, status)
+        Args:
+            checkpoint: The content of its file; None for a measurement, which has none.
+            recipe: The fingerprint of the recipe.
+            keep: How many generations are kept, this one included.
+        """
+        tables = {
+            file_names.HISTORY: history_text(self.history),
+            file_names.MEASUREMENTS: rows_text(self.rows),
+        }
+        # A measurement alone, without a recipe, need not follow the samples' paths.
+        if self.depth or recipe is not None:
+            tables[file_names.DEPTH] = depth_text(self.depth)
+        if self.objective:
+            tables[file_names.OBJECTIVE] = encode(ObjectiveFile(tuple(self.objective)), indent=False)
+        if checkpoint is not None:
+            tables[file_names.CHECKPOINT] = checkpoint
+        self._write({**self._first, **tables, file_names.STATUS: encode(status)}, status.epoch, recipe, keep)
+        self._first = {}
 
     def mark(self, state: str, reason: str) -> None:
         """Say in ``status.json`` how the run has ended; the rest of it stays that of the last checkpoint."""
-        self.write_status(replace(read_json(self.path / file_names.STATUS, Status), state=state, reason=reason))
+        status = self.status()
+        if self._held is not None and status is not None:
+            words = {file_names.STATUS: encode(replace(status, state=state, reason=reason))}
+            self._write(words, self._held.epoch, self._held.recipe)
+
+    def _write(self, contents: Mapping[str, bytes], epoch: int | None, recipe: str | None, keep: int = 1) -> None:
+        try:
+            self._held = save_files(self.path, contents, self._held, epoch=epoch, recipe=recipe, keep=keep)
+        except BaseException:
+            # Some of the files may have been replaced before the system refused, or the user interrupted.
+            held, self._held = self._held, None
+            with suppress(OSError, ReportError):
+                self._held = None if held is None else held_files(self.path)
+            raise

@@ -7,6 +7,7 @@ from ncollapse.records import file_names
 from ncollapse.records.csv_tables import Epochs
 from ncollapse.records.errors import ReportError
 from ncollapse.records.json_files import fail, read_json
+from ncollapse.records.manifest import CheckedFiles
 from ncollapse.records.reading import Run, read_run
 
 _AGAIN = "Run `ncollapse sweep` again with the same --out."
@@ -64,7 +65,7 @@ def read_sweep(path: Path, epochs: Epochs = "all") -> Sweep:
     if not file.is_file():
         raise ReportError(f"{file}: needed the list of a sweep's runs, found nothing. "
                           "Name the folder that `ncollapse sweep` was given with --out.")  # fmt: skip
-    entries = read_json(file, SweepFile, _AGAIN).runs
+    entries = read_json(file, SweepFile, _AGAIN, CheckedFiles(path).read).runs
     for entry in entries:
         # A run lies in the sweep's folder; pages are written into runs.
         if not entry.name.strip(".") or set(entry.name) & {"/", "\\", "\0"} or (path / entry.name).is_symlink():
@@ -94,3 +95,19 @@ def unfinished(run: Run) -> str:
         return ""
     why = f": {status.reason}" if status.reason else ""
     return f"{status.state} at epoch {status.epoch} of {status.epochs}{why}"
+
+
+def folders_of(path: Path) -> list[Path]:
+    """List a run's folder, or a sweep's and those of its runs."""
+    if not path.is_dir() or not any(
+        (path / name).exists() for name in (*file_names.OF_A_RUN, file_names.MANIFEST, file_names.SWEEP)
+    ):
+        raise ReportError(f"{path}: needed a run directory or the folder of a sweep, found neither. Name one.")
+    if not (path / file_names.SWEEP).is_file():
+        return [path]
+    try:
+        runs = [path / entry.name for entry in read_json(path / file_names.SWEEP, SweepFile).runs]
+    except ReportError:
+        # The list is damaged: every folder that looks like a run is taken for one.
+        runs = sorted(folder for folder in path.iterdir() if (folder / file_names.MANIFEST).is_file())
+    return [path, *(folder for folder in runs if folder.parent == path and folder.is_dir() and not folder.is_symlink())]

@@ -14,7 +14,7 @@ from ncollapse.report.run_page import write_page
 from ncollapse.report.sweep_page import write_sweep_page
 
 
-def write_report(folders: Sequence[Path], out: Path | None = None) -> Path:
+def write_report(folders: Sequence[Path], out: Path | None = None, *, unverified: bool = False) -> Path:
     """Write the page that fits: of a run, of several runs side by side, of a sweep, or of sweeps over depth.
 
     Of one run, its three figures are written into ``figures/`` too, unless ``out`` names another place.
@@ -23,6 +23,7 @@ def write_report(folders: Sequence[Path], out: Path | None = None) -> Path:
         folders: Run directories; or the folder of a sweep; or folders of sweeps over ``model.num_blocks`` alone.
         out: The HTML file. If None it lies in the first folder: ``report.html`` of a run, ``compare.html`` of several,
             ``sweep.html`` of a sweep, ``depth.html`` of sweeps over depth.
+        unverified: Show also a run whose files are not as they were written, under a banner, without figures.
 
     Returns:
         The page.
@@ -34,6 +35,12 @@ def write_report(folders: Sequence[Path], out: Path | None = None) -> Path:
     if not paths:
         raise ReportError("A report needs at least one folder, got none. Name run directories, or the folder of a sweep.")
     sweeps = [path for path in paths if (path / SWEEP).is_file()]
+    if unverified:
+        if sweeps or len(paths) > 1:
+            raise ReportError(
+                f"--unverified shows one run, got {'a sweep' if sweeps else f'{len(paths)} folders'}. Name one run."
+            )
+        return write_page(paths[0], out or paths[0] / REPORT, unverified=True)
     if not sweeps:
         return _report_runs(paths, out)
     if len(sweeps) < len(paths):

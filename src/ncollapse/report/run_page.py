@@ -14,17 +14,18 @@ from ncollapse.report.payload import build_payload, to_script_json
 from ncollapse.report.tables import environment_entries, estimate_tables, metric_tables, recipe_groups
 
 
-def write_page(run_dir: Path, out: Path, *, position: str = "projection") -> Path:
+def write_page(run_dir: Path, out: Path, *, position: str = "projection", unverified: bool = False) -> Path:
     """Write the page of a run: words, figures, tables, recipe and versions.
 
     Args:
         out: The HTML file.
         position: How layers are placed on the line at first: a key of ``positions`` in ``depth.json``.
+        unverified: Show also a run whose files are not as they were written, under a banner.
 
     Returns:
         The page.
     """
-    run, out = read_run(Path(run_dir)), Path(out)
+    run, out = read_run(Path(run_dir), unverified=unverified), Path(out)
     if run.has_depth:
         require_position(run, position)
     context = {"run": run, **_context(run, position), **_ledger(run, out)}

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ncollapse.drawing.wording import number
+from ncollapse.records.manifest import NOTED
 from ncollapse.records.reading import Run
 from ncollapse.records.recipe_settings import flatten_settings, setting_text
 from ncollapse.records.rows import Row
@@ -110,7 +111,7 @@ def recipe_groups(run: Run) -> dict[str, list[tuple[str, str]]]:
 def environment_entries(run: Run) -> list[tuple[str, str]]:
     """Versions, device and seed, then how long training took and the loss it ended with."""
     # The classes may be thousands; the words on what was chosen count them.
-    entries = flatten_settings({name: value for name, value in run.environment.items() if name != "classes"})
+    entries = flatten_settings({name: value for name, value in run.environment.items() if name not in {"classes", NOTED}})
     if run.status.seconds is not None:
         entries.append(("training time", f"{number(run.status.seconds)} s"))
     if run.history:

@@ -10,7 +10,7 @@ from ncollapse.recipes.recipe import Recipe, RecipeError
 from ncollapse.recipes.settings import differences
 from ncollapse.records.errors import ReportError, RunDirectoryError
 from ncollapse.records.file_names import ENVIRONMENT
-from ncollapse.records.json_files import read_bytes, read_json
+from ncollapse.records.json_files import read_json
 from ncollapse.records.run_directory import RunDirectory
 from ncollapse.train.weights_file import CheckpointError
 
@@ -20,10 +20,10 @@ _MOST_NAMED = 6
 
 def held_recipe(directory: RunDirectory) -> Recipe:
     """Read the recipe of the run in a folder."""
-    if not os.path.lexists(directory.recipe):
-        raise RunDirectoryError(f"{directory.path} holds no run (no recipe.json). {_advice(directory)}")
     try:
-        return Recipe.from_json(read_bytes(directory.recipe).decode())
+        if not os.path.lexists(directory.recipe) and not directory.has_recipe():
+            raise RunDirectoryError(f"{directory.path} holds no run (no recipe.json). {_advice(directory)}")
+        return Recipe.from_json(directory.read_recipe())
     except ReportError as error:
         raise RunDirectoryError(str(error)) from error
     except (RecipeError, UnicodeDecodeError) as error:
@@ -43,6 +43,9 @@ def _advice(directory: RunDirectory) -> str:
 
 def check_resumable(directory: RunDirectory, recipe: Recipe) -> None:
     """Check that a run is resumed with its own settings."""
+    # In its first save a run may not have written its recipe.
+    if directory.is_cut_off() and directory.fingerprint() == recipe.fingerprint():
+        return
     held = held_recipe(directory)
     if held.fingerprint() == recipe.fingerprint():
         return
@@ -60,9 +63,9 @@ def check_resumable(directory: RunDirectory, recipe: Recipe) -> None:
 
 def check_replaceable(directory: RunDirectory, recipe: Recipe, overwrite: bool) -> None:
     """Nobody's results are lost but those that the same settings give again."""
-    if directory.is_empty():
+    if directory.is_empty() or (overwrite and directory.is_cut_off()):
         return
-    if not directory.recipe.exists():
+    if not directory.has_recipe():
         raise RunDirectoryError(f"{directory.path} is not empty and holds no run. Choose another place with --out.")
     held = held_recipe(directory)
     if not overwrite:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
@@ -27,6 +28,8 @@ from ncollapse.probe.measure import measure_network
 from ncollapse.probe.request import Request
 from ncollapse.recipes.catalog import changes
 from ncollapse.recipes.recipe import Recipe
+from ncollapse.records.errors import RunDirectoryWarning
+from ncollapse.records.files import remove_leftovers
 from ncollapse.records.lock import Lock
 from ncollapse.records.rows import EpochRecord
 from ncollapse.records.run_directory import RunDirectory
@@ -36,7 +39,7 @@ from ncollapse.studies.held_recipe import check_replaceable, check_resumable
 from ncollapse.studies.machine import device_named, environment, threads
 from ncollapse.studies.objective import measure_objective
 from ncollapse.studies.recipe_check import check_layers
-from ncollapse.train.checkpoint import resume_checkpoint, save_checkpoint
+from ncollapse.train.checkpoint import checkpoint_content, resume_checkpoint
 from ncollapse.train.epoch_part import EpochPart, TrainingStopped
 from ncollapse.train.loop import make_optimizer, train
 from ncollapse.train.schedule import measuring_epochs, weight_decay_time
@@ -154,33 +157,29 @@ class TrainingRun:
         directory = self.directory
         # All look before the first writes.
         with self.processes.sharing_errors():
-            resumes = resume and directory.recipe.exists()
+            if resume and self.writes and (words := directory.recover(self.recipe.fingerprint())):
+                warnings.warn(words, RunDirectoryWarning, stacklevel=4)
+        with self.processes.sharing_errors():
+            resumes = resume and directory.has_recipe()
             if resumes:
                 check_resumable(directory, self.recipe)
-            if resumes and directory.checkpoint.exists():
+            if resumes and directory.take_up():
                 fingerprint = self.recipe.fingerprint()
                 self.epoch, self.part = resume_checkpoint(directory.checkpoint, self.model, self.optimizer, fingerprint)
+                if self.writes:
+                    remove_leftovers(directory.path)
                 directory.load(self.epoch)
                 self.seconds_before = directory.seconds()
                 return
-        try:
-            with self.processes.sharing_errors():
-                if self.writes and not resumes:
-                    check_replaceable(directory, self.recipe, overwrite)
-                    content = {**dataclasses.asdict(self.recipe), "changed": changes(self.recipe)}
-                    directory.create(content, overwrite=overwrite)
-            self._start()
-            directory.settle()
-        except BaseException:
-            directory.withdraw()
-            raise
-
-    def _start(self) -> None:
-        """Write the first files: all that is known before training."""
-        glossary = Glossary({metric.id: metric.title for metric in METRICS.values()}, FLAGS)
         with self.processes.sharing_errors():
             if self.writes:
-                self.directory.begin(environment(self.recipe, self.device, self.processes.size), glossary)
+                if not resumes:
+                    check_replaceable(directory, self.recipe, overwrite)
+                # What was begun and has no checkpoint is replaced too.
+                content = {**dataclasses.asdict(self.recipe), "changed": changes(self.recipe)}
+                directory.create(content, overwrite=overwrite or resumes)
+                glossary = Glossary({metric.id: metric.title for metric in METRICS.values()}, FLAGS)
+                directory.begin(environment(self.recipe, self.device, self.processes.size), glossary)
         if 0 in self.measured:
             self._measure()
         self._save("running")
@@ -223,10 +222,10 @@ class TrainingRun:
     def _save(self, state: str, reason: str | None = None) -> None:
         with self.processes.sharing_errors():
             if self.writes:
-                self.directory.write_tables()
                 fingerprint = self.recipe.fingerprint()
-                save_checkpoint(self.directory.checkpoint, self.model, self.optimizer, self.epoch, fingerprint, self.part)
-                self.directory.write_status(replace(self._status(state), reason=reason))
+                checkpoint = checkpoint_content(self.model, self.optimizer, self.epoch, fingerprint, self.part)
+                status = replace(self._status(state), reason=reason)
+                self.directory.save(status, checkpoint=checkpoint, recipe=fingerprint, keep=self.recipe.train.keep)
 
     def _measure(self) -> None:
         recipe = self.recipe

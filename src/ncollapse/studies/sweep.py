@@ -14,11 +14,13 @@ from ncollapse.groups import Processes
 from ncollapse.recipes.recipe import Recipe, RecipeError
 from ncollapse.recipes.settings import differences, override
 from ncollapse.records import file_names
-from ncollapse.records.errors import ReportError, RunDirectoryError
-from ncollapse.records.json_files import read_json, write_json
+from ncollapse.records.errors import DamagedRunError, ReportError, RunDirectoryError
+from ncollapse.records.json_files import encode, read_json
 from ncollapse.records.lock import Lock
+from ncollapse.records.manifest import CheckedFiles
 from ncollapse.records.run_directory import RunDirectory
 from ncollapse.records.run_files import Status
+from ncollapse.records.saving import held_files, save_files
 from ncollapse.records.sweep import SweepEntry, SweepFile
 from ncollapse.stop_signals import RunStopped
 from ncollapse.studies.held_recipe import held_recipe
@@ -174,7 +176,7 @@ def run_sweep(
         if engine == "local":
             for device in {run.recipe.device for run in runs}:
                 device_named(device, Processes())
-        write_json(folder / file_names.SWEEP, SweepFile(listed))
+        save_files(folder, {file_names.SWEEP: encode(SweepFile(listed))}, held_files(folder))
         where = {"engine": engine, "workers": workers, "address": address}
         return _run_all(runs, folder, where, on_progress, should_stop or bool)
 
@@ -191,7 +193,7 @@ def _run_all(
             done = sum(status.epoch for run in runs if (status := run.status()) is not None)
             on_progress(done, sum(run.recipe.train.epochs for run in runs))
 
-    unfinished = [run for run in runs if not run.is_finished]
+    unfinished = [run for run in runs if not run.is_finished or RunDirectory(run.path).is_damaged()]
     tasks = [(run.recipe.to_json(), str(run.path)) for run in unfinished]
     if where["engine"] == "ray":
         found = run_on_ray(tasks, where["workers"], tick, should_stop, where["address"])
@@ -227,7 +229,9 @@ def _listing(runs: Sequence[SweepRun], folder: Path) -> tuple[SweepEntry, ...]:
 def _earlier(folder: Path) -> tuple[SweepEntry, ...]:
     """Read the folder's list; nothing where there is none that can be read."""
     try:
-        return read_json(folder / file_names.SWEEP, SweepFile).runs
+        return read_json(folder / file_names.SWEEP, SweepFile, read=CheckedFiles(folder).read).runs
+    except DamagedRunError:
+        raise
     except (OSError, ReportError):
         return ()
 

@@ -18,6 +18,7 @@ from typing import Any
 from ncollapse.error_words import error_line
 from ncollapse.extras import missing_extra
 from ncollapse.recipes.recipe import Recipe
+from ncollapse.records.errors import plain_warnings
 from ncollapse.stop_signals import STOP_SIGNALS, RunStopped, handlers_kept, stop_signals
 from ncollapse.studies.run import MEMORY_ADVICE, run_recipe
 
@@ -92,7 +93,9 @@ class _Worker:
 def _serve(connection: Connection) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     while True:
-        connection.send(work(connection.recv()))
+        task = connection.recv()
+        with plain_warnings():
+            connection.send(work(task))
 
 
 def _end_with_parent() -> None:

@@ -59,8 +59,7 @@ def write_measurement(
         )
         rows = [row._replace(epoch=epoch) for split in splits for row in split.rows]
         directory.add_measurement(rows, None if measurement.paths is None else depth_record(measurement, epoch))
-        directory.write_tables()
         accuracy = next((row.value for row in rows if row.metric == "accuracy" and row.split == "train"), None)
         perfect = epoch if accuracy == 1 else None
-        directory.write_status(Status("finished", epoch, epoch, train_accuracy=accuracy, first_perfect_epoch=perfect))
+        directory.save(Status("finished", epoch, epoch, train_accuracy=accuracy, first_perfect_epoch=perfect))
     return directory.path

@@ -104,12 +104,14 @@ def _made(name: str, num_classes: int | None) -> nn.Module:
 def _network_of_run(path: Path, checkpoint: str | Path | None) -> nn.Module:
     directory = RunDirectory(path)
     recipe = held_recipe(directory)
+    if checkpoint is None:
+        directory.check_checkpoint()
     if checkpoint is None and not directory.checkpoint.exists():
         raise RunDirectoryError(f"{path} holds a run without a checkpoint. Continue it with --resume.")
     # How many words a text set has is known once it is read.
     data = load_samples(recipe.data) if recipe.data.name in TEXT_SETS else empty_like_data(recipe.data)
     network = build_model(recipe.model, data.sample_shape, data.num_classes, recipe.seed, data.vocabulary)
     if checkpoint is None:
-        load_weights(directory.checkpoint, network)
+        load_weights(directory.checkpoint, network, fingerprint=recipe.fingerprint())
         check_between_epochs(directory.checkpoint)
     return network

@@ -33,8 +33,7 @@ def save_checkpoint(
 ) -> None:
     """Write model, momentum and position of a run into one file, replacing an older one in a single step.
 
-    A run killed at any moment leaves the old checkpoint or the new one, whole. Learning rate and order of the samples follow
-    from the epoch, so nothing else is needed.
+    A run killed at any moment leaves the old checkpoint or the new one, whole.
 
     Args:
         model: Its parameters and buffers are saved.
@@ -46,7 +45,13 @@ def save_checkpoint(
     Raises:
         OSError: If the folder is missing, full or read-only. The old checkpoint stays as it was, and no temporary file is left.
     """
-    path = Path(path)
+    write_whole(Path(path), checkpoint_content(model, optimizer, epoch, fingerprint, part))
+
+
+def checkpoint_content(
+    model: nn.Module, optimizer: torch.optim.Optimizer, epoch: int, fingerprint: str, part: EpochPart | None = None
+) -> bytes:
+    """Return what ``save_checkpoint`` writes: learning rate and order of the samples follow from the epoch."""
     tensors = {_MODEL + name: tensor for name, tensor in model.state_dict().items()}
     for name, parameter in model.named_parameters():
         held = optimizer.state.get(parameter, {})
@@ -58,7 +63,7 @@ def save_checkpoint(
         tensors |= {_PART + name: getattr(part, name) for name in _PARTS}
     metadata = {"format": _INSIDE_EPOCH if inside else _FORMAT, "epoch": str(epoch), "fingerprint": fingerprint}
     metadata["checksum"] = _checksum(tensors, metadata)
-    write_whole(path, _ordered(save(tensors, metadata)))
+    return _ordered(save(tensors, metadata))
 
 
 def load_checkpoint(path: str | Path, model: nn.Module, optimizer: torch.optim.Optimizer, fingerprint: str) -> int:
@@ -135,11 +140,7 @@ def _read_for(path: Path, fingerprint: str) -> tuple[dict[str, Tensor], dict[str
             f"{path} must be a checkpoint of format {_FORMAT}, got {metadata.get('format', 'none')}. To start "
             "from these weights alone use load_weights."
         )
-    if metadata["fingerprint"] != fingerprint:
-        raise CheckpointError(
-            f"{path} must be a checkpoint of the recipe with fingerprint {fingerprint}, got one of "
-            f"{metadata['fingerprint']}. Resume with the recipe it was written for, or begin a run in another folder."
-        )
+    _check_recipe(path, metadata["fingerprint"], fingerprint)
     return tensors, metadata
 
 
@@ -159,7 +160,7 @@ def _restore(path: Path, tensors: dict[str, Tensor], model: nn.Module, optimizer
             optimizer.state[parameters[name]][key] = tensor.to(parameters[name].device)
 
 
-def load_weights(path: str | Path, model: nn.Module, *, unsafe_pickle: bool = False) -> str:
+def load_weights(path: str | Path, model: nn.Module, *, unsafe_pickle: bool = False, fingerprint: str | None = None) -> str:
     """Put saved weights into a model, from a checkpoint or from any safetensors file of a state dict.
 
     A file of another name than ``*.safetensors`` may also be one that ``torch.save`` wrote: a state dict, or a mapping that
@@ -170,6 +171,7 @@ def load_weights(path: str | Path, model: nn.Module, *, unsafe_pickle: bool = Fa
         model: Of the same shape as the saved one; its device is kept.
         unsafe_pickle: Read with ``torch.load(weights_only=False)``, which runs whatever code the file holds; the whole model
             may then be in it.
+        fingerprint: Of the recipe that a checkpoint must be of; None takes any.
 
     Returns:
         Where the weights were found, and the prefix that was dropped, in words; "" for a plain state dict.
@@ -188,13 +190,24 @@ def load_weights(path: str | Path, model: nn.Module, *, unsafe_pickle: bool = Fa
                 "Give weights that torch.save wrote a name ending in .pt."
             ) from error
         (tensors, note), metadata = read_torch_file(Path(path), model.state_dict(), unsafe_pickle), {}
-    weights = _under(_MODEL, tensors) if metadata.get("format") in _FORMATS else tensors
+    is_own = metadata.get("format") in _FORMATS
+    if is_own and fingerprint is not None:
+        _check_recipe(Path(path), metadata["fingerprint"], fingerprint)
+    weights = _under(_MODEL, tensors) if is_own else tensors
     if not note:
         prefix, weights = named_as(Path(path), weights, model.state_dict())
         note = f"prefix {prefix!r} dropped" if prefix else ""
     _check_fit(Path(path), weights, model.state_dict())
     model.load_state_dict(weights)
     return note
+
+
+def _check_recipe(path: Path, held: str, fingerprint: str) -> None:
+    if held != fingerprint:
+        raise CheckpointError(
+            f"{path} must be a checkpoint of the recipe with fingerprint {fingerprint}, got one of {held}. Resume with the "
+            "recipe it was written for, or begin a run in another folder."
+        )
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

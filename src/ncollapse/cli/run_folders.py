@@ -1,0 +1,68 @@
+"""The commands ``verify`` and ``repair``: what of a run or a sweep is whole, and back to the last save that is."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ncollapse.records.verification import Verification
+
+
+def add_folder_commands(commands: Any) -> None:
+    """Add the commands to a parser."""
+    words = "check every file of a run or a sweep against what was written; exit code 0 only if all is whole"
+    verify = commands.add_parser("verify", help=words, description=words)
+    verify.add_argument("folder", type=Path, metavar="DIR", help="a run directory, or the folder of a sweep")
+    verify.add_argument("--json", action="store_true", help="print a list of objects, one for each folder")
+    verify.set_defaults(call=_verify)
+
+    words = "bring a damaged run, or the runs of a sweep, back to the last save that is whole"
+    repair = commands.add_parser(
+        "repair",
+        help=words,
+        description=f"{words}. Nothing is deleted: what is damaged goes into damaged/ in the run directory.",
+    )
+    repair.add_argument("folder", type=Path, metavar="DIR", help="a run directory, or the folder of a sweep")
+    repair.add_argument("--yes", action="store_true", help="do it; without this option it is only said")
+    repair.set_defaults(call=_repair)
+
+
+def _verify(options: argparse.Namespace) -> None:
+    from ncollapse.records.verification import verify
+
+    found = verify(options.folder)
+    if options.json:
+        print(json.dumps([asdict(item) for item in found]))
+    else:
+        for item in found:
+            print("\n".join(_lines(item)))
+    if any(item.state != "whole" for item in found):
+        raise SystemExit(1)
+
+
+def _lines(found: Verification) -> list[str]:
+    summary = {
+        "whole": f"whole, {len(found.files)} files as they were written",
+        "unchecked": "not checked: a version without manifests wrote it, so nothing tells whether it is as it was written",
+        "cut off": "its first save was cut off",
+        "damaged": "damaged",
+    }[found.state]
+    kept = [item.name for item in found.earlier if item.state == "whole"]
+    lines = [f"{found.path}: {summary}{f'; also {chr(44).join(kept)}' if kept else ''}"]
+    for item in (*found.files, *found.earlier):
+        if item.meaning:
+            lines.append(f"  {item.name} {item.state}: {item.meaning}")
+    if found.leftovers:
+        lines.append(f"  left by a killed process, harmless: {', '.join(found.leftovers)}")
+    return [*lines, *([f"  {found.advice}"] if found.advice else [])]
+
+
+def _repair(options: argparse.Namespace) -> None:
+    from ncollapse.records.verification import repair
+
+    for line in repair(options.folder, does=options.yes):
+        print(line)

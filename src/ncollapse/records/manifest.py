@@ -1,0 +1,252 @@
+"""``manifest.json``: the SHA-256 and size of every file of a run, which tell a damaged file from one that was written so.
+
+A save first writes the manifest of what it is about to write, which also lists the files of before; then the files; then the
+manifest without those of before. Whoever finds a file that is neither of the two knows that it was damaged, not cut off.
+"""
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from ncollapse.records import file_names
+from ncollapse.records.bounded import UnfitFileError, open_regular
+from ncollapse.records.errors import DamagedRunError, ReportError
+from ncollapse.records.json_files import RUN_AGAIN, decode, encode, fail, read_bytes, read_json
+from ncollapse.version import __version__
+
+FORMAT = 1
+# In `environment.json`: the run was written with a manifest. Versions up to 0.2.0 wrote neither.
+NOTED = "manifest"
+# A reader may meet a running save, then the next one.
+_ATTEMPTS = 5
+_PIECE = 1 << 20
+
+# new: as the manifest says; old: as it was before the save under way; changed or missing: damaged.
+State = Literal["new", "old", "changed", "missing"]
+
+
+@dataclass(frozen=True)
+class Mark:
+    """By what a file's content is known."""
+
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The whole file.
+
+    Attributes:
+        files: The files by name.
+        previous: The files before the save that is under way; None while there is none. Empty during the first save: what lies
+            there does not count, be it nothing or a run that is being replaced.
+        epoch: Of the tables and the checkpoint.
+        recipe: The fingerprint of the recipe, where there is one.
+        version: Of the library that wrote it.
+        format: Of this file.
+        digest: SHA-256 of the rest of this file.
+    """
+
+    files: dict[str, Mark]
+    previous: dict[str, Mark] | None = None
+    epoch: int | None = None
+    recipe: str | None = None
+    version: str = __version__
+    format: int = FORMAT
+    digest: str = ""
+
+
+def mark_of(content: bytes) -> Mark:
+    """Return the mark of a content."""
+    return Mark(hashlib.sha256(content).hexdigest(), len(content))
+
+
+def mark_of_file(path: Path, sizes: Collection[int] | None = None) -> Mark | None:
+    """Return the mark of a file; None where there is none.
+
+    A link, a pipe, or a file of another size than those that are possible has a mark that no content has; it is not read.
+    """
+    try:
+        with open_regular(path, follow=False) as file:
+            size = os.fstat(file.fileno()).st_size
+            if sizes is not None and size not in sizes:
+                return Mark("", size)
+            digest = hashlib.sha256()
+            while piece := file.read(_PIECE):
+                digest.update(piece)
+            return Mark(digest.hexdigest(), size)
+    except FileNotFoundError:
+        return None
+    except UnfitFileError:
+        return Mark("", 0)
+
+
+def sealed(manifest: Manifest) -> bytes:
+    """Write a manifest as the content of its file, with its digest."""
+    content = encode(replace(manifest, digest=""))
+    return content.replace(b'"digest": ""', b'"digest": "%b"' % hashlib.sha256(content).hexdigest().encode())
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """Read the manifest of a folder, which must be as it was written; None where there is none."""
+    file = folder / file_names.MANIFEST
+    if not os.path.lexists(file):
+        return None
+    content = read_bytes(file)
+    blank = re.sub(rb'"digest": "[0-9a-f]{64}"', b'"digest": ""', content)
+    try:
+        manifest = decode(file, content, Manifest)
+    except ReportError:
+        manifest = None
+    if manifest is None or hashlib.sha256(blank).hexdigest() != manifest.digest:
+        raise DamagedRunError(f"{file}: must be as it was written, its digest differs. {advice(folder)}")
+    if manifest.format > FORMAT:
+        raise ReportError(f"{file}: must have format {FORMAT} at most, has {manifest.format}. Update ncollapse.")
+    return manifest
+
+
+def advice(folder: Path) -> str:
+    """Name the command that helps with a damaged run."""
+    return f"`ncollapse repair {folder}` says what can be saved."
+
+
+def states(folder: Path, manifest: Manifest) -> dict[str, State]:
+    """Compare every listed file with the manifest."""
+    places = (manifest.files, manifest.previous or {})
+    names = dict.fromkeys(name for files in places for name in files)
+    sizes = {name: {files[name].size for files in places if name in files} for name in names}
+    return {name: _state(name, mark_of_file(folder / name, sizes[name]), manifest) for name in names}
+
+
+def _state(name: str, mark: Mark | None, manifest: Manifest) -> State:
+    if mark is None:
+        # A save that is cut off has not yet made a new file, or has removed an old one.
+        may_lack = manifest.previous is not None and not (name in manifest.files and name in manifest.previous)
+        return "old" if may_lack else "missing"
+    if mark == manifest.files.get(name):
+        return "new"
+    return "old" if mark == (manifest.previous or {}).get(name) else "changed"
+
+
+def is_cut_off(manifest: Manifest | None, found: Mapping[str, State]) -> bool:
+    """Whether a first save has not come to its end: nothing before it counts."""
+    return manifest is not None and manifest.previous == {} and set(found.values()) != {"new"}
+
+
+def damaged_files(found: Mapping[str, State]) -> list[str]:
+    """List the files that are not as a save left them, were it cut off or not."""
+    damaged = [name for name, state in found.items() if state in {"changed", "missing"}]
+    # The tables are replaced before the checkpoint, and the status after it.
+    if found.get(file_names.CHECKPOINT) == "new":
+        damaged += [name for name, state in found.items() if state == "old" and name != file_names.STATUS]
+    return damaged
+
+
+def look(folder: Path) -> tuple[Manifest | None, dict[str, State]]:
+    """Read the manifest of a folder and compare every file; where a run is just being saved, until nothing moves."""
+    before = None
+    for _ in range(_ATTEMPTS):
+        manifest = read_manifest(folder)
+        found = {} if manifest is None else states(folder, manifest)
+        if not damaged_files(found) or (manifest, found) == before:
+            break
+        before = manifest, found
+    return manifest, found
+
+
+class CheckedFiles:
+    """The files of a run, each read once and compared with the manifest.
+
+    Args:
+        folder: The run directory. Without a manifest its files are taken as they are if an older version wrote them.
+        unverified: Read changed files too, and list their names in ``changed``.
+    """
+
+    def __init__(self, folder: Path, *, unverified: bool = False) -> None:
+        self.folder, self.unverified = folder, unverified
+        self.changed: list[str] = []
+        self.manifest: Manifest | None = None
+        try:
+            self.manifest = read_manifest(folder)
+            if self.manifest is None:
+                _check_former(folder)
+        except DamagedRunError:
+            if not unverified:
+                raise
+            self.changed.append(file_names.MANIFEST)
+
+    def has(self, name: str) -> bool:
+        """Whether the run has a file; one that was deleted is missed when it is read."""
+        exists = (self.folder / name).exists()
+        if self.manifest is None:
+            return exists
+        places = [self.manifest.files, *([] if self.manifest.previous is None else [self.manifest.previous])]
+        listed = any(name in files for files in places)
+        if exists and not listed:
+            self._differs(self.folder / name, "is no file of this run (manifest.json does not list it)")
+        # A save that is under way may not have made it yet.
+        return exists or (all(name in files for files in places) and not self.unverified)
+
+    def read(self, file: Path, remedy: str = RUN_AGAIN) -> bytes:
+        """Read a file of the run and check it."""
+        content = b""
+
+        def look() -> Mark:
+            nonlocal content
+            content = read_bytes(file, remedy)
+            return mark_of(content)
+
+        self._compare(file, look, remedy)
+        return content
+
+    def check(self, name: str) -> None:
+        """Check a file that may be large."""
+        if self.manifest is not None:
+            self._compare(self.folder / name, lambda: mark_of_file(self.folder / name), RUN_AGAIN)
+
+    def _compare(self, file: Path, look: Callable[[], Mark | None], remedy: str) -> None:
+        for _ in range(_ATTEMPTS):
+            try:
+                mark = look()
+            except ReportError:
+                # Missing: words for it follow if the manifest lists it.
+                if self.manifest is None or os.path.lexists(file):
+                    raise
+                mark = None
+            if self.manifest is None or (mark is not None and _state(file.name, mark, self.manifest) in {"new", "old"}):
+                return
+            # Perhaps a later save is under way.
+            before, self.manifest = self.manifest, read_manifest(self.folder)
+            if self.manifest == before:
+                break
+        if mark is None and (self.unverified or file.name not in before.files):
+            fail(file, "is missing", remedy)
+        if before.previous == {} and not self.unverified:
+            fail(file, "is not written yet, or its first save was cut off", remedy)
+        was = before.files.get(file.name) or (before.previous or {}).get(file.name)
+        needed = "a run without it" if was is None else f"the {was.size} bytes that were written"
+        self._differs(file, f"needed {needed}, {'it is missing' if mark is None else f'found {mark.size} bytes that differ'}")
+
+    def _differs(self, file: Path, how: str) -> None:
+        if not self.unverified:
+            raise DamagedRunError(f"{file}: {how}. {advice(self.folder)}")
+        if file.name not in self.changed:
+            self.changed.append(file.name)
+
+
+def _check_former(folder: Path) -> None:
+    """Check that an older version, or another maker, wrote a folder without a manifest."""
+    try:
+        noted = read_json(folder / file_names.ENVIRONMENT, dict[str, Any])
+    except (OSError, ReportError):
+        return
+    if NOTED in noted:
+        raise DamagedRunError(
+            f"{folder / file_names.MANIFEST}: is missing, so nothing tells whether the other files are as they were written. "
+            f"{advice(folder)}"
+        )

@@ -1,0 +1,299 @@
+"""What of a run or a sweep is as it was written, what is not, what that means, and the way back to a whole save."""
+
+import os
+import shlex
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+
+from ncollapse.records import file_names
+from ncollapse.records.errors import DamagedRunError
+from ncollapse.records.files import leftovers, make_own_folder, remove_leftovers, staged, sync_folder
+from ncollapse.records.json_files import read_json
+from ncollapse.records.lock import Lock
+from ncollapse.records.manifest import (
+    CheckedFiles,
+    Manifest,
+    Mark,
+    advice,
+    damaged_files,
+    is_cut_off,
+    look,
+    mark_of_file,
+    sealed,
+)
+from ncollapse.records.run_files import RecipeSummary
+from ncollapse.records.saving import Generation, generations
+from ncollapse.records.sweep import folders_of
+
+# What is made from a run's files: it goes aside with them.
+_MADE = (file_names.REPORT, file_names.FIGURES, file_names.PREVIOUS)
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """How a damaged run is brought back.
+
+    Attributes:
+        folder: The run directory.
+        damaged: Names of the files that are damaged, missing, or no part of the run.
+        sources: Where the files come from that are put in their place.
+        manifest: The manifest that then holds; None keeps the present one.
+        epoch: The epoch that the run goes back to; None if no training is lost, or if all is lost.
+        is_lost: Whether nothing whole is left, so that all files go aside.
+    """
+
+    folder: Path
+    damaged: tuple[str, ...]
+    sources: dict[str, Path] = field(default_factory=dict)
+    manifest: Manifest | None = None
+    epoch: int | None = None
+    is_lost: bool = False
+
+    def words(self) -> str:
+        """Say what is damaged and what becomes of the run."""
+        listed = f"{', '.join(self.damaged)} {'is not as it was' if len(self.damaged) == 1 else 'are not as they were'} written"
+        if self.is_lost:
+            return f"{listed}, and no earlier save is whole: nothing can be saved"
+        if self.epoch is None:
+            return f"{listed}; an earlier save holds the same content, so nothing is lost"
+        return f"{listed}; the run goes back to its save at epoch {self.epoch}, and what came later is trained again"
+
+
+def plan_recovery(folder: Path) -> Recovery | None:
+    """Return how a run is brought back; None if it is whole, was cut off in its first save, or is of an older version."""
+    try:
+        CheckedFiles(folder)
+        manifest, found = look(folder)
+    except DamagedRunError:
+        return _back(folder, (file_names.MANIFEST,), generations(folder))
+    if manifest is None:
+        return None
+    listed = {*manifest.files, *(manifest.previous or ())}
+    foreign = [name for name in file_names.OF_A_RUN if name not in listed and (folder / name).exists()]
+    damaged = tuple([*damaged_files(found), *foreign])
+    if not damaged or is_cut_off(manifest, found):
+        return None
+    earlier = generations(folder)
+    # Of a save that was cut off, the checkpoint tells which of the two it is.
+    holds = manifest.files if found.get(file_names.CHECKPOINT) != "old" else {**manifest.files, **(manifest.previous or {})}
+    sources = {name: source for name in damaged if name in holds and (source := _source(name, holds[name], earlier))}
+    if set(sources) == set(damaged) - set(foreign):
+        # Only the manifest of an earlier save can ask for its checkpoint.
+        return Recovery(folder, damaged, sources, epoch=manifest.epoch if file_names.CHECKPOINT in sources else None)
+    return _back(folder, damaged, earlier)
+
+
+def _source(name: str, mark: Mark, earlier: list[Generation]) -> Path | None:
+    """Find a file in the generations that holds what was written."""
+    return next((item.folder / name for item in earlier if mark_of_file(item.folder / name, {mark.size}) == mark), None)
+
+
+def _back(folder: Path, damaged: tuple[str, ...], earlier: list[Generation]) -> Recovery:
+    whole = next((item for item in earlier if not item.damaged), None)
+    if whole is None or whole.manifest is None:
+        return Recovery(folder, damaged, is_lost=True)
+    marks = whole.manifest.files
+    sources = {
+        name: whole.folder / name
+        for name, mark in marks.items()
+        if name in damaged or mark_of_file(folder / name, {mark.size}) != mark
+    }
+    return Recovery(folder, damaged, sources, whole.manifest, whole.epoch)
+
+
+def recover(plan: Recovery) -> Path:
+    """Bring a run back; return the folder that holds what was replaced."""
+    # A kill at any moment leaves a damaged run with its generations, which the same plan brings back.
+    folder = plan.folder
+    aside = _new_folder(folder)
+    if plan.is_lost:
+        for name in (*file_names.OF_A_RUN, file_names.SWEEP, *_MADE, file_names.MANIFEST):
+            if (folder / name).exists():
+                os.replace(folder / name, aside / name)
+        return aside
+    contents = {name: source.read_bytes() for name, source in plan.sources.items()}
+    later: list[str] = []
+    if plan.manifest is not None:
+        later = [name for name in file_names.OF_A_RUN if name not in plan.manifest.files]
+        # It comes last.
+        contents[file_names.MANIFEST] = sealed(plan.manifest)
+    with staged(folder, contents) as temporary:
+        for name in dict.fromkeys([*plan.damaged, *later, *contents]):
+            if (folder / name).exists():
+                os.replace(folder / name, aside / name)
+            if name in contents:
+                os.replace(temporary[name], folder / name)
+        sync_folder(folder)
+    return aside
+
+
+def _new_folder(folder: Path) -> Path:
+    make_own_folder(folder / file_names.DAMAGED)
+    free = next(place for n in count(1) if not (place := folder / file_names.DAMAGED / str(n)).exists())
+    make_own_folder(free)
+    return free
+
+
+_MEANING = {
+    file_names.MANIFEST: "nothing tells whether the other files are as they were written",
+    file_names.RECIPE: "the settings of the run cannot be trusted",
+    file_names.ENVIRONMENT: "versions and machine of the run cannot be trusted",
+    file_names.GLOSSARY: "explanations of metrics cannot be trusted",
+    file_names.HISTORY: "the losses of training cannot be trusted",
+    file_names.MEASUREMENTS: "the measured numbers cannot be trusted",
+    file_names.DEPTH: "the results over depth cannot be trusted",
+    file_names.OBJECTIVE: "the objective cannot be trusted",
+    file_names.STATUS: "the state of the run cannot be trusted",
+    file_names.CHECKPOINT: "training cannot go on from it, and its network cannot be measured",
+    file_names.SWEEP: "the list of the sweep's runs cannot be trusted",
+}
+
+
+@dataclass(frozen=True)
+class FileReport:
+    """One file: its state and what that means; empty where all is well."""
+
+    name: str
+    state: str
+    meaning: str = ""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was found in one folder.
+
+    Attributes:
+        path: The folder.
+        state: "whole", "damaged", "cut off" (killed in its first save), or "unchecked" (of a version without manifests).
+        files: Every file of the run.
+        earlier: Earlier generations, named ``previous/EPOCH``.
+        leftovers: What a killed writer left.
+        advice: What to do; empty if nothing.
+    """
+
+    path: str
+    state: str
+    files: tuple[FileReport, ...]
+    earlier: tuple[FileReport, ...]
+    leftovers: tuple[str, ...]
+    advice: str
+
+
+def verify(path: Path) -> tuple[Verification, ...]:
+    """Check every file of a run, or of a sweep and of all its runs.
+
+    Returns:
+        One entry for the folder, then one for every run of a sweep.
+
+    Raises:
+        ReportError: If the folder is neither a run nor a sweep.
+    """
+    return tuple(_verify(folder) for folder in folders_of(path))
+
+
+def _verify(folder: Path) -> Verification:
+    plan = plan_recovery(folder)
+    earlier = tuple(
+        FileReport(
+            f"{file_names.PREVIOUS}/{item.epoch}",
+            "damaged" if item.damaged else "whole",
+            f"{', '.join(item.damaged)}: not as written" if item.damaged else "",
+        )
+        for item in generations(folder)
+    )
+    state, files = _files(folder, plan)
+    if state == "whole" and any(item.meaning for item in earlier):
+        state = "damaged"
+    return Verification(
+        str(folder),
+        state,
+        files,
+        earlier,
+        tuple(path.name for path in leftovers(folder)),
+        _advice(folder, state, plan, earlier),
+    )
+
+
+def _files(folder: Path, plan: Recovery | None) -> tuple[str, tuple[FileReport, ...]]:
+    damaged = () if plan is None else plan.damaged
+    try:
+        CheckedFiles(folder)
+        manifest, found = look(folder)
+    except DamagedRunError:
+        return "damaged", (FileReport(file_names.MANIFEST, "damaged", _MEANING[file_names.MANIFEST]),)
+    if manifest is None:
+        present = [name for name in (*file_names.OF_A_RUN, file_names.SWEEP) if (folder / name).exists()]
+        return "unchecked", tuple(FileReport(name, "unchecked") for name in present)
+    if is_cut_off(manifest, found):
+        return "cut off", ()
+    words = {"new": "whole", "old": "whole"}
+    reports = [
+        FileReport(name, "changed" if state in words else state, _MEANING.get(name, "it cannot be trusted"))
+        if name in damaged
+        else FileReport(name, words.get(state, state))
+        for name, state in found.items()
+    ]
+    reports += [FileReport(name, "foreign", "it is no file of this run") for name in damaged if name not in found]
+    return "damaged" if damaged else "whole", tuple(reports)
+
+
+def _advice(folder: Path, state: str, plan: Recovery | None, earlier: tuple[FileReport, ...]) -> str:
+    if state == "cut off":
+        return "Nothing was saved. Give the same command again, `ncollapse run` with --resume."
+    if plan is not None or any(item.meaning for item in earlier):
+        return advice(folder)
+    return ""
+
+
+def repair(path: Path, *, does: bool) -> list[str]:
+    """Bring a run, or the runs of a sweep, back to the last whole save, or only say so.
+
+    Returns:
+        A line for every folder in which something is to do, or one that nothing is.
+
+    Raises:
+        ReportError: If the folder is neither a run nor a sweep.
+    """
+    lines = [line for folder in folders_of(path) for line in _repair(folder, does)]
+    if not lines:
+        return [f"{path}: nothing to repair."]
+    return lines if does else [*lines, f"Nothing is changed yet. `ncollapse repair {path} --yes` does it."]
+
+
+def _repair(folder: Path, does: bool) -> list[str]:
+    plan = plan_recovery(folder)
+    broken = [item.folder for item in generations(folder) if item.damaged]
+    aside = f"What is replaced goes into {folder / file_names.DAMAGED}."
+    lines = [f"{folder}: {plan.words()}. {aside} {_afterwards(folder, plan)}".rstrip()] if plan is not None else []
+    lines += [f"{item}: is not as it was written, and goes into {folder / file_names.DAMAGED}." for item in broken]
+    if does and (plan is not None or broken or leftovers(folder)):
+        with Lock(folder):
+            remove_leftovers(folder)
+            if plan is not None:
+                recover(plan)
+            for item in broken:
+                if item.exists():
+                    os.replace(item, _new_folder(folder) / item.name)
+    return lines
+
+
+def _afterwards(folder: Path, plan: Recovery) -> str:
+    """Say what to do after a repair."""
+    if file_names.SWEEP in {*plan.damaged, *(path.name for path in (*folder.iterdir(), *folder.parent.iterdir()))}:
+        return "Then give the command of the sweep again: its finished runs stay as they are."
+    if plan.is_lost:
+        return (
+            f"`ncollapse report {folder} --unverified` shows the files as they are now. Afterwards train or measure again with "
+            "the same command."
+        )
+    return "" if plan.epoch is None else f"Then finish it with `{_resuming(folder, plan)}`."
+
+
+def _resuming(folder: Path, plan: Recovery) -> str:
+    """Write the command that continues a run."""
+    recipe = read_json(plan.sources.get(file_names.RECIPE, folder / file_names.RECIPE), RecipeSummary)
+    settings = [*recipe.changed, *([f"seed={recipe.seed}"] if recipe.seed else [])]
+    return shlex.join(
+        ["ncollapse", "run", recipe.name, "--out", str(folder), "--resume", *(["--set"] * bool(settings)), *settings]
+    )
