@@ -102,7 +102,7 @@ def test_effective_depth_reads_the_error(table):
 def test_pandas_gets_one_line_a_row(table):
     frame = table.to_pandas()
     assert isinstance(frame, pd.DataFrame)
-    assert list(frame.columns) == ["split", "depth", "layer", "metric", "value", "flags"]
+    assert list(frame.columns) == "epoch step split depth layer metric value standard_error flags".split()
     assert len(frame) == len(table.rows)
     line = frame[(frame.metric == "pfc2") & (frame.layer == "two")].iloc[0]
     assert (line.depth, line.value, line.split, line["flags"]) == (1, table.value("pfc2", "two"), "train", "")
