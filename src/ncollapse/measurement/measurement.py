@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+import torch
 
 from ncollapse.extras import missing_extra
 from ncollapse.measurement.measured_layers import MeasuredLayers
 from ncollapse.measurement.text import TextTable
 from ncollapse.metrics.entry import FLAGS
+from ncollapse.records.depth import DepthRecord
 from ncollapse.records.rows import Row
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
+
+PlotKind = Literal["depth", "last_layer", "class_distances"]
 
 
 # More classes without samples than this are counted.
@@ -104,6 +112,72 @@ class Measurement(MeasuredLayers):
             raise ImportError(missing_extra("to_pandas", "pandas", "pandas")) from error
         return pd.DataFrame([(*row[:-1], ";".join(row.flags)) for row in self.rows], columns=list(Row._fields))
 
+    def summary(self) -> str:
+        """Say in a few sentences what the page of a run says: accuracy, collapse over depth, the line against the baseline.
+
+        Returns:
+            One sentence or two a line. ``ncollapse.drawing.describe`` has every detail of a run directory.
+        """
+        from ncollapse.drawing import summarize
+        from ncollapse.measurement.as_run import run_of
+
+        return "\n".join(summarize(run_of({0: self})))
+
+    @property
+    def depth_results(self) -> DepthRecord:
+        """The numbers that the page says of a measurement with ``path=True``, as in ``depth.json``.
+
+        ``prediction_error["projection"].line["pfc1"]`` is the error of the straight line in decades, ``.baseline["pfc1"]`` that
+        of the baseline; ``theorem1.holds``, ``theorem2.monotone`` and ``theorem3.guaranteed`` are the conditions of the
+        theorems; ``progression["pfc1"].violations`` names the layers into which a metric rises. An ``AttributeError`` says what
+        is missing without paths.
+        """
+        from ncollapse.measurement.depth_record import depth_record
+
+        return depth_record(self, 0)
+
+    def plot(
+        self,
+        kind: PlotKind = "depth",
+        *,
+        metrics: Sequence[str] = ("pfc1", "pfc2", "pfc3"),
+        layer: str | int = -1,
+        ax: Any = None,
+    ) -> tuple[Figure, Any]:
+        """Draw the measurement; ``compare(...).plot`` draws several, also over epochs.
+
+        Args:
+            kind: "depth": metrics over the layers; with ``path=True`` also the straight line and the baseline.
+                "last_layer": NC1 to NC4 of the last layer. "class_distances": distances between the class means of a layer.
+            metrics: For "depth", metric ids, one panel each.
+            layer: For "class_distances", the layer by name or depth.
+            ax: Draw there: an Axes, or one for each panel. None makes a figure, which a notebook shows where the cell ends in
+                ``fig``, and ``fig.savefig`` writes.
+
+        Returns:
+            The figure, and its Axes: one, or an array of one per panel.
+
+        Raises:
+            ValueError: If the kind is unknown, or there is not one Axes per panel.
+            KeyError: If there is no such layer.
+        """
+        from ncollapse.drawing import plot_class_distances, plot_last_layer, plot_over_depth
+        from ncollapse.measurement.as_run import run_of
+
+        if kind == "class_distances":
+            name = self._name(layer)
+            means = self.statistics[name].moments.class_means
+            distances = torch.cdist(means, means, compute_mode="donot_use_mm_for_euclid_dist")
+            figure = plot_class_distances(distances.tolist(), self.classes, title=name, ax=ax)
+        elif kind == "last_layer":
+            figure = plot_last_layer(run_of({0: self}), ax=ax)
+        elif kind == "depth":
+            figure = plot_over_depth(run_of({0: self}), metrics=metrics, ax=ax)
+        else:
+            several = " compare(a, b, names=[1, 10]).plot('epochs') draws several measurements." if kind == "epochs" else ""
+            raise ValueError(f"kind must be one of {', '.join(get_args(PlotKind))}, got {kind!r}.{several}")
+        return figure, figure.axes[0] if kind == "class_distances" and ax is None else axes_of(figure, ax)
+
     @property
     def _samples(self) -> str:
         classes = f"{self.num_classes} of {self.num_labels}" if self.num_classes < self.num_labels else f"{self.num_classes}"
@@ -120,15 +194,20 @@ class Measurement(MeasuredLayers):
         return self._table().text()
 
     def _repr_html_(self) -> str:
-        return self._table().html()
+        from ncollapse.measurement.notebook import measurement_html
 
-    def _table(self) -> TextTable:
+        figure, _ = self.plot()
+        return measurement_html(self, self._heading(), figure, {**FLAGS, **self._named_flags()})
+
+    def _heading(self) -> str:
         passes = "1 pass" if self.passes == 1 else f"{self.passes} passes"
-        summary = (
+        return (
             f"{_count(len(self.layers), 'layer')}, {self._samples}, split {self.split}, convention {self.convention}, {passes}"
             f"\nchosen: {self.chosen}"
         )
-        return TextTable.of(summary, self.rows, self.layers, self.shown, {**FLAGS, **self._named_flags()})
+
+    def _table(self) -> TextTable:
+        return TextTable.of(self._heading(), self.rows, self.layers, self.shown, {**FLAGS, **self._named_flags()})
 
     def _named_flags(self) -> dict[str, str]:
         """Return flags whose words name classes of this measurement."""
@@ -140,3 +219,10 @@ class Measurement(MeasuredLayers):
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def axes_of(figure: Figure, given: Any) -> Any:
+    """Return the Axes of a figure, one or an array, or those that were given."""
+    if given is not None:
+        return given
+    return figure.axes[0] if len(figure.axes) == 1 else np.array(figure.axes)

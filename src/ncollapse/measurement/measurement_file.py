@@ -79,7 +79,7 @@ def read_measurement_file(file: Path) -> dict[str, Any]:
     kinds: dict[str, Any] = {f"layers.{depth}": LayerStatistics for depth in range(len(header.layers))}
     try:
         parts = named.read({**kinds, "paths": Paths} if header.has_paths else kinds, header.num_classes)
-    except (ValueError, KeyError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         _refuse(file, str(error))
     paths = parts.pop("paths", None)
     _check_agreement(file, header, paths)

@@ -25,7 +25,7 @@ _SIZES: dict[type, dict[str, str]] = {
     ClassMoments: {"counts": "int K", "means": "K d", "scatter_traces": "K"},
     ClassCenters: {"basis": "d r", "coordinates": "K r", "separations": "K K", "first": "int K"},
     ClassDecisions: {
-        **dict.fromkeys(("counts", "ncc_correct", "margin_sums", "agree", "cosine_sums"), "K"),
+        **dict.fromkeys(("counts", "ncc_correct", "margin_sums", "agree", "cosine_sums", "left_out", "left_out_correct"), "K"),
         **{"within_class": "r r", "within_sample": "r r", "residual_sums": "K r"},
     },
     ClassifierChoices: {"counts": "int K", "correct": "int K"},
@@ -116,7 +116,7 @@ class NamedTensors:
 
     def _put_together(self, name: str, kind: Any, sizes: dict[str, int], built: dict[str, Any]) -> Any:
         own: dict[str, int] = {}
-        shared = {"K": sizes["K"] * PARTS, "d": sizes["d"]} if kind is ClassParts else sizes
+        shared = {"K": sizes["K"] * PARTS, "d": sizes.get("d", -1)} if kind is ClassParts else sizes
         values = {}
         for part, hint in _fields_of(kind).items():
             value = self._read(f"{name}.{part}", hint, shared, built)
