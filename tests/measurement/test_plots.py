@@ -84,7 +84,7 @@ def test_class_distances_are_relative_to_their_root_mean_square(m):
 
 def test_a_matrix_without_distances_is_white_and_one_of_another_size_refused():
     figure = plot_class_distances([[0.0, 0.0], [0.0, 0.0]], ["$x$", "b"])
-    assert np.isnan(figure.axes[0].images[0].get_array()).all()
+    assert np.ma.getmaskarray(figure.axes[0].images[0].get_array()).all()
     with pytest.raises(ValueError, match=r"distances must be 3 by 3, one row per class, got \(2, 2\)"):
         plot_class_distances([[0.0, 1.0], [1.0, 0.0]], ["a", "b", "c"])
 
