@@ -697,3 +697,31 @@ def test_autocast_inside_of_the_forward():
 
 def test_one_row_of_one_feature_gives_random_numbers():
     assert bool(torch.isfinite(noisy(torch.tensor([[3.0]]), seed=0)).all())
+
+
+@pytest.mark.parametrize(
+    "then",
+    [
+        lambda z: z.topk(K, dim=-1).values,
+        lambda z: z.topk(K, dim=-1),
+        lambda z: z.softmax(-1).sort(-1, descending=True)[0].log(),
+    ],
+    ids=["values", "values and places", "log probabilities"],
+)
+def test_scores_sorted_by_size_are_no_logits(then):
+    m = measure(made(lambda: Net(linear(), then)), BATCHES, num_classes=K)
+    assert "accuracy" not in {row.metric for row in m.rows}
+    assert math.isnan(m.value("nc3"))
+    assert "the network returns scores sorted by size, whose classes are not known" in m.chosen
+
+
+def test_logits_beside_their_sorted_scores_and_logits_put_back_in_order():
+    beside = made(lambda: Net(linear(), lambda z: (z.sort(-1).values, z)))
+    assert_equals_oracle(measure(beside, BATCHES, num_classes=K), made(lambda: Net(linear())), beside.head.weight)
+
+    def back(z):
+        values, places = z.sort(-1)
+        return torch.zeros_like(z).scatter(1, places, values)
+
+    net = made(lambda: Net(linear(), back))
+    assert_equals_oracle(measure(net, BATCHES, num_classes=K), net, net.head.weight)

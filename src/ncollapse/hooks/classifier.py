@@ -59,6 +59,7 @@ class HeadSearch:
     def __init__(self, trace: Trace, num_classes: int | None, tokens: bool, respond: Respond) -> None:
         self.trace, self.reading = trace, Reading(num_classes, tokens, trace.mask, respond)
         fitting = [i for i, part in enumerate(trace.returned) if self.reading.logits(part.values) is not None]
+        fitting = [i for i in fitting if i not in trace.ranked]
         self.earlier = {i for i in fitting if self._leads_to_another(i, fitting)}
         self.fitting = sorted(fitting, key=lambda i: (i in self.earlier, self._is_single(i)))
         self.candidates = [call for call in trace.calls.values() if call.count == 1 and self._may_classify(call)]
@@ -185,7 +186,7 @@ class HeadSearch:
     def _presumed(self, declared: Sequence[ModuleCall]) -> Head:
         """Return the module that the network declares, else the last one that looks like a classifier, and why it is none."""
         # Its input ends the layers: what follows are logits. If K is unknown, any layer as wide as the output looks like one.
-        known = self.candidates if self.fitting and self.reading.num_classes is not None else ()
+        known = self.candidates if (self.fitting or self.trace.ranked) and self.reading.num_classes is not None else ()
         # A module that takes what the network takes is the whole network, wrapped, unless there is no other.
         inner = [call for call in known if call.input is not None and call.input.depends_on_weights]
         call = next(iter([*declared, *reversed(inner or known)]), None)
@@ -222,6 +223,8 @@ class HeadSearch:
 
     def _no_logits(self) -> str:
         """Say that no returned tensor has the shape of logits, and which shapes there are."""
+        if self.trace.ranked:
+            return "scores sorted by size, whose classes are not known"
         shapes = [f"(N, {', '.join(map(str, part.tensor.shape[1:]))})" for part in self.trace.returned]
         num = self.reading.num_classes
         wanted = "" if num is None else f" of {num} classes{' for every token' if self.reading.tokens else ''}"

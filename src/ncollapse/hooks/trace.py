@@ -38,6 +38,9 @@ _REORDERING = frozenset(
     "scatter scatter_ scatter_add scatter_add_ _pack_padded_sequence sort".split()
 )
 
+# Operations whose numbers are sorted by size.
+_RANKING = frozenset({"sort", "topk"})
+
 
 @dataclass(eq=False)
 class ModuleCall:
@@ -90,6 +93,7 @@ class Trace(NamedTuple):
     Attributes:
         names_logits: Whether the network named the first of the returned tensors "logits".
         may_reorder: Whether an operation ran that can give the samples another order, or leave some out.
+        ranked: Which of the returned tensors hold numbers sorted by size, so that their places are no classes.
     """
 
     calls: dict[str, ModuleCall]
@@ -97,6 +101,7 @@ class Trace(NamedTuple):
     mask: Tensor | None
     names_logits: bool = False
     may_reorder: bool = False
+    ranked: frozenset[int] = frozenset()
 
     def call(self, label: str) -> ModuleCall | None:
         """Return the call of a module; for "module.input", what that module took as if a module had returned it."""
@@ -139,8 +144,10 @@ def trace_forward(model: nn.Module, modules: dict[str, nn.Module], inputs: Any) 
     finally:
         for handle in handles:
             handle.remove()
-    returned = [recorder.copy(tensor) for tensor in returned_tensors(output)]
-    return Trace(recorder.calls, returned, attention_mask(inputs, model), names_logits(output), dependence.may_reorder)
+    tensors = returned_tensors(output)
+    ranked = frozenset(i for i, tensor in enumerate(tensors) if dependence.is_ranked(tensor))
+    returned = [recorder.copy(tensor) for tensor in tensors]
+    return Trace(recorder.calls, returned, attention_mask(inputs, model), names_logits(output), dependence.may_reorder, ranked)
 
 
 def input_call(call: ModuleCall) -> ModuleCall:
@@ -207,6 +214,7 @@ class Dependence(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.may_reorder = False
         self._sources: dict[int, int] = {}
+        self._ranked: set[int] = set()
         # A weak reference keeps the address of a freed memory from being used again, and does not keep its data.
         self._seen: dict[int, StorageWeakRef | Tensor] = {}
         for tensor in _tensors([part.to_dict() if is_object(part) else part for part in tensors_in(inputs)]):
@@ -221,16 +229,24 @@ class Dependence(TorchDispatchMode):
         """Return the sources of a tensor."""
         return self._sources.get(self._address(tensor), 0)
 
+    def is_ranked(self, tensor: Tensor) -> bool:
+        """Return whether a tensor holds what was sorted by size, as it is or changed number by number."""
+        return self._address(tensor) in self._ranked
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation and hand on the sources of its arguments."""
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
         self.may_reorder = self.may_reorder or _can_reorder(func, args, kwargs)
-        taken = {self._address(tensor) for tensor in _tensors((args, kwargs))}
+        tensors = list(_tensors((args, kwargs)))
+        taken = {self._address(tensor) for tensor in tensors}
+        # Weights of experts are ranked too, but what is multiplied by them is not.
+        ranks = func.overloadpacket.__name__ in _RANKING or (len(tensors) == 1 and self.is_ranked(tensors[0]))
         found = reduce(or_, (self._sources.get(address, 0) for address in taken), 0)
         for tensor in (*_tensors(output), *_written(func, args)):
             address = self._address(tensor)
             self._sources[address] = found | (self._sources.get(address, 0) if address in taken else 0)
+            (self._ranked.add if ranks else self._ranked.discard)(address)
         return output
 
     def _address(self, tensor: Tensor) -> int:
