@@ -2,6 +2,7 @@
 
 import errno
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -120,3 +121,12 @@ def test_own_folders_are_no_links(tmp_path):
     (tmp_path / "previous").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(RunDirectoryError, match=rf"previous must be a folder, got a link to {tmp_path}/elsewhere\. Remove"):
         make_own_folder(Path(tmp_path / "previous"))
+
+
+def test_a_write_removes_leftovers_of_an_hour_ago(tmp_path):
+    old, young = (tmp_path / f".page.html.{letter * 16}.tmp" for letter in "ab")
+    for path in (old, young):
+        path.write_text("half a page")
+    os.utime(old, (time.time() - 4000,) * 2)
+    write_whole(tmp_path / "other.html", "whole")
+    assert {path.name for path in tmp_path.iterdir()} == {young.name, "other.html"}

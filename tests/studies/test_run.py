@@ -7,8 +7,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -276,20 +274,6 @@ def test_a_folder_that_is_moved_away_is_told_and_goes_on_in_its_new_place(finish
 
 class Killed(BaseException):
     """Stands for SIGKILL: nothing may catch it and go on."""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks, since importing takes longer than the run")
-def test_ten_kills_at_random_moments(tmp_path):
-    worker = Path(__file__).with_name("killed_worker.py")
-    command = [sys.executable, str(worker), str(tmp_path), "10"]
-    told = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    assert told["killed"] == 10
-    assert told["furthest"] > 0
-    for index in range(1, told["runs"] + 1):
-        out = tmp_path / f"killed-{index}"
-        assert tables(out) == tables(tmp_path / "whole")
-        assert json.loads((out / "status.json").read_text())["state"] == "finished"
 
 
 def test_resume_of_a_finished_run_changes_nothing(finished):

@@ -27,6 +27,12 @@ def spread(solution, num_majority):
     return float(torch.linalg.norm(rows - rows.mean(dim=0)))
 
 
+def test_a_start_has_the_shapes_of_a_solution():
+    problem = imbalanced(10)
+    start, solved = problem.start(0), problem.solve().variables
+    assert {name: value.shape for name, value in start.items()} == {name: value.shape for name, value in solved.items()}
+
+
 def test_the_balanced_optimum():
     closed = imbalanced(1).closed_form()
     assert closed.value == pytest.approx(0.5597815240104, abs=1e-13)

@@ -35,7 +35,6 @@ def add_sweep(commands: Any) -> None:
 def run_command(options: argparse.Namespace) -> None:
     """Run the command."""
     from ncollapse.cli.sweep_summary import SweepSummary
-    from ncollapse.report import write_comparison
     from ncollapse.studies import override, plan_sweep, recipe_by_name, run_sweep
 
     _check_set_once(options.set, options.over)
@@ -48,9 +47,7 @@ def run_command(options: argparse.Namespace) -> None:
         outcome = run_sweep(
             runs, out, **where, on_progress=lambda done, total: show(done, total, summary.words()), should_stop=stop
         )
-    if any(run.is_finished for run in runs):
-        write_comparison([out], out / "compare.html")
-    page = _write_pages(out)
+    page = _write_pages(out, compared=any(run.is_finished for run in runs))
     if options.json:
         states = [run.status() for run in runs]
         listed = [
@@ -80,14 +77,16 @@ def _check_set_once(settings: list[str], over: list[str]) -> None:
         )
 
 
-def _write_pages(out: Path) -> Path:
-    """Write the pages of the runs, which state their part in the claims, and then that of the sweep, which links them."""
+def _write_pages(out: Path, *, compared: bool) -> Path:
+    """Write the pages of the runs, which state their part in the claims, and then those that link them."""
     from ncollapse.claims import rule_on_claims
-    from ncollapse.report import write_claims_page, write_run_pages, write_sweep_page
+    from ncollapse.report import write_claims_page, write_comparison, write_run_pages, write_sweep_page
 
     write_claims_page(rule_on_claims([out]), out / "claims.html")
     with progress("Pages", unit="page") as show:
         write_run_pages(out, on_progress=lambda done, total: show(done, total, ""))
+    if compared:
+        write_comparison([out], out / "compare.html")
     return write_sweep_page(out)
 
 

@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +20,8 @@ from ncollapse.records.errors import RunDirectoryError
 _TEMPORARY = re.compile(r"\.[^/]+\.[0-9a-f]{16}\.tmp")
 _FORMER = {f".{name}.tmp" for name in (*file_names.OF_A_RUN, file_names.REPORT, file_names.SWEEP, file_names.CLAIMS)}
 _FORMER_STAGE = ".new"
+# Seconds. No writer takes so long for a file, so what is older was left by one that was killed.
+_LONGEST_WRITE = 3600
 # Folders of a network that cannot be forced to the disk answer with one of these.
 _CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES}
 
@@ -42,6 +45,7 @@ def staged(folder: Path, contents: Mapping[str, bytes]) -> Iterator[dict[str, Pa
         for name, data in contents.items():
             _write_new(temporary[name], data)
         yield temporary
+        _remove_old_leftovers(folder)
     except BaseException as error:
         for path in temporary.values():
             with suppress(OSError):
@@ -63,6 +67,14 @@ def _write_new(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _remove_old_leftovers(folder: Path) -> None:
+    """Remove what killed writers left; younger files may be those of a process that writes at the same time."""
+    for path in leftovers(folder):
+        with suppress(OSError):
+            if path.lstat().st_mtime < time.time() - _LONGEST_WRITE:
+                path.unlink()
 
 
 def sync_folder(folder: Path) -> None:

@@ -75,7 +75,7 @@ class RunDirectory:
         # What was damaged is kept aside, and a run may begin beside it.
         found = {path.name for path in self.path.iterdir()} - {path.name for path in leftovers(self.path)}
         found -= {file_names.DAMAGED, file_names.LOCK}
-        return not found or (found == {file_names.MANIFEST} and self.is_cut_off())
+        return not found or (found <= {file_names.MANIFEST, *file_names.OF_A_RUN} and self.is_cut_off())
 
     def check_empty(self) -> None:
         """Check that nothing would be replaced."""

@@ -1,0 +1,79 @@
+"""Disks that are full or read-only, and folders that are moved: one clear line, and nothing lost."""
+
+import os
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from crashes.commands import COMMANDS, contents, in_child
+from crashes.steps import die
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="forks, on Linux")
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A small disk of its own."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "none", folder], capture_output=True, check=False).returncode:
+        pytest.skip("only root may mount a disk")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def change(disk, options):
+    subprocess.run(["mount", "-o", f"remount,{options}", disk], check=True)
+
+
+def kept(files):
+    """Leave out pages, which name their place, and hidden files, of which a killed or stopped command may leave some."""
+    return {name: content for name, content in files.items() if not name.endswith(".html") and "/." not in f"/{name}"}
+
+
+def one_line(ending):
+    lines = [line for line in ending.words.splitlines() if line.startswith("ncollapse: error: ")]
+    assert (ending.code, len(lines)) == (2, 1), ending.words
+    return lines[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["run", "sweep", "report", "measure"])
+def test_a_full_disk(known, disk, name):
+    command = known(name)
+    shutil.copytree(command.before, disk, dirs_exist_ok=True)
+    used = sum(-(-len(content) // 4096) * 4 for content in command.found.values())
+    needed = sum(-(-len(content) // 4096) * 4 for content in command.expected.values())
+    for room in range(4, needed - used, max(4, (needed - used) // 8)):
+        change(disk, f"size={used + room}k")
+        assert re.search(r"No space left on device.*Free some space", one_line(in_child(command.words, disk)))
+        assert all(contents(disk).get(name) == content for name, content in kept(command.found).items())
+    change(disk, "size=64m")
+    ending = in_child(command.words, disk)
+    assert (ending.code, kept(contents(disk))) == (0, kept(command.expected)), ending.words
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_read_only_disk(known, disk, name):
+    command = known(name)
+    shutil.copytree(command.before, disk, dirs_exist_ok=True)
+    change(disk, "ro")
+    assert "Read-only file system" in one_line(in_child(command.words, disk))
+    # What only reads needs no lock and no room.
+    if name == "measure":
+        assert in_child(command.words[:2], disk).code == 0
+    if name in {"report", "compare"}:
+        assert in_child((*command.words, "--out", str(disk.parent / "page.html")), disk).code == 0
+
+
+@pytest.mark.parametrize("name", ["run", pytest.param("sweep", marks=pytest.mark.slow)])
+def test_a_folder_moved_between_two_calls(known, tmp_path, name):
+    command = known(name)
+    ending = in_child(command.words, command.begun(), lambda count, kind: count == command.steps * 2 // 3, die)
+    assert ending.code == -9
+    moved = shutil.move(command.place, tmp_path / "moved")
+    ending = in_child(command.words, moved)
+    assert (ending.code, kept(contents(moved))) == (0, kept(command.expected)), ending.words
