@@ -33,6 +33,7 @@ FOREIGN = {
     *("torchvision:NAME", "timm:NAME", "transformers:FOLDER", "save_pretrained", "module."),
     *("DistributedSampler", "EarlyStopping", "ModelCheckpoint", "Trainer", "report=trainer.log", "report_to", "match="),
     *("pytorch_lightning", "x", "x.input", "head.input", "(measurement, epoch=, step=)", "nc/<layer>/<metric>"),
+    *('both["pfc1"]', *(f'm.depth_results.prediction_error["projection"].{name}["pfc1"]' for name in ("line", "baseline"))),
     *(".venv", ".venv-zoo", ".venv-integrations", ".venv-minimum", "__all__", 'm["pfc1"]', "core", "all"),
 }
 
@@ -68,7 +69,8 @@ def public() -> dict[str, list[Any]]:
         for name in module.__all__:
             value = getattr(module, name)
             found[name].append(value)
-            for member in {*dir(value), *getattr(value, "__annotations__", ())} if isinstance(value, type) else ():
+            bases = value.__mro__ if isinstance(value, type) else ()
+            for member in {name for base in bases for name in (*vars(base), *vars(base).get("__annotations__", ()))}:
                 found[member].append(getattr(value, member, None))
                 found[f"{name}.{member}"].append(getattr(value, member, None))
     return found

@@ -58,6 +58,17 @@ def test_networks_and_data_are_loaded_by_name(tmp_path, monkeypatch):
     assert measured == pytest.approx(last)
 
 
+def test_the_page_of_results_draws_every_picture_that_it_shows(tmp_path, monkeypatch, capsys):
+    page = ROOT / "docs" / "results.md"
+    (code,) = blocks("python", page)
+    monkeypatch.chdir(tmp_path)
+    with torch.random.fork_rng():
+        exec(code, {})
+    shown = {name.removeprefix("figures/results_") for name in re.findall(r"\]\((figures/[^)]+)\)", page.read_text())}
+    assert shown == {file.name for file in tmp_path.glob("*.png")}
+    assert capsys.readouterr().out.startswith("This is a network that was measured, not trained here.")
+
+
 EXAMPLES = {
     "locally_elastic.py": "network on GeoMNIST, L-model: A = ",
     "tight_frames.py": "soft threshold 1.5",

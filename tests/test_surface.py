@@ -14,7 +14,7 @@ from ncollapse.cli.surrogate_models import MODELS
 from ncollapse.studies import RECIPES
 
 NAMES = """
-FLAGS METRICS ClassMoments ClassScatter CollapseMetrics Measurement PairedMoments Tap __version__ collect_features
+FLAGS METRICS ClassMoments ClassScatter CollapseMetrics Measurement PairedMoments Tap __version__ collect_features compare
 effective_depth find_layers load_data load_network measure measure_features next_tokens progression simplex_etf watch
 """.split()
 ROOMS = """

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from ncollapse.hooks import find_layers as find_layers
     from ncollapse.hooks import next_tokens as next_tokens
     from ncollapse.measurement import Measurement as Measurement
+    from ncollapse.measurement import compare as compare
     from ncollapse.metrics import FLAGS as FLAGS
     from ncollapse.metrics import METRICS as METRICS
     from ncollapse.probe import CollapseMetrics as CollapseMetrics
@@ -62,7 +63,7 @@ _HOMES = {
     "depth": ("effective_depth", "progression"),
     "etf": ("simplex_etf",),
     "hooks": ("Tap", "find_layers", "next_tokens"),
-    "measurement": ("Measurement",),
+    "measurement": ("Measurement", "compare"),
     "metrics": ("FLAGS", "METRICS"),
     "probe": ("CollapseMetrics", "collect_features", "measure", "measure_features", "watch"),
     "statistics": ("ClassMoments", "ClassScatter", "PairedMoments"),

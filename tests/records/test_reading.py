@@ -211,7 +211,7 @@ def test_curves_may_run_through_a_stage_in_the_middle(run_dir, edit, tmp_path):
     assert run.measured_layers == whole.layers
     assert run.over_depth("pfc1") == whole.over_depth("pfc1")[2:5]
     assert build_payload(run)["depths"] == (2, 3, 4)
-    over_depth, over_epochs = plot_over_depth(run), plot_over_epochs(run)
+    over_depth, over_epochs = plot_over_depth(run, "projection"), plot_over_epochs(run)
     assert [text.get_text() for text in over_depth.axes[0].texts] == ["2", "3", "4"]
     assert [text.get_text() for text in over_depth.legends[0].get_texts()][:3] == ["2  blocks.1", "3  blocks.2", "4  blocks.3"]
     assert [line.get_color() for line in over_depth.axes[0].lines[2:]] == depth_colors(6)[2:5]

@@ -1,4 +1,4 @@
-"""Curves over the layers: progression, separation, neighbors, similarity, the straight line, its theorems, transport.
+"""Curves over the layers: progression, separation, neighbors, similarity, the straight line, its theorems, transport, drift.
 
 Features are flat, shape (N, d), one row per sample, and those of several layers are of the same samples in the same order.
 Costs, energies and squared distances are in units of squared features. A function with a ``seed`` has a generator of its own:
@@ -7,6 +7,7 @@ PyTorch's global one is neither read nor advanced. Derivations are in docs/theor
 
 from ncollapse.depth.chain import TransportChain, transport_chain
 from ncollapse.depth.class_arcs import ClassArcs, collapsed_optimality
+from ncollapse.depth.drift import frame_drift, mean_drift, shape_drift
 from ncollapse.depth.geodesic import GRID, GeodesicCurve, LineDecisions, log_linear, prediction_error
 from ncollapse.depth.neighbors import NeighborScore, neighbor_predictions, neighbor_scores
 from ncollapse.depth.path import PathStatistics, Position
@@ -63,10 +64,12 @@ __all__ = [
     "cka_matrix",
     "collapsed_optimality",
     "effective_depth",
+    "frame_drift",
     "gelbrich_squared",
     "label_wasserstein2_squared",
     "linear_cka",
     "log_linear",
+    "mean_drift",
     "neighbor_predictions",
     "neighbor_scores",
     "pair_violations",
@@ -74,6 +77,7 @@ __all__ = [
     "prediction_error",
     "progression",
     "separation_law",
+    "shape_drift",
     "single_layer_bound",
     "sliced_wasserstein2",
     "stratified_sample",

@@ -1,6 +1,16 @@
 """Charts and sentences made from plain numbers. Needs no torch."""
 
-from ncollapse.drawing.figures import plot_last_layer, plot_over_depth, plot_over_epochs, save_figures
+from ncollapse.drawing.class_distances import plot_class_distances
+from ncollapse.drawing.figures import plot_last_layer, plot_lines, plot_over_depth, plot_over_epochs, save_figures
 from ncollapse.drawing.sentences import describe, summarize
 
-__all__ = ["describe", "plot_last_layer", "plot_over_depth", "plot_over_epochs", "save_figures", "summarize"]
+__all__ = [
+    "describe",
+    "plot_class_distances",
+    "plot_last_layer",
+    "plot_lines",
+    "plot_over_depth",
+    "plot_over_epochs",
+    "save_figures",
+    "summarize",
+]

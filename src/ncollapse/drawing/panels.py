@@ -1,6 +1,7 @@
 """Draw one panel on one Axes: a metric over epochs, over depth, or of the last layer."""
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -74,8 +75,24 @@ LAST_LAYER = (
 )
 
 
+# Layers at equal distances, all of them: also those of other dimensions, and without paths.
+BY_LAYER = "layer"
+
+
+def panel_of(run: Run, metric: str) -> Panel:
+    """Return the panel of a metric over depth or epochs, on a log axis where the values are positive and far apart."""
+    known = next((panel for panel in PROGRESSIVE if panel.key == metric), None)
+    if known is not None:
+        return known
+    values = [v for depth in range(len(run.measured_layers)) for v in run.over_epochs(metric, depth) if v is not None]
+    log = bool(values) and min(values) > 0 and max(values) >= 2 * min(values)
+    return Panel(metric, metric, textwrap.fill(run.glossary.metrics.get(metric, ""), 42), log)
+
+
 def require_position(run: Run, position: str) -> None:
     """Check that the run knows a way to lay its layers on the line."""
+    if position == BY_LAYER:
+        return
     if not run.has_depth:
         raise ReportError(f"{run.path}: needed results over depth, found none. {MISSING_DEPTH}")
     if position not in run.last.positions:
@@ -108,7 +125,7 @@ def draw_over_epochs(axes: Axes, run: Run, panel: Panel, shared: Sequence[float 
     marker = "o" if len(run.epochs) <= _MOST_MARKED_EPOCHS else ""
     for values, _, color, dashes in lines:
         axes.plot(run.epochs, _drawable(values, panel.log), dashes, color=color, linewidth=1.5, marker=marker, markersize=2.4)
-    _draw_floors(axes, run.epochs, [run.over_epochs(f"{panel.key}.noise", depth) for depth in range(len(run.layers))], panel)
+    _draw_floors(axes, run.epochs, [run.over_epochs(f"{panel.key}.noise", depth) for depth in range(len(colors))], panel)
     _fit_epochs(axes, run)
     labels = [(value, label, color) for values, label, color, _ in lines if (value := values[-1]) is not None and label]
     (_label_apart if panel.series else _label_together)(axes, [item for item in labels if not panel.log or item[0] > 0])
@@ -117,17 +134,38 @@ def draw_over_epochs(axes: Axes, run: Run, panel: Panel, shared: Sequence[float 
 def draw_over_depth(axes: Axes, run: Run, panel: Panel, position: str, shared: Sequence[float | None] = ()) -> None:
     """Draw a metric over depth at the last epoch: the layers, the straight line between the ends, and the baseline."""
     require_position(run, position)
-    layers, curves = run.over_depth(panel.key), _curves(run, panel)
+    curves = _curves(run, panel)
+    depths = range(len(run.measured_layers)) if position == BY_LAYER else run.depths
+    layers = [run.value(panel.key, depth) for depth in depths]
+    positions: Sequence[float | None] = depths if position == BY_LAYER else run.last.positions[position]
     style.prepare(axes)
     axes.set_ylabel(panel.label)
     axes.set_xlabel(POSITIONS.get(position, position))
-    if not _fit(axes, panel, shown_over_depth(run, panel), shared):
+    if not _fit(axes, panel, [*layers, *(value for _, values, *_ in curves for value in values)], shared):
         return
     for t, values, color, dashes in curves:
-        axes.plot(t, _drawable(values, panel.log), dashes, color=color, linewidth=1.6)
-    positions = run.last.positions[position]
-    _draw_floors(axes, [math.nan if t is None else t for t in positions], [run.over_depth(f"{panel.key}.noise")], panel)
-    _draw_layers(axes, run, positions, _drawable(layers, panel.log))
+        axes.plot(_along_layers(run, t) if position == BY_LAYER else t, _drawable(values, panel.log), dashes, color=color,
+                  linewidth=1.6)  # fmt: skip
+    if position == BY_LAYER:
+        axes.plot(depths, _drawable(layers, panel.log), color=style.SOFT, linewidth=0.8, zorder=2)
+        style.count_layers(axes, len(depths))
+    elif not curves:
+        places = [t for t in positions if t is not None]
+        axes.set_xlim(min([0.0, *places]) - 0.05, max([1.0, *places]) + 0.05)
+    floor = [run.value(f"{panel.key}.noise", depth) for depth in depths]
+    _draw_floors(axes, [math.nan if t is None else t for t in positions], [floor], panel)
+    _draw_layers(axes, run, depths, positions, _drawable(layers, panel.log))
+
+
+def _along_layers(run: Run, times: Sequence[float]) -> list[float]:
+    """Return the depths at which times of the line are drawn: layers of the path at equal distances."""
+    last = len(run.depths) - 1
+    found = []
+    for t in times:
+        step = min(int(t * last), last - 1) if last else 0
+        after = run.depths[min(step + 1, last)]
+        found.append(run.depths[step] + (t * last - step) * (after - run.depths[step]))
+    return found
 
 
 def _draw_floors(axes: Axes, x: Sequence[float], floors: list[list[float | None]], panel: Panel) -> None:
@@ -154,14 +192,16 @@ def _curves(run: Run, panel: Panel) -> list[tuple[Sequence[float], Numbers, str,
     return [
         (curve.t, values, color, dashes)
         for curve, color, dashes in curves
-        if (values := {"pfc1": curve.pfc1, "pfc2": curve.pfc2, "pfc3": curve.pfc3}[panel.key]) is not None
+        if (values := {key: getattr(curve, key) for key in ("pfc1", "pfc2", "pfc3", "cdnv")}.get(panel.key))
     ]
 
 
-def _draw_layers(axes: Axes, run: Run, positions: Sequence[float | None], values: Sequence[float]) -> None:
+def _draw_layers(
+    axes: Axes, run: Run, depths: Sequence[int], positions: Sequence[float | None], values: Sequence[float]
+) -> None:
     """Markers with the layer's depth beside them; a number that would lie on its neighbor is left out."""
     colors, occupied = style.depth_colors(len(run.measured_layers)), list[tuple[float, float]]()
-    for depth, x, y in zip(run.depths, positions, values, strict=True):
+    for depth, x, y in zip(depths, positions, values, strict=True):
         if x is None or math.isnan(y):
             continue
         axes.plot(
@@ -176,7 +216,7 @@ def _draw_layers(axes: Axes, run: Run, positions: Sequence[float | None], values
             zorder=3,
         )
         px, py = axes.transData.transform((x, y))
-        if all(abs(px - qx) > 11 or abs(py - qy) > 13 for qx, qy in occupied):
+        if all(abs(px - qx) > (11 if depth < 10 else 26) or abs(py - qy) > 13 for qx, qy in occupied):
             occupied.append((px, py))
             axes.annotate(
                 str(depth),

@@ -32,7 +32,7 @@ def summarize(run: Run) -> list[str]:
     """
     said = [*_say_changes(run), *_say_state(run), _training_in_short(run)]
     if not run.has_depth:
-        return [*said, MISSING_DEPTH]
+        return [*said, _ends_in_short(run), MISSING_DEPTH]
     over_depth = "; ".join(_progression_in_short(run, metric) for metric in _NAMES)
     which = "" if run.layers in {run.measured_layers, run.measured_layers[:-1]} else f" ({_path_in_short(run)})"
     return [
@@ -157,6 +157,16 @@ def _say_progression(run: Run, metric: str) -> str:
     else:
         said = f"{name} falls at {'the only step' if steps == 1 else f'each of the {steps} steps'} of depth, {ends}"
     return f"{said}.{_say_tolerance(progression)}"
+
+
+def _ends_in_short(run: Run) -> str:
+    """Say what the metrics are at both ends of the layers, where nothing else is known over depth."""
+    first, last = run.measured_layers[0], run.measured_layers[-1]
+    values = (run.over_depth(metric) for metric in _NAMES)
+    ends = ", ".join(
+        f"{short} {number(found[0])} → {number(found[-1])}" for short, found in zip(SHORT.values(), values, strict=True)
+    )
+    return f"From the first layer, {first}, to the last, {last}: {ends}."
 
 
 def _level(values: Sequence[float | None]) -> int:

@@ -8,12 +8,14 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 INK, SOFT, GRID = "#1f2430", "#5f6673", "#e1e4ea"
 PAPER = "#ffffff"
 LINE, BASELINE, THIRD = "#0072b2", "#d55e00", "#009e73"
 
+# Of more layers, every second, third, … is counted.
+_MOST_LAYER_TICKS = 9
 _DRAWING = (
     "axes.",
     "figure.",
@@ -84,7 +86,10 @@ def fit_log(axes: Axes, values: Iterable[float | None]) -> None:
     low, high = min(positive) / 1.12, max(positive) * 1.12
     axes.set_yscale("log")
     axes.set_ylim(low, high)
-    axes.yaxis.set_major_locator(FixedLocator(log_ticks(low, high)))
+    ticks = log_ticks(low, high)
+    if len(ticks) < 2:
+        ticks = [float(tick) for tick in MaxNLocator(4).tick_values(low, high) if low <= tick <= high]
+    axes.yaxis.set_major_locator(FixedLocator(ticks))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
@@ -101,3 +106,10 @@ def short(name: str, length: int = 26) -> str:
     """Shorten a name for a legend: the middle is cut, because both ends of a module's path tell most."""
     half = (length - 1) // 2
     return name if len(name) <= length else f"{name[:half]}…{name[-half:]}"
+
+
+def count_layers(axes: Axes, num_layers: int) -> None:
+    """Set an x axis that counts layers."""
+    axes.set_xticks(range(0, num_layers, -(-num_layers // _MOST_LAYER_TICKS)))
+    axes.set_xlim(-0.5, num_layers - 0.5)
+    axes.set_xlabel("layer")

@@ -11,7 +11,7 @@ POSITIONS = {
 }
 MISSING_DEPTH = (
     "Results over depth are missing because the samples were not followed through the layers. "
-    "`ncollapse measure ... --path --out DIR` does so where layers have one dimension."
+    "`ncollapse measure ... --path --out DIR`, or path=True in Python, does so where layers have one dimension."
 )
 MEASURED_ONLY = "a network that was measured, not trained here"
 _MOST_LISTED = 6

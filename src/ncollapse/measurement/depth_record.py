@@ -15,7 +15,7 @@ from ncollapse.depth.progression import EPSILONS, effective_depth, progression
 from ncollapse.depth.theorems import polar_alignment, theorem1, theorem2, theorem3
 from ncollapse.depth.transport import gelbrich_squared, wasserstein2_squared
 from ncollapse.depth.transport_bounds import pair_violations
-from ncollapse.measurement.measurement import Measurement
+from ncollapse.measurement.measured_layers import MeasuredLayers
 from ncollapse.records.depth import (
     Curve,
     DepthRecord,
@@ -30,7 +30,7 @@ TOLERANCE = 0.02
 
 
 def depth_record(
-    measurement: Measurement,
+    measurement: MeasuredLayers,
     epoch: int,
     *,
     sample: tuple[Tensor, Tensor] | None = None,
@@ -63,7 +63,7 @@ def depth_record(
     )
 
 
-def _over_path(measurement: Measurement, metric: str) -> list[float]:
+def _over_path(measurement: MeasuredLayers, metric: str) -> list[float]:
     """Return one metric over the layers of the path."""
     return [measurement.value(metric, layer) for layer in measurement.path_layers]
 
@@ -81,7 +81,7 @@ def _prediction_error(measured: dict[str, list[float]], geodesic: GeodesicCurve,
     )
 
 
-def _progression(measurement: Measurement, metric: str) -> LayerProgression:
+def _progression(measurement: MeasuredLayers, metric: str) -> LayerProgression:
     values, layers = _over_path(measurement, metric), measurement.path_layers
     exact, tolerant = progression(values), progression(values, tolerance=TOLERANCE)
     return LayerProgression(

@@ -2,81 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Generic, TypeVar, overload
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from ncollapse.depth.class_arcs import ClassArcs
-from ncollapse.depth.geodesic import GeodesicCurve, LineDecisions
-from ncollapse.depth.path import PathStatistics
-from ncollapse.depth.progression import effective_depth
+import numpy as np
+import torch
+
 from ncollapse.extras import missing_extra
+from ncollapse.measurement.measured_layers import MeasuredLayers
 from ncollapse.measurement.text import TextTable
-from ncollapse.metrics.entry import FLAGS, LayerStatistics, evaluate_metrics
-from ncollapse.metrics.registry import METRICS
-from ncollapse.metrics.selection import CORE
-from ncollapse.near_words import near_words
-from ncollapse.records.depth import EPSILON, EffectiveDepth
-from ncollapse.records.rows import Row, known_columns
+from ncollapse.metrics.entry import FLAGS
+from ncollapse.records.depth import DepthRecord
+from ncollapse.records.rows import Row
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
+
+PlotKind = Literal["depth", "last_layer", "class_distances"]
 
 
 # More classes without samples than this are counted.
 _MOST_NAMED = 8
 
 
-@dataclass(frozen=True, eq=False)
-class Paths:
-    """The additions of ``path=True`` to a measurement; path, line and arcs are None if a stream exceeded its budget."""
-
-    layers: tuple[str, ...]
-    geodesic: GeodesicCurve
-    path: PathStatistics | None
-    line: LineDecisions | None
-    arcs: ClassArcs | None
-
-    def __repr__(self) -> str:
-        through = (
-            f"{len(self.layers)} layers from {self.layers[0]!r} to {self.layers[-1]!r}" if self.layers else "the line alone"
-        )
-        return f"Paths({through})"
-
-
-Kind = TypeVar("Kind")
-
-
-class _OfPaths(Generic[Kind]):
-    """An attribute of a measurement with ``path=True``; an ``AttributeError`` says what is missing without."""
-
-    def __init__(self, doc: str) -> None:
-        self.__doc__ = doc
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    @overload
-    def __get__(self, measurement: None, owner: type) -> _OfPaths[Kind]: ...
-    @overload
-    def __get__(self, measurement: Measurement, owner: type) -> Kind: ...
-    def __get__(self, measurement: Measurement | None, owner: type) -> _OfPaths[Kind] | Kind:
-        if measurement is None:
-            return self
-        if measurement.paths is None:
-            raise AttributeError(f"{self.name} needs a measurement along the samples' paths. Measure again with path=True.")
-        found: Kind | None = getattr(measurement.paths, self.name)
-        if found is None:
-            raise AttributeError(
-                f"{self.name} needs the features once the class means are final, but they exceeded the stream's memory budget. "
-                "Raise memory_budget, or use measure."
-            )
-        return found
-
-
 @dataclass(frozen=True, eq=False, repr=False)
-class Measurement:
+class Measurement(MeasuredLayers):
     """Collapse of every measured layer on one data split.
 
     ``print(m)`` shows the core metrics with the layers as rows, ``m["pfc1"]`` is one metric by layer, and ``m.rows`` is
@@ -102,87 +55,50 @@ class Measurement:
         paths: The additions of ``path=True``; None without it.
     """
 
-    rows: tuple[Row, ...]
-    layers: tuple[str, ...]
-    split: str
-    num_samples: int
-    num_classes: int
-    num_labels: int
-    classes: tuple[int, ...]
-    convention: str
-    passes: int
-    kept_bytes: int
-    chosen: str
-    statistics: Mapping[str, LayerStatistics]
-    shown: tuple[str, ...] = CORE
-    paths: Paths | None = None
+    def save(self, path: str | Path) -> None:
+        """Write the measurement into one file, whole or not at all; ``load`` reads it.
 
-    @property
-    def path_layers(self) -> tuple[str, ...]:
-        """The layers of the paths, which have one dimension; none without paths."""
-        return () if self.paths is None else self.paths.layers
-
-    path = _OfPaths[PathStatistics]("Paths of the samples from the first layer to the last.")
-    geodesic = _OfPaths[GeodesicCurve]("The straight line between the first layer and the last.")
-    line = _OfPaths[LineDecisions]("Nearest-center decisions on the straight line.")
-    arcs = _OfPaths[ClassArcs]("Graph on the classes that decides whether the map onto the last class means is optimal.")
-
-    def value(self, metric: str, layer: str | int = -1) -> float:
-        """Return one value.
+        It is a safetensors file: the statistics as tensors, everything else as JSON in its metadata. A loaded measurement can
+        be compared, drawn, merged by its statistics, and passed as ``reference=``, as the one that was saved.
 
         Args:
-            metric: Metric id. One that was not computed is computed now, if the statistics that it needs were collected.
-            layer: Layer name, or depth (negative counts from the end).
-
-        Returns:
-            The value; nan if undefined.
+            path: The file, such as "m.safetensors". Its folder is made if it is missing; an earlier file is replaced.
 
         Raises:
-            KeyError: If there is no such layer, or the metric is not available there.
+            OSError: If the file cannot be written.
         """
-        name = self._name(layer)
-        row = self._row(metric, name)
-        if row is None:
-            here = [other for other, where in self._cells if where == name]
-            raise KeyError(f"No metric {metric!r} at layer {name!r}. {self._near(metric)}Measured there: {', '.join(here)}.")
-        return row.value
+        from ncollapse.measurement.measurement_file import write_measurement_file
 
-    def curve(self, metric: str) -> list[float]:
-        """Return the values of one metric over the layers at which it is defined, in order of depth.
+        write_measurement_file(Path(path), {item.name: getattr(self, item.name) for item in fields(self)})
 
-        Args:
-            metric: Metric id, as in ``value``.
+    @classmethod
+    def load(cls, path: str | Path) -> Measurement:
+        """Read a measurement that ``save`` wrote. No code of the file runs.
 
         Returns:
-            One value per layer (the feeding layer alone for metrics of the classifier).
+            The measurement, equal to the saved one to the bit.
 
         Raises:
-            KeyError: If the metric was not measured, and the statistics that it needs were not collected.
+            ReportError: If the file is damaged, of a later version, or not of a measurement.
+            FileNotFoundError: If there is no such file.
         """
-        return list(self[metric].values())
+        from ncollapse.measurement.measurement_file import read_measurement_file
 
-    def __getitem__(self, metric: str) -> dict[str, float]:
-        """Return the values of one metric by layer."""
-        found = {layer: row.value for layer in self.layers if (row := self._row(metric, layer)) is not None}
-        if not found:
-            hint = f" Measure again with metrics=[{metric!r}]." if metric in METRICS else ""
-            measured = ", ".join(dict.fromkeys(row.metric for row in self.rows))
-            raise KeyError(f"No metric {metric!r} in this measurement. {self._near(metric)}It has: {measured}.{hint}")
-        return found
+        return cls(**read_measurement_file(Path(path)))
 
-    def effective_depth(self, epsilon: float = EPSILON) -> EffectiveDepth:
-        """Find the first layer at which at most a share ε of the samples is nearer to another class center.
-
-        Returns:
-            The depth and whether it was reached, see ``ncollapse.depth.effective_depth``.
+    def to_csv(self, path: str | Path) -> None:
+        """Write the tidy table as CSV, whole or not at all: ``measurements.csv`` of a run directory, every digit kept.
 
         Raises:
-            KeyError: If no decisions were collected: measure pfc3.
+            OSError: If the file cannot be written.
         """
-        return effective_depth(self.curve("pfc3_error"), epsilon)
+        from ncollapse.records.csv_tables import rows_text
+        from ncollapse.records.files import write_whole
+
+        write_whole(path, rows_text(self.rows))
 
     def to_pandas(self) -> pd.DataFrame:
-        """Convert the tidy table to a pandas data frame, with flags joined by semicolons.
+        """Convert the tidy table to a pandas data frame with the columns of ``to_csv``, flags joined by semicolons.
 
         Returns:
             One line per row.
@@ -194,8 +110,73 @@ class Measurement:
             import pandas as pd
         except ImportError as error:
             raise ImportError(missing_extra("to_pandas", "pandas", "pandas")) from error
-        table = pd.DataFrame([(*row[:-1], ";".join(row.flags)) for row in self.rows], columns=list(Row._fields))
-        return table[list(known_columns(self.rows))]
+        return pd.DataFrame([(*row[:-1], ";".join(row.flags)) for row in self.rows], columns=list(Row._fields))
+
+    def summary(self) -> str:
+        """Say in a few sentences what the page of a run says: accuracy, collapse over depth, the line against the baseline.
+
+        Returns:
+            One sentence or two a line. ``ncollapse.drawing.describe`` has every detail of a run directory.
+        """
+        from ncollapse.drawing import summarize
+        from ncollapse.measurement.as_run import run_of
+
+        return "\n".join(summarize(run_of({0: self})))
+
+    @property
+    def depth_results(self) -> DepthRecord:
+        """The numbers that the page says of a measurement with ``path=True``, as in ``depth.json``.
+
+        ``prediction_error["projection"].line["pfc1"]`` is the error of the straight line in decades, ``.baseline["pfc1"]`` that
+        of the baseline; ``theorem1.holds``, ``theorem2.monotone`` and ``theorem3.guaranteed`` are the conditions of the
+        theorems; ``progression["pfc1"].violations`` names the layers into which a metric rises. An ``AttributeError`` says what
+        is missing without paths.
+        """
+        from ncollapse.measurement.depth_record import depth_record
+
+        return depth_record(self, 0)
+
+    def plot(
+        self,
+        kind: PlotKind = "depth",
+        *,
+        metrics: Sequence[str] = ("pfc1", "pfc2", "pfc3"),
+        layer: str | int = -1,
+        ax: Any = None,
+    ) -> tuple[Figure, Any]:
+        """Draw the measurement; ``compare(...).plot`` draws several, also over epochs.
+
+        Args:
+            kind: "depth": metrics over the layers; with ``path=True`` also the straight line and the baseline.
+                "last_layer": NC1 to NC4 of the last layer. "class_distances": distances between the class means of a layer.
+            metrics: For "depth", metric ids, one panel each.
+            layer: For "class_distances", the layer by name or depth.
+            ax: Draw there: an Axes, or one for each panel. None makes a figure, which a notebook shows where the cell ends in
+                ``fig``, and ``fig.savefig`` writes.
+
+        Returns:
+            The figure, and its Axes: one, or an array of one per panel.
+
+        Raises:
+            ValueError: If the kind is unknown, or there is not one Axes per panel.
+            KeyError: If there is no such layer.
+        """
+        from ncollapse.drawing import plot_class_distances, plot_last_layer, plot_over_depth
+        from ncollapse.measurement.as_run import run_of
+
+        if kind == "class_distances":
+            name = self._name(layer)
+            means = self.statistics[name].moments.class_means
+            distances = torch.cdist(means, means, compute_mode="donot_use_mm_for_euclid_dist")
+            figure = plot_class_distances(distances.tolist(), self.classes, title=name, ax=ax)
+        elif kind == "last_layer":
+            figure = plot_last_layer(run_of({0: self}), ax=ax)
+        elif kind == "depth":
+            figure = plot_over_depth(run_of({0: self}), metrics=metrics, ax=ax)
+        else:
+            several = " compare(a, b, names=[1, 10]).plot('epochs') draws several measurements." if kind == "epochs" else ""
+            raise ValueError(f"kind must be one of {', '.join(get_args(PlotKind))}, got {kind!r}.{several}")
+        return figure, figure.axes[0] if kind == "class_distances" and ax is None else axes_of(figure, ax)
 
     @property
     def _samples(self) -> str:
@@ -213,15 +194,20 @@ class Measurement:
         return self._table().text()
 
     def _repr_html_(self) -> str:
-        return self._table().html()
+        from ncollapse.measurement.notebook import measurement_html
 
-    def _table(self) -> TextTable:
+        figure, _ = self.plot()
+        return measurement_html(self, self._heading(), figure, {**FLAGS, **self._named_flags()})
+
+    def _heading(self) -> str:
         passes = "1 pass" if self.passes == 1 else f"{self.passes} passes"
-        summary = (
+        return (
             f"{_count(len(self.layers), 'layer')}, {self._samples}, split {self.split}, convention {self.convention}, {passes}"
             f"\nchosen: {self.chosen}"
         )
-        return TextTable.of(summary, self.rows, self.layers, self.shown, {**FLAGS, **self._named_flags()})
+
+    def _table(self) -> TextTable:
+        return TextTable.of(self._heading(), self.rows, self.layers, self.shown, {**FLAGS, **self._named_flags()})
 
     def _named_flags(self) -> dict[str, str]:
         """Return flags whose words name classes of this measurement."""
@@ -230,30 +216,13 @@ class Measurement:
         named = ", ".join(empty[:_MOST_NAMED]) + (f" and {len(empty) - _MOST_NAMED} more" if len(empty) > _MOST_NAMED else "")
         return {"empty_class": f"{FLAGS['empty_class']}; without samples: {named}"} if empty else {}
 
-    @cached_property
-    def _cells(self) -> dict[tuple[str, str], Row]:
-        return {(row.metric, row.layer): row for row in self.rows}
-
-    def _row(self, metric: str, layer: str) -> Row | None:
-        """Return the row of a metric at a layer; if the table has none, evaluate it on the statistics."""
-        id = metric if (metric, layer) in self._cells else str(metric).lower()
-        if (id, layer) not in self._cells and id in METRICS and layer in self.statistics:
-            for value in evaluate_metrics(self.statistics[layer], [METRICS[id]]):
-                return Row.measured(self.split, self.layers.index(layer), layer, *value)
-        return self._cells.get((id, layer))
-
-    def _near(self, metric: str) -> str:
-        """Name the metrics that may have been meant by a word that is none."""
-        known = {*METRICS, *(row.metric for row in self.rows)}
-        return "" if metric in known else near_words(str(metric).lower(), sorted(known))
-
-    def _name(self, layer: str | int) -> str:
-        if isinstance(layer, int) and -len(self.layers) <= layer < len(self.layers):
-            return self.layers[layer]
-        if layer in self.layers:
-            return str(layer)
-        raise KeyError(f"No layer {layer!r}. Layers measured: {', '.join(self.layers)}.")
-
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def axes_of(figure: Figure, given: Any) -> Any:
+    """Return the Axes of a figure, one or an array, or those that were given."""
+    if given is not None:
+        return given
+    return figure.axes[0] if len(figure.axes) == 1 else np.array(figure.axes)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ncollapse.measurement.measurement import Measurement, Paths
+from ncollapse.measurement.measurement import Measurement
+from ncollapse.measurement.paths import Paths
 from ncollapse.metrics.entry import LayerStatistics, Metric, evaluate_metrics
 from ncollapse.metrics.selection import CORE
 from ncollapse.records.rows import Row

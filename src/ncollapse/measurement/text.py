@@ -1,8 +1,7 @@
-"""A measurement as a table in text and HTML: the layers as rows, the shown metrics as columns."""
+"""A measurement as a table in text: the layers as rows, the shown metrics as columns."""
 
 from __future__ import annotations
 
-import html
 import shutil
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -45,13 +44,6 @@ class TextTable(NamedTuple):
         for block in _blocks(columns, width):
             lines += ["  ".join(cells).rstrip() for cells in zip(*block, strict=True)]
         return "\n".join([*lines, *(part for note in self.notes for part in textwrap.wrap(note, width))])
-
-    def html(self) -> str:
-        """Format the table for notebooks."""
-        head = "".join(f"<th>{html.escape(cell)}</th>" for cell in self.header)
-        body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in line) + "</tr>" for line in self.lines)
-        notes = "".join(f"<br>{html.escape(note)}" for note in self.notes)
-        return f"<table><caption>{html.escape(self.summary)}</caption><tr>{head}</tr>{body}</table><small>{notes}</small>"
 
 
 def _cell(row: Row | None) -> str:

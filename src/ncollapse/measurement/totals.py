@@ -10,8 +10,8 @@ from ncollapse.depth.class_arcs import ClassArcs
 from ncollapse.depth.geodesic import GeodesicCurve, LineDecisions
 from ncollapse.depth.path import PathStatistics
 from ncollapse.groups import Merging, Processes
-from ncollapse.measurement.measurement import Paths
 from ncollapse.measurement.path_choice import PathChoice, path_layers
+from ncollapse.measurement.paths import Paths
 from ncollapse.metrics.entry import LayerStatistics
 from ncollapse.statistics.centers import ClassCenters, LinearClassifier
 from ncollapse.statistics.conventions import Convention

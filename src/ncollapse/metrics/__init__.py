@@ -20,7 +20,7 @@ from ncollapse.metrics.duality import (
 )
 from ncollapse.metrics.entry import FLAGS, LayerStatistics, Metric, MetricValue, evaluate_metrics
 from ncollapse.metrics.geometry import equiangularity, equinorm, etf_distance, gram_distance, max_angle
-from ncollapse.metrics.held_out import strong_collapse, weak_collapse
+from ncollapse.metrics.held_out import held_out_cdnv, held_out_variability, strong_collapse, weak_collapse
 from ncollapse.metrics.ood import (
     PrincipalSubspace,
     auroc,
@@ -81,6 +81,8 @@ __all__ = [
     "evaluate_metrics",
     "fisher_ratios",
     "gram_distance",
+    "held_out_cdnv",
+    "held_out_variability",
     "hyperspherical_energy",
     "hyperspherical_variation",
     "log_equinorm",

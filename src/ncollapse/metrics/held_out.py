@@ -1,6 +1,6 @@
-"""Weak and strong collapse of held-out samples: their distance from the class means of the training set.
+"""Collapse of held-out samples, measured by the class means of the training set.
 
-Both compare moments of the measured samples with ``reference``, the moments of the training set, and are nan if the training
+All compare moments of the measured samples with ``reference``, the moments of the training set, and are nan if the training
 means coincide. "sample" weights give the mean over samples of the definition; the default weighs classes equally. They are of
 Hui, Belkin & Nakkiran (2022), "Limitations of neural collapse for understanding generalization in deep learning"; the forms
 that follow from moments alone are ours (docs/theory.md, 2.4).
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ncollapse.metrics.variability import nan_unless
+from ncollapse.metrics.variability import cdnv, nan_unless
 from ncollapse.statistics.conventions import Convention, convention_parts
 from ncollapse.statistics.decisions import ClassDecisions
 from ncollapse.statistics.moments import ClassMoments, rounding_floor
@@ -39,6 +39,26 @@ def weak_collapse(
     offsets = (moments.class_means - reference.class_means).square().sum(dim=1)
     nearest = moments.class_variances + offsets + decisions.margin_sums / decisions.counts
     return _relative_to_between(moments, nearest, reference, convention)
+
+
+def held_out_variability(moments: ClassMoments, reference: ClassMoments, convention: Convention = "class") -> Tensor:
+    r"""Return the within-class variability of these samples over the between-class variability of training, 0 or more.
+
+    :math:`\mathrm{tr} \Sigma_W / \mathrm{tr} \Sigma_B^{tr}`: training means with test variances. On the training set itself it
+    is ``within_between_ratio`` (PFC1). Unlike ``strong_collapse`` it does not see that the class means move.
+    """
+    between = reference.between_trace(convention)
+    within = moments.within_trace(convention_parts(convention).within)
+    return nan_unless(within / between, between > rounding_floor(reference))
+
+
+def held_out_cdnv(moments: ClassMoments, reference: ClassMoments) -> Tensor:
+    r"""Return the CDNV with the variances of these samples and the class means of training, 0 or more.
+
+    The mean over pairs of :math:`(\mathrm{Var}_k + \mathrm{Var}_j) / (2 \lVert \mu_k^{tr} - \mu_j^{tr} \rVert^2)`. On the
+    training set itself it is ``cdnv``; nan if two training means coincide.
+    """
+    return cdnv(ClassMoments(moments.counts, reference.class_means, moments.scatter_traces))
 
 
 def _relative_to_between(moments: ClassMoments, distances: Tensor, reference: ClassMoments, convention: Convention) -> Tensor:

@@ -117,6 +117,11 @@ def read_depth(file: Path, read: Read = read_bytes) -> dict[int, DepthRecord]:
     return {record.epoch: record for record in sorted(records, key=lambda record: record.epoch)}
 
 
+def as_read(record: DepthRecord) -> DepthRecord:
+    """Return a record as a file gives it back: what is undefined is None instead of nan."""
+    return msgspec.json.decode(msgspec.json.encode(record), type=DepthRecord)
+
+
 def depth_text(records: Iterable[DepthRecord]) -> bytes:
     """Write the content of the file, on one line."""
     # As it is encoded here, nothing but a key has quotes around and a colon right behind.

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ncollapse.drawing import style
-from ncollapse.drawing.figures import render
+from ncollapse.drawing.figures import render, slim_svg
 from ncollapse.records.files import write_whole
 
 # Where the frame of a panel ends, as a share of the panel's height.
@@ -65,7 +65,7 @@ def panel_svg(draw: Callable[[Axes], None], *, width: float, name: str, label: s
         # The page says what the axis means in the caption, in type that does not shrink with the drawing.
         axes.set_ylabel("")
         _set_top(figure, axes)
-    svg = _slim(render(figure, "svg", outlines=False).decode())
+    svg = slim_svg(render(figure, "svg", outlines=False).decode())
     svg = re.sub(
         r'<svg [^>]*viewBox="([^"]*)"[^>]*>', rf'<svg viewBox="\1" role="img" aria-label="{html.escape(label)}">', svg, count=1
     )
@@ -88,15 +88,6 @@ def depth_rules(index: int, num_layers: int) -> str:
         for is_dark in (False, True)
     )
     return f".run-{index}{{{light}}}@media screen and (prefers-color-scheme:dark){{.run-{index}{{{dark}}}}}"
-
-
-def _slim(svg: str) -> str:
-    """Drop what the page does not need, a third: names of groups, metadata, fonts (the page has its own), digits."""
-    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|\n", " ", svg[svg.index("<svg") :], flags=re.DOTALL)
-    svg = re.sub(r"<g id=\"[^\"]*\"", "<g", svg)
-    svg = re.sub(r" font-family: [^;\"]*;| transform=\"rotate\(-0 [^\"]*\"", "", svg)
-    svg = re.sub(r' (?:d|x|y|transform)="[^"]*"', lambda match: re.sub(r"(\.\d\d)\d+", r"\1", match[0]), svg)
-    return re.sub(r"\s+", " ", svg).replace("> <", "><")
 
 
 def _recolor(svg: str, num_layers: int) -> str:
