@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from ncollapse.hooks import Tap as Tap
     from ncollapse.hooks import find_layers as find_layers
     from ncollapse.hooks import next_tokens as next_tokens
+    from ncollapse.integrations import Recorder as Recorder
     from ncollapse.measurement import Measurement as Measurement
     from ncollapse.measurement import compare as compare
     from ncollapse.metrics import FLAGS as FLAGS
@@ -63,6 +64,7 @@ _HOMES = {
     "depth": ("effective_depth", "progression"),
     "etf": ("simplex_etf",),
     "hooks": ("Tap", "find_layers", "next_tokens"),
+    "integrations": ("Recorder",),
     "measurement": ("Measurement", "compare"),
     "metrics": ("FLAGS", "METRICS"),
     "probe": ("CollapseMetrics", "collect_features", "measure", "measure_features", "watch"),

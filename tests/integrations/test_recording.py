@@ -6,11 +6,11 @@ from torch import nn
 
 from ncollapse.hooks import next_tokens
 from ncollapse.integrations import CSVLog, JSONLLog
-from ncollapse.integrations.recording import Recorder, logs_of, network_in
+from ncollapse.integrations.recording import Measurer, logs_of, network_in
 
 
 def recorder(every=1, **options):
-    return Recorder(every, None, (), {"num_classes": 3, **options})
+    return Measurer(every, None, (), {"num_classes": 3, **options})
 
 
 @pytest.mark.parametrize(("every", "total", "expected"), [

@@ -1,9 +1,24 @@
-"""Callbacks for Lightning and transformers, and logs of measurements.
+"""Record other people's trainings: the recorder, callbacks for Lightning and transformers, checkpoints, logs.
 
 The callbacks are in ``ncollapse.integrations.lightning`` and ``ncollapse.integrations.transformers``.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from ncollapse.integrations.loggers import TensorBoardLog, WandbLog
 from ncollapse.integrations.logs import CSVLog, JSONLLog
 
-__all__ = ["CSVLog", "JSONLLog", "TensorBoardLog", "WandbLog"]
+if TYPE_CHECKING:
+    from ncollapse.integrations.recorder import Recorder as Recorder
+
+# Imported when first used: who only measures or logs needs no writer of run directories.
+_HOMES = {"Recorder": "recorder"}
+
+__all__ = ["CSVLog", "JSONLLog", "Recorder", "TensorBoardLog", "WandbLog"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ncollapse.extras import missing_extra
 from ncollapse.groups import all_processes
 from ncollapse.integrations.loaders import share_of
 from ncollapse.integrations.logs import scalars
-from ncollapse.integrations.recording import Every, Logs, Network, Recorder, RecordingCallback
+from ncollapse.integrations.recording import Every, Logs, Measurer, Network
+from ncollapse.integrations.recording_callback import RecordingCallback
 
 try:
     from lightning.pytorch import Callback
@@ -37,7 +40,11 @@ class NeuralCollapseCallback(RecordingCallback, Callback):
         network: The network in the module: an attribute's name such as "net", a function of the module, or None for the
             module itself, whose ``forward`` is then called with the inputs.
         log: A file that ends in .csv or .jsonl, a log (``CSVLog``, ``TensorBoardLog``, anything called with
-            (measurement, epoch=, step=)), or several; None writes neural_collapse.csv in the trainer's log folder.
+            (measurement, epoch=, step=)), or several; None writes neural_collapse.csv in the trainer's log folder, or nothing
+            if ``out`` is given. A file that holds another table is left as it is, and one beside it is used.
+        out: A folder, such as "runs/mine", that becomes a run directory, of which ``ncollapse report`` makes a page; see
+            ``ncollapse.Recorder``. It is continued if the training is; a folder that holds something else is left as it is.
+        recipe: As in ``ncollapse.Recorder``.
         **options: Arguments of ``ncollapse.measure``: layers, classifier, unpack, metrics, convention, path, …
 
     Raises:
@@ -53,10 +60,12 @@ class NeuralCollapseCallback(RecordingCallback, Callback):
         loader: Any = None,
         network: Network = None,
         log: Logs = None,
+        out: str | Path | None = None,
+        recipe: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
-        super().__init__()
-        self._recorder = Recorder(every, network, log, {"num_classes": num_classes, **options})
+        Callback.__init__(self)
+        RecordingCallback.__init__(self, Measurer(every, network, log, {"num_classes": num_classes, **options}), out, recipe)
         self._loader = loader
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
@@ -66,19 +75,27 @@ class NeuralCollapseCallback(RecordingCallback, Callback):
                 f"The callback needs the whole network on every process, as with DDP, got {type(trainer.strategy).__name__}. "
                 "Measure a checkpoint with ncollapse.measure."
             )
-        self._recorder.is_due(1, trainer.max_epochs)
+        self._measurer.is_due(1, trainer.max_epochs)
         folder = trainer.log_dir or trainer.default_root_dir
+        if trainer.is_global_zero and not trainer.fast_dev_run and self._out is None:
+            self._measurer.open_log(folder, resume=trainer.ckpt_path is not None)
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Begin the run directory; the optimizers are made by now."""
         if trainer.is_global_zero and not trainer.fast_dev_run:
-            self._recorder.open_log(folder, resume=trainer.ckpt_path is not None)
+            optimizer = trainer.optimizers[0] if len(trainer.optimizers) == 1 else None
+            total = trainer.max_epochs if (trainer.max_epochs or -1) > 0 else None
+            self.begin_run("epoch", total, pl_module, optimizer, resume=trainer.ckpt_path is not None)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Measure, if it is due."""
         epoch = trainer.current_epoch + 1
-        if not self._recorder.is_due(epoch, trainer.max_epochs):
+        if not self._measurer.is_due(epoch, trainer.max_epochs):
+            self.record_time(epoch, step=trainer.global_step)
             return
         precision = trainer.precision_plugin
         with precision.forward_context():
-            measured = self._recorder.record(
+            measured = self._measurer.record(
                 pl_module,
                 self._batches(trainer),
                 epoch=epoch,
@@ -87,7 +104,16 @@ class NeuralCollapseCallback(RecordingCallback, Callback):
                 writes=trainer.is_global_zero,
                 prepare=lambda batch: _transferred(trainer, batch),
             )
+        self.record_time(epoch, measured, step=trainer.global_step)
         pl_module.log_dict(scalars(measured), sync_dist=trainer.world_size > 1)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Mark the run as finished."""
+        self.end_run("finished")
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Note why the run ended."""
+        self.end_run("failed" if isinstance(exception, Exception) else "stopped", str(exception) or type(exception).__name__)
 
     def _batches(self, trainer: Any) -> Any:
         if self._loader is not None and trainer.world_size == 1:

@@ -1,14 +1,15 @@
-"""The recorder behind the callbacks: it measures at chosen times, keeps the rows, and logs them."""
+"""What the recorder and the callbacks share: measuring at chosen times of a training, keeping the rows, and logging them."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from torch import nn
+from torch import Tensor, nn
 
 from ncollapse.integrations.logs import CSVLog, JSONLLog, Log, logged_rows
 from ncollapse.measurement.measurement import Measurement
@@ -29,12 +30,14 @@ Network = str | Callable[[nn.Module], nn.Module] | None
 _FILE_LOGS = {".csv": CSVLog, ".jsonl": JSONLLog}
 # Fields of a request that the callbacks set themselves.
 _GIVEN = {"group", "where"}
+# Fields on which the table depends.
+_SHAPING = {"num_classes", "layers", "classifier", "classes", "min_per_class", "split", "metrics", "convention", "path"}
 # Arguments of ``measure`` about running the network, which no request holds.
 _RUNNING = ("unpack", "call", "ignore_index", "rows", "check")
 
 
-class Recorder:
-    """A recorder that measures a network at chosen times of a training, keeps the rows, and logs the measurements."""
+class Measurer:
+    """A measurer of a network at chosen times of a training, which keeps the rows and logs the measurements."""
 
     def __init__(self, every: Every, network: Network, logs: Logs, options: Mapping[str, Any]) -> None:
         """Check everything that can be checked before the training starts."""
@@ -44,8 +47,7 @@ class Recorder:
         unknown = sorted(options.keys() - set(known))
         if unknown:
             raise TypeError(
-                f"Further arguments of the callback must be those of measure, got {', '.join(unknown)}. "
-                f"Choose from: {', '.join(known)}."
+                f"Further arguments must be those of measure, got {', '.join(unknown)}. Choose from: {', '.join(known)}."
             )
         self._check = bool(options.get("check", False))
         self._reading = Reading(**{name: options[name] for name in _RUNNING if name in options and name != "check"})
@@ -59,7 +61,12 @@ class Recorder:
     def open_log(self, folder: str | Path, resume: bool) -> None:
         """Create the default log if none was given."""
         if self._logs is None:
-            self._logs = (CSVLog(Path(folder) / "neural_collapse.csv", resume=resume),)
+            self._logs = (_file_log(Path(folder) / "neural_collapse.csv", resume),)
+
+    def arguments(self) -> dict[str, str]:
+        """Return the arguments of measure, in words, that must not change while one run is recorded."""
+        given = {item.name: getattr(self._request, item.name) for item in fields(Request) if item.name in _SHAPING}
+        return {name: _in_words(value) for name, value in given.items()}
 
     def is_due(self, count: int, total: int | None) -> bool:
         """Return whether to measure now."""
@@ -79,32 +86,20 @@ class Recorder:
         group: ProcessGroup | None,
         writes: bool,
         prepare: Callable[[Any], Any] | None = None,
+        reference: Measurement | None = None,
     ) -> Measurement:
-        """Measure, keep the rows, and log them."""
+        """Measure, keep the rows, and log them; with a reference, of the training set, the test split."""
         request = replace(self._request, group=group, where=f" at epoch {epoch:g}" if epoch is not None else f" at step {step}")
+        if reference is not None:
+            request = replace(request, reference=reference, split="test")
         network = network_in(module, self._network)
         reading = replace(self._reading, prepare=prepare)
-        self.last = measure_network(request, network, batches, reading=reading, check=self._check)
-        self.table += logged_rows(self.last, epoch, step)
+        measured = measure_network(request, network, batches, reading=reading, check=self._check)
+        self.table += logged_rows(measured, epoch, step)
         for log in self._logs or () if writes else ():
-            log(self.last, epoch=epoch, step=step)
-        return self.last
-
-
-class RecordingCallback:
-    """What the callbacks have in common: the table and the last measurement of their recorder."""
-
-    _recorder: Recorder
-
-    @property
-    def table(self) -> list[Row]:
-        """Tidy rows of all measurements so far."""
-        return self._recorder.table
-
-    @property
-    def last(self) -> Measurement | None:
-        """The last measurement."""
-        return self._recorder.last
+            log(measured, epoch=epoch, step=step)
+        self.last = measured if reference is None else self.last
+        return measured
 
 
 def network_in(module: nn.Module, network: Network) -> nn.Module:
@@ -131,7 +126,7 @@ def logs_of(logs: Logs) -> tuple[Log, ...]:
         path = Path(logs)
         if path.suffix not in _FILE_LOGS:
             raise ValueError(f"log must be a file that ends in {' or '.join(_FILE_LOGS)}, got {str(path)!r}. Rename it.")
-        return (_FILE_LOGS[path.suffix](path),)
+        return (_file_log(path, resume=False),)
     many = cast(Sequence[Log], logs if isinstance(logs, Sequence) else (logs,))
     for log in many:
         if not callable(log):
@@ -140,3 +135,26 @@ def logs_of(logs: Logs) -> tuple[Log, ...]:
                 "A log is called with (measurement, epoch=, step=)."
             )
     return tuple(many)
+
+
+def _file_log(path: Path, resume: bool) -> Log:
+    """Open a log of a file. A second training in one notebook gets a file of its own instead of an error."""
+    kind, free, number = _FILE_LOGS[path.suffix], path, 1
+    while True:
+        try:
+            log = kind(free, resume=resume)
+        except ValueError:
+            number += 1
+            free = path.with_name(f"{path.stem}-{number}{path.suffix}")
+            continue
+        if free != path:
+            warnings.warn(f"{path} holds another table and stays as it is; this training is logged in {free}.", stacklevel=4)
+        return log
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, nn.Module | Tensor):
+        return type(value).__name__
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_in_words, value))}]"
+    return str(value)

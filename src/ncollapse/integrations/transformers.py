@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from ncollapse.extras import missing_extra
 from ncollapse.groups import all_processes
 from ncollapse.integrations.loaders import share_of
 from ncollapse.integrations.logs import scalars
-from ncollapse.integrations.recording import Every, Logs, Network, Recorder, RecordingCallback
+from ncollapse.integrations.recording import Every, Logs, Measurer, Network
+from ncollapse.integrations.recording_callback import RecordingCallback
 
 try:
     from transformers import TrainerCallback
@@ -33,7 +35,12 @@ class NeuralCollapseCallback(RecordingCallback, TrainerCallback):
         loader: The data to measure; None uses the samples of the training loader, with its collation.
         network: The network in the model: an attribute's name, a function of the model, or None for the model itself.
         log: A file that ends in .csv or .jsonl, a log (``CSVLog``, ``TensorBoardLog``, anything called with
-            (measurement, epoch=, step=)), or several; None writes neural_collapse.csv in the trainer's output folder.
+            (measurement, epoch=, step=)), or several; None writes neural_collapse.csv in the trainer's output folder, or
+            nothing if ``out`` is given. A file that holds another table is left as it is, and one beside it is used.
+        out: A folder, such as "runs/mine", that becomes a run directory, of which ``ncollapse report`` makes a page; see
+            ``ncollapse.Recorder``. It is over epochs, or over steps for the other units. It is continued if the training is; a
+            folder that holds something else is left as it is.
+        recipe: As in ``ncollapse.Recorder``.
         report: A function that is also called with the values by ``nc/<layer>/<metric>``. With ``trainer.log`` they reach the
             trainer's history and its loggers: ``trainer.add_callback(NeuralCollapseCallback(..., report=trainer.log))``.
         **options: Arguments of ``ncollapse.measure``: layers, classifier, unpack, metrics, convention, path, …
@@ -52,6 +59,8 @@ class NeuralCollapseCallback(RecordingCallback, TrainerCallback):
         loader: Any = None,
         network: Network = None,
         log: Logs = None,
+        out: str | Path | None = None,
+        recipe: Mapping[str, Any] | None = None,
         report: Callable[[dict[str, float]], None] | None = None,
         **options: Any,
     ) -> None:
@@ -59,7 +68,7 @@ class NeuralCollapseCallback(RecordingCallback, TrainerCallback):
             raise ValueError(f"unit must be one of {', '.join(get_args(Unit))}, got {unit!r}.")
         if unit == "evaluation" and every == "log":
             raise ValueError("every='log' needs unit='epoch' or 'step', whose number is known, got 'evaluation'. Pass every=n.")
-        self._recorder = Recorder(every, network, log, {"num_classes": num_classes, **options})
+        super().__init__(Measurer(every, network, log, {"num_classes": num_classes, **options}), out, recipe)
         self._unit, self._loader, self._report = unit, loader, report
         self._evaluations = 0
 
@@ -70,23 +79,32 @@ class NeuralCollapseCallback(RecordingCallback, TrainerCallback):
                 "The callback needs the whole network on every process, got FSDP or DeepSpeed. "
                 "Measure a checkpoint with ncollapse.measure."
             )
-        if state.is_world_process_zero:
-            self._recorder.open_log(args.output_dir, resume=state.global_step > 0)
+        if not state.is_world_process_zero:
+            return
+        if self._out is None:
+            self._measurer.open_log(args.output_dir, resume=state.global_step > 0)
+        counted: Literal["epoch", "step"] = "epoch" if self._unit == "epoch" else "step"
+        total = state.num_train_epochs if counted == "epoch" else state.max_steps
+        self.begin_run(counted, total, kwargs["model"], kwargs.get("optimizer"), resume=state.global_step > 0)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Measure, if epochs are counted and it is due."""
-        if self._unit == "epoch" and self._recorder.is_due(round(state.epoch), state.num_train_epochs):
+        if self._unit != "epoch":
+            return
+        if self._measurer.is_due(round(state.epoch), state.num_train_epochs):
             self._record(args, state, kwargs)
+        else:
+            self.record_time(round(state.epoch), step=state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Measure, if steps are counted and it is due."""
-        if self._unit == "step" and self._recorder.is_due(state.global_step, state.max_steps):
+        if self._unit == "step" and self._measurer.is_due(state.global_step, state.max_steps):
             self._record(args, state, kwargs)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Measure, if evaluations are counted and it is due."""
         self._evaluations += 1
-        if self._unit == "evaluation" and self._recorder.is_due(self._evaluations, None):
+        if self._unit == "evaluation" and self._measurer.is_due(self._evaluations, None):
             self._record(args, state, kwargs)
 
     def _record(self, args: Any, state: Any, held: dict[str, Any]) -> None:
@@ -96,8 +114,14 @@ class NeuralCollapseCallback(RecordingCallback, TrainerCallback):
         else:
             batches = share_of(held["train_dataloader"] if self._loader is None else self._loader, processes)
         writes = state.is_world_process_zero
-        measured = self._recorder.record(
+        measured = self._measurer.record(
             held["model"], batches, epoch=state.epoch, step=state.global_step, group=processes.group, writes=writes
         )
+        time = round(state.epoch) if self._unit == "epoch" else state.global_step
+        self.record_time(time, measured, step=state.global_step, epoch=state.epoch)
         if self._report is not None:
             self._report(scalars(measured))
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Mark the run as finished."""
+        self.end_run("finished")

@@ -8,6 +8,10 @@ from collections.abc import Mapping, Sequence
 PathChoice = bool | str | Sequence[str]
 
 
+class NoPathError(ValueError):
+    """The layers do not allow a path, since no two in a row have one dimension."""
+
+
 def check_path(choice: PathChoice) -> None:
     """Check the form of the user's choice."""
     named = [choice] if isinstance(choice, str) else choice
@@ -27,7 +31,8 @@ def path_layers(dims: Mapping[str, int], choice: PathChoice = True) -> tuple[str
     if len(names) < 2 or len({dims[name] for name in names}) != 1:
         found = dims if isinstance(choice, bool) else {name: dims[name] for name in names}
         in_a_row = " in a row" if isinstance(choice, bool) else ""
-        raise ValueError(f"A path needs at least two layers of one dimension{in_a_row}, got {dict(found)}. {_advice(dims)}")
+        error = NoPathError if isinstance(choice, bool) else ValueError
+        raise error(f"A path needs at least two layers of one dimension{in_a_row}, got {dict(found)}. {_advice(dims)}")
     return names
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from ncollapse.records.json_files import RUN_AGAIN, Read, fail, read_bytes
 from ncollapse.records.rows import EpochRecord, Row
+from ncollapse.records.run_files import Unit
 
 # Which of the measured epochs are read.
 Epochs = Literal["all", "ends", "last"]
@@ -24,15 +25,20 @@ _ADDED = ("step", "standard_error")
 _OLD_COLUMNS = tuple(name for name in Row._fields if name not in _ADDED)
 
 
-def read_rows(file: Path, epochs: Epochs = "all", among: Collection[int] = (), read: Read = read_bytes) -> tuple[Row, ...]:
+def read_rows(
+    file: Path, epochs: Epochs = "all", among: Collection[int] = (), read: Read = read_bytes, unit: Unit = "epoch"
+) -> tuple[Row, ...]:
     """Read ``measurements.csv``: all of it, or only the last epoch, or the first and the last, that are also among some."""
+    # Where the unit is steps, they stand in the place of epochs.
     columns, lines = _lines(file, read(file, RUN_AGAIN), Row._fields, _OLD_COLUMNS)
     if epochs != "all":
-        written = {cells[0] for cells in lines.values()}
+        place = columns.index(unit)
+        written = {cells[place] for cells in lines.values()}
         common = sorted(epoch for epoch in among if str(epoch) in written)
         wanted = {str(epoch) for epoch in (common[-1:] if epochs == "last" else common[:1] + common[-1:])}
-        lines = {number: cells for number, cells in lines.items() if cells[0] in wanted or not wanted}
+        lines = {number: cells for number, cells in lines.items() if cells[place] in wanted or not wanted}
     values = _by_column(file, columns, lines)
+    values["epoch"] = values[unit]
     return tuple(map(Row._make, zip(*(values.get(name, repeat(None)) for name in Row._fields), strict=False)))
 
 

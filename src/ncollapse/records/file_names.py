@@ -9,6 +9,7 @@ MEASUREMENTS = "measurements.csv"
 DEPTH = "depth.json"
 OBJECTIVE = "objective.json"
 CHECKPOINT = "checkpoint.safetensors"
+RECORDING = "recording.json"
 REPORT = "report.html"
 
 MANIFEST = "manifest.json"
@@ -28,4 +29,4 @@ SWEEP = "sweep.json"
 CLAIMS = "claims.json"
 
 # Every file of a run itself; pages and figures are made from them.
-OF_A_RUN = (RECIPE, ENVIRONMENT, GLOSSARY, HISTORY, MEASUREMENTS, DEPTH, OBJECTIVE, CHECKPOINT, STATUS)
+OF_A_RUN = (RECIPE, ENVIRONMENT, GLOSSARY, HISTORY, MEASUREMENTS, DEPTH, OBJECTIVE, RECORDING, CHECKPOINT, STATUS)

@@ -15,7 +15,7 @@ from ncollapse.records.json_files import fail, read_depth, read_json
 from ncollapse.records.lock import state_of
 from ncollapse.records.manifest import CheckedFiles
 from ncollapse.records.rows import EpochRecord, Row
-from ncollapse.records.run_files import Glossary, ObjectiveFile, ObjectiveRecord, RecipeSummary, Status
+from ncollapse.records.run_files import Glossary, ObjectiveFile, ObjectiveRecord, RecipeSummary, Recording, Status, Unit
 
 T = TypeVar("T")
 
@@ -31,10 +31,11 @@ class Run:
         environment: ``environment.json``: versions, device, threads, seed.
         status: How far the run has come.
         history: One row per epoch of training.
-        rows: The tidy table, in the order of the file.
+        rows: The tidy table, in the order of the file; where steps are counted, they stand in the place of epochs.
         records: The results over depth, by epoch, in ascending order; empty ones where ``depth.json`` was not written.
         glossary: What its metrics and flags mean.
         objective: The regularized objective beside its floor, by epoch, where it has one.
+        recording: The times of a training by other people's code; None for a run of a recipe.
         unverified: Files that are not as they were written; none unless the run was read unverified.
     """
 
@@ -48,12 +49,13 @@ class Run:
     records: dict[int, DepthRecord]
     glossary: Glossary
     objective: dict[int, ObjectiveRecord] = field(default_factory=dict)
+    recording: Recording | None = None
     unverified: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         if not self.epochs:
             return f"Run({str(self.path)!r}, nothing measured)"
-        measured = f"{len(self.epochs)} measured epochs up to {self.epochs[-1]}"
+        measured = f"{len(self.epochs)} measured {self.unit}s up to {self.epochs[-1]}"
         return f"Run({str(self.path)!r}, {self.title!r}, {self.status.state}, {len(self.layers)} layers, {measured})"
 
     @cached_property
@@ -66,8 +68,18 @@ class Run:
 
     @cached_property
     def is_measured_only(self) -> bool:
-        """Whether the network was measured and not trained here: there is neither a recipe nor a history of training."""
-        return not self.recipe_entries and not self.history
+        """Whether one state of a network was measured: there is no recipe, no history, and no recording of a training."""
+        return not self.recipe_entries and not self.history and not self.is_recorded
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether the network was trained by other people's code, of which the files know what they were told."""
+        return self.recording is not None
+
+    @property
+    def unit(self) -> Unit:
+        """What is counted as epochs: "epoch", or "step" for steps of the optimizer."""
+        return self.status.unit
 
     @cached_property
     def split(self) -> str:
@@ -171,12 +183,14 @@ def read_run(path: Path, epochs: Epochs = "all", *, unverified: bool = False) ->
     if not any((path / name).exists() for name in (file_names.MEASUREMENTS, file_names.RECIPE, file_names.STATUS)):
         raise ReportError(f"{path}: needed a run directory or a sweep, found neither. Name a folder that `ncollapse run`, "
                           "`ncollapse sweep` or `ncollapse measure --out` wrote.")  # fmt: skip
-    # A measurement alone, without a recipe, need not follow the samples' paths.
     files = CheckedFiles(path, unverified=unverified)
-    has_depth = files.has(file_names.DEPTH) or files.has(file_names.RECIPE)
+    status = read_json(path / file_names.STATUS, Status, read=files.read)
+    recording = read_json(path / file_names.RECORDING, Recording, read=files.read) if files.has(file_names.RECORDING) else None
+    # A network that was measured, without a recipe, need not have layers of one dimension to follow.
+    has_depth = files.has(file_names.DEPTH) or (files.has(file_names.RECIPE) and recording is None)
     records = read_depth(path / file_names.DEPTH, files.read) if has_depth else {}
     objective = _read_optional(files, file_names.OBJECTIVE, ObjectiveFile)
-    rows = read_rows(path / file_names.MEASUREMENTS, epochs, records, files.read)
+    rows = read_rows(path / file_names.MEASUREMENTS, epochs, records, files.read, status.unit)
     if not has_depth:
         records = _without_results(rows)
     elif epochs != "all":
@@ -194,6 +208,7 @@ def read_run(path: Path, epochs: Epochs = "all", *, unverified: bool = False) ->
         records=records,
         glossary=_read_optional(files, file_names.GLOSSARY, Glossary),
         objective={record.epoch: record for record in objective.epochs},
+        recording=recording,
         unverified=tuple(files.changed),
     )
     _check_agreement(run)

@@ -27,12 +27,12 @@ from ncollapse.records.manifest import (
     read_manifest,
 )
 from ncollapse.records.rows import EpochRecord, Row
-from ncollapse.records.run_files import Glossary, ObjectiveFile, ObjectiveRecord, Status
+from ncollapse.records.run_files import Glossary, ObjectiveFile, ObjectiveRecord, Recording, Status, Unit
 from ncollapse.records.saving import held_files, save_files
 from ncollapse.records.verification import plan_recovery, recover
 
 # What every reader of a finished run needs, besides its recipe and its status; a checkpoint is for going on.
-_RESULTS = (file_names.ENVIRONMENT, file_names.HISTORY, file_names.MEASUREMENTS, file_names.DEPTH)
+_RESULTS = (file_names.ENVIRONMENT, file_names.HISTORY, file_names.MEASUREMENTS)
 
 
 class _OfEpoch(Protocol):
@@ -157,10 +157,12 @@ class RunDirectory:
 
     def missing(self) -> list[str]:
         """Files that a run with a checkpoint must have and this one has not."""
-        return [name for name in _RESULTS if not (self.path / name).is_file()]
+        # A network of other people's code need not have layers of one dimension to follow.
+        depth = [] if (self.path / file_names.RECORDING).is_file() else [file_names.DEPTH]
+        return [name for name in (*_RESULTS, *depth) if not (self.path / name).is_file()]
 
-    def load(self, last_epoch: int) -> None:
-        """Read the tables back up to an epoch, as a resumed run needs them."""
+    def load(self, last_epoch: int, unit: Unit = "epoch") -> None:
+        """Read the tables back up to an epoch, or a step, as a resumed run needs them."""
         if missing := self.missing():
             raise RunDirectoryError(
                 f"{self.path} has been trained up to epoch {last_epoch}, but {', '.join(missing)} in it "
@@ -174,8 +176,10 @@ class RunDirectory:
         files = CheckedFiles(self.path)
         try:
             self.history = kept(read_history(self.path / file_names.HISTORY, files.read))
-            self.rows = kept(read_rows(self.path / file_names.MEASUREMENTS, read=files.read))
-            self.depth = kept(read_depth(self.path / file_names.DEPTH, files.read).values())
+            rows = read_rows(self.path / file_names.MEASUREMENTS, read=files.read)
+            self.rows = [row for row in rows if (at := getattr(row, unit)) is not None and at <= last_epoch]
+            if files.has(file_names.DEPTH):
+                self.depth = kept(read_depth(self.path / file_names.DEPTH, files.read).values())
             if files.has(file_names.OBJECTIVE):
                 self.objective = kept(read_json(self.path / file_names.OBJECTIVE, ObjectiveFile, read=files.read).epochs)
         except DamagedRunError:
@@ -184,6 +188,13 @@ class RunDirectory:
             raise RunDirectoryError(
                 f"{self.path} has a checkpoint but damaged tables ({error}). Delete the folder and run the command again."
             ) from error
+
+    def recording(self) -> Recording | None:
+        """Read what is known of the times of a recorded training; None where the folder holds none."""
+        files = CheckedFiles(self.path)
+        if not files.has(file_names.RECORDING):
+            return None
+        return read_json(self.path / file_names.RECORDING, Recording, read=files.read)
 
     def seconds(self) -> float:
         """Time that the run had taken when its status was last written."""
@@ -206,13 +217,22 @@ class RunDirectory:
         if objective is not None:
             self.objective.append(objective)
 
-    def save(self, status: Status, *, checkpoint: bytes | None = None, recipe: str | None = None, keep: int = 1) -> None:
+    def save(
+        self,
+        status: Status,
+        *,
+        checkpoint: bytes | None = None,
+        recipe: str | None = None,
+        keep: int = 1,
+        recording: Recording | None = None,
+    ) -> None:
         """Write everything: the tables before the checkpoint, so that a checkpoint implies complete tables.
 
         Args:
             checkpoint: The content of its file; None for a measurement, which has none.
             recipe: The fingerprint of the recipe.
             keep: How many generations are kept, this one included.
+            recording: The times of a training that was recorded; like a checkpoint, they imply complete tables.
         """
         tables = {
             file_names.HISTORY: history_text(self.history),
@@ -223,6 +243,8 @@ class RunDirectory:
             tables[file_names.DEPTH] = depth_text(self.depth)
         if self.objective:
             tables[file_names.OBJECTIVE] = encode(ObjectiveFile(tuple(self.objective)), indent=False)
+        if recording is not None:
+            tables[file_names.RECORDING] = encode(recording)
         if checkpoint is not None:
             tables[file_names.CHECKPOINT] = checkpoint
         self._write({**self._first, **tables, file_names.STATUS: encode(status)}, status.epoch, recipe, keep)

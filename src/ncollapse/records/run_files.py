@@ -1,6 +1,9 @@
 """The small JSON files of a run directory, and the ledger of claims. None means undefined."""
 
 from dataclasses import dataclass, field
+from typing import Literal
+
+Unit = Literal["epoch", "step"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,10 @@ class Glossary:
 
 @dataclass(frozen=True)
 class Status:
-    """``status.json``: how far the run has come, and why it failed; the first perfect epoch is the first measured one."""
+    """``status.json``: how far the run has come, and why it failed; the first perfect epoch is the first measured one.
+
+    ``unit`` says what is counted as epochs in all files of the run: "epoch", or "step" for steps of the optimizer.
+    """
 
     state: str
     epoch: int
@@ -34,6 +40,7 @@ class Status:
     seconds: float | None = None
     weight_decay_time: float | None = None
     reason: str | None = None
+    unit: Unit = "epoch"
 
 
 @dataclass(frozen=True)
@@ -102,3 +109,22 @@ class ClaimsFile:
     runs: tuple[str, ...]
     left_out: tuple[LeftOut, ...]
     claims: tuple[ClaimRecord, ...]
+
+
+@dataclass(frozen=True)
+class RecordedTime:
+    """What is known of one epoch (or step) of a recorded training besides its rows, and the checkpoint that was measured."""
+
+    time: int
+    step: int | None = None
+    weight_decay_time: float | None = None
+    checkpoint: str | None = None
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class Recording:
+    """``recording.json``, of networks that other people's code trained: the arguments of the measurements, and all times."""
+
+    arguments: dict[str, str] = field(default_factory=dict)
+    times: tuple[RecordedTime, ...] = ()

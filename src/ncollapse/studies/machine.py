@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 
 from ncollapse.groups import Processes
+from ncollapse.machine import machine
 from ncollapse.recipes.recipe import Recipe, RecipeError
-from ncollapse.version import __version__
 
 
 def device_named(name: str, processes: Processes) -> torch.device:
@@ -41,15 +39,3 @@ def threads(count: int) -> Iterator[None]:
 def environment(recipe: Recipe, device: torch.device, processes: int) -> dict[str, Any]:
     """Record what the numbers of a run may depend on besides its recipe."""
     return {**machine(device), "threads": recipe.threads, "processes": processes, "seed": recipe.seed}
-
-
-def machine(device: torch.device) -> dict[str, Any]:
-    """Versions, platform and device."""
-    return {
-        "ncollapse": __version__,
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "numpy": np.__version__,
-        "platform": platform.platform(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
-    }

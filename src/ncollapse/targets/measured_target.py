@@ -9,13 +9,14 @@ from typing import Any
 import torch
 
 from ncollapse.groups import Processes
+from ncollapse.machine import machine
 from ncollapse.measurement.depth_record import depth_record
 from ncollapse.measurement.measurement import Measurement
 from ncollapse.metrics import FLAGS, METRICS
 from ncollapse.records.lock import Lock
 from ncollapse.records.run_directory import RunDirectory
 from ncollapse.records.run_files import Glossary, Status
-from ncollapse.studies.machine import device_named, machine
+from ncollapse.studies.machine import device_named
 from ncollapse.targets.target import Target
 
 

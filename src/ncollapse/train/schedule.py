@@ -69,3 +69,18 @@ def measuring_epochs(epochs: int) -> tuple[int, ...]:
     num_ratios = math.ceil(math.log(2 * epochs) / math.log(_EPOCH_RATIO))
     rounded = {round(epochs / _EPOCH_RATIO**power) for power in range(num_ratios)}
     return tuple(sorted(rounded - {0}))
+
+
+def is_measuring_epoch(epoch: int, epochs: int | None = None) -> bool:
+    """Return whether collapse is measured after an epoch: as ``measuring_epochs``, and at 0.
+
+    Beyond the end, and where none is known (``epochs=None``), the steps grow likewise from epoch 1 on.
+
+    Example:
+        >>> [epoch for epoch in range(22) if not is_measuring_epoch(epoch)]
+        [16, 19, 21]
+    """
+    if epochs is not None and epoch <= epochs:
+        return epoch == 0 or epoch in measuring_epochs(epochs)
+    near = round(math.log(max(1, epoch)) / math.log(_EPOCH_RATIO))
+    return epoch <= 1 or epoch in {round(_EPOCH_RATIO**power) for power in (near - 1, near, near + 1)}

@@ -1,0 +1,70 @@
+"""What the callbacks for trainers have in common: a table, and a run directory if a folder is named."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ncollapse.integrations.recorded_run import RecordedRun, RecordedSource, recipe_of
+from ncollapse.integrations.recording import Measurer
+from ncollapse.integrations.step_clock import StepClock
+from ncollapse.measurement.measurement import Measurement
+from ncollapse.records.rows import EpochRecord, Row
+from ncollapse.records.run_files import RecordedTime, Unit
+
+
+class RecordingCallback:
+    """A callback that measures; with a folder it records the training there, in the process that writes."""
+
+    def __init__(self, measurer: Measurer, out: str | Path | None, recipe: Mapping[str, Any] | None) -> None:
+        self._measurer, self._out, self._recipe = measurer, out, recipe
+        self._run: RecordedRun | None = None
+
+    @property
+    def table(self) -> list[Row]:
+        """Tidy rows of all measurements so far."""
+        return self._measurer.table
+
+    @property
+    def last(self) -> Measurement | None:
+        """The last measurement."""
+        return self._measurer.last
+
+    @property
+    def path(self) -> Path | None:
+        """The run directory; None before the training, in processes that do not write, and without ``out``."""
+        return None if self._run is None else self._run.path
+
+    def begin_run(self, unit: Unit, total: int | None, module: nn.Module, optimizer: Any, *, resume: bool) -> None:
+        """Begin the run directory, or continue it, if a folder was named."""
+        if self._out is None:
+            return
+        clock = None if optimizer is None else StepClock(optimizer)
+        self._network = type(module).__name__
+        arguments = {**self._measurer.arguments(), "network": self._network}
+        source = RecordedSource(unit, total, arguments, recipe_of(self._recipe, clock))
+        self._module, self._run = module, RecordedRun(self._out, source, resume=resume, clock=clock)
+
+    def record_time(self, time: int, measured: Measurement | None = None, *, step: int, epoch: float | None = None) -> None:
+        """Record an epoch or step in the run directory, if there is one."""
+        run = self._run
+        if run is None:
+            return
+        run.go_to(time)
+        if measured is not None:
+            run.note_network(self._module, measured)
+        clock, rate, tau = run.clock, math.nan, None
+        if clock is not None:
+            # Steps that the hook has not seen, as before a resumption, leave the time unknown.
+            rate, tau = clock.take_learning_rate(), clock.time if clock.step == step else None
+        history = EpochRecord(time, math.nan, math.nan, rate, math.nan) if run.source.unit == "epoch" else None
+        run.add(RecordedTime(time, step, tau), [] if measured is None else [measured], epoch=epoch, history=history)
+
+    def end_run(self, state: str, reason: str | None = None) -> None:
+        """Say in the run directory how the training ended."""
+        if self._run is not None:
+            self._run.finish(state, reason)

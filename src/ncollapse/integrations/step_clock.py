@@ -1,0 +1,75 @@
+"""The steps of an optimizer and the weight-decay time, counted by a hook while other people's code trains."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch.optim import SGD, Optimizer
+
+
+class StepClock:
+    """A counter of the steps that an optimizer takes; steps that a gradient scaler skips are not among them.
+
+    Attributes:
+        step: Steps so far; None if those before a training was resumed are unknown.
+        time: Weight-decay time so far (docs/theory.md, 4.1), the sum of learning rate / (1 - momentum) times weight decay over
+            the steps. None where it is unknown: with other optimizers than SGD, whose steps do not scale with the gradient,
+            and where parameter groups decay at different rates.
+    """
+
+    def __init__(self, optimizer: Any) -> None:
+        # Trainers wrap optimizers in classes that need not forward hooks.
+        while not isinstance(optimizer, Optimizer) or isinstance(getattr(optimizer, "optimizer", None), Optimizer):
+            if not hasattr(optimizer, "optimizer"):
+                raise TypeError(
+                    f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}. Pass the one of the training."
+                )
+            optimizer = optimizer.optimizer
+        self._optimizer = optimizer
+        self.step: int | None = 0
+        self.time = 0.0 if _decay_rate(optimizer) is not None else None
+        # Of the steps since ``take_learning_rate``.
+        self._rates: list[float] = []
+        self._hook = optimizer.register_step_post_hook(self._count)
+
+    def go_on(self, step: int | None, time: float | None) -> None:
+        """Go on from an earlier count; what was counted since the clock was made is added to it."""
+        self.step = None if self.step is None or step is None else self.step + step
+        self.time = None if self.time is None or time is None else self.time + time
+
+    def take_learning_rate(self) -> float:
+        """Return the mean learning rate of the steps since the last call; without steps the current one."""
+        rates, self._rates = self._rates, []
+        return math.fsum(rates) / len(rates) if rates else float(self._optimizer.param_groups[0]["lr"])
+
+    def settings(self) -> dict[str, Any]:
+        """Return what sets trainings apart: the optimizer's kind, learning rate, momentum and weight decay."""
+        groups = self._optimizer.param_groups
+        decays = sorted({float(group.get("weight_decay", 0.0)) for group in groups} - {0.0})
+        found = {"optimizer": type(self._optimizer).__name__.lower(), "learning_rate": float(groups[0]["lr"])}
+        if "momentum" in groups[0]:
+            found["momentum"] = float(groups[0]["momentum"])
+        return {**found, "weight_decay": decays[0] if len(decays) == 1 else decays or 0.0}
+
+    def stop(self) -> None:
+        """Count no further steps."""
+        self._hook.remove()
+
+    def _count(self, *_: Any) -> None:
+        self.step = None if self.step is None else self.step + 1
+        self._rates.append(float(self._optimizer.param_groups[0]["lr"]))
+        rate = _decay_rate(self._optimizer)
+        self.time = None if self.time is None or rate is None else self.time + rate
+
+
+def _decay_rate(optimizer: Optimizer) -> float | None:
+    """Return the weight-decay time of one step, of the parameters that decay; None where it is unknown."""
+    if not isinstance(optimizer, SGD):
+        return None
+    rates = {
+        float(group["lr"]) * group["weight_decay"] * (1 - group["dampening"]) / (1 - group["momentum"])
+        for group in optimizer.param_groups
+        if group["weight_decay"]
+    }
+    return None if len(rates) > 1 else max(rates, default=0.0)

@@ -1,0 +1,237 @@
+"""The recorder: its run directory holds what measure gives, and a recording that is killed at any write resumes to the same."""
+
+import csv
+import math
+import os
+
+import pytest
+import torch
+from torch import nn
+from training import K, data, network, state
+
+from ncollapse.integrations.recorder import Recorder
+from ncollapse.integrations.step_clock import StepClock
+from ncollapse.probe import measure
+from ncollapse.records import read_run
+from ncollapse.train.schedule import is_measuring_epoch, measuring_epochs
+
+METRICS = ["pfc1", "pfc2", "pfc3", "accuracy"]
+
+
+class Training:
+    """A loop of five steps an epoch that can go on from its own checkpoint."""
+
+    def __init__(self, decay=1e-3, epoch=0, saved=None):
+        torch.manual_seed(5)
+        self.net = network()
+        self.optimizer = torch.optim.SGD(self.net.parameters(), lr=0.1, momentum=0.9, weight_decay=decay)
+        self.epoch = epoch
+        if saved is not None:
+            self.net.load_state_dict(saved[0])
+            self.optimizer.load_state_dict(saved[1])
+
+    def saved(self):
+        return state(self.net), self.optimizer.state_dict()
+
+    def train(self):
+        inputs, labels = data()
+        for _ in range(5):
+            self.optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(self.net[5:](self.net[:3](inputs)[:, :6]), labels)
+            loss.backward()
+            self.optimizer.step()
+        self.epoch += 1
+        return loss.item()
+
+
+def record(out, training, epochs=3, *, resume=False, first=None, saves=None, **options):
+    recorder = Recorder(
+        out, training.net, num_classes=K, epochs=epochs, optimizer=training.optimizer, resume=resume, metrics=METRICS, **options
+    )
+    if first is None:
+        recorder.epoch(0, [data()], test=[data(seed=9)])
+    while training.epoch < epochs:
+        loss = training.train()
+        recorder.epoch(training.epoch, [data()], loss=loss, test=[data(seed=9)])
+        if saves is not None:
+            saves[training.epoch] = training.saved()
+    return recorder
+
+
+def table(folder):
+    return {name: (folder / name).read_bytes() for name in ("measurements.csv", "history.csv", "recording.json", "recipe.json")}
+
+
+def test_the_run_directory_holds_what_measure_gives(tmp_path):
+    weights = {}
+    recorder = record(tmp_path / "mine", Training(), saves=weights)
+    run = read_run(tmp_path / "mine")
+    assert recorder.path == run.path
+    assert run.epochs == (0, 1, 2, 3)
+    assert (run.status.state, run.status.epochs, run.unit, run.is_recorded) == ("finished", 3, "epoch", True)
+    for epoch, (saved, _) in weights.items():
+        net = network()
+        net.load_state_dict(saved)
+        train = measure(net, [data()], num_classes=K, metrics=METRICS)
+        test = measure(net, [data(seed=9)], num_classes=K, metrics=METRICS, split="test", reference=train)
+        rows = [row._replace(epoch=None, step=None) for row in run.rows if row.epoch == epoch]
+        assert rows == [*train.rows, *test.rows]
+        assert {row.step for row in run.rows if row.epoch == epoch} == {5 * epoch}
+    assert run.status.train_accuracy == train.value("accuracy")
+
+
+def test_what_is_known_of_the_optimizer_gives_the_weight_decay_time(tmp_path):
+    training = Training(decay=0.02)
+    recorder = Recorder(tmp_path / "mine", training.net, num_classes=K, optimizer=training.optimizer)
+    for epoch in (1, 2):
+        training.optimizer.param_groups[0]["lr"] = 0.3 / epoch
+        training.train()
+        recorder.epoch(epoch, [data()])
+    run = read_run(tmp_path / "mine")
+    assert run.status.weight_decay_time == pytest.approx(5 * (0.3 + 0.15) * 0.02 / (1 - 0.9), rel=1e-12)
+    assert [record.learning_rate for record in run.history] == [0.3, 0.15]
+    assert run.recipe_entries == {"train": {"optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.9, "weight_decay": 0.02}}
+
+
+@pytest.mark.parametrize(("make", "rate"), [
+    (lambda p: torch.optim.SGD(p, lr=0.5, weight_decay=0.1), 0.05),
+    (lambda p: torch.optim.SGD(p, lr=0.5), 0.0),
+    (lambda p: torch.optim.SGD([{"params": p[:1], "weight_decay": 0.1}, {"params": p[1:]}], lr=0.5), 0.05),
+    (lambda p: torch.optim.SGD([{"params": p[:1], "weight_decay": 0.1}, {"params": p[1:]}], lr=0.5, weight_decay=0.2), None),
+    (lambda p: torch.optim.AdamW(p, lr=0.5), None),
+])  # fmt: skip
+def test_the_clock_of_optimizers(make, rate):
+    parameters = [nn.Parameter(torch.ones(2)) for _ in range(2)]
+    clock = StepClock(optimizer := make(parameters))
+    for parameter in parameters:
+        parameter.grad = torch.ones(2)
+    optimizer.step()
+    assert clock.time == (None if rate is None else pytest.approx(rate))
+    assert clock.step == 1
+    clock.stop()
+    optimizer.step()
+    assert clock.step == 1
+
+
+def test_measuring_epochs_grow():
+    assert [epoch for epoch in range(21) if is_measuring_epoch(epoch, 20)] == [0, *measuring_epochs(20)]
+    endless = [epoch for epoch in range(1, 1000) if is_measuring_epoch(epoch)]
+    assert endless[:15] == list(range(1, 16))
+    assert all(b / a < 1.11 for a, b in zip(endless[10:], endless[11:], strict=False))
+    assert 60 < len(endless) < 90
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def killing(monkeypatch, at):
+    """Let the at-th write to the disk kill, before it happens."""
+    count = [0]
+
+    def before(function):
+        def call(*args, **kwargs):
+            count[0] += 1
+            if count[0] == at:
+                raise Killed
+            return function(*args, **kwargs)
+
+        return call
+
+    for name in ("replace", "link", "mkdir"):
+        monkeypatch.setattr(os, name, before(getattr(os, name)))
+    return count
+
+
+def test_a_recorder_killed_at_any_write_resumes_to_the_same_table(tmp_path, monkeypatch):
+    record(tmp_path / "whole", Training(), epochs=2)
+    with monkeypatch.context() as patch:
+        count = killing(patch, 0)
+        record(tmp_path / "counted", Training(), epochs=2)
+    for at in range(1, count[0] + 1):
+        folder, saves = tmp_path / f"killed{at}", {}
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            killing(patch, at)
+            record(folder, Training(), epochs=2, saves=saves)
+        last = max(saves, default=0)
+        training = Training() if not last else Training(epoch=last, saved=saves[last])
+        record(folder, training, epochs=2, resume=True, first=last or None)
+        assert table(folder) == table(tmp_path / "whole"), f"killed at write {at}"
+
+
+def test_a_second_run_gets_a_folder_of_its_own(tmp_path):
+    first = record(tmp_path / "mine", Training(), epochs=1)
+    before = table(first.path)
+    with pytest.warns(UserWarning, match=r"mine is not empty and stays as it is; this run is recorded in .*mine-2"):
+        second = record(tmp_path / "mine", Training(), epochs=1)
+    assert (second.path, table(first.path)) == (tmp_path / "mine-2", before)
+    # The cell with the loop is run once more.
+    with pytest.warns(UserWarning, match=r"epoch 1 came after epoch 1: this is a second run, recorded in .*mine-3"):
+        first.epoch(1, [data()])
+    assert read_run(tmp_path / "mine-3").epochs == (1,)
+    assert table(tmp_path / "mine") == before
+
+
+def test_a_recording_is_continued_with_its_own_arguments_only(tmp_path):
+    training = Training()
+    record(tmp_path / "mine", training, epochs=1)
+    with pytest.raises(ValueError, match=r"mine must be continued with convention=class, got convention=sample"):
+        Recorder(tmp_path / "mine", training.net, num_classes=K, metrics=METRICS, convention="sample", resume=True)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="must be a new folder or a recording to continue, got one with other content"):
+        Recorder(tmp_path / "other", training.net, num_classes=K, resume=True)
+
+
+def test_steps_that_nobody_saw_leave_the_time_unknown(tmp_path):
+    training = Training()
+    recorder = Recorder(tmp_path / "mine", training.net, num_classes=K, optimizer=training.optimizer, resume=True)
+    training.train()
+    recorder.epoch(7, [data()])
+    assert read_run(tmp_path / "mine").status.weight_decay_time is None
+
+
+def test_how_a_training_ended_is_noted(tmp_path):
+    training = Training()
+    with pytest.raises(KeyError), Recorder(tmp_path / "a", training.net, num_classes=K, epochs=9) as recorder:
+        recorder.epoch(1, [data()])
+        raise KeyError("mine")
+    assert read_run(tmp_path / "a").status.state == "failed"
+    with Recorder(tmp_path / "b", training.net, num_classes=K) as recorder:
+        recorder.epoch(1, [data()], accuracy=0.5)
+    run = read_run(tmp_path / "b")
+    assert (run.status.state, run.status.epochs, run.history[0].accuracy) == ("finished", 1, 0.5)
+    assert math.isnan(run.history[0].loss)
+
+
+def test_networks_without_a_path_are_recorded_and_others_followed(tmp_path):
+    net = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, K))
+    Recorder(tmp_path / "a", net, num_classes=K).epoch(0, [data()])
+    assert read_run(tmp_path / "a").has_depth
+    Recorder(tmp_path / "b", network(), num_classes=K).epoch(0, [data()])
+    assert not (tmp_path / "b" / "depth.json").exists()
+    with pytest.raises(ValueError, match="A path needs at least two layers"):
+        Recorder(tmp_path / "c", network(), num_classes=K, path=True).epoch(0, [data()])
+
+
+@pytest.mark.parametrize(("options", "match"), [
+    ({"epochs": 0}, "epochs must be an integer, at least 1, or None, got 0"),
+    ({"every": 0}, "every must be 'log' or an integer, at least 1, got 0"),
+    ({"optimizer": 3}, r"optimizer must be a torch.optim.Optimizer, got int"),
+    ({"layer": "auto"}, "must be those of measure, got layer"),
+    ({"recipe": {"seed": "one"}}, "recipe.json: seed: needed int"),
+])  # fmt: skip
+def test_wrong_arguments(tmp_path, options, match):
+    with pytest.raises((ValueError, TypeError), match=match):
+        Recorder(tmp_path / "mine", network(), num_classes=K, **options)
+
+
+def test_wrong_epochs(tmp_path):
+    with pytest.raises(ValueError, match=r"epoch must be an integer, at least 0, got 1.5"):
+        Recorder(tmp_path / "mine", network(), num_classes=K).epoch(1.5, [data()])
+
+
+def test_the_table_has_the_columns_of_every_run(tmp_path):
+    record(tmp_path / "mine", Training(), epochs=1)
+    with (tmp_path / "mine" / "measurements.csv").open(newline="") as file:
+        assert next(csv.reader(file)) == "epoch,step,split,depth,layer,metric,value,standard_error,flags".split(",")
