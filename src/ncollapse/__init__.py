@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from ncollapse.hooks import find_layers as find_layers
     from ncollapse.hooks import next_tokens as next_tokens
     from ncollapse.integrations import Recorder as Recorder
+    from ncollapse.integrations import measure_checkpoints as measure_checkpoints
     from ncollapse.measurement import Measurement as Measurement
     from ncollapse.measurement import compare as compare
     from ncollapse.metrics import FLAGS as FLAGS
@@ -64,7 +65,7 @@ _HOMES = {
     "depth": ("effective_depth", "progression"),
     "etf": ("simplex_etf",),
     "hooks": ("Tap", "find_layers", "next_tokens"),
-    "integrations": ("Recorder",),
+    "integrations": ("Recorder", "measure_checkpoints"),
     "measurement": ("Measurement", "compare"),
     "metrics": ("FLAGS", "METRICS"),
     "probe": ("CollapseMetrics", "collect_features", "measure", "measure_features", "watch"),

@@ -94,8 +94,11 @@ def test_the_default_log_and_that_an_old_one_is_not_mixed_in(tmp_path):
     fit(tmp_path, NeuralCollapseCallback(num_classes=K, network="net"), epochs=1)
     header = "epoch,step,split,depth,layer,metric,value,standard_error,flags"
     assert (tmp_path / "neural_collapse.csv").read_text().startswith(f"{header}\n1,6,train")
-    with pytest.raises(ValueError, match="must be a new file, got one with content"):
+    first = (tmp_path / "neural_collapse.csv").read_bytes()
+    with pytest.warns(UserWarning, match=r"neural_collapse.csv holds another table and stays as it is"):
         fit(tmp_path, NeuralCollapseCallback(num_classes=K, network="net"), epochs=1)
+    assert (tmp_path / "neural_collapse.csv").read_bytes() == first
+    assert (tmp_path / "neural_collapse-2.csv").read_text().count("\n1") > 0
 
 
 def test_a_resumed_training_goes_on_with_its_log(tmp_path):

@@ -117,8 +117,11 @@ def test_the_log_is_the_table_and_an_old_one_is_not_mixed_in(tmp_path):
         _, *lines = csv.reader(file)
     assert [float(line[6]) for line in lines] == pytest.approx([row.value for row in callback.table], nan_ok=True)
     assert [(int(line[0]), int(line[1])) for line in lines] == [(row.epoch, row.step) for row in callback.table]
-    with pytest.raises(ValueError, match="must be a new file, got one with content"):
+    first = (tmp_path / "neural_collapse.csv").read_bytes()
+    with pytest.warns(UserWarning, match=r"neural_collapse.csv holds another table and stays as it is"):
         fit(tmp_path, NeuralCollapseCallback(num_classes=K), epochs=1)
+    assert (tmp_path / "neural_collapse.csv").read_bytes() == first
+    assert (tmp_path / "neural_collapse-2.csv").read_text().count("\n1") > 0
 
 
 def test_values_reach_the_trainers_history_and_its_loggers(tmp_path):

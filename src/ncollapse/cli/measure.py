@@ -14,6 +14,7 @@ from ncollapse.cli.options import class_word, count, folder
 
 if TYPE_CHECKING:
     from ncollapse.measurement import Measurement
+    from ncollapse.targets import Target
 
 
 def add_measure(commands: Any) -> None:
@@ -65,6 +66,21 @@ def _add_target(measure: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="weights for your own network, by safetensors or torch.save: a state dict, also under state_dict, "
         "model_state_dict, model or net; prefixes such as module. or model. are dropped",
+    )
+    measure.add_argument(
+        "--checkpoints",
+        metavar="PATTERN",
+        help="checkpoints of a training, such as 'ckpt/*.pt', measured one after the other into --out: files, checkpoints of "
+        "Lightning, or folders of transformers (checkpoint-500); what was measured by an earlier call is skipped",
+    )
+    measure.add_argument(
+        "--unit", choices=("epoch", "step"), help="what the names of --checkpoints count (default: epochs where all have them)"
+    )
+    measure.add_argument(
+        "--counts-from-zero",
+        action="store_true",
+        default=None,
+        help="epoch 0 in the names of --checkpoints was saved after one epoch of training (default: only Lightning's epoch=0)",
     )
     measure.add_argument("--unsafe-pickle", action="store_true", help="let the checkpoint run code, if you trust its writer")
     measure.add_argument("--batch-size", type=count(1), metavar="N", help="default: that of the recipe, 1000 for your own")
@@ -129,6 +145,9 @@ def run_command(options: argparse.Namespace) -> None:
         sys.path.insert(0, "")
     with torchrun_processes() as (processes, device):
         where = options.device or device
+        if options.checkpoints is not None:
+            _measure_checkpoints(options, target, where, asked, processes.size)
+            return
         if options.out is not None:
             RunDirectory(options.out).check_empty()
         found = measure_splits(target, layers=options.layers or "auto", device=where, group=processes.group, **asked)
@@ -139,6 +158,34 @@ def run_command(options: argparse.Namespace) -> None:
     _print_measurement(found[-1], target.weights_note, as_json=options.json)
     if options.out is not None and not options.json:
         print(f"Run directory: {options.out}")
+
+
+def _measure_checkpoints(
+    options: argparse.Namespace, target: Target, device: str, asked: dict[str, Any], num_processes: int
+) -> None:
+    from ncollapse.cli.progress import progress
+    from ncollapse.targets import measure_target_checkpoints
+
+    if options.out is None:
+        raise ValueError("--checkpoints writes a run directory and needs --out DIR as well.")
+    if options.json or num_processes > 1:
+        other = "--json" if options.json else f"{num_processes} processes"
+        raise ValueError(f"--checkpoints measures into --out, in one process, got {other}. Leave it out.")
+    if not asked["path"]:
+        del asked["path"]
+    with progress("Checkpoints", unit="checkpoint") as show:
+        out = measure_target_checkpoints(
+            target,
+            options.checkpoints,
+            options.out,
+            unit=options.unit,
+            counts_from_zero=options.counts_from_zero,
+            device=device,
+            progress=show,
+            layers=options.layers or "auto",
+            **asked,
+        )
+    print(f"Run directory: {out}")
 
 
 def _print_measurement(measurement: Measurement, note: str, *, as_json: bool) -> None:

@@ -10,12 +10,14 @@ from ncollapse.integrations.loggers import TensorBoardLog, WandbLog
 from ncollapse.integrations.logs import CSVLog, JSONLLog
 
 if TYPE_CHECKING:
+    from ncollapse.integrations.checkpoints import measure_checkpoints as measure_checkpoints
+    from ncollapse.integrations.imported_log import import_log as import_log
     from ncollapse.integrations.recorder import Recorder as Recorder
 
 # Imported when first used: who only measures or logs needs no writer of run directories.
-_HOMES = {"Recorder": "recorder"}
+_HOMES = {"Recorder": "recorder", "import_log": "imported_log", "measure_checkpoints": "checkpoints"}
 
-__all__ = ["CSVLog", "JSONLLog", "Recorder", "TensorBoardLog", "WandbLog"]
+__all__ = ["CSVLog", "JSONLLog", "Recorder", "TensorBoardLog", "WandbLog", "import_log", "measure_checkpoints"]
 
 
 def __getattr__(name: str) -> Any:

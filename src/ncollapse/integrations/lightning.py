@@ -65,7 +65,8 @@ class NeuralCollapseCallback(RecordingCallback, Callback):
         **options: Any,
     ) -> None:
         Callback.__init__(self)
-        RecordingCallback.__init__(self, Measurer(every, network, log, {"num_classes": num_classes, **options}), out, recipe)
+        given = {"num_classes": num_classes, **options}
+        RecordingCallback.__init__(self, Measurer(every, network, log, given, prefers_path=out is not None), out, recipe)
         self._loader = loader
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time as clock_time
 import warnings
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,9 +22,13 @@ from ncollapse.metrics import FLAGS, METRICS
 from ncollapse.records.errors import RunDirectoryError
 from ncollapse.records.files import remove_leftovers
 from ncollapse.records.json_files import decode, encode
-from ncollapse.records.rows import EpochRecord
+from ncollapse.records.lock import Lock
+from ncollapse.records.rows import EpochRecord, Row
 from ncollapse.records.run_directory import RunDirectory
 from ncollapse.records.run_files import Glossary, RecipeSummary, RecordedTime, Recording, Status, Unit
+
+# The folders that recorders of this process write to, and what lets go of them.
+_HOLDING: dict[Path, Callable[[], object]] = {}
 
 
 @dataclass(frozen=True)
@@ -56,14 +61,28 @@ class RecordedRun:
         # The next time may lie before the last one: a killed training goes on from its checkpoint.
         self._goes_back = resume
         path = Path(out)
-        self.directory = RunDirectory(path if resume else _free_folder(path))
-        if not (resume and self._take_up()):
-            self._create()
+        self._hold(path if resume else _free_folder(path))
+        try:
+            if not (resume and self._take_up()):
+                self._create()
+        except BaseException:
+            self._release()
+            raise
 
     @property
     def path(self) -> Path:
         """The folder."""
         return self.directory.path
+
+    def _hold(self, path: Path) -> None:
+        """Become the one writer of a folder, until the end of the run or of the process."""
+        # In a notebook the recorder of the last run of a cell still holds it.
+        if (earlier := _HOLDING.pop(path.resolve(), None)) is not None:
+            earlier()
+        lock = Lock(path)
+        lock.__enter__()
+        self.directory, self._release = RunDirectory(path), weakref.finalize(self, lock.__exit__, None, None, None)
+        _HOLDING[path.resolve()] = self._release
 
     def _create(self) -> None:
         source = self.source
@@ -120,8 +139,9 @@ class RecordedRun:
         self._goes_back = False
 
     def _begin_anew(self, time: int) -> None:
-        last, old = max(self.times), self.path
-        self.times, self.directory = {}, RunDirectory(_free_folder(self.path, warn=False))
+        last, old, self.times = max(self.times), self.path, {}
+        self._release()
+        self._hold(_free_folder(self.path, warn=False))
         self._started, self._seconds_before = clock_time.monotonic(), 0.0
         warnings.warn(
             f"{self.source.unit} {time} came after {self.source.unit} {last}: this is a second run, recorded in {self.path}. "
@@ -137,7 +157,6 @@ class RecordedRun:
         *,
         epoch: float | None = None,
         history: EpochRecord | None = None,
-        state: str | None = None,
     ) -> None:
         """Add an epoch or step, in any order, and save; one of the same time is replaced."""
         directory, time = self.directory, place.time
@@ -152,7 +171,17 @@ class RecordedRun:
         directory.depth.sort(key=lambda record: record.epoch)
         directory.history.sort()
         total = self.source.total
-        self.save(state or ("finished" if total is not None and max(self.times) >= total else "running"))
+        # What is saved goes on from here; while this process holds the folder it counts as running.
+        ended = total is not None and max(self.times) >= total
+        self.save("finished" if ended else "stopped")
+        if ended:
+            self._release()
+
+    def import_rows(self, rows: Sequence[Row], times: Sequence[RecordedTime]) -> None:
+        """Save a finished table of which nothing else is known."""
+        self.directory.rows = sorted(rows, key=lambda row: getattr(row, self.source.unit))
+        self.times = {place.time: place for place in times}
+        self.finish()
 
     def note_network(self, network: nn.Module, measured: Measurement) -> None:
         """Note where the network is and which layers were chosen, with the first save of a new run."""
@@ -192,6 +221,7 @@ class RecordedRun:
             self.clock.stop()
         if self.times:
             self.save(state, reason)
+        self._release()
 
 
 def _count_of(place: RecordedTime | None) -> tuple[int | None, float | None]:

@@ -16,7 +16,6 @@ from ncollapse.integrations.recorded_run import RecordedRun, RecordedSource, rec
 from ncollapse.integrations.recording import Measurer, network_in
 from ncollapse.integrations.step_clock import StepClock
 from ncollapse.measurement.measurement import Measurement
-from ncollapse.measurement.path_choice import NoPathError
 from ncollapse.records.rows import EpochRecord
 from ncollapse.records.run_files import RecordedTime
 from ncollapse.train.schedule import is_measuring_epoch
@@ -82,9 +81,8 @@ class Recorder:
                 f"epochs must be an integer, at least 1, or None, got {epochs!r}. Pass the number of the last epoch."
             )
         self._epochs, self._every, self._model, self._group = epochs, every, network_in(model, None), group
-        self._may_do_without_path = "path" not in options
-        self._options = {"num_classes": num_classes, "path": True, **options}
-        self._measurer = Measurer(every or 1, None, (), self._options)
+        given = {"num_classes": num_classes, **options}
+        self._measurer = Measurer(1 if every is None else every, None, (), given, prefers_path=True)
         self._clock = None if optimizer is None else StepClock(optimizer)
         arguments = {**self._measurer.arguments(), "network": type(self._model).__name__}
         source = RecordedSource("epoch", epochs, arguments, recipe_of(recipe, self._clock))
@@ -148,7 +146,8 @@ class Recorder:
         with self._processes.sharing_errors():
             if self._run is not None:
                 self._run.go_to(epoch)
-        measured = self._measure(epoch, loader, test) if self.is_due(epoch) else []
+        place: dict[str, Any] = {"epoch": epoch, "step": None, "group": self._group}
+        measured = self._measurer.record_splits(self._model, loader, test, **place) if self.is_due(epoch) else []
         with self._processes.sharing_errors():
             if self._run is not None:
                 if measured:
@@ -176,19 +175,6 @@ class Recorder:
         with self._processes.sharing_errors():
             if self._run is not None:
                 self._run.finish(state, reason)
-
-    def _measure(self, epoch: int, loader: Iterable[Any], test: Iterable[Any] | None) -> list[Measurement]:
-        place: dict[str, Any] = {"epoch": epoch, "step": None, "group": self._group, "writes": False}
-        try:
-            train = self._measurer.record(self._model, loader, **place)
-        except NoPathError:
-            if not self._may_do_without_path:
-                raise
-            # Found in the first batch. The arguments stay those of the recording: a second network finds the same.
-            self._measurer = Measurer(self._every or 1, None, (), {**self._options, "path": False})
-            self._may_do_without_path = False
-            train = self._measurer.record(self._model, loader, **place)
-        return [train] if test is None else [train, self._measurer.record(self._model, test, reference=train, **place)]
 
     def _place(self, epoch: int) -> RecordedTime:
         return RecordedTime(epoch) if self._clock is None else RecordedTime(epoch, self._clock.step, self._clock.time)

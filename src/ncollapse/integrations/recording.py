@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from operator import attrgetter
 from pathlib import Path
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ncollapse.integrations.logs import CSVLog, JSONLLog, Log, logged_rows
 from ncollapse.measurement.measurement import Measurement
+from ncollapse.measurement.path_choice import NoPathError
 from ncollapse.probe.class_choice import default_classes
 from ncollapse.probe.loader_batches import Reading
 from ncollapse.probe.measure import measure_network
@@ -39,8 +40,12 @@ _RUNNING = ("unpack", "call", "ignore_index", "rows", "check")
 class Measurer:
     """A measurer of a network at chosen times of a training, which keeps the rows and logs the measurements."""
 
-    def __init__(self, every: Every, network: Network, logs: Logs, options: Mapping[str, Any]) -> None:
-        """Check everything that can be checked before the training starts."""
+    def __init__(
+        self, every: Every, network: Network, logs: Logs, options: Mapping[str, Any], *, prefers_path: bool = False
+    ) -> None:
+        """Check everything before the training starts; a preferred path is left out if the layers allow none."""
+        self._may_leave_path = prefers_path and "path" not in options
+        options = {"path": True, **options} if self._may_leave_path else options
         if every != "log" and (isinstance(every, bool) or not isinstance(every, int) or every < 1):
             raise ValueError(f"every must be 'log' or an integer, at least 1, got {every!r}. Pass every=1 for all epochs.")
         known = [*(item.name for item in fields(Request) if item.name not in _GIVEN), *_RUNNING]
@@ -94,12 +99,26 @@ class Measurer:
             request = replace(request, reference=reference, split="test")
         network = network_in(module, self._network)
         reading = replace(self._reading, prepare=prepare)
-        measured = measure_network(request, network, batches, reading=reading, check=self._check)
+        try:
+            measured = measure_network(request, network, batches, reading=reading, check=self._check)
+        except NoPathError:
+            # Found in the first batch, with which an iterator would have been begun.
+            if not self._may_leave_path or isinstance(batches, Iterator):
+                raise
+            self._request, request = replace(self._request, path=False), replace(request, path=False)
+            measured = measure_network(request, network, batches, reading=reading, check=self._check)
         self.table += logged_rows(measured, epoch, step)
         for log in self._logs or () if writes else ():
             log(measured, epoch=epoch, step=step)
         self.last = measured if reference is None else self.last
         return measured
+
+    def record_splits(
+        self, module: nn.Module, train: Iterable[Any], test: Iterable[Any] | None, **place: Any
+    ) -> list[Measurement]:
+        """Record the training set, and a test split that its class means decide."""
+        measured = self.record(module, train, writes=False, **place)
+        return [measured] if test is None else [measured, self.record(module, test, writes=False, reference=measured, **place)]
 
 
 def network_in(module: nn.Module, network: Network) -> nn.Module:

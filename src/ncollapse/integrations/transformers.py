@@ -68,7 +68,8 @@ class NeuralCollapseCallback(RecordingCallback, TrainerCallback):
             raise ValueError(f"unit must be one of {', '.join(get_args(Unit))}, got {unit!r}.")
         if unit == "evaluation" and every == "log":
             raise ValueError("every='log' needs unit='epoch' or 'step', whose number is known, got 'evaluation'. Pass every=n.")
-        super().__init__(Measurer(every, network, log, {"num_classes": num_classes, **options}), out, recipe)
+        given = {"num_classes": num_classes, **options}
+        super().__init__(Measurer(every, network, log, given, prefers_path=out is not None), out, recipe)
         self._unit, self._loader, self._report = unit, loader, report
         self._evaluations = 0
 

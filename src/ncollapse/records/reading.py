@@ -196,7 +196,6 @@ def read_run(path: Path, epochs: Epochs = "all", *, unverified: bool = False) ->
     elif epochs != "all":
         read = {row.epoch for row in rows}
         records = {epoch: record for epoch, record in records.items() if epoch in read}
-    status = read_json(path / file_names.STATUS, Status, read=files.read)
     run = Run(
         path=path,
         recipe=_read_optional(files, file_names.RECIPE, RecipeSummary),

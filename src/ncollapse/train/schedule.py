@@ -78,7 +78,7 @@ def is_measuring_epoch(epoch: int, epochs: int | None = None) -> bool:
 
     Example:
         >>> [epoch for epoch in range(22) if not is_measuring_epoch(epoch)]
-        [16, 19, 21]
+        [15, 18, 21]
     """
     if epochs is not None and epoch <= epochs:
         return epoch == 0 or epoch in measuring_epochs(epochs)
