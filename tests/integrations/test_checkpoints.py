@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 from training import K, data, network, same, state
 
 from ncollapse.cli import main
@@ -35,7 +36,7 @@ def test_times_are_read_from_names(names, unit, times):
 
 
 @pytest.mark.parametrize(("names", "match"), [
-    (["epoch_1.pt", "last.pt"], r"must hold their step, got 'epoch_1.pt'|must hold their epoch.* got 'last.pt'"),
+    (["epoch_1.pt", "last.pt"], r"must hold their epoch, got 'last.pt', in which none can be read"),
     (["best.pt", "last.pt"], r"must hold their epoch or step, got best.pt, last.pt, in which none can be read"),
     (["a1_b2.pt", "a3_b4.pt"], r"must hold their epoch or step, got a1_b2.pt, a3_b4.pt"),
     (["epoch_1.pt", "epoch_01.pt"], r"must be of different epochs, got epoch_1.pt and epoch_01.pt, both of epoch 1"),
@@ -116,14 +117,13 @@ def test_folders_of_transformers_and_their_steps(tmp_path):
     expected = measure(network(seed=500), [data()], num_classes=K, metrics=METRICS)
     assert run.value("pfc1", 0, 500) == expected.value("pfc1", 0)
     assert "step" in Path(write_report([out])).read_text()
-    assert read_run(out, "last").epochs == (1000,)
 
 
 def test_no_checkpoints(tmp_path):
     with pytest.raises(ValueError, match=r"checkpoints must name files or folders of weights, got '.*none/\*.pt'"):
         find_checkpoints(f"{tmp_path}/none/*.pt")
     (tmp_path / "checkpoint-5").mkdir()
-    with pytest.raises(ValueError, match="must hold model.safetensors or pytorch_model.bin, got neither"):
+    with pytest.raises(ValueError, match=r"must hold model.safetensors or pytorch_model.bin, got neither"):
         timed_checkpoints([tmp_path / "checkpoint-5"])
 
 
@@ -159,7 +159,7 @@ def test_a_log_of_version_0_1_over_steps(tmp_path):
 @pytest.mark.parametrize(("text", "match"), [
     ("epoch,metric\n1,2\n", "must be a log with the columns epoch or step, split, .*got another file"),
     ("epoch,split,depth,layer,metric,value,flags\n", "must hold at least one measurement"),
-    ("epoch,split,depth,layer,metric,value,flags\n" + "1,train,0,a,pfc1,1,\n" * 2, "must hold every value once, got pfc1 of a twice"),
+    ("epoch,split,depth,layer,metric,value,flags\n" + "1,train,0,a,pfc1,1,\n" * 2, "every value once, got pfc1 of a twice"),
     ("epoch,split,depth,layer,metric,value,flags\n,train,0,a,pfc1,1,\n", "must have an epoch or a step in every row"),
 ])  # fmt: skip
 def test_files_that_are_no_logs(tmp_path, text, match):
@@ -170,11 +170,9 @@ def test_files_that_are_no_logs(tmp_path, text, match):
 
 def test_the_command_measures_checkpoints_of_a_network_by_name(tmp_path, capsys, monkeypatch):
     (tmp_path / "mine_nets.py").write_text(
-        "import torch\ndef make(): return torch.nn.Sequential(torch.nn.Linear(64, 8), torch.nn.ReLU(), torch.nn.Linear(8, 10))\n"
+        "from torch import nn\ndef make(): return nn.Sequential(nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10))\n"
     )
     monkeypatch.chdir(tmp_path)
-    import torch.nn as nn
-
     for epoch in (1, 2):
         torch.save(nn.Sequential(nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10)).state_dict(), tmp_path / f"epoch_{epoch}.pt")
     words = ["measure", "mine_nets:make", "--checkpoints", "epoch_*.pt", "--data", "digits", "--metrics", "pfc1"]

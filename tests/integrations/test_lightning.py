@@ -15,6 +15,7 @@ pl = pytest.importorskip("lightning.pytorch")
 
 from ncollapse.integrations.lightning import NeuralCollapseCallback  # noqa: E402
 from ncollapse.probe import measure  # noqa: E402
+from ncollapse.records import read_run  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu", "enable_checkpointing": False}
@@ -246,3 +247,32 @@ def test_the_other_package_name():
     missing = missing.replace("import pytorch_lightning as pl, torch\n", "")
     result = subprocess.run([sys.executable, "-c", missing], capture_output=True, text=True, check=False)
     assert 'pip install -e ".[lightning]"' in result.stderr
+
+
+def test_a_folder_becomes_a_run_directory_and_a_resumed_training_goes_on_in_it(tmp_path):
+    options = {"num_classes": K, "network": "net", "metrics": ["pfc1", "accuracy"]}
+    through = NeuralCollapseCallback(**options, out=tmp_path / "through")
+    fit(tmp_path, through, epochs=3)
+    run = read_run(tmp_path / "through")
+    assert (run.epochs, run.status.state, run.status.epochs) == ((1, 2, 3), "finished", 3)
+    assert [(row.epoch, row.step, *row[2:]) for row in run.rows] == [tuple(row) for row in through.table]
+    assert not (tmp_path / "neural_collapse.csv").exists()
+    assert run.recipe_entries["train"]["momentum"] == 0.9
+    _, trainer = fit(tmp_path, NeuralCollapseCallback(**options, out=tmp_path / "stopped"), epochs=2)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    resumed = pl.Trainer(
+        max_epochs=3,
+        callbacks=[NeuralCollapseCallback(**options, out=tmp_path / "stopped")],
+        default_root_dir=tmp_path,
+        logger=False,
+        **QUIET,
+    )
+    resumed.fit(Module(), loader(), ckpt_path=tmp_path / "a.ckpt", weights_only=False)
+    again = read_run(tmp_path / "stopped")
+    assert (again.epochs, again.status.weight_decay_time) == ((1, 2, 3), run.status.weight_decay_time)
+    assert [row[:6] for row in again.rows] == [row[:6] for row in run.rows]
+    assert [row for row in again.rows if row.epoch < 3] == [row for row in run.rows if row.epoch < 3]
+    second = NeuralCollapseCallback(**options, out=tmp_path / "through")
+    with pytest.warns(UserWarning, match="through is not empty and stays as it is"):
+        fit(tmp_path, second, epochs=1)
+    assert second.path == tmp_path / "through-2"

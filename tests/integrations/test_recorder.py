@@ -1,5 +1,6 @@
 """The recorder: its run directory holds what measure gives, and a recording that is killed at any write resumes to the same."""
 
+import copy
 import csv
 import math
 import os
@@ -32,7 +33,7 @@ class Training:
             self.optimizer.load_state_dict(saved[1])
 
     def saved(self):
-        return state(self.net), self.optimizer.state_dict()
+        return state(self.net), copy.deepcopy(self.optimizer.state_dict())
 
     def train(self):
         inputs, labels = data()

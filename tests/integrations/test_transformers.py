@@ -12,6 +12,7 @@ pytest.importorskip("accelerate")
 from ncollapse.hooks import Tap  # noqa: E402
 from ncollapse.integrations.transformers import NeuralCollapseCallback  # noqa: E402
 from ncollapse.probe import measure, measure_features  # noqa: E402
+from ncollapse.records import read_run  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 LENGTH = 6
@@ -152,3 +153,16 @@ def test_wrong_arguments_are_refused_at_once(tmp_path):
     pieces = type("Arguments", (), {"fsdp": "full_shard", "deepspeed": None})()
     with pytest.raises(TypeError, match="needs the whole network on every process, got FSDP or DeepSpeed"):
         callback.on_train_begin(pieces, None, None)
+
+
+@pytest.mark.parametrize(("unit", "every"), [("epoch", 1), ("step", 3)])
+def test_a_folder_becomes_a_run_directory_over_epochs_or_steps(tmp_path, unit, every):
+    callback = NeuralCollapseCallback(num_classes=K, metrics=["pfc1"], unit=unit, every=every, out=tmp_path / "mine")
+    trainer = fit(tmp_path, callback, epochs=2)
+    run = read_run(callback.path)
+    assert (run.unit, run.status.state) == (unit, "finished")
+    assert run.epochs == tuple(sorted({round(getattr(row, unit)) for row in callback.table}))
+    assert run.status.epoch == (2 if unit == "epoch" else trainer.state.global_step)
+    assert [row.value for row in run.rows] == [row.value for row in callback.table]
+    assert run.recipe_entries["train"]["optimizer"] == "adamw"
+    assert not (tmp_path / "neural_collapse.csv").exists()

@@ -16,9 +16,12 @@ from ncollapse.records import file_names
 from ncollapse.records.errors import ReportError
 from ncollapse.records.json_files import read_json, write_json
 from ncollapse.records.reading import Run, read_run
-from ncollapse.records.recipe_settings import NO_SETTINGS
+from ncollapse.records.recipe_settings import NO_SETTINGS, setting
 from ncollapse.records.run_files import ClaimRecord, ClaimsFile, EvidenceRecord, LeftOut
 from ncollapse.records.sweep import read_sweep, unfinished
+
+# Settings by which the claims choose and group runs.
+_NEEDED = ("seed", "model.connections", "train.loss", "data.corrupt")
 
 ALL_CLAIMS = (*CLAIMS, *DEEP_CLAIMS)
 
@@ -88,11 +91,19 @@ def _find(folders: Iterable[Path]) -> Iterable[tuple[Path, Run | None, str]]:
     # No claim looks at the epochs between the first and the last.
     for path in paths:
         if (path / file_names.SWEEP).is_file():
-            yield from ((path / item.name, item.run, item.problem) for item in read_sweep(path, "ends").runs)
+            for item in read_sweep(path, "ends").runs:
+                yield path / item.name, item.run, item.problem or ("" if item.run is None else _unsaid(item.run))
         else:
             run = read_run(path, "ends")
             measured = f"{MEASURED_ONLY}; the claims are about training" if run.is_measured_only else ""
-            yield path, run, measured or unfinished(run)
+            yield path, run, measured or unfinished(run) or _unsaid(run)
+
+
+def _unsaid(run: Run) -> str:
+    """Say which settings of a recorded training the claims need to know and its recipe does not say."""
+    # A recipe of ours that lacks a field has the value of the paper's setting; that of somebody else's training may have any.
+    missing = [name for name in _NEEDED if setting(run, name) is None] if run.is_recorded else []
+    return f"its recipe does not say {', '.join(missing)}; pass them to the recorder with recipe=" if missing else ""
 
 
 @dataclass(frozen=True)

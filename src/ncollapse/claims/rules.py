@@ -112,7 +112,7 @@ def combine(evidence: Sequence[Evidence]) -> tuple[Verdict, str]:
     if not counting:
         return "not testable here", (
             "no run is in the terminal phase of training, which needs zero training error and a weight-decay time τ of "
-            f"{RULES.terminal_tau:g} or more (undefined under Adam)"
+            f"{RULES.terminal_tau:g} or more (undefined under Adam, unknown where no optimizer was recorded)"
         )
     if found <= {"not testable here"}:
         return "not testable here", max(counting, key=lambda item: item.estimate.n).why

@@ -44,7 +44,7 @@ def findings(run: Run, position: str = "projection") -> list[Finding]:
 
 def _accuracy_cell(run: Run) -> Finding:
     perfect = run.status.first_perfect_epoch
-    remark = "perfect at no measured epoch" if perfect is None else f"first perfect at measured epoch {perfect}"
+    remark = f"perfect at no measured {run.unit}" if perfect is None else f"first perfect at measured {run.unit} {perfect}"
     return Finding(
         "Train accuracy", percent(run.status.train_accuracy), "measured, not trained here" if run.is_measured_only else remark
     )

@@ -256,7 +256,7 @@ def _fit_epochs(axes: Axes, run: Run) -> None:
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlim(min(run.epochs[0], 0), max(run.epochs[-1], 1))
-    axes.set_xlabel("epoch")
+    axes.set_xlabel(run.unit)
     if run.perfect_epoch is not None:
         axes.axvline(run.perfect_epoch, color=style.SOFT, linewidth=0.9, linestyle=":", zorder=1)
 

@@ -83,14 +83,16 @@ def _say_state(run: Run) -> list[str]:
     status, sentences = run.status, []
     if status.state == "failed":
         why = (status.reason or "unknown reason").rstrip(".")
-        sentences.append(f"This run FAILED: {why}. Its last checkpoint is from epoch {status.epoch} of {status.epochs}.")
+        sentences.append(f"This run FAILED: {why}. Its last checkpoint is from {run.unit} {status.epoch} of {status.epochs}.")
     elif status.state != "finished":
         why = _UNFINISHED.get(status.state, "it is not finished")
         sentences.append(
-            f"This run is not finished: {why}. Its last checkpoint is from epoch {status.epoch} of {status.epochs}."
+            f"This run is not finished: {why}. Its last checkpoint is from {run.unit} {status.epoch} of {status.epochs}."
         )
     if run.last.epoch != status.epoch:
-        sentences.append(f"The layers were last measured at epoch {run.last.epoch}. All that is said of them is from then.")
+        sentences.append(
+            f"The layers were last measured at {run.unit} {run.last.epoch}. All that is said of them is from then."
+        )
     return sentences
 
 
@@ -98,18 +100,20 @@ def _training_in_short(run: Run) -> str:
     status = run.status
     if run.is_measured_only:
         return _say_measured(run)
-    said = f"Training: {percent(status.train_accuracy)} train accuracy at epoch {status.epoch} of {status.epochs}."
+    said = f"Training: {percent(status.train_accuracy)} train accuracy at {run.unit} {status.epoch} of {status.epochs}."
     if status.first_perfect_epoch is None:
-        return f"{said} No measured epoch has every training sample right."
-    beyond = counted(status.epoch - status.first_perfect_epoch, "epoch")
-    return f"{said} Every training sample was right first at measured epoch {status.first_perfect_epoch}, {beyond} earlier."
+        return f"{said} No measured {run.unit} has every training sample right."
+    beyond = counted(status.epoch - status.first_perfect_epoch, run.unit)
+    return (
+        f"{said} Every training sample was right first at measured {run.unit} {status.first_perfect_epoch}, {beyond} earlier."
+    )
 
 
 def _say_measured(run: Run) -> str:
     """Say that a network was not trained here, and how well it classifies."""
     accuracy = run.value("accuracy", len(run.measured_layers) - 1)
     said = "was not measured" if accuracy is None else f"on the split {run.split} is {percent(accuracy)}"
-    trained = f" Its weights are those of epoch {run.status.epoch}." if run.status.epoch else ""
+    trained = f" Its weights are those of {run.unit} {run.status.epoch}." if run.status.epoch else ""
     return f"This is {MEASURED_ONLY}. Its accuracy {said}.{trained}"
 
 
@@ -117,12 +121,12 @@ def _say_training(run: Run) -> str:
     status = run.status
     if run.is_measured_only:
         return _say_measured(run)
-    said = f"The train accuracy is {percent(status.train_accuracy)} at epoch {status.epoch} of {status.epochs}. "
+    said = f"The train accuracy is {percent(status.train_accuracy)} at {run.unit} {status.epoch} of {status.epochs}. "
     if status.first_perfect_epoch is None:
-        said += "No measured epoch has every training sample right, so nothing here is beyond zero error."
+        said += f"No measured {run.unit} has every training sample right, so nothing here is beyond zero error."
     else:
-        beyond = counted(status.epoch - status.first_perfect_epoch, "epoch")
-        said += f"Every training sample was right first at measured epoch {status.first_perfect_epoch}"
+        beyond = counted(status.epoch - status.first_perfect_epoch, run.unit)
+        said += f"Every training sample was right first at measured {run.unit} {status.first_perfect_epoch}"
         said += f" ({_say_before(run, status.first_perfect_epoch)}); training went on for {beyond} after that."
     tau = status.weight_decay_time
     meaning = "learning rate / (1 − momentum) times weight decay, summed over the steps; deep collapse needs about 4 to 8"
@@ -132,7 +136,7 @@ def _say_training(run: Run) -> str:
 def _say_before(run: Run, epoch: int) -> str:
     """Between two measured epochs nobody looked: the first that was seen need not be the first."""
     before = [measured for measured in run.epochs if measured < epoch]
-    return f"not yet at epoch {before[-1]}, the one measured before" if before else "the first one measured"
+    return f"not yet at {run.unit} {before[-1]}, the one measured before" if before else "the first one measured"
 
 
 def _say_progression(run: Run, metric: str) -> str:
@@ -233,7 +237,7 @@ def _say_start(run: Run) -> list[str]:
         for metric in _NAMES
         if metric in progression
     ]
-    when = "Before training" if first == 0 else f"At epoch {first}"
+    when = "Before training" if first == 0 else f"At {run.unit} {first}"
     return [f"{when}, {listed(rose)}."] if rose else []
 
 

@@ -63,9 +63,10 @@ def timed_checkpoints(
     steps = [_step(name) for name in names]
     epochs = [_epoch(name, counts_from_zero) for name in names]
     if unit is None:
-        unit = "epoch" if None not in epochs and (None in steps or _whole(epochs, steps)) else "step"
-        if None in epochs and None in steps:
-            unit, epochs = "epoch", _differing_number(names, bool(counts_from_zero))
+        if not any(item is not None for item in (*epochs, *steps)):
+            epochs = _differing_number(names, bool(counts_from_zero))
+        has_steps, has_epochs = None not in steps, any(epoch is not None for epoch in epochs)
+        unit = "step" if (has_steps and (None in epochs or not _whole(epochs, steps))) or not has_epochs else "epoch"
     times = epochs if unit == "epoch" else steps
     if None in times:
         raise ValueError(

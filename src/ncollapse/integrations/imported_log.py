@@ -103,7 +103,7 @@ def _check(file: Path, rows: list[Row], unit: Unit) -> None:
         key = (time, row.split, row.layer, row.metric)
         if key in seen:
             raise ValueError(
-                f"{file} must hold every value once, got {row.metric} of {row.layer} twice at {unit} {time}: perhaps two trainings "
-                "wrote to one file. Divide it."
+                f"{file} must hold every value once, got {row.metric} of {row.layer} twice at {unit} {time}. "
+                "Divide the file if two trainings wrote to it."
             )
         seen.add(key)

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ncollapse.drawing.findings import findings
+from ncollapse.drawing.findings import Finding, findings
 from ncollapse.drawing.panels import (
     PROGRESSIVE,
     Panel,
@@ -55,17 +55,19 @@ def write_comparison(folders: Iterable[Path], out: Path, *, position: str = "pro
         ReportError: If there is no finished run, a file is missing or broken, or the position is unknown.
     """
     columns = _columns([Path(folder) for folder in folders])
-    for column in columns:
+    followed = [column for column in columns if column.run.has_depth]
+    trained = any(len(column.run.epochs) > 1 for column in columns)
+    # Runs without results over depth have a place beside others as long as there is something to draw of them.
+    for column in followed if trained else columns:
         require_position(column.run, position)
     laid = partial(draw_over_depth, position=position)
-    trained = any(len(column.run.epochs) > 1 for column in columns)
     out = Path(out)
     return write_html(
         out,
         "comparison.html",
         title=f"{len(columns)} runs side by side",
         rules="".join(depth_rules(index, len(column.run.measured_layers)) for index, column in enumerate(columns)),
-        columns=[_context(column, position, out) for column in columns],
+        columns=[_context(column, out, cells) for column, cells in zip(columns, _findings(columns, position), strict=True)],
         settings=_settings(columns),
         position=POSITIONS.get(position, position),
         over_epochs=[_row(columns, panel, "epochs", shown_over_epochs, draw_over_epochs) for panel in PROGRESSIVE if trained],
@@ -103,7 +105,14 @@ def _settings(columns: Sequence[_Column]) -> list[tuple[str, list[str]]]:
     return [(field, [values.get(field, "–") for values in columns_of_values]) for field in fields]
 
 
-def _context(column: _Column, position: str, out: Path) -> dict[str, Any]:
+def _findings(columns: Sequence[_Column], position: str) -> list[list[Finding]]:
+    """Return the findings of every run, as many for each; a dash where one was not measured."""
+    found = [{cell.name: cell for cell in findings(column.run, position)} for column in columns]
+    names = max(map(list, found), key=len)
+    return [[cells.get(name, Finding(name, "–", "paths not followed")) for name in names] for cells in found]
+
+
+def _context(column: _Column, out: Path, cells: list[Finding]) -> dict[str, Any]:
     run = column.run
     return {
         "label": column.label,
@@ -111,26 +120,29 @@ def _context(column: _Column, position: str, out: Path) -> dict[str, Any]:
         "href": link(run.path / REPORT, out),
         "origin": _origin(run),
         "layers": run.measured_layers,
-        "findings": findings(run, position),
+        "findings": cells,
     }
 
 
 def _origin(run: Run) -> str:
     if run.is_measured_only:
         return MEASURED_ONLY
-    return f"seed {'unknown' if run.recipe.seed is None else run.recipe.seed}, epoch {run.epochs[-1]}"
+    return f"seed {'unknown' if run.recipe.seed is None else run.recipe.seed}, {run.unit} {run.epochs[-1]}"
 
 
 def _row(
     columns: Sequence[_Column], panel: Panel, over: str, shown: Callable[[Run, Panel], list[float | None]], draw: _Draw
 ) -> tuple[str, str, list[str]]:
     """Name and meaning of a panel, and its drawing for every run, with room for what is shown of all of them."""
-    shared = [value for column in columns for value in shown(column.run, panel)]
+    drawable = [column for column in columns if over == "epochs" or column.run.has_depth]
+    shared = [value for column in drawable for value in shown(column.run, panel)]
 
     def drawn(index: int, column: _Column) -> str:
         if over == "epochs" and len(column.run.epochs) == 1:
             # One epoch alone is not a curve.
-            return "measured at one epoch only"
+            return f"measured at one {column.run.unit} only"
+        if over == "depth" and not column.run.has_depth:
+            return "paths not followed"
         return panel_svg(
             lambda axes: draw(axes, column.run, panel, shared=shared),
             width=2.75,

@@ -19,6 +19,7 @@ def build_payload(run: Run) -> dict[str, Any]:
     """Everything the page's script needs of one run."""
     measured = sorted({row.epoch for row in run.rows if row.epoch is not None})
     return {
+        "unit": run.unit,
         "layers": run.layers,
         "depths": run.depths,
         "epochs": [_epoch(run, run.records[epoch]) for epoch in run.epochs],

@@ -65,7 +65,7 @@ def _origin(run: Run) -> str:
         named = [f"{key} {run.environment[key]}" for key in ("network", "data", "checkpoint") if key in run.environment]
         return f"{', '.join([*named, layers])}; measured, not trained here"
     seed = "unknown" if run.recipe.seed is None else run.recipe.seed
-    return f"seed {seed}, {layers}, measured at {counted(len(run.epochs), 'epoch')}"
+    return f"seed {seed}, {layers}, measured at {counted(len(run.epochs), run.unit)}"
 
 
 def _last_values(run: Run) -> list[Finding]:
@@ -90,7 +90,7 @@ def _panel(run: Run, panel: Panel, kind: str, position: str | None = None) -> tu
         lambda axes: draw_over_epochs(axes, run, panel) if position is None else draw_over_depth(axes, run, panel, position),
         width=2.75 if panel.series else 3.3,
         name=f"{kind}-{panel.key}",
-        label=f"{panel.key.upper()}, {panel.label}, over {'epochs' if position is None else 'depth'}",
+        label=f"{panel.key.upper()}, {panel.label}, over {f'{run.unit}s' if position is None else 'depth'}",
         num_layers=len(run.measured_layers),
     )
     return panel.key, svg

@@ -114,7 +114,7 @@ def environment_entries(run: Run) -> list[tuple[str, str]]:
     entries = flatten_settings({name: value for name, value in run.environment.items() if name not in {"classes", NOTED}})
     if run.status.seconds is not None:
         entries.append(("training time", f"{number(run.status.seconds)} s"))
-    if run.history:
+    if run.history and not math.isnan(run.history[-1].loss):
         entries.append(("last training loss", number(run.history[-1].loss)))
     return entries
 

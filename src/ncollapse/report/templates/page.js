@@ -132,7 +132,7 @@ function drawChart(figure, data, epoch, position) {
 
 function toCsv(table) {
   const quote = (text) => (/[",\r\n]/.test(text) ? `"${String(text).replaceAll('"', '""')}"` : String(text));
-  const lines = ["epoch,split,depth,layer,metric,value,flags"];
+  const lines = [`${data.unit},split,depth,layer,metric,value,flags`];
   table.epochs.forEach((epoch, i) => {
     for (const [split, depth, layer, metric, values, flags] of table.series) {
       if (values[i] === "") continue;
@@ -159,7 +159,7 @@ function start(run) {
   function show() {
     const epoch = data.epochs[Number(slider.value)];
     find(".epoch").textContent = epoch.epoch;
-    slider.setAttribute("aria-valuetext", `epoch ${epoch.epoch}`);
+    slider.setAttribute("aria-valuetext", `${data.unit} ${epoch.epoch}`);
     for (const figure of run.querySelectorAll(".interactive figure")) drawChart(figure, data, epoch, position.value);
   }
   function stop() {
