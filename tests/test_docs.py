@@ -85,6 +85,7 @@ EXAMPLES = {
     "central_path.py": "t = 200000: signals 5.8292, 5.7937, 5.7786 ",
     "normalized_networks.py": "batch norm, β = 0.5: γ = 0.8660254, α = 0.5000000, minimum 3.97213595",
     "spheres_and_balls.py": "ball, K = 10: minimum",
+    "own_training.py": "decay0.005: τ = 0.",
     "unconstrained_features.py": "mse: 0.0278842712475, c < 1 holds",
 }
 

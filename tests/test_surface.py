@@ -14,8 +14,9 @@ from ncollapse.cli.surrogate_models import MODELS
 from ncollapse.studies import RECIPES
 
 NAMES = """
-FLAGS METRICS ClassMoments ClassScatter CollapseMetrics Measurement PairedMoments Tap __version__ collect_features compare
-effective_depth find_layers load_data load_network measure measure_features next_tokens progression simplex_etf watch
+FLAGS METRICS ClassMoments ClassScatter CollapseMetrics Measurement PairedMoments Recorder Tap __version__ collect_features
+effective_depth find_layers load_data load_network measure measure_checkpoints measure_features next_tokens progression
+simplex_etf watch compare
 """.split()
 ROOMS = """
 analysis claims data depth drawing etf hooks integrations margins measurement metrics models probe recipes records report
@@ -37,7 +38,8 @@ COMMANDS = {
     "run": "RECIPE --set --out --resume --json",
     "measure": "MODEL --data --num-classes --input-shape --split --checkpoint --unsafe-pickle --device --layers --batch-size "
     "--test-data --memory-budget --classes --min-per-class --ignore-index --metrics --convention --classifier --path "
-    "--out --json",
+    "--out --json --checkpoints --unit --counts-from-zero",
+    "import": "FILE --out",
     "report": "DIR --out --unverified",
     "verify": "DIR --json",
     "repair": "DIR --yes",

@@ -11,6 +11,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "integrations.md").read_text()
 BLOCKS = dict(re.findall(r"^## ([^\n]+)\n(?:(?!^## ).)*?```python\n(.*?)```", PAGE, flags=re.DOTALL | re.MULTILINE))
 NEEDS = {"Lightning": ["lightning.pytorch"], "Hugging Face transformers": ["transformers", "accelerate"]}
 FILES = {
+    "From your own training to a page": "runs/mine/measurements.csv",
     "A plain PyTorch loop": "plain.csv",
     "Features that you compute yourself, batch by batch": None,
     "Lightning": "neural_collapse.csv",

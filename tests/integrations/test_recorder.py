@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import json
 import math
 import os
 from itertools import pairwise
@@ -11,10 +12,13 @@ import torch
 from torch import nn
 from training import K, data, network, state
 
+from ncollapse.claims import rule_on_claims
 from ncollapse.integrations.recorder import Recorder
 from ncollapse.integrations.step_clock import StepClock
 from ncollapse.probe import measure
 from ncollapse.records import read_run
+from ncollapse.report import write_report
+from ncollapse.targets import load_network
 from ncollapse.train.schedule import is_measuring_epoch, measuring_epochs
 
 METRICS = ["pfc1", "pfc2", "pfc3", "accuracy"]
@@ -108,6 +112,7 @@ def test_the_clock_of_optimizers(make, rate):
     for parameter in parameters:
         parameter.grad = torch.ones(2)
     optimizer.step()
+    clock.end_epoch()
     assert clock.time == (None if rate is None else pytest.approx(rate))
     assert clock.step == 1
     clock.stop()
@@ -240,3 +245,28 @@ def test_the_table_has_the_columns_of_every_run(tmp_path):
     record(tmp_path / "mine", Training(), epochs=1)
     with (tmp_path / "mine" / "measurements.csv").open(newline="") as file:
         assert next(csv.reader(file)) == "epoch,step,split,depth,layer,metric,value,standard_error,flags".split(",")
+
+
+RECIPE = {"model": {"connections": "residual"}, "train": {"loss": "cross_entropy"}, "data": {"corrupt": 0.0}}
+
+
+def test_pages_comparisons_sweeps_and_claims_take_recorded_runs(tmp_path):
+    for seed, decay in ((0, 0.0), (1, 0.02)):
+        record(tmp_path / f"run{seed}", Training(decay), epochs=2, recipe={**RECIPE, "seed": seed})
+    record(tmp_path / "unsaid", Training(), epochs=1)
+    page = write_report([tmp_path / "run1"]).read_text()
+    assert "train accuracy at epoch 2 of 2" in page
+    assert "Weight-decay time τ = 2 " in page
+    compared = write_report([tmp_path / "run0", tmp_path / "run1"]).read_text()
+    assert "train.weight_decay=0.02" in compared
+    ledger = rule_on_claims([tmp_path / "run0", tmp_path / "run1", tmp_path / "unsaid"])
+    assert ledger.runs == (str(tmp_path / "run0"), str(tmp_path / "run1"))
+    assert ledger.left_out == ((
+        str(tmp_path / "unsaid"),
+        "its recipe does not say seed, model.connections, train.loss, data.corrupt; pass them to the recorder with recipe=",
+    ),)  # fmt: skip
+    entries = [{"name": f"run{seed}", "settings": {"decay": str(seed)}, "seed": 0} for seed in (0, 1)]
+    (tmp_path / "sweep.json").write_text(json.dumps({"runs": entries}))
+    assert "run1/report.html" in write_report([tmp_path]).read_text()
+    with pytest.raises(ValueError, match="holds what was recorded of a training by other code, and no network"):
+        load_network(tmp_path / "run0")

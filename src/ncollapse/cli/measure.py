@@ -22,6 +22,7 @@ def add_measure(commands: Any) -> None:
     words = "measure a run directory's network, or your own; in many processes with torchrun -m ncollapse measure"
     measure = commands.add_parser("measure", help=words, description=words)
     _add_target(measure)
+    _add_checkpoints(measure)
     _add_what_is_measured(measure)
     measure.add_argument("--out", type=folder, metavar="DIR", help="also write a run directory; results over depth need --path")
     measure.add_argument("--json", action="store_true", help="print the tidy rows as JSON")
@@ -67,6 +68,12 @@ def _add_target(measure: argparse.ArgumentParser) -> None:
         help="weights for your own network, by safetensors or torch.save: a state dict, also under state_dict, "
         "model_state_dict, model or net; prefixes such as module. or model. are dropped",
     )
+    measure.add_argument("--unsafe-pickle", action="store_true", help="let the checkpoint run code, if you trust its writer")
+    measure.add_argument("--batch-size", type=count(1), metavar="N", help="default: that of the recipe, 1000 for your own")
+
+
+def _add_checkpoints(measure: argparse.ArgumentParser) -> None:
+    """Add the options about many checkpoints."""
     measure.add_argument(
         "--checkpoints",
         metavar="PATTERN",
@@ -82,8 +89,6 @@ def _add_target(measure: argparse.ArgumentParser) -> None:
         default=None,
         help="epoch 0 in the names of --checkpoints was saved after one epoch of training (default: only Lightning's epoch=0)",
     )
-    measure.add_argument("--unsafe-pickle", action="store_true", help="let the checkpoint run code, if you trust its writer")
-    measure.add_argument("--batch-size", type=count(1), metavar="N", help="default: that of the recipe, 1000 for your own")
 
 
 def _add_what_is_measured(measure: argparse.ArgumentParser) -> None:

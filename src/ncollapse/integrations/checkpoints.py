@@ -77,10 +77,8 @@ def measure_checkpoints(
     own_weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     try:
         for index, checkpoint in enumerate(found):
-            digest = _sha256(checkpoint.file)
-            place = RecordedTime(checkpoint.time, checkpoint.step, None, checkpoint.name, digest)
-            known = run.times.get(place.time)
-            if known is not None and known.sha256 == digest:
+            place = RecordedTime(checkpoint.time, checkpoint.step, None, checkpoint.name, _sha256(checkpoint.file))
+            if (known := run.times.get(place.time)) is not None and known.sha256 == place.sha256:
                 report(index + 1, len(found), f"{checkpoint.name}: measured before")
                 continue
             load_weights(checkpoint.file, model, unsafe_pickle=unsafe_pickle)
@@ -88,8 +86,8 @@ def measure_checkpoints(
             run.note_network(model, measured[0])
             run.add(place, measured)
             done += 1
-            left = (time.monotonic() - started) / done * (len(found) - index - 1)
-            report(index + 1, len(found), f"{checkpoint.name}: {unit} {place.time}; {_clock(left)} left")
+            left = _clock((time.monotonic() - started) / done * (len(found) - index - 1))
+            report(index + 1, len(found), f"{checkpoint.name}: {unit} {place.time}; {left} left")
     finally:
         model.load_state_dict(own_weights)
         run.finish("finished" if all(item.time in run.times for item in found) else "stopped")

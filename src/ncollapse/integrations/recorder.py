@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -152,7 +152,9 @@ class Recorder:
             if self._run is not None:
                 if measured:
                     self._run.note_network(self._model, measured[0])
-                self._run.add(self._place(epoch), measured, history=self._history(epoch, loss, accuracy, lr, grad_norm))
+                rate = None if self._clock is None else self._clock.end_epoch()
+                given = (loss, accuracy, rate if lr is None else lr, grad_norm)
+                self._run.add(self._place(epoch), measured, history=_history(epoch, given))
         return measured[0] if measured else None
 
     def finish(self) -> None:
@@ -179,11 +181,7 @@ class Recorder:
     def _place(self, epoch: int) -> RecordedTime:
         return RecordedTime(epoch) if self._clock is None else RecordedTime(epoch, self._clock.step, self._clock.time)
 
-    def _history(
-        self, epoch: int, loss: float | None, accuracy: float | None, lr: float | None, grad_norm: float | None
-    ) -> EpochRecord | None:
-        rate = None if self._clock is None else self._clock.take_learning_rate()
-        if epoch == 0:
-            return None
-        given = (loss, accuracy, rate if lr is None else lr, grad_norm)
-        return EpochRecord(epoch, *(math.nan if value is None else float(value) for value in given))
+
+def _history(epoch: int, given: Sequence[float | None]) -> EpochRecord | None:
+    """Return a line of the history, which begins with the first epoch; what nobody said is nan."""
+    return EpochRecord(epoch, *(math.nan if value is None else float(value) for value in given)) if epoch else None

@@ -60,7 +60,8 @@ class RecordingCallback:
         clock, rate, tau = run.clock, math.nan, None
         if clock is not None:
             # Steps that the hook has not seen, as before a resumption, leave the time unknown.
-            rate, tau = clock.take_learning_rate(), clock.time if clock.step == step else None
+            rate = clock.end_epoch()
+            tau = clock.time if clock.step == step else None
         history = EpochRecord(time, math.nan, math.nan, rate, math.nan) if run.source.unit == "epoch" else None
         run.add(RecordedTime(time, step, tau), [] if measured is None else [measured], epoch=epoch, history=history)
 

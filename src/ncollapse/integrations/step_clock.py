@@ -13,9 +13,9 @@ class StepClock:
 
     Attributes:
         step: Steps so far; None if those before a training was resumed are unknown.
-        time: Weight-decay time so far (docs/theory.md, 4.1), the sum of learning rate / (1 - momentum) times weight decay over
-            the steps. None where it is unknown: with other optimizers than SGD, whose steps do not scale with the gradient,
-            and where parameter groups decay at different rates.
+        time: Weight-decay time up to the last ``end_epoch`` (docs/theory.md, 4.1): the sum over the steps of learning rate /
+            (1 - momentum) times weight decay. None where it is unknown: with others than SGD, whose steps do not scale
+            with the gradient, and where parameter groups decay at different rates.
     """
 
     def __init__(self, optimizer: Any) -> None:
@@ -29,18 +29,21 @@ class StepClock:
         self._optimizer = optimizer
         self.step: int | None = 0
         self.time = 0.0 if _decay_rate(optimizer) is not None else None
-        # Of the steps since ``take_learning_rate``.
+        # Learning rates and weight-decay times of the steps since ``end_epoch``.
         self._rates: list[float] = []
+        self._decays: list[float | None] = []
         self._hook = optimizer.register_step_post_hook(self._count)
 
     def go_on(self, step: int | None, time: float | None) -> None:
-        """Go on from an earlier count; what was counted since the clock was made is added to it."""
+        """Go on from an earlier count; steps that were counted since the clock was made come on top."""
         self.step = None if self.step is None or step is None else self.step + step
         self.time = None if self.time is None or time is None else self.time + time
 
-    def take_learning_rate(self) -> float:
-        """Return the mean learning rate of the steps since the last call; without steps the current one."""
-        rates, self._rates = self._rates, []
+    def end_epoch(self) -> float:
+        """Add the steps since the last call to the time, and return their mean learning rate; without steps the current one."""
+        # Epoch by epoch, so that a training that was resumed in between has the same sum to the bit.
+        self.time = None if self.time is None or None in self._decays else self.time + math.fsum(filter(None, self._decays))
+        rates, self._rates, self._decays = self._rates, [], []
         return math.fsum(rates) / len(rates) if rates else float(self._optimizer.param_groups[0]["lr"])
 
     def settings(self) -> dict[str, Any]:
@@ -59,8 +62,7 @@ class StepClock:
     def _count(self, *_: Any) -> None:
         self.step = None if self.step is None else self.step + 1
         self._rates.append(float(self._optimizer.param_groups[0]["lr"]))
-        rate = _decay_rate(self._optimizer)
-        self.time = None if self.time is None or rate is None else self.time + rate
+        self._decays.append(_decay_rate(self._optimizer))
 
 
 def _decay_rate(optimizer: Optimizer) -> float | None:
