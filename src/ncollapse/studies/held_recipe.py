@@ -25,8 +25,8 @@ def held_recipe(directory: RunDirectory) -> Recipe:
             raise RunDirectoryError(f"{directory.path} holds no run (no recipe.json). {_advice(directory)}")
         if directory.recording() is not None:
             raise RunDirectoryError(
-                f"{directory.path} holds what was recorded of a training by other code, and no network. Name the network and its "
-                "checkpoint, or use `ncollapse report`."
+                f"{directory.path} holds what was recorded of a training by other code, and no network. Name the "
+                "network and its checkpoint, or use `ncollapse report`."
             )
         return Recipe.from_json(directory.read_recipe())
     except ReportError as error:
