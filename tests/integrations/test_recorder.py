@@ -256,7 +256,7 @@ def test_pages_comparisons_sweeps_and_claims_take_recorded_runs(tmp_path):
     record(tmp_path / "unsaid", Training(), epochs=1)
     page = write_report([tmp_path / "run1"]).read_text()
     assert "train accuracy at epoch 2 of 2" in page
-    assert "Weight-decay time τ = 2 " in page
+    assert "Weight-decay time τ = 0.2 " in page
     compared = write_report([tmp_path / "run0", tmp_path / "run1"]).read_text()
     assert "train.weight_decay=0.02" in compared
     ledger = rule_on_claims([tmp_path / "run0", tmp_path / "run1", tmp_path / "unsaid"])

@@ -145,6 +145,7 @@ _MEANING = {
     file_names.DEPTH: "the results over depth cannot be trusted",
     file_names.OBJECTIVE: "the objective cannot be trusted",
     file_names.STATUS: "the state of the run cannot be trusted",
+    file_names.RECORDING: "the recording cannot go on, and its weight-decay time cannot be trusted",
     file_names.CHECKPOINT: "training cannot go on from it, and its network cannot be measured",
     file_names.SWEEP: "the list of the sweep's runs cannot be trusted",
 }
