@@ -94,3 +94,11 @@ def test_what_is_undefined_is_nan():
     assert math.isnan(drifts(means(0, K, 2), means(1, K, 2))[2])
     empty = ClassMoments.from_batch(a[:3], torch.arange(3), K)
     assert all(math.isnan(drift(moments(a), empty)) for drift in (mean_drift, shape_drift, frame_drift))
+
+
+@pytest.mark.parametrize("dims", [(3, 9), (9, 3), (2, 5), (12, 12)])
+def test_shapes_of_two_dimensions_equal_the_sum_of_singular_values(dims):
+    a, b = (means(seed, 8, dim) for seed, dim in enumerate(dims))
+    values = np.linalg.svd(unit(b).T @ unit(a), compute_uv=False)
+    assert shape_drift(moments(a), moments(b)) == pytest.approx(math.sqrt(2 - 2 * values.sum()), rel=1e-10)
+    assert shape_drift(moments(b), moments(a)) == pytest.approx(shape_drift(moments(a), moments(b)), rel=1e-10)

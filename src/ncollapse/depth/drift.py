@@ -55,9 +55,11 @@ def shape_drift(before: ClassMoments, after: ClassMoments) -> float:
         return math.nan
     # In bases of their spans both are K × K at most. The difference is computed itself: its closed form cancels near 0.
     a, b = (torch.linalg.qr(means.T, mode="r").R.T for means in (a, b))
-    left, _, right = torch.linalg.svd(b.T @ a, full_matrices=False)
-    turned, width = b @ left @ right, max(a.shape[1], b.shape[1])
-    return float(torch.linalg.norm(_padded(turned, width) - _padded(a, width)))
+    # Of one width first: a rotation must not lose what the narrower one has no room for.
+    width = max(a.shape[1], b.shape[1])
+    a, b = _padded(a, width), _padded(b, width)
+    left, _, right = torch.linalg.svd(b.T @ a)
+    return float(torch.linalg.norm(b @ left @ right - a))
 
 
 def frame_drift(before: ClassMoments, after: ClassMoments) -> float:
