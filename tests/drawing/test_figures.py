@@ -5,11 +5,12 @@ import math
 
 import matplotlib as mpl
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from ncollapse.drawing import plot_last_layer, plot_over_depth, plot_over_epochs, save_figures
 from ncollapse.drawing.figures import render
-from ncollapse.drawing.style import depth_colors, epoch_ticks, log_ticks, short
+from ncollapse.drawing.style import depth_colors, epoch_ticks, fit_linear, log_ticks, short
 from ncollapse.records import ReportError, read_run
 from ncollapse.records.errors import RunDirectoryError
 
@@ -246,3 +247,14 @@ def test_colors_of_depth_are_distinct_and_long_names_give_way_in_the_middle():
     assert len(depth_colors(1)) == 1
     assert short("abcdefghij", 5) == "ab…ij"
     assert short("abcde", 5) == "abcde"
+
+
+@pytest.mark.parametrize(
+    ("values", "ends_at_0"), [((0.0, 0.02), True), ((0.001, 0.02), True), ((0.0, 0.0), True), ((-0.1, 1.0), False)]
+)
+def test_no_axis_goes_below_0_unless_a_value_does(values, ends_at_0):
+    axes = Figure().subplots()
+    fit_linear(axes, values)
+    low, high = axes.get_ylim()
+    assert (low == 0) == ends_at_0
+    assert low <= min(values) < high

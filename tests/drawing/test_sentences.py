@@ -1,12 +1,13 @@
 """The words: every sentence follows the files, and what is undefined or goes the wrong way is said."""
 
 import json
+import math
 
 import pytest
 
 from ncollapse.drawing import describe, summarize
 from ncollapse.drawing.findings import findings
-from ncollapse.drawing.wording import counted, listed, number, percent
+from ncollapse.drawing.wording import counted, listed, number, percent, spelled
 from ncollapse.records import Run, read_run
 
 
@@ -443,17 +444,46 @@ def test_findings_have_the_same_cells_for_every_run(make_run, edit):
     assert others[6].value == "undefined : undefined decades"
 
 
-def test_words_for_numbers_and_lists():
-    assert [number(value) for value in (None, 0.0, 0.028791, 1e-9, 12345.6)] == ["undefined", "0", "0.0288", "1e-9", "1.23e+4"]
-    # A bound that is not reached is not said to be.
-    assert [number(value) for value in (1.0, 0.99967, 1.0004, 0.9999996)] == ["1", "0.9997", "1.0004", "1"]
-    assert [percent(value) for value in (1.0, 0.9999, 0.99999, 0.0, 0.5)] == [
-        "100.00 %",
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("digits", [3, 4, 9])
+@pytest.mark.parametrize("gap", [1e-2, 3.3e-4, 4e-7, 4.9e-11])
+@pytest.mark.parametrize("bound", [1, 8])
+def test_no_number_reads_as_a_bound_that_it_does_not_reach(bound, gap, digits, sign):
+    for value in (sign * (bound - gap), sign * (bound + gap)):
+        said = number(value, digits)
+        assert (float(said) < sign * bound) == (value < sign * bound)
+        assert float(said) != sign * bound
+        assert float(said) == pytest.approx(value, rel=0.5 * 10.0 ** (1 - digits))
+
+
+def test_bounds_that_are_reached_read_as_such():
+    assert [number(value) for value in (1.0, -1.0, 1 + 4e-15, 9.0)] == ["1", "-1", "1", "9"]
+    assert [percent(value) for value in (1.0, 1 - 1e-15, 0.0, 0.5)] == ["100.00 %", "100.00 %", "0.00 %", "50.00 %"]
+    assert [percent(value) for value in (0.9999, 0.99999, 1 - 1e-8, 1e-7)] == [
         "99.99 %",
         "99.999 %",
-        "0.00 %",
-        "50.00 %",
+        "99.999999 %",
+        "0.00001 %",
     ]
+
+
+@pytest.mark.parametrize(("digits", "value", "said"), [
+    (3, 0.0005, "0.0005"), (3, 5e-5, "5e-5"), (4, 5e-5, "5e-5"), (3, 192.25, "192"), (2, 192.25, "192"), (4, 19225.0, "19225"),
+    (3, 999.7, "999.7"), (3, 2.5e6, "2.5e+6"), (3, math.nan, "undefined"), (3, -math.inf, "-∞"), (3, 1e-10, "1e-10"),
+])  # fmt: skip
+def test_a_number_has_one_spelling(digits, value, said):
+    assert number(value, digits) == said
+
+
+def test_settings_are_spelled_like_numbers():
+    words = ("5e-4", "0.0005", "5e-05", "train.weight_decay=5E-4".lower(), "0.5, 1e-3", "1000000", "blocks.0", "v1.2.3", "1e4")
+    assert [*map(spelled, words)] == [
+        "0.0005", "0.0005", "5e-5", "train.weight_decay=0.0005", "0.5, 0.001", "1000000", "blocks.0", "v1.2.3", "10000",
+    ]  # fmt: skip
+
+
+def test_words_for_numbers_and_lists():
+    assert [number(value) for value in (None, 0.0, 0.028791, 1e-9, 12345.6)] == ["undefined", "0", "0.0288", "1e-9", "12346"]
     assert [counted(count, "step") for count in (0, 1, 2, 1000)] == ["0 steps", "1 step", "2 steps", "1,000 steps"]
     assert [listed(["a", "b", "c"][:n]) for n in range(4)] == ["", "a", "a and b", "a, b and c"]
     assert listed(list("abcdefgh"), "or") == "a, b, c, d, e, f or 2 more"

@@ -227,7 +227,7 @@ def test_embedded_epochs_hold_what_the_slider_draws(shared_run):
     assert epoch["curve"]["t"] == pytest.approx(record.curve.t[::2])
     assert (epoch["curve"]["t"][0], epoch["curve"]["t"][-1]) == (0, 1)
     assert epoch["positions"]["projection"] == pytest.approx(record.positions["projection"], rel=1e-3)
-    assert epoch["errors"]["projection"]["pfc1"] == [0.067, 0.233]
+    assert epoch["errors"]["projection"]["pfc1"] == "off by 0.067 decades (line), 0.233 (baseline)"
 
 
 def test_table_marks_flags_and_tells_undefined_from_unmeasured(run_dir):

@@ -66,4 +66,4 @@ def depth_cell(item: EffectiveDepth | None) -> tuple[str, str]:
     """Return the effective depth and its threshold in words."""
     if item is None:
         return "undefined", ""
-    return (str(item.depth) if item.reached else "not reached"), f"nearest-center error at most {item.epsilon:g}"
+    return (str(item.depth) if item.reached else "not reached"), f"nearest-center error at most {number(item.epsilon)}"

@@ -24,7 +24,7 @@ def draw_last_values(axes: Axes, run: Run) -> None:
     axes.set_xlim(low, high)
     axes.xaxis.set_major_locator(FixedLocator(style.log_ticks(low, high)))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value, 6)))
     axes.set_yticks(range(len(values)), list(values))
     axes.set_ylim(len(values) - 0.5, -0.8)
     axes.set_xlabel("all go to 0 at collapse")

@@ -11,7 +11,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import NullLocator
 
 from ncollapse.drawing import style
-from ncollapse.drawing.wording import MISSING_DEPTH, POSITIONS
+from ncollapse.drawing.wording import MISSING_DEPTH, POSITIONS, number
 from ncollapse.records.errors import ReportError
 from ncollapse.records.reading import Run
 from ncollapse.records.theorems import Numbers
@@ -174,7 +174,7 @@ def _draw_floors(axes: Axes, x: Sequence[float], floors: list[list[float | None]
     known = [value for values in floors for value in _drawable(values, panel.log) if not math.isnan(value)]
     if known and (min(known) > high or max(known) < low):
         value, arrow, y, side = (min(known), "↑", 0.98, "top") if min(known) > high else (max(known), "↓", 0.02, "bottom")
-        text = f"{NOISE}: {value:.2g} {arrow}"
+        text = f"{NOISE}: {number(value, 2)} {arrow}"
         halo = [withStroke(linewidth=2.5, foreground=style.PAPER)]
         axes.text(
             0.98, y, text, transform=axes.transAxes, ha="right", va=side, fontsize=7.5, color=style.SOFT, path_effects=halo

@@ -14,7 +14,7 @@ from ncollapse.drawing.theory_sentences import (
     say_theorems,
     say_transport,
 )
-from ncollapse.drawing.wording import MEASURED_ONLY, MISSING_DEPTH, counted, listed, number, percent
+from ncollapse.drawing.wording import MEASURED_ONLY, MISSING_DEPTH, counted, listed, number, percent, spelled
 from ncollapse.records.depth import LayerProgression
 from ncollapse.records.reading import Run
 
@@ -75,7 +75,7 @@ _UNFINISHED = {
 
 def _say_changes(run: Run) -> list[str]:
     changed = run.recipe.changed
-    return [f"Changed relative to the recipe {run.recipe.name}: {', '.join(changed)}."] if changed else []
+    return [f"Changed relative to the recipe {run.recipe.name}: {', '.join(map(spelled, changed))}."] if changed else []
 
 
 def _say_state(run: Run) -> list[str]:
@@ -223,7 +223,7 @@ def _say_tolerance(progression: LayerProgression) -> str:
     if not progression.violations or not progression.tolerance or progression.violations_tol is None:
         return ""
     kept = f"into {listed(list(progression.violations_tol))}" if progression.violations_tol else "at no step"
-    return f" With a relative tolerance of {progression.tolerance:.3g}, it rises {kept}."
+    return f" With a relative tolerance of {number(progression.tolerance)}, it rises {kept}."
 
 
 def _say_start(run: Run) -> list[str]:
@@ -254,7 +254,7 @@ def _say_effective_depth(run: Run) -> str:
     groups: dict[tuple[bool, int | None, bool | None], list[str]] = {}
     for item in run.last.effective_depth:
         key = (True, item.depth, item.monotone_after) if item.reached else (False, None, None)
-        groups.setdefault(key, []).append(f"{item.epsilon:g}")
+        groups.setdefault(key, []).append(number(item.epsilon))
     parts = []
     for (reached, depth, stays), thresholds in groups.items():
         again = ", but the error rises above it again deeper" if stays is False else ""

@@ -10,6 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from ncollapse.drawing.wording import number
+
 INK, SOFT, GRID = "#1f2430", "#5f6673", "#e1e4ea"
 PAPER = "#ffffff"
 LINE, BASELINE, THIRD = "#0072b2", "#d55e00", "#009e73"
@@ -91,7 +93,7 @@ def fit_log(axes: Axes, values: Iterable[float | None]) -> None:
         ticks = [float(tick) for tick in MaxNLocator(4).tick_values(low, high) if low <= tick <= high]
     axes.yaxis.set_major_locator(FixedLocator(ticks))
     axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value, 6)))
 
 
 def fit_linear(axes: Axes, values: Iterable[float | None]) -> None:
@@ -99,7 +101,8 @@ def fit_linear(axes: Axes, values: Iterable[float | None]) -> None:
     known = [value for value in values if value is not None]
     low, high = min(known), max(known)
     margin = 0.06 * (high - low) if high - low > 1e-12 * max(abs(low), abs(high)) else 0.05 * max(abs(high), 0.1)
-    axes.set_ylim(low - margin, high + margin)
+    # Shares and errors end at 0: an axis goes below it only for values that do.
+    axes.set_ylim(max(low - margin, 0.0) if low >= 0 else low - margin, high + margin)
 
 
 def short(name: str, length: int = 26) -> str:

@@ -54,6 +54,11 @@ def compare_errors(line: float | None, baseline: float | None) -> str:
     return f"the {name} is better by a factor of {number(worse / better)}" if better > 0 else f"the {name} is exact"
 
 
+def say_errors(line: float | None, baseline: float | None) -> str:
+    """Say in the caption of a panel over depth how far both predictions are off."""
+    return f"off by {number(line)} decades (line), {number(baseline)} (baseline)"
+
+
 def say_theorems(run: Run) -> list[str]:
     """State what the theorems about the straight line say about PFC1, PFC2 and PFC3."""
     record = run.last
@@ -230,8 +235,9 @@ def say_objective(record: ObjectiveRecord | None) -> list[str]:
         return []
     side = "above" if record.excess >= 0 else "BELOW"
     return [
-        f"The objective with λ = {number(record.weight_decay)} is {record.objective:.6g} (loss {number(record.loss)}, penalty "
-        f"{number(record.penalty)}). That is {number(abs(record.excess))} {side} its floor {record.floor:.6g}, the minimum of "
-        "the generalized unconstrained features model; no such network gets below it. Relative distance of features and last "
+        f"The objective with λ = {number(record.weight_decay)} is {number(record.objective, 6)} (loss "
+        f"{number(record.loss)}, penalty {number(record.penalty)}). That is {number(abs(record.excess))} {side} its floor "
+        f"{number(record.floor, 6)}, the minimum of the generalized "
+        "unconstrained features model; no such network gets below it. Relative distance of features and last "
         f"layer from its minimizers: {number(record.distance)}."
     ]

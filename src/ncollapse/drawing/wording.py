@@ -1,5 +1,7 @@
 """Numbers, lists and names as words, which sentences, axes and tables share."""
 
+import math
+import re
 from collections.abc import Sequence
 
 POSITIONS = {
@@ -15,22 +17,56 @@ MISSING_DEPTH = (
 )
 MEASURED_ONLY = "a network that was measured, not trained here"
 _MOST_LISTED = 6
-_MOST_DIGITS = 6
+_MOST_DIGITS = 12
+_SETTING_DIGITS = 6
+# From here on a number is written with a power of ten.
+_LARGE = 1e6
+# What is nearer to a whole number is that number up to the rounding of float64.
+_ROUNDING = 1e-12
 
 
-def number(value: float | None) -> str:
-    """Three significant digits; more where they would round to 1, which many quantities have as a bound; undefined for None."""
-    if value is None:
+def number(value: float | None, digits: int = 3) -> str:
+    """Write a number with significant digits: in full from 0.0001 to a million, with a power of ten beyond."""
+    # More digits where it would read as a whole number that it is not: many quantities have 1, or a rank, as a bound.
+    if value is None or math.isnan(value):
         return "undefined"
-    digits = next((n for n in range(3, _MOST_DIGITS) if float(f"{value:.{n}g}") != 1 or value == 1), _MOST_DIGITS)
-    return f"{value:.{digits}g}".replace("e-0", "e-").replace("e+0", "e+")
+    text = f"{value:.{digits}g}"
+    for count in range(digits + 1, _MOST_DIGITS + 1):
+        if not _misleads(text, value, digits):
+            break
+        text = f"{value:.{count}g}"
+    return text.replace("inf", "∞").replace("e-0", "e-").replace("e+0", "e+")
+
+
+def _misleads(text: str, value: float, digits: int) -> bool:
+    if "e+" in text:
+        return abs(value) < _LARGE
+    shown = float(text)
+    small = abs(value) < 10 ** (digits - 2)
+    return small and shown.is_integer() and not math.isclose(shown, value, rel_tol=_ROUNDING)
 
 
 def percent(value: float | None) -> str:
-    """Write a share in percent with two decimals, never rounded up to 100: 0.99999 is not perfect."""
+    """Write a share in percent with two decimals, or more where it would read as a 0 or 100 that it is not."""
     if value is None:
         return "undefined"
-    return f"{value * 100:.2f} %" if value in {0.0, 1.0} or 0.00005 <= value < 0.99995 else f"{value * 100:.6g} %"
+    text = f"{value * 100:.2f}"
+    if value == 0 or math.isclose(value, 1, rel_tol=_ROUNDING):
+        return f"{text} %"
+    for places in range(3, _MOST_DIGITS + 1):
+        if float(text) not in {0.0, 100.0}:
+            break
+        text = f"{value * 100:.{places}f}"
+    return f"{text} %"
+
+
+def spelled(text: str) -> str:
+    """Spell the numbers of a setting, or of a list of them, as all numbers of a page: 5e-4 and 0.0005 are one."""
+    return re.sub(r"(?<![\w.+-])-?\d*\.?\d+(?:e[+-]?\d+)?(?![\w.])", lambda found: _respelled(found[0]), text)
+
+
+def _respelled(text: str) -> str:
+    return number(float(text), _SETTING_DIGITS) if {".", "e"} & {*text} else text
 
 
 def listed(items: Sequence[str], conjunction: str = "and") -> str:

@@ -4,6 +4,8 @@ import json
 import math
 from typing import Any
 
+from ncollapse.drawing.theory_sentences import say_errors
+from ncollapse.drawing.wording import number
 from ncollapse.records.depth import Curve, DepthRecord
 from ncollapse.records.reading import Run
 from ncollapse.records.rows import Row
@@ -35,7 +37,7 @@ def to_script_json(value: object) -> str:
 
 def _epoch(run: Run, record: DepthRecord) -> dict[str, Any]:
     errors = {
-        place: {metric: [_round(error.line.get(metric)), _round(error.baseline.get(metric))] for metric in error.line}
+        place: {metric: say_errors(error.line.get(metric), error.baseline.get(metric)) for metric in error.line}
         for place, error in record.prediction_error.items()
     }
     return {
@@ -77,5 +79,5 @@ def _round(value: float | None) -> float | None:
 
 def _shorten(value: float, digits: int) -> float | int:
     """Fewer digits, and 1 instead of 1.0: the page is made of these."""
-    short = float(f"{value:.{digits}g}")
+    short = float(number(value, digits))
     return int(short) if short.is_integer() and abs(short) < 1e6 else short

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ncollapse.drawing.wording import number
+from ncollapse.drawing.wording import number, spelled
 from ncollapse.records.manifest import NOTED
 from ncollapse.records.reading import Run
 from ncollapse.records.recipe_settings import flatten_settings, setting_text
@@ -69,7 +69,7 @@ def _compared(row: Row, known: dict[tuple[str, int], Row]) -> Entry:
     if low is not None and high is not None:
         text += f" in [{_tabled(low.value)}, {_tabled(high.value)}]"
     elif row.standard_error is not None:
-        text += f" ± {row.standard_error:.2g}"
+        text += f" ± {number(row.standard_error, 2)}"
     flags = [flag for part in (plain, row, low, high) if part is not None for flag in part.flags]
     return Entry(row.metric, row.depth, text, tuple(dict.fromkeys(flags)))
 
@@ -102,9 +102,9 @@ def recipe_groups(run: Run) -> dict[str, list[tuple[str, str]]]:
     groups: dict[str, list[tuple[str, str]]] = {"run": []}
     for key, value in run.recipe_entries.items():
         if isinstance(value, dict):
-            groups[key] = flatten_settings(value)
+            groups[key] = [(name, spelled(text)) for name, text in flatten_settings(value)]
         elif key not in {"title", "description", "changed"}:
-            groups["run"].append((key, setting_text(value)))
+            groups["run"].append((key, spelled(setting_text(value))))
     return groups
 
 
@@ -120,9 +120,7 @@ def environment_entries(run: Run) -> list[tuple[str, str]]:
 
 
 def _tabled(value: float) -> str:
-    if math.isnan(value):
-        return "undef."
-    return f"{value:.4g}".replace("inf", "∞").replace("e-0", "e-")
+    return "undef." if math.isnan(value) else number(value, 4)
 
 
 def mark(index: int) -> str:

@@ -13,6 +13,12 @@ function element(parent, tag, attributes, text) {
   return node;
 }
 
+/** The same spelling of numbers as in wording.py. */
+function spelled(value) {
+  const size = Math.abs(value);
+  return size > 0 && (size < 1e-4 || size >= 1e6) ? value.toExponential() : String(value);
+}
+
 const isDrawable = (value, log) => value !== null && value !== undefined && (!log || value > 0);
 
 /** Round numbers in [low, high]: as many as fit. The same rule as log_ticks in style.py. */
@@ -48,7 +54,7 @@ function domains(epochs, metric, position) {
   if (log) { low /= 1.12; high *= 1.12; }
   else {
     const margin = 0.06 * (high - low) || 0.05 * Math.max(Math.abs(high), 0.1);
-    low -= margin; high += margin;
+    low = low >= 0 ? Math.max(low - margin, 0) : low - margin; high += margin;
   }
   return { low, high, left: Math.min(0, ...xs), right: Math.max(1, ...xs) };
 }
@@ -68,12 +74,12 @@ function drawFrame(svg, domain, scale, metric) {
   for (const tick of (LOGARITHMIC[metric] ? logTicks : linearTicks)(domain.low, domain.high)) {
     const y = scale.y(tick);
     element(svg, "line", { class: "grid", x1: left, x2: width - right, y1: y, y2: y });
-    element(svg, "text", { x: left - 6, y: y + 4, "text-anchor": "end" }, String(tick));
+    element(svg, "text", { x: left - 6, y: y + 4, "text-anchor": "end" }, spelled(tick));
   }
   for (const tick of linearTicks(domain.left, domain.right)) {
     const x = scale.x(tick);
     element(svg, "line", { class: "grid", x1: x, x2: x, y1: top, y2: height - bottom });
-    element(svg, "text", { x, y: height - bottom + 16, "text-anchor": "middle" }, String(tick));
+    element(svg, "text", { x, y: height - bottom + 16, "text-anchor": "middle" }, spelled(tick));
   }
   element(svg, "path", { class: "frame", d: `M${left},${top}V${height - bottom}H${width - right}` });
   element(svg, "text", { x: (left + width - right) / 2, y: height - 5, "text-anchor": "middle" }, "position of the layer");
@@ -102,14 +108,12 @@ function drawLayers(svg, data, epoch, metric, position, scale) {
     if (!isDrawable(value, LOGARITHMIC[metric]) || !isDrawable(places[i], false)) return;
     const x = scale.x(places[i]), y = scale.y(value), depth = data.depths[i];
     const dot = element(svg, "circle", { cx: x, cy: y, r: 5, style: `fill:var(--depth-${depth})` });
-    element(dot, "title", {}, `${data.layers[i]}: ${value}`);
+    element(dot, "title", {}, `${data.layers[i]}: ${spelled(value)}`);
     if (taken.some(([a, b]) => Math.abs(a - x) < 12 && Math.abs(b - y) < 14)) return;
     taken.push([x, y]);
     element(svg, "text", { class: "depth", x: x + 6, y: y - 7 }, String(depth));
   });
 }
-
-const decades = (value) => (value === null || value === undefined ? "undefined" : Number(value.toPrecision(3)));
 
 function drawChart(figure, data, epoch, position) {
   const svg = figure.querySelector(".chart"), metric = svg.dataset.metric;
@@ -125,9 +129,7 @@ function drawChart(figure, data, epoch, position) {
   drawCurve(svg, epoch.baseline, metric, scale, "baseline");
   drawCurve(svg, epoch.curve, metric, scale, "curve");
   drawLayers(svg, data, epoch, metric, position, scale);
-  const error = epoch.errors[position] && epoch.errors[position][metric];
-  figure.querySelector(".error").textContent = error
-    ? `off by ${decades(error[0])} decades (line), ${decades(error[1])} (baseline)` : "";
+  figure.querySelector(".error").textContent = (epoch.errors[position] || {})[metric] || "";
 }
 
 function toCsv(table) {
