@@ -30,6 +30,9 @@ def doubled_line(content, choose):
 
 def changed_digit(content, choose):
     places = [place for place, byte in enumerate(content) if chr(byte) in "0123456789"]
+    if not places:
+        # A table that has a header alone.
+        return cut(content, choose)
     place = choose.choice(places)
     return content[:place] + str((int(chr(content[place])) + 1) % 10).encode() + content[place + 1 :]
 
