@@ -52,7 +52,7 @@ def test_its_page_shows_no_training(measured):
     assert len(drawings) == 6
     assert all("over depth" in label for label in drawings)
     assert "<dt>NC3</dt><dd>0.02<small>classifier against class means</small></dd>" in page
-    assert "<caption>Split train</caption>" in page
+    assert "<summary>Split train: " in page
     assert {file.stem for file in (folder / "figures").iterdir()} == {"pfc_over_depth"}
     for said in (summarize(run), describe(run)):
         assert WORDS in said[0]

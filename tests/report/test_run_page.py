@@ -14,7 +14,9 @@ import pytest
 import ncollapse.report
 from ncollapse.claims import rule_on_claims
 from ncollapse.drawing import describe, summarize
+from ncollapse.drawing.sentences import describe_by_topic
 from ncollapse.drawing.style import GRID, INK, LINE, depth_colors
+from ncollapse.drawing.theory_sentences import say_errors
 from ncollapse.records import ReportError, read_run
 from ncollapse.report import write_claims_page, write_page
 from ncollapse.report.payload import build_payload, to_script_json
@@ -133,7 +135,13 @@ def test_three_lines_come_first_and_terms_are_explained(html, page, shared_run):
     words = " ".join(page.words)
     lines = summarize(read_run(shared_run))
     assert [words.count(line) for line in lines] == [1, 1, 1]
-    assert words.index(lines[-1]) < words.index("Every finding in words")
+    topics = re.findall(r"<summary>([^<]*)</summary>", html[: html.index("<h3>Over depth</h3>")])
+    assert topics == [*describe_by_topic(read_run(shared_run))]
+    assert html.index(lines[-1].replace("'", "&#39;")) < html.index("<summary>")
+    # Nothing but three lines and the cards is before the first figure unless it is opened; tables are at the end.
+    shown = re.sub(r"<details>.*?</details>", "", html[html.index("<main>") : html.index("<svg")], flags=re.DOTALL)
+    assert "<li>" not in shown
+    assert html.index("<table") > html.rindex("<h3>") > html.index('id="terms"')
     assert '<a href="#terms">Terms</a>' in html
     terms = re.findall(r"<dt>([^<]*)</dt><dd>", html[html.index('id="terms"') :])
     assert terms[:3] == ["PFC1", "PFC2", "PFC3"]
@@ -151,6 +159,26 @@ def test_words_of_the_recipe_are_not_shown_for_changed_settings(make_run, edit, 
     assert html.count("Changed relative to the recipe demo: data.name=mnist, train.epochs=3.") == 1
     assert "A small residual network on the handwritten digits." not in html
     assert "6 layers, measured at 1 epoch." in html
+
+
+def test_captions_are_right_without_script_and_on_paper(html, shared_run, tmp_path, without_drawings):
+    static = html[html.index('<div class="static">') :]
+    run = read_run(shared_run)
+    error = run.last.prediction_error["projection"]
+    assert f'<p class="error">{say_errors(error.line["pfc1"], error.baseline["pfc1"])}</p>' in static
+    assert "Epoch 150. Layers are placed at their projection on the chord." in static
+    # What the script says of another position is said without it, too.
+    other = write_page(shared_run, tmp_path / "index.html", position="index").read_text(encoding="utf-8")
+    error = run.last.prediction_error["index"]
+    assert f'<p class="error">{say_errors(error.line["pfc1"], error.baseline["pfc1"])}</p>' in other
+    assert "Layers are placed at their block index l/L." in other
+
+
+def test_paper_shows_what_is_closed_and_keeps_legends_whole(html):
+    paper = html[html.index("@media print") : html.index("</style>")]
+    assert "details::details-content { content-visibility: visible" in paper
+    whole = re.search(r"([^{}]*)\{ break-inside: avoid; \}", paper)[1]
+    assert {"figure", "tr", ".key"} <= {part.strip() for part in whole.split(",")}
 
 
 def test_a_failed_run_shows_why(make_run, edit, tmp_path, without_drawings):

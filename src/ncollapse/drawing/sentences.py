@@ -49,21 +49,25 @@ def describe(run: Run) -> list[str]:
     theorems. What is undefined is said to be undefined, and a metric that does not fall over depth is said to rise, with the
     layers.
     """
-    said = [*_say_changes(run), *_say_state(run), _say_training(run), *say_objective(run.last_objective)]
+    return [*_say_changes(run), *(sentence for sentences in describe_by_topic(run).values() for sentence in sentences)]
+
+
+def describe_by_topic(run: Run) -> dict[str, list[str]]:
+    """Return the sentences of ``describe``, apart from the changed settings, by their topic."""
+    training = {"Training": [*_say_state(run), _say_training(run), *say_objective(run.last_objective)]}
     if not run.has_depth:
-        return [*said, MISSING_DEPTH]
-    return [
-        *said,
-        *(_say_progression(run, metric) for metric in _NAMES),
-        *_say_off_path(run),
-        *_say_start(run),
-        _say_effective_depth(run),
-        say_straightness(run),
-        *say_transport(run),
-        *say_bounds(run.last.weight_decay),
-        *(say_prediction(run, metric) for metric in ("pfc1", "pfc2")),
-        *say_theorems(run),
-    ]
+        return training | {"Over depth": [MISSING_DEPTH]}
+    return training | {
+        "Collapse over depth": [
+            *(_say_progression(run, metric) for metric in _NAMES),
+            *_say_off_path(run),
+            *_say_start(run),
+            _say_effective_depth(run),
+        ],
+        "The path of the features": [say_straightness(run), *say_transport(run), *say_bounds(run.last.weight_decay)],
+        "The straight line and the baseline": [say_prediction(run, metric) for metric in ("pfc1", "pfc2")],
+        "The theorems about the straight line": say_theorems(run),
+    }
 
 
 _UNFINISHED = {

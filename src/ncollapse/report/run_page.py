@@ -6,8 +6,9 @@ from typing import Any
 from ncollapse.claims.ledger import part_of
 from ncollapse.drawing.findings import Finding, findings
 from ncollapse.drawing.panels import LAST_LAYER, PROGRESSIVE, Panel, draw_over_depth, draw_over_epochs, require_position
-from ncollapse.drawing.sentences import describe, summarize
-from ncollapse.drawing.wording import POSITIONS, counted, number
+from ncollapse.drawing.sentences import describe_by_topic, summarize
+from ncollapse.drawing.theory_sentences import say_errors
+from ncollapse.drawing.wording import POSITIONS, counted, number, spelled
 from ncollapse.records.reading import Run, read_run
 from ncollapse.report.markup import depth_rules, link, panel_svg, write_html
 from ncollapse.report.payload import build_payload, to_script_json
@@ -42,7 +43,10 @@ def _context(run: Run, position: str) -> dict[str, Any]:
         "findings": findings(run, position),
         # The page lists the changed settings above already.
         "summary": summarize(run)[bool(run.recipe.changed) :],
-        "sentences": describe(run)[bool(run.recipe.changed) :],
+        "changed": [spelled(item) for item in run.recipe.changed],
+        "counted": counted,
+        "topics": describe_by_topic(run),
+        "errors": _errors(run, position),
         "depth_rules": depth_rules(0, len(run.measured_layers)),
         # One epoch alone is not a curve.
         "over_epochs": [_panel(run, panel, "epochs") for panel in PROGRESSIVE if len(run.epochs) > 1],
@@ -66,6 +70,12 @@ def _origin(run: Run) -> str:
         return f"{', '.join([*named, layers])}; measured, not trained here"
     seed = "unknown" if run.recipe.seed is None else run.recipe.seed
     return f"seed {seed}, {layers}, measured at {counted(len(run.epochs), run.unit)}"
+
+
+def _errors(run: Run, position: str) -> dict[str, str]:
+    """Say below each drawn panel over depth what the script says below its own."""
+    error = run.last.prediction_error.get(position) if run.has_depth else None
+    return {metric: say_errors(error.line[metric], error.baseline.get(metric)) for metric in error.line} if error else {}
 
 
 def _last_values(run: Run) -> list[Finding]:
