@@ -161,6 +161,10 @@ def test_a_recorder_killed_at_any_write_resumes_to_the_same_table(tmp_path, monk
             killing(patch, at)
             with pytest.raises(Killed):
                 record(folder, Training(), epochs=2, saves=saves)
+        # Also if the own checkpoint was saved first: no part of a save that was cut off stays in the tables.
+        held = Recorder(folder, network(), num_classes=K, metrics=METRICS, resume=True)._run
+        found = {row.epoch for row in held.directory.rows} | {line.epoch for line in held.directory.history}
+        assert found <= held.times.keys(), f"killed at write {at}"
         last = max(saves, default=0)
         training = Training() if not last else Training(epoch=last, saved=saves[last])
         record(folder, training, epochs=2, resume=True, first=last or None)
