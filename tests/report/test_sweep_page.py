@@ -27,6 +27,10 @@ def change(file, **entries):
     file.write_text(json.dumps(json.loads(file.read_text()) | entries))
 
 
+def groups_of(sweep):
+    return [runs for _, runs in sweep.by_setting()]
+
+
 def links(html):
     """Where the page leads to or loads from, outside itself."""
     return [link for link in re.findall(r'(?:href|src)="([^"]*)"', html) if not link.startswith(("#", "data:"))]
@@ -56,15 +60,52 @@ def test_rows_are_mean_and_deviation_over_seeds(sweep_dir):
 
 def test_slope_is_over_the_runs_with_positive_settings(sweep_dir):
     sweep = read_sweep(sweep_dir)
-    axis, rows = axis_of(sweep), setting_rows(sweep, PFC1)
+    axis = axis_of(sweep)
     assert axis == ("train.weight_decay", (0.0, 0.5, 2.0, 4.0), ("0", "0.5", "2", "4"), True)
     u = [math.log(w) for w in (0.5, 2, 4) for _ in range(2)]
     v = [math.log(0.1 * (1 + seed / 10) / w) for w in (0.5, 2, 4) for seed in range(2)]
     reference = stats.linregress(u, v)
     half = stats.t.ppf(0.975, 4) * reference.stderr
-    assert slope_of(axis, rows) == pytest.approx((-1, -1 - half, -1 + half, 6), rel=1e-6)
+    assert slope_of(axis, PFC1, groups_of(sweep)) == pytest.approx((-1, -1 - half, -1 + half, 6), rel=1e-6)
     # An error of 0 has no logarithm: no slope rather than one without these runs.
-    assert slope_of(axis, setting_rows(sweep, PFC3_ERROR)) is None
+    assert slope_of(axis, PFC3_ERROR, groups_of(sweep)) is None
+
+
+def test_no_slope_where_it_would_say_nothing_about_learning(tmp_path, write_sweep, sweep_dir):
+    sweep = read_sweep(sweep_dir)
+    groups, tau = groups_of(sweep), next(item for item in QUANTITIES if item.key == "τ")
+    # The settings decide the weight-decay time by themselves.
+    assert slope_of(axis_of(sweep), tau, groups) is None
+    assert slope_of(axis_of(sweep), PFC1, groups) is not None
+    two = read_sweep(write_sweep(tmp_path / "two", ("0", "0.5", "2")))
+    assert slope_of(axis_of(two), PFC1, groups_of(two)) is None
+    unfit = write_sweep(tmp_path / "unfit", ("0.5", "2", "4"))
+    change(unfit / "train.weight_decay=4_seed=1" / "status.json", train_accuracy=0.999)
+    assert slope_of(axis_of(read_sweep(unfit)), PFC1, groups_of(read_sweep(unfit))) is None
+    page = write_sweep_page(unfit).read_text(encoding="utf-8")
+    assert "No slopes are given, because 1 of 6 finished runs did not classify every training sample right." in page
+
+
+def test_accuracy_and_loss_come_first_and_titles_are_words(html):
+    titles = re.findall(r"<figcaption><b>(.*?)</b>", html)
+    assert titles[:3] == ["Train accuracy", "Train loss", "Variability within over between classes (pfc1)"]
+    assert all(" " in title or title in {"Straightness", "Energy"} for title in titles), titles
+
+
+def test_one_setting_is_a_table_without_panels(tmp_path, write_sweep):
+    html = write_sweep_page(write_sweep(tmp_path, ("5e-4",))).read_text(encoding="utf-8")
+    assert 'role="img"' not in html
+    mean, deviation = statistics.fmean([200.0, 220.0]), statistics.stdev([200.0, 220.0])
+    cells = f"<td>{mean:.0f}</td><td>{deviation:.1f}</td><td>2</td>"
+    assert re.search(rf"Variability within over between classes \(pfc1\)<small>[^<]*</small></th>{cells}", html)
+
+
+def test_a_setting_is_spelled_one_way(tmp_path, write_sweep, without_drawings):
+    html = write_sweep_page(write_sweep(tmp_path, ("5e-4", "5e-3"), seeds=1)).read_text(encoding="utf-8")
+    shown = re.sub(r"train\.weight_decay=\S*seed=\d", "", html[html.index("<main>") :])
+    assert '<th scope="row">0.0005</th>' in shown
+    assert "<td>0.0005</td>" in shown
+    assert "5e-4" not in shown
 
 
 def test_page_says_the_numbers(sweep_dir, html):
@@ -74,7 +115,11 @@ def test_page_says_the_numbers(sweep_dir, html):
     )
     # What no run has is named, not shown.
     assert "the minimizers of that model" not in html
-    undefined = "objective, floor, excess, distance, transport_score, random_ratio, alignment, decay bound"
+    undefined = (
+        "Objective, Floor of the objective (floor), Objective above its floor (excess), "
+        "Distance from the minimizers (distance), Optimality of the network&#39;s pairing (transport_score), "
+        "Cost of a random pairing over the best (random_ratio), Alignment, Tightness of the bound of weight decay (decay bound)"
+    )
     assert f"Undefined or not measured in these runs, and not shown: {undefined}." in html
     assert html.count('role="img"') == len(QUANTITIES) - 8
     assert "<td>–</td><td>–</td><td>0</td>" not in html
@@ -183,7 +228,7 @@ def test_sweep_without_any_finished_run_has_a_page(tmp_path):
     html = write_sweep_page(tmp_path).read_text(encoding="utf-8")
     assert "a: not begun" in html
     assert 'role="img"' not in html
-    assert "Undefined or not measured in these runs, and not shown: pfc1, pfc2, " in html
+    assert "Undefined or not measured in these runs, and not shown: Train accuracy, Train loss, " in html
 
 
 def test_words_get_a_place_each_and_cannot_break_the_page(tmp_path, write_sweep):
@@ -195,7 +240,7 @@ def test_words_get_a_place_each_and_cannot_break_the_page(tmp_path, write_sweep)
     (sweep_dir / "sweep.json").write_text(json.dumps(content))
     axis = axis_of(read_sweep(sweep_dir))
     assert (axis.places, axis.numeric) == ((1.0, 2.0, 3.0), False)
-    assert slope_of(axis, setting_rows(read_sweep(sweep_dir), PFC1)) is None
+    assert slope_of(axis, PFC1, groups_of(read_sweep(sweep_dir))) is None
     html = write_sweep_page(sweep_dir).read_text(encoding="utf-8")
     assert "<script" not in html
 

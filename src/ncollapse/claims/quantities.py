@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -17,12 +17,41 @@ from ncollapse.records.sweep import Sweep
 _PROGRESSIVE = ("pfc1", "pfc2", "pfc3_error")
 
 
+# In words, where the key is not one.
+_TITLES = {
+    "pfc1": "Variability within over between classes",
+    "pfc2": "Distance of the class means to an ETF",
+    "pfc3_error": "Nearest-center error",
+    "nc1": "Variability within classes",
+    "nc2_equinorm": "Spread of lengths of class means",
+    "nc2_equiangularity": "Spread of angles of class means",
+    "nc3": "Classifier against class means",
+    "nc2_etf_weights": "Distance of the classifier to an ETF",
+    "nc3_cosine": "Features against classifier rows",
+    "floor": "Floor of the objective",
+    "excess": "Objective above its floor",
+    "distance": "Distance from the minimizers",
+    "τ": "Weight-decay time",
+    "line pfc1": "Error of the straight line in PFC1",
+    "baseline pfc1": "Error of the baseline in PFC1",
+    "line pfc2": "Error of the straight line in PFC2",
+    "baseline pfc2": "Error of the baseline in PFC2",
+    "identity_cost": "Cost of the network's pairing",
+    "wasserstein2": "Optimal transport cost",
+    "gelbrich": "Lower bound of the transport cost",
+    "efficiency": "Energy efficiency",
+    "transport_score": "Optimality of the network's pairing",
+    "random_ratio": "Cost of a random pairing over the best",
+    "decay bound": "Tightness of the bound of weight decay",
+}
+
+
 @dataclass(frozen=True)
 class Quantity:
     """A number of a run at its last epoch.
 
     ``read`` gives None where it is undefined or was not measured. ``sign`` is 1 where the papers expect it to be large and -1
-    where small; ``signed`` says whether it can be negative.
+    where small; ``signed`` says whether it can be negative; ``given`` that the settings alone decide it.
     """
 
     key: str
@@ -30,6 +59,13 @@ class Quantity:
     read: Callable[[Run], float | None]
     sign: int = -1
     signed: bool = False
+    given: bool = False
+
+    @property
+    def title(self) -> str:
+        """The quantity in words, with the key that tables and the command line use."""
+        name = _TITLES.get(self.key, "")
+        return f"{name} ({self.key})" if name else self.key[0].upper() + self.key[1:]
 
 
 def _metric(key: str, meaning: str) -> Quantity:
@@ -37,9 +73,11 @@ def _metric(key: str, meaning: str) -> Quantity:
     return Quantity(key, meaning, lambda run: run.value(key, run.depths[-1]))
 
 
-def _recorded(place: str, meaning: str, *, key: str = "", sign: int = -1, signed: bool = False) -> Quantity:
+def _recorded(
+    place: str, meaning: str, *, key: str = "", sign: int = -1, signed: bool = False, given: bool = False
+) -> Quantity:
     """Make a reader of an entry of the last record, such as ``energy.efficiency``."""
-    return Quantity(key or place.partition(".")[2], meaning, last_entry(place), sign, signed)
+    return Quantity(key or place.partition(".")[2], meaning, last_entry(place), sign, signed, given)
 
 
 def _error(metric: str, which: int) -> Quantity:
@@ -54,7 +92,13 @@ def _depth(run: Run) -> float | None:
     return found.depth if found is not None and found.reached else None
 
 
+def _train_loss(run: Run) -> float | None:
+    return run.history[-1].loss if run.history else None
+
+
 QUANTITIES = (
+    Quantity("train accuracy", "share of training samples classified right", lambda run: run.status.train_accuracy, sign=1),
+    Quantity("train loss", "mean over the last epoch, while it trained", _train_loss, signed=True),
     _metric("pfc1", "within- over between-class variance"),
     _metric("pfc2", "distance of class means to a simplex ETF"),
     _metric("pfc3_error", "error of the nearest class center"),
@@ -65,7 +109,11 @@ QUANTITIES = (
     _metric("nc2_etf_weights", "distance of the classifier to a simplex ETF"),
     _metric("nc3_cosine", "one minus the mean cosine of features with their classifier rows"),
     _recorded("objective.objective", "loss and λ/2 times the squared weights"),
-    _recorded("objective.floor", "what no such network gets below: the generalized unconstrained features model's minimum"),
+    _recorded(
+        "objective.floor",
+        "what no such network gets below: the generalized unconstrained features model's minimum",
+        given=True,
+    ),
     _recorded("objective.excess", "objective minus floor"),
     _recorded("objective.distance", "of features and last layer from the minimizers of that model, relative"),
     Quantity(
@@ -75,6 +123,7 @@ QUANTITIES = (
         "τ",
         f"weight-decay time; the terminal phase is from {RULES.terminal_tau:g} on, without training error",
         lambda run: run.status.weight_decay_time,
+        given=True,
     ),
     _recorded(
         "straightness.mean",
@@ -155,9 +204,14 @@ def setting_rows(sweep: Sweep, quantity: Quantity) -> list[SettingRow]:
     return rows
 
 
-def slope_of(axis: Axis, rows: list[SettingRow]) -> Estimate | None:
-    """Estimate the log-log slope over the runs with a positive setting."""
-    pairs = [(x, y) for x, row in zip(axis.places, rows, strict=True) for y in row.values if x > 0]
-    if not axis.numeric or any(y <= 0 for _, y in pairs) or len({x for x, _ in pairs}) < 2:
+def slope_of(axis: Axis, quantity: Quantity, groups: Sequence[Sequence[Run]]) -> Estimate | None:
+    """Estimate the log-log slope over the runs with a positive setting, where it says something about learning."""
+    # Not for what the settings decide alone, not from fewer than three settings, which any power law fits too well, and not
+    # over runs that did not fit the training set: they are in another regime.
+    runs = [(x, run) for x, group in zip(axis.places, groups, strict=True) for run in group if x > 0]
+    pairs = [(x, y) for x, run in runs if (y := quantity.read(run)) is not None]
+    if quantity.given or not axis.numeric or any(y <= 0 for _, y in pairs) or len({x for x, _ in pairs}) < 3:
+        return None
+    if any(run.status.train_accuracy != 1.0 for _, run in runs):
         return None
     return log_log_slope(*zip(*pairs, strict=True))

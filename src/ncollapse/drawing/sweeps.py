@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from ncollapse.drawing import style
+from ncollapse.drawing.wording import spelled
 from ncollapse.records.sweep import Sweep
 
 _MOST_TICKS = 7
@@ -73,12 +74,22 @@ def draw_against(
     (style.fit_log if log else style.fit_linear)(axes, [*values, *(end for _, *pair in ends for end in pair)])
     _lay_settings(axes, axis)
     for x, row in bars:
-        axes.plot([x] * len(row.values), row.values, "o", color=style.SOFT, markersize=3, markeredgewidth=0, zorder=3)
+        axes.plot(
+            [x] * len(row.values), row.values, "o", color=style.SOFT, markersize=3, markeredgewidth=0, zorder=3, clip_on=False
+        )
     for x, low, high in ends:
         # Below 0 a log axis has no place: the bar then leaves the panel.
         axes.plot([x, x], [low if low > 0 or not log else axes.get_ylim()[0], high], color=style.LINE, linewidth=1.6)
     line = "-" if axis.numeric else ""
-    axes.plot([x for x, _ in bars], [row.mean for _, row in bars], f"o{line}", color=style.LINE, linewidth=1.2, markersize=5)
+    axes.plot(
+        [x for x, _ in bars],
+        [row.mean for _, row in bars],
+        f"o{line}",
+        color=style.LINE,
+        linewidth=1.2,
+        markersize=5,
+        clip_on=False,
+    )
     axes.plot([x for x, _ in lines], [row.mean for _, row in lines], "--", color=style.BASELINE, linewidth=1.2)
 
 
@@ -100,5 +111,5 @@ def _lay_settings(axes: Axes, axis: Axis) -> None:
     stride = -(-len(axis.places) // _MOST_TICKS)
     axes.xaxis.set_major_locator(FixedLocator(axis.places[::stride]))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticklabels([style.short(tick, 12) for tick in axis.ticks[::stride]], parse_math=False)
+    axes.set_xticklabels([style.short(spelled(tick), 12) for tick in axis.ticks[::stride]], parse_math=False)
     axes.set_xlabel(axis.label, parse_math=False)

@@ -77,7 +77,7 @@ def _row(index: int, sweep: Sweep) -> dict[str, Any]:
 def _panel(name: str, sweep: Sweep, axis: Axis, title: str, quantity: Quantity) -> dict[str, Any]:
     rows = setting_rows(sweep, quantity)
     floors = setting_rows(sweep, BY_KEY["floor"]) if quantity.key == "objective" else []
-    slope = slope_of(axis, rows)
+    slope = slope_of(axis, quantity, [runs for _, runs in sweep.by_setting()])
 
     return {
         "title": title,
@@ -89,6 +89,9 @@ def _panel(name: str, sweep: Sweep, axis: Axis, title: str, quantity: Quantity) 
             label=f"{title} against the number of blocks",
             num_layers=1,
         ),
-        "means": [f"{number(row.mean)} ± {number(row.deviation)}" if row.values else "–" for row in rows],
+        "means": [
+            f"{number(row.mean)} ± {number(row.deviation)}" if len(row.values) > 1 else number(row.mean) if row.values else "–"
+            for row in rows
+        ],
         "slope": say_slope(slope, "L", len(rows)) if slope else "",
     }

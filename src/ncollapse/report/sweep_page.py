@@ -9,7 +9,7 @@ from ncollapse.claims.estimates import Estimate
 from ncollapse.claims.ledger import Ledger, rule_on_claims
 from ncollapse.claims.quantities import QUANTITIES, Quantity, setting_rows, slope_of
 from ncollapse.drawing.sweeps import Axis, axis_of, draw_against
-from ncollapse.drawing.wording import counted, number
+from ncollapse.drawing.wording import counted, number, spelled
 from ncollapse.records.file_names import REPORT
 from ncollapse.records.reading import Run
 from ncollapse.records.sweep import Sweep, SweptRun, read_sweep
@@ -45,11 +45,12 @@ def write_sweep_page(sweep_dir: Path, out: Path | None = None) -> Path:
         folder=sweep.path.resolve().name,
         **_recipe_context(finished, sweep.fields),
         fields=sweep.fields,
-        settings=[values for values, _ in sweep.by_setting()],
+        settings=[[spelled(value) for value in values] for values, _ in sweep.by_setting()],
         num_runs=counted(len(sweep.runs), "run"),
         num_finished=len(finished),
+        num_unfit=sum(run.status.train_accuracy != 1.0 for run in finished) if axis.numeric and len(axis.places) > 2 else 0,
         quantities=[_context(index, sweep, axis, quantity) for index, quantity in enumerate(shown)],
-        undefined=[quantity.key for quantity in QUANTITIES if quantity not in shown],
+        undefined=[quantity.title for quantity in QUANTITIES if quantity not in shown],
         rulings=_spoken(ledger),
         comparison_href=link(sweep.path / "compare.html", out),
         claims_href=link(claims_page, out),
@@ -83,7 +84,11 @@ def _recipe_context(runs: Sequence[Run], fields: Sequence[str]) -> dict[str, Any
     common = [item for item in (recipe.changed if recipe else ()) if all(item in run.recipe.changed for run in runs)]
     changed = [item for item in common if item.partition("=")[0] not in fields]
     # Of changed settings the recipe's title may not be true.
-    return {"recipe": recipe, "recipe_title": recipe.title if recipe and not changed else "", "changed": changed}
+    return {
+        "recipe": recipe,
+        "recipe_title": recipe.title if recipe and not changed else "",
+        "changed": [spelled(item) for item in changed],
+    }
 
 
 def _spoken(ledger: Ledger) -> list[dict[str, Any]]:
@@ -95,20 +100,23 @@ def _spoken(ledger: Ledger) -> list[dict[str, Any]]:
 def _context(index: int, sweep: Sweep, axis: Axis, quantity: Quantity) -> dict[str, Any]:
     """Return what the template needs to know about one quantity."""
     rows = setting_rows(sweep, quantity)
-    slope = slope_of(axis, rows)
+    slope = slope_of(axis, quantity, [runs for _, runs in sweep.by_setting()])
     positive = sum(row.mean == row.mean and x > 0 for x, row in zip(axis.places, rows, strict=True))
     return {
-        "key": quantity.key,
+        "title": quantity.title,
         "meaning": quantity.meaning,
-        "svg": panel_svg(
+        "svg": ""
+        if len(rows) < 2
+        else panel_svg(
             lambda axes: draw_against(axes, axis, rows, signed=quantity.signed),
             width=3.3,
             name=f"quantity{index}",
-            label=f"{quantity.key} against {axis.label or 'nothing swept'}",
+            label=f"{quantity.title} against {axis.label or 'nothing swept'}",
             num_layers=1,
         ),
         "rows": [
-            (tick, _shown(row.mean), _shown(row.deviation), len(row.values)) for tick, row in zip(axis.ticks, rows, strict=True)
+            (tick, _shown(row.mean), _shown(row.deviation), len(row.values))
+            for tick, row in zip(map(spelled, axis.ticks), rows, strict=True)
         ],
         "slope": say_slope(slope, axis.label, positive) if slope else "",
     }
@@ -129,7 +137,7 @@ def _run_context(item: SweptRun, sweep: Sweep, out: Path) -> dict[str, Any]:
     return {
         "name": item.name,
         "href": link(sweep.path / item.name / REPORT, out),
-        "values": [item.settings[field] for field in sweep.fields],
+        "values": [spelled(item.settings[field]) for field in sweep.fields],
         "seed": item.seed,
         "state": item.problem or "finished",
     }
