@@ -1,13 +1,14 @@
 """Checkpoints as a run directory: times read from names, values those of measure, finished ones skipped; logs imported."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
-from training import K, data, network, same, state
+from training import K, Killed, data, killing, network, same, state
 
 from ncollapse.cli import main
 from ncollapse.integrations import CSVLog, JSONLLog, import_log, measure_checkpoints
@@ -103,6 +104,22 @@ def test_what_is_finished_is_skipped_and_what_changed_is_measured_again(tmp_path
     assert (tmp_path / "mine" / "measurements.csv").read_bytes() != table
     with pytest.raises(ValueError, match="must be continued with convention=class, got convention=sample"):
         measure_checkpoints(network(), tmp_path / "ckpt", [data()], convention="sample", **options)
+
+
+def test_a_checkpoint_whose_save_was_cut_off_leaves_nothing_behind(tmp_path, monkeypatch):
+    networks(tmp_path / "ckpt")
+    options = {"num_classes": K, "metrics": ["pfc1"]}
+    measure_checkpoints(network(), tmp_path / "ckpt", [data()], out=tmp_path / "whole", **options)
+    torch.save(state(network(seed=5)), tmp_path / "ckpt" / "epoch_5.pt")
+    for at in range(1, 9):
+        folder = shutil.copytree(tmp_path / "whole", tmp_path / f"killed{at}")
+        with monkeypatch.context() as patch:
+            killing(patch, at)
+            with pytest.raises(Killed):
+                measure_checkpoints(network(), tmp_path / "ckpt", [data()], out=folder, **options)
+        measure_checkpoints(network(), [tmp_path / "ckpt" / "epoch_1.pt"], [data()], out=folder, **options)
+        run = read_run(folder)
+        assert run.epochs == tuple(item.time for item in run.recording.times), f"killed at write {at}"
 
 
 def test_folders_of_transformers_and_their_steps(tmp_path):

@@ -4,13 +4,12 @@ import copy
 import csv
 import json
 import math
-import os
 from itertools import pairwise
 
 import pytest
 import torch
 from torch import nn
-from training import K, data, network, state
+from training import K, Killed, data, killing, network, state
 
 from ncollapse.claims import rule_on_claims
 from ncollapse.integrations.recorder import Recorder
@@ -126,28 +125,6 @@ def test_measuring_epochs_grow():
     assert endless[:14] == list(range(1, 15))
     assert all(b / a < 1.15 for a, b in pairwise(endless[10:]))
     assert len(endless) == 61
-
-
-class Killed(BaseException):
-    """The process ends here."""
-
-
-def killing(monkeypatch, at):
-    """Let the at-th write to the disk kill, before it happens."""
-    count = [0]
-
-    def before(function):
-        def call(*args, **kwargs):
-            count[0] += 1
-            if count[0] == at:
-                raise Killed
-            return function(*args, **kwargs)
-
-        return call
-
-    for name in ("replace", "link", "mkdir"):
-        monkeypatch.setattr(os, name, before(getattr(os, name)))
-    return count
 
 
 def test_a_recorder_killed_at_any_write_resumes_to_the_same_table(tmp_path, monkeypatch):

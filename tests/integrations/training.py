@@ -1,5 +1,7 @@
 """What the tests of trainers share: data, a network with batch norm and dropout, what a callback must give."""
 
+import os
+
 import torch
 from torch import nn
 
@@ -33,3 +35,25 @@ def expected(net, weights, **options):
     """The rows of the network with these weights, over all samples."""
     net.load_state_dict(weights)
     return measure(net, [data()], num_classes=K, **options)
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def killing(monkeypatch, at):
+    """Let the at-th write to the disk kill, before it happens; nothing is written after it."""
+    count = [0]
+
+    def before(function):
+        def call(*args, **kwargs):
+            count[0] += 1
+            if 0 < at <= count[0]:
+                raise Killed
+            return function(*args, **kwargs)
+
+        return call
+
+    for name in ("replace", "link", "mkdir"):
+        monkeypatch.setattr(os, name, before(getattr(os, name)))
+    return count
