@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ncollapse.records.lock import Lock
 
-with Lock(Path(sys.argv[1])):
-    print("held", flush=True)
-    time.sleep(100)
+if __name__ == "__main__":
+    with Lock(Path(sys.argv[1])):
+        print("held", flush=True)
+        time.sleep(100)

@@ -14,7 +14,7 @@ from ncollapse.train.parallel import Team
 Step = tuple[Tensor, Tensor, Tensor]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EpochPart:
     """One number for each batch that was trained on, in order.
 

@@ -138,7 +138,7 @@ def _takes_one_sample(model: nn.Module, data: LabeledData) -> bool:
     return True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Training:
     """What all epochs share."""
 
