@@ -42,7 +42,7 @@ _SIZES: dict[type, dict[str, str]] = {
 }
 
 
-@dataclass
+@dataclass(eq=False)
 class NamedTensors:
     """Values taken apart.
 
