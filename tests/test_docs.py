@@ -168,5 +168,5 @@ def test_the_run_that_can_be_stopped_is_run(tmp_path, monkeypatch):
 
 def test_every_page_with_code_is_run():
     # Two of them in tests/integrations/test_examples.py and tests/distributed/test_torchrun.py.
-    pages = {"README.md", "clusters.md", "discovery.md", "integrations.md", "processes.md", "testing.md"}
+    pages = {"README.md", "clusters.md", "discovery.md", "integrations.md", "processes.md", "results.md", "testing.md"}
     assert {page.name for page in PAGES if blocks("python", page)} == pages
