@@ -7,6 +7,7 @@ import pytest
 
 from ncollapse.drawing import describe, summarize
 from ncollapse.drawing.findings import findings
+from ncollapse.drawing.theory_sentences import say_errors
 from ncollapse.drawing.wording import counted, listed, number, percent, spelled
 from ncollapse.records import Run, read_run
 
@@ -519,3 +520,8 @@ def test_what_a_random_pairing_costs_is_told(said):
     costs = {"wasserstein2": 100.0, "identity_cost_sample": 101.0, "random_cost_sample": 110.0, "num_samples_wasserstein": 900}
     sentence = one(said(lambda record: record["energy"].update(costs)), "Optimal transport score")
     assert "A random pairing costs 1.1 times the best." in sentence
+
+
+def test_captions_of_two_layers_compare_nothing():
+    assert say_errors(None, None) == "nothing to compare with the lines"
+    assert say_errors(0.0669, 0.2424) == "off by 0.0669 decades (line), 0.242 (baseline)"

@@ -56,6 +56,8 @@ def compare_errors(line: float | None, baseline: float | None) -> str:
 
 def say_errors(line: float | None, baseline: float | None) -> str:
     """Say in the caption of a panel over depth how far both predictions are off."""
+    if line is None and baseline is None:
+        return "nothing to compare with the lines"
     return f"off by {number(line)} decades (line), {number(baseline)} (baseline)"
 
 
