@@ -77,14 +77,15 @@ def workers_of(process):
 def test_kills_of_a_sweep_and_of_its_two_workers(tmp_path):
     whole = sweep(tmp_path / "whole")
     begun = time.monotonic()
-    assert whole.wait() == 0
+    whole.communicate()
+    assert whole.returncode == 0
     seconds, moments = time.monotonic() - begun, random.Random(0)
     killed, rounds, process = {"workers": 0, "sweeps": 0}, 0, sweep(tmp_path / "0")
     while killed["workers"] < 20 or killed["sweeps"] < 10:
         time.sleep(moments.uniform(0, seconds / 2))
         if process.poll() is not None:
             # It has finished, or a run has died three times.
-            words = process.stderr.read()
+            _, words = process.communicate()
             assert process.returncode == 0 or "died 3 times" in words, words
             if process.returncode == 0:
                 assert tables(tmp_path / str(rounds)) == tables(tmp_path / "whole")
@@ -95,11 +96,11 @@ def test_kills_of_a_sweep_and_of_its_two_workers(tmp_path):
             continue
         else:
             os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            process.communicate()
             killed["sweeps"] += 1
         process = sweep(tmp_path / str(rounds))
-    while process.wait() != 0:
-        assert "died 3 times" in process.stderr.read()
+    while (words := process.communicate()[1]) and process.returncode != 0:
+        assert "died 3 times" in words
         process = sweep(tmp_path / str(rounds))
     assert tables(tmp_path / str(rounds)) == tables(tmp_path / "whole")
     print(f"sweep: {killed} killed, {rounds + 1} brought to their end")
