@@ -11,6 +11,7 @@ from ncollapse.records.errors import DamagedRunError
 from ncollapse.records.manifest import CheckedFiles, Manifest, damaged_files, mark_of, read_manifest, sealed, states
 from ncollapse.records.run_directory import RunDirectory
 from ncollapse.records.saving import held_files, save_files
+from ncollapse.records.verification import repair
 
 NAMES = ("recipe.json", "environment.json", "glossary.json", "history.csv", "measurements.csv", "depth.json", "status.json")
 
@@ -218,3 +219,16 @@ def test_a_run_that_replaces_another_leaves_nothing_of_it(whole):
     assert read_run(whole).status.state == "finished"
     save_files(whole, {"recipe.json": b"{}", "history.csv": b"1"}, None)
     assert {path.name for path in whole.iterdir()} == {"recipe.json", "history.csv", "manifest.json", "notes.txt"}
+
+
+@pytest.mark.parametrize("name", ["../victim", "/tmp/victim", "..", "a/b", "C:\\victim"])
+def test_a_manifest_lists_no_file_outside_of_its_folder(tmp_path, name):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (tmp_path / "victim").write_text("mine")
+    (folder / "manifest.json").write_bytes(sealed(Manifest({name: mark_of(b"theirs")})))
+    with pytest.raises(ReportError, match="must list files in its own folder"):
+        read_manifest(folder)
+    with pytest.raises(ReportError, match="must list files in its own folder"):
+        list(repair(folder, does=True))
+    assert (tmp_path / "victim").read_text() == "mine"

@@ -52,7 +52,8 @@ def _lines(found: Verification) -> list[str]:
         "damaged": "damaged",
     }[found.state]
     kept = [item.name for item in found.earlier if item.state == "whole"]
-    lines = [f"{found.path}: {summary}{f'; also {chr(44).join(kept)}' if kept else ''}"]
+    also = f"; also {', '.join(kept)}" if kept else ""
+    lines = [f"{found.path}: {summary}{also}"]
     for item in (*found.files, *found.earlier):
         if item.meaning:
             lines.append(f"  {item.name} {item.state}: {item.meaning}")

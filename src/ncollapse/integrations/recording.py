@@ -1,4 +1,4 @@
-"""What the recorder and the callbacks share: measuring at chosen times of a training, keeping the rows, and logging them."""
+"""The measurer of the recorder and the callbacks: measures at chosen times of a training, keeps the rows, and logs them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the callbacks for trainers have in common: a table, and a run directory if a folder is named."""
+"""The base of the callbacks for trainers: a table of all measurements, and a run directory if a folder is named."""
 
 from __future__ import annotations
 

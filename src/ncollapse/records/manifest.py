@@ -105,9 +105,18 @@ def read_manifest(folder: Path) -> Manifest | None:
         manifest = None
     if manifest is None or hashlib.sha256(blank).hexdigest() != manifest.digest:
         raise DamagedRunError(f"{file}: must be as it was written, its digest differs. {advice(folder)}")
+    # A folder may come from anybody: what is restored by these names must not land outside of it.
+    outside = [name for name in {**manifest.files, **(manifest.previous or {})} if not _is_plain(name)]
+    if outside:
+        raise ReportError(f"{file}: must list files in its own folder, lists {outside[0]!r}. Do not use this folder.")
     if manifest.format > FORMAT:
         raise ReportError(f"{file}: must have format {FORMAT} at most, has {manifest.format}. Update ncollapse.")
     return manifest
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a name is that of a file in its folder, on any system."""
+    return name not in {"", ".", ".."} and not {*name} & {*"/\\:\0"}
 
 
 def advice(folder: Path) -> str:
