@@ -14,6 +14,7 @@ from ncollapse.statistics import (
     ClassMoments,
     ClassParts,
     ClassScatter,
+    CrossMoments,
     LinearClassifier,
     PairedMoments,
 )
@@ -150,6 +151,7 @@ def all_statistics(features: Tensor, labels: Tensor, num_classes: int, classifie
         "scatter": ClassScatter.from_batch(features, labels, num_classes),
         "decisions": ClassDecisions.from_batch(features, labels, centers, classifier, squares=True),
         "choices": ClassifierChoices.from_batch(classifier.choices(features), labels, num_classes),
+        "cross": CrossMoments.from_labels(features, labels, num_classes),
     }
 
 

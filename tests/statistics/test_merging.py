@@ -11,6 +11,7 @@ from ncollapse.statistics import (
     ClassifierChoices,
     ClassMoments,
     ClassScatter,
+    CrossMoments,
     LinearClassifier,
     PairedMoments,
 )
@@ -37,7 +38,7 @@ def drawn(num_classes, dim, num_samples, seed):
 def assert_equal_statistics(value, expected):
     expected = tensors_of(expected)
     for name, tensor in tensors_of(value).items():
-        if name == "counts" or name.endswith((".counts", "correct", "agree")):
+        if name in ("count", "counts") or name.endswith((".counts", "correct", "agree")):
             assert torch.equal(tensor, expected[name]), name
         elif name == "residual_sums":
             # Sums of residuals of either sign: relative to what is summed.
@@ -47,7 +48,7 @@ def assert_equal_statistics(value, expected):
             assert torch.allclose(tensor, expected[name], rtol=1e-12, atol=1e-12 * size), name
 
 
-KINDS = ["moments", "paired", "scatter", "decisions", "choices"]
+KINDS = ["moments", "paired", "scatter", "decisions", "choices", "cross"]
 SHAPES = (st.integers(2, 5), st.integers(1, 6), st.integers(1, 35), SEEDS)
 
 
@@ -99,6 +100,7 @@ def test_empty_is_neutral(num_classes, dim, num_samples, seed):
         "scatter": ClassScatter.empty(num_classes, dim),
         "decisions": ClassDecisions.empty(centers),
         "choices": ClassifierChoices.empty(num_classes),
+        "cross": CrossMoments.empty(dim, num_classes),
     }
     assert list(empty) == KINDS
     for kind, nothing in empty.items():

@@ -8,6 +8,7 @@ classes are "class" for 1/K each or "sample" for n_k/N. Traces and covariances a
 
 from ncollapse.statistics.centers import ClassCenters, LinearClassifier
 from ncollapse.statistics.conventions import ClassWeights, Convention
+from ncollapse.statistics.cross_moments import CrossMoments
 from ncollapse.statistics.decisions import ClassDecisions, ClassifierChoices
 from ncollapse.statistics.moments import ClassMoments
 from ncollapse.statistics.paired import PairedMoments
@@ -24,6 +25,7 @@ __all__ = [
     "ClassWeights",
     "ClassifierChoices",
     "Convention",
+    "CrossMoments",
     "LinearClassifier",
     "PairedMoments",
     "SelectedClasses",
