@@ -31,7 +31,7 @@ def lidar(moments: CrossMoments, *, delta: float = 1e-4) -> Tensor:
 
     The covariances within and between classes have sample weights, and :math:`\Sigma_W` gets ``delta`` on its diagonal. In the
     paper the classes are images and their samples are views of them, which makes it a measure without labels; here they are
-    whatever the one-hot targets name. The paper's 1e-7 in the logarithm is left out. K-1 for a simplex ETF with isotropic noise.
+    whatever the one-hot targets name. The paper's 1e-7 in the logarithm is left out. K-1 for an ETF with isotropic noise.
 
     Args:
         moments: Of features and one-hot labels (``CrossMoments.from_labels``).
@@ -53,7 +53,7 @@ def alpha_req(moments: CrossMoments, *, first: int = 1, last: int | None = None)
 
     The fit is least squares of log λ_j on log j for the ranks first..last, each with weight 1/j, as in the authors' public code
     (after Stringer et al. 2019, Nature): the ranks are denser on the logarithmic axis. The eigenvalues that are 0 are left out.
-    0 for isotropic features; larger, the faster the spectrum decays; about 1 is called best. nan for fewer than two eigenvalues.
+    0 for isotropic features; larger, the faster the spectrum decays; about 1 is called best. nan below two eigenvalues.
 
     Args:
         first: The first rank of the fit, from 1.
@@ -75,10 +75,10 @@ def alpha_req(moments: CrossMoments, *, first: int = 1, last: int | None = None)
 
 
 def moments_cka(moments: CrossMoments) -> Tensor:
-    r"""Return the linear centered kernel alignment of x and y, :math:`\lVert S_{xy} \rVert_F^2 / (\lVert S_{xx} \rVert_F \lVert
-    S_{yy} \rVert_F)`.
+    r"""Return the linear centered kernel alignment of x and y.
 
-    The same as ``ncollapse.depth.linear_cka``, from one pass: in [0, 1], nan if x or y does not vary.
+    :math:`\lVert S_{xy} \rVert_F^2 / (\lVert S_{xx} \rVert_F \lVert S_{yy} \rVert_F)`, the same as
+    ``ncollapse.depth.linear_cka``, from one pass: in [0, 1], nan if x or y does not vary.
 
     Reference:
         Kornblith, Norouzi, Lee & Hinton (2019), ICML, "Similarity of neural network representations revisited".
