@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from ncollapse import targets as targets
     from ncollapse import testing as testing
     from ncollapse import train as train
+    from ncollapse.analysis import Diagnosis as Diagnosis
+    from ncollapse.analysis import diagnose as diagnose
     from ncollapse.depth import effective_depth as effective_depth
     from ncollapse.depth import progression as progression
     from ncollapse.etf import simplex_etf as simplex_etf
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
 
 # Each name is imported when it is first used: torch takes seconds, and `ncollapse --help` needs none of it.
 _HOMES = {
+    "analysis": ("Diagnosis", "diagnose"),
     "depth": ("effective_depth", "progression"),
     "etf": ("simplex_etf",),
     "hooks": ("Tap", "find_layers", "next_tokens"),

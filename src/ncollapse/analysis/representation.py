@@ -41,9 +41,9 @@ def lidar(moments: CrossMoments, *, delta: float = 1e-4) -> Tensor:
         Thilak, Huang, Saremi, Dinh, Goh, Nakkiran, Susskind & Littwin (2024), ICLR, "LiDAR: sensing linear probing performance
         in joint embedding SSL architectures". The formula is that of public code that quotes the paper.
     """
-    between = _explained(moments) / moments.count
-    within = moments.xx / moments.count - between + delta * torch.eye(len(between), dtype=between.dtype, device=between.device)
-    factor = torch.linalg.cholesky(within)
+    within = within_scatter(moments) / moments.count
+    between = moments.xx / moments.count - within
+    factor = torch.linalg.cholesky(within + delta * torch.eye(len(within), dtype=within.dtype, device=within.device))
     half = torch.linalg.solve_triangular(factor, between, upper=False)
     return entropy_rank(_eigenvalues(torch.linalg.solve_triangular(factor, half.T, upper=False)))
 
@@ -88,11 +88,11 @@ def moments_cka(moments: CrossMoments) -> Tensor:
     return (norm(moments.xy) / norm(moments.xx).sqrt() / norm(moments.yy).sqrt()).square()
 
 
-def _explained(moments: CrossMoments) -> Tensor:
-    """Return the scatter between classes, Σ_k n_k (μ_k - μ)(μ_k - μ)ᵀ, of one-hot targets."""
-    # Column k of S_xy is n_k (μ_k - μ).
+def within_scatter(moments: CrossMoments) -> Tensor:
+    r"""Return :math:`\sum_i (x_i - \mu_{y_i})(x_i - \mu_{y_i})^T` of one-hot targets, shape (d, d)."""
+    # Column k of S_xy is n_k (μ_k - μ), so that the scatter between classes is S_xy diag(1/n) S_xyᵀ.
     counts = moments.count * moments.mean_y
-    return moments.xy @ (torch.where(counts > 0, 1 / counts, 0.0).unsqueeze(1) * moments.xy.T)
+    return moments.xx - moments.xy @ (torch.where(counts > 0, 1 / counts, 0.0).unsqueeze(1) * moments.xy.T)
 
 
 def _eigenvalues(symmetric: Tensor) -> Tensor:

@@ -124,9 +124,15 @@ def mahalanobis_score(features: Tensor, scatter: ClassScatter, *, shrinkage: flo
         Lee et al. (2018), NeurIPS.
     """
     within = scatter.within_covariance("sample").nan_to_num()
-    dim = scatter.moments.dim
-    covariance = within + shrinkage * within.trace() / dim * torch.eye(dim, dtype=within.dtype, device=within.device)
-    factor, failed = torch.linalg.cholesky_ex(covariance)
+    return covariance_score(
+        features, scatter.moments.class_means, within, scatter.moments.global_mean("sample"), shrinkage=shrinkage
+    )
+
+
+def covariance_score(features: Tensor, means: Tensor, within: Tensor, origin: Tensor, *, shrinkage: float = 1e-6) -> Tensor:
+    """Return ``mahalanobis_score`` from the class means (K, d), the within-class covariance (d, d) and the global mean."""
+    identity = torch.eye(len(within), dtype=within.dtype, device=within.device)
+    factor, failed = torch.linalg.cholesky_ex(within + shrinkage * within.trace() / len(within) * identity)
     if bool(failed > 0):
         raise ValueError(
             f"mahalanobis_score needs a regular within-class covariance, got a singular one with shrinkage={shrinkage}. "
@@ -134,12 +140,10 @@ def mahalanobis_score(features: Tensor, scatter: ClassScatter, *, shrinkage: flo
         )
 
     def whitened(rows: Tensor) -> Tensor:
-        return torch.linalg.solve_triangular(factor, rows.T, upper=False).T
+        # Centered first, since whitening multiplies the rounding of a large common offset.
+        return torch.linalg.solve_triangular(factor, (rows - origin).T, upper=False).T
 
-    # Centered first, since whitening multiplies the rounding of a large common offset.
-    origin = scatter.moments.global_mean("sample")
-    means = whitened(scatter.moments.class_means - origin)
-    return -_nearest_distance(whitened(flatten_features(features).double() - origin), means).square()
+    return -_nearest_distance(whitened(flatten_features(features).double()), whitened(means)).square()
 
 
 def _nearest_distance(rows: Tensor, means: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ncollapse.records.json_files import RUN_AGAIN, Read, fail, read_bytes
-from ncollapse.records.rows import EpochRecord, Row
+from ncollapse.records.rows import CLASS_COLUMNS, PAIR_COLUMNS, EpochRecord, Row
 from ncollapse.records.run_files import Unit
 
 # Which of the measured epochs are read.
@@ -56,6 +56,16 @@ def rows_text(rows: Iterable[Row]) -> bytes:
 def history_text(rows: Iterable[EpochRecord]) -> bytes:
     """Write the content of ``history.csv``."""
     return _text(EpochRecord._fields, rows)
+
+
+def class_text(lines: Iterable[Sequence[Any]]) -> bytes:
+    """Write the content of ``classes.csv``."""
+    return _text(CLASS_COLUMNS, lines)
+
+
+def pair_text(lines: Iterable[Sequence[Any]]) -> bytes:
+    """Write the content of ``pairs.csv``."""
+    return _text(PAIR_COLUMNS, lines)
 
 
 def _text(columns: Sequence[str], lines: Iterable[Sequence[Any]]) -> bytes:

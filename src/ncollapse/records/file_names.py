@@ -17,8 +17,12 @@ FIGURES = "figures"
 PREVIOUS = "previous"
 DAMAGED = "damaged"
 
-# Reserved: no code writes these yet, and other files must not take their names.
+# Reserved: no code writes this yet, and other files must not take its name.
 SAMPLES = "samples.safetensors"
+
+# Of a diagnosis, in a folder of its own.
+LAYERS = "layers.csv"
+LAYERS_PAGE = "layers.html"
 CLASSES = "classes.csv"
 PAIRS = "pairs.csv"
 

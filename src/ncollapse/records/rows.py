@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
-# Reserved, for `classes.csv` and `pairs.csv`: metrics of single classes and of pairs of classes.
+# Of `classes.csv` and `pairs.csv`: metrics of single classes and of pairs of classes.
 CLASS_COLUMNS = ("epoch", "split", "layer", "class", "metric", "value")
 PAIR_COLUMNS = ("epoch", "split", "layer", "class", "other", "metric", "value")
 _OPTIONAL = {"epoch", "step", "standard_error"}
@@ -66,3 +67,123 @@ def known_columns(rows: Iterable[Row]) -> tuple[str, ...]:
     """Return the columns that hold something: a single measurement has neither epoch nor step."""
     rows = tuple(rows)
     return tuple(name for name in Row._fields if name not in _OPTIONAL or any(getattr(row, name) is not None for row in rows))
+
+
+@dataclass(frozen=True)
+class ClassFinding:
+    """What a diagnosis says of one class at the last layer.
+
+    Attributes:
+        index: The class index of the labels.
+        count: Training samples.
+        group: "many", "some" or "few" samples, where classes differ in size; else "".
+        variance: Mean squared distance of training samples from their class mean.
+        nearest: Index of the class whose mean is nearest.
+        distance: Distance to it, relative to the root mean square over all pairs.
+        cdnv: Mean CDNV with the other classes.
+        train: Share of its training samples whose nearest class center is their own.
+        test: The same on the held-out samples; nan without any.
+    """
+
+    index: int
+    name: str
+    count: int
+    group: str
+    variance: float
+    nearest: int
+    distance: float
+    cdnv: float
+    train: float
+    test: float
+
+
+class PairFinding(NamedTuple):
+    """What a diagnosis says of two classes at the last layer: distance, CDNV, and how often one is taken for the other."""
+
+    first: int
+    second: int
+    distance: float
+    cdnv: float
+    confusion: float
+
+
+class GroupFinding(NamedTuple):
+    """The classes with many, some or few training samples: how many, of what sizes, NCC accuracy, mean distance of pairs."""
+
+    name: str
+    num_classes: int
+    fewest: int
+    most: int
+    accuracy: float
+    distance: float
+
+
+@dataclass(frozen=True)
+class DiagnosisRecord:
+    """A diagnosis in plain numbers.
+
+    Attributes:
+        layers: Names in order of depth.
+        dims: Numbers of features.
+        notes: How wide layers were averaged, by layer.
+        rows: The tidy table; the ids of metrics are in docs/diagnosis.md.
+        accuracy: Of the network, by split; nan if it returns no logits.
+        decided: The split that verdicts are about: "test" where it was given, else "train".
+        num_samples: By split.
+        effective_depth: The first layer whose nearest-center error on the training set is at most 0.005; None if there is none.
+        names: Of the measured classes by index.
+        merged: Groups of classes whose samples are taken for one another.
+        distances: Relative distances of class means at the last layer, in the order of ``classes``.
+        cka: Linear CKA of all pairs of layers.
+        strangers: Names of the foreign data sets.
+        tasks: Names of the new labels.
+        chosen: How the layers were found.
+    """
+
+    layers: tuple[str, ...]
+    dims: tuple[int, ...]
+    notes: Mapping[str, str]
+    rows: tuple[Row, ...]
+    accuracy: Mapping[str, float]
+    decided: str
+    num_samples: Mapping[str, int]
+    effective_depth: int | None
+    names: Mapping[int, str]
+    classes: tuple[ClassFinding, ...]
+    pairs: tuple[PairFinding, ...]
+    groups: tuple[GroupFinding, ...]
+    merged: tuple[tuple[int, ...], ...]
+    distances: Sequence[Sequence[float]]
+    cka: Sequence[Sequence[float]]
+    strangers: tuple[str, ...]
+    tasks: tuple[str, ...]
+    chosen: str
+
+    def value(self, metric: str, layer: str, split: str | None = None) -> float:
+        """Return one value of the table, nan if it has none; the split is that of the verdicts unless named."""
+        split = self.decided if split is None else split
+        found = (row.value for row in self.rows if (row.metric, row.layer, row.split) == (metric, layer, split))
+        return next(found, float("nan"))
+
+    def class_lines(self) -> list[tuple[object, ...]]:
+        """Return the lines of ``classes.csv``, with ``CLASS_COLUMNS``."""
+        held_out = self.decided if self.decided != "train" else None
+        lines: list[tuple[object, ...]] = []
+        for item in self.classes:
+            values = [("train", "count", item.count), ("train", "variance", item.variance), ("train", "ncc", item.train)]
+            values += [("train", "nearest_distance", item.distance), ("train", "cdnv", item.cdnv)]
+            values += [] if held_out is None else [(held_out, "ncc", item.test)]
+            lines += [(None, split, self.layers[-1], item.index, metric, value) for split, metric, value in values]
+        return lines
+
+    def pair_lines(self) -> list[tuple[object, ...]]:
+        """Return the lines of ``pairs.csv``, with ``PAIR_COLUMNS``."""
+        return [
+            (None, split, self.layers[-1], pair.first, pair.second, metric, value)
+            for pair in self.pairs
+            for split, metric, value in (
+                ("train", "distance", pair.distance),
+                ("train", "cdnv", pair.cdnv),
+                (self.decided, "confusion", pair.confusion),
+            )
+        ]

@@ -1,0 +1,145 @@
+"""The verdicts of a diagnosis in words, each with its number, and its table in text."""
+
+from __future__ import annotations
+
+import math
+
+from ncollapse.drawing.wording import counted, listed, number, percent
+from ncollapse.records.rows import DiagnosisRecord
+
+# A head that is at most this much less accurate than the network does as well.
+TOLERANCE = 0.01
+HEADS = {"probe": "a linear head", "ncc": "the nearest class center"}
+SCORES = {"neco": "NECO", "nci": "NCI", "mahalanobis": "Mahalanobis", "energy": "energy"}
+_NO_VALUE = "–"
+
+
+def verdicts(record: DiagnosisRecord) -> list[str]:
+    """Say which layers are redundant, which classes have merged, where to detect strangers and where to transfer from."""
+    lines = [_redundant(record), _merged(record), *(_detected(record, name) for name in record.strangers)]
+    return [*filter(None, lines), *(_transfer(record, name) for name in record.tasks)]
+
+
+def sufficient_layer(record: DiagnosisRecord) -> tuple[int, str] | None:
+    """Return the depth of the first layer at which a head does as well as the network, and the head; None if none does."""
+    accuracy = record.accuracy[record.decided]
+    for depth, layer in enumerate(record.layers):
+        values = {head: record.value(head, layer) for head in HEADS}
+        best = max(values, key=lambda head: values[head])
+        if values[best] >= accuracy - TOLERANCE:
+            return depth, best
+    return None
+
+
+def _redundant(record: DiagnosisRecord) -> str:
+    accuracy = record.accuracy[record.decided]
+    where = _where(record)
+    if math.isnan(accuracy):
+        return ""
+    found = sufficient_layer(record)
+    last = len(record.layers) - 1
+    if found is None or found[0] == last:
+        best = max((record.value(head, layer), layer) for layer in record.layers[:-1] or record.layers for head in HEADS)
+        return (
+            f"No layer is redundant: before the last one, the best head reaches {percent(best[0])} {where} (at {best[1]}), the "
+            f"network {percent(accuracy)}."
+        )
+    depth, head = found
+    layer = record.layers[depth]
+    return (
+        f"Redundant after {layer} (depth {depth} of {last}): {HEADS[head]} there reaches "
+        f"{percent(record.value(head, layer))} {where}, the whole network {percent(accuracy)}; "
+        f"{counted(last - depth, 'layer')} after it could go."
+    )
+
+
+def _merged(record: DiagnosisRecord) -> str:
+    where = _where(record)
+    if record.merged:
+        groups = "; ".join(listed([record.names[index] for index in group]) for group in record.merged)
+        shares = {(pair.first, pair.second): pair.confusion for pair in record.pairs}
+        worst = max(
+            (value for key, value in shares.items() if any(set(key) <= set(g) for g in record.merged)), default=math.nan
+        )
+        return (
+            f"Merged at {record.layers[-1]}: {groups}. There the nearest class center takes up to {percent(worst)} of the "
+            f"samples of two classes for the other one {where}; for classes that are one, a coin gives 50 %."
+        )
+    if not record.pairs:
+        return ""
+    pair = record.pairs[0]
+    names = f"{record.names[pair.first]} and {record.names[pair.second]}"
+    return (
+        f"No classes have merged at {record.layers[-1]}. The closest are {names}: {percent(pair.confusion)} of their samples "
+        f"are taken for the other one {where}."
+    )
+
+
+def _detected(record: DiagnosisRecord, name: str) -> str:
+    areas = {(layer, score): record.value(f"auroc.{name}.{score}", layer) for layer in record.layers for score in SCORES}
+    known = {key: area for key, area in areas.items() if not math.isnan(area)}
+    if not known:
+        return f"Strangers of {name}: no score is defined at any layer."
+    layer, score = max(known, key=lambda key: known[key])
+    rate = record.value(f"fpr95.{name}.{score}", layer)
+    line = (
+        f"Detect {name} at {layer} with {SCORES[score]}: AUROC {number(known[layer, score])}, and {percent(rate)} of the "
+        f"strangers pass where 95 % of the known samples do."
+    )
+    at_end = {key: area for key, area in known.items() if key[0] == record.layers[-1]}
+    if not at_end or layer == record.layers[-1]:
+        return line
+    best = max(at_end, key=lambda key: at_end[key])
+    return f"{line} At the last layer the best score is {SCORES[best[1]]}, AUROC {number(at_end[best])}."
+
+
+def _transfer(record: DiagnosisRecord, name: str) -> str:
+    values = {layer: record.value(f"few_shot.{name}", layer) for layer in record.layers}
+    layer = max(values, key=lambda key: values[key])
+    bound, last = record.value(f"few_shot_bound.{name}", layer), record.layers[-1]
+    line = f"Transfer to {name} from {layer}: few-shot accuracy {percent(values[layer])} ± {_half_width(record, name, layer)}"
+    line += f"; CDNV guarantees {percent(bound)}" if bound > 0 else "; CDNV guarantees nothing there"
+    return f"{line}." if layer == last else f"{line}. At the last layer it is {percent(values[last])}."
+
+
+def _half_width(record: DiagnosisRecord, name: str, layer: str) -> str:
+    """Half of the 95 % interval over episodes, in percentage points."""
+    errors = [row.standard_error for row in record.rows if (row.metric, row.layer) == (f"few_shot.{name}", layer)]
+    return _NO_VALUE if not errors or errors[0] is None else f"{196 * errors[0]:.2f} %"
+
+
+def _where(record: DiagnosisRecord) -> str:
+    return "on the test set" if record.decided == "test" else "on the training set"
+
+
+COLUMNS = {
+    "ncc": "nearest center",
+    "probe": "linear probe",
+    "knn": "k-NN",
+    "left_out": "left out",
+    "cka_next": "CKA next",
+    "rankme": "RankMe",
+}
+
+
+def text_table(record: DiagnosisRecord) -> str:
+    """Lay out the main columns, one line per layer."""
+    header = ["layer", "dim", *COLUMNS.values()]
+    lines = [
+        [layer, str(dim), *(_cell(record, metric, layer) for metric in COLUMNS)]
+        for layer, dim in zip(record.layers, record.dims, strict=True)
+    ]
+    widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
+    said = [
+        "  ".join(cell.ljust(width) if place == 0 else cell.rjust(width) for place, (cell, width) in enumerate(pairs))
+        for pairs in (list(zip(line, widths, strict=True)) for line in (header, *lines))
+    ]
+    accuracy = ", ".join(f"{percent(value)} on {split}" for split, value in record.accuracy.items() if value == value)
+    sizes = ", ".join(f"{count:,} {split} samples" for split, count in record.num_samples.items())
+    return "\n".join([f"{counted(len(record.layers), 'layer')}, {sizes}; network: {accuracy or 'no logits'}", *said])
+
+
+def _cell(record: DiagnosisRecord, metric: str, layer: str) -> str:
+    split = "train" if metric in ("cka_next", "rankme") else None
+    value = record.value(metric, layer, split)
+    return _NO_VALUE if math.isnan(value) else f"{value:.4f}" if metric != "rankme" else f"{value:.1f}"
