@@ -16,7 +16,7 @@ from ncollapse.studies import RECIPES
 NAMES = """
 FLAGS METRICS ClassMoments ClassScatter CollapseMetrics Measurement PairedMoments Recorder Tap __version__ collect_features
 effective_depth find_layers load_data load_network measure measure_checkpoints measure_features next_tokens progression
-simplex_etf watch compare Diagnosis diagnose
+simplex_etf watch compare Diagnosis diagnose truncate
 """.split()
 ROOMS = """
 analysis claims data depth drawing etf hooks integrations margins measurement metrics models probe recipes records report

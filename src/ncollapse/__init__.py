@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from ncollapse import train as train
     from ncollapse.analysis import Diagnosis as Diagnosis
     from ncollapse.analysis import diagnose as diagnose
+    from ncollapse.analysis import truncate as truncate
     from ncollapse.depth import effective_depth as effective_depth
     from ncollapse.depth import progression as progression
     from ncollapse.etf import simplex_etf as simplex_etf
@@ -64,7 +65,7 @@ if TYPE_CHECKING:
 
 # Each name is imported when it is first used: torch takes seconds, and `ncollapse --help` needs none of it.
 _HOMES = {
-    "analysis": ("Diagnosis", "diagnose"),
+    "analysis": ("Diagnosis", "diagnose", "truncate"),
     "depth": ("effective_depth", "progression"),
     "etf": ("simplex_etf",),
     "hooks": ("Tap", "find_layers", "next_tokens"),

@@ -14,49 +14,10 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 
 import ncollapse as nc
+from analysis.small_network import batches_of, drawn, network
 from ncollapse.analysis import false_positive_rate
 from ncollapse.depth import linear_cka
 from ncollapse.records.rows import CLASS_COLUMNS, PAIR_COLUMNS
-
-
-class Block(torch.nn.Module):
-    def __init__(self, dim):
-        super().__init__()
-        self.inner = torch.nn.Linear(dim, dim)
-
-    def forward(self, x):
-        return x + 0.7 * torch.tanh(self.inner(x))
-
-
-class Residual(torch.nn.Module):
-    collapse_stages = ("stem", "blocks.0", "blocks.1")
-
-    def __init__(self, num_classes):
-        super().__init__()
-        self.stem = torch.nn.Linear(5, 6)
-        self.blocks = torch.nn.Sequential(Block(6), Block(6))
-        self.head = torch.nn.Linear(6, num_classes)
-
-    def forward(self, x):
-        return self.head(self.blocks(self.stem(x)))
-
-
-def drawn(seed, num_classes, count):
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.arange(count) % num_classes
-    centers = 1.3 * torch.randn(num_classes, 5, generator=torch.Generator().manual_seed(9))
-    return centers[labels] + torch.randn(count, 5, generator=generator), labels
-
-
-def network(num_classes):
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return Residual(num_classes)
-
-
-def batches_of(pair):
-    return list(zip(pair[0].split(16), pair[1].split(16), strict=True))
-
 
 FOREIGN = 2 * torch.randn(25, 5, generator=torch.Generator().manual_seed(5)) + 1
 

@@ -1,6 +1,7 @@
 """Analyses of one network that need more than class means: probes, spectra, regression collapse, energies, local elasticity."""
 
 from ncollapse.analysis.block_energy import weight_decay_bounds
+from ncollapse.analysis.cut_network import Truncated, Truncation
 from ncollapse.analysis.diagnosis import Diagnosis, diagnose
 from ncollapse.analysis.elasticity import Elasticity, local_elasticity
 from ncollapse.analysis.few_shot import FewShot, few_shot_accuracy
@@ -13,11 +14,14 @@ from ncollapse.analysis.regression_collapse import (
 )
 from ncollapse.analysis.representation import alpha_req, lidar, moments_cka, rankme
 from ncollapse.analysis.strangers import false_positive_rate
+from ncollapse.analysis.truncation import truncate
 
 __all__ = [
     "Diagnosis",
     "Elasticity",
     "FewShot",
+    "Truncated",
+    "Truncation",
     "alpha_req",
     "diagnose",
     "false_positive_rate",
@@ -32,5 +36,6 @@ __all__ = [
     "regression_error",
     "regression_noise",
     "squared_error",
+    "truncate",
     "weight_decay_bounds",
 ]

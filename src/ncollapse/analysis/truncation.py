@@ -1,0 +1,161 @@
+"""``truncate``: a network that ends at one of its layers, with a head there; its accuracy, size and time are measured."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Iterable
+from copy import deepcopy
+from typing import Any, get_args
+
+import torch
+from torch import Tensor, nn
+
+from ncollapse.analysis.cut_network import HeadName, Truncated, Truncation, drop_unreached
+from ncollapse.analysis.linear_probe import least_squares_probe
+from ncollapse.analysis.network_features import FeatureReader, NetworkFeatures
+from ncollapse.hooks.batch_io import Call, Unpack, run_network, unpack_batch
+from ncollapse.hooks.network import device_of
+from ncollapse.hooks.tap import INPUT, Tap
+from ncollapse.probe.layer_batch import NetworkBatch
+from ncollapse.statistics.batch import check_labels
+from ncollapse.statistics.centers import largest_logit
+from ncollapse.statistics.cross_moments import CrossMoments
+
+
+def truncate(
+    model: nn.Module,
+    layer: str | Tap,
+    batches: Iterable[Any],
+    *,
+    num_classes: int,
+    head: HeadName = "linear",
+    test: Iterable[Any] | None = None,
+    ridge: float = 1e-3,
+    unpack: Unpack = unpack_batch,
+    call: Call | None = None,
+    max_dim: int = 1024,
+    repeats: int = 9,
+) -> Truncated:
+    """Cut a network at a layer and put a head there: the nearest class center, or a least-squares linear classifier.
+
+    The result is a module that is called as the network is and returns K logits. It runs a copy of the network, and ends its
+    forward by an exception in a hook at the layer: what comes before is computed exactly as before, for any control flow, and
+    nothing after it is computed. Modules that are not reached are removed from the copy where its outputs stay the same to the
+    bit, so that they take no memory. It can be trained on; it cannot be exported or compiled as one graph.
+
+    Args:
+        model: A classifier; it is left as it was.
+        layer: A layer as ``diagnose`` names it, the name of a module, or a ``Tap``.
+        batches: The training set that the head is fitted to, one label per sample; iterated over more than once.
+        num_classes: Number of classes, K.
+        head: "linear" or "ncc".
+        test: Held-out data.
+        ridge: Of the linear head, in units of the mean variance of a feature.
+        unpack: As in ``measure``.
+        call: As in ``measure``.
+        max_dim: As in ``diagnose``: a convolutional layer of more features is averaged over its positions.
+        repeats: Forward passes that are timed, of each network in turn.
+
+    Returns:
+        The cut network, in eval mode; ``truncation`` is what was measured.
+
+    Raises:
+        ValueError: If there is no such layer or head, there is no data, or labels are out of range.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> data = [(torch.tensor([[2.0, 0.0], [3.0, 1.0], [0.0, 2.0], [1.0, 3.0]]), torch.tensor([0, 0, 1, 1]))]
+        >>> cut = truncate(net, "1", data, num_classes=2, head="ncc")
+        >>> cut(data[0][0]).shape
+        torch.Size([4, 2])
+    """
+    if head not in get_args(HeadName):
+        raise ValueError(f"head must be one of {', '.join(get_args(HeadName))}, got {head!r}.")
+    choice = layer if isinstance(layer, Tap) or _is_place(model, layer) else "auto"
+    label = layer.label if isinstance(layer, Tap) else layer
+    with FeatureReader(model, num_classes, choice, unpack=unpack, call=call, most=max_dim) as reader:
+        splits = [reader.read(data) for data in (batches, test) if data is not None]
+        train = splits[0]
+        check_labels(train.labels, len(train.labels), num_classes)
+        tap = next((tap for tap in reader.plan.all_taps if tap.label == label), None)
+        if tap is None:
+            raise ValueError(
+                f"layer must be one of {', '.join(train.layers)}, got {label!r}. Pass a layer, or a module's name."
+            )
+        kept = [list(reader.batches(data)) for data in (batches, test) if data is not None]
+        origin, linear = _head(train.layers[label], train.labels, num_classes, head, ridge)
+        cut = Truncated(deepcopy(reader.model), tap, reader.plan, origin, linear).to(device_of(reader.model)).eval()
+        found = [_accuracy(cut, part) for part in kept]
+        drop_unreached(cut, [batch.inputs for part in kept for batch in part])
+        seconds, network_seconds = _seconds(cut, reader.model, kept[0][0].inputs, repeats)
+    whole = [_network_accuracy(split) for split in splits]
+    counts = _count(cut), _count(reader.model)
+    cut.truncation = Truncation(
+        label, head, found[0], _second(found), whole[0], _second(whole), *counts, seconds, network_seconds
+    )
+    return cut
+
+
+def _second(values: list[float]) -> float:
+    return values[1] if len(values) > 1 else math.nan
+
+
+def _is_place(model: nn.Module, name: str) -> bool:
+    """Return whether a name is that of a module, or of its input, and not of a layer that is pooled."""
+    names = dict(model.named_modules(remove_duplicate=False))
+    return name in names or name.removesuffix(INPUT) in names
+
+
+def _head(features: Tensor, labels: Tensor, num_classes: int, kind: HeadName, ridge: float) -> tuple[Tensor, nn.Linear]:
+    """Return the origin of the features, and a linear layer of what is left: centered, they keep their digits in float32."""
+    moments = CrossMoments.from_labels(features, labels, num_classes)
+    if kind == "linear":
+        probe = least_squares_probe(moments, ridge=ridge)
+        weight, bias = probe.weight, probe.bias + probe.weight @ moments.mean_x
+    else:
+        # -|h-μ|² up to what all classes have in common. A class without samples is never nearest.
+        counts = moments.count * moments.mean_y
+        means = moments.xy.T / counts.clamp(min=1).unsqueeze(1)
+        weight = 2 * means
+        bias = torch.where(counts > 0, -means.square().sum(dim=1), torch.finfo(features.dtype).min)
+    linear = nn.Linear(weight.shape[1], num_classes, dtype=features.dtype)
+    with torch.no_grad():
+        linear.weight.copy_(weight)
+        linear.bias.copy_(bias)
+    return moments.mean_x.to(features.dtype), linear
+
+
+def _accuracy(network: nn.Module, batches: list[NetworkBatch]) -> float:
+    correct = count = 0
+    with torch.no_grad():
+        for batch in batches:
+            chosen = largest_logit(run_network(network, batch.inputs)).cpu()
+            correct += int((chosen == batch.labels.cpu()).sum())
+            count += len(batch.labels)
+    return correct / count
+
+
+def _network_accuracy(found: NetworkFeatures) -> float:
+    return math.nan if found.logits is None else float((largest_logit(found.logits) == found.labels).double().mean())
+
+
+def _count(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def _seconds(cut: nn.Module, network: nn.Module, inputs: Any, repeats: int) -> tuple[float, float]:
+    """Return the median times of one forward pass, of the two networks in turn, so that both see the same machine."""
+    networks = cut, deepcopy(network).eval()
+    times: list[list[float]] = [[], []]
+    with torch.no_grad():
+        # The first pass allocates memory.
+        for _ in range(repeats + 1):
+            for place, each in enumerate(networks):
+                start = time.perf_counter()
+                run_network(each, inputs)
+                if torch.cuda.is_available():
+                    torch.cuda.synchronize()
+                times[place].append(time.perf_counter() - start)
+    return statistics.median(times[0][1:]), statistics.median(times[1][1:])
