@@ -69,6 +69,20 @@ def test_the_page_of_results_draws_every_picture_that_it_shows(tmp_path, monkeyp
     assert capsys.readouterr().out.startswith("This is a network that was measured, not trained here.")
 
 
+def test_the_page_of_diagnosis_runs(capsys):
+    (code,) = blocks("python", ROOT / "docs" / "diagnosis.md")
+    names: dict[str, object] = {}
+    with torch.random.fork_rng():
+        exec(code, names)
+    said = capsys.readouterr().out
+    assert "Detect noise at" in said
+    assert "cut at 1, linear head: train accuracy" in said
+    first_cells = re.findall(r"^\| (.+?) \|", (ROOT / "docs" / "diagnosis.md").read_text(), flags=re.MULTILINE)
+    metrics = {row.metric.replace("noise", "NAME").replace("parity", "NAME") for row in names["found"].rows}
+    metrics = {re.sub(r"NAME\.\w+$", "NAME.SCORE", metric) for metric in metrics}
+    assert metrics == set(re.findall(r"`([^`]+)`", " ".join(first_cells)))
+
+
 EXAMPLES = {
     "locally_elastic.py": "network on GeoMNIST, L-model: A = ",
     "tight_frames.py": "soft threshold 1.5",
@@ -168,5 +182,6 @@ def test_the_run_that_can_be_stopped_is_run(tmp_path, monkeypatch):
 
 def test_every_page_with_code_is_run():
     # Two of them in tests/integrations/test_examples.py and tests/distributed/test_torchrun.py.
-    pages = {"README.md", "clusters.md", "discovery.md", "integrations.md", "processes.md", "results.md", "testing.md"}
+    pages = {"README.md", *"clusters diagnosis discovery integrations processes results testing".split()}
+    pages = {page if "." in page else f"{page}.md" for page in pages}
     assert {page.name for page in PAGES if blocks("python", page)} == pages

@@ -39,6 +39,8 @@ COMMANDS = {
     "measure": "MODEL --data --num-classes --input-shape --split --checkpoint --unsafe-pickle --device --layers --batch-size "
     "--test-data --memory-budget --classes --min-per-class --ignore-index --metrics --convention --classifier --path "
     "--out --json --checkpoints --unit --counts-from-zero",
+    "layers": "MODEL --data --num-classes --input-shape --split --checkpoint --unsafe-pickle --device --layers --batch-size "
+    "--test-data --classifier --class-names --strangers --new-labels --max-samples --out --json",
     "import": "FILE --out",
     "report": "DIR --out --unverified",
     "verify": "DIR --json",

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from ncollapse.cli.doctor import add_doctor
 from ncollapse.cli.import_log import add_import
+from ncollapse.cli.layers import add_layers
 from ncollapse.cli.measure import add_measure
 from ncollapse.cli.options import as_options, printable
 from ncollapse.cli.report import add_report_commands
@@ -33,6 +34,7 @@ _WHICH_COMMAND = """\
 which command do I need?
   See what it does            ncollapse demo
   Measure my own network      ncollapse measure my_module:build --data my_module:batches --num-classes 10
+  Which layers do I need?     ncollapse layers my_module:build --data my_module:batches --num-classes 10
   Measure my checkpoints      ncollapse measure my_module:build --checkpoints 'ckpt/*.pt' --data digits --out DIR
   Reproduce an experiment     ncollapse recipes, then ncollapse run RECIPE
   Many settings and seeds     ncollapse sweep RECIPE --over FIELD=VALUE,VALUE --seeds 5
@@ -88,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
 
     add_measure(commands)
+    add_layers(commands)
     add_import(commands)
     add_run_commands(commands)
     add_sweep(commands)

@@ -21,7 +21,7 @@ def add_measure(commands: Any) -> None:
     """Add the command to a parser."""
     words = "measure a run directory's network, or your own; in many processes with torchrun -m ncollapse measure"
     measure = commands.add_parser("measure", help=words, description=words)
-    _add_target(measure)
+    add_target(measure)
     _add_checkpoints(measure)
     _add_what_is_measured(measure)
     measure.add_argument("--out", type=folder, metavar="DIR", help="also write a run directory; results over depth need --path")
@@ -29,7 +29,7 @@ def add_measure(commands: Any) -> None:
     measure.set_defaults(call=run_command)
 
 
-def _add_target(measure: argparse.ArgumentParser) -> None:
+def add_target(measure: argparse.ArgumentParser) -> None:
     """Add the options that name a network, its weights and data."""
     measure.add_argument(
         "network",

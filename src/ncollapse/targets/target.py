@@ -146,7 +146,7 @@ def measure_splits(
     processes = Processes(group)
     with processes.sharing_errors():
         splits, convention = target.load_splits(), convention or target.convention()
-        network, note = _network(target, splits[0], device_named(str(device), processes))
+        network, note = network_of_target(target, splits[0], device_named(str(device), processes))
     found: list[Measurement] = []
     for data in splits:
         batches = _Turns(data, processes)
@@ -166,7 +166,8 @@ def measure_splits(
     return [replace(measurement, chosen=f"{measurement.chosen}; {note}") for measurement in found] if note else found
 
 
-def _network(target: Target, data: NamedData, device: torch.device) -> tuple[nn.Module, str]:
+def network_of_target(target: Target, data: NamedData, device: torch.device) -> tuple[nn.Module, str]:
+    """Return the network, and where its weights were found in a checkpoint, in words."""
     # A run's network and one of a library have as many outputs as the data has classes.
     num_classes = None if target.is_run else data.num_classes
     return network_and_note(target.network, num_classes, target.checkpoint, target.unsafe_pickle, device)
