@@ -22,7 +22,7 @@ from torch.distributions import Chi2
 
 from ncollapse.etf import simplex_etf
 from ncollapse.metrics import cdnv, equiangularity, equinorm, etf_distance, participation_ratio
-from ncollapse.metrics.entry import LayerStatistics
+from ncollapse.metrics.layer_statistics import LayerStatistics
 from ncollapse.metrics.registry import METRICS
 from ncollapse.statistics import ClassCenters, ClassDecisions, ClassMoments, ClassParts
 from ncollapse.statistics.parts import PARTS

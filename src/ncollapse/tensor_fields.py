@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, get_type_hints
 
+import torch
 from torch import Tensor
 
 # Dataclasses may be nested; a tensor by itself counts as a list of one. A field may be None: its class is known from the
@@ -36,6 +37,11 @@ def from_tensors(kind: Any, tensors: Iterator[Tensor | None]) -> Any:
 def on_cpu(kind: Any, value: Any) -> Any:
     """Return a value with its tensors on the CPU."""
     return from_tensors(kind, (None if tensor is None else tensor.cpu() for tensor in tensors_of(value)))
+
+
+def stacked_tensors(kind: Any, values: Sequence[Any]) -> Any:
+    """Stack each tensor of several values of a class along a first dimension."""
+    return from_tensors(kind, (torch.stack(column) for column in zip(*map(tensors_of, values), strict=True)))
 
 
 def _fields_of(kind: Any) -> list[tuple[str, Any]] | None:

@@ -228,7 +228,7 @@ def test_equinorm_is_at_most_the_root_of_k_minus_one(num_classes, dim, seed):
 
 
 def test_rows_of_more_than_one_block():
-    # A block holds 2**22 numbers: 2100 rows need two, and the joint must neither drop nor double a pair.
+    # 2100 rows are four tiles of 512 and a rest: the joints must neither drop nor double a pair.
     rows = normal(3, 2100, 4)
     cosines = torch.nn.functional.normalize(rows) @ torch.nn.functional.normalize(rows).T
     pairs = cosines[~torch.eye(2100, dtype=torch.bool)]

@@ -7,8 +7,8 @@ import torch
 
 from cases import layer_statistics
 from ncollapse.etf import simplex_etf
-from ncollapse.metrics import METRICS, evaluate_metrics
-from ncollapse.metrics.noise import etf_floor, mean_noise, noise_trace, pair_variance, spread_share
+from ncollapse.metrics import METRICS, LayerStatistics, evaluate_metrics
+from ncollapse.metrics.noise import etf_floor, mean_noise, noise_trace, spread_share
 from ncollapse.metrics.variability import cdnv
 from ncollapse.probe import measure_features
 from ncollapse.statistics import ClassMoments
@@ -127,7 +127,7 @@ def test_cdnv_with_its_share_is_cdnv():
     for seed, counts in enumerate(((5, 9, 2, 4), (3, 3), (2,) * 30)):
         labels = labels_of(counts)
         moments = ClassMoments.from_batch(normal(seed, len(labels), 6), labels, len(counts))
-        assert float(pair_variance(moments).mean) == float(cdnv(moments))
+        assert float(LayerStatistics(moments).pairs.cdnv) == float(cdnv(moments))
 
 
 def test_without_variance_within_classes_there_is_no_noise():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from ncollapse.depth.drift import frame_drift, mean_drift, shape_drift
 from ncollapse.measurement.measurement import Measurement, axes_of
-from ncollapse.metrics.held_out import held_out_cdnv, held_out_variability
+from ncollapse.metrics.decision import held_out_cdnv, held_out_variability
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,7 +12,8 @@ from ncollapse.depth.geodesic import GeodesicCurve, LineDecisions
 from ncollapse.depth.path import PathStatistics
 from ncollapse.depth.progression import effective_depth
 from ncollapse.measurement.paths import Paths
-from ncollapse.metrics.entry import LayerStatistics, evaluate_metrics
+from ncollapse.metrics.entry import MetricValue, evaluate_layers
+from ncollapse.metrics.layer_statistics import LayerStatistics
 from ncollapse.metrics.registry import METRICS
 from ncollapse.metrics.selection import CORE
 from ncollapse.near_words import near_words
@@ -136,12 +137,20 @@ class MeasuredLayers:
     def _cells(self) -> dict[tuple[str, str], Row]:
         return {(row.metric, row.layer): row for row in self.rows}
 
+    @cached_property
+    def _asked(self) -> dict[str, list[list[MetricValue]]]:
+        """Metrics that were not computed until they were asked for, by layer."""
+        return {}
+
     def _row(self, metric: str, layer: str) -> Row | None:
         """Return the row of a metric at a layer; if the table has none, evaluate it on the statistics."""
         id = metric if (metric, layer) in self._cells else str(metric).lower()
         if (id, layer) not in self._cells and id in METRICS and layer in self.statistics:
-            for value in evaluate_metrics(self.statistics[layer], [METRICS[id]]):
-                return Row.measured(self.split, self.layers.index(layer), layer, *value)
+            if id not in self._asked:
+                # At all layers, since they are evaluated together: then the value is the same to the bit as if it had been named.
+                self._asked[id] = evaluate_layers(list(self.statistics.values()), [METRICS[id]])
+            depth = self.layers.index(layer)
+            return next((Row.measured(self.split, depth, layer, *value) for value in self._asked[id][depth]), None)
         return self._cells.get((id, layer))
 
     def _near(self, metric: str) -> str:

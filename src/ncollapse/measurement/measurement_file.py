@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ncollapse.measurement.named_tensors import NamedTensors
 from ncollapse.measurement.paths import Paths
-from ncollapse.metrics.entry import LayerStatistics
+from ncollapse.metrics.layer_statistics import LayerStatistics
 from ncollapse.records.errors import ReportError
 from ncollapse.records.files import write_whole
 from ncollapse.records.rows import Row

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from ncollapse.measurement.measurement import Measurement
 from ncollapse.measurement.paths import Paths
-from ncollapse.metrics.entry import LayerStatistics, Metric, evaluate_metrics
+from ncollapse.metrics.entry import Metric, evaluate_layers
+from ncollapse.metrics.layer_statistics import LayerStatistics
 from ncollapse.metrics.selection import CORE
 from ncollapse.records.rows import Row
 from ncollapse.statistics.selection import ClassSelection
@@ -27,10 +28,11 @@ def measurement_of(
     """Evaluate metrics at every layer."""
     first = next(iter(statistics.values()))
     num_classes = first.moments.num_classes
+    evaluated = evaluate_layers(list(statistics.values()), metrics)
     rows = [
         Row.measured(split, depth, name, *value)
-        for depth, (name, layer) in enumerate(statistics.items())
-        for value in evaluate_metrics(layer, metrics)
+        for depth, (name, values) in enumerate(zip(statistics, evaluated, strict=True))
+        for value in values
     ]
     return Measurement(
         rows=tuple(rows),

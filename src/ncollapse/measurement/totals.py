@@ -12,7 +12,7 @@ from ncollapse.depth.path import PathStatistics
 from ncollapse.groups import Merging, Processes
 from ncollapse.measurement.path_choice import PathChoice, path_layers
 from ncollapse.measurement.paths import Paths
-from ncollapse.metrics.entry import LayerStatistics
+from ncollapse.metrics.layer_statistics import LayerStatistics
 from ncollapse.statistics.centers import ClassCenters, LinearClassifier
 from ncollapse.statistics.conventions import Convention
 from ncollapse.statistics.decisions import ClassDecisions, ClassifierChoices

@@ -8,7 +8,17 @@ weights of the covariances and of the global mean (docs/theory.md, 1.2). The for
 
 from ncollapse.metrics.alignment import class_stable_ranks, subspace_alignment, weight_alignment
 from ncollapse.metrics.coding_rate import CodingRate, coding_rate, coding_rate_of_scatter
-from ncollapse.metrics.decision import classifier_accuracy, ncc_accuracy, ncc_agreement, ncc_error, ncc_mismatch
+from ncollapse.metrics.decision import (
+    classifier_accuracy,
+    held_out_cdnv,
+    held_out_variability,
+    ncc_accuracy,
+    ncc_agreement,
+    ncc_error,
+    ncc_mismatch,
+    strong_collapse,
+    weak_collapse,
+)
 from ncollapse.metrics.duality import (
     bias_collapse,
     self_duality,
@@ -18,9 +28,9 @@ from ncollapse.metrics.duality import (
     strong_collapse_features,
     strong_collapse_weights,
 )
-from ncollapse.metrics.entry import FLAGS, LayerStatistics, Metric, MetricValue, evaluate_metrics
+from ncollapse.metrics.entry import FLAGS, Metric, MetricValue, evaluate_metrics
 from ncollapse.metrics.geometry import equiangularity, equinorm, etf_distance, gram_distance, max_angle
-from ncollapse.metrics.held_out import held_out_cdnv, held_out_variability, strong_collapse, weak_collapse
+from ncollapse.metrics.layer_statistics import LayerStatistics
 from ncollapse.metrics.ood import (
     PrincipalSubspace,
     auroc,

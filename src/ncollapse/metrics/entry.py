@@ -1,31 +1,17 @@
-"""The entry of a metric in the registry, the statistics of a layer that it is evaluated on, and the flags of values."""
+"""The entry of a metric in the registry, its evaluation on the statistics of layers, and the flags of values."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
-import torch
 from torch import Tensor
 
-from ncollapse.metrics.geometry import etf_distance
-from ncollapse.metrics.noise import LARGEST_SHARE, PairVariance, etf_floor, pair_variance, spread_share
-from ncollapse.metrics.population import Estimate, Population
-from ncollapse.metrics.uniformity import PairEnergy, pair_energy
-from ncollapse.metrics.variability import between_spectrum
-from ncollapse.statistics.centers import ClassCenters, LinearClassifier
-from ncollapse.statistics.conventions import Convention, ConventionParts, convention_parts
-from ncollapse.statistics.decisions import ClassDecisions, ClassifierChoices
-from ncollapse.statistics.moments import ClassMoments, rounding_floor
-from ncollapse.statistics.parts import ClassParts
-from ncollapse.statistics.scatter import ClassScatter
-
-Need = Literal["centers", "logits", "classifier", "scatter", "parts", "left_out"]
-# Estimates for a population hold several K×K matrices.
-_MOST_CLASSES = 1024
+from ncollapse.metrics.layer_statistics import LayerStatistics, Need
+from ncollapse.metrics.noise import LARGEST_SHARE
+from ncollapse.metrics.population import Estimate
 
 FLAGS: dict[str, str] = {
     "empty_class": "a class has no samples, so nothing over all classes is defined",
@@ -58,150 +44,6 @@ FLAGS: dict[str, str] = {
     "over_budget": "the metric needs the final class means, but the features exceeded memory_budget and cannot be read again",
     "own_means": "decided with this split's own class means, because no training measurement was given: pass reference=",
 }
-
-
-@dataclass(frozen=True, eq=False)
-class LayerStatistics:
-    """Everything that the metrics of one layer may use.
-
-    Attributes:
-        moments: Class moments of the layer.
-        centers: Its class means prepared for decisions; None if no metric needs them or a class is empty.
-        within: Sums around the layer's own means, with the within-class covariance on their span; None without centers, or if
-            a stream of features exceeded its memory budget.
-        decisions: Decisions by the training set's means. On the training set this is the same object as ``within``.
-        classifier: The last layer, if this layer feeds it.
-        scatter: Full scatter matrices, if a metric needs them.
-        class_parts: Moments of interleaved parts of the classes, if a metric needs them.
-        convention: Class weights of the covariances and of the global mean.
-        own_means: Whether a split other than train is decided by its own means.
-        reference: Moments of the training set whose means decide; None if the layer's own means decide.
-        choices: How often the network's logits are right, at the last layer; None elsewhere and without logits.
-    """
-
-    moments: ClassMoments
-    centers: ClassCenters | None = None
-    within: ClassDecisions | None = None
-    decisions: ClassDecisions | None = None
-    classifier: LinearClassifier | None = None
-    scatter: ClassScatter | None = None
-    class_parts: ClassParts | None = None
-    convention: Convention = "class"
-    own_means: bool = False
-    reference: ClassMoments | None = None
-    choices: ClassifierChoices | None = None
-
-    @property
-    def centered_means(self) -> Tensor:
-        """Class means minus the convention's global mean, for NC2, NC3 and GNC2."""
-        return self.moments.centered_means(self.parts.center)
-
-    @property
-    def parts(self) -> ConventionParts:
-        """The parts of the convention."""
-        return convention_parts(self.convention)
-
-    @cached_property
-    def pair_energy(self) -> PairEnergy:
-        """Mean and deviation over pairs of the log energy of the class means' directions, from one pass over the pairs."""
-        return pair_energy(self.centered_means)
-
-    @cached_property
-    def etf_distance(self) -> Tensor:
-        """Distance of the class means' Gram matrix from a simplex ETF's, PFC2."""
-        return etf_distance(self.moments.centered_means("class"))
-
-    @cached_property
-    def pair_variance(self) -> PairVariance:
-        """CDNV, and the share of it that noise explains."""
-        return pair_variance(self.moments)
-
-    @cached_property
-    def spread_share(self) -> Tensor:
-        """Share of tr Σ_B that noise explains."""
-        return spread_share(self.moments, self.convention)
-
-    @cached_property
-    def frame_share(self) -> Tensor:
-        """Share of PFC2² that noise explains, whether it hides the ETF or feigns it."""
-        floor = etf_floor(self.moments)
-        # With two classes both are 0 up to rounding.
-        return torch.maximum(self.spread_share, torch.where(floor > 0, floor / self.etf_distance, 0.0).square())
-
-    @cached_property
-    def population(self) -> Population:
-        """Estimates for the population."""
-        assert self.class_parts is not None, "this metric names parts in its needs"
-        return Population.from_parts(self.moments, self.class_parts, self.convention)
-
-    def spectrum(self) -> Tensor:
-        """Return the non-zero eigenvalues of the between-class covariance."""
-        assert self.centers is not None, "this metric names centers in its needs"
-        return between_spectrum(self.centers, self.convention)[0]
-
-    def total_spectrum(self) -> Tensor:
-        """Return the eigenvalues of the total covariance with sample weights, ascending."""
-        assert self.scatter is not None, "this metric names scatter in its needs"
-        return torch.linalg.eigvalsh(self.scatter.total_covariance("sample"))
-
-    @property
-    def over_budget(self) -> bool:
-        """Whether the sums around the final class means are missing, because a stream exceeded its memory budget."""
-        return self.centers is not None and self.within is None
-
-    @property
-    def lacks(self) -> set[Need]:
-        """Kinds of statistics that were not collected. Centers that are missing because of an empty class do not count."""
-        found: dict[Need, bool] = {
-            "centers": self.centers is None
-            and self.decisions is None
-            and self.moments.num_classes > 1
-            and bool((self.moments.counts > 0).all()),
-            "logits": self.choices is None and (self.classifier is None or not self.over_budget),
-            "classifier": self.classifier is None and self.choices is None,
-            "scatter": self.scatter is None,
-            "parts": self.class_parts is None,
-            "left_out": self.within is not None and not bool(self.within.left_out.any()),
-        }
-        return {need for need, missing in found.items() if missing}
-
-    def conditions(self) -> set[str]:
-        """Find the degenerate cases (keys of ``FLAGS``) that apply to these statistics."""
-        moments = self.moments
-        always = {"classifier_not_finite"} if not _is_finite(self.classifier) else set()
-        if self.classifier is None and self.choices is not None:
-            always = {"classifier_unproven"}
-        if moments.num_classes < 2:
-            return {"one_class"} | always
-        if bool((moments.counts == 0).any()):
-            return {"empty_class"} | always | ({"own_means"} if self.own_means else set())
-        between, floor = moments.between_trace(self.convention), rounding_floor(moments)
-        no_between, deciding = bool(between <= floor), self.reference or moments
-        span, imbalanced = min(moments.num_classes - 1, moments.dim), bool((moments.counts != moments.counts[0]).any())
-        found = {
-            "own_means": self.own_means,
-            "no_between": no_between,
-            "rank_deficient": self.centers is not None and not no_between and len(self.spectrum()) < span,
-            "two_classes": moments.num_classes == 2,
-            "low_dimension": moments.dim < moments.num_classes - 1,
-            "imbalanced": imbalanced,
-            # Around the mean of samples, unequal counts can balance an odd number of means.
-            "odd_on_line": moments.dim == 1
-            and moments.num_classes % 2 == 1
-            and (self.parts.center == "class" or not imbalanced),
-            "single_samples": bool((moments.counts == 1).any()),
-            "single_left_out": bool((moments.counts == 1).any()),
-            "single_centers": self.reference is None and bool((moments.counts == 1).any()),
-            "same_centers": bool(deciding.between_trace(self.convention) <= rounding_floor(deciding)),
-            "no_variance": bool(moments.within_trace() + between <= floor),
-            "many_classes": moments.num_classes > _MOST_CLASSES,
-            "over_budget": self.over_budget,
-        }
-        return always | {condition for condition, holds in found.items() if holds}
-
-
-def _is_finite(classifier: LinearClassifier | None) -> bool:
-    return classifier is None or all(bool(torch.isfinite(part).all()) for part in classifier)
 
 
 class MetricValue(NamedTuple):
@@ -240,6 +82,7 @@ class Metric:
         despite_empty: Whether it is defined even if a class has no samples here, because it depends on the classifier alone, or
             on the class means of a training set that has samples of all classes.
         noise: Function to the share of the value that the noise of class means explains; above one half it is ``undersampled``.
+        stacks: Whether both functions also take several layers stacked along a first dimension, and return a value for each.
     """
 
     id: str
@@ -256,33 +99,62 @@ class Metric:
     nan_flag: str = "no_between"
     despite_empty: bool = False
     noise: Callable[[LayerStatistics], Tensor] | None = None
+    stacks: bool = False
 
     def evaluate(self, statistics: LayerStatistics, conditions: set[str]) -> MetricValue:
         """Return the value and its flags; nan with a flag if it is undefined.
 
         Args:
-            conditions: The result of ``statistics.conditions()``.
+            conditions: One of ``statistics.conditions()``.
         """
-        decided = "centers" not in self.needs or statistics.decisions is not None
-        empty: set[str] = set() if self.despite_empty and decided else {"empty_class"}
-        waiting = "centers" in self.needs or ("logits" in self.needs and statistics.choices is None)
-        dropped: set[str] = {"over_budget"} if waiting else set()
-        broken = {"classifier_not_finite"} if self.needs & {"classifier", "logits"} else set[str]()
-        if "classifier" in self.needs:
-            broken = broken | {"classifier_unproven"}
-        reasons = conditions & ({"one_class"} | empty | dropped | broken | self.undefined_when)
-        if reasons:
-            return MetricValue(self.id, math.nan, None, tuple(sorted(reasons)))
+        return self.evaluate_each(statistics, [conditions], statistics.decisions is not None, statistics.choices is not None)[0]
+
+    def evaluate_each(
+        self, statistics: LayerStatistics, conditions: Sequence[set[str]], decided: bool, chosen: bool
+    ) -> list[MetricValue]:
+        """Return the values at one layer, or at each of several that are stacked."""
+        possible = self._reasons(decided, chosen)
+        reasons = [found & possible for found in conditions]
+        if all(reasons):
+            return [MetricValue(self.id, math.nan, None, tuple(sorted(found))) for found in reasons]
         found = self.compute(statistics)
         estimate = found if isinstance(found, Estimate) else Estimate(found, None)
-        flags = (conditions & self.flagged_when) | set(estimate.flags)
-        value = float(estimate.value)
+        values = _numbers(estimate.value, len(conditions))
+        errors = None if estimate.standard_error is None else float(estimate.standard_error)
+        # The noise of a value that is nan may not be computable.
+        wanted = self.noise is not None and not all(map(math.isnan, values))
+        shares = _numbers(self.noise(statistics), len(conditions)) if wanted and self.noise else [0.0] * len(values)
+        return [
+            MetricValue(self.id, math.nan, None, tuple(sorted(reason)))
+            if reason
+            else self._judged(value, errors, share, (facts & self.flagged_when) | set(estimate.flags), bool(estimate.flags))
+            for value, share, reason, facts in zip(values, shares, reasons, conditions, strict=True)
+        ]
+
+    def _reasons(self, decided: bool, chosen: bool) -> set[str]:
+        """Return the conditions under which the value is nan."""
+        reasons = {"one_class", *self.undefined_when}
+        if not (self.despite_empty and ("centers" not in self.needs or decided)):
+            reasons.add("empty_class")
+        if "centers" in self.needs or ("logits" in self.needs and not chosen):
+            reasons.add("over_budget")
+        if self.needs & {"classifier", "logits"}:
+            reasons.add("classifier_not_finite")
+        if "classifier" in self.needs:
+            reasons.add("classifier_unproven")
+        return reasons
+
+    def _judged(self, value: float, error: float | None, noise: float, flags: set[str], explained: bool) -> MetricValue:
         if math.isnan(value):
-            flags |= set() if estimate.flags else {self.nan_flag}
-        elif self.noise is not None and float(self.noise(statistics)) > LARGEST_SHARE:
-            flags.add("undersampled")
-        error = None if estimate.standard_error is None or math.isnan(value) else float(estimate.standard_error)
+            return MetricValue(self.id, value, None, tuple(sorted(flags if explained else flags | {self.nan_flag})))
+        if noise > LARGEST_SHARE:
+            flags = flags | {"undersampled"}
         return MetricValue(self.id, value, error, tuple(sorted(flags)))
+
+
+def _numbers(values: Tensor, count: int) -> list[float]:
+    numbers: list[float] = values.reshape(-1).expand(count).tolist()
+    return numbers
 
 
 def evaluate_metrics(statistics: LayerStatistics, metrics: Sequence[Metric]) -> list[MetricValue]:
@@ -291,5 +163,40 @@ def evaluate_metrics(statistics: LayerStatistics, metrics: Sequence[Metric]) -> 
     Args:
         metrics: Registry entries, or metrics of your own.
     """
-    conditions, lacks = statistics.conditions(), statistics.lacks
-    return [metric.evaluate(statistics, conditions) for metric in metrics if not metric.needs & lacks]
+    return evaluate_layers([statistics], metrics)[0]
+
+
+def evaluate_layers(layers: Sequence[LayerStatistics], metrics: Sequence[Metric]) -> list[list[MetricValue]]:
+    """Return the values of metrics on each layer, as ``evaluate_metrics`` does."""
+    # Ten classes of a hundred dimensions cost nothing but calls, a hundred of them a layer. So the layers of one size are
+    # stacked, and each formula is called once for all.
+    found: list[dict[str, MetricValue]] = [{} for _ in layers]
+    groups: dict[object, list[int]] = {}
+    for index, layer in enumerate(layers):
+        size = layer.size
+        groups.setdefault(index if size is None else size, []).append(index)
+    for group in groups.values():
+        # A copy, so that what the metrics share is forgotten after them.
+        alone = [replace(layers[index]) for index in group]
+        whole = alone[0] if len(group) == 1 else LayerStatistics.stacked(alone)
+        several = [metric for metric in metrics if metric.stacks] if len(group) > 1 else []
+        if several:
+            _evaluate_together(whole, alone, several, [found[index] for index in group])
+        rest = [metric for metric in metrics if not (metric.stacks and several)]
+        for index, layer in zip(group, alone, strict=True):
+            lacks = layer.lacks
+            here = [metric for metric in rest if not metric.needs & lacks]
+            conditions = layer.conditions()[0] if here else set[str]()
+            found[index] |= {metric.id: metric.evaluate(layer, conditions) for metric in here}
+    return [[values[metric.id] for metric in metrics if metric.id in values] for values in found]
+
+
+def _evaluate_together(
+    whole: LayerStatistics, alone: Sequence[LayerStatistics], metrics: Sequence[Metric], found: Sequence[dict[str, MetricValue]]
+) -> None:
+    conditions, lacks = whole.conditions(), whole.lacks
+    for metric in metrics:
+        if not metric.needs & lacks:
+            values = metric.evaluate_each(whole, conditions, whole.decisions is not None, False)
+            for into, value in zip(found, values, strict=True):
+                into[metric.id] = value

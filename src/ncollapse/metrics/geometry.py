@@ -6,20 +6,19 @@ Unless a docstring says otherwise, the formulas are those of Papyan, Han & Donoh
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from ncollapse.metrics.pairs import CosineSums, add_pairs
+
 Target = Literal["etf", "orthogonal_frame"]
 
-
-def _row_slices(num_rows: int) -> Iterator[slice]:
-    """Yield slices of the rows of a K×K matrix, in blocks of bounded size."""
-    step = max(1, 2**22 // num_rows)
-    for start in range(0, num_rows, step):
-        yield slice(start, min(start + step, num_rows))
+# Up to this many rows at once the entries of K×K products are computed.
+_MOST_ENTRIES = 256
+# Below this share of their terms, differences are computed from more exact terms.
+_NEAR = 0.1
 
 
 def equinorm(rows: Tensor, *, ddof: int = 0) -> Tensor:
@@ -30,19 +29,8 @@ def equinorm(rows: Tensor, *, ddof: int = 0) -> Tensor:
     Args:
         ddof: 0 to divide the variance by K (default), 1 for K-1 as in Papyan's notebook.
     """
-    norms = torch.linalg.vector_norm(rows, dim=1)
-    return torch.std(norms, correction=ddof) / norms.mean()
-
-
-def _off_diagonal_cosines(rows: Tensor) -> Iterator[Tensor]:
-    """Yield the cosines of all ordered pairs k != l, one block of rows at a time."""
-    units = rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-    num_rows = len(units)
-    for block in _row_slices(num_rows):
-        cosines = units[block] @ units.T
-        keep = torch.ones_like(cosines, dtype=torch.bool)
-        keep[torch.arange(block.stop - block.start), torch.arange(block.start, block.stop)] = False
-        yield cosines[keep]
+    norms = torch.linalg.vector_norm(rows, dim=-1)
+    return torch.std(norms, dim=-1, correction=ddof) / norms.mean(dim=-1)
 
 
 def equiangularity(rows: Tensor) -> Tensor:
@@ -50,10 +38,7 @@ def equiangularity(rows: Tensor) -> Tensor:
 
     Trivially 0 for K = 2; nan if a row is zero.
     """
-    num_pairs = len(rows) * (len(rows) - 1)
-    mean = sum((block.sum() for block in _off_diagonal_cosines(rows)), rows.new_zeros(())) / num_pairs
-    squares = sum(((block - mean).square().sum() for block in _off_diagonal_cosines(rows)), rows.new_zeros(()))
-    return (squares / num_pairs).sqrt()
+    return cosine_sums(rows).equiangularity
 
 
 def max_angle(rows: Tensor) -> Tensor:
@@ -61,15 +46,19 @@ def max_angle(rows: Tensor) -> Tensor:
 
     In [0, 1 + 1/(K-1)]; nan if a row is zero.
     """
-    num_pairs = len(rows) * (len(rows) - 1)
-    shift = 1.0 / (len(rows) - 1) if len(rows) > 1 else math.nan
-    total = sum(((block + shift).abs().sum() for block in _off_diagonal_cosines(rows)), rows.new_zeros(()))
-    return total / num_pairs if num_pairs else total * math.nan
+    return cosine_sums(rows).max_angle
+
+
+def cosine_sums(rows: Tensor) -> CosineSums:
+    """Add up the cosines of all pairs, for both."""
+    sums = CosineSums(rows)
+    add_pairs(rows, [sums])
+    return sums
 
 
 def unit_scale(values: Tensor) -> Tensor:
-    """Scale numbers by a power of two, which is exact, so that the largest magnitude is between 1/2 and 1."""
-    exponent = torch.frexp(values.abs().amax()).exponent
+    """Scale rows (..., K, d) by a power of two, which is exact, so that the largest magnitude is between 1/2 and 1."""
+    exponent = torch.frexp(values.abs().amax(dim=(-2, -1), keepdim=True)).exponent
     # In two steps, since the power itself may leave the range.
     half = exponent // 2
     return torch.ldexp(torch.ldexp(values, -half), half - exponent)
@@ -79,8 +68,7 @@ def gram_distance(left: Tensor, right: Tensor, *, target: Target = "etf") -> Ten
     r"""Return the Frobenius distance of a normalized K×K product from the Gram matrix of a target frame, in [0, 2].
 
     :math:`\lVert A B^T / \lVert A B^T \rVert_F - E_K \rVert_F`, with :math:`E_K = (I_K - \frac{1}{K} 1 1^T)/\sqrt{K-1}` for a
-    simplex ETF and :math:`I_K/\sqrt{K}` for an orthogonal frame. The difference is computed entry by entry, so that values near
-    zero keep their digits, and in blocks of rows, so that many classes need no K×K matrix. nan if the product is zero or K = 1.
+    simplex ETF and :math:`I_K/\sqrt{K}` for an orthogonal frame. nan if the product is zero or K = 1.
 
     Args:
         left: A, shape (K, d), float64.
@@ -92,18 +80,45 @@ def gram_distance(left: Tensor, right: Tensor, *, target: Target = "etf") -> Ten
     """
     if target not in ("etf", "orthogonal_frame"):
         raise ValueError(f"target must be 'etf' or 'orthogonal_frame', got {target!r}.")
-    num_classes = len(left)
     # Products of products leave the range of float64 for features beyond 1e77.
     left, right = unit_scale(left), unit_scale(right)
-    off_diagonal = -1.0 / num_classes if target == "etf" else 0.0
+    num_classes = left.shape[-2]
     norm = (num_classes - 1) ** 0.5 if target == "etf" else num_classes**0.5
-    blocks = list(_row_slices(num_classes))
-    product_norm = torch.stack([(left[rows] @ right.T).square().sum() for rows in blocks]).sum().sqrt()
-    squared = left.new_zeros(())
-    for rows in blocks:
-        frame = torch.full((rows.stop - rows.start, num_classes), off_diagonal, dtype=left.dtype, device=left.device)
-        frame[torch.arange(len(frame)), torch.arange(rows.start, rows.stop)] += 1.0
-        squared = squared + ((left[rows] @ right.T) / product_norm - frame / norm if norm else frame * math.nan).square().sum()
+    product_norm = _product_norm(left, right)
+    if num_classes > _MOST_ENTRIES:
+        # From the frame's side two numbers are enough, the trace and for the ETF the sum of all entries of the product. But
+        # the difference loses digits near 0.
+        inner = (left * right).sum()
+        if target == "etf":
+            inner = inner - left.sum(dim=0) @ right.sum(dim=0) / num_classes
+        squared = 2 - 2 * inner / (norm * product_norm)
+        if not squared < _NEAR:
+            return squared.sqrt()
+    # Entry by entry values near zero keep their digits.
+    off_diagonal = -1.0 / num_classes if target == "etf" else 0.0
+    squared = torch.zeros_like(product_norm)
+    for start in range(0, num_classes, _MOST_ENTRIES):
+        rows = slice(start, min(start + _MOST_ENTRIES, num_classes))
+        frame = torch.full((rows.stop - start, num_classes), off_diagonal, dtype=left.dtype, device=left.device)
+        frame[torch.arange(len(frame)), torch.arange(start, rows.stop)] += 1.0
+        product = left[..., rows, :] @ right.mT
+        difference = product / product_norm[..., None, None] - frame / norm if norm else product * math.nan
+        squared = squared + difference.square().sum(dim=(-2, -1))
+    return squared.sqrt()
+
+
+def _product_norm(left: Tensor, right: Tensor) -> Tensor:
+    r"""Compute :math:`\lVert A B^T \rVert_F` of (..., K, d), from d×d matrices if these are smaller."""
+    num_classes, dim = left.shape[-2:]
+    if num_classes > max(dim, _MOST_ENTRIES):
+        own, other = left.mT @ left, right.mT @ right
+        squared = (own * other).sum()
+        # The sum cancels where the two span different directions.
+        if left is right or squared > _NEAR * torch.linalg.norm(own) * torch.linalg.norm(other):
+            return squared.sqrt()
+    squared = left.new_zeros(left.shape[:-2])
+    for start in range(0, num_classes, _MOST_ENTRIES):
+        squared = squared + (left[..., start : start + _MOST_ENTRIES, :] @ right.mT).square().sum(dim=(-2, -1))
     return squared.sqrt()
 
 

@@ -1,4 +1,4 @@
-"""Registry entries of the class means and of the spread around them: NC1, NC2, uniformity and ranks."""
+"""Registry entries of the class means and of the spread around them: NC1, NC2, uniformity, ranks, and estimates of these."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from ncollapse.metrics import geometry, noise, spectrum, uniformity, variability
-from ncollapse.metrics.entry import LayerStatistics, Metric, Need
+from ncollapse.metrics import decision, distance_estimates, geometry, noise, spectrum, uniformity, variability
+from ncollapse.metrics import population_metrics as estimates
+from ncollapse.metrics.entry import Metric
+from ncollapse.metrics.layer_statistics import LayerStatistics, Need
 from ncollapse.statistics.centers import ClassCenters
-from ncollapse.statistics.conventions import Convention, convention_parts
+from ncollapse.statistics.conventions import Convention
 from ncollapse.statistics.decisions import ClassDecisions
 
 _LIU = "Liu et al. (2023), ICLR"
@@ -24,6 +26,8 @@ _NORMS = frozenset({"two_classes", "odd_on_line"})
 _MOMENTS: frozenset[Need] = frozenset()
 _CENTERS: frozenset[Need] = frozenset({"centers"})
 _SCATTER: frozenset[Need] = frozenset({"scatter"})
+_PARTS: frozenset[Need] = frozenset({"parts"})
+_DERIVED = "derived: docs/sampling.md"
 _INF = math.inf
 
 
@@ -39,15 +43,16 @@ def _spread(s: LayerStatistics) -> Tensor:
 def _inverse_share(s: LayerStatistics, convention: Convention) -> Tensor:
     """Compute the share of NC1 that comes from directions that noise explains."""
     centers, decisions = _centers_of(s)
-    eigenvalues, vectors = variability.between_spectrum(centers, convention)
-    within = decisions.within_on_span(convention_parts(convention).within)
-    terms = ((within @ vectors) * vectors).sum(dim=0) / eigenvalues
-    return (terms * noise.direction_shares(eigenvalues, s.moments, convention)).sum() / terms.sum()
+    terms = variability.inverse_terms(centers, decisions, convention)
+    shares = noise.direction_shares(variability.between_spectrum(centers, convention)[0], s.moments, convention)
+    return (terms * shares).sum(dim=-1) / terms.sum(dim=-1)
 
 
 def _rank_share(s: LayerStatistics) -> Tensor:
     """Compute the share of directions that are mostly noise."""
-    return (noise.direction_shares(s.spectrum(), s.moments, s.convention) > noise.LARGEST_SHARE).double().mean()
+    eigenvalues = s.spectrum()
+    noisy = (noise.direction_shares(eigenvalues, s.moments, s.convention) > noise.LARGEST_SHARE) & (eigenvalues > 0)
+    return noisy.sum(dim=-1) / (eigenvalues > 0).sum(dim=-1)
 
 
 def variability_entries() -> list[Metric]:
@@ -79,7 +84,7 @@ def variability_entries() -> list[Metric]:
         ),
         Metric(
             "cdnv", "class-distance normalized variance, mean over pairs",
-            lambda s: s.pair_variance.mean, _MOMENTS, noise=lambda s: s.pair_variance.noise_share,
+            lambda s: s.pairs.cdnv, _MOMENTS, noise=lambda s: s.pairs.cdnv_noise,
             reference="Galanti, György & Hutter (2022), ICLR",
             nan_flag="coincident_means", flagged_when=frozenset({"single_samples"}), **common,
         ),
@@ -111,12 +116,12 @@ def geometry_entries() -> list[Metric]:
         ),
         Metric(
             "nc2_equiangularity", "spread of the cosines between centered class means",
-            lambda s: geometry.equiangularity(s.centered_means), bounds=(0.0, 1.0), reference=_PAPYAN,
+            lambda s: s.pairs.equiangularity, bounds=(0.0, 1.0), reference=_PAPYAN,
             flagged_when=_ANGLES, **means,
         ),
         Metric(
             "nc2_max_angle", "distance of those cosines from -1/(K-1)",
-            lambda s: geometry.max_angle(s.centered_means), bounds=(0.0, 2.0), reference=_PAPYAN,
+            lambda s: s.pairs.max_angle, bounds=(0.0, 2.0), reference=_PAPYAN,
             flagged_when=_ANGLES, **means,
         ),
     ]  # fmt: skip
@@ -130,12 +135,12 @@ def uniformity_entries() -> list[Metric]:
     }  # fmt: skip
     return [
         Metric(
-            "gnc2", "spread over pairs of the log distance of the class means' directions", lambda s: s.pair_energy.std,
+            "gnc2", "spread over pairs of the log distance of the class means' directions", lambda s: s.pairs.energy.std,
             at_collapse=0.0, bounds=(0.0, _INF), direction="decreases", noise=lambda s: s.frame_share, **energy,
         ),
         Metric(
             "hyperspherical_energy", "mean over pairs of minus the log distance of those directions",
-            lambda s: s.pair_energy.mean, at_collapse=None, bounds=(-math.log(2.0), _INF), direction="none", noise=_spread,
+            lambda s: s.pairs.energy.mean, at_collapse=None, bounds=(-math.log(2.0), _INF), direction="none", noise=_spread,
             **energy,
         ),
         Metric(
@@ -180,3 +185,87 @@ def spectrum_entries() -> list[Metric]:
         for name, (rank, title) in functions.items()
     ]  # fmt: skip
     return between + total
+
+
+def population_entries() -> list[Metric]:
+    """Return the entries of the estimates, which need interleaved parts of the classes."""
+    common: dict[str, Any] = {
+        "reference": _DERIVED, "nan_flag": "noise_only",
+        "undefined_when": frozenset({"no_between", "single_samples", "many_classes"}),
+    }  # fmt: skip
+    falling: dict[str, Any] = {"at_collapse": 0.0, "bounds": (0.0, math.inf), "direction": "decreases", **common}
+    ranks: dict[str, Any] = {"at_collapse": None, "bounds": (0.0, math.inf), "direction": "none", **common}
+    return [
+        Metric(
+            "pfc1.population", "PFC1 of the population, from unbiased traces",
+            lambda s: estimates.within_between(s.population), _PARTS, **falling,
+        ),
+        Metric(
+            "pfc2.population", "PFC2 of the population, its norm from independent parts of the samples",
+            lambda s: estimates.etf_distance(s.population), _PARTS, flagged_when=_ANGLES,
+            **falling | {"bounds": (0.0, math.sqrt(2.0))},
+        ),
+        Metric(
+            "nc1.population", "NC1 of the population, over the directions of Σ_B above its noise",
+            lambda s: estimates.between_inverse_trace(
+                s.population, cast(ClassCenters, s.centers), cast(ClassDecisions, s.within)
+            ),
+            _PARTS | {"centers"}, **falling,
+        ),
+        Metric(
+            "cdnv.population", "CDNV of the population, by empirical Bayes",
+            lambda s: distance_estimates.cdnv(s.population), _PARTS, **falling,
+        ),
+        Metric(
+            "cdnv.low", "lower end of a 95 % interval for CDNV of the population",
+            lambda s: distance_estimates.cdnv_low(s.population), _PARTS, **falling,
+        ),
+        Metric(
+            "cdnv.high", "upper end of that interval, ∞ if two class means may coincide",
+            lambda s: distance_estimates.cdnv_high(s.population), _PARTS, **falling,
+        ),
+        Metric(
+            "nc2_equinorm.population", "variation of the norms of the population's centered class means",
+            lambda s: estimates.equinorm(s.population), _PARTS,
+            flagged_when=frozenset({"two_classes", "odd_on_line"}), **falling,
+        ),
+        Metric(
+            "nc2_equiangularity.population", "spread of the cosines between them",
+            lambda s: estimates.equiangularity(s.population), _PARTS, flagged_when=_ANGLES, **falling,
+        ),
+        Metric(
+            "rank_between.population", "number of eigenvalues of Σ_B above its noise",
+            lambda s: estimates.resolved_rank(s.population), _PARTS, flagged_when=frozenset({"two_classes"}), **ranks,
+        ),
+        Metric(
+            "participation_ratio_between.population", "participation ratio of the population's Σ_B",
+            lambda s: estimates.participation_ratio(s.population), _PARTS, flagged_when=frozenset({"two_classes"}), **ranks,
+        ),
+        Metric(
+            "pfc3.leave_one_out", "nearest-class-center accuracy, each sample left out of its own class mean",
+            lambda s: decision.left_out_accuracy(cast(ClassDecisions, s.within)), frozenset({"centers", "left_out"}),
+            at_collapse=1.0, bounds=(0.0, 1.0), direction="increases", reference=_DERIVED,
+            flagged_when=frozenset({"single_left_out", "no_between"}),
+        ),
+    ]  # fmt: skip
+
+
+def floor_entries() -> list[Metric]:
+    """Return the entries of the values that data without classes gives, with these sizes and variances."""
+    common: dict[str, Any] = {
+        "needs": frozenset(), "at_collapse": None, "direction": "none", "reference": _DERIVED, "nan_flag": "no_noise",
+    }  # fmt: skip
+    return [
+        Metric(
+            "pfc1.noise", "PFC1 of noise: what it is if all class means coincide",
+            lambda s: noise.ratio_floor(s.moments, s.convention), bounds=(0.0, math.inf), **common,
+        ),
+        Metric(
+            "pfc2.noise", "PFC2 of noise that is alike in all dimensions",
+            lambda s: noise.etf_floor(s.moments, with_means=False), bounds=(0.0, math.sqrt(2.0)), **common,
+        ),
+        Metric(
+            "pfc3.noise", "nearest-center accuracy of noise that is alike in all dimensions, by its own class means",
+            lambda s: noise.accuracy_floor(s.moments), bounds=(0.0, 1.0), **common,
+        ),
+    ]  # fmt: skip

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ncollapse.metrics.variability import cdnv_rows
 from ncollapse.statistics.conventions import Convention, convention_parts
 from ncollapse.statistics.moments import ClassMoments
 
@@ -25,14 +23,15 @@ def mean_noise(moments: ClassMoments) -> Tensor:
     n = moments.counts.double()
     variances = moments.scatter_traces / (n - 1)
     several = n > 1
-    return torch.where(several, variances, variances[several].mean()) / n
+    mean = torch.where(several, variances, 0.0).sum(dim=-1, keepdim=True) / several.sum(dim=-1, keepdim=True)
+    return torch.where(several, variances, mean) / n
 
 
 def noise_trace(moments: ClassMoments, convention: Convention = "class") -> Tensor:
     r"""Return what noise adds to tr Σ_B, :math:`\sum_k \alpha_k (1 - 2\beta_k) \tau_k + \sum_k \beta_k^2 \tau_k`."""
     parts, noise = convention_parts(convention), mean_noise(moments)
     alpha, beta = moments.class_weights(parts.between), moments.class_weights(parts.center)
-    return (alpha * (1 - 2 * beta) + beta.square()) @ noise
+    return ((alpha * (1 - 2 * beta) + beta.square()) * noise).sum(dim=-1)
 
 
 def spread_share(moments: ClassMoments, convention: Convention = "class") -> Tensor:
@@ -40,31 +39,10 @@ def spread_share(moments: ClassMoments, convention: Convention = "class") -> Ten
     return noise_trace(moments, convention) / moments.between_trace(convention)
 
 
-class PairVariance(NamedTuple):
-    """CDNV, and the share of it that noise explains."""
-
-    mean: Tensor
-    noise_share: Tensor
-
-
-def pair_variance(moments: ClassMoments) -> PairVariance:
-    """Compute both from one pass over the pairs. A pair whose distance is noise counts as far as noise explains it."""
-    noise, variances, num_classes = mean_noise(moments), moments.class_variances, moments.num_classes
-    total, explained = noise.new_zeros(()), noise.new_zeros(())
-    for rows, block in cdnv_rows(moments, 1.0):
-        diagonal = torch.arange(num_classes, device=block.device)[rows]
-        block[torch.arange(len(diagonal)), diagonal] = 0.0
-        total += block.sum()
-        # The value is a mean of variances over squared distances, so it also tells their noise over squared distances.
-        ratio = 2 * (noise[rows].unsqueeze(1) + noise) / (variances[rows].unsqueeze(1) + variances)
-        explained += (block * (block * ratio).nan_to_num(nan=0.0).clamp(max=1)).sum()
-    return PairVariance(total / (num_classes * (num_classes - 1)), explained / total)
-
-
 def direction_shares(eigenvalues: Tensor, moments: ClassMoments, convention: Convention) -> Tensor:
     """Compute for each eigenvalue of Σ_B the share that noise explains if it is spread evenly over their directions."""
     room = min(moments.num_classes - 1, moments.dim)
-    return (noise_trace(moments, convention) / room / eigenvalues).clamp(max=1)
+    return (noise_trace(moments, convention).unsqueeze(-1) / room / eigenvalues).clamp(max=1)
 
 
 def etf_floor(moments: ClassMoments, *, with_means: bool = True) -> Tensor:
@@ -75,12 +53,12 @@ def etf_floor(moments: ClassMoments, *, with_means: bool = True) -> Tensor:
     \frac{(r+2)(r-1)}{d} (2ga + a^2)`, for noise that is alike in all d dimensions.
     """
     noise, K = mean_noise(moments), moments.num_classes
-    room, level = K - 1, noise.mean()
-    spread = moments.centered_means("class").square().sum() / room
+    room, level = K - 1, noise.mean(dim=-1)
+    spread = moments.between_trace("class") * K / room
     # In units of the noise, which is nearer to the range of float64 than its square.
     # The estimates of equal noise differ too, by their own error.
     chance = 2 / (moments.dim * (moments.counts - 1).clamp(min=1))
-    unequal = (1 - 2 / K) * ((noise / level - 1).square() - chance).sum().clamp(min=0)
+    unequal = (1 - 2 / K) * ((noise / level.unsqueeze(-1) - 1).square() - chance).sum(dim=-1).clamp(min=0)
     signal = (spread / level - 1).clamp(min=0) if with_means else torch.zeros_like(level)
     traceless = unequal + (room + 2) * (room - 1) / moments.dim * (2 * signal + 1)
     return torch.sqrt(2 - 2 / torch.sqrt(1 + traceless / (room * (signal + 1).square())))
@@ -95,10 +73,10 @@ def accuracy_floor(moments: ClassMoments) -> Tensor:
     """Compute the nearest-center accuracy of normal noise that is alike in all d dimensions, by its own class means."""
     # A sample is part of its own class mean, which lies sqrt(d/n) standard deviations nearer than the others on the scale of
     # the K independent scores <h, m_j> - |m_j|²/2. So P(nearest) = ∫ φ(x - sqrt(d/n)) Φ(x)^(K-1) dx.
-    n = moments.counts.double()
-    ahead = torch.sqrt(moments.dim / n)
+    n, inverse = torch.unique(moments.counts, return_inverse=True)
+    ahead = torch.sqrt(moments.dim / n.double())
     x = torch.linspace(-10, 10, _POINTS, dtype=torch.float64)
     below = torch.special.ndtr(x.unsqueeze(1) + ahead) ** (moments.num_classes - 1)
     density = torch.exp(-(x**2) / 2) / math.sqrt(2 * math.pi)
     chances = torch.trapezoid(density.unsqueeze(1) * below, x, dim=0)
-    return chances @ (n / n.sum())
+    return (chances[inverse] * moments.class_weights("sample")).sum(dim=-1)

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from ncollapse.metrics import decision, duality, geometry, held_out, uniformity
-from ncollapse.metrics.entry import LayerStatistics, Metric, Need
-from ncollapse.metrics.mean_entries import geometry_entries, spectrum_entries, uniformity_entries, variability_entries
+from ncollapse.metrics import decision, duality, geometry, uniformity
+from ncollapse.metrics.entry import Metric
+from ncollapse.metrics.layer_statistics import LayerStatistics, Need
+from ncollapse.metrics.mean_entries import (
+    floor_entries,
+    geometry_entries,
+    population_entries,
+    spectrum_entries,
+    uniformity_entries,
+    variability_entries,
+)
 from ncollapse.metrics.noise import spread_share
-from ncollapse.metrics.sampling_entries import floor_entries, population_entries
 from ncollapse.statistics.centers import LinearClassifier
 from ncollapse.statistics.decisions import ClassDecisions, ClassifierChoices
 
@@ -63,12 +71,12 @@ def _weight_entries() -> list[Metric]:
         ),
         Metric(
             "nc2_equiangularity_weights", "spread of the cosines between classifier rows",
-            lambda s: geometry.equiangularity(_classifier_of(s).weight), bounds=(0.0, 1.0), reference=_PAPYAN,
+            lambda s: s.row_cosines.equiangularity, bounds=(0.0, 1.0), reference=_PAPYAN,
             flagged_when=frozenset({"two_classes"}), **rows,
         ),
         Metric(
             "nc2_max_angle_weights", "distance of those cosines from -1/(K-1)",
-            lambda s: geometry.max_angle(_classifier_of(s).weight), bounds=(0.0, 2.0), reference=_PAPYAN,
+            lambda s: s.row_cosines.max_angle, bounds=(0.0, 2.0), reference=_PAPYAN,
             flagged_when=_NO_ROOM, **rows,
         ),
         Metric(
@@ -154,11 +162,11 @@ def _decision_entries() -> list[Metric]:
         ),
         Metric(
             "strong_collapse", "squared distance from the training mean of the own class, over tr Σ_B of training",
-            lambda s: held_out.strong_collapse(s.moments, s.reference or s.moments, s.convention), **distance,
+            lambda s: decision.strong_collapse(s.moments, s.reference or s.moments, s.convention), **distance,
         ),
         Metric(
             "weak_collapse", "squared distance from the nearest training mean, over tr Σ_B of training",
-            lambda s: held_out.weak_collapse(s.moments, _decisions_of(s), s.reference or s.moments, s.convention), **distance,
+            lambda s: decision.weak_collapse(s.moments, _decisions_of(s), s.reference or s.moments, s.convention), **distance,
         ),
         Metric(
             "nc4", "agreement of logits and nearest class center", lambda s: decision.ncc_agreement(_decisions_of(s)),
@@ -177,8 +185,9 @@ def _decision_entries() -> list[Metric]:
     ]  # fmt: skip
 
 
+# All formulas of class means and decisions take several layers at once.
 METRICS: dict[str, Metric] = {
-    metric.id: metric
+    metric.id: replace(metric, stacks=metric.needs <= _CENTERS)
     for metric in (
         *variability_entries(),
         *geometry_entries(),

@@ -6,7 +6,8 @@ import copyreg
 from collections.abc import Sequence
 from typing import Any
 
-from ncollapse.metrics.entry import Metric, Need
+from ncollapse.metrics.entry import Metric
+from ncollapse.metrics.layer_statistics import Need
 from ncollapse.metrics.registry import METRICS
 from ncollapse.near_words import near_words
 

@@ -14,7 +14,11 @@ from torch import Tensor
 
 def _shares(eigenvalues: Tensor) -> Tensor:
     positive = eigenvalues.clamp(min=0)
-    return positive / positive.sum()
+    return positive / positive.sum(dim=-1, keepdim=True)
+
+
+def _largest(eigenvalues: Tensor) -> Tensor:
+    return eigenvalues.amax(dim=-1) if eigenvalues.shape[-1] else eigenvalues.new_zeros(eigenvalues.shape[:-1])
 
 
 def numerical_rank(eigenvalues: Tensor, *, relative_tolerance: float | None = None) -> Tensor:
@@ -24,9 +28,9 @@ def numerical_rank(eigenvalues: Tensor, *, relative_tolerance: float | None = No
         relative_tolerance: None is 10 · d · eps. It is for eigenvalues, the squares of standard deviations: 1e-6 counts the
             directions above a thousandth of the largest standard deviation.
     """
-    tolerance = 10 * len(eigenvalues) * torch.finfo(eigenvalues.dtype).eps if relative_tolerance is None else relative_tolerance
-    largest = eigenvalues.amax() if len(eigenvalues) else eigenvalues.new_zeros(())
-    return ((eigenvalues > tolerance * largest) & (eigenvalues > 0)).sum().double()
+    relative = 10 * eigenvalues.shape[-1] * torch.finfo(eigenvalues.dtype).eps
+    tolerance = (relative if relative_tolerance is None else relative_tolerance) * _largest(eigenvalues)
+    return ((eigenvalues > tolerance.unsqueeze(-1)) & (eigenvalues > 0)).sum(dim=-1).double()
 
 
 def stable_rank(eigenvalues: Tensor) -> Tensor:
@@ -34,7 +38,7 @@ def stable_rank(eigenvalues: Tensor) -> Tensor:
 
     It is :math:`\lVert A\rVert_F^2/\lVert A\rVert_2^2` of any factor A.
     """
-    return eigenvalues.clamp(min=0).sum() / eigenvalues.amax() if len(eigenvalues) else eigenvalues.new_full((), math.nan)
+    return eigenvalues.clamp(min=0).sum(dim=-1) / _largest(eigenvalues)
 
 
 def participation_ratio(eigenvalues: Tensor) -> Tensor:
@@ -44,7 +48,7 @@ def participation_ratio(eigenvalues: Tensor) -> Tensor:
         >>> float(participation_ratio(torch.tensor([3.0, 3.0, 0.0])))
         2.0
     """
-    return 1.0 / _shares(eigenvalues).square().sum() if len(eigenvalues) else eigenvalues.new_full((), math.nan)
+    return _or_nan(1.0 / _shares(eigenvalues).square().sum(dim=-1), eigenvalues)
 
 
 def entropy_rank(eigenvalues: Tensor) -> Tensor:
@@ -53,7 +57,9 @@ def entropy_rank(eigenvalues: Tensor) -> Tensor:
     Reference:
         Roy & Vetterli (2007), EUSIPCO, "The effective rank".
     """
-    if not len(eigenvalues):
-        return eigenvalues.new_full((), math.nan)
     shares = _shares(eigenvalues)
-    return torch.exp(-torch.special.xlogy(shares, shares).sum())
+    return _or_nan(torch.exp(-torch.special.xlogy(shares, shares).sum(dim=-1)), eigenvalues)
+
+
+def _or_nan(value: Tensor, eigenvalues: Tensor) -> Tensor:
+    return torch.where(_largest(eigenvalues) > 0, value, math.nan)

@@ -18,15 +18,15 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from ncollapse.metrics.pairs import TILE, PairTile, add_pairs
+
 Kernel = Literal["log", "riesz", "distance"]
 Variation = Literal["std", "cov", "var"]
 
-# Rows of a tile of pairs. 1024² float64 numbers are 8 MB, so that 50 000 classes need no K×K matrix.
-TILE = 1024
 # Unit vectors nearer to each other than this are equal up to rounding.
 _COINCIDENT = 16 * torch.finfo(torch.float64).eps
-# Squared distances below this are computed from explicit differences, since 2 - 2 cos would lose their digits.
-_NEAR = 1e-2
+# Squared distances below twice this are computed from explicit differences, since 2 - 2 cos would lose their digits.
+_NEAR = 5e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,65 +90,60 @@ def pair_energy(rows: Tensor, *, kernel: Kernel = "log", exponent: float | None 
         raise ValueError("exponent must not be 0, got 0. Pass a positive s, or kernel='log' for the limit s → 0.")
     if tile < 1:
         raise ValueError(f"tile must be at least 1, got {tile}.")
-    units = rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-    total = _Running(units)
-    for start in range(0, len(units), tile):
-        for other in range(start, len(units), tile):
-            squared = _squared_distances(units[start : start + tile], units[other : other + tile])
-            pairs = squared[torch.ones_like(squared, dtype=torch.bool).triu(1)] if start == other else squared.flatten()
-            total.add(*_kernel_values(pairs, kernel, power))
-    return total.result()
+    sums = EnergySums(rows, kernel, power)
+    add_pairs(rows, [sums], tile)
+    return sums.result()
 
 
-def _squared_distances(left: Tensor, right: Tensor) -> Tensor:
-    """Compute squared distances of unit vectors from inner products; near pairs from differences, which do not cancel."""
-    squared = 2.0 - 2.0 * left @ right.T
-    near = (squared < _NEAR).nonzero()
-    for pairs in near.split(max(1, 2**22 // left.shape[1])):
-        i, j = pairs.unbind(1)
-        squared[i, j] = (left[i] - right[j]).square().sum(dim=1)
-    return squared
+class EnergySums:
+    """Running mean and sum of squared deviations of a kernel, over tiles of pairs that each have their own unit."""
+
+    def __init__(self, rows: Tensor, kernel: Kernel = "log", exponent: float = 1.0) -> None:
+        self.kernel, self.exponent = kernel, exponent
+        self.norms = torch.linalg.vector_norm(rows, dim=-1)
+        self.units = rows / self.norms.unsqueeze(-1)
+        self.ones = torch.ones_like(self.norms)
+        self.count = 0
+        self.mean, self.squares = rows.new_zeros(rows.shape[:-2]), rows.new_zeros(rows.shape[:-2])
+        self.log_scale = rows.new_full(rows.shape[:-2], -math.inf)
+
+    def add(self, tile: PairTile) -> None:
+        """Add the pairs of one tile."""
+        cosines = tile.products / self.norms[..., tile.first].unsqueeze(-1) / self.norms[..., tile.second].unsqueeze(-2)
+        squared = tile._replace(products=cosines).squared_distances(self.ones, self.units, _NEAR)
+        values, log_scale = _kernel_values(tile.pairs(squared), self.kernel, self.exponent)
+        size = values.shape[-1]
+        if size == 0:
+            return
+        scale = torch.maximum(self.log_scale, log_scale)
+        # Both sides are first brought to the larger unit, then merged as in ClassMoments.merge.
+        old_factor, new_factor = torch.exp(self.log_scale - scale), torch.exp(log_scale - scale)
+        mean = values.mean(dim=-1)
+        squares = (values - mean.unsqueeze(-1)).square().sum(dim=-1) * new_factor.square()
+        count, delta = self.count + size, mean * new_factor - self.mean * old_factor
+        share = size / count
+        self.squares = self.squares * old_factor.square() + squares + delta.square() * self.count * share
+        self.mean, self.count, self.log_scale = self.mean * old_factor + delta * share, count, scale
+
+    def result(self) -> PairEnergy:
+        """Return mean and standard deviation."""
+        if self.count == 0:
+            nan = self.mean * math.nan
+            return PairEnergy(nan, nan, nan)
+        return PairEnergy(self.mean, (self.squares / self.count).sqrt(), self.log_scale)
 
 
 def _kernel_values(squared: Tensor, kernel: Kernel, exponent: float) -> tuple[Tensor, Tensor]:
     """Compute kernel values over exp(log_scale), and log_scale; nan if directions coincide and the kernel is singular."""
-    zero = squared.new_zeros(())
+    zero = squared.new_zeros(squared.shape[:-1])
     if kernel == "distance":
         return squared.sqrt(), zero
     log_distance = 0.5 * torch.where(squared > _COINCIDENT**2, squared, math.nan).log()
     if kernel == "log":
         return -log_distance, zero
     logs = -exponent * log_distance
-    scale = logs.amax() if len(logs) else zero
-    return math.copysign(1.0, exponent) * torch.exp(logs - scale), scale
-
-
-class _Running:
-    """Running mean and sum of squared deviations of values that come in tiles, each with its own unit."""
-
-    def __init__(self, like: Tensor) -> None:
-        self.count = 0
-        self.mean, self.squares = like.new_zeros(()), like.new_zeros(())
-        self.log_scale = like.new_full((), -math.inf)
-
-    def add(self, values: Tensor, log_scale: Tensor) -> None:
-        if len(values) == 0:
-            return
-        scale = torch.maximum(self.log_scale, log_scale)
-        # Both sides are first brought to the larger unit, then merged as in ClassMoments.merge.
-        old_factor, new_factor = torch.exp(self.log_scale - scale), torch.exp(log_scale - scale)
-        mean = values.mean()
-        squares = (values - mean).square().sum() * new_factor.square()
-        count, delta = self.count + len(values), mean * new_factor - self.mean * old_factor
-        share = len(values) / count
-        self.squares = self.squares * old_factor.square() + squares + delta.square() * self.count * share
-        self.mean, self.count, self.log_scale = self.mean * old_factor + delta * share, count, scale
-
-    def result(self) -> PairEnergy:
-        if self.count == 0:
-            nan = self.mean * math.nan
-            return PairEnergy(nan, nan, nan)
-        return PairEnergy(self.mean, (self.squares / self.count).sqrt(), self.log_scale)
+    scale = logs.amax(dim=-1) if logs.shape[-1] else zero
+    return math.copysign(1.0, exponent) * torch.exp(logs - scale.unsqueeze(-1)), scale
 
 
 def hyperspherical_energy(rows: Tensor, *, kernel: Kernel = "log", exponent: float | None = None) -> Tensor:
@@ -181,8 +176,8 @@ def uniform_duality(weight: Tensor, centered_means: Tensor, *, statistic: Variat
     It measures whether all classes are equally aligned, not how well; in [0, 1] for "std". Invariant to the scale of single
     rows of either argument too. nan if a row is zero.
     """
-    norms = torch.linalg.vector_norm(weight, dim=1) * torch.linalg.vector_norm(centered_means, dim=1)
-    return _variation((weight * centered_means).sum(dim=1) / norms, statistic)
+    norms = torch.linalg.vector_norm(weight, dim=-1) * torch.linalg.vector_norm(centered_means, dim=-1)
+    return _variation((weight * centered_means).sum(dim=-1) / norms, statistic)
 
 
 def log_equinorm(rows: Tensor, *, statistic: Variation = "std") -> Tensor:
@@ -190,13 +185,13 @@ def log_equinorm(rows: Tensor, *, statistic: Variation = "std") -> Tensor:
 
     For "std" it is close to ``equinorm`` if that is small; "cov" is not invariant to scale. nan if a row is zero.
     """
-    return _variation(torch.linalg.vector_norm(rows, dim=1).log(), statistic)
+    return _variation(torch.linalg.vector_norm(rows, dim=-1).log(), statistic)
 
 
 def _variation(values: Tensor, statistic: Variation) -> Tensor:
     _check_statistic(statistic)
-    std = torch.std(values, correction=0)
-    return {"std": std, "var": std.square(), "cov": std / values.mean().abs()}[statistic]
+    std = torch.std(values, dim=-1, correction=0)
+    return {"std": std, "var": std.square(), "cov": std / values.mean(dim=-1).abs()}[statistic]
 
 
 def _check_statistic(statistic: str) -> None:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ncollapse.metrics.pairs import PairTile, add_pairs
 from ncollapse.statistics.centers import ClassCenters
 from ncollapse.statistics.conventions import Convention, convention_parts
 from ncollapse.statistics.decisions import ClassDecisions
-from ncollapse.statistics.moments import ClassMoments, rounding_floor
+from ncollapse.statistics.moments import ClassMoments, rounding_floor, weighted_sum
 from ncollapse.statistics.scatter import ClassScatter
+
+# Squared distances below this share of the squared norms lose digits if they are computed from inner products.
+_NEAR = 1 / 16
 
 
 def nan_unless(value: Tensor, condition: Tensor) -> Tensor:
@@ -52,26 +55,37 @@ def within_total_ratio(moments: ClassMoments, convention: Convention = "class") 
 
 
 def between_spectrum(centers: ClassCenters, convention: Convention = "class") -> tuple[Tensor, Tensor]:
-    r"""Compute the non-zero eigenvalues of :math:`\Sigma_B`, and their eigenvectors in the basis of the centers.
+    r"""Compute the eigenvalues of :math:`\Sigma_B`, those that are zero exactly 0, and its eigenvectors in the centers' basis.
 
     Cached in ``centers.spectra``.
 
     Returns:
-        The eigenvalues, shape (r,), and the eigenvectors, shape (basis, r).
+        The eigenvalues, shape (r,), descending, and the eigenvectors, shape (basis, r).
     """
     if convention in centers.spectra:
         return centers.spectra[convention]
     moments, parts = centers.moments, convention_parts(convention)
-    means = moments.centered_means(parts.center) @ centers.basis
-    weighted = moments.class_weights(parts.between).sqrt().unsqueeze(1) * means
+    means = centers.coordinates
+    if parts.center != "class":
+        means = means - weighted_sum(moments.class_weights(parts.center), means).unsqueeze(-2)
+    weighted = moments.class_weights(parts.between).sqrt().unsqueeze(-1) * means
     # No d×d matrix is formed: the singular values of the weighted class means are the square roots of the eigenvalues.
+    if moments.num_classes > moments.dim:
+        weighted = torch.linalg.qr(weighted, mode="r").R
     _, singular_values, right = torch.linalg.svd(weighted, full_matrices=False)
     eigenvalues = singular_values.square()
-    cutoff = 10 * max(moments.num_classes, moments.dim) * torch.finfo(torch.float64).eps * eigenvalues.amax()
+    cutoff = 10 * max(moments.num_classes, moments.dim) * torch.finfo(torch.float64).eps * eigenvalues.amax(dim=-1)
     # Zero: below the error of the SVD, or below the rounding of the means themselves.
-    kept = (eigenvalues > cutoff) & (eigenvalues > rounding_floor(moments))
-    centers.spectra[convention] = eigenvalues[kept], right[kept].T
+    kept = eigenvalues > torch.maximum(cutoff, rounding_floor(moments)).unsqueeze(-1)
+    centers.spectra[convention] = torch.where(kept, eigenvalues, 0.0), right.mT
     return centers.spectra[convention]
+
+
+def inverse_terms(centers: ClassCenters, decisions: ClassDecisions, convention: Convention) -> Tensor:
+    r"""Compute :math:`u_j^T \Sigma_W u_j / \lambda_j` for each eigenpair of Σ_B, 0 where the eigenvalue is zero."""
+    eigenvalues, vectors = between_spectrum(centers, convention)
+    within = decisions.within_on_span(convention_parts(convention).within)
+    return torch.where(eigenvalues > 0, ((within @ vectors) * vectors).sum(dim=-2) / eigenvalues, 0.0)
 
 
 def between_inverse_trace(
@@ -95,11 +109,8 @@ def between_inverse_trace(
     Reference:
         Papyan, Han & Donoho (2020), PNAS; Zhu et al. (2021), NeurIPS (with 1/K).
     """
-    eigenvalues, vectors = between_spectrum(centers, convention)
-    within = decisions.within_on_span(convention_parts(convention).within)
-    if eigenvalues.numel() == 0:
-        return within.new_full((), math.nan)
-    value = (((within @ vectors) * vectors).sum(dim=0) / eigenvalues).sum()
+    defined = between_spectrum(centers, convention)[0].amax(dim=-1) > 0
+    value = nan_unless(inverse_terms(centers, decisions, convention).sum(dim=-1), defined)
     return value / centers.moments.num_classes if divide_by_classes else value
 
 
@@ -115,16 +126,36 @@ def separation(centers: ClassCenters, decisions: ClassDecisions) -> Tensor:
     return between_inverse_trace(centers, decisions, "he_su", divide_by_classes=False)
 
 
-def cdnv_rows(moments: ClassMoments, dist_exp: float) -> Iterator[tuple[slice, Tensor]]:
-    """Yield rows of the CDNV matrix in blocks, so that many classes need no K×K matrix."""
-    means, variances, floor = moments.class_means, moments.class_variances, rounding_floor(moments)
-    step = max(1, 2**22 // moments.num_classes)
-    for start in range(0, moments.num_classes, step):
-        rows = slice(start, start + step)
-        # From explicit differences: the matrix-product form of cdist loses digits for means far from the origin.
-        distance = torch.cdist(means[rows], means, compute_mode="donot_use_mm_for_euclid_dist").square()
-        value = (variances[rows].unsqueeze(1) + variances) / (2 * distance**dist_exp)
-        yield rows, nan_unless(value, distance > floor)
+class CdnvSums:
+    """CDNV added up over pairs, and the share of it that noise explains."""
+
+    def __init__(self, moments: ClassMoments, squares: Tensor, dist_exp: float = 1.0, noise: Tensor | None = None) -> None:
+        self.means, self.variances, self.noise, self.squares = moments.class_means, moments.class_variances, noise, squares
+        self.floor, self.dist_exp = rounding_floor(moments)[..., None, None], dist_exp
+        self.num_pairs = moments.num_classes * (moments.num_classes - 1) // 2
+        self.total, self.explained = torch.zeros_like(self.floor[..., 0, 0]), torch.zeros_like(self.floor[..., 0, 0])
+
+    def add(self, tile: PairTile) -> None:
+        """Add the pairs of one tile of centered class means."""
+        distance = tile.squared_distances(self.squares, self.means, _NEAR)
+        variance = tile.sums(self.variances)
+        value = tile.pairs(nan_unless(variance / (2 * distance**self.dist_exp), distance > self.floor))
+        self.total += value.sum(dim=-1)
+        if self.noise is not None:
+            # The value is a mean of variances over squared distances, so it also tells their noise over squared distances. A
+            # pair whose distance is noise counts as far as noise explains it.
+            ratio = tile.pairs(2 * tile.sums(self.noise) / variance)
+            self.explained += (value * (value * ratio).nan_to_num(nan=0.0).clamp(max=1)).sum(dim=-1)
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean over pairs."""
+        return self.total / self.num_pairs if self.num_pairs else self.total * math.nan
+
+    @property
+    def noise_share(self) -> Tensor:
+        """Share of the mean that noise explains."""
+        return self.explained / self.total
 
 
 def cdnv_matrix(moments: ClassMoments, *, dist_exp: float = 1.0) -> Tensor:
@@ -136,7 +167,11 @@ def cdnv_matrix(moments: ClassMoments, *, dist_exp: float = 1.0) -> Tensor:
     Args:
         dist_exp: The exponent p; 1 is the definition, 2 is used for language models.
     """
-    return torch.cat([block for _, block in cdnv_rows(moments, dist_exp)])
+    means, variances = moments.class_means, moments.class_variances
+    # From explicit differences: the matrix-product form of cdist loses digits for means far from the origin.
+    distance = torch.cdist(means, means, compute_mode="donot_use_mm_for_euclid_dist").square()
+    value = (variances.unsqueeze(1) + variances) / (2 * distance**dist_exp)
+    return nan_unless(value, distance > rounding_floor(moments))
 
 
 def cdnv(moments: ClassMoments, *, dist_exp: float = 1.0) -> Tensor:
@@ -154,13 +189,10 @@ def cdnv(moments: ClassMoments, *, dist_exp: float = 1.0) -> Tensor:
         >>> float(cdnv(ClassMoments.from_batch(h, torch.tensor([0, 0, 1, 1]), num_classes=2)))
         0.0625
     """
-    num_classes = moments.num_classes
-    total = torch.zeros_like(moments.scatter_traces[0])
-    for rows, block in cdnv_rows(moments, dist_exp):
-        diagonal = torch.arange(num_classes, device=block.device)[rows]
-        block[torch.arange(len(diagonal)), diagonal] = 0.0
-        total += block.sum()
-    return total / (num_classes * (num_classes - 1)) if num_classes > 1 else total * math.nan
+    means = moments.centered_means()
+    sums = CdnvSums(moments, means.square().sum(dim=-1), dist_exp)
+    add_pairs(means, [sums])
+    return sums.mean
 
 
 class FisherRatios(NamedTuple):

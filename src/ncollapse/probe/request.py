@@ -14,7 +14,8 @@ from ncollapse.groups import Processes
 from ncollapse.hooks.tap import LayerChoice
 from ncollapse.measurement.measurement import Measurement
 from ncollapse.measurement.path_choice import PathChoice, check_path
-from ncollapse.metrics.entry import Metric, Need
+from ncollapse.metrics.entry import Metric
+from ncollapse.metrics.layer_statistics import Need
 from ncollapse.metrics.selection import CORE, WORDS, MetricChoice, select_metrics
 from ncollapse.probe.class_choice import ChosenClasses, ClassChoice, check_classes, check_min_per_class, chosen_classes
 from ncollapse.probe.memory import available_memory, parse_bytes

@@ -34,7 +34,7 @@ class ClassMoments:
     r"""Counts, class means and scatter traces of K classes in d dimensions: O(K d) memory, exact merging.
 
     For every class k these are n_k, :math:`\mu_k`, and :math:`\mathrm{tr} S_k = \sum_i \lVert h_{k,i} - \mu_k \rVert^2` (Chan,
-    Golub & LeVeque 1979).
+    Golub & LeVeque 1979). Metrics also take those of several layers of one size, stacked along a first dimension of each.
 
     Attributes:
         counts: n_k, shape (K,), int64.
@@ -142,12 +142,12 @@ class ClassMoments:
     @property
     def num_classes(self) -> int:
         """Number of classes, K."""
-        return self.means.shape[0]
+        return self.means.shape[-2]
 
     @property
     def dim(self) -> int:
         """Dimension of the features, d."""
-        return self.means.shape[1]
+        return self.means.shape[-1]
 
     @property
     def num_samples(self) -> int:
@@ -157,7 +157,7 @@ class ClassMoments:
     @property
     def class_means(self) -> Tensor:
         """Class means (K, d), with rows of nan for classes without samples, so that they cannot be used unnoticed."""
-        return torch.where((self.counts > 0).unsqueeze(1), self.means, math.nan)
+        return torch.where((self.counts > 0).unsqueeze(-1), self.means, math.nan)
 
     @property
     def class_variances(self) -> Tensor:
@@ -173,33 +173,39 @@ class ClassMoments:
         if weights not in get_args(ClassWeights):
             raise ValueError(f"weights must be 'class' or 'sample', got {weights!r}. Conventions have names of their own.")
         if weights == "sample":
-            return self.counts.double() / self.counts.sum()
-        return torch.full_like(self.scatter_traces, 1.0 / self.num_classes)
+            return self.counts.double() / self.counts.sum(dim=-1, keepdim=True)
+        return self.means.new_full(self.counts.shape, 1.0 / self.num_classes)
 
     def global_mean(self, weights: ClassWeights = "class") -> Tensor:
         r"""Return :math:`\mu_\alpha = \sum_k \alpha_k \mu_k`, shape (d,); nan for "class" if a class has no samples."""
-        return self.class_weights(weights) @ (self.means if weights == "sample" else self.class_means)
+        return weighted_sum(self.class_weights(weights), self.means if weights == "sample" else self.class_means)
 
     def centered_means(self, center: ClassWeights = "class") -> Tensor:
         r"""Return the centered class means :math:`\mu_k - \mu_\alpha`, shape (K, d); ``center`` weighs the global mean."""
         # The first class mean is subtracted first, to keep a large common offset out of the weighted sum.
-        shifted = self.class_means - self.means[0]
-        return shifted - self.class_weights(center) @ shifted
+        shifted = self.class_means - self.means[..., :1, :]
+        return shifted.sub_(weighted_sum(self.class_weights(center), shifted).unsqueeze(-2))
 
     def within_trace(self, weights: ClassWeights = "class") -> Tensor:
         r"""Return :math:`\mathrm{tr} \Sigma_W = \sum_k \alpha_k \mathrm{tr} S_k / n_k`, 0-d; 0 at exact collapse."""
-        return self.class_weights(weights) @ self.class_variances
+        return (self.class_weights(weights) * self.class_variances).sum(dim=-1)
 
     def between_trace(self, convention: Convention = "class") -> Tensor:
         r"""Return :math:`\mathrm{tr} \Sigma_B = \sum_k \alpha_k \lVert \mu_k - \mu \rVert^2`, weighted as in the convention."""
         parts = convention_parts(convention)
-        return self.class_weights(parts.between) @ self.centered_means(parts.center).square().sum(dim=1)
+        squares = self.centered_means(parts.center).square().sum(dim=-1)
+        return (self.class_weights(parts.between) * squares).sum(dim=-1)
+
+
+def weighted_sum(weights: Tensor, rows: Tensor) -> Tensor:
+    """Compute the weighted sum of rows (..., K, d), shape (..., d)."""
+    return (weights.unsqueeze(-2) @ rows).squeeze(-2)
 
 
 def rounding_floor(moments: ClassMoments) -> Tensor:
     """Compute the squared distance below which two class means differ only by the rounding of their float64 sums."""
     # Squares below the second term have lost digits to the end of float64's range.
-    return torch.clamp(_RESOLUTION**2 * moments.means.square().sum(dim=1).amax(), min=_LEAST_SQUARE)
+    return torch.clamp(_RESOLUTION**2 * moments.means.square().sum(dim=-1).amax(dim=-1), min=_LEAST_SQUARE)
 
 
 def first_of_coincident(moments: ClassMoments) -> Tensor:

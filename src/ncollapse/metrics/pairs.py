@@ -1,0 +1,115 @@
+"""Sums over all pairs of rows, in one walk over tiles of their inner products that every metric of pairs shares."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+# Rows of a tile of pairs. 512² float64 numbers are 2 MB, so that 50 000 classes need no K×K matrix.
+TILE = 512
+# Numbers of one block of explicit differences.
+_BLOCK = 2**18
+
+
+class PairTile(NamedTuple):
+    """The pairs of rows of one slice with rows of another.
+
+    Attributes:
+        first: Slice of the rows i.
+        second: Slice of the rows j.
+        products: Inner products, shape (..., i, j).
+        keep: Which pairs have i < j, shape (i, j); None if all have.
+    """
+
+    first: slice
+    second: slice
+    products: Tensor
+    keep: Tensor | None
+
+    def pairs(self, values: Tensor) -> Tensor:
+        """Return the values of the pairs i < j, shape (..., P)."""
+        return values.flatten(-2) if self.keep is None else values[..., self.keep]
+
+    def sums(self, per_row: Tensor) -> Tensor:
+        """Add a number of row i and one of row j, shape (..., i, j)."""
+        return per_row[..., self.first].unsqueeze(-1) + per_row[..., self.second].unsqueeze(-2)
+
+    def squared_distances(self, squares: Tensor, rows: Tensor, near: float) -> Tensor:
+        """Compute squared distances from products and squared norms; those of near pairs, from differences of ``rows``."""
+        # |v_i|² + |v_j|² - 2 <v_i, v_j> loses the digits of near pairs, those below this share of the squares.
+        sums = self.sums(squares)
+        distances = torch.sub(sums, self.products, alpha=2)
+        close = distances < near * sums
+        if self.keep is not None:
+            close &= self.keep
+        left, right = rows[..., self.first, :], rows[..., self.second, :]
+        for pairs in close.nonzero().split(max(1, _BLOCK // rows.shape[-1])):
+            *layer, i, j = pairs.unbind(1)
+            distances[(*layer, i, j)] = (left[(*layer, i)] - right[(*layer, j)]).square().sum(dim=-1)
+        return distances
+
+
+class PairSums(Protocol):
+    """Sums over pairs, to which tiles are added."""
+
+    def add(self, tile: PairTile) -> None:
+        """Add the pairs of one tile."""
+
+
+def pair_tiles(rows: Tensor, tile: int = TILE) -> Iterator[PairTile]:
+    """Yield all pairs i < j of rows of shape (..., K, d)."""
+    num_rows = rows.shape[-2]
+    for start in range(0, num_rows, tile):
+        first = slice(start, min(start + tile, num_rows))
+        for other in range(start, num_rows, tile):
+            second = slice(other, min(other + tile, num_rows))
+            products = rows[..., first, :] @ rows[..., second, :].mT
+            keep = torch.ones(products.shape[-2:], dtype=torch.bool, device=rows.device).triu(1) if start == other else None
+            yield PairTile(first, second, products, keep)
+
+
+def add_pairs(rows: Tensor, sums: Sequence[PairSums], tile: int = TILE) -> None:
+    """Add all pairs of rows to several sums."""
+    for pairs in pair_tiles(rows, tile):
+        for total in sums:
+            total.add(pairs)
+
+
+class CosineSums:
+    """Spread of the cosines between rows, and their distance from those of a simplex ETF."""
+
+    def __init__(self, rows: Tensor) -> None:
+        self.norms, self.num_rows = torch.linalg.vector_norm(rows, dim=-1), rows.shape[-2]
+        self.num_pairs = self.num_rows * (self.num_rows - 1) // 2
+        # The sum of all cosines follows from that of the unit vectors. Around their mean nothing cancels.
+        resultant = (rows / self.norms.unsqueeze(-1)).sum(dim=-2).square().sum(dim=-1)
+        self.mean = (resultant - self.num_rows) / (2 * self.num_pairs) if self.num_pairs else resultant * math.nan
+        self.deviations, self.squares, self.from_frame = (torch.zeros_like(self.mean) for _ in range(3))
+
+    def add(self, tile: PairTile) -> None:
+        """Add the pairs of one tile."""
+        cosines = tile.pairs(tile.products / self._outer(tile))
+        deviations = cosines - self.mean.unsqueeze(-1)
+        self.deviations += deviations.sum(dim=-1)
+        self.squares += deviations.square().sum(dim=-1)
+        self.from_frame += (cosines + 1.0 / (self.num_rows - 1)).abs().sum(dim=-1) if self.num_rows > 1 else math.nan
+
+    def _outer(self, tile: PairTile) -> Tensor:
+        return self.norms[..., tile.first].unsqueeze(-1) * self.norms[..., tile.second].unsqueeze(-2)
+
+    @property
+    def equiangularity(self) -> Tensor:
+        """Standard deviation of the cosines over pairs."""
+        if not self.num_pairs:
+            return self.mean
+        variance = self.squares / self.num_pairs - (self.deviations / self.num_pairs).square()
+        return variance.clamp(min=0).sqrt()
+
+    @property
+    def max_angle(self) -> Tensor:
+        """Mean distance of the cosines from -1/(K-1)."""
+        return self.from_frame / self.num_pairs if self.num_pairs else self.mean

@@ -1,0 +1,129 @@
+"""Sums over pairs in tiles, and layers that are evaluated together: the same numbers as pair by pair and one by one."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cases import CASES, statistics_of
+from ncollapse.etf import simplex_etf
+from ncollapse.metrics import METRICS, equiangularity, etf_distance, evaluate_metrics, gram_distance, max_angle
+from ncollapse.metrics.entry import evaluate_layers
+from ncollapse.metrics.layer_statistics import LayerStatistics
+from ncollapse.metrics.pairs import pair_tiles
+from ncollapse.metrics.variability import CdnvSums, cdnv, cdnv_matrix
+from ncollapse.probe import measure_features
+from ncollapse.statistics import ClassMoments
+
+SEEDS = st.integers(0, 2**32)
+
+
+def normal(seed, *shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("tile", [1, 2, 5, 11, 12])
+def test_tiles_hold_every_pair_once(tile):
+    rows = normal(0, 11, 3)
+    products = torch.cat([part.pairs(part.products) for part in pair_tiles(rows, tile)])
+    i, j = torch.triu_indices(11, 11, 1)
+    assert torch.allclose(products.sort().values, (rows[i] * rows[j]).sum(1).sort().values, rtol=1e-14)
+
+
+@given(st.integers(2, 30), st.integers(1, 6), st.floats(-14, 0), SEEDS)
+def test_distances_of_near_rows_keep_their_digits(num_rows, dim, exponent, seed):
+    # Two rows 10**exponent apart: the products alone would leave 1e-16 / 10**(2 exponent) of their distance.
+    rows = normal(seed, num_rows, dim)
+    rows[-1] = rows[0] + 10**exponent * normal(seed + 1, dim)
+    (tile,) = pair_tiles(rows)
+    found = tile.pairs(tile.squared_distances(rows.square().sum(1), rows, 1 / 16))
+    i, j = torch.triu_indices(num_rows, num_rows, 1)
+    assert torch.allclose(found, (rows[i] - rows[j]).square().sum(1), rtol=2e-14, atol=0)
+
+
+@given(st.integers(2, 12), st.integers(1, 6), SEEDS)
+def test_cdnv_is_the_mean_of_its_matrix(num_classes, dim, seed):
+    labels = torch.arange(3 * num_classes) % num_classes
+    moments = ClassMoments.from_batch(normal(seed, len(labels), dim) + 1e6, labels, num_classes)
+    off_diagonal = cdnv_matrix(moments)[~torch.eye(num_classes, dtype=torch.bool)]
+    assert float(cdnv(moments)) == pytest.approx(float(off_diagonal.mean()), rel=1e-10)
+    assert CdnvSums(moments, normal(0, num_classes)).noise is None
+
+
+@pytest.mark.parametrize("num_classes", [300, 700])
+@pytest.mark.parametrize("dim", [20, 800])
+def test_gram_distances_of_many_classes_equal_those_entry_by_entry(num_classes, dim):
+    left, right = normal(1, num_classes, dim), normal(2, num_classes, dim)
+    frame = (torch.eye(num_classes, dtype=torch.float64) - 1 / num_classes) / math.sqrt(num_classes - 1)
+    orthogonal = torch.eye(num_classes, dtype=torch.float64) / math.sqrt(num_classes)
+    for a, b in ((left, left), (left, right), (left, left + 0.1 * right)):
+        product = a @ b.T
+        for target, goal in (("etf", frame), ("orthogonal_frame", orthogonal)):
+            expected = torch.linalg.norm(product / torch.linalg.norm(product) - goal)
+            assert float(gram_distance(a, b, target=target)) == pytest.approx(float(expected), rel=2e-14)
+
+
+def test_gram_distances_of_many_classes_keep_their_digits_near_a_frame():
+    frame = simplex_etf(300, 320)
+    assert float(etf_distance(frame)) < 1e-13
+    assert float(equiangularity(frame)) < 1e-14
+    assert float(max_angle(frame)) < 1e-14
+    near = frame + 1e-9 * normal(3, 300, 320)
+    product = near @ near.T
+    target = (torch.eye(300, dtype=torch.float64) - 1 / 300) / math.sqrt(299)
+    expected = torch.linalg.norm(product / torch.linalg.norm(product) - target)
+    assert float(etf_distance(near)) == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_a_product_of_different_directions_keeps_its_norm():
+    # tr(AᵀA BᵀB) would cancel to the rounding of its terms.
+    left, right = torch.zeros(300, 4, dtype=torch.float64), torch.zeros(300, 4, dtype=torch.float64)
+    left[:, :2], right[:, 2:] = normal(4, 300, 2), normal(5, 300, 2)
+    right[:, 0] = 1e-10
+    product = left @ right.T
+    target = (torch.eye(300, dtype=torch.float64) - 1 / 300) / math.sqrt(299)
+    expected = torch.linalg.norm(product / torch.linalg.norm(product) - target)
+    assert float(gram_distance(left, right)) == pytest.approx(float(expected), rel=1e-12)
+
+
+def test_layers_evaluated_together_have_the_values_and_flags_of_each_alone():
+    labels = torch.arange(40) % 5
+    layers = {f"{i}": normal(i, 40, 6) + (3 * normal(9, 5, 6))[labels] for i in range(4)}
+    layers |= {"collapsed": normal(7, 5, 6)[labels], "same": torch.ones(40, 6, dtype=torch.float64), "wide": normal(8, 40, 9)}
+    together = measure_features(layers, labels, num_classes=5, metrics=["all", "population"])
+    for name, layer in layers.items():
+        alone = measure_features({name: layer}, labels, num_classes=5, metrics=["all", "population"])
+        rows = [row for row in together.rows if row.layer == name]
+        assert [row.metric for row in rows] == [row.metric for row in alone.rows]
+        for row, own in zip(rows, alone.rows, strict=True):
+            assert row.value == pytest.approx(own.value, rel=1e-13, abs=1e-14, nan_ok=True), (name, row.metric)
+            assert row.flags == own.flags, (name, row.metric)
+
+
+def test_every_metric_of_means_and_decisions_takes_several_layers():
+    assert {id for id, metric in METRICS.items() if not metric.stacks} == {
+        id for id, metric in METRICS.items() if not metric.needs <= {"centers"}
+    }
+
+
+def test_only_small_layers_of_one_size_are_stacked():
+    small, wide = statistics_of(CASES["balanced"]), statistics_of(CASES["imbalanced"])
+    assert small.size == statistics_of(CASES["balanced"]).size != wide.size
+    assert LayerStatistics(ClassMoments.empty(4, 2**15)).size is None
+    assert LayerStatistics(ClassMoments.empty(200, 4)).size is None
+
+
+def test_an_own_metric_sees_one_layer_at_a_time():
+    seen = []
+
+    def shape(statistics):
+        seen.append(statistics.moments.means.ndim)
+        return statistics.moments.means.sum()
+
+    own = METRICS["pfc1"].__class__("own", "own", shape, frozenset(), None, (-math.inf, math.inf), "none", "none")
+    layers = [statistics_of(CASES["balanced"])] * 2
+    assert len(evaluate_layers(layers, [own, METRICS["pfc1"]])[1]) == 2
+    assert seen == [2, 2]
+    assert evaluate_metrics(layers[0], [own])[0].value == float(layers[0].moments.means.sum())
