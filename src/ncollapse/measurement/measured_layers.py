@@ -147,7 +147,7 @@ class MeasuredLayers:
         id = metric if (metric, layer) in self._cells else str(metric).lower()
         if (id, layer) not in self._cells and id in METRICS and layer in self.statistics:
             if id not in self._asked:
-                # At all layers, since they are evaluated together: then the value is the same to the bit as if it had been named.
+                # At all layers, which are evaluated together: so the value is the same to the bit as if it had been named.
                 self._asked[id] = evaluate_layers(list(self.statistics.values()), [METRICS[id]])
             depth = self.layers.index(layer)
             return next((Row.measured(self.split, depth, layer, *value) for value in self._asked[id][depth]), None)
