@@ -238,3 +238,11 @@ def test_refusals():
         nc.diagnose(net, data, num_classes=3, k=0)
     with pytest.raises(ValueError, match="must be finite, got NaN or inf at layer 'stem'"):
         nc.diagnose(net, [(torch.full((4, 5), math.nan), torch.arange(4) % 3)], num_classes=3)
+
+
+def test_a_network_without_logits_is_compared_with_its_last_layer():
+    net = network(3)
+    net.head = torch.nn.Identity()
+    found = nc.diagnose(net, [drawn(0, 3, 60)], num_classes=3, layers=LAYERS, test=[drawn(1, 3, 40)])
+    assert math.isnan(found.record.accuracy["test"])
+    assert "best head on the last layer" in found.verdicts()[0]

@@ -12,6 +12,7 @@ TOLERANCE = 0.01
 HEADS = {"probe": "a linear head", "ncc": "the nearest class center"}
 SCORES = {"neco": "NECO", "nci": "NCI", "mahalanobis": "Mahalanobis", "energy": "energy"}
 _NO_VALUE = "–"
+_MOST_GROUPS = 6
 
 
 def verdicts(record: DiagnosisRecord) -> list[str]:
@@ -21,8 +22,11 @@ def verdicts(record: DiagnosisRecord) -> list[str]:
 
 
 def sufficient_layer(record: DiagnosisRecord) -> tuple[int, str] | None:
-    """Return the depth of the first layer at which a head does as well as the network, and the head; None if none does."""
-    accuracy = record.accuracy[record.decided]
+    """Return the depth of the first layer at which a head does as well as the network, and the head; None if none does.
+
+    A network without logits is as good as the better head on its last layer.
+    """
+    accuracy = _accuracy_to_reach(record)
     for depth, layer in enumerate(record.layers):
         values = {head: record.value(head, layer) for head in HEADS}
         best = max(values, key=lambda head: values[head])
@@ -31,24 +35,27 @@ def sufficient_layer(record: DiagnosisRecord) -> tuple[int, str] | None:
     return None
 
 
-def _redundant(record: DiagnosisRecord) -> str:
+def _accuracy_to_reach(record: DiagnosisRecord) -> float:
     accuracy = record.accuracy[record.decided]
-    where = _where(record)
-    if math.isnan(accuracy):
-        return ""
+    return max(record.value(head, record.layers[-1]) for head in HEADS) if math.isnan(accuracy) else accuracy
+
+
+def _redundant(record: DiagnosisRecord) -> str:
+    where, accuracy = _where(record), _accuracy_to_reach(record)
+    whole = "the best head on the last layer" if math.isnan(record.accuracy[record.decided]) else "the whole network"
     found = sufficient_layer(record)
     last = len(record.layers) - 1
     if found is None or found[0] == last:
         best = max((record.value(head, layer), layer) for layer in record.layers[:-1] or record.layers for head in HEADS)
         return (
-            f"No layer is redundant: before the last one, the best head reaches {percent(best[0])} {where} (at {best[1]}), the "
-            f"network {percent(accuracy)}."
+            f"No layer is redundant: before the last one, the best head reaches {percent(best[0])} {where} (at {best[1]}), "
+            f"{whole} {percent(accuracy)}."
         )
     depth, head = found
     layer = record.layers[depth]
     return (
         f"Redundant after {layer} (depth {depth} of {last}): {HEADS[head]} there reaches "
-        f"{percent(record.value(head, layer))} {where}, the whole network {percent(accuracy)}; "
+        f"{percent(record.value(head, layer))} {where}, {whole} {percent(accuracy)}; "
         f"{counted(last - depth, 'layer')} after it could go."
     )
 
@@ -56,7 +63,9 @@ def _redundant(record: DiagnosisRecord) -> str:
 def _merged(record: DiagnosisRecord) -> str:
     where = _where(record)
     if record.merged:
-        groups = "; ".join(listed([record.names[index] for index in group]) for group in record.merged)
+        named = [listed([record.names[index] for index in group]) for group in record.merged[:_MOST_GROUPS]]
+        more = len(record.merged) - len(named)
+        groups = "; ".join([*named, *([counted(more, "more group")] if more else [])])
         shares = {(pair.first, pair.second): pair.confusion for pair in record.pairs}
         worst = max(
             (value for key, value in shares.items() if any(set(key) <= set(g) for g in record.merged)), default=math.nan
