@@ -246,3 +246,11 @@ def test_a_network_without_logits_is_compared_with_its_last_layer():
     found = nc.diagnose(net, [drawn(0, 3, 60)], num_classes=3, layers=LAYERS, test=[drawn(1, 3, 40)])
     assert math.isnan(found.record.accuracy["test"])
     assert "best head on the last layer" in found.verdicts()[0]
+
+
+def test_few_held_out_samples_do_not_merge_classes():
+    net, train = network(3), batches_of(drawn(0, 3, 60))
+    few = nc.diagnose(net, train, num_classes=3, test=[drawn(1, 3, 12)])
+    many = nc.diagnose(net, train, num_classes=3, test=[drawn(1, 3, 15)])
+    assert (few.record.decided, few.record.judged, many.record.judged) == ("test", "train", "test")
+    assert few.record.pairs == nc.diagnose(net, train, num_classes=3).record.pairs

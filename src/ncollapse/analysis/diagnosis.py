@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 # Rows that CKA is computed from, and samples that leaving blocks out is tried on.
 _CKA_ROWS, _LEFT_OUT = 500, 2000
+# Samples that a class needs for others to be taken for it, or not, by more than chance.
+_FEWEST = 5
 NewLabels = Mapping[str, Iterable[Any] | Sequence[int] | Tensor]
 
 
@@ -256,6 +258,7 @@ def _record(
         split: of_classes.confusion_counts(data.splits[split].labels, decided, data.num_classes)
         for split, decided in last.decided.items()
     }
+    judged = data.decided if int(counts[data.decided].sum(dim=1).min()) >= _FEWEST else "train"
     depth_found = effective_depth([1 - finding.values[0].value for finding in findings.values()])
     distances = of_classes.relative_distances(last.moments)
     classes = of_classes.class_findings(last.moments, counts["train"], counts.get("test"), indices, names)
@@ -266,13 +269,14 @@ def _record(
         rows=_table(findings, data.decided, left_out, cka),
         accuracy=dict(accuracy),
         decided=data.decided,
+        judged=judged,
         num_samples={split: len(found.labels) for split, found in data.splits.items()},
         effective_depth=depth_found.depth if depth_found.reached else None,
         names=dict(names),
         classes=classes,
-        pairs=of_classes.pair_findings(last.moments, counts[data.decided], indices),
+        pairs=of_classes.pair_findings(last.moments, counts[judged], indices),
         groups=of_classes.group_findings(classes, distances),
-        merged=of_classes.merged_classes(counts[data.decided], indices),
+        merged=of_classes.merged_classes(counts[judged], indices),
         distances=distances.tolist(),
         cka=cka.tolist(),
         strangers=tuple(data.strangers),

@@ -61,7 +61,7 @@ def _redundant(record: DiagnosisRecord) -> str:
 
 
 def _merged(record: DiagnosisRecord) -> str:
-    where = _where(record)
+    where = _where(record, record.judged)
     if record.merged:
         named = [listed([record.names[index] for index in group]) for group in record.merged[:_MOST_GROUPS]]
         more = len(record.merged) - len(named)
@@ -117,8 +117,8 @@ def _half_width(record: DiagnosisRecord, name: str, layer: str) -> str:
     return _NO_VALUE if not errors or errors[0] is None else f"{196 * errors[0]:.2f} %"
 
 
-def _where(record: DiagnosisRecord) -> str:
-    return "on the test set" if record.decided == "test" else "on the training set"
+def _where(record: DiagnosisRecord, split: str | None = None) -> str:
+    return "on the test set" if (split or record.decided) == "test" else "on the training set"
 
 
 COLUMNS = {

@@ -129,6 +129,7 @@ class DiagnosisRecord:
         rows: The tidy table; the ids of metrics are in docs/diagnosis.md.
         accuracy: Of the network, by split; nan if it returns no logits.
         decided: The split that verdicts are about: "test" where it was given, else "train".
+        judged: The split that merged classes are about: that of the verdicts if all classes have 5 samples there, else "train".
         num_samples: By split.
         effective_depth: The first layer whose nearest-center error on the training set is at most 0.005; None if there is none.
         names: Of the measured classes by index.
@@ -146,6 +147,7 @@ class DiagnosisRecord:
     rows: tuple[Row, ...]
     accuracy: Mapping[str, float]
     decided: str
+    judged: str
     num_samples: Mapping[str, int]
     effective_depth: int | None
     names: Mapping[int, str]
@@ -184,6 +186,6 @@ class DiagnosisRecord:
             for split, metric, value in (
                 ("train", "distance", pair.distance),
                 ("train", "cdnv", pair.cdnv),
-                (self.decided, "confusion", pair.confusion),
+                (self.judged, "confusion", pair.confusion),
             )
         ]
