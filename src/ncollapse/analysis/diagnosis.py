@@ -254,10 +254,7 @@ def _record(
     rows = spread_rows(len(train.labels), _CKA_ROWS)
     cka = cka_matrix({name: layer[rows] for name, layer in train.layers.items()})
     last, indices = findings[order[-1]], list(names)
-    counts = {
-        split: of_classes.confusion_counts(data.splits[split].labels, decided, data.num_classes)
-        for split, decided in last.decided.items()
-    }
+    counts = _confusions(last, data)
     judged = data.decided if int(counts[data.decided].sum(dim=1).min()) >= _FEWEST else "train"
     depth_found = effective_depth([1 - finding.values[0].value for finding in findings.values()])
     distances = of_classes.relative_distances(last.moments)
@@ -283,6 +280,15 @@ def _record(
         tasks=tuple(data.tasks),
         chosen=reader.plan.explanation,
     )
+
+
+def _confusions(finding: LayerFinding, data: DiagnosedData) -> dict[str, Tensor]:
+    """Return how many samples of each class were decided for each class, by split."""
+    labels = {split: found.labels for split, found in data.splits.items()}
+    return {
+        split: of_classes.confusion_counts(labels[split], decided, data.num_classes)
+        for split, decided in finding.decided.items()
+    }
 
 
 def _table(findings: Mapping[str, LayerFinding], decided: str, left_out: Mapping[str, float], cka: Tensor) -> tuple[Row, ...]:
