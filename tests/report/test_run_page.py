@@ -325,7 +325,7 @@ def test_page_that_cannot_be_written_leaves_nothing(second_run, tmp_path, withou
 
 
 def test_script_is_short_and_room_reads_files_only():
-    assert len(SCRIPT.read_text(encoding="utf-8").splitlines()) <= 200
+    assert len(SCRIPT.read_text(encoding="utf-8").splitlines()) <= 240
     allowed = ("ncollapse.report", "ncollapse.claims", "ncollapse.drawing", "ncollapse.records")
     for file in ROOM.glob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):

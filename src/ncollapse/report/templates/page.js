@@ -106,13 +106,23 @@ function drawLayers(svg, data, epoch, metric, position, scale) {
   const places = epoch.positions[position] || [], taken = [];
   epoch.values[metric].forEach((value, i) => {
     if (!isDrawable(value, LOGARITHMIC[metric]) || !isDrawable(places[i], false)) return;
-    const x = scale.x(places[i]), y = scale.y(value), depth = data.depths[i];
-    const dot = element(svg, "circle", { cx: x, cy: y, r: 5, style: `fill:var(--depth-${depth})` });
-    element(dot, "title", {}, `${data.layers[i]}: ${spelled(value)}`);
+    const x = scale.x(places[i]), y = scale.y(value), depth = data.depths[i], words = `${data.layers[i]}: ${spelled(value)}`;
+    const layer = element(svg, "g", { class: "layer", tabindex: 0, role: "img", "aria-label": words });
+    element(layer, "circle", { cx: x, cy: y, r: 5, style: `fill:var(--depth-${depth})` });
+    drawTip(layer, x, y, words);
     if (taken.some(([a, b]) => Math.abs(a - x) < 12 && Math.abs(b - y) < 14)) return;
     taken.push([x, y]);
-    element(svg, "text", { class: "depth", x: x + 6, y: y - 7 }, String(depth));
+    element(layer, "text", { class: "depth", x: x + 6, y: y - 7 }, String(depth));
   });
+}
+
+/** Words that the style sheet shows while the pointer or the focus is on the dot; inside the chart, however long they are. */
+function drawTip(layer, x, y, words) {
+  const tip = element(layer, "text", { class: "tip", y: y < 40 ? y + 22 : y - 22, "text-anchor": "middle" }, words);
+  const width = tip.getComputedTextLength(), most = SIZE.width - 10;
+  if (width > most) tip.setAttribute("textLength", most);
+  const half = Math.min(width, most) / 2 + 5;
+  tip.setAttribute("x", Math.min(Math.max(x, half), SIZE.width - half));
 }
 
 function drawChart(figure, data, epoch, position) {
@@ -132,9 +142,9 @@ function drawChart(figure, data, epoch, position) {
   figure.querySelector(".error").textContent = (epoch.errors[position] || {})[metric] || "";
 }
 
-function toCsv(table) {
+function toCsv({ unit, table }) {
   const quote = (text) => (/[",\r\n]/.test(text) ? `"${String(text).replaceAll('"', '""')}"` : String(text));
-  const lines = [`${data.unit},split,depth,layer,metric,value,flags`];
+  const lines = [`${unit},split,depth,layer,metric,value,flags`];
   table.epochs.forEach((epoch, i) => {
     for (const [split, depth, layer, metric, values, flags] of table.series) {
       if (values[i] === "") continue;
@@ -145,13 +155,39 @@ function toCsv(table) {
   return lines.join("\r\n") + "\r\n";
 }
 
+const chosen = new Set();
+
+/** Once layers are chosen in the legends, the lines and dots of all others turn faint. */
+function markChosen(run) {
+  for (const node of run.querySelectorAll('.panels svg [style*="--depth-"]')) {
+    const depth = /--depth-(\d+)/.exec(node.getAttribute("style"))[1];
+    node.classList.toggle("faint", chosen.size > 0 && !chosen.has(depth));
+  }
+  for (const button of run.querySelectorAll(".key button")) button.setAttribute("aria-pressed", String(chosen.has(button.parentElement.dataset.depth)));
+}
+
+function startLegends(run) {
+  for (const item of run.querySelectorAll(".key [data-depth]")) {
+    const button = document.createElement("button"), { depth } = item.dataset;
+    button.type = "button";
+    button.append(...item.childNodes);
+    item.append(button);
+    button.addEventListener("click", () => {
+      if (!chosen.delete(depth)) chosen.add(depth);
+      markChosen(run);
+    });
+  }
+  markChosen(run);
+}
+
 function start(run) {
   const data = JSON.parse(document.getElementById("data").textContent);
   const find = (selector) => run.querySelector(selector);
+  startLegends(run);
   const csv = find(".csv");
   csv.hidden = false;
   csv.addEventListener("click", () => {
-    csv.href = URL.createObjectURL(new Blob([toCsv(data.table)], { type: "text/csv" }));
+    csv.href = URL.createObjectURL(new Blob([toCsv(data)], { type: "text/csv" }));
   });
   const slider = find(".slider"), play = find(".play"), position = find(".position");
   if (!slider) return;  // A run without results over depth.
@@ -163,6 +199,7 @@ function start(run) {
     find(".epoch").textContent = epoch.epoch;
     slider.setAttribute("aria-valuetext", `${data.unit} ${epoch.epoch}`);
     for (const figure of run.querySelectorAll(".interactive figure")) drawChart(figure, data, epoch, position.value);
+    markChosen(run);
   }
   function stop() {
     clearInterval(timer);
