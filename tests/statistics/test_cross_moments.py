@@ -13,7 +13,7 @@ def normal(seed, *shape):
 
 @pytest.mark.parametrize("offset", [0.0, 1e6])
 def test_products_equal_those_of_centered_rows(offset):
-    x, y = normal(0, 700, 6) + offset, normal(1, 700, 2) - offset  # more rows than a block of 256
+    x, y = normal(0, 700, 6) + offset, normal(1, 700, 2) - offset
     moments = CrossMoments.from_batch(x, y)
     X, Y = x.numpy() - x.numpy().mean(axis=0), y.numpy() - y.numpy().mean(axis=0)
     for value, expected in ((moments.xx, X.T @ X), (moments.xy, X.T @ Y), (moments.yy, Y.T @ Y)):
@@ -26,6 +26,8 @@ def test_a_long_block_is_cut():
     x, y = normal(0, 900, 400).float(), normal(1, 900, 3).float()
     moments, X = CrossMoments.from_batch(x, y), x.double().numpy()
     np.testing.assert_allclose(moments.xx.numpy(), 899 * np.cov(X.T), rtol=1e-11, atol=1e-10)
+    Y = y.double().numpy()
+    np.testing.assert_allclose(moments.xy.numpy(), (X - X.mean(axis=0)).T @ (Y - Y.mean(axis=0)), rtol=1e-11, atol=1e-10)
 
 
 def test_one_hot_labels_split_the_scatter():
