@@ -288,8 +288,8 @@ def test_doctor_names_the_place_of_a_data_set(monkeypatch, tmp_path, capsys):
         (["measure", "torch.nn:Identity", "--data", "diggits"], "run directory, got 'diggits'. Near ones: digits. `ncollapse"),
         (
             ["claim", "x"],
-            "must be one of measure, layers, import, demo, run, recipes, sweep, runs, report, claims, compare, verify, repair, "
-            "solve, doctor, got 'claim'.",
+            "must be one of measure, layers, import, demo, run, recipes, sweep, runs, report, claims, compare, animate, "
+            "verify, repair, solve, doctor, got 'claim'.",
         ),
         (["claim", "x"], "Near ones: claims. See ncollapse --help."),
         (

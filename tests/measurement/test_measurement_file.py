@@ -127,7 +127,7 @@ def rewrite(file, change):
 HOSTILE = {
     "a later format": (
         lambda h, t: h.update(format=99, version="9.9"),
-        r"format 1 at most, found 99, .* ncollapse 9\.9",
+        r"format 2 at most, found 99, .* ncollapse 9\.9",
     ),
     "no version": (lambda h, t: h.pop("version"), "damaged one .*version"),
     "a field of another type": (lambda h, t: h.update(num_samples="many"), "damaged one .*num_samples"),

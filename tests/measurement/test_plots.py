@@ -100,7 +100,7 @@ def test_own_axes_are_drawn_into(m):
 
 
 def test_unknown_kinds_and_layers_are_refused(m):
-    with pytest.raises(ValueError, match=r"kind must be one of depth, last_layer, class_distances, got 'pie'\."):
+    with pytest.raises(ValueError, match=r"kind must be one of depth, last_layer, class_distances, kgon, got 'pie'\."):
         m.plot("pie")
     with pytest.raises(ValueError, match=r"got 'epochs'\. compare\(a, b, names=\[1, 10\]\)\.plot\('epochs'\)"):
         m.plot("epochs")

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from ncollapse.cli import main
+from ncollapse.cli.run_list import list_runs
 from ncollapse.records import lock
 from ncollapse.records.errors import RunDirectoryError
 from ncollapse.records.lock import Holder, Lock, living_holder, state_of
 from ncollapse.records.run_directory import RunDirectory
-from ncollapse.records.run_list import list_runs
 
 
 @pytest.fixture(autouse=True)

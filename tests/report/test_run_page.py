@@ -14,12 +14,13 @@ import pytest
 import ncollapse.report
 from ncollapse.claims import rule_on_claims
 from ncollapse.drawing import describe, summarize
+from ncollapse.drawing.script_json import to_script_json
 from ncollapse.drawing.sentences import describe_by_topic
 from ncollapse.drawing.style import GRID, INK, LINE, depth_colors
 from ncollapse.drawing.theory_sentences import say_errors
 from ncollapse.records import ReportError, read_run
 from ncollapse.report import write_claims_page, write_page
-from ncollapse.report.payload import build_payload, to_script_json
+from ncollapse.report.payload import build_payload
 from ncollapse.report.tables import estimate_tables, metric_tables, recipe_groups
 from run_files import write_table
 

@@ -130,6 +130,7 @@ def test_a_measurement_is_written_as_a_run_directory(run, tmp_path, capsys):
     names = {path.name for path in out.iterdir()}
     assert names == {
         *("measurements.csv", "depth.json", "environment.json", "glossary.json", "history.csv", "status.json", "manifest.json"),
+        "samples.safetensors",
     }
     found, original = read_run(out), read_run(run)
     assert found.epochs == (2,)
@@ -155,7 +156,7 @@ def test_a_measurement_without_paths_is_a_table(tmp_path, monkeypatch):
     assert (found.has_depth, found.epochs, found.layers) == (False, (0,), ("1", "3"))
     page = write_report([out]).read_text()
     assert "Results over depth are missing because the samples were not followed through the layers." in page
-    assert page.count("<svg") == 0
+    assert page.count("<svg") == 2  # the K-gon of two layers
     assert re.search(r"<summary>Split train: \d+ metrics at 2 layers</summary>", page)
     assert not (out / "figures").exists()
     with pytest.raises(ReportError, match=r"needed results over depth, found none\. Results .*--path --out DIR"):

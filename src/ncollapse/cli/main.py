@@ -40,6 +40,7 @@ which command do I need?
   Many settings and seeds     ncollapse sweep RECIPE --over FIELD=VALUE,VALUE --seeds 5
   See how far runs are        ncollapse runs DIR
   Look at results again       ncollapse report DIR, or ncollapse compare DIR DIR for several side by side
+  Share a run as a picture    ncollapse animate DIR --out kgon.gif
   Is a run as it was written? ncollapse verify DIR, and ncollapse repair DIR if it is not
   Test the papers' claims     ncollapse claims DIR ...
   Check the installation      ncollapse doctor

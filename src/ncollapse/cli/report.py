@@ -1,4 +1,4 @@
-"""The commands that write pages from run directories: ``report``, ``compare`` and ``claims``."""
+"""The commands that write pages from run directories: ``report``, ``compare``, ``claims`` and ``animate``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ncollapse.cli.options import check_distinct, file, printable
+from ncollapse.cli.options import check_distinct, count, file, printable
 
 
 def add_report_commands(commands: Any) -> None:
@@ -33,6 +33,7 @@ def add_report_commands(commands: Any) -> None:
     report.set_defaults(call=_report)
     _add_claims(commands)
     _add_compare(commands)
+    _add_animate(commands)
 
 
 def _add_claims(commands: Any) -> None:
@@ -65,6 +66,17 @@ def _add_compare(commands: Any) -> None:
     compare.set_defaults(call=_compare)
 
 
+def _add_animate(commands: Any) -> None:
+    words = "write the K-gon of a run, all classes of every layer in one plane, as an animation over its epochs"
+    animate = commands.add_parser("animate", help=words, description=words)
+    animate.add_argument("run", type=Path, metavar="DIR", help="a run directory")
+    animate.add_argument(
+        "--out", type=file, metavar="FILE", help="a .gif, or a .png or .svg of the end (default: DIR/kgon.gif)"
+    )
+    animate.add_argument("--frames", type=count(2), default=40, metavar="N", help="at most so many (default: %(default)s)")
+    animate.set_defaults(call=_animate)
+
+
 def _report(options: argparse.Namespace) -> None:
     from ncollapse.report import write_report
 
@@ -84,6 +96,15 @@ def _claims(options: argparse.Namespace) -> None:
         print(printable(line))
     if not options.markdown:
         print(f"Page: {page}")
+
+
+def _animate(options: argparse.Namespace) -> None:
+    from ncollapse.drawing import save_animation
+    from ncollapse.records import read_run
+
+    out = options.out if options.out is not None else options.run / "kgon.gif"
+    save_animation(read_run(options.run), out, frames=options.frames)
+    print(f"Picture: {out}")
 
 
 def _compare(options: argparse.Namespace) -> None:

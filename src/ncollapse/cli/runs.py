@@ -18,7 +18,7 @@ def add_runs(commands: Any) -> None:
 
 
 def _runs(options: argparse.Namespace) -> None:
-    from ncollapse.records.run_list import list_runs
+    from ncollapse.cli.run_list import list_runs
 
     found = list_runs(options.folder)
     if options.json:

@@ -17,6 +17,7 @@ from ncollapse.hooks.network import device_of
 from ncollapse.integrations.step_clock import StepClock
 from ncollapse.machine import machine
 from ncollapse.measurement.depth_record import depth_record
+from ncollapse.measurement.kgon import add_kgon
 from ncollapse.measurement.measurement import Measurement
 from ncollapse.metrics import FLAGS, METRICS
 from ncollapse.records.errors import RunDirectoryError
@@ -124,6 +125,7 @@ class RecordedRun:
         directory.rows = [row for row in directory.rows if is_kept(getattr(row, unit))]
         directory.history = [record for record in directory.history if is_kept(record.epoch)]
         directory.depth = [record for record in directory.depth if is_kept(record.epoch)]
+        directory.samples = None if directory.samples is None else directory.samples.of_epochs(is_kept)
         self.times = {time: item for time, item in self.times.items() if is_kept(time)}
 
     def go_to(self, time: int) -> None:
@@ -166,6 +168,8 @@ class RecordedRun:
         directory.rows += [row._replace(epoch=at, step=place.step) for measured in measurements for row in measured.rows]
         followed = next((measured for measured in measurements if measured.paths is not None), None)
         directory.depth += [] if followed is None else [depth_record(followed, time)]
+        if measurements:
+            directory.samples = add_kgon(directory.samples, measurements[0], time)
         directory.history += [] if history is None else [history]
         directory.rows.sort(key=lambda row: getattr(row, self.source.unit))
         directory.depth.sort(key=lambda record: record.epoch)

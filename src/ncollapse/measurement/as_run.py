@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ncollapse.measurement.depth_record import depth_record
+from ncollapse.measurement.kgon import add_kgon
 from ncollapse.measurement.measured_layers import MeasuredLayers
 from ncollapse.metrics.entry import FLAGS
 from ncollapse.metrics.registry import METRICS
@@ -19,7 +20,9 @@ def run_of(measurements: Mapping[int, MeasuredLayers]) -> Run:
     """Return measurements of the same layers by epoch as a run that was not trained here."""
     rows = tuple(row._replace(epoch=epoch) for epoch, m in measurements.items() for row in m.rows)
     records = {epoch: _record(m, epoch) for epoch, m in sorted(measurements.items())}
-    last = max(measurements)
+    last, samples = max(measurements), None
+    for epoch, measured in sorted(measurements.items()):
+        samples = add_kgon(samples, measured, epoch)
     return Run(
         path=Path("measurement"),
         recipe=RecipeSummary(),
@@ -30,6 +33,7 @@ def run_of(measurements: Mapping[int, MeasuredLayers]) -> Run:
         rows=rows,
         records=records,
         glossary=Glossary({metric.id: metric.title for metric in METRICS.values()}, FLAGS),
+        samples=samples,
     )
 
 

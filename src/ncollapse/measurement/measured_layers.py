@@ -11,6 +11,7 @@ from ncollapse.depth.class_arcs import ClassArcs
 from ncollapse.depth.geodesic import GeodesicCurve, LineDecisions
 from ncollapse.depth.path import PathStatistics
 from ncollapse.depth.progression import effective_depth
+from ncollapse.measurement.kgon_sample import KgonSample
 from ncollapse.measurement.paths import Paths
 from ncollapse.metrics.entry import MetricValue, evaluate_layers
 from ncollapse.metrics.layer_statistics import LayerStatistics
@@ -68,6 +69,7 @@ class MeasuredLayers:
     statistics: Mapping[str, LayerStatistics]
     shown: tuple[str, ...] = CORE
     paths: Paths | None = None
+    sample: KgonSample | None = None
 
     @property
     def path_layers(self) -> tuple[str, ...]:

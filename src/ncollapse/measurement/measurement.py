@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-PlotKind = Literal["depth", "last_layer", "class_distances"]
+PlotKind = Literal["depth", "last_layer", "class_distances", "kgon"]
 
 
 # More classes without samples than this are counted.
@@ -53,6 +53,8 @@ class Measurement(MeasuredLayers):
         statistics: The statistics behind the metrics, by layer. A metric that was not computed is evaluated on them on request.
         shown: Metrics that ``print`` shows: the named ones, or the core.
         paths: The additions of ``path=True``; None without it.
+        sample: A few samples of each class for pictures, in the first of several processes; None where no metric needs the
+            samples again.
     """
 
     def save(self, path: str | Path) -> None:
@@ -149,8 +151,9 @@ class Measurement(MeasuredLayers):
         Args:
             kind: "depth": metrics over the layers; with ``path=True`` also the straight line and the baseline.
                 "last_layer": NC1 to NC4 of the last layer. "class_distances": distances between the class means of a layer.
+                "kgon": all classes of every layer in one plane, with a few samples (docs/results.md); with ``ax``, one layer.
             metrics: For "depth", metric ids, one panel each.
-            layer: For "class_distances", the layer by name or depth.
+            layer: For "class_distances", and for "kgon" with ``ax``, the layer by name or depth.
             ax: Draw there: an Axes, or one for each panel. None makes a figure, which a notebook shows where the cell ends in
                 ``fig``, and ``fig.savefig`` writes.
 
@@ -161,7 +164,7 @@ class Measurement(MeasuredLayers):
             ValueError: If the kind is unknown, or there is not one Axes per panel.
             KeyError: If there is no such layer.
         """
-        from ncollapse.drawing import plot_class_distances, plot_last_layer, plot_over_depth
+        from ncollapse.drawing import plot_class_distances, plot_kgon, plot_last_layer, plot_over_depth
         from ncollapse.measurement.as_run import run_of
 
         if kind == "class_distances":
@@ -169,6 +172,8 @@ class Measurement(MeasuredLayers):
             means = self.statistics[name].moments.class_means
             distances = torch.cdist(means, means, compute_mode="donot_use_mm_for_euclid_dist")
             figure = plot_class_distances(distances.tolist(), self.classes, title=name, ax=ax)
+        elif kind == "kgon":
+            figure = plot_kgon(run_of({0: self}), layer=self._name(layer), ax=ax)
         elif kind == "last_layer":
             figure = plot_last_layer(run_of({0: self}), ax=ax)
         elif kind == "depth":

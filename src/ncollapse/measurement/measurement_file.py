@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from ncollapse.measurement.kgon_sample import KgonSample
 from ncollapse.measurement.named_tensors import NamedTensors
 from ncollapse.measurement.paths import Paths
 from ncollapse.metrics.layer_statistics import LayerStatistics
@@ -22,7 +23,8 @@ from ncollapse.records.files import write_whole
 from ncollapse.records.rows import Row
 from ncollapse.version import __version__
 
-_FORMAT = 1
+# Format 1 had no sample.
+_FORMAT = 2
 _KEY, _DIGEST = "ncollapse.measurement", "sha256"
 # JSON tells 3 from 3.0; a file that says neither is refused.
 _Line = tuple[int | float | None, int | None, str, int, str, str, float, float | None, tuple[str, ...]]
@@ -51,17 +53,20 @@ class _Header:
     words: dict[str, str | bool | tuple[str, ...]]
     objects: list[str]
     same: dict[str, str]
+    has_sample: bool = False
 
 
 def write_measurement_file(file: Path, values: Mapping[str, Any]) -> None:
     """Write the fields of a measurement, whole or not at all, into a folder made if need be."""
     entries = dict(values)
-    statistics, paths = entries.pop("statistics"), entries.pop("paths")
+    statistics, paths, sample = entries.pop("statistics"), entries.pop("paths"), entries.pop("sample")
     parts = {f"layers.{depth}": layer for depth, layer in enumerate(statistics.values())}
-    named = NamedTensors().add(parts if paths is None else {**parts, "paths": paths})
+    parts |= {name: value for name, value in (("paths", paths), ("sample", sample)) if value is not None}
+    named = NamedTensors().add(parts)
     tensors = _apart(named.tensors)
     rest = {name: value for name, value in asdict(_without_tensors(named)).items() if name != "tensors"}
     header = {"format": _FORMAT, "version": __version__, **entries, "has_paths": paths is not None, **rest}
+    header["has_sample"] = sample is not None
     text = json.dumps(header)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_whole(file, save(tensors, {_KEY: text, _DIGEST: _digest(text, tensors)}))
@@ -78,17 +83,21 @@ def read_measurement_file(file: Path) -> dict[str, Any]:
     named = NamedTensors(tensors, header.transposed, header.words, header.objects, header.same)
     kinds: dict[str, Any] = {f"layers.{depth}": LayerStatistics for depth in range(len(header.layers))}
     try:
-        parts = named.read({**kinds, "paths": Paths} if header.has_paths else kinds, header.num_classes)
+        kinds |= {"paths": Paths} if header.has_paths else {}
+        kinds |= {"sample": KgonSample} if header.has_sample else {}
+        parts = named.read(kinds, header.num_classes)
     except (ValueError, RecursionError) as error:
         _refuse(file, str(error))
-    paths = parts.pop("paths", None)
+    paths, sample = parts.pop("paths", None), parts.pop("sample", None)
     _check_agreement(file, header, paths)
+    _check_sample(file, header, parts, sample)
     taken = ("layers", "split", "num_samples", "num_classes", "num_labels", "classes", "convention", "passes", "kept_bytes")
     return {
         **{name: getattr(header, name) for name in (*taken, "chosen", "shown")},
         "rows": tuple(Row(*line) for line in header.rows),
         "statistics": dict(zip(header.layers, parts.values(), strict=True)),
         "paths": paths,
+        "sample": sample,
     }
 
 
@@ -152,6 +161,15 @@ def _check_agreement(file: Path, header: _Header, paths: Paths | None) -> None:
         _refuse(file, "its classes do not match their number")
     if paths is not None and not {*paths.layers} <= {*header.layers}:
         _refuse(file, "its paths run through unknown layers")
+
+
+def _check_sample(file: Path, header: _Header, layers: Mapping[str, LayerStatistics], sample: KgonSample | None) -> None:
+    """Check that the sample has coordinates in the basis of every layer, and classes that are measured."""
+    if sample is None:
+        return
+    width = sum(layer.centers.basis.shape[1] for layer in layers.values() if layer.centers is not None)
+    if sample.coordinates.shape[1] != width or bool(((sample.labels < 0) | (sample.labels >= header.num_classes)).any()):
+        _refuse(file, "its sample does not match its layers and classes")
 
 
 def _refuse(file: Path, why: str) -> NoReturn:

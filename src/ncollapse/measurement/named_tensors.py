@@ -13,6 +13,7 @@ from torch import Tensor
 from ncollapse.depth.class_arcs import ClassArcs
 from ncollapse.depth.geodesic import LineDecisions
 from ncollapse.depth.path import PathStatistics
+from ncollapse.measurement.kgon_sample import KgonSample
 from ncollapse.statistics.centers import ClassCenters, LinearClassifier
 from ncollapse.statistics.decisions import ClassDecisions, ClassifierChoices
 from ncollapse.statistics.moments import ClassMoments
@@ -38,6 +39,7 @@ _SIZES: dict[type, dict[str, str]] = {
         **dict.fromkeys(("straightness", "line_shape", "turning_angle"), "N"),
     },
     LineDecisions: {"times": "T", "correct": "T", "num_samples": "int", "violating_pairs": "", "num_pairs": "int"},
+    KgonSample: {"labels": "int n", "indices": "int n", "coordinates": "n R", "paths": "n P 2"},
     ClassArcs: {"lengths": "K K", "scale": "", "shifts": "K"},
 }
 

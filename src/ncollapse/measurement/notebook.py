@@ -12,6 +12,8 @@ from urllib.parse import quote
 from PIL import Image
 
 from ncollapse.drawing.figures import render, slim_svg
+from ncollapse.drawing.kgon_html import kgon_frame
+from ncollapse.measurement.kgon import add_kgon
 from ncollapse.measurement.measured_layers import MeasuredLayers
 from ncollapse.metrics.registry import METRICS
 from ncollapse.records.rows import Row
@@ -29,7 +31,7 @@ _PLAIN = " /:;,()=.-'!"
 
 
 def measurement_html(measurement: MeasuredLayers, heading: str, figure: Figure, flags: Mapping[str, str]) -> str:
-    """Return the heading, the curves, the table of the shown metrics, and a table of the others that opens."""
+    """Return the heading, the K-gon, the curves, the table of the shown metrics, and a table of the others that opens."""
     stride = -(-len(measurement.layers) // _MOST_COLUMNS)
     layers = list(dict.fromkeys((*measurement.layers[::stride], measurement.layers[-1])))
     others = [metric for metric in dict.fromkeys(row.metric for row in measurement.rows) if metric not in measurement.shown]
@@ -38,8 +40,10 @@ def measurement_html(measurement: MeasuredLayers, heading: str, figure: Figure, 
     if len(layers) < len(measurement.layers):
         notes.append(f"{len(layers)} of {len(measurement.layers)} layers are shown. m.to_pandas() has all.")
     summary, _, chosen = heading.partition("\n")
+    samples = add_kgon(None, measurement, 0)
     parts = [
         f"<p><b>{html.escape(summary)}</b><br>{html.escape(chosen)}</p>",
+        "" if samples is None else kgon_frame(samples),
         f'<img alt="metrics over depth" style="max-width:100%" src="data:image/{_image(figure, len(measurement.layers))}">',
         _table(measurement, layers, measurement.shown),
         f"<details><summary>{len(others)} more metrics</summary>{_table(measurement, layers, others)}</details>"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from ncollapse.measurement.kgon_sample import KgonSample
 from ncollapse.measurement.measurement import Measurement
 from ncollapse.measurement.paths import Paths
 from ncollapse.metrics.entry import Metric, evaluate_layers
@@ -24,6 +25,7 @@ def measurement_of(
     kept_bytes: int = 0,
     paths: Paths | None = None,
     selection: ClassSelection | None = None,
+    sample: KgonSample | None = None,
 ) -> Measurement:
     """Evaluate metrics at every layer."""
     first = next(iter(statistics.values()))
@@ -49,4 +51,5 @@ def measurement_of(
         statistics=statistics,
         shown=tuple(shown),
         paths=paths,
+        sample=sample,
     )

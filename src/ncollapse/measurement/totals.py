@@ -6,10 +6,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+import torch
+from torch import Tensor
+
 from ncollapse.depth.class_arcs import ClassArcs
 from ncollapse.depth.geodesic import GeodesicCurve, LineDecisions
 from ncollapse.depth.path import PathStatistics
 from ncollapse.groups import Merging, Processes
+from ncollapse.measurement.kgon_sample import KgonSample
 from ncollapse.measurement.path_choice import PathChoice, path_layers
 from ncollapse.measurement.paths import Paths
 from ncollapse.metrics.layer_statistics import LayerStatistics
@@ -39,6 +43,8 @@ class Totals:
     within: dict[str, ClassDecisions] = field(default_factory=dict)
     decisions: dict[str, ClassDecisions] = field(default_factory=dict)
     by_reference: dict[str, ClassMoments] = field(default_factory=dict)
+    own_counts: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+    sample: KgonSample | None = None
     choices: ClassifierChoices | None = None
     classifiers: Mapping[str, LinearClassifier] = field(default_factory=dict)
     selection: ClassSelection | None = None
@@ -59,6 +65,7 @@ class Totals:
         self.parts = {name: value.select(classes) for name, value in self.parts.items()}
         self.paired = None if self.paired is None else self.paired.select(classes)
         self.choices = None if self.choices is None else self.choices.select(classes)
+        self.own_counts = self.own_counts[classes]
 
     def of_layers(self, split: str, convention: Convention) -> dict[str, LayerStatistics]:
         """Return the statistics of each layer, for its metrics."""

@@ -132,7 +132,9 @@ class FirstPass:
         names = _names(totals.moments, processes)
         if not names:
             raise ValueError(NO_DATA)
+        own = totals.moments.get(names[0])
         totals.moments = merge_layers(ClassMoments, totals.moments, names, processes)
+        totals.own_counts = torch.zeros_like(totals.moments[names[0]].counts) if own is None else own.counts.cpu().clone()
         if all(value.num_samples == 0 for value in totals.moments.values()):
             raise ValueError("There is no data: no batch has a sample. Check the data set and the loader's batch size.")
         totals.choices = processes.merge(ClassifierChoices, totals.choices)

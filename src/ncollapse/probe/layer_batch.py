@@ -96,8 +96,8 @@ class CheckedLayers:
         """Check the labels once for all layers; the place ends a sentence, such as " in batch 3"."""
         labels = class_indices(labels, place)
         self.labels = check_labels(labels, len(labels), num_classes, place)
-        self._num_samples, self._rows = len(self.labels), None if selection is None else selection.rows(self.labels)
-        self.labels = self.labels if self._rows is None else self.labels[self._rows]
+        self._num_samples, self.rows = len(self.labels), None if selection is None else selection.rows(self.labels)
+        self.labels = self.labels if self.rows is None else self.labels[self.rows]
         self._num_classes, self._place, self._known = num_classes, place, known
         self._seen: set[str] = set()
 
@@ -125,14 +125,14 @@ class CheckedLayers:
         if not self._seen:
             # Apple's GPUs have no float64: statistics are computed on the CPU instead.
             self.labels = self.labels.to("cpu" if features.device.type == "mps" else features.device)
-            self._rows = None if self._rows is None else self._rows.to(self.labels.device)
+            self.rows = None if self.rows is None else self.rows.to(self.labels.device)
         self._seen.add(name)
         return self.selected(features)
 
     def selected(self, rows: Tensor) -> Tensor:
         """Return those of one row per sample that belong to selected classes, on the device of the statistics."""
         rows = rows.to(self.labels.device)
-        return rows if self._rows is None else rows.index_select(0, self._rows)
+        return rows if self.rows is None else rows.index_select(0, self.rows)
 
     def finish(self) -> None:
         """Check that no layer is missing."""

@@ -208,6 +208,7 @@ def evaluate(request: Request, totals: Totals, chosen: str) -> Measurement:
         kept_bytes=totals.kept_bytes,
         paths=paths,
         selection=totals.selection,
+        sample=totals.sample,
     )
 
 

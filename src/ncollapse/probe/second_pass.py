@@ -12,6 +12,7 @@ from ncollapse.depth.geodesic import LineDecisions
 from ncollapse.depth.path import PathStatistics
 from ncollapse.groups import Processes
 from ncollapse.measurement.totals import Totals, merge_layers, merged
+from ncollapse.probe.kgon_rows import KgonRows
 from ncollapse.probe.layer_batch import Batch, CheckedLayers, LayerBatch, along_path
 from ncollapse.probe.request import Request
 from ncollapse.statistics.batch import Workspace
@@ -138,6 +139,7 @@ class SecondPass:
         self.by_reference = DecisionSums(reference, counts, request.reference_selection)
         self.last = totals.last_layer
         self.choices = ClassifierChoices.empty(request.num_classes)
+        self.sampled = KgonRows(totals.own_counts)
         self.index = 0
 
     def add(self, batch: Batch) -> None:
@@ -145,6 +147,8 @@ class SecondPass:
         place = self.request.place(self.index, second=True)
         selection = self.totals.selection
         layers = CheckedLayers(batch.labels, self.request.num_classes, place, self.totals.moments, selection)
+        labels = layers.labels if selection is None else selection.renumber(layers.labels)
+        self.sampled.begin_batch(labels, layers.rows, len(batch.labels))
         held: dict[str, Tensor] = {}
         waiting: list[tuple[DecisionSums, Projected]] = []
 
@@ -162,8 +166,7 @@ class SecondPass:
             chosen = None if choices is None else layers.selected(choices)
             decided.add(self.last, projected._replace(chosen=chosen))
         if held and self.paired is not None:
-            labels = layers.labels if selection is None else selection.renumber(layers.labels)
-            self._add_path(LayerBatch(held, labels), self.paired)
+            self._add_path(LayerBatch(held, labels.to(layers.labels.device)), self.paired)
         self.index += 1
 
     def _project(self, name: str, features: Tensor, labels: Tensor) -> list[tuple[DecisionSums, Projected]]:
@@ -178,6 +181,8 @@ class SecondPass:
         # Also if only paths are needed: these sums show whether a second forward pass saw the same features.
         for decided in (self.decided, self.by_reference):
             projected = decided.project(name, features, labels, classifier)
+            if projected is not None and decided is self.decided:
+                self.sampled.add_layer(name, projected.residual, decided.centers[name].coordinates)
             if projected is not None and name == self.last and choices is None:
                 waiting.append((decided, projected))
             elif projected is not None:
@@ -191,6 +196,7 @@ class SecondPass:
         means = [self.path_means[name].to(device) for name in along]
         if paired.cross_traces.device != device:
             self.paired = paired = paired.to(device)
+        self.sampled.add_paths(layers, means)
         into.path = merged(into.path, PathStatistics.from_batch(layers, means))
         into.line = merged(into.line, LineDecisions.from_batch(layers[0], layers[-1], batch.labels, paired))
         into.arcs = merged(into.arcs, ClassArcs.from_batch(layers[0], batch.labels, paired))
@@ -203,6 +209,8 @@ class SecondPass:
             if into.choices is not None and into.selection is not None:
                 into.choices = into.choices.select(into.selection.classes)
         into.within = self.decided.finish(processes)
+        # The process that writes needs it, and no other.
+        into.sample = self.sampled.finish(self.decided.centers) if processes.is_first else None
         by_reference = self.by_reference.finish(processes)
         if self.among_reference is not None:
             by_reference = {name: value.select(self.among_reference) for name, value in by_reference.items()}

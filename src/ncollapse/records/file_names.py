@@ -16,8 +16,6 @@ MANIFEST = "manifest.json"
 FIGURES = "figures"
 PREVIOUS = "previous"
 DAMAGED = "damaged"
-
-# Reserved: no code writes this yet, and other files must not take its name.
 SAMPLES = "samples.safetensors"
 
 # Of a diagnosis, in a folder of its own.
@@ -33,4 +31,4 @@ SWEEP = "sweep.json"
 CLAIMS = "claims.json"
 
 # Every file of a run itself; pages and figures are made from them.
-OF_A_RUN = (RECIPE, ENVIRONMENT, GLOSSARY, HISTORY, MEASUREMENTS, DEPTH, OBJECTIVE, RECORDING, CHECKPOINT, STATUS)
+OF_A_RUN = (RECIPE, ENVIRONMENT, GLOSSARY, HISTORY, MEASUREMENTS, DEPTH, OBJECTIVE, SAMPLES, RECORDING, CHECKPOINT, STATUS)

@@ -27,6 +27,7 @@ _MOST_BYTES = {
     file_names.HISTORY: 64 * _MIB,
     file_names.DEPTH: 64 * _MIB,
     file_names.OBJECTIVE: 16 * _MIB,
+    file_names.SAMPLES: 256 * _MIB,
     file_names.RECORDING: 16 * _MIB,
     file_names.SWEEP: 16 * _MIB,
     file_names.CLAIMS: 16 * _MIB,

@@ -16,6 +16,7 @@ from ncollapse.records.lock import state_of
 from ncollapse.records.manifest import CheckedFiles
 from ncollapse.records.rows import EpochRecord, Row
 from ncollapse.records.run_files import Glossary, ObjectiveFile, ObjectiveRecord, RecipeSummary, Recording, Status, Unit
+from ncollapse.records.samples import Samples, read_samples
 
 T = TypeVar("T")
 
@@ -36,6 +37,7 @@ class Run:
         glossary: What its metrics and flags mean.
         objective: The regularized objective beside its floor, by epoch, where it has one.
         recording: The times of a training by other people's code; None for a run of a recipe.
+        samples: A few samples at every measured epoch; None if the run was read in part, or has none.
         unverified: Files that are not as they were written; none unless the run was read unverified.
     """
 
@@ -50,6 +52,7 @@ class Run:
     glossary: Glossary
     objective: dict[int, ObjectiveRecord] = field(default_factory=dict)
     recording: Recording | None = None
+    samples: Samples | None = None
     unverified: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
@@ -208,6 +211,7 @@ def read_run(path: Path, epochs: Epochs = "all", *, unverified: bool = False) ->
         glossary=_read_optional(files, file_names.GLOSSARY, Glossary),
         objective={record.epoch: record for record in objective.epochs},
         recording=recording,
+        samples=_read_samples(files) if epochs == "all" else None,
         unverified=tuple(files.changed),
     )
     _check_agreement(run)
@@ -216,6 +220,10 @@ def read_run(path: Path, epochs: Epochs = "all", *, unverified: bool = False) ->
 
 def _read_optional(files: CheckedFiles, name: str, kind: type[T]) -> T:
     return read_json(files.folder / name, kind, read=files.read) if files.has(name) else kind()
+
+
+def _read_samples(files: CheckedFiles) -> Samples | None:
+    return read_samples(files.folder / file_names.SAMPLES, files.read) if files.has(file_names.SAMPLES) else None
 
 
 def _without_results(rows: Sequence[Row]) -> dict[int, DepthRecord]:

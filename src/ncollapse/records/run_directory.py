@@ -28,6 +28,7 @@ from ncollapse.records.manifest import (
 )
 from ncollapse.records.rows import EpochRecord, Row
 from ncollapse.records.run_files import Glossary, ObjectiveFile, ObjectiveRecord, Recording, Status, Unit
+from ncollapse.records.samples import Samples, read_samples, samples_content
 from ncollapse.records.saving import held_files, save_files
 from ncollapse.records.verification import plan_recovery, recover
 
@@ -55,6 +56,7 @@ class RunDirectory:
         self.rows: list[Row] = []
         self.depth: list[DepthRecord] = []
         self.objective: list[ObjectiveRecord] = []
+        self.samples: Samples | None = None
 
     @property
     def checkpoint(self) -> Path:
@@ -182,6 +184,9 @@ class RunDirectory:
                 self.depth = kept(read_depth(self.path / file_names.DEPTH, files.read).values())
             if files.has(file_names.OBJECTIVE):
                 self.objective = kept(read_json(self.path / file_names.OBJECTIVE, ObjectiveFile, read=files.read).epochs)
+            if files.has(file_names.SAMPLES):
+                samples = read_samples(self.path / file_names.SAMPLES, files.read)
+                self.samples = samples.of_epochs(lambda epoch: epoch <= last_epoch)
         except DamagedRunError:
             raise
         except (OSError, ReportError) as error:
@@ -243,6 +248,8 @@ class RunDirectory:
             tables[file_names.DEPTH] = depth_text(self.depth)
         if self.objective:
             tables[file_names.OBJECTIVE] = encode(ObjectiveFile(tuple(self.objective)), indent=False)
+        if self.samples is not None:
+            tables[file_names.SAMPLES] = samples_content(self.samples)
         if recording is not None:
             tables[file_names.RECORDING] = encode(recording)
         if checkpoint is not None:

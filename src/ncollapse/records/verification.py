@@ -144,6 +144,7 @@ _MEANING = {
     file_names.MEASUREMENTS: "the measured numbers cannot be trusted",
     file_names.DEPTH: "the results over depth cannot be trusted",
     file_names.OBJECTIVE: "the objective cannot be trusted",
+    file_names.SAMPLES: "the pictures of samples cannot be trusted",
     file_names.STATUS: "the state of the run cannot be trusted",
     file_names.RECORDING: "the recording cannot go on, and its weight-decay time cannot be trusted",
     file_names.CHECKPOINT: "training cannot go on from it, and its network cannot be measured",
@@ -242,9 +243,7 @@ def _files(folder: Path, plan: Recovery | None) -> tuple[str, tuple[FileReport, 
 def _advice(folder: Path, state: str, plan: Recovery | None, earlier: tuple[FileReport, ...]) -> str:
     if state == "cut off":
         return "Nothing was saved. Give the same command again, `ncollapse run` with --resume."
-    if plan is not None or any(item.meaning for item in earlier):
-        return advice(folder)
-    return ""
+    return advice(folder) if plan is not None or any(item.meaning for item in earlier) else ""
 
 
 def repair(path: Path, *, does: bool) -> list[str]:

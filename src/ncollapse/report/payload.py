@@ -1,6 +1,5 @@
-"""The data inside the page: what the epoch slider draws and what the CSV download holds, as JSON that no name can break."""
+"""The data inside the page: what the epoch slider draws and what the CSV download holds."""
 
-import json
 import math
 from typing import Any
 
@@ -27,12 +26,6 @@ def build_payload(run: Run) -> dict[str, Any]:
         "epochs": [_epoch(run, run.records[epoch]) for epoch in run.epochs],
         "table": {"epochs": measured, "series": _series(run, measured)},
     }
-
-
-def to_script_json(value: object) -> str:
-    """JSON for a ``<script type="application/json">``: nothing in it can end the script or start a comment."""
-    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", r"\u003c").replace(">", r"\u003e").replace("&", r"\u0026")
 
 
 def _epoch(run: Run, record: DepthRecord) -> dict[str, Any]:

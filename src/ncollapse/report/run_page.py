@@ -5,13 +5,16 @@ from typing import Any
 
 from ncollapse.claims.ledger import part_of
 from ncollapse.drawing.findings import Finding, findings
+from ncollapse.drawing.kgon import Kgon
+from ncollapse.drawing.kgon_html import kgon_markup, script_text, style_text
 from ncollapse.drawing.panels import LAST_LAYER, PROGRESSIVE, Panel, draw_over_depth, draw_over_epochs, require_position
+from ncollapse.drawing.script_json import to_script_json
 from ncollapse.drawing.sentences import describe_by_topic, summarize
 from ncollapse.drawing.theory_sentences import say_errors
 from ncollapse.drawing.wording import POSITIONS, counted, number, spelled
 from ncollapse.records.reading import Run, read_run
 from ncollapse.report.markup import depth_rules, link, panel_svg, write_html
-from ncollapse.report.payload import build_payload, to_script_json
+from ncollapse.report.payload import build_payload
 from ncollapse.report.tables import environment_entries, estimate_tables, metric_tables, recipe_groups
 
 
@@ -30,7 +33,14 @@ def write_page(run_dir: Path, out: Path, *, position: str = "projection", unveri
     if run.has_depth:
         require_position(run, position)
     context = {"run": run, **_context(run, position), **_ledger(run, out)}
-    return write_html(out, "run.html", script="page.js", title=run.title, positions=POSITIONS, position=position, **context)
+    context |= {"title": run.title, "positions": POSITIONS, "position": position, "kgon": ""}
+    if run.samples is not None:
+        context |= {
+            "kgon": kgon_markup(Kgon.of(run.samples), run.unit),
+            "more_script": script_text(),
+            "more_style": style_text(),
+        }
+    return write_html(out, "run.html", script="page.js", **context)
 
 
 def _context(run: Run, position: str) -> dict[str, Any]:

@@ -14,7 +14,12 @@ PARTS = 4
 
 
 def part_labels(labels: Tensor, before: Tensor) -> Tensor:
-    """Return labels in [0, 4K) that also name each sample's part: its rank within its class, modulo 4.
+    """Return labels in [0, 4K) that also name each sample's part: its rank within its class, modulo 4."""
+    return labels * PARTS + ranks_in_class(labels, before) % PARTS
+
+
+def ranks_in_class(labels: Tensor, before: Tensor) -> Tensor:
+    """Return for each sample how many of its class came before it.
 
     Args:
         labels: Checked labels of a batch, shape (N,).
@@ -24,7 +29,7 @@ def part_labels(labels: Tensor, before: Tensor) -> Tensor:
     sizes = torch.bincount(labels, minlength=len(before))
     ranks = torch.empty_like(order)
     ranks[order] = torch.arange(len(order), device=order.device) - (sizes.cumsum(0) - sizes)[labels[order]]
-    return labels * PARTS + (before[labels] + ranks) % PARTS
+    return before[labels] + ranks
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,6 +21,7 @@ from ncollapse.data.labeled import LabeledData
 from ncollapse.error_words import error_line
 from ncollapse.groups import Processes
 from ncollapse.measurement.depth_record import depth_record
+from ncollapse.measurement.kgon import add_kgon
 from ncollapse.metrics import FLAGS, METRICS, Metric, select_metrics
 from ncollapse.models import FCResNet, build_model
 from ncollapse.probe.collect_features import collect_features
@@ -249,6 +250,7 @@ class TrainingRun:
             bounds = weight_decay_bounds(self.model, batches)
         rows = [row._replace(epoch=self.epoch) for row in measurement.rows]
         record = depth_record(measurement, self.epoch, sample=sample, weight_decay=bounds)
+        self.directory.samples = add_kgon(self.directory.samples, measurement, self.epoch)
         self.directory.add_measurement(rows, record, measure_objective(self.model, self.data, recipe, self.epoch))
 
     def _sample(self, first: str, last: str) -> tuple[Tensor, Tensor]:

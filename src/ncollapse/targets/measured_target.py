@@ -11,6 +11,7 @@ import torch
 from ncollapse.groups import Processes
 from ncollapse.machine import machine
 from ncollapse.measurement.depth_record import depth_record
+from ncollapse.measurement.kgon import add_kgon
 from ncollapse.measurement.measurement import Measurement
 from ncollapse.metrics import FLAGS, METRICS
 from ncollapse.records.lock import Lock
@@ -60,6 +61,7 @@ def write_measurement(
         )
         rows = [row._replace(epoch=epoch) for split in splits for row in split.rows]
         directory.add_measurement(rows, None if measurement.paths is None else depth_record(measurement, epoch))
+        directory.samples = add_kgon(None, splits[0], epoch)
         accuracy = next((row.value for row in rows if row.metric == "accuracy" and row.split == "train"), None)
         perfect = epoch if accuracy == 1 else None
         directory.save(Status("finished", epoch, epoch, train_accuracy=accuracy, first_perfect_epoch=perfect))

@@ -1,0 +1,206 @@
+"""The K-gon as markup: layers side by side as SVG, and the data by which the script moves its dots from epoch to epoch."""
+
+import html
+import math
+from collections.abc import Sequence
+from importlib.resources import files
+
+import numpy as np
+
+from ncollapse.drawing.kgon import COLORS, DARK_COLORS, Array, Kgon, Positions, thinned
+from ncollapse.drawing.script_json import to_script_json
+from ncollapse.records.samples import Samples
+
+# Of a frame in a notebook: dots, and pictures beside each other; ink, gray, paper and panels on light and dark screens.
+_MOST_DOTS_OF_FRAME, _FRAME_COLUMNS = 1200, 5
+_PAPERS = (("#1f2430", "#5f6673", "#ffffff", "#f6f7f9"), ("#e8eaef", "#9aa3b2", "#14171d", "#1d2129"))
+# Characters for the moving dots of one page: more epochs are thinned out.
+_MOST_CHARACTERS = 320_000
+_DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+# Steps of a coordinate, which two of these digits count, and half the side of a picture in its own units.
+_STEPS, _HALF = 4096, 100
+_LABEL_DISTANCE = 14
+
+
+def shown_epochs(kgon: Kgon) -> list[int]:
+    """Return the epochs of a page: all, or as many at equal distances as there is room for, the last one among them."""
+    first = kgon.positions(kgon.epochs[-1])
+    num_points = first.points.shape[0] * (first.points.shape[1] + 2 * len(kgon.named)) + len(kgon.named)
+    most = max(2, _MOST_CHARACTERS // (4 * num_points))
+    stops = np.linspace(0, len(kgon.epochs) - 1, min(most, len(kgon.epochs))).round().astype(int)
+    return [kgon.epochs[stop] for stop in dict.fromkeys(stops.tolist())]
+
+
+def kgon_markup(kgon: Kgon, unit: str = "epoch") -> str:
+    """Return the module: controls, layers side by side at the last epoch, key, notes, and the data for the script."""
+    epochs = shown_epochs(kgon)
+    payload = _payload(kgon, epochs, unit)
+    last, hidden = len(epochs) - 1, "" if len(epochs) > 1 else " hidden"
+    controls = (
+        f'<div class="controls"{hidden}><button type="button" class="kgon-play" aria-pressed="false">Play</button>'
+        f'<input type="range" class="kgon-slider" min="0" max="{last}" value="{last}" step="1" aria-label="{unit}">'
+        f'<span>{unit.capitalize()} <output class="kgon-epoch">{epochs[-1]}</output></span></div>'
+    )
+    words = "Point at a dot to name it, and to follow the sample through the layers. A class of the list is shown alone."
+    notes = "".join(f"<p class='quiet'>{html.escape(note)}</p>" for note in kgon.notes(len(epochs), unit))
+    return (
+        f'<div class="kgon">{controls}<div class="kgon-panels">{_figures(kgon)}</div><p class="kgon-told">{words}</p>'
+        f'<div class="kgon-key" role="group" aria-label="Classes">{_key(kgon)}</div>{notes}'
+        f'<script type="application/json" class="kgon-data">{to_script_json(payload)}</script></div>'
+    )
+
+
+def _figures(kgon: Kgon) -> str:
+    epoch = kgon.epochs[-1]
+    at = kgon.positions(epoch)
+    return "".join(
+        f"<figure><figcaption><b>{depth}</b> {html.escape(name)}</figcaption>{_svg(kgon, at, layer)}"
+        f'<p class="note">{kgon.rank_note(layer, epoch)}</p></figure>'
+        for layer, (name, depth) in enumerate(zip(kgon.layers, kgon.samples.header.depths, strict=True))
+    )
+
+
+def _key(kgon: Kgon) -> str:
+    entries = [(_mark(i), kgon.label(place), kgon.name(place)) for i, place in enumerate(kgon.named)]
+    if len(kgon.named) < len(kgon.order):
+        entries.append((_mark(None), f"{len(kgon.order) - len(kgon.named)} others", ""))
+    return "".join(
+        f'<button type="button" class="{mark}" aria-pressed="false"><i></i>{html.escape(label)}'
+        f"{'' if name in {label, ''} else f' {html.escape(name)}'}</button>"
+        for mark, label, name in entries
+    )
+
+
+def _payload(kgon: Kgon, epochs: Sequence[int], unit: str) -> dict[str, object]:
+    """Return what the script needs: the positions at every epoch, and the names for the pointer."""
+    samples = kgon.samples.epochs
+    last = samples[kgon.epochs[-1]]
+    tracked = [epoch for epoch in epochs if np.array_equal(samples[epoch].labels, last.labels)]
+
+    def same(epoch: int) -> bool:
+        return np.array_equal(samples[epoch].indices, last.indices)
+
+    return {
+        "unit": unit,
+        "layers": kgon.layers,
+        "named": kgon.named,
+        "names": [kgon.name(place) for place in range(len(kgon.order))],
+        "polygon": [kgon.named.index(place) for place in kgon.order if place in kgon.named] if _has_polygon(kgon) else [],
+        "labels": last.labels.tolist(),
+        # Most loaders keep their order, so that one list is enough.
+        "indices": [samples[epoch].indices.tolist() if epoch == tracked[-1] or not same(epoch) else 0 for epoch in tracked],
+        "epochs": tracked,
+        "notes": [[kgon.rank_note(layer, epoch) for layer in range(len(kgon.layers))] for epoch in tracked],
+        "drawn": [_drawn(kgon, kgon.positions(epoch)) for epoch in tracked],
+    }
+
+
+def kgon_frame(samples: Samples) -> str:
+    """Return the module as a frame for a notebook, whose page has other styles, with as many dots as fit there."""
+    kgon = Kgon.of(thinned(samples, _MOST_DOTS_OF_FRAME))
+    light, dark = (f"--ink:{ink};--soft:{soft};--paper:{paper};--panel:{panel};" for ink, soft, paper, panel in _PAPERS)
+    rules = (
+        f":root{{color-scheme:light dark;{light}}}@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}"
+        "body{margin:0;font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper)}"
+        ".controls{display:flex;align-items:center;gap:1rem}.quiet{font-size:.85rem;color:var(--soft);margin:.4rem 0}"
+    )
+    head = f"<!doctype html><meta charset=utf-8><style>{rules}{style_text()}</style>"
+    page = f"{head}{kgon_markup(kgon)}<script>{script_text()}</script>"
+    height = 120 + 210 * -(-len(kgon.layers) // _FRAME_COLUMNS)
+    style = f"width:100%;height:{height}px;border:0"
+    return f'<iframe title="K-gon" style="{style}" srcdoc="{html.escape(page)}"></iframe>'
+
+
+def style_text() -> str:
+    """Return the style sheet of the module, with its colors."""
+    light, dark = ("".join(f"--k{i}:{color};" for i, color in enumerate(colors)) for colors in (COLORS, DARK_COLORS))
+    rules = f".kgon{{{light}}}@media screen and (prefers-color-scheme:dark){{.kgon{{{dark}}}}}"
+    rules += "".join(f".kgon .c{i}{{--of:var(--k{i})}}" for i in range(len(COLORS)))
+    return rules + files("ncollapse.drawing").joinpath("kgon.css").read_text(encoding="utf-8")
+
+
+def script_text() -> str:
+    """Return the script of the module."""
+    return files("ncollapse.drawing").joinpath("kgon.js").read_text(encoding="utf-8")
+
+
+def _has_polygon(kgon: Kgon) -> bool:
+    return len(kgon.named) == len(kgon.order)
+
+
+def _mark(index: int | None) -> str:
+    """Return the class attribute of a class: its color, and a ring for the second ten."""
+    return "others" if index is None else f"c{index % len(COLORS)}{' ring' if index >= len(COLORS) else ''}"
+
+
+def _drawn(kgon: Kgon, at: Positions) -> list[str]:
+    """Return for each layer its dots, class means, corners and spokes, four characters each; nothing where undefined."""
+    found = []
+    for layer in range(len(kgon.layers)):
+        parts = [at.points[layer], at.means[layer], at.corners[layer]]
+        if layer == kgon.samples.header.classifier:
+            parts.append(at.spokes[0])
+        together = np.concatenate(parts)
+        found.append(_encoded(together, kgon.reach) if np.isfinite(together).all() else "")
+    return found
+
+
+def _encoded(points: Array, reach: float) -> str:
+    steps = np.clip((points / reach + 1) / 2 * (_STEPS - 1), 0, _STEPS - 1).round().astype(int).ravel()
+    return "".join(_DIGITS[step // 64] + _DIGITS[step % 64] for step in steps.tolist())
+
+
+def _svg(kgon: Kgon, at: Positions, layer: int) -> str:
+    points, means, corners = (_in_picture(kgon, part[layer]) for part in (at.points, at.means, at.corners))
+    words = f"Layer {kgon.layers[layer]}: samples and class means in the plane of the K-gon"
+    if not math.isfinite(float(means.sum())):
+        points, means, corners = points[:0], means[:0], corners[:0]
+    parts = [f'<svg viewBox="-100 -100 200 200" role="img" aria-label="{html.escape(words)}">', _frame(kgon, corners)]
+    if layer == kgon.samples.header.classifier:
+        spokes = _in_picture(kgon, at.spokes[0])
+        if np.isfinite(spokes).all():
+            lines = "".join(f'<line class="{_mark(i)}" x2="{_n(x)}" y2="{_n(y)}"/>' for i, (x, y) in enumerate(spokes))
+            parts.append(f'<g class="spokes">{lines}</g>')
+    parts.append(f'<g class="dots">{_dots(kgon, at.labels, points)}</g>')
+    big = "".join(f'<circle class="{_mark(i)}" cx="{_n(x)}" cy="{_n(y)}"/>' for i, (x, y) in enumerate(means))
+    names = "".join(
+        f'<text class="{_mark(i)}" x="{_n(x)}" y="{_n(y)}">{html.escape(kgon.label(kgon.named[i]))}</text>'
+        for i, (x, y) in enumerate(_beside(corners))
+    )
+    return "".join([*parts, f'<g class="means">{big}</g><g class="names">{names}</g></svg>'])
+
+
+def _frame(kgon: Kgon, corners: Array) -> str:
+    if not _has_polygon(kgon):
+        return f'<circle class="frame" r="{_n(_HALF / kgon.reach)}"/>'
+    if not len(corners):
+        return '<path class="frame" d=""/>'
+    around = [kgon.named.index(place) for place in kgon.order]
+    return f'<path class="frame" d="M{"L".join(f"{_n(corners[i][0])} {_n(corners[i][1])}" for i in around)}Z"/>'
+
+
+def _dots(kgon: Kgon, labels: Array, points: Array) -> str:
+    """Return the dots, grouped by class."""
+    groups: list[tuple[int, list[str]]] = []
+    for label, (x, y) in zip(labels.tolist(), points, strict=False):
+        if not groups or groups[-1][0] != label:
+            groups.append((label, []))
+        groups[-1][1].append(f'<circle cx="{_n(x)}" cy="{_n(y)}"/>')
+    return "".join(f'<g class="{_mark(kgon.color(label))}">{"".join(dots)}</g>' for label, dots in groups)
+
+
+def _in_picture(kgon: Kgon, points: Array) -> Array:
+    """Return positions in the units of a picture, whose axis points down; what lies beyond goes to the edge."""
+    return np.clip(points / kgon.reach, -1, 1) * _HALF * np.array([1, -1])
+
+
+def _beside(corners: Array) -> Array:
+    """Return the places of the labels, further out than the corners."""
+    length = np.linalg.norm(corners, axis=1, keepdims=True)
+    away = np.divide(corners, length, out=np.zeros_like(corners), where=length > 0)
+    return corners + _LABEL_DISTANCE * away
+
+
+def _n(value: float) -> str:
+    text = f"{value:.1f}"
+    return text.removesuffix(".0") if text != "-0.0" else "0"

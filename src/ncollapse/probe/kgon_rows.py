@@ -1,0 +1,82 @@
+"""The choice and collection of the rows that pictures show: a seeded draw of a few samples of each class."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Sequence
+
+import torch
+from torch import Tensor
+
+from ncollapse.measurement.kgon_sample import KgonSample, in_own_planes
+from ncollapse.polygon import named_classes
+from ncollapse.statistics.parts import ranks_in_class
+
+# Rows of a class, and in all.
+_MOST_OF_A_CLASS, _MOST = 20, 500
+
+
+def rows_by_class(counts: Sequence[int]) -> list[int]:
+    """Return how many rows of each class are shown; of many classes, the named ones have their share first."""
+    named = {*named_classes(counts)}
+    sizes = [min(count, _MOST_OF_A_CLASS) if label in named else 0 for label, count in enumerate(counts)]
+    others = [label for label, count in enumerate(counts) if count and label not in named]
+    room = _MOST - sum(sizes)
+    if room < len(others):
+        others = random.Random(0).sample(others, room)
+    for label in others:
+        sizes[label] = min(counts[label], _MOST_OF_A_CLASS, room // len(others))
+    return sizes
+
+
+class KgonRows:
+    """The rows of a sample, chosen by their rank within their class, and collected batch by batch."""
+
+    # The ranks are drawn from the counts alone, before the data is read again, by a generator of our own. So memory is that of
+    # the sample, the choice is the same at every epoch, and no random state of the user's moves.
+
+    def __init__(self, counts: Tensor) -> None:
+        draw, sizes = random.Random(0), counts.tolist()
+        self._stride = max([1, *sizes])
+        numbers = rows_by_class(sizes)
+        drawn = [(label, rank) for label, number in enumerate(numbers) for rank in draw.sample(range(sizes[label]), number)]
+        self._keys = torch.tensor([label * self._stride + rank for label, rank in drawn], dtype=torch.int64)
+        self._before, self._seen = torch.zeros_like(counts), 0
+        self._rows = torch.zeros(0, dtype=torch.int64)
+        self._labels: list[Tensor] = []
+        self._indices: list[Tensor] = []
+        self._coordinates: dict[str, list[Tensor]] = {}
+        self._paths: list[Tensor] = []
+
+    def begin_batch(self, labels: Tensor, positions: Tensor | None, num_rows: int) -> None:
+        """Choose the rows of the next batch; ``positions`` are those of the labels among all its rows, None if they are all."""
+        labels = labels.cpu()
+        keys = labels * self._stride + ranks_in_class(labels, self._before)
+        self._before += torch.bincount(labels, minlength=len(self._before))
+        self._rows = rows = torch.isin(keys, self._keys).nonzero().flatten()
+        self._labels.append(labels[rows])
+        self._indices.append(self._seen + (rows if positions is None else positions.cpu()[rows]))
+        self._seen += num_rows
+
+    def add_layer(self, name: str, residual: Tensor, means: Tensor) -> None:
+        """Add the rows' coordinates at one layer, given relative to the class means."""
+        own = means.index_select(0, self._labels[-1].to(means.device))
+        chosen = residual.index_select(0, self._rows.to(residual.device))
+        self._coordinates.setdefault(name, []).append((chosen + own).cpu())
+
+    def add_paths(self, layers: Sequence[Tensor], means: Sequence[Tensor]) -> None:
+        """Add the rows' paths, given the features of the path's layers and their means."""
+        rows = self._rows.to(layers[0].device)
+        points = [layer.index_select(0, rows).double() - mean for layer, mean in zip(layers, means, strict=True)]
+        self._paths.append(in_own_planes(torch.stack(points, dim=1)).cpu())
+
+    def finish(self, layers: Collection[str]) -> KgonSample | None:
+        """Return the sample, sorted by class, with the layers in this order; None if this process has no samples."""
+        if not self._labels or any(name not in self._coordinates for name in layers):
+            return None
+        labels = torch.cat(self._labels)
+        order = torch.argsort(labels, stable=True)
+        parts = [torch.cat(self._coordinates[name]) for name in layers]
+        coordinates = torch.cat([torch.zeros(len(labels), 0, dtype=torch.float64), *parts], dim=1)
+        paths = torch.cat(self._paths)[order] if self._paths else None
+        return KgonSample(labels[order], torch.cat(self._indices)[order], coordinates[order], paths)

@@ -1,0 +1,159 @@
+"""The K-gon drawn: markup and figures show the positions of the numbers, also for two, a hundred and a thousand classes."""
+
+import html as escaping
+import json
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import ncollapse as nc
+from ncollapse.drawing import plot_kgon, save_animation
+from ncollapse.drawing.kgon import Kgon
+from ncollapse.drawing.kgon_html import kgon_markup, shown_epochs
+from ncollapse.etf import simplex_etf
+from ncollapse.measurement.as_run import run_of
+from ncollapse.polygon import corners_of
+from ncollapse.records import ReportError
+
+DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+
+
+def run_with(num_classes, num_epochs=3, num_layers=2, num_rows=4, prefix="layer"):
+    """A run in memory whose classes collapse over depth and epochs."""
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.arange(num_classes).repeat(num_rows)
+    dim = max(num_classes - 1, 2)
+    frame = simplex_etf(num_classes, dim)
+    noise = torch.randn(len(labels), dim, generator=draw, dtype=torch.float64) / dim**0.5
+    weight = frame + 0.1 * torch.randn(num_classes, dim, generator=draw, dtype=torch.float64)
+    measured = {
+        epoch: nc.measure_features(
+            {f"{prefix}{i}": frame[labels] + noise * 0.8 ** (i + epoch) for i in range(num_layers)},
+            labels,
+            num_classes=num_classes,
+            classifier=(weight, None),
+        )
+        for epoch in range(num_epochs)
+    }
+    return run_of(measured)
+
+
+def payload(markup):
+    return json.loads(re.search(r'<script type="application/json" class="kgon-data">(.*?)</script>', markup)[1])
+
+
+def decoded(text, reach):
+    steps = [64 * DIGITS.index(text[i]) + DIGITS.index(text[i + 1]) for i in range(0, len(text), 2)]
+    return (np.array(steps).reshape(-1, 2) / 4095 * 2 - 1) * reach
+
+
+@pytest.fixture(scope="module")
+def run():
+    return run_with(5)
+
+
+def test_positions_of_markup_and_data_are_those_of_the_numbers(run):
+    kgon, markup = Kgon.of(run.samples), kgon_markup(Kgon.of(run.samples))
+    data = payload(markup)
+    assert data["epochs"] == [0, 1, 2]
+    for index, epoch in enumerate(data["epochs"]):
+        at = kgon.positions(epoch)
+        for layer in range(2):
+            parts = [at.points[layer], at.means[layer], at.corners[layer], *([at.spokes[0]] if layer == 1 else [])]
+            expected = np.clip(np.concatenate(parts), -kgon.reach, kgon.reach)
+            assert np.abs(decoded(data["drawn"][index][layer], kgon.reach) - expected).max() < 1e-3
+    drawn = re.findall(r'<circle cx="([-\d.]+)" cy="([-\d.]+)"/>', markup)
+    at = kgon.positions(2)
+    expected = np.clip(at.points.reshape(-1, 2) / kgon.reach, -1, 1) * [100, -100]
+    assert np.abs(np.array(drawn, dtype=float) - expected).max() <= 0.051
+    assert markup.count("<svg") == 2
+    assert markup.count("<line") == 5
+
+
+def test_corners_are_those_of_the_polygon_in_the_order_of_the_last_epoch(run):
+    kgon = Kgon.of(run.samples)
+    assert np.abs(kgon.positions(0).corners - corners_of(kgon.order)).max() < 1e-3
+
+
+def test_two_classes_lie_on_a_line():
+    run = run_with(2)
+    kgon = Kgon.of(run.samples)
+    at = kgon.positions(2)
+    assert np.abs(at.means[..., 1]).max() == 0
+    assert (at.points[:, at.labels == 0, 1] > 0).all()
+    assert (at.points[:, at.labels == 1, 1] < 0).all()
+    assert "Two classes lie on a line" in kgon_markup(kgon)
+
+
+@pytest.mark.parametrize(("num_classes", "num_rows", "named"), [(20, 2, 20), (100, 3, 10), (400, 1, 10)])
+def test_many_classes(num_classes, num_rows, named):
+    run = run_with(num_classes, num_epochs=1, num_layers=1, num_rows=num_rows)
+    markup = kgon_markup(Kgon.of(run.samples))
+    assert markup.count("<text") == named
+    assert markup.count("<button") == 1 + named + (num_classes > 20)
+    assert ("The 10 largest of" in markup) == (num_classes > 20)
+    assert (' ring"' in markup) == (num_classes == 20)
+    assert len(payload(markup)["labels"]) <= 500
+
+
+def test_of_many_epochs_a_page_shows_some():
+    run = run_with(20, num_epochs=40, num_layers=6, num_rows=20)
+    kgon = Kgon.of(run.samples)
+    shown = shown_epochs(kgon)
+    assert shown[0] == 0
+    assert shown[-1] == 39
+    markup = kgon_markup(kgon)
+    assert f"{len(shown)} of 40 measured epochs are shown" in markup
+    assert len(markup) < 500_000
+
+
+def test_a_loader_that_shuffles_is_noted(run):
+    samples = run.samples
+    moved = samples.epochs[0].indices[::-1].copy()
+    first = samples.epochs[0].__class__(**{**samples.epochs[0].__dict__, "indices": moved})
+    kgon = Kgon.of(samples.with_epoch(0, first))
+    assert "another sample at each epoch" in " ".join(kgon.notes())
+    data = payload(kgon_markup(kgon))
+    assert data["indices"][0] == moved.tolist()
+    assert data["indices"][1:] == [0, samples.epochs[2].indices.tolist()]
+
+
+def test_names_stay_text():
+    evil = "</script><b onload=x>\"'&"
+    markup = kgon_markup(Kgon.of(run_with(3, prefix=evil).samples))
+    assert evil not in markup
+    assert escaping.escape(evil) in markup
+
+
+def test_ranks_and_coincident_means_are_noted():
+    labels = torch.arange(4).repeat(3)
+    flat = torch.randn(12, 2, generator=torch.Generator().manual_seed(0))
+    m = nc.measure_features({"flat": flat, "same": torch.ones(12, 3)}, labels, num_classes=4)
+    markup = kgon_markup(Kgon.of(run_of({0: m}).samples))
+    assert "class means span 2 of 3 dimensions" in markup
+    assert "all class means coincide" in markup
+    assert "no simplex fits" in markup
+    assert payload(markup)["drawn"][0][1] == ""
+
+
+def test_a_figure_and_an_animation(run, tmp_path):
+    assert len(plot_kgon(run).axes) == 2
+    with pytest.raises(ReportError, match="needed samples of epoch 9"):
+        plot_kgon(run, 9)
+    save_animation(run, tmp_path / "new" / "kgon.gif", frames=2)
+    with Image.open(tmp_path / "new" / "kgon.gif") as image:
+        assert (image.n_frames, image.format) == (2, "GIF")
+    save_animation(run, tmp_path / "kgon.png")
+    save_animation(run, tmp_path / "again.png")
+    assert (tmp_path / "kgon.png").read_bytes() == (tmp_path / "again.png").read_bytes()
+    with pytest.raises(ReportError, match=r"needed a name that ends in \.gif"):
+        save_animation(run, tmp_path / "kgon.mp4")
+
+
+def test_a_run_without_samples_says_so(run):
+    with pytest.raises(ReportError, match=r"needed samples\.safetensors, found none"):
+        plot_kgon(replace(run, samples=None))

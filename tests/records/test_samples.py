@@ -1,0 +1,73 @@
+"""The file of the samples: written and read back, the same bytes every time, and refused when its parts do not fit."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import load, save
+
+from ncollapse.records import ReportError
+from ncollapse.records.samples import EpochSamples, SampleHeader, Samples, read_samples, samples_content
+
+HEADER = SampleHeader(("a", "b"), (0, 1), ("a", "b"), 1, (0, 1, 4), (5, 5, 5), names=("x", "y", "z"), absent=(2, 3))
+
+
+def made(seed=0, n=6):
+    draw = np.random.default_rng(seed)
+
+    def half(*shape):
+        return draw.normal(size=shape).astype(np.float16)
+
+    labels = np.sort(draw.integers(3, size=n)).astype(np.int64)
+    return EpochSamples(
+        labels, np.arange(n), np.array([2, 1]), half(2, n, 3), half(2, 3, 3), half(2, 3, 3), half(1, 3, 3), half(n, 2, 2)
+    )
+
+
+def written(folder, content):
+    (folder / "samples.safetensors").write_bytes(content)
+    return folder / "samples.safetensors"
+
+
+def test_round_trip(tmp_path):
+    samples = Samples(HEADER).with_epoch(12, made(1)).with_epoch(3, made(2, n=4))
+    content = samples_content(samples)
+    again = read_samples(written(tmp_path, content))
+    assert again.header == HEADER
+    assert list(again.epochs) == [3, 12]
+    assert np.array_equal(again.epochs[3].points, samples.epochs[3].points)
+    assert samples_content(again) == content
+    assert list(again.of_epochs(lambda epoch: epoch > 3).epochs) == [12]
+    assert again.of_epochs(lambda epoch: epoch > 12) is None
+
+
+def spoiled(change_header=None, change_tensors=None):
+    content = samples_content(Samples(HEADER).with_epoch(0, made()))
+    length = int.from_bytes(content[:8], "little")
+    header, tensors = json.loads(content[8 : 8 + length])["__metadata__"], dict(load(content))
+    entries = json.loads(header["ncollapse.samples"])
+    (change_header or (lambda _: None))(entries)
+    (change_tensors or (lambda _: None))(tensors)
+    return save(tensors, {"ncollapse.samples": json.dumps(entries)})
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        (b"no such file", "needed the samples of a run"),
+        (save({"x": np.zeros(3)}), "needed the samples of a run"),
+        (spoiled(lambda h: h.update(format=9)), "needed format 1, found .*Update"),
+        (spoiled(lambda h: h.update(layers=3)), "layers"),
+        (spoiled(lambda h: h.update(names=["x"])), "do not fit together"),
+        (spoiled(lambda h: h.update(order=[0, 0, 1])), "do not fit together"),
+        (spoiled(lambda h: h.update(classifier=2)), "do not fit together"),
+        (spoiled(None, lambda t: t.pop("0.means")), r"0\.means needs float16 of \(2, 3, 3\), got nothing"),
+        (spoiled(None, lambda t: t.update({"0.points": np.zeros((2, 6, 3))})), r"got float64"),
+        (spoiled(None, lambda t: t.update({"0.labels": np.full(6, 3)})), "a class that is none"),
+        (spoiled(None, lambda t: t.update({"0.more": np.zeros(1)})), "has other parts"),
+        (spoiled(None, lambda t: t.update({"x.points": np.zeros(1)})), "belongs to no epoch"),
+    ],
+)
+def test_what_does_not_fit_is_refused(content, match, tmp_path):
+    with pytest.raises(ReportError, match=match):
+        read_samples(written(tmp_path, content))
