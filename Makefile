@@ -7,6 +7,7 @@
 #   make test-3.12   all tests with this version of Python, in an environment of its own (.venv-3.12); likewise test-3.13
 #   make hooks   have git check style and types before each commit
 #   make bench   side-by-side timings
+#   make docs   the site in site/, in an environment of its own (.venv-docs)    make docs-pages   what is made from the code
 #   make test-zoo   public networks of torchvision, timm and transformers, in an environment of their own (.venv-zoo)
 #   make test-integrations   with Lightning, transformers, peft, graphs, TensorBoard, wandb, in an environment of their own (.venv-integrations)
 # Knobs: PYTHON=python3.12 VENV=.venv EXTRAS=dev INSTALLER=pip OUT=runs/demo
@@ -30,7 +31,7 @@ export OMP_NUM_THREADS ?= 1
 # Dozens of processes import the library: each would compile it where keeping compiled files is turned off.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: demo hooks test test-slow test-minimum test-3.12 test-3.13 mutants test-zoo test-integrations lint bench docs docs-networks test-zoo-here test-integrations-here docs-networks-here clean
+.PHONY: demo hooks test test-slow test-minimum test-3.12 test-3.13 mutants test-zoo test-integrations lint bench docs docs-here docs-pages docs-networks test-zoo-here test-integrations-here docs-networks-here clean
 
 demo: $(STAMP)
 	$(BIN)/ncollapse demo --out $(OUT)
@@ -92,12 +93,25 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/demo_seeds.py
 	$(BIN)/python benchmarks/surrogates.py
 
-docs: $(STAMP)
+# The pages and pictures that are made from the code and kept in the checkout.
+docs-pages: $(STAMP)
 	$(BIN)/python docs/write_metrics.py
+	$(BIN)/python docs/write_refusals.py
 	$(BIN)/python docs/draw_discovery.py
+	$(BIN)/python docs/draw_diagrams.py
+
+# The site, in site/. A warning is an error.
+docs: export VENV = .venv-docs
+docs: export EXTRAS = docs
+docs:
+	$(MAKE) --no-print-directory $@-here
+
+docs-here: $(STAMP)
+	$(BIN)/python -m sphinx -b html -W --keep-going -q -c docs . site
+	@echo "Site: site/index.html"
 
 clean:
-	rm -rf $(VENV) .venv-zoo .venv-integrations .venv-minimum .venv-3.12 .venv-3.13 build dist .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) .venv-docs site docs/made .venv-zoo .venv-integrations .venv-minimum .venv-3.12 .venv-3.13 build dist .pytest_cache .ruff_cache .mypy_cache
 
 # Compiled once here, as pip does and uv by itself does not: every later start is seconds faster.
 $(STAMP): pyproject.toml constraints.txt

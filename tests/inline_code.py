@@ -36,7 +36,7 @@ FOREIGN = {
     *("layers/layers.html", "auroc.NAME.SCORE", "fpr95.NAME.SCORE", "few_shot.NAME", "few_shot_bound.NAME"),
     *("pytorch_lightning", "x", "x.input", "head.input", "(measurement, epoch=, step=)", "nc/<layer>/<metric>"),
     *('both["pfc1"]', *(f'm.depth_results.prediction_error["projection"].{name}["pfc1"]' for name in ("line", "baseline"))),
-    *(".venv", ".venv-zoo", ".venv-integrations", ".venv-minimum", "__all__", 'm["pfc1"]', "core", "all"),
+    *(".venv", ".venv-zoo", ".venv-docs", ".venv-integrations", ".venv-minimum", "__all__", 'm["pfc1"]', "core", "all"),
 }
 
 

@@ -11,12 +11,16 @@ import torch
 
 import fresh
 import inline_code
+import ncollapse
 from ncollapse.cli import main
 from ncollapse.records import read_run
 from zoo.networks import NETWORKS
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+# The rooms that a user sees.
+PUBLIC = ncollapse._ROOMS
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+PAGES += [*sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "reference").glob("*.md"))]
 
 
 def blocks(language, *pages):
@@ -149,15 +153,35 @@ def test_network_page_has_every_network_of_the_opt_in_tests():
     assert rows == [(network.library, network.name) for network in NETWORKS], "run `make docs-networks`"
 
 
-def test_metric_page_is_current():
+def test_metric_page_is_current(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
     render = runpy.run_path(str(ROOT / "docs" / "write_metrics.py"))["render"]
-    assert (ROOT / "docs" / "metrics.md").read_text() == render(), "run `make docs`"
+    assert (ROOT / "docs" / "metrics.md").read_text() == render(), "run `make docs-pages`"
+
+
+def test_every_flag_and_error_has_a_cure():
+    render = runpy.run_path(str(ROOT / "docs" / "write_refusals.py"))["render"]
+    assert (ROOT / "docs" / "refusals.md").read_text() == render(), "run `make docs-pages`"
+
+
+def test_diagrams_are_current():
+    pictures = runpy.run_path(str(ROOT / "docs" / "draw_diagrams.py"))["pictures"]()
+    assert {name for name, text in pictures.items() if (ROOT / "docs" / "figures" / name).read_text() != text} == set()
+
+
+def test_every_public_name_is_in_the_reference_and_in_a_text_of_it():
+    pages = {path.stem: path.read_text() for path in (ROOT / "docs" / "reference").glob("*.md")}
+    prose = " ".join(pages.values())
+    rooms = {name: getattr(ncollapse, name) for name in dir(ncollapse) if getattr(getattr(ncollapse, name), "__all__", None)}
+    assert {name for name in rooms if name in PUBLIC and f"automodule:: ncollapse.{name}" not in pages.get(name, "")} == set()
+    names = {*ncollapse.__all__, *(name for room in PUBLIC for name in rooms[room].__all__)}
+    assert {name for name in names if f"`{name}`" not in prose} == set()
 
 
 def test_picture_of_discovery_is_current():
     with torch.random.fork_rng():
         render = runpy.run_path(str(ROOT / "docs" / "draw_discovery.py"))["render"]
-        assert (ROOT / "docs" / "figures" / "discovery.svg").read_text() == render(), "run `make docs`"
+        assert (ROOT / "docs" / "figures" / "discovery.svg").read_text() == render(), "run `make docs-pages`"
 
 
 def test_the_page_on_discovery_prints_what_it_says():

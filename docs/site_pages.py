@@ -1,0 +1,79 @@
+"""Pages that are made when the site is built: the command's help, every message, the gallery of examples."""
+
+import argparse
+import ast
+import re
+from pathlib import Path
+
+from ncollapse.cli.main import _parser
+
+DOCS = Path(__file__).parent
+ROOT = DOCS.parent
+SOURCE = ROOT / "src" / "ncollapse"
+_ERRORS = {"ValueError", "TypeError", "ImportError"}
+
+
+def command_page() -> str:
+    """Write the help of every subcommand."""
+    (action,) = (item for item in _parser()._actions if isinstance(item, argparse._SubParsersAction))
+    words = {choice.dest: choice.help for choice in action._choices_actions}
+    lines = ["# The command line\n", "Every subcommand with its options, as `ncollapse NAME --help` prints it.\n"]
+    for name, parser in action.choices.items():
+        parser.formatter_class = lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=100)
+        summary = words.get(name) or ""
+        lines.append(f"## ncollapse {name}\n\n{summary[:1].upper()}{summary[1:]}.\n\n```text\n{parser.format_help()}```\n")
+    return "\n".join(lines)
+
+
+def _words(node: ast.expr) -> str:
+    """Write a message with … for what is filled in; empty if it is no text."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    if isinstance(node, ast.JoinedStr):
+        return "".join(part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
+    return ""
+
+
+def messages() -> dict[str, list[tuple[str, str]]]:
+    """Collect the messages of all errors by room: pairs of the error's name and the text."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for path in sorted(SOURCE.rglob("*.py")):
+        room = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+        for node in ast.walk(ast.parse(path.read_text())):
+            call = node.exc if isinstance(node, ast.Raise) else None
+            if isinstance(call, ast.Call) and call.args and (isinstance(call.func, ast.Name)):
+                text = _words(call.args[0]).strip()
+                if re.search(r"\w \w", text) and (call.func.id in _ERRORS or call.func.id.endswith("Error")):
+                    found.setdefault(room, []).append((call.func.id, text))
+    return found
+
+
+def messages_page() -> str:
+    """Write every message, by room."""
+    lines = [
+        "# Every message\n",
+        "What the library raises, by room. … stands for what came. Search this page for a few words of yours.\n",
+    ]
+    for room, pairs in messages().items():
+        lines.append(f"## {room}\n")
+        lines += [f"- {text}".replace("*", "\\*").replace("<", "&lt;").replace("_", "\\_") for _, text in sorted(set(pairs))]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def gallery_page() -> str:
+    """Write every example: its first sentence, and its code."""
+    lines = ["# Gallery of examples\n", "Each runs in seconds and is run by the tests: `python examples/NAME.py`.\n"]
+    for path in sorted((ROOT / "examples").glob("*.py")):
+        text = (ast.get_docstring(ast.parse(path.read_text())) or "").split("\n\n")[0].replace("\n", " ")
+        title = path.stem.replace("_", " ").capitalize()
+        lines.append(f"## {title}\n\n{text}\n\n```{{literalinclude}} ../../examples/{path.name}\n:language: python\n```\n")
+    return "\n".join(lines)
+
+
+def write() -> None:
+    """Write the pages into docs/made, which git ignores."""
+    folder = DOCS / "made"
+    folder.mkdir(exist_ok=True)
+    for name, text in {"command": command_page(), "messages": messages_page(), "gallery": gallery_page()}.items():
+        (folder / f"{name}.md").write_text(text)
