@@ -102,8 +102,8 @@ def test_words_figures_controls_table_recipe_and_versions_are_there(html, page, 
     for sentence in describe(read_run(shared_run)):
         assert sentence in words
     figures = [attributes["aria-label"] for tag, attributes in page.elements if tag == "svg"]
-    # PFC1-3 twice over depth (for the slider, and drawn), PFC1-3 over epochs, NC1-4.
-    assert len(figures) == 3 + 3 + 3 + 4
+    # PFC1-3 twice over depth (for the slider, and drawn), PFC1-3 over epochs, the heat map, NC1-4.
+    assert len(figures) == 3 + 3 + 3 + 1 + 4
     slider = next(attributes for tag, attributes in page.elements if attributes.get("type") == "range")
     assert (slider["max"], slider["value"]) == ("14", "14")
     options = [attributes for tag, attributes in page.elements if tag == "option"]

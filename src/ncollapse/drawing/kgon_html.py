@@ -17,6 +17,8 @@ _PAPERS = (("#1f2430", "#5f6673", "#ffffff", "#f6f7f9"), ("#e8eaef", "#9aa3b2", 
 # Characters for the moving dots of one page: more epochs are thinned out.
 _MOST_CHARACTERS = 320_000
 _DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+# What has the colors of the classes: the module, and other drawings of samples.
+_SCOPE = ":is(.kgon,.kgon-colors)"
 # Steps of a coordinate, which two of these digits count, and half the side of a picture in its own units.
 _STEPS, _HALF = 4096, 100
 _LABEL_DISTANCE = 14
@@ -114,8 +116,8 @@ def kgon_frame(samples: Samples) -> str:
 def style_text() -> str:
     """Return the style sheet of the module, with its colors."""
     light, dark = ("".join(f"--k{i}:{color};" for i, color in enumerate(colors)) for colors in (COLORS, DARK_COLORS))
-    rules = f".kgon{{{light}}}@media screen and (prefers-color-scheme:dark){{.kgon{{{dark}}}}}"
-    rules += "".join(f".kgon .c{i}{{--of:var(--k{i})}}" for i in range(len(COLORS)))
+    rules = f"{_SCOPE}{{{light}}}@media screen and (prefers-color-scheme:dark){{{_SCOPE}{{{dark}}}}}"
+    rules += "".join(f"{_SCOPE} .c{i}{{--of:var(--k{i})}}" for i in range(len(COLORS)))
     return rules + files("ncollapse.drawing").joinpath("kgon.css").read_text(encoding="utf-8")
 
 

@@ -5,9 +5,11 @@ from typing import Any
 
 from ncollapse.claims.ledger import part_of
 from ncollapse.drawing.findings import Finding, findings
+from ncollapse.drawing.heat_map import heat_map_svg
 from ncollapse.drawing.kgon import Kgon
 from ncollapse.drawing.kgon_html import kgon_markup, script_text, style_text
 from ncollapse.drawing.panels import LAST_LAYER, PROGRESSIVE, Panel, draw_over_depth, draw_over_epochs, require_position
+from ncollapse.drawing.sample_paths import sample_paths_svg
 from ncollapse.drawing.script_json import to_script_json
 from ncollapse.drawing.sentences import describe_by_topic, summarize
 from ncollapse.drawing.theory_sentences import say_errors
@@ -68,6 +70,8 @@ def _context(run: Run, position: str) -> dict[str, Any]:
         "has_noise": any(row.metric.endswith(".noise") for row in run.rows),
         "recipe": recipe_groups(run),
         "environment": environment_entries(run),
+        "heat_map": heat_map_svg(run) if len(run.epochs) > 1 else "",
+        "sample_paths": "" if run.samples is None else sample_paths_svg(run.samples),
         "payload": to_script_json(build_payload(run)),
     }
 
