@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from ncollapse.depth import progression as progression
     from ncollapse.etf import simplex_etf as simplex_etf
     from ncollapse.hooks import Tap as Tap
-    from ncollapse.hooks import find_layers as find_layers
     from ncollapse.hooks import next_tokens as next_tokens
     from ncollapse.integrations import Recorder as Recorder
     from ncollapse.integrations import measure_checkpoints as measure_checkpoints
@@ -54,6 +53,7 @@ if TYPE_CHECKING:
     from ncollapse.metrics import METRICS as METRICS
     from ncollapse.probe import CollapseMetrics as CollapseMetrics
     from ncollapse.probe import collect_features as collect_features
+    from ncollapse.probe import find_layers as find_layers
     from ncollapse.probe import measure as measure
     from ncollapse.probe import measure_features as measure_features
     from ncollapse.probe import watch as watch
@@ -68,11 +68,11 @@ _HOMES = {
     "analysis": ("Diagnosis", "diagnose", "truncate"),
     "depth": ("effective_depth", "progression"),
     "etf": ("simplex_etf",),
-    "hooks": ("Tap", "find_layers", "next_tokens"),
+    "hooks": ("Tap", "next_tokens"),
     "integrations": ("Recorder", "measure_checkpoints"),
     "measurement": ("Measurement", "compare"),
     "metrics": ("FLAGS", "METRICS"),
-    "probe": ("CollapseMetrics", "collect_features", "measure", "measure_features", "watch"),
+    "probe": ("CollapseMetrics", "collect_features", "find_layers", "measure", "measure_features", "watch"),
     "statistics": ("ClassMoments", "ClassScatter", "PairedMoments"),
     "targets": ("load_data", "load_network"),
 }

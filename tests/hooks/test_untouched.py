@@ -12,9 +12,9 @@ from torch import nn
 from torch.nn.utils import parametrizations
 from torch.utils.data import DataLoader, TensorDataset
 
-from ncollapse.hooks import find_layers, untouched
+from ncollapse.hooks import untouched
 from ncollapse.hooks.batch_io import Arguments
-from ncollapse.probe import collect_features, measure, measure_features, watch
+from ncollapse.probe import collect_features, find_layers, measure, measure_features, watch
 from ncollapse.probe.layer_batch import LayerBatch
 
 K, D = 3, 6

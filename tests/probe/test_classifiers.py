@@ -216,14 +216,17 @@ def oracle(net, x=X, y=Y, num_classes=K):
     return H, {"accuracy": np.mean(decided == labels), "nc4": np.mean(decided == nearest)}
 
 
+def nc3_of(features, weight, labels, num_classes=K):
+    H, W = (torch.as_tensor(part).detach().double().numpy() for part in (features, weight))
+    M = reference.means(H, labels.long().numpy(), num_classes)
+    M = M - M.mean(axis=0)
+    return ((W / np.linalg.norm(W) - M / np.linalg.norm(M)) ** 2).sum()
+
+
 def assert_equals_oracle(m, net, weight, x=X, y=Y, num_classes=K, rel=2e-5):
     H, expected = oracle(net, x, y, num_classes)
     assert {name: m.value(name) for name in expected} == pytest.approx(expected, abs=1e-14)
-    W = weight.detach().double().numpy()
-    M = reference.means(H, y.long().numpy(), num_classes)
-    M = M - M.mean(axis=0)
-    nc3 = ((W / np.linalg.norm(W) - M / np.linalg.norm(M)) ** 2).sum()
-    assert m.value("nc3") == pytest.approx(nc3, rel=rel)
+    assert m.value("nc3") == pytest.approx(nc3_of(H, weight, y, num_classes), rel=rel)
     assert not any("classifier_unproven" in row.flags for row in m.rows)
 
 
@@ -347,7 +350,6 @@ UNPROVEN = {
     "mean of two heads on two towers": lambda: TwoHeads(lambda a, b: (a + b) / 2, towers=True),
     "product of two heads": lambda: TwoHeads(lambda a, b: a * b),
     "deep supervision": DeepSupervision,
-    "logits of a frame in the forward": Frame,
     "distances": lambda: Net(Nonlinear()),
     "hyperbolic tangent": lambda: Net(nn.Sequential(nn.Linear(D, K), nn.Tanh())),
     "clamped": lambda: Net(nn.Linear(D, K), lambda z: z.clamp(-0.1, 0.1)),

@@ -1,7 +1,6 @@
 """Hooks that capture the features of a network's layers. This room knows nothing of classes or statistics."""
 
 from ncollapse.hooks.batch_io import next_tokens, unpack_batch
-from ncollapse.hooks.layers import Layers, find_layers
 from ncollapse.hooks.tap import Tap
 
-__all__ = ["Layers", "Tap", "find_layers", "next_tokens", "unpack_batch"]
+__all__ = ["Tap", "next_tokens", "unpack_batch"]

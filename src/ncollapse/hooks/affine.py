@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, NamedTuple
@@ -129,7 +130,7 @@ def _by_one_factor(
     factor = float((spread * (returned - returned.mean(dim=0))).sum() / spread.square().sum())
     tolerance = 4 * abs(factor) * affine.tolerance(rows, made, rounding) + 4 * rounding * largest
     offset = returned.mean(dim=0) - factor * made.mean(dim=0)
-    if not factor or bool((returned - factor * made - offset).abs().amax() > tolerance):
+    if not math.isfinite(factor) or not factor or bool((returned - factor * made - offset).abs().amax() > tolerance):
         return None
     # Logits that hardly answer could come from any module far in front of them.
     if abs(factor) * float(spread.abs().amax()) <= _ANSWER * tolerance:

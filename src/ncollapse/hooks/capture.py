@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from functools import wraps
 from typing import Any, NamedTuple
 
@@ -67,6 +68,20 @@ def feature_of(output: Any, label: str) -> Tensor:
 def first_feature(output: Any) -> Tensor | None:
     """Return the first feature tensor in a module's output, None if there is none."""
     return next((part for part in tensors_of(output) if part.ndim >= 2), None)
+
+
+def with_feature(output: Any, value: Tensor) -> Any:
+    """Return a module's output with another first feature tensor."""
+    first = first_feature(output)
+    if output is first:
+        return value
+    if isinstance(output, Mapping):
+        changed = copy(output)
+        for key in [key for key, part in output.items() if part is first]:
+            changed[key] = value  # type: ignore[index]
+        return changed
+    parts = [value if part is first else part for part in output]
+    return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
 
 
 def tensors_of(output: Any) -> list[Tensor]:

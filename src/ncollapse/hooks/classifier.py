@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ncollapse.hooks.affine import Affine, affine_map, is_image
 from ncollapse.hooks.capture import INPUTS, Captured
-from ncollapse.hooks.logits import Classifier, Logits, Reading, Respond, is_single
+from ncollapse.hooks.logits import Answers, Classifier, Joined, Logits, Reading, is_single
+from ncollapse.hooks.matrix_head import find_matrix_head
 from ncollapse.hooks.network import in_same_precision
 from ncollapse.hooks.pooling import is_mean_of_pixels, pool_of
-from ncollapse.hooks.tap import Pool
+from ncollapse.hooks.tap import INPUT, Pool, Read, Tap
 from ncollapse.hooks.trace import ModuleCall, Trace, is_inside
 
 # Of how many modules it is tried whether the network changes their outputs: each costs some passes of the first samples.
@@ -27,6 +28,8 @@ class Head(NamedTuple):
     Attributes:
         input: The classifier's input: (N, d), tokens (N, T, d), or pixels (N, d, H, W).
         pool: How it becomes one row per sample; "flatten" if the input already has one row per label.
+        matrix: The parameter that the forward multiplies with the input, if the classifier is no module.
+        layer: The module that returned the input then.
         note: What was found, in words for the user.
         logits: Which of the returned tensors holds the logits; None if none does.
         read: Evaluates W and b as they are now. None if the module does not give the returned logits.
@@ -35,11 +38,19 @@ class Head(NamedTuple):
 
     name: str | None = None
     input: Captured | None = None
-    pool: Pool = "flatten"
+    pool: Read = "flatten"
     note: str = ""
     logits: Logits | None = None
     read: Callable[[], Affine | None] | None = None
     others: tuple[str, ...] = ()
+    matrix: str | None = None
+    layer: str | None = None
+
+    @property
+    def tap(self) -> Tap | None:
+        """Reads the classifier's features, None without a classifier."""
+        place = self.layer if self.name is None else self.name + INPUT
+        return None if place is None else Tap(place, self.pool)
 
     @property
     def takes_labeled_tokens(self) -> bool:
@@ -56,8 +67,8 @@ class HeadSearch:
     # first (a temperature, softmax, log priors), the network's answers to random inputs of the module show what becomes of
     # them. Both is proven before NC3 is reported; accuracy and NC4 need the returned logits alone.
 
-    def __init__(self, trace: Trace, num_classes: int | None, tokens: bool, respond: Respond) -> None:
-        self.trace, self.reading = trace, Reading(num_classes, tokens, trace.mask, respond)
+    def __init__(self, trace: Trace, num_classes: int | None, tokens: bool, answers: Answers) -> None:
+        self.trace, self.reading = trace, Reading(num_classes, tokens, trace.mask, answers)
         fitting = [i for i, part in enumerate(trace.returned) if self.reading.logits(part.values) is not None]
         fitting = [i for i in fitting if i not in trace.ranked]
         self.earlier = {i for i in fitting if self._leads_to_another(i, fitting)}
@@ -84,7 +95,8 @@ class HeadSearch:
         declared = [call for call in self.trace.calls.values() if call.name == hint]
         if self.fitting:
             nearest = sorted(self.candidates, key=lambda call: (-call.started_after, -call.name.count(".")))
-            head = self._first_proven([*declared, *nearest], self.fitting[0]) or self._joined(self.fitting[0])
+            index = self.fitting[0]
+            head = self._first_proven([*declared, *nearest], index) or self._joined(index) or self._of_matrix(index)
         return self._presumed(declared) if head is None else head
 
     def _named(self, name: str) -> Head:
@@ -161,6 +173,17 @@ class HeadSearch:
                 logits = Logits(index, changed.probability)
                 return Head(names[0], first.input, note=note, logits=logits, read=read, others=self._others(first, index))
         return None
+
+    def _of_matrix(self, index: int) -> Head | None:
+        """Return a head that is no module but a matrix of the network's."""
+        found = find_matrix_head(self.reading.answers.model, self.trace, self.reading, index)
+        if found is None:
+            return None
+        matrix, changed = found
+        read = in_same_precision(partial(matrix.map_behind, index))
+        note = f"parameter {matrix.name}, multiplied with what {matrix.call.name} returns, gives the logits{changed.words}"
+        head = Head(None, matrix.call.output, matrix.pool, note, Logits(index, changed.probability), read)
+        return head._replace(matrix=matrix.name, layer=matrix.call.name, others=self._others(matrix.call, index))
 
     def _may_be_part(self, call: ModuleCall) -> bool:
         """Return whether a module has a matrix, and gives rows from rows, or tokens from tokens."""
@@ -242,18 +265,6 @@ class HeadSearch:
         return fits and taken.values.ndim in ({3, 4} if self.reading.tokens else {2, 3, 4, 5})
 
 
-class Joined(nn.Module):
-    """Modules with one input, whose outputs are joined."""
-
-    def __init__(self, parts: Iterable[nn.Module]) -> None:
-        super().__init__()
-        self.parts = tuple(parts)  # no children: what happens to this module must not reach them
-
-    def forward(self, rows: Tensor) -> Tensor:
-        """Return the outputs of all modules, side by side."""
-        return torch.cat([part(rows) for part in self.parts], dim=-1)
-
-
 def _started(call: ModuleCall) -> int:
     return call.started_after
 
@@ -263,16 +274,16 @@ def _num_outputs(call: ModuleCall) -> int:
 
 
 def find_head(
-    trace: Trace, named: str | None, hint: str | None, num_classes: int | None, tokens: int | None, respond: Respond
+    trace: Trace, named: str | None, hint: str | None, num_classes: int | None, tokens: int | None, answers: Answers
 ) -> Head:
     """Find the classifier; ``hint`` is the one that the network declares, ``tokens`` counts labels per sample, if known."""
     if tokens is not None:
-        return HeadSearch(trace, num_classes, bool(tokens), respond).find(named, hint)
+        return HeadSearch(trace, num_classes, bool(tokens), answers).find(named, hint)
     # Then every token has a label if the network returns logits for every token.
-    pooled = HeadSearch(trace, num_classes, False, respond).find(named, hint)
+    pooled = HeadSearch(trace, num_classes, False, answers).find(named, hint)
     if pooled.read is not None or trace.output is None or trace.output.tensor.ndim != 3:
         return pooled
-    each = HeadSearch(trace, num_classes, True, respond).find(named, hint)
+    each = HeadSearch(trace, num_classes, True, answers).find(named, hint)
     return pooled if each.read is None else each
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from ncollapse.hooks.batch_io import copy_of, run_network
+from ncollapse.hooks.batch_io import copy_of
 from ncollapse.hooks.capture import INPUTS
 from ncollapse.hooks.classifier import Head, find_head
 from ncollapse.hooks.label_rows import LabelRows
-from ncollapse.hooks.logits import Respond, class_logits, returned_tensors
+from ncollapse.hooks.logits import Answers, class_logits
 from ncollapse.hooks.masks import mask_rules
 from ncollapse.hooks.pooling import ReadOut, pool_at, proven_rule, read_out, silent_rule, unknown_padding
 from ncollapse.hooks.rows import (
@@ -26,7 +26,7 @@ from ncollapse.hooks.rows import (
     without_rows,
 )
 from ncollapse.hooks.stages import check_ran_once, find_stages, in_series, parallel_layers, repeated
-from ncollapse.hooks.tap import INPUT, LayerChoice, Modules, Placement, Tap, available_names, chosen_taps, name_of
+from ncollapse.hooks.tap import LayerChoice, Modules, Placement, Tap, available_names, chosen_taps, name_of
 from ncollapse.hooks.tap_hooks import TapPlan
 from ncollapse.hooks.trace import ModuleCall, Trace, is_inside, outermost, trace_forward
 from ncollapse.hooks.untouched import random_state_kept
@@ -82,7 +82,7 @@ class Discovery:
         rules = [] if tokens else mask_rules(inputs, self.model)
         rule = proven_rule(rules, inputs, _usable(trace, Head()), trace)
         trace = trace if rule is None else trace._replace(mask=rule.read(inputs))
-        head = find_head(trace, self.classifier, self.hint, self.num_classes, tokens, self._respond(inputs))
+        head = find_head(trace, self.classifier, self.hint, self.num_classes, tokens, Answers(self.model, inputs))
         read = ReadOut("flatten") if tokens or head.takes_labeled_tokens else self._read_out(trace, head)
         taps, found, left_out = self._chosen(trace, head, read, num_rows)
         placements, unplaced, proof = self._place(trace, inputs, taps, head, tokens, labeled, read)
@@ -98,9 +98,9 @@ class Discovery:
         notes += [f"{feeding} feeds the classifier"] * (feeding not in {None, *(tap.label for tap in taps)})
         return TapPlan(
             taps,
-            head.name,
+            head.name or head.matrix,
             feeding,
-            head.pool,
+            head.tap,
             _overwritten(taps, trace, head, feeding),
             "; ".join(filter(None, notes)),
             left_out,
@@ -133,7 +133,7 @@ class Discovery:
 
     def _read_out(self, trace: Trace, head: Head) -> ReadOut:
         """Return how the network turns tokens into one row per sample."""
-        if head.input is not None and head.pool != "flatten" and head.input.tensor.ndim == 3:
+        if head.input is not None and isinstance(head.pool, str) and head.pool != "flatten" and head.input.tensor.ndim == 3:
             return ReadOut(head.pool, head.input.tensor.shape[1])
         return read_out(self.model, _usable(trace, head), trace, head.name is not None)
 
@@ -157,7 +157,7 @@ class Discovery:
             return placements, unplaced | unfit, ""
         num_labels = tokens or (trace.output.tensor.shape[1] if head.takes_labeled_tokens and trace.output is not None else 0)
         if not num_labels:
-            end = None if head.name is None else trace.call(head.name + INPUT)
+            end = None if head.tap is None else trace.call(head.tap.name)
             if end is not None and end.axis is None:
                 many = "" if labeled is None else f" for {labeled.num_samples} labels"
                 raise ValueError(misplaced({end.name: shape_words(end) + many}))
@@ -166,13 +166,13 @@ class Discovery:
             pooled = any(isinstance(tap.pool, str) and tap.pool != "flatten" for tap in taps)
             return placements, unplaced, read.words if pooled else ""
         rows = TokenRows(trace, inputs, num_labels, self._look, declared_prefix(self.model))
-        end = trace.call(f"{head.name}{INPUT}") if head.takes_labeled_tokens else None
+        end = trace.call(head.tap.name) if head.takes_labeled_tokens and head.tap is not None else None
         calls |= {} if end is None else {end.name: end}
         placed = {label: rows.place(label, call.features) for label, call in calls.items() if _has_tokens(call)}
         if trace.output is not None and trace.output.tensor.ndim == 3:
             placed[""] = rows.place_of_logits(class_logits(trace.output.tensor, self.num_classes, True))
         refused = {label: place for label, place in placed.items() if isinstance(place, str)}
-        if ends := {"", f"{head.name}{INPUT}"} & refused.keys():
+        if ends := {"", "" if end is None else end.name} & refused.keys():
             raise ValueError(misplaced({label: refused[label] for label in sorted(ends)}))
         axes = {label: call.axis or 0 for label, call in calls.items()}
         found = {label: place for label, place in placed.items() if isinstance(place, Placement)}
@@ -189,24 +189,6 @@ class Discovery:
                 f"{available_names(self.modules, name)}"
             )
         return name
-
-    def _respond(self, inputs: Any) -> Respond:
-        """Return a function that runs the network with another input of some modules."""
-
-        def respond(names: Sequence[str], value: Tensor) -> list[Tensor]:
-            def replace(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-                return ((value, *args[1:]), kwargs) if args else ((), {**kwargs, next(iter(kwargs)): value})
-
-            handles = [self.modules[name].register_forward_pre_hook(replace, with_kwargs=True) for name in names]
-            try:
-                with random_state_kept():
-                    output = run_network(self.model, copy_of(inputs))
-                return [tensor.clone() for tensor in returned_tensors(output)]
-            finally:
-                for handle in handles:
-                    handle.remove()
-
-        return respond
 
     def _search(self, trace: Trace, head: Head, read: ReadOut) -> tuple[tuple[Tap, ...], str, dict[str, str]]:
         """Return a tap for each natural stage, how they were found, and what was left out with the reason."""
@@ -261,18 +243,18 @@ def _before(trace: Trace, head: Head) -> list[ModuleCall]:
 def _natural_taps(chosen: Sequence[ModuleCall], head: Head, read: ReadOut) -> tuple[Tap, ...]:
     """Return a tap for each natural stage, pooling tokens as the network does."""
     # The classifier's own input has been pooled by the network already, whatever its shape.
-    direct = {call.name for call in chosen if head.pool == "flatten" and call.returned(head.input)}
-    return tuple(Tap(call.name, "flatten" if call.name in direct else pool_at(call, read)) for call in chosen)
+    direct = {call.name for call in chosen if (callable(head.pool) or head.pool == "flatten") and call.returned(head.input)}
+    return tuple(Tap(call.name, head.pool if call.name in direct else pool_at(call, read)) for call in chosen)
 
 
 def _feeding_label(taps: Sequence[Tap], trace: Trace, head: Head) -> str | None:
     """Return the label of the tap that feeds the classifier, else a label for the classifier's input itself."""
-    if head.name is None:
+    if head.tap is None:
         return None
-    before = trace.calls[head.name].started_after
+    before = len(_before(trace, head))
     read_alike = [tap for tap in taps if tap.pool == head.pool and trace.taken(tap).finished <= before]
     same = [tap.label for tap in read_alike if trace.taken(tap).returned(head.input)]
-    return same[-1] if same else Tap(head.name + INPUT, head.pool).label
+    return same[-1] if same else head.tap.label
 
 
 def _repeats(taps: Sequence[Tap], trace: Trace, head: Head, feeding: str | None, read: ReadOut) -> tuple[str, str] | None:

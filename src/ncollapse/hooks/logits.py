@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from ncollapse.hooks.affine import Affine, affine_map, fitted_map, noisy, rounding_of
-from ncollapse.hooks.capture import tensors_of
-from ncollapse.hooks.tap import Pool, Tap
-
-# A function that runs the network again with another input of some modules, and returns what the network returns.
-Respond = Callable[[Sequence[str], Tensor], list[Tensor]]
+from ncollapse.hooks.batch_io import copy_of, run_network
+from ncollapse.hooks.capture import tensors_of, with_feature
+from ncollapse.hooks.tap import Pool, Read, Tap
+from ncollapse.hooks.untouched import random_state_kept
 
 # Scales of the random inputs of a classifier behind which the network changes the logits. Probabilities of large logits are
 # rounded to 0 and 1, so that some inputs are small.
@@ -87,19 +87,60 @@ def before_probabilities(output: Tensor) -> Iterator[tuple[str, Tensor, Tensor]]
             yield "sigmoid", output.logit(), (output > 0) & (output < 0.95)
 
 
+class Answers(NamedTuple):
+    """What a network returns for the first samples if other numbers are put into the place of a module's."""
+
+    model: nn.Module
+    inputs: Any
+
+    def to_input(self, names: Sequence[str], value: Tensor) -> list[Tensor]:
+        """Run the network with another input of some modules."""
+
+        def replace(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            return ((value, *args[1:]), kwargs) if args else ((), {**kwargs, next(iter(kwargs)): value})
+
+        modules = [self.model.get_submodule(name) for name in names]
+        return self._run([module.register_forward_pre_hook(replace, with_kwargs=True) for module in modules])
+
+    def to_output(self, name: str, value: Tensor) -> list[Tensor]:
+        """Run the network with another output of a module."""
+
+        def replace(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+            return with_feature(output, value.clone())
+
+        return self._run([self.model.get_submodule(name).register_forward_hook(replace)])
+
+    def _run(self, handles: Sequence[RemovableHandle]) -> list[Tensor]:
+        try:
+            with random_state_kept():
+                output = run_network(self.model, copy_of(self.inputs))
+            return [tensor.clone() for tensor in returned_tensors(output)]
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+class Changed(NamedTuple):
+    """The map to the logits of a network that changes its classifier's outputs, and the change in words."""
+
+    affine: Affine
+    words: str
+    probability: bool
+
+
 class Reading(NamedTuple):
     """How a network's outputs are read: the number of classes, whether every token has a label, and the attention mask."""
 
     num_classes: int | None
     tokens: bool
     mask: Tensor | None
-    respond: Respond
+    answers: Answers
 
     def logits(self, values: Tensor) -> Tensor | None:
         """Return logits (N, K), or (N, T, K) of tokens, if a tensor has their shape."""
         return class_logits(values, self.num_classes, self.tokens)
 
-    def rows(self, taken: Tensor, pool: Pool) -> Tensor:
+    def rows(self, taken: Tensor, pool: Read) -> Tensor:
         """Return a classifier's input as one row per label."""
         if not self.tokens:
             return Tap("", pool).read(taken, self.mask)
@@ -111,13 +152,44 @@ class Reading(NamedTuple):
         rounding = max(rounding_of(returned), rounding_of(on_the_way))
         return logits is not None and affine.is_close(rows, logits.reshape(len(rows), -1), rounding)
 
+    def joined(self, answers: Sequence[list[Tensor]], index: int) -> Tensor | None:
+        """Join one of the returned tensors of several answers, None if their shapes differ."""
+        parts = [answer[index] for answer in answers if index < len(answer)]
+        if len({part.shape for part in parts}) != 1 or len(parts) != len(answers):
+            return None
+        returned = torch.cat(parts)
+        return returned.flatten(2).transpose(1, 2) if self.tokens and returned.ndim == 4 else returned
 
-class Changed(NamedTuple):
-    """The map to the logits of a network that changes its classifier's outputs, and the change in words."""
+    def explained(self, affine: Affine, rows: Tensor, returned: Tensor, varied: bool) -> Changed | None:
+        """Return how the network makes what it returned from a map of these rows, None if that is unknown."""
+        for kind, before, usable in before_probabilities(returned):
+            logits = self.logits(before)
+            if logits is None or logits.shape[:-1].numel() != len(rows):
+                continue
+            single = is_single(returned, self.num_classes, self.tokens)
+            chosen = usable.reshape(len(rows), -1).all(dim=1)
+            found = fitted_map(affine, rows[chosen], logits.flatten(0, -2)[chosen], rounding_of(returned), varied)
+            if found is not None:
+                words = "".join(filter(None, (found[1], f" before {kind}" if kind else "")))
+                return Changed(found[0], words, bool(kind) and single)
+        return None
 
-    affine: Affine
-    words: str
-    probability: bool
+
+class Joined(nn.Module):
+    """Modules with one input, whose outputs are joined."""
+
+    def __init__(self, parts: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.parts = tuple(parts)  # no children: what happens to this module must not reach them
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Return the outputs of all modules, side by side."""
+        return torch.cat([part(rows) for part in self.parts], dim=-1)
+
+
+def drawn_states(state: Tensor) -> list[Tensor]:
+    """Return random states of a network in place of one of it."""
+    return [scale * noisy(state, seed) for seed, scale in enumerate(_SCALES)]
 
 
 class Classifier(NamedTuple):
@@ -139,7 +211,7 @@ class Classifier(NamedTuple):
         # Something that adds nothing to the logits of the first samples yet, such as low-rank updates that start at zero, may
         # do so later in a watched training.
         affine, drawn = self.affine(), noisy(self.taken, 0)
-        answer = self.reading.respond(self.names, drawn)[index:][:1]
+        answer = self.reading.answers.to_input(self.names, drawn)[index:][:1]
         gives = affine is not None and bool(answer) and self.reading.gives(affine, drawn, pool, answer[0], drawn)
         return affine if gives else None
 
@@ -150,18 +222,12 @@ class Classifier(NamedTuple):
         affine = self.affine()
         if affine is None or self.taken.ndim not in ({3, 4} if self.reading.tokens else {2}):
             return None
-        inputs, outputs = [], []
-        for seed, scale in enumerate(_SCALES):
-            drawn = scale * noisy(self.taken, seed)
-            answer = self.reading.respond(self.names, drawn)[index:][:1]
-            inputs.append(self.reading.rows(drawn, "flatten"))
-            outputs += answer
-        if len({output.shape for output in outputs}) != 1 or len(outputs) != len(inputs):
+        drawn = drawn_states(self.taken)
+        returned = self.reading.joined([self.reading.answers.to_input(self.names, state) for state in drawn], index)
+        if returned is None:
             return None
-        returned = torch.cat(outputs)
-        if self.reading.tokens and returned.ndim == 4:
-            returned = returned.flatten(2).transpose(1, 2)
-        return self._explained(affine, torch.cat(inputs), returned)
+        rows = torch.cat([self.reading.rows(state, "flatten") for state in drawn])
+        return self.reading.explained(affine, rows, returned, self._varied)
 
     def map_behind(self, index: int) -> Affine | None:
         """Return the map to the logits that the network makes of its outputs, as it is now."""
@@ -173,16 +239,3 @@ class Classifier(NamedTuple):
         """Whether the samples differ in front of it: else what a second head adds looks like an offset for each class."""
         rows = self.reading.rows(self.taken, "flatten")
         return bool((rows != rows[0]).any())
-
-    def _explained(self, affine: Affine, rows: Tensor, returned: Tensor) -> Changed | None:
-        for kind, before, usable in before_probabilities(returned):
-            logits = self.reading.logits(before)
-            if logits is None or logits.shape[:-1].numel() != len(rows):
-                continue
-            single = is_single(returned, self.reading.num_classes, self.reading.tokens)
-            chosen = usable.reshape(len(rows), -1).all(dim=1)
-            found = fitted_map(affine, rows[chosen], logits.flatten(0, -2)[chosen], rounding_of(returned), self._varied)
-            if found is not None:
-                words = "".join(filter(None, (found[1], f" before {kind}" if kind else "")))
-                return Changed(found[0], words, bool(kind) and single)
-        return None

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 Pool = Literal["flatten", "mean", "cls", "last_token"]
+# A way to make one row per sample.
+Read = Pool | Callable[[Tensor], Tensor]
 
 # What wrappers put in front of the names of a network that is compiled or parallel.
 _WRAPPERS = ("module.", "_orig_mod.")
@@ -55,7 +57,7 @@ class Tap:
     """
 
     name: str
-    pool: Pool | Callable[[Tensor], Tensor] = "flatten"
+    pool: Read = "flatten"
 
     @property
     def label(self) -> str:

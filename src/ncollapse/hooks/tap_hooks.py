@@ -16,7 +16,7 @@ from ncollapse.hooks.label_rows import LabelRows
 from ncollapse.hooks.logits import Logits, returned_tensors
 from ncollapse.hooks.masks import MaskRule
 from ncollapse.hooks.pooling import is_same
-from ncollapse.hooks.tap import INPUT, Placement, Pool, Tap
+from ncollapse.hooks.tap import INPUT, Placement, Tap
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class TapPlan:
     """The modules to hook, how to read them, and why they were chosen.
 
     Attributes:
-        classifier: The classifier, or the module that looks like it.
-        feeding: Label of the layer that enters the classifier: a tap, or the classifier's input.
-        feeding_pool: How that input becomes one row per sample.
+        classifier: The classifier, or the module that looks like it, or the parameter that the forward multiplies with.
+        feeding: Label of the layer that enters the classifier.
+        feeding_tap: Reads that layer if no tap does.
         overwritten: Labels copied at once, because a later in-place operation overwrites them.
         explanation: Shown as ``Measurement.chosen``.
         left_out: Modules not chosen, with the reason.
@@ -41,7 +41,7 @@ class TapPlan:
     taps: tuple[Tap, ...] = ()
     classifier: str | None = None
     feeding: str | None = None
-    feeding_pool: Pool = "flatten"
+    feeding_tap: Tap | None = None
     overwritten: frozenset[str] = frozenset()
     explanation: str = ""
     left_out: Mapping[str, str] = field(default_factory=dict)
@@ -56,10 +56,10 @@ class TapPlan:
 
     @property
     def all_taps(self) -> tuple[Tap, ...]:
-        """All captured layers: the taps, and the classifier's own input if no tap reads it."""
-        if self.classifier is None or self.feeding in {tap.label for tap in self.taps}:
+        """All captured layers: the taps, and the classifier's features if no tap reads them."""
+        if self.feeding_tap is None or self.feeding in {tap.label for tap in self.taps}:
             return self.taps
-        return (*self.taps, Tap(self.classifier + INPUT, self.feeding_pool))
+        return (*self.taps, self.feeding_tap)
 
     def placement(self, label: str) -> Placement:
         """Return where the labels' rows are in a layer's output, "" for the network's."""

@@ -14,7 +14,7 @@ from torch import nn
 from ncollapse.hooks.batch_io import first_samples, map_tensors, num_samples_of
 from ncollapse.hooks.discovery import Discovery
 from ncollapse.hooks.network import device_of, network_of
-from ncollapse.hooks.tap import Pool, Tap
+from ncollapse.hooks.tap import Read, Tap
 from ncollapse.hooks.untouched import Untouched
 
 _WIDTH = 100
@@ -29,7 +29,8 @@ class Layers:
     Attributes:
         network: Class name of the network.
         taps: The modules to measure and how each is read. Change them as you like and pass them as ``measure(layers=...)``.
-        classifier: Name of the classifier, for NC3; None if no module gives the logits that the network returns.
+        classifier: Name of the classifier, for NC3: a module, or a parameter that the forward multiplies with the features;
+            None if neither gives the logits that the network returns.
         classifier_input: Name of the layer that feeds the classifier, one of ``names``; None without a classifier.
         classifier_pool: How that layer is read if it is not among ``taps``.
         why: Why these layers were chosen.
@@ -40,7 +41,7 @@ class Layers:
     taps: tuple[Tap, ...]
     classifier: str | None
     classifier_input: str | None
-    classifier_pool: Pool
+    classifier_pool: Read
     why: str
     left_out: Mapping[str, str]
 
@@ -52,10 +53,10 @@ class Layers:
         return (*labels, self.classifier_input) if own_input and self.classifier_input is not None else labels
 
     @property
-    def pools(self) -> tuple[Pool, ...]:
+    def pools(self) -> tuple[str, ...]:
         """How each layer becomes one row per sample, as in ``Tap``; "flatten" also if every token is a row."""
-        found = tuple(tap.pool for tap in self.taps if isinstance(tap.pool, str))
-        return found if len(found) == len(self.names) else (*found, self.classifier_pool)
+        pools = [*(tap.pool for tap in self.taps), self.classifier_pool][: len(self.names)]
+        return tuple(pool if isinstance(pool, str) else getattr(pool, "__name__", "function") for pool in pools)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -134,7 +135,7 @@ def find_layers(model: nn.Module, inputs: Any, *, num_classes: int | None = None
         plan.taps,
         None if plan.read_classifier is None else plan.classifier,
         plan.feeding,
-        plan.feeding_pool,
+        "flatten" if plan.feeding_tap is None else plan.feeding_tap.pool,
         plan.explanation,
         plan.left_out,
     )
