@@ -9,7 +9,7 @@
 #   make bench   side-by-side timings
 #   make docs   the site in site/, in an environment of its own (.venv-docs)    make docs-pages   what is made from the code
 #   make test-zoo   public networks of torchvision, timm and transformers, in an environment of their own (.venv-zoo)
-#   make test-integrations   with Lightning, transformers, peft, graphs, TensorBoard, wandb, in an environment of their own (.venv-integrations)
+#   make test-integrations   with Lightning, torchmetrics, transformers, peft, graphs, TensorBoard, wandb, trackio, in an environment of their own (.venv-integrations)
 # Knobs: PYTHON=python3.12 VENV=.venv EXTRAS=dev INSTALLER=pip OUT=runs/demo
 
 PYTHON ?= python3

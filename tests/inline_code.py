@@ -31,7 +31,16 @@ SOURCE = ROOT / "src" / "ncollapse"
 FOREIGN = {
     *("$NCOLLAPSE_DATA", ".jsonl", ".tsv", "train.csv", "text", "label", "aclImdb", "wordnet-base", "dataset-fashion-mnist"),
     *("torchvision:NAME", "timm:NAME", "transformers:FOLDER", "save_pretrained", "module."),
-    *("DistributedSampler", "EarlyStopping", "ModelCheckpoint", "Trainer", "report=trainer.log", "report_to", "match="),
+    *(
+        "DistributedSampler",
+        "EarlyStopping",
+        "MetricCollection",
+        "ModelCheckpoint",
+        "Trainer",
+        "report=trainer.log",
+        "report_to",
+        "match=",
+    ),
     *("runs/mine-2", "epoch_12.pt", "step_500.pt", "checkpoint-500"),
     *("layers/layers.html", "auroc.NAME.SCORE", "fpr95.NAME.SCORE", "few_shot.NAME", "few_shot_bound.NAME"),
     *("pytorch_lightning", "x", "x.input", "head.input", "(measurement, epoch=, step=)", "nc/<layer>/<metric>"),

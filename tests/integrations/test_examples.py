@@ -9,11 +9,16 @@ import fresh
 
 PAGE = (Path(__file__).parents[2] / "docs" / "integrations.md").read_text()
 BLOCKS = dict(re.findall(r"^## ([^\n]+)\n(?:(?!^## ).)*?```python\n(.*?)```", PAGE, flags=re.DOTALL | re.MULTILINE))
-NEEDS = {"Lightning": ["lightning.pytorch"], "Hugging Face transformers": ["transformers", "accelerate"]}
+NEEDS = {
+    "torchmetrics": ["torchmetrics"],
+    "Lightning": ["lightning.pytorch"],
+    "Hugging Face transformers": ["transformers", "accelerate"],
+}
 FILES = {
     "From your own training to a page": "runs/mine/measurements.csv",
     "A plain PyTorch loop": "plain.csv",
     "Features that you compute yourself, batch by batch": None,
+    "torchmetrics": None,
     "Lightning": "neural_collapse.csv",
     "Hugging Face transformers": "bert/neural_collapse.csv",
     "Batches": None,

@@ -1,14 +1,16 @@
 """Logs: what a file holds, what a kill leaves, what a resumed training goes on with."""
 
+import contextlib
 import csv
 import json
 import math
+import sqlite3
 import types
 
 import pytest
 import torch
 
-from ncollapse.integrations import CSVLog, JSONLLog, TensorBoardLog, WandbLog
+from ncollapse.integrations import CSVLog, JSONLLog, TensorBoardLog, TrackioLog, WandbLog
 from ncollapse.integrations.logs import scalars
 from ncollapse.probe import measure_features
 from ncollapse.records import Row
@@ -139,9 +141,27 @@ def test_wandb_takes_the_active_run(tmp_path, monkeypatch):
     run.finish()
 
 
+def test_trackio_holds_what_was_logged(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path))
+    trackio = pytest.importorskip("trackio")
+    log = TrackioLog()
+    with pytest.raises(RuntimeError, match=r"Call trackio\.init\(\)"):
+        log(measurement(), epoch=1)
+    run = trackio.init(project="collapse", name="one", embed=False, auto_log_cpu=False, auto_log_gpu=False)
+    log(measurement(), epoch=1, step=5)
+    TrackioLog(run)(measurement(1), epoch=2, step=6)
+    trackio.finish()
+    (database,) = tmp_path.glob("*.db")
+    with contextlib.closing(sqlite3.connect(database)) as opened:
+        found = [json.loads(text) for (text,) in opened.execute("select metrics from metrics order by step")]
+    assert [entry["nc/c/pfc1"] for entry in found] == [measurement(seed).value("pfc1", "c") for seed in range(2)]
+    assert [entry["epoch"] for entry in found] == [1, 2]
+
+
 @pytest.mark.parametrize(("make", "module", "extra"), [
     (lambda: TensorBoardLog("."), "torch.utils.tensorboard", "tensorboard"),
     (WandbLog, "wandb", "wandb"),
+    (TrackioLog, "trackio", "trackio"),
 ])  # fmt: skip
 def test_what_is_not_installed_is_named(make, module, extra, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, module, None)

@@ -195,7 +195,7 @@ def test_chosen_layers_stand_out_in_all_panels(page, run):
     assert names.all_inner_texts() == [f"{depth} {layer}" for depth, layer in enumerate(run.measured_layers)]
 
     def faint():
-        return page.evaluate("""() => [...document.querySelectorAll(".over-epochs svg, .interactive svg")].map((svg) =>
+        return page.evaluate("""() => [...document.querySelectorAll(".over-epochs svg, .interactive .chart")].map((svg) =>
             [...new Set([...svg.querySelectorAll(".faint")].map((node) => /--depth-(\\d+)/.exec(node.outerHTML)[1]))]
                 .sort().join(""))""")
 

@@ -1,12 +1,13 @@
 """Record other people's trainings: the recorder, callbacks for Lightning and transformers, checkpoints, logs.
 
-The callbacks are in ``ncollapse.integrations.lightning`` and ``ncollapse.integrations.transformers``.
+The callbacks are in ``ncollapse.integrations.lightning`` and ``ncollapse.integrations.transformers``, and a metric of
+torchmetrics in ``ncollapse.integrations.torchmetrics``.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ncollapse.integrations.loggers import TensorBoardLog, WandbLog
+from ncollapse.integrations.loggers import TensorBoardLog, TrackioLog, WandbLog
 from ncollapse.integrations.logs import CSVLog, JSONLLog
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 # Imported when first used: who only measures or logs needs no writer of run directories.
 _HOMES = {"Recorder": "recorder", "import_log": "imported_log", "measure_checkpoints": "checkpoints"}
 
-__all__ = ["CSVLog", "JSONLLog", "Recorder", "TensorBoardLog", "WandbLog", "import_log", "measure_checkpoints"]
+__all__ = ["CSVLog", "JSONLLog", "Recorder", "TensorBoardLog", "TrackioLog", "WandbLog", "import_log", "measure_checkpoints"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Logs for TensorBoard and Weights & Biases, under ``nc/<layer>/<metric>``."""
+"""Logs for TensorBoard, Weights & Biases and trackio, under ``nc/<layer>/<metric>``."""
 
 from __future__ import annotations
 
@@ -36,7 +36,20 @@ class TensorBoardLog:
         self._writer.flush()
 
 
-class WandbLog:
+class _RunLog:
+    """A log into a run that has ``log(values, step=...)``."""
+
+    def __init__(self, run: Any) -> None:
+        self._run = run
+
+    def __call__(self, measurement: Measurement, *, epoch: float | None = None, step: int | None = None) -> None:
+        """Log the values that are defined, and the epoch."""
+        check_place(epoch, step)
+        values = scalars(measurement) if epoch is None else {**scalars(measurement), "epoch": epoch}
+        self._run.log(values, step=step)
+
+
+class WandbLog(_RunLog):
     """Log values to Weights & Biases.
 
     Args:
@@ -48,16 +61,32 @@ class WandbLog:
     """
 
     def __init__(self, run: Any = None) -> None:
-        self._run = _active_run() if run is None else run
-
-    def __call__(self, measurement: Measurement, *, epoch: float | None = None, step: int | None = None) -> None:
-        """Log the values that are defined, and the epoch."""
-        check_place(epoch, step)
-        values = scalars(measurement) if epoch is None else {**scalars(measurement), "epoch": epoch}
-        self._run.log(values, step=step)
+        super().__init__(_active_wandb_run() if run is None else run)
 
 
-def _active_run() -> Any:
+class TrackioLog(_RunLog):
+    """Log values to trackio.
+
+    Args:
+        run: The result of ``trackio.init``; None uses the run that is active when a measurement is logged.
+
+    Raises:
+        ImportError: If no run is given and trackio is not installed.
+    """
+
+    def __init__(self, run: Any = None) -> None:
+        super().__init__(_trackio() if run is None else run)
+
+
+def _trackio() -> Any:
+    try:
+        import trackio
+    except ImportError as error:
+        raise ImportError(missing_extra("TrackioLog", "trackio", "trackio")) from error
+    return trackio
+
+
+def _active_wandb_run() -> Any:
     try:
         import wandb
     except ImportError as error:
