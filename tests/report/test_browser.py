@@ -195,7 +195,8 @@ def test_chosen_layers_stand_out_in_all_panels(page, run):
     assert names.all_inner_texts() == [f"{depth} {layer}" for depth, layer in enumerate(run.measured_layers)]
 
     def faint():
-        return page.evaluate("""() => [...document.querySelectorAll(".over-epochs svg, .interactive .chart")].map((svg) =>
+        return page.evaluate("""() => [...document.querySelectorAll(".panels svg")]
+            .filter((svg) => svg.innerHTML.includes("--depth-") && svg.getClientRects().length).map((svg) =>
             [...new Set([...svg.querySelectorAll(".faint")].map((node) => /--depth-(\\d+)/.exec(node.outerHTML)[1]))]
                 .sort().join(""))""")
 
