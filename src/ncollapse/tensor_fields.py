@@ -40,8 +40,9 @@ def on_cpu(kind: Any, value: Any) -> Any:
 
 
 def stacked_tensors(kind: Any, values: Sequence[Any]) -> Any:
-    """Stack each tensor of several values of a class along a first dimension."""
-    return from_tensors(kind, (torch.stack(column) for column in zip(*map(tensors_of, values), strict=True)))
+    """Stack each tensor of several values of a class along a first dimension; a field that one lacks, all lack."""
+    columns = zip(*map(tensors_of, values), strict=True)
+    return from_tensors(kind, (None if column[0] is None else torch.stack(column) for column in columns))
 
 
 def _fields_of(kind: Any) -> list[tuple[str, Any]] | None:

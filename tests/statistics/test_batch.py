@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ncollapse.statistics import ClassCenters, ClassDecisions, ClassMoments, batch, decisions
+from ncollapse.statistics import ClassCenters, ClassDecisions, ClassMoments, batch, nearest
 from ncollapse.statistics.batch import Workspace
 
 
@@ -43,7 +43,7 @@ def test_decisions_block_by_block_are_those_of_all_samples_at_once(monkeypatch: 
     centers = ClassCenters.from_moments(ClassMoments.from_batch(features, labels, 5))
     whole = ClassDecisions.from_batch(features, labels, centers)
     monkeypatch.setattr(batch, "_BLOCK_ELEMENTS_CPU", 160)
-    monkeypatch.setattr(decisions, "_MARGIN_ROWS", 7)
+    monkeypatch.setattr(nearest, "_MARGIN_ROWS", 7)
     parts = ClassDecisions.from_batch(features, labels, centers)
     assert torch.equal(parts.ncc_correct, whole.ncc_correct)
     assert torch.equal(parts.counts, whole.counts)

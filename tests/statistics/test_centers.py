@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 import reference
 from cases import CASES, classifier_of, tensors_of
 from ncollapse.statistics import ClassCenters, ClassDecisions, ClassifierChoices, ClassMoments, LinearClassifier
+from ncollapse.statistics.nearest import nearest_centers
 
 
 def centers_of(features, labels, num_classes):
@@ -219,7 +220,7 @@ def test_logits_that_are_nan_decide_for_no_class():
 
 def test_given_choices_decide_the_agreement_in_place_of_the_classifiers():
     features, labels, centers, decisions = prepared(CASES["imbalanced"])
-    nearest = centers.nearest((features - centers.moments.means[labels]) @ centers.basis, labels)[0]
+    nearest = nearest_centers(centers, (features - centers.moments.means[labels]) @ centers.basis, labels)[0]
     for classifier in (None, classifier_of(CASES["imbalanced"])):
         same = ClassDecisions.from_batch(features, labels, centers, classifier, choices=nearest.int())
         assert torch.equal(same.agree, same.counts)

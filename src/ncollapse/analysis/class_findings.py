@@ -11,8 +11,9 @@ from torch import Tensor
 from ncollapse.metrics.variability import cdnv_matrix
 from ncollapse.records.rows import ClassFinding, GroupFinding, PairFinding
 from ncollapse.statistics.centers import ClassCenters
-from ncollapse.statistics.decisions import Projected
 from ncollapse.statistics.moments import ClassMoments
+from ncollapse.statistics.nearest import nearest_centers
+from ncollapse.statistics.projected import Projected
 
 # Two classes have merged if at least this share of the samples of both is decided for the other one. A coin gives 1/2.
 MERGED = 0.25
@@ -24,7 +25,7 @@ _MOST_PAIRS = 1000
 
 def decided_classes(features: Tensor, labels: Tensor, centers: ClassCenters) -> Tensor:
     """Return the class whose center is nearest, the smallest index on ties, shape (N,)."""
-    return centers.nearest(Projected.from_batch(features, labels, centers, None).residual, labels)[0]
+    return nearest_centers(centers, Projected.from_batch(features, labels, centers, None).residual, labels)[0]
 
 
 def confusion_counts(labels: Tensor, decided: Tensor, num_classes: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -16,6 +16,9 @@ from ncollapse.statistics.centers import largest_logit
 from ncollapse.statistics.moments import ClassMoments
 from ncollapse.statistics.parts import part_labels
 from ncollapse.statistics.selection import ClassSelection
+
+# Samples of one part of a large batch.
+_FEWEST_ROWS, _MOST_ROWS = 256, 4096
 
 # A function of a layer's name and its flat features (N, d).
 Receive = Callable[[str, Tensor], None]
@@ -80,6 +83,18 @@ def named_layers(features: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
     if not named:
         raise ValueError("features must contain at least one layer, got an empty mapping. Pass {name: features}.")
     return {name: flatten_features(layer) for name, layer in named.items()}
+
+
+def row_parts(batch: LayerBatch, num_classes: int) -> Iterator[LayerBatch]:
+    """Check a batch and cut it into parts of a few thousand samples, so that what is computed of them takes little memory."""
+    whole = CheckedLayers(batch.labels, num_classes, "", None)
+    layers = {name: whole.take(name, features) for name, features in batch.features.items()}
+    # The projection of one part on the span of class means takes 8 MB.
+    span = min(num_classes, max(layer.shape[1] for layer in layers.values()))
+    size = min(_MOST_ROWS, max(_FEWEST_ROWS, 2**20 // span))
+    for start in range(0, len(whole.labels), size) or [0]:
+        rows = slice(start, start + size)
+        yield LayerBatch({name: layer[rows] for name, layer in layers.items()}, whole.labels[rows])
 
 
 class CheckedLayers:

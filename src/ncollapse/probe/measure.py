@@ -23,7 +23,7 @@ from ncollapse.metrics.selection import MetricChoice
 from ncollapse.probe.class_choice import ClassChoice, default_classes
 from ncollapse.probe.first_pass import collect
 from ncollapse.probe.group_checks import check_same_network, classifier_of, first_buffers, shared_plan
-from ncollapse.probe.layer_batch import LayerBatch, NetworkBatch, named_layers
+from ncollapse.probe.layer_batch import LayerBatch, NetworkBatch, named_layers, row_parts
 from ncollapse.probe.loader_batches import Reading, network_batches
 from ncollapse.probe.progress import Progress, reported
 from ncollapse.probe.request import ClassifierChoice, Request, classifier_on
@@ -272,5 +272,5 @@ def measure_features(
     if classifier is None:
         request.check_classifier("no classifier was given")
     heads = {} if classifier is None else {last: classifier_on(last, flat[last].shape[1], classifier, num_classes)}
-    totals = collect(lambda: iter([LayerBatch(flat, labels)]), request, size, lambda moments: heads)
+    totals = collect(lambda: row_parts(LayerBatch(flat, labels), num_classes), request, size, lambda moments: heads)
     return evaluate(request, totals, "features in memory")

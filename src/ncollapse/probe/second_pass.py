@@ -17,9 +17,10 @@ from ncollapse.probe.layer_batch import Batch, CheckedLayers, LayerBatch, along_
 from ncollapse.probe.request import Request
 from ncollapse.statistics.batch import Workspace
 from ncollapse.statistics.centers import ClassCenters, LinearClassifier
-from ncollapse.statistics.decisions import ClassDecisions, ClassifierChoices, Projected
+from ncollapse.statistics.decisions import ClassDecisions, ClassifierChoices
 from ncollapse.statistics.moments import ClassMoments
 from ncollapse.statistics.paired import PairedMoments
+from ncollapse.statistics.projected import Projected
 from ncollapse.statistics.selection import ClassSelection
 
 # Starts a pass over the data.
@@ -79,17 +80,18 @@ class DecisionSums:
         self.pending: dict[str, _Pending] = {}
         self.sums: dict[str, ClassDecisions] = {}
 
-    def project(self, name: str, features: Tensor, labels: Tensor, classifier: LinearClassifier | None) -> Projected | None:
-        """Project one batch at one layer, None if the layer has no centers."""
+    def project(
+        self, name: str, features: Tensor, labels: Tensor, classifier: LinearClassifier | None, *, choose: bool = False
+    ) -> Projected | None:
+        """Project one batch at one layer, None without centers; with ``choose`` the classifier makes the choices."""
         if name not in self.centers:
             return None
         device = features.device
         if self.centers[name].basis.device != device:
             self.centers[name] = self.centers[name].to(device)
         classifier = None if classifier is None else classifier.to(device)
-        return Projected.from_batch(
-            features, labels, self.centers[name], classifier, None, self.workspace, self.selection, squares=self.left_out
-        )
+        centers, more = self.centers[name], {"squares": self.left_out, "choose": choose}
+        return Projected.from_batch(features, labels, centers, classifier, None, self.workspace, self.selection, **more)
 
     def add(self, name: str, batch: Projected) -> None:
         """Add one projected batch at one layer; the network's choices count all classes."""
@@ -172,22 +174,27 @@ class SecondPass:
     def _project(self, name: str, features: Tensor, labels: Tensor) -> list[tuple[DecisionSums, Projected]]:
         """Project one batch at one layer and add it, unless it is the last layer, which waits for the network's logits."""
         classifier = self.totals.classifiers.get(name)
-        choices = None
-        if classifier is not None and self.totals.choices is None:
-            choices = classifier.to(features.device).choices(features)
-            part = ClassifierChoices.from_batch(choices, labels, self.request.num_classes)
-            self.choices = self.choices.merge(part.to("cpu"))
-        waiting = []
+        decides = classifier is not None and self.totals.choices is None
         # Also if only paths are needed: these sums show whether a second forward pass saw the same features.
+        found: list[tuple[DecisionSums, Projected]] = []
         for decided in (self.decided, self.by_reference):
-            projected = decided.project(name, features, labels, classifier)
+            projected = decided.project(name, features, labels, classifier, choose=decides and not found)
+            if projected is not None:
+                found.append((decided, projected))
             if projected is not None and decided is self.decided:
                 self.sampled.add_layer(name, projected.residual, decided.centers[name].coordinates)
-            if projected is not None and name == self.last and choices is None:
-                waiting.append((decided, projected))
-            elif projected is not None:
-                decided.add(name, projected._replace(chosen=choices))
-        return waiting
+        if classifier is None or not decides:
+            if name == self.last:
+                return found
+            choices = None
+        else:
+            choices = found[0][1].chosen if found else classifier.to(features.device).choices(features)
+            if choices is not None:
+                part = ClassifierChoices.from_batch(choices, labels, self.request.num_classes)
+                self.choices = self.choices.merge(part.to("cpu"))
+        for decided, projected in found:
+            decided.add(name, projected._replace(chosen=choices))
+        return []
 
     def _add_path(self, batch: LayerBatch, paired: PairedMoments) -> None:
         into, device = self.totals, batch.labels.device

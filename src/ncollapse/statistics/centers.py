@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ncollapse.statistics.batch import row_blocks
-from ncollapse.statistics.moments import ClassMoments, first_of_coincident, rounding_floor
+from ncollapse.statistics.moments import ClassMoments, first_of_coincident
+from ncollapse.statistics.screen import FEWEST_ROWS, Screen
 
 
 class LinearClassifier(NamedTuple):
@@ -49,8 +50,22 @@ class LinearClassifier(NamedTuple):
         Returns:
             Shape (N,), int32; -1 for a sample without a largest logit, because one is NaN.
         """
-        parts = [largest_logit(torch.addmm(self.bias, features[rows].double(), self.weight.T)) for rows in row_blocks(features)]
-        return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.int32, device=features.device)
+        screen = Screen.of(self.weight, self.bias)
+        if screen is None:
+            parts = [self._decided(features[rows]) for rows in row_blocks(features)]
+            return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.int32, device=features.device)
+        chosen = torch.empty(len(features), dtype=torch.int32, device=features.device)
+        for rows in screen.blocks(len(features)):
+            part = features[rows]
+            screened = screen.largest(part)
+            chosen[rows] = screened.largest.int()
+            if len(screened.open):
+                chosen[rows][screened.open] = self._decided(part[screened.open])
+        return chosen
+
+    def _decided(self, features: Tensor) -> Tensor:
+        # The rows are few, and the product is faster with them on the left.
+        return largest_logit(torch.addmm(self.bias.unsqueeze(1), self.weight, features.double().T).T)
 
     def select(self, classes: Tensor) -> LinearClassifier:
         """Return the rows of some classes, by their indices."""
@@ -61,8 +76,6 @@ class LinearClassifier(NamedTuple):
         return LinearClassifier(self.weight.to(device), self.bias.to(device))
 
 
-# Up to this many classes the K×K squared distances of the class means are computed, from explicit differences.
-_EXPLICIT_CLASSES = 4096
 # The choice for a sample whose logits contain NaN, so that none is the largest.
 UNDECIDED = -1
 # Two distances whose difference is within this many roundings of its terms are equal.
@@ -80,7 +93,7 @@ class ClassCenters:
         moments: The moments whose means these are.
         basis: U, orthonormal columns, shape (d, r), float64.
         coordinates: :math:`(\mu_k - \mu) U`, shape (K, r).
-        separations: :math:`\lVert \mu_k - \mu_l \rVert^2`, shape (K, K); None for more than 4096 classes.
+        separations: :math:`\lVert \mu_k - \mu_l \rVert^2`, shape (K, K); None for more than 32 classes.
         first: For each class the first one whose mean is the same up to rounding, shape (K,), int64.
     """
 
@@ -108,19 +121,31 @@ class ClassCenters:
     @staticmethod
     def basis_of(moments: ClassMoments) -> Tensor:
         """Return an orthonormal basis (d, r) of the span of the centered means, not unique if singular values are equal."""
+        if moments.dim < moments.num_classes:
+            # Nothing to project: the means may span the whole space.
+            return torch.eye(moments.dim, dtype=torch.float64, device=moments.means.device)
         # From singular vectors of the means, since eigenvectors of their Gram matrix would square the condition number.
         _, _, right = torch.linalg.svd(moments.centered_means("class"), full_matrices=False)
         # The transpose is contiguous, because samples are multiplied by it from the left.
-        return right[: min(moments.num_classes - 1, moments.dim)].contiguous().T
+        return right[: moments.num_classes - 1].contiguous().T
 
     @classmethod
     def in_basis(cls, moments: ClassMoments, basis: Tensor) -> ClassCenters:
         """Return the centers of the final means with a basis from ``basis_of``."""
-        coordinates, first = moments.centered_means("class") @ basis, first_of_coincident(moments)
-        if moments.num_classes > _EXPLICIT_CLASSES:
-            return cls(moments, basis, coordinates, None, first)
-        distances = torch.cdist(coordinates, coordinates, compute_mode="donot_use_mm_for_euclid_dist")
-        return cls(moments, basis, coordinates, distances.square(), first)
+        means, first = moments.centered_means("class"), first_of_coincident(moments)
+        coordinates = means if is_identity(basis) else means @ basis
+        few = moments.num_classes < FEWEST_ROWS
+        return cls(moments, basis, coordinates, _squared_distances(coordinates) if few else None, first)
+
+    @cached_property
+    def spans_all(self) -> bool:
+        """Whether the basis is that of the space itself, so that nothing is projected."""
+        return is_identity(self.basis)
+
+    @cached_property
+    def all_separations(self) -> Tensor:
+        """The squared distances of all class means, shape (K, K), computed when they are asked for."""
+        return _squared_distances(self.coordinates) if self.separations is None else self.separations
 
     def to(self, device: torch.device | str) -> ClassCenters:
         """Return the same value on another device."""
@@ -129,65 +154,16 @@ class ClassCenters:
             self.moments.to(device), self.basis.to(device), self.coordinates.to(device), separations, self.first.to(device)
         )
 
-    def nearest(self, residual: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        r"""Return the nearest class center, the smallest index on ties, and its margin over the sample's own class, both (N,).
 
-        Distances are compared with the one to the own class k, :math:`\lVert h - \mu_j \rVert^2 - \lVert h - \mu_k \rVert^2 = 2
-        \langle r, \mu_k - \mu_j \rangle + \lVert \mu_k - \mu_j \rVert^2` with r = h - μ_k. This separates two centers even if
-        they are much closer to each other than to the rest (minority collapse). Margins are at most 0 up to rounding, and
-        exactly 0 for the own class.
+def is_identity(basis: Tensor) -> bool:
+    """Return whether a basis is that of the space itself."""
+    size = basis.shape[0]
+    return basis.shape[1] == size and torch.equal(basis, torch.eye(size, dtype=basis.dtype, device=basis.device))
 
-        Args:
-            residual: (h - μ_k) U of every sample, k its own class, shape (N, r), float64.
-            labels: The own classes.
-        """
-        # Ties happen: if class means coincide, or features have low precision, two exact distances are equal. Then the rounding
-        # of the computed ones would decide, and the result would depend on the batch size and the processor. Therefore all
-        # centers within rounding of the smallest margin count as nearest, and the smallest index wins. The rounding of a margin
-        # is that of its terms, 2 |r| |μ_k - μ_j| and |μ_k - μ_j|², not that of the much larger |h|². Means that coincide differ
-        # by the rounding of their own sums, which is larger, so the first of them is chosen afterwards.
-        margins, rounding = self._margins(residual, labels)
-        smallest, at = margins.min(dim=1, keepdim=True)
-        chosen = self.first[first_true(margins <= smallest + rounding + rounding.gather(1, at))]
-        return chosen, margins.gather(1, chosen.unsqueeze(1)).squeeze(1) * (chosen != labels)
 
-    def own_is_nearest(self, residual: Tensor, labels: Tensor, squares: Tensor) -> Tensor:
-        r"""Return whether the own class's center is nearest to a sample that is left out of its mean, (N,), bool.
-
-        Without its sample h the mean of n samples moves away from it, :math:`\lVert h - \mu_k^{(-h)} \rVert = \frac{n}{n-1}
-        \lVert h - \mu_k \rVert`; the other means stay. On ties the smallest index is nearest, as in ``nearest``. A class of one
-        sample has no mean without it.
-
-        Args:
-            residual: As in ``nearest``.
-            labels: As in ``nearest``.
-            squares: :math:`\lVert h - \mu_k \rVert^2` in all dimensions, shape (N,).
-        """
-        margins, rounding = self._margins(residual, labels)
-        # A sample alone in its class, at distance 0 from its mean, gets 0/0: nan, which is never nearest.
-        n = self.moments.counts[labels].double()
-        farther = (squares * (2 * n - 1) / (n - 1).square()).unsqueeze(1)
-        # The margin of a mean that coincides with the own one has the rounding of their sums.
-        coincident = self.first == self.first[labels].unsqueeze(1)
-        rounding = rounding.add_(TIE * farther).add_(coincident * rounding_floor(self.moments))
-        ahead = margins - farther
-        later = torch.arange(len(self.first), device=labels.device) > labels.unsqueeze(1)
-        wins = torch.where(ahead.abs() <= rounding, later, ahead > 0).scatter_(1, labels.unsqueeze(1), value=True)
-        return wins.all(dim=1)
-
-    def _margins(self, residual: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what the squared distances to all centers exceed that to the own one by, and its rounding, both (N, K)."""
-        products = residual @ self.coordinates.T
-        separations = self._separations_from(labels)
-        margins = torch.sub(products.gather(1, labels.unsqueeze(1)), products).mul_(2).add_(separations)
-        reach = torch.linalg.vector_norm(residual, dim=1, keepdim=True)
-        return margins, separations.sqrt().mul_(reach).add_(separations).mul_(TIE)
-
-    def _separations_from(self, labels: Tensor) -> Tensor:
-        if self.separations is not None:
-            return self.separations.index_select(0, labels)
-        own, norms = self.coordinates[labels], self.coordinates.square().sum(dim=1)
-        return torch.clamp(norms[labels].unsqueeze(1) + norms - 2 * own @ self.coordinates.T, min=0)
+def _squared_distances(rows: Tensor) -> Tensor:
+    """Compute all squared distances from explicit differences."""
+    return torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist").square()
 
 
 def first_true(mask: Tensor) -> Tensor:

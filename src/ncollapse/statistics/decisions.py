@@ -4,83 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import NamedTuple
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from ncollapse.statistics.batch import Workspace, row_blocks
 from ncollapse.statistics.centers import ClassCenters, LinearClassifier
 from ncollapse.statistics.conventions import ClassWeights
-from ncollapse.statistics.selection import ClassSelection
+from ncollapse.statistics.nearest import nearest_centers, own_is_nearest
+from ncollapse.statistics.projected import Projected
 
-# The fewest samples whose margins are computed at once, however many classes there are: each block reads all coordinates.
-_MARGIN_ROWS = 64
-
-
-class Projected(NamedTuple):
-    r"""One batch at one layer, reduced to what decisions need: r numbers per sample.
-
-    Class means differ only within their span U, so the r coordinates :math:`U^T(h - \mu)` decide everything.
-
-    Attributes:
-        labels: Classes of the samples, shape (N,).
-        residual: :math:`U^T(h - \mu_y)`, shape (N, r).
-        cosines: cos(h, w_y), shape (N,); None without a classifier.
-        chosen: The classes that the network chooses, shape (N,); None without choices.
-        squares: :math:`\lVert h - \mu_y \rVert^2`, the part off the span included, shape (N,); None unless asked for.
-    """
-
-    labels: Tensor
-    residual: Tensor
-    cosines: Tensor | None
-    chosen: Tensor | None
-    squares: Tensor | None = None
-
-    @classmethod
-    def from_batch(
-        cls,
-        features: Tensor,
-        labels: Tensor,
-        centers: ClassCenters,
-        classifier: LinearClassifier | None,
-        choices: Tensor | None = None,
-        workspace: Workspace | None = None,
-        selection: ClassSelection | None = None,
-        *,
-        squares: bool = False,
-    ) -> Projected:
-        """Project one batch; with a selection the centers have its classes, while labels and classifier count all."""
-        workspace = Workspace() if workspace is None else workspace
-        given, labels = labels, labels if selection is None else selection.renumber(labels)
-        projected = centers.basis.new_zeros(centers.basis.shape[1], len(labels))
-        # The residual is (h - μ) U. There are two ways to compute it. h U - μ U is one product without a copy of the means, but
-        # near collapse the two projections nearly cancel, and the result has an error of 1e-16 times the distance from the
-        # origin. Features in float32 or less have a larger rounding of their own, 1e-8 of that distance, so the cheap way is
-        # good enough for them. For float64 features, and for squared distances, the mean is subtracted first, which doubles the
-        # cost.
-        subtract_first = squares or features.dtype == torch.float64
-        lengths = projected.new_zeros(len(labels)) if squares else None
-        for rows, columns, tile in workspace.tiles(features):
-            if subtract_first:
-                tile.sub_(centers.moments.means[:, columns].index_select(0, labels[rows]))
-            if lengths is not None:
-                lengths[rows] += tile.square().sum(dim=1)
-            # The basis has few columns, and the product is faster with them on the left.
-            projected[:, rows].addmm_(centers.basis[columns].T, tile.T)
-        residual = projected.T if subtract_first else projected.T - centers.projections.index_select(0, labels)
-        cosines = None if classifier is None else _cosines(features, given, classifier, workspace)
-        return cls(labels, residual, cosines, choices, lengths)
-
-
-def _cosines(features: Tensor, labels: Tensor, classifier: LinearClassifier, workspace: Workspace) -> Tensor:
-    """Compute the cosines of features to the classifier rows of their classes."""
-    cosines = torch.empty(len(labels), dtype=torch.float64, device=features.device)
-    norms = torch.linalg.vector_norm(classifier.weight, dim=1)
-    for rows, block in workspace.rows(features):
-        own = (block * classifier.weight.index_select(0, labels[rows])).sum(dim=1)
-        cosines[rows] = own / (norms[labels[rows]] * torch.linalg.vector_norm(block, dim=1))
-    return cosines
+# A symmetric product of this many columns or more is computed in blocks, those above the diagonal alone.
+_COLUMNS = 128
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,9 +125,9 @@ class ClassDecisions:
             choices: The classes that the network chooses, shape (N,); None uses the classifier's choices, if there is one.
             squares: Whether to decide also by the means of the other samples; the centers must be means of these samples.
         """
-        if choices is None and classifier is not None:
-            choices = classifier.choices(features)
-        projected = Projected.from_batch(features, labels, centers, classifier, choices, squares=squares)
+        projected = Projected.from_batch(
+            features, labels, centers, classifier, choices, squares=squares, choose=choices is None
+        )
         return cls.from_projected([projected], centers, counts)
 
     @classmethod
@@ -205,16 +140,14 @@ class ClassDecisions:
             counts: As in ``from_batch``.
         """
         counts = centers.moments.counts if counts is None else counts
-        labels = torch.cat([part.labels for part in parts])
-        residual = torch.cat([part.residual for part in parts])
+        labels = cast(Tensor, _joined([part.labels for part in parts]))
+        residual = cast(Tensor, _joined([part.residual for part in parts]))
         cosines = _joined([part.cosines for part in parts])
         chosen = _joined([part.chosen for part in parts])
-        num_classes = centers.moments.num_classes
-        blocks = list(row_blocks(residual, num_classes, _MARGIN_ROWS))
-        decided = [centers.nearest(residual[rows], labels[rows]) for rows in blocks] or [(labels, residual.new_zeros(0))]
-        nearest, margins = (torch.cat(column) for column in zip(*decided, strict=True))
+        nearest, margins = nearest_centers(centers, residual, labels)
         squares = _joined([part.squares for part in parts])
-        won = labels[:0] if squares is None else _own_is_nearest(centers, residual, labels, squares, blocks)
+        won = labels[:0] if squares is None else own_is_nearest(centers, residual, labels, squares)
+        within_class, within_sample = _within(residual, labels, counts)
 
         def count(indicator: Tensor) -> Tensor:
             # Not bincount, which has no deterministic kernel on CUDA.
@@ -229,8 +162,8 @@ class ClassDecisions:
             left_out_correct=zeros if squares is None else count(won),
             agree=zeros if chosen is None else count(chosen == nearest),
             cosine_sums=zeros if cosines is None else count(cosines),
-            within_class=(residual / (num_classes * counts[labels]).unsqueeze(1)).T @ residual,
-            within_sample=residual.T @ residual / counts.sum(),
+            within_class=within_class,
+            within_sample=within_sample,
             residual_sums=torch.zeros_like(centers.coordinates).index_add_(0, labels, residual),
         )
 
@@ -255,13 +188,26 @@ class ClassDecisions:
         return self.within_sample if weights == "sample" else self.within_class
 
 
-def _own_is_nearest(
-    centers: ClassCenters, residual: Tensor, labels: Tensor, squares: Tensor, blocks: Sequence[slice]
-) -> Tensor:
-    found = [centers.own_is_nearest(residual[rows], labels[rows], squares[rows]) for rows in blocks]
-    return torch.cat([labels[:0] > 0, *found])
+def _within(residual: Tensor, labels: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute the sums of squares with both class weights, from one product where these are the same."""
+    within_sample = _symmetric_product(residual, residual) / counts.sum()
+    if bool((counts == counts[0]).all()):
+        return within_sample, within_sample
+    return _symmetric_product(residual / (len(counts) * counts[labels]).unsqueeze(1), residual), within_sample
+
+
+def _symmetric_product(left: Tensor, right: Tensor) -> Tensor:
+    """Compute AᵀB that is known to be symmetric."""
+    size = left.shape[1]
+    product = left.new_empty(size, size)
+    for start in range(0, size, _COLUMNS):
+        end = min(start + _COLUMNS, size)
+        product[start:end, start:] = left[:, start:end].T @ right[:, start:]
+        product[end:, start:end] = product[start:end, end:].T
+    return product
 
 
 def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
     present = [part for part in parts if part is not None]
-    return torch.cat(present) if present else None
+    # One part alone is not copied.
+    return torch.cat(present) if len(present) > 1 else present[0] if present else None

@@ -1,0 +1,141 @@
+"""Decisions by the nearest class center: over all centers, or over those that a screen in float32 leaves."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ncollapse.statistics.batch import row_blocks
+from ncollapse.statistics.centers import TIE, ClassCenters, first_true
+from ncollapse.statistics.moments import rounding_floor
+from ncollapse.statistics.screen import Screen
+
+# Up to this many classes the K×K squared distances of the class means are kept if they are needed.
+_MOST_DISTANCES = 4096
+# Numbers of one block of explicit differences.
+_BLOCK = 2**18
+# The fewest samples whose margins are computed at once, however many classes there are: each block reads all coordinates.
+_MARGIN_ROWS = 64
+
+
+def nearest_centers(centers: ClassCenters, residual: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Return the nearest class center, the smallest index on ties, and its margin over the sample's own class, both (N,).
+
+    Distances are compared with the one to the own class k, :math:`\lVert h - \mu_j \rVert^2 - \lVert h - \mu_k \rVert^2 = 2
+    \langle r, \mu_k - \mu_j \rangle + \lVert \mu_k - \mu_j \rVert^2` with r = h - μ_k. This separates two centers even if
+    they are much closer to each other than to the rest (minority collapse). Margins are at most 0 up to rounding, and
+    exactly 0 for the own class.
+
+    Args:
+        residual: (h - μ_k) U of every sample, k its own class, shape (N, r), float64.
+        labels: The own classes.
+    """
+    # Ties happen: if class means coincide, or features have low precision, two exact distances are equal. Then the rounding
+    # of the computed ones would decide, and the result would depend on the batch size and the processor. Therefore all
+    # centers within rounding of the smallest margin count as nearest, and the smallest index wins. The rounding of a margin
+    # is that of its terms, 2 |r| |μ_k - μ_j| and |μ_k - μ_j|², not that of the much larger |h|². Means that coincide differ
+    # by the rounding of their own sums, which is larger, so the first of them is chosen afterwards.
+    screen = None
+    if centers.separations is None:
+        screen = Screen.of(centers.coordinates, -0.5 * centers.coordinates.square().sum(dim=1))
+    if screen is None:
+        blocks = row_blocks(residual, centers.moments.num_classes, _MARGIN_ROWS)
+        parts = [_nearest_of_all(centers, residual[rows], labels[rows]) for rows in blocks]
+    else:
+        parts = [_nearest_by(centers, screen, residual[rows], labels[rows]) for rows in screen.blocks(len(labels))]
+    nearest, margins = zip(*parts, strict=True) if parts else ((labels,), (residual.new_zeros(0),))
+    return torch.cat(nearest), torch.cat(margins)
+
+
+def _nearest_of_all(centers: ClassCenters, residual: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    margins, rounding = _margins(centers, residual, labels)
+    smallest, at = margins.min(dim=1, keepdim=True)
+    chosen = centers.first[first_true(margins <= smallest + rounding + rounding.gather(1, at))]
+    return chosen, margins.gather(1, chosen.unsqueeze(1)).squeeze(1) * (chosen != labels)
+
+
+def _nearest_by(centers: ClassCenters, screen: Screen, residual: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Decide as ``_nearest_of_all``, by the margins of those centers alone that may be nearest."""
+    # The nearest center is that of the largest <x, c_j> - |c_j|²/2 with x = r + c_k. Centers whose margins are equal up to
+    # rounding are nearer to each other than the screen can tell, so that all of them are left.
+    screened = screen.largest(centers.coordinates.index_select(0, labels).add_(residual))
+    chosen, margins = screened.largest, torch.zeros_like(residual[:, 0])
+    others = (chosen != labels).index_fill_(0, screened.open, value=False).nonzero().flatten()
+    margins[others] = _margins_of(centers, residual, labels, others, chosen[others])[0]
+    if not len(screened.open):
+        return chosen, margins
+    at, classes = screened.may_win.nonzero().unbind(1)
+    pair_margins, rounding = _margins_of(centers, residual, labels, screened.open[at], classes)
+    every = residual.new_full((len(screened.open),), torch.inf)
+    smallest = every.scatter_reduce(0, at, pair_margins, "amin")
+    is_smallest = pair_margins == smallest[at]
+    limit = smallest + torch.zeros_like(every).scatter_reduce(0, at, rounding * is_smallest, "amax")
+    last = torch.full_like(screened.open, len(centers.first))
+    near = torch.where(pair_margins <= limit[at] + rounding, classes, len(centers.first))
+    nearest = centers.first[last.scatter_reduce(0, at, near, "amin")]
+    chosen[screened.open] = nearest
+    margins[screened.open] = torch.zeros_like(every).index_add(0, at, pair_margins * (classes == nearest[at]))
+    return chosen, margins
+
+
+def _margins_of(
+    centers: ClassCenters, residual: Tensor, labels: Tensor, rows: Tensor, classes: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Compute the margins of single pairs of a sample and a center from explicit differences, and their rounding."""
+    parts = [residual.new_zeros(2, 0)]
+    for some in torch.arange(len(rows), device=rows.device).split(max(1, _BLOCK // residual.shape[1])):
+        own, left = labels[rows[some]], residual[rows[some]]
+        step = centers.coordinates[own].sub_(centers.coordinates[classes[some]])
+        separations = step.square().sum(dim=1)
+        reach = torch.linalg.vector_norm(left, dim=1)
+        rounding = TIE * (separations.sqrt() * reach + separations)
+        parts.append(torch.stack([2 * (left * step).sum(dim=1) + separations, rounding]))
+    margins, rounding = torch.cat(parts, dim=1)
+    return margins, rounding
+
+
+def own_is_nearest(centers: ClassCenters, residual: Tensor, labels: Tensor, squares: Tensor) -> Tensor:
+    r"""Return whether the own class's center is nearest to a sample that is left out of its mean, (N,), bool.
+
+    Without its sample h the mean of n samples moves away from it, :math:`\lVert h - \mu_k^{(-h)} \rVert = \frac{n}{n-1}
+    \lVert h - \mu_k \rVert`; the other means stay. On ties the smallest index is nearest, as in ``nearest_centers``. A class of
+    one sample has no mean without it.
+
+    Args:
+        residual: As in ``nearest_centers``.
+        labels: As in ``nearest_centers``.
+        squares: :math:`\lVert h - \mu_k \rVert^2` in all dimensions, shape (N,).
+    """
+    blocks = row_blocks(residual, centers.moments.num_classes, _MARGIN_ROWS)
+    found = [_own_is_nearest(centers, residual[rows], labels[rows], squares[rows]) for rows in blocks]
+    return torch.cat([labels[:0] > 0, *found])
+
+
+def _own_is_nearest(centers: ClassCenters, residual: Tensor, labels: Tensor, squares: Tensor) -> Tensor:
+    margins, rounding = _margins(centers, residual, labels)
+    # A sample alone in its class, at distance 0 from its mean, gets 0/0: nan, which is never nearest.
+    n = centers.moments.counts[labels].double()
+    farther = (squares * (2 * n - 1) / (n - 1).square()).unsqueeze(1)
+    # The margin of a mean that coincides with the own one has the rounding of their sums.
+    coincident = centers.first == centers.first[labels].unsqueeze(1)
+    rounding = rounding.add_(TIE * farther).add_(coincident * rounding_floor(centers.moments))
+    ahead = margins - farther
+    later = torch.arange(len(centers.first), device=labels.device) > labels.unsqueeze(1)
+    wins = torch.where(ahead.abs() <= rounding, later, ahead > 0).scatter_(1, labels.unsqueeze(1), value=True)
+    return wins.all(dim=1)
+
+
+def _margins(centers: ClassCenters, residual: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what the squared distances to all centers exceed that to the own one by, and its rounding, both (N, K)."""
+    products = residual @ centers.coordinates.T
+    separations = _separations_from(centers, labels)
+    margins = torch.sub(products.gather(1, labels.unsqueeze(1)), products).mul_(2).add_(separations)
+    reach = torch.linalg.vector_norm(residual, dim=1, keepdim=True)
+    return margins, separations.sqrt().mul_(reach).add_(separations).mul_(TIE)
+
+
+def _separations_from(centers: ClassCenters, labels: Tensor) -> Tensor:
+    if len(centers.first) <= _MOST_DISTANCES:
+        return centers.all_separations.index_select(0, labels)
+    own, norms = centers.coordinates[labels], centers.coordinates.square().sum(dim=1)
+    return torch.clamp(norms[labels].unsqueeze(1) + norms - 2 * own @ centers.coordinates.T, min=0)
