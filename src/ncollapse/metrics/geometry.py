@@ -81,7 +81,9 @@ def gram_distance(left: Tensor, right: Tensor, *, target: Target = "etf") -> Ten
     if target not in ("etf", "orthogonal_frame"):
         raise ValueError(f"target must be 'etf' or 'orthogonal_frame', got {target!r}.")
     # Products of products leave the range of float64 for features beyond 1e77.
-    left, right = unit_scale(left), unit_scale(right)
+    same = left is right
+    left = unit_scale(left)
+    right = left if same else unit_scale(right)
     num_classes = left.shape[-2]
     norm = (num_classes - 1) ** 0.5 if target == "etf" else num_classes**0.5
     product_norm = _product_norm(left, right)
@@ -111,7 +113,8 @@ def _product_norm(left: Tensor, right: Tensor) -> Tensor:
     r"""Compute :math:`\lVert A B^T \rVert_F` of (..., K, d), from d×d matrices if these are smaller."""
     num_classes, dim = left.shape[-2:]
     if num_classes > max(dim, _MOST_ENTRIES):
-        own, other = left.mT @ left, right.mT @ right
+        own = left.mT @ left
+        other = own if left is right else right.mT @ right
         squared = (own * other).sum()
         # The sum cancels where the two span different directions.
         if left is right or squared > _NEAR * torch.linalg.norm(own) * torch.linalg.norm(other):

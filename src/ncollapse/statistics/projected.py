@@ -50,55 +50,64 @@ class Projected(NamedTuple):
         # With ``choose`` the choices are the classifier's own.
         workspace = Workspace() if workspace is None else workspace
         given, labels = labels, labels if selection is None else selection.renumber(labels)
-        # The residual is (h - μ) U. There are two ways to compute it. h U - μ U is one product without a copy of the means, but
-        # near collapse the two projections nearly cancel, and the result has an error of 1e-16 times the distance from the
-        # origin. Features in float32 or less have a larger rounding of their own, 1e-8 of that distance, so the cheap way is
-        # good enough for them. For float64 features, and for squared distances, the mean is subtracted first, which doubles the
-        # cost. If the means span the whole space, nothing is projected.
-        subtract_first = squares or features.dtype == torch.float64 or centers.spans_all
-        shape = (len(labels), centers.basis.shape[1])
-        projected = centers.basis.new_empty(shape) if centers.spans_all else centers.basis.new_zeros(shape[::-1])
-        lengths = projected.new_zeros(len(labels)) if squares else None
-        head = None if classifier is None else _Head(classifier, len(labels))
-        for rows, columns, tile in workspace.tiles(features):
-            if head is not None:
-                head.add(rows, columns, tile, given[rows])
-            if subtract_first:
-                tile.sub_(centers.moments.means[:, columns].index_select(0, labels[rows]))
-            if lengths is not None:
-                lengths[rows] += tile.square().sum(dim=1)
-            if centers.spans_all:
-                projected[rows, columns] = tile
-            else:
-                # The basis has few columns, and the product is faster with them on the left.
-                projected[:, rows].addmm_(centers.basis[columns].T, tile.T)
-        if not centers.spans_all:
-            projected = projected.T if subtract_first else projected.T - centers.projections.index_select(0, labels)
+        head = None if classifier is None else _Head(classifier, given)
+        residual, lengths = _residuals(features, labels, centers, workspace, head, squares=squares)
         if head is None:
-            return cls(labels, projected, None, choices, lengths)
-        return cls(labels, projected, head.cosines(given), head.choices(features) if choose else choices, lengths)
+            return cls(labels, residual, None, choices, lengths)
+        return cls(labels, residual, head.cosines, head.choices(features) if choose else choices, lengths)
+
+
+def _residuals(
+    features: Tensor, labels: Tensor, centers: ClassCenters, workspace: Workspace, head: _Head | None, *, squares: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Compute the residuals on the span, and their squared lengths in all dimensions; a head gets the tiles on the way."""
+    # The residual is (h - μ) U. There are two ways to compute it. h U - μ U is one product without a copy of the means, but near
+    # collapse the two projections nearly cancel, and the result has an error of 1e-16 times the distance from the origin.
+    # Features in float32 or less have a larger rounding of their own, 1e-8 of that distance, so the cheap way is good enough for
+    # them. For float64 features, and for squared distances, the mean is subtracted first, which doubles the cost. If the means
+    # span the whole space, nothing is projected.
+    subtract_first = squares or features.dtype == torch.float64 or centers.spans_all
+    shape = (len(labels), centers.basis.shape[1])
+    projected = centers.basis.new_empty(shape) if centers.spans_all else centers.basis.new_zeros(shape[::-1])
+    lengths = projected.new_zeros(len(labels)) if squares else None
+    for rows, columns, tile in workspace.tiles(features):
+        if head is not None:
+            head.add(rows, columns, tile)
+        if subtract_first:
+            tile.sub_(centers.moments.means[:, columns].index_select(0, labels[rows]))
+        if lengths is not None:
+            lengths[rows] += tile.square().sum(dim=1)
+        if centers.spans_all:
+            projected[rows, columns] = tile
+        else:
+            # The basis has few columns, and the product is faster with them on the left.
+            projected[:, rows].addmm_(centers.basis[columns].T, tile.T)
+    if centers.spans_all:
+        return projected, lengths
+    return projected.T if subtract_first else projected.T - centers.projections.index_select(0, labels), lengths
 
 
 class _Head:
     """Products of features with classifier rows, added up over tiles: of all rows if they are few, else of the own class's."""
 
-    def __init__(self, classifier: LinearClassifier, num_samples: int) -> None:
-        self.classifier, self.weight = classifier, classifier.weight
-        self.all = self.weight.new_zeros(len(self.weight), num_samples) if len(self.weight) < FEWEST_ROWS else None
-        self.own, self.squares = self.weight.new_zeros(2, num_samples)
+    def __init__(self, classifier: LinearClassifier, labels: Tensor) -> None:
+        self.classifier, self.weight, self.labels = classifier, classifier.weight, labels
+        self.all = self.weight.new_zeros(len(self.weight), len(labels)) if len(self.weight) < FEWEST_ROWS else None
+        self.own, self.squares = self.weight.new_zeros(2, len(labels))
 
-    def add(self, rows: slice, columns: slice, tile: Tensor, labels: Tensor) -> None:
+    def add(self, rows: slice, columns: slice, tile: Tensor) -> None:
         """Add one tile."""
         if self.all is None:
-            self.own[rows] += self.weight[:, columns].index_select(0, labels).mul_(tile).sum(dim=1)
+            self.own[rows] += self.weight[:, columns].index_select(0, self.labels[rows]).mul_(tile).sum(dim=1)
         else:
             self.all[:, rows].addmm_(self.weight[:, columns], tile.T)
         self.squares[rows] += torch.linalg.vector_norm(tile, dim=1).square_()
 
-    def cosines(self, labels: Tensor) -> Tensor:
-        """Return the cosines of features to the rows of their classes."""
-        own = self.own if self.all is None else self.all.gather(0, labels.unsqueeze(0)).squeeze(0)
-        return own / (torch.linalg.vector_norm(self.weight, dim=1)[labels] * self.squares.sqrt())
+    @property
+    def cosines(self) -> Tensor:
+        """The cosines of features to the rows of their classes."""
+        own = self.own if self.all is None else self.all.gather(0, self.labels.unsqueeze(0)).squeeze(0)
+        return own / (torch.linalg.vector_norm(self.weight, dim=1)[self.labels] * self.squares.sqrt())
 
     def choices(self, features: Tensor) -> Tensor:
         """Return the classes of the largest logits."""
