@@ -210,7 +210,7 @@ def assert_close(m, other, rel=1e-12):
 def test_it_does_not_matter_how_many_projected_batches_wait(limit, monkeypatch):
     model, x = resnet(torch.float64), X.double()
     m = measure(model, batched(x, Y, 5), num_classes=K)
-    monkeypatch.setattr("ncollapse.probe.second_pass._PENDING_ELEMENTS", limit)
+    monkeypatch.setattr("ncollapse.probe.decision_sums._PENDING_ELEMENTS", limit)
     assert_close(measure(model, batched(x, Y, 5), num_classes=K), m)
 
 

@@ -43,15 +43,13 @@ class NearestFrame(NamedTuple):
     @classmethod
     def of(cls, centers: ClassCenters) -> NearestFrame | None:
         """Return the frame; None if all class means coincide."""
-        # The basis consists of the means' singular vectors, so the columns of their coordinates are those of P times S.
-        spread = torch.linalg.vector_norm(centers.coordinates, dim=0)
+        left, spread, right = torch.linalg.svd(centers.coordinates, full_matrices=False)
         spans = spread > _RANK_TOLERANCE * spread.amax() if len(spread) else spread.bool()
         if not bool(spans.any()):
             return None
-        left = centers.coordinates[:, spans] / spread[spans]
+        left = left[:, spans]
         ratio = math.sqrt((len(left) - 1) / len(left))
-        unit = torch.zeros(len(spread), len(left), dtype=torch.float64)
-        unit[spans] = ratio * left.T
+        unit = ratio * right[spans].T @ left.T
         return cls(left, unit, ratio * float(spread[spans].sum()) / left.shape[1])
 
 

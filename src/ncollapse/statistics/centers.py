@@ -144,8 +144,8 @@ class ClassCenters:
 
     @cached_property
     def all_separations(self) -> Tensor:
-        """The squared distances of all class means, shape (K, K), computed when they are asked for."""
-        return _squared_distances(self.coordinates) if self.separations is None else self.separations
+        """The squared distances of many class means, shape (K, K), computed when they are asked for."""
+        return _squared_distances(self.coordinates)
 
     def to(self, device: torch.device | str) -> ClassCenters:
         """Return the same value on another device."""

@@ -135,7 +135,8 @@ def _margins(centers: ClassCenters, residual: Tensor, labels: Tensor) -> tuple[T
 
 
 def _separations_from(centers: ClassCenters, labels: Tensor) -> Tensor:
-    if len(centers.first) <= _MOST_DISTANCES:
-        return centers.all_separations.index_select(0, labels)
+    if centers.separations is not None or len(centers.first) <= _MOST_DISTANCES:
+        known = centers.all_separations if centers.separations is None else centers.separations
+        return known.index_select(0, labels)
     own, norms = centers.coordinates[labels], centers.coordinates.square().sum(dim=1)
     return torch.clamp(norms[labels].unsqueeze(1) + norms - 2 * own @ centers.coordinates.T, min=0)

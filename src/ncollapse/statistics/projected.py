@@ -61,11 +61,11 @@ def _residuals(
     features: Tensor, labels: Tensor, centers: ClassCenters, workspace: Workspace, head: _Head | None, *, squares: bool
 ) -> tuple[Tensor, Tensor | None]:
     """Compute the residuals on the span, and their squared lengths in all dimensions; a head gets the tiles on the way."""
-    # The residual is (h - μ) U. There are two ways to compute it. h U - μ U is one product without a copy of the means, but near
-    # collapse the two projections nearly cancel, and the result has an error of 1e-16 times the distance from the origin.
-    # Features in float32 or less have a larger rounding of their own, 1e-8 of that distance, so the cheap way is good enough for
-    # them. For float64 features, and for squared distances, the mean is subtracted first, which doubles the cost. If the means
-    # span the whole space, nothing is projected.
+    # The residual is (h - μ) U. There are two ways to compute it. h U - μ U is one product without a copy of the means, but
+    # near collapse the two projections nearly cancel, and the result has an error of 1e-16 times the distance from the
+    # origin. Features in float32 or less have a larger rounding of their own, 1e-8 of that distance, so the cheap way is
+    # good enough for them. For float64 features, and for squared distances, the mean is subtracted first, which doubles the
+    # cost. If the means span the whole space, nothing is projected.
     subtract_first = squares or features.dtype == torch.float64 or centers.spans_all
     shape = (len(labels), centers.basis.shape[1])
     projected = centers.basis.new_empty(shape) if centers.spans_all else centers.basis.new_zeros(shape[::-1])
