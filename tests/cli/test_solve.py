@@ -55,6 +55,7 @@ def test_every_model_prints_the_same_keys(capsys, words):
 def test_every_model_has_a_default_problem_and_a_figure(capsys, tmp_path, name):
     # Flows of thousands of steps are shortened.
     short = {"unregularized_ufm": "num_steps=300 duration=10", "central_path": "duration=100 num_steps=20"}
+    short["mufm"] = "counts=3x4 dim=5 draws=1"
     file = tmp_path / "figure.svg"
     found = answer(capsys, f"{name} {short.get(name, '')} --figure {file}")
     assert not found["status"].startswith("Not converged")
@@ -171,6 +172,30 @@ def test_mufm(capsys):
     other = answer(capsys, f"{MUFM_WORDS} lambda_w=0.05 lambda_h=1e-3 loss=cross_entropy bias=free")
     assert other["certified"]
     assert "lambda_critical" not in other
+    assert other["proof"] == "PFC1 never rises over the layers; proven."
+    assert found["proof"] == "PFC1 never rises over the layers; not proven: the bias is not free."
+
+
+def test_figures_of_the_multilayer_model_show_several_draws(monkeypatch, capsys, tmp_path):
+    seen = []
+    monkeypatch.setattr("ncollapse.drawing.surrogates.plot_panels", lambda title, panels: seen.append(panels))
+    monkeypatch.setattr("ncollapse.surrogates.curves._COSTS", (1e-3, 1e-1))
+    monkeypatch.setattr("ncollapse.drawing.figures.render", lambda figure, kind: "")
+    words = "solve mufm counts=3x4 dim=5 draws=3 bias=free"
+    main([*words.split(), "--figure", str(tmp_path / "a.svg")])
+    main([*words.split(), "--solver", "descent", "num_steps=20", "--figure", str(tmp_path / "b.svg")])
+    layers, *over_decays = seen[0]
+    values = layers.curves[""][1]
+    assert values == sorted(values, reverse=True)
+    assert [panel.title[:4] for panel in seen[1]] == ["PFC1", "PFC2", "PFC3"]
+    for panel in (*over_decays, *seen[1]):
+        for name, (_, low, high) in panel.bands.items():
+            assert "mean and range of 3 data sets" in name
+            assert all(a <= mean <= b for a, mean, b in zip(low, panel.curves[name][1], high, strict=True))
+            assert any(a < b for a, b in zip(low, high, strict=True)) or "PFC3" in panel.title
+    assert list(seen[1][0].theory) == ["data"]
+    # The descent of the first data set is that of the printed solution.
+    assert "20 steps of gradient descent" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("solver", ["lbfgs", "closed_form"])

@@ -176,6 +176,19 @@ def test_the_coefficients_are_those_of_the_derivative():
         assert (after - before) / 2e-5 == pytest.approx(slope, rel=1e-6)
 
 
+def test_two_falling_ends_with_a_rise_between_need_a_positive_middle_coefficient():
+    """β > 0, a <= 0 and c <= 0 leave no room for β² <= 4ac, for all traces that features can have."""
+    rng = np.random.default_rng(0)
+    w0, w2, b0, b2 = 10 ** rng.uniform(-3, 3, size=(4, 200_000))
+    # Near the Cauchy-Schwarz bound, where 4ac comes closest to β².
+    w1, b1 = ((1 - 2 * rng.beta(0.3, 0.3, size=w0.shape)) * np.sqrt(x * y) for x, y in ((w0, w2), (b0, b2)))
+    a, beta, c = w1 * b0 - w0 * b1, w2 * b0 - w0 * b2, w2 * b1 - w1 * b2
+    between = (a <= 0) & (c <= 0) & (beta > 0)
+    assert between.sum() > 1000
+    ratio = 4 * a[between] * c[between] / beta[between] ** 2
+    assert 0.9 < ratio.max() < 1
+
+
 def test_falling_at_the_start_is_not_enough():
     # w = (1, 0, 1), b = (4, 4, 4): PFC1 falls to its minimum halfway and rises to where it was.
     labels = torch.tensor([0, 0, 1, 1])

@@ -200,17 +200,19 @@ def _arguments(part: Callable[..., Any], values: Mapping[str, Any], seed: int) -
 
 def _print(request: SolveRequest, problem: Any, solution: Solution, options: argparse.Namespace) -> None:
     from ncollapse.metrics import CORE
-    from ncollapse.surrogates.extras import extra_numbers
+    from ncollapse.surrogates.extras import extra_numbers, extra_sentence
 
     inequality, metrics = solution.certificate.inequality, solution.metrics(["all"])
     found = {"value": solution.value, "lower_bound": solution.certificate.lower_bound, "gap": solution.gap}
     found |= extra_numbers(problem, solution)
+    sentence = extra_sentence(problem, solution)
     if options.json:
         words = {**request.words, "status": solution.status, "certified": solution.certified}
+        words |= {} if sentence is None else {"proof": sentence}
         branch = inequality and _known({key: getattr(inequality, key) for key in ("text", "left", "right", "holds")})
         print(json.dumps({**words, **_known(found), "inequality": branch, "metrics": _known(metrics)}))
         return
-    print("\n".join(str(line) for line in (request.title, solution.status, inequality) if line is not None))
+    print("\n".join(str(line) for line in (request.title, solution.status, inequality, sentence) if line is not None))
     shown = metrics if options.all else {key: metrics[key] for key in CORE if key in metrics}
     for key, value in {**found, **shown}.items():
         print(f"{key:<28}{value:.12g}")

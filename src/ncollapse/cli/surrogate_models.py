@@ -55,6 +55,23 @@ def gaussian_classes(
     return data.inputs, data.labels
 
 
+def several_draws(
+    problem: Any,
+    *,
+    counts: tuple[int, ...],
+    dim: int,
+    sigma: float,
+    draws: Annotated[int, "Data sets in the figure, each with its own seed."] = 5,
+    seed: int,
+) -> Any:
+    """Add the way to draw more data sets."""
+    from ncollapse.surrogates.extras import DrawnMUFM
+
+    fields = {key: getattr(problem, key) for key in ("inputs", "labels", "lambda_w", "lambda_h", "loss", "bias")}
+    data = {"counts": counts, "dim": dim, "sigma": sigma}
+    return DrawnMUFM(**fields, redraw=lambda number: gaussian_classes(**data, seed=seed + number), draws=draws)
+
+
 def normal_inputs(
     *,
     counts: Annotated[tuple[int, ...], "n_k, samples of each class."],
@@ -132,6 +149,19 @@ def flow_from_small(
     return problem.flow(start, duration=duration, num_steps=num_steps)
 
 
+def descent(
+    problem: Any,
+    *,
+    learning_rate: Annotated[float, "Step length."] = 0.1,
+    num_steps: Annotated[int, "Steps of gradient descent."] = 10_000,
+    seed: int,
+) -> Any:
+    """Follow plain gradient descent from a standard normal start."""
+    from ncollapse.surrogates.solving.flows import descend
+
+    return descend(problem, problem.start(seed), learning_rate, num_steps)
+
+
 def flow(
     problem: Any,
     *,
@@ -172,9 +202,9 @@ MODELS = {
     ),
     "mufm": SolvableModel(
         "multilayer unconstrained features: features that leave Gaussian data at a cost",
-        (gaussian_classes, "MUFM"),
+        (gaussian_classes, "MUFM", several_draws),
         {"counts": (50,) * 4, "dim": 20, "loss": "mse", "lambda_w": 5e-3, "lambda_h": 1e-4},
-        {"automatic": automatic, "eliminated": "EliminatedFeatures", "lbfgs": "LBFGS"},
+        {"automatic": automatic, "eliminated": "EliminatedFeatures", "lbfgs": "LBFGS", "descent": descent},
         "lambda_h=1e-3 sigma=0.5",
     ),
     "gufm": SolvableModel(

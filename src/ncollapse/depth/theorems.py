@@ -24,8 +24,8 @@ def theorem1(curve: GeodesicCurve) -> Theorem1:
     """Return an exact test of Theorem 1: whether PFC1 never rises along the line.
 
     The derivative of PFC1 has the sign of a(1-t)² + βt(1-t) + ct², with a = w₁b₀ - w₀b₁, β = w₂b₀ - w₀b₂ and c = w₂b₁ - w₁b₂
-    from the coefficients of ``GeodesicCurve``. Then PFC1 never rises iff a <= 0, c <= 0 and (β <= 0 or β² <= 4ac). For a
-    collapsed end (w₁ = w₂ = 0) this is b₁ >= 0, the paper's condition.
+    from the coefficients of ``GeodesicCurve``. Then PFC1 never rises iff a, β and c are at most 0. For a collapsed end
+    (w₁ = w₂ = 0) this is b₁ >= 0, the paper's condition.
 
     Reference:
         Progressive feedforward collapse, arXiv 2405.00985, Theorem 1; the equivalence is derived: docs/theory.md, 3.2.
@@ -43,10 +43,6 @@ def theorem1(curve: GeodesicCurve) -> Theorem1:
     # In units of the largest, since products of variances leave the range of float64 for features beyond 1e77.
     unit = max(w[0], w[2]) or 1.0, max(b[0], b[2])
     (a, beta, c), rounding = _slope([x / unit[0] for x in w], [x / unit[1] for x in b])
-    polynomial = np.polynomial.Polynomial([a, beta - 2 * a, a - beta + c])
-    # A quadratic is largest at an end or at its vertex; this tests the condition above with a tolerance.
-    vertex = [complex(t).real for t in polynomial.deriv().roots()]
-    monotone = all(polynomial(t) <= rounding for t in (0.0, 1.0, *vertex) if 0 <= t <= 1)
     # PFC1 is largest at an end or where its derivative is zero.
     stationary_or_end = [0.0, 1.0, *_roots(a, beta, c)]
     peak = stationary_or_end[int(curve.pfc1(stationary_or_end).nan_to_num(nan=-math.inf).argmax())]
@@ -59,7 +55,7 @@ def theorem1(curve: GeodesicCurve) -> Theorem1:
         holds=b[1] >= 0,
         correlation=b[1],
         normalized=normalized,
-        monotone=bool(monotone),
+        monotone=max(a, beta, c) <= rounding,
         argmax_t=peak,
         coefficients=_slope(w, b)[0],
     )

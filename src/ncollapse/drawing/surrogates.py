@@ -13,13 +13,19 @@ from matplotlib.ticker import MaxNLocator
 
 from ncollapse.drawing import style
 
-Curves = Mapping[str, tuple[Sequence[float], Sequence[float]]]
+Curve = tuple[Sequence[float], Sequence[float]]
+Curves = Mapping[str, Curve]
+# Positions, with the lower and the upper end of a range at each.
+Band = tuple[Sequence[float], Sequence[float], Sequence[float]]
 _WIDTH, _HEIGHT, _IN_A_ROW = 4.2, 3.1, 3
 
 
 @dataclass(frozen=True)
 class LinePanel:
-    """Curves by name, x and y of each; a name that is empty or begins with an underscore has no entry in the legend."""
+    """Curves by name, x and y of each; a name that is empty or begins with an underscore has no entry in the legend.
+
+    A band shows the range around the curve of the same name.
+    """
 
     title: str
     x_label: str
@@ -27,6 +33,7 @@ class LinePanel:
     theory: Curves = field(default_factory=dict)
     marks: Mapping[str, float] = field(default_factory=dict)
     log: str = ""
+    bands: Mapping[str, Band] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,8 @@ def _draw_lines(axes: Axes, panel: LinePanel) -> None:
     colors = style.depth_colors(len(panel.curves)) if len(panel.curves) > 1 else [style.LINE]
     for color, (name, (x, y)) in zip(colors, panel.curves.items(), strict=True):
         axes.plot(x, y, color=color, linewidth=1.6, label=name, marker="o" if len(x) < 50 else "", markersize=3)
+        if name in panel.bands:
+            axes.fill_between(*panel.bands[name], color=color, alpha=0.2, linewidth=0)
     looks = [(style.BASELINE, "--"), (style.THIRD, ":")]
     for number, (name, (x, y)) in enumerate(panel.theory.items()):
         color, dashes = looks[0 if name.startswith("_") else number % len(looks)]

@@ -20,16 +20,8 @@ from ncollapse.surrogates.max_margin import KKT, MarginFlow, MaxMargin
 from ncollapse.surrogates.mse_decomposition import MSEDecomposition, decompose_mse, least_squares_classifier
 from ncollapse.surrogates.mufm import MUFM, EliminatedFeatures
 from ncollapse.surrogates.mufm_flow import FlowPath, gradient_flow
-from ncollapse.surrogates.mufm_laws import (
-    CollapseProgress,
-    CriticalPoint,
-    alignment,
-    collapse_progress,
-    critical_point,
-    merged_decay,
-    shrinkage,
-    straight_layers,
-)
+from ncollapse.surrogates.mufm_laws import CriticalPoint, alignment, critical_point, merged_decay, shrinkage, straight_layers
+from ncollapse.surrogates.mufm_progress import CollapseProgress, GrowthThreshold, collapse_progress, growth_threshold
 from ncollapse.surrogates.near_collapse import NearCollapse
 from ncollapse.surrogates.normalized_features import NormalizedFeatures
 from ncollapse.surrogates.reduced_mufm import ReducedMUFM
@@ -64,6 +56,7 @@ __all__ = [
     "GradientDescent",
     "GroupedNewton",
     "Growth",
+    "GrowthThreshold",
     "Inequality",
     "LayerPeeled",
     "LocallyElasticSDE",
@@ -98,6 +91,7 @@ __all__ = [
     "feature_forces",
     "gradient_flow",
     "great_circle_blocks",
+    "growth_threshold",
     "layer_norm",
     "layer_ranks",
     "least_squares_classifier",

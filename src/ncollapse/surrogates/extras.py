@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import singledispatch
 from typing import Any
@@ -14,6 +15,24 @@ from ncollapse.surrogates import MUFM, FlowEnd, LayerPeeled, NearCollapse, Solut
 from ncollapse.surrogates.locally_elastic_sde import PathEnd
 
 Numbers = dict[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class DrawnMUFM(MUFM):
+    """The multilayer model on random data, whose figures show several draws.
+
+    Attributes:
+        redraw: Draws other data and their labels by a seed.
+        draws: Data sets in a figure, with the model's own.
+    """
+
+    redraw: Callable[[int], tuple[Tensor, Tensor]] = field(kw_only=True)
+    draws: int = field(kw_only=True)
+
+    def all_draws(self) -> list[MUFM]:
+        """Return the model on every data set, its own first."""
+        others = (self.redraw(seed) for seed in range(1, self.draws))
+        return [self, *(replace(self, inputs=inputs, labels=labels) for inputs, labels in others)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,9 +75,20 @@ def _(problem: MUFM, solution: Solution) -> Numbers:
     numbers = {f"data_{metric}": value for metric, value in data.items()}
     numbers |= {"alignment": cosine, "alignment_distance": distance}
     if problem.loss == "mse" and problem.bias == "none":
-        progress = models.collapse_progress(problem, solution.variables)
-        numbers |= {"lambda_critical": progress.inequality.left, "lambda_bound": progress.bound}
+        threshold = models.growth_threshold(problem, solution.variables)
+        numbers |= {"lambda_critical": threshold.inequality.left, "lambda_bound": threshold.bound}
     return numbers
+
+
+@singledispatch
+def extra_sentence(problem: Any, solution: Any) -> str | None:
+    """Say what is proven about a solution besides its certificate."""
+    return None
+
+
+@extra_sentence.register
+def _(problem: MUFM, solution: Solution) -> str:
+    return str(models.collapse_progress(problem, solution.variables))
 
 
 @extra_numbers.register

@@ -1,4 +1,4 @@
-"""Laws of the multilayer model: straight layers, shrinkage, progress of collapse, and ways down from saddles."""
+"""Laws of the multilayer model: straight layers, shrinkage, and ways down from saddles."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ncollapse.statistics import ClassMoments
 from ncollapse.surrogates.mufm import MUFM
-from ncollapse.surrogates.solving.arguments import check_balanced, check_positive
+from ncollapse.surrogates.solving.arguments import check_positive
 from ncollapse.surrogates.solving.solution import Inequality, Variables
 from ncollapse.surrogates.ufm import UFM
 
@@ -62,7 +61,7 @@ def shrinkage(problem: MUFM, weight: Tensor) -> Tensor:
     Reference:
         Derived; the first part of Theorem 4 of arXiv 2405.00985 follows.
     """
-    _check_mse(problem, "The shrinkage law")
+    check_mse(problem, "The shrinkage law")
     identity = torch.eye(weight.shape[1], dtype=torch.float64)
     return torch.linalg.inv(weight.T @ weight / (len(problem.inputs) * problem.lambda_h) + identity)
 
@@ -77,65 +76,8 @@ def alignment(features: Tensor, inputs: Tensor) -> tuple[float, float]:
     return float((unit_features * unit_inputs).sum()), float(torch.linalg.norm(unit_features - unit_inputs))
 
 
-@dataclass(frozen=True)
-class CollapseProgress:
-    r"""Whether the features of a critical point are more collapsed than the data, and why. Pairs hold data, then features.
-
-    Attributes:
-        within: tr Σ_W, which never rises.
-        between: tr Σ_B, which rises iff the inequality holds.
-        pfc1: tr Σ_W over tr Σ_B.
-        inequality: :math:`\lambda_{crit} \le \lambda_H`.
-        bound: :math:`1/(2NK\lambda_W)`, at least :math:`\lambda_{crit}`. A larger :math:`\lambda_H` always suffices.
-    """
-
-    within: tuple[float, float]
-    between: tuple[float, float]
-    pfc1: tuple[float, float]
-    inequality: Inequality
-    bound: float
-
-
-def collapse_progress(problem: MUFM, variables: Variables) -> CollapseProgress:
-    r"""Test the second part of Theorem 4 at a critical point of a model with loss "mse", no bias and balanced classes.
-
-    With A = WM, :math:`\lambda_{crit} = \lVert W^T (I - A) \Pi_K \rVert_F^2 / (2N\, \mathrm{tr}(\Pi_K A (I - A) \Pi_K))`. At a
-    certified global minimizer :math:`\lambda_{crit} \le \lambda_H / 2`, so PFC1 never rises there, whatever the decays.
-
-    Returns:
-        What the theorem compares.
-
-    Raises:
-        ValueError: If the model has a bias.
-
-    Reference:
-        Progressive feedforward collapse, arXiv 2405.00985, Theorem 4; the constants are derived.
-    """
-    _check_mse(problem, "Theorem 4")
-    if problem.bias != "none":
-        raise ValueError(f"Theorem 4 needs bias='none', got bias={problem.bias!r}.")
-    check_balanced(torch.bincount(problem.labels).tolist(), "Theorem 4")
-    num_classes, num_samples = problem.num_classes, len(problem.inputs)
-    before, after = (
-        ClassMoments.from_batch(rows, problem.labels, num_classes) for rows in (problem.inputs, variables["features"])
-    )
-    weight, identity = variables["weight"], torch.eye(num_classes, dtype=torch.float64)
-    centering, predicted = identity - 1 / num_classes, weight @ after.means.T
-    pull = torch.linalg.norm(weight.T @ (identity - predicted) @ centering) ** 2
-    spread = (centering @ predicted @ (identity - predicted) @ centering).trace()
-    critical = float(pull / (2 * num_samples * spread))
-    within = float(before.within_trace()), float(after.within_trace())
-    between = float(before.between_trace()), float(after.between_trace())
-    return CollapseProgress(
-        within,
-        between,
-        (within[0] / between[0], within[1] / between[1]) if min(between) > 0 else (torch.nan, torch.nan),
-        Inequality("λ_crit <= λ_H", critical, problem.lambda_h),
-        1 / (2 * num_samples * num_classes * problem.lambda_w),
-    )
-
-
-def _check_mse(problem: MUFM, what: str) -> None:
+def check_mse(problem: MUFM, what: str) -> None:
+    """Check that a law of the mean squared error applies."""
     if problem.loss != "mse":
         raise ValueError(f"{what} needs loss='mse', got loss={problem.loss!r}.")
 

@@ -1,4 +1,4 @@
-"""Flows along which an objective falls: Runge–Kutta steps, and the end of a flow with its path."""
+"""Flows along which an objective falls: Runge–Kutta steps, gradient descent, and the end of a flow with its path."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class FlowEnd(Solution):
     """The point of a flow at the last time that the caller asked for. It need not be a minimum.
 
     Attributes:
-        times: Equally spaced times from 0 on.
+        times: Times from 0 on, equally spaced; for gradient descent the numbers of steps, from dense to sparse.
         path: The point at each time. The history holds the objectives.
     """
 
@@ -73,3 +73,24 @@ def follow(
     end = problem.solution(path[-1], f"{num_steps} steps up to t = {duration:g}", tuple(history))
     times = tuple(step * number for number in range(num_steps + 1))
     return FlowEnd(**vars(end), times=times, path=tuple(path))
+
+
+def descend(problem: Problem, start: Variables, learning_rate: float, num_steps: int) -> FlowEnd:
+    """Follow plain gradient descent, and keep about a hundred points of it."""
+    check_positive(learning_rate=learning_rate, num_steps=num_steps)
+    kept = {0} | {round(num_steps ** (i / 100)) for i in range(101)}
+    variables, path, history = dict(start), [], []
+    for step in range(num_steps + 1):
+        value, gradient = problem.value_and_gradient(variables)
+        if not math.isfinite(value):
+            raise ValueError(
+                f"learning_rate must be below 2 over the largest curvature, got {learning_rate:g}: the objective is {value} "
+                f"after {step} steps. Take a smaller one."
+            )
+        if step in kept:
+            path.append(variables)
+            history.append(value)
+        variables = {name: part - learning_rate * gradient[name] for name, part in variables.items()}
+    source = f"{num_steps} steps of gradient descent of {learning_rate:g}"
+    end = problem.solution(path[-1], source, tuple(history))
+    return FlowEnd(**vars(end), times=tuple(float(step) for step in sorted(kept)), path=tuple(path))
