@@ -24,7 +24,11 @@ def minimizer(problem, seed):
         return -np.log(outputs[targets == 1]).mean(), (outputs - targets) / N
 
     def parts(flat):
-        return flat[: K * d].reshape(K, d), flat[K * d : (K + N) * d].reshape(N, d), flat[(K + N) * d :] if free else np.zeros(K)
+        return (
+            flat[: K * d].reshape(K, d),
+            flat[K * d : (K + N) * d].reshape(N, d),
+            flat[(K + N) * d :] if free else np.zeros(K),
+        )
 
     def objective(flat):
         weight, features, bias = parts(flat)
@@ -39,7 +43,9 @@ def minimizer(problem, seed):
     options = {"maxiter": 20_000, "maxfun": 200_000, "gtol": 1e-13, "ftol": 0, "maxcor": 30}
     weight, features, bias = parts(minimize(objective, start, jac=True, method="L-BFGS-B", options=options).x)
     norm = np.linalg.norm(slope(features @ weight.T + bias)[1], 2)
-    point = {"weight": torch.tensor(weight), "features": torch.tensor(features)} | ({"bias": torch.tensor(bias)} if free else {})
+    point = {"weight": torch.tensor(weight), "features": torch.tensor(features)} | (
+        {"bias": torch.tensor(bias)} if free else {}
+    )
     return point, norm**2 / (problem.lambda_w * problem.lambda_h)
 
 

@@ -61,15 +61,14 @@ def several_draws(
     counts: tuple[int, ...],
     dim: int,
     sigma: float,
-    draws: Annotated[int, "Data sets in the figure, each with its own seed."] = 5,
+    draws: Annotated[int, "Data sets in a figure."] = 5,
     seed: int,
 ) -> Any:
     """Add the way to draw more data sets."""
     from ncollapse.surrogates.extras import DrawnMUFM
 
-    fields = {key: getattr(problem, key) for key in ("inputs", "labels", "lambda_w", "lambda_h", "loss", "bias")}
     data = {"counts": counts, "dim": dim, "sigma": sigma}
-    return DrawnMUFM(**fields, redraw=lambda number: gaussian_classes(**data, seed=seed + number), draws=draws)
+    return DrawnMUFM.on(problem, lambda number: gaussian_classes(**data, seed=seed + number), draws)
 
 
 def normal_inputs(

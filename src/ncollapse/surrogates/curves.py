@@ -119,7 +119,9 @@ def _along_descent(problems: Sequence[models.MUFM], solution: FlowEnd) -> Panels
         parts = {name + _several(problems): _mean_and_range(steps, values) for name, values in found.items()}
         theory = {"data": ([steps[0], steps[-1]], [sum(levels[title]) / len(problems)] * 2)}
         lines, bands = ({name: part[i] for name, part in parts.items()} for i in (0, 1))
-        panels.append(LinePanel(title, "step of gradient descent", lines, theory, log="x" if "3" in title else "xy", bands=bands))
+        panels.append(
+            LinePanel(title, "step of gradient descent", lines, theory, log="x" if "3" in title else "xy", bands=bands)
+        )
     return panels
 
 

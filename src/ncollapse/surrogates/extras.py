@@ -29,6 +29,12 @@ class DrawnMUFM(MUFM):
     redraw: Callable[[int], tuple[Tensor, Tensor]] = field(kw_only=True)
     draws: int = field(kw_only=True)
 
+    @classmethod
+    def on(cls, problem: MUFM, redraw: Callable[[int], tuple[Tensor, Tensor]], draws: int) -> DrawnMUFM:
+        """Add the way to draw other data to a model."""
+        names = ("inputs", "labels", "lambda_w", "lambda_h", "loss", "bias")
+        return cls(**{name: getattr(problem, name) for name in names}, redraw=redraw, draws=draws)
+
     def all_draws(self) -> list[MUFM]:
         """Return the model on every data set, its own first."""
         others = (self.redraw(seed) for seed in range(1, self.draws))

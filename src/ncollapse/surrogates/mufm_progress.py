@@ -58,8 +58,8 @@ def collapse_progress(problem: MUFM, variables: Variables, weights: ClassWeights
 
     The layers are :math:`H_t = (1-t) X + t H`. Let the bias be free, let the classes have any counts, and let Γ be the gradient
     of the loss in the logits. If :math:`\lVert \Gamma \rVert_2^2 \le \lambda_W \lambda_H`, tr Σ_W falls and tr Σ_B rises along
-    the layers, both with sample weights; so PFC1 falls. The proof is in docs/theory.md, 5.6. For class weights on unequal counts
-    only the part within classes is proven. Without a bias nothing is.
+    the layers, both with sample weights; so PFC1 falls. The proof is in docs/theory.md, 5.6. For class weights on unequal
+    counts only the part within classes is proven. Without a bias nothing is.
 
     Args:
         problem: The model, with either loss.
