@@ -179,7 +179,7 @@ def test_mufm(capsys):
 def test_figures_of_the_multilayer_model_show_several_draws(monkeypatch, capsys, tmp_path):
     seen = []
     monkeypatch.setattr("ncollapse.drawing.surrogates.plot_panels", lambda title, panels: seen.append(panels))
-    monkeypatch.setattr("ncollapse.surrogates.curves._COSTS", (1e-3, 1e-1))
+    monkeypatch.setattr("ncollapse.surrogates.mufm_curves._COSTS", (1e-3, 1e-1))
     monkeypatch.setattr("ncollapse.drawing.figures.render", lambda figure, kind: "")
     words = "solve mufm counts=3x4 dim=5 draws=3 bias=free"
     main([*words.split(), "--figure", str(tmp_path / "a.svg")])

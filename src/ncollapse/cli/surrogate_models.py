@@ -67,8 +67,9 @@ def several_draws(
     """Add the way to draw more data sets."""
     from ncollapse.surrogates.extras import DrawnMUFM
 
-    data = {"counts": counts, "dim": dim, "sigma": sigma}
-    return DrawnMUFM.on(problem, lambda number: gaussian_classes(**data, seed=seed + number), draws)
+    return DrawnMUFM.on(
+        problem, lambda number: gaussian_classes(counts=counts, dim=dim, sigma=sigma, seed=seed + number), draws
+    )
 
 
 def normal_inputs(

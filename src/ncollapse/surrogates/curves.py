@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import singledispatch
 from typing import Any
@@ -11,13 +10,11 @@ from typing import Any
 import torch
 
 from ncollapse import surrogates as models
-from ncollapse.depth import GRID, GeodesicCurve
-from ncollapse.drawing.surrogates import Band, Curve, GramPanel, LinePanel
-from ncollapse.statistics import PairedMoments
+from ncollapse.drawing.surrogates import GramPanel, LinePanel
 from ncollapse.surrogates import FlowEnd, Solution
-from ncollapse.surrogates.extras import DrawnMUFM, NearlyCollapsed, data_metrics, num_majority, threshold_or_nan
+from ncollapse.surrogates.extras import DrawnMUFM, NearlyCollapsed, num_majority, threshold_or_nan
 from ncollapse.surrogates.locally_elastic_sde import PathEnd
-from ncollapse.surrogates.solving.flows import descend
+from ncollapse.surrogates.mufm_curves import along_descent, over_costs, pfc1_over_layers
 
 Panels = list[LinePanel | GramPanel]
 
@@ -50,94 +47,13 @@ def _(problem: models.LayerPeeled, solution: Solution) -> Panels:
     return [LinePanel(title, "imbalance R, majority over minority samples", {"": (ratios, cosines)}, marks=marks, log="x")]
 
 
-# Metrics of the solution, of the data and of the model without data.
-_TRADEOFF = {
-    "pfc1": "PFC1, within over between",
-    "pfc2": "PFC2, distance to an ETF",
-    "pfc3": "PFC3, accuracy of the nearest center",
-}
-
-
-_COSTS = tuple(10 ** (i / 4 - 6) for i in range(25))
-_ALIGNED = ("Cosine of features and data", "Distance of both, scaled to norm one")
-
-
 @solution_panels.register
 def _(problem: models.MUFM, solution: Solution) -> Panels:
-    """Return PFC1 over the layers, and the trade-off between the data and full collapse as the cost of moving varies."""
+    """Return PFC1 over the layers and the trade-off over the cost of moving, or collapse along gradient descent."""
     problems = problem.all_draws() if isinstance(problem, DrawnMUFM) else [problem]
-    return _along_descent(problems, solution) if isinstance(solution, FlowEnd) else _over_decays(problems, problem, solution)
-
-
-def _over_decays(problems: Sequence[models.MUFM], problem: models.MUFM, solution: Solution) -> Panels:
-    decays = list(_COSTS)
-    rows: dict[str, list[list[float]]] = {title: [] for title in (*_TRADEOFF.values(), *_ALIGNED)}
-    levels: dict[str, dict[str, list[float]]] = {title: {"data": [], "without data": []} for title in _TRADEOFF.values()}
-    for one in problems:
-        found = [replace(one, lambda_h=decay).solve(allow_unconverged=True) for decay in decays]
-        without = _without_data(one).solve(allow_unconverged=True)
-        for metric, title in _TRADEOFF.items():
-            rows[title].append([point.metrics([metric])[metric] for point in found])
-            levels[title]["data"].append(data_metrics(without, one.inputs, [metric])[metric])
-            levels[title]["without data"].append(without.metrics([metric])[metric])
-        aligned = [models.alignment(point.variables["features"], one.inputs) for point in found]
-        for title, values in zip(_ALIGNED, zip(*aligned, strict=True), strict=True):
-            rows[title].append(list(values))
-    ends, mark = [decays[0], decays[-1]], {"this solution": problem.lambda_h}
-    name, panels = "multilayer model" + _several(problems), [_over_layers(problem, solution)]
-    for title, values in rows.items():
-        curve, band = _mean_and_range(decays, values)
-        theory = {key: (ends, [sum(level) / len(level)] * 2) for key, level in levels.get(title, {}).items()}
-        panels.append(LinePanel(title, "cost of moving, λ_H", {name: curve}, theory, marks=mark, log="x", bands={name: band}))
-    return panels
-
-
-def _over_layers(problem: models.MUFM, solution: Solution) -> LinePanel:
-    """Return PFC1 on the straight line between data and features, where the layers lie."""
-    paired = PairedMoments.from_batch(problem.inputs, solution.variables["features"], problem.labels, problem.num_classes)
-    values = GeodesicCurve(paired, "sample").pfc1(GRID).tolist()
-    return LinePanel("PFC1 over the layers of this solution", "position t, data to features", {"": (GRID, values)})
-
-
-def _along_descent(problems: Sequence[models.MUFM], solution: FlowEnd) -> Panels:
-    """Return PFC1 to PFC3 along gradient descent, with data and without, as in the paper's figure 4."""
-    num_steps = int(solution.times[-1])
-    rate = float(solution.source.split()[-1])
-    curves: dict[str, dict[str, list[list[float]]]] = {title: {} for title in _TRADEOFF.values()}
-    levels: dict[str, list[float]] = {title: [] for title in _TRADEOFF.values()}
-    for number, one in enumerate(problems):
-        for name, model in (("multilayer model", one), ("without data", _without_data(one))):
-            path = solution if number == 0 and model is one else descend(model, model.start(number), rate, num_steps)
-            points = [replace(path, variables=point).metrics(list(_TRADEOFF)) for point in path.path[1:]]
-            for metric, title in _TRADEOFF.items():
-                curves[title].setdefault(name, []).append([point[metric] for point in points])
-        for metric, title in _TRADEOFF.items():
-            levels[title].append(data_metrics(solution, one.inputs, [metric])[metric])
-    panels: Panels = []
-    steps = solution.times[1:]
-    for title, found in curves.items():
-        parts = {name + _several(problems): _mean_and_range(steps, values) for name, values in found.items()}
-        theory = {"data": ([steps[0], steps[-1]], [sum(levels[title]) / len(problems)] * 2)}
-        lines, bands = ({name: part[i] for name, part in parts.items()} for i in (0, 1))
-        panels.append(
-            LinePanel(title, "step of gradient descent", lines, theory, log="x" if "3" in title else "xy", bands=bands)
-        )
-    return panels
-
-
-def _without_data(problem: models.MUFM) -> models.UFM:
-    decay = {"lambda_w": problem.lambda_w, "lambda_h": problem.lambda_h}
-    return models.UFM(problem.counts, problem.inputs.shape[1], loss=problem.loss, bias=problem.bias, **decay)
-
-
-def _several(problems: Sequence[Any]) -> str:
-    return f", mean and range of {len(problems)} data sets" if len(problems) > 1 else ""
-
-
-def _mean_and_range(x: Sequence[float], values: Sequence[Sequence[float]]) -> tuple[Curve, Band]:
-    columns = list(zip(*values, strict=True))
-    mean = [sum(column) / len(column) for column in columns]
-    return (x, mean), (x, [min(column) for column in columns], [max(column) for column in columns])
+    if isinstance(solution, FlowEnd):
+        return [*along_descent(problems, solution)]
+    return [pfc1_over_layers(problem, solution), *over_costs(problems, problem.lambda_h)]
 
 
 @solution_panels.register

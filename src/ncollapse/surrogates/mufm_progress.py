@@ -17,6 +17,7 @@ from ncollapse.surrogates.solving.solvers import relative_gradient
 
 # The relative gradient from which on solvers call a point critical.
 _CRITICAL = 1e-6
+Pair = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def collapse_progress(problem: MUFM, variables: Variables, weights: ClassWeights
     return CollapseProgress(*_traces(paired, weights), theorem1(curve).monotone, conditions, tuple(missing))
 
 
-def _traces(paired: PairedMoments, weights: ClassWeights) -> tuple[tuple[float, float], ...]:
+def _traces(paired: PairedMoments, weights: ClassWeights) -> tuple[Pair, Pair, Pair]:
     """Return the pairs of tr Σ_W, of tr Σ_B and of their ratios."""
     ends = paired.first, paired.last
     within = [float(moments.within_trace(weights)) for moments in ends]
