@@ -65,7 +65,7 @@ deep_rn1 deep_rn2 deep_rn2_constant deep_t11 deep_preln_t11
 SURROGATES = {
     "ufm": "counts dim loss lambda_w lambda_h bias lambda_b tolerance max_iterations "
     "| proximal lbfgs gradient_descent closed_form",
-    "mufm": "counts dim sigma lambda_w lambda_h loss bias | automatic eliminated lbfgs",
+    "mufm": "counts dim sigma lambda_w lambda_h loss bias draws | automatic eliminated lbfgs descent",
     "gufm": "counts dim loss lambda_w bias tolerance max_iterations memory | lbfgs closed_form",
     "layer_peeled": "counts dim energy_w energy_h | automatic newton proximal closed_form",
     "deep_ufm": "counts dim lambdas_w lambda_h activation bias | closed_form lbfgs low_rank",

@@ -96,8 +96,7 @@ def near_data(
     """Make the model with drawn data."""
     from ncollapse.surrogates.extras import NearlyCollapsed
 
-    decays = {"lambda_w": model.lambda_w, "lambda_h": model.lambda_h}
-    return NearlyCollapsed(*model.inputs(dim, noise, seed), **decays, model=model)
+    return NearlyCollapsed(*model.inputs(dim, noise, seed), lambda_w=model.lambda_w, lambda_h=model.lambda_h, model=model)
 
 
 def falling_rates(
