@@ -13,7 +13,12 @@ import ncollapse
 from ncollapse.statistics import ClassMoments
 
 # What needs libraries that may be missing holds no such value.
-OPTIONAL = {"ncollapse.__main__", "ncollapse.integrations.lightning", "ncollapse.integrations.transformers"}
+OPTIONAL = {
+    "ncollapse.__main__",
+    "ncollapse.integrations.lightning",
+    "ncollapse.integrations.torchmetrics",
+    "ncollapse.integrations.transformers",
+}
 
 
 def dataclasses_of_the_package():

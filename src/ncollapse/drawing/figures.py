@@ -11,8 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ncollapse.drawing import style
-from ncollapse.drawing.last_values import draw_last_values
-from ncollapse.drawing.lines import draw_lines
+from ncollapse.drawing.axes import draw_last_values, draw_lines
 from ncollapse.drawing.panels import (
     BY_LAYER,
     LAST_LAYER,
