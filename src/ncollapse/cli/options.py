@@ -63,8 +63,8 @@ def as_options(words: str, options: Iterable[str]) -> str:
 
 
 def printable(words: str) -> str:
-    """Replace control characters, which a terminal obeys, and those that turn the direction of text: files have such words."""
-    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", "\N{REPLACEMENT CHARACTER}", words)
+    """Make one line of words: control characters, which a terminal obeys, and those that turn text around are replaced."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", "\N{REPLACEMENT CHARACTER}", words)
 
 
 def check_distinct(folders: Sequence[Path]) -> Sequence[Path]:

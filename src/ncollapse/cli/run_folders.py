@@ -8,6 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ncollapse.cli.options import printable
+
 if TYPE_CHECKING:
     from ncollapse.records.verification import Verification
 
@@ -38,8 +40,8 @@ def _verify(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps([asdict(item) for item in found]))
     else:
-        for item in found:
-            print("\n".join(_lines(item)))
+        for line in (line for item in found for line in _lines(item)):
+            print(printable(line))
     if any(item.state != "whole" for item in found):
         raise SystemExit(1)
 
@@ -66,4 +68,4 @@ def _repair(options: argparse.Namespace) -> None:
     from ncollapse.records.verification import repair
 
     for line in repair(options.folder, does=options.yes):
-        print(line)
+        print(printable(line))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ncollapse.records import file_names
 from ncollapse.records.errors import ReportError
-from ncollapse.records.json_files import read_json
+from ncollapse.records.json_files import read_bytes, read_json
 from ncollapse.records.lock import living_holder, state_of
 from ncollapse.records.run_files import Status
 
@@ -90,8 +90,7 @@ def _listed(folder: Path, path: Path) -> ListedRun:
 def _num_measured(table: Path) -> int:
     """Count the epochs in a table; they are its first column."""
     try:
-        with table.open(encoding="utf-8", errors="replace") as lines:
-            next(lines, None)
-            return len({line.partition(",")[0] for line in lines})
-    except OSError:
+        _, *lines = read_bytes(table).split(b"\n")
+    except (OSError, ReportError):
         return 0
+    return len({epoch for line in lines if (epoch := line.partition(b",")[0])})

@@ -8,6 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ncollapse.cli.options import printable
+
 
 def add_runs(commands: Any) -> None:
     """Add the command to a parser."""
@@ -30,7 +32,7 @@ def _runs(options: argparse.Namespace) -> None:
         measured = "" if run.epoch is None else f"{run.measured} epochs"
         age = "" if run.seconds_since is None else f"{_age(run.seconds_since)} ago"
         words = run.holder if run.state == "running" else run.reason
-        rows.append((run.name, run.state, progress, measured, age, words or ""))
+        rows.append(tuple(map(printable, (run.name, run.state, progress, measured, age, words or ""))))
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
     for row in rows:
         print("  ".join([*(word.ljust(width) for word, width in zip(row, widths, strict=False)), row[5]]).rstrip())

@@ -52,9 +52,11 @@ def staged(folder: Path, contents: Mapping[str, bytes]) -> Iterator[dict[str, Pa
                 path.unlink(missing_ok=True)
         if not isinstance(error, OSError):
             raise
+        # Not the words of the error, which may be those of a file that was to be kept meanwhile.
+        why = os.strerror(error.errno or errno.EIO)
         gone = "; the folder is gone, moved or removed perhaps. Move it back" if not folder.exists() else ". Free some space"
         words = (
-            f"{len(data)} bytes were to be written, the system refuses ({error.strerror}){gone} or choose a folder that can be "
+            f"{len(data)} bytes were to be written, the system refuses ({why}){gone} or choose a folder that can be "
             "written to; an earlier file of this name is untouched"
         )
         # A full disk is reported without a file name.

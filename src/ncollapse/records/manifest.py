@@ -7,6 +7,7 @@ manifest without those of before. Whoever finds a file that is neither of the tw
 import hashlib
 import os
 import re
+import shlex
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,12 @@ NOTED = "manifest"
 # A reader may meet a running save, then the next one.
 _ATTEMPTS = 5
 _PIECE = 1 << 20
+# A run has a dozen files.
+_MOST_FILES = 1000
+_NEVER_LISTED = {file_names.MANIFEST, file_names.PREVIOUS, file_names.DAMAGED, file_names.FIGURES}
+# What is wrong with a file, in words.
+CHANGED, MISSING = "was changed after it was written", "is missing"
+_FOREIGN = f"is no file of this run ({file_names.MANIFEST} does not list it)"
 
 # new: as the manifest says; old: as it was before the save under way; changed or missing: damaged.
 State = Literal["new", "old", "changed", "missing"]
@@ -93,7 +100,7 @@ def sealed(manifest: Manifest) -> bytes:
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """Read the manifest of a folder, which must be as it was written; None where there is none."""
+    """Read the manifest of a folder, which must not have been changed; None where there is none."""
     file = folder / file_names.MANIFEST
     if not os.path.lexists(file):
         return None
@@ -104,24 +111,28 @@ def read_manifest(folder: Path) -> Manifest | None:
     except ReportError:
         manifest = None
     if manifest is None or hashlib.sha256(blank).hexdigest() != manifest.digest:
-        raise DamagedRunError(f"{file}: must be as it was written, its digest differs. {advice(folder)}")
-    # A folder may come from anybody: what is restored by these names must not land outside of it.
-    outside = [name for name in {**manifest.files, **(manifest.previous or {})} if not _is_plain(name)]
-    if outside:
-        raise ReportError(f"{file}: must list files in its own folder, lists {outside[0]!r}. Do not use this folder.")
+        raise DamagedRunError(f"{file}: {CHANGED}. {advice(folder)}")
     if manifest.format > FORMAT:
         raise ReportError(f"{file}: must have format {FORMAT} at most, has {manifest.format}. Update ncollapse.")
+    # A folder may come from anybody: what is restored by these names must not land outside of it, or on what it is made from.
+    names = {*manifest.files, *(manifest.previous or ())}
+    unfit = sorted(name for name in names if not _is_plain(name))
+    if unfit or len(names) > _MOST_FILES:
+        found = repr(unfit[0][:100]) if unfit else f"{len(names)} files"
+        raise ReportError(f"{file}: must list files of one run in its own folder, lists {found}. Do not use this folder.")
     return manifest
 
 
 def _is_plain(name: str) -> bool:
-    """Whether a name is that of a file in its folder, on any system."""
-    return name not in {"", ".", ".."} and not {*name} & {*"/\\:\0"}
+    """Whether a name may be that of a file in its folder, on any system."""
+    hidden = not name or name.startswith(".")
+    return not hidden and name.isprintable() and not {*name} & {*"/\\:"} and name not in _NEVER_LISTED
 
 
 def advice(folder: Path) -> str:
     """Name the command that helps with a damaged run."""
-    return f"`ncollapse repair {folder}` says what can be saved."
+    # Quoted: the name of somebody else's folder may hold a command of its own.
+    return f"`ncollapse repair {shlex.quote(str(folder))}` says what can be saved."
 
 
 def states(folder: Path, manifest: Manifest) -> dict[str, State]:
@@ -197,7 +208,7 @@ class CheckedFiles:
         places = [self.manifest.files, *([] if self.manifest.previous is None else [self.manifest.previous])]
         listed = any(name in files for files in places)
         if exists and not listed:
-            self._differs(self.folder / name, "is no file of this run (manifest.json does not list it)")
+            self._differs(self.folder / name, _FOREIGN)
         # A save that is under way may not have made it yet.
         return exists or (all(name in files for files in places) and not self.unverified)
 
@@ -237,9 +248,7 @@ class CheckedFiles:
             fail(file, "is missing", remedy)
         if before.previous == {} and not self.unverified:
             fail(file, "is not written yet, or its first save was cut off", remedy)
-        was = before.files.get(file.name) or (before.previous or {}).get(file.name)
-        needed = "a run without it" if was is None else f"the {was.size} bytes that were written"
-        self._differs(file, f"needed {needed}, {'it is missing' if mark is None else f'found {mark.size} bytes that differ'}")
+        self._differs(file, MISSING if mark is None else CHANGED)
 
     def _differs(self, file: Path, how: str) -> None:
         if not self.unverified:

@@ -16,7 +16,9 @@ from ncollapse.records.files import leftovers, remove_leftovers
 from ncollapse.records.json_files import depth_text, encode, read_depth, read_json
 from ncollapse.records.lock import state_of
 from ncollapse.records.manifest import (
+    CHANGED,
     FORMAT,
+    MISSING,
     NOTED,
     CheckedFiles,
     Manifest,
@@ -125,9 +127,12 @@ class RunDirectory:
             file_names.GLOSSARY: encode(glossary),
         }
 
-    def is_damaged(self) -> bool:
-        """Whether any file of the run is not as it was written."""
-        return plan_recovery(self.path) is not None
+    def is_whole(self) -> bool:
+        """Whether every file of the run is as it was written, and its last save has come to its end."""
+        if plan_recovery(self.path) is not None:
+            return False
+        manifest = read_manifest(self.path)
+        return manifest is None or manifest.previous is None
 
     def recover(self, recipe: str) -> str:
         """Bring a damaged run of a recipe back to an earlier save, where there is one; return a line about it."""
@@ -148,8 +153,10 @@ class RunDirectory:
             manifest, found = look(self.path)
             if is_cut_off(manifest, found):
                 return False
-            if damaged := damaged_files(found):
-                raise DamagedRunError(f"{self.path / damaged[0]}: is not as it was written. {advice(self.path)}")
+            for name in damaged_files(found):
+                raise DamagedRunError(
+                    f"{self.path / name}: {MISSING if found[name] == 'missing' else CHANGED}. {advice(self.path)}"
+                )
         elif (self.path / file_names.ENVIRONMENT).is_file():
             # Of an older version: from the next save on it has a manifest.
             noted = read_json(self.path / file_names.ENVIRONMENT, dict[str, Any])

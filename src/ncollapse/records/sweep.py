@@ -68,12 +68,16 @@ def read_sweep(path: Path, epochs: Epochs = "all") -> Sweep:
     entries = read_json(file, SweepFile, _AGAIN, CheckedFiles(path).read).runs
     for entry in entries:
         # A run lies in the sweep's folder; pages are written into runs.
-        if not entry.name.strip(".") or set(entry.name) & {"/", "\\", "\0"} or (path / entry.name).is_symlink():
+        if not _is_folder_name(entry.name) or (path / entry.name).is_symlink():
             fail(file, f"needed names of folders in the sweep, found {entry.name[:100]!r}", _AGAIN)
     if len({tuple(entry.settings) for entry in entries}) != 1:
         found = "runs with different fields" if entries else "no run"
         fail(file, f"needed runs that all set the same fields, found {found}", _AGAIN)
     return Sweep(path, tuple(_swept_run(path / entry.name, entry, epochs) for entry in entries), tuple(entries[0].settings))
+
+
+def _is_folder_name(name: str) -> bool:
+    return bool(name.strip(".")) and not set(name) & {"/", "\\", "\0"}
 
 
 def _swept_run(folder: Path, entry: SweepEntry, epochs: Epochs) -> SweptRun:
@@ -106,8 +110,9 @@ def folders_of(path: Path) -> list[Path]:
     if not (path / file_names.SWEEP).is_file():
         return [path]
     try:
-        runs = [path / entry.name for entry in read_json(path / file_names.SWEEP, SweepFile).runs]
+        listed = read_json(path / file_names.SWEEP, SweepFile).runs
+        runs = [path / name for name in dict.fromkeys(entry.name for entry in listed) if _is_folder_name(name)]
     except ReportError:
         # The list is damaged: every folder that looks like a run is taken for one.
         runs = sorted(folder for folder in path.iterdir() if (folder / file_names.MANIFEST).is_file())
-    return [path, *(folder for folder in runs if folder.parent == path and folder.is_dir() and not folder.is_symlink())]
+    return [path, *(folder for folder in runs if folder.is_dir() and not folder.is_symlink())]

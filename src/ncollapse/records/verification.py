@@ -2,6 +2,7 @@
 
 import os
 import shlex
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -255,10 +256,14 @@ def repair(path: Path, *, does: bool) -> list[str]:
     Raises:
         ReportError: If the folder is neither a run nor a sweep.
     """
-    lines = [line for folder in folders_of(path) for line in _repair(folder, does)]
+    lines: list[str] = []
+    for folder in folders_of(path):
+        # Before anything is read: what another process is just writing is no damage.
+        with Lock(folder) if does else nullcontext():
+            lines += _repair(folder, does)
     if not lines:
         return [f"{path}: nothing to repair."]
-    return lines if does else [*lines, f"Nothing is changed yet. `ncollapse repair {path} --yes` does it."]
+    return lines if does else [*lines, f"Nothing is changed yet. `ncollapse repair {shlex.quote(str(path))} --yes` does it."]
 
 
 def _repair(folder: Path, does: bool) -> list[str]:
@@ -267,14 +272,13 @@ def _repair(folder: Path, does: bool) -> list[str]:
     aside = f"What is replaced goes into {folder / file_names.DAMAGED}."
     lines = [f"{folder}: {plan.words()}. {aside} {_afterwards(folder, plan)}".rstrip()] if plan is not None else []
     lines += [f"{item}: is not as it was written, and goes into {folder / file_names.DAMAGED}." for item in broken]
-    if does and (plan is not None or broken or leftovers(folder)):
-        with Lock(folder):
-            remove_leftovers(folder)
-            if plan is not None:
-                recover(plan)
-            for item in broken:
-                if item.exists():
-                    os.replace(item, _new_folder(folder) / item.name)
+    if does:
+        remove_leftovers(folder)
+        if plan is not None:
+            recover(plan)
+        for item in broken:
+            if item.exists():
+                os.replace(item, _new_folder(folder) / item.name)
     return lines
 
 
@@ -283,10 +287,8 @@ def _afterwards(folder: Path, plan: Recovery) -> str:
     if file_names.SWEEP in {*plan.damaged, *(path.name for path in (*folder.iterdir(), *folder.parent.iterdir()))}:
         return "Then give the command of the sweep again: its finished runs stay as they are."
     if plan.is_lost:
-        return (
-            f"`ncollapse report {folder} --unverified` shows the files as they are now. Afterwards train or measure again with "
-            "the same command."
-        )
+        look_at = shlex.join(["ncollapse", "report", str(folder), "--unverified"])
+        return f"`{look_at}` shows the files as they are now. Afterwards train or measure again with the same command."
     return "" if plan.epoch is None else f"Then finish it with `{_resuming(folder, plan)}`."
 
 

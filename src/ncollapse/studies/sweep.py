@@ -193,7 +193,7 @@ def _run_all(
             done = sum(status.epoch for run in runs if (status := run.status()) is not None)
             on_progress(done, sum(run.recipe.train.epochs for run in runs))
 
-    unfinished = [run for run in runs if not run.is_finished or RunDirectory(run.path).is_damaged()]
+    unfinished = [run for run in runs if not (run.is_finished and RunDirectory(run.path).is_whole())]
     tasks = [(run.recipe.to_json(), str(run.path)) for run in unfinished]
     if where["engine"] == "ray":
         found = run_on_ray(tasks, where["workers"], tick, should_stop, where["address"])
