@@ -26,7 +26,7 @@ def _runs(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps([dataclasses.asdict(run) for run in found]))
         return
-    rows = [("RUN", "STATE", "EPOCH", "MEASURED", "SAVED", "")]
+    rows: list[tuple[str, ...]] = [("RUN", "STATE", "EPOCH", "MEASURED", "SAVED", "")]
     for run in found:
         progress = "" if run.epoch is None else f"{run.epoch} of {run.epochs}"
         measured = "" if run.epoch is None else f"{run.measured} epochs"

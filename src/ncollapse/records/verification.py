@@ -258,8 +258,7 @@ def repair(path: Path, *, does: bool) -> list[str]:
     """
     lines: list[str] = []
     for folder in folders_of(path):
-        # Before anything is read: what another process is just writing is no damage.
-        with Lock(folder) if does else nullcontext():
+        with Lock(folder) if does else nullcontext():  # first: what another process is just writing is no damage
             lines += _repair(folder, does)
     if not lines:
         return [f"{path}: nothing to repair."]
