@@ -11,6 +11,15 @@ import pytest
 from ncollapse.stop_signals import STOP_SIGNALS, RunStopped, stop_signals
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_ignored():
+    """A test session that was started by ``nohup`` hands its ignored signals on."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in STOP_SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.mark.parametrize("number", STOP_SIGNALS, ids=lambda number: number.name)
 def test_a_signal_is_noted_and_the_handler_of_before_is_back(number):
     def work():

@@ -70,6 +70,18 @@ def test_no_choice_of_a_classifier_differs(seed, num_classes, dim, gap, dtype):
     assert bool((logits.amax(dim=1) - chosen.squeeze(1) <= rounding).all())
 
 
+def test_what_float32_loses_of_a_small_row_decides_nothing():
+    weight = torch.zeros(40, 2, dtype=torch.float64)
+    # Beside a row of norm 1, this one is zero in float32; a large sample makes it win all the same.
+    weight[0, 0], weight[1, 1] = 1.0, 5e-46
+    bias = torch.full((40,), -1.0, dtype=torch.float64)
+    bias[1], bias[2] = 0.0, 2e-16
+    sample = torch.tensor([[-1.0, 1e30]], dtype=torch.float64)
+    found = Screen.of(weight, bias).largest(sample)
+    assert int((sample @ weight.T + bias).argmax()) == 1
+    assert found.largest.tolist() == [1] or (found.open.tolist() == [0] and bool(found.may_win[0, 1]))
+
+
 @given(SEEDS, st.integers(1, 600), st.sampled_from([1.0, 1e-30, 1e30]))
 def test_the_bound_holds(seed, dim, scale):
     generator = torch.Generator().manual_seed(seed)

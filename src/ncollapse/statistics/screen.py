@@ -36,15 +36,16 @@ class Screened(NamedTuple):
 class Screen:
     r"""Scores :math:`\langle w_j, x \rangle + b_j` in float32, each with a bound of its error.
 
-    A sum of d products in any order, with or without fused operations, is off by at most :math:`\gamma \lVert w_j \rVert \lVert
-    x \rVert` with γ = d u / (1 - d u) and u = 2⁻²⁴. Rounding w, x, b and the bound itself to float32 adds a few u, and numbers
-    below float32's range at most 2⁻¹²⁶ each. So a class whose score plus its bound is below another's less its bound is not the
-    largest, and most samples have one class left. Exact predicates of computational geometry are decided so.
+    A sum of d products in any order, with or without fused operations, is off by at most :math:`\gamma \lVert w_j \rVert
+    \lVert x \rVert` with γ = d u / (1 - d u) and u = 2⁻²⁴. Rounding w, x, b and the bound itself to float32 adds a few u. Of
+    what is below float32's range all may be lost: of a component of w at most 2⁻¹²⁶ times that of x, of one of x at most
+    2⁻¹²⁶ times that of w, of a product or b at most 2⁻¹²⁶. So a class whose score plus its bound is below another's less its
+    bound is not the largest, and most samples have one class left. Exact predicates of computational geometry are decided so.
 
     Attributes:
         weight: w, shape (K, d), float32, in units of a power of two, so that the largest norm is about 1.
         bias: b in the same units, shape (K,), float32.
-        norms: :math:`\gamma \lVert w_j \rVert`, shape (K,), float32.
+        norms: The part of the bound for each unit of :math:`\lVert x \rVert`, shape (K,), float32.
         slack: The part of the bound that does not depend on x, shape (K,), float32.
     """
 
@@ -69,8 +70,9 @@ class Screen:
         steps = (dim + 16) * _UNIT
         gamma = 1.01 * steps / (1 - steps)
         bias = bias / scale
-        slack = gamma * bias.abs() + (dim + 16) * _TINY
-        return cls(small, bias.float(), (gamma * lengths / scale).float(), slack.float())
+        slack = gamma * bias.abs() + (2 * dim + 16) * _TINY
+        norms = gamma * lengths / scale + dim * _TINY
+        return cls(small, bias.float(), norms.float(), slack.float())
 
     def blocks(self, num_samples: int) -> Iterator[slice]:
         """Cut samples into blocks whose products stay in a cache."""
