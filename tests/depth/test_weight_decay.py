@@ -39,6 +39,40 @@ def test_symmetric_inputs_give_exactly_half_of_the_bound():
     assert found.energy == pytest.approx(found.by_moment / 2, rel=1e-13)
 
 
+def isotropic(seed, dim, size):
+    """Points of mean zero and second moment size² I that are distributed as their negatives: a turned cross of 2 d points."""
+    axes = torch.linalg.qr(normal(seed, dim, dim)).Q
+    return size * math.sqrt(dim) * torch.cat([axes, -axes])
+
+
+def test_weight_decay_is_the_energy_of_symmetric_isotropic_inputs():
+    """Section III-C of arXiv 2405.00985, exactly: E‖relu(W h)‖² = ½ s² ‖W‖² for every W, by plain loops over samples."""
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        dim, width, size = int(rng.integers(1, 8)), int(rng.integers(1, 8)), rng.uniform(0.1, 5)
+        h, weight = isotropic(seed, dim, size), normal(seed + 100, width, dim) * rng.uniform(0.1, 5)
+        energy = np.mean([sum(max(row @ x, 0.0) ** 2 for row in weight.numpy()) for x in h.numpy()])
+        decay = float(weight.square().sum())
+        assert energy == pytest.approx(size**2 * decay / 2, rel=1e-12)
+        found = single_layer_bound(block(h, (weight, None)), weight)
+        assert (found.energy, found.by_moment, found.by_weights) == (
+            pytest.approx(energy, rel=1e-12), pytest.approx(2 * energy, rel=1e-12), pytest.approx(2 * energy, rel=1e-12)
+        )  # fmt: skip
+
+
+def test_each_hypothesis_of_that_equality_is_needed():
+    """Two weights of one norm: equal energies under the hypotheses, unequal ones without symmetry, isotropy or with a bias."""
+    pair, shift = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]], dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+    cross = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]], dtype=torch.float64)
+    one_sided = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, -1.0]], dtype=torch.float64)
+    stretched = cross * torch.tensor([2.0, 1.0])
+    for h, equal in ((cross, True), (one_sided, False), (stretched, False)):
+        energies = [single_layer_bound(block(h, (weight, None)), weight).energy for weight in pair]
+        assert (energies[0] == energies[1]) == equal
+    decay = float(pair[0].square().sum() + shift.square().sum())
+    assert single_layer_bound(block(cross, (pair[0], shift)), pair[0], shift).energy != 0.5 * 0.5 * decay
+
+
 def plain(h, f, matrices):
     """Energy, tr(U S U'), λ_max, by loops over samples with augmented inputs."""
     U = matrices[0].numpy()

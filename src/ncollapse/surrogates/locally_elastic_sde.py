@@ -116,15 +116,26 @@ class LocallyElasticSDE:
         return torch.einsum("kl,lpq->kplq", effects, blocks).reshape(num_classes * size, num_classes * size)
 
     def separation_rate(self, time: float) -> float:
-        r"""Compute :math:`\gamma_t = \min(\alpha - \beta, \alpha + (K-1) \beta)`.
+        r"""Compute K times the rate at which differences of class means grow.
 
-        Differences grow as :math:`e^{\int \gamma / K}` and noise as √t. With γ = a/t classes separate iff a > K/2.
+        It is α - β in the I-model and for two classes. In the L-model with K >= 3 it is :math:`\max(\alpha - \beta, \alpha +
+        \beta/(K-1))`, unless α = β or the start has no part in the faster mode. With a rate of a/t differences grow as
+        :math:`t^{a/K}` and noise as √t: classes separate iff a > K/2. The paper's :math:`\gamma_t = \min(\alpha - \beta,
+        \alpha + (K-1) \beta)` is never larger, so γ = ω(1/t) is sufficient. It is not necessary: its second part belongs to the
+        mean of means, which moves all classes alike.
 
         Returns:
             The rate.
         """
         alpha, beta = self.rates(time)
-        return min(alpha - beta, alpha + (self.num_classes - 1) * beta)
+        if not self._two_modes or alpha == beta:
+            return alpha - beta
+        return max(alpha - beta, alpha + beta / (self.num_classes - 1))
+
+    @property
+    def _two_modes(self) -> bool:
+        """Whether differences of class means have two modes. In an L-model of two classes the second one moves both alike."""
+        return self.kind == "L" and self.num_classes > 2
 
     def growth(self, time: float) -> Growth:
         """Integrate the rates up to a time, to a relative error of about 1e-11."""
@@ -220,7 +231,8 @@ class LocallyElasticSDE:
                 f"A loss needs features that are logits, p = K = {self.num_classes}, got p = {path.means.shape[2]}."
             )
         end, samples = float(path.times[-1]), path.samples
-        branch = Inequality("K/2 < t γ_t at the end", self.num_classes / 2, end * self.separation_rate(end))
+        faster = "t max(α - β, α + β/(K-1))" if self._two_modes else "t (α - β)"
+        branch = Inequality(f"K/2 < {faster} at the end", self.num_classes / 2, end * self.separation_rate(end))
         labels = torch.arange(self.num_classes).repeat_interleave(samples.shape[1])
         words = f"{self.kind}-model up to t = {end:g}, {len(path.times) - 1} steps"
         variables = {"features": samples.flatten(0, 1)}
