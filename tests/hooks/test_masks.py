@@ -128,5 +128,101 @@ def test_a_watched_loop_reads_padding_as_measure_does():
     assert [row.value for row in watched.compute().rows] == pytest.approx([row.value for row in m.rows], rel=1e-6, nan_ok=True)
 
 
+PLAIN_IDS = torch.where(IDS < 15, IDS, 1)
+ANY_PADDING = 15 + torch.arange(N)[:, None]
+
+
+class Hidden(Encoder):
+    """Ignores tokens of several ids, which no rule for padding fits."""
+
+    def __init__(self, drop=0.0, tokens=False):
+        super().__init__("mean")
+        self.embed, self.drop, self.tokens = nn.Embedding(15 + N, D), nn.Dropout(drop), tokens
+
+    def forward(self, ids):
+        real = ids < 15
+        h = self.embed(ids)
+        for block in self.blocks:
+            h = block(h, src_key_padding_mask=~real)
+        pooled = self.drop((h * real.unsqueeze(2)).sum(dim=1) / real.sum(dim=1, keepdim=True))
+        return {"logits": self.head(pooled), "tokens": h} if self.tokens else self.head(pooled)
+
+
+class TokenLogits(Hidden):
+    """Classifies every token, and averages the logits of the real ones."""
+
+    def forward(self, ids):
+        real = (ids < 15).unsqueeze(2)
+        logits = self.head(self.blocks[0](self.embed(ids), src_key_padding_mask=~real[:, :, 0]))
+        return (logits * real).sum(dim=1) / real.sum(dim=1)
+
+
+def padded_from(start):
+    """Token ids of which the samples from some number on are padded."""
+    return torch.where(REAL | (torch.arange(N) < start)[:, None], PLAIN_IDS, ANY_PADDING)
+
+
+def in_batches(ids):
+    return [(ids[i : i + 10], Y[i : i + 10]) for i in range(0, N, 10)]
+
+
+def watched(network, ids, train=True):
+    with watch(network.train(train), num_classes=K, mode="train" if train else "eval") as watching, torch.no_grad():
+        for part, labels in in_batches(ids):
+            network(part)
+            watching.update(labels)
+    return watching.compute()
+
+
+@pytest.mark.parametrize("start", [2, 10, 25])
+@pytest.mark.parametrize(("train", "tokens"), [(True, True), (True, False), (False, True)])
+def test_padding_in_a_watched_loop_is_rechecked_in_every_batch(start, train, tokens):
+    with pytest.raises(ValueError, match="must be what 'drop' is in every batch as in the first samples"):
+        watched(Hidden(tokens=tokens), padded_from(start), train)
+
+
+def test_padding_before_dropout_shows_in_the_first_batch():
+    with pytest.raises(ValueError, match="must be what 'drop' is in every batch as in the first samples"):
+        watched(Hidden(0.5), padded_from(2))
+
+
+@pytest.mark.parametrize("tokens", [True, False])
+def test_a_watched_loop_that_drops_out_what_it_reads_goes_on(tokens):
+    torch.manual_seed(0)
+    network = Hidden(0.5, tokens)
+    network.blocks.eval()
+    network.train = lambda mode=True: network  # the blocks stay as they are
+    m = watched(network, padded_from(N))
+    assert m.value("pfc1", "blocks.1:mean") == pytest.approx(
+        oracle(network, (padded_from(N),), torch.ones_like(REAL))[1], rel=1e-4
+    )
+
+
+@pytest.mark.parametrize("network", [TokenLogits, Hidden])
+def test_numbers_that_are_not_finite_are_no_padding(network):
+    network, ids = network(), PLAIN_IDS.clone()
+    ids[:10] = torch.where(ids[:10] == 14, 8, ids[:10])
+    network.embed.weight.data[14, 0] = torch.nan
+    with pytest.raises(ValueError, match="Features must be finite"):
+        measure(network, in_batches(ids), num_classes=K)
+
+
+@pytest.mark.parametrize("start", [2, 10, 22])
+def test_padding_of_tokens_that_are_classified_is_rechecked_in_every_batch(start):
+    with pytest.raises(ValueError, match=r"'blocks.0.norm2:mean' must be the input of the classifier in every batch"):
+        measure(TokenLogits(), in_batches(padded_from(start)), num_classes=K)
+
+
+def test_tokens_that_are_classified_without_padding():
+    network = TokenLogits().eval()
+    m = measure(network, in_batches(PLAIN_IDS), num_classes=K)
+    with torch.no_grad():
+        rows = network.blocks[0](network.embed(PLAIN_IDS)).double().mean(dim=1)
+        right = (network.double()(PLAIN_IDS).argmax(dim=1) == Y).double().mean()
+    expected = reference.feature_metrics(rows.numpy(), Y.numpy(), K)["pfc1"]
+    assert m.value("pfc1", m.layers[-1]) == pytest.approx(expected, rel=1e-4)
+    assert m.value("accuracy") == pytest.approx(float(right))
+
+
 def test_find_layers_names_the_padding():
     assert "padding behind the lengths" in find_layers(made("lengths", "mean"), (IDS, LENGTHS), num_classes=K).why

@@ -322,6 +322,34 @@ def test_a_needed_layer_that_reorders_the_samples_is_refused(layers):
         measure(Sorts(False), [(SAMPLES, torch.arange(24) % 3)], num_classes=3, layers=layers)
 
 
+class SortsTimeFirst(nn.Module):
+    """Sorts the samples of inputs (T, N, F) by their last step, as recurrent networks do for packed sequences."""
+
+    def __init__(self, restores):
+        super().__init__()
+        self.recurrent, self.head = nn.GRU(4, 6), nn.Linear(6, 3)
+        self.restores = restores
+
+    def forward(self, x):
+        order = x[-1, :, 0].argsort()
+        h = self.recurrent(x[:, order])[0]
+        return self.head(h[-1, order.argsort()] if self.restores else h[-1])[slice(None) if self.restores else order.argsort()]
+
+
+@pytest.mark.parametrize("steps", [5, 10, 20])
+def test_samples_in_the_second_dimension_that_are_reordered_are_noticed(steps):
+    torch.manual_seed(0)
+    x, y = torch.randn(steps, 10, 4), torch.arange(10) % 3
+    with pytest.raises(ValueError, match=r"reorders the samples|returns 10 rows for 8 samples"):
+        measure(SortsTimeFirst(False), [(x, y)], num_classes=3)
+    network = SortsTimeFirst(True)
+    m = measure(network, [(x, y)], num_classes=3)
+    assert m.layers == ("head.input",)
+    with torch.no_grad():
+        rows = network.recurrent(x)[0][-1]
+    assert m.value("pfc1") == pytest.approx(reference.feature_metrics(reference.rows_of(rows), y.numpy(), 3)["pfc1"], rel=1e-5)
+
+
 class Experts(nn.Module):
     """Runs each sample through one of two layers."""
 

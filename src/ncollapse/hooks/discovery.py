@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from ncollapse.hooks.affine import Affine
 from ncollapse.hooks.batch_io import copy_of
 from ncollapse.hooks.capture import INPUTS
 from ncollapse.hooks.classifier import Head, find_head
@@ -110,6 +111,7 @@ class Discovery:
             placements,
             rule,
             _repeats(taps, trace, head, feeding, read),
+            _pooled_map(head),
             self.taps is not None,
             trace.may_reorder or not trace.is_followed,
         )
@@ -266,6 +268,14 @@ def _repeats(taps: Sequence[Tap], trace: Trace, head: Head, feeding: str | None,
     if feeding is not None and head.pool == "flatten" and head.input is not None and head.input.is_same(read.rows):
         rows.append(feeding)
     return (pooled[0], rows[0]) if pooled and rows else None
+
+
+def _pooled_map(head: Head) -> Affine | None:
+    """Return the map of a classifier whose tokens or pixels are pooled in no module."""
+    # Behind a change such as softmax the returned numbers are no logits, which a later batch could be compared with.
+    return (
+        head.read() if head.read is not None and head.pool in {"mean", "last_token"} and " before " not in head.note else None
+    )
 
 
 def _overwritten(taps: Sequence[Tap], trace: Trace, head: Head, feeding: str | None) -> frozenset[str]:

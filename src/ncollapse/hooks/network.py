@@ -39,6 +39,17 @@ def network_of(model: nn.Module) -> nn.Module:
     return model
 
 
+def uncompiled(model: nn.Module) -> nn.Module:
+    """Return the network inside the wrappers, which has to run as it is, since the hooks of a compiled one do not."""
+    inner = network_of(model)
+    if (inner is not model and hasattr(model, "_orig_mod")) or inner._compiled_call_impl is not None:
+        raise TypeError(
+            "watch needs a network that is not compiled, whose hooks run, got a compiled one. "
+            "Watch before compiling, or use measure, which runs it uncompiled."
+        )
+    return inner
+
+
 def _is_scripted(model: Any) -> bool:
     """Return whether a network runs without its modules, so that hooks see nothing: scripted, traced, or exported."""
     if isinstance(model, torch.jit.ScriptModule) or type(model).__name__ == "ExportedProgram":

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ncollapse.hooks.affine import Affine
+from ncollapse.hooks.affine import Affine, rounding_of
 from ncollapse.hooks.capture import AroundForward, Captured, feature_of, hook_output
 from ncollapse.hooks.label_rows import LabelRows
 from ncollapse.hooks.logits import Logits, returned_tensors
@@ -34,6 +34,7 @@ class TapPlan:
         logits: Which of the returned tensors holds the logits; None if none does.
         mask_rule: Which tokens are real, if no mask has a known name.
         repeats: Two layers with the same numbers: tokens as they are read here, and what the network made of them.
+        pooled: The map from the last layer to the returned logits, if that layer is pooled here and in no module.
         named: Whether the user or the network named the layers.
         may_reorder: Whether the network may give the samples another order inside.
     """
@@ -51,6 +52,7 @@ class TapPlan:
     placements: Mapping[str, Placement] = field(default_factory=dict)
     mask_rule: MaskRule | None = None
     repeats: tuple[str, str] | None = None
+    pooled: Affine | None = None
     named: bool = False
     may_reorder: bool = False
 
@@ -79,10 +81,13 @@ class Tapped(NamedTuple):
 
 
 class TapHooks:
-    """The hooks of a plan, which capture features in one forward pass, between ``begin`` and ``end``."""
+    """The hooks of a plan, which capture features in one forward pass, between ``begin`` and ``end``.
 
-    def __init__(self, model: nn.Module, plan: TapPlan) -> None:
-        self.plan = plan
+    ``sure`` False: training may drop out what the network makes of its tokens, so that ``repeats`` counts once it has held.
+    """
+
+    def __init__(self, model: nn.Module, plan: TapPlan, sure: bool = True) -> None:
+        self.plan, self.sure = plan, sure
         self._running = False
         self._captured: dict[str, Captured | None] = {}
         self._mask: Tensor | None = None
@@ -91,6 +96,7 @@ class TapHooks:
         self._receive: Callable[[str, Tensor], None] | None = None
         self._hold = True
         self._repeated: Tensor | None = None
+        self._pooled: Tensor | None = None
         self._handles: list[AroundForward | RemovableHandle] = []
         by_module: dict[str, list[Tap]] = {}
         for tap in plan.all_taps:
@@ -134,7 +140,9 @@ class TapHooks:
                     "batch and not in the first. Tap a module after the operation."
                 )
         with torch.inference_mode(False), torch.no_grad():
-            return Tapped({label: seen.values for label, seen in held.items()}, self._logits(output))
+            logits = self._logits(output)
+            self._check_pooled(logits)
+            return Tapped({label: seen.values for label, seen in held.items()}, logits)
 
     def _logits(self, output: Any) -> Tensor | None:
         """Return the logits, one row per label."""
@@ -189,17 +197,32 @@ class TapHooks:
 
     def _check_repeats(self, label: str, rows: Tensor) -> None:
         """Check that the network makes the same rows of its tokens in every batch as this plan does."""
+        if label == self.plan.feeding and self.plan.pooled is not None:
+            self._pooled = rows
         if self.plan.repeats is None or label not in self.plan.repeats or self._whole:
             return
         tokens, network = self.plan.repeats
         if label == tokens:
             self._repeated = rows
-        elif self._repeated is not None and not is_same(self._repeated, rows):
-            raise ValueError(
-                f"Layer {tokens!r} must be what {network!r} is in every batch as in the first samples, but it is not in this "
-                "one. If tokens are padded, pass the mask as an argument named attention_mask, or name the layers with a "
-                f"function: Tap({tokens.partition(':')[0]!r}, pool=function)."
-            )
+            return
+        pair = None if self._repeated is None else _finite(self._repeated, rows)
+        if pair is None or not len(pair[0]):
+            return
+        if is_same(*pair):
+            self.sure = True
+        elif self.sure:
+            raise ValueError(_read_otherwise(tokens, f"what {network!r} is"))
+        else:
+            self.plan = replace(self.plan, repeats=None)
+
+    def _check_pooled(self, logits: Tensor | None) -> None:
+        """Check that the pooled layer gives the network's logits in every batch."""
+        rows, self._pooled = self._pooled, None
+        if self.plan.pooled is None or rows is None or logits is None or self._whole:
+            return
+        rows, logits = _finite(rows, logits)
+        if len(rows) and not self.plan.pooled.is_close(rows, logits, max(rounding_of(logits), rounding_of(rows))):
+            raise ValueError(_read_otherwise(str(self.plan.feeding), "the input of the classifier"))
 
     @property
     def _per_position(self) -> bool:
@@ -214,3 +237,17 @@ class TapHooks:
             rows = tap.read(output, self._mask)
             return rows if self._labeled is None else self._labeled.of_samples(rows)
         return self._labeled.of_positions(tap.label, output, placement, tap.pool)
+
+
+def _finite(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the rows of which both tensors have finite numbers."""
+    chosen = torch.isfinite(first).all(dim=1) & torch.isfinite(second).all(dim=1)
+    return first[chosen], second[chosen]
+
+
+def _read_otherwise(layer: str, what: str) -> str:
+    return (
+        f"Layer {layer!r} must be {what} in every batch as in the first samples, but it is not in this one. "
+        "If tokens are padded, pass the mask as an argument named attention_mask, or name the layers with a function: "
+        f"Tap({layer.partition(':')[0]!r}, pool=function)."
+    )

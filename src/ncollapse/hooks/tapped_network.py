@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ncollapse.hooks.batch_io import first_samples, run_network, tensors_in
+from ncollapse.hooks.batch_io import copy_of, first_samples, map_tensors, run_network, tensors_in
 from ncollapse.hooks.label_rows import LabelRows, check_not_one_hot
 from ncollapse.hooks.logits import returned_tensors
 from ncollapse.hooks.masks import attention_mask, telling_samples
@@ -99,19 +99,43 @@ def look(
     return make_plan(inputs, num_samples)
 
 
+def misread(model: nn.Module, plan: TapPlan, inputs: Any) -> ValueError | None:
+    """Return an error if not all samples of a batch are read as the first ones are, as far as the plan can tell."""
+    if plan.repeats is None and plan.pooled is None:
+        return None
+    hooks = TapHooks(model, plan)
+    try:
+        hooks.begin(attention_mask(inputs, model, plan.mask_rule))
+        hooks.end(run_network(model, copy_of(inputs)))
+    except ValueError as error:
+        return error
+    finally:
+        hooks.remove()
+    return None
+
+
 class ReorderedError(ValueError):
     """A layer that the measurement needs has its rows in another order than the samples."""
 
 
 def _wrong_rows(model: nn.Module, plan: TapPlan, inputs: Any, num_samples: int, tokens: bool) -> dict[str, str]:
     """Return layers without one row per sample in the order of the samples, by some samples in order and in reverse."""
-    chosen = tuple(range(min(num_samples, _ORDERED)))
-    if not plan.may_reorder or not all(_has_samples_first(tensor, num_samples) for tensor in tensors_in(inputs)):
-        return {}
+    # As many time steps as samples leave two dimensions that may count the samples. Along the wrong one, no layer returns as
+    # many rows as there are samples left.
+    axes = list(dict.fromkeys(_sample_axes(inputs, num_samples, place) for place in (0, -1))) if plan.may_reorder else []
+    chosen = tuple(range(min(num_samples - (len(axes) > 1), _ORDERED)))
+    found = [_rows_in_order(model, plan, inputs, chosen, axis, tokens) for axis in axes if axis]
+    return min((reasons for reasons in found if reasons is not None), key=len, default={})
+
+
+def _rows_in_order(
+    model: nn.Module, plan: TapPlan, inputs: Any, chosen: Sequence[int], axes: Sequence[int | None], tokens: bool
+) -> dict[str, str] | None:
+    """Return layers whose rows do not follow the samples, which these dimensions count; None if the network refuses."""
     found: list[dict[str, Tensor]] = []
     try:
         for order in (chosen, chosen[::-1]):
-            samples, _ = first_samples(inputs, num_samples, order)
+            samples = _in_order(inputs, order, axes)
             hooks, rows = TapHooks(model, plan), dict[str, Tensor]()
 
             def receive(label: str, features: Tensor, rows: dict[str, Tensor] = rows) -> None:
@@ -125,15 +149,34 @@ def _wrong_rows(model: nn.Module, plan: TapPlan, inputs: Any, num_samples: int, 
                 hooks.remove()
             found.append(rows)
     except Exception:  # a network may refuse another order in any way, such as sequences that are not sorted by length
-        return {}
+        return None
     return misordered(found[0], found[1], len(chosen), plan.labels)
 
 
-def _has_samples_first(tensor: Any, num_samples: int) -> bool:
-    """Return whether a tensor of the inputs counts the samples with its first dimension, and with no other."""
-    if not isinstance(tensor, Tensor):
-        return False
-    return tensor.ndim == 0 or (len(tensor) == num_samples and num_samples not in tensor.shape[1:2])
+def _sample_axes(inputs: Any, num_samples: int, place: int) -> tuple[int | None, ...]:
+    """Return the dimension of each input that counts the samples, None if it has none; () if that is unknown."""
+    axes: list[int | None] = []
+    for tensor in tensors_in(inputs):
+        if not isinstance(tensor, Tensor):
+            return ()
+        fitting = [axis for axis, size in enumerate(tensor.shape[:2]) if size == num_samples]
+        # Several rows for each sample, such as crops of an image, follow the samples in a way of their own.
+        if not fitting and tensor.ndim and len(tensor) and len(tensor) % num_samples == 0:
+            return ()
+        axes.append(fitting[place] if fitting else None)
+    return tuple(axes) if num_samples > 1 and set(axes) - {None} else ()
+
+
+def _in_order(inputs: Any, order: Sequence[int], axes: Sequence[int | None]) -> Any:
+    """Copy some samples of the inputs, along a dimension for each tensor."""
+    left = iter(axes)
+
+    def cut(tensor: Tensor) -> Tensor:
+        axis, part = next(left), tensor.detach()
+        part = part.clone() if axis is None else part.index_select(axis, torch.tensor(order, device=tensor.device))
+        return part.requires_grad_(tensor.requires_grad)
+
+    return map_tensors(cut, inputs)
 
 
 def _without_reordered(plan: TapPlan, reasons: dict[str, str]) -> TapPlan:

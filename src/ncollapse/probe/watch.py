@@ -18,10 +18,10 @@ from ncollapse.hooks.discovery import Discovery
 from ncollapse.hooks.label_rows import LabelRows, check_not_one_hot, class_indices
 from ncollapse.hooks.logits import returned_tensors
 from ncollapse.hooks.masks import attention_mask
-from ncollapse.hooks.network import network_of
+from ncollapse.hooks.network import uncompiled
 from ncollapse.hooks.tap import LayerChoice
 from ncollapse.hooks.tap_hooks import TapHooks, Tapped, TapPlan
-from ncollapse.hooks.tapped_network import look
+from ncollapse.hooks.tapped_network import look, misread
 from ncollapse.hooks.untouched import Untouched
 from ncollapse.measurement.measurement import Measurement
 from ncollapse.measurement.path_choice import PathChoice
@@ -124,19 +124,9 @@ def watch(
         memory_budget=memory_budget,
         group=group,
     )
-    inner = _uncompiled(model)
+    inner = uncompiled(model)
     discovery = Discovery(inner, layers, request.named_classifier, num_classes)
     return Watched(inner, discovery, RunningTotals(request), mode, check, ignore_index)
-
-
-def _uncompiled(model: nn.Module) -> nn.Module:
-    inner = network_of(model)
-    if (inner is not model and hasattr(model, "_orig_mod")) or inner._compiled_call_impl is not None:
-        raise TypeError(
-            "watch needs a network that is not compiled, whose hooks run, got a compiled one. "
-            "Watch before compiling, or use measure, which runs it uncompiled."
-        )
-    return inner
 
 
 class Watched:
@@ -162,6 +152,7 @@ class Watched:
         self._calls = self._other_calls = 0
         self._tapped: dict[bool, Tapped] = {}
         self._returned: list[Tensor] = []
+        self._misread: ValueError | None = None
 
     def __enter__(self) -> Watched:
         model = self._model
@@ -169,8 +160,14 @@ class Watched:
             model.register_forward_pre_hook(self._before, with_kwargs=True),
             model.register_forward_hook(self._after),
         ]
-        self._hooks = {tokens: TapHooks(model, plan) for tokens, plan in self._plans.items()}
+        self._hook(self._plans)
         return self
+
+    def _hook(self, plans: Mapping[bool, TapPlan], sure: bool = False) -> None:
+        # If tokens have labels, it does not matter how the network reads them, so nothing is refused before that is known.
+        sure = sure or (self._mode == "eval" and len(plans) == 1)
+        self._plans = dict(plans)
+        self._hooks = {tokens: TapHooks(self._model, plan, sure) for tokens, plan in plans.items()}
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         for handle in self._handles:
@@ -215,10 +212,12 @@ class Watched:
     def _select(self, tapped: Mapping[bool, Tapped], labeled: LabelRows) -> LayerBatch:
         """Return the rows with labels, and keep the plan and the hooks for labels of this kind only."""
         tokens = labeled.per_position if len(tapped) > 1 else next(iter(tapped))
+        if self._misread is not None and not tokens:
+            raise self._misread
         if len(self._plans) > 1:
+            plan, sure = self._plans[tokens], self._hooks[tokens].sure
             self._remove_hooks()
-            self._plans = {tokens: self._plans[tokens]}
-            self._hooks = {tokens: TapHooks(self._model, self._plans[tokens])}
+            self._hook({tokens: plan}, sure)
         plan, (found, choices) = self._plans[tokens], tapped[tokens]
         if tokens:
             features = {name: labeled.of_positions(name, output, plan.placement(name)) for name, output in found.items()}
@@ -252,8 +251,7 @@ class Watched:
             return
         inputs = Arguments(args, kwargs)
         if not self._hooks:
-            self._plans = self._find_layers(inputs)
-            self._hooks = {tokens: TapHooks(model, plan) for tokens, plan in self._plans.items()}
+            self._hook(self._find_layers(inputs))
         for tokens, hooks in self._hooks.items():
             hooks.begin(attention_mask(inputs, model, hooks.plan.mask_rule), whole=tokens)
 
@@ -295,5 +293,6 @@ class Watched:
             if labeled is not None:
                 make_plan = partial(self._discovery.plan, tokens=labeled.num_tokens, labeled=labeled)
                 plans[True] = look(untouched, make_plan, inputs, num_samples, tokens=True)
-        # All layers are copied: training may overwrite others than eval mode, and drop out what the network makes of tokens.
-        return {tokens: replace(plan, overwritten=plan.labels, repeats=None) for tokens, plan in plans.items()}
+            self._misread = misread(self._model, plans[False], inputs)
+        # All layers are copied: training may overwrite others than eval mode. It changes the map of the classifier, too.
+        return {tokens: replace(plan, overwritten=plan.labels, pooled=None) for tokens, plan in plans.items()}
