@@ -7,6 +7,7 @@
 #   make test-3.12   all tests with this version of Python, in an environment of its own (.venv-3.12); likewise test-3.13
 #   make hooks   have git check style and types before each commit
 #   make bench   side-by-side timings
+#   make release   wheel and source archive in dist/, then demo, examples and a smoke test in a clean environment away from here
 #   make docs   the site in site/, in an environment of its own (.venv-docs)    make docs-pages   what is made from the code
 #   make test-zoo   public networks of torchvision, timm and transformers, in an environment of their own (.venv-zoo)
 #   make test-integrations   with Lightning, torchmetrics, transformers, peft, graphs, TensorBoard, wandb, trackio, in an environment of their own (.venv-integrations)
@@ -31,7 +32,7 @@ export OMP_NUM_THREADS ?= 1
 # Dozens of processes import the library: each would compile it where keeping compiled files is turned off.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: demo hooks test test-slow test-minimum test-3.12 test-3.13 mutants test-zoo test-integrations lint bench docs docs-here docs-pages docs-networks test-zoo-here test-integrations-here docs-networks-here clean
+.PHONY: demo hooks test test-slow test-minimum test-3.12 test-3.13 mutants test-zoo test-integrations lint bench release docs docs-here docs-pages docs-networks test-zoo-here test-integrations-here docs-networks-here clean
 
 demo: $(STAMP)
 	$(BIN)/ncollapse demo --out $(OUT)
@@ -76,7 +77,7 @@ test-integrations:
 	$(MAKE) --no-print-directory $@-here
 
 test-integrations-here: $(STAMP)
-	$(BIN)/python -m pytest tests/integrations src/ncollapse/integrations
+	$(BIN)/python -m pytest tests/integrations tests/test_tutorials.py src/ncollapse/integrations
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -99,6 +100,9 @@ docs-pages: $(STAMP)
 	$(BIN)/python docs/write_refusals.py
 	$(BIN)/python docs/draw_discovery.py
 	$(BIN)/python docs/draw_diagrams.py
+
+release:
+	PYTHON=$(PYTHON) .ci/release
 
 # The site, in site/. A warning is an error.
 docs: export VENV = .venv-docs

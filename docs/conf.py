@@ -23,7 +23,11 @@ suppress_warnings = ["myst.xref_missing"]  # links to code lead to files; tests/
 
 myst_enable_extensions = ["dollarmath", "attrs_inline"]
 myst_heading_anchors = 4
-nb_execution_mode = "off"
+# Only the tutorials are notebooks.
+nb_execution_mode = "force"
+nb_execution_timeout = 600
+nb_execution_raise_on_error = True
+nb_merge_streams = True
 
 autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_typehints = "signature"

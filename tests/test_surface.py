@@ -53,6 +53,7 @@ COMMANDS = {
     "recipes": "RECIPE --json",
     "solve": "MODEL --solver --seed --figure --all --json",
     "doctor": "--json",
+    "completion": "SHELL",
 }
 
 RECIPE_NAMES = """

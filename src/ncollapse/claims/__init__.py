@@ -1,7 +1,9 @@
 """Claims of the papers, and the rules that turn run records into verdicts."""
 
 from ncollapse.claims.deep_regularized import DEEP_CLAIMS
+from ncollapse.claims.evidence import by_seed
 from ncollapse.claims.ledger import Ledger, ledger_values, rule_on_claims
 from ncollapse.claims.progressive_collapse import CLAIMS
+from ncollapse.claims.rules import Claim, Evidence
 
-__all__ = ["CLAIMS", "DEEP_CLAIMS", "Ledger", "ledger_values", "rule_on_claims"]
+__all__ = ["CLAIMS", "DEEP_CLAIMS", "Claim", "Evidence", "Ledger", "by_seed", "ledger_values", "rule_on_claims"]

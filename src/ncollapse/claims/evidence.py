@@ -15,7 +15,18 @@ SeedTest = Callable[[Run], float | bool | None]
 
 
 def by_seed(runs: Sequence[Run], statistic: str, test: SeedTest, *, terminal: bool = True) -> list[Evidence]:
-    """Test every run; one piece of evidence per setting."""
+    """Test every run, and judge the seeds of each setting together.
+
+    Args:
+        runs: The runs that a claim is about. Those that differ in the seed alone are one setting.
+        statistic: What is estimated, in words, such as "share of seeds".
+        test: Of one run. True or False asks for a share of seeds, a number (positive where the claim is right) for a mean over
+            seeds; None leaves the run out.
+        terminal: Whether only runs in the terminal phase of training count.
+
+    Returns:
+        One piece of evidence for each setting.
+    """
     return [_of_setting(name, members, statistic, test, terminal) for name, members in settings_of(runs).items()]
 
 

@@ -40,7 +40,18 @@ RULES = Rules()
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the seeds of one setting say in one test."""
+    """What the seeds of one setting say in one test.
+
+    Attributes:
+        setting: The settings that these runs share, in words.
+        statistic: What is estimated, in words.
+        estimate: A share of seeds or a mean over seeds, with a 95 % interval.
+        verdict: "holds", "holds partly", "fails" or "not testable here".
+        why: What hinders a verdict, or restricts it; may be empty.
+        counts: Whether the claim's verdict uses this evidence. Runs outside the terminal phase are shown only.
+        supporting: Run directories in which the claim is right.
+        opposing: Run directories in which it is not.
+    """
 
     setting: str
     statistic: str
@@ -56,16 +67,30 @@ Read = Callable[[Run], float | None]
 Examine = Callable[[Sequence[Run]], list[Evidence]]
 
 
+def _every_run(_: Run) -> bool:
+    """Choose any run."""
+    return True
+
+
 @dataclass(frozen=True)
 class Claim:
-    """A claim of a paper, or a question that it leaves open: what it says, how it is tested, and which runs it is about."""
+    """A claim of a paper or of yours: what it says, how it is tested, and which runs it is about.
+
+    Attributes:
+        key: A short name, unique among claims.
+        statement: The claim as one sentence.
+        source: Where it is made, such as a section of a paper.
+        tested: The test in words.
+        examine: Makes evidence of runs, such as ``lambda runs: by_seed(runs, "share of seeds", test)``.
+        about: Whether the claim is about a run; by default about every one.
+    """
 
     key: str
     statement: str
     source: str
     tested: str
     examine: Examine
-    about: Callable[[Run], bool] = lambda run: True
+    about: Callable[[Run], bool] = _every_run
 
 
 def all_of(*examinations: Examine) -> Examine:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NoReturn
 
+from ncollapse.cli.completion import add_completion
 from ncollapse.cli.doctor import add_doctor
 from ncollapse.cli.import_log import add_import
 from ncollapse.cli.layers import add_layers
@@ -45,6 +46,7 @@ which command do I need?
   Test the papers' claims     ncollapse claims DIR ...
   Check the installation      ncollapse doctor
   Solve a model of the theory ncollapse solve MODEL
+  Complete words by tab       ncollapse completion bash
 """
 
 
@@ -100,6 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     add_folder_commands(commands)
     add_solve(commands)
     add_doctor(commands)
+    add_completion(commands)
     return parser
 
 

@@ -143,6 +143,8 @@ def run_sweep(
 ) -> SweepOutcome:
     """Bring all runs of a sweep to their end, in several processes.
 
+    A script must call it under ``if __name__ == "__main__":``, since the processes import the script. Notebooks need nothing.
+
     Finished runs are left as they are, others go on from their last checkpoints; a process that dies is started again, twice
     at most. Killed at any moment and called again, a sweep ends with the same tables, and a run has the same bits here as from
     ``run_recipe``. A folder that holds runs of the same recipe with other values or seeds is extended: they stay in its list.

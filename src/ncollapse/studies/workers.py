@@ -139,7 +139,8 @@ class _Pool:
                 self.waiting.append((index, attempt + 1))
                 continue
             times, code = f"{attempt} times, the last time" if attempt > 1 else "once,", worker.process.exitcode
-            self.results[index] = f"Its process died {times} with exit code {code}."
+            advice = ' A script must call run_sweep under `if __name__ == "__main__":`.' if code == 1 else ""
+            self.results[index] = f"Its process died {times} with exit code {code}.{advice}"
 
     def stop(self) -> None:
         """Begin nothing more, and ask for the end of what is running."""
