@@ -60,5 +60,5 @@ def _words(name: str, parser: argparse.ArgumentParser) -> list[str]:
 
     options = [word for action in parser._actions for word in action.option_strings if word.startswith("--")]
     choices = [str(choice) for action in parser._actions for choice in action.choices or ()]
-    names = {"solve": MODELS, "run": RECIPES, "sweep": RECIPES, "recipes": RECIPES}.get(name, ())
-    return [*options, *choices, *names]
+    names = {"solve": list(MODELS), **dict.fromkeys(("run", "sweep", "recipes"), list(RECIPES))}
+    return [*options, *choices, *names.get(name, [])]
