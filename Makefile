@@ -115,7 +115,7 @@ docs-here: $(STAMP)
 	@echo "Site: site/index.html"
 
 clean:
-	rm -rf $(VENV) .venv-docs site docs/made .venv-zoo .venv-integrations .venv-minimum .venv-3.12 .venv-3.13 build dist .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) .venv-docs site jupyter_execute docs/made .venv-zoo .venv-integrations .venv-minimum .venv-3.12 .venv-3.13 build dist .pytest_cache .ruff_cache .mypy_cache
 
 # Compiled once here, as pip does and uv by itself does not: every later start is seconds faster.
 $(STAMP): pyproject.toml constraints.txt
