@@ -60,5 +60,6 @@ def _words(name: str, parser: argparse.ArgumentParser) -> list[str]:
 
     options = [word for action in parser._actions for word in action.option_strings if word.startswith("--")]
     choices = [str(choice) for action in parser._actions for choice in action.choices or ()]
-    names = {"solve": list(MODELS), **dict.fromkeys(("run", "sweep", "recipes"), list(RECIPES))}
+    recipes = list(RECIPES)
+    names = {"solve": list(MODELS), "run": recipes, "sweep": recipes, "recipes": recipes}
     return [*options, *choices, *names.get(name, [])]
