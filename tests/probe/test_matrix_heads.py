@@ -92,6 +92,21 @@ def test_features_that_a_function_activates_are_a_layer(name):
     assert m.statistics[m.layers[-1]].moments.means.numpy() == pytest.approx(means, rel=1e-6)
 
 
+class Prepared(Net):
+    """The weight is normalized before the body runs, and used after it."""
+
+    def forward(self, x):
+        weight = F.normalize(self.W)
+        return self.body(x) @ weight.T
+
+
+def test_a_matrix_that_is_prepared_before_the_features_is_found():
+    m = measure(made(lambda: Prepared(None)), BATCHES, num_classes=K)
+    net = made(lambda: Prepared(None)).eval()
+    with torch.no_grad():
+        assert m.value("nc3") == pytest.approx(nc3_of(net.body(X), unit(net.W), Y), rel=2e-5)
+
+
 UNPROVEN = {
     "sum of two": lambda net, h: F.linear(h, net.W) + F.linear(h, net.embed.weight),
     "distances": lambda net, h: -torch.cdist(h, net.W),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -18,7 +19,9 @@ from ncollapse.hooks.trace import ModuleCall, Trace
 # A forward may compute its logits by a function: F.linear(h, self.W), h @ self.W.T + b, torch.einsum, or with the weight of an
 # embedding. No hook sees this, but the matrix is a parameter or buffer of the network, and the features are what a module
 # returned, pooled or activated in a few ways. The network runs again with random numbers in place of what the module
-# returned. If a matrix of the network explains the answers, and those for the first samples, it is the classifier.
+# returned. If a matrix of the network explains the answers, and those for the first samples, it is the classifier. A weight
+# that was last used before the module returned is not tried: deep networks whose layers are all as wide as their output have
+# hundreds.
 _ACTIVATIONS: tuple[Read, ...] = (F.relu, F.gelu, F.silu, torch.tanh)
 # The features of how many modules are tried, from the last one on.
 _NEAREST = 4
@@ -84,6 +87,8 @@ def find_matrix_head(model: nn.Module, trace: Trace, reading: Reading, index: in
         answered = _answers(call, reading, index) if reads else None
         for read in reads if answered is not None else ():
             for name in matrices[reading.rows(call.values, read).shape[1]]:
+                if trace.last_used.get(name, math.inf) < call.finished:
+                    continue
                 head = MatrixHead(model, name, call, read, reading)
                 changed = head.explained(*answered)  # type: ignore[misc]
                 if changed is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import or_
@@ -94,6 +94,7 @@ class Trace(NamedTuple):
         names_logits: Whether the network named the first of the returned tensors "logits".
         may_reorder: Whether an operation ran that can give the samples another order, or leave some out.
         ranked: Which of the returned tensors hold numbers sorted by size, so that their places are no classes.
+        last_used: How many modules had finished when a weight was last used, by its name.
     """
 
     calls: dict[str, ModuleCall]
@@ -102,6 +103,7 @@ class Trace(NamedTuple):
     names_logits: bool = False
     may_reorder: bool = False
     ranked: frozenset[int] = frozenset()
+    last_used: Mapping[str, int] = {}
 
     def call(self, label: str) -> ModuleCall | None:
         """Return the call of a module; for "module.input", what that module took as if a module had returned it."""
@@ -147,7 +149,8 @@ def trace_forward(model: nn.Module, modules: dict[str, nn.Module], inputs: Any) 
     tensors = returned_tensors(output)
     ranked = frozenset(i for i, tensor in enumerate(tensors) if dependence.is_ranked(tensor))
     returned = [recorder.copy(tensor) for tensor in tensors]
-    return Trace(recorder.calls, returned, attention_mask(inputs, model), names_logits(output), dependence.may_reorder, ranked)
+    mask, last_used = attention_mask(inputs, model), dependence.last_used(model)
+    return Trace(recorder.calls, returned, mask, names_logits(output), dependence.may_reorder, ranked, last_used)
 
 
 def input_call(call: ModuleCall) -> ModuleCall:
@@ -195,7 +198,8 @@ class _Recorder:
             started_after, taken = self.started[name]
             feature = first_feature(output)
             returned = None if feature is None else self.copy(feature)
-            self.calls[name] = ModuleCall(name, module, taken, returned, 1, started_after, len(self.calls) + 1)
+            self.dependence.finished = len(self.calls) + 1
+            self.calls[name] = ModuleCall(name, module, taken, returned, 1, started_after, self.dependence.finished)
 
         return hook
 
@@ -213,6 +217,8 @@ class Dependence(TorchDispatchMode):
     def __init__(self, model: nn.Module, inputs: Any) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.may_reorder = False
+        self.finished = 0  # modules, counted by whoever hooks them
+        self._used: dict[int, int] = {}
         self._sources: dict[int, int] = {}
         self._ranked: set[int] = set()
         # A weak reference keeps the address of a freed memory from being used again, and does not keep its data.
@@ -229,6 +235,12 @@ class Dependence(TorchDispatchMode):
         """Return the sources of a tensor."""
         return self._sources.get(self._address(tensor), 0)
 
+    def last_used(self, model: nn.Module) -> dict[str, int]:
+        """Return how many modules had finished when each weight was last used, as it is or changed."""
+        named = model.named_parameters(remove_duplicate=False)
+        weights = [(name, self.of(weight)) for name, weight in named if weight.ndim > 1]
+        return {name: max((when for when, used in self._used.items() if used & bits), default=0) for name, bits in weights}
+
     def is_ranked(self, tensor: Tensor) -> bool:
         """Return whether a tensor holds what was sorted by size, as it is or changed number by number."""
         return self._address(tensor) in self._ranked
@@ -242,7 +254,10 @@ class Dependence(TorchDispatchMode):
         taken = {self._address(tensor) for tensor in tensors}
         # Weights of experts are ranked too, but what is multiplied by them is not.
         ranks = func.overloadpacket.__name__ in _RANKING or (len(tensors) == 1 and self.is_ranked(tensors[0]))
-        found = reduce(or_, (self._sources.get(address, 0) for address in taken), 0)
+        sources = [self._sources.get(address, 0) for address in taken]
+        found = reduce(or_, sources, 0)
+        weights = reduce(or_, (bits for bits in sources if not bits & INPUTS), 0)
+        self._used[self.finished] = self._used.get(self.finished, 0) | weights
         for tensor in (*_tensors(output), *_written(func, args)):
             address = self._address(tensor)
             self._sources[address] = found | (self._sources.get(address, 0) if address in taken else 0)
