@@ -54,6 +54,16 @@ def test_nothing_after_the_layer_runs_or_stays():
     assert "test" not in str(cut.truncation)
 
 
+def test_the_result_has_one_hook_and_a_loader_may_shuffle():
+    net = network(3)
+    data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*TRAIN), batch_size=20, shuffle=True)
+    cut = nc.truncate(net, "blocks.0", data, num_classes=3)
+    assert sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in cut.modules()) == 1
+    assert cut.body.blocks[0].forward.__func__ is type(cut.body.blocks[0]).forward
+    assert not isinstance(cut.body.blocks[1], type(net.blocks[1]))
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
+
+
 def test_is_saved_copied_and_trained_on():
     cut = nc.truncate(network(3), "blocks.0", batches_of(TRAIN), num_classes=3)
     other = nc.truncate(network(3, seed=1), "blocks.0", batches_of(TRAIN), num_classes=3)

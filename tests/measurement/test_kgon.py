@@ -160,9 +160,10 @@ def test_paths_in_their_planes():
     assert all(math.isnan(x) for x in found[2].flatten().tolist())
 
 
-def test_sampled_paths_are_those_of_the_centered_features():
+@pytest.mark.parametrize("dim", [5, 20_000])  # all rows at once, and a few at a time
+def test_sampled_paths_are_those_of_the_centered_features(dim):
     labels = torch.arange(3).repeat(10)
-    layers = {name: torch.randn(30, 5, generator=generator(i), dtype=torch.float64) for i, name in enumerate("abcd")}
+    layers = {name: torch.randn(30, dim, generator=generator(i), dtype=torch.float64) for i, name in enumerate("abcd")}
     header, found = drawn(layers, labels, 3, path=True)
     assert header.path == ("a", "b", "c", "d")
     stacked = torch.stack([layer - layer.mean(dim=0) for layer in layers.values()], dim=1)[found.indices]

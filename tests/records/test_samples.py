@@ -61,6 +61,8 @@ def spoiled(change_header=None, change_tensors=None):
         (spoiled(lambda h: h.update(names=["x"])), "do not fit together"),
         (spoiled(lambda h: h.update(order=[0, 0, 1])), "do not fit together"),
         (spoiled(lambda h: h.update(classifier=2)), "do not fit together"),
+        (spoiled(lambda h: h.update(layers=[], depths=[])), "do not fit together"),
+        (samples_content(Samples(HEADER)), "it holds no epoch"),
         (spoiled(None, lambda t: t.pop("0.means")), r"0\.means needs float16 of \(2, 3, 3\), got nothing"),
         (spoiled(None, lambda t: t.update({"0.points": np.zeros((2, 6, 3))})), r"got float64"),
         (spoiled(None, lambda t: t.update({"0.labels": np.full(6, 3)})), "a class that is none"),

@@ -4,7 +4,6 @@ import csv
 import io
 import math
 import re
-import shutil
 
 import pytest
 import torch
@@ -14,9 +13,6 @@ from ncollapse.drawing.wording import POSITIONS, number
 from ncollapse.records import read_run
 from ncollapse.report import write_page
 
-playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install -e '.[dev]'")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs a browser: chromium or google-chrome on the PATH")
 EPOCHS = 5
 
 
@@ -47,14 +43,6 @@ def recorded(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(recorded):
     return read_run(recorded)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"], timeout=120_000)
-        yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")

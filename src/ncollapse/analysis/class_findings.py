@@ -19,13 +19,19 @@ from ncollapse.statistics.projected import Projected
 MERGED = 0.25
 # Classes have groups by size if the largest is at least this many times the smallest.
 _UNEVEN = 2
+# Samples that are decided at once, with one number in float64 for each class.
+_ROWS = 4096
 # Of many classes, the pairs that are listed: those most often taken for one another, then those of largest CDNV.
 _MOST_PAIRS = 1000
 
 
 def decided_classes(features: Tensor, labels: Tensor, centers: ClassCenters) -> Tensor:
     """Return the class whose center is nearest, the smallest index on ties, shape (N,)."""
-    return nearest_centers(centers, Projected.from_batch(features, labels, centers, None).residual, labels)[0]
+    parts = [
+        nearest_centers(centers, Projected.from_batch(features[rows], labels[rows], centers, None).residual, labels[rows])[0]
+        for rows in torch.arange(len(labels)).split(_ROWS)
+    ]
+    return torch.cat(parts) if parts else labels
 
 
 def confusion_counts(labels: Tensor, decided: Tensor, num_classes: int) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -120,22 +120,27 @@ class _Removed(nn.Module):
         raise RuntimeError("This module was removed, because it was not reached before the layer at which the network ends.")
 
 
-def drop_unreached(cut: Truncated, inputs: Sequence[Any]) -> None:
-    """Remove the modules of the body that no batch reaches, as long as the outputs stay the same to the bit."""
+def drop_unreached(cut: Truncated, inputs: Callable[[], Iterable[Any]]) -> None:
+    """Remove the modules of the body that no batch reaches, as long as the outputs stay the same to the bit.
+
+    Args:
+        inputs: Starts a pass over the inputs of all batches.
+    """
     seen: set[nn.Module] = set()
     modules = list(cut.body.modules())
     hooks = [module.register_forward_pre_hook(lambda module, args: seen.add(module)) for module in modules]
     try:
-        expected = [_outputs(cut, batch) for batch in inputs]
+        for batch in inputs():
+            _outputs(cut, batch)
     finally:
         for hook in hooks:
             hook.remove()
     found = [(parent, name) for parent, name in _outermost_unreached(cut.body, seen) if _has_state(getattr(parent, name))]
-    if _drop(cut, found, inputs, expected):
+    if _drop(cut, found, inputs):
         return
     # Some weight is read without its module: the projection of an attention, say.
     for place in found:
-        _drop(cut, [place], inputs, expected)
+        _drop(cut, [place], inputs)
 
 
 def _outermost_unreached(module: nn.Module, seen: set[nn.Module]) -> list[tuple[nn.Module, str]]:
@@ -153,19 +158,28 @@ def _has_state(module: nn.Module) -> bool:
     return any(True for _ in module.parameters()) or any(True for _ in module.buffers())
 
 
-def _drop(cut: Truncated, places: Sequence[tuple[nn.Module, str]], inputs: Sequence[Any], expected: Sequence[Tensor]) -> bool:
+def _drop(cut: Truncated, places: Sequence[tuple[nn.Module, str]], inputs: Callable[[], Iterable[Any]]) -> bool:
     """Remove modules, and put them back if that changes an output."""
     before = [(parent, name, getattr(parent, name)) for parent, name in places]
-    for parent, name in places:
-        setattr(parent, name, _Removed())
-    try:
-        same = all(torch.equal(_outputs(cut, batch), value) for batch, value in zip(inputs, expected, strict=True))
-    except Exception:  # a network may miss its module in any way
-        same = False
-    if not same:
-        for parent, name, module in before:
-            setattr(parent, name, module)
-    return same
+    after = [(parent, name, _Removed()) for parent, name in places]
+    # Both networks see each batch, since a loader may draw other batches each time.
+    for batch in inputs():
+        expected = _outputs(cut, batch)
+        _put(after)
+        try:
+            same = torch.equal(_outputs(cut, batch), expected)
+        except Exception:  # a network may miss its module in any way
+            same = False
+        _put(before)
+        if not same:
+            return False
+    _put(after)
+    return True
+
+
+def _put(modules: Sequence[tuple[nn.Module, str, nn.Module]]) -> None:
+    for parent, name, module in modules:
+        setattr(parent, name, module)
 
 
 def _outputs(cut: Truncated, inputs: Any) -> Tensor:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,26 +12,26 @@ import torch
 from torch import Tensor, nn
 
 from ncollapse.analysis import class_findings as of_classes
-from ncollapse.analysis.layer_findings import DiagnosedData, LayerFinding, Value, find_in_layer, spread_rows
+from ncollapse.analysis.diagnosis_passes import Passes, Sources
+from ncollapse.analysis.layer_findings import DiagnosedData, LayerFinding, Value
 from ncollapse.analysis.left_out_blocks import left_out_accuracies
-from ncollapse.analysis.network_features import FeatureReader, NetworkFeatures
+from ncollapse.analysis.network_features import FeatureReader
 from ncollapse.depth.progression import effective_depth
 from ncollapse.depth.similarity import cka_matrix
 from ncollapse.extras import missing_extra
 from ncollapse.hooks.batch_io import Call, Unpack, unpack_batch
 from ncollapse.hooks.tap import LayerChoice
+from ncollapse.probe.memory import available_memory, parse_bytes
 from ncollapse.records.csv_tables import class_text, pair_text, rows_text
 from ncollapse.records.file_names import CLASSES, LAYERS, PAIRS
 from ncollapse.records.files import write_whole
 from ncollapse.records.rows import DiagnosisRecord, Row
-from ncollapse.statistics.batch import check_labels
-from ncollapse.statistics.centers import LinearClassifier, largest_logit
 
 if TYPE_CHECKING:
     import pandas as pd
 
-# Rows that CKA is computed from, and samples that leaving blocks out is tried on.
-_CKA_ROWS, _LEFT_OUT = 500, 2000
+# Samples that leaving blocks out is tried on.
+_LEFT_OUT = 2000
 # Samples that a class needs for others to be taken for it, or not, by more than chance.
 _FEWEST = 5
 NewLabels = Mapping[str, Iterable[Any] | Sequence[int] | Tensor]
@@ -131,12 +131,14 @@ def diagnose(
     max_dim: int = 1024,
     max_samples: int | None = None,
     most_neighbors: int = 2000,
+    memory_budget: int | str | None = None,
 ) -> Diagnosis:
     """Answer an engineer's questions about a trained classifier, layer by layer.
 
     Which layers are redundant, which classes have merged, at which layer strangers are detected best, and from which layer to
-    transfer: ``Diagnosis.verdicts()`` says it in words. The features of all layers are kept in memory, N times the sum of the
-    dimensions. The network is left as it was. docs/diagnosis.md explains every column.
+    transfer: ``Diagnosis.verdicts()`` says it in words. Features are kept in memory, of as many layers as fit ``memory_budget``
+    and of one at least; the data is read again for the other layers. The network is left as it was. docs/diagnosis.md explains
+    every column.
 
     Args:
         batches: The training set, as ``measure`` takes it, one label per sample. Classes without samples are left out.
@@ -157,6 +159,8 @@ def diagnose(
             layer that feeds the classifier is kept whole.
         max_samples: Use the first samples of every data set only.
         most_neighbors: Samples of a split that k-NN decisions are made from, and for, evenly spread.
+        memory_budget: Memory for kept features of all data sets together, in bytes or as "2GiB"; None is a quarter of the free
+            memory. Beside them there are d × d matrices of one layer.
 
     Returns:
         One tidy table, findings of classes and pairs, and verdicts in words.
@@ -171,32 +175,17 @@ def diagnose(
         ('1',)
     """
     _check(num_classes, class_names, k, shots)
-    reader = FeatureReader(model, num_classes, layers, classifier, unpack=unpack, call=call, most=max_dim)
-    with reader:
-        train = reader.read(batches, max_samples)
-        check_labels(train.labels, len(train.labels), num_classes)
-        present = train.labels.unique()
-        splits = {"train": train} | ({} if test is None else {"test": reader.read(test, max_samples)})
-        accuracy = {name: _accuracy(found) for name, found in splits.items()}
-        splits = {name: _of_classes(found, present) for name, found in splits.items()}
-        foreign = {name: reader.read(data, max_samples, labeled=False) for name, data in (strangers or {}).items()}
-        named = (new_labels or {}).items()
-        tasks = {name: _task(reader, name, given, splits, present, num_classes, max_samples) for name, given in named}
-        data = DiagnosedData(splits, foreign, tasks, len(present), k, most_neighbors, ridge, shots)
-        own = _own_head(reader, len(present))
+    _check_repeatable({"batches": batches, "test": test, **(strangers or {}), **(new_labels or {})})
+    sources = Sources(
+        batches, test, strangers or {}, new_labels or {}, num_classes, max_samples, k, most_neighbors, ridge, shots
+    )
+    with FeatureReader(model, num_classes, layers, classifier, unpack=unpack, call=call, most=max_dim) as reader:
+        budget = available_memory(torch.device("cpu")) // 4 if memory_budget is None else parse_bytes(memory_budget)
+        passes = Passes.over(reader, sources, budget)
         tried = batches if test is None else test
-        left_out = left_out_accuracies(reader, tried, list(train.layers), min(max_samples or _LEFT_OUT, _LEFT_OUT))
-    findings = {name: find_in_layer(name, data, own.get(name), next(iter(own), None)) for name in train.layers}
-    names = {index: str(class_names[index]) if class_names else str(index) for index in present.tolist()}
-    return Diagnosis(_record(findings, data, reader, accuracy, left_out, names))
-
-
-def _own_head(reader: FeatureReader, num_classes: int) -> dict[str, LinearClassifier]:
-    """Return the network's classifier by the layer that feeds it, if it is known."""
-    head = reader.classifier()
-    if head is None or len(head[1].weight) < num_classes:
-        return {}
-    return {head[0]: LinearClassifier.from_parameters(head[1].weight, head[1].bias).to("cpu")}
+        left_out = left_out_accuracies(reader, tried, list(passes.findings), min(max_samples or _LEFT_OUT, _LEFT_OUT))
+    names = {index: str(class_names[index]) if class_names else str(index) for index in passes.present.tolist()}
+    return Diagnosis(_record(passes, reader, left_out, names))
 
 
 def _check(num_classes: int, class_names: Sequence[str] | None, k: int, shots: int) -> None:
@@ -206,53 +195,17 @@ def _check(num_classes: int, class_names: Sequence[str] | None, k: int, shots: i
         raise ValueError(f"k and shots must be at least 1, got {k} and {shots}. Pass numbers of samples.")
 
 
-def _accuracy(found: NetworkFeatures) -> float:
-    return math.nan if found.logits is None else float((largest_logit(found.logits) == found.labels).double().mean())
+def _check_repeatable(given: Mapping[str, Any]) -> None:
+    for name, data in given.items():
+        if isinstance(data, Iterator):
+            raise ValueError(
+                f"diagnose reads its data more than once, but {name} can be iterated only once. Pass a list or a DataLoader."
+            )
 
 
-def _of_classes(found: NetworkFeatures, present: Tensor) -> NetworkFeatures:
-    """Return the samples of the classes that the training set has, with labels that count these classes."""
-    if len(present) < 2:
-        raise ValueError(f"At least two classes must have training samples, got {len(present)}. Pass data of more classes.")
-    known = torch.isin(found.labels, present)
-    kept = found if bool(known.all()) else found.select(known.nonzero().flatten())
-    return replace(kept, labels=torch.searchsorted(present, kept.labels))
-
-
-def _task(
-    reader: FeatureReader,
-    name: str,
-    given: Any,
-    splits: Mapping[str, NetworkFeatures],
-    present: Tensor,
-    num_classes: int,
-    most: int | None,
-) -> NetworkFeatures:
-    """Return features with new labels: of data of its own, or of the classes mapped to coarser ones."""
-    is_map = isinstance(given, Tensor) or (isinstance(given, Sequence) and all(isinstance(item, int) for item in given))
-    if not is_map:
-        return reader.read(given, most)
-    coarse = torch.as_tensor(given)
-    if coarse.shape != (num_classes,) or int(coarse.min()) < 0:
-        raise ValueError(
-            f"new_labels[{name!r}] must map {num_classes} classes to integers of 0 or more, got shape {tuple(coarse.shape)}, "
-            f"least value {int(coarse.min()) if coarse.numel() else None}. Pass one integer for each class."
-        )
-    found = list(splits.values())[-1]
-    return replace(found, labels=coarse[present][found.labels].long())
-
-
-def _record(
-    findings: Mapping[str, LayerFinding],
-    data: DiagnosedData,
-    reader: FeatureReader,
-    accuracy: Mapping[str, float],
-    left_out: Mapping[str, float],
-    names: Mapping[int, str],
-) -> DiagnosisRecord:
-    train, order = data.splits["train"], list(findings)
-    rows = spread_rows(len(train.labels), _CKA_ROWS)
-    cka = cka_matrix({name: layer[rows] for name, layer in train.layers.items()})
+def _record(passes: Passes, reader: FeatureReader, left_out: Mapping[str, float], names: Mapping[int, str]) -> DiagnosisRecord:
+    findings, data, order = passes.findings, passes.data, list(passes.findings)
+    cka = cka_matrix(passes.rows)
     last, indices = findings[order[-1]], list(names)
     counts = _confusions(last, data)
     judged = data.decided if int(counts[data.decided].sum(dim=1).min()) >= _FEWEST else "train"
@@ -261,10 +214,10 @@ def _record(
     classes = of_classes.class_findings(last.moments, counts["train"], counts.get("test"), indices, names)
     return DiagnosisRecord(
         layers=tuple(order),
-        dims=tuple(layer.shape[1] for layer in train.layers.values()),
+        dims=tuple(layer.shape[1] for layer in passes.rows.values()),
         notes=dict(reader.averaged),
         rows=_table(findings, data.decided, left_out, cka),
-        accuracy=dict(accuracy),
+        accuracy=dict(passes.accuracy),
         decided=data.decided,
         judged=judged,
         num_samples={split: len(found.labels) for split, found in data.splits.items()},

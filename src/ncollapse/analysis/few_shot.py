@@ -62,9 +62,9 @@ def few_shot_accuracy(
         Snell, Swersky & Zemel (2017), NeurIPS, "Prototypical networks for few-shot learning" (the protocol); Galanti, György &
         Hutter (2022), ICLR, "On the role of neural collapse in transfer learning" (CDNV as a bound, with other constants).
     """
-    features = flatten_features(features).double()
+    features = flatten_features(features)
     labels = check_labels(labels, len(features), int(labels.max()) + 1)
-    rows = [found for k in range(int(labels.max()) + 1) if len(found := (labels == k).nonzero().flatten()) > shots]
+    rows = [found for k in labels.unique() if len(found := (labels == k).nonzero().flatten()) > shots]
     if len(rows) < 2 or min(shots, ways - 1, episodes) < 1:
         raise ValueError(
             f"few_shot_accuracy needs two classes with more than {shots} samples and 1 shot, 2 ways and 1 episode or more, "
@@ -84,10 +84,10 @@ def few_shot_accuracy(
 def _episode(features: Tensor, rows: list[Tensor], shots: int, ways: int, generator: torch.Generator) -> float:
     chosen = [rows[k] for k in torch.randperm(len(rows), generator=generator)[:ways].tolist()]
     shuffled = [part[torch.randperm(len(part), generator=generator)] for part in chosen]
-    centers = torch.stack([features[part[:shots]].mean(dim=0) for part in shuffled])
+    centers = torch.stack([features[part[:shots]].double().mean(dim=0) for part in shuffled])
     shares = []
     for index, part in enumerate(shuffled):
-        queries = features[part[shots : shots + _QUERIES]]
+        queries = features[part[shots : shots + _QUERIES]].double()
         distances = torch.cdist(queries, centers, compute_mode="donot_use_mm_for_euclid_dist")
         shares.append(float((distances.argmin(dim=1) == index).double().mean()))
     return sum(shares) / ways

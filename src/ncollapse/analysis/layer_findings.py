@@ -1,10 +1,10 @@
-"""Findings of a diagnosis at one layer: decisions by center, probe and neighbors, spectrum, strangers, and transfer."""
+"""What a diagnosis finds at one layer: decisions by center, probe and neighbors, spectrum, strangers, and transfer."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -58,6 +58,14 @@ class DiagnosedData:
     def decided(self) -> str:
         """The split that verdicts are about."""
         return list(self.splits)[-1]
+
+    def without_layers(self) -> DiagnosedData:
+        """Return the labels and logits without the features, which need the most memory."""
+        splits, strangers, tasks = (
+            {name: replace(found, layers={}) for name, found in part.items()}
+            for part in (self.splits, self.strangers, self.tasks)
+        )
+        return replace(self, splits=splits, strangers=strangers, tasks=tasks)
 
 
 @dataclass(frozen=True, eq=False)

@@ -46,7 +46,7 @@ def _accuracy(reader: FeatureReader, batches: Iterable[Any], most_samples: int, 
     for batch in reader.batches(batches, most_samples):
         # Hooks for each batch: a pass over the data begins with the network as it was, without hooks of others.
         with _replaced(reader.model, before, name):
-            logits = reader.taps.forward(batch.inputs, batch.labeled).logits
+            logits = reader.taps.logits(batch.inputs, batch.labeled)
         if logits is None:
             return math.nan
         correct += int((largest_logit(logits).cpu() == batch.labels.cpu()).sum())
@@ -93,6 +93,6 @@ def _on_value(model: nn.Module, place: str, change: Callable[[Tensor], Tensor | 
         return None if new is None else (new, *args[1:])
 
     if place in modules:
-        # In front of the hooks that read features, so that they see the new value.
+        # In front of the network's own hooks, so that they see the new value.
         return modules[place].register_forward_hook(output_hook, prepend=True)
     return modules[place.removesuffix(INPUT)].register_forward_pre_hook(input_hook, prepend=True)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ncollapse.analysis.kept_layers import KeptLayers
 from ncollapse.hooks.affine import Affine
 from ncollapse.hooks.batch_io import Call, Unpack, num_samples_of, unpack_batch
 from ncollapse.hooks.discovery import Discovery
@@ -45,7 +45,7 @@ class NetworkFeatures:
     """The features of one data set.
 
     Attributes:
-        layers: Features (N, d) by layer in order of depth, on the CPU.
+        layers: Features (N, d) by layer in order of depth, on the CPU; those that are kept.
         labels: Shape (N,).
         logits: The network's logits, shape (N, K); None if it returns none.
     """
@@ -75,6 +75,7 @@ class FeatureReader:
         most: int = 1024,
     ) -> None:
         self.model, self.most, self.averaged = network_of(model), most, dict[str, str]()
+        self.per_token = False
         self._unpack, self._call = unpack, call
         self._discovery = Discovery(self.model, layers, classifier, num_classes)
         self.taps = TappedNetwork(self.model, self._plan)
@@ -86,21 +87,25 @@ class FeatureReader:
     def __exit__(self, *error: Any) -> None:
         self.taps.__exit__(*error)
 
-    def read(self, batches: Iterable[Any], most_samples: int | None = None, *, labeled: bool = True) -> NetworkFeatures:
+    def read(
+        self, batches: Iterable[Any], kept: KeptLayers, most_samples: int | None = None, *, labeled: bool = True
+    ) -> NetworkFeatures:
         """Return the features of the first samples of some batches, which may have no labels if ``labeled`` is False."""
-        parts = []
+        parts: list[dict[str, Tensor]] = []
+        labels: list[Tensor] = []
+        logits: list[Tensor] = []
         for batch in self.batches(batches, most_samples, labeled=labeled):
             tapped = self.taps.forward(batch.inputs, batch.labeled)
-            # A network may write into the same memory again.
-            layers = {name: layer.to("cpu", copy=True) for name, layer in tapped.features.items()}
-            parts.append(NetworkFeatures(layers, batch.labels.cpu(), None if tapped.logits is None else tapped.logits.cpu()))
+            self.per_token = self.per_token or (labeled and batch.labeled.per_position)
+            room = len(batch.labels) if most_samples is None else most_samples - sum(map(len, labels))
+            part = kept.take({name: layer[:room] for name, layer in tapped.features.items()})
+            _check_finite(part)
+            parts.append(part)
+            labels.append(batch.labels[:room].cpu())
+            logits += [] if tapped.logits is None else [tapped.logits[:room].cpu()]
         if not parts:
             raise ValueError(NO_DATA)
-        layers = {name: torch.cat([part.layers[name] for part in parts]) for name in parts[0].layers}
-        logits = [part.logits for part in parts if part.logits is not None]
-        whole = NetworkFeatures(layers, torch.cat([part.labels for part in parts]), torch.cat(logits) if logits else None)
-        self._check_finite(whole)
-        return whole if most_samples is None else whole.select(torch.arange(min(most_samples, len(whole.labels))))
+        return NetworkFeatures(kept.joined(parts), torch.cat(labels), torch.cat(logits) if logits else None)
 
     def batches(
         self, batches: Iterable[Any], most_samples: int | None = None, *, labeled: bool = True
@@ -136,16 +141,23 @@ class FeatureReader:
         return replace(plan, taps=tuple(narrow(tap) for tap in plan.taps))
 
     def _unlabeled(self, batch: Any) -> tuple[Any, Tensor]:
-        """Split a batch that may have no labels, and give every sample the label 0."""
+        """Split a batch that may have no labels, and give every sample the label 0, or every token that has a label."""
+        labels = None
         try:
-            inputs = self._unpack(batch)[0]
+            inputs, labels = self._unpack(batch)
         except TypeError:
             inputs = batch[0] if isinstance(batch, tuple | list) and len(batch) == 1 else batch
-        return inputs, torch.zeros(num_samples_of(inputs), dtype=torch.int64)
+        if not self.per_token:
+            return inputs, torch.zeros(num_samples_of(inputs), dtype=torch.int64)
+        if not isinstance(labels, Tensor) or labels.ndim < 2:
+            raise ValueError(
+                "Strangers of a network with a label for each token must have labels too, shape (N, T), which say by -100 "
+                "which tokens do not count, got inputs alone. Pass (inputs, labels)."
+            )
+        return inputs, labels.clamp(max=0)
 
-    def _check_finite(self, found: NetworkFeatures) -> None:
-        for name, layer in found.layers.items():
-            if not math.isfinite(float(layer.double().sum())):
-                raise ValueError(
-                    f"Features must be finite, got NaN or inf at layer {name!r}. Check the weights and the inputs."
-                )
+
+def _check_finite(layers: Mapping[str, Tensor]) -> None:
+    for name, layer in layers.items():
+        if not bool(layer.isfinite().all()):
+            raise ValueError(f"Features must be finite, got NaN or inf at layer {name!r}. Check the weights and the inputs.")

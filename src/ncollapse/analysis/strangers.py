@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ from ncollapse.metrics.ood import PrincipalSubspace, auroc, covariance_score, nc
 from ncollapse.statistics.centers import LinearClassifier
 from ncollapse.statistics.cross_moments import CrossMoments
 
+# Samples that are scored at once, in float64.
+_ROWS = 4096
 SCORES = ("neco", "nci", "mahalanobis", "energy")
 
 
@@ -64,12 +67,19 @@ class StrangerScores:
 
     def of_samples(self, features: Tensor, logits: Tensor | None = None) -> dict[str, Tensor]:
         """Return the scores of samples (M, d) by name; logits are those of the head, where the network gives them."""
-        rows = features.double()
-        logits = torch.addmm(self.head.bias, rows, self.head.weight.T) if logits is None else logits.double()
+        chosen = torch.arange(len(features)).split(_ROWS)
+        parts = [self._of_rows(features[rows].double(), None if logits is None else logits[rows].double()) for rows in chosen]
+        return {score: torch.cat([part[score] for part in parts]) for score in SCORES}
+
+    def _of_rows(self, rows: Tensor, logits: Tensor | None) -> dict[str, Tensor]:
+        logits = torch.addmm(self.head.bias, rows, self.head.weight.T) if logits is None else logits
+        # Without any variance within the classes there is no such distance.
+        has_spread = bool(self.within.trace() > 0)
+        undefined = rows.new_full((len(rows),), math.nan)
         return {
             "neco": neco_score(rows, self.neco),
             "nci": nci_score(rows, self.head, self.mean),
-            "mahalanobis": covariance_score(rows, self.means, self.within, self.mean),
+            "mahalanobis": covariance_score(rows, self.means, self.within, self.mean) if has_spread else undefined,
             "energy": torch.logsumexp(logits, dim=1),
         }
 

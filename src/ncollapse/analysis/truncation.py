@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ncollapse.analysis.cut_network import HeadName, Truncated, Truncation, drop_unreached
+from ncollapse.analysis.kept_layers import KeptLayers
 from ncollapse.analysis.linear_probe import least_squares_probe
 from ncollapse.analysis.network_features import FeatureReader, NetworkFeatures
 from ncollapse.hooks.batch_io import Call, Unpack, run_network, unpack_batch
@@ -75,21 +76,29 @@ def truncate(
         raise ValueError(f"head must be one of {', '.join(get_args(HeadName))}, got {head!r}.")
     choice = layer if isinstance(layer, Tap) or _is_place(model, layer) else "auto"
     label = layer.label if isinstance(layer, Tap) else layer
-    with FeatureReader(model, num_classes, choice, unpack=unpack, call=call, most=max_dim) as reader:
-        splits = [reader.read(data) for data in (batches, test) if data is not None]
+    reader = FeatureReader(model, num_classes, choice, unpack=unpack, call=call, most=max_dim)
+    # Before the reader's hooks are there, which a copy would keep.
+    body, whole_network = (deepcopy(reader.model).eval() for _ in range(2))
+    with reader:
+        given = [data for data in (batches, test) if data is not None]
+        splits = [reader.read(data, KeptLayers(0, [label])) for data in given]
+        if reader.per_token:
+            raise ValueError(
+                "truncate needs one label per sample, shape (N,), got labels of tokens, (N, T). The cut network returns one "
+                "row per sample."
+            )
         train = splits[0]
         check_labels(train.labels, len(train.labels), num_classes)
         tap = next((tap for tap in reader.plan.all_taps if tap.label == label), None)
         if tap is None:
-            raise ValueError(
-                f"layer must be one of {', '.join(train.layers)}, got {label!r}. Pass a layer, or a module's name."
-            )
-        kept = [list(reader.batches(data)) for data in (batches, test) if data is not None]
+            known = ", ".join(found.label for found in reader.plan.all_taps)
+            raise ValueError(f"layer must be one of {known}, got {label!r}. Pass a layer, or a module's name.")
         origin, linear = _head(train.layers[label], train.labels, num_classes, head, ridge)
-        cut = Truncated(deepcopy(reader.model), tap, reader.plan, origin, linear).to(device_of(reader.model)).eval()
-        found = [_accuracy(cut, part) for part in kept]
-        drop_unreached(cut, [batch.inputs for part in kept for batch in part])
-        seconds, network_seconds = _seconds(cut, reader.model, kept[0][0].inputs, repeats)
+        cut = Truncated(body, tap, reader.plan, origin, linear).to(device_of(reader.model)).eval()
+        found = [_accuracy(cut, reader.batches(data)) for data in given]
+        drop_unreached(cut, lambda: (batch.inputs for data in given for batch in reader.batches(data)))
+        first = next(iter(reader.batches(batches))).inputs
+        seconds, network_seconds = _seconds(cut, whole_network, first, repeats)
     whole = [_network_accuracy(split) for split in splits]
     counts = _count(cut), _count(reader.model)
     cut.truncation = Truncation(
@@ -127,7 +136,7 @@ def _head(features: Tensor, labels: Tensor, num_classes: int, kind: HeadName, ri
     return moments.mean_x.to(features.dtype), linear
 
 
-def _accuracy(network: nn.Module, batches: list[NetworkBatch]) -> float:
+def _accuracy(network: nn.Module, batches: Iterable[NetworkBatch]) -> float:
     correct = count = 0
     with torch.no_grad():
         for batch in batches:
@@ -147,7 +156,7 @@ def _count(network: nn.Module) -> int:
 
 def _seconds(cut: nn.Module, network: nn.Module, inputs: Any, repeats: int) -> tuple[float, float]:
     """Return the median times of one forward pass, of the two networks in turn, so that both see the same machine."""
-    networks = cut, deepcopy(network).eval()
+    networks = cut, network
     times: list[list[float]] = [[], []]
     with torch.no_grad():
         # The first pass allocates memory.

@@ -12,8 +12,9 @@ from ncollapse.records.samples import EpochSamples, Samples
 
 Array = np.ndarray[Any, Any]
 
-# Half the side of a picture, in radii of the polygon: as far as nearly all dots reach, within these limits.
-_LEAST_REACH, _MOST_REACH, _SHARE = 1.3, 1.8, 0.95
+# Half the side of a picture, in radii of the polygon: as far as nearly all dots reach, within these limits. Of many classes
+# the largest spread of the means is several times the frame's scale, and the polygon holds few labels.
+_LEAST_REACH, _MOST_REACH, _MOST_REACH_OF_MANY, _SHARE = 1.3, 1.8, 4.0, 0.95
 # Longer names stand beside the picture, and their numbers at the corners.
 _MOST_LETTERS = 3
 # Of two classes, which lie on a line, the dots are spread over this height, by a sequence that fills it evenly.
@@ -66,8 +67,9 @@ class Kgon:
 
     @property
     def epochs(self) -> tuple[int, ...]:
-        """The measured epochs."""
-        return tuple(self.samples.epochs)
+        """The measured epochs whose dots are of the same classes as those of the last one: a dot keeps its color."""
+        *_, last = self.samples.epochs.values()
+        return tuple(e for e, found in self.samples.epochs.items() if np.array_equal(found.labels, last.labels))
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -95,7 +97,8 @@ class Kgon:
         """Half the side of every picture of this run, so that what moves is the network and not the frame."""
         sizes = [np.abs(self.positions(epoch).points).max(axis=2).ravel() for epoch in self.epochs]
         known = np.concatenate([size[np.isfinite(size)] for size in sizes])
-        return float(np.clip(np.quantile(known, _SHARE) * 1.04, _LEAST_REACH, _MOST_REACH)) if len(known) else _LEAST_REACH
+        most = _MOST_REACH_OF_MANY if len(self.order) > MOST_NAMED else _MOST_REACH
+        return float(np.clip(np.quantile(known, _SHARE) * 1.04, _LEAST_REACH, most)) if len(known) else _LEAST_REACH
 
     def color(self, place: int) -> int | None:
         """Return which of the named classes this is; None for the others."""
@@ -123,6 +126,7 @@ class Kgon:
         header, last, full = self.samples.header, self.samples.epochs[self.epochs[-1]], len(self.order) - 1
         absent = listed([str(label) for label in header.absent])
         num_shown = len(self.epochs) if num_shown is None else num_shown
+        total = len(self.samples.epochs)
         found = {
             "Two classes lie on a line: only the horizontal place counts, heights have no meaning.": full == 1,
             f"The {len(self.named)} largest of {len(self.order)} classes have colors and labels, the others are gray. The "
@@ -134,7 +138,8 @@ class Kgon:
             "Class means only: no metric was measured that needs the samples again.": not absent and not len(last.labels),
             f"The loader yields other samples, or another order, each time: a dot is another sample at each {unit}.":
                 self._is_shuffled(),
-            f"{num_shown} of {len(self.epochs)} measured {unit}s are shown.": num_shown < len(self.epochs),
+            f"{num_shown} of {total} measured {unit}s are shown.": num_shown < total,
+            f"The loader yielded another number of samples at other {unit}s, which are left out.": len(self.epochs) < total,
             "Dots beyond the picture are drawn at its edge.": self._has_dots_outside(),
         }  # fmt: skip
         return [words for words, holds in found.items() if holds]

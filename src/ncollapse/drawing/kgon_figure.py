@@ -28,8 +28,8 @@ _PAUSE, _END, _DPI, _SHARES = 200, 2400, 84, (1, 0.55, 0.25)
 class _Panel:
     """The artists of one layer, which move from epoch to epoch."""
 
-    def __init__(self, axes: Axes, kgon: Kgon, layer: int) -> None:
-        self._kgon, self._layer = kgon, layer
+    def __init__(self, axes: Axes, kgon: Kgon, layer: int, labels: Array) -> None:
+        self._axes, self._kgon, self._layer = axes, kgon, layer
         self._has_spokes = layer == kgon.samples.header.classifier
         axes.set(xlim=(-kgon.reach, kgon.reach), ylim=(-kgon.reach, kgon.reach), aspect="equal")
         axes.set_axis_off()
@@ -37,7 +37,6 @@ class _Panel:
         colors = [COLORS[i % len(COLORS)] for i in range(len(kgon.named))]
         inside = [color if i < len(COLORS) else style.PAPER for i, color in enumerate(colors)]
         edges = [style.PAPER if i < len(COLORS) else color for i, color in enumerate(colors)]
-        labels = kgon.samples.epochs[kgon.epochs[-1]].labels
         places = [kgon.color(label) for label in labels.tolist()]
         dots = [style.SOFT if place is None else colors[place] for place in places]
         fills = [style.SOFT if place is None else inside[place] for place in places]
@@ -52,6 +51,12 @@ class _Panel:
             axes.text(0, 0, kgon.label(place), color=color, parse_math=False, zorder=5, **options)
             for place, color in zip(kgon.named, colors, strict=True)
         ]
+
+    def name(self, note: str) -> None:
+        """Write depth and name of the layer above it, and what is special about it."""
+        depth, name = self._kgon.samples.header.depths[self._layer], style.short(self._kgon.layers[self._layer], 20)
+        words = f"{depth}  {name}{f' ({note})' if note else ''}"
+        self._axes.set_title(words, fontsize=7.5, color=style.INK, pad=1, parse_math=False)
 
     def show(self, at: Positions) -> None:
         """Move everything to the places of an epoch; a layer whose class means coincide shows nothing."""
@@ -103,17 +108,17 @@ def plot_kgon(run: Run, epoch: int | None = None, *, layer: str | None = None, a
         ReportError: If the run holds no samples, or none of this epoch or layer.
     """
     kgon = kgon_of(run)
+    epochs = kgon.samples.epochs
     epoch = kgon.epochs[-1] if epoch is None else epoch
-    if epoch not in kgon.epochs:
-        known = ", ".join(map(str, kgon.epochs[:3]))
+    if epoch not in epochs:
+        known = ", ".join(map(str, [*epochs][:3]))
         raise ReportError(f"{run.path}: needed samples of {run.unit} {epoch}, has them of {known}, … Choose a measured one.")
     with style.house_style():
         if ax is not None:
-            _Panel(ax, kgon, _place_of(run, kgon, layer)).show(kgon.positions(epoch))
+            _Panel(ax, kgon, _place_of(run, kgon, layer), epochs[epoch].labels).show(kgon.positions(epoch))
             return cast(Figure, ax.figure)
-        figure, panels = _figure(kgon)
-        for panel in panels:
-            panel.show(kgon.positions(epoch))
+        figure, panels = _figure(kgon, epoch)
+        _show(kgon, panels, epoch)
     return figure
 
 
@@ -147,13 +152,12 @@ def save_animation(run: Run, file: Path, *, frames: int = 40) -> None:
     kgon = kgon_of(run)
     stops = np.linspace(0, len(kgon.epochs) - 1, min(frames, len(kgon.epochs))).round().astype(int)
     with style.house_style():
-        figure, panels = _figure(kgon)
+        figure, panels = _figure(kgon, kgon.epochs[-1])
         words = figure.suptitle("", x=0.008, y=0.995, ha="left", va="top", fontsize=9.5)
         images = []
         for epoch in (kgon.epochs[stop] for stop in stops):
             words.set_text(f"{run.unit} {epoch}")
-            for panel in panels:
-                panel.show(kgon.positions(epoch))
+            _show(kgon, panels, epoch)
             images.append(Image.open(io.BytesIO(render(figure, "png", dpi=_DPI))).convert("RGB"))
     small = [image.quantize(palette=_palette(), dither=Image.Dither.NONE) for image in images]
     packed = io.BytesIO()
@@ -185,16 +189,21 @@ def kgon_of(run: Run) -> Kgon:
     return Kgon.of(run.samples)
 
 
-def _figure(kgon: Kgon) -> tuple[Figure, list[_Panel]]:
+def _show(kgon: Kgon, panels: list[_Panel], epoch: int) -> None:
+    at = kgon.positions(epoch)
+    for layer, panel in enumerate(panels):
+        panel.name(kgon.rank_note(layer, epoch))
+        panel.show(at)
+
+
+def _figure(kgon: Kgon, epoch: int) -> tuple[Figure, list[_Panel]]:
+    """Return a panel for each layer, for epochs whose dots are of the same classes as those of this one."""
     columns = min(_COLUMNS, len(kgon.layers))
     rows = -(-len(kgon.layers) // columns)
     figure = Figure(figsize=(columns * _SIDE, rows * (_SIDE + 0.24) + _HEAD), facecolor="white")
     figure.subplots_adjust(0.01, 0.02, 0.99, 1 - _HEAD / figure.get_figheight(), wspace=0.04, hspace=0.14)
     panels = []
-    for place, (name, depth) in enumerate(zip(kgon.layers, kgon.samples.header.depths, strict=True)):
+    for place in range(len(kgon.layers)):
         axes = figure.add_subplot(rows, columns, place + 1)
-        note = kgon.rank_note(place, kgon.epochs[-1])
-        axes.set_title(f"{depth}  {style.short(name, 20)}{f' ({note})' if note else ''}", fontsize=7.5, color=style.INK,
-                       pad=1, parse_math=False)  # fmt: skip
-        panels.append(_Panel(axes, kgon, place))
+        panels.append(_Panel(axes, kgon, place, kgon.samples.epochs[epoch].labels))
     return figure, panels

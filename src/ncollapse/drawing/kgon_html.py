@@ -77,7 +77,6 @@ def _payload(kgon: Kgon, epochs: Sequence[int], unit: str) -> dict[str, object]:
     """Return what the script needs: the positions at every epoch, and the names for the pointer."""
     samples = kgon.samples.epochs
     last = samples[kgon.epochs[-1]]
-    tracked = [epoch for epoch in epochs if np.array_equal(samples[epoch].labels, last.labels)]
 
     def same(epoch: int) -> bool:
         return np.array_equal(samples[epoch].indices, last.indices)
@@ -90,10 +89,10 @@ def _payload(kgon: Kgon, epochs: Sequence[int], unit: str) -> dict[str, object]:
         "polygon": [kgon.named.index(place) for place in kgon.order if place in kgon.named] if _has_polygon(kgon) else [],
         "labels": last.labels.tolist(),
         # Most loaders keep their order, so that one list is enough.
-        "indices": [samples[epoch].indices.tolist() if epoch == tracked[-1] or not same(epoch) else 0 for epoch in tracked],
-        "epochs": tracked,
-        "notes": [[kgon.rank_note(layer, epoch) for layer in range(len(kgon.layers))] for epoch in tracked],
-        "drawn": [_drawn(kgon, kgon.positions(epoch)) for epoch in tracked],
+        "indices": [samples[epoch].indices.tolist() if epoch == epochs[-1] or not same(epoch) else 0 for epoch in epochs],
+        "epochs": epochs,
+        "notes": [[kgon.rank_note(layer, epoch) for layer in range(len(kgon.layers))] for epoch in epochs],
+        "drawn": [_drawn(kgon, kgon.positions(epoch)) for epoch in epochs],
     }
 
 

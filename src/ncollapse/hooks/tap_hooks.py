@@ -144,6 +144,11 @@ class TapHooks:
             self._check_pooled(logits)
             return Tapped({label: seen.values for label, seen in held.items()}, logits)
 
+    def logits(self, output: Any, labeled: LabelRows) -> Tensor | None:
+        """Return the logits in an output of a pass that captured nothing, one row per label."""
+        self._labeled = labeled
+        return self._logits(output)
+
     def _logits(self, output: Any) -> Tensor | None:
         """Return the logits, one row per label."""
         if self.plan.logits is None:

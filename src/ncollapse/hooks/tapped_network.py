@@ -76,6 +76,12 @@ class TappedNetwork:
         check_not_one_hot(rows, self._hooks.plan.num_classes, returned_tensors(output))
         return self._hooks.end(output)
 
+    def logits(self, inputs: Any, labels: LabelRows) -> Tensor | None:
+        """Run the network on one batch after the first one, and return its logits without reading a layer."""
+        assert self._hooks is not None
+        with torch.no_grad():
+            return self._hooks.logits(run_network(self.model, inputs), labels)
+
 
 def look(
     untouched: Untouched, make_plan: Callable[[Any, int], TapPlan], inputs: Any, labeled: LabelRows | int, tokens: bool = False

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ncollapse.measurement.kgon_sample import KgonSample, in_own_planes
 from ncollapse.polygon import named_classes
+from ncollapse.statistics.batch import row_blocks
 from ncollapse.statistics.parts import ranks_in_class
 
 # Rows of a class, and in all.
@@ -67,8 +68,10 @@ class KgonRows:
     def add_paths(self, layers: Sequence[Tensor], means: Sequence[Tensor]) -> None:
         """Add the rows' paths, given the features of the path's layers and their means."""
         rows = self._rows.to(layers[0].device)
-        points = [layer.index_select(0, rows).double() - mean for layer, mean in zip(layers, means, strict=True)]
-        self._paths.append(in_own_planes(torch.stack(points, dim=1)).cpu())
+        for block in row_blocks(rows.unsqueeze(1), len(layers) * layers[0][:1].numel()):
+            pairs = zip(layers, means, strict=True)
+            points = [layer.index_select(0, rows[block]).double() - mean for layer, mean in pairs]
+            self._paths.append(in_own_planes(torch.stack(points, dim=1)).cpu())
 
     def finish(self, layers: Collection[str]) -> KgonSample | None:
         """Return the sample, sorted by class, with the layers in this order; None if this process has no samples."""

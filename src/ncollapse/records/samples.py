@@ -133,13 +133,16 @@ def read_samples(file: Path, read: Read = read_bytes) -> Samples:
     except msgspec.ValidationError as error:
         fail(file, str(error))
     _check_header(file, header)
-    return Samples(header, _epochs(file, header, tensors))
+    epochs = _epochs(file, header, tensors)
+    if not epochs:
+        fail(file, "it holds no epoch")
+    return Samples(header, epochs)
 
 
 def _check_header(file: Path, header: SampleHeader) -> None:
     num_layers, num_classes = len(header.layers), len(header.classes)
     is_whole = (
-        len(header.depths) == num_layers
+        1 <= num_layers == len(header.depths)
         and 2 <= num_classes == len(header.counts)
         and len(header.names) in {0, num_classes}
         and (header.classifier is None or 0 <= header.classifier < num_layers)

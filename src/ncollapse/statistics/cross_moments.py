@@ -69,7 +69,11 @@ class CrossMoments:
         """Return the moments of features (N, ...) with the one-hot rows of class labels (N,)."""
         flat = flatten_features(features)
         labels = check_labels(labels, len(flat), num_classes).to(flat.device)
-        return cls.from_batch(flat, torch.nn.functional.one_hot(labels, num_classes).double())
+        whole = cls.empty(flat.shape[1], num_classes, flat.device)
+        for rows in row_blocks(flat, flat.shape[1] + num_classes, least=_LEAST_ROWS):
+            one_hot = torch.nn.functional.one_hot(labels[rows], num_classes).double()
+            whole = whole.merge(_of_block(flat[rows].double(), one_hot))
+        return whole
 
     def merge(self, other: CrossMoments) -> CrossMoments:
         """Merge the moments of two sets of samples."""
