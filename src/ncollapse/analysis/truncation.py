@@ -82,17 +82,9 @@ def truncate(
     with reader:
         given = [data for data in (batches, test) if data is not None]
         splits = [reader.read(data, KeptLayers(0, [label])) for data in given]
-        if reader.per_token:
-            raise ValueError(
-                "truncate needs one label per sample, shape (N,), got labels of tokens, (N, T). The cut network returns one "
-                "row per sample."
-            )
         train = splits[0]
         check_labels(train.labels, len(train.labels), num_classes)
-        tap = next((tap for tap in reader.plan.all_taps if tap.label == label), None)
-        if tap is None:
-            known = ", ".join(found.label for found in reader.plan.all_taps)
-            raise ValueError(f"layer must be one of {known}, got {label!r}. Pass a layer, or a module's name.")
+        tap = _tap(reader, label)
         origin, linear = _head(train.layers[label], train.labels, num_classes, head, ridge)
         cut = Truncated(body, tap, reader.plan, origin, linear).to(device_of(reader.model)).eval()
         found = [_accuracy(cut, reader.batches(data)) for data in given]
@@ -105,6 +97,19 @@ def truncate(
         label, head, found[0], _second(found), whole[0], _second(whole), *counts, seconds, network_seconds
     )
     return cut
+
+
+def _tap(reader: FeatureReader, label: str) -> Tap:
+    if reader.per_token:
+        raise ValueError(
+            "truncate needs one label per sample, shape (N,), got labels of tokens, (N, T). The cut network returns one row "
+            "per sample."
+        )
+    found = next((tap for tap in reader.plan.all_taps if tap.label == label), None)
+    if found is None:
+        known = ", ".join(tap.label for tap in reader.plan.all_taps)
+        raise ValueError(f"layer must be one of {known}, got {label!r}. Pass a layer, or a module's name.")
+    return found
 
 
 def _second(values: list[float]) -> float:

@@ -41,7 +41,7 @@ def neighbor_predictions(
 
     Without queries every training sample is decided by the others (leave one out). Of neighbors at equal distance those with
     the smallest index count. Of classes with equally many votes, the one with the smallest sum of its neighbors' distances
-    wins, then the smallest index. Distances are computed from differences in float64, in O(N²d) time, without N×N memory.
+    wins, then the smallest index. Distances are compared from differences in float64, in O(N²d) time, without N×N memory.
 
     Args:
         features: Training features, shape (N, ...).
@@ -60,26 +60,53 @@ def neighbor_predictions(
             f"neighbor_predictions needs 1 <= k <= {available} neighbors and queries of {train.shape[1]} features, "
             f"got k={k} and {asked.shape[1]} features. Lower k, or pass features of one layer."
         )
+    # Products of centered features, so that a common offset does not cost them their digits.
+    centered = train - train.mean(dim=0)
+    squares = centered.square().sum(dim=1)
     parts = []
     for rows in torch.arange(len(asked), device=train.device).split(max(1, _BLOCK_ELEMENTS // len(train))):
-        distances = torch.cdist(asked[rows], train, compute_mode="donot_use_mm_for_euclid_dist")
-        if queries is None:
-            distances[torch.arange(len(rows), device=train.device), rows] = math.inf
-        parts.append(_vote(distances, labels, num_classes, k))
+        own = rows if queries is None else None
+        may_be_near = _candidates(asked[rows] - train.mean(dim=0), centered, squares, k, own)
+        parts.append(_vote(asked[rows], train, may_be_near, labels, num_classes, k))
     return torch.cat(parts) if parts else labels[:0]
 
 
-def _vote(distances: Tensor, labels: Tensor, num_classes: int, k: int) -> Tensor:
-    # First the k-th smallest distance, then a stable sort of the samples that are not farther. Sorting whole rows costs ten
-    # times as much.
-    reach = distances.kthvalue(k, dim=1, keepdim=True).values
-    width = int((distances <= reach).sum(dim=1).amax())
-    index = torch.arange(distances.shape[1], device=distances.device)
-    within = torch.where(distances <= reach, index, distances.shape[1]).topk(width, dim=1, largest=False, sorted=True).values
-    near = torch.where(within < distances.shape[1], distances.gather(1, within.clamp(max=distances.shape[1] - 1)), math.inf)
+def _candidates(asked: Tensor, centered: Tensor, squares: Tensor, k: int, own: Tensor | None) -> Tensor:
+    """Return which training samples may be among the k nearest, (B, N), by squared distances from products."""
+    # Products are ten times faster than differences, and off by at most (d + 8) roundings of the squared sum of both lengths.
+    # Whose squared distance exceeds the k-th smallest by twice that is farther for certain.
+    lengths = asked.square().sum(dim=1, keepdim=True)
+    distances = lengths + squares - 2 * asked @ centered.T
+    itself = (torch.arange(len(asked), device=asked.device), own)
+    if own is not None:
+        distances[itself] = math.inf
+    eps = torch.finfo(distances.dtype).eps
+    slack = (asked.shape[1] + 8) * eps * (lengths.sqrt() + squares.amax().sqrt()).square()
+    # What overflowed may be near.
+    found = ~(distances > distances.topk(k, dim=1, largest=False).values[:, -1:] + 2 * slack)
+    if own is not None:
+        found[itself] = False
+    return found
+
+
+def _vote(asked: Tensor, train: Tensor, may_be_near: Tensor, labels: Tensor, num_classes: int, k: int) -> Tensor:
+    rows, columns = may_be_near.nonzero(as_tuple=True)
+    counts = may_be_near.sum(dim=1)
+    exact = torch.cat(
+        [
+            torch.linalg.vector_norm(asked[rows[part]] - train[columns[part]], dim=1)
+            for part in torch.arange(len(rows), device=rows.device).split(max(1, _BLOCK_ELEMENTS // asked.shape[1]))
+        ]
+    )
+    # Candidates of each sample side by side, in order of their indices, so that a stable sort takes the smallest index on ties.
+    places = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
+    near = exact.new_full((len(asked), int(counts.amax())), math.inf)
+    near[rows, places] = exact
+    index = torch.zeros_like(near, dtype=torch.int64)
+    index[rows, places] = columns
     near, order = near.sort(dim=1, stable=True)
-    near, chosen = near[:, :k], labels[within.gather(1, order)[:, :k]]
-    zeros = distances.new_zeros(len(distances), num_classes)
+    near, chosen = near[:, :k], labels[index.gather(1, order)[:, :k]]
+    zeros = near.new_zeros(len(near), num_classes)
     votes = zeros.scatter_add(1, chosen, torch.ones_like(near))
     sums = zeros.scatter_add(1, chosen, near)
     sums = torch.where(votes == votes.amax(dim=1, keepdim=True), sums, math.inf)
