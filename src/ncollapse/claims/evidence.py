@@ -1,60 +1,129 @@
-"""From runs to evidence: the seeds of each setting, tested one by one or compared with other runs of the same seed."""
+"""From runs to evidence: the draws of each setting, tested one by one or compared with other runs of the same seed."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import statistics
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ncollapse.claims.estimates import Estimate, mean_estimate, share_estimate
-from ncollapse.claims.rules import Evidence, Verdict, is_terminal, judge_mean, judge_share
-from ncollapse.drawing.wording import counted
 from ncollapse.records.reading import Run
 from ncollapse.records.recipe_settings import differing_settings, setting
 
-SeedTest = Callable[[Run], float | bool | None]
+Value = float | bool
+_UNBOUNDED = (-math.inf, math.inf)
 
 
-def by_seed(runs: Sequence[Run], statistic: str, test: SeedTest, *, terminal: bool = True) -> list[Evidence]:
-    """Test every run, and judge the seeds of each setting together.
+@dataclass(frozen=True)
+class Draw:
+    """What the runs of one seed say: true or false, or a number that is positive where the claim is right.
 
-    Args:
-        runs: The runs that a claim is about. Those that differ in the seed alone are one setting.
-        statistic: What is estimated, in words, such as "share of seeds".
-        test: Of one run. True or False asks for a share of seeds, a number (positive where the claim is right) for a mean over
-            seeds; None leaves the run out.
-        terminal: Whether only runs in the terminal phase of training count.
-
-    Returns:
-        One piece of evidence for each setting.
+    Attributes:
+        seed: Of initial weights and the order of the samples.
+        value: Of the test at the last epoch.
+        runs: The run directories behind it.
+        before: The same before training; None if that says nothing.
+        shuffled: Probability that the same layers in a random order pass; None if order is not what is tested.
+        steps: Steps from layer to layer that were tested.
     """
-    return [_of_setting(name, members, statistic, test, terminal) for name, members in settings_of(runs).items()]
+
+    seed: int
+    value: Value
+    runs: tuple[str, ...]
+    before: Value | None = None
+    shuffled: float | None = None
+    steps: int | None = None
 
 
-def _of_setting(name: str, members: list[Run], statistic: str, test: SeedTest, terminal: bool) -> Evidence:
-    within = [run for run in members if is_terminal(run)] if terminal else members
-    found = [(str(run.path), value) for run in within or members if (value := test(run)) is not None]
-    estimate, verdict, why = _judge([value for _, value in found])
-    outside, silent = len(members) - len(within), len(within or members) - len(found)
-    reasons = [
-        why,
-        f"{counted(outside, 'run')} outside the terminal phase" if outside else "",
-        f"nothing to test in {counted(silent, 'run')}" if silent else "",
-    ]
-    supporting = tuple(path for path, value in found if value > 0)
-    opposing = tuple(path for path, value in found if value <= 0)
-    return Evidence(name, statistic, estimate, verdict, "; ".join(filter(None, reasons)), bool(within), supporting, opposing)
+@dataclass(frozen=True)
+class Evidence:
+    """What the seeds of one setting say in one test; ``why`` says what hinders it, ``silent`` counts runs that say nothing."""
+
+    setting: str
+    statistic: str
+    draws: tuple[Draw, ...]
+    bounds: tuple[float, float] = _UNBOUNDED
+    silent: int = 0
+    why: str = ""
+
+    @property
+    def estimate(self) -> Estimate:
+        """The share of draws in which it is right, or the mean of their numbers."""
+        return estimate_of([draw.value for draw in self.draws], self.bounds)
+
+    @property
+    def supporting(self) -> tuple[str, ...]:
+        """Runs for the claim."""
+        return tuple(run for draw in self.draws if draw.value > 0 for run in draw.runs)
+
+    @property
+    def opposing(self) -> tuple[str, ...]:
+        """Runs against it."""
+        return tuple(run for draw in self.draws if draw.value <= 0 for run in draw.runs)
 
 
-def _judge(
-    values: Sequence[float | bool], bounds: tuple[float, float] = (-math.inf, math.inf)
-) -> tuple[Estimate, Verdict, str]:
-    """Estimate a share of seeds from truth values, else a mean over seeds, its interval cut to what is possible."""
+def estimate_of(values: Sequence[Value], bounds: tuple[float, float] = _UNBOUNDED) -> Estimate:
+    """Estimate a share from truth values, else a mean, its interval cut to what is possible."""
     if all(isinstance(value, bool) for value in values):
-        share = share_estimate(sum(value is True for value in values), len(values))
-        return share, *judge_share(share)
+        return share_estimate(sum(value is True for value in values), len(values))
     mean = mean_estimate(values)
-    mean = mean._replace(low=max(mean.low, bounds[0]), high=min(mean.high, bounds[1]))
-    return mean, *judge_mean(mean)
+    return mean._replace(low=max(mean.low, bounds[0]), high=min(mean.high, bounds[1]))
+
+
+def pooled(evidence: Sequence[Evidence]) -> list[Draw]:
+    """Return one draw a seed: right if it is right in all settings that the seed was run in, or the mean of their numbers."""
+    by_seed: dict[int, list[Draw]] = {}
+    for item in evidence:
+        for draw in item.draws:
+            by_seed.setdefault(draw.seed, []).append(draw)
+    return [_merged(draws) for _, draws in sorted(by_seed.items())]
+
+
+def _merged(draws: Sequence[Draw]) -> Draw:
+    before = [draw.before for draw in draws if draw.before is not None]
+    shuffled = [draw.shuffled for draw in draws if draw.shuffled is not None]
+    steps = [draw.steps for draw in draws if draw.steps is not None]
+    return Draw(
+        draws[0].seed,
+        _combined([draw.value for draw in draws]),
+        tuple(run for draw in draws for run in draw.runs),
+        _combined(before) if len(before) == len(draws) else None,
+        math.prod(shuffled) if len(shuffled) == len(draws) else None,
+        min(steps, default=None),
+    )
+
+
+def _combined(values: Sequence[Value]) -> Value:
+    return all(values) if all(isinstance(value, bool) for value in values) else statistics.fmean(values)
+
+
+# A test of a run, at the last epoch unless one is given; None if there is nothing to test.
+RunTest = Callable[..., Value | None]
+
+
+def by_seed(
+    runs: Sequence[Run],
+    statistic: str,
+    test: RunTest,
+    *,
+    before: bool = True,
+    shuffled: Callable[[Run], float | None] = lambda run: None,
+    steps: Callable[[Run], int | None] = lambda run: None,
+) -> list[Evidence]:
+    """Test every run, one piece of evidence per setting; with ``before``, at epoch 0 too, where the run was measured there."""
+
+    def draw(run: Run) -> Draw | None:
+        value = test(run)
+        if value is None or run.recipe.seed is None:
+            return None
+        untrained = test(run, 0) if before and run.epochs[0] == 0 < run.epochs[-1] else None
+        return Draw(run.recipe.seed, value, (str(run.path),), untrained, shuffled(run), steps(run))
+
+    found = []
+    for name, members in settings_of(runs).items():
+        draws = tuple(made for run in members if (made := draw(run)) is not None)
+        found.append(Evidence(name, statistic, draws, silent=len(members) - len(draws)))
+    return found
 
 
 @dataclass(frozen=True)
@@ -75,13 +144,12 @@ class Family:
                 found[seed] = known
         return found
 
-    def judge(
-        self, statistic: str, by_seed: Mapping[int, float | bool], bounds: tuple[float, float] = (-math.inf, math.inf)
+    def evidence(
+        self, statistic: str, by_seed: Mapping[int, Value], *, bounds: tuple[float, float] = _UNBOUNDED, why: str = ""
     ) -> Evidence:
         """Evidence from a number or a truth for each seed, with all of the seed's runs for the claim or against it."""
-        supporting = tuple(str(run.path) for seed, value in by_seed.items() if value > 0 for run in self.seeds[seed].values())
-        opposing = tuple(str(run.path) for seed, value in by_seed.items() if value <= 0 for run in self.seeds[seed].values())
-        return Evidence(self.name, statistic, *_judge(list(by_seed.values()), bounds), True, supporting, opposing)
+        draws = (Draw(seed, value, tuple(str(r.path) for r in self.seeds[seed].values())) for seed, value in by_seed.items())
+        return Evidence(self.name, statistic, tuple(draws), bounds, len(self.seeds) - len(by_seed), why)
 
     def only(self, *values: Any) -> "Family":
         """Return the same family with some of its values."""
@@ -92,7 +160,7 @@ class Family:
 def families(runs: Sequence[Run], field: str, default: object = None) -> list[Family]:
     """Group runs by all but one field and the seed; recipes without the field have the default."""
     found = []
-    for name, members in settings_of(runs, apart=field).items():
+    for name, members in settings_of(runs, apart=(field,)).items():
         seeds: dict[int, dict[Any, Run]] = {
             seed: {} for seed in sorted({r.recipe.seed for r in members if r.recipe.seed is not None})
         }
@@ -105,16 +173,16 @@ def families(runs: Sequence[Run], field: str, default: object = None) -> list[Fa
     return found
 
 
-def settings_of(runs: Sequence[Run], apart: str = "") -> dict[str, list[Run]]:
-    """Group runs by their settings in words, apart from the seed and one field."""
+def settings_of(runs: Sequence[Run], apart: Collection[str] = ()) -> dict[str, list[Run]]:
+    """Group runs by their settings in words, apart from the seed and some fields."""
     has_changes = any(run.recipe.changed for run in runs)
     groups: dict[tuple[tuple[str, str], ...], list[Run]] = {}
     for run, differing in zip(runs, differing_settings(runs), strict=True):
-        groups.setdefault(tuple((field, value) for field, value in differing if field != apart), []).append(run)
+        groups.setdefault(tuple((field, value) for field, value in differing if field not in apart), []).append(run)
     named: dict[str, list[Run]] = {}
     for fields, members in groups.items():
         first = members[0].recipe
-        changed = [item for item in first.changed if not item.startswith(f"{apart}=")]
+        changed = [item for item in first.changed if item.partition("=")[0] not in apart]
         words = ", ".join([first.name, *changed] if has_changes else [f"{field}={value}" for field, value in fields])
         if words in named:
             # Runs of two versions of a recipe changed the same, and are two settings for all that.

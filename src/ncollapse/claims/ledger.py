@@ -4,36 +4,54 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ncollapse.claims.deep_regularized import DEEP_CLAIMS
-from ncollapse.claims.progressive_collapse import CLAIMS, PAPER
-from ncollapse.claims.rules import Claim, Evidence, Verdict, combine
+from ncollapse.claims.evidence import Evidence, pooled
+from ncollapse.claims.open_questions import QUESTIONS
+from ncollapse.claims.progressive_collapse import CLAIMS
+from ncollapse.claims.rules import RULES, Claim, Verdict, is_terminal
+from ncollapse.claims.verdicts import RowTest, has_enough, holm, judge, judge_check, tested, too_few
 from ncollapse.drawing.wording import MEASURED_ONLY
 from ncollapse.records import file_names
 from ncollapse.records.errors import ReportError
 from ncollapse.records.json_files import read_json, write_json
 from ncollapse.records.reading import Run, read_run
 from ncollapse.records.recipe_settings import NO_SETTINGS, setting
-from ncollapse.records.run_files import ClaimRecord, ClaimsFile, EvidenceRecord, LeftOut
+from ncollapse.records.run_files import BaseRateRecord, ClaimRecord, ClaimsFile, EvidenceRecord, LeftOut, SensitivityRecord
 from ncollapse.records.sweep import read_sweep, unfinished
 
 # Settings by which the claims choose and group runs.
 _NEEDED = ("seed", "model.connections", "train.loss", "data.corrupt")
 
-ALL_CLAIMS = (*CLAIMS, *DEEP_CLAIMS)
+ALL_CLAIMS = (*CLAIMS, *QUESTIONS, *DEEP_CLAIMS)
+
+_ORDER = ("holds", "fails", "undecided", "check failed", "check passed", "not testable here")
 
 
 @dataclass(frozen=True)
 class Ruling:
-    """The verdict on a claim and what it rests on; ``why`` says what hinders one."""
+    """The verdict on a claim and what it rests on.
+
+    Attributes:
+        why: What hinders a verdict, or a clearer one.
+        row: The numbers over all settings, one draw a seed.
+        corrected: The p-value after Holm's correction for all rows of the paper that have enough draws; None without a verdict.
+        evidence: What each setting says.
+        sensitivity: Where the claim is about the terminal phase: the numbers for runs from other weight-decay times on.
+        outside: Runs that do not count, because they are outside the terminal phase.
+    """
 
     claim: Claim
     verdict: Verdict
     why: str
+    row: RowTest
+    corrected: float | None
     evidence: tuple[Evidence, ...]
+    sensitivity: tuple[tuple[float, RowTest], ...]
+    outside: int
 
 
 @dataclass(frozen=True)
@@ -46,7 +64,7 @@ class Ledger:
 
 
 def rule_on_claims(folders: Iterable[Path], claims: Sequence[Claim] = ALL_CLAIMS) -> Ledger:
-    """Return the ruling on every claim from the finished runs in some folders, claims with a verdict first.
+    """Return the ruling on every claim from the finished runs in some folders, by verdict: those that hold first.
 
     Args:
         folders: Run directories, and folders of sweeps, which stand for their runs. Unfinished runs, and second runs of one
@@ -66,13 +84,60 @@ def rule_on_claims(folders: Iterable[Path], claims: Sequence[Claim] = ALL_CLAIMS
         if first is not run:
             left_out.append((str(path), f"has the same settings and seed as {first.path}, so it is not another sample"))
     kept = list(runs.values())
-    rulings = []
-    for claim in claims:
-        evidence = tuple(claim.examine([run for run in kept if claim.about(run)]))
-        rulings.append(Ruling(claim, *combine(evidence), evidence))
-    # First what is ruled on, then what no run could tell, at last what no run bears on.
-    rulings.sort(key=lambda ruling: (ruling.verdict == "not testable here", not ruling.evidence))
+    rulings = sorted(_rulings(claims, kept), key=lambda ruling: (_ORDER.index(ruling.verdict), not ruling.evidence))
     return Ledger(tuple(rulings), tuple(str(run.path) for run in kept), tuple(left_out))
+
+
+def _rulings(claims: Sequence[Claim], runs: Sequence[Run]) -> list[Ruling]:
+    """Rule on every claim; the rows of a paper that have enough draws are corrected together."""
+    examined = [_examined(claim, [run for run in runs if claim.about(run)]) for claim in claims]
+    corrected: dict[int, float] = {}
+    for family in dict.fromkeys(claim.family for claim in claims):
+        rows = [i for i, ruling in enumerate(examined) if ruling.claim.family == family and _is_decided(ruling)]
+        corrected |= dict(zip(rows, holm([examined[i].row.p_value for i in rows]), strict=True))
+    return [_ruled(ruling, corrected.get(index)) for index, ruling in enumerate(examined)]
+
+
+def _examined(claim: Claim, runs: Sequence[Run]) -> Ruling:
+    counting = [run for run in runs if is_terminal(run)] if claim.terminal else list(runs)
+    evidence, row = _row(claim, counting)
+    others = RULES.other_taus if claim.terminal and runs else ()
+    sensitivity = tuple((tau, _row(claim, [run for run in runs if is_terminal(run, tau)])[1]) for tau in others)
+    why = _hindrance(evidence, row, runs, counting)
+    return Ruling(claim, "not testable here", why, row, None, evidence, sensitivity, len(runs) - len(counting))
+
+
+def _row(claim: Claim, runs: Sequence[Run]) -> tuple[tuple[Evidence, ...], RowTest]:
+    evidence = tuple(claim.examine(runs))
+    return evidence, tested(pooled(evidence), evidence[0].bounds if evidence else (-math.inf, math.inf))
+
+
+def _hindrance(evidence: Sequence[Evidence], row: RowTest, runs: Sequence[Run], counting: Sequence[Run]) -> str:
+    """Say why there is no verdict, should there be none."""
+    if runs and not counting:
+        return (
+            "no run is in the terminal phase of training, which needs zero training error and a weight-decay time τ of "
+            f"{RULES.terminal_tau:g} or more (undefined under Adam, unknown where no optimizer was recorded)"
+        )
+    if not evidence:
+        return "no run fits"
+    reasons = dict.fromkeys(item.why for item in evidence if item.why)
+    silent = sum(item.silent for item in evidence)
+    return "; ".join([too_few(row), *reasons, *([f"nothing to test in {silent} of them"] if silent and not reasons else [])])
+
+
+def _is_decided(ruling: Ruling) -> bool:
+    return has_enough(ruling.row) and not ruling.claim.checks_code
+
+
+def _ruled(ruling: Ruling, corrected: float | None) -> Ruling:
+    if ruling.claim.checks_code and ruling.row.estimate.n:
+        verdict, why = judge_check(ruling.row)
+    elif corrected is not None:
+        verdict, why = judge(ruling.row, corrected)
+    else:
+        return ruling
+    return replace(ruling, verdict=verdict, why=why, corrected=corrected)
 
 
 def _settings(run: Run) -> str:
@@ -117,7 +182,7 @@ class Part:
 
 
 def ledger_values(ledger: Ledger) -> dict[str, Any]:
-    """Return the ledger as JSON values: ``paper``, ``runs``, ``left_out`` and ``claims``; undefined numbers are None."""
+    """Return the ledger as JSON values: ``runs``, ``left_out``, ``claims`` and ``rules_dated``; undefined numbers are None."""
     return asdict(_records_of(ledger, None))
 
 
@@ -156,29 +221,50 @@ def _records_of(ledger: Ledger, folder: Path | None) -> ClaimsFile:
         return path if folder is None else Path(os.path.relpath(path, folder)).as_posix()
 
     return ClaimsFile(
-        PAPER,
         tuple(named(path) for path in ledger.runs),
         tuple(LeftOut(named(path), why) for path, why in ledger.left_out),
         tuple(_claim(item, named) for item in ledger.rulings),
+        RULES.dated,
     )
 
 
 def _claim(ruling: Ruling, named: Callable[[str], str]) -> ClaimRecord:
-    claim, evidence = ruling.claim, tuple(_evidence(item, named) for item in ruling.evidence)
-    return ClaimRecord(claim.key, claim.statement, claim.source, claim.tested, ruling.verdict, ruling.why, evidence)
+    claim, row = ruling.claim, ruling.row
+    value, low, high = _known(row.estimate[:3])
+    return ClaimRecord(
+        claim.key,
+        claim.statement,
+        claim.source,
+        claim.tested,
+        ruling.verdict,
+        ruling.why,
+        tuple(_evidence(item, named) for item in ruling.evidence),
+        claim.family,
+        row.estimate.n,
+        value,
+        (low, high),
+        row.p_value if row.estimate.n else None,
+        ruling.corrected,
+        tuple(BaseRateRecord(base.name, base.value, base.p_value) for base in row.bases),
+        row.steps,
+        tuple(SensitivityRecord(tau, other.estimate.n, _known(other.estimate[:1])[0]) for tau, other in ruling.sensitivity),
+        claim.command,
+    )
+
+
+def _known(values: Sequence[float]) -> list[float | None]:
+    return [None if math.isnan(value) else value for value in values]
 
 
 def _evidence(item: Evidence, named: Callable[[str], str]) -> EvidenceRecord:
-    value, low, high = (None if math.isnan(x) else x for x in item.estimate[:3])
+    value, low, high = _known(item.estimate[:3])
     return EvidenceRecord(
-        setting=item.setting,
-        statistic=item.statistic,
-        seeds=item.estimate.n,
-        value=value,
-        interval=(low, high),
-        verdict=item.verdict,
-        why=item.why,
-        counts=item.counts,
-        supporting=tuple(named(path) for path in item.supporting),
-        opposing=tuple(named(path) for path in item.opposing),
+        item.setting,
+        item.statistic,
+        item.estimate.n,
+        value,
+        (low, high),
+        tuple(named(path) for path in item.supporting),
+        tuple(named(path) for path in item.opposing),
+        item.why,
     )

@@ -1,9 +1,12 @@
 """Predicates of a single run: which claims it is about, and whether they hold in it. None where undefined."""
 
+import math
+from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
+from ncollapse.claims.evidence import RunTest
 from ncollapse.claims.rules import RULES
 from ncollapse.records.depth import EPSILON
 from ncollapse.records.reading import Run
@@ -50,66 +53,89 @@ def has_other_network(run: Run) -> bool:
     return has_paper_training(run) and not _is_residual(run)
 
 
-def falls_over_depth(metric: str) -> Callable[[Run], bool | None]:
-    """Make a test whether a metric falls over depth at the last epoch: it rises at no step and ends below its start."""
-    return lambda run: _falls(run.over_depth(metric))
+def num_blocks(run: Run) -> int | None:
+    """Read the number of blocks from the recipe."""
+    found = setting(run, "model.num_blocks")
+    return found if isinstance(found, int) else None
 
 
-def falls_before_effective_depth(metric: str) -> Callable[[Run], bool | None]:
-    """Make a test whether a metric falls up to the effective depth."""
+def falls_over_depth(metric: str) -> RunTest:
+    """Make a test whether a metric falls over depth: it rises at no step and ends below its start."""
+    return lambda run, epoch=None: _falls(run.over_depth(metric, epoch))
 
-    def test(run: Run) -> bool | None:
-        errors = run.over_depth("pfc3_error")
-        depth = next((i for i, error in enumerate(errors) if error is not None and error <= EPSILON), len(errors) - 1)
-        return _falls(run.over_depth(metric)[: depth + 1])
 
-    return test
+def falls_before_effective_depth(metric: str) -> RunTest:
+    """Make a test whether a metric falls up to the effective depth, which is that of the last epoch."""
+    return lambda run, epoch=None: _falls(run.over_depth(metric, epoch)[: effective_steps(run) + 1])
+
+
+def all_steps(run: Run) -> int:
+    """Count the steps from layer to layer."""
+    return len(run.depths) - 1
+
+
+def effective_steps(run: Run) -> int:
+    """Count the steps up to the effective depth, to the last layer where it is not reached."""
+    errors = run.over_depth("pfc3_error")
+    return next((i for i, error in enumerate(errors) if error is not None and error <= EPSILON), len(errors) - 1)
+
+
+def chance_of_order(metric: str, steps: Callable[[Run], int]) -> Callable[[Run], float | None]:
+    """Make a reader of the probability that the same layers, in a random order, pass the test of falling."""
+
+    # One of the n! orders is the falling one, and as many as the ways to change places among equal values.
+    def chance(run: Run) -> float | None:
+        values = run.over_depth(metric)[: steps(run) + 1]
+        equal = math.prod(math.factorial(count) for count in Counter(values).values())
+        return equal / math.factorial(len(values)) if len(set(values)) > 1 else 0.0
+
+    return chance
 
 
 def _falls(values: list[float | None]) -> bool | None:
     known = [value for value in values if value is not None]
-    if len(known) < len(values) or len(values) < 2 or not any(known):
+    if len(known) < len(values) or len(values) <= RULES.least_steps or not any(known):
         return None
     return all(after <= before for before, after in pairwise(known)) and known[-1] < known[0]
 
 
-def last_entry(place: str) -> Callable[[Run], Any]:
-    """Make a reader of an entry of the last record, such as ``theorem1.holds``; None where it was not computed."""
+def recorded(place: str) -> Callable[..., Any]:
+    """Make a reader of an entry of an epoch's record, such as ``theorem1.holds``; None where it was not computed."""
     part, _, field = place.partition(".")
 
-    def read(run: Run) -> Any:
-        record = run.last_objective if part == "objective" else getattr(run.last, part)
+    def read(run: Run, epoch: int | None = None) -> Any:
+        at = run.epochs[-1] if epoch is None else epoch
+        record = run.objective.get(at) if part == "objective" else getattr(run.records[at], part)
         return None if record is None else getattr(record, field)
 
     return read
 
 
-def optimal_pairing(run: Run) -> bool | None:
+def optimal_pairing(run: Run, epoch: int | None = None) -> bool | None:
     """Test whether no pairing of the sample's first and last features costs less than the network's own, up to rounding."""
-    score = last_entry("energy.transport_score")(run)
+    score = recorded("energy.transport_score")(run, epoch)
     return None if score is None else score >= 1 - _ROUNDING
 
 
-def nearly_optimal_pairing(run: Run) -> bool | None:
+def nearly_optimal_pairing(run: Run, epoch: int | None = None) -> bool | None:
     """Test whether the network's excess cost over the best pairing is at most transport_gap of a random pairing's excess."""
-    energy = run.last.energy
-    if energy is None or energy.wasserstein2 is None:
+    own, best, random = (
+        recorded(f"energy.{name}")(run, epoch) for name in ("identity_cost_sample", "wasserstein2", "random_cost_sample")
+    )
+    if own is None or best is None or random is None or not random > best:
         return None
-    own, random = energy.identity_cost_sample, energy.random_cost_sample
-    if own is None or random is None or not random > energy.wasserstein2:
-        return None
-    return own - energy.wasserstein2 <= RULES.transport_gap * (random - energy.wasserstein2)
+    return own - best <= RULES.transport_gap * (random - best)
 
 
-def aligned(run: Run) -> bool | None:
+def aligned(run: Run, epoch: int | None = None) -> bool | None:
     """Test whether the alignment of first and last class means is at least that of the rules."""
-    alignment = last_entry("alignment.alignment")(run)
+    alignment = recorded("alignment.alignment")(run, epoch)
     return None if alignment is None else alignment >= RULES.alignment
 
 
-def within_decay_bound(run: Run) -> bool | None:
+def within_decay_bound(run: Run, epoch: int | None = None) -> bool | None:
     """Test whether every block adds at most what its weights allow; None where they bound nothing."""
-    found = run.last.weight_decay
+    found = run.records[run.epochs[-1] if epoch is None else epoch].weight_decay
     if found is None or not found.is_bound:
         return None
     chains = [(block.energy, block.by_moment, block.by_weights) for block in found.blocks]

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from ncollapse.claims.estimates import Estimate, log_log_slope, spread
-from ncollapse.claims.predicates import last_entry
+from ncollapse.claims.evidence import RunTest
+from ncollapse.claims.predicates import recorded
 from ncollapse.claims.rules import RULES
 from ncollapse.drawing.sweeps import Axis, SettingRow
 from ncollapse.records.depth import EPSILON
@@ -77,7 +78,7 @@ def _recorded(
     place: str, meaning: str, *, key: str = "", sign: int = -1, signed: bool = False, given: bool = False
 ) -> Quantity:
     """Make a reader of an entry of the last record, such as ``energy.efficiency``."""
-    return Quantity(key or place.partition(".")[2], meaning, last_entry(place), sign, signed, given)
+    return Quantity(key or place.partition(".")[2], meaning, recorded(place), sign, signed, given)
 
 
 def _error(metric: str, which: int) -> Quantity:
@@ -163,11 +164,11 @@ QUANTITIES = (
 BY_KEY = {quantity.key: quantity for quantity in QUANTITIES}
 
 
-def line_lead(metric: str, position: str = "projection") -> Callable[[Run], float | None]:
+def line_lead(metric: str, position: str = "projection") -> RunTest:
     """How many decades the straight line's RMS error over the interior layers is below the baseline's."""
 
-    def read(run: Run) -> float | None:
-        line, baseline = run.prediction_errors(metric, position)
+    def read(run: Run, epoch: int | None = None) -> float | None:
+        line, baseline = run.prediction_errors(metric, position, epoch)
         return None if line is None or baseline is None else baseline - line
 
     return read

@@ -159,9 +159,11 @@ class Run:
         """The effective depth at :data:`EPSILON`, at the last epoch; None where it was not measured."""
         return next((item for item in self.last.effective_depth if item.epsilon == EPSILON), None)
 
-    def prediction_errors(self, metric: str, position: str = "projection") -> tuple[float | None, float | None]:
-        """RMS error in decades of the straight line and of the baseline at the last epoch, for layers laid at a position."""
-        error = self.last.prediction_error.get(position)
+    def prediction_errors(
+        self, metric: str, position: str = "projection", epoch: int | None = None
+    ) -> tuple[float | None, float | None]:
+        """RMS error in decades of the straight line and of the baseline, for layers laid at a position; at the last epoch."""
+        error = self.records[self.epochs[-1] if epoch is None else epoch].prediction_error.get(position)
         return (error.line.get(metric), error.baseline.get(metric)) if error else (None, None)
 
 

@@ -73,16 +73,32 @@ class EvidenceRecord:
     seeds: int
     value: float | None
     interval: tuple[float | None, float | None]
-    verdict: str
-    why: str
-    counts: bool
     supporting: tuple[str, ...]
     opposing: tuple[str, ...]
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class BaseRateRecord:
+    """What a test gives without what is claimed, and the p-value of the claim against it."""
+
+    name: str
+    value: float
+    p_value: float
+
+
+@dataclass(frozen=True)
+class SensitivityRecord:
+    """The same row for the terminal phase from another weight-decay time on."""
+
+    least_weight_decay_time: float
+    seeds: int
+    value: float | None
 
 
 @dataclass(frozen=True)
 class ClaimRecord:
-    """One claim, its place in the paper, how it is tested, and the verdict."""
+    """One claim, its place in the paper, how it is tested, and the verdict with its numbers over all settings."""
 
     key: str
     statement: str
@@ -91,6 +107,16 @@ class ClaimRecord:
     verdict: str
     why: str
     evidence: tuple[EvidenceRecord, ...]
+    family: str = ""
+    seeds: int = 0
+    value: float | None = None
+    interval: tuple[float | None, float | None] = (None, None)
+    p_value: float | None = None
+    p_corrected: float | None = None
+    bases: tuple[BaseRateRecord, ...] = ()
+    steps: tuple[int, int] | None = None
+    sensitivity: tuple[SensitivityRecord, ...] = ()
+    command: str = ""
 
 
 @dataclass(frozen=True)
@@ -105,10 +131,10 @@ class LeftOut:
 class ClaimsFile:
     """``claims.json``: verdicts on claims and the evidence behind them. Runs are named from the file's folder."""
 
-    paper: str
     runs: tuple[str, ...]
     left_out: tuple[LeftOut, ...]
     claims: tuple[ClaimRecord, ...]
+    rules_dated: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,128 @@
+"""Examinations that compare runs of one seed which differ in one setting: weight decay, depth, connections."""
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+
+from scipy import stats
+
+from ncollapse.claims import predicates
+from ncollapse.claims.estimates import log_log_slope
+from ncollapse.claims.evidence import Draw, Evidence, RunTest, Value, families, settings_of
+from ncollapse.claims.quantities import BY_KEY
+from ncollapse.claims.rules import Examine
+from ncollapse.drawing.wording import counted
+from ncollapse.records.reading import Run
+
+_BLOCKS = "model.num_blocks"
+_LEAST_DEPTHS = 3
+# Decays that are one λ: λ/L is computed.
+_SAME = 1e-9
+
+
+def ranked_by_decay(statistic: str, read: RunTest, sign: int) -> Examine:
+    """Kendall's tau-b of a quantity with weight decay, one value per seed; its mean over seeds, cut to [-1, 1]."""
+
+    def examine(runs: Sequence[Run]) -> list[Evidence]:
+        found = []
+        for family in families(runs, "train.weight_decay"):
+            if len(family.values) < 2:
+                continue
+            numbers_of = family.read(read).items()
+            taus = {seed: sign * float(stats.kendalltau(family.values, numbers).statistic) for seed, numbers in numbers_of}
+            taus = {seed: tau for seed, tau in taus.items() if not math.isnan(tau)}
+            listed = ", ".join(f"{value:g}" for value in family.values)
+            said = f"Kendall's τ of {statistic} with weight decay {listed}{'' if sign > 0 else ', sign reversed'}; mean"
+            found.append(family.evidence(said, taus, bounds=(-1.0, 1.0)))
+        return found
+
+    return examine
+
+
+def depth_saturates(runs: Sequence[Run]) -> list[Evidence]:
+    """Test whether the effective depth of the deepest network is no larger than that of the second deepest; share of seeds."""
+    found = []
+    for family in families(runs, _BLOCKS):
+        if len(family.values) > 1:
+            second, deepest = family.values[-2:]
+            pair = family.only(second, deepest)
+            depths = pair.read(BY_KEY["effective depth"].read)
+            said = f"effective depth with {deepest:g} blocks at most that with {second:g}; share of seeds"
+            found.append(pair.evidence(said, {seed: last <= before for seed, (before, last) in depths.items()}))
+    return found
+
+
+def gained_by_skips(statistic: str, read: RunTest) -> Examine:
+    """Compute a quantity of the residual network minus that of the network of other connections; mean over seeds."""
+
+    def examine(runs: Sequence[Run]) -> list[Evidence]:
+        found = []
+        for family in families(runs, "model.connections", default=predicates.RESIDUAL):
+            kinds = [kind for kind in family.values if kind != predicates.RESIDUAL]
+            for kind in kinds if len(kinds) < len(family.values) else []:
+                pair = family.only(predicates.RESIDUAL, kind)
+                gains = {seed: residual - other for seed, (residual, other) in pair.read(read).items()}
+                found.append(pair.evidence(f"{statistic}, residual minus {kind}; mean", gains))
+        return found
+
+    return examine
+
+
+def slopes(key: str, words: str, fits: Callable[[Run], bool], test: Callable[[float], Value]) -> Examine:
+    """Test the log-log slope of a quantity with the number of blocks L, one per seed."""
+
+    def examine(runs: Sequence[Run]) -> list[Evidence]:
+        found = []
+        for family in families([run for run in runs if fits(run)], _BLOCKS):
+            said = words.format(", ".join(f"{value:g}" for value in family.values))
+            if len(family.values) < _LEAST_DEPTHS:
+                why = f"{counted(len(family.values), 'number')} of blocks L, {_LEAST_DEPTHS} needed"
+                found.append(family.evidence(said, {}, why=why))
+                continue
+            # A quantity that is not positive has no logarithm: that seed says nothing.
+            numbers = {seed: values for seed, values in family.read(BY_KEY[key].read).items() if min(values) > 0}
+            found_slopes = {seed: log_log_slope(family.values, values).value for seed, values in numbers.items()}
+            found.append(family.evidence(said, {seed: test(slope) for seed, slope in found_slopes.items()}))
+        return found
+
+    return examine
+
+
+def gained_over_control(key: str) -> Examine:
+    """Compute decades by which deeper networks are below the shallowest with the same λ in a quantity; mean over seeds."""
+    # Where λ falls with L, a deep network beats a shallow one for its smaller λ alone. The control has that λ, and as many
+    # steps.
+    read = BY_KEY[key].read
+
+    def examine(runs: Sequence[Run]) -> list[Evidence]:
+        found = []
+        for name, members in settings_of(runs, apart=(_BLOCKS, "train.weight_decay", "decay_over_blocks")).items():
+            by_seed: dict[int, list[Run]] = {}
+            for run in members:
+                if run.recipe.seed is not None:
+                    by_seed.setdefault(run.recipe.seed, []).append(run)
+            draws = tuple(draw for seed, own in by_seed.items() if (draw := _over_control(seed, own, read)) is not None)
+            said = f"log10 of {key}, control minus deeper network; mean over depths and seeds"
+            found.append(Evidence(name, said, draws, silent=len(by_seed) - len(draws)))
+        return found
+
+    return examine
+
+
+def _over_control(seed: int, runs: Sequence[Run], read: RunTest) -> Draw | None:
+    """Compare the runs of a seed with the shallowest of the same λ."""
+    known = [(blocks, run) for run in runs if (blocks := predicates.num_blocks(run)) is not None and run.last_objective]
+    shallowest = min((blocks for blocks, _ in known), default=0)
+    gains, used = [], []
+    for blocks, run in known:
+        for control in (other for least, other in known if least == shallowest < blocks and _same_decay(run, other)):
+            deep, shallow = read(run), read(control)
+            if deep is not None and shallow is not None and min(deep, shallow) > 0:
+                gains.append(math.log10(shallow / deep))
+                used += [str(run.path), str(control.path)]
+    return Draw(seed, statistics.fmean(gains), tuple(dict.fromkeys(used))) if gains else None
+
+
+def _same_decay(run: Run, other: Run) -> bool:
+    one, two = (item.last_objective for item in (run, other))
+    return one is not None and two is not None and math.isclose(one.weight_decay, two.weight_decay, rel_tol=_SAME)

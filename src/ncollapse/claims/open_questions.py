@@ -1,0 +1,95 @@
+"""The questions that the PFC paper leaves open, as data: other losses, labels, networks and depths."""
+
+from functools import partial
+
+from ncollapse.claims import predicates, quantities
+from ncollapse.claims.comparisons import depth_saturates, gained_by_skips
+from ncollapse.claims.evidence import by_seed
+from ncollapse.claims.progressive_collapse import NAMES, falls, line_claims
+from ncollapse.claims.quantities import BY_KEY
+from ncollapse.claims.rules import RULES, Claim
+from ncollapse.records.depth import EPSILON
+
+FAMILY = "Questions that the papers leave open"
+_OURS = "Not a claim of a paper: a question that it leaves open"
+_N = RULES.least_draws
+_MSE = (
+    "ncollapse sweep demo --set train.loss=mse train.learning_rate=0.02 train.weight_decay=0.05 seed=300 "
+    f"--seeds {_N} --out runs/mse"
+)
+_LABELS = (
+    "ncollapse sweep demo --set data.corrupt=1 train.epochs=300 train.weight_decay=0.003 seed=400 "
+    f"--seeds {_N} --out runs/labels"
+)
+_CONNECTIONS = (
+    f"ncollapse sweep demo --over model.connections=residual,plain,dense --set seed=500 --seeds {_N} --out runs/connections"
+)
+_DEPTH = f"ncollapse sweep demo --over model.num_blocks=5,10 --set seed=600 --seeds {_N} --out runs/depth"
+
+_question = partial(Claim, family=FAMILY, terminal=True)
+_mse = partial(_question, about=predicates.has_squared_error, command=_MSE)
+_random = partial(_question, about=predicates.has_random_labels, command=_LABELS)
+_other = partial(_question, about=predicates.has_other_network, command=_CONNECTIONS)
+_skips = partial(_question, about=predicates.has_paper_training, terminal=False, command=_CONNECTIONS)
+
+
+def _orders(make: partial[Claim], prefix: str, statement: str) -> list[Claim]:
+    return [
+        make(
+            f"{prefix}_{metric.removesuffix('_error')}",
+            statement.format(name),
+            _OURS,
+            f"{'The error 1 − PFC3' if metric == 'pfc3_error' else name} rises at no step of depth and falls overall",
+            falls(metric),
+        )
+        for metric, name in NAMES.items()
+    ]
+
+
+QUESTIONS = (
+    _question(
+        "depth",
+        "The effective depth saturates: a deeper network needs no more of its blocks",
+        f"{_OURS}; the effective depth is that of Galanti et al. (2022)",
+        "Among runs of one seed that differ in depth only: the first layer with nearest-center error at most "
+        f"{EPSILON:g} comes no later in the deepest network than in the second deepest",
+        depth_saturates,
+        about=predicates.is_paper_setting,
+        terminal=False,
+        command=_DEPTH,
+    ),
+    *_orders(_mse, "mse", "{} progresses over all layers under the mean squared error too"),
+    *line_claims(
+        _mse, "mse_line", "The geodesic predicts {metric} under the mean squared error too, layers at their {place}", _OURS
+    ),
+    _random(
+        "labels_last",
+        "The last layer collapses on random labels too",
+        _OURS,
+        "Decades by which PFC1 of the last layer falls in training, on a training set whose labels are all random",
+        partial(
+            by_seed,
+            statistic="fall of PFC1 in training, decades; mean",
+            test=quantities.pfc1_lost_in_training,
+            before=False,
+        ),
+    ),
+    *_orders(_random, "labels", "{} progresses over all layers on random labels too"),
+    *_orders(_other, "other", "{} progresses over all layers of networks other than the paper's too"),
+    *line_claims(_other, "other_line", "The geodesic predicts {metric} of other networks too, layers at their {place}", _OURS),
+    _skips(
+        "skips_straighten",
+        "Skip connections straighten the forward propagation",
+        "Section II-B: a residual block is a step of a flow. The comparison is ours",
+        "Straightness of the residual network minus that of the network with other connections and the same seed",
+        gained_by_skips("straightness", BY_KEY["straightness"].read),
+    ),
+    _skips(
+        "skips_line",
+        "Skip connections make the straight line predict the layers",
+        "Section II-B: a residual block is a step of a flow. The comparison is ours",
+        "The baseline's error minus the line's in PFC1, layers at their projection: residual network minus the other with the "
+        "same seed",
+        gained_by_skips("error of baseline minus line in PFC1", quantities.line_lead("pfc1")),
+    ),
+)
