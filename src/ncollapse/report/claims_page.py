@@ -2,26 +2,30 @@
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ncollapse.claims.estimates import Estimate
-from ncollapse.claims.ledger import Ledger, write_ledger
-from ncollapse.claims.progressive_collapse import PAPER
-from ncollapse.claims.rules import Claim, Evidence
-from ncollapse.drawing.wording import counted, listed, number
+from ncollapse.claims.evidence import Evidence
+from ncollapse.claims.ledger import Ledger, Ruling, write_ledger
+from ncollapse.claims.rules import RULES
+from ncollapse.claims.verdicts import RowTest
+from ncollapse.drawing.wording import counted, number
 from ncollapse.report.markup import write_html
 
 _VERDICTS = {
     "holds": "hold",
-    "holds partly": "hold partly",
     "fails": "fail",
-    "not testable here": "not testable with these runs",
+    "undecided": "are undecided",
+    "check failed": "of theorems that must hold, and so check the code, failed",
+    "check passed": "of theorems that must hold, and so check the code, passed",
+    "not testable here": "cannot be tested with these runs",
 }
 
 
 def write_claims_page(ledger: Ledger, out: Path) -> Path:
-    """Write the ledger as a page, each claim with every setting and test behind its verdict, and beside it as ``.json``.
+    """Write the ledger as a page, one row a claim with its settings and runs behind it, and beside it as ``.json``.
 
     Returns:
         The page.
@@ -31,41 +35,52 @@ def write_claims_page(ledger: Ledger, out: Path) -> Path:
         out,
         "claims.html",
         title=f"Claims of the papers, tested on {counted(len(ledger.runs), 'finished run')}",
-        paper=PAPER,
         tally=tally(ledger),
+        rules=RULES,
         left_out=ledger.left_out,
-        rulings=[row for row in ledger_rows(ledger) if row["evidence"]],
-        silent=_silent(ledger),
+        rulings=ledger_rows(ledger),
+        silent=[(command, claims) for command, claims in missing(ledger).items()],
     )
     write_ledger(ledger, out.with_suffix(".json"))
     return out
 
 
 def ledger_rows(ledger: Ledger) -> list[dict[str, Any]]:
-    """Return what the template ``ledger.html`` needs."""
+    """Return what the template ``ledger.html`` needs, of the claims that some run says something about."""
     return [
-        {"claim": item.claim, "verdict": item.verdict, "why": item.why, "evidence": [_row(e) for e in item.evidence]}
+        {
+            "claim": item.claim,
+            "verdict": item.verdict,
+            "number": _number(item.row),
+            "sample": _sample(item),
+            "facts": _facts(item),
+            "evidence": [{"item": one, "interval": _interval(one.estimate, _is_share(one))} for one in item.evidence],
+        }
         for item in ledger.rulings
+        if _has_numbers(item)
     ]
 
 
 def ledger_lines(ledger: Ledger) -> list[str]:
-    """Return the ledger in words.
-
-    Each claim with evidence has a line with verdict, statement and source; indented lines say what was tested and what was
-    found. The keys of the other claims follow, and what was left out.
-    """
-    lines = [f"{counted(len(ledger.runs), 'finished run')}. Source: {PAPER}.", tally(ledger)]
-    for ruling in (item for item in ledger.rulings if item.evidence):
-        why = f": {ruling.why}" if ruling.why else ""
-        lines.append(f"[{ruling.verdict}{why}] {ruling.claim.statement} ({ruling.claim.source}).")
-        lines.append(f"    Tested: {ruling.claim.tested}.")
+    """Return the ledger in words: the counts, a line for each claim that a run says something about, and what to run."""
+    lines = [f"{counted(len(ledger.runs), 'finished run')}, by the rules of {RULES.dated}.", tally(ledger)]
+    for ruling in filter(_has_numbers, ledger.rulings):
+        lines.append(f"[{ruling.verdict}] {ruling.claim.statement}: {_number(ruling.row)}, {_sample(ruling)}.")
+        lines += [f"    {fact}" for fact in _facts(ruling)]
         lines += [f"    {_sentence(item)}" for item in ruling.evidence]
-    silent = _silent(ledger)
-    if silent:
-        keys = ", ".join(claim.key for claim in silent)
-        lines.append(f"[not testable here: no run fits] {counted(len(silent), 'further claim')}: {keys}.")
+    for command, claims in missing(ledger).items():
+        told = f"To test {counted(len(claims), 'further claim')} ({', '.join(claims)})"
+        lines.append(f"{told}: {command}" if command else f"{told}, runs are needed that they are about.")
     return [*lines, *(f"Left out: {path}: {why}" for path, why in ledger.left_out)]
+
+
+def missing(ledger: Ledger) -> dict[str, list[str]]:
+    """Return the claims that no run says anything about, or too few, by the command that gives the runs."""
+    found: dict[str, list[str]] = {}
+    for ruling in ledger.rulings:
+        if ruling.verdict == "not testable here":
+            found.setdefault(ruling.claim.command, []).append(ruling.claim.key)
+    return found
 
 
 def tally(ledger: Ledger) -> str:
@@ -76,45 +91,82 @@ def tally(ledger: Ledger) -> str:
 
 
 def ledger_markdown(ledger: Ledger) -> list[str]:
-    """Return the ledger as lines of a table in Markdown; evidence that does not count is only counted."""
-    lines = ["| claim | verdict | setting: statistic, value [95 % interval], n, in this setting |", "|---|---|---|"]
-    for ruling in ledger.rulings:
-        said = [
-            f"{item.setting}: {item.statistic} **{_interval(item.estimate)}**, n = {item.estimate.n}, {item.verdict}"
-            for item in ruling.evidence
-            if item.counts and item.estimate.n
+    """Return the ledger as lines of a table in Markdown, a row for each claim that a run says something about."""
+    taus = [*RULES.other_taus]
+    heads = ["claim", "verdict", "value", "seeds", "p, corrected", "without it", *(f"τ ≥ {tau:g}" for tau in taus)]
+    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    for ruling in filter(_has_numbers, ledger.rulings):
+        bases = "; ".join(f"{base.name} {number(base.value)}" for base in ruling.row.bases)
+        others = dict(ruling.sensitivity)
+        cells = [
+            f"{ruling.claim.statement} ({ruling.claim.source})",
+            ruling.verdict,
+            _number(ruling.row),
+            f"{ruling.row.estimate.n} from {counted(_settings(ruling), 'setting')}",
+            "–" if ruling.corrected is None else number(ruling.corrected, 2),
+            bases or "–",
+            *(_number(others[tau]) if tau in others else "–" for tau in taus),
         ]
-        rest = len(ruling.evidence) - len(said)
-        said += [f"{counted(rest, 'further test')} outside the terminal phase or without a value"] if rest else []
-        words = f"{ruling.verdict}: {ruling.why}" if ruling.why and not said else ruling.verdict
-        cells = (f"{ruling.claim.statement} ({ruling.claim.source})", words, "<br>".join(said))
         lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
     return lines
 
 
-def _silent(ledger: Ledger) -> list[Claim]:
-    """List the claims that no run bears on."""
-    return [ruling.claim for ruling in ledger.rulings if not ruling.evidence]
+def _has_numbers(ruling: Ruling) -> bool:
+    return ruling.row.estimate.n > 0 or any(row.estimate.n for _, row in ruling.sensitivity)
+
+
+def _settings(ruling: Ruling) -> int:
+    return len({item.setting for item in ruling.evidence if item.draws})
+
+
+def _number(row: RowTest) -> str:
+    """Write the one number of a row."""
+    return _interval(row.estimate, row.is_share)
+
+
+def _interval(estimate: Estimate, is_share: bool) -> str:
+    value, low, high, n = estimate
+    if math.isnan(value):
+        return "–"
+    if not is_share:
+        return number(value) if math.isnan(low) else f"{number(value)} [{number(low)}, {number(high)}]"
+    told = f"{round(value * n)} of {n}"
+    if value in {0.0, 1.0}:
+        return f"{told} ({f'≥ {number(low, 2)}' if value else f'≤ {number(high, 2)}'})"
+    return f"{told} [{number(low, 2)}, {number(high, 2)}]"
+
+
+def _sample(ruling: Ruling) -> str:
+    return f"{counted(ruling.row.estimate.n, 'seed')} from {counted(_settings(ruling), 'setting')}"
+
+
+def _facts(ruling: Ruling) -> list[str]:
+    """List what a reader needs to know about a verdict, in the order in which it may be doubted."""
+    row, facts = ruling.row, [f"Tested: {ruling.claim.tested}."]
+    if ruling.why:
+        facts.append(f"Why: {ruling.why}.")
+    if ruling.corrected is not None:
+        facts.append(f"p = {number(row.p_value, 2)}, {number(ruling.corrected, 2)} after Holm's correction.")
+    facts += [f"{base.name[0].upper()}{base.name[1:]}: {number(base.value, 2)}." for base in row.bases]
+    if row.steps:
+        facts.append(f"Steps tested: {' to '.join(map(str, dict.fromkeys(row.steps)))}.")
+    if ruling.sensitivity:
+        others = ", ".join(f"{_number(other)} from τ ≥ {tau:g}" for tau, other in ruling.sensitivity)
+        facts.append(f"With another bound of the terminal phase than τ ≥ {RULES.terminal_tau:g}: {others}.")
+    if ruling.outside:
+        facts.append(f"{counted(ruling.outside, 'run')} outside the terminal phase not counted.")
+    return facts
 
 
 def _sentence(item: Evidence) -> str:
-    said = f"{item.setting}: {item.statistic} {_interval(item.estimate)}, n = {item.estimate.n}: {_verdict_in_words(item)}."
-    for word, runs in (("Shown by", item.supporting), ("Against it", item.opposing)):
-        said += f" {word}: {listed([Path(run).name for run in runs])}." if runs else ""
-    return said
+    said = f"{item.setting}: {item.statistic} {_interval(item.estimate, _is_share(item))}"
+    against = _names(item.opposing)
+    return f"{said}{f'; {item.why}' if item.why else ''}.{f' Against it: {against}.' if against else ''}"
 
 
-def _verdict_in_words(item: Evidence) -> str:
-    said = f"{item.verdict}{f' ({item.why})' if item.why else ''}"
-    return said if item.counts else f"{said}; not counted"
+def _names(runs: Sequence[str]) -> str:
+    return ", ".join(Path(run).name for run in runs)
 
 
-def _interval(estimate: Estimate) -> str:
-    if math.isnan(estimate.value):
-        return "undefined"
-    ends = "" if math.isnan(estimate.low) else f" [{number(estimate.low)}, {number(estimate.high)}]"
-    return f"{number(estimate.value)}{ends}"
-
-
-def _row(item: Evidence) -> dict[str, Any]:
-    return {"item": item, "interval": _interval(item.estimate), "ruled": _verdict_in_words(item)}
+def _is_share(item: Evidence) -> bool:
+    return all(isinstance(draw.value, bool) for draw in item.draws)

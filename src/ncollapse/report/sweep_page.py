@@ -51,7 +51,7 @@ def write_sweep_page(sweep_dir: Path, out: Path | None = None) -> Path:
         num_unfit=sum(run.status.train_accuracy != 1.0 for run in finished) if axis.numeric and len(axis.places) > 2 else 0,
         quantities=[_context(index, sweep, axis, quantity) for index, quantity in enumerate(shown)],
         undefined=[quantity.title for quantity in QUANTITIES if quantity not in shown],
-        rulings=_spoken(ledger),
+        rulings=ledger_rows(ledger),
         comparison_href=link(sweep.path / "compare.html", out),
         claims_href=link(claims_page, out),
         unfinished=[item for item in sweep.runs if item.problem],
@@ -89,12 +89,6 @@ def _recipe_context(runs: Sequence[Run], fields: Sequence[str]) -> dict[str, Any
         "recipe_title": recipe.title if recipe and not changed else "",
         "changed": [spelled(item) for item in changed],
     }
-
-
-def _spoken(ledger: Ledger) -> list[dict[str, Any]]:
-    """List the claims that these runs can test."""
-    rows = zip(ledger.rulings, ledger_rows(ledger), strict=True)
-    return [row for ruling, row in rows if any(item.estimate.n for item in ruling.evidence)]
 
 
 def _context(index: int, sweep: Sweep, axis: Axis, quantity: Quantity) -> dict[str, Any]:
