@@ -37,7 +37,16 @@ class Draw:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the seeds of one setting say in one test; ``why`` says what hinders it, ``silent`` counts runs that say nothing."""
+    """What the seeds of one setting say in one test.
+
+    Attributes:
+        setting: The settings that these runs share, in words.
+        statistic: What is estimated, in words.
+        draws: What each seed says.
+        bounds: Smallest and largest possible number, by which intervals are cut.
+        silent: Runs in which there is nothing to test.
+        why: What hinders the test; may be empty.
+    """
 
     setting: str
     statistic: str
@@ -106,11 +115,24 @@ def by_seed(
     statistic: str,
     test: RunTest,
     *,
-    before: bool = True,
+    before: bool = False,
     shuffled: Callable[[Run], float | None] = lambda run: None,
     steps: Callable[[Run], int | None] = lambda run: None,
 ) -> list[Evidence]:
-    """Test every run, one piece of evidence per setting; with ``before``, at epoch 0 too, where the run was measured there."""
+    """Test every run by itself.
+
+    Args:
+        runs: The runs that a claim is about. Those that differ in the seed alone are one setting.
+        statistic: What is estimated, in words, such as "share of seeds".
+        test: Called with a run, and with epoch 0 too if ``before``. True or False asks for a share of seeds, a number (positive
+            where the claim is right) for a mean over seeds; None leaves the run out.
+        before: Whether the same test before training says something: a claim about training must do better than that.
+        shuffled: Probability that the same layers pass in a random order, for tests of an order.
+        steps: Steps from layer to layer that are tested, for the same.
+
+    Returns:
+        One piece of evidence for each setting.
+    """
 
     def draw(run: Run) -> Draw | None:
         value = test(run)

@@ -71,7 +71,6 @@ QUESTIONS = (
             by_seed,
             statistic="fall of PFC1 in training, decades; mean",
             test=quantities.pfc1_lost_in_training,
-            before=False,
         ),
     ),
     *_orders(_random, "labels", "{} progresses over all layers on random labels too"),

@@ -41,7 +41,7 @@ def falls(metric: str, steps: Callable[[Run], int] = predicates.all_steps) -> Ex
     """Make an examination whether a metric falls over depth, over all layers or up to the effective depth."""
     everywhere = steps is predicates.all_steps
     test = predicates.falls_over_depth(metric) if everywhere else predicates.falls_before_effective_depth(metric)
-    return share(test, shuffled=predicates.chance_of_order(metric, steps), steps=steps)
+    return share(test, before=True, shuffled=predicates.chance_of_order(metric, steps), steps=steps)
 
 
 def line_claims(make: Callable[..., Claim], prefix: str, statement: str, source: str) -> list[Claim]:
@@ -54,7 +54,7 @@ def line_claims(make: Callable[..., Claim], prefix: str, statement: str, source:
             statement.format(metric=NAMES[metric], place=POSITIONS[place]),
             source,
             "RMS error of the straight line over the interior layers is below that of the log-linear interpolation of the ends",
-            partial(by_seed, statistic=words, test=quantities.line_lead(metric, place)),
+            partial(by_seed, statistic=words, test=quantities.line_lead(metric, place), before=True),
         )
         for metric in ("pfc1", "pfc2")
         for place in ("projection", "index")
@@ -109,7 +109,7 @@ CLAIMS = (
             "Section III-A, Conjecture 1; Assumption 1",
             "Every training sample is right at the end and at an earlier measured epoch, and the weight-decay time τ is at "
             f"least {RULES.terminal_tau:g}",
-            share(lambda run: is_terminal(run), before=False),
+            share(lambda run: is_terminal(run)),
         ),
         terminal=False,
     ),
@@ -119,7 +119,7 @@ CLAIMS = (
         "The order of the layers appears in training, from a random initialization",
         "Section III-A, Conjecture 1, last sentence; Figure 2",
         "Share of the steps of depth at which PFC1, PFC2 and the error 1 − PFC3 rise, before training minus at the last epoch",
-        partial(by_seed, statistic="share of rises lost in training; mean", test=quantities.order_gained, before=False),
+        partial(by_seed, statistic="share of rises lost in training; mean", test=quantities.order_gained),
     ),
     *line_claims(
         _papers,
@@ -140,21 +140,21 @@ CLAIMS = (
         "PFC1 falls monotonically along the straight line",
         "Section III-B, Theorem 1; Section IV-A",
         "The exact test, between the measured ends, which need not be collapsed",
-        share(predicates.recorded("theorem1.monotone")),
+        share(predicates.recorded("theorem1.monotone"), before=True),
     ),
     _papers(
         "theorem2_line",
         "The transport cost is small enough for PFC2 to fall monotonically along the straight line",
         "Section III-B, Theorem 2; Section IV-A",
         "The exact test of the fall between the measured ends, because no constant says which cost is small enough",
-        share(predicates.recorded("theorem2.monotone")),
+        share(predicates.recorded("theorem2.monotone"), before=True),
     ),
     _papers(
         "transport_exact",
         "The forward propagation is optimal transport between first and last layer",
         "Section II-B, Proposition 1; Assumption 1",
         "No other pairing of first and last features of the sample costs less",
-        share(predicates.optimal_pairing),
+        share(predicates.optimal_pairing, before=True),
     ),
     _papers(
         "transport_near",
@@ -162,14 +162,14 @@ CLAIMS = (
         "Section II-B, Proposition 1; Assumption 1. The tolerance is ours",
         "The network's own pairing of first and last features costs more than the best by at most "
         f"{RULES.transport_gap:g} of what a random pairing costs more, which itself never passes",
-        share(predicates.nearly_optimal_pairing),
+        share(predicates.nearly_optimal_pairing, before=True),
     ),
     _papers(
         "alignment",
         "The last class means are nearly the optimal rotation of the first, towards which PFC2 falls at any transport cost",
         "Section III-B, Theorem 2, whose small transport cost this replaces (docs/theory.md, 3.3). The bound is ours",
         f"The alignment of first and last class means, which that theorem needs at 1, is at least {RULES.alignment:g}",
-        share(predicates.aligned),
+        share(predicates.aligned, before=True),
     ),
     _decays("decay_straightness", "straightens the forward propagation: chord over path length", _STRAIGHT, "straightness"),
     _decays("decay_shape", "straightens the forward propagation: line-shape score", _STRAIGHT, "line-shape score"),
@@ -204,7 +204,7 @@ CLAIMS = (
             "Section II-C, III-C; derived in docs/theory.md, 3.10",
             "Each block adds at most its bound from weights and inputs, which is at most the bound from the weights' norms. "
             "Only networks without normalization, which makes blocks independent of the scale of their weights",
-            share(predicates.within_decay_bound, before=False),
+            share(predicates.within_decay_bound),
             checks_code=True,
         ),
         terminal=False,

@@ -44,17 +44,22 @@ RULES = Rules()
 Examine = Callable[[Sequence[Run]], list[Evidence]]
 
 
+def _every_run(_: Run) -> bool:
+    """Choose any run."""
+    return True
+
+
 @dataclass(frozen=True)
 class Claim:
-    """A claim of a paper, or a question that it leaves open: one statement, how it is tested, and which runs it is about.
+    """A claim of a paper or of yours: one statement, how it is tested, and which runs it is about.
 
     Attributes:
-        key: A short name.
-        statement: What is claimed, one thing.
-        source: Where.
-        tested: How a run is tested, in words.
-        examine: From runs to the evidence of each of their settings.
-        about: Which runs it is about.
+        key: A short name, unique among claims.
+        statement: The claim as one sentence.
+        source: Where it is made, such as a section of a paper.
+        tested: The test in words.
+        examine: Makes evidence of runs, such as ``lambda runs: by_seed(runs, "share of seeds", test)``.
+        about: Whether it is about a run; by default about every one.
         family: The paper, whose rows are corrected together.
         terminal: Whether it is about the terminal phase of training, so that other runs do not count.
         checks_code: Whether a theorem leaves no choice: then the code is tested, and nothing about networks.
@@ -66,7 +71,7 @@ class Claim:
     source: str
     tested: str
     examine: Examine
-    about: Callable[[Run], bool] = lambda run: True
+    about: Callable[[Run], bool] = _every_run
     family: str = "Your own claims"
     terminal: bool = False
     checks_code: bool = False

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ncollapse.claims.estimates import Estimate
-from ncollapse.claims.ledger import Ledger, rule_on_claims
+from ncollapse.claims.ledger import rule_on_claims
 from ncollapse.claims.quantities import QUANTITIES, Quantity, setting_rows, slope_of
 from ncollapse.drawing.sweeps import Axis, axis_of, draw_against
 from ncollapse.drawing.wording import counted, number, spelled
