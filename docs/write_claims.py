@@ -19,11 +19,12 @@ def command(sweep: Sweep) -> str:
     over = [f"{field}={','.join(values)}" for field, values in swept.items()]
     changed = [dict(item.partition("=")[::2] for item in run.run.recipe.changed) for run in runs]
     fixed = [f"{key}={value}" for key, value in changed[0].items() if key not in swept and all(key in c for c in changed)]
-    seeds = len({item.seed for item in sweep.runs})
+    seeds = sorted({item.seed for item in sweep.runs})
+    fixed += [f"seed={seeds[0]}"] if seeds[0] else []
     words = ["ncollapse", "sweep", runs[0].run.recipe.name]
     words += ["--over", *over] if over else []
     words += ["--set", *fixed] if fixed else []
-    return shlex.join([*words, "--seeds", str(seeds), "--out", f"runs/{sweep.path.name}"])
+    return shlex.join([*words, "--seeds", str(len(seeds)), "--out", f"runs/{sweep.path.name}"])
 
 
 def render(folders: list[Path]) -> str:

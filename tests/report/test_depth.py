@@ -7,7 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 from scipy import stats
 
-from ncollapse.claims import CLAIMS, DEEP_CLAIMS, rule_on_claims
+from ncollapse.claims import CLAIMS, DEEP_CLAIMS, RULES, rule_on_claims
 from ncollapse.claims.predicates import is_paper_setting
 from ncollapse.cli import main
 from ncollapse.drawing import describe
@@ -16,6 +16,7 @@ from ncollapse.records import ReportError, read_run
 from ncollapse.report import write_depth_page, write_sweep_page
 
 FLOOR = 0.4
+N = RULES.least_draws
 METRICS = {"pfc1": 0.5, "nc2_etf_weights": 1.0, "nc3_cosine": 0.3}
 
 
@@ -30,7 +31,7 @@ def record(epoch, excess, distance=0.2):
 def deep_sweep(tmp_path, write_sweep):
     """Write a sweep over blocks: excess 0.1/L, metrics a L^slope (1 + seed/10), so that every seed has one slope exactly."""
 
-    def write(name, *, slope=-0.5, blocks=(1, 2, 4), seeds=5, below=False, **recipe):
+    def write(name, *, slope=-0.5, blocks=(1, 2, 4), seeds=N, below=False, **recipe):
         folder = write_sweep(tmp_path / name, tuple(map(str, blocks)), field="model.num_blocks", seeds=seeds)
         model = {"kind": "layernorm_resnet", "linear_layers": 1} | recipe.pop("model", {})
         for L in blocks:
@@ -84,17 +85,17 @@ def test_a_law_in_depth_holds_with_its_slope(deep_sweep):
         assert found[key].verdict == "holds"
         (evidence,) = found[key].evidence
         assert evidence.estimate[:3] == pytest.approx((slope, slope, slope))
-        assert evidence.estimate.n == 5
+        assert evidence.estimate.n == N
         assert "L = 1, 2, 4" in evidence.statistic
-        assert len(evidence.supporting) == 15
-    assert found["deep_floor"].verdict == "holds"
-    assert found["deep_floor"].evidence[0].estimate.n == 5
+        assert len(evidence.supporting) == 3 * N
+    assert found["deep_floor"].verdict == "check passed"
+    assert found["deep_floor"].row.estimate.n == N
     assert found["deep_control_nc1"].evidence == ()
 
 
 def test_slopes_are_those_of_each_seed_and_their_interval_that_of_the_mean(deep_sweep):
     folder = deep_sweep("deep", blocks=(1, 2, 8))
-    values = {seed: [0.5, 0.3 + 0.05 * seed, 0.2 + 0.1 * seed] for seed in range(5)}
+    values = {seed: [0.5, 0.3 + 0.05 * seed, 0.2 + 0.1 * seed] for seed in range(N)}
     for seed, of_seed in values.items():
         for L, value in zip((1, 2, 8), of_seed, strict=True):
             set_last(folder / f"model.num_blocks={L}_seed={seed}", "pfc1", value)
@@ -103,22 +104,57 @@ def test_slopes_are_those_of_each_seed_and_their_interval_that_of_the_mean(deep_
     expected = stats.ttest_1samp(slopes, 0)
     (evidence,) = rulings(folder)["deep_nc1"].evidence
     interval = expected.confidence_interval()
-    assert evidence.estimate[:3] == pytest.approx((sum(slopes) / 5, interval.low, interval.high))
+    assert evidence.estimate[:3] == pytest.approx((sum(slopes) / N, interval.low, interval.high))
 
 
 def test_what_fails_and_what_is_not_testable(deep_sweep):
     assert rulings(deep_sweep("rising", slope=0.2))["deep_nc1"].verdict == "fails"
-    assert rulings(deep_sweep("few", seeds=4))["deep_nc1"].verdict == "not testable here"
+    assert rulings(deep_sweep("few", seeds=N - 1))["deep_nc1"].verdict == "not testable here"
     below = rulings(deep_sweep("below", below=True))
-    assert below["deep_floor"].verdict == "holds partly"
+    assert below["deep_floor"].verdict == "check failed"
     # A quantity that is not positive has no logarithm: that seed says nothing.
-    assert below["deep_excess"].evidence[0].estimate.n == 4
+    assert below["deep_excess"].row.estimate.n == N - 1
     two_depths = rulings(deep_sweep("two", blocks=(1, 2)))
-    why = "2 numbers of blocks L, 3 needed"
+    why = "0 seeds, 12 needed; 2 numbers of blocks L, 3 needed"
     assert (two_depths["deep_nc1"].verdict, two_depths["deep_nc1"].why) == ("not testable here", why)
     assert two_depths["deep_nc1"].evidence[0].estimate.n == 0
     control = rulings(deep_sweep("two_control", blocks=(1, 2), model={"linear_layers": 2}))
     assert control["deep_control_nc1"].why == why
+
+
+def set_decay(folder, decays):
+    for L, decay in decays.items():
+        for path in folder.glob(f"model.num_blocks={L}_seed=*/objective.json"):
+            held = json.loads(path.read_text())
+            held["epochs"][-1]["weight_decay"] = decay
+            path.write_text(json.dumps(held))
+
+
+def test_depth_helps_only_if_it_beats_the_shallowest_network_with_the_same_decay(deep_sweep):
+    """The metrics fall as 1/sqrt(L): by 2 and 4 against one block that is the control of both, in decades."""
+    ruling = rulings(deep_sweep("deep"))["deep_helps_nc1"]
+    assert ruling.row.estimate[:3] == pytest.approx([math.log10(2 * math.sqrt(2)) / 2] * 3)
+    assert ruling.verdict == "holds"
+    # With λ ∝ 1/L the network of one block has another λ: without a control nothing is said.
+    scaled = deep_sweep("scaled", decay_over_blocks=True)
+    set_decay(scaled, {1: 0.4, 2: 0.2, 4: 0.1})
+    assert rulings(scaled)["deep_helps_nc1"].row.estimate.n == 0
+    # A second arm of one block with the λ and the steps of each depth reaches the same: depth adds nothing.
+    arms = []
+    for L, decay in {2: 0.2, 4: 0.1}.items():
+        arm = deep_sweep(f"arm{L}", blocks=(1,))
+        set_decay(arm, {1: decay})
+        for path in arm.glob("*/recipe.json"):
+            held = json.loads(path.read_text())
+            deep = json.loads((scaled / path.parent.name / "recipe.json").read_text())
+            path.write_text(json.dumps({**deep, "train": {**deep["train"], "weight_decay": decay}, "decay_over_blocks": False}))
+            assert held["seed"] == deep["seed"]
+            set_last(path.parent, "pfc1", METRICS["pfc1"] * L**-0.5 * (1 + held["seed"] / 10))
+        arms.append(arm)
+    ruling = rulings(scaled, *arms)["deep_helps_nc1"]
+    assert (ruling.row.estimate.n, ruling.verdict) == (N, "undecided")
+    assert ruling.row.estimate.value == pytest.approx(0.0, abs=1e-12)
+    assert rulings(scaled, *arms)["deep_nc1"].verdict == "holds"
 
 
 @pytest.mark.parametrize(("slope", "verdict"), [(0.1, "holds"), (-0.1, "fails")])
@@ -140,7 +176,7 @@ def test_the_negative_control(deep_sweep, slope, verdict):
 
 
 def test_runs_without_a_floor_bear_on_no_claim(write_sweep, tmp_path):
-    folder = write_sweep(tmp_path / "plain", ("1", "2", "4"), field="model.num_blocks", seeds=5)
+    folder = write_sweep(tmp_path / "plain", ("1", "2", "4"), field="model.num_blocks", seeds=2)
     assert all(ruling.evidence == () for ruling in rulings(folder).values())
     assert any(ruling.evidence for ruling in rule_on_claims([folder]).rulings)
 
@@ -166,7 +202,8 @@ def test_page_of_a_sweep_shows_the_objective_where_there_is_one(deep_sweep, with
 
 def test_page_of_depth(deep_sweep, tmp_path, capsys):
     changed = ["model.num_blocks=1", "data.per_class=9"]
-    folders = [deep_sweep("deep"), deep_sweep("control", slope=0.1, model={"linear_layers": 2}, changed=changed)]
+    two = {"slope": 0.1, "model": {"linear_layers": 2}, "changed": changed}
+    folders = [deep_sweep("deep", seeds=5), deep_sweep("control", seeds=5, **two)]
     out = write_depth_page(folders, tmp_path / "pages" / "depth.html")
     html = out.read_text(encoding="utf-8")
     assert html.count('role="img"') == 12

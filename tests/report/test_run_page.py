@@ -340,7 +340,7 @@ def test_script_is_short_and_room_reads_files_only():
 
 
 def test_a_run_in_a_ledger_shows_its_part(make_run, tmp_path, without_drawings):
-    runs = [make_run(f"seed{seed}", seed=seed, epochs=(0, 150)) for seed in range(5)]
+    runs = [make_run(f"seed{seed}", seed=seed, epochs=(0, 150)) for seed in range(12)]
     page = runs[0] / "report.html"
     assert "<h3>Claims</h3>" not in write_page(runs[0], page).read_text(encoding="utf-8")
     write_claims_page(rule_on_claims(runs), tmp_path / "elsewhere" / "claims.html")

@@ -13,7 +13,7 @@ from ncollapse.claims.evidence import Evidence, pooled
 from ncollapse.claims.open_questions import QUESTIONS
 from ncollapse.claims.progressive_collapse import CLAIMS
 from ncollapse.claims.rules import RULES, Claim, Verdict, is_terminal
-from ncollapse.claims.verdicts import RowTest, has_enough, holm, judge, judge_check, tested, too_few
+from ncollapse.claims.verdicts import RowTest, has_enough, holm, judge, judge_check, row_of, too_few
 from ncollapse.drawing.wording import MEASURED_ONLY
 from ncollapse.records import file_names
 from ncollapse.records.errors import ReportError
@@ -109,7 +109,7 @@ def _examined(claim: Claim, runs: Sequence[Run]) -> Ruling:
 
 def _row(claim: Claim, runs: Sequence[Run]) -> tuple[tuple[Evidence, ...], RowTest]:
     evidence = tuple(claim.examine(runs))
-    return evidence, tested(pooled(evidence), evidence[0].bounds if evidence else (-math.inf, math.inf))
+    return evidence, row_of(pooled(evidence), evidence[0].bounds if evidence else (-math.inf, math.inf))
 
 
 def _hindrance(evidence: Sequence[Evidence], row: RowTest, runs: Sequence[Run], counting: Sequence[Run]) -> str:

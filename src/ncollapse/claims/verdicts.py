@@ -50,7 +50,7 @@ class RowTest:
         return self.estimate.value > (0.5 if self.is_share else 0.0)
 
 
-def tested(draws: Sequence[Draw], bounds: tuple[float, float]) -> RowTest:
+def row_of(draws: Sequence[Draw], bounds: tuple[float, float]) -> RowTest:
     """Test the draws of a row."""
     # A claim must be right more often than not, and more often than without what it is about. A verdict for it needs all of
     # these tests at once, so that the largest p-value is that of the row (Berger, 1982). Against it one is enough.

@@ -17,10 +17,10 @@ from ncollapse.report.markup import write_html
 _VERDICTS = {
     "holds": "hold",
     "fails": "fail",
-    "undecided": "are undecided",
-    "check failed": "of theorems that must hold, and so check the code, failed",
-    "check passed": "of theorems that must hold, and so check the code, passed",
-    "not testable here": "cannot be tested with these runs",
+    "undecided": "undecided",
+    "check failed": "failed as a check of the code",
+    "check passed": "passed as a check of the code",
+    "not testable here": "not testable with these runs",
 }
 
 
