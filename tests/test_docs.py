@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 import fresh
 import inline_code
 import ncollapse
 from ncollapse.cli import main
+from ncollapse.measurement.as_run import run_of
 from ncollapse.records import read_run
 from zoo.networks import NETWORKS
 
@@ -209,3 +211,22 @@ def test_every_page_with_code_is_run():
     pages = {"README.md", *"clusters diagnosis discovery integrations processes results testing".split()}
     pages = {page if "." in page else f"{page}.md" for page in pages}
     assert {page.name for page in PAGES if blocks("python", page)} == pages
+
+
+def test_the_first_picture_of_the_readme_is_made_by_the_command_beside_it(tmp_path, monkeypatch):
+    text = (ROOT / "README.md").read_text()
+    picture, words = re.search(r"!\[[^]]*\]\(([^)]+)\)\n\n(.*?)\n\n", text, re.DOTALL).groups()
+    command = shlex.split(re.search(r"`(ncollapse animate [^`]+)`", words)[1])
+    assert command[-2:] == ["--out", picture]
+    with Image.open(ROOT / picture) as image:
+        assert (image.format, image.n_frames) == ("GIF", int(command[command.index("--frames") + 1]))
+    assert (ROOT / picture).stat().st_size < 300_000
+    # The run alone is another one: a small one in memory.
+    labels = torch.arange(12) % 3
+    features = torch.eye(4)[labels] + torch.arange(12)[:, None] % 5 / 9
+    run = run_of({epoch: ncollapse.measure_features({"a": features**epoch}, labels, num_classes=3) for epoch in (1, 2)})
+    monkeypatch.setattr("ncollapse.records.read_run", {Path("runs/demo"): run}.__getitem__)
+    command[-1] = str(tmp_path / "new.gif")
+    main(command[1:])
+    with Image.open(tmp_path / "new.gif") as image:
+        assert (image.format, image.n_frames) == ("GIF", 2)
