@@ -1,0 +1,54 @@
+"""The page of a diagnosis in a browser: its parts, what opens, and names that are no markup."""
+
+from collections import OrderedDict
+
+import pytest
+import torch
+
+import ncollapse as nc
+from ncollapse.report import write_layers_page
+
+EVIL = "</script><img src=x onerror=alert(1)>\"'"
+NUM_CLASSES = 22
+
+
+@pytest.fixture(scope="module")
+def found():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        parts = {EVIL: torch.nn.Linear(4, 6), "act": torch.nn.ReLU(), "head": torch.nn.Linear(6, NUM_CLASSES)}
+    net = torch.nn.Sequential(OrderedDict(parts))
+    labels = torch.arange(6 * NUM_CLASSES) % NUM_CLASSES
+    inputs = torch.randn(len(labels), 4, generator=torch.Generator().manual_seed(0))
+    names = [f"{EVIL} {k}" for k in range(NUM_CLASSES)]
+    return nc.diagnose(net, [(inputs, labels)], num_classes=NUM_CLASSES, class_names=names, layers=[EVIL, "act"], k=3,
+                       strangers={EVIL: [inputs[:9] * 3]}, new_labels={EVIL: [k % 2 for k in range(NUM_CLASSES)]})  # fmt: skip
+
+
+def test_the_page_of_a_diagnosis(browser, found, tmp_path):
+    file = write_layers_page(found.record, tmp_path / "layers.html", title=EVIL)
+    page, asked, complaints = browser.new_page(viewport={"width": 400, "height": 800}), [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(file.as_uri())
+    assert page.title().startswith(EVIL)
+    assert page.locator("h1").inner_text() == EVIL
+    assert page.locator("h2").all_inner_texts() == [
+        *("Verdicts", "What each layer is good for", "Where strangers are detected", "Where to transfer from", "Classes at act")
+    ]
+    assert page.locator("#verdicts + ul li").all_inner_texts() == found.verdicts()
+    assert page.locator("h3").all_inner_texts()[:2] == [EVIL, EVIL]
+    # Two matrices: distances of the classes, clustered, and the similarity of layers. Both are pictures that load.
+    assert page.evaluate("() => [...document.images].map((image) => image.naturalWidth)") == [NUM_CLASSES, 2]
+    # The hardest twenty classes are shown, and two open.
+    rows = page.locator("tbody tr", has=page.locator("td.words"))
+    assert (rows.count(), rows.locator("visible=true").count()) == (NUM_CLASSES, 20)
+    page.locator("summary").last.click()
+    shown = [name for name in rows.locator("th").all_inner_texts() if name]
+    assert sorted(shown) == sorted(item.name for item in found.record.classes)
+    # On a phone, tables scroll in themselves.
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= 400
+    assert complaints == []
+    assert {url for url in asked if not url.startswith("data:")} == {file.as_uri()}
+    page.close()
