@@ -102,6 +102,23 @@ def test_what_weight_decay_does_is_ranked_within_seeds(write_seed):
     assert [found[key].row.estimate.value for key in keys] == [-1, -1, -1, -1]
 
 
+def test_seeds_are_compared_over_the_values_that_they_were_run_with(write_seed):
+    """Other seeds with one more value are no part of the sweep; a seed that lacks some of its values is left out."""
+
+    def sweep(seeds, decays):
+        return [
+            write_seed(seed, settings={"train.weight_decay": decay}, **energy(energy=100.0 - rank))
+            for seed in seeds
+            for rank, decay in enumerate(decays)
+        ]
+
+    runs = [*sweep((0, 1), (0.01,)), *sweep((2, 3, 4), (0.0, 0.02, 0.1)), *sweep((5,), (0.0, 0.1))]
+    ruling = rulings(runs)["decay_energy"]
+    assert ruling.row.estimate[0::3] == (1.0, 3)
+    (evidence,) = ruling.evidence
+    assert ("0, 0.02, 0.1" in evidence.statistic, evidence.silent) == (True, 1)
+
+
 def test_energy_within_its_bound_counts_only_where_blocks_do_not_normalize(write_seed):
     def bounds(used, is_bound=True):
         return {"weight_decay": {"is_bound": is_bound, "blocks": [

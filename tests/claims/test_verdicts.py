@@ -63,7 +63,8 @@ def test_a_mean_is_tested_against_zero(shift, verdict):
     assert ruling.row.estimate[:3] == pytest.approx((np.mean(values), interval.low, interval.high))
 
 
-def test_equal_numbers_leave_no_doubt_but_zeros():
+def test_equal_numbers_are_tested_by_their_sign():
+    assert ruled(setting("one", [0.5] * N)).row.p_value == pytest.approx(2 / 2**N)
     assert [ruled(setting("one", [value] * N)).verdict for value in (0.5, -0.5, 0.0)] == ["holds", "fails", "undecided"]
 
 

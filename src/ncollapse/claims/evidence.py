@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -190,9 +190,16 @@ def families(runs: Sequence[Run], field: str, default: object = None) -> list[Fa
             value = default if setting(run, field) is None else setting(run, field)
             if value is not None and run.recipe.seed is not None:
                 seeds[run.recipe.seed][value] = run
-        values = sorted({value for own in seeds.values() for value in own})
-        found.append(Family(name, tuple(values), seeds))
+        found += [Family(name, tuple(sorted(values)), own) for values, own in _by_values(seeds)]
     return found
+
+
+def _by_values(seeds: Mapping[int, dict[Any, Run]]) -> Iterator[tuple[frozenset[Any], dict[int, dict[Any, Run]]]]:
+    """Split seeds by the values that they were run with. A seed with a part of the values of others is an incomplete one."""
+    sets = dict.fromkeys(frozenset(own) for own in seeds.values())
+    for values in sets:
+        if not any(values < other for other in sets):
+            yield values, {seed: own for seed, own in seeds.items() if own.keys() <= values}
 
 
 def settings_of(runs: Sequence[Run], apart: Collection[str] = ()) -> dict[str, list[Run]]:
