@@ -1,4 +1,4 @@
-"""A training by two processes under DDP, without the callback and with it; the first process writes what came out."""
+"""A training by two processes under DDP: without the callback, with it, and with a folder that the first cannot write to."""
 
 import sys
 from pathlib import Path
@@ -27,10 +27,14 @@ def fit(folder, *callbacks):
 if __name__ == "__main__":
     out = Path(sys.argv[1])
     plain, _ = fit(out)
-    callback = NeuralCollapseCallback(num_classes=K, network="net")
+    callback = NeuralCollapseCallback(num_classes=K, network="net", log=out / "neural_collapse.csv", out=out / "mine")
     module, trainer = fit(out, callback)
     # Running means differ between processes; those of the first are measured.
     if trainer.is_global_zero:
         torch.save(plain.net.state_dict(), out / "plain.pt")
         torch.save(module.net.state_dict(), out / "weights.pt")
         (out / "samples.txt").write_text(str(callback.last.num_samples))
+    try:
+        fit(out, NeuralCollapseCallback(num_classes=K, network="net", out=out / "plain.pt"))
+    except ValueError as error:
+        (out / f"error{trainer.global_rank}.txt").write_text(str(error))

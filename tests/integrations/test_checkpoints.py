@@ -30,6 +30,10 @@ METRICS = ["pfc1", "pfc3", "accuracy"]
     (["epoch=0-step=40.ckpt", "epoch=0-step=60.ckpt"], "step", [40, 60]),
     (["epoch=0-step=30.ckpt", "epoch=2-step=50.ckpt"], "step", [30, 50]),
     (["epoch=09-val_loss=0.31.ckpt", "epoch=4-val_loss=0.52.ckpt"], "epoch", [5, 10]),
+    # The e of a learning rate counts no epochs.
+    (["lr1e-3_epoch2.pt", "lr1e-3_epoch7.pt"], "epoch", [2, 7]),
+    (["e1_epoch2.pt", "e1_epoch7.pt"], "epoch", [2, 7]),
+    (["lr1e-5_12.pt", "lr1e-5_20.pt"], "epoch", [12, 20]),
 ])  # fmt: skip
 def test_times_are_read_from_names(names, unit, times):
     found = timed_checkpoints([Path(name) for name in names])
@@ -106,6 +110,25 @@ def test_what_is_finished_is_skipped_and_what_changed_is_measured_again(tmp_path
         measure_checkpoints(network(), tmp_path / "ckpt", [data()], convention="sample", **options)
 
 
+@pytest.mark.parametrize(("change", "match"), [
+    ({"unit": "step"}, r"must be continued with unit=epoch, got unit=step"),
+    ({"recipe": {"data": {"name": "other"}}}, r"must be continued with data.name=mine, got data.name=other"),
+    ({"test": None}, r"must be continued with test=True, got test=False"),
+    ({"recipe": None}, r"must be continued with data.name=mine, got data.name=None"),
+])  # fmt: skip
+def test_a_folder_holds_one_kind_of_times_and_one_data_set(tmp_path, change, match):
+    (tmp_path / "ckpt").mkdir()
+    for epoch in (0, 1):
+        torch.save(state(network(seed=epoch)), tmp_path / "ckpt" / f"epoch={epoch}-step={6 * epoch + 6}.ckpt")
+    options = {"num_classes": K, "metrics": ["pfc1"], "out": tmp_path / "mine", "recipe": {"data": {"name": "mine"}}}
+    options["test"] = [data(seed=9)]
+    measure_checkpoints(network(), tmp_path / "ckpt", [data()], **options)
+    before = (tmp_path / "mine" / "measurements.csv").read_bytes()
+    with pytest.raises(ValueError, match=match):
+        measure_checkpoints(network(), tmp_path / "ckpt", [data()], **{**options, **change})
+    assert (tmp_path / "mine" / "measurements.csv").read_bytes() == before
+
+
 def test_a_checkpoint_whose_save_was_cut_off_leaves_nothing_behind(tmp_path, monkeypatch):
     networks(tmp_path / "ckpt")
     options = {"num_classes": K, "metrics": ["pfc1"]}
@@ -134,6 +157,13 @@ def test_folders_of_transformers_and_their_steps(tmp_path):
     expected = measure(network(seed=500), [data()], num_classes=K, metrics=METRICS)
     assert run.value("pfc1", 0, 500) == expected.value("pfc1", 0)
     assert "step" in Path(write_report([out])).read_text()
+
+
+def test_lightnings_copy_of_the_last_checkpoint_is_left_out_of_a_folder(tmp_path):
+    for name in ("epoch=0-step=6.ckpt", "last.ckpt", "last-v1.ckpt"):
+        (tmp_path / name).touch()
+    assert [path.name for path in find_checkpoints(tmp_path)] == ["epoch=0-step=6.ckpt"]
+    assert len(find_checkpoints(f"{tmp_path}/*")) == 3
 
 
 def test_no_checkpoints(tmp_path):
@@ -178,9 +208,15 @@ def test_a_log_of_version_0_1_over_steps(tmp_path):
     ("epoch,split,depth,layer,metric,value,flags\n", "must hold at least one measurement"),
     ("epoch,split,depth,layer,metric,value,flags\n" + "1,train,0,a,pfc1,1,\n" * 2, "every value once, got pfc1 of a twice"),
     ("epoch,split,depth,layer,metric,value,flags\n,train,0,a,pfc1,1,\n", "must have an epoch or a step in every row"),
+    ("epoch,split,depth,layer,metric,value,flags\ninf,train,0,a,pfc1,1,\n", "step and depth must be at least 0, got inf"),
+    ("step,split,depth,layer,metric,value,flags\n-1,train,0,a,pfc1,1,\n", "must be at least 0, got None, -1"),
+    (b"epoch,split,depth,layer,metric,value,flags\n1,train,0,\xff,pfc1,1,\n", "a damaged one .UnicodeDecodeError"),
+    ('{"step": 5.7, "split": "train", "depth": 0, "layer": "a", "metric": "pfc1", "value": 1, "flags": []}\n', r"\.step"),
+    ('{"step": 5, "split": ["train"], "depth": 0, "layer": "a", "metric": "pfc1", "value": 1, "flags": []}\n', r"\.split"),
+    ('{"step": 5, "flags": ' + "[" * 100_000 + "\n", "a damaged one"),
 ])  # fmt: skip
 def test_files_that_are_no_logs(tmp_path, text, match):
-    (tmp_path / "x.csv").write_text(text)
+    (tmp_path / "x.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ValueError, match=match):
         import_log(tmp_path / "x.csv", tmp_path / "mine")
 

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 import fresh
+from ncollapse.data import DataNotFoundError
+from ncollapse.data.text_sets import WORDNET, find_text_set
 
 PAGE = (Path(__file__).parents[2] / "docs" / "integrations.md").read_text()
 BLOCKS = dict(re.findall(r"^## ([^\n]+)\n(?:(?!^## ).)*?```python\n(.*?)```", PAGE, flags=re.DOTALL | re.MULTILINE))
@@ -13,14 +15,17 @@ NEEDS = {
     "torchmetrics": ["torchmetrics"],
     "Lightning": ["lightning.pytorch"],
     "Hugging Face transformers": ["transformers", "accelerate"],
+    "A Trainer on WordNet's glosses": ["transformers", "accelerate"],
 }
 FILES = {
     "From your own training to a page": "runs/mine/measurements.csv",
+    "Checkpoints of a finished training": "runs/mine/measurements.csv",
     "A plain PyTorch loop": "plain.csv",
     "Features that you compute yourself, batch by batch": None,
     "torchmetrics": None,
     "Lightning": "neural_collapse.csv",
     "Hugging Face transformers": "bert/neural_collapse.csv",
+    "A Trainer on WordNet's glosses": "runs/glosses/measurements.csv",
     "Batches": None,
 }
 
@@ -29,6 +34,11 @@ FILES = {
 def test_a_block_runs(title, tmp_path):
     for module in NEEDS.get(title, []):
         pytest.importorskip(module)
+    if "wordnet" in BLOCKS[title]:
+        try:
+            find_text_set(WORDNET, "train", None)
+        except DataNotFoundError as error:
+            pytest.skip(str(error))
     # Fresh, so that it imports all that it uses.
     printed = fresh.python("-c", BLOCKS[title], here=tmp_path)
     assert "pfc1" in (printed if FILES[title] is None else (tmp_path / FILES[title]).read_text())

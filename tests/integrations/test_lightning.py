@@ -232,6 +232,16 @@ def test_two_processes_measure_as_one(tmp_path):
         [row.value for row in m.rows], rel=1e-5, abs=1e-7, nan_ok=True
     )
     assert (tmp_path / "samples.txt").read_text() == f"{N}"
+    run = read_run(tmp_path / "mine")
+    assert (run.epochs, run.status.state, [item.step for item in run.recording.times]) == ((1, 2), "finished", [3, 6])
+    found = [row.value for row in run.rows if row.epoch == 2]
+    assert found == pytest.approx([float(line["value"]) for line in lines], rel=0, abs=0, nan_ok=True)
+    assert run.status.weight_decay_time == 0.0
+    assert sorted(path.name for path in tmp_path.glob("mine*")) == ["mine"]
+    # What the first process cannot do ends all of them, and at once.
+    words = [(tmp_path / f"error{rank}.txt").read_text() for rank in (0, 1)]
+    assert words[0] == words[1]
+    assert words[0].startswith(f"Rank 0 of 2: {tmp_path / 'plain.pt'} must be a folder")
 
 
 def test_the_other_package_name():

@@ -98,12 +98,26 @@ def test_what_is_known_of_the_optimizer_gives_the_weight_decay_time(tmp_path):
     assert run.recipe_entries == {"train": {"optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.9, "weight_decay": 0.02}}
 
 
+class NormalizedSGD(torch.optim.SGD):
+    """Steps of its own, as those of LARS, which inherits from SGD likewise."""
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.data.sub_(parameter.grad / parameter.grad.norm(), alpha=group["lr"])
+
+
 @pytest.mark.parametrize(("make", "rate"), [
     (lambda p: torch.optim.SGD(p, lr=0.5, weight_decay=0.1), 0.05),
     (lambda p: torch.optim.SGD(p, lr=0.5), 0.0),
     (lambda p: torch.optim.SGD([{"params": p[:1], "weight_decay": 0.1}, {"params": p[1:]}], lr=0.5), 0.05),
     (lambda p: torch.optim.SGD([{"params": p[:1], "weight_decay": 0.1}, {"params": p[1:]}], lr=0.5, weight_decay=0.2), None),
     (lambda p: torch.optim.AdamW(p, lr=0.5), None),
+    (lambda p: torch.optim.SGD(p, lr=0.5, weight_decay=0.1, momentum=0.5, dampening=0.2), 0.08),
+    # torch dampens momentum only.
+    (lambda p: torch.optim.SGD(p, lr=0.5, weight_decay=0.1, dampening=0.2), 0.05),
+    (lambda p: torch.optim.SGD(p, lr=0.5, weight_decay=0.1, momentum=1.0), None),
+    (lambda p: NormalizedSGD(p, lr=0.5, weight_decay=0.1), None),
 ])  # fmt: skip
 def test_the_clock_of_optimizers(make, rate):
     parameters = [nn.Parameter(torch.ones(2)) for _ in range(2)]
@@ -117,6 +131,13 @@ def test_the_clock_of_optimizers(make, rate):
     clock.stop()
     optimizer.step()
     assert clock.step == 1
+
+
+def test_the_rate_of_the_recipe_is_that_of_the_schedule_not_of_its_warm_up():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(2))], lr=0.5)
+    torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: step / 10)
+    assert optimizer.param_groups[0]["lr"] == 0.0
+    assert StepClock(optimizer).settings()["learning_rate"] == 0.5
 
 
 def test_measuring_epochs_grow():

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from ncollapse.groups import Processes
 from ncollapse.hooks import next_tokens
 from ncollapse.integrations import CSVLog, JSONLLog
 from ncollapse.integrations.recording import Measurer, logs_of, network_in
@@ -50,7 +51,7 @@ def test_layers_and_classifier_may_be_modules():
     model = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 3))
     batches = [(torch.randn(6, 2, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 3)]
     chosen = recorder(layers=[model[0]], classifier=model[2], metrics=["pfc1", "nc3"])
-    measured = chosen.record(model, batches, epoch=1, step=3, group=None, writes=False)
+    measured = chosen.record(model, batches, epoch=1, step=3, processes=Processes())
     assert measured.layers == ("0", "2.input")
     assert {row.metric for row in measured.rows} == {"pfc1", "nc3"}
 
@@ -73,7 +74,7 @@ def test_callbacks_measure_the_tokens_that_occur(options, classes):
     """Of 9 tokens, 0, 1 and 2 follow others: 4, 2 and 4 times."""
     batches = [{"input_ids": torch.tensor([[8, 0, 0, 2, 2, 1], [8, 2, 1, 0, 2, 0]])}]
     measured = recorder(num_classes=9, metrics=["pfc1", "accuracy"], **options).record(
-        Tokens(), batches, epoch=1, step=3, group=None, writes=False
+        Tokens(), batches, epoch=1, step=3, processes=Processes()
     )
     assert measured.classes == classes
 

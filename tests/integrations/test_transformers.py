@@ -1,6 +1,9 @@
 """The callback for Hugging Face's Trainer: the training as without it, values of the model at each moment, masks, logs."""
 
 import csv
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -45,10 +48,10 @@ class Weights(transformers.TrainerCallback):
         self.at[state_.global_step] = state(model)
 
 
-def fit(folder, *callbacks, epochs=3, report_to="none", **options):
+def fit(folder, *callbacks, epochs=3, report_to="none", batch_size=8, **options):
     arguments = transformers.TrainingArguments(
-        output_dir=str(folder), num_train_epochs=epochs, per_device_train_batch_size=8, learning_rate=1e-2, use_cpu=True,
-        seed=1, report_to=report_to, save_strategy="no", disable_tqdm=True, logging_strategy="no", **options,
+        output_dir=str(folder), num_train_epochs=epochs, per_device_train_batch_size=batch_size, learning_rate=1e-2,
+        use_cpu=True, seed=1, report_to=report_to, save_strategy="no", disable_tqdm=True, logging_strategy="no", **options,
     )  # fmt: skip
     trainer = transformers.Trainer(model=model(), args=arguments, train_dataset=samples(), eval_dataset=samples()[:9])
     for callback in callbacks:
@@ -166,3 +169,38 @@ def test_a_folder_becomes_a_run_directory_over_epochs_or_steps(tmp_path, unit, e
     assert [row.value for row in run.rows] == [row.value for row in callback.table]
     assert run.recipe_entries["train"]["optimizer"] == "adamw"
     assert not (tmp_path / "neural_collapse.csv").exists()
+
+
+def test_two_processes_write_one_run(tmp_path):
+    worker = [str(Path(__file__).with_name("transformers_worker.py")), str(tmp_path)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *worker]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert result.returncode == 0, result.stderr[-3000:]
+    run = read_run(tmp_path / "mine")
+    assert (run.epochs, run.status.state, [item.step for item in run.recording.times]) == ((1, 2), "finished", [6, 12])
+    m = expected(torch.load(tmp_path / "weights.pt", weights_only=True), metrics=["pfc1", "pfc3", "accuracy"])
+    found = [row for row in run.rows if row.epoch == 2]
+    assert [(row.layer, row.metric) for row in found] == [(row.layer, row.metric) for row in m.rows]
+    assert [row.value for row in found] == pytest.approx([row.value for row in m.rows], rel=1e-5, abs=1e-7, nan_ok=True)
+    assert sorted(path.name for path in tmp_path.glob("mine*")) == ["mine"]
+
+
+def test_a_training_that_ends_inside_an_epoch_ends_its_run_with_that_one(tmp_path):
+    callback = NeuralCollapseCallback(num_classes=K, metrics=["pfc1"], every=2, out=tmp_path / "mine")
+    fit(tmp_path, callback, max_steps=15)
+    run = read_run(tmp_path / "mine")
+    # Six steps an epoch: it was the third, half of it.
+    assert callback.path == tmp_path / "mine"
+    assert [(item.time, item.step) for item in run.recording.times] == [(1, 6), (2, 12), (3, 15)]
+    assert (run.epochs, run.status.epoch, run.status.epochs, run.status.state) == ((2, 3), 3, 3, "finished")
+    assert {row.epoch for row in callback.table} == {2.0, 2.5}
+
+
+def test_a_run_is_continued_over_what_it_began_with(tmp_path):
+    options = {"num_classes": K, "metrics": ["pfc1"], "out": tmp_path / "mine"}
+    fit(tmp_path / "a", NeuralCollapseCallback(**options), epochs=1)
+    run = read_run(tmp_path / "mine")
+    callback = NeuralCollapseCallback(**options, unit="step")
+    with pytest.raises(ValueError, match="must be continued with unit=epoch, got unit=step"):
+        callback.begin_run("step", 9, model(), None, resume=True)
+    assert read_run(tmp_path / "mine").rows == run.rows

@@ -141,6 +141,10 @@ HOSTILE = {
         lambda h, t: t.update({"layers.1.moments.counts": torch.zeros(K)}),
         r"layers\.1\.moments\.counts must be torch\.int64 of sizes \(K\), got torch\.float32",
     ),
+    "a type without a NumPy one": (
+        lambda h, t: t.update({"layers.0.moments.means": torch.zeros(K, D, dtype=torch.bfloat16)}),
+        r"layers\.0\.moments\.means must be torch\.float64 of sizes \(K, d\), got torch\.bfloat16",
+    ),
     "more classes": (lambda h, t: h.update(num_classes=5, classes=[0, 1, 2, 3, 3], num_labels=10**15), r"sizes \(K\)"),
     "the wrong value twice": (lambda h, t: h["same"].update({"layers.0.decisions": "layers.0.moments"}), "of another kind"),
     "an unknown value twice": (lambda h, t: h["same"].update({"layers.0.decisions": "layers.7"}), "of another kind"),

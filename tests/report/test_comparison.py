@@ -40,6 +40,25 @@ def test_headings_are_short_where_much_differs(make_run, edit, tmp_path, without
     assert "sets the runs apart" not in write_comparison(runs, tmp_path / "compare.html").read_text(encoding="utf-8")
 
 
+def test_runs_over_steps_are_called_so_and_settings_are_spelled_as_numbers_are(make_run, edit, tmp_path, without_drawings):
+    runs = [make_run(name, layers=("stem", "blocks.0"), epochs=(0, 5)) for name in "ab"]
+    edit(runs[1] / "recipe.json", lambda recipe: recipe["train"].update(weight_decay=5e-5))
+    assert "train.weight_decay=5e-5<small>" in write_comparison(runs, tmp_path / "compare.html").read_text(encoding="utf-8")
+    for run in runs:
+        edit(run / "status.json", lambda status: status.update(unit="step"))
+        _, *lines = (run / "measurements.csv").read_text().splitlines()
+        cells = [line.split(",") for line in lines]
+        table = ["epoch,step,split,depth,layer,metric,value,standard_error,flags"]
+        table += [",".join([row[0], *row[:-1], "", row[-1]]) for row in cells]
+        (run / "measurements.csv").write_text("\n".join(table) + "\n")
+    html = write_comparison(runs, tmp_path / "compare.html").read_text(encoding="utf-8")
+    words = re.sub(r"<style>.*?</style>", "", html, flags=re.DOTALL)
+    assert "at the last step" in words
+    assert "Step 0 is before training" in words
+    assert "seed 0, step 5" in words
+    assert "epoch" not in re.sub(r'id="[^"]*"|url\([^)]*\)|#run\d[^"]*', "", words)
+
+
 def test_settings_that_differ_are_named(make_run, edit):
     runs = [make_run(name, layers=("stem", "blocks.0"), epochs=(0, 5), seed=seed) for seed, name in enumerate(("one", "two"))]
     edit(runs[1] / "recipe.json", lambda content: content["train"].update(learning_rate=0.05, momentum=0.8))

@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, Formatter, FuncFormatter, MaxNLocator, NullLocator
 
 from ncollapse.drawing.wording import number
 
@@ -56,8 +56,21 @@ def depth_colors(num_layers: int, *, dark: bool = False) -> list[str]:
     return [to_hex(mpl.colormaps["viridis"](start + (stop - start) * i / steps)) for i in range(num_layers)]
 
 
+class _Numbers(Formatter):
+    """The labels of a linear axis, spelled as the numbers in the text: 0.0005 and never 5×10⁻⁴ beside a 10⁻⁴ at the end."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        """Write a number with as many digits as set it apart from its neighbors."""
+        low, high = sorted(map(float, self.axis.get_view_interval()))  # type: ignore[union-attr]
+        span, size = high - low, max(abs(low), abs(high))
+        digits = 3 + max(0, math.ceil(math.log10(size / span))) if span > 0 else 6
+        return number(0.0 if abs(x) < 1e-9 * span else x, digits)
+
+
 def prepare(axes: Axes) -> None:
     """Frame, grid and tick labels of one panel."""
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(_Numbers())
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(SOFT)
     axes.tick_params(color=SOFT, labelcolor=INK, labelsize=8.5, length=3)

@@ -14,12 +14,16 @@ from ncollapse.records.run_files import Unit
 _SUFFIXES = {".pt", ".pth", ".ckpt", ".bin", ".safetensors"}
 # What save_pretrained writes, the first that is there.
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-_EPOCH = re.compile(r"(?:^|[^a-z])(?:epochs?|ep|e)[ =_.-]?(\d+)(?![\da-z]|\.\d)")
+_EPOCH = re.compile(r"(?:^|[^a-z])(?:epochs?|ep)[ =_.-]?(\d+)(?![\da-z]|\.\d)")
+# The e of 1e-5 is none.
+_SHORT_EPOCH = re.compile(r"(?:^|[^a-z\d])e[ =_.-]?(\d+)(?![\da-z]|\.\d)")
 _STEP = re.compile(r"(?:^|[^a-z])(?:global_step|steps?|iterations?|iters?|it)[ =_.-]?(\d+)(?![\da-z]|\.\d)")
 # Folders of the Trainer of transformers.
 _TRAINER = re.compile(r"checkpoint-(\d+)")
 # Lightning numbers epochs from 0: epoch=0 is saved when one has been trained.
 _LIGHTNING = re.compile(r"(?:^|[^a-z])epoch=(\d+).*\.ckpt$")
+# Lightning's copy of the last one, whose name does not say when it was saved.
+_LAST = re.compile(r"last(-v\d+)?\.ckpt")
 _NUMBER = re.compile(r"\d+")
 
 
@@ -40,6 +44,7 @@ def find_checkpoints(checkpoints: str | Path | Iterable[str | Path]) -> list[Pat
     folder = Path(checkpoints)
     if folder.is_dir() and weights_in(folder) is None:
         found = [path for path in folder.iterdir() if path.suffix in _SUFFIXES or (path.is_dir() and weights_in(path))]
+        found = [path for path in found if not _LAST.fullmatch(path.name)] or found
     else:
         found = [Path(path) for path in glob(str(checkpoints), recursive=True)]
     if not found:
@@ -71,7 +76,7 @@ def timed_checkpoints(
     if None in times:
         raise ValueError(
             f"Names of checkpoints must hold their {unit}, got {names[times.index(None)]!r}, in which none can be read. "
-            f"Rename it, as {unit}_12.pt, or leave it out."
+            f"Rename it, as {unit}_12.pt, or leave it out with a pattern, such as 'ckpt/{unit}*'."
         )
     found = [
         TimedCheckpoint(_weights_of(path), name, time, step)
@@ -89,7 +94,7 @@ def timed_checkpoints(
 
 
 def _epoch(name: str, counts_from_zero: bool | None) -> int | None:
-    found = _EPOCH.search(name.lower())
+    found = _EPOCH.search(name.lower()) or _SHORT_EPOCH.search(name.lower())
     if found is None:
         return None
     shift = bool(_LIGHTNING.search(name.lower())) if counts_from_zero is None else counts_from_zero

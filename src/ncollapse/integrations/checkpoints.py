@@ -11,10 +11,12 @@ from typing import Any, Literal
 
 from torch import nn
 
+from ncollapse.groups import Processes
 from ncollapse.hooks.network import network_of
 from ncollapse.integrations.checkpoint_times import find_checkpoints, timed_checkpoints
 from ncollapse.integrations.recorded_run import RecordedRun, RecordedSource
 from ncollapse.integrations.recording import Measurer
+from ncollapse.records.recipe_settings import flatten_settings
 from ncollapse.records.run_files import RecordedTime
 from ncollapse.train.checkpoint import load_weights
 
@@ -48,7 +50,7 @@ def measure_checkpoints(
             Lightning, and folders of transformers such as checkpoint-500. No code in them runs.
         batches: The training samples, as ``measure`` takes them; iterated over once per checkpoint or twice.
         num_classes: Number of classes, K.
-        out: The run directory: new, or that of an earlier call with the same arguments.
+        out: The run directory: new, or that of an earlier call with the same arguments and the same samples.
         test: Samples of a test split, decided by the class means of the training samples under the same checkpoint.
         unit: Read "epoch" or "step" from the names. None prefers epochs, if they are whole; a number without a word counts as
             an epoch.
@@ -69,7 +71,9 @@ def measure_checkpoints(
     """
     unit, found = timed_checkpoints(find_checkpoints(checkpoints), unit, counts_from_zero=counts_from_zero)
     model, measurer = network_of(model), Measurer(1, None, (), {"num_classes": num_classes, **options}, prefers_path=True)
+    # The data's name may be in the recipe: a folder holds measurements of one data set.
     arguments = {**measurer.arguments(), "network": type(model).__name__, "test": str(test is not None)}
+    arguments |= dict(flatten_settings(recipe or {}))
     source = RecordedSource(unit, found[-1].time, arguments, dict(recipe or {}), {"checkpoints": str(checkpoints)})
     run = RecordedRun(out, source, resume=True)
     report = _lines if progress is True else progress or (lambda done, total, words: None)
@@ -82,7 +86,7 @@ def measure_checkpoints(
                 report(index + 1, len(found), f"{checkpoint.name}: measured before")
                 continue
             load_weights(checkpoint.file, model, unsafe_pickle=unsafe_pickle)
-            measured = measurer.record_splits(model, batches, test, epoch=place.time, step=place.step, group=None)
+            measured = measurer.record_splits(model, batches, test, epoch=place.time, step=place.step, processes=Processes())
             run.note_network(model, measured[0])
             run.add(place, measured)
             done += 1

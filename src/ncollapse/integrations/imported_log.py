@@ -6,15 +6,22 @@ import csv
 import json
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from ncollapse.integrations.recorded_run import RecordedRun, RecordedSource
+from ncollapse.records.bounded import read_at_most
 from ncollapse.records.rows import Row
+from ncollapse.records.run_directory import RunDirectory
 from ncollapse.records.run_files import RecordedTime, Unit
 
 # What every log has had, in this order, besides an epoch, a step and (since version 0.2) a standard error.
 _NEEDED = ("split", "depth", "layer", "metric", "value", "flags")
+# Three million lines.
+_MOST_BYTES = 1 << 28
 _REMEDY = "Name a file that CSVLog, JSONLLog or a callback wrote."
 
 
@@ -46,50 +53,63 @@ def import_log(file: str | Path, out: str | Path) -> Path:
     )
     _check(file, rows, unit)
     steps = {getattr(row, unit): row.step for row in rows}
+    if not RunDirectory(out).is_empty():
+        raise ValueError(f"{out} must be a new or empty folder, got one that holds something. Choose another one.")
     source = RecordedSource(unit, max(steps), {"imported": file.name}, noted={"imported": str(file)})
     run = RecordedRun(out, source, resume=True)
-    if run.times:
-        raise ValueError(f"{out} must be a new or empty folder, got one that holds a run. Choose another one.")
     run.import_rows(rows, [RecordedTime(time, step) for time, step in steps.items()])
     return run.path
 
 
 def _rows(file: Path) -> Iterator[Row]:
-    # A killed training may have left the last line in part. Not splitlines(): names may hold other line ends.
-    text = file.read_text(encoding="utf-8")
-    lines = text[: text.rfind("\n") + 1].split("\n")[:-1]
-    is_json = bool(lines) and lines[0].startswith("{")
-    entries = map(json.loads, lines) if is_json else csv.DictReader(line + "\n" for line in lines)
     try:
-        for entry in entries:
-            yield _row(entry)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        # A killed training may have left the last line in part. Not splitlines(): names may hold other line ends.
+        lines = read_at_most(file, _MOST_BYTES).decode().replace("\r\n", "\n").split("\n")[:-1]
+        if lines and lines[0].startswith("{"):
+            yield from (_row(msgspec.convert(json.loads(line), _Entry)) for line in lines)
+        else:
+            yield from map(_row, map(_entry, csv.DictReader(line + "\n" for line in lines)))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, csv.Error) as error:
         raise ValueError(
             f"{file} must be a log with the columns epoch or step, {', '.join(_NEEDED)}, got another file or a damaged one "
             f"({type(error).__name__}: {error}). {_REMEDY}"
         ) from error
 
 
-def _row(entry: Mapping[str, Any]) -> Row:
-    flags, value, error = entry["flags"], entry["value"], entry.get("standard_error")
-    return Row(
-        epoch=_number(entry.get("epoch")),
-        step=None if entry.get("step") in (None, "") else int(entry["step"]),
-        split=entry["split"],
-        depth=int(entry["depth"]),
-        layer=entry["layer"],
-        metric=entry["metric"],
-        value=math.nan if value is None else float(value),
-        standard_error=None if error in (None, "") else float(error),
-        flags=tuple(flags) if isinstance(flags, list) else tuple(filter(None, flags.split(";"))),
+@dataclass(frozen=True)
+class _Entry:
+    """One line of a log; None for an undefined value."""
+
+    split: str
+    depth: int
+    layer: str
+    metric: str
+    value: float | None
+    flags: tuple[str, ...]
+    epoch: float | None = None
+    step: int | None = None
+    standard_error: float | None = None
+
+
+def _entry(cells: Mapping[str, str]) -> _Entry:
+    return _Entry(
+        **{name: cells[name] for name in ("split", "layer", "metric")},
+        depth=int(cells["depth"]),
+        value=float(cells["value"]),
+        flags=tuple(filter(None, cells["flags"].split(";"))),
+        epoch=float(cells["epoch"]) if cells.get("epoch") else None,
+        step=int(cells["step"]) if cells.get("step") else None,
+        standard_error=float(cells["standard_error"]) if cells.get("standard_error") else None,
     )
 
 
-def _number(value: Any) -> float | None:
-    if value in (None, ""):
-        return None
-    number = float(value)
-    return int(number) if number.is_integer() else number
+def _row(entry: _Entry) -> Row:
+    place, value = entry.epoch, math.nan if entry.value is None else entry.value
+    if min(place or 0, entry.step or 0, entry.depth) < 0 or not math.isfinite(place or 0):
+        raise ValueError(f"epoch, step and depth must be at least 0, got {place}, {entry.step} and {entry.depth}")
+    epoch = int(place) if place is not None and place.is_integer() else place
+    given = {item.name: getattr(entry, item.name) for item in fields(_Entry)}
+    return Row(**{**given, "epoch": epoch, "value": value})
 
 
 def _check(file: Path, rows: list[Row], unit: Unit) -> None:

@@ -77,13 +77,14 @@ class NeuralCollapseCallback(RecordingCallback, Callback):
                 "Measure a checkpoint with ncollapse.measure."
             )
         self._measurer.is_due(1, trainer.max_epochs)
+        # Not in a condition: every process must ask for it, as it is that of the first.
         folder = trainer.log_dir or trainer.default_root_dir
-        if trainer.is_global_zero and not trainer.fast_dev_run and self._out is None:
-            self._measurer.open_log(folder, resume=trainer.ckpt_path is not None)
+        if not trainer.fast_dev_run:
+            self.begin_log(folder, all_processes(trainer.world_size), resume=trainer.ckpt_path is not None)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Begin the run directory; the optimizers are made by now."""
-        if trainer.is_global_zero and not trainer.fast_dev_run:
+        if not trainer.fast_dev_run:
             optimizer = trainer.optimizers[0] if len(trainer.optimizers) == 1 else None
             total = trainer.max_epochs if (trainer.max_epochs or -1) > 0 else None
             self.begin_run("epoch", total, pl_module, optimizer, resume=trainer.ckpt_path is not None)
@@ -101,8 +102,7 @@ class NeuralCollapseCallback(RecordingCallback, Callback):
                 self._batches(trainer),
                 epoch=epoch,
                 step=trainer.global_step,
-                group=all_processes(trainer.world_size).group,
-                writes=trainer.is_global_zero,
+                processes=all_processes(trainer.world_size),
                 prepare=lambda batch: _transferred(trainer, batch),
             )
         self.record_time(epoch, measured, step=trainer.global_step)
@@ -110,11 +110,11 @@ class NeuralCollapseCallback(RecordingCallback, Callback):
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Mark the run as finished."""
-        self.end_run("finished")
+        self.end_run()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Note why the run ended."""
-        self.end_run("failed" if isinstance(exception, Exception) else "stopped", str(exception) or type(exception).__name__)
+        self.end_run(exception)
 
     def _batches(self, trainer: Any) -> Any:
         if self._loader is not None and trainer.world_size == 1:

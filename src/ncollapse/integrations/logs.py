@@ -69,7 +69,8 @@ class _FileLog:
 
     def _whole_lines(self) -> list[str]:
         # A killed process may have left the last line in part.
-        return [line for line in self.path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+        # Not splitlines(): names may hold other line ends.
+        return [line + "\n" for line in self.path.read_text(encoding="utf-8").split("\n")[:-1]]
 
     def _check(self, resume: bool) -> None:
         if not resume:

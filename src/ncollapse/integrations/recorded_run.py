@@ -104,12 +104,13 @@ class RecordedRun:
                 f"{self.path} must be a new folder or a recording to continue, got one with other content. "
                 "Choose another place."
             )
-        differing = [name for name, value in self.source.arguments.items() if recording.arguments.get(name) != value]
-        if differing:
-            name = differing[0]
+        status = directory.status()
+        held = {"unit": status.unit if status is not None else self.source.unit, **recording.arguments}
+        given = {"unit": self.source.unit, **self.source.arguments}
+        for name in (name for name in {**held, **given} if held.get(name) != given.get(name)):
             raise RunDirectoryError(
-                f"{self.path} must be continued with {name}={recording.arguments.get(name)}, got "
-                f"{name}={self.source.arguments[name]}. Pass the same arguments, or choose another folder."
+                f"{self.path} must be continued with {name}={held.get(name)}, got {name}={given.get(name)}. "
+                "Pass the same arguments, or choose another folder."
             )
         directory.take_up()
         remove_leftovers(self.path)
@@ -176,7 +177,7 @@ class RecordedRun:
         directory.history.sort()
         total = self.source.total
         # What is saved goes on from here; while this process holds the folder it counts as running.
-        ended = total is not None and max(self.times) >= total
+        ended = total is not None and time >= total
         self.save("finished" if ended else "stopped")
         if ended:
             self._release()

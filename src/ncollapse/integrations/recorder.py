@@ -80,16 +80,17 @@ class Recorder:
             raise ValueError(
                 f"epochs must be an integer, at least 1, or None, got {epochs!r}. Pass the number of the last epoch."
             )
-        self._epochs, self._every, self._model, self._group = epochs, every, network_in(model, None), group
+        self._epochs, self._every, self._model = epochs, every, network_in(model, None)
         given = {"num_classes": num_classes, **options}
         self._measurer = Measurer(1 if every is None else every, None, (), given, prefers_path=True)
-        self._clock = None if optimizer is None else StepClock(optimizer)
         arguments = {**self._measurer.arguments(), "network": type(self._model).__name__}
-        source = RecordedSource("epoch", epochs, arguments, recipe_of(recipe, self._clock))
         self._processes = Processes(group, "recording the training")
+        self._clock: StepClock | None = None
         self._run: RecordedRun | None = None
         with self._processes.sharing_errors():
             if self._processes.is_first:
+                self._clock = None if optimizer is None else StepClock(optimizer)
+                source = RecordedSource("epoch", epochs, arguments, recipe_of(recipe, self._clock))
                 self._run = RecordedRun(out, source, resume=resume, clock=self._clock)
 
     @property
@@ -146,7 +147,7 @@ class Recorder:
         with self._processes.sharing_errors():
             if self._run is not None:
                 self._run.go_to(epoch)
-        place: dict[str, Any] = {"epoch": epoch, "step": None, "group": self._group}
+        place: dict[str, Any] = {"epoch": epoch, "step": None, "processes": self._processes}
         measured = self._measurer.record_splits(self._model, loader, test, **place) if self.is_due(epoch) else []
         with self._processes.sharing_errors():
             if self._run is not None:

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
 from torch import Tensor, nn
 
+from ncollapse.groups import Processes
 from ncollapse.integrations.logs import CSVLog, JSONLLog, Log, logged_rows
 from ncollapse.measurement.measurement import Measurement
 from ncollapse.measurement.path_choice import NoPathError
@@ -20,9 +21,6 @@ from ncollapse.probe.measure import measure_network
 from ncollapse.probe.request import Request
 from ncollapse.records.rows import Row
 from ncollapse.train.schedule import measuring_epochs
-
-if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
 
 Every = int | Literal["log"]
 Logs = str | Path | Log | Sequence[Log] | None
@@ -88,13 +86,13 @@ class Measurer:
         *,
         epoch: float | None,
         step: int | None,
-        group: ProcessGroup | None,
-        writes: bool,
+        processes: Processes,
         prepare: Callable[[Any], Any] | None = None,
         reference: Measurement | None = None,
     ) -> Measurement:
         """Measure, keep the rows, and log them; with a reference, of the training set, the test split."""
-        request = replace(self._request, group=group, where=f" at epoch {epoch:g}" if epoch is not None else f" at step {step}")
+        where = f" at epoch {epoch:g}" if epoch is not None else f" at step {step}"
+        request = replace(self._request, group=processes.group, where=where)
         if reference is not None:
             request = replace(request, reference=reference, split="test")
         network = network_in(module, self._network)
@@ -108,8 +106,9 @@ class Measurer:
             self._request, request = replace(self._request, path=False), replace(request, path=False)
             measured = measure_network(request, network, batches, reading=reading, check=self._check)
         self.table += logged_rows(measured, epoch, step)
-        for log in self._logs or () if writes else ():
-            log(measured, epoch=epoch, step=step)
+        with processes.sharing_errors():
+            for log in self._logs or () if processes.is_first else ():
+                log(measured, epoch=epoch, step=step)
         self.last = measured if reference is None else self.last
         return measured
 
@@ -117,8 +116,8 @@ class Measurer:
         self, module: nn.Module, train: Iterable[Any], test: Iterable[Any] | None, **place: Any
     ) -> list[Measurement]:
         """Record the training set, and a test split that its class means decide."""
-        measured = self.record(module, train, writes=False, **place)
-        return [measured] if test is None else [measured, self.record(module, test, writes=False, reference=measured, **place)]
+        measured = self.record(module, train, **place)
+        return [measured] if test is None else [measured, self.record(module, test, reference=measured, **place)]
 
 
 def network_in(module: nn.Module, network: Network) -> nn.Module:

@@ -1,4 +1,7 @@
-"""The base of the callbacks for trainers: a table of all measurements, and a run directory if a folder is named."""
+"""The base of the callbacks for trainers: a table of all measurements, and a run directory if a folder is named.
+
+All processes call its methods, since an error in the one that writes must end all of them.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ from typing import Any
 
 from torch import nn
 
+from ncollapse.error_words import error_line
+from ncollapse.groups import Processes
 from ncollapse.integrations.recorded_run import RecordedRun, RecordedSource, recipe_of
 from ncollapse.integrations.recording import Measurer
 from ncollapse.integrations.step_clock import StepClock
@@ -23,6 +28,7 @@ class RecordingCallback:
     def __init__(self, measurer: Measurer, out: str | Path | None, recipe: Mapping[str, Any] | None) -> None:
         self._measurer, self._out, self._recipe = measurer, out, recipe
         self._run: RecordedRun | None = None
+        self._processes = Processes()
 
     @property
     def table(self) -> list[Row]:
@@ -39,21 +45,33 @@ class RecordingCallback:
         """The run directory; None before the training, in processes that do not write, and without ``out``."""
         return None if self._run is None else self._run.path
 
+    def begin_log(self, folder: str | Path, processes: Processes, *, resume: bool) -> None:
+        """Create the default log if none was given and no folder was named."""
+        self._processes = processes
+        with processes.sharing_errors():
+            if processes.is_first and self._out is None:
+                self._measurer.open_log(folder, resume=resume)
+
     def begin_run(self, unit: Unit, total: int | None, module: nn.Module, optimizer: Any, *, resume: bool) -> None:
         """Begin the run directory, or continue it, if a folder was named."""
-        if self._out is None:
-            return
-        clock = None if optimizer is None else StepClock(optimizer)
-        self._network = type(module).__name__
-        arguments = {**self._measurer.arguments(), "network": self._network}
-        source = RecordedSource(unit, total, arguments, recipe_of(self._recipe, clock))
-        self._module, self._run = module, RecordedRun(self._out, source, resume=resume, clock=clock)
+        self._run = None
+        with self._processes.sharing_errors():
+            if self._out is None or not self._processes.is_first:
+                return
+            clock = None if optimizer is None else StepClock(optimizer)
+            arguments = {**self._measurer.arguments(), "network": type(module).__name__}
+            source = RecordedSource(unit, total, arguments, recipe_of(self._recipe, clock))
+            self._module, self._run = module, RecordedRun(self._out, source, resume=resume, clock=clock)
 
     def record_time(self, time: int, measured: Measurement | None = None, *, step: int, epoch: float | None = None) -> None:
         """Record an epoch or step in the run directory, if there is one."""
-        run = self._run
-        if run is None:
+        if self._out is None:
             return
+        with self._processes.sharing_errors():
+            if self._run is not None:
+                self._record_in(self._run, time, measured, step, epoch)
+
+    def _record_in(self, run: RecordedRun, time: int, measured: Measurement | None, step: int, epoch: float | None) -> None:
         run.go_to(time)
         if measured is not None:
             run.note_network(self._module, measured)
@@ -65,7 +83,12 @@ class RecordingCallback:
         history = EpochRecord(time, math.nan, math.nan, rate, math.nan) if run.source.unit == "epoch" else None
         run.add(RecordedTime(time, step, tau), [] if measured is None else [measured], epoch=epoch, history=history)
 
-    def end_run(self, state: str, reason: str | None = None) -> None:
-        """Say in the run directory how the training ended."""
-        if self._run is not None:
-            self._run.finish(state, reason)
+    def end_run(self, error: BaseException | None = None) -> None:
+        """Say in the run directory how the training ended; each process alone, since an error may have ended the others."""
+        if self._run is None:
+            return
+        if error is None:
+            self._run.finish("finished")
+        else:
+            failed = isinstance(error, Exception)
+            self._run.finish("failed" if failed else "stopped", error_line(error) if failed else "interrupted")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from inspect import unwrap
 from typing import Any
 
 from torch.optim import SGD, Optimizer
@@ -14,8 +15,9 @@ class StepClock:
     Attributes:
         step: Steps so far; None if those before a training was resumed are unknown.
         time: Weight-decay time up to the last ``end_epoch`` (docs/theory.md, 4.1): the sum over the steps of learning rate /
-            (1 - momentum) times weight decay. None where it is unknown: with others than SGD, whose steps do not scale
-            with the gradient, and where parameter groups decay at different rates.
+            (1 - momentum) times weight decay. None where it is unknown: with others than SGD, also those that inherit
+            from it and step otherwise, whose steps do not scale with the gradient, with a momentum of 1 or more, and where
+            parameter groups decay at different rates.
     """
 
     def __init__(self, optimizer: Any) -> None:
@@ -50,7 +52,9 @@ class StepClock:
         """Return what sets trainings apart: the optimizer's kind, learning rate, momentum and weight decay."""
         groups = self._optimizer.param_groups
         decays = sorted({float(group.get("weight_decay", 0.0)) for group in groups} - {0.0})
-        found = {"optimizer": type(self._optimizer).__name__.lower(), "learning_rate": float(groups[0]["lr"])}
+        # A schedule notes the rate that it starts from, and a warm-up has set the present one to 0.
+        rate = float(groups[0].get("initial_lr", groups[0]["lr"]))
+        found = {"optimizer": type(self._optimizer).__name__.lower(), "learning_rate": rate}
         if "momentum" in groups[0]:
             found["momentum"] = float(groups[0]["momentum"])
         return {**found, "weight_decay": decays[0] if len(decays) == 1 else decays or 0.0}
@@ -67,11 +71,16 @@ class StepClock:
 
 def _decay_rate(optimizer: Optimizer) -> float | None:
     """Return the weight-decay time of one step, of the parameters that decay; None where it is unknown."""
-    if not isinstance(optimizer, SGD):
+    # Profilers wrap the method.
+    if not isinstance(optimizer, SGD) or unwrap(type(optimizer).step) is not unwrap(SGD.step):
         return None
-    rates = {
-        float(group["lr"]) * group["weight_decay"] * (1 - group["dampening"]) / (1 - group["momentum"])
-        for group in optimizer.param_groups
-        if group["weight_decay"]
-    }
+    decaying = [group for group in optimizer.param_groups if group["weight_decay"]]
+    if any(group["momentum"] >= 1 for group in decaying):
+        return None
+    rates = {float(group["lr"]) * group["weight_decay"] * _gain(group) for group in decaying}
     return None if len(rates) > 1 else max(rates, default=0.0)
+
+
+def _gain(group: dict[str, Any]) -> float:
+    """Return how many times its learning rate a constant gradient moves a parameter per step; SGD dampens momentum only."""
+    return (1 - group["dampening"]) / (1 - group["momentum"]) if group["momentum"] else 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -39,7 +40,7 @@ class NeuralCollapseCallback(RecordingCallback, TrainerCallback):
             nothing if ``out`` is given. A file that holds another table is left as it is, and one beside it is used.
         out: A folder, such as "runs/mine", that becomes a run directory, of which ``ncollapse report`` makes a page; see
             ``ncollapse.Recorder``. It is over epochs, or over steps for the other units. It is continued if the training is; a
-            folder that holds something else is left as it is.
+            folder that holds something else is left as it is. A training that ends inside an epoch ends with that one.
         recipe: As in ``ncollapse.Recorder``.
         report: A function that is also called with the values by ``nc/<layer>/<metric>``. With ``trainer.log`` they reach the
             trainer's history and its loggers: ``trainer.add_callback(NeuralCollapseCallback(..., report=trainer.log))``.
@@ -80,10 +81,7 @@ class NeuralCollapseCallback(RecordingCallback, TrainerCallback):
                 "The callback needs the whole network on every process, got FSDP or DeepSpeed. "
                 "Measure a checkpoint with ncollapse.measure."
             )
-        if not state.is_world_process_zero:
-            return
-        if self._out is None:
-            self._measurer.open_log(args.output_dir, resume=state.global_step > 0)
+        self.begin_log(args.output_dir, all_processes(args.world_size), resume=state.global_step > 0)
         counted: Literal["epoch", "step"] = "epoch" if self._unit == "epoch" else "step"
         total = state.num_train_epochs if counted == "epoch" else state.max_steps
         self.begin_run(counted, total, kwargs["model"], kwargs.get("optimizer"), resume=state.global_step > 0)
@@ -92,10 +90,10 @@ class NeuralCollapseCallback(RecordingCallback, TrainerCallback):
         """Measure, if epochs are counted and it is due."""
         if self._unit != "epoch":
             return
-        if self._measurer.is_due(round(state.epoch), state.num_train_epochs):
+        if self._measurer.is_due(_begun(state.epoch), state.num_train_epochs):
             self._record(args, state, kwargs)
         else:
-            self.record_time(round(state.epoch), step=state.global_step)
+            self.record_time(_begun(state.epoch), step=state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Measure, if steps are counted and it is due."""
@@ -114,15 +112,18 @@ class NeuralCollapseCallback(RecordingCallback, TrainerCallback):
             batches = self._loader
         else:
             batches = share_of(held["train_dataloader"] if self._loader is None else self._loader, processes)
-        writes = state.is_world_process_zero
-        measured = self._measurer.record(
-            held["model"], batches, epoch=state.epoch, step=state.global_step, group=processes.group, writes=writes
-        )
-        time = round(state.epoch) if self._unit == "epoch" else state.global_step
+        place = {"epoch": state.epoch, "step": state.global_step, "processes": processes}
+        measured = self._measurer.record(held["model"], batches, **place)
+        time = _begun(state.epoch) if self._unit == "epoch" else state.global_step
         self.record_time(time, measured, step=state.global_step, epoch=state.epoch)
         if self._report is not None:
             self._report(scalars(measured))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Mark the run as finished."""
-        self.end_run("finished")
+        self.end_run()
+
+
+def _begun(epoch: float) -> int:
+    """Return the number of epochs that were begun: a training may end inside its last one."""
+    return math.ceil(epoch - 1e-6)

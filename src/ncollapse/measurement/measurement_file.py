@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import msgspec
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -119,7 +120,7 @@ def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256(text.encode())
     for name in sorted(tensors):
         digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
-        digest.update(tensors[name].numpy().data)
+        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -130,7 +131,11 @@ def _read(file: Path) -> tuple[str, dict[str, Tensor]]:
             if _KEY not in metadata:
                 raise ReportError(f"{file}: needed the file of a measurement, found other tensors. Write it with m.save(path).")
             tensors = {name: content.get_tensor(name) for name in content.keys()}
-    except SafetensorError as error:
+    except (
+        SafetensorError,
+        RuntimeError,
+        AttributeError,
+    ) as error:  # also of a size that cannot be mapped, a type unknown here
         _refuse(file, f"not a safetensors file, or cut off: {error}")
     if metadata.get(_DIGEST) != _digest(metadata[_KEY], tensors):
         _refuse(file, "its content does not match its checksum")

@@ -15,14 +15,14 @@ from ncollapse.drawing.panels import (
     shown_over_depth,
     shown_over_epochs,
 )
-from ncollapse.drawing.wording import MEASURED_ONLY, POSITIONS
+from ncollapse.drawing.wording import MEASURED_ONLY, POSITIONS, spelled
 from ncollapse.records.errors import ReportError
 from ncollapse.records.file_names import REPORT, SWEEP
 from ncollapse.records.reading import Run, read_run
 from ncollapse.records.recipe_settings import differing_settings
 from ncollapse.records.sweep import read_sweep
 from ncollapse.report.markup import depth_rules, link, panel_svg, write_html
-from ncollapse.report.tables import mark
+from ncollapse.report.tables import mark, unit_of
 
 _Draw = Callable[..., None]
 
@@ -67,6 +67,7 @@ def write_comparison(folders: Iterable[Path], out: Path, *, position: str = "pro
         "comparison.html",
         title=f"{len(columns)} runs side by side",
         rules="".join(depth_rules(index, len(column.run.measured_layers)) for index, column in enumerate(columns)),
+        unit=unit_of([column.run for column in columns]),
         columns=[_context(column, out, cells) for column, cells in zip(columns, _findings(columns, position), strict=True)],
         settings=_settings(columns),
         position=POSITIONS.get(position, position),
@@ -87,15 +88,19 @@ def _columns(folders: Sequence[Path]) -> list[_Column]:
         raise ReportError(
             f"A comparison needs at least one finished run, found none in {named}. Name run directories or sweeps."
         )
-    labels = [", ".join(f"{field}={value}" for field, value in settings) for settings in differing_settings(runs)]
+    labels = [", ".join(f"{field}={value}" for field, value in settings) for settings in _differing(runs)]
     if max(map(len, labels)) > _LONGEST_HEADING:
         labels = [f"{mark(index).upper()}: {run.recipe.name or run.title}" for index, run in enumerate(runs)]
     return [_Column(run, label or run.path.resolve().name) for run, label in zip(runs, labels, strict=True)]
 
 
+def _differing(runs: Sequence[Run]) -> list[list[tuple[str, str]]]:
+    return [[(field, spelled(value)) for field, value in settings] for settings in differing_settings(runs)]
+
+
 def _settings(columns: Sequence[_Column]) -> list[tuple[str, list[str]]]:
     """List the settings that differ where column heads do not show them: fields with one value per run."""
-    differing = differing_settings([column.run for column in columns])
+    differing = _differing([column.run for column in columns])
     if all(
         f"{field}={value}" in column.label for column, pairs in zip(columns, differing, strict=True) for field, value in pairs
     ):
@@ -147,7 +152,7 @@ def _row(
             lambda axes: draw(axes, column.run, panel, shared=shared),
             width=2.75,
             name=f"run{index}-{over}-{panel.key}",
-            label=f"{panel.key.upper()}, {panel.label}, over {over}, {column.label}",
+            label=f"{panel.key.upper()}, {panel.label}, over {'depth' if over == 'depth' else f'{column.run.unit}s'}, {column.label}",
             num_layers=len(column.run.measured_layers),
         )
 

@@ -16,6 +16,7 @@ from ncollapse.records.sweep import Sweep, SweptRun, read_sweep
 from ncollapse.report.claims_page import ledger_rows, write_claims_page
 from ncollapse.report.markup import link, panel_svg, write_html
 from ncollapse.report.run_page import write_page
+from ncollapse.report.tables import unit_of
 
 
 def write_sweep_page(sweep_dir: Path, out: Path | None = None) -> Path:
@@ -48,6 +49,7 @@ def write_sweep_page(sweep_dir: Path, out: Path | None = None) -> Path:
         settings=[[spelled(value) for value in values] for values, _ in sweep.by_setting()],
         num_runs=counted(len(sweep.runs), "run"),
         num_finished=len(finished),
+        unit=unit_of(finished),
         num_unfit=sum(run.status.train_accuracy != 1.0 for run in finished) if axis.numeric and len(axis.places) > 2 else 0,
         quantities=[_context(index, sweep, axis, quantity) for index, quantity in enumerate(shown)],
         undefined=[quantity.title for quantity in QUANTITIES if quantity not in shown],

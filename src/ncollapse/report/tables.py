@@ -1,6 +1,7 @@
 """The tables of the page as values: the last epoch's metrics by layer with marked flags, the recipe, the versions."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -40,6 +41,11 @@ class Entry(NamedTuple):
     depth: int
     text: str
     flags: tuple[str, ...]
+
+
+def unit_of(runs: Sequence[Run]) -> str:
+    """Say what runs count: epochs, steps, or some of them the one and some the other."""
+    return " or ".join(sorted({run.unit for run in runs if not run.is_measured_only}) or ["epoch"])
 
 
 def metric_tables(run: Run) -> list[MetricTable]:

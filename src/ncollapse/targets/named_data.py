@@ -53,6 +53,7 @@ def load_data(
     num_classes: int | None = None,
     batch_size: int | None = None,
     input_shape: Sequence[int] | None = None,
+    download: bool = False,
 ) -> NamedData:
     """Return data by its name, as ``ncollapse measure`` reads it.
 
@@ -68,6 +69,7 @@ def load_data(
         batch_size: Samples in a batch. None takes 1000, or what the recipe of a run measures with. A function decides itself.
         input_shape: Shape of one sample, such as (1, 28, 28), if the network does not take vectors. Samples of one channel fill
             (3, 28, 28) with copies of it.
+        download: Fetch a data set whose files are not on this computer, into $NCOLLAPSE_DATA or the user's cache, checked.
 
     Raises:
         ValueError: If there is no such data, it is damaged, or an argument does not belong to this kind of data.
@@ -81,7 +83,7 @@ def load_data(
     if ":" in str(name) and not Path(name).is_dir():
         known = _classes_of_function(str(name), num_classes, input_shape, batch_size)
         return NamedData(str(name), split, known, _FunctionBatches(str(name)))
-    config, usual_size = _of_run(Path(name), split) if Path(name).is_dir() else (_config(str(name), split), 1000)
+    config, usual_size = _of_run(Path(name), split) if Path(name).is_dir() else (_config(str(name), split, download), 1000)
     if num_classes is not None:
         raise ValueError(f"--num-classes is for batches of a module:function, {name} has its own. Leave it out.")
     samples = load_samples(config)
@@ -100,13 +102,13 @@ def _classes_of_function(name: str, num_classes: int | None, input_shape: Sequen
     return num_classes
 
 
-def _config(name: str, split: Split) -> DataConfig:
+def _config(name: str, split: Split, download: bool) -> DataConfig:
     if name not in get_args(DataName):
         raise ValueError(
             f"Data must be a data set, a module:function or a run directory, got {name!r}. "
             f"{near_words(name, get_args(DataName)) or write_as_function(name)}`ncollapse doctor` lists the data sets."
         )
-    return DataConfig(name=cast(Any, name), split=split)
+    return DataConfig(name=cast(Any, name), split=split, download=download)
 
 
 def _of_run(path: Path, split: Split) -> tuple[DataConfig, int]:
