@@ -148,11 +148,12 @@ def _row(
             return f"measured at one {column.run.unit} only"
         if over == "depth" and not column.run.has_depth:
             return "paths not followed"
+        axis = f"{column.run.unit}s" if over == "epochs" else over
         return panel_svg(
             lambda axes: draw(axes, column.run, panel, shared=shared),
             width=2.75,
             name=f"run{index}-{over}-{panel.key}",
-            label=f"{panel.key.upper()}, {panel.label}, over {'depth' if over == 'depth' else f'{column.run.unit}s'}, {column.label}",
+            label=f"{panel.key.upper()}, {panel.label}, over {axis}, {column.label}",
             num_layers=len(column.run.measured_layers),
         )
 
