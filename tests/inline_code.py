@@ -41,7 +41,7 @@ FOREIGN = {
         "report_to",
         "match=",
     ),
-    *("runs/mine-2", "epoch_12.pt", "step_500.pt", "checkpoint-500"),
+    *("runs/mine-2", "epoch_12.pt", "ckpt/last.ckpt", "step_500.pt", "checkpoint-500"),
     *("layers/layers.html", "auroc.NAME.SCORE", "fpr95.NAME.SCORE", "few_shot.NAME", "few_shot_bound.NAME"),
     *("pytorch_lightning", "x", "x.input", "head.input", "(measurement, epoch=, step=)", "nc/<layer>/<metric>"),
     *('both["pfc1"]', *(f'm.depth_results.prediction_error["projection"].{name}["pfc1"]' for name in ("line", "baseline"))),

@@ -60,8 +60,7 @@ def test_training_that_never_was_perfect_or_is_not_finished(said):
     )
     assert sentences[1] == "The layers were last measured at epoch 150. All that is said of them is from then."
     assert sentences[2] == (
-        "The train accuracy is 99.999 % at epoch 160 of 200. No measured epoch has every training sample right, so nothing "
-        "here is beyond zero error."
+        "The train accuracy is 99.999 % at epoch 160 of 200. No measured epoch has every training sample right."
     )
     assert "The train accuracy is undefined at" in said(train_accuracy=None)[2]
 
@@ -247,7 +246,7 @@ def test_the_verdict_for_a_collapsed_end(said):
     against = {"optimal": False, "biases": None, "cycle": [4, 9, 7], "gain": 1.234, "tolerance": 1e-12}
     sentence = one(said(lambda record: record.update(collapsed_optimality=against)), start)
     assert sentence.endswith(
-        "would NOT be optimal transport: handing one sample on along the classes 4 → 9 → 7 → 4 lowers the total cost by 1.23."
+        "would NOT be optimal transport: the total cost falls by 1.23 if one sample of each class moves on along 4 → 9 → 7 → 4."
     )
 
 
@@ -381,15 +380,15 @@ def test_theorem2(said):
         "Theorem 2 (PFC2 along the straight line): by the exact test, PFC2 does NOT fall all along the line; it rises for t = "
         "0 to 0.08. The relative transport cost is 0.95 (distance of first and last class means over the length of the last). "
         "Two conditions would suffice if the last layer were an exact simplex ETF. Its PFC2 is 0.27, so these conditions do "
-        "not apply here. Condition (A), the first- and second-order change of the means' Gram matrix away from the last layer "
-        "do not oppose and the relative cost is at most 1, does not hold. Condition (B), the first-order change outweighs the "
-        "second-order one, does not hold."
+        "not apply here. They are about the change of the means' Gram matrix away from the last layer. Condition (A) does not "
+        "hold. It asks that the first- and the second-order change do not oppose each other and that the relative cost is at "
+        "most 1. Condition (B) does not hold. It asks that the first-order change is the larger one."
     )
     good = {"monotone": True, "intervals": [], "sufficient_a": True, "sufficient_b": None, "end_distance": 1e-8}
     sentence = one(said(lambda record: record["theorem2"].update(good)), "Theorem 2")
     assert sentence.startswith("Theorem 2 (PFC2 along the straight line): by the exact test, PFC2 falls all along the line. ")
-    assert "an exact simplex ETF. It is one up to rounding. Condition (A)" in sentence
-    assert "at most 1, holds. " in sentence
+    assert "an exact simplex ETF. It is one up to rounding. They are about" in sentence
+    assert "Condition (A) holds. It asks" in sentence
     assert sentence.endswith(" is undefined.")
     sentence = one(said(lambda record: record["theorem2"].update(end_distance=None, relative_cost=None)), "Theorem 2")
     assert "The relative transport cost is undefined (" in sentence

@@ -64,7 +64,8 @@ def record(out, training, epochs=3, *, resume=False, first=None, saves=None, **o
 
 
 def table(folder):
-    return {name: (folder / name).read_bytes() for name in ("measurements.csv", "history.csv", "recording.json", "recipe.json")}
+    names = ("measurements.csv", "history.csv", "recording.json", "recipe.json", "samples.safetensors")
+    return {name: (folder / name).read_bytes() for name in names}
 
 
 def test_the_run_directory_holds_what_measure_gives(tmp_path):

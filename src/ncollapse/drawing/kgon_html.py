@@ -43,7 +43,9 @@ def kgon_markup(kgon: Kgon, unit: str = "epoch") -> str:
         f'<input type="range" class="kgon-slider" min="0" max="{last}" value="{last}" step="1" aria-label="{unit}">'
         f'<span>{unit.capitalize()} <output class="kgon-epoch">{epochs[-1]}</output></span></div>'
     )
-    words = "Point at a dot to name it, and to follow the sample through the layers. A class of the list is shown alone."
+    words = (
+        "Point at a dot to name it, and to follow the sample through the layers. Click a class in the list to show it alone."
+    )
     notes = "".join(f"<p class='quiet'>{html.escape(note)}</p>" for note in kgon.notes(len(epochs), unit))
     return (
         f'<div class="kgon">{controls}<div class="kgon-panels">{_figures(kgon)}</div><p class="kgon-told">{words}</p>'

@@ -127,7 +127,7 @@ def _say_training(run: Run) -> str:
         return _say_measured(run)
     said = f"The train accuracy is {percent(status.train_accuracy)} at {run.unit} {status.epoch} of {status.epochs}. "
     if status.first_perfect_epoch is None:
-        said += f"No measured {run.unit} has every training sample right, so nothing here is beyond zero error."
+        said += f"No measured {run.unit} has every training sample right."
     else:
         beyond = counted(status.epoch - status.first_perfect_epoch, run.unit)
         said += f"Every training sample was right first at measured {run.unit} {status.first_perfect_epoch}"

@@ -145,10 +145,10 @@ def _say_sufficient(theorem: Theorem2) -> str:
     else:
         applies = "It is one up to rounding."
     return (
-        f"Two conditions would suffice if the last layer were an exact simplex ETF. {applies} Condition (A), the first- and "
-        "second-order change of the means' Gram matrix away from the last layer do not oppose and the relative cost is at most "
-        f"1, {_STATES[theorem.sufficient_a]}. Condition (B), the first-order change outweighs the second-order one, "
-        f"{_STATES[theorem.sufficient_b]}."
+        f"Two conditions would suffice if the last layer were an exact simplex ETF. {applies} They are about the change of the "
+        f"means' Gram matrix away from the last layer. Condition (A) {_STATES[theorem.sufficient_a]}. It asks that the "
+        "first- and the second-order change do not oppose each other and that the relative cost is at most 1. Condition (B) "
+        f"{_STATES[theorem.sufficient_b]}. It asks that the first-order change is the larger one."
     )
 
 
@@ -217,7 +217,7 @@ def _say_collapsed_optimality(verdict: CollapsedOptimality | None) -> list[str]:
     said += "NOT be optimal transport"
     if verdict.cycle:
         classes = " → ".join(str(k) for k in (*verdict.cycle, verdict.cycle[0]))
-        said += f": handing one sample on along the classes {classes} lowers the total cost by {number(verdict.gain)}"
+        said += f": the total cost falls by {number(verdict.gain)} if one sample of each class moves on along {classes}"
     return [f"{said}."]
 
 

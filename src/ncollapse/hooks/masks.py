@@ -28,13 +28,18 @@ def attention_mask(inputs: Any, model: nn.Module, rule: MaskRule | None = None) 
     for name in sorted(masks, key=lambda name: name not in {"src_key_padding_mask", "key_padding_mask"}):
         if name.endswith("padding_mask"):
             return masks[name] == 0
-    # Next to a padding mask, "mask" says which tokens see one another, shape (T, T).
+    # Next to a padding mask, "mask" says which tokens see one another, shape (T, T); so does one that has not a row a sample.
     signature = signature_of(model)
     other = signature is not None and any(name.endswith("padding_mask") for name in signature.parameters)
     mask = None if other else masks.get("mask")
-    if mask is not None and not mask.is_floating_point() and not _is_causal(mask):
+    if mask is not None and not mask.is_floating_point() and not _is_causal(mask) and _has_row_a_sample(mask, _tensors(inputs)):
         return mask
     return None if rule is None else rule.read(inputs)
+
+
+def _has_row_a_sample(mask: Tensor, tensors: list[Tensor]) -> bool:
+    others = [tensor for tensor in tensors if tensor is not mask and tensor.ndim > 0]
+    return not others or any(len(tensor) == len(mask) for tensor in others)
 
 
 def _is_causal(mask: Tensor) -> bool:
@@ -97,7 +102,7 @@ def _rules(tensors: list[Tensor], declared: set[int]) -> Iterator[MaskRule]:
         if tensor.ndim == 2 and i not in flags:
             yield from (MaskRule(i, "ids", padding) for padding in sorted(declared | _repeated_at_end(tensor)))
     for i, tensor in flags.items():
-        if not _is_causal(tensor):
+        if not _is_causal(tensor) and _has_row_a_sample(tensor, tensors):
             yield from (MaskRule(i, "real"), MaskRule(i, "padding"))
 
 

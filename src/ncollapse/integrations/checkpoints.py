@@ -76,7 +76,7 @@ def measure_checkpoints(
     arguments |= dict(flatten_settings(recipe or {}))
     source = RecordedSource(unit, found[-1].time, arguments, dict(recipe or {}), {"checkpoints": str(checkpoints)})
     run = RecordedRun(out, source, resume=True)
-    report = _lines if progress is True else progress or (lambda done, total, words: None)
+    report = _lines if progress is True else progress or (lambda *_: None)
     started, done = time.monotonic(), 0
     own_weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     try:
@@ -87,8 +87,7 @@ def measure_checkpoints(
                 continue
             load_weights(checkpoint.file, model, unsafe_pickle=unsafe_pickle)
             measured = measurer.record_splits(model, batches, test, epoch=place.time, step=place.step, processes=Processes())
-            run.note_network(model, measured[0])
-            run.add(place, measured)
+            run.add(place, measured, network=model)
             done += 1
             left = _clock((time.monotonic() - started) / done * (len(found) - index - 1))
             report(index + 1, len(found), f"{checkpoint.name}: {unit} {place.time}; {left} left")

@@ -160,9 +160,12 @@ class RecordedRun:
         *,
         epoch: float | None = None,
         history: EpochRecord | None = None,
+        network: nn.Module | None = None,
     ) -> None:
         """Add an epoch or step, in any order, and save; one of the same time is replaced."""
         directory, time = self.directory, place.time
+        if network is not None and measurements:
+            self._note_network(network, measurements[0])
         self._keep(lambda other: other != time)
         self.times[time] = place
         at = time if self.source.unit == "epoch" else epoch
@@ -188,7 +191,7 @@ class RecordedRun:
         self.times = {place.time: place for place in times}
         self.finish()
 
-    def note_network(self, network: nn.Module, measured: Measurement) -> None:
+    def _note_network(self, network: nn.Module, measured: Measurement) -> None:
         """Note where the network is and which layers were chosen, with the first save of a new run."""
         if self.directory.rows:
             return

@@ -151,11 +151,9 @@ class Recorder:
         measured = self._measurer.record_splits(self._model, loader, test, **place) if self.is_due(epoch) else []
         with self._processes.sharing_errors():
             if self._run is not None:
-                if measured:
-                    self._run.note_network(self._model, measured[0])
                 rate = None if self._clock is None else self._clock.end_epoch()
                 given = (loss, accuracy, rate if lr is None else lr, grad_norm)
-                self._run.add(self._place(epoch), measured, history=_history(epoch, given))
+                self._run.add(self._place(epoch), measured, history=_history(epoch, given), network=self._model)
         return measured[0] if measured else None
 
     def finish(self) -> None:

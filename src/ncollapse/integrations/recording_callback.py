@@ -73,15 +73,19 @@ class RecordingCallback:
 
     def _record_in(self, run: RecordedRun, time: int, measured: Measurement | None, step: int, epoch: float | None) -> None:
         run.go_to(time)
-        if measured is not None:
-            run.note_network(self._module, measured)
         clock, rate, tau = run.clock, math.nan, None
         if clock is not None:
             # Steps that the hook has not seen, as before a resumption, leave the time unknown.
             rate = clock.end_epoch()
             tau = clock.time if clock.step == step else None
         history = EpochRecord(time, math.nan, math.nan, rate, math.nan) if run.source.unit == "epoch" else None
-        run.add(RecordedTime(time, step, tau), [] if measured is None else [measured], epoch=epoch, history=history)
+        run.add(
+            RecordedTime(time, step, tau),
+            [] if measured is None else [measured],
+            epoch=epoch,
+            history=history,
+            network=self._module,
+        )
 
     def end_run(self, error: BaseException | None = None) -> None:
         """Say in the run directory how the training ended; each process alone, since an error may have ended the others."""
