@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import reference
-from ncollapse import find_layers, measure, watch
+from ncollapse import Tap, find_layers, measure, watch
 
 K, N, T, D = 3, 30, 6, 8
 GENERATOR = torch.Generator().manual_seed(0)
@@ -226,3 +226,22 @@ def test_tokens_that_are_classified_without_padding():
 
 def test_find_layers_names_the_padding():
     assert "padding behind the lengths" in find_layers(made("lengths", "mean"), (IDS, LENGTHS), num_classes=K).why
+
+
+class Window(Encoder):
+    """Its mask says which tokens see one another."""
+
+    def forward(self, ids, mask):
+        h = self.embed(ids)
+        for block in self.blocks:
+            h = block(h, src_mask=~mask)
+        return self.head(h.mean(dim=1))
+
+
+def test_a_mask_between_tokens_is_none_of_padding():
+    window = torch.ones(T, T, dtype=torch.bool).triu(-1).tril(1)
+    net = Window("mean").eval()
+    with torch.no_grad():
+        rows = net.embed(IDS).double().mean(dim=1)
+    found = measure(net, [((IDS, window), Y)], num_classes=K, layers=[Tap("embed", "mean")], metrics=["pfc1"])
+    assert found.value("pfc1") == pytest.approx(reference.feature_metrics(rows.numpy(), Y.numpy(), K)["pfc1"], rel=1e-5)
