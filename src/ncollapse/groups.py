@@ -28,6 +28,7 @@ class _Merges(Protocol):
 
 Merging = TypeVar("Merging", bound=_Merges)
 Value = TypeVar("Value")
+Failing = TypeVar("Failing", bound=Exception)
 # A tensor or a sequence: something that can be sliced.
 Shared = TypeVar("Shared", bound=Any)
 
@@ -254,6 +255,12 @@ class _EveryNth:
 def all_processes(size: int) -> Processes:
     """Return the processes of a trainer, which has joined them if there are several."""
     return Processes(dist.group.WORLD if size > 1 else None)
+
+
+def raised_as_itself(kind: type[Failing]) -> type[Failing]:
+    """Let an error of one process, of a type that somebody catches, have this type in the other processes too."""
+    _SAME_TYPES[kind.__name__] = kind
+    return kind
 
 
 def _kind(error: Exception) -> str:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from ncollapse.groups import raised_as_itself
+
 # True for the longest run, or names of layers or of modules around them; False follows no paths.
 PathChoice = bool | str | Sequence[str]
 
 
+@raised_as_itself
 class NoPathError(ValueError):
     """The layers do not allow a path, since no two in a row have one dimension."""
 
