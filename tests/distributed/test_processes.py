@@ -8,6 +8,7 @@ import torch
 from distributed import launch, worker
 from ncollapse.groups import Processes
 from ncollapse.probe import measure
+from ncollapse.records import read_run
 from ncollapse.studies import override, recipe_by_name, run_recipe
 from ncollapse.targets import Target, measure_target
 
@@ -74,7 +75,7 @@ def test_table_is_that_of_one_process(found, case, name):
 
 def test_all_ranks_are_identical_to_the_bit(found):
     shared = [name for name in found[0] if name not in {"alone", "crossing"} and not name.startswith("error")]
-    assert len(shared) == len(worker.CASES) * len(worker.OPTIONS) + 7
+    assert len(shared) == len(worker.CASES) * len(worker.OPTIONS) + 8
     for name in shared:
         assert all(ranks[name] == found[0][name] for ranks in found), name
 
@@ -109,6 +110,14 @@ def test_running_means_are_those_of_the_first_process(found):
     model.norm.running_mean.fill_(0.0)
     model.norm.running_var.fill_(1.0)
     assert_same_table(found[0]["buffers"], measure(model, [(inputs, labels)], num_classes=worker.K))
+
+
+def test_a_recorder_writes_once_what_all_have_measured(found, written):
+    folder = written[1] / str(len(found))
+    run = read_run(folder / "recorded")
+    assert [repr(row.value) for row in run.rows] == [row[4] for row in found[0]["recorder"]["rows"]]
+    assert (run.epochs, run.status.state, found[0]["recorder"]["n"]) == ((1,), "finished", worker.N)
+    assert [path.name for path in folder.glob("recorded*")] == ["recorded"]
 
 
 @pytest.mark.parametrize("name", ["dealt", "one_batch", "shuffled"])

@@ -13,6 +13,7 @@ from torch import nn
 
 from cases import tensors_of
 from distributed.launch import ENVIRONMENT
+from ncollapse.integrations.recorder import Recorder
 from ncollapse.models import FCResNet, FCResNetConfig
 from ncollapse.probe import measure
 from ncollapse.targets import Target, measure_target
@@ -170,6 +171,15 @@ def shared(rank, size, group, folder):
         return words
 
     yield "buffers", buffers
+
+    def recorded():
+        # Without two layers of one dimension: found while measuring, by all of them.
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(DIM, 8), nn.ReLU(), nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, K)).double()
+        recorder = Recorder(folder / "recorded", model, num_classes=K, epochs=1, group=group)
+        return written(recorder.epoch(1, batches_of("empty_rank", rank, size)))
+
+    yield "recorder", recorded
     torch.manual_seed(rank)  # orders of a loader that shuffles would differ
     for name in ("dealt", "one_batch", "shuffled"):
         target = Target("worker:network", f"worker:{name}", num_classes=K)

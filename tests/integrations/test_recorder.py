@@ -268,7 +268,10 @@ def test_pages_comparisons_sweeps_and_claims_take_recorded_runs(tmp_path):
         str(tmp_path / "unsaid"),
         "its recipe does not say seed, model.connections, train.loss, data.corrupt; pass them to the recorder with recipe=",
     ),)  # fmt: skip
-    entries = [{"name": f"run{seed}", "settings": {"decay": str(seed)}, "seed": 0} for seed in (0, 1)]
+    # A run whose loss nobody said.
+    training = Training()
+    Recorder(tmp_path / "run2", training.net, num_classes=K, metrics=METRICS).epoch(1, [data()])
+    entries = [{"name": f"run{seed}", "settings": {"decay": str(seed)}, "seed": 0} for seed in (0, 1, 2)]
     (tmp_path / "sweep.json").write_text(json.dumps({"runs": entries}))
     assert "run1/report.html" in write_report([tmp_path]).read_text()
     with pytest.raises(ValueError, match="holds what was recorded of a training by other code, and no network"):

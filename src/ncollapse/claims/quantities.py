@@ -94,7 +94,8 @@ def _depth(run: Run) -> float | None:
 
 
 def _train_loss(run: Run) -> float | None:
-    return run.history[-1].loss if run.history else None
+    # A recorder need not be told the loss.
+    return run.history[-1].loss if run.history and not math.isnan(run.history[-1].loss) else None
 
 
 QUANTITIES = (
