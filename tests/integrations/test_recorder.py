@@ -273,6 +273,8 @@ def test_pages_comparisons_sweeps_and_claims_take_recorded_runs(tmp_path):
     Recorder(tmp_path / "run2", training.net, num_classes=K, metrics=METRICS).epoch(1, [data()])
     entries = [{"name": f"run{seed}", "settings": {"decay": str(seed)}, "seed": 0} for seed in (0, 1, 2)]
     (tmp_path / "sweep.json").write_text(json.dumps({"runs": entries}))
-    assert "run1/report.html" in write_report([tmp_path]).read_text()
+    swept = write_report([tmp_path]).read_text()
+    assert "run1/report.html" in swept
+    assert "<b></b>" not in swept
     with pytest.raises(ValueError, match="holds what was recorded of a training by other code, and no network"):
         load_network(tmp_path / "run0")
