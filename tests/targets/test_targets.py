@@ -9,7 +9,7 @@ from torch import nn
 
 import ncollapse as nc
 from ncollapse.cli import main
-from ncollapse.data import DataConfig, load_samples
+from ncollapse.data import DataConfig, digits, load_samples
 from ncollapse.records import ReportError, read_run
 from ncollapse.report import write_report
 from ncollapse.studies import RunDirectoryError, override, recipe_by_name, run_recipe
@@ -191,3 +191,11 @@ def test_a_choice_of_classes_reaches_the_command_the_record_and_the_page(run, tm
             main(["measure", str(run), "--classes", *words])
         assert error.value.code == 2
         assert "Traceback" not in capsys.readouterr().err
+
+
+def test_data_is_fetched_only_where_the_user_says_so(monkeypatch):
+    asked = []
+    monkeypatch.setattr("ncollapse.targets.named_data.load_samples", lambda config: asked.append(config.download) or digits())
+    for options in ({}, {"download": True}):
+        nc.load_data("fashion_mnist", **options)
+    assert asked == [False, True]
