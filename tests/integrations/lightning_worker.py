@@ -35,6 +35,6 @@ if __name__ == "__main__":
         torch.save(module.net.state_dict(), out / "weights.pt")
         (out / "samples.txt").write_text(str(callback.last.num_samples))
     try:
-        fit(out, NeuralCollapseCallback(num_classes=K, network="net", out=out / "plain.pt"))
-    except ValueError as error:
+        fit(out, NeuralCollapseCallback(num_classes=K, network="net", out=out / "plain.pt" / "mine"))
+    except OSError as error:
         (out / f"error{trainer.global_rank}.txt").write_text(str(error))
