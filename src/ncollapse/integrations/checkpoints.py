@@ -72,12 +72,11 @@ def measure_checkpoints(
     unit, found = timed_checkpoints(find_checkpoints(checkpoints), unit, counts_from_zero=counts_from_zero)
     model, measurer = network_of(model), Measurer(1, None, (), {"num_classes": num_classes, **options}, prefers_path=True)
     # The data's name may be in the recipe: a folder holds measurements of one data set.
-    arguments = {**measurer.arguments(), "network": type(model).__name__, "test": str(test is not None)}
+    arguments = measurer.arguments() | {"network": type(model).__name__, "test": str(test is not None)}
     arguments |= dict(flatten_settings(recipe or {}))
     source = RecordedSource(unit, found[-1].time, arguments, dict(recipe or {}), {"checkpoints": str(checkpoints)})
     run = RecordedRun(out, source, resume=True)
-    report = _lines if progress is True else progress or (lambda *_: None)
-    started, done = time.monotonic(), 0
+    report, started, done = _lines if progress is True else progress or (lambda *_: None), time.monotonic(), 0
     own_weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     try:
         for index, checkpoint in enumerate(found):
