@@ -1,5 +1,6 @@
 """Tiny commands, run in forked processes that can be stopped at any step."""
 
+import gc
 import os
 import select
 import shutil
@@ -26,6 +27,7 @@ from crashes.steps import Steps
 from ncollapse.cli import main
 from ncollapse.recipes import override, recipe_by_name
 from ncollapse.records import ReportError, Run, read_run
+from ncollapse.report.markup import environment
 from ncollapse.studies import run_recipe
 from ncollapse.studies.workers import work
 from ncollapse.targets import Target, measure_target
@@ -132,10 +134,15 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def warm_up(folder: Path) -> None:
-    """Import what commands import, so that forked processes find it."""
+    """Import what commands import, and compile the templates of pages, so that forked processes find both."""
     run_recipe(override(recipe_by_name("demo"), TINY), folder)
     measure_target(Target(str(folder)))
-    import_module("ncollapse.report")
+    import_module("rich.progress")
+    for page in ("frame", "run", "comparison", "sweep"):
+        environment().get_template(f"{page}.html")
+    # What is there already is neither looked at again nor copied by the processes that are forked.
+    gc.collect()
+    gc.freeze()
 
 
 @cache

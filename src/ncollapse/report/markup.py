@@ -6,6 +6,7 @@ import html
 import os
 import re
 from collections.abc import Callable
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -32,17 +33,22 @@ _VARIABLES = {
 }
 
 
+@cache
+def environment() -> Environment:
+    """Keep the templates, which take longer to compile than to fill."""
+    # jinja2 escapes whatever a run directory says; templates mark as safe only our own files, drawings and escaped JSON.
+    return Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=FunctionLoader(_package_text)
+    )
+
+
 def write_html(
     out: Path, template: str, *, script: str | None = None, more_script: str = "", more_style: str = "", **context: Any
 ) -> Path:
     """Fill a template that extends ``frame.html`` and write it, whole or not at all, into a folder made if need be."""
-    # jinja2 escapes whatever a run directory says; templates mark as safe only our own files, drawings and escaped JSON.
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=FunctionLoader(_package_text)
-    )
     code, style = (_package_text(script) if script else "") + more_script, _package_text("page.css") + more_style
     digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
-    page = environment.get_template(template).render(css=style, script=code, script_hash=digest, **context)
+    page = environment().get_template(template).render(css=style, script=code, script_hash=digest, **context)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(out, page)
     return out
