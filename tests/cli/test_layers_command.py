@@ -52,7 +52,14 @@ def test_one_page_and_one_table(made, capsys):
         rows = list(csv.DictReader(file))
     assert {row["layer"] for row in rows} == {"1", "3"}
     assert {"auroc.noise.energy", "few_shot.parity", "left_out"} < {row["metric"] for row in rows}
+    # Planted links are replaced, not followed.
+    (made / "mine").write_text("mine")
+    for name in ("layers.html", "layers.csv", "classes.csv", "pairs.csv"):
+        (made / "found" / name).unlink()
+        (made / "found" / name).symlink_to(made / "mine")
     main(["layers", "layers_words:build", "--data", "digits", "--max-samples", "60", "--out", "found", "--json"])
+    assert (made / "mine").read_text() == "mine"
+    assert not any(path.is_symlink() for path in (made / "found").iterdir())
     assert json.loads(capsys.readouterr().out)["verdicts"]
 
 

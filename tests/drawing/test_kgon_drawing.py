@@ -174,7 +174,10 @@ def test_a_figure_and_an_animation(run, tmp_path):
     with Image.open(tmp_path / "new" / "kgon.gif") as image:
         assert (image.n_frames, image.format) == (2, "GIF")
     save_animation(run, tmp_path / "kgon.png")
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "again.png").symlink_to(tmp_path / "mine")
     save_animation(run, tmp_path / "again.png")
+    assert (tmp_path / "mine").read_text() == "mine"
     assert (tmp_path / "kgon.png").read_bytes() == (tmp_path / "again.png").read_bytes()
     with pytest.raises(ReportError, match=r"needed a name that ends in \.gif"):
         save_animation(run, tmp_path / "kgon.mp4")

@@ -149,6 +149,17 @@ def test_many_classes_keep_the_order_of_the_first_epoch_and_other_layers_begin_a
     assert list(add_kgon(both, other, 2).epochs) == [2]
 
 
+# Of 36 samples in one layer: two integers a sample, the rank, and three half-precision numbers a sample and a class mean.
+@pytest.mark.parametrize(("limit", "most", "kept"), [("_FULL_EPOCHS", 2, 2), ("_FULL_BYTES", 2 * (36 * 22 + 44) + 1, 3)])
+def test_a_full_file_takes_no_more_epochs(monkeypatch, limit, most, kept):
+    monkeypatch.setattr(f"ncollapse.records.samples.{limit}", most)
+    features, labels = clouds(3, 4)
+    m, samples = nc.measure_features(features, labels, num_classes=3), None
+    for epoch in range(5):
+        samples = add_kgon(samples, m, epoch)
+    assert list(samples.epochs) == list(range(kept))
+
+
 def test_paths_in_their_planes():
     # A right angle: half of the way along the chord, and half a chord off it; a straight path; one that comes back.
     path = torch.tensor(

@@ -84,6 +84,27 @@ def test_a_table_of_commas_fills_no_memory(small, name, piece, message):
         read_run(small)
 
 
+@pytest.mark.parametrize(
+    ("name", "begin", "piece", "end", "message"),
+    [
+        ("depth.json", b'{"epochs": [', b"{},", b"{}]}", "holds more than 4000000 values"),
+        ("history.csv", b"epoch,loss,accuracy,learning_rate,grad_norm\n", b"\n", b"", "has more than 3000000 lines"),
+    ],
+)
+def test_what_would_become_many_times_its_size_is_refused(small, name, begin, piece, end, message):
+    (small / name).write_bytes(begin + piece * 4_000_001 + end)
+    with memory_below(32 * MIB), pytest.raises(ReportError, match=rf"{name}: {message}\. ncollapse does not write such a file"):
+        read_run(small)
+
+
+def test_a_long_table_takes_little_more_than_its_numbers(small):
+    header, line = (small / "history.csv").read_text().splitlines()[:2]
+    (small / "history.csv").write_text("\n".join([header, *[line] * 50_000, ""]))
+    # Five numbers of 24 bytes and a tuple a line; as texts they took three times as much.
+    with memory_below(16 * MIB):
+        assert len(read_run(small).history) == 50_000
+
+
 @pytest.mark.parametrize("levels", [30, 900, 1_000_000])
 @pytest.mark.parametrize("name", OF_SETTINGS)
 def test_deep_nesting_is_refused(small, name, levels):

@@ -1,5 +1,6 @@
 """Files of images in the format IDX, compressed or not. Needs no torch."""
 
+import gzip
 import hashlib
 import io
 import math
@@ -18,7 +19,7 @@ ImagesAndLabels = tuple[NDArray[np.uint8], NDArray[np.integer]]
 
 _UNSIGNED_BYTE = 0x08  # the one element type of the MNIST family; the format knows five more
 _GZIP_MAGIC = b"\x1f\x8b"
-_GZIP_WBITS = 31  # zlib: "a gzip header and trailer around the stream"
+_PIECE = 1 << 20
 # Twice what EMNIST, the largest set of the family, has in a file: 697,932 images of 784 bytes.
 _LARGEST = 1 << 30
 
@@ -47,15 +48,15 @@ def most_compressed(size: int) -> int:
 
 def idx_content(raw: bytes, *, source: str, md5: str | None = None, most: int = _LARGEST) -> NDArray[np.uint8]:
     """Read the bytes of an IDX file; ``read_idx`` says how."""
-    take = _inflating(raw, source) if raw.startswith(_GZIP_MAGIC) else io.BytesIO(raw).read
-    magic = take(4)
+    take = _taking(raw, source)
+    magic = bytes(take(4))
     if len(magic) < 4 or magic[:3] != bytes((0, 0, _UNSIGNED_BYTE)):
         raise DataFileError(
             f"{source} must begin with 00 00 08, as an IDX file of bytes does, got {magic[:3].hex(' ') or 'nothing'}. "
             "The file is damaged or of another format: delete it and fetch it again."
         )
     num_axes = magic[3]
-    axes, offset = take(4 * num_axes), 4 + 4 * num_axes
+    axes, offset = bytes(take(4 * num_axes)), 4 + 4 * num_axes
     if len(axes) < 4 * num_axes:
         raise DataFileError(_wrong_size(source, offset, 4 + len(axes)))
     shape = struct.unpack(f">{num_axes}I", axes)
@@ -65,10 +66,11 @@ def idx_content(raw: bytes, *, source: str, md5: str | None = None, most: int = 
             f"{source} must hold at most {most} bytes uncompressed, its header names {size}. The file is damaged or of another "
             "set: delete it and fetch it again."
         )
+    elements = take(size - offset)
     # One byte more tells a longer content, without inflating it.
-    elements = take(size + 1 - offset)
-    if len(elements) != size - offset:
-        raise DataFileError(_wrong_size(source, size, offset + len(elements)))
+    length = offset + len(elements) + len(take(1))
+    if length != size:
+        raise DataFileError(_wrong_size(source, size, length))
     digest = hashlib.md5(magic + axes, usedforsecurity=False)
     digest.update(elements)
     found = digest.hexdigest()
@@ -80,24 +82,24 @@ def idx_content(raw: bytes, *, source: str, md5: str | None = None, most: int = 
     return np.frombuffer(elements, dtype=np.uint8).reshape(shape)
 
 
-def _inflating(raw: bytes, source: str) -> Callable[[int], bytes]:
-    """Hand out the next bytes of a compressed content; no more than asked for are ever inflated."""
-    # decompressobj hands out what can be had of a truncated file, so that the message can count the bytes.
-    stream, waiting = zlib.decompressobj(wbits=_GZIP_WBITS), raw
+def _taking(raw: bytes, source: str) -> Callable[[int], memoryview]:
+    """Hand out the next bytes of a content, compressed or not: as many as are asked for or left, and none are kept twice."""
+    file = io.BytesIO(raw)
+    stream = gzip.GzipFile(fileobj=file) if raw.startswith(_GZIP_MAGIC) else file
 
-    def take(count: int) -> bytes:
-        nonlocal waiting
-        if not count:
-            return b""
+    def take(count: int) -> memoryview:
+        taken, filled = np.empty(count, np.uint8).data, 0
         try:
-            taken = stream.decompress(waiting, count)
-        except zlib.error as error:
+            while filled < count and (more := stream.readinto(taken[filled : filled + _PIECE])):
+                filled += more
+        except EOFError:
+            pass  # what can be had of a truncated file, so that the message can count the bytes
+        except (zlib.error, gzip.BadGzipFile) as error:
             raise DataFileError(
                 f"{source} must hold a gzip file, decompressing its {len(raw)} bytes failed ({error}). "
                 "The file is damaged: delete it and fetch it again."
             ) from error
-        waiting = stream.unconsumed_tail
-        return taken
+        return taken[:filled]
 
     return take
 

@@ -64,7 +64,7 @@ class _Layer(NamedTuple):
 
 
 def add_kgon(earlier: Samples | None, measurement: MeasuredLayers, epoch: int, *, names: Sequence[str] = ()) -> Samples | None:
-    """Add the sample of a measurement to those of a run; those of other layers or classes are dropped."""
+    """Add the sample of a measurement to those of a run; those of others are dropped, and later ones once it is full."""
     counts = next(iter(measurement.statistics.values())).moments.counts
     present = (counts > 0).nonzero().flatten()
     if len(present) < 2:
@@ -73,6 +73,8 @@ def add_kgon(earlier: Samples | None, measurement: MeasuredLayers, epoch: int, *
     centers = [_centers(measurement, name, present) for name in header.layers]
     if earlier is not None and not header.fits(earlier.header):
         earlier = None
+    if earlier is not None and earlier.is_full:
+        return earlier
     if len(present) > MOST_NAMED:
         order = tuple(class_order(centers[-1].coordinates.numpy())) if earlier is None else earlier.header.order
         header = replace(header, order=order)

@@ -26,6 +26,8 @@ from ncollapse.version import __version__
 
 # Format 1 had no sample.
 _FORMAT = 2
+# Ten times what a thousand layers need; as Python's objects, up to 30 times as much.
+_MOST_TEXT = 1 << 24
 _KEY, _DIGEST = "ncollapse.measurement", "sha256"
 # JSON tells 3 from 3.0; a file that says neither is refused.
 _Line = tuple[int | float | None, int | None, str, int, str, str, float, float | None, tuple[str, ...]]
@@ -143,6 +145,8 @@ def _read(file: Path) -> tuple[str, dict[str, Tensor]]:
 
 
 def _header(file: Path, text: str) -> _Header:
+    if len(text) > _MOST_TEXT:
+        _refuse(file, f"more than {_MOST_TEXT} characters of metadata")
     try:
         entries = json.loads(text)
         found = entries.get("format") if isinstance(entries, dict) else None

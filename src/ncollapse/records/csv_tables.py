@@ -5,11 +5,12 @@ import io
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
-from itertools import repeat
+from itertools import islice, repeat
 from pathlib import Path
+from sys import intern
 from typing import Any, Literal
 
-from ncollapse.records.json_files import RUN_AGAIN, Read, fail, read_bytes
+from ncollapse.records.json_files import NOT_OURS, RUN_AGAIN, Read, fail, read_bytes
 from ncollapse.records.rows import CLASS_COLUMNS, PAIR_COLUMNS, EpochRecord, Row
 from ncollapse.records.run_files import Unit
 
@@ -20,6 +21,9 @@ _Lines = dict[int, list[str]]
 # Names of layers have tens of characters, not thousands.
 _LONGEST_RECORD = 1 << 17
 _SHOWN = 200
+# A hundred measured layers at five hundred epochs; records take a few hundred bytes a line.
+_MOST_LINES = 3_000_000
+_BLOCK = 4096
 # Before version 0.2 `measurements.csv` had neither of these.
 _ADDED = ("step", "standard_error")
 _OLD_COLUMNS = tuple(name for name in Row._fields if name not in _ADDED)
@@ -30,22 +34,31 @@ def read_rows(
 ) -> tuple[Row, ...]:
     """Read ``measurements.csv``: all of it, or only the last epoch, or the first and the last, that are also among some."""
     # Where the unit is steps, they stand in the place of epochs.
-    columns, lines = _lines(file, read(file, RUN_AGAIN), Row._fields, _OLD_COLUMNS)
+    content, wanted = read(file, RUN_AGAIN), set[str]()
     if epochs != "all":
+        columns, blocks = _table(file, content, Row._fields, _OLD_COLUMNS)
         place = columns.index(unit)
-        written = {cells[place] for cells in lines.values()}
+        written = {cells[place] for _, lines in blocks for cells in lines}
         common = sorted(epoch for epoch in among if str(epoch) in written)
         wanted = {str(epoch) for epoch in (common[-1:] if epochs == "last" else common[:1] + common[-1:])}
-        lines = {number: cells for number, cells in lines.items() if cells[place] in wanted or not wanted}
-    values = _by_column(file, columns, lines)
-    values["epoch"] = values[unit]
-    return tuple(map(Row._make, zip(*(values.get(name, repeat(None)) for name in Row._fields), strict=False)))
+    columns, blocks = _table(file, content, Row._fields, _OLD_COLUMNS)
+    place, rows = columns.index(unit), list[Row]()
+    for first, lines in blocks:
+        chosen = {number: cells for number, cells in enumerate(lines, first) if cells[place] in wanted or not wanted}
+        values = _by_column(file, columns, chosen)
+        values["epoch"] = values[unit]
+        rows += map(Row._make, zip(*(values.get(name, repeat(None)) for name in Row._fields), strict=False))
+    return tuple(rows)
 
 
 def read_history(file: Path, read: Read = read_bytes) -> tuple[EpochRecord, ...]:
     """Read ``history.csv``."""
-    columns, lines = _lines(file, read(file, RUN_AGAIN), EpochRecord._fields)
-    return tuple(map(EpochRecord._make, zip(*_by_column(file, columns, lines).values(), strict=True)))
+    columns, blocks = _table(file, read(file, RUN_AGAIN), EpochRecord._fields)
+    records: list[EpochRecord] = []
+    for first, lines in blocks:
+        values = _by_column(file, columns, dict(enumerate(lines, first)))
+        records += map(EpochRecord._make, zip(*values.values(), strict=True))
+    return tuple(records)
 
 
 def rows_text(rows: Iterable[Row]) -> bytes:
@@ -77,19 +90,28 @@ def _text(columns: Sequence[str], lines: Iterable[Sequence[Any]]) -> bytes:
     return text.getvalue().encode()
 
 
-def _lines(file: Path, content: bytes, *layouts: tuple[str, ...]) -> tuple[tuple[str, ...], _Lines]:
-    """Read the header, which must be one of some, and the lines below it, each of its length."""
+def _table(
+    file: Path, content: bytes, *layouts: tuple[str, ...]
+) -> tuple[tuple[str, ...], Iterator[tuple[int, list[list[str]]]]]:
+    """Read the header, which must be one of some; hand out the lines below it in blocks, each with its first line's number."""
     records = _records(file, content)
     header = tuple(next(records, ()))
     if header not in layouts:
         fail(file, f"needs the columns {','.join(layouts[0])}, has {','.join(header)[:_SHOWN] or 'none'}")
-    lines: _Lines = {}
-    for number, cells in enumerate(records, start=2):
-        # At once: a file of commas would fill the memory.
-        if len(cells) != len(header):
-            fail(file, f"line {number} needs {len(header)} fields, has {len(cells)}")
-        lines[number] = cells
-    return header, lines
+    if content.count(b"\n") > _MOST_LINES:
+        fail(file, f"has more than {_MOST_LINES} lines", NOT_OURS)
+    return header, _blocks(file, records, len(header))
+
+
+def _blocks(file: Path, records: Iterator[list[str]], length: int) -> Iterator[tuple[int, list[list[str]]]]:
+    # The texts of a table take ten times its bytes, so they become numbers block by block.
+    number = 2
+    while lines := list(islice(records, _BLOCK)):
+        for i, cells in enumerate(lines, number):
+            if len(cells) != length:
+                fail(file, f"line {i} needs {length} fields, has {len(cells)}")
+        yield number, lines
+        number += len(lines)
 
 
 def _records(file: Path, content: bytes) -> Iterator[list[str]]:
@@ -166,10 +188,10 @@ def _epoch(text: str) -> float | None:
 _PARSERS: dict[str, Callable[[str], Any]] = {
     "epoch": _epoch,
     "step": lambda text: int(text) if text else None,
-    "split": str,
+    "split": intern,
     "depth": int,
-    "layer": str,
-    "metric": str,
+    "layer": intern,
+    "metric": intern,
     "standard_error": lambda text: float(text) if text else None,
     "flags": _flags,
 }

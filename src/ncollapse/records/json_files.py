@@ -20,7 +20,7 @@ Read = Callable[[Path, str], bytes]
 RUN_AGAIN = "Finish the run with `ncollapse run RECIPE --out DIR --resume` if it was killed, else run it in an empty folder."
 
 _MIB = 1 << 20
-# Far above what is written: three million rows of a table, four thousand measured epochs of depth.json, some thousand runs in a
+# Far above what is written: three million rows of a table, four thousand measured epochs of depth.json, ten thousand runs in a
 # ledger. Python's objects take up to 20 times the bytes of a file, so that files of a few settings have a limit of their own.
 _MOST_BYTES = {
     file_names.MEASUREMENTS: 256 * _MIB,
@@ -29,13 +29,15 @@ _MOST_BYTES = {
     file_names.OBJECTIVE: 16 * _MIB,
     file_names.SAMPLES: 256 * _MIB,
     file_names.RECORDING: 16 * _MIB,
-    file_names.SWEEP: 16 * _MIB,
-    file_names.CLAIMS: 16 * _MIB,
+    file_names.SWEEP: 8 * _MIB,
+    file_names.CLAIMS: 8 * _MIB,
 }
 _MOST_BYTES_OF_SETTINGS = 4 * _MIB
 # Settings nest three levels deep; who shows them goes down by recursion.
 _MOST_LEVELS = 20
-_NOT_OURS = "ncollapse does not write such a file: put the run's own file in its place, or leave the folder alone."
+# Few characters each, values would take up to 30 times their bytes.
+_MOST_VALUES = 4_000_000
+NOT_OURS = "ncollapse does not write such a file: put the run's own file in its place, or leave the folder alone."
 
 
 def read_json(file: Path, kind: type[T], remedy: str = RUN_AGAIN, read: Read | None = None) -> T:
@@ -45,13 +47,15 @@ def read_json(file: Path, kind: type[T], remedy: str = RUN_AGAIN, read: Read | N
 
 def decode(file: Path, content: bytes, kind: type[T], remedy: str = RUN_AGAIN) -> T:
     """Make a record of a file's content."""
+    if content.count(b",") > _MOST_VALUES:
+        fail(file, f"holds more than {_MOST_VALUES} values", NOT_OURS)
     try:
         record = msgspec.json.decode(content, type=kind)
         if isinstance(record, dict) and _nests_deeper(record, _MOST_LEVELS):
             raise RecursionError
         return record
     except RecursionError:
-        fail(file, f"nests deeper than {_MOST_LEVELS} levels", _NOT_OURS)
+        fail(file, f"nests deeper than {_MOST_LEVELS} levels", NOT_OURS)
     except msgspec.ValidationError as error:
         # As in "Expected `int`, got `float` - at `$.epochs[2].epoch`".
         words, _, place = str(error).replace("`", "").partition(" - at ")
@@ -73,7 +77,7 @@ def read_bytes(file: Path, remedy: str = RUN_AGAIN) -> bytes:
     try:
         return read_at_most(file, _MOST_BYTES.get(file.name, _MOST_BYTES_OF_SETTINGS), follow=False)
     except UnfitFileError as error:
-        fail(file, str(error), _NOT_OURS)
+        fail(file, str(error), NOT_OURS)
     except FileNotFoundError:
         fail(file, "is missing", remedy)
 

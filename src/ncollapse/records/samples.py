@@ -8,6 +8,7 @@ two coordinates of the picture.
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -18,12 +19,19 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from ncollapse.records.json_files import Read, fail, read_bytes
+from ncollapse.records.json_files import NOT_OURS, Read, fail, read_bytes
 
 FORMAT = 1
 # So many layers are kept, at equal distances: what fits on a page side by side.
 MOST_LAYERS = 12
 _KEY = "ncollapse.samples"
+# The file is written anew with every save, and what a reader would refuse must not be written: once it holds so much, later
+# epochs are left out.
+_FULL_BYTES, _FULL_EPOCHS = 1 << 26, 5000
+# Of a thousand epochs it has a megabyte; as Python's objects, up to 30 times as much.
+_MOST_HEADER = 1 << 23
+# As it is written: no other digits, signs or zeros, so that no two names mean one epoch.
+_EPOCH = re.compile(r"0|[1-9][0-9]{0,17}")
 Array = np.ndarray[Any, Any]
 
 
@@ -95,6 +103,12 @@ class Samples:
     header: SampleHeader
     epochs: dict[int, EpochSamples] = field(default_factory=dict)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether no more epochs are to be added."""
+        size = sum(getattr(found, part.name).nbytes for found in self.epochs.values() for part in fields(EpochSamples))
+        return size >= _FULL_BYTES or len(self.epochs) >= _FULL_EPOCHS
+
     def with_epoch(self, epoch: int, added: EpochSamples) -> Self:
         """Return these samples with one more epoch, or with one replaced."""
         return replace(self, epochs=dict(sorted({**self.epochs, epoch: added}.items())))
@@ -119,8 +133,10 @@ def samples_content(samples: Samples) -> bytes:
 def read_samples(file: Path, read: Read = read_bytes) -> Samples:
     """Read the file, and check that its parts fit together."""
     content = read(file, "Measure again.")
+    length = int.from_bytes(content[:8], "little")
+    if length > _MOST_HEADER:
+        fail(file, f"needed a header of at most {_MOST_HEADER} bytes, found {length}", NOT_OURS)
     try:
-        length = int.from_bytes(content[:8], "little")
         metadata = json.loads(content[8 : 8 + length])["__metadata__"]
         entries = json.loads(metadata[_KEY])
         tensors = load(content)
@@ -156,8 +172,8 @@ def _epochs(file: Path, header: SampleHeader, tensors: Mapping[str, Array]) -> d
     by_epoch: dict[int, dict[str, Array]] = {}
     for name, tensor in tensors.items():
         epoch, _, part = name.partition(".")
-        if not epoch.isdecimal():
-            fail(file, f"{name[:40]} belongs to no epoch")
+        if not _EPOCH.fullmatch(epoch):
+            fail(file, f"{name[:40]!r} belongs to no epoch")
         by_epoch.setdefault(int(epoch), {})[part] = tensor
     return {epoch: _epoch(file, epoch, header, parts) for epoch, parts in sorted(by_epoch.items())}
 
