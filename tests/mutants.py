@@ -129,11 +129,13 @@ class MutantFinder:
 
 
 def tests_of(file: Path) -> list[Path]:
-    """List the tests of a file's room, those that speak of its names most first."""
+    """List the tests of a file's room and those of its name, those that speak of its names most first."""
     names = {node.name for node in ast.parse(file.read_text()).body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
-    tests = sorted((ROOT / "tests" / file.parent.relative_to(SOURCE).parts[0]).glob("test_*.py"))
+    tests = {*(ROOT / "tests" / file.parent.relative_to(SOURCE).parts[0]).glob("test_*.py")}
+    # Some stand where what they test is used, such as tests of conventions in metrics.
+    tests |= {*(ROOT / "tests").glob(f"*/test_{file.stem}.py")}
     spoken = {test: sum(test.read_text().count(name) for name in names) + 100 * (file.stem in test.stem) for test in tests}
-    return sorted(tests, key=lambda test: -spoken[test])
+    return sorted(tests, key=lambda test: (-spoken[test], test))
 
 
 def passes(mutant: Mutant | None, tests: list[Path], timeout: float) -> bool:

@@ -179,6 +179,7 @@ def test_random_points_are_above_the_weight_norm_bound():
         ),
         (lambda: WeightNormalizedNet(normal(0, 20, 5), TWO, lambda_w=-1), r"lambda_w must be finite and positive, got -1\."),
         (lambda: WeightNormalizedNet(normal(0, 20, 5), TWO, lambda_w=1, width=1), r"width must be at least 2"),
+        (lambda: WeightNormalizedNet(normal(0, 20), TWO, lambda_w=1), r"inputs must have shape \(N, d\), got \(20,\)\."),
         (lambda: WeightNormalizedNet(TWO[:, None].double(), TWO, lambda_w=1), r"The inputs of a class are all zero"),
         (lambda: WeightNormalizedNet(normal(0, 20, 5), TWO, lambda_w=1).closed_form(), r"needs one point a class, at an angle"),
         (lambda: best_norm(torch.ones(3), lambda_w=0.0), r"lambda_w must be finite and positive, got 0\.0\."),

@@ -34,30 +34,41 @@ def read_rows(
 ) -> tuple[Row, ...]:
     """Read ``measurements.csv``: all of it, or only the last epoch, or the first and the last, that are also among some."""
     # Where the unit is steps, they stand in the place of epochs.
-    content, wanted = read(file, RUN_AGAIN), set[str]()
+    content = read(file, RUN_AGAIN)
+
+    def rows(blocks: Iterable[_Lines]) -> Iterator[Row]:
+        for lines in blocks:
+            values = _by_column(file, columns, lines)
+            values["epoch"] = values[unit]
+            yield from map(Row._make, zip(*(values.get(name, repeat(None)) for name in Row._fields), strict=False))
+
     if epochs != "all":
         columns, blocks = _table(file, content, Row._fields, _OLD_COLUMNS)
-        place = columns.index(unit)
-        written = {cells[place] for _, lines in blocks for cells in lines}
-        common = sorted(epoch for epoch in among if str(epoch) in written)
-        wanted = {str(epoch) for epoch in (common[-1:] if epochs == "last" else common[:1] + common[-1:])}
+        if lines := _of_ends(blocks, columns.index(unit), among, epochs):
+            return tuple(rows([lines]))
     columns, blocks = _table(file, content, Row._fields, _OLD_COLUMNS)
-    place, rows = columns.index(unit), list[Row]()
-    for first, lines in blocks:
-        chosen = {number: cells for number, cells in enumerate(lines, first) if cells[place] in wanted or not wanted}
-        values = _by_column(file, columns, chosen)
-        values["epoch"] = values[unit]
-        rows += map(Row._make, zip(*(values.get(name, repeat(None)) for name in Row._fields), strict=False))
-    return tuple(rows)
+    return tuple(rows(blocks))
+
+
+def _of_ends(blocks: Iterable[_Lines], place: int, among: Collection[int], epochs: Epochs) -> _Lines:
+    """Choose the lines of the last of some epochs, or of the first and the last; no others are kept meanwhile."""
+    epoch_of = {str(epoch): epoch for epoch in among}
+    kept: dict[str, _Lines] = {}
+    for lines in blocks:
+        found = sorted({*kept, *(cells[place] for cells in lines.values())} & epoch_of.keys(), key=epoch_of.__getitem__)
+        kept = {text: kept.get(text, {}) for text in (found[-1:] if epochs == "last" else found[:1] + found[-1:])}
+        for number, cells in lines.items():
+            if cells[place] in kept:
+                kept[cells[place]][number] = cells
+    return dict(sorted(line for lines in kept.values() for line in lines.items()))
 
 
 def read_history(file: Path, read: Read = read_bytes) -> tuple[EpochRecord, ...]:
     """Read ``history.csv``."""
     columns, blocks = _table(file, read(file, RUN_AGAIN), EpochRecord._fields)
     records: list[EpochRecord] = []
-    for first, lines in blocks:
-        values = _by_column(file, columns, dict(enumerate(lines, first)))
-        records += map(EpochRecord._make, zip(*values.values(), strict=True))
+    for lines in blocks:
+        records += map(EpochRecord._make, zip(*_by_column(file, columns, lines).values(), strict=True))
     return tuple(records)
 
 
@@ -90,10 +101,8 @@ def _text(columns: Sequence[str], lines: Iterable[Sequence[Any]]) -> bytes:
     return text.getvalue().encode()
 
 
-def _table(
-    file: Path, content: bytes, *layouts: tuple[str, ...]
-) -> tuple[tuple[str, ...], Iterator[tuple[int, list[list[str]]]]]:
-    """Read the header, which must be one of some; hand out the lines below it in blocks, each with its first line's number."""
+def _table(file: Path, content: bytes, *layouts: tuple[str, ...]) -> tuple[tuple[str, ...], Iterator[_Lines]]:
+    """Read the header, which must be one of some; hand out the lines below it, each of its length, in blocks."""
     records = _records(file, content)
     header = tuple(next(records, ()))
     if header not in layouts:
@@ -103,15 +112,14 @@ def _table(
     return header, _blocks(file, records, len(header))
 
 
-def _blocks(file: Path, records: Iterator[list[str]], length: int) -> Iterator[tuple[int, list[list[str]]]]:
+def _blocks(file: Path, records: Iterator[list[str]], length: int) -> Iterator[_Lines]:
     # The texts of a table take ten times its bytes, so they become numbers block by block.
-    number = 2
-    while lines := list(islice(records, _BLOCK)):
-        for i, cells in enumerate(lines, number):
+    numbered = enumerate(records, start=2)
+    while lines := dict(islice(numbered, _BLOCK)):
+        for number, cells in lines.items():
             if len(cells) != length:
-                fail(file, f"line {i} needs {length} fields, has {len(cells)}")
-        yield number, lines
-        number += len(lines)
+                fail(file, f"line {number} needs {length} fields, has {len(cells)}")
+        yield lines
 
 
 def _records(file: Path, content: bytes) -> Iterator[list[str]]:
@@ -174,6 +182,7 @@ def _flags(text: str) -> tuple[str, ...]:
     return tuple(word for word in text.split(";") if word)
 
 
+@lru_cache
 def _epoch(text: str) -> float | None:
     """Read a whole number where there is one: a trainer's epochs may be fractions, and a single measurement has none."""
     if not text:

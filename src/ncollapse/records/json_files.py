@@ -108,8 +108,8 @@ class DepthFile:
 def read_depth(file: Path, read: Read = read_bytes) -> dict[int, DepthRecord]:
     """Read the records by epoch, in ascending order, and check that their lists fit together."""
     # On the disk the baseline is "null", as before version 0.2. A quote inside a string has a backslash before it, so this
-    # finds keys of that name only.
-    content = re.sub(rb'(?<!\\)"null"(?=\s*:)', b'"baseline"', read(file, RUN_AGAIN))
+    # finds keys of that name only. Looking behind at every byte would take longer than all the rest.
+    content = re.sub(rb'"null"(?=\s*:)', _as_baseline, read(file, RUN_AGAIN))
     records = decode(file, content, DepthFile).epochs
     for i, record in enumerate(records):
         num_layers = len(record.layers)
@@ -121,6 +121,10 @@ def read_depth(file: Path, read: Read = read_bytes) -> dict[int, DepthRecord]:
             if found != needed:
                 fail(file, f"epochs[{i}].{place} needs {needed} numbers, has {found}")
     return {record.epoch: record for record in sorted(records, key=lambda record: record.epoch)}
+
+
+def _as_baseline(found: re.Match[bytes]) -> bytes:
+    return found[0] if found.string[found.start() - 1 : found.start()] == b"\\" else b'"baseline"'
 
 
 def as_read(record: DepthRecord) -> DepthRecord:

@@ -67,10 +67,12 @@ def execution(config: TrainConfig) -> Iterator[None]:
 def _readable_compiler_errors() -> Iterator[None]:
     # Imported by torch.compile, and slow to import where nothing is compiled.
     from torch._dynamo.exc import BackendCompilerFailed
+    from torch._inductor.exc import CppCompileError, InvalidCxxCompiler
 
     try:
         yield
-    except BackendCompilerFailed as error:
+    # The other two by themselves where PyTorch 2.6 compiles a backward pass.
+    except (BackendCompilerFailed, InvalidCxxCompiler, CppCompileError) as error:
         raise ValueError(
             "train.compiled needs what torch.compile builds with: a C++ compiler (g++, or the one that the environment "
             f"variable CXX names), on CUDA Triton too. It said: {str(error).splitlines()[0]}. Install it, or leave "

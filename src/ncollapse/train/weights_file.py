@@ -37,6 +37,9 @@ class _Unread:
     def __setstate__(self, state: Any) -> None:
         pass
 
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
 
 def check_file(path: Path) -> None:
     """Check a file of weights before a library reads it: a pipe would block, and an archive may hold more than its size."""
