@@ -1,6 +1,5 @@
 """Files of images in the format IDX, compressed or not. Needs no torch."""
 
-import gzip
 import hashlib
 import io
 import math
@@ -19,6 +18,7 @@ ImagesAndLabels = tuple[NDArray[np.uint8], NDArray[np.integer]]
 
 _UNSIGNED_BYTE = 0x08  # the one element type of the MNIST family; the format knows five more
 _GZIP_MAGIC = b"\x1f\x8b"
+_GZIP_WBITS = 31  # zlib: "a gzip header and trailer around the stream"
 _PIECE = 1 << 20
 # Twice what EMNIST, the largest set of the family, has in a file: 697,932 images of 784 bytes.
 _LARGEST = 1 << 30
@@ -83,18 +83,27 @@ def idx_content(raw: bytes, *, source: str, md5: str | None = None, most: int = 
 
 
 def _taking(raw: bytes, source: str) -> Callable[[int], memoryview]:
-    """Hand out the next bytes of a content, compressed or not: as many as are asked for or left, and none are kept twice."""
+    """Hand out the next bytes of a content, compressed or not: as many as are asked for or left, piece by piece in place."""
     file = io.BytesIO(raw)
-    stream = gzip.GzipFile(fileobj=file) if raw.startswith(_GZIP_MAGIC) else file
+    # decompressobj hands out what can be had of a truncated file, so that the message can count the bytes.
+    stream = zlib.decompressobj(wbits=_GZIP_WBITS) if raw.startswith(_GZIP_MAGIC) else None
+
+    def piece(most: int) -> bytes:
+        if stream is None:
+            return file.read(most)
+        taken = b""
+        while not taken and not stream.eof and (fed := stream.unconsumed_tail or file.read(_PIECE)):
+            taken = stream.decompress(fed, most)
+        # What zlib still holds of all that it was fed.
+        return taken or stream.decompress(b"", most)
 
     def take(count: int) -> memoryview:
         taken, filled = np.empty(count, np.uint8).data, 0
         try:
-            while filled < count and (more := stream.readinto(taken[filled : filled + _PIECE])):
-                filled += more
-        except EOFError:
-            pass  # what can be had of a truncated file, so that the message can count the bytes
-        except (zlib.error, gzip.BadGzipFile) as error:
+            while filled < count and (more := piece(min(_PIECE, count - filled))):
+                taken[filled : filled + len(more)] = more
+                filled += len(more)
+        except zlib.error as error:
             raise DataFileError(
                 f"{source} must hold a gzip file, decompressing its {len(raw)} bytes failed ({error}). "
                 "The file is damaged: delete it and fetch it again."
