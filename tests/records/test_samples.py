@@ -71,7 +71,10 @@ def spoiled(change_header=None, change_tensors=None):
         (spoiled(None, lambda t: t.update({"00.points": t.pop("0.points")})), r"'00\.points' belongs to no epoch"),
         (spoiled(None, lambda t: t.update({"9" * 5000: np.zeros(1)})), "belongs to no epoch"),
         (spoiled(None, lambda t: t.update({"1\x1b[2J": np.zeros(1)})), r"'1\\x1b\[2J' belongs to no epoch"),
-        ((1 << 62).to_bytes(8, "little") + b"{}", r"needed a header of at most 8388608 bytes, found 4611686018427387904\."),
+        (
+            (1 << 62).to_bytes(8, "little") + b"{}",
+            r"a run, with a header of at most 8388608 bytes, found 4611686018427387904\.",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(content, match, tmp_path):

@@ -135,7 +135,7 @@ def read_samples(file: Path, read: Read = read_bytes) -> Samples:
     content = read(file, "Measure again.")
     length = int.from_bytes(content[:8], "little")
     if length > _MOST_HEADER:
-        fail(file, f"needed a header of at most {_MOST_HEADER} bytes, found {length}", NOT_OURS)
+        fail(file, f"needed the samples of a run, with a header of at most {_MOST_HEADER} bytes, found {length}", NOT_OURS)
     try:
         metadata = json.loads(content[8 : 8 + length])["__metadata__"]
         entries = json.loads(metadata[_KEY])
