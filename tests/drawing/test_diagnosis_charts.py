@@ -2,11 +2,13 @@
 
 import io
 import math
+from types import SimpleNamespace
 
 import numpy as np
 from matplotlib import image
+from matplotlib.figure import Figure
 
-from ncollapse.drawing.diagnosis_charts import clustered_order, matrix_png
+from ncollapse.drawing.diagnosis_charts import clustered_order, draw_transfer, matrix_png
 
 
 def test_near_classes_become_neighbors():
@@ -26,3 +28,14 @@ def test_a_large_matrix_is_averaged():
     assert shown[0, -1, 0] == 1
     undefined = image.imread(io.BytesIO(matrix_png([[math.nan]], colors="gray", low=0, high=1)))
     assert abs(float(undefined[0, 0, 0]) - 0.6) < 0.01
+
+
+def test_intervals_of_few_shot_accuracy_lie_within_the_axes():
+    rows = [SimpleNamespace(metric="few_shot.new", layer=name, value=value, standard_error=0.05) for name, value in
+            (("a", 0.7), ("b", 0.9))]  # fmt: skip
+    record = SimpleNamespace(rows=rows, layers=("a", "b"), value=lambda metric, layer: -1.0)
+    axes = Figure().add_subplot()
+    draw_transfer(axes, record, "new")
+    low, high = axes.get_ylim()
+    assert low < 0.7 - 0.05 * 1.96
+    assert high > 0.9 + 0.05 * 1.96

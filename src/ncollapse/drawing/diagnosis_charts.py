@@ -61,7 +61,8 @@ def draw_transfer(axes: Axes, record: DiagnosisRecord, name: str) -> None:
     axes.errorbar(range(len(curve)), curve, spread, color=style.LINE, marker="o", markersize=4, capsize=2, label="few-shot")
     bound = [record.value(f"few_shot_bound.{name}", layer) for layer in record.layers]
     shown = [value if value > 0 else math.nan for value in bound]
-    values: list[float | None] = [value for value in [*curve, *shown] if not math.isnan(value)]
+    ends = [value + sign * error for value, error in zip(curve, spread, strict=True) for sign in (-1, 1)]
+    values: list[float | None] = [value for value in [*ends, *shown] if not math.isnan(value)]
     if any(value > 0 for value in bound):
         axes.plot(range(len(shown)), shown, color=style.BASELINE, linestyle="--", marker="o", markersize=4, label="guaranteed")
     _finish(axes, values, len(record.layers))
