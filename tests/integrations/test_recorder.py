@@ -278,3 +278,17 @@ def test_pages_comparisons_sweeps_and_claims_take_recorded_runs(tmp_path):
     assert "<b></b>" not in swept
     with pytest.raises(ValueError, match="holds what was recorded of a training by other code, and no network"):
         load_network(tmp_path / "run0")
+
+
+def test_the_page_names_the_classes(tmp_path):
+    names = [f"kind {k}" for k in range(K)]
+    recorder = Recorder(tmp_path / "mine", network(), num_classes=K, class_names=names, layers=["0"])
+    recorder.epoch(0, [data()])
+    # Continued without names, or with others: the sample is the same.
+    again = Recorder(tmp_path / "mine", network(), num_classes=K, layers=["0"], resume=True)
+    assert read_run(tmp_path / "mine").samples.header.names == tuple(names)
+    again.epoch(1, [data()])
+    samples = read_run(tmp_path / "mine").samples
+    assert (samples.header.names, list(samples.epochs)) == ((), [0, 1])
+    with pytest.raises(ValueError, match=rf"class_names must name all {K} classes, got 1 names"):
+        Recorder(tmp_path / "other", network(), num_classes=K, class_names=["a"])

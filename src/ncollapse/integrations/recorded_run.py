@@ -44,6 +44,7 @@ class RecordedSource:
     arguments: Mapping[str, str]
     recipe: Mapping[str, Any] = field(default_factory=dict)
     noted: Mapping[str, Any] = field(default_factory=dict)
+    class_names: tuple[str, ...] = ()
 
 
 class RecordedRun:
@@ -173,7 +174,7 @@ class RecordedRun:
         followed = next((measured for measured in measurements if measured.paths is not None), None)
         directory.depth += [] if followed is None else [depth_record(followed, time)]
         if measurements:
-            directory.samples = add_kgon(directory.samples, measurements[0], time)
+            directory.samples = add_kgon(directory.samples, measurements[0], time, names=self.source.class_names)
         directory.history += [] if history is None else [history]
         directory.rows.sort(key=lambda row: getattr(row, self.source.unit))
         directory.depth.sort(key=lambda record: record.epoch)

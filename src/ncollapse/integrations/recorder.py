@@ -40,6 +40,7 @@ class Recorder:
         every: Measure after every n-th epoch instead, and after the last.
         optimizer: The optimizer of the training. A hook counts its steps, which gives the learning rate, and with SGD the
             weight-decay time τ (docs/theory.md, 4.1); its settings become part of the recipe.
+        class_names: Names of the K classes, which the page shows; None numbers them.
         recipe: Settings of the training for pages, comparisons and claims, nested as you like: ``{"seed": 0, "title": "My net",
             "model": {"connections": "residual"}, "train": {"loss": "cross_entropy"}}``. Claims name the fields that they need.
         resume: Continue the recording in the folder, if there is one, from the epoch of the first call on.
@@ -71,6 +72,7 @@ class Recorder:
         epochs: int | None = None,
         every: int | None = None,
         optimizer: Any = None,
+        class_names: Sequence[str] | None = None,
         recipe: Mapping[str, Any] | None = None,
         resume: bool = False,
         group: ProcessGroup | None = None,
@@ -80,17 +82,22 @@ class Recorder:
             raise ValueError(
                 f"epochs must be an integer, at least 1, or None, got {epochs!r}. Pass the number of the last epoch."
             )
+        if class_names is not None and len(class_names) != num_classes:
+            raise ValueError(
+                f"class_names must name all {num_classes} classes, got {len(class_names)} names. Pass one for each."
+            )
         self._epochs, self._every, self._model = epochs, every, network_in(model, None)
         given = {"num_classes": num_classes, **options}
         self._measurer = Measurer(1 if every is None else every, None, (), given, prefers_path=True)
         arguments = {**self._measurer.arguments(), "network": type(self._model).__name__}
+        names = () if class_names is None else tuple(map(str, class_names))
         self._processes = Processes(group, "recording the training")
         self._clock: StepClock | None = None
         self._run: RecordedRun | None = None
         with self._processes.sharing_errors():
             if self._processes.is_first:
                 self._clock = None if optimizer is None else StepClock(optimizer)
-                source = RecordedSource("epoch", epochs, arguments, recipe_of(recipe, self._clock))
+                source = RecordedSource("epoch", epochs, arguments, recipe_of(recipe, self._clock), class_names=names)
                 self._run = RecordedRun(out, source, resume=resume, clock=self._clock)
 
     @property

@@ -68,7 +68,7 @@ class SampleHeader:
 
     def fits(self, other: Self) -> bool:
         """Whether two epochs can be shown one after the other; the numbers of samples may differ, as of a loader that draws."""
-        return replace(self, counts=(), order=()) == replace(other, counts=(), order=())
+        return replace(self, counts=(), names=(), order=()) == replace(other, counts=(), names=(), order=())
 
 
 @dataclass(frozen=True, eq=False)
