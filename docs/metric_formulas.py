@@ -32,6 +32,7 @@ FORMULAS = {
     "nc2_equinorm_weights": _NORMS + _ROWS,
     "nc2_equiangularity_weights": _COSINES + _ROWS,
     "nc2_max_angle_weights": _ANGLES + _ROWS,
+    "nc0": r"\frac{\lVert W^T 1 \rVert}{\lVert W \rVert_F}",
     "nc2_etf_weights": _FRAME + r", \quad G = W W^T",
     "gnc2": r"\mathrm{std}_{k \ne l} \log \lVert u_k - u_l \rVert, \quad u_k = \frac{\mu_k - \mu}{\lVert \mu_k - \mu \rVert}",
     "hyperspherical_energy": r"-\mathrm{mean}_{k \ne l} \log \lVert u_k - u_l \rVert"

@@ -211,6 +211,7 @@ def classifier_metrics(H, y, K, W, b, convention="class"):
         "nc2_equinorm_weights": equinorm(W, 1 if convention == "papyan_notebook" else 0),
         "nc2_equiangularity_weights": equiangularity(W),
         "nc2_max_angle_weights": max_angle(W),
+        "nc0": np.linalg.norm(W.sum(axis=0)) / np.linalg.norm(W),
         "nc2_etf_weights": gram_distance(W @ W.T, etf_gram(K)),
         "nc3": np.sum((W / np.linalg.norm(W) - M / np.linalg.norm(M)) ** 2),
         "nc3_etf": gram_distance(W @ M.T, etf_gram(K)),

@@ -25,7 +25,7 @@ statistics studies surrogates targets testing train
 
 METRIC_IDS = """
 pfc1 nc1 nc1_total cdnv separation pfc2 nc2_equinorm nc2_equiangularity nc2_max_angle nc2_equinorm_weights
-nc2_equiangularity_weights nc2_max_angle_weights nc2_etf_weights gnc2 hyperspherical_energy log_equinorm nc3 nc3_etf
+nc2_equiangularity_weights nc2_max_angle_weights nc2_etf_weights nc0 gnc2 hyperspherical_energy log_equinorm nc3 nc3_etf
 nc3_cosine unc3 nc3_bias snc1 snc2 snc3 pfc3 pfc3_error strong_collapse weak_collapse nc4 nc4_mismatch accuracy
 rank_between stable_rank_between participation_ratio_between entropy_rank_between rank_total stable_rank_total
 participation_ratio_total entropy_rank_total pfc1.noise pfc2.noise pfc3.noise pfc1.population pfc2.population

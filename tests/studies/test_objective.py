@@ -125,6 +125,9 @@ def test_where_there_is_no_floor():
     assert measure_objective(model, data.subset(range(19)), recipe, epoch=7) is None
     plain = recipe_by_name("demo")
     assert measure_objective(build_model(plain.model, (1, 8, 8), 4, seed=0), data, plain, epoch=7) is None
+    for decoupled in ("sgdw", "adamw"):
+        other = replace(recipe, train=replace(recipe.train, optimizer=decoupled))
+        assert measure_objective(model, data, other, epoch=7) is None
     undecayed = measure_objective(model, data, replace(recipe, train=replace(recipe.train, weight_decay=0.0)), epoch=7)
     assert undecayed.floor == 0
     assert undecayed.excess == undecayed.loss

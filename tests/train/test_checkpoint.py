@@ -2,6 +2,7 @@
 
 import errno
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,9 @@ def saved(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("stop", [1, 2, 5, 6])
-@pytest.mark.parametrize("config", [CONFIG, ADAM], ids=["sgd", "adam"])
+@pytest.mark.parametrize(
+    "config", [CONFIG, ADAM, replace(CONFIG, optimizer="sgdw"), replace(ADAM, optimizer="adamw")], ids=lambda c: c.optimizer
+)
 def test_resumed_run_equals_uninterrupted_run_to_the_bit(tmp_path: Path, stop: int, config: TrainConfig) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -273,3 +273,34 @@ def test_adam_descends_on_loss_and_decay_together() -> None:
                 parameter -= 0.1 * held[0] / (1 - 0.9**step) / ((held[1] / (1 - 0.999**step)).sqrt() + 1e-8)
     assert torch.allclose(model.weight.double(), weight, rtol=1e-5, atol=1e-6)
     assert torch.allclose(model.bias.double(), bias, rtol=1e-5, atol=1e-6)
+
+
+def test_decoupled_decay_multiplies_the_weights_and_stays_out_of_the_momentum() -> None:
+    """Two steps by hand; biases are not decayed."""
+    data = gaussian_mixture(num_classes=2, dim=3, per_class=4)
+    config = TrainConfig(
+        epochs=2, batch_size=8, learning_rate=0.5, weight_decay=0.3, clip_norm=None, optimizer="sgdw", milestones=()
+    )
+    model = nn.Linear(3, 2)
+    weight, bias = (parameter.detach().clone().double().requires_grad_() for parameter in (model.weight, model.bias))
+    list(train(model, data, config, seed=0))
+    velocity = [torch.zeros_like(weight), torch.zeros_like(bias)]
+    for _ in range(2):
+        loss = nn.functional.cross_entropy(data.inputs.double() @ weight.T + bias, data.labels)
+        gradients = torch.autograd.grad(loss, (weight, bias))
+        velocity = [0.9 * held + gradient for held, gradient in zip(velocity, gradients, strict=True)]
+        with torch.no_grad():
+            weight.mul_(1 - 0.5 * 0.3).sub_(0.5 * velocity[0])
+            bias.sub_(0.5 * velocity[1])
+    assert torch.allclose(model.weight.double(), weight, rtol=1e-5, atol=1e-6)
+    assert torch.allclose(model.bias.double(), bias, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("optimizer", "kind"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)])
+def test_adam_with_decay_in_the_gradient_and_without(optimizer: str, kind: type) -> None:
+    made = make_optimizer(nn.Linear(3, 2), TrainConfig(optimizer=optimizer, weight_decay=0.3, momentum=0.8))
+    assert type(made) is kind
+    assert [(group["weight_decay"], group["betas"]) for group in made.param_groups] == [
+        (0.3, (0.8, 0.999)),
+        (0.0, (0.8, 0.999)),
+    ]

@@ -57,6 +57,9 @@ def test_weight_decay_time_equals_its_sum_and_the_recipes() -> None:
     assert weight_decay_time(config, 11, 3) == pytest.approx(gone, rel=1e-12)
     assert weight_decay_time(config, 11, 0) == 0
     assert math.isnan(weight_decay_time(TrainConfig(optimizer="adam"), 11))
+    assert math.isnan(weight_decay_time(TrainConfig(optimizer="adamw"), 11))
+    # Decoupled decay does not pass through the momentum.
+    assert weight_decay_time(TrainConfig(optimizer="sgdw"), 11) == pytest.approx(weight_decay_time(TrainConfig(), 11) / 10)
     # Published defaults: digits 7.8, 5,000 Fashion images 11.1.
     assert weight_decay_time(TrainConfig(), math.ceil(1740 / 128)) == pytest.approx(7.8, abs=0.05)
     assert weight_decay_time(TrainConfig(learning_rate=0.05), math.ceil(5000 / 128)) == pytest.approx(11.1, abs=0.3)
@@ -91,7 +94,7 @@ def test_measuring_epochs_needs_an_epoch() -> None:
         ({"compiled": "yes"}, r"train.compiled must be true or false, got 'yes'. Pass one"),
         ({"checkpoint_every": 0}, r"train.checkpoint_every must be an integer of 1 or more, got 0"),
         ({"decay": "none"}, r"train.decay must be one of weights, all, got 'none'. Pick one"),
-        ({"optimizer": "lion"}, r"train.optimizer must be one of sgd, adam, got 'lion'"),
+        ({"optimizer": "lion"}, r"train.optimizer must be one of sgd, adam, sgdw, adamw, got 'lion'"),
         ({"schedule": "linear"}, r"train.schedule must be one of steps, cosine, got 'linear'"),
         ({"loss": "hinge"}, r"train.loss must be one of cross_entropy, mse, dot_regression, got 'hinge'"),
         ({"learning_rate": 0.0}, r"train.learning_rate must be more than 0 and finite, got 0.0. Try 0.1"),

@@ -17,6 +17,7 @@ from ncollapse.drawing.theory_sentences import (
 from ncollapse.drawing.wording import MEASURED_ONLY, MISSING_DEPTH, counted, listed, number, percent, spelled
 from ncollapse.records.depth import LayerProgression
 from ncollapse.records.reading import Run
+from ncollapse.records.recipe_settings import setting
 
 _NAMES = {
     "pfc1": "PFC1 (within- over between-class variance)",
@@ -133,7 +134,8 @@ def _say_training(run: Run) -> str:
         said += f"Every training sample was right first at measured {run.unit} {status.first_perfect_epoch}"
         said += f" ({_say_before(run, status.first_perfect_epoch)}); training went on for {beyond} after that."
     tau = status.weight_decay_time
-    meaning = "learning rate / (1 − momentum) times weight decay, summed over the steps; deep collapse needs about 4 to 8"
+    rate = "learning rate" if setting(run, "train.optimizer") == "sgdw" else "learning rate / (1 − momentum)"
+    meaning = f"{rate} times weight decay, summed over the steps; deep collapse needs about 4 to 8"
     return said if tau is None else f"{said} Weight-decay time τ = {number(tau)} ({meaning})."
 
 

@@ -29,7 +29,7 @@ from ncollapse.metrics.duality import (
     strong_collapse_weights,
 )
 from ncollapse.metrics.entry import FLAGS, Metric, MetricValue, evaluate_metrics
-from ncollapse.metrics.geometry import equiangularity, equinorm, etf_distance, gram_distance, max_angle
+from ncollapse.metrics.geometry import equiangularity, equinorm, etf_distance, gram_distance, max_angle, row_sum
 from ncollapse.metrics.layer_statistics import LayerStatistics
 from ncollapse.metrics.ood import (
     PrincipalSubspace,
@@ -108,6 +108,7 @@ __all__ = [
     "ood_orthogonality",
     "pair_energy",
     "participation_ratio",
+    "row_sum",
     "select_metrics",
     "self_duality",
     "self_duality_cosine",

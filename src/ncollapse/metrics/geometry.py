@@ -49,6 +49,20 @@ def max_angle(rows: Tensor) -> Tensor:
     return cosine_sums(rows).max_angle
 
 
+def row_sum(rows: Tensor) -> Tensor:
+    r"""Return NC0, the norm of the sum of the rows over the norm of all, :math:`\lVert W^T 1 \rVert / \lVert W \rVert_F`.
+
+    In [0, sqrt(K)]: 0 for a simplex ETF, about 1 for independent random rows, sqrt(K) for equal ones; nan if all are zero. That
+    it vanishes is necessary for collapse and says nothing about angles. Under the cross-entropy and SGD it follows a law of its
+    own, ``ncollapse.train.row_sum_factor``. Of a selection of classes it is about these rows alone.
+
+    Reference:
+        Zhao, Cheng, Masarczyk & Lucchi (2026), ICLR, arXiv 2602.16642; their normalization is not known to us.
+    """
+    scaled = unit_scale(rows)
+    return torch.linalg.vector_norm(scaled.sum(dim=-2), dim=-1) / torch.linalg.matrix_norm(scaled)
+
+
 def cosine_sums(rows: Tensor) -> CosineSums:
     """Add up the cosines of all pairs, for both."""
     sums = CosineSums(rows)

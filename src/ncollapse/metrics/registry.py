@@ -27,6 +27,7 @@ from ncollapse.statistics.decisions import ClassDecisions, ClassifierChoices
 _PAPYAN = "Papyan, Han & Donoho (2020), PNAS"
 _MIXON = "Mixon, Parshall & Pi (2020), unconstrained features"
 _ZHU = "Zhu et al. (2021), NeurIPS"
+_ZHAO = "Zhao, Cheng, Masarczyk & Lucchi (2026), ICLR, arXiv 2602.16642"
 _WU = "Wu & Papyan (2024), NeurIPS"
 _PFC = "Progressive feedforward collapse, arXiv 2405.00985"
 
@@ -83,6 +84,10 @@ def _weight_entries() -> list[Metric]:
             "nc2_etf_weights", "distance of the classifier's Gram matrix from a simplex ETF",
             lambda s: geometry.etf_distance(_classifier_of(s).weight), bounds=(0.0, 2.0), reference=_ZHU,
             flagged_when=_NO_ROOM, **rows,
+        ),
+        Metric(
+            "nc0", "norm of the sum of the classifier rows, relative to that of all",
+            lambda s: geometry.row_sum(_classifier_of(s).weight), bounds=(0.0, _INF), reference=_ZHAO, **rows,
         ),
     ]  # fmt: skip
 

@@ -9,7 +9,9 @@ from ncollapse.recipes.checks import check_choices
 
 Decay = Literal["weights", "all"]
 LossName = Literal["cross_entropy", "mse", "dot_regression"]
-OptimizerName = Literal["sgd", "adam"]
+OptimizerName = Literal["sgd", "adam", "sgdw", "adamw"]
+# Their decay multiplies the weights and is no part of a gradient, so that they descend on no objective with weight decay.
+DECOUPLED = frozenset({"sgdw", "adamw"})
 Schedule = Literal["steps", "cosine"]
 Precision = Literal["float32", "bfloat16"]
 
@@ -25,13 +27,14 @@ class TrainConfig:
         learning_rate: Of the first epochs, more than 0.
         momentum: In [0, 1); plain, not Nesterov's. With ``adam`` the decay of its first moment; that of the second is 0.999.
         weight_decay: Added to the gradient as ``weight_decay * weight``, 0 or more; with ``adam`` too, so that both descend on
-            one and the same objective.
+            one and the same objective. ``sgdw`` and ``adamw`` multiply the weights by ``1 - learning_rate * weight_decay``
+            instead.
         decay: ``weights`` decays matrices and kernels only, no biases and no normalization parameters (deepest
             collapse); ``all`` decays every parameter.
         milestones: Fractions of ``epochs``, rising, in (0, 1): after ``floor(fraction * epochs)`` epochs (but after
             one at the earliest) the learning rate is multiplied by ``gamma``.
         gamma: In (0, 1].
-        optimizer: ``sgd`` or ``adam``.
+        optimizer: ``sgd``, ``adam``, or these with decoupled weight decay: ``sgdw``, ``adamw``.
         schedule: ``steps`` at the milestones, or ``cosine``: half a period from the full learning rate in the first epoch to
             ``gamma`` times it in the last; milestones are then not used.
         clip_norm: Largest norm of the whole gradient, more than 0; None does not clip.

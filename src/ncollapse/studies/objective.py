@@ -14,6 +14,7 @@ from ncollapse.data.labeled import LabeledData
 from ncollapse.models import LayerNormResNetConfig, TransformerConfig
 from ncollapse.probe.collect_features import collect_features
 from ncollapse.recipes.recipe import Recipe
+from ncollapse.recipes.training import DECOUPLED
 from ncollapse.records.run_files import ObjectiveRecord
 from ncollapse.surrogates.gufm import GUFM
 from ncollapse.surrogates.solving.arguments import balanced
@@ -31,6 +32,8 @@ def measure_objective(model: nn.Module, data: LabeledData, recipe: Recipe, epoch
     counts = torch.bincount(data.labels, minlength=data.num_classes)
     balanced_counts = 0 < counts.min() == counts.max()
     if not balanced_counts or not isinstance(recipe.model, LayerNormResNetConfig | TransformerConfig):
+        return None
+    if recipe.train.optimizer in DECOUPLED:
         return None
     train, radius_squared = recipe.training, recipe.model.feature_norm_squared
     last = cast(tuple[str, ...], model.collapse_stages)[-1]

@@ -6,7 +6,7 @@ from ncollapse.train.checkpoint import load_checkpoint, load_weights, resume_che
 from ncollapse.train.epoch_part import EpochPart, TrainingStopped
 from ncollapse.train.loop import TrainingDiverged, make_optimizer, train
 from ncollapse.train.loss_based_rate import LossBasedRate, MarginRecord, train_by_loss
-from ncollapse.train.schedule import lr_at, measuring_epochs, weight_decay_time
+from ncollapse.train.schedule import lr_at, measuring_epochs, row_sum_factor, weight_decay_time
 from ncollapse.train.single_samples import LogitPath, record_class_logits
 from ncollapse.train.svag import SVAG, ou_variance
 from ncollapse.train.weights_file import CheckpointError
@@ -30,6 +30,7 @@ __all__ = [
     "ou_variance",
     "record_class_logits",
     "resume_checkpoint",
+    "row_sum_factor",
     "save_checkpoint",
     "train",
     "train_by_loss",

@@ -30,8 +30,9 @@ def weight_decay_time(config: TrainConfig, steps_per_epoch: int, epochs: int | N
     .. math:: \tau = \sum_t \frac{\eta_t}{1 - \mu}\,\lambda
 
     over the steps t taken, with learning rate :math:`\eta`, momentum :math:`\mu` and weight decay :math:`\lambda`.
-    Dimensionless; what the data does not hold up has shrunk by about :math:`e^{-\tau}`. Collapse is deep from 4 to 8 on. nan
-    with Adam, whose steps do not scale with the gradient.
+    Dimensionless; what the data does not hold up has shrunk by about :math:`e^{-\tau}`. Collapse is deep from 4 to 8 on. With
+    ``sgdw`` the decay does not pass through the momentum, and :math:`\mu` is 0 in this formula. nan with Adam and AdamW, whose
+    steps do not scale with the gradient.
 
     Args:
         steps_per_epoch: Batches in an epoch, ``len(Batches(data, config.batch_size))``.
@@ -41,11 +42,47 @@ def weight_decay_time(config: TrainConfig, steps_per_epoch: int, epochs: int | N
         >>> round(weight_decay_time(TrainConfig(), steps_per_epoch=14), 2)
         7.77
     """
-    if config.optimizer != "sgd":
+    if config.optimizer not in {"sgd", "sgdw"}:
         return math.nan
+    momentum = config.momentum if config.optimizer == "sgd" else 0.0
     passed = config.epochs if epochs is None else epochs
     rates = math.fsum(lr_at(config, epoch) for epoch in range(1, passed + 1))
-    return rates * steps_per_epoch * config.weight_decay / (1 - config.momentum)
+    return rates * steps_per_epoch * config.weight_decay / (1 - momentum)
+
+
+def row_sum_factor(config: TrainConfig, steps_per_epoch: int, epochs: int | None = None) -> float:
+    r"""Return by what factor training multiplies the sum s of the classifier's rows, whatever the data and the network.
+
+    With the cross-entropy every gradient in the logits sums to zero over the classes, so the loss does not change
+    :math:`s = W^T 1`: with SGD :math:`v \leftarrow \mu v + \lambda s, \; s \leftarrow s - \eta v`, and with decoupled decay
+    :math:`s \leftarrow (1 - \eta\lambda) s`, exactly (docs/theory.md, 4.3). The metric ``nc0`` is the norm of s over that of W.
+
+    Args:
+        steps_per_epoch: Batches in an epoch.
+        epochs: Epochs that have passed; None takes all of the run.
+
+    Returns:
+        :math:`s_T / s_0`, from the first step on. nan where the law does not hold: with Adam and AdamW, which scale each
+        coordinate, and with a loss other than the cross-entropy.
+
+    Reference:
+        Zhao, Cheng, Masarczyk & Lucchi (2026), ICLR, arXiv 2602.16642; that the law is exact with clipping, with any bias and
+        with decoupled decay is derived here.
+
+    Example:
+        >>> round(row_sum_factor(TrainConfig(), steps_per_epoch=14), 5)
+        0.00042
+    """
+    if config.optimizer not in {"sgd", "sgdw"} or config.loss != "cross_entropy":
+        return math.nan
+    decoupled = config.optimizer == "sgdw"
+    factor, velocity = 1.0, 0.0
+    for epoch in range(1, (config.epochs if epochs is None else epochs) + 1):
+        rate = lr_at(config, epoch)
+        for _ in range(steps_per_epoch):
+            velocity = config.weight_decay * factor + (0.0 if decoupled else config.momentum * velocity)
+            factor -= rate * velocity
+    return factor
 
 
 def measuring_epochs(epochs: int) -> tuple[int, ...]:
