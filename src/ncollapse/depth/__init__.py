@@ -9,6 +9,7 @@ from ncollapse.depth.chain import TransportChain, transport_chain
 from ncollapse.depth.class_arcs import ClassArcs, collapsed_optimality
 from ncollapse.depth.drift import frame_drift, mean_drift, shape_drift
 from ncollapse.depth.geodesic import GRID, GeodesicCurve, LineDecisions, log_linear, prediction_error
+from ncollapse.depth.mean_flow import MeanFlow, mean_path_cost
 from ncollapse.depth.neighbors import NeighborScore, neighbor_predictions, neighbor_scores
 from ncollapse.depth.path import PathStatistics, Position
 from ncollapse.depth.progression import EPSILONS, effective_depth, progression
@@ -46,6 +47,7 @@ __all__ = [
     "Estimate",
     "GeodesicCurve",
     "LineDecisions",
+    "MeanFlow",
     "NeighborScore",
     "PairViolations",
     "PathStatistics",
@@ -70,6 +72,7 @@ __all__ = [
     "linear_cka",
     "log_linear",
     "mean_drift",
+    "mean_path_cost",
     "neighbor_predictions",
     "neighbor_scores",
     "pair_violations",
