@@ -16,8 +16,6 @@ from ncollapse.etf import helmert_basis
 _RESOLVED = 1e-6
 # Between which exponents a path is looked for: the flow has 0, the straight line 1/2.
 _EXPONENTS = (-1.5, 2.5)
-# Decades of PFC2 by which flow and line must differ over the interior layers to be told apart.
-APART = 0.02
 
 
 @dataclass(frozen=True, eq=False)

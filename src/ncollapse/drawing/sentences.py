@@ -8,6 +8,7 @@ from ncollapse.drawing.theory_sentences import (
     BASELINE,
     compare_errors,
     say_bounds,
+    say_mean_path,
     say_objective,
     say_prediction,
     say_straightness,
@@ -66,7 +67,10 @@ def describe_by_topic(run: Run) -> dict[str, list[str]]:
             _say_effective_depth(run),
         ],
         "The path of the features": [say_straightness(run), *say_transport(run), *say_bounds(run.last.weight_decay)],
-        "The straight line and the baseline": [say_prediction(run, metric) for metric in ("pfc1", "pfc2")],
+        "The straight line and the baseline": [
+            *(say_prediction(run, metric) for metric in ("pfc1", "pfc2")),
+            say_mean_path(run),
+        ],
         "The theorems about the straight line": say_theorems(run),
     }
 

@@ -1,7 +1,7 @@
 """The straight line and its theorems, optimal transport, the bound of weight decay and the objective's floor, in words."""
 
 from ncollapse.drawing.wording import POSITIONS, counted, listed, number
-from ncollapse.records.depth import Energy, WeightDecayBound
+from ncollapse.records.depth import APART, Energy, WeightDecayBound
 from ncollapse.records.reading import Run
 from ncollapse.records.run_files import ObjectiveRecord
 from ncollapse.records.theorems import CollapsedOptimality, PolarAlignment, Theorem1, Theorem2, Theorem3
@@ -54,11 +54,39 @@ def compare_errors(line: float | None, baseline: float | None) -> str:
     return f"the {name} is better by a factor of {number(worse / better)}" if better > 0 else f"the {name} is exact"
 
 
-def say_errors(line: float | None, baseline: float | None) -> str:
-    """Say in the caption of a panel over depth how far both predictions are off."""
+def say_errors(line: float | None, baseline: float | None, flow: float | None = None) -> str:
+    """Say in the caption of a panel over depth how far the predictions are off."""
     if line is None and baseline is None:
         return "nothing to compare with the lines"
-    return f"off by {number(line)} decades (line), {number(baseline)} (baseline)"
+    said = f"off by {number(line)} decades (line), {number(baseline)} (baseline)"
+    return said if flow is None else f"{said}, {number(flow)} (flow of class means)"
+
+
+def say_mean_path(run: Run) -> str:
+    """Say where the class means go: how far the flow is off, the exponent of their path, and its cost."""
+    path, flow = run.last.mean_path, run.flow_error()
+    if path is None or len(run.layers) < 3:
+        return (
+            "The flow of class means (affine-invariant geodesic of their Gram matrices) needs a layer between first and last, and "
+            "class means of both that span K−1 dimensions."
+        )
+    line, baseline = run.prediction_errors("pfc2")
+    said = (
+        "PFC2 by the flow of class means (affine-invariant geodesic of their Gram matrices, from the two ends and the layers' "
+        f"projection alone) is off by {number(flow)} decades; the straight line by {number(line)}, {BASELINE} by {number(baseline)}. "
+    )
+    if path.gap is None or path.gap < APART:
+        said += f"Flow and line differ by {number(path.gap)} decades here, too little to tell them apart."
+    elif path.exponent is None:
+        said += "No path of the family between the two fits these layers."
+    else:
+        said += f"Without any clock, the path has the exponent {number(path.exponent)} (flow: 0, straight line: 0.5)."
+    if path.cost is not None:
+        said += (
+            f" The least linear maps that take the class means from layer to layer cost {number(path.cost)} times the least "
+            "squared weights that residual blocks need for the same ends."
+        )
+    return said
 
 
 def say_theorems(run: Run) -> list[str]:

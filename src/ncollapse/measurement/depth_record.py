@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import get_args
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from ncollapse.depth.class_arcs import collapsed_optimality
 from ncollapse.depth.geodesic import GRID, GeodesicCurve, log_linear, prediction_error
+from ncollapse.depth.mean_flow import MeanFlow, mean_path_cost
 from ncollapse.depth.path import PathStatistics, Position
 from ncollapse.depth.progression import EPSILONS, effective_depth, progression
 from ncollapse.depth.theorems import polar_alignment, theorem1, theorem2, theorem3
@@ -17,16 +19,23 @@ from ncollapse.depth.transport import gelbrich_squared, wasserstein2_squared
 from ncollapse.depth.transport_bounds import pair_violations
 from ncollapse.measurement.measured_layers import MeasuredLayers
 from ncollapse.records.depth import (
+    APART,
     Curve,
     DepthRecord,
     Energy,
     LayerProgression,
+    MeanPath,
     PredictionError,
     Straightness,
     WeightDecayBound,
 )
 
 TOLERANCE = 0.02
+# The times of the flow for layers at a position: equal steps, or where the flow is as far along its chord.
+_CLOCKS: dict[str, Callable[[MeanFlow, Sequence[float]], Sequence[float]]] = {
+    "index": lambda flow, times: times,
+    "projection": MeanFlow.time_at,
+}
 
 
 def depth_record(
@@ -42,6 +51,8 @@ def depth_record(
     measured = {name: _over_path(measurement, name) for name in ("pfc1", "pfc2", "pfc3", "cdnv")}
     curves = {"pfc1": geodesic.pfc1(), "pfc2": geodesic.pfc2(), "pfc3": line.pfc3(), "cdnv": geodesic.cdnv()}
     errors = _over_path(measurement, "pfc3_error")
+    means = [measurement.statistics[layer].moments.centered_means() for layer in measurement.path_layers]
+    flow = MeanFlow.between(means[0], means[-1])
     energy = Energy(path.efficiency, path.energy, path.energy_min, path.identity_cost)
     return DepthRecord(
         epoch=epoch,
@@ -49,7 +60,7 @@ def depth_record(
         positions={**positions},
         curve=Curve(GRID, **{name: tuple(values.tolist()) for name, values in curves.items()}),
         baseline=Curve(GRID, **{name: tuple(log_linear(values[0], values[-1])) for name, values in measured.items()}),
-        prediction_error={kind: _prediction_error(measured, geodesic, times) for kind, times in positions.items()},
+        prediction_error={kind: _prediction_error(measured, geodesic, flow, kind, times) for kind, times in positions.items()},
         progression={name: _progression(measurement, name) for name in ("pfc1", "pfc2", "pfc3_error")},
         effective_depth=tuple(effective_depth(errors, epsilon) for epsilon in EPSILONS),
         theorem1=theorem1(geodesic),
@@ -60,6 +71,7 @@ def depth_record(
         straightness=_straightness(path),
         energy=energy if sample is None else _with_transport(energy, *sample),
         weight_decay=weight_decay,
+        mean_path=None if flow is None else _mean_path(flow, means, measured["pfc2"], geodesic, positions["projection"]),
     )
 
 
@@ -68,8 +80,10 @@ def _over_path(measurement: MeasuredLayers, metric: str) -> list[float]:
     return [measurement.value(metric, layer) for layer in measurement.path_layers]
 
 
-def _prediction_error(measured: dict[str, list[float]], geodesic: GeodesicCurve, times: tuple[float, ...]) -> PredictionError:
-    """Compute RMS errors in decades of the straight line and of its baseline, with layers at the given positions."""
+def _prediction_error(
+    measured: dict[str, list[float]], geodesic: GeodesicCurve, flow: MeanFlow | None, kind: str, times: tuple[float, ...]
+) -> PredictionError:
+    """Compute RMS errors in decades of the straight line, its baseline and the flow, with layers at the given positions."""
     names = ("pfc1", "pfc2", "cdnv")
     if any(math.isnan(t) for t in times):
         return PredictionError(dict.fromkeys(names, math.nan), dict.fromkeys(names, math.nan))
@@ -78,7 +92,23 @@ def _prediction_error(measured: dict[str, list[float]], geodesic: GeodesicCurve,
     return PredictionError(
         line={name: prediction_error(measured[name], predicted[name].tolist()) for name in names},
         baseline={name: prediction_error(measured[name], baseline[name]) for name in names},
+        flow={} if flow is None or kind not in _CLOCKS else {
+            "pfc2": prediction_error(measured["pfc2"], flow.pfc2(_CLOCKS[kind](flow, times)).tolist())
+        },
     )
+
+
+def _mean_path(
+    flow: MeanFlow, means: list[Tensor], pfc2: list[float], geodesic: GeodesicCurve, positions: tuple[float, ...]
+) -> MeanPath:
+    """Tell line and flow apart, and compare the path of class means with the cheapest."""
+    flowed = flow.pfc2(flow.time_at(positions)).tolist()
+    gap = prediction_error(geodesic.pfc2(positions).tolist(), flowed)
+    traces = [float(layer.square().sum()) for layer in means]
+    bounds = {power: flow.cost_bound(len(means) - 1, power) for power in (1.0, 2.0)}
+    costs = {power: mean_path_cost(means, power) / bound if bound > 0 else math.nan for power, bound in bounds.items()}
+    exponent = flow.exponent(traces, pfc2) if gap >= APART else math.nan
+    return MeanPath(gap, exponent, cost=costs[2.0], nuclear_cost=costs[1.0])
 
 
 def _progression(measurement: MeasuredLayers, metric: str) -> LayerProgression:

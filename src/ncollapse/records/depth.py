@@ -5,12 +5,14 @@ A number that is undefined is nan where it was computed, and None where it was r
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ncollapse.records.theorems import CollapsedOptimality, Number, Numbers, PolarAlignment, Theorem1, Theorem2, Theorem3
 
 # The error of the nearest class center that the effective depth allows, wherever there is only one threshold.
 EPSILON = 0.005
+# Decades of PFC2 by which the flow of class means and the straight line must differ to be told apart.
+APART = 0.02
 
 
 @dataclass(frozen=True)
@@ -82,10 +84,32 @@ class Curve:
 
 @dataclass(frozen=True)
 class PredictionError:
-    """RMS error over the interior layers in decades, by metric, of the straight line and of the log-linear baseline."""
+    """RMS error over the interior layers in decades, by metric, of the straight line, the log-linear baseline and the flow.
+
+    The flow of class means predicts PFC2 alone, for layers at their index or their projection; else it has no entry.
+    """
 
     line: dict[str, Number]
     baseline: dict[str, Number]
+    flow: dict[str, Number] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class MeanPath:
+    r"""The path of the class means beside the flow between their first and last Gram matrix (docs/theory.md, 3.16).
+
+    Attributes:
+        gap: RMS decades between PFC2 of the straight line and of the flow over interior layers, placed by projection.
+        exponent: Of the path with these ends that comes nearest to the layers' PFC2, clock-free: the flow has 0, a straight
+            line of class means 1/2. None where the gap is below ``APART``, or no path fits.
+        cost: Squared weights of the least linear maps from layer to layer, over the least that residual blocks can spend.
+        nuclear_cost: The same with the sum of singular values, which decay of two linear layers a block pays for.
+    """
+
+    gap: Number = None
+    exponent: Number = None
+    cost: Number = None
+    nuclear_cost: Number = None
 
 
 @dataclass(frozen=True)
@@ -217,6 +241,7 @@ class DepthRecord:
     straightness: Straightness | None = None
     energy: Energy | None = None
     weight_decay: WeightDecayBound | None = None
+    mean_path: MeanPath | None = None
 
     @classmethod
     def without_results(cls, epoch: int, layers: tuple[str, ...]) -> "DepthRecord":

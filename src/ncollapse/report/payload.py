@@ -30,7 +30,7 @@ def build_payload(run: Run) -> dict[str, Any]:
 
 def _epoch(run: Run, record: DepthRecord) -> dict[str, Any]:
     errors = {
-        place: {metric: say_errors(error.line.get(metric), error.baseline.get(metric)) for metric in error.line}
+        place: {metric: say_errors(error.line.get(metric), error.baseline.get(metric), error.flow.get(metric)) for metric in error.line}
         for place, error in record.prediction_error.items()
     }
     return {

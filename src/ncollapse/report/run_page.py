@@ -89,7 +89,11 @@ def _origin(run: Run) -> str:
 def _errors(run: Run, position: str) -> dict[str, str]:
     """Say below each drawn panel over depth what the script says below its own."""
     error = run.last.prediction_error.get(position) if run.has_depth else None
-    return {metric: say_errors(error.line[metric], error.baseline.get(metric)) for metric in error.line} if error else {}
+    if error is None:
+        return {}
+    return {
+        metric: say_errors(line, error.baseline.get(metric), error.flow.get(metric)) for metric, line in error.line.items()
+    }
 
 
 def _last_values(run: Run) -> list[Finding]:
