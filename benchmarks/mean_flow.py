@@ -12,7 +12,7 @@ The rule, frozen before any run of these settings:
 - In a setting the flow beats a rival if the 95 % t interval of (rival − flow) over the seeds is above 0, loses if it is below
   0, else it is undecided. Every run whose flow is defined counts, whatever its accuracy.
 - The claim holds if over all settings the mean error of the flow is below that of both rivals, and the flow loses to the
-  baseline in no setting. Settings in which line and flow differ by less than 0.02 decades are marked: nothing can be told there.
+  baseline in no setting. Settings in which line and flow differ by less than 0.02 decades are marked: nothing to tell.
 """
 
 import argparse
@@ -104,7 +104,18 @@ def main() -> None:
     for seed in options.seeds:
         for name in SETTINGS:
             runs[name].append(run(options.out, name, seed))
-    header = ["setting", "n", "accuracy", "line to flow", "line", "baseline", "flow", "flow against baseline", "exponent", "cost"]
+    header = [
+        "setting",
+        "n",
+        "accuracy",
+        "line to flow",
+        "line",
+        "baseline",
+        "flow",
+        "flow against baseline",
+        "exponent",
+        "cost",
+    ]
     for cells in (header, ["---"] * len(header), *(row(name, found) for name, found in runs.items())):
         print(f"| {' | '.join(cells)} |")
 

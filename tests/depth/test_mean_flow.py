@@ -39,7 +39,10 @@ def test_flow_equals_matrix_powers(seed):
     root = np.real(sqrtm(start))
     inner = np.linalg.solve(root, np.linalg.solve(root, end).T)
     half = np.real(logm(inner)) / 2
-    moved = lambda tau: np.real(fractional_matrix_power(inner, tau / 2)) - np.eye(len(half))
+
+    def moved(tau):
+        return np.real(fractional_matrix_power(inner, tau / 2)) - np.eye(len(half))
+
     for tau in (0.0, 0.3, 1.0):
         gram = root @ np.real(fractional_matrix_power(inner, tau)) @ root
         assert float(flow.pfc2([tau])[0]) == pytest.approx(distance_to_frame(gram, basis), rel=1e-9)
@@ -112,7 +115,7 @@ def test_no_more_random_networks_cost_less_than_the_bound():
 
 def cheapest_blocks(first, ratios, num_blocks, rng):
     """Blocks that attain the bound: on the span of the first means, in directions of our choice."""
-    left, values, right = np.linalg.svd(first.T @ np.linalg.svd(np.eye(len(first)) - 1 / len(first))[0][:, :-1])
+    left, values, _ = np.linalg.svd(first.T @ np.linalg.svd(np.eye(len(first)) - 1 / len(first))[0][:, :-1])
     turn = np.linalg.qr(rng.normal(size=(len(values), len(values))))[0]
     frame = left[:, : len(values)] @ turn
     return [frame @ np.diag(ratios ** (1 / num_blocks) - 1) @ frame.T] * num_blocks

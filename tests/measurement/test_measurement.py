@@ -120,7 +120,9 @@ def test_several_flags_are_joined():
     assert two[two.metric == "snc1"].iloc[0]["flags"] == "imbalanced"
     assert two[two.metric == "pfc2"].iloc[0]["flags"] == "no_between"
     none = measure_features(line, CASE.labels, num_classes=5, classifier=(torch.ones(5, 1), None)).to_pandas()
-    assert set(none[~none["metric"].str.endswith("_weights") & ~none["metric"].isin(["accuracy", "nc0"])]["flags"]) == {"empty_class"}
+    assert set(none[~none["metric"].str.endswith("_weights") & ~none["metric"].isin(["accuracy", "nc0"])]["flags"]) == {
+        "empty_class"
+    }
 
 
 def test_without_pandas_the_error_says_what_to_install(table, monkeypatch):

@@ -34,7 +34,8 @@ def test_training_multiplies_the_sum_of_rows_by_the_factor_of_the_law(optimizer,
     rate, momentum, decay = (float(x) for x in torch.rand(3, generator=rng))
     found, bend, law = trained_factor(
         seed, decay_biases=seed == 1, with_bias=seed != 2, optimizer=optimizer, learning_rate=0.02 + rate / 4,
-        num_classes=2 + seed, momentum=0.95 * momentum, weight_decay=0.05 + 0.3 * decay, clip_norm=0.05 if seed == 3 else None, schedule="cosine",
+        num_classes=2 + seed, momentum=0.95 * momentum, weight_decay=0.05 + 0.3 * decay,
+        clip_norm=0.05 if seed == 3 else None, schedule="cosine",
     )  # fmt: skip
     assert abs(law - 1) > 1e-2
     assert found == pytest.approx(law, rel=1e-12)
@@ -52,7 +53,7 @@ def test_the_law_by_hand():
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])
 def test_steps_scaled_by_coordinate_break_the_law(optimizer):
-    found, bend, law = trained_factor(0, optimizer=optimizer, learning_rate=0.05, weight_decay=0.02)
+    _, bend, law = trained_factor(0, optimizer=optimizer, learning_rate=0.05, weight_decay=0.02)
     # Whatever factor is meant, s leaves its direction.
     assert bend > 1e-3
     assert math.isnan(law)
@@ -89,7 +90,7 @@ def test_orthogonalized_steps_keep_the_law_of_decoupled_decay(coupled):
 
 
 def test_the_squared_loss_breaks_the_law():
-    found, bend, law = trained_factor(0, loss="mse", learning_rate=0.1, weight_decay=0.02)
+    _, bend, law = trained_factor(0, loss="mse", learning_rate=0.1, weight_decay=0.02)
     assert bend > 1e-3
     assert math.isnan(law)
 

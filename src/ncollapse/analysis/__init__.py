@@ -13,6 +13,7 @@ from ncollapse.analysis.regression_collapse import (
     regression_noise,
 )
 from ncollapse.analysis.representation import alpha_req, lidar, moments_cka, rankme
+from ncollapse.analysis.residual_alignment import ResidualAlignment, residual_alignment
 from ncollapse.analysis.strangers import false_positive_rate
 from ncollapse.analysis.truncation import truncate
 
@@ -20,6 +21,7 @@ __all__ = [
     "Diagnosis",
     "Elasticity",
     "FewShot",
+    "ResidualAlignment",
     "Truncated",
     "Truncation",
     "alpha_req",
@@ -35,6 +37,7 @@ __all__ = [
     "regression_duality",
     "regression_error",
     "regression_noise",
+    "residual_alignment",
     "squared_error",
     "truncate",
     "weight_decay_bounds",

@@ -150,7 +150,7 @@ QUANTITIES = (
     _recorded("mean_path.gap", "decades of PFC2 between straight line and flow", key="line to flow", given=True),
     _recorded(
         "mean_path.exponent",
-        "of the class means' path, without a clock; 0 is the flow, 1/2 a straight line; undefined where these cannot be told apart",
+        "of the class means' path, without a clock: 0 is the flow, 1/2 a straight line; undefined where these are alike",
         key="path exponent",
         signed=True,
         given=True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -24,7 +25,7 @@ class MeanFlow:
 
     G is the Gram matrix of the centered class means on the complement of the vector of ones. The flow multiplies: each
     direction grows by one factor per unit of time. Blocks :math:`h + Wh` that bring :math:`G_0` to :math:`G_L` at the least sum
-    of squared weights take it (docs/theory.md, 3.16). All paths of the family :math:`G_0^{1/2} ((1-s) I + s R^q)^{1/q} G_0^{1/2}`
+    of squared weights take it (docs/theory.md, 3.16). All paths :math:`G_0^{1/2} ((1-s) I + s R^q)^{1/q} G_0^{1/2}`
     with :math:`R = G_0^{-1/2} G_L G_0^{-1/2}` have the same ends: q → 0 is the flow, q = 1/2 a straight line of class means.
 
     Attributes:
@@ -62,7 +63,8 @@ class MeanFlow:
     def position(self, times: Sequence[float]) -> Tensor:
         r"""Return where the flow is on its own chord, :math:`t(\tau)`, which always rises from 0 to 1.
 
-        With :math:`A = \log \rho`: :math:`t(\tau) = \mathrm{tr}\, G_0 (e^{\tau A} - 1)(e^A - 1) / \mathrm{tr}\, G_0 (e^A - 1)^2`.
+        With :math:`A = \tfrac12 \log R`:
+        :math:`t(\tau) = \mathrm{tr}\, G_0 (e^{\tau A} - 1)(e^A - 1) / \mathrm{tr}\, G_0 (e^A - 1)^2`.
         """
         return self._position(torch.as_tensor(times, dtype=torch.float64))
 
@@ -72,14 +74,14 @@ class MeanFlow:
         return (moved * ends) @ self.squared_lengths / (ends.square() @ self.squared_lengths)
 
     def time_at(self, positions: Sequence[float]) -> list[float]:
-        """Return the times at which the flow is at these positions on its chord; nan beyond times -1 and 2, or without a move."""
+        """Return the times at which the flow is at these positions on its chord; nan beyond times -1 and 2."""
         return _crossings(self._position, positions, -1.0, 2.0)[0].tolist()
 
     def cost_bound(self, num_blocks: int, power: float = 2.0) -> float:
         r"""Return the least :math:`\sum_l \sum_i \sigma_i(W_l)^r` of blocks :math:`I + W_l` between the two Gram matrices.
 
-        :math:`L \sum_i (\rho_i^{1/L} - 1)_+^r` for L blocks and r ≥ 1: Proposition B of docs/theory.md, 3.16. It is attained iff
-        nothing has to shrink, by the flow at equal times.
+        :math:`L \sum_i (\rho_i^{1/L} - 1)_+^r` for L blocks and r ≥ 1: Proposition B of docs/theory.md, 3.16. It is
+        attained iff nothing has to shrink, by the flow at equal times.
         """
         steps = torch.expm1(self.growth / num_blocks).clamp(min=0)
         return float(num_blocks * (steps**power).sum())
@@ -108,13 +110,17 @@ class MeanFlow:
         low, high = _EXPONENTS
         for _ in range(4):
             grid = torch.linspace(low, high, 41, dtype=torch.float64)[:, None]
-            times = _crossings(lambda at, q=grid: self._factors(at, q) @ self.squared_lengths, lengths, 0.0, 1.0, len(grid))
+            shares = partial(self._squared_length, exponent=grid)
+            times = _crossings(shares, lengths, 0.0, 1.0, len(grid))
             errors = (self._distance(self._factors(times, grid)) / measured).log10().square().mean(dim=1)
             best = int(errors.argmin())
             if not bool(torch.isfinite(errors).all()) or grid[best] in _EXPONENTS:
                 return math.nan
             low, high = float(grid[max(best - 1, 0)]), float(grid[min(best + 1, 40)])
         return float(grid[best])
+
+    def _squared_length(self, times: Tensor, exponent: Tensor) -> Tensor:
+        return self._factors(times, exponent) @ self.squared_lengths
 
     def _factors(self, times: Tensor, exponent: Tensor | float) -> Tensor:
         """Return by what each direction's squared length is multiplied, with a last axis of directions."""
@@ -129,11 +135,11 @@ class MeanFlow:
 
 
 def mean_path_cost(means: Sequence[Tensor], power: float = 2.0) -> float:
-    r"""Return the cost of a path of class means, :math:`\sum_l \sum_i \sigma_i(W_l)^r`, with the least maps from layer to layer.
+    r"""Return the cost of a path of class means, :math:`\sum_l \sum_i \sigma_i(W_l)^r` of the least maps from layer to layer.
 
-    :math:`W_l = (M_{l+1} - M_l) M_l^+` is the smallest linear map by which :math:`I + W_l` takes the centered class means of one
-    layer (columns) to those of the next. It is at least ``MeanFlow.cost_bound`` of the ends, whatever the network is; what a
-    network's own weights cost is another number.
+    :math:`W_l = (M_{l+1} - M_l) M_l^+` is the smallest linear map by which :math:`I + W_l` takes the centered class means of a
+    layer (columns) to those of the next. The cost is at least ``MeanFlow.cost_bound`` of the ends, whatever the network is;
+    what a network's own weights cost is another number.
 
     Args:
         means: Class means (K, d) of every layer, of one dimension.

@@ -1,4 +1,4 @@
-"""PFC1 as a heat map: epochs from left to right, layers from top to bottom."""
+"""Heat maps: PFC1 over epochs and layers, and the frames that residual blocks share."""
 
 import html
 import math
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import matplotlib as mpl
 import numpy as np
 from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 
 from ncollapse.drawing import style
 from ncollapse.drawing.wording import number
@@ -68,3 +69,18 @@ def _scale(low: float, high: float, top: int) -> str:
     )
     ends = f'<text x="{left - 6}" y="{top + 10}" text-anchor="end">PFC1 {number(low)}</text>'
     return f'{bars}{ends}<text x="{left + steps * step + 6}" y="{top + 10}">{number(high)}</text>'
+
+
+def draw_alignment(shared: Sequence[Sequence[float]], blocks: Sequence[str]) -> Figure:
+    """Draw the share of each block's Jacobian (rows) on the diagonal of each block's singular frames (columns)."""
+    size = min(7.0, 2.4 + 0.35 * len(blocks))
+    figure = Figure(figsize=(size + 1.0, size), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(shared, vmin=0, vmax=1, cmap="viridis")
+    stops = _stops(range(len(blocks)), _MOST_LAYERS)
+    axes.set_xticks(stops, [str(stop + 1) for stop in stops])
+    axes.set_yticks(stops, [blocks[stop] for stop in stops])
+    axes.set_xlabel("singular frames of block")
+    axes.set_ylabel("Jacobian of block")
+    figure.colorbar(image, label="share of energy on the diagonal")
+    return figure

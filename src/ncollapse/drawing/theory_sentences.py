@@ -67,13 +67,14 @@ def say_mean_path(run: Run) -> str:
     path, flow = run.last.mean_path, run.flow_error()
     if path is None or len(run.layers) < 3:
         return (
-            "The flow of class means (affine-invariant geodesic of their Gram matrices) needs a layer between first and last, and "
-            "class means of both that span K−1 dimensions."
+            "The flow of class means (affine-invariant geodesic of their Gram matrices) needs a layer between first and last, "
+            "and class means of both that span K−1 dimensions."
         )
     line, baseline = run.prediction_errors("pfc2")
     said = (
         "PFC2 by the flow of class means (affine-invariant geodesic of their Gram matrices, from the two ends and the layers' "
-        f"projection alone) is off by {number(flow)} decades; the straight line by {number(line)}, {BASELINE} by {number(baseline)}. "
+        f"projection alone) is off by {number(flow)} decades; the straight line by {number(line)}, {BASELINE} by "
+        f"{number(baseline)}. "
     )
     if path.gap is None or path.gap < APART:
         said += f"Flow and line differ by {number(path.gap)} decades here, too little to tell them apart."

@@ -92,9 +92,9 @@ def _prediction_error(
     return PredictionError(
         line={name: prediction_error(measured[name], predicted[name].tolist()) for name in names},
         baseline={name: prediction_error(measured[name], baseline[name]) for name in names},
-        flow={} if flow is None or kind not in _CLOCKS else {
-            "pfc2": prediction_error(measured["pfc2"], flow.pfc2(_CLOCKS[kind](flow, times)).tolist())
-        },
+        flow={}
+        if flow is None or kind not in _CLOCKS
+        else {"pfc2": prediction_error(measured["pfc2"], flow.pfc2(_CLOCKS[kind](flow, times)).tolist())},
     )
 
 

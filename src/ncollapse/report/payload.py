@@ -30,7 +30,9 @@ def build_payload(run: Run) -> dict[str, Any]:
 
 def _epoch(run: Run, record: DepthRecord) -> dict[str, Any]:
     errors = {
-        place: {metric: say_errors(error.line.get(metric), error.baseline.get(metric), error.flow.get(metric)) for metric in error.line}
+        place: {
+            metric: say_errors(line, error.baseline.get(metric), error.flow.get(metric)) for metric, line in error.line.items()
+        }
         for place, error in record.prediction_error.items()
     }
     return {

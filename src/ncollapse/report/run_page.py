@@ -91,9 +91,7 @@ def _errors(run: Run, position: str) -> dict[str, str]:
     error = run.last.prediction_error.get(position) if run.has_depth else None
     if error is None:
         return {}
-    return {
-        metric: say_errors(line, error.baseline.get(metric), error.flow.get(metric)) for metric, line in error.line.items()
-    }
+    return {metric: say_errors(line, error.baseline.get(metric), error.flow.get(metric)) for metric, line in error.line.items()}
 
 
 def _last_values(run: Run) -> list[Finding]:
