@@ -170,7 +170,7 @@ def test_normalized_blocks_cost_at_least_the_squared_distance_over_the_clock(see
     """Proposition C, also where directions shrink, and its equality."""
     rng, steps = np.random.default_rng(seed), 400
     first = random_means(rng, 4, 3)
-    scales = np.exp(np.cumsum(rng.normal(size=steps)) * 0.05)
+    scales = np.exp(np.cumsum(rng.normal(size=steps)) * 0.02)
     drift = 0.6 * rng.normal(size=(2, 3, 3))
     generators = [drift[0] + i / steps * drift[1] for i in range(steps)]
     last, spent = flowed(first, generators, scales, 1 / steps)

@@ -58,7 +58,7 @@ def measure_objective(model: nn.Module, data: LabeledData, recipe: Recipe, epoch
         lambda_w=train.weight_decay / radius_squared,
         bias="free",
     )
-    fits = floor.frame.shape[1] <= floor.dim - 1
+    fits = floor.dim >= data.num_classes
     radius = math.sqrt(radius_squared)
     distance = floor.distance(radius * weight, hidden / radius, labels) if fits else None
     return replace(found, floor=floor.minimum, excess=loss + penalty - floor.minimum, distance=distance)

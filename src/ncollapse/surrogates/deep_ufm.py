@@ -56,7 +56,7 @@ class DeepUFM(CountsProblem, ReLUProblem):
 
     Attributes:
         counts: n_k, samples of each class.
-        dim: d, width of all hidden layers, at least K (K-1 with a free bias).
+        dim: d, width of all hidden layers; with ReLU at least K.
         lambdas_w: λ_1 … λ_M, decay of the weights from first to last, positive.
         lambda_h: Decay of the features, summed over samples, positive.
         activation: "linear" or "relu", behind all weights but the last.
@@ -91,9 +91,12 @@ class DeepUFM(CountsProblem, ReLUProblem):
         check_choice("bias", self.bias, Literal["none", "free"])
         if self.bias == "free" and self.activation == "relu":
             raise ValueError("bias='free' needs activation='linear': centered targets are not non-negative. Take bias='none'.")
-        rank = len(self.counts) - (self.bias == "free")
-        if self.dim < rank:
-            raise ValueError(f"The closed form needs dim >= {rank}, the rank of the targets, got {self.dim}. Raise dim.")
+        check_positive(dim=self.dim)
+        if self.activation == "relu" and self.dim < len(self.counts):
+            raise ValueError(
+                f"The closed form with ReLU needs dim >= {len(self.counts)}, the rank of the targets, got {self.dim}. "
+                "Raise dim."
+            )
 
     @property
     def num_layers(self) -> int:
@@ -138,15 +141,19 @@ class DeepUFM(CountsProblem, ReLUProblem):
 
     @property
     def condition(self) -> Inequality:
-        """The condition under which no class is at zero: ``collapse_threshold`` of the smallest target."""
+        """The condition under which none of the d largest is zero: ``collapse_threshold`` of the smallest of them."""
         price = (self.num_samples * self.penalty) ** (self.num_layers + 1)
-        highest = collapse_threshold(float(self._targets[1].min()), self.num_layers)
+        kept = self._targets[1].sort(descending=True).values[: self.dim]
+        highest = collapse_threshold(float(kept.min()), self.num_layers)
         return Inequality("N^(M+1) λ_H Πλ_i <= σ^2M (M-1)^(M-1) / M^2M", price, highest)
 
     @cached_property
     def singular_values(self) -> Tensor:
-        """Singular values of the collapsed logits, each row weighted by √n_k; shape (K,) or, with a bias, (K-1,)."""
-        return torch.tensor([self.best_singular_value(float(target)) for target in self._targets[1]], dtype=torch.float64)
+        """Singular values of the collapsed logits, each row weighted by √n_k; 0 but for the d largest targets."""
+        targets = self._targets[1]
+        kept = set(targets.argsort(descending=True, stable=True)[: self.dim].tolist())
+        values = [self.best_singular_value(float(target)) if i in kept else 0.0 for i, target in enumerate(targets)]
+        return torch.tensor(values, dtype=torch.float64)
 
     @cached_property
     def minimum(self) -> float:
@@ -192,7 +199,9 @@ class DeepUFM(CountsProblem, ReLUProblem):
     def closed_form(self) -> Solution:
         r"""Return the minimum with linear layers, or deep neural collapse: all :math:`\lambda_i \lVert W_i \rVert^2` agree."""
         left, _, right = self._targets
-        shared = (self.penalty**0.5) * self.singular_values ** (1 / (self.num_layers + 1))
+        kept = self._targets[1].argsort(descending=True, stable=True)[: self.dim].sort().values
+        left, right = left[:, kept], right[kept]
+        shared = (self.penalty**0.5) * self.singular_values[kept] ** (1 / (self.num_layers + 1))
         rank, roots = len(shared), torch.tensor(self.counts, dtype=torch.float64).sqrt()
         means = torch.zeros(self.num_classes, self.dim, dtype=torch.float64)
         means[:, :rank] = left * shared / math.sqrt(self.lambda_h) / roots.unsqueeze(1)

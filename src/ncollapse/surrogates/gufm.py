@@ -17,7 +17,7 @@ from ncollapse.statistics.batch import check_labels
 from ncollapse.surrogates.solving.arguments import check_balanced, check_choice, check_counts, check_finite, check_positive
 from ncollapse.surrogates.solving.losses import LossName
 from ncollapse.surrogates.solving.problem import CountsProblem
-from ncollapse.surrogates.solving.solution import Certificate, Inequality, Solution, Variables, unless_it_holds
+from ncollapse.surrogates.solving.solution import Certificate, Inequality, Solution, Variables
 from ncollapse.surrogates.solving.solvers import LBFGS, GradientDescent
 
 
@@ -74,12 +74,12 @@ class GUFM(CountsProblem):
     def scale(self) -> float:
         r"""The ratio of classifier rows to features at the optimum.
 
-        Cross-entropy: the root s of :math:`\lambda s = 1/(e^{sK/(K-1)} + K - 1)`. MSE: :math:`1/(1 + K\lambda)` without bias,
-        :math:`(K-1)/(K(1 + (K-1)\lambda))` with one.
+        Cross-entropy: the root s of :math:`\lambda s = 1/(e^{sK/(K-1)} + K - 1)`. MSE: :math:`r/(K(1 + r\lambda))` with the
+        rank r of ``minimum``.
         """
         K, decay = self.num_classes, self.lambda_w
         if self.loss == "mse":
-            return 1 / (1 + K * decay) if self.bias == "none" else (K - 1) / (K * (1 + (K - 1) * decay))
+            return self._rank / (K * (1 + self._rank * decay))
         # Since e^(sK/(K-1)) is at least 1, s <= 1/(K λ); for s >= 1 the root has λ e^s <= 1. The exponential stays finite.
         highest = min(1 / (K * decay), math.log1p(1 / decay) + 1)
         return float(brentq(lambda s: decay * s * (math.exp(s * K / (K - 1)) + K - 1) - 1, 0, highest, xtol=1e-15))
@@ -89,17 +89,42 @@ class GUFM(CountsProblem):
         r"""The global minimum. No network with the same λ has a smaller objective.
 
         Cross-entropy: :math:`\log(1 + (K-1) e^{-sK/(K-1)}) + \lambda K s^2/2`. MSE:
-        :math:`\frac{\lambda}{2} \frac{K}{1 + K\lambda}` without bias, with one
-        :math:`\frac{\lambda}{2} \frac{K-1}{K/(K-1) + K\lambda}`.
+        :math:`(m - r)/2K + \frac{\lambda}{2} \frac{r^2}{K(1 + r\lambda)}` with m = K without bias, K-1 with one, and
+        r = min(m, d-1). Where ``exact`` is false, it is a lower bound only.
         """
         K, decay = self.num_classes, self.lambda_w
         if self.loss == "cross_entropy":
             return math.log1p((K - 1) * math.exp(-self.scale * K / (K - 1))) + decay * K * self.scale**2 / 2
-        return decay / 2 * (K / (1 + K * decay) if self.bias == "none" else (K - 1) / (K / (K - 1) + K * decay))
+        return (self._most_rank - self._rank) / (2 * K) + decay / 2 * self._rank**2 / (K * (1 + self._rank * decay))
+
+    @property
+    def _most_rank(self) -> int:
+        """The rank of the optimal features with dimensions to spare."""
+        return self.num_classes if self.loss == "mse" and self.bias == "none" else self.num_classes - 1
+
+    @property
+    def _rank(self) -> int:
+        return min(self._most_rank, self.dim - 1)
+
+    @property
+    def exact(self) -> bool:
+        """Whether the minimum is known to be reached in d dimensions.
+
+        Under the cross-entropy only with room for the simplex. MSE: always without a bias; with one not if K and r < K-1 are
+        odd. There a tight frame of K unit vectors may have no mean of zero; for r = 1 and K-2 it never has.
+        """
+        if self._rank == self._most_rank or (self.loss == "mse" and self.bias == "none"):
+            return True
+        return self.loss == "mse" and (self.num_classes % 2 == 0 or self._rank % 2 == 0)
 
     @cached_property
     def frame(self) -> Tensor:
-        """The optimal features, one row a class, shape (K, r): a simplex ETF, or orthonormal for "mse" without bias."""
+        """Optimal features, a row a class, shape (K, r): a simplex ETF; "mse" without bias: orthonormal.
+
+        Under "mse" in too few dimensions it is a tight frame of unit vectors, one of many.
+        """
+        if self.loss == "mse" and self._rank < self._most_rank:
+            return unit_tight_frame(self.num_classes, self._rank, with_mean=self.bias == "none")
         if self.loss == "mse" and self.bias == "none":
             return torch.eye(self.num_classes, dtype=torch.float64)
         return simplex_etf(self.num_classes, self.num_classes - 1)
@@ -120,16 +145,19 @@ class GUFM(CountsProblem):
         return self._mean_loss(self.loss, logits) + self.lambda_w / 2 * weight.square().sum()
 
     def certificate(self, variables: Variables) -> Certificate:
-        """Return the global minimum. The inequality says whether d dimensions hold the frame that reaches it."""
-        rank = self.frame.shape[1]
-        return Certificate(self.minimum, unless_it_holds(Inequality("rank of the frame <= d - 1", rank, self.dim - 1)))
+        """Return the global minimum. Where d dimensions hold no frame that is known to reach it, an inequality says so."""
+        if self.exact:
+            return Certificate(self.minimum)
+        if self.loss == "mse":
+            return Certificate(self.minimum, weak="no tight frame of mean zero is known")
+        return Certificate(self.minimum, Inequality("rank of the frame <= d - 1", self._most_rank, self.dim - 1), weak="d < K")
 
     def closed_form(self) -> Solution:
-        """Return the global minimum: the optimal frame, orthogonal to the all-ones vector. It needs rank <= d - 1."""
-        rank = self.frame.shape[1]
-        if rank > self.dim - 1:
+        """Return the global minimum where it is ``exact``: the optimal frame, orthogonal to the all-ones vector."""
+        if not self.exact:
+            rank = self._most_rank
             raise ValueError(f"The optimum is a frame of rank {rank}, which needs dim >= {rank + 1}, got {self.dim}.")
-        means = self.frame @ helmert_basis(self.dim)[:rank]
+        means = self.frame @ helmert_basis(self.dim)[: self._rank]
         point = {"weight": self.scale * means, "raw": means[self.labels]}
         if self.bias == "free":
             value = 1 / self.num_classes if self.loss == "mse" else 0.0
@@ -152,8 +180,14 @@ class GUFM(CountsProblem):
             0 at a minimizer.
 
         Raises:
-            ValueError: If shapes do not fit, the features are not finite, or the classes are not balanced.
+            ValueError: If the model's d is too small for the frame, shapes do not fit, the features are not finite, or the
+                classes are not balanced.
         """
+        if self._rank < self._most_rank:
+            raise ValueError(
+                f"distance needs dim >= {self._most_rank + 1}, got {self.dim}. In fewer dimensions minimizers are not images "
+                "of one another."
+            )
         fitting = (self.num_classes, features.shape[1])
         if weight.shape != fitting:
             found, of = tuple(weight.shape), tuple(features.shape)
@@ -174,6 +208,16 @@ class GUFM(CountsProblem):
         isometry = left @ right
         gap = (features - optimal_features @ isometry.T).square().sum() + (weight - optimal_weight @ isometry.T).square().sum()
         return float((gap / size).sqrt())
+
+
+def unit_tight_frame(num_vectors: int, rank: int, *, with_mean: bool) -> Tensor:
+    """Return K unit vectors that span r < K dimensions evenly, (K, r): harmonics of the circle; of mean zero on request."""
+    turns = 2 * math.pi / num_vectors * torch.arange(num_vectors, dtype=torch.float64)
+    columns = [wave(number * turns) for number in range(1, rank // 2 + 1) for wave in (torch.cos, torch.sin)]
+    if rank % 2:
+        alternating = torch.cos(turns * num_vectors / 2).round()
+        columns.append((torch.ones_like(turns) if with_mean else alternating) / math.sqrt(2))
+    return math.sqrt(2 / rank) * torch.stack(columns, dim=1)
 
 
 def great_circle_blocks(start: Tensor, end: Tensor, num_blocks: int) -> list[Tensor]:

@@ -133,7 +133,8 @@ class LayerPeeled(NuclearProblem):
         """Return the bound of the convex program's dual, and the condition of minority collapse."""
         logits = variables["features"] @ variables["weight"].T
         norm, bound = self.program.dual(logits, logits.new_zeros(self.num_classes))
-        return Certificate(bound, Inequality("smallest share <= ‖G‖₂ (minority collapse)", min(self.shares), norm))
+        weak = "d < K" if self.dim is not None and self.dim < self.num_classes - 1 else ""
+        return Certificate(bound, Inequality("smallest share <= ‖G‖₂ (minority collapse)", min(self.shares), norm), weak)
 
     def from_logits(self, logits: Tensor, bias: Tensor) -> Variables:
         """Weight and class means with given logits that reach both bounds together."""

@@ -119,7 +119,27 @@ class UFM(CountsProblem, NuclearProblem):
         """Return the bound of the convex program's dual. A critical point is a global minimizer if the inequality holds."""
         logits, program = self._logits(variables), self._program(self.labels, self._shares, torch.ones_like(self._shares))
         norm, bound = program.dual(logits, variables.get("bias", logits.new_zeros(self.num_classes)))
-        return Certificate(bound, Inequality("‖Γ‖₂ <= √(λ_W λ_H)", norm, self.penalty))
+        critical = Inequality("‖Γ‖₂ <= √(λ_W λ_H)", norm, self.penalty)
+        if self.dim >= self.num_classes - (self.loss == "cross_entropy"):
+            return Certificate(bound, critical)
+        if self.loss == "mse" and self.bias != "regularized":
+            return Certificate(max(bound, self._mse_minimum()))
+        return Certificate(bound, critical, weak="d < K")
+
+    def _mse_minimum(self) -> float:
+        """Return the minimum of the MSE without or with a free bias: d singular values are kept, the others' loss remains."""
+        level, values = self.num_samples * self.penalty, torch.linalg.svdvals(self._weighted_targets)
+        kept = torch.clamp(values[: self.dim] - level, min=0)
+        loss = (kept - values[: self.dim]).square().sum() + values[self.dim :].square().sum()
+        return float(loss / (2 * self.num_samples) + self.penalty * kept.sum())
+
+    @property
+    def _weighted_targets(self) -> Tensor:
+        """The targets of the MSE, a row a class, centered if the bias is free, each times √n_k."""
+        targets = torch.eye(self.num_classes, dtype=torch.float64)
+        if self.bias == "free":
+            targets = targets - self.program.shares
+        return self.program.scales.unsqueeze(1) * targets
 
     def from_logits(self, logits: Tensor, bias: Tensor) -> Variables:
         """Balanced weight and collapsed features with given logits."""
@@ -131,7 +151,8 @@ class UFM(CountsProblem, NuclearProblem):
         r"""Return the global minimum where theory gives it.
 
         * MSE, no or free bias, any counts: weigh the target row of class k by :math:`\sqrt{n_k}` (centered first if the bias is
-          free), and reduce the singular values of these rows by :math:`N \sqrt{\lambda_W \lambda_H}`.
+          free), and reduce the singular values of these rows by :math:`N \sqrt{\lambda_W \lambda_H}`. In d < K dimensions
+          keep the d largest.
         * MSE, regularized bias, balanced: a point between these two, which depends on :math:`\lambda_b` against c/(1-c).
         * Cross-entropy, any bias, balanced: a simplex ETF of margin :math:`\log(1 + K(1-c)/c)`, zero if c >= 1, and b = 0.
 
@@ -158,13 +179,12 @@ class UFM(CountsProblem, NuclearProblem):
         return margin * centered, torch.zeros_like(identity[0]), Inequality("c < 1", number, 1.0)
 
     def _mse_optimum(self) -> tuple[Tensor, Tensor, Inequality]:
-        shares, roots = self.program.shares, self.program.scales.unsqueeze(1)
-        targets = torch.eye(self.num_classes, dtype=torch.float64)
+        shares, targets = self.program.shares, self._weighted_targets
         bias = shares if self.bias == "free" else torch.zeros_like(shares)
         level = self.num_samples * self.penalty
-        logits = soft_threshold(roots * (targets - bias), level) / roots
+        logits = soft_threshold(targets, level, self.dim) / self.program.scales.unsqueeze(1)
         # The centered targets have one singular value of zero.
-        smallest = torch.linalg.svdvals(roots * (targets - bias))[: self.num_classes - (self.bias == "free")].min()
+        smallest = torch.linalg.svdvals(targets)[: min(self.dim, self.num_classes - (self.bias == "free"))].min()
         text = "c < 1" if len(set(self.counts)) == 1 else "largest c_k < 1"
         return logits, bias, Inequality(text, level / float(smallest), 1.0)
 

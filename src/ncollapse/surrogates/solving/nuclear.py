@@ -22,10 +22,11 @@ _CURVATURE = {"mse": 1.0, "cross_entropy": 0.5}
 _EXACT = 1e-15
 
 
-def soft_threshold(matrix: Tensor, level: float) -> Tensor:
-    """Reduce singular values by a level, to no less than 0: the proximal map of the nuclear norm."""
+def soft_threshold(matrix: Tensor, level: float, rank: int | None = None) -> Tensor:
+    """Reduce singular values by a level, to no less than 0: the proximal map of the nuclear norm, up to a rank if given."""
     left, values, right = torch.linalg.svd(matrix, full_matrices=False)
-    return left * torch.clamp(values - level, min=0) @ right
+    reduced = torch.clamp(values - level, min=0)
+    return left[:, :rank] * reduced[:rank] @ right[:rank]
 
 
 def project_on_ball(matrix: Tensor, radius: float) -> Tensor:

@@ -62,10 +62,12 @@ class Certificate:
     Attributes:
         lower_bound: No point of the model has a smaller objective; -inf where no bound is known.
         inequality: The condition that selects the branch, or that makes the point a global minimizer; None if there is none.
+        weak: Why the bound cannot be reached by this model, such as "d < K"; empty where it can.
     """
 
     lower_bound: float
     inequality: Inequality | None = None
+    weak: str = ""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -112,7 +114,7 @@ class Solution:
             return "Not converged"
         if self.certified:
             return "Global minimum"
-        if math.isinf(self.gap):
+        if math.isinf(self.gap) or self.certificate.weak:
             return "Critical point"
         if self.criterion == "gap":
             return f"Within {100 * self.gap / abs(self.value):.2g} % of the global minimum"
@@ -121,6 +123,8 @@ class Solution:
     def _distance(self) -> str:
         if math.isinf(self.certificate.lower_bound):
             return "no lower bound is known"
+        if self.certificate.weak and not self.certified:
+            return f"no useful bound: {self.certificate.weak}"
         return f"the gap to the lower bound is {self.gap:.3g}"
 
     def measurement(self, metrics: MetricChoice = None) -> Measurement:
