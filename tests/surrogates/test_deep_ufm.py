@@ -154,10 +154,10 @@ def test_the_low_rank_start_tells_all_classes_apart(num_classes):
             lambda: DeepUFM((4, 4), 2, lambdas_w=(0.1,), lambda_h=0.1, activation="relu", bias="free"),
             r"bias='free' needs activation='linear'",
         ),
-        (lambda: DeepUFM((4, 4, 4), 2, lambdas_w=(0.1,), lambda_h=0.1), r"needs dim >= 3, the rank of the targets, got 2\."),
+        (lambda: DeepUFM((4, 4), 0, lambdas_w=(0.1,), lambda_h=0.1), r"dim must be finite and positive, got 0\."),
         (
-            lambda: DeepUFM((4, 4, 4), 1, lambdas_w=(0.1,), lambda_h=0.1, bias="free"),
-            r"needs dim >= 2, the rank of the targets, got 1\.",
+            lambda: DeepUFM((4, 4, 4), 2, lambdas_w=(0.1,), lambda_h=0.1, activation="relu"),
+            r"with ReLU needs dim >= 3, the rank of the targets, got 2\.",
         ),
         (lambda: low_rank_start(DeepUFM((4,) * 6, 6, lambdas_w=(0.1,) * 3, lambda_h=0.1)), r"got 'linear', 3 layers, 6"),
         (

@@ -179,7 +179,7 @@ def test_depth_makes_turning_cheap():
             r"a frame of rank 3, which needs dim >= 4, got 3\.",
         ),
         (
-            lambda: GUFM(balanced(4, 1), 4, loss="mse", lambda_w=0.1).closed_form(),
+            lambda: GUFM(balanced(5, 1), 4, loss="mse", lambda_w=0.1, bias="free").closed_form(),
             r"a frame of rank 4, which needs dim >= 5, got 4\.",
         ),
         (
