@@ -130,8 +130,9 @@ class Measurement(MeasuredLayers):
         """The numbers that the page says of a measurement with ``path=True``, as in ``depth.json``.
 
         ``prediction_error["projection"].line["pfc1"]`` is the error of the straight line in decades, ``.baseline["pfc1"]`` that
-        of the baseline, ``.flow["pfc2"]`` that of the flow of class means; ``theorem1.holds``, ``theorem2.monotone`` and ``theorem3.guaranteed`` are the conditions of the
-        theorems; ``progression["pfc1"].violations`` names the layers into which a metric rises. An ``AttributeError`` says what
+        of the baseline, ``.flow["pfc2"]`` that of the flow of class means; ``theorem1.holds``, ``theorem2.monotone`` and
+        ``theorem3.guaranteed`` are the conditions of the theorems; ``progression["pfc1"].violations`` names the layers into which
+        a metric rises. An ``AttributeError`` says what
         is missing without paths.
         """
         from ncollapse.measurement.depth_record import depth_record
