@@ -131,9 +131,8 @@ class Measurement(MeasuredLayers):
 
         ``prediction_error["projection"].line["pfc1"]`` is the error of the straight line in decades, ``.baseline["pfc1"]`` that
         of the baseline, ``.flow["pfc2"]`` that of the flow of class means; ``theorem1.holds``, ``theorem2.monotone`` and
-        ``theorem3.guaranteed`` are the conditions of the theorems; ``progression["pfc1"].violations`` names the layers into which
-        a metric rises. An ``AttributeError`` says what
-        is missing without paths.
+        ``theorem3.guaranteed`` are the conditions of the theorems; ``progression["pfc1"].violations`` names the layers into
+        which a metric rises. An ``AttributeError`` says what is missing without paths.
         """
         from ncollapse.measurement.depth_record import depth_record
 
