@@ -337,6 +337,31 @@ def test_two_layers_have_none_between_them(run_dir, monkeypatch):
         assert (cell.value, cell.remark) == ("–", "no layer between first and last")
 
 
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ({"gap": 0.1, "exponent": 0.07, "cost": 3.2}, "Without any clock, the path has the exponent 0.07 (flow: 0, straight line: "
+         "0.5). The least linear maps that take the class means from layer to layer cost 3.2 times the least squared weights that "
+         "residual blocks need for the same ends."),
+        ({"gap": 0.0199, "exponent": None, "cost": None}, "Flow and line differ by 0.0199 decades here, too little to tell them "
+         "apart."),
+        ({"gap": 0.1, "exponent": None, "cost": None}, "No path of the family between the two fits these layers."),
+    ],
+)  # fmt: skip
+def test_the_flow_of_class_means(said, path, words):
+    def change(record):
+        errors = {"line": {"pfc2": 0.2}, "null": {"pfc2": 0.1}, "flow": {"pfc2": 0.05}}
+        record.update(mean_path=path, prediction_error={"projection": errors})
+
+    sentence = one(said(change), "PFC2 by the flow of class means")
+    assert "is off by 0.05 decades; the straight line by 0.2, the baseline" in sentence
+    assert sentence.endswith(words)
+
+
+def test_without_a_flow_of_class_means(said):
+    assert one(said(), "The flow of class means").endswith("class means of both that span K−1 dimensions.")
+
+
 def test_line_against_baseline_at_the_index_is_said_too(said):
     def change(record):
         record["prediction_error"]["index"] = {"line": {"pfc1": 0.77}, "null": {"pfc1": 0.168}}
@@ -524,3 +549,4 @@ def test_what_a_random_pairing_costs_is_told(said):
 def test_captions_of_two_layers_compare_nothing():
     assert say_errors(None, None) == "nothing to compare with the lines"
     assert say_errors(0.0669, 0.2424) == "off by 0.0669 decades (line), 0.242 (baseline)"
+    assert say_errors(0.0669, 0.2424, 0.0123) == "off by 0.0669 decades (line), 0.242 (baseline), 0.0123 (flow of class means)"

@@ -11,9 +11,12 @@ import torch
 import reference
 from ncollapse.depth import (
     GRID,
+    GeodesicCurve,
+    MeanFlow,
     collapsed_optimality,
     effective_depth,
     log_linear,
+    mean_path_cost,
     polar_alignment,
     prediction_error,
     progression,
@@ -23,8 +26,9 @@ from ncollapse.depth import (
 )
 from ncollapse.measurement.depth_record import TOLERANCE, depth_record
 from ncollapse.probe import measure_features
-from ncollapse.records.depth import DepthRecord, WeightDecayBound
+from ncollapse.records.depth import DepthRecord, PredictionError, WeightDecayBound
 from ncollapse.records.json_files import read_json, write_json
+from ncollapse.statistics import PairedMoments
 
 K = 3
 LABELS = torch.arange(K).repeat_interleave(6)
@@ -78,6 +82,38 @@ def test_prediction_errors_are_rms_decades_at_the_interior_layers(analyzed, posi
     assert errors.line["pfc1"] == pytest.approx(rms(line), rel=1e-9)
     assert errors.baseline["pfc1"] == pytest.approx(rms(null), rel=1e-9)
     assert errors.line["pfc1"] != pytest.approx(errors.baseline["pfc1"], rel=0.01)
+
+
+def test_the_flow_of_class_means_is_in_the_table(analyzed):
+    """PFC2 at equal steps of the flow, and where the flow is as far along its chord; the cost over the least possible."""
+    means = [torch.stack([layer[k == LABELS].mean(dim=0) for k in range(K)]) for layer in layers().values()]
+    flow = MeanFlow.between(means[0], means[-1])
+    measured = [reference.gram_distance(m @ m.T, reference.etf_gram(K)) for m in ((x - x.mean(dim=0)).numpy() for x in means)]
+    errors = analyzed.prediction_error
+    assert errors["index"].flow["pfc2"] == pytest.approx(
+        prediction_error(measured, flow.pfc2([0, 0.25, 0.5, 0.75, 1]).tolist())
+    )
+    times = flow.time_at(analyzed.positions["projection"])
+    assert flow.position(times).tolist() == pytest.approx(analyzed.positions["projection"], abs=1e-12)
+    assert errors["projection"].flow["pfc2"] == pytest.approx(prediction_error(measured, flow.pfc2(times).tolist()))
+    assert errors["arclength"].flow == {}
+    line = GeodesicCurve(PairedMoments.from_batch(*list(layers().values())[:: len(layers()) - 1], LABELS, K)).pfc2
+    gap = prediction_error(line(analyzed.positions["projection"]).tolist(), flow.pfc2(times).tolist())
+    assert analyzed.mean_path.gap == pytest.approx(gap)
+    assert (analyzed.mean_path.exponent is None or math.isnan(analyzed.mean_path.exponent)) == (gap < 0.02)
+    assert analyzed.mean_path.cost == pytest.approx(mean_path_cost(means) / flow.cost_bound(4))
+    assert analyzed.mean_path.nuclear_cost == pytest.approx(mean_path_cost(means, 1) / flow.cost_bound(4, 1))
+    assert min(analyzed.mean_path.cost, analyzed.mean_path.nuclear_cost) > 1
+
+
+def test_without_a_flow_there_is_no_entry(tmp_path):
+    """Class means on a line have no flow; a record of an earlier version has no word of it."""
+    flat = {name: layer[:, :1] for name, layer in layers().items()}
+    found = depth_record(measure_features(flat, LABELS, num_classes=K, path=True), 0)
+    assert found.mean_path is None
+    assert found.prediction_error["projection"].flow == {}
+    (tmp_path / "old.json").write_text('{"line": {"pfc1": 0.1}, "baseline": {"pfc1": 0.2}}')
+    assert read_json(tmp_path / "old.json", PredictionError).flow == {}
 
 
 def test_violations_with_and_without_the_tolerance():
@@ -198,7 +234,7 @@ def test_every_field_is_what_its_name_says():
         "identity_cost": path.identity_cost,
     }
     assert {name: getattr(found.energy, name) for name in energy} == energy
-    told = {"curve", "baseline", "prediction_error", "progression", "straightness", "energy"}
+    told = {"curve", "baseline", "prediction_error", "progression", "straightness", "energy", "mean_path"}
     assert {item.name for item in fields(DepthRecord)} == expected.keys() | told
     assert all(getattr(found, item.name) is not None for item in fields(DepthRecord))
 
