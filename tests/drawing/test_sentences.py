@@ -340,14 +340,19 @@ def test_two_layers_have_none_between_them(run_dir, monkeypatch):
 @pytest.mark.parametrize(
     ("path", "words"),
     [
-        ({"gap": 0.1, "exponent": 0.07, "cost": 3.2}, "Without any clock, the path has the exponent 0.07 (flow: 0, straight line: "
-         "0.5). The least linear maps that take the class means from layer to layer cost 3.2 times the least squared weights that "
-         "residual blocks need for the same ends."),
-        ({"gap": 0.0199, "exponent": None, "cost": None}, "Flow and line differ by 0.0199 decades here, too little to tell them "
-         "apart."),
+        (
+            {"gap": 0.1, "exponent": 0.07, "cost": 3.2},
+            "Without any clock, the path has the exponent 0.07 (flow: 0, straight line: 0.5). The least linear maps that take the "
+            "class means from layer to layer cost 3.2 times the least squared weights that residual blocks need for the same "
+            "ends.",
+        ),
+        (
+            {"gap": 0.0199, "exponent": None, "cost": None},
+            "Flow and line differ by 0.0199 decades here, too little to tell them apart.",
+        ),
         ({"gap": 0.1, "exponent": None, "cost": None}, "No path of the family between the two fits these layers."),
     ],
-)  # fmt: skip
+)
 def test_the_flow_of_class_means(said, path, words):
     def change(record):
         errors = {"line": {"pfc2": 0.2}, "null": {"pfc2": 0.1}, "flow": {"pfc2": 0.05}}

@@ -88,7 +88,8 @@ def test_the_flow_of_class_means_is_in_the_table(analyzed):
     """PFC2 at equal steps of the flow, and where the flow is as far along its chord; the cost over the least possible."""
     means = [torch.stack([layer[k == LABELS].mean(dim=0) for k in range(K)]) for layer in layers().values()]
     flow = MeanFlow.between(means[0], means[-1])
-    measured = [reference.gram_distance(m @ m.T, reference.etf_gram(K)) for m in ((x - x.mean(dim=0)).numpy() for x in means)]
+    centered = [(rows - rows.mean(dim=0)).numpy() for rows in means]
+    measured = [reference.gram_distance(rows @ rows.T, reference.etf_gram(K)) for rows in centered]
     errors = analyzed.prediction_error
     assert errors["index"].flow["pfc2"] == pytest.approx(
         prediction_error(measured, flow.pfc2([0, 0.25, 0.5, 0.75, 1]).tolist())
