@@ -343,8 +343,8 @@ def test_two_layers_have_none_between_them(run_dir, monkeypatch):
         (
             {"gap": 0.1, "exponent": 0.07, "cost": 3.2},
             "Without any clock, the path has the exponent 0.07 (flow: 0, straight line: 0.5). The least linear maps that take "
-            "the class means from layer to layer cost 3.2 times the least squared weights that residual blocks need for the same "
-            "ends.",
+            "the class means from layer to layer cost 3.2 times the least squared weights that residual blocks need for the "
+            "same ends.",
         ),
         (
             {"gap": 0.0199, "exponent": None, "cost": None},
