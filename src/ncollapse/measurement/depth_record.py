@@ -108,7 +108,7 @@ def _mean_path(
     bounds = {power: flow.cost_bound(len(means) - 1, power) for power in (1.0, 2.0)}
     costs = {power: mean_path_cost(means, power) / bound if bound > 0 else math.nan for power, bound in bounds.items()}
     exponent = flow.exponent(traces, pfc2) if gap >= APART else math.nan
-    return MeanPath(gap, exponent, cost=costs[2.0], nuclear_cost=costs[1.0])
+    return MeanPath(gap, None if math.isnan(exponent) else exponent, cost=costs[2.0], nuclear_cost=costs[1.0])
 
 
 def _progression(measurement: MeasuredLayers, metric: str) -> LayerProgression:
