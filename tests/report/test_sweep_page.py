@@ -117,11 +117,14 @@ def test_page_says_the_numbers(sweep_dir, html):
     assert "the minimizers of that model" not in html
     undefined = (
         "Objective, Floor of the objective (floor), Objective above its floor (excess), "
-        "Distance from the minimizers (distance), Optimality of the network&#39;s pairing (transport_score), "
+        "Distance from the minimizers (distance), Error of the flow of class means in PFC2 (flow pfc2), "
+        "Distance of straight line and flow in PFC2 (line to flow), Exponent of the class means&#39; path (path exponent), "
+        "Cost of the class means&#39; path over the least (mean path cost), "
+        "Optimality of the network&#39;s pairing (transport_score), "
         "Cost of a random pairing over the best (random_ratio), Alignment, Tightness of the bound of weight decay (decay bound)"
     )
     assert f"Undefined or not measured in these runs, and not shown: {undefined}." in html
-    assert html.count('role="img"') == len(QUANTITIES) - 8
+    assert html.count('role="img"') == len(QUANTITIES) - 12
     assert "<td>–</td><td>–</td><td>0</td>" not in html
     assert "8 finished" in html
     assert "Not counted" not in html
