@@ -15,7 +15,7 @@ BLOCKS = ["blocks.0", "blocks.1"]
 def test_equals_jacobians_row_by_row():
     model = network(3).double()
     inputs = torch.randn(4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    found = residual_alignment(model, inputs, blocks=BLOCKS, rank=3)
+    found = residual_alignment(model, inputs, blocks=BLOCKS, num_directions=3)
     shared, tops, steps = np.zeros((4, 2, 2)), np.zeros((4, 2)), []
     for i, sample in enumerate(inputs):
         hidden, frames, jacobians, moves = model.stem(sample).detach(), [], [], []
@@ -56,13 +56,15 @@ def test_blocks_of_one_frame_are_aligned_and_of_low_rank():
     values = torch.tensor([3.0, 2.0, 1.0, 0, 0, 0, 0], dtype=torch.float64)
     weights = [scale * frame @ torch.diag(values) @ frame.T for scale in (0.1, 0.2)]
     model = nn.Sequential(*map(Linear, weights))
-    found = residual_alignment(model, torch.randn(3, 7, generator=rng, dtype=torch.float64), blocks=["0", "1"], rank=3)
+    found = residual_alignment(
+        model, torch.randn(3, 7, generator=rng, dtype=torch.float64), blocks=["0", "1"], num_directions=3
+    )
     assert found.shared.numpy() == pytest.approx(np.ones((2, 2)), rel=1e-10)
     assert found.top_value.tolist() == pytest.approx([0.3, 0.6], rel=1e-10)
-    narrow = residual_alignment(model, torch.ones(1, 7, dtype=torch.float64), blocks=["0", "1"], rank=1)
+    narrow = residual_alignment(model, torch.ones(1, 7, dtype=torch.float64), blocks=["0", "1"], num_directions=1)
     assert narrow.shared.numpy() == pytest.approx(np.full((2, 2), 9 / 14), rel=1e-10)
     turned = nn.Sequential(model[0], Linear(torch.diag(values)))
-    other = residual_alignment(turned, torch.ones(1, 7, dtype=torch.float64), blocks=["0", "1"], rank=3)
+    other = residual_alignment(turned, torch.ones(1, 7, dtype=torch.float64), blocks=["0", "1"], num_directions=3)
     assert other.off_diagonal < 0.6
 
 
@@ -77,7 +79,7 @@ def test_blocks_of_one_frame_are_aligned_and_of_low_rank():
 def test_images_and_tokens(config, shape, blocks):
     model = build_model(config, shape, 4, seed=0)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    found = residual_alignment(model.train(), torch.randn(2, *shape), blocks=blocks, rank=4)
+    found = residual_alignment(model.train(), torch.randn(2, *shape), blocks=blocks, num_directions=4)
     assert bool(torch.isfinite(found.shared).all())
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -98,7 +100,7 @@ class Mixing(nn.Module):
         (network(3), {"blocks": []}, r"blocks must be names of modules, got \[\]"),
         (network(3), {"blocks": ["blocks.7"]}, r"Unknown: \['blocks.7'\]\. See find_layers"),
         (network(3), {"blocks": ["stem"]}, r"Block 'stem' must keep the shape \(2, 5\), got \(2, 6\)\. Leave it out"),
-        (network(3), {"blocks": BLOCKS, "rank": 7}, r"rank must be in \[1, 6\], got 7"),
+        (network(3), {"blocks": BLOCKS, "num_directions": 7}, r"num_directions must be in \[1, 6\], got 7"),
         (nn.Sequential(Mixing()), {"blocks": ["0"]}, r"Block '0' must treat samples one by one"),
         (nn.Sequential(*[Block(5)] * 2), {"blocks": ["0"]}, r"Block '0' must run once, on a tensor of features, got 2 calls"),
     ],
@@ -106,9 +108,9 @@ class Mixing(nn.Module):
 def test_refusals(model, options, message):
     inputs = torch.randn(2, 5, generator=torch.Generator().manual_seed(0))
     with pytest.raises(ValueError, match=message):
-        residual_alignment(model, inputs, **{"rank": 2, **options})
+        residual_alignment(model, inputs, **{"num_directions": 2, **options})
 
 
 def test_features_that_are_too_large_are_refused():
     with pytest.raises(ValueError, match=r"at most 4096 numbers in a sample's features, got 5000\. Take smaller inputs"):
-        residual_alignment(nn.Sequential(nn.Tanh()), torch.ones(1, 5000), blocks=["0"], rank=2)
+        residual_alignment(nn.Sequential(nn.Tanh()), torch.ones(1, 5000), blocks=["0"], num_directions=2)

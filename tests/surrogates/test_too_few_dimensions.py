@@ -152,5 +152,5 @@ def test_where_the_convex_optimum_has_few_dimensions_its_bound_is_useful_all_the
 
 def test_distance_needs_one_orbit_of_minimizers():
     model = GUFM((2,) * 3, dim=3, loss="mse", lambda_w=0.037)
-    with pytest.raises(ValueError, match=r"distance needs dim >= 4, got 3\. In fewer dimensions minimizers"):
+    with pytest.raises(ValueError, match=r"distance needs dim >= 4, got 3\. Below it minimizers"):
         model.distance(torch.zeros(3, 3), torch.zeros(6, 3))

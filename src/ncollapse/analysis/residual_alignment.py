@@ -29,7 +29,7 @@ class ResidualAlignment:
 
     Attributes:
         blocks: Names of the L blocks.
-        rank: r.
+        num_directions: r.
         num_samples: Samples that were used.
         step_ratios: RA1: the sample's step :math:`\lVert f_l(h) \rVert` over the mean of its L steps, shape (L,); 1 for equal
             steps. nan where the features of two blocks differ in size.
@@ -43,7 +43,7 @@ class ResidualAlignment:
     """
 
     blocks: tuple[str, ...]
-    rank: int
+    num_directions: int
     num_samples: int
     step_ratios: Tensor
     straightness: float
@@ -72,12 +72,12 @@ class ResidualAlignment:
         return (
             f"ResidualAlignment of {len(self.blocks)} blocks on {self.num_samples} samples: steps {low:.3g} to {high:.3g} of "
             f"their mean, straightness {self.straightness:.3g}; shared frames {self.off_diagonal:.3g}; energy in the "
-            f"{self.rank} leading directions {float(self.top_energy.min()):.3g} or more; largest singular values "
+            f"{self.num_directions} leading directions {float(self.top_energy.min()):.3g} or more; largest singular values "
             f"{float(self.top_value.min()):.3g} to {float(self.top_value.max()):.3g}"
         )
 
 
-def residual_alignment(model: nn.Module, inputs: Any, *, blocks: Sequence[str], rank: int) -> ResidualAlignment:
+def residual_alignment(model: nn.Module, inputs: Any, *, blocks: Sequence[str], num_directions: int) -> ResidualAlignment:
     r"""Measure residual alignment of a network on samples, by vector–Jacobian products through each block.
 
     A block is a module that maps a tensor, with samples along its first axis, to a tensor of the same shape (or to a tuple
@@ -90,21 +90,21 @@ def residual_alignment(model: nn.Module, inputs: Any, *, blocks: Sequence[str], 
         model: The network.
         inputs: A batch of samples, as ``model(inputs)`` takes it.
         blocks: Names of the blocks, in order of depth.
-        rank: Leading singular vectors of the frames: K, the number of classes, as in the paper.
+        num_directions: Leading singular vectors of the frames: K, the number of classes, as in the paper.
 
     Returns:
         Means over the samples; ``plot()`` draws the heat map.
 
     Raises:
         ValueError: If there are no blocks, a name is no module, a block did not run once, does not keep the shape of its
-            input, mixes samples, or has more than 4096 numbers in a sample's features; or the rank is not in [1, D].
+            input, mixes samples, or has more than 4096 numbers in a sample's features; or num_directions is not in [1, D].
 
     Reference:
         Li & Papyan (2023), NeurIPS, "Residual alignment: uncovering the mechanisms of residual networks".
 
     Example:
         >>> net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
-        >>> residual_alignment(net, torch.ones(2, 4), blocks=["0", "1"], rank=2).shared.shape
+        >>> residual_alignment(net, torch.ones(2, 4), blocks=["0", "1"], num_directions=2).shared.shape
         torch.Size([2, 2])
     """
     modules = dict(model.named_modules())
@@ -115,13 +115,13 @@ def residual_alignment(model: nn.Module, inputs: Any, *, blocks: Sequence[str], 
         calls = _calls_of({name: modules[name] for name in blocks}, model, inputs)
         steps, jacobians = zip(*(_block(name, modules[name], calls[name]) for name in blocks), strict=True)
     least = min(jacobian.shape[-1] for jacobian in jacobians)
-    if not 1 <= rank <= least:
-        raise ValueError(f"rank must be in [1, {least}], got {rank}. Pass the number of classes, or the features' dimension.")
+    if not 1 <= num_directions <= least:
+        raise ValueError(f"num_directions must be in [1, {least}], got {num_directions}. Pass the number of classes, or D.")
     frames = [torch.linalg.svd(jacobian, full_matrices=False) for jacobian in jacobians]
     ratios, straightness = _steps(steps)
     return ResidualAlignment(
-        tuple(blocks), rank, len(steps[0]), ratios, straightness,
-        torch.stack([torch.stack([_shared(jacobian, frame, rank) for frame in frames]) for jacobian in jacobians]),
+        tuple(blocks), num_directions, len(steps[0]), ratios, straightness,
+        torch.stack([torch.stack([_shared(jacobian, frame, num_directions) for frame in frames]) for jacobian in jacobians]),
         torch.stack([values[:, 0].mean() for _, values, _ in frames]),
     )  # fmt: skip
 

@@ -79,7 +79,7 @@ class GUFM(CountsProblem):
         """
         K, decay = self.num_classes, self.lambda_w
         if self.loss == "mse":
-            return self._rank / (K * (1 + self._rank * decay))
+            return self._spanned / (K * (1 + self._spanned * decay))
         # Since e^(sK/(K-1)) is at least 1, s <= 1/(K λ); for s >= 1 the root has λ e^s <= 1. The exponential stays finite.
         highest = min(1 / (K * decay), math.log1p(1 / decay) + 1)
         return float(brentq(lambda s: decay * s * (math.exp(s * K / (K - 1)) + K - 1) - 1, 0, highest, xtol=1e-15))
@@ -95,16 +95,16 @@ class GUFM(CountsProblem):
         K, decay = self.num_classes, self.lambda_w
         if self.loss == "cross_entropy":
             return math.log1p((K - 1) * math.exp(-self.scale * K / (K - 1))) + decay * K * self.scale**2 / 2
-        return (self._most_rank - self._rank) / (2 * K) + decay / 2 * self._rank**2 / (K * (1 + self._rank * decay))
+        return (self._most_spanned - self._spanned) / (2 * K) + decay / 2 * self._spanned**2 / (K * (1 + self._spanned * decay))
 
     @property
-    def _most_rank(self) -> int:
+    def _most_spanned(self) -> int:
         """The rank of the optimal features with dimensions to spare."""
         return self.num_classes if self.loss == "mse" and self.bias == "none" else self.num_classes - 1
 
     @property
-    def _rank(self) -> int:
-        return min(self._most_rank, self.dim - 1)
+    def _spanned(self) -> int:
+        return min(self._most_spanned, self.dim - 1)
 
     @property
     def exact(self) -> bool:
@@ -113,9 +113,9 @@ class GUFM(CountsProblem):
         Under the cross-entropy only with room for the simplex. MSE: always without a bias; with one not if K and r < K-1 are
         odd. There a tight frame of K unit vectors may have no mean of zero; for r = 1 and K-2 it never has.
         """
-        if self._rank == self._most_rank or (self.loss == "mse" and self.bias == "none"):
+        if self._spanned == self._most_spanned or (self.loss == "mse" and self.bias == "none"):
             return True
-        return self.loss == "mse" and (self.num_classes % 2 == 0 or self._rank % 2 == 0)
+        return self.loss == "mse" and (self.num_classes % 2 == 0 or self._spanned % 2 == 0)
 
     @cached_property
     def frame(self) -> Tensor:
@@ -123,8 +123,8 @@ class GUFM(CountsProblem):
 
         Under "mse" in too few dimensions it is a tight frame of unit vectors, one of many.
         """
-        if self.loss == "mse" and self._rank < self._most_rank:
-            return unit_tight_frame(self.num_classes, self._rank, with_mean=self.bias == "none")
+        if self.loss == "mse" and self._spanned < self._most_spanned:
+            return unit_tight_frame(self.num_classes, self._spanned, with_mean=self.bias == "none")
         if self.loss == "mse" and self.bias == "none":
             return torch.eye(self.num_classes, dtype=torch.float64)
         return simplex_etf(self.num_classes, self.num_classes - 1)
@@ -150,14 +150,16 @@ class GUFM(CountsProblem):
             return Certificate(self.minimum)
         if self.loss == "mse":
             return Certificate(self.minimum, weak="no tight frame of mean zero is known")
-        return Certificate(self.minimum, Inequality("rank of the frame <= d - 1", self._most_rank, self.dim - 1), weak="d < K")
+        return Certificate(
+            self.minimum, Inequality("rank of the frame <= d - 1", self._most_spanned, self.dim - 1), weak="d < K"
+        )
 
     def closed_form(self) -> Solution:
         """Return the global minimum where it is ``exact``: the optimal frame, orthogonal to the all-ones vector."""
         if not self.exact:
-            rank = self._most_rank
+            rank = self._most_spanned
             raise ValueError(f"The optimum is a frame of rank {rank}, which needs dim >= {rank + 1}, got {self.dim}.")
-        means = self.frame @ helmert_basis(self.dim)[: self._rank]
+        means = self.frame @ helmert_basis(self.dim)[: self._spanned]
         point = {"weight": self.scale * means, "raw": means[self.labels]}
         if self.bias == "free":
             value = 1 / self.num_classes if self.loss == "mse" else 0.0
@@ -183,9 +185,9 @@ class GUFM(CountsProblem):
             ValueError: If the model's d is too small for the frame, shapes do not fit, the features are not finite, or the
                 classes are not balanced.
         """
-        if self._rank < self._most_rank:
+        if self._spanned < self._most_spanned:
             raise ValueError(
-                f"distance needs dim >= {self._most_rank + 1}, got {self.dim}. In fewer dimensions minimizers are not images "
+                f"distance needs dim >= {self._most_spanned + 1}, got {self.dim}. Below it minimizers are not images "
                 "of one another."
             )
         fitting = (self.num_classes, features.shape[1])
