@@ -48,6 +48,13 @@ def _skip(app: Any, what: str, name: str, value: Any, skip: bool, options: Any) 
     return True if type(value).__name__ == "_tuplegetter" else None
 
 
+def _point_to_examples(app: Any, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
+    """Add a link to the examples of the page to each entry that has none of its own."""
+    if what in {"function", "class", "exception"} and lines and not any(">>>" in line for line in lines):
+        lines += ["", "`Examples <#examples>`__", ""]
+
+
 def setup(app: Any) -> None:
-    """Connect what leaves members out."""
+    """Connect what leaves members out, and what points to the examples."""
     app.connect("autodoc-skip-member", _skip)
+    app.connect("autodoc-process-docstring", _point_to_examples)
