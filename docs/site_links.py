@@ -1,4 +1,4 @@
-"""Public names, metric ids and flags in backticks become links to where they are described."""
+"""Public names, metric ids, flags and pages in backticks become links to where they are described."""
 
 import re
 from typing import Any
@@ -60,6 +60,10 @@ def link_names(app: Sphinx, doctree: nodes.document, page: str) -> None:
     targets = _targets(app)
     for literal in list(doctree.findall(nodes.literal)):
         text = literal.astext()
+        document = text.removesuffix(".md")
+        if document != text and document in app.env.all_docs and not isinstance(literal.parent, nodes.reference | nodes.title):
+            literal.replace_self(make_refnode(app.builder, page, document, "", literal.deepcopy()))
+            continue
         found = _CALL.match(text)
         if isinstance(literal.parent, nodes.reference | nodes.title) or (not found and text not in METRICS):
             continue

@@ -5,6 +5,7 @@ import runpy
 import shlex
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -34,16 +35,36 @@ def fresh_process(*words):
     return fresh.python(*words, COLUMNS="128")
 
 
-# What README says that the measurement has.
+# What the page says that the measurement has.
 METHODS = "m.value('pfc1', '7'), m.curve('pfc1'), m.effective_depth(0.005), m.to_pandas()"
 
 
-def test_example_prints_what_the_readme_says():
-    code, _ = blocks("python", ROOT / "README.md")
+def small_resnet(num_classes):
+    layers = [torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()]
+    return torch.nn.Sequential(*layers, torch.nn.Linear(4, num_classes))
+
+
+def test_the_readme_measures_a_network_of_torchvision(monkeypatch, capsys):
+    """With a small network here, and with torchvision's own in tests/zoo."""
+    (code,) = blocks("python", ROOT / "README.md")
+    monkeypatch.setitem(sys.modules, "torchvision", SimpleNamespace(models=SimpleNamespace(resnet18=small_resnet)))
+    with torch.random.fork_rng():
+        exec(code, {})
+    assert "100 samples of 10 classes" in capsys.readouterr().out
+
+
+def test_the_readme_is_one_screen_and_links_to_no_file():
+    page = (ROOT / "README.md").read_text()
+    assert len(page.splitlines()) <= 120
+    assert re.findall(r"(?<!!)\[[^\]]*\]\((?!https://)[^)]*\)", page) == []
+
+
+def test_the_page_on_measuring_prints_what_it_says():
+    (code,) = blocks("python", ROOT / "docs" / "measuring.md")
     assert len([line for line in code.splitlines() if line.strip()]) == 12
     code = code.replace("print(nc.measure(", "print(m := nc.measure(") + METHODS
     assert ":= " in code
-    (expected,) = [text for text in blocks("text", ROOT / "README.md") if text.startswith("4 layers")]
+    (expected,) = [text for text in blocks("text", ROOT / "docs" / "measuring.md") if text.startswith("4 layers")]
     printed, said = fresh_process("-c", code).splitlines(), expected.splitlines()
     assert printed[:2] == said[:2]
     table, expected_table = printed[2:], said[2:]
@@ -54,7 +75,7 @@ def test_example_prints_what_the_readme_says():
 
 
 def test_networks_and_data_are_loaded_by_name(tmp_path, monkeypatch):
-    _, code = blocks("python", ROOT / "README.md")
+    (code,) = blocks("python", ROOT / "docs" / "command-line.md")
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     with torch.random.fork_rng():
@@ -208,7 +229,7 @@ def test_the_run_that_can_be_stopped_is_run(tmp_path, monkeypatch):
 
 def test_every_page_with_code_is_run():
     # Two of them in tests/integrations/test_examples.py and tests/distributed/test_torchrun.py.
-    pages = {"README.md", *"clusters diagnosis discovery integrations processes results testing".split()}
+    pages = {"README.md", *"command-line measuring clusters diagnosis discovery integrations processes results testing".split()}
     pages = {page if "." in page else f"{page}.md" for page in pages}
     assert {page.name for page in PAGES if blocks("python", page)} == pages
 

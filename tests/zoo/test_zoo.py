@@ -3,6 +3,7 @@
 Opt-in: ``make test-zoo`` installs the libraries into an environment of its own.
 """
 
+import re
 import runpy
 from pathlib import Path
 
@@ -77,3 +78,10 @@ def test_a_path_runs_through_one_stage_of_a_resnet(name, path, layers):
     assert m.path.straightness.tolist() == pytest.approx(plain.path.straightness.tolist(), rel=1e-9)
     assert m.geodesic.pfc1().tolist() == pytest.approx(plain.geodesic.pfc1().tolist(), rel=1e-9)
     assert m.line.pfc3().tolist() == plain.line.pfc3().tolist()
+
+
+def test_the_code_of_the_readme_runs(capsys):
+    pytest.importorskip("torchvision")
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    exec(code, {})
+    assert "100 samples of 10 classes" in capsys.readouterr().out
