@@ -38,7 +38,7 @@ FEWER = {
 TOLD = {
     "1_first_measurement": lambda n: n["after"].curve("pfc1")[-1] < n["after"].curve("pfc1")[0] < n["before"].curve("pfc1")[-1],
     "3_is_your_resnet_straight": lambda n: len(n["m"].path_layers) == 6 and 0 < n["m"].path.straightness.mean() < 1,
-    "4_text_classifier": lambda n: len(n["m"].layers) >= 4 and "first token" in n["m"].chosen,
+    "4_text_classifier": lambda n: len(n["m"].layers) >= 4 and "tokens read at cls" in n["m"].chosen,
     "5_imbalanced_classes": lambda n: 12 < n["threshold"] < 13 and n["cosines"][5:, 5:].mean() > n["cosines"][:5, :5].mean(),
     "6_which_layers_can_go": lambda n: n["logits"].shape == (128, 10),
     "7_surrogate_models": lambda n: 0 <= n["rough"].value - n["solution"].value <= n["rough"].gap and n["unequal"].gap < 1e-9,
