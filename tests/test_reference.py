@@ -32,5 +32,9 @@ def test_every_public_name_has_an_example(room):
     code = "\n".join(re.findall(r"^(?:>>>|\.\.\.) (.*)$", PAGES[room].read_text(), flags=re.MULTILINE))
     shown = set(re.findall(r"\w+", code))
     names = {name for name in module.__all__ if name not in shown and ">>>" not in (getattr(module, name).__doc__ or "")}
-    own = {name for name in names if any(">>>" in (value.__doc__ or "") for value in vars(getattr(module, name)).values())}
+    own = {
+        name
+        for name in names
+        if any(">>>" in (value.__doc__ or "") for value in getattr(getattr(module, name), "__dict__", {}).values())
+    }
     assert names - own == set()
