@@ -6,7 +6,7 @@
 #   make test-minimum   all tests with the oldest versions that pyproject allows, in an environment of its own (.venv-minimum)
 #   make test-3.12   all tests with this version of Python, in an environment of its own (.venv-3.12); likewise test-3.13
 #   make hooks   have git check style and types before each commit
-#   make bench   side-by-side timings
+#   make bench   time and memory beside simple rivals, into docs/records.json (ROWS="fc_1000 stream_128")
 #   make release   wheel and source archive in dist/, then demo, examples and a smoke test in a clean environment away from here
 #   make docs   the site in site/, in an environment of its own (.venv-docs)    make docs-pages   what is made from the code
 #   make test-zoo   public networks of torchvision, timm and transformers, in an environment of their own (.venv-zoo)
@@ -20,6 +20,7 @@ INSTALLER ?= uv
 CONSTRAINTS ?= -c constraints.txt
 ROOMS ?=
 PER_ROOM ?= 40
+ROWS ?=
 OUT ?= runs/demo
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(EXTRAS)
@@ -88,11 +89,7 @@ hooks: $(STAMP)
 	git config core.hooksPath .ci/hooks
 
 bench: $(STAMP)
-	$(BIN)/python benchmarks/measure_cost.py
-	$(BIN)/python benchmarks/sampling.py --draws 200
-	$(BIN)/python benchmarks/scaling.py
-	$(BIN)/python benchmarks/demo_seeds.py
-	$(BIN)/python benchmarks/surrogates.py
+	$(BIN)/python benchmarks/bench.py $(if $(ROWS),--rows $(ROWS))
 
 # The pages and pictures that are made from the code and kept in the checkout.
 docs-pages: $(STAMP)
