@@ -98,10 +98,7 @@ class CollapseMetrics:
             ValueError: As ``measure_features``, and after an error until ``reset``.
             TypeError: If features or labels are of another type.
         """
-        layers = named_layers(features)
-        if self._totals.keeps:
-            layers = {name: layer.clone() for name, layer in layers.items()}
-        self._totals.add(LayerBatch(layers, labels))
+        self._totals.add(LayerBatch(named_layers(features), labels, reuses_memory=True))
 
     def compute(self, classifier: tuple[Tensor, Tensor | None] | None = None) -> Measurement:
         """Measure all batches since the last reset; more may follow.

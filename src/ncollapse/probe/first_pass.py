@@ -69,6 +69,14 @@ class FirstPass:
         self.kept: list[LayerBatch] | None = [] if wanted else None
         self.index = 0
 
+    def __getstate__(self) -> dict[str, object]:
+        # Kept features share large blocks, of which a copy would contain the unused part too.
+        def apart(batch: LayerBatch) -> LayerBatch:
+            return batch._replace(features={name: features.clone() for name, features in batch.features.items()})
+
+        kept = None if self.kept is None else [apart(batch) for batch in self.kept]
+        return self.__dict__ | {"kept": kept, "store": FeatureStore(), "workspace": Workspace()}
+
     def add(self, batch: Batch) -> None:
         """Add one batch to all layers, each layer while its features are still in the cache."""
         moments, request = self.totals.moments, self.request

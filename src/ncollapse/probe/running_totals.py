@@ -6,6 +6,7 @@ from ncollapse.groups import Processes
 from ncollapse.hooks.label_rows import class_indices
 from ncollapse.measurement.measurement import Measurement
 from ncollapse.probe.first_pass import FirstPass
+from ncollapse.probe.gathering import Gathering
 from ncollapse.probe.layer_batch import LayerBatch
 from ncollapse.probe.measure import evaluate
 from ncollapse.probe.request import Request
@@ -25,24 +26,43 @@ class RunningTotals:
     def reset(self) -> None:
         """Forget all batches."""
         self._first: FirstPass | None = None
+        self._gathering = Gathering(self.request.num_classes)
         self._broken = False
-
-    @property
-    def keeps(self) -> bool:
-        """Whether the features of the next batch may be kept, so that nothing must overwrite them."""
-        return self._first is None or self._first.kept is not None
 
     def add(self, batch: LayerBatch) -> None:
         """Add one batch."""
         self._check_whole()
         # An error may occur after some layers have the batch and others do not. Then the totals cannot be used.
         self._broken = True
+        batch = batch._replace(labels=class_indices(batch.labels))
+        if not self._gathering.add(batch):
+            self._work_gathered()
+            if not self._gathering.add(batch):
+                # Copied, because the loop may write the next batch's labels into the same buffer.
+                self._work(batch._replace(labels=batch.labels.clone()))
+                self._gathering.make_room(batch)
+        self._broken = False
+
+    def _work_gathered(self) -> None:
+        count = self._gathering.num_batches
+        if count and self._first is not None:
+            self._first.add(self._gathering.whole())
+            # Errors count the batches that came.
+            self._first.index += count - 1
+            self._gathering.clear()
+
+    def _snapshot(self) -> FirstPass | None:
+        """Return a copy of all sums so far, gathered batches included. These stay, so that looking changes no later bit."""
+        first = None if self._first is None else self._first.snapshot()
+        if first is not None and self._gathering.num_batches:
+            first.add(self._gathering.whole())
+        return first
+
+    def _work(self, batch: LayerBatch) -> None:
         if self._first is None:
             device = next(iter(batch.features.values())).device
             self._first = FirstPass(self.request, self.request.budget(device, self.processes))
-        # Copied, because the loop may write the next batch's labels into the same buffer.
-        self._first.add(batch._replace(labels=class_indices(batch.labels).clone()))
-        self._broken = False
+        self._first.add(batch)
 
     def merge(self, other: RunningTotals) -> None:
         """Add the batches of another object, which stays unchanged."""
@@ -53,12 +73,12 @@ class RunningTotals:
             )
         self._check_whole()
         other._check_whole()
-        if other._first is None:
-            return
+        self._work_gathered()
+        theirs = other._snapshot()
         if self._first is None:
-            self._first = other._first.snapshot()
-        else:
-            self._first.merge(other._first)
+            self._first = theirs
+        elif theirs is not None:
+            self._first.merge(theirs)
 
     def measurement(self, classifiers: Classifiers | None, chosen: str) -> Measurement:
         """Measure all batches so far; more may follow."""
@@ -72,7 +92,7 @@ class RunningTotals:
                 self.request.check_classifier(chosen, logits=self._first.totals.choices is not None)
         request = self.request
         self.processes.check_same("Arguments", request.shared_arguments())
-        first = FirstPass(request, budget=0) if self._first is None else self._first.snapshot()
+        first = self._snapshot() or FirstPass(request, budget=0)
         totals = first.finish(self.processes)
         totals = complete(totals, first.kept, request, None, classifiers, self.processes)
         return evaluate(request, totals, chosen)
