@@ -16,6 +16,8 @@ from torch.nn.parameter import is_lazy
 
 # Containers whose contents are saved. Subclasses may have rules of their own.
 _CONTAINERS = (dict, OrderedDict, list, set, deque)
+# Most attributes of a module are these, or containers without contents: they are passed over first.
+_SIMPLE = frozenset({bool, int, float, str, type(None)})
 # Stands for numbers and strings, which are not compared.
 _NOTE = "note"
 
@@ -37,6 +39,7 @@ class Snapshot:
     def __init__(self, model: nn.Module, parameters: Iterable[nn.Parameter]) -> None:
         self._containers: dict[int, tuple[Any, Any]] = {}
         self._tensors: dict[int, _Saved] = {}
+        self._empty: list[Any] = []
         self._memory = [(parameter, parameter.detach()) for parameter in model.parameters()]
         for module in model.modules():
             self._save(vars(module))
@@ -48,13 +51,20 @@ class Snapshot:
         if type(value) in _CONTAINERS:
             if id(value) not in self._containers:
                 self._containers[id(value)] = value, value.copy()
-                for item in value.values() if isinstance(value, dict) else value:
-                    self._save(item)
+                self._save_items(value.values() if isinstance(value, dict) else value)
         elif type(value) is tuple:
             for item in value:
                 self._save(item)
         elif isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
             self._save_values(value)
+
+    def _save_items(self, items: Iterable[Any]) -> None:
+        for item in items:
+            kind = type(item)
+            if kind in _CONTAINERS and not item:
+                self._empty.append(item)
+            elif kind not in _SIMPLE:
+                self._save(item)
 
     def _save_values(self, tensor: Tensor) -> None:
         if id(tensor) not in self._tensors and not is_lazy(tensor) and not tensor.is_meta:
@@ -63,13 +73,10 @@ class Snapshot:
 
     def restore(self) -> None:
         """Restore attributes and values; nothing is written where nothing changed."""
+        for container in filter(None, self._empty):
+            _restore_items(container, type(container)())
         for container, contents in self._containers.values():
-            if _same_items(container, contents):
-                continue
-            wanted = _with_notes(container, contents)
-            if not _same_items(container, wanted):
-                container.clear()
-                (container.update if isinstance(container, dict | set) else container.extend)(wanted)
+            _restore_items(container, contents)
         for parameter, memory in self._memory:
             _restore_memory(parameter, memory)
         for tensor, memory, values in self._tensors.values():
@@ -93,6 +100,14 @@ class Snapshot:
     def holds(self, tensor: Tensor) -> bool:
         """Return whether a tensor's values are saved."""
         return id(tensor) in self._tensors
+
+
+def _restore_items(container: Any, contents: Any) -> None:
+    if not _same_items(container, contents):
+        wanted = _with_notes(container, contents)
+        if not _same_items(container, wanted):
+            container.clear()
+            (container.update if isinstance(container, dict | set) else container.extend)(wanted)
 
 
 def _restore_memory(tensor: Tensor, memory: Tensor) -> None:
