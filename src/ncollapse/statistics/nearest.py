@@ -48,9 +48,17 @@ def nearest_centers(centers: ClassCenters, residual: Tensor, labels: Tensor) -> 
 
 
 def _nearest_of_all(centers: ClassCenters, residual: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    margins, rounding = _margins(centers, residual, labels)
+    margins, separations, reach = _margins(centers, residual, labels)
     smallest, at = margins.min(dim=1, keepdim=True)
-    chosen = centers.first[first_true(margins <= smallest + rounding + rounding.gather(1, at))]
+    # Mostly one center is nearest by more than any rounding of the row, and no rounding of single margins is needed.
+    most = _rounding(
+        centers.separations.amax() if centers.separations is not None else separations.amax(dim=1, keepdim=True), reach
+    )
+    if int((margins <= smallest + 4 * most).sum()) == len(labels):
+        chosen = centers.first[at.squeeze(1)]
+    else:
+        rounding = _rounding(separations, reach)
+        chosen = centers.first[first_true(margins <= smallest + rounding + rounding.gather(1, at))]
     return chosen, margins.gather(1, chosen.unsqueeze(1)).squeeze(1) * (chosen != labels)
 
 
@@ -112,26 +120,30 @@ def own_is_nearest(centers: ClassCenters, residual: Tensor, labels: Tensor, squa
 
 
 def _own_is_nearest(centers: ClassCenters, residual: Tensor, labels: Tensor, squares: Tensor) -> Tensor:
-    margins, rounding = _margins(centers, residual, labels)
+    margins, separations, reach = _margins(centers, residual, labels)
     # A sample alone in its class, at distance 0 from its mean, gets 0/0: nan, which is never nearest.
     n = centers.moments.counts[labels].double()
     farther = (squares * (2 * n - 1) / (n - 1).square()).unsqueeze(1)
     # The margin of a mean that coincides with the own one has the rounding of their sums.
     coincident = centers.first == centers.first[labels].unsqueeze(1)
-    rounding = rounding.add_(TIE * farther).add_(coincident * rounding_floor(centers.moments))
+    rounding = _rounding(separations, reach).add_(TIE * farther).add_(coincident * rounding_floor(centers.moments))
     ahead = margins - farther
     later = torch.arange(len(centers.first), device=labels.device) > labels.unsqueeze(1)
     wins = torch.where(ahead.abs() <= rounding, later, ahead > 0).scatter_(1, labels.unsqueeze(1), value=True)
     return wins.all(dim=1)
 
 
-def _margins(centers: ClassCenters, residual: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what the squared distances to all centers exceed that to the own one by, and its rounding, both (N, K)."""
+def _margins(centers: ClassCenters, residual: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what the squared distances to all centers exceed that to the own one by, (N, K), and what it is rounded by."""
     products = residual @ centers.coordinates.T
     separations = _separations_from(centers, labels)
     margins = torch.sub(products.gather(1, labels.unsqueeze(1)), products).mul_(2).add_(separations)
-    reach = torch.linalg.vector_norm(residual, dim=1, keepdim=True)
-    return margins, separations.sqrt().mul_(reach).add_(separations).mul_(TIE)
+    return margins, separations, torch.linalg.vector_norm(residual, dim=1, keepdim=True)
+
+
+def _rounding(separations: Tensor, reach: Tensor) -> Tensor:
+    """Compute the rounding of margins between centers so far from each other, for residuals of this length."""
+    return (separations.sqrt() * reach).add_(separations).mul_(TIE)
 
 
 def _separations_from(centers: ClassCenters, labels: Tensor) -> Tensor:
