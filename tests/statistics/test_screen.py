@@ -46,7 +46,8 @@ def test_no_nearest_center_differs(seed, num_classes, dim, gap, noise, scale):
     parts = nearest._nearest_of_all(centers, residual, labels)
     # Both compute margins up to rounding: where they differ, the two centers are equally near up to the rounding of float64.
     differs = (found != parts[0]).nonzero().flatten()
-    exact, rounding = nearest._margins(centers, residual[differs], labels[differs])
+    exact, *lengths = nearest._margins(centers, residual[differs], labels[differs])
+    rounding = nearest._rounding(*lengths)
     own, other = (exact.gather(1, chosen[differs].unsqueeze(1)) for chosen in (found, parts[0]))
     assert bool(((own - other).abs() <= 3 * rounding.amax(dim=1, keepdim=True)).all())
     # How many depends on how a build of PyTorch sums; 100 of the 150 samples lie halfway but for 1e-8.
