@@ -95,6 +95,7 @@ bench: $(STAMP)
 docs-pages: $(STAMP)
 	$(BIN)/python docs/write_metrics.py
 	$(BIN)/python docs/write_refusals.py
+	$(BIN)/python docs/write_records.py
 	$(BIN)/python docs/draw_discovery.py
 	$(BIN)/python docs/draw_diagrams.py
 

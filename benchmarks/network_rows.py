@@ -108,12 +108,12 @@ def _all_ways() -> Row:
         "with path over without": Ratio("with path", "ours", 1.2),
         "three passes, as usual": Ratio("three passes, as usual", BARE),
     }
-    title = "FC ResNet, 11 layers of 1,000, N = 3,000, batches of 1,000"
-    make = partial(calls, partial(fc, 1000, 10, 784), (3_000, 784), 1000, all_ways=True)
+    title = "FC ResNet, 11 layers of 1,000, N = 2,000, batches of 1,000"
+    make = partial(calls, partial(fc, 1000, 10, 784), (2_000, 784), 1000, all_ways=True)
     return Row(title, make, ratios, ("ours", "second pass", "three passes, as usual"))
 
 
-_FC_1000 = _row("FC ResNet, 11 layers of 1,000", partial(fc, 1000, 10, 784), (3_000, 784), 1000)
+_FC_1000 = _row("FC ResNet, 11 layers of 1,000", partial(fc, 1000, 10, 784), (2_000, 784), 1000)
 _IMAGES = (1_000, 1, 28, 28)
 ROWS = {
     "demo_network": _row("FC ResNet, 6 layers of 64", partial(fc, 64, 5, 64), (1_740, 64), 1_740, 2),

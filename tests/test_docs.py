@@ -187,6 +187,17 @@ def test_every_flag_and_error_has_a_cure():
     assert (ROOT / "docs" / "refusals.md").read_text() == render(), "run `make docs-pages`"
 
 
+def test_figures_of_speed_are_those_of_the_benchmark():
+    module = runpy.run_path(str(ROOT / "docs" / "write_records.py"))
+    for path, text in module["render"]().items():
+        assert path.read_text() == text, "run `make docs-pages`"
+    # Whatever a page says of the benchmark is marked, so that it is written from the records.
+    for page in module["PAGES"]:
+        paragraphs = [part for part in (ROOT / page).read_text().split("\n\n") if "make bench" in part or "<!--" in part]
+        assert paragraphs
+        assert [part for part in paragraphs if re.search(r"\d\.\d|\d×", module["MARK"].sub("", part))] == []
+
+
 def test_diagrams_are_current():
     pictures = runpy.run_path(str(ROOT / "docs" / "draw_diagrams.py"))["pictures"]()
     assert {name for name, text in pictures.items() if (ROOT / "docs" / "figures" / name).read_text() != text} == set()

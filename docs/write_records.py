@@ -1,0 +1,90 @@
+"""Write docs/records.md and the marked figures of other pages from docs/records.json: ``make docs-pages``.
+
+A figure is marked by comments around it: ``<!--ratio ROW: NAME-->1.1<!--/-->``. Besides ``ratio`` there are ``times`` (one over
+the ratio), ``seconds ROW: CALL`` and ``peak ROW: CALL``.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RECORDS = ROOT / "docs" / "records.json"
+# Pages with marked figures.
+PAGES = ("README.md", "docs/comparison.md", "docs/surrogates.md")
+MARK = re.compile(r"<!--(ratio|times|seconds|peak) (\w+): ([^>]+?)-->(.*?)<!--/-->", flags=re.DOTALL)
+
+HEADER = """# Records
+
+Made from `records.json` by `make docs-pages`. `make bench` measures it anew, `make bench ROWS="NAME NAME"` some rows.
+Machine: {machine}.
+
+Each row is one process with interleaved rounds of all of its calls. Ratios are medians over pairs, with the smallest and the
+largest behind them. Seconds are medians of CPU time, with one thread; with two threads ratios are of wall time. MiB is what the
+operating system says the process grew by during our call; features in memory do not count. Load is the number of processes
+that wanted to run when the row began: with more than the machine has cores, caches are shared, and ratios of pairs say more
+than seconds.
+
+- *limit* is the one product that no method can leave out, in float32.
+- *by hand* is what a user writes in a few lines, with fewer metrics and without protection against rounding. *as published*
+  does what published codes do: three loops over batches of 128, a d×d covariance with its pseudo-inverse, differences of all
+  pairs of classes. All of them are in `benchmarks/rivals.py`.
+- The rivals of surrogate models know the minimum and stop as soon as they are near it; ours ends with a certificate.
+
+| row | work | ours over | ratio | wanted | s | others, s | MiB | load | commit |
+|---|---|---|---|---|---|---|---|---|---|
+"""
+
+
+def number(value: float) -> str:
+    """Write three digits."""
+    return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
+
+
+def lines(name: str, row: dict[str, Any]) -> list[str]:
+    """Write the lines of one row of the table, one for each ratio."""
+    found = []
+    for label, item in (row["ratios"] or {"": {"ours": "ours", "ratio": None}}).items():
+        own = item["ours"]
+        others = ", ".join(f"{call} {number(value)}" for call, value in row["cpu"].items() if call != own) if not found else "″"
+        ratio, wanted = "", "–"
+        if item["ratio"] is not None:
+            low, high = item["spread"]
+            ratio = f"**{number(item['ratio'])}** ({number(low)} to {number(high)})"
+        if item.get("wanted"):
+            wanted = f"≤ {item['wanted']:g}: {'holds' if item['ratio'] <= item['wanted'] else 'falls short'}"
+        peak = number(row["peak_mib"][own]) if own in row["peak_mib"] else ""
+        work = f"{row['title']}{', 2 threads' if row['threads'] == 2 else ''}" if not found else "″"
+        cells = [f"`{name}`", work, label, ratio, wanted, number(row["cpu"][own]), others, peak, row["load"], row["commit"]]
+        found.append(f"| {' | '.join(map(str, cells))} |")
+    return found
+
+
+def figure(records: dict[str, Any], kind: str, row: str, name: str) -> str:
+    """Write a marked figure."""
+    found = records["rows"][row]
+    if kind in {"ratio", "times"}:
+        ratio = found["ratios"][name]["ratio"]
+        return number(ratio if kind == "ratio" else 1 / ratio)
+    return number(found["cpu" if kind == "seconds" else "peak_mib"][name])
+
+
+def render() -> dict[Path, str]:
+    """Return the text of every page."""
+    records = json.loads(RECORDS.read_text())
+    machine = records["machine"]
+    words = f"{machine['processor']}, {machine['cores']} cores, Python {machine['python']}, torch {machine['torch']}"
+    table = [line for name, row in records["rows"].items() for line in lines(name, row)]
+    texts = {ROOT / "docs" / "records.md": HEADER.format(machine=words) + "\n".join(table) + "\n"}
+
+    def marked(match: re.Match[str]) -> str:
+        kind, row, name, _ = match.groups()
+        return f"<!--{kind} {row}: {name}-->{figure(records, kind, row, name)}<!--/-->"
+
+    return texts | {ROOT / page: MARK.sub(marked, (ROOT / page).read_text()) for page in PAGES}
+
+
+if __name__ == "__main__":
+    for path, text in render().items():
+        path.write_text(text)
