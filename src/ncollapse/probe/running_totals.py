@@ -74,11 +74,11 @@ class RunningTotals:
         self._check_whole()
         other._check_whole()
         self._work_gathered()
-        theirs = other._snapshot()
+        added = other._snapshot()
         if self._first is None:
-            self._first = theirs
-        elif theirs is not None:
-            self._first.merge(theirs)
+            self._first = added
+        elif added is not None:
+            self._first.merge(added)
 
     def measurement(self, classifiers: Classifiers | None, chosen: str) -> Measurement:
         """Measure all batches so far; more may follow."""
