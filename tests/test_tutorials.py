@@ -60,7 +60,7 @@ def test_tutorials_run(name, tmp_path, monkeypatch, capsys):
     with torch.random.fork_rng():
         for tag, code in cells:
             if not tag:
-                exec(code, names)
+                exec(code.replace("%matplotlib inline\n", ""), names)
     plt.close("all")
     assert TOLD[name](names)
 
