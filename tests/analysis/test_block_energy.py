@@ -1,4 +1,4 @@
-"""Energy bounds of whole networks: the blocks' own outputs, the path's energy, and the flag for normalization."""
+"""Energy bounds of whole networks: the blocks' own outputs, the path's energy, and blocks that normalize."""
 
 import pytest
 import torch
@@ -59,24 +59,66 @@ def test_the_layers_of_a_block_are_taken_in_their_order():
     assert found.blocks[0].by_moment == pytest.approx(expected, rel=1e-5)
 
 
-def test_normalization_is_flagged_for_it_breaks_the_bound():
-    for normalization in ("pre", "mid", "post"):
-        for block in ("single", "double"):
-            model = network(block=block, normalization=normalization)
-            found = weight_decay_bounds(model, BATCHES)
-            assert not found.is_bound
-            assert found.energy > 0
-    # Batch normalization behind a linear layer undoes its scale: with tiny weights the number is no bound.
-    model = network(block="single", normalization="mid")
+def run_in(model):
+    """Let the running statistics come near those of the data."""
+    for _ in range(30):
+        model.train()(X)
+    return model.eval()
+
+
+@pytest.mark.parametrize("normalization", ["pre", "mid", "post"])
+@pytest.mark.parametrize("block", ["single", "double"])
+def test_the_bounds_hold_where_blocks_normalize(block, normalization):
+    """Against the last normalization's own outputs, with running statistics that are those of the data or are not."""
+    for seed in range(4):
+        model = network(seed, block=block, normalization=normalization)
+        with torch.no_grad():
+            for norm in (layer for layer in model.modules() if isinstance(layer, nn.BatchNorm1d)):
+                norm.weight.uniform_(-2, 2)
+                norm.bias.uniform_(-1, 1)
+        if seed % 2:
+            run_in(model)
+        found = weight_decay_bounds(model, BATCHES)
+        assert found.is_bound
+        h = model.stem(X)
+        for number, bound in enumerate(found.blocks):
+            outputs, layers = [h], list(model.eval().blocks[number].branch)
+            for layer in layers:
+                outputs.append(layer(outputs[-1]))
+            (place, norm) = [(i, layer) for i, layer in enumerate(layers) if isinstance(layer, nn.BatchNorm1d)][-1]
+            inner = float(outputs[place + 1].detach().double().square().sum(dim=1).mean())
+            squared = float(sum(part.detach().double().square().sum() for part in (norm.weight, norm.bias)))
+            behind = [layer for layer in layers[place:] if isinstance(layer, nn.Linear)]
+            expected = inner
+            if behind:
+                V = torch.cat([behind[0].weight, behind[0].bias[:, None]], dim=1).detach().double()
+                expected = float(torch.linalg.svdvals(V)[0] ** 2) * (inner + 1)
+                squared += float(V.square().sum())
+            assert bound.energy == pytest.approx(float(outputs[-1].detach().double().square().sum(dim=1).mean()), rel=1e-5)
+            assert bound.by_moment == pytest.approx(expected, rel=1e-5)
+            assert bound.squared_weights == pytest.approx(squared, rel=1e-12)
+            assert bound.energy <= bound.by_moment * (1 + 1e-6) <= bound.by_weights * (1 + 2e-6)
+            assert bound.largest_eigenvalue >= 1 - 1e-12
+            h = h + outputs[-1]
+
+
+def test_weights_before_a_normalization_bound_nothing():
+    """A bound by all linear weights, as for other blocks, is broken: they may be as small as one likes."""
+    model = run_in(network(block="single", normalization="mid"))
+    before = weight_decay_bounds(model, BATCHES)
+    linears = [layer for block in model.blocks for layer in block.branch if isinstance(layer, nn.Linear)]
     with torch.no_grad():
-        for layer in model.modules():
-            if isinstance(layer, nn.BatchNorm1d):
-                layer.running_var.fill_(1e-8)
-            if isinstance(layer, nn.Linear) and layer is not model.head and layer is not model.stem:
-                layer.weight.mul_(1e-3)
-                layer.bias.zero_()
-    found = weight_decay_bounds(model, BATCHES)
-    assert found.energy > found.by_weights
+        for layer in linears:
+            layer.weight.mul_(0.03)
+            layer.bias.mul_(0.03)
+        for norm in (layer for layer in model.blocks.modules() if isinstance(layer, nn.BatchNorm1d)):
+            norm.running_mean.mul_(0.03)
+            norm.running_var.mul_(0.03**2)
+    after = weight_decay_bounds(model, BATCHES)
+    assert after.energy == pytest.approx(before.energy, rel=0.1)
+    assert after.energy > sum(float(layer.weight.detach().double().square().sum()) for layer in linears) * 50
+    assert after.squared_weights == pytest.approx(before.squared_weights, rel=1e-12)
+    assert after.energy <= after.by_moment <= after.by_weights
 
 
 def test_batches_modes_and_random_state_are_of_no_effect():

@@ -10,7 +10,7 @@ import scipy.linalg
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from ncollapse.depth import transport_chain
+from ncollapse.depth import excess_energy, transport_chain
 
 
 def normal(seed, *shape):
@@ -81,10 +81,68 @@ def test_nothing_moves():
 
 
 def test_wrong_samples_are_refused():
-    with pytest.raises(ValueError, match=r"needs 1 to 2000 samples for the exact distance, got 2001\. Take a subsample"):
+    with pytest.raises(ValueError, match=r"exact distance needs 1 to 2000 samples, got 2001\. Take a subsample"):
         transport_chain([torch.zeros(2001, 1)] * 2)
-    with pytest.raises(ValueError, match=r"needs 1 to 2000 samples .* got 0"):
+    with pytest.raises(ValueError, match=r"needs 1 to 2000 samples, got 0"):
         transport_chain([torch.zeros(0, 1)] * 2)
     for layers in ([], [torch.zeros(3, 2)], [torch.zeros(3, 2), torch.zeros(3, 4)]):
         with pytest.raises(ValueError, match="at least two layers of one shape"):
             transport_chain(layers)
+
+
+def test_the_parts_of_the_excess_add_up_on_random_trajectories():
+    """Against the chain of centered features by plain NumPy; parts of blocks by their definitions, step by step."""
+    for seed in range(20):
+        layers = trajectories(seed, num_layers=2 + seed % 5, num_samples=12, dim=1 + seed % 4)
+        found = excess_energy(layers)
+        centered = [layer - layer.mean(dim=0) for layer in layers]
+        energy, energy_min, own, best, *_ = plain(centered)
+        assert (found.energy, found.identity_cost) == (pytest.approx(energy, rel=1e-9), pytest.approx(own, rel=1e-9))
+        assert found.wasserstein2 == pytest.approx(best, rel=1e-9)
+        assert sum(found.speed) == pytest.approx(energy - energy_min, abs=1e-9 * energy)
+        assert sum(found.bend) == pytest.approx(energy_min - own, abs=1e-9 * energy)
+        shares = (found.speed_share, found.bend_share, found.pairing_share)
+        assert found.excess == pytest.approx(energy - best, abs=1e-9 * energy)
+        assert min(*found.speed, *found.bend, *shares) >= -1e-12
+        assert sum(shares) == pytest.approx(1, rel=1e-9)
+        chord = (centered[-1] - centered[0]).numpy()
+        steps = [(after - before).numpy() for before, after in pairwise(centered)]
+        sizes = [math.sqrt((step**2).sum(axis=1).mean()) for step in steps]
+        for step, size, speed, bend in zip(steps, sizes, found.speed, found.bend, strict=True):
+            assert speed == pytest.approx(len(steps) * (size - np.mean(sizes)) ** 2, abs=1e-9 * energy)
+            assert bend == pytest.approx(size * sum(sizes) - (step * chord).sum(axis=1).mean(), abs=1e-9 * energy)
+        consecutive = [plain([before, after])[3] for before, after in pairwise(centered)]
+        assert list(found.step_wasserstein2) == pytest.approx(consecutive, rel=1e-9, abs=1e-12)
+        assert found.detour == pytest.approx(sum(map(math.sqrt, consecutive)) / math.sqrt(best), rel=1e-9)
+        assert found.detour >= 1 - 1e-12
+
+
+def test_each_cause_alone_has_the_whole_excess():
+    """From points on a geodesic: uneven steps, a bend, a shuffled pairing; a geodesic that one layer leaves has a detour."""
+    first = normal(3, 14, 3)
+    first = first - first.mean(dim=0)
+    last = 2.0 * first
+    even = [first + t * (last - first) for t in (0.0, 0.5, 1.0)]
+    found = excess_energy(even)
+    assert (found.speed_share, found.bend_share, found.pairing_share) == (None, None, None)
+    assert found.detour == pytest.approx(1, rel=1e-9)
+    found = excess_energy([first, first + 0.2 * (last - first), last])
+    assert (found.speed_share, found.detour) == (pytest.approx(1), pytest.approx(1))
+    side = torch.linalg.cross(first, torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64).expand_as(first))
+    side = side - side.mean(dim=0)
+    found = excess_energy([first, even[1] + side, last])
+    assert found.bend_share == pytest.approx(1, abs=0.01)
+    assert found.detour > 1.05
+    # Neighbors change places: layers as sets of points are a geodesic's, so there is no detour, but the pairing is not optimal.
+    shuffled = last.roll(1, dims=0)
+    found = excess_energy([first, (first + shuffled) / 2, shuffled])
+    assert found.pairing_share == pytest.approx(1)
+    found = excess_energy([first, even[1].roll(1, dims=0), last.roll(1, dims=0)])
+    assert found.detour == pytest.approx(1, rel=1e-9)
+    assert found.excess > 0
+
+
+def test_a_path_that_does_not_move_has_no_shares():
+    first = normal(4, 5, 2)
+    found = excess_energy([first, first, first])
+    assert (found.excess, found.speed_share, found.detour) == (0, None, None)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ncollapse.depth import BlockBound, BlockMoments, WeightDecayBound, single_layer_bound, two_layer_bound
+from ncollapse.depth import BlockBound, BlockMoments, WeightDecayBound, normalized_bound, single_layer_bound, two_layer_bound
 
 
 def normal(seed, *shape):
@@ -132,6 +132,61 @@ def test_the_inequalities_hold_on_random_layers():
             assert found.by_moment <= found.by_weights * (1 + 1e-12)
 
 
+def normalized_block(seed, *, exact, activation=torch.relu):
+    """A block x → V σ(γ x̂ + β) + e, its bound, and all numbers of the bound by plain formulas of mean and variance."""
+    rng = np.random.default_rng(seed)
+    dim, x = int(rng.integers(1, 6)), None
+    x = normal(seed, 25, dim) * rng.uniform(0.2, 3) + 2 * normal(seed + 1, dim)
+    scale, shift, V, e = normal(seed + 2, dim), normal(seed + 3, dim), normal(seed + 4, 3, dim), normal(seed + 5, 3)
+    mean, variance = x.mean(dim=0), x.var(dim=0, correction=0)
+    running_mean, running = (mean, variance) if exact else (mean + normal(seed + 6, dim), variance * rng.uniform(0.3, 3) + 1e-5)
+    standard = (x - running_mean) / running.sqrt()
+    f = activation(standard * scale + shift) @ V.T + e
+    found = normalized_bound(BlockMoments.from_batch(standard, f), (scale, shift), (V, e))
+    normalized = float((scale**2 * variance / running + (shift + scale * (mean - running_mean) / running.sqrt()) ** 2).sum())
+    outer = torch.cat([V, e[:, None]], dim=1).numpy()
+    return found, f, normalized, float((scale**2).sum() + (shift**2).sum()), outer
+
+
+def test_normalized_blocks_equal_formulas_of_mean_and_variance():
+    """In eval mode with any running statistics; with those of the data ‖γ‖² + ‖β‖² is exact, and no eigenvalue is above 1."""
+    for seed in range(20):
+        exact = seed % 2 == 0
+        found, f, normalized, squared, outer = normalized_block(seed, exact=exact)
+        assert found.energy == pytest.approx(float((f**2).sum(dim=1).mean()), rel=1e-12)
+        assert found.by_moment == pytest.approx(np.linalg.norm(outer, 2) ** 2 * (normalized + 1), rel=1e-12)
+        assert found.squared_weights == pytest.approx(squared + (outer**2).sum(), rel=1e-12)
+        norms = (squared + 1 + (outer**2).sum()) / 2
+        assert found.by_weights == pytest.approx(found.largest_eigenvalue * norms**2, rel=1e-12)
+        assert found.energy <= found.by_moment <= found.by_weights
+        if exact:
+            assert normalized == pytest.approx(squared, rel=1e-12)
+            assert found.largest_eigenvalue == pytest.approx(1, abs=1e-12)
+
+
+def test_hypotheses_of_the_bound_of_normalized_blocks():
+    """Running statistics that are not those of the data break ‖γ‖² + ‖β‖², and an activation with |σ(a)| > |a| every bound."""
+    broken = 0
+    for seed in range(1, 40, 2):
+        found, _, normalized, squared, outer = normalized_block(seed, exact=False)
+        broken += found.energy > np.linalg.norm(outer, 2) ** 2 * (squared + 1)
+        assert normalized <= found.largest_eigenvalue * squared * (1 + 1e-12)
+    assert broken > 0
+    found, *_ = normalized_block(0, exact=True, activation=lambda a: a + 10)
+    assert found.energy > found.by_weights
+
+
+def test_a_normalization_that_ends_a_block_is_an_equality():
+    x, scale, shift = normal(20, 30, 4), normal(21, 4), normal(22, 4)
+    standard = (x - x.mean(dim=0)) / x.var(dim=0, correction=0).sqrt()
+    found = normalized_bound(BlockMoments.from_batch(standard, standard * scale + shift), (scale, shift))
+    squared = float((scale**2).sum() + (shift**2).sum())
+    for number in (found.energy, found.by_moment, found.by_weights, found.squared_weights):
+        assert number == pytest.approx(squared, rel=1e-12)
+    cut = normalized_bound(BlockMoments.from_batch(standard, torch.relu(standard * scale + shift)), (scale, shift))
+    assert cut.energy < cut.by_moment == pytest.approx(squared, rel=1e-12)
+
+
 def test_bounds_are_attained():
     # One positive input along the top singular direction, nothing cut off: all three numbers meet.
     h = torch.tensor([[2.0, 0.0]], dtype=torch.float64)
@@ -164,7 +219,9 @@ def test_sums_over_blocks():
     one, other = BlockBound(1.0, 2.0, 3.0, 4.0, 5.0, "a"), BlockBound(10.0, 20.0, 30.0, 40.0, 50.0, "b")
     both = WeightDecayBound((one, other), is_bound=False)
     assert (both.energy, both.by_moment, both.by_weights, both.squared_weights) == (11.0, 22.0, 33.0, 55.0)
-    assert both.tightness == 0.5
+    # Of version 0.2 and before: no bound, so that nothing is tight.
+    assert both.tightness is None
+    assert WeightDecayBound((one, other)).tightness == 0.5
     undefined = WeightDecayBound((one, BlockBound(None, 20.0, 30.0)))
     assert (undefined.energy, undefined.by_moment, undefined.tightness, undefined.squared_weights) == (None, 22.0, None, None)
 
@@ -182,5 +239,9 @@ def test_shapes_that_do_not_fit_are_refused():
     moments = BlockMoments.from_batch(h, h)
     with pytest.raises(ValueError, match=r"shape \(e, 4\) for the block's inputs of 4 numbers, got \(4, 3\)\. Pass"):
         single_layer_bound(moments, torch.zeros(4, 3))
+    with pytest.raises(
+        ValueError, match=r"of 4 numbers needs a scale and a shift of shape \(4,\), .* got shapes \[\(3,\), \(4,\)\]\."
+    ):
+        normalized_bound(moments, (torch.ones(3), torch.ones(4)))
     with pytest.raises(ValueError, match=r"outer weight must have shape \(e, 7\) .* got \(4, 6\)\. Pass the layers"):
         two_layer_bound(moments, (torch.zeros(7, 4), None), (torch.zeros(4, 6), None))

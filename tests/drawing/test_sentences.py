@@ -531,18 +531,59 @@ def test_alignment_is_told_and_whether_it_binds(said):
     assert sentence.endswith("The last layer is an ETF too, so PFC2 cannot rise along the line, whatever the transport cost.")
 
 
-def test_the_bound_of_weight_decay_is_told_and_that_normalization_lifts_it(said):
-    def bounds(is_bound):
+def test_the_bound_of_the_energy_is_told_and_whether_weight_decay_reaches_it(said, run_dir, edit):
+    def bounds(**entries):
         blocks = [{"block": f"blocks.{i}", "energy": 1.0 + i, "by_moment": 6.0, "by_weights": 9.0} for i in range(2)]
-        return lambda record: record.update(weight_decay={"is_bound": is_bound, "blocks": blocks})
+        return lambda record: record.update(weight_decay={"blocks": blocks, **entries})
 
-    start = "The blocks add"
-    assert one(said(bounds(True)), start).endswith(
-        "add 0.25 times the energy E‖f(h)‖² that weights and inputs allow, summed over blocks."
+    def recipe(normalization, decay):
+        edit(run_dir / "recipe.json", lambda content: content["model"].update(normalization=normalization))
+        edit(run_dir / "recipe.json", lambda content: content["train"].update(decay=decay))
+
+    start = "The blocks add 0.25 times the energy E‖f(h)‖² that their parameters and inputs allow, summed over blocks."
+    for normalization, decay, end in [
+        ("none", "weights", "summed over blocks."),
+        ("pre", "all", "the layer behind it bound this energy: weight decay reaches them."),
+        ("mid", "weights", "does not reach scale and shift here, so it does not bound the energy (train.decay=all would)."),
+    ]:
+        recipe(normalization, decay)
+        assert one(said(bounds()), start).endswith(end)
+    # What version 0.2 wrote about blocks that normalize bounds nothing.
+    assert not any(sentence.startswith("The blocks add") for sentence in said(bounds(is_bound=False)))
+
+
+def test_the_nearest_hypothesis_about_pfc2_is_told(said):
+    found = {"misalignment": 0.3, "ratio_defect": 0.4, "etf_distance": 0.25, "etf_sufficient": True, "polar_distance": 0.6,
+             "radius": 0.001, "guaranteed": False}  # fmt: skip
+
+    def sentence(**changes):
+        return one(said(lambda record: record.update(flattening=found | changes)), "Flattening theorem")
+
+    assert not any(words.startswith("Flattening") for words in said())
+    assert "0.5 of their length away from that (0.3 by directions, 0.4 by ratios). Proven is a radius of 0.001" in sentence()
+    assert "0.25 away from a simplex ETF (Theorem 2; with it condition (A) or (B) holds) and 0.6 from one in the" in sentence()
+    assert sentence().endswith("The nearest hypothesis is that of Theorem 2.")
+    assert sentence(etf_sufficient=False).endswith("is that of the flattening theorem.")
+    assert sentence(etf_sufficient=None, etf_distance=None, polar_distance=None).endswith("is that of the flattening theorem.")
+    held = sentence(misalignment=0.0, ratio_defect=0.0005, guaranteed=True)
+    assert held.endswith("This is within the radius 0.001 that is proven, so PFC2 cannot rise along the line.")
+
+
+def test_where_the_line_breaks_is_told_by_cause_and_block(said):
+    blocks = ("blocks.0", "blocks.1", "blocks.2", "blocks.3", "blocks.4")
+    excess = {
+        "energy": 15.0, "speed": [2.0, 0.0, 0.0, 0.5, 0.0], "bend": [0.0, 1.0, 0.25, 0.0, 0.0], "identity_cost": 11.25,
+        "wasserstein2": 10.0, "step_wasserstein2": [0.9, 0.4, 0.4, 0.4, 0.4],
+    }  # fmt: skip
+    assert not any(sentence.startswith("The energy is") for sentence in said())
+    sentence = one(said(lambda record: record.update(excess=excess)), "The energy is")
+    assert sentence.startswith(
+        "The energy is 1.5 times the squared Wasserstein-2 distance, which a geodesic at even steps would"
     )
-    assert "0.25 times the energy E‖f(h)‖² that weights and inputs allow, summed over blocks. This is no bound here" in one(
-        said(bounds(False)), start
-    )
+    assert f"uneven speed 0.5 (0.8 of it at {blocks[0]}), bends of the paths 0.25 (0.8 of it at {blocks[1]}), " in sentence
+    assert "the pairing 0.25. Wasserstein-2 distances of consecutive layers add up to 1.1 times" in sentence
+    still = excess | {"energy": 10.0, "speed": [0.0] * 5, "bend": [0.0] * 5, "identity_cost": 10.0}
+    assert not any(sentence.startswith("The energy is") for sentence in said(lambda record: record.update(excess=still)))
 
 
 def test_what_a_random_pairing_costs_is_told(said):

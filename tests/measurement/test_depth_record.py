@@ -15,6 +15,8 @@ from ncollapse.depth import (
     MeanFlow,
     collapsed_optimality,
     effective_depth,
+    excess_energy,
+    flattening,
     log_linear,
     mean_path_cost,
     polar_alignment,
@@ -176,7 +178,8 @@ def test_a_measurement_without_paths_is_refused():
 def test_every_field_is_what_its_name_says():
     """Each from the function of that name on the measurement's own statistics; no field is left at its default."""
     measurement, bound = measure_features(layers(), LABELS, num_classes=K, path=True), WeightDecayBound(())
-    found = depth_record(measurement, 7, weight_decay=bound)
+    sample = list(layers().values())
+    found = depth_record(measurement, 7, sample=sample, weight_decay=bound)
     line, path, names = measurement.geodesic, measurement.path, ("pfc1", "pfc2", "pfc3", "cdnv")
     measured = {name: measurement.curve(name) for name in names}
     curves = {name: getattr(measurement.line if name == "pfc3" else line, name)() for name in names}
@@ -189,6 +192,8 @@ def test_every_field_is_what_its_name_says():
         "theorem2": theorem2(line),
         "theorem3": theorem3(measurement.line),
         "alignment": polar_alignment(line),
+        "flattening": flattening(line),
+        "excess": excess_energy(sample),
         "collapsed_optimality": collapsed_optimality(measurement.arcs),
         "effective_depth": tuple(
             effective_depth(measurement.curve("pfc3_error"), epsilon) for epsilon in (0, 0.001, 0.005, 0.01, 0.02, 0.05)

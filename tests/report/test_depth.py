@@ -63,6 +63,29 @@ def rulings(*folders):
     return {ruling.claim.key: ruling for ruling in rule_on_claims(folders, DEEP_CLAIMS).rulings}
 
 
+def test_the_floor_that_knows_the_depth_in_words_and_on_the_page(deep_sweep, tmp_path):
+    folder = deep_sweep("plain", seeds=1)
+    for unmet, words, on_page in [
+        ([], "No such network of this depth on these data gets below 0.405, which is 0.005 higher.", "holds for every network"),
+        (["no trained stem"], "No such network of this depth with this first layer, which is trained, gets", "stem as it is"),
+    ]:
+        for path in folder.glob("*/objective.json"):
+            entry = record(5, 0.025) | {"depth_floor": 0.405, "unmet": unmet}
+            path.write_text(json.dumps({"epochs": [entry]}))
+        said = describe(read_run(folder / "model.num_blocks=4_seed=0"))
+        (sentence,) = (sentence for sentence in said if sentence.startswith("No such network of this depth"))
+        assert sentence.startswith(words)
+        assert sentence.endswith("The objective is 0.02 above this floor.")
+        html = write_depth_page([folder], tmp_path / "depth.html").read_text(encoding="utf-8")
+        assert on_page in html
+        order = "order (log L)²/L where two samples of a class differ. How fast N samples can come down is open"
+        assert (order in html) == (not unmet)
+    path.write_text(json.dumps({"epochs": [record(5, 0.025) | {"unmet": ["blocks of one linear layer"]}]}))
+    assert any(
+        "does not apply here. It needs blocks of one linear layer." in words for words in describe(read_run(path.parent))
+    )
+
+
 def test_the_objective_in_words(deep_sweep):
     folder = deep_sweep("deep", seeds=1)
     run = read_run(folder / "model.num_blocks=4_seed=0")

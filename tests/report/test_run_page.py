@@ -14,7 +14,7 @@ import pytest
 import ncollapse.report
 from ncollapse.claims import rule_on_claims
 from ncollapse.drawing import describe, summarize
-from ncollapse.drawing.script_json import to_script_json
+from ncollapse.drawing.kgon_html import to_script_json
 from ncollapse.drawing.sentences import describe_by_topic
 from ncollapse.drawing.style import GRID, INK, LINE, depth_colors
 from ncollapse.drawing.theory_sentences import say_errors

@@ -116,15 +116,21 @@ def test_page_says_the_numbers(sweep_dir, html):
     # What no run has is named, not shown.
     assert "the minimizers of that model" not in html
     undefined = (
-        "Objective, Floor of the objective (floor), Objective above its floor (excess), "
+        "Objective, Floor of the objective (floor), Floor of the objective at this depth (depth_floor), "
+        "Objective above its floor (excess), "
         "Distance from the minimizers (distance), Error of the flow of class means in PFC2 (flow pfc2), "
         "Distance of straight line and flow in PFC2 (line to flow), Exponent of the class means&#39; path (path exponent), "
         "Cost of the class means&#39; path over the least (mean path cost), "
         "Optimality of the network&#39;s pairing (transport_score), "
-        "Cost of a random pairing over the best (random_ratio), Alignment, Tightness of the bound of weight decay (decay bound)"
+        "Excess energy by uneven speed (speed_share), Excess energy by bends (bend_share), "
+        "Excess energy by the pairing (pairing_share), Wasserstein-2 distances over the layers, added up (detour), "
+        "Cost of a random pairing over the best (random_ratio), Alignment, "
+        "Last class means against first, directions (misalignment), Last class means against first, ratios (ratio_defect), "
+        "Last class means against an ETF (etf_distance), Last class means against the aligned ETF (polar_distance), "
+        "Tightness of the bound of weight decay (decay bound)"
     )
     assert f"Undefined or not measured in these runs, and not shown: {undefined}." in html
-    assert html.count('role="img"') == len(QUANTITIES) - 12
+    assert html.count('role="img"') == len(QUANTITIES) - 21
     assert "<td>–</td><td>–</td><td>0</td>" not in html
     assert "8 finished" in html
     assert "Not counted" not in html

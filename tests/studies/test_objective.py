@@ -11,6 +11,7 @@ from ncollapse.data import LabeledData, load_samples
 from ncollapse.models import build_model
 from ncollapse.studies import override, recipe_by_name, run_recipe
 from ncollapse.studies.objective import measure_objective
+from ncollapse.surrogates.depth_floor import block_cost, depth_floor
 from ncollapse.surrogates.gufm import GUFM, layer_norm
 from ncollapse.surrogates.solving.arguments import balanced
 
@@ -151,3 +152,36 @@ def test_a_killed_run_resumes_with_the_same_objective(tmp_path):
     run_recipe(recipe, tmp_path / "whole")
     for name in ("objective.json", "measurements.csv", "history.csv"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_the_floor_that_knows_the_depth(tmp_path):
+    """At the last epoch, above the floor without depth and below the objective, from the normalized pixels themselves."""
+    settings = [item for item in TINY if not item.startswith("model.width")]
+    recipe = override(recipe_by_name("deep_rn1_plain"), [*settings, "train.epochs=20"])
+    entries = json.loads((run_recipe(recipe, tmp_path / "run") / "objective.json").read_text())["epochs"]
+    assert [entry["depth_floor"] for entry in entries[:-1]] == [None] * (len(entries) - 1)
+    last, data = entries[-1], load_samples(recipe.data)
+    cost = block_cost(0.005, 2, 20, biases=False)
+    expected = depth_floor(layer_norm(data.inputs.flatten(1)), data.labels, loss="cross_entropy", lambda_w=0.005, lambda_h=cost)
+    assert last["depth_floor"] == pytest.approx(expected, rel=1e-4)
+    assert last["floor"] < last["depth_floor"] < last["objective"]
+    assert last["unmet"] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "unmet"),
+    [
+        ("deep_rn1_small", [], ["no biases in the blocks, or decayed ones"]),
+        ("deep_rn1_small", ["model.linear_layers=2", "train.decay=all"], ["blocks of one linear layer"]),
+        ("deep_rn1_small", ["train.decay=all", "model.norm_scale=sqrt_d"], ["no trained stem"]),
+        ("deep_rn1_small", ["model.block_biases=false"], ["no trained stem"]),
+    ],
+)
+def test_hypotheses_of_the_floor_that_knows_the_depth(name, settings, unmet):
+    recipe = override(recipe_by_name(name), [*TINY, *settings])
+    data = load_samples(recipe.data)
+    found = measure_objective(build_model(recipe.model, data.sample_shape, 4, seed=3), data, recipe, recipe.train.epochs)
+    assert list(found.unmet) == unmet
+    assert (found.depth_floor is not None) == (unmet == ["no trained stem"])
+    if found.depth_floor is not None:
+        assert found.floor <= found.depth_floor < found.objective

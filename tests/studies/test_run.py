@@ -99,7 +99,8 @@ def test_files_of_a_run(finished):
     assert all(-1 <= entry["alignment"]["alignment"] <= 1 for entry in depth)
     bounds = last["weight_decay"]
     assert [block["block"] for block in bounds["blocks"]] == ["blocks.0", "blocks.1"]
-    assert bounds["is_bound"] is False
+    assert bounds["is_bound"] is True
+    assert all(0 < block["energy"] <= block["by_moment"] <= block["by_weights"] for block in bounds["blocks"])
     assert depth[0]["weight_decay"] is None
     verdict = last["collapsed_optimality"]
     assert verdict["optimal"] == (verdict["cycle"] is None) == (verdict["gain"] == 0.0)

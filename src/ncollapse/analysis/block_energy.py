@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from ncollapse.depth.weight_decay import BlockMoments, single_layer_bound, two_layer_bound
+from ncollapse.depth.weight_decay import BlockMoments, normalized_bound, single_layer_bound, two_layer_bound
 from ncollapse.hooks.discovery import Discovery
 from ncollapse.hooks.tapped_network import TappedNetwork
 from ncollapse.models.fc_resnet import FCResNet
@@ -17,9 +17,9 @@ from ncollapse.records.depth import BlockBound, WeightDecayBound
 
 
 def weight_decay_bounds(model: FCResNet, batches: Iterable[tuple[Tensor, Tensor]]) -> WeightDecayBound:
-    """Return the energy that each block of a fully connected ResNet adds, with its bounds by the weights, in one pass.
+    """Return the energy that each block of a fully connected ResNet adds, with its bounds by its parameters, in one pass.
 
-    If the network has normalizations, the bounds are computed from the weights all the same, but ``is_bound`` is False.
+    Where blocks normalize, scale and shift of a block's last normalization and the layer behind it bound what the block adds.
 
     Args:
         model: The network; it runs in eval mode and without gradients, and its modes are restored.
@@ -44,7 +44,9 @@ def weight_decay_bounds(model: FCResNet, batches: Iterable[tuple[Tensor, Tensor]
         )
     outputs = model.collapse_stages
     inputs = dict(zip(outputs[1:], outputs, strict=False))
-    discovery = Discovery(model, [*outputs, *(f"{name}.branch" for name in inputs)], None, model.num_classes)
+    bounded = {name: _bounded_input(model.get_submodule(f"{name}.branch"), name, before) for name, before in inputs.items()}
+    taps_at = dict.fromkeys([*outputs, *(f"{name}.branch" for name in inputs), *(place for place, _ in bounded.values())])
+    discovery = Discovery(model, list(taps_at), None, model.num_classes)
     device = next(model.parameters()).device
     moments: dict[str, BlockMoments] = {}
     num_batches = 0
@@ -53,14 +55,32 @@ def weight_decay_bounds(model: FCResNet, batches: Iterable[tuple[Tensor, Tensor]
         for samples, labels in batches:
             num_batches += 1
             features = taps.forward(samples.to(device), labels).features
-            for name, before in inputs.items():
-                part = _moments(features[before], features[f"{name}.branch"])
+            for name, (place, norm) in bounded.items():
+                part = _moments(_standardized(features[place], norm), features[f"{name}.branch"])
                 moments[name] = moments[name].merge(part) if name in moments else part
     if not num_batches:
         raise ValueError(NO_DATA)
     bounds = {name: _bound(moments[name], model.get_submodule(f"{name}.branch")) for name in inputs}
-    blocks = tuple(replace(bound, block=name) for name, bound in bounds.items())
-    return WeightDecayBound(blocks, is_bound=model.config.normalization == "none")
+    return WeightDecayBound(tuple(replace(bound, block=name) for name, bound in bounds.items()))
+
+
+def _bounded_input(branch: nn.Module, name: str, before: str) -> tuple[str, nn.BatchNorm1d | None]:
+    """Name the layer whose output the bound is about: what the last normalization takes, else what the block takes."""
+    norms = [(place, layer) for place, layer in enumerate(branch.children()) if isinstance(layer, nn.BatchNorm1d)]
+    if not norms:
+        return before, None
+    place, norm = norms[-1]
+    return (f"{name}.branch.{place - 1}" if place else before), norm
+
+
+def _standardized(features: Tensor, norm: nn.BatchNorm1d | None) -> Tensor:
+    """Apply a normalization in eval mode, without its scale and shift, in float64."""
+    if norm is None or norm.running_mean is None or norm.running_var is None:
+        return features
+    if features.device.type == "mps":
+        features = features.cpu()
+    mean, variance = (part.double().to(features.device) for part in (norm.running_mean, norm.running_var))
+    return (features.double() - mean) / (variance + norm.eps).sqrt()
 
 
 def _moments(inputs: Tensor, outputs: Tensor) -> BlockMoments:
@@ -71,7 +91,12 @@ def _moments(inputs: Tensor, outputs: Tensor) -> BlockMoments:
 
 
 def _bound(moments: BlockMoments, branch: nn.Module) -> BlockBound:
-    layers = [(layer.weight, layer.bias) for layer in branch.children() if isinstance(layer, nn.Linear)]
-    if len(layers) == 1:
-        return single_layer_bound(moments, *layers[0])
-    return two_layer_bound(moments, *layers)
+    layers = list(branch.children())
+    norms = [(place, layer) for place, layer in enumerate(layers) if isinstance(layer, nn.BatchNorm1d)]
+    if norms:
+        place, norm = norms[-1]
+        behind = [layer for layer in layers[place:] if isinstance(layer, nn.Linear)]
+        outer = (behind[0].weight, behind[0].bias) if behind else None
+        return normalized_bound(moments, (norm.weight, norm.bias), outer)
+    linear = [(layer.weight, layer.bias) for layer in layers if isinstance(layer, nn.Linear)]
+    return single_layer_bound(moments, *linear[0]) if len(linear) == 1 else two_layer_bound(moments, *linear)

@@ -134,9 +134,9 @@ def aligned(run: Run, epoch: int | None = None) -> bool | None:
 
 
 def within_decay_bound(run: Run, epoch: int | None = None) -> bool | None:
-    """Test whether every block adds at most what its weights allow; None where they bound nothing."""
+    """Test whether every block adds at most what its weights allow; None where blocks normalize."""
     found = run.records[run.epochs[-1] if epoch is None else epoch].weight_decay
-    if found is None or not found.is_bound:
+    if found is None or not found.is_bound or setting(run, "model.normalization") not in {None, "none"}:
         return None
     chains = [(block.energy, block.by_moment, block.by_weights) for block in found.blocks]
     if any(value is None for chain in chains for value in chain):

@@ -30,6 +30,7 @@ _TITLES = {
     "nc2_etf_weights": "Distance of the classifier to an ETF",
     "nc3_cosine": "Features against classifier rows",
     "floor": "Floor of the objective",
+    "depth_floor": "Floor of the objective at this depth",
     "excess": "Objective above its floor",
     "distance": "Distance from the minimizers",
     "τ": "Weight-decay time",
@@ -46,7 +47,15 @@ _TITLES = {
     "gelbrich": "Lower bound of the transport cost",
     "efficiency": "Energy efficiency",
     "transport_score": "Optimality of the network's pairing",
+    "speed_share": "Excess energy by uneven speed",
+    "bend_share": "Excess energy by bends",
+    "pairing_share": "Excess energy by the pairing",
+    "detour": "Wasserstein-2 distances over the layers, added up",
     "random_ratio": "Cost of a random pairing over the best",
+    "misalignment": "Last class means against first, directions",
+    "ratio_defect": "Last class means against first, ratios",
+    "etf_distance": "Last class means against an ETF",
+    "polar_distance": "Last class means against the aligned ETF",
     "decay bound": "Tightness of the bound of weight decay",
 }
 
@@ -120,6 +129,9 @@ QUANTITIES = (
         "what no such network gets below: the generalized unconstrained features model's minimum",
         given=True,
     ),
+    _recorded(
+        "objective.depth_floor", "what no such network of this depth gets below, its first layer being as it is", given=True
+    ),
     _recorded("objective.excess", "objective minus floor"),
     _recorded("objective.distance", "of features and last layer from the minimizers of that model, relative"),
     Quantity(
@@ -174,13 +186,26 @@ QUANTITIES = (
         "squared Wasserstein-2 distance over the cost of the network's own pairing; 1 is optimal",
         sign=1,
     ),
+    _recorded("excess.speed_share", "share of steps of unequal length in what the energy is above optimal transport"),
+    _recorded("excess.bend_share", "share of paths off their chord in it"),
+    _recorded("excess.pairing_share", "share of a pairing of first and last features that is not optimal in it"),
+    _recorded(
+        "excess.detour",
+        "sum of the Wasserstein-2 distances of consecutive layers over that of first and last, on a sample; 1 is a geodesic",
+    ),
     _recorded("energy.random_ratio", "cost of a random pairing over the best; near 1 any pairing is nearly optimal"),
     _recorded(
         "alignment.alignment", "of first and last class means; 1 where no rotation brings them nearer", sign=1, signed=True
     ),
+    _recorded("flattening.misalignment", "how far the last class means are from the singular vectors of the first, relative"),
+    _recorded("flattening.ratio_defect", "how far from singular values that become more equal in the same order"),
+    _recorded("flattening.etf_distance", "how far from a simplex ETF"),
+    _recorded(
+        "flattening.polar_distance", "how far from a simplex ETF that no rotation brings nearer to the first class means"
+    ),
     _recorded(
         "weight_decay.tightness",
-        "share of what weights and inputs allow that the blocks add; no bound where they normalize",
+        "share of what parameters and inputs allow that the blocks add",
         key="decay bound",
     ),
 )

@@ -5,9 +5,10 @@ Costs, energies and squared distances are in units of squared features. A functi
 PyTorch's global one is neither read nor advanced. Derivations are in docs/theory.md, chapter 3.
 """
 
-from ncollapse.depth.chain import TransportChain, transport_chain
+from ncollapse.depth.chain import TransportChain, excess_energy, transport_chain
 from ncollapse.depth.class_arcs import ClassArcs, collapsed_optimality
 from ncollapse.depth.drift import frame_drift, mean_drift, shape_drift
+from ncollapse.depth.flattening import flattening
 from ncollapse.depth.geodesic import GRID, GeodesicCurve, LineDecisions, log_linear, prediction_error
 from ncollapse.depth.mean_flow import MeanFlow, mean_path_cost
 from ncollapse.depth.neighbors import NeighborScore, neighbor_predictions, neighbor_scores
@@ -32,9 +33,9 @@ from ncollapse.depth.transport_score import (
     stratified_sample,
     transport_score,
 )
-from ncollapse.depth.weight_decay import BlockMoments, single_layer_bound, two_layer_bound
-from ncollapse.records.depth import BlockBound, EffectiveDepth, Progression, WeightDecayBound
-from ncollapse.records.theorems import CollapsedOptimality, PolarAlignment, Theorem1, Theorem2, Theorem3
+from ncollapse.depth.weight_decay import BlockMoments, normalized_bound, single_layer_bound, two_layer_bound
+from ncollapse.records.depth import BlockBound, EffectiveDepth, ExcessEnergy, Progression, WeightDecayBound
+from ncollapse.records.theorems import CollapsedOptimality, Flattening, PolarAlignment, Theorem1, Theorem2, Theorem3
 
 __all__ = [
     "EPSILONS",
@@ -45,6 +46,8 @@ __all__ = [
     "CollapsedOptimality",
     "EffectiveDepth",
     "Estimate",
+    "ExcessEnergy",
+    "Flattening",
     "GeodesicCurve",
     "LineDecisions",
     "MeanFlow",
@@ -66,6 +69,8 @@ __all__ = [
     "cka_matrix",
     "collapsed_optimality",
     "effective_depth",
+    "excess_energy",
+    "flattening",
     "frame_drift",
     "gelbrich_squared",
     "label_wasserstein2_squared",
@@ -75,6 +80,7 @@ __all__ = [
     "mean_path_cost",
     "neighbor_predictions",
     "neighbor_scores",
+    "normalized_bound",
     "pair_violations",
     "polar_alignment",
     "prediction_error",

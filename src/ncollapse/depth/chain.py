@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from ncollapse.depth.path import PathStatistics
 from ncollapse.depth.transport import gelbrich_squared, wasserstein2_squared
+from ncollapse.records.depth import ExcessEnergy
 
 _MOST_SAMPLES = 2000
 
@@ -66,12 +68,8 @@ def transport_chain(layers: Sequence[Tensor]) -> TransportChain:
         Benamou & Brenier (2000), Numerische Mathematik; progressive feedforward collapse, arXiv 2405.00985, Proposition 1;
         docs/theory.md, 3.8.
     """
+    _check_size(layers)
     origin = [torch.zeros(layer.shape[1:], dtype=torch.float64, device=layer.device) for layer in layers]
-    if layers and not 0 < len(layers[0]) <= _MOST_SAMPLES:
-        raise ValueError(
-            f"transport_chain needs 1 to {_MOST_SAMPLES} samples for the exact distance, got {len(layers[0])}. "
-            "Take a subsample of all layers, for example with stratified_sample."
-        )
     path = PathStatistics.from_batch(layers, origin)
     first, last = layers[0].double(), layers[-1].double()
     return TransportChain(
@@ -82,3 +80,47 @@ def transport_chain(layers: Sequence[Tensor]) -> TransportChain:
         gelbrich_squared(first, last),
         float((last.mean(dim=0) - first.mean(dim=0)).square().sum()),
     )
+
+
+def excess_energy(layers: Sequence[Tensor]) -> ExcessEnergy:
+    r"""Split exactly what the energy of the paths costs above optimal transport, on features centered per layer.
+
+    :math:`\mathcal{E} - W_2^2 = (\mathcal{E} - \mathcal{E}_{\min}) + (\mathcal{E}_{\min} - c_{id}) + (c_{id} - W_2^2)`: uneven
+    speed, bends, and a pairing that is not optimal. Let :math:`s_l` be the root-mean-square length of step l, S their sum and
+    Δ the chord. Block l has the parts :math:`L (s_l - S/L)^2` of the first and :math:`s_l S - \mathbb{E} \langle \delta_l,
+    \Delta \rangle` of the second, each at least 0.
+
+    Args:
+        layers: Features of the L+1 layers, each of shape (N, d), N up to 2000.
+
+    Returns:
+        The parts, and the exact distances of consecutive layers. All parts are 0 iff the paths are a geodesic at even steps.
+
+    Raises:
+        ValueError: If there are fewer than two layers, their shapes differ, or the samples are none or too many.
+
+    Reference:
+        Derived here: docs/theory.md, 3.8. The geodesic is that of progressive feedforward collapse, arXiv 2405.00985.
+    """
+    _check_size(layers)
+    path = PathStatistics.from_batch(layers)
+    centered = [layer.double() - layer.double().mean(dim=0) for layer in layers]
+    lengths = (path.step_energy / path.num_samples).sqrt()
+    along = path.along_chord.diff() / path.num_samples
+    return ExcessEnergy(
+        energy=path.energy,
+        # Sums of squares, and differences that are not negative but for rounding.
+        speed=tuple((len(lengths) * (lengths - lengths.mean()).square()).tolist()),
+        bend=tuple((lengths * lengths.sum() - along).clamp(min=0).tolist()),
+        identity_cost=path.identity_cost,
+        wasserstein2=wasserstein2_squared(centered[0], centered[-1]),
+        step_wasserstein2=tuple(wasserstein2_squared(before, after) for before, after in pairwise(centered)),
+    )
+
+
+def _check_size(layers: Sequence[Tensor]) -> None:
+    if layers and not 0 < len(layers[0]) <= _MOST_SAMPLES:
+        raise ValueError(
+            f"The exact distance needs 1 to {_MOST_SAMPLES} samples, got {len(layers[0])}. "
+            "Take a subsample of all layers, for example with stratified_sample."
+        )

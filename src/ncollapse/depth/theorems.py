@@ -31,7 +31,7 @@ def theorem1(curve: GeodesicCurve) -> Theorem1:
         Progressive feedforward collapse, arXiv 2405.00985, Theorem 1; the equivalence is derived: docs/theory.md, 3.2.
     """
     w, b = ([float(x) for x in part] for part in (curve.within_coefficients(), curve.between_coefficients()))
-    if not _has_distinct_means(curve):
+    if not has_distinct_means(curve):
         return Theorem1(
             holds=None,
             correlation=b[1],
@@ -79,7 +79,7 @@ def _roots(a: float, beta: float, c: float) -> list[float]:
     return [s / (1 + s) for s in found if s > 0 and math.isfinite(s)]
 
 
-def _has_distinct_means(curve: GeodesicCurve) -> bool:
+def has_distinct_means(curve: GeodesicCurve) -> bool:
     """Return whether the class means differ by more than rounding at each end; False if a class has no samples."""
     ends = (curve.paired.first, curve.paired.last)
     spreads = [moments.centered_means("class").square().sum() for moments in ends]
@@ -99,7 +99,7 @@ def theorem2(curve: GeodesicCurve) -> Theorem2:
     Reference:
         Progressive feedforward collapse, arXiv 2405.00985, Theorem 2; the exact test is derived: docs/theory.md, 3.3.
     """
-    if not _has_distinct_means(curve):
+    if not has_distinct_means(curve):
         return Theorem2(None, (), None, None, math.nan, math.nan)
     start, cross, end = (gram.cpu().numpy() for gram in curve.gram_coefficients())
     # In units in which both ends have trace one, so that the cut-off does not depend on their size; s is scaled back.
@@ -107,7 +107,7 @@ def theorem2(curve: GeodesicCurve) -> Theorem2:
     negative = _negative_intervals(_pfc2_slope(start / np.trace(start), cross * unit / np.trace(start), end / np.trace(end)))
     intervals = tuple((_to_t(lower * unit), _to_t(upper * unit)) for lower, upper in negative)
     # In units in which the end has trace one, since products of products leave the range of float64.
-    sufficient_a, sufficient_b = _sufficient(*(gram / np.trace(end) for gram in (start, cross, end)))
+    sufficient_a, sufficient_b = etf_conditions(*(gram / np.trace(end) for gram in (start, cross, end)))
     first, last = curve.paired.first.centered_means(), curve.paired.last.centered_means()
     cost = float(torch.linalg.norm(first - last) / torch.linalg.norm(last))
     return Theorem2(
@@ -160,7 +160,7 @@ def _negative_intervals(coefficients: np.ndarray) -> list[tuple[float, float]]:
     return negative
 
 
-def _sufficient(start: np.ndarray, cross: np.ndarray, end: np.ndarray) -> tuple[bool, bool]:
+def etf_conditions(start: np.ndarray, cross: np.ndarray, end: np.ndarray) -> tuple[bool, bool]:
     """Test conditions (A) and (B) of docs/theory.md, 3.3.
 
     With Δ = M̄_0 - M̄_L, S = M̄_LᵀΔ + ΔᵀM̄_L and D = ΔᵀΔ, their traceless parts S_0 and D_0, their traces s̄ and d̄ over K-1, and
@@ -200,7 +200,7 @@ def polar_alignment(curve: GeodesicCurve) -> PolarAlignment:
         a small transport cost, but it needs the rotation.
     """
     end_distance = float(curve.pfc2([1.0]))
-    if not _has_distinct_means(curve) or math.isnan(end_distance):
+    if not has_distinct_means(curve) or math.isnan(end_distance):
         return PolarAlignment(math.nan, end_distance, None)
     first, last = (moments.centered_means("class") for moments in (curve.paired.first, curve.paired.last))
     # The product of the triangular factors has the singular values of the d×d product, which would be large.

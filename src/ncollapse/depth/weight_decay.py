@@ -117,6 +117,49 @@ def two_layer_bound(moments: BlockMoments, inner: Linear, outer: Linear) -> Bloc
     return BlockBound(_energy(moments), by_moment, by_weights, largest, squared)
 
 
+def normalized_bound(moments: BlockMoments, norm: tuple[Tensor, Tensor], outer: Linear | None = None) -> BlockBound:
+    r"""Return the energy of :math:`f = V \sigma(\gamma \hat x + \beta) + e` and its bounds, for a batch normalization.
+
+    A batch normalization is a diagonal layer with a bias. Its inputs are :math:`\hat x = (x - r)/\sqrt{v + \varepsilon}` with
+    the running mean r and variance v. Let :math:`\mu_j` be the larger eigenvalue of the second moment of :math:`(\hat x_j, 1)`;
+    it is 1 where r and v are those of the data and ε is 0. Then :math:`\mathbb{E} \lVert f \rVert^2 \le \lVert [V\, e]
+    \rVert_2^2 (\mathbb{E} \lVert \gamma \hat x + \beta \rVert^2 + 1) \le \max_j \mu_j ((\lVert \gamma \rVert^2 + \lVert \beta
+    \rVert^2 + 1 + \lVert V \rVert_F^2 + \lVert e \rVert^2)/2)^2`. Without an outer layer they are :math:`\mathbb{E} \lVert
+    \gamma \hat x + \beta \rVert^2` and :math:`\max_j \mu_j (\lVert \gamma \rVert^2 + \lVert \beta \rVert^2)`. What comes before
+    the normalization does not count.
+
+    Args:
+        moments: Moments of :math:`\hat x` and of the block's outputs over the whole data set.
+        norm: γ and β, each of shape (m,).
+        outer: V, shape (e, m), and e, shape (e,), or None; None where the block ends with the normalization or σ.
+
+    Raises:
+        ValueError: If the sizes do not fit.
+    """
+    scale, shift = (_exact(parameter) for parameter in norm)
+    size = len(moments.second_moment) - 1
+    if scale.shape != (size,) or shift.shape != (size,) or (outer is not None and outer[0].shape[1:] != (size,)):
+        shapes = [tuple(p.shape) for p in (*norm, *(outer[:1] if outer else ()))]
+        raise ValueError(
+            f"The normalization of {size} numbers needs a scale and a shift of shape ({size},), and an outer weight of shape "
+            f"(e, {size}), got shapes {shapes}. Pass the parameters of the block's last normalization and what follows it."
+        )
+    moment = moments.second_moment.cpu() / moments.num_samples.cpu()
+    mean, square = moment[:size, size], moment.diagonal()[:size]
+    normalized = float((scale.square() * square + 2 * scale * shift * mean + shift.square()).sum())
+    # The larger eigenvalue of [[square, mean], [mean, 1]].
+    largest = float(((square + 1) / 2 + torch.hypot((square - 1) / 2, mean)).max())
+    squared = float(scale.square().sum() + shift.square().sum())
+    if outer is None:
+        return BlockBound(_energy(moments), normalized, largest * squared, largest, squared)
+    weight, bias = outer
+    second = _exact(weight) if bias is None else torch.cat([_exact(weight), _exact(bias).unsqueeze(1)], dim=1)
+    one, outer_squared = float(bias is not None), float(second.square().sum())
+    by_moment = float(torch.linalg.matrix_norm(second, ord=2).square()) * (normalized + one)
+    by_weights = largest * ((squared + one + outer_squared) / 2) ** 2
+    return BlockBound(_energy(moments), by_moment, by_weights, largest, squared + outer_squared)
+
+
 def _augmented(moments: BlockMoments, layer: Linear) -> tuple[Tensor, Tensor]:
     """Return the layer as one matrix, and the second moment of its inputs; a bias is a column for an input of 1."""
     weight, bias = layer

@@ -1,6 +1,7 @@
 """The K-gon as markup: layers side by side as SVG, and the data by which the script moves its dots from epoch to epoch."""
 
 import html
+import json
 import math
 from collections.abc import Sequence
 from importlib.resources import files
@@ -8,7 +9,6 @@ from importlib.resources import files
 import numpy as np
 
 from ncollapse.drawing.kgon import COLORS, DARK_COLORS, Array, Kgon, Positions, thinned
-from ncollapse.drawing.script_json import to_script_json
 from ncollapse.records.samples import Samples
 
 # Of a frame in a notebook: dots, and pictures beside each other; ink, gray, paper and panels on light and dark screens.
@@ -207,3 +207,9 @@ def _beside(corners: Array) -> Array:
 def _n(value: float) -> str:
     text = f"{value:.1f}"
     return text.removesuffix(".0") if text != "-0.0" else "0"
+
+
+def to_script_json(value: object) -> str:
+    """JSON for a ``<script type="application/json">``: nothing in it can end the script or start a comment."""
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", r"\u003c").replace(">", r"\u003e").replace("&", r"\u0026")

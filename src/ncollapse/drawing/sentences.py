@@ -4,16 +4,14 @@ import itertools
 from collections.abc import Sequence
 
 from ncollapse.drawing.findings import SHORT, depth_cell
+from ncollapse.drawing.path_sentences import say_bounds, say_straightness, say_transport
 from ncollapse.drawing.theory_sentences import (
     BASELINE,
     compare_errors,
-    say_bounds,
     say_mean_path,
     say_objective,
     say_prediction,
-    say_straightness,
     say_theorems,
-    say_transport,
 )
 from ncollapse.drawing.wording import MEASURED_ONLY, MISSING_DEPTH, counted, listed, number, percent, spelled
 from ncollapse.records.depth import LayerProgression
@@ -66,7 +64,7 @@ def describe_by_topic(run: Run) -> dict[str, list[str]]:
             *_say_start(run),
             _say_effective_depth(run),
         ],
-        "The path of the features": [say_straightness(run), *say_transport(run), *say_bounds(run.last.weight_decay)],
+        "The path of the features": [say_straightness(run), *say_transport(run), *say_bounds(run)],
         "The straight line and the baseline": [
             *(say_prediction(run, metric) for metric in ("pfc1", "pfc2")),
             say_mean_path(run),

@@ -1,10 +1,10 @@
-"""The straight line and its theorems, optimal transport, the bound of weight decay and the objective's floor, in words."""
+"""The straight line, the theorems about it and the objective's floor, in words."""
 
 from ncollapse.drawing.wording import POSITIONS, counted, listed, number
-from ncollapse.records.depth import APART, Energy, WeightDecayBound
+from ncollapse.records.depth import APART
 from ncollapse.records.reading import Run
 from ncollapse.records.run_files import ObjectiveRecord
-from ncollapse.records.theorems import CollapsedOptimality, PolarAlignment, Theorem1, Theorem2, Theorem3
+from ncollapse.records.theorems import Flattening, PolarAlignment, Theorem1, Theorem2, Theorem3
 
 BASELINE = "the baseline (log-linear interpolation between the two ends)"
 
@@ -12,18 +12,6 @@ _STATES = {True: "holds", False: "does not hold", None: "is undefined"}
 # PFC2 of an exact ETF whose features are float32 is some 1e-7.
 _ETF_ROUNDING = 1e-6
 _UNDEFINED = "because a class has no samples or all class means of an end coincide."
-
-
-def say_straightness(run: Run) -> str:
-    """How straight the paths of the samples are through the layers, and what their detours cost."""
-    straight, energy = run.last.straightness, run.last.energy
-    mean, median = (straight.mean, straight.median) if straight else (None, None)
-    score = straight.line_shape_score_mean if straight else None
-    return (
-        f"Straightness (chord over path length of the features; 1 is straight): mean {number(mean)}, median {number(median)}. "
-        f"Line-shape score (1 is straight): {number(score)}. Energy efficiency (energy of a straight path at constant speed "
-        f"over the energy spent; 1 is best): {number(energy.efficiency if energy else None)}."
-    )
 
 
 def say_prediction(run: Run, metric: str) -> str:
@@ -97,15 +85,16 @@ def say_theorems(run: Run) -> list[str]:
         _say_theorem1(record.theorem1),
         _say_theorem2(record.theorem2),
         *_say_alignment(record.alignment),
+        *_say_flattening(record.flattening),
         _say_theorem3(record.theorem3),
     ]
 
 
 def _say_without_classes(run: Run) -> list[str]:
     """Where all class means of an end coincide, what the theorems ask for is met by any network: not a word about learning."""
-    layers, points = {"starts": run.layers[0], "ends": run.layers[-1]}, _coincident(run, "nc1_total")
+    layers, points = {"starts": run.layers[0], "ends": run.layers[-1]}, coincident(run, "nc1_total")
     sentences = []
-    for end in _coincident(run, "pfc1"):
+    for end in coincident(run, "pfc1"):
         what, whose = "class means", "classes"
         if end in points:
             what, whose = "features", "samples, for which any pairing is optimal transport"
@@ -117,7 +106,7 @@ def _say_without_classes(run: Run) -> list[str]:
     return sentences
 
 
-def _coincident(run: Run, metric: str) -> list[str]:
+def coincident(run: Run, metric: str) -> list[str]:
     """Name the ends of the line at which a metric is undefined though not at every layer."""
     # A class without samples leaves all layers undefined; at an end alone, the class means coincide for ``pfc1``, and all
     # features for ``nc1_total``, as those of a class token before the first block.
@@ -191,6 +180,36 @@ def _say_alignment(found: PolarAlignment | None) -> list[str]:
     return [f"{said}At 1, with an exact simplex ETF as last layer, PFC2 could not rise. This does not apply here."]
 
 
+def _say_flattening(found: Flattening | None) -> list[str]:
+    """State how far the ends are from each theorem about PFC2, and which hypothesis is nearest."""
+    if found is None or found.defect is None:
+        return []
+    said = (
+        "Flattening theorem: PFC2 could not rise if first and last class means had common singular vectors, and singular "
+        "values that become more equal in the same order. "
+        f"The last means are {number(found.defect)} of their length away from that "
+        f"({number(found.misalignment)} by directions, {number(found.ratio_defect)} by ratios). "
+    )
+    if found.guaranteed:
+        return [f"{said}This is within the radius {number(found.radius)} that is proven, so PFC2 cannot rise along the line."]
+    said += f"Proven is a radius of {number(found.radius)}, so this does not apply here. "
+    reached = {"the flattening theorem": found.defect, "the optimal rotation": found.polar_distance}
+    if found.etf_sufficient:
+        reached["Theorem 2"] = found.etf_distance
+    known = {name: distance for name, distance in reached.items() if distance is not None}
+    nearest = min(known, key=lambda name: known[name])
+    condition = {
+        True: "with it condition (A) or (B) holds",
+        False: "with it neither condition holds",
+        None: "too few dimensions for one",
+    }
+    return [
+        f"{said}They are {number(found.etf_distance)} away from a simplex ETF "
+        f"(Theorem 2; {condition[found.etf_sufficient]}) and {number(found.polar_distance)} from one in the "
+        f"optimal rotation. The nearest hypothesis is that of {nearest}."
+    ]
+
+
 def _say_theorem3(theorem: Theorem3 | None) -> str:
     """PFC3 along the line: no pair of sample and rival class may turn from right to wrong."""
     if theorem is None:
@@ -212,54 +231,6 @@ def _say_theorem3(theorem: Theorem3 | None) -> str:
     return said + f"Between the measured ends, which need not be collapsed, it FALLS at {theorem.num_falls} of {steps}."
 
 
-def say_transport(run: Run) -> list[str]:
-    """How optimal the pairings with the last features and with their class means are; from or to one point any is."""
-    if _coincident(run, "nc1_total"):
-        return []
-    return [*_say_score(run.last.energy), *_say_collapsed_optimality(run.last.collapsed_optimality)]
-
-
-def _say_score(energy: Energy | None) -> list[str]:
-    """How optimal the network's pairing of first and last features is; nothing where it was not computed."""
-    if energy is None or energy.wasserstein2 is None or not energy.identity_cost_sample:
-        return []
-    said = (
-        f"Optimal transport score on {energy.num_samples_wasserstein:,} samples (squared Wasserstein-2 distance of first and "
-        f"last features over the cost of the network's own pairing; 1 is optimal): {number(energy.transport_score)}."
-    )
-    if energy.random_ratio is not None:
-        said += f" A random pairing costs {number(energy.random_ratio)} times the best."
-    if energy.pair_violation_rate is not None and energy.num_pairs:
-        crossing = round(energy.pair_violation_rate * energy.num_pairs)
-        said += f" Of {energy.num_pairs:,} pairs of samples, {crossing:,} would gain by a swap."
-    return [said]
-
-
-def _say_collapsed_optimality(verdict: CollapsedOptimality | None) -> list[str]:
-    """State the exact test for a collapsed end: the map onto the last class means is optimal, or a cycle improves it."""
-    if verdict is None or verdict.optimal is None:
-        return []
-    said = "If the last layer were collapsed to its class means, which it need not be, the map of all samples onto them would "
-    if verdict.optimal:
-        said += "be optimal transport: a linear classifier with those class means as weights makes no error on the first "
-        return [f"{said}features, ties aside."]
-    said += "NOT be optimal transport"
-    if verdict.cycle:
-        classes = " → ".join(str(k) for k in (*verdict.cycle, verdict.cycle[0]))
-        said += f": the total cost falls by {number(verdict.gain)} if one sample of each class moves on along {classes}"
-    return [f"{said}."]
-
-
-def say_bounds(found: WeightDecayBound | None) -> list[str]:
-    """State what weight decay bounds."""
-    if found is None or found.tightness is None:
-        return []
-    said = (
-        f"The blocks add {number(found.tightness)} times the energy E‖f(h)‖² that weights and inputs allow, summed over blocks."
-    )
-    return [said if found.is_bound else f"{said} This is no bound here, because the blocks normalize."]
-
-
 def say_objective(record: ObjectiveRecord | None) -> list[str]:
     """Compare the objective with the minimum of the generalized unconstrained features model."""
     if record is None:
@@ -270,5 +241,19 @@ def say_objective(record: ObjectiveRecord | None) -> list[str]:
         f"{number(record.loss)}, penalty {number(record.penalty)}). That is {number(abs(record.excess))} {side} its floor "
         f"{number(record.floor, 6)}, the minimum of the generalized "
         "unconstrained features model; no such network gets below it. Relative distance of features and last "
-        f"layer from its minimizers: {number(record.distance)}."
+        f"layer from its minimizers: {number(record.distance)}.",
+        *_say_depth_floor(record),
+    ]
+
+
+def _say_depth_floor(record: ObjectiveRecord) -> list[str]:
+    """Compare the objective with the floor that knows depth and first layer, or name what it lacks."""
+    if record.depth_floor is None:
+        lacks = f"The floor of the objective that knows the depth does not apply here. It needs {listed(list(record.unmet))}."
+        return [lacks] if record.unmet else []
+    whose = "with this first layer, which is trained," if record.unmet else "on these data"
+    above, share = record.objective - record.depth_floor, record.depth_floor - record.floor
+    return [
+        f"No such network of this depth {whose} gets below {number(record.depth_floor, 6)}, which is {number(share)} higher. "
+        f"The objective is {number(abs(above))} {'above' if above >= 0 else 'BELOW'} this floor."
     ]

@@ -9,13 +9,15 @@ from typing import get_args
 
 from torch import Tensor
 
+from ncollapse.depth.chain import excess_energy
 from ncollapse.depth.class_arcs import collapsed_optimality
+from ncollapse.depth.flattening import flattening
 from ncollapse.depth.geodesic import GRID, GeodesicCurve, log_linear, prediction_error
 from ncollapse.depth.mean_flow import MeanFlow, mean_path_cost
 from ncollapse.depth.path import PathStatistics, Position
 from ncollapse.depth.progression import EPSILONS, effective_depth, progression
 from ncollapse.depth.theorems import polar_alignment, theorem1, theorem2, theorem3
-from ncollapse.depth.transport import gelbrich_squared, wasserstein2_squared
+from ncollapse.depth.transport import gelbrich_squared
 from ncollapse.depth.transport_bounds import pair_violations
 from ncollapse.measurement.measured_layers import MeasuredLayers
 from ncollapse.records.depth import (
@@ -23,6 +25,7 @@ from ncollapse.records.depth import (
     Curve,
     DepthRecord,
     Energy,
+    ExcessEnergy,
     LayerProgression,
     MeanPath,
     PredictionError,
@@ -42,10 +45,10 @@ def depth_record(
     measurement: MeasuredLayers,
     epoch: int,
     *,
-    sample: tuple[Tensor, Tensor] | None = None,
+    sample: Sequence[Tensor] | None = None,
     weight_decay: WeightDecayBound | None = None,
 ) -> DepthRecord:
-    """Build the depth record of a measurement with ``path=True``; transport is computed on a sample's end features."""
+    """Build the depth record of a measurement with ``path=True``; transport is that of a sample's features at all layers."""
     geodesic, line, path, arcs = measurement.geodesic, measurement.line, measurement.path, measurement.arcs
     positions = {kind: tuple(path.position(kind)) for kind in get_args(Position)}
     measured = {name: _over_path(measurement, name) for name in ("pfc1", "pfc2", "pfc3", "cdnv")}
@@ -53,7 +56,10 @@ def depth_record(
     errors = _over_path(measurement, "pfc3_error")
     means = [measurement.statistics[layer].moments.centered_means() for layer in measurement.path_layers]
     flow = MeanFlow.between(means[0], means[-1])
-    energy = Energy(path.efficiency, path.energy, path.energy_min, path.identity_cost)
+    energy, excess = Energy(path.efficiency, path.energy, path.energy_min, path.identity_cost), None
+    if sample is not None:
+        excess = excess_energy(sample)
+        energy = _with_transport(energy, excess, sample[0], sample[-1])
     return DepthRecord(
         epoch=epoch,
         layers=measurement.path_layers,
@@ -67,9 +73,11 @@ def depth_record(
         theorem2=theorem2(geodesic),
         theorem3=theorem3(line),
         alignment=polar_alignment(geodesic),
+        flattening=flattening(geodesic),
         collapsed_optimality=collapsed_optimality(arcs),
         straightness=_straightness(path),
-        energy=energy if sample is None else _with_transport(energy, *sample),
+        energy=energy,
+        excess=excess,
         weight_decay=weight_decay,
         mean_path=None if flow is None else _mean_path(flow, means, measured["pfc2"], geodesic, positions["projection"]),
     )
@@ -140,13 +148,13 @@ def _straightness(path: PathStatistics) -> Straightness:
     )
 
 
-def _with_transport(energy: Energy, first: Tensor, last: Tensor) -> Energy:
+def _with_transport(energy: Energy, excess: ExcessEnergy, first: Tensor, last: Tensor) -> Energy:
     """Add exact transport between two layers on a sample of their features, each layer centered."""
     first, last = first.double() - first.double().mean(dim=0), last.double() - last.double().mean(dim=0)
     violations = pair_violations(first, last)
     return replace(
         energy,
-        wasserstein2=wasserstein2_squared(first, last),
+        wasserstein2=excess.wasserstein2,
         gelbrich=gelbrich_squared(first, last),
         identity_cost_sample=float((last - first).square().sum(dim=1).mean()),
         random_cost_sample=float((first.square().sum(dim=1) + last.square().sum(dim=1)).mean()),

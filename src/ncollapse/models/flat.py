@@ -26,11 +26,15 @@ def flat_samples(network: nn.Module, inputs: Tensor, input_dim: int) -> Tensor:
     return flat
 
 
-def linear_layer(fan_in: int, fan_out: int, generator: torch.Generator, *, zero_bias: bool = True) -> nn.Linear:
-    """Make a linear layer with weights uniform in +-1/sqrt(fan-in), and biases 0 or likewise."""
-    layer = nn.Linear(fan_in, fan_out)
+def linear_layer(
+    fan_in: int, fan_out: int, generator: torch.Generator, *, zero_bias: bool = True, bias: bool = True
+) -> nn.Linear:
+    """Make a linear layer with weights uniform in +-1/sqrt(fan-in), and biases 0 or likewise, if any."""
+    layer = nn.Linear(fan_in, fan_out, bias=bias)
     bound = 1 / math.sqrt(fan_in)
     nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
+    if not bias:
+        return layer
     if zero_bias:
         nn.init.zeros_(layer.bias)
     else:

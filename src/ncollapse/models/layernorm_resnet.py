@@ -26,7 +26,7 @@ class LayerNormResNet(nn.Module):
     """Normalized embedding, normalized residual blocks of one width, linear head; logits of the flattened inputs.
 
     The layers are the stem, then every block. The input need not have the width's dimension: a linear layer embeds it, which
-    the paper does not have.
+    the paper does not have; ``embedding="none"`` leaves it out.
 
     Reference:
         Súkeník, Lampert and Mondelli (2025), arXiv 2505.15239, section 3.
@@ -53,7 +53,13 @@ class LayerNormResNet(nn.Module):
 
     def _build(self, generator: torch.Generator) -> None:
         config, width = self.config, self.config.width
-        self.stem = nn.Sequential(linear_layer(self.input_dim, width, generator), SphereNorm(config.norm_scale))
+        if config.embedding == "none" and self.input_dim != width:
+            raise ValueError(
+                f"Without an embedding the data must have the width's dimension, {width}, got {self.input_dim}. "
+                f"Set model.width={self.input_dim}, or model.embedding=linear."
+            )
+        embedding = [linear_layer(self.input_dim, width, generator)] if config.embedding == "linear" else []
+        self.stem = nn.Sequential(*embedding, SphereNorm(config.norm_scale))
         self.blocks = nn.Sequential(
             *(LayerNormBlock(_branch(config, generator), SphereNorm(config.norm_scale)) for _ in range(config.num_blocks))
         )
@@ -66,7 +72,8 @@ class LayerNormResNet(nn.Module):
 
 def _branch(config: LayerNormResNetConfig, generator: torch.Generator) -> nn.Sequential:
     """Build what a block adds, in the order of application."""
-    linears = [linear_layer(config.width, config.width, generator) for _ in range(config.linear_layers)]
+    sizes, count = (config.width, config.width), config.linear_layers
+    linears = [linear_layer(*sizes, generator, bias=config.block_biases) for _ in range(count)]
     with torch.no_grad():
         linears[-1].weight.mul_(config.branch_scale / math.sqrt(config.num_blocks))
     return nn.Sequential(linears[0], nn.ReLU(), *linears[1:])

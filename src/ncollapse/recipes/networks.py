@@ -16,6 +16,7 @@ Connections = Literal["residual", "plain", "dense"]
 Head = Literal["linear", "fixed_etf"]
 ConvBlock = Literal["basic", "post_relu", "pre"]
 NormScale = Literal["unit", "sqrt_d"]
+Embedding = Literal["linear", "none"]
 NormPlace = Literal["post", "pre"]
 TokenPool = Literal["cls", "mean"]
 
@@ -148,6 +149,9 @@ class LayerNormResNetConfig:
         norm_scale: Norm of every layer's features: ``unit`` is 1, ``sqrt_d`` is √d.
         branch_scale: Multiplies the initial weight of the last linear layer in each block, which is already divided by √L so
             that depth does not change the size of what all blocks add at first; 0 makes every block the identity.
+        embedding: ``linear`` is a trained layer from the data to the width; ``none`` normalizes the data, which must have the
+            width's dimension.
+        block_biases: Whether the linear layers of the blocks have biases.
     """
 
     kind: Literal["layernorm_resnet"] = "layernorm_resnet"
@@ -156,6 +160,8 @@ class LayerNormResNetConfig:
     linear_layers: int = 1
     norm_scale: NormScale = "unit"
     branch_scale: float = 1.0
+    embedding: Embedding = "linear"
+    block_biases: bool = True
 
     def __post_init__(self) -> None:
         check_choices("model", self)

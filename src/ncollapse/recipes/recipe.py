@@ -76,6 +76,8 @@ def _tag(content: Any) -> str:
 _FIELDS_NOT_IN_FINGERPRINT = {
     "model.connections": "residual",
     "model.head": "linear",
+    "model.embedding": "linear",
+    "model.block_biases": True,
     "decay_over_blocks": False,
     "train.optimizer": "sgd",
     "train.schedule": "steps",

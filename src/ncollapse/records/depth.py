@@ -7,7 +7,16 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from ncollapse.records.theorems import CollapsedOptimality, Number, Numbers, PolarAlignment, Theorem1, Theorem2, Theorem3
+from ncollapse.records.theorems import (
+    CollapsedOptimality,
+    Flattening,
+    Number,
+    Numbers,
+    PolarAlignment,
+    Theorem1,
+    Theorem2,
+    Theorem3,
+)
 
 # The error of the nearest class center that the effective depth allows, wherever there is only one threshold.
 EPSILON = 0.005
@@ -156,15 +165,72 @@ class Energy:
 
 
 @dataclass(frozen=True)
+class ExcessEnergy:
+    r"""What the energy of a sample's paths costs above optimal transport, by cause (docs/theory.md, 3.8), in squared features.
+
+    Attributes:
+        energy: 𝓔, kinetic energy with equal time steps.
+        speed: Of each block, its part of :math:`\mathcal{E} - \mathcal{E}_{\min}`: steps of unequal length.
+        bend: Of each block, its part of :math:`\mathcal{E}_{\min} - c_{id}`: paths off the chord, or out of step.
+        identity_cost: :math:`c_{id}`, cost of the network's own pairing of first and last features.
+        wasserstein2: :math:`W_2^2`, cost of the best pairing.
+        step_wasserstein2: Of each block, :math:`W_2^2` of its input and output.
+    """
+
+    energy: Number
+    speed: Numbers
+    bend: Numbers
+    identity_cost: Number
+    wasserstein2: Number
+    step_wasserstein2: Numbers
+
+    @property
+    def excess(self) -> Number:
+        """What the energy is above W₂², 0 iff the paths are a geodesic at even steps."""
+        return None if self.energy is None or self.wasserstein2 is None else self.energy - self.wasserstein2
+
+    @property
+    def speed_share(self) -> Number:
+        """Share of uneven speed in the excess, in [0, 1]; None where there is none."""
+        return self._share(_total(self.speed))
+
+    @property
+    def bend_share(self) -> Number:
+        """Share of bends in the excess."""
+        return self._share(_total(self.bend))
+
+    @property
+    def pairing_share(self) -> Number:
+        """Share of the pairing in the excess."""
+        own, best = self.identity_cost, self.wasserstein2
+        return None if own is None or best is None else self._share(own - best)
+
+    def _share(self, part: Number) -> Number:
+        # An excess that is the rounding of the energy has no parts.
+        if part is None or not self.excess or not self.energy or self.excess <= 1e-12 * self.energy:
+            return None
+        return part / self.excess
+
+    @property
+    def detour(self) -> Number:
+        r""":math:`\sum_l W_2(l, l+1) / W_2(0, L)`, at least 1, and 1 iff the layers lie on a geodesic."""
+        if None in self.step_wasserstein2 or not self.wasserstein2:
+            return None
+        return sum(math.sqrt(step) for step in self.step_wasserstein2 if step) / math.sqrt(self.wasserstein2)
+
+
+@dataclass(frozen=True)
 class BlockBound:
     r"""What a block adds, and the two bounds of it, in units of squared features.
 
     Attributes:
         energy: Measured :math:`\mathbb{E} \lVert f(h) \rVert^2`.
-        by_moment: Bound from weights and inputs, :math:`\mathrm{tr}(W S W^T)` or its form for two layers.
-        by_weights: Bound from the weights' norms and :math:`\lambda_{\max}(S)` alone; at least ``by_moment``.
-        largest_eigenvalue: :math:`\lambda_{\max}(S)` of the second moment S of the inputs.
-        squared_weights: :math:`\lVert \theta \rVert^2` of the block's linear layers, biases included.
+        by_moment: Bound from parameters and inputs, :math:`\mathrm{tr}(W S W^T)` or its form for two layers or a normalization.
+        by_weights: Bound from the parameters' norms and :math:`\lambda_{\max}(S)` alone; at least ``by_moment``.
+        largest_eigenvalue: :math:`\lambda_{\max}(S)` of the second moment S of the inputs; behind a normalization, of each
+            normalized number with a 1.
+        squared_weights: :math:`\lVert \theta \rVert^2` of the linear layers, biases included; where the block normalizes, of
+            its last normalization and the layer behind it.
         block: The block's name; empty if unknown.
     """
 
@@ -182,8 +248,7 @@ class WeightDecayBound:
 
     Attributes:
         blocks: One bound for each block, in order of depth.
-        is_bound: False where the blocks normalize: the weights' scale then has no effect on what they add, and the numbers
-            bound nothing.
+        is_bound: False only in files of version 0.2 and before, for blocks that normalize: their numbers bound nothing.
     """
 
     blocks: tuple[BlockBound, ...]
@@ -196,12 +261,12 @@ class WeightDecayBound:
 
     @property
     def by_moment(self) -> Number:
-        """Sum of the bounds from weights and inputs."""
+        """Sum of the bounds from parameters and inputs."""
         return _total(block.by_moment for block in self.blocks)
 
     @property
     def by_weights(self) -> Number:
-        """Sum of the bounds from the weights' norms."""
+        """Sum of the bounds from the parameters' norms."""
         return _total(block.by_weights for block in self.blocks)
 
     @property
@@ -211,9 +276,9 @@ class WeightDecayBound:
 
     @property
     def tightness(self) -> Number:
-        """Share of the bound by weights and inputs that is used, in [0, 1] where it is a bound; None where undefined."""
+        """Share of the bound by parameters and inputs that is used, in [0, 1]; None where it is undefined or no bound."""
         used, allowed = self.energy, self.by_moment
-        return used / allowed if used is not None and allowed else None
+        return used / allowed if self.is_bound and used is not None and allowed else None
 
 
 def _total(numbers: Iterable[Number]) -> Number:
@@ -237,9 +302,11 @@ class DepthRecord:
     theorem2: Theorem2 | None = None
     theorem3: Theorem3 | None = None
     alignment: PolarAlignment | None = None
+    flattening: Flattening | None = None
     collapsed_optimality: CollapsedOptimality | None = None
     straightness: Straightness | None = None
     energy: Energy | None = None
+    excess: ExcessEnergy | None = None
     weight_decay: WeightDecayBound | None = None
     mean_path: MeanPath | None = None
 

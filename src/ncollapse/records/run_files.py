@@ -45,7 +45,11 @@ class Status:
 
 @dataclass(frozen=True)
 class ObjectiveRecord:
-    """One epoch of ``objective.json``: the objective, its two parts, and the floor that no such network gets below."""
+    """One epoch of ``objective.json``: the objective, its two parts, and the floor that no such network gets below.
+
+    At the last epoch of networks with blocks of one linear layer, ``depth_floor`` is a floor for networks of this depth and
+    this first layer, and ``unmet`` names hypotheses under which it would hold as it stands: for any stem, or at all.
+    """
 
     epoch: int
     weight_decay: float
@@ -55,6 +59,8 @@ class ObjectiveRecord:
     floor: float
     excess: float
     distance: float | None = None
+    depth_floor: float | None = None
+    unmet: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 A number that is undefined is nan where it was computed, and None where it was read from a file: JSON has no nan.
 """
 
+import math
 from dataclasses import dataclass
 
 Number = float | None
@@ -87,6 +88,38 @@ class PolarAlignment:
     alignment: Number
     end_distance: Number = None
     guaranteed: bool | None = None
+
+
+@dataclass(frozen=True)
+class Flattening:
+    """How far the last class means are from what makes PFC2 fall along the line (docs/theory.md, 3.3), by theorem.
+
+    Distances are relative to the length of the last class means; nan where a class has no samples, all class means of an end
+    coincide, or there are too few dimensions.
+
+    Attributes:
+        misalignment: From the singular vectors of the first class means.
+        ratio_defect: From there to singular values that become more equal in the same order.
+        etf_distance: From the nearest simplex ETF, the end that Theorem 2 asks for.
+        etf_sufficient: Condition (A) or (B) of Theorem 2 holds with that ETF as the end.
+        polar_distance: From a multiple of the polar factor of the first class means, the end of the theorem of the rotation.
+        radius: How far an end that meets the flattening theorem's hypothesis, the nearest one, may move without PFC2 rising.
+        guaranteed: The measured end is within that radius (or rounding), so that PFC2 cannot rise on the line.
+    """
+
+    misalignment: Number
+    ratio_defect: Number
+    etf_distance: Number
+    etf_sufficient: bool | None
+    polar_distance: Number
+    radius: Number
+    guaranteed: bool | None
+
+    @property
+    def defect(self) -> Number:
+        """Distance from the flattening theorem's hypothesis: both parts together."""
+        turned, uneven = self.misalignment, self.ratio_defect
+        return None if turned is None or uneven is None else math.hypot(turned, uneven)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from ncollapse.claims.quantities import BY_KEY, Quantity, setting_rows, slope_of
 from ncollapse.drawing.sweeps import Axis, axis_of, draw_against
 from ncollapse.drawing.wording import counted, number
 from ncollapse.records.errors import ReportError
+from ncollapse.records.run_files import ObjectiveRecord
 from ncollapse.records.sweep import Sweep, read_sweep
 from ncollapse.report.markup import panel_svg, write_html
 from ncollapse.report.sweep_page import say_slope
@@ -56,8 +57,10 @@ def _row(index: int, sweep: Sweep) -> dict[str, Any]:
     axis = axis_of(sweep)
     runs = [run for _, group in sweep.by_setting() for run in group]
     panels = [(name, BY_KEY[metric]) for metric, name in DEEP_METRICS.items()]
-    floor = any(run.last_objective for run in runs)
+    objectives = [run.last_objective for run in runs]
+    floor = any(objectives)
     panels += [(key, BY_KEY[key]) for key in ("objective", "excess", "distance") if floor]
+    panels += [("depth_floor", BY_KEY["depth_floor"])] if any(o and o.depth_floor for o in objectives) else []
     unfinished = sum(bool(item.problem) for item in sweep.runs)
     changed = [item for item in runs[0].recipe.changed if not item.startswith(f"{BLOCKS}=")]
     return {
@@ -66,12 +69,27 @@ def _row(index: int, sweep: Sweep) -> dict[str, Any]:
         "changed": changed,
         "folder": sweep.path.resolve().name,
         "floor": floor,
+        "depth_floor": _say_depth_floor(objectives),
         "control": is_control(runs[0]),
         "extent": f"{counted(len(runs), 'finished run')}{f', {unfinished} not finished' if unfinished else ''}",
         "perfect": f"{sum(run.status.train_accuracy == 1.0 for run in runs)} of {len(runs)}",
         "panels": [_panel(f"row{index}-{i}", sweep, axis, *panel) for i, panel in enumerate(panels)],
         "depths": axis.ticks,
     }
+
+
+def _say_depth_floor(objectives: Sequence[ObjectiveRecord | None]) -> str:
+    """Say what the floor that knows the depth is, and what it leaves open."""
+    known = [found for found in objectives if found and found.depth_floor is not None]
+    if not known:
+        return ""
+    if any(found.unmet for found in known):
+        return "The stem is trained, so depth_floor is that of networks with the stem as it is."
+    return (
+        "depth_floor holds for every network of that depth on these data. Proven: the excess is at least of order 1/L, unless "
+        "the data lie on the optimum, and, under the cross-entropy, of order (log L)²/L where two samples of a class differ. "
+        "How fast N samples can come down is open, so a slower fall is no proof of bad optimization."
+    )
 
 
 def _panel(name: str, sweep: Sweep, axis: Axis, title: str, quantity: Quantity) -> dict[str, Any]:

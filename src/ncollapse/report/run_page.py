@@ -7,10 +7,9 @@ from ncollapse.claims.ledger import part_of
 from ncollapse.drawing.findings import Finding, findings
 from ncollapse.drawing.heat_map import heat_map_svg
 from ncollapse.drawing.kgon import Kgon
-from ncollapse.drawing.kgon_html import kgon_markup, script_text, style_text
+from ncollapse.drawing.kgon_html import kgon_markup, script_text, style_text, to_script_json
 from ncollapse.drawing.panels import LAST_LAYER, PROGRESSIVE, Panel, draw_over_depth, draw_over_epochs, require_position
 from ncollapse.drawing.sample_paths import sample_paths_svg
-from ncollapse.drawing.script_json import to_script_json
 from ncollapse.drawing.sentences import describe_by_topic, summarize
 from ncollapse.drawing.theory_sentences import say_errors
 from ncollapse.drawing.wording import POSITIONS, counted, number, spelled

@@ -16,19 +16,24 @@ from ncollapse.probe.collect_features import collect_features
 from ncollapse.recipes.recipe import Recipe
 from ncollapse.recipes.training import DECOUPLED
 from ncollapse.records.run_files import ObjectiveRecord
-from ncollapse.surrogates.gufm import GUFM
+from ncollapse.surrogates.depth_floor import block_cost, depth_floor
+from ncollapse.surrogates.gufm import GUFM, layer_norm
 from ncollapse.surrogates.solving.arguments import balanced
 from ncollapse.train.losses import LOSSES
 
 
 def measure_objective(model: nn.Module, data: LabeledData, recipe: Recipe, epoch: int) -> ObjectiveRecord | None:
-    r"""Objective of a network on its training set, beside the generalized unconstrained features model's minimum."""
-    # \frac1N \sum_i \ell(f(x_i), y_i) + \frac{\lambda}{2} \lVert \theta \rVert^2 \;\ge\; \mathrm{GUFM}^*
-    #
-    # with \theta all that is decayed. The floor is that of λ, of λ/d for normalization to norm √d.
-    #
-    # Reference:
-    #     Súkeník, Lampert and Mondelli (2025), arXiv 2505.15239, section 4.
+    r"""Objective of a network on its training set, beside the generalized unconstrained features model's minimum.
+
+    :math:`\frac1N \sum_i \ell(f(x_i), y_i) + \frac{\lambda}{2} \lVert \theta \rVert^2 \ge \mathrm{GUFM}^*` with θ all that is
+    decayed. The floor is that of λ, of λ/d for normalization to norm √d.
+
+    Returns:
+        The record; None for classes of unequal size, and for networks that do not end in a normalization.
+
+    Reference:
+        Súkeník, Lampert and Mondelli (2025), arXiv 2505.15239, section 4.
+    """
     counts = torch.bincount(data.labels, minlength=data.num_classes)
     balanced_counts = 0 < counts.min() == counts.max()
     if not balanced_counts or not isinstance(recipe.model, LayerNormResNetConfig | TransformerConfig):
@@ -36,9 +41,10 @@ def measure_objective(model: nn.Module, data: LabeledData, recipe: Recipe, epoch
     if recipe.train.optimizer in DECOUPLED:
         return None
     train, radius_squared = recipe.training, recipe.model.feature_norm_squared
-    last = cast(tuple[str, ...], model.collapse_stages)[-1]
+    stages = cast(tuple[str, ...], model.collapse_stages)
+    first, last = stages[0], stages[-1]
     features, labels = collect_features(
-        model, Batches(data, recipe.measure.batch_size), num_classes=data.num_classes, layers=[last]
+        model, Batches(data, recipe.measure.batch_size), num_classes=data.num_classes, layers=[first, last]
     )
     head = cast(nn.Linear, model.get_submodule(cast(str, model.collapse_classifier)))
     weight, bias = (parameter.detach().cpu().double() for parameter in (head.weight, head.bias))
@@ -61,4 +67,30 @@ def measure_objective(model: nn.Module, data: LabeledData, recipe: Recipe, epoch
     fits = floor.dim >= data.num_classes
     radius = math.sqrt(radius_squared)
     distance = floor.distance(radius * weight, hidden / radius, labels) if fits else None
-    return replace(found, floor=floor.minimum, excess=loss + penalty - floor.minimum, distance=distance)
+    found = replace(found, floor=floor.minimum, excess=loss + penalty - floor.minimum, distance=distance)
+    if epoch < recipe.train.epochs or not isinstance(recipe.model, LayerNormResNetConfig):
+        return found
+    return _with_depth(found, recipe, recipe.model, features[first].cpu().double() / radius, labels, floor)
+
+
+def _with_depth(
+    found: ObjectiveRecord, recipe: Recipe, model: LayerNormResNetConfig, first: torch.Tensor, labels: torch.Tensor, free: GUFM
+) -> ObjectiveRecord:
+    """Add the floor that knows depth and first layer, where its hypotheses hold."""
+    train, unmet = recipe.training, []
+    if model.linear_layers != 1:
+        unmet.append("blocks of one linear layer")
+    if model.num_blocks < 1:
+        unmet.append("a block")
+    if model.block_biases and train.decay != "all":
+        unmet.append("no biases in the blocks, or decayed ones")
+    # A constant sample has no direction, and a normalization makes it zero.
+    if not bool(first.norm(dim=1).gt(0.5).all()):
+        unmet.append("no constant sample")
+    if unmet:
+        return replace(found, unmet=tuple(unmet))
+    cost = block_cost(train.weight_decay, model.num_blocks, len(first), biases=model.block_biases)
+    bound = depth_floor(layer_norm(first), labels, loss=free.loss, lambda_w=free.lambda_w, lambda_h=cost)
+    # For any stem: that the last layer's features lie where the data force them takes a first layer that is not trained.
+    stem = () if model.embedding == "none" else ("no trained stem",)
+    return replace(found, depth_floor=max(bound, free.minimum), unmet=stem)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -245,7 +245,7 @@ class TrainingRun:
         is_last = self.epoch == recipe.train.epochs
         sample = bounds = None
         if is_last and recipe.measure.transport_samples:
-            sample = self._sample(measurement.path_layers[0], measurement.path_layers[-1])
+            sample = self._sample(measurement.path_layers)
         if is_last and isinstance(self.model, FCResNet) and self.model.config.connections == "residual":
             bounds = weight_decay_bounds(self.model, batches)
         rows = [row._replace(epoch=self.epoch) for row in measurement.rows]
@@ -253,13 +253,13 @@ class TrainingRun:
         self.directory.samples = add_kgon(self.directory.samples, measurement, self.epoch)
         self.directory.add_measurement(rows, record, measure_objective(self.model, self.data, recipe, self.epoch))
 
-    def _sample(self, first: str, last: str) -> tuple[Tensor, Tensor]:
-        """Features of two layers for exact transport."""
+    def _sample(self, layers: Sequence[str]) -> list[Tensor]:
+        """Features of the layers of the path for exact transport."""
         sample = _stratified(self.data, self.recipe.measure.transport_samples)
         features, _ = collect_features(
             self.model, Batches(sample, self.recipe.measure.batch_size), num_classes=self.data.num_classes
         )
-        return features[first], features[last]
+        return [features[layer] for layer in layers]
 
     def _status(self, state: str) -> Status:
         accuracies = {int(row.epoch or 0): row.value for row in self.directory.rows if row.metric == "accuracy"}

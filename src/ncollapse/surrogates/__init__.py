@@ -4,6 +4,7 @@ from ncollapse.surrogates.batch_norm_net import BatchNormNet
 from ncollapse.surrogates.bounded_outputs import BoundedOutputs, average_by_class
 from ncollapse.surrogates.central_path import CentralPath, signal_after
 from ncollapse.surrogates.deep_ufm import DeepUFM, collapse_threshold, layer_ranks, low_rank_start
+from ncollapse.surrogates.depth_floor import block_cost, depth_floor
 from ncollapse.surrogates.fixed_etf import FixedETF, Forces, feature_forces, weight_forces
 from ncollapse.surrogates.gufm import GUFM, great_circle_blocks, layer_norm
 from ncollapse.surrogates.imbalance import (
@@ -81,12 +82,14 @@ __all__ = [
     "average_by_class",
     "balanced",
     "best_norm",
+    "block_cost",
     "collapse_progress",
     "collapse_threshold",
     "collapsed_bias",
     "collapsed_eigenvalue",
     "critical_point",
     "decompose_mse",
+    "depth_floor",
     "estimate_integrals",
     "feature_forces",
     "gradient_flow",

@@ -1,0 +1,178 @@
+"""The floor that knows depth and data: below descent on the sphere, below any network, tight, and what breaks it."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize
+
+from ncollapse.surrogates import GUFM, balanced, block_cost, depth_floor, great_circle_blocks, layer_norm
+
+
+def spherical(rng, count, dim):
+    return layer_norm(torch.tensor(rng.normal(size=(count, dim)))).numpy()
+
+
+def plain_norm(raw):
+    centered = raw - raw.mean(axis=1, keepdims=True)
+    return centered / np.linalg.norm(centered, axis=1, keepdims=True)
+
+
+def plain_loss(loss, logits, labels):
+    """The mean loss and its gradient in the logits."""
+    targets = np.eye(logits.shape[1])[labels]
+    if loss == "mse":
+        return 0.5 * ((logits - targets) ** 2).sum() / len(labels), (logits - targets) / len(labels)
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    outputs = odds / odds.sum(axis=1, keepdims=True)
+    return -np.log(outputs[targets == 1]).mean(), (outputs - targets) / len(labels)
+
+
+def descend(inputs, labels, loss, lambda_w, lambda_h, rng):
+    """The best value that SciPy finds on the sphere, from the data: an upper bound of the minimum."""
+    (N, d), K = inputs.shape, labels.max() + 1
+
+    def objective(flat):
+        weight, raw, bias = flat[: K * d].reshape(K, d), flat[K * d : -K].reshape(N, d), flat[-K:]
+        features, size = plain_norm(raw), np.linalg.norm(raw - raw.mean(axis=1, keepdims=True), axis=1, keepdims=True)
+        value, slope = plain_loss(loss, features @ weight.T + bias, labels)
+        value += lambda_w / 2 * (weight**2).sum() + lambda_h / 2 * ((features - inputs) ** 2).sum()
+        pull = slope @ weight + lambda_h * (features - inputs)
+        pull = (pull - (pull * features).sum(axis=1, keepdims=True) * features) / size
+        pull = pull - pull.mean(axis=1, keepdims=True)
+        return value, np.concatenate([(slope.T @ features + lambda_w * weight).ravel(), pull.ravel(), slope.sum(axis=0)])
+
+    start = np.concatenate([rng.normal(size=K * d), inputs.ravel(), np.zeros(K)])
+    return minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": 2000}).fun
+
+
+def check_floor(seeds):
+    """The floor is below every point, above the floor without data, and covers most of the way between them."""
+    for seed in seeds:
+        rng = np.random.default_rng(seed)
+        loss, K, per_class = ("mse", "cross_entropy")[seed % 2], int(rng.integers(2, 4)), int(rng.integers(2, 5))
+        dim, decay, depth = K + int(rng.integers(1, 4)), 10 ** rng.uniform(-3, -1.5), int(rng.integers(1, 9))
+        labels = np.repeat(np.arange(K), per_class)
+        inputs = spherical(rng, len(labels), dim)
+        cost = block_cost(decay, depth, len(labels), biases=bool(seed % 3))
+        floor = depth_floor(torch.tensor(inputs), torch.tensor(labels), loss=loss, lambda_w=decay, lambda_h=cost)
+        best = min(descend(inputs, labels, loss, decay, cost, rng) for _ in range(2))
+        free = GUFM(balanced(K, per_class), dim=dim, loss=loss, bias="free", lambda_w=decay).minimum
+        assert floor <= best * (1 + 1e-9)
+        assert floor - free >= 0.5 * (best - free)
+
+
+def test_the_floor_is_a_bound_and_near_what_descent_finds():
+    check_floor(range(2))
+
+
+@pytest.mark.slow
+def test_the_floor_at_more_data():
+    check_floor(range(2, 22))
+
+
+def network(rng, inputs, depth, adversarial):
+    """Features of a random bias-free L-RN1 and the squared norm of its blocks; adversarial: each turns one feature by a lot."""
+    features, squared = inputs, 0.0
+    for _ in range(depth):
+        matrix = rng.normal(size=(inputs.shape[1],) * 2) * 10 ** rng.uniform(-3, 0.5) / inputs.shape[1]
+        if adversarial:
+            row = features[rng.integers(len(features))]
+            matrix = np.outer(np.maximum(-row - row.min(), 0) + rng.uniform(0, 1), row) * 10 ** rng.uniform(-2, 0.5)
+        features = plain_norm(features + np.maximum(features @ matrix.T, 0))
+        squared += (matrix**2).sum()
+    return features, squared
+
+
+@pytest.mark.parametrize("cases", [200, pytest.param(3000, marks=pytest.mark.slow)])
+def test_no_network_moves_features_for_less(cases):
+    """Every sample's own distance, which is more than the mean: 4 L Σ‖W‖² >= ‖h - x‖²."""
+    largest = 0.0
+    for seed in range(cases):
+        rng = np.random.default_rng(seed)
+        inputs, depth = spherical(rng, 6, int(rng.integers(2, 9))), int(rng.integers(1, 7))
+        features, squared = network(rng, inputs, depth, adversarial=bool(seed % 2))
+        moved = ((features - inputs) ** 2).sum(axis=1)
+        assert moved.max() <= 4 * depth * squared * (1 + 1e-12)
+        decay = 0.01
+        cost = block_cost(decay, depth, 6, biases=False)
+        assert decay / 2 * squared >= cost / 2 * moved.sum() * (1 - 1e-12)
+        largest = max(largest, moved.max() / (4 * depth * squared))
+    assert largest > 0.05
+
+
+def test_whole_networks_stay_above_the_floor():
+    rng = np.random.default_rng(4)
+    labels, decay, depth = np.repeat([0, 1], 3), 0.02, 3
+    inputs = spherical(rng, 6, 4)
+    cost = block_cost(decay, depth, 6, biases=False)
+    floor = depth_floor(torch.tensor(inputs), torch.tensor(labels), loss="cross_entropy", lambda_w=decay, lambda_h=cost)
+    for seed in range(100):
+        features, squared = network(rng, inputs, depth, adversarial=bool(seed % 2))
+        weight = rng.normal(size=(2, 4)) * 10 ** rng.uniform(-1, 1)
+        value, _ = plain_loss("cross_entropy", features @ weight.T, labels)
+        assert value + decay / 2 * (squared + (weight**2).sum()) >= floor
+
+
+def test_hypotheses_are_needed():
+    """A trained stem brings features to the optimum for nothing: below the floor. A free bias moves them for nothing."""
+    rng = np.random.default_rng(5)
+    inputs, labels, decay = spherical(rng, 2, 4), np.array([0, 1]), 0.02
+    cost = block_cost(decay, 1, 2, biases=False)
+    floor = depth_floor(torch.tensor(inputs), torch.tensor(labels), loss="cross_entropy", lambda_w=decay, lambda_h=cost)
+    optimal = GUFM((1, 1), dim=4, lambda_w=decay).closed_form().variables
+    target, weight = optimal["features"].numpy(), optimal["weight"].numpy()
+    # A stem of size 1e-6, normalized behind: its decay pays 1e-14.
+    stem = 1e-6 * target.T @ np.linalg.pinv(inputs.T)
+    value, _ = plain_loss("cross_entropy", plain_norm(inputs @ stem.T) @ weight.T, labels)
+    assert value + decay / 2 * ((weight**2).sum() + (stem**2).sum()) < floor - 1e-4
+    moved = plain_norm(inputs + np.array([50.0, 0.0, 0.0, 0.0])) - inputs
+    assert cost / 2 * (moved**2).sum() > 0
+
+
+def test_with_decayed_biases_the_cost_is_half():
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        inputs, depth = spherical(rng, 5, 5), int(rng.integers(1, 5))
+        features, squared = inputs, 0.0
+        for _ in range(depth):
+            matrix, bias = rng.normal(size=(5, 5)) * 10 ** rng.uniform(-3, 0), rng.normal(size=5) * 10 ** rng.uniform(-3, 0)
+            features = plain_norm(features + np.maximum(features @ matrix.T + bias, 0))
+            squared += (matrix**2).sum() + (bias**2).sum()
+        assert 0.5 * squared >= block_cost(1.0, depth, 5, biases=True) / 2 * ((features - inputs) ** 2).sum() * (1 - 1e-12)
+    assert block_cost(1.0, 2, 10, biases=True) == 0.5 * block_cost(1.0, 2, 10, biases=False) == 1 / 160
+
+
+def test_two_samples_come_together_at_most_exponentially():
+    """δ_L >= δ_0 exp(-2.6 Σ‖W‖) for blocks of spectral norm up to 1/8: the step behind the order (log L)²/L."""
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        dim, spent = int(rng.integers(3, 8)), 0.0
+        features = spherical(rng, 2, dim)
+        if seed % 2:
+            features = plain_norm(features[:1] + 1e-3 * rng.normal(size=(2, dim)))
+        before = np.linalg.norm(features[0] - features[1])
+        for _ in range(int(rng.integers(1, 9))):
+            # Half of them pull both along their difference.
+            apart = features[0] - features[1]
+            matrix = -np.outer(apart, apart) if seed % 4 > 1 else rng.normal(size=(dim, dim))
+            matrix *= rng.uniform(0, 0.125) / np.linalg.norm(matrix, 2)
+            spent += np.linalg.norm(matrix, 2)
+            features = plain_norm(features + np.maximum(features @ matrix.T, 0))
+        assert np.linalg.norm(features[0] - features[1]) >= before * math.exp(-2.6 * spent)
+
+
+def test_the_great_circle_moves_one_vector_at_a_cost_of_order_one_over_depth():
+    """Above the floor's own cost, and within a constant of it: for one vector the order 1/L is attained."""
+    rng = np.random.default_rng(6)
+    start, end = torch.tensor(spherical(rng, 2, 6))
+    for depth in (4, 16, 64):
+        spent = sum(float(block.square().sum()) for block in great_circle_blocks(start, end, depth))
+        least = float((end - start).square().sum()) / (4 * depth)
+        assert least <= spent <= 60 * least
+
+
+def test_rows_that_are_not_normalized_are_refused():
+    with pytest.raises(ValueError, match=r"rows of norm one and mean zero, as a normalization makes them\. Use layer_norm\."):
+        depth_floor(torch.ones(2, 3), torch.tensor([0, 1]), loss="mse", lambda_w=0.1, lambda_h=0.1)
