@@ -28,8 +28,9 @@ from ncollapse.depth import (
 )
 from ncollapse.measurement.depth_record import TOLERANCE, depth_record
 from ncollapse.probe import measure_features
-from ncollapse.records.depth import DepthRecord, PredictionError, WeightDecayBound
+from ncollapse.records.depth import DepthRecord, PredictionError
 from ncollapse.records.json_files import read_json, write_json
+from ncollapse.records.theorems import WeightDecayBound
 from ncollapse.statistics import PairedMoments
 
 K = 3

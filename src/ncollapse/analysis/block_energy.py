@@ -13,7 +13,7 @@ from ncollapse.hooks.discovery import Discovery
 from ncollapse.hooks.tapped_network import TappedNetwork
 from ncollapse.models.fc_resnet import FCResNet
 from ncollapse.probe.first_pass import NO_DATA
-from ncollapse.records.depth import BlockBound, WeightDecayBound
+from ncollapse.records.theorems import BlockBound, WeightDecayBound
 
 
 def weight_decay_bounds(model: FCResNet, batches: Iterable[tuple[Tensor, Tensor]]) -> WeightDecayBound:

@@ -34,8 +34,17 @@ from ncollapse.depth.transport_score import (
     transport_score,
 )
 from ncollapse.depth.weight_decay import BlockMoments, normalized_bound, single_layer_bound, two_layer_bound
-from ncollapse.records.depth import BlockBound, EffectiveDepth, ExcessEnergy, Progression, WeightDecayBound
-from ncollapse.records.theorems import CollapsedOptimality, Flattening, PolarAlignment, Theorem1, Theorem2, Theorem3
+from ncollapse.records.depth import EffectiveDepth, ExcessEnergy, Progression
+from ncollapse.records.theorems import (
+    BlockBound,
+    CollapsedOptimality,
+    Flattening,
+    PolarAlignment,
+    Theorem1,
+    Theorem2,
+    Theorem3,
+    WeightDecayBound,
+)
 
 __all__ = [
     "EPSILONS",

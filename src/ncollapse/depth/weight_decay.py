@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ncollapse.records.depth import BlockBound
+from ncollapse.records.theorems import BlockBound
 
 Linear = tuple[Tensor, Tensor | None]
 

@@ -30,8 +30,8 @@ from ncollapse.records.depth import (
     MeanPath,
     PredictionError,
     Straightness,
-    WeightDecayBound,
 )
+from ncollapse.records.theorems import WeightDecayBound
 
 TOLERANCE = 0.02
 # The times of the flow for layers at a position: equal steps, or where the flow is as far along its chord.

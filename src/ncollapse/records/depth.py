@@ -4,7 +4,6 @@ A number that is undefined is nan where it was computed, and None where it was r
 """
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ncollapse.records.theorems import (
@@ -16,6 +15,8 @@ from ncollapse.records.theorems import (
     Theorem1,
     Theorem2,
     Theorem3,
+    WeightDecayBound,
+    total_of,
 )
 
 # The error of the nearest class center that the effective depth allows, wherever there is only one threshold.
@@ -192,12 +193,12 @@ class ExcessEnergy:
     @property
     def speed_share(self) -> Number:
         """Share of uneven speed in the excess, in [0, 1]; None where there is none."""
-        return self._share(_total(self.speed))
+        return self._share(total_of(self.speed))
 
     @property
     def bend_share(self) -> Number:
         """Share of bends in the excess."""
-        return self._share(_total(self.bend))
+        return self._share(total_of(self.bend))
 
     @property
     def pairing_share(self) -> Number:
@@ -217,73 +218,6 @@ class ExcessEnergy:
         if None in self.step_wasserstein2 or not self.wasserstein2:
             return None
         return sum(math.sqrt(step) for step in self.step_wasserstein2 if step) / math.sqrt(self.wasserstein2)
-
-
-@dataclass(frozen=True)
-class BlockBound:
-    r"""What a block adds, and the two bounds of it, in units of squared features.
-
-    Attributes:
-        energy: Measured :math:`\mathbb{E} \lVert f(h) \rVert^2`.
-        by_moment: Bound from parameters and inputs, :math:`\mathrm{tr}(W S W^T)` or its form for two layers or a normalization.
-        by_weights: Bound from the parameters' norms and :math:`\lambda_{\max}(S)` alone; at least ``by_moment``.
-        largest_eigenvalue: :math:`\lambda_{\max}(S)` of the second moment S of the inputs; behind a normalization, of each
-            normalized number with a 1.
-        squared_weights: :math:`\lVert \theta \rVert^2` of the linear layers, biases included; where the block normalizes, of
-            its last normalization and the layer behind it.
-        block: The block's name; empty if unknown.
-    """
-
-    energy: Number
-    by_moment: Number
-    by_weights: Number
-    largest_eigenvalue: Number = None
-    squared_weights: Number = None
-    block: str = ""
-
-
-@dataclass(frozen=True)
-class WeightDecayBound:
-    r"""All blocks of a network: :math:`\mathcal{E} / L = \sum_l \mathbb{E} \lVert f_l \rVert^2` against its bounds.
-
-    Attributes:
-        blocks: One bound for each block, in order of depth.
-        is_bound: False only in files of version 0.2 and before, for blocks that normalize: their numbers bound nothing.
-    """
-
-    blocks: tuple[BlockBound, ...]
-    is_bound: bool = True
-
-    @property
-    def energy(self) -> Number:
-        r""":math:`\sum_l \mathbb{E} \lVert f_l \rVert^2`; at least :math:`\mathcal{E} / L` of paths centered at each layer."""
-        return _total(block.energy for block in self.blocks)
-
-    @property
-    def by_moment(self) -> Number:
-        """Sum of the bounds from parameters and inputs."""
-        return _total(block.by_moment for block in self.blocks)
-
-    @property
-    def by_weights(self) -> Number:
-        """Sum of the bounds from the parameters' norms."""
-        return _total(block.by_weights for block in self.blocks)
-
-    @property
-    def squared_weights(self) -> Number:
-        r""":math:`\sum_l \lVert \theta_l \rVert^2`, which weight decay pays for."""
-        return _total(block.squared_weights for block in self.blocks)
-
-    @property
-    def tightness(self) -> Number:
-        """Share of the bound by parameters and inputs that is used, in [0, 1]; None where it is undefined or no bound."""
-        used, allowed = self.energy, self.by_moment
-        return used / allowed if self.is_bound and used is not None and allowed else None
-
-
-def _total(numbers: Iterable[Number]) -> Number:
-    known = list(numbers)
-    return None if None in known else sum(number for number in known if number is not None)
 
 
 @dataclass(frozen=True)

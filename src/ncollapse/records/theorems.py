@@ -1,9 +1,10 @@
-"""Results of the theorems about the straight line on measured features: made by ``ncollapse.depth``, kept in ``depth.json``.
+"""Results of theorems on measured features, and of the bound of weight decay: made by ``ncollapse.depth``, kept in ``depth.json``.
 
 A number that is undefined is nan where it was computed, and None where it was read from a file: JSON has no nan.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 Number = float | None
@@ -144,3 +145,71 @@ class CollapsedOptimality:
     cycle: tuple[int, ...] | None = None
     gain: Number = None
     tolerance: Number = None
+
+
+@dataclass(frozen=True)
+class BlockBound:
+    r"""What a block adds, and the two bounds of it, in units of squared features.
+
+    Attributes:
+        energy: Measured :math:`\mathbb{E} \lVert f(h) \rVert^2`.
+        by_moment: Bound from parameters and inputs, :math:`\mathrm{tr}(W S W^T)` or its form for two layers or a normalization.
+        by_weights: Bound from the parameters' norms and :math:`\lambda_{\max}(S)` alone; at least ``by_moment``.
+        largest_eigenvalue: :math:`\lambda_{\max}(S)` of the second moment S of the inputs; behind a normalization, of each
+            normalized number with a 1.
+        squared_weights: :math:`\lVert \theta \rVert^2` of the linear layers, biases included; where the block normalizes, of
+            its last normalization and the layer behind it.
+        block: The block's name; empty if unknown.
+    """
+
+    energy: Number
+    by_moment: Number
+    by_weights: Number
+    largest_eigenvalue: Number = None
+    squared_weights: Number = None
+    block: str = ""
+
+
+@dataclass(frozen=True)
+class WeightDecayBound:
+    r"""All blocks of a network: :math:`\mathcal{E} / L = \sum_l \mathbb{E} \lVert f_l \rVert^2` against its bounds.
+
+    Attributes:
+        blocks: One bound for each block, in order of depth.
+        is_bound: False only in files of version 0.2 and before, for blocks that normalize: their numbers bound nothing.
+    """
+
+    blocks: tuple[BlockBound, ...]
+    is_bound: bool = True
+
+    @property
+    def energy(self) -> Number:
+        r""":math:`\sum_l \mathbb{E} \lVert f_l \rVert^2`; at least :math:`\mathcal{E} / L` of paths centered at each layer."""
+        return total_of(block.energy for block in self.blocks)
+
+    @property
+    def by_moment(self) -> Number:
+        """Sum of the bounds from parameters and inputs."""
+        return total_of(block.by_moment for block in self.blocks)
+
+    @property
+    def by_weights(self) -> Number:
+        """Sum of the bounds from the parameters' norms."""
+        return total_of(block.by_weights for block in self.blocks)
+
+    @property
+    def squared_weights(self) -> Number:
+        r""":math:`\sum_l \lVert \theta_l \rVert^2`, which weight decay pays for."""
+        return total_of(block.squared_weights for block in self.blocks)
+
+    @property
+    def tightness(self) -> Number:
+        """Share of the bound by parameters and inputs that is used, in [0, 1]; None where it is undefined or no bound."""
+        used, allowed = self.energy, self.by_moment
+        return used / allowed if self.is_bound and used is not None and allowed else None
+
+
+def total_of(numbers: Iterable[Number]) -> Number:
+    """Add numbers; None if one is undefined."""
+    known = list(numbers)
+    return None if None in known else sum(number for number in known if number is not None)
