@@ -1,4 +1,4 @@
-"""Results of theorems on measured features, and of the bound of weight decay: made by ``ncollapse.depth``, kept in ``depth.json``.
+"""Theorems on measured features, and the bound of weight decay: made by ``ncollapse.depth``, kept in ``depth.json``.
 
 A number that is undefined is nan where it was computed, and None where it was read from a file: JSON has no nan.
 """
