@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ncollapse.probe import memory
+from ncollapse.probe import measure_features, memory
 from ncollapse.probe.memory import available_memory
 
 MIB = 2**20
@@ -66,3 +66,18 @@ def test_without_a_limit_the_machine_decides(write):
 def test_a_machine_that_tells_nothing_gets_a_small_budget(write, monkeypatch):
     monkeypatch.setattr(memory, "_machine_memory", lambda: None)
     assert available_memory(CPU) == 2**30
+
+
+def test_matrices_of_all_classes_that_do_not_fit_are_refused(monkeypatch):
+    features, labels = torch.randn(60, 6, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 3 + 4000
+    asked = {"num_classes": 5000, "classes": "present", "metrics": ["rank_total", "participation_ratio_total"]}
+    size = 8 * 5000 * 6**2
+    monkeypatch.setattr(memory, "available_memory", lambda device: 2 * size - 1)
+    text = r"d×d matrix for each class: at layer 'features' 5000 × 6² numbers, 0.00134 GiB, and 0.00268 GiB are free"
+    with pytest.raises(ValueError, match=text):
+        measure_features(features, labels, **asked)
+    monkeypatch.setattr(memory, "available_memory", lambda device: 2 * size)
+    m = measure_features(features, labels, **asked)
+    spectrum = torch.linalg.eigvalsh(torch.cov(features.double().T))
+    assert m.value("rank_total") == 6
+    assert m.value("participation_ratio_total") == pytest.approx(float(spectrum.sum() ** 2 / spectrum.square().sum()))

@@ -55,6 +55,24 @@ def test_defaults_weigh_every_class_alike():
     assert_matrix(scatter.total_covariance(), reference.total_covariance(*data, "class"), rtol)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_batches_merged_in_place_equal_the_oracle(name):
+    scatter, data, rtol = scatter_and_oracle(name)
+    case, running = CASES[name], ClassScatter.empty(scatter.moments.num_classes, scatter.moments.dim)
+    for features, labels in zip(case.features.split(7), case.labels.split(7), strict=True):
+        running = running.add_(features, labels)
+    assert_matrix(running.scatters, reference.scatters(*data), rtol)
+    assert torch.equal(running.moments.counts, scatter.moments.counts)
+
+
+def test_a_batch_touches_the_matrices_of_its_own_classes_alone():
+    running = ClassScatter.empty(4, 2).add_(torch.tensor([[1.0, 2.0], [3.0, 1.0]]), torch.tensor([1, 1]))
+    running.scatters[0] = torch.nan  # any arithmetic with it would leave its version changed
+    version = running.scatters._version
+    running.add_(torch.tensor([[5.0, 2.0]]), torch.tensor([2]))
+    assert running.scatters._version == version + 2
+
+
 def test_labels_are_checked():
     with pytest.raises(ValueError, match=r"labels must be in \[0, 2\), got 2 at position 1"):
         ClassScatter.from_batch(torch.zeros(2, 3), torch.tensor([0, 2]), 2)

@@ -13,6 +13,7 @@ from ncollapse.groups import Merging, Processes
 from ncollapse.measurement.totals import Totals, merge_layers, merged
 from ncollapse.probe.feature_memory import FeatureStore
 from ncollapse.probe.layer_batch import Batch, CheckedLayers, LayerBatch, along_path
+from ncollapse.probe.memory import check_scatter_fits
 from ncollapse.probe.request import Request
 from ncollapse.probe.second_pass import Classifiers, Source, complete
 from ncollapse.statistics.batch import Workspace
@@ -186,8 +187,11 @@ class FirstPass:
         parts[name].add_(features, labels, self.workspace)
 
     def _add_scatter(self, name: str, features: Tensor, labels: Tensor) -> None:
-        part = ClassScatter.from_batch(features, labels, self.request.num_classes).to("cpu")
-        self.totals.scatters[name] = merged(self.totals.scatters.get(name), part)
+        scatters = self.totals.scatters
+        if name not in scatters:
+            check_scatter_fits(self.request.num_classes, features.shape[1], name)
+            scatters[name] = ClassScatter.empty(self.request.num_classes, features.shape[1])
+        scatters[name] = scatters[name].add_(features, labels)
 
     def _add_pair(self, batch: LayerBatch) -> None:
         layers = list(along_path(batch, self.request.path).values())

@@ -52,6 +52,17 @@ def available_memory(device: torch.device) -> int:
     return min([size for size in free if size is not None], default=_UNKNOWN_MEMORY)
 
 
+def check_scatter_fits(num_classes: int, dim: int, layer: str) -> None:
+    """Refuse one d×d matrix for each class where these exceed half of the free memory."""
+    size, free = 8 * num_classes * dim**2, available_memory(torch.device("cpu"))
+    if size > free / 2:
+        raise ValueError(
+            f"Metrics of the whole Σ_T, such as rank_total, need a d×d matrix for each class: at layer {layer!r} "
+            f"{num_classes} × {dim}² numbers, {size / 2**30:.3g} GiB, and {free / 2**30:.3g} GiB are free. "
+            "Leave these metrics out, number fewer classes, or name layers with fewer features."
+        )
+
+
 def _machine_memory() -> int | None:
     try:
         fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())

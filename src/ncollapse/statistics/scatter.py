@@ -38,15 +38,26 @@ class ClassScatter:
     def from_batch(cls, features: Tensor, labels: Tensor, num_classes: int) -> ClassScatter:
         """Return the scatter of one batch."""
         features = flatten_features(features)
-        labels = check_labels(labels, features.shape[0], num_classes).to(features.device)
-        moments = ClassMoments.from_batch(features, labels, num_classes)
-        scatters = torch.zeros(num_classes, moments.dim, moments.dim, dtype=torch.float64, device=features.device)
+        return cls.empty(num_classes, features.shape[1], features.device).add_(features, labels)
+
+    def add_(self, features: Tensor, labels: Tensor) -> ClassScatter:
+        """Merge a batch in place: of a vocabulary, only the matrices of the batch's own classes are touched."""
+        before, features = self.moments, flatten_features(features)
+        labels = check_labels(labels, len(features), before.num_classes).to(features.device)
+        batch = ClassMoments.from_batch(features, labels, before.num_classes)
+        added = {k: features.new_zeros(batch.dim, batch.dim, dtype=torch.float64) for k in torch.unique(labels).tolist()}
         for rows in row_blocks(features):
-            residual = features[rows] - moments.means[labels[rows]]
+            residual = features[rows] - batch.means[labels[rows]]
             for k in torch.unique(labels[rows]).tolist():
                 of_class = residual[labels[rows] == k]
-                scatters[k].addmm_(of_class.T, of_class)
-        return cls(moments, scatters)
+                added[k].addmm_(of_class.T, of_class)
+        batch = batch.to(before.means.device)
+        n_a, n_b = before.counts.double(), batch.counts.double()
+        weight = n_a * n_b / (n_a + n_b).clamp(min=1)
+        for k, scatter in added.items():
+            delta = batch.means[k] - before.means[k]
+            self.scatters[k].add_(scatter.to(delta.device)).addr_(weight[k] * delta, delta)
+        return ClassScatter(before.merge(batch), self.scatters)
 
     def merge(self, other: ClassScatter) -> ClassScatter:
         r"""Merge the scatters of two sets of samples: :math:`S = S_a + S_b + \frac{n_a n_b}{n} \delta \delta^T`."""
