@@ -213,8 +213,16 @@ def test_padding_of_tokens_that_are_classified_is_rechecked_in_every_batch(start
         measure(TokenLogits(), in_batches(padded_from(start)), num_classes=K)
 
 
-def test_tokens_that_are_classified_without_padding():
-    network = TokenLogits().eval()
+class TokenVotes(TokenLogits):
+    """Averages the log-probabilities of the tokens, which are their logits up to a number that all classes share."""
+
+    def forward(self, ids):
+        return self.head(self.blocks[0](self.embed(ids))).log_softmax(dim=2).mean(dim=1)
+
+
+@pytest.mark.parametrize("network", [TokenLogits, TokenVotes])
+def test_tokens_that_are_classified_without_padding(network):
+    network = network().eval()
     m = measure(network, in_batches(PLAIN_IDS), num_classes=K)
     with torch.no_grad():
         rows = network.blocks[0](network.embed(PLAIN_IDS)).double().mean(dim=1)

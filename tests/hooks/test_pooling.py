@@ -195,3 +195,48 @@ def test_settings_of_a_folder_that_are_none_declare_nothing(content, tmp_path):
     file = tmp_path / "1_Pooling" / "config.json"
     os.mkfifo(file) if content is None else file.write_bytes(content)
     assert declared_pool(model) is None
+
+
+class WithoutClassToken(nn.Module):
+    """Puts tokens in front of a block, and averages what is behind them, or their logits."""
+
+    def __init__(self, in_front, before, logits_first):
+        super().__init__()
+        self.embed, self.blocks = nn.Embedding(V, D), nn.ModuleList([Mix(False), Mix(False), Mix(False)])
+        self.tokens, self.before, self.logits_first = nn.Parameter(torch.randn(1, in_front, D)), before, logits_first
+        self.norm, self.head = nn.LayerNorm(D), nn.Linear(D, K)
+
+    def forward(self, ids):
+        h, first = self.embed(ids), self.tokens.shape[1]
+        for i, block in enumerate(self.blocks):
+            h = torch.cat([self.tokens.expand(len(h), -1, -1), h], dim=1) if i == self.before else h
+            h = block(h)
+        return self.head(h)[:, first:].mean(dim=1) if self.logits_first else self.head(self.norm(h[:, first:].mean(dim=1)))
+
+
+@pytest.mark.parametrize(("in_front", "before", "logits_first"), [(1, 0, False), (2, 1, False), (5, 2, False), (2, 1, True)])
+def test_the_mean_of_the_tokens_behind_a_class_token_is_proven(in_front, before, logits_first):
+    model = seeded(WithoutClassToken(in_front, before, logits_first))
+    features, _ = collect_features(model, [(IDS, Y)], num_classes=K)
+    for i, tokens in enumerate(hooked(model, (IDS,), ["blocks.0", "blocks.1", "blocks.2"]).values()):
+        name, first = (f"blocks.{i}:mean_from_{in_front}", in_front) if i >= before else (f"blocks.{i}:mean", 0)
+        np.testing.assert_allclose(features[name], tokens.double()[:, first:].mean(dim=1), rtol=1e-5, atol=1e-6)
+    assert f"read at mean_from_{in_front}" in find_layers(model, IDS, num_classes=K).why
+
+
+class SkipsMoreLater(WithoutClassToken):
+    """Leaves out one token more if the first id is 0."""
+
+    def forward(self, ids):
+        h = self.embed(ids)
+        for block in self.blocks:
+            h = block(h)
+        return self.head(self.norm(h[:, 1 + int(ids[0, 0] == 0) :].mean(dim=1)))
+
+
+def test_tokens_behind_a_class_token_are_rechecked_in_every_batch():
+    ids = torch.where(IDS == 0, 1, IDS)
+    other = ids.clone()
+    other[0, 0] = 0
+    with pytest.raises(ValueError, match=r"'blocks.2:mean_from_1' must be what 'norm.input' is in every batch"):
+        measure(SkipsMoreLater(1, 0, False), [(ids, Y), (other, Y)], num_classes=K)

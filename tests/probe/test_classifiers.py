@@ -353,6 +353,7 @@ UNPROVEN = {
     "distances": lambda: Net(Nonlinear()),
     "hyperbolic tangent": lambda: Net(nn.Sequential(nn.Linear(D, K), nn.Tanh())),
     "clamped": lambda: Net(nn.Linear(D, K), lambda z: z.clamp(-0.1, 0.1)),
+    "bounded far away": lambda: Net(nn.Linear(D, K), lambda z: 30 * torch.tanh(z / 30)),
     "squared": lambda: Net(nn.Linear(D, K), lambda z: z * z.abs()),
     "Gaussians of classes with variances of their own": lambda: Net(Distances(variances=torch.tensor([1.0, 2.0, 0.5, 1.0]))),
     "distances and a function of the norm": lambda: Net(Distances(), lambda z: z * z.abs().mean(dim=1, keepdim=True)),
@@ -506,18 +507,19 @@ def test_calibration_behind_the_head():
 class Pixels(nn.Module):
     """Means of the logits of all pixels."""
 
-    def __init__(self):
+    def __init__(self, keepdim):
         super().__init__()
-        self.body, self.head = nn.Conv2d(3, D, 3), nn.Conv2d(D, K, 1)
+        self.body, self.head, self.keepdim = nn.Conv2d(3, D, 3), nn.Conv2d(D, K, 1), keepdim
 
     def forward(self, x):
-        return self.head(self.body(x).tanh()).mean(dim=(2, 3))
+        return self.head(self.body(x).tanh()).mean(dim=(2, 3), keepdim=self.keepdim)
 
 
-def test_a_convolution_in_front_of_pooling_is_the_classifier_of_the_pooled_features():
+@pytest.mark.parametrize("keepdim", [False, True])
+def test_a_convolution_in_front_of_pooling_is_the_classifier_of_the_pooled_features(keepdim):
     x = torch.randn(N, 3, 6, 6, generator=torch.Generator().manual_seed(0))
-    m = measure(made(Pixels), [(x[:20], Y[:20]), (x[20:], Y[20:])], num_classes=K)
-    net = made(Pixels).eval()
+    m = measure(made(lambda: Pixels(keepdim)), [(x[:20], Y[:20]), (x[20:], Y[20:])], num_classes=K)
+    net = made(lambda: Pixels(False)).eval()
     pooled = net.body(x).tanh().mean(dim=(2, 3)).detach()
     expected = measure_features(pooled, Y, num_classes=K, classifier=(net.head.weight.flatten(1), net.head.bias))
     assert m.layers[-1] == "head.input:mean"

@@ -15,7 +15,7 @@ from ncollapse.hooks.logits import Answers, Classifier, Joined, Logits, Reading,
 from ncollapse.hooks.matrix_head import find_matrix_head
 from ncollapse.hooks.network import in_same_precision
 from ncollapse.hooks.pooling import is_mean_of_pixels, pool_of
-from ncollapse.hooks.tap import INPUT, Pool, Read, Tap
+from ncollapse.hooks.tap import INPUT, Read, Tap
 from ncollapse.hooks.trace import ModuleCall, Trace, is_inside
 
 # Of how many modules it is tried whether the network changes their outputs: each costs some passes of the first samples.
@@ -144,7 +144,7 @@ class HeadSearch:
                 return None
             if not self.reading.gives(affine, call.input.values, pool, values, call.output.values):
                 return None
-            words = "" if pool == "flatten" else f" read at {pool}"
+            words = "" if pool == "flatten" else f" read at {Tap('', pool).label[1:]}"
             read = in_same_precision(partial(classifier.returned, index, pool))
             return head._replace(pool=pool, read=read, note=f"classifier {call.name} gives the logits{words}")
         changed = classifier.changed(index)
@@ -195,7 +195,7 @@ class HeadSearch:
         logits = self.reading.logits(self.trace.returned[index].values)
         return 0 if logits is None else logits.shape[-1]
 
-    def _pool_of_returned(self, call: ModuleCall, index: int) -> Pool | None:
+    def _pool_of_returned(self, call: ModuleCall, index: int) -> Read | None:
         """Return how a module's outputs become the returned logits, None if they do not."""
         assert call.output is not None
         output, returned = call.output.values, self.trace.returned[index].values
@@ -204,6 +204,7 @@ class HeadSearch:
             return "flatten"
         if self.reading.tokens:
             return None
+        returned = returned if logits is None else logits
         return "mean" if is_mean_of_pixels(output, returned) else pool_of(output, returned, self.trace.mask)
 
     def _presumed(self, declared: Sequence[ModuleCall]) -> Head:

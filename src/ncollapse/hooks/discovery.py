@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -14,7 +15,7 @@ from ncollapse.hooks.classifier import Head, find_head
 from ncollapse.hooks.label_rows import LabelRows
 from ncollapse.hooks.logits import Answers, class_logits
 from ncollapse.hooks.masks import mask_rules
-from ncollapse.hooks.pooling import ReadOut, pool_at, proven_rule, read_out, silent_rule, unknown_padding
+from ncollapse.hooks.pooling import MeanFrom, ReadOut, pool_at, proven_rule, read_out, silent_rule, unknown_padding
 from ncollapse.hooks.rows import (
     TokenRows,
     count_samples,
@@ -27,7 +28,7 @@ from ncollapse.hooks.rows import (
     without_rows,
 )
 from ncollapse.hooks.stages import check_ran_once, find_stages, in_series, parallel_layers, repeated
-from ncollapse.hooks.tap import LayerChoice, Modules, Placement, Tap, available_names, chosen_taps, name_of
+from ncollapse.hooks.tap import INPUT, LayerChoice, Modules, Placement, Tap, available_names, chosen_taps, name_of
 from ncollapse.hooks.tap_hooks import TapPlan
 from ncollapse.hooks.trace import ModuleCall, Trace, is_inside, outermost, trace_forward
 from ncollapse.hooks.untouched import random_state_kept
@@ -135,7 +136,7 @@ class Discovery:
 
     def _read_out(self, trace: Trace, head: Head) -> ReadOut:
         """Return how the network turns tokens into one row per sample."""
-        if head.input is not None and isinstance(head.pool, str) and head.pool != "flatten" and head.input.tensor.ndim == 3:
+        if head.input is not None and head.pool != "flatten" and head.input.tensor.ndim == 3:
             return ReadOut(head.pool, head.input.tensor.shape[1])
         return read_out(self.model, _usable(trace, head), trace, head.name is not None)
 
@@ -165,7 +166,7 @@ class Discovery:
                 raise ValueError(misplaced({end.name: shape_words(end) + many}))
             padded = {tap.label: unknown_padding(calls[tap.label], tap.pool, read, trace.mask) for tap in taps}
             unplaced |= {label: why for label, why in padded.items() if why}
-            pooled = any(isinstance(tap.pool, str) and tap.pool != "flatten" for tap in taps)
+            pooled = any(tap.pool != "flatten" and (isinstance(tap.pool, str) or tap.pool == read.pool) for tap in taps)
             return placements, unplaced, read.words if pooled else ""
         rows = TokenRows(trace, inputs, num_labels, self._look, declared_prefix(self.model))
         end = trace.call(head.tap.name) if head.takes_labeled_tokens and head.tap is not None else None
@@ -259,23 +260,24 @@ def _feeding_label(taps: Sequence[Tap], trace: Trace, head: Head) -> str | None:
     return same[-1] if same else head.tap.label
 
 
-def _repeats(taps: Sequence[Tap], trace: Trace, head: Head, feeding: str | None, read: ReadOut) -> tuple[str, str] | None:
-    """Return two layers with the same numbers: tokens as they are read here, and what the network makes of them."""
+def _repeats(taps: Sequence[Tap], trace: Trace, head: Head, feeding: str | None, read: ReadOut) -> tuple[str, Tap] | None:
+    """Return a layer with tokens as they are read here, and a tap of the same numbers that the network makes of them."""
     if read.tokens is None or read.rows is None:
         return None
     pooled = [tap.label for tap in taps if tap.pool == read.pool and trace.taken(tap).returned(read.tokens.output)]
-    rows = [tap.label for tap in taps if tap.pool == "flatten" and trace.taken(tap).returned(read.rows)]
-    if feeding is not None and head.pool == "flatten" and head.input is not None and head.input.is_same(read.rows):
-        rows.append(feeding)
+    rows = [tap for tap in taps if tap.pool == "flatten" and trace.taken(tap).returned(read.rows)]
+    if feeding is not None and head.tap is not None and head.pool == "flatten" and head.input is not None:
+        rows += [replace(head.tap, name=feeding)] if head.input.is_same(read.rows) else []
+    if read.taker is not None and read.taker.count == 1:
+        rows.append(Tap(read.taker.name + INPUT))
     return (pooled[0], rows[0]) if pooled and rows else None
 
 
 def _pooled_map(head: Head) -> Affine | None:
     """Return the map of a classifier whose tokens or pixels are pooled in no module."""
     # Behind a change such as softmax the returned numbers are no logits, which a later batch could be compared with.
-    return (
-        head.read() if head.read is not None and head.pool in {"mean", "last_token"} and " before " not in head.note else None
-    )
+    pooled = head.pool in {"mean", "last_token"} or isinstance(head.pool, MeanFrom)
+    return head.read() if head.read is not None and pooled and " before " not in head.note else None
 
 
 def _overwritten(taps: Sequence[Tap], trace: Trace, head: Head, feeding: str | None) -> frozenset[str]:

@@ -13,12 +13,13 @@ from torch.utils.hooks import RemovableHandle
 from ncollapse.hooks.affine import Affine, affine_map, fitted_map, noisy, rounding_of
 from ncollapse.hooks.batch_io import copy_of, run_network
 from ncollapse.hooks.capture import tensors_of, with_feature
-from ncollapse.hooks.tap import Pool, Read, Tap
+from ncollapse.hooks.tap import Read, Tap
 from ncollapse.hooks.untouched import random_state_kept
 
 # Scales of the random inputs of a classifier behind which the network changes the logits. Probabilities of large logits are
-# rounded to 0 and 1, so that some inputs are small.
-_SCALES = (1.0, 1.0, 0.3, 0.3, 0.1, 0.1)
+# rounded to 0 and 1, so that some inputs are small. Bounds of the logits, such as 30 tanh(z/30), show at large ones.
+_LARGE = 10.0
+_SCALES = (1.0, 1.0, 0.3, 0.3, 0.1, 0.1, _LARGE)
 
 
 class Logits(NamedTuple):
@@ -81,7 +82,7 @@ def before_probabilities(output: Tensor) -> Iterator[tuple[str, Tensor, Tensor]]
     if bool((output >= 0).all() and (output <= 1).all()):
         total = output.double().sum(dim=-1)
         if output.ndim > 1 and output.shape[-1] > 1 and torch.allclose(total, torch.ones_like(total), atol=1e-2):
-            yield "softmax", output.log(), output > 0
+            yield "softmax", output.log(), output >= torch.finfo(output.dtype).tiny
         else:
             # Close to 1 the rounding of a probability is large in its logit.
             yield "sigmoid", output.logit(), (output > 0) & (output < 0.95)
@@ -146,7 +147,7 @@ class Reading(NamedTuple):
             return Tap("", pool).read(taken, self.mask)
         return (taken.movedim(1, -1) if taken.ndim == 4 else taken).flatten(0, -2)
 
-    def gives(self, affine: Affine, taken: Tensor, pool: Pool, returned: Tensor, on_the_way: Tensor) -> bool:
+    def gives(self, affine: Affine, taken: Tensor, pool: Read, returned: Tensor, on_the_way: Tensor) -> bool:
         """Return whether a map of a classifier's input gives a returned tensor, to the rounding of both last tensors."""
         logits, rows = self.logits(returned), self.rows(taken, pool)
         rounding = max(rounding_of(returned), rounding_of(on_the_way))
@@ -206,11 +207,11 @@ class Classifier(NamedTuple):
         single = found is not None and len(found.weight) == 1 and self.reading.num_classes == 2
         return found.of_two_classes() if found is not None and single else found
 
-    def returned(self, index: int, pool: Pool) -> Affine | None:
+    def returned(self, index: int, pool: Read) -> Affine | None:
         """Return the map to the network's logits if these are its outputs, also for another input."""
         # Something that adds nothing to the logits of the first samples yet, such as low-rank updates that start at zero, may
         # do so later in a watched training.
-        affine, drawn = self.affine(), noisy(self.taken, 0)
+        affine, drawn = self.affine(), _LARGE * noisy(self.taken, 0)
         answer = self.reading.answers.to_input(self.names, drawn)[index:][:1]
         gives = affine is not None and bool(answer) and self.reading.gives(affine, drawn, pool, answer[0], drawn)
         return affine if gives else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from ncollapse.hooks.capture import Captured
 from ncollapse.hooks.masks import MaskRule
-from ncollapse.hooks.tap import Pool, Tap
+from ncollapse.hooks.tap import Pool, Read, Tap
 from ncollapse.hooks.trace import ModuleCall, Trace
 
 # A hook cannot see that a forward reads the class token with x[:, 0]. But networks pool their tokens in few ways, so each way
@@ -20,6 +21,8 @@ from ncollapse.hooks.trace import ModuleCall, Trace
 # produce this: it would have to hit all D numbers of a row. If several ways give the same rows, as for a single token, any of
 # them will do.
 _CANDIDATES: tuple[Pool, ...] = ("cls", "last_token", "mean")
+# Networks put few tokens of their own in front: a class token, one of a teacher, registers.
+_MOST_IN_FRONT = 16
 
 # Settings of sentence-transformers: the older ones are flags, the newer ones values of "pooling_mode".
 _DECLARED: dict[str, Pool] = {
@@ -31,6 +34,21 @@ _MOST_SETTINGS = 1 << 16
 _MODES: dict[str, Pool] = {"mean": "mean", "cls": "cls", "lasttoken": "last_token"}
 
 
+@dataclass(frozen=True)
+class MeanFrom:
+    """Reads the mean of the tokens from a position on, as networks do that leave out a class token in front."""
+
+    first: int
+
+    @property
+    def __name__(self) -> str:
+        return f"mean_from_{self.first}"
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """Return the mean of tokens (N, T, D), shape (N, D)."""
+        return Tap("", "mean").read(tokens[:, self.first :], None)
+
+
 class ReadOut(NamedTuple):
     """How a network reads its tokens.
 
@@ -39,13 +57,15 @@ class ReadOut(NamedTuple):
         words: On what evidence.
         tokens: The module whose tokens the network reads so, None if unknown.
         rows: What it makes of them.
+        taker: The module that takes these rows, None if the network returns them.
     """
 
-    pool: Pool
+    pool: Read
     num_tokens: int = 0
     words: str = ""
     tokens: ModuleCall | None = None
     rows: Captured | None = None
+    taker: ModuleCall | None = None
 
 
 def read_out(model: nn.Module, usable: Sequence[ModuleCall], trace: Trace, classified: bool) -> ReadOut:
@@ -57,21 +77,23 @@ def read_out(model: nn.Module, usable: Sequence[ModuleCall], trace: Trace, class
     declared = None if classified else declared_pool(model)
     if declared is not None:
         return ReadOut(declared[0], 0, f"tokens read at {declared[0]}, as {declared[1]} declares")
-    for call, words, rows in _tokens_and_rows(usable, trace):
+    for call, taker, rows in _tokens_and_rows(usable, trace):
         pool = pool_of(call.values, rows.values, trace.mask)
         if pool is not None:
-            return ReadOut(pool, call.features.shape[1], f"tokens read at {pool}, as {words} them", call, rows)
+            who = "the network returns" if taker is None else f"{taker.name} takes"
+            words = f"tokens read at {Tap('', pool).label.removeprefix(':')}, as {who} them"
+            return ReadOut(pool, call.features.shape[1], words, call, rows, taker)
     return ReadOut("mean", 0, "tokens averaged, since it is unknown how the network reads them")
 
 
-def _tokens_and_rows(usable: Sequence[ModuleCall], trace: Trace) -> Iterator[tuple[ModuleCall, str, Captured]]:
-    """Yield layers with tokens, and rows that a network may have made of them, with words for these."""
-    taken = [("the network returns", part) for part in trace.returned]
-    taken += [(f"{call.name} takes", call.input) for call in trace.calls.values() if call.input is not None]
-    rows = [(words, part) for words, part in taken if part.tensor.ndim == 2]
+def _tokens_and_rows(usable: Sequence[ModuleCall], trace: Trace) -> Iterator[tuple[ModuleCall, ModuleCall | None, Captured]]:
+    """Yield layers with tokens, and rows that a network may have made of them, with the module that takes these."""
+    taken: list[tuple[ModuleCall | None, Captured | None]] = [(None, part) for part in trace.returned]
+    taken += [(call, call.input) for call in trace.calls.values()]
+    rows = [(taker, part) for taker, part in taken if part is not None and part.tensor.ndim == 2]
     # Start with the last tokens, since the network reads from these. Rows made of earlier tokens may be part of a block.
     tokens = [call for call in usable if call.features.ndim == 3 and call.features.is_floating_point()]
-    return ((call, words, part) for call in reversed(tokens) for words, part in rows)
+    return ((call, taker, part) for call in reversed(tokens) for taker, part in rows)
 
 
 def proven_rule(rules: Sequence[MaskRule], inputs: Any, usable: Sequence[ModuleCall], trace: Trace) -> MaskRule | None:
@@ -81,9 +103,9 @@ def proven_rule(rules: Sequence[MaskRule], inputs: Any, usable: Sequence[ModuleC
         if mask is None or bool(mask.all()) or not bool(mask.any(dim=1).all()):
             continue
         for call, _, rows in _tokens_and_rows(usable, trace):
-            if call.features.shape[1] == mask.shape[1] and pool_of(call.values, rows.values, None) is None:
-                if pool_of(call.values, rows.values, mask) is not None:
-                    return rule
+            fits = call.features.shape[1] == mask.shape[1] and pool_of(call.values, rows.values, mask) is not None
+            if fits and _named_pool(call.values, rows.values, None) is None:
+                return rule
     return None
 
 
@@ -129,13 +151,13 @@ def _pool_in(settings: Mapping[str, Any]) -> Pool | None:
     return chosen[0] if len(others) == 1 and chosen else None
 
 
-def pool_at(call: ModuleCall, read: ReadOut) -> Pool:
+def pool_at(call: ModuleCall, read: ReadOut) -> Read:
     """Return the pool for one layer of a network that reads its tokens so."""
     if call.features.ndim != 3:
         return "flatten"
     # If a layer has another number of tokens, as before a class token is added, its first or last token is a different one.
     other = read.num_tokens > 0 and call.features.shape[1] != read.num_tokens
-    return "mean" if read.pool in {"cls", "last_token"} and other else read.pool
+    return "mean" if read.pool != "flatten" and other else read.pool
 
 
 def unknown_padding(call: ModuleCall, pool: object, read: ReadOut, mask: Tensor | None) -> str:
@@ -147,10 +169,18 @@ def unknown_padding(call: ModuleCall, pool: object, read: ReadOut, mask: Tensor 
     return "" if length == read.num_tokens > mask.shape[1] else f"has {length} positions, the attention mask {mask.shape[1]}"
 
 
-def pool_of(tokens: Tensor, rows: Tensor, mask: Tensor | None) -> Pool | None:
+def pool_of(tokens: Tensor, rows: Tensor, mask: Tensor | None) -> Read | None:
     """Return the pool that turns these tokens into these rows, None if there is none."""
     if tokens.ndim != 3 or rows.shape != (len(tokens), tokens.shape[2]) or not rows.is_floating_point():
         return None
+    named = _named_pool(tokens, rows, mask)
+    if named is not None or mask is not None:
+        return named
+    some = map(MeanFrom, range(1, min(_MOST_IN_FRONT + 1, tokens.shape[1] - 1)))
+    return next((read for read in some if is_same(read(tokens), rows)), None)
+
+
+def _named_pool(tokens: Tensor, rows: Tensor, mask: Tensor | None) -> Pool | None:
     mask = None if mask is not None and mask.shape[1] > tokens.shape[1] else mask
     fitting = [pool for pool in _CANDIDATES if is_same(Tap("", pool).read(tokens, mask), rows)]
     return fitting[-1] if fitting else None

@@ -33,7 +33,7 @@ class TapPlan:
         read_classifier: Evaluates its W and b as they are now; None if it does not give the returned logits.
         logits: Which of the returned tensors holds the logits; None if none does.
         mask_rule: Which tokens are real, if no mask has a known name.
-        repeats: Two layers with the same numbers: tokens as they are read here, and what the network made of them.
+        repeats: A layer with tokens as they are read here, and a tap of the same numbers that the network made of them.
         pooled: The map from the last layer to the returned logits, if that layer is pooled here and in no module.
         named: Whether the user or the network named the layers.
         may_reorder: Whether the network may give the samples another order inside.
@@ -51,7 +51,7 @@ class TapPlan:
     num_classes: int | None = None
     placements: Mapping[str, Placement] = field(default_factory=dict)
     mask_rule: MaskRule | None = None
-    repeats: tuple[str, str] | None = None
+    repeats: tuple[str, Tap] | None = None
     pooled: Affine | None = None
     named: bool = False
     may_reorder: bool = False
@@ -99,7 +99,8 @@ class TapHooks:
         self._pooled: Tensor | None = None
         self._handles: list[AroundForward | RemovableHandle] = []
         by_module: dict[str, list[Tap]] = {}
-        for tap in plan.all_taps:
+        checked = [] if plan.repeats is None or plan.repeats[1].label in plan.labels else [plan.repeats[1]]
+        for tap in (*plan.all_taps, *checked):
             by_module.setdefault(tap.name, []).append(tap)
         modules = dict(model.named_modules(remove_duplicate=False))
         for name, taps in by_module.items():
@@ -195,6 +196,8 @@ class TapHooks:
             output = output.detach()
             rows = self._rows(tap, output)
             self._check_repeats(tap.label, rows)
+            if tap.label not in self.plan.labels:
+                return
             seen = Captured.of(output, rows, tap.label in self.plan.overwritten) if self._hold else None
             self._captured[tap.label] = seen
             if self._receive is not None:
@@ -204,19 +207,18 @@ class TapHooks:
         """Check that the network makes the same rows of its tokens in every batch as this plan does."""
         if label == self.plan.feeding and self.plan.pooled is not None:
             self._pooled = rows
-        if self.plan.repeats is None or label not in self.plan.repeats or self._whole:
+        if self.plan.repeats is None or self._whole:
             return
         tokens, network = self.plan.repeats
         if label == tokens:
             self._repeated = rows
+        if label != network.label or self._repeated is None:
             return
-        pair = None if self._repeated is None else _finite(self._repeated, rows)
-        if pair is None or not len(pair[0]):
-            return
-        if is_same(*pair):
-            self.sure = True
+        own, rows = _finite(self._repeated, rows)
+        if not len(rows) or is_same(own, rows):
+            self.sure = self.sure or len(rows) > 0
         elif self.sure:
-            raise ValueError(_read_otherwise(tokens, f"what {network!r} is"))
+            raise ValueError(_read_otherwise(tokens, f"what {network.label!r} is"))
         else:
             self.plan = replace(self.plan, repeats=None)
 
@@ -226,7 +228,8 @@ class TapHooks:
         if self.plan.pooled is None or rows is None or logits is None or self._whole:
             return
         rows, logits = _finite(rows, logits)
-        if len(rows) and not self.plan.pooled.is_close(rows, logits, max(rounding_of(logits), rounding_of(rows))):
+        pooled = self.plan.pooled._replace(up_to_shift=True)  # a number that all classes share decides nothing
+        if len(rows) and not pooled.is_close(rows, logits, max(rounding_of(logits), rounding_of(rows))):
             raise ValueError(_read_otherwise(str(self.plan.feeding), "the input of the classifier"))
 
     @property
