@@ -7,7 +7,7 @@ from torch import nn
 import reference
 from hooks.test_designs import normal
 from hooks.test_tapped_network import seeded
-from ncollapse import collect_features, find_layers, measure
+from ncollapse import collect_features, find_layers, measure, watch
 
 K, N, T, D, V = 3, 8, 6, 5, 11
 IDS = torch.randint(1, V, (N, T), generator=torch.Generator().manual_seed(5))
@@ -336,14 +336,22 @@ class SortsTimeFirst(nn.Module):
         return self.head(h[-1, order.argsort()] if self.restores else h[-1])[slice(None) if self.restores else order.argsort()]
 
 
-@pytest.mark.parametrize("steps", [5, 10, 20])
-def test_samples_in_the_second_dimension_that_are_reordered_are_noticed(steps):
+def watched(network, x, y):
+    with watch(network.eval(), num_classes=3, mode="eval") as watching, torch.no_grad():
+        network(x)
+        watching.update(y)
+    return watching.compute()
+
+
+@pytest.mark.parametrize("how", [lambda network, x, y: measure(network, [(x, y)], num_classes=3), watched])
+@pytest.mark.parametrize("steps", [2, 5, 10, 20])
+def test_samples_in_the_second_dimension_that_are_reordered_are_noticed(steps, how):
     torch.manual_seed(0)
     x, y = torch.randn(steps, 10, 4), torch.arange(10) % 3
-    with pytest.raises(ValueError, match=r"reorders the samples|returns 10 rows for 8 samples"):
-        measure(SortsTimeFirst(False), [(x, y)], num_classes=3)
+    with pytest.raises(ValueError, match=r"reorders the samples|returns 10 rows for \d samples"):
+        how(SortsTimeFirst(False), x, y)
     network = SortsTimeFirst(True)
-    m = measure(network, [(x, y)], num_classes=3)
+    m = how(network, x, y)
     assert m.layers == ("head.input",)
     with torch.no_grad():
         rows = network.recurrent(x)[0][-1]

@@ -485,6 +485,12 @@ def test_saturated_probabilities(scale, change):
     assert m.value("nc3") == pytest.approx(nc3, rel=1e-5) or "no classifier found" in m.chosen
 
 
+def test_logits_behind_their_own_probabilities_are_no_other_head():
+    m = measure(made(lambda: Net(linear(), lambda z: (z.argmax(dim=1), z.softmax(dim=1), z))), BATCHES, num_classes=K)
+    assert_equals_oracle(m, made(lambda: Net(linear())), made(lambda: Net(linear())).head.weight)
+    assert "another head" not in m.chosen
+
+
 def test_a_projection_beside_the_head_does_not_matter():
     m = measure(made(ProjectionBeside), BATCHES, num_classes=K)
     net = made(ProjectionBeside)

@@ -234,7 +234,8 @@ class HeadSearch:
     def _others(self, call: ModuleCall, index: int) -> tuple[str, ...]:
         """Return further modules whose logits the network returns next to the classifier's."""
         logits = [self.trace.returned[i] for i in self.fitting if i not in {index, *self.earlier}]
-        heads = [other.name for other in self.candidates if any(other.returned(part) for part in logits)]
+        others = [other for other in self.candidates if other is not call]
+        heads = [other.name for other in others if any(other.returned(part) for part in logits)]
         return tuple(name for name in heads if not is_inside(name, heads))
 
     def _reason(self, call: ModuleCall) -> str:

@@ -93,7 +93,9 @@ def look(
         if not whole:
             plan = make_plan(*first_samples(inputs, num_samples, telling_samples(inputs, model, num_samples)))
             untouched.rewind()
-            return _without_reordered(plan, _wrong_rows(model, plan, inputs, num_samples, tokens))
+            second = [tensor.shape[1] for tensor in tensors_in(inputs) if isinstance(tensor, Tensor) and tensor.ndim > 1]
+            sizes = list(dict.fromkeys([num_samples, *second])) if isinstance(labeled, int) else [num_samples]
+            return _without_reordered(plan, _wrong_rows(model, plan, inputs, sizes, tokens))
     except ReorderedError:
         raise
     except Exception:
@@ -124,14 +126,23 @@ class ReorderedError(ValueError):
     """A layer that the measurement needs has its rows in another order than the samples."""
 
 
-def _wrong_rows(model: nn.Module, plan: TapPlan, inputs: Any, num_samples: int, tokens: bool) -> dict[str, str]:
-    """Return layers without one row per sample in the order of the samples, by some samples in order and in reverse."""
+def _wrong_rows(model: nn.Module, plan: TapPlan, inputs: Any, sizes: Sequence[int], tokens: bool) -> dict[str, str]:
+    """Return layers without one row per sample in the order of the samples, by some samples in order and in reverse.
+
+    ``sizes`` are the numbers of samples that the batch may have, the likely one first.
+    """
     # As many time steps as samples leave two dimensions that may count the samples. Along the wrong one, no layer returns as
     # many rows as there are samples left.
-    axes = list(dict.fromkeys(_sample_axes(inputs, num_samples, place) for place in (0, -1))) if plan.may_reorder else []
-    chosen = tuple(range(min(num_samples - (len(axes) > 1), _ORDERED)))
-    found = [_rows_in_order(model, plan, inputs, chosen, axis, tokens) for axis in axes if axis]
-    return min((reasons for reasons in found if reasons is not None), key=len, default={})
+    found: list[dict[str, str]] = []
+    for size in [size for size in sizes if size > 1] if plan.may_reorder else []:
+        axes = [axis for axis in dict.fromkeys(_sample_axes(inputs, size, place) for place in (0, -1)) if axis]
+        fewer = len(axes) > 1 or size != sizes[0] == _ORDERED
+        chosen = tuple(range(min(size, _ORDERED) - fewer))
+        reasons = [_rows_in_order(model, plan, inputs, chosen, axis, tokens) for axis in axes]
+        found += [reason for reason in reasons if reason is not None]
+        if found and len(min(found, key=len)) < len(plan.labels):
+            break
+    return min(found, key=len, default={})
 
 
 def _rows_in_order(
@@ -170,7 +181,7 @@ def _sample_axes(inputs: Any, num_samples: int, place: int) -> tuple[int | None,
         if not fitting and tensor.ndim and len(tensor) and len(tensor) % num_samples == 0:
             return ()
         axes.append(fitting[place] if fitting else None)
-    return tuple(axes) if num_samples > 1 and set(axes) - {None} else ()
+    return tuple(axes) if set(axes) - {None} else ()
 
 
 def _in_order(inputs: Any, order: Sequence[int], axes: Sequence[int | None]) -> Any:
