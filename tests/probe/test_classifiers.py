@@ -485,6 +485,71 @@ def test_saturated_probabilities(scale, change):
     assert m.value("nc3") == pytest.approx(nc3, rel=1e-5) or "no classifier found" in m.chosen
 
 
+class ByDomain(nn.Module):
+    """Changes the logits of each sample by its domain, a second input, as a function says."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, D), nn.Tanh())
+        self.head, self.second, self.change = nn.Linear(D, K), nn.Linear(D, K), change
+        self.offsets = nn.Parameter(torch.randn(2, K))
+
+    def forward(self, x, domain):
+        h = self.body(x)
+        return self.change(self, h, domain)
+
+
+CHANGES = {
+    "another head": lambda net, h, domain: torch.where(domain[:, None] == 0, net.head(h), net.second(h)),
+    "an offset for each class": lambda net, h, domain: net.head(h) + net.offsets[domain],
+    "another temperature": lambda net, h, domain: net.head(h) / (2.0 + domain[:, None]),
+    "an offset without a module": lambda net, h, domain: F.linear(h, net.head.weight) + net.offsets[domain],
+    "bounds": lambda net, h, domain: torch.maximum(net.head(h), -1e3 + 999.9 * domain[:, None]),
+}
+
+
+@pytest.mark.parametrize("budget", [None, 0])
+@pytest.mark.parametrize("first", ["in the first batch", "in a later batch", "nowhere"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_proof_by_the_first_samples_must_hold_for_others(change, first, budget):
+    domain = torch.zeros(N, dtype=torch.long)
+    domain[{"in the first batch": slice(2, N), "in a later batch": slice(20, N), "nowhere": slice(0)}[first]] = 1
+    net = made(lambda: ByDomain(CHANGES[change]))
+    batches = [((X[:20], domain[:20]), Y[:20]), ((X[20:], domain[20:]), Y[20:])]
+    m = measure(net, batches, num_classes=K, memory_budget=budget, check=True)
+    with torch.no_grad():
+        expected = (net.eval()(X, domain).argmax(dim=1) == Y).double().mean()
+    assert m.value("accuracy") == float(expected)
+    assert np.isnan(m.value("nc3")) == (first != "nowhere")
+    said = "the logits of further samples are others than those of head" in m.chosen
+    assert said == (first != "nowhere")
+    if first == "nowhere":
+        assert m.value("nc3") == pytest.approx(nc3_of(net.body(X), net.head.weight, Y), rel=1e-4)
+    elif budget == 0:
+        with pytest.raises(ValueError, match="Metrics nc3 need a classifier"):
+            measure(net, batches, num_classes=K, metrics=["nc3"])
+
+
+def test_a_watched_network_is_proven_by_its_whole_first_batch():
+    domain = (torch.arange(N) > 1).long()
+    net = made(lambda: ByDomain(CHANGES["another head"])).eval()
+    with watch(net, num_classes=K, mode="eval") as watching, torch.no_grad():
+        net(X, domain)
+        watching.update(Y)
+    m = watching.compute()
+    assert np.isnan(m.value("nc3"))
+    assert "the logits of further samples" in m.chosen
+
+
+def test_equal_samples_in_front_hide_no_offset_of_each_sample():
+    x = X.clone()
+    x[1] = x[0]
+    net = made(lambda: ByDomain(lambda net, h, domain: h @ net.head.weight.T + domain @ net.second.weight.T))
+    m = measure(net, [((x, torch.cat([x, x[:, :1]], dim=1)), Y)], num_classes=K)
+    assert np.isnan(m.value("nc3"))
+    assert "no classifier found, since" in m.chosen
+
+
 def test_logits_behind_their_own_probabilities_are_no_other_head():
     m = measure(made(lambda: Net(linear(), lambda z: (z.argmax(dim=1), z.softmax(dim=1), z))), BATCHES, num_classes=K)
     assert_equals_oracle(m, made(lambda: Net(linear())), made(lambda: Net(linear())).head.weight)

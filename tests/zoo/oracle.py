@@ -51,6 +51,8 @@ def row(sample: Array, pool: str, real: list[int]) -> Array:
         return sample[0]
     if pool == "last_token":
         return sample[real[-1]]
+    if pool.startswith("mean_from_"):
+        real, pool = real[int(pool.rpartition("_")[2]) :], "mean"
     return sum((sample[t] for t in real), np.zeros_like(sample[0])) / len(real) if pool == "mean" else sample.ravel()
 
 

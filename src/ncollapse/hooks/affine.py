@@ -19,6 +19,8 @@ _ANSWER = 100.0
 _TENSOR_CORES = 2.0**-10
 # Dynamically quantized layers round their inputs to steps of this share of the largest one, of 7 or 8 bits.
 _STEP = 1 / 127
+# How many rows of a batch, and how many classes, are compared with a classifier's map.
+_ROWS, _CLASSES = 16, 256
 
 
 class Affine(NamedTuple):
@@ -76,6 +78,51 @@ class Affine(NamedTuple):
     def _seen(self, rows: Tensor) -> Tensor:
         rows = _exact(rows)
         return rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True) if self.of_direction else rows
+
+
+class Proof(NamedTuple):
+    """What the logits of every batch are compared with.
+
+    Attributes:
+        affine: The map from the last layer to some of the returned logits.
+        classes: Which ones.
+        rounding: Of the classifier's outputs.
+        is_pooled: Whether the last layer is pooled here and in no module, so that each row may be read wrongly.
+    """
+
+    affine: Affine
+    classes: Tensor
+    rounding: float
+    is_pooled: bool
+
+    @classmethod
+    def of(cls, affine: Affine, rounding: float, is_pooled: bool) -> Proof:
+        """Keep some classes of a map, up to a number that all classes share, which decides nothing."""
+        classes = _spread(len(affine.weight), _CLASSES)
+        weight, bias = affine.weight[classes].clone(), affine.bias[classes].clone()
+        return cls(affine._replace(weight=weight, bias=bias, up_to_shift=True), classes, rounding, is_pooled)
+
+    def chosen(self, rows: Tensor) -> Tensor:
+        """Copy the rows of a batch that are compared, since the network may overwrite them."""
+        return rows if self.is_pooled else rows[_spread(len(rows), _ROWS)]
+
+    def holds(self, rows: Tensor, logits: Tensor) -> bool:
+        """Return whether the map gives the logits of these rows."""
+        rows, logits = finite_rows(rows, logits[:, self.classes])
+        rounding = max(self.rounding, rounding_of(logits), rounding_of(rows))
+        return not len(rows) or self.affine.is_close(rows, logits, rounding)
+
+
+def _spread(size: int, most: int) -> Tensor:
+    """Return at most so many indices, spread without a period, which a batch may have too."""
+    golden = (5**0.5 - 1) / 2
+    return torch.arange(size) if size <= most else (torch.arange(most).double() * golden % 1 * size).long()
+
+
+def finite_rows(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the rows of which both tensors have finite numbers."""
+    chosen = torch.isfinite(first).all(dim=1) & torch.isfinite(second).all(dim=1)
+    return first[chosen], second[chosen]
 
 
 def affine_map(module: nn.Module, given: Tensor, tokens: bool = False) -> Affine | None:

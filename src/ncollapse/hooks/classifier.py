@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from ncollapse.hooks.affine import Affine, affine_map, is_image
+from ncollapse.hooks.affine import Affine, affine_map, is_image, rounding_of
 from ncollapse.hooks.capture import INPUTS, Captured
 from ncollapse.hooks.logits import Answers, Classifier, Joined, Logits, Reading, is_single
 from ncollapse.hooks.matrix_head import find_matrix_head
@@ -34,6 +34,7 @@ class Head(NamedTuple):
         logits: Which of the returned tensors holds the logits; None if none does.
         read: Evaluates W and b as they are now. None if the module does not give the returned logits.
         others: Further modules whose logits the network returns.
+        affine: W and b at the look, and the rounding of the module's outputs.
     """
 
     name: str | None = None
@@ -45,6 +46,8 @@ class Head(NamedTuple):
     others: tuple[str, ...] = ()
     matrix: str | None = None
     layer: str | None = None
+    affine: Affine | None = None
+    rounding: float = 0.0
 
     @property
     def tap(self) -> Tap | None:
@@ -135,33 +138,33 @@ class HeadSearch:
         if call.input is None or call.output is None or call.count != 1:
             return None
         head = Head(call.name, call.input, logits=Logits(index), others=self._others(call, index))
+        head = head._replace(rounding=rounding_of(call.output.values))
         classifier = Classifier((call.name,), call.module, call.input.values, self.reading)
         if returned:
             pool = self._pool_of_returned(call, index)
             affine = None if pool is None else classifier.affine()
-            values = self.trace.returned[index].values
-            if pool is None or affine is None:
-                return None
-            if not self.reading.gives(affine, call.input.values, pool, values, call.output.values):
+            taken, given, values = call.input.values, call.output.values, self.trace.returned[index].values
+            if pool is None or affine is None or not self.reading.gives(affine, taken, pool, values, given):
                 return None
             words = "" if pool == "flatten" else f" read at {Tap('', pool).label[1:]}"
             read = in_same_precision(partial(classifier.returned, index, pool))
-            return head._replace(pool=pool, read=read, note=f"classifier {call.name} gives the logits{words}")
+            note = f"classifier {call.name} gives the logits{words}"
+            return head._replace(pool=pool, read=read, note=note, affine=affine)
         changed = classifier.changed(index)
         if changed is None:
             return None
         note = f"classifier {call.name} gives the logits{changed.words}"
-        return head._replace(
-            read=in_same_precision(partial(classifier.map_behind, index)), note=note, logits=Logits(index, changed.probability)
-        )
+        read = in_same_precision(partial(classifier.map_behind, index))
+        return head._replace(read=read, note=note, logits=Logits(index, changed.probability), affine=changed.affine)
 
     def _joined(self, index: int) -> Head | None:
         """Return a head of several modules with one input, whose outputs the network joins, such as old and new classes."""
         calls = [call for call in self.trace.calls.values() if call.count == 1 and self._may_be_part(call)]
-        for first in sorted(calls, key=lambda call: call.started_after):
+        calls = sorted(calls, key=lambda call: call.started_after)
+        for first in calls:
             assert first.input is not None
             parts = [call for call in calls if call.input is not None and call.input.is_same(first.input)]
-            parts = sorted([call for call in parts if not is_inside(call.name, {other.name for other in parts})], key=_started)
+            parts = [call for call in parts if not is_inside(call.name, {other.name for other in parts})]
             if len(parts) < 2 or parts[0] is not first or sum(map(_num_outputs, parts)) != self._num_logits(index):
                 continue
             names = tuple(call.name for call in parts)
@@ -170,8 +173,8 @@ class HeadSearch:
             if changed is not None:
                 note = f"classifiers {', '.join(names)}, joined, give the logits{changed.words}"
                 read = in_same_precision(partial(classifier.map_behind, index))
-                logits = Logits(index, changed.probability)
-                return Head(names[0], first.input, note=note, logits=logits, read=read, others=self._others(first, index))
+                head = Head(names[0], first.input, "flatten", note, Logits(index, changed.probability), read)
+                return head._replace(others=self._others(first, index), affine=changed.affine)
         return None
 
     def _of_matrix(self, index: int) -> Head | None:
@@ -183,7 +186,8 @@ class HeadSearch:
         read = in_same_precision(partial(matrix.map_behind, index))
         note = f"parameter {matrix.name}, multiplied with what {matrix.call.name} returns, gives the logits{changed.words}"
         head = Head(None, matrix.call.output, matrix.pool, note, Logits(index, changed.probability), read)
-        return head._replace(matrix=matrix.name, layer=matrix.call.name, others=self._others(matrix.call, index))
+        others = self._others(matrix.call, index)
+        return head._replace(matrix=matrix.name, layer=matrix.call.name, others=others, affine=changed.affine)
 
     def _may_be_part(self, call: ModuleCall) -> bool:
         """Return whether a module has a matrix, and gives rows from rows, or tokens from tokens."""
@@ -265,10 +269,6 @@ class HeadSearch:
             num = self.trace.returned[self.fitting[0]].values.shape[-1] if self.fitting else 0
         fits = columns == num or (columns == 1 and num == 2)
         return fits and taken.values.ndim in ({3, 4} if self.reading.tokens else {2, 3, 4, 5})
-
-
-def _started(call: ModuleCall) -> int:
-    return call.started_after
 
 
 def _num_outputs(call: ModuleCall) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from ncollapse.hooks.affine import Affine
+from ncollapse.hooks.affine import Proof
 from ncollapse.hooks.batch_io import copy_of
 from ncollapse.hooks.capture import INPUTS
 from ncollapse.hooks.classifier import Head, find_head
@@ -112,7 +112,7 @@ class Discovery:
             placements,
             rule,
             _repeats(taps, trace, head, feeding, read),
-            _pooled_map(head),
+            _proof(head),
             self.taps is not None,
             trace.may_reorder or not trace.is_followed,
         )
@@ -273,11 +273,12 @@ def _repeats(taps: Sequence[Tap], trace: Trace, head: Head, feeding: str | None,
     return (pooled[0], rows[0]) if pooled and rows else None
 
 
-def _pooled_map(head: Head) -> Affine | None:
-    """Return the map of a classifier whose tokens or pixels are pooled in no module."""
+def _proof(head: Head) -> Proof | None:
+    """Return the map of a classifier that further batches are compared with."""
     # Behind a change such as softmax the returned numbers are no logits, which a later batch could be compared with.
-    pooled = head.pool in {"mean", "last_token"} or isinstance(head.pool, MeanFrom)
-    return head.read() if head.read is not None and pooled and " before " not in head.note else None
+    if head.affine is None or " before " in head.note:
+        return None
+    return Proof.of(head.affine, head.rounding, head.pool in {"mean", "last_token"} or isinstance(head.pool, MeanFrom))
 
 
 def _overwritten(taps: Sequence[Tap], trace: Trace, head: Head, feeding: str | None) -> frozenset[str]:

@@ -48,10 +48,13 @@ class MatrixHead(NamedTuple):
 
     def explained(self, states: Sequence[Tensor], returned: Tensor) -> Changed | None:
         """Return the map that explains what the network returned for some states of the module."""
-        rows = torch.cat([self.reading.rows(state, self.pool) for state in states])
+        rows = torch.cat(
+            [own := self.reading.rows(states[0], self.pool), *(self.reading.rows(s, self.pool) for s in states[1:])]
+        )
         maps = list(self._maps(rows.shape[1]))
-        # Maps with a bias or a direction of their own come before those that are fitted by an offset for each class.
-        steps = (False, True) if bool((rows != rows[0]).any()) else (False,)
+        # Maps with a bias or a direction of their own come before those that are fitted by an offset for each class. Equal
+        # samples would hide what is added to each of them.
+        steps = (False, True) if bool((own != own[0]).any()) else (False,)
         found = (self.reading.explained(affine, rows, returned, may_move) for may_move in steps for affine in maps)
         return next(filter(None, found), None)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ncollapse.hooks.affine import Affine, rounding_of
+from ncollapse.hooks.affine import Affine, Proof, finite_rows
 from ncollapse.hooks.capture import AroundForward, Captured, feature_of, hook_output
 from ncollapse.hooks.label_rows import LabelRows
 from ncollapse.hooks.logits import Logits, returned_tensors
@@ -34,9 +34,10 @@ class TapPlan:
         logits: Which of the returned tensors holds the logits; None if none does.
         mask_rule: Which tokens are real, if no mask has a known name.
         repeats: A layer with tokens as they are read here, and a tap of the same numbers that the network made of them.
-        pooled: The map from the last layer to the returned logits, if that layer is pooled here and in no module.
+        proof: What the logits of further batches are compared with.
         named: Whether the user or the network named the layers.
         may_reorder: Whether the network may give the samples another order inside.
+        doubt: Why the logits of further batches do not come from the classifier, "" if they do.
     """
 
     taps: tuple[Tap, ...] = ()
@@ -52,9 +53,17 @@ class TapPlan:
     placements: Mapping[str, Placement] = field(default_factory=dict)
     mask_rule: MaskRule | None = None
     repeats: tuple[str, Tap] | None = None
-    pooled: Affine | None = None
+    proof: Proof | None = None
     named: bool = False
     may_reorder: bool = False
+    doubt: str = ""
+
+    @property
+    def settled(self) -> TapPlan:
+        """The plan without its classifier if that is in doubt."""
+        if not self.doubt:
+            return self
+        return replace(self, read_classifier=None, explanation=f"{self.explanation}; {self.doubt}", doubt="")
 
     @property
     def all_taps(self) -> tuple[Tap, ...]:
@@ -96,7 +105,7 @@ class TapHooks:
         self._receive: Callable[[str, Tensor], None] | None = None
         self._hold = True
         self._repeated: Tensor | None = None
-        self._pooled: Tensor | None = None
+        self._compared: Tensor | None = None
         self._handles: list[AroundForward | RemovableHandle] = []
         by_module: dict[str, list[Tap]] = {}
         checked = [] if plan.repeats is None or plan.repeats[1].label in plan.labels else [plan.repeats[1]]
@@ -142,7 +151,7 @@ class TapHooks:
                 )
         with torch.inference_mode(False), torch.no_grad():
             logits = self._logits(output)
-            self._check_pooled(logits)
+            self._check_proof(logits)
             return Tapped({label: seen.values for label, seen in held.items()}, logits)
 
     def logits(self, output: Any, labeled: LabelRows) -> Tensor | None:
@@ -205,8 +214,8 @@ class TapHooks:
 
     def _check_repeats(self, label: str, rows: Tensor) -> None:
         """Check that the network makes the same rows of its tokens in every batch as this plan does."""
-        if label == self.plan.feeding and self.plan.pooled is not None:
-            self._pooled = rows
+        if label == self.plan.feeding and self.plan.proof is not None and not self._whole:
+            self._compared = self.plan.proof.chosen(rows)
         if self.plan.repeats is None or self._whole:
             return
         tokens, network = self.plan.repeats
@@ -214,7 +223,7 @@ class TapHooks:
             self._repeated = rows
         if label != network.label or self._repeated is None:
             return
-        own, rows = _finite(self._repeated, rows)
+        own, rows = finite_rows(self._repeated, rows)
         if not len(rows) or is_same(own, rows):
             self.sure = self.sure or len(rows) > 0
         elif self.sure:
@@ -222,15 +231,16 @@ class TapHooks:
         else:
             self.plan = replace(self.plan, repeats=None)
 
-    def _check_pooled(self, logits: Tensor | None) -> None:
-        """Check that the pooled layer gives the network's logits in every batch."""
-        rows, self._pooled = self._pooled, None
-        if self.plan.pooled is None or rows is None or logits is None or self._whole:
+    def _check_proof(self, logits: Tensor | None) -> None:
+        """Compare the network's logits with those of the classifier's map."""
+        rows, self._compared = self._compared, None
+        proof = self.plan.proof
+        if proof is None or rows is None or logits is None or proof.holds(rows, proof.chosen(logits)):
             return
-        rows, logits = _finite(rows, logits)
-        pooled = self.plan.pooled._replace(up_to_shift=True)  # a number that all classes share decides nothing
-        if len(rows) and not pooled.is_close(rows, logits, max(rounding_of(logits), rounding_of(rows))):
+        if proof.is_pooled:
             raise ValueError(_read_otherwise(str(self.plan.feeding), "the input of the classifier"))
+        doubt = f"the logits of further samples are others than those of {self.plan.classifier}, so no classifier is proven"
+        self.plan = replace(self.plan, proof=None, doubt=doubt)
 
     @property
     def _per_position(self) -> bool:
@@ -245,12 +255,6 @@ class TapHooks:
             rows = tap.read(output, self._mask)
             return rows if self._labeled is None else self._labeled.of_samples(rows)
         return self._labeled.of_positions(tap.label, output, placement, tap.pool)
-
-
-def _finite(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the rows of which both tensors have finite numbers."""
-    chosen = torch.isfinite(first).all(dim=1) & torch.isfinite(second).all(dim=1)
-    return first[chosen], second[chosen]
 
 
 def _read_otherwise(layer: str, what: str) -> str:

@@ -74,7 +74,9 @@ class TappedNetwork:
             self._hooks.begin(attention_mask(inputs, self.model, self._hooks.plan.mask_rule), rows, receive, hold)
             output = run_network(self.model, inputs)
         check_not_one_hot(rows, self._hooks.plan.num_classes, returned_tensors(output))
-        return self._hooks.end(output)
+        found = self._hooks.end(output)
+        self.plan = self._hooks.plan
+        return found
 
     def logits(self, inputs: Any, labels: LabelRows) -> Tensor | None:
         """Run the network on one batch after the first one, and return its logits without reading a layer."""
@@ -107,19 +109,19 @@ def look(
     return make_plan(inputs, num_samples)
 
 
-def misread(model: nn.Module, plan: TapPlan, inputs: Any) -> ValueError | None:
-    """Return an error if not all samples of a batch are read as the first ones are, as far as the plan can tell."""
-    if plan.repeats is None and plan.pooled is None:
-        return None
+def checked(model: nn.Module, plan: TapPlan, inputs: Any) -> tuple[TapPlan, ValueError | None]:
+    """Compare a whole batch with what its first samples proved: return the plan, and an error if it reads others wrongly."""
+    if plan.repeats is None and plan.proof is None:
+        return plan, None
     hooks = TapHooks(model, plan)
     try:
         hooks.begin(attention_mask(inputs, model, plan.mask_rule))
         hooks.end(run_network(model, copy_of(inputs)))
     except ValueError as error:
-        return error
+        return plan, error
     finally:
         hooks.remove()
-    return None
+    return hooks.plan.settled, None
 
 
 class ReorderedError(ValueError):

@@ -75,9 +75,10 @@ def first_buffers(model: nn.Module, processes: Processes) -> Iterator[None]:
 def shared_plan(plan: TapPlan | None, processes: Processes) -> TapPlan | None:
     """Return the plan of the taps, also on a process without data."""
     if processes.size == 1:
-        return plan
+        return None if plan is None else plan.settled
     own = "" if plan is None else json.dumps([plan.classifier, plan.feeding, plan.logits])
     gathered = processes.check_same("The classifier and the layer that feeds it", own)
+    doubts = [text for text in processes.gather_texts("" if plan is None else plan.doubt) if text]
     words = [text for text in processes.gather_texts("" if plan is None else plan.explanation) if text]
     if not gathered:
         return plan
@@ -88,7 +89,8 @@ def shared_plan(plan: TapPlan | None, processes: Processes) -> TapPlan | None:
         feeding=feeding,
         explanation=words[0] if words else "",
         logits=None if logits is None else Logits(*logits),
-    )
+        doubt=next(iter(doubts), ""),
+    ).settled
 
 
 def classifier_of(

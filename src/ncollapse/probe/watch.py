@@ -21,7 +21,7 @@ from ncollapse.hooks.masks import attention_mask
 from ncollapse.hooks.network import uncompiled
 from ncollapse.hooks.tap import LayerChoice
 from ncollapse.hooks.tap_hooks import TapHooks, Tapped, TapPlan
-from ncollapse.hooks.tapped_network import look, misread
+from ncollapse.hooks.tapped_network import checked, look
 from ncollapse.hooks.untouched import Untouched
 from ncollapse.measurement.measurement import Measurement
 from ncollapse.measurement.path_choice import PathChoice
@@ -293,6 +293,6 @@ class Watched:
             if labeled is not None:
                 make_plan = partial(self._discovery.plan, tokens=labeled.num_tokens, labeled=labeled)
                 plans[True] = look(untouched, make_plan, inputs, num_samples, tokens=True)
-            self._misread = misread(self._model, plans[False], inputs)
+            plans[False], self._misread = checked(self._model, plans[False], inputs)
         # All layers are copied: training may overwrite others than eval mode. It changes the map of the classifier, too.
-        return {tokens: replace(plan, overwritten=plan.labels, pooled=None) for tokens, plan in plans.items()}
+        return {tokens: replace(plan, overwritten=plan.labels, proof=None) for tokens, plan in plans.items()}
