@@ -108,8 +108,8 @@ class Proof(NamedTuple):
 
     def holds(self, rows: Tensor, logits: Tensor) -> bool:
         """Return whether the map gives the logits of these rows."""
-        rows, logits = finite_rows(rows, logits[:, self.classes])
         rounding = max(self.rounding, rounding_of(logits), rounding_of(rows))
+        rows, logits = finite_rows(rows.cpu(), logits[:, self.classes].cpu())
         return not len(rows) or self.affine.is_close(rows, logits, rounding)
 
 
