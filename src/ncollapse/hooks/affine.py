@@ -99,7 +99,7 @@ class Proof(NamedTuple):
     def of(cls, affine: Affine, rounding: float, is_pooled: bool) -> Proof:
         """Keep some classes of a map, up to a number that all classes share, which decides nothing."""
         classes = _spread(len(affine.weight), _CLASSES)
-        weight, bias = affine.weight[classes].clone(), affine.bias[classes].clone()
+        weight, bias = _exact(affine.weight[classes]), _exact(affine.bias[classes])
         return cls(affine._replace(weight=weight, bias=bias, up_to_shift=True), classes, rounding, is_pooled)
 
     def chosen(self, rows: Tensor) -> Tensor:
