@@ -23,7 +23,8 @@ libraries build them.
   `x`, if no module returns it.
 - tokens: how tokens become one row per sample, as in the network itself. "cls" is the first token, "last_token" the last one
   that the attention mask marks, "mean" the average over those that it marks. "mean" is also used if the network's own way is
-  unknown, and before a class token is added. "mean_from_1" leaves out the first token. "each" means one label per token, "–" no tokens.
+  unknown, and before a class token is added. "mean_from_1" leaves out the first token. "each" means one label per token, "–" no
+  tokens.
 - deviation: the largest relative deviation over all layers. It compares class means, within-class and between-class variances
   with a float64 computation on features from separate hooks. Means over tokens are computed in the network's float32;
   everything else is exact to the rounding of float64.
