@@ -97,7 +97,7 @@ def test_accuracy_and_nc4_are_those_of_the_loops_own_logits():
     net.register_forward_hook(lambda _, __, output: logits.append(output.detach().clone()))
     with watch(net, num_classes=K, layers=NAMES) as watched:
         seen = train(net, watched=watched)
-    decided, labels = torch.cat(logits[1:]).argmax(dim=1), Y.repeat(2)  # the first call is the search for layers
+    decided, labels = torch.cat(logits)[-48:].argmax(dim=1), Y.repeat(2)  # the first calls look for layers
     found = watched.compute()
     H = seen["3"].double().numpy()
     nearest = torch.from_numpy(reference.nearest(H, reference.means(H, labels.numpy(), K)))

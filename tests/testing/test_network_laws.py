@@ -78,6 +78,12 @@ def test_a_classifier_that_is_unproven_is_no_failure():
     assert report["accuracy"].holds
 
 
+def test_a_classifier_that_later_samples_disprove_is_unproven():
+    report = check_network(Net(lambda z, x: z * (1 + (x[:, :1] > X[:2, :1].max() + 0.1))), BATCHES, num_classes=K)
+    assert report["classifier"].holds is None
+    assert report["classifier"].words.startswith("unproven: the logits of further samples are others than those of head")
+
+
 def test_options_reach_the_measurement():
     texts = [({"x": {"ids": ids["ids"]}, "y": labels}) for ids, labels in TEXTS]
     report = check_network(
@@ -110,7 +116,6 @@ def grows(net):
 NETWORKS = {
     "no trace": grows(Net()),
     "layers": Net(lambda z, x: z.tanh() if len(x) == 2 and x[0, 0] == BATCHES[1][0][0, 0] else z),
-    "classifier": Net(lambda z, x: z * (1 + (x[:, :1] > X[:2, :1].max() + 0.1))),
     "second pass": Net(before=drifting),
     "order of batches": Net(before=drifting),
     "order of samples": Net(before=centered),

@@ -163,7 +163,8 @@ def _classifier(name: str, subject: Subject) -> Law:
 
 def _clause(chosen: str) -> str:
     """Return what a measurement says about its classifier."""
-    return next((clause for clause in chosen.split("; ") if "classifier" in clause), "no classifier was found")
+    clauses = [clause for clause in chosen.split("; ") if "classifier" in clause]
+    return clauses[-1] if clauses else "no classifier was found"
 
 
 def _accuracy(name: str, subject: Subject) -> Law:
