@@ -32,6 +32,8 @@ def left_out_accuracies(
         most_samples: The accuracy is of the first samples.
     """
     found = dict.fromkeys(layers, math.nan)
+    if reader.plan.logits is None:
+        return found
     places = {tap.label: tap.name for tap in reader.plan.all_taps}
     for before, layer in pairwise(layers):
         try:
