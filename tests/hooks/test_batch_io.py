@@ -1,5 +1,6 @@
 """What batches may look like: pairs, mappings, several inputs, a reader of one's own, next-token labels."""
 
+import re
 from collections import namedtuple
 
 import pytest
@@ -83,6 +84,17 @@ def test_the_key_of_the_labels_is_taken_out_and_labels_go_first():
     inputs, labels = unpack_batch({"x": X, "labels": Y, "label": Y + 1})
     assert labels is Y
     assert list(inputs) == ["x", "label"]
+
+
+@pytest.mark.parametrize(("keys", "parts"), [
+    (["img", "target"], "batch['img'], batch['target']"),
+    (["target", "img"], "batch['img'], batch['target']"),
+    ([0, 1], "batch[0], batch[1]"),
+    (["x"], "batch['x'], batch['labels']"),
+])  # fmt: skip
+def test_the_hint_names_the_keys_of_the_batch(keys, parts):
+    with pytest.raises(TypeError, match=re.escape(f"such as unpack=lambda batch: ({parts}).")):
+        unpack_batch(dict.fromkeys(keys, X))
 
 
 def test_next_tokens_are_those_after_each_real_one():

@@ -19,6 +19,7 @@ Unpack = Callable[[Any], tuple[Any, Tensor]]
 # Positions with this label are left out, as in torch.nn.functional.cross_entropy.
 IGNORED_LABEL = -100
 _LABEL_KEYS = ("labels", "label")
+_LIKE_LABELS = ("label", "target", "class", "category", "y")
 
 
 def unpack_batch(batch: Any) -> tuple[Any, Tensor]:
@@ -33,11 +34,12 @@ def unpack_batch(batch: Any) -> tuple[Any, Tensor]:
     Raises:
         TypeError: If the batch has none of these forms.
     """
+    parts = "batch[0], batch[1]"
     if isinstance(batch, Mapping):
         for key in _LABEL_KEYS:
             if key in batch:
                 return {name: value for name, value in batch.items() if name != key}, batch[key]
-        got = f"a mapping with the keys {', '.join(map(str, batch))}"
+        got, parts = f"a mapping with the keys {', '.join(map(str, batch))}", _likely_parts(list(batch))
     elif isinstance(batch, tuple | list):
         if len(batch) == 2:
             return batch[0], batch[1]
@@ -48,8 +50,15 @@ def unpack_batch(batch: Any) -> tuple[Any, Tensor]:
         got = type(batch).__name__
     raise TypeError(
         f"batches must yield (inputs, labels) or a mapping with labels, got {got}. "
-        "Pass a function that splits a batch, such as unpack=lambda batch: (batch[0], batch[1])."
+        f"Pass a function that splits a batch, such as unpack=lambda batch: ({parts})."
     )
+
+
+def _likely_parts(keys: list[Any]) -> str:
+    """Return the expressions for inputs and labels of a mapping: labels by the name, else the last key."""
+    labels = next((key for key in keys if str(key).lower().startswith(_LIKE_LABELS)), keys[-1] if len(keys) > 1 else "labels")
+    inputs = next((key for key in keys if key != labels), "inputs")
+    return f"batch[{inputs!r}], batch[{labels!r}]"
 
 
 def next_tokens(batch: Mapping[str, Any]) -> tuple[dict[str, Any], Tensor]:
