@@ -106,15 +106,15 @@ def test_what_is_finished_is_skipped_and_what_changed_is_measured_again(tmp_path
     assert run.epochs == (1, 2, 5, 10)
     assert [row.epoch for row in run.rows] == sorted(row.epoch for row in run.rows)
     assert (tmp_path / "mine" / "measurements.csv").read_bytes() != table
-    with pytest.raises(ValueError, match="must be continued with convention=class, got convention=sample"):
+    with pytest.raises(ValueError, match="holds a recording with convention=class, got convention=sample"):
         measure_checkpoints(network(), tmp_path / "ckpt", [data()], convention="sample", **options)
 
 
 @pytest.mark.parametrize(("change", "match"), [
-    ({"unit": "step"}, r"must be continued with unit=epoch, got unit=step"),
-    ({"recipe": {"data": {"name": "other"}}}, r"must be continued with data.name=mine, got data.name=other"),
-    ({"test": None}, r"must be continued with test=True, got test=False"),
-    ({"recipe": None}, r"must be continued with data.name=mine, got data.name=None"),
+    ({"unit": "step"}, r"holds a recording with unit=epoch, got unit=step"),
+    ({"recipe": {"data": {"name": "other"}}}, r"holds a recording with data.name=mine, got data.name=other"),
+    ({"test": None}, r"holds a recording with test samples, got no test samples"),
+    ({"recipe": None}, r"holds a recording with data.name=mine, got no data.name"),
 ])  # fmt: skip
 def test_a_folder_holds_one_kind_of_times_and_one_data_set(tmp_path, change, match):
     (tmp_path / "ckpt").mkdir()

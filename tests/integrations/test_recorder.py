@@ -12,6 +12,7 @@ from torch import nn
 from training import K, Killed, data, killing, network, state
 
 from ncollapse.claims import rule_on_claims
+from ncollapse.integrations.checkpoints import measure_checkpoints
 from ncollapse.integrations.recorder import Recorder
 from ncollapse.integrations.step_clock import StepClock
 from ncollapse.probe import measure
@@ -186,8 +187,11 @@ def test_a_second_run_gets_a_folder_of_its_own(tmp_path):
 def test_a_recording_is_continued_with_its_own_arguments_only(tmp_path):
     training = Training()
     record(tmp_path / "mine", training, epochs=1)
-    with pytest.raises(ValueError, match=r"mine must be continued with convention=class, got convention=sample"):
+    with pytest.raises(ValueError, match=r"mine holds a recording with convention=class, got convention=sample"):
         Recorder(tmp_path / "mine", training.net, num_classes=K, metrics=METRICS, convention="sample", resume=True)
+    torch.save(state(training.net), tmp_path / "epoch_1.pt")
+    with pytest.raises(ValueError, match=r"mine holds a recording of a training, got checkpoints\. Choose another folder\."):
+        measure_checkpoints(training.net, tmp_path / "epoch_1.pt", [data()], num_classes=K, out=tmp_path / "mine")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="must be a new folder or a recording to continue, got one with other content"):
@@ -240,8 +244,26 @@ def test_wrong_arguments(tmp_path, options, match):
 
 
 def test_wrong_epochs(tmp_path):
+    recorder = Recorder(tmp_path / "mine", network(), num_classes=K)
     with pytest.raises(ValueError, match=r"epoch must be an integer, at least 0, got 1.5"):
-        Recorder(tmp_path / "mine", network(), num_classes=K).epoch(1.5, [data()])
+        recorder.epoch(1.5, [data()])
+    with pytest.raises(ValueError, match=r"at least 0, got a list\. Pass the number of epochs trained, and then the loader\.$"):
+        recorder.epoch([data()], 1)
+
+
+def test_the_history_holds_a_loss_with_its_graph_and_the_rate_as_it_was_set(tmp_path):
+    net = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    batch = (torch.eye(3), torch.tensor([0, 1, 0]))
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
+    recorder = Recorder(tmp_path / "mine", net, num_classes=2, optimizer=optimizer, metrics=["pfc1"])
+    # The mean of three equal rates, summed and divided, is 0.05000000000000001.
+    for _ in range(3):
+        loss = nn.functional.cross_entropy(net(batch[0]), batch[1])
+        loss.backward()
+        optimizer.step()
+    recorder.epoch(1, [batch], loss=loss)
+    (row,) = read_run(tmp_path / "mine").history
+    assert (row.loss, row.learning_rate) == (loss.item(), 0.05)
 
 
 def test_the_table_has_the_columns_of_every_run(tmp_path):

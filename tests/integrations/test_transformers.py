@@ -201,6 +201,6 @@ def test_a_run_is_continued_over_what_it_began_with(tmp_path):
     fit(tmp_path / "a", NeuralCollapseCallback(**options), epochs=1)
     run = read_run(tmp_path / "mine")
     callback = NeuralCollapseCallback(**options, unit="step")
-    with pytest.raises(ValueError, match="must be continued with unit=epoch, got unit=step"):
+    with pytest.raises(ValueError, match="holds a recording with unit=epoch, got unit=step"):
         callback.begin_run("step", 9, model(), None, resume=True)
     assert read_run(tmp_path / "mine").rows == run.rows

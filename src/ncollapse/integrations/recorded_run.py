@@ -108,9 +108,13 @@ class RecordedRun:
         status = directory.status()
         held = {"unit": status.unit if status is not None else self.source.unit, **recording.arguments}
         given = {"unit": self.source.unit, **self.source.arguments}
+        # Only a recording of checkpoints notes whether it has test samples.
+        if ("test" in held) != ("test" in given):
+            kinds = ("checkpoints", "a training") if "test" in held else ("a training", "checkpoints")
+            raise RunDirectoryError(f"{self.path} holds a recording of {kinds[0]}, got {kinds[1]}. Choose another folder.")
         for name in (name for name in {**held, **given} if held.get(name) != given.get(name)):
             raise RunDirectoryError(
-                f"{self.path} must be continued with {name}={held.get(name)}, got {name}={given.get(name)}. "
+                f"{self.path} holds a recording with {_said(name, held)}, got {_said(name, given)}. "
                 "Pass the same arguments, or choose another folder."
             )
         directory.take_up()
@@ -235,6 +239,13 @@ class RecordedRun:
 
 def _count_of(place: RecordedTime | None) -> tuple[int | None, float | None]:
     return (0, 0.0) if place is None else (place.step, place.weight_decay_time)
+
+
+def _said(name: str, arguments: Mapping[str, str]) -> str:
+    value = arguments.get(name)
+    if name == "test":
+        return "test samples" if value == "True" else "no test samples"
+    return f"no {name}" if value is None else f"{name}={value}"
 
 
 def _free_folder(path: Path, *, warn: bool = True) -> Path:

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from torch import nn
+from torch import Tensor, nn
 
 from ncollapse.error_words import error_line
 from ncollapse.groups import Processes
@@ -150,7 +150,11 @@ class Recorder:
             OSError: If the folder cannot be written to.
         """
         if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
-            raise ValueError(f"epoch must be an integer, at least 0, got {epoch!r}. Pass the number of epochs trained.")
+            # Of a loader in the place of the epoch the type alone is said: a list of batches is long.
+            got = repr(epoch) if isinstance(epoch, int | float) else f"a {type(epoch).__name__}"
+            raise ValueError(
+                f"epoch must be an integer, at least 0, got {got}. Pass the number of epochs trained, and then the loader."
+            )
         with self._processes.sharing_errors():
             if self._run is not None:
                 self._run.go_to(epoch)
@@ -190,4 +194,6 @@ class Recorder:
 
 def _history(epoch: int, given: Sequence[float | None]) -> EpochRecord | None:
     """Return a line of the history, which begins with the first epoch; what nobody said is nan."""
-    return EpochRecord(epoch, *(math.nan if value is None else float(value) for value in given)) if epoch else None
+    # detach: float warns of a loss that still has its graph.
+    said = (value.detach() if isinstance(value, Tensor) else value for value in given)
+    return EpochRecord(epoch, *(math.nan if value is None else float(value) for value in said)) if epoch else None

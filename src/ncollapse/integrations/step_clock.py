@@ -46,7 +46,10 @@ class StepClock:
         # Epoch by epoch, so that a training that was resumed in between has the same sum to the bit.
         self.time = None if self.time is None or None in self._decays else self.time + math.fsum(filter(None, self._decays))
         rates, self._rates, self._decays = self._rates, [], []
-        return math.fsum(rates) / len(rates) if rates else float(self._optimizer.param_groups[0]["lr"])
+        if not rates:
+            return float(self._optimizer.param_groups[0]["lr"])
+        # Division rounds: without min and max, five steps at 0.05 could have a mean rate a bit above 0.05.
+        return min(max(math.fsum(rates) / len(rates), min(rates)), max(rates))
 
     def settings(self) -> dict[str, Any]:
         """Return what sets trainings apart: the optimizer's kind, learning rate, momentum and weight decay."""
