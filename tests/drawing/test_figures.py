@@ -45,7 +45,7 @@ def test_first_perfect_epoch_is_marked_and_explained_only_where_there_is_one(run
     figure = plot_over_epochs(read_run(run_dir))
     assert len(drawn(figure.axes[0])) == 6
     assert figure.legends[0].get_texts()[-1].get_text() == "5  blocks.4"
-    assert len(plot_last_layer(read_run(run_dir)).legends[0].get_texts()) == 3
+    assert len(plot_last_layer(read_run(run_dir)).legends[0].get_texts()) == 4
 
 
 def with_floor(run_dir, value):
@@ -122,11 +122,13 @@ def test_last_layer_figure_draws_nc1_to_nc4(shared_run):
     for panel, metrics in zip(axes, expected, strict=True):
         assert [ys for _, ys in drawn(panel)[:-1]] == [run.over_epochs(metric, 5) for metric in metrics]
     assert [panel.get_yscale() for panel in axes] == ["log", "linear", "log", "linear"]
+    assert axes[3].get_title(loc="left") + axes[3].get_title() == "NC4 mismatch"
     assert [text.get_text() for text in axes[1].texts] == ["to −1/(K−1)", "cosines", "lengths"]
     assert [text.get_text() for text in plot_last_layer(run).legends[0].get_texts()] == [
         "lengths: spread of the lengths of class means",
         "cosines: spread of the cosines of class means",
         "to −1/(K−1): mean distance of the cosines from −1/(K−1)",
+        "mismatch: share of decisions unlike the nearest center, 1 − nc4",
         "first measured 100 % train accuracy",
     ]
 

@@ -71,7 +71,13 @@ LAST_LAYER = (
         log=True,
         series=(Series("nc3"),),
     ),
-    Panel("nc4", "NC4", "disagreement with nearest center", log=False, series=(Series("nc4_mismatch"),)),
+    Panel(
+        "nc4",
+        "NC4 mismatch",
+        "share of decisions that differ",
+        log=False,
+        series=(Series("nc4_mismatch", "mismatch", meaning="share of decisions unlike the nearest center, 1 − nc4"),),
+    ),
 )
 
 
