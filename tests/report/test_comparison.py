@@ -115,6 +115,7 @@ def test_a_sweep_stands_for_the_first_finished_seed_of_each_setting(tmp_path, wr
     edit(sweep / "train.weight_decay=2_seed=0" / "status.json", lambda status: status.update(state="running"))
     html = write_comparison([sweep], tmp_path / "compare.html").read_text(encoding="utf-8")
     assert "2 runs side by side" in html
+    assert "A sweep is represented by the first finished seed of each setting." in html
     assert re.findall(r"<small>(train\.weight_decay=\d_seed=\d), seed", html)[:2] == [
         "train.weight_decay=1_seed=0",
         "train.weight_decay=2_seed=1",

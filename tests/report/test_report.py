@@ -1,12 +1,14 @@
 """The page that fits: of a run, of several, of a sweep, of sweeps over depth; what does not fit is an error that says why."""
 
 import re
+from pathlib import Path
 
 import pytest
 
 from ncollapse.cli import main
 from ncollapse.records import ReportError
 from ncollapse.report import write_report
+from ncollapse.report.comparison_page import comparison_place
 
 SMALL = {"layers": ("stem", "blocks.0", "blocks.1"), "epochs": (0, 5)}
 
@@ -29,8 +31,11 @@ def test_nothing_is_written_but_the_page_that_was_named(make_run, tmp_path, with
     for folders in (runs, runs[:1]):
         assert write_report(folders, out) == out
         assert [sorted(run.rglob("*")) for run in runs] == before
+    # Beside the runs: in the first one, a comparison with another would take its place.
+    assert write_report(runs) == tmp_path / "compare.html"
+    assert [sorted(run.rglob("*")) for run in runs] == before
+    (tmp_path / "sweep.json").write_text("{}")
     assert write_report(runs) == runs[0] / "compare.html"
-    assert [sorted(run.rglob("*")) for run in runs] == [sorted([*before[0], runs[0] / "compare.html"]), before[1]]
 
 
 def test_several_runs_are_compared_and_linked_where_they_have_pages(make_run, tmp_path, without_drawings):
@@ -43,14 +48,17 @@ def test_several_runs_are_compared_and_linked_where_they_have_pages(make_run, tm
     assert cells == ["../one/report.html", "../two%20%26%20%3Cb%3E/report.html", ""]
 
 
-def test_report_and_compare_write_the_same_page_of_several_runs(make_run, tmp_path, without_drawings):
+def test_report_and_compare_write_the_same_page_of_several_runs(make_run, tmp_path, capsys, monkeypatch, without_drawings):
     runs = [make_run(name, **SMALL) for name in ("one", "two")]
     pages = []
     for command in ("report", "compare"):
         main([command, *map(str, runs)])
-        pages.append((runs[0] / "compare.html").read_bytes())
-        (runs[0] / "compare.html").unlink()
+        pages.append((tmp_path / "compare.html").read_bytes())
     assert pages[0] == pages[1]
+    assert capsys.readouterr().out.splitlines()[-1] == f"Page: {tmp_path / 'compare.html'}, in the place of an earlier one"
+    monkeypatch.chdir(runs[0])
+    assert comparison_place([Path("."), Path("../two")]) == tmp_path / "compare.html"
+    assert comparison_place([Path("../one"), Path("../two")]) == Path("../compare.html")
 
 
 def test_a_sweep_has_its_page_wherever_it_lies(write_sweep, tmp_path, without_drawings):

@@ -23,7 +23,8 @@ def add_report_commands(commands: Any) -> None:
         "--out",
         type=file,
         metavar="FILE",
-        help="the page (default: in the first DIR, report.html of a run, compare.html of several, sweep.html or depth.html)",
+        help="the page (default: in the first DIR report.html of a run, sweep.html or depth.html; compare.html of several runs "
+        "in the folder that they share)",
     )
     report.add_argument(
         "--unverified",
@@ -54,7 +55,12 @@ def _add_compare(commands: Any) -> None:
         "runs, to the byte; `compare` also takes sweeps, and places layers by --position.",
     )
     compare.add_argument("runs", type=Path, nargs="+", metavar="DIR", help="two run directories or more, or folders of sweeps")
-    compare.add_argument("--out", type=file, metavar="FILE", help="the page (default: compare.html in the first DIR)")
+    compare.add_argument(
+        "--out",
+        type=file,
+        metavar="FILE",
+        help="the page (default: compare.html in the folder that they share, else in the first DIR)",
+    )
     compare.add_argument(
         "--position",
         default="projection",
@@ -110,10 +116,12 @@ def _animate(options: argparse.Namespace) -> None:
 def _compare(options: argparse.Namespace) -> None:
     from ncollapse.records.file_names import SWEEP
     from ncollapse.report import write_comparison
+    from ncollapse.report.comparison_page import comparison_place
 
     if len(options.runs) == 1 and not (options.runs[0] / SWEEP).is_file():
         raise ValueError(
             f"A comparison needs two runs or more, or a sweep, got {options.runs[0]} alone. `ncollapse report` writes its page."
         )
-    out = options.out if options.out is not None else options.runs[0] / "compare.html"
-    print(f"Page: {write_comparison(check_distinct(options.runs), out, position=options.position)}")
+    out = options.out if options.out is not None else comparison_place(options.runs)
+    replaced = ", in the place of an earlier one" if options.out is None and out.exists() else ""
+    print(f"Page: {write_comparison(check_distinct(options.runs), out, position=options.position)}{replaced}")

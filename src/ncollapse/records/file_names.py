@@ -11,6 +11,7 @@ OBJECTIVE = "objective.json"
 CHECKPOINT = "checkpoint.safetensors"
 RECORDING = "recording.json"
 REPORT = "report.html"
+COMPARISON = "compare.html"
 
 MANIFEST = "manifest.json"
 FIGURES = "figures"

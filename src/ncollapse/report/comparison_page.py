@@ -1,5 +1,6 @@
 """The comparison: Figures 2 and 3 of several runs side by side, on common axes."""
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from ncollapse.drawing.panels import (
 )
 from ncollapse.drawing.wording import MEASURED_ONLY, POSITIONS, spelled
 from ncollapse.records.errors import ReportError
-from ncollapse.records.file_names import REPORT, SWEEP
+from ncollapse.records.file_names import COMPARISON, RECIPE, REPORT, STATUS, SWEEP
 from ncollapse.records.reading import Run, read_run
 from ncollapse.records.recipe_settings import differing_settings
 from ncollapse.records.sweep import read_sweep
@@ -54,7 +55,8 @@ def write_comparison(folders: Iterable[Path], out: Path, *, position: str = "pro
     Raises:
         ReportError: If there is no finished run, a file is missing or broken, or the position is unknown.
     """
-    columns = _columns([Path(folder) for folder in folders])
+    folders = [Path(folder) for folder in folders]
+    columns = _columns(folders)
     followed = [column for column in columns if column.run.has_depth]
     trained = any(len(column.run.epochs) > 1 for column in columns)
     # Runs without results over depth have a place beside others as long as there is something to draw of them.
@@ -68,12 +70,24 @@ def write_comparison(folders: Iterable[Path], out: Path, *, position: str = "pro
         title=f"{len(columns)} runs side by side",
         rules="".join(depth_rules(index, len(column.run.measured_layers)) for index, column in enumerate(columns)),
         unit=unit_of([column.run for column in columns]),
+        has_sweep=any((folder / SWEEP).is_file() for folder in folders),
         columns=[_context(column, out, cells) for column, cells in zip(columns, _findings(columns, position), strict=True)],
         settings=_settings(columns),
         position=POSITIONS.get(position, position),
         over_epochs=[_row(columns, panel, "epochs", shown_over_epochs, draw_over_epochs) for panel in PROGRESSIVE if trained],
         over_depth=[_row(columns, panel, "depth", shown_over_depth, laid) for panel in PROGRESSIVE],
     )
+
+
+def comparison_place(folders: Sequence[Path]) -> Path:
+    """Return the page's default place: in the folder that all folders lie in, if it is no run or sweep; else in the first."""
+    first = folders[0]
+    # Not resolved: a link lies where its name does.
+    above = {Path(os.path.abspath(folder)).parent for folder in folders}
+    shared = above.pop()
+    if len(folders) == 1 or above or any((shared / name).exists() for name in (SWEEP, STATUS, RECIPE)):
+        return first / COMPARISON
+    return (first.parent if first.name not in {"", ".."} else shared) / COMPARISON
 
 
 def _columns(folders: Sequence[Path]) -> list[_Column]:

@@ -8,7 +8,7 @@ from ncollapse.records.errors import ReportError
 from ncollapse.records.file_names import REPORT, SWEEP
 from ncollapse.records.reading import read_run
 from ncollapse.records.sweep import read_sweep
-from ncollapse.report.comparison_page import write_comparison
+from ncollapse.report.comparison_page import comparison_place, write_comparison
 from ncollapse.report.depth_page import BLOCKS, write_depth_page
 from ncollapse.report.run_page import write_page
 from ncollapse.report.sweep_page import write_sweep_page
@@ -21,8 +21,8 @@ def write_report(folders: Sequence[Path], out: Path | None = None, *, unverified
 
     Args:
         folders: Run directories; or the folder of a sweep; or folders of sweeps over ``model.num_blocks`` alone.
-        out: The HTML file. If None it lies in the first folder: ``report.html`` of a run, ``compare.html`` of several,
-            ``sweep.html`` of a sweep, ``depth.html`` of sweeps over depth.
+        out: The HTML file. If None it lies in the first folder: ``report.html`` of a run, ``sweep.html`` of a sweep,
+            ``depth.html`` of sweeps over depth; ``compare.html`` of several runs beside them, if they lie in one folder.
         unverified: Show also a run whose files are not as they were written, under a banner, without figures.
 
     Returns:
@@ -63,7 +63,7 @@ def write_report(folders: Sequence[Path], out: Path | None = None, *, unverified
 
 def _report_runs(paths: Sequence[Path], out: Path | None) -> Path:
     if len(paths) > 1:
-        return write_comparison(paths, out or paths[0] / "compare.html")
+        return write_comparison(paths, out or comparison_place(paths))
     if out is None:
         save_figures(read_run(paths[0]))
     return write_page(paths[0], out or paths[0] / REPORT)

@@ -10,7 +10,7 @@ from ncollapse.claims.ledger import rule_on_claims
 from ncollapse.claims.quantities import QUANTITIES, Quantity, setting_rows, slope_of
 from ncollapse.drawing.sweeps import Axis, axis_of, draw_against
 from ncollapse.drawing.wording import counted, number, spelled
-from ncollapse.records.file_names import REPORT
+from ncollapse.records.file_names import COMPARISON, REPORT
 from ncollapse.records.reading import Run
 from ncollapse.records.sweep import Sweep, SweptRun, read_sweep
 from ncollapse.report.claims_page import ledger_rows, write_claims_page
@@ -54,7 +54,7 @@ def write_sweep_page(sweep_dir: Path, out: Path | None = None) -> Path:
         quantities=[_context(index, sweep, axis, quantity) for index, quantity in enumerate(shown)],
         undefined=[quantity.title for quantity in QUANTITIES if quantity not in shown],
         rulings=ledger_rows(ledger),
-        comparison_href=link(sweep.path / "compare.html", out),
+        comparison_href=link(sweep.path / COMPARISON, out),
         claims_href=link(claims_page, out),
         unfinished=[item for item in sweep.runs if item.problem],
         runs=[_run_context(item, sweep, out) for item in sweep.runs],
