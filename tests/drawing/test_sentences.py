@@ -334,7 +334,7 @@ def test_two_layers_have_none_between_them(run_dir, monkeypatch):
             f"{metric} of the straight line cannot be compared: there is no layer between first and last."
         )
         (cell,) = (cell for cell in findings(run) if cell.name == f"Line : baseline, {metric}")
-        assert (cell.value, cell.remark) == ("–", "no layer between first and last")
+        assert (cell.value, cell.remark) == ("–", "no layer between first and last; 2 of 6 layers, stem to blocks.4")
 
 
 @pytest.mark.parametrize(

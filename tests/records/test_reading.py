@@ -14,7 +14,7 @@ from ncollapse.records.csv_tables import read_rows, rows_text
 from ncollapse.records.depth import EPSILON
 from ncollapse.records.rows import Row
 from ncollapse.records.run_files import RecipeSummary
-from ncollapse.report import write_page
+from ncollapse.report import write_comparison, write_page
 from ncollapse.report.payload import build_payload
 from ncollapse.report.tables import metric_tables
 
@@ -219,7 +219,13 @@ def test_curves_may_run_through_a_stage_in_the_middle(run_dir, edit, tmp_path):
     assert any(line.startswith("Over depth (3 of 6 layers, blocks.1 to blocks.3): PFC1") for line in summarize(run))
     said = "All this is about 3 of 6 layers, blocks.1 to blocks.3, which have one dimension. At the last layer, blocks.4: PFC1 "
     assert any(line.startswith(said) for line in describe(run))
+    part = "; 3 of 6 layers, blocks.1 to blocks.3"
+    html = write_comparison([run_dir], tmp_path / "compare.html").read_text()
+    assert html.count(part) == len(findings(run)) - 1
+    assert "A sweep is represented" not in html
     html = write_page(run_dir, tmp_path / "run.html").read_text()
+    assert html.count(part) == len(findings(run)) - 1
+    assert not any(part in cell.remark for cell in findings(whole))
     assert "Features and classifier at blocks.4, which has another dimension." in html
 
 

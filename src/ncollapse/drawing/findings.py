@@ -23,12 +23,10 @@ def findings(run: Run, position: str = "projection") -> list[Finding]:
     last = run.last
     straight = last.straightness.mean if last.straightness else None
     efficiency = last.energy.efficiency if last.energy else None
-    cells = [
-        _accuracy_cell(run),
-        *(_progression_cell(run, metric) for metric in SHORT),
-    ]
+    accuracy = _accuracy_cell(run)
+    cells = [_progression_cell(run, metric) for metric in SHORT]
     if not run.has_depth:
-        return cells
+        return [accuracy, *cells]
     cells += [
         Finding("Effective depth", *depth_cell(run.effective_depth)),
         Finding("Straightness", number(straight), f"energy efficiency {number(efficiency)}"),
@@ -39,7 +37,15 @@ def findings(run: Run, position: str = "projection") -> list[Finding]:
         value = f"{number(line)} : {number(baseline)} decades" if has_interior else "–"
         said = compare_errors(line, baseline) if has_interior else "no layer between first and last"
         cells.append(Finding(f"Line : baseline, {SHORT[metric]}", value, said))
-    return cells
+    part = part_followed(run)
+    return [accuracy, *(cell._replace(remark="; ".join(filter(None, (cell.remark, part)))) for cell in cells)]
+
+
+def part_followed(run: Run) -> str:
+    """Say which of the measured layers the path runs through, if not all of the network."""
+    if run.layers in {run.measured_layers, run.measured_layers[:-1]}:
+        return ""
+    return f"{len(run.layers)} of {len(run.measured_layers)} layers, {run.layers[0]} to {run.layers[-1]}"
 
 
 def _accuracy_cell(run: Run) -> Finding:

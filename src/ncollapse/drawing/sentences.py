@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Sequence
 
-from ncollapse.drawing.findings import SHORT, depth_cell
+from ncollapse.drawing.findings import SHORT, depth_cell, part_followed
 from ncollapse.drawing.path_sentences import say_bounds, say_straightness, say_transport
 from ncollapse.drawing.theory_sentences import (
     BASELINE,
@@ -34,7 +34,7 @@ def summarize(run: Run) -> list[str]:
     if not run.has_depth:
         return [*said, _ends_in_short(run), MISSING_DEPTH]
     over_depth = "; ".join(_progression_in_short(run, metric) for metric in _NAMES)
-    which = "" if run.layers in {run.measured_layers, run.measured_layers[:-1]} else f" ({_path_in_short(run)})"
+    which = f" ({part})" if (part := part_followed(run)) else ""
     return [
         *said,
         f"Over depth{which}: {over_depth}. Effective depth: {_depth_in_short(run)}.",
@@ -207,13 +207,8 @@ def _say_off_path(run: Run) -> list[str]:
             f"The classifier reads {last}, which is made of {run.layers[-1]}. It has another dimension, so it is not part of "
             f"the depth: {values}."
         ]
-    said = f"All this is about {_path_in_short(run)}, which have one dimension."
+    said = f"All this is about {part_followed(run)}, which have one dimension."
     return [said if last in run.layers else f"{said} At the last layer, {last}: {values}."]
-
-
-def _path_in_short(run: Run) -> str:
-    """Say which of the measured layers the path runs through."""
-    return f"{len(run.layers)} of {len(run.measured_layers)} layers, {run.layers[0]} to {run.layers[-1]}"
 
 
 def _rises(run: Run, metric: str, violations: Sequence[str]) -> str:
