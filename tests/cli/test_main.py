@@ -241,7 +241,7 @@ def test_fields_of_a_recipe(capsys):
     lines = printed.partition("Fields, as --set takes them:\n")[2].splitlines()
     fields = [line[4:].partition("  ")[0] for line in lines if not line.startswith(" " * 5)]
     assert re.search(
-        r"train\.optimizer=sgd +sgd, adam, or these with decoupled weight decay: sgdw, adamw\. \(sgd, adam, sgdw, adamw\)\n",
+        r"train\.optimizer=sgd +sgd, adam, or these with decoupled weight decay: sgdw, adamw\. \(sgd, adam, sgdw,\s+adamw\)\n",
         printed,
     )
     assert re.search(r"seed=0 +Of the initialization", printed)
@@ -292,7 +292,7 @@ def test_doctor_names_the_place_of_a_data_set(monkeypatch, tmp_path, capsys):
         (
             ["claim", "x"],
             "must be one of measure, layers, import, demo, run, recipes, sweep, runs, report, claims, compare, animate, "
-            "verify, repair, solve, doctor, got 'claim'.",
+            "verify, repair, solve, doctor, completion, got 'claim'.",
         ),
         (["claim", "x"], "Near ones: claims. See ncollapse --help."),
         (
