@@ -18,7 +18,8 @@ PAPER = "Wang et al., Progressive Feedforward Collapse of ResNet Training, arXiv
 NAMES = {"pfc1": "PFC1", "pfc2": "PFC2", "pfc3_error": "PFC3"}
 SHARE = "share of seeds"
 _EQUATIONS = {"pfc1": 7, "pfc2": 8, "pfc3_error": 9}
-_SEEDS = f"ncollapse sweep demo --seeds {RULES.least_draws} --out runs/demo"
+# Recipes were chosen by looking at seeds 0 to 14.
+_SEEDS = f"ncollapse sweep demo --set seed=900 --seeds {RULES.least_draws} --out runs/demo"
 _DECAY = (
     "ncollapse sweep demo --over train.weight_decay=0,5e-4,5e-3,5e-2 --set seed=100 "
     f"--seeds {RULES.least_draws} --out runs/decay"
