@@ -30,6 +30,7 @@ SOURCE = ROOT / "src" / "ncollapse"
 # Words of other libraries, of the user's own code, and names of files that others publish.
 FOREIGN = {
     *("$NCOLLAPSE_DATA", ".jsonl", ".tsv", "train.csv", "text", "label", "aclImdb", "wordnet-base", "dataset-fashion-mnist"),
+    *("site/", "get_classifier()", "global_pool", 'make bench ROWS="NAME NAME"'),
     *("torchvision:NAME", "timm:NAME", "transformers:FOLDER", "save_pretrained", "module."),
     *(
         "DistributedSampler",
@@ -53,9 +54,9 @@ COMMANDS = next(action.choices for action in _parser()._actions if isinstance(ac
 
 
 def snippets(page: Path) -> list[str]:
-    """What stands in backticks outside of blocks; on the page of networks, not the layers in its tables."""
+    """What stands in backticks outside of blocks; not layers and rows of benchmarks in the tables of written pages."""
     text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
-    if page.name == "networks.md":
+    if page.name in {"networks.md", "records.md"}:
         text = re.sub(r"^\|.*$", "", text, flags=re.MULTILINE)
     return re.findall(r"`([^`]+)`", text)
 
