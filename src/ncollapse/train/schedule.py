@@ -71,7 +71,7 @@ def row_sum_factor(config: TrainConfig, steps_per_epoch: int, epochs: int | None
 
     Example:
         >>> round(row_sum_factor(TrainConfig(), steps_per_epoch=14), 5)
-        0.00042
+        0.00021
     """
     if config.optimizer not in {"sgd", "sgdw"} or config.loss != "cross_entropy":
         return math.nan
