@@ -122,7 +122,8 @@ def test_deep_nesting_is_refused(small, name, levels):
 @pytest.mark.parametrize("name", ["recipe.json", "environment.json"])
 def test_bytes_that_are_no_text_inside_a_name(small, name):
     (small / name).write_bytes(b'{"a\x80": 1}')
-    with pytest.raises(ReportError, match=rf"{name}: is not valid JSON \(.*0x80"):
+    # The parser's words differ between its versions.
+    with pytest.raises(ReportError, match=rf"{name}: is not valid JSON \(.*(0x80|UTF-8)"):
         read_run(small)
 
 
