@@ -1,4 +1,4 @@
-"""What a diagnosis finds at one layer: decisions by center, probe and neighbors, spectrum, strangers, and transfer."""
+"""Findings of a diagnosis at one layer: decisions by center, probe and neighbors, spectrum, strangers, and transfer."""
 
 from __future__ import annotations
 

@@ -20,9 +20,10 @@ _LIU = "Liu et al. (2023), ICLR"
 _PAPYAN = "Papyan, Han & Donoho (2020), PNAS"
 _PFC = "Progressive feedforward collapse, arXiv 2405.00985"
 _WU = "Wu & Papyan (2024), NeurIPS"
-_NO_spread = frozenset({"no_between"})
+_NO_SPREAD = frozenset({"no_between"})
 _ANGLES = frozenset({"two_classes", "low_dimension"})
 _NORMS = frozenset({"two_classes", "odd_on_line"})
+_NO_POPULATION = frozenset({"no_between", "single_samples", "many_classes"})
 _MOMENTS: frozenset[Need] = frozenset()
 _CENTERS: frozenset[Need] = frozenset({"centers"})
 _SCATTER: frozenset[Need] = frozenset({"scatter"})
@@ -61,7 +62,7 @@ def variability_entries() -> list[Metric]:
         "at_collapse": 0.0,
         "bounds": (0.0, _INF),
         "direction": "decreases",
-        "undefined_when": _NO_spread,
+        "undefined_when": _NO_SPREAD,
     }
     return [
         Metric(
@@ -100,7 +101,7 @@ def variability_entries() -> list[Metric]:
 def geometry_entries() -> list[Metric]:
     """Return the entries of NC2 of the class means."""
     means: dict[str, Any] = {
-        "needs": _MOMENTS, "at_collapse": 0.0, "direction": "decreases", "undefined_when": _NO_spread,
+        "needs": _MOMENTS, "at_collapse": 0.0, "direction": "decreases", "undefined_when": _NO_SPREAD,
         "nan_flag": "mean_at_center", "noise": lambda s: s.frame_share,
     }  # fmt: skip
     return [
@@ -130,7 +131,7 @@ def geometry_entries() -> list[Metric]:
 def uniformity_entries() -> list[Metric]:
     """Return the entries for uniformity of the class means on the sphere."""
     energy: dict[str, Any] = {
-        "needs": _MOMENTS, "reference": _LIU, "undefined_when": _NO_spread,
+        "needs": _MOMENTS, "reference": _LIU, "undefined_when": _NO_SPREAD,
         "nan_flag": "coincident_directions", "flagged_when": _ANGLES,
     }  # fmt: skip
     return [
@@ -146,7 +147,7 @@ def uniformity_entries() -> list[Metric]:
         Metric(
             "log_equinorm", "spread of the log norms of the centered class means",
             lambda s: uniformity.log_equinorm(s.centered_means), _MOMENTS, at_collapse=0.0, bounds=(0.0, _INF),
-            direction="decreases", reference=_WU, undefined_when=_NO_spread, nan_flag="mean_at_center",
+            direction="decreases", reference=_WU, undefined_when=_NO_SPREAD, nan_flag="mean_at_center",
             flagged_when=_NORMS, noise=_spread,
         ),
     ]  # fmt: skip
@@ -172,7 +173,7 @@ def spectrum_entries() -> list[Metric]:
     between = [
         Metric(
             f"{name}_between", f"{title} of Σ_B", _rank_of(rank, LayerStatistics.spectrum), _CENTERS,
-            undefined_when=_NO_spread, flagged_when=frozenset({"two_classes"}),
+            undefined_when=_NO_SPREAD, flagged_when=frozenset({"two_classes"}),
             noise=_rank_share if name == "rank" else _spread, **common,
         )
         for name, (rank, title) in functions.items()
@@ -187,14 +188,12 @@ def spectrum_entries() -> list[Metric]:
     return between + total
 
 
-def population_entries() -> list[Metric]:
-    """Return the entries of the estimates, which need interleaved parts of the classes."""
-    common: dict[str, Any] = {
-        "reference": _DERIVED, "nan_flag": "noise_only",
-        "undefined_when": frozenset({"no_between", "single_samples", "many_classes"}),
+def _population_of_means() -> list[Metric]:
+    """Return the entries of class means and of the spread around them, in the population."""
+    falling: dict[str, Any] = {
+        "at_collapse": 0.0, "bounds": (0.0, _INF), "direction": "decreases", "reference": _DERIVED, "nan_flag": "noise_only",
+        "undefined_when": _NO_POPULATION,
     }  # fmt: skip
-    falling: dict[str, Any] = {"at_collapse": 0.0, "bounds": (0.0, math.inf), "direction": "decreases", **common}
-    ranks: dict[str, Any] = {"at_collapse": None, "bounds": (0.0, math.inf), "direction": "none", **common}
     return [
         Metric(
             "pfc1.population", "PFC1 of the population, from unbiased traces",
@@ -207,10 +206,7 @@ def population_entries() -> list[Metric]:
         ),
         Metric(
             "nc1.population", "NC1 of the population, over the directions of Σ_B above its noise",
-            lambda s: estimates.between_inverse_trace(
-                s.population, cast(ClassCenters, s.centers), cast(ClassDecisions, s.within)
-            ),
-            _PARTS | {"centers"}, **falling,
+            lambda s: estimates.between_inverse_trace(s.population, *_centers_of(s)), _PARTS | {"centers"}, **falling,
         ),
         Metric(
             "cdnv.population", "CDNV of the population, by empirical Bayes",
@@ -226,20 +222,30 @@ def population_entries() -> list[Metric]:
         ),
         Metric(
             "nc2_equinorm.population", "variation of the norms of the population's centered class means",
-            lambda s: estimates.equinorm(s.population), _PARTS,
-            flagged_when=frozenset({"two_classes", "odd_on_line"}), **falling,
+            lambda s: estimates.equinorm(s.population), _PARTS, flagged_when=_NORMS, **falling,
         ),
         Metric(
             "nc2_equiangularity.population", "spread of the cosines between them",
             lambda s: estimates.equiangularity(s.population), _PARTS, flagged_when=_ANGLES, **falling,
         ),
+    ]  # fmt: skip
+
+
+def population_entries() -> list[Metric]:
+    """Return the entries of the estimates, which need interleaved parts of the classes."""
+    ranks: dict[str, Any] = {
+        "at_collapse": None, "bounds": (0.0, _INF), "direction": "none", "reference": _DERIVED, "nan_flag": "noise_only",
+        "undefined_when": _NO_POPULATION, "flagged_when": frozenset({"two_classes"}),
+    }  # fmt: skip
+    return [
+        *_population_of_means(),
         Metric(
             "rank_between.population", "number of eigenvalues of Σ_B above its noise",
-            lambda s: estimates.resolved_rank(s.population), _PARTS, flagged_when=frozenset({"two_classes"}), **ranks,
+            lambda s: estimates.resolved_rank(s.population), _PARTS, **ranks,
         ),
         Metric(
             "participation_ratio_between.population", "participation ratio of the population's Σ_B",
-            lambda s: estimates.participation_ratio(s.population), _PARTS, flagged_when=frozenset({"two_classes"}), **ranks,
+            lambda s: estimates.participation_ratio(s.population), _PARTS, **ranks,
         ),
         Metric(
             "pfc3.leave_one_out", "nearest-class-center accuracy, each sample left out of its own class mean",
