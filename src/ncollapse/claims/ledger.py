@@ -20,7 +20,7 @@ from ncollapse.records.errors import ReportError
 from ncollapse.records.json_files import read_json, write_json
 from ncollapse.records.reading import Run, read_run
 from ncollapse.records.recipe_settings import NO_SETTINGS, setting
-from ncollapse.records.run_files import BaseRateRecord, ClaimRecord, ClaimsFile, EvidenceRecord, LeftOut, SensitivityRecord
+from ncollapse.records.run_files import ClaimRecord, ClaimsFile, EvidenceRecord, LeftOut, SensitivityRecord
 from ncollapse.records.sweep import read_sweep, unfinished
 
 # Settings by which the claims choose and group runs.
@@ -245,7 +245,7 @@ def _claim(ruling: Ruling, named: Callable[[str], str]) -> ClaimRecord:
         (low, high),
         row.p_value if row.estimate.n else None,
         ruling.corrected,
-        tuple(BaseRateRecord(base.name, base.value, base.p_value) for base in row.bases),
+        row.bases,
         row.steps,
         tuple(SensitivityRecord(tau, other.estimate.n, _known(other.estimate[:1])[0]) for tau, other in ruling.sensitivity),
         claim.command,

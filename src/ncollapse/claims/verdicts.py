@@ -13,15 +13,7 @@ from ncollapse.claims.estimates import Estimate, spread
 from ncollapse.claims.evidence import Draw, estimate_of
 from ncollapse.claims.rules import RULES, Verdict
 from ncollapse.drawing.wording import counted
-
-
-@dataclass(frozen=True)
-class BaseRate:
-    """What the test of a claim gives without what is claimed: before training, or for layers in random order."""
-
-    name: str
-    value: float
-    p_value: float
+from ncollapse.records.run_files import BaseRate
 
 
 @dataclass(frozen=True)

@@ -85,8 +85,8 @@ class EvidenceRecord:
 
 
 @dataclass(frozen=True)
-class BaseRateRecord:
-    """What a test gives without what is claimed, and the p-value of the claim against it."""
+class BaseRate:
+    """What the test of a claim gives without what is claimed: before training, or for layers in random order."""
 
     name: str
     value: float
@@ -119,7 +119,7 @@ class ClaimRecord:
     interval: tuple[float | None, float | None] = (None, None)
     p_value: float | None = None
     p_corrected: float | None = None
-    bases: tuple[BaseRateRecord, ...] = ()
+    bases: tuple[BaseRate, ...] = ()
     steps: tuple[int, int] | None = None
     sensitivity: tuple[SensitivityRecord, ...] = ()
     command: str = ""
