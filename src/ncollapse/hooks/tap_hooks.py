@@ -224,6 +224,7 @@ class TapHooks:
         if label != network.label or self._repeated is None:
             return
         own, rows = finite_rows(self._repeated, rows)
+        self._repeated = None  # of this batch only
         if not len(rows) or is_same(own, rows):
             self.sure = self.sure or len(rows) > 0
         elif self.sure:
