@@ -15,16 +15,24 @@ HEADING = "## The ledger\n"
 def command(sweep: Sweep) -> str:
     """Write the command of the sweep from its files: what all runs changed is set, the rest was swept."""
     runs = [item for item in sweep.runs if item.run is not None]
-    swept = {field: list(dict.fromkeys(item.settings[field] for item in sweep.runs)) for field in sweep.fields}
-    over = [f"{field}={','.join(values)}" for field, values in swept.items()]
+    swept = {field: dict.fromkeys(item.settings[field] for item in sweep.runs) for field in sweep.fields}
+    over = [word for field, values in swept.items() for word in ("--over", f"{field}={','.join(values)}", *tied(sweep, field))]
     changed = [dict(item.partition("=")[::2] for item in run.run.recipe.changed) for run in runs]
-    fixed = [f"{key}={value}" for key, value in changed[0].items() if key not in swept and all(key in c for c in changed)]
+    varied = {*sweep.fields, *sweep.tied}
+    fixed = [f"{key}={value}" for key, value in changed[0].items() if key not in varied and all(key in c for c in changed)]
     seeds = sorted({item.seed for item in sweep.runs})
     fixed += [f"seed={seeds[0]}"] if seeds[0] else []
-    words = ["ncollapse", "sweep", runs[0].run.recipe.name]
-    words += ["--over", *over] if over else []
+    words = ["ncollapse", "sweep", runs[0].run.recipe.name, *over]
     words += ["--set", *fixed] if fixed else []
     return shlex.join([*words, "--seeds", str(len(seeds)), "--out", f"runs/{sweep.path.name}"])
+
+
+def tied(sweep: Sweep, field: str) -> list[str]:
+    """Write the options of what belongs to a swept field: each of its values comes with one value of that."""
+    pairs = {other: {(item.settings[field], item.tied[other]): None for item in sweep.runs} for other in sweep.tied}
+    num_values = len({item.settings[field] for item in sweep.runs})
+    belonging = {other: [its for _, its in found] for other, found in pairs.items() if len(found) == num_values}
+    return [word for other, its in belonging.items() for word in ("--with", f"{other}={','.join(its)}")]
 
 
 def render(folders: list[Path]) -> str:

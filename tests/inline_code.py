@@ -143,7 +143,7 @@ def is_command(text: str) -> bool:
     recipe = getattr(chosen, "recipe", None)
     if recipe in RECIPES:
         override(RECIPES[recipe](), getattr(chosen, "set", []))
-        return all(is_setting(over) for over in getattr(chosen, "over", []))
+        return all(is_setting(item) for axis in getattr(chosen, "over", []) for item in axis)
     return recipe is None or recipe.isupper()
 
 

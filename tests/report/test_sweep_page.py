@@ -254,6 +254,22 @@ def test_words_get_a_place_each_and_cannot_break_the_page(tmp_path, write_sweep)
     assert "<script" not in html
 
 
+def test_what_goes_with_the_swept_field_is_shown_and_is_no_axis(tmp_path, write_sweep, without_drawings):
+    sweep_dir = write_sweep(tmp_path, ("1", "2"), seeds=1)
+    content = json.loads((sweep_dir / "sweep.json").read_text())
+    for run, rate in zip(content["runs"], ("0.1", "1e-3"), strict=True):
+        run["tied"] = {"train.learning_rate": rate}
+    (sweep_dir / "sweep.json").write_text(json.dumps(content))
+    assert axis_of(read_sweep(sweep_dir)) == ("train.weight_decay", (1.0, 2.0), ("1", "2"), True)
+    html = write_sweep_page(sweep_dir).read_text(encoding="utf-8")
+    assert "Sweep of train.weight_decay with train.learning_rate" in html
+    assert '<th scope="row">2</th><td>2</td><td>0.001</td>' in html
+    del content["runs"][0]["tied"]
+    (sweep_dir / "sweep.json").write_text(json.dumps(content))
+    with pytest.raises(ReportError, match="needed runs that all set the same fields"):
+        read_sweep(sweep_dir)
+
+
 def test_settings_of_two_fields_are_numbered(tmp_path, write_sweep, without_drawings):
     sweep_dir = write_sweep(tmp_path, ("1", "2"), seeds=1)
     content = json.loads((sweep_dir / "sweep.json").read_text())

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from ncollapse import studies
 from ncollapse.cli import main
 from ncollapse.records.errors import RunDirectoryWarning
+from ncollapse.records.sweep import read_sweep
 from ncollapse.studies import override, plan_sweep, recipe_by_name, run_recipe, run_sweep, sweep
 from ncollapse.studies.workers import work
 
@@ -47,9 +49,56 @@ def test_every_combination_with_every_seed(tmp_path):
     assert [run.recipe for run in plan_sweep(base(), [], 1, tmp_path)] == [base()]
 
 
+RATES = ("train.optimizer=sgd,adam", "train.learning_rate=0.1,0.001")
+
+
+def test_settings_that_belong_together_are_one_axis(tmp_path):
+    runs = plan_sweep(base(), [RATES, "model.num_blocks=1,2"], 1, tmp_path)
+    assert [(r.recipe.train.optimizer, r.recipe.train.learning_rate, r.recipe.model.num_blocks) for r in runs] == [
+        ("sgd", 0.1, 1), ("sgd", 0.1, 2), ("adam", 0.001, 1), ("adam", 0.001, 2),
+    ]  # fmt: skip
+    assert runs[2].name == "train.optimizer=adam_model.num_blocks=1_seed=0"
+    assert (runs[2].settings, runs[2].tied) == (
+        {"train.optimizer": "adam", "model.num_blocks": "1"},
+        {"train.learning_rate": "0.001"},
+    )
+    # A value that belongs to others may be the same for two of them.
+    same = plan_sweep(base(), [("train.optimizer=sgd,adam", "model.width=8,8")], 1, tmp_path)
+    assert [run.recipe.model.width for run in same] == [8, 8]
+
+
+def test_a_tied_sweep_is_listed_and_extended(tmp_path, in_this_process):
+    few = base("train.epochs=1", "measure.epochs=[1]")
+    run_sweep(plan_sweep(few, [RATES], 1, tmp_path), tmp_path)
+    run_sweep(plan_sweep(few, [("train.optimizer=adamw", "train.learning_rate=0.002")], 1, tmp_path), tmp_path)
+    listed = {(item.settings["train.optimizer"], item.tied["train.learning_rate"]) for item in read_sweep(tmp_path).runs}
+    assert listed == {("sgd", "0.1"), ("adam", "0.001"), ("adamw", "0.002")}
+    with pytest.raises(ValueError, match=r"train.optimizer with train.learning_rate, and this one is over train.optimizer\."):
+        run_sweep(plan_sweep(few, ["train.optimizer=sgdw"], 1, tmp_path), tmp_path)
+    with pytest.raises(ValueError, match=r"holds a run of 'demo' with train.learning_rate=0\.1, and this sweep's is of 'demo'"):
+        run_sweep(plan_sweep(few, [("train.optimizer=sgd", "train.learning_rate=0.2")], 1, tmp_path), tmp_path)
+
+
+def test_the_command_ties_what_follows_with(tmp_path, capsys, monkeypatch):
+    asked = []
+    monkeypatch.setattr(studies, "plan_sweep", lambda recipe, over, *_: asked.append(over))
+    words = ["--over", "model.width=8,16", "train.optimizer=sgd,adam", "--with", "train.learning_rate=0.1,0.001"]
+    with pytest.raises(SystemExit):
+        main(["sweep", "demo", *words, "--over", "data.corrupt=0,1", "--with", "train.epochs=1,2"])
+    assert asked == [(("model.width=8,16",), RATES, ("data.corrupt=0,1", "train.epochs=1,2"))]
+    with pytest.raises(SystemExit):
+        main(["sweep", "demo", "--with", "train.learning_rate=0.1,0.001"])
+    assert "--with needs an --over before it" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("over", "message"),
     [
+        ([("train.optimizer=sgd,adam", "train.learning_rate=0.1")], r"needs one value for each of the 2 .* got 1: 0\.1"),
+        ([("train.optimizer=sgd,adam", "train.learning_rate")], "--with needs field=value,value"),
+        ([("model.width=8", "train.gamma=0.1", "train.gamma=0.1")], "can be swept once only"),
+        ([("model.width=8", "train.gamma=0.1"), "train.gamma=0.1"], "can be swept once only"),
+        ([("model.width=8,16", "seed=0,1")], "Seeds are swept by --seeds N"),
         (["train.weight_decay"], "--over needs field=value,value"),
         (["train.weight_decay=0,,1"], "--over needs field=value,value"),
         (["train.weight_decay=0,0"], "has a value twice"),
@@ -117,6 +166,7 @@ def test_the_list_of_runs_has_their_settings_and_seeds(swept):
         "name": swept[0].name,
         "settings": {"train.weight_decay": "0", "model.num_blocks": "1"},
         "seed": 0,
+        "tied": {},
     }
 
 
@@ -181,7 +231,7 @@ def test_a_sweep_is_extended_by_values_and_seeds_and_loses_no_run(tmp_path, in_t
     before = (tmp_path / "sweep.json").read_bytes()
     with pytest.raises(ValueError, match=r"num_blocks=1_seed=0 holds a run of 'demo' with train.learning_rate=0.02, "):
         run_sweep(plan_sweep(base(*few, "train.learning_rate=0.01"), ["model.num_blocks=3"], 1, tmp_path), tmp_path)
-    with pytest.raises(ValueError, match=r"holds a sweep over model.num_blocks, and this one is over seeds alone"):
+    with pytest.raises(ValueError, match=r"holds a sweep over model.num_blocks, and this one is over seeds"):
         run_sweep(plan_sweep(base(*few), [], 1, tmp_path), tmp_path)
     with pytest.raises(ValueError, match=r"over model.num_blocks, and this one is over model.num_blocks, model.width\. Choose"):
         run_sweep(plan_sweep(base(*few), ["model.num_blocks=1", "model.width=16"], 1, tmp_path), tmp_path)

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,16 @@ def add_sweep(commands: Any) -> None:
     sweep = commands.add_parser("sweep", help="run a recipe over values of its fields and over seeds")
     sweep.add_argument("recipe", metavar="RECIPE", help="a name that `ncollapse recipes` lists")
     sweep.add_argument(
-        "--over", nargs="+", action="extend", default=[], metavar="FIELD=V,V", help="such as train.weight_decay=0,5e-4,5e-3"
+        "--over", nargs="+", action=_Over, default=(), metavar="FIELD=V,V", help="such as train.weight_decay=0,5e-4,5e-3"
+    )
+    sweep.add_argument(
+        "--with",
+        nargs="+",
+        action=_Over,
+        dest="over",
+        metavar="FIELD=V,V",
+        help="values that belong, one by one, to those of the --over before: "
+        "--over train.optimizer=sgd,adam --with train.learning_rate=0.1,0.001",
     )
     sweep.add_argument("--seeds", type=count(1), default=1, metavar="N", help="seeds for each combination (default: 1)")
     sweep.add_argument("--set", nargs="+", action="extend", default=[], metavar="FIELD=VALUE", help="for all runs")
@@ -30,6 +40,22 @@ def add_sweep(commands: Any) -> None:
     sweep.add_argument("--out", type=folder, metavar="DIR", help="folder of the runs (default: runs/sweep-RECIPE)")
     sweep.add_argument("--json", action="store_true", help="print the result as JSON")
     sweep.set_defaults(call=run_command)
+
+
+class _Over(argparse.Action):
+    """Collects the axes of a sweep: every ``--over`` begins one, and ``--with`` adds fields to the last."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: str | None = None
+    ) -> None:
+        axes = namespace.over
+        if self.option_strings == ["--over"]:
+            axes = (*axes, *((value,) for value in values))
+        elif axes:
+            axes = (*axes[:-1], (*axes[-1], *values))
+        else:
+            parser.error(f"--with needs an --over before it, got --with {' '.join(values)}. Write --over FIELD=V,V first.")
+        namespace.over = axes
 
 
 def run_command(options: argparse.Namespace) -> None:
@@ -67,13 +93,13 @@ def run_command(options: argparse.Namespace) -> None:
         )
 
 
-def _check_set_once(settings: list[str], over: list[str]) -> None:
-    swept = {item.partition("=")[0].strip() for item in over}
+def _check_set_once(settings: list[str], over: Sequence[Sequence[str]]) -> None:
+    swept = {item.partition("=")[0].strip() for axis in over for item in axis}
     both = [item for item in settings if item.partition("=")[0] in swept]
     if both:
         raise ValueError(
-            f"--set is for all runs and --over for what differs, got {both[0].partition('=')[0]} in both (--set {both[0]}). "
-            "Leave it out of one of them."
+            f"--set is for all runs, --over and --with for what differs, got {both[0].partition('=')[0]} in both (--set "
+            f"{both[0]}). Leave it out of one of them."
         )
 
 

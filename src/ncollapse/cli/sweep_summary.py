@@ -44,11 +44,12 @@ class SweepSummary:
 
         settings: dict[tuple[str, ...], list[SweepRun]] = {}
         for run in self.runs:
-            settings.setdefault(tuple(run.settings.values()), []).append(run)
+            settings.setdefault((*run.settings.values(), *run.tied.values()), []).append(run)
         found = {values: _latest([self._measured(run) for run in runs]) for values, runs in settings.items()}
         shown = [key for key in _SHOWN if any(key in metrics for _, each in found.values() for metrics in each)]
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-        for heading in (*self.runs[0].settings, "finished", "epochs", *(["measured at"] if shown else []), *shown):
+        swept = (*self.runs[0].settings, *self.runs[0].tied)
+        for heading in (*swept, "finished", "epochs", *(["measured at"] if shown else []), *shown):
             table.add_column(Text(heading), justify="right")
         for values, runs in settings.items():
             states = [status for run in runs if (status := run.status()) is not None]

@@ -1,6 +1,7 @@
 """A sweep: the list of its runs as it lies on the disk, and what there is of each run."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ncollapse.records import file_names
@@ -15,11 +16,17 @@ _AGAIN = "Run `ncollapse sweep` again with the same --out."
 
 @dataclass(frozen=True)
 class SweepEntry:
-    """One run in ``sweep.json``: its folder, the swept fields with their values as text, its seed."""
+    """One run in ``sweep.json``: its folder, the swept fields with their values as text, its seed, and tied fields."""
 
     name: str
     settings: dict[str, str]
     seed: int
+    tied: dict[str, str] = field(default_factory=dict)
+
+
+def swept_words(settings: Iterable[str], tied: Iterable[str]) -> str:
+    """Name the swept fields, and those whose values belong to theirs."""
+    return " with ".join(filter(None, (", ".join(settings) or "seeds", ", ".join(tied))))
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,7 @@ class SweptRun:
     name: str
     settings: dict[str, str]
     seed: int
+    tied: dict[str, str]
     run: Run | None = None
     problem: str = ""
     has_page: bool = False
@@ -48,6 +56,11 @@ class Sweep:
     path: Path
     runs: tuple[SweptRun, ...]
     fields: tuple[str, ...]
+
+    @property
+    def tied(self) -> tuple[str, ...]:
+        """Fields whose values belong to those of a swept one."""
+        return tuple(self.runs[0].tied)
 
     def by_setting(self) -> list[tuple[tuple[str, ...], list[Run]]]:
         """List the finished runs of every combination of swept values, in the order of ``sweep.json``."""
@@ -70,7 +83,7 @@ def read_sweep(path: Path, epochs: Epochs = "all") -> Sweep:
         # A run lies in the sweep's folder; pages are written into runs.
         if not _is_folder_name(entry.name) or (path / entry.name).is_symlink():
             fail(file, f"needed names of folders in the sweep, found {entry.name[:100]!r}", _AGAIN)
-    if len({tuple(entry.settings) for entry in entries}) != 1:
+    if len({(tuple(entry.settings), tuple(entry.tied)) for entry in entries}) != 1:
         found = "runs with different fields" if entries else "no run"
         fail(file, f"needed runs that all set the same fields, found {found}", _AGAIN)
     return Sweep(path, tuple(_swept_run(path / entry.name, entry, epochs) for entry in entries), tuple(entries[0].settings))
@@ -89,7 +102,7 @@ def _swept_run(folder: Path, entry: SweepEntry, epochs: Epochs) -> SweptRun:
             problem = unfinished(run)
         except ReportError as error:
             problem = str(error)
-    return SweptRun(entry.name, entry.settings, entry.seed, None if problem else run, problem, has_page)
+    return SweptRun(entry.name, entry.settings, entry.seed, entry.tied, None if problem else run, problem, has_page)
 
 
 def unfinished(run: Run) -> str:

@@ -12,7 +12,7 @@ from ncollapse.drawing.sweeps import Axis, axis_of, draw_against
 from ncollapse.drawing.wording import counted, number, spelled
 from ncollapse.records.file_names import COMPARISON, REPORT
 from ncollapse.records.reading import Run
-from ncollapse.records.sweep import Sweep, SweptRun, read_sweep
+from ncollapse.records.sweep import Sweep, SweptRun, read_sweep, swept_words
 from ncollapse.report.claims_page import ledger_rows, write_claims_page
 from ncollapse.report.markup import link, panel_svg, write_html
 from ncollapse.report.run_page import write_page
@@ -34,7 +34,7 @@ def write_sweep_page(sweep_dir: Path, out: Path | None = None) -> Path:
     """
     sweep = read_sweep(Path(sweep_dir), "last")
     out = sweep.path / "sweep.html" if out is None else Path(out)
-    axis = axis_of(sweep)
+    axis, columns = axis_of(sweep), (*sweep.fields, *sweep.tied)
     finished = [item.run for item in sweep.runs if item.run is not None]
     shown = [quantity for quantity in QUANTITIES if any(quantity.read(run) is not None for run in finished)]
     ledger = rule_on_claims([sweep.path])
@@ -42,11 +42,12 @@ def write_sweep_page(sweep_dir: Path, out: Path | None = None) -> Path:
     return write_html(
         out,
         "sweep.html",
-        title=f"Sweep of {', '.join(sweep.fields) or 'seeds'}",
+        title=f"Sweep of {swept_words(sweep.fields, sweep.tied)}",
         folder=sweep.path.resolve().name,
-        **_recipe_context(finished, sweep.fields),
+        **_recipe_context(finished, columns),
         fields=sweep.fields,
-        settings=[[spelled(value) for value in values] for values, _ in sweep.by_setting()],
+        columns=columns,
+        settings=list(dict.fromkeys(_values(item) for item in sweep.runs)),
         num_runs=counted(len(sweep.runs), "run"),
         num_finished=len(finished),
         unit=unit_of(finished),
@@ -129,11 +130,15 @@ def _shown(value: float) -> str:
     return "–" if math.isnan(value) else number(value)
 
 
+def _values(item: SweptRun) -> tuple[str, ...]:
+    return tuple(spelled(value) for value in (*item.settings.values(), *item.tied.values()))
+
+
 def _run_context(item: SweptRun, sweep: Sweep, out: Path) -> dict[str, Any]:
     return {
         "name": item.name,
         "href": link(sweep.path / item.name / REPORT, out),
-        "values": [spelled(item.settings[field]) for field in sweep.fields],
+        "values": _values(item),
         "seed": item.seed,
         "state": item.problem or "finished",
     }

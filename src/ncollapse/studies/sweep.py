@@ -21,7 +21,7 @@ from ncollapse.records.manifest import CheckedFiles
 from ncollapse.records.run_directory import RunDirectory
 from ncollapse.records.run_files import Status
 from ncollapse.records.saving import held_files, save_files
-from ncollapse.records.sweep import SweepEntry, SweepFile
+from ncollapse.records.sweep import SweepEntry, SweepFile, swept_words
 from ncollapse.stop_signals import RunStopped
 from ncollapse.studies.held_recipe import held_recipe
 from ncollapse.studies.machine import device_named
@@ -29,6 +29,7 @@ from ncollapse.studies.recipe_check import check_feasible
 from ncollapse.studies.workers import run_locally, run_on_ray
 
 Engine = Literal["local", "ray"]
+_TWICE = "A field can be swept once only; list all its values in one --over or --with."
 
 
 class SweepRun(NamedTuple):
@@ -39,12 +40,14 @@ class SweepRun(NamedTuple):
         settings: Swept fields and their values, as text.
         recipe: What is run.
         path: Its run directory.
+        tied: Fields whose values belong to those of a swept one, and their values, as text.
     """
 
     name: str
     settings: dict[str, str]
     recipe: Recipe
     path: Path
+    tied: dict[str, str]
 
     def status(self) -> Status | None:
         """Return what ``status.json`` says; None where there is none that can be read.
@@ -76,36 +79,40 @@ class SweepOutcome:
     errors: dict[str, str]
 
 
-def plan_sweep(recipe: Recipe, over: Sequence[str], seeds: int, out: str | Path) -> tuple[SweepRun, ...]:
+def plan_sweep(recipe: Recipe, over: Sequence[str | Sequence[str]], seeds: int, out: str | Path) -> tuple[SweepRun, ...]:
     """Return all runs of a sweep, seeds fastest: every combination of the values, with every seed.
 
     Args:
         recipe: What is swept; its own seed is the first.
-        over: Items ``field=value,value,...``, fields as in ``override``.
+        over: Items ``field=value,value,...``, fields as in ``override``. A sequence of such items is one axis: the first is
+            swept, and the values of the others belong to its values one by one, as an optimizer's learning rate does:
+            ``("train.optimizer=sgd,adam", "train.learning_rate=0.1,0.001")``.
         seeds: How many seeds each combination is run with, counted up from the recipe's.
         out: The sweep's folder.
 
     Raises:
-        RecipeError: If an item has no values or the same twice, a field is named twice, or a value does not fit its field, or
-            gives a network that does not fit the data or cannot be measured.
+        RecipeError: If an item has no values or the same twice, a field is named twice, values that belong together are not
+            equally many, or a value does not fit its field or gives a network that does not fit the data or can't be measured.
     """
     if seeds < 1:
         raise RecipeError(f"A sweep needs at least one seed, got {seeds}. Leave --seeds out for one.")
-    swept = dict(_parse(item) for item in over)
-    if len(swept) < len(over):
-        raise RecipeError("A field can be swept once only; list all its values in one --over.")
-    if "seed" in swept:
+    axes = [_axis(*([item] if isinstance(item, str) else item)) for item in over]
+    names = [name for axis in axes for setting in axis[0] for name in setting]
+    if len(set(names)) < len(names):
+        raise RecipeError(_TWICE)
+    if "seed" in names:
         raise RecipeError("Seeds are swept by --seeds N; set the first with --set seed=S.")
     runs = []
     planned: dict[Recipe, list[str]] = {}
-    for values in itertools.product(*swept.values()):
-        settings = dict(zip(swept, values, strict=True))
-        words = [f"{key}={value}" for key, value in settings.items()]
+    for places in itertools.product(*axes):
+        settings = {key: value for swept, _ in places for key, value in swept.items()}
+        tied = {key: value for _, others in places for key, value in others.items()}
+        words = [f"{key}={value}" for key, value in (settings | tied).items()]
         varied = override(recipe, words)
         _check_setting(varied, words, planned)
         for seed in range(recipe.seed, recipe.seed + seeds):
-            name = re.sub(r"[^A-Za-z0-9._=+-]", "_", ",".join([*words, f"seed={seed}"]).replace(",", "_"))
-            runs.append(SweepRun(name, settings, replace(varied, seed=seed), Path(out) / name))
+            name = re.sub(r"[^A-Za-z0-9._=+-]", "_", "_".join([*words[: len(settings)], f"seed={seed}"]))
+            runs.append(SweepRun(name, settings, replace(varied, seed=seed), Path(out) / name, tied))
     return tuple(runs)
 
 
@@ -121,13 +128,28 @@ def _check_setting(varied: Recipe, words: list[str], planned: dict[Recipe, list[
         raise RecipeError(f"{error} (set by {', '.join(words)})" if words else str(error)) from error
 
 
-def _parse(item: str) -> tuple[str, list[str]]:
+def _axis(first: str, *others: str) -> list[tuple[dict[str, str], dict[str, str]]]:
+    """List the places of one axis: the swept field's value at each, and the values that belong to it."""
+    key, values = _parse("--over", first)
+    if len(set(values)) < len(values):
+        raise RecipeError(f"--over {first!r} has a value twice. Name each once; repeat runs with --seeds.")
+    tied = dict(_parse("--with", other) for other in others)
+    if len(tied) < len(others):
+        raise RecipeError(_TWICE)
+    for field, its in tied.items():
+        if len(its) != len(values):
+            raise RecipeError(
+                f"--with {field}=... needs one value for each of the {len(values)} of --over {first}, got {len(its)}: "
+                f"{','.join(its)}. Write them in the same order."
+            )
+    return [({key: value}, {field: its[place] for field, its in tied.items()}) for place, value in enumerate(values)]
+
+
+def _parse(option: str, item: str) -> tuple[str, list[str]]:
     key, separator, text = item.partition("=")
     values = [value.strip() for value in text.split(",")]
     if not separator or not all(values):
-        raise RecipeError(f"--over needs field=value,value,..., got {item!r}. Try --over train.weight_decay=0,5e-4.")
-    if len(set(values)) < len(values):
-        raise RecipeError(f"--over {item!r} has a value twice. Name each once; repeat runs with --seeds.")
+        raise RecipeError(f"{option} needs field=value,value,..., got {item!r}. Try {option} train.weight_decay=0,5e-4.")
     return key.strip(), values
 
 
@@ -211,17 +233,17 @@ def _run_all(
 
 def _listing(runs: Sequence[SweepRun], folder: Path) -> tuple[SweepEntry, ...]:
     """Read the runs of the folder, also of an earlier sweep, and check that they differ in swept values and seeds only."""
-    listed = tuple(SweepEntry(run.name, run.settings, run.recipe.seed) for run in runs)
+    listed = tuple(SweepEntry(run.name, run.settings, run.recipe.seed, run.tied) for run in runs)
     planned = {run.name for run in runs}
     earlier = tuple(item for item in _earlier(folder) if item.name not in planned)
     for item in earlier:
         # In their order too, which the names of the runs have.
-        if tuple(item.settings) != tuple(runs[0].settings):
+        if (tuple(item.settings), set(item.tied)) != (tuple(runs[0].settings), set(runs[0].tied)):
             raise RunDirectoryError(
-                f"{folder} holds a sweep over {_fields(item.settings)}, and this one is over {_fields(runs[0].settings)}. "
-                "Choose another place with --out."
+                f"{folder} holds a sweep over {swept_words(item.settings, item.tied)}, and this one is over "
+                f"{swept_words(runs[0].settings, runs[0].tied)}. Choose another place with --out."
             )
-        _check_held(folder / item.name, runs[0].recipe, {"seed", *item.settings})
+        _check_held(folder / item.name, runs[0].recipe, {"seed", *item.settings, *item.tied})
     for run in runs:
         # What is finished is not trained again: it must be what is asked for.
         _check_held(run.path, run.recipe, set())
@@ -254,10 +276,6 @@ def _check_held(path: Path, recipe: Recipe, free: set[str]) -> None:
             f"{path} holds a run of {held.name!r}{f' with {settings}' if other else ''}, and this sweep's is of "
             f"{recipe.name!r} with other settings. Choose another place with --out, or delete the folder."
         )
-
-
-def _fields(settings: dict[str, str]) -> str:
-    return ", ".join(settings) or "seeds alone"
 
 
 def _place(item: SweepEntry) -> tuple[Any, ...]:
