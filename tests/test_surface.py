@@ -45,7 +45,7 @@ COMMANDS = {
     "report": "DIR --out --unverified",
     "verify": "DIR --json",
     "repair": "DIR --yes",
-    "sweep": "RECIPE --over --seeds --set --engine --workers --address --out --json",
+    "sweep": "RECIPE --over --with --seeds --set --engine --workers --address --out --json",
     "runs": "DIR --json",
     "claims": "DIR --out --json --markdown",
     "compare": "DIR --out --position",
