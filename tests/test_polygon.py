@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ncollapse.polygon import class_order, corners_of, named_classes
+from ncollapse.polygon import class_order, corners_of, named_classes, spread_evenly
 
 
 def test_ten_largest_of_many_classes():
@@ -27,6 +27,17 @@ def test_equal_distances_keep_the_order_of_the_labels():
     assert class_order(np.eye(7)) == list(range(7))
     assert class_order(np.zeros((3, 2))) == [0, 1, 2]
     assert class_order(np.full((4, 2), np.nan)) == [0, 1, 2, 3]
+
+
+def test_the_named_are_spread_evenly_and_keep_their_order():
+    assert spread_evenly([0, 1, 2, 3, 4, 5, 6, 7], [5, 2, 3]) == [2, 0, 3, 1, 4, 5, 6, 7]
+    order = np.random.default_rng(0).permutation(47).tolist()
+    named = [*range(10)]
+    found = spread_evenly(order, named)
+    places = [place for place, label in enumerate(found) if label in named]
+    assert {*np.diff([*places, 47])} == {4, 5}
+    for part in (named, [*range(10, 47)]):
+        assert [label for label in found if label in part] == [label for label in order if label in part]
 
 
 def test_corners():

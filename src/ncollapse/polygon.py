@@ -56,6 +56,14 @@ def _improve(tour: Array, distances: Array, slack: float) -> bool:
     return improved
 
 
+def spread_evenly(order: Sequence[int], named: Sequence[int]) -> list[int]:
+    """Move the named classes apart, evenly around the polygon, so that their labels do not meet; else the order is kept."""
+    first = [label for label in order if label in named]
+    others = iter([label for label in order if label not in named])
+    places = {i * len(order) // len(first): label for i, label in enumerate(first)}
+    return [places[place] if place in places else next(others) for place in range(len(order))]
+
+
 def corners_of(order: Sequence[int]) -> Array:
     """Return the corners of the regular K-gon by class, (K, 2), clockwise from the top; of two classes a horizontal segment."""
     num_classes = len(order)

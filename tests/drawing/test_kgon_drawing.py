@@ -46,9 +46,16 @@ def payload(markup):
     return json.loads(re.search(r'<script type="application/json" class="kgon-data">(.*?)</script>', markup)[1])
 
 
-def decoded(text, reach):
+def decoded(text):
     steps = [64 * DIGITS.index(text[i]) + DIGITS.index(text[i + 1]) for i in range(0, len(text), 2)]
-    return (np.array(steps).reshape(-1, 2) / 4095 * 2 - 1) * reach
+    return np.array(steps).reshape(-1, 2) / 4095 * 2 - 1
+
+
+def drawn_run(features, num_classes=5):
+    """A run of one layer and epoch, with its K-gon."""
+    labels = torch.arange(num_classes).repeat(len(features) // num_classes)
+    run = run_of({0: nc.measure_features({"a": features}, labels, num_classes=num_classes)})
+    return run, Kgon.of(run.samples)
 
 
 @pytest.fixture(scope="module")
@@ -64,11 +71,13 @@ def test_positions_of_markup_and_data_are_those_of_the_numbers(run):
         at = kgon.positions(epoch)
         for layer in range(2):
             parts = [at.points[layer], at.means[layer], at.corners[layer], *([at.spokes[0]] if layer == 1 else [])]
-            expected = np.clip(np.concatenate(parts), -kgon.reach, kgon.reach)
-            assert np.abs(decoded(data["drawn"][index][layer], kgon.reach) - expected).max() < 1e-3
+            reach = data["reach"][index][layer]
+            expected = np.clip(np.concatenate(parts) / reach, -1, 1)
+            assert np.abs(decoded(data["drawn"][index][layer]) - expected).max() < 1e-3
+            assert reach == round(kgon.pictures(epoch)[layer].reach, 3) >= 1.3
     drawn = re.findall(r'<circle cx="([-\d.]+)" cy="([-\d.]+)"/>', markup)
     at = kgon.positions(2)
-    expected = np.clip(at.points.reshape(-1, 2) / kgon.reach, -1, 1) * [100, -100]
+    expected = np.concatenate([at.points[i] / kgon.pictures(2)[i].reach for i in (0, 1)]) * [100, -100]
     assert np.abs(np.array(drawn, dtype=float) - expected).max() <= 0.051
     assert markup.count("<svg") == 2
     assert markup.count("<line") == 5
@@ -82,10 +91,10 @@ def test_corners_are_those_of_the_polygon_in_the_order_of_the_last_epoch(run):
 def test_two_classes_lie_on_a_line():
     run = run_with(2)
     kgon = Kgon.of(run.samples)
-    at = kgon.positions(2)
-    assert np.abs(at.means[..., 1]).max() == 0
-    assert (at.points[:, at.labels == 0, 1] > 0).all()
-    assert (at.points[:, at.labels == 1, 1] < 0).all()
+    labels, picture = run.samples.epochs[2].labels, kgon.pictures(2)[0]
+    assert np.abs(picture.means[:, 1]).max() == 0
+    assert (picture.points[labels == 0, 1] > 0).all()
+    assert (picture.points[labels == 1, 1] < 0).all()
     assert "Two classes lie on a line" in kgon_markup(kgon)
 
 
@@ -116,7 +125,7 @@ def test_a_loader_that_shuffles_is_noted(run):
     moved = samples.epochs[0].indices[::-1].copy()
     first = samples.epochs[0].__class__(**{**samples.epochs[0].__dict__, "indices": moved})
     kgon = Kgon.of(samples.with_epoch(0, first))
-    assert "another sample at each epoch" in " ".join(kgon.notes())
+    assert "another sample at each epoch" in kgon_markup(kgon)
     data = payload(kgon_markup(kgon))
     assert data["indices"][0] == moved.tolist()
     assert data["indices"][1:] == [0, samples.epochs[2].indices.tolist()]
@@ -142,10 +151,63 @@ def test_a_figure_of_an_epoch_notes_the_ranks_of_that_epoch():
     wide = torch.randn(12, 5, generator=torch.Generator().manual_seed(0))
     flat = torch.cat([wide[:, :2], torch.zeros(12, 3)], dim=1)
     run = run_of({epoch: nc.measure_features({"a": x}, labels, num_classes=4) for epoch, x in enumerate((flat, wide))})
-    assert [plot_kgon(run, epoch).axes[0].get_title() for epoch in (0, 1)] == [
-        "0  a (class means span 2 of 3 dimensions)",
-        "0  a",
-    ]
+    notes = [[text.get_text() for text in plot_kgon(run, epoch).axes[0].texts] for epoch in (0, 1)]
+    assert ["class means span 2 of 3 dimensions" in "".join(note) for note in notes] == [True, False]
+
+
+@pytest.mark.parametrize("num_classes", [2, 10, 30])
+def test_a_network_that_has_not_collapsed_is_zoomed_out_until_its_samples_fit(num_classes):
+    noise = torch.randn(num_classes * 20, 40, generator=torch.Generator().manual_seed(0))
+    run, kgon = drawn_run(noise, num_classes)
+    at, (picture,) = kgon.positions(0), kgon.pictures(0)
+    x = np.abs(at.points[0, :, 0] if num_classes == 2 else at.points[0])
+    assert x.max() > 2
+    # Noise has no far samples: all are inside, and the outermost is near the edge.
+    assert picture.reach == pytest.approx(1.04 * x.max())
+    assert not picture.is_beyond.any()
+    assert np.allclose(picture.points[:, 0], at.points[0, :, 0] / picture.reach)
+    assert np.allclose(picture.corners, at.corners[0] / picture.reach)
+    assert "zoomed out" in picture.note
+    markup = kgon_markup(kgon)
+    assert "the polygon is small" in markup
+    assert (f'class="frame" r="{100 / picture.reach:.1f}"' in markup) == (num_classes == 30)
+    outline = plot_kgon(run).axes[0].lines[0].get_xydata()
+    assert np.abs(np.linalg.norm(outline, axis=1) - 1 / picture.reach).max() < 1e-3
+
+
+def test_a_sample_far_beyond_the_others_is_a_mark_at_the_edge_and_counted():
+    noise = 0.1 * torch.randn(100, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    features = simplex_etf(5, 4)[torch.arange(5).repeat(20)] + noise
+    _, before = drawn_run(features)
+    features[0] += 20 * simplex_etf(5, 4)[0]
+    run, kgon = drawn_run(features)
+    (picture,) = kgon.pictures(0)
+    assert picture.is_beyond.sum() == 1
+    assert picture.is_beyond[before.samples.epochs[0].indices == 0] == [True]
+    assert picture.reach < 2 * before.pictures(0)[0].reach
+    assert "1 sample beyond the edge" in picture.note
+    markup = kgon_markup(kgon)
+    assert markup.count("<circle class=beyond") == 1
+    assert "small rings at the edge" in markup
+    assert sorted(plot_kgon(run).axes[0].collections[1].get_sizes())[:2] == [2, 5]
+
+
+def test_a_classifier_that_starts_at_zero_has_no_spokes_but_a_picture():
+    labels = torch.arange(5).repeat(4)
+    m = nc.measure_features({"a": simplex_etf(5, 4)[labels]}, labels, num_classes=5, classifier=(torch.zeros(5, 4), None))
+    (picture,) = Kgon.of(run_of({0: m}).samples).pictures(0)
+    assert picture.spokes.tolist() == [[0, 0]] * 5
+    assert np.isfinite(np.concatenate(picture[:1] + picture[2:4])).all()
+
+
+def test_the_page_says_where_samples_end(run, monkeypatch):
+    kgon = Kgon.of(run.samples)
+    assert "have no picture" not in kgon_markup(kgon, "epoch", [0, 1, 2])
+    assert "1 epoch of 4 have no picture" in kgon_markup(kgon, "epoch", [0, 1, 2, 9])
+    monkeypatch.setattr("ncollapse.records.samples.FULL_EPOCHS", 3)
+    assert "The pictures end at epoch 2 of 9" in kgon_markup(kgon, "epoch", [0, 1, 2, 9])
+    assert plot_kgon(run, 1).get_suptitle() == "epoch 1"
+    assert plot_kgon(run).get_suptitle() == ""
 
 
 def test_names_stay_text():

@@ -150,7 +150,7 @@ def test_many_classes_keep_the_order_of_the_first_epoch_and_other_layers_begin_a
 
 
 # Of 36 samples in one layer: two integers a sample, the rank, and three half-precision numbers a sample and a class mean.
-@pytest.mark.parametrize(("limit", "most", "kept"), [("_FULL_EPOCHS", 2, 2), ("_FULL_BYTES", 2 * (36 * 22 + 44) + 1, 3)])
+@pytest.mark.parametrize(("limit", "most", "kept"), [("FULL_EPOCHS", 2, 2), ("FULL_BYTES", 2 * (36 * 22 + 44) + 1, 3)])
 def test_a_full_file_takes_no_more_epochs(monkeypatch, limit, most, kept):
     monkeypatch.setattr(f"ncollapse.records.samples.{limit}", most)
     features, labels = clouds(3, 4)

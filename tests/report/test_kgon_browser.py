@@ -57,7 +57,7 @@ def check(page, samples, epoch):
     kgon = Kgon.of(samples)
     assert page.inner_text(".kgon-epoch") == str(epoch)
     drawn = torch.tensor(places(page), dtype=torch.float64)
-    expected = torch.as_tensor(kgon.positions(epoch).points[-1] / kgon.reach * [100, -100]).clamp(-100, 100)
+    expected = torch.as_tensor(kgon.pictures(epoch)[-1].points * [100, -100])
     assert float((drawn - expected).abs().max()) < 0.15
 
 

@@ -1,7 +1,7 @@
 """The K-gon as a figure of matplotlib, and as an animation over the epochs."""
 
 import io
-import math
+import itertools
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,17 +10,19 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
+from matplotlib.text import Text
 from PIL import Image
 
 from ncollapse.drawing import style
 from ncollapse.drawing.figures import render
-from ncollapse.drawing.kgon import COLORS, Array, Kgon, Positions
+from ncollapse.drawing.kgon import COLORS, Array, Kgon, Picture, outside
 from ncollapse.records.errors import ReportError
 from ncollapse.records.files import write_whole
 from ncollapse.records.reading import Run
 
-_COLUMNS, _SIDE, _HEAD = 6, 1.7, 0.4
-_LABEL_DISTANCE = 0.17
+# In inches: side of a picture, height of the title above all, of the notes below each.
+_COLUMNS, _SIDE, _HEAD, _FOOT = 6, 1.7, 0.4, 0.3
+_DOT, _MARK = 5, 2
 # Of an animation: milliseconds of a frame and of the last one, dots per inch, and how strong the colors of the palette are.
 _PAUSE, _END, _DPI, _SHARES = 200, 2400, 84, (1, 0.55, 0.25)
 
@@ -30,8 +32,7 @@ class _Panel:
 
     def __init__(self, axes: Axes, kgon: Kgon, layer: int, labels: Array) -> None:
         self._axes, self._kgon, self._layer = axes, kgon, layer
-        self._has_spokes = layer == kgon.samples.header.classifier
-        axes.set(xlim=(-kgon.reach, kgon.reach), ylim=(-kgon.reach, kgon.reach), aspect="equal")
+        axes.set(xlim=(-1, 1), ylim=(-1, 1), aspect="equal")
         axes.set_axis_off()
         # The second ten of twenty classes are rings.
         colors = [COLORS[i % len(COLORS)] for i in range(len(kgon.named))]
@@ -43,7 +44,7 @@ class _Panel:
         (self._frame,) = axes.plot([], [], color=style.SOFT, linewidth=0.6, zorder=1)
         self._spokes = LineCollection([], colors=colors, linewidths=1.1, zorder=2)
         axes.add_collection(self._spokes)
-        self._dots = _circles(axes, fills, dots, size=5, linewidth=0.4, alpha=0.5, zorder=3)
+        self._dots = _circles(axes, fills, dots, size=_DOT, linewidth=0.4, alpha=0.5, zorder=3)
         self._means = _circles(axes, inside, edges, size=26, linewidth=0.8, alpha=1, zorder=4)
         halo = [withStroke(linewidth=1.6, foreground=style.PAPER)]
         options: dict[str, Any] = {"fontsize": 7, "fontweight": "bold", "ha": "center", "va": "center", "path_effects": halo}
@@ -52,34 +53,33 @@ class _Panel:
             for place, color in zip(kgon.named, colors, strict=True)
         ]
 
-    def name(self, note: str) -> None:
-        """Write depth and name of the layer above it, and what is special about it."""
+        self._note = axes.text(0.5, -0.01, "", fontsize=6, color=style.SOFT, ha="center", va="top", transform=axes.transAxes)
+
+    def name(self) -> None:
+        """Write depth and name of the layer above it."""
         depth, name = self._kgon.samples.header.depths[self._layer], style.short(self._kgon.layers[self._layer], 20)
-        words = f"{depth}  {name}{f' ({note})' if note else ''}"
-        self._axes.set_title(words, fontsize=7.5, color=style.INK, pad=1, parse_math=False)
+        self._axes.set_title(f"{depth}  {name}", fontsize=7.5, color=style.INK, pad=1, parse_math=False)
 
-    def show(self, at: Positions) -> None:
+    def show(self, picture: Picture) -> None:
         """Move everything to the places of an epoch; a layer whose class means coincide shows nothing."""
-        kgon, layer = self._kgon, self._layer
-        means, corners = at.means[layer], at.corners[layer]
-        self._dots.set_offsets(np.clip(at.points[layer], -kgon.reach, kgon.reach))
-        self._means.set_offsets(np.clip(means, -kgon.reach, kgon.reach))
-        if self._has_spokes:
-            self._spokes.set_segments([[(0, 0), tuple(end)] for end in at.spokes[0]])
-        self._frame.set_data(*self._outline(corners).T)
-        for text, corner in zip(self._names, corners, strict=True):
-            length = float(np.linalg.norm(corner))
-            text.set_visible(math.isfinite(length))
-            if math.isfinite(length):
-                text.set_position(corner * (1 + _LABEL_DISTANCE * kgon.reach / max(length, 1e-9)))
+        self._note.set_text(picture.note.replace("; ", "\n"))
+        self._dots.set_offsets(picture.points)
+        self._dots.set_sizes(np.where(picture.is_beyond, _MARK, _DOT))
+        self._means.set_offsets(picture.means)
+        self._spokes.set_segments([[(0, 0), tuple(end)] for end in picture.spokes])
+        self._frame.set_data(*self._outline(picture).T)
+        for text, place in itertools.zip_longest(self._names, outside(picture.corners)):
+            text.set_visible(place is not None)
+            if place is not None:
+                text.set_position(place)
 
-    def _outline(self, corners: Array) -> Array:
+    def _outline(self, picture: Picture) -> Array:
         kgon = self._kgon
         if len(kgon.named) < len(kgon.order):
             turn = np.linspace(0, 2 * np.pi, 200)
-            return np.stack([np.cos(turn), np.sin(turn)], axis=1)
+            return np.stack([np.cos(turn), np.sin(turn)], axis=1) / picture.reach
         around = [kgon.named.index(place) for place in kgon.order]
-        return corners[[*around, around[0]]]
+        return picture.corners[[*around, around[0]]] if len(picture.corners) else picture.corners
 
 
 def _circles(
@@ -115,11 +115,17 @@ def plot_kgon(run: Run, epoch: int | None = None, *, layer: str | None = None, a
         raise ReportError(f"{run.path}: needed samples of {run.unit} {epoch}, has them of {known}, … Choose a measured one.")
     with style.house_style():
         if ax is not None:
-            _Panel(ax, kgon, _place_of(run, kgon, layer), epochs[epoch].labels).show(kgon.positions(epoch))
+            _Panel(ax, kgon, _place_of(run, kgon, layer), epochs[epoch].labels).show(kgon.pictures(epoch)[_place_of(run, kgon, layer)])
             return cast(Figure, ax.figure)
         figure, panels = _figure(kgon, epoch)
         _show(kgon, panels, epoch)
+        if epoch != run.epochs[-1]:
+            _head(figure, f"{run.unit} {epoch}")
     return figure
+
+
+def _head(figure: Figure, words: str) -> Text:
+    return figure.suptitle(words, x=0.008, y=0.995, ha="left", va="top", fontsize=9.5)
 
 
 def _place_of(run: Run, kgon: Kgon, layer: str | None) -> int:
@@ -153,7 +159,7 @@ def save_animation(run: Run, file: Path, *, frames: int = 40) -> None:
     stops = np.linspace(0, len(kgon.epochs) - 1, min(frames, len(kgon.epochs))).round().astype(int)
     with style.house_style():
         figure, panels = _figure(kgon, kgon.epochs[-1])
-        words = figure.suptitle("", x=0.008, y=0.995, ha="left", va="top", fontsize=9.5)
+        words = _head(figure, "")
         images = []
         for epoch in (kgon.epochs[stop] for stop in stops):
             words.set_text(f"{run.unit} {epoch}")
@@ -190,20 +196,20 @@ def kgon_of(run: Run) -> Kgon:
 
 
 def _show(kgon: Kgon, panels: list[_Panel], epoch: int) -> None:
-    at = kgon.positions(epoch)
-    for layer, panel in enumerate(panels):
-        panel.name(kgon.rank_note(layer, epoch))
-        panel.show(at)
+    for panel, picture in zip(panels, kgon.pictures(epoch), strict=True):
+        panel.show(picture)
 
 
 def _figure(kgon: Kgon, epoch: int) -> tuple[Figure, list[_Panel]]:
     """Return a panel for each layer, for epochs whose dots are of the same classes as those of this one."""
     columns = min(_COLUMNS, len(kgon.layers))
     rows = -(-len(kgon.layers) // columns)
-    figure = Figure(figsize=(columns * _SIDE, rows * (_SIDE + 0.24) + _HEAD), facecolor="white")
-    figure.subplots_adjust(0.01, 0.02, 0.99, 1 - _HEAD / figure.get_figheight(), wspace=0.04, hspace=0.14)
+    figure = Figure(figsize=(columns * _SIDE, rows * (_SIDE + _FOOT) + _HEAD), facecolor="white")
+    low, high = _FOOT / figure.get_figheight(), 1 - _HEAD / figure.get_figheight()
+    figure.subplots_adjust(0.01, low, 0.99, high, wspace=0.04, hspace=0.24)
     panels = []
     for place in range(len(kgon.layers)):
         axes = figure.add_subplot(rows, columns, place + 1)
         panels.append(_Panel(axes, kgon, place, kgon.samples.epochs[epoch].labels))
+        panels[-1].name()
     return figure, panels

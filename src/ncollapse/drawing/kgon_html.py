@@ -2,13 +2,12 @@
 
 import html
 import json
-import math
 from collections.abc import Sequence
 from importlib.resources import files
 
 import numpy as np
 
-from ncollapse.drawing.kgon import COLORS, DARK_COLORS, Array, Kgon, Positions, thinned
+from ncollapse.drawing.kgon import COLORS, DARK_COLORS, Array, Kgon, Picture, outside, thinned
 from ncollapse.records.samples import Samples
 
 # Of a frame in a notebook: dots, and pictures beside each other; ink, gray, paper and panels on light and dark screens.
@@ -21,7 +20,6 @@ _DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 _SCOPE = ":is(.kgon,.kgon-colors)"
 # Steps of a coordinate, which two of these digits count, and half the side of a picture in its own units.
 _STEPS, _HALF = 4096, 100
-_LABEL_DISTANCE = 14
 
 
 def shown_epochs(kgon: Kgon) -> list[int]:
@@ -33,7 +31,7 @@ def shown_epochs(kgon: Kgon) -> list[int]:
     return [kgon.epochs[stop] for stop in dict.fromkeys(stops.tolist())]
 
 
-def kgon_markup(kgon: Kgon, unit: str = "epoch") -> str:
+def kgon_markup(kgon: Kgon, unit: str = "epoch", measured: Sequence[int] = ()) -> str:
     """Return the module: controls, layers side by side at the last epoch, key, notes, and the data for the script."""
     epochs = shown_epochs(kgon)
     payload = _payload(kgon, epochs, unit)
@@ -46,7 +44,7 @@ def kgon_markup(kgon: Kgon, unit: str = "epoch") -> str:
     words = (
         "Point at a dot to name it, and to follow the sample through the layers. Click a class in the list to show it alone."
     )
-    notes = "".join(f"<p class='quiet'>{html.escape(note)}</p>" for note in kgon.notes(len(epochs), unit))
+    notes = "".join(f"<p class='quiet'>{html.escape(note)}</p>" for note in kgon.notes(epochs, unit, measured))
     return (
         f'<div class="kgon">{controls}<div class="kgon-panels">{_figures(kgon)}</div><p class="kgon-told">{words}</p>'
         f'<div class="kgon-key" role="group" aria-label="Classes">{_key(kgon)}</div>{notes}'
@@ -55,12 +53,12 @@ def kgon_markup(kgon: Kgon, unit: str = "epoch") -> str:
 
 
 def _figures(kgon: Kgon) -> str:
-    epoch = kgon.epochs[-1]
-    at = kgon.positions(epoch)
+    labels = kgon.samples.epochs[kgon.epochs[-1]].labels
+    entries = zip(kgon.layers, kgon.samples.header.depths, kgon.pictures(kgon.epochs[-1]), strict=True)
     return "".join(
-        f"<figure><figcaption><b>{depth}</b> {html.escape(name)}</figcaption>{_svg(kgon, at, layer)}"
-        f'<p class="note">{kgon.rank_note(layer, epoch)}</p></figure>'
-        for layer, (name, depth) in enumerate(zip(kgon.layers, kgon.samples.header.depths, strict=True))
+        f"<figure><figcaption><b>{depth}</b> {html.escape(name)}</figcaption>{_svg(kgon, picture, labels, name)}"
+        f'<p class="note">{picture.note}</p></figure>'
+        for name, depth, picture in entries
     )
 
 
@@ -79,6 +77,7 @@ def _payload(kgon: Kgon, epochs: Sequence[int], unit: str) -> dict[str, object]:
     """Return what the script needs: the positions at every epoch, and the names for the pointer."""
     samples = kgon.samples.epochs
     last = samples[kgon.epochs[-1]]
+    pictures = [kgon.pictures(epoch) for epoch in epochs]
 
     def same(epoch: int) -> bool:
         return np.array_equal(samples[epoch].indices, last.indices)
@@ -93,8 +92,9 @@ def _payload(kgon: Kgon, epochs: Sequence[int], unit: str) -> dict[str, object]:
         # Most loaders keep their order, so that one list is enough.
         "indices": [samples[epoch].indices.tolist() if epoch == epochs[-1] or not same(epoch) else 0 for epoch in epochs],
         "epochs": epochs,
-        "notes": [[kgon.rank_note(layer, epoch) for layer in range(len(kgon.layers))] for epoch in epochs],
-        "drawn": [_drawn(kgon, kgon.positions(epoch)) for epoch in epochs],
+        "notes": [[picture.note for picture in row] for row in pictures],
+        "reach": [[round(picture.reach, 3) for picture in row] for row in pictures],
+        "drawn": [[_encoded(picture) for picture in row] for row in pictures],
     }
 
 
@@ -136,72 +136,47 @@ def _mark(index: int | None) -> str:
     return "others" if index is None else f"c{index % len(COLORS)}{' ring' if index >= len(COLORS) else ''}"
 
 
-def _drawn(kgon: Kgon, at: Positions) -> list[str]:
-    """Return for each layer its dots, class means, corners and spokes, four characters each; nothing where undefined."""
-    found = []
-    for layer in range(len(kgon.layers)):
-        parts = [at.points[layer], at.means[layer], at.corners[layer]]
-        if layer == kgon.samples.header.classifier:
-            parts.append(at.spokes[0])
-        together = np.concatenate(parts)
-        found.append(_encoded(together, kgon.reach) if np.isfinite(together).all() else "")
-    return found
-
-
-def _encoded(points: Array, reach: float) -> str:
-    steps = np.clip((points / reach + 1) / 2 * (_STEPS - 1), 0, _STEPS - 1).round().astype(int).ravel()
+def _encoded(picture: Picture) -> str:
+    """Write dots, class means, corners and spokes, four characters each."""
+    together = np.concatenate([picture.points, picture.means, picture.corners, picture.spokes])
+    steps = ((np.clip(together, -1, 1) + 1) / 2 * (_STEPS - 1)).round().astype(int).ravel()
     return "".join(_DIGITS[step // 64] + _DIGITS[step % 64] for step in steps.tolist())
 
 
-def _svg(kgon: Kgon, at: Positions, layer: int) -> str:
-    points, means, corners = (_in_picture(kgon, part[layer]) for part in (at.points, at.means, at.corners))
-    words = f"Layer {kgon.layers[layer]}: samples and class means in the plane of the K-gon"
-    if not math.isfinite(float(means.sum())):
-        points, means, corners = points[:0], means[:0], corners[:0]
-    parts = [f'<svg viewBox="-100 -100 200 200" role="img" aria-label="{html.escape(words)}">', _frame(kgon, corners)]
-    if layer == kgon.samples.header.classifier:
-        spokes = _in_picture(kgon, at.spokes[0])
-        if np.isfinite(spokes).all():
-            lines = "".join(f'<line class="{_mark(i)}" x2="{_n(x)}" y2="{_n(y)}"/>' for i, (x, y) in enumerate(spokes))
-            parts.append(f'<g class="spokes">{lines}</g>')
-    parts.append(f'<g class="dots">{_dots(kgon, at.labels, points)}</g>')
+def _svg(kgon: Kgon, picture: Picture, labels: Array, layer: str) -> str:
+    # The axis of a drawing points down.
+    points, means, corners, spokes = (part * [_HALF, -_HALF] for part in picture[:1] + picture[2:5])
+    words = f"Layer {layer}: samples and class means in the plane of the K-gon"
+    lines = "".join(f'<line class="{_mark(i)}" x2="{_n(x)}" y2="{_n(y)}"/>' for i, (x, y) in enumerate(spokes))
     big = "".join(f'<circle class="{_mark(i)}" cx="{_n(x)}" cy="{_n(y)}"/>' for i, (x, y) in enumerate(means))
     names = "".join(
         f'<text class="{_mark(i)}" x="{_n(x)}" y="{_n(y)}">{html.escape(kgon.label(kgon.named[i]))}</text>'
-        for i, (x, y) in enumerate(_beside(corners))
+        for i, (x, y) in enumerate(outside(corners / _HALF) * _HALF)
     )
-    return "".join([*parts, f'<g class="means">{big}</g><g class="names">{names}</g></svg>'])
+    return (
+        f'<svg viewBox="-100 -100 200 200" role="img" aria-label="{html.escape(words)}">{_frame(kgon, corners, picture.reach)}'
+        f'<g class="spokes">{lines}</g><g class="dots">{_dots(kgon, labels, points, picture.is_beyond)}</g>'
+        f'<g class="means">{big}</g><g class="names">{names}</g></svg>'
+    )
 
 
-def _frame(kgon: Kgon, corners: Array) -> str:
+def _frame(kgon: Kgon, corners: Array, reach: float) -> str:
     if not _has_polygon(kgon):
-        return f'<circle class="frame" r="{_n(_HALF / kgon.reach)}"/>'
+        return f'<circle class="frame" r="{_n(_HALF / reach)}"/>'
     if not len(corners):
         return '<path class="frame" d=""/>'
     around = [kgon.named.index(place) for place in kgon.order]
     return f'<path class="frame" d="M{"L".join(f"{_n(corners[i][0])} {_n(corners[i][1])}" for i in around)}Z"/>'
 
 
-def _dots(kgon: Kgon, labels: Array, points: Array) -> str:
+def _dots(kgon: Kgon, labels: Array, points: Array, is_beyond: Array) -> str:
     """Return the dots, grouped by class."""
     groups: list[tuple[int, list[str]]] = []
-    for label, (x, y) in zip(labels.tolist(), points, strict=False):
+    for label, (x, y), beyond in zip(labels.tolist(), points, is_beyond, strict=False):
         if not groups or groups[-1][0] != label:
             groups.append((label, []))
-        groups[-1][1].append(f'<circle cx="{_n(x)}" cy="{_n(y)}"/>')
+        groups[-1][1].append(f'<circle{" class=beyond" if beyond else ""} cx="{_n(x)}" cy="{_n(y)}"/>')
     return "".join(f'<g class="{_mark(kgon.color(label))}">{"".join(dots)}</g>' for label, dots in groups)
-
-
-def _in_picture(kgon: Kgon, points: Array) -> Array:
-    """Return positions in the units of a picture, whose axis points down; what lies beyond goes to the edge."""
-    return np.clip(points / kgon.reach, -1, 1) * _HALF * np.array([1, -1])
-
-
-def _beside(corners: Array) -> Array:
-    """Return the places of the labels, further out than the corners."""
-    length = np.linalg.norm(corners, axis=1, keepdims=True)
-    away = np.divide(corners, length, out=np.zeros_like(corners), where=length > 0)
-    return corners + _LABEL_DISTANCE * away
 
 
 def _n(value: float) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ncollapse.measurement.kgon_sample import KgonSample
 from ncollapse.measurement.measured_layers import MeasuredLayers
-from ncollapse.polygon import MOST_NAMED, class_order, corners_of
+from ncollapse.polygon import MOST_NAMED, class_order, corners_of, named_classes, spread_evenly
 from ncollapse.records.samples import MOST_LAYERS, Array, EpochSamples, SampleHeader, Samples
 from ncollapse.statistics.centers import ClassCenters
 
@@ -76,8 +76,7 @@ def add_kgon(earlier: Samples | None, measurement: MeasuredLayers, epoch: int, *
     if earlier is not None and earlier.is_full:
         return earlier
     if len(present) > MOST_NAMED:
-        order = tuple(class_order(centers[-1].coordinates.numpy())) if earlier is None else earlier.header.order
-        header = replace(header, order=order)
+        header = replace(header, order=_many_classes(centers[-1], header.counts) if earlier is None else earlier.header.order)
     # Where a class has no samples, nothing was kept but the means.
     sample = None if header.absent else measurement.sample
     circle = torch.as_tensor(corners_of(header.order)) if header.order else torch.eye(len(present), dtype=torch.float64)
@@ -87,6 +86,10 @@ def add_kgon(earlier: Samples | None, measurement: MeasuredLayers, epoch: int, *
     ]
     drawn = _epoch(found, sample, header)
     return Samples(header, {} if earlier is None else earlier.epochs).with_epoch(epoch, drawn)
+
+
+def _many_classes(last: ClassCenters, counts: Sequence[int]) -> tuple[int, ...]:
+    return tuple(spread_evenly(class_order(last.coordinates.numpy()), named_classes(counts)))
 
 
 def _header(measurement: MeasuredLayers, counts: Tensor, names: Sequence[str]) -> SampleHeader:

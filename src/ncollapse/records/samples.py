@@ -27,7 +27,7 @@ MOST_LAYERS = 12
 _KEY = "ncollapse.samples"
 # The file is written anew with every save, and what a reader would refuse must not be written: once it holds so much, later
 # epochs are left out.
-_FULL_BYTES, _FULL_EPOCHS = 1 << 26, 5000
+FULL_BYTES, FULL_EPOCHS = 1 << 26, 5000
 # Of a thousand epochs it has a megabyte; as Python's objects, up to 30 times as much.
 _MOST_HEADER = 1 << 23
 # As it is written: no other digits, signs or zeros, so that no two names mean one epoch.
@@ -107,7 +107,7 @@ class Samples:
     def is_full(self) -> bool:
         """Whether no more epochs are to be added."""
         size = sum(getattr(found, part.name).nbytes for found in self.epochs.values() for part in fields(EpochSamples))
-        return size >= _FULL_BYTES or len(self.epochs) >= _FULL_EPOCHS
+        return size >= FULL_BYTES or len(self.epochs) >= FULL_EPOCHS
 
     def with_epoch(self, epoch: int, added: EpochSamples) -> Self:
         """Return these samples with one more epoch, or with one replaced."""

@@ -37,7 +37,7 @@ def write_page(run_dir: Path, out: Path, *, position: str = "projection", unveri
     context |= {"title": run.title, "positions": POSITIONS, "position": position, "kgon": ""}
     if run.samples is not None:
         context |= {
-            "kgon": kgon_markup(Kgon.of(run.samples), run.unit),
+            "kgon": kgon_markup(Kgon.of(run.samples), run.unit, run.epochs),
             "more_script": script_text(),
             "more_style": style_text(),
         }
