@@ -15,8 +15,8 @@ Array = np.ndarray[Any, Any]
 
 # Half the side of a picture, in radii of the polygon. It is the same throughout a run, within these limits, so that what moves
 # is the network and not the frame. Before collapse the samples of a layer lie many radii out: its picture is zoomed out until
-# they fit, and its polygon is small. A few samples far beyond the others must not shrink the rest: the picture ends at 1.8 times
-# the reach of 95 % of its dots, and what lies beyond is a small mark at the edge.
+# they fit, and its polygon is small. A few samples far beyond the others must not shrink the rest: the picture ends at 1.8
+# times the reach of 95 % of its dots, and what lies beyond is a small mark at the edge.
 _LEAST_REACH, _MOST_REACH, _SHARE, _BEYOND, _MARGIN = 1.3, 1.8, 0.95, 1.8, 1.04
 # Of the labels, from their corners and from the center, in halves of the side.
 _LABEL_DISTANCE, _LEAST_LABEL = 0.14, 0.42
@@ -176,11 +176,11 @@ class Kgon:
         total = len(self.samples.epochs)
         missing = [epoch for epoch in measured if epoch not in self.samples.epochs]
         has_ended = bool(missing) and self.samples.is_full and missing[0] > max(self.samples.epochs)
-        told = {words for epoch in shown for picture in self.pictures(epoch) for words in (_ZOOMED, _EDGE) if words in picture.note}
+        told = ";".join(picture.note for epoch in shown for picture in self.pictures(epoch))
         found = {
             "Two classes lie on a line: only the horizontal place counts, heights have no meaning.": full == 1,
-            f"The {len(self.named)} largest of {len(self.order)} classes have colors and labels and are spread "
-            f"evenly around the circle, the others are gray. The order is that of the first measured {unit}.": len(self.order) > MOST_NAMED,
+            f"The {len(self.named)} largest of {len(self.order)} classes have colors and labels and are spread evenly around "
+            f"the circle, the others are gray. The order is that of the first measured {unit}.": len(self.order) > MOST_NAMED,
             f"Where the class means span fewer than {full} dimensions, no simplex fits: the frame is the nearest of that rank, "
             "and the corners are drawn at their images.": bool(np.any((last.ranks > 0) & (last.ranks < full))),
             f"Left out, because they have no samples: {absent}. With classes='present' the samples of the others are shown "
@@ -189,13 +189,13 @@ class Kgon:
             f"The loader yields other samples, or another order, each time: a dot is another sample at each {unit}.":
                 self._is_shuffled(),
             f"{len(shown)} of {total} measured {unit}s are shown.": len(shown) < total,
-            f"The pictures end at {unit} {max(self.samples.epochs)} of {max(measured, default=0)}: of a run, samples are kept of "
-            f"the first {FULL_EPOCHS:,} measured {unit}s, up to {FULL_BYTES >> 20} MiB.": has_ended,
+            f"The pictures end at {unit} {max(self.samples.epochs)} of {max(measured, default=0)}: samples are kept of the first "
+            f"{FULL_EPOCHS:,} measured {unit}s, up to {FULL_BYTES >> 20} MiB.": has_ended,
             f"{counted(len(missing), unit)} of {len(measured)} have no picture, because no samples were kept.":
                 bool(missing) and not has_ended,
             f"The loader yielded another number of samples at other {unit}s, which are left out.": len(self.epochs) < total,
-            "Where the samples of a layer spread far beyond the polygon, as before collapse, its picture is zoomed out until they "
-            "fit, and the polygon is small.": _ZOOMED in told,
+            "Where the samples of a layer spread far beyond the polygon, as before collapse, its picture is zoomed out until "
+            "they fit, and the polygon is small.": _ZOOMED in told,
             "Samples that lie still farther away are small rings at the edge.": _EDGE in told,
         }  # fmt: skip
         return [words for words, holds in found.items() if holds]

@@ -115,7 +115,9 @@ def plot_kgon(run: Run, epoch: int | None = None, *, layer: str | None = None, a
         raise ReportError(f"{run.path}: needed samples of {run.unit} {epoch}, has them of {known}, … Choose a measured one.")
     with style.house_style():
         if ax is not None:
-            _Panel(ax, kgon, _place_of(run, kgon, layer), epochs[epoch].labels).show(kgon.pictures(epoch)[_place_of(run, kgon, layer)])
+            _Panel(ax, kgon, _place_of(run, kgon, layer), epochs[epoch].labels).show(
+                kgon.pictures(epoch)[_place_of(run, kgon, layer)]
+            )
             return cast(Figure, ax.figure)
         figure, panels = _figure(kgon, epoch)
         _show(kgon, panels, epoch)
