@@ -189,8 +189,8 @@ class Kgon:
             f"The loader yields other samples, or another order, each time: a dot is another sample at each {unit}.":
                 self._is_shuffled(),
             f"{len(shown)} of {total} measured {unit}s are shown.": len(shown) < total,
-            f"The pictures end at {unit} {max(self.samples.epochs)} of {max(measured, default=0)}: samples are kept of the first "
-            f"{FULL_EPOCHS:,} measured {unit}s, up to {FULL_BYTES >> 20} MiB.": has_ended,
+            f"The pictures end at {unit} {max(self.samples.epochs)} of {max(measured, default=0)}: samples are kept of the "
+            f"first {FULL_EPOCHS:,} measured {unit}s, up to {FULL_BYTES >> 20} MiB.": has_ended,
             f"{counted(len(missing), unit)} of {len(measured)} have no picture, because no samples were kept.":
                 bool(missing) and not has_ended,
             f"The loader yielded another number of samples at other {unit}s, which are left out.": len(self.epochs) < total,
