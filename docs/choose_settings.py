@@ -1,11 +1,11 @@
-"""Choose the settings on which Conjecture 1 is tested, from sweeps of the grid below: ``python docs/choose_settings.py DIR...``.
+"""Choose the settings on which Conjecture 1 is tested, from sweeps of a grid: ``python docs/choose_settings.py DIR...``.
 
 Frozen on 2026-11-29, before the first run of the grid. The conjecture is about the layers before the effective depth. In most
 networks that is one step or two, too few to test an order. So settings are chosen in which it is deep. The choice may look at
 training accuracy, the weight-decay time, the effective depth (nearest-center errors) and time, never at PFC1, PFC2 or the line:
 
-1. The grid is run with seed 0. A setting is a candidate if the run is in the terminal phase (no training error at the end and at
-   an earlier measured epoch, τ ≥ 2) and its effective depth is reached, at 3 blocks or more.
+1. The grid is run with seed 0. A setting is a candidate if the run is in the terminal phase (no training error at the end and
+   at an earlier measured epoch, τ ≥ 2) and its effective depth is reached, at 3 blocks or more.
 2. Candidates are ordered: first those whose last layer is separable while no earlier one is, then deeper effective depth, then
    less time.
 3. In that order they are run with seeds 1 to 4. The first that is a candidate for all five seeds is chosen. After five that are

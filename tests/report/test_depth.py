@@ -13,7 +13,7 @@ from ncollapse.cli import main
 from ncollapse.drawing import describe
 from ncollapse.drawing.sweeps import Axis, SettingRow, draw_against
 from ncollapse.records import ReportError, read_run
-from ncollapse.report import write_depth_page, write_sweep_page
+from ncollapse.report import ledger_markdown, write_depth_page, write_sweep_page
 
 FLOOR = 0.4
 N = RULES.least_draws
@@ -23,7 +23,7 @@ METRICS = {"pfc1": 0.5, "nc2_etf_weights": 1.0, "nc3_cosine": 0.3}
 def record(epoch, excess, distance=0.2):
     return {
         "epoch": epoch, "weight_decay": 0.005, "loss": 0.1, "penalty": FLOOR + excess - 0.1, "objective": FLOOR + excess,
-        "floor": FLOOR, "excess": excess, "distance": distance,
+        "floor": FLOOR, "excess": excess, "distance": distance, "relative_gradient": RULES.stationary,
     }  # fmt: skip
 
 
@@ -93,6 +93,7 @@ def test_the_objective_in_words(deep_sweep):
     (said,) = (sentence for sentence in describe(run) if "floor" in sentence)
     assert "λ = 0.005 is 0.425 (loss 0.1, penalty 0.325). That is 0.025 above its floor 0.4," in said
     assert "from its minimizers: 0.075." in said
+    assert any("gradient is 0.001 of the summed norms of its two parts" in sentence for sentence in describe(run))
     (run.path / "objective.json").write_text(json.dumps({"epochs": [record(5, -0.02, None)]}))
     (said,) = (sentence for sentence in describe(read_run(run.path)) if "floor" in sentence)
     assert "0.02 BELOW its floor" in said
@@ -114,6 +115,37 @@ def test_a_law_in_depth_holds_with_its_slope(deep_sweep):
     assert found["deep_floor"].verdict == "check passed"
     assert found["deep_floor"].row.estimate.n == N
     assert found["deep_control_nc1"].evidence == ()
+
+
+def test_claims_about_optima_count_stationary_runs_only(deep_sweep):
+    folder = deep_sweep("deep")
+
+    def rewrite(change):
+        for path in folder.glob("*/objective.json"):
+            content = json.loads(path.read_text())
+            change(content["epochs"][-1], int(path.parent.name.partition("seed=")[2]))
+            path.write_text(json.dumps(content))
+
+    # One seed is not stationary at any depth: its three runs are left out and named.
+    rewrite(lambda entry, seed: entry.update(relative_gradient=1.1e-3 if seed == 3 else 1e-3))
+    found = rulings(folder)
+    assert (found["deep_nc1"].verdict, found["deep_nc1"].why) == ("not testable here", f"{N - 1} seeds, {N} needed")
+    assert found["deep_nc1"].outside == 3
+    assert found["deep_floor"].row.estimate.n == N
+    rewrite(lambda entry, seed: entry.update(relative_gradient=0.2 - seed / 100))
+    found = rulings(folder)
+    for key in ("deep_excess", "deep_distance", "deep_nc2", "deep_helps_nc1"):
+        assert found[key].verdict == "not testable here"
+        assert found[key].why == (
+            f"not stationary: of {3 * N} runs none has a relative gradient of the regularized objective of at most 0.001 "
+            "(the least is 0.09)"
+        )
+    assert found["deep_floor"].verdict == "check passed"
+    table = ledger_markdown(rule_on_claims([folder], DEEP_CLAIMS))
+    assert sum("| not testable here: not stationary: of 36 runs none" in line for line in table) == 12
+    # A directory of before it was recorded.
+    rewrite(lambda entry, seed: entry.pop("relative_gradient"))
+    assert rulings(folder)["deep_nc1"].why.endswith("(none recorded it)")
 
 
 def test_slopes_are_those_of_each_seed_and_their_interval_that_of_the_mean(deep_sweep):

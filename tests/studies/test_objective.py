@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from scipy.optimize import minimize
 
 from ncollapse.data import LabeledData, load_samples
 from ncollapse.models import build_model
@@ -58,6 +59,7 @@ def test_every_trained_objective_stays_above_the_floor(name, tmp_path):
         assert entry["excess"] > 0
         assert entry["distance"] > 0
     assert entries[-1]["excess"] < entries[0]["excess"]
+    assert all(0 < entry["relative_gradient"] <= 1 for entry in entries)
 
 
 @pytest.mark.parametrize("name", ["rn1", "rn1, mse", "rn1, sgd in batches, all decayed", "rn2, λ/L", "t22, pre-norm, mean, √d"])
@@ -83,6 +85,59 @@ def test_objective_is_the_loss_and_the_squared_weights(name):
     assert found.loss == pytest.approx(total / len(data.labels), rel=1e-6)
     assert found.penalty == pytest.approx(recipe.training.weight_decay / 2 * squares, rel=1e-6)
     assert found.objective == found.loss + found.penalty
+
+
+@pytest.mark.parametrize("name", ["rn1", "rn1, mse", "rn1, sgd in batches, all decayed", "rn2, λ/L", "t22, pre-norm, mean, √d"])
+def test_relative_gradient_is_that_of_the_whole_objective(name):
+    """Against one backward pass of the objective in float64; the batches of the measurement do not divide the samples."""
+    recipe = override(tiny(name), ["measure.batch_size=7"])
+    data = load_samples(recipe.data)
+    model = build_model(recipe.model, data.sample_shape, 4, seed=3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim < 2:
+                parameter.copy_(torch.linspace(-1, 2, parameter.numel()))
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    found = measure_objective(model, data, recipe, epoch=7).relative_gradient
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    model = model.double()
+    logits = model(data.inputs.double())
+    if recipe.train.loss == "mse":
+        loss = (logits - torch.nn.functional.one_hot(data.labels, 4)).square().sum() / 2 / len(data.labels)
+    else:
+        loss = -logits.log_softmax(dim=1)[range(len(logits)), data.labels].mean()
+    decayed = [p for p in model.parameters() if name == "rn1, sgd in batches, all decayed" or len(p.shape) > 1]
+    penalty = recipe.training.weight_decay / 2 * sum((p**2).sum() for p in decayed)
+    norms = []
+    for part in (loss + penalty, loss, penalty):
+        grads = torch.autograd.grad(part, list(model.parameters()), retain_graph=True, allow_unused=True)
+        norms.append(math.sqrt(sum(float((g**2).sum()) for g in grads if g is not None)))
+    assert found == pytest.approx(norms[0] / (norms[1] + norms[2]), rel=1e-5)
+    assert 0.01 < found < 1
+
+
+def test_relative_gradient_vanishes_at_a_minimum():
+    """Without blocks and stem the objective is that of logistic regression, which scipy minimizes."""
+    settings = [item for item in TINY if not item.startswith(("model.width", "model.num_blocks"))]
+    recipe = override(recipe_by_name("deep_rn1_plain"), [*settings, "model.num_blocks=0"])
+    data = load_samples(recipe.data)
+    model = build_model(recipe.model, data.sample_shape, 4, seed=3)
+    inputs = layer_norm(data.inputs.flatten(1).double())
+    shapes = [model.head.weight.shape, model.head.bias.shape]
+
+    def objective(values):
+        theta = torch.tensor(values, requires_grad=True)
+        weight, bias = theta[:-4].view(shapes[0]), theta[-4:]
+        value = torch.nn.functional.cross_entropy(inputs @ weight.T + bias, data.labels) + 0.0025 * weight.square().sum()
+        return value.item(), torch.autograd.grad(value, theta)[0].numpy()
+
+    best = minimize(objective, torch.zeros(4 * 65, dtype=torch.float64).numpy(), jac=True, tol=1e-12).x
+    assert measure_objective(model, data, recipe, epoch=7).relative_gradient > 0.1
+    with torch.no_grad():
+        model.head.weight.copy_(torch.tensor(best[:-4]).view(shapes[0]))
+        model.head.bias.copy_(torch.tensor(best[-4:]))
+    assert measure_objective(model, data, recipe, epoch=7).relative_gradient < 1e-5
 
 
 @pytest.mark.parametrize("scale", ["unit", "sqrt_d"])
@@ -132,7 +187,7 @@ def test_where_there_is_no_floor():
     undecayed = measure_objective(model, data, replace(recipe, train=replace(recipe.train, weight_decay=0.0)), epoch=7)
     assert undecayed.floor == 0
     assert undecayed.excess == undecayed.loss
-    assert undecayed.distance is None
+    assert undecayed.distance is undecayed.relative_gradient is None
     narrow = override(recipe, ["model.width=3"])
     found = measure_objective(build_model(narrow.model, data.sample_shape, 4, seed=0), data, narrow, epoch=7)
     assert found.excess > 0

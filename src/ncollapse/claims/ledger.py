@@ -12,9 +12,9 @@ from ncollapse.claims.deep_regularized import DEEP_CLAIMS
 from ncollapse.claims.evidence import Evidence, pooled
 from ncollapse.claims.open_questions import QUESTIONS
 from ncollapse.claims.progressive_collapse import CLAIMS
-from ncollapse.claims.rules import RULES, Claim, Verdict, is_terminal
+from ncollapse.claims.rules import RULES, Claim, Verdict, counts
 from ncollapse.claims.verdicts import RowTest, has_enough, holm, judge, judge_check, row_of, too_few
-from ncollapse.drawing.wording import MEASURED_ONLY
+from ncollapse.drawing.wording import MEASURED_ONLY, counted, number
 from ncollapse.records import file_names
 from ncollapse.records.errors import ReportError
 from ncollapse.records.json_files import read_json, write_json
@@ -41,7 +41,7 @@ class Ruling:
         corrected: The p-value after Holm's correction for all rows of the paper that have enough draws; None without a verdict.
         evidence: What each setting says.
         sensitivity: Where the claim is about the terminal phase: the numbers for runs from other weight-decay times on.
-        outside: Runs that do not count, because they are outside the terminal phase.
+        outside: Runs that do not count, because they are outside the terminal phase, or not stationary.
     """
 
     claim: Claim
@@ -99,11 +99,11 @@ def _rulings(claims: Sequence[Claim], runs: Sequence[Run]) -> list[Ruling]:
 
 
 def _examined(claim: Claim, runs: Sequence[Run]) -> Ruling:
-    counting = [run for run in runs if is_terminal(run)] if claim.terminal else list(runs)
+    counting = [run for run in runs if counts(claim, run)]
     evidence, row = _row(claim, counting)
     others = RULES.other_taus if claim.terminal and runs else ()
-    sensitivity = tuple((tau, _row(claim, [run for run in runs if is_terminal(run, tau)])[1]) for tau in others)
-    why = _hindrance(evidence, row, runs, counting)
+    sensitivity = tuple((tau, _row(claim, [run for run in runs if counts(claim, run, tau)])[1]) for tau in others)
+    why = _unsettled(claim, runs) if runs and not counting else _hindrance(evidence, row)
     return Ruling(claim, "not testable here", why, row, None, evidence, sensitivity, len(runs) - len(counting))
 
 
@@ -112,13 +112,24 @@ def _row(claim: Claim, runs: Sequence[Run]) -> tuple[tuple[Evidence, ...], RowTe
     return evidence, row_of(pooled(evidence), evidence[0].bounds if evidence else (-math.inf, math.inf))
 
 
-def _hindrance(evidence: Sequence[Evidence], row: RowTest, runs: Sequence[Run], counting: Sequence[Run]) -> str:
-    """Say why there is no verdict, should there be none."""
-    if runs and not counting:
+def _unsettled(claim: Claim, runs: Sequence[Run]) -> str:
+    """Say why no run counts."""
+    if not claim.stationary:
         return (
             "no run is in the terminal phase of training, which needs zero training error and a weight-decay time τ of "
             f"{RULES.terminal_tau:g} or more (undefined under Adam, unknown where no optimizer was recorded)"
         )
+    found = [run.last_objective.relative_gradient for run in runs if run.last_objective is not None]
+    known = [value for value in found if value is not None]
+    least = f"the least is {number(min(known), 2)}" if known else "none recorded it"
+    return (
+        f"not stationary: of {counted(len(runs), 'run')} none has a relative gradient of the regularized objective of at most "
+        f"{RULES.stationary:g} ({least})"
+    )
+
+
+def _hindrance(evidence: Sequence[Evidence], row: RowTest) -> str:
+    """Say why there is no verdict, should there be none."""
     if not evidence:
         return "no run fits"
     reasons = dict.fromkeys(item.why for item in evidence if item.why)

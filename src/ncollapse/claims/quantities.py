@@ -33,6 +33,9 @@ _TITLES = {
     "depth_floor": "Floor of the objective at this depth",
     "excess": "Objective above its floor",
     "distance": "Distance from the minimizers",
+    "excess/λ": "Objective above its floor, over the weight decay",
+    "excess/floor": "Objective above its floor, over the floor",
+    "relative_gradient": "Gradient of the objective over those of its two parts",
     "τ": "Weight-decay time",
     "line pfc1": "Error of the straight line in PFC1",
     "baseline pfc1": "Error of the baseline in PFC1",
@@ -111,6 +114,14 @@ def _train_loss(run: Run) -> float | None:
     return run.history[-1].loss if run.history and not math.isnan(run.history[-1].loss) else None
 
 
+def _excess_over(field: str) -> Callable[[Run], float | None]:
+    def read(run: Run) -> float | None:
+        record = run.last_objective
+        return record.excess / getattr(record, field) if record is not None and record.weight_decay else None
+
+    return read
+
+
 QUANTITIES = (
     Quantity("train accuracy", "share of training samples classified right", lambda run: run.status.train_accuracy, sign=1),
     Quantity("train loss", "mean over the last epoch, while it trained", _train_loss, signed=True),
@@ -133,6 +144,14 @@ QUANTITIES = (
         "objective.depth_floor", "what no such network of this depth gets below, its first layer being as it is", given=True
     ),
     _recorded("objective.excess", "objective minus floor"),
+    Quantity(
+        "excess/λ", "objective minus floor, over λ: what is left of it where λ falls with depth", _excess_over("weight_decay")
+    ),
+    Quantity("excess/floor", "objective minus floor, over the floor", _excess_over("floor")),
+    _recorded(
+        "objective.relative_gradient",
+        f"0 at a stationary point; claims about optima count runs of at most {RULES.stationary:g}",
+    ),
     _recorded("objective.distance", "of features and last layer from the minimizers of that model, relative"),
     Quantity(
         "effective depth", f"blocks up to a nearest-center error of at most {EPSILON:g}; undefined where not reached", _depth

@@ -27,6 +27,9 @@ class Rules:
         least_steps: Steps from layer to layer that an order needs. Two steps fall by chance in one of six networks.
         transport_gap: A pairing is nearly optimal if it costs at most this share of what a random one costs more than the best.
         alignment: First and last class means are nearly aligned from here on; the theorem needs 1.
+        stationary: Largest relative gradient of the regularized objective (``objective.json``) at a stationary point: loss and
+            penalty pull against each other and cancel but for a thousandth. Claims about optima count such runs only, because a
+            depth that is compared before both networks have settled is compared in speed.
     """
 
     dated: str = "2026-11-29"
@@ -37,6 +40,7 @@ class Rules:
     least_steps: int = 3
     transport_gap: float = 0.01
     alignment: float = 0.9
+    stationary: float = 1e-3
 
 
 RULES = Rules()
@@ -62,6 +66,7 @@ class Claim:
         about: Whether it is about a run; by default about every one.
         family: The paper, whose rows are corrected together.
         terminal: Whether it is about the terminal phase of training, so that other runs do not count.
+        stationary: Whether it is about optima, so that runs that are not stationary do not count.
         checks_code: Whether a theorem leaves no choice: then the code is tested, and nothing about networks.
         command: What gives the runs that it needs.
     """
@@ -74,6 +79,7 @@ class Claim:
     about: Callable[[Run], bool] = _every_run
     family: str = "Your own claims"
     terminal: bool = False
+    stationary: bool = False
     checks_code: bool = False
     command: str = ""
 
@@ -84,3 +90,14 @@ def is_terminal(run: Run, tau: float = RULES.terminal_tau) -> bool:
     perfect = status.first_perfect_epoch is not None and status.first_perfect_epoch < status.epoch
     reached = status.weight_decay_time is not None and status.weight_decay_time >= tau
     return perfect and status.train_accuracy == 1.0 and (reached or tau == 0)
+
+
+def is_stationary(run: Run) -> bool:
+    """Return whether a run has reached a stationary point of its regularized objective."""
+    found = run.last_objective
+    return found is not None and found.relative_gradient is not None and found.relative_gradient <= RULES.stationary
+
+
+def counts(claim: Claim, run: Run, tau: float = RULES.terminal_tau) -> bool:
+    """Return whether a run, which a claim is about, has come far enough to count."""
+    return (not claim.terminal or is_terminal(run, tau)) and (not claim.stationary or is_stationary(run))

@@ -242,7 +242,17 @@ def say_objective(record: ObjectiveRecord | None) -> list[str]:
         f"{number(record.floor, 6)}, the minimum of the generalized "
         "unconstrained features model; no such network gets below it. Relative distance of features and last "
         f"layer from its minimizers: {number(record.distance)}.",
+        *_say_gradient(record),
         *_say_depth_floor(record),
+    ]
+
+
+def _say_gradient(record: ObjectiveRecord) -> list[str]:
+    if record.relative_gradient is None:
+        return []
+    return [
+        f"The objective's gradient is {number(record.relative_gradient)} of the summed norms of its two parts, those of loss "
+        "and penalty: 0 at a stationary point, 1 where they do not oppose each other."
     ]
 
 

@@ -49,6 +49,8 @@ class ObjectiveRecord:
 
     At the last epoch of networks with blocks of one linear layer, ``depth_floor`` is a floor for networks of this depth and
     this first layer, and ``unmet`` names hypotheses under which it would hold as it stands: for any stem, or at all.
+    ``relative_gradient`` is the norm of the objective's gradient over the summed norms of the loss's and the penalty's: 0 at a
+    stationary point. None without weight decay, and in directories written before it was measured.
     """
 
     epoch: int
@@ -61,6 +63,7 @@ class ObjectiveRecord:
     distance: float | None = None
     depth_floor: float | None = None
     unmet: tuple[str, ...] = ()
+    relative_gradient: float | None = None
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,8 @@ _VERDICTS = {
     "not testable here": "not testable with these runs",
 }
 
+_OUTSIDE = {False: "outside the terminal phase", True: "that are not stationary"}
+
 
 def write_claims_page(ledger: Ledger, out: Path) -> Path:
     """Write the ledger as a page, one row a claim with its settings and runs behind it, and beside it as ``.json``.
@@ -100,7 +102,7 @@ def ledger_markdown(ledger: Ledger) -> list[str]:
         others = dict(ruling.sensitivity)
         cells = [
             f"{ruling.claim.statement} ({ruling.claim.source})",
-            ruling.verdict,
+            f"{ruling.verdict}: {ruling.why}" if ruling.verdict == "not testable here" else ruling.verdict,
             _number(ruling.row),
             f"{ruling.row.estimate.n} from {counted(_settings(ruling), 'setting')}",
             "–" if ruling.corrected is None else number(ruling.corrected, 2),
@@ -112,7 +114,7 @@ def ledger_markdown(ledger: Ledger) -> list[str]:
 
 
 def _has_numbers(ruling: Ruling) -> bool:
-    return ruling.row.estimate.n > 0 or any(row.estimate.n for _, row in ruling.sensitivity)
+    return ruling.row.estimate.n > 0 or ruling.outside > 0 or any(row.estimate.n for _, row in ruling.sensitivity)
 
 
 def _settings(ruling: Ruling) -> int:
@@ -154,7 +156,7 @@ def _facts(ruling: Ruling) -> list[str]:
         others = ", ".join(f"{_number(other)} from τ ≥ {tau:g}" for tau, other in ruling.sensitivity)
         facts.append(f"With another bound of the terminal phase than τ ≥ {RULES.terminal_tau:g}: {others}.")
     if ruling.outside:
-        facts.append(f"{counted(ruling.outside, 'run')} outside the terminal phase not counted.")
+        facts.append(f"{counted(ruling.outside, 'run')} {_OUTSIDE[ruling.claim.stationary]} not counted.")
     return facts
 
 

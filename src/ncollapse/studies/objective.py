@@ -57,6 +57,7 @@ def measure_objective(model: nn.Module, data: LabeledData, recipe: Recipe, epoch
     )
     if train.weight_decay == 0:
         return found
+    found = replace(found, relative_gradient=_relative_gradient(model, data, recipe))
     floor = GUFM(
         balanced(data.num_classes, int(counts[0])),
         dim=hidden.shape[1],
@@ -71,6 +72,25 @@ def measure_objective(model: nn.Module, data: LabeledData, recipe: Recipe, epoch
     if epoch < recipe.train.epochs or not isinstance(recipe.model, LayerNormResNetConfig):
         return found
     return _with_depth(found, recipe, recipe.model, features[first].cpu().double() / radius, labels, floor)
+
+
+def _relative_gradient(model: nn.Module, data: LabeledData, recipe: Recipe) -> float:
+    """Return ‖g + λθ‖ / (‖g‖ + ‖λθ‖), with g the gradient of the loss and θ the decayed parameters."""
+    # At a stationary point the two parts cancel. The ratio is 0 there, 1 where they do not oppose each other at all, and does
+    # not change if the objective is multiplied by a number. Of autograd.grad the parameters' own gradients stay as they are.
+    train, parameters = recipe.training, [parameter for parameter in model.parameters() if parameter.requires_grad]
+    of_loss = [torch.zeros_like(parameter, dtype=torch.float64) for parameter in parameters]
+    with torch.enable_grad():
+        for inputs, labels in Batches(data, recipe.measure.batch_size):
+            loss = LOSSES[train.loss](model(inputs), labels) * (len(labels) / len(data.labels))
+            for total, part in zip(of_loss, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
+                if part is not None:
+                    total += part
+    decay = [train.weight_decay if train.decay == "all" or parameter.ndim >= 2 else 0.0 for parameter in parameters]
+    of_decay = [factor * parameter.detach().double() for factor, parameter in zip(decay, parameters, strict=True)]
+    both = [one + other for one, other in zip(of_loss, of_decay, strict=True)]
+    whole, loss_norm, decay_norm = (float(nn.utils.get_total_norm(parts)) for parts in (both, of_loss, of_decay))
+    return whole / (loss_norm + decay_norm) if whole else 0.0
 
 
 def _with_depth(
