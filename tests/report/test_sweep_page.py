@@ -117,7 +117,9 @@ def test_page_says_the_numbers(sweep_dir, html):
     assert "the minimizers of that model" not in html
     undefined = (
         "Objective, Floor of the objective (floor), Floor of the objective at this depth (depth_floor), "
-        "Objective above its floor (excess), "
+        "Objective above its floor (excess), Objective above its floor, over the weight decay (excess/λ), "
+        "Objective above its floor, over the floor (excess/floor), "
+        "Gradient of the objective over those of its two parts (relative_gradient), "
         "Distance from the minimizers (distance), Error of the flow of class means in PFC2 (flow pfc2), "
         "Distance of straight line and flow in PFC2 (line to flow), Exponent of the class means&#39; path (path exponent), "
         "Cost of the class means&#39; path over the least (mean path cost), "
@@ -130,7 +132,7 @@ def test_page_says_the_numbers(sweep_dir, html):
         "Tightness of the bound of weight decay (decay bound)"
     )
     assert f"Undefined or not measured in these runs, and not shown: {undefined}." in html
-    assert html.count('role="img"') == len(QUANTITIES) - 21
+    assert html.count('role="img"') == len(QUANTITIES) - 24
     assert "<td>–</td><td>–</td><td>0</td>" not in html
     assert "8 finished" in html
     assert "Not counted" not in html
