@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ncollapse import depth as depth
     from ncollapse import drawing as drawing
     from ncollapse import etf as etf
+    from ncollapse import experiments as experiments
     from ncollapse import hooks as hooks
     from ncollapse import integrations as integrations
     from ncollapse import margins as margins
@@ -78,8 +79,9 @@ _HOMES = {
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 _ROOMS = (
-    *("analysis", "claims", "data", "depth", "drawing", "etf", "hooks", "integrations", "margins", "measurement", "metrics"),
-    *("models", "probe", "recipes", "records", "report", "statistics", "studies", "surrogates", "targets", "testing", "train"),
+    *("analysis", "claims", "data", "depth", "drawing", "etf", "experiments", "hooks", "integrations", "margins"),
+    *("measurement", "metrics", "models", "probe", "recipes", "records", "report", "statistics", "studies", "surrogates"),
+    *("targets", "testing", "train"),
 )
 
 __all__ = ["__version__", *_HOME_OF]

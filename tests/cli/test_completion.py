@@ -8,7 +8,7 @@ import pytest
 from ncollapse.cli import main
 
 OFFERED = {
-    "ncollapse re": "recipes repair report",
+    "ncollapse re": "recipes repair report reproduce",
     "ncollapse repair --": "--help --yes",
     "ncollapse run fc_m": "fc_mnist fc_mnist_small",
     "ncollapse solve layer_": "layer_peeled",

@@ -291,8 +291,8 @@ def test_doctor_names_the_place_of_a_data_set(monkeypatch, tmp_path, capsys):
         (["measure", "torch.nn:Identity", "--data", "diggits"], "run directory, got 'diggits'. Near ones: digits. `ncollapse"),
         (
             ["claim", "x"],
-            "must be one of measure, layers, import, demo, run, recipes, sweep, runs, report, claims, compare, animate, "
-            "verify, repair, solve, doctor, completion, got 'claim'.",
+            "must be one of measure, layers, demo, run, recipes, sweep, reproduce, runs, report, claims, compare, animate, "
+            "verify, repair, import, solve, doctor, completion, got 'claim'.",
         ),
         (["claim", "x"], "Near ones: claims. See ncollapse --help."),
         (
@@ -300,7 +300,7 @@ def test_doctor_names_the_place_of_a_data_set(monkeypatch, tmp_path, capsys):
             "memory_budget must be a number of bytes, at least 0, or a size such as '2GiB' or '500MB', got '-5'",
         ),
         (["measure", "x", "--batch-size", "0"], "must be an integer of 1 or more, got '0'"),
-        (["frobnicate"], "COMMAND: must be one of measure, layers, import, demo, run, recipes, sweep, runs, report"),
+        (["frobnicate"], "COMMAND: must be one of measure, layers, demo, run, recipes, sweep, reproduce, runs, report"),
         (["run"], "the following arguments are required: RECIPE"),
         ([], "the following arguments are required: COMMAND"),
     ],

@@ -14,11 +14,11 @@ from typing import Any, NoReturn
 
 from ncollapse.cli.completion import add_completion
 from ncollapse.cli.doctor import add_doctor
-from ncollapse.cli.import_log import add_import
 from ncollapse.cli.layers import add_layers
 from ncollapse.cli.measure import add_measure
 from ncollapse.cli.options import as_options, printable
 from ncollapse.cli.report import add_report_commands
+from ncollapse.cli.reproduce import add_reproduce
 from ncollapse.cli.run import add_run_commands
 from ncollapse.cli.run_folders import add_folder_commands
 from ncollapse.cli.runs import add_runs
@@ -37,7 +37,8 @@ which command do I need?
   Measure my own network      ncollapse measure my_module:build --data my_module:batches --num-classes 10
   Which layers do I need?     ncollapse layers my_module:build --data my_module:batches --num-classes 10
   Measure my checkpoints      ncollapse measure my_module:build --checkpoints 'ckpt/*.pt' --data digits --out DIR
-  Reproduce an experiment     ncollapse recipes, then ncollapse run RECIPE
+  Reproduce a paper's figure  ncollapse reproduce, then ncollapse reproduce NAME
+  Train a reference network   ncollapse recipes, then ncollapse run RECIPE
   Many settings and seeds     ncollapse sweep RECIPE --over FIELD=VALUE,VALUE --seeds 5
   See how far runs are        ncollapse runs DIR
   Look at results again       ncollapse report DIR, or ncollapse compare DIR DIR for several side by side
@@ -94,9 +95,9 @@ def _parser() -> argparse.ArgumentParser:
 
     add_measure(commands)
     add_layers(commands)
-    add_import(commands)
     add_run_commands(commands)
     add_sweep(commands)
+    add_reproduce(commands)
     add_runs(commands)
     add_report_commands(commands)
     add_folder_commands(commands)

@@ -1,4 +1,4 @@
-"""The commands ``verify`` and ``repair``: what of a run or a sweep is whole, and back to the last save that is."""
+"""The commands ``verify`` and ``repair``: what of a run or a sweep is whole; and ``import``, which makes one of a log."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ncollapse.cli.options import printable
+from ncollapse.cli.options import folder, printable
 
 if TYPE_CHECKING:
     from ncollapse.records.verification import Verification
@@ -31,6 +31,12 @@ def add_folder_commands(commands: Any) -> None:
     repair.add_argument("folder", type=Path, metavar="DIR", help="a run directory, or the folder of a sweep")
     repair.add_argument("--yes", action="store_true", help="do it; without this option it is only said")
     repair.set_defaults(call=_repair)
+
+    words = "make a run directory of a CSV or JSONL log that a callback wrote, of this or an earlier version"
+    imported = commands.add_parser("import", help=words, description=words)
+    imported.add_argument("file", type=Path, metavar="FILE", help="such as neural_collapse.csv")
+    imported.add_argument("--out", type=folder, required=True, metavar="DIR", help="the run directory, new or empty")
+    imported.set_defaults(call=_import)
 
 
 def _verify(options: argparse.Namespace) -> None:
@@ -69,3 +75,9 @@ def _repair(options: argparse.Namespace) -> None:
 
     for line in repair(options.folder, does=options.yes):
         print(printable(line))
+
+
+def _import(options: argparse.Namespace) -> None:
+    from ncollapse.integrations import import_log
+
+    print(f"Run directory: {import_log(options.file, options.out)}")

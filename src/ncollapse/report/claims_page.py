@@ -56,7 +56,7 @@ def ledger_rows(ledger: Ledger) -> list[dict[str, Any]]:
             "number": _number(item.row),
             "sample": _sample(item),
             "facts": _facts(item),
-            "evidence": [{"item": one, "interval": _interval(one.estimate, _is_share(one))} for one in item.evidence],
+            "evidence": [{"item": one, "interval": interval_words(one.estimate, _is_share(one))} for one in item.evidence],
         }
         for item in ledger.rulings
         if _has_numbers(item)
@@ -123,10 +123,11 @@ def _settings(ruling: Ruling) -> int:
 
 def _number(row: RowTest) -> str:
     """Write the one number of a row."""
-    return _interval(row.estimate, row.is_share)
+    return interval_words(row.estimate, row.is_share)
 
 
-def _interval(estimate: Estimate, is_share: bool) -> str:
+def interval_words(estimate: Estimate, is_share: bool) -> str:
+    """Write a number with its interval."""
     value, low, high, n = estimate
     if math.isnan(value):
         return "–"
@@ -161,7 +162,7 @@ def _facts(ruling: Ruling) -> list[str]:
 
 
 def _sentence(item: Evidence) -> str:
-    said = f"{item.setting}: {item.statistic} {_interval(item.estimate, _is_share(item))}"
+    said = f"{item.setting}: {item.statistic} {interval_words(item.estimate, _is_share(item))}"
     against = _names(item.opposing)
     return f"{said}{f'; {item.why}' if item.why else ''}.{f' Against it: {against}.' if against else ''}"
 

@@ -1,0 +1,23 @@
+"""All experiments by name."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+
+from ncollapse.experiments.experiment import Experiment
+from ncollapse.experiments.pfc import PFC_EXPERIMENTS
+from ncollapse.near_words import near_words
+
+EXPERIMENTS: dict[str, Experiment] = {experiment.name: experiment for experiment in (*PFC_EXPERIMENTS,)}
+
+
+def experiments_named(names: list[str]) -> list[Experiment]:
+    """Return the experiments of these names or patterns, such as ``review:*``, in the order of the catalog.
+
+    Raises:
+        ValueError: If a name is that of none; near ones are named.
+    """
+    for name in names:
+        if not any(fnmatchcase(known, name) for known in EXPERIMENTS):
+            raise ValueError(f"No experiment {name!r}. {near_words(name, EXPERIMENTS)}List all with: ncollapse reproduce.")
+    return [experiment for known, experiment in EXPERIMENTS.items() if any(fnmatchcase(known, name) for name in names)]

@@ -1,0 +1,77 @@
+"""The figure of an experiment: panels with lines of means over the seeds, each with the range of the seeds around it."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from functools import partial
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, NullLocator
+
+from ncollapse.drawing import style
+from ncollapse.drawing.wording import number
+from ncollapse.experiments.experiment import Panel, SeedFile
+
+_COLORS = (style.LINE, style.BASELINE, style.THIRD, "#cc79a7", "#e69f00", "#56b4e9", style.INK)
+_MARKS = "os^Dv<>"
+_MOST_TICKS = 7
+
+# Of a line: what x is, and the values of the seeds there.
+Line = dict[float | str, list[float]]
+
+
+def lines_of(seeds: Sequence[SeedFile], panel: Panel) -> dict[str, Line]:
+    """Gather the points of a panel: by line and x, the values of the seeds that have one."""
+    found: dict[str, Line] = {}
+    for seed in seeds:
+        for point in seed.points:
+            if point.panel == panel.title and point.y is not None:
+                found.setdefault(point.line, {}).setdefault(point.x, []).append(point.y)
+    return found
+
+
+def draw_panel(axes: Axes, seeds: Sequence[SeedFile], panel: Panel) -> None:
+    """Draw one panel; its y axis is logarithmic where all values are positive and span a factor of two."""
+    style.prepare(axes)
+    lines = lines_of(seeds, panel)
+    values = [value for line in lines.values() for at in line.values() for value in at]
+    axes.set_xlabel(panel.x, parse_math=False)
+    if not values:
+        axes.text(0.5, 0.5, "nothing to draw", transform=axes.transAxes, ha="center", va="center", color=style.SOFT)
+        axes.set(xticks=[], yticks=[])
+        return
+    (style.fit_log if min(values) > 0 and max(values) >= 2 * min(values) else style.fit_linear)(axes, values)
+    places = _lay(axes, panel, lines)
+    for index, (name, line) in enumerate(lines.items()):
+        color, mark = colors_of(len(lines))[index], _MARKS[index % len(_MARKS)]
+        at = sorted((places(x), ys) for x, ys in line.items())
+        xs = [x for x, _ in at]
+        axes.plot(xs, [statistics.fmean(ys) for _, ys in at], f"{mark}-", color=color, linewidth=1.3, markersize=4, label=name)
+        axes.fill_between(xs, [min(ys) for _, ys in at], [max(ys) for _, ys in at], color=color, alpha=0.18, linewidth=0)
+
+
+def colors_of(num_lines: int) -> Sequence[str]:
+    """Colors of the lines of a panel: seven that are told apart by everybody, or shades for more."""
+    return _COLORS if num_lines <= len(_COLORS) else style.depth_colors(num_lines)
+
+
+def _lay(axes: Axes, panel: Panel, lines: dict[str, Line]) -> partial[float]:
+    """Set the x axis, and return where an x lies on it: numbers at themselves, words one after the other."""
+    all_x = list(dict.fromkeys(x for line in lines.values() for x in line))
+    if all(not isinstance(x, str) for x in all_x):
+        numbers = sorted(float(x) for x in all_x)
+        if panel.log_x and numbers[-1] > 0:
+            positive = [x for x in numbers if x > 0]
+            axes.set_xscale(*(("log",) if len(positive) == len(numbers) else ("symlog",)))
+            axes.xaxis.set_major_locator(FixedLocator(numbers[:: -(-len(numbers) // _MOST_TICKS)]))
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.set_xticklabels([number(x) for x in numbers[:: -(-len(numbers) // _MOST_TICKS)]])
+        return partial(_same, {x: float(x) for x in all_x})
+    axes.set_xticks(range(len(all_x)), [style.short(str(x), 16) for x in all_x], parse_math=False)
+    axes.set_xlim(-0.5, len(all_x) - 0.5)
+    return partial(_same, {x: float(place) for place, x in enumerate(all_x)})
+
+
+def _same(places: dict[float | str, float], x: float | str) -> float:
+    return places[x]

@@ -1,0 +1,148 @@
+"""The experiments on real data of Wang et al. (arXiv 2405.00985), small: 5,000 images of MNIST and a network of five blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+
+from ncollapse.claims import predicates, quantities
+from ncollapse.claims.evidence import RunTest, Value
+from ncollapse.experiments.experiment import Experiment, Found, Panel, Point
+from ncollapse.experiments.work import Work
+from ncollapse.records.depth import Curve
+from ncollapse.records.reading import Run
+
+_METRICS = {"pfc1": "PFC1", "pfc2": "PFC2", "pfc3_error": "1 − PFC3"}
+_DEPTH = "layer"
+
+Draw = Callable[[Run], list[Point]]
+
+
+def _trained(work: Work, test: RunTest, draw: Draw, before: bool = True) -> Found:
+    """Test the run that all of these experiments share, and the same run before its training."""
+    run = work.run("fc_mnist" if work.at_paper_size else "fc_mnist_small")
+    return Found(test(run), tuple(draw(run)), test(run, 0) if before else None)
+
+
+def over_depth(run: Run, metrics: Sequence[str] = tuple(_METRICS)) -> list[Point]:
+    """Points of metrics of the layers before and after training."""
+    return [
+        Point(_METRICS[metric], words, depth, value)
+        for words, epoch in (("after training", None), ("before training", 0))
+        for metric in metrics
+        for depth, value in enumerate(run.over_depth(metric, epoch))
+    ]
+
+
+def over_epochs(run: Run) -> list[Point]:
+    """Points of the three metrics of every layer at every measured epoch."""
+    return [
+        Point(title, f"layer {index}", epoch, value)
+        for metric, title in _METRICS.items()
+        for index, depth in enumerate(run.depths)
+        for epoch, value in zip(run.epochs, run.over_epochs(metric, depth), strict=True)
+    ]
+
+
+def along_line(run: Run) -> list[Point]:
+    """Points of the layers, and of the straight line and the baseline where each layer projects on the chord."""
+    places = [place if place is not None else np.nan for place in run.last.positions["projection"]]
+    points = over_depth(run, ("pfc1", "pfc2"))
+    points = [point for point in points if point.line == "after training"]
+    for words, curve in (("straight line", run.last.curve), ("baseline", run.last.baseline)):
+        for metric in ("pfc1", "pfc2"):
+            values = _at(curve, getattr(curve, metric), places)
+            points += [Point(_METRICS[metric], words, depth, value) for depth, value in enumerate(values)]
+    return points
+
+
+def _at(curve: Curve, values: Sequence[float | None], places: Sequence[float]) -> list[float | None]:
+    """Read a curve between its points: linear in the logarithm."""
+    logs = np.log([np.nan if value is None else value for value in values])
+    return [float(np.exp(found)) if np.isfinite(found) else None for found in np.interp(places, curve.t, logs)]
+
+
+def all_fall(run: Run, epoch: int | None = None) -> Value | None:
+    """Test whether PFC1, PFC2 and the error of PFC3 all fall over the layers."""
+    found = [predicates.falls_over_depth(metric)(run, epoch) for metric in _METRICS]
+    return None if None in found else all(found)
+
+
+def _is_as_deep_as_it_is(run: Run) -> Value | None:
+    found = run.effective_depth
+    return None if found is None else found.reached and found.depth == len(run.depths) - 1
+
+
+_three = tuple(Panel(title, _DEPTH) for title in _METRICS.values())
+_shared = partial(Experiment, needs=("mnist",), seeds=3, paper_minutes=310.0)
+
+PFC_EXPERIMENTS = (
+    _shared(
+        "pfc:fig2",
+        "Figure 2",
+        "PFC1, PFC2 and PFC3 of every layer during training",
+        "The metrics of all layers begin in no order, at a random initialization, and end in the order of the layers.",
+        "Share of the steps from layer to layer at which a metric rises, before training minus after it; positive if training "
+        "brings the order.",
+        partial(_trained, test=quantities.order_gained, draw=over_epochs, before=False),
+        tuple(Panel(title, "epoch", log_x=True) for title in _METRICS.values()),
+    ),
+    _shared(
+        "pfc:fig3",
+        "Figure 3",
+        "The layers and the straight line between first and last features",
+        "The metrics of the layers lie near those along the straight line from the first to the last features.",
+        "The RMS error in PFC1 of the straight line over the interior layers, in decades, is below that of the baseline: "
+        "log-linear interpolation between the ends. Layers are laid at their projection on the chord.",
+        partial(_trained, test=quantities.line_lead("pfc1"), draw=along_line),
+        _three[:2],
+    ),
+    _shared(
+        "pfc:conj1",
+        "Conjecture 1",
+        "Collapse progresses from layer to layer",
+        "After training, features get nearer to their class means, class means nearer to a simplex ETF, and nearest class "
+        "centers more accurate from layer to layer.",
+        "PFC1, PFC2 and 1 − PFC3 rise at no step from layer to layer, and fall over all.",
+        partial(_trained, test=all_fall, draw=over_depth),
+        _three,
+    ),
+    _shared(
+        "pfc:table1",
+        "Table I",
+        "Networks that need all of their layers",
+        "The networks are chosen such that nearest class centers are right at the last layer and at none before it.",
+        "The effective depth (first layer with nearest-center error of at most 0.005) is the number of blocks.",
+        partial(_trained, test=lambda run, epoch=None: _is_as_deep_as_it_is(run), draw=over_depth, before=False),
+        _three[2:],
+    ),
+    _shared(
+        "pfc:prop1",
+        "Proposition 1 and Assumption 1",
+        "A trained ResNet moves its features by optimal transport",
+        "With weight decay, the path of the features is near to a geodesic of the Wasserstein-2 distance.",
+        "The network's own pairing of first and last features costs more than the best one by at most 1 % of what a random "
+        "pairing costs more, on 1,000 samples.",
+        partial(_trained, test=predicates.nearly_optimal_pairing, draw=lambda run: [], before=False),
+    ),
+    _shared(
+        "pfc:thm1",
+        "Theorem 1",
+        "PFC1 falls along the straight line",
+        "If class means at both ends correlate, PFC1 falls all the way along the line to a collapsed end.",
+        "PFC1 falls all the way between the measured ends, which need not be collapsed.",
+        partial(_trained, test=predicates.recorded("theorem1.monotone"), draw=along_line),
+        _three[:1],
+    ),
+    _shared(
+        "pfc:thm2",
+        "Theorem 2",
+        "PFC2 falls along the straight line",
+        "If the cost of transport is small enough, PFC2 falls all the way along the line to a collapsed end.",
+        "PFC2 falls all the way between the measured ends, which need not be collapsed.",
+        partial(_trained, test=predicates.recorded("theorem2.monotone"), draw=along_line),
+        _three[1:2],
+    ),
+)

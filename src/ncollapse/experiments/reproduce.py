@@ -1,0 +1,89 @@
+"""Running an experiment, seed by seed: each is kept in a file of its own, so that what is finished is never run again."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ncollapse.experiments.experiment import Experiment, SeedFile
+from ncollapse.experiments.work import Work
+from ncollapse.machine import machine
+from ncollapse.records.json_files import read_json, write_json
+
+RUNS = "runs"
+_AGAIN = "Delete it and run `ncollapse reproduce` again: the runs behind it are kept."
+
+
+@dataclass(frozen=True)
+class Place:
+    """The folder of all experiments: one folder for each, and one for the runs, which they share."""
+
+    out: Path
+
+    def of(self, experiment: Experiment, at_paper_size: bool = False) -> Path:
+        """Return the folder of an experiment; the paper's size has one of its own."""
+        return self.out / (experiment.folder + ("-paper" if at_paper_size else ""))
+
+    def seeds(self, experiment: Experiment, at_paper_size: bool = False) -> tuple[SeedFile, ...]:
+        """Read what the seeds that are finished have given, in their order."""
+        files = self.of(experiment, at_paper_size).glob("seed=*.json")
+        return tuple(sorted((read_json(file, SeedFile, _AGAIN) for file in files), key=lambda found: found.seed))
+
+
+def reproduce(
+    experiment: Experiment,
+    place: Place,
+    seeds: Sequence[int],
+    *,
+    at_paper_size: bool = False,
+    say: Callable[[int, str], None] = lambda done, words: None,
+    should_stop: Callable[[], bool] | None = None,
+) -> tuple[SeedFile, ...]:
+    """Run an experiment with every seed that is not there yet.
+
+    Args:
+        experiment: What is run.
+        place: Where its results and its runs are kept.
+        seeds: Those that are wanted.
+        at_paper_size: Run the paper's settings instead of the small version.
+        say: Told the number of seeds that are finished, and how far the next one is.
+        should_stop: Asked after every batch; an experiment that was stopped goes on from there.
+
+    Returns:
+        What all seeds in the folder say, also those that were not asked for.
+
+    Raises:
+        ValueError: If data is missing, or there is no version of the paper's size.
+        RunStopped: If ``should_stop`` said so.
+    """
+    if at_paper_size and experiment.paper_minutes is None:
+        raise ValueError(f"{experiment.name} has one size only, got --paper. Leave it out.")
+    folder = place.of(experiment, at_paper_size)
+    there = {found.seed for found in place.seeds(experiment, at_paper_size)}
+    for done, seed in enumerate(seeds):
+        say(done, "")
+        if seed not in there:
+            work = Work(seed, at_paper_size, place.out / RUNS, lambda words, done=done: say(done, words), should_stop)  # type: ignore[misc]
+            write_json(_file(folder, seed), _measured(experiment, work, folder))
+    say(len(seeds), "")
+    return place.seeds(experiment, at_paper_size)
+
+
+def _measured(experiment: Experiment, work: Work, folder: Path) -> SeedFile:
+    started = time.monotonic()
+    found = experiment.measure(work)
+    # What runs took counts once, also where another experiment has made them.
+    seconds = time.monotonic() - started - work.waited + sum(work.used.values())
+    runs = tuple(Path(os.path.relpath(path, folder)).as_posix() for path in work.used)
+    where = machine(torch.device("cpu"))
+    return SeedFile(work.seed, found.value, found.before, found.points, runs, seconds, where)
+
+
+def _file(folder: Path, seed: int) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"seed={seed}.json"

@@ -1,0 +1,77 @@
+"""Where one seed of an experiment is measured: its runs, which other experiments share, and their networks."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import nn
+
+from ncollapse.data.catalog import load_samples
+from ncollapse.data.labeled import LabeledData
+from ncollapse.recipes import override, recipe_by_name
+from ncollapse.recipes.recipe import Recipe
+from ncollapse.records.reading import Run, read_run
+from ncollapse.records.run_directory import RunDirectory
+from ncollapse.studies.run import run_recipe
+from ncollapse.targets.networks import load_network
+
+# What is said while work goes on: a few words, such as the epoch.
+Say = Callable[[str], None]
+# Letters of settings in the name of a run's folder, which a fingerprint makes unique.
+_LONGEST = 100
+
+
+@dataclass
+class Work:
+    """One seed of an experiment under way.
+
+    Attributes:
+        seed: Of initial weights, the order of samples, and whatever else is drawn.
+        at_paper_size: Whether the paper's settings are asked for.
+        runs: The folder of all runs.
+        say: Told how far it is.
+        should_stop: Asked after every batch.
+        used: The runs that this seed rests on, with the seconds that each took, in whichever experiment.
+        waited: Seconds that they took in this one.
+    """
+
+    seed: int
+    at_paper_size: bool
+    runs: Path
+    say: Say = lambda words: None
+    should_stop: Callable[[], bool] | None = None
+    used: dict[Path, float] = field(default_factory=dict)
+    waited: float = 0.0
+
+    def run(self, name: str, *settings: str) -> Run:
+        """Return the finished run of a recipe with changed settings and this seed; trains it, or what is left of it, first."""
+        recipe = override(recipe_by_name(name), [*settings, f"seed={self.seed}"])
+        words = re.sub(r"[^A-Za-z0-9._=+-]", "_", "_".join([name, *settings]))[:_LONGEST]
+        path = self.runs / f"{words}_seed={self.seed}_{recipe.fingerprint()[:8]}"
+        started, status = time.monotonic(), RunDirectory(path).status()
+        if status is None or status.state != "finished":
+            said = ", ".join([name, *settings])
+            run_recipe(
+                recipe,
+                path,
+                resume=True,
+                on_epoch=lambda record, epochs: self.say(f"{said}: epoch {record.epoch} of {epochs}"),
+                should_stop=self.should_stop,
+            )
+        run = read_run(path)
+        self.used[path] = run.status.seconds or 0.0
+        self.waited += time.monotonic() - started
+        return run
+
+    def network(self, run: Run) -> nn.Module:
+        """Return the trained network of a run, on the CPU."""
+        return load_network(run.path, device="cpu")
+
+    def samples(self, run: Run, *settings: str) -> LabeledData:
+        """Return the samples that a run was trained on, or others that its recipe names with changed settings."""
+        recipe = Recipe.from_json((run.path / "recipe.json").read_text())
+        return load_samples(override(recipe, settings).data)

@@ -1,0 +1,136 @@
+"""Experiments run seed by seed into a folder, stand by the rules of the ledger, and have a page."""
+
+import json
+import math
+
+import pytest
+
+from ncollapse.cli import main
+from ncollapse.claims.verdicts import holm
+from ncollapse.experiments import EXPERIMENTS, Experiment, Found, Panel, Place, Point, SeedFile, experiments_named
+from ncollapse.experiments import recorded, reproduce, standings, write_experiment_page
+
+TINY = ("train.epochs=2", "data.per_class=5", "model.width=8", "model.num_blocks=1", "measure.transport_samples=0")
+
+
+def made(name="pfc:x", measure=lambda work: Found(True), **options) -> Experiment:
+    return Experiment(name, "Figure 0", "a test", "nothing", "nothing", measure, **options)
+
+
+def given(values, before=None) -> list[SeedFile]:
+    return [SeedFile(seed, value, before, seconds=1.0) for seed, value in enumerate(values)]
+
+
+def test_a_seed_is_measured_once_and_runs_are_shared(tmp_path):
+    calls = []
+
+    def measure(work):
+        calls.append(work.seed)
+        run = work.run("demo", *TINY)
+        assert work.samples(run).num_samples == 50
+        assert work.network(run).config.width == 8
+        return Found(run.value("pfc1", 1), (Point("panel", "line", 1, run.value("pfc1", 1)),))
+
+    place, experiment = Place(tmp_path), made(measure=measure)
+    first = reproduce(experiment, place, [3])
+    assert reproduce(experiment, place, [3, 4])[0] == first[0]
+    other = reproduce(made("pfc:y", measure), place, [3])
+    assert calls == [3, 4, 3]
+    assert [item.seed for item in place.seeds(experiment)] == [3, 4]
+    # The run of seed 3 was there, and its seconds count for the second experiment too.
+    assert other[0].value == first[0].value
+    assert other[0].runs == first[0].runs
+    assert other[0].runs[0].startswith("../runs/demo_train.epochs=2_data.per_class=5_")
+    assert first[0].seconds > 0 < other[0].seconds
+    assert len(list((tmp_path / "runs").iterdir())) == 2
+
+
+def test_verdicts_are_those_of_the_ledger():
+    rows = {
+        "pfc:holds": given([True] * 12),
+        "pfc:fails": given([False] * 12),
+        "pfc:few": given([True, True, False]),
+        "pfc:base": given([True] * 12, before=True),
+        "pfc:silent": given([None] * 3),
+        "deep:mean": given([1.0 + seed / 100 for seed in range(12)]),
+    }
+    experiments = [made(name) for name in (*rows, "pfc:none")]
+    experiments.append(made("pfc:code", checks_code=True))
+    found = standings(rows | {"pfc:code": given([True])}, experiments)
+    states = {name: standing.state for name, standing in found.items()}
+    assert states == {
+        "pfc:holds": "holds",
+        "pfc:fails": "fails",
+        "pfc:few": "undecided",
+        "pfc:base": "undecided",
+        "pfc:silent": "not testable here",
+        "deep:mean": "holds",
+        "pfc:none": "not run",
+        "pfc:code": "check passed",
+    }
+    assert found["pfc:few"].why == "right in 2 of 3 seeds; 12 needed"
+    assert found["pfc:holds"].seconds == 12
+
+
+def test_rows_of_one_paper_are_corrected_together():
+    # Eleven of twelve: p = 0.0063 alone, and 0.063 among ten.
+    rows = {f"pfc:{index}": given([True] * 11 + [False]) for index in range(10)}
+    alone = standings(rows, [made("pfc:0")])["pfc:0"]
+    among = standings(rows, [made(name) for name in rows])["pfc:0"]
+    assert (alone.state, among.state) == ("holds", "undecided")
+    assert holm([alone.row.p_value] * 10)[0] == pytest.approx(10 * 26 / 4096)
+
+
+def test_a_page_shows_numbers_and_escapes_names(tmp_path):
+    points = (
+        Point("<b>", "a", 1, 2.0),
+        Point("<b>", "a", 10, 400.0),
+        Point("words", "b", "sgd", 0.5),
+        Point("words", "b", "adam", None),
+    )
+    panels = (Panel("<b>", "x", log_x=True), Panel("words", "optimizer"), Panel("empty", "x"))
+    experiment = made(measure=lambda work: Found(0.25 * work.seed, points, -1.0), panels=panels)
+    place = Place(tmp_path)
+    seeds = reproduce(experiment, place, [1, 2])
+    page = write_experiment_page(experiment, standings({"pfc:x": seeds}, [experiment])["pfc:x"], place).read_text()
+    assert "<b>" not in page.split("<main>")[1].replace('<b class="verdict"', "").replace("<figcaption><b>", "")
+    assert all(
+        words in page for words in ("right in 2 of 2 seeds; 12 needed", "0.25", "<td>400</td>", "sgd", "nothing to draw")
+    )
+
+
+def test_there_is_no_other_size_unless_it_says_so(tmp_path):
+    with pytest.raises(ValueError, match="one size only"):
+        reproduce(made(), Place(tmp_path), [1], at_paper_size=True)
+
+
+def test_the_command_lists_all_with_their_states(tmp_path, capsys):
+    main(["reproduce", "--json", "--out", str(tmp_path)])
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in rows] == list(EXPERIMENTS)
+    assert all(row["command"] == f"ncollapse reproduce {row['name']}" for row in rows)
+    ours = standings(recorded(), EXPERIMENTS.values())
+    assert {row["name"]: row["state"] for row in rows} == {name: item.state for name, item in ours.items()}
+    main(["reproduce", "--out", str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in EXPERIMENTS)
+
+
+def test_names_may_be_patterns():
+    assert experiments_named(["pfc:*"]) == [item for item in EXPERIMENTS.values() if item.source == "pfc"]
+    with pytest.raises(ValueError, match="No experiment 'pfc:fig22'. Near ones: pfc:fig2"):
+        experiments_named(["pfc:fig22"])
+
+
+def test_what_is_recorded_belongs_to_an_experiment():
+    found = recorded()
+    assert found.keys() <= EXPERIMENTS.keys()
+    assert all(len({item.seed for item in seeds}) == len(seeds) for seeds in found.values())
+    assert all(math.isfinite(item.seconds) and item.machine for seeds in found.values() for item in seeds)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS.values(), ids=EXPERIMENTS)
+def test_every_experiment_says_what_it_needs_to(experiment):
+    assert experiment.says.endswith(".") and experiment.tested.endswith(".")
+    assert experiment.seeds >= 1
+    assert len({panel.title for panel in experiment.panels}) == len(experiment.panels)
