@@ -5,10 +5,22 @@ import math
 
 import pytest
 
-from ncollapse.cli import main
 from ncollapse.claims.verdicts import holm
-from ncollapse.experiments import EXPERIMENTS, Experiment, Found, Panel, Place, Point, SeedFile, experiments_named
-from ncollapse.experiments import recorded, reproduce, standings, write_experiment_page
+from ncollapse.cli import main
+from ncollapse.experiments import (
+    EXPERIMENTS,
+    Experiment,
+    Found,
+    Panel,
+    Place,
+    Point,
+    SeedFile,
+    experiments_named,
+    recorded,
+    reproduce,
+    standings,
+    write_experiment_page,
+)
 
 TINY = ("train.epochs=2", "data.per_class=5", "model.width=8", "model.num_blocks=1", "measure.transport_samples=0")
 
@@ -118,7 +130,7 @@ def test_the_command_lists_all_with_their_states(tmp_path, capsys):
 
 def test_names_may_be_patterns():
     assert experiments_named(["pfc:*"]) == [item for item in EXPERIMENTS.values() if item.source == "pfc"]
-    with pytest.raises(ValueError, match="No experiment 'pfc:fig22'. Near ones: pfc:fig2"):
+    with pytest.raises(ValueError, match=r"No experiment 'pfc:fig22'\. Near ones: pfc:fig2"):
         experiments_named(["pfc:fig22"])
 
 
@@ -131,6 +143,7 @@ def test_what_is_recorded_belongs_to_an_experiment():
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS.values(), ids=EXPERIMENTS)
 def test_every_experiment_says_what_it_needs_to(experiment):
-    assert experiment.says.endswith(".") and experiment.tested.endswith(".")
+    assert experiment.says.endswith(".")
+    assert experiment.tested.endswith(".")
     assert experiment.seeds >= 1
     assert len({panel.title for panel in experiment.panels}) == len(experiment.panels)
