@@ -19,8 +19,8 @@ effective_depth find_layers load_data load_network measure measure_checkpoints m
 simplex_etf watch compare Diagnosis diagnose truncate
 """.split()
 ROOMS = """
-analysis claims data depth drawing etf hooks integrations margins measurement metrics models probe recipes records report
-statistics studies surrogates targets testing train
+analysis claims data depth drawing etf experiments hooks integrations margins measurement metrics models probe recipes records
+report statistics studies surrogates targets testing train
 """.split()
 
 METRIC_IDS = """
@@ -47,6 +47,7 @@ COMMANDS = {
     "repair": "DIR --yes",
     "sweep": "RECIPE --over --with --seeds --set --engine --workers --address --out --json",
     "runs": "DIR --json",
+    "reproduce": "NAME --seeds --first-seed --paper --out --json",
     "claims": "DIR --out --json --markdown",
     "compare": "DIR --out --position",
     "animate": "DIR --out --frames",

@@ -42,7 +42,7 @@ class Work:
     seed: int
     at_paper_size: bool
     runs: Path
-    say: Say = lambda words: None
+    say: Say
     should_stop: Callable[[], bool] | None = None
     used: dict[Path, float] = field(default_factory=dict)
     waited: float = 0.0
