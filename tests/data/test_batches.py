@@ -101,6 +101,17 @@ def test_per_class_at_random_is_balanced_seeded_and_without_repetition() -> None
     assert max(ids(first)) > 200  # not the first 60
 
 
+def test_the_first_of_each_class_and_the_rest() -> None:
+    # Classes by position: 2 0 0 1 2 1 0 2 1
+    data = LabeledData(torch.arange(9.0)[:, None], torch.tensor([2, 0, 0, 1, 2, 1, 0, 2, 1]), 3, "mixed")
+    assert ids(data.first_of_each([3, 1, 2])) == [0, 1, 2, 3, 4, 6]
+    assert ids(data.first_of_each([0, 0, 3])) == [0, 4, 7]
+    assert ids(data.after_the_first(2)) == [6, 7, 8]
+    for counts in ([4, 0, 0], [1, 1]):
+        with pytest.raises(ValueError, match=r"the counts of the 3 classes of 'mixed' must be at most \[3, 3, 3\], got"):
+            data.first_of_each(counts)
+
+
 @pytest.mark.parametrize("n", [0, 3])
 def test_per_class_names_the_smallest_class(n: int) -> None:
     with pytest.raises(ValueError, match=rf"per_class of 'numbered' must be between 1 and 2, .*\(2\), got {n}. Ask for"):

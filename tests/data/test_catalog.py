@@ -1,5 +1,7 @@
 """Data by name, from config to tensors; the config through pydantic; what importing costs."""
 
+from dataclasses import replace
+
 import pydantic
 import pytest
 import torch
@@ -84,12 +86,43 @@ def test_fashion_mnist(split: str, size: int) -> None:
         ({"per_class": 0}, r"data.per_class must be 1 or more, got 0. Leave it out"),
         ({"corrupt": 1.5}, r"data.corrupt must be in \[0, 1\], got 1.5. Pass a fraction"),
         ({"seed": -1}, r"data.seed must be 0 or more, got -1. Pass a non-negative"),
-        ({"split": "test"}, r"The split of the digits must be 'train', got 'test': .* or another data set"),
+        ({"split": "test"}, r"test part of the digits is what data.per_class leaves over of each class, got none"),
+        ({"imbalance": 0.5}, r"data.imbalance must be 1 or more and finite, got 0.5"),
+        ({"minority": 0}, r"data.minority must be 1 or more, got 0"),
     ],
 )
 def test_out_of_range(fields: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DataConfig(**fields)
+
+
+def test_the_test_part_of_the_digits_is_what_per_class_leaves_over() -> None:
+    config, whole = DataConfig(per_class=170, corrupt=0.5, imbalance=5), digits()
+    test = load_samples(config.test_part)
+    seen: dict[int, int] = {}
+    left = [i for i, k in enumerate(whole.labels.tolist()) if seen.setdefault(k, 0) >= 170 or seen.update({k: seen[k] + 1})]
+    assert test.inputs.equal(whole.inputs[left])
+    assert test.labels.equal(whole.labels[left])
+    with pytest.raises(ValueError, match=r"data.per_class must leave samples of every class .* got 174 .* 173 or less"):
+        load_samples(DataConfig(per_class=174).test_part)
+
+
+def test_sizes_of_a_long_tail_are_those_of_long_tailed_cifar() -> None:
+    # Cui et al. (2019): CIFAR-10 with the factor 100 has 12,406 images.
+    assert DataConfig(imbalance=100).class_counts(5000, 10) == (5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50)
+    assert DataConfig(imbalance=10, minority=7).class_counts(6000, 10) == (*[6000] * 3, *[600] * 7)
+
+
+def test_an_imbalance_keeps_the_first_samples_of_each_class_of_the_training_split() -> None:
+    config = DataConfig("gaussian_mixture", per_class=20, imbalance=10, minority=2)
+    whole, data = load_samples(DataConfig("gaussian_mixture", per_class=20)), load_samples(config)
+    assert data.labels.bincount().tolist() == [20, 20, 2, 2]
+    assert data.inputs.equal(torch.cat([whole.inputs[whole.labels == k][:n] for k, n in enumerate((20, 20, 2, 2))]))
+    assert load_samples(replace(config, split="test")).labels.bincount().tolist() == [20] * 4
+    with pytest.raises(ValueError, match=r"data.imbalance must leave every class a sample, got 30 with 20 samples"):
+        load_samples(replace(config, imbalance=30))
+    with pytest.raises(ValueError, match=r"data.minority must be between 1 and 3, got 4"):
+        empty_like_data(replace(config, minority=4))
 
 
 def test_pydantic_converts_and_checks() -> None:

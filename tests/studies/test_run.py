@@ -598,6 +598,22 @@ def test_the_test_split_of_a_run_is_whole_and_not_corrupted(tmp_path, monkeypatc
     assert measurement.num_samples == clean.num_samples
 
 
+def test_a_run_measures_its_test_split_by_the_training_means(finished, tmp_path):
+    both = run_recipe(small("measure.test=true"), tmp_path / "both")
+    found = {split: [row for row in rows(both) if row["split"] == split] for split in ("train", "test")}
+    assert found["train"] == rows(finished)
+    again = measure_run(both, split="test")
+    assert again.num_samples == 1797 - 200
+    last = [row for row in found["test"] if row["epoch"] == "7"]
+    assert {(row["layer"], row["metric"]): float(row["value"]) for row in last} == pytest.approx(
+        {(row.layer, row.metric): row.value for row in again.rows}, nan_ok=True
+    )
+    assert (
+        json.loads((both / "status.json").read_text())["train_accuracy"]
+        == json.loads((finished / "status.json").read_text())["train_accuracy"]
+    )
+
+
 def test_a_run_is_measured_again_with_other_layers_and_batch_sizes(finished, monkeypatch):
     assert measure_run(finished, layers=["blocks.1"]).layers == ("blocks.1",)
     sizes = []

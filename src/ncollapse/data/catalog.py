@@ -1,6 +1,7 @@
 """The samples that a recipe asks for."""
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -36,11 +37,27 @@ def load_samples(config: DataConfig) -> LabeledData:
     if config.largest_classes is not None:
         training = data if config.split == "train" else _LOADERS[config.name](replace(config, split="train"))
         data = data.largest_classes(config.largest_classes, training)
-    if config.per_class is not None:
+    if config.name == "digits" and config.split == "test" and config.per_class is not None:
+        data = _left_over(data, config.per_class)
+    elif config.per_class is not None:
         data = data.per_class(config.per_class)
+    if config.imbalance > 1 and config.split == "train":
+        counts = torch.bincount(data.labels, minlength=data.num_classes)
+        data = data.first_of_each(config.class_counts(int(counts.min()), data.num_classes))
     if config.corrupt > 0:
         data = data.corrupt_labels(config.corrupt, config.seed)
     return data
+
+
+def _left_over(data: LabeledData, per_class: int) -> LabeledData:
+    """Return the test part of the digits."""
+    rest = data.after_the_first(per_class)
+    if len(rest.labels.unique()) < data.num_classes:
+        raise ValueError(
+            f"data.per_class must leave samples of every class for the test part of the digits, got {per_class} with classes "
+            "of 174 to 183. Set data.per_class to 173 or less."
+        )
+    return rest
 
 
 def empty_like_data(config: DataConfig) -> LabeledData:
@@ -65,7 +82,11 @@ def empty_like_data(config: DataConfig) -> LabeledData:
         shape, num_classes = _FORMS[config.name]
         image_shape = shape if len(shape) == 3 else None
         data = LabeledData(torch.zeros(0, math.prod(shape)), labels, num_classes, config.name, image_shape)
-    return data if config.largest_classes is None else data.largest_classes(config.largest_classes)
+    if config.largest_classes is not None:
+        data = data.largest_classes(config.largest_classes)
+    if config.minority is not None:
+        config.class_counts(config.per_class or sys.maxsize, data.num_classes)
+    return data
 
 
 def _load_images(image_set: ImageSet, config: DataConfig) -> LabeledData:

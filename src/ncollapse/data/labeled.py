@@ -142,6 +142,32 @@ class LabeledData:
         picked = by_class[(starts[:, None] + torch.arange(n, device=starts.device)).flatten()]
         return self.subset(picked.sort().values)
 
+    def first_of_each(self, counts: Sequence[int]) -> "LabeledData":
+        """Return the first ``counts[k]`` samples of every class k, in their present order.
+
+        Raises:
+            ValueError: If there is not a number for every class, or a class has fewer samples.
+        """
+        present = torch.bincount(self.labels, minlength=self.num_classes).tolist()
+        if len(counts) != self.num_classes or any(n > there for n, there in zip(counts, present, strict=True)):
+            raise ValueError(
+                f"the counts of the {self.num_classes} classes of '{self.name}' must be at most {present}, got {list(counts)}. "
+                "Ask for fewer."
+            )
+        return self.subset(self._places() < torch.tensor(counts, device=self.labels.device)[self.labels])
+
+    def after_the_first(self, n: int) -> "LabeledData":
+        """Return what ``per_class(n)`` leaves over, in its present order."""
+        return self.subset(self._places() >= n)
+
+    def _places(self) -> Tensor:
+        """Return the place of every sample among those of its class, from 0."""
+        order = torch.argsort(self.labels, stable=True)
+        counts = torch.bincount(self.labels, minlength=self.num_classes)
+        places = torch.empty_like(order)
+        places[order] = torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[self.labels[order]]
+        return places
+
     def largest_classes(self, n: int, counted: "LabeledData | None" = None) -> "LabeledData":
         """Return the samples of the n classes with the most samples, of equal ones the first; these become classes 0 to n - 1.
 

@@ -1,6 +1,7 @@
 """The part of a recipe that says which samples a run uses."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ncollapse.recipes.checks import LARGEST_SEED, check_choices, check_most
@@ -33,7 +34,8 @@ class DataConfig:
             files, ``gaussian_mixture`` is drawn: the 4 classes in 20 dimensions that are the defaults of ``gaussian_mixture``;
             ``geo_mnist`` is drawn too: three kinds of shapes in 32×32 images. ``wordnet``, ``imdb`` and ``texts`` (your own)
             are texts: see ``text.load_text_set``.
-        split: ``train`` or ``test``; the digits have no test part.
+        split: ``train`` or ``test``. scikit-learn ships one part of the digits: what ``per_class`` leaves over is their test
+            part.
         per_class: Samples per class: the first of each class, or for the mixture how many to draw. None takes all
             (of the mixture 100, of geo_mnist 480).
         corrupt: Probability in [0, 1] that a label is replaced by a class drawn uniformly (maybe the same), in
@@ -46,6 +48,10 @@ class DataConfig:
         largest_classes: Keeps the so many classes with the most training samples, 2 or more; None keeps all.
         vocabulary: Of texts: the most frequent words of the training part that have ids of their own, 1 or more.
         length: Of texts: words that are kept, 1 or more.
+        imbalance: R, 1 or more: how many times as many training samples the largest class has as the smallest one, the first
+            samples of each. A test split keeps its sizes.
+        minority: With an imbalance, the number of classes, the last ones, that have 1/R of the samples of the others (a step).
+            None makes a long tail, sizes that fall by one factor from class to class (Cui et al. 2019, CVPR).
 
     Raises:
         ValueError: If a field is out of its range.
@@ -62,17 +68,52 @@ class DataConfig:
     largest_classes: int | None = None
     vocabulary: int = 10_000
     length: int = 256
+    imbalance: float = 1.0
+    minority: int | None = None
 
     def __post_init__(self) -> None:
         check_choices("data", self)
         self._check_counts()
         if not 0 <= self.corrupt <= 1:
             raise ValueError(f"data.corrupt must be in [0, 1], got {self.corrupt}. Pass a fraction, not a percentage.")
-        if self.name == "digits" and self.split == "test":
+        if self.name == "digits" and self.split == "test" and self.per_class is None:
             raise ValueError(
-                "The split of the digits must be 'train', got 'test': scikit-learn ships one part only. Use split 'train', or "
-                "another data set."
+                "The test part of the digits is what data.per_class leaves over of each class, got none. Set data.per_class to "
+                "173 or less, or use another data set."
             )
+        if not 1 <= self.imbalance < math.inf:
+            raise ValueError(f"data.imbalance must be 1 or more and finite, got {self.imbalance}. 1 leaves the classes equal.")
+
+    @property
+    def test_part(self) -> "DataConfig":
+        """The test split that belongs to this training data: whole, without corrupted labels."""
+        kept = self.per_class if self.name == "digits" else None
+        return replace(self, split="test", per_class=kept, corrupt=0.0, imbalance=1.0)
+
+    def class_counts(self, largest: int, num_classes: int) -> tuple[int, ...]:
+        """Return the sizes of the classes, the first of which has ``largest`` samples.
+
+        Raises:
+            ValueError: If ``minority`` are not fewer than all classes, or a class has no sample.
+
+        Example:
+            >>> DataConfig(imbalance=10, minority=2).class_counts(50, 4)
+            (50, 50, 5, 5)
+        """
+        if self.minority is not None and not 1 <= self.minority < num_classes:
+            raise ValueError(f"data.minority must be between 1 and {num_classes - 1}, got {self.minority}. Pass fewer classes.")
+        if self.minority is None:
+            powers = [k / max(1, num_classes - 1) for k in range(num_classes)]
+        else:
+            powers = [float(k >= num_classes - self.minority) for k in range(num_classes)]
+        # 1e-9: a tenth of 50 must be 5, not the 4 that binary fractions may make of it.
+        counts = tuple(math.floor(largest / self.imbalance**power + 1e-9) for power in powers)
+        if counts[-1] < 1:
+            raise ValueError(
+                f"data.imbalance must leave every class a sample, got {self.imbalance:g} with {largest} samples of the largest "
+                "class. Lower it, or raise data.per_class."
+            )
+        return counts
 
     def _check_counts(self) -> None:
         if self.per_class is not None and self.per_class < 1:
@@ -83,7 +124,7 @@ class DataConfig:
         # Drawn images of a million a class take 12 GiB.
         for field, most in (("per_class", 1_000_000), ("vocabulary", 10_000_000), ("length", 1_000_000)):
             check_most(f"data.{field}", getattr(self, field) or 0, most)
-        for field, least in (("largest_classes", 2), ("vocabulary", 1), ("length", 1)):
+        for field, least in (("largest_classes", 2), ("vocabulary", 1), ("length", 1), ("minority", 1)):
             value = getattr(self, field)
             if value is not None and value < least:
                 raise ValueError(f"data.{field} must be {least} or more, got {value}. Leave it out for its default.")

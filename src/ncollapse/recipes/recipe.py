@@ -35,12 +35,15 @@ class MeasureConfig:
         batch_size: Samples in a forward pass.
         convention: Class weights of the covariances.
         transport_samples: Samples of the exact Wasserstein-2 distance at the last epoch, class-stratified; 0 leaves it out.
+        test: Whether the test split is measured too, decided by the class means of the training set. That of the digits is
+            what ``data.per_class`` leaves over.
     """
 
     epochs: tuple[int, ...] | None = None
     batch_size: int = 1000
     convention: Convention = "class"
     transport_samples: int = 1000
+    test: bool = False
 
     def __post_init__(self) -> None:
         if any(epoch < 0 for epoch in self.epochs or ()):
@@ -87,6 +90,9 @@ _FIELDS_NOT_IN_FINGERPRINT = {
     "data.largest_classes": None,
     "data.vocabulary": 10_000,
     "data.length": 256,
+    "data.imbalance": 1.0,
+    "data.minority": None,
+    "measure.test": False,
 }
 
 

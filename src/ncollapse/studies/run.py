@@ -22,6 +22,7 @@ from ncollapse.error_words import error_line
 from ncollapse.groups import Processes
 from ncollapse.measurement.depth_record import depth_record
 from ncollapse.measurement.kgon import add_kgon
+from ncollapse.measurement.measurement import Measurement
 from ncollapse.metrics import FLAGS, METRICS, Metric, select_metrics
 from ncollapse.models import FCResNet, build_model
 from ncollapse.probe.collect_features import collect_features
@@ -142,6 +143,7 @@ class TrainingRun:
         # Before the folder is made: a run whose data is missing leaves nothing behind.
         with self.processes.sharing_errors():
             self.data = load_samples(recipe.data).to(device)
+            self.test = load_samples(recipe.data.test_part).to(device) if recipe.measure.test else None
         shape, num_classes = self.data.sample_shape, self.data.num_classes
         self.model: nn.Module = build_model(recipe.model, shape, num_classes, recipe.seed, self.data.vocabulary).to(device)
         check_layers(self.model)
@@ -231,15 +233,8 @@ class TrainingRun:
     def _measure(self) -> None:
         recipe = self.recipe
         batches = Batches(self.data, recipe.measure.batch_size)
-        request = Request(
-            num_classes=self.data.num_classes,
-            metrics=_metrics_of(recipe),
-            convention=recipe.measure.convention,
-            path=True,
-            group=self.processes.group,
-            where=f" at epoch {self.epoch}",
-        )
-        measurement = measure_network(request, self.model, self.processes.every_nth_batch(batches))
+        measurement = self._measured(batches)
+        test = None if self.test is None else self._measured(Batches(self.test, recipe.measure.batch_size), measurement)
         if not self.writes:
             return
         is_last = self.epoch == recipe.train.epochs
@@ -248,10 +243,24 @@ class TrainingRun:
             sample = self._sample(measurement.path_layers)
         if is_last and isinstance(self.model, FCResNet) and self.model.config.connections == "residual":
             bounds = weight_decay_bounds(self.model, batches)
-        rows = [row._replace(epoch=self.epoch) for row in measurement.rows]
+        rows = [row._replace(epoch=self.epoch) for split in (measurement, test) if split is not None for row in split.rows]
         record = depth_record(measurement, self.epoch, sample=sample, weight_decay=bounds)
         self.directory.samples = add_kgon(self.directory.samples, measurement, self.epoch)
         self.directory.add_measurement(rows, record, measure_objective(self.model, self.data, recipe, self.epoch))
+
+    def _measured(self, batches: Batches, reference: Measurement | None = None) -> Measurement:
+        """Measure the training set, or with its measurement the test split."""
+        request = Request(
+            num_classes=self.data.num_classes,
+            split="train" if reference is None else "test",
+            reference=reference,
+            metrics=_metrics_of(self.recipe, by_reference=reference is not None),
+            convention=self.recipe.measure.convention,
+            path=reference is None,
+            group=self.processes.group,
+            where=f" at epoch {self.epoch}",
+        )
+        return measure_network(request, self.model, self.processes.every_nth_batch(batches))
 
     def _sample(self, layers: Sequence[str]) -> list[Tensor]:
         """Features of the layers of the path for exact transport."""
@@ -262,7 +271,9 @@ class TrainingRun:
         return [features[layer] for layer in layers]
 
     def _status(self, state: str) -> Status:
-        accuracies = {int(row.epoch or 0): row.value for row in self.directory.rows if row.metric == "accuracy"}
+        accuracies = {
+            int(row.epoch or 0): row.value for row in self.directory.rows if (row.metric, row.split) == ("accuracy", "train")
+        }
         perfect = [epoch for epoch, accuracy in accuracies.items() if accuracy == 1.0]
         steps = len(Batches(self.data, self.recipe.train.batch_size))
         return Status(
@@ -283,6 +294,7 @@ def _stratified(data: LabeledData, num_samples: int) -> LabeledData:
     return data.subset(torch.cat(taken))
 
 
-def _metrics_of(recipe: Recipe) -> list[str | Metric]:
+def _metrics_of(recipe: Recipe, *, by_reference: bool) -> list[str | Metric]:
     """Choose the default metrics, with those of the squared loss for a network that is trained by it."""
-    return [*select_metrics(None), *(("snc1", "snc2", "snc3") if recipe.train.loss == "mse" else ())]
+    squared = ("snc1", "snc2", "snc3") if recipe.train.loss == "mse" else ()
+    return [*select_metrics(None, by_reference=by_reference), *squared]

@@ -113,7 +113,7 @@ def _config(name: str, split: Split, download: bool) -> DataConfig:
 
 def _of_run(path: Path, split: Split) -> tuple[DataConfig, int]:
     recipe = held_recipe(RunDirectory(path))
-    config = recipe.data if split == "train" else replace(recipe.data, split=split, per_class=None, corrupt=0.0)
+    config = recipe.data if split == "train" else recipe.data.test_part
     # Somebody else's recipe may name any folder to download to; what a run of one's own was trained on lies there already.
     config = replace(config, download=False)
     return config, recipe.measure.batch_size
