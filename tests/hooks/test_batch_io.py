@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 import reference
 from ncollapse import Tap, collect_features, find_layers, measure, next_tokens, watch
 from ncollapse.hooks import unpack_batch
-from ncollapse.hooks.masks import attention_mask
+from ncollapse.hooks.masks import named_rules
 
 K = 3
 X = torch.randn(12, 4, generator=torch.Generator().manual_seed(0))
@@ -340,10 +340,11 @@ def test_a_mask_of_who_sees_whom_is_no_padding():
     encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 8, batch_first=True), 1, enable_nested_tensor=False)
     causal = nn.Transformer.generate_square_subsequent_mask(12)
     x = torch.randn(12, 12, 4)
-    assert attention_mask((x, causal), encoder) is None
-    assert attention_mask((x, torch.ones(12, 12).tril().bool()), encoder) is None
+    assert not list(named_rules((x, causal), encoder))
+    assert not list(named_rules((x, torch.ones(12, 12).tril().bool()), encoder))
     padding = torch.arange(12) >= torch.arange(1, 13)[:, None]
-    assert torch.equal(attention_mask((x, causal, padding), encoder), ~padding)
+    rule, _ = named_rules((x, causal, padding), encoder)
+    assert torch.equal(rule.read((x, causal, padding), encoder), ~padding)
 
 
 def test_an_empty_first_batch_proves_nothing():

@@ -60,7 +60,7 @@ NETWORKS = {
     "ids": (ById, lambda ids, real: (ids * real,), "padding where argument 1 is 0"),
     "declared id": (lambda pool: ById(pool, 0), lambda ids, real: (ids * real,), "padding where argument 1 is 0"),
     "marks": (ByMarks, lambda ids, real: (ids, KINDS, real.long()), "padding where argument 3 is 0"),
-    "padding": (ByPadding, lambda ids, real: (ids, ~real), "padding where argument 2 is 1"),
+    "padding": (ByPadding, lambda ids, real: (ids, ~real), "padding where is_pad is 1"),
 }
 
 

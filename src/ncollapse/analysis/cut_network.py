@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ncollapse.hooks.batch_io import Arguments, run_network
 from ncollapse.hooks.capture import feature_of
-from ncollapse.hooks.masks import attention_mask
+from ncollapse.hooks.pooling import real_tokens
 from ncollapse.hooks.tap import INPUT, Tap
 from ncollapse.hooks.tap_hooks import TapPlan
 
@@ -108,7 +108,8 @@ class Truncated(nn.Module):
             value = self._placement.arranged(reached.value)
         else:
             raise RuntimeError(f"Layer {self._tap.label!r} must run in every forward pass, but it did not run.")
-        rows = self._tap.read(value, attention_mask(Arguments(args, kwargs), self.body, self._rule))
+        mask = real_tokens(Arguments(args, kwargs), self.body, self._rule) if self._tap.skips_padding else None
+        rows = self._tap.read(value, mask)
         logits: Tensor = self.head(rows.to(self.origin.dtype) - self.origin)
         return logits
 

@@ -14,8 +14,8 @@ from ncollapse.hooks.capture import INPUTS
 from ncollapse.hooks.classifier import Head, find_head
 from ncollapse.hooks.label_rows import LabelRows
 from ncollapse.hooks.logits import Answers, class_logits
-from ncollapse.hooks.masks import mask_rules
-from ncollapse.hooks.pooling import MeanFrom, ReadOut, pool_at, proven_rule, read_out, silent_rule, unknown_padding
+from ncollapse.hooks.masks import MaskRule, mask_rules
+from ncollapse.hooks.pooling import MeanFrom, ReadOut, padding_rule, pool_at, read_out, silent_rule, unknown_padding
 from ncollapse.hooks.rows import (
     TokenRows,
     count_samples,
@@ -81,13 +81,13 @@ class Discovery:
         if not tokens:
             num_rows = count_samples(trace, inputs, num_rows, self.num_classes)
         find_sample_axes(trace, inputs, num_rows, self._look)
-        rules = [] if tokens else mask_rules(inputs, self.model)
-        rule = proven_rule(rules, inputs, _usable(trace, Head()), trace)
-        trace = trace if rule is None else trace._replace(mask=rule.read(inputs))
-        head = find_head(trace, self.classifier, self.hint, self.num_classes, tokens, Answers(self.model, inputs))
+        answers, rules = Answers(self.model, inputs), mask_rules(inputs, self.model)
+        rule = padding_rule(rules, inputs, self.model, None if tokens else _usable(trace, Head()), trace, answers.to_inputs)
+        trace = trace if rule is None else trace._replace(mask=rule.read(inputs, self.model))
+        head = find_head(trace, self.classifier, self.hint, self.num_classes, tokens, answers)
         read = ReadOut("flatten") if tokens or head.takes_labeled_tokens else self._read_out(trace, head)
         taps, found, left_out = self._chosen(trace, head, read, num_rows)
-        placements, unplaced, proof = self._place(trace, inputs, taps, head, tokens, labeled, read)
+        placements, unplaced, proof = self._place(trace, inputs, taps, head, tokens, labeled, read, rule)
         if self.taps is not None and unplaced:
             raise ValueError(misplaced(unplaced))
         taps = tuple(tap for tap in taps if tap.label not in unplaced)
@@ -95,7 +95,7 @@ class Discovery:
         feeding = _feeding_label(taps, trace, head)
         if not taps and feeding is None:
             raise ValueError(nothing_found(num_rows, left_out))
-        rule = silent_rule(rules, inputs, read) if rule is None else rule
+        rule = None if tokens else rule or silent_rule(rules, inputs, self.model, read)
         notes = [self.words, found, proof, rule.words if rule else "", *left_out_words(left_out), head.note]
         notes += [f"{feeding} feeds the classifier"] * (feeding not in {None, *(tap.label for tap in taps)})
         return TapPlan(
@@ -149,6 +149,7 @@ class Discovery:
         tokens: int | None,
         labeled: LabelRows | None,
         read: ReadOut,
+        rule: MaskRule | None,
     ) -> tuple[dict[str, Placement], dict[str, str], str]:
         """Return where the labels' rows are in each layer, why that is unknown for others, and how it was proven."""
         calls = {tap.label: trace.taken(tap) for tap in taps}
@@ -164,7 +165,7 @@ class Discovery:
             if end is not None and end.axis is None:
                 many = "" if labeled is None else f" for {labeled.num_samples} labels"
                 raise ValueError(misplaced({end.name: shape_words(end) + many}))
-            padded = {tap.label: unknown_padding(calls[tap.label], tap.pool, read, trace.mask) for tap in taps}
+            padded = {tap.label: unknown_padding(calls[tap.label], tap, read, trace.mask, rule) for tap in taps}
             unplaced |= {label: why for label, why in padded.items() if why}
             pooled = any(tap.pool != "flatten" and (isinstance(tap.pool, str) or tap.pool == read.pool) for tap in taps)
             return placements, unplaced, read.words if pooled else ""
@@ -178,8 +179,7 @@ class Discovery:
         if ends := {"", "" if end is None else end.name} & refused.keys():
             raise ValueError(misplaced({label: refused[label] for label in sorted(ends)}))
         axes = {label: call.axis or 0 for label, call in calls.items()}
-        found = {label: place for label, place in placed.items() if isinstance(place, Placement)}
-        placements |= {label: place._replace(axis=axes.get(label, 0)) for label, place in found.items()}
+        placements |= {name: at._replace(axis=axes.get(name, 0)) for name, at in placed.items() if not isinstance(at, str)}
         return placements, unplaced | refused, rows.words
 
     def _named_classifier(self, given: str | nn.Module) -> str:

@@ -103,6 +103,10 @@ class Answers(NamedTuple):
         modules = [self.model.get_submodule(name) for name in names]
         return self._run([module.register_forward_pre_hook(replace, with_kwargs=True) for module in modules])
 
+    def to_inputs(self, inputs: Any) -> list[Tensor]:
+        """Run the network with other inputs."""
+        return self._replace(inputs=inputs)._run(())
+
     def to_output(self, name: str, value: Tensor) -> list[Tensor]:
         """Run the network with another output of a module."""
 

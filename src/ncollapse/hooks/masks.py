@@ -1,94 +1,143 @@
-"""Which tokens of a batch are real and which are padding: as arguments are named, or as the network reads its tokens."""
+"""Which tokens of a batch are real and which are padding: as masks mark them, or as the network reads its tokens."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ncollapse.hooks.batch_io import Arguments, signature_of, tensors_in
+from ncollapse.hooks.batch_io import Arguments, map_tensors, signature_of, tensors_in
 
-# A name is a promise, so a mask of a known name is used as it is. Networks also take masks of other names, or lengths, or find
-# the padding in the token ids themselves. Such a rule is used only if the look proves it: then the network's own row per sample
-# is the mean of the real tokens, or the last one, and is not that of all tokens.
+# Masks of one name mark real tokens in one network and padding in another, so a name alone proves nothing. A rule says which
+# tokens are real. The look proves it in one of two ways. The network's own row per sample is the mean of the real tokens, or
+# the last one, and is not that of all tokens. Or it is shown by what the network returns: the contents of padding make no
+# difference to it, those of real tokens do, and so do other marks. A network may ignore a mask, though. Then samples of full
+# length decide, since none is padding alone; or padding that is one constant at one end of every sample; or a name, if it
+# states a convention. Lengths, marks of other names, and padding among the token ids need a proof.
 
+# How much less padding may change than real tokens do, which must exceed rounding by far.
+_QUIET, _LOUD = 1e-4, 1000.0
+# Which arguments count first.
+_RANK = {"attention_mask": 0, "src_key_padding_mask": 1, "key_padding_mask": 1}
 
-def attention_mask(inputs: Any, model: nn.Module, rule: MaskRule | None = None) -> Tensor | None:
-    """Return which tokens are real, shape (N, T), None if the inputs do not say.
-
-    An argument named "attention_mask" or "mask" marks real tokens. One whose name ends in "padding_mask", as in PyTorch's
-    transformers, marks padding. Without one, the rule is used that a look has found.
-    """
-    named = Arguments.of(model, inputs).by_name(model)
-    masks = {name: value for name, value in named.items() if isinstance(value, Tensor) and value.ndim == 2}
-    if "attention_mask" in masks:
-        return masks["attention_mask"]
-    for name in sorted(masks, key=lambda name: name not in {"src_key_padding_mask", "key_padding_mask"}):
-        if name.endswith("padding_mask"):
-            return masks[name] == 0
-    # Next to a padding mask, "mask" says which tokens see one another, shape (T, T); so does one that has not a row a sample.
-    signature = signature_of(model)
-    other = signature is not None and any(name.endswith("padding_mask") for name in signature.parameters)
-    mask = None if other else masks.get("mask")
-    if mask is not None and not mask.is_floating_point() and not _is_causal(mask) and _has_row_a_sample(mask, _tensors(inputs)):
-        return mask
-    return None if rule is None else rule.read(inputs)
-
-
-def _has_row_a_sample(mask: Tensor, tensors: list[Tensor]) -> bool:
-    others = [tensor for tensor in tensors if tensor is not mask and tensor.ndim > 0]
-    return not others or any(len(tensor) == len(mask) for tensor in others)
-
-
-def _is_causal(mask: Tensor) -> bool:
-    return mask.shape[0] == mask.shape[1] and torch.equal(mask != 0, torch.ones_like(mask, dtype=torch.bool).tril())
+# Runs the network, and returns the tensors that it returned.
+Run = Callable[[Any], list[Tensor]]
 
 
 class MaskRule(NamedTuple):
     """A way to see from one tensor of the inputs which tokens are real.
 
     Attributes:
-        position: The tensor, among all of the inputs.
-        kind: It counts the real tokens of each sample, marks real tokens or padding, or holds ids of which one is padding.
-        padding: That id.
+        place: The name of an argument, or the position of the tensor among all of the inputs.
+        kind: It counts the real tokens of each sample, marks real tokens or padding, is added to the scores of tokens, holds
+            ids of which one is ``padding``, or its meaning is unknown.
+        why: On what evidence, in words.
     """
 
-    position: int
-    kind: Literal["lengths", "ids", "real", "padding"]
+    place: int | str
+    kind: Literal["lengths", "ids", "real", "padding", "added", "unknown"]
     padding: int = 0
+    why: str = ""
+
+    @property
+    def given(self) -> str:
+        """The argument, in words."""
+        return self.place if isinstance(self.place, str) else f"argument {self.place + 1}"
 
     @property
     def words(self) -> str:
         """What is padding, in words."""
-        given = f"argument {self.position + 1}"
-        return {
-            "lengths": f"padding behind the lengths in {given}",
-            "ids": f"padding where {given} is {self.padding}",
-            "real": f"padding where {given} is 0",
-            "padding": f"padding where {given} is 1",
+        words = {
+            "lengths": f"padding behind the lengths in {self.given}",
+            "ids": f"padding where {self.given} is {self.padding}",
+            "real": f"padding where {self.given} is 0",
+            "padding": f"padding where {self.given} is 1",
+            "added": f"padding where {self.given} is negative",
+            "unknown": "",
         }[self.kind]
+        return ", ".join(filter(None, [words, self.why]))
 
-    def is_boolean(self, inputs: Any) -> bool:
-        """Return whether its tensor holds booleans."""
-        return _tensors(inputs)[self.position].dtype == torch.bool
+    @property
+    def opposite(self) -> MaskRule:
+        """The rule for which the other mark is padding."""
+        return self._replace(kind="padding" if self.kind == "real" else "real")
 
-    def read(self, inputs: Any) -> Tensor | None:
-        """Return which tokens are real, shape (N, T); None if the inputs have no such tensor."""
-        tensors = _tensors(inputs)
-        given = tensors[self.position] if self.position < len(tensors) else None
-        if given is None or given.ndim != (1 if self.kind == "lengths" else 2):
+    def tensor(self, inputs: Any, model: nn.Module) -> Tensor | None:
+        """Return its tensor, None if the inputs have none."""
+        if isinstance(self.place, str):
+            found = Arguments.of(model, inputs).by_name(model).get(self.place)
+            return found if isinstance(found, Tensor) else None
+        tensors = tensors_of_inputs(inputs)
+        return tensors[self.place] if self.place < len(tensors) else None
+
+    def read(self, inputs: Any, model: nn.Module) -> Tensor | None:
+        """Return which tokens are real, shape (N, T); None if the inputs do not say."""
+        given = self.tensor(inputs, model)
+        if given is None or self.kind == "unknown":
             return None
         if self.kind == "lengths":
-            length = _num_tokens(tensors, len(given))
-            return torch.arange(length, device=given.device) < given.unsqueeze(1)
-        return given != self.padding if self.kind == "ids" else (given != 0) == (self.kind == "real")
+            length = _num_tokens(tensors_of_inputs(inputs), len(given)) if given.ndim == 1 else 0
+            return torch.arange(length, device=given.device) < given.unsqueeze(1) if length else None
+        if self.kind == "ids":
+            return given != self.padding if given.ndim == 2 else None
+        marks = _marks(given)
+        return marks if marks is None or (self.kind == "real" and not _is_added(given)) else ~marks
+
+
+def _marks(given: Tensor) -> Tensor | None:
+    """Return which tokens a mask marks with another number than 0, shape (N, T); None if it is none."""
+    if given.ndim < 2 or not given.numel() or sum(size > 1 for size in given.shape[1:]) > 1:
+        return None
+    known = not given.is_floating_point() or _is_added(given) or bool(((given == 0) | (given == 1)).all())
+    return given.reshape(len(given), -1) != 0 if known else None
+
+
+def _is_added(given: Tensor) -> bool:
+    """Return whether a mask may be added to the scores of attention, such as -inf for padding."""
+    return bool((given < 0).any() and (given <= 0).all())
 
 
 def mask_rules(inputs: Any, model: nn.Module) -> list[MaskRule]:
-    """Return the rules that the inputs allow, the most likely first; none if a mask has a known name."""
-    return [] if attention_mask(inputs, model) is not None else list(_rules(_tensors(inputs), _declared_padding(model)))
+    """Return the rules that the inputs allow, the most likely first; of arguments that are named as masks alone if any is."""
+    return list(named_rules(inputs, model)) or list(_rules(tensors_of_inputs(inputs), _declared_padding(model)))
+
+
+def named_rules(inputs: Any, model: nn.Module) -> Iterator[MaskRule]:
+    """Yield what the arguments that are named as masks may mean, the most likely first."""
+    values, signature = Arguments.of(model, inputs).by_name(model), signature_of(model)
+    known = {*values, *(signature.parameters if signature else ())}
+    # Next to these, a "mask" says which tokens see one another, shape (T, T); so does one that has not a row a sample.
+    conventional = sorted((name for name in known if convention(name)), key=lambda name: (_RANK.get(name, 2), name))
+    others = [name for name in values if "mask" in name.lower() or "pad" in name.lower()]
+    for name in conventional or others:
+        given = values.get(name)
+        marks = _marks(given) if isinstance(given, Tensor) else None
+        if given is None or marks is None or not _has_row_a_sample(given, marks, tensors_of_inputs(inputs)):
+            continue
+        if _is_added(given):
+            yield MaskRule(name, "added")
+        else:
+            kinds: tuple[Literal["real", "padding"], ...] = ("real", "padding")
+            yield from (MaskRule(name, kind) for kind in sorted(kinds, key=lambda kind: kind != convention(name)))
+
+
+def convention(name: str) -> str:
+    """Return what an argument marks by its name, "" if that varies."""
+    return "real" if name == "attention_mask" else "padding" if name.endswith("padding_mask") else ""
+
+
+def _has_row_a_sample(mask: Tensor, marks: Tensor, tensors: list[Tensor]) -> bool:
+    others = [tensor for tensor in tensors if tensor is not mask and tensor.ndim > 0]
+    time_first = marks.shape[::-1]
+    return not others or any(len(tensor) == len(mask) or tensor.shape[:2] == time_first for tensor in others)
+
+
+def is_causal(mask: Tensor) -> bool:
+    """Return whether a mask may say that tokens see those before them."""
+    below = torch.ones_like(mask, dtype=torch.bool).tril()
+    return mask.shape[0] == mask.shape[1] and (torch.equal(mask != 0, below) or torch.equal(mask == 0, below))
 
 
 def _rules(tensors: list[Tensor], declared: set[int]) -> Iterator[MaskRule]:
@@ -102,11 +151,12 @@ def _rules(tensors: list[Tensor], declared: set[int]) -> Iterator[MaskRule]:
         if tensor.ndim == 2 and i not in flags:
             yield from (MaskRule(i, "ids", padding) for padding in sorted(declared | _repeated_at_end(tensor)))
     for i, tensor in flags.items():
-        if not _is_causal(tensor) and _has_row_a_sample(tensor, tensors):
+        if not is_causal(tensor) and _has_row_a_sample(tensor, tensor, tensors):
             yield from (MaskRule(i, "real"), MaskRule(i, "padding"))
 
 
-def _tensors(inputs: Any) -> list[Tensor]:
+def tensors_of_inputs(inputs: Any) -> list[Tensor]:
+    """Return the tensors among the inputs of a network."""
     return [tensor for tensor in tensors_in(inputs) if isinstance(tensor, Tensor)]
 
 
@@ -129,11 +179,82 @@ def _repeated_at_end(ids: Tensor) -> set[int]:
     return {int(common)} if int((last == common).sum()) > 1 or len(last) < 3 else set()
 
 
-def telling_samples(inputs: Any, model: nn.Module, num_samples: int) -> tuple[int, int]:
-    """Return two samples, by default the first two; of padded ones the shortest, which shows how padding is read."""
-    for rule in mask_rules(inputs, model):
-        mask = rule.read(inputs)
-        if mask is not None and len(mask) == num_samples and not bool(mask.all()) and bool(mask.any(dim=1).all()):
-            shortest = int(mask.sum(dim=1).argmin())
-            return min(shortest, int(shortest == 0)), max(shortest, 1)
-    return 0, 1
+def shown_rule(rules: Sequence[MaskRule], inputs: Any, model: nn.Module, run: Run) -> MaskRule | None:
+    """Return the rule that is shown by what the network returns: the contents of padding make no difference to it."""
+    looked: dict[int | str, MaskRule | None] = {}
+    for rule in rules:
+        if rule.kind != "ids" and rule.place not in looked:
+            looked[rule.place] = found = _shown_direction(rule, inputs, model, run)
+            if found is not None:
+                return found
+    return None
+
+
+def _shown_direction(rule: MaskRule, inputs: Any, model: nn.Module, run: Run) -> MaskRule | None:
+    given, real = rule.tensor(inputs, model), rule.read(inputs, model)
+    if given is None or real is None:
+        return None
+    try:
+        before = run(inputs)
+        changes = [_change_by(side, given, inputs, before, run) for side in (real, ~real)]
+        quiet, loud = sorted(changes)
+        if not loud > _LOUD * torch.finfo(torch.float32).eps or quiet > _QUIET * loud:
+            return None
+        other = run(map_tensors(lambda tensor: _other_marks(tensor, real) if tensor is given else tensor, inputs))
+    except Exception:  # a network may refuse other contents in any way
+        return None
+    if not _change(before, other, torch.zeros_like(real)) > _QUIET * loud:
+        return None  # it ignores these marks, and some contents by chance
+    if changes[0] != loud and rule.kind not in {"real", "padding"}:
+        return None
+    return (rule if changes[0] == loud else rule.opposite)._replace(why="whose contents do not matter to the network")
+
+
+def _other_marks(mask: Tensor, real: Tensor) -> Tensor:
+    """Return a mask that says the opposite, or other lengths."""
+    if mask.ndim == 1:
+        return mask % real.shape[1] + 1
+    return torch.where(mask == 0, mask.min(), 0) if _is_added(mask) else (mask == 0).to(mask.dtype)
+
+
+def _change_by(side: Tensor, mask: Tensor, inputs: Any, before: list[Tensor], run: Run) -> float:
+    """Return how much changes elsewhere if the tokens of one side have contents of the other, 0 if there are none."""
+    places = side & ~side.all(dim=1, keepdim=True)
+    changed = map_tensors(lambda tensor: tensor if tensor is mask else _exchanged(tensor, places, side), inputs)
+    if all(new is old for new, old in zip(tensors_of_inputs(changed), tensors_of_inputs(inputs), strict=True)):
+        return 0.0
+    return _change(before, run(changed), places)
+
+
+def _exchanged(tensor: Tensor, places: Tensor, side: Tensor) -> Tensor:
+    """Return contents (N, T, ...) or (T, N, ...) in which tokens have those of the same sample's other side."""
+    if not isinstance(tensor, Tensor) or tensor.dtype == torch.bool or tensor.ndim < 2:
+        return tensor
+    time_first = tensor.shape[:2] != side.shape
+    if time_first and tensor.shape[:2] != side.shape[::-1]:
+        return tensor
+    new = tensor.detach().clone()
+    rows = new.transpose(0, 1) if time_first else new
+    for row, chosen, own in zip(rows, places, side, strict=True):
+        to, source = chosen.nonzero().flatten(), (~own).nonzero().flatten()
+        if len(to):
+            row[to] = row[source[torch.arange(len(to), device=source.device) % len(source)]]
+    return new
+
+
+def _change(before: list[Tensor], after: list[Tensor], places: Tensor) -> float:
+    """Return the largest change of what the network returned, relative to its size, but for the tokens at some places."""
+    found = [0.0]
+    for old, new in zip(before, after, strict=True):
+        if old.shape != new.shape or not old.is_floating_point() or old.ndim not in {2, 3} or not old.numel():
+            continue
+        change = (old.double() - new.double()).abs().masked_fill(old.isnan() & new.isnan(), 0).nan_to_num(nan=float("inf"))
+        change = change.transpose(0, 1) if old.shape[:2] == places.shape[::-1] != places.shape else change
+        further = change.shape[1] - places.shape[1]
+        if len(change) == len(places) and (further == 0 or (further > 0 and change.ndim == 3)):
+            own = torch.cat([places.new_zeros(len(places), further), places], dim=1)
+            change = change.flatten(2).amax(dim=2) if change.ndim == 3 else change
+            change = change.masked_fill(own, 0)
+        size = float(old.double().abs().nan_to_num(posinf=0).max())
+        found.append(float(change.max()) / (size or 1.0))
+    return max(found)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ncollapse.hooks.capture import Captured
-from ncollapse.hooks.masks import MaskRule
+from ncollapse.hooks.masks import MaskRule, Run, convention, is_causal, named_rules, shown_rule, tensors_of_inputs
 from ncollapse.hooks.tap import Pool, Read, Tap
 from ncollapse.hooks.trace import ModuleCall, Trace
 
@@ -96,10 +96,22 @@ def _tokens_and_rows(usable: Sequence[ModuleCall], trace: Trace) -> Iterator[tup
     return ((call, taker, part) for call in reversed(tokens) for taker, part in rows)
 
 
-def proven_rule(rules: Sequence[MaskRule], inputs: Any, usable: Sequence[ModuleCall], trace: Trace) -> MaskRule | None:
+def padding_rule(
+    rules: Sequence[MaskRule], inputs: Any, model: nn.Module, usable: Sequence[ModuleCall] | None, trace: Trace, run: Run
+) -> MaskRule | None:
+    """Return which tokens are real, None if the inputs do not say."""
+    if usable is None:  # then every token has a label, and those without one are left out in any case
+        return next((rule for rule in rules if isinstance(rule.place, str)), None)
+    proven = _read_rule(rules, inputs, model, usable, trace) or shown_rule(rules, inputs, model, run)
+    return proven or _presumed_rule(rules, inputs, model)
+
+
+def _read_rule(
+    rules: Sequence[MaskRule], inputs: Any, model: nn.Module, usable: Sequence[ModuleCall], trace: Trace
+) -> MaskRule | None:
     """Return the rule by which the network ignores padding when it makes one row of its tokens, None if none is proven."""
     for rule in rules:
-        mask = rule.read(inputs)
+        mask = rule.read(inputs, model)
         if mask is None or bool(mask.all()) or not bool(mask.any(dim=1).all()):
             continue
         for call, _, rows in _tokens_and_rows(usable, trace):
@@ -109,13 +121,62 @@ def proven_rule(rules: Sequence[MaskRule], inputs: Any, usable: Sequence[ModuleC
     return None
 
 
-def silent_rule(rules: Sequence[MaskRule], inputs: Any, read: ReadOut) -> MaskRule | None:
+def silent_rule(rules: Sequence[MaskRule], inputs: Any, model: nn.Module, read: ReadOut) -> MaskRule | None:
     """Return the likely rule if the first samples have no padding, but the network reads its tokens so that it would count."""
     if read.tokens is None or read.pool not in {"mean", "last_token"}:
         return None
-    likely = [(rule, rule.read(inputs)) for rule in rules if rule.kind != "padding" or rule.is_boolean(inputs)]
-    full = [rule for rule, mask in likely if mask is not None and bool(mask.all()) and mask.shape[1] == read.num_tokens]
-    return next(iter(full), None)
+    for rule in rules:
+        given, mask = rule.tensor(inputs, model), rule.read(inputs, model)
+        likely = rule.kind != "padding" or (given is not None and given.dtype == torch.bool)
+        if likely and mask is not None and bool(mask.all()) and mask.shape[1] == read.num_tokens:
+            return rule
+    return None
+
+
+def _presumed_rule(rules: Sequence[MaskRule], inputs: Any, model: nn.Module) -> MaskRule | None:
+    """Return what an argument that is named as a mask means, as samples of full length, constant padding or its name say."""
+    named = {rule.place: rule for rule in reversed(rules) if isinstance(rule.place, str)}
+    readings = [(rule, rule.read(inputs, model)) for rule in reversed(named.values())]
+    masks = [(rule, real) for rule, real in readings if real is not None]
+    found = (_presumed(rule, real, inputs, model) for rule, real in masks)
+    unclear = (rule._replace(kind="unknown") for rule, real in masks if not is_causal(real))
+    return next(filter(None, found), next(unclear, None))
+
+
+def _presumed(rule: MaskRule, real: Tensor, inputs: Any, model: nn.Module) -> MaskRule | None:
+    full, empty = bool(real.all(dim=1).any()), bool((~real).all(dim=1).any())
+    if rule.kind == "added":
+        return rule
+    if full != empty:
+        return (rule if full else rule.opposite)._replace(why="as samples of full length show")
+    for tensor in tensors_of_inputs(inputs):
+        if tensor.shape[:2] == real.shape and tensor is not rule.tensor(inputs, model) and tensor.dtype != torch.bool:
+            constant = [_is_constant_end(tensor, side) for side in (~real, real)]
+            if constant[0] != constant[1]:
+                return (rule if constant[0] else rule.opposite)._replace(why="where all tokens are alike")
+    return rule._replace(why="as its name says") if convention(str(rule.place)) else None
+
+
+def _is_constant_end(tensor: Tensor, side: Tensor) -> bool:
+    """Return whether the tokens of one side are at one end of every sample and alike, and no other token is like them."""
+    steps, rows = side.int().diff(dim=1), tensor[side]
+    if len(rows) < 2 or not bool((steps >= 0).all() or (steps <= 0).all()):
+        return False
+    alike = (tensor == rows[0]).flatten(2).all(dim=2) if tensor.ndim > 2 else tensor == rows[0]
+    return torch.equal(alike, side)
+
+
+def real_tokens(inputs: Any, model: nn.Module, rule: MaskRule | None) -> Tensor | None:
+    """Return which tokens of a batch are real, shape (N, T), None if the inputs do not say; masks may come after the first."""
+    if rule is not None:
+        return rule.read(inputs, model)
+    late = _presumed_rule(list(named_rules(inputs, model)), inputs, model)
+    if late is not None and late.kind == "unknown":
+        raise ValueError(
+            f"The first batch must show which tokens are padding, but {late.given!r} comes in a later one. Pass it with every "
+            "batch."
+        )
+    return None if late is None else late.read(inputs, model)
 
 
 def declared_pool(model: nn.Module) -> tuple[Pool, str] | None:
@@ -160,11 +221,15 @@ def pool_at(call: ModuleCall, read: ReadOut) -> Read:
     return "mean" if read.pool != "flatten" and other else read.pool
 
 
-def unknown_padding(call: ModuleCall, pool: object, read: ReadOut, mask: Tensor | None) -> str:
+def unknown_padding(call: ModuleCall, tap: Tap, read: ReadOut, mask: Tensor | None, rule: MaskRule | None) -> str:
     """Return why it is unknown which positions of a pooled layer are padding, "" if it is known."""
     # The mask of a layer with further positions in front is extended there, if the network itself reads such a layer so.
     length = call.features.shape[1] if call.output is not None and call.features.ndim == 3 else 0
-    if mask is None or pool not in {"mean", "last_token"} or length in {0, mask.shape[1]}:
+    if not tap.skips_padding or not length:
+        return ""
+    if rule is not None and rule.kind == "unknown" and (read.tokens is None or read.pool != tap.pool):
+        return f"is read without padding, and nothing shows which mark in {rule.given} is padding"
+    if mask is None or length == mask.shape[1]:
         return ""
     return "" if length == read.num_tokens > mask.shape[1] else f"has {length} positions, the attention mask {mask.shape[1]}"
 
@@ -200,4 +265,5 @@ def is_same(read: Tensor, rows: Tensor) -> bool:
 
 
 def _takes_tokens(call: ModuleCall) -> bool:
-    return isinstance(call.module, nn.Linear | nn.RNNBase) and call.input is not None and call.input.tensor.ndim == 3
+    kinds = (nn.Linear, nn.RNNBase, nn.MultiheadAttention)
+    return isinstance(call.module, kinds) and call.input is not None and call.input.tensor.ndim == 3

@@ -66,6 +66,11 @@ class Tap:
             return self.name
         return f"{self.name}:{self.pool if isinstance(self.pool, str) else getattr(self.pool, '__name__', 'function')}"
 
+    @property
+    def skips_padding(self) -> bool:
+        """Whether it must be known which tokens are padding."""
+        return self.pool in ("mean", "last_token")
+
     def read(self, output: Tensor, mask: Tensor | None) -> Tensor:
         """Return one row per sample.
 

@@ -15,7 +15,7 @@ from ncollapse.hooks.capture import AroundForward, Captured, feature_of, hook_ou
 from ncollapse.hooks.label_rows import LabelRows
 from ncollapse.hooks.logits import Logits, returned_tensors
 from ncollapse.hooks.masks import MaskRule
-from ncollapse.hooks.pooling import is_same
+from ncollapse.hooks.pooling import is_same, real_tokens
 from ncollapse.hooks.tap import INPUT, Placement, Tap
 
 
@@ -32,7 +32,7 @@ class TapPlan:
         left_out: Modules not chosen, with the reason.
         read_classifier: Evaluates its W and b as they are now; None if it does not give the returned logits.
         logits: Which of the returned tensors holds the logits; None if none does.
-        mask_rule: Which tokens are real, if no mask has a known name.
+        mask_rule: Which tokens are real; None if the first batch does not say.
         repeats: A layer with tokens as they are read here, and a tap of the same numbers that the network made of them.
         proof: What the logits of further batches are compared with.
         named: Whether the user or the network named the layers.
@@ -75,6 +75,11 @@ class TapPlan:
     def placement(self, label: str) -> Placement:
         """Return where the labels' rows are in a layer's output, "" for the network's."""
         return self.placements.get(label, Placement())
+
+    def real_tokens(self, inputs: Any, model: nn.Module) -> Tensor | None:
+        """Return which tokens of a batch are real, shape (N, T), None if that is unknown or does not matter."""
+        matters = any(tap.skips_padding for tap in self.all_taps)
+        return real_tokens(inputs, model, self.mask_rule) if matters else None
 
     @property
     def labels(self) -> frozenset[str]:

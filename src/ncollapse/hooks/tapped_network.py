@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ncollapse.hooks.batch_io import copy_of, first_samples, map_tensors, run_network, tensors_in
 from ncollapse.hooks.label_rows import LabelRows, check_not_one_hot
 from ncollapse.hooks.logits import returned_tensors
-from ncollapse.hooks.masks import attention_mask, telling_samples
+from ncollapse.hooks.masks import mask_rules
 from ncollapse.hooks.rows import left_out_words, misordered, misplaced
 from ncollapse.hooks.tap_hooks import TapHooks, Tapped, TapPlan
 from ncollapse.hooks.untouched import Untouched, random_state_kept
@@ -71,7 +71,7 @@ class TappedNetwork:
                 self._untouched.rewind()
                 self._hooks = TapHooks(self.model, self.plan)
                 self._untouched.mark()
-            self._hooks.begin(attention_mask(inputs, self.model, self._hooks.plan.mask_rule), rows, receive, hold)
+            self._hooks.begin(self._hooks.plan.real_tokens(inputs, self.model), rows, receive, hold)
             output = run_network(self.model, inputs)
         check_not_one_hot(rows, self._hooks.plan.num_classes, returned_tensors(output))
         found = self._hooks.end(output)
@@ -93,7 +93,7 @@ def look(
     model = untouched.model
     try:
         if not whole:
-            plan = make_plan(*first_samples(inputs, num_samples, telling_samples(inputs, model, num_samples)))
+            plan = make_plan(*first_samples(inputs, num_samples, _telling_samples(inputs, model, num_samples)))
             untouched.rewind()
             second = [tensor.shape[1] for tensor in tensors_in(inputs) if isinstance(tensor, Tensor) and tensor.ndim > 1]
             sizes = list(dict.fromkeys([num_samples, *second])) if isinstance(labeled, int) else [num_samples]
@@ -109,13 +109,28 @@ def look(
     return make_plan(inputs, num_samples)
 
 
+def _telling_samples(inputs: Any, model: nn.Module, num_samples: int) -> tuple[int, int]:
+    """Return two samples, by default the first two; of padded ones the shortest and one of full length, if there is one."""
+    for rule in mask_rules(inputs, model):
+        mask = rule.read(inputs, model)
+        if mask is None or len(mask) != num_samples:
+            continue
+        lengths, whole = mask.sum(dim=1), mask.all(dim=1) | ~mask.any(dim=1)
+        if not bool(whole.all()):
+            shortest = int(lengths.masked_fill(whole, mask.shape[1]).argmin())
+            others = [*(mask.all(dim=1) | ~mask.any(dim=1) & ~mask.all(dim=1).any()).nonzero().flatten().tolist(), 0, 1]
+            other = next(place for place in others if place != shortest)
+            return min(shortest, other), max(shortest, other)
+    return 0, 1
+
+
 def checked(model: nn.Module, plan: TapPlan, inputs: Any) -> tuple[TapPlan, ValueError | None]:
     """Compare a whole batch with what its first samples proved: return the plan, and an error if it reads others wrongly."""
     if plan.repeats is None and plan.proof is None:
         return plan, None
     hooks = TapHooks(model, plan)
     try:
-        hooks.begin(attention_mask(inputs, model, plan.mask_rule))
+        hooks.begin(plan.real_tokens(inputs, model))
         hooks.end(run_network(model, copy_of(inputs)))
     except ValueError as error:
         return plan, error
@@ -160,7 +175,7 @@ def _rows_in_order(
             def receive(label: str, features: Tensor, rows: dict[str, Tensor] = rows) -> None:
                 rows[label] = features.clone()  # the network may write into the same memory again
 
-            hooks.begin(attention_mask(samples, model, plan.mask_rule), None, receive, hold=False, whole=tokens)
+            hooks.begin(plan.real_tokens(samples, model), None, receive, hold=False, whole=tokens)
             try:
                 with random_state_kept():
                     run_network(model, samples)

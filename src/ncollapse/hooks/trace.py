@@ -16,7 +16,6 @@ from torch.utils._pytree import tree_leaves
 from ncollapse.hooks.batch_io import is_object, run_network, tensors_in
 from ncollapse.hooks.capture import INPUTS, Captured, first_feature
 from ncollapse.hooks.logits import names_logits, returned_tensors
-from ncollapse.hooks.masks import attention_mask
 from ncollapse.hooks.tap import INPUT, Tap
 
 # Each tensor is copied when it is captured, and its memory address and version are kept. Module B follows module A if B's input
@@ -88,7 +87,7 @@ class ModuleCall:
 
 
 class Trace(NamedTuple):
-    """One forward pass: the modules that ran, the tensors that the network returned, and the attention mask.
+    """One forward pass: the modules that ran, the tensors that the network returned, and which tokens are real.
 
     Attributes:
         names_logits: Whether the network named the first of the returned tensors "logits".
@@ -149,8 +148,8 @@ def trace_forward(model: nn.Module, modules: dict[str, nn.Module], inputs: Any) 
     tensors = returned_tensors(output)
     ranked = frozenset(i for i, tensor in enumerate(tensors) if dependence.is_ranked(tensor))
     returned = [recorder.copy(tensor) for tensor in tensors]
-    mask, last_used = attention_mask(inputs, model), dependence.last_used(model)
-    return Trace(recorder.calls, returned, mask, names_logits(output), dependence.may_reorder, ranked, last_used)
+    last_used = dependence.last_used(model)
+    return Trace(recorder.calls, returned, None, names_logits(output), dependence.may_reorder, ranked, last_used)
 
 
 def input_call(call: ModuleCall) -> ModuleCall:

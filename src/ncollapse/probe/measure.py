@@ -70,8 +70,8 @@ def measure(
         batches: A list, a ``DataLoader``, or anything that iterates over pairs (inputs, labels) or mappings with labels, with
             or without a length. Labels are class indices in [0, num_classes): one per sample (N,), per token (N, T), or per
             pixel (N, H, W) for features (N, C, H, W). Turn augmentation off. Inputs are moved to the device of the network's
-            first parameter, and passed by position or keywords, or whole where the forward takes them so. Masks are found in
-            arguments named attention_mask or mask (real tokens) or ending in padding_mask (padding).
+            first parameter, and passed by position or keywords, or whole where the forward takes them so. Whether a
+            mask marks real tokens or padding is found out from the network.
         num_classes: Number of classes, K.
         layers: "auto" uses the stages that the network declares in ``collapse_stages``. Without these it traces a forward
             pass of two samples, and uses the repeated blocks with their input, or what the layers with weights of a plain

@@ -17,7 +17,6 @@ from ncollapse.hooks.batch_io import Arguments, num_samples_of
 from ncollapse.hooks.discovery import Discovery
 from ncollapse.hooks.label_rows import LabelRows, check_not_one_hot, class_indices
 from ncollapse.hooks.logits import returned_tensors
-from ncollapse.hooks.masks import attention_mask
 from ncollapse.hooks.network import uncompiled
 from ncollapse.hooks.tap import LayerChoice
 from ncollapse.hooks.tap_hooks import TapHooks, Tapped, TapPlan
@@ -253,7 +252,7 @@ class Watched:
         if not self._hooks:
             self._hook(self._find_layers(inputs))
         for tokens, hooks in self._hooks.items():
-            hooks.begin(attention_mask(inputs, model, hooks.plan.mask_rule), whole=tokens)
+            hooks.begin(hooks.plan.real_tokens(inputs, model), whole=tokens)
 
     def _after(self, model: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if model in _TRACED_NOW:

@@ -11,7 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ncollapse.hooks.batch_io import IGNORED_LABEL, copy_of, run_network
 from ncollapse.hooks.capture import feature_of
-from ncollapse.hooks.masks import attention_mask, mask_rules
+from ncollapse.hooks.masks import mask_rules
 from ncollapse.hooks.tap import INPUT
 from ncollapse.hooks.untouched import Untouched
 
@@ -73,7 +73,7 @@ def read_layers(
             for batch in batches:
                 outputs.append(run_network(model, copy_of(batch.inputs)))
                 rule = next((rule for rule in mask_rules(batch.inputs, model) if rule.words in chosen), None)
-                mask = attention_mask(batch.inputs, model, rule)
+                mask = None if rule is None else rule.read(batch.inputs, model)
                 counted = batch.counted(ignore)
                 labels.append(batch.labels.reshape(-1)[counted])
                 for layer, values in kept.items():
