@@ -118,6 +118,26 @@ def test_per_class_names_the_smallest_class(n: int) -> None:
         numbered(8).per_class(n)
 
 
+def test_balanced_batches_have_as_many_samples_of_each_class() -> None:
+    labels = torch.tensor([0] * 20 + [1] * 3 + [3] * 6)
+    data = LabeledData(torch.arange(29.0)[:, None], labels, 4, "unequal")
+    epochs = [list(shuffled_batches(data, 8, seed=1, epoch=epoch, balanced=True)) for epoch in (1, 1, 2)]
+    assert [[len(y) for _, y in batches] for batches in epochs] == [[8, 8, 8, 5]] * 3
+    first, again, other = (torch.cat([x.flatten() for x, _ in batches]).int() for batches in epochs)
+    assert first.equal(again)
+    assert not first.equal(other)
+    for order in (first, other):
+        assert sorted(labels[order].bincount(minlength=4).tolist()) == [0, 9, 10, 10]
+        times = order.bincount(minlength=29)
+        assert all(times[labels == k].max() - times[labels == k].min() <= 1 for k in (0, 1, 3))
+    # Of the large class others come in another epoch, and the classes do not come one after the other.
+    assert set(first[labels[first] == 0].tolist()) != set(other[labels[other] == 0].tolist())
+    assert labels[first].diff().ne(0).sum() > 5
+    equal = numbered(9)
+    batches = shuffled_batches(equal, 4, seed=0, epoch=1, balanced=True)
+    assert sorted(torch.cat([x[:, 0] for x, _ in batches]).tolist()) == list(range(9))
+
+
 @given(num_samples=st.integers(0, 40), count=st.integers(1, 50))
 @settings(max_examples=50, deadline=None)
 def test_shards_are_an_exact_partition(num_samples: int, count: int) -> None:

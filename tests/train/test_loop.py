@@ -30,9 +30,13 @@ def train_by_hand(model: nn.Module, data: LabeledData, config: TrainConfig, seed
     records = []
     for epoch in range(1, config.epochs + 1):
         loss_sum, num_correct, norms = 0.0, 0, []
-        for inputs, labels in shuffled_batches(data, config.batch_size, seed, epoch):
+        balanced = config.balance == "sampling"
+        for inputs, labels in shuffled_batches(data, config.batch_size, seed, epoch, balanced=balanced):
             logits = model(inputs)
-            loss = LOSSES[config.loss](logits, labels)
+            terms = torch.cat([LOSSES[config.loss](z[None], y[None])[None] for z, y in zip(logits, labels, strict=True)])
+            if config.balance == "weights":
+                terms = terms * data.num_samples / (data.num_classes * data.labels.bincount()[labels])
+            loss = terms.mean()
             gradients = torch.autograd.grad(loss, parameters)
             norm = math.sqrt(sum(gradient.square().sum().item() for gradient in gradients))
             shrink = min(1.0, (config.clip_norm or math.inf) / norm)
@@ -60,12 +64,15 @@ def train_by_hand(model: nn.Module, data: LabeledData, config: TrainConfig, seed
         {"loss": "mse", "learning_rate": 0.02},
         {"momentum": 0.0},
         {"weight_decay": 0.0},
+        {"balance": "weights"},
+        {"balance": "sampling"},
     ],
     ids=str,
 )
 def test_loop_equals_gradient_descent_written_out(fields: dict[str, object]) -> None:
     config = replace(TrainConfig(epochs=4, batch_size=6, learning_rate=0.05), **fields)
     double = LabeledData(DATA.inputs.double(), DATA.labels, DATA.num_classes, DATA.name)
+    double = double.first_of_each([*double.labels.bincount().tolist()[:-1], 2])
     ours, by_hand = small_model().double(), small_model().double()
     records = list(train(ours, double, config, seed=3))
     expected = train_by_hand(by_hand, double, config, seed=3)

@@ -49,17 +49,23 @@ class Batches:
         return self.data.num_samples
 
 
-def shuffled_batches(data: LabeledData, batch_size: int, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+def shuffled_batches(
+    data: LabeledData, batch_size: int, seed: int, epoch: int, *, balanced: bool = False
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Return the batches of one epoch, in an order that depends on the seed and the epoch alone.
 
     A run that resumes at epoch e therefore sees the batches that the uninterrupted run sees, without any stored generator
     state. Every sample comes exactly once; the last batch holds what is left.
 
+    Args:
+        balanced: As many samples, but equally many of each class that has any, up to one: every sample of a class comes equally
+            often, up to once. Which ones come more often, or at all, changes from epoch to epoch.
+
     Raises:
         ValueError: If the batch size is below 1, or the seed or epoch negative.
     """
     _check_batch_size(batch_size)
-    order = shuffled_order(data, seed, epoch)
+    order = balanced_order(data, seed, epoch) if balanced else shuffled_order(data, seed, epoch)
     windows = (order[start : start + batch_size] for start in range(0, data.num_samples, batch_size))
     return ((data.inputs[window], data.labels[window]) for window in windows)
 
@@ -72,3 +78,20 @@ def shuffled_order(data: LabeledData, seed: int, epoch: int) -> Tensor:
     """
     generator = stream_generator(seed, Stream.SHUFFLE, epoch)
     return torch.randperm(data.num_samples, generator=generator).to(data.inputs.device)
+
+
+def balanced_order(data: LabeledData, seed: int, epoch: int) -> Tensor:
+    """Return the order of ``shuffled_batches`` with ``balanced``: (N,) positions, on the data's device."""
+    generator = stream_generator(seed, Stream.SHUFFLE, epoch)
+    shuffled = torch.randperm(data.num_samples, generator=generator)
+    labels = data.labels.cpu()[shuffled]
+    present = labels.unique()
+    # Classes in random order: of those that get one sample more there are others in every epoch.
+    present = present[torch.randperm(len(present), generator=generator)]
+    drawn = []
+    for place, k in enumerate(present.tolist()):
+        own = shuffled[labels == k]
+        share = (data.num_samples - place + len(present) - 1) // len(present)
+        drawn.append(own[torch.arange(share) % len(own)])
+    order = torch.cat(drawn)[torch.randperm(data.num_samples, generator=generator)]
+    return order.to(data.inputs.device)

@@ -56,8 +56,8 @@ class FCResNetConfig:
             identity at first. Any other scale has no effect on the output where normalization follows that layer
             (``post``, and ``mid`` of ``single``), up to its bias and the epsilon of the normalization.
         connections: ``residual``, ``plain`` or ``dense``: what a block takes and whether it passes that on.
-        head: ``linear`` is trained; ``fixed_etf`` is a unit simplex ETF behind features of norm one, for the loss
-            ``dot_regression`` (``FixedETFHead``), and needs a width of num_classes - 1 or more.
+        head: ``linear`` is trained; ``fixed_etf`` is a unit simplex ETF behind features of norm one (``FixedETFHead``), for the
+            loss ``dot_regression`` or any other, and needs a width of num_classes - 1 or more.
     """
 
     width: int = 64

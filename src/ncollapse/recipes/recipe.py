@@ -87,6 +87,7 @@ _FIELDS_NOT_IN_FINGERPRINT = {
     "train.precision": "float32",
     "train.deterministic": False,
     "train.compiled": False,
+    "train.balance": "none",
     "data.largest_classes": None,
     "data.vocabulary": 10_000,
     "data.length": 256,

@@ -13,6 +13,7 @@ OptimizerName = Literal["sgd", "adam", "sgdw", "adamw"]
 # Their decay multiplies the weights and is no part of a gradient, so that they descend on no objective with weight decay.
 DECOUPLED = frozenset({"sgdw", "adamw"})
 Schedule = Literal["steps", "cosine"]
+Balance = Literal["none", "sampling", "weights", "logits"]
 Precision = Literal["float32", "bfloat16"]
 
 
@@ -40,6 +41,10 @@ class TrainConfig:
         clip_norm: Largest norm of the whole gradient, more than 0; None does not clip.
         loss: ``cross_entropy``, or ``mse`` against one-hot targets: half the squared distance, summed over classes,
             averaged over samples; ``dot_regression`` for networks with a fixed head.
+        balance: What is done about classes of unequal size. ``sampling``: an epoch has as many samples as there are, equally
+            many of each class, so that those of small classes come several times. ``weights``: the loss of a sample is
+            multiplied by N / (K n_k), n_k being the size of its class. ``logits``: the cross-entropy is that of the logits plus
+            log(n_k / N) (Menon et al. 2021, ICLR); the network itself decides without them.
         checkpoint_every: Epochs between checkpoints, 1 or more; read by whoever saves them.
         keep: Checkpoints that are kept with their tables, 1 or more. Where the newest is damaged, a run goes on from the one
             before.
@@ -77,6 +82,7 @@ class TrainConfig:
     precision: Precision = "float32"
     deterministic: bool = False
     compiled: bool = False
+    balance: Balance = "none"
 
     def __post_init__(self) -> None:
         self._check_choices_and_counts()
@@ -89,6 +95,10 @@ class TrainConfig:
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"train.{field} must be an integer of 1 or more, got {value!r}. Pass such a number.")
 
+        if self.balance == "logits" and self.loss != "cross_entropy":
+            raise ValueError(
+                f"train.balance=logits needs train.loss=cross_entropy, got {self.loss}. Balance by sampling or weights instead."
+            )
         for field in ("deterministic", "compiled"):
             if not isinstance(getattr(self, field), bool):
                 raise ValueError(f"train.{field} must be true or false, got {getattr(self, field)!r}. Pass one of them.")

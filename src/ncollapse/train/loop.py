@@ -16,6 +16,7 @@ from ncollapse.recipes.training import TrainConfig
 from ncollapse.records.rows import EpochRecord
 from ncollapse.train.epoch_part import EpochPart, Step, TrainingStopped
 from ncollapse.train.execution import Network, check_execution, execution, logits_of
+from ncollapse.train.losses import Loss, batch_loss
 from ncollapse.train.parallel import Team, share_batch_norm
 from ncollapse.train.schedule import lr_at
 
@@ -124,7 +125,9 @@ def train(
     check_execution(config, device, team)
     share_batch_norm(model, team)
     optimizer = make_optimizer(model, config) if optimizer is None else optimizer
-    training = _Training(model, logits_of(model, config, device), data, config, optimizer, seed, team, should_stop or bool)
+    loss = batch_loss(config, torch.bincount(data.labels, minlength=data.num_classes))
+    network = logits_of(model, config, device)
+    training = _Training(model, network, data, config, loss, optimizer, seed, team, should_stop or bool)
     run_epoch, begun = execution(config)(training.run_epoch), EpochPart.empty() if part is None else part
     epochs = range(start_epoch, config.epochs + 1)
     return (run_epoch(epoch, begun if epoch == start_epoch else EpochPart.empty()) for epoch in epochs)
@@ -166,6 +169,7 @@ class _Training:
     network: Network
     data: LabeledData
     config: TrainConfig
+    loss: Loss
     optimizer: torch.optim.Optimizer
     seed: int
     team: Team
@@ -178,7 +182,8 @@ class _Training:
             group["lr"] = learning_rate
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         self.model.train()
-        batches = shuffled_batches(self.data, self.config.batch_size, self.seed, epoch)
+        balanced = self.config.balance == "sampling"
+        batches = shuffled_batches(self.data, self.config.batch_size, self.seed, epoch, balanced=balanced)
         # Kept as tensors until the epoch ends: reading a number from a GPU makes it wait.
         steps: list[Step] = []
         stopping = self.team.agree(self.should_stop())
@@ -201,7 +206,7 @@ class _Training:
         self.optimizer.zero_grad()
         logits = self.network(inputs)
         _check_logits(logits, labels, self.data)
-        loss = team.loss(self.config.loss, logits, labels, size)
+        loss = team.loss(self.loss, logits, labels, size)
         loss.backward()
         stopping = team.sum_gradients(parameters, self.should_stop())
         norm = _clip(parameters, self.config.clip_norm)

@@ -2,10 +2,13 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ncollapse.recipes.training import LossName
+from ncollapse.recipes.training import LossName, TrainConfig
+
+Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -43,9 +46,23 @@ def dot_regression(logits: Tensor, labels: Tensor, scale: float = 1.0) -> Tensor
     return (true - scale).square().mean() / (2 * scale)
 
 
-LOSSES: dict[LossName, Callable[[Tensor, Tensor], Tensor]] = {
+LOSSES: dict[LossName, Loss] = {
     "cross_entropy": cross_entropy,
     "mse": mean_squared_error,
     "dot_regression": dot_regression,
 }
 """From a loss's name in a recipe to the function ``(logits, labels) -> 0-d tensor``."""
+
+
+def batch_loss(config: TrainConfig, counts: Tensor) -> Loss:
+    """Return the loss of a batch that a recipe asks for, given how many training samples each class has."""
+    loss = LOSSES[config.loss]
+    if config.balance == "weights":
+        weights = counts.sum().double() / (len(counts) * counts.clamp(min=1))
+        of_samples = torch.vmap(lambda logits, label: loss(logits.unsqueeze(0), label.unsqueeze(0)))
+        # A mean over samples, not over their weights: over an epoch it is then the mean over classes of their mean losses.
+        return lambda logits, labels: (weights.to(logits)[labels] * of_samples(logits, labels)).mean()
+    if config.balance == "logits":
+        priors = (counts.double() / counts.sum()).log()
+        return lambda logits, labels: loss(logits + priors.to(logits), labels)
+    return loss

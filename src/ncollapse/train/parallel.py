@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ncollapse.groups import Processes
-from ncollapse.recipes.training import LossName
-from ncollapse.train.losses import LOSSES
+from ncollapse.train.losses import Loss
 
 
 class Team(Processes):
@@ -20,12 +19,12 @@ class Team(Processes):
         # A copied network is still trained by these processes; a group itself can't be copied.
         return self
 
-    def loss(self, name: LossName, logits: Tensor, labels: Tensor, batch_size: int) -> Tensor:
+    def loss(self, loss: Loss, logits: Tensor, labels: Tensor, batch_size: int) -> Tensor:
         """Compute what a share adds to the loss of the whole batch, which is a mean over its samples."""
         if self.group is None:
-            return LOSSES[name](logits, labels)
+            return loss(logits, labels)
         # Without samples zero, and still with gradients: all processes go back through the same exchanges.
-        return LOSSES[name](logits, labels) * (len(labels) / batch_size) if len(labels) else logits.sum()
+        return loss(logits, labels) * (len(labels) / batch_size) if len(labels) else logits.sum()
 
     def sum_gradients(self, parameters: Sequence[nn.Parameter], stopping: bool) -> bool:
         """Add up the gradients of all processes, and tell whether one of them is stopping."""
