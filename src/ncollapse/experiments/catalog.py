@@ -6,9 +6,10 @@ from fnmatch import fnmatchcase
 
 from ncollapse.experiments.experiment import Experiment
 from ncollapse.experiments.pfc import PFC_EXPERIMENTS
+from ncollapse.experiments.pfc_theory import PFC_THEORY
 from ncollapse.near_words import near_words
 
-EXPERIMENTS: dict[str, Experiment] = {experiment.name: experiment for experiment in (*PFC_EXPERIMENTS,)}
+EXPERIMENTS: dict[str, Experiment] = {experiment.name: experiment for experiment in (*PFC_EXPERIMENTS, *PFC_THEORY)}
 
 
 def experiments_named(names: list[str]) -> list[Experiment]:
