@@ -13,9 +13,9 @@ training accuracy, the weight-decay time, the effective depth (nearest-center er
 4. The chosen setting is run on twelve seeds never used before, and reported whatever comes: digits 5 to 16, MNIST 17 to 28,
    Fashion-MNIST 29 to 40.
 
-The grid of MNIST had no candidate: no network of five blocks has an effective depth above 2, and those without normalization are
-not separable at the last layer after 150 epochs. On the same day, having looked at nothing else, the grids of 10 blocks and 300
-epochs were added, and the five-block grid of Fashion-MNIST was dropped without a run.
+The grid of MNIST had no candidate: no network of five blocks has an effective depth above 2, and those without normalization
+are not separable at the last layer after 150 epochs. On the same day, having looked at nothing else, the grids of 10 blocks and
+300 epochs were added, and the five-block grid of Fashion-MNIST was dropped without a run.
 """
 
 import sys

@@ -340,6 +340,46 @@ def test_the_page_begins_with_the_counts_and_with_what_to_run(twelve, tmp_path):
         assert (ruling.claim.statement in table) == bool(ruling.row.estimate.n)
 
 
+OWN = """
+from ncollapse.claims import Claim, by_seed
+
+def claims():
+    test = lambda run: run.value("pfc1", 3) < run.value("pfc1", 0) / FACTOR
+    return [Claim("mine", "PFC1 falls", "a note", "first over last", lambda runs: by_seed(runs, "share of seeds", test))]
+
+def strange():
+    return [3]
+
+def same():
+    return [Claim("pfc1_all", "", "", "", lambda runs: [])]
+
+def broken():
+    return [Claim("mine", "", "", "", lambda runs: by_seed(runs, "share", lambda run: {}["key"]))]
+"""
+
+
+def test_claims_of_the_users_own_from_the_command_line(twelve, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    folders = [*map(str, twelve), "--json", "--claims"]
+    for module, factor, verdict in (("easy_claims", 8, "holds"), ("hard_claims", 10, "fails")):
+        (tmp_path / f"{module}.py").write_text(OWN.replace("FACTOR", str(factor)))
+        main(["claims", *folders, f"{module}:claims"])
+        found = {claim["key"]: claim for claim in json.loads(capsys.readouterr().out)["claims"]}
+        assert set(found) == {"mine", *(claim.key for claim in ALL_CLAIMS)}
+        assert (found["mine"]["verdict"], found["mine"]["family"]) == (verdict, "Your own claims")
+        assert found["pfc1_all"]["verdict"] == "holds"
+    for function, words in {
+        "strange": "must return values of ncollapse.claims.Claim, got int. Return a list of them.",
+        "same": "must give every claim a key of its own, got 'pfc1_all' twice. Choose another.",
+        "broken": "testing the claims of hard_claims:broken raised KeyError: 'key'",
+        "clams": "must name a function of module 'hard_claims', got none of that name. Near ones: claims, Claim.",
+    }.items():
+        with pytest.raises(SystemExit) as stop:
+            main(["claims", *folders, f"hard_claims:{function}"])
+        assert stop.value.code == 2
+        assert words in capsys.readouterr().err
+
+
 def test_no_name_can_break_the_page(write_seed, edit, tmp_path):
     runs = [write_seed(f"seed{seed}", seed) for seed in range(2)]
     edit(runs[0] / "recipe.json", lambda recipe: recipe["train"].update({EVIL: EVIL}))

@@ -6,12 +6,11 @@ import argparse
 import dataclasses
 import json
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
 from ncollapse.cli.measure import add_target
-from ncollapse.cli.options import count, folder
+from ncollapse.cli.options import count, find_own_modules, folder
 
 
 def add_layers(commands: Any) -> None:
@@ -55,9 +54,8 @@ def run_layers(options: argparse.Namespace) -> None:
     target = Target(**{item.name: getattr(options, item.name) for item in dataclasses.fields(Target)})
     strangers, new_labels = _named(options.strangers, "--strangers"), _named(options.new_labels, "--new-labels")
     names = (target.network, target.data, target.test_data, *strangers.values(), *new_labels.values())
-    # As in `measure`: module:function finds the modules of the current folder.
-    if any(is_function(name) for name in names if name) and "" not in sys.path:
-        sys.path.insert(0, "")
+    if any(is_function(name) for name in names if name):
+        find_own_modules()
     found = diagnose_target(
         target,
         strangers=strangers,

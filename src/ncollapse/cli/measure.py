@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ncollapse.cli.options import class_word, count, folder
+from ncollapse.cli.options import class_word, count, find_own_modules, folder
 
 if TYPE_CHECKING:
     from ncollapse.measurement import Measurement
@@ -143,11 +143,8 @@ def run_command(options: argparse.Namespace) -> None:
     asked = {name: getattr(options, name) for name in names}
     asked["path"] = False if options.path is None else options.path or True
     asked["classes"] = options.classes[0] if len(options.classes) == 1 else options.classes
-    # As with python -m: module:function finds the modules of the current folder. Otherwise that may be a folder of somebody
-    # else, whose files must not pass as libraries that are imported later.
-    names_function = any(is_function(name) for name in (target.network, target.data, target.test_data) if name)
-    if names_function and "" not in sys.path:
-        sys.path.insert(0, "")
+    if any(is_function(name) for name in (target.network, target.data, target.test_data) if name):
+        find_own_modules()
     with torchrun_processes() as (processes, device):
         where = options.device or device
         if options.checkpoints is not None:

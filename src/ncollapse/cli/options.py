@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -75,3 +76,10 @@ def check_distinct(folders: Sequence[Path]) -> Sequence[Path]:
         if first is not path:
             raise ValueError(f"Every DIR must be another one, got one twice: {first} and {path}. Name it once.")
     return folders
+
+
+def find_own_modules() -> None:
+    """Let module:function find the modules of the current folder, as with python -m."""
+    # Otherwise that may be a folder of somebody else, whose files must not pass as libraries that are imported later.
+    if "" not in sys.path:
+        sys.path.insert(0, "")

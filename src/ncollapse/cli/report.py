@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ncollapse.cli.options import check_distinct, count, file, printable
+from ncollapse.cli.options import check_distinct, count, file, find_own_modules, printable
+
+if TYPE_CHECKING:
+    from ncollapse.claims import Ledger
 
 
 def add_report_commands(commands: Any) -> None:
@@ -41,6 +44,11 @@ def _add_claims(commands: Any) -> None:
     claims = commands.add_parser("claims", help="test the claims of the papers on runs (rules: docs/claims.md)")
     claims.add_argument("runs", type=Path, nargs="+", metavar="DIR", help="run directories, or folders of sweeps")
     claims.add_argument("--out", type=file, metavar="FILE", help="the page (default: claims.html in the first DIR)")
+    claims.add_argument(
+        "--claims",
+        metavar="MODULE:FUNCTION",
+        help="test claims of your own too: a function without arguments that returns values of ncollapse.claims.Claim",
+    )
     printed = claims.add_mutually_exclusive_group()
     printed.add_argument("--json", action="store_true", help="print the ledger as JSON")
     printed.add_argument("--markdown", action="store_true", help="print it as a table in Markdown")
@@ -90,10 +98,10 @@ def _report(options: argparse.Namespace) -> None:
 
 
 def _claims(options: argparse.Namespace) -> None:
-    from ncollapse.claims import ledger_values, rule_on_claims
+    from ncollapse.claims import ledger_values
     from ncollapse.report import ledger_lines, ledger_markdown, write_claims_page
 
-    ledger = rule_on_claims(check_distinct(options.runs))
+    ledger = _ledger(check_distinct(options.runs), options.claims)
     page = write_claims_page(ledger, options.out if options.out is not None else options.runs[0] / "claims.html")
     if options.json:
         print(json.dumps({**ledger_values(ledger), "page": str(page)}))
@@ -102,6 +110,27 @@ def _claims(options: argparse.Namespace) -> None:
         print(printable(line))
     if not options.markdown:
         print(f"Page: {page}")
+
+
+def _ledger(folders: list[Path], own: str | None) -> Ledger:
+    """Rule on the claims of the papers, and on the user's."""
+    from ncollapse.claims import CLAIMS, DEEP_CLAIMS, QUESTIONS, Claim, rule_on_claims
+
+    if own is None:
+        return rule_on_claims(folders)
+    from ncollapse.targets.functions import as_user_error, import_function
+
+    find_own_modules()
+    function, theirs = import_function(own), (*CLAIMS, *QUESTIONS, *DEEP_CLAIMS)
+    # Their tests run when the ledger is made.
+    with as_user_error(f"testing the claims of {own}"):
+        claims = list(function())
+        if strange := [type(claim).__name__ for claim in claims if not isinstance(claim, Claim)]:
+            raise TypeError(f"{own} must return values of ncollapse.claims.Claim, got {strange[0]}. Return a list of them.")
+        keys = [claim.key for claim in (*theirs, *claims)]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise ValueError(f"{own} must give every claim a key of its own, got {twice[0]!r} twice. Choose another.")
+        return rule_on_claims(folders, (*theirs, *claims))
 
 
 def _animate(options: argparse.Namespace) -> None:
