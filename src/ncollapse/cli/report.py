@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,7 +113,7 @@ def _claims(options: argparse.Namespace) -> None:
         print(f"Page: {page}")
 
 
-def _ledger(folders: list[Path], own: str | None) -> Ledger:
+def _ledger(folders: Sequence[Path], own: str | None) -> Ledger:
     """Rule on the claims of the papers, and on the user's."""
     from ncollapse.claims import CLAIMS, DEEP_CLAIMS, QUESTIONS, Claim, rule_on_claims
 
