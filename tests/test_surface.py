@@ -48,7 +48,7 @@ COMMANDS = {
     "sweep": "RECIPE --over --with --seeds --set --engine --workers --address --out --json",
     "runs": "DIR --json",
     "reproduce": "NAME --seeds --first-seed --paper --out --json",
-    "claims": "DIR --out --json --markdown",
+    "claims": "DIR --out --claims --json --markdown",
     "compare": "DIR --out --position",
     "animate": "DIR --out --frames",
     "recipes": "RECIPE --json",
