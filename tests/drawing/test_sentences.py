@@ -41,8 +41,9 @@ def set_values(run_dir, metric, values):
 
 def test_training_and_how_far_beyond_zero_error(said):
     assert said()[0] == (
-        "The train accuracy is 100.00 % at epoch 150 of 150. Every training sample was right first at measured epoch 12 "
-        "(not yet at epoch 11, the one measured before); training went on for 138 epochs after that. Weight-decay time τ = "
+        "The train accuracy is 100.00 % at epoch 150 of 150, in eval mode: BatchNorm uses its running statistics, and dropout "
+        "is off. During the epoch, in training mode, it was 100.00 %. Every training sample was right first at measured epoch "
+        "12 (not yet at epoch 11, the one measured before); training went on for 138 epochs after that. Weight-decay time τ = "
         "7.77 (learning rate / (1 − momentum) times weight decay, summed over the steps; deep collapse needs about 4 to 8)."
     )
     assert "for 1 epoch after that" in said(first_perfect_epoch=149)[0]
@@ -60,7 +61,8 @@ def test_training_that_never_was_perfect_or_is_not_finished(said):
     )
     assert sentences[1] == "The layers were last measured at epoch 150. All that is said of them is from then."
     assert sentences[2] == (
-        "The train accuracy is 99.999 % at epoch 160 of 200. No measured epoch has every training sample right."
+        "The train accuracy is 99.999 % at epoch 160 of 200, in eval mode: BatchNorm uses its running statistics, and dropout "
+        "is off. No measured epoch has every training sample right."
     )
     assert "The train accuracy is undefined at" in said(train_accuracy=None)[2]
 
@@ -76,13 +78,12 @@ def test_a_failed_run_says_why(said):
 
 def test_three_lines_say_training_progress_and_prediction(run_dir, edit):
     assert summarize(read_run(run_dir)) == [
-        "Training: 100.00 % train accuracy at epoch 150 of 150. Every training sample was right first at measured epoch 12, "
-        "138 epochs earlier.",
-        "Over depth: PFC1 (within- over between-class variance) falls at every step (0.6 → 0.0288); PFC2 (distance of the "
-        "class means to a simplex ETF) RISES at 1 of 5 steps (0.81 → 0.275); the error of the nearest class center (1 − PFC3) "
-        "never rises (0.065 → 0). Effective depth: 2 of 5 (nearest-center error at most 0.005).",
-        "Straight line against the baseline (log-linear interpolation between the two ends): for PFC1 the line is better by a "
-        "factor of 3.48; for PFC2 the baseline is better by a factor of 1.5.",
+        "Training: 100.00 % train accuracy at epoch 150 of 150. Every training sample was right first at measured epoch 12.",
+        "Over depth: PFC1 (within- over between-class variance) falls at every step (0.6 → 0.0288), PFC2 (class means against "
+        "a simplex ETF) RISES at 1 of 5 steps (0.81 → 0.275) and the nearest-center error never rises (0.065 → 0). Effective "
+        "depth: 2 of 5.",
+        "Straight line against the log-linear baseline: for PFC1 the line is better by a factor of 3.48; for PFC2 the baseline "
+        "is better by a factor of 1.5.",
     ]
     edit(run_dir / "recipe.json", lambda content: content.update(changed=["train.epochs=20"]))
     edit(run_dir / "status.json", lambda content: content.update(state="failed", reason="full disk", first_perfect_epoch=None))
@@ -92,9 +93,27 @@ def test_three_lines_say_training_progress_and_prediction(run_dir, edit):
     assert changed == "Changed relative to the recipe demo: train.epochs=20."
     assert failed.startswith("This run FAILED: full disk.")
     assert training.endswith("No measured epoch has every training sample right.")
-    assert "PFC1 (within- over between-class variance) is undefined or was not measured at some layer (0.6 → 0.0288);" in depth
+    assert (
+        "PFC1 (within- over between-class variance) is undefined or was not measured at some layer (0.6 → 0.0288), PFC2"
+        in depth
+    )
     assert depth.endswith("Effective depth: undefined.")
     assert "for PFC1 no comparison, because a value is undefined;" in line
+
+
+def test_the_accuracy_in_eval_mode_is_told_apart_from_that_in_training_mode(run_dir, edit, said):
+    edit(run_dir / "status.json", lambda content: content.update(train_accuracy=0.4, first_perfect_epoch=None))
+    training = summarize(read_run(run_dir))[0]
+    assert training == (
+        "Training: 40.00 % train accuracy at epoch 150 of 150, in eval mode; during the epoch, in training mode, it was "
+        "100.00 %. No measured epoch has every training sample right."
+    )
+    # Nobody noted it.
+    lines = (run_dir / "history.csv").read_text().splitlines()
+    epoch, loss, _, *others = lines[-1].split(",")
+    (run_dir / "history.csv").write_text("\n".join([*lines[:-1], ",".join([epoch, loss, "nan", *others])]) + "\n")
+    assert "training mode" not in summarize(read_run(run_dir))[0]
+    assert "training mode" not in said()[0]
 
 
 def test_changed_settings_come_first(said, run_dir, edit):
@@ -235,18 +254,18 @@ def test_crossing_pairs_are_told_where_they_were_counted(said):
 
 
 def test_the_verdict_for_a_collapsed_end(said):
-    start = "If the last layer were collapsed"
+    start = "Put the class means"
     assert not any(sentence.startswith(start) for sentence in said())
     sentence = one(said(lambda record: record.update(collapsed_optimality={"optimal": True, "biases": [0.5, None]})), start)
     assert sentence == (
-        "If the last layer were collapsed to its class means, which it need not be, the map of all samples onto them would be "
-        "optimal transport: a linear classifier with those class means as weights makes no error on the first features, ties "
-        "aside."
+        "Put the class means of the last layer in place of its features. The network's pairing of first and last features is "
+        "then optimal transport, because a linear classifier with these means as weights makes no error on the first features "
+        "(ties count as right)."
     )
     against = {"optimal": False, "biases": None, "cycle": [4, 9, 7], "gain": 1.234, "tolerance": 1e-12}
     sentence = one(said(lambda record: record.update(collapsed_optimality=against)), start)
     assert sentence.endswith(
-        "would NOT be optimal transport: the total cost falls by 1.23 if one sample of each class moves on along 4 → 9 → 7 → 4."
+        "NOT optimal transport: the total cost falls by 1.23 if one sample of each class moves to the next in 4 → 9 → 7 → 4."
     )
 
 
@@ -270,7 +289,7 @@ def test_a_start_in_one_point_leaves_nothing_to_say_of_line_and_transport(said, 
         "at one point for all samples, for which any pairing is optimal transport. Any network meets the conditions of the "
         "theorems about the line or leaves them undefined, so they say nothing about learning."
     )
-    said_of_it = ("Theorem", "PFC3", "The condition for PFC3", "If the last", "Optimal transport", "Alignment")
+    said_of_it = ("Theorem", "PFC3", "The condition for PFC3", "Put the", "Optimal transport", "The alignment")
     assert not [sentence for sentence in sentences if sentence.startswith(said_of_it)]
 
 
@@ -342,15 +361,15 @@ def test_two_layers_have_none_between_them(run_dir, monkeypatch):
     [
         (
             {"gap": 0.1, "exponent": 0.07, "cost": 3.2},
-            "Without any clock, the path has the exponent 0.07 (flow: 0, straight line: 0.5). The least linear maps that take "
-            "the class means from layer to layer cost 3.2 times the least squared weights that residual blocks need for the "
-            "same ends.",
+            "0 is the flow, 0.5 the straight line. These layers fit 0.07 best, wherever they are placed along the path. To "
+            "take the class means from each layer to the next, linear blocks need at least 3.2 times the squared weights that "
+            "the cheapest path between the same ends needs.",
         ),
         (
             {"gap": 0.0199, "exponent": None, "cost": None},
-            "Flow and line differ by 0.0199 decades here, too little to tell them apart.",
+            "Flow and straight line differ by 0.0199 decades here, too little to tell them apart.",
         ),
-        ({"gap": 0.1, "exponent": None, "cost": None}, "No path of the family between the two fits these layers."),
+        ({"gap": 0.1, "exponent": None, "cost": None}, "None of them fits these layers."),
     ],
 )
 def test_the_flow_of_class_means(said, path, words):
@@ -358,8 +377,8 @@ def test_the_flow_of_class_means(said, path, words):
         errors = {"line": {"pfc2": 0.2}, "null": {"pfc2": 0.1}, "flow": {"pfc2": 0.05}}
         record.update(mean_path=path, prediction_error={"projection": errors})
 
-    sentence = one(said(change), "PFC2 by the flow of class means")
-    assert "is off by 0.05 decades; the straight line by 0.2, the baseline" in sentence
+    sentence = one(said(change), "The flow of class means also predicts PFC2")
+    assert "is off by 0.05 decades, the straight line by 0.2, the baseline by 0.1. " in sentence
     assert sentence.endswith(words)
 
 
@@ -409,20 +428,18 @@ def test_theorem2(said):
     assert one(said(), "Theorem 2") == (
         "Theorem 2 (PFC2 along the straight line): by the exact test, PFC2 does NOT fall all along the line; it rises for t = "
         "0 to 0.08. The relative transport cost is 0.95 (distance of first and last class means over the length of the last). "
-        "Two conditions would suffice if the last layer were an exact simplex ETF. Its PFC2 is 0.27, so these conditions do "
-        "not apply here. They are about the change of the means' Gram matrix away from the last layer. Condition (A) does not "
-        "hold. It asks that the first- and the second-order change do not oppose each other and that the relative cost is at "
-        "most 1. Condition (B) does not hold. It asks that the first-order change is the larger one."
+        "The theorem's two sufficient conditions, (A) and (B), assume that the last layer is an exact simplex ETF. Its PFC2 is "
+        "0.27, so they do not apply here."
     )
     good = {"monotone": True, "intervals": [], "sufficient_a": True, "sufficient_b": None, "end_distance": 1e-8}
     sentence = one(said(lambda record: record["theorem2"].update(good)), "Theorem 2")
     assert sentence.startswith("Theorem 2 (PFC2 along the straight line): by the exact test, PFC2 falls all along the line. ")
-    assert "an exact simplex ETF. It is one up to rounding. They are about" in sentence
-    assert "Condition (A) holds. It asks" in sentence
-    assert "Condition (B) is undefined." in sentence
+    assert "an exact simplex ETF. It is one up to rounding. Both look at" in sentence
+    assert "(A) holds: the first- and" in sentence
+    assert "(B) is undefined: the" in sentence
     sentence = one(said(lambda record: record["theorem2"].update(end_distance=None, relative_cost=None)), "Theorem 2")
     assert "The relative transport cost is undefined (" in sentence
-    assert " How far it is from one is undefined. " in sentence
+    assert sentence.endswith(" Its distance from one is undefined.")
     sentence = one(said(lambda record: record["theorem2"].update(monotone=None)), "Theorem 2")
     assert sentence.endswith("is undefined because a class has no samples or all class means of an end coincide.")
     assert one(said(lambda record: record.update(theorem2=None)), "Theorem 2").endswith("was not computed.")
@@ -430,16 +447,16 @@ def test_theorem2(said):
 
 def test_theorem3(said):
     assert one(said(), "PFC3 along") == (
-        "PFC3 along the straight line: if the last layer were collapsed to its class means, PFC3 might fall: 3 of 15,660 "
-        "pairs of a sample and a rival class can turn from right to wrong. Between the measured ends, which need not be "
-        "collapsed, it FALLS at 24 of 100 steps."
+        "PFC3 along the straight line: put the class means of the last layer in place of its features. Then PFC3 might fall "
+        "along the line: 3 of 15,660 pairs of a sample and a wrong class can turn from right to wrong. With the measured last "
+        "features, it FALLS at 24 of 100 steps."
     )
     good = {"guaranteed": True, "violating_pairs": 0}
     sentence = one(said(lambda record: record["theorem3"].update(good)), "PFC3 along")
-    assert "PFC3 could not fall: 0 of 15,660 pairs" in sentence
+    assert "PFC3 cannot fall along the line: 0 of 15,660 pairs" in sentence
     assert sentence.endswith("it FALLS at 24 of 100 steps.")
     sentence = one(said(lambda record: record["theorem3"].update(num_falls=0)), "PFC3 along")
-    assert sentence.endswith(" Between the measured ends, it never falls in 100 steps.")
+    assert sentence.endswith(" With the measured last features, it never falls in 100 steps.")
     sentence = one(said(lambda record: record["theorem3"].update(num_falls=None)), "PFC3 along")
     assert sentence.endswith("was not recorded.")
     undefined = {"guaranteed": None, "violating_pairs": None}
@@ -523,12 +540,14 @@ def test_alignment_is_told_and_whether_it_binds(said):
     def aligned(guaranteed):
         return lambda record: record.update(alignment={"alignment": 0.917, "guaranteed": guaranteed})
 
-    assert not any(sentence.startswith("Alignment") for sentence in said())
-    sentence = one(said(aligned(False)), "Alignment of first and last class means")
-    assert sentence.startswith("Alignment of first and last class means (1 where no rotation brings them nearer): 0.917. ")
-    assert sentence.endswith("PFC2 could not rise. This does not apply here.")
-    sentence = one(said(aligned(True)), "Alignment of first and last class means")
-    assert sentence.endswith("The last layer is an ETF too, so PFC2 cannot rise along the line, whatever the transport cost.")
+    assert not any(sentence.startswith("The alignment") for sentence in said())
+    sentence = one(said(aligned(False)), "The alignment of first and last class means")
+    assert "class means is 0.917; at 1 no rotation brings them nearer. " in sentence
+    assert sentence.endswith("the last layer is an exact simplex ETF. This does not apply here.")
+    sentence = one(said(aligned(True)), "The alignment of first and last class means")
+    assert sentence.endswith(
+        "The last layer is a simplex ETF too, so PFC2 cannot rise along the line, whatever the transport cost."
+    )
 
 
 def test_the_bound_of_the_energy_is_told_and_whether_weight_decay_reaches_it(said, run_dir, edit):
@@ -540,16 +559,16 @@ def test_the_bound_of_the_energy_is_told_and_whether_weight_decay_reaches_it(sai
         edit(run_dir / "recipe.json", lambda content: content["model"].update(normalization=normalization))
         edit(run_dir / "recipe.json", lambda content: content["train"].update(decay=decay))
 
-    start = "The blocks add 0.25 times the energy E‖f(h)‖² that their parameters and inputs allow, summed over blocks."
+    start = "The energy E‖f(h)‖² of all blocks together is 0.25 times the bound that their parameters and inputs set."
     for normalization, decay, end in [
-        ("none", "weights", "summed over blocks."),
-        ("pre", "all", "the layer behind it bound this energy: weight decay reaches them."),
-        ("mid", "weights", "does not reach scale and shift here, so it does not bound the energy (train.decay=all would)."),
+        ("none", "weights", "inputs set."),
+        ("pre", "all", "the layer behind it. Weight decay acts on all of them."),
+        ("mid", "weights", "does not act on scale and shift, so it does not limit the energy (train.decay=all would)."),
     ]:
         recipe(normalization, decay)
         assert one(said(bounds()), start).endswith(end)
     # What version 0.2 wrote about blocks that normalize bounds nothing.
-    assert not any(sentence.startswith("The blocks add") for sentence in said(bounds(is_bound=False)))
+    assert not any(sentence.startswith("The energy E") for sentence in said(bounds(is_bound=False)))
 
 
 def test_the_nearest_hypothesis_about_pfc2_is_told(said):
@@ -560,13 +579,17 @@ def test_the_nearest_hypothesis_about_pfc2_is_told(said):
         return one(said(lambda record: record.update(flattening=found | changes)), "Flattening theorem")
 
     assert not any(words.startswith("Flattening") for words in said())
-    assert "0.5 of their length away from that (0.3 by directions, 0.4 by ratios). Proven is a radius of 0.001" in sentence()
-    assert "0.25 away from a simplex ETF (Theorem 2; with it condition (A) or (B) holds) and 0.6 from one in the" in sentence()
-    assert sentence().endswith("The nearest hypothesis is that of Theorem 2.")
-    assert sentence(etf_sufficient=False).endswith("is that of the flattening theorem.")
-    assert sentence(etf_sufficient=None, etf_distance=None, polar_distance=None).endswith("is that of the flattening theorem.")
+    assert "miss this by 0.5 of their length (directions 0.3, ratios 0.4). The theorem tolerates at most 0.001" in sentence()
+    assert (
+        "0.25 from a simplex ETF (Theorem 2; if they reached it, condition (A) or (B) would hold), and 0.6 from" in sentence()
+    )
+    assert sentence().endswith("What Theorem 2 assumes is nearest.")
+    assert sentence(etf_sufficient=False).endswith("What the flattening theorem assumes is nearest.")
+    assert sentence(etf_sufficient=None, etf_distance=None, polar_distance=None).endswith(
+        "flattening theorem assumes is nearest."
+    )
     held = sentence(misalignment=0.0, ratio_defect=0.0005, guaranteed=True)
-    assert held.endswith("This is within the radius 0.001 that is proven, so PFC2 cannot rise along the line.")
+    assert held.endswith("The theorem tolerates 0.001, so PFC2 cannot rise along the line.")
 
 
 def test_where_the_line_breaks_is_told_by_cause_and_block(said):
@@ -575,15 +598,13 @@ def test_where_the_line_breaks_is_told_by_cause_and_block(said):
         "energy": 15.0, "speed": [2.0, 0.0, 0.0, 0.5, 0.0], "bend": [0.0, 1.0, 0.25, 0.0, 0.0], "identity_cost": 11.25,
         "wasserstein2": 10.0, "step_wasserstein2": [0.9, 0.4, 0.4, 0.4, 0.4],
     }  # fmt: skip
-    assert not any(sentence.startswith("The energy is") for sentence in said())
-    sentence = one(said(lambda record: record.update(excess=excess)), "The energy is")
-    assert sentence.startswith(
-        "The energy is 1.5 times the squared Wasserstein-2 distance, which a geodesic at even steps would"
-    )
-    assert f"uneven speed 0.5 (0.8 of it at {blocks[0]}), bends of the paths 0.25 (0.8 of it at {blocks[1]}), " in sentence
-    assert "the pairing 0.25. Wasserstein-2 distances of consecutive layers add up to 1.1 times" in sentence
+    assert not any(sentence.startswith("The paths spend") for sentence in said())
+    sentence = one(said(lambda record: record.update(excess=excess)), "The paths spend")
+    assert sentence.startswith("The paths spend 1.5 times the energy of a geodesic with even steps")
+    assert f"uneven steps 0.5 (0.8 of it at {blocks[0]}), bends 0.25 (0.8 of it at {blocks[1]}), " in sentence
+    assert "not optimal 0.25. The Wasserstein-2 distances between consecutive layers add up to 1.1 times" in sentence
     still = excess | {"energy": 10.0, "speed": [0.0] * 5, "bend": [0.0] * 5, "identity_cost": 10.0}
-    assert not any(sentence.startswith("The energy is") for sentence in said(lambda record: record.update(excess=still)))
+    assert not any(sentence.startswith("The paths spend") for sentence in said(lambda record: record.update(excess=still)))
 
 
 def test_what_a_random_pairing_costs_is_told(said):

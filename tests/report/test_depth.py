@@ -66,14 +66,14 @@ def rulings(*folders):
 def test_the_floor_that_knows_the_depth_in_words_and_on_the_page(deep_sweep, tmp_path):
     folder = deep_sweep("plain", seeds=1)
     for unmet, words, on_page in [
-        ([], "No such network of this depth on these data gets below 0.405, which is 0.005 higher.", "holds for every network"),
-        (["no trained stem"], "No such network of this depth with this first layer, which is trained, gets", "stem as it is"),
+        ([], "No network of this depth on these data can get below 0.405, which is 0.005 higher.", "holds for every network"),
+        (["no trained stem"], "No network of this depth with this (trained) first layer can get", "stem as it is"),
     ]:
         for path in folder.glob("*/objective.json"):
             entry = record(5, 0.025) | {"depth_floor": 0.405, "unmet": unmet}
             path.write_text(json.dumps({"epochs": [entry]}))
         said = describe(read_run(folder / "model.num_blocks=4_seed=0"))
-        (sentence,) = (sentence for sentence in said if sentence.startswith("No such network of this depth"))
+        (sentence,) = (sentence for sentence in said if sentence.startswith("No network of this depth"))
         assert sentence.startswith(words)
         assert sentence.endswith("The objective is 0.02 above this floor.")
         html = write_depth_page([folder], tmp_path / "depth.html").read_text(encoding="utf-8")
@@ -91,13 +91,13 @@ def test_the_objective_in_words(deep_sweep):
     run = read_run(folder / "model.num_blocks=4_seed=0")
     assert run.last_objective.excess == 0.025
     (said,) = (sentence for sentence in describe(run) if "floor" in sentence)
-    assert "λ = 0.005 is 0.425 (loss 0.1, penalty 0.325). That is 0.025 above its floor 0.4," in said
-    assert "from its minimizers: 0.075." in said
+    assert "λ = 0.005 is 0.425 (loss 0.1, penalty 0.325). That is 0.025 above its floor 0.4: no network" in said
+    assert "0.075 away from its minimizers" in said
     assert any("gradient is 0.001 of the summed norms of its two parts" in sentence for sentence in describe(run))
     (run.path / "objective.json").write_text(json.dumps({"epochs": [record(5, -0.02, None)]}))
     (said,) = (sentence for sentence in describe(read_run(run.path)) if "floor" in sentence)
     assert "0.02 BELOW its floor" in said
-    assert "from its minimizers: undefined." in said
+    assert "How far features and last layer are from its minimizers is undefined." in said
     (run.path / "objective.json").write_text('{"epochs": [{"epoch": 5}]}')
     with pytest.raises(ReportError, match=r"objective\.json: epochs\[0\] is missing the required field weight_decay"):
         read_run(run.path)

@@ -53,14 +53,14 @@ def _say_excess(found: ExcessEnergy | None, layers: tuple[str, ...]) -> list[str
         return []
     blocks = layers[1:]
     said = (
-        f"The energy is {number(found.energy / found.wasserstein2)} times the squared Wasserstein-2 distance, which a geodesic "
-        "at even steps would spend. Shares of the excess: "
-        f"uneven speed {number(found.speed_share)}{_most(found.speed, blocks)}, "
-        f"bends of the paths {number(found.bend_share)}{_most(found.bend, blocks)}, the pairing {number(found.pairing_share)}."
+        f"The paths spend {number(found.energy / found.wasserstein2)} times the energy of a geodesic with even steps (squared "
+        f"Wasserstein-2 distance). The excess has three parts: uneven steps {number(found.speed_share)}"
+        f"{_most(found.speed, blocks)}, bends {number(found.bend_share)}{_most(found.bend, blocks)}, and a pairing of first "
+        f"and last features that is not optimal {number(found.pairing_share)}."
     )
     if found.detour is not None:
-        said += f" Wasserstein-2 distances of consecutive layers add up to {number(found.detour)} times that of first and last "
-        said += "(1 where the layers lie on a geodesic)."
+        said += f" The Wasserstein-2 distances between consecutive layers add up to {number(found.detour)} times the distance "
+        said += "between first and last layer; 1 means that the layers lie on a geodesic."
     return [said]
 
 
@@ -76,14 +76,16 @@ def _say_collapsed_optimality(verdict: CollapsedOptimality | None) -> list[str]:
     """State the exact test for a collapsed end: the map onto the last class means is optimal, or a cycle improves it."""
     if verdict is None or verdict.optimal is None:
         return []
-    said = "If the last layer were collapsed to its class means, which it need not be, the map of all samples onto them would "
+    said = "Put the class means of the last layer in place of its features. The network's pairing of first and last features "
     if verdict.optimal:
-        said += "be optimal transport: a linear classifier with those class means as weights makes no error on the first "
-        return [f"{said}features, ties aside."]
-    said += "NOT be optimal transport"
+        said += (
+            "is then optimal transport, because a linear classifier with these means as weights makes no error on the first "
+        )
+        return [f"{said}features (ties count as right)."]
+    said += "is then NOT optimal transport"
     if verdict.cycle:
         classes = " → ".join(str(k) for k in (*verdict.cycle, verdict.cycle[0]))
-        said += f": the total cost falls by {number(verdict.gain)} if one sample of each class moves on along {classes}"
+        said += f": the total cost falls by {number(verdict.gain)} if one sample of each class moves to the next in {classes}"
     return [f"{said}."]
 
 
@@ -93,14 +95,14 @@ def say_bounds(run: Run) -> list[str]:
     if found is None or found.tightness is None:
         return []
     said = (
-        f"The blocks add {number(found.tightness)} times the energy E‖f(h)‖² that their parameters and inputs allow, summed "
-        "over blocks."
+        f"The energy E‖f(h)‖² of all blocks together is {number(found.tightness)} times the bound that their parameters and "
+        "inputs set."
     )
     if setting(run, "model.normalization") in {None, "none"}:
         return [said]
-    said += " Where a block normalizes, the scale and shift of its last normalization and the layer behind it bound this energy"
+    said += " In a block that normalizes, it depends on scale and shift of the last normalization and on the layer behind it."
     if setting(run, "train.decay") == "all":
-        return [f"{said}: weight decay reaches them."]
+        return [f"{said} Weight decay acts on all of them."]
     return [
-        f"{said}. Weight decay does not reach scale and shift here, so it does not bound the energy (train.decay=all would)."
+        f"{said} Here weight decay does not act on scale and shift, so it does not limit the energy (train.decay=all would)."
     ]

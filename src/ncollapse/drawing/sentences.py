@@ -1,12 +1,12 @@
 """Sentences about a run: three lines, and every detail."""
 
 import itertools
+import math
 from collections.abc import Sequence
 
 from ncollapse.drawing.findings import SHORT, depth_cell, part_followed
 from ncollapse.drawing.path_sentences import say_bounds, say_straightness, say_transport
 from ncollapse.drawing.theory_sentences import (
-    BASELINE,
     compare_errors,
     say_mean_path,
     say_objective,
@@ -18,10 +18,19 @@ from ncollapse.records.depth import LayerProgression
 from ncollapse.records.reading import Run
 from ncollapse.records.recipe_settings import setting
 
+# From here on the two accuracies of a training are told apart in the summary.
+_APART = 0.02
 _NAMES = {
     "pfc1": "PFC1 (within- over between-class variance)",
     "pfc2": "PFC2 (distance of the class means to a simplex ETF)",
     "pfc3_error": "The error of the nearest class center (1 − PFC3)",
+}
+
+
+_IN_SHORT = {
+    "pfc1": "PFC1 (within- over between-class variance)",
+    "pfc2": "PFC2 (class means against a simplex ETF)",
+    "pfc3_error": "the nearest-center error",
 }
 
 
@@ -33,12 +42,12 @@ def summarize(run: Run) -> list[str]:
     said = [*_say_changes(run), *_say_state(run), _training_in_short(run)]
     if not run.has_depth:
         return [*said, _ends_in_short(run), MISSING_DEPTH]
-    over_depth = "; ".join(_progression_in_short(run, metric) for metric in _NAMES)
+    over_depth = listed([_progression_in_short(run, metric) for metric in _NAMES])
     which = f" ({part})" if (part := part_followed(run)) else ""
     return [
         *said,
         f"Over depth{which}: {over_depth}. Effective depth: {_depth_in_short(run)}.",
-        f"Straight line against {BASELINE}: {_line_in_short(run)}.",
+        f"Straight line against the log-linear baseline: {_line_in_short(run)}.",
     ]
 
 
@@ -107,13 +116,22 @@ def _training_in_short(run: Run) -> str:
     status = run.status
     if run.is_measured_only:
         return _say_measured(run)
-    said = f"Training: {percent(status.train_accuracy)} train accuracy at {run.unit} {status.epoch} of {status.epochs}."
+    said = f"Training: {percent(status.train_accuracy)} train accuracy at {run.unit} {status.epoch} of {status.epochs}"
+    during, after = _accuracy_in_training(run), status.train_accuracy
+    said += (
+        "."
+        if during is None or after is None or abs(during - after) < _APART
+        else (f", in eval mode; during the {run.unit}, in training mode, it was {percent(during)}.")
+    )
     if status.first_perfect_epoch is None:
         return f"{said} No measured {run.unit} has every training sample right."
-    beyond = counted(status.epoch - status.first_perfect_epoch, run.unit)
-    return (
-        f"{said} Every training sample was right first at measured {run.unit} {status.first_perfect_epoch}, {beyond} earlier."
-    )
+    return f"{said} Every training sample was right first at measured {run.unit} {status.first_perfect_epoch}."
+
+
+def _accuracy_in_training(run: Run) -> float | None:
+    """Return what the training loop saw in the last epoch; None where nobody noted it."""
+    seen = [record.accuracy for record in run.history if record.epoch == run.status.epoch]
+    return seen[0] if seen and math.isfinite(seen[0]) else None
 
 
 def _say_measured(run: Run) -> str:
@@ -128,7 +146,12 @@ def _say_training(run: Run) -> str:
     status = run.status
     if run.is_measured_only:
         return _say_measured(run)
-    said = f"The train accuracy is {percent(status.train_accuracy)} at {run.unit} {status.epoch} of {status.epochs}. "
+    during = _accuracy_in_training(run)
+    said = (
+        f"The train accuracy is {percent(status.train_accuracy)} at {run.unit} {status.epoch} of {status.epochs}, in eval "
+        "mode: BatchNorm uses its running statistics, and dropout is off. "
+    )
+    said += "" if during is None else f"During the {run.unit}, in training mode, it was {percent(during)}. "
     if status.first_perfect_epoch is None:
         said += f"No measured {run.unit} has every training sample right."
     else:
@@ -193,7 +216,7 @@ def _progression_in_short(run: Run, metric: str) -> str:
         said = f"RISES at {len(progression.violations)} of {counted(steps, 'step')}"
     else:
         said = "never rises" if _level(values) else "falls at every step"
-    return f"{_NAMES[metric].replace('The error', 'the error')} {said} ({number(values[0])} → {number(values[-1])})"
+    return f"{_IN_SHORT[metric]} {said} ({number(values[0])} → {number(values[-1])})"
 
 
 def _say_off_path(run: Run) -> list[str]:
@@ -282,6 +305,5 @@ def _line_in_short(run: Run) -> str:
 
 
 def _depth_in_short(run: Run) -> str:
-    value, remark = depth_cell(run.effective_depth)
-    of = f" of {len(run.layers) - 1}" if value.isdecimal() else ""
-    return f"{value}{of} ({remark})" if remark else value
+    value, _ = depth_cell(run.effective_depth)
+    return f"{value} of {len(run.layers) - 1}" if value.isdecimal() else value

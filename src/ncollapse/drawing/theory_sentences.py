@@ -60,20 +60,23 @@ def say_mean_path(run: Run) -> str:
         )
     line, baseline = run.prediction_errors("pfc2")
     said = (
-        "PFC2 by the flow of class means (affine-invariant geodesic of their Gram matrices, from the two ends and the layers' "
-        f"projection alone) is off by {number(flow)} decades; the straight line by {number(line)}, {BASELINE} by "
+        "The flow of class means also predicts PFC2 from the two ends. It follows the affine-invariant geodesic between their "
+        f"Gram matrices. It is off by {number(flow)} decades, the straight line by {number(line)}, the baseline by "
         f"{number(baseline)}. "
     )
     if path.gap is None or path.gap < APART:
-        said += f"Flow and line differ by {number(path.gap)} decades here, too little to tell them apart."
+        said += f"Flow and straight line differ by {number(path.gap)} decades here, too little to tell them apart."
     elif path.exponent is None:
-        said += "No path of the family between the two fits these layers."
+        said += "Both belong to a family of paths with one exponent. None of them fits these layers."
     else:
-        said += f"Without any clock, the path has the exponent {number(path.exponent)} (flow: 0, straight line: 0.5)."
+        said += (
+            "Both belong to a family of paths with one exponent: 0 is the flow, 0.5 the straight line. These layers fit "
+            f"{number(path.exponent)} best, wherever they are placed along the path."
+        )
     if path.cost is not None:
         said += (
-            f" The least linear maps that take the class means from layer to layer cost {number(path.cost)} times the least "
-            "squared weights that residual blocks need for the same ends."
+            f" To take the class means from each layer to the next, linear blocks need at least {number(path.cost)} times the "
+            "squared weights that the cheapest path between the same ends needs."
         )
     return said
 
@@ -156,17 +159,16 @@ def _say_theorem2(theorem: Theorem2 | None) -> str:
 def _say_sufficient(theorem: Theorem2) -> str:
     """State the two sufficient conditions, and whether they are about this end."""
     distance = theorem.end_distance
+    said = "The theorem's two sufficient conditions, (A) and (B), assume that the last layer is an exact simplex ETF. "
     if distance is None:
-        applies = "How far it is from one is undefined."
-    elif distance > _ETF_ROUNDING:
-        applies = f"Its PFC2 is {number(distance)}, so these conditions do not apply here."
-    else:
-        applies = "It is one up to rounding."
+        return f"{said}Its distance from one is undefined."
+    if distance > _ETF_ROUNDING:
+        return f"{said}Its PFC2 is {number(distance)}, so they do not apply here."
     return (
-        f"Two conditions would suffice if the last layer were an exact simplex ETF. {applies} They are about the change of the "
-        f"means' Gram matrix away from the last layer. Condition (A) {_STATES[theorem.sufficient_a]}. It asks that the "
-        "first- and the second-order change do not oppose each other and that the relative cost is at most 1. Condition (B) "
-        f"{_STATES[theorem.sufficient_b]}. It asks that the first-order change is the larger one."
+        f"{said}It is one up to rounding. Both look at how the Gram matrix of the class means changes on the way back from the "
+        f"last layer. (A) {_STATES[theorem.sufficient_a]}: the first- and the second-order change must not oppose each other, "
+        f"and the relative cost must be at most 1. (B) {_STATES[theorem.sufficient_b]}: the first-order change must be the "
+        "larger one."
     )
 
 
@@ -174,10 +176,10 @@ def _say_alignment(found: PolarAlignment | None) -> list[str]:
     """State our theorem of the optimal rotation: PFC2 falls towards an ETF that is aligned, at any transport cost."""
     if found is None or found.alignment is None:
         return []
-    said = f"Alignment of first and last class means (1 where no rotation brings them nearer): {number(found.alignment)}. "
+    said = f"The alignment of first and last class means is {number(found.alignment)}; at 1 no rotation brings them nearer. "
     if found.guaranteed:
-        return [f"{said}The last layer is an ETF too, so PFC2 cannot rise along the line, whatever the transport cost."]
-    return [f"{said}At 1, with an exact simplex ETF as last layer, PFC2 could not rise. This does not apply here."]
+        return [f"{said}The last layer is a simplex ETF too, so PFC2 cannot rise along the line, whatever the transport cost."]
+    return [f"{said}PFC2 cannot rise if it is 1 and the last layer is an exact simplex ETF. This does not apply here."]
 
 
 def _say_flattening(found: Flattening | None) -> list[str]:
@@ -185,28 +187,28 @@ def _say_flattening(found: Flattening | None) -> list[str]:
     if found is None or found.defect is None:
         return []
     said = (
-        "Flattening theorem: PFC2 could not rise if first and last class means had common singular vectors, and singular "
-        "values that become more equal in the same order. "
-        f"The last means are {number(found.defect)} of their length away from that "
-        f"({number(found.misalignment)} by directions, {number(found.ratio_defect)} by ratios). "
+        "Flattening theorem: PFC2 cannot rise along the line if the class means of both ends have the same singular vectors, "
+        "and if their singular values become more equal in unchanged order. The last class means miss this by "
+        f"{number(found.defect)} of their length (directions {number(found.misalignment)}, ratios "
+        f"{number(found.ratio_defect)}). "
     )
     if found.guaranteed:
-        return [f"{said}This is within the radius {number(found.radius)} that is proven, so PFC2 cannot rise along the line."]
-    said += f"Proven is a radius of {number(found.radius)}, so this does not apply here. "
-    reached = {"the flattening theorem": found.defect, "the optimal rotation": found.polar_distance}
+        return [f"{said}The theorem tolerates {number(found.radius)}, so PFC2 cannot rise along the line."]
+    said += f"The theorem tolerates at most {number(found.radius)}, so it does not apply here. "
+    reached = {"the flattening theorem": found.defect, "the theorem of the alignment": found.polar_distance}
     if found.etf_sufficient:
         reached["Theorem 2"] = found.etf_distance
     known = {name: distance for name, distance in reached.items() if distance is not None}
     nearest = min(known, key=lambda name: known[name])
     condition = {
-        True: "with it condition (A) or (B) holds",
-        False: "with it neither condition holds",
-        None: "too few dimensions for one",
+        True: "if they reached it, condition (A) or (B) would hold",
+        False: "if they reached it, neither condition would hold",
+        None: "there are too few dimensions for one",
     }
     return [
-        f"{said}They are {number(found.etf_distance)} away from a simplex ETF "
-        f"(Theorem 2; {condition[found.etf_sufficient]}) and {number(found.polar_distance)} from one in the "
-        f"optimal rotation. The nearest hypothesis is that of {nearest}."
+        f"{said}How far the last class means are from what other theorems assume: {number(found.etf_distance)} from a simplex "
+        f"ETF (Theorem 2; {condition[found.etf_sufficient]}), and {number(found.polar_distance)} from a simplex ETF that no "
+        f"rotation brings nearer to the first ones. What {nearest} assumes is nearest."
     ]
 
 
@@ -219,16 +221,16 @@ def _say_theorem3(theorem: Theorem3 | None) -> str:
     pairs = "an undefined number" if theorem.violating_pairs is None else f"{theorem.violating_pairs:,}"
     total = "" if theorem.num_pairs is None else f" of {theorem.num_pairs:,}"
     said = (
-        "PFC3 along the straight line: if the last layer were collapsed to its class means, PFC3 "
-        f"{'could not' if theorem.guaranteed else 'might'} fall: {pairs}{total} pairs of a sample and a rival class can turn "
-        "from right to wrong. "
+        "PFC3 along the straight line: put the class means of the last layer in place of its features. Then PFC3 "
+        f"{'cannot' if theorem.guaranteed else 'might'} fall along the line: {pairs}{total} pairs of a sample and a wrong "
+        "class can turn from right to wrong. "
     )
     if theorem.num_falls is None or theorem.num_steps is None:
         return said + "Whether it falls between the measured ends was not recorded."
     steps = counted(theorem.num_steps, "step")
     if not theorem.num_falls:
-        return said + f"Between the measured ends, it never falls in {steps}."
-    return said + f"Between the measured ends, which need not be collapsed, it FALLS at {theorem.num_falls} of {steps}."
+        return said + f"With the measured last features, it never falls in {steps}."
+    return said + f"With the measured last features, it FALLS at {theorem.num_falls} of {steps}."
 
 
 def say_objective(record: ObjectiveRecord | None) -> list[str]:
@@ -236,12 +238,14 @@ def say_objective(record: ObjectiveRecord | None) -> list[str]:
     if record is None:
         return []
     side = "above" if record.excess >= 0 else "BELOW"
+    away = f"Features and last layer are {number(record.distance)} away from its minimizers (relative distance)."
+    if record.distance is None:
+        away = "How far features and last layer are from its minimizers is undefined."
     return [
         f"The objective with λ = {number(record.weight_decay)} is {number(record.objective, 6)} (loss "
         f"{number(record.loss)}, penalty {number(record.penalty)}). That is {number(abs(record.excess))} {side} its floor "
-        f"{number(record.floor, 6)}, the minimum of the generalized "
-        "unconstrained features model; no such network gets below it. Relative distance of features and last "
-        f"layer from its minimizers: {number(record.distance)}.",
+        f"{number(record.floor, 6)}: no network of this kind can get below the minimum of the generalized unconstrained "
+        f"features model. {away}",
         *_say_gradient(record),
         *_say_depth_floor(record),
     ]
@@ -259,11 +263,11 @@ def _say_gradient(record: ObjectiveRecord) -> list[str]:
 def _say_depth_floor(record: ObjectiveRecord) -> list[str]:
     """Compare the objective with the floor that knows depth and first layer, or name what it lacks."""
     if record.depth_floor is None:
-        lacks = f"The floor of the objective that knows the depth does not apply here. It needs {listed(list(record.unmet))}."
+        lacks = f"A higher floor, which depends on the depth, does not apply here. It needs {listed(list(record.unmet))}."
         return [lacks] if record.unmet else []
-    whose = "with this first layer, which is trained," if record.unmet else "on these data"
+    whose = "with this (trained) first layer" if record.unmet else "on these data"
     above, share = record.objective - record.depth_floor, record.depth_floor - record.floor
     return [
-        f"No such network of this depth {whose} gets below {number(record.depth_floor, 6)}, which is {number(share)} higher. "
+        f"No network of this depth {whose} can get below {number(record.depth_floor, 6)}, which is {number(share)} higher. "
         f"The objective is {number(abs(above))} {'above' if above >= 0 else 'BELOW'} this floor."
     ]
