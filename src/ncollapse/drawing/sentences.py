@@ -25,13 +25,7 @@ _NAMES = {
     "pfc2": "PFC2 (distance of the class means to a simplex ETF)",
     "pfc3_error": "The error of the nearest class center (1 − PFC3)",
 }
-
-
-_IN_SHORT = {
-    "pfc1": "PFC1 (within- over between-class variance)",
-    "pfc2": "PFC2 (class means against a simplex ETF)",
-    "pfc3_error": "the nearest-center error",
-}
+_IN_SHORT = _NAMES | {"pfc2": "PFC2 (class means against a simplex ETF)", "pfc3_error": "the nearest-center error"}
 
 
 def summarize(run: Run) -> list[str]:
@@ -116,16 +110,13 @@ def _training_in_short(run: Run) -> str:
     status = run.status
     if run.is_measured_only:
         return _say_measured(run)
-    said = f"Training: {percent(status.train_accuracy)} train accuracy at {run.unit} {status.epoch} of {status.epochs}"
     during, after = _accuracy_in_training(run), status.train_accuracy
-    said += (
-        "."
-        if during is None or after is None or abs(during - after) < _APART
-        else (f", in eval mode; during the {run.unit}, in training mode, it was {percent(during)}.")
-    )
+    said = f"Training: {percent(after)} train accuracy at {run.unit} {status.epoch} of {status.epochs}"
+    if during is not None and after is not None and abs(during - after) >= _APART:
+        said += f", in eval mode; during the {run.unit}, in training mode, it was {percent(during)}"
     if status.first_perfect_epoch is None:
-        return f"{said} No measured {run.unit} has every training sample right."
-    return f"{said} Every training sample was right first at measured {run.unit} {status.first_perfect_epoch}."
+        return f"{said}. No measured {run.unit} has every training sample right."
+    return f"{said}. Every training sample was right first at measured {run.unit} {status.first_perfect_epoch}."
 
 
 def _accuracy_in_training(run: Run) -> float | None:
@@ -281,10 +272,10 @@ def _say_effective_depth(run: Run) -> str:
     for item in run.last.effective_depth:
         key = (True, item.depth, item.monotone_after) if item.reached else (False, None, None)
         groups.setdefault(key, []).append(number(item.epsilon))
-    parts = []
+    parts, names = [], dict(enumerate(run.layers))
     for (reached, depth, stays), thresholds in groups.items():
         again = ", but the error rises above it again deeper" if stays is False else ""
-        where = f"{depth} of {len(run.layers) - 1} ({_layer(run, depth)})" if reached else "not reached"
+        where = f"{depth} of {len(run.layers) - 1} ({names.get(depth, 'undefined')})" if reached else "not reached"
         if len(groups) == 1 < len(thresholds):
             # The effective depth does not rise with the threshold: what holds at both ends holds between them.
             said = f"{'every' if reached else 'any'} threshold from {thresholds[0]} to {thresholds[-1]}"
@@ -292,10 +283,6 @@ def _say_effective_depth(run: Run) -> str:
             said = f"the threshold{'s' if len(thresholds) > 1 else ''} {listed(thresholds)}"
         parts.append(f"{where} for {said}{again}")
     return f"Effective depth (first layer whose nearest-center error is at most a threshold): {'; '.join(parts)}."
-
-
-def _layer(run: Run, depth: int | None) -> str:
-    return run.layers[depth] if depth is not None and 0 <= depth < len(run.layers) else "undefined"
 
 
 def _line_in_short(run: Run) -> str:
