@@ -272,7 +272,8 @@ def _say_effective_depth(run: Run) -> str:
     for item in run.last.effective_depth:
         key = (True, item.depth, item.monotone_after) if item.reached else (False, None, None)
         groups.setdefault(key, []).append(number(item.epsilon))
-    parts, names = [], {None: "", **dict(enumerate(run.layers))}
+    parts = []
+    names: dict[int | None, str] = dict(enumerate(run.layers))
     for (reached, depth, stays), thresholds in groups.items():
         again = ", but the error rises above it again deeper" if stays is False else ""
         where = f"{depth} of {len(run.layers) - 1} ({names.get(depth, 'undefined')})" if reached else "not reached"
