@@ -530,6 +530,52 @@ def test_a_proof_by_the_first_samples_must_hold_for_others(change, first, budget
             measure(net, batches, num_classes=K, metrics=["nc3"])
 
 
+PROBABILITIES = {
+    "softmax": lambda z: z.softmax(dim=1),
+    "log-softmax": lambda z: z.log_softmax(dim=1),
+    "sigmoid of each class": torch.sigmoid,
+    "softmax at a temperature": lambda z: (30 * z).softmax(dim=1),
+    "one probability": torch.sigmoid,
+}
+
+
+@pytest.mark.parametrize("first", ["in a later batch", "nowhere"])
+@pytest.mark.parametrize("change", ["another head", "an offset for each class", "another temperature"])
+@pytest.mark.parametrize("kind", PROBABILITIES)
+def test_a_proof_by_probabilities_must_hold_for_others(kind, change, first):
+    domain = (torch.arange(N) >= (20 if first == "in a later batch" else N)).long()
+    num_classes = 2 if kind == "one probability" else K
+    labels = Y % num_classes
+
+    def make():
+        net = ByDomain(lambda net, h, domain: PROBABILITIES[kind](CHANGES[change](net, h, domain)))
+        if num_classes == 2:
+            net.head, net.second, net.offsets = nn.Linear(D, 1), nn.Linear(D, 1), nn.Parameter(torch.randn(2, 1))
+        return net
+
+    net = made(make)
+    batches = [((X[:20], domain[:20]), labels[:20]), ((X[20:], domain[20:]), labels[20:])]
+    m = measure(net, batches, num_classes=num_classes)
+    with torch.no_grad():
+        found = net.eval()(X, domain)
+        choices = found.argmax(dim=1) if num_classes > 2 else (found[:, 0] > 0.5).long()
+    assert m.value("accuracy") == pytest.approx(float((choices == labels).double().mean()))
+    assert np.isnan(m.value("nc3")) == (first != "nowhere")
+    assert ("the logits of further samples are others than those of head" in m.chosen) == (first != "nowhere")
+    if first == "nowhere":
+        weight = net.head.weight if num_classes > 2 else half(net.head.weight)
+        assert m.value("nc3") == pytest.approx(nc3_of(net.body(X), weight, labels, num_classes), rel=1e-4)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 40.0])
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("change", [torch.nn.Softmax(dim=1), torch.nn.Sigmoid()])
+def test_rounding_of_probabilities_is_no_other_head(change, precision, scale):
+    net = made(lambda: Net(linear(), lambda z: change(scale * z))).to(precision)
+    m = measure(net, [(x.to(precision), y) for x, y in BATCHES], num_classes=K)
+    assert "the logits of further samples" not in m.chosen
+
+
 def test_a_watched_network_is_proven_by_its_whole_first_batch():
     domain = (torch.arange(N) > 1).long()
     net = made(lambda: ByDomain(CHANGES["another head"])).eval()

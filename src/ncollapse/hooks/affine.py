@@ -21,6 +21,8 @@ _TENSOR_CORES = 2.0**-10
 _STEP = 1 / 127
 # How many rows of a batch, and how many classes, are compared with a classifier's map.
 _ROWS, _CLASSES = 16, 256
+# The largest logit that is read from a probability, and how much of the probability's rounding is in it.
+_NEAR, _IN_LOGIT = math.log(0.95 / 0.05), 1 / 0.05
 
 
 class Affine(NamedTuple):
@@ -88,19 +90,21 @@ class Proof(NamedTuple):
         classes: Which ones.
         rounding: Of the classifier's outputs.
         is_pooled: Whether the last layer is pooled here and in no module, so that each row may be read wrongly.
+        made: What makes logits the numbers that are compared, as in ``Logits``.
     """
 
     affine: Affine
     classes: Tensor
     rounding: float
     is_pooled: bool
+    made: str = ""
 
     @classmethod
-    def of(cls, affine: Affine, rounding: float, is_pooled: bool) -> Proof:
+    def of(cls, affine: Affine, rounding: float, is_pooled: bool, made: str = "") -> Proof:
         """Keep some classes of a map, up to a number that all classes share, which decides nothing."""
         classes = _spread(len(affine.weight), _CLASSES)
         weight, bias = _exact(affine.weight[classes]), _exact(affine.bias[classes])
-        return cls(affine._replace(weight=weight, bias=bias, up_to_shift=True), classes, rounding, is_pooled)
+        return cls(affine._replace(weight=weight, bias=bias, up_to_shift=True), classes, rounding, is_pooled, made)
 
     def chosen(self, rows: Tensor) -> Tensor:
         """Copy the rows of a batch that are compared, since the network may overwrite them."""
@@ -110,7 +114,14 @@ class Proof(NamedTuple):
         """Return whether the map gives the logits of these rows."""
         rounding = max(self.rounding, rounding_of(logits), rounding_of(rows))
         rows, logits = finite_rows(rows.cpu(), logits[:, self.classes].cpu())
-        return not len(rows) or self.affine.is_close(rows, logits, rounding)
+        if not len(rows) or not self.made:
+            return not len(rows) or self.affine.is_close(rows, logits, rounding)
+        # What is left of a probability by rounding is far from its logit where it is tiny, or close to 1.
+        logits, usable = before(self.made, logits)
+        off = (self.affine.logits(rows) - _exact(logits)).masked_fill(~usable, 0)
+        off = off - off.sum(dim=1, keepdim=True) / usable.sum(dim=1, keepdim=True).clamp_min(1)
+        tolerance = self.affine.tolerance(rows, logits.masked_fill(~usable, 0), rounding) + _IN_LOGIT * rounding
+        return bool(off[usable].abs().amax() <= tolerance) if bool(usable.any()) else True
 
 
 def _spread(size: int, most: int) -> Tensor:
@@ -123,6 +134,17 @@ def finite_rows(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """Return the rows of which both tensors have finite numbers."""
     chosen = torch.isfinite(first).all(dim=1) & torch.isfinite(second).all(dim=1)
     return first[chosen], second[chosen]
+
+
+def before(made: str, output: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the logits of which the network made probabilities by this function, and which of them are usable."""
+    if made == "softmax":
+        return output.log(), output >= torch.finfo(output.dtype).tiny
+    if made == "single":  # half of its distance from 1/2, twice
+        half, usable = before("sigmoid", 0.5 + 2 * output[:, 1:])
+        return torch.cat([-half, half], dim=1) / 2, (usable & (half > -_NEAR)).expand(-1, 2)
+    # Close to 1 the rounding of a probability is large in its logit.
+    return output.logit(), (output > 0) & (output < 0.95)
 
 
 def affine_map(module: nn.Module, given: Tensor, tokens: bool = False) -> Affine | None:

@@ -155,7 +155,7 @@ class HeadSearch:
             return None
         note = f"classifier {call.name} gives the logits{changed.words}"
         read = in_same_precision(partial(classifier.map_behind, index))
-        return head._replace(read=read, note=note, logits=Logits(index, changed.probability), affine=changed.affine)
+        return head._replace(read=read, note=note, logits=Logits(index, changed.made), affine=changed.affine)
 
     def _joined(self, index: int) -> Head | None:
         """Return a head of several modules with one input, whose outputs the network joins, such as old and new classes."""
@@ -173,7 +173,7 @@ class HeadSearch:
             if changed is not None:
                 note = f"classifiers {', '.join(names)}, joined, give the logits{changed.words}"
                 read = in_same_precision(partial(classifier.map_behind, index))
-                head = Head(names[0], first.input, "flatten", note, Logits(index, changed.probability), read)
+                head = Head(names[0], first.input, "flatten", note, Logits(index, changed.made), read)
                 return head._replace(others=self._others(first, index), affine=changed.affine)
         return None
 
@@ -185,7 +185,7 @@ class HeadSearch:
         matrix, changed = found
         read = in_same_precision(partial(matrix.map_behind, index))
         note = f"parameter {matrix.name}, multiplied with what {matrix.call.name} returns, gives the logits{changed.words}"
-        head = Head(None, matrix.call.output, matrix.pool, note, Logits(index, changed.probability), read)
+        head = Head(None, matrix.call.output, matrix.pool, note, Logits(index, changed.made), read)
         others = self._others(matrix.call, index)
         return head._replace(matrix=matrix.name, layer=matrix.call.name, others=others, affine=changed.affine)
 

@@ -275,10 +275,10 @@ def _repeats(taps: Sequence[Tap], trace: Trace, head: Head, feeding: str | None,
 
 def _proof(head: Head) -> Proof | None:
     """Return the map of a classifier that further batches are compared with."""
-    # Behind a change such as softmax the returned numbers are no logits, which a later batch could be compared with.
-    if head.affine is None or " before " in head.note:
+    if head.affine is None or head.logits is None:
         return None
-    return Proof.of(head.affine, head.rounding, head.pool in {"mean", "last_token"} or isinstance(head.pool, MeanFrom))
+    pooled = head.pool in {"mean", "last_token"} or isinstance(head.pool, MeanFrom)
+    return Proof.of(head.affine, head.rounding, pooled, head.logits.made)
 
 
 def _overwritten(taps: Sequence[Tap], trace: Trace, head: Head, feeding: str | None) -> frozenset[str]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ncollapse.hooks.affine import Affine, affine_map, fitted_map, noisy, rounding_of
+from ncollapse.hooks.affine import Affine, affine_map, before, fitted_map, noisy, rounding_of
 from ncollapse.hooks.batch_io import copy_of, run_network
 from ncollapse.hooks.capture import tensors_of, with_feature
 from ncollapse.hooks.tap import Read, Tap
@@ -23,17 +23,21 @@ _SCALES = (1.0, 1.0, 0.3, 0.3, 0.1, 0.1, _LARGE)
 
 
 class Logits(NamedTuple):
-    """Where a network's logits are: the position of a returned tensor, and whether it holds one probability of two classes."""
+    """Where a network's logits are: the position of a returned tensor, and what made them probabilities.
+
+    Attributes:
+        made: "softmax", "sigmoid", or "single" for one probability of two classes; "" if they are logits.
+    """
 
     position: int
-    probability: bool = False
+    made: str = ""
 
     def read(self, output: Any, num_classes: int | None, tokens: bool) -> Tensor | None:
         """Return logits (N, K), or (N, T, K) of tokens, from a network's output, None if there are none."""
         returned = returned_tensors(output)[self.position :][:1]
         if not returned:
             return None
-        return class_logits(returned[0].detach() - 0.5 if self.probability else returned[0].detach(), num_classes, tokens)
+        return class_logits(returned[0].detach() - 0.5 * (self.made == "single"), num_classes, tokens)
 
 
 def returned_tensors(output: Any) -> list[Tensor]:
@@ -82,10 +86,9 @@ def before_probabilities(output: Tensor) -> Iterator[tuple[str, Tensor, Tensor]]
     if bool((output >= 0).all() and (output <= 1).all()):
         total = output.double().sum(dim=-1)
         if output.ndim > 1 and output.shape[-1] > 1 and torch.allclose(total, torch.ones_like(total), atol=1e-2):
-            yield "softmax", output.log(), output >= torch.finfo(output.dtype).tiny
+            yield "softmax", *before("softmax", output)
         else:
-            # Close to 1 the rounding of a probability is large in its logit.
-            yield "sigmoid", output.logit(), (output > 0) & (output < 0.95)
+            yield "sigmoid", *before("sigmoid", output)
 
 
 class Answers(NamedTuple):
@@ -130,7 +133,7 @@ class Changed(NamedTuple):
 
     affine: Affine
     words: str
-    probability: bool
+    made: str
 
 
 class Reading(NamedTuple):
@@ -167,8 +170,8 @@ class Reading(NamedTuple):
 
     def explained(self, affine: Affine, rows: Tensor, returned: Tensor, varied: bool) -> Changed | None:
         """Return how the network makes what it returned from a map of these rows, None if that is unknown."""
-        for kind, before, usable in before_probabilities(returned):
-            logits = self.logits(before)
+        for kind, values, usable in before_probabilities(returned):
+            logits = self.logits(values)
             if logits is None or logits.shape[:-1].numel() != len(rows):
                 continue
             single = is_single(returned, self.num_classes, self.tokens)
@@ -176,7 +179,7 @@ class Reading(NamedTuple):
             found = fitted_map(affine, rows[chosen], logits.flatten(0, -2)[chosen], rounding_of(returned), varied)
             if found is not None:
                 words = "".join(filter(None, (found[1], f" before {kind}" if kind else "")))
-                return Changed(found[0], words, bool(kind) and single)
+                return Changed(found[0], words, "single" if kind and single else kind)
         return None
 
 
