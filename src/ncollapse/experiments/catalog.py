@@ -7,9 +7,17 @@ from fnmatch import fnmatchcase
 from ncollapse.experiments.experiment import Experiment
 from ncollapse.experiments.pfc import PFC_EXPERIMENTS
 from ncollapse.experiments.pfc_theory import PFC_THEORY
+from ncollapse.experiments.review_depth import DEPTH_EXPERIMENTS
+from ncollapse.experiments.review_testing import TESTING_EXPERIMENTS
 from ncollapse.near_words import near_words
 
-EXPERIMENTS: dict[str, Experiment] = {experiment.name: experiment for experiment in (*PFC_EXPERIMENTS, *PFC_THEORY)}
+_ALL = (
+    *PFC_EXPERIMENTS,
+    *PFC_THEORY,
+    *TESTING_EXPERIMENTS,
+    *DEPTH_EXPERIMENTS,
+)
+EXPERIMENTS: dict[str, Experiment] = {experiment.name: experiment for experiment in _ALL}
 
 
 def experiments_named(names: list[str]) -> list[Experiment]:

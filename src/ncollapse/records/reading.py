@@ -136,13 +136,13 @@ class Run:
     def _values(self) -> dict[tuple[float | None, str, int, str], float]:
         return {(row.epoch, row.split, row.depth, row.metric): row.value for row in self.rows}
 
-    def value(self, metric: str, depth: int, epoch: int | None = None) -> float | None:
-        """Return one number on :attr:`split`, by default at the last epoch; None if undefined or not measured."""
-        epoch = self.epochs[-1] if epoch is None else epoch
-        value = self._values.get((epoch, self.split, depth, metric))
+    def value(self, metric: str, depth: int, epoch: int | None = None, split: str | None = None) -> float | None:
+        """Return one number, by default at the last epoch on :attr:`split`; None if undefined or not measured."""
+        epoch, split = self.epochs[-1] if epoch is None else epoch, split or self.split
+        value = self._values.get((epoch, split, depth, metric))
         if value is None and metric == "pfc3_error":
             # Not in every table, since it is 1 - PFC3. Rounded, because 1 - 0.995 is above 0.005 in floating point.
-            accuracy = self._values.get((epoch, self.split, depth, "pfc3"))
+            accuracy = self._values.get((epoch, split, depth, "pfc3"))
             value = None if accuracy is None else round(1 - accuracy, 15)
         return None if value is None or not math.isfinite(value) else value
 

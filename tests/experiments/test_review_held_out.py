@@ -1,0 +1,64 @@
+"""What the review's experiments on held-out data and on depth compute themselves, against independent computations."""
+
+import numpy as np
+import pytest
+import torch
+
+from ncollapse.data.batches import Batches
+from ncollapse.experiments import Work
+from ncollapse.experiments.review_depth import beyond_chance, decisions
+from ncollapse.experiments.review_testing import at_end, corner_distances
+from ncollapse.probe import collect_features
+
+TINY = (
+    "data.per_class=12",
+    "model.width=12",
+    "model.num_blocks=1",
+    "train.epochs=6",
+    "train.batch_size=10",
+    "measure.epochs=[0,6]",
+    "measure.test=true",
+    "measure.transport_samples=0",
+)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    work = Work(1, False, tmp_path_factory.mktemp("runs"), lambda words: None)
+    return work, work.run("demo", *TINY)
+
+
+def features(work, run, *settings):
+    model, data = work.network(run), work.samples(run, *settings)
+    return model, data, collect_features(model, Batches(data, 50), num_classes=10)[0]["blocks.0"].double().numpy()
+
+
+def test_values_of_the_test_split_are_those_of_its_samples(trained):
+    work, run = trained
+    _, train, rows = features(work, run)
+    model, test, asked = features(work, run, "data.split=test")
+    means = np.stack([rows[train.labels == k].mean(axis=0) for k in range(10)])
+    spread = ((means - means.mean(axis=0)) ** 2).sum() / 10
+    distances = ((asked[:, None] - means) ** 2).sum(axis=2)
+    own = distances[np.arange(len(asked)), test.labels]
+    by_class = [np.mean([part[test.labels == k].mean() for k in range(10)]) for part in (own, distances.min(axis=1))]
+    assert at_end(run, "strong_collapse", "test") == pytest.approx(by_class[0] / spread, rel=1e-5)
+    assert at_end(run, "weak_collapse", "test") == pytest.approx(by_class[1] / spread, rel=1e-5)
+    right = float((decisions(model, test) == test.labels).double().mean())
+    assert at_end(run, "accuracy", "test") == pytest.approx(right, abs=1e-12)
+
+
+def test_distances_to_corners_are_those_of_points_to_unit_vectors(trained):
+    _, run = trained
+    found = run.samples.epochs[6]
+    # Ten means in twelve dimensions: the corner of class k is e_k - 1/10.
+    corners = np.eye(10)[found.labels] - 0.1
+    off = np.linalg.norm(found.points[-1].astype(float) - corners, axis=1).mean() / np.sqrt(0.9)
+    assert corner_distances(run, 6)[-1] == pytest.approx(off, abs=2e-3)
+    assert corner_distances(run, 6)[-1] < corner_distances(run, 0)[-1]
+
+
+def test_agreement_beyond_chance_is_that_of_expected_counts():
+    one, other = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 1, 1])
+    # Three of four agree; by chance 1/2 · 1/4 + 1/2 · 3/4.
+    assert beyond_chance(one, other) == pytest.approx(0.75 - 0.5, abs=1e-15)
