@@ -48,9 +48,15 @@ def saved(tmp_path: Path) -> Path:
     return path
 
 
+LBFGS = replace(CONFIG, optimizer="lbfgs", batch_size=1000, clip_norm=None, learning_rate=1.0)
+OPTIMIZERS = [CONFIG, ADAM, replace(CONFIG, optimizer="sgdw"), replace(ADAM, optimizer="adamw"), LBFGS]
+
+
 @pytest.mark.parametrize("stop", [1, 2, 5, 6])
 @pytest.mark.parametrize(
-    "config", [CONFIG, ADAM, replace(CONFIG, optimizer="sgdw"), replace(ADAM, optimizer="adamw")], ids=lambda c: c.optimizer
+    "config",
+    [CONFIG, ADAM, replace(CONFIG, optimizer="sgdw"), replace(ADAM, optimizer="adamw"), LBFGS],
+    ids=lambda c: c.optimizer,
 )
 def test_resumed_run_equals_uninterrupted_run_to_the_bit(tmp_path: Path, stop: int, config: TrainConfig) -> None:
     threads = torch.get_num_threads()

@@ -94,7 +94,7 @@ def test_measuring_epochs_needs_an_epoch() -> None:
         ({"compiled": "yes"}, r"train.compiled must be true or false, got 'yes'. Pass one"),
         ({"checkpoint_every": 0}, r"train.checkpoint_every must be an integer of 1 or more, got 0"),
         ({"decay": "none"}, r"train.decay must be one of weights, all, got 'none'. Pick one"),
-        ({"optimizer": "lion"}, r"train.optimizer must be one of sgd, adam, sgdw, adamw, got 'lion'"),
+        ({"optimizer": "lion"}, r"train.optimizer must be one of sgd, adam, sgdw, adamw, lbfgs, got 'lion'"),
         ({"schedule": "linear"}, r"train.schedule must be one of steps, cosine, got 'linear'"),
         ({"loss": "hinge"}, r"train.loss must be one of cross_entropy, mse, dot_regression, got 'hinge'"),
         ({"learning_rate": 0.0}, r"train.learning_rate must be more than 0 and finite, got 0.0. Try 0.1"),

@@ -117,7 +117,7 @@ def _unsettled(claim: Claim, runs: Sequence[Run]) -> str:
     if not claim.stationary:
         return (
             "no run is in the terminal phase of training, which needs zero training error and a weight-decay time τ of "
-            f"{RULES.terminal_tau:g} or more (undefined under Adam, unknown where no optimizer was recorded)"
+            f"{RULES.terminal_tau:g} or more (defined under SGD alone, unknown where no optimizer was recorded)"
         )
     found = [run.last_objective.relative_gradient for run in runs if run.last_objective is not None]
     known = [value for value in found if value is not None]

@@ -9,7 +9,7 @@ from ncollapse.recipes.checks import check_choices
 
 Decay = Literal["weights", "all"]
 LossName = Literal["cross_entropy", "mse", "dot_regression"]
-OptimizerName = Literal["sgd", "adam", "sgdw", "adamw"]
+OptimizerName = Literal["sgd", "adam", "sgdw", "adamw", "lbfgs"]
 # Their decay multiplies the weights and is no part of a gradient, so that they descend on no objective with weight decay.
 DECOUPLED = frozenset({"sgdw", "adamw"})
 Schedule = Literal["steps", "cosine"]
@@ -35,7 +35,9 @@ class TrainConfig:
         milestones: Fractions of ``epochs``, rising, in (0, 1): after ``floor(fraction * epochs)`` epochs (but after
             one at the earliest) the learning rate is multiplied by ``gamma``.
         gamma: In (0, 1].
-        optimizer: ``sgd``, ``adam``, or these with decoupled weight decay: ``sgdw``, ``adamw``.
+        optimizer: ``sgd``, ``adam``, or these with decoupled weight decay: ``sgdw``, ``adamw``. ``lbfgs`` takes all samples in
+            one batch and 20 iterations with a line search an epoch, on the objective of ``sgd`` and ``adam``; its memory begins
+            anew every epoch. ``learning_rate`` is then where the line search begins, and 1 is usual; momentum has no effect.
         schedule: ``steps`` at the milestones, or ``cosine``: half a period from the full learning rate in the first epoch to
             ``gamma`` times it in the last; milestones are then not used.
         clip_norm: Largest norm of the whole gradient, more than 0; None does not clip.
@@ -98,6 +100,10 @@ class TrainConfig:
         if self.balance == "logits" and self.loss != "cross_entropy":
             raise ValueError(
                 f"train.balance=logits needs train.loss=cross_entropy, got {self.loss}. Balance by sampling or weights instead."
+            )
+        if self.optimizer == "lbfgs" and self.clip_norm is not None:
+            raise ValueError(
+                f"train.optimizer=lbfgs needs train.clip_norm=null, got {self.clip_norm}. A line search needs true gradients."
             )
         for field in ("deterministic", "compiled"):
             if not isinstance(getattr(self, field), bool):

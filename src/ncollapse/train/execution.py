@@ -20,6 +20,10 @@ _WORKSPACES = (":4096:8", ":16:8")
 
 def check_execution(config: TrainConfig, device: torch.device, team: Team) -> None:
     """Check that steps can be computed here as they are wanted."""
+    if config.optimizer == "lbfgs" and team.group is not None:
+        raise ValueError(
+            f"train.optimizer=lbfgs needs one process without a group, got a group of {team.size}. Train in one process."
+        )
     workspace = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
     if config.deterministic and device.type == "cuda" and workspace not in _WORKSPACES:
         raise ValueError(

@@ -16,6 +16,7 @@ from ncollapse.recipes.training import TrainConfig
 from ncollapse.records.rows import EpochRecord
 from ncollapse.train.epoch_part import EpochPart, Step, TrainingStopped
 from ncollapse.train.execution import Network, check_execution, execution, logits_of
+from ncollapse.train.lbfgs import LBFGS
 from ncollapse.train.losses import Loss, batch_loss
 from ncollapse.train.parallel import Team, share_batch_norm
 from ncollapse.train.schedule import lr_at
@@ -49,8 +50,8 @@ class DecoupledSGD(torch.optim.SGD):
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """Return the optimizer of a run; ``train`` sets its learning rate in every epoch.
 
-    SGD, or Adam with the decay in its gradient; AdamW and SGDW decouple the decay from the gradient. One group of parameters is
-    decayed, with ``weights`` those of two or more axes; what is left, if anything, is a group that is not.
+    SGD, Adam or L-BFGS with the decay in the gradient; AdamW and SGDW decouple the two. One group of parameters is decayed,
+    with ``weights`` those of two or more axes; what is left, if anything, is a group that is not.
     """
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     decayed = [parameter for parameter in trainable if config.decay == "all" or parameter.ndim >= 2]
@@ -62,6 +63,8 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     ]
     # One kernel for the whole update where there is one: a third of the time of the default for narrow networks.
     fused = all(parameter.device.type in {"cpu", "cuda"} for parameter in trainable)
+    if config.optimizer == "lbfgs":
+        return LBFGS(groups, config.learning_rate)
     if config.optimizer in {"adam", "adamw"}:
         adam = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
         return adam(groups, lr=config.learning_rate, betas=(config.momentum, 0.999), fused=fused)
@@ -142,6 +145,11 @@ def _check_run(model: nn.Module, data: LabeledData, config: TrainConfig, start_e
             f"batch normalization needs 2 samples or more in every batch, got a last batch of 1 from {data.num_samples} "
             f"samples in batches of {config.batch_size}. Change batch_size, or leave out a sample."
         )
+    if config.optimizer == "lbfgs" and config.batch_size < data.num_samples:
+        raise ValueError(
+            f"train.optimizer=lbfgs takes all samples in one batch, got a batch_size of {config.batch_size} for "
+            f"{data.num_samples} samples. Set train.batch_size=1000000."
+        )
     if not 1 <= start_epoch <= config.epochs + 1:
         raise ValueError(
             f"start_epoch must be in [1, {config.epochs + 1}] for a run of {config.epochs} epochs, got {start_epoch}. "
@@ -203,15 +211,28 @@ class _Training:
         """Descend on one batch, and tell whether to stop after it."""
         team, size, device = self.team, len(labels), parameters[0].device
         inputs, labels = team.share(inputs).to(device), team.share(labels).to(device)
-        self.optimizer.zero_grad()
-        logits = self.network(inputs)
-        _check_logits(logits, labels, self.data)
-        loss = team.loss(self.loss, logits, labels, size)
-        loss.backward()
-        stopping = team.sum_gradients(parameters, self.should_stop())
-        norm = _clip(parameters, self.config.clip_norm)
-        self.optimizer.step()
-        return (loss.detach(), norm, (logits.detach().argmax(dim=1) == labels).sum()), stopping
+        seen: list[Step] = []
+        stopping = False
+
+        def evaluate() -> Tensor:
+            nonlocal stopping
+            self.optimizer.zero_grad()
+            logits = self.network(inputs)
+            _check_logits(logits, labels, self.data)
+            loss = team.loss(self.loss, logits, labels, size)
+            loss.backward()
+            stopping = team.sum_gradients(parameters, self.should_stop())
+            norm = _clip(parameters, self.config.clip_norm)
+            seen.append((loss.detach(), norm, (logits.detach().argmax(dim=1) == labels).sum()))
+            return loss.detach()
+
+        # A line search evaluates again and again; what is recorded is the loss before the step, as of the others.
+        if isinstance(self.optimizer, LBFGS):
+            self.optimizer.step(evaluate)
+        else:
+            evaluate()
+            self.optimizer.step()
+        return seen[0], stopping
 
     def _record(self, epoch: int, part: EpochPart, learning_rate: float) -> EpochRecord:
         sizes = [len(labels) for _, labels in Batches(self.data, self.config.batch_size)]

@@ -31,8 +31,8 @@ def weight_decay_time(config: TrainConfig, steps_per_epoch: int, epochs: int | N
 
     over the steps t taken, with learning rate :math:`\eta`, momentum :math:`\mu` and weight decay :math:`\lambda`.
     Dimensionless; what the data does not hold up has shrunk by about :math:`e^{-\tau}`. Collapse is deep from 4 to 8 on. With
-    ``sgdw`` the decay does not pass through the momentum, and :math:`\mu` is 0 in this formula. nan with Adam and AdamW, whose
-    steps do not scale with the gradient.
+    ``sgdw`` the decay does not pass through the momentum, and :math:`\mu` is 0 in this formula. nan with Adam, AdamW and
+    L-BFGS, whose steps do not scale with the gradient.
 
     Args:
         steps_per_epoch: Batches in an epoch, ``len(Batches(data, config.batch_size))``.
@@ -62,8 +62,8 @@ def row_sum_factor(config: TrainConfig, steps_per_epoch: int, epochs: int | None
         epochs: Epochs that have passed; None takes all of the run.
 
     Returns:
-        :math:`s_T / s_0`, from the first step on. nan where the law does not hold: with Adam and AdamW, which scale each
-        coordinate, and with a loss other than the cross-entropy.
+        :math:`s_T / s_0`, from the first step on. nan where the law does not hold: with Adam, AdamW and L-BFGS, which do not
+        step along the gradient, and with a loss other than the cross-entropy.
 
     Reference:
         Zhao, Cheng, Masarczyk & Lucchi (2026), ICLR, arXiv 2602.16642; that the law is exact with clipping, with any bias and

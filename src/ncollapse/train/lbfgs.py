@@ -1,0 +1,41 @@
+"""L-BFGS on the whole training set: the loss and the weight decay are one objective, since a line search compares values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_ITERATIONS = 20
+
+
+class LBFGS(torch.optim.LBFGS):
+    """L-BFGS with strong Wolfe conditions, 20 iterations a step, on the loss plus half the decay times the squared weights.
+
+    It begins anew in every step and so has no state to save.
+    """
+
+    def __init__(self, groups: Sequence[dict[str, Any]], learning_rate: float) -> None:
+        parameters = [parameter for group in groups for parameter in group["params"]]
+        # Never done by itself: losses of the terminal phase fall below any tolerance.
+        ends = {"tolerance_grad": 0.0, "tolerance_change": 0.0}
+        super().__init__(parameters, lr=learning_rate, max_iter=_ITERATIONS, line_search_fn="strong_wolfe", **ends)
+        self.decays = [(group["weight_decay"], group["params"]) for group in groups if group["weight_decay"] > 0]
+
+    def step(self, closure: Callable[[], Any]) -> Any:
+        """Descend on the loss that the closure returns, with its gradients, and on the decay."""
+        self.state.clear()
+        return super().step(lambda: closure() + self._decay())
+
+    @torch.no_grad()
+    def _decay(self) -> Tensor | float:
+        """Compute the penalty, and add its gradient."""
+        penalty: Tensor | float = 0.0
+        for weight_decay, parameters in self.decays:
+            for parameter in parameters:
+                if parameter.grad is not None:
+                    parameter.grad.add_(parameter, alpha=weight_decay)
+                    penalty = penalty + weight_decay / 2 * parameter.square().sum()
+        return penalty
