@@ -20,14 +20,20 @@ class LBFGS(torch.optim.LBFGS):
     def __init__(self, groups: Sequence[dict[str, Any]], learning_rate: float) -> None:
         parameters = [parameter for group in groups for parameter in group["params"]]
         # Never done by itself: losses of the terminal phase fall below any tolerance.
-        ends = {"tolerance_grad": 0.0, "tolerance_change": 0.0}
-        super().__init__(parameters, lr=learning_rate, max_iter=_ITERATIONS, line_search_fn="strong_wolfe", **ends)
+        super().__init__(
+            parameters,
+            lr=learning_rate,
+            max_iter=_ITERATIONS,
+            tolerance_grad=0.0,
+            tolerance_change=0.0,
+            line_search_fn="strong_wolfe",
+        )
         self.decays = [(group["weight_decay"], group["params"]) for group in groups if group["weight_decay"] > 0]
 
-    def step(self, closure: Callable[[], Any]) -> Any:
-        """Descend on the loss that the closure returns, with its gradients, and on the decay."""
+    def descend(self, evaluate: Callable[[], Tensor]) -> None:
+        """Take a step on the decay and the loss that a function returns, which also leaves the gradients of the loss."""
         self.state.clear()
-        return super().step(lambda: closure() + self._decay())
+        self.step(lambda: float(evaluate() + self._decay()))  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
     def _decay(self) -> Tensor | float:

@@ -228,7 +228,7 @@ class _Training:
 
         # A line search evaluates again and again; what is recorded is the loss before the step, as of the others.
         if isinstance(self.optimizer, LBFGS):
-            self.optimizer.step(evaluate)
+            self.optimizer.descend(evaluate)
         else:
             evaluate()
             self.optimizer.step()
