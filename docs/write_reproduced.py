@@ -1,0 +1,84 @@
+"""Write docs/reproduced.md from what the project recorded; with a folder, record its seeds first.
+
+``python docs/write_reproduced.py [reproduced]``
+"""
+
+import sys
+from collections import Counter
+from pathlib import Path
+
+from ncollapse.experiments import EXPERIMENTS, PAPERS, Place, SeedFile, Standing, recorded, standings
+from ncollapse.experiments.page import minutes_words, value_words
+from ncollapse.experiments.standing import RECORD
+from ncollapse.records.json_files import encode
+from ncollapse.studies import RECIPES
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "reproduced.md"
+RECORDED = ROOT / "src" / "ncollapse" / "experiments" / RECORD
+
+HEADER = """# What is reproduced
+
+Written by `docs/write_reproduced.py` from the seeds that the project ran (`ncollapse reproduce` shows the same, with your own runs in
+the place of ours). Each row is a figure or a statement of one of three papers:
+
+{papers}
+
+{tally} A verdict needs twelve seeds and follows the rules of the [ledger](claims.md): rows of one paper are corrected together. With
+fewer seeds a row is *undecided*, and the page says in how many of them the statement was right. A *check* tests what a theorem leaves
+no choice about: the code, and nothing about networks. All rows are of the small versions, on {machine}. Minutes are those of the seeds
+in the row.
+
+| what | stands | value | seeds | minutes | command |
+|---|---|---|---|---|---|
+"""
+
+SIZES = """
+## Recipes
+
+Run by the project, with seeds, hardware and minutes in `ncollapse recipes`: {run}.
+
+At the papers' sizes or for data that is not to be had here, and **not run**: {waiting}.
+
+What the papers have beside: Table 2 of the review lists implementations by others and has nothing to compute.
+"""
+
+
+def record(folder: Path) -> dict[str, tuple[SeedFile, ...]]:
+    """Return the seeds of a folder of ``ncollapse reproduce`` without what is drawn, beside those recorded before."""
+    place, found = Place(folder), {}
+    for name, experiment in EXPERIMENTS.items():
+        seeds = place.seeds(experiment) or recorded().get(name, ())
+        found[name] = tuple(SeedFile(s.seed, s.value, s.before, seconds=round(s.seconds, 1), machine=s.machine) for s in seeds)
+    return {name: seeds for name, seeds in found.items() if seeds}
+
+
+def row(name: str, standing: Standing) -> str:
+    """Write the row of an experiment."""
+    item = EXPERIMENTS[name]
+    n = 0 if standing.row is None else standing.row.estimate.n
+    why = f"<br>{standing.why}" if standing.why else ""
+    minutes = minutes_words(standing.seconds / 60) if n else "–"
+    cells = (f"**{item.item}**: {item.title}", standing.state + why, value_words(standing) or "–", n or "–", minutes)
+    return f"| {' | '.join(str(cell).replace('|', '/') for cell in cells)} | `ncollapse reproduce {name}` |\n"
+
+
+def render() -> str:
+    """Write the page."""
+    found = standings(recorded(), EXPERIMENTS.values())
+    counts = Counter(standing.state for standing in found.values())
+    tally = f"Of {len(found)} rows: {', '.join(f'{count} {state}' for state, count in counts.most_common())}."
+    machines = {f"torch {item.machine['torch']} on {item.machine['device']}" for seeds in recorded().values() for item in seeds}
+    papers = "\n".join(f"- `{source}`: {paper}" for source, paper in PAPERS.items())
+    waiting = [name for name, recipe in RECIPES.items() if "Not run yet" in " ".join(recipe().description.split())]
+    sizes = SIZES.format(
+        run=", ".join(f"`{name}`" for name in RECIPES if name not in waiting), waiting=", ".join(f"`{name}`" for name in waiting)
+    )
+    head = HEADER.format(papers=papers, tally=tally, machine=" and ".join(sorted(machines)))
+    return head + "".join(row(name, standing) for name, standing in found.items()) + sizes
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        RECORDED.write_bytes(encode(record(Path(name))))
+    PAGE.write_text(render())
