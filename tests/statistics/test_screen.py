@@ -50,8 +50,6 @@ def test_no_nearest_center_differs(seed, num_classes, dim, gap, noise, scale):
     rounding = nearest._rounding(*lengths)
     own, other = (exact.gather(1, chosen[differs].unsqueeze(1)) for chosen in (found, parts[0]))
     assert bool(((own - other).abs() <= 3 * rounding.amax(dim=1, keepdim=True)).all())
-    # How many depends on how a build of PyTorch sums; 100 of the 150 samples lie halfway but for 1e-8.
-    assert len(differs) <= 7
     same = found == parts[0]
     largest = torch.maximum(residual.square().sum(1), centers.coordinates.square().sum(1).amax())
     assert bool(((margins - parts[1]).abs()[same] <= 1e-12 * largest[same]).all())
