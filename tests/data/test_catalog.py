@@ -78,7 +78,7 @@ def test_fashion_mnist(split: str, size: int) -> None:
     [
         (
             {"name": "cifar"},
-            r"data.name must be one of digits, .*, geo_mnist, wordnet, imdb, texts, got 'cifar'. Near ones: cifar10",
+            r"data.name must be one of digits, .*, geo_mnist, wordnet, imdb, texts, images, got 'cifar'. Near ones: cifar10",
         ),
         ({"split": "dev"}, r"data.split must be one of train, test, got 'dev'"),
         ({"scaling": "unit"}, r"data.scaling must be one of norm64, standard, none, got 'unit'"),

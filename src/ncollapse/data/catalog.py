@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from ncollapse.data.color import CIFAR10, CIFAR100, STL10, ColorSet, load_color_set
+from ncollapse.data.image_folders import find_images
 from ncollapse.data.labeled import LabeledData
-from ncollapse.data.pixels import digits, scale_pixels
+from ncollapse.data.pixels import digits, own_images, scale_pixels
 from ncollapse.data.shape_images import geo_mnist
 from ncollapse.data.sources import FASHION_MNIST, MNIST, ImageSet, load_image_set
 from ncollapse.data.synthetic import gaussian_mixture
@@ -79,7 +80,7 @@ def empty_like_data(config: DataConfig) -> LabeledData:
         ids = torch.zeros(0, config.length, dtype=torch.int64)
         data = LabeledData(ids, labels, num_classes, config.name, vocabulary=config.vocabulary + NUM_SPECIAL)
     else:
-        shape, num_classes = _FORMS[config.name]
+        shape, num_classes = _form_of_own_images(config) if config.name == "images" else _FORMS[config.name]
         image_shape = shape if len(shape) == 3 else None
         data = LabeledData(torch.zeros(0, math.prod(shape)), labels, num_classes, config.name, image_shape)
     if config.largest_classes is not None:
@@ -87,6 +88,11 @@ def empty_like_data(config: DataConfig) -> LabeledData:
     if config.minority is not None:
         config.class_counts(config.per_class or sys.maxsize, data.num_classes)
     return data
+
+
+def _form_of_own_images(config: DataConfig) -> tuple[tuple[int, ...], int]:
+    found = find_images("train", config.root)
+    return found.shape, len(found.classes)
 
 
 def _load_images(image_set: ImageSet, config: DataConfig) -> LabeledData:
@@ -123,6 +129,7 @@ _FORMS: dict[str, tuple[tuple[int, ...], int]] = {
 _LOADERS: dict[str, Callable[[DataConfig], LabeledData]] = {
     **{name: partial(_load_texts, text_set) for name, text_set in TEXT_SETS.items()},
     "digits": lambda config: digits(config.scaling),
+    "images": lambda config: own_images(config.split, root=config.root, scaling=config.scaling),
     "fashion_mnist": lambda config: _load_images(FASHION_MNIST, config),
     "mnist": lambda config: _load_images(MNIST, config),
     "cifar10": lambda config: _load_color(CIFAR10, config),

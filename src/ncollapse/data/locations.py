@@ -4,6 +4,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ncollapse.data.color import CIFAR10, CIFAR100, STL10, find_color_set
+from ncollapse.data.image_folders import find_images
 from ncollapse.data.places import DataNotFoundError, not_found
 from ncollapse.data.sources import FASHION_MNIST, MNIST, find_image_set
 from ncollapse.data.text_sets import TEXT_SETS, find_text_set
@@ -40,4 +41,6 @@ def _find(name: DataName) -> Path | None:
         if files is None:
             raise not_found(color_set, "train", None, downloadable=bool(color_set.mirrors))
         return files.paths[0]
+    if name == "images":
+        return find_images("train", None).files[0][0]
     return None

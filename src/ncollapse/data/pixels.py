@@ -1,4 +1,4 @@
-"""Images as rows of numbers: the handwritten digits, and how pixels are scaled."""
+"""Images as rows of numbers: the handwritten digits, images of one's own, and how pixels are scaled."""
 
 import math
 from collections.abc import Sequence
@@ -8,8 +8,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ncollapse.data.image_folders import OWN_IMAGES, find_images, read_images
 from ncollapse.data.labeled import LabeledData
-from ncollapse.recipes.data import Scaling
+from ncollapse.recipes.data import Scaling, Split
 
 
 def digits(scaling: Scaling = "norm64") -> LabeledData:
@@ -29,6 +30,17 @@ def digits(scaling: Scaling = "norm64") -> LabeledData:
     return LabeledData(inputs, torch.from_numpy(labels.astype(np.int64)), num_classes=10, name="digits", image_shape=(1, 8, 8))
 
 
+def own_images(split: Split, *, root: str | None, scaling: Scaling) -> LabeledData:
+    """Return a split of a folder of images, scaled by the mean and the deviation of each channel of the training part."""
+    training = find_images("train", root)
+    wanted = training if split == "train" else find_images(split, root)
+    pixels = read_images(training)
+    mean, std = (found.tolist() for found in _moments(pixels))
+    inputs = scale_pixels(pixels if split == "train" else read_images(wanted), mean=mean, std=std, scaling=scaling)
+    labels = torch.tensor([label for _, label in wanted.files], dtype=torch.int64)
+    return LabeledData(inputs, labels, len(wanted.classes), OWN_IMAGES.name, image_shape=wanted.shape)
+
+
 def scale_pixels(
     pixels: NDArray[np.floating], *, mean: float | Sequence[float], std: float | Sequence[float], scaling: Scaling
 ) -> Tensor:
@@ -41,3 +53,9 @@ def scale_pixels(
     for channel, center, spread in zip(flat.chunk(len(means), dim=1), means, stds, strict=True):
         channel.sub_(center).mul_(gain / spread)
     return flat
+
+
+def _moments(pixels: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return mean and standard deviation of every channel; one without variance is left as it is."""
+    std = pixels.std(axis=(0, 2, 3), dtype=np.float64)
+    return pixels.mean(axis=(0, 2, 3), dtype=np.float64), np.where(std > 0, std, 1.0)

@@ -18,6 +18,7 @@ DataName = Literal[
     "wordnet",
     "imdb",
     "texts",
+    "images",
 ]
 Split = Literal["train", "test"]
 Scaling = Literal["norm64", "standard", "none"]
@@ -33,7 +34,8 @@ class DataConfig:
         name: ``digits`` ships with scikit-learn, ``fashion_mnist``, ``mnist``, ``cifar10``, ``cifar100`` and ``stl10`` are
             files, ``gaussian_mixture`` is drawn: the 4 classes in 20 dimensions that are the defaults of ``gaussian_mixture``;
             ``geo_mnist`` is drawn too: three kinds of shapes in 32×32 images. ``wordnet``, ``imdb`` and ``texts`` (your own)
-            are texts: see ``text.load_text_set``.
+            are texts: see ``text.load_text_set``. ``images`` are your own, PNG, JPEG or BMP of one size in
+            ``train/CLASS/`` and ``test/CLASS/`` below ``root``.
         split: ``train`` or ``test``. scikit-learn ships one part of the digits: what ``per_class`` leaves over is their test
             part.
         per_class: Samples per class: the first of each class, or for the mixture how many to draw. None takes all
