@@ -19,15 +19,15 @@ RECORDED = ROOT / "src" / "ncollapse" / "experiments" / RECORD
 
 HEADER = """# What is reproduced
 
-Written by `docs/write_reproduced.py` from the seeds that the project ran (`ncollapse reproduce` shows the same, with your own runs in
-the place of ours). Each row is a figure or a statement of one of three papers:
+Written by `docs/write_reproduced.py` from the seeds that the project ran. `ncollapse reproduce` shows the same, with your own
+runs in the place of ours. Each row is a figure or a statement of one of three papers:
 
 {papers}
 
-{tally} A verdict needs twelve seeds and follows the rules of the [ledger](claims.md): rows of one paper are corrected together. With
-fewer seeds a row is *undecided*, and the page says in how many of them the statement was right. A *check* tests what a theorem leaves
-no choice about: the code, and nothing about networks. All rows are of the small versions, on {machine}. Minutes are those of the seeds
-in the row.
+{tally} A verdict needs twelve seeds and follows the rules of the [ledger](claims.md): rows of one paper are corrected
+together. With fewer seeds a row is *undecided*, and says in how many of them the statement was right. A *check* tests what a
+theorem leaves no choice about: the code, and nothing about networks. All rows are of the small versions, on {machine}.
+Minutes are those of the seeds in the row.
 
 | what | stands | value | seeds | minutes | command |
 |---|---|---|---|---|---|
@@ -63,6 +63,11 @@ def row(name: str, standing: Standing) -> str:
     return f"| {' | '.join(str(cell).replace('|', '/') for cell in cells)} | `ncollapse reproduce {name}` |\n"
 
 
+def code(name: str) -> str:
+    """Write a name as code."""
+    return f"`{name}`"
+
+
 def render() -> str:
     """Write the page."""
     found = standings(recorded(), EXPERIMENTS.values())
@@ -71,9 +76,8 @@ def render() -> str:
     machines = {f"torch {item.machine['torch']} on {item.machine['device']}" for seeds in recorded().values() for item in seeds}
     papers = "\n".join(f"- `{source}`: {paper}" for source, paper in PAPERS.items())
     waiting = [name for name, recipe in RECIPES.items() if "Not run yet" in " ".join(recipe().description.split())]
-    sizes = SIZES.format(
-        run=", ".join(f"`{name}`" for name in RECIPES if name not in waiting), waiting=", ".join(f"`{name}`" for name in waiting)
-    )
+    run = [name for name in RECIPES if name not in waiting]
+    sizes = SIZES.format(run=", ".join(map(code, run)), waiting=", ".join(map(code, waiting)))
     head = HEADER.format(papers=papers, tally=tally, machine=" and ".join(sorted(machines)))
     return head + "".join(row(name, standing) for name, standing in found.items()) + sizes
 

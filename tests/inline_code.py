@@ -29,7 +29,19 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "ncollapse"
 # Words of other libraries, of the user's own code, and names of files that others publish.
 FOREIGN = {
-    *("$NCOLLAPSE_DATA", ".jsonl", ".tsv", "train.csv", "text", "label", "aclImdb", "wordnet-base", "dataset-fashion-mnist"),
+    *(
+        "$NCOLLAPSE_DATA",
+        ".jsonl",
+        ".tsv",
+        "train.csv",
+        "FOLDER/train/CLASS/*.png",
+        "FOLDER/test/CLASS/",
+        "text",
+        "label",
+        "aclImdb",
+        "wordnet-base",
+        "dataset-fashion-mnist",
+    ),
     *("site/", "get_classifier()", "global_pool", 'make bench ROWS="NAME NAME"'),
     *("torchvision:NAME", "timm:NAME", "transformers:FOLDER", "save_pretrained", "module."),
     *(

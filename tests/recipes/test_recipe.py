@@ -82,7 +82,7 @@ def test_a_shorter_training_is_measured_at_the_listed_epochs_that_it_reaches():
         ("train.learning_rate=true", r"train\.learning_rate must be a valid number, got True"),
         ("train.loss=hinge", r"train\.loss must be 'cross_entropy', 'mse' or 'dot_regression', got 'hinge'"),
         ("data.name=imagenet", r"data\.name must be 'digits'"),
-        ("data.name=digit", r"or 'texts', got 'digit'\. Near ones: digits\. \(set by"),
+        ("data.name=digit", r"or 'images', got 'digit'\. Near ones: digits\. \(set by"),
         ("seed=-1", r"^seed must be 0 or more, got -1\. Pass a larger integer\. \(set by seed=-1\)$"),
         ("measure.epochs=[0,-3]", r"measure\.epochs must be 0 \(before training\) or more, got -3"),
         ("measure.epochs=[999]", r"measure\.epochs must be at most train\.epochs = 150, got 999"),
