@@ -16,7 +16,7 @@ from ncollapse.drawing.wording import POSITIONS, counted, number, spelled
 from ncollapse.records.reading import Run, read_run
 from ncollapse.report.markup import depth_rules, link, panel_svg, write_html
 from ncollapse.report.payload import build_payload
-from ncollapse.report.tables import environment_entries, estimate_tables, metric_tables, recipe_groups
+from ncollapse.report.tables import environment_entries, estimate_tables, group_table, metric_tables, recipe_groups
 
 
 def write_page(run_dir: Path, out: Path, *, position: str = "projection", unverified: bool = False) -> Path:
@@ -66,6 +66,7 @@ def _context(run: Run, position: str) -> dict[str, Any]:
         "last_values": _last_values(run),
         "tables": metric_tables(run),
         "estimates": estimate_tables(run),
+        "groups": group_table(run),
         "has_noise": any(row.metric.endswith(".noise") for row in run.rows),
         "recipe": recipe_groups(run),
         "environment": environment_entries(run),

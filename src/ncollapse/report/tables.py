@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ncollapse.drawing.wording import number, spelled
+from ncollapse.records.depth import EPSILON
 from ncollapse.records.manifest import NOTED
 from ncollapse.records.reading import Run
 from ncollapse.records.recipe_settings import flatten_settings, setting_text
@@ -13,6 +14,7 @@ from ncollapse.records.rows import Row
 
 # Endings of the ids of estimates for the population.
 _ESTIMATES = (".population", ".leave_one_out")
+_OF_GROUPS = ("accuracy", "pfc3", "pfc1", "cosine", "cosine_weights")
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,28 @@ def estimate_tables(run: Run) -> list[MetricTable]:
         if estimates:
             tables.append(_table(run, split, [_compared(row, known) for row in estimates]))
     return tables
+
+
+class GroupRow(NamedTuple):
+    """A group of classes on one split, at the last epoch: numbers of the last layer, and the first layer that separates it."""
+
+    split: str
+    group: str
+    values: tuple[str, ...]
+    depth: str
+
+
+def group_table(run: Run) -> list[GroupRow]:
+    """Table the classes with many and with few training samples, where a run measured them."""
+    found, last = [], len(run.measured_layers) - 1
+    for split, rows in _last_rows(run).items():
+        values = {(row.metric, row.depth): row.value for row in rows}
+        for group in ("many", "few"):
+            known = [values.get((f"{metric}.{group}", last), math.nan) for metric in _OF_GROUPS]
+            if (f"pfc3.{group}", last) in values:
+                depth = next((d for d in range(last + 1) if values[f"pfc3.{group}", d] >= 1 - EPSILON), None)
+                found.append(GroupRow(split, group, tuple(map(_tabled, known)), "none" if depth is None else str(depth)))
+    return found
 
 
 def _compared(row: Row, known: dict[tuple[str, int], Row]) -> Entry:

@@ -23,7 +23,7 @@ from ncollapse.groups import Processes
 from ncollapse.measurement.depth_record import depth_record
 from ncollapse.measurement.kgon import add_kgon
 from ncollapse.measurement.measurement import Measurement
-from ncollapse.metrics import FLAGS, METRICS, Metric, select_metrics
+from ncollapse.metrics import FLAGS, METRICS
 from ncollapse.models import FCResNet, build_model
 from ncollapse.probe.collect_features import collect_features
 from ncollapse.probe.measure import measure_network
@@ -41,6 +41,7 @@ from ncollapse.studies.held_recipe import check_replaceable, check_resumable
 from ncollapse.studies.machine import device_named, environment, threads
 from ncollapse.studies.objective import measure_objective
 from ncollapse.studies.recipe_check import check_layers
+from ncollapse.studies.run_metrics import group_metrics, metrics_of
 from ncollapse.train.checkpoint import checkpoint_content, resume_checkpoint
 from ncollapse.train.epoch_part import EpochPart, TrainingStopped
 from ncollapse.train.loop import make_optimizer, train
@@ -143,6 +144,7 @@ class TrainingRun:
         # Before the folder is made: a run whose data is missing leaves nothing behind.
         with self.processes.sharing_errors():
             self.data = load_samples(recipe.data).to(device)
+            self.counts = torch.bincount(self.data.labels, minlength=self.data.num_classes)
             self.test = load_samples(recipe.data.test_part).to(device) if recipe.measure.test else None
         shape, num_classes = self.data.sample_shape, self.data.num_classes
         self.model: nn.Module = build_model(recipe.model, shape, num_classes, recipe.seed, self.data.vocabulary).to(device)
@@ -181,7 +183,8 @@ class TrainingRun:
                 # What was begun and has no checkpoint is replaced too.
                 content = {**dataclasses.asdict(self.recipe), "changed": changes(self.recipe)}
                 directory.create(content, overwrite=overwrite or resumes)
-                glossary = Glossary({metric.id: metric.title for metric in METRICS.values()}, FLAGS)
+                known = (*METRICS.values(), *group_metrics(self.counts))
+                glossary = Glossary({metric.id: metric.title for metric in known}, FLAGS)
                 directory.begin(environment(self.recipe, self.device, self.processes.size), glossary)
         if 0 in self.measured:
             self._measure()
@@ -254,7 +257,7 @@ class TrainingRun:
             num_classes=self.data.num_classes,
             split="train" if reference is None else "test",
             reference=reference,
-            metrics=_metrics_of(self.recipe, by_reference=reference is not None),
+            metrics=metrics_of(self.recipe, self.counts, by_reference=reference is not None),
             convention=self.recipe.measure.convention,
             path=reference is None,
             group=self.processes.group,
@@ -292,9 +295,3 @@ def _stratified(data: LabeledData, num_samples: int) -> LabeledData:
     share = max(1, num_samples // data.num_classes)
     taken = [(data.labels == k).nonzero().flatten()[:share] for k in range(data.num_classes)]
     return data.subset(torch.cat(taken))
-
-
-def _metrics_of(recipe: Recipe, *, by_reference: bool) -> list[str | Metric]:
-    """Choose the default metrics, with those of the squared loss for a network that is trained by it."""
-    squared = ("snc1", "snc2", "snc3") if recipe.train.loss == "mse" else ()
-    return [*select_metrics(None, by_reference=by_reference), *squared]
