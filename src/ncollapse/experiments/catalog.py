@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fnmatch import fnmatchcase
 
+from ncollapse.experiments.deep import DEEP_EXPERIMENTS
 from ncollapse.experiments.experiment import Experiment
 from ncollapse.experiments.pfc import PFC_EXPERIMENTS
 from ncollapse.experiments.pfc_theory import PFC_THEORY
@@ -14,6 +15,7 @@ from ncollapse.near_words import near_words
 _ALL = (
     *PFC_EXPERIMENTS,
     *PFC_THEORY,
+    *DEEP_EXPERIMENTS,
     *TESTING_EXPERIMENTS,
     *DEPTH_EXPERIMENTS,
 )

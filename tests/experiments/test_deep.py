@@ -1,0 +1,32 @@
+"""Collapse against depth as experiments: decades gained by deeper networks, and by the control with their λ."""
+
+import math
+
+import pytest
+
+from ncollapse.experiments import Work
+from ncollapse.experiments.deep import _least, _Sweep, _tightens, mean_decades
+
+TINY = ("train.epochs=2", "data.per_class=2", "model.width=12", "measure.epochs=0")
+
+
+def test_decades_are_those_below_the_first():
+    assert mean_decades([1.0, 0.1, 0.001]) == pytest.approx(2.0)
+    assert mean_decades([0.1, 1.0]) == pytest.approx(-1.0)
+    assert _least([0.5, -0.2]) == -0.2
+    assert _least([0.5, math.nan]) is None
+
+
+def test_the_control_has_the_decay_of_the_deeper_network(tmp_path):
+    work = Work(0, False, tmp_path, lambda words: None)
+    sweep = _Sweep(work, "deep_rn2_small", TINY, (1, 2), falling=True)
+    decays = [[run.last_objective.weight_decay for run in arm.values()] for arm in (sweep.deep, sweep.control)]
+    assert decays == [[0.005, 0.0025]] * 2
+    assert [run.recipe_entries["model"]["num_blocks"] for run in sweep.control.values()] == [1, 1]
+    found = _tightens(work, "deep_rn2_small", TINY, (1, 2), falling=True)
+    values = {(point.panel, point.line, point.x): point.y for point in found.points}
+    lines = ("networks", "one block with the λ of that depth")
+    gained = [[math.log10(values[name, line, 1] / values[name, line, 2]) for name in ("NC1", "NC2", "NC3")] for line in lines]
+    assert (found.value, found.before) == pytest.approx(tuple(map(min, gained)))
+    # A number that is not there leaves nothing to test.
+    assert math.isnan(sweep.gains(sweep.deep, ["depth_floor"])[0])
