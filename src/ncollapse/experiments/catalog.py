@@ -10,6 +10,7 @@ from ncollapse.experiments.pfc import PFC_EXPERIMENTS
 from ncollapse.experiments.pfc_theory import PFC_THEORY
 from ncollapse.experiments.review_depth import DEPTH_EXPERIMENTS
 from ncollapse.experiments.review_testing import TESTING_EXPERIMENTS
+from ncollapse.experiments.review_transfer import TRANSFER_EXPERIMENTS
 from ncollapse.near_words import near_words
 
 _ALL = (
@@ -18,6 +19,7 @@ _ALL = (
     *DEEP_EXPERIMENTS,
     *TESTING_EXPERIMENTS,
     *DEPTH_EXPERIMENTS,
+    *TRANSFER_EXPERIMENTS,
 )
 EXPERIMENTS: dict[str, Experiment] = {experiment.name: experiment for experiment in _ALL}
 

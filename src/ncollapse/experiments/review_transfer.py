@@ -1,0 +1,237 @@
+"""The review's experiments on class distances and on transfer (arXiv 2206.04041, Sections 4.1.1 and 4.1.2), small."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from ncollapse.analysis import few_shot_accuracy
+from ncollapse.data.batches import Batches
+from ncollapse.data.labeled import LabeledData
+from ncollapse.experiments.experiment import Found, Panel, Point
+from ncollapse.experiments.review_testing import at_end, on_fashion, small_run
+from ncollapse.experiments.work import Work
+from ncollapse.models import build_model
+from ncollapse.probe import collect_features
+from ncollapse.recipes.recipe import Recipe
+from ncollapse.records.reading import Run
+from ncollapse.train.loop import train
+
+_SOURCES = (2, 4, 6, 10)
+# Classes of Fashion-MNIST that networks with up to six source classes have not seen.
+_UNSEEN = 6
+# Tops, shoes, and others: the super-class of each class of Fashion-MNIST.
+COARSE = (0, 2, 0, 2, 0, 1, 0, 1, 2, 1)
+_SHOTS = 5
+
+
+def _of_sources(work: Work, count: int) -> Run:
+    """Return a run on the first so many classes."""
+    return small_run(work, *(() if count == 10 else (f"data.largest_classes={count}",)))
+
+
+def distance_by_classes(work: Work) -> Found:
+    """Follow the class-distance normalized variance of both splits for several numbers of classes."""
+    points, falls = [], []
+    for count in _SOURCES:
+        run = _of_sources(work, count)
+        for split, panel in _FIG8.items():
+            points += [Point(panel.title, f"{count} classes", epoch, at_end(run, "cdnv", split, epoch)) for epoch in run.epochs]
+        falls.append(math.log10(at_end(run, "cdnv", "test", 0) / at_end(run, "cdnv", "test")))
+    return Found(min(falls), tuple(points))
+
+
+def variance_bound(sample: Sequence[Tensor], population: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Return V of the sample, V of the population, and the right side of Equation 16, for all pairs of classes i < j.
+
+    :math:`A = (\lVert \mu_i - \mu_i' \rVert + \lVert \mu_j - \mu_j' \rVert) / \lVert \mu_i - \mu_j \rVert` and
+    :math:`B = (\lvert v_i - v_i' \rvert + \lvert v_j - v_j' \rvert) / (2 \lVert \mu_i' - \mu_j' \rVert^2)` with means and
+    variances of the population and, primed, of the sample: what Galanti et al. bound with high probability, here as it is.
+    """
+    (means, variances), (drawn, drawn_variances) = _moments(population), _moments(sample)
+    pairs = torch.combinations(torch.arange(len(means))).T
+
+    def sums(of_class: Tensor) -> Tensor:
+        return of_class[pairs[0]] + of_class[pairs[1]]
+
+    distances, drawn_distances = (torch.linalg.vector_norm(m[pairs[0]] - m[pairs[1]], dim=1) for m in (means, drawn))
+    a = sums(torch.linalg.vector_norm(means - drawn, dim=1)) / distances
+    b = sums((variances - drawn_variances).abs()) / (2 * drawn_distances.square())
+    found, wanted = sums(drawn_variances) / (2 * drawn_distances.square()), sums(variances) / (2 * distances.square())
+    return found, wanted, (found + b) * (1 + a).square()
+
+
+def _moments(classes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    means = torch.stack([rows.double().mean(dim=0) for rows in classes])
+    squares = [(rows.double() - mean).square().sum(dim=1).mean() for rows, mean in zip(classes, means, strict=True)]
+    return means, torch.stack(squares)
+
+
+def _by_class(features: Tensor, labels: Tensor) -> list[Tensor]:
+    return [features[labels == k] for k in range(int(labels.max()) + 1)]
+
+
+def population_bound(work: Work) -> Found:
+    """Compare variances of the population, the test set, with those of samples of it and of the training set, and the bound."""
+    run = small_run(work)
+    model = work.network(run)
+    layer = run.layers[-1]
+    found = [_features(model, work.samples(run, *part)) for part in ((), _TEST)]
+    population = _by_class(found[1][0][layer], found[1][1])
+    generator = torch.Generator().manual_seed(work.seed)
+    orders = [torch.randperm(len(rows), generator=generator) for rows in population]
+    samples = {f"{n} new": [rows[order[:n]] for rows, order in zip(population, orders, strict=True)] for n in (10, 100)}
+    samples["100 of training"] = _by_class(found[0][0][layer], found[0][1])
+    points, right = [], True
+    for x, sample in samples.items():
+        of_sample, of_population, bound = variance_bound(sample, population)
+        right = right and bool((of_population <= bound).all())
+        for line, values in (("sample", of_sample), ("population", of_population), ("bound", bound)):
+            points.append(Point(_EQ16.title, line, x, float(values.mean())))
+    return Found(right, tuple(points))
+
+
+def _features(model: nn.Module, data: LabeledData) -> tuple[dict[str, Tensor], Tensor]:
+    return collect_features(model, Batches(data, 1000), num_classes=data.num_classes)
+
+
+def new_classes(work: Work) -> Found:
+    """Decide between unseen classes by the nearest center of a few samples, for several numbers of source classes."""
+    data = work.samples(small_run(work), *_TEST)
+    new = data.subset(data.labels >= _UNSEEN)
+    found = {}
+    for count in _SOURCES[:-1]:
+        run = _of_sources(work, count)
+        found[count] = by_depth(work.network(run), new, work.seed)[-1]
+    points = [Point(_SHOT.title, "new classes", count, accuracy) for count, accuracy in found.items()]
+    return Found(found[_SOURCES[-2]] - found[_SOURCES[0]], tuple(points))
+
+
+def new_classes_by_depth(work: Work) -> Found:
+    """Compare first and last layer by how well the center of a few samples decides between unseen classes."""
+    data = work.samples(small_run(work), *_TEST)
+    run = _of_sources(work, _SOURCES[-2])
+    return _first_and_last(work.network(run), untrained(run), data.subset(data.labels >= _UNSEEN), work.seed, -1)
+
+
+def splitting(work: Work) -> Found:
+    """Train on super-classes, and compare first and last layer by how well they tell the classes apart."""
+    run = small_run(work)
+    recipe, data = Recipe.from_json((run.path / "recipe.json").read_text()), work.samples(run)
+    coarse = with_labels(data, COARSE)
+    before = build_model(recipe.model, data.sample_shape, coarse.num_classes, work.seed, None)
+    model = deepcopy(before)
+    for record in train(model, coarse, recipe.training, seed=work.seed, should_stop=work.should_stop):
+        work.say(f"training on super-classes: epoch {record.epoch} of {recipe.train.epochs}")
+    return _first_and_last(model, before, work.samples(run, *_TEST), work.seed, -1)
+
+
+def merging(work: Work) -> Found:
+    """Train on classes, and compare first and last layer by how well they tell super-classes apart."""
+    run = small_run(work)
+    return _first_and_last(work.network(run), untrained(run), with_labels(work.samples(run, *_TEST), COARSE), work.seed, 1)
+
+
+def untrained(run: Run) -> nn.Module:
+    """Return the network of a run before its training."""
+    recipe = Recipe.from_json((run.path / "recipe.json").read_text())
+    return build_model(recipe.model, (1, 28, 28), recipe.data.largest_classes or 10, recipe.seed, None)
+
+
+def with_labels(data: LabeledData, labels: Sequence[int]) -> LabeledData:
+    """Return the samples with the classes that a list maps theirs to."""
+    return replace(data, labels=torch.tensor(labels)[data.labels], num_classes=max(labels) + 1)
+
+
+def _first_and_last(model: nn.Module, before: nn.Module, data: LabeledData, seed: int, sign: int) -> Found:
+    found = {"after training": by_depth(model, data, seed), "before training": by_depth(before, data, seed)}
+    points = [Point(_SHOT_DEPTH.title, line, depth, y) for line, ys in found.items() for depth, y in enumerate(ys)]
+    after, earlier = (sign * (ys[-1] - ys[0]) for ys in found.values())
+    return Found(after, tuple(points), earlier)
+
+
+def by_depth(model: nn.Module, data: LabeledData, seed: int) -> list[float]:
+    """Return the accuracy of the nearest center of five samples per class at every layer."""
+    features, labels = collect_features(model.eval(), Batches(data, 1000), num_classes=data.num_classes)
+    return [
+        few_shot_accuracy(layer, labels, shots=_SHOTS, ways=data.num_classes, episodes=100, seed=seed).accuracy
+        for layer in features.values()
+    ]
+
+
+_TEST = ("data.split=test", "data.per_class=500")
+_FIG8 = {split: Panel(f"Class-distance normalized variance, {split}", "epoch", log_x=True) for split in ("train", "test")}
+_EQ16 = Panel("Class-distance normalized variance, mean over pairs", "samples of each class")
+_SHOT = Panel(f"Accuracy of {_SHOTS}-shot nearest centers", "source classes")
+_SHOT_DEPTH = Panel(f"Accuracy of {_SHOTS}-shot nearest centers", "layer")
+_GROUPS = "tops, shoes and others"
+_DRAWN = f"nearest centers of {_SHOTS} test samples of each, over 100 episodes"
+
+TRANSFER_EXPERIMENTS = (
+    on_fashion(
+        "review:fig8",
+        "Figure 8",
+        "Class-distance normalized variance on test data, by the number of classes",
+        "Test data collapses in training too, though less than training data, whatever the number of classes.",
+        "Decades by which the class-distance normalized variance of test data falls in training at the last layer; the "
+        f"smallest over networks with {', '.join(map(str, _SOURCES))} classes.",
+        distance_by_classes,
+        tuple(_FIG8.values()),
+    ),
+    on_fashion(
+        "review:eq16",
+        "Equation 16",
+        "The variance of a population is bounded by that of a sample",
+        "The class-distance normalized variance of a population is at most (V + B)(1 + A)², V being that of a sample.",
+        "It is, for all pairs of classes, with A and B from the true deviations of means and variances. The test set is the "
+        "population; samples are drawn from it, or are the training set.",
+        population_bound,
+        (_EQ16,),
+        checks_code=True,
+    ),
+    on_fashion(
+        "review:few-shot",
+        "Section 4.1.2",
+        "More source classes transfer better to new ones",
+        "Collapsed features transfer well to few-shot learning of new classes if there were many source classes.",
+        f"Accuracy at the last layer on the four classes that were not trained on ({_DRAWN}): with {_SOURCES[-2]} source "
+        f"classes minus that with {_SOURCES[0]}.",
+        new_classes,
+        (_SHOT,),
+    ),
+    on_fashion(
+        "review:few-shot-depth",
+        "Section 4.1.2",
+        "Collapsed features transfer worse to new classes",
+        "The rigid structure of collapsed features transfers relatively badly to other tasks.",
+        f"Accuracy on the four classes that were not trained on ({_DRAWN}): at the first layer minus that at the last one, "
+        "which is the most collapsed.",
+        new_classes_by_depth,
+        (_SHOT_DEPTH,),
+    ),
+    on_fashion(
+        "review:split",
+        "Section 4.1.2",
+        "Collapse hurts splitting",
+        "A network that has collapsed super-classes can hardly tell the classes within them apart.",
+        f"A network is trained on {_GROUPS}. Accuracy on the ten classes ({_DRAWN}): at the first layer minus that at the last "
+        "one, which is the most collapsed.",
+        splitting,
+        (_SHOT_DEPTH,),
+    ),
+    on_fashion(
+        "review:merge",
+        "Section 4.1.2",
+        "Collapse helps merging",
+        "A network that has collapsed classes can easily merge them into super-classes.",
+        f"A network is trained on ten classes. Accuracy on {_GROUPS} ({_DRAWN}): at the last layer, which is the most "
+        "collapsed, minus that at the first one.",
+        merging,
+        (_SHOT_DEPTH,),
+    ),
+)

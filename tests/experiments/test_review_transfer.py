@@ -1,0 +1,45 @@
+"""What the review's experiments on transfer compute themselves, against independent computations."""
+
+import numpy as np
+import pytest
+import torch
+
+from ncollapse.data.labeled import LabeledData
+from ncollapse.experiments.review_transfer import variance_bound, with_labels
+from ncollapse.metrics import cdnv
+from ncollapse.statistics.moments import ClassMoments
+
+
+def drawn(seed, sizes, dim=4):
+    generator = torch.Generator().manual_seed(seed)
+    return [3 * k + torch.randn(n, dim, generator=generator, dtype=torch.float64) for k, n in enumerate(sizes)]
+
+
+def test_the_variance_is_that_of_the_metric_and_its_bound_that_of_equation_16():
+    population, sample = drawn(1, (40, 50, 60)), drawn(2, (5, 6, 7))
+    found, wanted, bound = variance_bound(sample, population)
+    for classes, values in ((sample, found), (population, wanted)):
+        labels = torch.cat([torch.full((len(rows),), k) for k, rows in enumerate(classes)])
+        assert float(values.mean()) == pytest.approx(float(cdnv(ClassMoments.from_batch(torch.cat(classes), labels, 3))))
+    (m0, m2), (s0, s2) = ([part[k].numpy().mean(axis=0) for k in (0, 2)] for part in (population, sample))
+    (v0, v2), (w0, w2) = ([part[k].numpy().var(axis=0).sum() for k in (0, 2)] for part in (population, sample))
+    a = (np.linalg.norm(m0 - s0) + np.linalg.norm(m2 - s2)) / np.linalg.norm(m0 - m2)
+    b = (abs(v0 - w0) + abs(v2 - w2)) / (2 * np.linalg.norm(s0 - s2) ** 2)
+    right = ((w0 + w2) / (2 * np.linalg.norm(s0 - s2) ** 2) + b) * (1 + a) ** 2
+    assert float(bound[1]) == pytest.approx(right, rel=1e-12)
+    assert bool((wanted <= bound).all())
+
+
+def test_the_bound_is_tight_for_the_population_itself():
+    population = drawn(3, (10, 20))
+    found, wanted, bound = variance_bound(population, population)
+    assert torch.equal(found, wanted)
+    assert torch.equal(bound, wanted)
+
+
+def test_labels_are_mapped_and_samples_kept():
+    data = LabeledData(torch.arange(6.0).reshape(3, 2), torch.tensor([2, 0, 1]), 3, "three")
+    coarse = with_labels(data, (0, 1, 1))
+    assert coarse.labels.tolist() == [1, 0, 1]
+    assert coarse.num_classes == 2
+    assert torch.equal(coarse.inputs, data.inputs)
