@@ -9,6 +9,7 @@ from ncollapse.experiments.experiment import Experiment
 from ncollapse.experiments.pfc import PFC_EXPERIMENTS
 from ncollapse.experiments.pfc_theory import PFC_THEORY
 from ncollapse.experiments.review_depth import DEPTH_EXPERIMENTS
+from ncollapse.experiments.review_strangers import STRANGERS_EXPERIMENTS
 from ncollapse.experiments.review_testing import TESTING_EXPERIMENTS
 from ncollapse.experiments.review_transfer import TRANSFER_EXPERIMENTS
 from ncollapse.near_words import near_words
@@ -20,6 +21,7 @@ _ALL = (
     *TESTING_EXPERIMENTS,
     *DEPTH_EXPERIMENTS,
     *TRANSFER_EXPERIMENTS,
+    *STRANGERS_EXPERIMENTS,
 )
 EXPERIMENTS: dict[str, Experiment] = {experiment.name: experiment for experiment in _ALL}
 

@@ -22,11 +22,23 @@ _SMALL = (
     "measure.test=true",
     "measure.transport_samples=0",
 )
-# Optimizers by name, each with its learning rate.
-_OPTIMIZERS = {"SGD": (), "Adam": ("train.optimizer=adam", "train.learning_rate=0.002")}
+# Optimizers by name, each with its learning rate. An epoch of L-BFGS is 20 steps on all samples, with a line search each.
+_OPTIMIZERS = {
+    "SGD": (),
+    "Adam": ("train.optimizer=adam", "train.learning_rate=0.002"),
+    "L-BFGS": (
+        "train.optimizer=lbfgs",
+        "train.learning_rate=1",
+        "train.clip_norm=null",
+        "train.milestones=[]",
+        "train.epochs=10",
+        "measure.epochs=[0,2,5,10]",
+    ),
+}
 # Networks that differ in one setting.
 _NETWORKS = {
-    **_OPTIMIZERS,
+    "SGD": _OPTIMIZERS["SGD"],
+    "Adam": _OPTIMIZERS["Adam"],
     "2 blocks": ("model.num_blocks=2",),
     "10 blocks": ("model.num_blocks=10",),
     "width 16": ("model.width=16",),
@@ -156,7 +168,7 @@ TESTING_EXPERIMENTS = (
         "review:fig6",
         "Figure 6, and 3.1.5",
         "All optimizers lead to collapse, with random labels too",
-        "Networks collapse on the training set whichever optimizer trains them, on random labels too.",
+        "Networks collapse on the training set whichever optimizer trains them (SGD, Adam or L-BFGS), on random labels too.",
         "Decades by which PFC1 of the last layer falls in training, the smallest over optimizers and over true and random "
         "labels, minus one: positive if it always falls to less than a tenth.",
         optimizers_collapse,
