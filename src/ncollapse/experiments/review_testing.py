@@ -29,6 +29,7 @@ _OPTIMIZERS = {
     "L-BFGS": (
         "train.optimizer=lbfgs",
         "train.learning_rate=1",
+        "train.batch_size=1000",
         "train.clip_norm=null",
         "train.milestones=[]",
         "train.epochs=10",
