@@ -11,6 +11,7 @@ from ncollapse.data import DataConfig, digits, gaussian_mixture, load_samples
 from ncollapse.data.catalog import empty_like_data
 from ncollapse.data.sources import FASHION_MNIST
 from ncollapse.data.text_sets import WORDNET
+from ncollapse.recipes.data import COARSE
 
 
 def test_demo_data() -> None:
@@ -111,6 +112,26 @@ def test_sizes_of_a_long_tail_are_those_of_long_tailed_cifar() -> None:
     # Cui et al. (2019): CIFAR-10 with the factor 100 has 12,406 images.
     assert DataConfig(imbalance=100).class_counts(5000, 10) == (5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50)
     assert DataConfig(imbalance=10, minority=7).class_counts(6000, 10) == (*[6000] * 3, *[600] * 7)
+
+
+def test_coarse_labels_group_the_classes_of_the_same_samples() -> None:
+    fine, coarse = (load_samples(DataConfig(per_class=5, labels=labels)) for labels in ("fine", "coarse"))
+    assert coarse.inputs.equal(fine.inputs)
+    assert coarse.labels.equal(fine.labels % 2)
+    assert (coarse.num_classes, empty_like_data(DataConfig(labels="coarse")).num_classes) == (2, 2)
+    # Of the four largest classes, which are not the first ones.
+    largest = load_samples(DataConfig(largest_classes=4, labels="coarse"))
+    sizes = digits().labels.bincount()
+    kept = sizes.argsort(descending=True, stable=True)[:4].sort().values
+    assert largest.labels.bincount().tolist() == [sizes[kept[kept % 2 == r]].sum() for r in sorted(set((kept % 2).tolist()))]
+    with pytest.raises(ValueError, match=r"data.labels=coarse needs one of digits, mnist, fashion_mnist, wordnet, got cifar10"):
+        DataConfig("cifar10", labels="coarse")
+
+
+def test_parts_of_speech_are_those_of_wordnet() -> None:
+    # lexnames(5WN): 00 and 01 adj, 02 adv, 03 noun.Tops to 28 noun.time, 29 verb.body to 43 verb.weather, 44 adj.ppl
+    assert len(COARSE["wordnet"]) == 45
+    assert [COARSE["wordnet"][k] for k in (0, 1, 2, 3, 28, 29, 43, 44)] == [2, 2, 3, 0, 0, 1, 1, 2]
 
 
 def test_an_imbalance_keeps_the_first_samples_of_each_class_of_the_training_split() -> None:

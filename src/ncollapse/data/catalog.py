@@ -18,7 +18,7 @@ from ncollapse.data.sources import FASHION_MNIST, MNIST, ImageSet, load_image_se
 from ncollapse.data.synthetic import gaussian_mixture
 from ncollapse.data.text import NUM_SPECIAL, load_text_set
 from ncollapse.data.text_sets import TEXT_SETS, TextSet
-from ncollapse.recipes.data import DataConfig
+from ncollapse.recipes.data import COARSE, DataConfig
 
 
 def load_samples(config: DataConfig) -> LabeledData:
@@ -35,9 +35,11 @@ def load_samples(config: DataConfig) -> LabeledData:
         (20, 20, 4)
     """
     data = _LOADERS[config.name](config)
+    kept = list(range(data.num_classes))
     if config.largest_classes is not None:
         training = data if config.split == "train" else _LOADERS[config.name](replace(config, split="train"))
         data = data.largest_classes(config.largest_classes, training)
+        kept = sorted(training.classes_by_size()[: data.num_classes].tolist())
     if config.name == "digits" and config.split == "test" and config.per_class is not None:
         data = _left_over(data, config.per_class)
     elif config.per_class is not None:
@@ -45,6 +47,8 @@ def load_samples(config: DataConfig) -> LabeledData:
     if config.imbalance > 1 and config.split == "train":
         counts = torch.bincount(data.labels, minlength=data.num_classes)
         data = data.first_of_each(config.class_counts(int(counts.min()), data.num_classes))
+    if config.labels == "coarse":
+        data = data.merge_classes([COARSE[config.name][k] for k in kept])
     if config.corrupt > 0:
         data = data.corrupt_labels(config.corrupt, config.seed)
     return data
@@ -87,6 +91,9 @@ def empty_like_data(config: DataConfig) -> LabeledData:
         data = data.largest_classes(config.largest_classes)
     if config.minority is not None:
         config.class_counts(config.per_class or sys.maxsize, data.num_classes)
+    if config.labels == "coarse":
+        # Which classes are the largest is not known here.
+        data = data.merge_classes(COARSE[config.name][: data.num_classes])
     return data
 
 

@@ -183,10 +183,27 @@ class LabeledData:
             raise ValueError(
                 f"largest_classes of '{self.name}' must be between 1 and {self.num_classes}, got {n}. Ask for fewer."
             )
-        counts = torch.bincount((counted or self).labels, minlength=self.num_classes)
-        kept = counts.argsort(descending=True, stable=True)[:n].sort().values
+        kept = (counted or self).classes_by_size()[:n].sort().values
         taken = torch.isin(self.labels, kept)
         return replace(self, inputs=self.inputs[taken], labels=torch.searchsorted(kept, self.labels[taken]), num_classes=n)
+
+    def classes_by_size(self) -> Tensor:
+        """Return the classes, those with the most samples first, of equal ones those of smaller index; shape (K,)."""
+        return torch.bincount(self.labels, minlength=self.num_classes).argsort(descending=True, stable=True)
+
+    def merge_classes(self, groups: Sequence[int]) -> "LabeledData":
+        """Return the same samples with the group of their class as label; groups are numbered in order, without gaps.
+
+        Args:
+            groups: Of every class, K integers.
+
+        Raises:
+            ValueError: If there is not one for every class.
+        """
+        if len(groups) != self.num_classes:
+            raise ValueError(f"groups must be one for each of the {self.num_classes} classes, got {len(groups)}. Pass all.")
+        numbers, index = torch.unique(torch.tensor(groups, device=self.labels.device), return_inverse=True)
+        return replace(self, labels=index[self.labels], num_classes=len(numbers))
 
     def shard(self, index: int, count: int) -> "LabeledData":
         """Return every ``count``-th sample, beginning at ``index``: an exact partition over processes.

@@ -21,6 +21,16 @@ DataName = Literal[
     "images",
 ]
 Split = Literal["train", "test"]
+_PARITY = tuple(k % 2 for k in range(10))
+# Fashion-MNIST in pairs of like classes, so that coarse classes are equally large: T-shirt and shirt, trousers and dress,
+# pullover and coat, sandal and bag, sneaker and boot. WordNet by part of speech: noun, verb, adjective, adverb.
+COARSE: dict[str, tuple[int, ...]] = {
+    "digits": _PARITY,
+    "mnist": _PARITY,
+    "fashion_mnist": (0, 1, 2, 1, 2, 3, 0, 4, 3, 4),
+    "wordnet": (2, 2, 3, *[0] * 26, *[1] * 15, 2),
+}
+"""The coarse class of every class, of the data sets that have ``labels="coarse"``."""
 Scaling = Literal["norm64", "standard", "none"]
 """``standard``: global mean 0 and standard deviation 1, so E|x|^2 is about d. ``norm64``: the same, then multiplied by
 sqrt(64/d), so E|x|^2 is about 64 whatever the size of the image. ``none``: pixels in [0, 1]."""
@@ -52,6 +62,9 @@ class DataConfig:
         length: Of texts: words that are kept, 1 or more.
         imbalance: R, 1 or more: how many times as many training samples the largest class has as the smallest one, the first
             samples of each. A test split keeps its sizes.
+        labels: ``fine`` are the classes of the data set, ``coarse`` groups of them, for transfer between the two: odd and even
+            digits, five pairs of like classes of Fashion-MNIST, WordNet's parts of speech. All other fields are about the fine
+            classes, so that both have the same samples; only ``corrupt`` draws among the coarse ones.
         minority: With an imbalance, the number of classes, the last ones, that have 1/R of the samples of the others (a step).
             None makes a long tail, sizes that fall by one factor from class to class (Cui et al. 2019, CVPR).
 
@@ -72,6 +85,7 @@ class DataConfig:
     length: int = 256
     imbalance: float = 1.0
     minority: int | None = None
+    labels: Literal["fine", "coarse"] = "fine"
 
     def __post_init__(self) -> None:
         check_choices("data", self)
@@ -83,6 +97,8 @@ class DataConfig:
                 "The test part of the digits is what data.per_class leaves over of each class, got none. Set data.per_class to "
                 "173 or less, or use another data set."
             )
+        if self.labels == "coarse" and self.name not in COARSE:
+            raise ValueError(f"data.labels=coarse needs one of {', '.join(COARSE)}, got {self.name}. Use data.labels=fine.")
         if not 1 <= self.imbalance < math.inf:
             raise ValueError(f"data.imbalance must be 1 or more and finite, got {self.imbalance}. 1 leaves the classes equal.")
 

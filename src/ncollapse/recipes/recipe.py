@@ -93,6 +93,7 @@ _FIELDS_NOT_IN_FINGERPRINT = {
     "data.length": 256,
     "data.imbalance": 1.0,
     "data.minority": None,
+    "data.labels": "fine",
     "measure.test": False,
 }
 
