@@ -3,12 +3,14 @@
 import dataclasses
 import gzip
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ncollapse.data import DataFileError, DataNotFoundError
+from ncollapse.data.locations import describe_location
 from ncollapse.data.places import search_places
 from ncollapse.data.sources import FASHION_MNIST, MNIST, ImageSet, load_image_set
 
@@ -109,6 +111,23 @@ def test_nothing_found_names_every_place_and_the_way_out(tmp_path: Path, small_s
     assert message.endswith(
         "or $NCOLLAPSE_DATA, or allow its download with --set data.download=true (download=True in Python), or ask a friend."
     )
+
+
+@pytest.mark.usefixtures("small_set")
+def test_files_of_the_other_set_of_the_family_are_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path / "first")
+    put(tmp_path / "second", shift=4)
+    sums = [{name: hashlib.md5(content(name, shift)).hexdigest() for name in NAMES} for shift in (0, 4)]
+    mnist, fashion = (dataclasses.replace(known, md5=md5) for known, md5 in zip((MNIST, FASHION_MNIST), sums, strict=True))
+    monkeypatch.setattr("ncollapse.data.sources.MNIST", mnist)
+    monkeypatch.setattr("ncollapse.data.sources.FASHION_MNIST", fashion)
+    for order in (("first", "second"), ("second", "first")):
+        monkeypatch.setenv("NCOLLAPSE_DATA", os.pathsep.join(str(tmp_path / name) for name in order))
+        assert [labels_of(known) for known in (mnist, fashion)] == [[0, 1, 2], [4, 5, 6]]
+    monkeypatch.setenv("NCOLLAPSE_DATA", str(tmp_path / "second"))
+    monkeypatch.setattr("ncollapse.data.locations._IMAGE_SETS", {"mnist": mnist, "fashion_mnist": fashion})
+    assert describe_location("mnist").startswith("not found: MNIST (train) was needed")
+    assert describe_location("fashion_mnist") == f"found: {tmp_path / 'second' / NAMES[0]}.gz"
 
 
 def test_files_of_another_set_are_refused(tmp_path: Path, small_set: ImageSet) -> None:

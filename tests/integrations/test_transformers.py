@@ -185,14 +185,15 @@ def test_two_processes_write_one_run(tmp_path):
     assert sorted(path.name for path in tmp_path.glob("mine*")) == ["mine"]
 
 
-def test_a_training_that_ends_inside_an_epoch_ends_its_run_with_that_one(tmp_path):
+def test_a_training_of_so_many_steps_is_a_run_over_steps(tmp_path):
     callback = NeuralCollapseCallback(num_classes=K, metrics=["pfc1"], every=2, out=tmp_path / "mine")
     fit(tmp_path, callback, max_steps=15)
     run = read_run(tmp_path / "mine")
-    # Six steps an epoch: it was the third, half of it.
+    # Six steps an epoch: it ended in the middle of the third, which is no whole epoch.
     assert callback.path == tmp_path / "mine"
-    assert [(item.time, item.step) for item in run.recording.times] == [(1, 6), (2, 12), (3, 15)]
-    assert (run.epochs, run.status.epoch, run.status.epochs, run.status.state) == ((2, 3), 3, 3, "finished")
+    assert [(item.time, item.step) for item in run.recording.times] == [(6, 6), (12, 12), (15, 15)]
+    assert (run.unit, run.epochs, run.status.epoch, run.status.epochs) == ("step", (12, 15), 15, 15)
+    assert (run.status.state, run.history) == ("finished", ())
     assert {row.epoch for row in callback.table} == {2.0, 2.5}
 
 

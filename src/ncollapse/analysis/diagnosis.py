@@ -21,6 +21,7 @@ from ncollapse.depth.similarity import cka_matrix
 from ncollapse.extras import missing_extra
 from ncollapse.hooks.batch_io import Call, Unpack, unpack_batch
 from ncollapse.hooks.tap import LayerChoice
+from ncollapse.near_words import names_near_arguments
 from ncollapse.probe.memory import available_memory, parse_bytes
 from ncollapse.records.csv_tables import class_text, pair_text, rows_text
 from ncollapse.records.file_names import CLASSES, LAYERS, PAIRS
@@ -112,6 +113,7 @@ class Diagnosis:
         return f"Diagnosis({len(self.record.layers)} layers, {len(self.record.classes)} classes, {len(self.rows)} rows)"
 
 
+@names_near_arguments
 def diagnose(
     model: nn.Module,
     batches: Iterable[Any],

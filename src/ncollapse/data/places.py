@@ -41,13 +41,18 @@ def _cache_folder() -> Path:
 
 def search_places(system_folder: Path, root: str | None) -> tuple[Path, ...]:
     """List the folders in which a data set is looked for, first hit wins."""
-    named = [_expanded(place) for place in (root, os.environ.get("NCOLLAPSE_DATA")) if place]
+    named = [_expanded(place) for place in (root, *_named_by_variable()) if place]
     return (*named, Path("data").absolute(), _cache_folder(), system_folder)
 
 
 def download_folder(root: str | None) -> Path:
     """Say where downloaded files are kept."""
-    return _expanded(root or os.environ.get("NCOLLAPSE_DATA") or _cache_folder())
+    return _expanded(root or next(iter(_named_by_variable()), None) or _cache_folder())
+
+
+def _named_by_variable() -> list[str]:
+    """Return the folders of $NCOLLAPSE_DATA, which are separated like those of $PATH."""
+    return [place for place in os.environ.get("NCOLLAPSE_DATA", "").split(os.pathsep) if place]
 
 
 def _expanded(place: str | Path) -> Path:

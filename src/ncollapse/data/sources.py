@@ -53,7 +53,8 @@ MNIST = ImageSet(
         "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
         "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
     },
-    hint="or put its four files *-ubyte.gz, or Keras' mnist.npz, into the folder that root names",
+    hint="or put its four files *-ubyte.gz, or Keras' mnist.npz, into the folder that root names (files of Fashion-MNIST, which "
+    "have the same names, are passed over)",
 )
 
 FASHION_MNIST = ImageSet(
@@ -108,12 +109,21 @@ def find_image_set(image_set: ImageSet, split: Split, root: str | None) -> tuple
     for place in search_places(image_set.system_folder, root):
         for directory in (place / image_set.folder / "raw", place):
             found = _find_pair(directory, _FILE_NAMES[split])
-            if found:
+            if found and not any(_holds(other, found[1]) for other in (MNIST, FASHION_MNIST) if other.name != image_set.name):
                 return found
         archive = place / f"{image_set.name}.npz"
         if archive.is_file():
             return (archive,)
     return ()
+
+
+def _holds(image_set: ImageSet, labels: Path) -> bool:
+    """Whether a file of labels is that of a set: two sets of the family have files of the same names."""
+    try:
+        read_idx(labels, image_set.md5[labels.name.removesuffix(".gz")], image_set.most_bytes("train"))
+    except (DataFileError, OSError):
+        return False
+    return True
 
 
 def _find_pair(directory: Path, names: tuple[str, str]) -> tuple[Path, ...] | None:

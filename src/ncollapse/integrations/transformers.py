@@ -40,7 +40,8 @@ class NeuralCollapseCallback(RecordingCallback, TrainerCallback):
             nothing if ``out`` is given. A file that holds another table is left as it is, and one beside it is used.
         out: A folder, such as "runs/mine", that becomes a run directory, of which ``ncollapse report`` makes a page; see
             ``ncollapse.Recorder``. It is over epochs, or over steps for the other units. It is continued if the training is; a
-            folder that holds something else is left as it is. A training that ends inside an epoch ends with that one.
+            folder that holds something else is left as it is. With ``max_steps`` it is over steps, whatever the unit is, since
+            such a training may end inside an epoch.
         recipe: As in ``ncollapse.Recorder``.
         report: A function that is also called with the values by ``nc/<layer>/<metric>``. With ``trainer.log`` they reach the
             trainer's history and its loggers: ``trainer.add_callback(NeuralCollapseCallback(..., report=trainer.log))``.
@@ -73,6 +74,7 @@ class NeuralCollapseCallback(RecordingCallback, TrainerCallback):
         super().__init__(Measurer(every, network, log, given, prefers_path=out is not None), out, recipe)
         self._unit, self._loader, self._report = unit, loader, report
         self._evaluations = 0
+        self._counted: Literal["epoch", "step"] = "epoch"
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Check that the training can be measured, and create the log, before the training starts."""
@@ -82,9 +84,9 @@ class NeuralCollapseCallback(RecordingCallback, TrainerCallback):
                 "Measure a checkpoint with ncollapse.measure."
             )
         self.begin_log(args.output_dir, all_processes(args.world_size), resume=state.global_step > 0)
-        counted: Literal["epoch", "step"] = "epoch" if self._unit == "epoch" else "step"
-        total = state.num_train_epochs if counted == "epoch" else state.max_steps
-        self.begin_run(counted, total, kwargs["model"], kwargs.get("optimizer"), resume=state.global_step > 0)
+        self._counted = "epoch" if self._unit == "epoch" and args.max_steps <= 0 else "step"
+        total = state.num_train_epochs if self._counted == "epoch" else state.max_steps
+        self.begin_run(self._counted, total, kwargs["model"], kwargs.get("optimizer"), resume=state.global_step > 0)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Measure, if epochs are counted and it is due."""
@@ -93,7 +95,7 @@ class NeuralCollapseCallback(RecordingCallback, TrainerCallback):
         if self._measurer.is_due(_begun(state.epoch), state.num_train_epochs):
             self._record(args, state, kwargs)
         else:
-            self.record_time(_begun(state.epoch), step=state.global_step)
+            self.record_time(self._time(state), step=state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Measure, if steps are counted and it is due."""
@@ -114,10 +116,12 @@ class NeuralCollapseCallback(RecordingCallback, TrainerCallback):
             batches = share_of(held["train_dataloader"] if self._loader is None else self._loader, processes)
         place = {"epoch": state.epoch, "step": state.global_step, "processes": processes}
         measured = self._measurer.record(held["model"], batches, **place)
-        time = _begun(state.epoch) if self._unit == "epoch" else state.global_step
-        self.record_time(time, measured, step=state.global_step, epoch=state.epoch)
+        self.record_time(self._time(state), measured, step=state.global_step, epoch=state.epoch)
         if self._report is not None:
             self._report(scalars(measured))
+
+    def _time(self, state: Any) -> int:
+        return _begun(state.epoch) if self._counted == "epoch" else int(state.global_step)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Mark the run as finished."""

@@ -20,6 +20,7 @@ from ncollapse.measurement.path_choice import PathChoice, path_words
 from ncollapse.measurement.table import measurement_of
 from ncollapse.measurement.totals import Totals
 from ncollapse.metrics.selection import MetricChoice
+from ncollapse.near_words import names_near_arguments
 from ncollapse.probe.class_choice import ClassChoice, default_classes
 from ncollapse.probe.first_pass import collect
 from ncollapse.probe.group_checks import check_same_network, classifier_of, first_buffers, shared_plan
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 
+@names_near_arguments
 def measure(
     model: nn.Module,
     batches: Iterable[Any],
@@ -212,6 +214,7 @@ def evaluate(request: Request, totals: Totals, chosen: str) -> Measurement:
     )
 
 
+@names_near_arguments
 def measure_features(
     features: Tensor | Mapping[str, Tensor],
     labels: Tensor,

@@ -25,6 +25,7 @@ from ncollapse.hooks.untouched import Untouched
 from ncollapse.measurement.measurement import Measurement
 from ncollapse.measurement.path_choice import PathChoice
 from ncollapse.metrics.selection import MetricChoice
+from ncollapse.near_words import names_near_arguments
 from ncollapse.probe.class_choice import ClassChoice
 from ncollapse.probe.group_checks import classifier_of, shared_plan
 from ncollapse.probe.layer_batch import LayerBatch
@@ -43,6 +44,7 @@ Mode = Literal["train", "eval"]
 _TRACED_NOW: WeakSet[nn.Module] = WeakSet()
 
 
+@names_near_arguments
 def watch(
     model: nn.Module,
     *,
