@@ -10,7 +10,7 @@ from matplotlib.patheffects import withStroke
 
 from ncollapse.drawing import plot_last_layer, plot_over_depth, plot_over_epochs, save_figures
 from ncollapse.drawing.figures import render
-from ncollapse.drawing.style import depth_colors, epoch_ticks, fit_linear, log_ticks, short
+from ncollapse.drawing.style import depth_colors, epoch_ticks, fit_linear, log_ticks, short, short_layer
 from ncollapse.records import ReportError, read_run
 from ncollapse.records.errors import RunDirectoryError
 
@@ -249,6 +249,13 @@ def test_colors_of_depth_are_distinct_and_long_names_give_way_in_the_middle():
     assert len(depth_colors(1)) == 1
     assert short("abcdefghij", 5) == "ab…ij"
     assert short("abcde", 5) == "abcde"
+
+
+def test_names_of_layers_keep_their_number_and_their_end():
+    assert short_layer("bert.encoder.layer.0") == "bert.encoder.layer.0"
+    assert short_layer("distilbert.transformer.layer.11") == "d.transformer.layer.11"
+    assert short_layer("distilbert.transformer.layer.11.output_layer_norm", 27) == "d.t.l.11.output_layer_norm"
+    assert short_layer("a" * 30, 5) == "aa…aa"
 
 
 @pytest.mark.parametrize(

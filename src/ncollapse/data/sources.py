@@ -53,8 +53,8 @@ MNIST = ImageSet(
         "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
         "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
     },
-    hint="or put its four files *-ubyte.gz, or Keras' mnist.npz, into the folder that root names (files of Fashion-MNIST, which "
-    "have the same names, are passed over)",
+    hint="or put its four files *-ubyte.gz, or Keras' mnist.npz, into the folder that root names (files of Fashion-MNIST, "
+    "which have the same names, are passed over)",
 )
 
 FASHION_MNIST = ImageSet(

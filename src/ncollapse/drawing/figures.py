@@ -129,7 +129,7 @@ def plot_last_layer(run: Run, *, ax: AxesChoice = None) -> Figure:
         ValueError: If there is not one Axes per panel.
     """
     if len(run.epochs) == 1:
-        panel = Panel("nc", f"Last layer, {style.short(run.measured_layers[-1])}", "", log=True)
+        panel = Panel("nc", f"Last layer, {style.short_layer(run.measured_layers[-1])}", "", log=True)
         if ax is not None:
             return _draw_into(ax, [panel], lambda axes, _: draw_last_values(axes, run))
         with style.house_style():
@@ -264,7 +264,7 @@ def _layer_entries(run: Run, depths: Sequence[int]) -> tuple[list[Line2D], list[
     stride = -(-len(depths) // _MOST_LEGEND_ENTRIES)
     shown = sorted({*depths[::stride], depths[-1]})
     handles = [Line2D([], [], color=colors[depth], marker="o", markersize=5, linewidth=1.5) for depth in shown]
-    return handles, [f"{depth}  {style.short(run.measured_layers[depth])}" for depth in shown]
+    return handles, [f"{depth}  {style.short_layer(run.measured_layers[depth])}" for depth in shown]
 
 
 def _floor_entry(figure: Figure) -> tuple[list[Line2D], list[str]]:

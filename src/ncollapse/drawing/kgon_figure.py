@@ -57,7 +57,7 @@ class _Panel:
 
     def name(self) -> None:
         """Write depth and name of the layer above it."""
-        depth, name = self._kgon.samples.header.depths[self._layer], style.short(self._kgon.layers[self._layer], 20)
+        depth, name = self._kgon.samples.header.depths[self._layer], style.short_layer(self._kgon.layers[self._layer], 20)
         self._axes.set_title(f"{depth}  {name}", fontsize=7.5, color=style.INK, pad=1, parse_math=False)
 
     def show(self, picture: Picture) -> None:

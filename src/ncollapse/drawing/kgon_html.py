@@ -56,10 +56,15 @@ def _figures(kgon: Kgon) -> str:
     labels = kgon.samples.epochs[kgon.epochs[-1]].labels
     entries = zip(kgon.layers, kgon.samples.header.depths, kgon.pictures(kgon.epochs[-1]), strict=True)
     return "".join(
-        f"<figure><figcaption><b>{depth}</b> {html.escape(name)}</figcaption>{_svg(kgon, picture, labels, name)}"
+        f"<figure><figcaption><b>{depth}</b> {breakable(name)}</figcaption>{_svg(kgon, picture, labels, name)}"
         f'<p class="note">{picture.note}</p></figure>'
         for name, depth, picture in entries
     )
+
+
+def breakable(name: str) -> str:
+    """Escape the name of a layer, and let a line break behind its dots."""
+    return html.escape(name).replace(".", ".<wbr>")
 
 
 def _key(kgon: Kgon) -> str:

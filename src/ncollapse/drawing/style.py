@@ -124,6 +124,16 @@ def short(name: str, length: int = 26) -> str:
     return name if len(name) <= length else f"{name[:half]}…{name[-half:]}"
 
 
+def short_layer(name: str, length: int = 26) -> str:
+    """Shorten the name of a layer: the modules it lies in give way first, down to a letter, since the last parts tell most."""
+    parts = name.split(".")
+    for i, part in enumerate(parts[:-1]):
+        if len(".".join(parts)) <= length:
+            break
+        parts[i] = part[:1] if part.isalpha() or "_" in part else part
+    return short(".".join(parts), length)
+
+
 def count_layers(axes: Axes, num_layers: int) -> None:
     """Set an x axis that counts layers."""
     axes.set_xticks(range(0, num_layers, -(-num_layers // _MOST_LAYER_TICKS)))
