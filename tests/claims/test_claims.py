@@ -70,13 +70,14 @@ def theorem2(monotone):
 
 @pytest.fixture
 def twelve(write_seed):
-    """Twelve seeds: PFC2 falls in one of them; the line beats the null by 0.1 to 1.2 decades; the lines' PFC2 falls in nine."""
+    """Twelve seeds: PFC2 falls in one; the line beats the null by 0.1 to 1.2 decades; its PFC2 falls in 9, PFC3 never in 6."""
     return [
         write_seed(
             f"seed{seed}",
             seed,
             values={} if seed < 1 else {(5, "pfc2"): RISING},
             theorem2=theorem2(seed < 9),
+            theorem3={"guaranteed": True, "violating_pairs": 0, "num_pairs": 9, "num_falls": seed // 6, "num_steps": 100},
             **errors(0.1, 0.2 + 0.1 * seed),
         )
         for seed in range(N)
@@ -91,8 +92,9 @@ def test_every_claim_is_ruled_on_by_its_share_or_mean(twelve):
         "pfc1": "holds", "pfc1_all": "holds", "pfc2": "fails", "pfc2_all": "fails", "pfc3": "holds", "pfc3_all": "holds",
         "order": "holds", "line_pfc1_projection": "holds", "line_pfc1_index": "holds", "line_pfc2_projection": "holds",
         "line_pfc2_index": "holds", "theorem1": "check passed", "theorem1_line": "undecided", "theorem2_line": "undecided",
-        "transport_exact": "not testable here", "transport_near": "not testable here", "alignment": "not testable here",
-        "decay_bound": "not testable here",
+        "theorem3": "holds", "theorem3_line": "undecided", "transport_exact": "not testable here",
+        "transport_near": "not testable here", "alignment": "not testable here", "decay_bound": "not testable here",
+        "nc0": "not testable here",
     }  # fmt: skip
     assert set(found) == {claim.key for claim in ALL_CLAIMS}
     # By verdict; those that no run bears on come last.
@@ -101,6 +103,8 @@ def test_every_claim_is_ruled_on_by_its_share_or_mean(twelve):
     (pfc1,), (pfc2,) = (found[key].evidence for key in ("pfc1", "pfc2"))
     assert pfc1.estimate == pytest.approx((1, 0.025 ** (1 / N), 1, N))
     assert found["theorem2_line"].row.estimate == share_estimate(9, N)
+    assert found["theorem3_line"].row.estimate == share_estimate(6, N)
+    assert found["theorem3"].row.bases[0].value == found["theorem3_line"].row.bases[0].value == 0
     assert (pfc2.supporting, pfc2.opposing) == (tuple(map(str, twelve[:1])), tuple(map(str, twelve[1:])))
     reference = stats.ttest_1samp([0.1 * i for i in range(1, N + 1)], 0)
     interval = reference.confidence_interval(0.95)
@@ -331,7 +335,7 @@ def test_the_page_begins_with_the_counts_and_with_what_to_run(twelve, tmp_path):
     html = unescape(write_claims_page(ledger, tmp_path / "claims.html").read_text(encoding="utf-8"))
     body = html[html.index("<main") :] if "<main" in html else html
     untested = [ruling.claim for ruling in ledger.rulings if ruling.verdict == "not testable here"]
-    places = [body.index("10 hold, 2 fail"), *(body.index(f"<code>{claim.command}</code>") for claim in untested)]
+    places = [body.index("11 hold, 2 fail"), *(body.index(f"<code>{claim.command}</code>") for claim in untested)]
     assert max(places) < body.index('<h2 id="ledger">')
     assert all(claim.command.startswith("ncollapse sweep ") for claim in ALL_CLAIMS)
     # What no run says anything about has no row.

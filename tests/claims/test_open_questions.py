@@ -198,6 +198,27 @@ def test_skip_connections_are_compared_seed_by_seed(write_seed):
     assert found["skips_line"].row.estimate[0::3] == (pytest.approx(0.075), 5)
 
 
+def test_row_sums_are_compared_over_optimizers_with_their_own_rates(write_seed):
+    """NC0 falls by two decades under SGD and by a half to one under Adam; without weight decay it says nothing."""
+    runs = []
+    for seed in range(5):
+        kinds = [("sgd", 0.1, 0.01, 2.0), ("adam", 0.001, 0.01, 0.5 + seed / 10), ("sgd", 0.1, 0.0, 0.0)]
+        for kind, rate, decay, decades in kinds:
+            words = {"train.optimizer": kind, "train.learning_rate": rate, "train.weight_decay": decay}
+            run = write_seed(seed, settings=words)
+            with (run / "measurements.csv").open("a", encoding="utf-8") as table:
+                for epoch, value in ((0, 1.0), (5, 10.0**-decades)):
+                    table.write(f"{epoch},train,3,{LAST},nc0,{value!r},\n")
+            runs.append(run)
+    found = rulings(runs)
+    assert found["nc0"].row.estimate[:1] == (2.0,)
+    assert len(found["nc0"].evidence) == 1
+    (evidence,) = (item for item in found["nc0_optimizer"].evidence if item.draws)
+    assert evidence.statistic == "fall of NC0 in training, sgd minus adam; mean"
+    reference = stats.ttest_1samp([1.5, 1.4, 1.3, 1.2, 1.1], 0).confidence_interval(0.95)
+    assert evidence.estimate == pytest.approx((1.3, reference.low, reference.high, 5))
+
+
 def test_settings_are_named_by_what_was_changed(write_seed, edit):
     runs = [write_seed(seed, settings={"train.weight_decay": decay}) for decay in (0.01, 0.1) for seed in range(5)]
     for run in runs[5:]:

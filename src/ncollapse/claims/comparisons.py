@@ -52,17 +52,18 @@ def depth_saturates(runs: Sequence[Run]) -> list[Evidence]:
     return found
 
 
-def gained_by_skips(statistic: str, read: RunTest) -> Examine:
-    """Compute a quantity of the residual network minus that of the network of other connections; mean over seeds."""
+def gained(field: str, chosen: str, statistic: str, read: RunTest, *, default: str, tied: tuple[str, ...] = ()) -> Examine:
+    """Compute a quantity with the chosen value of a field minus that with each other value; mean over seeds."""
 
+    # Tied are fields that change with it, such as the learning rate with the optimizer.
     def examine(runs: Sequence[Run]) -> list[Evidence]:
         found = []
-        for family in families(runs, "model.connections", default=predicates.RESIDUAL):
-            kinds = [kind for kind in family.values if kind != predicates.RESIDUAL]
-            for kind in kinds if len(kinds) < len(family.values) else []:
-                pair = family.only(predicates.RESIDUAL, kind)
-                gains = {seed: residual - other for seed, (residual, other) in pair.read(read).items()}
-                found.append(pair.evidence(f"{statistic}, residual minus {kind}; mean", gains))
+        for family in families(runs, field, default=default, tied=tied):
+            others = [value for value in family.values if value != chosen]
+            for other in others if len(others) < len(family.values) else []:
+                pair = family.only(chosen, other)
+                gains = {seed: first - second for seed, (first, second) in pair.read(read).items()}
+                found.append(pair.evidence(f"{statistic}, {chosen} minus {other}; mean", gains))
         return found
 
     return examine

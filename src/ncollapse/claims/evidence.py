@@ -179,10 +179,10 @@ class Family:
         return Family(self.name, values, seeds)
 
 
-def families(runs: Sequence[Run], field: str, default: object = None) -> list[Family]:
-    """Group runs by all but one field and the seed; recipes without the field have the default."""
+def families(runs: Sequence[Run], field: str, default: object = None, tied: Sequence[str] = ()) -> list[Family]:
+    """Group runs by all but one field, those tied to it, and the seed; recipes without the field have the default."""
     found = []
-    for name, members in settings_of(runs, apart=(field,)).items():
+    for name, members in settings_of(runs, apart=(field, *tied)).items():
         seeds: dict[int, dict[Any, Run]] = {
             seed: {} for seed in sorted({r.recipe.seed for r in members if r.recipe.seed is not None})
         }

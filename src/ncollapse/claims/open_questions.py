@@ -3,7 +3,7 @@
 from functools import partial
 
 from ncollapse.claims import predicates, quantities
-from ncollapse.claims.comparisons import depth_saturates, gained_by_skips
+from ncollapse.claims.comparisons import depth_saturates, gained
 from ncollapse.claims.evidence import by_seed
 from ncollapse.claims.progressive_collapse import NAMES, falls, line_claims
 from ncollapse.claims.quantities import BY_KEY
@@ -24,6 +24,11 @@ _LABELS = (
 _CONNECTIONS = (
     f"ncollapse sweep demo --over model.connections=residual,plain,dense --set seed=500 --seeds {_N} --out runs/connections"
 )
+_OPTIMIZERS = (
+    "ncollapse sweep demo --over train.optimizer=sgd,adam --with train.learning_rate=0.1,0.001 --set seed=1100 "
+    f"--seeds {_N} --out runs/optimizers"
+)
+_NC0 = "Zhao et al. (2026), ICLR; derived for every optimizer in docs/theory.md, 4.3"
 _DEPTH = f"ncollapse sweep demo --over model.num_blocks=5,10 --set seed=600 --seeds {_N} --out runs/depth"
 
 _question = partial(Claim, family=FAMILY, terminal=True)
@@ -31,6 +36,8 @@ _mse = partial(_question, about=predicates.has_squared_error, command=_MSE)
 _random = partial(_question, about=predicates.has_random_labels, command=_LABELS)
 _other = partial(_question, about=predicates.has_other_network, command=_CONNECTIONS)
 _skips = partial(_question, about=predicates.has_paper_training, terminal=False, command=_CONNECTIONS)
+
+_by_skips = partial(gained, "model.connections", predicates.RESIDUAL, default=predicates.RESIDUAL)
 
 
 def _orders(make: partial[Claim], prefix: str, statement: str) -> list[Claim]:
@@ -81,7 +88,7 @@ QUESTIONS = (
         "Skip connections straighten the forward propagation",
         "Section II-B: a residual block is a step of a flow. The comparison is ours",
         "Straightness of the residual network minus that of the network with other connections and the same seed",
-        gained_by_skips("straightness", BY_KEY["straightness"].read),
+        _by_skips("straightness", BY_KEY["straightness"].read),
     ),
     _skips(
         "skips_line",
@@ -89,6 +96,33 @@ QUESTIONS = (
         "Section II-B: a residual block is a step of a flow. The comparison is ours",
         "The baseline's error minus the line's in PFC1, layers at their projection: residual network minus the other with the "
         "same seed",
-        gained_by_skips("error of baseline minus line in PFC1", quantities.line_lead("pfc1")),
+        _by_skips("error of baseline minus line in PFC1", quantities.line_lead("pfc1")),
+    ),
+    _question(
+        "nc0",
+        "The rows of the classifier come to sum to zero (NC0) under SGD with weight decay",
+        _NC0,
+        "Decades by which the norm of the sum of the classifier's rows, relative to that of all, falls in training",
+        partial(by_seed, statistic="fall of NC0 in training, decades; mean", test=quantities.nc0_lost_in_training),
+        about=predicates.has_sgd_with_decay,
+        terminal=False,
+        command=_OPTIMIZERS,
+    ),
+    _question(
+        "nc0_optimizer",
+        "Under Adam the rows of the classifier sum to zero less closely than under SGD",
+        _NC0,
+        "Fall of NC0 in training under SGD minus that under Adam with the same seed, decades",
+        gained(
+            "train.optimizer",
+            "sgd",
+            "fall of NC0 in training",
+            quantities.nc0_lost_in_training,
+            default="sgd",
+            tied=("train.learning_rate",),
+        ),
+        about=predicates.has_paper_training,
+        terminal=False,
+        command=_OPTIMIZERS,
     ),
 )

@@ -48,6 +48,12 @@ def has_paper_training(run: Run) -> bool:
     return _training(run) == ("cross_entropy", 0.0)
 
 
+def has_sgd_with_decay(run: Run) -> bool:
+    """Test for the paper's training by SGD with weight decay, coupled or not."""
+    by_sgd = setting(run, "train.optimizer") in {None, "sgd", "sgdw"}
+    return has_paper_training(run) and by_sgd and (setting(run, "train.weight_decay") or 0) > 0
+
+
 def has_other_network(run: Run) -> bool:
     """Test for the paper's training of a network that is not the paper's."""
     return has_paper_training(run) and not _is_residual(run)
@@ -109,6 +115,12 @@ def recorded(place: str) -> Callable[..., Any]:
         return None if record is None else getattr(record, field)
 
     return read
+
+
+def never_falls_on_the_line(run: Run, epoch: int | None = None) -> bool | None:
+    """Test whether nearest-center accuracy falls at no step of the straight line."""
+    falls = recorded("theorem3.num_falls")(run, epoch)
+    return None if falls is None else falls == 0
 
 
 def optimal_pairing(run: Run, epoch: int | None = None) -> bool | None:

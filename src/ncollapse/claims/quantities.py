@@ -255,11 +255,18 @@ def _share_of_rises(run: Run, epoch: int) -> float | None:
     return sum(rises) / len(rises) if rises and len(rises) == len(steps) else None
 
 
-def pfc1_lost_in_training(run: Run) -> float | None:
-    """Decades by which PFC1 of the last layer falls from before training to the end; None where one is undefined or 0."""
-    last = run.depths[-1]
-    before, after = run.value("pfc1", last, 0), run.value("pfc1", last)
-    return math.log10(before / after) if before and after else None
+def _lost_in_training(metric: str) -> RunTest:
+    """Decades by which a metric of the last layer falls from before training to the end; None where one is undefined or 0."""
+
+    def read(run: Run) -> float | None:
+        last = run.depths[-1]
+        before, after = run.value(metric, last, 0), run.value(metric, last)
+        return math.log10(before / after) if before and after else None
+
+    return read
+
+
+pfc1_lost_in_training, nc0_lost_in_training = _lost_in_training("pfc1"), _lost_in_training("nc0")
 
 
 def setting_rows(sweep: Sweep, quantity: Quantity) -> list[SettingRow]:
