@@ -198,6 +198,17 @@ def test_skip_connections_are_compared_seed_by_seed(write_seed):
     assert found["skips_line"].row.estimate[0::3] == (pytest.approx(0.075), 5)
 
 
+def test_the_flow_of_class_means_is_compared_with_line_and_baseline(write_seed):
+    runs = []
+    for seed in range(5):
+        places = error(0.1, 0.2)
+        places["prediction_error"]["projection"]["flow"] = {"pfc2": 0.15 + seed / 100}
+        runs.append(write_seed(seed, **places))
+    found = rulings(runs)
+    assert found["flow_line"].row.estimate.value == pytest.approx(-0.07)
+    assert found["flow_baseline"].row.estimate.value == pytest.approx(0.03)
+
+
 def test_row_sums_are_compared_over_optimizers_with_their_own_rates(write_seed):
     """NC0 falls by two decades under SGD and by a half to one under Adam; without weight decay it says nothing."""
     runs = []

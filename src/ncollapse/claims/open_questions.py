@@ -65,6 +65,21 @@ QUESTIONS = (
         terminal=False,
         command=_DEPTH,
     ),
+    *(
+        _question(
+            f"flow_{rival}",
+            f"The flow of class means predicts PFC2 of the layers better than the {words}",
+            "Derived in docs/theory.md, 3.16. A prediction of this library",
+            f"RMS error of the {words} over the interior layers minus that of the affine-invariant geodesic, layers at their "
+            "projection on the chord",
+            partial(
+                by_seed, statistic=f"error of the {words} minus that of the flow, decades; mean", test=quantities.flow_lead(i)
+            ),
+            about=predicates.is_paper_setting,
+            command=_DEPTH,
+        )
+        for i, (rival, words) in enumerate({"line": "straight line", "baseline": "log-linear baseline"}.items())
+    ),
     *_orders(_mse, "mse", "{} progresses over all layers under the mean squared error too"),
     *line_claims(
         _mse, "mse_line", "The geodesic predicts {metric} under the mean squared error too, layers at their {place}", _OURS

@@ -241,6 +241,16 @@ def line_lead(metric: str, position: str = "projection") -> RunTest:
     return read
 
 
+def flow_lead(rival: int) -> RunTest:
+    """How many decades the flow's RMS error in PFC2 is below the straight line's (0) or the baseline's (1)."""
+
+    def read(run: Run) -> float | None:
+        flow, other = run.flow_error(), run.prediction_errors("pfc2")[rival]
+        return None if flow is None or other is None else other - flow
+
+    return read
+
+
 def order_gained(run: Run) -> float | None:
     """Share of steps at which PFC1, PFC2 and the NCC error rise before training, minus that share at the last epoch."""
     if run.epochs[0] != 0 or run.epochs[-1] == 0:
