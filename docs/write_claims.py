@@ -1,10 +1,21 @@
-"""Write the ledger at the end of docs/claims.md from folders of sweeps: ``python docs/write_claims.py DIR...``."""
+"""Write the ledger of docs/claims.md, and docs/findings.md, from folders of sweeps: ``python docs/write_claims.py DIR...``.
 
+Between the two lies docs/ledger.json, the numbers of every claim.
+"""
+
+import json
+import math
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
-from ncollapse.claims import rule_on_claims
+from write_findings import LEDGER
+from write_findings import PAGE as FINDINGS
+from write_findings import render as findings
+
+from ncollapse.claims import RULES, Ledger, rule_on_claims
+from ncollapse.records.recipe_settings import setting
 from ncollapse.records.sweep import Sweep, read_sweep
 from ncollapse.report import ledger_markdown
 
@@ -35,12 +46,43 @@ def tied(sweep: Sweep, field: str) -> list[str]:
     return [word for other, its in belonging.items() for word in ("--with", f"{other}={','.join(its)}")]
 
 
-def render(folders: list[Path]) -> str:
-    """Write the section as Markdown: commands, how many runs, what they ran on, the table."""
-    sweeps, ledger = [read_sweep(folder) for folder in folders], rule_on_claims(folders)
-    commands = [*map(command, sweeps), shlex.join(["ncollapse", "claims", *(f"runs/{s.path.name}" for s in sweeps)])]
+def versions(sweeps: list[Sweep]) -> str:
+    """Write what the runs ran on."""
     environments = [item.run.environment for sweep in sweeps for item in sweep.runs if item.run is not None]
-    versions = sorted({f"torch {entry['torch']} on {entry['device']}" for entry in environments})
+    return ", ".join(sorted({f"torch {entry['torch']} on {entry['device']}" for entry in environments}))
+
+
+def numbers(ledger: Ledger, sweeps: list[Sweep]) -> dict[str, Any]:
+    """Return the numbers of every claim, and of the ledger."""
+    runs = [item.run for sweep in sweeps for item in sweep.runs if item.run is not None]
+    claims = {}
+    for ruling in ledger.rulings:
+        value, low, high, seeds = ruling.row.estimate
+        ends = {name: None if math.isnan(end) else end for name, end in (("value", value), ("low", low), ("high", high))}
+        claims[ruling.claim.key] = {
+            "statement": ruling.claim.statement,
+            "verdict": ruling.verdict,
+            **ends,
+            "seeds": seeds,
+            "is_share": ruling.row.is_share,
+            "why": ruling.why,
+            "by_setting": {
+                item.setting: {"value": item.estimate.value, "seeds": item.estimate.n} for item in ruling.evidence if item.draws
+            },
+        }
+    return {
+        "dated": RULES.dated,
+        "runs": len(ledger.runs),
+        "settings": sum(len(sweep.by_setting()) for sweep in sweeps),
+        "versions": versions(sweeps),
+        "data": ", ".join(sorted({str(setting(run, "data.name")) for run in runs})),
+        "claims": dict(sorted(claims.items())),
+    }
+
+
+def render(ledger: Ledger, sweeps: list[Sweep]) -> str:
+    """Write the section as Markdown: commands, how many runs, what they ran on, the table."""
+    commands = [*map(command, sweeps), shlex.join(["ncollapse", "claims", *(f"runs/{s.path.name}" for s in sweeps)])]
     left = f" {len(ledger.left_out)} repeat others or are not finished, and are left out." if ledger.left_out else ""
     lines = [
         "Written by `docs/write_claims.py` from the runs of",
@@ -49,7 +91,7 @@ def render(folders: list[Path]) -> str:
         *(f"$ {line}" for line in commands),
         "```",
         "",
-        f"{len(ledger.runs)} finished runs, {', '.join(versions)}.{left}",
+        f"{len(ledger.runs)} finished runs, {versions(sweeps)}.{left}",
         "",
         *ledger_markdown(ledger),
     ]
@@ -58,4 +100,9 @@ def render(folders: list[Path]) -> str:
 
 if __name__ == "__main__":
     before, _, _ = PAGE.read_text().partition(HEADING)
-    PAGE.write_text(f"{before.rstrip()}\n\n{HEADING}\n{render([Path(name) for name in sys.argv[1:]])}")
+    folders = [Path(name) for name in sys.argv[1:]]
+    sweeps, ledger = [read_sweep(folder, "ends") for folder in folders], rule_on_claims(folders)
+    PAGE.write_text(f"{before.rstrip()}\n\n{HEADING}\n{render(ledger, sweeps)}")
+    found = numbers(ledger, sweeps)
+    LEDGER.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    FINDINGS.write_text(findings(found))

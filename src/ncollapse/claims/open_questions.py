@@ -34,9 +34,9 @@ _DEPTH = f"ncollapse sweep demo --over model.num_blocks=5,10 --set seed=600 --se
 _question = partial(Claim, family=FAMILY, terminal=True)
 _mse = partial(_question, about=predicates.has_squared_error, command=_MSE)
 _random = partial(_question, about=predicates.has_random_labels, command=_LABELS)
-_other = partial(_question, about=predicates.has_other_network, command=_CONNECTIONS)
 _skips = partial(_question, about=predicates.has_paper_training, terminal=False, command=_CONNECTIONS)
 
+_OTHERS = {"plain": "networks without skip connections", "dense": "networks with dense connections"}
 _by_skips = partial(gained, "model.connections", predicates.RESIDUAL, default=predicates.RESIDUAL)
 
 
@@ -50,6 +50,15 @@ def _orders(make: partial[Claim], prefix: str, statement: str) -> list[Claim]:
             falls(metric),
         )
         for metric, name in NAMES.items()
+    ]
+
+
+def _of_connections(kind: str, words: str) -> list[Claim]:
+    make = partial(_question, about=partial(predicates.has_connections, connections=kind), command=_CONNECTIONS)
+    line = f"The geodesic predicts {{metric}} of {words} too, layers at their {{place}}"
+    return [
+        *_orders(make, kind, f"{{}} progresses over all layers of {words} too"),
+        *line_claims(make, f"{kind}_line", line, _OURS),
     ]
 
 
@@ -96,8 +105,7 @@ QUESTIONS = (
         ),
     ),
     *_orders(_random, "labels", "{} progresses over all layers on random labels too"),
-    *_orders(_other, "other", "{} progresses over all layers of networks other than the paper's too"),
-    *line_claims(_other, "other_line", "The geodesic predicts {metric} of other networks too, layers at their {place}", _OURS),
+    *(claim for kind, words in _OTHERS.items() for claim in _of_connections(kind, words)),
     _skips(
         "skips_straighten",
         "Skip connections straighten the forward propagation",

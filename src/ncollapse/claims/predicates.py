@@ -54,9 +54,9 @@ def has_sgd_with_decay(run: Run) -> bool:
     return has_paper_training(run) and by_sgd and (setting(run, "train.weight_decay") or 0) > 0
 
 
-def has_other_network(run: Run) -> bool:
-    """Test for the paper's training of a network that is not the paper's."""
-    return has_paper_training(run) and not _is_residual(run)
+def has_connections(run: Run, connections: str) -> bool:
+    """Test for the paper's training of a fully connected network with other connections."""
+    return has_paper_training(run) and setting(run, "model.connections") == connections
 
 
 def num_blocks(run: Run) -> int | None:

@@ -1,0 +1,200 @@
+"""Write docs/findings.md from docs/ledger.json, which ``python docs/write_claims.py DIR...`` makes of run directories.
+
+No figure is written here: each comes from the ledger. A sentence that interprets a verdict is shown where that is the verdict.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).parent
+LEDGER, PAGE = DOCS / "ledger.json", DOCS / "findings.md"
+
+# A question, and the claims that answer it for PFC1, PFC2 and PFC3.
+BY_METRIC = (
+    ("Falls from layer to layer before the effective depth (Conjecture 1)", "pfc1", "pfc2", "pfc3"),
+    ("Falls over all layers", "pfc1_all", "pfc2_all", "pfc3_all"),
+    ("The same under the mean squared error", "mse_pfc1", "mse_pfc2", "mse_pfc3"),
+    ("The same on random labels", "labels_pfc1", "labels_pfc2", "labels_pfc3"),
+    ("The same without skip connections", "plain_pfc1", "plain_pfc2", "plain_pfc3"),
+    ("The same with dense connections", "dense_pfc1", "dense_pfc2", "dense_pfc3"),
+    ("Falls along the straight line (Theorems 1 to 3)", "theorem1_line", "theorem2_line", "theorem3_line"),
+    (
+        "The line predicts it better than the baseline, layers at their projection",
+        "line_pfc1_projection",
+        "line_pfc2_projection",
+    ),
+    ("The same, layers at their index", "line_pfc1_index", "line_pfc2_index"),
+    ("The same under the mean squared error, at their projection", "mse_line_pfc1_projection", "mse_line_pfc2_projection"),
+    ("The same without skip connections", "plain_line_pfc1_projection", "plain_line_pfc2_projection"),
+    ("The same with dense connections", "dense_line_pfc1_projection", "dense_line_pfc2_projection"),
+    ("Weight decay makes that lead larger", "decay_lead_pfc1", "decay_lead_pfc2"),
+    ("Weight decay makes the line's error smaller", "decay_line_pfc1", "decay_line_pfc2"),
+)
+# Of a row over several settings: whether it is the same in each.
+BY_SETTING = {
+    "pfc1_all": "PFC1 falls",
+    "pfc2_all": "PFC2 falls",
+    "pfc3_all": "PFC3 falls",
+    "pfc2": "PFC2 falls before the effective depth",
+    "line_pfc1_projection": "line over baseline, PFC1",
+    "line_pfc2_projection": "line over baseline, PFC2",
+    "transport_near": "nearly optimal pairing",
+}
+SINGLE = (
+    ("The order of the layers appears in training", "order"),
+    ("No pairing of first and last features is better than the network's own", "transport_exact"),
+    ("The network's pairing is nearly optimal", "transport_near"),
+    ("The last class means are nearly the optimal rotation of the first", "alignment"),
+    ("Weight decay straightens the paths", "decay_straightness"),
+    ("Weight decay lowers the kinetic energy", "decay_energy"),
+    ("Weight decay brings the energy nearer to that of a straight path", "decay_efficiency"),
+    ("Weight decay brings the sum of Wasserstein distances nearer to that of the ends", "decay_detour"),
+    ("Skip connections straighten the paths", "skips_straighten"),
+    ("A deeper network needs no more of its blocks", "depth"),
+    ("The flow of class means predicts PFC2 better than the line", "flow_line"),
+    ("The flow of class means predicts PFC2 better than the baseline", "flow_baseline"),
+    ("The last layer collapses on random labels", "labels_last"),
+    ("The classifier's rows come to sum to zero under SGD (NC0)", "nc0"),
+    ("Less closely under Adam", "nc0_optimizer"),
+    ("Deeper regularized networks are nearer to the floor of their objective", "deep_excess"),
+    ("Depth helps NC1, against one block with the same λ and steps", "deep_helps_nc1"),
+)
+READINGS = (
+    (
+        "pfc1",
+        "holds",
+        "PFC1 progresses as Conjecture 1 says where that can be tested. Most networks separate their classes after a block or "
+        "two and test no order; one setting was chosen for its effective depth by a rule that never looks at PFC1 or PFC2 "
+        "([how](claims.md)).",
+    ),
+    (
+        "pfc2",
+        "undecided",
+        "PFC2 is the open part of Conjecture 1: in many of those networks it rises at some layer before the effective depth. "
+        "That it falls over all layers of the demo says less, because the demo separates its classes at once.",
+    ),
+    (
+        "plain_line_pfc1_projection",
+        "fails",
+        "The straight line needs skip connections: without them the baseline predicts better, though PFC1 may fall as before.",
+    ),
+    (
+        "line_pfc2_projection",
+        "fails",
+        "The straight line is a picture of PFC1. For PFC2 log-linear interpolation of the two ends is the better prediction.",
+    ),
+    (
+        "decay_line_pfc1",
+        "fails",
+        "Weight decay straightens the paths, and makes the line beat the baseline in PFC1; the line's own error grows with it.",
+    ),
+    (
+        "transport_exact",
+        "fails",
+        "Transport from first to last layer is nearly optimal, not optimal: in most networks some other pairing is better.",
+    ),
+    (
+        "deep_helps_nc1",
+        "not testable here",
+        "*Does depth beat its control?* With λ ∝ 1/L a deep network collapses more for its smaller λ alone, so it must beat "
+        "one block with the same λ and steps. Claims about optima count stationary runs, and none of ours is one: after equal "
+        "steps one compares how far training has come. This is open.",
+    ),
+)
+NEW = """
+## What is new
+
+Theorems, each with its proof and a test that breaks if it is false ([theory](theory.md)):
+
+- *Flattening*: PFC2 falls all along the line where the last class means have the singular vectors of the first, and values that
+  are more equal in the same order. The transport cost need not be small, and some misalignment is allowed (3.3).
+- *PFC1 falls over all layers* of the multilayer model, for any convex loss; the PFC paper leaves this open (5.6).
+- *A floor that knows depth and data*, for one linear layer a block, and how fast the excess over the floor without depth can
+  fall at best (5.7).
+- *Exact optima* of the unconstrained features model with fewer dimensions than targets (5.1).
+- *NC0 for every optimizer*: which steps keep the law of the row sums, and which do not (4.3).
+- *The flow of class means*, the affine-invariant geodesic, is the path of least squared weights (3.16). As a prediction of PFC2
+  it was tested like any other: see the table.
+"""
+
+_NOTHING = {"value": None, "seeds": 0}
+
+
+def value_of(row: dict[str, Any]) -> str:
+    """Write the number of a row: a count of seeds, or a mean."""
+    if row["value"] is None:
+        return ""
+    return f"{round(row['value'] * row['seeds'])} of {row['seeds']}" if row["is_share"] else f"{row['value']:.3g}"
+
+
+def cell(claims: dict[str, Any], key: str) -> str:
+    """Write the verdict on a claim with its number."""
+    row = claims[key]
+    number = "" if row["verdict"] == "not testable here" else value_of(row)
+    return f"**{row['verdict'].removesuffix(' here')}** {number}".strip()
+
+
+def verdicts(claims: dict[str, Any]) -> list[str]:
+    """Write both tables."""
+    lines = ["| | PFC1 | PFC2 | PFC3 |", "|---|---|---|---|"]
+    for words, *keys in BY_METRIC:
+        cells = [cell(claims, key) for key in keys]
+        lines.append(f"| {' | '.join([words, *cells, *['–'] * (len(lines[0].split('|')) - 3 - len(cells))])} |")
+    lines += ["", "| | verdict | interval, 95 % | seeds |", "|---|---|---|---|"]
+    for words, key in SINGLE:
+        row = claims[key]
+        ends = "" if row["low"] is None else f"{row['low']:.3g} to {row['high']:.3g}"
+        lines.append(f"| {words} | {cell(claims, key)} | {ends} | {row['seeds']} |")
+    return lines
+
+
+def settings(claims: dict[str, Any]) -> list[str]:
+    """Write the table of the settings that the claims of the PFC paper rest on."""
+    names = dict.fromkeys(name for key in BY_SETTING for name in claims[key]["by_setting"])
+    lines = [f"| | {' | '.join(BY_SETTING.values())} |", f"|---|{'---|' * len(BY_SETTING)}"]
+    for name in names:
+        rows = ({"is_share": claims[key]["is_share"], **claims[key]["by_setting"].get(name, _NOTHING)} for key in BY_SETTING)
+        lines.append(f"| {' | '.join([name, *(value_of(row) or '–' for row in rows)])} |")
+    return lines
+
+
+def render(ledger: dict[str, Any]) -> str:
+    """Write the page."""
+    claims = ledger["claims"]
+    counted = [row["verdict"] for row in claims.values()]
+    names = ("holds", "fails", "undecided", "not testable here", "check passed", "check failed")
+    tally = ", ".join(f"{counted.count(name)} {name.removesuffix(' here')}" for name in names if name in counted)
+    untested = [row for row in claims.values() if row["why"].startswith("not stationary")]
+    lines = [
+        "# Findings",
+        "",
+        "Written by `docs/write_claims.py` from run directories. Every number comes from them (`docs/ledger.json`).",
+        "",
+        f"**Tested**: {len(claims)} statements on {ledger['runs']} runs in {ledger['settings']} settings, with "
+        f"{ledger['versions']}: {tally}. The networks are small; the data: {ledger['data']}.",
+        "",
+        f"**How**: by rules frozen on {ledger['dated']} ([all rules, every row, the commands](claims.md)). A seed counts once, "
+        "a verdict needs enough seeds that nobody had looked at, a claim must do better than before training and than layers "
+        "in random order, and p-values are corrected for all rows of a paper. *Undecided* means that this many seeds do not tell. "
+        "Numbers count seeds, or are means: decades (factors of ten) of errors, rank correlations, or shares.",
+        "",
+        "## Verdicts",
+        "",
+        *verdicts(claims),
+        "",
+        "Setting by setting, for the claims of the PFC paper (`–`: nothing to test):",
+        "",
+        *settings(claims),
+        "",
+        "## What this says",
+        "",
+        *(f"- {words}" for key, verdict, words in READINGS if claims[key]["verdict"] == verdict),
+        *(f"- Deep regularized networks: {why}." for why in dict.fromkeys(row["why"] for row in untested)),
+        NEW.rstrip(),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(render(json.loads(LEDGER.read_text())))
