@@ -176,7 +176,7 @@ def render(ledger: dict[str, Any]) -> str:
         "",
         f"**How**: by rules frozen on {ledger['dated']} ([all rules, every row, the commands](claims.md)). A seed counts once, "
         "a verdict needs enough seeds that nobody had looked at, a claim must do better than before training and than layers "
-        "in random order, and p-values are corrected for all rows of a paper. *Undecided* means that this many seeds do not tell. "
+        "in random order, and p-values are corrected for all rows of a paper. *Undecided* means that these seeds do not tell. "
         "Numbers count seeds, or are means: decades (factors of ten) of errors, rank correlations, or shares.",
         "",
         "## Verdicts",

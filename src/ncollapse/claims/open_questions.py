@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from ncollapse.claims import predicates, quantities
+from ncollapse.claims import gains, predicates
 from ncollapse.claims.comparisons import depth_saturates, gained
 from ncollapse.claims.evidence import by_seed
 from ncollapse.claims.progressive_collapse import NAMES, falls, line_claims
@@ -81,9 +81,7 @@ QUESTIONS = (
             "Derived in docs/theory.md, 3.16. A prediction of this library",
             f"RMS error of the {words} over the interior layers minus that of the affine-invariant geodesic, layers at their "
             "projection on the chord",
-            partial(
-                by_seed, statistic=f"error of the {words} minus that of the flow, decades; mean", test=quantities.flow_lead(i)
-            ),
+            partial(by_seed, statistic=f"error of the {words} minus that of the flow, decades; mean", test=gains.flow_lead(i)),
             about=predicates.is_paper_setting,
             command=_DEPTH,
         )
@@ -101,7 +99,7 @@ QUESTIONS = (
         partial(
             by_seed,
             statistic="fall of PFC1 in training, decades; mean",
-            test=quantities.pfc1_lost_in_training,
+            test=gains.pfc1_lost_in_training,
         ),
     ),
     *_orders(_random, "labels", "{} progresses over all layers on random labels too"),
@@ -119,14 +117,14 @@ QUESTIONS = (
         "Section II-B: a residual block is a step of a flow. The comparison is ours",
         "The baseline's error minus the line's in PFC1, layers at their projection: residual network minus the other with the "
         "same seed",
-        _by_skips("error of baseline minus line in PFC1", quantities.line_lead("pfc1")),
+        _by_skips("error of baseline minus line in PFC1", gains.line_lead("pfc1")),
     ),
     _question(
         "nc0",
         "The rows of the classifier come to sum to zero (NC0) under SGD with weight decay",
         _NC0,
         "Decades by which the norm of the sum of the classifier's rows, relative to that of all, falls in training",
-        partial(by_seed, statistic="fall of NC0 in training, decades; mean", test=quantities.nc0_lost_in_training),
+        partial(by_seed, statistic="fall of NC0 in training, decades; mean", test=gains.nc0_lost_in_training),
         about=predicates.has_sgd_with_decay,
         terminal=False,
         command=_OPTIMIZERS,
@@ -140,7 +138,7 @@ QUESTIONS = (
             "train.optimizer",
             "sgd",
             "fall of NC0 in training",
-            quantities.nc0_lost_in_training,
+            gains.nc0_lost_in_training,
             default="sgd",
             tied=("train.learning_rate",),
         ),

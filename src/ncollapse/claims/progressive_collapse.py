@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from ncollapse.claims import predicates, quantities
+from ncollapse.claims import gains, predicates
 from ncollapse.claims.comparisons import ranked_by_decay
 from ncollapse.claims.evidence import RunTest, by_seed
 from ncollapse.claims.quantities import BY_KEY
@@ -61,7 +61,7 @@ def line_claims(make: Callable[..., Claim], prefix: str, statement: str, source:
             statement.format(metric=NAMES[metric], place=POSITIONS[place]),
             source,
             "RMS error of the straight line over the interior layers is below that of the log-linear interpolation of the ends",
-            partial(by_seed, statistic=words, test=quantities.line_lead(metric, place), before=True),
+            partial(by_seed, statistic=words, test=gains.line_lead(metric, place), before=True),
         )
         for metric in ("pfc1", "pfc2")
         for place in ("projection", "index")
@@ -127,7 +127,7 @@ CLAIMS = (
         "The order of the layers appears in training, from a random initialization",
         "Section III-A, Conjecture 1, last sentence; Figure 2",
         "Share of the steps of depth at which PFC1, PFC2 and the error 1 − PFC3 rise, before training minus at the last epoch",
-        partial(by_seed, statistic="share of rises lost in training; mean", test=quantities.order_gained),
+        partial(by_seed, statistic="share of rises lost in training; mean", test=gains.order_gained),
     ),
     *line_claims(
         _papers,
@@ -220,7 +220,7 @@ CLAIMS = (
                 f"makes the straight line predict {NAMES[metric]} better than the baseline does",
                 _FIGURE3,
                 f"error of the baseline minus that of the line in {NAMES[metric]}",
-                quantities.line_lead(metric),
+                gains.line_lead(metric),
                 1,
             ),
         )

@@ -4,19 +4,14 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 from ncollapse.claims.estimates import Estimate, log_log_slope, spread
-from ncollapse.claims.evidence import RunTest
 from ncollapse.claims.predicates import recorded
 from ncollapse.claims.rules import RULES
 from ncollapse.drawing.sweeps import Axis, SettingRow
 from ncollapse.records.depth import EPSILON
 from ncollapse.records.reading import Run
 from ncollapse.records.sweep import Sweep
-
-_PROGRESSIVE = ("pfc1", "pfc2", "pfc3_error")
-
 
 # In words, where the key is not one.
 _TITLES = {
@@ -229,54 +224,6 @@ QUANTITIES = (
     ),
 )
 BY_KEY = {quantity.key: quantity for quantity in QUANTITIES}
-
-
-def line_lead(metric: str, position: str = "projection") -> RunTest:
-    """How many decades the straight line's RMS error over the interior layers is below the baseline's."""
-
-    def read(run: Run, epoch: int | None = None) -> float | None:
-        line, baseline = run.prediction_errors(metric, position, epoch)
-        return None if line is None or baseline is None else baseline - line
-
-    return read
-
-
-def flow_lead(rival: int) -> RunTest:
-    """How many decades the flow's RMS error in PFC2 is below the straight line's (0) or the baseline's (1)."""
-
-    def read(run: Run) -> float | None:
-        flow, other = run.flow_error(), run.prediction_errors("pfc2")[rival]
-        return None if flow is None or other is None else other - flow
-
-    return read
-
-
-def order_gained(run: Run) -> float | None:
-    """Share of steps at which PFC1, PFC2 and the NCC error rise before training, minus that share at the last epoch."""
-    if run.epochs[0] != 0 or run.epochs[-1] == 0:
-        return None
-    before, after = (_share_of_rises(run, epoch) for epoch in (0, run.epochs[-1]))
-    return None if before is None or after is None else before - after
-
-
-def _share_of_rises(run: Run, epoch: int) -> float | None:
-    steps = [step for metric in _PROGRESSIVE for step in pairwise(run.over_depth(metric, epoch))]
-    rises = [after > before for before, after in steps if before is not None and after is not None]
-    return sum(rises) / len(rises) if rises and len(rises) == len(steps) else None
-
-
-def _lost_in_training(metric: str) -> RunTest:
-    """Decades by which a metric of the last layer falls from before training to the end; None where one is undefined or 0."""
-
-    def read(run: Run) -> float | None:
-        last = run.depths[-1]
-        before, after = run.value(metric, last, 0), run.value(metric, last)
-        return math.log10(before / after) if before and after else None
-
-    return read
-
-
-pfc1_lost_in_training, nc0_lost_in_training = _lost_in_training("pfc1"), _lost_in_training("nc0")
 
 
 def setting_rows(sweep: Sweep, quantity: Quantity) -> list[SettingRow]:

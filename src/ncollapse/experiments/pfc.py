@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from ncollapse.claims import predicates, quantities
+from ncollapse.claims import gains, predicates
 from ncollapse.claims.evidence import RunTest, Value
 from ncollapse.experiments.experiment import Experiment, Found, Panel, Point
 from ncollapse.experiments.work import Work
@@ -86,7 +86,7 @@ PFC_EXPERIMENTS = (
         "The metrics of all layers begin in no order, at a random initialization, and end in the order of the layers.",
         "Share of the steps from layer to layer at which a metric rises, before training minus after it; positive if training "
         "brings the order.",
-        partial(_trained, test=quantities.order_gained, draw=over_epochs, before=False),
+        partial(_trained, test=gains.order_gained, draw=over_epochs, before=False),
         tuple(Panel(title, "epoch", log_x=True) for title in _METRICS.values()),
     ),
     _shared(
@@ -96,7 +96,7 @@ PFC_EXPERIMENTS = (
         "The metrics of the layers lie near those along the straight line from the first to the last features.",
         "The RMS error in PFC1 of the straight line over the interior layers, in decades, is below that of the baseline: "
         "log-linear interpolation between the ends. Layers are laid at their projection on the chord.",
-        partial(_trained, test=quantities.line_lead("pfc1"), draw=along_line),
+        partial(_trained, test=gains.line_lead("pfc1"), draw=along_line),
         _three[:2],
     ),
     _shared(
