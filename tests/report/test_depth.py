@@ -261,7 +261,10 @@ def test_page_of_depth(deep_sweep, tmp_path, capsys):
     folders = [deep_sweep("deep", seeds=5), deep_sweep("control", seeds=5, **two)]
     out = write_depth_page(folders, tmp_path / "pages" / "depth.html")
     html = out.read_text(encoding="utf-8")
-    assert html.count('role="img"') == 12
+    assert html.count('role="img"') == 18
+    # Excess 0.1/L times 1 to 1.4, over λ = 0.005 and over the floor 0.4; the gradient of each run is at the bound.
+    for cell in ("6 ± 0.791", "0.075 ± 0.00988", "0.001 ± 0"):
+        assert html.count(f'<tr><th scope="row">4</th><td>{cell}</td></tr>') == 2
     assert html.index("Title of deep") < html.index("Recipe control with changed settings")
     assert "Title of control" not in html
     assert html.count("Negative control:") == 1

@@ -59,7 +59,8 @@ def _row(index: int, sweep: Sweep) -> dict[str, Any]:
     panels = [(name, BY_KEY[metric]) for metric, name in DEEP_METRICS.items()]
     objectives = [run.last_objective for run in runs]
     floor = any(objectives)
-    panels += [(key, BY_KEY[key]) for key in ("objective", "excess", "distance") if floor]
+    panels += [(key, BY_KEY[key]) for key in ("objective", "excess", "distance", "excess/λ", "excess/floor") if floor]
+    panels += [("relative_gradient", BY_KEY["relative_gradient"])] if any(o and o.relative_gradient for o in objectives) else []
     panels += [("depth_floor", BY_KEY["depth_floor"])] if any(o and o.depth_floor for o in objectives) else []
     unfinished = sum(bool(item.problem) for item in sweep.runs)
     changed = [item for item in runs[0].recipe.changed if not item.startswith(f"{BLOCKS}=")]
