@@ -11,6 +11,7 @@ from ncollapse.experiments.pfc_theory import PFC_THEORY
 from ncollapse.experiments.review_depth import DEPTH_EXPERIMENTS
 from ncollapse.experiments.review_strangers import STRANGERS_EXPERIMENTS
 from ncollapse.experiments.review_testing import TESTING_EXPERIMENTS
+from ncollapse.experiments.review_theory import THEORY_EXPERIMENTS
 from ncollapse.experiments.review_transfer import TRANSFER_EXPERIMENTS
 from ncollapse.near_words import near_words
 
@@ -18,6 +19,7 @@ _ALL = (
     *PFC_EXPERIMENTS,
     *PFC_THEORY,
     *DEEP_EXPERIMENTS,
+    *THEORY_EXPERIMENTS,
     *TESTING_EXPERIMENTS,
     *DEPTH_EXPERIMENTS,
     *TRANSFER_EXPERIMENTS,
