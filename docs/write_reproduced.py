@@ -27,7 +27,8 @@ runs in the place of ours. Each row is a figure or a statement of one of three p
 {tally} A verdict needs twelve seeds and follows the rules of the [ledger](claims.md): rows of one paper are corrected
 together. With fewer seeds a row is *undecided*, and says in how many of them the statement was right. A *check* tests what a
 theorem leaves no choice about: the code, and nothing about networks. All rows are of the small versions, on {machine}.
-Minutes are those of the seeds in the row.
+Minutes are those of the seeds in the row, on two cores that up to eight processes shared: a seed of `pfc:fig2` took 3.5
+minutes there, and takes 53 seconds of a core of its own.
 
 | what | stands | value | seeds | minutes | command |
 |---|---|---|---|---|---|

@@ -42,7 +42,7 @@ def _reproduce(options: argparse.Namespace) -> None:
     for experiment in chosen:
         _run(experiment, place, options)
     listed = chosen or list(EXPERIMENTS.values())
-    rows = _rows(listed, place, options.paper)
+    rows = _rows(listed, place, options.paper, write=bool(chosen))
     if options.json:
         print(json.dumps(rows))
     elif chosen:
@@ -67,15 +67,15 @@ def _run(experiment: Experiment, place: Place, options: argparse.Namespace) -> N
         )
 
 
-def _rows(experiments: list[Experiment], place: Place, at_paper_size: bool) -> list[dict[str, Any]]:
-    """List experiments with how they stand: in the folder, else as the project recorded them; pages are written again."""
+def _rows(experiments: list[Experiment], place: Place, at_paper_size: bool, *, write: bool) -> list[dict[str, Any]]:
+    """List experiments with how they stand, in the folder or else as the project recorded them; write their pages if asked."""
     from ncollapse.experiments import EXPERIMENTS, recorded, standings, write_experiment_page
 
     own = {name: place.seeds(experiment, at_paper_size) for name, experiment in EXPERIMENTS.items()}
     here = standings(own, EXPERIMENTS.values())
     ours = standings({} if at_paper_size else recorded(), EXPERIMENTS.values())
     for item in experiments:
-        if own[item.name]:
+        if write and own[item.name]:
             write_experiment_page(item, here[item.name], place, at_paper_size=at_paper_size)
     return [_row(item, place, here[item.name], ours[item.name], at_paper_size) for item in experiments]
 
