@@ -10,6 +10,11 @@ from ncollapse.cli.main import _parser
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 SOURCE = ROOT / "src" / "ncollapse"
+# Figures that a command makes.
+_COMMANDS = {
+    "demo_kgon.gif": "$ make demo\n$ ncollapse animate runs/demo --frames 16 --out docs/figures/demo_kgon.gif",
+    "demo_pfc_over_depth.png": "$ make demo\n$ cp runs/demo/figures/pfc_over_depth.png docs/figures/demo_pfc_over_depth.png",
+}
 _ERRORS = {"ValueError", "TypeError", "ImportError"}
 
 
@@ -61,13 +66,41 @@ def messages_page() -> str:
     return "\n".join(lines)
 
 
+def _made_by(file: str, page: Path) -> str:
+    """Write the command, the script or the code of the page by which a figure is made."""
+    if file in _COMMANDS:
+        return f"```console\n{_COMMANDS[file]}\n```\n"
+    for script in sorted(DOCS.glob("draw_*.py")):
+        if Path(file).stem in script.read_text():
+            return f"Made by `docs/{script.name}`:\n\n```{{literalinclude}} ../{script.name}\n:language: python\n```\n"
+    return re.findall(r"```python\n.*?```\n", page.read_text(), re.DOTALL)[0]
+
+
+def figures() -> dict[Path, list[tuple[str, str]]]:
+    """Collect the figures of README and docs by their page: description and file."""
+    pages = {page: re.findall(r"!\[([^]]+)\]\((?:docs/)?figures/([^)]+)\)", page.read_text()) for page in
+             (ROOT / "README.md", *sorted(DOCS.glob("*.md")))}  # fmt: skip
+    return {page: found for page, found in pages.items() if found}
+
+
 def gallery_page() -> str:
-    """Write every example: its first sentence, and its code."""
-    lines = ["# Gallery of examples\n", "Each runs in seconds and is run by the tests: `python examples/NAME.py`.\n"]
+    """Write every figure with the code that makes it, and every example with its first sentence and its code."""
+    lines = ["# Gallery\n", "Every figure of these pages with what makes it, then every example.\n", "## Figures\n"]
+    for page, found in figures().items():
+        title = page.read_text().split("\n", 1)[0].removeprefix("# ")
+        where = f"../../{page.name}" if page.parent == ROOT else f"../{page.name}"
+        lines.append(f"### {title if page.parent != ROOT else 'README'}\n\nOn the page [{title}]({where}).\n")
+        made = ""
+        for words, file in found:
+            # One piece of code may make several figures: it stands above the first.
+            code = _made_by(file, page)
+            lines += [*([] if code == made else [code]), f"![{words}](../figures/{file})\n"]
+            made = code
+    lines += ["## Examples\n", "Each runs in seconds and is run by the tests: `python examples/NAME.py`.\n"]
     for path in sorted((ROOT / "examples").glob("*.py")):
         text = (ast.get_docstring(ast.parse(path.read_text())) or "").split("\n\n")[0].replace("\n", " ")
         title = path.stem.replace("_", " ").capitalize()
-        lines.append(f"## {title}\n\n{text}\n\n```{{literalinclude}} ../../examples/{path.name}\n:language: python\n```\n")
+        lines.append(f"### {title}\n\n{text}\n\n```{{literalinclude}} ../../examples/{path.name}\n:language: python\n```\n")
     return "\n".join(lines)
 
 

@@ -1,5 +1,6 @@
 """Code, commands and names of README and docs are true; examples run; made pages are current; links lead somewhere."""
 
+import importlib
 import re
 import runpy
 import shlex
@@ -142,6 +143,20 @@ def test_examples_run(name, capsys, monkeypatch):
 def test_every_example_is_run():
     # One needs the extra `vision`: make test-zoo runs it.
     assert {path.name for path in (ROOT / "examples").glob("*.py")} == {*EXAMPLES, "imagenet_head.py"}
+
+
+def test_the_gallery_has_every_figure_and_every_example(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    site_pages = importlib.import_module("site_pages")
+    text = site_pages.gallery_page()
+    for path in (ROOT / "docs" / "figures").iterdir():
+        assert f"](../figures/{path.name})" in text
+    for path in (ROOT / "examples").glob("*.py"):
+        assert f"../../examples/{path.name}" in text
+    # Each figure stands below what makes it.
+    assert text.index("ncollapse animate") < text.index("demo_kgon.gif)")
+    assert text.index("m.plot(kind)") < text.index("results_kgon.png)")
+    assert text.index("../draw_discovery.py") < text.index("discovery.svg)")
 
 
 def test_inline_code_names_what_exists():
