@@ -80,7 +80,7 @@ def test_a_shorter_training_is_measured_at_the_listed_epochs_that_it_reaches():
         ("train.epochs=0", r"^train\.epochs must be an integer of 1 or more, got 0\. Pass such a number\. \(set by"),
         ("train.epochs=true", r"^train\.epochs must be a valid integer, got True"),
         ("train.learning_rate=true", r"train\.learning_rate must be a valid number, got True"),
-        ("train.loss=hinge", r"train\.loss must be 'cross_entropy', 'mse' or 'dot_regression', got 'hinge'"),
+        ("train.loss=hinge", r"train\.loss must be 'cross_entropy', 'mse', 'dot_regression' or 'mcr2', got 'hinge'"),
         ("data.name=imagenet", r"data\.name must be 'digits'"),
         ("data.name=digit", r"or 'images', got 'digit'\. Near ones: digits\. \(set by"),
         ("seed=-1", r"^seed must be 0 or more, got -1\. Pass a larger integer\. \(set by seed=-1\)$"),

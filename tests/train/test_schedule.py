@@ -96,7 +96,7 @@ def test_measuring_epochs_needs_an_epoch() -> None:
         ({"decay": "none"}, r"train.decay must be one of weights, all, got 'none'. Pick one"),
         ({"optimizer": "lion"}, r"train.optimizer must be one of sgd, adam, sgdw, adamw, lbfgs, got 'lion'"),
         ({"schedule": "linear"}, r"train.schedule must be one of steps, cosine, got 'linear'"),
-        ({"loss": "hinge"}, r"train.loss must be one of cross_entropy, mse, dot_regression, got 'hinge'"),
+        ({"loss": "hinge"}, r"train.loss must be one of cross_entropy, mse, dot_regression, mcr2, got 'hinge'"),
         ({"learning_rate": 0.0}, r"train.learning_rate must be more than 0 and finite, got 0.0. Try 0.1"),
         ({"learning_rate": math.inf}, r"train.learning_rate must be more than 0 and finite, got inf"),
         ({"momentum": 1.0}, r"train.momentum must be in \[0, 1\), got 1.0. Try 0.9"),

@@ -141,6 +141,8 @@ class Recipe:
             raise ValueError(
                 f"train.loss=dot_regression needs model.head=fixed_etf, got {head}. A trained head can bring all logits to one."
             )
+        if self.train.loss == "mcr2" and head != "linear":
+            raise ValueError(f"train.loss=mcr2 needs model.head=linear, got {head}. Its features have no fixed directions.")
         last = max(self.measure.epochs or (0,))
         if last > self.train.epochs:
             raise ValueError(

@@ -8,7 +8,7 @@ from typing import Literal
 from ncollapse.recipes.checks import check_choices
 
 Decay = Literal["weights", "all"]
-LossName = Literal["cross_entropy", "mse", "dot_regression"]
+LossName = Literal["cross_entropy", "mse", "dot_regression", "mcr2"]
 OptimizerName = Literal["sgd", "adam", "sgdw", "adamw", "lbfgs"]
 # Their decay multiplies the weights and is no part of a gradient, so that they descend on no objective with weight decay.
 DECOUPLED = frozenset({"sgdw", "adamw"})
@@ -42,7 +42,9 @@ class TrainConfig:
             ``gamma`` times it in the last; milestones are then not used.
         clip_norm: Largest norm of the whole gradient, more than 0; None does not clip.
         loss: ``cross_entropy``, or ``mse`` against one-hot targets: half the squared distance, summed over classes,
-            averaged over samples; ``dot_regression`` for networks with a fixed head.
+            averaged over samples; ``dot_regression`` for networks with a fixed head. ``mcr2`` is minus the coding rate
+            reduction of the features that the classifier takes, plus the cross-entropy of the classifier, which has no gradient
+            in the features; batches should be large, some ten samples of each class or more.
         balance: What is done about classes of unequal size. ``sampling``: an epoch has as many samples as there are, equally
             many of each class, so that those of small classes come several times. ``weights``: the loss of a sample is
             multiplied by N / (K n_k), n_k being the size of its class. ``logits``: the cross-entropy is that of the logits plus

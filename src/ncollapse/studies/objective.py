@@ -29,7 +29,8 @@ def measure_objective(model: nn.Module, data: LabeledData, recipe: Recipe, epoch
     decayed. The floor is that of λ, of λ/d for normalization to norm √d.
 
     Returns:
-        The record; None for classes of unequal size, and for networks that do not end in a normalization.
+        The record; None for classes of unequal size, decoupled decay and MCR², and for networks that do not end in a
+        normalization.
 
     Reference:
         Súkeník, Lampert and Mondelli (2025), arXiv 2505.15239, section 4.
@@ -38,7 +39,7 @@ def measure_objective(model: nn.Module, data: LabeledData, recipe: Recipe, epoch
     balanced_counts = 0 < counts.min() == counts.max()
     if not balanced_counts or not isinstance(recipe.model, LayerNormResNetConfig | TransformerConfig):
         return None
-    if recipe.train.optimizer in DECOUPLED:
+    if recipe.train.optimizer in DECOUPLED or recipe.train.loss == "mcr2":
         return None
     train, radius_squared = recipe.training, recipe.model.feature_norm_squared
     stages = cast(tuple[str, ...], model.collapse_stages)

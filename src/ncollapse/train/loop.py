@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from ncollapse.data import Batches, LabeledData, shuffled_batches
 from ncollapse.recipes.training import TrainConfig
 from ncollapse.records.rows import EpochRecord
+from ncollapse.train.coding_rate_loss import coding_rate_loss
 from ncollapse.train.epoch_part import EpochPart, Step, TrainingStopped
 from ncollapse.train.execution import Network, check_execution, execution, logits_of
 from ncollapse.train.lbfgs import LBFGS
@@ -195,19 +197,20 @@ class _Training:
         # Kept as tensors until the epoch ends: reading a number from a GPU makes it wait.
         steps: list[Step] = []
         stopping = self.team.agree(self.should_stop())
-        for number, (inputs, labels) in enumerate(islice(batches, len(part), None), start=len(part) + 1):
-            if stopping:
-                break
-            self.team.place = f"epoch {epoch}, batch {number}"
-            step, stopping = self._step(parameters, inputs, labels)
-            steps.append(step)
+        with coding_rate_loss(self.model, self.loss) if self.config.loss == "mcr2" else nullcontext(self.loss) as loss:
+            for number, (inputs, labels) in enumerate(islice(batches, len(part), None), start=len(part) + 1):
+                if stopping:
+                    break
+                self.team.place = f"epoch {epoch}, batch {number}"
+                step, stopping = self._step(loss, parameters, inputs, labels)
+                steps.append(step)
         part = part.followed_by(steps, self.team)
         _check_finite(part, epoch, learning_rate)
         if stopping:
             raise TrainingStopped(epoch, part, len(Batches(self.data, self.config.batch_size)))
         return self._record(epoch, part, learning_rate)
 
-    def _step(self, parameters: list[nn.Parameter], inputs: Tensor, labels: Tensor) -> tuple[Step, bool]:
+    def _step(self, loss_of: Loss, parameters: list[nn.Parameter], inputs: Tensor, labels: Tensor) -> tuple[Step, bool]:
         """Descend on one batch, and tell whether to stop after it."""
         team, size, device = self.team, len(labels), parameters[0].device
         inputs, labels = team.share(inputs).to(device), team.share(labels).to(device)
@@ -219,7 +222,7 @@ class _Training:
             self.optimizer.zero_grad()
             logits = self.network(inputs)
             _check_logits(logits, labels, self.data)
-            loss = team.loss(self.loss, logits, labels, size)
+            loss = team.loss(loss_of, logits, labels, size)
             loss.backward()
             stopping = team.sum_gradients(parameters, self.should_stop())
             norm = _clip(parameters, self.config.clip_norm)

@@ -56,7 +56,7 @@ LOSSES: dict[LossName, Loss] = {
 
 def batch_loss(config: TrainConfig, counts: Tensor) -> Loss:
     """Return the loss of a batch that a recipe asks for, given how many training samples each class has."""
-    loss = LOSSES[config.loss]
+    loss = LOSSES["cross_entropy" if config.loss == "mcr2" else config.loss]
     if config.balance == "weights":
         weights = counts.sum().double() / (len(counts) * counts.clamp(min=1))
         of_samples = torch.vmap(lambda logits, label: loss(logits.unsqueeze(0), label.unsqueeze(0)))
