@@ -65,8 +65,8 @@ READINGS = (
         "pfc1",
         "holds",
         "PFC1 progresses as Conjecture 1 says where that can be tested. Most networks separate their classes after a block or "
-        "two and test no order; one setting was chosen for its effective depth by a rule that never looks at PFC1 or PFC2 "
-        "([how](claims.md)).",
+        "two and test no order; two settings, one on MNIST, were chosen for their effective depth by a rule that never looks "
+        "at PFC1 or PFC2 ([how](claims.md)).",
     ),
     (
         "pfc2",
