@@ -21,7 +21,7 @@ def add_layers(commands: Any) -> None:
     layers.add_argument("--layers", nargs="+", metavar="NAME", help="module names or globs (default: auto)")
     layers.add_argument("--classifier", metavar="NAME", help="the last linear layer (default: found)")
     layers.add_argument(
-        "--class-names", metavar="FILE", type=Path, help="a text file with one name a line, in order of the labels"
+        "--class-names", metavar="FILE", type=Path, help="a text file with one class name per line, in the order of the labels"
     )
     layers.add_argument(
         "--strangers",
@@ -39,7 +39,9 @@ def add_layers(commands: Any) -> None:
     )
     layers.add_argument("--max-samples", type=count(2), metavar="N", help="use the first samples of every data set")
     layers.add_argument("--device", metavar="NAME", help="default: auto, a GPU if any")
-    layers.add_argument("--out", type=folder, default=Path("layers"), metavar="DIR", help="the folder (default: %(default)s)")
+    layers.add_argument(
+        "--out", type=folder, default=Path("layers"), metavar="DIR", help="the folder to write (default: %(default)s)"
+    )
     layers.add_argument("--json", action="store_true", help="print the rows and the verdicts as JSON")
     layers.set_defaults(call=run_layers)
 

@@ -45,9 +45,11 @@ def add_target(measure: argparse.ArgumentParser) -> None:
     measure.add_argument(
         "--test-data",
         metavar="NAME",
-        help="the test split, named likewise; it is measured, decided by the class means of --data",
+        help="the test split, named in the same way. It is measured with decisions by the class means of --data",
     )
-    measure.add_argument("--num-classes", type=count(1), metavar="K", help="of the batches of a module:function")
+    measure.add_argument(
+        "--num-classes", type=count(1), metavar="K", help="the number of classes in the batches of a module:function"
+    )
     measure.add_argument(
         "--input-shape",
         type=count(1),
@@ -59,17 +61,22 @@ def add_target(measure: argparse.ArgumentParser) -> None:
         "--split",
         choices=("train", "test"),
         default="train",
-        help="of a data set or run (default: %(default)s); the training set's class means decide on test",
+        help="which split of a data set or run (default: %(default)s); decisions on test use the training set's class means",
     )
     measure.add_argument(
         "--checkpoint",
         type=Path,
         metavar="FILE",
-        help="weights for your own network, by safetensors or torch.save: a state dict, also under state_dict, "
+        help="weights for your own network, written by safetensors or torch.save: a state dict, also under state_dict, "
         "model_state_dict, model or net; prefixes such as module. or model. are dropped",
     )
     measure.add_argument("--unsafe-pickle", action="store_true", help="let the checkpoint run code, if you trust its writer")
-    measure.add_argument("--batch-size", type=count(1), metavar="N", help="default: that of the recipe, 1000 for your own")
+    measure.add_argument(
+        "--batch-size",
+        type=count(1),
+        metavar="N",
+        help="samples per batch (default: that of the recipe; 1000 for your own network)",
+    )
 
 
 def _add_checkpoints(measure: argparse.ArgumentParser) -> None:
@@ -78,10 +85,12 @@ def _add_checkpoints(measure: argparse.ArgumentParser) -> None:
         "--checkpoints",
         metavar="PATTERN",
         help="checkpoints of a training, such as 'ckpt/*.pt', measured one after the other into --out: files, checkpoints of "
-        "Lightning, or folders of transformers (checkpoint-500); what was measured by an earlier call is skipped",
+        "Lightning, or folders of transformers (checkpoint-500); what an earlier call has measured is skipped",
     )
     measure.add_argument(
-        "--unit", choices=("epoch", "step"), help="what the names of --checkpoints count (default: epochs where all have them)"
+        "--unit",
+        choices=("epoch", "step"),
+        help="what the numbers in the names of --checkpoints count (default: epochs if all names have one)",
     )
     measure.add_argument(
         "--counts-from-zero",
@@ -111,7 +120,7 @@ def _add_what_is_measured(measure: argparse.ArgumentParser) -> None:
     )
     measure.add_argument("--min-per-class", type=count(0), default=0, metavar="N", help="leave out classes with fewer samples")
     measure.add_argument(
-        "--metrics", nargs="+", metavar="ID", help="such as pfc1 nc3, core, or all (default: all that cost no d×d matrix)"
+        "--metrics", nargs="+", metavar="ID", help="such as pfc1 nc3, core, or all (default: all that need no d×d matrix)"
     )
     measure.add_argument(
         "--convention",

@@ -27,7 +27,7 @@ def add_report_commands(commands: Any) -> None:
         "--out",
         type=file,
         metavar="FILE",
-        help="the page (default: in the first DIR report.html of a run, sweep.html or depth.html; compare.html of several runs "
+        help="the page (default: report.html, sweep.html or depth.html in the first DIR; for several runs compare.html "
         "in the folder that they share)",
     )
     report.add_argument(
@@ -52,7 +52,7 @@ def _add_claims(commands: Any) -> None:
     )
     printed = claims.add_mutually_exclusive_group()
     printed.add_argument("--json", action="store_true", help="print the ledger as JSON")
-    printed.add_argument("--markdown", action="store_true", help="print it as a table in Markdown")
+    printed.add_argument("--markdown", action="store_true", help="print the ledger as a table in Markdown")
     claims.set_defaults(call=_claims)
 
 
@@ -86,9 +86,14 @@ def _add_animate(commands: Any) -> None:
     animate = commands.add_parser("animate", help=words, description=words)
     animate.add_argument("run", type=Path, metavar="DIR", help="a run directory")
     animate.add_argument(
-        "--out", type=file, metavar="FILE", help="a .gif, or a .png or .svg of the end (default: DIR/kgon.gif)"
+        "--out",
+        type=file,
+        metavar="FILE",
+        help="a .gif for all epochs, or a .png or .svg for the last one (default: DIR/kgon.gif)",
     )
-    animate.add_argument("--frames", type=count(2), default=40, metavar="N", help="at most so many (default: %(default)s)")
+    animate.add_argument(
+        "--frames", type=count(2), default=40, metavar="N", help="the most frames to write (default: %(default)s)"
+    )
     animate.set_defaults(call=_animate)
 
 

@@ -26,7 +26,9 @@ def add_reproduce(commands: Any) -> None:
     command.add_argument(
         "names", nargs="*", metavar="NAME", help="such as pfc:fig2, or a pattern: 'review:*' (default: list all)"
     )
-    command.add_argument("--seeds", type=count(1), metavar="N", help="how many (default: what ends within ten minutes)")
+    command.add_argument(
+        "--seeds", type=count(1), metavar="N", help="the number of seeds (default: as many as end within ten minutes)"
+    )
     command.add_argument("--first-seed", type=count(0), default=_FIRST_SEED, metavar="SEED", help="default: %(default)s")
     command.add_argument("--paper", action="store_true", help="the paper's size instead of the small version")
     command.add_argument("--out", type=folder, default=Path("reproduced"), metavar="DIR", help="default: %(default)s")

@@ -29,7 +29,7 @@ def add_folder_commands(commands: Any) -> None:
         description=f"{words}. Nothing is deleted: what is damaged goes into damaged/ in the run directory.",
     )
     repair.add_argument("folder", type=Path, metavar="DIR", help="a run directory, or the folder of a sweep")
-    repair.add_argument("--yes", action="store_true", help="do it; without this option it is only said")
+    repair.add_argument("--yes", action="store_true", help="repair; without this option the command only says what it would do")
     repair.set_defaults(call=_repair)
 
     words = "make a run directory of a CSV or JSONL log that a callback wrote, of this or an earlier version"

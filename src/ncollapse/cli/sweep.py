@@ -29,14 +29,14 @@ def add_sweep(commands: Any) -> None:
         action=_Over,
         dest="over",
         metavar="FIELD=V,V",
-        help="values that belong, one by one, to those of the --over before: "
+        help="a second field that changes together with the --over before it, value by value: "
         "--over train.optimizer=sgd,adam --with train.learning_rate=0.1,0.001",
     )
     sweep.add_argument("--seeds", type=count(1), default=1, metavar="N", help="seeds for each combination (default: 1)")
-    sweep.add_argument("--set", nargs="+", action="extend", default=[], metavar="FIELD=VALUE", help="for all runs")
+    sweep.add_argument("--set", nargs="+", action="extend", default=[], metavar="FIELD=VALUE", help="settings of all runs")
     sweep.add_argument("--engine", choices=("local", "ray"), default="local", help="default: processes on this machine")
     sweep.add_argument("--workers", type=count(1), metavar="N", help="processes at a time (default: one per core)")
-    sweep.add_argument("--address", help="of a running Ray cluster")
+    sweep.add_argument("--address", help="the address of a running Ray cluster")
     sweep.add_argument("--out", type=folder, metavar="DIR", help="folder of the runs (default: runs/sweep-RECIPE)")
     sweep.add_argument("--json", action="store_true", help="print the result as JSON")
     sweep.set_defaults(call=run_command)
