@@ -9,6 +9,7 @@ from ncollapse.experiments.experiment import Experiment
 from ncollapse.experiments.pfc import PFC_EXPERIMENTS
 from ncollapse.experiments.pfc_theory import PFC_THEORY
 from ncollapse.experiments.review_depth import DEPTH_EXPERIMENTS
+from ncollapse.experiments.review_elasticity import ELASTICITY_EXPERIMENTS
 from ncollapse.experiments.review_strangers import STRANGERS_EXPERIMENTS
 from ncollapse.experiments.review_testing import TESTING_EXPERIMENTS
 from ncollapse.experiments.review_theory import THEORY_EXPERIMENTS
@@ -20,6 +21,7 @@ _ALL = (
     *PFC_THEORY,
     *DEEP_EXPERIMENTS,
     *THEORY_EXPERIMENTS,
+    *ELASTICITY_EXPERIMENTS,
     *TESTING_EXPERIMENTS,
     *DEPTH_EXPERIMENTS,
     *TRANSFER_EXPERIMENTS,
