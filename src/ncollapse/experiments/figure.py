@@ -46,9 +46,15 @@ def draw_panel(axes: Axes, seeds: Sequence[SeedFile], panel: Panel) -> None:
     for index, (name, line) in enumerate(lines.items()):
         color, mark = colors_of(len(lines))[index], _MARKS[index % len(_MARKS)]
         at = sorted((places(x), ys) for x, ys in line.items())
-        xs = [x for x, _ in at]
-        axes.plot(xs, [statistics.fmean(ys) for _, ys in at], f"{mark}-", color=color, linewidth=1.3, markersize=4, label=name)
-        axes.fill_between(xs, [min(ys) for _, ys in at], [max(ys) for _, ys in at], color=color, alpha=0.18, linewidth=0)
+        xs, low, high = [x for x, _ in at], [min(ys) for _, ys in at], [max(ys) for _, ys in at]
+        # Words have no order that a line could mean.
+        has_words = any(isinstance(x, str) for x in line)
+        means = [statistics.fmean(ys) for _, ys in at]
+        axes.plot(xs, means, f"{mark}{'' if has_words else '-'}", color=color, linewidth=1.3, markersize=4, label=name)
+        if has_words:
+            axes.vlines(xs, low, high, color=color, linewidth=1.3)
+        else:
+            axes.fill_between(xs, low, high, color=color, alpha=0.18, linewidth=0)
 
 
 def colors_of(num_lines: int) -> Sequence[str]:
