@@ -10,6 +10,7 @@ from ncollapse.experiments.pfc import PFC_EXPERIMENTS
 from ncollapse.experiments.pfc_theory import PFC_THEORY
 from ncollapse.experiments.review_depth import DEPTH_EXPERIMENTS
 from ncollapse.experiments.review_elasticity import ELASTICITY_EXPERIMENTS
+from ncollapse.experiments.review_imbalance import IMBALANCE_EXPERIMENTS
 from ncollapse.experiments.review_strangers import STRANGERS_EXPERIMENTS
 from ncollapse.experiments.review_testing import TESTING_EXPERIMENTS
 from ncollapse.experiments.review_theory import THEORY_EXPERIMENTS
@@ -26,6 +27,7 @@ _ALL = (
     *DEPTH_EXPERIMENTS,
     *TRANSFER_EXPERIMENTS,
     *STRANGERS_EXPERIMENTS,
+    *IMBALANCE_EXPERIMENTS,
 )
 EXPERIMENTS: dict[str, Experiment] = {experiment.name: experiment for experiment in _ALL}
 
