@@ -16,6 +16,7 @@ def test_energies_are_those_of_equation_14():
     data = LabeledData(inputs, torch.tensor([0] * 9 + [1, 1, 2]), 3, "unequal")
     model = build_model(FCResNetConfig(width=4, num_blocks=1), (5,), 3, 1, None)
     energy_w, energy_h = energies(model, data)
+    model.eval()
     with torch.no_grad():
         features = model.blocks[0](model.stem(inputs)).double().numpy()
     squares = (features**2).sum(axis=1)
