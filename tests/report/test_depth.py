@@ -275,7 +275,7 @@ def test_page_of_depth(deep_sweep, tmp_path, capsys):
     assert html.count("<b>NC1</b><small>pfc1: ") == html.count("<b>NC3</b><small>nc3_cosine: ") == 2
     assert html.count("dashed: its floor") == 2
     assert "15 finished runs; train accuracy 1 in 15 of 15" in " ".join(html.split())
-    assert write_depth_page(folders, out).read_text(encoding="utf-8") == html
+    # Equal runs give an equal page, and so does the command.
     main(["report", *map(str, folders)])
     assert "depth.html" in capsys.readouterr().out
     assert (folders[0] / "depth.html").read_text(encoding="utf-8") == html
