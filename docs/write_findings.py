@@ -183,7 +183,8 @@ def render(ledger: dict[str, Any]) -> str:
         "",
         *verdicts(claims),
         "",
-        "Setting by setting, for the claims of the PFC paper (`–`: nothing to test):",
+        "A row over several settings says what is right in this mix of settings, and another mix may change it. Where they "
+        "disagree, the finding is the row of each setting. For the claims of the PFC paper (`–`: nothing to test):",
         "",
         *settings(claims),
         "",
