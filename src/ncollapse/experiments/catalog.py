@@ -14,6 +14,7 @@ from ncollapse.experiments.review_imbalance import IMBALANCE_EXPERIMENTS
 from ncollapse.experiments.review_strangers import STRANGERS_EXPERIMENTS
 from ncollapse.experiments.review_testing import TESTING_EXPERIMENTS
 from ncollapse.experiments.review_theory import THEORY_EXPERIMENTS
+from ncollapse.experiments.review_training import TRAINING_EXPERIMENTS
 from ncollapse.experiments.review_transfer import TRANSFER_EXPERIMENTS
 from ncollapse.near_words import near_words
 
@@ -22,6 +23,7 @@ _ALL = (
     *PFC_THEORY,
     *DEEP_EXPERIMENTS,
     *THEORY_EXPERIMENTS,
+    *TRAINING_EXPERIMENTS,
     *ELASTICITY_EXPERIMENTS,
     *TESTING_EXPERIMENTS,
     *DEPTH_EXPERIMENTS,
