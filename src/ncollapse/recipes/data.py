@@ -52,21 +52,21 @@ class DataConfig:
             (of the mixture 100, of geo_mnist 480).
         corrupt: Probability in [0, 1] that a label is replaced by a class drawn uniformly (maybe the same), in
             whichever split is loaded.
-        scaling: Of pixels; what is drawn comes in its own units and ignores it. ``norm64`` is right for width 64 to
-            256 at learning rates of 0.05 to 0.1, ``standard`` is the papers' standardization.
-        root: Folder to look in first, and to download to. See ``places.search_places`` for the others.
-        download: Whether image files that are in no known place may be fetched.
-        seed: Of the mixture and of the corruption, 0 or more.
-        largest_classes: Keeps the so many classes with the most training samples, 2 or more; None keeps all.
-        vocabulary: Of texts: the most frequent words of the training part that have ids of their own, 1 or more.
-        length: Of texts: words that are kept, 1 or more.
-        imbalance: R, 1 or more: how many times as many training samples the largest class has as the smallest one, the first
-            samples of each. A test split keeps its sizes.
+        scaling: How pixels are scaled. ``norm64`` is right for width 64 to 256 at learning rates of 0.05 to 0.1, ``standard``
+            is the papers' standardization. Data that is drawn keeps its own units.
+        root: The folder that is searched first and downloaded to. ``places.search_places`` lists the other places.
+        download: Whether to fetch image files that are in no known place.
+        seed: The seed of the mixture and of the corruption, 0 or more.
+        largest_classes: How many classes to keep, those with the most training samples, 2 or more; None keeps all.
+        vocabulary: For texts: how many words have ids of their own, the most frequent ones of the training part, 1 or more.
+        length: For texts: how many words of each are kept, 1 or more.
+        imbalance: R, 1 or more: the largest class has R times as many training samples as the smallest one. The first samples
+            of each class are kept. A test split keeps its sizes.
         labels: ``fine`` are the classes of the data set, ``coarse`` groups of them, for transfer between the two: odd and even
-            digits, five pairs of like classes of Fashion-MNIST, WordNet's parts of speech. All other fields are about the fine
-            classes, so that both have the same samples; only ``corrupt`` draws among the coarse ones.
-        minority: With an imbalance, the number of classes, the last ones, that have 1/R of the samples of the others (a step).
-            None makes a long tail, sizes that fall by one factor from class to class (Cui et al. 2019, CVPR).
+            digits, five pairs of like classes of Fashion-MNIST, WordNet's parts of speech. All other fields mean the fine
+            classes, so that both choices have the same samples; only ``corrupt`` draws coarse labels.
+        minority: With an imbalance: so many of the last classes have 1/R of the samples of the others (a step). None makes a
+            long tail, in which the sizes fall by one factor from class to class (Cui et al. 2019, CVPR).
 
     Raises:
         ValueError: If a field is out of its range.

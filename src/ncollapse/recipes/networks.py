@@ -55,7 +55,8 @@ class FCResNetConfig:
         branch_scale: Multiplies the initial weight of the last linear layer in each block; 0 makes every block the
             identity at first. Any other scale has no effect on the output where normalization follows that layer
             (``post``, and ``mid`` of ``single``), up to its bias and the epsilon of the normalization.
-        connections: ``residual``, ``plain`` or ``dense``: what a block takes and whether it passes that on.
+        connections: ``residual``: a block adds to its input. ``plain``: it replaces its input. ``dense``: it takes the outputs
+            of all blocks before it.
         head: ``linear`` is trained; ``fixed_etf`` is a unit simplex ETF behind features of norm one (``FixedETFHead``), for the
             loss ``dot_regression`` or any other, and needs a width of num_classes - 1 or more.
     """

@@ -23,10 +23,10 @@ class TrainConfig:
 
     Attributes:
         epochs: Passes over the data, 1 or more.
-        batch_size: Samples in a step, 1 or more; the last batch of an epoch holds what is left. The number of samples, or more,
-            is full batch.
-        learning_rate: Of the first epochs, more than 0.
-        momentum: In [0, 1); plain, not Nesterov's. With ``adam`` the decay of its first moment; that of the second is 0.999.
+        batch_size: Samples in a step, 1 or more; the last batch of an epoch holds what is left. From the number of samples
+            on, an epoch is one batch.
+        learning_rate: The learning rate of the first epochs, more than 0.
+        momentum: In [0, 1); plain, not Nesterov's. For ``adam`` it is the decay of the first moment; the second has 0.999.
         weight_decay: Added to the gradient as ``weight_decay * weight``, 0 or more; with ``adam`` too, so that both descend on
             one and the same objective. ``sgdw`` and ``adamw`` multiply the weights by ``1 - learning_rate * weight_decay``
             instead.
@@ -45,24 +45,24 @@ class TrainConfig:
             averaged over samples; ``dot_regression`` for networks with a fixed head. ``mcr2`` is minus the coding rate
             reduction of the features that the classifier takes, plus the cross-entropy of the classifier, which has no gradient
             in the features; batches should be large, some ten samples of each class or more.
-        balance: What is done about classes of unequal size. ``sampling``: an epoch has as many samples as there are, equally
-            many of each class, so that those of small classes come several times. ``weights``: the loss of a sample is
+        balance: A remedy for classes of unequal size. ``sampling``: an epoch has as many samples as before, but equally many
+            of each class, so that those of small classes come several times. ``weights``: the loss of a sample is
             multiplied by N / (K n_k), n_k being the size of its class. ``logits``: the cross-entropy is that of the logits plus
             log(n_k / N) (Menon et al. 2021, ICLR); the network itself decides without them.
-        checkpoint_every: Epochs between checkpoints, 1 or more; read by whoever saves them.
-        keep: Checkpoints that are kept with their tables, 1 or more. Where the newest is damaged, a run goes on from the one
+        checkpoint_every: Epochs between checkpoints, 1 or more.
+        keep: How many checkpoints are kept with their tables, 1 or more. If the newest is damaged, a run goes on from the one
             before.
         precision: ``bfloat16`` computes products of the forward and backward pass in bfloat16, which is faster on GPUs that
             have it; weights, normalization, loss and steps stay in float32, measurements too. ``float32`` computes in the
             type of the network.
-        deterministic: Whether steps take deterministic operations of PyTorch only, and of cuDNN; an operation that has no such
+        deterministic: Whether steps use only deterministic operations of PyTorch and cuDNN. An operation without such an
             implementation ends the training. On CUDA the environment variable ``CUBLAS_WORKSPACE_CONFIG`` must be ``:4096:8``
-            or ``:16:8`` from the start of the process on. The settings of before hold again between epochs. Not run on a GPU
+            or ``:16:8`` from the start of the process on. Between epochs your own settings hold. Not run on a GPU
             yet.
-        compiled: Whether steps run the network as ``torch.compile`` makes it, on CUDA with CUDA graphs (not run on a GPU yet).
-            Equal to the eager network within rounding; measurements stay eager. Needs a C++ compiler and one process. A
-            network is compiled for each of the two sizes that batches have, which takes ten seconds or more, so it pays for
-            long runs only, if at all; of networks of one class PyTorch keeps eight such codes in a process and runs others
+        compiled: Whether steps run the network compiled by ``torch.compile``, on CUDA with CUDA graphs (not run on a GPU yet).
+            The results equal those of the eager network within rounding. Measurements stay eager. Needs a C++ compiler and one
+            process. The network is compiled once for each of the two batch sizes, which takes ten seconds or more, so it pays
+            for long runs only, if at all. PyTorch keeps eight compiled networks of one class in a process and runs others
             eagerly.
 
     Raises:
