@@ -31,12 +31,24 @@ def add_measure(commands: Any) -> None:
 
 def add_target(measure: argparse.ArgumentParser) -> None:
     """Add the options that name a network, its weights and data."""
+    _add_data(measure)
     measure.add_argument(
         "network",
         metavar="MODEL",
         help="a run directory; module:function that returns a network; torchvision:NAME or timm:NAME (weights drawn with seed "
         "0); transformers:FOLDER (config.json and model.safetensors, as save_pretrained writes them; nothing is downloaded)",
     )
+    measure.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="FILE",
+        help="weights for your own network, written by safetensors or torch.save: a state dict, also under state_dict, "
+        "model_state_dict, model or net; prefixes such as module. or model. are dropped",
+    )
+    measure.add_argument("--unsafe-pickle", action="store_true", help="let the checkpoint run code, if you trust its writer")
+
+
+def _add_data(measure: argparse.ArgumentParser) -> None:
     measure.add_argument(
         "--data",
         metavar="NAME",
@@ -63,14 +75,6 @@ def add_target(measure: argparse.ArgumentParser) -> None:
         default="train",
         help="which split of a data set or run (default: %(default)s); decisions on test use the training set's class means",
     )
-    measure.add_argument(
-        "--checkpoint",
-        type=Path,
-        metavar="FILE",
-        help="weights for your own network, written by safetensors or torch.save: a state dict, also under state_dict, "
-        "model_state_dict, model or net; prefixes such as module. or model. are dropped",
-    )
-    measure.add_argument("--unsafe-pickle", action="store_true", help="let the checkpoint run code, if you trust its writer")
     measure.add_argument(
         "--batch-size",
         type=count(1),
