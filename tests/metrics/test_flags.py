@@ -4,11 +4,13 @@ import math
 
 import pytest
 import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cases import PLAIN, layer_statistics
 from ncollapse.etf import simplex_etf
 from ncollapse.metrics import METRICS, evaluate_metrics
-from ncollapse.probe import measure_features
+from ncollapse.probe import measure, measure_features
 from ncollapse.statistics import ClassCenters, ClassDecisions, ClassMoments, LinearClassifier
 
 
@@ -169,6 +171,29 @@ def test_duplicated_classes_are_decided_by_the_smaller_index_in_every_type(offse
     exact = torch.cdist(half.double(), alone.means, compute_mode="donot_use_mm_for_euclid_dist").argmin(1)
     expected = torch.bincount(labels[exact == labels], minlength=4).tolist() + [0] * 4
     assert [count.tolist() for count in counts] == [expected] * 4
+
+
+class AsOnCuda(TorchDispatchMode):
+    """Raises an error where deterministic mode on CUDA does, by the list of `torch.use_deterministic_algorithms`."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        broken = name in {"histc", "kthvalue", "nll_loss2d", "resize_", "put_"} or str(func) == "aten.median.dim"
+        broken |= name == "cumsum" and args[0].is_floating_point()
+        broken |= name == "bincount" and any(isinstance(part, torch.Tensor) for part in (*args[1:], *(kwargs or {}).values()))
+        if broken:
+            raise RuntimeError(f"{name} does not have a deterministic implementation")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("budget", [None, 0])
+def test_operations_without_a_deterministic_kernel_on_cuda_are_not_used(budget):
+    net = nn.Sequential(*(nn.Sequential(nn.Linear(6, 6), nn.Tanh()) for _ in range(3)), nn.Linear(6, 4))
+    batches = [(normal(seed, 20, 6).float(), torch.arange(20) % 4) for seed in range(2)]
+    expected = measure(net, batches, num_classes=4, path=True, memory_budget=budget)
+    with AsOnCuda():
+        found = measure(net, batches, num_classes=4, path=True, memory_budget=budget)
+    assert [repr(row) for row in found.rows] == [repr(row) for row in expected.rows]
 
 
 def test_deterministic_mode_changes_nothing():

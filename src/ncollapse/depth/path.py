@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Literal, get_args
 
 import torch
@@ -185,18 +185,24 @@ def _path_blocks(layer: Tensor, num_steps: int) -> list[slice]:
     return [slice(start, start + rows) for start in range(0, max(1, len(layer)), rows)]
 
 
+def _summed(gram: Tensor) -> Tensor:
+    """Return the running sums along both steps; not by cumsum, which has no deterministic kernel on CUDA."""
+    rows = torch.stack(list(accumulate(gram.unbind(1))), dim=1)
+    return torch.stack(list(accumulate(rows.unbind(2))), dim=2)
+
+
 def _block(layers: Sequence[Tensor], drifts: Tensor, rows: slice) -> PathStatistics:
     hidden = torch.stack([layer[rows] for layer in layers]).double()
     steps = hidden.diff(dim=0).sub_(drifts.unsqueeze(1)).transpose(0, 1)
     gram = steps @ steps.transpose(1, 2)  # (B, L, L): inner products of a sample's steps
     num_steps = gram.shape[1]
     norms = gram.diagonal(dim1=1, dim2=2).clamp(min=0).sqrt()
-    reached = torch.nn.functional.pad(gram.cumsum(1).cumsum(2), (1, 0, 1, 0))  # <h^l - h^0, h^m - h^0>
+    reached = torch.nn.functional.pad(_summed(gram), (1, 0, 1, 0))  # <h^l - h^0, h^m - h^0>
     from_start = reached.diagonal(dim1=1, dim2=2)
     along = reached[:, :, -1]
     chord = from_start[:, -1]
     # The distance to the end is summed from the end. A difference of squares would cancel.
-    back = torch.nn.functional.pad(gram.flip(1, 2).cumsum(1).cumsum(2), (1, 0, 1, 0)).diagonal(dim1=1, dim2=2).flip(1)
+    back = torch.nn.functional.pad(_summed(gram.flip(1, 2)), (1, 0, 1, 0)).diagonal(dim1=1, dim2=2).flip(1)
     length = norms.sum(dim=1)
     moving = norms > _STILL * length.unsqueeze(1)
     units = torch.where(moving, 1 / norms, 0.0)
