@@ -443,3 +443,57 @@ class Batches:
 
     def __iter__(self):
         return self.make(*self.arguments)
+
+
+class OwnNoise(nn.Module):
+    """Adds noise from a generator of its own, in eval mode too, or an average that it keeps in a NumPy array."""
+
+    def __init__(self, source):
+        super().__init__()
+        self.body, self.head, self.held = nn.Linear(D, D), nn.Linear(D, K), {"sources": [source]}
+
+    def forward(self, x):
+        h, source = self.body(x), self.held["sources"][0]
+        if isinstance(source, np.ndarray):
+            source *= 0.9
+            source += h.detach().mean(dim=0).numpy()
+            noise = torch.as_tensor(source).float()
+        elif isinstance(source, torch.Generator):
+            noise = torch.randn(h.shape, generator=source)
+        else:
+            noise = torch.tensor([source.normalvariate(0, 1) if isinstance(source, random.Random) else source.normal()])
+        return self.head(torch.relu(h + 0.1 * noise))
+
+
+def state_of_source(source):
+    if isinstance(source, np.ndarray):
+        return source.tolist()
+    if isinstance(source, torch.Generator):
+        return source.get_state().tolist()
+    if isinstance(source, random.Random):
+        return source.getstate()
+    return repr(source.get_state(legacy=False) if isinstance(source, np.random.RandomState) else source.bit_generator.state)
+
+
+SOURCES = {
+    "torch": lambda: torch.Generator().manual_seed(4),
+    "numpy": lambda: np.random.default_rng(4),
+    "old numpy": lambda: np.random.RandomState(4),
+    "python": lambda: random.Random(4),
+    "array": lambda: np.ones(D),
+}
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_generators_and_arrays_of_the_networks_own(source):
+    net, plain = OwnNoise(SOURCES[source]()), OwnNoise(SOURCES[source]())
+    plain.load_state_dict(net.state_dict())
+    before = state_of_source(net.held["sources"][0])
+    first = measure(net, BATCHES, num_classes=K, check=True)
+    assert state_of_source(net.held["sources"][0]) == before
+    assert repr(measure(net, BATCHES, num_classes=K, memory_budget=0).rows[0]) == repr(first.rows[0])
+    with watch(net, num_classes=K) as watching:
+        for x, y in BATCHES:
+            assert torch.equal(net(x), plain(x))
+            watching.update(y)
+    assert state_of_source(net.held["sources"][0]) == state_of_source(plain.held["sources"][0])

@@ -6,6 +6,7 @@ import hashlib
 import random
 from collections import OrderedDict, deque
 from collections.abc import Collection, Iterable, Mapping
+from copy import deepcopy
 from operator import is_
 from typing import Any, NamedTuple
 
@@ -39,6 +40,7 @@ class Snapshot:
     def __init__(self, model: nn.Module, parameters: Iterable[nn.Parameter]) -> None:
         self._containers: dict[int, tuple[Any, Any]] = {}
         self._tensors: dict[int, _Saved] = {}
+        self._sources: dict[int, tuple[Any, Any]] = {}
         self._empty: list[Any] = []
         self._memory = [(parameter, parameter.detach()) for parameter in model.parameters()]
         for module in model.modules():
@@ -57,6 +59,8 @@ class Snapshot:
                 self._save(item)
         elif isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
             self._save_values(value)
+        elif (state := _state_of(value)) is not None:
+            self._sources.setdefault(id(value), (value, state))
 
     def _save_items(self, items: Iterable[Any]) -> None:
         for item in items:
@@ -77,6 +81,8 @@ class Snapshot:
             _restore_items(container, type(container)())
         for container, contents in self._containers.values():
             _restore_items(container, contents)
+        for value, state in self._sources.values():
+            _set_state(value, state)
         for parameter, memory in self._memory:
             _restore_memory(parameter, memory)
         for tensor, memory, values in self._tensors.values():
@@ -100,6 +106,28 @@ class Snapshot:
     def holds(self, tensor: Tensor) -> bool:
         """Return whether a tensor's values are saved."""
         return id(tensor) in self._tensors
+
+
+def _state_of(value: Any) -> Any:
+    """Return a copy of the state of a random generator, or of the numbers of a NumPy array, None for all else."""
+    if isinstance(value, torch.Generator):
+        return value.get_state()
+    if isinstance(value, np.random.Generator):
+        return deepcopy(value.bit_generator.state)
+    if isinstance(value, np.random.RandomState):
+        return value.get_state(legacy=False)
+    if isinstance(value, random.Random) and not isinstance(value, random.SystemRandom):
+        return value.getstate()
+    return value.copy() if isinstance(value, np.ndarray) and value.flags.writeable and not value.dtype.hasobject else None
+
+
+def _set_state(value: Any, state: Any) -> None:
+    if isinstance(value, np.random.Generator):
+        value.bit_generator.state = state
+    elif isinstance(value, np.ndarray):
+        value[...] = state
+    else:
+        (value.setstate if isinstance(value, random.Random) else value.set_state)(state)
 
 
 def _restore_items(container: Any, contents: Any) -> None:
@@ -201,6 +229,10 @@ def _digest(value: Any) -> Any:
         return id(value), _content(value)
     if _is_note(value):
         return _NOTE
+    if (state := _state_of(value)) is not None:
+        return id(value), state.tobytes() if isinstance(value, np.ndarray) else _content(state) if isinstance(
+            state, Tensor
+        ) else repr(state)
     if type(value) in _CONTAINERS or type(value) is tuple:
         items = [part for item in value.items() for part in item] if isinstance(value, dict) else list(value)
         return id(value) if type(value) is not tuple else 0, [_digest(item) for item in items]
