@@ -12,10 +12,10 @@ from ncollapse.hooks.affine import Proof
 from ncollapse.hooks.batch_io import copy_of
 from ncollapse.hooks.capture import INPUTS
 from ncollapse.hooks.classifier import Head, find_head
-from ncollapse.hooks.label_rows import LabelRows
+from ncollapse.hooks.label_rows import LabelRows, turned
 from ncollapse.hooks.logits import Answers, class_logits
 from ncollapse.hooks.masks import MaskRule, mask_rules
-from ncollapse.hooks.pooling import MeanFrom, ReadOut, padding_rule, pool_at, read_out, silent_rule, unknown_padding
+from ncollapse.hooks.pooling import MeanFrom, ReadOut, padding_rule, read_out, silent_rule, unknown_padding
 from ncollapse.hooks.rows import (
     TokenRows,
     count_samples,
@@ -27,7 +27,7 @@ from ncollapse.hooks.rows import (
     shape_words,
     without_rows,
 )
-from ncollapse.hooks.stages import check_ran_once, find_stages, in_series, parallel_layers, repeated
+from ncollapse.hooks.stages import check_ran_once, find_stages, in_series, natural_taps, parallel_layers, repeated
 from ncollapse.hooks.tap import INPUT, LayerChoice, Modules, Placement, Tap, available_names, chosen_taps, name_of
 from ncollapse.hooks.tap_hooks import TapPlan
 from ncollapse.hooks.trace import ModuleCall, Trace, is_inside, outermost, trace_forward
@@ -153,10 +153,13 @@ class Discovery:
     ) -> tuple[dict[str, Placement], dict[str, str], str]:
         """Return where the labels' rows are in each layer, why that is unknown for others, and how it was proven."""
         calls = {tap.label: trace.taken(tap) for tap in taps}
-        placements = {label: Placement(axis=call.axis) for label, call in calls.items() if call.axis}
-        unplaced = {label: shape_words(call) for label, call in calls.items() if call.axis is None and call.output is not None}
+        placements, unplaced = self._usual_places(calls, taps, inputs, labeled)
         if labeled is not None and labeled.says_where:
-            others = {label: labeled.elsewhere(call.features) for label, call in calls.items() if call.output is not None}
+            others = {
+                label: labeled.elsewhere(placements[label].arranged(call.output.tensor))
+                for label, call in calls.items()
+                if call.output
+            }
             unfit = {} if all(others.values()) else {label: reason for label, reason in others.items() if reason}
             return placements, unplaced | unfit, ""
         num_labels = tokens or (trace.output.tensor.shape[1] if head.takes_labeled_tokens and trace.output is not None else 0)
@@ -169,8 +172,8 @@ class Discovery:
             unplaced |= {label: why for label, why in padded.items() if why}
             pooled = any(tap.pool != "flatten" and (isinstance(tap.pool, str) or tap.pool == read.pool) for tap in taps)
             return placements, unplaced, read.words if pooled else ""
-        rows = TokenRows(trace, inputs, num_labels, self._look, declared_prefix(self.model))
         end = trace.call(head.tap.name) if head.takes_labeled_tokens and head.tap is not None else None
+        rows = TokenRows(trace, inputs, num_labels, self._look, declared_prefix(self.model), end)
         calls |= {} if end is None else {end.name: end}
         placed = {label: rows.place(label, call.features) for label, call in calls.items() if _has_tokens(call)}
         if trace.output is not None and trace.output.tensor.ndim == 3:
@@ -181,6 +184,17 @@ class Discovery:
         axes = {label: call.axis or 0 for label, call in calls.items()}
         placements |= {name: at._replace(axis=axes.get(name, 0)) for name, at in placed.items() if not isinstance(at, str)}
         return placements, unplaced | refused, rows.words
+
+    def _usual_places(
+        self, calls: dict[str, ModuleCall], taps: Sequence[Tap], inputs: Any, labeled: LabelRows | None
+    ) -> tuple[dict[str, Placement], dict[str, str]]:
+        """Return which dimension of each layer counts the samples, and where tokens or channels are; why that is unknown."""
+        found = {label: Placement(axis=call.axis or 0) for label, call in calls.items()}
+        unplaced = {label: shape_words(call) for label, call in calls.items() if call.axis is None and call.output is not None}
+        places = turned(calls, taps, inputs, self._look, labeled)
+        unplaced |= {label: at for label, at in places.items() if isinstance(at, str)}
+        found |= {label: at._replace(axis=found[label].axis) for label, at in places.items() if not isinstance(at, str)}
+        return found, unplaced
 
     def _named_classifier(self, given: str | nn.Module) -> str:
         named = name_of(given, self.modules, "classifier")
@@ -217,7 +231,7 @@ class Discovery:
             left_out |= {name: beside[name] for name in outermost(list(beside), chosen)}
         else:
             found += " in order of execution, since what depends on what could not be followed"
-        taps = _natural_taps(chosen, head, read)
+        taps = natural_taps(chosen, head, read)
         return taps, found, repeated(trace, taps) | left_out
 
 
@@ -241,13 +255,6 @@ def _before(trace: Trace, head: Head) -> list[ModuleCall]:
     """Return the modules that had finished when the classifier started."""
     calls = list(trace.calls.values())
     return calls if head.name is None else calls[: trace.calls[head.name].started_after]
-
-
-def _natural_taps(chosen: Sequence[ModuleCall], head: Head, read: ReadOut) -> tuple[Tap, ...]:
-    """Return a tap for each natural stage, pooling tokens as the network does."""
-    # The classifier's own input has been pooled by the network already, whatever its shape.
-    direct = {call.name for call in chosen if (callable(head.pool) or head.pool == "flatten") and call.returned(head.input)}
-    return tuple(Tap(call.name, head.pool if call.name in direct else pool_at(call, read)) for call in chosen)
 
 
 def _feeding_label(taps: Sequence[Tap], trace: Trace, head: Head) -> str | None:

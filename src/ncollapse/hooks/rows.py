@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -80,11 +80,15 @@ class TokenRows:
     # kinds of proof. One token of the inputs is changed: before any attention only the row of its position changes, and in a
     # causal network also after it. Or a later module takes exactly these positions of the layer. Or the network declares how
     # many tokens it adds in front. Layers with as many positions as labels need no proof, unless a changed token shows that
-    # they see other inputs.
+    # they see other inputs, or that tokens have another order inside. What the classifier takes is proven by the logits.
 
-    def __init__(self, trace: Trace, inputs: Any, num_labels: int, look: Look, num_prefix: int = 0) -> None:
-        self.trace, self.num_labels = trace, num_labels
+    def __init__(
+        self, trace: Trace, inputs: Any, num_labels: int, look: Look, num_prefix: int = 0, end: ModuleCall | None = None
+    ) -> None:
+        self.trace, self.num_labels, self.end = trace, num_labels, end
         looks = [(last, look(changed)) for last, changed in _changed_inputs(inputs, trace, num_labels)]
+        elsewhere = [found for last, after in looks for found in self._moved(last, after)]
+        self.moved = {name for name, _ in elsewhere} if any(alone for _, alone in elsewhere) else set()
         changes = [(last, _responses(trace, after)) for last, after in looks]
         self.changed = [
             (responses, _responses(trace, after, 2)) for (_, responses), (_, after) in zip(changes, looks, strict=True)
@@ -116,6 +120,8 @@ class TokenRows:
         if tensor.shape[2] == labels and self._has_positions_last(name):
             return Placement(is_last=True)
         fits = length == labels
+        if fits and self.moved and (name in self.moved or self.own.get(name) != 0) and not self._ends_in(name):
+            return "may have the tokens in another order, as the network changes it inside"
         first = self.own.get(name, self.by_length.get(length, 0 if fits else -1))
         if not 0 <= first <= length - labels:
             return f"has {length} positions, the labels {labels}"
@@ -127,6 +133,19 @@ class TokenRows:
         assert output is not None
         place = self.place("", output)
         return "has as many positions as classes, in either order" if isinstance(place, Placement) and place.is_last else place
+
+    def _moved(self, last: int, after: Trace) -> Iterator[tuple[str, bool]]:
+        """Yield layers in which another last token of the first sample, or first one of the second, is elsewhere, if alone."""
+        for place, sample, end in ((last, 0, max), (0, 1, min)):
+            for name, rows in _responses(self.trace, after, 1, sample).items():
+                call = self.trace.call(name) if name else None
+                if call is not None and rows and call.features.shape[1] == self.num_labels and end(rows) != place:
+                    yield name, len(rows) == 1
+
+    def _ends_in(self, name: str) -> bool:
+        """Return whether a layer is the network's output, or what its classifier takes."""
+        call, end = self.trace.call(name) if name else None, self.end
+        return not name or (call is not None and end is not None and (call.name == end.name or call.returned(end.output)))
 
     def _has_positions_last(self, name: str) -> bool:
         """Return whether a layer is (N, C, T), as around convolutions, or as a token that changes fewer columns than rows."""
@@ -168,29 +187,6 @@ class TokenRows:
         return {first for rows in taken for first in starts if torch.equal(tokens[:, first : first + labels], rows)}
 
 
-def misordered(outputs: dict[str, Tensor], reverse: dict[str, Tensor], num: int, labels: Iterable[str]) -> dict[str, str]:
-    """Return layers without one row for each of some samples, or with rows in an order of their own, and why.
-
-    ``reverse`` are the outputs for the samples in reverse order.
-    """
-    found = {}
-    for label in labels:
-        if label not in outputs or label not in reverse:
-            found[label] = f"does not run for {num} samples"
-        elif not len(outputs[label]) == len(reverse[label]) == num:
-            found[label] = f"returns {len(outputs[label])} rows for {num} samples"
-        elif _follows_another(outputs[label].flip(0).flatten(1).float(), reverse[label].flatten(1).float()):
-            found[label] = "reorders the samples"
-    return found
-
-
-def _follows_another(expected: Tensor, rows: Tensor) -> bool:
-    """Return whether a row is that of another sample, and not that of its own."""
-    distance = torch.cdist(rows, expected)
-    alike = distance <= _CHANGED * expected.norm(dim=1).max()
-    return bool((alike.any(dim=1) & ~alike.diagonal()).any())
-
-
 def declared_prefix(model: nn.Module) -> int:
     """Return how many tokens a network declares to add in front of its own."""
     declared = (getattr(module, "num_prefix_tokens", None) for module in model.modules())
@@ -198,7 +194,7 @@ def declared_prefix(model: nn.Module) -> int:
 
 
 def _changed_inputs(inputs: Any, trace: Trace, num_labels: int) -> Iterator[tuple[int, Any]]:
-    """Yield inputs in which the last token of the first sample is replaced by an earlier one, and its position."""
+    """Yield inputs with another last token in the first sample and another first one in the second, and the last position."""
     for chosen in _tensors(inputs):
         if chosen.ndim < 2 or chosen.shape[1] != num_labels or _is_mask(chosen, trace.mask):
             continue
@@ -209,6 +205,7 @@ def _changed_inputs(inputs: Any, trace: Trace, num_labels: int) -> Iterator[tupl
         if earlier:
             changed = chosen.clone()
             changed[0, last] = chosen[0, earlier[-1]]
+            changed[1:, 0] = chosen[1:, 1]
             yield last, _replaced(inputs, chosen, changed)
 
 
@@ -224,21 +221,24 @@ def _is_mask(tensor: Tensor, mask: Tensor | None) -> bool:
     return mask is not None and tensor.shape == mask.shape and torch.equal(tensor, mask)
 
 
-def _responses(before: Trace, after: Trace, axis: int = 1) -> dict[str, list[int]]:
-    """Return which positions of the first sample changed, by module; those of the network's output as ""."""
+def _responses(before: Trace, after: Trace, axis: int = 1, sample: int = 0) -> dict[str, list[int]]:
+    """Return which positions of a sample changed, by module; those of the network's output as ""."""
     found = {}
     for call in _token_calls(before):
         other = after.call(call.name)
         if other is not None and other.output is not None and other.output.tensor.shape == call.output.tensor.shape:  # type: ignore[union-attr]
             changed = other.output.values.movedim(call.axis or 0, 0)
-            found[call.name] = _changed_positions(call.values.transpose(1, axis), changed.transpose(1, axis))
+            found[call.name] = _changed_positions(call.values.transpose(1, axis), changed.transpose(1, axis), sample)
     if before.output is not None and after.output is not None and before.output.tensor.ndim == 3:
-        found[""] = _changed_positions(before.output.values.transpose(1, axis), after.output.values.transpose(1, axis))
+        old, new = before.output.values.transpose(1, axis), after.output.values.transpose(1, axis)
+        found[""] = _changed_positions(old, new, sample)
     return found
 
 
-def _changed_positions(before: Tensor, after: Tensor) -> list[int]:
-    change = (before[0].double() - after[0].double()).abs().nan_to_num().amax(dim=-1)
+def _changed_positions(before: Tensor, after: Tensor, sample: int) -> list[int]:
+    change = (
+        (before[sample : sample + 1].double() - after[sample : sample + 1].double()).sum(dim=0).abs().nan_to_num().amax(dim=-1)
+    )
     return [int(place) for place in (change > _CHANGED * change.max()).nonzero()] if change.any() else []
 
 

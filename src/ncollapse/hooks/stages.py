@@ -9,7 +9,8 @@ from itertools import pairwise
 from torch import nn
 
 from ncollapse.hooks.capture import Captured
-from ncollapse.hooks.pooling import pool_of
+from ncollapse.hooks.classifier import Head
+from ncollapse.hooks.pooling import ReadOut, pool_at, pool_of
 from ncollapse.hooks.tap import Tap
 from ncollapse.hooks.trace import ModuleCall, Trace, input_call, is_inside, parent_of
 
@@ -251,3 +252,10 @@ def check_ran_once(taps: Sequence[Tap], trace: Trace) -> None:
                 f"Layers must run once per forward pass, but {tap.label!r} ran {trace.taken(tap).count} times. "
                 "Tap the modules around it."
             )
+
+
+def natural_taps(chosen: Sequence[ModuleCall], head: Head, read: ReadOut) -> tuple[Tap, ...]:
+    """Return a tap for each natural stage, pooling tokens as the network does."""
+    # The classifier's own input has been pooled by the network already, whatever its shape.
+    direct = {call.name for call in chosen if (callable(head.pool) or head.pool == "flatten") and call.returned(head.input)}
+    return tuple(Tap(call.name, head.pool if call.name in direct else pool_at(call, read)) for call in chosen)

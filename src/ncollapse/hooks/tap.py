@@ -31,16 +31,19 @@ class Placement(NamedTuple):
         first: The first position with a label, if every token has one.
         extra: How many positions it has beyond those of the labels.
         is_last: Whether the positions are the last dimension, as behind a convolution: (N, C, T).
+        channels_last: Whether the channels of images are the last dimension: (N, H, W, C).
     """
 
     axis: int = 0
     first: int = 0
     extra: int = 0
     is_last: bool = False
+    channels_last: bool = False
 
     def arranged(self, output: Tensor) -> Tensor:
-        """Return a layer's output with the samples first, then the positions."""
+        """Return a layer's output with the samples first, then the positions of tokens, or the channels of images."""
         output = output.movedim(self.axis, 0)
+        output = output.movedim(-1, 1) if self.channels_last else output
         return output.transpose(1, 2) if self.is_last else output
 
 

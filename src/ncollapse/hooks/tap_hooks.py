@@ -175,6 +175,8 @@ class TapHooks:
                 f"The network must return logits of {self.plan.num_classes} classes in every batch as in the first, got {got}. "
                 "Measure batches of one kind."
             )
+        if self._labeled is not None:
+            self._labeled.check_logits(returned_tensors(output)[self.plan.logits.position])
         return logits if self._labeled is None else self._labeled.of_output(logits, self.plan.placement(""))
 
     def remove(self) -> None:

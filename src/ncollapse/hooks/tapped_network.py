@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
@@ -15,12 +15,14 @@ from ncollapse.hooks.batch_io import copy_of, first_samples, map_tensors, run_ne
 from ncollapse.hooks.label_rows import LabelRows, check_not_one_hot
 from ncollapse.hooks.logits import returned_tensors
 from ncollapse.hooks.masks import mask_rules
-from ncollapse.hooks.rows import left_out_words, misordered, misplaced
+from ncollapse.hooks.rows import left_out_words, misplaced
 from ncollapse.hooks.tap_hooks import TapHooks, Tapped, TapPlan
 from ncollapse.hooks.untouched import Untouched, random_state_kept
 
 # How many samples show whether a layer keeps their order.
 _ORDERED = 8
+# Rows are alike if they differ by less than this share of the largest one.
+_ALIKE = 1e-3
 
 
 class TappedNetwork:
@@ -184,7 +186,30 @@ def _rows_in_order(
             found.append(rows)
     except Exception:  # a network may refuse another order in any way, such as sequences that are not sorted by length
         return None
-    return misordered(found[0], found[1], len(chosen), plan.labels)
+    return _misordered(found[0], found[1], len(chosen), plan.labels)
+
+
+def _misordered(outputs: dict[str, Tensor], reverse: dict[str, Tensor], num: int, labels: Iterable[str]) -> dict[str, str]:
+    """Return layers without one row for each of some samples, or with rows in an order of their own, and why.
+
+    ``reverse`` are the outputs for the samples in reverse order.
+    """
+    found = {}
+    for label in labels:
+        if label not in outputs or label not in reverse:
+            found[label] = f"does not run for {num} samples"
+        elif not len(outputs[label]) == len(reverse[label]) == num:
+            found[label] = f"returns {len(outputs[label])} rows for {num} samples"
+        elif _follows_another(outputs[label].flip(0).flatten(1).float(), reverse[label].flatten(1).float()):
+            found[label] = "reorders the samples"
+    return found
+
+
+def _follows_another(expected: Tensor, rows: Tensor) -> bool:
+    """Return whether a row is that of another sample, and not that of its own."""
+    distance = torch.cdist(rows, expected)
+    alike = distance <= _ALIKE * expected.norm(dim=1).max()
+    return bool((alike.any(dim=1) & ~alike.diagonal()).any())
 
 
 def _sample_axes(inputs: Any, num_samples: int, place: int) -> tuple[int | None, ...]:

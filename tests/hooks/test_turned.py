@@ -1,0 +1,152 @@
+"""Layers with their tokens in another order or dimension than usual, and images with their channels last."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import reference
+from hooks.test_designs import normal
+from ncollapse import collect_features, find_layers, measure
+
+K, N, T, D = 3, 24, 6, 8
+
+
+def made(network, *args):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        return network(*args).eval()
+
+
+def hooked(net, names, x):
+    """What modules return, or take, from plain hooks in float64."""
+    kept, net = {}, net.double()
+    for name in names:
+        module = net.get_submodule(name.removesuffix(".input"))
+        module.register_forward_hook(
+            lambda _, args, out, name=name: kept.update({name: args[0] if name.endswith(".input") else out})
+        )
+    with torch.no_grad():
+        net(x.double())
+    return kept
+
+
+class Turning(nn.Module):
+    """Gives the tokens another order in front of a module that mixes them, and takes it back behind."""
+
+    def __init__(self, order, mix):
+        super().__init__()
+        self.order, self.inp, self.a, self.head = order, nn.Linear(D, D), nn.Linear(D, D), nn.Linear(D, K)
+        self.mix = (
+            nn.GRU(D, D, batch_first=True) if mix == "recurrent" else nn.TransformerEncoderLayer(D, 2, 8, batch_first=True)
+        )
+
+    def forward(self, x):
+        h = self.mix(torch.relu(self.a(torch.tanh(self.inp(x))[:, self.order])))
+        h = h[0] if isinstance(h, tuple) else h
+        return self.head(h[:, self.order.argsort()])
+
+
+ORDERS = {"reversed": torch.arange(T).flip(0), "the last one stays": torch.tensor([3, 1, 0, 2, 4, 5])}
+TOKEN_LABELS = torch.arange(N * T).view(N, T) * 7 % K
+TOKENS = normal(N, T, D) + F.one_hot(TOKEN_LABELS, D)
+
+
+@pytest.mark.parametrize("mix", ["recurrent", "attention"])
+@pytest.mark.parametrize("order", ORDERS)
+def test_layers_whose_tokens_have_another_order_are_left_out(order, mix):
+    net = made(Turning, ORDERS[order], mix)
+    features, _ = collect_features(net, [(TOKENS, TOKEN_LABELS)], num_classes=K)
+    assert "head.input" in features
+    for name, output in hooked(made(Turning, ORDERS[order], mix), list(features), TOKENS).items():
+        inside = name.startswith("mix") or name == "a"
+        rows = output[:, ORDERS[order].argsort()] if inside else output
+        torch.testing.assert_close(features[name].double(), rows.flatten(0, 1), rtol=1e-4, atol=1e-5)
+    assert "may have the tokens in another order" in find_layers(net, TOKENS, num_classes=K).why
+
+
+def test_tokens_in_their_order_are_no_suspects():
+    net = made(Turning, torch.arange(T), "attention")
+    assert "another order" not in measure(net, [(TOKENS, TOKEN_LABELS)], num_classes=K).chosen
+
+
+class Mixer(nn.Module):
+    """Mixes over tokens in a layer with the tokens last, then over features."""
+
+    def __init__(self, num_tokens):
+        super().__init__()
+        self.inp, self.tokens, self.features = nn.Linear(D, D), nn.Linear(num_tokens, num_tokens), nn.Linear(D, D)
+        self.head = nn.Linear(D, K)
+
+    def forward(self, x):
+        h = torch.relu(self.tokens(self.inp(x).transpose(1, 2))).transpose(1, 2)
+        return self.head(torch.relu(self.features(h)).mean(dim=1))
+
+
+@pytest.mark.parametrize("num_tokens", [T, D, 11])
+def test_tokens_in_the_last_dimension_are_averaged_there(num_tokens):
+    labels = torch.arange(N) % K
+    x = normal(N, num_tokens, D) + 0.3 * labels[:, None, None]
+    m = measure(made(Mixer, num_tokens), [(x[:10], labels[:10]), (x[10:], labels[10:])], num_classes=K)
+    assert m.layers == ("tokens.input:mean", "features.input:mean", "head.input")
+    for layer, rows in hooked(made(Mixer, num_tokens), [layer.partition(":")[0] for layer in m.layers], x).items():
+        rows = rows.mean(dim=2) if layer == "tokens.input" else rows.mean(dim=1) if rows.ndim == 3 else rows
+        value = next(m.value("pfc1", full) for full in m.layers if full.partition(":")[0] == layer)
+        assert value == pytest.approx(reference.feature_metrics(rows.numpy(), labels.numpy(), K)["pfc1"], rel=1e-4)
+
+
+class ChannelsLast(nn.Module):
+    """Classifies pixels with their channels last inside, as some transformers for images do."""
+
+    def __init__(self, mixes, logits_last=False):
+        super().__init__()
+        self.a, self.b, self.norm, self.head = nn.Linear(3, D), nn.Linear(D, D), nn.LayerNorm(D), nn.Linear(D, K)
+        self.mixes, self.logits_last = mixes, logits_last
+
+    def forward(self, x):
+        h = torch.relu(self.a(x.permute(0, 2, 3, 1)))
+        h = h + h.mean(dim=(1, 2), keepdim=True) if self.mixes else h
+        logits = self.head(self.norm(self.b(h)))
+        return logits if self.logits_last else logits.permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize("mixes", [False, True])
+@pytest.mark.parametrize("size", [(D, D), (D, 5), (5, D), (4, 5)])
+def test_channels_are_found_in_the_last_dimension(size, mixes):
+    x, y = normal(6, 3, *size), torch.arange(6 * size[0] * size[1]).view(6, *size) * 5 % K
+    net = made(ChannelsLast, mixes)
+    features, _ = collect_features(net, [(x, y)], num_classes=K)
+    for name, output in hooked(made(ChannelsLast, mixes), list(features), x).items():
+        torch.testing.assert_close(features[name].double(), output.flatten(0, 2), rtol=1e-4, atol=1e-5)
+    if size != (D, D) or not mixes:
+        assert {"b.input", "norm"} <= set(features)
+    else:
+        assert "as many channels as rows and columns, in unknown order" in measure(net, [(x, y)], num_classes=K).chosen
+
+
+class Plain(nn.Module):
+    """Classifies pixels with convolutions, after which all pixels depend on one another."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.head = nn.Conv2d(3, D, 3, padding=1), nn.Conv2d(D, D, 3, padding=1), nn.Conv2d(D, K, 1)
+
+    def forward(self, x):
+        h = torch.relu(self.a(x))
+        return self.head(torch.relu(self.b(h + h.mean(dim=(2, 3), keepdim=True))))
+
+
+def test_convolutions_with_as_many_channels_as_rows_stay_as_they_are():
+    x, y = normal(6, 3, D, D), torch.arange(6 * D * D).view(6, D, D) * 5 % K
+    features, _ = collect_features(made(Plain), [(x, y)], num_classes=K)
+    assert list(features) == ["b.input", "head.input"]
+    for name, output in hooked(made(Plain), list(features), x).items():
+        torch.testing.assert_close(features[name].double(), output.movedim(1, 3).flatten(0, 2), rtol=1e-4, atol=1e-5)
+
+
+def test_logits_with_their_classes_last_are_not_read_across():
+    x, y = normal(6, 3, K, 5), torch.arange(6 * K * 5).view(6, K, 5) % K
+    with pytest.raises(
+        ValueError, match=r"The network's logits must have their classes in the second dimension, got \(6, 3, 5, 3\)"
+    ):
+        measure(made(ChannelsLast, False, True), [(x, y)], num_classes=K)
