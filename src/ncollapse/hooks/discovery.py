@@ -155,11 +155,10 @@ class Discovery:
         calls = {tap.label: trace.taken(tap) for tap in taps}
         placements, unplaced = self._usual_places(calls, taps, inputs, labeled)
         if labeled is not None and labeled.says_where:
-            others = {
-                label: labeled.elsewhere(placements[label].arranged(call.output.tensor))
-                for label, call in calls.items()
-                if call.output
+            seen = {
+                name: placements[name].arranged(call.output.tensor) for name, call in calls.items() if call.output is not None
             }
+            others = {name: labeled.elsewhere(output) for name, output in seen.items()}
             unfit = {} if all(others.values()) else {label: reason for label, reason in others.items() if reason}
             return placements, unplaced | unfit, ""
         num_labels = tokens or (trace.output.tensor.shape[1] if head.takes_labeled_tokens and trace.output is not None else 0)
