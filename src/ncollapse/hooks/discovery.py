@@ -155,10 +155,8 @@ class Discovery:
         calls = {tap.label: trace.taken(tap) for tap in taps}
         placements, unplaced = self._usual_places(calls, taps, inputs, labeled)
         if labeled is not None and labeled.says_where:
-            seen = {
-                name: placements[name].arranged(call.output.tensor) for name, call in calls.items() if call.output is not None
-            }
-            others = {name: labeled.elsewhere(output) for name, output in seen.items()}
+            seen = {name: part.output.tensor for name, part in calls.items() if part.output is not None}
+            others = {name: labeled.elsewhere(placements[name].arranged(output)) for name, output in seen.items()}
             unfit = {} if all(others.values()) else {label: reason for label, reason in others.items() if reason}
             return placements, unplaced | unfit, ""
         num_labels = tokens or (trace.output.tensor.shape[1] if head.takes_labeled_tokens and trace.output is not None else 0)
@@ -180,8 +178,8 @@ class Discovery:
         refused = {label: place for label, place in placed.items() if isinstance(place, str)}
         if ends := {"", "" if end is None else end.name} & refused.keys():
             raise ValueError(misplaced({label: refused[label] for label in sorted(ends)}))
-        axes = {label: call.axis or 0 for label, call in calls.items()}
-        placements |= {name: at._replace(axis=axes.get(name, 0)) for name, at in placed.items() if not isinstance(at, str)}
+        found = {name: at for name, at in placed.items() if not isinstance(at, str)}
+        placements |= {name: at._replace(axis=(calls[name].axis or 0) if name else 0) for name, at in found.items()}
         return placements, unplaced | refused, rows.words
 
     def _usual_places(
