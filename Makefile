@@ -97,6 +97,7 @@ docs-pages: $(STAMP)
 	$(BIN)/python docs/write_refusals.py
 	$(BIN)/python docs/write_records.py
 	$(BIN)/python docs/write_findings.py
+	$(BIN)/python docs/write_reproduced.py
 	$(BIN)/python docs/draw_discovery.py
 	$(BIN)/python docs/draw_diagrams.py
 

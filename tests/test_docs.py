@@ -202,6 +202,11 @@ def test_every_flag_and_error_has_a_cure():
     assert (ROOT / "docs" / "refusals.md").read_text() == render(), "run `make docs-pages`"
 
 
+def test_the_page_of_what_is_reproduced_is_that_of_the_records():
+    render = runpy.run_path(str(ROOT / "docs" / "write_reproduced.py"))["render"]
+    assert (ROOT / "docs" / "reproduced.md").read_text() == render(), "run `make docs-pages`"
+
+
 def test_figures_of_speed_are_those_of_the_benchmark():
     module = runpy.run_path(str(ROOT / "docs" / "write_records.py"))
     for path, text in module["render"]().items():
