@@ -150,3 +150,31 @@ def test_logits_with_their_classes_last_are_not_read_across():
         ValueError, match=r"The network's logits must have their classes in the second dimension, got \(6, 3, 5, 3\)"
     ):
         measure(made(ChannelsLast, False, True), [(x, y)], num_classes=K)
+
+
+class Stages(nn.Module):
+    """Two stages of attention; the second has fewer tokens with more channels."""
+
+    def __init__(self, tokens, channels):
+        super().__init__()
+        self.merged, narrow = tokens[0] // tokens[1], channels
+        self.a = nn.TransformerEncoderLayer(narrow[0], 2, 8, dropout=0.0, batch_first=True)
+        self.merge = nn.Linear(self.merged * narrow[0], narrow[1])
+        self.b = nn.TransformerEncoderLayer(narrow[1], 2, 8, dropout=0.0, batch_first=True)
+        self.inp, self.head = nn.Linear(3, narrow[0]), nn.Linear(narrow[1], K)
+
+    def forward(self, x):
+        h = self.a(self.inp(x))
+        return self.head(self.b(self.merge(h.reshape(len(h), -1, self.merged * h.shape[2]))).mean(dim=1))
+
+
+@pytest.mark.parametrize(("tokens", "channels"), [((16, 4), (4, 16)), ((16, 4), (8, 16)), ((16, 8), (4, 16)), ((8, 4), (4, 8))])
+def test_channels_of_a_stage_are_not_the_tokens_of_another(tokens, channels):
+    labels = torch.arange(N) % K
+    x = normal(N, tokens[0], 3) + 0.3 * labels[:, None, None]
+    m = measure(made(Stages, tokens, channels), [(x, labels)], num_classes=K)
+    names = [layer.partition(":")[0] for layer in m.layers if layer.endswith(":mean")]
+    assert names
+    for name, rows in hooked(made(Stages, tokens, channels), names, x).items():
+        expected = reference.feature_metrics(rows.mean(dim=1).numpy(), labels.numpy(), K)["pfc1"]
+        assert m.value("pfc1", f"{name}:mean") == pytest.approx(expected, rel=1e-4)

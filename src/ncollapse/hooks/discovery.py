@@ -96,7 +96,7 @@ class Discovery:
         if not taps and feeding is None:
             raise ValueError(nothing_found(num_rows, left_out))
         rule = None if tokens else rule or silent_rule(rules, inputs, self.model, read)
-        notes = [self.words, found, proof, rule.words if rule else "", *left_out_words(left_out), head.note]
+        notes = [self.words, found, proof, _padding_words(rule, taps), *left_out_words(left_out), head.note]
         notes += [f"{feeding} feeds the classifier"] * (feeding not in {None, *(tap.label for tap in taps)})
         return TapPlan(
             taps,
@@ -252,6 +252,10 @@ def _before(trace: Trace, head: Head) -> list[ModuleCall]:
     """Return the modules that had finished when the classifier started."""
     calls = list(trace.calls.values())
     return calls if head.name is None else calls[: trace.calls[head.name].started_after]
+
+
+def _padding_words(rule: MaskRule | None, taps: Sequence[Tap]) -> str:
+    return rule.words if rule is not None and any(tap.skips_padding for tap in taps) else ""
 
 
 def _feeding_label(taps: Sequence[Tap], trace: Trace, head: Head) -> str | None:

@@ -254,11 +254,14 @@ def turned(
     after = look(map_tensors(_with_another_corner, inputs)) if unclear else None
     counts = {label: _changed_sizes(calls[label], after) for label in unclear} if after is not None else {}
     found: dict[str, Placement | str] = {label: Placement(channels_last=True) for label in last - unclear}
-    known = {shapes[label][0] for label, count in counts.items() if count[0] == 1 < count[1]}
+    # Stages of a network may have as many channels as another stage has tokens: only both numbers exchanged are a doubt.
+    known = {shapes[label] for label, count in counts.items() if count[0] == 1 < count[1]}
     for label, count in counts.items():
         shape = shapes[label]
-        if not pixels and (count[1] == 1 < count[0] or (shape[1] in known and shape[0] not in known)):
+        if not pixels and count[1] == 1 < count[0]:
             found[label] = Placement(is_last=True)
+        elif not pixels and shape[::-1] in known and shape not in known:
+            found[label] = "may have its tokens in the last dimension, as a layer before has both numbers exchanged"
         elif pixels and count[0] == count[1] != count[2]:
             found[label] = Placement(channels_last=True)
         elif pixels and not count[0] != count[1] == count[2] and not _is_convolutional(calls[label].module):
