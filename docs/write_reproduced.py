@@ -85,5 +85,5 @@ def render() -> str:
 
 if __name__ == "__main__":
     for name in sys.argv[1:]:
-        RECORDED.write_bytes(encode(record(Path(name))))
+        RECORDED.write_bytes(encode(record(Path(name)), indent=False))
     PAGE.write_text(render())
