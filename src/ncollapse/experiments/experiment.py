@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from ncollapse.claims.evidence import Value
-
-if TYPE_CHECKING:
-    from ncollapse.experiments.work import Work
+from ncollapse.experiments.work import Work
 
 Source = Literal["pfc", "deep", "review"]
 PAPERS: dict[Source, str] = {
