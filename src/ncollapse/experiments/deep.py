@@ -133,7 +133,7 @@ DEEP_EXPERIMENTS = (
         tested=_tested("200 digits in place of CIFAR-10", "1, 2, 4, 8"),
         measure=partial(_tightens, recipe="deep_rn1_small"),
         seeds=6,
-        paper_minutes=200.0,
+        has_paper_size=True,
     ),
     _falls(
         name="deep:fig1-t11",
@@ -141,7 +141,7 @@ DEEP_EXPERIMENTS = (
         title="L-T11: a transformer with one linear layer a part",
         tested=_tested("200 digits in place of CIFAR-10", "1, 2, 4"),
         measure=partial(_tightens, recipe="deep_t11_small", settings=_SHORT, depths=(1, 2, 4)),
-        paper_minutes=6000.0,
+        has_paper_size=True,
     ),
     _falls(
         name="deep:fig1-preln_t11",
@@ -151,7 +151,7 @@ DEEP_EXPERIMENTS = (
         measure=partial(_tightens, recipe="deep_preln_t11_small", settings=_SHORT, depths=(1, 2, 4)),
         seeds=2,
         needs=("wordnet",),
-        paper_minutes=6000.0,
+        has_paper_size=True,
     ),
     _falls(
         name="deep:fig1-rn2",
@@ -160,7 +160,7 @@ DEEP_EXPERIMENTS = (
         tested=_tested("200 images of MNIST", "1, 2, 4, 8"),
         measure=partial(_tightens, recipe="deep_rn2_small", settings=_MNIST, falling=True),
         needs=("mnist",),
-        paper_minutes=400.0,
+        has_paper_size=True,
     ),
     _falls(
         name="deep:fig2-rn1",
@@ -169,7 +169,7 @@ DEEP_EXPERIMENTS = (
         tested=_tested("200 images", "1, 2, 4, 8"),
         measure=partial(_tightens, recipe="deep_rn1_small", settings=_MNIST),
         needs=("mnist",),
-        paper_minutes=200.0,
+        has_paper_size=True,
     ),
     _falls(
         name="deep:fig2-t11",
@@ -178,7 +178,7 @@ DEEP_EXPERIMENTS = (
         tested=_tested("200 images in patches of 14×14", "1, 2, 4"),
         measure=partial(_tightens, recipe="deep_t11_small", settings=(*_MNIST, "model.patch=14", *_SHORT), depths=(1, 2, 4)),
         needs=("mnist",),
-        paper_minutes=6000.0,
+        has_paper_size=True,
     ),
     Experiment(
         "deep:fig2-rn2",
@@ -190,7 +190,7 @@ DEEP_EXPERIMENTS = (
         partial(_does_not_tighten, recipe="deep_rn2_constant_small", settings=_MNIST),
         _panels,
         needs=("mnist",),
-        paper_minutes=400.0,
+        has_paper_size=True,
     ),
     Experiment(
         "deep:lemma4.0",
@@ -227,6 +227,6 @@ DEEP_EXPERIMENTS = (
         partial(_tightens, recipe="deep_rn1_small", metrics=_APPROACH),
         tuple(Panel(title, "blocks L", log_x=True) for title in _APPROACH.values()),
         seeds=6,
-        paper_minutes=200.0,
+        has_paper_size=True,
     ),
 )

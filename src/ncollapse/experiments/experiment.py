@@ -66,7 +66,7 @@ class Experiment:
         seeds: How many the small version takes, so that it ends within ten minutes on two cores.
         needs: Data sets that it needs.
         checks_code: Whether a theorem leaves no choice, so that it tests the code and nothing about networks.
-        paper_minutes: Of one seed at the paper's size, estimated; None where the small version is the whole.
+        has_paper_size: Whether it can be run at the paper's size; else the small version is the whole.
     """
 
     name: str
@@ -79,7 +79,7 @@ class Experiment:
     seeds: int = 3
     needs: tuple[str, ...] = ()
     checks_code: bool = False
-    paper_minutes: float | None = None
+    has_paper_size: bool = False
 
     @property
     def source(self) -> Source:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from functools import partial
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullLocator
@@ -45,7 +44,7 @@ def draw_panel(axes: Axes, seeds: Sequence[SeedFile], panel: Panel) -> None:
     places = _lay(axes, panel, lines)
     for index, (name, line) in enumerate(lines.items()):
         color, mark = colors_of(len(lines))[index], _MARKS[index % len(_MARKS)]
-        at = sorted((places(x), ys) for x, ys in line.items())
+        at = sorted((places[x], ys) for x, ys in line.items())
         xs, low, high = [x for x, _ in at], [min(ys) for _, ys in at], [max(ys) for _, ys in at]
         # Words have no order that a line could mean.
         has_words = any(isinstance(x, str) for x in line)
@@ -62,22 +61,18 @@ def colors_of(num_lines: int) -> Sequence[str]:
     return _COLORS if num_lines <= len(_COLORS) else style.depth_colors(num_lines)
 
 
-def _lay(axes: Axes, panel: Panel, lines: dict[str, Line]) -> partial[float]:
-    """Set the x axis, and return where an x lies on it: numbers at themselves, words one after the other."""
+def _lay(axes: Axes, panel: Panel, lines: dict[str, Line]) -> dict[float | str, float]:
+    """Set the x axis, and return where every x lies on it: numbers at themselves, words one after the other."""
     all_x = list(dict.fromkeys(x for line in lines.values() for x in line))
     if all(not isinstance(x, str) for x in all_x):
         numbers = sorted(float(x) for x in all_x)
         if panel.log_x and numbers[-1] > 0:
-            positive = [x for x in numbers if x > 0]
-            axes.set_xscale(*(("log",) if len(positive) == len(numbers) else ("symlog",)))
-            axes.xaxis.set_major_locator(FixedLocator(numbers[:: -(-len(numbers) // _MOST_TICKS)]))
+            ticks = numbers[:: -(-len(numbers) // _MOST_TICKS)]
+            axes.set_xscale("log" if numbers[0] > 0 else "symlog")
+            axes.xaxis.set_major_locator(FixedLocator(ticks))
             axes.xaxis.set_minor_locator(NullLocator())
-            axes.set_xticklabels([number(x) for x in numbers[:: -(-len(numbers) // _MOST_TICKS)]])
-        return partial(_same, {x: float(x) for x in all_x})
+            axes.set_xticklabels([number(x) for x in ticks])
+        return {x: float(x) for x in all_x}
     axes.set_xticks(range(len(all_x)), [style.short(str(x), 16) for x in all_x], parse_math=False)
     axes.set_xlim(-0.5, len(all_x) - 0.5)
-    return partial(_same, {x: float(place) for place, x in enumerate(all_x)})
-
-
-def _same(places: dict[float | str, float], x: float | str) -> float:
-    return places[x]
+    return {x: float(place) for place, x in enumerate(all_x)}

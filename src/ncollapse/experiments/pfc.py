@@ -86,7 +86,7 @@ def _is_as_deep_as_it_is(run: Run) -> Value | None:
 
 _COSTS = Panel("Cost over that of the best pairing", "pairing")
 _three = tuple(Panel(title, _DEPTH) for title in _METRICS.values())
-_shared = partial(Experiment, needs=("mnist",), seeds=3, paper_minutes=310.0)
+_shared = partial(Experiment, needs=("mnist",), seeds=3, has_paper_size=True)
 
 PFC_EXPERIMENTS = (
     _shared(

@@ -168,7 +168,7 @@ PFC_THEORY = (
         _share_within,
         (Panel("Share of variance within classes", _LAYER),),
         needs=("mnist",),
-        paper_minutes=310.0,
+        has_paper_size=True,
     ),
     _theorem(
         "pfc:thm3",

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -61,14 +62,14 @@ def reproduce(
         ValueError: If data is missing, or there is no version of the paper's size.
         RunStopped: If ``should_stop`` said so.
     """
-    if at_paper_size and experiment.paper_minutes is None:
+    if at_paper_size and not experiment.has_paper_size:
         raise ValueError(f"{experiment.name} has one size only, got --paper. Leave it out.")
     folder = place.of(experiment, at_paper_size)
     there = {found.seed for found in place.seeds(experiment, at_paper_size)}
     for done, seed in enumerate(seeds):
         say(done, "")
         if seed not in there:
-            work = Work(seed, at_paper_size, place.out / RUNS, lambda words, done=done: say(done, words), should_stop)  # type: ignore[misc]
+            work = Work(seed, at_paper_size, place.out / RUNS, partial(say, done), should_stop)
             write_json(_file(folder, seed), _measured(experiment, work, folder))
     say(len(seeds), "")
     return place.seeds(experiment, at_paper_size)

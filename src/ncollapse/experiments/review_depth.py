@@ -16,10 +16,9 @@ from ncollapse.data.labeled import LabeledData
 from ncollapse.depth.neighbors import neighbor_predictions, neighbor_scores
 from ncollapse.experiments.experiment import Found, Panel, Point
 from ncollapse.experiments.review_testing import at_end, on_fashion, small_run
-from ncollapse.experiments.work import Work
+from ncollapse.experiments.work import Work, recipe_of
 from ncollapse.probe import collect_features
 from ncollapse.recipes import FCResNetConfig
-from ncollapse.recipes.recipe import Recipe
 from ncollapse.records.depth import EPSILON
 from ncollapse.records.reading import Run
 from ncollapse.studies.ncc_depth import compare_ncc_depths
@@ -79,7 +78,7 @@ def depth_of_random_labels(work: Work) -> Found:
 def depth_bound(work: Work) -> Found:
     """Test whether a network on half of the data needs less depth than all of it with partly random labels."""
     run = small_run(work)
-    recipe, data = Recipe.from_json((run.path / "recipe.json").read_text()), work.samples(run)
+    recipe, data = recipe_of(run), work.samples(run)
     assert isinstance(recipe.model, FCResNetConfig)
     shuffled = data.subset(torch.randperm(data.num_samples, generator=torch.Generator().manual_seed(work.seed)))
     found = compare_ncc_depths(

@@ -7,6 +7,7 @@ import math
 from scipy import stats
 
 from ncollapse.experiments.experiment import Experiment, Found, Panel, Point
+from ncollapse.experiments.review_testing import at_end
 from ncollapse.experiments.work import Work
 from ncollapse.records.reading import Run
 
@@ -21,20 +22,15 @@ _DATA = {
 _SMALL = ("data.per_class=40", "train.epochs=60", "measure.epochs=0,3,10,30", "measure.transport_samples=0")
 
 
-def _last(run: Run, metric: str, epoch: int | None = None, split: str = "train") -> float:
-    value = run.value(metric, run.depths[-1], epoch, split)
-    return math.nan if value is None else value
-
-
 def _over_epochs(run: Run, panel: Panel, line: str) -> list[Point]:
-    return [Point(panel.title, line, epoch, _last(run, "pfc1", epoch)) for epoch in run.epochs]
+    return [Point(panel.title, line, epoch, at_end(run, "pfc1", "train", epoch)) for epoch in run.epochs]
 
 
 def _normalization(work: Work) -> Found:
     falls, points = [], []
     for name, kind in _NORMALIZED.items():
         run = work.run("demo", "measure.epochs=0,3,10,30,100", f"model.normalization={kind}")
-        falls.append(math.log10(_last(run, "pfc1", 0) / _last(run, "pfc1")))
+        falls.append(math.log10(at_end(run, "pfc1", "train", 0) / at_end(run, "pfc1")))
         points += _over_epochs(run, _BY_NORMALIZATION, name)
     return Found(min(falls) - 1, tuple(points))
 
@@ -43,8 +39,8 @@ def _complexity(work: Work) -> Found:
     errors, collapses, points = [], [], []
     for name, settings in _DATA.items():
         run = work.run("vit_digits", *settings, *_SMALL, "measure.test=true", "model.num_blocks=3")
-        errors.append(1 - _last(run, "accuracy", split="test"))
-        collapses.append(_last(run, "pfc1"))
+        errors.append(1 - at_end(run, "accuracy", "test"))
+        collapses.append(at_end(run, "pfc1"))
         points += [*_over_epochs(run, _BY_DATA, name), Point(_BY_ERROR.title, name, errors[-1], collapses[-1])]
     return Found(float(stats.kendalltau(errors, collapses).statistic), tuple(points))
 

@@ -15,10 +15,9 @@ from ncollapse.data.batches import Batches
 from ncollapse.data.labeled import LabeledData
 from ncollapse.experiments.experiment import Found, Panel, Point
 from ncollapse.experiments.review_testing import at_end, on_fashion, small_run
-from ncollapse.experiments.work import Work
+from ncollapse.experiments.work import Work, recipe_of
 from ncollapse.models import build_model
 from ncollapse.probe import collect_features
-from ncollapse.recipes.recipe import Recipe
 from ncollapse.records.reading import Run
 from ncollapse.train.loop import train
 
@@ -122,7 +121,7 @@ def new_classes_by_depth(work: Work) -> Found:
 def splitting(work: Work) -> Found:
     """Train on super-classes, and compare first and last layer by how well they tell the classes apart."""
     run = small_run(work)
-    recipe, data = Recipe.from_json((run.path / "recipe.json").read_text()), work.samples(run)
+    recipe, data = recipe_of(run), work.samples(run)
     coarse = with_labels(data, COARSE)
     before = build_model(recipe.model, data.sample_shape, coarse.num_classes, work.seed, None)
     model = deepcopy(before)
@@ -139,7 +138,7 @@ def merging(work: Work) -> Found:
 
 def untrained(run: Run) -> nn.Module:
     """Return the network of a run before its training."""
-    recipe = Recipe.from_json((run.path / "recipe.json").read_text())
+    recipe = recipe_of(run)
     return build_model(recipe.model, (1, 28, 28), recipe.data.largest_classes or 10, recipe.seed, None)
 
 

@@ -1,4 +1,4 @@
-"""Where one seed of an experiment is measured: its runs, which other experiments share, and their networks."""
+"""One seed of an experiment under way: its runs, which other experiments share, and their networks."""
 
 from __future__ import annotations
 
@@ -73,5 +73,9 @@ class Work:
 
     def samples(self, run: Run, *settings: str) -> LabeledData:
         """Return the samples that a run was trained on, or others that its recipe names with changed settings."""
-        recipe = Recipe.from_json((run.path / "recipe.json").read_text())
-        return load_samples(override(recipe, settings).data)
+        return load_samples(override(recipe_of(run), settings).data)
+
+
+def recipe_of(run: Run) -> Recipe:
+    """Return the recipe of a run."""
+    return Recipe.from_json((run.path / "recipe.json").read_text())
