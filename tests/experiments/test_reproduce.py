@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -21,6 +22,8 @@ from ncollapse.experiments import (
     standings,
     write_experiment_page,
 )
+from ncollapse.records.errors import ReportError
+from ncollapse.records.json_files import write_json
 
 TINY = ("train.epochs=2", "data.per_class=5", "model.width=8", "model.num_blocks=1", "measure.transport_samples=0")
 
@@ -147,3 +150,26 @@ def test_every_experiment_says_what_it_needs_to(experiment):
     assert experiment.tested.endswith(".")
     assert experiment.seeds >= 1
     assert len({panel.title for panel in experiment.panels}) == len(experiment.panels)
+
+
+def test_a_folder_of_somebody_else_cannot_write_outside_itself(tmp_path):
+    experiment, place = made(measure=lambda work: Found(True)), Place(tmp_path / "theirs")
+    own = tmp_path / "mine"
+    own.mkdir()
+    (place.out / "runs").mkdir(parents=True)
+    (place.out / "runs" / "link").symlink_to(own)
+    (seed,) = reproduce(experiment, place, [0])
+    # A run of the reader's, named by its path and by a link, and one that is gone.
+    write_json(place.of(experiment) / "seed=0.json", replace(seed, runs=("../../mine", "../runs/link", "..", "../runs/gone")))
+    assert place.runs(place.seeds(experiment)) == []
+    write_experiment_page(experiment, standings({}, [experiment])["pfc:x"], place)
+    assert list(own.iterdir()) == []
+
+
+def test_a_copied_seed_is_refused(tmp_path):
+    experiment, place = made(), Place(tmp_path)
+    reproduce(experiment, place, [0])
+    folder = place.of(experiment)
+    (folder / "seed=1.json").write_bytes((folder / "seed=0.json").read_bytes())
+    with pytest.raises(ReportError, match=r"seed=1\.json: holds seed 0\. Delete it"):
+        place.seeds(experiment)

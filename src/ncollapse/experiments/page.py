@@ -29,7 +29,7 @@ def write_experiment_page(experiment: Experiment, standing: Standing, place: Pla
     """
     folder = place.of(experiment, at_paper_size)
     seeds = place.seeds(experiment, at_paper_size)
-    runs = [folder / run for run in dict.fromkeys(run for seed in seeds for run in seed.runs)]
+    runs = place.runs(seeds)
     for run in runs:
         if not (run / REPORT).is_file():
             write_report([run])

@@ -14,7 +14,7 @@ import torch
 from ncollapse.experiments.experiment import Experiment, SeedFile
 from ncollapse.experiments.work import Work
 from ncollapse.machine import machine
-from ncollapse.records.json_files import read_json, write_json
+from ncollapse.records.json_files import fail, read_json, write_json
 
 RUNS = "runs"
 _AGAIN = "Delete it and run `ncollapse reproduce` again: the runs behind it are kept."
@@ -32,8 +32,18 @@ class Place:
 
     def seeds(self, experiment: Experiment, at_paper_size: bool = False) -> tuple[SeedFile, ...]:
         """Read what the seeds that are finished have given, in their order."""
-        files = self.of(experiment, at_paper_size).glob("seed=*.json")
-        return tuple(sorted((read_json(file, SeedFile, _AGAIN) for file in files), key=lambda found: found.seed))
+        found = {file: read_json(file, SeedFile, _AGAIN) for file in self.of(experiment, at_paper_size).glob("seed=*.json")}
+        for file, item in found.items():
+            if file.name != _name(item.seed):
+                # A copy would count a seed twice.
+                fail(file, f"holds seed {item.seed}", _AGAIN)
+        return tuple(sorted(found.values(), key=lambda item: item.seed))
+
+    def runs(self, seeds: Sequence[SeedFile]) -> list[Path]:
+        """Return the run directories behind seeds; a seed's file names them, and cannot lead out of the folder."""
+        there = {path.name: path for path in (self.out / RUNS).glob("*") if path.is_dir() and not path.is_symlink()}
+        names = dict.fromkeys(Path(run).name for seed in seeds for run in seed.runs)
+        return [there[name] for name in names if name in there]
 
 
 def reproduce(
@@ -87,4 +97,8 @@ def _measured(experiment: Experiment, work: Work, folder: Path) -> SeedFile:
 
 def _file(folder: Path, seed: int) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"seed={seed}.json"
+    return folder / _name(seed)
+
+
+def _name(seed: int) -> str:
+    return f"seed={seed}.json"
