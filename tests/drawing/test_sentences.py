@@ -80,7 +80,7 @@ def test_three_lines_say_training_progress_and_prediction(run_dir, edit):
     assert summarize(read_run(run_dir)) == [
         "Training: 100.00 % train accuracy at epoch 150 of 150. Every training sample was right first at measured epoch 12.",
         "Over depth: PFC1 (within- over between-class variance) falls at every step (0.6 → 0.0288), PFC2 (class means against "
-        "a simplex ETF) RISES at 1 of 5 steps (0.81 → 0.275) and the nearest-center error never rises (0.065 → 0). Effective "
+        "a simplex ETF) rises at 1 of 5 steps (0.81 → 0.275) and the nearest-center error never rises (0.065 → 0). Effective "
         "depth: 2 of 5.",
         "Straight line against the log-linear baseline: for PFC1 the line is better by a factor of 3.48; for PFC2 the baseline "
         "is better by a factor of 1.5.",
@@ -148,7 +148,7 @@ def test_rise_is_said_with_layers_and_values(said, run_dir):
         record["progression"]["pfc2"].update(rises)
 
     assert one(said(change), "PFC2 (") == (
-        "PFC2 (distance of the class means to a simplex ETF) does NOT fall monotonically over depth: it rises at 2 of 5 steps, "
+        "PFC2 (distance of the class means to a simplex ETF) does not fall monotonically over depth: it rises at 2 of 5 steps, "
         "into blocks.1 (0.7 → 0.75) and blocks.3 (0.5 → 0.51). It goes from 0.8 at stem to 0.3 at blocks.4. "
         "With a relative tolerance of 0.05, it rises into blocks.1."
     )
@@ -265,7 +265,7 @@ def test_the_verdict_for_a_collapsed_end(said):
     against = {"optimal": False, "biases": None, "cycle": [4, 9, 7], "gain": 1.234, "tolerance": 1e-12}
     sentence = one(said(lambda record: record.update(collapsed_optimality=against)), start)
     assert sentence.endswith(
-        "NOT optimal transport: the total cost falls by 1.23 if one sample of each class moves to the next in 4 → 9 → 7 → 4."
+        "not optimal transport: the total cost falls by 1.23 if one sample of each class moves to the next in 4 → 9 → 7 → 4."
     )
 
 
@@ -352,7 +352,7 @@ def test_two_layers_have_none_between_them(run_dir, monkeypatch):
         assert one(describe(run), f"{metric} of the straight line") == (
             f"{metric} of the straight line cannot be compared: there is no layer between first and last."
         )
-        (cell,) = (cell for cell in findings(run) if cell.name == f"Line : baseline, {metric}")
+        (cell,) = (cell for cell in findings(run) if cell.name == f"{metric}: error of the straight line")
         assert (cell.value, cell.remark) == ("–", "no layer between first and last; 2 of 6 layers, stem to blocks.4")
 
 
@@ -408,12 +408,12 @@ def test_theorem1(said):
         "of their inner products; -0.05 when normalized to [−1, 1])"
     ) in sentence
     assert "Between the measured ends, which need not be collapsed, " in sentence
-    assert sentence.endswith("PFC1 does NOT fall all along the line; its maximum is at t = 0.25.")
+    assert sentence.endswith("PFC1 does not fall all along the line; its maximum is at t = 0.25.")
     sentence = one(said(lambda record: record["theorem1"].update(argmax_t=0.0)), "Theorem 1")
-    assert sentence.endswith("PFC1 does NOT fall all along the line.")
+    assert sentence.endswith("PFC1 does not fall all along the line.")
     sentence = one(said(lambda record: record["theorem1"].update(holds=True)), "Theorem 1")
     assert sentence.startswith("Theorem 1 (PFC1 along the straight line): its condition holds. ")
-    assert "PFC1 does NOT fall all along the line" in sentence
+    assert "PFC1 does not fall all along the line" in sentence
     assert "is undefined." in one(said(lambda record: record["theorem1"].update(monotone=None)), "Theorem 1")
     sentence = one(said(lambda record: record["theorem1"].update(holds=None, monotone=None)), "Theorem 1")
     undefined = "is undefined because a class has no samples or all class means of an end coincide."
@@ -426,7 +426,7 @@ def test_theorem1(said):
 
 def test_theorem2(said):
     assert one(said(), "Theorem 2") == (
-        "Theorem 2 (PFC2 along the straight line): by the exact test, PFC2 does NOT fall all along the line; it rises for t = "
+        "Theorem 2 (PFC2 along the straight line): by the exact test, PFC2 does not fall all along the line; it rises for t = "
         "0 to 0.08. The relative transport cost is 0.95 (distance of first and last class means over the length of the last). "
         "The theorem's two sufficient conditions, (A) and (B), assume that the last layer is an exact simplex ETF. Its PFC2 is "
         "0.27, so they do not apply here."
@@ -478,17 +478,17 @@ def test_findings_have_the_same_cells_for_every_run(make_run, edit):
     assert {cell.name: cell[1:] for cell in cells} == {
         "Train accuracy": ("100.00 %", "first perfect at measured epoch 12"),
         "PFC1": ("0.6 → 0.0288", "never rises over depth"),
-        "PFC2": ("0.81 → 0.275", "rises into blocks.1"),
+        "PFC2": ("0.81 → 0.275", "rises into layer blocks.1"),
         "Nearest-center error": ("0.065 → 0", "never rises over depth"),
         "Effective depth": ("2", "nearest-center error at most 0.005"),
         "Straightness": ("0.961", "energy efficiency 0.775"),
-        "Line : baseline, PFC1": ("0.067 : 0.233 decades", "the line is better by a factor of 3.48"),
-        "Line : baseline, PFC2": ("0.021 : 0.014 decades", "the baseline is better by a factor of 1.5"),
+        "PFC1: error of the straight line": ("0.067 decades", "baseline 0.233: the line is better by a factor of 3.48"),
+        "PFC2: error of the straight line": ("0.021 decades", "baseline 0.014: the baseline is better by a factor of 1.5"),
     }
     assert others[0][1:] == ("50.00 %", "perfect at no measured epoch")
     assert others[4][1:] == ("undefined", "")
     assert others[5][1:] == ("undefined", "energy efficiency undefined")
-    assert others[6].value == "undefined : undefined decades"
+    assert others[6][1:] == ("undefined decades", "baseline undefined: no comparison, because a value is undefined")
 
 
 @pytest.mark.parametrize("sign", [1, -1])

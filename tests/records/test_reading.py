@@ -188,10 +188,14 @@ def test_what_the_classifier_takes_is_measured_behind_the_layers_of_the_curves(r
     lines = plot_last_layer(run).axes[2].lines
     assert any(line.get_ydata()[-1] == pytest.approx(0.5 / 151) for line in lines)
     html = write_page(run_dir, tmp_path / "run.html").read_text()
-    assert "Features and classifier at head.input, which is made of blocks.4 and has another dimension." in html
+    assert (
+        "The features of layer head.input and the classifier that reads them. They are computed from those of layer blocks.4, and"
+        in html
+    )
     assert '<span class="quiet">6</span> head.<wbr>input' in html
     said = (
-        "The classifier reads head.input, which is made of blocks.4. It has another dimension, so it is not part of the depth: "
+        "The classifier reads layer head.input, which is computed from layer blocks.4. It has another dimension, so it is not part "
+        "of the depth: "
     )
     assert f"{said}PFC1 0.00331, PFC2 undefined, nearest-center error undefined." in describe(run)
 
@@ -226,7 +230,7 @@ def test_curves_may_run_through_a_stage_in_the_middle(run_dir, edit, tmp_path):
     html = write_page(run_dir, tmp_path / "run.html").read_text()
     assert html.count(part) == len(findings(run)) - 1
     assert not any(part in cell.remark for cell in findings(whole))
-    assert "Features and classifier at blocks.4, which has another dimension." in html
+    assert "layer blocks.4 and the classifier that reads them. They have another dimension than the layers" in html
 
 
 def test_layers_in_another_order_than_in_the_table_are_a_contradiction(run_dir, edit):

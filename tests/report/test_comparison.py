@@ -19,8 +19,8 @@ def test_a_column_a_run_and_a_row_a_metric_twice(make_run, edit, tmp_path):
     html = write_comparison(runs, tmp_path / "pages" / "compare.html").read_text(encoding="utf-8")
     assert html.count('role="img"') == 2 * 3 * 2
     assert html.count("train.weight_decay=0.5<small>run1, seed 1, epoch 150</small>") == 2
-    assert "Line : baseline, PFC1" in html
-    assert "0.067 : 0.233 decades" in html
+    assert "PFC1: error of the straight line" in html
+    assert "baseline 0.233: the line is better by a factor of 3.48" in html
     assert "<script" not in html
     assert write_comparison(runs, tmp_path / "pages" / "compare.html").read_text(encoding="utf-8") == html
     # Layers of one color on every page, by run.

@@ -34,9 +34,13 @@ def findings(run: Run, position: str = "projection") -> list[Finding]:
     for metric in ("pfc1", "pfc2"):
         line, baseline = run.prediction_errors(metric, position)
         has_interior = len(run.layers) > 2
-        value = f"{number(line)} : {number(baseline)} decades" if has_interior else "–"
-        said = compare_errors(line, baseline) if has_interior else "no layer between first and last"
-        cells.append(Finding(f"Line : baseline, {SHORT[metric]}", value, said))
+        value = f"{number(line)} decades" if has_interior else "–"
+        said = (
+            f"baseline {number(baseline)}: {compare_errors(line, baseline)}"
+            if has_interior
+            else "no layer between first and last"
+        )
+        cells.append(Finding(f"{SHORT[metric]}: error of the straight line", value, said))
     part = part_followed(run)
     return [accuracy, *(cell._replace(remark="; ".join(filter(None, (cell.remark, part)))) for cell in cells)]
 
@@ -65,7 +69,8 @@ def _progression_cell(run: Run, metric: str) -> Finding:
     if progression is None or any(item is None for item in values):
         return Finding(name, value, "undefined at some layer")
     rises = progression.violations
-    return Finding(name, value, f"rises into {listed(list(rises))}" if rises else "never rises over depth")
+    into = f"rises into layer{'s' if len(rises) > 1 else ''} {listed(list(rises))}"
+    return Finding(name, value, into if rises else "never rises over depth")
 
 
 def depth_cell(item: EffectiveDepth | None) -> tuple[str, str]:

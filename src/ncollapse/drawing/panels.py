@@ -130,7 +130,8 @@ def draw_over_epochs(axes: Axes, run: Run, panel: Panel, shared: Sequence[float 
         return
     marker = "o" if len(run.epochs) <= _MOST_MARKED_EPOCHS else ""
     for values, _, color, dashes in lines:
-        axes.plot(run.epochs, _drawable(values, panel.log), dashes, color=color, linewidth=1.5, marker=marker, markersize=2.4)
+        axes.plot(run.epochs, _drawable(values, panel.log), dashes, color=color, linewidth=1.5, marker=marker, markersize=2.4,
+                  clip_on=False)  # fmt: skip
     _draw_floors(axes, run.epochs, [run.over_epochs(f"{panel.key}.noise", depth) for depth in range(len(colors))], panel)
     _fit_epochs(axes, run)
     labels = [(value, label, color) for values, label, color, _ in lines if (value := values[-1]) is not None and label]
@@ -179,12 +180,10 @@ def _draw_floors(axes: Axes, x: Sequence[float], floors: list[list[float | None]
     low, high = axes.get_ylim()
     known = [value for values in floors for value in _drawable(values, panel.log) if not math.isnan(value)]
     if known and (min(known) > high or max(known) < low):
-        value, arrow, y, side = (min(known), "↑", 0.98, "top") if min(known) > high else (max(known), "↓", 0.02, "bottom")
+        value, arrow = (min(known), "↑") if min(known) > high else (max(known), "↓")
         text = f"{NOISE}: {number(value, 2)} {arrow}"
-        halo = [withStroke(linewidth=2.5, foreground=style.PAPER)]
-        axes.text(
-            0.98, y, text, transform=axes.transAxes, ha="right", va=side, fontsize=7.5, color=style.SOFT, path_effects=halo
-        )
+        # Above the frame, where no line runs through it.
+        axes.text(0.94, 1.015, text, transform=axes.transAxes, ha="right", va="bottom", fontsize=7.5, color=style.SOFT)
         return
     for values in floors:
         if any(value is not None for value in values):

@@ -82,7 +82,7 @@ def _say_collapsed_optimality(verdict: CollapsedOptimality | None) -> list[str]:
             "is then optimal transport, because a linear classifier with these means as weights makes no error on the first "
         )
         return [f"{said}features (ties count as right)."]
-    said += "is then NOT optimal transport"
+    said += "is then not optimal transport"
     if verdict.cycle:
         classes = " → ".join(str(k) for k in (*verdict.cycle, verdict.cycle[0]))
         said += f": the total cost falls by {number(verdict.gain)} if one sample of each class moves to the next in {classes}"

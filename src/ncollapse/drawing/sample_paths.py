@@ -36,8 +36,9 @@ def sample_paths_svg(samples: Samples) -> str:
         dots = "".join(f'<circle r="1.7" cx="{p.split()[0]}" cy="{p.split()[1]}"/>' for p in points[1:-1])
         drawn.append(f'<g class="{mark}"><path d="M{"L".join(points)}"/>{dots}</g>')
     chord = f'<path class="straight" d="M{place(0, 0)}L{place(1, 0)}"/>'
-    ends = f'<text x="{_MARGIN}" y="{height - 6:.0f}">first layer</text>'
-    ends += f'<text x="{_WIDTH - _MARGIN}" y="{height - 6:.0f}" text-anchor="end">last layer</text>'
+    start, end = (_MARGIN + (x - left) * unit for x in (0, 1))
+    ends = f'<text x="{start:.0f}" y="{height - 6:.0f}">first layer</text>'
+    ends += f'<text x="{end:.0f}" y="{height - 6:.0f}" text-anchor="end">last layer</text>'
     words = "Paths of samples, in the plane of the chord and the largest deviation from it"
     inside = f"{''.join(drawn)}{chord}{ends}"
     return f'<svg class="paths" viewBox="0 0 {_WIDTH} {height:.0f}" role="img" aria-label="{words}">{inside}</svg>'

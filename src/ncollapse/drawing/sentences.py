@@ -176,7 +176,7 @@ def _say_progression(run: Run, metric: str) -> str:
         said = f"{name} is undefined at {listed(unknown)}, so nothing can be said about every step. It goes {ends}"
         said += f" and rises into {_rises(run, metric, rises)}" if rises else ""
     elif rises:
-        said = f"{name} does NOT fall monotonically over depth: it rises at {len(rises)} of {counted(steps, 'step')}, "
+        said = f"{name} does not fall monotonically over depth: it rises at {len(rises)} of {counted(steps, 'step')}, "
         said += f"into {_rises(run, metric, rises)}. It goes {ends}"
     elif level:
         said = f"{name} never rises over the {counted(steps, 'step')} of depth and stays level at {level} of them, {ends}"
@@ -204,7 +204,7 @@ def _progression_in_short(run: Run, metric: str) -> str:
     if progression is None or None in values or not steps:
         said = "is undefined or was not measured at some layer" if steps else "has no depth to compare"
     elif progression.violations:
-        said = f"RISES at {len(progression.violations)} of {counted(steps, 'step')}"
+        said = f"rises at {len(progression.violations)} of {counted(steps, 'step')}"
     else:
         said = "never rises" if _level(values) else "falls at every step"
     return f"{_IN_SHORT[metric]} {said} ({number(values[0])} → {number(values[-1])})"
@@ -218,8 +218,8 @@ def _say_off_path(run: Run) -> list[str]:
     values = ", ".join(f"{short} {number(run.value(metric, len(names) - 1))}" for metric, short in SHORT.items())
     if names[:-1] == run.layers:
         return [
-            f"The classifier reads {last}, which is made of {run.layers[-1]}. It has another dimension, so it is not part of "
-            f"the depth: {values}."
+            f"The classifier reads layer {last}, which is computed from layer {run.layers[-1]}. It has another dimension, so it "
+            f"is not part of the depth: {values}."
         ]
     said = f"All this is about {part_followed(run)}, which have one dimension."
     return [said if last in run.layers else f"{said} At the last layer, {last}: {values}."]

@@ -137,7 +137,7 @@ def _say_theorem1(theorem: Theorem1 | None) -> str:
         return said + "Between the measured ends, PFC1 falls all along the line."
     peak = theorem.argmax_t
     where = f"; its maximum is at t = {number(peak)}" if peak is not None and 0 < peak < 1 else ""
-    return said + f"Between the measured ends, which need not be collapsed, PFC1 does NOT fall all along the line{where}."
+    return said + f"Between the measured ends, which need not be collapsed, PFC1 does not fall all along the line{where}."
 
 
 def _say_theorem2(theorem: Theorem2 | None) -> str:
@@ -151,7 +151,7 @@ def _say_theorem2(theorem: Theorem2 | None) -> str:
         said += "falls all along the line."
     else:
         intervals = [f"t = {' to '.join(number(t) for t in interval)}" for interval in theorem.intervals or ()]
-        said += f"does NOT fall all along the line; it rises for {listed(intervals) or 'an interval that is undefined'}."
+        said += f"does not fall all along the line; it rises for {listed(intervals) or 'an interval that is undefined'}."
     said += f" The relative transport cost is {number(theorem.relative_cost)} (distance of first and last class means over the "
     return f"{said}length of the last). {_say_sufficient(theorem)}"
 

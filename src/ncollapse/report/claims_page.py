@@ -64,16 +64,17 @@ def ledger_rows(ledger: Ledger) -> list[dict[str, Any]]:
 
 
 def ledger_lines(ledger: Ledger) -> list[str]:
-    """Return the ledger in words: the counts, a line for each claim that a run says something about, and what to run."""
-    lines = [f"{counted(len(ledger.runs), 'finished run')}, by the rules of {RULES.dated}.", tally(ledger)]
+    """Return the ledger in words: the counts, what was left out, a line for each claim that a run can test, and what to run."""
+    lines = [f"{counted(len(ledger.runs), 'finished run')}, tested by the rules of {RULES.dated}.", tally(ledger)]
+    lines += [f"Left out: {path}: {why}" for path, why in ledger.left_out]
     for ruling in filter(_has_numbers, ledger.rulings):
         lines.append(f"[{ruling.verdict}] {ruling.claim.statement}: {_number(ruling.row)}, {_sample(ruling)}.")
         lines += [f"    {fact}" for fact in _facts(ruling)]
         lines += [f"    {_sentence(item)}" for item in ruling.evidence]
     for command, claims in missing(ledger).items():
-        told = f"To test {counted(len(claims), 'further claim')} ({', '.join(claims)})"
-        lines.append(f"{told}: {command}" if command else f"{told}, runs are needed that they are about.")
-    return [*lines, *(f"Left out: {path}: {why}" for path, why in ledger.left_out)]
+        told = f"To test {counted(len(claims), 'further claim')}"
+        lines.append(f"{told}: {command}" if command else f"{told}, make runs of the kind that they are about.")
+    return lines
 
 
 def missing(ledger: Ledger) -> dict[str, list[str]]:
