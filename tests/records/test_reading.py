@@ -194,8 +194,8 @@ def test_what_the_classifier_takes_is_measured_behind_the_layers_of_the_curves(r
     )
     assert '<span class="quiet">6</span> head.<wbr>input' in html
     said = (
-        "The classifier reads layer head.input, which is computed from layer blocks.4. It has another dimension, so it is not part "
-        "of the depth: "
+        "The classifier reads layer head.input, which is computed from layer blocks.4. It has another dimension, so it is not "
+        "part of the depth: "
     )
     assert f"{said}PFC1 0.00331, PFC2 undefined, nearest-center error undefined." in describe(run)
 
