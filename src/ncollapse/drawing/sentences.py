@@ -218,8 +218,8 @@ def _say_off_path(run: Run) -> list[str]:
     values = ", ".join(f"{short} {number(run.value(metric, len(names) - 1))}" for metric, short in SHORT.items())
     if names[:-1] == run.layers:
         return [
-            f"The classifier reads layer {last}, which is computed from layer {run.layers[-1]}. It has another dimension, so it "
-            f"is not part of the depth: {values}."
+            f"The classifier reads layer {last}, which is computed from layer {run.layers[-1]}. It has another dimension, so "
+            f"it is not part of the depth: {values}."
         ]
     said = f"All this is about {part_followed(run)}, which have one dimension."
     return [said if last in run.layers else f"{said} At the last layer, {last}: {values}."]
