@@ -278,7 +278,7 @@ def test_workers_killed_at_random_lose_nothing(kills, seeds, swept, tmp_path, ca
 
 
 @pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.slow)])
-def test_a_stopped_sweep_waits_for_its_runs_and_goes_on(engine, swept, tmp_path, capsys, in_this_process):
+def test_a_stopped_sweep_waits_for_its_runs_and_goes_on(engine, swept, tmp_path, capsys, in_this_process, without_drawings):
     if engine == "ray":
         pytest.importorskip("ray")
     settings = [item for setting in FOR_ALL for item in ("--set", setting)]
