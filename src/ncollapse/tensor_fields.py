@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
+from functools import cache
 from typing import Any, get_type_hints
 
 import torch
@@ -45,6 +46,7 @@ def stacked_tensors(kind: Any, values: Sequence[Any]) -> Any:
     return from_tensors(kind, (None if column[0] is None else torch.stack(column) for column in columns))
 
 
+@cache
 def _fields_of(kind: Any) -> list[tuple[str, Any]] | None:
     """Return names and classes of a dataclass's fields; None for a tensor."""
     if not is_dataclass(kind):

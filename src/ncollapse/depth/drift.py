@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ncollapse.etf import nearest_etf
-from ncollapse.statistics.moments import ClassMoments, rounding_floor
+from ncollapse.statistics.moments import ClassMoments
 
 # The frame nearest to class means is not unique where they span fewer than K-1 dimensions. Means whose smallest extent is
 # below this share of the largest are taken to do so: their frame would have lost more than half of its digits.
@@ -85,7 +85,7 @@ def frame_drift(before: ClassMoments, after: ClassMoments) -> float:
 def _unit_means(moments: ClassMoments) -> Tensor:
     """Return the centered class means over their norm; nan where they coincide or one is missing."""
     means = moments.centered_means()
-    coincide = means.square().sum(dim=1).mean() <= rounding_floor(moments)
+    coincide = means.square().sum(dim=1).mean() <= moments.rounding_floor
     return means * math.nan if bool(coincide) else means / torch.linalg.norm(means)
 
 

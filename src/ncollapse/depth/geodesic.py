@@ -12,7 +12,6 @@ from torch import Tensor
 from ncollapse.statistics.batch import row_blocks
 from ncollapse.statistics.centers import TIE
 from ncollapse.statistics.conventions import ClassWeights, Convention, convention_parts
-from ncollapse.statistics.moments import rounding_floor
 from ncollapse.statistics.paired import PairedMoments
 
 GRID = tuple(step / 100 for step in range(101))
@@ -130,7 +129,7 @@ def _time_blocks(times: Tensor, size: int) -> tuple[Tensor, ...]:
 
 
 def _floor(paired: PairedMoments) -> Tensor:
-    return torch.maximum(rounding_floor(paired.first), rounding_floor(paired.last))
+    return torch.maximum(paired.first.rounding_floor, paired.last.rounding_floor)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,6 @@ import torch
 
 from ncollapse.depth.geodesic import GeodesicCurve, LineDecisions
 from ncollapse.records.theorems import PolarAlignment, Theorem1, Theorem2, Theorem3
-from ncollapse.statistics.moments import rounding_floor
 
 # Relative sizes below which a coefficient is the rounding of its terms.
 _ROUNDING = 1e-12
@@ -84,7 +83,7 @@ def has_distinct_means(curve: GeodesicCurve) -> bool:
     ends = (curve.paired.first, curve.paired.last)
     spreads = [moments.centered_means("class").square().sum() for moments in ends]
     return all(
-        bool(spread > moments.num_classes * rounding_floor(moments)) for spread, moments in zip(spreads, ends, strict=True)
+        bool(spread > moments.num_classes * moments.rounding_floor) for spread, moments in zip(spreads, ends, strict=True)
     )
 
 

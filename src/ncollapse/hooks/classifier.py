@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -262,13 +263,14 @@ class HeadSearch:
     def _may_classify(self, call: ModuleCall) -> bool:
         """Return whether a module has a matrix, and an output for each class from features or tokens."""
         taken, output, num = call.input, call.output, self.reading.num_classes
-        if taken is None or output is None or not taken.values.is_floating_point() or not _has_matrix(call.module):
+        if taken is None or output is None or not taken.values.is_floating_point():
             return False
         columns = output.values.shape[1 if is_image(output.values, self.reading.tokens) else -1]
         if num is None:
             num = self.trace.returned[self.fitting[0]].values.shape[-1] if self.fitting else 0
         fits = columns == num or (columns == 1 and num == 2)
-        return fits and taken.values.ndim in ({3, 4} if self.reading.tokens else {2, 3, 4, 5})
+        dims = {3, 4} if self.reading.tokens else {2, 3, 4, 5}
+        return fits and taken.values.ndim in dims and _has_matrix(call.module)
 
 
 def _num_outputs(call: ModuleCall) -> int:
@@ -291,8 +293,9 @@ def find_head(
 
 def _has_matrix(module: nn.Module) -> bool:
     """Return whether a module has a matrix, trained, fixed or quantized."""
-    tensors = [*module.parameters(), *module.buffers()]
-    return any(tensor.ndim > 1 for tensor in tensors) or callable(getattr(module, "weight", None))
+    return any(tensor.ndim > 1 for tensor in chain(module.parameters(), module.buffers())) or callable(
+        getattr(module, "weight", None)
+    )
 
 
 def _has_further_weights(outer: nn.Module, inner: nn.Module) -> bool:

@@ -24,10 +24,11 @@ _NOTE = "note"
 
 
 class _Saved(NamedTuple):
-    """A tensor, its memory, and a copy of its values."""
+    """A tensor, its memory and where that is, and a copy of its values."""
 
     tensor: Tensor
     memory: Tensor
+    address: int
     values: Tensor
 
 
@@ -42,7 +43,7 @@ class Snapshot:
         self._tensors: dict[int, _Saved] = {}
         self._sources: dict[int, tuple[Any, Any]] = {}
         self._empty: list[Any] = []
-        self._memory = [(parameter, parameter.detach()) for parameter in model.parameters()]
+        self._memory = [(parameter, parameter.detach(), _bytes_at(parameter)) for parameter in model.parameters()]
         for module in model.modules():
             self._save(vars(module))
         # The buffers of scripted modules are not among their attributes.
@@ -73,7 +74,7 @@ class Snapshot:
     def _save_values(self, tensor: Tensor) -> None:
         if id(tensor) not in self._tensors and not is_lazy(tensor) and not tensor.is_meta:
             memory = tensor.detach()
-            self._tensors[id(tensor)] = _Saved(tensor, memory, memory.clone())
+            self._tensors[id(tensor)] = _Saved(tensor, memory, _bytes_at(memory), memory.clone())
 
     def restore(self) -> None:
         """Restore attributes and values; nothing is written where nothing changed."""
@@ -83,11 +84,11 @@ class Snapshot:
             _restore_items(container, contents)
         for value, state in self._sources.values():
             _set_state(value, state)
-        for parameter, memory in self._memory:
-            _restore_memory(parameter, memory)
-        for tensor, memory, values in self._tensors.values():
+        for parameter, memory, address in self._memory:
+            _restore_memory(parameter, memory, address)
+        for tensor, memory, address, values in self._tensors.values():
             with torch.inference_mode(tensor.is_inference()), torch.no_grad():
-                _restore_memory(tensor, memory)
+                _restore_memory(tensor, memory, address)
                 if not _same_values(tensor, values):
                     tensor.copy_(values)
 
@@ -138,9 +139,9 @@ def _restore_items(container: Any, contents: Any) -> None:
             (container.update if isinstance(container, dict | set) else container.extend)(wanted)
 
 
-def _restore_memory(tensor: Tensor, memory: Tensor) -> None:
+def _restore_memory(tensor: Tensor, memory: Tensor, address: int) -> None:
     """Let a tensor use the memory again that it used before, in its shape."""
-    if tensor.shape != memory.shape or _bytes_at(tensor) != _bytes_at(memory):
+    if tensor.shape != memory.shape or _bytes_at(tensor) != address:
         tensor.data = memory
 
 
@@ -182,6 +183,8 @@ def _local(tensor: Tensor) -> Tensor:
 
 
 def _bytes_at(tensor: Tensor) -> int:
+    if type(tensor) is nn.Parameter and tensor.device.type == "cpu" and not tensor.is_nested:
+        return tensor.data_ptr()
     return _local(tensor.detach()).data_ptr() if _is_plain(tensor) else 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -65,7 +66,7 @@ class TapPlan:
             return self
         return replace(self, read_classifier=None, explanation=f"{self.explanation}; {self.doubt}", doubt="")
 
-    @property
+    @cached_property
     def all_taps(self) -> tuple[Tap, ...]:
         """All captured layers: the taps, and the classifier's features if no tap reads them."""
         if self.feeding_tap is None or self.feeding in {tap.label for tap in self.taps}:
@@ -81,7 +82,7 @@ class TapPlan:
         matters = any(tap.skips_padding for tap in self.all_taps)
         return real_tokens(inputs, model, self.mask_rule) if matters else None
 
-    @property
+    @cached_property
     def labels(self) -> frozenset[str]:
         """The labels of all captured layers."""
         return frozenset(tap.label for tap in self.all_taps)

@@ -70,7 +70,6 @@ class TappedNetwork:
                 except (ValueError, TypeError):
                     check_not_one_hot(rows, rows.shape[-1], ())
                     raise
-                self._untouched.rewind()
                 self._hooks = TapHooks(self.model, self.plan)
                 self._untouched.mark()
             self._hooks.begin(self._hooks.plan.real_tokens(inputs, self.model), rows, receive, hold)
@@ -96,7 +95,8 @@ def look(
     try:
         if not whole:
             plan = make_plan(*first_samples(inputs, num_samples, _telling_samples(inputs, model, num_samples)))
-            untouched.rewind()
+            if plan.may_reorder:  # then further samples run
+                untouched.rewind()
             second = [tensor.shape[1] for tensor in tensors_in(inputs) if isinstance(tensor, Tensor) and tensor.ndim > 1]
             sizes = list(dict.fromkeys([num_samples, *second])) if isinstance(labeled, int) else [num_samples]
             return _without_reordered(plan, _wrong_rows(model, plan, inputs, sizes, tokens))
@@ -108,7 +108,9 @@ def look(
     finally:
         # The features of the look, which a module may have cached, are not those of the passes.
         untouched.rewind()
-    return make_plan(inputs, num_samples)
+    plan = make_plan(inputs, num_samples)
+    untouched.rewind()
+    return plan
 
 
 def _telling_samples(inputs: Any, model: nn.Module, num_samples: int) -> tuple[int, int]:

@@ -236,9 +236,14 @@ class Dependence(TorchDispatchMode):
 
     def last_used(self, model: nn.Module) -> dict[str, int]:
         """Return how many modules had finished when each weight was last used, as it is or changed."""
+        last: dict[int, int] = {}
+        seen = 0
+        for when in sorted(self._used, reverse=True):
+            last |= dict.fromkeys(_bits(self._used[when] & ~seen), when)
+            seen |= self._used[when]
         named = model.named_parameters(remove_duplicate=False)
-        weights = [(name, self.of(weight)) for name, weight in named if weight.ndim > 1]
-        return {name: max((when for when, used in self._used.items() if used & bits), default=0) for name, bits in weights}
+        weights = ((name, self.of(weight)) for name, weight in named if weight.ndim > 1)
+        return {name: max((last.get(bit, 0) for bit in _bits(sources)), default=0) for name, sources in weights}
 
     def is_ranked(self, tensor: Tensor) -> bool:
         """Return whether a tensor holds what was sorted by size, as it is or changed number by number."""
@@ -249,7 +254,7 @@ class Dependence(TorchDispatchMode):
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
         self.may_reorder = self.may_reorder or _can_reorder(func, args, kwargs)
-        tensors = list(_tensors((args, kwargs)))
+        tensors = list(_taken((*args, *kwargs.values())))
         taken = {self._address(tensor) for tensor in tensors}
         # Weights of experts are ranked too, but what is multiplied by them is not.
         ranks = func.overloadpacket.__name__ in _RANKING or (len(tensors) == 1 and self.is_ranked(tensors[0]))
@@ -257,7 +262,7 @@ class Dependence(TorchDispatchMode):
         found = reduce(or_, sources, 0)
         weights = reduce(or_, (bits for bits in sources if not bits & INPUTS), 0)
         self._used[self.finished] = self._used.get(self.finished, 0) | weights
-        for tensor in (*_tensors(output), *_written(func, args)):
+        for tensor in (*_taken((output,)), *_written(func, args)):
             address = self._address(tensor)
             self._sources[address] = found | (self._sources.get(address, 0) if address in taken else 0)
             (self._ranked.add if ranks else self._ranked.discard)(address)
@@ -281,12 +286,30 @@ def _can_reorder(func: Any, args: Any, kwargs: Any) -> bool:
     return name in _REORDERING
 
 
+def _bits(number: int) -> Iterator[int]:
+    while number:
+        lowest = number & -number
+        yield lowest
+        number ^= lowest
+
+
 def _tensors(structure: Any) -> Iterator[Tensor]:
     return (leaf for leaf in tree_leaves(structure) if isinstance(leaf, Tensor))
 
 
+def _taken(values: Iterable[Any]) -> Iterator[Tensor]:
+    """Yield the tensors among the arguments or results of an operation, which are tensors or lists of tensors."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, tuple | list):
+            yield from _taken(value)
+
+
 def _written(func: Any, args: Iterable[Any]) -> Iterator[Tensor]:
     """Return the arguments that an operation writes into."""
+    if not func._schema.is_mutable:
+        return
     for argument, value in zip(func._schema.arguments, args, strict=False):
         if argument.alias_info is not None and argument.alias_info.is_write:
-            yield from _tensors(value)
+            yield from _taken((value,))

@@ -15,7 +15,7 @@ from torch import Tensor
 from ncollapse.metrics.variability import cdnv, nan_unless
 from ncollapse.statistics.conventions import Convention, convention_parts
 from ncollapse.statistics.decisions import ClassDecisions, ClassifierChoices
-from ncollapse.statistics.moments import ClassMoments, rounding_floor
+from ncollapse.statistics.moments import ClassMoments
 
 
 def ncc_accuracy(decisions: ClassDecisions) -> Tensor:
@@ -115,7 +115,7 @@ def held_out_variability(moments: ClassMoments, reference: ClassMoments, convent
     """
     between = reference.between_trace(convention)
     within = moments.within_trace(convention_parts(convention).within)
-    return nan_unless(within / between, between > rounding_floor(reference))
+    return nan_unless(within / between, between > reference.rounding_floor)
 
 
 def held_out_cdnv(moments: ClassMoments, reference: ClassMoments) -> Tensor:
@@ -130,4 +130,4 @@ def held_out_cdnv(moments: ClassMoments, reference: ClassMoments) -> Tensor:
 def _relative_to_between(moments: ClassMoments, distances: Tensor, reference: ClassMoments, convention: Convention) -> Tensor:
     between = reference.between_trace(convention)
     mean = (moments.class_weights(convention_parts(convention).within) * distances).sum(dim=-1)
-    return nan_unless(mean / between, between > rounding_floor(reference))
+    return nan_unless(mean / between, between > reference.rounding_floor)

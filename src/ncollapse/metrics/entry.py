@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from torch import Tensor
@@ -176,25 +176,25 @@ def evaluate_layers(layers: Sequence[LayerStatistics], metrics: Sequence[Metric]
         size = layer.size
         groups.setdefault(index if size is None else size, []).append(index)
     for group in groups.values():
-        # A copy, so that what the metrics share is forgotten after them.
-        alone = [replace(layers[index]) for index in group]
+        alone = [layers[index].remembering() for index in group]
         whole = alone[0] if len(group) == 1 else LayerStatistics.stacked(alone)
+        conditions = whole.conditions()
         several = [metric for metric in metrics if metric.stacks] if len(group) > 1 else []
         if several:
-            _evaluate_together(whole, alone, several, [found[index] for index in group])
+            _evaluate_together(whole, conditions, several, [found[index] for index in group])
         rest = [metric for metric in metrics if not (metric.stacks and several)]
-        for index, layer in zip(group, alone, strict=True):
+        for index, layer, known in zip(group, alone, conditions, strict=True):
             lacks = layer.lacks
             here = [metric for metric in rest if not metric.needs & lacks]
-            conditions = layer.conditions()[0] if here else set[str]()
-            found[index] |= {metric.id: metric.evaluate(layer, conditions) for metric in here}
+            facts = known | layer.conditions_of_classifier if here else known
+            found[index] |= {metric.id: metric.evaluate(layer, facts) for metric in here}
     return [[values[metric.id] for metric in metrics if metric.id in values] for values in found]
 
 
 def _evaluate_together(
-    whole: LayerStatistics, alone: Sequence[LayerStatistics], metrics: Sequence[Metric], found: Sequence[dict[str, MetricValue]]
+    whole: LayerStatistics, conditions: Sequence[set[str]], metrics: Sequence[Metric], found: Sequence[dict[str, MetricValue]]
 ) -> None:
-    conditions, lacks = whole.conditions(), whole.lacks
+    lacks = whole.lacks
     for metric in metrics:
         if not metric.needs & lacks:
             values = metric.evaluate_each(whole, conditions, whole.decisions is not None, False)

@@ -73,9 +73,9 @@ def cosine_sums(rows: Tensor) -> CosineSums:
 def unit_scale(values: Tensor) -> Tensor:
     """Scale rows (..., K, d) by a power of two, which is exact, so that the largest magnitude is between 1/2 and 1."""
     exponent = torch.frexp(values.abs().amax(dim=(-2, -1), keepdim=True)).exponent
-    # In two steps, since the power itself may leave the range.
-    half = exponent // 2
-    return torch.ldexp(torch.ldexp(values, -half), half - exponent)
+    # In two steps, since the power itself may leave the range; by products, which are several times as fast as ldexp.
+    half, one = exponent // 2, torch.ones_like(exponent, dtype=values.dtype)
+    return (values * torch.ldexp(one, -half)).mul_(torch.ldexp(one, half - exponent))
 
 
 def gram_distance(left: Tensor, right: Tensor, *, target: Target = "etf") -> Tensor:

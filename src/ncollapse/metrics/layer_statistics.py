@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
@@ -19,7 +19,7 @@ from ncollapse.metrics.variability import CdnvSums, between_spectrum
 from ncollapse.statistics.centers import ClassCenters, LinearClassifier
 from ncollapse.statistics.conventions import Convention, ConventionParts, convention_parts
 from ncollapse.statistics.decisions import ClassDecisions, ClassifierChoices
-from ncollapse.statistics.moments import ClassMoments, rounding_floor
+from ncollapse.statistics.moments import ClassMoments, RememberedMoments
 from ncollapse.statistics.parts import ClassParts
 from ncollapse.statistics.scatter import ClassScatter
 from ncollapse.tensor_fields import stacked_tensors
@@ -81,16 +81,24 @@ class LayerStatistics:
             values = [getattr(layer, name) for layer in layers]
             return None if values[0] is None else stacked_tensors(kind, values)
 
-        within = stack(ClassDecisions, "within")
+        moments, within = stack(RememberedMoments, "moments"), stack(ClassDecisions, "within")
+        centers = stack(ClassCenters, "centers")
         return LayerStatistics(
-            moments=stack(ClassMoments, "moments"),
-            centers=stack(ClassCenters, "centers"),
+            moments=moments,
+            centers=None if centers is None else replace(centers, moments=moments),
             within=within,
             decisions=within if first.decisions is first.within else stack(ClassDecisions, "decisions"),
             convention=first.convention,
             own_means=first.own_means,
             reference=stack(ClassMoments, "reference"),
         )
+
+    def remembering(self) -> LayerStatistics:
+        """Return a copy for the metrics of one evaluation, so that what these share is forgotten with it."""
+        moments, centers = RememberedMoments.of(self.moments), self.centers
+        if centers is not None and centers.moments is self.moments:
+            centers = replace(centers, moments=moments)
+        return replace(self, moments=moments, centers=centers)
 
     @property
     def size(self) -> tuple[object, ...] | None:
@@ -183,19 +191,26 @@ class LayerStatistics:
 
     def conditions(self) -> list[set[str]]:
         """Find the degenerate cases (keys of ``FLAGS``) that apply, of each layer; of one layer a list of one set."""
+        return [found | self.conditions_of_classifier for found in self._conditions_of_means()]
+
+    @property
+    def conditions_of_classifier(self) -> set[str]:
+        """The degenerate cases of the classifier that apply."""
+        if self.classifier is None:
+            return set() if self.choices is None else {"classifier_unproven"}
+        return set() if _is_finite(self.classifier) else {"classifier_not_finite"}
+
+    def _conditions_of_means(self) -> list[set[str]]:
         moments = self.moments
-        always = {"classifier_not_finite"} if not _is_finite(self.classifier) else set()
-        if self.classifier is None and self.choices is not None:
-            always = {"classifier_unproven"}
         num_layers = 1 if moments.means.ndim == 2 else len(moments.means)
         if moments.num_classes < 2:
-            return [{"one_class"} | always] * num_layers
+            return [{"one_class"}] * num_layers
         if bool((moments.counts == 0).any()):
-            return [{"empty_class"} | always | ({"own_means"} if self.own_means else set())] * num_layers
+            return [{"empty_class"} | ({"own_means"} if self.own_means else set())] * num_layers
         sizes = {name for name, holds in self._conditions_of_sizes().items() if holds}
         spreads = self._conditions_of_spread()
         table = torch.stack([holds.reshape(-1).expand(num_layers) for holds in spreads.values()], dim=1).tolist()
-        return [always | sizes | {name for name, holds in zip(spreads, row, strict=True) if holds} for row in table]
+        return [sizes | {name for name, holds in zip(spreads, row, strict=True) if holds} for row in table]
 
     def _conditions_of_sizes(self) -> dict[str, bool]:
         """Find the conditions that are the same for all layers of one size."""
@@ -217,17 +232,17 @@ class LayerStatistics:
 
     def _conditions_of_spread(self) -> dict[str, Tensor]:
         moments, deciding = self.moments, self.reference or self.moments
-        between, floor = moments.between_trace(self.convention), rounding_floor(moments)
+        between, floor = moments.between_trace(self.convention), moments.rounding_floor
         no_between, span = between <= floor, min(moments.num_classes - 1, moments.dim)
         return {
             "no_between": no_between,
             "rank_deficient": torch.zeros_like(no_between)
             if self.centers is None
             else ~no_between & ((self.spectrum() > 0).sum(dim=-1) < span),
-            "same_centers": deciding.between_trace(self.convention) <= rounding_floor(deciding),
+            "same_centers": deciding.between_trace(self.convention) <= deciding.rounding_floor,
             "no_variance": moments.within_trace() + between <= floor,
         }
 
 
-def _is_finite(classifier: LinearClassifier | None) -> bool:
-    return classifier is None or all(bool(torch.isfinite(part).all()) for part in classifier)
+def _is_finite(classifier: LinearClassifier) -> bool:
+    return all(bool(torch.isfinite(part).all()) for part in classifier)

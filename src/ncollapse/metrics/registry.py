@@ -153,7 +153,7 @@ def _decision_entries() -> list[Metric]:
     distance: dict[str, Any] = {
         "needs": _CENTERS, "at_collapse": 0.0, "direction": "decreases", "reference": "Hui, Belkin & Nakkiran (2022)",
         "flagged_when": frozenset({"own_means", "single_centers"}), "bounds": (0.0, _INF),
-        "noise": lambda s: spread_share(s.reference or s.moments, s.convention),
+        "noise": lambda s: s.spread_share if s.reference is None else spread_share(s.reference, s.convention),
     }  # fmt: skip
     joint: dict[str, Any] = {"needs": _CHOSEN, "invariant": frozenset({"rotation"}), **flagged}
     return [

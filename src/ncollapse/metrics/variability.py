@@ -12,7 +12,7 @@ from ncollapse.metrics.pairs import PairTile, add_pairs
 from ncollapse.statistics.centers import ClassCenters
 from ncollapse.statistics.conventions import Convention, convention_parts
 from ncollapse.statistics.decisions import ClassDecisions
-from ncollapse.statistics.moments import ClassMoments, rounding_floor, weighted_sum
+from ncollapse.statistics.moments import ClassMoments, weighted_sum
 from ncollapse.statistics.scatter import ClassScatter
 
 # Squared distances below this share of the squared norms lose digits if they are computed from inner products.
@@ -39,7 +39,7 @@ def within_between_ratio(moments: ClassMoments, convention: Convention = "class"
         0.25
     """
     between = moments.between_trace(convention)
-    return nan_unless(moments.within_trace(convention_parts(convention).within) / between, between > rounding_floor(moments))
+    return nan_unless(moments.within_trace(convention_parts(convention).within) / between, between > moments.rounding_floor)
 
 
 def within_total_ratio(moments: ClassMoments, convention: Convention = "class") -> Tensor:
@@ -51,7 +51,7 @@ def within_total_ratio(moments: ClassMoments, convention: Convention = "class") 
     between = moments.between_trace(convention)
     within = moments.within_trace(convention_parts(convention).within)
     total = within + between
-    return nan_unless(within / total, total > rounding_floor(moments))
+    return nan_unless(within / total, total > moments.rounding_floor)
 
 
 def between_spectrum(centers: ClassCenters, convention: Convention = "class") -> tuple[Tensor, Tensor]:
@@ -76,7 +76,7 @@ def between_spectrum(centers: ClassCenters, convention: Convention = "class") ->
     eigenvalues = singular_values.square()
     cutoff = 10 * max(moments.num_classes, moments.dim) * torch.finfo(torch.float64).eps * eigenvalues.amax(dim=-1)
     # Zero: below the error of the SVD, or below the rounding of the means themselves.
-    kept = eigenvalues > torch.maximum(cutoff, rounding_floor(moments)).unsqueeze(-1)
+    kept = eigenvalues > torch.maximum(cutoff, moments.rounding_floor).unsqueeze(-1)
     centers.spectra[convention] = torch.where(kept, eigenvalues, 0.0), right.mT
     return centers.spectra[convention]
 
@@ -131,7 +131,7 @@ class CdnvSums:
 
     def __init__(self, moments: ClassMoments, squares: Tensor, dist_exp: float = 1.0, noise: Tensor | None = None) -> None:
         self.means, self.variances, self.noise, self.squares = moments.class_means, moments.class_variances, noise, squares
-        self.floor, self.dist_exp = rounding_floor(moments)[..., None, None], dist_exp
+        self.floor, self.dist_exp = moments.rounding_floor[..., None, None], dist_exp
         self.num_pairs = moments.num_classes * (moments.num_classes - 1) // 2
         self.total, self.explained = torch.zeros_like(self.floor[..., 0, 0]), torch.zeros_like(self.floor[..., 0, 0])
 
@@ -171,7 +171,7 @@ def cdnv_matrix(moments: ClassMoments, *, dist_exp: float = 1.0) -> Tensor:
     # From explicit differences: the matrix-product form of cdist loses digits for means far from the origin.
     distance = torch.cdist(means, means, compute_mode="donot_use_mm_for_euclid_dist").square()
     value = (variances.unsqueeze(1) + variances) / (2 * distance**dist_exp)
-    return nan_unless(value, distance > rounding_floor(moments))
+    return nan_unless(value, distance > moments.rounding_floor)
 
 
 def cdnv(moments: ClassMoments, *, dist_exp: float = 1.0) -> Tensor:

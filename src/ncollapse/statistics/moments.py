@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import get_args
+from functools import cached_property
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -196,16 +198,62 @@ class ClassMoments:
         squares = self.centered_means(parts.center).square().sum(dim=-1)
         return (self.class_weights(parts.between) * squares).sum(dim=-1)
 
+    @property
+    def rounding_floor(self) -> Tensor:
+        """The squared distance below which two class means differ only by the rounding of their float64 sums."""
+        # Squares below the second term have lost digits to the end of float64's range.
+        return torch.clamp(_RESOLUTION**2 * self.means.square().sum(dim=-1).amax(dim=-1), min=_LEAST_SQUARE)
+
+
+class RememberedMoments(ClassMoments):
+    """Moments that keep what follows from them, for the metrics of one evaluation, which ask for the same again and again."""
+
+    class_variances = cached_property(ClassMoments.class_variances.fget)  # type: ignore[assignment, arg-type]
+    rounding_floor = cached_property(ClassMoments.rounding_floor.fget)  # type: ignore[assignment, arg-type]
+
+    @classmethod
+    def of(cls, moments: ClassMoments) -> RememberedMoments:
+        """Remember what follows from some moments from here on."""
+        return cls(moments.counts, moments.means, moments.scatter_traces)
+
+    @cached_property
+    def _known(self) -> dict[tuple[str, str], Tensor]:
+        return {}
+
+    @cached_property
+    def _has_all(self) -> bool:
+        return bool((self.counts > 0).all())
+
+    @property
+    def class_means(self) -> Tensor:
+        """Class means."""
+        return self.means if self._has_all else super().class_means
+
+    def class_weights(self, weights: ClassWeights = "class") -> Tensor:
+        """Return the weights of the classes."""
+        return self._once("class_weights", super().class_weights, weights)
+
+    def centered_means(self, center: ClassWeights = "class") -> Tensor:
+        """Return the centered class means."""
+        return self._once("centered_means", super().centered_means, center)
+
+    def within_trace(self, weights: ClassWeights = "class") -> Tensor:
+        """Return the trace of the within-class covariance."""
+        return self._once("within_trace", super().within_trace, weights)
+
+    def between_trace(self, convention: Convention = "class") -> Tensor:
+        """Return the trace of the between-class covariance."""
+        return self._once("between_trace", super().between_trace, convention)
+
+    def _once(self, name: str, compute: Callable[[Any], Tensor], choice: str) -> Tensor:
+        if (name, choice) not in self._known:
+            self._known[name, choice] = compute(choice)
+        return self._known[name, choice]
+
 
 def weighted_sum(weights: Tensor, rows: Tensor) -> Tensor:
     """Compute the weighted sum of rows (..., K, d), shape (..., d)."""
     return (weights.unsqueeze(-2) @ rows).squeeze(-2)
-
-
-def rounding_floor(moments: ClassMoments) -> Tensor:
-    """Compute the squared distance below which two class means differ only by the rounding of their float64 sums."""
-    # Squares below the second term have lost digits to the end of float64's range.
-    return torch.clamp(_RESOLUTION**2 * moments.means.square().sum(dim=-1).amax(dim=-1), min=_LEAST_SQUARE)
 
 
 def first_of_coincident(moments: ClassMoments) -> Tensor:
@@ -215,7 +263,7 @@ def first_of_coincident(moments: ClassMoments) -> Tensor:
     means = moments.means - moments.means[0]
     direction = torch.randn(moments.dim, generator=torch.Generator().manual_seed(0), dtype=means.dtype).to(means.device)
     order = torch.argsort(means @ direction)
-    apart = means[order].diff(dim=0).square().sum(dim=1) > rounding_floor(moments)
+    apart = means[order].diff(dim=0).square().sum(dim=1) > moments.rounding_floor
     group = torch.zeros_like(order).index_copy_(0, order[1:], apart.cumsum(0))
     return torch.full_like(order, len(order)).scatter_reduce_(0, group, torch.arange(len(order), device=order.device), "amin")[
         group

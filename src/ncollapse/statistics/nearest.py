@@ -7,7 +7,6 @@ from torch import Tensor
 
 from ncollapse.statistics.batch import row_blocks
 from ncollapse.statistics.centers import TIE, ClassCenters, first_true
-from ncollapse.statistics.moments import rounding_floor
 from ncollapse.statistics.screen import Screen
 
 # Up to this many classes the K×K squared distances of the class means are kept if they are needed.
@@ -126,7 +125,7 @@ def _own_is_nearest(centers: ClassCenters, residual: Tensor, labels: Tensor, squ
     farther = (squares * (2 * n - 1) / (n - 1).square()).unsqueeze(1)
     # The margin of a mean that coincides with the own one has the rounding of their sums.
     coincident = centers.first == centers.first[labels].unsqueeze(1)
-    rounding = _rounding(separations, reach).add_(TIE * farther).add_(coincident * rounding_floor(centers.moments))
+    rounding = _rounding(separations, reach).add_(TIE * farther).add_(coincident * centers.moments.rounding_floor)
     ahead = margins - farther
     later = torch.arange(len(centers.first), device=labels.device) > labels.unsqueeze(1)
     wins = torch.where(ahead.abs() <= rounding, later, ahead > 0).scatter_(1, labels.unsqueeze(1), value=True)
