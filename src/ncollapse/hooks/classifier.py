@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -268,9 +267,8 @@ class HeadSearch:
         columns = output.values.shape[1 if is_image(output.values, self.reading.tokens) else -1]
         if num is None:
             num = self.trace.returned[self.fitting[0]].values.shape[-1] if self.fitting else 0
-        fits = columns == num or (columns == 1 and num == 2)
-        dims = {3, 4} if self.reading.tokens else {2, 3, 4, 5}
-        return fits and taken.values.ndim in dims and _has_matrix(call.module)
+        fits = (columns == num or (columns == 1 and num == 2)) and _has_matrix(call.module)
+        return fits and taken.values.ndim in ({3, 4} if self.reading.tokens else {2, 3, 4, 5})
 
 
 def _num_outputs(call: ModuleCall) -> int:
@@ -293,9 +291,8 @@ def find_head(
 
 def _has_matrix(module: nn.Module) -> bool:
     """Return whether a module has a matrix, trained, fixed or quantized."""
-    return any(tensor.ndim > 1 for tensor in chain(module.parameters(), module.buffers())) or callable(
-        getattr(module, "weight", None)
-    )
+    tensors = [*module.parameters(), *module.buffers()]
+    return any(tensor.ndim > 1 for tensor in tensors) or callable(getattr(module, "weight", None))
 
 
 def _has_further_weights(outer: nn.Module, inner: nn.Module) -> bool:

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
-from torch.utils._pytree import tree_leaves
 
 from ncollapse.hooks.batch_io import is_object, run_network, tensors_in
 from ncollapse.hooks.capture import INPUTS, Captured, first_feature
@@ -133,8 +132,7 @@ class Trace(NamedTuple):
 
 def trace_forward(model: nn.Module, modules: dict[str, nn.Module], inputs: Any) -> Trace:
     """Run a network once, with hooks on these modules."""
-    dependence = Dependence(model, inputs)
-    recorder = _Recorder(dependence)
+    recorder = _Recorder(dependence := Dependence(model, inputs))
     handles = []
     try:
         for name, module in modules.items():
@@ -148,8 +146,8 @@ def trace_forward(model: nn.Module, modules: dict[str, nn.Module], inputs: Any) 
     tensors = returned_tensors(output)
     ranked = frozenset(i for i, tensor in enumerate(tensors) if dependence.is_ranked(tensor))
     returned = [recorder.copy(tensor) for tensor in tensors]
-    last_used = dependence.last_used(model)
-    return Trace(recorder.calls, returned, None, names_logits(output), dependence.may_reorder, ranked, last_used)
+    last = dependence.last_used(model)
+    return Trace(recorder.calls, returned, None, names_logits(output), dependence.may_reorder, ranked, last)
 
 
 def input_call(call: ModuleCall) -> ModuleCall:
@@ -236,14 +234,9 @@ class Dependence(TorchDispatchMode):
 
     def last_used(self, model: nn.Module) -> dict[str, int]:
         """Return how many modules had finished when each weight was last used, as it is or changed."""
-        last: dict[int, int] = {}
-        seen = 0
-        for when in sorted(self._used, reverse=True):
-            last |= dict.fromkeys(_bits(self._used[when] & ~seen), when)
-            seen |= self._used[when]
-        named = model.named_parameters(remove_duplicate=False)
-        weights = ((name, self.of(weight)) for name, weight in named if weight.ndim > 1)
-        return {name: max((last.get(bit, 0) for bit in _bits(sources)), default=0) for name, sources in weights}
+        last = {bit: when for when, used in sorted(self._used.items()) for bit in _bits(used)}
+        named = {name: _bits(self.of(part)) for name, part in model.named_parameters(remove_duplicate=False) if part.ndim > 1}
+        return {name: max((last.get(bit, 0) for bit in bits), default=0) for name, bits in named.items()}
 
     def is_ranked(self, tensor: Tensor) -> bool:
         """Return whether a tensor holds what was sorted by size, as it is or changed number by number."""
@@ -254,7 +247,7 @@ class Dependence(TorchDispatchMode):
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
         self.may_reorder = self.may_reorder or _can_reorder(func, args, kwargs)
-        tensors = list(_taken((*args, *kwargs.values())))
+        tensors = list(_tensors((args, kwargs)))
         taken = {self._address(tensor) for tensor in tensors}
         # Weights of experts are ranked too, but what is multiplied by them is not.
         ranks = func.overloadpacket.__name__ in _RANKING or (len(tensors) == 1 and self.is_ranked(tensors[0]))
@@ -262,7 +255,7 @@ class Dependence(TorchDispatchMode):
         found = reduce(or_, sources, 0)
         weights = reduce(or_, (bits for bits in sources if not bits & INPUTS), 0)
         self._used[self.finished] = self._used.get(self.finished, 0) | weights
-        for tensor in (*_taken((output,)), *_written(func, args)):
+        for tensor in (*_tensors(output), *_written(func, args)):
             address = self._address(tensor)
             self._sources[address] = found | (self._sources.get(address, 0) if address in taken else 0)
             (self._ranked.add if ranks else self._ranked.discard)(address)
@@ -288,28 +281,20 @@ def _can_reorder(func: Any, args: Any, kwargs: Any) -> bool:
 
 def _bits(number: int) -> Iterator[int]:
     while number:
-        lowest = number & -number
-        yield lowest
-        number ^= lowest
+        yield number & -number
+        number &= number - 1
 
 
 def _tensors(structure: Any) -> Iterator[Tensor]:
-    return (leaf for leaf in tree_leaves(structure) if isinstance(leaf, Tensor))
-
-
-def _taken(values: Iterable[Any]) -> Iterator[Tensor]:
-    """Yield the tensors among the arguments or results of an operation, which are tensors or lists of tensors."""
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, tuple | list):
-            yield from _taken(value)
+    if isinstance(structure, Tensor):
+        yield structure
+    elif isinstance(structure, tuple | list | dict):
+        for part in structure.values() if isinstance(structure, dict) else structure:
+            yield from _tensors(part)
 
 
 def _written(func: Any, args: Iterable[Any]) -> Iterator[Tensor]:
     """Return the arguments that an operation writes into."""
-    if not func._schema.is_mutable:
-        return
-    for argument, value in zip(func._schema.arguments, args, strict=False):
+    for argument, value in zip(func._schema.arguments if func._schema.is_mutable else (), args, strict=False):
         if argument.alias_info is not None and argument.alias_info.is_write:
-            yield from _taken((value,))
+            yield from _tensors(value)

@@ -50,6 +50,10 @@ class LinearClassifier(NamedTuple):
         Returns:
             Shape (N,), int32; -1 for a sample without a largest logit, because one is NaN.
         """
+        return self.choices_near(features, None, None)
+
+    def choices_near(self, features: Tensor, guess: Tensor | None, lengths: Tensor | None) -> Tensor:
+        """Return the choices for samples whose classes are guessed and whose norms are known, both shape (N,)."""
         screen = Screen.of(self.weight, self.bias)
         if screen is None:
             parts = [self._decided(features[rows]) for rows in row_blocks(features)]
@@ -57,7 +61,8 @@ class LinearClassifier(NamedTuple):
         chosen = torch.empty(len(features), dtype=torch.int32, device=features.device)
         for rows in screen.blocks(len(features)):
             part = features[rows]
-            screened = screen.largest(part)
+            known = (None if value is None else value[rows] for value in (guess, lengths))
+            screened = screen.largest(part, *known)
             chosen[rows] = screened.largest.int()
             if len(screened.open):
                 chosen[rows][screened.open] = self._decided(part[screened.open])

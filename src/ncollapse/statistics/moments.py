@@ -208,9 +208,6 @@ class ClassMoments:
 class RememberedMoments(ClassMoments):
     """Moments that keep what follows from them, for the metrics of one evaluation, which ask for the same again and again."""
 
-    class_variances = cached_property(ClassMoments.class_variances.fget)  # type: ignore[assignment, arg-type]
-    rounding_floor = cached_property(ClassMoments.rounding_floor.fget)  # type: ignore[assignment, arg-type]
-
     @classmethod
     def of(cls, moments: ClassMoments) -> RememberedMoments:
         """Remember what follows from some moments from here on."""
@@ -228,6 +225,16 @@ class RememberedMoments(ClassMoments):
     def class_means(self) -> Tensor:
         """Class means."""
         return self.means if self._has_all else super().class_means
+
+    @cached_property
+    def class_variances(self) -> Tensor:
+        """Variances of the classes."""
+        return super().class_variances
+
+    @cached_property
+    def rounding_floor(self) -> Tensor:
+        """The rounding of squared distances."""
+        return super().rounding_floor
 
     def class_weights(self, weights: ClassWeights = "class") -> Tensor:
         """Return the weights of the classes."""

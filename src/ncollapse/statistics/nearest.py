@@ -65,7 +65,7 @@ def _nearest_by(centers: ClassCenters, screen: Screen, residual: Tensor, labels:
     """Decide as ``_nearest_of_all``, by the margins of those centers alone that may be nearest."""
     # The nearest center is that of the largest <x, c_j> - |c_j|²/2 with x = r + c_k. Centers whose margins are equal up to
     # rounding are nearer to each other than the screen can tell, so that all of them are left.
-    screened = screen.largest(centers.coordinates.index_select(0, labels).add_(residual))
+    screened = screen.largest(centers.coordinates.index_select(0, labels).add_(residual), labels)
     chosen, margins = screened.largest, torch.zeros_like(residual[:, 0])
     others = (chosen != labels).index_fill_(0, screened.open, value=False).nonzero().flatten()
     margins[others] = _margins_of(centers, residual, labels, others, chosen[others])[0]

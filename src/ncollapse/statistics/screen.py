@@ -80,11 +80,27 @@ class Screen:
         for start in range(0, num_samples, step):
             yield slice(start, start + step)
 
-    def largest(self, x: Tensor) -> Screened:
-        """Screen samples of any floating dtype, shape (N, d)."""
-        lengths = torch.linalg.vector_norm(x, dim=1, dtype=torch.float64).float().unsqueeze(1)
+    def largest(self, x: Tensor, guess: Tensor | None = None, lengths: Tensor | None = None) -> Screened:
+        """Screen samples of any floating dtype, shape (N, d), whose classes may be guessed and whose norms may be known."""
+        if lengths is None:
+            lengths = torch.linalg.vector_norm(x, dim=1, dtype=torch.float64)
+        lengths = lengths.float().unsqueeze(1)
         with torch.autocast(x.device.type, enabled=False):
             scores = torch.addmm(self.bias, x.float(), self.weight.T)
+        return self._screened(scores, lengths) if guess is None else self._proven(scores, lengths, guess)
+
+    def _proven(self, scores: Tensor, lengths: Tensor, guess: Tensor) -> Screened:
+        """Screen scores whose largest is mostly that of a guess: then one maximum over the others shows it."""
+        # With one bound for all classes of a sample; where that is too wide, the bounds of single classes follow.
+        at, reach = guess.unsqueeze(1), torch.addcmul(self.slack.amax(), lengths, self.norms.amax()).squeeze(1)
+        own = scores.gather(1, at)
+        others = scores.scatter_(1, at, -torch.inf).amax(dim=1)
+        surely = own.squeeze(1) - reach
+        rest = (~((others + reach < surely) & torch.isfinite(surely))).nonzero().flatten()
+        found = self._screened(scores[rest].scatter_(1, at[rest], own[rest]), lengths[rest])
+        return found._replace(largest=guess.index_copy(0, rest, found.largest), open=rest[found.open])
+
+    def _screened(self, scores: Tensor, lengths: Tensor) -> Screened:
         bounds = torch.addcmul(self.slack, lengths, self.norms)
         surely = (scores - bounds).amax(dim=1)
         largest = scores.argmax(dim=1)
