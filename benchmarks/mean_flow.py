@@ -1,6 +1,6 @@
 """Does the flow of class means predict PFC2 between the first and the last layer? A rule, and settings that nobody has seen.
 
-nice -n 19 python benchmarks/mean_flow.py OUT [--seeds 100 101 102 103 104]
+nice -n 19 python benchmarks/mean_flow.py OUT [--seeds 100 101 102 103 104] [--versions]
 
 One command: runs that are finished in OUT are read, others are trained or resumed, then the table is printed.
 
@@ -13,18 +13,39 @@ The rule, frozen before any run of these settings:
   0, else it is undecided. Every run whose flow is defined counts, whatever its accuracy.
 - The claim holds if over all settings the mean error of the flow is below that of both rivals, and the flow loses to the
   baseline in no setting. Settings in which line and flow differ by less than 0.02 decades are marked: nothing to tell.
+
+``--versions`` asks on what the first test left open. The rule, frozen before any run of these settings with seeds from 200 on:
+- *A clock from the ends alone.* Layer l of L is predicted by the flow at the time l/L ("equal times"), and where the length
+  √tr G of the flow is l/L of the way between those of its ends ("equal lengths"). Rivals: line and baseline at l/L. Errors of
+  PFC2 as above.
+- *PFC1.* At the projection: tr Σ_W log-linear in the flow's time, over the flow's tr G. Rivals: line and baseline at the
+  projection. Errors of PFC1 as above.
+- *Eigenvectors.* The distance of whole Gram matrices of norm one, RMS over interior layers: flow against line, both at the
+  projection.
+- A version holds if its mean error over all settings is below that of each rival, and it loses to none in any setting.
 """
 
 import argparse
 import math
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 
+import torch
+from scipy.optimize import brentq
 from scipy.stats import t as student
+from torch import Tensor
 
+from ncollapse.data import Batches, load_samples
+from ncollapse.depth import MeanFlow, prediction_error
+from ncollapse.etf import helmert_basis
+from ncollapse.experiments.work import recipe_of
+from ncollapse.probe import collect_features
 from ncollapse.records.depth import APART
 from ncollapse.records.reading import Run, read_run
+from ncollapse.statistics import ClassMoments
 from ncollapse.studies import override, recipe_by_name, run_recipe
+from ncollapse.targets import load_network
 
 SMALL = ["data.name=digits", "data.per_class=60", "measure.transport_samples=0", "train.epochs=80"]
 SETTINGS = {
@@ -93,17 +114,107 @@ def row(name: str, runs: list[Run]) -> list[str]:
     ]  # fmt: skip
 
 
+VERSIONS = {
+    "PFC2, equal times": ("line at index", "baseline at index"),
+    "PFC2, equal lengths": ("line at index", "baseline at index"),
+    "PFC1": ("PFC1, line", "PFC1, baseline"),
+    "whole Gram matrix": ("Gram, line",),
+}
+
+
+def versions(found: Run) -> dict[str, float]:
+    """Return the errors of all versions and their rivals in one run."""
+    recipe, layers = recipe_of(found), found.last.layers
+    data = load_samples(recipe.data)
+    network = load_network(found.path, device="cpu")
+    features, labels = collect_features(network, Batches(data, 256), num_classes=data.num_classes, layers=list(layers))
+    moments = [ClassMoments.from_batch(features[layer].double(), labels, data.num_classes) for layer in layers]
+    means = [helmert_basis(data.num_classes) @ each.centered_means() for each in moments]
+    grams, within = [each @ each.T for each in means], [float(each.within_trace("class")) for each in moments]
+    flow = MeanFlow.between(moments[0].centered_means(), moments[-1].centered_means())
+    assert flow is not None
+    places = list(found.last.positions["projection"])
+    index, times = [i / (len(layers) - 1) for i in range(len(layers))], flow.time_at(places)
+    pfc1, pfc2 = list(found.over_depth("pfc1")), list(found.over_depth("pfc2"))
+    lengths = [math.sqrt(float(gram.trace())) for gram in (grams[0], grams[-1])]
+
+    def length_gap(time: float, share: float) -> float:
+        return math.sqrt(float(gram_at(grams[0], grams[-1], time).trace())) - (1 - share) * lengths[0] - share * lengths[1]
+
+    # The ends are on the flow; its length may pass them in between, where equal lengths have no time.
+    even = [time if time in (0, 1) else crossing(length_gap, time) for time in index]
+    carried = [
+        within[0] ** (1 - time) * within[-1] ** time * data.num_classes / float(gram_at(grams[0], grams[-1], time).trace())
+        for time in times
+    ]
+    on_line = [(1 - place) * means[0] + place * means[-1] for place in places]
+    at_index, at_projection = found.last.prediction_error["index"], found.last.prediction_error["projection"]
+    return {
+        "PFC2, equal times": prediction_error(pfc2, flow.pfc2(index).tolist()),
+        "PFC2, equal lengths": prediction_error(pfc2, flow.pfc2(even).tolist()),
+        "line at index": at_index.line["pfc2"],
+        "baseline at index": at_index.baseline["pfc2"],
+        "PFC1": prediction_error(pfc1, carried),
+        "PFC1, line": at_projection.line["pfc1"],
+        "PFC1, baseline": at_projection.baseline["pfc1"],
+        "whole Gram matrix": shape_error(grams, [gram_at(grams[0], grams[-1], time) for time in times]),
+        "Gram, line": shape_error(grams, [each @ each.T for each in on_line]),
+    }
+
+
+def crossing(function: Callable[[float, float], float], share: float) -> float:
+    """Return the time at which the flow's length is a share of the way between its ends; nan where it is not monotone."""
+    ends = function(0.0, share), function(1.0, share)
+    return float(brentq(function, 0.0, 1.0, args=(share,))) if ends[0] * ends[1] < 0 else math.nan
+
+
+def gram_at(first: Tensor, last: Tensor, time: float) -> Tensor:
+    """Return a Gram matrix of the flow."""
+    values, vectors = torch.linalg.eigh(first)
+    root, inverse = (vectors * values**power @ vectors.T for power in (0.5, -0.5))
+    values, vectors = torch.linalg.eigh(inverse @ last @ inverse)
+    return root @ (vectors * values**time) @ vectors.T @ root
+
+
+def shape_error(measured: list[Tensor], predicted: list[Tensor]) -> float:
+    """Return the RMS distance of Gram matrices of norm one over interior layers."""
+    pairs = list(zip(measured, predicted, strict=True))[1:-1]
+    return math.sqrt(statistics.fmean(float((a / a.norm() - b / b.norm()).square().sum()) for a, b in pairs))
+
+
+def print_versions(runs: dict[str, list[Run]]) -> None:
+    """Print each version against its rivals, by setting and over all."""
+    errors = {name: [versions(found) for found in runs[name] if found.flow_error() is not None] for name in SETTINGS}
+    errors = {name: found for name, found in errors.items() if found}
+    for version, rivals in VERSIONS.items():
+        print(f"\n| {version} | its error | {' | '.join(f'{rival} | against it' for rival in rivals)} |")
+        print("|---" * (2 + 2 * len(rivals)) + "|")
+        for name, found in errors.items():
+            cells = [name, f"{statistics.fmean(one[version] for one in found):.3f}"]
+            for rival in rivals:
+                cells += [f"{statistics.fmean(one[rival] for one in found):.3f}"]
+                cells += [compare([one[rival] - one[version] for one in found])]
+            print(f"| {' | '.join(cells)} |")
+        keys = (version, *rivals)
+        means = [statistics.fmean(statistics.fmean(one[key] for one in found) for found in errors.values()) for key in keys]
+        print(f"mean of settings: {', '.join(f'{key} {mean:.3f}' for key, mean in zip(keys, means, strict=True))}")
+
+
 def main() -> None:
     """Train what is missing and print the table in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[100, 101, 102, 103, 104])
+    parser.add_argument("--versions", action="store_true", help="other clocks, PFC1 and eigenvectors instead")
     options = parser.parse_args()
     # Seed by seed, so that a run that was stopped has all settings with the seeds that it reached.
     runs: dict[str, list[Run]] = {name: [] for name in SETTINGS}
     for seed in options.seeds:
         for name in SETTINGS:
             runs[name].append(run(options.out, name, seed))
+    if options.versions:
+        print_versions(runs)
+        return
     header = [
         "setting",
         "n",
