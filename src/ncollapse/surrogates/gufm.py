@@ -110,12 +110,12 @@ class GUFM(CountsProblem):
     def exact(self) -> bool:
         """Whether the minimum is known to be reached in d dimensions.
 
-        Under the cross-entropy only with room for the simplex. MSE: always without a bias; with one not if K and r < K-1 are
-        odd. There a tight frame of K unit vectors may have no mean of zero; for r = 1 and K-2 it never has.
+        Under the cross-entropy only with room for the simplex. MSE: always without a bias; with one not if K is odd and r is 1
+        or K-2. There no tight frame of K unit vectors has a mean of zero.
         """
-        if self._spanned == self._most_spanned or (self.loss == "mse" and self.bias == "none"):
-            return True
-        return self.loss == "mse" and (self.num_classes % 2 == 0 or self._spanned % 2 == 0)
+        if self._spanned == self._most_spanned or self.loss == "cross_entropy":
+            return self._spanned == self._most_spanned
+        return self.bias == "none" or has_zero_mean_frame(self.num_classes, self._spanned)
 
     @cached_property
     def frame(self) -> Tensor:
@@ -145,11 +145,11 @@ class GUFM(CountsProblem):
         return self._mean_loss(self.loss, logits) + self.lambda_w / 2 * weight.square().sum()
 
     def certificate(self, variables: Variables) -> Certificate:
-        """Return the global minimum. Where d dimensions hold no frame that is known to reach it, an inequality says so."""
+        """Return the global minimum. Where d dimensions hold no frame that is known to reach it, the status says so."""
         if self.exact:
             return Certificate(self.minimum)
         if self.loss == "mse":
-            return Certificate(self.minimum, weak="no tight frame of mean zero is known")
+            return Certificate(self.minimum, weak="no tight frame has mean zero")
         return Certificate(
             self.minimum, Inequality("rank of the frame <= d - 1", self._most_spanned, self.dim - 1), weak="d < K"
         )
@@ -212,14 +212,37 @@ class GUFM(CountsProblem):
         return float((gap / size).sqrt())
 
 
+def has_zero_mean_frame(num_vectors: int, rank: int) -> bool:
+    """Return whether K unit vectors of mean zero can span r < K dimensions evenly (spherical 2-designs; Mimura 1990)."""
+    return num_vectors % 2 == 0 or rank not in {1, num_vectors - 2}
+
+
 def unit_tight_frame(num_vectors: int, rank: int, *, with_mean: bool) -> Tensor:
     """Return K unit vectors that span r < K dimensions evenly, (K, r): harmonics of the circle; of mean zero on request."""
+    if not with_mean and num_vectors % 2 and rank % 2:
+        return _odd_frame(num_vectors, rank)
     turns = 2 * math.pi / num_vectors * torch.arange(num_vectors, dtype=torch.float64)
     columns = [wave(number * turns) for number in range(1, rank // 2 + 1) for wave in (torch.cos, torch.sin)]
     if rank % 2:
         alternating = torch.cos(turns * num_vectors / 2).round()
         columns.append((torch.ones_like(turns) if with_mean else alternating) / math.sqrt(2))
     return math.sqrt(2 / rank) * torch.stack(columns, dim=1)
+
+
+def _odd_frame(num_vectors: int, rank: int) -> Tensor:
+    """Return the frame of mean zero for odd K and odd r: two harmonic ones at two heights, or the complement of such a one."""
+    if not has_zero_mean_frame(num_vectors, rank):
+        raise ValueError(f"No {num_vectors} unit vectors of mean zero span {rank} dimensions evenly. Take another dimension.")
+    if 2 * rank > num_vectors:
+        other = unit_tight_frame(num_vectors, num_vectors - 1 - rank, with_mean=False)
+        full = torch.linalg.qr(torch.cat([torch.ones_like(other[:, :1]), other], dim=1), mode="complete").Q
+        return math.sqrt(num_vectors / rank) * full[:, num_vectors - rank :]
+    low, high = num_vectors // 2, num_vectors // 2 + 1
+    rings = []
+    for size, height in ((low, math.sqrt(high / (low * rank))), (high, -math.sqrt(low / (high * rank)))):
+        ring = math.sqrt(1 - height**2) * unit_tight_frame(size, rank - 1, with_mean=False)
+        rings.append(torch.nn.functional.pad(ring, (0, 1), value=height))
+    return torch.cat(rings)
 
 
 def great_circle_blocks(start: Tensor, end: Tensor, num_blocks: int) -> list[Tensor]:

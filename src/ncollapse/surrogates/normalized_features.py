@@ -80,7 +80,8 @@ class NormalizedFeatures(CountsProblem, Constrained):
 
     def certificate(self, variables: Variables) -> Certificate:
         """Return the bound. The inequality says whether it is the minimum."""
-        return Certificate(self.minimum, unless_it_holds(Inequality("K - 1 <= d", self.num_classes - 1, self.dim)))
+        fits = Inequality("K - 1 <= d", self.num_classes - 1, self.dim)
+        return Certificate(self.minimum, unless_it_holds(fits), weak="" if fits.holds else "d < K - 1")
 
     def closed_form(self) -> Solution:
         """Return the global minimum for d >= K-1: a simplex ETF, with each feature on the classifier row of its class."""
