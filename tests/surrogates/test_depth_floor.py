@@ -163,6 +163,37 @@ def test_two_samples_come_together_at_most_exponentially():
         assert np.linalg.norm(features[0] - features[1]) >= before * math.exp(-2.6 * spent)
 
 
+def least_squares_value(features, labels, decay, bias):
+    """The least MSE and decay over all classifiers, by ridge regression in NumPy."""
+    targets, count = np.eye(labels.max() + 1)[labels], len(labels)
+    if bias == "free":
+        features, targets = features - features.mean(axis=0), targets - targets.mean(axis=0)
+    return 0.5 / count * np.trace(targets.T @ np.linalg.solve(np.eye(count) + features @ features.T / (count * decay), targets))
+
+
+def test_two_samples_of_a_class_that_differ_cost_a_square_under_the_squared_loss():
+    """Excess over the minimum >= κ δ² on random spheres, near the bound at best; of two classes no distance costs anything."""
+    least = math.inf
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        K, per_class, dim, bias = int(rng.integers(2, 5)), 2, int(rng.integers(3, 7)), ("none", "free")[seed % 2]
+        decay, labels = 10 ** rng.uniform(-3, 0), np.repeat(np.arange(K), per_class)
+        model = GUFM(balanced(K, per_class), dim=dim, loss="mse", lambda_w=decay, bias=bias)
+        rank = min(K - (bias == "free"), dim - 1)
+        growth = decay * rank**2 / (4 * K * 2 * K * (1 + rank * decay) ** 2)
+        near = (
+            model.frame.numpy()[labels]
+            @ np.linalg.qr(np.column_stack([np.ones(dim), rng.normal(size=(dim, rank))]))[0][:, 1:].T
+        )
+        features = plain_norm(near + 10 ** rng.uniform(-3, 0) * rng.normal(size=near.shape))
+        distance = max(np.linalg.norm(features[2 * k] - features[2 * k + 1]) for k in range(K))
+        excess = least_squares_value(features, labels, decay, bias) - model.minimum
+        assert excess >= growth * distance**2 * (1 - 1e-6) - 1e-14
+        assert least_squares_value(plain_norm(near), labels, decay, bias) == pytest.approx(model.minimum, rel=1e-9)
+        least = min(least, excess / (growth * distance**2))
+    assert least < 10
+
+
 def test_the_great_circle_moves_one_vector_at_a_cost_of_order_one_over_depth():
     """Above the floor's own cost, and within a constant of it: for one vector the order 1/L is attained."""
     rng = np.random.default_rng(6)

@@ -64,9 +64,10 @@ def layers(problem, features, weights):
 
 
 def random_problem(seed, loss, bias="free"):
+    """Unequal counts with a bias, equal ones without."""
     rng = np.random.default_rng(seed)
     num_classes, dim = rng.integers(2, 5), rng.integers(1, 7)
-    labels = np.repeat(np.arange(num_classes), rng.integers(2, 7, size=num_classes))
+    labels = np.repeat(np.arange(num_classes), rng.integers(2, 7, size=num_classes if bias == "free" else None))
     decays = {"lambda_w": 10 ** -rng.uniform(0, 3), "lambda_h": 10 ** -rng.uniform(0, 5)}
     return MUFM(torch.tensor(rng.normal(size=(len(labels), dim))), torch.tensor(labels), loss=loss, bias=bias, **decays)
 
@@ -74,8 +75,8 @@ def random_problem(seed, loss, bias="free"):
 def check_theorem(seeds):
     certified = 0
     for seed in seeds:
-        for loss in ("mse", "cross_entropy"):
-            problem = random_problem(seed, loss)
+        for loss, bias in (("mse", "free"), ("cross_entropy", "free"), ("mse", "none")):
+            problem = random_problem(seed, loss, bias)
             point, ratio = minimizer(problem, seed)
             if float(point["weight"].abs().max()) < 1e-4:
                 continue
@@ -96,12 +97,12 @@ def check_theorem(seeds):
 
 
 def test_pfc1_falls_over_all_layers_at_certified_points():
-    assert check_theorem(range(8)) >= 4
+    assert check_theorem(range(6)) >= 6
 
 
 @pytest.mark.slow
 def test_pfc1_falls_over_all_layers_at_more_certified_points():
-    assert check_theorem(range(100, 160)) >= 40
+    assert check_theorem(range(100, 160)) >= 60
 
 
 def two_classes(seed, counts, dim, lambda_w, lambda_h, **options):
@@ -142,23 +143,18 @@ def test_without_a_bias_pfc1_may_rise_at_a_global_minimum(loss):
 
 @pytest.mark.slow
 def test_conjectures_that_have_not_failed():
-    """Balanced classes without a bias, and class weights on unequal counts with one: seen to hold, not proven."""
+    """Cross-entropy: balanced classes without a bias, and class weights on unequal counts: seen to hold, not proven."""
     num_seen = 0
     for seed in range(40):
-        for loss in ("mse", "cross_entropy"):
-            unequal = random_problem(seed, loss)
-            labels = torch.arange(unequal.num_classes).repeat(3)
-            inputs = torch.tensor(np.random.default_rng(seed).normal(size=(len(labels), unequal.inputs.shape[1])))
-            decays = {"lambda_w": unequal.lambda_w, "lambda_h": unequal.lambda_h}
-            balanced = MUFM(inputs, labels, loss=loss, **decays)
-            for problem, weights in ((balanced, "sample"), (unequal, "class")):
-                point, ratio = minimizer(problem, seed)
-                if ratio <= 1 and float(point["weight"].abs().max()) > 1e-4:
-                    found = collapse_progress(problem, point, weights)
-                    num_seen += 1
-                    assert found.monotone
-                    assert found.proven == (problem is unequal and len(set(problem.counts)) == 1)
-    assert num_seen > 50
+        for bias, weights in (("none", "sample"), ("free", "class")):
+            problem = random_problem(seed, "cross_entropy", bias)
+            point, ratio = minimizer(problem, seed)
+            if ratio <= 1 and float(point["weight"].abs().max()) > 1e-4:
+                found = collapse_progress(problem, point, weights)
+                num_seen += 1
+                assert found.monotone
+                assert found.proven == (bias == "free" and len(set(problem.counts)) == 1)
+    assert num_seen > 30
 
 
 def test_a_point_that_is_not_critical_proves_nothing():
@@ -168,13 +164,19 @@ def test_a_point_that_is_not_critical_proves_nothing():
     assert "relative gradient <= 1e-6 does not hold" in found.missing[0]
 
 
-def test_class_weights_are_not_proven():
-    problem = two_classes(6, (2, 5), 3, 0.77, 0.267, bias="free")
-    point, _ = minimizer(problem, 0)
-    found = collapse_progress(problem, point, "class")
+def test_with_class_weights_pfc1_may_rise_at_a_global_minimum():
+    """The hypothesis of sample weights cannot be dropped on unequal counts."""
+    rows = [[43, 14], [-7, -38], [-20, 12], [-12, -17], [-27, 35], [16, 17], [14, 20], [24, -15], [18, 8]]
+    labels = torch.tensor([0, 1, 1, 1, 1, 2, 2, 2, 2])
+    problem = MUFM(torch.tensor(rows, dtype=torch.float64) / 10, labels, bias="free", lambda_w=0.84, lambda_h=0.036)
+    point, ratio = minimizer(problem, 0)
+    assert ratio == pytest.approx(0.906, abs=1e-3)
     within, between = layers(problem, point["features"], "class")
-    assert found.missing == ("class weights on unequal counts",)
+    assert np.diff(within / between).max() > 0.002 * within[0] / between[0]
+    found = collapse_progress(problem, point, "class")
+    assert (found.monotone, found.missing) == (False, ("class weights on unequal counts",))
     assert found.pfc1 == pytest.approx((within[0] / between[0], within[-1] / between[-1]), rel=1e-12)
+    assert collapse_progress(problem, point).proven
 
 
 def test_coincident_class_means():

@@ -88,7 +88,7 @@ def _say_depth_floor(objectives: Sequence[ObjectiveRecord | None]) -> str:
         return "The stem is trained, so depth_floor is that of networks with the stem as it is."
     return (
         "depth_floor holds for every network of that depth on these data. Proven: the excess is at least of order 1/L, unless "
-        "the data lie on the optimum, and, under the cross-entropy, of order (log L)²/L where two samples of a class differ. "
+        "the data lie on the optimum, and of order (log L)²/L where two samples of a class differ. "
         "How fast N samples can come down is open, so a slower fall is no proof of bad optimization."
     )
 

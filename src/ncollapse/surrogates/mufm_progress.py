@@ -59,8 +59,8 @@ def collapse_progress(problem: MUFM, variables: Variables, weights: ClassWeights
 
     The layers are :math:`H_t = (1-t) X + t H`. Let the bias be free, let the classes have any counts, and let Γ be the gradient
     of the loss in the logits. If :math:`\lVert \Gamma \rVert_2^2 \le \lambda_W \lambda_H`, tr Σ_W falls and tr Σ_B rises along
-    the layers, both with sample weights; so PFC1 falls. The proof is in docs/theory.md, 5.6. For class weights on unequal
-    counts only the part within classes is proven. Without a bias nothing is.
+    the layers, both with sample weights; so PFC1 falls. Without a bias the same is proven for "mse" on balanced classes. The
+    proofs are in docs/theory.md, 5.6, and counterexamples for unequal counts without a bias or with class weights.
 
     Args:
         problem: The model, with either loss.
@@ -88,9 +88,10 @@ def collapse_progress(problem: MUFM, variables: Variables, weights: ClassWeights
         Inequality("‖Γ‖₂² <= λ_W λ_H", norm**2, problem.lambda_w * problem.lambda_h),
     )
     missing = [str(condition) for condition in conditions if not condition.holds]
-    if problem.bias != "free":
+    balanced = len(set(problem.counts)) == 1
+    if problem.bias != "free" and not (balanced and problem.loss == "mse"):
         missing.append("the bias is not free")
-    if weights == "class" and len(set(problem.counts)) > 1:
+    if weights == "class" and not balanced:
         missing.append("class weights on unequal counts")
     curve = GeodesicCurve(paired, weights)
     return CollapseProgress(*_traces(paired, weights), theorem1(curve).monotone, conditions, tuple(missing))
