@@ -92,6 +92,46 @@ def test_common_singular_vectors_are_needed():
     assert risen > 5
 
 
+def plain_radius(s, c):
+    """The ε with ε a⁴ (10 w + 2 a) = m of docs/theory.md, 3.3, by sums over pairs and bisection."""
+    low, m, high = np.minimum(s, c), 0.0, 1.0
+    for j in range(len(s)):
+        for i in range(j):
+            fall = min(s[i] - s[j], c[i] - c[j])
+            m += low[i] * low[j] * (low[i] + low[j]) * fall * (s[i] * c[j] - s[j] * c[i])
+    least = 0.0
+    for _ in range(200):
+        change = (least + high) / 2
+        a, w = max(np.linalg.norm(s), np.linalg.norm(c)) + change, np.linalg.norm(c - s) + change
+        least, high = (least, change) if change * a**4 * (10 * w + 2 * a) > m else (change, high)
+    return least
+
+
+def slope(start, end, t):
+    """g of docs/theory.md, 3.3, whose sign is that of the slope of PFC2."""
+    here, step = (1 - t) * start + t * end, end - start
+    cubic = ((here @ here.T @ here) * step).sum()
+    return cubic * (here**2).sum() - np.linalg.norm(here.T @ here) ** 2 * (here * step).sum()
+
+
+def test_the_radius_is_that_of_the_proof():
+    """Its equation, and both inequalities that it joins, at ends of norm one."""
+    for seed in range(40):
+        rng, left, right, s, c = random_case(seed)
+        s, c = s / np.linalg.norm(s), c / np.linalg.norm(c)
+        start, end, t = (left * s) @ right, (left * c) @ right, rng.uniform()
+        radius = plain_radius(s, c)
+        assert flattening(curve(start, end)).radius == pytest.approx(radius, rel=1e-6, abs=1e-14)
+        reach = radius if seed % 2 else 10 ** rng.uniform(-3, -1)
+        change = rng.normal(size=end.shape)
+        change *= reach / np.linalg.norm(change)
+        a, w = 1 + reach, np.linalg.norm(s - c) + reach
+        change_of_slope = abs(slope(start, end + change, t) - slope(start, end, t))
+        assert change_of_slope <= reach * a**4 * (10 * w + 2 * a) * (1 + 1e-9) + 1e-15
+        m = radius * (1 + radius) ** 4 * (10 * (np.linalg.norm(c - s) + radius) + 2 * (1 + radius))
+        assert slope(start, end, t) <= -m + 1e-12
+
+
 def check_radius(seeds):
     """No change within the radius lets PFC2 rise: random directions, and those in which it rises first, by descent."""
     num_proven = 0
