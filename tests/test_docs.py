@@ -128,6 +128,7 @@ EXAMPLES = {
     "normalized_networks.py": "batch norm, β = 0.5: γ = 0.8660254, α = 0.5000000, minimum 3.97213595",
     "spheres_and_balls.py": "ball, K = 10: minimum",
     "own_training.py": "decay0.005: τ = 0.",
+    "residual_alignment.py": "shared frames of different blocks (RA2): 0.0",
     "unconstrained_features.py": "mse: 0.0278842712475, c < 1 holds",
 }
 

@@ -172,8 +172,9 @@ def test_mufm(capsys):
     other = answer(capsys, f"{MUFM_WORDS} lambda_w=0.05 lambda_h=1e-3 loss=cross_entropy bias=free")
     assert other["certified"]
     assert "lambda_critical" not in other
-    assert other["proof"] == "PFC1 never rises over the layers; proven."
-    assert found["proof"] == "PFC1 never rises over the layers; not proven: the bias is not free."
+    assert found["proof"] == other["proof"] == "PFC1 never rises over the layers; proven."
+    open_case = answer(capsys, f"{MUFM_WORDS} lambda_w=0.05 lambda_h=1e-3 loss=cross_entropy")
+    assert open_case["proof"] == "PFC1 never rises over the layers; not proven: the bias is not free."
 
 
 def test_figures_of_the_multilayer_model_show_several_draws(monkeypatch, capsys, tmp_path):

@@ -71,9 +71,9 @@ class ResidualAlignment:
         low, high = float(self.step_ratios.min()), float(self.step_ratios.max())
         return (
             f"ResidualAlignment of {len(self.blocks)} blocks on {self.num_samples} samples: steps {low:.3g} to {high:.3g} of "
-            f"their mean, straightness {self.straightness:.3g}; shared frames {self.off_diagonal:.3g}; energy in the "
-            f"{self.num_directions} leading directions {float(self.top_energy.min()):.3g} or more; largest singular values "
-            f"{float(self.top_value.min()):.3g} to {float(self.top_value.max()):.3g}"
+            f"their mean, straightness {self.straightness:.3g}; shared frames {self.off_diagonal:.3g}; least share "
+            f"of energy in the {self.num_directions} leading directions {float(self.top_energy.min()):.3g}; largest singular "
+            f"values {float(self.top_value.min()):.3g} to {float(self.top_value.max()):.3g}"
         )
 
 
