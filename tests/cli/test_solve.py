@@ -31,7 +31,7 @@ STATUS = {
     "bounded_outputs counts=3x1 radius=2": "Global minimum: projected gradient descent",
     "bounded_outputs counts=3x1 radius=2 --solver closed_form": "Global minimum: closed form",
     "normalized_features temperature=2": "Global minimum: projected gradient descent",
-    "normalized_features counts=5x1 dim=3": "Critical point, not certified: projected gradient descent",
+    "normalized_features counts=5x1 dim=3": "Critical point: projected gradient descent",
 }
 
 

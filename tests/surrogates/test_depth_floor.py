@@ -194,6 +194,16 @@ def test_two_samples_of_a_class_that_differ_cost_a_square_under_the_squared_loss
     assert least < 10
 
 
+def test_where_moving_is_dear_the_floor_is_the_loss_of_the_data():
+    """Features that stay where they are: ridge regression on the data, from below."""
+    rng = np.random.default_rng(8)
+    inputs, labels = spherical(rng, 9, 4), np.repeat(np.arange(3), 3)
+    stay = least_squares_value(inputs, labels, 0.02, "free")
+    for cost, share in ((1.0, 0.9), (100.0, 0.999)):
+        floor = depth_floor(torch.tensor(inputs), torch.tensor(labels), loss="mse", lambda_w=0.02, lambda_h=cost)
+        assert share * stay <= floor <= stay * (1 + 1e-9)
+
+
 def test_the_great_circle_moves_one_vector_at_a_cost_of_order_one_over_depth():
     """Above the floor's own cost, and within a constant of it: for one vector the order 1/L is attained."""
     rng = np.random.default_rng(6)
