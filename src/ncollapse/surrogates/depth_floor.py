@@ -64,9 +64,10 @@ def depth_floor(inputs: Tensor, labels: Tensor, *, loss: LossName, lambda_w: flo
     # That of free features on the sphere, whose minimum has λ_W ‖W‖² = μ N.
     multiplier, best, start = lambda_w * num_classes * free.scale**2 / len(inputs), -math.inf, None
     for _ in range(_STEPS):
-        found, norm, start = _bound(inputs, labels, loss, lambda_w, lambda_h, multiplier, start)
+        found, norm, start, converged = _bound(inputs, labels, loss, lambda_w, lambda_h, multiplier, start)
         best = max(best, found)
-        if abs(norm - 1) < _NEAR:
+        # Of a point that is not critical the bound is far from the best, and the next step goes on from there.
+        if converged and abs(norm - 1) < _NEAR:
             break
         # The bound is concave in the multiplier, and its slope is (‖H‖² - N)/2.
         multiplier *= min(2.0, max(0.5, norm))
@@ -75,11 +76,11 @@ def depth_floor(inputs: Tensor, labels: Tensor, *, loss: LossName, lambda_w: flo
 
 def _bound(
     inputs: Tensor, labels: Tensor, loss: LossName, lambda_w: float, lambda_h: float, multiplier: float, start: Variables | None
-) -> tuple[float, float, Variables]:
-    """Return the bound at a multiplier, the mean squared norm of its features, and its point."""
+) -> tuple[float, float, Variables, bool]:
+    """Return the bound at a multiplier, the mean squared norm of its features, its point and whether that is critical."""
     cost, num_samples = multiplier + lambda_h, len(inputs)
     model = MUFM(lambda_h / cost * inputs, labels, loss=loss, bias="free", lambda_w=lambda_w, lambda_h=cost)
-    point = LBFGS(max_iterations=500).run(model, model.start(0) if start is None else start).variables
-    _, bound = model.dual(point)
-    norm = float(point["features"].square().sum()) / num_samples
-    return bound + num_samples / 2 * (lambda_h * multiplier / cost - multiplier), norm, point
+    run = LBFGS(max_iterations=500).run(model, model.start(0) if start is None else start)
+    _, bound = model.dual(run.variables)
+    norm = float(run.variables["features"].square().sum()) / num_samples
+    return bound + num_samples / 2 * (lambda_h * multiplier / cost - multiplier), norm, run.variables, run.converged
