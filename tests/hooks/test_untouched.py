@@ -129,6 +129,17 @@ class Renews(nn.Module):
         return x * self.weight
 
 
+class Sparse(nn.Module):
+    """Its weight has no memory of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.eye(D).to_sparse())
+
+    def forward(self, x):
+        return torch.sparse.mm(self.weight, x.T).T
+
+
 class Draws(nn.Module):
     def forward(self, x):
         random.random(), np.random.rand()
@@ -185,6 +196,7 @@ MAKE = {
     "cached rows": lambda: around(CachesRows()),
     "frozen part": lambda: Freezes(nn.Sequential(nn.Linear(D, D), Lora()), nn.ReLU(), nn.Linear(D, K)),
     "renewed": lambda: around(Renews()),
+    "sparse": lambda: around(Sparse()),
     "draws": lambda: around(Draws()),
     "quantization": quantized,
     "spectral": lambda: old_norm(parametrizations.spectral_norm),
@@ -209,7 +221,7 @@ def everything(model):
     parameters = dict(model.named_parameters())
     return {
         "values": {name: tensor.detach().clone() for name, tensor in (*parameters.items(), *model.named_buffers())},
-        "memory": {name: tensor.data_ptr() for name, tensor in parameters.items()},
+        "memory": {name: tensor.data_ptr() for name, tensor in parameters.items() if not tensor.is_sparse},
         "grads": {name: None if p.grad is None else p.grad.clone() for name, p in parameters.items()},
         "flags": {name: p.requires_grad for name, p in parameters.items()},
         "modes": [module.training for module in model.modules()],
@@ -222,6 +234,8 @@ def everything(model):
 
 
 def same(a, b):
+    if isinstance(a, torch.Tensor) and a.is_sparse:
+        return same(a.to_dense(), b.to_dense())
     if isinstance(a, torch.Tensor):
         return isinstance(b, torch.Tensor) and a.shape == b.shape and torch.equal(a, b)
     if isinstance(a, dict):

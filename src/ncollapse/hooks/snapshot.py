@@ -183,9 +183,9 @@ def _local(tensor: Tensor) -> Tensor:
 
 
 def _bytes_at(tensor: Tensor) -> int:
-    if type(tensor) is nn.Parameter and tensor.device.type == "cpu" and not tensor.is_nested:
-        return tensor.data_ptr()
-    return _local(tensor.detach()).data_ptr() if _is_plain(tensor) else 0
+    if not _is_plain(tensor):
+        return 0
+    return (_local(tensor.detach()) if hasattr(tensor, "to_local") else tensor).data_ptr()
 
 
 def _is_plain(tensor: Tensor) -> bool:
