@@ -1,12 +1,13 @@
-"""Write the ledger of docs/claims.md, and docs/findings.md, from folders of sweeps: ``python docs/write_claims.py DIR...``.
+"""Write the ledger of docs/claims.md, and docs/findings.md, from folders of sweeps.
 
-Between the two lies docs/ledger.json, the numbers of every claim.
+``python docs/write_claims.py DIR... [--again DIR...]``, where the second ones are of new seeds. Between the two pages lies
+docs/ledger.json, the numbers of every claim.
 """
 
+import argparse
 import json
 import math
 import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from ncollapse.report import ledger_markdown
 
 PAGE = Path(__file__).with_name("claims.md")
 HEADING = "## The ledger\n"
+AGAIN = "Made after the rule on settings, with new seeds, for [the rows over several settings](findings.md):"
 
 
 def command(sweep: Sweep) -> str:
@@ -66,8 +68,12 @@ def numbers(ledger: Ledger, sweeps: list[Sweep]) -> dict[str, Any]:
             "seeds": seeds,
             "is_share": ruling.row.is_share,
             "why": ruling.why,
+            "over_settings": ruling.row.over_settings,
+            "votes": len(ruling.row.votes),
             "by_setting": {
-                item.setting: {"value": item.estimate.value, "seeds": item.estimate.n} for item in ruling.evidence if item.draws
+                item.setting: {"value": item.estimate.value, "seeds": item.estimate.n, "stands": stands}
+                for item, stands in ruling.settings
+                if item.draws
             },
         }
     return {
@@ -99,10 +105,17 @@ def render(ledger: Ledger, sweeps: list[Sweep]) -> str:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("--again", nargs="*", default=[], type=Path)
+    arguments = parser.parse_args()
     before, _, _ = PAGE.read_text().partition(HEADING)
-    folders = [Path(name) for name in sys.argv[1:]]
-    sweeps, ledger = [read_sweep(folder, "ends") for folder in folders], rule_on_claims(folders)
-    PAGE.write_text(f"{before.rstrip()}\n\n{HEADING}\n{render(ledger, sweeps)}")
-    found = numbers(ledger, sweeps)
+    sweeps, ledger = [read_sweep(folder, "ends") for folder in arguments.folders], rule_on_claims(arguments.folders)
+    found, text = numbers(ledger, sweeps), render(ledger, sweeps)
+    if arguments.again:
+        later = [read_sweep(folder, "ends") for folder in arguments.again]
+        found["again"] = numbers(rule_on_claims(arguments.again), later)
+        text += "\n".join(["", AGAIN, "", "```console", *(f"$ {command(sweep)}" for sweep in later), "```", ""])
+    PAGE.write_text(f"{before.rstrip()}\n\n{HEADING}\n{text}")
     LEDGER.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     FINDINGS.write_text(findings(found))

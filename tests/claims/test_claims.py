@@ -257,19 +257,38 @@ def test_weight_decay_that_bends_fails(write_seed):
     assert rulings(runs)["decay_straightness"].why == "no run fits"
 
 
-def test_settings_are_shown_apart_and_counted_together(write_seed):
-    """PFC1 falls with one decay and not with the other; the same seeds are no other draws."""
+def test_settings_that_disagree_are_named(write_seed):
+    """PFC1 falls with one decay and not with the other; what is measured of a run makes no setting."""
     runs = [
         write_seed(f"{decay}-{seed}", seed, decay=decay, values={(5, "pfc1"): RISING} if decay == 0.02 else {})
         for seed in range(N)
         for decay in (0.01, 0.02)
     ]
+    for run in runs[::3]:
+        recipe = json.loads((run / "recipe.json").read_text())
+        recipe["measure"]["transport_samples"] = 7
+        (run / "recipe.json").write_text(json.dumps(recipe))
     ruling = rulings(runs)["pfc1_all"]
-    assert [(item.setting, item.estimate.value) for item in ruling.evidence] == [
-        ("train.weight_decay=0.01", 1.0),
-        ("train.weight_decay=0.02", 0.0),
+    assert [(item.setting, item.estimate.value, stands) for item, stands in ruling.settings] == [
+        ("train.weight_decay=0.01", 1.0, "right"),
+        ("train.weight_decay=0.02", 0.0, "wrong"),
     ]
-    assert (ruling.verdict, ruling.row.estimate) == ("fails", share_estimate(0, N))
+    assert (ruling.verdict, ruling.row.estimate.value) == ("depends on the setting", 0.5)
+    assert ruling.why == "right in (train.weight_decay=0.01); wrong in (train.weight_decay=0.02)"
+    words = "\n".join(ledger_lines(rule_on_claims(runs)))
+    assert "[depends on the setting] PFC1 progresses over all measured layers: 50 % [" in words
+    assert f"{N} seeds from 2 settings: 1 right, 1 wrong." in words
+
+
+def test_a_recipe_without_a_younger_field_is_no_other_setting(write_seed):
+    runs = [write_seed(f"seed{seed}", seed) for seed in range(N)]
+    recipe = json.loads((runs[0] / "recipe.json").read_text())
+    recipe["train"] |= {"balance": "none", "optimizer": "sgd"}
+    (runs[0] / "recipe.json").write_text(json.dumps(recipe))
+    assert len(rulings(runs)["pfc1_all"].evidence) == 1
+    recipe["train"]["balance"] = "weights"
+    (runs[0] / "recipe.json").write_text(json.dumps(recipe))
+    assert len(rulings(runs)["pfc1_all"].evidence) == 2
 
 
 def test_a_seed_counts_once_and_unfinished_runs_are_left_out(twelve, write_seed, edit):
@@ -318,7 +337,7 @@ def test_page_and_command_say_the_same(twelve, tmp_path, capsys):
     main(["claims", *map(str, twelve), "--out", str(page), "--markdown"])
     table = capsys.readouterr().out.splitlines()
     row = next(line for line in table if line.startswith("| PFC2 progresses from layer to layer"))
-    assert "| fails | 1 of 12 [0.0021, 0.38] | 12 from 1 setting |" in row
+    assert "| fails | 1 of 12 [0.0021, 0.38] | 12 | 1 wrong | – |" in row
     assert len({line.count("|") for line in table}) == 1
     assert len(table) == 2 + sum(ruling.row.estimate.n > 0 for ruling in ledger.rulings)
     html = unescape(page.read_text(encoding="utf-8"))
@@ -326,7 +345,7 @@ def test_page_and_command_say_the_same(twelve, tmp_path, capsys):
     main(["claims", *map(str, twelve)])
     words = capsys.readouterr().out
     assert "[fails] PFC2 progresses from layer to layer before the effective depth: 1 of 12 [0.0021, 0.38]" in words
-    assert "demo: share of seeds 1 of 12 [0.0021, 0.38]. Against it: seed1, seed2, seed3, seed4, " in words
+    assert "demo: share of seeds 1 of 12 [0.0021, 0.38] (wrong). Against it: seed1, seed2, seed3, seed4, " in words
     assert words.splitlines()[-1] == f"Page: {twelve[0] / 'claims.html'}"
 
 

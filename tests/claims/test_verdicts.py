@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ncollapse.claims.evidence import Draw, Evidence, pooled
+from ncollapse.claims.evidence import Draw, Evidence
 from ncollapse.claims.ledger import _rulings
 from ncollapse.claims.rules import RULES, Claim
 from ncollapse.claims.verdicts import holm, row_of
@@ -68,18 +68,6 @@ def test_equal_numbers_are_tested_by_their_sign():
     assert [ruled(setting("one", [value] * N)).verdict for value in (0.5, -0.5, 0.0)] == ["holds", "fails", "undecided"]
 
 
-def test_a_seed_counts_once_in_however_many_settings():
-    """Six seeds in two settings are six draws; right only where they are right in both."""
-    two = (share(6, 6), setting("two", [True] * 5 + [False]))
-    ruling = ruled(*two)
-    assert (ruling.verdict, ruling.row.estimate.value, ruling.row.estimate.n) == ("not testable here", 5 / 6, 6)
-    assert ruling.why == "6 seeds, 12 needed"
-    numbers = pooled([setting("one", [1.0, 3.0]), setting("two", [2.0, 5.0, 7.0])])
-    assert [(draw.value, len(draw.runs)) for draw in numbers] == [(1.5, 2), (4.0, 2), (7.0, 1)]
-    # Other seeds of another setting are other draws.
-    assert ruled(share(6, 6), setting("two", [True] * 6, first=6)).verdict == "holds"
-
-
 def test_what_is_right_before_training_too_is_no_finding():
     assert ruled(share(N, before=True)).verdict == "undecided"
     ruling = ruled(share(N, before=[True] * 4 + [False] * 8))
@@ -101,9 +89,6 @@ def test_what_layers_in_random_order_do_too_is_no_finding():
     assert ruled(share(N, shuffled=0.9)).why == "no better than layers in random order"
     row = ruled(share(11, shuffled=0.5)).row
     assert row.bases[0].p_value == pytest.approx(13 / 2**12)
-    # In two settings both must pass.
-    merged = pooled([share(2, 2, shuffled=0.5, steps=3), setting("two", [True, True], shuffled=0.1, steps=5)])
-    assert [(draw.shuffled, draw.steps) for draw in merged] == [(0.05, 3), (0.05, 3)]
     assert row_of(share(2, 2, steps=[3, 6]).draws, UNBOUNDED).steps == (3, 6)
 
 

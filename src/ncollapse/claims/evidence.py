@@ -11,7 +11,7 @@ from ncollapse.records.reading import Run
 from ncollapse.records.recipe_settings import differing_settings, setting
 
 Value = float | bool
-_UNBOUNDED = (-math.inf, math.inf)
+UNBOUNDED = (-math.inf, math.inf)
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Evidence:
     setting: str
     statistic: str
     draws: tuple[Draw, ...]
-    bounds: tuple[float, float] = _UNBOUNDED
+    bounds: tuple[float, float] = UNBOUNDED
     silent: int = 0
     why: str = ""
 
@@ -71,7 +71,7 @@ class Evidence:
         return tuple(run for draw in self.draws if draw.value <= 0 for run in draw.runs)
 
 
-def estimate_of(values: Sequence[Value], bounds: tuple[float, float] = _UNBOUNDED) -> Estimate:
+def estimate_of(values: Sequence[Value], bounds: tuple[float, float] = UNBOUNDED) -> Estimate:
     """Estimate a share from truth values, else a mean, its interval cut to what is possible."""
     if all(isinstance(value, bool) for value in values):
         return share_estimate(sum(value is True for value in values), len(values))
@@ -167,7 +167,7 @@ class Family:
         return found
 
     def evidence(
-        self, statistic: str, by_seed: Mapping[int, Value], *, bounds: tuple[float, float] = _UNBOUNDED, why: str = ""
+        self, statistic: str, by_seed: Mapping[int, Value], *, bounds: tuple[float, float] = UNBOUNDED, why: str = ""
     ) -> Evidence:
         """Evidence from a number or a truth for each seed, with all of the seed's runs for the claim or against it."""
         draws = (Draw(seed, value, tuple(str(r.path) for r in self.seeds[seed].values())) for seed, value in by_seed.items())
@@ -203,15 +203,19 @@ def _by_values(seeds: Mapping[int, dict[Any, Run]]) -> Iterator[tuple[frozenset[
 
 
 def settings_of(runs: Sequence[Run], apart: Collection[str] = ()) -> dict[str, list[Run]]:
-    """Group runs by their settings in words, apart from the seed and some fields."""
+    """Group runs by what their training depends on, in words, apart from the seed and some fields."""
+
+    def counts(field: str) -> bool:
+        return field not in apart and not field.startswith("measure.")
+
     has_changes = any(run.recipe.changed for run in runs)
     groups: dict[tuple[tuple[str, str], ...], list[Run]] = {}
     for run, differing in zip(runs, differing_settings(runs), strict=True):
-        groups.setdefault(tuple((field, value) for field, value in differing if field not in apart), []).append(run)
+        groups.setdefault(tuple((field, value) for field, value in differing if counts(field)), []).append(run)
     named: dict[str, list[Run]] = {}
     for fields, members in groups.items():
         first = members[0].recipe
-        changed = [item for item in first.changed if item.partition("=")[0] not in apart]
+        changed = [item for item in first.changed if counts(item.partition("=")[0])]
         words = ", ".join([first.name, *changed] if has_changes else [f"{field}={value}" for field, value in fields])
         if words in named:
             # Runs of two versions of a recipe changed the same, and are two settings for all that.

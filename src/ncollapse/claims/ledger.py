@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from ncollapse.claims.deep_regularized import DEEP_CLAIMS
-from ncollapse.claims.evidence import Evidence, pooled
+from ncollapse.claims.evidence import Evidence
 from ncollapse.claims.open_questions import QUESTIONS
+from ncollapse.claims.pooling import row_over
 from ncollapse.claims.progressive_collapse import CLAIMS
 from ncollapse.claims.rules import RULES, Claim, Verdict, counts
-from ncollapse.claims.verdicts import RowTest, has_enough, holm, judge, judge_check, row_of, too_few
+from ncollapse.claims.verdicts import RowTest, has_enough, holm, judge, judge_check, too_few
 from ncollapse.drawing.wording import MEASURED_ONLY, counted, number
 from ncollapse.records import file_names
 from ncollapse.records.errors import ReportError
@@ -28,7 +29,7 @@ _NEEDED = ("seed", "model.connections", "train.loss", "data.corrupt")
 
 ALL_CLAIMS = (*CLAIMS, *QUESTIONS, *DEEP_CLAIMS)
 
-_ORDER = ("holds", "fails", "undecided", "check failed", "check passed", "not testable here")
+_ORDER = ("holds", "fails", "depends on the setting", "undecided", "check failed", "check passed", "not testable here")
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Ruling:
 
     Attributes:
         why: What hinders a verdict, or a clearer one.
-        row: The numbers over all settings, one draw a seed.
+        row: The numbers over all settings that have a vote.
         corrected: The p-value after Holm's correction for all rows of the paper that have enough draws; None without a verdict.
         evidence: What each setting says.
         sensitivity: Where the claim is about the terminal phase: the numbers for runs from other weight-decay times on.
@@ -52,6 +53,12 @@ class Ruling:
     evidence: tuple[Evidence, ...]
     sensitivity: tuple[tuple[float, RowTest], ...]
     outside: int
+
+    @property
+    def settings(self) -> list[tuple[Evidence, str]]:
+        """What each setting says, and whether the claim is right, wrong or open there; "" for one without a vote."""
+        stands = {id(vote.evidence): vote.stands for vote in self.row.votes}
+        return [(item, stands.get(id(item), "")) for item in self.evidence]
 
 
 @dataclass(frozen=True)
@@ -109,7 +116,8 @@ def _examined(claim: Claim, runs: Sequence[Run]) -> Ruling:
 
 def _row(claim: Claim, runs: Sequence[Run]) -> tuple[tuple[Evidence, ...], RowTest]:
     evidence = tuple(claim.examine(runs))
-    return evidence, row_of(pooled(evidence), evidence[0].bounds if evidence else (-math.inf, math.inf))
+    # A theorem has no settings that could outvote others: every draw counts.
+    return evidence, row_over(evidence, 1 if claim.checks_code else RULES.least_seeds)
 
 
 def _unsettled(claim: Claim, runs: Sequence[Run]) -> str:
@@ -249,7 +257,7 @@ def _claim(ruling: Ruling, named: Callable[[str], str]) -> ClaimRecord:
         claim.tested,
         ruling.verdict,
         ruling.why,
-        tuple(_evidence(item, named) for item in ruling.evidence),
+        tuple(_evidence(item, stands, named) for item, stands in ruling.settings),
         claim.family,
         row.estimate.n,
         value,
@@ -260,6 +268,7 @@ def _claim(ruling: Ruling, named: Callable[[str], str]) -> ClaimRecord:
         row.steps,
         tuple(SensitivityRecord(tau, other.estimate.n, _known(other.estimate[:1])[0]) for tau, other in ruling.sensitivity),
         claim.command,
+        (None, None) if row.over_settings is None else row.over_settings,
     )
 
 
@@ -267,7 +276,7 @@ def _known(values: Sequence[float]) -> list[float | None]:
     return [None if math.isnan(value) else value for value in values]
 
 
-def _evidence(item: Evidence, named: Callable[[str], str]) -> EvidenceRecord:
+def _evidence(item: Evidence, stands: str, named: Callable[[str], str]) -> EvidenceRecord:
     value, low, high = _known(item.estimate[:3])
     return EvidenceRecord(
         item.setting,
@@ -278,4 +287,5 @@ def _evidence(item: Evidence, named: Callable[[str], str]) -> EvidenceRecord:
         tuple(named(path) for path in item.supporting),
         tuple(named(path) for path in item.opposing),
         item.why,
+        stands,
     )

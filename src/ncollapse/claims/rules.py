@@ -7,7 +7,7 @@ from typing import Literal
 from ncollapse.claims.evidence import Evidence
 from ncollapse.records.reading import Run
 
-Verdict = Literal["holds", "fails", "undecided", "check passed", "check failed", "not testable here"]
+Verdict = Literal["holds", "fails", "depends on the setting", "undecided", "check passed", "check failed", "not testable here"]
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,8 @@ class Rules:
         least_draws: Draws that a row needs. A draw is a seed: runs of one seed share initial weights and the order of the
             samples, whatever else differs, so that they count once. With five draws no outcome survives a correction: five of
             five have p = 0.0625. Twelve of twelve have p = 0.0005, which survives that of a hundred rows.
-        least_seeds: Seeds that a setting needs for a vote in its row. Six that agree are the fewest with p below 0.05 (0.031), so
-            that fewer could not show that a setting is for or against a claim. All votes weigh the same (docs/claims.md).
+        least_seeds: Seeds that a setting needs for a vote in its row. Six that agree are the fewest with p below 0.05 (0.031):
+            fewer could not show that a setting is for or against a claim. All votes weigh the same (docs/claims.md).
         level: Probability of a false verdict among all rows of a paper, by Holm's correction (1979) of two-sided tests.
         terminal_tau: Weight-decay time from which a run without training error is in the terminal phase. Weights that no
             gradient holds have then fallen to exp(-2) = 14 %. It is the largest whole number that all five data sets of the PFC

@@ -5,15 +5,20 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from scipy import stats
 
 from ncollapse.claims.estimates import Estimate, spread
-from ncollapse.claims.evidence import Draw, estimate_of
+from ncollapse.claims.evidence import Draw, Evidence, estimate_of
 from ncollapse.claims.rules import RULES, Verdict
 from ncollapse.drawing.wording import counted
 from ncollapse.records.run_files import BaseRate
+
+Side = Literal[-1, 0, 1]
+# Settings that a verdict names; of more it says how many.
+_MOST_NAMED = 2
 
 
 @dataclass(frozen=True)
@@ -22,12 +27,14 @@ class RowTest:
 
     Attributes:
         estimate: Share of draws in which the claim is right, with the exact interval, or mean of their numbers, with the t
-            interval; both of 95 %, not corrected.
+            interval; both of 95 %, not corrected. Over several settings, the mean over settings of these.
         is_share: Whether it is a share.
         p_value: Of the two-sided test against ½ (exact) or 0 (t). Where the claim would be right, the largest of this and of
-            those against its base rates.
+            those against its base rates. Where settings lie on both sides, that they do (docs/claims.md, Settings).
         bases: Its base rates.
         steps: Fewest and most steps from layer to layer among the draws; None if it is not about an order.
+        votes: What each setting says; none where settings are not told apart.
+        over_settings: The t interval of the votes; None for fewer than two.
     """
 
     estimate: Estimate
@@ -35,11 +42,34 @@ class RowTest:
     p_value: float
     bases: tuple[BaseRate, ...]
     steps: tuple[int, int] | None
+    votes: tuple[Vote, ...] = ()
+    over_settings: tuple[float, float] | None = None
 
     @property
-    def is_right(self) -> bool:
-        """Whether the estimate is on the side of the claim."""
-        return self.estimate.value > (0.5 if self.is_share else 0.0)
+    def side(self) -> Side:
+        """1 if the estimates of all settings are on the side of the claim, -1 if all are against it, else 0."""
+        if len(self.votes) > 1:
+            sides = {vote.row.side for vote in self.votes}
+            return sides.pop() if len(sides) == 1 else 0
+        middle = 0.5 if self.is_share else 0.0
+        return 1 if self.estimate.value > middle else -1 if self.estimate.value < middle else 0
+
+
+@dataclass(frozen=True)
+class Vote:
+    """What the seeds of one setting say, with the p-value after Holm's correction over the settings of its row."""
+
+    setting: str
+    evidence: Evidence
+    row: RowTest
+    corrected: float
+
+    @property
+    def stands(self) -> Literal["right", "wrong", "open"]:
+        """Whether the claim is right or wrong in this setting by the test of its own seeds."""
+        if self.corrected > RULES.level or not self.row.side:
+            return "open"
+        return "right" if self.row.side > 0 else "wrong"
 
 
 def row_of(draws: Sequence[Draw], bounds: tuple[float, float]) -> RowTest:
@@ -49,13 +79,20 @@ def row_of(draws: Sequence[Draw], bounds: tuple[float, float]) -> RowTest:
     values = [draw.value for draw in draws]
     is_share = all(isinstance(value, bool) for value in values)
     estimate = estimate_of(values, bounds)
-    bases = tuple(base for base in (_untrained(draws, is_share), _shuffled(draws)) if base is not None)
-    own = _sign_test(sum(map(bool, values)), len(values)) if is_share else _t_test(values)
+    bases = tuple(base for base in (_untrained(draws, is_share), shuffled(draws)) if base is not None)
+    own = sign_test(sum(map(bool, values)), len(values)) if is_share else _t_test(values)
+    return against_bases(RowTest(estimate, is_share, own, bases, steps_of(draws)))
+
+
+def against_bases(row: RowTest) -> RowTest:
+    """Give a row that is on the side of its claim the largest p-value: its own, or one against a base rate."""
+    return replace(row, p_value=max([row.p_value, *(base.p_value for base in row.bases)])) if row.side > 0 else row
+
+
+def steps_of(draws: Sequence[Draw]) -> tuple[int, int] | None:
+    """Return the fewest and the most steps among draws; None if there are none."""
     steps = [draw.steps for draw in draws if draw.steps is not None]
-    row = RowTest(estimate, is_share, own, bases, (min(steps), max(steps)) if steps else None)
-    if not row.is_right:
-        return row
-    return RowTest(estimate, is_share, max([own, *(base.p_value for base in bases)]), bases, row.steps)
+    return (min(steps), max(steps)) if steps else None
 
 
 def _untrained(draws: Sequence[Draw], is_share: bool) -> BaseRate | None:
@@ -66,14 +103,14 @@ def _untrained(draws: Sequence[Draw], is_share: bool) -> BaseRate | None:
     value = statistics.fmean(before for _, before in pairs)
     if is_share:
         gained, lost = (sum(pair == kind for pair in pairs) for kind in ((True, False), (False, True)))
-        p_value = _sign_test(gained, gained + lost) if gained > lost else 1.0
+        p_value = sign_test(gained, gained + lost) if gained > lost else 1.0
     else:
         gains = [after - before for after, before in pairs]
         p_value = _t_test(gains) if statistics.fmean(gains) > 0 else 1.0
     return BaseRate("before training", value, p_value)
 
 
-def _shuffled(draws: Sequence[Draw]) -> BaseRate | None:
+def shuffled(draws: Sequence[Draw]) -> BaseRate | None:
     """Compare with layers in random order: as many right ones have at most this probability."""
     chances = [draw.shuffled for draw in draws if draw.shuffled is not None]
     if len(chances) < len(draws) or not chances:
@@ -83,7 +120,8 @@ def _shuffled(draws: Sequence[Draw]) -> BaseRate | None:
     return BaseRate("layers in random order", statistics.fmean(chances), p_value)
 
 
-def _sign_test(right: int, n: int) -> float:
+def sign_test(right: int, n: int) -> float:
+    """Return the two-sided p-value of a share against one half."""
     return float(stats.binomtest(right, n, 0.5).pvalue) if n else 1.0
 
 
@@ -93,7 +131,7 @@ def _t_test(values: Sequence[float]) -> float:
     mean, deviation = statistics.fmean(values), spread(values)
     if deviation == 0:
         # Rank correlations of a few settings are often equal in all seeds: no reason for p = 0.
-        return 1.0 if mean == 0 else _sign_test(len(values), len(values))
+        return 1.0 if mean == 0 else sign_test(len(values), len(values))
     return float(2 * stats.t.sf(abs(mean) / deviation * math.sqrt(len(values)), len(values) - 1))
 
 
@@ -107,18 +145,30 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def has_enough(row: RowTest) -> bool:
-    """Return whether a row has the draws that a verdict needs."""
-    return row.estimate.n >= RULES.least_draws
+    """Return whether a row has the draws that a verdict needs, and its settings those that a vote needs."""
+    return row.estimate.n >= RULES.least_draws and all(vote.row.estimate.n >= RULES.least_seeds for vote in row.votes)
 
 
 def judge(row: RowTest, corrected: float) -> tuple[Verdict, str]:
     """Return the verdict on a row with enough draws, and what hinders a clearer one."""
     if corrected <= RULES.level:
-        return ("holds" if row.is_right else "fails"), ""
-    blocking = [base.name for base in row.bases if base.p_value > RULES.level] if row.is_right else []
+        verdicts: dict[Side, Verdict] = {1: "holds", 0: "depends on the setting", -1: "fails"}
+        return verdicts[row.side], "" if row.side else _parts(row)
+    blocking = [base.name for base in row.bases if base.p_value > RULES.level] if row.side > 0 else []
     if blocking:
         return "undecided", f"no better than {' and '.join(blocking)}"
-    return "undecided", f"p = {corrected:.2g} after correction for all rows of the paper"
+    parts = "" if row.side or len(row.votes) < 2 else f"settings differ: {_parts(row)}; "
+    return "undecided", f"{parts}p = {corrected:.2g} after correction for all rows of the paper"
+
+
+def _parts(row: RowTest) -> str:
+    """Say in which settings a claim is right, wrong or open by their own seeds; those of the fewer by name."""
+    found = {kind: [vote.setting for vote in row.votes if vote.stands == kind] for kind in ("right", "wrong", "open")}
+    return "; ".join(f"{kind} in {_named(names)}" for kind, names in found.items() if names)
+
+
+def _named(settings: Sequence[str]) -> str:
+    return f"{len(settings)} settings" if len(settings) > _MOST_NAMED else " and ".join(f"({name})" for name in settings)
 
 
 def judge_check(row: RowTest) -> tuple[Verdict, str]:
@@ -130,4 +180,6 @@ def judge_check(row: RowTest) -> tuple[Verdict, str]:
 
 def too_few(row: RowTest) -> str:
     """Say how many draws are missing."""
+    if row.estimate.n >= RULES.least_draws:
+        return f"no setting has the {RULES.least_seeds} seeds that a vote needs"
     return f"{counted(row.estimate.n, 'seed')}, {RULES.least_draws} needed"

@@ -8,6 +8,28 @@ from ncollapse.records.reading import Run
 
 # Entries of a recipe on which no number depends.
 NO_SETTINGS = {"name", "title", "description", "changed", "train.keep"}
+# Fields that are younger than some recipes, which mean these. Those of ncollapse.recipes, and a test holds that they are.
+YOUNGER = {
+    "model.connections": "residual",
+    "model.head": "linear",
+    "model.embedding": "linear",
+    "model.block_biases": True,
+    "model.rounding": 0.0,
+    "decay_over_blocks": False,
+    "train.optimizer": "sgd",
+    "train.schedule": "steps",
+    "train.precision": "float32",
+    "train.deterministic": False,
+    "train.compiled": False,
+    "train.balance": "none",
+    "data.largest_classes": None,
+    "data.vocabulary": 10_000,
+    "data.length": 256,
+    "data.imbalance": 1.0,
+    "data.minority": None,
+    "data.labels": "fine",
+    "measure.test": False,
+}
 
 
 def setting(run: Run, field: str) -> Any:
@@ -40,9 +62,13 @@ def setting_text(value: object) -> str:
 def differing_settings(runs: Sequence[Run]) -> list[list[tuple[str, str]]]:
     """List what the recipes of several runs set differently, apart from seeds; nothing for a run without a recipe."""
     words = NO_SETTINGS - {"name"} | {"seed"}
-    flat = [dict(flatten_settings(run.recipe_entries)) for run in runs]
+    younger = {name: setting_text(value) for name, value in YOUNGER.items()}
+    flat = [({} if run.is_recorded else younger) | dict(flatten_settings(run.recipe_entries)) for run in runs]
     settings = [{name: value for name, value in fields.items() if name not in words} for fields in flat]
-    known = [fields for fields in settings if fields]
+    known = [fields for fields, run in zip(settings, runs, strict=True) if run.recipe_entries]
     names = dict.fromkeys(name for fields in known for name in fields)
     differing = [name for name in names if len({fields.get(name) for fields in known}) > 1]
-    return [[(name, fields.get(name, "not set")) for name in differing] if fields else [] for fields in settings]
+    return [
+        [(name, fields.get(name, "not set")) for name in differing] if run.recipe_entries else []
+        for fields, run in zip(settings, runs, strict=True)
+    ]

@@ -85,6 +85,7 @@ class EvidenceRecord:
     supporting: tuple[str, ...]
     opposing: tuple[str, ...]
     why: str = ""
+    stands: str = ""
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class SensitivityRecord:
 
 @dataclass(frozen=True)
 class ClaimRecord:
-    """One claim, its place in the paper, how it is tested, and the verdict with its numbers over all settings."""
+    """One claim, its place in the paper, how it is tested, and the verdict with its numbers over the settings that vote."""
 
     key: str
     statement: str
@@ -126,6 +127,7 @@ class ClaimRecord:
     steps: tuple[int, int] | None = None
     sensitivity: tuple[SensitivityRecord, ...] = ()
     command: str = ""
+    over_settings: tuple[float | None, float | None] = (None, None)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from ncollapse.report.markup import write_html
 _VERDICTS = {
     "holds": "hold",
     "fails": "fail",
+    "depends on the setting": "depend on the setting",
     "undecided": "undecided",
     "check failed": "failed as a check of the code",
     "check passed": "passed as a check of the code",
@@ -56,7 +57,10 @@ def ledger_rows(ledger: Ledger) -> list[dict[str, Any]]:
             "number": _number(item.row),
             "sample": _sample(item),
             "facts": _facts(item),
-            "evidence": [{"item": one, "interval": interval_words(one.estimate, _is_share(one))} for one in item.evidence],
+            "evidence": [
+                {"item": one, "stands": stands, "interval": interval_words(one.estimate, _is_share(one))}
+                for one, stands in item.settings
+            ],
         }
         for item in ledger.rulings
         if _has_numbers(item)
@@ -70,7 +74,7 @@ def ledger_lines(ledger: Ledger) -> list[str]:
     for ruling in filter(_has_numbers, ledger.rulings):
         lines.append(f"[{ruling.verdict}] {ruling.claim.statement}: {_number(ruling.row)}, {_sample(ruling)}.")
         lines += [f"    {fact}" for fact in _facts(ruling)]
-        lines += [f"    {_sentence(item)}" for item in ruling.evidence]
+        lines += [f"    {_sentence(item, stands)}" for item, stands in ruling.settings]
     for command, claims in missing(ledger).items():
         told = f"To test {counted(len(claims), 'further claim')}"
         lines.append(f"{told}: {command}" if command else f"{told}, make runs of the kind that they are about.")
@@ -96,7 +100,8 @@ def tally(ledger: Ledger) -> str:
 def ledger_markdown(ledger: Ledger) -> list[str]:
     """Return the ledger as lines of a table in Markdown, a row for each claim that a run says something about."""
     taus = [*RULES.other_taus]
-    heads = ["claim", "verdict", "value", "seeds", "p, corrected", "without it", *(f"τ ≥ {tau:g}" for tau in taus)]
+    heads = ["claim", "verdict", "value", "seeds", "per setting", "over settings", "p, corrected", "without it"]
+    heads += [f"τ ≥ {tau:g}" for tau in taus]
     lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
     for ruling in filter(_has_numbers, ledger.rulings):
         bases = "; ".join(f"{base.name} {number(base.value)}" for base in ruling.row.bases)
@@ -105,7 +110,9 @@ def ledger_markdown(ledger: Ledger) -> list[str]:
             f"{ruling.claim.statement} ({ruling.claim.source})",
             f"{ruling.verdict}: {ruling.why}" if ruling.verdict == "not testable here" else ruling.verdict,
             _number(ruling.row),
-            f"{ruling.row.estimate.n} from {counted(_settings(ruling), 'setting')}",
+            str(ruling.row.estimate.n),
+            _stands(ruling) or "–",
+            _ends(ruling.row.over_settings) if ruling.row.over_settings else "–",
             "–" if ruling.corrected is None else number(ruling.corrected, 2),
             bases or "–",
             *(_number(others[tau]) if tau in others else "–" for tau in taus),
@@ -118,13 +125,23 @@ def _has_numbers(ruling: Ruling) -> bool:
     return ruling.row.estimate.n > 0 or ruling.outside > 0 or any(row.estimate.n for _, row in ruling.sensitivity)
 
 
-def _settings(ruling: Ruling) -> int:
-    return len({item.setting for item in ruling.evidence if item.draws})
+def _stands(ruling: Ruling) -> str:
+    """Count in how many settings a claim is right, wrong or open by their own seeds."""
+    counts = Counter(stands or "without a vote" for item, stands in ruling.settings if item.draws)
+    return ", ".join(f"{counts[kind]} {kind}" for kind in ("right", "wrong", "open", "without a vote") if counts[kind])
 
 
 def _number(row: RowTest) -> str:
-    """Write the one number of a row."""
-    return interval_words(row.estimate, row.is_share)
+    """Write the one number of a row: of several settings their mean."""
+    return _mean_share(row.estimate) if len(row.votes) > 1 and row.is_share else interval_words(row.estimate, row.is_share)
+
+
+def _mean_share(estimate: Estimate) -> str:
+    return f"{100 * estimate.value:.3g} % {_ends((100 * estimate.low, 100 * estimate.high))}"
+
+
+def _ends(interval: tuple[float, float]) -> str:
+    return f"[{number(interval[0])}, {number(interval[1])}]"
 
 
 def interval_words(estimate: Estimate, is_share: bool) -> str:
@@ -141,7 +158,9 @@ def interval_words(estimate: Estimate, is_share: bool) -> str:
 
 
 def _sample(ruling: Ruling) -> str:
-    return f"{counted(ruling.row.estimate.n, 'seed')} from {counted(_settings(ruling), 'setting')}"
+    votes = len(ruling.row.votes)
+    own = f": {_stands(ruling)}" if votes > 1 else ""
+    return f"{counted(ruling.row.estimate.n, 'seed')} from {counted(votes, 'setting')}{own}"
 
 
 def _facts(ruling: Ruling) -> list[str]:
@@ -151,6 +170,8 @@ def _facts(ruling: Ruling) -> list[str]:
         facts.append(f"Why: {ruling.why}.")
     if ruling.corrected is not None:
         facts.append(f"p = {number(row.p_value, 2)}, {number(ruling.corrected, 2)} after Holm's correction.")
+    if row.over_settings:
+        facts.append(f"Over settings, as if they were drawn: {_ends(row.over_settings)}. No verdict rests on this.")
     facts += [f"{base.name[0].upper()}{base.name[1:]}: {number(base.value, 2)}." for base in row.bases]
     if row.steps:
         facts.append(f"Steps tested: {' to '.join(map(str, dict.fromkeys(row.steps)))}.")
@@ -162,9 +183,10 @@ def _facts(ruling: Ruling) -> list[str]:
     return facts
 
 
-def _sentence(item: Evidence) -> str:
+def _sentence(item: Evidence, stands: str) -> str:
     said = f"{item.setting}: {item.statistic} {interval_words(item.estimate, _is_share(item))}"
     against = _names(item.opposing)
+    said += f" ({stands})" if stands else " (too few for a vote)" if item.draws else ""
     return f"{said}{f'; {item.why}' if item.why else ''}.{f' Against it: {against}.' if against else ''}"
 
 
