@@ -123,3 +123,25 @@ def test_wrong_data() -> None:
         model(torch.ones(2, 5))
     with pytest.raises(ValueError, match="texts need a network that takes token ids"):
         build_model(LayerNormResNetConfig(), (12,), 4, seed=0, vocabulary=30)
+
+
+@pytest.mark.parametrize("linear_layers", [1, 2])
+def test_a_rounded_relu_equals_the_relu_away_from_its_kink(linear_layers: int) -> None:
+    width = 0.25
+    rounded, plain = (
+        randomized(
+            build_model(LayerNormResNetConfig(width=5, num_blocks=1, linear_layers=linear_layers, rounding=w), 6, 3, seed=0)
+        )
+        for w in (width, 0.0)
+    )
+    activation = rounded.blocks[0].branch[1]
+    z = torch.linspace(-1, 1, 201, dtype=torch.float64, requires_grad=True)
+    # The mean of ReLU over an interval of twice the width.
+    steps = torch.linspace(-width, width, 20_001, dtype=torch.float64)
+    means = (z.detach().unsqueeze(1) + steps).relu().mean(dim=1)
+    assert torch.allclose(activation(z), means, rtol=0, atol=1e-4)
+    assert torch.equal(activation(z)[z.abs() > width], z.relu()[z.abs() > width])
+    (slope,) = torch.autograd.grad(activation(z).sum(), z)
+    assert torch.allclose(slope, ((z + width) / (2 * width)).clamp(0, 1), rtol=0, atol=1e-12)
+    assert isinstance(plain.blocks[0].branch[1], torch.nn.ReLU)
+    assert rounded.state_dict().keys() == plain.state_dict().keys()

@@ -10,6 +10,22 @@ from ncollapse.models.sphere_norm import SphereNorm
 from ncollapse.recipes.networks import LayerNormResNetConfig
 
 
+class RoundedReLU(nn.Module):
+    """ReLU, but (z + w)²/4w within w of 0, so that the slope rises from 0 to 1 without a jump."""
+
+    def __init__(self, width: float) -> None:
+        super().__init__()
+        self.width = width
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Apply it to every coordinate."""
+        return (
+            hidden.clamp(min=self.width)
+            - self.width
+            + (hidden.clamp(-self.width, self.width) + self.width) ** 2 / (4 * self.width)
+        )
+
+
 class LayerNormBlock(nn.Module):
     """Adds to its input what its branch makes of it, and normalizes the sum."""
 
@@ -76,4 +92,5 @@ def _branch(config: LayerNormResNetConfig, generator: torch.Generator) -> nn.Seq
     linears = [linear_layer(*sizes, generator, bias=config.block_biases) for _ in range(count)]
     with torch.no_grad():
         linears[-1].weight.mul_(config.branch_scale / math.sqrt(config.num_blocks))
-    return nn.Sequential(linears[0], nn.ReLU(), *linears[1:])
+    activation = RoundedReLU(config.rounding) if config.rounding else nn.ReLU()
+    return nn.Sequential(linears[0], activation, *linears[1:])

@@ -153,6 +153,8 @@ class LayerNormResNetConfig:
         embedding: ``linear`` is a trained layer from the data to the width; ``none`` normalizes the data, which must have the
             width's dimension.
         block_biases: Whether the linear layers of the blocks have biases.
+        rounding: The kink of the ReLU is rounded off within this distance of 0. Descent on a ReLU network ends on kinks, where
+            the gradient does not vanish (docs/claims.md, Stationary runs); with a rounded one it does.
     """
 
     kind: Literal["layernorm_resnet"] = "layernorm_resnet"
@@ -163,6 +165,7 @@ class LayerNormResNetConfig:
     branch_scale: float = 1.0
     embedding: Embedding = "linear"
     block_biases: bool = True
+    rounding: float = 0.0
 
     def __post_init__(self) -> None:
         check_choices("model", self)
@@ -171,6 +174,7 @@ class LayerNormResNetConfig:
         _check_one_or_two("linear_layers", self.linear_layers)
         _check_size(self.num_blocks, self.linear_layers * self.width**2)
         _check_branch_scale(self.branch_scale)
+        check_least("model.rounding", self.rounding, 0.0)
 
     @property
     def feature_norm_squared(self) -> int:

@@ -81,6 +81,7 @@ _FIELDS_NOT_IN_FINGERPRINT = {
     "model.head": "linear",
     "model.embedding": "linear",
     "model.block_biases": True,
+    "model.rounding": 0.0,
     "decay_over_blocks": False,
     "train.optimizer": "sgd",
     "train.schedule": "steps",

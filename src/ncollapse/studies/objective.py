@@ -103,6 +103,8 @@ def _with_depth(
         unmet.append("blocks of one linear layer")
     if model.num_blocks < 1:
         unmet.append("a block")
+    if model.rounding:
+        unmet.append("a ReLU that is not rounded")
     if model.block_biases and train.decay != "all":
         unmet.append("no biases in the blocks, or decayed ones")
     # A constant sample has no direction, and a normalization makes it zero.
