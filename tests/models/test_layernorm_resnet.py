@@ -145,3 +145,5 @@ def test_a_rounded_relu_equals_the_relu_away_from_its_kink(linear_layers: int) -
     assert torch.allclose(slope, ((z + width) / (2 * width)).clamp(0, 1), rtol=0, atol=1e-12)
     assert isinstance(plain.blocks[0].branch[1], torch.nn.ReLU)
     assert rounded.state_dict().keys() == plain.state_dict().keys()
+    with pytest.raises(ValueError, match=r"model\.rounding must be 0 or more and finite, got nan"):
+        LayerNormResNetConfig(rounding=math.nan)

@@ -16,6 +16,7 @@ from ncollapse.experiments.review_testing import TESTING_EXPERIMENTS
 from ncollapse.experiments.review_theory import THEORY_EXPERIMENTS
 from ncollapse.experiments.review_training import TRAINING_EXPERIMENTS
 from ncollapse.experiments.review_transfer import TRANSFER_EXPERIMENTS
+from ncollapse.experiments.separation import LAW_EXPERIMENTS
 from ncollapse.near_words import near_words
 
 _ALL = (
@@ -30,6 +31,7 @@ _ALL = (
     *TRANSFER_EXPERIMENTS,
     *STRANGERS_EXPERIMENTS,
     *IMBALANCE_EXPERIMENTS,
+    *LAW_EXPERIMENTS,
 )
 EXPERIMENTS: dict[str, Experiment] = {experiment.name: experiment for experiment in _ALL}
 

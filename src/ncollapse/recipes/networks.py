@@ -174,7 +174,8 @@ class LayerNormResNetConfig:
         _check_one_or_two("linear_layers", self.linear_layers)
         _check_size(self.num_blocks, self.linear_layers * self.width**2)
         _check_branch_scale(self.branch_scale)
-        check_least("model.rounding", self.rounding, 0.0)
+        if not 0 <= self.rounding < math.inf:
+            raise ValueError(f"model.rounding must be 0 or more and finite, got {self.rounding}. Use 0 for the ReLU itself.")
 
     @property
     def feature_norm_squared(self) -> int:
