@@ -128,8 +128,9 @@ READINGS = (
         "deep_helps_nc1",
         "not testable here",
         "*Does depth beat its control?* With λ ∝ 1/L a deep network collapses more for its smaller λ alone, so it must beat "
-        "one block with the same λ and steps. Claims about optima count stationary runs, and none of ours is one: after equal "
-        "steps one compares how far training has come. This is open.",
+        "one block with the same λ and steps. Claims about optima count stationary runs, and none of ours is one: after "
+        "equal steps one compares how far training has come. This is open. Descent on a ReLU network ends on kinks, where "
+        "no gradient vanishes; with rounded kinks it does ([how](claims.md), `deep:kinks`).",
     ),
 )
 NEW = """

@@ -132,7 +132,7 @@ def test_page_says_the_numbers(sweep_dir, html):
         "Tightness of the bound of weight decay (decay bound)"
     )
     assert f"Undefined or not measured in these runs, and not shown: {undefined}." in html
-    assert html.count('role="img"') == len(QUANTITIES) - 24
+    assert html.count('role="img"') == len(QUANTITIES) - 40
     assert "<td>–</td><td>–</td><td>0</td>" not in html
     assert "8 finished" in html
     assert "Not counted" not in html
@@ -270,6 +270,21 @@ def test_what_goes_with_the_swept_field_is_shown_and_is_no_axis(tmp_path, write_
     (sweep_dir / "sweep.json").write_text(json.dumps(content))
     with pytest.raises(ReportError, match="needed runs that all set the same fields"):
         read_sweep(sweep_dir)
+
+
+def test_groups_of_imbalanced_classes_have_panels(tmp_path, write_sweep, without_drawings):
+    sweep = write_sweep(tmp_path, ("1", "10"))
+    before = write_sweep_page(sweep).read_text(encoding="utf-8")
+    assert ".few" not in before
+    for run in sweep.glob("*/measurements.csv"):
+        lines = run.read_text().splitlines()
+        last = lines[-1].split(",")
+        last[lines[0].split(",").index("metric")], last[lines[0].split(",").index("value")] = "accuracy.few", "0.625"
+        run.write_text("\n".join([*lines, ",".join(last)]) + "\n")
+    html = write_sweep_page(sweep).read_text(encoding="utf-8")
+    assert "Accuracy.few" in html
+    assert "share classified right, of the classes with few samples" in html
+    assert "0.625" in html
 
 
 def test_settings_of_two_fields_are_numbered(tmp_path, write_sweep, without_drawings):

@@ -11,7 +11,12 @@ from ncollapse.records.recipe_settings import setting
 PAPER = "Súkeník, Lampert and Mondelli (2025), arXiv 2505.15239"
 _DEPTHS, _STEPS = "model.num_blocks=1,2,4,8,16", f"train.epochs=30000 --seeds {RULES.least_draws}"
 # λ is the same at every depth, so one block is the control of all.
-_SWEEP = f"ncollapse sweep deep_rn1_plain --over {_DEPTHS} --set seed=700 {_STEPS} --out runs/rn1"
+# Of a ReLU network the gradient does not vanish where descent ends, on kinks; these are rounded off.
+_ROUNDED = (
+    "model.rounding=0.01 train.optimizer=lbfgs train.learning_rate=1 train.schedule=steps 'train.milestones=[]' "
+    f"train.epochs=400 'measure.epochs=[0,100]' --seeds {RULES.least_draws}"
+)
+_SWEEP = f"ncollapse sweep deep_rn1_plain --over {_DEPTHS} --set seed=700 {_ROUNDED} --out runs/rn1"
 _CONTROL = f"ncollapse sweep deep_rn2_constant_small --over {_DEPTHS} --set seed=800 {_STEPS} --out runs/rn2_constant"
 # Where λ falls with L: one block, once for the λ of every depth, with its steps and seeds.
 _ARMS = (

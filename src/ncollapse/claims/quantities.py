@@ -58,6 +58,15 @@ _TITLES = {
 }
 
 
+# What imbalanced classes are told apart by: metrics of the last layer, with their meaning.
+_GROUPED = (
+    ("accuracy", "share classified right"),
+    ("pfc3", "accuracy of the nearest class center"),
+    ("pfc1", "within- over between-class variance"),
+    ("cosine", "mean cosine between class means"),
+)
+
+
 @dataclass(frozen=True)
 class Quantity:
     """A number of a run at its last epoch.
@@ -83,6 +92,14 @@ class Quantity:
 def _metric(key: str, meaning: str) -> Quantity:
     """Make a reader of a metric of the last layer."""
     return Quantity(key, meaning, lambda run: run.value(key, run.depths[-1]))
+
+
+def _of_group(metric: str, meaning: str, group: str, split: str) -> Quantity:
+    """Make a reader of a metric of the last layer among the classes with many samples, or with few."""
+    key, where = f"{metric}.{group}", ", test data" if split == "test" else ""
+    grown, signed = metric in {"accuracy", "pfc3"}, metric == "cosine"
+    words = f"{meaning}, of the classes with {group} samples{where}"
+    return Quantity(f"{key}{where}", words, lambda run: run.value(key, run.depths[-1], None, split), 1 if grown else -1, signed)
 
 
 def _recorded(
@@ -123,6 +140,7 @@ QUANTITIES = (
     _metric("pfc1", "within- over between-class variance"),
     _metric("pfc2", "distance of class means to a simplex ETF"),
     _metric("pfc3_error", "error of the nearest class center"),
+    *(_of_group(*grouped, group, split) for grouped in _GROUPED for split in ("train", "test") for group in ("many", "few")),
     _metric("nc1", "tr(Σ_W Σ_B⁺)/K"),
     _metric("nc2_equinorm", "spread of the lengths of class means"),
     _metric("nc2_equiangularity", "spread of the cosines of class means"),

@@ -58,7 +58,7 @@ def measure_objective(model: nn.Module, data: LabeledData, recipe: Recipe, epoch
     )
     if train.weight_decay == 0:
         return found
-    found = replace(found, relative_gradient=_relative_gradient(model, data, recipe))
+    found = replace(found, relative_gradient=relative_gradient(model, data, recipe))
     floor = GUFM(
         balanced(data.num_classes, int(counts[0])),
         dim=hidden.shape[1],
@@ -75,7 +75,7 @@ def measure_objective(model: nn.Module, data: LabeledData, recipe: Recipe, epoch
     return _with_depth(found, recipe, recipe.model, features[first].cpu().double() / radius, labels, floor)
 
 
-def _relative_gradient(model: nn.Module, data: LabeledData, recipe: Recipe) -> float:
+def relative_gradient(model: nn.Module, data: LabeledData, recipe: Recipe) -> float:
     """Return ‖g + λθ‖ / (‖g‖ + ‖λθ‖), with g the gradient of the loss and θ the decayed parameters."""
     # At a stationary point the two parts cancel. The ratio is 0 there, 1 where they do not oppose each other at all, and does
     # not change if the objective is multiplied by a number. Of autograd.grad the parameters' own gradients stay as they are.
