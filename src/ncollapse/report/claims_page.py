@@ -112,7 +112,7 @@ def ledger_markdown(ledger: Ledger) -> list[str]:
             _number(ruling.row),
             str(ruling.row.estimate.n),
             _stands(ruling) or "–",
-            _ends(ruling.row.over_settings) if ruling.row.over_settings else "–",
+            _over_settings(ruling.row) or "–",
             "–" if ruling.corrected is None else number(ruling.corrected, 2),
             bases or "–",
             *(_number(others[tau]) if tau in others else "–" for tau in taus),
@@ -134,6 +134,14 @@ def _stands(ruling: Ruling) -> str:
 def _number(row: RowTest) -> str:
     """Write the one number of a row: of several settings their mean."""
     return _mean_share(row.estimate) if len(row.votes) > 1 and row.is_share else interval_words(row.estimate, row.is_share)
+
+
+def _over_settings(row: RowTest) -> str:
+    """Write the interval over settings, of shares in percent; "" if there is none."""
+    if row.over_settings is None:
+        return ""
+    low, high = row.over_settings
+    return _ends((100 * low, 100 * high)) if row.is_share else _ends((low, high))
 
 
 def _mean_share(estimate: Estimate) -> str:
@@ -171,7 +179,7 @@ def _facts(ruling: Ruling) -> list[str]:
     if ruling.corrected is not None:
         facts.append(f"p = {number(row.p_value, 2)}, {number(ruling.corrected, 2)} after Holm's correction.")
     if row.over_settings:
-        facts.append(f"Over settings, as if they were drawn: {_ends(row.over_settings)}. No verdict rests on this.")
+        facts.append(f"Over settings, as if they were drawn: {_over_settings(row)}. No verdict rests on this.")
     facts += [f"{base.name[0].upper()}{base.name[1:]}: {number(base.value, 2)}." for base in row.bases]
     if row.steps:
         facts.append(f"Steps tested: {' to '.join(map(str, dict.fromkeys(row.steps)))}.")
