@@ -128,12 +128,8 @@ def test_wrong_data() -> None:
 @pytest.mark.parametrize("linear_layers", [1, 2])
 def test_a_rounded_relu_equals_the_relu_away_from_its_kink(linear_layers: int) -> None:
     width = 0.25
-    rounded, plain = (
-        randomized(
-            build_model(LayerNormResNetConfig(width=5, num_blocks=1, linear_layers=linear_layers, rounding=w), 6, 3, seed=0)
-        )
-        for w in (width, 0.0)
-    )
+    configs = (LayerNormResNetConfig(width=5, num_blocks=1, linear_layers=linear_layers, rounding=w) for w in (width, 0.0))
+    rounded, plain = (randomized(LayerNormResNet(config, input_dim=6, num_classes=3, seed=0)) for config in configs)
     activation = rounded.blocks[0].branch[1]
     z = torch.linspace(-1, 1, 201, dtype=torch.float64, requires_grad=True)
     # The mean of ReLU over an interval of twice the width.
