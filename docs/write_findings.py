@@ -140,9 +140,9 @@ READINGS = (
         "deep_helps_nc1",
         "not testable here",
         "*Does depth beat its control?* With λ ∝ 1/L a deep network collapses more for its smaller λ alone, so it must beat "
-        "one block with the same λ and steps. Claims about optima count stationary runs, and none of ours is one: after "
-        "equal steps one compares how far training has come. This is open. Descent on a ReLU network ends on kinks, where "
-        "no gradient vanishes; with rounded kinks it does ([how](claims.md), `deep:kinks`).",
+        "one block with the same λ and steps. Claims about optima count stationary runs. Descent on a ReLU network ends on "
+        "kinks, where no gradient vanishes, so that none of these counts; with rounded kinks runs come to stand still "
+        "([how](claims.md), `deep:kinks`).",
     ),
 )
 NEW = """
@@ -257,6 +257,20 @@ def again(ledger: dict[str, Any]) -> list[str]:
     return [*lines, ""]
 
 
+def depth_so_far(claims: dict[str, Any]) -> list[str]:
+    """Say what stationary runs show of depth against its control before they are enough for a verdict."""
+    rows = {name: claims[f"deep_helps_{name}"] for name in ("excess", "nc1", "nc2", "nc3")}
+    if not all(row["seeds"] and row["verdict"] == "not testable here" for row in rows.values()):
+        return []
+    said = ", ".join(f"{row['value']:.2g} in {name.upper() if name[:2] == 'nc' else name}" for name, row in rows.items())
+    seeds, low = min(row["seeds"] for row in rows.values()), min(row["low"] for row in rows.values())
+    above = "every interval is above no gain" if low > 0 else "an interval reaches no gain"
+    return [
+        f"- So far depth beats it: in the {seeds} seeds whose runs all stand still, by {said} (decades, L-RN1 at one λ); "
+        f"{above}. A verdict needs more seeds."
+    ]
+
+
 def render(ledger: dict[str, Any]) -> str:
     """Write the page."""
     claims = ledger["claims"]
@@ -293,6 +307,7 @@ def render(ledger: dict[str, Any]) -> str:
         "## What this says",
         "",
         *(f"- {words}" for key, verdict, words in READINGS if claims[key]["verdict"] == verdict),
+        *depth_so_far(claims),
         *(f"- Deep regularized networks: {why}." for why in dict.fromkeys(row["why"] for row in untested)),
         NEW.rstrip(),
     ]

@@ -29,17 +29,18 @@ def dataclasses_of_the_package():
                     yield value
 
 
-def holds_tensor(kind):
-    """Whether values of a type hold a tensor, themselves or in what they hold."""
+def holds_tensor(kind, above=()):
+    """Whether values of a type hold a tensor, themselves or in what they hold; a type may hold values of its own kind."""
     if isinstance(kind, type) and issubclass(kind, torch.Tensor):
         return True
+    inner, within = typing.get_args(kind), (*above, kind)
     if dataclasses.is_dataclass(kind):
         unknown = {"ProcessGroup": object}
         hints = typing.get_type_hints(kind, localns=unknown)
-        return any(holds_tensor(hints[item.name]) for item in dataclasses.fields(kind))
-    if hasattr(kind, "_fields"):
-        return any(map(holds_tensor, typing.get_type_hints(kind).values()))
-    return typing.get_origin(kind) is not Callable and any(map(holds_tensor, typing.get_args(kind)))
+        inner = [hints[item.name] for item in dataclasses.fields(kind)]
+    elif hasattr(kind, "_fields"):
+        inner = typing.get_type_hints(kind).values()
+    return typing.get_origin(kind) is not Callable and any(holds_tensor(item, within) for item in inner if item not in above)
 
 
 HOLDING = [kind for kind in dataclasses_of_the_package() if holds_tensor(kind)]
