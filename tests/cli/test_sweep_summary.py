@@ -68,13 +68,17 @@ def test_the_last_line_is_the_final_state(monkeypatch, capsys):
     with progress("a run") as show:
         show(10, 10, "loss 1")
     assert capsys.readouterr().err == "a run: epoch 10/10, loss 1\n"
+    with progress("pfc:x") as show:
+        show(10, 10, "layer [bold]")
+    assert capsys.readouterr().err == "pfc:x: epoch 10/10, layer [bold]\n"
 
 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_the_table_is_for_terminals(terminal, monkeypatch, capsys):
     monkeypatch.setenv("FORCE_COLOR", "1" if terminal else "")
     with progress("a sweep", lambda: Table("made for a terminal")) as show:
-        show(5, 10, "half of it")
+        show(5, 10, "half [of] it:x:")
     said = capsys.readouterr().err
     assert ("made for a terminal" in said) is terminal
-    assert ("a sweep: epoch 5/10, half of it" in said) is not terminal
+    assert ("a sweep: epoch 5/10, half [of] it:x:" in said) is not terminal
+    assert "half [of] it:x:" in said

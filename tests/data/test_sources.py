@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ncollapse.data import DataFileError, DataNotFoundError
-from ncollapse.data.locations import describe_location
+from ncollapse.data.locations import locate
 from ncollapse.data.places import search_places
 from ncollapse.data.sources import FASHION_MNIST, MNIST, ImageSet, load_image_set
 
@@ -126,8 +126,10 @@ def test_files_of_the_other_set_of_the_family_are_passed_over(tmp_path: Path, mo
         assert [labels_of(known) for known in (mnist, fashion)] == [[0, 1, 2], [4, 5, 6]]
     monkeypatch.setenv("NCOLLAPSE_DATA", str(tmp_path / "second"))
     monkeypatch.setattr("ncollapse.data.locations._IMAGE_SETS", {"mnist": mnist, "fashion_mnist": fashion})
-    assert describe_location("mnist").startswith("not found: MNIST (train) was needed")
-    assert describe_location("fashion_mnist") == f"found: {tmp_path / 'second' / NAMES[0]}.gz"
+    missing = locate("mnist")
+    assert not missing.is_found
+    assert missing.words.startswith("not found: MNIST (train) was needed")
+    assert locate("fashion_mnist") == (True, f"found: {tmp_path / 'second' / NAMES[0]}.gz")
 
 
 def test_files_of_another_set_are_refused(tmp_path: Path, small_set: ImageSet) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -22,8 +23,11 @@ from ncollapse.experiments import (
     standings,
     write_experiment_page,
 )
-from ncollapse.records.errors import ReportError
+from ncollapse.data.locations import Location
+from ncollapse.records.errors import ReportError, RunDirectoryWarning
 from ncollapse.records.json_files import write_json
+from ncollapse.records.lock import Lock
+from ncollapse.stop_signals import RunStopped
 
 TINY = ("train.epochs=2", "data.per_class=5", "model.width=8", "model.num_blocks=1", "measure.transport_samples=0")
 
@@ -58,6 +62,41 @@ def test_a_seed_is_measured_once_and_runs_are_shared(tmp_path):
     assert other[0].runs[0].startswith("../runs/demo_train.epochs=2_data.per_class=5_")
     assert first[0].seconds > 0 < other[0].seconds
     assert len(list((tmp_path / "runs").iterdir())) == 2
+
+
+@pytest.fixture
+def short_pauses(monkeypatch):
+    monkeypatch.setattr("ncollapse.experiments.work._PAUSE_SECONDS", 0.01)
+
+
+def test_a_run_that_another_process_trains_is_waited_for(tmp_path, short_pauses):
+    experiment = made(measure=lambda work: Found(work.run("demo", *TINY).value("pfc1", 1)))
+    (alone,) = reproduce(experiment, Place(tmp_path / "alone"), [3])
+    place = Place(tmp_path / "shared")
+    path = place.of(experiment) / alone.runs[0]
+    with ThreadPoolExecutor(1) as other:
+        with Lock(path.resolve()), pytest.warns(RunDirectoryWarning, match=r"process \d+ on .* trains this run .*waiting"):
+            waiting = other.submit(reproduce, experiment, place, [3])
+            # The one line comes before the first pause.
+            with pytest.raises(TimeoutError):
+                waiting.result(timeout=0.3)
+        assert waiting.result()[0].value == alone.value
+
+
+def test_who_waits_can_be_stopped(tmp_path, short_pauses):
+    experiment, place = made(measure=lambda work: Found(work.run("demo", *TINY).value("pfc1", 1))), Place(tmp_path)
+    reproduce(experiment, place, [3])
+    (place.of(experiment) / "seed=3.json").unlink()
+    (path,) = (tmp_path / "runs").iterdir()
+    with Lock(path), pytest.warns(RunDirectoryWarning), pytest.raises(RunStopped, match="trained by another process"):
+        reproduce(experiment, place, [3], should_stop=lambda: True)
+
+
+def test_data_that_is_missing_is_listed_whatever_the_words(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("ncollapse.data.locations.locate", lambda name: Location(name != "mnist", "not found: or is it?"))
+    main(["reproduce", "--json", "--out", str(tmp_path)])
+    missing = {row["name"]: row["missing_data"] for row in json.loads(capsys.readouterr().out)}
+    assert missing == {name: [data for data in item.needs if data == "mnist"] for name, item in EXPERIMENTS.items()}
 
 
 def test_verdicts_are_those_of_the_ledger():

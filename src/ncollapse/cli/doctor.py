@@ -46,7 +46,7 @@ def _doctor(options: argparse.Namespace) -> None:
 
 def _examine() -> dict[str, str]:
     """Look at the installation. Nothing heavy is imported: torch alone would take seconds."""
-    from ncollapse.data.locations import describe_location
+    from ncollapse.data.locations import locate
     from ncollapse.recipes.data import DataName
 
     found = {
@@ -62,7 +62,7 @@ def _examine() -> dict[str, str]:
     for name, extra in _OPTIONAL.items():
         found[f"{name} (extra)"] = _version(name, install_hint(extra))
     for data in get_args(DataName):
-        found[f"data {data}"] = describe_location(data)
+        found[f"data {data}"] = locate(data).words
     return found
 
 

@@ -25,8 +25,15 @@ def progress(title: str, table: Callable[[], Table] | None = None, *, unit: str 
             if table is not None:
                 yield table()
 
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    # A name of the reader's may look like markup or like the code of an emoji.
+    console = Console(stderr=True, markup=False, emoji=False)
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Shown(*columns, console=console, disable=not console.is_terminal, refresh_per_second=2) as bar:
         task = bar.add_task(title, total=None)
         reported, latest, printed = 0, "", ""
@@ -44,7 +51,7 @@ def progress(title: str, table: Callable[[], Table] | None = None, *, unit: str 
             nonlocal printed
             if not console.is_terminal and latest != printed:
                 printed = latest
-                console.print(latest, highlight=False, markup=False, soft_wrap=True)
+                console.print(latest, highlight=False, soft_wrap=True)
 
         yield show
         # Work may have ended after the last tenth that was printed.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ncollapse.cli.options import count, folder
 from ncollapse.cli.progress import progress
+from ncollapse.records.errors import plain_warnings
 from ncollapse.stop_signals import stop_signals
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def _run(experiment: Experiment, place: Place, options: argparse.Namespace) -> N
     from ncollapse.experiments import reproduce
 
     number = options.seeds or (1 if options.paper else experiment.seeds)
-    with progress(experiment.name, unit="seed") as show, stop_signals() as stop:
+    with plain_warnings(), progress(experiment.name, unit="seed") as show, stop_signals() as stop:
         reproduce(
             experiment,
             place,
@@ -105,9 +106,9 @@ def _row(item: Experiment, place: Place, here: Standing, ours: Standing, at_pape
 
 
 def _missing(item: Experiment) -> list[str]:
-    from ncollapse.data.locations import describe_location
+    from ncollapse.data.locations import locate
 
-    return [name for name in item.needs if describe_location(name).startswith("not found")]  # type: ignore[arg-type]
+    return [name for name in item.needs if not locate(name).is_found]
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:

@@ -2,6 +2,7 @@
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 from ncollapse.data.color import CIFAR10, CIFAR100, STL10, find_color_set
 from ncollapse.data.image_folders import find_images
@@ -14,15 +15,23 @@ _IMAGE_SETS = {image_set.name: image_set for image_set in (FASHION_MNIST, MNIST)
 _COLOR_SETS = {color_set.name: color_set for color_set in (CIFAR10, CIFAR100, STL10)}
 
 
-def describe_location(name: DataName) -> str:
-    """Say where the training half of a data set is found, or how to get it."""
+class Location(NamedTuple):
+    """Whether a data set is there, and in words where it is or how to get it."""
+
+    is_found: bool
+    words: str
+
+
+def locate(name: DataName) -> Location:
+    """Find the training half of a data set."""
     if name == "digits":
-        return "ships with scikit-learn" if find_spec("sklearn") else "not found: scikit-learn is not installed"
+        found = find_spec("sklearn") is not None
+        return Location(found, "ships with scikit-learn" if found else "not found: scikit-learn is not installed")
     try:
         path = _find(name)
     except (DataNotFoundError, OSError) as error:
-        return f"not found: {' '.join(str(error).split())}"
-    return "drawn, needs no files" if path is None else f"found: {path}"
+        return Location(False, f"not found: {' '.join(str(error).split())}")
+    return Location(True, "drawn, needs no files" if path is None else f"found: {path}")
 
 
 def _find(name: DataName) -> Path | None:

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 from ncollapse.claims.evidence import Value
 from ncollapse.experiments.work import Work
+from ncollapse.recipes.data import DataName
 
 Source = Literal["pfc", "deep", "review", "law"]
 PAPERS: dict[Source, str] = {
@@ -78,7 +79,7 @@ class Experiment:
     measure: Callable[[Work], Found]
     panels: tuple[Panel, ...] = ()
     seeds: int = 3
-    needs: tuple[str, ...] = ()
+    needs: tuple[DataName, ...] = ()
     checks_code: bool = False
     has_paper_size: bool = False
 

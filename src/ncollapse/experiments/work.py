@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import time
+import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,8 +16,11 @@ from ncollapse.data.catalog import load_samples
 from ncollapse.data.labeled import LabeledData
 from ncollapse.recipes import override, recipe_by_name
 from ncollapse.recipes.recipe import Recipe
+from ncollapse.records.errors import FolderInUseError, RunDirectoryWarning
+from ncollapse.records.lock import living_holder
 from ncollapse.records.reading import Run, read_run
 from ncollapse.records.run_directory import RunDirectory
+from ncollapse.stop_signals import RunStopped
 from ncollapse.studies.run import run_recipe
 from ncollapse.targets.networks import load_network
 
@@ -23,6 +28,8 @@ from ncollapse.targets.networks import load_network
 Say = Callable[[str], None]
 # Letters of settings in the name of a run's folder, which a fingerprint makes unique.
 _LONGEST = 100
+# Between two looks at a run that another process trains.
+_PAUSE_SECONDS = 1.0
 
 
 @dataclass
@@ -52,20 +59,34 @@ class Work:
         recipe = override(recipe_by_name(name), [*settings, f"seed={self.seed}"])
         words = re.sub(r"[^A-Za-z0-9._=+-]", "_", "_".join([name, *settings]))[:_LONGEST]
         path = self.runs / f"{words}_seed={self.seed}_{recipe.fingerprint()[:8]}"
-        started, status = time.monotonic(), RunDirectory(path).status()
-        if status is None or status.state != "finished":
+        started = time.monotonic()
+        while not self._is_finished(path):
             said = ", ".join([name, *settings])
-            run_recipe(
-                recipe,
-                path,
-                resume=True,
-                on_epoch=lambda record, epochs: self.say(f"{said}: epoch {record.epoch} of {epochs}"),
-                should_stop=self.should_stop,
-            )
+            # Another process, which needs the same run, may have begun it in the meantime.
+            with suppress(FolderInUseError):
+                run_recipe(
+                    recipe,
+                    path,
+                    resume=True,
+                    on_epoch=lambda record, epochs: self.say(f"{said}: epoch {record.epoch} of {epochs}"),
+                    should_stop=self.should_stop,
+                )
         run = read_run(path)
         self.used[path] = run.status.seconds or 0.0
         self.waited += time.monotonic() - started
         return run
+
+    def _is_finished(self, path: Path) -> bool:
+        """Whether a run is finished; waits for another process that trains it."""
+        if (holder := living_holder(path)) is not None:
+            words = f"{path}: process {holder.pid} on {holder.host} trains this run since {holder.since}; waiting for it"
+            warnings.warn(words, RunDirectoryWarning, stacklevel=2)
+        while living_holder(path) is not None:
+            if self.should_stop is not None and self.should_stop():
+                raise RunStopped(f"{path} is trained by another process. Give the same command again.")
+            time.sleep(_PAUSE_SECONDS)
+        status = RunDirectory(path).status()
+        return status is not None and status.state == "finished"
 
     def network(self, run: Run) -> nn.Module:
         """Return the trained network of a run, on the CPU."""

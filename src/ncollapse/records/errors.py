@@ -14,6 +14,10 @@ class RunDirectoryError(ValueError):
     """A folder cannot hold this run; the message says why and what to do."""
 
 
+class FolderInUseError(RunDirectoryError):
+    """Another process writes to a folder; the message says which."""
+
+
 class RunDirectoryWarning(UserWarning):
     """A run went on although a file of it was damaged; the message says from where."""
 

@@ -17,7 +17,7 @@ from types import TracebackType
 import msgspec
 
 from ncollapse.records import file_names
-from ncollapse.records.errors import RunDirectoryError
+from ncollapse.records.errors import FolderInUseError, RunDirectoryError
 
 try:
     import fcntl
@@ -155,7 +155,7 @@ class Lock:
         while not self._take():
             attempts += 1
             if attempts > _PATIENCE_SECONDS / _PAUSE_SECONDS:
-                raise RunDirectoryError(self._refusal())
+                raise FolderInUseError(self._refusal())
             time.sleep(_PAUSE_SECONDS)
         self._beating.start()
         return self
