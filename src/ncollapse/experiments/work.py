@@ -59,9 +59,8 @@ class Work:
         recipe = override(recipe_by_name(name), [*settings, f"seed={self.seed}"])
         words = re.sub(r"[^A-Za-z0-9._=+-]", "_", "_".join([name, *settings]))[:_LONGEST]
         path = self.runs / f"{words}_seed={self.seed}_{recipe.fingerprint()[:8]}"
-        started = time.monotonic()
+        started, said = time.monotonic(), ", ".join([name, *settings])
         while not self._is_finished(path):
-            said = ", ".join([name, *settings])
             # Another process, which needs the same run, may have begun it in the meantime.
             with suppress(FolderInUseError):
                 run_recipe(
