@@ -255,7 +255,8 @@ def test_fields_of_a_recipe(capsys):
 def test_doctor(capsys):
     main(["doctor", "--json"])
     found = json.loads(capsys.readouterr().out)
-    assert found["torch"] == torch.__version__
+    # Wheels of older versions leave out of their metadata for which GPU they were built.
+    assert found["torch"] == torch.__version__ or found["torch"] == torch.__version__.partition("+")[0]
     assert found["data digits"] == "ships with scikit-learn"
     assert found["data gaussian_mixture"] == "drawn, needs no files"
     assert found["cvxpy (extra)"][0].isdigit()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ def progress(title: str, table: Callable[[], Table] | None = None, *, unit: str 
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Shown(*columns, console=console, disable=not console.is_terminal, refresh_per_second=2) as bar:
+    bar = Shown(*columns, console=console, refresh_per_second=2)
+    with bar if console.is_terminal else nullcontext():
         task = bar.add_task(title, total=None)
         reported, latest, printed = 0, "", ""
 
