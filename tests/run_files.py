@@ -155,6 +155,26 @@ def set_value(run: Path, metric: str, value: float) -> None:
     table.write_text(re.sub(pattern, rf"\1,{value!r},", table.read_text(), flags=re.MULTILINE))
 
 
+def set_train_accuracy(run: Path, accuracy: float, **status: Any) -> None:
+    """Change the train accuracy at the last epoch, in both files that state it, and what else the status says."""
+    file, table = run / "status.json", run / "measurements.csv"
+    content = json.loads(file.read_text()) | {"train_accuracy": accuracy, **status}
+    file.write_text(json.dumps(content))
+    pattern = rf"^({content['epoch']},train,[^,]*,[^,]*,accuracy),[^,]*,"
+    table.write_text(re.sub(pattern, rf"\1,{accuracy!r},", table.read_text(), flags=re.MULTILINE))
+
+
+def keep_stage(content: dict[str, Any], first: int, last: int) -> None:
+    """Leave the curves of ``depth.json`` with some of their layers, as of one stage of several."""
+    for record in content["epochs"]:
+        record["layers"] = record["layers"][first:last]
+        record["positions"] = {kind: values[first:last] for kind, values in record["positions"].items()}
+        for item in record["progression"].values():
+            for key in ("violations", "violations_tol"):
+                item[key] = [name for name in item[key] if name in record["layers"]]
+        record["effective_depth"] = [item for item in record["effective_depth"] if item["depth"] < last - first]
+
+
 @pytest.fixture
 def make_run(tmp_path: Path) -> Callable[..., Path]:
     """Write a run directory below tmp_path: make_run("name", layers=..., epochs=...)."""

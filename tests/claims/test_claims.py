@@ -14,6 +14,7 @@ from ncollapse.claims.ledger import ALL_CLAIMS
 from ncollapse.cli import main
 from ncollapse.records import ReportError
 from ncollapse.report import ledger_lines, write_claims_page
+from run_files import set_train_accuracy
 
 EVIL = "</script><script>alert(1)</script>"
 FALLING, RISING = (0.9, 0.7, 0.5, 0.1), (0.9, 0.95, 0.97, 0.1)
@@ -197,6 +198,7 @@ def test_order_is_gained_by_the_share_of_rises_lost(write_seed):
 def test_runs_outside_the_terminal_phase_do_not_count(twelve, edit, status):
     for run in twelve:
         edit(run / "status.json", lambda content: content.update(status))
+        set_train_accuracy(run, status.get("train_accuracy", 1.0))
     found = rulings(twelve)
     assert found["terminal"].verdict == "fails"
     assert (found["pfc1"].verdict, found["pfc1"].outside, found["pfc1"].row.estimate.n) == ("not testable here", N, 0)

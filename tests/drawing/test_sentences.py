@@ -10,6 +10,7 @@ from ncollapse.drawing.findings import findings
 from ncollapse.drawing.theory_sentences import say_errors
 from ncollapse.drawing.wording import counted, listed, number, percent, spelled
 from ncollapse.records import Run, read_run
+from run_files import keep_stage, set_train_accuracy
 
 
 @pytest.fixture
@@ -101,8 +102,8 @@ def test_three_lines_say_training_progress_and_prediction(run_dir, edit):
     assert "for PFC1 no comparison, because a value is undefined;" in line
 
 
-def test_the_accuracy_in_eval_mode_is_told_apart_from_that_in_training_mode(run_dir, edit, said):
-    edit(run_dir / "status.json", lambda content: content.update(train_accuracy=0.4, first_perfect_epoch=None))
+def test_the_accuracy_in_eval_mode_is_told_apart_from_that_in_training_mode(run_dir, said):
+    set_train_accuracy(run_dir, 0.4, first_perfect_epoch=None)
     training = summarize(read_run(run_dir))[0]
     assert training == (
         "Training: 40.00 % train accuracy at epoch 150 of 150, in eval mode; during the epoch, in training mode, it was "
@@ -182,12 +183,7 @@ def test_one_layer_has_no_depth(make_run, edit):
     lines = [line for line in (run_dir / "measurements.csv").read_text().splitlines() if ",1,b," not in line]
     (run_dir / "measurements.csv").write_text("\n".join(lines) + "\n")
 
-    def keep_first(content):
-        for record in content["epochs"]:
-            record["layers"] = ["a"]
-            record["positions"] = {key: values[:1] for key, values in record["positions"].items()}
-
-    edit(run_dir / "depth.json", keep_first)
+    edit(run_dir / "depth.json", lambda content: keep_stage(content, 0, 1))
     assert one(describe(read_run(run_dir)), "PFC1 (").endswith("is 0.6 at a, the only layer, so there is no depth to compare.")
 
 
@@ -467,7 +463,7 @@ def test_theorem3(said):
 
 def test_findings_have_the_same_cells_for_every_run(make_run, edit):
     plain, poor = make_run("plain"), make_run("poor")
-    edit(poor / "status.json", lambda content: content.update(first_perfect_epoch=None, train_accuracy=0.5))
+    set_train_accuracy(poor, 0.5, first_perfect_epoch=None)
 
     def change(content):
         content["epochs"][-1].update(effective_depth=[], straightness=None, energy=None, prediction_error={}, progression={})

@@ -99,7 +99,8 @@ def test_what_would_become_many_times_its_size_is_refused(small, name, begin, pi
 
 def test_a_long_table_takes_little_more_than_its_numbers(small):
     header, line = (small / "history.csv").read_text().splitlines()[:2]
-    (small / "history.csv").write_text("\n".join([header, *[line] * 50_000, ""]))
+    numbers = line.partition(",")[2]
+    (small / "history.csv").write_text("\n".join([header, *(f"{epoch},{numbers}" for epoch in range(1, 50_001)), ""]))
     # Five numbers of 24 bytes and a tuple a line; as texts they took three times as much.
     with memory_below(16 * MIB):
         assert len(read_run(small).history) == 50_000
@@ -124,6 +125,73 @@ def test_bytes_that_are_no_text_inside_a_name(small, name):
     (small / name).write_bytes(b'{"a\x80": 1}')
     # The parser's words differ between its versions.
     with pytest.raises(ReportError, match=rf"{name}: is not valid JSON \(.*(0x80|UTF-8)"):
+        read_run(small)
+
+
+EXCESS = {"speed": [1, 1], "bend": [1], "step_wasserstein2": [1]}
+
+
+def said(**entries):
+    """A lie of ``status.json``."""
+    return lambda status: status.update(entries)
+
+
+def in_first(change):
+    """A lie of the first record of ``depth.json``."""
+    return lambda content: change(content["epochs"][0])
+
+
+@pytest.mark.parametrize(
+    ("name", "lie", "message"),
+    [
+        ("status.json", said(epoch=-1), "epoch: needed int >= 0"),
+        ("status.json", said(epochs=2**70), "epochs: "),
+        ("status.json", said(epochs=1), "says epoch 2 of 1"),
+        ("status.json", said(state="famous"), "state: needed str matching regex"),
+        ("status.json", said(seconds=-1.0), "seconds: needed float >= 0"),
+        ("status.json", said(train_accuracy=0.5), r"the train accuracy at epoch 2 is 0\.5, measurements\.csv says 1\.0"),
+        ("depth.json", lambda content: content["epochs"].append(content["epochs"][0]), "lists epoch 0 twice"),
+        ("depth.json", in_first(lambda record: record.update(epoch=-1)), "lists epoch -1 before 0"),
+        ("depth.json", in_first(lambda record: record["curve"]["t"].reverse()), r"epochs\[0\]\.curve\.t must ascend"),
+        ("depth.json", in_first(lambda record: record["null"]["t"].__setitem__(-1, 7.0)), r"epochs\[0\]\.null\.t must ascend"),
+        (
+            "depth.json",
+            in_first(lambda record: record["progression"]["pfc1"]["violations"].append("x")),
+            r"progression\.pfc1 names 'x', which is none of its layers",
+        ),
+        (
+            "depth.json",
+            in_first(lambda record: record["effective_depth"][0].update(depth=2)),
+            "effective_depth needs indices of its 2 layers",
+        ),
+        (
+            "depth.json",
+            in_first(lambda record: record.update(excess=dict.fromkeys(("energy", "identity_cost", "wasserstein2")) | EXCESS)),
+            r"excess\.speed needs 1 numbers, has 2",
+        ),
+    ],
+)  # fmt: skip
+def test_what_contradicts_itself_or_another_file_is_refused(small, name, lie, message, edit):
+    read_run(small)
+    edit(small / name, lie)
+    with pytest.raises(ReportError, match=rf"{name}: .*{message}"):
+        read_run(small)
+
+
+@pytest.mark.parametrize(
+    ("name", "lie", "message"),
+    [
+        ("history.csv", lambda header, first, second, *_: [header, second, first], "must list epochs in ascending order"),
+        ("history.csv", lambda header, first, *_: [header, first, first], "must list epochs in ascending order"),
+        ("history.csv", lambda header, *_: [header, "1,1,1.5,1,1"], r"line 2: an accuracy must be in \[0, 1\], got 1\.5"),
+        ("measurements.csv", lambda *lines: [*lines, lines[1]], "a metric of a layer and split once .* holds one twice at 0"),
+        ("measurements.csv", lambda *lines: [*lines, "0,train,-1,x,nc1,1,"], "a depth must be at least 0, got -1"),
+        ("measurements.csv", lambda *lines: [*lines, "0,train,0,x,nc9,1,"], "names the layer at depth 0 stem and x at 0"),
+    ],
+)
+def test_tables_that_contradict_themselves_are_refused(small, name, lie, message):
+    (small / name).write_text("\n".join([*lie(*(small / name).read_text().splitlines()), ""]))
+    with pytest.raises(ReportError, match=rf"{name}: .*{message}"):
         read_run(small)
 
 

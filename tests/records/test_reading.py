@@ -17,6 +17,7 @@ from ncollapse.records.run_files import RecipeSummary
 from ncollapse.report import write_comparison, write_page
 from ncollapse.report.payload import build_payload
 from ncollapse.report.tables import metric_tables
+from run_files import keep_stage
 
 FILES = ("environment.json", "status.json", "depth.json", "history.csv", "measurements.csv")
 
@@ -195,13 +196,6 @@ def test_what_the_classifier_takes_is_measured_behind_the_layers_of_the_curves(r
         "part of the depth: "
     )
     assert f"{said}PFC1 0.00331, PFC2 undefined, nearest-center error undefined." in describe(run)
-
-
-def keep_stage(content, first, last):
-    """Leave the curves of ``depth.json`` with some of their layers, as of one stage of several."""
-    for record in content["epochs"]:
-        record["layers"] = record["layers"][first:last]
-        record["positions"] = {kind: values[first:last] for kind, values in record["positions"].items()}
 
 
 def test_curves_may_run_through_a_stage_in_the_middle(run_dir, edit, tmp_path):

@@ -15,6 +15,7 @@ from ncollapse.drawing.sweeps import Axis, SettingRow, axis_of, draw_against
 from ncollapse.records import ReportError, read_run
 from ncollapse.records.sweep import read_sweep
 from ncollapse.report import write_run_pages, write_sweep_page
+from run_files import set_train_accuracy
 
 EVIL = "</script><script>alert(1)</script>$x_1$"
 PFC1, PFC3_ERROR, STRAIGHTNESS, LINE, NULL = (
@@ -80,7 +81,7 @@ def test_no_slope_where_it_would_say_nothing_about_learning(tmp_path, write_swee
     two = read_sweep(write_sweep(tmp_path / "two", ("0", "0.5", "2")))
     assert slope_of(axis_of(two), PFC1, groups_of(two)) is None
     unfit = write_sweep(tmp_path / "unfit", ("0.5", "2", "4"))
-    change(unfit / "train.weight_decay=4_seed=1" / "status.json", train_accuracy=0.999)
+    set_train_accuracy(unfit / "train.weight_decay=4_seed=1", 0.999)
     assert slope_of(axis_of(read_sweep(unfit)), PFC1, groups_of(read_sweep(unfit))) is None
     page = write_sweep_page(unfit).read_text(encoding="utf-8")
     assert "No slopes are given, because 1 of 6 finished runs did not classify every training sample right." in page

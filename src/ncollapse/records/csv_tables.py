@@ -5,7 +5,7 @@ import io
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
-from itertools import islice, repeat
+from itertools import groupby, islice, pairwise, repeat
 from pathlib import Path
 from sys import intern
 from typing import Any, Literal
@@ -36,18 +36,37 @@ def read_rows(
     # Where the unit is steps, they stand in the place of epochs.
     content = read(file, RUN_AGAIN)
 
-    def rows(blocks: Iterable[_Lines]) -> Iterator[Row]:
+    def rows(blocks: Iterable[_Lines]) -> tuple[Row, ...]:
+        found: list[Row] = []
         for lines in blocks:
             values = _by_column(file, columns, lines)
             values["epoch"] = values[unit]
-            yield from map(Row._make, zip(*(values.get(name, repeat(None)) for name in Row._fields), strict=False))
+            found += map(Row._make, zip(*(values.get(name, repeat(None)) for name in Row._fields), strict=False))
+        _check_places(file, found)
+        return tuple(found)
 
     if epochs != "all":
         columns, blocks = _table(file, content, Row._fields, _OLD_COLUMNS)
         if lines := _of_ends(blocks, columns.index(unit), among, epochs):
-            return tuple(rows([lines]))
+            return rows([lines])
     columns, blocks = _table(file, content, Row._fields, _OLD_COLUMNS)
-    return tuple(rows(blocks))
+    return rows(blocks)
+
+
+def _check_places(file: Path, rows: Sequence[Row]) -> None:
+    """Check that every number stands once, and that a layer has one name at a time."""
+    # Epoch by epoch: the places of all would take more memory than the rows.
+    for epoch, group in groupby(sorted(rows, key=_time_of), _time_of):
+        found = list(group)
+        names = {row.depth: row.layer for row in found}
+        if other := next((row for row in found if names[row.depth] != row.layer), None):
+            fail(file, f"names the layer at depth {other.depth} {other.layer} and {names[other.depth]} at {epoch}")
+        if len({(row.split, row.depth, row.metric) for row in found}) < len(found):
+            fail(file, f"must hold a metric of a layer and split once at each time, holds one twice at {epoch}")
+
+
+def _time_of(row: Row) -> float:
+    return -1 if row.epoch is None else row.epoch
 
 
 def _of_ends(blocks: Iterable[_Lines], place: int, among: Collection[int], epochs: Epochs) -> _Lines:
@@ -69,6 +88,8 @@ def read_history(file: Path, read: Read = read_bytes) -> tuple[EpochRecord, ...]
     records: list[EpochRecord] = []
     for lines in blocks:
         records += map(EpochRecord._make, zip(*_by_column(file, columns, lines).values(), strict=True))
+    if any(later.epoch <= earlier.epoch for earlier, later in pairwise(records)):
+        fail(file, "must list epochs in ascending order, each once")
     return tuple(records)
 
 
@@ -193,14 +214,29 @@ def _epoch(text: str) -> float | None:
     return epoch
 
 
+def _depth(text: str) -> int:
+    depth = int(text)
+    if depth < 0:
+        raise ValueError(f"a depth must be at least 0, got {text}")
+    return depth
+
+
+def _share(text: str) -> float:
+    share = float(text)
+    if share < 0 or share > 1:
+        raise ValueError(f"an accuracy must be in [0, 1], got {text}")
+    return share
+
+
 # Columns that are not named here hold a number.
 _PARSERS: dict[str, Callable[[str], Any]] = {
     "epoch": _epoch,
     "step": lambda text: int(text) if text else None,
     "split": intern,
-    "depth": int,
+    "depth": _depth,
     "layer": intern,
     "metric": intern,
     "standard_error": lambda text: float(text) if text else None,
     "flags": _flags,
+    "accuracy": _share,
 }

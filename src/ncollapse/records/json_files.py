@@ -3,8 +3,9 @@
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 
 import msgspec
 
@@ -14,7 +15,16 @@ from ncollapse.records.depth import DepthRecord
 from ncollapse.records.errors import ReportError
 from ncollapse.records.files import write_whole
 
+
+class OfEpoch(Protocol):
+    """What belongs to an epoch, or a step."""
+
+    @property
+    def epoch(self) -> int: ...  # noqa: D102
+
+
 T = TypeVar("T")
+E = TypeVar("E", bound=OfEpoch)
 # What reads the content of a file, given what to do where there is none.
 Read = Callable[[Path, str], bytes]
 RUN_AGAIN = "Finish the run with `ncollapse run RECIPE --out DIR --resume` if it was killed, else run it in an empty folder."
@@ -112,15 +122,48 @@ def read_depth(file: Path, read: Read = read_bytes) -> dict[int, DepthRecord]:
     content = re.sub(rb'"null"(?=\s*:)', _as_baseline, read(file, RUN_AGAIN))
     records = decode(file, content, DepthFile).epochs
     for i, record in enumerate(records):
-        num_layers = len(record.layers)
-        lengths = {f"positions.{key}": (len(value), num_layers) for key, value in record.positions.items()}
-        for name, curve in (("curve", record.curve), ("null", record.baseline)):
-            columns = {"pfc1": curve.pfc1, "pfc2": curve.pfc2, "pfc3": curve.pfc3, "cdnv": curve.cdnv}
-            lengths |= {f"{name}.{key}": (len(v), len(curve.t)) for key, v in columns.items() if v is not None}
-        for place, (found, needed) in lengths.items():
-            if found != needed:
-                fail(file, f"epochs[{i}].{place} needs {needed} numbers, has {found}")
-    return {record.epoch: record for record in sorted(records, key=lambda record: record.epoch)}
+        if wrong := _misfit(record):
+            fail(file, f"epochs[{i}].{wrong}")
+    found = by_epoch(file, records)
+    return {epoch: found[epoch] for epoch in sorted(found)}
+
+
+def by_epoch(file: Path, records: Iterable[E]) -> dict[int, E]:
+    """Return the records of a file by their epochs, of which each has one."""
+    found: dict[int, E] = {}
+    for record in records:
+        if record.epoch < 0 or found.setdefault(record.epoch, record) is not record:
+            fail(file, f"lists epoch {record.epoch} {'twice' if record.epoch >= 0 else 'before 0'}")
+    return found
+
+
+def _misfit(record: DepthRecord) -> str:
+    """Say which part of a record contradicts the others, with its place."""
+    for place, (found, needed) in _lengths(record).items():
+        if found != needed:
+            return f"{place} needs {needed} numbers, has {found}"
+    for name, t in (("curve", record.curve.t), ("null", record.baseline.t)):
+        if not all(0 <= place <= 1 for place in t) or any(a >= b for a, b in pairwise(t)):
+            return f"{name}.t must ascend from 0 to 1"
+    for key, item in record.progression.items():
+        if strange := {*item.violations, *(item.violations_tol or ())} - {*record.layers}:
+            return f"progression.{key} names {min(strange)[:40]!r}, which is none of its layers"
+    if any(not 0 <= item.depth < len(record.layers) for item in record.effective_depth):
+        return f"effective_depth needs indices of its {len(record.layers)} layers"
+    return ""
+
+
+def _lengths(record: DepthRecord) -> dict[str, tuple[int, int]]:
+    """Count the numbers in the lists of a record, and those that there must be."""
+    num_layers, excess = len(record.layers), record.excess
+    lengths = {f"positions.{key}": (len(value), num_layers) for key, value in record.positions.items()}
+    for name, curve in (("curve", record.curve), ("null", record.baseline)):
+        columns = {"pfc1": curve.pfc1, "pfc2": curve.pfc2, "pfc3": curve.pfc3, "cdnv": curve.cdnv}
+        lengths |= {f"{name}.{key}": (len(v), len(curve.t)) for key, v in columns.items() if v is not None}
+    if excess is not None:
+        parts = {"speed": excess.speed, "bend": excess.bend, "step_wasserstein2": excess.step_wasserstein2}
+        lengths |= {f"excess.{key}": (len(value), num_layers - 1) for key, value in parts.items()}
+    return lengths
 
 
 def _as_baseline(found: re.Match[bytes]) -> bytes:

@@ -11,7 +11,7 @@ from ncollapse.records import file_names
 from ncollapse.records.csv_tables import Epochs, read_history, read_rows
 from ncollapse.records.depth import EPSILON, DepthRecord, EffectiveDepth
 from ncollapse.records.errors import ReportError
-from ncollapse.records.json_files import fail, read_depth, read_json
+from ncollapse.records.json_files import by_epoch, fail, read_depth, read_json
 from ncollapse.records.lock import state_of
 from ncollapse.records.manifest import CheckedFiles
 from ncollapse.records.rows import EpochRecord, Row
@@ -199,7 +199,6 @@ def read_run(path: Path, epochs: Epochs = "all", *, unverified: bool = False) ->
     # A network that was measured, without a recipe, need not have layers of one dimension to follow.
     has_depth = files.has(file_names.DEPTH) or (files.has(file_names.RECIPE) and recording is None)
     records = read_depth(path / file_names.DEPTH, files.read) if has_depth else {}
-    objective = _read_optional(files, file_names.OBJECTIVE, ObjectiveFile)
     rows = read_rows(path / file_names.MEASUREMENTS, epochs, records, files.read, status.unit)
     if not has_depth:
         records = _without_results(rows)
@@ -216,7 +215,7 @@ def read_run(path: Path, epochs: Epochs = "all", *, unverified: bool = False) ->
         rows=rows,
         records=records,
         glossary=_read_optional(files, file_names.GLOSSARY, Glossary),
-        objective={record.epoch: record for record in objective.epochs},
+        objective=_read_objective(files),
         recording=recording,
         samples=_read_samples(files) if epochs == "all" else None,
         unverified=tuple(files.changed),
@@ -227,6 +226,13 @@ def read_run(path: Path, epochs: Epochs = "all", *, unverified: bool = False) ->
 
 def _read_optional(files: CheckedFiles, name: str, kind: type[T]) -> T:
     return read_json(files.folder / name, kind, read=files.read) if files.has(name) else kind()
+
+
+def _read_objective(files: CheckedFiles) -> dict[int, ObjectiveRecord]:
+    if not files.has(file_names.OBJECTIVE):
+        return {}
+    file = files.folder / file_names.OBJECTIVE
+    return by_epoch(file, read_json(file, ObjectiveFile, read=files.read).epochs)
 
 
 def _read_samples(files: CheckedFiles) -> Samples | None:
@@ -251,6 +257,7 @@ def _check_agreement(run: Run) -> None:
         fail(table if not run.rows else curves, "needed at least one measured epoch, found none")
     if not run.epochs:
         fail(curves, f"has no epoch in common with {table.name}")
+    _check_status(run)
     for epoch in run.epochs:
         if run.records[epoch].layers != run.layers:
             fail(curves, f"lists other layers at epoch {epoch} than at epoch {run.epochs[-1]}")
@@ -258,3 +265,20 @@ def _check_agreement(run: Run) -> None:
     if run.layers != tuple(name for name in run.measured_layers if name in run.layers):
         found, named = ", ".join(run.measured_layers), ", ".join(run.layers)
         fail(curves, f"lists the layers {named}, but {table.name} {found}")
+    kept = () if run.samples is None else zip(run.samples.header.depths, run.samples.header.layers, strict=True)
+    places = dict(enumerate(run.measured_layers))
+    if other := [layer for depth, layer in kept if places.get(depth) != layer]:
+        fail(run.path / file_names.SAMPLES, f"has samples of the layer {other[0]}, which {table.name} has not at that depth")
+
+
+def _check_status(run: Run) -> None:
+    status, file = run.status, run.path / file_names.STATUS
+    if status.epoch > status.epochs:
+        fail(file, f"says {run.unit} {status.epoch} of {status.epochs}")
+    # A kill may leave the status of the save before, whose epoch is another.
+    measured = {row.epoch: row.value for row in run.rows if (row.metric, row.split) == ("accuracy", "train")}
+    perfect = {} if status.first_perfect_epoch is None else {status.first_perfect_epoch: 1.0}
+    for epoch, said in {status.epoch: status.train_accuracy, **perfect}.items():
+        found = measured.get(epoch, said)
+        if found != said and not (said is None and math.isnan(found or 0)):
+            fail(file, f"says that the train accuracy at {run.unit} {epoch} is {said}, {file_names.MEASUREMENTS} says {found}")

@@ -1,9 +1,16 @@
 """The small JSON files of a run directory, and the ledger of claims. None means undefined."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
+
+from msgspec import Meta
 
 Unit = Literal["epoch", "step"]
+# What a reader of a file asks of a number, or of a word.
+Count = Annotated[int, Meta(ge=0, le=2**53)]
+Amount = Annotated[float, Meta(ge=0)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+State = Annotated[str, Meta(pattern="^(running|stopped|failed|finished)$")]
 
 
 @dataclass(frozen=True)
@@ -32,13 +39,13 @@ class Status:
     ``unit`` says what is counted as epochs in all files of the run: "epoch", or "step" for steps of the optimizer.
     """
 
-    state: str
-    epoch: int
-    epochs: int
-    train_accuracy: float | None = None
-    first_perfect_epoch: int | None = None
-    seconds: float | None = None
-    weight_decay_time: float | None = None
+    state: State
+    epoch: Count
+    epochs: Count
+    train_accuracy: Share | None = None
+    first_perfect_epoch: Count | None = None
+    seconds: Amount | None = None
+    weight_decay_time: Amount | None = None
     reason: str | None = None
     unit: Unit = "epoch"
 
@@ -70,7 +77,7 @@ class ObjectiveRecord:
 class ObjectiveFile:
     """``objective.json``, of networks that end in a normalization."""
 
-    epochs: tuple[ObjectiveRecord, ...] = ()
+    epochs: tuple[ObjectiveRecord, ...]
 
 
 @dataclass(frozen=True)
@@ -152,9 +159,9 @@ class ClaimsFile:
 class RecordedTime:
     """What is known of one epoch (or step) of a recorded training besides its rows, and the checkpoint that was measured."""
 
-    time: int
-    step: int | None = None
-    weight_decay_time: float | None = None
+    time: Count
+    step: Count | None = None
+    weight_decay_time: Amount | None = None
     checkpoint: str | None = None
     sha256: str | None = None
 
@@ -163,5 +170,5 @@ class RecordedTime:
 class Recording:
     """``recording.json``, of networks that other people's code trained: the arguments of the measurements, and all times."""
 
-    arguments: dict[str, str] = field(default_factory=dict)
-    times: tuple[RecordedTime, ...] = ()
+    arguments: dict[str, str]
+    times: tuple[RecordedTime, ...]
