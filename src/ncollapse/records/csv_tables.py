@@ -4,8 +4,8 @@ import csv
 import io
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from functools import lru_cache
-from itertools import groupby, islice, pairwise, repeat
+from functools import lru_cache, partial
+from itertools import islice, pairwise, repeat
 from pathlib import Path
 from sys import intern
 from typing import Any, Literal
@@ -24,6 +24,8 @@ _SHOWN = 200
 # A hundred measured layers at five hundred epochs; records take a few hundred bytes a line.
 _MOST_LINES = 3_000_000
 _BLOCK = 4096
+# As Row._make, without a call of Python's for each line.
+_AS_ROW = partial(tuple.__new__, Row)
 # Before version 0.2 `measurements.csv` had neither of these.
 _ADDED = ("step", "standard_error")
 _OLD_COLUMNS = tuple(name for name in Row._fields if name not in _ADDED)
@@ -41,7 +43,7 @@ def read_rows(
         for lines in blocks:
             values = _by_column(file, columns, lines)
             values["epoch"] = values[unit]
-            found += map(Row._make, zip(*(values.get(name, repeat(None)) for name in Row._fields), strict=False))
+            found += map(_AS_ROW, zip(*(values.get(name, repeat(None)) for name in Row._fields), strict=False))
         _check_places(file, found)
         return tuple(found)
 
@@ -56,17 +58,16 @@ def read_rows(
 def _check_places(file: Path, rows: Sequence[Row]) -> None:
     """Check that every number stands once, and that a layer has one name at a time."""
     # Epoch by epoch: the places of all would take more memory than the rows.
-    for epoch, group in groupby(sorted(rows, key=_time_of), _time_of):
-        found = list(group)
-        names = {row.depth: row.layer for row in found}
-        if other := next((row for row in found if names[row.depth] != row.layer), None):
-            fail(file, f"names the layer at depth {other.depth} {other.layer} and {names[other.depth]} at {epoch}")
-        if len({(row.split, row.depth, row.metric) for row in found}) < len(found):
+    by_epoch: dict[float | None, list[Row]] = {}
+    for row in rows:
+        by_epoch.setdefault(row[0], []).append(row)
+    for epoch, found in by_epoch.items():
+        if len({(row[2], row[3], row[5]) for row in found}) < len(found):
             fail(file, f"must hold a metric of a layer and split once at each time, holds one twice at {epoch}")
-
-
-def _time_of(row: Row) -> float:
-    return -1 if row.epoch is None else row.epoch
+        names: dict[int, str] = {}
+        for depth, layer in {(row[3], row[4]) for row in found}:
+            if (other := names.setdefault(depth, layer)) != layer:
+                fail(file, f"names the layer at depth {depth} both {min(layer, other)} and {max(layer, other)} at {epoch}")
 
 
 def _of_ends(blocks: Iterable[_Lines], place: int, among: Collection[int], epochs: Epochs) -> _Lines:
@@ -214,6 +215,7 @@ def _epoch(text: str) -> float | None:
     return epoch
 
 
+@lru_cache
 def _depth(text: str) -> int:
     depth = int(text)
     if depth < 0:

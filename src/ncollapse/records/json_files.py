@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, TypeVar
 
@@ -143,7 +142,7 @@ def _misfit(record: DepthRecord) -> str:
         if found != needed:
             return f"{place} needs {needed} numbers, has {found}"
     for name, t in (("curve", record.curve.t), ("null", record.baseline.t)):
-        if not all(0 <= place <= 1 for place in t) or any(a >= b for a, b in pairwise(t)):
+        if list(t) != sorted({*t}) or not all(0 <= end <= 1 for end in t[:1] + t[-1:]):
             return f"{name}.t must ascend from 0 to 1"
     for key, item in record.progression.items():
         if strange := {*item.violations, *(item.violations_tol or ())} - {*record.layers}:

@@ -276,7 +276,7 @@ def _check_status(run: Run) -> None:
     if status.epoch > status.epochs:
         fail(file, f"says {run.unit} {status.epoch} of {status.epochs}")
     # A kill may leave the status of the save before, whose epoch is another.
-    measured = {row.epoch: row.value for row in run.rows if (row.metric, row.split) == ("accuracy", "train")}
+    measured = {row.epoch: row.value for row in run.rows if row.metric == "accuracy" and row.split == "train"}
     perfect = {} if status.first_perfect_epoch is None else {status.first_perfect_epoch: 1.0}
     for epoch, said in {status.epoch: status.train_accuracy, **perfect}.items():
         found = measured.get(epoch, said)
