@@ -283,7 +283,7 @@ def test_doctor_names_the_place_of_a_data_set(monkeypatch, tmp_path, capsys):
     [
         (["run", "demoo"], "No recipe 'demoo'. Near ones: demo"),
         (["run", "demo", "--set", "train.epoch=3"], "no field 'train.epoch'. Near ones: train.epochs"),
-        (["run", "demo", "--out", "/proc/ncollapse-run"], "the run directory cannot be made"),
+        (["run", "demo", "--out", "/proc/ncollapse-run"], "the folder cannot be made"),
         (["report", "no-such-run"], "no-such-run"),
         (["measure", "no_such_module_anywhere:net", "--data", "digits"], "No module named 'no_such_module_anywhere'"),
         (["run", "demo", "--set", "train.epochs=0"], "error: train.epochs must be an integer of 1 or more, got 0. Pass"),

@@ -4,6 +4,7 @@ import json
 import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -158,6 +159,12 @@ def test_a_page_shows_numbers_and_escapes_names(tmp_path):
     assert all(
         words in page for words in ("right in 2 of 2 seeds; 12 needed", "0.25", "<td>400</td>", "sgd", "nothing to draw")
     )
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_the_work():
+    experiment = made(measure=lambda work: pytest.fail("measured"))
+    with pytest.raises(OSError, match=r"the folder cannot be made .*Choose another place with --out"):
+        reproduce(experiment, Place(Path("/proc/ncollapse")), [1])
 
 
 def test_there_is_no_other_size_unless_it_says_so(tmp_path):

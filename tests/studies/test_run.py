@@ -496,7 +496,7 @@ def test_read_only_folder(tmp_path, monkeypatch, code):
         raise OSError(code, os.strerror(code), str(self))
 
     monkeypatch.setattr(Path, "mkdir", refuse)
-    with pytest.raises(OSError, match=rf"the run directory cannot be made .*--out.*{tmp_path}"):
+    with pytest.raises(OSError, match=rf"the folder cannot be made .*--out.*{tmp_path}"):
         run_recipe(small(), tmp_path / "run")
 
 

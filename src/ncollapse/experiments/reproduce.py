@@ -14,6 +14,7 @@ import torch
 from ncollapse.experiments.experiment import Experiment, SeedFile
 from ncollapse.experiments.work import Work
 from ncollapse.machine import machine
+from ncollapse.records.files import make_folder
 from ncollapse.records.json_files import fail, read_json, write_json
 
 RUNS = "runs"
@@ -96,7 +97,7 @@ def _measured(experiment: Experiment, work: Work, folder: Path) -> SeedFile:
 
 
 def _file(folder: Path, seed: int) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     return folder / _name(seed)
 
 

@@ -94,6 +94,15 @@ def sync_folder(folder: Path) -> None:
             raise OSError(error.errno, f"the folder cannot be forced to the disk ({error.strerror})", str(folder)) from error
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, unless it is there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        words = f"the folder cannot be made ({error.strerror}). Choose another place with --out"
+        raise OSError(error.errno, words, str(folder)) from error
+
+
 def make_own_folder(folder: Path) -> None:
     """Make a folder inside a run directory; a link there could lead anywhere, so it is refused."""
     if folder.is_symlink():

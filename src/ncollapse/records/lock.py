@@ -18,6 +18,7 @@ import msgspec
 
 from ncollapse.records import file_names
 from ncollapse.records.errors import FolderInUseError, RunDirectoryError
+from ncollapse.records.files import make_folder
 
 try:
     import fcntl
@@ -146,11 +147,7 @@ class Lock:
         self._made = not self.folder.exists()
         if not self._made and not self.folder.is_dir():
             raise RunDirectoryError(f"{self.folder} must be a folder, it is a file. Choose another place with --out.")
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            words = f"the run directory cannot be made ({error.strerror}). Choose another place with --out"
-            raise OSError(error.errno, words, str(self.folder)) from error
+        make_folder(self.folder)
         attempts = 0
         while not self._take():
             attempts += 1

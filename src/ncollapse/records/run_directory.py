@@ -12,7 +12,7 @@ from ncollapse.records import file_names
 from ncollapse.records.csv_tables import history_text, read_history, read_rows, rows_text
 from ncollapse.records.depth import DepthRecord
 from ncollapse.records.errors import DamagedRunError, ReportError, RunDirectoryError
-from ncollapse.records.files import leftovers, remove_leftovers
+from ncollapse.records.files import leftovers, make_folder, remove_leftovers
 from ncollapse.records.json_files import depth_text, encode, read_depth, read_json
 from ncollapse.records.lock import state_of
 from ncollapse.records.manifest import (
@@ -111,11 +111,7 @@ class RunDirectory:
         """Begin a new run. Its first save writes all its files, or replaces those of another run."""
         if not overwrite:
             self.check_empty()
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            words = f"the run directory cannot be made ({error.strerror}). Choose another place with --out"
-            raise OSError(error.errno, words, str(self.path)) from error
+        make_folder(self.path)
         remove_leftovers(self.path)
         self._held = None
         self._first = {} if recipe is None else {file_names.RECIPE: encode(recipe)}
