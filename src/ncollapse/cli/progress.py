@@ -27,13 +27,8 @@ def progress(title: str, table: Callable[[], Table] | None = None, *, unit: str 
 
     # A name of the reader's may look like markup or like the code of an emoji.
     console = Console(stderr=True, markup=False, emoji=False)
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
+    description = TextColumn("{task.description}", markup=False)
+    columns = (description, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     bar = Shown(*columns, console=console, refresh_per_second=2)
     with bar if console.is_terminal else nullcontext():
         task = bar.add_task(title, total=None)
