@@ -8,12 +8,14 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ncollapse.cli.options import count, folder
 from ncollapse.cli.progress import progress
-from ncollapse.records.run_files import Status
 from ncollapse.stop_signals import stop_signals
+
+if TYPE_CHECKING:
+    from ncollapse.records.run_files import Status
 
 
 def add_sweep(commands: Any) -> None:
