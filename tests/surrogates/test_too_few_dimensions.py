@@ -110,7 +110,7 @@ def test_gufm_with_a_free_bias_odd_classes_and_ranks_1_and_k_minus_2_is_only_bou
     best = brute_force(objective, [(num_classes, dim), (num_classes, dim), (num_classes,)], starts=6)
     assert not model.exact
     assert best > model.minimum * (1 + 1e-5)
-    assert model.solve().status.endswith("; no useful bound: no tight frame has mean zero.")
+    assert model.solve().status.startswith("Critical point, not certified: ")
     with pytest.raises(ValueError, match=rf"needs dim >= {num_classes}, got {dim}"):
         model.closed_form()
 

@@ -145,11 +145,9 @@ class GUFM(CountsProblem):
         return self._mean_loss(self.loss, logits) + self.lambda_w / 2 * weight.square().sum()
 
     def certificate(self, variables: Variables) -> Certificate:
-        """Return the global minimum. Where d dimensions hold no frame that is known to reach it, the status says so."""
-        if self.exact:
+        """Return the global minimum. Under the cross-entropy an inequality says where d dimensions do not reach it."""
+        if self.exact or self.loss == "mse":
             return Certificate(self.minimum)
-        if self.loss == "mse":
-            return Certificate(self.minimum, weak="no tight frame has mean zero")
         return Certificate(
             self.minimum, Inequality("rank of the frame <= d - 1", self._most_spanned, self.dim - 1), weak="d < K"
         )
