@@ -47,7 +47,7 @@ def descend(inputs, labels, loss, lambda_w, lambda_h, rng):
     return minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": 2000}).fun
 
 
-def check_floor(seeds):
+def check_floor(seeds, least=0.7):
     """The floor is below every point, above the floor without data, and covers most of the way between them."""
     for seed in seeds:
         rng = np.random.default_rng(seed)
@@ -60,12 +60,13 @@ def check_floor(seeds):
         best = min(descend(inputs, labels, loss, decay, cost, rng) for _ in range(2))
         free = GUFM(balanced(K, per_class), dim=dim, loss=loss, bias="free", lambda_w=decay).minimum
         assert floor <= best * (1 + 1e-9)
-        assert floor - free >= 0.5 * (best - free)
+        assert floor - free >= least * (best - free)
 
 
 def test_the_floor_is_a_bound_and_near_what_descent_finds():
-    # At the second the norms are right before the point is critical: it is gone on from there.
-    check_floor([1, 18])
+    check_floor([18])
+    # Here the norms are right before the point is critical: it is gone on from there.
+    check_floor([19], least=0.85)
 
 
 @pytest.mark.slow
@@ -200,7 +201,7 @@ def test_where_moving_is_dear_the_floor_is_the_loss_of_the_data():
     rng = np.random.default_rng(8)
     inputs, labels = spherical(rng, 9, 4), np.repeat(np.arange(3), 3)
     stay = least_squares_value(inputs, labels, 0.02, "free")
-    for cost, share in ((1.0, 0.9), (100.0, 0.999)):
+    for cost, share in ((1.0, 0.8), (100.0, 0.999)):
         floor = depth_floor(torch.tensor(inputs), torch.tensor(labels), loss="mse", lambda_w=0.02, lambda_h=cost)
         assert share * stay <= floor <= stay * (1 + 1e-9)
 

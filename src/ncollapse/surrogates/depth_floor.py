@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ncollapse.surrogates.gufm import GUFM, layer_norm
-from ncollapse.surrogates.mufm import MUFM
+from ncollapse.surrogates.mufm import MUFM, EliminatedFeatures
 from ncollapse.surrogates.solving.arguments import balanced, check_positive
 from ncollapse.surrogates.solving.losses import LossName
 from ncollapse.surrogates.solving.solution import Variables
@@ -80,7 +80,9 @@ def _bound(
     """Return the bound at a multiplier, the mean squared norm of its features, its point and whether that is critical."""
     cost, num_samples = multiplier + lambda_h, len(inputs)
     model = MUFM(lambda_h / cost * inputs, labels, loss=loss, bias="free", lambda_w=lambda_w, lambda_h=cost)
-    run = LBFGS(max_iterations=500).run(model, model.start(0) if start is None else start)
+    descent = LBFGS(max_iterations=500)
+    solver = EliminatedFeatures(starts=1, descent=descent) if loss == "mse" else descent
+    run = solver.run(model, model.start(0) if start is None else start)
     _, bound = model.dual(run.variables)
     norm = float(run.variables["features"].square().sum()) / num_samples
     return bound + num_samples / 2 * (lambda_h * multiplier / cost - multiplier), norm, run.variables, run.converged
