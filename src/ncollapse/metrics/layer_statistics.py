@@ -19,8 +19,9 @@ from ncollapse.metrics.variability import CdnvSums, between_spectrum
 from ncollapse.statistics.centers import ClassCenters, LinearClassifier
 from ncollapse.statistics.conventions import Convention, ConventionParts, convention_parts
 from ncollapse.statistics.decisions import ClassDecisions, ClassifierChoices
-from ncollapse.statistics.moments import ClassMoments, RememberedMoments
+from ncollapse.statistics.moments import ClassMoments
 from ncollapse.statistics.parts import ClassParts
+from ncollapse.statistics.remembered import RememberedMoments
 from ncollapse.statistics.scatter import ClassScatter
 from ncollapse.tensor_fields import stacked_tensors
 

@@ -23,6 +23,7 @@ from ncollapse.statistics.moments import ClassMoments
 from ncollapse.statistics.paired import PairedMoments
 from ncollapse.statistics.parts import ClassParts
 from ncollapse.statistics.scatter import ClassScatter
+from ncollapse.statistics.side_by_side import RunningMoments, stacked_moments
 
 NO_DATA = (
     "There is no data: the loader yielded no batch with a label that counts. Check the data set and the loader's drop_last."
@@ -66,6 +67,7 @@ class FirstPass:
         self.totals = Totals()
         self.workspace = Workspace()
         self.store = FeatureStore()
+        self.running = RunningMoments()
         wanted = request.needs_features_again and budget > 0
         self.kept: list[LayerBatch] | None = [] if wanted else None
         self.index = 0
@@ -76,7 +78,7 @@ class FirstPass:
             return batch._replace(features={name: features.clone() for name, features in batch.features.items()})
 
         kept = None if self.kept is None else [apart(batch) for batch in self.kept]
-        return self.__dict__ | {"kept": kept, "store": FeatureStore(), "workspace": Workspace()}
+        return self.__dict__ | {"kept": kept, "store": FeatureStore(), "workspace": Workspace(), "running": RunningMoments()}
 
     def add(self, batch: Batch) -> None:
         """Add one batch to all layers, each layer while its features are still in the cache."""
@@ -86,19 +88,25 @@ class FirstPass:
         copied = self.kept is not None and batch.reuses_memory
         hold = (self.kept is not None or bool(request.path)) and not copied
         held: dict[str, Tensor] = {}
+        small: dict[str, Tensor] = {}
 
         def receive(name: str, features: Tensor) -> None:
             features = layers.take(name, features)
             if "parts" in request.needs:
                 self._add_parts(name, features, layers.part_labels)
-            self._running(name, features).merge_groups_(features, layers.groups, self.workspace)
+            running = self._running(name, features)
             if "scatter" in request.needs:
                 self._add_scatter(name, features, layers.labels)
             if hold or copied:
                 held[name] = self.store.copy(features) if copied else features
+            if copied and self.running.takes(features):
+                small[name] = held[name]
+            else:
+                running.merge_groups_(features, layers.groups, self.workspace)
 
         choices, classifier = batch.stream(receive, hold)
         layers.finish()
+        self.running.add_(moments, small, layers.groups, self.workspace)
         _check_finite(moments, layers.groups.present, place)
         if choices is not None:
             choices = choices.to(layers.labels.device)
@@ -143,6 +151,8 @@ class FirstPass:
             raise ValueError(NO_DATA)
         own = totals.moments.get(names[0])
         totals.moments = merge_layers(ClassMoments, totals.moments, names, processes)
+        # Those of small layers were side by side.
+        totals.moments = {name: value.apart() for name, value in totals.moments.items()}
         totals.own_counts = torch.zeros_like(totals.moments[names[0]].counts) if own is None else own.counts.cpu().clone()
         if all(value.num_samples == 0 for value in totals.moments.values()):
             raise ValueError("There is no data: no batch has a sample. Check the data set and the loader's batch size.")
@@ -228,12 +238,23 @@ def _names(moments: Mapping[str, ClassMoments], processes: Processes) -> list[st
 def _prepared(moments: Mapping[str, ClassMoments], processes: Processes) -> dict[str, ClassCenters]:
     """Compute the centers of the layers whose classes all have samples."""
     ready = [name for name, value in moments.items() if bool((value.counts > 0).all()) and value.num_classes > 1]
+    stacks = stacked_moments({name: moments[name] for name in ready})
     # The first process computes the bases for all: if singular values are equal, as at collapse, the basis is not unique and
     # differs between machines. The rest follows from the basis and the means, so that no K×K distances are sent.
+    own: dict[str, Tensor] = {}
     with processes.sharing_errors():
-        own = {name: ClassCenters.basis_of(moments[name]) for name in ready if processes.is_first}
+        for names, stack in stacks.items() if processes.is_first else ():
+            basis = ClassCenters.basis_of(stack)
+            own |= zip(names, basis if len(names) > 1 else [basis], strict=True)
     bases = {name: processes.broadcast(Tensor, own.get(name)) for name in ready}
-    return {name: ClassCenters.in_basis(moments[name], basis) for name, basis in bases.items()}
+    found: dict[str, ClassCenters] = {}
+    for names, stack in stacks.items():
+        if len(names) == 1:
+            found[names[0]] = ClassCenters.in_basis(stack, bases[names[0]])
+            continue
+        whole = ClassCenters.in_basis(stack, torch.stack([bases[name] for name in names]))
+        found |= {name: whole.of_layer(index, moments[name]) for index, name in enumerate(names)}
+    return {name: found[name] for name in ready}
 
 
 def _check_same_layers(own: Mapping[str, ClassMoments], others: Mapping[str, ClassMoments]) -> None:
@@ -248,7 +269,14 @@ def _check_same_layers(own: Mapping[str, ClassMoments], others: Mapping[str, Cla
 def _check_finite(moments: Mapping[str, ClassMoments], present: Tensor, place: str) -> None:
     # One number per layer and one synchronization per batch: a sum is finite only if all its terms are. Only the batch's own
     # classes are read: of a vocabulary of 50,000 they are few.
-    sums = [value.scatter_traces[present].sum() + value.means[present].sum() for value in moments.values()]
+    whole = len(present) == next(iter(moments.values())).num_classes
+    values = moments.values()
+    sums = [
+        value.scatter_traces.sum() + value.means.sum()
+        if whole
+        else value.scatter_traces[present].sum() + value.means[present].sum()
+        for value in values
+    ]
     finite = torch.isfinite(torch.stack(sums))
     if not bool(finite.all()):
         name = list(moments)[int((~finite).nonzero()[0])]

@@ -135,11 +135,11 @@ class SecondPass:
             into.line = processes.merge(LineDecisions, into.line)
             into.arcs = processes.merge(ClassArcs, into.arcs)
         for name in into.centers:
-            self._check_same_features(name, into.moments[name], into.within.get(name))
+            self._check_same_features(name, into.centers[name], into.within.get(name))
 
-    def _check_same_features(self, name: str, moments: ClassMoments, decisions: ClassDecisions | None) -> None:
+    def _check_same_features(self, name: str, centers: ClassCenters, decisions: ClassDecisions | None) -> None:
         """Check that the second pass saw the features of the first: only then do residuals around its means sum to zero."""
-        if decisions is not None and self._same_features(moments, decisions):
+        if decisions is not None and self._same_features(centers, decisions):
             return
         if self.totals.passes == 1:
             raise ValueError(
@@ -151,9 +151,10 @@ class SecondPass:
             "augmentation and drop_last, or raise memory_budget so that one pass is enough."
         )
 
-    def _same_features(self, moments: ClassMoments, decisions: ClassDecisions) -> bool:
+    def _same_features(self, centers: ClassCenters, decisions: ClassDecisions) -> bool:
+        moments = centers.moments
         drift = torch.linalg.vector_norm(decisions.residual_sums, dim=1) / moments.counts
-        spread = (moments.class_variances + moments.centered_means().square().sum(dim=1)).sqrt()
+        spread = (moments.class_variances + centers.coordinates.square().sum(dim=1)).sqrt()
         # Relative to the spread of the features, but not below the rounding of float32 for features far from the origin.
         tolerance = 1e-5 * spread + 2e-7 * torch.linalg.vector_norm(moments.means, dim=1)
         return torch.equal(decisions.counts.long(), moments.counts) and not bool((drift > tolerance).any())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -72,18 +72,23 @@ class Workspace:
     def __init__(self) -> None:
         self._rooms: dict[str, Tensor] = {}
 
-    def room(self, purpose: str, like: Tensor) -> Tensor:
-        """Return uninitialized memory of a tensor's shape, in float64."""
-        room = self._rooms.get(purpose)
-        if room is None or room.numel() < like.numel() or room.device != like.device:
-            room = self._rooms[purpose] = torch.empty(like.numel(), dtype=torch.float64, device=like.device)
-        return room[: like.numel()].view(like.shape)
+    def room(self, purpose: str, like: Tensor, shape: torch.Size | None = None) -> Tensor:
+        """Return uninitialized memory on a tensor's device, in its shape or another one, in float64."""
+        shape = like.shape if shape is None else shape
+        room, size = self._rooms.get(purpose), shape.numel()
+        if room is None or room.numel() < size or room.device != like.device:
+            room = self._rooms[purpose] = torch.empty(size, dtype=torch.float64, device=like.device)
+        return room[:size].view(shape)
 
-    def rows(self, features: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """Yield the rows of (N, d) features in float64, block by block."""
-        for rows in row_blocks(features):
-            part = features[rows]
-            yield rows, self.room("block", part).copy_(part)
+    def rows(self, layers: Sequence[Tensor]) -> Iterator[tuple[slice, Tensor]]:
+        """Yield the rows of several layers of (N, d) features side by side, (n, L, d), in float64, block by block."""
+        first = layers[0]
+        for rows in row_blocks(first, len(layers) * first.shape[1]):
+            size = len(first[rows])
+            block = self.room("block", first, torch.Size((size, len(layers), first.shape[1])))
+            for index, features in enumerate(layers):
+                block[:, index].copy_(features[rows])
+            yield rows, block
 
     def tiles(self, features: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
         """Yield blocks as ``rows`` does, also cut along columns, so that no block is too flat for a matrix product."""

@@ -125,14 +125,15 @@ class ClassCenters:
 
     @staticmethod
     def basis_of(moments: ClassMoments) -> Tensor:
-        """Return an orthonormal basis (d, r) of the span of the centered means, not unique if singular values are equal."""
+        """Return an orthonormal basis (..., d, r) of the span of the centered means, not unique for equal singular values."""
         if moments.dim < moments.num_classes:
             # Nothing to project: the means may span the whole space.
-            return torch.eye(moments.dim, dtype=torch.float64, device=moments.means.device)
+            eye = torch.eye(moments.dim, dtype=torch.float64, device=moments.means.device)
+            return eye.expand(*moments.means.shape[:-2], -1, -1)
         # From singular vectors of the means, since eigenvectors of their Gram matrix would square the condition number.
         _, _, right = torch.linalg.svd(moments.centered_means("class"), full_matrices=False)
         # The transpose is contiguous, because samples are multiplied by it from the left.
-        return right[: moments.num_classes - 1].contiguous().T
+        return right[..., : moments.num_classes - 1, :].contiguous().mT
 
     @classmethod
     def in_basis(cls, moments: ClassMoments, basis: Tensor) -> ClassCenters:
@@ -141,6 +142,12 @@ class ClassCenters:
         coordinates = means if is_identity(basis) else means @ basis
         few = moments.num_classes < FEWEST_ROWS
         return cls(moments, basis, coordinates, _squared_distances(coordinates) if few else None, first)
+
+    def of_layer(self, index: int, moments: ClassMoments) -> ClassCenters:
+        """Return a copy of the centers of one of several stacked layers, whose moments are given."""
+        basis, separations = self.basis[index].mT.clone().mT, self.separations
+        separations = None if separations is None else separations[index].clone()
+        return ClassCenters(moments, basis, self.coordinates[index].clone(), separations, self.first[index].clone())
 
     @cached_property
     def spans_all(self) -> bool:
@@ -162,8 +169,10 @@ class ClassCenters:
 
 def is_identity(basis: Tensor) -> bool:
     """Return whether a basis is that of the space itself."""
-    size = basis.shape[0]
-    return basis.shape[1] == size and torch.equal(basis, torch.eye(size, dtype=basis.dtype, device=basis.device))
+    size = basis.shape[-1]
+    return basis.shape[-2] == size and torch.equal(
+        basis, torch.eye(size, dtype=basis.dtype, device=basis.device).expand_as(basis)
+    )
 
 
 def _squared_distances(rows: Tensor) -> Tensor:

@@ -3,32 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from ncollapse.statistics.batch import LabelGroups, Workspace, check_labels, flatten_features
 from ncollapse.statistics.conventions import ClassWeights, Convention, convention_parts
+from ncollapse.statistics.group_sums import merge_groups_
 
 # Class means closer than this, relative to their distance from the origin, differ only by the rounding of float64 sums.
 _RESOLUTION = 1e-13
 _LEAST_SQUARE = torch.finfo(torch.float64).tiny / torch.finfo(torch.float64).eps
-
-
-def shifted_sums(features: Tensor, groups: LabelGroups, shift: Tensor, workspace: Workspace) -> tuple[Tensor, Tensor]:
-    """Sum one batch's residuals around a shift per class, and their squared norms, in float64 and one traversal."""
-    sums = shift.new_zeros(len(groups.present), features.shape[1])
-    norms = shift.new_empty(len(features))
-    for rows, block in workspace.rows(features):
-        shifts = workspace.room("shift", block)
-        block.sub_(torch.index_select(shift, 0, groups.labels[rows], out=shifts))
-        sums.index_add_(0, groups.index[rows], block)
-        torch.linalg.vector_norm(block, dim=1, out=norms[rows])
-    return sums, shift.new_zeros(len(sums)).index_add_(0, groups.index, norms.square_())
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,17 +73,8 @@ class ClassMoments:
             This value.
         """
         workspace = Workspace() if workspace is None else workspace
-        # Residuals are taken around the running mean, at first around a sample of the class. On the scale of the total scatter
-        # it is never far from the batch's own mean, so that the correction below loses at most log10(n_batch/n_before) digits.
-        if len(groups.new):
-            self.means[groups.new] = features[groups.first].double()
-        sums, squares = shifted_sums(features, groups, self.means, workspace)
-        present = groups.present
-        self.counts.index_add_(0, present, groups.counts)
-        counts = self.counts.index_select(0, present)
-        moved = sums / counts.clamp(min=1).unsqueeze(1)
-        self.means.index_add_(0, present, moved)
-        self.scatter_traces.index_add_(0, present, squares - counts * moved.square().sum(dim=1))
+        counts, means, traces = (tensor.unsqueeze(1) for tensor in (self.counts, self.means, self.scatter_traces))
+        merge_groups_(counts, means, traces, [features], groups, workspace)
         return self
 
     def merge(self, other: ClassMoments) -> ClassMoments:
@@ -129,6 +107,10 @@ class ClassMoments:
     def to(self, device: torch.device | str) -> ClassMoments:
         """Return the same value on another device."""
         return ClassMoments(self.counts.to(device), self.means.to(device), self.scatter_traces.to(device))
+
+    def apart(self) -> ClassMoments:
+        """Return the same value in memory of its own, if it is part of a larger one."""
+        return ClassMoments(self.counts.contiguous(), self.means.contiguous(), self.scatter_traces.contiguous())
 
     def select(self, classes: Tensor) -> ClassMoments:
         """Return the moments of some classes.
@@ -205,73 +187,20 @@ class ClassMoments:
         return torch.clamp(_RESOLUTION**2 * self.means.square().sum(dim=-1).amax(dim=-1), min=_LEAST_SQUARE)
 
 
-class RememberedMoments(ClassMoments):
-    """Moments that keep what follows from them, for the metrics of one evaluation, which ask for the same again and again."""
-
-    @classmethod
-    def of(cls, moments: ClassMoments) -> RememberedMoments:
-        """Remember what follows from some moments from here on."""
-        return cls(moments.counts, moments.means, moments.scatter_traces)
-
-    @cached_property
-    def _known(self) -> dict[tuple[str, str], Tensor]:
-        return {}
-
-    @cached_property
-    def _has_all(self) -> bool:
-        return bool((self.counts > 0).all())
-
-    @property
-    def class_means(self) -> Tensor:
-        """Class means."""
-        return self.means if self._has_all else super().class_means
-
-    @cached_property
-    def class_variances(self) -> Tensor:
-        """Variances of the classes."""
-        return super().class_variances
-
-    @cached_property
-    def rounding_floor(self) -> Tensor:
-        """The rounding of squared distances."""
-        return super().rounding_floor
-
-    def class_weights(self, weights: ClassWeights = "class") -> Tensor:
-        """Return the weights of the classes."""
-        return self._once("class_weights", super().class_weights, weights)
-
-    def centered_means(self, center: ClassWeights = "class") -> Tensor:
-        """Return the centered class means."""
-        return self._once("centered_means", super().centered_means, center)
-
-    def within_trace(self, weights: ClassWeights = "class") -> Tensor:
-        """Return the trace of the within-class covariance."""
-        return self._once("within_trace", super().within_trace, weights)
-
-    def between_trace(self, convention: Convention = "class") -> Tensor:
-        """Return the trace of the between-class covariance."""
-        return self._once("between_trace", super().between_trace, convention)
-
-    def _once(self, name: str, compute: Callable[[Any], Tensor], choice: str) -> Tensor:
-        if (name, choice) not in self._known:
-            self._known[name, choice] = compute(choice)
-        return self._known[name, choice]
-
-
 def weighted_sum(weights: Tensor, rows: Tensor) -> Tensor:
     """Compute the weighted sum of rows (..., K, d), shape (..., d)."""
     return (weights.unsqueeze(-2) @ rows).squeeze(-2)
 
 
 def first_of_coincident(moments: ClassMoments) -> Tensor:
-    """Return for each class the first one whose mean is the same up to rounding, shape (K,): mostly the class itself."""
+    """Return for each class the first one whose mean is the same up to rounding, shape (..., K): mostly the class itself."""
     # Equal means have equal projections on any direction, so they are neighbors in the order of their projections on one. Then
     # K differences are enough, instead of K² distances.
-    means = moments.means - moments.means[0]
+    means = moments.means - moments.means[..., :1, :]
     direction = torch.randn(moments.dim, generator=torch.Generator().manual_seed(0), dtype=means.dtype).to(means.device)
-    order = torch.argsort(means @ direction)
-    apart = means[order].diff(dim=0).square().sum(dim=1) > moments.rounding_floor
-    group = torch.zeros_like(order).index_copy_(0, order[1:], apart.cumsum(0))
-    return torch.full_like(order, len(order)).scatter_reduce_(0, group, torch.arange(len(order), device=order.device), "amin")[
-        group
-    ]
+    order = torch.argsort(means @ direction, dim=-1)
+    near = means.gather(-2, order.unsqueeze(-1).expand_as(means)).diff(dim=-2).square().sum(dim=-1)
+    apart = (near > moments.rounding_floor.unsqueeze(-1)).cumsum(-1)
+    group = torch.zeros_like(order).scatter_(-1, order[..., 1:], apart)
+    labels = torch.arange(moments.num_classes, device=order.device).expand_as(order)
+    return torch.full_like(order, moments.num_classes).scatter_reduce_(-1, group, labels, "amin").gather(-1, group)
