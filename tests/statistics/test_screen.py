@@ -107,6 +107,25 @@ def test_most_samples_are_decided_in_float32_and_those_on_a_boundary_are_not():
     assert bool((screened.may_win.sum(1) >= 2).all())
 
 
+def test_guesses_and_known_norms_change_no_choice():
+    generator = torch.Generator().manual_seed(2)
+    means, samples, labels = adversarial(3, 60, 12, -9, -9, 1.0)
+    classifier = LinearClassifier.from_parameters(means, -0.5 * means.square().sum(1))
+    features = torch.cat([samples, normal(generator, 200, 12)]).float()
+    expected, norms = classifier.choices(features), features.double().norm(dim=1)
+    for guess in (torch.cat([labels, labels, labels[:50]]), expected.long(), torch.zeros(350, dtype=torch.int64)):
+        assert torch.equal(classifier.choices_near(features, guess, norms), expected)
+        assert torch.equal(classifier.choices_near(features, guess, None), expected)
+    # A guess that is right is proven by one maximum, one that is wrong never is.
+    weight, x = normal(generator, 200, 64), normal(generator, 500, 64).float()
+    found = Screen.of(weight, torch.zeros(200, dtype=torch.float64))
+    for guess in (torch.zeros(500, dtype=torch.int64), (x.double() @ weight.T).argmax(1)):
+        screened = found.largest(x, guess)
+        decided = torch.ones(500, dtype=torch.bool).index_fill_(0, screened.open, value=False)
+        assert torch.equal(screened.largest[decided], (x.double() @ weight.T).argmax(1)[decided])
+        assert screened.open.tolist() == found.largest(x).open.tolist()
+
+
 def test_numbers_outside_of_float32_are_left_to_float64():
     weight, x = normal(torch.Generator().manual_seed(0), 40, 3), torch.full((2, 3), 1e300, dtype=torch.float64)
     screened = Screen.of(weight, torch.zeros(40, dtype=torch.float64)).largest(x)

@@ -1,0 +1,78 @@
+"""Small layers side by side: the bits of each layer alone, also where a layer's moments were replaced in between."""
+
+import torch
+
+from ncollapse.statistics import ClassCenters, ClassMoments
+from ncollapse.statistics.batch import LabelGroups, Workspace
+from ncollapse.statistics.side_by_side import RunningMoments, stacked_moments
+
+K = 5
+GENERATOR = torch.Generator().manual_seed(0)
+LABELS = torch.randint(0, K, (60,), generator=GENERATOR)
+LAYERS = {name: torch.randn(60, dim, generator=GENERATOR) + 9 for name, dim in {"a": 7, "b": 3, "c": 7, "d": 7}.items()}
+BATCHES = (slice(0, 2), slice(2, 30), slice(30, 31), slice(31, 60))
+
+
+def alone(name, batches=BATCHES):
+    moments = ClassMoments.empty(K, LAYERS[name].shape[1])
+    for rows in batches:
+        moments.merge_groups_(LAYERS[name][rows], LabelGroups.from_labels(LABELS[rows], K, moments.counts))
+    return moments
+
+
+def added(replaced=None):
+    moments = {name: ClassMoments.empty(K, features.shape[1]) for name, features in LAYERS.items()}
+    running, workspace = RunningMoments(), Workspace()
+    for index, rows in enumerate(BATCHES):
+        if index == replaced:
+            moments["c"] = ClassMoments(*(part.clone() for part in vars(moments["c"]).values()))
+        groups = LabelGroups.from_labels(LABELS[rows], K, moments["a"].counts.clone())
+        running.add_(moments, {name: features[rows] for name, features in LAYERS.items()}, groups, workspace)
+    return moments
+
+
+def same(first, second):
+    return all(torch.equal(a, b) for a, b in zip(vars(first).values(), vars(second).values(), strict=True))
+
+
+def test_each_layer_has_the_bits_that_it_has_alone():
+    assert all(same(value, alone(name)) for name, value in added().items())
+
+
+def test_moments_that_were_replaced_count_on():
+    assert all(same(value, alone(name)) for name, value in added(replaced=2).items())
+
+
+def test_a_layer_can_be_added_to_alone_in_between():
+    moments = {name: alone(name, BATCHES[:2]) for name in ("a", "c")}
+    running, workspace = RunningMoments(), Workspace()
+    for rows in BATCHES[2:3]:
+        groups = LabelGroups.from_labels(LABELS[rows], K, moments["a"].counts.clone())
+        running.add_(moments, {name: LAYERS[name][rows] for name in moments}, groups, workspace)
+    groups = LabelGroups.from_labels(LABELS[BATCHES[3]], K, moments["a"].counts.clone())
+    for name, value in moments.items():
+        value.merge_groups_(LAYERS[name][BATCHES[3]], groups)
+        assert same(value, alone(name))
+
+
+def test_moments_apart_share_no_memory_with_other_layers():
+    moments = added()
+    assert moments["a"].means.untyped_storage().data_ptr() == moments["c"].means.untyped_storage().data_ptr()
+    own = moments["a"].apart()
+    assert same(own, moments["a"])
+    assert own.means.untyped_storage().nbytes() == own.means.nbytes
+
+
+def test_centers_of_stacked_layers_are_those_of_each():
+    moments = {name: alone(name) for name in LAYERS}
+    stacks = stacked_moments(moments)
+    assert list(stacks) == [("a", "c", "d"), ("b",)]
+    assert stacks["b",] is moments["b"]
+    stack = stacks["a", "c", "d"]
+    whole = ClassCenters.in_basis(stack, ClassCenters.basis_of(stack))
+    for index, name in enumerate(("a", "c", "d")):
+        own, expected = whole.of_layer(index, moments[name]), ClassCenters.from_moments(moments[name])
+        assert torch.allclose(own.basis @ own.basis.T, expected.basis @ expected.basis.T, atol=1e-13)
+        assert torch.allclose(own.separations, expected.separations, rtol=1e-12)
+        assert torch.equal(own.first, expected.first)
+        assert own.basis.untyped_storage().nbytes() == own.basis.nbytes
