@@ -16,13 +16,13 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_blocks_and_tiles_put_together_are_the_features_in_float64(shape: tuple[int, int], small_blocks: None) -> None:
     features = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     workspace = Workspace()
-    by_rows = torch.full(shape, torch.nan, dtype=torch.float64)
-    for rows, block in workspace.rows(features):
+    by_rows = torch.full((shape[0], 2, shape[1]), torch.nan, dtype=torch.float64)
+    for rows, block in workspace.rows([features, -features]):
         by_rows[rows] = block
     by_tiles = torch.full(shape, torch.nan, dtype=torch.float64)
     for rows, columns, tile in workspace.tiles(features):
         by_tiles[rows, columns] = tile
-    assert torch.equal(by_rows, features.double())
+    assert torch.equal(by_rows, torch.stack([features, -features], dim=1).double())
     assert torch.equal(by_tiles, features.double())
 
 
