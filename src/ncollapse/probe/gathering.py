@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -77,9 +79,10 @@ class Gathering:
             return False
         if any(len(features) != size for features in batch.features.values()):
             return False
-        if int(labels.min()) < 0 or int(labels.max()) >= self._num_classes:
+        lowest, highest = torch.aminmax(labels)
+        if int(lowest) < 0 or int(highest) >= self._num_classes:
             return False
         if batch.choices is not None and bool((batch.choices == UNDECIDED).any()):
             return False
         # A sum is finite only if all its terms are. Where it is not, the whole check follows.
-        return bool(torch.isfinite(torch.stack([features.sum().float() for features in batch.features.values()])).all())
+        return all(math.isfinite(features.sum()) for features in batch.features.values())
