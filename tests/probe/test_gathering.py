@@ -31,6 +31,16 @@ def test_batches_of_any_kind_give_what_all_give_at_once():
     assert float(found.statistics["features"].moments.within_trace()) == pytest.approx(total, rel=1e-12)
 
 
+@pytest.mark.parametrize("inside", [lambda index: index % 3 == 0, lambda index: index == 0, lambda index: index > 40])
+def test_a_loop_may_be_in_inference_mode_at_some_batches(inside):
+    metrics, plain = CollapseMetrics(num_classes=K), CollapseMetrics(num_classes=K)
+    for index, (x, y) in enumerate(zip(FEATURES.repeat(4, 1).split(60), LABELS.repeat(4).split(60), strict=True)):
+        plain.update(x, y)
+        with torch.inference_mode(inside(index)):
+            metrics.update(x * 1, y)
+    assert metrics.compute()["pfc1"] == plain.compute()["pfc1"]
+
+
 @pytest.mark.parametrize(
     ("bad", "match"),
     [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from ncollapse.groups import Processes
 from ncollapse.hooks.label_rows import class_indices
 from ncollapse.measurement.measurement import Measurement
@@ -34,13 +36,15 @@ class RunningTotals:
         self._check_whole()
         # An error may occur after some layers have the batch and others do not. Then the totals cannot be used.
         self._broken = True
-        batch = batch._replace(labels=class_indices(batch.labels))
-        if not self._gathering.add(batch):
-            self._work_gathered()
+        # The loop may be in inference mode now and not at the next batch, which could not be added to sums made inside.
+        with torch.inference_mode(False), torch.no_grad():
+            batch = batch._replace(labels=class_indices(batch.labels))
             if not self._gathering.add(batch):
-                # Copied, because the loop may write the next batch's labels into the same buffer.
-                self._work(batch._replace(labels=batch.labels.clone()))
-                self._gathering.make_room(batch)
+                self._work_gathered()
+                if not self._gathering.add(batch):
+                    # Copied, because the loop may write the next batch's labels into the same buffer.
+                    self._work(batch._replace(labels=batch.labels.clone()))
+                    self._gathering.make_room(batch)
         self._broken = False
 
     def _work_gathered(self) -> None:
