@@ -14,7 +14,7 @@ _DEPTHS, _STEPS = "model.num_blocks=1,2,4,8,16", f"train.epochs=30000 --seeds {R
 # Of a ReLU network the gradient does not vanish where descent ends, on kinks; these are rounded off.
 _ROUNDED = (
     "model.rounding=0.01 train.optimizer=lbfgs train.learning_rate=1 train.schedule=steps 'train.milestones=[]' "
-    f"train.epochs=400 'measure.epochs=[0,100]' --seeds {RULES.least_draws}"
+    f"train.epochs=1000 'measure.epochs=[0,100]' --seeds {RULES.least_draws}"
 )
 _SWEEP = f"ncollapse sweep deep_rn1_plain --over {_DEPTHS} --set seed=700 {_ROUNDED} --out runs/rn1"
 _CONTROL = f"ncollapse sweep deep_rn2_constant_small --over {_DEPTHS} --set seed=800 {_STEPS} --out runs/rn2_constant"
