@@ -266,7 +266,8 @@ def depth_so_far(claims: dict[str, Any]) -> list[str]:
     seeds, low = min(row["seeds"] for row in rows.values()), min(row["low"] for row in rows.values())
     above = "every interval is above no gain" if low > 0 else "an interval reaches no gain"
     return [
-        f"- So far depth beats it: in the {seeds} seeds whose runs all stand still, by {said} (decades, one linear layer a block, one λ); "
+        f"- So far depth beats it: in the {seeds} seeds whose runs all stand still, by {said} "
+        "(decades, one linear layer a block, one λ); "
         f"{above}. A verdict needs more seeds."
     ]
 
