@@ -202,7 +202,10 @@ def _epoch(file: Path, epoch: int, header: SampleHeader, parts: Mapping[str, Arr
             fail(file, f"{epoch}.{name} needs {np.dtype(kind)} of {shape}, got {got}")
     if parts.keys() - shapes or any(np.any((parts[name] < 0) | (parts[name] >= num_classes)) for name in ("labels", "ranks")):
         fail(file, f"epoch {epoch} has other parts, or a class that is none")
-    # By its bits, which takes a quarter of the time of isinf: all of the exponent's, and no other.
-    if any(np.any(parts[name].view(np.uint16) & 0x7FFF == 0x7C00) for name in _COORDINATES):
-        fail(file, f"epoch {epoch} has an infinite coordinate")
+    # Where class means coincide there is no picture.
+    has_picture = parts["ranks"] > 0
+    is_unknown = any(np.isnan(parts[name][has_picture]).any() for name in ("points", "means", "corners"))
+    # By their bits, which takes a quarter of the time of isinf.
+    if is_unknown or any(np.any(parts[name].view(np.uint16) & 0x7FFF == 0x7C00) for name in _COORDINATES):
+        fail(file, f"epoch {epoch} has a coordinate that is infinite or none")
     return EpochSamples(**{name: parts[name] for name in shapes})
