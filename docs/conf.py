@@ -41,6 +41,7 @@ html_math_renderer = "mathml"
 html_show_sphinx = False
 html_copy_source = False
 html_extra_path = ["site_root"]
+html_static_path, html_css_files = ["site_static"], ["site.css"]
 
 
 def _skip(app: Any, what: str, name: str, value: Any, skip: bool, options: Any) -> bool | None:

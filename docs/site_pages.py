@@ -2,10 +2,13 @@
 
 import argparse
 import ast
+import contextlib
+import io
 import re
+import shlex
 from pathlib import Path
 
-from ncollapse.cli.main import _parser
+from ncollapse.cli.main import _parser, main
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
@@ -15,6 +18,23 @@ _COMMANDS = {
     "demo_kgon.gif": "$ make demo\n$ ncollapse animate runs/demo --frames 16 --out docs/figures/demo_kgon.gif",
     "demo_pfc_over_depth.png": "$ make demo\n$ cp runs/demo/figures/pfc_over_depth.png docs/figures/demo_pfc_over_depth.png",
 }
+# Examples of surrogate models, and the command that draws the same model.
+_DRAWN = {
+    "central_path": "central_path",
+    "deep_features": "deep_ufm",
+    "features_on_a_sphere": "gufm",
+    "fixed_classifier": "fixed_etf",
+    "largest_margin": "max_margin",
+    "locally_elastic": "locally_elastic_sde",
+    "minority_collapse": "layer_peeled counts=5x10,5x1 energy_w=1 energy_h=5",
+    "near_collapse": "near_collapse",
+    "normalized_networks": "batch_norm_net",
+    "spheres_and_balls": "bounded_outputs",
+    "strong_collapse": "unregularized_ufm",
+    "unconstrained_features": "ufm",
+}
+# Examples whose pages or numbers look like a figure of the docs.
+_SHOWN = {"line_and_null": "demo_pfc_over_depth.png", "own_training": "results_compare_depth.png"}
 _ERRORS = {"ValueError", "TypeError", "ImportError"}
 
 
@@ -84,29 +104,55 @@ def figures() -> dict[Path, list[tuple[str, str]]]:
 
 
 def gallery_page() -> str:
-    """Write every figure with the code that makes it, and every example with its first sentence and its code."""
-    lines = ["# Gallery\n", "Every figure of these pages with what makes it, then every example.\n", "## Figures\n"]
+    """Write every figure and every example: the picture, and the code on demand."""
+    lines = ["# Gallery\n", "Every figure of these pages, then every example, with the code that makes it.\n", "## Figures\n"]
     for page, found in figures().items():
         title = page.read_text().split("\n", 1)[0].removeprefix("# ")
         where = f"../../{page.name}" if page.parent == ROOT else f"../{page.name}"
         lines.append(f"### {title if page.parent != ROOT else 'README'}\n\nOn the page [{title}]({where}).\n")
-        made = ""
-        for words, file in found:
-            # One piece of code may make several figures: it stands above the first.
-            code = _made_by(file, page)
-            lines += [*([] if code == made else [code]), f"![{words}](../figures/{file})\n"]
-            made = code
+        codes = [_made_by(file, page) for _, file in found]
+        for i, (words, file) in enumerate(found):
+            lines.append(f"![{words}](../figures/{file})\n")
+            # One piece of code may make several figures: it stands below the last.
+            if codes[i] not in codes[i + 1 :]:
+                lines.append(_folded(codes[i]))
     lines += ["## Examples\n", "Each runs in seconds and is run by the tests: `python examples/NAME.py`.\n"]
     for path in sorted((ROOT / "examples").glob("*.py")):
         text = (ast.get_docstring(ast.parse(path.read_text())) or "").split("\n\n")[0].replace("\n", " ")
         title = path.stem.replace("_", " ").capitalize()
-        lines.append(f"### {title}\n\n{text}\n\n```{{literalinclude}} ../../examples/{path.name}\n:language: python\n```\n")
+        code = _folded(f"```{{literalinclude}} ../../examples/{path.name}\n:language: python\n```\n")
+        lines.append(f"### {title}\n\n{text}\n\n{_picture(path.stem)}\n{code}")
     return "\n".join(lines)
+
+
+def _folded(code: str) -> str:
+    """Fold a piece of code, so that pictures are near each other."""
+    return f"<details><summary>Code</summary>\n\n{code}\n</details>\n"
+
+
+def _picture(example: str) -> str:
+    """Write the picture of an example and where it is from; empty if it has none."""
+    if example in _SHOWN:
+        return f"![{example.replace('_', ' ')}](../figures/{_SHOWN[example]})\n"
+    if example not in _DRAWN:
+        return ""
+    command = f"ncollapse solve {_DRAWN[example]} --figure {example}.svg"
+    return f"![{example.replace('_', ' ')}]({example}.svg)\n\nDrawn by `{command}`.\n"
+
+
+def draw(folder: Path) -> None:
+    """Draw the pictures of the examples that are not there yet."""
+    for example, model in _DRAWN.items():
+        file = folder / f"{example}.svg"
+        if not file.exists():
+            with contextlib.redirect_stdout(io.StringIO()):
+                main(["solve", *shlex.split(model), "--figure", str(file)])
 
 
 def write() -> None:
     """Write the pages into docs/made, which git ignores."""
     folder = DOCS / "made"
     folder.mkdir(exist_ok=True)
+    draw(folder)
     for name, text in {"command": command_page(), "messages": messages_page(), "gallery": gallery_page()}.items():
         (folder / f"{name}.md").write_text(text)

@@ -282,15 +282,17 @@ def render(ledger: dict[str, Any]) -> str:
     lines = [
         "# Findings",
         "",
-        "Written by `docs/write_claims.py` from run directories. Every number comes from them (`docs/ledger.json`).",
+        f"We tested {len(claims)} statements on {ledger['runs']} runs in {ledger['settings']} settings: {tally}. The networks "
+        f"are small. Data: {ledger['data']}. Software: {ledger['versions']}.",
         "",
-        f"**Tested**: {len(claims)} statements on {ledger['runs']} runs in {ledger['settings']} settings, with "
-        f"{ledger['versions']}: {tally}. The networks are small; the data: {ledger['data']}.",
-        "",
-        f"**How**: by rules frozen on {ledger['dated']} ([all rules, every row, the commands](claims.md)). A seed counts once, "
-        "a verdict needs enough seeds that nobody had looked at, a claim must do better than before training and than layers "
-        "in random order, and p-values are corrected for all rows of a paper. *Undecided* means that these seeds do not tell. "
-        "Numbers count seeds, or are means: decades (factors of ten) of errors, rank correlations, or shares.",
+        f"- **Rules**: frozen on {ledger['dated']} ([all rules, every row, the commands](claims.md)). Each seed counts once, "
+        "and a verdict needs enough fresh seeds. A claim must do better than before training, and than for layers "
+        "in random order. The p-values are corrected for all rows of a paper. *Undecided*: these seeds do not decide.",
+        '- **Numbers**: "12 of 34" counts the seeds in which the claim is right. Other numbers are means over seeds: a '
+        "difference of shares for *the order appears in training*, a rank correlation (Kendall's τ-b) for *weight decay*, a difference of "
+        "straightness for *skip connections*, and decades (factors of ten) for all others. [The ledger](claims.md) says for "
+        "each row what is tested.",
+        "- **Source**: `docs/write_claims.py` writes this page from run directories (`docs/ledger.json`).",
         "",
         "## Verdicts",
         "",

@@ -19,18 +19,25 @@ RECORDED = ROOT / "src" / "ncollapse" / "experiments" / RECORD
 
 HEADER = """# What is reproduced
 
-Written by `docs/write_reproduced.py` from the seeds that the project ran. `ncollapse reproduce` shows the same, with your own
-runs in the place of ours. Each row is a figure or a statement of one of three papers:
+Each row is a figure or a statement of one of three papers. `ncollapse reproduce` lists the same rows, and shows your own runs
+in place of ours where you have some.
 
 {papers}
 
-{tally} A verdict needs twelve seeds and follows the rules of the [ledger](claims.md): rows of one paper are corrected
-together. With fewer seeds a row is *undecided*, and says in how many of them the statement was right. A *check* tests what a
-theorem leaves no choice about: the code, and nothing about networks. All rows are of the small versions, on {machine}.
-Minutes are those of the seeds in the row, on two cores that up to eight processes shared: a seed of `pfc:fig2` took 3.5
-minutes there, and takes 53 seconds of a core of its own.
+{tally}
 
-| what | stands | value | seeds | minutes | command |
+- **Verdicts** follow the rules of the [ledger](claims.md). They need twelve seeds, and the rows of one paper are corrected
+  together. With fewer seeds a row is *undecided*, and says in how many seeds the statement was right. A *check* tests a
+  theorem: if it fails, the code is wrong. It says nothing about networks.
+- **Value** is the number of seeds in which the statement is right, or a mean, with its 95 % interval. The page of each command
+  says what the number is.
+- **Size**: all rows are of the small versions, on {machine}.
+- **Time** is that of all seeds of the row, on two cores that up to eight processes shared. One seed of `pfc:fig2` took 3.5
+  minutes there, and takes 53 seconds on a core of its own.
+
+This page is written by `docs/write_reproduced.py` from the seeds that the project ran.
+
+| what | verdict | value | seeds | time | command |
 |---|---|---|---|---|---|
 """
 
@@ -39,9 +46,9 @@ SIZES = """
 
 Run by the project, with seeds, hardware and minutes in `ncollapse recipes`: {run}.
 
-At the papers' sizes or for data that is not to be had here, and **not run**: {waiting}.
+**Not run**, because they have the papers' sizes or need data that we do not have: {waiting}.
 
-What the papers have beside: Table 2 of the review lists implementations by others and has nothing to compute.
+Not in the table: Table 2 of the review. It lists implementations by others and has nothing to compute.
 """
 
 

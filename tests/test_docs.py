@@ -154,10 +154,15 @@ def test_the_gallery_has_every_figure_and_every_example(monkeypatch):
         assert f"](../figures/{path.name})" in text
     for path in (ROOT / "examples").glob("*.py"):
         assert f"../../examples/{path.name}" in text
-    # Each figure stands below what makes it.
-    assert text.index("ncollapse animate") < text.index("demo_kgon.gif)")
-    assert text.index("m.plot(kind)") < text.index("results_kgon.png)")
-    assert text.index("../draw_discovery.py") < text.index("discovery.svg)")
+    # What makes a figure stands below it.
+    assert text.index("demo_kgon.gif)") < text.index("ncollapse animate")
+    assert text.index("results_kgon.png)") < text.index("m.plot(kind)")
+    assert text.index("discovery.svg)") < text.index("../draw_discovery.py")
+    examples = {path.stem for path in (ROOT / "examples").glob("*.py")}
+    assert {*site_pages._DRAWN, *site_pages._SHOWN} < examples
+    commands = re.findall(r"Drawn by `([^`]+)`", text)
+    assert len(commands) == len(site_pages._DRAWN)
+    assert [command for command in commands if not inline_code.exists(command)] == []
 
 
 def test_inline_code_names_what_exists():
