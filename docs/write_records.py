@@ -30,9 +30,9 @@ Each row is one process, which runs all of its calls in turn, several times.
   the ratios are more reliable than the seconds.
 
 The rivals are in `benchmarks/rivals.py`. *limit* is the one matrix product that every method needs, in float32. *by hand* is
-what a user writes in a few lines, with fewer metrics and without protection against rounding. *as published* does what published
-codes do: three loops over batches of 128, a d×d covariance with its pseudo-inverse, and differences of all pairs of classes.
-The rivals of surrogate models know the minimum and stop as soon as they are near it; ours ends with a certificate.
+what a user writes in a few lines, with fewer metrics and without protection against rounding. *as published* does what
+published codes do: three loops over batches of 128, a d×d covariance with its pseudo-inverse, and differences of all pairs of
+classes. The rivals of surrogate models know the minimum and stop as soon as they are near it; ours ends with a certificate.
 
 | row | work | measured | against | time ratio | goal | seconds | others, s | MiB | load | commit |
 |---|---|---|---|---|---|---|---|---|---|---|
