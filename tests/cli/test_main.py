@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import torch
 
 from distributed import launch
 from ncollapse.cli import main
+from ncollapse.cli.main import _EXAMPLES, _parser
 from ncollapse.cli.options import as_options
 from ncollapse.studies import override, recipe_by_name, run_recipe, sweep
 from ncollapse.studies.workers import work
@@ -404,3 +406,15 @@ def test_a_reader_that_stops_reading_is_no_error():
 def test_as_module():
     result = subprocess.run([sys.executable, "-m", "ncollapse", "--version"], capture_output=True, text=True, check=True)
     assert result.stdout.startswith("ncollapse ")
+
+
+def test_each_help_begins_with_a_sentence_and_its_examples_can_be_parsed():
+    parser = _parser()
+    (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    for name, command in commands.choices.items():
+        assert re.match(r"[A-Z].*\.$", command.description, re.DOTALL), name
+    assert set(commands.choices) >= set(_EXAMPLES)
+    for name, lines in _EXAMPLES.items():
+        assert commands.choices[name].epilog.splitlines()[1:] == [f"  {line}" for line in lines]
+        for line in lines:
+            assert parser.parse_args(shlex.split(line)[1:]).command == name

@@ -6,6 +6,7 @@ import argparse
 import os
 import signal
 import sys
+import textwrap
 import time
 import traceback
 from collections.abc import Sequence
@@ -43,12 +44,32 @@ which command do I need?
   See how far runs are        ncollapse runs DIR
   Look at results again       ncollapse report DIR, or ncollapse compare DIR DIR for several side by side
   Share a run as a picture    ncollapse animate DIR --out kgon.gif
-  Is a run as it was written? ncollapse verify DIR, and ncollapse repair DIR if it is not
+  Is a run still intact?      ncollapse verify DIR, and ncollapse repair DIR if it is not
   Test the papers' claims     ncollapse claims DIR ...
   Check the installation      ncollapse doctor
   Solve a model of the theory ncollapse solve MODEL
   Complete words by tab       ncollapse completion bash
 """
+
+
+_EXAMPLES = {
+    "measure": (
+        "ncollapse measure my_module:build --data my_module:batches --num-classes 10",
+        "ncollapse measure my_module:build --checkpoints 'ckpt/*.pt' --data digits --out runs/mine",
+        "ncollapse measure runs/demo --metrics pfc1 nc1 cdnv",
+    ),
+    "layers": (
+        "ncollapse layers runs/demo --out demo_layers",
+        "ncollapse layers my_module:build --data digits --strangers noise=my_module:noise",
+    ),
+    "run": ("ncollapse run demo --set train.epochs=20 seed=1 --out runs/short",),
+    "sweep": ("ncollapse sweep demo --over train.weight_decay=0,5e-3 --seeds 2 --set train.epochs=20 --out runs/decay",),
+    "reproduce": ("ncollapse reproduce", "ncollapse reproduce pfc:fig3"),
+    "report": ("ncollapse report runs/demo", "ncollapse report runs/demo runs/short --out compare.html"),
+    "compare": ("ncollapse compare runs/demo runs/short", "ncollapse compare runs/decay --position arclength"),
+    "claims": ("ncollapse claims runs/decay",),
+    "animate": ("ncollapse animate runs/demo --out kgon.gif",),
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -104,7 +125,20 @@ def _parser() -> argparse.ArgumentParser:
     add_solve(commands)
     add_doctor(commands)
     add_completion(commands)
+    _describe(commands)
     return parser
+
+
+def _describe(commands: argparse._SubParsersAction[Any]) -> None:
+    """Let the help of each command begin with a sentence, and end with examples where there are some."""
+    words = {action.dest: action.help or "" for action in commands._choices_actions}
+    for name, command in commands.choices.items():
+        said = command.description or words[name]
+        command.description = f"{said[:1].upper()}{said[1:].rstrip('.')}."
+        if name in _EXAMPLES:
+            command.formatter_class = argparse.RawDescriptionHelpFormatter
+            command.description = textwrap.fill(command.description, 78)
+            command.epilog = "\n  ".join(["examples:", *_EXAMPLES[name]])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def add_measure(commands: Any) -> None:
     """Add the command to a parser."""
     words = "measure a run directory's network, or your own; in many processes with torchrun -m ncollapse measure"
-    measure = commands.add_parser("measure", help=words, description=words)
+    measure = commands.add_parser("measure", help=words)
     add_target(measure)
     _add_checkpoints(measure)
     _add_what_is_measured(measure)

@@ -83,7 +83,7 @@ def _add_compare(commands: Any) -> None:
 
 def _add_animate(commands: Any) -> None:
     words = "write the K-gon of a run, all classes of every layer in one plane, as an animation over its epochs"
-    animate = commands.add_parser("animate", help=words, description=words)
+    animate = commands.add_parser("animate", help=words)
     animate.add_argument("run", type=Path, metavar="DIR", help="a run directory")
     animate.add_argument(
         "--out",

@@ -22,8 +22,8 @@ _FIRST_SEED = 100
 
 def add_reproduce(commands: Any) -> None:
     """Add the command to a parser."""
-    words = "list the figures and statements of the papers with how they stand, or run one and write its page"
-    command = commands.add_parser("reproduce", help=words, description=f"{words.capitalize()}.")
+    words = "list the figures and statements of the papers with their verdicts, or run one and write its page"
+    command = commands.add_parser("reproduce", help=words)
     command.add_argument(
         "names", nargs="*", metavar="NAME", help="such as pfc:fig2, or a pattern: 'review:*' (default: list all)"
     )

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 def add_folder_commands(commands: Any) -> None:
     """Add the commands to a parser."""
-    words = "check every file of a run or a sweep against what was written; exit code 0 only if all is whole"
-    verify = commands.add_parser("verify", help=words, description=words)
+    words = "check that no file of a run or a sweep has changed since it was written; the exit code is 0 only if all are intact"
+    verify = commands.add_parser("verify", help=words)
     verify.add_argument("folder", type=Path, metavar="DIR", help="a run directory, or the folder of a sweep")
     verify.add_argument("--json", action="store_true", help="print a list of objects, one for each folder")
     verify.set_defaults(call=_verify)
@@ -33,7 +33,7 @@ def add_folder_commands(commands: Any) -> None:
     repair.set_defaults(call=_repair)
 
     words = "make a run directory of a CSV or JSONL log that a callback wrote, of this or an earlier version"
-    imported = commands.add_parser("import", help=words, description=words)
+    imported = commands.add_parser("import", help=words)
     imported.add_argument("file", type=Path, metavar="FILE", help="such as neural_collapse.csv")
     imported.add_argument("--out", type=folder, required=True, metavar="DIR", help="the run directory, new or empty")
     imported.set_defaults(call=_import)
