@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "reproduced.md"
 RECORDED = ROOT / "src" / "ncollapse" / "experiments" / RECORD
 
+_IN_A_TALLY = {"holds": "hold", "fails": "fail", "undecided": "are undecided", "check passed": "passed as a check"}
 HEADER = """# What is reproduced
 
 Each row is a figure or a statement of one of three papers. `ncollapse reproduce` lists the same rows, and shows your own runs
@@ -66,7 +67,8 @@ def row(name: str, standing: Standing) -> str:
     item = EXPERIMENTS[name]
     n = 0 if standing.row is None else standing.row.estimate.n
     why = f"<br>{standing.why}" if standing.why else ""
-    minutes = minutes_words(standing.seconds / 60) if n else "–"
+    # With a space that does not break a line.
+    minutes = minutes_words(standing.seconds / 60).replace(" ", "\u00a0") if n else "–"
     cells = (f"**{item.item}**: {item.title}", standing.state + why, value_words(standing) or "–", n or "–", minutes)
     return f"| {' | '.join(str(cell).replace('|', '/') for cell in cells)} | `ncollapse reproduce {name}` |\n"
 
@@ -80,13 +82,13 @@ def render() -> str:
     """Write the page."""
     found = standings(recorded(), EXPERIMENTS.values())
     counts = Counter(standing.state for standing in found.values())
-    tally = f"Of {len(found)} rows: {', '.join(f'{count} {state}' for state, count in counts.most_common())}."
+    tally = ", ".join(f"{count} {_IN_A_TALLY.get(state, state)}" for state, count in counts.most_common())
     machines = {f"torch {item.machine['torch']} on {item.machine['device']}" for seeds in recorded().values() for item in seeds}
     papers = "\n".join(f"- `{source}`: {paper}" for source, paper in PAPERS.items())
     waiting = [name for name, recipe in RECIPES.items() if "Not run yet" in " ".join(recipe().description.split())]
     run = [name for name in RECIPES if name not in waiting]
     sizes = SIZES.format(run=", ".join(map(code, run)), waiting=", ".join(map(code, waiting)))
-    head = HEADER.format(papers=papers, tally=tally, machine=" and ".join(sorted(machines)))
+    head = HEADER.format(papers=papers, tally=f"Of {len(found)} rows: {tally}.", machine=" and ".join(sorted(machines)))
     return head + "".join(row(name, standing) for name, standing in found.items()) + sizes
 
 
