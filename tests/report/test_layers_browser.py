@@ -35,7 +35,7 @@ def test_the_page_of_a_diagnosis(browser, found, tmp_path):
     assert page.title().startswith(EVIL)
     assert page.locator("h1").inner_text() == EVIL
     assert page.locator("h2").all_inner_texts() == [
-        *("Verdicts", "What each layer is good for", "Where strangers are detected", "Where to transfer from", "Classes at act")
+        *("Verdicts", "Accuracy at each layer", "Where strangers are detected", "Where to transfer from", "Classes at act")
     ]
     assert page.locator("#verdicts + ul li").all_inner_texts() == found.verdicts()
     assert page.locator("h3").all_inner_texts()[:2] == [EVIL, EVIL]

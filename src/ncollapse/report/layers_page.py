@@ -16,6 +16,8 @@ from ncollapse.report.markup import panel_svg, write_html
 
 # Of many classes the hardest are shown, more open on demand, and the rest is in classes.csv.
 _SHOWN, _MOST, _PAIRS, _NAMED = 20, 200, 15, 40
+# Of more rows a matrix has no labels; of pairs that nothing confuses, the closest few are shown.
+_LABELED, _CLOSEST = 20, 3
 _UNDEFINED = "–"
 
 
@@ -47,7 +49,7 @@ def write_layers_page(record: DiagnosisRecord, out: Path, *, title: str = "What 
         classes=[_class(record, item) for item in hardest[:_SHOWN]],
         more=[_class(record, item) for item in hardest[_SHOWN:_MOST]],
         num_hidden=max(0, len(hardest) - _MOST),
-        pairs=[_pair(record, pair) for pair in record.pairs[:_PAIRS]],
+        pairs=[_pair(record, pair) for i, pair in enumerate(record.pairs[:_PAIRS]) if pair.confusion > 0 or i < _CLOSEST],
         groups=record.groups,
         pictures=_pictures(record),
         percent=percent,
@@ -56,7 +58,7 @@ def write_layers_page(record: DiagnosisRecord, out: Path, *, title: str = "What 
 
 
 def _cards(record: DiagnosisRecord) -> list[tuple[str, str]]:
-    cards = [(f"network, {split}", _share(value)) for split, value in record.accuracy.items()]
+    cards = [(f"{split} accuracy of the network", _share(value)) for split, value in record.accuracy.items()]
     found = sufficient_layer(record)
     cards.append(("layers that are needed", f"{_UNDEFINED if found is None else found[0] + 1} of {len(record.layers)}"))
     depth = record.effective_depth
@@ -124,23 +126,27 @@ def _pair(record: DiagnosisRecord, pair: Any) -> tuple[str, str, str, str]:
     return names, _share(pair.confusion), number(pair.distance), number(pair.cdnv)
 
 
-def _pictures(record: DiagnosisRecord) -> list[dict[str, str]]:
+def _pictures(record: DiagnosisRecord) -> list[dict[str, Any]]:
     order = clustered_order(record.distances)
     names = [record.classes[place].name for place in order]
     matrix = [[record.distances[i][j] for j in order] for i in order]
+    labels = names if len(names) <= _LABELED else []
     listed = ", ".join(names) if len(names) <= _NAMED else f"{len(names):,} classes, in classes.csv"
+    order_words = "" if labels else f" Order: {listed}."
     return [
         {
             "title": f"Distances of class means at {record.layers[-1]}",
             "src": _source(matrix_png(matrix, colors="RdBu", low=0, high=2)),
             "words": "Classes are ordered so that near ones are neighbors. White: the mean distance. Red: nearer, to 0 where "
-            f"two classes have merged. Blue: farther. At collapse all pairs are white. Order: {listed}.",
+            f"two classes have merged. Blue: farther. At collapse all pairs are white.{order_words}",
+            "labels": labels,
         },
         {
             "title": "Similarity of layers (linear CKA)",
             "src": _source(matrix_png(record.cka, colors="viridis", low=0, high=1)),
             "words": "From the first layer, top left, to the last. Yellow: the same up to rotation and scale. Dark: unlike. "
             f"From {counted(len(record.layers), 'layer')} on at most 500 training samples.",
+            "labels": [str(depth) for depth in range(len(record.layers)) if len(record.layers) <= _LABELED],
         },
     ]
 
