@@ -12,7 +12,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "docs" / "records.json"
 # Pages with marked figures.
-PAGES = ("README.md", "docs/comparison.md", "docs/surrogates.md")
+PAGES = ("README.md", "docs/comparison.md", "docs/how-to-choose.md", "docs/surrogates.md")
 MARK = re.compile(r"<!--(ratio|times|seconds|peak) (\w+): ([^>]+?)-->(.*?)<!--/-->", flags=re.DOTALL)
 
 HEADER = """# Records
