@@ -288,7 +288,7 @@ def render(ledger: dict[str, Any]) -> str:
         f"- **Rules**: frozen on {ledger['dated']} ([all rules, every row, the commands](claims.md)). Each seed counts once, "
         "and a verdict needs enough fresh seeds. A claim must do better than before training, and than for layers "
         "in random order. The p-values are corrected for all rows of a paper. *Undecided*: these seeds do not decide.",
-        '- **Numbers**: "12 of 34" counts the seeds in which the claim is right. Other numbers are means over seeds: a '
+        '- **Numbers**: "x of n" counts the seeds in which the claim is right. Other numbers are means over seeds: a '
         "difference of shares for *the order appears in training*, a rank correlation (Kendall's τ-b) for *weight decay*, a "
         "difference of straightness for *skip connections*, and decades (factors of ten) for all others. The [ledger]"
         "(claims.md) says for each row what is tested.",

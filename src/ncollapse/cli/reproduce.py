@@ -112,7 +112,7 @@ def _missing(item: Experiment) -> list[str]:
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
-    heads = ("NAME", "STANDS", "VALUE", "SEEDS", "MINUTES", "WHAT")
+    heads = ("NAME", "VERDICT", "VALUE", "SEEDS", "MINUTES", "WHAT")
     table = [heads]
     for row in rows:
         minutes = "" if row["minutes"] is None else f"{row['minutes']:.1f}"
@@ -122,4 +122,4 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     widths = [max(len(line[column]) for line in table) for column in range(5)]
     for line in table:
         print("  ".join([*(word.ljust(width) for word, width in zip(line, widths, strict=False)), line[5]]).rstrip())
-    print("\nRun one with: ncollapse reproduce NAME. MINUTES are those of its default seeds.")
+    print("\nRun one with: ncollapse reproduce NAME. MINUTES is the time of its default number of seeds.")
