@@ -132,7 +132,7 @@ def test_page_says_the_numbers(sweep_dir, html):
         "Last class means against an ETF (etf_distance), Last class means against the aligned ETF (polar_distance), "
         "Tightness of the bound of weight decay (decay bound)"
     )
-    assert f"Undefined or not measured in these runs, and not shown: {undefined}." in html
+    assert f'<p class="quiet">{undefined}.</p>' in html
     assert html.count('role="img"') == len(QUANTITIES) - 40
     assert "<td>–</td><td>–</td><td>0</td>" not in html
     assert "8 finished" in html
@@ -240,7 +240,7 @@ def test_sweep_without_any_finished_run_has_a_page(tmp_path):
     html = write_sweep_page(tmp_path).read_text(encoding="utf-8")
     assert "a: not begun" in html
     assert 'role="img"' not in html
-    assert "Undefined or not measured in these runs, and not shown: Train accuracy, Train loss, " in html
+    assert '<p class="quiet">Train accuracy, Train loss, ' in html
 
 
 def test_words_get_a_place_each_and_cannot_break_the_page(tmp_path, write_sweep):
