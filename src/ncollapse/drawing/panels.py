@@ -278,7 +278,7 @@ def _label_together(axes: Axes, items: list[tuple[float, str, str]]) -> None:
         first, last = min(numbers), max(numbers)
         run = len(numbers) > 1 and last - first + 1 == len(numbers)
         text = f"{first}–{last}" if run else ", ".join(str(number) for number in sorted(numbers))
-        axes.text(1.02, height, text, transform=axes.transAxes, va="center", fontsize=8, color=style.INK)
+        axes.text(1.03, height, text, transform=axes.transAxes, va="center", fontsize=8, color=style.INK)
 
 
 def _label_apart(axes: Axes, items: list[tuple[float, str, str]]) -> None:
@@ -286,7 +286,7 @@ def _label_apart(axes: Axes, items: list[tuple[float, str, str]]) -> None:
     floor = -1.0
     for height, label, color in sorted((_height(axes, value), label, color) for value, label, color in items):
         floor = max(height, floor + 0.085)
-        axes.text(1.02, floor, label, transform=axes.transAxes, va="center", fontsize=8, color=color)
+        axes.text(1.03, floor, label, transform=axes.transAxes, va="center", fontsize=8, color=color)
 
 
 def _height(axes: Axes, value: float) -> float:

@@ -134,7 +134,7 @@ class LayerPeeled(NuclearProblem):
         logits = variables["features"] @ variables["weight"].T
         norm, bound = self.program.dual(logits, logits.new_zeros(self.num_classes))
         weak = "d < K" if self.dim is not None and self.dim < self.num_classes - 1 else ""
-        return Certificate(bound, Inequality("smallest share <= ‖G‖₂ (minority collapse)", min(self.shares), norm), weak)
+        return Certificate(bound, Inequality("minority collapse (smallest share <= ‖G‖₂)", min(self.shares), norm), weak)
 
     def from_logits(self, logits: Tensor, bias: Tensor) -> Variables:
         """Weight and class means with given logits that reach both bounds together."""
