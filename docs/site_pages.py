@@ -34,7 +34,7 @@ _DRAWN = {
     "unconstrained_features": "ufm",
 }
 # Examples whose pages or numbers look like a figure of the docs.
-_SHOWN = {"line_and_null": "demo_pfc_over_depth.png", "own_training": "results_compare_depth.png"}
+_SHOWN = {"line_and_baseline": "demo_pfc_over_depth.png", "own_training": "results_compare_depth.png"}
 _ERRORS = {"ValueError", "TypeError", "ImportError"}
 
 

@@ -117,7 +117,7 @@ EXAMPLES = {
     "amplified_gradients.py": "l = 4: stationary variance 0.15584",
     "fixed_classifier.py": "cosine between minority means",
     "largest_margin.py": "counts (12, 8, 5, 1): least half squared norms 7.365944",
-    "line_and_null.py": "RMS error: line",
+    "line_and_baseline.py": "RMS error: line",
     "leaving_the_data.py": "never more spread out than the data: True",
     "minority_collapse.py": "they merge from R = 12.1924 on",
     "features_on_a_sphere.py": "K = 4, λ = 0.005: s = 3.0916069111, minimum 0.1430641596",
