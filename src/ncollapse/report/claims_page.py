@@ -71,10 +71,15 @@ def ledger_lines(ledger: Ledger) -> list[str]:
     """Return the ledger in words: the counts, what was left out, a line for each claim that a run can test, and what to run."""
     lines = [f"{counted(len(ledger.runs), 'finished run')}, tested by the rules of {RULES.dated}.", tally(ledger)]
     lines += [f"Left out: {path}: {why}" for path, why in ledger.left_out]
+    untested: Counter[str] = Counter()
     for ruling in filter(_has_numbers, ledger.rulings):
+        if not ruling.row.estimate.n:
+            untested[ruling.why] += 1
+            continue
         lines.append(f"[{ruling.verdict}] {ruling.claim.statement}: {_number(ruling.row)}, {_sample(ruling)}.")
         lines += [f"    {fact}" for fact in _facts(ruling)]
         lines += [f"    {_sentence(item, stands)}" for item, stands in ruling.settings]
+    lines += [f"[not testable here] {counted(times, 'claim')}: {why}." for why, times in untested.items()]
     for command, claims in missing(ledger).items():
         told = f"To test {counted(len(claims), 'further claim')}"
         lines.append(f"{told}: {command}" if command else f"{told}, make runs of the kind that they are about.")
