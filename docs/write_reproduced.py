@@ -20,7 +20,7 @@ RECORDED = ROOT / "src" / "ncollapse" / "experiments" / RECORD
 _IN_A_TALLY = {"holds": "hold", "fails": "fail", "undecided": "are undecided", "check passed": "passed as a check"}
 HEADER = """# What is reproduced
 
-Each row is a figure or a statement of one of three papers. `ncollapse reproduce` lists the same rows, and shows your own runs
+Each row is a figure or a statement of one of these papers. `ncollapse reproduce` lists the same rows, and shows your own runs
 in place of ours where you have some.
 
 {papers}
