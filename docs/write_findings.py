@@ -289,9 +289,9 @@ def render(ledger: dict[str, Any]) -> str:
         "and a verdict needs enough fresh seeds. A claim must do better than before training, and than for layers "
         "in random order. The p-values are corrected for all rows of a paper. *Undecided*: these seeds do not decide.",
         '- **Numbers**: "x of n" counts the seeds of one setting in which the claim is right, and a percentage is the mean '
-        "of that share over several settings. Other numbers are means: a difference of shares for *the order appears in training*, a rank correlation (Kendall's τ-b) for *weight decay*, a "
-        "difference of straightness for *skip connections*, and decades (factors of ten) for all others. The [ledger]"
-        "(claims.md) says for each row what is tested.",
+        "of that share over several settings. Other numbers are means: a difference of shares for *the order appears in "
+        "training*, a rank correlation (Kendall's τ-b) for *weight decay*, a difference of straightness for *skip "
+        "connections*, and decades (factors of ten) for all others. The [ledger](claims.md) says for each row what is tested.",
         "- **Source**: `docs/write_claims.py` writes this page from run directories (`docs/ledger.json`).",
         "",
         "## Verdicts",

@@ -17,7 +17,13 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "reproduced.md"
 RECORDED = ROOT / "src" / "ncollapse" / "experiments" / RECORD
 
-_IN_A_TALLY = {"holds": "hold", "fails": "fail", "undecided": "are undecided", "check passed": "passed as a check"}
+_IN_A_TALLY = {
+    "holds": "hold",
+    "fails": "fail",
+    "undecided": "are undecided",
+    "check passed": "passed as a check",
+    "not run": "were not run",
+}
 HEADER = """# What is reproduced
 
 Each row is a figure or a statement of one of these papers. `ncollapse reproduce` lists the same rows, and shows your own runs
