@@ -13,10 +13,10 @@ from ncollapse.analysis.kept_layers import KeptLayers
 from ncollapse.hooks.affine import Affine
 from ncollapse.hooks.batch_io import Call, Unpack, num_samples_of, unpack_batch
 from ncollapse.hooks.discovery import Discovery
-from ncollapse.hooks.network import device_of, network_of
 from ncollapse.hooks.tap import LayerChoice, Tap
 from ncollapse.hooks.tap_hooks import TapPlan
 from ncollapse.hooks.tapped_network import TappedNetwork
+from ncollapse.hooks.untouched import device_of, network_of
 from ncollapse.probe.first_pass import NO_DATA
 from ncollapse.probe.layer_batch import NetworkBatch
 from ncollapse.probe.loader_batches import Reading, network_batches

@@ -17,8 +17,8 @@ from ncollapse.analysis.kept_layers import KeptLayers
 from ncollapse.analysis.linear_probe import least_squares_probe
 from ncollapse.analysis.network_features import FeatureReader, NetworkFeatures
 from ncollapse.hooks.batch_io import Call, Unpack, run_network, unpack_batch
-from ncollapse.hooks.network import device_of
 from ncollapse.hooks.tap import INPUT, Tap
+from ncollapse.hooks.untouched import device_of
 from ncollapse.probe.layer_batch import NetworkBatch
 from ncollapse.statistics.batch import check_labels
 from ncollapse.statistics.centers import largest_logit

@@ -13,10 +13,10 @@ from ncollapse.hooks.affine import Affine, affine_map, is_image, rounding_of
 from ncollapse.hooks.capture import INPUTS, Captured
 from ncollapse.hooks.logits import Answers, Classifier, Joined, Logits, Reading, is_single
 from ncollapse.hooks.matrix_head import find_matrix_head
-from ncollapse.hooks.network import in_same_precision
 from ncollapse.hooks.pooling import is_mean_of_pixels, pool_of
 from ncollapse.hooks.tap import INPUT, Read, Tap
 from ncollapse.hooks.trace import ModuleCall, Trace, is_inside
+from ncollapse.hooks.untouched import in_same_precision
 
 # Of how many modules it is tried whether the network changes their outputs: each costs some passes of the first samples.
 _NEAREST = 4

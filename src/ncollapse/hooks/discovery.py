@@ -12,8 +12,8 @@ from ncollapse.hooks.affine import Proof
 from ncollapse.hooks.batch_io import copy_of
 from ncollapse.hooks.capture import INPUTS
 from ncollapse.hooks.classifier import Head, find_head
-from ncollapse.hooks.label_rows import LabelRows, turned
-from ncollapse.hooks.logits import Answers, class_logits
+from ncollapse.hooks.label_rows import LabelRows
+from ncollapse.hooks.logits import Answers
 from ncollapse.hooks.masks import MaskRule, mask_rules
 from ncollapse.hooks.pooling import MeanFrom, ReadOut, padding_rule, read_out, silent_rule, unknown_padding
 from ncollapse.hooks.rows import (
@@ -30,6 +30,7 @@ from ncollapse.hooks.rows import (
 from ncollapse.hooks.stages import check_ran_once, find_stages, in_series, natural_taps, parallel_layers, repeated
 from ncollapse.hooks.tap import INPUT, LayerChoice, Modules, Placement, Tap, available_names, chosen_taps, name_of
 from ncollapse.hooks.tap_hooks import TapPlan
+from ncollapse.hooks.token_axes import turned
 from ncollapse.hooks.trace import ModuleCall, Trace, is_inside, outermost, trace_forward
 from ncollapse.hooks.untouched import random_state_kept
 
@@ -153,7 +154,7 @@ class Discovery:
     ) -> tuple[dict[str, Placement], dict[str, str], str]:
         """Return where the labels' rows are in each layer, why that is unknown for others, and how it was proven."""
         calls = {tap.label: trace.taken(tap) for tap in taps}
-        placements, unplaced = self._usual_places(calls, taps, inputs, labeled)
+        placements, unplaced = self._usual_places(trace, taps, inputs, labeled)
         if labeled is not None and labeled.says_where:
             seen = {name: part.output.tensor for name, part in calls.items() if part.output is not None}
             others = {name: labeled.elsewhere(placements[name].arranged(output)) for name, output in seen.items()}
@@ -170,11 +171,12 @@ class Discovery:
             pooled = any(tap.pool != "flatten" and (isinstance(tap.pool, str) or tap.pool == read.pool) for tap in taps)
             return placements, unplaced, read.words if pooled else ""
         end = trace.call(head.tap.name) if head.takes_labeled_tokens and head.tap is not None else None
-        rows = TokenRows(trace, inputs, num_labels, self._look, declared_prefix(self.model), end)
+        prefix = declared_prefix(self.model)
+        rows = TokenRows(trace, inputs, num_labels, self.num_classes, self._look, prefix, end)
         calls |= {} if end is None else {end.name: end}
-        placed = {label: rows.place(label, call.features) for label, call in calls.items() if _has_tokens(call)}
-        if trace.output is not None and trace.output.tensor.ndim == 3:
-            placed[""] = rows.place_of_logits(class_logits(trace.output.tensor, self.num_classes, True))
+        placed = {label: rows.place(call.name) for label, call in calls.items() if call.name in rows.states}
+        if "" in rows.states:
+            placed[""] = rows.place_of_logits()
         refused = {label: place for label, place in placed.items() if isinstance(place, str)}
         if ends := {"", "" if end is None else end.name} & refused.keys():
             raise ValueError(misplaced({label: refused[label] for label in sorted(ends)}))
@@ -183,12 +185,13 @@ class Discovery:
         return placements, unplaced | refused, rows.words
 
     def _usual_places(
-        self, calls: dict[str, ModuleCall], taps: Sequence[Tap], inputs: Any, labeled: LabelRows | None
+        self, trace: Trace, taps: Sequence[Tap], inputs: Any, labeled: LabelRows | None
     ) -> tuple[dict[str, Placement], dict[str, str]]:
         """Return which dimension of each layer counts the samples, and where tokens or channels are; why that is unknown."""
+        calls = {tap.label: trace.taken(tap) for tap in taps}
         found = {label: Placement(axis=call.axis or 0) for label, call in calls.items()}
         unplaced = {label: shape_words(call) for label, call in calls.items() if call.axis is None and call.output is not None}
-        places = turned(calls, taps, inputs, self._look, labeled)
+        places = turned(trace, taps, inputs, self._look, labeled)
         unplaced |= {label: at for label, at in places.items() if isinstance(at, str)}
         found |= {label: at._replace(axis=found[label].axis) for label, at in places.items() if not isinstance(at, str)}
         return found, unplaced
@@ -230,10 +233,6 @@ class Discovery:
             found += " in order of execution, since what depends on what could not be followed"
         taps = natural_taps(chosen, head, read)
         return taps, found, repeated(trace, taps) | left_out
-
-
-def _has_tokens(call: ModuleCall) -> bool:
-    return call.output is not None and call.axis is not None and call.features.ndim == 3
 
 
 def _usable(trace: Trace, head: Head) -> list[ModuleCall]:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ncollapse.hooks.batch_io import IGNORED_LABEL, map_tensors
-from ncollapse.hooks.tap import Placement, Tap
-from ncollapse.hooks.trace import ModuleCall, Trace
+from ncollapse.hooks.batch_io import IGNORED_LABEL
+from ncollapse.hooks.tap import Placement
 
 # A mask of the positions that have labels, a slice of the positions of each sample, or a function of the batch that returns
 # one of them.
@@ -225,74 +224,3 @@ def check_not_one_hot(labeled: LabelRows, num_classes: int | None, outputs: Sequ
             f"`labels` must be class indices, one per sample (N,) or one per token (N, T), got rows {shape} of zeros and ones. "
             "Convert one-hot rows with argmax(1)."
         )
-
-
-# A token or pixel is changed, and what changes by more than this share of the largest change is at its place.
-_CHANGED = 1e-3
-
-
-def turned(
-    calls: Mapping[str, ModuleCall], taps: Sequence[Tap], inputs: Any, look: Callable[[Any], Trace], labeled: LabelRows | None
-) -> dict[str, Placement | str]:
-    """Return layers of images (N, H, W, C) whose pixels have labels, and of tokens (N, D, T) that are averaged or chosen.
-
-    If it is unknown where their positions are, return why.
-    """
-    # Shapes decide where they can. Where as many channels as rows and columns, or as many features as tokens, leave it open,
-    # one pixel or token of the inputs is changed: then all channels change, but few positions.
-    pixels = labeled.shape[1:] if labeled is not None and len(labeled.shape) == 3 else ()
-    placed = {label: call for label, call in calls.items() if call.output is not None and call.axis is not None}
-    shapes = {label: tuple(call.features.shape[1:]) for label, call in placed.items()}
-    if pixels:
-        last = {label for label, shape in shapes.items() if len(shape) == 3 and shape[:2] == pixels}
-        unclear = {label for label in last if shapes[label][1:] == pixels}
-    else:
-        pooled = {tap.label for tap in taps if isinstance(tap.pool, str) and tap.pool != "flatten"}
-        shapes = {label: shape for label, shape in shapes.items() if len(shape) == 2 and label in pooled}
-        last, lengths = set[str](), {shape[0] for shape in shapes.values()}
-        unclear = {label for label, shape in shapes.items() if shape[1] in lengths and max(shape) > 1}
-    after = look(map_tensors(_with_another_corner, inputs)) if unclear else None
-    counts = {label: _changed_sizes(calls[label], after) for label in unclear} if after is not None else {}
-    found: dict[str, Placement | str] = {label: Placement(channels_last=True) for label in last - unclear}
-    # Stages of a network may have as many channels as another stage has tokens: only both numbers exchanged are a doubt.
-    known = {shapes[label] for label, count in counts.items() if count[0] == 1 < count[1]}
-    for label, count in counts.items():
-        shape = shapes[label]
-        if not pixels and count[1] == 1 < count[0]:
-            found[label] = Placement(is_last=True)
-        elif not pixels and shape[::-1] in known and shape not in known:
-            found[label] = "may have its tokens in the last dimension, as a layer before has both numbers exchanged"
-        elif pixels and count[0] == count[1] != count[2]:
-            found[label] = Placement(channels_last=True)
-        elif pixels and not count[0] != count[1] == count[2] and not _is_convolutional(calls[label].module):
-            found[label] = "has as many channels as rows and columns, in unknown order"
-    return found
-
-
-def _with_another_corner(tensor: Tensor) -> Tensor:
-    """Return inputs whose last token or pixel of the first sample is replaced by the first one."""
-    if not isinstance(tensor, Tensor) or tensor.ndim < 2 or tensor.dtype == torch.bool or not tensor.numel():
-        return tensor
-    changed = tensor.detach().clone()
-    if tensor.ndim < 4:
-        changed[0, -1] = tensor[0, 0]
-    else:
-        changed[0, ..., -1, -1] = tensor[0, ..., 0, 0]
-    return changed
-
-
-def _changed_sizes(before: ModuleCall, after: Trace) -> list[int]:
-    """Return for each dimension of a layer's first sample how many of its indices a change reached."""
-    call = after.call(before.name)
-    if call is None or call.output is None or before.output is None or call.output.tensor.shape != before.output.tensor.shape:
-        return [0] * (before.features.ndim - 1)
-    values = call.output.values.movedim(before.axis or 0, 0)
-    change = (before.values[0].double() - values[0].double()).abs().nan_to_num()
-    reached = (change > _CHANGED * change.max()).nonzero()
-    return [len(reached[:, dim].unique()) for dim in range(change.ndim)]
-
-
-def _is_convolutional(module: nn.Module) -> bool:
-    """Return whether a module has weights, and none of a kind that has its channels last."""
-    kinds = {type(part) for part in module.modules() if any(True for _ in part.parameters(recurse=False))}
-    return bool(kinds) and not any(issubclass(kind, nn.Linear | nn.LayerNorm) for kind in kinds)

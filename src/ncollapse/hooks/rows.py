@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ncollapse.hooks.batch_io import map_tensors, tensors_in
+from ncollapse.hooks.batch_io import map_tensors
 from ncollapse.hooks.capture import INPUTS, Captured
-from ncollapse.hooks.tap import INPUT, Placement
-from ncollapse.hooks.trace import ModuleCall, Trace, input_call, is_inside, outermost
+from ncollapse.hooks.tap import Placement
+from ncollapse.hooks.token_axes import UNCLEAR, Look, changed_indices, tensors_of, token_axes, token_states
+from ncollapse.hooks.trace import ModuleCall, Trace, is_inside, outermost
 
-# Runs the network once and returns the trace. The random state is the same each time.
-Look = Callable[[Any], Trace]
-
-# Modules whose tensors have the positions in the last dimension.
-_ALONG_TIME = (nn.Conv1d, nn.ConvTranspose1d, nn.BatchNorm1d, nn.InstanceNorm1d)
-# A token is changed, and the rows that change by more than this share of the largest change are those of its position.
-_CHANGED = 1e-3
 # How many modules left out for one reason the explanation names; ``left_out`` names all.
 _NAMES_SHOWN = 4
 
@@ -30,7 +24,7 @@ def count_samples(trace: Trace, inputs: Any, num_rows: int, num_classes: int | N
     output = None if trace.output is None else trace.output.tensor
     if output is None or output.ndim != 2 or (num_classes is not None and output.shape[1] != num_classes):
         return num_rows
-    second = [tensor.shape[1] for tensor in _tensors(inputs) if tensor.ndim > 1]
+    second = [tensor.shape[1] for tensor in tensors_of(inputs) if tensor.ndim > 1]
     return len(output) if len(output) in second else num_rows
 
 
@@ -83,16 +77,25 @@ class TokenRows:
     # they see other inputs, or that tokens have another order inside. What the classifier takes is proven by the logits.
 
     def __init__(
-        self, trace: Trace, inputs: Any, num_labels: int, look: Look, num_prefix: int = 0, end: ModuleCall | None = None
+        self,
+        trace: Trace,
+        inputs: Any,
+        num_labels: int,
+        num_classes: int | None,
+        look: Look,
+        num_prefix: int = 0,
+        end: ModuleCall | None = None,
     ) -> None:
         self.trace, self.num_labels, self.end = trace, num_labels, end
-        looks = [(last, look(changed)) for last, changed in _changed_inputs(inputs, trace, num_labels)]
+        self.axes = token_axes(trace, inputs, look, token_states(trace).keys())
+        output = () if trace.output is None else tuple(trace.output.tensor.shape[1:])
+        if len(output) == 2 and output[0] != output[1] and num_classes in output:
+            self.axes[""] = 2 - output.index(num_classes)
+        self.states = self._arranged(trace)
+        looks = [(last, self._arranged(look(changed))) for last, changed in _changed_inputs(inputs, trace, num_labels)]
         elsewhere = [found for last, after in looks for found in self._moved(last, after)]
         self.moved = {name for name, _ in elsewhere} if any(alone for _, alone in elsewhere) else set()
-        changes = [(last, _responses(trace, after)) for last, after in looks]
-        self.changed = [
-            (responses, _responses(trace, after, 2)) for (_, responses), (_, after) in zip(changes, looks, strict=True)
-        ]
+        changes = [(last, self._responses(after)) for last, after in looks]
         labeled = [change for change in changes if len(change[1].get("", ())) == 1]
         self.others = [responses for _, responses in changes if labeled and all(responses is not own for _, own in labeled)]
         self.labeled = [responses for _, responses in labeled or changes]
@@ -112,34 +115,43 @@ class TokenRows:
         moved = [f"of {length} positions those from {first} on" for length, first in sorted(self.by_length.items()) if first]
         return f"tokens and labels are paired {', '.join([how, *moved])}"
 
-    def place(self, name: str, tensor: Tensor) -> Placement | str:
-        """Return where the labels' rows are in a layer (N, T, D), or why that is unknown."""
-        length, labels = tensor.shape[1], self.num_labels
+    def place(self, name: str) -> Placement | str:
+        """Return where the labels' rows are in a layer, or why that is unknown."""
         if not self._sees_labeled_tokens(name):
             return "sees other tokens than those with labels"
-        if tensor.shape[2] == labels and self._has_positions_last(name):
-            return Placement(is_last=True)
+        if not self.axes[name]:
+            return UNCLEAR
+        length, labels = self.states[name].shape[1], self.num_labels
         fits = length == labels
         if fits and self.moved and (name in self.moved or self.own.get(name) != 0) and not self._ends_in(name):
             return "may have the tokens in another order, as the network changes it inside"
         first = self.own.get(name, self.by_length.get(length, 0 if fits else -1))
         if not 0 <= first <= length - labels:
             return f"has {length} positions, the labels {labels}"
-        return Placement(first=first, extra=length - labels)
+        return Placement(first=first, extra=length - labels, is_last=self.axes[name] == 2)
 
-    def place_of_logits(self, logits: Tensor | None) -> Placement | str:
+    def place_of_logits(self) -> Placement | str:
         """Return where the labels' rows are in the network's logits (N, T, K), or why that is unknown."""
-        output = self.trace.output.tensor if logits is None and self.trace.output is not None else logits
-        assert output is not None
-        place = self.place("", output)
-        return "has as many positions as classes, in either order" if isinstance(place, Placement) and place.is_last else place
+        if self.axes[""] != 1 and len(set(self.states[""].shape[1:])) == 1:
+            return "has as many positions as classes, in either order"
+        placed = self.place("")
+        return placed if isinstance(placed, str) else placed._replace(is_last=False)
 
-    def _moved(self, last: int, after: Trace) -> Iterator[tuple[str, bool]]:
+    def _arranged(self, trace: Trace) -> dict[str, Tensor]:
+        """Return the states of a look as (N, T, D)."""
+        states = token_states(trace, self.trace)
+        return {name: state.transpose(1, self.axes.get(name) or 1) for name, state in states.items()}
+
+    def _responses(self, after: dict[str, Tensor], sample: int = 0) -> dict[str, list[int]]:
+        """Return which positions of a sample changed, by module; those of the network's output as ""."""
+        alike = {name: state for name, state in self.states.items() if name in after and after[name].shape == state.shape}
+        return {name: changed_indices(state, after[name], sample) for name, state in alike.items()}
+
+    def _moved(self, last: int, after: dict[str, Tensor]) -> Iterator[tuple[str, bool]]:
         """Yield layers in which another last token of the first sample, or first one of the second, is elsewhere, if alone."""
         for place, sample, end in ((last, 0, max), (0, 1, min)):
-            for name, rows in _responses(self.trace, after, 1, sample).items():
-                call = self.trace.call(name) if name else None
-                if call is not None and rows and call.features.shape[1] == self.num_labels and end(rows) != place:
+            for name, rows in self._responses(after, sample).items():
+                if name and rows and self.states[name].shape[1] == self.num_labels and end(rows) != place:
                     yield name, len(rows) == 1
 
     def _ends_in(self, name: str) -> bool:
@@ -147,17 +159,8 @@ class TokenRows:
         call, end = self.trace.call(name) if name else None, self.end
         return not name or (call is not None and end is not None and (call.name == end.name or call.returned(end.output)))
 
-    def _has_positions_last(self, name: str) -> bool:
-        """Return whether a layer is (N, C, T), as around convolutions, or as a token that changes fewer columns than rows."""
-        calls = self.trace.calls
-        around = calls.values() if name == "" else filter(None, [calls.get(name.removesuffix(INPUT))])
-        if any(isinstance(call.module, _ALONG_TIME) for call in around if name or call.returned(self.trace.output)):
-            return True
-        return any(0 < len(columns.get(name, ())) < len(rows.get(name, ())) for rows, columns in self.changed)
-
     def _first_of_logits(self, last: int, responses: dict[str, list[int]]) -> int:
-        output = self.trace.output
-        return 0 if output is None or output.tensor.shape[1] == self.num_labels else min(responses[""]) - last
+        return 0 if "" not in self.states or self.states[""].shape[1] == self.num_labels else min(responses[""]) - last
 
     def _sees_labeled_tokens(self, name: str) -> bool:
         if self.is_proven:
@@ -169,16 +172,16 @@ class TokenRows:
     def _by_length(self) -> dict[int, int]:
         """Return the first position with a label for layers of each length, if all proofs agree."""
         found: dict[int, set[int]] = {}
-        for call in _token_calls(self.trace):
-            length = call.features.shape[1]
-            firsts = {self.own[call.name]} if call.name in self.own else self._taken_later(call)
+        for name, state in self.states.items():
+            length = state.shape[1]
+            firsts = {self.own[name]} if name in self.own else self._taken_later(name, state)
             found.setdefault(length, set()).update(first for first in firsts if 0 <= first <= length - self.num_labels)
         return {length: next(iter(firsts)) for length, firsts in found.items() if len(firsts) == 1}
 
-    def _taken_later(self, call: ModuleCall) -> set[int]:
+    def _taken_later(self, name: str, tokens: Tensor) -> set[int]:
         """Return the first of those positions that a later module takes, if it takes as many as there are labels."""
-        tokens, labels = call.values, self.num_labels
-        if call.output is None or tokens.shape[1] <= labels:
+        call, labels = self.trace.call(name), self.num_labels
+        if call is None or tokens.shape[1] <= labels:
             return set()
         parts = [other.input for other in self.trace.calls.values() if other.started_after >= call.finished]
         shape = (len(tokens), labels, tokens.shape[2])
@@ -195,7 +198,7 @@ def declared_prefix(model: nn.Module) -> int:
 
 def _changed_inputs(inputs: Any, trace: Trace, num_labels: int) -> Iterator[tuple[int, Any]]:
     """Yield inputs with another last token in the first sample and another first one in the second, and the last position."""
-    for chosen in _tensors(inputs):
+    for chosen in tensors_of(inputs):
         if chosen.ndim < 2 or chosen.shape[1] != num_labels or _is_mask(chosen, trace.mask):
             continue
         real = range(num_labels) if trace.mask is None or trace.mask.shape != chosen.shape[:2] else trace.mask[0].nonzero()
@@ -209,46 +212,12 @@ def _changed_inputs(inputs: Any, trace: Trace, num_labels: int) -> Iterator[tupl
             yield last, _replaced(inputs, chosen, changed)
 
 
-def _tensors(inputs: Any) -> list[Tensor]:
-    return [tensor for tensor in tensors_in(inputs) if isinstance(tensor, Tensor)]
-
-
 def _replaced(inputs: Any, old: Tensor, new: Tensor) -> Any:
     return map_tensors(lambda tensor: new if tensor is old else tensor, inputs)
 
 
 def _is_mask(tensor: Tensor, mask: Tensor | None) -> bool:
     return mask is not None and tensor.shape == mask.shape and torch.equal(tensor, mask)
-
-
-def _responses(before: Trace, after: Trace, axis: int = 1, sample: int = 0) -> dict[str, list[int]]:
-    """Return which positions of a sample changed, by module; those of the network's output as ""."""
-    found = {}
-    for call in _token_calls(before):
-        other = after.call(call.name)
-        if other is not None and other.output is not None and other.output.tensor.shape == call.output.tensor.shape:  # type: ignore[union-attr]
-            changed = other.output.values.movedim(call.axis or 0, 0)
-            found[call.name] = _changed_positions(call.values.transpose(1, axis), changed.transpose(1, axis), sample)
-    if before.output is not None and after.output is not None and before.output.tensor.ndim == 3:
-        old, new = before.output.values.transpose(1, axis), after.output.values.transpose(1, axis)
-        found[""] = _changed_positions(old, new, sample)
-    return found
-
-
-def _changed_positions(before: Tensor, after: Tensor, sample: int) -> list[int]:
-    change = (
-        (before[sample : sample + 1].double() - after[sample : sample + 1].double()).sum(dim=0).abs().nan_to_num().amax(dim=-1)
-    )
-    return [int(place) for place in (change > _CHANGED * change.max()).nonzero()] if change.any() else []
-
-
-def _token_calls(trace: Trace) -> Iterator[ModuleCall]:
-    """Yield what modules returned and took, as far as it has shape (N, T, D)."""
-    for call in trace.calls.values():
-        for state in (call, input_call(call)):
-            floating = state.output is not None and state.output.tensor.is_floating_point()
-            if floating and state.count == 1 and state.axis is not None and state.features.ndim == 3:
-                yield state
 
 
 def shape_words(call: ModuleCall) -> str:

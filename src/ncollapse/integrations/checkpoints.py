@@ -12,7 +12,7 @@ from typing import Any, Literal
 from torch import nn
 
 from ncollapse.groups import Processes
-from ncollapse.hooks.network import network_of
+from ncollapse.hooks.untouched import network_of
 from ncollapse.integrations.checkpoint_times import find_checkpoints, timed_checkpoints
 from ncollapse.integrations.recorded_run import RecordedRun, RecordedSource
 from ncollapse.integrations.recording import Measurer

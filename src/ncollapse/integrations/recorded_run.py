@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ncollapse.hooks.network import device_of
+from ncollapse.hooks.untouched import device_of
 from ncollapse.integrations.step_clock import StepClock
 from ncollapse.machine import machine
 from ncollapse.measurement.depth_record import depth_record

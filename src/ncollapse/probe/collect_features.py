@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from ncollapse.hooks.batch_io import Call, Unpack, unpack_batch
 from ncollapse.hooks.discovery import Discovery
 from ncollapse.hooks.label_rows import Rows
-from ncollapse.hooks.network import device_of, network_of
 from ncollapse.hooks.tap import LayerChoice
 from ncollapse.hooks.tapped_network import TappedNetwork
+from ncollapse.hooks.untouched import device_of, network_of
 from ncollapse.probe.class_choice import ClassChoice, default_classes
 from ncollapse.probe.first_pass import NO_DATA
 from ncollapse.probe.loader_batches import Reading, network_batches

@@ -13,9 +13,8 @@ from torch import nn
 
 from ncollapse.hooks.batch_io import first_samples, map_tensors, num_samples_of
 from ncollapse.hooks.discovery import Discovery
-from ncollapse.hooks.network import device_of, network_of
 from ncollapse.hooks.tap import Read, Tap
-from ncollapse.hooks.untouched import Untouched
+from ncollapse.hooks.untouched import Untouched, device_of, network_of
 
 _WIDTH = 100
 # A deep network prints its first five and last three layers.

@@ -11,10 +11,10 @@ from ncollapse.groups import Processes
 from ncollapse.hooks.batch_io import Call, Unpack, unpack_batch
 from ncollapse.hooks.discovery import Discovery
 from ncollapse.hooks.label_rows import Rows
-from ncollapse.hooks.network import device_of, network_of
 from ncollapse.hooks.tap import LayerChoice
 from ncollapse.hooks.tap_hooks import TapPlan
 from ncollapse.hooks.tapped_network import TappedNetwork
+from ncollapse.hooks.untouched import device_of, network_of
 from ncollapse.measurement.measurement import Measurement
 from ncollapse.measurement.path_choice import PathChoice, path_words
 from ncollapse.measurement.table import measurement_of

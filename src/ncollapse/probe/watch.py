@@ -17,11 +17,10 @@ from ncollapse.hooks.batch_io import Arguments, num_samples_of
 from ncollapse.hooks.discovery import Discovery
 from ncollapse.hooks.label_rows import LabelRows, check_not_one_hot, class_indices
 from ncollapse.hooks.logits import returned_tensors
-from ncollapse.hooks.network import uncompiled
 from ncollapse.hooks.tap import LayerChoice
 from ncollapse.hooks.tap_hooks import TapHooks, Tapped, TapPlan
 from ncollapse.hooks.tapped_network import checked, look
-from ncollapse.hooks.untouched import Untouched
+from ncollapse.hooks.untouched import Untouched, uncompiled
 from ncollapse.measurement.measurement import Measurement
 from ncollapse.measurement.path_choice import PathChoice
 from ncollapse.metrics.selection import MetricChoice
@@ -258,7 +257,7 @@ class Watched:
 
     def _after(self, model: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if model in _TRACED_NOW:
-            self._returned = returned_tensors(output)
+            self._returned = self._returned or returned_tensors(output)  # further looks may see fewer tokens
         elif self._hooks and self._is_watched():
             self._calls += 1
             self._returned = returned_tensors(output)
@@ -289,6 +288,7 @@ class Watched:
         """Find the layers with two samples in eval mode, which leaves running means and random states unchanged."""
         plans, num_samples = {}, num_samples_of(inputs)
         with self._apart() as untouched, torch.no_grad():
+            self._returned = []
             plans[False] = look(untouched, partial(self._discovery.plan, tokens=0), inputs, num_samples)
             labeled = LabelRows.for_every_position(self._returned)
             if labeled is not None:

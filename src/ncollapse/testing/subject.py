@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ncollapse.hooks.batch_io import Arguments, copy_of, map_tensors
 from ncollapse.hooks.label_rows import class_indices
 from ncollapse.hooks.logits import class_logits, returned_tensors
-from ncollapse.hooks.network import device_of
+from ncollapse.hooks.untouched import device_of
 from ncollapse.measurement.measurement import Measurement
 from ncollapse.probe.collect_features import collect_features
 from ncollapse.probe.measure import measure

@@ -87,8 +87,10 @@ class Mixer(nn.Module):
 def test_tokens_in_the_last_dimension_are_averaged_there(num_tokens):
     labels = torch.arange(N) % K
     x = normal(N, num_tokens, D) + 0.3 * labels[:, None, None]
-    m = measure(made(Mixer, num_tokens), [(x[:10], labels[:10]), (x[10:], labels[10:])], num_classes=K)
-    assert m.layers == ("tokens.input:mean", "features.input:mean", "head.input")
+    m = measure(made(Mixer, num_tokens), [(x[:10], labels[:10]), (x[10:], labels[10:])], num_classes=K, metrics=["pfc1"])
+    found = ("tokens.input:mean", "features.input:mean", "head.input")
+    assert m.layers == (found if num_tokens != D else (found[0], found[2]))
+    assert ("features.input:mean left out (may have its tokens in the last dimension)" in m.chosen) == (num_tokens == D)
     for layer, rows in hooked(made(Mixer, num_tokens), [layer.partition(":")[0] for layer in m.layers], x).items():
         rows = rows.mean(dim=2) if layer == "tokens.input" else rows.mean(dim=1) if rows.ndim == 3 else rows
         value = next(m.value("pfc1", full) for full in m.layers if full.partition(":")[0] == layer)
@@ -110,8 +112,7 @@ class ChannelsLast(nn.Module):
         return logits if self.logits_last else logits.permute(0, 3, 1, 2)
 
 
-@pytest.mark.parametrize("mixes", [False, True])
-@pytest.mark.parametrize("size", [(D, D), (D, 5), (5, D), (4, 5)])
+@pytest.mark.parametrize(("size", "mixes"), [((D, D), False), ((D, D), True), ((D, 5), False), ((5, D), True), ((4, 5), True)])
 def test_channels_are_found_in_the_last_dimension(size, mixes):
     x, y = normal(6, 3, *size), torch.arange(6 * size[0] * size[1]).view(6, *size) * 5 % K
     net = made(ChannelsLast, mixes)
@@ -172,9 +173,108 @@ class Stages(nn.Module):
 def test_channels_of_a_stage_are_not_the_tokens_of_another(tokens, channels):
     labels = torch.arange(N) % K
     x = normal(N, tokens[0], 3) + 0.3 * labels[:, None, None]
-    m = measure(made(Stages, tokens, channels), [(x, labels)], num_classes=K)
+    m = measure(made(Stages, tokens, channels), [(x, labels)], num_classes=K, metrics=["pfc1"])
     names = [layer.partition(":")[0] for layer in m.layers if layer.endswith(":mean")]
     assert names
     for name, rows in hooked(made(Stages, tokens, channels), names, x).items():
         expected = reference.feature_metrics(rows.mean(dim=1).numpy(), labels.numpy(), K)["pfc1"]
         assert m.value("pfc1", f"{name}:mean") == pytest.approx(expected, rel=1e-4)
+
+
+def attention():
+    return nn.TransformerEncoderLayer(D, 2, 8, 0.0, batch_first=True)
+
+
+class OverTime(nn.Module):
+    """Convolutions over time in front of a module that takes tokens, as for sounds and sensors."""
+
+    def __init__(self, behind, fixed=False):
+        super().__init__()
+        self.a, self.b, self.head = nn.Conv1d(3, D, 3, padding=1), nn.Conv1d(D, D, 3, padding=1), nn.Linear(D, K)
+        self.c = nn.GRU(D, D, batch_first=True) if behind == "recurrent" else attention()
+        self.places = nn.Parameter(torch.randn(1, D, fixed or 1))
+
+    def forward(self, x):
+        h = self.c(torch.relu(self.b(torch.relu(self.a(x.transpose(1, 2))) + self.places)).transpose(1, 2))
+        return self.head((h[0] if isinstance(h, tuple) else h).mean(dim=1))
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+@pytest.mark.parametrize(("behind", "length"), [("recurrent", T), ("attention", D), ("recurrent", D), ("attention", 11)])
+def test_what_convolutions_over_time_take_is_averaged_over_time(behind, length, fixed):
+    labels = torch.arange(N) % K
+    x, args = normal(N, length, 3) + 0.3 * labels[:, None, None], (behind, fixed and length)
+    features, _ = collect_features(made(OverTime, *args), [(x, labels)], num_classes=K)
+    assert "b.input:mean" in features
+    for layer, output in hooked(made(OverTime, *args), [layer.partition(":")[0] for layer in features], x).items():
+        output = output[0] if isinstance(output, tuple) else output
+        rows = output if output.ndim == 2 else output.mean(dim=2 if layer in {"a", "b", "b.input"} else 1)
+        torch.testing.assert_close(features[layer + ":mean" * (output.ndim == 3)].double(), rows, rtol=1e-4, atol=1e-5)
+
+
+class MixedTwice(Mixer):
+    """Mixes over tokens twice, so that no changed token shows where the tokens are in the second layer."""
+
+    def forward(self, x):
+        h = torch.tanh(self.tokens(self.inp(x).transpose(1, 2)))
+        return self.head(torch.relu(self.more(h)).mean(dim=2))
+
+    def __init__(self, num_tokens):
+        super().__init__(num_tokens)
+        self.more = nn.Linear(num_tokens, num_tokens)
+
+
+@pytest.mark.parametrize("num_tokens", [5, D])
+def test_tokens_that_are_mixed_twice_have_the_order_of_their_shape_or_are_left_out(num_tokens):
+    labels = torch.arange(N) % K
+    x = normal(N, num_tokens, D) + 0.3 * labels[:, None, None]
+    features, _ = collect_features(made(MixedTwice, num_tokens), [(x, labels)], num_classes=K)
+    assert ("more.input:mean" in features) == (num_tokens != D)
+    names = [layer.partition(":")[0] for layer in features]
+    for layer, output in hooked(made(MixedTwice, num_tokens), names, x).items():
+        rows = output if output.ndim == 2 else output.mean(dim=2)
+        torch.testing.assert_close(features[layer + ":mean" * (output.ndim == 3)].double(), rows, rtol=1e-4, atol=1e-5)
+
+
+class Prompted(nn.Module):
+    """Classifies tokens behind two virtual ones, and returns classes in the second dimension if asked."""
+
+    def __init__(self, mix, classes_first):
+        super().__init__()
+        self.inp, self.head, self.classes_first = nn.Linear(3, D), nn.Linear(D, K), classes_first
+        self.prompt = nn.Parameter(torch.randn(1, 2, D))
+        self.mix = attention() if mix == "attention" else nn.Conv1d(D, D, 3, padding=1)
+
+    def forward(self, x):
+        h = torch.cat([self.prompt.expand(len(x), -1, -1), self.inp(x)], dim=1)
+        h = torch.relu(self.mix(h.transpose(1, 2)).transpose(1, 2)) if isinstance(self.mix, nn.Conv1d) else self.mix(h)
+        logits = self.head(h)[:, 2:]
+        return logits.transpose(1, 2) if self.classes_first else logits
+
+
+@pytest.mark.parametrize("classes_first", [False, True])
+@pytest.mark.parametrize("mix", ["attention", "convolution"])
+@pytest.mark.parametrize("length", [T, D])
+def test_as_many_features_as_labels_are_not_taken_for_tokens(length, mix, classes_first):
+    labels = torch.arange(N * length).view(N, length) * 7 % K
+    x = normal(N, length, 3) + F.one_hot(labels, 3)
+    features, _ = collect_features(made(Prompted, mix, classes_first), [(x, labels)], num_classes=K)
+    assert features.keys() >= ({"mix.input", "head.input"} if mix == "convolution" else {"mix.norm2"})
+    for layer, output in hooked(made(Prompted, mix, classes_first), list(features), x).items():
+        tokens = output.transpose(1, 2) if mix == "convolution" and layer.startswith("mix") else output
+        torch.testing.assert_close(features[layer].double(), tokens[:, -length:].flatten(0, 1), rtol=1e-4, atol=1e-5)
+
+
+def test_as_many_time_steps_as_samples():
+    class Fixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inp, self.head = nn.Linear(3, D), nn.Linear(N * D, K)
+
+        def forward(self, x):  # (T, N, 3)
+            return self.head(torch.tanh(self.inp(x)).transpose(0, 1).flatten(1))
+
+    x, labels = normal(N, N, 3), torch.arange(N) % K
+    features, _ = collect_features(made(Fixed), [(x, labels)], num_classes=K)
+    rows = hooked(made(Fixed), ["head.input"], x)["head.input"]
+    torch.testing.assert_close(features["head.input"].double(), rows, rtol=1e-4, atol=1e-5)

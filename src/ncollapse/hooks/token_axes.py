@@ -1,0 +1,244 @@
+"""Which dimension of a layer's output counts its tokens, (N, T, D) or (N, D, T), and which one its channels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ncollapse.hooks.batch_io import map_tensors, tensors_in
+from ncollapse.hooks.label_rows import LabelRows
+from ncollapse.hooks.tap import INPUT, Placement, Tap
+from ncollapse.hooks.trace import ModuleCall, Trace, input_call
+
+# Runs the network once and returns the trace. The random state is the same each time.
+Look = Callable[[Any], Trace]
+
+# A layer is (N, T, D) unless something shows that its tokens are in the last dimension, as around a convolution over time. This
+# is looked into only where the last dimension is as long as tokens are somewhere in the network. With fewer tokens in the
+# inputs, the dimension that counts tokens is shorter; this holds for every network that takes sequences of any length. If it
+# refuses, another last token in one sample and another first one in another sample change the two ends of that dimension, as
+# long as no module has mixed the tokens. Then the kind of module decides, and at last the other layers of the same shape.
+
+# What changes by more than this share of the largest change is at the place of a changed token or pixel.
+_CHANGED = 1e-3
+_MOST_BY_FAR = 2.0
+_FIRST, _LAST, _UNKNOWN = 1, 2, 0
+UNCLEAR = "may have its tokens in the last dimension"
+# Modules whose tensors have the positions in the last dimension.
+_ALONG_TIME = (nn.Conv1d, nn.ConvTranspose1d, nn.BatchNorm1d, nn.InstanceNorm1d)
+
+
+def tensors_of(inputs: Any) -> list[Tensor]:
+    """Return the tensors among the inputs of a network."""
+    return [tensor for tensor in tensors_in(inputs) if isinstance(tensor, Tensor)]
+
+
+def token_calls(trace: Trace) -> Iterator[ModuleCall]:
+    """Yield what modules returned and took, as far as it has three dimensions, of which one counts the samples."""
+    for call in trace.calls.values():
+        for state in (call, input_call(call)):
+            floating = state.output is not None and state.output.tensor.is_floating_point()
+            if floating and state.count == 1 and state.axis is not None and state.features.ndim == 3:
+                yield state
+
+
+def token_states(trace: Trace, before: Trace | None = None) -> dict[str, Tensor]:
+    """Return the values of these by name, samples first, of another look for the modules of the first; "" is the output."""
+    found = {}
+    for call in token_calls(before or trace):
+        other = trace.call(call.name)
+        if other is not None and other.output is not None and other.output.tensor.ndim == 3:
+            found[call.name] = other.output.values.movedim(call.axis or 0, 0)
+    if trace.output is not None and trace.output.tensor.ndim == 3:
+        found[""] = trace.output.values
+    return found
+
+
+def token_axes(trace: Trace, inputs: Any, look: Look, wanted: Collection[str]) -> dict[str, int]:
+    """Return 2 for wanted states whose tokens are the last dimension, 0 if that is unknown, and 1 for (N, T, D)."""
+    states = token_states(trace)
+    lengths = {state.shape[1] for state in states.values()}
+    by_kind = {name: _LAST for name in states if _is_along_time(trace, name)}
+    unclear = by_kind.keys() | {
+        name for name, state in states.items() if state.shape[2] in lengths and max(state.shape[1:]) > 1
+    }
+    if not unclear & set(wanted):
+        return dict.fromkeys(wanted, _FIRST)
+    found = _shorter_axes(trace, states, inputs, look)
+    others = [] if unclear <= found.keys() else _with_other_ends(trace, states, inputs, look)
+    found = by_kind | _apart(states, others) | found
+    shapes = {axis: {tuple(states[name].shape[1:]) for name in found if found[name] == axis} for axis in (_FIRST, _LAST)}
+    for name in unclear - found.keys():
+        found[name] = _axis_by_shape(tuple(states[name].shape[1:]), shapes)
+        if found[name] == _UNKNOWN and _stays_at_its_end(states[name], [other[name] for other in others if name in other]):
+            found[name] = _FIRST
+    return {name: found.get(name, _FIRST) for name in wanted}
+
+
+def _is_along_time(trace: Trace, name: str) -> bool:
+    """Return whether a state comes from a module with the positions last, or goes into one."""
+    calls = trace.calls.values()
+    around = [call for call in calls if call.returned(trace.output)] if name == "" else [trace.calls[name.removesuffix(INPUT)]]
+    return any(isinstance(call.module, _ALONG_TIME) for call in around)
+
+
+def _axis_by_shape(shape: tuple[int, ...], known: Mapping[int, set[tuple[int, ...]]]) -> int:
+    """Return the axis of the layers of this shape; unknown if these have both, or if the only evidence is for (D, T)."""
+    if shape in known[_LAST]:
+        return _LAST if shape not in known[_FIRST] and shape[0] != shape[1] else _UNKNOWN
+    return _UNKNOWN if shape[0] != shape[1] and shape[::-1] in known[_FIRST] and shape not in known[_FIRST] else _FIRST
+
+
+def _shorter_axes(trace: Trace, states: Mapping[str, Tensor], inputs: Any, look: Look) -> dict[str, int]:
+    """Return the dimension of each state that is shorter with fewer tokens in the inputs."""
+    for fewer in _with_fewer_tokens(inputs, len(next(iter(states.values())))):
+        try:
+            shorter = token_states(look(fewer), trace)
+        except Exception:  # a network may refuse another number of tokens in any way
+            continue
+        pairs = {name: (state.shape, shorter[name].shape) for name, state in states.items() if name in shorter}
+        found = {name: [axis for axis in (1, 2) if new[axis] < old[axis]] for name, (old, new) in pairs.items()}
+        if any(found.values()):
+            return {name: axes[0] for name, axes in found.items() if len(axes) == 1}
+    return {}
+
+
+def _with_fewer_tokens(inputs: Any, num_rows: int) -> Iterator[Any]:
+    """Yield inputs with half of the length in one of the dimensions that may count tokens, pixels or time steps."""
+    leading = next((tensor for tensor in tensors_of(inputs) if tensor.ndim > 1), None)
+    if leading is None or num_rows not in leading.shape[:2]:
+        return
+    samples = 0 if len(leading) == num_rows else 1
+    for axis in [axis for axis in range(min(leading.ndim, 4)) if axis != samples and leading.shape[axis] > 1]:
+        length = leading.shape[axis]
+
+        def cut(tensor: Tensor, axis: int = axis, length: int = length) -> Tensor:
+            if not isinstance(tensor, Tensor):
+                return tensor
+            same = tensor.shape == leading.shape
+            dims = [axis] if same else [dim for dim in range(1 - samples, tensor.ndim) if tensor.shape[dim] == length]
+            for dim in dims:
+                tensor = tensor.narrow(dim, 0, (length + 1) // 2)
+            return tensor
+
+        yield map_tensors(cut, inputs)
+
+
+def _with_other_ends(trace: Trace, states: Mapping[str, Tensor], inputs: Any, look: Look) -> list[dict[str, Tensor]]:
+    """Return the states of two looks at inputs with other tokens at their ends."""
+    num_rows = len(next(iter(states.values())))
+    changed = [map_tensors(lambda part, turn=turn: with_other_ends(part, num_rows, turn), inputs) for turn in (0, 1)]  # type: ignore[misc]
+    looks = [token_states(look(other), trace) for other in changed]
+    return [{name: other for name, other in look.items() if other.shape == states[name].shape} for look in looks]
+
+
+def _apart(states: Mapping[str, Tensor], looks: Sequence[Mapping[str, Tensor]]) -> dict[str, int]:
+    """Return the dimension of each state in which all that changed in one sample is behind what changed in another."""
+    found: dict[str, int] = {}
+    for name, state in states.items():
+        others = [look[name] for look in looks if name in look]
+        axes = [axis for axis in (_FIRST, _LAST) if others and _are_apart(state, others, axis)]
+        found |= {name: axes[0]} if len(axes) == 1 else {}
+    return found
+
+
+def with_other_ends(tensor: Any, num_rows: int, turn: int = 0) -> Any:
+    """Return inputs whose last token or pixel is another one in the first sample, and the first one in the others."""
+    if not isinstance(tensor, Tensor) or tensor.ndim < 2 or tensor.dtype == torch.bool or num_rows not in tensor.shape[:2]:
+        return tensor
+    if not tensor.is_floating_point() and bool(((tensor == 0) | (tensor == 1)).all()):
+        return tensor  # a mask
+    changed = tensor.detach().clone(memory_format=torch.contiguous_format)
+    new, old = (part if len(part) == num_rows else part.transpose(0, 1) for part in (changed, tensor))
+    if old.ndim > 3:  # pixels are last
+        new, old = (part.movedim((-2, -1), (1, 2)).flatten(1, 2) for part in (new, old))
+    far = turn * (old.shape[1] // 2)
+    new[0, -1] = old[0, far]
+    new[1:, 0] = old[1:, -1 - far]
+    return changed
+
+
+def _profile(before: Tensor, after: Tensor, sample: int, axis: int) -> Tensor:
+    """Return by how much each index of a dimension changed in one sample."""
+    change = (before[sample].double() - after[sample].double()).abs().nan_to_num()
+    return change.amax(dim=2 - axis)
+
+
+def changed_indices(before: Tensor, after: Tensor, sample: int, axis: int = 1) -> list[int]:
+    """Return which indices of a dimension changed in one sample."""
+    change = _profile(before, after, sample, axis)
+    return [int(place) for place in (change > _CHANGED * change.max()).nonzero()]
+
+
+def _are_apart(state: Tensor, others: Sequence[Tensor], axis: int) -> bool:
+    """Return whether all that changed in the first sample is behind all that changed in the second."""
+    last, first = ([place for other in others for place in changed_indices(state, other, sample, axis)] for sample in (0, 1))
+    return bool(last and first) and max(first) < min(last)
+
+
+def _stays_at_its_end(state: Tensor, others: Sequence[Tensor]) -> bool:
+    """Return whether the changed tokens changed most by far, as where attention adds to every token what it takes of others."""
+    for sample, end in ((0, -1), (1, 0)):
+        for profile in [_profile(state, other, sample, _FIRST) for other in others]:
+            own, most = float(profile[end]), profile.sort().values[-2:]
+            if own < float(most[-1]) or own < _MOST_BY_FAR * float(most[0]):
+                return False
+    return bool(others)
+
+
+def turned(trace: Trace, taps: Sequence[Tap], inputs: Any, look: Look, labeled: LabelRows | None) -> dict[str, Placement | str]:
+    """Return layers of images (N, H, W, C) whose pixels have labels, and of tokens (N, D, T) that are averaged or chosen.
+
+    If it is unknown where their positions are, return why.
+    """
+    if labeled is not None and len(labeled.shape) == 3:
+        calls = {tap.label: trace.taken(tap) for tap in taps}
+        placed = {label: call for label, call in calls.items() if call.output is not None and call.axis is not None}
+        return _channels_last(placed, inputs, look, labeled.shape[1:])
+    states = token_states(trace)
+    pooled = [tap for tap in taps if isinstance(tap.pool, str) and tap.pool != "flatten" and tap.name in states]
+    axes = token_axes(trace, inputs, look, [tap.name for tap in pooled]) if pooled else {}
+    found: dict[str, Placement | str] = {tap.label: Placement(is_last=True) for tap in pooled if axes[tap.name] == _LAST}
+    return found | {tap.label: UNCLEAR for tap in pooled if axes[tap.name] == _UNKNOWN}
+
+
+def _channels_last(
+    calls: Mapping[str, ModuleCall], inputs: Any, look: Look, pixels: tuple[int, ...]
+) -> dict[str, Placement | str]:
+    # Shapes decide where they can. Where as many channels as rows and columns leave it open, one pixel of the inputs is
+    # changed: then all channels change, but few positions.
+    shapes = {label: tuple(call.features.shape[1:]) for label, call in calls.items()}
+    last = {label for label, shape in shapes.items() if len(shape) == 3 and shape[:2] == pixels}
+    unclear = {label for label in last if shapes[label][1:] == pixels}
+    found: dict[str, Placement | str] = {label: Placement(channels_last=True) for label in last - unclear}
+    if not unclear:
+        return found
+    num_rows = len(next(iter(calls.values())).features)
+    after = look(map_tensors(lambda part: with_other_ends(part, num_rows), inputs))
+    for label in unclear:
+        count = _changed_sizes(calls[label], after)
+        if count[0] == count[1] != count[2]:
+            found[label] = Placement(channels_last=True)
+        elif not count[0] != count[1] == count[2] and not _is_convolutional(calls[label].module):
+            found[label] = "has as many channels as rows and columns, in unknown order"
+    return found
+
+
+def _changed_sizes(before: ModuleCall, after: Trace) -> list[int]:
+    """Return for each dimension of a layer's first sample how many of its indices a change reached."""
+    call = after.call(before.name)
+    if call is None or call.output is None or before.output is None or call.output.tensor.shape != before.output.tensor.shape:
+        return [0] * (before.features.ndim - 1)
+    values = call.output.values.movedim(before.axis or 0, 0)
+    change = (before.values[0].double() - values[0].double()).abs().nan_to_num()
+    reached = (change > _CHANGED * change.max()).nonzero()
+    return [len(reached[:, dim].unique()) for dim in range(change.ndim)]
+
+
+def _is_convolutional(module: nn.Module) -> bool:
+    """Return whether a module has weights, and none of a kind that has its channels last."""
+    kinds = {type(part) for part in module.modules() if any(True for _ in part.parameters(recurse=False))}
+    return bool(kinds) and not any(issubclass(kind, nn.Linear | nn.LayerNorm) for kind in kinds)
