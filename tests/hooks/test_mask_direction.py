@@ -205,3 +205,56 @@ def test_time_comes_first(form):
         out = made(TimeFirst, form).double().blocks[0](x, x, x, key_padding_mask=~SHORT)[0]
     rows = torch.stack([out[:, i][SHORT[i]].mean(dim=0) for i in range(N)])
     torch.testing.assert_close(features["blocks.0:mean"].double(), rows, rtol=1e-4, atol=1e-5)
+
+
+def wide(real):
+    """Which token sees which: real tokens see one another."""
+    return real[:, None] & real[:, :, None]
+
+
+WIDE = {
+    "(N, T, T)": wide,
+    "(N, T, T) hidden": lambda real: ~wide(real),
+    "(N, heads, T, T)": lambda real: wide(real).unsqueeze(1).expand(-1, 2, -1, -1).long(),
+    "(N, T, T) added": lambda real: torch.zeros(N, T, T).masked_fill(~wide(real), -torch.inf),
+    "(N, 1, 1, T)": lambda real: real[:, None, None].float(),
+    "(N, 1, 1, T) added": lambda real: torch.zeros(N, 1, 1, T).masked_fill(~real[:, None, None], -1e4),
+    "(N, T, T) causal": lambda real: wide(real).tril(),
+}
+
+
+class Wide(Masked):
+    """Takes a mask of any of these forms, under a name that says nothing."""
+
+    def __init__(self, form, read):
+        super().__init__("added" if "added" in form or "hidden" in form else "real", read)
+
+    def real(self, mask):
+        shown = (mask == 0) if self.form == "added" else (mask != 0)
+        return shown.flatten(1, -2).any(dim=1)
+
+    def forward(self, x, seen):
+        return super().forward(x, seen=seen)
+
+
+@pytest.mark.parametrize(("form", "side"), [(form, i % 4) for i, form in enumerate(WIDE)] + [("(N, T, T)", 1)])
+def test_masks_of_any_shape_and_no_name_leave_out_padding(form, side):
+    mask, read = WIDE[form](REALS[side]), ["largest", "weighted"][side % 2]
+    data = [((X[rows], mask[rows]), Y[rows]) for rows in (slice(12), slice(12, N))]
+    features, _ = collect_features(made(Wide, form, read), data, num_classes=K)
+    kept, network = [], made(Wide, form, read).double()
+    for block in network.blocks:
+        block.register_forward_hook(lambda _, __, out: kept.append(out[0].detach()))
+    with torch.no_grad():
+        network(X.double(), mask)
+    for i, out in enumerate(kept):
+        rows = torch.stack([tokens[marks].mean(dim=0) for tokens, marks in zip(out, REALS[side], strict=True)])
+        torch.testing.assert_close(features[f"blocks.{i}:mean"].double(), rows, rtol=1e-4, atol=1e-5)
+
+
+def test_a_mask_of_who_sees_whom_without_padding_is_none():
+    causal = torch.ones(T, T, dtype=torch.bool).tril().expand(N, T, T)
+    features, _ = collect_features(made(Wide, "(N, T, T)", "largest"), [((X, causal), Y)], num_classes=K)
+    with torch.no_grad():
+        rows = made(Wide, "(N, T, T)", "largest").blocks[0](X, X, X)[0].mean(dim=1)
+    torch.testing.assert_close(features["blocks.0:mean"], rows, rtol=1e-4, atol=1e-5)

@@ -1,12 +1,14 @@
 """Checkpoints as people write them: keys, prefixes, values beside the weights; no code of a file runs."""
 
 import argparse
+import json
 import pathlib
 from collections import OrderedDict
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from ncollapse.train import CheckpointError, load_weights
@@ -73,7 +75,49 @@ FILES = {
     "values among the weights": ({**WEIGHTS, "version": 3, "name": "a"}, ""),
     "code": ({"net": WEIGHTS, "extra": Runs()}, "weights under 'net'"),
     "plain": (WEIGHTS, ""),
-}
+    "in a checkpoint": ({"checkpoint": {"model": {"state_dict": WEIGHTS}}}, "weights under 'checkpoint.model.state_dict'"),
+    "moving average": (
+        {"model": WEIGHTS, "ema": {"decay": 0.9, "module": network(6).state_dict()}, "optimizer": {"state": {0: {"step": 3}}}},
+        "weights under 'model', not those under 'ema'",
+    ),
+    "double": ({name: value.double() if value.is_floating_point() else value for name, value in WEIGHTS.items()},
+               "converted from torch.float64"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_weights_in_half_precision_have_the_values_of_the_file(tmp_path, dtype):
+    half = {name: value.to(dtype) if value.is_floating_point() else value for name, value in under("model.").items()}
+    save_file(half, tmp_path / "half.safetensors")
+    model = network()
+    assert load_weights(tmp_path / "half.safetensors", model) == f"prefix 'model.' dropped, converted from {dtype}"
+    for name, value in model.state_dict().items():
+        assert value.dtype == WEIGHTS[name].dtype
+        assert torch.equal(value.double(), half[f"model.{name}"].double())
+
+
+@pytest.mark.parametrize("form", ["safetensors", "bin"])
+def test_weights_in_several_files(tmp_path, form):
+    names, files = sorted(WEIGHTS), [f"model-0000{i}-of-00002.{form}" for i in (1, 2)]
+    weight_map = {name: files[i % 2] for i, name in enumerate(names)}
+    for file in files:
+        part = {name: WEIGHTS[name] for name in names if weight_map[name] == file}
+        (save_file if form == "safetensors" else torch.save)(part, tmp_path / file)
+    index = tmp_path / f"model.{form}.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    model = network()
+    load_weights(index, model)
+    assert all(torch.equal(value, WEIGHTS[name]) for name, value in model.state_dict().items())
+    (tmp_path / files[1]).unlink()
+    with pytest.raises(FileNotFoundError, match=files[1]):
+        load_weights(index, model)
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", '{"weight_map": {}}', '{"weight_map": {"a": "../other.safetensors"}}', "{}"])
+def test_an_index_of_another_kind_is_refused(tmp_path, content):
+    (tmp_path / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(CheckpointError, match="must be an index of weights in several files, with a weight_map, got another"):
+        load_weights(tmp_path / "model.safetensors.index.json", network())
 
 
 @pytest.mark.parametrize("kind", FILES)

@@ -171,8 +171,7 @@ class Discovery:
             pooled = any(tap.pool != "flatten" and (isinstance(tap.pool, str) or tap.pool == read.pool) for tap in taps)
             return placements, unplaced, read.words if pooled else ""
         end = trace.call(head.tap.name) if head.takes_labeled_tokens and head.tap is not None else None
-        prefix = declared_prefix(self.model)
-        rows = TokenRows(trace, inputs, num_labels, self.num_classes, self._look, prefix, end)
+        rows = TokenRows(trace, inputs, num_labels, self.num_classes, self._look, declared_prefix(self.model), end)
         calls |= {} if end is None else {end.name: end}
         placed = {label: rows.place(call.name) for label, call in calls.items() if call.name in rows.states}
         if "" in rows.states:

@@ -82,16 +82,22 @@ class MaskRule(NamedTuple):
             return torch.arange(length, device=given.device) < given.unsqueeze(1) if length else None
         if self.kind == "ids":
             return given != self.padding if given.ndim == 2 else None
-        marks = _marks(given)
-        return marks if marks is None or (self.kind == "real" and not _is_added(given)) else ~marks
+        return _unmasked(given, self.kind != "real" or _is_added(given))
 
 
-def _marks(given: Tensor) -> Tensor | None:
-    """Return which tokens a mask marks with another number than 0, shape (N, T); None if it is none."""
-    if given.ndim < 2 or not given.numel() or sum(size > 1 for size in given.shape[1:]) > 1:
+def _unmasked(given: Tensor, hides: bool) -> Tensor | None:
+    """Return which tokens, (N, T), any token may look at by a mask that hides or shows what is not 0; None if it is none."""
+    if given.ndim < 2 or not given.numel():
         return None
-    known = not given.is_floating_point() or _is_added(given) or bool(((given == 0) | (given == 1)).all())
-    return given.reshape(len(given), -1) != 0 if known else None
+    wide, shown = is_wide(given), (given == 0) == hides
+    if (wide or given.is_floating_point()) and not _is_added(given) and not bool(((given == 0) | (given == 1)).all()):
+        return None
+    return shown.flatten(1, -2).any(dim=1) if wide else shown.reshape(len(given), -1)
+
+
+def is_wide(given: Tensor) -> bool:
+    """Return whether a mask says which token may look at which, shape (N, T, T) or (N, heads, T, T)."""
+    return sum(size > 1 for size in given.shape[1:]) > 1
 
 
 def _is_added(given: Tensor) -> bool:
@@ -113,7 +119,7 @@ def named_rules(inputs: Any, model: nn.Module) -> Iterator[MaskRule]:
     others = [name for name in values if "mask" in name.lower() or "pad" in name.lower()]
     for name in conventional or others:
         given = values.get(name)
-        marks = _marks(given) if isinstance(given, Tensor) else None
+        marks = _unmasked(given, True) if isinstance(given, Tensor) else None
         if given is None or marks is None or not _has_row_a_sample(given, marks, tensors_of_inputs(inputs)):
             continue
         if _is_added(given):
@@ -153,6 +159,15 @@ def _rules(tensors: list[Tensor], declared: set[int]) -> Iterator[MaskRule]:
     for i, tensor in flags.items():
         if not is_causal(tensor) and _has_row_a_sample(tensor, tensor, tensors):
             yield from (MaskRule(i, "real"), MaskRule(i, "padding"))
+    yield from _wide_rules(tensors)
+
+
+def _wide_rules(tensors: list[Tensor]) -> Iterator[MaskRule]:
+    """Yield what masks of more dimensions, or those that are added to scores, may mean for tokens next to them."""
+    for i, tensor in enumerate(tensors):
+        marks = _unmasked(tensor, True) if tensor.ndim > 2 or tensor.is_floating_point() else None
+        if marks is not None and any(other.shape[:2] == marks.shape for other in tensors if other is not tensor):
+            yield from [MaskRule(i, "added")] if _is_added(tensor) else [MaskRule(i, "real"), MaskRule(i, "padding")]
 
 
 def tensors_of_inputs(inputs: Any) -> list[Tensor]:
@@ -181,10 +196,13 @@ def _repeated_at_end(ids: Tensor) -> set[int]:
 
 def shown_rule(rules: Sequence[MaskRule], inputs: Any, model: nn.Module, run: Run) -> MaskRule | None:
     """Return the rule that is shown by what the network returns: the contents of padding make no difference to it."""
-    looked: dict[int | str, MaskRule | None] = {}
+    looked: dict[int | str | MaskRule, MaskRule | None] = {}
     for rule in rules:
-        if rule.kind != "ids" and rule.place not in looked:
-            looked[rule.place] = found = _shown_direction(rule, inputs, model, run)
+        given = rule.tensor(inputs, model)
+        # Where a mask has one mark for each token, the opposite rule needs no runs of its own.
+        place = rule if given is not None and is_wide(given) else rule.place
+        if rule.kind != "ids" and place not in looked:
+            looked[place] = found = _shown_direction(rule, inputs, model, run)
             if found is not None:
                 return found
     return None

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ncollapse.hooks.capture import Captured
-from ncollapse.hooks.masks import MaskRule, Run, convention, is_causal, named_rules, shown_rule, tensors_of_inputs
+from ncollapse.hooks.masks import MaskRule, Run, convention, is_causal, is_wide, named_rules, shown_rule, tensors_of_inputs
 from ncollapse.hooks.tap import Pool, Read, Tap
 from ncollapse.hooks.trace import ModuleCall, Trace
 
@@ -129,7 +129,9 @@ def silent_rule(rules: Sequence[MaskRule], inputs: Any, model: nn.Module, read: 
         given, mask = rule.tensor(inputs, model), rule.read(inputs, model)
         likely = rule.kind != "padding" or (given is not None and given.dtype == torch.bool)
         if likely and mask is not None and bool(mask.all()) and mask.shape[1] == read.num_tokens:
-            return rule
+            other = rule.opposite.read(inputs, model) if given is not None and is_wide(given) else None
+            if other is None or not bool(other.any()):
+                return rule
     return None
 
 
@@ -144,6 +146,8 @@ def _presumed_rule(rules: Sequence[MaskRule], inputs: Any, model: nn.Module) -> 
 
 
 def _presumed(rule: MaskRule, real: Tensor, inputs: Any, model: nn.Module) -> MaskRule | None:
+    if real.all() and (other := rule.opposite.read(inputs, model)) is not None and other.all():
+        return rule  # it says only which token sees which
     full, empty = bool(real.all(dim=1).any()), bool((~real).all(dim=1).any())
     if rule.kind == "added":
         return rule

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ncollapse.records.files import write_whole
 from ncollapse.train.epoch_part import EpochPart
-from ncollapse.train.weights_file import CheckpointError, check_file, named_as, read_torch_file
+from ncollapse.train.weights_file import CheckpointError, check_file, in_precision_of, named_as, read_torch_file, shards
 
 _FORMAT = "ncollapse-checkpoint-1"
 # Of a run that was stopped inside an epoch: version 0.2 would take its weights for those of a whole epoch, and refuses it.
@@ -165,7 +165,8 @@ def load_weights(path: str | Path, model: nn.Module, *, unsafe_pickle: bool = Fa
 
     A file of another name than ``*.safetensors`` may also be one that ``torch.save`` wrote: a state dict, or a mapping that
     holds one under "state_dict", "model_state_dict", "model" or "net". No code in it runs: objects beside the weights are not
-    built. Prefixes of compiled, parallel and Lightning modules are dropped.
+    built. Prefixes of compiled, parallel and Lightning modules are dropped. Weights in another floating-point type are
+    converted to the model's. The index of a file in parts (``model.safetensors.index.json``) stands for all of its parts.
 
     Args:
         model: Of the same shape as the saved one; its device is kept.
@@ -174,22 +175,16 @@ def load_weights(path: str | Path, model: nn.Module, *, unsafe_pickle: bool = Fa
         fingerprint: Of the recipe that a checkpoint must be of; None takes any.
 
     Returns:
-        Where the weights were found, and the prefix that was dropped, in words; "" for a plain state dict.
+        Where the weights were found, the prefix that was dropped, and the type they were converted from, in words; "" for a
+        plain state dict.
 
     Raises:
         CheckpointError: If the file is of another kind, is damaged, or does not fit the model, which is then left as it was.
         FileNotFoundError: If there is no such file.
     """
-    note = ""
-    try:
-        tensors, metadata = _read(Path(path))
-    except _NoSafetensors as error:
-        if Path(path).suffix == ".safetensors":
-            raise CheckpointError(
-                f"{path} must be a safetensors file of a state dict, got another kind of file or a damaged one ({error.how}). "
-                "Give weights that torch.save wrote a name ending in .pt."
-            ) from error
-        (tensors, note), metadata = read_torch_file(Path(path), model.state_dict(), unsafe_pickle), {}
+    parts = [_weights_in(part, model, unsafe_pickle) for part in shards(Path(path))]
+    tensors = {name: tensor for found, _, _ in parts for name, tensor in found.items()}
+    _, metadata, note = parts[0]
     is_own = metadata.get("format") in _FORMATS
     if is_own and fingerprint is not None:
         _check_recipe(Path(path), metadata["fingerprint"], fingerprint)
@@ -197,9 +192,26 @@ def load_weights(path: str | Path, model: nn.Module, *, unsafe_pickle: bool = Fa
     if not note:
         prefix, weights = named_as(Path(path), weights, model.state_dict())
         note = f"prefix {prefix!r} dropped" if prefix else ""
+    if not is_own:
+        weights, precision = in_precision_of(model.state_dict(), weights)
+        note = ", ".join(filter(None, [note, precision]))
     _check_fit(Path(path), weights, model.state_dict())
     model.load_state_dict(weights)
     return note
+
+
+def _weights_in(path: Path, model: nn.Module, unsafe_pickle: bool) -> tuple[dict[str, Tensor], dict[str, str], str]:
+    """Return the weights in one file, its metadata, and where they were found, in words."""
+    try:
+        return *_read(path), ""
+    except _NoSafetensors as error:
+        if path.suffix == ".safetensors":
+            raise CheckpointError(
+                f"{path} must be a safetensors file of a state dict, got another kind of file or a damaged one ({error.how}). "
+                "Give weights that torch.save wrote a name ending in .pt."
+            ) from error
+        weights, note = read_torch_file(path, model.state_dict(), unsafe_pickle)
+        return weights, {}, note
 
 
 def _check_recipe(path: Path, held: str, fingerprint: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import re
 import zipfile
@@ -13,10 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ncollapse.records.bounded import UnfitFileError, open_regular
+from ncollapse.records.bounded import UnfitFileError, open_regular, read_at_most
 
 # Where training scripts put the state dict.
-_STATE_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "params", "module")
+_STATE_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "params", "module", "checkpoint")
+# Bytes of an index; that of a network with a hundred thousand tensors has fewer.
+_MOST_INDEX = 1 << 25
 # What data parallelism, compiling and sharding put into names.
 _WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module")
 
@@ -85,7 +88,9 @@ def read_torch_file(path: Path, names: Mapping[str, Tensor], unsafe_pickle: bool
             f"{path} must hold a state dict of tensors, got mappings without an end. Save it again."
         ) from error
     prefix, weights = named_as(path, found, names)
-    notes = [f"weights under {key!r}" if key else "", f"prefix {prefix!r} dropped" if prefix else ""]
+    beside = ", ".join(_further_weights(content, key, len(found)))
+    where = f"weights under {key!r}" + (f", not those under {beside}" if beside else "")
+    notes = [where if key else "", f"prefix {prefix!r} dropped" if prefix else ""]
     return weights, ", ".join(filter(None, notes))
 
 
@@ -132,10 +137,51 @@ def _state_dict(path: Path, content: object, key: str = "") -> tuple[str, dict[s
         if tensors and not any(isinstance(value, Mapping) for value in content.values()):
             return key, tensors
     got = ", ".join(map(str, islice(content, 20))) if isinstance(content, Mapping) else type(content).__name__
+    got = got or "nothing"
     raise CheckpointError(
         f"{path} must hold a state dict of tensors, got {got}. Looked for it under {', '.join(_STATE_KEYS)}. "
         "Save model.state_dict()."
     )
+
+
+def _further_weights(content: Any, key: str, size: int) -> list[str]:
+    """Return the keys beside that of the weights with as many tensors, such as their moving average."""
+    others = {} if not key else {name: value for name, value in content.items() if name != key.partition(".")[0]}
+    found = []
+    for name, value in others.items():
+        while isinstance(value, Mapping) and (inner := next((part for part in _STATE_KEYS if part in value), "")):
+            value = value[inner]
+        if isinstance(value, Mapping) and sum(isinstance(part, Tensor) for part in value.values()) >= size:
+            found.append(repr(name))
+    return found
+
+
+def shards(path: Path) -> list[Path]:
+    """Return the files of weights that are saved in parts, by their index "*.index.json"; else the file itself."""
+    if not path.name.endswith(".index.json"):
+        return [path]
+    try:
+        names = sorted(set(json.loads(read_at_most(path, _MOST_INDEX))["weight_map"].values()))
+        if not names or any(Path(name).name != name for name in names):
+            raise ValueError("its files must be in the same folder")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path} must be an index of weights in several files, with a weight_map, got another one ({_plain(error)}). Name "
+            "the file of the weights itself."
+        ) from error
+    return [path.with_name(name) for name in names]
+
+
+def in_precision_of(model: Mapping[str, Tensor], found: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+    """Convert floating-point weights to the types of a model, as ``load_state_dict`` does, and say which types they had."""
+    other = {name: value.dtype for name, value in found.items() if name in model and _differs(value.dtype, model[name].dtype)}
+    words = ", ".join(sorted(str(dtype) for dtype in set(other.values())))
+    converted = {name: value.to(model[name].dtype) if name in other else value for name, value in found.items()}
+    return converted, f"converted from {words}" if words else ""
+
+
+def _differs(stored: torch.dtype, wanted: torch.dtype) -> bool:
+    return stored != wanted and stored.is_floating_point and wanted.is_floating_point
 
 
 def named_as(path: Path, found: dict[str, Tensor], names: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
