@@ -189,6 +189,7 @@ def test_sizes_must_be_positive(num_classes, dim):
 
 @pytest.mark.parametrize(("features", "text"), [
     (torch.zeros(4, 3, dtype=torch.int64), r"features must be a floating-point tensor, got torch\.int64\. Convert them"),
+    (torch.eye(4).to_sparse(), r"features must be a dense tensor, got a sparse or nested one\. Convert it with \.to_dense"),
     ([[1.0, 2.0]], r"features must be a floating-point tensor, got list\. Convert them with torch\.as_tensor and \.float\(\)"),
 ])  # fmt: skip
 def test_features_must_be_floating_point(features, text):
@@ -199,6 +200,10 @@ def test_features_must_be_floating_point(features, text):
 def test_features_need_a_dimension():
     with pytest.raises(ValueError, match=r"must have shape \(N, d\), got \(4,\)\. Add a dimension with \[:, None\]"):
         ClassMoments.from_batch(torch.zeros(4), torch.zeros(4, dtype=torch.int64), 2)
+    with pytest.raises(
+        ValueError, match=r"features must have at least one number per sample, got shape \(4, 0\)\. Leave it out"
+    ):
+        ClassMoments.from_batch(torch.zeros(4, 0), torch.tensor([0, 1, 2, 0]), 3)
 
 
 @pytest.mark.parametrize(("labels", "kind"), [

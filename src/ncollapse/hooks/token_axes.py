@@ -27,8 +27,10 @@ _CHANGED = 1e-3
 _MOST_BY_FAR = 2.0
 _FIRST, _LAST, _UNKNOWN = 1, 2, 0
 UNCLEAR = "may have its tokens in the last dimension"
-# Modules whose tensors have the positions in the last dimension.
+# Modules whose tensors have the positions in the last dimension, as long as they are no layers over all tokens.
 _ALONG_TIME = (nn.Conv1d, nn.ConvTranspose1d, nn.BatchNorm1d, nn.InstanceNorm1d)
+# Modules whose tensors have the features in the last dimension.
+_OVER_TOKENS = (nn.RNNBase, nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 
 
 def tensors_of(inputs: Any) -> list[Tensor]:
@@ -61,15 +63,14 @@ def token_axes(trace: Trace, inputs: Any, look: Look, wanted: Collection[str]) -
     """Return 2 for wanted states whose tokens are the last dimension, 0 if that is unknown, and 1 for (N, T, D)."""
     states = token_states(trace)
     lengths = {state.shape[1] for state in states.values()}
-    by_kind = {name: _LAST for name in states if _is_along_time(trace, name)}
-    unclear = by_kind.keys() | {
-        name for name, state in states.items() if state.shape[2] in lengths and max(state.shape[1:]) > 1
-    }
+    likely, certain = _axes_by_kind(trace, states)
+    alike = {name for name, state in states.items() if state.shape[2] in lengths and max(state.shape[1:]) > 1}
+    unclear = {name for name in alike | likely.keys() | certain.keys() if certain.get(name) != _FIRST}
     if not unclear & set(wanted):
         return dict.fromkeys(wanted, _FIRST)
     found = _shorter_axes(trace, states, inputs, look)
-    others = [] if unclear <= found.keys() else _with_other_ends(trace, states, inputs, look)
-    found = by_kind | _apart(states, others) | found
+    others, apart = ([], {}) if unclear <= found.keys() else _ends_apart(trace, states, inputs, look, certain)
+    found = likely | apart | certain | found
     shapes = {axis: {tuple(states[name].shape[1:]) for name in found if found[name] == axis} for axis in (_FIRST, _LAST)}
     for name in unclear - found.keys():
         found[name] = _axis_by_shape(tuple(states[name].shape[1:]), shapes)
@@ -78,11 +79,19 @@ def token_axes(trace: Trace, inputs: Any, look: Look, wanted: Collection[str]) -
     return {name: found.get(name, _FIRST) for name in wanted}
 
 
-def _is_along_time(trace: Trace, name: str) -> bool:
-    """Return whether a state comes from a module with the positions last, or goes into one."""
+def _axes_by_kind(trace: Trace, states: Collection[str]) -> tuple[dict[str, int], dict[str, int]]:
+    """Return the axes of states around modules of certain kinds: the likely ones, and those that are certain."""
     calls = trace.calls.values()
-    around = [call for call in calls if call.returned(trace.output)] if name == "" else [trace.calls[name.removesuffix(INPUT)]]
-    return any(isinstance(call.module, _ALONG_TIME) for call in around)
+    likely, certain = dict[str, int](), dict[str, int]()
+    for name in states:
+        outer = trace.calls.get(name.removesuffix(INPUT))
+        for call in [outer] if outer is not None else [call for call in calls if call.returned(trace.output)]:
+            if isinstance(call.module, _OVER_TOKENS):
+                certain[name] = _FIRST
+            elif isinstance(call.module, _ALONG_TIME):  # a convolution of width 1 is also a layer over all tokens (N, T, D)
+                width = getattr(call.module, "kernel_size", (1,))[0]
+                (certain if width > 1 else likely)[name] = _LAST
+    return likely, certain
 
 
 def _axis_by_shape(shape: tuple[int, ...], known: Mapping[int, set[tuple[int, ...]]]) -> int:
@@ -127,12 +136,22 @@ def _with_fewer_tokens(inputs: Any, num_rows: int) -> Iterator[Any]:
         yield map_tensors(cut, inputs)
 
 
-def _with_other_ends(trace: Trace, states: Mapping[str, Tensor], inputs: Any, look: Look) -> list[dict[str, Tensor]]:
-    """Return the states of two looks at inputs with other tokens at their ends."""
+def _ends_apart(
+    trace: Trace, states: Mapping[str, Tensor], inputs: Any, look: Look, certain: Mapping[str, int]
+) -> tuple[list[dict[str, Tensor]], dict[str, int]]:
+    """Return the states of two looks at inputs with other ends, and the axes that these show."""
     num_rows = len(next(iter(states.values())))
-    changed = [map_tensors(lambda part, turn=turn: with_other_ends(part, num_rows, turn), inputs) for turn in (0, 1)]  # type: ignore[misc]
-    looks = [token_states(look(other), trace) for other in changed]
-    return [{name: other for name, other in look.items() if other.shape == states[name].shape} for look in looks]
+    for axis in (_FIRST, _LAST):  # inputs of three dimensions may be (N, D, T)
+        changed = [
+            map_tensors(lambda part, axis=axis, turn=turn: with_other_ends(part, num_rows, axis, turn), inputs)  # type: ignore[misc]
+            for turn in (0, 1)
+        ]
+        looks = [token_states(look(other), trace) for other in changed]
+        others = [{name: other for name, other in look.items() if other.shape == states[name].shape} for look in looks]
+        found = _apart(states, others)
+        if all(found.get(name, at) == at for name, at in certain.items()):
+            return others, found
+    return [], {}
 
 
 def _apart(states: Mapping[str, Tensor], looks: Sequence[Mapping[str, Tensor]]) -> dict[str, int]:
@@ -145,7 +164,7 @@ def _apart(states: Mapping[str, Tensor], looks: Sequence[Mapping[str, Tensor]]) 
     return found
 
 
-def with_other_ends(tensor: Any, num_rows: int, turn: int = 0) -> Any:
+def with_other_ends(tensor: Any, num_rows: int, axis: int = _FIRST, turn: int = 0) -> Any:
     """Return inputs whose last token or pixel is another one in the first sample, and the first one in the others."""
     if not isinstance(tensor, Tensor) or tensor.ndim < 2 or tensor.dtype == torch.bool or num_rows not in tensor.shape[:2]:
         return tensor
@@ -155,6 +174,8 @@ def with_other_ends(tensor: Any, num_rows: int, turn: int = 0) -> Any:
     new, old = (part if len(part) == num_rows else part.transpose(0, 1) for part in (changed, tensor))
     if old.ndim > 3:  # pixels are last
         new, old = (part.movedim((-2, -1), (1, 2)).flatten(1, 2) for part in (new, old))
+    elif old.ndim == 3 and axis == _LAST:
+        new, old = new.transpose(1, 2), old.transpose(1, 2)
     far = turn * (old.shape[1] // 2)
     new[0, -1] = old[0, far]
     new[1:, 0] = old[1:, -1 - far]

@@ -22,8 +22,12 @@ def flatten_features(features: Tensor) -> Tensor:
         raise TypeError(
             f"features must be a floating-point tensor, got {kind}. Convert them with torch.as_tensor and .float()."
         )
+    if features.layout != torch.strided or features.is_nested:
+        raise TypeError("features must be a dense tensor, got a sparse or nested one. Convert it with .to_dense().")
     if features.ndim < 2:
         raise ValueError(f"features must have shape (N, d), got {tuple(features.shape)}. Add a dimension with [:, None].")
+    if 0 in features.shape[1:]:
+        raise ValueError(f"features must have at least one number per sample, got shape {tuple(features.shape)}. Leave it out.")
     return features.detach().flatten(1)
 
 
