@@ -153,12 +153,15 @@ class Discovery:
         rule: MaskRule | None,
     ) -> tuple[dict[str, Placement], dict[str, str], str]:
         """Return where the labels' rows are in each layer, why that is unknown for others, and how it was proven."""
-        calls = {tap.label: trace.taken(tap) for tap in taps}
-        placements, unplaced = self._usual_places(trace, taps, inputs, labeled)
-        if labeled is not None and labeled.says_where:
-            seen = {name: part.output.tensor for name, part in calls.items() if part.output is not None}
-            others = {name: labeled.elsewhere(placements[name].arranged(output)) for name, output in seen.items()}
-            unfit = {} if all(others.values()) else {label: reason for label, reason in others.items() if reason}
+        says_where = labeled is not None and labeled.says_where
+        seen = [*taps, *([head.tap] if says_where and head.tap is not None and head.tap not in taps else [])]
+        calls = {tap.label: trace.taken(tap) for tap in seen}
+        placements, unplaced = self._usual_places(trace, seen, inputs, labeled)
+        if labeled is not None and says_where:
+            outputs = {name: part.output.tensor for name, part in calls.items() if part.output is not None}
+            others = {name: labeled.elsewhere(placements[name].arranged(output)) for name, output in outputs.items()}
+            named = self.taps is not None and all(others.values())
+            unfit = {} if named else {label: reason for label, reason in others.items() if reason}
             return placements, unplaced | unfit, ""
         num_labels = tokens or (trace.output.tensor.shape[1] if head.takes_labeled_tokens and trace.output is not None else 0)
         if not num_labels:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -229,23 +230,36 @@ def turned(trace: Trace, taps: Sequence[Tap], inputs: Any, look: Look, labeled: 
 def _channels_last(
     calls: Mapping[str, ModuleCall], inputs: Any, look: Look, pixels: tuple[int, ...]
 ) -> dict[str, Placement | str]:
-    # Shapes decide where they can. Where as many channels as rows and columns leave it open, one pixel of the inputs is
-    # changed: then all channels change, but few positions.
+    # A layer has its channels last if its shape can be read so, unless the looks show otherwise: there may be as many channels
+    # as rows. The images are cut in half, so that there are fewer columns. If the network refuses, one pixel is changed: then
+    # all channels change, but few positions.
     shapes = {label: tuple(call.features.shape[1:]) for label, call in calls.items()}
-    last = {label for label, shape in shapes.items() if len(shape) == 3 and shape[:2] == pixels}
-    unclear = {label for label in last if shapes[label][1:] == pixels}
-    found: dict[str, Placement | str] = {label: Placement(channels_last=True) for label in last - unclear}
-    if not unclear:
+    last = [label for label, shape in shapes.items() if len(shape) == 3 and shape[:2] == pixels]
+    found: dict[str, Placement | str] = {}
+    if not last:
         return found
     num_rows = len(next(iter(calls.values())).features)
-    after = look(map_tensors(lambda part: with_other_ends(part, num_rows), inputs))
-    for label in unclear:
-        count = _changed_sizes(calls[label], after)
-        if count[0] == count[1] != count[2]:
+    narrower, after = None, look(map_tensors(lambda part: with_other_ends(part, num_rows), inputs))
+    with suppress(Exception):  # a network may refuse other sizes in any way
+        narrower = look(map_tensors(_half_as_wide, inputs))
+    for label in last:
+        call, count = calls[label], _changed_sizes(calls[label], after)
+        other = None if narrower is None else narrower.call(call.name)
+        cut = () if other is None or other.output is None else other.output.tensor.movedim(call.axis or 0, 0).shape[1:]
+        if len(cut) == 3 and (cut[1] < pixels[1]) != (cut[2] < pixels[1]):
+            found |= {label: Placement(channels_last=True)} if cut[1] < pixels[1] else {}
+        elif count[0] == count[1] != count[2] or (shapes[label][1:] != pixels and count[0] < pixels[0]):
             found[label] = Placement(channels_last=True)
-        elif not count[0] != count[1] == count[2] and not _is_convolutional(calls[label].module):
-            found[label] = "has as many channels as rows and columns, in unknown order"
+        elif shapes[label][1:] != pixels and count[1] == pixels[1]:
+            found[label] = Placement(channels_last=True)  # all pixels are mixed
+        elif not count[0] != count[1] == count[2] and not _is_convolutional(call.module):
+            found[label] = "may have its channels last or second"
     return found
+
+
+def _half_as_wide(tensor: Any) -> Any:
+    is_image = isinstance(tensor, Tensor) and tensor.ndim > 3
+    return tensor.narrow(tensor.ndim - 1, 0, (tensor.shape[-1] + 1) // 2) if is_image else tensor
 
 
 def _changed_sizes(before: ModuleCall, after: Trace) -> list[int]:
