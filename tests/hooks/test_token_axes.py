@@ -278,3 +278,26 @@ def test_as_many_time_steps_as_samples():
     features, _ = collect_features(made(Fixed), [(x, labels)], num_classes=K)
     rows = hooked(made(Fixed), ["head.input"], x)["head.input"]
     torch.testing.assert_close(features["head.input"].double(), rows, rtol=1e-4, atol=1e-5)
+
+
+class Coarse(nn.Module):
+    """Has half of the resolution inside, and a classifier that takes its channels last."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.a, self.up, self.head = nn.Conv2d(3, 8, 2, 2), nn.ConvTranspose2d(8, channels, 2, 2), nn.Linear(channels, K)
+
+    def forward(self, x):
+        h = torch.tanh(self.up(torch.relu(self.a(x))))
+        h = h + h.mean(dim=(2, 3), keepdim=True)
+        return self.head(h.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize(("size", "channels"), [((8, 4), 8), ((4, 4), 4), ((8, 4), 5)])
+def test_a_coarser_layer_is_not_taken_for_one_with_its_channels_last(size, channels):
+    x, y = normal(6, 3, *size), torch.arange(6 * size[0] * size[1]).view(6, *size) * 5 % K
+    features, _ = collect_features(made(Coarse, channels), [(x, y)], num_classes=K, layers="all")
+    assert features.keys() == {"up", "head"}
+    for layer, output in hooked(made(Coarse, channels), list(features), x).items():
+        rows = output.movedim(1, 3) if layer == "up" else output
+        torch.testing.assert_close(features[layer].double(), rows.flatten(0, 2), rtol=1e-4, atol=1e-5)
