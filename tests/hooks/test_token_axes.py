@@ -103,10 +103,10 @@ class ChannelsLast(nn.Module):
     def __init__(self, mixes, logits_last=False):
         super().__init__()
         self.a, self.b, self.norm, self.head = nn.Linear(3, D), nn.Linear(D, D), nn.LayerNorm(D), nn.Linear(D, K)
-        self.mixes, self.logits_last = mixes, logits_last
+        self.mixes, self.logits_last, self.places = mixes, logits_last, torch.zeros(())
 
     def forward(self, x):
-        h = torch.relu(self.a(x.permute(0, 2, 3, 1)))
+        h = torch.relu(self.a(x.permute(0, 2, 3, 1))) + self.places
         h = h + h.mean(dim=(1, 2), keepdim=True) if self.mixes else h
         logits = self.head(self.norm(self.b(h)))
         return logits if self.logits_last else logits.permute(0, 3, 1, 2)
@@ -119,10 +119,16 @@ def test_channels_are_found_in_the_last_dimension(size, mixes):
     features, _ = collect_features(net, [(x, y)], num_classes=K)
     for name, output in hooked(made(ChannelsLast, mixes), list(features), x).items():
         torch.testing.assert_close(features[name].double(), output.flatten(0, 2), rtol=1e-4, atol=1e-5)
-    if size != (D, D) or not mixes:
-        assert {"b.input", "norm"} <= set(features)
-    else:
-        assert "may have its channels last or second" in measure(net, [(x, y)], num_classes=K).chosen
+    assert {"b.input", "norm"} <= set(features)
+
+
+def test_channels_of_images_of_one_size_whose_pixels_are_mixed_are_not_guessed():
+    x, y = normal(6, 3, D, D), torch.arange(6 * D * D).view(6, D, D) * 5 % K
+    net = made(ChannelsLast, True)
+    net.places = torch.zeros(1, D, D, 1)
+    assert (
+        "norm left out (may have its channels last or second)" in measure(net, [(x, y)], num_classes=K, metrics=["pfc1"]).chosen
+    )
 
 
 class Plain(nn.Module):
@@ -199,8 +205,10 @@ class OverTime(nn.Module):
         return self.head((h[0] if isinstance(h, tuple) else h).mean(dim=1))
 
 
-@pytest.mark.parametrize("fixed", [False, True])
-@pytest.mark.parametrize(("behind", "length"), [("recurrent", T), ("attention", D), ("recurrent", D), ("attention", 11)])
+@pytest.mark.parametrize(
+    ("behind", "length", "fixed"),
+    [("recurrent", T, False), ("attention", D, False), ("recurrent", D, True), ("attention", 11, True), ("attention", D, True)],
+)
 def test_what_convolutions_over_time_take_is_averaged_over_time(behind, length, fixed):
     labels = torch.arange(N) % K
     x, args = normal(N, length, 3) + 0.3 * labels[:, None, None], (behind, fixed and length)
