@@ -265,7 +265,7 @@ def is_same(read: Tensor, rows: Tensor) -> bool:
     # The tolerance is relative to the largest number, so that small features do not all count as equal. It leaves room for the
     # rounding of a mean in half precision.
     atol = max(1e-5, 2 * torch.finfo(rows.dtype).eps) * float(rows.abs().max())
-    return torch.allclose(read.to(rows.dtype), rows, rtol=0, atol=atol)
+    return read.shape == rows.shape and torch.allclose(read.to(rows.dtype), rows, rtol=0, atol=atol)
 
 
 def _takes_tokens(call: ModuleCall) -> bool:
