@@ -153,32 +153,29 @@ class Discovery:
         rule: MaskRule | None,
     ) -> tuple[dict[str, Placement], dict[str, str], str]:
         """Return where the labels' rows are in each layer, why that is unknown for others, and how it was proven."""
-        says_where = labeled is not None and labeled.says_where
-        seen = [*taps, *([head.tap] if says_where and head.tap is not None and head.tap not in taps else [])]
+        further = head.tap if labeled is not None and labeled.says_where and head.tap not in taps else None
+        seen = [*taps] if further is None else [*taps, further]
         calls = {tap.label: trace.taken(tap) for tap in seen}
         placements, unplaced = self._usual_places(trace, seen, inputs, labeled)
-        if labeled is not None and says_where:
+        if labeled is not None and labeled.says_where:
             outputs = {name: part.output.tensor for name, part in calls.items() if part.output is not None}
             others = {name: labeled.elsewhere(placements[name].arranged(output)) for name, output in outputs.items()}
-            named = self.taps is not None and all(others.values())
-            unfit = {} if named else {label: reason for label, reason in others.items() if reason}
+            unfit = {name: why for name, why in others.items() if why and not (self.taps and all(others.values()))}
             return placements, unplaced | unfit, ""
         num_labels = tokens or (trace.output.tensor.shape[1] if head.takes_labeled_tokens and trace.output is not None else 0)
         if not num_labels:
-            end = None if head.tap is None else trace.call(head.tap.name)
-            if end is not None and end.axis is None:
-                many = "" if labeled is None else f" for {labeled.num_samples} labels"
+            if head.tap is not None and (end := trace.call(head.tap.name)) is not None and end.axis is None:
+                many = f" for {labeled.num_samples} labels" if labeled else ""
                 raise ValueError(misplaced({end.name: shape_words(end) + many}))
-            padded = {tap.label: unknown_padding(calls[tap.label], tap, read, trace.mask, rule) for tap in taps}
-            unplaced |= {label: why for label, why in padded.items() if why}
+            reasons = [(tap.label, unknown_padding(calls[tap.label], tap, read, trace.mask, rule)) for tap in taps]
+            unplaced |= {label: why for label, why in reasons if why}
             pooled = any(tap.pool != "flatten" and (isinstance(tap.pool, str) or tap.pool == read.pool) for tap in taps)
             return placements, unplaced, read.words if pooled else ""
         end = trace.call(head.tap.name) if head.takes_labeled_tokens and head.tap is not None else None
         rows = TokenRows(trace, inputs, num_labels, self.num_classes, self._look, declared_prefix(self.model), end)
         calls |= {} if end is None else {end.name: end}
         placed = {label: rows.place(call.name) for label, call in calls.items() if call.name in rows.states}
-        if "" in rows.states:
-            placed[""] = rows.place_of_logits()
+        placed |= {"": rows.place_of_logits()} if "" in rows.states else {}
         refused = {label: place for label, place in placed.items() if isinstance(place, str)}
         if ends := {"", "" if end is None else end.name} & refused.keys():
             raise ValueError(misplaced({label: refused[label] for label in sorted(ends)}))
