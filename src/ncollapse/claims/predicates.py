@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -67,12 +67,12 @@ def num_blocks(run: Run) -> int | None:
 
 def falls_over_depth(metric: str) -> RunTest:
     """Make a test whether a metric falls over depth: it rises at no step and ends below its start."""
-    return lambda run, epoch=None: _falls(run.over_depth(metric, epoch))
+    return lambda run, epoch=None: falls(run.over_depth(metric, epoch))
 
 
 def falls_before_effective_depth(metric: str) -> RunTest:
     """Make a test whether a metric falls up to the effective depth, which is that of the last epoch."""
-    return lambda run, epoch=None: _falls(run.over_depth(metric, epoch)[: effective_steps(run) + 1])
+    return lambda run, epoch=None: falls(run.over_depth(metric, epoch)[: effective_steps(run) + 1])
 
 
 def all_steps(run: Run) -> int:
@@ -98,7 +98,8 @@ def chance_of_order(metric: str, steps: Callable[[Run], int]) -> Callable[[Run],
     return chance
 
 
-def _falls(values: list[float | None]) -> bool | None:
+def falls(values: Sequence[float | None]) -> bool | None:
+    """Test whether values rise at no step and end below their start; None where one is undefined, or there are too few."""
     known = [value for value in values if value is not None]
     if len(known) < len(values) or len(values) <= RULES.least_steps or not any(known):
         return None
@@ -119,8 +120,8 @@ def recorded(place: str) -> Callable[..., Any]:
 
 def never_falls_on_the_line(run: Run, epoch: int | None = None) -> bool | None:
     """Test whether nearest-center accuracy falls at no step of the straight line."""
-    falls = recorded("theorem3.num_falls")(run, epoch)
-    return None if falls is None else falls == 0
+    num_falls = recorded("theorem3.num_falls")(run, epoch)
+    return None if num_falls is None else num_falls == 0
 
 
 def optimal_pairing(run: Run, epoch: int | None = None) -> bool | None:
