@@ -91,6 +91,12 @@ def length(function: ast.FunctionDef) -> int:
     return function.end_lineno - function.lineno + 1 - documented * (first.end_lineno - first.lineno + 1)
 
 
+def test_no_two_test_files_have_one_name():
+    """pytest imports them by their names alone, and leaves the second one out with an error."""
+    names = Counter(path.name for path in Path(__file__).parent.rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []
+
+
 def test_functions_are_short():
     functions = [node for tree in trees().values() for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     assert quantiles(map(length, functions), n=10)[-1] <= 20
