@@ -116,13 +116,14 @@ def _cascade(work: Work) -> Found:
     assert isinstance(network, FCResNet)
     layers = trained_by_layers(network, data, recipe.train, work)
     found = measure_features(layers, data.labels, num_classes=data.num_classes, metrics=["pfc1"])
-    lines = {
-        "layer by layer": [found.value("pfc1", name) for name in layers],
+    alone = [found.value("pfc1", name) for name in layers]
+    lines: dict[str, Sequence[float | None]] = {
+        "layer by layer": alone,
         "end to end": run.over_depth("pfc1"),
         "before training": run.over_depth("pfc1", 0),
     }
     points = [Point("PFC1", words, depth, value) for words, values in lines.items() for depth, value in enumerate(values)]
-    return Found(predicates.falls(lines["layer by layer"]), tuple(points), predicates.falls(lines["before training"]))
+    return Found(predicates.falls(alone), tuple(points), predicates.falls(lines["before training"]))
 
 
 _COSTS = Panel("Cost over that of the best pairing", "pairing")
