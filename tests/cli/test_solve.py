@@ -199,6 +199,11 @@ def test_figures_of_the_multilayer_model_show_several_draws(monkeypatch, capsys,
     assert "20 steps of gradient descent" in capsys.readouterr().out
 
 
+def test_gufm_in_too_few_dimensions_has_no_distance(capsys):
+    found = answer(capsys, "gufm counts=4x3 dim=2 loss=mse")
+    assert "distance_to_optima" not in found
+
+
 @pytest.mark.parametrize("solver", ["lbfgs", "closed_form"])
 def test_gufm(capsys, solver):
     found = answer(capsys, f"gufm loss=cross_entropy counts=4x3 lambda_w=0.005 --solver {solver}")

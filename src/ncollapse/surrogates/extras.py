@@ -65,8 +65,10 @@ def _(problem: models.UFM, solution: Solution) -> Numbers:
 
 @extra_numbers.register
 def _(problem: models.GUFM, solution: Solution) -> Numbers:
-    point = solution.variables
-    return {"scale": problem.scale, "distance_to_optima": problem.distance(point["weight"], point["features"])}
+    point, numbers = solution.variables, {"scale": problem.scale}
+    if problem.has_distance:
+        numbers["distance_to_optima"] = problem.distance(point["weight"], point["features"])
+    return numbers
 
 
 def data_metrics(solution: Solution, inputs: Tensor, ids: list[str]) -> Numbers:

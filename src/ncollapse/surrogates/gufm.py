@@ -98,6 +98,11 @@ class GUFM(CountsProblem):
         return (self._most_spanned - self._spanned) / (2 * K) + decay / 2 * self._spanned**2 / (K * (1 + self._spanned * decay))
 
     @property
+    def has_distance(self) -> bool:
+        """Whether minimizers are images of one another, so that ``distance`` is defined: d is not too small for the frame."""
+        return self._spanned == self._most_spanned
+
+    @property
     def _most_spanned(self) -> int:
         """The rank of the optimal features with dimensions to spare."""
         return self.num_classes if self.loss == "mse" and self.bias == "none" else self.num_classes - 1
@@ -183,7 +188,7 @@ class GUFM(CountsProblem):
             ValueError: If the model's d is too small for the frame, shapes do not fit, the features are not finite, or the
                 classes are not balanced.
         """
-        if self._spanned < self._most_spanned:
+        if not self.has_distance:
             raise ValueError(
                 f"distance needs dim >= {self._most_spanned + 1}, got {self.dim}. Below it minimizers are not images "
                 "of one another."
