@@ -206,6 +206,12 @@ def test_steps_that_nobody_saw_leave_the_time_unknown(tmp_path):
     assert read_run(tmp_path / "mine").status.weight_decay_time is None
 
 
+def test_an_accuracy_in_percent_is_refused_before_anything_is_written(tmp_path):
+    recorder = Recorder(tmp_path / "run", network(), num_classes=K)
+    with pytest.raises(ValueError, match=r"`accuracy` must be a share in \[0, 1\], got 93\.5\. Divide percentages by 100\."):
+        recorder.epoch(0, [data()], accuracy=93.5)
+
+
 def test_how_a_training_ended_is_noted(tmp_path):
     training = Training()
     recorder = Recorder(tmp_path / "a", training.net, num_classes=K, epochs=9)

@@ -146,7 +146,7 @@ class Recorder:
             The measurement of the training samples; None if the epoch is not measured.
 
         Raises:
-            ValueError: If the epoch is not a whole number, at least 0; and as ``measure``.
+            ValueError: If the epoch is not a whole number, at least 0, or the accuracy no share; and as ``measure``.
             OSError: If the folder cannot be written to.
         """
         if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
@@ -155,6 +155,8 @@ class Recorder:
             raise ValueError(
                 f"epoch must be an integer, at least 0, got {got}. Pass the number of epochs trained, and then the loader."
             )
+        if accuracy is not None and (accuracy < 0 or accuracy > 1):
+            raise ValueError(f"`accuracy` must be a share in [0, 1], got {float(accuracy):g}. Divide percentages by 100.")
         with self._processes.sharing_errors():
             if self._run is not None:
                 self._run.go_to(epoch)

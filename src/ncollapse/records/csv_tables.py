@@ -223,13 +223,6 @@ def _depth(text: str) -> int:
     return depth
 
 
-def _share(text: str) -> float:
-    share = float(text)
-    if share < 0 or share > 1:
-        raise ValueError(f"an accuracy must be in [0, 1], got {text}")
-    return share
-
-
 # Columns that are not named here hold a number.
 _PARSERS: dict[str, Callable[[str], Any]] = {
     "epoch": _epoch,
@@ -240,5 +233,4 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "metric": intern,
     "standard_error": lambda text: float(text) if text else None,
     "flags": _flags,
-    "accuracy": _share,
 }
