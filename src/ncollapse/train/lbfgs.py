@@ -43,5 +43,5 @@ class LBFGS(torch.optim.LBFGS):
             for parameter in parameters:
                 if parameter.grad is not None:
                     parameter.grad.add_(parameter, alpha=weight_decay)
-                    penalty = penalty + weight_decay / 2 * parameter.square().sum()
+                    penalty = penalty + weight_decay / 2 * parameter.square().sum(dtype=torch.float64)
         return penalty

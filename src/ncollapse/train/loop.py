@@ -222,7 +222,9 @@ class _Training:
             self.optimizer.zero_grad()
             logits = self.network(inputs)
             _check_logits(logits, labels, self.data)
-            loss = team.loss(loss_of, logits, labels, size)
+            # A line search compares values: with losses in float32 it stalls where they differ by their rounding.
+            precise = logits.double() if isinstance(self.optimizer, LBFGS) else logits
+            loss = team.loss(loss_of, precise, labels, size)
             loss.backward()
             stopping = team.sum_gradients(parameters, self.should_stop())
             norm = _clip(parameters, self.config.clip_norm)
