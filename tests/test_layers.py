@@ -105,7 +105,10 @@ def test_arrows_point_down():
             "import ncollapse.probe, ncollapse.depth, ncollapse.integrations",
             {"sklearn", "pydantic", "msgspec", "matplotlib", "jinja2", "rich", "safetensors", "pandas"},
         ),
-        ("import ncollapse; ncollapse.measure, ncollapse.CollapseMetrics", {"scipy.stats", "rich", "ncollapse.testing"}),
+        (
+            "import ncollapse; ncollapse.measure, ncollapse.CollapseMetrics",
+            {"scipy.optimize", "scipy.stats", "rich", "ncollapse.testing"},
+        ),
     ],
 )
 def test_light_imports(statement, absent):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.optimize import brentq, nnls
+import scipy
 
 from ncollapse.depth.geodesic import GeodesicCurve
 from ncollapse.depth.theorems import etf_conditions, has_distinct_means
@@ -54,7 +54,7 @@ def _project(along: np.ndarray, s: np.ndarray) -> np.ndarray:
     # By Moreau's decomposition: the projection on the polar cone is a least-squares problem with non-negative variables.
     upper, lower = np.eye(len(s))[:-1], np.eye(len(s))[1:]
     constraints = np.concatenate([upper - lower, lower - upper * (s[1:] / s[:-1])[:, None]])
-    return along if not len(constraints) else along + constraints.T @ nnls(constraints.T, -along)[0]
+    return along if not len(constraints) else along + constraints.T @ scipy.optimize.nnls(constraints.T, -along)[0]
 
 
 def _radius(s: np.ndarray, c: np.ndarray) -> float:
@@ -67,7 +67,7 @@ def _radius(s: np.ndarray, c: np.ndarray) -> float:
     def excess(change: float) -> float:
         return change * (longest + change) ** 4 * (10 * (speed + change) + 2 * (longest + change)) - margin
 
-    return float(brentq(excess, 0.0, margin / longest**5 + 1e-300)) if margin > 0 else 0.0
+    return float(scipy.optimize.brentq(excess, 0.0, margin / longest**5 + 1e-300)) if margin > 0 else 0.0
 
 
 def _to_etf(first: np.ndarray, last: np.ndarray) -> tuple[float, bool | None]:

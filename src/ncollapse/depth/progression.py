@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
+import scipy
+
 from ncollapse.records.depth import EPSILON, EffectiveDepth, Progression
 
 EPSILONS = (0.0, 0.001, EPSILON, 0.01, 0.02, 0.05)
@@ -38,15 +40,12 @@ def progression(values: Sequence[float], *, tolerance: float = 0.0) -> Progressi
     largest = math.nan if undefined else max([0.0, *(after - before for before, after in pairs)])
     if undefined or len(set(values)) < 2:
         return Progression(violations, largest, math.nan, math.nan, tolerance)
-    # Imported here, since it takes longer than everything else that ``measure`` imports besides torch.
-    from scipy import stats
-
     index = range(len(values))
     return Progression(
         violations,
         largest,
-        float(stats.kendalltau(index, values).statistic),
-        float(stats.spearmanr(index, values).statistic),
+        float(scipy.stats.kendalltau(index, values).statistic),
+        float(scipy.stats.spearmanr(index, values).statistic),
         tolerance,
     )
 

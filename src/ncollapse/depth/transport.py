@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import scipy
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 
@@ -18,7 +18,7 @@ def wasserstein2_squared(first: Tensor, last: Tensor) -> float:
     """
     first, last = checked_pair(first, last)
     cost = torch.cdist(first, last, compute_mode="donot_use_mm_for_euclid_dist").square().cpu().numpy()
-    rows, columns = linear_sum_assignment(cost)
+    rows, columns = scipy.optimize.linear_sum_assignment(cost)
     return float(cost[rows, columns].mean())
 
 
