@@ -14,8 +14,11 @@ from ncollapse.metrics import CORE, Metric
 
 HEADER = """# Metrics
 
-Made from the registry by `make docs-pages`. Each metric has an entry below with its formula. The
-functions that compute them are in the [reference](reference/metrics.md). `measure` computes all metrics by default, except
+Each metric has an entry below with its formula, range and flags. [How to choose](how-to-choose.md) says which metric
+answers which question. The functions that compute them are in the [reference](reference/metrics.md). `make docs-pages`
+writes this page from the code.
+
+`measure` computes all metrics by default, except
 
 - those that need a d×d scatter matrix: `rank_total` and the other ranks of Σ_T;
 - those that repeat another metric on the same data: `separation`, `pfc3_error`, and `strong_collapse` without `reference=`;
@@ -23,15 +26,26 @@ functions that compute them are in the [reference](reference/metrics.md). `measu
 - estimates for the population that the samples come from, such as `pfc1.population`, `cdnv.low` and `pfc3.leave_one_out`: see
   [sampling noise](sampling.md).
 
-Name these in `metrics=[...]`. The words "core", "all" (all without a scatter matrix and without estimates), "population"
-(all estimates) and `Metric` values of your own are allowed there too. A measurement prints its core metrics:
+To get these too, name them in `metrics=[...]`. The list may also hold `Metric` values of your own and three words: "core",
+"all" (all without a scatter matrix and without estimates) and "population" (all estimates). A measurement prints its core
+metrics:
 {core}.
 Metrics of the classifier belong to the layer that feeds it.
 
-In the formulas h_i are the features of sample i with the class y_i, μ_k the class means, n_k the counts and α_k the class
-weights (1/K by default). μ is the global mean and M̄ holds the rows μ_k − μ. W has the rows w_k, b is the bias and z = W h + b
-are the logits. E_K is the Gram matrix of a simplex ETF with norm 1. [How to choose](how-to-choose.md) says which metric answers
-which question, and [when it refuses](refusals.md#flags) explains the flags.
+**Symbols.** h_i are the features of sample i and y_i its class. K is the number of classes, N the number of samples and d
+the dimension of the features. μ_k are the class means, n_k the counts and α_k the class weights (1/K by default). μ is the
+global mean, and M̄ has the rows μ_k − μ. Σ_W, Σ_B and Σ_T are the covariances within classes, between classes and in total
+([formulas, 1.1](theory.md#1-statistics)), and ⁺ is the pseudo-inverse. SS_w and SS_b are Σ_W and Σ_B with the weights
+n_k/N. W has the rows w_k, b is the bias, and z = W h + b are the logits. E_K is the Gram matrix of a simplex ETF, divided
+by its norm. λ are eigenvalues, the largest first, and ε is 10 d times the rounding of float64. For `snc1` to `snc3` n is
+the number of samples per class. "tr" in an exponent marks the training set.
+
+**Needs.** *Class moments* are counts, class means and variances: one pass over the data. *Final class means*: the features
+are looked at again when all class means are known; they are kept in memory for this, or read a second time. *Scatter* is a
+d×d matrix. *Four parts of each class* are class moments of four interleaved subsets of its samples.
+
+**Flags** qualify a value, or say why it is nan. [When it refuses](refusals.md#flags) explains each one. Where noise of the
+class means can matter, `undersampled` marks values that are mostly noise. It is not repeated in the entries.
 
 | id | what | at collapse |
 |---|---|---|
@@ -39,9 +53,18 @@ which question, and [when it refuses](refusals.md#flags) explains the flags.
 _KINDS = {"centers": "final class means", "parts": "four parts of each class", "left_out": "samples left out of their mean"}
 
 
-def number(value: float | None) -> str:
-    """Write a bound or a value at collapse, in words where it is none."""
-    return "depends on K" if value is None else f"{value:.4g}".replace("inf", "∞")
+def number(value: float) -> str:
+    """Write a bound or a value at collapse."""
+    return f"{value:.4g}".replace("inf", "∞")
+
+
+def collapsed(metric: Metric) -> str:
+    """Write the value at collapse, which is K − 1 for ranks of a simplex ETF."""
+    if metric.at_collapse is not None:
+        return number(metric.at_collapse)
+    if metric.id == "hyperspherical_energy":
+        return "−½ log(2K/(K−1))"
+    return "no value of its own" if metric.id.endswith(".noise") else "K − 1"
 
 
 def function_of(metric: Metric) -> Callable[..., Any] | None:
@@ -73,11 +96,12 @@ def entry(metric: Metric) -> str:
     function = function_of(metric)
     public = function is not None and function.__name__ in room.__all__ and getattr(room, function.__name__) is function
     needs = ", ".join(_KINDS.get(need, need) for need in sorted(metric.needs)) or "class moments"
+    kinds = sorted(metric.invariant)
     flags = sorted(metric.undefined_when | metric.flagged_when | {metric.nan_flag})
     end = "]" if high < float("inf") else ")"
     lines = [
-        f"- Range: [{number(low)}, {number(high)}{end}. At collapse: {number(metric.at_collapse)}.",
-        f"- Needs: {needs}. Unchanged by {', '.join(sorted(metric.invariant))} of the features.",
+        f"- Range: [{number(low)}, {number(high)}{end}. At collapse: {collapsed(metric)}.",
+        f"- Needs: {needs}. Unchanged by {' and '.join(filter(None, [', '.join(kinds[:-1]), kinds[-1]]))} of the features.",
         f"- Flags: {', '.join(f'`{flag}`' for flag in flags)}.",
         f"- Source: {metric.reference.replace('docs/sampling.md', '[sampling noise](sampling.md)')}.",
         *([f"- In Python: `ncollapse.metrics.{function.__name__}`."] if public and function else []),
@@ -94,7 +118,7 @@ def slug(metric: str) -> str:
 
 def render() -> str:
     """Write the page as Markdown."""
-    rows = [f"| [{m.id}](#{slug(m.id)}) | {m.title} | {number(m.at_collapse)} |" for m in METRICS.values()]
+    rows = [f"| [{m.id}](#{slug(m.id)}) | {m.title} | {collapsed(m)} |" for m in METRICS.values()]
     entries = "\n".join(entry(metric) for metric in METRICS.values())
     core = ", ".join(f"`{name}`" for name in CORE)
     return HEADER.format(core=core) + "\n".join(rows) + "\n\n## Entries\n\n" + entries

@@ -15,6 +15,7 @@ from ncollapse.analysis.regression_collapse import (
 from ncollapse.analysis.representation import alpha_req, lidar, moments_cka, rankme
 from ncollapse.analysis.residual_alignment import ResidualAlignment, residual_alignment
 from ncollapse.analysis.strangers import false_positive_rate
+from ncollapse.analysis.tag_averages import TagAverage, tag_averages
 from ncollapse.analysis.truncation import truncate
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Elasticity",
     "FewShot",
     "ResidualAlignment",
+    "TagAverage",
     "Truncated",
     "Truncation",
     "alpha_req",
@@ -39,6 +41,7 @@ __all__ = [
     "regression_noise",
     "residual_alignment",
     "squared_error",
+    "tag_averages",
     "truncate",
     "weight_decay_bounds",
 ]

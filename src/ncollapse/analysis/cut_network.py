@@ -26,14 +26,14 @@ class Truncation:
     Attributes:
         layer: Where it ends.
         head: "linear" or "ncc".
-        train_accuracy: Share of right decisions on the training set, of the network as it was returned.
-        test_accuracy: On held-out data; nan without any.
-        network_train_accuracy: nan if the network returns no logits.
-        network_test_accuracy: On held-out data.
-        parameters: Numbers of parameters, the head's included.
-        network_parameters: Those of the whole network.
+        train_accuracy: Accuracy of the cut network on the training set, as it was returned.
+        test_accuracy: Its accuracy on held-out data; nan without any.
+        network_train_accuracy: Accuracy of the whole network; nan if it returns no logits.
+        network_test_accuracy: The same on held-out data.
+        parameters: Number of parameters, including the head's.
+        network_parameters: Number of parameters of the whole network.
         seconds: Median time of one forward pass of the first batch.
-        network_seconds: Of the whole network, in turn with the other.
+        network_seconds: The same for the whole network; the two are timed in turn.
     """
 
     layer: str

@@ -155,7 +155,7 @@ def diagnose(
         unpack: As in ``measure``.
         call: As in ``measure``.
         k: Number of neighbors of the k-NN decisions.
-        ridge: Of the linear probe, in units of the mean variance of a feature.
+        ridge: Penalty of the linear probe, in units of the mean variance of a feature.
         shots: Samples of a new class in an episode.
         max_dim: A convolutional layer of more features is averaged over its positions, so that d × d matrices stay small. The
             layer that feeds the classifier is kept whole.

@@ -21,8 +21,8 @@ class FewShot(NamedTuple):
 
     Attributes:
         accuracy: Mean over episodes, each class with the same weight.
-        standard_error: Of that mean, over episodes; nan for one episode.
-        bound: What the accuracy is at least in the mean over all episodes, by the CDNV of the classes. May be negative.
+        standard_error: Standard error of that mean over episodes; nan for one episode.
+        bound: Lower bound of the mean accuracy over all episodes, from the CDNV of the classes. It may be negative.
         ways: Number of classes in an episode.
     """
 
@@ -53,7 +53,7 @@ def few_shot_accuracy(
         shots: Samples that a center is the mean of.
         ways: Classes in an episode; fewer if there are fewer.
         episodes: Number of episodes.
-        seed: Of the episodes.
+        seed: Decides which classes and samples are drawn.
 
     Raises:
         ValueError: If fewer than two classes are left, or a number is below 1.

@@ -18,7 +18,7 @@ def least_squares_probe(moments: CrossMoments, *, ridge: float = 0.0) -> LinearC
     targets its largest output decides a class.
 
     Args:
-        moments: Of features and targets of the training set.
+        moments: Cross moments of features and targets of the training set.
         ridge: 0 or more, in units of the mean variance of a feature.
 
     Returns:
@@ -49,8 +49,8 @@ def least_squares_probe(moments: CrossMoments, *, ridge: float = 0.0) -> LinearC
 def squared_error(moments: CrossMoments, probe: LinearClassifier) -> Tensor:
     r"""Return the mean squared error :math:`\frac{1}{N} \sum_i \lVert W x_i + b - y_i \rVert^2` of a probe, 0-d.
 
-    It is computed from the moments of the samples that are predicted, of the training set or another one, and of the units of
-    squared targets. 0 for targets that are linear in the features.
+    The moments are those of the samples to predict: the training set or another one. The unit is that of squared targets. 0 for
+    targets that are linear in the features.
     """
     weight = probe.weight
     offset = weight @ moments.mean_x + probe.bias - moments.mean_y

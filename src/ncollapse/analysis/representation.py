@@ -34,7 +34,7 @@ def lidar(moments: CrossMoments, *, delta: float = 1e-4) -> Tensor:
     whatever the one-hot targets name. The paper's 1e-7 in the logarithm is left out. K-1 for an ETF with isotropic noise.
 
     Args:
-        moments: Of features and one-hot labels (``CrossMoments.from_labels``).
+        moments: Cross moments of features and one-hot labels (``CrossMoments.from_labels``).
         delta: Added to the diagonal, in units of squared features; the paper's 1e-4 supposes features of the size 1.
 
     Reference:

@@ -23,7 +23,7 @@ _MOST_NUMBERS, _AT_ONCE = 4096, 2**20
 
 @dataclass(frozen=True, eq=False)
 class ResidualAlignment:
-    r"""Means over samples of what residual alignment (RA1 to RA4) says about the branches :math:`f_l` of :math:`h + f_l(h)`.
+    r"""Residual alignment (RA1 to RA4) of the branches :math:`f_l` of :math:`h + f_l(h)`.
 
     With the Jacobian :math:`J_l` of :math:`f_l` at the sample's own features and its r leading singular vectors U, V:
 
@@ -83,8 +83,7 @@ def residual_alignment(model: nn.Module, inputs: Any, *, blocks: Sequence[str], 
     A block is a module that maps a tensor, with samples along its first axis, to a tensor of the same shape (or to a tuple
     that begins with it), and is taken as :math:`h + f(h)`; whatever lies between two blocks is left out. What else it is given,
     such as a mask, is kept. A block that normalizes its sum counts as what it adds. The network is run in eval mode and left as
-    it was. Each sample takes the D×D Jacobian of each block, D numbers in its features: a handful of samples tells what there
-    is to see.
+    it was. Each sample takes the D×D Jacobian of each block, D numbers in its features: a handful of samples is enough.
 
     Args:
         model: The network.

@@ -53,7 +53,7 @@ def truncate(
         num_classes: Number of classes, K.
         head: "linear" or "ncc".
         test: Held-out data.
-        ridge: Of the linear head, in units of the mean variance of a feature.
+        ridge: Penalty of the linear head, in units of the mean variance of a feature.
         unpack: As in ``measure``.
         call: As in ``measure``.
         max_dim: As in ``diagnose``: a convolutional layer of more features is averaged over its positions.

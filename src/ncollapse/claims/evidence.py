@@ -126,9 +126,9 @@ def by_seed(
         statistic: What is estimated, in words, such as "share of seeds".
         test: Called with a run, and with epoch 0 too if ``before``. True or False asks for a share of seeds, a number (positive
             where the claim is right) for a mean over seeds; None leaves the run out.
-        before: Whether the same test before training says something: a claim about training must do better than that.
+        before: Whether to make the same test before training too. A claim about training must do better than that.
         shuffled: Probability that the same layers pass in a random order, for tests of an order.
-        steps: Steps from layer to layer that are tested, for the same.
+        steps: Number of steps from layer to layer in such a test.
 
     Returns:
         One piece of evidence for each setting.

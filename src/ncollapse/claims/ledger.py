@@ -63,7 +63,7 @@ class Ruling:
 
 @dataclass(frozen=True)
 class Ledger:
-    """All rulings, the run directories that they rest on, and those that were left out, each with the reason."""
+    """All rulings, the run directories behind them, and the runs that were left out, each with the reason."""
 
     rulings: tuple[Ruling, ...]
     runs: tuple[str, ...]

@@ -65,13 +65,13 @@ class Claim:
         statement: The claim as one sentence.
         source: Where it is made, such as a section of a paper.
         tested: The test in words.
-        examine: Makes evidence of runs, such as ``lambda runs: by_seed(runs, "share of seeds", test)``.
+        examine: Turns runs into evidence, such as ``lambda runs: by_seed(runs, "share of seeds", test)``.
         about: Whether it is about a run; by default about every one.
         family: The paper, whose rows are corrected together.
         terminal: Whether it is about the terminal phase of training, so that other runs do not count.
         stationary: Whether it is about optima, so that runs that are not stationary do not count.
-        checks_code: Whether a theorem leaves no choice: then the code is tested, and nothing about networks.
-        command: What gives the runs that it needs.
+        checks_code: Whether a theorem proves it: then the test checks the code, and says nothing about networks.
+        command: The command that makes the runs it needs.
     """
 
     key: str

@@ -15,7 +15,7 @@ def _check_batch_size(batch_size: int) -> None:
 
 
 class Batches:
-    """The samples in their order, batch by batch, as often as asked: what a measurement walks through.
+    """The samples in order, batch by batch; can be iterated over many times.
 
     Every iteration yields ``(inputs, labels)`` views of at most ``batch_size`` samples; the last batch holds what is
     left, so every sample comes exactly once.

@@ -195,7 +195,7 @@ class LabeledData:
         """Return the same samples with the group of their class as label; groups are numbered in order, without gaps.
 
         Args:
-            groups: Of every class, K integers.
+            groups: The group of each class, K integers.
 
         Raises:
             ValueError: If there is not one for every class.

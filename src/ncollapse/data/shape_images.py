@@ -23,7 +23,7 @@ def geo_mnist(per_class: int = 480, *, seed: int = 0, split: Literal["train", "t
     (12+ρ, 8+ρ) to (20+ρ, 24+ρ), the triangle has rows (16, 26, 6)+ρ and columns (16−8√3, 24, 24)+ρ.
 
     Args:
-        seed: Of the blur and of the order.
+        seed: Decides the blur and the order.
         split: ``train`` and ``test`` differ in the blur, and in the size that meets each angle: in ``test`` the jitter falls.
 
     Raises:

@@ -251,7 +251,7 @@ def _rounding(first: Tensor, last: Tensor, labels: Tensor, paired: PairedMoments
 
 
 def log_linear(start: float, end: float, times: Sequence[float] = GRID) -> list[float]:
-    """Return the baseline of the line, log-linear interpolation :math:`v_0^{1-t} v_L^t`; nan unless both ends are positive."""
+    """Return the line's baseline, log-linear interpolation :math:`v_0^{1-t} v_L^t`; nan unless both ends are positive."""
     if not (start > 0 and end > 0):
         return [math.nan] * len(times)
     return [math.exp((1 - t) * math.log(start) + t * math.log(end)) for t in times]

@@ -29,12 +29,12 @@ class MeanFlow:
     with :math:`R = G_0^{-1/2} G_L G_0^{-1/2}` have the same ends: q → 0 is the flow, q = 1/2 a straight line of class means.
 
     Attributes:
-        squared_lengths: Of the columns of :math:`C = G_0^{1/2} P`, P the eigenvectors of R; shape (K-1,).
+        squared_lengths: Squared lengths of the columns of :math:`C = G_0^{1/2} P`, P the eigenvectors of R; shape (K-1,).
         products: Squared entries of :math:`C^T C`, shape (K-1, K-1): all that PFC2 needs.
         growth: :math:`\log \rho_i`, half the logarithms of the eigenvalues of R, falling, shape (K-1,).
 
     Reference:
-        Derived here; not searched for priority.
+        Derived here; we did not search the literature for it.
     """
 
     squared_lengths: Tensor

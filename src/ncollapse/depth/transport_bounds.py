@@ -22,7 +22,7 @@ class SlicedBound:
         maximum: :math:`\max_\theta W_2^2(\theta)` over the directions drawn: a bound whatever was drawn, weak for large d.
         scaled_mean: :math:`d` times the mean over directions. It estimates
             :math:`d\, \mathbb{E}_\theta W_2^2(\theta) \le W_2^2`, and may itself exceed :math:`W_2^2` by chance.
-        standard_error: Of ``scaled_mean``, from the spread over directions.
+        standard_error: Standard error of ``scaled_mean``, from the spread over directions.
     """
 
     maximum: float

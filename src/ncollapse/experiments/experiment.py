@@ -40,12 +40,12 @@ class Panel(NamedTuple):
 
 @dataclass(frozen=True)
 class Found:
-    """What one seed gives.
+    """The result of one seed.
 
     Attributes:
-        value: Whether the statement is right, or a number that is positive where it is; None if there is nothing to test.
+        value: Whether the statement is right, or a number that is positive if it is right; None if there is nothing to test.
         points: What is drawn.
-        before: The same without what the statement is about, such as before training: the base rate. None if there is none.
+        before: The base rate: the same value without the cause in question, such as before training. None if there is none.
     """
 
     value: Value | None
@@ -59,15 +59,15 @@ class Experiment:
 
     Attributes:
         name: Paper and item, such as ``pfc:fig2``.
-        item: Where it stands in the paper.
-        title: What it is about.
-        says: What the paper says, in our words.
-        tested: What of it is tested on each seed, in words.
-        measure: Gives what one seed says.
-        panels: Of its figure, in their order.
-        seeds: How many the small version takes, so that it ends within ten minutes on two cores.
-        needs: Data sets that it needs.
-        checks_code: Whether a theorem leaves no choice, so that it tests the code and nothing about networks.
+        item: Its place in the paper, such as a figure or a theorem.
+        title: Its subject in a few words.
+        says: The paper's statement, in our words.
+        tested: The part of it that is tested on each seed, in words.
+        measure: Function that runs one seed and returns what it found.
+        panels: Panels of its figure, in order.
+        seeds: Number of seeds of the small version, chosen so that it ends within ten minutes on two cores.
+        needs: Names of the data sets it needs.
+        checks_code: Whether a theorem proves it, so that it checks the code and says nothing about networks.
         has_paper_size: Whether it can be run at the paper's size; else the small version is the whole.
     """
 
@@ -96,11 +96,11 @@ class Experiment:
 
 @dataclass(frozen=True)
 class SeedFile:
-    """``seed=N.json``: what one seed of an experiment gave, and how.
+    """``seed=N.json``: the result of one seed of an experiment, and how it was made.
 
     Attributes:
         runs: Run directories behind it, from the folder of the experiment.
-        seconds: Of computing, with those of the runs, whichever experiment has made them.
+        seconds: Seconds of computing, including those of its runs, whichever experiment made them.
         machine: Versions, platform and device.
     """
 

@@ -63,7 +63,7 @@ def reproduce(
         place: Where its results and its runs are kept.
         seeds: Those that are wanted.
         at_paper_size: Run the paper's settings instead of the small version.
-        say: Told the number of seeds that are finished, and how far the next one is.
+        say: Called with the number of finished seeds and the progress of the next one.
         should_stop: Asked after every batch; an experiment that was stopped goes on from there.
 
     Returns:

@@ -22,13 +22,13 @@ RECORD = "recorded.json"
 
 @dataclass(frozen=True)
 class Standing:
-    """What is known of an experiment.
+    """The verdict on an experiment, with its numbers.
 
     Attributes:
         state: The verdict of its seeds, or "not run".
         why: What hinders a verdict, or a clearer one.
         row: The numbers over the seeds; None where there are none.
-        seconds: Of all seeds; nan if unknown.
+        seconds: Seconds for all seeds; nan if unknown.
     """
 
     state: State
@@ -38,7 +38,7 @@ class Standing:
 
 
 def standings(results: Mapping[str, Sequence[SeedFile]], experiments: Iterable[Experiment]) -> dict[str, Standing]:
-    """Rule on experiments by what their seeds gave; those of one paper that have enough seeds are corrected together."""
+    """Rule on experiments by the results of their seeds; those of a paper with enough seeds are corrected together."""
     known = {experiment.name: experiment for experiment in experiments}
     rows = {name: row_of(_draws(results.get(name, ())), (-math.inf, math.inf)) for name in known}
     corrected: dict[str, float] = {}
@@ -67,6 +67,6 @@ def _standing(experiment: Experiment, row: RowTest, seeds: Sequence[SeedFile], c
 
 
 def recorded() -> dict[str, tuple[SeedFile, ...]]:
-    """Return what the seeds of experiments gave when the project ran them: values and seconds, without what is drawn."""
+    """Return the results of the project's own seeds: values and seconds, without the points of the figures."""
     content = files("ncollapse.experiments").joinpath(RECORD).read_bytes()
     return msgspec.json.decode(content, type=dict[str, tuple[SeedFile, ...]])

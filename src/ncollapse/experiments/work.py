@@ -37,10 +37,10 @@ class Work:
     """One seed of an experiment under way.
 
     Attributes:
-        seed: Of initial weights, the order of samples, and whatever else is drawn.
+        seed: Decides initial weights, the order of samples, and whatever else is drawn.
         at_paper_size: Whether the paper's settings are asked for.
         runs: The folder of all runs.
-        say: Told how far it is.
+        say: Called with the progress in words.
         should_stop: Asked after every batch.
         used: The runs that this seed rests on, with the seconds that each took, in whichever experiment.
         waited: Seconds that they took in this one.

@@ -36,7 +36,7 @@ class Recorder:
         model: The network.
         num_classes: Number of classes, K.
         epochs: The last epoch. Epochs 0, 1, 2, … are measured in steps that grow by 9 percent, and this one; it ends the run.
-            Without it the steps grow likewise, and ``finish`` ends the run.
+            Without it the steps grow in the same way, and ``finish`` ends the run.
         every: Measure after every n-th epoch instead, and after the last.
         optimizer: The optimizer of the training. A hook counts its steps, which gives the learning rate, and with SGD the
             weight-decay time τ (docs/theory.md, 4.1); its settings become part of the recipe.

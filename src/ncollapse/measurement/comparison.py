@@ -20,7 +20,7 @@ Name = str | int
 
 
 class Drift(NamedTuple):
-    """What changes at one layer from one measurement to the next; 0 for equal ones, but for the last two.
+    """The change at one layer from one measurement to the next. For equal measurements all values but pfc1 and cdnv are 0.
 
     Attributes:
         before: Name of the first measurement.

@@ -54,7 +54,7 @@ def weight_alignment(weight: Tensor, moments: ClassMoments, *, centered: bool = 
     weights or means have a lower rank.
 
     Args:
-        weight: Of the next layer: (out, d) for a linear layer, (c_out, c_in, ...) for a convolution of one group.
+        weight: Weight of the next layer: (out, d) for a linear layer, (c_out, c_in, ...) for a convolution of one group.
         moments: Class moments of that layer's input, features flattened as (c_in, h, w).
         centered: Subtract the mean of class means first; the published code does not.
         rank: Rank of the compared subspaces. None is K, or K-1 for centered means, but at most what the matrices allow. For

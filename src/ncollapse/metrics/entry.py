@@ -51,7 +51,7 @@ class MetricValue(NamedTuple):
 
     Attributes:
         value: A float; nan if undefined.
-        standard_error: Of the value; None if it is not estimated.
+        standard_error: Standard error of the value; None if it is not estimated.
         flags: Keys of ``FLAGS`` that qualify the value or explain why it is undefined.
     """
 
@@ -81,7 +81,8 @@ class Metric:
         nan_flag: The flag of a nan that no condition explains.
         despite_empty: Whether it is defined even if a class has no samples here, because it depends on the classifier alone, or
             on the class means of a training set that has samples of all classes.
-        noise: Function to the share of the value that the noise of class means explains; above one half it is ``undersampled``.
+        noise: Function that returns the share of the value that noise of class means explains. Above one half the value is
+            flagged ``undersampled``.
         stacks: Whether both functions also take several layers stacked along a first dimension, and return a value for each.
     """
 

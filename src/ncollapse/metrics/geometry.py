@@ -52,9 +52,9 @@ def max_angle(rows: Tensor) -> Tensor:
 def row_sum(rows: Tensor) -> Tensor:
     r"""Return NC0, the norm of the sum of the rows over the norm of all, :math:`\lVert W^T 1 \rVert / \lVert W \rVert_F`.
 
-    In [0, sqrt(K)]: 0 for a simplex ETF, about 1 for independent random rows, sqrt(K) for equal ones; nan if all are zero. That
-    it vanishes is necessary for collapse and says nothing about angles. Under the cross-entropy and SGD it follows a law of its
-    own, ``ncollapse.train.row_sum_factor``. Of a selection of classes it is about these rows alone.
+    In [0, sqrt(K)]: 0 for a simplex ETF, about 1 for independent random rows, sqrt(K) for equal ones; nan if all are zero. It
+    must vanish at collapse, but says nothing about angles. Under the cross-entropy and SGD it follows a law of its own,
+    ``ncollapse.train.row_sum_factor``. For a selection of classes only their rows count.
 
     Reference:
         Zhao, Cheng, Masarczyk & Lucchi (2026), ICLR, arXiv 2602.16642; their normalization is not known to us.

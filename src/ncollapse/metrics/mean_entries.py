@@ -121,7 +121,7 @@ def geometry_entries() -> list[Metric]:
             flagged_when=_ANGLES, **means,
         ),
         Metric(
-            "nc2_max_angle", "distance of those cosines from -1/(K-1)",
+            "nc2_max_angle", "mean distance of the cosines between centered class means from -1/(K-1)",
             lambda s: s.pairs.max_angle, bounds=(0.0, 2.0), reference=_PAPYAN,
             flagged_when=_ANGLES, **means,
         ),
@@ -140,7 +140,7 @@ def uniformity_entries() -> list[Metric]:
             at_collapse=0.0, bounds=(0.0, _INF), direction="decreases", noise=lambda s: s.frame_share, **energy,
         ),
         Metric(
-            "hyperspherical_energy", "mean over pairs of minus the log distance of those directions",
+            "hyperspherical_energy", "mean over pairs of minus the log distance of the class means' directions",
             lambda s: s.pairs.energy.mean, at_collapse=None, bounds=(-math.log(2.0), _INF), direction="none", noise=_spread,
             **energy,
         ),
@@ -217,7 +217,7 @@ def _population_of_means() -> list[Metric]:
             lambda s: distance_estimates.cdnv_low(s.population), _PARTS, **falling,
         ),
         Metric(
-            "cdnv.high", "upper end of that interval, ∞ if two class means may coincide",
+            "cdnv.high", "upper end of a 95 % interval for CDNV of the population, ∞ if two class means may coincide",
             lambda s: distance_estimates.cdnv_high(s.population), _PARTS, **falling,
         ),
         Metric(
@@ -225,7 +225,7 @@ def _population_of_means() -> list[Metric]:
             lambda s: estimates.equinorm(s.population), _PARTS, flagged_when=_NORMS, **falling,
         ),
         Metric(
-            "nc2_equiangularity.population", "spread of the cosines between them",
+            "nc2_equiangularity.population", "spread of the cosines between the population's centered class means",
             lambda s: estimates.equiangularity(s.population), _PARTS, flagged_when=_ANGLES, **falling,
         ),
     ]  # fmt: skip

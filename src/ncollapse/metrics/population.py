@@ -27,7 +27,7 @@ class Estimate(NamedTuple):
 
     Attributes:
         value: 0-d tensor, float64; nan if undefined.
-        standard_error: Of the value, 0-d tensor; None if it is not estimated.
+        standard_error: Standard error of the value, 0-d tensor; None if it is not estimated.
         flags: Keys of ``FLAGS``.
     """
 

@@ -76,7 +76,7 @@ def _weight_entries() -> list[Metric]:
             flagged_when=frozenset({"two_classes"}), **rows,
         ),
         Metric(
-            "nc2_max_angle_weights", "distance of those cosines from -1/(K-1)",
+            "nc2_max_angle_weights", "mean distance of the cosines between classifier rows from -1/(K-1)",
             lambda s: s.row_cosines.max_angle, bounds=(0.0, 2.0), reference=_PAPYAN,
             flagged_when=_NO_ROOM, **rows,
         ),

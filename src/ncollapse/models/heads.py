@@ -21,7 +21,7 @@ class FixedETFHead(nn.Module):
     Args:
         dim: d, at least K-1.
         num_classes: K, at least 2.
-        seed: Of the frame's random orientation; PyTorch's global generator is neither read nor advanced.
+        seed: Decides the frame's random orientation; PyTorch's global generator is neither read nor advanced.
         weight_energy: :math:`E_W`, squared norm of a classifier row.
         feature_energy: :math:`E_H`, squared norm of the features; None leaves them as they come.
         batch_norm: Whether features are batch-normalized before their norm is set.

@@ -22,7 +22,7 @@ class TightFrameBlock(nn.Module):
     Args:
         frame: F, shape (M, d), M at least d.
         activation: "relu", "softshrink" or "abs".
-        threshold: λ, 0 or more; None takes what suits inputs of norm one: :math:`1/\sqrt{M}` for "relu",
+        threshold: λ, 0 or more; None takes a value for inputs of norm one: :math:`1/\sqrt{M}` for "relu",
             :math:`1.5/\sqrt{M}` for "softshrink", 0 for "abs".
 
     Raises:

@@ -103,8 +103,8 @@ def measure(
             ``strong_collapse``), or that hold for the squared loss only (``snc1``-``snc3``). The ``Measurement`` computes a
             metric that was left out when you ask for it, if its statistics were collected.
         convention: Class weights of the covariances and of the global mean in NC2, NC3 and GNC2: "class", "sample", "papyan",
-            "papyan_notebook", "zhu" or "he_su" (docs/theory.md, 1.2). All agree if classes have equal counts, but for the
-            notebook's NC1 and standard deviations.
+            "papyan_notebook", "zhu" or "he_su" (docs/theory.md, 1.2). If classes have equal counts, all give the same
+            values, except for NC1 and the standard deviations of "papyan_notebook".
         path: Also follow each sample through layers of one dimension. This gives relative positions, straightness, and the
             prediction of the straight line. True takes the longest run of layers of one dimension, of equally long ones the
             deepest; a pooled layer in front of the classifier, or the other stages of a ResNet, are measured but are not part

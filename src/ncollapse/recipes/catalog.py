@@ -26,7 +26,7 @@ def recipe_by_name(name: str) -> Recipe:
 
 
 def changes(recipe: Recipe) -> list[str]:
-    """Return what a recipe sets differently from the one that it is named after, whose words then do not hold for it.
+    """Return the settings in which a recipe differs from the recipe of its name, whose description then no longer holds.
 
     Items such as "train.epochs=20"; none for a recipe of another name. The seed is left out, and so are measured epochs that
     differ only because the training is shorter.

@@ -97,10 +97,10 @@ class ConvResNetConfig:
     blocks, which leave the shape as it is.
 
     Attributes:
-        channels: Of every stage, each 1 or more.
-        blocks: Blocks of every stage after its entry, each 0 or more.
+        channels: Number of channels of each stage, 1 or more.
+        blocks: Number of blocks of each stage after its entry, 0 or more.
         block: Nothing follows the addition in ``basic`` and ``pre``; ``post_relu`` is the block of He et al. (2016).
-        stem_stride: Of the stem's convolution, 1 or more.
+        stem_stride: Stride of the stem's convolution, 1 or more.
         stem_pool: Whether 2×2 max pooling follows the stem.
         branch_scale: Multiplies what starts as 1 in the branch of each block, the gain of its last normalization, or with
             ``pre`` the initial weight of its last convolution; 0 makes every ``basic`` and ``pre`` block the identity at first.

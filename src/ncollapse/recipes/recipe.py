@@ -109,9 +109,9 @@ class Recipe:
         description: What is expected, on which hardware, in how many minutes, from how many seeds.
         data: Which samples.
         model: Which network.
-        train: How it is trained.
+        train: Settings of the training.
         measure: When it is measured.
-        seed: Of the initialization and of the order of the samples.
+        seed: Decides the initial weights and the order of the samples.
         threads: CPU threads. Two threads differ from one in the last digits; one is faster for narrow networks.
         device: "auto" takes a CUDA device when there is one, else the CPU.
         decay_over_blocks: Whether ``train.weight_decay`` is divided by ``model.num_blocks``, as theory asks of blocks with two
@@ -177,7 +177,7 @@ class Recipe:
     def fingerprint(self) -> str:
         """Return a digest of everything that the numbers of a run depend on: 16 hexadecimal digits.
 
-        It is the same before and after a way through JSON: 1 and 1.0 are one learning rate.
+        It does not change if the recipe is written as JSON and read back: 1 and 1.0 are one learning rate.
 
         Raises:
             RecipeError: If a field has the wrong type.

@@ -171,8 +171,8 @@ class ExcessEnergy:
 
     Attributes:
         energy: 𝓔, kinetic energy with equal time steps.
-        speed: Of each block, its part of :math:`\mathcal{E} - \mathcal{E}_{\min}`: steps of unequal length.
-        bend: Of each block, its part of :math:`\mathcal{E}_{\min} - c_{id}`: paths off the chord, or out of step.
+        speed: For each block its part of :math:`\mathcal{E} - \mathcal{E}_{\min}`: steps of unequal length.
+        bend: For each block its part of :math:`\mathcal{E}_{\min} - c_{id}`: paths off the chord, or out of step.
         identity_cost: :math:`c_{id}`, cost of the network's own pairing of first and last features.
         wasserstein2: :math:`W_2^2`, cost of the best pairing.
         step_wasserstein2: Of each block, :math:`W_2^2` of its input and output.

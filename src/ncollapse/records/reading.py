@@ -76,7 +76,7 @@ class Run:
 
     @property
     def is_recorded(self) -> bool:
-        """Whether the network was trained by other people's code, of which the files know what they were told."""
+        """Whether the network was trained by other code than a recipe, so that the files know only what that code reported."""
         return self.recording is not None
 
     @property
@@ -183,8 +183,8 @@ def read_run(path: Path, epochs: Epochs = "all", *, unverified: bool = False) ->
 
     Raises:
         ReportError: If the directory or a file is missing, empty, broken, or not as it was written, or if ``measurements.csv``
-            and ``depth.json`` contradict each other. The message names the file and says what to do. Only of a run with a
-            recipe must ``depth.json`` be there.
+            and ``depth.json`` contradict each other. The message names the file and says what to do. ``depth.json`` is
+            required only for a run with a recipe.
     """
     path = Path(path)
     if not path.is_dir():

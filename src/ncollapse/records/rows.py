@@ -52,7 +52,7 @@ class EpochRecord(NamedTuple):
         epoch: Counted from 1.
         loss: Mean over the samples, each at the time of its step and in training mode; without weight decay.
         accuracy: Fraction of samples classified correctly, at the time of their step and in training mode.
-        learning_rate: Of this epoch.
+        learning_rate: The learning rate of this epoch.
         grad_norm: Norm of the whole gradient before clipping, mean over the steps.
     """
 

@@ -17,7 +17,7 @@ from ncollapse.report.sweep_page import write_sweep_page
 def write_report(folders: Sequence[Path], out: Path | None = None, *, unverified: bool = False) -> Path:
     """Write the page that fits: of a run, of several runs side by side, of a sweep, or of sweeps over depth.
 
-    Of one run, its three figures are written into ``figures/`` too, unless ``out`` names another place.
+    For one run its three figures are written into ``figures/`` too, unless ``out`` names another place.
 
     Args:
         folders: Run directories; or the folder of a sweep; or folders of sweeps over ``model.num_blocks`` alone.

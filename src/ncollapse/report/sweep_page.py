@@ -67,7 +67,7 @@ def write_run_pages(sweep_dir: Path, *, on_progress: Callable[[int, int], None] 
     """Write ``report.html`` of every finished run of a sweep that has none.
 
     Args:
-        sweep_dir: The folder that ``ncollapse sweep`` wrote; its ``claims.json`` is quoted on the pages of its runs.
+        sweep_dir: The folder that ``ncollapse sweep`` wrote. The pages of its runs quote its ``claims.json``.
         on_progress: Called after each with the pages that are written and the pages in all.
 
     Returns:

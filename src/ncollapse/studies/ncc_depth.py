@@ -81,7 +81,7 @@ def minimal_ncc_depth(
         model: The network; its number of blocks is replaced.
         training: How each is trained.
         epsilon: ε >= 0.
-        seeds: Of initial weights and sample order; the best counts.
+        seeds: Seeds of initial weights and sample order; the best one counts.
 
     Raises:
         ValueError: If the grid is empty, ε negative, or training fails.

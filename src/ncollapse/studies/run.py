@@ -72,7 +72,7 @@ def run_recipe(
     Args:
         out: The run directory.
         resume: Continue the run of the same recipe in this folder; begins one if the folder holds none.
-        overwrite: Replace an earlier run of the same settings, but for the seed, instead of refusing. The old run goes when
+        overwrite: Replace an earlier run whose settings differ at most in the seed, instead of refusing. The old run goes when
             the first files of the new one are written.
         on_epoch: Called after every epoch that is trained, with its record and the number of epochs.
         should_stop: Asked after every batch, see ``stop_signals``. Once it is true, the run is saved with its place inside the

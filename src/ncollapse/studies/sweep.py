@@ -176,7 +176,7 @@ def run_sweep(
         out: The sweep's folder; ``sweep.json`` in it lists the runs.
         engine: "local" for processes on this machine, "ray" for a Ray cluster that shares this file system.
         workers: Processes at a time.
-        address: Of a running Ray cluster; None takes one that is found, or starts one here.
+        address: Address of a running Ray cluster. None takes a cluster that is found, or starts one here.
         on_progress: Called about twice a second with the epochs that are done and the epochs in all.
         should_stop: Asked about twice a second, see ``stop_signals``. Once it is true, no run is begun, the processes are asked
             to save theirs, and when they have ended ``RunStopped`` is raised.

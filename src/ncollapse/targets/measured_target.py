@@ -28,13 +28,13 @@ def write_measurement(
 
     ``measurements.csv``, ``environment.json``, ``glossary.json`` and ``status.json``, and with ``path=True`` the results over
     depth in ``depth.json``. ``ncollapse report`` makes a page of either. The epoch is that of a run's checkpoint, 0 of other
-    networks. Of several splits the results over depth are those of the last.
+    networks. With several splits the results over depth are those of the last one.
 
     Args:
         measurements: The measurement, or those of ``measure_splits``.
-        target: What was measured; its names are noted.
+        target: What was measured; its names are noted in the folder.
         out: The folder, new or empty.
-        device: Where the network ran, as ``measure_target`` took it; noted.
+        device: Where the network ran, as given to ``measure_target``; it is noted in the folder.
 
     Returns:
         The folder.

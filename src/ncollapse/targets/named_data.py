@@ -64,8 +64,8 @@ def load_data(
             - ``"module:function"``: the function is called, without arguments, for every pass over the data, and returns
               batches as ``measure`` takes them, such as a list or a ``DataLoader``;
             - a run directory: the data of its recipe. The test split is whole, without corrupted labels.
-        split: Which part; of a function, what its batches are called.
-        num_classes: K, of batches of a function only: other data has its own.
+        split: Which part. For a function it is only a name for its batches.
+        num_classes: K; needed only if a function gives the batches, since other data has its own.
         batch_size: Samples in a batch. None takes 1000, or what the recipe of a run measures with. A function decides itself.
         input_shape: Shape of one sample, such as (1, 28, 28), if the network does not take vectors. Samples of one channel fill
             (3, 28, 28) with copies of it.

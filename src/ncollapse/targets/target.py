@@ -35,7 +35,7 @@ class Target:
         network: As ``load_network`` takes it.
         data: As ``load_data`` takes it; None for a run directory.
         test_data: The test split, as ``load_data`` takes it, if ``data`` has none of its own; it is then what is measured.
-        num_classes: K, of batches of a function only.
+        num_classes: K; needed only if a function gives the batches.
         input_shape: Shape of a sample.
         split: "train" or "test"; the test split is decided by the training set's class means.
         checkpoint: File of weights; None takes those that the network was made with.
@@ -60,7 +60,7 @@ class Target:
 
     @property
     def weights_note(self) -> str:
-        """Words on the weights where no file was named; empty where one was."""
+        """A sentence about the weights if no file was named; empty otherwise."""
         if self.is_run or self.checkpoint is not None:
             return ""
         fresh = self.network.startswith(("torchvision:", "timm:"))
@@ -68,7 +68,7 @@ class Target:
         return f"Weights: {whose}; no --checkpoint was named."
 
     def convention(self) -> Convention:
-        """Return the convention if none is asked for: that of the run."""
+        """Return the convention to use if none is given: that of the run."""
         return held_recipe(RunDirectory(self.network)).measure.convention if self.is_run else "class"
 
     def load_splits(self) -> list[NamedData]:

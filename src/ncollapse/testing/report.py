@@ -29,7 +29,7 @@ class Law(NamedTuple):
 
 @dataclass(frozen=True, repr=False)
 class Report:
-    """The laws of one metric or network. Printing it takes one line per law.
+    """The laws of one metric or network. ``print`` shows one line per law.
 
     Attributes:
         subject: What was checked.

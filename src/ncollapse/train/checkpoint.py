@@ -39,7 +39,7 @@ def save_checkpoint(
         model: Its parameters and buffers are saved.
         optimizer: Its momentum buffers, or the moments and steps of Adam, are saved under the names of their parameters.
         epoch: The last epoch that was finished; 0 before training.
-        fingerprint: Of the recipe; loading asks for the same one.
+        fingerprint: Fingerprint of the recipe; loading asks for the same one.
         part: The batches of the next epoch that were trained on, from ``TrainingStopped``.
 
     Raises:
@@ -74,7 +74,7 @@ def load_checkpoint(path: str | Path, model: nn.Module, optimizer: torch.optim.O
     Args:
         model: Built as the saved one was; its device is kept.
         optimizer: Made for this model.
-        fingerprint: Of the recipe at hand.
+        fingerprint: Fingerprint of the present recipe.
 
     Returns:
         The last epoch that was finished; resume at the next.
@@ -102,7 +102,7 @@ def resume_checkpoint(
     Args:
         model: Built as the saved one was; its device is kept.
         optimizer: Made for this model.
-        fingerprint: Of the recipe at hand.
+        fingerprint: Fingerprint of the present recipe.
 
     Returns:
         The last epoch that was finished, and the batches of the next one that were trained on: ``start_epoch - 1`` and ``part``
@@ -169,10 +169,10 @@ def load_weights(path: str | Path, model: nn.Module, *, unsafe_pickle: bool = Fa
     converted to the model's. The index of a file in parts (``model.safetensors.index.json``) stands for all of its parts.
 
     Args:
-        model: Of the same shape as the saved one; its device is kept.
+        model: A model of the same shape as the saved one; its device is kept.
         unsafe_pickle: Read with ``torch.load(weights_only=False)``, which runs whatever code the file holds; the whole model
             may then be in it.
-        fingerprint: Of the recipe that a checkpoint must be of; None takes any.
+        fingerprint: Fingerprint of the recipe that a checkpoint must belong to; None accepts any.
 
     Returns:
         Where the weights were found, the prefix that was dropped, and the type they were converted from, in words; "" for a

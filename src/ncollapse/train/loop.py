@@ -52,8 +52,8 @@ class DecoupledSGD(torch.optim.SGD):
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """Return the optimizer of a run; ``train`` sets its learning rate in every epoch.
 
-    SGD, Adam or L-BFGS with the decay in the gradient; AdamW and SGDW decouple the two. One group of parameters is decayed,
-    with ``weights`` those of two or more axes; what is left, if anything, is a group that is not.
+    SGD, Adam or L-BFGS with the decay in the gradient; AdamW and SGDW decouple the two. One group of parameters is decayed:
+    all, or with ``decay="weights"`` those of two or more axes. The rest, if any, is a second group without decay.
     """
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     decayed = [parameter for parameter in trainable if config.decay == "all" or parameter.ndim >= 2]
@@ -96,11 +96,11 @@ def train(
     Args:
         model: Maps inputs (B, d) to logits (B, num_classes).
         data: The training set, on any device; batches are moved to the model's.
-        seed: Of the order of the samples, 0 or more.
+        seed: Decides the order of the samples, 0 or more.
         optimizer: From ``make_optimizer``, for callers that save or restore checkpoints; None makes one.
         start_epoch: The first epoch to run, counted from 1: one more than the epoch of the checkpoint resumed from.
             ``config.epochs + 1`` runs none.
-        part: The batches of the first epoch that a stopped training has seen, from its ``TrainingStopped``, or its checkpoint.
+        part: What a stopped training has done of its first epoch, from its ``TrainingStopped`` or its checkpoint.
         should_stop: Asked after every batch and before the first one of an epoch. Once it is true, the iterator raises
             ``TrainingStopped``; of several processes one is enough, and all stop after the same batch, the next one at latest.
         group: Processes of ``torch.distributed`` that train one network, such as ``torch.distributed.group.WORLD``: each takes

@@ -30,7 +30,7 @@ def weight_decay_time(config: TrainConfig, steps_per_epoch: int, epochs: int | N
     .. math:: \tau = \sum_t \frac{\eta_t}{1 - \mu}\,\lambda
 
     over the steps t taken, with learning rate :math:`\eta`, momentum :math:`\mu` and weight decay :math:`\lambda`.
-    Dimensionless; what the data does not hold up has shrunk by about :math:`e^{-\tau}`. Collapse is deep from 4 to 8 on. With
+    Dimensionless; weights that no gradient holds have shrunk by about :math:`e^{-\tau}`. Collapse is deep from 4 to 8 on. With
     ``sgdw`` the decay does not pass through the momentum, and :math:`\mu` is 0 in this formula. nan with Adam, AdamW and
     L-BFGS, whose steps do not scale with the gradient.
 

@@ -34,9 +34,9 @@ def record_class_logits(
         model: Maps inputs (B, d) to logits (B, K).
         data: The training set; its means are recorded, by forward passes over all of it.
         iterations: Steps, 1 or more.
-        learning_rate: Of the cross-entropy, positive.
+        learning_rate: Learning rate for the cross-entropy, positive.
         every: Steps between two records, 1 or more.
-        seed: Of the order of the samples.
+        seed: Decides the order of the samples.
 
     Returns:
         The means at 0, every, 2 every, …
