@@ -5,7 +5,9 @@ import ast
 import contextlib
 import io
 import re
+import runpy
 import shlex
+import unittest.mock
 from pathlib import Path
 
 from ncollapse.cli.main import _parser, main
@@ -25,6 +27,7 @@ _DRAWN = {
     "features_on_a_sphere": "gufm",
     "fixed_classifier": "fixed_etf",
     "largest_margin": "max_margin",
+    "leaving_the_data": "mufm",
     "locally_elastic": "locally_elastic_sde",
     "minority_collapse": "layer_peeled counts=5x10,5x1 energy_w=1 energy_h=5",
     "near_collapse": "near_collapse",
@@ -35,6 +38,9 @@ _DRAWN = {
 }
 # Examples whose pages or numbers look like a figure of the docs.
 _SHOWN = {"line_and_baseline": "demo_pfc_over_depth.png", "own_training": "results_compare_depth.png"}
+# Examples that draw a picture of their own where they are given a file, and their other arguments.
+_DRAWING: dict[str, list[str]] = {"amplified_gradients": [], "residual_alignment": ["200"], "tight_frames": []}
+_WITHOUT = {"imagenet_head": "It prints tables and has no picture. It needs two packages that this site is built without."}
 _ERRORS = {"ValueError", "TypeError", "ImportError"}
 
 
@@ -131,12 +137,14 @@ def _folded(code: str) -> str:
 
 
 def _picture(example: str) -> str:
-    """Write the picture of an example and where it is from; empty if it has none."""
+    """Write the picture of an example and where it is from, or why it has none."""
     if example in _SHOWN:
         return f"![{example.replace('_', ' ')}](../figures/{_SHOWN[example]})\n"
-    if example not in _DRAWN:
-        return ""
-    command = f"ncollapse solve {_DRAWN[example]} --figure {example}.svg"
+    if example in _WITHOUT:
+        return f"{_WITHOUT[example]}\n"
+    command = f"ncollapse solve {_DRAWN.get(example)} --figure {example}.svg"
+    if example in _DRAWING:
+        command = " ".join(["python", f"examples/{example}.py", *_DRAWING[example], f"{example}.svg"])
     return f"![{example.replace('_', ' ')}]({example}.svg)\n\nDrawn by `{command}`.\n"
 
 
@@ -147,6 +155,11 @@ def draw(folder: Path) -> None:
         if not file.exists():
             with contextlib.redirect_stdout(io.StringIO()):
                 main(["solve", *shlex.split(model), "--figure", str(file)])
+    for example, arguments in _DRAWING.items():
+        file = folder / f"{example}.svg"
+        if not file.exists():
+            with contextlib.redirect_stdout(io.StringIO()), unittest.mock.patch("sys.argv", ["", *arguments, str(file)]):
+                runpy.run_path(str(ROOT / "examples" / f"{example}.py"))
 
 
 def write() -> None:

@@ -286,7 +286,7 @@ def render(ledger: dict[str, Any]) -> str:
         f"are small. Data: {ledger['data']}. Software: {ledger['versions']}.",
         "",
         f"- **Rules**: frozen on {ledger['dated']} ([all rules, every row, the commands](claims.md)). Each seed counts once, "
-        "and a verdict needs enough fresh seeds. A claim must do better than before training, and than for layers "
+        "and a verdict needs at least twelve seeds. A claim must do better than before training, and than for layers "
         "in random order. The p-values are corrected for all rows of a paper. *Undecided*: these seeds do not decide.",
         '- **Numbers**: "x of n" counts the seeds of one setting in which the claim is right, and a percentage is the mean '
         "of that share over several settings. Other numbers are means: a difference of shares for *the order appears in "

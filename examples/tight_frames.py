@@ -1,7 +1,9 @@
 """Tight frames with thresholds concentrate sparse classes; absolute values separate signs.
 
-python examples/tight_frames.py
+python examples/tight_frames.py [FIGURE.png]
 """
+
+import sys
 
 import torch
 
@@ -30,6 +32,19 @@ for name, block in blocks.items():
     features = inputs if block is None else block(inputs).detach()
     ratio = measure_features(features, labels, num_classes=5, metrics=["pfc1"]).value("pfc1")
     print(f"sparse classes, {name:<20} tr Σ_W / tr Σ_B = {ratio:.3f}")
+
+if len(sys.argv) > 1:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 3.2), layout="constrained")
+    axes, inputs, levels = figure.subplots(), means[labels] + noise, [0.25 * step for step in range(13)]
+    for kind, word in (("softshrink", "soft threshold"), ("relu", "relu")):
+        outputs = (TightFrameBlock(torch.eye(256).double(), kind, level)(inputs).detach() for level in levels)
+        ratios = [measure_features(h, labels, num_classes=5, metrics=["pfc1"]).value("pfc1") for h in outputs]
+        axes.plot(levels, ratios, label=word)
+    axes.set(xlabel="threshold", ylabel="PFC1 of sparse classes", yscale="log")
+    axes.legend(frameon=False)
+    figure.savefig(sys.argv[1])
 
 signs = torch.randn(2000, 1, generator=generator, dtype=torch.float64).sign()
 for name, block in {"input": None, "abs": TightFrameBlock(torch.eye(256).double(), "abs")}.items():

@@ -5,6 +5,7 @@ import math
 
 import matplotlib as mpl
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
@@ -71,6 +72,11 @@ def test_what_noise_alone_gives_is_drawn_over_epochs_and_over_depth(run_dir):
         # Accuracies are above.
         assert [text.get_text() for text in figure.axes[2].texts if "noise" in text.get_text()] == ["noise alone: 0.5 ↓"]
     assert not any("noise" in text for text in texts(plot_last_layer(run)))
+    # The note lies on no number of a layer: those stand at the top right, where accuracies end.
+    FigureCanvasAgg(figure).draw()
+    note, *numbers = sorted(figure.axes[2].texts, key=lambda text: "noise" not in text.get_text())
+    assert len(numbers) >= 3
+    assert not any(note.get_window_extent().overlaps(text.get_window_extent()) for text in numbers)
 
 
 def test_noise_off_the_axis_is_said_and_moves_no_axis(run_dir):
