@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import matplotlib as mpl
 import pytest
@@ -72,11 +73,17 @@ def test_what_noise_alone_gives_is_drawn_over_epochs_and_over_depth(run_dir):
         # Accuracies are above.
         assert [text.get_text() for text in figure.axes[2].texts if "noise" in text.get_text()] == ["noise alone: 0.5 ↓"]
     assert not any("noise" in text for text in texts(plot_last_layer(run)))
-    # The note lies on no number of a layer: those stand at the top right, where accuracies end.
+
+
+def test_the_note_on_noise_touches_no_number_of_a_layer(run_dir):
+    table = run_dir / "measurements.csv"
+    last = read_run(run_dir).epochs[-1]
+    table.write_text(re.sub(rf"(?m)^({last},train,[2-5],[^,]+,pfc3),[^,]+", r"\1,1.0", table.read_text()))
+    figure = plot_over_depth(with_floor(run_dir, 0.5))
     FigureCanvasAgg(figure).draw()
     note, *numbers = sorted(figure.axes[2].texts, key=lambda text: "noise" not in text.get_text())
-    assert len(numbers) >= 3
-    assert not any(note.get_window_extent().overlaps(text.get_window_extent()) for text in numbers)
+    assert len(numbers) >= 4
+    assert not any(note.get_window_extent().padded(3).overlaps(text.get_window_extent()) for text in numbers)
 
 
 def test_noise_off_the_axis_is_said_and_moves_no_axis(run_dir):
