@@ -98,11 +98,13 @@ def test_the_page_of_results_draws_every_picture_that_it_shows(tmp_path, monkeyp
 
 
 def test_the_page_of_diagnosis_runs(capsys):
-    (code,) = blocks("python", ROOT / "docs" / "diagnosis.md")
     names: dict[str, object] = {}
-    with torch.random.fork_rng():
-        exec(code, names)
+    for code in blocks("python", ROOT / "docs" / "diagnosis.md"):
+        with torch.random.fork_rng():
+            exec(code, names)
     said = capsys.readouterr().out
+    distances = [float(word) for word in re.findall(r"2 tags: distance ([\d.]+)", said)]
+    assert distances[1] < distances[0] / 2
     assert "Detect noise at" in said
     assert "cut at 1, linear head: train accuracy" in said
     first_cells = re.findall(r"^\| (.+?) \|", (ROOT / "docs" / "diagnosis.md").read_text(), flags=re.MULTILINE)

@@ -246,7 +246,7 @@ def test_fields_of_a_recipe(capsys):
         r"train\.optimizer=sgd +sgd, adam, or these with decoupled weight decay: sgdw, adamw\. lbfgs takes", printed
     )
     assert re.search(r"no effect\. \(sgd,\s+adam,\s+sgdw,\s+adamw,\s+lbfgs\)\n", printed)
-    assert re.search(r"seed=0 +Of the initialization", printed)
+    assert re.search(r"seed=0 +Decides the initial weights", printed)
     assert "train.epochs=150" in fields
     assert "measure.epochs=null" in fields
     assert override(recipe_by_name("fc_mnist"), fields).fingerprint() == recipe.fingerprint()

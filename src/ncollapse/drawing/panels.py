@@ -182,10 +182,9 @@ def _draw_floors(axes: Axes, x: Sequence[float], floors: list[list[float | None]
     if known and (min(known) > high or max(known) < low):
         value, arrow = (min(known), "↑") if min(known) > high else (max(known), "↓")
         text = f"{NOISE}: {number(value, 2)} {arrow}"
-        # Above the frame, where no line runs through it. Values that have risen far above noise end at the top right, with the
-        # numbers of their layers; values that have fallen begin at the top left.
-        place, side = (0.94, "right") if arrow == "↑" else (0.0, "left")
-        axes.text(place, 1.015, text, transform=axes.transAxes, ha=side, va="bottom", fontsize=7.5, color=style.SOFT)
+        # Beside the title, where neither lines nor numbers of layers are.
+        axes.annotate(text, (1, 1), (0, style.TITLE_PAD), xycoords="axes fraction", textcoords="offset points", ha="right",
+                      va="baseline", fontsize=7.5, color=style.SOFT)  # fmt: skip
         return
     for values in floors:
         if any(value is not None for value in values):

@@ -15,6 +15,8 @@ from ncollapse.drawing.wording import number
 INK, SOFT, GRID = "#1f2430", "#5f6673", "#e1e4ea"
 PAPER = "#ffffff"
 LINE, BASELINE, THIRD = "#0072b2", "#d55e00", "#009e73"
+# Points between a panel and its title: room for the numbers of layers at its upper edge.
+TITLE_PAD = 14
 
 # Of more layers, every second, third, … is counted.
 _MOST_LAYER_TICKS = 9
