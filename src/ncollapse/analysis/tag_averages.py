@@ -56,6 +56,7 @@ def tag_averages(moments: ClassMoments, sets: Tensor) -> tuple[TagAverage, ...]:
         was read; the distance, its center and its one scale for each m are ours.
 
     Example:
+        >>> import torch
         >>> from ncollapse.etf import simplex_etf
         >>> tags = torch.tensor([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [0, 1, 1]])
         >>> sets, index = torch.unique(tags, dim=0, return_inverse=True)
