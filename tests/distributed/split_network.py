@@ -1,4 +1,4 @@
-"""Two processes with a network that is split between them: refused in one sentence, whose advice gives the right table."""
+"""Two processes: a network split between them is refused, with advice that gives the right table; copies are measured."""
 
 import copy
 
@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 from ncollapse import collect_features, find_layers, measure, watch
@@ -28,15 +28,31 @@ def sharded(mesh):
     return fully_shard(model, mesh=mesh)
 
 
+def sharded_of_old(mesh):
+    return FullyShardedDataParallel(network(), device_id=torch.device("cpu"))
+
+
 def parallel(mesh):
     return parallelize_module(network(), mesh, {"0": ColwiseParallel(), "2": RowwiseParallel()})
+
+
+def check_copies():
+    """Copies inside of a module wait for nobody, and a backward pass that comes after a measurement takes place."""
+    copied = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+    inside = nn.Sequential(nn.parallel.DistributedDataParallel(copied), nn.Tanh())
+    if dist.get_rank() == 0:
+        measure(inside, [(X, Y)], num_classes=3)
+    assert inside[0].broadcast_buffers
+    loss = inside(X).square().sum()
+    measure(inside[0], [(X, Y)], num_classes=3, group=dist.group.WORLD)
+    loss.backward()
 
 
 if __name__ == "__main__":
     dist.init_process_group("gloo")
     mesh = init_device_mesh("cpu", (2,))
     expected = measure(network(), [(X, Y)], num_classes=3)
-    for make in (sharded, parallel):
+    for make in (sharded, sharded_of_old, parallel):
         model = make(mesh)
         calls = [
             lambda model=model: measure(model, [(X, Y)], num_classes=3),
@@ -54,6 +70,7 @@ if __name__ == "__main__":
         whole.load_state_dict(get_model_state_dict(model, options=StateDictOptions(full_state_dict=True)))
         found = measure(whole, [(X, Y)], num_classes=3)
         assert repr([row.value for row in found.rows]) == repr([row.value for row in expected.rows])
+    check_copies()
     print("refused and measured whole")
     dist.barrier()
     dist.destroy_process_group()

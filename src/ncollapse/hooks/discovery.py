@@ -27,12 +27,12 @@ from ncollapse.hooks.rows import (
     shape_words,
     without_rows,
 )
+from ncollapse.hooks.snapshot import random_state_kept
 from ncollapse.hooks.stages import check_ran_once, find_stages, in_series, natural_taps, parallel_layers, repeated
-from ncollapse.hooks.tap import INPUT, LayerChoice, Modules, Placement, Tap, available_names, chosen_taps, name_of
+from ncollapse.hooks.tap import INPUT, LayerChoice, Modules, Placement, Tap, available_names, chosen_taps, declared, name_of
 from ncollapse.hooks.tap_hooks import TapPlan
 from ncollapse.hooks.token_axes import turned
 from ncollapse.hooks.trace import ModuleCall, Trace, is_inside, outermost, trace_forward
-from ncollapse.hooks.untouched import random_state_kept
 
 
 class Discovery:
@@ -61,16 +61,16 @@ class Discovery:
                 "features to measure_features."
             )
         self.classifier = None if classifier is None else self._named_classifier(classifier)
-        declared_head = getattr(model, "collapse_classifier", None)
+        declared_head = declared(model, "collapse_classifier")
         self.hint = declared_head if isinstance(declared_head, str) else None
         # A network may have modules named "all" or "auto"; then these words are names.
         self.every = layers == "all" and "all" not in self.modules
         automatic = layers == "auto" and "auto" not in self.modules
-        declared = getattr(model, "collapse_stages", None)
+        stages = declared(model, "collapse_stages")
         self.taps: tuple[Tap, ...] | None = None
         self.words = "all modules" if self.every else ""
-        if automatic and declared is not None:
-            _, self.taps = chosen_taps(list(declared), self.modules)
+        if automatic and stages is not None:
+            _, self.taps = chosen_taps(list(stages), self.modules)
             self.words = f"stages that {type(model).__name__} declares"
         elif not automatic and not self.every:
             names, self.taps = chosen_taps(layers, self.modules)

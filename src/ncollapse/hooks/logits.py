@@ -13,8 +13,8 @@ from torch.utils.hooks import RemovableHandle
 from ncollapse.hooks.affine import Affine, affine_map, before, fitted_map, noisy, rounding_of
 from ncollapse.hooks.batch_io import copy_of, run_network
 from ncollapse.hooks.capture import tensors_of, with_feature
+from ncollapse.hooks.snapshot import random_state_kept
 from ncollapse.hooks.tap import Read, Tap
-from ncollapse.hooks.untouched import random_state_kept
 
 # Scales of the random inputs of a classifier behind which the network changes the logits. Probabilities of large logits are
 # rounded to 0 and 1, so that some inputs are small. Bounds of the logits, such as 30 tanh(z/30), show at large ones.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ncollapse.hooks.batch_io import Arguments, map_tensors, signature_of, tensors_in
+from ncollapse.hooks.tap import attribute
 
 # Masks of one name mark real tokens in one network and padding in another, so a name alone proves nothing. A rule says which
 # tokens are real. The look proves it in one of two ways. The network's own row per sample is the mean of the real tokens, or
@@ -182,8 +183,8 @@ def _num_tokens(tensors: list[Tensor], num_samples: int) -> int:
 
 def _declared_padding(model: nn.Module) -> set[int]:
     """Return the ids that embeddings or the configuration declare to be padding."""
-    declared = [getattr(module, "padding_idx", None) for module in model.modules()]
-    declared.append(getattr(getattr(model, "config", None), "pad_token_id", None))
+    declared = [attribute(module, "padding_idx") for module in model.modules()]
+    declared.append(attribute(attribute(model, "config"), "pad_token_id"))
     return {id for id in declared if isinstance(id, int)}
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ncollapse.hooks.capture import Captured
 from ncollapse.hooks.masks import MaskRule, Run, convention, is_causal, is_wide, named_rules, shown_rule, tensors_of_inputs
-from ncollapse.hooks.tap import Pool, Read, Tap
+from ncollapse.hooks.tap import Pool, Read, Tap, attribute
 from ncollapse.hooks.trace import ModuleCall, Trace
 
 # A hook cannot see that a forward reads the class token with x[:, 0]. But networks pool their tokens in few ways, so each way
@@ -189,7 +189,7 @@ def declared_pool(model: nn.Module) -> tuple[Pool, str] | None:
         pool = _pool_in(vars(module)) if type(module).__name__ == "Pooling" else None
         if pool is not None:
             return pool, name
-    folder = Path(str(getattr(getattr(model, "config", None), "_name_or_path", "")) or "?")
+    folder = Path(str(attribute(attribute(model, "config"), "_name_or_path") or "?"))
     for file in sorted(folder.glob("*_Pooling/config.json")):
         pool = _pool_in(_settings(file))
         if pool is not None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ncollapse.hooks.batch_io import map_tensors
 from ncollapse.hooks.capture import INPUTS, Captured
-from ncollapse.hooks.tap import Placement
+from ncollapse.hooks.tap import Placement, attribute
 from ncollapse.hooks.token_axes import UNCLEAR, Look, changed_indices, tensors_of, token_axes, token_states
 from ncollapse.hooks.trace import ModuleCall, Trace, is_inside, outermost
 
@@ -192,7 +192,7 @@ class TokenRows:
 
 def declared_prefix(model: nn.Module) -> int:
     """Return how many tokens a network declares to add in front of its own."""
-    declared = (getattr(module, "num_prefix_tokens", None) for module in model.modules())
+    declared = (attribute(module, "num_prefix_tokens") for module in model.modules())
     return next((number for number in declared if isinstance(number, int)), 0)
 
 

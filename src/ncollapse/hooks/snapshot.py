@@ -1,11 +1,12 @@
-"""The state of a network: saved to be restored, or as digests by name to be compared."""
+"""The state of a network and the random states: saved to be restored, or as digests by name to be compared."""
 
 from __future__ import annotations
 
 import hashlib
 import random
 from collections import OrderedDict, deque
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from operator import is_
 from typing import Any, NamedTuple
@@ -197,6 +198,37 @@ def _bytes_of(tensor: Tensor) -> Tensor | None:
     if not _is_plain(tensor):
         return None
     return _local(tensor.detach()).resolve_conj().resolve_neg().reshape(-1).view(torch.uint8)
+
+
+@contextmanager
+def random_state_kept(batches: Any = None) -> Iterator[None]:
+    """Restore the global random states of PyTorch, NumPy and Python, and those of a loader's own generators."""
+    # A shuffling loader draws its seed from PyTorch's state or from its generator. Augmentation in the main process may draw
+    # from any of them.
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    states = [(generator, generator.get_state()) for generator in _generators(batches)]
+    try:
+        with torch.random.fork_rng(devices=list(devices)):
+            yield
+    finally:
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)
+        for generator, state in states:
+            generator.set_state(state)
+
+
+def _generators(loader: Any) -> list[torch.Generator]:
+    """Return the generators of a loader and of its samplers."""
+    found: dict[int, torch.Generator] = {}
+    parts = [loader]
+    for part in parts:
+        generator = getattr(part, "generator", None)
+        if isinstance(generator, torch.Generator):
+            found[id(generator)] = generator
+        inner = (getattr(part, name, None) for name in ("sampler", "batch_sampler"))
+        parts += [other for other in inner if other is not None and all(other is not known for known in parts)]
+    return list(found.values())
 
 
 def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -176,6 +177,19 @@ class Modules(dict[str, nn.Module]):
             raise ValueError(
                 f"Modules must be eager, but {outer!r} is scripted, so that hooks do not run. Pass the eager module."
             )
+
+
+def declared(module: nn.Module, name: str) -> Any:
+    """Return what a module declares under a name; None if nothing, also if it only hands on what a module inside declares."""
+    return None if inspect.getattr_static(module, name, None) is None else attribute(module, name)
+
+
+def attribute(module: Any, name: str) -> Any:
+    """Return an attribute, None if there is none: properties and ``__getattr__`` of strangers raise errors of all kinds."""
+    try:
+        return getattr(module, name, None)
+    except Exception:
+        return None
 
 
 def chosen_taps(layers: LayerChoice, modules: Modules) -> tuple[list[str], tuple[Tap, ...]]:

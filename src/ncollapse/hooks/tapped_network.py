@@ -16,8 +16,9 @@ from ncollapse.hooks.label_rows import LabelRows, check_not_one_hot
 from ncollapse.hooks.logits import returned_tensors
 from ncollapse.hooks.masks import mask_rules
 from ncollapse.hooks.rows import left_out_words, misplaced
+from ncollapse.hooks.snapshot import random_state_kept
 from ncollapse.hooks.tap_hooks import TapHooks, Tapped, TapPlan
-from ncollapse.hooks.untouched import Untouched, random_state_kept
+from ncollapse.hooks.untouched import Untouched
 
 # How many samples show whether a layer keeps their order.
 _ORDERED = 8

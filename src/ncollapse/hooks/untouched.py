@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -10,12 +9,11 @@ from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, NamedTuple, TypeVar, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from ncollapse.hooks.snapshot import Snapshot, differing, fingerprint
+from ncollapse.hooks.snapshot import Snapshot, differing, fingerprint, random_state_kept
 
 Result = TypeVar("Result")
 
@@ -84,17 +82,33 @@ class Untouched:
         written = {parameter for module in self.model.modules() if _bounds_norms(module) for parameter in module.parameters()}
         self._before = Snapshot(self.model, inside | written)
         try:
-            self.model.eval()
+            self._to_eval()
             self._written = written | self._before.forget_unchanged(inside - written)
             self.mark()
         except BaseException:
             self._restore()
             raise
 
+    def _to_eval(self) -> None:
+        try:
+            self.model.eval()
+        except NotImplementedError as error:
+            raise ValueError(
+                f"All modules must take eval mode, but one raised NotImplementedError: {error} Exported modules do; pass the "
+                "eager module."
+            ) from error
+        # Inside of another module, too, DistributedDataParallel would wait for other processes to broadcast its buffers.
+        for module in self.model.modules():
+            if isinstance(module, nn.parallel.DistributedDataParallel):
+                module.broadcast_buffers = False
+
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self._restore()
-        if error is None:
-            self._verify()
+        changed = self._changed()
+        if changed and error is None:
+            raise ValueError(changed)
+        if changed and error is not None:
+            error.add_note(changed)
 
     def mark(self) -> None:
         """Save the state that ``rewind`` restores: in eval mode, with the hooks that are there now."""
@@ -119,17 +133,18 @@ class Untouched:
                 # Under autocast, weights were cast without gradients. The next training step must not use them.
                 torch.clear_autocast_cache()
 
-    def _verify(self) -> None:
+    def _changed(self) -> str:
+        """Return what was changed and could not be restored, in words, "" for nothing."""
         changed = [name for saved in self._parameters if not self._before.holds(saved.tensor) for name in saved.written()]
         if self._check:
             changed += differing(self._fingerprint, fingerprint(self.model))
-        if changed:
-            names = list(dict.fromkeys(changed))
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            raise ValueError(
-                f"The network must stay as it was, but its forward in eval mode changed {', '.join(names[:3])}{more}. "
-                "Measure a copy: copy.deepcopy(model)."
-            )
+        names = list(dict.fromkeys(changed))
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        words = (
+            f"The network must stay as it was, but its forward in eval mode changed {', '.join(names[:3])}{more}. "
+            "Measure a copy: copy.deepcopy(model)."
+        )
+        return words if names else ""
 
 
 class _Parameter(NamedTuple):
@@ -176,37 +191,6 @@ def _bounds_norms(module: nn.Module) -> bool:
     return isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.max_norm is not None
 
 
-@contextmanager
-def random_state_kept(batches: Any = None) -> Iterator[None]:
-    """Restore the global random states of PyTorch, NumPy and Python, and those of a loader's own generators."""
-    # A shuffling loader draws its seed from PyTorch's state or from its generator. Augmentation in the main process may draw
-    # from any of them.
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
-    numpy_state, python_state = np.random.get_state(), random.getstate()
-    states = [(generator, generator.get_state()) for generator in _generators(batches)]
-    try:
-        with torch.random.fork_rng(devices=list(devices)):
-            yield
-    finally:
-        np.random.set_state(numpy_state)
-        random.setstate(python_state)
-        for generator, state in states:
-            generator.set_state(state)
-
-
-def _generators(loader: Any) -> list[torch.Generator]:
-    """Return the generators of a loader and of its samplers."""
-    found: dict[int, torch.Generator] = {}
-    parts = [loader]
-    for part in parts:
-        generator = getattr(part, "generator", None)
-        if isinstance(generator, torch.Generator):
-            found[id(generator)] = generator
-        inner = (getattr(part, name, None) for name in ("sampler", "batch_sampler"))
-        parts += [other for other in inner if other is not None and all(other is not known for known in parts)]
-    return list(found.values())
-
-
 def network_of(model: nn.Module) -> nn.Module:
     """Return the network inside the wrappers of compiling and data parallelism, so that names are its own and hooks run."""
     if _is_scripted(model):
@@ -217,26 +201,42 @@ def network_of(model: nn.Module) -> nn.Module:
         if isinstance(model, type):
             raise TypeError(f"model must be a network, got the class {model.__name__}. Make one: {model.__name__}().")
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}. Pass features to measure_features.")
-    # The forward of DistributedDataParallel broadcasts the buffers, and waits for processes that have fewer batches.
-    wrapped = isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel)
-    inner = model.module if wrapped else getattr(model, "_orig_mod", None)
+    inner = _wrapped(model)
     if inner is not None:
-        return network_of(cast(nn.Module, inner))
+        return network_of(inner)
     split = [name for name, parameter in model.named_parameters() if hasattr(parameter, "full_tensor")]
+    # The older FSDP keeps a part of all parameters in one, and frees the others' memory between passes.
+    older = [name for name, part in model.named_modules() if _is_called(part, "FullyShardedDataParallel")]
+    split += [f"{name}.*".lstrip(".") for name in older]
     if split:
         raise TypeError(
-            f"The network's parameters must be whole on every process, got {len(split)} that are split (fully_shard or tensor "
-            f"parallel), the first {split[0]!r}. Load get_model_state_dict(model, "
+            f"The network's parameters must be whole on every process, got {len(split)} that are split (FSDP, fully_shard or "
+            f"tensor parallel), the first {split[0]!r}. Load get_model_state_dict(model, "
             "options=StateDictOptions(full_state_dict=True)) of torch.distributed.checkpoint.state_dict into an unsplit copy "
             "on every process, and measure that."
         )
     return model
 
 
+def _wrapped(model: nn.Module) -> nn.Module | None:
+    """Return the network inside of a wrapper that only calls it; None for one that does more, such as a user's own."""
+    # The forward of DistributedDataParallel broadcasts the buffers, and waits for processes that have fewer batches.
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        return cast(nn.Module, model.module)
+    if isinstance(model, nn.DataParallel) and type(model).forward is nn.DataParallel.forward:
+        return cast(nn.Module, model.module)
+    return cast(nn.Module, model._orig_mod) if _is_called(model, "OptimizedModule") else None
+
+
+def _is_called(model: Any, name: str) -> bool:
+    """Return whether an object is of a class of PyTorch's, by its name, so that this need not be imported."""
+    return any(kind.__name__ == name and kind.__module__.startswith("torch.") for kind in type(model).__mro__)
+
+
 def uncompiled(model: nn.Module) -> nn.Module:
     """Return the network inside the wrappers, which has to run as it is, since the hooks of a compiled one do not."""
     inner = network_of(model)
-    if (inner is not model and hasattr(model, "_orig_mod")) or inner._compiled_call_impl is not None:
+    if _is_called(model, "OptimizedModule") or inner._compiled_call_impl is not None:
         raise TypeError(
             "watch needs a network that is not compiled, whose hooks run, got a compiled one. "
             "Watch before compiling, or use measure, which runs it uncompiled."
@@ -248,7 +248,7 @@ def _is_scripted(model: Any) -> bool:
     """Return whether a network runs without its modules, so that hooks see nothing: scripted, traced, or exported."""
     if isinstance(model, torch.jit.ScriptModule) or type(model).__name__ == "ExportedProgram":
         return True
-    is_graph = any(base.__name__ == "GraphModule" for base in type(model).__mro__)
+    is_graph = _is_called(model, "GraphModule")
     # An exported graph calls one module, which checks the inputs.
     return is_graph and not any(node.op == "call_module" and node.target != "_guards_fn" for node in model.graph.nodes)
 

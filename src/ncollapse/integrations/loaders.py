@@ -16,7 +16,7 @@ from torch.utils.data import (
 )
 
 from ncollapse.groups import Processes
-from ncollapse.hooks.untouched import random_state_kept
+from ncollapse.hooks.snapshot import random_state_kept
 
 _HINT = "Pass a loader that yields every sample once, with loader=."
 

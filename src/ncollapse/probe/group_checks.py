@@ -62,14 +62,13 @@ def first_buffers(model: nn.Module, processes: Processes) -> Iterator[None]:
     buffers = list(model.buffers())
     before = [buffer.clone() for buffer in buffers]
     try:
-        with torch.no_grad():
-            for buffer in buffers:
-                buffer.copy_(processes.broadcast(Tensor, buffer))
+        # Through ``data``, since a backward pass that comes later would take these for changes: all are undone.
+        for buffer in buffers:
+            buffer.data.copy_(processes.broadcast(Tensor, buffer))
         yield
     finally:
-        with torch.no_grad():
-            for buffer, own in zip(buffers, before, strict=True):
-                buffer.copy_(own)
+        for buffer, own in zip(buffers, before, strict=True):
+            buffer.data.copy_(own)
 
 
 def shared_plan(plan: TapPlan | None, processes: Processes) -> TapPlan | None:

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from ncollapse.hooks.batch_io import Call, Unpack, map_tensors, tensors_in, unpack_batch
 from ncollapse.hooks.label_rows import Rows, class_indices
 from ncollapse.hooks.logits import before_probabilities, class_logits, is_single
-from ncollapse.hooks.snapshot import differing, fingerprint
+from ncollapse.hooks.snapshot import differing, fingerprint, random_state_kept
 from ncollapse.hooks.tap import LayerChoice
-from ncollapse.hooks.untouched import network_of, random_state_kept
+from ncollapse.hooks.untouched import network_of
 from ncollapse.probe.request import ClassifierChoice
 from ncollapse.testing.plain_hooks import deviation, plain_values
 from ncollapse.testing.report import Law, Pair, Report, unchanged
