@@ -282,6 +282,18 @@ def test_settings_that_disagree_are_named(write_seed):
     assert f"{N} seeds from 2 settings: 1 right, 1 wrong." in words
 
 
+def test_a_seed_that_was_measured_in_two_ways_counts_once(write_seed, edit):
+    """Of one setting, since only what was measured differs; a recipe that leaves out a default is no other sample at all."""
+    runs = [write_seed(f"seed{seed}", seed) for seed in range(N)]
+    again, older = write_seed("again", 0), write_seed("older", 1)
+    edit(again / "recipe.json", lambda recipe: recipe["measure"].update(transport_samples=7))
+    edit(older / "recipe.json", lambda recipe: recipe["train"].update(balance="none"))
+    ledger = rule_on_claims([*runs, again, older])
+    assert [path for path, _ in ledger.left_out] == [str(older)]
+    (evidence,) = next(ruling for ruling in ledger.rulings if ruling.claim.key == "pfc1_all").evidence
+    assert (evidence.estimate.n, len(evidence.supporting), evidence.silent) == (N, N + 1, 0)
+
+
 def test_a_recipe_without_a_younger_field_is_no_other_setting(write_seed):
     runs = [write_seed(f"seed{seed}", seed) for seed in range(N)]
     recipe = json.loads((runs[0] / "recipe.json").read_text())

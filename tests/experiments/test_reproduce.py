@@ -85,7 +85,7 @@ def test_a_run_that_another_process_trains_is_waited_for(tmp_path, short_pauses)
 
     with (
         ThreadPoolExecutor(1) as other,
-        pytest.warns(RunDirectoryWarning, match=r"process \d+ on .* trains .*waiting"),
+        pytest.warns(RunDirectoryWarning, match=r"process \d+ on .* has been training this run since .*\. Waiting for it"),
     ):
         (shared,) = waits(other)
     assert shared.value == alone.value

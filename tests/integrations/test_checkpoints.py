@@ -207,6 +207,7 @@ def test_a_log_of_version_0_1_over_steps(tmp_path):
     ("epoch,metric\n1,2\n", "must be a log with the columns epoch or step, split, .*got another file"),
     ("epoch,split,depth,layer,metric,value,flags\n", "must hold at least one measurement"),
     ("epoch,split,depth,layer,metric,value,flags\n" + "1,train,0,a,pfc1,1,\n" * 2, "every value once, got pfc1 of a twice"),
+    ("epoch,split,depth,layer,metric,value,flags\n1,train,0,a,pfc1,1,\n1,test,0,b,pfc1,1,\n", "a and b at depth 0 of epoch 1"),
     ("epoch,split,depth,layer,metric,value,flags\n,train,0,a,pfc1,1,\n", "must have an epoch or a step in every row"),
     ("epoch,split,depth,layer,metric,value,flags\ninf,train,0,a,pfc1,1,\n", "step and depth must be at least 0, got inf"),
     ("step,split,depth,layer,metric,value,flags\n-1,train,0,a,pfc1,1,\n", "must be at least 0, got None, -1"),

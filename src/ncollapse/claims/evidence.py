@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,11 +81,14 @@ def estimate_of(values: Sequence[Value], bounds: tuple[float, float] = UNBOUNDED
 
 def pooled(evidence: Sequence[Evidence]) -> list[Draw]:
     """Return one draw a seed: right if it is right in all settings that the seed was run in, or the mean of their numbers."""
+    return _one_a_seed(draw for item in evidence for draw in item.draws)
+
+
+def _one_a_seed(draws: Iterable[Draw]) -> list[Draw]:
     by_seed: dict[int, list[Draw]] = {}
-    for item in evidence:
-        for draw in item.draws:
-            by_seed.setdefault(draw.seed, []).append(draw)
-    return [_merged(draws) for _, draws in sorted(by_seed.items())]
+    for draw in draws:
+        by_seed.setdefault(draw.seed, []).append(draw)
+    return [_merged(own) for _, own in sorted(by_seed.items())]
 
 
 def _merged(draws: Sequence[Draw]) -> Draw:
@@ -143,8 +146,9 @@ def by_seed(
 
     found = []
     for name, members in settings_of(runs).items():
-        draws = tuple(made for run in members if (made := draw(run)) is not None)
-        found.append(Evidence(name, statistic, draws, silent=len(members) - len(draws)))
+        draws = [made for run in members if (made := draw(run)) is not None]
+        # Runs that differ in what was measured of them are one setting, and may share a seed.
+        found.append(Evidence(name, statistic, tuple(_one_a_seed(draws)), silent=len(members) - len(draws)))
     return found
 
 

@@ -1,6 +1,5 @@
 """The ledger of the papers' claims and of the questions that they leave: ruled on from run directories, kept as JSON."""
 
-import json
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -20,7 +19,7 @@ from ncollapse.records import file_names
 from ncollapse.records.errors import ReportError
 from ncollapse.records.json_files import read_json, write_json
 from ncollapse.records.reading import Run, read_run
-from ncollapse.records.recipe_settings import NO_SETTINGS, setting
+from ncollapse.records.recipe_settings import NO_SETTINGS, setting, settings_in_words
 from ncollapse.records.run_files import ClaimRecord, ClaimsFile, EvidenceRecord, LeftOut, SensitivityRecord
 from ncollapse.records.sweep import read_sweep, unfinished
 
@@ -81,13 +80,15 @@ def rule_on_claims(folders: Iterable[Path], claims: Sequence[Claim] = ALL_CLAIMS
     Raises:
         ReportError: If no folder is given, or a file in one is missing or broken.
     """
-    runs: dict[str, Run] = {}
+    # By what the numbers of a run depend on.
+    runs: dict[frozenset[tuple[str, str]], Run] = {}
     left_out: list[tuple[str, str]] = []
     for path, run, problem in _find(folders):
         if run is None or problem:
             left_out.append((str(path), problem))
             continue
-        first = runs.setdefault(_settings(run), run)
+        settings = settings_in_words(run).items()
+        first = runs.setdefault(frozenset((name, value) for name, value in settings if name not in NO_SETTINGS), run)
         if first is not run:
             left_out.append((str(path), f"has the same settings and seed as {first.path}, so it is not another sample"))
     kept = list(runs.values())
@@ -157,14 +158,6 @@ def _ruled(ruling: Ruling, corrected: float | None) -> Ruling:
     else:
         return ruling
     return replace(ruling, verdict=verdict, why=why, corrected=corrected)
-
-
-def _settings(run: Run) -> str:
-    """Write what the numbers of a run depend on, of which words and the number of checkpoints are no part."""
-    entries: dict[str, Any] = {}
-    for key, value in run.recipe_entries.items():
-        entries |= {f"{key}.{leaf}": item for leaf, item in value.items()} if isinstance(value, dict) else {key: value}
-    return json.dumps({key: entries[key] for key in entries.keys() - NO_SETTINGS}, sort_keys=True)
 
 
 def _find(folders: Iterable[Path]) -> Iterable[tuple[Path, Run | None, str]]:

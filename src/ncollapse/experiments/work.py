@@ -78,8 +78,8 @@ class Work:
     def _is_finished(self, path: Path) -> bool:
         """Whether a run is finished; waits for another process that trains it."""
         if (holder := living_holder(path)) is not None:
-            words = f"{path}: process {holder.pid} on {holder.host} trains this run since {holder.since}; waiting for it"
-            warnings.warn(words, RunDirectoryWarning, stacklevel=2)
+            who = f"process {holder.pid} on {holder.host} has been training this run since {holder.since}"
+            warnings.warn(f"{path}: {who}. Waiting for it.", RunDirectoryWarning, stacklevel=2)
         while living_holder(path) is not None:
             if self.should_stop is not None and self.should_stop():
                 raise RunStopped(f"{path} is trained by another process. Give the same command again.")

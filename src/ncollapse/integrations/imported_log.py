@@ -114,6 +114,7 @@ def _row(entry: _Entry) -> Row:
 
 def _check(file: Path, rows: list[Row], unit: Unit) -> None:
     seen: set[tuple[Any, ...]] = set()
+    names: dict[tuple[Any, int], str] = {}
     for row in rows:
         time = getattr(row, unit)
         if time is None:
@@ -127,3 +128,8 @@ def _check(file: Path, rows: list[Row], unit: Unit) -> None:
                 "Divide the file if two trainings wrote to it."
             )
         seen.add(key)
+        if (other := names.setdefault((time, row.depth), row.layer)) != row.layer:
+            raise ValueError(
+                f"{file} must name one layer at each depth, got {other} and {row.layer} at depth {row.depth} of {unit} {time}. "
+                "Divide the file if two networks were measured."
+            )

@@ -89,7 +89,8 @@ def read_history(file: Path, read: Read = read_bytes) -> tuple[EpochRecord, ...]
     records: list[EpochRecord] = []
     for lines in blocks:
         records += map(EpochRecord._make, zip(*_by_column(file, columns, lines).values(), strict=True))
-    if any(later.epoch <= earlier.epoch for earlier, later in pairwise(records)):
+    epochs = [-math.inf if record.epoch is None else record.epoch for record in records]
+    if -math.inf in epochs or any(later <= earlier for earlier, later in pairwise(epochs)):
         fail(file, "must list epochs in ascending order, each once")
     return tuple(records)
 

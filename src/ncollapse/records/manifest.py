@@ -200,6 +200,11 @@ class CheckedFiles:
                 raise
             self.changed.append(file_names.MANIFEST)
 
+    @property
+    def is_under_way(self) -> bool:
+        """Whether a save is under way, or was cut off: some files may be those of the save before."""
+        return self.manifest is not None and self.manifest.previous is not None
+
     def has(self, name: str) -> bool:
         """Whether the run has a file; one that was deleted is missed when it is read."""
         exists = (self.folder / name).exists()

@@ -221,6 +221,8 @@ def read_run(path: Path, epochs: Epochs = "all", *, unverified: bool = False) ->
         unverified=tuple(files.changed),
     )
     _check_agreement(run)
+    if not files.is_under_way:
+        _check_accuracy(run)
     return run
 
 
@@ -257,7 +259,8 @@ def _check_agreement(run: Run) -> None:
         fail(table if not run.rows else curves, "needed at least one measured epoch, found none")
     if not run.epochs:
         fail(curves, f"has no epoch in common with {table.name}")
-    _check_status(run)
+    if run.status.epoch > run.status.epochs:
+        fail(run.path / file_names.STATUS, f"says {run.unit} {run.status.epoch} of {run.status.epochs}")
     for epoch in run.epochs:
         if run.records[epoch].layers != run.layers:
             fail(curves, f"lists other layers at epoch {epoch} than at epoch {run.epochs[-1]}")
@@ -271,11 +274,9 @@ def _check_agreement(run: Run) -> None:
         fail(run.path / file_names.SAMPLES, f"has samples of the layer {other[0]}, which {table.name} has not at that depth")
 
 
-def _check_status(run: Run) -> None:
+def _check_accuracy(run: Run) -> None:
+    """Check that status and table say the same accuracy, unless a save was cut off between the two."""
     status, file = run.status, run.path / file_names.STATUS
-    if status.epoch > status.epochs:
-        fail(file, f"says {run.unit} {status.epoch} of {status.epochs}")
-    # A kill may leave the status of the save before, whose epoch is another.
     measured = {row.epoch: row.value for row in run.rows if row.metric == "accuracy" and row.split == "train"}
     perfect = {} if status.first_perfect_epoch is None else {status.first_perfect_epoch: 1.0}
     for epoch, said in {status.epoch: status.train_accuracy, **perfect}.items():

@@ -59,12 +59,19 @@ def setting_text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
+def settings_in_words(run: Run) -> dict[str, str]:
+    """Return all settings of a run by dotted name, also those that its recipe is too old to say; none without a recipe."""
+    if not run.recipe_entries:
+        return {}
+    # The recipe of somebody else's training may mean anything by what it does not say.
+    younger = {} if run.is_recorded else {name: setting_text(value) for name, value in YOUNGER.items()}
+    return younger | dict(flatten_settings(run.recipe_entries))
+
+
 def differing_settings(runs: Sequence[Run]) -> list[list[tuple[str, str]]]:
     """List what the recipes of several runs set differently, apart from seeds; nothing for a run without a recipe."""
     words = NO_SETTINGS - {"name"} | {"seed"}
-    younger = {name: setting_text(value) for name, value in YOUNGER.items()}
-    flat = [({} if run.is_recorded else younger) | dict(flatten_settings(run.recipe_entries)) for run in runs]
-    settings = [{name: value for name, value in fields.items() if name not in words} for fields in flat]
+    settings = [{name: value for name, value in settings_in_words(run).items() if name not in words} for run in runs]
     known = [fields for fields, run in zip(settings, runs, strict=True) if run.recipe_entries]
     names = dict.fromkeys(name for fields in known for name in fields)
     differing = [name for name in names if len({fields.get(name) for fields in known}) > 1]
