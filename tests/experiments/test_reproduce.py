@@ -25,10 +25,11 @@ from ncollapse.experiments import (
     standings,
     write_experiment_page,
 )
-from ncollapse.records.errors import ReportError, RunDirectoryWarning
+from ncollapse.records.errors import FolderInUseError, ReportError, RunDirectoryWarning
 from ncollapse.records.json_files import write_json
 from ncollapse.records.lock import Lock
 from ncollapse.stop_signals import RunStopped
+from ncollapse.studies import run_recipe
 
 TINY = ("train.epochs=2", "data.per_class=5", "model.width=8", "model.num_blocks=1", "measure.transport_samples=0")
 
@@ -89,6 +90,22 @@ def test_a_run_that_another_process_trains_is_waited_for(tmp_path, short_pauses)
     ):
         (shared,) = waits(other)
     assert shared.value == alone.value
+
+
+def test_a_run_that_another_process_begins_first_is_waited_for(tmp_path, monkeypatch):
+    """Between the look at the folder and the lock: then it is looked at again."""
+    tries = []
+
+    def taken_once(*args, **options):
+        tries.append(args)
+        if len(tries) == 1:
+            raise FolderInUseError("process 1 has been writing to it")
+        return run_recipe(*args, **options)
+
+    monkeypatch.setattr("ncollapse.experiments.work.run_recipe", taken_once)
+    (found,) = reproduce(made(measure=lambda work: Found(work.run("demo", *TINY).value("pfc1", 1))), Place(tmp_path), [3])
+    assert len(tries) == 2
+    assert found.value > 0
 
 
 def test_who_waits_can_be_stopped(tmp_path, short_pauses):

@@ -14,7 +14,7 @@ from ncollapse.records.errors import RunDirectoryError
 from ncollapse.records.run_directory import RunDirectory
 from ncollapse.records.sweep import read_sweep
 from ncollapse.studies.held_recipe import held_recipe
-from run_files import write_run
+from run_files import set_train_accuracy, write_run
 
 MIB = 1 << 20
 FILES = ("recipe.json", "environment.json", "status.json", "glossary.json", "depth.json", "history.csv", "measurements.csv")
@@ -154,10 +154,21 @@ def in_first(change):
         ("depth.json", in_first(lambda record: record.update(epoch=-1)), "lists epoch -1 before 0"),
         ("depth.json", in_first(lambda record: record["curve"]["t"].reverse()), r"epochs\[0\]\.curve\.t must ascend"),
         ("depth.json", in_first(lambda record: record["null"]["t"].__setitem__(-1, 7.0)), r"epochs\[0\]\.null\.t must ascend"),
+        ("depth.json", in_first(lambda record: record["null"]["t"].__setitem__(1, 0.0)), r"epochs\[0\]\.null\.t must ascend"),
         (
             "depth.json",
             in_first(lambda record: record["progression"]["pfc1"]["violations"].append("x")),
             r"progression\.pfc1 names 'x', which is none of its layers",
+        ),
+        (
+            "depth.json",
+            in_first(lambda record: record["progression"]["pfc2"]["violations_tol"].append("x")),
+            r"progression\.pfc2 names 'x', which is none of its layers",
+        ),
+        (
+            "depth.json",
+            in_first(lambda record: record["effective_depth"][0].update(depth=-1)),
+            "effective_depth needs indices of its 2 layers",
         ),
         (
             "depth.json",
@@ -175,6 +186,14 @@ def test_what_contradicts_itself_or_another_file_is_refused(small, name, lie, me
     read_run(small)
     edit(small / name, lie)
     with pytest.raises(ReportError, match=rf"{name}: .*{message}"):
+        read_run(small)
+
+
+def test_a_first_perfect_epoch_that_the_table_denies_is_refused(small):
+    set_train_accuracy(small, 0.5, first_perfect_epoch=0)
+    read_run(small)
+    set_train_accuracy(small, 0.5, first_perfect_epoch=2)
+    with pytest.raises(ReportError, match=r"the train accuracy at epoch 2 is 1\.0, measurements\.csv says 0\.5"):
         read_run(small)
 
 

@@ -14,7 +14,7 @@ import pytest
 from ncollapse.cli import main
 from ncollapse.cli.run_list import list_runs
 from ncollapse.records import lock
-from ncollapse.records.errors import RunDirectoryError
+from ncollapse.records.errors import FolderInUseError, RunDirectoryError
 from ncollapse.records.lock import Holder, Lock, living_holder, state_of
 from ncollapse.records.run_directory import RunDirectory
 
@@ -36,7 +36,7 @@ def other(tmp_path):
 
 
 def refused(folder):
-    with pytest.raises(RunDirectoryError, match="must be written by one process at a time") as caught, Lock(folder):
+    with pytest.raises(FolderInUseError, match="must be written by one process at a time") as caught, Lock(folder):
         pass
     return str(caught.value)
 

@@ -1,13 +1,15 @@
 """The file of the samples: written and read back, the same bytes every time, and refused when its parts do not fit."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from safetensors.numpy import load, save
 
-from ncollapse.records import ReportError
+from ncollapse.records import ReportError, read_run
 from ncollapse.records.samples import EpochSamples, SampleHeader, Samples, read_samples, samples_content
+from run_files import write_run
 
 HEADER = SampleHeader(("a", "b"), (0, 1), ("a", "b"), 1, (0, 1, 4), (5, 5, 5), names=("x", "y", "z"), absent=(2, 3))
 
@@ -85,3 +87,12 @@ def spoiled(change_header=None, change_tensors=None):
 def test_what_does_not_fit_is_refused(content, match, tmp_path):
     with pytest.raises(ReportError, match=match):
         read_samples(written(tmp_path, content))
+
+
+def test_samples_of_layers_that_the_table_has_elsewhere_are_refused(tmp_path):
+    run = write_run(tmp_path / "run", layers=("a", "c", "b"), epochs=(0, 2), flagged=False)
+    written(run, samples_content(Samples(replace(HEADER, depths=(0, 2))).with_epoch(0, made())))
+    assert read_run(run).samples.header.depths == (0, 2)
+    written(run, samples_content(Samples(HEADER).with_epoch(0, made())))
+    with pytest.raises(ReportError, match=r"samples of the layer b, which measurements\.csv has not at that depth"):
+        read_run(run)
