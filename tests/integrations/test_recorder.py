@@ -4,6 +4,8 @@ import copy
 import csv
 import json
 import math
+import shutil
+from contextlib import suppress
 from itertools import pairwise
 
 import pytest
@@ -169,6 +171,27 @@ def test_a_recorder_killed_at_any_write_resumes_to_the_same_table(tmp_path, monk
         training = Training() if not last else Training(epoch=last, saved=saves[last])
         record(folder, training, epochs=2, resume=True, first=last or None)
         assert table(folder) == table(tmp_path / "whole"), f"killed at write {at}"
+
+
+def test_a_recording_that_is_killed_while_it_measures_an_epoch_again_can_be_read(tmp_path, monkeypatch):
+    """The network differs, as after a resumed training on a GPU, so that tables and status are for a moment of two minds."""
+    record(tmp_path / "mine", Training(), epochs=1)
+    accuracy = read_run(tmp_path / "mine").status.train_accuracy
+    differing = 0
+    for at in range(1, 30):
+        folder = shutil.copytree(tmp_path / "mine", tmp_path / f"killed{at}")
+        recorder = Recorder(folder, network(seed=9), num_classes=K, epochs=1, resume=True, metrics=METRICS)
+        with monkeypatch.context() as patch:
+            count = killing(patch, at)
+            with suppress(Killed):
+                recorder.epoch(1, [data()])
+        run = read_run(folder)
+        depth = len(run.measured_layers) - 1
+        differing += run.value("accuracy", depth) != accuracy == run.status.train_accuracy
+        if count[0] < at:
+            break
+    assert differing
+    assert run.status.train_accuracy == run.value("accuracy", depth) != accuracy
 
 
 def test_a_second_run_gets_a_folder_of_its_own(tmp_path):

@@ -338,3 +338,10 @@ def test_without_recipe_results_over_depth_may_be_missing(run_dir):
 
 def test_a_run_is_a_line(run_dir):
     assert repr(read_run(run_dir)) == f"Run({str(run_dir)!r}, 'Digits', finished, 6 layers, 15 measured epochs up to 150)"
+
+
+def test_the_accuracy_on_test_samples_is_none_of_the_status(make_run):
+    run = make_run("both", splits=("train", "test"))
+    table = run / "measurements.csv"
+    table.write_text(re.sub(r"^(150,test,.*,accuracy),1\.0,", r"\1,0.5,", table.read_text(), flags=re.MULTILINE))
+    assert [read_run(run).value("accuracy", 5, split=split) for split in ("train", "test")] == [1.0, 0.5]
