@@ -1,5 +1,6 @@
 """Reading a run directory: what is read, and an error that names the file for everything that can be wrong with it."""
 
+import math
 import re
 import shutil
 
@@ -17,7 +18,7 @@ from ncollapse.records.run_files import RecipeSummary
 from ncollapse.report import write_comparison, write_page
 from ncollapse.report.payload import build_payload
 from ncollapse.report.tables import metric_tables
-from run_files import keep_stage
+from run_files import keep_stage, set_train_accuracy
 
 FILES = ("environment.json", "status.json", "depth.json", "history.csv", "measurements.csv")
 
@@ -345,3 +346,14 @@ def test_the_accuracy_on_test_samples_is_none_of_the_status(make_run):
     table = run / "measurements.csv"
     table.write_text(re.sub(r"^(150,test,.*,accuracy),1\.0,", r"\1,0.5,", table.read_text(), flags=re.MULTILINE))
     assert [read_run(run).value("accuracy", 5, split=split) for split in ("train", "test")] == [1.0, 0.5]
+
+
+def test_an_undefined_accuracy_is_none_in_the_status(run_dir, edit):
+    set_train_accuracy(run_dir, math.nan)
+    (run_dir / "status.json").write_text((run_dir / "status.json").read_text().replace("NaN", "null"))
+    edit(run_dir / "status.json", lambda status: status.update(first_perfect_epoch=None))
+    run = read_run(run_dir)
+    assert (run.status.train_accuracy, run.value("accuracy", 5)) == (None, None)
+    edit(run_dir / "status.json", lambda status: status.update(train_accuracy=0.5))
+    with pytest.raises(ReportError, match=r"train accuracy at epoch 150 is 0\.5, measurements\.csv says nan"):
+        read_run(run_dir)
