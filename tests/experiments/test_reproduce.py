@@ -86,7 +86,9 @@ def test_a_run_that_another_process_trains_is_waited_for(tmp_path, short_pauses)
 
     with (
         ThreadPoolExecutor(1) as other,
-        pytest.warns(RunDirectoryWarning, match=r"process \d+ on .* has been training this run since .*\. Waiting for it"),
+        pytest.warns(
+            RunDirectoryWarning, match=r"process \d+ on .* has been training this run since .*\. This process waits for it"
+        ),
     ):
         (shared,) = waits(other)
     assert shared.value == alone.value

@@ -79,7 +79,7 @@ class Work:
         """Whether a run is finished; waits for another process that trains it."""
         if (holder := living_holder(path)) is not None:
             who = f"process {holder.pid} on {holder.host} has been training this run since {holder.since}"
-            warnings.warn(f"{path}: {who}. Waiting for it.", RunDirectoryWarning, stacklevel=2)
+            warnings.warn(f"{path}: {who}. This process waits for it.", RunDirectoryWarning, stacklevel=2)
         while living_holder(path) is not None:
             if self.should_stop is not None and self.should_stop():
                 raise RunStopped(f"{path} is trained by another process. Give the same command again.")
