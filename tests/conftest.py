@@ -31,6 +31,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Pass over what tests import: --doctest-modules looks for examples in it, and some of it takes seconds to import."""
+    return True if collection_path.suffix == ".py" and not collection_path.name.startswith("test_") else None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_waits_for_the_disk() -> Iterator[None]:
+    """No test pulls the plug; tests/records/test_files.py sees that the disk is asked, thousands of times in a session."""
+    before, os.fsync = os.fsync, lambda file: None
+    yield
+    os.fsync = before
+
+
 @pytest.fixture(scope="session", autouse=True)
 def same_everywhere() -> Iterator[None]:
     """Sums are added in one order, and tables fold at one width: pytest-xdist tells its processes that of the terminal."""

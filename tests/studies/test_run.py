@@ -17,7 +17,7 @@ import torch
 from distributed import launch
 from ncollapse.cli import main
 from ncollapse.data import Batches, DataConfig, LabeledData, load_samples
-from ncollapse.drawing import save_figures
+from ncollapse.drawing import figures
 from ncollapse.metrics import select_metrics
 from ncollapse.models import ConvResNetConfig
 from ncollapse.records import ReportError, lock, read_run
@@ -28,7 +28,7 @@ from ncollapse.targets import Target, measure_target, named_data
 from ncollapse.train import CheckpointError
 
 SMALL = [
-    "data.per_class=20", "train.epochs=7", "train.checkpoint_every=2", "measure.epochs=[0,1,3,7]", "model.width=16",
+    "data.per_class=20", "train.epochs=4", "train.checkpoint_every=2", "measure.epochs=[0,1,4]", "model.width=16",
     "model.num_blocks=2", "train.batch_size=50", "measure.transport_samples=50",
 ]  # fmt: skip
 
@@ -74,15 +74,15 @@ def finished(tmp_path_factory):
 
 def test_files_of_a_run(finished):
     status = json.loads((finished / "status.json").read_text())
-    assert (status["state"], status["epoch"], status["epochs"]) == ("finished", 7, 7)
+    assert (status["state"], status["epoch"], status["epochs"]) == ("finished", 4, 4)
     assert status["first_perfect_epoch"] is None
-    assert status["weight_decay_time"] == pytest.approx(sum([0.1] * 2 + [0.01] * 2 + [0.001] * 3) / 0.1 * 1e-2 * 4)
+    assert status["weight_decay_time"] == pytest.approx(sum([0.1, 0.01, 0.001, 0.001]) / 0.1 * 1e-2 * 4)
     table = rows(finished)
-    assert {int(row["epoch"]) for row in table} == {0, 1, 3, 7}
+    assert {int(row["epoch"]) for row in table} == {0, 1, 4}
     assert {row["layer"] for row in table} == {"stem", "blocks.0", "blocks.1"}
     assert {row["layer"] for row in table if row["metric"] == "nc3"} == {"blocks.1"}
     depth = json.loads((finished / "depth.json").read_text())["epochs"]
-    assert [entry["epoch"] for entry in depth] == [0, 1, 3, 7]
+    assert [entry["epoch"] for entry in depth] == [0, 1, 4]
     last = depth[-1]
     assert last["layers"] == ["stem", "blocks.0", "blocks.1"]
     assert last["positions"]["projection"][0] == 0.0
@@ -110,7 +110,7 @@ def test_files_of_a_run(finished):
 
 def test_measuring_the_finished_run_again_gives_its_last_rows(finished):
     again = {(row.layer, row.metric): row.value for row in measure_run(finished).rows}
-    last = {(row["layer"], row["metric"]): float(row["value"]) for row in rows(finished) if row["epoch"] == "7"}
+    last = {(row["layer"], row["metric"]): float(row["value"]) for row in rows(finished) if row["epoch"] == "4"}
     assert again.keys() == last.keys()
     assert all(again[key] == pytest.approx(last[key], nan_ok=True) for key in last)
 
@@ -122,7 +122,7 @@ def test_same_seed_same_bits_other_seed_other_numbers(finished, tmp_path):
     assert tables(tmp_path / "other") != tables(finished)
 
 
-def test_a_convolutional_run_measures_its_last_stage_and_resumes(tmp_path):
+def test_a_convolutional_run_measures_its_last_stage_and_resumes(tmp_path, monkeypatch):
     """Figures and transport run through the layers of one shape; what the head takes stands behind them in the table."""
     fields = (
         "train.epochs=3", "measure.epochs=[0,1]", "train.batch_size=64", "data.per_class=20", "measure.transport_samples=50"
@@ -136,7 +136,8 @@ def test_a_convolutional_run_measures_its_last_stage_and_resumes(tmp_path):
     table = rows(tmp_path / "whole")
     assert {row["layer"] for row in table if row["metric"] == "nc3"} == {"head.input"}
     assert {row["depth"] for row in table if row["layer"] == "head.input"} == {"3"}
-    save_figures(read_run(tmp_path / "whole"))
+    monkeypatch.setattr(figures, "render", lambda figure, kind: b"")
+    figures.save_figures(read_run(tmp_path / "whole"))
     with pytest.raises(Stopped):
         run_recipe(recipe, tmp_path / "broken", on_epoch=stop_after(2))
     run_recipe(recipe, tmp_path / "broken", resume=True)
@@ -157,7 +158,7 @@ def test_kill_at_every_write_then_resume(tmp_path, monkeypatch):
         move(source, target)
 
     # Short, since it is resumed from everywhere: a checkpoint between two measured epochs, one at each, and the end.
-    recipe = small("train.epochs=4", "measure.epochs=[0,1]")
+    recipe = small("train.epochs=3", "measure.epochs=[0,1]")
     run_recipe(recipe, tmp_path / "whole")
     monkeypatch.setattr(os, "replace", watched)
     run_recipe(recipe, tmp_path / "run")
@@ -192,8 +193,8 @@ def asked_after(number):
     return lambda: next(calls) >= number
 
 
-# Asked before each of seven epochs and after each of its four batches: 35 times.
-@pytest.mark.parametrize("number", [1, 2, 5, 13, 14, 20, 33, 35])
+# Asked before each of four epochs and after each of its four batches: 20 times.
+@pytest.mark.parametrize("number", [1, 2, 5, 13, 20])
 def test_a_stopped_run_is_resumed_to_the_bit(number, finished, tmp_path):
     out = tmp_path / "run"
     epoch, batch = divmod(number - 1, 5)
@@ -210,7 +211,7 @@ def test_a_stopped_run_is_resumed_to_the_bit(number, finished, tmp_path):
     # Weights, momentum and position: the files are equal, so the rest of the run would be too.
     assert (out / "checkpoint.safetensors").read_bytes() == (finished / "checkpoint.safetensors").read_bytes()
     status = json.loads((out / "status.json").read_text())
-    assert (status["state"], status["epoch"], status["reason"]) == ("finished", 7, None)
+    assert (status["state"], status["epoch"], status["reason"]) == ("finished", 4, None)
 
 
 def test_stopped_again_and_again_a_run_comes_to_its_end(finished, tmp_path):
@@ -221,19 +222,19 @@ def test_stopped_again_and_again_a_run_comes_to_its_end(finished, tmp_path):
             break
         except RunStopped:
             stops += 1
-    assert stops >= 28 / 2 - 1
+    assert stops >= 16 / 2 - 1
     assert tables(tmp_path) == tables(finished)
 
 
 def test_an_interrupted_run_says_so(finished, tmp_path):
     def interrupt(record, _epochs):
-        if record.epoch == 4:
+        if record.epoch == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         run_recipe(small(), tmp_path, on_epoch=interrupt)
     status = json.loads((tmp_path / "status.json").read_text())
-    assert (status["state"], status["epoch"], status["reason"]) == ("stopped", 4, "interrupted, goes on from here")
+    assert (status["state"], status["epoch"], status["reason"]) == ("stopped", 2, "interrupted, goes on from here")
     run_recipe(small(), tmp_path, resume=True)
     assert tables(tmp_path) == tables(finished)
 
@@ -243,7 +244,7 @@ def test_a_folder_has_one_writer_and_says_that_it_is_written_to(finished, tmp_pa
     out, seen = tmp_path / "run", []
 
     def disturb(record, _epochs):
-        if record.epoch == 4:
+        if record.epoch == 2:
             for resume, overwrite in ((True, False), (False, True)):
                 with pytest.raises(
                     RunDirectoryError, match=rf"run must be written by one process at a time, .* {os.getpid()} on"
@@ -262,7 +263,7 @@ def test_a_folder_that_is_moved_away_is_told_and_goes_on_in_its_new_place(finish
     out, new = tmp_path / "run", tmp_path / "new"
 
     def move(record, _epochs):
-        if record.epoch == 5:
+        if record.epoch == 3:
             out.rename(new)
 
     with pytest.raises(OSError, match=r"the folder is gone, moved or removed perhaps\. Move it back or choose"):
@@ -311,10 +312,10 @@ def test_folder_with_a_run(finished, tmp_path):
 
 
 def test_only_a_run_of_the_same_settings_is_overwritten(tmp_path):
-    run_recipe(small("train.epochs=8"), tmp_path)
+    run_recipe(small("train.epochs=5"), tmp_path)
     before = tables(tmp_path)
     with pytest.raises(
-        RunDirectoryError, match=r"holds a run of 'demo' with train\.epochs=8, which is not replaced by .*--out"
+        RunDirectoryError, match=r"holds a run of 'demo' with train\.epochs=5, which is not replaced by .*--out"
     ):
         run_recipe(small(), tmp_path, overwrite=True)
     assert tables(tmp_path) == before
@@ -353,7 +354,7 @@ def test_a_full_disk_at_the_first_files_of_a_replacement_keeps_the_old_run(finis
 def test_a_replacement_killed_among_its_moves_starts_over(tmp_path, monkeypatch):
     """The old run has another seed. Of the mixture nothing is reported, and --resume trains the new run from the start."""
     move, moves, die_at = os.replace, 0, 0
-    recipe, other = (small("train.epochs=2", "measure.epochs=[0]", f"seed={seed}") for seed in (0, 1))
+    recipe, other = (small("train.epochs=1", "measure.epochs=[0]", f"seed={seed}") for seed in (0, 1))
     run_recipe(recipe, tmp_path / "whole")
     run_recipe(other, tmp_path / "old")
 
@@ -381,8 +382,8 @@ def test_a_replacement_killed_among_its_moves_starts_over(tmp_path, monkeypatch)
 
 def test_changes_are_written(finished, tmp_path):
     assert json.loads((finished / "recipe.json").read_text())["changed"] == [
-        *("data.per_class=20", "model.width=16", "model.num_blocks=2", "train.epochs=7", "train.batch_size=50"),
-        *("train.checkpoint_every=2", "measure.epochs=[0, 1, 3, 7]", "measure.transport_samples=50"),
+        *("data.per_class=20", "model.width=16", "model.num_blocks=2", "train.epochs=4", "train.batch_size=50"),
+        *("train.checkpoint_every=2", "measure.epochs=[0, 1, 4]", "measure.transport_samples=50"),
     ]
     run_recipe(replace(small(), name="mine", seed=2), tmp_path / "mine")
     assert json.loads((tmp_path / "mine" / "recipe.json").read_text())["changed"] == []
@@ -417,9 +418,9 @@ def test_a_network_without_blocks_is_refused_and_leaves_nothing_behind(tmp_path)
 @pytest.mark.parametrize("name", ["checkpoint.safetensors", "measurements.csv", "manifest.json"])
 def test_a_damaged_run_goes_on_from_the_save_before(finished, tmp_path, name):
     """Once it is finished, and once it is not; with the bits of a run that was never damaged."""
-    for epochs, back in ((7, 6), (3, 2)):
+    for epochs, back in ((4, 2), (1, 0)):
         out = tmp_path / f"damaged-{epochs}"
-        if epochs < 7:
+        if epochs < 4:
             with pytest.raises(Stopped):
                 run_recipe(small(), out, on_epoch=stop_after(epochs))
         else:
@@ -505,7 +506,7 @@ def test_divergence_keeps_what_was_measured(tmp_path):
         run_recipe(small("train.learning_rate=1e30", "train.clip_norm=null", "model.normalization=none"), tmp_path / "run")
     assert {row["epoch"] for row in rows(tmp_path / "run")} >= {"0"}
     status = json.loads((tmp_path / "run" / "status.json").read_text())
-    assert (status["state"], status["epoch"], status["epochs"]) == ("failed", 0, 7)
+    assert (status["state"], status["epoch"], status["epochs"]) == ("failed", 0, 4)
     assert status["reason"].startswith("training needs finite losses and gradients, got ")
 
 
@@ -540,15 +541,15 @@ def test_an_unfinished_run_counts_time_and_weight_decay_so_far(tmp_path, monkeyp
     clock = iter(range(0, 10_000, 10))
     monkeypatch.setattr(run.time, "monotonic", lambda: next(clock))
     with pytest.raises(Stopped):
-        run_recipe(small(), tmp_path, on_epoch=stop_after(3))
+        run_recipe(small(), tmp_path, on_epoch=stop_after(2))
     first = json.loads((tmp_path / "status.json").read_text())
-    assert (first["epoch"], first["reason"]) == (3, "Stopped: no words. Put --debug after ncollapse to see where.")
-    assert first["weight_decay_time"] == pytest.approx(sum([0.1] * 2 + [0.01]) / 0.1 * 1e-2 * 4)
+    assert (first["epoch"], first["reason"]) == (2, "Stopped: no words. Put --debug after ncollapse to see where.")
+    assert first["weight_decay_time"] == pytest.approx(sum([0.1, 0.01]) / 0.1 * 1e-2 * 4)
     # The clock of another process starts anywhere.
     clock = iter(range(5, 10_000, 10))
     run_recipe(small(), tmp_path, resume=True)
     last = json.loads((tmp_path / "status.json").read_text())
-    saves = 3  # epochs 4, 6 and 7; the eighth reading, of the end, follows
+    saves = 1  # epoch 4; the reading of the end follows
     assert last["seconds"] == first["seconds"] + 10 * (saves + 1)
 
 
@@ -604,7 +605,7 @@ def test_a_run_measures_its_test_split_by_the_training_means(finished, tmp_path)
     assert found["train"] == rows(finished)
     again = measure_run(both, split="test")
     assert again.num_samples == 1797 - 200
-    last = [row for row in found["test"] if row["epoch"] == "7"]
+    last = [row for row in found["test"] if row["epoch"] == "4"]
     assert {(row["layer"], row["metric"]): float(row["value"]) for row in last} == pytest.approx(
         {(row.layer, row.metric): row.value for row in again.rows}, nan_ok=True
     )
@@ -636,7 +637,7 @@ def test_unknown_device(tmp_path):
 
 def test_last_epoch_is_always_measured(tmp_path):
     run_recipe(small("measure.epochs=[2]"), tmp_path / "run")
-    assert {int(row["epoch"]) for row in rows(tmp_path / "run")} == {2, 7}
+    assert {int(row["epoch"]) for row in rows(tmp_path / "run")} == {2, 4}
 
 
 def test_what_holds_for_the_squared_loss_is_measured_where_it_is_trained_by(tmp_path):

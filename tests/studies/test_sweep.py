@@ -1,6 +1,7 @@
 """Sweeps: every combination and seed in a folder of its own, finished ones left alone, the same tables after any kill."""
 
 import json
+import multiprocessing
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from distributed import launch
 from ncollapse import studies
 from ncollapse.cli import main
 from ncollapse.records.errors import RunDirectoryWarning
@@ -19,7 +21,7 @@ from ncollapse.studies import override, plan_sweep, recipe_by_name, run_recipe, 
 from ncollapse.studies.workers import work
 
 SMALL = [
-    "data.per_class=20", "train.epochs=5", "train.checkpoint_every=2", "measure.epochs=[0,1,3]", "model.width=16",
+    "data.per_class=10", "train.epochs=3", "train.checkpoint_every=2", "measure.epochs=[0,1]", "model.width=16",
     "model.num_blocks=2", "train.batch_size=50", "measure.transport_samples=0", "train.learning_rate=0.02",
 ]  # fmt: skip
 OVER = ["train.weight_decay=0,0.05", "model.num_blocks=1,2"]
@@ -145,10 +147,13 @@ def swept(tmp_path_factory):
     out = tmp_path_factory.mktemp("sweep") / "whole"
     runs = plan_sweep(base(), OVER, 2, out)
     seen = []
-    outcome = run_sweep(runs, out, workers=2, on_progress=lambda done, total: seen.append((done, total)))
+    with pytest.MonkeyPatch.context() as patch:
+        # Workers that are spawned, which takes seconds each, are those of the sweeps below that are killed and stopped.
+        patch.setattr(multiprocessing, "get_context", lambda kind: launch.CONTEXT)
+        outcome = run_sweep(runs, out, workers=2, on_progress=lambda done, total: seen.append((done, total)))
     assert outcome.errors == {}
-    assert {total for _, total in seen} == {40}
-    assert seen[-1][0] == 40
+    assert {total for _, total in seen} == {24}
+    assert seen[-1][0] == 24
     return runs
 
 
@@ -248,19 +253,19 @@ def test_a_run_that_fails_is_named_and_ends_no_other(tmp_path, in_this_process):
 
 
 @pytest.mark.parametrize(("kills", "seeds"), [(1, 1), pytest.param(2, 2, marks=pytest.mark.slow)])
-def test_workers_killed_at_random_lose_nothing(kills, seeds, swept, tmp_path, capsys, in_this_process, without_drawings):
+def test_workers_killed_at_random_lose_nothing(
+    kills, seeds, swept, tmp_path, tmp_path_factory, capsys, in_this_process, without_drawings
+):
     """Workers are killed, then the whole sweep; called again, it ends with the uninterrupted table."""
     settings = [item for setting in FOR_ALL for item in ("--set", setting)]
     words = ["sweep", "demo", *settings, "--over", *OVER, "--seeds", str(seeds), "--out", str(tmp_path), "--json"]
-    command = [sys.executable, "-m", "ncollapse", *words, "--workers", str(kills)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    process = launch.started(["-m", "ncollapse", *words, "--workers", str(kills)], tmp_path_factory.mktemp("printed"))
     for _ in range(kills):
         victim = wait_for_child(process)
         time.sleep(1.5)
         kill(victim)
     kill(process.pid)
-    process.communicate()
+    process.join()
     main(words)
     listed = json.loads(capsys.readouterr().out)
     wanted = [run for run in swept if run.recipe.seed < seeds]
@@ -278,21 +283,23 @@ def test_workers_killed_at_random_lose_nothing(kills, seeds, swept, tmp_path, ca
 
 
 @pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.slow)])
-def test_a_stopped_sweep_waits_for_its_runs_and_goes_on(engine, swept, tmp_path, capsys, in_this_process, without_drawings):
+def test_a_stopped_sweep_waits_for_its_runs_and_goes_on(
+    engine, swept, tmp_path, tmp_path_factory, capsys, in_this_process, without_drawings
+):
     if engine == "ray":
         pytest.importorskip("ray")
     settings = [item for setting in FOR_ALL for item in ("--set", setting)]
     words = ["sweep", "demo", *settings, "--over", *OVER, "--out", str(tmp_path), "--json"]
-    command = [sys.executable, "-m", "ncollapse", *words, "--workers", "1", "--engine", engine]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    printed = tmp_path_factory.mktemp("printed")
+    process = launch.started(["-m", "ncollapse", *words, "--workers", "1", "--engine", engine], printed)
     first = tmp_path / swept[0].name / "status.json"
     deadline = time.monotonic() + 200
-    while not first.exists() and process.poll() is None and time.monotonic() < deadline:
+    while not first.exists() and process.is_alive() and time.monotonic() < deadline:
         time.sleep(0.01)
     process.terminate()
-    out, err = process.communicate(timeout=200)
-    assert (process.returncode, out) == (143, "")
+    process.join(timeout=200)
+    out, err = ((printed / name).read_text() for name in ("out-0", "err-0"))
+    assert (process.exitcode, out) == (143, "")
     last = err.splitlines()[-1]
     assert re.fullmatch(rf"ncollapse: stopped by SIGTERM: {tmp_path} is saved, \d of 4 runs finished\. Go on .*", last), err
     states = [json.loads(path.read_text())["state"] for path in tmp_path.glob("*/status.json")]
@@ -306,7 +313,7 @@ def test_a_stopped_sweep_waits_for_its_runs_and_goes_on(engine, swept, tmp_path,
 def wait_for_child(process):
     """A worker of the sweep: a child that runs what multiprocessing spawns."""
     deadline = time.monotonic() + 200
-    while time.monotonic() < deadline and process.poll() is None:
+    while time.monotonic() < deadline and process.is_alive():
         listing = subprocess.run(
             ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(process.pid)], capture_output=True, text=True, check=False
         )

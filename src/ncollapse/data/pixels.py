@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 import torch
@@ -21,13 +22,19 @@ def digits(scaling: Scaling = "norm64") -> LabeledData:
     Reference:
         E. Alpaydin and C. Kaynak (1998), Optical Recognition of Handwritten Digits, UCI repository (its test part).
     """
+    pixels, labels = _read_digits()
+    inputs = scale_pixels(pixels, mean=float(pixels.mean()), std=float(pixels.std()), scaling=scaling)
+    return LabeledData(inputs, torch.from_numpy(labels.astype(np.int64)), num_classes=10, name="digits", image_shape=(1, 8, 8))
+
+
+@cache
+def _read_digits() -> tuple[NDArray[np.float64], NDArray[np.int_]]:
+    """Read the digits, pixels in [0, 1], once: a sweep trains many small networks on them. Nobody writes to these arrays."""
     # Inside, since it takes a second and only this data set needs it.
     from sklearn.datasets import load_digits
 
     pixels, labels = load_digits(return_X_y=True)
-    pixels = pixels / 16.0
-    inputs = scale_pixels(pixels, mean=float(pixels.mean()), std=float(pixels.std()), scaling=scaling)
-    return LabeledData(inputs, torch.from_numpy(labels.astype(np.int64)), num_classes=10, name="digits", image_shape=(1, 8, 8))
+    return pixels / 16.0, labels
 
 
 def own_images(split: Split, *, root: str | None, scaling: Scaling) -> LabeledData:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 import random
 from collections import OrderedDict, deque
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -254,7 +255,7 @@ def fingerprint(model: nn.Module) -> dict[str, Any]:
     if torch.cuda.is_initialized():
         for index, state in enumerate(torch.cuda.get_rng_state_all()):
             found[f"the random state of GPU {index}"] = _content(state)
-    found["NumPy's random state"] = repr(np.random.get_state(legacy=False))
+    found["NumPy's random state"] = pickle.dumps(np.random.get_state(legacy=False))
     found["Python's random state"] = random.getstate()
     return found
 
@@ -265,9 +266,7 @@ def _digest(value: Any) -> Any:
     if _is_note(value):
         return _NOTE
     if (state := _state_of(value)) is not None:
-        return id(value), state.tobytes() if isinstance(value, np.ndarray) else _content(state) if isinstance(
-            state, Tensor
-        ) else repr(state)
+        return id(value), _content(state) if isinstance(state, Tensor) else pickle.dumps(state)
     if type(value) in _CONTAINERS or type(value) is tuple:
         items = [part for item in value.items() for part in item] if isinstance(value, dict) else list(value)
         return id(value) if type(value) is not tuple else 0, [_digest(item) for item in items]
