@@ -280,3 +280,9 @@ def test_no_axis_goes_below_0_unless_a_value_does(values, ends_at_0):
     low, high = axes.get_ylim()
     assert (low == 0) == ends_at_0
     assert low <= min(values) < high
+
+
+def test_shares_that_all_are_1_are_at_the_top():
+    axes = Figure().subplots()
+    fit_linear(axes, (1.0, 1.0, 1.0))
+    assert axes.get_ylim() == (0.95, pytest.approx(1.003))

@@ -236,6 +236,14 @@ def test_the_download_holds_every_row(page, run):
         assert float(value) == pytest.approx(row.value, rel=1e-8, nan_ok=True)
 
 
+def test_a_log_axis_of_any_range_has_numbers(page):
+    """Also where none of 1, 1.5, 2, 3, … lies in it, such as PFC2 of a thousand classes."""
+    for low, high in ((1.12, 1.4), (0.62, 0.68), (1.2401, 1.2466), (0.01, 3)):
+        ticks = page.evaluate(f"logTicks({low}, {high})")
+        assert 2 <= len(ticks) <= 6
+        assert low <= min(ticks) < max(ticks) <= high
+
+
 @pytest.mark.slow
 def test_a_page_of_six_layers_and_forty_epochs_is_below_a_megabyte(tmp_path):
     """`test_large_run_stays_below_a_megabyte` has more layers and fewer metrics."""

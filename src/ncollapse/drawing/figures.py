@@ -250,7 +250,7 @@ def _draw_into(given: Axes | Sequence[Axes], panels: Sequence[Panel], draw: Call
     with style.house_style():
         for axes, panel in zip(all_axes, panels, strict=True):
             known = panel in (*PROGRESSIVE, *LAST_LAYER)
-            axes.set_title(panel.title, fontsize=9.5, loc="left", color=style.INK, pad=style.TITLE_PAD, parse_math=known)
+            axes.set_title(panel.title, fontsize=9.5, loc="left", color=style.INK, pad=14, parse_math=known)
             draw(axes, panel)
     figure = all_axes[0].figure
     assert figure is not None, "Axes belong to a figure"

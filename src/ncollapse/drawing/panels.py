@@ -160,8 +160,9 @@ def draw_over_depth(axes: Axes, run: Run, panel: Panel, position: str, shared: S
         places = [t for t in positions if t is not None]
         axes.set_xlim(min([0.0, *places]) - 0.05, max([1.0, *places]) + 0.05)
     floor = [run.value(f"{panel.key}.noise", depth) for depth in depths]
-    _draw_floors(axes, [math.nan if t is None else t for t in positions], [floor], panel)
-    _draw_layers(axes, run, depths, positions, _drawable(layers, panel.log))
+    drawn = _drawable(layers, panel.log)
+    _draw_floors(axes, [math.nan if t is None else t for t in positions], [floor], panel, drawn)
+    _draw_layers(axes, run, depths, positions, drawn)
 
 
 def _along_layers(run: Run, times: Sequence[float]) -> list[float]:
@@ -175,16 +176,20 @@ def _along_layers(run: Run, times: Sequence[float]) -> list[float]:
     return found
 
 
-def _draw_floors(axes: Axes, x: Sequence[float], floors: list[list[float | None]], panel: Panel) -> None:
+def _draw_floors(
+    axes: Axes, x: Sequence[float], floors: list[list[float | None]], panel: Panel, layers: Sequence[float] = ()
+) -> None:
     """Draw what noise alone gives, or say where it is if it is off the axis; runs of earlier versions do not have it."""
     low, high = axes.get_ylim()
     known = [value for values in floors for value in _drawable(values, panel.log) if not math.isnan(value)]
     if known and (min(known) > high or max(known) < low):
-        value, arrow = (min(known), "↑") if min(known) > high else (max(known), "↓")
-        text = f"{NOISE}: {number(value, 2)} {arrow}"
-        # Beside the title, where neither lines nor numbers of layers are.
-        axes.annotate(text, (1, 1), (0, style.TITLE_PAD), xycoords="axes fraction", textcoords="offset points", ha="right",
-                      va="baseline", fontsize=7.5, color=style.SOFT)  # fmt: skip
+        up, place = min(known) > high, (0.94, 1.015, "right", "bottom")
+        text = f"{NOISE}: {number(min(known), 2)} ↑" if up else f"{NOISE}: {number(max(known), 2)} ↓"
+        if layers:
+            # Over depth, numbers of layers may be above the frame: the note is in the corner from which the values lead away.
+            right = (layers[-1] <= layers[0]) == up
+            place = (0.97 if right else 0.03, 0.97 if up else 0.03, "right" if right else "left", "top" if up else "bottom")
+        axes.text(*place[:2], text, transform=axes.transAxes, ha=place[2], va=place[3], fontsize=7.5, color=style.SOFT)
         return
     for values in floors:
         if any(value is not None for value in values):

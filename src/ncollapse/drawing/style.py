@@ -15,8 +15,6 @@ from ncollapse.drawing.wording import number
 INK, SOFT, GRID = "#1f2430", "#5f6673", "#e1e4ea"
 PAPER = "#ffffff"
 LINE, BASELINE, THIRD = "#0072b2", "#d55e00", "#009e73"
-# Points between a panel and its title: room for the numbers of layers at its upper edge.
-TITLE_PAD = 14
 
 # Of more layers, every second, third, … is counted.
 _MOST_LAYER_TICKS = 9
@@ -115,9 +113,10 @@ def fit_linear(axes: Axes, values: Iterable[float | None]) -> None:
     """Set a linear y axis around the values, never of height zero or of that of their rounding."""
     known = [value for value in values if value is not None]
     low, high = min(known), max(known)
-    margin = 0.06 * (high - low) if high - low > 1e-12 * max(abs(low), abs(high)) else 0.05 * max(abs(high), 0.1)
-    # Shares and errors end at 0: an axis goes below it only for values that do.
-    axes.set_ylim(max(low - margin, 0.0) if low >= 0 else low - margin, high + margin)
+    flat = high - low <= 1e-12 * max(abs(low), abs(high))
+    margin = 0.05 * max(abs(high), 0.1) if flat else 0.06 * (high - low)
+    # Shares and errors end at 0: an axis goes below it only for values that do. Values that all are 1 are shares.
+    axes.set_ylim(max(low - margin, 0.0) if low >= 0 else low - margin, high + (0.06 if flat and high == 1 else 1) * margin)
 
 
 def short(name: str, length: int = 26) -> str:

@@ -29,7 +29,7 @@ function logTicks(low, high) {
     for (let power = Math.floor(Math.log10(low)); power <= Math.ceil(Math.log10(high)); power++)
       for (const digit of digits) ticks.push(Number(`${digit}e${power}`));
     ticks = ticks.filter((tick) => tick >= low && tick <= high);
-    if (ticks.length <= 6) return ticks;
+    if (ticks.length <= 6) return ticks.length < 2 ? linearTicks(low, high) : ticks;
   }
   const stride = Math.ceil(ticks.length / 6);
   return ticks.filter((_, index) => index % stride === 0);
