@@ -15,6 +15,7 @@ NEEDS = {
     "torchmetrics": ["torchmetrics"],
     "Lightning": ["lightning.pytorch"],
     "Hugging Face transformers": ["transformers", "accelerate"],
+    "A causal language model": ["transformers"],
     "A Trainer on WordNet's glosses": ["transformers", "accelerate"],
 }
 FILES = {
@@ -25,6 +26,7 @@ FILES = {
     "torchmetrics": None,
     "Lightning": "neural_collapse.csv",
     "Hugging Face transformers": "bert/neural_collapse.csv",
+    "A causal language model": "gpt2.csv",
     "A Trainer on WordNet's glosses": "runs/glosses/measurements.csv",
     "Batches": None,
 }
