@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 # A reader of a small file answers in milliseconds; the bound is for a busy machine. Files in a folder of the test are replaced.
 FUZZED = settings(deadline=timedelta(seconds=5), suppress_health_check=[HealthCheck.function_scoped_fixture])
-OFTEN = settings(FUZZED, max_examples=3000)
+OFTEN = settings(FUZZED, max_examples=500)
 
 
 @contextmanager

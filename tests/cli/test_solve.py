@@ -52,10 +52,11 @@ def test_every_model_prints_the_same_keys(capsys, words):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_every_model_has_a_default_problem_and_a_figure(capsys, tmp_path, name):
+def test_every_model_has_a_default_problem_and_a_figure(capsys, tmp_path, monkeypatch, name):
     # Flows of thousands of steps are shortened.
     short = {"unregularized_ufm": "num_steps=300 duration=10", "central_path": "duration=100 num_steps=20"}
     short["mufm"] = "counts=3x4 dim=5 draws=1"
+    monkeypatch.setattr("ncollapse.surrogates.mufm_curves._COSTS", (1e-4, 1e-1))
     file = tmp_path / "figure.svg"
     found = answer(capsys, f"{name} {short.get(name, '')} --figure {file}")
     assert not found["status"].startswith("Not converged")
@@ -182,7 +183,7 @@ def test_figures_of_the_multilayer_model_show_several_draws(monkeypatch, capsys,
     monkeypatch.setattr("ncollapse.drawing.surrogates.plot_panels", lambda title, panels: seen.append(panels))
     monkeypatch.setattr("ncollapse.surrogates.mufm_curves._COSTS", (1e-3, 1e-1))
     monkeypatch.setattr("ncollapse.drawing.figures.render", lambda figure, kind: "")
-    words = "solve mufm counts=3x4 dim=5 draws=3 bias=free"
+    words = "solve mufm counts=3x3 dim=5 draws=3 bias=free"
     main([*words.split(), "--figure", str(tmp_path / "a.svg")])
     main([*words.split(), "--solver", "descent", "num_steps=20", "--figure", str(tmp_path / "b.svg")])
     layers, *over_decays = seen[0]

@@ -37,6 +37,24 @@ def expected(net, weights, **options):
     return measure(net, [data()], num_classes=K, **options)
 
 
+def before_every_write(monkeypatch, act):
+    """Call a function before every write to the disk; what it writes itself does not count."""
+    acting = [False]
+
+    def before(function):
+        def call(*args, **kwargs):
+            if not acting[0]:
+                acting[0] = True
+                act()
+                acting[0] = False
+            return function(*args, **kwargs)
+
+        return call
+
+    for name in ("replace", "link", "mkdir"):
+        monkeypatch.setattr(os, name, before(getattr(os, name)))
+
+
 class Killed(BaseException):
     """The process ends here."""
 

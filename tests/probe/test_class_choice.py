@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -135,6 +135,7 @@ PATH_IDS = sorted({"pfc1", "pfc2", "pfc3", "nc1", "nc3", "nc4", "accuracy", "cdn
 CHOICES = st.sets(st.sampled_from(PRESENT), min_size=2).map(lambda classes: tuple(sorted(classes)))
 
 
+@settings(max_examples=10)
 @given(classes=CHOICES, budget=st.sampled_from([None, 0]), path=st.booleans(), size=st.integers(1, 30))
 def test_a_selection_of_a_network_equals_the_network_on_these_samples(classes, budget, path, size):
     """The oracle measures the features of these samples by hand; a small batch has none of them at times."""
@@ -177,6 +178,7 @@ def features_before_last(model, x):
     return x
 
 
+@settings(max_examples=10)
 @given(classes=CHOICES, data=st.data())
 def test_a_stream_chooses_at_compute_and_merges(classes, data):
     cut = data.draw(st.integers(1, len(Y) - 1))
@@ -252,6 +254,7 @@ def test_a_test_split_keeps_all_means_of_the_training_set():
         assert m.value(id) == pytest.approx(expected[id], rel=1e-9), id
 
 
+@settings(max_examples=10)
 @given(classes=st.sets(st.sampled_from((0, 3, 4, 5, 7)), min_size=2).map(lambda found: tuple(sorted(found))))
 def test_both_splits_of_a_choice_equal_both_splits_by_hand(classes):
     train = measure_features(X, Y, classes=classes, classifier=(W, B), **OPTIONS)

@@ -289,7 +289,7 @@ def check(design):
     return measured
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(designs)
 def test_random_networks_are_measured_right_and_left_alone(design):
     measured = check(design)

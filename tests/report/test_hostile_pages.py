@@ -196,7 +196,7 @@ def test_damaged_lists_break_no_page(sweep, name, data):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["sweep.json", "claims.json"])
-@settings(OFTEN, max_examples=500)
+@OFTEN
 @given(data=st.data())
 def test_many_damaged_lists_break_no_page(sweep, name, data):
     write_damaged_sweep(sweep, name, data)
@@ -204,7 +204,7 @@ def test_many_damaged_lists_break_no_page(sweep, name, data):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
-@settings(OFTEN, max_examples=500)
+@OFTEN
 @given(data=st.data())
 def test_many_damaged_files_break_no_page(small, name, without_drawings, data):
     write_damaged(small, name, data)

@@ -340,7 +340,7 @@ def test_deviations_shrink_by_one_map(row):
 def test_progress_of_collapse_on_random_problems():
     """The between-class spread grows iff λ_H >= λ_crit <= 1/(2NKλ_W); half of λ_H bounds it at certified minimizers."""
     generator, certified = torch.Generator().manual_seed(5), 0
-    for seed in range(30):
+    for seed in range(20):
         K, d, n = (int(torch.randint(low, high, (1,), generator=generator)) for low, high in ((2, 6), (1, 8), (2, 7)))
         lambda_w, lambda_h = (10.0 ** (-power * float(torch.rand(1, generator=generator))) for power in (2, 5))
         problem = MUFM(normal(seed, K * n, d), torch.arange(K).repeat(n), lambda_w=lambda_w, lambda_h=lambda_h)
@@ -357,7 +357,7 @@ def test_progress_of_collapse_on_random_problems():
             certified += 1
             assert threshold.inequality.left <= 0.5001 * lambda_h
             assert found.pfc1[1] <= found.pfc1[0] * (1 + 1e-9)
-    assert 8 <= certified < 30
+    assert 5 <= certified < 20
 
 
 def test_moments_of_progress():

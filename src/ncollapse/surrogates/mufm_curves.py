@@ -37,13 +37,16 @@ def over_costs(problems: Sequence[MUFM], mark: float) -> list[LinePanel]:
     for one in problems:
         found = [replace(one, lambda_h=cost).solve(allow_unconverged=True) for cost in _COSTS]
         without = _without_data(one).solve(allow_unconverged=True)
+        ids = list(_TRADEOFF)
+        along = [point.metrics(ids) for point in found]
+        flat = {"data": data_metrics(without, one.inputs, ids), _WITHOUT: without.metrics(ids)}
         for metric, title in _TRADEOFF.items():
-            rows[title].append([point.metrics([metric])[metric] for point in found])
-            levels[title]["data"].append(data_metrics(without, one.inputs, [metric])[metric])
-            levels[title][_WITHOUT].append(without.metrics([metric])[metric])
+            rows[title].append([point[metric] for point in along])
+            for name, values in flat.items():
+                levels[title][name].append(values[metric])
         aligned = [alignment(point.variables["features"], one.inputs) for point in found]
-        for title, values in zip(_ALIGNED, zip(*aligned, strict=True), strict=True):
-            rows[title].append(list(values))
+        for title, column in zip(_ALIGNED, zip(*aligned, strict=True), strict=True):
+            rows[title].append(list(column))
     name, panels = _named(_WITH, problems), []
     for title, draws in rows.items():
         curve, band = _mean_and_range(_COSTS, draws)
@@ -65,14 +68,12 @@ def along_descent(problems: Sequence[MUFM], solution: FlowEnd) -> list[LinePanel
             for metric in _TRADEOFF:
                 rows[metric][name].append([point[metric] for point in points])
     panels, steps = [], solution.times[1:]
+    data = [data_metrics(replace(solution, labels=one.labels), one.inputs, list(_TRADEOFF)) for one in problems]
     for metric, title in _TRADEOFF.items():
         parts = {_named(name, problems): _mean_and_range(steps, draws) for name, draws in rows[metric].items()}
         curves, bands = {key: part[0] for key, part in parts.items()}, {key: part[1] for key, part in parts.items()}
-        levels = [data_metrics(replace(solution, labels=one.labels), one.inputs, [metric])[metric] for one in problems]
-        log = "x" if metric == "pfc3" else "xy"
-        panels.append(
-            LinePanel(title, "step of gradient descent", curves, {"data": _level(steps, levels)}, log=log, bands=bands)
-        )
+        level, log = _level(steps, [values[metric] for values in data]), "x" if metric == "pfc3" else "xy"
+        panels.append(LinePanel(title, "step of gradient descent", curves, {"data": level}, log=log, bands=bands))
     return panels
 
 
