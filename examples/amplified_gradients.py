@@ -33,5 +33,6 @@ if len(sys.argv) > 1:
     axes.plot(list(found), [measured for _, measured in found.values()], "o", label="20,000 chains")
     axes.axhline(limit, color="gray", linestyle=":", label="stochastic equation")
     axes.set(xlabel="l (1 is SGD)", ylabel="stationary variance", xscale="log", xticks=list(found), xticklabels=list(found))
+    axes.minorticks_off()
     axes.legend(frameon=False)
     figure.savefig(sys.argv[1])

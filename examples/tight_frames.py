@@ -42,7 +42,7 @@ if len(sys.argv) > 1:
         outputs = (TightFrameBlock(torch.eye(256).double(), kind, level)(inputs).detach() for level in levels)
         ratios = [measure_features(h, labels, num_classes=5, metrics=["pfc1"]).value("pfc1") for h in outputs]
         axes.plot(levels, ratios, label=word)
-    axes.set(xlabel="threshold", ylabel="PFC1 of sparse classes", yscale="log")
+    axes.set(xlabel="threshold", ylabel="PFC1 of sparse classes", ylim=(0, None))
     axes.legend(frameon=False)
     figure.savefig(sys.argv[1])
 
