@@ -11,7 +11,8 @@ from pathlib import Path
 
 # Reads the requests of `python`, each a line, and answers with the exit code. What a fork inherits is torch and no more.
 SERVER = """
-import json, os, runpy, sys, torch
+# The first step of an optimizer imports torch._dynamo, which takes another.
+import json, os, runpy, sys, torch, torch._dynamo
 
 def act(words, folder):
     for number, kind in ((1, "out"), (2, "err")):

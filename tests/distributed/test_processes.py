@@ -56,7 +56,7 @@ def assert_same_table(words, expected):
 
 
 @pytest.mark.parametrize("name", worker.OPTIONS)
-@pytest.mark.parametrize("case", worker.CASES)
+@pytest.mark.parametrize(("found", "case"), [(n, case) for n in SIZES for case in worker.CASES_OF[n]], indirect=["found"])
 def test_table_is_that_of_one_process(found, case, name):
     options = {key: value for key, value in worker.OPTIONS[name].items() if key != "memory_budget"}
     expected = in_one_process(case, len(found), **options)
@@ -75,7 +75,7 @@ def test_table_is_that_of_one_process(found, case, name):
 
 def test_all_ranks_are_identical_to_the_bit(found):
     shared = [name for name in found[0] if name not in {"alone", "crossing"} and not name.startswith("error")]
-    assert len(shared) == len(worker.CASES) * len(worker.OPTIONS) + 8
+    assert len(shared) == len(worker.CASES_OF[len(found)]) * len(worker.OPTIONS) + 8
     for name in shared:
         assert all(ranks[name] == found[0][name] for ranks in found), name
 

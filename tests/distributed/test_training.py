@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from distributed import launch, training_worker
-from distributed.training_worker import CASES, VECTORS
+from distributed.training_worker import CASES, STOPS, VECTORS
 from ncollapse.train import TrainConfig, train
 from ncollapse.train.parallel import share_batch_norm
 
@@ -62,10 +62,9 @@ def test_a_stopped_run_of_processes_is_taken_up_to_the_bit(folder):
 
 
 def test_one_that_is_asked_to_stop_stops_all_after_the_same_batch(folder):
-    """Of three epochs of four batches: asked before each epoch and after each batch, as one process is."""
     first, *others = (found["stopped"] for found in told(folder, "cases", 3))
     assert all(other == first for other in others)
-    assert first == [[number // 5 + 1, number % 5, True, True] for number in range(14)]
+    assert first == [[number // 5 + 1, number % 5, True, True] for number in (stop - 1 for stop in STOPS)]
 
 
 def test_errors_are_those_of_all(folder):

@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from typing import Any, NoReturn
 
 from ncollapse.cli.completion import add_completion
@@ -103,6 +104,7 @@ def _fail(words: str, silent: bool) -> NoReturn:
     raise SystemExit(2)
 
 
+@cache
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="ncollapse",
