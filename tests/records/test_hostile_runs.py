@@ -202,11 +202,7 @@ def test_a_first_perfect_epoch_that_the_table_denies_is_refused(small):
     [
         ("history.csv", lambda header, first, second, *_: [header, second, first], "must list epochs in ascending order"),
         ("history.csv", lambda header, first, *_: [header, first, first], "must list epochs in ascending order"),
-        (
-            "history.csv",
-            lambda header, first, *_: [header, first, first.replace("1,", ",", 1)],
-            "must list epochs in ascending",
-        ),
+        ("history.csv", lambda header, first, *_: [header, first[1:]], "must list epochs in ascending order"),
         ("measurements.csv", lambda *lines: [*lines, lines[1]], "a metric of a layer and split once .* holds one twice at 0"),
         ("measurements.csv", lambda *lines: [*lines, "0,train,-1,x,nc1,1,"], "a depth must be at least 0, got -1"),
         ("measurements.csv", lambda *lines: [*lines, "0,train,0,x,nc9,1,"], "names the layer at depth 0 both stem and x at 0"),
