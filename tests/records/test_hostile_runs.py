@@ -149,6 +149,7 @@ def in_first(change):
         ("status.json", said(epochs=1), "says epoch 2 of 1"),
         ("status.json", said(state="famous"), "state: needed str matching regex"),
         ("status.json", said(seconds=-1.0), "seconds: needed float >= 0"),
+        ("status.json", said(train_accuracy=100.0), r"train_accuracy: needed float <= 1\.0"),
         ("status.json", said(train_accuracy=0.5), r"the train accuracy at epoch 2 is 0\.5, measurements\.csv says 1\.0"),
         ("depth.json", lambda content: content["epochs"].append(content["epochs"][0]), "lists epoch 0 twice"),
         ("depth.json", in_first(lambda record: record.update(epoch=-1)), "lists epoch -1 before 0"),

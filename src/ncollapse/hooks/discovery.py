@@ -97,25 +97,26 @@ class Discovery:
         if not taps and feeding is None:
             raise ValueError(nothing_found(num_rows, left_out))
         rule = None if tokens else rule or silent_rule(rules, inputs, self.model, read)
-        notes = [self.words, found, proof, _padding_words(rule, taps), *left_out_words(left_out), head.note]
+        padding = rule.words if rule is not None and any(tap.skips_padding for tap in taps) else ""
+        notes = [self.words, found, proof, padding, *left_out_words(left_out), head.note]
         notes += [f"{feeding} feeds the classifier"] * (feeding not in {None, *(tap.label for tap in taps)})
         return TapPlan(
             taps,
-            head.name or head.matrix,
-            feeding,
-            head.tap,
-            _overwritten(taps, trace, head, feeding),
-            "; ".join(filter(None, notes)),
-            left_out,
-            head.read,
-            head.logits,
-            self.num_classes,
-            placements,
-            rule,
-            _repeats(taps, trace, head, feeding, read),
-            _proof(head),
-            self.taps is not None,
-            trace.may_reorder or not trace.is_followed,
+            classifier=head.name or head.matrix,
+            feeding=feeding,
+            feeding_tap=head.tap,
+            overwritten=_overwritten(taps, trace, head, feeding),
+            explanation="; ".join(filter(None, notes)),
+            left_out=left_out,
+            read_classifier=head.read,
+            logits=head.logits,
+            num_classes=self.num_classes,
+            placements=placements,
+            mask_rule=rule,
+            repeats=_repeats(taps, trace, head, feeding, read),
+            proof=_proof(head),
+            named=self.taps is not None,
+            may_reorder=trace.may_reorder or not trace.is_followed,
         )
 
     def _chosen(self, trace: Trace, head: Head, read: ReadOut, num_rows: int) -> tuple[tuple[Tap, ...], str, dict[str, str]]:
@@ -163,25 +164,31 @@ class Discovery:
             unfit = {name: why for name, why in others.items() if why and not (self.taps and all(others.values()))}
             return placements, unplaced | unfit, ""
         num_labels = tokens or (trace.output.tensor.shape[1] if head.takes_labeled_tokens and trace.output is not None else 0)
-        if not num_labels:
-            if head.tap is not None and (end := trace.call(head.tap.name)) is not None and end.axis is None:
-                many = f" for {labeled.num_samples} labels" if labeled else ""
-                raise ValueError(misplaced({end.name: shape_words(end) + many}))
-            reasons = [(tap.label, unknown_padding(calls[tap.label], tap, read, trace.mask, rule)) for tap in taps]
-            unplaced |= {label: why for label, why in reasons if why}
-            pooled = any(tap.pool != "flatten" and (isinstance(tap.pool, str) or tap.pool == read.pool) for tap in taps)
-            return placements, unplaced, read.words if pooled else ""
+        if num_labels:
+            found, refused, words = self._token_places(trace, inputs, calls, head, num_labels)
+            return placements | found, unplaced | refused, words
+        if head.tap is not None and (end := trace.call(head.tap.name)) is not None and end.axis is None:
+            many = f" for {labeled.num_samples} labels" if labeled else ""
+            raise ValueError(misplaced({end.name: shape_words(end) + many}))
+        reasons = [(tap.label, unknown_padding(calls[tap.label], tap, read, trace.mask, rule)) for tap in taps]
+        pooled = any(tap.pool != "flatten" and (isinstance(tap.pool, str) or tap.pool == read.pool) for tap in taps)
+        return placements, unplaced | {label: why for label, why in reasons if why}, read.words if pooled else ""
+
+    def _token_places(
+        self, trace: Trace, inputs: Any, calls: dict[str, ModuleCall], head: Head, num_labels: int
+    ) -> tuple[dict[str, Placement], dict[str, str], str]:
+        """Return where the labeled tokens are in each layer and in the logits, why that is unknown for others, and a proof."""
         end = trace.call(head.tap.name) if head.takes_labeled_tokens and head.tap is not None else None
         rows = TokenRows(trace, inputs, num_labels, self.num_classes, self._look, declared_prefix(self.model), end)
-        calls |= {} if end is None else {end.name: end}
+        calls = calls if end is None else calls | {end.name: end}
         placed = {label: rows.place(call.name) for label, call in calls.items() if call.name in rows.states}
         placed |= {"": rows.place_of_logits()} if "" in rows.states else {}
         refused = {label: place for label, place in placed.items() if isinstance(place, str)}
         if ends := {"", "" if end is None else end.name} & refused.keys():
             raise ValueError(misplaced({label: refused[label] for label in sorted(ends)}))
         found = {name: at for name, at in placed.items() if not isinstance(at, str)}
-        placements |= {name: at._replace(axis=(calls[name].axis or 0) if name else 0) for name, at in found.items()}
-        return placements, unplaced | refused, rows.words
+        found = {name: at._replace(axis=(calls[name].axis or 0) if name else 0) for name, at in found.items()}
+        return found, refused, rows.words
 
     def _usual_places(
         self, trace: Trace, taps: Sequence[Tap], inputs: Any, labeled: LabelRows | None
@@ -250,10 +257,6 @@ def _before(trace: Trace, head: Head) -> list[ModuleCall]:
     """Return the modules that had finished when the classifier started."""
     calls = list(trace.calls.values())
     return calls if head.name is None else calls[: trace.calls[head.name].started_after]
-
-
-def _padding_words(rule: MaskRule | None, taps: Sequence[Tap]) -> str:
-    return rule.words if rule is not None and any(tap.skips_padding for tap in taps) else ""
 
 
 def _feeding_label(taps: Sequence[Tap], trace: Trace, head: Head) -> str | None:

@@ -61,17 +61,14 @@ def timed_checkpoints(
     paths: Sequence[Path], unit: Unit | None = None, *, counts_from_zero: bool | None = None
 ) -> tuple[Unit, list[TimedCheckpoint]]:
     """Read the epochs or steps in the names of checkpoints, and put them in order."""
-    # Names with both, of which not all were saved at the end of an epoch, are read as steps: these are exact.
     names = [path.name for path in paths]
     if len(paths) > 1 and len(set(names)) == 1:
         names = [path.parent.name for path in paths]
     steps = [_step(name) for name in names]
     epochs = [_epoch(name, counts_from_zero) for name in names]
-    if unit is None:
-        if not any(item is not None for item in (*epochs, *steps)):
-            epochs = _differing_number(names, bool(counts_from_zero))
-        has_steps, has_epochs = None not in steps, any(epoch is not None for epoch in epochs)
-        unit = "step" if (has_steps and (None in epochs or not _whole(epochs, steps))) or not has_epochs else "epoch"
+    if unit is None and not any(item is not None for item in (*epochs, *steps)):
+        epochs = _differing_number(names, bool(counts_from_zero))
+    unit = _unit_of(epochs, steps) if unit is None else unit
     times = epochs if unit == "epoch" else steps
     if None in times:
         raise ValueError(
@@ -104,6 +101,13 @@ def _epoch(name: str, counts_from_zero: bool | None) -> int | None:
 def _step(name: str) -> int | None:
     found = _TRAINER.fullmatch(name) or _STEP.search(name.lower())
     return None if found is None else int(found[1])
+
+
+def _unit_of(epochs: Sequence[int | None], steps: Sequence[int | None]) -> Unit:
+    """Choose what names are read as: steps where not all were saved at the end of an epoch, since these are exact."""
+    if all(epoch is None for epoch in epochs):
+        return "step"
+    return "epoch" if None in steps or (None not in epochs and _whole(epochs, steps)) else "step"
 
 
 def _whole(epochs: Sequence[int | None], steps: Sequence[int | None]) -> bool:
