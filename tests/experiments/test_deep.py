@@ -1,11 +1,15 @@
 """Collapse against depth as experiments: decades gained by deeper networks, and by the control with their λ."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
+from torch import nn
 
-from ncollapse.experiments import Work
+from ncollapse.experiments import Work, deep
 from ncollapse.experiments.deep import _least, _Sweep, _tightens, mean_decades
+from ncollapse.models.layernorm_resnet import LayerNormResNet
+from ncollapse.recipes.networks import LayerNormResNetConfig
 
 TINY = ("train.epochs=2", "data.per_class=2", "model.width=12", "measure.epochs=0")
 
@@ -30,3 +34,26 @@ def test_the_control_has_the_decay_of_the_deeper_network(tmp_path):
     assert (found.value, found.before) == pytest.approx(tuple(map(min, gained)))
     # A number that is not there leaves nothing to test.
     assert math.isnan(sweep.gains(sweep.deep, ["depth_floor"])[0])
+
+
+def test_kinks_are_shown_by_the_same_weights_with_another_activation(tmp_path, monkeypatch):
+    """One decade less than the smaller gain, with every rounded ReLU of the network replaced."""
+    built = {
+        depth: LayerNormResNet(LayerNormResNetConfig(width=4, num_blocks=depth, rounding=0.1), 4, 2, 0) for depth in (1, 4)
+    }
+    rounded = {1: 1e-4, 4: 1e-3}
+
+    def run(name, *settings):
+        depth = int(settings[-1].partition("=")[2])
+        return SimpleNamespace(depth=depth, last_objective=SimpleNamespace(relative_gradient=rounded[depth]))
+
+    def gradient(model, data, recipe):
+        assert [type(block.branch[1]) for block in model.blocks] == [nn.ReLU] * len(model.blocks)
+        return 0.1
+
+    work = Work(0, False, tmp_path, print)
+    for name, stub in {"run": run, "network": lambda run: built[run.depth], "samples": lambda run: None}.items():
+        monkeypatch.setattr(work, name, stub)
+    monkeypatch.setattr(deep, "recipe_of", lambda run: None)
+    monkeypatch.setattr(deep, "relative_gradient", gradient)
+    assert deep._stands_on_kinks(work).value == pytest.approx(math.log10(0.1 / 1e-3) - 1)

@@ -1,10 +1,13 @@
 """The law of data separation against the formula of its authors in numpy, and graphs against counts by hand."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
 from ncollapse.data.labeled import LabeledData
+from ncollapse.experiments import Work, review_training, separation
 from ncollapse.experiments.review_training import GraphLayer, balanced_graph, random_graph
 from ncollapse.experiments.separation import feedforward, fuzziness, small_images
 
@@ -58,6 +61,27 @@ def test_graphs_have_the_neighbors_that_they_say():
     assert not drawn.diagonal(dim1=1, dim2=2).any()
     mean = torch.stack([drawn[:, :, labels == k].sum(dim=2).mean(dim=0) for k in range(4)], dim=1)
     assert (mean - counts).abs().mean() < 0.5
+    assert [float(mean[counts == links].mean()) for links in (12, 3)] == pytest.approx([12, 3], abs=0.12)
+
+
+def test_graphs_are_compared_by_decades(monkeypatch):
+    """PFC1 of the last layer on the random graph over that on the balanced one, after training and before."""
+    ends = iter([([9.0, 0.5], [9.0, 0.1]), ([9.0, 0.25], [9.0, 0.001])])
+    monkeypatch.setattr(review_training, "_graph_collapse", lambda *_: next(ends))
+    found = review_training._graphs(Work(0, False, None, print))
+    assert (found.value, found.before) == pytest.approx((2, math.log10(2)))
+
+
+def test_the_law_is_one_of_all_networks(monkeypatch):
+    line, bent = [2.0**-depth for depth in range(5)], [1.0, 1.0, 1.0, 0.9, 0.01]
+    for networks, expected in (
+        ({3: (bent, line), 7: (bent, line)}, (True, False)),
+        ({3: (line, line), 7: (line, bent)}, (False, True)),
+        ({3: (line, line[::-1])}, (False, True)),
+    ):
+        monkeypatch.setattr(separation, "_networks", lambda work, networks=networks: networks)
+        found = separation.law_of_separation(Work(0, False, None, print))
+        assert (found.value, found.before) == expected
 
 
 def test_a_graph_layer_takes_the_mean_of_the_neighbors():

@@ -1,14 +1,16 @@
 """The experiments on real data of progressive collapse: what they compute themselves."""
 
 import copy
+from types import SimpleNamespace
 
 import torch
 from torch import nn
 
 from ncollapse.data import gaussian_mixture
-from ncollapse.experiments import Work
+from ncollapse.experiments import Work, pfc
 from ncollapse.experiments.pfc import trained_by_layers
 from ncollapse.models import FCResNet
+from ncollapse.recipes import override, recipe_by_name
 from ncollapse.recipes.networks import FCResNetConfig
 from ncollapse.train import TrainConfig, train
 
@@ -25,3 +27,24 @@ def test_each_layer_is_trained_on_those_below_as_they_are(tmp_path):
         hidden = part.eval()(hidden).detach()
         assert torch.equal(found, hidden), name
     assert torch.equal(network.head.weight, by_hand.head.weight)
+
+
+def test_a_cascade_is_compared_with_what_it_began_with(tmp_path, monkeypatch):
+    """Whether PFC1 falls over the layers that were trained one by one, and over those before training, not end to end."""
+    data = gaussian_mixture(3, 5, per_class=8, seed=1)
+    recipe = override(recipe_by_name("demo"), ["model.width=6", "model.num_blocks=4"])
+    curves = {None: [1.0, 2.0, 3.0, 4.0, 5.0], 0: [5.0, 4.0, 3.0, 2.0, 1.0]}
+    work = Work(4, False, tmp_path, print)
+    monkeypatch.setattr(work, "run", lambda name: SimpleNamespace(over_depth=lambda metric, epoch=None: curves[epoch]))
+    monkeypatch.setattr(work, "samples", lambda run: data)
+    monkeypatch.setattr(pfc, "recipe_of", lambda run: recipe)
+
+    def layers(network, data, config, work):
+        means = torch.eye(3)[data.labels]
+        noise = torch.randn(len(means), 3, generator=torch.Generator().manual_seed(0))
+        return {name: means + noise / 2**depth for depth, name in enumerate(network.collapse_stages)}
+
+    monkeypatch.setattr(pfc, "trained_by_layers", layers)
+    found = pfc._cascade(work)
+    assert (found.value, found.before) == (True, True)
+    assert [point.y for point in found.points if point.line == "end to end"] == curves[None]

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from ncollapse.data.labeled import LabeledData
+from ncollapse.experiments import Work, review_transfer
 from ncollapse.experiments.review_transfer import variance_bound, with_labels
 from ncollapse.metrics import cdnv
 from ncollapse.statistics.moments import ClassMoments
@@ -43,3 +44,29 @@ def test_labels_are_mapped_and_samples_kept():
     assert coarse.labels.tolist() == [1, 0, 1]
     assert coarse.num_classes == 2
     assert torch.equal(coarse.inputs, data.inputs)
+
+
+def test_mcr2_is_compared_with_the_better_of_the_other_losses(tmp_path, monkeypatch):
+    accuracies = {"mcr2": 0.7, "mse": 0.4, "cross_entropy": 0.6}
+    work = Work(0, False, tmp_path, print)
+    monkeypatch.setattr(review_transfer, "small_run", lambda work, *settings: " ".join(settings))
+    monkeypatch.setattr(review_transfer, "at_end", lambda run, metric: 0.5)
+    monkeypatch.setattr(review_transfer, "by_depth", lambda model, data, seed: [0.0, accuracies[model]])
+    monkeypatch.setattr(
+        work, "network", lambda run: next((loss for loss in accuracies if f"loss={loss}" in run), "cross_entropy")
+    )
+    data = LabeledData(torch.zeros(10, 2), torch.arange(10), 10, "drawn")
+    monkeypatch.setattr(work, "samples", lambda run, *settings: data)
+    assert review_transfer.losses(work).value == pytest.approx(0.7 - 0.6)
+
+
+def test_a_network_of_coarse_classes_is_asked_for_the_fine_ones(tmp_path, monkeypatch):
+    work = Work(3, False, tmp_path, print)
+    monkeypatch.setattr(review_transfer, "small_run", lambda work, *settings: settings)
+    monkeypatch.setattr(review_transfer, "untrained", lambda run: "before")
+    monkeypatch.setattr(review_transfer, "_first_and_last", lambda *given: given)
+    monkeypatch.setattr(work, "network", lambda run: run)
+    monkeypatch.setattr(work, "samples", lambda run, *settings: settings)
+    model, before, data, seed, sign = review_transfer.splitting(work)
+    assert (model, before, seed, sign) == (("data.labels=coarse",), "before", 3, -1)
+    assert data[-1] == "data.labels=fine"

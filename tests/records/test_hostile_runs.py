@@ -190,6 +190,15 @@ def test_what_contradicts_itself_or_another_file_is_refused(small, name, lie, me
         read_run(small)
 
 
+def test_an_objective_that_is_listed_twice_is_refused(small):
+    record = {"epoch": 2, "weight_decay": 0.1, "loss": 1.0, "penalty": 1.0, "objective": 2.0, "floor": 1.0, "excess": 1.0}
+    (small / "objective.json").write_text(json.dumps({"epochs": [record]}))
+    assert read_run(small).last_objective.objective == 2.0
+    (small / "objective.json").write_text(json.dumps({"epochs": [record, record]}))
+    with pytest.raises(ReportError, match=r"objective\.json: lists epoch 2 twice"):
+        read_run(small)
+
+
 def test_a_first_perfect_epoch_that_the_table_denies_is_refused(small):
     set_train_accuracy(small, 0.5, first_perfect_epoch=0)
     read_run(small)

@@ -13,6 +13,7 @@ from ncollapse.drawing.style import depth_colors
 from ncollapse.records import ReportError, read_run
 from ncollapse.records.csv_tables import read_rows, rows_text
 from ncollapse.records.depth import EPSILON
+from ncollapse.records.recipe_settings import differing_settings
 from ncollapse.records.rows import Row
 from ncollapse.records.run_files import RecipeSummary
 from ncollapse.report import write_comparison, write_page
@@ -357,3 +358,19 @@ def test_an_undefined_accuracy_is_none_in_the_status(run_dir, edit):
     edit(run_dir / "status.json", lambda status: status.update(train_accuracy=0.5))
     with pytest.raises(ReportError, match=r"train accuracy at epoch 150 is 0\.5, measurements\.csv says nan"):
         read_run(run_dir)
+
+
+@pytest.mark.parametrize("state", ["stopped", "failed", "finished"])
+def test_every_state_is_read(run_dir, edit, state):
+    edit(run_dir / "status.json", lambda status: status.update(state=state))
+    assert read_run(run_dir).status.state == state
+
+
+def test_what_somebody_elses_recipe_does_not_say_is_not_presumed(make_run, edit):
+    """A recipe of ours that lacks a younger field means its default; that of another training may mean anything."""
+    runs = [make_run("says", flagged=False), make_run("lacks", flagged=False)]
+    edit(runs[0] / "recipe.json", lambda recipe: recipe["train"].update(balance="none"))
+    assert differing_settings([read_run(run) for run in runs]) == [[], []]
+    for run in runs:
+        (run / "recording.json").write_text('{"arguments": {}, "times": []}')
+    assert differing_settings([read_run(run) for run in runs]) == [[("train.balance", "none")], [("train.balance", "not set")]]

@@ -71,7 +71,11 @@ def spoiled(change_header=None, change_tensors=None):
         (spoiled(None, lambda t: t.update({"0.ranks": np.full(2, -1)})), "a class that is none"),
         (spoiled(None, lambda t: t["0.means"].fill(np.inf)), "has a coordinate that is infinite or none"),
         (spoiled(None, lambda t: t["0.points"].fill(np.nan)), "has a coordinate that is infinite or none"),
+        (spoiled(None, lambda t: t["0.points"].fill(-np.inf)), "has a coordinate that is infinite or none"),
+        (spoiled(None, lambda t: t["0.means"].fill(np.nan)), "has a coordinate that is infinite or none"),
+        (spoiled(None, lambda t: t["0.corners"][1].fill(np.nan)), "has a coordinate that is infinite or none"),
         (spoiled(lambda h: h.update(counts=[-1, 1, 1])), "do not fit together"),
+        (spoiled(lambda h: h.update(depths=[-1, 1])), "do not fit together"),
         (spoiled(lambda h: h.update(classes=[1, 1, 2])), "do not fit together"),
         (spoiled(None, lambda t: t.update({"0.more": np.zeros(1)})), "has other parts"),
         (spoiled(None, lambda t: t.update({"x.points": np.zeros(1)})), "belongs to no epoch"),
@@ -96,3 +100,14 @@ def test_samples_of_layers_that_the_table_has_elsewhere_are_refused(tmp_path):
     written(run, samples_content(Samples(HEADER).with_epoch(0, made())))
     with pytest.raises(ReportError, match=r"samples of the layer b, which measurements\.csv has not at that depth"):
         read_run(run)
+
+
+def test_a_layer_whose_class_means_coincide_has_no_picture(tmp_path):
+    """Written so where features are dead: it is nan, and no damage."""
+    dead = made()
+    dead.ranks[1] = 0
+    for part in (dead.points, dead.means, dead.corners, dead.spokes[:0]):
+        part[1:].fill(np.nan)
+    found = read_samples(written(tmp_path, samples_content(Samples(HEADER).with_epoch(0, dead)))).epochs[0]
+    assert np.isnan(found.points[1]).all()
+    assert np.isfinite(found.points[0]).all()

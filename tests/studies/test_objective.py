@@ -230,6 +230,7 @@ def test_the_floor_that_knows_the_depth(tmp_path):
         ("deep_rn1_small", ["model.linear_layers=2", "train.decay=all"], ["blocks of one linear layer"]),
         ("deep_rn1_small", ["train.decay=all", "model.norm_scale=sqrt_d"], ["no trained stem"]),
         ("deep_rn1_small", ["model.block_biases=false"], ["no trained stem"]),
+        ("deep_rn1_small", ["model.block_biases=false", "model.rounding=0.01"], ["a ReLU that is not rounded"]),
     ],
 )
 def test_hypotheses_of_the_floor_that_knows_the_depth(name, settings, unmet):
