@@ -487,6 +487,15 @@ def test_findings_have_the_same_cells_for_every_run(make_run, edit):
     assert others[6][1:] == ("undefined decades", "baseline undefined: no comparison, because a value is undefined")
 
 
+def test_findings_list_the_layers_that_a_metric_rises_into(run_dir, edit):
+    def change(content):
+        content["epochs"][-1]["progression"]["pfc2"]["violations"] = ["blocks.0", "blocks.1"]
+
+    edit(run_dir / "depth.json", change)
+    (cell,) = (cell for cell in findings(read_run(run_dir)) if cell.name == "PFC2")
+    assert cell.remark == "rises into layers blocks.0 and blocks.1"
+
+
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("digits", [3, 4, 9])
 @pytest.mark.parametrize("gap", [1e-2, 3.3e-4, 4e-7, 4.9e-11])

@@ -371,6 +371,10 @@ def test_what_somebody_elses_recipe_does_not_say_is_not_presumed(make_run, edit)
     runs = [make_run("says", flagged=False), make_run("lacks", flagged=False)]
     edit(runs[0] / "recipe.json", lambda recipe: recipe["train"].update(balance="none"))
     assert differing_settings([read_run(run) for run in runs]) == [[], []]
+    # A run without a recipe differs in nothing that is known.
+    bare = make_run("bare", flagged=False)
+    (bare / "recipe.json").unlink()
+    assert differing_settings([read_run(runs[0]), read_run(bare)]) == [[], []]
     for run in runs:
         (run / "recording.json").write_text('{"arguments": {}, "times": []}')
     assert differing_settings([read_run(run) for run in runs]) == [[("train.balance", "none")], [("train.balance", "not set")]]
