@@ -42,7 +42,7 @@ class Evidence:
     Attributes:
         setting: The settings that these runs share, in words.
         statistic: What is estimated, in words.
-        draws: What each seed says.
+        draws: What each seed says, in order. Several draws of a seed are merged: true if all are, or the mean of the numbers.
         bounds: Smallest and largest possible number, by which intervals are cut.
         silent: Runs in which there is nothing to test.
         why: What hinders the test; may be empty.
@@ -54,6 +54,9 @@ class Evidence:
     bounds: tuple[float, float] = UNBOUNDED
     silent: int = 0
     why: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "draws", tuple(_one_a_seed(self.draws)))
 
     @property
     def estimate(self) -> Estimate:
@@ -80,7 +83,7 @@ def estimate_of(values: Sequence[Value], bounds: tuple[float, float] = UNBOUNDED
 
 
 def pooled(evidence: Sequence[Evidence]) -> list[Draw]:
-    """Return one draw a seed: right if it is right in all settings that the seed was run in, or the mean of their numbers."""
+    """Return one draw a seed of several settings together."""
     return _one_a_seed(draw for item in evidence for draw in item.draws)
 
 
@@ -147,8 +150,8 @@ def by_seed(
     found = []
     for name, members in settings_of(runs).items():
         draws = [made for run in members if (made := draw(run)) is not None]
-        # Runs that differ in what was measured of them are one setting, and may share a seed.
-        found.append(Evidence(name, statistic, tuple(_one_a_seed(draws)), silent=len(members) - len(draws)))
+        # Runs that differ in what was measured of them alone are one setting, and may share a seed.
+        found.append(Evidence(name, statistic, tuple(draws), silent=len(members) - len(draws)))
     return found
 
 

@@ -23,19 +23,18 @@ _ROUNDING = 1e-12
 def row_over(evidence: Sequence[Evidence], least_seeds: int = RULES.least_seeds) -> RowTest:
     """Test the settings of a row together; if none has the seeds that a vote needs, all are taken."""
     known = [item for item in evidence if item.draws]
-    voting = [item for item in known if len(pooled([item])) >= least_seeds] or known
+    voting = [item for item in known if len(item.draws) >= least_seeds] or known
     votes, together = _votes(voting), pooled(voting)
     if len(votes) < 2:
         return replace(votes[0].row, votes=votes) if votes else row_of((), UNBOUNDED)
-    own = [pooled([item]) for item in voting]
-    mean = Mean([{draw.seed: draw.value for draw in draws} for draws in own])
+    mean = Mean([{draw.seed: draw.value for draw in item.draws} for item in voting])
     bounds = (0.0, 1.0) if mean.is_share else voting[0].bounds
     among = mean_estimate([vote.row.estimate.value for vote in votes])
     row = RowTest(
         _cut(mean.estimate, bounds)._replace(n=len(together)),
         mean.is_share,
         mean.p_value,
-        tuple(base for base in (_untrained(own), shuffled(together)) if base is not None),
+        tuple(base for base in (_untrained([item.draws for item in voting]), shuffled(together)) if base is not None),
         steps_of(together),
         votes,
         _cut(among, bounds)[1:3],
@@ -44,7 +43,7 @@ def row_over(evidence: Sequence[Evidence], least_seeds: int = RULES.least_seeds)
 
 
 def _votes(voting: Sequence[Evidence]) -> tuple[Vote, ...]:
-    rows = [row_of(pooled([item]), item.bounds) for item in voting]
+    rows = [row_of(item.draws, item.bounds) for item in voting]
     names = Counter(item.setting for item in voting)
     # Comparisons of one setting with several others differ in what is compared.
     words = [item.setting if names[item.setting] == 1 else f"{item.setting}: {item.statistic}" for item in voting]

@@ -56,12 +56,7 @@ def _row(index: int, sweep: Sweep) -> dict[str, Any]:
     """Return what the template needs to know about one architecture."""
     axis = axis_of(sweep)
     runs = [run for _, group in sweep.by_setting() for run in group]
-    panels = [(name, BY_KEY[metric]) for metric, name in DEEP_METRICS.items()]
-    objectives = [run.last_objective for run in runs]
-    floor = any(objectives)
-    panels += [(key, BY_KEY[key]) for key in ("objective", "excess", "distance", "excess/λ", "excess/floor") if floor]
-    panels += [("relative_gradient", BY_KEY["relative_gradient"])] if any(o and o.relative_gradient for o in objectives) else []
-    panels += [("depth_floor", BY_KEY["depth_floor"])] if any(o and o.depth_floor for o in objectives) else []
+    objectives = [found for run in runs if (found := run.last_objective) is not None]
     unfinished = sum(bool(item.problem) for item in sweep.runs)
     changed = [item for item in runs[0].recipe.changed if not item.startswith(f"{BLOCKS}=")]
     return {
@@ -69,19 +64,27 @@ def _row(index: int, sweep: Sweep) -> dict[str, Any]:
         "title": runs[0].title if changed else runs[0].recipe.title or runs[0].title,
         "changed": changed,
         "folder": sweep.path.resolve().name,
-        "floor": floor,
+        "floor": bool(objectives),
         "depth_floor": _say_depth_floor(objectives),
         "control": is_control(runs[0]),
         "extent": f"{counted(len(runs), 'finished run')}{f', {unfinished} not finished' if unfinished else ''}",
         "perfect": f"{sum(run.status.train_accuracy == 1.0 for run in runs)} of {len(runs)}",
-        "panels": [_panel(f"row{index}-{i}", sweep, axis, *panel) for i, panel in enumerate(panels)],
+        "panels": [_panel(f"row{index}-{i}", sweep, axis, *panel) for i, panel in enumerate(_quantities(objectives))],
         "depths": axis.ticks,
     }
 
 
-def _say_depth_floor(objectives: Sequence[ObjectiveRecord | None]) -> str:
+def _quantities(objectives: Sequence[ObjectiveRecord]) -> list[tuple[str, Quantity]]:
+    """List what is drawn, with titles: the metrics, then what is known of the objective."""
+    keys = ["objective", "excess", "distance", "excess/λ", "excess/floor"] if objectives else []
+    keys += ["relative_gradient"] if any(found.relative_gradient for found in objectives) else []
+    keys += ["depth_floor"] if any(found.depth_floor for found in objectives) else []
+    return [(title, BY_KEY[metric]) for metric, title in DEEP_METRICS.items()] + [(key, BY_KEY[key]) for key in keys]
+
+
+def _say_depth_floor(objectives: Sequence[ObjectiveRecord]) -> str:
     """Say what the floor that knows the depth is, and what it leaves open."""
-    known = [found for found in objectives if found and found.depth_floor is not None]
+    known = [found for found in objectives if found.depth_floor is not None]
     if not known:
         return ""
     if any(found.unmet for found in known):

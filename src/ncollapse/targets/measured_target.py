@@ -47,16 +47,10 @@ def write_measurement(
     measurement, directory = splits[-1], RunDirectory(out)
     status = RunDirectory(target.network).status() if target.is_run else None
     epoch = 0 if status is None else status.epoch
-    names: dict[str, Any] = {"network": target.network, "data": target.data, "test_data": target.test_data}
-    names["checkpoint"] = target.checkpoint
-    noted: dict[str, Any] = {name: str(value) for name, value in names.items() if value is not None}
-    noted["chosen"] = measurement.chosen
-    if measurement.num_classes < measurement.num_labels:
-        noted["classes"] = measurement.classes
     with Lock(directory.path):
         directory.create(None)
         directory.begin(
-            {**machine(device_named(device, Processes())), "threads": torch.get_num_threads(), **noted},
+            {**machine(device_named(device, Processes())), "threads": torch.get_num_threads(), **_noted(target, measurement)},
             Glossary({metric.id: metric.title for metric in METRICS.values()}, FLAGS),
         )
         rows = [row._replace(epoch=epoch) for split in splits for row in split.rows]
@@ -66,3 +60,13 @@ def write_measurement(
         perfect = epoch if accuracy == 1 else None
         directory.save(Status("finished", epoch, epoch, train_accuracy=accuracy, first_perfect_epoch=perfect))
     return directory.path
+
+
+def _noted(target: Target, measurement: Measurement) -> dict[str, Any]:
+    """Return what the environment file says of the target: its names, how its layers were found, the classes if not all."""
+    names = {name: getattr(target, name) for name in ("network", "data", "test_data", "checkpoint")}
+    noted: dict[str, Any] = {name: str(value) for name, value in names.items() if value is not None}
+    noted["chosen"] = measurement.chosen
+    if measurement.num_classes < measurement.num_labels:
+        noted["classes"] = measurement.classes
+    return noted
