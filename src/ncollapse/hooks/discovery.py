@@ -79,8 +79,7 @@ class Discovery:
     def plan(self, inputs: Any, num_rows: int, tokens: int | None, labeled: LabelRows | None = None) -> TapPlan:
         """Look at the first samples and choose taps; ``tokens``: labels per sample, 0 if it has one itself, None if unknown."""
         trace = self._look(inputs)
-        if not tokens:
-            num_rows = count_samples(trace, inputs, num_rows, self.num_classes)
+        num_rows = num_rows if tokens else count_samples(trace, inputs, num_rows, self.num_classes)
         find_sample_axes(trace, inputs, num_rows, self._look)
         answers, rules = Answers(self.model, inputs), mask_rules(inputs, self.model)
         rule = padding_rule(rules, inputs, self.model, None if tokens else _usable(trace, Head()), trace, answers.to_inputs)
