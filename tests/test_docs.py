@@ -136,7 +136,10 @@ EXAMPLES = {
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_examples_run(name, capsys, monkeypatch, tmp_path):
+def test_examples_run(name, capsys, monkeypatch, tmp_path, request):
+    if name == "own_training.py":
+        # Its page is drawn in tests/integrations/test_recorder.py.
+        request.getfixturevalue("without_drawings")
     figure = tmp_path / "figure.svg"
     given = {"amplified_gradients.py": [figure], "tight_frames.py": [figure], "residual_alignment.py": ["2", figure]}
     monkeypatch.setattr(sys, "argv", [name, *map(str, given.get(name, ["2"]))])

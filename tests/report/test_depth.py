@@ -63,7 +63,7 @@ def rulings(*folders):
     return {ruling.claim.key: ruling for ruling in rule_on_claims(folders, DEEP_CLAIMS).rulings}
 
 
-def test_the_floor_that_knows_the_depth_in_words_and_on_the_page(deep_sweep, tmp_path):
+def test_the_floor_that_knows_the_depth_in_words_and_on_the_page(deep_sweep, tmp_path, without_drawings):
     folder = deep_sweep("plain", seeds=1)
     for unmet, words, on_page in [
         ([], "No network of this depth on these data can get below 0.405, which is 0.005 higher.", "holds for every network"),
