@@ -40,7 +40,7 @@ def test_printed_values(num_layers, share, value):
 @pytest.mark.parametrize("num_layers", [1, 2, 3])
 def test_descent_reaches_the_closed_form_and_never_less(num_layers, bias):
     model = DeepUFM((5, 4, 2), 12, lambdas_w=tuple(0.01 * (i + 1) for i in range(num_layers)), lambda_h=0.004, bias=bias)
-    found = [model.solve(seed=seed).value for seed in range(5)]
+    found = [model.solve(seed=seed).value for seed in range(3)]
     assert min(found) == pytest.approx(model.closed_form().value, abs=1e-10)
     assert min(found) >= model.minimum - 1e-12
 

@@ -87,7 +87,7 @@ def test_the_smoothed_margin_of_a_homogeneous_network_never_falls():
     below = math.log(math.log(2) / 40)
     assert any(record.log_loss < below for record in train_by_loss(model, data, epochs=2000, alpha=5e-3, adapt=False))
     curve = [network_margins(model, data)]
-    slowly = train_by_loss(model, data, epochs=2000, alpha=1e-4 / math.log(4), adapt=False)
+    slowly = train_by_loss(model, data, epochs=800, alpha=1e-4 / math.log(4), adapt=False)
     curve += [network_margins(model, data) for _ in slowly]
     smoothed = [point.smoothed for point in curve]
     assert all(after >= before - 1e-9 for before, after in pairwise(smoothed))
