@@ -11,6 +11,7 @@ from ncollapse.claims.evidence import Draw, Evidence, pooled
 from ncollapse.claims.ledger import _rulings
 from ncollapse.claims.pooling import Mean, row_over
 from ncollapse.claims.rules import RULES, Claim
+from ncollapse.report.claims_page import _over_settings
 
 N = RULES.least_draws
 
@@ -144,3 +145,8 @@ def test_false_verdicts_stay_below_the_level():
             verdicts.append(ruled([setting(str(i), list(own), 100 * i) for i, own in enumerate(values)]).verdict)
         wrong = [verdict for verdict in verdicts if verdict in {"holds", "fails"} or (verdict[0] == "d" and not shifts.any())]
         assert len(wrong) <= 100 * RULES.level
+
+
+def test_the_interval_over_settings_is_in_percent_and_within_what_is_possible():
+    assert _over_settings(row_over(shares(a=(12, 12), b=(9, 12)))) == "[0, 100]"
+    assert _over_settings(row_over(shares(a=(12, 12)))) == ""

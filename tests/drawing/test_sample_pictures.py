@@ -45,6 +45,10 @@ def samples():
 
 def test_paths_are_those_of_four_samples_of_each_class(samples):
     svg = sample_paths_svg(samples)
+    # The words stand at the ends of the chord.
+    chord = re.search(r'class="straight" d="M([\d.]+) [\d.]+L([\d.]+) ', svg).groups()
+    words = dict(re.findall(r'<text x="(\d+)"[^>]*>(\w+) layer', svg))
+    assert {name: int(x) for x, name in words.items()} == {"first": round(float(chord[0])), "last": round(float(chord[1]))}
     drawn = [np.array([p.split() for p in d.split("L")], dtype=float) for d in re.findall(r'<path d="M([^"]*)"', svg)]
     found = samples.epochs[0]
     rows = [row for k in range(3) for row in np.flatnonzero(found.labels == k)[:4]]

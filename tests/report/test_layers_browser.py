@@ -1,12 +1,14 @@
 """The page of a diagnosis in a browser: its parts, what opens, and names that are no markup."""
 
 from collections import OrderedDict
+from dataclasses import replace
 
 import pytest
 import torch
 
 import ncollapse as nc
-from ncollapse.report import write_layers_page
+from ncollapse.records.rows import PairFinding
+from ncollapse.report import layers_page, write_layers_page
 
 EVIL = "</script><img src=x onerror=alert(1)>\"'"
 NUM_CLASSES = 22
@@ -52,3 +54,15 @@ def test_the_page_of_a_diagnosis(browser, found, tmp_path):
     assert complaints == []
     assert {url for url in asked if not url.startswith("data:")} == {file.as_uri()}
     page.close()
+
+
+def test_a_page_shows_the_pairs_that_matter_and_names_rows_where_there_is_room(found, tmp_path, monkeypatch):
+    """Pairs that are confused, and the three closest; names beside matrices of up to twenty rows, else in the words."""
+    monkeypatch.setattr(layers_page, "write_html", lambda out, template, **context: context)
+    pairs = tuple(PairFinding(0, k + 1, 0.1, 0.1, confusion) for k, confusion in enumerate((0.25, 0.0, 0.0, 0.0, 0.125)))
+    shown = [write_layers_page(replace(found.record, pairs=pairs[n:]), tmp_path)["pairs"] for n in (0, 1)]
+    assert [[pair[0].rpartition(" ")[2] for pair in listed] for listed in shown] == [["1", "2", "3", "5"], ["2", "3", "4", "5"]]
+    few = [row[:20] for row in found.record.distances[:20]]
+    for record, named in ((found.record, 0), (replace(found.record, classes=found.record.classes[:20], distances=few), 20)):
+        picture = write_layers_page(record, tmp_path)["pictures"][0]
+        assert (len(picture["labels"]), "Order: " in picture["words"]) == (named, not named)
