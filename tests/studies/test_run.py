@@ -32,6 +32,9 @@ SMALL = [
     "model.num_blocks=2", "train.batch_size=50", "measure.transport_samples=50",
 ]  # fmt: skip
 
+# For runs that are resumed from dozens of places.
+THIN = ("model.num_blocks=1", "model.width=8", "measure.transport_samples=0")
+
 
 def measure_run(path, layers="auto", **target):
     return measure_target(Target(str(path), **target), layers=layers)
@@ -158,7 +161,7 @@ def test_kill_at_every_write_then_resume(tmp_path, monkeypatch):
         move(source, target)
 
     # Short, since it is resumed from everywhere: a checkpoint between two measured epochs, one at each, and the end.
-    recipe = small("train.epochs=3", "measure.epochs=[0,1]")
+    recipe = small("train.epochs=3", "measure.epochs=[0,1]", *THIN)
     run_recipe(recipe, tmp_path / "whole")
     monkeypatch.setattr(os, "replace", watched)
     run_recipe(recipe, tmp_path / "run")
@@ -354,7 +357,7 @@ def test_a_full_disk_at_the_first_files_of_a_replacement_keeps_the_old_run(finis
 def test_a_replacement_killed_among_its_moves_starts_over(tmp_path, monkeypatch):
     """The old run has another seed. Of the mixture nothing is reported, and --resume trains the new run from the start."""
     move, moves, die_at = os.replace, 0, 0
-    recipe, other = (small("train.epochs=1", "measure.epochs=[0]", f"seed={seed}") for seed in (0, 1))
+    recipe, other = (small("train.epochs=1", "measure.epochs=[0]", *THIN, f"seed={seed}") for seed in (0, 1))
     run_recipe(recipe, tmp_path / "whole")
     run_recipe(other, tmp_path / "old")
 
