@@ -258,3 +258,32 @@ def test_a_mask_of_who_sees_whom_without_padding_is_none():
     with torch.no_grad():
         rows = made(Wide, "(N, T, T)", "largest").blocks[0](X, X, X)[0].mean(dim=1)
     torch.testing.assert_close(features["blocks.0:mean"], rows, rtol=1e-4, atol=1e-5)
+
+
+class OfHeads(nn.Module):
+    """Takes a mask (N · heads, T, T), and reads the largest numbers of real tokens."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.attention, self.head = nn.Linear(D, D), nn.MultiheadAttention(D, 2, batch_first=True), nn.Linear(D, K)
+
+    def forward(self, x, attn_mask):
+        hidden = attn_mask if attn_mask.dtype == torch.bool else attn_mask != 0
+        h = self.embed(x)
+        h = h + self.attention(h, h, h, attn_mask=attn_mask, need_weights=False)[0]
+        return self.head(h.masked_fill(hidden[::2, 0].unsqueeze(2), -torch.inf).amax(dim=1))
+
+
+@pytest.mark.parametrize("added", [False, True])
+def test_a_mask_for_each_head_of_each_sample(added):
+    hidden = (~SOME_FULL)[:, None, None].expand(-1, 2, T, -1).flatten(0, 1)
+    mask = torch.zeros(hidden.shape).masked_fill(hidden, -torch.inf) if added else hidden
+    torch.manual_seed(1)
+    net = OfHeads().eval()
+    cut = N // 2
+    batches = [((X[:cut], mask[: 2 * cut]), Y[:cut]), ((X[cut:], mask[2 * cut :]), Y[cut:])]
+    m = measure(net, batches, num_classes=K, layers=[Tap("embed", "mean")])
+    with torch.no_grad():
+        rows = (net.double().embed(X.double()) * SOME_FULL[:, :, None]).sum(1) / SOME_FULL.sum(1, keepdim=True)
+    expected = reference.feature_metrics(rows.numpy(), Y.numpy(), K)["pfc1"]
+    assert m.value("pfc1", "embed:mean") == pytest.approx(expected, rel=1e-4)

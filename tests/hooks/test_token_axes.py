@@ -7,7 +7,7 @@ from torch import nn
 
 import reference
 from hooks.test_designs import normal
-from ncollapse import collect_features, find_layers, measure
+from ncollapse import Tap, collect_features, find_layers, measure
 
 K, N, T, D = 3, 24, 6, 8
 
@@ -309,3 +309,71 @@ def test_a_coarser_layer_is_not_taken_for_one_with_its_channels_last(size, chann
     for layer, output in hooked(made(Coarse, channels), list(features), x).items():
         rows = output.movedim(1, 3) if layer == "up" else output
         torch.testing.assert_close(features[layer].double(), rows.flatten(0, 2), rtol=1e-4, atol=1e-5)
+
+
+class MixedView(nn.Module):
+    """Attention over tokens, then a layer over as many tokens as features, which takes a view of what attention returned."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.mix, self.b, self.head = attention(), nn.Linear(D, D), nn.Linear(D, D), nn.Linear(D, K)
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.b(torch.tanh(self.mix(self.a(x).transpose(1, 2))).transpose(1, 2))).mean(dim=1))
+
+
+def test_a_view_has_the_tokens_where_its_strides_say():
+    labels = torch.arange(N) % K
+    x = normal(N, D, D) + 0.3 * labels[:, None, None]
+    features, _ = collect_features(made(MixedView), [(x, labels)], num_classes=K, layers=[Tap("mix.input", "mean")])
+    expected = hooked(made(MixedView), ["mix.input"], x)["mix.input"].mean(dim=2)
+    torch.testing.assert_close(features["mix.input:mean"].double(), expected, rtol=1e-4, atol=1e-5)
+
+
+class OverTimeOnly(nn.Module):
+    """Layers over a fixed number of time steps, which are the last dimension, and a read-out."""
+
+    def __init__(self, read):
+        super().__init__()
+        self.a, self.act, self.b, self.act2 = nn.Linear(T, T), nn.Tanh(), nn.Linear(T, T), nn.Tanh()
+        self.mix, self.head, self.read = nn.Linear(D, D), nn.Linear(D, K), read
+
+    def forward(self, x):
+        return self.head(self.read(self.act2(self.b(self.act(self.a(x))))))
+
+
+@pytest.mark.parametrize(("read", "pool"), [(lambda h: h.mean(dim=2), "mean"), (lambda h: h[:, :, -1], "mean")])
+def test_tokens_that_the_network_reads_along_the_last_dimension_are_averaged_there(read, pool):
+    labels = torch.arange(N) % K
+    x = normal(N, D, T) + 0.3 * labels[:, None, None]
+    features, _ = collect_features(made(OverTimeOnly, read), [(x, labels)], num_classes=K)
+    assert features.keys() == {f"act:{pool}", "head.input"}
+    expected = hooked(made(OverTimeOnly, read), ["act"], x)["act"].mean(dim=2)
+    torch.testing.assert_close(features[f"act:{pool}"].double(), expected, rtol=1e-4, atol=1e-5)
+
+
+class MixedBoth(nn.Module):
+    """Mixes over tokens and over features, and reads the largest numbers, so that nothing shows what is what."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c, self.head = nn.Linear(T, T), nn.Linear(D, D), nn.Linear(T, T), nn.Linear(D, K)
+
+    def forward(self, x):
+        h = torch.tanh(self.b(torch.tanh(self.a(x)).transpose(1, 2)))
+        return self.head(torch.tanh(self.c(h.transpose(1, 2).contiguous())).amax(dim=2))
+
+
+def test_what_nothing_shows_is_said():
+    labels = torch.arange(N) % K
+    m = measure(made(MixedBoth), [(normal(N, D, T), labels)], num_classes=K, metrics=["pfc1"])
+    assert "nothing shows that the second dimension of c.input counts tokens" in m.chosen
+
+
+def test_one_sample_in_the_first_batch():
+    labels = torch.arange(N) % K
+    x = normal(N, T, 3) + 0.3 * labels[:, None, None]
+    batches = [(x[:1], labels[:1]), (x[1:], labels[1:])]
+    features, _ = collect_features(made(OverTime, "attention"), batches, num_classes=K)
+    expected = hooked(made(OverTime, "attention"), ["b.input"], x)["b.input"].mean(dim=2)
+    torch.testing.assert_close(features["b.input:mean"].double(), expected, rtol=1e-4, atol=1e-5)

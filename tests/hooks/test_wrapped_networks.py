@@ -1,5 +1,7 @@
 """Networks in wrappers and with modules of unusual kinds: measured as they run, or refused in one sentence."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from torch import nn
@@ -101,3 +103,143 @@ def test_an_error_names_the_parameters_that_the_network_changed_before():
     with pytest.raises(RuntimeError, match="no more") as error:
         measure(Adapting(), BATCHES, num_classes=K)
     assert any("changed parameter 'stem.bias'" in note for note in error.value.__notes__)
+
+
+class Returning(Net):
+    """Returns its logits inside of something."""
+
+    def __init__(self, wrap):
+        super().__init__()
+        self.wrap = wrap
+
+    def forward(self, x):
+        return self.wrap(super().forward(x), x)
+
+
+@dataclass
+class Output:
+    logits: torch.Tensor
+
+
+@pytest.mark.parametrize("wrap", [lambda z, x: ((z, x), {}), lambda z, x: {"x": x, "out": {"z": z}}, lambda z, x: [Output(z)]])
+def test_logits_inside_of_nested_outputs_are_found(wrap):
+    assert_equals_oracle(measure(Returning(wrap), BATCHES, num_classes=K), Net(), X)
+
+
+class Block(nn.Module):
+    def __init__(self, wrap):
+        super().__init__()
+        self.linear, self.wrap = nn.Linear(7, 7), wrap
+
+    def forward(self, x):
+        return self.wrap(x, x + torch.tanh(self.linear(x)))
+
+
+class Blocks(nn.Module):
+    def __init__(self, wrap, pick):
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(1)
+            self.stem, self.blocks, self.head = nn.Linear(D, 7), nn.ModuleList([Block(wrap), Block(wrap)]), nn.Linear(7, K)
+        self.pick = pick
+
+    def forward(self, x):
+        h = self.stem(x)
+        for block in self.blocks:
+            h = self.pick(block(h))
+        return self.head(h)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "pick"),
+    [
+        (lambda x, h: (torch.sin(5 * h), h), lambda out: out[1]),
+        (lambda x, h: (x, h), lambda out: out[1]),
+        (lambda x, h: ((h,), x), lambda out: out[0][0]),
+    ],
+    ids=["aside", "what it took", "nested"],
+)
+def test_a_block_is_not_measured_by_a_tensor_that_leads_nowhere(wrap, pick):
+    net = Blocks(wrap, pick)
+    m = measure(net, BATCHES, num_classes=K)
+    assert "blocks.0, blocks.1 left out (the network goes on with another tensor than its first)" in m.chosen
+    plain = Blocks(lambda x, h: h, lambda out: out)
+    assert m.value("pfc1") == measure(plain, BATCHES, num_classes=K).value("pfc1")
+    assert "goes on with another" in measure(net, BATCHES, num_classes=K, layers="blocks.*").chosen
+
+
+class OfOneSize(Net):
+    """Takes batches of one size only, as an exported network."""
+
+    def forward(self, x):
+        return super().forward(x.view(5, D))
+
+
+def test_a_network_for_batches_of_one_size_is_looked_at_with_a_whole_batch():
+    batches = list(zip(X.split(5), Y.split(5), strict=True))
+    assert_equals_oracle(measure(OfOneSize(), batches, num_classes=K), Net(), X)
+    with pytest.raises(RuntimeError, match="is invalid for input of size 48"):
+        measure(OfOneSize(), BATCHES, num_classes=K)
+
+
+class Ensemble(Net):
+    """Runs other networks over stacked parameters, so that modules inside see no batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.others = nn.ModuleList([nn.Linear(5, 5), nn.Linear(5, 5)])
+
+    def forward(self, x):
+        h = torch.tanh(self.mid(torch.tanh(self.stem(x))))
+        torch.vmap(self.others[0])(h)
+        return self.head(h)
+
+
+def test_modules_inside_of_vmap_are_no_layers():
+    assert_equals_oracle(measure(Ensemble(), BATCHES, num_classes=K), Net(), X)
+
+
+class AsImages(torch.Tensor):
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        plain = all(issubclass(kind, cls) or kind in {torch.Tensor, nn.Parameter} for kind in types)
+        return super().__torch_function__(function, types, args, kwargs or {}) if plain else NotImplemented
+
+
+class AsLabels(AsImages):
+    pass
+
+
+class FromSparse(Net):
+    def forward(self, x):
+        return super().forward(x if x.layout == torch.strided else x.to_dense())
+
+
+@pytest.mark.parametrize("kind", ["classes", "coo", "csr"])
+@pytest.mark.filterwarnings("ignore:Sparse CSR")
+def test_inputs_and_labels_of_other_kinds(kind):
+    change = {"classes": lambda x: x.as_subclass(AsImages), "coo": torch.Tensor.to_sparse, "csr": torch.Tensor.to_sparse_csr}
+    batches = [(change[kind](x), y.as_subclass(AsLabels) if kind == "classes" else y) for x, y in BATCHES]
+    assert_equals_oracle(measure(FromSparse(), batches, num_classes=K), Net(), X)
+
+
+class Padding(nn.Module):
+    """Averages the tokens of nested tensors."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = Net()
+
+    def forward(self, x):
+        return self.net(torch.nested.to_padded_tensor(x, 0.0).mean(dim=1))
+
+
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
+@pytest.mark.filterwarnings("ignore:.*nested")
+def test_nested_inputs(layout):
+    samples = [torch.stack([row] * (1 + i % 3)) for i, row in enumerate(X)]
+    batches = [
+        (torch.nested.nested_tensor(samples[a:b], layout=layout), Y[a:b]) for a, b in [(0, 8), (8, 15)]
+    ]  # fmt: skip
+    padded = torch.cat([torch.nested.to_padded_tensor(x, 0.0).mean(dim=1) for x, _ in batches])
+    assert_equals_oracle(measure(Padding(), batches, num_classes=K), Net(), padded)

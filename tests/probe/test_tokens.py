@@ -207,3 +207,28 @@ def test_a_mean_of_bfloat16_tokens_is_that_of_the_upcast_ones():
     y = torch.cat([batch["labels"] for batch in batches]).numpy()
     for name, tokens in outputs(model, batches, ["embed", "blocks.0", "blocks.1"]).items():
         check(m, f"{name}:mean", pooled(tokens, mask, "mean"), y, rel=1e-4)
+
+
+class Tags(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(2)
+        self.embed, self.mid, self.head = nn.Embedding(VOCABULARY, D), nn.Linear(D, D), nn.Linear(D, K)
+
+    def forward(self, ids):
+        return self.head(torch.tanh(self.mid(self.embed(ids))))
+
+
+def test_a_later_batch_whose_samples_have_one_token_each():
+    with torch.random.fork_rng():
+        net = Tags().eval()
+    ids = torch.arange(24).view(6, 4) * 5 % VOCABULARY
+    labels = torch.where(ids % 4 == 3, -100, ids % K)
+    m = measure(net, [(ids, labels), (ids[:, :1], labels[:, :1])], num_classes=K)
+    flat, tags = torch.cat([ids.flatten(), ids[:, 0]]), torch.cat([labels.flatten(), labels[:, 0]])
+    with torch.no_grad():
+        rows = torch.tanh(net.mid(net.embed(flat)))[tags >= 0].double().numpy()
+    assert m.num_samples == int((tags >= 0).sum())
+    assert m.value("pfc1", "head.input") == pytest.approx(
+        reference.feature_metrics(rows, tags[tags >= 0].numpy(), K)["pfc1"], rel=1e-4
+    )

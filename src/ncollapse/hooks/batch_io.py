@@ -264,11 +264,21 @@ def first_samples(inputs: Any, num_samples: int, chosen: tuple[int, ...] = (0, 1
     in_front = chosen == tuple(range(len(chosen)))
 
     def cut(tensor: Any) -> Any:
-        if not isinstance(tensor, Tensor) or tensor.ndim == 0 or len(tensor) != num_samples:
+        if not isinstance(tensor, Tensor) or tensor.is_nested or tensor.ndim == 0:
+            return _copied(tensor, tensor)
+        if heads := num_heads(tensor, num_samples):
+            return _copied(tensor.unflatten(0, (num_samples, heads))[list(chosen)].flatten(0, 1), tensor)
+        if len(tensor) != num_samples:
             return _copied(tensor, tensor)
         return _copied(tensor[: len(chosen)] if in_front else tensor[list(chosen)], tensor)
 
     return map_tensors(cut, inputs), len(chosen)
+
+
+def num_heads(tensor: Tensor, num_samples: int) -> int:
+    """Return of how many heads of each sample a tensor is the mask, (N · heads, T, T); 0 if it is none."""
+    is_mask = tensor.ndim == 3 and tensor.shape[1] == tensor.shape[2] and len(tensor) > num_samples > 0
+    return len(tensor) // num_samples if is_mask and len(tensor) % num_samples == 0 else 0
 
 
 def copy_of(inputs: Any) -> Any:

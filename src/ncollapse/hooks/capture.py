@@ -1,21 +1,30 @@
-"""Features captured from a module, whether a later operation overwrites them, and hooks that do not change how it computes."""
+"""Features captured from a module, what they depend on and who takes them, and hooks that do not change how it computes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
-from functools import wraps
-from typing import Any, NamedTuple
+from dataclasses import fields, is_dataclass
+from functools import reduce, wraps
+from operator import or_
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.utils.rnn import PackedSequence
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.hooks import RemovableHandle
+
+from ncollapse.hooks.batch_io import is_object, tensors_in
 
 Hook = Callable[[nn.Module, tuple[Any, ...], Any], None]
 
 # The source that means all of the network's inputs. Each weight is a source of its own, a higher bit.
 INPUTS = 1
+# How many levels of tuples, lists and mappings in one another are looked into.
+_DEEPEST = 4
 
 
 class Captured(NamedTuple):
@@ -72,29 +81,58 @@ def first_feature(output: Any) -> Tensor | None:
 
 def with_feature(output: Any, value: Tensor) -> Any:
     """Return a module's output with another first feature tensor."""
-    first = first_feature(output)
-    if output is first:
-        return value
-    if isinstance(output, Mapping):
-        changed = copy(output)
-        for key in [key for key, part in output.items() if part is first]:
-            changed[key] = value  # type: ignore[index]
-        return changed
-    parts = [value if part is first else part for part in output]
-    return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
+    return _exchanged(output, first_feature(output), value)
+
+
+def _exchanged(part: Any, old: Tensor | None, new: Tensor) -> Any:
+    """Return a structure of tensors with another one in the place of one of them."""
+    if part is old:
+        return new
+    keys = [key for key, inner in _inside(part) if _exchanged(inner, old, new) is not inner]
+    if not keys:
+        return part
+    if isinstance(part, tuple | list):
+        parts = [_exchanged(inner, old, new) for inner in part]
+        return type(part)(*parts) if hasattr(part, "_fields") else type(part)(parts)
+    changed = copy(part)
+    for key in keys:
+        if isinstance(part, Mapping):
+            changed[key] = _exchanged(part[key], old, new)
+        else:
+            setattr(changed, key, _exchanged(getattr(part, key), old, new))
+    return changed
 
 
 def tensors_of(output: Any) -> list[Tensor]:
-    """Return the dense floating-point tensors in an output, those named "logits" first."""
-    parts: Sequence[Any] = [output]
-    if isinstance(output, Mapping):
-        parts = [output[key] for key in sorted(output, key=lambda key: key != "logits")]
-    elif isinstance(output, PackedSequence):
-        parts = []  # its rows are time steps, sorted by length
-    elif isinstance(output, tuple | list):
-        parts = output
-    dense = (part for part in parts if isinstance(part, Tensor) and not part.is_nested)
-    return [part for part in dense if part.is_floating_point() and part.ndim >= 1]
+    """Return the dense floating-point tensors in an output: those that lie deeper come later, those named "logits" first."""
+    parts, level = [output], [output]
+    for _ in range(_DEEPEST):
+        level = [inner for part in level for _, inner in _inside(part)]
+        parts += level
+    return [part for part in parts if is_dense(part) and part.is_floating_point() and part.ndim >= 1]
+
+
+def _inside(part: Any) -> list[tuple[Any, Any]]:
+    """Return the keys and values of a mapping, a sequence or a dataclass, what is named "logits" first."""
+    if isinstance(part, PackedSequence):
+        return []  # its rows are time steps, sorted by length
+    if isinstance(part, Mapping):
+        items = list(part.items())
+    elif is_dataclass(part) and not isinstance(part, type):
+        items = [(item.name, getattr(part, item.name)) for item in fields(part)]
+    else:
+        return list(enumerate(part)) if isinstance(part, tuple | list) else []
+    return sorted(items, key=lambda item: item[0] != "logits")
+
+
+def is_dense(part: Any) -> TypeGuard[Tensor]:
+    """Return whether something is a tensor with a number at each place in memory, for all samples at once."""
+    return is_whole(part) and not part.is_nested and part.layout == torch.strided
+
+
+def is_whole(part: Any) -> TypeGuard[Tensor]:
+    """Return whether something is a tensor of all samples, as it is not inside of ``vmap``."""
+    return isinstance(part, Tensor) and not torch._C._functorch.is_functorch_wrapped_tensor(part)
 
 
 def hook_output(module: nn.Module, hook: Hook) -> AroundForward | RemovableHandle:
@@ -132,3 +170,116 @@ class AroundForward:
             del self._module.forward
         else:
             self._module.forward = self._own
+
+
+# Operations that can give samples another order, or leave some out: networks sort them, or send them through experts.
+_REORDERING = frozenset(
+    "index index_select gather take masked_select flip roll index_put index_put_ index_copy index_copy_ index_add index_add_ "
+    "scatter scatter_ scatter_add scatter_add_ _pack_padded_sequence sort".split()
+)
+
+# Operations whose numbers are sorted by size.
+_RANKING = frozenset({"sort", "topk"})
+
+
+class Dependence(TorchDispatchMode):
+    """While active, follows which inputs and parameters each tensor depends on, as a set of bits."""
+
+    def __init__(self, model: nn.Module, inputs: Any) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.may_reorder = False
+        self.finished = 0  # modules, counted by whoever hooks them
+        self._used: dict[int, int] = {}
+        self._read: dict[int, float] = {}
+        self._sources: dict[int, int] = {}
+        self._ranked: set[int] = set()
+        # A weak reference keeps the address of a freed memory from being used again, and does not keep its data.
+        self._seen: dict[int, StorageWeakRef | Tensor] = {}
+        for tensor in _tensors([part.to_dict() if is_object(part) else part for part in tensors_in(inputs)]):
+            self._sources[self.address(tensor)] = INPUTS
+        # The scales of a normalization do not count as weights.
+        weights = (parameter for parameter in model.parameters() if parameter.ndim > 1)
+        for index, parameter in enumerate(weights):
+            address = self.address(parameter)
+            self._sources[address] = self._sources.get(address, 0) | INPUTS << (index + 1)
+
+    def of(self, tensor: Tensor) -> int:
+        """Return the sources of a tensor."""
+        return self._sources.get(self.address(tensor), 0)
+
+    def end(self, returned: Iterable[Tensor]) -> None:
+        """Note that the network returned these tensors."""
+        self._read |= {self.address(tensor): math.inf for tensor in returned}
+
+    def goes_on(self, tensors: Sequence[Tensor], finished: float) -> list[bool]:
+        """Return which of these an operation took after so many modules had finished, or the network returned."""
+        return [self._read.get(self.address(tensor), -1) >= finished for tensor in tensors]
+
+    def last_used(self, model: nn.Module) -> dict[str, int]:
+        """Return how many modules had finished when each weight was last used, as it is or changed."""
+        last = {bit: when for when, used in sorted(self._used.items()) for bit in _bits(used)}
+        named = {name: _bits(self.of(part)) for name, part in model.named_parameters(remove_duplicate=False) if part.ndim > 1}
+        return {name: max((last.get(bit, 0) for bit in bits), default=0) for name, bits in named.items()}
+
+    def is_ranked(self, tensor: Tensor) -> bool:
+        """Return whether a tensor holds what was sorted by size, as it is or changed number by number."""
+        return self.address(tensor) in self._ranked
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation and hand on the sources of its arguments."""
+        kwargs = kwargs or {}
+        output = func(*args, **kwargs)
+        self.may_reorder = self.may_reorder or _can_reorder(func, args, kwargs)
+        tensors = list(_tensors((args, kwargs)))
+        taken = {self.address(tensor) for tensor in tensors}
+        self._read |= dict.fromkeys(taken, self.finished)
+        # Weights of experts are ranked too, but what is multiplied by them is not.
+        ranks = func.overloadpacket.__name__ in _RANKING or (len(tensors) == 1 and self.is_ranked(tensors[0]))
+        sources = [self._sources.get(address, 0) for address in taken]
+        found = reduce(or_, sources, 0)
+        weights = reduce(or_, (bits for bits in sources if not bits & INPUTS), 0)
+        self._used[self.finished] = self._used.get(self.finished, 0) | weights
+        for tensor in (*_tensors(output), *_written(func, args)):
+            address = self.address(tensor)
+            self._sources[address] = found | (self._sources.get(address, 0) if address in taken else 0)
+            (self._ranked.add if ranks else self._ranked.discard)(address)
+        return output
+
+    def address(self, tensor: Tensor) -> int:
+        """Return where a tensor's memory is, for as long as this is active."""
+        try:
+            reference = StorageWeakRef(tensor.untyped_storage())
+        except (NotImplementedError, RuntimeError):  # a sparse or wrapped tensor has no memory of its own
+            self._seen.setdefault(-id(tensor), tensor)
+            return -id(tensor)
+        self._seen.setdefault(reference.cdata, reference)
+        return int(reference.cdata)
+
+
+def _can_reorder(func: Any, args: Any, kwargs: Any) -> bool:
+    """Return whether an operation can give the first dimension another order."""
+    name = func.overloadpacket.__name__
+    if name in {"cat", "stack"}:
+        return (args[1] if len(args) > 1 else kwargs.get("dim", 0)) == 0
+    return name in _REORDERING
+
+
+def _bits(number: int) -> Iterator[int]:
+    while number:
+        yield number & -number
+        number &= number - 1
+
+
+def _tensors(structure: Any) -> Iterator[Tensor]:
+    if isinstance(structure, Tensor):
+        yield structure
+    elif isinstance(structure, tuple | list | dict):
+        for part in structure.values() if isinstance(structure, dict) else structure:
+            yield from _tensors(part)
+
+
+def _written(func: Any, args: Iterable[Any]) -> Iterator[Tensor]:
+    """Return the arguments that an operation writes into."""
+    for argument, value in zip(func._schema.arguments if func._schema.is_mutable else (), args, strict=False):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            yield from _tensors(value)

@@ -18,6 +18,7 @@ from ncollapse.hooks.masks import MaskRule, mask_rules
 from ncollapse.hooks.pooling import MeanFrom, ReadOut, padding_rule, read_out, silent_rule, unknown_padding
 from ncollapse.hooks.rows import (
     TokenRows,
+    aside_words,
     count_samples,
     declared_prefix,
     find_sample_axes,
@@ -78,7 +79,7 @@ class Discovery:
 
     def plan(self, inputs: Any, num_rows: int, tokens: int | None, labeled: LabelRows | None = None) -> TapPlan:
         """Look at the first samples and choose taps; ``tokens``: labels per sample, 0 if it has one itself, None if unknown."""
-        trace = self._look(inputs)
+        trace = self._look(inputs, follow=True)
         num_rows = num_rows if tokens else count_samples(trace, inputs, num_rows, self.num_classes)
         find_sample_axes(trace, inputs, num_rows, self._look)
         answers, rules = Answers(self.model, inputs), mask_rules(inputs, self.model)
@@ -123,17 +124,17 @@ class Discovery:
         others = dict.fromkeys(head.others, "another head")
         if self.taps is not None:
             check_ran_once(self.taps, trace)
-            return self.taps, "", others
+            return self.taps, aside_words(self.taps, trace), others
         if self.every:
             return tuple(Tap(call.name) for call in _usable(trace, head)), "", others
         taps, found, left_out = self._search(trace, head, read)
         left_out |= without_rows(_before(trace, head), _usable(trace, head), num_rows)
         return taps, found, left_out | dict.fromkeys(self.modules.scripted, "scripted") | others
 
-    def _look(self, inputs: Any) -> Trace:
+    def _look(self, inputs: Any, follow: bool = False) -> Trace:
         # Several looks see the same random numbers, and the network may overwrite its inputs.
         with random_state_kept():
-            return trace_forward(self.model, self.modules, copy_of(inputs))
+            return trace_forward(self.model, self.modules, copy_of(inputs), follow)
 
     def _read_out(self, trace: Trace, head: Head) -> ReadOut:
         """Return how the network turns tokens into one row per sample."""
@@ -156,7 +157,7 @@ class Discovery:
         further = head.tap if labeled is not None and labeled.says_where and head.tap not in taps else None
         seen = [*taps] if further is None else [*taps, further]
         calls = {tap.label: trace.taken(tap) for tap in seen}
-        placements, unplaced = self._usual_places(trace, seen, inputs, labeled)
+        placements, unplaced, granted = self._usual_places(trace, seen, inputs, labeled, read)
         if labeled is not None and labeled.says_where:
             outputs = {name: part.output.tensor for name, part in calls.items() if part.output is not None}
             others = {name: labeled.elsewhere(placements[name].arranged(output)) for name, output in outputs.items()}
@@ -171,7 +172,8 @@ class Discovery:
             raise ValueError(misplaced({end.name: shape_words(end) + many}))
         reasons = [(tap.label, unknown_padding(calls[tap.label], tap, read, trace.mask, rule)) for tap in taps]
         pooled = any(tap.pool != "flatten" and (isinstance(tap.pool, str) or tap.pool == read.pool) for tap in taps)
-        return placements, unplaced | {label: why for label, why in reasons if why}, read.words if pooled else ""
+        words = "; ".join(filter(None, [read.words if pooled else "", granted]))
+        return placements, unplaced | {label: why for label, why in reasons if why}, words
 
     def _token_places(
         self, trace: Trace, inputs: Any, calls: dict[str, ModuleCall], head: Head, num_labels: int
@@ -190,16 +192,16 @@ class Discovery:
         return found, refused, rows.words
 
     def _usual_places(
-        self, trace: Trace, taps: Sequence[Tap], inputs: Any, labeled: LabelRows | None
-    ) -> tuple[dict[str, Placement], dict[str, str]]:
-        """Return which dimension of each layer counts the samples, and where tokens or channels are; why that is unknown."""
+        self, trace: Trace, taps: Sequence[Tap], inputs: Any, labeled: LabelRows | None, read: ReadOut
+    ) -> tuple[dict[str, Placement], dict[str, str], str]:
+        """Return which dimension of each layer counts samples, and where tokens or channels are; why not; what is assumed."""
         calls = {tap.label: trace.taken(tap) for tap in taps}
         found = {label: Placement(axis=call.axis or 0) for label, call in calls.items()}
         unplaced = {label: shape_words(call) for label, call in calls.items() if call.axis is None and call.output is not None}
-        places = turned(trace, taps, inputs, self._look, labeled)
+        places, granted = turned(trace, taps, inputs, self._look, labeled, read)
         unplaced |= {label: at for label, at in places.items() if isinstance(at, str)}
         found |= {label: at._replace(axis=found[label].axis) for label, at in places.items() if not isinstance(at, str)}
-        return found, unplaced
+        return found, unplaced, granted
 
     def _named_classifier(self, given: str | nn.Module) -> str:
         named = name_of(given, self.modules, "classifier")
@@ -243,7 +245,7 @@ class Discovery:
 def _usable(trace: Trace, head: Head) -> list[ModuleCall]:
     """Return the modules before the classifier that ran once and returned one row of features per sample."""
     calls = [call for call in _before(trace, head) if call.count == 1 and call.output is not None and call.axis is not None]
-    return [call for call in calls if _sees_inputs(call, trace)]
+    return [call for call in calls if _sees_inputs(call, trace) and not call.is_aside]
 
 
 def _sees_inputs(call: ModuleCall, trace: Trace) -> bool:

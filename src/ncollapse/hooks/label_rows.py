@@ -22,7 +22,9 @@ Rows = Tensor | slice | Callable[[Any], Tensor | slice]
 def class_indices(labels: Any, place: str = "") -> Tensor:
     """Return labels as a tensor; arrays and lists of integers are converted. ``place`` (" in batch 3") goes into errors."""
     if isinstance(labels, Tensor):
-        return labels
+        # Classes of tensors may refuse to work together, such as labels and images of fastai.
+        plain = type(labels) is Tensor or type(labels).__torch_dispatch__ is not Tensor.__torch_dispatch__
+        return labels if plain else labels.as_subclass(Tensor)
     try:
         found = torch.as_tensor(np.asarray(labels) if hasattr(labels, "__array__") else labels)
     except (TypeError, ValueError, RuntimeError):
@@ -54,12 +56,20 @@ class LabelRows:
     connected: bool = False
 
     @classmethod
-    def of(cls, labels: Any, ignore_index: int | None = None, rows: Tensor | slice | None = None, place: str = "") -> LabelRows:
-        """Select the labels that count; those of tokens and pixels may be ``IGNORED_LABEL`` by default."""
+    def of(
+        cls,
+        labels: Any,
+        ignore_index: int | None = None,
+        rows: Tensor | slice | None = None,
+        place: str = "",
+        of_tokens: bool = False,
+    ) -> LabelRows:
+        """Select the labels that count, by default without ``IGNORED_LABEL`` of tokens; ``of_tokens`` if (N, 1) are these."""
         labels = class_indices(labels, place)
         if labels.ndim == 4 and labels.shape[1] == 1:
             labels = labels.squeeze(1)
-        shape = tuple(labels.shape) if labels.ndim < 2 or labels.shape[1] != 1 else (len(labels),)
+        of_samples = labels.ndim > 1 and labels.shape[1] == 1 and not of_tokens
+        shape = (len(labels),) if of_samples else tuple(labels.shape)
         flat = labels.reshape(-1)
         counted = torch.ones_like(flat, dtype=torch.bool)
         if ignore_index is not None or len(shape) > 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import is_dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +14,7 @@ from ncollapse.hooks.affine import Affine, affine_map, before, fitted_map, noisy
 from ncollapse.hooks.batch_io import copy_of, run_network
 from ncollapse.hooks.capture import tensors_of, with_feature
 from ncollapse.hooks.snapshot import random_state_kept
-from ncollapse.hooks.tap import Read, Tap
+from ncollapse.hooks.tap import Read, Tap, attribute
 
 # Scales of the random inputs of a classifier behind which the network changes the logits. Probabilities of large logits are
 # rounded to 0 and 1, so that some inputs are small. Bounds of the logits, such as 30 tanh(z/30), show at large ones.
@@ -42,19 +42,13 @@ class Logits(NamedTuple):
 
 def returned_tensors(output: Any) -> list[Tensor]:
     """Return the tensors in a network's output that may be logits, those named "logits" first."""
-    return tensors_of(_named(output))
+    return tensors_of(output)
 
 
 def names_logits(output: Any) -> bool:
     """Return whether one of the tensors in a network's output is named "logits"."""
-    output = _named(output)
-    return isinstance(output, Mapping) and bool(tensors_of([output.get("logits")]))
-
-
-def _named(output: Any) -> Any:
-    if is_dataclass(output) and not isinstance(output, type | Mapping):
-        return {item.name: getattr(output, item.name) for item in fields(output)}
-    return output
+    named = output.get("logits") if isinstance(output, Mapping) else is_dataclass(output) and attribute(output, "logits")
+    return isinstance(named, Tensor) and bool(tensors_of(named))
 
 
 def class_logits(output: Tensor, num_classes: int | None, tokens: bool) -> Tensor | None:

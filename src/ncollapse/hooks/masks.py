@@ -8,7 +8,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ncollapse.hooks.batch_io import Arguments, map_tensors, signature_of, tensors_in
+from ncollapse.hooks.batch_io import Arguments, map_tensors, num_heads, signature_of, tensors_in
+from ncollapse.hooks.capture import is_dense
 from ncollapse.hooks.tap import attribute
 
 # Masks of one name mark real tokens in one network and padding in another, so a name alone proves nothing. A rule says which
@@ -69,7 +70,7 @@ class MaskRule(NamedTuple):
         """Return its tensor, None if the inputs have none."""
         if isinstance(self.place, str):
             found = Arguments.of(model, inputs).by_name(model).get(self.place)
-            return found if isinstance(found, Tensor) else None
+            return found if is_dense(found) else None
         tensors = tensors_of_inputs(inputs)
         return tensors[self.place] if self.place < len(tensors) else None
 
@@ -83,17 +84,28 @@ class MaskRule(NamedTuple):
             return torch.arange(length, device=given.device) < given.unsqueeze(1) if length else None
         if self.kind == "ids":
             return given != self.padding if given.ndim == 2 else None
-        return _unmasked(given, self.kind != "real" or _is_added(given))
+        return _unmasked(given, self.kind != "real" or _is_added(given), tensors_of_inputs(inputs))
 
 
-def _unmasked(given: Tensor, hides: bool) -> Tensor | None:
+def _unmasked(given: Tensor, hides: bool, tensors: Sequence[Tensor]) -> Tensor | None:
     """Return which tokens, (N, T), any token may look at by a mask that hides or shows what is not 0; None if it is none."""
+    given = _by_head(given, tensors)
     if given.ndim < 2 or not given.numel():
         return None
     wide, shown = is_wide(given), (given == 0) == hides
     if (wide or given.is_floating_point()) and not _is_added(given) and not bool(((given == 0) | (given == 1)).all()):
         return None
     return shown.flatten(1, -2).any(dim=1) if wide else shown.reshape(len(given), -1)
+
+
+def _by_head(given: Tensor, tensors: Sequence[Tensor]) -> Tensor:
+    """Return a mask (N · heads, T, T) next to tokens (N, T, ...) or (T, N, ...) as (N, heads, T, T), others unchanged."""
+    if given.ndim != 3:
+        return given
+    shapes = [tensor.shape[:2] for tensor in tensors if tensor is not given and tensor.ndim > 1]
+    sizes = [pair[1 - axis] for pair in shapes for axis in (0, 1) if pair[axis] == given.shape[2]]
+    heads = next((num_heads(given, size) for size in sizes if num_heads(given, size)), 0)
+    return given.unflatten(0, (-1, heads)) if heads and len(given) not in sizes else given
 
 
 def is_wide(given: Tensor) -> bool:
@@ -120,8 +132,9 @@ def named_rules(inputs: Any, model: nn.Module) -> Iterator[MaskRule]:
     others = [name for name in values if "mask" in name.lower() or "pad" in name.lower()]
     for name in conventional or others:
         given = values.get(name)
-        marks = _unmasked(given, True) if isinstance(given, Tensor) else None
-        if given is None or marks is None or not _has_row_a_sample(given, marks, tensors_of_inputs(inputs)):
+        tensors = tensors_of_inputs(inputs)
+        marks = _unmasked(given, True, tensors) if is_dense(given) else None
+        if given is None or marks is None or not _has_row_a_sample(given, marks, tensors):
             continue
         if _is_added(given):
             yield MaskRule(name, "added")
@@ -138,7 +151,7 @@ def convention(name: str) -> str:
 def _has_row_a_sample(mask: Tensor, marks: Tensor, tensors: list[Tensor]) -> bool:
     others = [tensor for tensor in tensors if tensor is not mask and tensor.ndim > 0]
     time_first = marks.shape[::-1]
-    return not others or any(len(tensor) == len(mask) or tensor.shape[:2] == time_first for tensor in others)
+    return not others or any(len(tensor) == len(marks) or tensor.shape[:2] == time_first for tensor in others)
 
 
 def is_causal(mask: Tensor) -> bool:
@@ -166,14 +179,14 @@ def _rules(tensors: list[Tensor], declared: set[int]) -> Iterator[MaskRule]:
 def _wide_rules(tensors: list[Tensor]) -> Iterator[MaskRule]:
     """Yield what masks of more dimensions, or those that are added to scores, may mean for tokens next to them."""
     for i, tensor in enumerate(tensors):
-        marks = _unmasked(tensor, True) if tensor.ndim > 2 or tensor.is_floating_point() else None
+        marks = _unmasked(tensor, True, tensors) if tensor.ndim > 2 or tensor.is_floating_point() else None
         if marks is not None and any(other.shape[:2] == marks.shape for other in tensors if other is not tensor):
             yield from [MaskRule(i, "added")] if _is_added(tensor) else [MaskRule(i, "real"), MaskRule(i, "padding")]
 
 
 def tensors_of_inputs(inputs: Any) -> list[Tensor]:
-    """Return the tensors among the inputs of a network."""
-    return [tensor for tensor in tensors_in(inputs) if isinstance(tensor, Tensor)]
+    """Return the dense tensors among the inputs of a network."""
+    return [tensor for tensor in tensors_in(inputs) if is_dense(tensor)]
 
 
 def _num_tokens(tensors: list[Tensor], num_samples: int) -> int:

@@ -56,6 +56,8 @@ class ReadOut(NamedTuple):
         num_tokens: From how many of them, 0 if unknown.
         words: On what evidence.
         tokens: The module whose tokens the network reads so, None if unknown.
+        is_turned: Whether these are its last dimension.
+        is_known: Whether anything shows how it reads them.
         rows: What it makes of them.
         taker: The module that takes these rows, None if the network returns them.
     """
@@ -66,6 +68,8 @@ class ReadOut(NamedTuple):
     tokens: ModuleCall | None = None
     rows: Captured | None = None
     taker: ModuleCall | None = None
+    is_turned: bool = False
+    is_known: bool = True
 
 
 def read_out(model: nn.Module, usable: Sequence[ModuleCall], trace: Trace, classified: bool) -> ReadOut:
@@ -78,12 +82,14 @@ def read_out(model: nn.Module, usable: Sequence[ModuleCall], trace: Trace, class
     if declared is not None:
         return ReadOut(declared[0], 0, f"tokens read at {declared[0]}, as {declared[1]} declares")
     for call, taker, rows in _tokens_and_rows(usable, trace):
-        pool = pool_of(call.values, rows.values, trace.mask)
-        if pool is not None:
-            who = "the network returns" if taker is None else f"{taker.name} takes"
-            words = f"tokens read at {Tap('', pool).label.removeprefix(':')}, as {who} them"
-            return ReadOut(pool, call.features.shape[1], words, call, rows, taker)
-    return ReadOut("mean", 0, "tokens averaged, since it is unknown how the network reads them")
+        for is_turned in (False, True):
+            tokens = call.values.transpose(1, 2) if is_turned else call.values
+            pool = pool_of(tokens, rows.values, None if is_turned else trace.mask)
+            if pool is not None:
+                who = "the network returns" if taker is None else f"{taker.name} takes"
+                words = f"tokens read at {Tap('', pool).label.removeprefix(':')}, as {who} them"
+                return ReadOut(pool, tokens.shape[1], words, call, rows, taker, is_turned)
+    return ReadOut("mean", 0, "tokens averaged, since it is unknown how the network reads them", is_known=False)
 
 
 def _tokens_and_rows(usable: Sequence[ModuleCall], trace: Trace) -> Iterator[tuple[ModuleCall, ModuleCall | None, Captured]]:

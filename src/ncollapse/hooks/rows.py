@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ncollapse.hooks.batch_io import map_tensors
+from ncollapse.hooks.batch_io import map_tensors, tensors_in
 from ncollapse.hooks.capture import INPUTS, Captured
-from ncollapse.hooks.tap import Placement, attribute
-from ncollapse.hooks.token_axes import UNCLEAR, Look, changed_indices, tensors_of, token_axes, token_states
-from ncollapse.hooks.trace import ModuleCall, Trace, is_inside, outermost
+from ncollapse.hooks.masks import tensors_of_inputs
+from ncollapse.hooks.tap import INPUT, Placement, Tap, attribute
+from ncollapse.hooks.token_axes import UNCLEAR, Look, changed_indices, token_axes
+from ncollapse.hooks.trace import ModuleCall, Trace, is_inside, outermost, token_states
 
 # How many modules left out for one reason the explanation names; ``left_out`` names all.
 _NAMES_SHOWN = 4
@@ -24,7 +25,7 @@ def count_samples(trace: Trace, inputs: Any, num_rows: int, num_classes: int | N
     output = None if trace.output is None else trace.output.tensor
     if output is None or output.ndim != 2 or (num_classes is not None and output.shape[1] != num_classes):
         return num_rows
-    second = [tensor.shape[1] for tensor in tensors_of(inputs) if tensor.ndim > 1]
+    second = [tensor.shape[1] for tensor in tensors_of_inputs(inputs) if tensor.ndim > 1]
     return len(output) if len(output) in second else num_rows
 
 
@@ -51,7 +52,8 @@ def _look_at_more(inputs: Any, num_rows: int, look: Look) -> Trace | None:
         return tensor if axis is None else tensor.index_select(axis, indices.to(tensor.device))
 
     try:
-        return look(map_tensors(one_more, inputs))
+        more = map_tensors(one_more, inputs)
+        return None if all(new is old for new, old in zip(tensors_in(more), tensors_in(inputs), strict=True)) else look(more)
     except Exception:  # a network may refuse one sample more in any way: then the dimension stays unknown
         return None
 
@@ -198,7 +200,7 @@ def declared_prefix(model: nn.Module) -> int:
 
 def _changed_inputs(inputs: Any, trace: Trace, num_labels: int) -> Iterator[tuple[int, Any]]:
     """Yield inputs with another last token in the first sample and another first one in the second, and the last position."""
-    for chosen in tensors_of(inputs):
+    for chosen in tensors_of_inputs(inputs):
         if chosen.ndim < 2 or chosen.shape[1] != num_labels or _is_mask(chosen, trace.mask):
             continue
         real = range(num_labels) if trace.mask is None or trace.mask.shape != chosen.shape[:2] else trace.mask[0].nonzero()
@@ -247,7 +249,8 @@ def left_out_words(left_out: dict[str, str]) -> list[str]:
 
 
 def without_rows(before: Sequence[ModuleCall], usable: Sequence[ModuleCall], num_rows: int) -> dict[str, str]:
-    """Return layers before the classifier that do not return one row per sample, though they see the inputs."""
+    """Return layers without one row per sample, though they see the inputs, and those with another tensor first."""
+    aside = outermost([call.name for call in before if call.is_aside], ())
     rowless = [
         call
         for call in before
@@ -256,7 +259,14 @@ def without_rows(before: Sequence[ModuleCall], usable: Sequence[ModuleCall], num
     calls = {call.name: call for call in rowless}
     inside = {call.name for call in usable}
     layers = [call.name for call in rowless if any(True for _ in call.module.parameters()) and not is_inside(call.name, inside)]
-    return {name: f"{shape_words(calls[name])} for {num_rows} samples" for name in outermost(layers, usable)}
+    found = {name: f"{shape_words(calls[name])} for {num_rows} samples" for name in outermost(layers, usable)}
+    return dict.fromkeys(aside, "the network goes on with another tensor than its first") | found
+
+
+def aside_words(taps: Sequence[Tap], trace: Trace) -> str:
+    """Return of which layers that were named the network goes on with another tensor than the first, in words."""
+    names = [tap.label for tap in taps if trace.taken(tap).is_aside and not tap.name.endswith(INPUT)]
+    return f"{', '.join(names)}: the first tensor, though the network goes on with another" if names else ""
 
 
 def nothing_found(num_rows: int, left_out: dict[str, str]) -> str:

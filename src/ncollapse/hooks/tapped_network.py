@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from ncollapse.hooks.batch_io import copy_of, first_samples, map_tensors, run_network, tensors_in
+from ncollapse.hooks.capture import is_dense
 from ncollapse.hooks.label_rows import LabelRows, check_not_one_hot
 from ncollapse.hooks.logits import returned_tensors
-from ncollapse.hooks.masks import mask_rules
+from ncollapse.hooks.masks import mask_rules, tensors_of_inputs
 from ncollapse.hooks.rows import left_out_words, misplaced
 from ncollapse.hooks.snapshot import random_state_kept
 from ncollapse.hooks.tap_hooks import TapHooks, Tapped, TapPlan
@@ -98,13 +99,13 @@ def look(
             plan = make_plan(*first_samples(inputs, num_samples, _telling_samples(inputs, model, num_samples)))
             if plan.may_reorder:  # then further samples run
                 untouched.rewind()
-            second = [tensor.shape[1] for tensor in tensors_in(inputs) if isinstance(tensor, Tensor) and tensor.ndim > 1]
+            second = [tensor.shape[1] for tensor in tensors_of_inputs(inputs) if tensor.ndim > 1]
             sizes = list(dict.fromkeys([num_samples, *second])) if isinstance(labeled, int) else [num_samples]
             return _without_reordered(plan, _wrong_rows(model, plan, inputs, sizes, tokens))
     except ReorderedError:
         raise
     except Exception:
-        if isinstance(inputs, Tensor) and num_samples not in inputs.shape[1:2]:
+        if is_dense(inputs) and num_samples not in inputs.shape[1:2] and _takes_two(model, inputs, num_samples):
             raise  # cutting to the first samples tore nothing apart
     finally:
         # The features of the look, which a module may have cached, are not those of the passes.
@@ -112,6 +113,15 @@ def look(
     plan = make_plan(inputs, num_samples)
     untouched.rewind()
     return plan
+
+
+def _takes_two(model: nn.Module, inputs: Any, num_samples: int) -> bool:
+    """Return whether a network runs on two samples, unlike one that is made for batches of one size."""
+    try:
+        run_network(model, first_samples(inputs, num_samples)[0])
+    except Exception:  # a network may refuse in any way
+        return False
+    return True
 
 
 def _telling_samples(inputs: Any, model: nn.Module, num_samples: int) -> tuple[int, int]:
@@ -219,7 +229,7 @@ def _sample_axes(inputs: Any, num_samples: int, place: int) -> tuple[int | None,
     """Return the dimension of each input that counts the samples, None if it has none; () if that is unknown."""
     axes: list[int | None] = []
     for tensor in tensors_in(inputs):
-        if not isinstance(tensor, Tensor):
+        if not isinstance(tensor, Tensor) or tensor.is_nested:
             return ()
         fitting = [axis for axis, size in enumerate(tensor.shape[:2]) if size == num_samples]
         # Several rows for each sample, such as crops of an image, follow the samples in a way of their own.

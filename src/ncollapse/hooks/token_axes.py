@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ncollapse.hooks.batch_io import map_tensors, tensors_in
+from ncollapse.hooks.batch_io import map_tensors
 from ncollapse.hooks.label_rows import LabelRows
+from ncollapse.hooks.masks import tensors_of_inputs
+from ncollapse.hooks.pooling import ReadOut
 from ncollapse.hooks.tap import INPUT, Placement, Tap
-from ncollapse.hooks.trace import ModuleCall, Trace, input_call
+from ncollapse.hooks.trace import ModuleCall, Trace, token_calls, token_states
 
 # Runs the network once and returns the trace. The random state is the same each time.
 Look = Callable[[Any], Trace]
@@ -34,44 +36,24 @@ _ALONG_TIME = (nn.Conv1d, nn.ConvTranspose1d, nn.BatchNorm1d, nn.InstanceNorm1d)
 _OVER_TOKENS = (nn.RNNBase, nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 
 
-def tensors_of(inputs: Any) -> list[Tensor]:
-    """Return the tensors among the inputs of a network."""
-    return [tensor for tensor in tensors_in(inputs) if isinstance(tensor, Tensor)]
-
-
-def token_calls(trace: Trace) -> Iterator[ModuleCall]:
-    """Yield what modules returned and took, as far as it has three dimensions, of which one counts the samples."""
-    for call in trace.calls.values():
-        for state in (call, input_call(call)):
-            floating = state.output is not None and state.output.tensor.is_floating_point()
-            if floating and state.count == 1 and state.axis is not None and state.features.ndim == 3:
-                yield state
-
-
-def token_states(trace: Trace, before: Trace | None = None) -> dict[str, Tensor]:
-    """Return the values of these by name, samples first, of another look for the modules of the first; "" is the output."""
-    found = {}
-    for call in token_calls(before or trace):
-        other = trace.call(call.name)
-        if other is not None and other.output is not None and other.output.tensor.ndim == 3:
-            found[call.name] = other.output.values.movedim(call.axis or 0, 0)
-    if trace.output is not None and trace.output.tensor.ndim == 3:
-        found[""] = trace.output.values
-    return found
-
-
-def token_axes(trace: Trace, inputs: Any, look: Look, wanted: Collection[str]) -> dict[str, int]:
-    """Return 2 for wanted states whose tokens are the last dimension, 0 if that is unknown, and 1 for (N, T, D)."""
+def token_axes(
+    trace: Trace, inputs: Any, look: Look, wanted: Collection[str], read_turned: Collection[str] = ()
+) -> dict[str, int]:
+    """Return 2 for states whose tokens are the last dimension, as of those ``read_turned``, 0 if unknown, 1 for (N, T, D)."""
     states = token_states(trace)
-    lengths = {state.shape[1] for state in states.values()}
+    lengths = {state.shape[1] for state in states.values()} | {states[name].shape[2] for name in read_turned}
     likely, certain = _axes_by_kind(trace, states)
+    certain |= dict.fromkeys(read_turned, _LAST)
     alike = {name for name, state in states.items() if state.shape[2] in lengths and max(state.shape[1:]) > 1}
     unclear = {name for name in alike | likely.keys() | certain.keys() if certain.get(name) != _FIRST}
     if not unclear & set(wanted):
         return dict.fromkeys(wanted, _FIRST)
     found = _shorter_axes(trace, states, inputs, look)
     others, apart = ([], {}) if unclear <= found.keys() else _ends_apart(trace, states, inputs, look, certain)
+    # Some features may change at the ends alone by chance, as behind a ReLU: then the kind of module must not say otherwise.
+    apart = {name: axis if likely.get(name, axis) == axis else _UNKNOWN for name, axis in apart.items()}
     found = likely | apart | certain | found
+    found |= _axes_of_views(trace, unclear - found.keys(), found)
     shapes = {axis: {tuple(states[name].shape[1:]) for name in found if found[name] == axis} for axis in (_FIRST, _LAST)}
     for name in unclear - found.keys():
         found[name] = _axis_by_shape(tuple(states[name].shape[1:]), shapes)
@@ -93,6 +75,22 @@ def _axes_by_kind(trace: Trace, states: Collection[str]) -> tuple[dict[str, int]
                 width = getattr(call.module, "kernel_size", (1,))[0]
                 (certain if width > 1 else likely)[name] = _LAST
     return likely, certain
+
+
+def _axes_of_views(trace: Trace, names: Collection[str], known: Mapping[str, int]) -> dict[str, int]:
+    """Return the axes of states that are views of known ones: their strides tell whether the dimensions are exchanged."""
+    tensors = {
+        call.name: call.output.tensor.movedim(call.axis or 0, 0) for call in token_calls(trace) if call.output is not None
+    }
+    found: dict[str, int] = {}
+    for name in names & tensors.keys():
+        own = tensors[name]
+        for other in [other for other in tensors if known.get(other, _UNKNOWN) != _UNKNOWN]:
+            strides, pairs = own.stride()[1:], sorted(zip(own.shape[1:], own.stride()[1:], strict=True))
+            same = sorted(zip(tensors[other].shape[1:], tensors[other].stride()[1:], strict=True)) == pairs
+            if same and own.data_ptr() == tensors[other].data_ptr() and strides[0] != strides[1] and min(own.shape[1:]) > 1:
+                found[name] = known[other] if tensors[other].stride()[1:] == strides else 3 - known[other]
+    return found
 
 
 def _axis_by_shape(shape: tuple[int, ...], known: Mapping[int, set[tuple[int, ...]]]) -> int:
@@ -118,7 +116,7 @@ def _shorter_axes(trace: Trace, states: Mapping[str, Tensor], inputs: Any, look:
 
 def _with_fewer_tokens(inputs: Any, num_rows: int) -> Iterator[Any]:
     """Yield inputs with half of the length in one of the dimensions that may count tokens, pixels or time steps."""
-    leading = next((tensor for tensor in tensors_of(inputs) if tensor.ndim > 1), None)
+    leading = next((tensor for tensor in tensors_of_inputs(inputs) if tensor.ndim > 1), None)
     if leading is None or num_rows not in leading.shape[:2]:
         return
     samples = 0 if len(leading) == num_rows else 1
@@ -185,6 +183,8 @@ def with_other_ends(tensor: Any, num_rows: int, axis: int = _FIRST, turn: int = 
 
 def _profile(before: Tensor, after: Tensor, sample: int, axis: int) -> Tensor:
     """Return by how much each index of a dimension changed in one sample."""
+    if sample >= len(before):  # the batch has one sample
+        return before.new_zeros(before.shape[axis])
     change = (before[sample].double() - after[sample].double()).abs().nan_to_num()
     return change.amax(dim=2 - axis)
 
@@ -208,23 +208,44 @@ def _stays_at_its_end(state: Tensor, others: Sequence[Tensor]) -> bool:
             own, most = float(profile[end]), profile.sort().values[-2:]
             if own < float(most[-1]) or own < _MOST_BY_FAR * float(most[0]):
                 return False
-    return bool(others)
+    return bool(others) and len(state) > 1
 
 
-def turned(trace: Trace, taps: Sequence[Tap], inputs: Any, look: Look, labeled: LabelRows | None) -> dict[str, Placement | str]:
+def unproven(trace: Trace, inputs: Any, look: Look, names: Collection[str]) -> list[str]:
+    """Return those of some states of which nothing shows that their tokens are the second dimension."""
+    states = token_states(trace)
+    certain = _axes_by_kind(trace, states)[1]
+    left = [name for name in names if name in states and certain.get(name) != _FIRST]
+    found = _shorter_axes(trace, states, inputs, look) if left else {}
+    left = [name for name in left if found.get(name) != _FIRST]
+    apart = _ends_apart(trace, states, inputs, look, certain)[1] if left else {}
+    return [name for name in left if apart.get(name) != _FIRST]
+
+
+def turned(
+    trace: Trace, taps: Sequence[Tap], inputs: Any, look: Look, labeled: LabelRows | None, read: ReadOut
+) -> tuple[dict[str, Placement | str], str]:
     """Return layers of images (N, H, W, C) whose pixels have labels, and of tokens (N, D, T) that are averaged or chosen.
 
-    If it is unknown where their positions are, return why.
+    If it is unknown where their positions are, return why. Also return of which this is taken for granted, in words.
     """
     if labeled is not None and len(labeled.shape) == 3:
         calls = {tap.label: trace.taken(tap) for tap in taps}
         placed = {label: call for label, call in calls.items() if call.output is not None and call.axis is not None}
-        return _channels_last(placed, inputs, look, labeled.shape[1:])
+        return _channels_last(placed, inputs, look, labeled.shape[1:]), ""
     states = token_states(trace)
     pooled = [tap for tap in taps if isinstance(tap.pool, str) and tap.pool != "flatten" and tap.name in states]
-    axes = token_axes(trace, inputs, look, [tap.name for tap in pooled]) if pooled else {}
+    by_rows = [read.tokens.name] if read.is_turned and read.tokens is not None else []
+    axes = token_axes(trace, inputs, look, [tap.name for tap in pooled], by_rows) if pooled else {}
     found: dict[str, Placement | str] = {tap.label: Placement(is_last=True) for tap in pooled if axes[tap.name] == _LAST}
-    return found | {tap.label: UNCLEAR for tap in pooled if axes[tap.name] == _UNKNOWN}
+    found |= {tap.label: UNCLEAR for tap in pooled if axes[tap.name] == _UNKNOWN}
+    usual = [
+        tap.name
+        for tap in pooled
+        if axes[tap.name] == _FIRST and not (read.is_known or labeled is None or labeled.per_position)
+    ]
+    names = unproven(trace, inputs, look, usual)
+    return found, f"nothing shows that the second dimension of {', '.join(names)} counts tokens" if names else ""
 
 
 def _channels_last(

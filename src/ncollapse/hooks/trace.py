@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import or_
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._python_dispatch import _disable_current_modes
 
-from ncollapse.hooks.batch_io import is_object, run_network, tensors_in
-from ncollapse.hooks.capture import INPUTS, Captured, first_feature
+from ncollapse.hooks.batch_io import run_network
+from ncollapse.hooks.capture import INPUTS, Captured, Dependence, is_whole, tensors_of
 from ncollapse.hooks.logits import names_logits, returned_tensors
 from ncollapse.hooks.tap import INPUT, Tap
 
@@ -30,16 +30,6 @@ from ncollapse.hooks.tap import INPUT, Tap
 # network's output does not depend on its inputs, and nothing is concluded.
 
 
-# Operations that can give samples another order, or leave some out: networks sort them, or send them through experts.
-_REORDERING = frozenset(
-    "index index_select gather take masked_select flip roll index_put index_put_ index_copy index_copy_ index_add index_add_ "
-    "scatter scatter_ scatter_add scatter_add_ _pack_padded_sequence sort".split()
-)
-
-# Operations whose numbers are sorted by size.
-_RANKING = frozenset({"sort", "topk"})
-
-
 @dataclass(eq=False)
 class ModuleCall:
     """The first call of one module.
@@ -52,6 +42,7 @@ class ModuleCall:
         finished: How many modules had finished when its output existed, itself included.
         axis: The dimension of its output that counts the samples, None if there is none.
         input_axis: The same for its input.
+        is_aside: Whether it returned several tensors, and the network goes on with another than the first.
     """
 
     name: str
@@ -63,6 +54,7 @@ class ModuleCall:
     finished: float = 0
     axis: int | None = 0
     input_axis: int | None = 0
+    is_aside: bool = False
 
     def returned(self, tensor: Captured | None) -> bool:
         """Return whether this module returned a tensor."""
@@ -130,20 +122,22 @@ class Trace(NamedTuple):
         return next((part for part in self.returned if part.tensor.ndim >= 2), None)
 
 
-def trace_forward(model: nn.Module, modules: dict[str, nn.Module], inputs: Any) -> Trace:
-    """Run a network once, with hooks on these modules."""
+def trace_forward(model: nn.Module, modules: dict[str, nn.Module], inputs: Any, follow: bool = True) -> Trace:
+    """Run a network once, with hooks on these modules; follow what depends on what, which costs most, or nothing of it."""
     recorder = _Recorder(dependence := Dependence(model, inputs))
     handles = []
     try:
         for name, module in modules.items():
             handles.append(module.register_forward_pre_hook(recorder.before(name), with_kwargs=True))
             handles.append(module.register_forward_hook(recorder.after(name)))
-        with dependence:
+        with dependence if follow else nullcontext():
             output = run_network(model, inputs)
     finally:
         for handle in handles:
             handle.remove()
     tensors = returned_tensors(output)
+    dependence.end(tensors)
+    recorder.find_aside()
     ranked = frozenset(i for i, tensor in enumerate(tensors) if dependence.is_ranked(tensor))
     returned = [recorder.copy(tensor) for tensor in tensors]
     last = dependence.last_used(model)
@@ -153,6 +147,27 @@ def trace_forward(model: nn.Module, modules: dict[str, nn.Module], inputs: Any) 
 def input_call(call: ModuleCall) -> ModuleCall:
     """Return what a module takes, as if a module before it had returned it."""
     return replace(call, name=call.name + INPUT, output=call.input, finished=call.started_after + 0.5, axis=call.input_axis)
+
+
+def token_calls(trace: Trace) -> Iterator[ModuleCall]:
+    """Yield what modules returned and took, as far as it has three dimensions, of which one counts the samples."""
+    for call in trace.calls.values():
+        for state in (call, input_call(call)):
+            floating = state.output is not None and state.output.tensor.is_floating_point()
+            if floating and state.count == 1 and state.axis is not None and state.features.ndim == 3:
+                yield state
+
+
+def token_states(trace: Trace, before: Trace | None = None) -> dict[str, Tensor]:
+    """Return the values of these by name, samples first, of another look for the modules of the first; "" is the output."""
+    found = {}
+    for call in token_calls(before or trace):
+        other = trace.call(call.name)
+        if other is not None and other.output is not None and other.output.tensor.ndim == 3:
+            found[call.name] = other.output.values.movedim(call.axis or 0, 0)
+    if trace.output is not None and trace.output.tensor.ndim == 3:
+        found[""] = trace.output.values
+    return found
 
 
 def is_inside(name: str, outer: Collection[str]) -> bool:
@@ -179,11 +194,14 @@ class _Recorder:
         self.dependence = dependence
         self.started: dict[str, tuple[int, Captured | None]] = {}
         self.calls: dict[str, ModuleCall] = {}
+        self.several: dict[str, list[Tensor]] = {}
+        self.given: dict[str, set[tuple[int, int | None]]] = {}
 
     def before(self, name: str) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             first = next(iter((*args, *kwargs.values())), None)
-            self.started.setdefault(name, (len(self.calls), self.copy(first) if isinstance(first, Tensor) else None))
+            self.given.setdefault(name, {self.state(tensor) for tensor in tensors_of([*args, *kwargs.values()])})
+            self.started.setdefault(name, (len(self.calls), self.copy(first) if is_whole(first) else None))
 
         return hook
 
@@ -193,12 +211,27 @@ class _Recorder:
                 self.calls[name].count += 1
                 return
             started_after, taken = self.started[name]
-            feature = first_feature(output)
-            returned = None if feature is None else self.copy(feature)
+            features = [tensor for tensor in tensors_of(output) if tensor.ndim >= 2]
+            returned = self.copy(features[0]) if features else None
+            if len(features) > 1 and not isinstance(module, nn.RNNBase):  # whose first one is what all know as its output
+                self.several[name] = features
+                self.given[name] &= {self.state(features[0])}
             self.dependence.finished = len(self.calls) + 1
             self.calls[name] = ModuleCall(name, module, taken, returned, 1, started_after, self.dependence.finished)
 
         return hook
+
+    def find_aside(self) -> None:
+        """Note which modules returned in front what they were given, or what none of their class hands on (attention maps)."""
+        found = {name: self.dependence.goes_on(parts, self.calls[name].finished) for name, parts in self.several.items()}
+        handed_on = {type(self.calls[name].module) for name, goes_on in found.items() if goes_on[0]}
+        for name, goes_on in found.items():
+            unused = any(goes_on) and type(self.calls[name].module) not in handed_on
+            self.calls[name].is_aside = unused or (any(goes_on[1:]) and bool(self.given[name]))
+
+    def state(self, tensor: Tensor) -> tuple[int, int | None]:
+        """Return where a tensor is, and how often it was written to."""
+        return self.dependence.address(tensor), None if tensor.is_inference() else tensor._version
 
     def copy(self, tensor: Tensor) -> Captured:
         """Copy a tensor, together with what it depends on."""
@@ -206,95 +239,3 @@ class _Recorder:
         with _disable_current_modes():  # the copy is no operation of the network
             detached = tensor.detach()
             return Captured.of(detached, detached, copied=True, sources=sources)
-
-
-class Dependence(TorchDispatchMode):
-    """While active, follows which inputs and parameters each tensor depends on, as a set of bits."""
-
-    def __init__(self, model: nn.Module, inputs: Any) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.may_reorder = False
-        self.finished = 0  # modules, counted by whoever hooks them
-        self._used: dict[int, int] = {}
-        self._sources: dict[int, int] = {}
-        self._ranked: set[int] = set()
-        # A weak reference keeps the address of a freed memory from being used again, and does not keep its data.
-        self._seen: dict[int, StorageWeakRef | Tensor] = {}
-        for tensor in _tensors([part.to_dict() if is_object(part) else part for part in tensors_in(inputs)]):
-            self._sources[self._address(tensor)] = INPUTS
-        # The scales of a normalization do not count as weights.
-        weights = (parameter for parameter in model.parameters() if parameter.ndim > 1)
-        for index, parameter in enumerate(weights):
-            address = self._address(parameter)
-            self._sources[address] = self._sources.get(address, 0) | INPUTS << (index + 1)
-
-    def of(self, tensor: Tensor) -> int:
-        """Return the sources of a tensor."""
-        return self._sources.get(self._address(tensor), 0)
-
-    def last_used(self, model: nn.Module) -> dict[str, int]:
-        """Return how many modules had finished when each weight was last used, as it is or changed."""
-        last = {bit: when for when, used in sorted(self._used.items()) for bit in _bits(used)}
-        named = {name: _bits(self.of(part)) for name, part in model.named_parameters(remove_duplicate=False) if part.ndim > 1}
-        return {name: max((last.get(bit, 0) for bit in bits), default=0) for name, bits in named.items()}
-
-    def is_ranked(self, tensor: Tensor) -> bool:
-        """Return whether a tensor holds what was sorted by size, as it is or changed number by number."""
-        return self._address(tensor) in self._ranked
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operation and hand on the sources of its arguments."""
-        kwargs = kwargs or {}
-        output = func(*args, **kwargs)
-        self.may_reorder = self.may_reorder or _can_reorder(func, args, kwargs)
-        tensors = list(_tensors((args, kwargs)))
-        taken = {self._address(tensor) for tensor in tensors}
-        # Weights of experts are ranked too, but what is multiplied by them is not.
-        ranks = func.overloadpacket.__name__ in _RANKING or (len(tensors) == 1 and self.is_ranked(tensors[0]))
-        sources = [self._sources.get(address, 0) for address in taken]
-        found = reduce(or_, sources, 0)
-        weights = reduce(or_, (bits for bits in sources if not bits & INPUTS), 0)
-        self._used[self.finished] = self._used.get(self.finished, 0) | weights
-        for tensor in (*_tensors(output), *_written(func, args)):
-            address = self._address(tensor)
-            self._sources[address] = found | (self._sources.get(address, 0) if address in taken else 0)
-            (self._ranked.add if ranks else self._ranked.discard)(address)
-        return output
-
-    def _address(self, tensor: Tensor) -> int:
-        try:
-            reference = StorageWeakRef(tensor.untyped_storage())
-        except (NotImplementedError, RuntimeError):  # a sparse or wrapped tensor has no memory of its own
-            self._seen.setdefault(-id(tensor), tensor)
-            return -id(tensor)
-        self._seen.setdefault(reference.cdata, reference)
-        return int(reference.cdata)
-
-
-def _can_reorder(func: Any, args: Any, kwargs: Any) -> bool:
-    """Return whether an operation can give the first dimension another order."""
-    name = func.overloadpacket.__name__
-    if name in {"cat", "stack"}:
-        return (args[1] if len(args) > 1 else kwargs.get("dim", 0)) == 0
-    return name in _REORDERING
-
-
-def _bits(number: int) -> Iterator[int]:
-    while number:
-        yield number & -number
-        number &= number - 1
-
-
-def _tensors(structure: Any) -> Iterator[Tensor]:
-    if isinstance(structure, Tensor):
-        yield structure
-    elif isinstance(structure, tuple | list | dict):
-        for part in structure.values() if isinstance(structure, dict) else structure:
-            yield from _tensors(part)
-
-
-def _written(func: Any, args: Iterable[Any]) -> Iterator[Tensor]:
-    """Return the arguments that an operation writes into."""
-    for argument, value in zip(func._schema.arguments if func._schema.is_mutable else (), args, strict=False):
-        if argument.alias_info is not None and argument.alias_info.is_write:
-            yield from _tensors(value)

@@ -25,8 +25,8 @@ class Reading:
     rows: Rows | None = None
     prepare: Callable[[Any], Any] | None = None
 
-    def read(self, batch: Any, index: int) -> tuple[Any, LabelRows]:
-        """Return a batch's inputs and its labels that count."""
+    def read(self, batch: Any, index: int, of_tokens: bool = False) -> tuple[Any, LabelRows]:
+        """Return a batch's inputs and its labels that count; ``of_tokens`` if every token had a label in earlier batches."""
         batch = batch if self.prepare is None else self.prepare(batch)
         try:
             inputs, labels = self.unpack(batch)
@@ -44,7 +44,7 @@ class Reading:
         rows = self.rows(batch) if callable(self.rows) else self.rows
         return (
             inputs if self.call is None else Arguments((inputs,), {}, self.call),
-            LabelRows.of(labels, self.ignore_index, rows, f" in batch {index}"),
+            LabelRows.of(labels, self.ignore_index, rows, f" in batch {index}", of_tokens),
         )
 
 
@@ -58,9 +58,10 @@ def network_batches(
     """Yield the batches of one pass. Those without a label that counts are left out: they would prove nothing to a look."""
     taps.rewind()
     precision = next((part.dtype for part in taps.model.parameters() if part.is_floating_point()), torch.get_default_dtype())
-    total = length_of(batches)
+    total, of_tokens = length_of(batches), False
     for index, batch in enumerate(batches):
-        inputs, labeled = reading.read(batch, index)
+        inputs, labeled = reading.read(batch, index, of_tokens)
+        of_tokens = of_tokens or len(labeled.shape) == 2
         if len(labeled.labels):
             inputs = map_tensors(lambda tensor: tensor.to(device), tensors_of_arrays(inputs, precision))
             yield NetworkBatch(taps, inputs, labeled, device.type == "cpu")

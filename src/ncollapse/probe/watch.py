@@ -205,7 +205,8 @@ class Watched:
                 f"update needs one call of the network before it, got {calls} since the last update, and cannot know to which "
                 "the labels belong. Call update after each, and keep other calls outside of the with block."
             )
-        labeled = LabelRows.of(class_indices(labels).clone(), self._ignore_index, rows)  # the loop may write into its buffer
+        labels = class_indices(labels).clone()  # the loop may write into its buffer
+        labeled = LabelRows.of(labels, self._ignore_index, rows, of_tokens=[*self._plans] == [True])
         check_not_one_hot(labeled, self._totals.request.num_classes, returned)
         self._totals.add(self._select(tapped, labeled))
 

@@ -10,6 +10,7 @@ from torch import nn
 from ncollapse.data.catalog import empty_like_data, load_samples
 from ncollapse.data.text_sets import TEXT_SETS
 from ncollapse.groups import Processes
+from ncollapse.hooks.untouched import device_of
 from ncollapse.models import build_model
 from ncollapse.records.errors import RunDirectoryError
 from ncollapse.records.run_directory import RunDirectory
@@ -75,7 +76,11 @@ def network_and_note(
     if checkpoint is not None:
         with as_user_error(f"reading {checkpoint}"):
             note = load_weights(checkpoint, network, unsafe_pickle=unsafe_pickle)
-    return network.to(where), note
+    try:
+        return network.to(where), note
+    except NotImplementedError:  # as of parameters on the meta device, which ``measure`` names
+        device_of(network)
+        raise
 
 
 def is_function(name: str) -> bool:
