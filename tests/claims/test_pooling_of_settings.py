@@ -150,3 +150,12 @@ def test_false_verdicts_stay_below_the_level():
 def test_the_interval_over_settings_is_in_percent_and_within_what_is_possible():
     assert _over_settings(row_over(shares(a=(12, 12), b=(9, 12)))) == "[0, 100]"
     assert _over_settings(row_over(shares(a=(12, 12)))) == ""
+
+
+def test_seeds_that_were_right_before_training_too_say_nothing_against_it():
+    """Of twelve seeds of each setting six differ from before training: the test is that of these six."""
+    before = [True] * 6 + [False] * 6
+    row = row_over([setting("a", [True] * N, 0, before=before), setting("b", [True] * N, 100, before=before)])
+    (base,) = row.bases
+    assert base.value == 0.5
+    assert base.p_value == Mean([{seed: True for seed in range(first, first + 6)} for first in (0, 100)]).p_value

@@ -106,6 +106,17 @@ def test_pfc1_falls_over_all_layers_at_more_certified_points():
     assert check_theorem(range(100, 160)) >= 60
 
 
+@pytest.mark.parametrize(("loss", "bias", "missing"), [
+    ("mse", "none", False), ("cross_entropy", "none", True), ("mse", "free", False), ("cross_entropy", "free", False),
+])  # fmt: skip
+def test_without_a_bias_only_the_squared_loss_is_proven(loss, bias, missing):
+    """On balanced classes; at any point, since the hypotheses are of the model."""
+    labels = torch.arange(6) % 3
+    inputs = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    problem = MUFM(inputs, labels, loss=loss, bias=bias, lambda_w=0.1, lambda_h=0.1)
+    assert ("the bias is not free" in collapse_progress(problem, problem.start(0)).missing) == missing
+
+
 def two_classes(seed, counts, dim, lambda_w, lambda_h, **options):
     rng = np.random.default_rng(seed)
     labels = np.repeat([0, 1], counts)
