@@ -10,8 +10,9 @@ from scipy import stats
 from ncollapse.claims.evidence import Draw, Evidence, pooled
 from ncollapse.claims.ledger import _rulings
 from ncollapse.claims.pooling import Mean, row_over
+from ncollapse.claims.quantities import BY_KEY
 from ncollapse.claims.rules import RULES, Claim
-from ncollapse.report.claims_page import _over_settings
+from ncollapse.report.claims_page import _over_settings, _stands
 
 N = RULES.least_draws
 
@@ -159,3 +160,13 @@ def test_seeds_that_were_right_before_training_too_say_nothing_against_it():
     (base,) = row.bases
     assert base.value == 0.5
     assert base.p_value == Mean([{seed: True for seed in range(first, first + 6)} for first in (0, 100)]).p_value
+
+
+def test_settings_that_say_nothing_are_not_counted():
+    ruling = ruled([*shares(a=(12, 12), few=(0, 3)), Evidence("silent", "share of seeds", ())])
+    assert _stands(ruling) == "1 right, 1 without a vote"
+
+
+def test_numbers_of_groups_of_classes_know_their_direction():
+    signs = {metric: (BY_KEY[f"{metric}.few"].sign, BY_KEY[f"{metric}.few"].signed) for metric in ("pfc1", "pfc3", "cosine")}
+    assert signs == {"pfc1": (-1, False), "pfc3": (1, False), "cosine": (-1, True)}
