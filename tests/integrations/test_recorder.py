@@ -347,3 +347,15 @@ def test_the_page_names_the_classes(tmp_path):
     assert (samples.header.names, list(samples.epochs)) == ((), [0, 1])
     with pytest.raises(ValueError, match=rf"class_names must name all {K} classes, got 1 names"):
         Recorder(tmp_path / "other", network(), num_classes=K, class_names=["a"])
+
+
+def test_the_default_precision_and_a_wrapper_do_not_matter(tmp_path):
+    net, batches, before = network(), [data()], torch.get_default_dtype()
+    expected = Recorder(tmp_path / "a", net, num_classes=K, metrics=METRICS).epoch(0, batches)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        found = Recorder(tmp_path / "b", nn.DataParallel(net), num_classes=K, metrics=METRICS).epoch(0, batches)
+    finally:
+        torch.set_default_dtype(before)
+    assert found.rows == expected.rows
+    assert (tmp_path / "a" / "samples.safetensors").read_bytes() == (tmp_path / "b" / "samples.safetensors").read_bytes()

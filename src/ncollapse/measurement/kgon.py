@@ -174,4 +174,4 @@ def _epoch(layers: Sequence[_Layer], sample: KgonSample | None, header: SampleHe
 
 def _short(values: Tensor) -> Array:
     """Half precision is a thousandth of the radius, less than a dot; what is beyond its range is far outside of any picture."""
-    return values.clamp(-_LARGEST, _LARGEST).numpy().astype(np.float16)
+    return values.double().clamp(-_LARGEST, _LARGEST).numpy().astype(np.float16)
