@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -167,6 +168,9 @@ def test_settings_that_say_nothing_are_not_counted():
     assert _stands(ruling) == "1 right, 1 without a vote"
 
 
-def test_numbers_of_groups_of_classes_know_their_direction():
+def test_numbers_of_groups_of_classes_know_their_direction_and_split():
     signs = {metric: (BY_KEY[f"{metric}.few"].sign, BY_KEY[f"{metric}.few"].signed) for metric in ("pfc1", "pfc3", "cosine")}
     assert signs == {"pfc1": (-1, False), "pfc3": (1, False), "cosine": (-1, True)}
+    run = SimpleNamespace(depths=(0, 3), value=lambda *place: place)
+    assert BY_KEY["accuracy.few"].read(run) == ("accuracy.few", 3, None, "train")
+    assert BY_KEY["accuracy.few, test data"].read(run) == ("accuracy.few", 3, None, "test")
