@@ -282,6 +282,13 @@ def test_settings_that_disagree_are_named(write_seed):
     assert f"{N} seeds from 2 settings: 1 right, 1 wrong." in words
 
 
+def test_claims_that_no_run_counts_for_are_listed_once(twelve, edit):
+    for run in twelve:
+        edit(run / "status.json", lambda content: content.update(weight_decay_time=0.5))
+    listed = [line for line in ledger_lines(rule_on_claims(twelve)) if line.startswith("[not testable here]")]
+    assert [" claims: no run is in the terminal phase" in line for line in listed] == [True]
+
+
 def test_a_seed_that_was_measured_in_two_ways_counts_once(write_seed, edit):
     """Of one setting, since only what was measured differs; a recipe that leaves out a default is no other sample at all."""
     runs = [write_seed(f"seed{seed}", seed) for seed in range(N)]

@@ -174,3 +174,9 @@ def test_numbers_of_groups_of_classes_know_their_direction_and_split():
     run = SimpleNamespace(depths=(0, 3), value=lambda *place: place)
     assert BY_KEY["accuracy.few"].read(run) == ("accuracy.few", 3, None, "train")
     assert BY_KEY["accuracy.few, test data"].read(run) == ("accuracy.few", 3, None, "test")
+
+
+def test_the_test_of_shares_corrects_by_half_a_step():
+    shares_of = [{i: True for i in range(12)}, {i + 100: i < 9 for i in range(12)}]
+    error = math.sqrt(24) / 24 / 2
+    assert Mean(shares_of).p_value == pytest.approx(2 * stats.norm.sf((0.875 - 0.5 - 1 / 48) / error))
