@@ -180,3 +180,11 @@ def test_the_test_of_shares_corrects_by_half_a_step():
     shares_of = [{i: True for i in range(12)}, {i + 100: i < 9 for i in range(12)}]
     error = math.sqrt(24) / 24 / 2
     assert Mean(shares_of).p_value == pytest.approx(2 * stats.norm.sf((0.875 - 0.5 - 1 / 48) / error))
+
+
+def test_base_rates_of_several_settings_need_all_of_them_and_a_gain():
+    assert row_over(shares(a=(12, 12), b=(12, 12))).estimate.high == 1.0
+    known = setting("a", [True] * N, 0, before=False)
+    assert row_over([known, setting("b", [True] * N, 100)]).bases == ()
+    lost = [setting(name, [True] * 6 + [False] * 6, 100 * i, before=True) for i, name in enumerate("ab")]
+    assert row_over(lost).bases[0].p_value == 1.0
