@@ -16,6 +16,7 @@ from ncollapse.analysis.diagnosis_passes import Passes, Sources
 from ncollapse.analysis.layer_findings import DiagnosedData, LayerFinding, Value
 from ncollapse.analysis.left_out_blocks import left_out_accuracies
 from ncollapse.analysis.network_features import FeatureReader
+from ncollapse.default_device import on_the_cpu
 from ncollapse.depth.progression import effective_depth
 from ncollapse.depth.similarity import cka_matrix
 from ncollapse.extras import missing_extra
@@ -114,6 +115,7 @@ class Diagnosis:
 
 
 @names_near_arguments
+@on_the_cpu
 def diagnose(
     model: nn.Module,
     batches: Iterable[Any],

@@ -16,6 +16,7 @@ from ncollapse.analysis.cut_network import HeadName, Truncated, Truncation, drop
 from ncollapse.analysis.kept_layers import KeptLayers
 from ncollapse.analysis.linear_probe import least_squares_probe
 from ncollapse.analysis.network_features import FeatureReader, NetworkFeatures
+from ncollapse.default_device import on_the_cpu
 from ncollapse.hooks.batch_io import Call, Unpack, run_network, unpack_batch
 from ncollapse.hooks.tap import INPUT, Tap
 from ncollapse.hooks.untouched import device_of
@@ -25,6 +26,7 @@ from ncollapse.statistics.centers import largest_logit
 from ncollapse.statistics.cross_moments import CrossMoments
 
 
+@on_the_cpu
 def truncate(
     model: nn.Module,
     layer: str | Tap,

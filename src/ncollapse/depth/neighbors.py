@@ -41,7 +41,8 @@ def neighbor_predictions(
 
     Without queries every training sample is decided by the others (leave one out). Of neighbors at equal distance those with
     the smallest index count. Of classes with equally many votes, the one with the smallest sum of its neighbors' distances
-    wins, then the smallest index. Distances are compared from differences in float64, in O(N²d) time, without N×N memory.
+    wins, then the smallest index (scikit-learn takes the smallest index at once). Distances are compared from differences in
+    float64, in O(N²d) time, without N×N memory.
 
     Args:
         features: Training features, shape (N, ...).

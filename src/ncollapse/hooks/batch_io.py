@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from ncollapse.default_device import as_the_user
+
 # A function of the network and the inputs that calls the network.
 Call = Callable[[nn.Module, Any], Any]
 Unpack = Callable[[Any], tuple[Any, Tensor]]
@@ -119,6 +121,10 @@ class Arguments:
 
     def run(self, model: nn.Module) -> Any:
         """Call the network."""
+        with as_the_user():
+            return self._run(model)
+
+    def _run(self, model: nn.Module) -> Any:
         if self.call is not None:
             return self.call(model, self.args[0])
         try:

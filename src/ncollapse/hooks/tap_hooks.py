@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from ncollapse.default_device import back_on_the_cpu
 from ncollapse.hooks.affine import Affine, Proof, finite_rows
 from ncollapse.hooks.capture import AroundForward, Captured, feature_of, hook_output
 from ncollapse.hooks.label_rows import LabelRows
@@ -209,7 +210,7 @@ class TapHooks:
                 f"Layers must run once per forward pass, but {tap.label!r} ran a second time. Tap the modules around it."
             )
         # The network may run in inference mode. Leave it here: tensors made inside could not be updated in place outside.
-        with torch.inference_mode(False), torch.no_grad():
+        with back_on_the_cpu(), torch.inference_mode(False), torch.no_grad():
             output = output.detach()
             rows = self._rows(tap, output)
             self._check_repeats(tap.label, rows)

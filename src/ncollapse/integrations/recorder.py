@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from torch import Tensor, nn
 
+from ncollapse.default_device import on_the_cpu
 from ncollapse.error_words import error_line
 from ncollapse.groups import Processes
 from ncollapse.integrations.recorded_run import RecordedRun, RecordedSource, recipe_of
@@ -120,6 +121,7 @@ class Recorder:
             return epoch == 0 or self._measurer.is_due(epoch, self._epochs)
         return is_measuring_epoch(epoch, self._epochs)
 
+    @on_the_cpu
     def epoch(
         self,
         epoch: int,

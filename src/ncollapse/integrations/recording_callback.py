@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from ncollapse.default_device import on_the_cpu
 from ncollapse.error_words import error_line
 from ncollapse.groups import Processes
 from ncollapse.integrations.recorded_run import RecordedRun, RecordedSource, recipe_of
@@ -63,6 +64,7 @@ class RecordingCallback:
             source = RecordedSource(unit, total, arguments, recipe_of(self._recipe, clock))
             self._module, self._run = module, RecordedRun(self._out, source, resume=resume, clock=clock)
 
+    @on_the_cpu
     def record_time(self, time: int, measured: Measurement | None = None, *, step: int, epoch: float | None = None) -> None:
         """Record an epoch or step in the run directory, if there is one."""
         if self._out is None:

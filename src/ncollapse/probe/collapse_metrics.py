@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from ncollapse.default_device import on_the_cpu
 from ncollapse.measurement.measurement import Measurement
 from ncollapse.measurement.path_choice import PathChoice
 from ncollapse.metrics.selection import MetricChoice
@@ -86,6 +87,7 @@ class CollapseMetrics:
             )
         )
 
+    @on_the_cpu
     def update(self, features: Tensor | Mapping[str, Tensor], labels: Tensor) -> None:
         """Add one batch.
 
@@ -100,6 +102,7 @@ class CollapseMetrics:
         """
         self._totals.add(LayerBatch(named_layers(features), labels, reuses_memory=True))
 
+    @on_the_cpu
     def compute(self, classifier: tuple[Tensor, Tensor | None] | None = None) -> Measurement:
         """Measure all batches since the last reset; more may follow.
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ncollapse.default_device import on_the_cpu
 from ncollapse.hooks.batch_io import Call, Unpack, unpack_batch
 from ncollapse.hooks.discovery import Discovery
 from ncollapse.hooks.label_rows import Rows
@@ -21,6 +22,7 @@ from ncollapse.probe.request import Request
 from ncollapse.statistics.batch import check_labels
 
 
+@on_the_cpu
 def collect_features(
     model: nn.Module,
     batches: Iterable[Any],

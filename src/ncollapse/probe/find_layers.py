@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ncollapse.default_device import on_the_cpu
 from ncollapse.hooks.batch_io import first_samples, map_tensors, num_samples_of
 from ncollapse.hooks.discovery import Discovery
 from ncollapse.hooks.tap import Read, Tap
@@ -84,6 +85,7 @@ def _folded(names: tuple[str, ...]) -> tuple[str, ...]:
     return (*names[:first], f"… ({len(names) - first - last} more) …", *names[-last:])
 
 
+@on_the_cpu
 def find_layers(model: nn.Module, inputs: Any, *, num_classes: int | None = None) -> Layers:
     """Find the layers that ``measure`` measures by default. No labels are needed and nothing is measured.
 

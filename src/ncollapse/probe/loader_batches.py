@@ -9,10 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ncollapse.default_device import as_the_user
 from ncollapse.hooks.batch_io import Arguments, Call, Unpack, length_of, map_tensors, tensors_of_arrays, unpack_batch
 from ncollapse.hooks.label_rows import LabelRows, Rows, class_indices
 from ncollapse.hooks.tapped_network import TappedNetwork
 from ncollapse.probe.layer_batch import NetworkBatch
+
+_END = object()
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +32,8 @@ class Reading:
         """Return a batch's inputs and its labels that count; ``of_tokens`` if every token had a label in earlier batches."""
         batch = batch if self.prepare is None else self.prepare(batch)
         try:
-            inputs, labels = self.unpack(batch)
+            with as_the_user():
+                inputs, labels = self.unpack(batch)
         except TypeError as error:
             hint = ""
             if isinstance(batch, Tensor | str | int | float):
@@ -48,6 +52,18 @@ class Reading:
         )
 
 
+def _theirs(batches: Iterable[Any]) -> Iterator[Any]:
+    """Yield the batches, each made as the user's loader makes it."""
+    with as_the_user():
+        source = iter(batches)
+    while True:
+        with as_the_user():
+            batch = next(source, _END)
+        if batch is _END:
+            return
+        yield batch
+
+
 def network_batches(
     taps: TappedNetwork,
     batches: Iterable[Any],
@@ -59,7 +75,7 @@ def network_batches(
     taps.rewind()
     precision = next((part.dtype for part in taps.model.parameters() if part.is_floating_point()), torch.get_default_dtype())
     total, of_tokens = length_of(batches), False
-    for index, batch in enumerate(batches):
+    for index, batch in enumerate(_theirs(batches)):
         inputs, labeled = reading.read(batch, index, of_tokens)
         of_tokens = of_tokens or len(labeled.shape) == 2
         if len(labeled.labels):

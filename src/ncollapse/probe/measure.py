@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor, nn
 
+from ncollapse.default_device import on_the_cpu
 from ncollapse.groups import Processes
 from ncollapse.hooks.batch_io import Call, Unpack, unpack_batch
 from ncollapse.hooks.discovery import Discovery
@@ -157,6 +158,7 @@ def measure(
     return measure_network(request, model, batches, Reading(unpack, call, ignore_index, rows), progress=progress, check=check)
 
 
+@on_the_cpu
 def measure_network(
     request: Request,
     model: nn.Module,
@@ -215,6 +217,7 @@ def evaluate(request: Request, totals: Totals, chosen: str) -> Measurement:
 
 
 @names_near_arguments
+@on_the_cpu
 def measure_features(
     features: Tensor | Mapping[str, Tensor],
     labels: Tensor,

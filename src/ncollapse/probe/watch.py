@@ -13,6 +13,7 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 
+from ncollapse.default_device import on_the_cpu
 from ncollapse.hooks.batch_io import Arguments, num_samples_of
 from ncollapse.hooks.discovery import Discovery
 from ncollapse.hooks.label_rows import LabelRows, check_not_one_hot, class_indices
@@ -155,10 +156,9 @@ class Watched:
         self._misread: ValueError | None = None
 
     def __enter__(self) -> Watched:
-        model = self._model
         self._handles = [
-            model.register_forward_pre_hook(self._before, with_kwargs=True),
-            model.register_forward_hook(self._after),
+            self._model.register_forward_pre_hook(on_the_cpu(self._before), with_kwargs=True),
+            self._model.register_forward_hook(on_the_cpu(self._after)),
         ]
         self._hook(self._plans)
         return self
@@ -173,15 +173,14 @@ class Watched:
         for handle in self._handles:
             handle.remove()
         self._remove_hooks()
-        self._handles = []
         self._forget()
 
     def _remove_hooks(self) -> None:
         # The last ones first: each restores the forward of a module as it found it.
         for hooks in reversed(self._hooks.values()):
             hooks.remove()
-        self._hooks = {}
 
+    @on_the_cpu
     def update(self, labels: Tensor, rows: Tensor | slice | None = None) -> None:
         """Add the network's last call to the statistics.
 
@@ -227,6 +226,7 @@ class Watched:
         choices = None if choices is None else labeled.of_output(choices, plan.placement(""))
         return LayerBatch(features, labeled.labels, choices, plan.classifier)
 
+    @on_the_cpu
     def compute(self) -> Measurement:
         """Measure everything since the last reset; more may follow."""
         request, processes = self._totals.request, self._totals.processes
