@@ -42,8 +42,9 @@ def set_values(run_dir, metric, values):
 
 def test_training_and_how_far_beyond_zero_error(said):
     assert said()[0] == (
-        "The train accuracy is 100.00 % at epoch 150 of 150, in eval mode: BatchNorm uses its running statistics, and dropout "
-        "is off. During the epoch, in training mode, it was 100.00 %. Every training sample was right first at measured epoch "
+        "The train accuracy is 100.00 % at epoch 150 of 150, in eval mode: without dropout, and with the running "
+        "statistics of BatchNorm if there is any. During the epoch, in training mode, it was 100.00 %. Every training sample was "
+        "right first at measured epoch "
         "12 (not yet at epoch 11, the one measured before); training went on for 138 epochs after that. Weight-decay time τ = "
         "7.77 (learning rate / (1 − momentum) times weight decay, summed over the steps; deep collapse needs about 4 to 8)."
     )
@@ -57,13 +58,13 @@ def test_training_that_never_was_perfect_or_is_not_finished(said):
     )
     # Nobody writes to it.
     assert sentences[0] == (
-        "This run is not finished: its process has died, and it can be continued with --resume. Its last checkpoint is from "
+        "This run is not finished: its process has died, and it can be continued with --resume. It was last saved at "
         "epoch 160 of 200."
     )
     assert sentences[1] == "The layers were last measured at epoch 150. All that is said of them is from then."
     assert sentences[2] == (
-        "The train accuracy is 99.999 % at epoch 160 of 200, in eval mode: BatchNorm uses its running statistics, and dropout "
-        "is off. No measured epoch has every training sample right."
+        "The train accuracy is 99.999 % at epoch 160 of 200, in eval mode: without dropout, and with the running "
+        "statistics of BatchNorm if there is any. No measured epoch has every training sample right."
     )
     assert "The train accuracy is undefined at" in said(train_accuracy=None)[2]
 
@@ -71,7 +72,7 @@ def test_training_that_never_was_perfect_or_is_not_finished(said):
 def test_a_failed_run_says_why(said):
     sentences = said(state="failed", reason="training needs finite losses. Lower learning_rate.", epoch=150, epochs=200)
     assert sentences[0] == (
-        "This run FAILED: training needs finite losses. Lower learning_rate. Its last checkpoint is from epoch 150 of 200."
+        "This run FAILED: training needs finite losses. Lower learning_rate. It was last saved at epoch 150 of 200."
     )
     assert not any("is not finished" in sentence for sentence in sentences)
     assert said(state="failed", reason=None)[0].startswith("This run FAILED: unknown reason. Its")

@@ -186,7 +186,7 @@ def test_a_failed_run_shows_why(make_run, edit, tmp_path, without_drawings):
     run_dir = make_run(epochs=(0, 3))
     edit(run_dir / "status.json", lambda content: content.update(state="failed", reason="no <space> left"))
     html = write_page(run_dir, tmp_path / "run.html").read_text(encoding="utf-8")
-    assert "This run FAILED: no &lt;space&gt; left. Its last checkpoint is from epoch 3 of 3." in html
+    assert "This run FAILED: no &lt;space&gt; left. It was last saved at epoch 3 of 3." in html
 
 
 def test_large_run_stays_below_a_megabyte(make_run, tmp_path):

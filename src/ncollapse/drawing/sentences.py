@@ -78,8 +78,8 @@ def describe_by_topic(run: Run) -> dict[str, list[str]]:
 
 _UNFINISHED = {
     "running": "it is running now",
-    "stopped": "it was stopped and can be continued with --resume",
-    "dead": "its process has died, and it can be continued with --resume",
+    "stopped": "it was stopped and can be continued",
+    "dead": "its process has died, and it can be continued",
 }
 
 
@@ -93,11 +93,12 @@ def _say_state(run: Run) -> list[str]:
     status, sentences = run.status, []
     if status.state == "failed":
         why = (status.reason or "unknown reason").rstrip(".")
-        sentences.append(f"This run FAILED: {why}. Its last checkpoint is from {run.unit} {status.epoch} of {status.epochs}.")
+        sentences.append(f"This run FAILED: {why}. It was last saved at {run.unit} {status.epoch} of {status.epochs}.")
     elif status.state != "finished":
         why = _UNFINISHED.get(status.state, "it is not finished")
+        how = " with --resume" if "continued" in why and not run.is_recorded else ""
         sentences.append(
-            f"This run is not finished: {why}. Its last checkpoint is from {run.unit} {status.epoch} of {status.epochs}."
+            f"This run is not finished: {why}{how}. It was last saved at {run.unit} {status.epoch} of {status.epochs}."
         )
     if run.last.epoch != status.epoch:
         sentences.append(
@@ -140,7 +141,7 @@ def _say_training(run: Run) -> str:
     during = _accuracy_in_training(run)
     said = (
         f"The train accuracy is {percent(status.train_accuracy)} at {run.unit} {status.epoch} of {status.epochs}, in eval "
-        "mode: BatchNorm uses its running statistics, and dropout is off. "
+        "mode: without dropout, and with the running statistics of BatchNorm if there is any. "
     )
     said += "" if during is None else f"During the {run.unit}, in training mode, it was {percent(during)}. "
     if status.first_perfect_epoch is None:

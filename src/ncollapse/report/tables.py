@@ -143,7 +143,7 @@ def environment_entries(run: Run) -> list[tuple[str, str]]:
     # The classes may be thousands; the words on what was chosen count them.
     entries = flatten_settings({name: value for name, value in run.environment.items() if name not in {"classes", NOTED}})
     if run.status.seconds is not None:
-        entries.append(("training time", f"{number(run.status.seconds)} s"))
+        entries.append(("time of the recording" if run.is_recorded else "training time", f"{number(run.status.seconds)} s"))
     if run.history and not math.isnan(run.history[-1].loss):
         entries.append(("last training loss", number(run.history[-1].loss)))
     return entries
