@@ -43,8 +43,8 @@ def set_values(run_dir, metric, values):
 def test_training_and_how_far_beyond_zero_error(said):
     assert said()[0] == (
         "The train accuracy is 100.00 % at epoch 150 of 150, in eval mode: without dropout, and with the running "
-        "statistics of BatchNorm if there is any. During the epoch, in training mode, it was 100.00 %. Every training sample was "
-        "right first at measured epoch "
+        "statistics of BatchNorm if there is any. During the epoch, in training mode, it was 100.00 %. Every training sample "
+        "was right first at measured epoch "
         "12 (not yet at epoch 11, the one measured before); training went on for 138 epochs after that. Weight-decay time τ = "
         "7.77 (learning rate / (1 − momentum) times weight decay, summed over the steps; deep collapse needs about 4 to 8)."
     )
@@ -75,7 +75,7 @@ def test_a_failed_run_says_why(said):
         "This run FAILED: training needs finite losses. Lower learning_rate. It was last saved at epoch 150 of 200."
     )
     assert not any("is not finished" in sentence for sentence in sentences)
-    assert said(state="failed", reason=None)[0].startswith("This run FAILED: unknown reason. Its")
+    assert said(state="failed", reason=None)[0].startswith("This run FAILED: unknown reason. It was")
 
 
 def test_three_lines_say_training_progress_and_prediction(run_dir, edit):
