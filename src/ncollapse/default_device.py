@@ -1,9 +1,9 @@
-"""Where tensors without a device are made: on the CPU in this library, in the user's network and loader where the user says."""
+"""The default device: the CPU for tensors of this library, and the user's own for those of the user's network and loader."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from functools import wraps
 from typing import ParamSpec, TypeVar
@@ -26,11 +26,12 @@ def on_the_cpu(function: Callable[P, R]) -> Callable[P, R]:
         device = torch.get_default_device()
         if device.type == "cpu":
             return function(*args, **given)
-        with ExitStack() as stack:
-            before = _users.set(device)
-            stack.callback(_users.reset, before)
-            stack.enter_context(torch.device("cpu"))
-            return function(*args, **given)
+        before = _users.set(device)
+        try:
+            with torch.device("cpu"):
+                return function(*args, **given)
+        finally:
+            _users.reset(before)
 
     return called
 

@@ -14,12 +14,14 @@ from torch import nn
 from training import K, Killed, before_every_write, data, killing, network, state
 
 from ncollapse.claims import rule_on_claims
+from ncollapse.drawing.sentences import describe
 from ncollapse.integrations.checkpoints import measure_checkpoints
 from ncollapse.integrations.recorder import Recorder
 from ncollapse.integrations.step_clock import StepClock
 from ncollapse.probe import measure
 from ncollapse.records import read_run
 from ncollapse.report import write_report
+from ncollapse.report.tables import environment_entries
 from ncollapse.targets import load_network
 from ncollapse.train.schedule import is_measuring_epoch, measuring_epochs
 
@@ -223,6 +225,18 @@ def test_a_recording_is_continued_with_its_own_arguments_only(tmp_path):
     (tmp_path / "other" / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="must be a new folder or a recording to continue, got one with other content"):
         Recorder(tmp_path / "other", training.net, num_classes=K, resume=True)
+
+
+def test_what_is_said_of_a_recording_fits_a_training_of_ones_own(tmp_path):
+    recorder = Recorder(tmp_path / "mine", Training().net, num_classes=K, epochs=3, metrics=METRICS)
+    recorder.epoch(1, [data()])
+    assert describe(read_run(tmp_path / "mine"))[0].startswith("This run is not finished: it is running now. ")
+    recorder.finish()
+    run = read_run(tmp_path / "mine")
+    # A recording has no command to give --resume to, and no checkpoint.
+    expected = "This run is not finished: it was stopped and can be continued. It was last saved at epoch 1 of 3."
+    assert describe(run)[0] == expected
+    assert "time of the recording" in dict(environment_entries(run))
 
 
 def test_steps_that_nobody_saw_leave_the_time_unknown(tmp_path):
