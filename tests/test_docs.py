@@ -61,12 +61,13 @@ def test_the_readme_is_one_screen_and_links_to_no_file():
 
 
 def test_the_page_on_measuring_prints_what_it_says():
-    (code,) = blocks("python", ROOT / "docs" / "measuring.md")
+    code, store = blocks("python", ROOT / "docs" / "measuring.md")
     assert len([line for line in code.splitlines() if line.strip()]) == 12
     code = code.replace("print(nc.measure(", "print(m := nc.measure(") + METHODS
     assert ":= " in code
     (expected,) = [text for text in blocks("text", ROOT / "docs" / "measuring.md") if text.startswith("4 layers")]
-    printed, said = fresh_process("-c", code).splitlines(), expected.splitlines()
+    (*printed, stored), said = fresh_process("-c", f"{code}\n{store}").splitlines(), expected.splitlines()
+    assert stored.startswith("{'1': ")
     assert printed[:2] == said[:2]
     table, expected_table = printed[2:], said[2:]
     assert [line.split()[0] for line in table] == [line.split()[0] for line in expected_table]

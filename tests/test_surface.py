@@ -15,8 +15,8 @@ from ncollapse.studies import RECIPES
 
 NAMES = """
 FLAGS METRICS ClassMoments ClassScatter CollapseMetrics Measurement PairedMoments Recorder Tap __version__ collect_features
-effective_depth find_layers load_data load_network measure measure_checkpoints measure_features next_tokens progression
-simplex_etf watch compare Diagnosis diagnose truncate
+effective_depth find_layers load_data load_network measure measure_checkpoints measure_features measure_store next_tokens
+progression simplex_etf watch compare Diagnosis diagnose truncate
 """.split()
 ROOMS = """
 analysis claims data depth drawing etf experiments hooks integrations margins measurement metrics models probe recipes records

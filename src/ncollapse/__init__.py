@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from ncollapse.probe import find_layers as find_layers
     from ncollapse.probe import measure as measure
     from ncollapse.probe import measure_features as measure_features
+    from ncollapse.probe import measure_store as measure_store
     from ncollapse.probe import watch as watch
     from ncollapse.statistics import ClassMoments as ClassMoments
     from ncollapse.statistics import ClassScatter as ClassScatter
@@ -73,7 +74,7 @@ _HOMES = {
     "integrations": ("Recorder", "measure_checkpoints"),
     "measurement": ("Measurement", "compare"),
     "metrics": ("FLAGS", "METRICS"),
-    "probe": ("CollapseMetrics", "collect_features", "find_layers", "measure", "measure_features", "watch"),
+    "probe": ("CollapseMetrics", "collect_features", "find_layers", "measure", "measure_features", "measure_store", "watch"),
     "statistics": ("ClassMoments", "ClassScatter", "PairedMoments"),
     "targets": ("load_data", "load_network"),
 }

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from ncollapse.measurement import Measurement
     from ncollapse.targets import Target
 
+_OF_A_NETWORK = """
+data test_data num_classes input_shape checkpoint unsafe_pickle batch_size checkpoints unit counts_from_zero layers classifier
+ignore_index device out
+""".split()
+
 
 def add_measure(commands: Any) -> None:
     """Add the command to a parser."""
@@ -36,7 +41,8 @@ def add_target(measure: argparse.ArgumentParser) -> None:
         "network",
         metavar="MODEL",
         help="a run directory; module:function that returns a network; torchvision:NAME or timm:NAME (weights drawn with seed "
-        "0); transformers:FOLDER (config.json and model.safetensors, as save_pretrained writes them; nothing is downloaded)",
+        "0); transformers:FOLDER (config.json and model.safetensors, as save_pretrained writes them; nothing is downloaded); "
+        "for measure also a folder of features, as collect_features(to=FOLDER) writes it",
     )
     measure.add_argument(
         "--checkpoint",
@@ -146,6 +152,7 @@ def _add_what_is_measured(measure: argparse.ArgumentParser) -> None:
 
 def run_command(options: argparse.Namespace) -> None:
     """Run the command."""
+    from ncollapse.records import file_names
     from ncollapse.records.run_directory import RunDirectory
     from ncollapse.targets import Target, measure_splits, write_measurement
     from ncollapse.targets.networks import is_function
@@ -156,6 +163,9 @@ def run_command(options: argparse.Namespace) -> None:
     asked = {name: getattr(options, name) for name in names}
     asked["path"] = False if options.path is None else options.path or True
     asked["classes"] = options.classes[0] if len(options.classes) == 1 else options.classes
+    if (Path(options.network) / file_names.FEATURES).exists():
+        _measure_store(options, asked)
+        return
     if any(is_function(name) for name in (target.network, target.data, target.test_data) if name):
         find_own_modules()
     with torchrun_processes() as (processes, device):
@@ -173,6 +183,21 @@ def run_command(options: argparse.Namespace) -> None:
     _print_measurement(found[-1], target.weights_note, as_json=options.json)
     if options.out is not None and not options.json:
         print(f"Run directory: {options.out}")
+
+
+def _measure_store(options: argparse.Namespace, asked: dict[str, Any]) -> None:
+    from ncollapse.probe import measure_store
+
+    # What a folder of features has already, or cannot have.
+    given = [name for name in _OF_A_NETWORK if getattr(options, name) not in (None, False)]
+    if given or options.split != "train":
+        other = given[0].replace("_", "-") if given else "split"
+        raise ValueError(
+            f"{options.network} is a folder of features, which has its labels and classifier; got --{other}. Leave it out."
+        )
+    taken = {name: asked[name] for name in ("classes", "min_per_class", "metrics", "path", "memory_budget")}
+    found = measure_store(options.network, convention=options.convention or "class", **taken)
+    _print_measurement(found, "", as_json=options.json)
 
 
 def _measure_checkpoints(

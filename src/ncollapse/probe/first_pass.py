@@ -11,9 +11,8 @@ from torch import Tensor
 
 from ncollapse.groups import Merging, Processes
 from ncollapse.measurement.totals import Totals, merge_layers, merged
-from ncollapse.probe.feature_memory import FeatureStore
 from ncollapse.probe.layer_batch import Batch, CheckedLayers, LayerBatch, along_path
-from ncollapse.probe.memory import check_scatter_fits
+from ncollapse.probe.memory import FeatureMemory, check_scatter_fits
 from ncollapse.probe.request import Request
 from ncollapse.probe.second_pass import Classifiers, Source, complete
 from ncollapse.statistics.batch import Workspace
@@ -66,7 +65,7 @@ class FirstPass:
         self.request, self.budget = request, budget
         self.totals = Totals()
         self.workspace = Workspace()
-        self.store = FeatureStore()
+        self.memory = FeatureMemory()
         self.running = RunningMoments()
         wanted = request.needs_features_again and budget > 0
         self.kept: list[LayerBatch] | None = [] if wanted else None
@@ -78,7 +77,7 @@ class FirstPass:
             return batch._replace(features={name: features.clone() for name, features in batch.features.items()})
 
         kept = None if self.kept is None else [apart(batch) for batch in self.kept]
-        return self.__dict__ | {"kept": kept, "store": FeatureStore(), "workspace": Workspace(), "running": RunningMoments()}
+        return self.__dict__ | {"kept": kept, "memory": FeatureMemory(), "workspace": Workspace(), "running": RunningMoments()}
 
     def add(self, batch: Batch) -> None:
         """Add one batch to all layers, each layer while its features are still in the cache."""
@@ -98,7 +97,7 @@ class FirstPass:
             if "scatter" in request.needs:
                 self._add_scatter(name, features, layers.labels)
             if hold or copied:
-                held[name] = self.store.copy(features) if copied else features
+                held[name] = self.memory.copy(features) if copied else features
             if copied and self.running.takes(features):
                 small[name] = held[name]
             else:

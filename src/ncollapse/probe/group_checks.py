@@ -101,7 +101,7 @@ def classifier_of(
         if isinstance(request.classifier, tuple):
             own: LinearClassifier | None = classifier_on(layer, moments[layer].dim, request.classifier, request.num_classes)
         else:
-            own = None if plan is None else _read_classifier(plan)
+            own = None if plan is None else read_classifier(plan)
             layer = layer if plan is None or plan.feeding is None else plan.feeding
     # All processes use the classifier of the first one that has one.
     weight, bias = (processes.first(Tensor, part) for part in own or (None, None))
@@ -112,7 +112,7 @@ def classifier_of(
     return {layer: LinearClassifier(weight.cpu(), bias.cpu())}
 
 
-def _read_classifier(plan: TapPlan) -> LinearClassifier | None:
+def read_classifier(plan: TapPlan) -> LinearClassifier | None:
     """Evaluate the classifier of a plan as it is now, None if it does not give the network's logits."""
     with torch.no_grad():
         found = None if plan.read_classifier is None else plan.read_classifier()

@@ -68,9 +68,10 @@ class NetworkBatch(NamedTuple):
         return Streamed(None if logits is None else largest_logit(logits), None if plan is None else plan.classifier)
 
     def whole(self) -> LayerBatch:
-        """Run the network and return all features, on the CPU."""
-        features = self.taps.forward(self.inputs, self.labeled).features
-        return LayerBatch({name: layer.cpu() for name, layer in features.items()}, self.labels.cpu())
+        """Run the network and return all features and its choices, on the CPU."""
+        features, logits = self.taps.forward(self.inputs, self.labeled)
+        choices = None if logits is None else largest_logit(logits).cpu()
+        return LayerBatch({name: layer.cpu() for name, layer in features.items()}, self.labels.cpu(), choices)
 
 
 # One batch whose layers arrive one by one. If it reuses memory, its features will be overwritten: those to keep are copied.
@@ -89,12 +90,16 @@ def row_parts(batch: LayerBatch, num_classes: int) -> Iterator[LayerBatch]:
     """Check a batch and cut it into parts of a few thousand samples, so that what is computed of them takes little memory."""
     whole = CheckedLayers(batch.labels, num_classes, "", None)
     layers = {name: whole.take(name, features) for name, features in batch.features.items()}
-    # The projection of one part on the span of class means takes 8 MB.
-    span = min(num_classes, max(layer.shape[1] for layer in layers.values()))
-    size = min(_MOST_ROWS, max(_FEWEST_ROWS, 2**20 // span))
+    size = rows_of_a_part(num_classes, max(layer.shape[1] for layer in layers.values()))
     for start in range(0, len(whole.labels), size) or [0]:
         rows = slice(start, start + size)
         yield LayerBatch({name: layer[rows] for name, layer in layers.items()}, whole.labels[rows])
+
+
+def rows_of_a_part(num_classes: int, dim: int) -> int:
+    """Return how many samples of a large batch are worked on at once, given the features of its largest layer."""
+    # The projection of one part on the span of class means takes 8 MB.
+    return min(_MOST_ROWS, max(_FEWEST_ROWS, 2**20 // min(num_classes, dim)))
 
 
 class CheckedLayers:

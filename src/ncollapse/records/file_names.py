@@ -25,6 +25,9 @@ LAYERS_PAGE = "layers.html"
 CLASSES = "classes.csv"
 PAIRS = "pairs.csv"
 
+# Of a feature store.
+FEATURES = "features.json"
+
 # While somebody writes.
 LOCK = ".lock"
 

@@ -40,6 +40,7 @@ _MOST_BYTES = {
     file_names.RECORDING: 16 * _MIB,
     file_names.SWEEP: 8 * _MIB,
     file_names.CLAIMS: 8 * _MIB,
+    file_names.FEATURES: 64 * _MIB,
 }
 _MOST_BYTES_OF_SETTINGS = 4 * _MIB
 # Settings nest three levels deep; who shows them goes down by recursion.

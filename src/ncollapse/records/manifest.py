@@ -93,10 +93,16 @@ def mark_of_file(path: Path, sizes: Collection[int] | None = None) -> Mark | Non
         return Mark("", 0)
 
 
-def sealed(manifest: Manifest) -> bytes:
-    """Write a manifest as the content of its file, with its digest."""
+def sealed(manifest: Any) -> bytes:
+    """Write a record that has a digest as the content of its file."""
     content = encode(replace(manifest, digest=""))
     return content.replace(b'"digest": ""', b'"digest": "%b"' % hashlib.sha256(content).hexdigest().encode())
+
+
+def is_sealed(content: bytes, digest: str) -> bool:
+    """Whether a file with a digest holds what was written."""
+    blank = re.sub(rb'"digest": "[0-9a-f]{64}"', b'"digest": ""', content)
+    return hashlib.sha256(blank).hexdigest() == digest
 
 
 def read_manifest(folder: Path) -> Manifest | None:
@@ -105,12 +111,11 @@ def read_manifest(folder: Path) -> Manifest | None:
     if not os.path.lexists(file):
         return None
     content = read_bytes(file)
-    blank = re.sub(rb'"digest": "[0-9a-f]{64}"', b'"digest": ""', content)
     try:
         manifest = decode(file, content, Manifest)
     except ReportError:
         manifest = None
-    if manifest is None or hashlib.sha256(blank).hexdigest() != manifest.digest:
+    if manifest is None or not is_sealed(content, manifest.digest):
         raise DamagedRunError(f"{file}: {CHANGED}. {advice(folder)}")
     if manifest.format > FORMAT:
         raise ReportError(f"{file}: must have format {FORMAT} at most, has {manifest.format}. Update ncollapse.")
