@@ -1,7 +1,8 @@
 """Rows of surrogate models: the solvers of this library beside simple ones in their best form, each to a stated tolerance.
 
-The multilayer model has K = 10, d = 64 and 500 samples a class. The rivals know the minimum, and stop as soon as they are near
-it; a user does not. Features are measured in units of 1/√N by all of them: without this, descent is slower by factors of N.
+The multilayer model has K = 10, d = 64 and 500 samples per class. The rivals know the minimum, and stop as soon as they are
+near it; a user does not. Features are measured in units of 1/√N by all of them: without this, descent is slower by factors
+of N.
 """
 
 from collections.abc import Callable, Iterator

@@ -84,9 +84,9 @@ READINGS = (
     (
         "pfc2_all",
         "undecided",
-        "That PFC2 falls over all layers is so in every run of the demo with normalization, and in none without. It was "
-        "called right when all seeds were counted together, most of which were the demo's; with one vote a setting it is "
-        "undecided after the correction.",
+        "PFC2 falls over all layers in every run of the demo with normalization, and in none without. When all seeds were "
+        "counted together, most of them from the demo, the verdict was *holds*. With one vote per setting it is undecided "
+        "after the correction.",
     ),
     (
         "pfc2_all",
@@ -102,14 +102,14 @@ READINGS = (
     (
         "line_pfc2_projection",
         "fails",
-        "The straight line is a picture of PFC1. For PFC2 log-linear interpolation of the two ends is the better prediction.",
+        "The straight line describes PFC1. For PFC2 log-linear interpolation between the two ends is the better prediction.",
     ),
     (
         "line_pfc2_projection",
         "depends on the setting",
-        "The straight line is a picture of PFC1, in every setting where layers are laid at their projection. For PFC2 "
-        "log-linear interpolation of the two ends is the better prediction in some settings, and the line in others, those "
-        "without normalization.",
+        "The straight line describes PFC1 in every setting, if layers are placed at their projection. For PFC2 the line is "
+        "the better prediction in networks without normalization, and log-linear interpolation between the two ends in "
+        "other settings.",
     ),
     (
         "decay_line_pfc1",
@@ -131,18 +131,18 @@ READINGS = (
     (
         "deep_helps_nc1",
         "holds",
-        "*Does depth beat its control?* Yes, where all runs stand still: residual networks of one linear layer a block, at one "
-        "λ, have a lower objective and smaller NC metrics with more blocks than with one, after as many steps. It took "
-        "rounded kinks to get there: descent on a ReLU network ends on kinks, where no gradient vanishes ([how](claims.md), "
-        "`deep:kinks`). With two linear layers and λ ∝ 1/L, where a deep network collapses more for its smaller λ alone, it is "
-        "open.",
+        "*Does depth beat its control?* Yes, if all runs are stationary: at one λ and after as many steps, residual "
+        "networks of one linear layer per block have a lower objective and smaller NC metrics with several blocks than with "
+        "one. These runs round off the kinks of ReLU, because descent on a ReLU network ends on kinks, where no gradient "
+        "vanishes ([how](claims.md), `deep:kinks`). "
+        "With two linear layers and λ ∝ 1/L, where a deep network collapses more for its smaller λ alone, it is open.",
     ),
     (
         "deep_helps_nc1",
         "not testable here",
         "*Does depth beat its control?* With λ ∝ 1/L a deep network collapses more for its smaller λ alone, so it must beat "
         "one block with the same λ and steps. Claims about optima count stationary runs. Descent on a ReLU network ends on "
-        "kinks, where no gradient vanishes, so that none of these counts; with rounded kinks runs come to stand still "
+        "kinks, where no gradient vanishes, so that none of these counts; with rounded kinks runs become stationary "
         "([how](claims.md), `deep:kinks`).",
     ),
 )
@@ -154,7 +154,7 @@ Theorems, each with its proof and a test that breaks if it is false ([theory](th
 - *Flattening*: PFC2 falls all along the line where the last class means have the singular vectors of the first, and values that
   are more equal in the same order. The transport cost need not be small, and some misalignment is allowed (3.3).
 - *PFC1 falls over all layers* of the multilayer model, for any convex loss; the PFC paper leaves this open (5.6).
-- *A floor that knows depth and data*, for one linear layer a block, and how fast the excess over the floor without depth can
+- *A floor that knows depth and data*, for one linear layer per block, and how fast the excess over the floor without depth can
   fall at best (5.7).
 - *Exact optima* of the unconstrained features model with fewer dimensions than targets (5.1).
 - *NC0 for every optimizer*: which steps keep the law of the row sums, and which do not (4.3).
@@ -244,13 +244,13 @@ def again(ledger: dict[str, Any]) -> list[str]:
     rows = [(key, row) for key, row in found["claims"].items() if row["votes"] > 1 and "check" not in row["verdict"]]
     same = sum(ledger["claims"][key]["verdict"] == row["verdict"] for key, row in rows)
     lines = [
-        "## The same from new seeds",
+        "## Repeated with new seeds",
         "",
-        "The rule on settings is younger than all of these runs but those of Fashion-MNIST and of depth. So four of "
-        "the settings, the demo with normalization and without and the first two of Conjecture 1, were run again after it, "
+        "The rule on settings was made after all of these runs, except for those of Fashion-MNIST and of depth. So four of "
+        "the settings were run again: the demo with normalization and without, and the first two of Conjecture 1, "
         f"with seeds that nobody had used ({found['runs']} runs). Of "
-        f"{len(rows)} rows over several settings {same} have the same verdict. Where they differ, fewer settings have a "
-        "vote, and that they disagree is then the clearer:",
+        f"{len(rows)} rows over several settings {same} have the same verdict. Where verdicts differ, fewer settings have a "
+        "vote here, so that a disagreement between them is clearer:",
         "",
         "| | runs above | new runs |",
         "|---|---|---|",
@@ -268,8 +268,8 @@ def depth_so_far(claims: dict[str, Any]) -> list[str]:
     seeds, low = min(row["seeds"] for row in rows.values()), min(row["low"] for row in rows.values())
     above = "every interval is above no gain" if low > 0 else "an interval reaches no gain"
     return [
-        f"- So far depth beats it: in the {seeds} seeds whose runs all stand still, by {said} "
-        "(decades, one linear layer a block, one λ); "
+        f"- So far depth beats it: in the {seeds} seeds whose runs are all stationary, by {said} "
+        "(decades, one linear layer per block, one λ); "
         f"{above}. A verdict needs more seeds."
     ]
 

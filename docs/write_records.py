@@ -28,6 +28,7 @@ Each row is one process, which runs all of its calls in turn, several times.
 - **MiB**: how much the process grew during our call, as the operating system reports it. Features in memory do not count.
 - **Load**: the number of processes that wanted to run when the row began. If there are more than cores, they share caches, and
   the ratios are more reliable than the seconds.
+- **Commit**: the state of the code; `+` means with changes that were not committed yet.
 
 The rivals are in `benchmarks/rivals.py`. *limit* is the one matrix product that every method needs, in float32. *by hand* is
 what a user writes in a few lines, with fewer metrics and without protection against rounding. *as published* does what
@@ -41,7 +42,7 @@ classes. The rivals of surrogate models know the minimum and stop as soon as the
 
 def number(value: float) -> str:
     """Write three digits."""
-    return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
+    return f"{value + 0.0:.3g}" if value < 1000 else f"{value:,.0f}"
 
 
 def lines(name: str, row: dict[str, Any]) -> list[str]:

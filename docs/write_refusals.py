@@ -32,7 +32,6 @@ A wrong number is worse than none. Three things can happen instead of a plain va
 | "All parameters must have values" | weights are not loaded yet, or are offloaded | load them; run a lazy network once |
 | "watch needs a network that is not compiled" | hooks do not run in compiled code | watch before `torch.compile`, or use `measure` |
 
-
 The site has a page with every message: "Every message", under Reference.
 
 """

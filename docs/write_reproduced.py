@@ -26,8 +26,8 @@ _IN_A_TALLY = {
 }
 HEADER = """# What is reproduced
 
-Each row is a figure or a statement of one of these papers. `ncollapse reproduce` lists the same rows, and shows your own runs
-in place of ours where you have some.
+Each row is a figure or a statement of one of these papers: its place and title, and in *italics* what the paper says, in our
+words. `ncollapse reproduce` lists the same rows, and shows your own runs in place of ours where you have some.
 
 {papers}
 
@@ -40,7 +40,7 @@ in place of ours where you have some.
   says what the number is.
 - **Size**: all rows are of the small versions, on {machine}.
 - **Time** is that of all seeds of the row, on two cores that up to eight processes shared. One seed of `pfc:fig2` took 3.5
-  minutes there, and takes 53 seconds on a core of its own.
+  minutes there, and takes 53 seconds on a core of its own. `ncollapse reproduce NAME` runs fewer seeds by default.
 
 This page is written by `docs/write_reproduced.py` from the seeds that the project ran.
 
@@ -75,7 +75,8 @@ def row(name: str, standing: Standing) -> str:
     why = f"<br>{standing.why}" if standing.why else ""
     # With a space that does not break a line.
     minutes = minutes_words(standing.seconds / 60).replace(" ", "\u00a0") if n else "–"
-    cells = (f"**{item.item}**: {item.title}", standing.state + why, value_words(standing) or "–", n or "–", minutes)
+    what = f"**{item.item}**: {item.title}{'' if item.title.endswith('?') else '.'}<br>*{item.says}*"
+    cells = (what, standing.state + why, value_words(standing) or "–", n or "–", minutes)
     return f"| {' | '.join(str(cell).replace('|', '/') for cell in cells)} | `ncollapse reproduce {name}` |\n"
 
 

@@ -7,7 +7,7 @@ from ncollapse.surrogates import LBFGS, DeepUFM, collapse_threshold, layer_ranks
 
 
 def model(num_classes: int, num_layers: int, share: float, **options) -> DeepUFM:
-    """Two samples a class, all decays alike, at a share of the decay at which the features vanish."""
+    """Two samples per class, all decays alike, at a share of the decay at which the features vanish."""
     threshold = collapse_threshold(2**0.5, num_layers) / (2 * num_classes) ** (num_layers + 1)
     decay = share * threshold ** (1 / (num_layers + 1))
     return DeepUFM((2,) * num_classes, 2 * num_classes, lambdas_w=(decay,) * num_layers, lambda_h=decay, **options)

@@ -168,7 +168,7 @@ def test_random_points_are_above_the_weight_norm_bound():
     [
         (lambda: BatchNormNet(normal(0, 20, 40), LABELS, lambda_w=0), r"lambda_w must be finite and positive, got 0\."),
         (lambda: BatchNormNet(normal(0, 20, 10), LABELS, lambda_w=1), r"full row rank 20 .* got rank 10 of \(20, 10\)\."),
-        (lambda: BatchNormNet(normal(0, 20, 40), LABELS, lambda_w=1, width=3), r"width >= 4, one unit a class, got 3\."),
+        (lambda: BatchNormNet(normal(0, 20, 40), LABELS, lambda_w=1, width=3), r"width >= 4, one unit per class, got 3\."),
         (
             lambda: BatchNormNet(normal(0, 20, 40), 2 * TWO, lambda_w=1),
             r"each with a sample, got counts \(10, 0, 10\)\.",
@@ -181,7 +181,7 @@ def test_random_points_are_above_the_weight_norm_bound():
         (lambda: WeightNormalizedNet(normal(0, 20, 5), TWO, lambda_w=1, width=1), r"width must be at least 2"),
         (lambda: WeightNormalizedNet(normal(0, 20), TWO, lambda_w=1), r"inputs must have shape \(N, d\), got \(20,\)\."),
         (lambda: WeightNormalizedNet(TWO[:, None].double(), TWO, lambda_w=1), r"The inputs of a class are all zero"),
-        (lambda: WeightNormalizedNet(normal(0, 20, 5), TWO, lambda_w=1).closed_form(), r"needs one point a class, at an angle"),
+        (lambda: WeightNormalizedNet(normal(0, 20, 5), TWO, lambda_w=1).closed_form(), r"needs one point per class, at an"),
         (lambda: best_norm(torch.ones(3), lambda_w=0.0), r"lambda_w must be finite and positive, got 0\.0\."),
     ],
 )

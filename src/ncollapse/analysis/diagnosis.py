@@ -51,7 +51,7 @@ class Diagnosis:
 
     @property
     def rows(self) -> tuple[Row, ...]:
-        """The tidy table: one value of one layer on one split a row."""
+        """The tidy table: one row for each value, layer and split."""
         return self.record.rows
 
     def value(self, metric: str, layer: str, split: str | None = None) -> float:
@@ -148,7 +148,7 @@ def diagnose(
         batches: The training set, as ``measure`` takes it, one label per sample. Classes without samples are left out.
         num_classes: Number of classes, K.
         test: Held-out data; the verdicts are about it if given.
-        strangers: Data that the network should know it does not know, by name. Batches may be inputs alone.
+        strangers: Data that belongs to none of the classes, by name. Batches may be inputs alone.
         new_labels: New classification tasks by name: batches with labels of their own, or a list of K integers that maps the
             classes to coarser ones, tried on ``test`` if given.
         class_names: Names of the K classes; None numbers them.
@@ -162,7 +162,7 @@ def diagnose(
         max_dim: A convolutional layer of more features is averaged over its positions, so that d × d matrices stay small. The
             layer that feeds the classifier is kept whole.
         max_samples: Use the first samples of every data set only.
-        most_neighbors: Samples of a split that k-NN decisions are made from, and for, evenly spread.
+        most_neighbors: Largest number of samples of a split in k-NN decisions, as voters and as voted for, evenly spread.
         memory_budget: Memory for kept features of all data sets together, in bytes or as "2GiB"; None is a quarter of the free
             memory. Beside them there are d × d matrices of one layer.
 

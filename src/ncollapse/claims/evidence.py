@@ -83,7 +83,7 @@ def estimate_of(values: Sequence[Value], bounds: tuple[float, float] = UNBOUNDED
 
 
 def pooled(evidence: Sequence[Evidence]) -> list[Draw]:
-    """Return one draw a seed of several settings together."""
+    """Return one draw per seed of several settings together."""
     return _one_a_seed(draw for item in evidence for draw in item.draws)
 
 

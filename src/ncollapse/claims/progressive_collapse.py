@@ -132,7 +132,7 @@ CLAIMS = (
     *line_claims(
         _papers,
         "line",
-        "The geodesic (straight line) between first and last layer predicts {metric} of the others, laid at their {place}",
+        "The geodesic (straight line) between first and last layer predicts {metric} of the others, placed at their {place}",
         "Section IV-A, Figure 3; equations (10) and (11). The log-linear baseline is ours",
     ),
     _papers(

@@ -112,7 +112,7 @@ def _recorded(
 def _error(metric: str, which: int) -> Quantity:
     """How far the straight line, or the baseline, is off the layers."""
     name, words = (("line", "straight line"), ("baseline", "log-linear baseline"))[which]
-    meaning = f"{metric.upper()} of the {words}, off the measured layers, RMS in decades, laid at their projection on the chord"
+    meaning = f"{metric.upper()} of the {words}, off the measured layers, RMS in decades, at their projection on the chord"
     return Quantity(f"{name} {metric}", meaning, lambda run: run.prediction_errors(metric)[which])
 
 
@@ -192,7 +192,7 @@ QUANTITIES = (
     _error("pfc2", 1),
     Quantity(
         "flow pfc2",
-        "PFC2 of the flow of class means, off the measured layers, RMS in decades, laid at their projection on the chord",
+        "PFC2 of the flow of class means, off the measured layers, RMS in decades, at their projection on the chord",
         lambda run: run.flow_error(),
     ),
     _recorded("mean_path.gap", "decades of PFC2 between straight line and flow", key="line to flow", given=True),

@@ -23,7 +23,7 @@ _MOST_NAMED = 2
 
 @dataclass(frozen=True)
 class RowTest:
-    """The numbers of one row: one draw a seed.
+    """The numbers of one row: one draw per seed.
 
     Attributes:
         estimate: Share of draws in which the claim is right, with the exact interval, or mean of their numbers, with the t

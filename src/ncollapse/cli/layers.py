@@ -18,7 +18,7 @@ def add_layers(commands: Any) -> None:
     words = "say which layers are redundant, which classes have merged, where to detect strangers and where to transfer from"
     layers = commands.add_parser("layers", help=words, description=f"{words.capitalize()}: one page and one table.")
     add_target(layers)
-    layers.add_argument("--layers", nargs="+", metavar="NAME", help="module names or globs (default: auto)")
+    layers.add_argument("--layers", nargs="+", metavar="NAME", help="module names or patterns (default: found automatically)")
     layers.add_argument("--classifier", metavar="NAME", help="the last linear layer (default: found)")
     layers.add_argument(
         "--class-names", metavar="FILE", type=Path, help="a text file with one class name per line, in the order of the labels"

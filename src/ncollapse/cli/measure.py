@@ -112,7 +112,7 @@ def _add_checkpoints(measure: argparse.ArgumentParser) -> None:
 
 def _add_what_is_measured(measure: argparse.ArgumentParser) -> None:
     """Add the options that are arguments of ``ncollapse.measure`` too."""
-    measure.add_argument("--layers", nargs="+", metavar="NAME", help="module names or globs (default: auto)")
+    measure.add_argument("--layers", nargs="+", metavar="NAME", help="module names or patterns (default: found automatically)")
     measure.add_argument("--classifier", metavar="NAME", help="the last linear layer (default: found)")
     measure.add_argument(
         "--classes",

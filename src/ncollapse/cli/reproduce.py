@@ -122,4 +122,5 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     widths = [max(len(line[column]) for line in table) for column in range(5)]
     for line in table:
         print("  ".join([*(word.ljust(width) for word, width in zip(line, widths, strict=False)), line[5]]).rstrip())
-    print("\nRun one with: ncollapse reproduce NAME. MINUTES is the time of its default number of seeds.")
+    print("\nRun one with: ncollapse reproduce NAME. MINUTES is the time of its default number of seeds on busy cores;")
+    print("on free cores it takes less.")

@@ -40,7 +40,7 @@ def add_run_commands(commands: Any) -> None:
         help="such as train.epochs=50 train.milestones=0.5,0.8 seed=3",
     )
     run.add_argument("--out", type=folder, metavar="DIR", help="run directory (default: runs/RECIPE)")
-    run.add_argument("--resume", action="store_true", help="continue the run in DIR; begins it if there is none")
+    run.add_argument("--resume", action="store_true", help="continue the run in DIR, or begin it if there is none")
     run.add_argument("--json", action="store_true", help="print the result as JSON")
     run.set_defaults(call=_run)
 
@@ -145,7 +145,8 @@ def _meanings(recipe: Recipe) -> dict[str, str]:
     found = {}
     for prefix, part in parts.items():
         kinds = get_type_hints(type(part))
-        for name, text in plain_sections(inspect.getdoc(part) or "").items():
+        for name, words in plain_sections(inspect.getdoc(part) or "").items():
+            text = words.replace("None", "null")  # As --set takes it.
             choices = get_args(kinds.get(name)) if get_origin(kinds.get(name)) is Literal else ()
             found[f"{prefix}{name}"] = f"{text} ({', '.join(choices)})" if choices else text
     return found

@@ -51,7 +51,7 @@ def add_solve(commands: Any) -> None:
     parser.add_argument("--solver", metavar="NAME", help="a solver of the model; MODEL --help lists them")
     parser.add_argument("--seed", type=int, default=0, help="seed of the start and of random data (default: %(default)s)")
     parser.add_argument("--figure", type=_figure_file, metavar="FILE", help="also draw the solution, as .svg, .png or .pdf")
-    parser.add_argument("--all", action="store_true", help="print all metrics of the solution, not only the core")
+    parser.add_argument("--all", action="store_true", help="print all metrics of the solution, not only the core ones")
     parser.add_argument("--json", action="store_true", help="print everything as a JSON object")
     parser.add_argument("-h", "--help", action="store_true", help="show this help, or that of MODEL")
     parser.set_defaults(call=lambda options: _solve(options, parser), rest=[])

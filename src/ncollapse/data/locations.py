@@ -30,7 +30,8 @@ def locate(name: DataName) -> Location:
     try:
         path = _find(name)
     except (DataNotFoundError, OSError) as error:
-        return Location(False, f"not found: {' '.join(str(error).split())}")
+        # The message of a set that is in none of its places says so itself.
+        return Location(False, f"not found: {' '.join(str(error).rpartition('not found in: ')[2].split())}")
     return Location(True, "drawn, needs no files" if path is None else f"found: {path}")
 
 

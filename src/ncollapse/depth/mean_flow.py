@@ -143,7 +143,7 @@ def mean_path_cost(means: Sequence[Tensor], power: float = 2.0) -> float:
 
     Args:
         means: Class means (K, d) of every layer, of one dimension.
-        power: r, 1 or more: 2 for one linear layer a block under weight decay, 1 for two.
+        power: r, 1 or more: 2 for one linear layer per block under weight decay, 1 for two.
 
     Returns:
         The cost; nan where a layer but the last has a Gram matrix that is not of full rank.

@@ -31,7 +31,7 @@ _IN_SHORT = _NAMES | {"pfc2": "PFC2 (class means against a simplex ETF)", "pfc3_
 def summarize(run: Run) -> list[str]:
     """Return three lines on the last measured epoch: training, collapse over depth, and the prediction by the straight line.
 
-    Before them come the settings that were changed, and that a run failed or is not finished.
+    Lines before them say which settings were changed, and whether the run has failed or is not finished.
     """
     said = [*_say_changes(run), *_say_state(run), _training_in_short(run)]
     if not run.has_depth:

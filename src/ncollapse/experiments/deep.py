@@ -1,4 +1,4 @@
-"""The experiments of Súkeník et al. (arXiv 2505.15239), small: 200 samples, up to eight blocks, one step an epoch."""
+"""The experiments of Súkeník et al. (arXiv 2505.15239), small: 200 samples, up to eight blocks, one step per epoch."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ DEEP_EXPERIMENTS = (
     _falls(
         name="deep:fig1-rn1",
         item="Figure 1, first row",
-        title="L-RN1: one linear layer a block",
+        title="L-RN1: one linear layer per block",
         tested=_tested("200 digits in place of CIFAR-10", "1, 2, 4, 8"),
         measure=partial(_tightens, recipe="deep_rn1_small"),
         seeds=6,
@@ -169,7 +169,7 @@ DEEP_EXPERIMENTS = (
     _falls(
         name="deep:fig1-t11",
         item="Figure 1, second row",
-        title="L-T11: a transformer with one linear layer a part",
+        title="L-T11: a transformer with one linear layer per part",
         tested=_tested("200 digits in place of CIFAR-10", "1, 2, 4"),
         measure=partial(_tightens, recipe="deep_t11_small", settings=_SHORT, depths=(1, 2, 4)),
         has_paper_size=True,
@@ -187,7 +187,7 @@ DEEP_EXPERIMENTS = (
     _falls(
         name="deep:fig1-rn2",
         item="Figure 1, fourth row",
-        title="L-RN2 with λ in proportion to 1/L: two linear layers a block",
+        title="L-RN2 with λ in proportion to 1/L: two linear layers per block",
         tested=_tested("200 images of MNIST", "1, 2, 4, 8"),
         measure=partial(_tightens, recipe="deep_rn2_small", settings=_MNIST, falling=True),
         needs=("mnist",),
@@ -215,7 +215,7 @@ DEEP_EXPERIMENTS = (
         "deep:fig2-rn2",
         "Figure 2, third column",
         "L-RN2 with constant λ on MNIST: the negative control",
-        "With two linear layers a block and a λ that does not fall with L, NC1, NC2 and NC3 do not improve as L grows.",
+        "With two linear layers per block and a λ that does not fall with L, NC1, NC2 and NC3 do not improve as L grows.",
         "Minus the decades by which networks of L > 1 are below that of one block, on average, in whichever of NC1, NC2 and "
         "NC3 gains most; 200 images of MNIST, L = 1, 2, 4, 8, equal steps.",
         partial(_does_not_tighten, recipe="deep_rn2_constant_small", settings=_MNIST),

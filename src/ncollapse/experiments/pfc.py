@@ -147,7 +147,7 @@ PFC_EXPERIMENTS = (
         "The layers and the straight line between first and last features",
         "The metrics of the layers lie near those along the straight line from the first to the last features.",
         "The RMS error in PFC1 of the straight line over the interior layers, in decades, is below that of the baseline: "
-        "log-linear interpolation between the ends. Layers are laid at their projection on the chord.",
+        "log-linear interpolation between the ends. Layers are placed at their projection on the chord.",
         partial(_trained, test=gains.line_lead("pfc1"), draw=along_line),
         _three[:2],
     ),

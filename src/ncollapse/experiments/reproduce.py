@@ -32,7 +32,7 @@ class Place:
         return self.out / (experiment.folder + ("-paper" if at_paper_size else ""))
 
     def seeds(self, experiment: Experiment, at_paper_size: bool = False) -> tuple[SeedFile, ...]:
-        """Read what the seeds that are finished have given, in their order."""
+        """Read the results of the finished seeds, in order."""
         found = {file: read_json(file, SeedFile, _AGAIN) for file in self.of(experiment, at_paper_size).glob("seed=*.json")}
         for file, item in found.items():
             if file.name != _name(item.seed):
@@ -67,7 +67,7 @@ def reproduce(
         should_stop: Asked after every batch; an experiment that was stopped goes on from there.
 
     Returns:
-        What all seeds in the folder say, also those that were not asked for.
+        The results of all seeds in the folder, including those that were not asked for.
 
     Raises:
         ValueError: If data is missing, or there is no version of the paper's size.

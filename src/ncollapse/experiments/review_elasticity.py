@@ -141,7 +141,7 @@ ELASTICITY_EXPERIMENTS = (
         "Locally elastic equations: when classes separate",
         "Classes separate if γ, the effect within classes less that between them, falls slower than 1/t, and not if it falls "
         "faster.",
-        "Of 300 samples a class, simulated to time 10,000, over 99 % are on the right side if γ = 2 t^-1/2; if γ = 2 t^-3/2, "
+        "Of 300 samples per class, simulated to time 10,000, over 99 % are on the right side if γ = 2 t^-1/2; if γ = 2 t^-3/2, "
         "fewer are than at time 10, and less than three quarters.",
         _separation,
         (Panel(_SEPARATED, "time", log_x=True),),

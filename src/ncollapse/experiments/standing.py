@@ -26,7 +26,7 @@ class Standing:
 
     Attributes:
         state: The verdict of its seeds, or "not run".
-        why: What hinders a verdict, or a clearer one.
+        why: Why there is no verdict, or no clearer one.
         row: The numbers over the seeds; None where there are none.
         seconds: Seconds for all seeds; nan if unknown.
     """

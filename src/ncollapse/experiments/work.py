@@ -42,8 +42,8 @@ class Work:
         runs: The folder of all runs.
         say: Called with the progress in words.
         should_stop: Asked after every batch.
-        used: The runs that this seed rests on, with the seconds that each took, in whichever experiment.
-        waited: Seconds that they took in this one.
+        used: The runs that this seed uses, with the seconds that each took, in this or in another experiment.
+        waited: Seconds that runs took in this experiment.
     """
 
     seed: int

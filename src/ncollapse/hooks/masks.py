@@ -127,7 +127,7 @@ def named_rules(inputs: Any, model: nn.Module) -> Iterator[MaskRule]:
     """Yield what the arguments that are named as masks may mean, the most likely first."""
     values, signature = Arguments.of(model, inputs).by_name(model), signature_of(model)
     known = {*values, *(signature.parameters if signature else ())}
-    # Next to these, a "mask" says which tokens see one another, shape (T, T); so does one that has not a row a sample.
+    # Next to these, a "mask" says which tokens see one another, shape (T, T); so does one without a row per sample.
     conventional = sorted((name for name in known if convention(name)), key=lambda name: (_RANK.get(name, 2), name))
     others = [name for name in values if "mask" in name.lower() or "pad" in name.lower()]
     for name in conventional or others:

@@ -36,8 +36,8 @@ class Recorder:
         out: The folder. If it holds something and ``resume`` is False, a new one is made beside it: ``runs/mine-2``.
         model: The network.
         num_classes: Number of classes, K.
-        epochs: The last epoch. Epochs 0, 1, 2, … are measured in steps that grow by 9 percent, and this one; it ends the run.
-            Without it the steps grow in the same way, and ``finish`` ends the run.
+        epochs: The last epoch. It is measured, and ends the run. Before it epochs 0, 1, 2, … are measured, at distances that
+            grow by 9 percent. If None, ``finish`` ends the run.
         every: Measure after every n-th epoch instead, and after the last.
         optimizer: The optimizer of the training. A hook counts its steps, which gives the learning rate, and with SGD the
             weight-decay time τ (docs/theory.md, 4.1); its settings become part of the recipe.
@@ -112,7 +112,7 @@ class Recorder:
         return self._measurer.last
 
     def is_due(self, epoch: int) -> bool:
-        """Return whether ``epoch`` measures then, so that a loader need not be made in vain.
+        """Return whether ``epoch`` will measure after this epoch; if not, you need no loader.
 
         Args:
             epoch: Epochs trained.

@@ -103,7 +103,7 @@ class LayerStatistics:
 
     @property
     def size(self) -> tuple[object, ...] | None:
-        """What layers that can be stacked have in common; None if copying this one would cost more than it saves."""
+        """A key that is equal for layers that can be stacked; None if copying this layer would cost more than it saves."""
         if self.moments.means.numel() > _MOST_STACKED or self.moments.num_classes > _MOST_STACKED_CLASSES:
             return None
         shapes = [None if part is None else part.counts.shape for part in (self.within, self.decisions, self.reference)]

@@ -42,10 +42,10 @@ class DataConfig:
 
     Attributes:
         name: ``digits`` ships with scikit-learn, ``fashion_mnist``, ``mnist``, ``cifar10``, ``cifar100`` and ``stl10`` are
-            files, ``gaussian_mixture`` is drawn: the 4 classes in 20 dimensions that are the defaults of ``gaussian_mixture``;
-            ``geo_mnist`` is drawn too: three kinds of shapes in 32×32 images. ``wordnet``, ``imdb`` and ``texts`` (your own)
-            are texts: see ``text.load_text_set``. ``images`` are your own, PNG, JPEG or BMP of one size in
-            ``train/CLASS/`` and ``test/CLASS/`` below ``root``.
+            files, ``gaussian_mixture`` is drawn: 4 classes in 20 dimensions; ``geo_mnist`` is drawn too: three shapes in
+            32×32 images. ``wordnet`` and ``imdb`` are texts. ``texts`` are your own, in ``train.csv``, ``.tsv`` or ``.jsonl``
+            below ``root`` (and ``test.*``), with ``text`` and ``label``. ``images`` are your own, PNG, JPEG or BMP of one size
+            in ``train/CLASS/`` and ``test/CLASS/`` below ``root``.
         split: ``train`` or ``test``. scikit-learn ships one part of the digits: what ``per_class`` leaves over is their test
             part.
         per_class: Samples per class: the first of each class, or for the mixture how many to draw. None takes all
@@ -54,7 +54,7 @@ class DataConfig:
             whichever split is loaded.
         scaling: How pixels are scaled. ``norm64`` is right for width 64 to 256 at learning rates of 0.05 to 0.1, ``standard``
             is the papers' standardization. Data that is drawn keeps its own units.
-        root: The folder that is searched first and downloaded to. ``places.search_places`` lists the other places.
+        root: The folder that is searched first and downloaded to. ``ncollapse doctor`` lists the other places.
         download: Whether to fetch image files that are in no known place.
         seed: The seed of the mixture and of the corruption, 0 or more.
         largest_classes: How many classes to keep, those with the most training samples, 2 or more; None keeps all.
@@ -66,7 +66,7 @@ class DataConfig:
             digits, five pairs of like classes of Fashion-MNIST, WordNet's parts of speech. All other fields mean the fine
             classes, so that both choices have the same samples; only ``corrupt`` draws coarse labels.
         minority: With an imbalance: so many of the last classes have 1/R of the samples of the others (a step). None makes a
-            long tail, in which the sizes fall by one factor from class to class (Cui et al. 2019, CVPR).
+            long tail: each class is smaller than the one before by the same factor (Cui et al. 2019, CVPR).
 
     Raises:
         ValueError: If a field is out of its range.

@@ -201,7 +201,7 @@ def _small(
     model: LayerNormResNetConfig | TransformerConfig,
     what: str = "handwritten digits",
 ) -> Recipe:
-    """For two CPU cores: one step an epoch on few samples, measured four times."""
+    """For two CPU cores: one step per epoch on few samples, measured four times."""
     return Recipe(
         name=function.__name__,
         title=f"Deep regularized training of {title} on 200 {what}",

@@ -66,7 +66,7 @@ class LayerProgression:
 
 @dataclass(frozen=True)
 class EffectiveDepth:
-    """The first layer at which nearest-center decisions are right but for a share ε.
+    """The first layer at which at most a share ε of the nearest-center decisions is wrong.
 
     Attributes:
         epsilon: ε.
@@ -113,7 +113,7 @@ class MeanPath:
         exponent: Of the path with these ends that comes nearest to the layers' PFC2, clock-free: the flow has 0, a straight
             line of class means 1/2. None where the gap is below ``APART``, or no path fits.
         cost: Squared weights of the least linear maps from layer to layer, over the least that residual blocks can spend.
-        nuclear_cost: The same with the sum of singular values, which decay of two linear layers a block pays for.
+        nuclear_cost: The same with the sum of singular values, which decay of two linear layers per block pays for.
     """
 
     gap: Number = None

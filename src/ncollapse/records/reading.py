@@ -162,7 +162,7 @@ class Run:
     def prediction_errors(
         self, metric: str, position: str = "projection", epoch: int | None = None
     ) -> tuple[float | None, float | None]:
-        """RMS error in decades of the straight line and of the baseline, for layers laid at a position; at the last epoch."""
+        """RMS error in decades of the straight line and of the baseline, for layers placed at a position; at the last epoch."""
         error = self.records[self.epochs[-1] if epoch is None else epoch].prediction_error.get(position)
         return (error.line.get(metric), error.baseline.get(metric)) if error else (None, None)
 

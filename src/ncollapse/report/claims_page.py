@@ -28,7 +28,7 @@ _OUTSIDE = {False: "outside the terminal phase", True: "that are not stationary"
 
 
 def write_claims_page(ledger: Ledger, out: Path) -> Path:
-    """Write the ledger as a page, one row a claim with its settings and runs behind it, and beside it as ``.json``.
+    """Write the ledger as a page, one row per claim with its settings and runs behind it, and beside it as ``.json``.
 
     Returns:
         The page.
@@ -105,7 +105,7 @@ def tally(ledger: Ledger) -> str:
 def ledger_markdown(ledger: Ledger) -> list[str]:
     """Return the ledger as lines of a table in Markdown, a row for each claim that a run says something about."""
     taus = [*RULES.other_taus]
-    heads = ["claim", "verdict", "value", "seeds", "per setting", "over settings", "p, corrected", "without it"]
+    heads = ["claim", "verdict", "value", "seeds", "per setting", "over settings", "p, corrected", "base rates"]
     heads += [f"τ ≥ {tau:g}" for tau in taus]
     lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
     for ruling in filter(_has_numbers, ledger.rulings):

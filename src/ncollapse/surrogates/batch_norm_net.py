@@ -30,7 +30,7 @@ class BatchNormNet(DataProblem):
     .. math:: \min \frac12 \lVert \sum_j \mathrm{relu}(\gamma_j \mathrm{BN}(F w_j) + \tfrac{\alpha_j}{\sqrt N} 1) v_j^T - Y
         \rVert^2 + \frac\lambda2 \sum_j (\gamma_j^2 + \alpha_j^2 + \lVert v_j \rVert^2)
 
-    If F has full row rank, a global minimizer has one hidden unit a class, whatever the width: :math:`F w_j = y_j` is the
+    If F has full row rank, a global minimizer has one hidden unit per class, whatever the width: :math:`F w_j = y_j` is the
     indicator of the class, :math:`\gamma_j = \sqrt{s_j (1 - n_j/N)}`, :math:`\alpha_j = \sqrt{s_j n_j/N}` and :math:`v_j =
     \sqrt{s_j} e_j` with :math:`s_j = (\sqrt{n_j} - \lambda)_+`. The minimum is :math:`\sum_j \frac12 (\sqrt{n_j} - s_j)^2 +
     \lambda s_j`. The hidden features are an orthogonal frame, and a simplex ETF once they are centered. No hidden unit is
@@ -58,7 +58,7 @@ class BatchNormNet(DataProblem):
         check_positive(lambda_w=self.lambda_w)
         self._check_data()
         if self.num_units < self.num_classes:
-            raise ValueError(f"The closed form needs width >= {self.num_classes}, one unit a class, got {self.width}.")
+            raise ValueError(f"The closed form needs width >= {self.num_classes}, one unit per class, got {self.width}.")
         rank = int(torch.linalg.matrix_rank(self.inputs))
         if rank < len(self.inputs):
             raise ValueError(
@@ -112,7 +112,7 @@ class BatchNormNet(DataProblem):
         return Certificate(self.minimum, Inequality("λ <= min √n_k", self.lambda_w, math.sqrt(min(self.counts))))
 
     def closed_form(self) -> Solution:
-        """Return the global minimum: one hidden unit a class, further units switched off."""
+        """Return the global minimum: one hidden unit per class, further units switched off."""
         indicators = one_hot(self.labels, self.num_classes)
         shares, roots = self._counts / len(self.labels), self.sizes.sqrt()
         units = torch.linalg.pinv(self.inputs) @ indicators

@@ -164,7 +164,7 @@ def _(problem: models.WeightNormalizedNet, solution: Solution) -> Panels:
 def _(problem: models.BoundedOutputs, solution: Solution) -> Panels:
     """Return the loss over the radius: of random outputs, of their averages by class, and of the simplex."""
     radii = [problem.radius * (i + 1) / 10 for i in range(20)]
-    # Several samples a class, so that there is something to average; half right, half noise.
+    # Several samples per class, so that there is something to average; half right, half noise.
     wider = replace(problem, counts=tuple(max(8, count) for count in problem.counts))
     balls = [replace(wider, radius=radius) for radius in radii]
     mixed = [

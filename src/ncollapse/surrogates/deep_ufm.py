@@ -115,7 +115,7 @@ class DeepUFM(CountsProblem, ReLUProblem):
 
     @cached_property
     def _targets(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Singular vectors and values of the targets, one row √n_k times a class; the bias takes their mean away."""
+        """Singular vectors and values of the targets, one row per class, times √n_k; the bias takes their mean away."""
         roots = torch.tensor(self.counts, dtype=torch.float64).sqrt()
         identity = torch.eye(self.num_classes, dtype=torch.float64)
         if self.bias == "none":

@@ -124,7 +124,7 @@ class GUFM(CountsProblem):
 
     @cached_property
     def frame(self) -> Tensor:
-        """Optimal features, a row a class, shape (K, r): a simplex ETF; "mse" without bias: orthonormal.
+        """Optimal features, a row per class, shape (K, r): a simplex ETF; "mse" without bias: orthonormal.
 
         Under "mse" in too few dimensions it is a tight frame of unit vectors, one of many.
         """

@@ -83,7 +83,7 @@ def seli_geometry(counts: Sequence[int]) -> tuple[Tensor, Tensor]:
     """
     check_counts(counts)
     roots = torch.tensor(list(counts), dtype=torch.float64).sqrt()
-    # Samples of a class are alike: a column a class, √n_k times.
+    # Samples of a class are alike: one column per class, times √n_k.
     encoded = (torch.eye(len(roots), dtype=torch.float64) - 1 / len(roots)) * roots
     left, values, right = torch.linalg.svd(encoded)
     return left * values @ left.T, right.T * values @ right / torch.outer(roots, roots)

@@ -115,7 +115,7 @@ class LayerPeeled(NuclearProblem):
 
     @cached_property
     def program(self) -> NuclearProgram:
-        """The convex program, one row of logits a class."""
+        """The convex program, one row of logits per class."""
         shares = torch.tensor(self.shares, dtype=torch.float64)
         return NuclearProgram("cross_entropy", self.labels, shares, torch.ones_like(shares), radius=self.radius)
 

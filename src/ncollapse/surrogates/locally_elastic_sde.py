@@ -30,7 +30,7 @@ class Growth(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class SDEPath:
-    """A simulated cloud of n samples a class in p dimensions.
+    """A simulated cloud of n samples per class in p dimensions.
 
     Attributes:
         times: The times, shape (T,).

@@ -85,7 +85,7 @@ class UFM(CountsProblem, NuclearProblem):
 
     @cached_property
     def program(self) -> NuclearProgram:
-        """The convex program in one row of logits a class, each of which counts √n_k times in the nuclear norm."""
+        """The convex program in one row of logits per class, each of which counts √n_k times in the nuclear norm."""
         counts = torch.tensor(self.counts, dtype=torch.float64)
         return self._program(torch.arange(self.num_classes), counts / counts.sum(), counts.sqrt())
 
@@ -135,7 +135,7 @@ class UFM(CountsProblem, NuclearProblem):
 
     @property
     def _weighted_targets(self) -> Tensor:
-        """The targets of the MSE, a row a class, centered if the bias is free, each times √n_k."""
+        """The targets of the MSE, a row per class, centered if the bias is free, each times √n_k."""
         targets = torch.eye(self.num_classes, dtype=torch.float64)
         if self.bias == "free":
             targets = targets - self.program.shares

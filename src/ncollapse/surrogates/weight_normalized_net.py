@@ -75,7 +75,7 @@ class WeightNormalizedNet(DataProblem, ReLUProblem):
         if self.num_classes != 2:
             raise ValueError(f"labels must be of two classes, 0 and 1, got counts {self.counts}.")
         if self.width < 2:
-            raise ValueError(f"width must be at least 2, one unit a class, got {self.width}.")
+            raise ValueError(f"width must be at least 2, one unit per class, got {self.width}.")
         if not bool(self._costs.isfinite().all()):
             raise ValueError("The inputs of a class are all zero: no margin is possible. Give it inputs.")
 
@@ -131,13 +131,13 @@ class WeightNormalizedNet(DataProblem, ReLUProblem):
         return Certificate(self.minimum, Inequality("λ s max(c N/n) / (1 + λ q) <= 1", float(self._pull().max()), 1.0))
 
     def closed_form(self) -> Solution:
-        """Return the global minimum for one point a class, at an angle that is not acute: one unit along each."""
+        """Return the global minimum for one point per class, at an angle that is not acute: one unit along each."""
         first = [self.inputs[self.labels == k][0] for k in (0, 1)]
         alike = torch.equal(torch.stack(first)[self.labels], self.inputs)
         if not alike or float(first[0] @ first[1]) > 0 or float(self._pull().max()) > 1:
             raise ValueError(
-                "The closed form needs one point a class, at an angle that is not acute, and a decay that keeps both classes. "
-                "Solve it numerically: solve()."
+                "The closed form needs one point per class, at an angle that is not acute, and a decay that keeps both classes."
+                " Solve it numerically: solve()."
             )
         outputs = 1 - self._pull()
         rho = (self._costs * outputs).sum()

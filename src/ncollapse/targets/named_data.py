@@ -23,7 +23,7 @@ Split = Literal["train", "test"]
 
 @dataclass(frozen=True, eq=False)
 class NamedData:
-    """Batches of data that was named, to be iterated over as often as needed.
+    """The batches of a data set by name; iterate over them as often as you like.
 
     Attributes:
         name: The name.

@@ -1,4 +1,4 @@
-"""A battery for what you bring: the laws of a metric of your own, and the proofs that a network is measured right."""
+"""Checks of your own code: the laws that a metric must obey, and the proof that a network is measured right."""
 
 from ncollapse.testing.metric_laws import check_metric
 from ncollapse.testing.network_laws import check_network

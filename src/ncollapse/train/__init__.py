@@ -1,4 +1,4 @@
-"""Training: a visible loop that yields one record an epoch, its schedule, its losses, its checkpoints."""
+"""Training: a visible loop that yields one record per epoch, its schedule, its losses, its checkpoints."""
 
 from ncollapse.recipes.training import TrainConfig
 from ncollapse.records.rows import EpochRecord

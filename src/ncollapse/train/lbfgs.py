@@ -12,7 +12,7 @@ _ITERATIONS = 20
 
 
 class LBFGS(torch.optim.LBFGS):
-    """L-BFGS with strong Wolfe conditions, 20 iterations a step, on the loss plus half the decay times the squared weights.
+    """L-BFGS with strong Wolfe conditions, 20 iterations per step, on the loss plus half the decay times the squared weights.
 
     It begins anew in every step and so has no state to save.
     """

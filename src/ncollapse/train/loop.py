@@ -1,4 +1,4 @@
-"""The training loop: one generator, one record an epoch, and between two records the model is the caller's."""
+"""The training loop: one generator, one record per epoch, and between two records the model is the caller's."""
 
 from __future__ import annotations
 

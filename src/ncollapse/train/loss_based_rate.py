@@ -22,8 +22,8 @@ class LossBasedRate:
 
     Near a perfect fit the mean loss falls so fast that steps at a fixed rate become tiny; divided by the loss, they keep their
     length. α grows by :math:`2^{1/5}` after an epoch in which the loss fell, and shrinks by :math:`2^{1/10}` after one that is
-    undone. That rule wants the lowest loss, and with one step an epoch it outruns the gradient flow: the normalized margin then
-    wanders below its limit. A fixed α below :math:`2 / (\rho^2 \mathcal{L}_0)` follows the flow up to the parameter norm ρ.
+    undone. That rule wants the lowest loss, and with one step per epoch it outruns the gradient flow: the normalized margin
+    then wanders below its limit. A fixed α below :math:`2 / (\rho^2 \mathcal{L}_0)` follows the flow up to the parameter norm ρ.
 
     Attributes:
         alpha: α, positive.
@@ -87,7 +87,7 @@ class MarginRecord:
 def train_by_loss(
     model: nn.Module, data: LabeledData, *, epochs: int, alpha: float = 0.1, adapt: bool = True
 ) -> Iterator[MarginRecord]:
-    r"""Train on full batches of the cross-entropy at a loss-based learning rate, one step an epoch.
+    r"""Train on full batches of the cross-entropy at a loss-based learning rate, one step per epoch.
 
     A step at the rate :math:`\alpha \mathcal{L}_0 / \mathcal{L}` is one of :math:`\alpha \mathcal{L}_0` along the gradient of
     :math:`\log \mathcal{L}`, which is how it is taken: exact for losses far below the smallest number. Between two records the

@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class SVAG:
-    r"""Two independent batches a step, weighted so that the gradient's mean stays and its covariance is l times as large.
+    r"""Two independent batches per step, weighted so that the gradient's mean stays and its covariance is l times as large.
 
     .. math:: L = \frac{1 + \sqrt{2l-1}}{2} L_1 + \frac{1 - \sqrt{2l-1}}{2} L_2
 

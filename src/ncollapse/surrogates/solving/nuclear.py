@@ -197,7 +197,7 @@ class NuclearProblem(Problem):
     @property
     @abstractmethod
     def program(self) -> NuclearProgram:
-        """The convex program, one row of logits a class."""
+        """The convex program, one row of logits per class."""
 
     @abstractmethod
     def from_logits(self, logits: Tensor, bias: Tensor) -> Variables:
