@@ -23,9 +23,9 @@ from ncollapse.report import ledger_markdown
 PAGE = Path(__file__).with_name("claims.md")
 HEADING = "## The ledger\n"
 COLUMNS = """**Value** is the share of seeds in which the claim is right, or a mean, with its interval over the seeds;
-**seeds** is their number. **Per setting** counts the settings in which the claim is right, wrong or open by their own
-seeds, and **over settings** is the second interval of rule 8. **p, corrected** is the p-value after Holm. **Base rates** are the value before training, and the
-probability of the order by chance. The last columns are the value if only runs with such a τ count."""
+**seeds** is their number. **Per setting** counts the settings in which the claim is right, wrong or open by their own seeds.
+**Over settings** is the second interval of rule 8. **p, corrected** is the p-value after Holm. **Base rates** are the value
+before training, and the probability of the order by chance. The last columns are the value if only runs with such a τ count."""
 AGAIN = "Made after the rule on settings, with new seeds, for [the rows over several settings](findings.md):"
 
 

@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import importlib.util
 import inspect
+import io
 import re
 import shlex
 import sys
@@ -146,9 +147,10 @@ def is_command(text: str) -> bool:
     if text in COMMANDS:
         return True
     try:
-        chosen = parsers()[0].parse_args(shlex.split(text))
-    except SystemExit:
-        return False
+        with contextlib.redirect_stdout(io.StringIO()):
+            chosen = parsers()[0].parse_args(shlex.split(text))
+    except SystemExit as ended:
+        return ended.code == 0  # Help was asked for.
     if chosen.command == "solve":
         name, *settings = chosen.words or ["ufm"]
         return name == "MODEL" or read_request(name, settings, chosen.solver) is not None

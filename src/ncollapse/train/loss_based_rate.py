@@ -23,7 +23,7 @@ class LossBasedRate:
     Near a perfect fit the mean loss falls so fast that steps at a fixed rate become tiny; divided by the loss, they keep their
     length. α grows by :math:`2^{1/5}` after an epoch in which the loss fell, and shrinks by :math:`2^{1/10}` after one that is
     undone. That rule wants the lowest loss, and with one step per epoch it outruns the gradient flow: the normalized margin
-    then wanders below its limit. A fixed α below :math:`2 / (\rho^2 \mathcal{L}_0)` follows the flow up to the parameter norm ρ.
+    then is below its limit. A fixed α below :math:`2 / (\rho^2 \mathcal{L}_0)` follows the flow up to the parameter norm ρ.
 
     Attributes:
         alpha: α, positive.
