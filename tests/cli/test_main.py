@@ -277,7 +277,7 @@ def test_doctor_names_the_place_of_a_data_set(monkeypatch, tmp_path, capsys):
     assert found["data mnist"] == f"found: {tmp_path / 'mnist.npz'}"
     assert found["data cifar10"] == f"found: {tmp_path / 'cifar10.npz'}"
     assert found["data texts"] == f"found: {tmp_path / 'texts'}"
-    assert found["data stl10"].startswith(f"not found: {tmp_path}, ")
+    assert found["data stl10"].startswith(f"not found in {tmp_path}, ")
 
 
 @pytest.mark.parametrize(

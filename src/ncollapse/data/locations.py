@@ -30,8 +30,8 @@ def locate(name: DataName) -> Location:
     try:
         path = _find(name)
     except (DataNotFoundError, OSError) as error:
-        # The message of a set that is in none of its places says so itself.
-        return Location(False, f"not found: {' '.join(str(error).rpartition('not found in: ')[2].split())}")
+        before, here, places = " ".join(str(error).split()).partition(" was needed and not found in: ")
+        return Location(False, f"not found in {places}" if here else f"not found: {before}")
     return Location(True, "drawn, needs no files" if path is None else f"found: {path}")
 
 

@@ -27,7 +27,7 @@ class UFM(CountsProblem, NuclearProblem):
 
     with :math:`\ell = \frac{1}{2N} \lVert Z - Y \rVert^2` ("mse") or the mean cross-entropy. The decay of the features is a sum
     over the N samples. If d >= K, the model is equivalent to a convex program: the loss plus
-    :math:`\sqrt{\lambda_W \lambda_H} \lVert Z \rVert_*`. Its dual gives every point a lower bound. The numbers
+    :math:`\sqrt{\lambda_W \lambda_H} \lVert Z \rVert_*`. Its dual gives every point a lower bound. The collapse numbers
     :math:`c_k = N \sqrt{\lambda_W \lambda_H / n_k}` decide what collapses: for balanced classes all variables are zero iff
     c >= 1.
 
