@@ -1,7 +1,8 @@
 """Write the ledger of docs/claims.md, and docs/findings.md, from folders of sweeps.
 
-``python docs/write_claims.py DIR... [--again DIR...]``, where the second ones are of new seeds. Between the two pages lies
-docs/ledger.json, the numbers of every claim.
+``python docs/write_claims.py DIR... [--paper WORDS] [--again DIR...]``. The rows of one paper are corrected together, so they
+are written together: those of all papers, or of the one whose name holds the words. ``--again`` names runs of new seeds.
+Between the two pages lies docs/ledger.json, which holds all that stands on them.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from write_findings import PAGE as FINDINGS
 from write_findings import render as findings
 
 from ncollapse.claims import RULES, Ledger, rule_on_claims
+from ncollapse.claims.ledger import ALL_CLAIMS
 from ncollapse.records.recipe_settings import setting
 from ncollapse.records.sweep import Sweep, read_sweep
 from ncollapse.report import ledger_markdown
@@ -52,15 +54,20 @@ def tied(sweep: Sweep, field: str) -> list[str]:
     return [word for other, its in belonging.items() for word in ("--with", f"{other}={','.join(its)}")]
 
 
-def versions(sweeps: list[Sweep]) -> str:
-    """Write what the runs ran on."""
-    environments = [item.run.environment for sweep in sweeps for item in sweep.runs if item.run is not None]
-    return ", ".join(sorted({f"torch {entry['torch']} on {entry['device']}" for entry in environments}))
+def about(sweep: Sweep) -> dict[str, Any]:
+    """Return what the pages say of a sweep."""
+    runs = [item.run for item in sweep.runs if item.run is not None]
+    return {
+        "command": command(sweep),
+        "runs": len(runs),
+        "settings": len(sweep.by_setting()),
+        "versions": sorted({f"torch {run.environment['torch']} on {run.environment['device']}" for run in runs}),
+        "data": sorted({str(setting(run, "data.name")) for run in runs}),
+    }
 
 
-def numbers(ledger: Ledger, sweeps: list[Sweep]) -> dict[str, Any]:
-    """Return the numbers of every claim, and of the ledger."""
-    runs = [item.run for sweep in sweeps for item in sweep.runs if item.run is not None]
+def rows(ledger: Ledger) -> dict[str, Any]:
+    """Return the numbers of every claim."""
     claims = {}
     for ruling in ledger.rulings:
         value, low, high, seeds = ruling.row.estimate
@@ -72,6 +79,7 @@ def numbers(ledger: Ledger, sweeps: list[Sweep]) -> dict[str, Any]:
             "seeds": seeds,
             "is_share": ruling.row.is_share,
             "why": ruling.why,
+            "before_training": next((base.value for base in ruling.row.bases if base.name == "before training"), None),
             "over_settings": ruling.row.over_settings,
             "votes": len(ruling.row.votes),
             "by_setting": {
@@ -80,48 +88,67 @@ def numbers(ledger: Ledger, sweeps: list[Sweep]) -> dict[str, Any]:
                 if item.draws
             },
         }
+    return claims
+
+
+def part_of(folders: list[Path], paper: str) -> dict[str, Any]:
+    """Rule on the claims of a paper."""
+    ledger = rule_on_claims(folders, [claim for claim in ALL_CLAIMS if claim.family == paper])
     return {
-        "dated": RULES.dated,
-        "runs": len(ledger.runs),
-        "settings": sum(len(sweep.by_setting()) for sweep in sweeps),
-        "versions": versions(sweeps),
-        "data": ", ".join(sorted({str(setting(run, "data.name")) for run in runs})),
-        "claims": dict(sorted(claims.items())),
+        "sweeps": [folder.name for folder in folders],
+        "left_out": len(ledger.left_out),
+        "claims": rows(ledger),
+        "table": ledger_markdown(ledger),
     }
 
 
-def render(ledger: Ledger, sweeps: list[Sweep]) -> str:
-    """Write the section as Markdown: commands, how many runs, what they ran on, the table."""
-    commands = [*map(command, sweeps), shlex.join(["ncollapse", "claims", *(f"runs/{s.path.name}" for s in sweeps)])]
-    left = f" {len(ledger.left_out)} repeat others or are not finished, and are left out." if ledger.left_out else ""
-    lines = [
-        "Written by `docs/write_claims.py` from the runs of",
-        "",
-        "```console",
-        *(f"$ {line}" for line in commands),
-        "```",
-        "",
-        f"{len(ledger.runs)} finished runs, {versions(sweeps)}.{left}",
-        "",
-        COLUMNS,
-        "",
-        *ledger_markdown(ledger),
-    ]
-    return "\n".join(lines) + "\n"
+def render(ledger: dict[str, Any]) -> str:
+    """Write the section as Markdown: for each paper the commands, how many runs, what they ran on, and the table."""
+    lines = ["Written by `docs/write_claims.py` from run directories.", "", COLUMNS, ""]
+    for paper, part in ledger["papers"].items():
+        sweeps = [ledger["sweeps"][name] for name in part["sweeps"]]
+        versions = ", ".join(sorted({words for sweep in sweeps for words in sweep["versions"]}))
+        left = f" {part['left_out']} repeat others or are not finished, and are left out." if part["left_out"] else ""
+        ran = f"{sum(sweep['runs'] for sweep in sweeps) - part['left_out']} finished runs, {versions}.{left}"
+        judged = shlex.join(["ncollapse", "claims", *(f"runs/{name}" for name in part["sweeps"])])
+        lines += [
+            f"### {paper}",
+            "",
+            *console([*(sweep["command"] for sweep in sweeps), judged]),
+            "",
+            ran,
+            "",
+            *part["table"],
+            "",
+        ]
+    if "again" in ledger:
+        lines += [AGAIN, "", *console([sweep["command"] for sweep in ledger["again"]["sweeps"]]), ""]
+    return "\n".join(lines)
+
+
+def console(commands: list[str]) -> list[str]:
+    """Write commands as they are typed."""
+    return ["```console", *(f"$ {line}" for line in commands), "```"]
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("folders", nargs="*", type=Path)
+    parser.add_argument("--paper", default="")
     parser.add_argument("--again", nargs="*", default=[], type=Path)
     arguments = parser.parse_args()
-    before, _, _ = PAGE.read_text().partition(HEADING)
-    sweeps, ledger = [read_sweep(folder, "ends") for folder in arguments.folders], rule_on_claims(arguments.folders)
-    found, text = numbers(ledger, sweeps), render(ledger, sweeps)
+    ledger = json.loads(LEDGER.read_text()) | {"dated": RULES.dated}
+    if arguments.folders:
+        ledger["sweeps"] |= {folder.name: about(read_sweep(folder, "ends")) for folder in arguments.folders}
+        for paper in dict.fromkeys(claim.family for claim in ALL_CLAIMS):
+            if arguments.paper in paper:
+                ledger["papers"][paper] = part_of(arguments.folders, paper)
+        used = {name for part in ledger["papers"].values() for name in part["sweeps"]}
+        ledger["sweeps"] = {name: sweep for name, sweep in ledger["sweeps"].items() if name in used}
     if arguments.again:
-        later = [read_sweep(folder, "ends") for folder in arguments.again]
-        found["again"] = numbers(rule_on_claims(arguments.again), later)
-        text += "\n".join(["", AGAIN, "", "```console", *(f"$ {command(sweep)}" for sweep in later), "```", ""])
-    PAGE.write_text(f"{before.rstrip()}\n\n{HEADING}\n{text}")
-    LEDGER.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
-    FINDINGS.write_text(findings(found))
+        later = [about(read_sweep(folder, "ends")) for folder in arguments.again]
+        ledger["again"] = {"sweeps": later, "claims": rows(rule_on_claims(arguments.again))}
+    before, _, _ = PAGE.read_text().partition(HEADING)
+    PAGE.write_text(f"{before.rstrip()}\n\n{HEADING}\n{render(ledger)}")
+    LEDGER.write_text(json.dumps(ledger, indent=1, ensure_ascii=False) + "\n")
+    FINDINGS.write_text(findings(ledger))

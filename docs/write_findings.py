@@ -236,26 +236,32 @@ def experiments() -> list[str]:
     return [*lines, "", *(f"- `{source}`: {paper}" for source, paper in PAPERS.items()), ""]
 
 
+def claims_of(ledger: dict[str, Any]) -> dict[str, Any]:
+    """Return the rows of all papers."""
+    return dict(sorted((key, row) for part in ledger["papers"].values() for key, row in part["claims"].items()))
+
+
 def again(ledger: dict[str, Any]) -> list[str]:
     """Write the rows over several settings once more, from runs that were made after the rule on settings."""
     found = ledger.get("again")
     if not found:
         return []
     rows = [(key, row) for key, row in found["claims"].items() if row["votes"] > 1 and "check" not in row["verdict"]]
-    same = sum(ledger["claims"][key]["verdict"] == row["verdict"] for key, row in rows)
+    claims = claims_of(ledger)
+    same = sum(claims[key]["verdict"] == row["verdict"] for key, row in rows)
     lines = [
         "## Repeated with new seeds",
         "",
         "The rule on settings was made after all of these runs, except for those of Fashion-MNIST and of depth. So four of "
         "the settings were run again: the demo with normalization and without, and the first two of Conjecture 1, "
-        f"with seeds that nobody had used ({found['runs']} runs). Of "
+        f"with seeds that nobody had used ({sum(sweep['runs'] for sweep in found['sweeps'])} runs). Of "
         f"{len(rows)} rows over several settings {same} have the same verdict. Where verdicts differ, fewer settings have a "
         "vote here, so that a disagreement between them is clearer:",
         "",
         "| | runs above | new runs |",
         "|---|---|---|",
     ]
-    lines += [f"| {row['statement']} | {cell(ledger['claims'], key)} | {cell(found['claims'], key)} |" for key, row in rows]
+    lines += [f"| {row['statement']} | {cell(claims, key)} | {cell(found['claims'], key)} |" for key, row in rows]
     return [*lines, ""]
 
 
@@ -276,7 +282,9 @@ def depth_so_far(claims: dict[str, Any]) -> list[str]:
 
 def render(ledger: dict[str, Any]) -> str:
     """Write the page."""
-    claims = ledger["claims"]
+    claims, sweeps = claims_of(ledger), ledger["sweeps"].values()
+    runs, in_settings = (sum(sweep[name] for sweep in sweeps) for name in ("runs", "settings"))
+    data, versions = (", ".join(sorted({word for sweep in sweeps for word in sweep[name]})) for name in ("data", "versions"))
     counted = [row["verdict"] for row in claims.values()]
     names = ("holds", "fails", "depends on the setting", "undecided", "not testable here", "check passed", "check failed")
     tally = ", ".join(f"{counted.count(name)} {_TALLY.get(name, name)}" for name in names if name in counted)
@@ -284,8 +292,8 @@ def render(ledger: dict[str, Any]) -> str:
     lines = [
         "# Findings",
         "",
-        f"We tested {len(claims)} statements on {ledger['runs']} runs in {ledger['settings']} settings: {tally}. The networks "
-        f"are small. Data: {ledger['data']}. Software: {ledger['versions']}.",
+        f"We tested {len(claims)} statements on {runs} runs in {in_settings} settings: {tally}. The networks "
+        f"are small. Data: {data}. Software: {versions}.",
         "",
         f"- **Rules**: frozen on {ledger['dated']} ([all rules, every row, the commands](claims.md)). Each seed counts once, "
         "and a verdict needs at least twelve seeds. A claim must do better than before training, and than for layers "

@@ -58,7 +58,8 @@ COMMANDS = {
 }
 
 RECIPE_NAMES = """
-demo fc_fashion_mnist_small fc_mnist_small conv_fashion_mnist_small conv_cifar10_small conv_stl10_small conv_cifar100_small
+demo fc_fashion_mnist_small fc_mnist_small fc_mnist_1d conv_fashion_mnist_small conv_cifar10_small conv_stl10_small
+conv_cifar100_small
 fc_mnist conv_fashion_mnist conv_cifar10 conv_stl10 conv_cifar100
 deep_rn1_small deep_rn1_plain deep_rn2_small deep_rn2_constant_small deep_t11_small deep_preln_t11_small vit_digits
 deep_rn1 deep_rn2 deep_rn2_constant deep_t11 deep_preln_t11

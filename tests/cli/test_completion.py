@@ -10,7 +10,7 @@ from ncollapse.cli import main
 OFFERED = {
     "ncollapse re": "recipes repair report reproduce",
     "ncollapse repair --": "--help --yes",
-    "ncollapse run fc_m": "fc_mnist fc_mnist_small",
+    "ncollapse run fc_m": "fc_mnist fc_mnist_1d fc_mnist_small",
     "ncollapse solve layer_": "layer_peeled",
     "ncollapse completion f": "fish",
     "ncollapse measure --pa": "--path",

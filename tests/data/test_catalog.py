@@ -21,7 +21,7 @@ def test_demo_data() -> None:
     assert data.inputs.equal(digits().per_class(174).inputs)
 
 
-@pytest.mark.parametrize("name", ["digits", "gaussian_mixture", "geo_mnist", "fashion_mnist", "wordnet"])
+@pytest.mark.parametrize("name", ["digits", "gaussian_mixture", "geo_mnist", "mnist_1d", "fashion_mnist", "wordnet"])
 @pytest.mark.parametrize("largest", [None, 3])
 def test_an_outline_is_the_data_without_its_samples(name: str, largest: int | None) -> None:
     places = {"fashion_mnist": FASHION_MNIST.system_folder, "wordnet": WORDNET.system_folder}
@@ -79,7 +79,7 @@ def test_fashion_mnist(split: str, size: int) -> None:
     [
         (
             {"name": "cifar"},
-            r"data.name must be one of digits, .*, geo_mnist, wordnet, imdb, texts, images, got 'cifar'. Near ones: cifar10",
+            r"data.name must be one of digits, .*, mnist_1d, wordnet, imdb, texts, images, got 'cifar'. Near ones: cifar10",
         ),
         ({"split": "dev"}, r"data.split must be one of train, test, got 'dev'"),
         ({"scaling": "unit"}, r"data.scaling must be one of norm64, standard, none, got 'unit'"),

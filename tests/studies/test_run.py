@@ -98,7 +98,12 @@ def test_files_of_a_run(finished):
     assert 0 <= energy["pair_violation_rate"] <= 1
     assert energy["num_pairs"] == energy["num_samples_wasserstein"] * (energy["num_samples_wasserstein"] - 1) // 2
     assert energy["random_cost_sample"] > energy["wasserstein2"]
-    assert depth[0]["energy"]["wasserstein2"] is None
+    # Before training too, where features hardly move, and at no other epoch.
+    before, *between = (record["energy"] for record in depth[:-1])
+    assert before["wasserstein2"] > 0
+    assert before["random_cost_sample"] > before["wasserstein2"]
+    assert between
+    assert all(energy["wasserstein2"] is None for energy in between)
     assert all(-1 <= entry["alignment"]["alignment"] <= 1 for entry in depth)
     bounds = last["weight_decay"]
     assert [block["block"] for block in bounds["blocks"]] == ["blocks.0", "blocks.1"]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ncollapse.data.places import DataFileError as DataFileError
     from ncollapse.data.places import DataNotFoundError as DataNotFoundError
     from ncollapse.data.shape_images import geo_mnist as geo_mnist
+    from ncollapse.data.signals import mnist_1d as mnist_1d
     from ncollapse.data.synthetic import gaussian_mixture as gaussian_mixture
     from ncollapse.recipes.data import DataConfig as DataConfig
 
@@ -31,6 +32,7 @@ _HOMES = {
     "gaussian_mixture": "data.synthetic",
     "geo_mnist": "data.shape_images",
     "load_samples": "data.catalog",
+    "mnist_1d": "data.signals",
     "read_idx": "data.images",
     "shuffled_batches": "data.batches",
     "shuffled_order": "data.batches",

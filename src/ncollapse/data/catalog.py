@@ -14,6 +14,7 @@ from ncollapse.data.image_folders import find_images
 from ncollapse.data.labeled import LabeledData
 from ncollapse.data.pixels import digits, own_images, scale_pixels
 from ncollapse.data.shape_images import geo_mnist
+from ncollapse.data.signals import mnist_1d
 from ncollapse.data.sources import FASHION_MNIST, MNIST, ImageSet, load_image_set
 from ncollapse.data.synthetic import gaussian_mixture
 from ncollapse.data.text import NUM_SPECIAL, load_text_set
@@ -132,6 +133,7 @@ _FORMS: dict[str, tuple[tuple[int, ...], int]] = {
     "stl10": (STL10.shape, STL10.num_classes),
     "gaussian_mixture": ((20,), 4),
     "geo_mnist": ((1, 32, 32), 3),
+    "mnist_1d": ((40,), 10),
 }
 _LOADERS: dict[str, Callable[[DataConfig], LabeledData]] = {
     **{name: partial(_load_texts, text_set) for name, text_set in TEXT_SETS.items()},
@@ -146,4 +148,5 @@ _LOADERS: dict[str, Callable[[DataConfig], LabeledData]] = {
         per_class=config.per_class or 100, seed=config.seed, split=config.split
     ),
     "geo_mnist": lambda config: geo_mnist(config.per_class or 480, seed=config.seed, split=config.split),
+    "mnist_1d": lambda config: mnist_1d(config.split),
 }

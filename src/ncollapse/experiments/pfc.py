@@ -81,12 +81,15 @@ def all_fall(run: Run, epoch: int | None = None) -> Value | None:
 
 
 def pairing_costs(run: Run) -> list[Point]:
-    """Points of the costs of the network's own pairing and of a random one, over that of the best."""
-    energy = run.last.energy
-    if energy is None or not energy.wasserstein2:
-        return []
-    costs = {"of the network": energy.identity_cost_sample, "random": energy.random_cost_sample}
-    return [Point(_COSTS.title, "cost", x, None if y is None else y / energy.wasserstein2) for x, y in costs.items()]
+    """Points of the costs of the network's own pairing and of a random one over that of the best, before training and after."""
+    points = []
+    for words, record in (("after training", run.last), ("before training", run.records[0])):
+        energy = record.energy
+        if energy is None or not energy.wasserstein2:
+            continue
+        costs = {"of the network": energy.identity_cost_sample, "random": energy.random_cost_sample}
+        points += [Point(_COSTS.title, words, x, None if y is None else y / energy.wasserstein2) for x, y in costs.items()]
+    return points
 
 
 def _is_as_deep_as_it_is(run: Run) -> Value | None:
@@ -178,7 +181,7 @@ PFC_EXPERIMENTS = (
         "With weight decay, the path of the features is near to a geodesic of the Wasserstein-2 distance.",
         "The network's own pairing of first and last features costs more than the best one by at most 1 % of what a random "
         "pairing costs more, on 1,000 samples.",
-        partial(_trained, test=predicates.nearly_optimal_pairing, draw=pairing_costs, before=False),
+        partial(_trained, test=predicates.nearly_optimal_pairing, draw=pairing_costs),
         (_COSTS,),
     ),
     _shared(

@@ -15,6 +15,7 @@ DataName = Literal[
     "stl10",
     "gaussian_mixture",
     "geo_mnist",
+    "mnist_1d",
     "wordnet",
     "imdb",
     "texts",
@@ -43,9 +44,10 @@ class DataConfig:
     Attributes:
         name: ``digits`` ships with scikit-learn, ``fashion_mnist``, ``mnist``, ``cifar10``, ``cifar100`` and ``stl10`` are
             files, ``gaussian_mixture`` is drawn: 4 classes in 20 dimensions; ``geo_mnist`` is drawn too: three shapes in
-            32×32 images. ``wordnet`` and ``imdb`` are texts. ``texts`` are your own, in ``train.csv``, ``.tsv`` or ``.jsonl``
-            below ``root`` (and ``test.*``), with ``text`` and ``label``. ``images`` are your own, PNG, JPEG or BMP of one size
-            in ``train/CLASS/`` and ``test/CLASS/`` below ``root``.
+            32×32 images; ``mnist_1d`` is 4,000 signals of length 40 in 10 classes. ``wordnet`` and ``imdb`` are texts.
+            ``texts`` are your own, in ``train.csv``, ``.tsv`` or ``.jsonl`` below ``root`` (and ``test.*``), with ``text`` and
+            ``label``. ``images`` are your own, PNG, JPEG or BMP of one size in ``train/CLASS/`` and ``test/CLASS/`` below
+            ``root``.
         split: ``train`` or ``test``. scikit-learn ships one part of the digits: what ``per_class`` leaves over is their test
             part.
         per_class: Samples per class: the first of each class, or for the mixture how many to draw. None takes all

@@ -91,6 +91,20 @@ def fc_mnist_small() -> Recipe:
     )
 
 
+def fc_mnist_1d() -> Recipe:
+    """Progressive feedforward collapse on MNIST-1D, whose classes separate layer by layer.
+
+    394 signals of length 40 per class, 5 double blocks of width 128, 150 epochs. Drawn, needs no files.
+    """
+    return replace(
+        fc_fashion_mnist_small(),
+        name="fc_mnist_1d",
+        title="Progressive feedforward collapse on MNIST-1D",
+        description=_words(fc_mnist_1d),
+        data=DataConfig(name="mnist_1d", per_class=394),
+    )
+
+
 def conv_fashion_mnist() -> Recipe:
     """The paper's convolutional setting on Fashion-MNIST: two stages of 5 and 4 blocks, 350 epochs.
 
@@ -208,6 +222,7 @@ PFC_RECIPES: dict[str, Callable[[], Recipe]] = {
         demo,
         fc_fashion_mnist_small,
         fc_mnist_small,
+        fc_mnist_1d,
         conv_fashion_mnist_small,
         conv_cifar10_small,
         conv_stl10_small,

@@ -34,7 +34,8 @@ class MeasureConfig:
         epochs: Epochs after which to measure, 0 being before training; None takes 0 and a log-spaced list.
         batch_size: Samples in a forward pass.
         convention: Class weights of the covariances.
-        transport_samples: Samples of the exact Wasserstein-2 distance at the last epoch, class-stratified; 0 leaves it out.
+        transport_samples: Samples of the exact Wasserstein-2 distance, before training and at the last epoch, class-stratified;
+            0 leaves it out.
         test: Whether the test split is measured too, decided by the class means of the training set. That of the digits is
             what ``data.per_class`` leaves over.
     """

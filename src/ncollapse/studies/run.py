@@ -242,7 +242,8 @@ class TrainingRun:
             return
         is_last = self.epoch == recipe.train.epochs
         sample = bounds = None
-        if is_last and recipe.measure.transport_samples:
+        # Before training too: what the claims on transport must do better than.
+        if (is_last or self.epoch == 0) and recipe.measure.transport_samples:
             sample = self._sample(measurement.path_layers)
         if is_last and isinstance(self.model, FCResNet) and self.model.config.connections == "residual":
             bounds = weight_decay_bounds(self.model, batches)
