@@ -69,4 +69,4 @@ def without_drawings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages and figures lack their drawings: for tests of anything else that a command does, since a run's take seconds."""
     monkeypatch.setattr("ncollapse.report.report.save_figures", lambda run: [])
     for page in ("run_page", "comparison_page", "sweep_page", "depth_page"):
-        monkeypatch.setattr(f"ncollapse.report.{page}.panel_svg", lambda *_, **__: "")
+        monkeypatch.setattr(f"ncollapse.report.{page}.panel_svgs", lambda drawings, **_: [""] * len(drawings))

@@ -122,7 +122,7 @@ def _cheap_and_repeatable() -> None:
     figures.plot_over_epochs = figures.plot_over_depth = figures.plot_last_layer = lambda *_: figures.Figure()
     figures.render = lambda figure, kind: f"a drawing as {kind}".encode()
     for page in ("run_page", "comparison_page", "sweep_page", "depth_page"):
-        import_module(f"ncollapse.report.{page}").panel_svg = lambda *_, **__: ""
+        import_module(f"ncollapse.report.{page}").panel_svgs = lambda drawings, **_: [""] * len(drawings)
     ncollapse.studies.run.time = SimpleNamespace(monotonic=lambda: 0.0)  # type: ignore[assignment]
     ncollapse.studies.sweep.run_locally = lambda tasks, *_: [work(task) for task in tasks]
     ncollapse.recipes.recipe_by_name = lambda name: override(recipe_by_name(name), TINY if name == "demo" else [])

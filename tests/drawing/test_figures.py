@@ -12,7 +12,7 @@ from matplotlib.patheffects import withStroke
 
 from ncollapse.drawing import plot_last_layer, plot_over_depth, plot_over_epochs, save_figures
 from ncollapse.drawing.figures import render
-from ncollapse.drawing.style import depth_colors, epoch_ticks, fit_linear, log_ticks, short, short_layer
+from ncollapse.drawing.style import SOFT, depth_colors, epoch_ticks, even_columns, fit_linear, log_ticks, short, short_layer
 from ncollapse.records import ReportError, read_run
 from ncollapse.records.errors import RunDirectoryError
 
@@ -63,13 +63,17 @@ def with_floor(run_dir, value):
 
 def test_what_noise_alone_gives_is_drawn_over_epochs_and_over_depth(run_dir):
     run = with_floor(run_dir, 0.5)
-    for figure in (plot_over_epochs(run), plot_over_depth(run)):
+    for figure, words in (
+        (plot_over_epochs(run), "noise alone, in the color of the layer"),
+        (plot_over_depth(run), "noise alone"),
+    ):
         names = [text.get_text() for text in figure.legends[0].get_texts()]
-        assert names.count("noise alone") == 1
+        assert names.count(words) == 1
         for panel in figure.axes[:2]:
             floors = [line for line in panel.get_lines() if line.get_label() == "noise alone"]
             assert {tuple(line.get_ydata()) for line in floors} == {(0.5,) * len(floors[0].get_xdata())}
             assert {line.get_linestyle() for line in floors} == {":"}
+            assert [line.get_color() for line in floors] == ([SOFT] if len(floors) == 1 else depth_colors(6))
         # Accuracies are above.
         assert [text.get_text() for text in figure.axes[2].texts if "noise" in text.get_text()] == ["noise alone: 0.5 ↓"]
     assert not any("noise" in text for text in texts(plot_last_layer(run)))
@@ -136,7 +140,7 @@ def test_last_layer_figure_draws_nc1_to_nc4(shared_run):
         assert [ys for _, ys in drawn(panel)[:-1]] == [run.over_epochs(metric, 5) for metric in metrics]
     assert [panel.get_yscale() for panel in axes] == ["log", "linear", "log", "linear"]
     assert axes[3].get_title(loc="left") + axes[3].get_title() == "NC4 mismatch"
-    assert [text.get_text() for text in axes[1].texts] == ["to −1/(K−1)", "cosines", "lengths"]
+    assert [line.get_label() for line in axes[1].get_lines()[:3]] == ["lengths", "cosines", "to −1/(K−1)"]
     assert [text.get_text() for text in plot_last_layer(run).legends[0].get_texts()] == [
         "lengths: spread of the lengths of class means",
         "cosines: spread of the cosines of class means",
@@ -249,11 +253,32 @@ def test_log_ticks_are_round_and_few(low, high, ticks):
 
 
 @pytest.mark.parametrize(
-    ("last", "ticks"),
-    [(0, [0]), (1, [0, 1]), (5, [0, 1, 5]), (150, [0, 1, 3, 10, 30, 150]), (350, [0, 1, 3, 10, 30, 100, 350])],
+    ("first", "last", "ticks"),
+    [
+        (0, 0, [0]),
+        (0, 1, [0, 1]),
+        (0, 5, [0, 1, 5]),
+        (0, 150, [0, 1, 3, 10, 30, 150]),
+        (0, 350, [0, 1, 3, 10, 30, 100, 350]),
+        (1, 150, [1, 3, 10, 30, 150]),
+        (5, 40, [5, 10, 40]),
+        (7, 1000, [7, 30, 100, 300, 1000]),
+    ],
 )
-def test_epoch_ticks_end_at_the_last_epoch(last, ticks):
-    assert epoch_ticks(last) == ticks
+def test_epoch_ticks_are_between_first_and_last_epoch(first, last, ticks):
+    assert epoch_ticks(first, last) == ticks
+
+
+def test_the_axis_of_epochs_begins_at_the_first_measured_one(shared_run, make_run):
+    assert plot_over_epochs(read_run(shared_run)).axes[0].get_xlim() == (0, 150)
+    axes = plot_over_epochs(read_run(make_run("late", epochs=(5, 20, 40)))).axes[0]
+    assert axes.get_xlim() == (5, 40)
+    assert axes.get_xticks()[0] == 5
+
+
+@pytest.mark.parametrize(("count", "columns"), [(0, 1), (1, 1), (5, 5), (6, 6), (7, 4), (8, 4), (9, 5), (13, 5)])
+def test_rows_of_pictures_are_even(count, columns):
+    assert even_columns(count, 6) == columns
 
 
 def test_colors_of_depth_are_distinct_and_long_names_give_way_in_the_middle():

@@ -12,7 +12,7 @@ from PIL import Image
 
 import ncollapse as nc
 from ncollapse.drawing import plot_kgon, save_animation
-from ncollapse.drawing.kgon import Kgon
+from ncollapse.drawing.kgon import Kgon, outside
 from ncollapse.drawing.kgon_html import kgon_markup, shown_epochs
 from ncollapse.etf import simplex_etf
 from ncollapse.measurement.as_run import run_of
@@ -70,8 +70,9 @@ def test_positions_of_markup_and_data_are_those_of_the_numbers(run):
     for index, epoch in enumerate(data["epochs"]):
         at = kgon.positions(epoch)
         for layer in range(2):
-            parts = [at.points[layer], at.means[layer], at.corners[layer], *([at.spokes[0]] if layer == 1 else [])]
             reach = data["reach"][index][layer]
+            labels = outside(at.corners[layer] / reach) * reach
+            parts = [at.points[layer], at.means[layer], at.corners[layer], labels, *([at.spokes[0]] if layer == 1 else [])]
             expected = np.clip(np.concatenate(parts) / reach, -1, 1)
             assert np.abs(decoded(data["drawn"][index][layer]) - expected).max() < 1e-3
             assert reach == round(kgon.pictures(epoch)[layer].reach, 3) >= 1.3
@@ -86,6 +87,22 @@ def test_positions_of_markup_and_data_are_those_of_the_numbers(run):
 def test_corners_are_those_of_the_polygon_in_the_order_of_the_last_epoch(run):
     kgon = Kgon.of(run.samples)
     assert np.abs(kgon.positions(0).corners - corners_of(kgon.order)).max() < 1e-3
+
+
+def test_labels_lie_apart_even_where_corners_meet():
+    regular = 0.7 * corners_of(range(10))
+    assert np.abs(outside(regular) - 1.2 * regular).max() < 1e-5
+    met = regular.copy()
+    met[2], met[5] = met[1], 0.01 * met[4]
+    gaps = np.linalg.norm(outside(met)[:, None] - outside(met), axis=2) + np.eye(10)
+    assert gaps.min() > 0.12
+
+
+def test_seven_layers_are_in_rows_of_four_and_three():
+    run = run_with(5, num_epochs=1, num_layers=7)
+    assert 'class="kgon-panels" style="--columns:4"' in kgon_markup(Kgon.of(run.samples))
+    figure = plot_kgon(run)
+    assert len({axes.get_position().x0 for axes in figure.axes}) == 4
 
 
 def test_two_classes_lie_on_a_line():

@@ -72,10 +72,10 @@ def test_training_that_never_was_perfect_or_is_not_finished(said):
 def test_a_failed_run_says_why(said):
     sentences = said(state="failed", reason="training needs finite losses. Lower learning_rate.", epoch=150, epochs=200)
     assert sentences[0] == (
-        "This run FAILED: training needs finite losses. Lower learning_rate. It was last saved at epoch 150 of 200."
+        "This run failed: training needs finite losses. Lower learning_rate. It was last saved at epoch 150 of 200."
     )
     assert not any("is not finished" in sentence for sentence in sentences)
-    assert said(state="failed", reason=None)[0].startswith("This run FAILED: unknown reason. It was")
+    assert said(state="failed", reason=None)[0].startswith("This run failed: unknown reason. It was")
 
 
 def test_three_lines_say_training_progress_and_prediction(run_dir, edit):
@@ -93,7 +93,7 @@ def test_three_lines_say_training_progress_and_prediction(run_dir, edit):
     edit(run_dir / "depth.json", lambda content: content["epochs"][-1].update(effective_depth=[], prediction_error={}))
     changed, failed, training, depth, line = summarize(read_run(run_dir))
     assert changed == "Changed relative to the recipe demo: train.epochs=20."
-    assert failed.startswith("This run FAILED: full disk.")
+    assert failed.startswith("This run failed: full disk.")
     assert training.endswith("No measured epoch has every training sample right.")
     assert (
         "PFC1 (within- over between-class variance) is undefined or was not measured at some layer (0.6 → 0.0288), PFC2"
@@ -446,12 +446,12 @@ def test_theorem3(said):
     assert one(said(), "PFC3 along") == (
         "PFC3 along the straight line: put the class means of the last layer in place of its features. Then PFC3 might fall "
         "along the line: 3 of 15,660 pairs of a sample and a wrong class can turn from right to wrong. With the measured last "
-        "features, it FALLS at 24 of 100 steps."
+        "features, it falls at 24 of 100 steps."
     )
     good = {"guaranteed": True, "violating_pairs": 0}
     sentence = one(said(lambda record: record["theorem3"].update(good)), "PFC3 along")
     assert "PFC3 cannot fall along the line: 0 of 15,660 pairs" in sentence
-    assert sentence.endswith("it FALLS at 24 of 100 steps.")
+    assert sentence.endswith("it falls at 24 of 100 steps.")
     sentence = one(said(lambda record: record["theorem3"].update(num_falls=0)), "PFC3 along")
     assert sentence.endswith(" With the measured last features, it never falls in 100 steps.")
     sentence = one(said(lambda record: record["theorem3"].update(num_falls=None)), "PFC3 along")

@@ -18,10 +18,12 @@ def test_a_column_a_run_and_a_row_a_metric_twice(make_run, edit, tmp_path):
     edit(runs[1] / "recipe.json", lambda recipe: recipe["train"].update(weight_decay=0.5))
     html = write_comparison(runs, tmp_path / "pages" / "compare.html").read_text(encoding="utf-8")
     assert html.count('role="img"') == 2 * 3 * 2
-    assert html.count("train.weight_decay=0.5<small>run1, seed 1, epoch 150</small>") == 2
+    assert html.count("train.<wbr>weight_<wbr>decay=<wbr>0.5<small>run1, seed 1, epoch 150</small>") == 2
     assert "PFC1: error of the straight line" in html
     assert "baseline 0.233: the line is better by a factor of 3.48" in html
     assert "<script" not in html
+    assert html.count('<span class="layer"><i class="dot"') == 2 * 6
+    assert html.count("Epoch 0 is before training.") == 1
     assert write_comparison(runs, tmp_path / "pages" / "compare.html").read_text(encoding="utf-8") == html
     # Layers of one color on every page, by run.
     assert all(f".run-{index}{{--depth-0:" in html for index in range(2))
@@ -43,7 +45,9 @@ def test_headings_are_short_where_much_differs(make_run, edit, tmp_path, without
 def test_runs_over_steps_are_called_so_and_settings_are_spelled_as_numbers_are(make_run, edit, tmp_path, without_drawings):
     runs = [make_run(name, layers=("stem", "blocks.0"), epochs=(0, 5)) for name in "ab"]
     edit(runs[1] / "recipe.json", lambda recipe: recipe["train"].update(weight_decay=5e-5))
-    assert "train.weight_decay=5e-5<small>" in write_comparison(runs, tmp_path / "compare.html").read_text(encoding="utf-8")
+    assert "train.<wbr>weight_<wbr>decay=<wbr>5e-5<small>" in write_comparison(runs, tmp_path / "compare.html").read_text(
+        encoding="utf-8"
+    )
     for run in runs:
         edit(run / "status.json", lambda status: status.update(unit="step"))
         _, *lines = (run / "measurements.csv").read_text().splitlines()
@@ -94,20 +98,21 @@ def test_runs_share_an_axis_that_holds_both(make_run, panel):
         assert max(value for value in drawn if value == value) <= max(*shared, 1)
 
 
-def test_the_panels_of_a_row_stand_at_one_height(make_run, edit, tmp_path):
-    """A layer at the upper edge has its number above the frame."""
+def test_the_frames_of_a_grid_are_of_one_size(make_run, edit, tmp_path):
+    """A layer at the upper edge has its number above the frame, and the numbers of one axis are longer than others'."""
     runs = [make_run(name, layers=("stem", "blocks.0", "blocks.1"), epochs=(0, 5)) for name in ("one", "two")]
     table = (runs[1] / "measurements.csv").read_text()
     (runs[1] / "measurements.csv").write_text(re.sub(r"(?m)^(5,train,1,[^,]*,pfc[12]),[^,]*,", r"\1,9.0,", table))
     page = write_comparison(runs, tmp_path / "compare.html").read_text(encoding="utf-8")
-    heights = []
-    for row in re.findall(r'<tr><th scope="row">PFC[12].*?</tr>', page, flags=re.DOTALL):
+    edges = []
+    for row in re.findall(r'<tr><th scope="row">PFC[123].*?</tr>', page, flags=re.DOTALL):
         for drawing in re.findall(r"<svg.*?</svg>", row, flags=re.DOTALL):
-            # The left edge of the frame.
             lines = re.findall(r'd="M ([\d.]+) ([\d.]+) L ([\d.]+) ([\d.]+) "', drawing)
-            heights.append(max((float(y), float(b)) for x, y, a, b in lines if x == a))
-    assert len(heights) == 8
-    assert len(set(heights)) == 1
+            left = max((float(y), float(b), float(x)) for x, y, a, b in lines if x == a)
+            edges.append((left, max(float(a) - float(x) for x, y, a, b in lines if y == b)))
+    assert len(edges) == 12
+    # The rows over depth and those over epochs are two grids.
+    assert len(set(edges[:6])) == len(set(edges[6:])) == 1
 
 
 def test_a_sweep_stands_for_the_first_finished_seed_of_each_setting(tmp_path, write_sweep, edit, without_drawings):

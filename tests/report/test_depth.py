@@ -96,7 +96,7 @@ def test_the_objective_in_words(deep_sweep):
     assert any("gradient is 0.001 of the summed norms of its two parts" in sentence for sentence in describe(run))
     (run.path / "objective.json").write_text(json.dumps({"epochs": [record(5, -0.02, None)]}))
     (said,) = (sentence for sentence in describe(read_run(run.path)) if "floor" in sentence)
-    assert "0.02 BELOW its floor" in said
+    assert "0.02 below its floor" in said
     assert "How far features and last layer are from its minimizers is undefined." in said
     (run.path / "objective.json").write_text('{"epochs": [{"epoch": 5}]}')
     with pytest.raises(ReportError, match=r"objective\.json: epochs\[0\] is missing the required field weight_decay"):

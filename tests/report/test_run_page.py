@@ -180,13 +180,21 @@ def test_paper_shows_what_is_closed_and_keeps_legends_whole(html):
     assert "details::details-content { content-visibility: visible" in paper
     whole = re.search(r"([^{}]*)\{ break-inside: avoid; \}", paper)[1]
     assert {"figure", "tr", ".key"} <= {part.strip() for part in whole.split(",")}
+    # Nothing opens on paper, so nothing looks as if it did.
+    assert "summary { list-style: none; }" in paper
+
+
+def test_an_epoch_that_was_not_measured_is_not_named(html, make_run, tmp_path, without_drawings):
+    assert "Epoch 0 is before training." in html
+    late = write_page(make_run("late", epochs=(5, 40)), tmp_path / "late.html").read_text(encoding="utf-8")
+    assert "Epoch 0" not in late
 
 
 def test_a_failed_run_shows_why(make_run, edit, tmp_path, without_drawings):
     run_dir = make_run(epochs=(0, 3))
     edit(run_dir / "status.json", lambda content: content.update(state="failed", reason="no <space> left"))
     html = write_page(run_dir, tmp_path / "run.html").read_text(encoding="utf-8")
-    assert "This run FAILED: no &lt;space&gt; left. It was last saved at epoch 3 of 3." in html
+    assert "This run failed: no &lt;space&gt; left. It was last saved at epoch 3 of 3." in html
 
 
 def test_large_run_stays_below_a_megabyte(make_run, tmp_path):

@@ -268,8 +268,12 @@ def _layer_entries(run: Run, depths: Sequence[int]) -> tuple[list[Line2D], list[
 
 def _floor_entry(figure: Figure) -> tuple[list[Line2D], list[str]]:
     """Explain the dotted curves of noise where there is one."""
-    found = [line for axes in figure.axes for line in axes.get_lines() if line.get_label() == NOISE]
-    return found[:1], [NOISE][: len(found)]
+    found = [line.get_color() for axes in figure.axes for line in axes.get_lines() if line.get_label() == NOISE]
+    if not found:
+        return [], []
+    # Over epochs each layer has its own line.
+    words = NOISE if {*found} == {style.SOFT} else f"{NOISE}, in the color of the layer"
+    return [Line2D([], [], color=style.SOFT, linewidth=1.2, linestyle=":")], [words]
 
 
 def _perfect_entry(run: Run) -> tuple[list[Line2D], list[str]]:

@@ -37,7 +37,7 @@ def heat_map_svg(run: Run) -> str:
             cells.append(f'<rect {place} fill="{_color(value, low, high)}">{title}</rect>')
     names = [f'<text x="{_LEFT - 6}" y="{(i + 0.7) * _ROW:.0f}" text-anchor="end">{d}</text>' for i, d in enumerate(depths)]
     bottom = len(depths) * _ROW
-    for tick in style.epoch_ticks(epochs[-1]):
+    for tick in style.epoch_ticks(epochs[0], epochs[-1]):
         # Columns are measured epochs, whose steps grow: their axis is nearly logarithmic.
         column = int(np.argmin([abs(epoch - tick) for epoch in epochs]))
         if epochs[column] == tick:

@@ -3,8 +3,8 @@
 "use strict";
 document.documentElement.classList.add("js");
 const DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-// As in kgon_html.py: steps of a coordinate, half the side of a picture, how far labels are from their corners and the center.
-const STEPS = 4096, HALF = 100, LABEL_DISTANCE = 14, LEAST_LABEL = 42;
+// As in kgon_html.py: steps of a coordinate, and half the side of a picture.
+const STEPS = 4096, HALF = 100;
 const NEAR = 8, PAUSE = 500;
 
 /** Places in the units of a picture, from two digits a number. */
@@ -22,11 +22,6 @@ function place(node, [x, y], names = ["cx", "cy"]) {
   node.setAttribute(names[1], y.toFixed(1));
 }
 
-function outside([x, y]) {
-  const length = Math.hypot(x, y) || 1, factor = Math.max(1 + LABEL_DISTANCE / length, LEAST_LABEL / length);
-  return [x * factor, y * factor];
-}
-
 /** Draw one layer of one epoch; a layer whose class means coincide is empty. */
 function draw(figure, data, text, note, reach) {
   const find = (selector) => [...figure.querySelectorAll(selector)];
@@ -34,14 +29,15 @@ function draw(figure, data, text, note, reach) {
   figure.querySelector("svg").style.opacity = places.length ? 1 : 0;
   figure.querySelector(".note").textContent = note;
   if (!places.length) return;
-  const rest = places.slice(dots.length), corners = rest.slice(means.length, 2 * means.length);
+  const rest = places.slice(dots.length), part = (i) => rest.slice(i * means.length, (i + 1) * means.length);
+  const corners = part(1), labels = part(2), spokes = part(3);
   dots.forEach((dot, i) => {
     place(dot, places[i]);
     dot.classList.toggle("beyond", Math.max(...places[i].map(Math.abs)) >= HALF);
   });
   means.forEach((dot, i) => place(dot, rest[i]));
-  find(".spokes line").forEach((line, i) => place(line, rest[2 * means.length + i], ["x2", "y2"]));
-  find(".names text").forEach((label, i) => place(label, outside(corners[i]), ["x", "y"]));
+  find(".spokes line").forEach((line, i) => place(line, spokes[i], ["x2", "y2"]));
+  find(".names text").forEach((label, i) => place(label, labels[i], ["x", "y"]));
   const frame = figure.querySelector(".frame");
   if (!data.polygon.length) frame.setAttribute("r", (HALF / reach).toFixed(1));
   else frame.setAttribute("d", `M${data.polygon.map((i) => corners[i].map((x) => x.toFixed(1)).join(" ")).join("L")}Z`);

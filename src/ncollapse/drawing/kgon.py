@@ -20,6 +20,8 @@ Array = np.ndarray[Any, Any]
 _LEAST_REACH, _MOST_REACH, _SHARE, _BEYOND, _MARGIN = 1.3, 1.8, 0.95, 1.8, 1.04
 # Of the labels, from their corners and from the center, in halves of the side.
 _LABEL_DISTANCE, _LEAST_LABEL = 0.14, 0.42
+# Labels nearer to each other than this are pushed apart, in at most so many steps.
+_LABEL_GAP, _MOST_PUSHES = 0.13, 60
 _ZOOMED, _EDGE = "zoomed out", "beyond the edge"
 # Longer names stand beside the picture, and their numbers at the corners.
 _MOST_LETTERS = 3
@@ -211,9 +213,24 @@ def _sizes(at: Positions, layer: int) -> Array:
 
 
 def outside(corners: Array) -> Array:
-    """Return the places of labels, further out than their corners, and never so close to the center that they meet."""
+    """Return the places of labels, further out than their corners, never close to the center, and apart from each other."""
     length = np.maximum(np.linalg.norm(corners, axis=1, keepdims=True), 1e-9)
-    return corners * np.maximum(1 + _LABEL_DISTANCE / length, _LEAST_LABEL / length)
+    return _apart(corners * np.maximum(1 + _LABEL_DISTANCE / length, _LEAST_LABEL / length))
+
+
+def _apart(places: Array) -> Array:
+    """Push labels that would lie on each other apart; corners meet where class means span few dimensions."""
+    turn = np.arange(len(places))
+    # Places that coincide have no direction to part in.
+    places = places + 1e-6 * np.stack([np.cos(turn), np.sin(turn)], axis=1)
+    for _ in range(_MOST_PUSHES):
+        steps = places[:, None] - places[None]
+        length = np.linalg.norm(steps, axis=2)
+        lack = np.maximum(_LABEL_GAP - length, 0) * (1 - np.eye(len(places)))
+        if not lack.any():
+            break
+        places = places + 0.5 * (steps * (lack / np.maximum(length, 1e-9))[..., None]).sum(axis=1)
+    return places
 
 
 def _shortened(lines: Array) -> Array:

@@ -21,7 +21,7 @@ from ncollapse.records.files import write_whole
 from ncollapse.records.reading import Run
 
 # In inches: side of a picture, height of the title above all, of the notes below each.
-_COLUMNS, _SIDE, _HEAD, _FOOT = 6, 1.7, 0.4, 0.3
+_SIDE, _HEAD, _FOOT = 1.7, 0.4, 0.3
 _DOT, _MARK = 5, 2
 # Of an animation: milliseconds of a frame and of the last one, dots per inch, and how strong the colors of the palette are.
 _PAUSE, _END, _DPI, _SHARES = 200, 2400, 84, (1, 0.55, 0.25)
@@ -204,7 +204,7 @@ def _show(kgon: Kgon, panels: list[_Panel], epoch: int) -> None:
 
 def _figure(kgon: Kgon, epoch: int) -> tuple[Figure, list[_Panel]]:
     """Return a panel for each layer, for epochs whose dots are of the same classes as those of this one."""
-    columns = min(_COLUMNS, len(kgon.layers))
+    columns = style.even_columns(len(kgon.layers), style.MOST_COLUMNS)
     rows = -(-len(kgon.layers) // columns)
     figure = Figure(figsize=(columns * _SIDE, rows * (_SIDE + _FOOT) + _HEAD), facecolor="white")
     low, high = _FOOT / figure.get_figheight(), 1 - _HEAD / figure.get_figheight()

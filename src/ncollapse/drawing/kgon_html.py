@@ -2,16 +2,18 @@
 
 import html
 import json
+import re
 from collections.abc import Sequence
 from importlib.resources import files
 
 import numpy as np
 
 from ncollapse.drawing.kgon import COLORS, DARK_COLORS, Array, Kgon, Picture, outside, thinned
+from ncollapse.drawing.style import MOST_COLUMNS, even_columns
 from ncollapse.records.samples import Samples
 
-# Of a frame in a notebook: dots, and pictures beside each other; ink, gray, paper and panels on light and dark screens.
-_MOST_DOTS_OF_FRAME, _FRAME_COLUMNS = 1200, 5
+# Of a frame in a notebook: dots, pictures beside each other, the height of a row; ink, gray, paper and panels, light and dark.
+_MOST_DOTS_OF_FRAME, _FRAME_COLUMNS, _FRAME_ROW = 1200, 5, 250
 _PAPERS = (("#1f2430", "#5f6673", "#ffffff", "#f6f7f9"), ("#e8eaef", "#9aa3b2", "#14171d", "#1d2129"))
 # Characters for the moving dots of one page: more epochs are thinned out.
 _MOST_CHARACTERS = 320_000
@@ -25,7 +27,7 @@ _STEPS, _HALF = 4096, 100
 def shown_epochs(kgon: Kgon) -> list[int]:
     """Return the epochs of a page: all, or as many at equal distances as there is room for, the last one among them."""
     first = kgon.positions(kgon.epochs[-1])
-    num_points = first.points.shape[0] * (first.points.shape[1] + 2 * len(kgon.named)) + len(kgon.named)
+    num_points = first.points.shape[0] * (first.points.shape[1] + 3 * len(kgon.named)) + len(kgon.named)
     most = max(2, _MOST_CHARACTERS // (4 * num_points))
     stops = np.linspace(0, len(kgon.epochs) - 1, min(most, len(kgon.epochs))).round().astype(int)
     return [kgon.epochs[stop] for stop in dict.fromkeys(stops.tolist())]
@@ -41,12 +43,13 @@ def kgon_markup(kgon: Kgon, unit: str = "epoch", measured: Sequence[int] = ()) -
         f'<input type="range" class="kgon-slider" min="0" max="{last}" value="{last}" step="1" aria-label="{unit}">'
         f'<span>{unit.capitalize()} <output class="kgon-epoch">{epochs[-1]}</output></span></div>'
     )
+    columns = f'style="--columns:{even_columns(len(kgon.layers), MOST_COLUMNS)}"'
     words = (
         "Point at a dot to name it, and to follow the sample through the layers. Click a class in the list to show it alone."
     )
     notes = "".join(f"<p class='quiet'>{html.escape(note)}</p>" for note in kgon.notes(epochs, unit, measured))
     return (
-        f'<div class="kgon">{controls}<div class="kgon-panels">{_figures(kgon)}</div><p class="kgon-told">{words}</p>'
+        f'<div class="kgon">{controls}<div class="kgon-panels" {columns}>{_figures(kgon)}</div><p class="kgon-told">{words}</p>'
         f'<div class="kgon-key" role="group" aria-label="Classes">{_key(kgon)}</div>{notes}'
         f'<script type="application/json" class="kgon-data">{to_script_json(payload)}</script></div>'
     )
@@ -63,8 +66,8 @@ def _figures(kgon: Kgon) -> str:
 
 
 def breakable(name: str) -> str:
-    """Escape the name of a layer, and let a line break behind its dots."""
-    return html.escape(name).replace(".", ".<wbr>")
+    """Escape the name of a layer or setting, and let a line break between its words, but not inside a number."""
+    return re.sub(r"(?<=[=._/])(?=[A-Za-z])|(?<==)", "<wbr>", html.escape(name))
 
 
 def _key(kgon: Kgon) -> str:
@@ -114,7 +117,7 @@ def kgon_frame(samples: Samples) -> str:
     )
     head = f"<!doctype html><meta charset=utf-8><style>{rules}{style_text()}</style>"
     page = f"{head}{kgon_markup(kgon)}<script>{script_text()}</script>"
-    height = 120 + 210 * -(-len(kgon.layers) // _FRAME_COLUMNS)
+    height = 120 + _FRAME_ROW * -(-len(kgon.layers) // _FRAME_COLUMNS)
     style = f"width:100%;height:{height}px;border:0"
     return f'<iframe title="K-gon" style="{style}" srcdoc="{html.escape(page)}"></iframe>'
 
@@ -142,8 +145,8 @@ def _mark(index: int | None) -> str:
 
 
 def _encoded(picture: Picture) -> str:
-    """Write dots, class means, corners and spokes, four characters each."""
-    together = np.concatenate([picture.points, picture.means, picture.corners, picture.spokes])
+    """Write dots, class means, corners, labels and spokes, four characters each."""
+    together = np.concatenate([picture.points, picture.means, picture.corners, outside(picture.corners), picture.spokes])
     steps = ((np.clip(together, -1, 1) + 1) / 2 * (_STEPS - 1)).round().astype(int).ravel()
     return "".join(_DIGITS[step // 64] + _DIGITS[step % 64] for step in steps.tolist())
 

@@ -129,13 +129,15 @@ def draw_over_epochs(axes: Axes, run: Run, panel: Panel, shared: Sequence[float 
     if not _fit(axes, panel, [value for values, *_ in lines for value in values], shared):
         return
     marker = "o" if len(run.epochs) <= _MOST_MARKED_EPOCHS else ""
-    for values, _, color, dashes in lines:
+    for values, label, color, dashes in lines:
         axes.plot(run.epochs, _drawable(values, panel.log), dashes, color=color, linewidth=1.5, marker=marker, markersize=2.4,
-                  clip_on=False)  # fmt: skip
-    _draw_floors(axes, run.epochs, [run.over_epochs(f"{panel.key}.noise", depth) for depth in range(len(colors))], panel)
+                  clip_on=False, label=label or None)  # fmt: skip
+    floors = [run.over_epochs(f"{panel.key}.noise", depth) for depth in range(len(colors))]
+    _draw_floors(axes, run.epochs, floors, panel, colors=colors)
     _fit_epochs(axes, run)
-    labels = [(value, label, color) for values, label, color, _ in lines if (value := values[-1]) is not None and label]
-    (_label_apart if panel.series else _label_together)(axes, [item for item in labels if not panel.log or item[0] > 0])
+    if not panel.series:
+        ends = [(value, depth) for depth, (values, *_) in enumerate(lines) if (value := values[-1]) is not None]
+        _label_ends(axes, [item for item in ends if not panel.log or item[0] > 0])
 
 
 def draw_over_depth(axes: Axes, run: Run, panel: Panel, position: str, shared: Sequence[float | None] = ()) -> None:
@@ -177,7 +179,12 @@ def _along_layers(run: Run, times: Sequence[float]) -> list[float]:
 
 
 def _draw_floors(
-    axes: Axes, x: Sequence[float], floors: list[list[float | None]], panel: Panel, layers: Sequence[float] = ()
+    axes: Axes,
+    x: Sequence[float],
+    floors: list[list[float | None]],
+    panel: Panel,
+    layers: Sequence[float] = (),
+    colors: Sequence[str] = (style.SOFT,),
 ) -> None:
     """Draw what noise alone gives, or say where it is if it is off the axis; runs of earlier versions do not have it."""
     low, high = axes.get_ylim()
@@ -191,10 +198,10 @@ def _draw_floors(
             place = (0.97 if right else 0.03, 0.97 if up else 0.03, "right" if right else "left", "top" if up else "bottom")
         axes.text(*place[:2], text, transform=axes.transAxes, ha=place[2], va=place[3], fontsize=7.5, color=style.SOFT)
         return
-    for values in floors:
+    for values, color in zip(floors, colors, strict=True):
         if any(value is not None for value in values):
             shown = _drawable(values, panel.log)
-            axes.plot(x, shown, ":", color=style.SOFT, linewidth=1.2, zorder=1, scalex=False, scaley=False, label=NOISE)
+            axes.plot(x, shown, ":", color=color, linewidth=1.2, zorder=1, scalex=False, scaley=False, label=NOISE)
 
 
 def _curves(run: Run, panel: Panel) -> list[tuple[Sequence[float], Numbers, str, str]]:
@@ -215,17 +222,8 @@ def _draw_layers(
     for depth, x, y in zip(depths, positions, values, strict=True):
         if x is None or math.isnan(y):
             continue
-        axes.plot(
-            [x],
-            [y],
-            "o",
-            color=colors[depth],
-            markersize=6.5,
-            markeredgecolor=style.INK,
-            markeredgewidth=0.7,
-            clip_on=False,
-            zorder=3,
-        )
+        axes.plot([x], [y], "o", color=colors[depth], markersize=6.5, markeredgecolor=style.INK, markeredgewidth=0.7,
+                  clip_on=False, zorder=3)  # fmt: skip
         px, py = axes.transData.transform((x, y))
         if all(abs(px - qx) > (11 if depth < 10 else 26) or abs(py - qy) > 13 for qx, qy in occupied):
             occupied.append((px, py))
@@ -261,38 +259,35 @@ def _drawable(values: Sequence[float | None], log: bool) -> list[float]:
 
 
 def _fit_epochs(axes: Axes, run: Run) -> None:
-    """Set a symlog axis, so that epoch 0 (before training) has its place, and mark the first epoch without training error."""
-    axes.set_xscale("symlog", linthresh=1, linscale=0.4)
-    ticks = style.epoch_ticks(run.epochs[-1])
+    """Set an axis from the first measured epoch on, and mark the first one without training error."""
+    first, last = run.epochs[0], run.epochs[-1]
+    if first > 0:
+        axes.set_xscale("log")
+    else:
+        # Epoch 0, before training, has its place on this axis.
+        axes.set_xscale("symlog", linthresh=1, linscale=0.4)
+    ticks = style.epoch_ticks(first, last)
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlim(min(run.epochs[0], 0), max(run.epochs[-1], 1))
+    axes.set_xlim(first, max(last, first + 1))
     axes.set_xlabel(run.unit)
     if run.perfect_epoch is not None:
         axes.axvline(run.perfect_epoch, color=style.SOFT, linewidth=0.9, linestyle=":", zorder=1)
 
 
-def _label_together(axes: Axes, items: list[tuple[float, str, str]]) -> None:
+def _label_ends(axes: Axes, items: list[tuple[float, int]]) -> None:
     """Numbers at the ends of the lines; lines that end at one place share a label, as 1–5 or 2, 4."""
     groups: list[tuple[float, list[int]]] = []
-    for height, label in sorted((_height(axes, value), int(label)) for value, label, _ in items):
+    for height, depth in sorted((_height(axes, value), depth) for value, depth in items):
         if groups and height - groups[-1][0] < 0.065:
-            groups[-1][1].append(label)
+            groups[-1][1].append(depth)
         else:
-            groups.append((height, [label]))
+            groups.append((height, [depth]))
     for height, numbers in groups:
         first, last = min(numbers), max(numbers)
         run = len(numbers) > 1 and last - first + 1 == len(numbers)
         text = f"{first}–{last}" if run else ", ".join(str(number) for number in sorted(numbers))
         axes.text(1.03, height, text, transform=axes.transAxes, va="center", fontsize=8, color=style.INK)
-
-
-def _label_apart(axes: Axes, items: list[tuple[float, str, str]]) -> None:
-    """Names at the ends of the lines, pushed upwards until they no longer touch."""
-    floor = -1.0
-    for height, label, color in sorted((_height(axes, value), label, color) for value, label, color in items):
-        floor = max(height, floor + 0.085)
-        axes.text(1.03, floor, label, transform=axes.transAxes, va="center", fontsize=8, color=color)
 
 
 def _height(axes: Axes, value: float) -> float:

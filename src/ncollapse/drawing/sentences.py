@@ -93,7 +93,7 @@ def _say_state(run: Run) -> list[str]:
     status, sentences = run.status, []
     if status.state == "failed":
         why = (status.reason or "unknown reason").rstrip(".")
-        sentences.append(f"This run FAILED: {why}. It was last saved at {run.unit} {status.epoch} of {status.epochs}.")
+        sentences.append(f"This run failed: {why}. It was last saved at {run.unit} {status.epoch} of {status.epochs}.")
     elif status.state != "finished":
         why = _UNFINISHED.get(status.state, "it is not finished")
         how = " with --resume" if "continued" in why and not run.is_recorded else ""

@@ -16,6 +16,8 @@ INK, SOFT, GRID = "#1f2430", "#5f6673", "#e1e4ea"
 PAPER = "#ffffff"
 LINE, BASELINE, THIRD = "#0072b2", "#d55e00", "#009e73"
 
+# Pictures of layers in a row of a K-gon.
+MOST_COLUMNS = 6
 # Of more layers, every second, third, … is counted.
 _MOST_LAYER_TICKS = 9
 _DRAWING = (
@@ -78,10 +80,10 @@ def prepare(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
-def epoch_ticks(last: int) -> list[int]:
-    """Ticks of the epoch axis: 0, 1, 3, 10, 30, … and the last epoch, with room for its label."""
+def epoch_ticks(first: int, last: int) -> list[int]:
+    """Ticks of the epoch axis: the first epoch, 1, 3, 10, 30, … and the last one, with room for their labels."""
     powers = [1, *(factor * 10**power for power in range(1, 9) for factor in (0.3, 1))]
-    return [0, *(round(tick) for tick in sorted({1, *powers}) if tick * 2.2 < last), *([last] if last else [])]
+    return sorted({first, *(round(tick) for tick in powers if tick > 1.6 * first and tick * 2.2 < last), last})
 
 
 def log_ticks(low: float, high: float) -> list[float]:
@@ -117,6 +119,11 @@ def fit_linear(axes: Axes, values: Iterable[float | None]) -> None:
     margin = 0.05 * max(abs(high), 0.1) if flat else 0.06 * (high - low)
     # Shares and errors end at 0: an axis goes below it only for values that do. Values that all are 1 are shares.
     axes.set_ylim(max(low - margin, 0.0) if low >= 0 else low - margin, high + (0.06 if flat and high == 1 else 1) * margin)
+
+
+def even_columns(count: int, most: int) -> int:
+    """Return the number of columns, at most so many, that fills the rows most evenly: 7 in rows of up to 6 are 4 and 3."""
+    return max(1, -(-count // max(1, -(-count // most))))
 
 
 def short(name: str, length: int = 26) -> str:

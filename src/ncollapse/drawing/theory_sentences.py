@@ -230,21 +230,21 @@ def _say_theorem3(theorem: Theorem3 | None) -> str:
     steps = counted(theorem.num_steps, "step")
     if not theorem.num_falls:
         return said + f"With the measured last features, it never falls in {steps}."
-    return said + f"With the measured last features, it FALLS at {theorem.num_falls} of {steps}."
+    return said + f"With the measured last features, it falls at {theorem.num_falls} of {steps}."
 
 
 def say_objective(record: ObjectiveRecord | None) -> list[str]:
     """Compare the objective with the minimum of the generalized unconstrained features model."""
     if record is None:
         return []
-    side = "above" if record.excess >= 0 else "BELOW"
+    side, but = ("above", "") if record.excess >= 0 else ("below", ", which should be impossible")
     away = f"Features and last layer are {number(record.distance)} away from its minimizers (relative distance)."
     if record.distance is None:
         away = "How far features and last layer are from its minimizers is undefined."
     return [
         f"The objective with λ = {number(record.weight_decay)} is {number(record.objective, 6)} (loss "
         f"{number(record.loss)}, penalty {number(record.penalty)}). That is {number(abs(record.excess))} {side} its floor "
-        f"{number(record.floor, 6)}: no network of this kind can get below the minimum of the generalized unconstrained "
+        f"{number(record.floor, 6)}{but}: no network of this kind can get below the minimum of the generalized unconstrained "
         f"features model. {away}",
         *_say_gradient(record),
         *_say_depth_floor(record),
@@ -269,5 +269,5 @@ def _say_depth_floor(record: ObjectiveRecord) -> list[str]:
     above, share = record.objective - record.depth_floor, record.depth_floor - record.floor
     return [
         f"No network of this depth {whose} can get below {number(record.depth_floor, 6)}, which is {number(share)} higher. "
-        f"The objective is {number(abs(above))} {'above' if above >= 0 else 'BELOW'} this floor."
+        f"The objective is {number(abs(above))} {'above' if above >= 0 else 'below'} this floor."
     ]

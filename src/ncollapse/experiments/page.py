@@ -17,7 +17,7 @@ from ncollapse.experiments.reproduce import Place
 from ncollapse.experiments.standing import Standing
 from ncollapse.records.file_names import REPORT
 from ncollapse.report.claims_page import interval_words
-from ncollapse.report.markup import link, panel_svg, write_html
+from ncollapse.report.markup import PanelDrawing, link, panel_svgs, write_html
 from ncollapse.report.report import write_report
 
 
@@ -44,7 +44,7 @@ def write_experiment_page(experiment: Experiment, standing: Standing, place: Pla
         standing=standing,
         value=value_words(standing),
         rules=RULES,
-        panels=[_panel(seeds, panel, index) for index, panel in enumerate(experiment.panels)],
+        panels=_panels(seeds, experiment.panels),
         seeds=[_seed(item) for item in seeds],
         minutes=minutes_words(standing.seconds / 60),
         runs=[(run.name, link(run / REPORT, out)) for run in runs],
@@ -61,15 +61,22 @@ def minutes_words(minutes: float) -> str:
     return f"{minutes * 60:.0f} s" if minutes < 1 else f"{minutes:.0f} min"
 
 
-def _panel(seeds: Sequence[SeedFile], panel: Panel, index: int) -> dict[str, Any]:
+def _panels(seeds: Sequence[SeedFile], panels: Sequence[Panel]) -> list[dict[str, Any]]:
+    drawings = [
+        PanelDrawing(partial(draw_panel, seeds=seeds, panel=panel), f"panel{index}", panel.title, num_layers=1)
+        for index, panel in enumerate(panels)
+    ]
+    return [_panel(seeds, *item) for item in zip(panels, panel_svgs(drawings, width=3.6), strict=True)]
+
+
+def _panel(seeds: Sequence[SeedFile], panel: Panel, svg: str) -> dict[str, Any]:
     lines = lines_of(seeds, panel)
     columns = list(dict.fromkeys(x for line in lines.values() for x in line))
-    draw = partial(draw_panel, seeds=seeds, panel=panel)
     colors = [_variable(color) for color in colors_of(len(lines))] if len(lines) > 1 else []
     return {
         "title": panel.title,
         "x": panel.x,
-        "svg": panel_svg(draw, width=3.6, name=f"panel{index}", label=panel.title, num_layers=1),
+        "svg": svg,
         "legend": list(zip(lines, colors, strict=False)),
         "columns": [x if isinstance(x, str) else number(x) for x in columns],
         "rows": [(name, [_cell(line.get(x, [])) for x in columns]) for name, line in lines.items()],

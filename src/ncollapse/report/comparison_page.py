@@ -22,7 +22,7 @@ from ncollapse.records.file_names import COMPARISON, RECIPE, REPORT, STATUS, SWE
 from ncollapse.records.reading import Run, read_run
 from ncollapse.records.recipe_settings import differing_settings
 from ncollapse.records.sweep import read_sweep
-from ncollapse.report.markup import depth_rules, link, panel_svg, write_html
+from ncollapse.report.markup import PanelDrawing, depth_rules, link, panel_svgs, write_html
 from ncollapse.report.tables import mark, unit_of
 
 _Draw = Callable[..., None]
@@ -74,8 +74,9 @@ def write_comparison(folders: Iterable[Path], out: Path, *, position: str = "pro
         columns=[_context(column, out, cells) for column, cells in zip(columns, _findings(columns, position), strict=True)],
         settings=_settings(columns),
         position=POSITIONS.get(position, position),
-        over_epochs=[_row(columns, panel, "epochs", shown_over_epochs, draw_over_epochs) for panel in PROGRESSIVE if trained],
-        over_depth=[_row(columns, panel, "depth", shown_over_depth, laid) for panel in PROGRESSIVE],
+        over_epochs=_rows(columns, "epochs", shown_over_epochs, draw_over_epochs) if trained else [],
+        over_depth=_rows(columns, "depth", shown_over_depth, laid),
+        starts_untrained=any(column.run.epochs[0] == 0 for column in columns),
     )
 
 
@@ -149,26 +150,35 @@ def _origin(run: Run) -> str:
     return f"seed {'unknown' if run.recipe.seed is None else run.recipe.seed}, {run.unit} {run.epochs[-1]}"
 
 
-def _row(
-    columns: Sequence[_Column], panel: Panel, over: str, shown: Callable[[Run, Panel], list[float | None]], draw: _Draw
-) -> tuple[str, str, list[str]]:
-    """Name and meaning of a panel, and its drawing for every run, with room for what is shown of all of them."""
+def _rows(
+    columns: Sequence[_Column], over: str, shown: Callable[[Run, Panel], list[float | None]], draw: _Draw
+) -> list[tuple[str, str, list[str]]]:
+    """Name and meaning of each panel, and its drawing for every run, with room for what is shown of all of them."""
     drawable = [column for column in columns if over == "epochs" or column.run.has_depth]
-    shared = [value for column in drawable for value in shown(column.run, panel)]
+    shared = {panel.key: [value for column in drawable for value in shown(column.run, panel)] for panel in PROGRESSIVE}
+    lacks = [_lack(column.run, over) for column in columns]
+    cells = [(panel, index) for panel in PROGRESSIVE for index, lack in enumerate(lacks) if not lack]
+    drawings = [_drawing(columns[index], panel, f"run{index}-{over}", draw, shared[panel.key]) for panel, index in cells]
+    svgs = dict(zip(cells, panel_svgs(drawings, width=2.75), strict=True))
+    return [
+        (panel.key.upper(), panel.label, [lack or svgs[panel, index] for index, lack in enumerate(lacks)])
+        for panel in PROGRESSIVE
+    ]
 
-    def drawn(index: int, column: _Column) -> str:
-        if over == "epochs" and len(column.run.epochs) == 1:
-            # One epoch alone is not a curve.
-            return f"measured at one {column.run.unit} only"
-        if over == "depth" and not column.run.has_depth:
-            return "paths not followed"
-        axis = f"{column.run.unit}s" if over == "epochs" else over
-        return panel_svg(
-            lambda axes: draw(axes, column.run, panel, shared=shared),
-            width=2.75,
-            name=f"run{index}-{over}-{panel.key}",
-            label=f"{panel.key.upper()}, {panel.label}, over {axis}, {column.label}",
-            num_layers=len(column.run.measured_layers),
-        )
 
-    return panel.key.upper(), panel.label, [drawn(index, column) for index, column in enumerate(columns)]
+def _lack(run: Run, over: str) -> str:
+    """Say why there is no drawing of a run; empty if there is one."""
+    if over == "epochs":
+        # One epoch alone is not a curve.
+        return f"measured at one {run.unit} only" if len(run.epochs) == 1 else ""
+    return "" if run.has_depth else "paths not followed"
+
+
+def _drawing(column: _Column, panel: Panel, name: str, draw: _Draw, shared: Sequence[float | None]) -> PanelDrawing:
+    run, over = column.run, f"{column.run.unit}s" if name.endswith("epochs") else "depth"
+    return PanelDrawing(
+        partial(draw, run=run, panel=panel, shared=shared),
+        name=f"{name}-{panel.key}",
+        label=f"{panel.key.upper()}, {panel.label}, over {over}, {column.label}",
+        num_layers=len(run.measured_layers),
+    )

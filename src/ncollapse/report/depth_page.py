@@ -1,6 +1,7 @@
 """The page of collapse against the number of blocks: a row of figures for each architecture."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from ncollapse.drawing.wording import counted, number
 from ncollapse.records.errors import ReportError
 from ncollapse.records.run_files import ObjectiveRecord
 from ncollapse.records.sweep import Sweep, read_sweep
-from ncollapse.report.markup import panel_svg, write_html
+from ncollapse.report.markup import PanelDrawing, panel_svgs, write_html
 from ncollapse.report.sweep_page import say_slope
 
 BLOCKS = "model.num_blocks"
@@ -69,7 +70,7 @@ def _row(index: int, sweep: Sweep) -> dict[str, Any]:
         "control": is_control(runs[0]),
         "extent": f"{counted(len(runs), 'finished run')}{f', {unfinished} not finished' if unfinished else ''}",
         "perfect": f"{sum(run.status.train_accuracy == 1.0 for run in runs)} of {len(runs)}",
-        "panels": [_panel(f"row{index}-{i}", sweep, axis, *panel) for i, panel in enumerate(_quantities(objectives))],
+        "panels": _panels(f"row{index}", sweep, axis, _quantities(objectives)),
         "depths": axis.ticks,
     }
 
@@ -96,21 +97,29 @@ def _say_depth_floor(objectives: Sequence[ObjectiveRecord]) -> str:
     )
 
 
-def _panel(name: str, sweep: Sweep, axis: Axis, title: str, quantity: Quantity) -> dict[str, Any]:
-    rows = setting_rows(sweep, quantity)
-    floors = setting_rows(sweep, BY_KEY["floor"]) if quantity.key == "objective" else []
-    slope = slope_of(axis, quantity, [runs for _, runs in sweep.by_setting()])
-
-    return {
-        "title": title,
-        "meaning": f"{quantity.key}: {quantity.meaning}" + (" (dashed: its floor)" if floors else ""),
-        "svg": panel_svg(
-            lambda axes: draw_against(axes, axis, rows, floors),
-            width=2.6,
-            name=name,
+def _panels(name: str, sweep: Sweep, axis: Axis, quantities: Sequence[tuple[str, Quantity]]) -> list[dict[str, Any]]:
+    floors = {"objective": setting_rows(sweep, BY_KEY["floor"])}
+    drawings = [
+        PanelDrawing(
+            partial(draw_against, axis=axis, rows=setting_rows(sweep, quantity), dashed=floors.get(quantity.key, [])),
+            name=f"{name}-{index}",
             label=f"{title} against the number of blocks",
             num_layers=1,
-        ),
+        )
+        for index, (title, quantity) in enumerate(quantities)
+    ]
+    svgs = panel_svgs(drawings, width=2.6)
+    return [_panel(sweep, axis, *panel, svg) for panel, svg in zip(quantities, svgs, strict=True)]
+
+
+def _panel(sweep: Sweep, axis: Axis, title: str, quantity: Quantity, svg: str) -> dict[str, Any]:
+    rows = setting_rows(sweep, quantity)
+    slope = slope_of(axis, quantity, [runs for _, runs in sweep.by_setting()])
+    has_floor = quantity.key == "objective"
+    return {
+        "title": title,
+        "meaning": f"{quantity.key}: {quantity.meaning}" + (" (dashed: its floor)" if has_floor else ""),
+        "svg": svg,
         "means": [
             f"{number(row.mean)} ± {number(row.deviation)}" if len(row.values) > 1 else number(row.mean) if row.values else "–"
             for row in rows

@@ -12,7 +12,7 @@ from ncollapse.drawing.diagnosis_charts import clustered_order, draw_detection, 
 from ncollapse.drawing.diagnosis_sentences import SCORES, sufficient_layer, verdicts
 from ncollapse.drawing.wording import counted, number, percent
 from ncollapse.records.rows import ClassFinding, DiagnosisRecord
-from ncollapse.report.markup import panel_svg, write_html
+from ncollapse.report.markup import PanelDrawing, panel_svgs, write_html
 
 # Of many classes the hardest are shown, more open on demand, and the rest is in classes.csv.
 _SHOWN, _MOST, _PAIRS, _NAMED = 20, 200, 15, 40
@@ -152,7 +152,7 @@ def _pictures(record: DiagnosisRecord) -> list[dict[str, Any]]:
 
 
 def _panel(name: str, label: str, draw: Callable[[Axes], None]) -> str:
-    return panel_svg(draw, width=3.6, name=name, label=label, num_layers=1)
+    return panel_svgs([PanelDrawing(draw, name, label, num_layers=1)], width=3.6)[0]
 
 
 def _source(png: bytes) -> str:

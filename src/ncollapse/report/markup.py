@@ -5,22 +5,24 @@ import hashlib
 import html
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ncollapse.drawing import style
 from ncollapse.drawing.figures import render, slim_svg
+from ncollapse.drawing.kgon_html import breakable
 from ncollapse.records.files import write_whole
 
-# Where the frame of a panel ends, as a share of the panel's height.
+# Where the frame of a panel ends, as a share of the panel's height: numbers above one frame do not lower it in its row.
 _TOP = 0.93
 _VARIABLES = {
     style.INK: "ink",
@@ -37,9 +39,12 @@ _VARIABLES = {
 def environment() -> Environment:
     """Keep the templates, which take longer to compile than to fill."""
     # jinja2 escapes whatever a run directory says; templates mark as safe only our own files, drawings and escaped JSON.
-    return Environment(
+    made = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=FunctionLoader(_package_text)
     )
+    made.filters |= {"breakable": lambda name: Markup(breakable(name)), "coded": _coded}
+    made.globals["even_columns"] = style.even_columns
+    return made
 
 
 def write_html(
@@ -63,30 +68,50 @@ def _package_text(name: str) -> str:
     return files("ncollapse.report").joinpath("templates", name).read_text(encoding="utf-8")
 
 
-def panel_svg(draw: Callable[[Axes], None], *, width: float, name: str, label: str, num_layers: int) -> str:
-    """Draw one panel and make it fit for a page."""
+def _coded(words: str) -> Markup:
+    """Set what is between backticks as code."""
+    return Markup(re.sub("`([^`]*)`", r"<code>\1</code>", html.escape(words)))
+
+
+class PanelDrawing(NamedTuple):
+    """What draws one panel on its Axes, the start of the ids in its SVG, its label for screen readers, and its layers."""
+
+    draw: Callable[[Axes], None]
+    name: str
+    label: str
+    num_layers: int
+
+
+def panel_svgs(drawings: Sequence[PanelDrawing], *, width: float) -> list[str]:
+    """Draw panels that stand in one row or grid and make them fit for a page: their frames are of one size."""
     with style.house_style(outlines=False):
-        figure = Figure(figsize=(width, 2.55), layout="constrained", facecolor="none")
-        axes = figure.subplots()
-        axes.set_facecolor("none")
-        draw(axes)
-        # The page says what the axis means in the caption, in type that does not shrink with the drawing.
-        axes.set_ylabel("")
-        _set_top(figure, axes)
-    svg = slim_svg(render(figure, "svg", outlines=False).decode())
-    svg = re.sub(
-        r'<svg [^>]*viewBox="([^"]*)"[^>]*>', rf'<svg viewBox="\1" role="img" aria-label="{html.escape(label)}">', svg, count=1
-    )
-    svg = re.sub(r'((?:\bid=|href=)"#?|url\(#)', rf"\g<1>{name}-", svg)
-    return _recolor(svg, num_layers)
+        figures = [_laid_out(drawing.draw, width) for drawing in drawings]
+        boxes = [figure.axes[0].get_position() for figure in figures]
+        for figure in figures:
+            left, right, bottom = max(box.x0 for box in boxes), min(box.x1 for box in boxes), max(box.y0 for box in boxes)
+            figure.axes[0].set_position((left, bottom, right - left, _TOP - bottom))
+    return [_to_page(figure, drawing) for figure, drawing in zip(figures, drawings, strict=True)]
 
 
-def _set_top(figure: Figure, axes: Axes) -> None:
-    """Lay the panel out, then let its frame end where all others do: numbers above one frame would lower it in its row."""
+def _laid_out(draw: Callable[[Axes], None], width: float) -> Figure:
+    """Draw a panel and find the room that its labels need."""
+    figure = Figure(figsize=(width, 2.55), layout="constrained", facecolor="none")
+    axes = figure.subplots()
+    axes.set_facecolor("none")
+    draw(axes)
+    # The page says what the axis means in the caption, in type that does not shrink with the drawing.
+    axes.set_ylabel("")
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
-    place = axes.get_position()
-    axes.set_position((place.x0, place.y0, place.width, _TOP - place.y0))
+    return figure
+
+
+def _to_page(figure: Figure, drawing: PanelDrawing) -> str:
+    svg = slim_svg(render(figure, "svg", outlines=False).decode())
+    label = html.escape(drawing.label)
+    svg = re.sub(r'<svg [^>]*viewBox="([^"]*)"[^>]*>', rf'<svg viewBox="\1" role="img" aria-label="{label}">', svg, count=1)
+    svg = re.sub(r'((?:\bid=|href=)"#?|url\(#)', rf"\g<1>{drawing.name}-", svg)
+    return _recolor(svg, drawing.num_layers)
 
 
 def depth_rules(index: int, num_layers: int) -> str:

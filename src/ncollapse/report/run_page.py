@@ -1,5 +1,7 @@
 """The page of a run."""
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from ncollapse.drawing.sentences import describe_by_topic, summarize
 from ncollapse.drawing.theory_sentences import say_errors
 from ncollapse.drawing.wording import POSITIONS, counted, number, spelled
 from ncollapse.records.reading import Run, read_run
-from ncollapse.report.markup import depth_rules, link, panel_svg, write_html
+from ncollapse.report.markup import PanelDrawing, depth_rules, link, panel_svgs, write_html
 from ncollapse.report.payload import build_payload
 from ncollapse.report.tables import environment_entries, estimate_tables, group_table, metric_tables, recipe_groups
 
@@ -60,9 +62,9 @@ def _context(run: Run, position: str) -> dict[str, Any]:
         "errors": _errors(run, position),
         "depth_rules": depth_rules(0, len(run.measured_layers)),
         # One epoch alone is not a curve.
-        "over_epochs": [_panel(run, panel, "epochs") for panel in PROGRESSIVE if len(run.epochs) > 1],
-        "over_depth": [_panel(run, panel, "depth", position) for panel in PROGRESSIVE if run.has_depth],
-        "last_layer": [_panel(run, panel, "last") for panel in LAST_LAYER if len(run.epochs) > 1],
+        "over_epochs": _panels(run, PROGRESSIVE, "epochs") if len(run.epochs) > 1 else [],
+        "over_depth": _panels(run, PROGRESSIVE, "depth", position) if run.has_depth else [],
+        "last_layer": _panels(run, LAST_LAYER, "last") if len(run.epochs) > 1 else [],
         "last_values": _last_values(run),
         "tables": metric_tables(run),
         "estimates": estimate_tables(run),
@@ -110,13 +112,19 @@ def _ledger(run: Run, out: Path) -> dict[str, Any]:
     return {"claims": claims, "ledger_href": "" if file is None else link(file.with_suffix(".html"), out)}
 
 
-def _panel(run: Run, panel: Panel, kind: str, position: str | None = None) -> tuple[str, str]:
-    """Return a panel's key, for its heading in the template, and its drawing."""
-    svg = panel_svg(
-        lambda axes: draw_over_epochs(axes, run, panel) if position is None else draw_over_depth(axes, run, panel, position),
-        width=2.75 if panel.series else 3.3,
-        name=f"{kind}-{panel.key}",
-        label=f"{panel.key.upper()}, {panel.label}, over {f'{run.unit}s' if position is None else 'depth'}",
-        num_layers=len(run.measured_layers),
-    )
-    return panel.key, svg
+def _panels(run: Run, panels: Sequence[Panel], kind: str, position: str | None = None) -> list[tuple[str, str]]:
+    """Return the panels of one row, each with its key, for its heading in the template, and its drawing."""
+    over = f"{run.unit}s" if position is None else "depth"
+    drawings = [
+        PanelDrawing(
+            partial(draw_over_epochs, run=run, panel=panel)
+            if position is None
+            else partial(draw_over_depth, run=run, panel=panel, position=position),
+            name=f"{kind}-{panel.key}",
+            label=f"{panel.key.upper()}, {panel.label}, over {over}",
+            num_layers=len(run.measured_layers),
+        )
+        for panel in panels
+    ]
+    svgs = panel_svgs(drawings, width=3.3 if len(panels) == 3 else 2.75)
+    return list(zip([panel.key for panel in panels], svgs, strict=True))

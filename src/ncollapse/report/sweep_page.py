@@ -2,19 +2,20 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ncollapse.claims.estimates import Estimate
 from ncollapse.claims.ledger import rule_on_claims
 from ncollapse.claims.quantities import QUANTITIES, Quantity, setting_rows, slope_of
-from ncollapse.drawing.sweeps import Axis, axis_of, draw_against
+from ncollapse.drawing.sweeps import Axis, SettingRow, axis_of, draw_against
 from ncollapse.drawing.wording import counted, number, spelled
 from ncollapse.records.file_names import COMPARISON, REPORT
 from ncollapse.records.reading import Run
 from ncollapse.records.sweep import Sweep, SweptRun, read_sweep, swept_words
 from ncollapse.report.claims_page import ledger_rows, write_claims_page
-from ncollapse.report.markup import link, panel_svg, write_html
+from ncollapse.report.markup import PanelDrawing, link, panel_svgs, write_html
 from ncollapse.report.run_page import write_page
 from ncollapse.report.tables import unit_of
 
@@ -52,7 +53,7 @@ def write_sweep_page(sweep_dir: Path, out: Path | None = None) -> Path:
         num_finished=len(finished),
         unit=unit_of(finished),
         num_unfit=sum(run.status.train_accuracy != 1.0 for run in finished) if axis.numeric and len(axis.places) > 2 else 0,
-        quantities=[_context(index, sweep, axis, quantity) for index, quantity in enumerate(shown)],
+        quantities=_quantities(sweep, axis, shown),
         # Groups of classes are those of imbalanced data; nobody misses them elsewhere.
         undefined=[quantity.title for quantity in QUANTITIES if quantity not in shown and "." not in quantity.key],
         rulings=ledger_rows(ledger),
@@ -95,23 +96,30 @@ def _recipe_context(runs: Sequence[Run], fields: Sequence[str]) -> dict[str, Any
     }
 
 
-def _context(index: int, sweep: Sweep, axis: Axis, quantity: Quantity) -> dict[str, Any]:
-    """Return what the template needs to know about one quantity."""
-    rows = setting_rows(sweep, quantity)
+def _quantities(sweep: Sweep, axis: Axis, shown: Sequence[Quantity]) -> list[dict[str, Any]]:
+    """Return what the template needs to know about the quantities."""
+    rows = [setting_rows(sweep, quantity) for quantity in shown]
+    drawings = [
+        PanelDrawing(
+            partial(draw_against, axis=axis, rows=found, signed=quantity.signed),
+            name=f"quantity{index}",
+            label=f"{quantity.title} against {axis.label or 'nothing swept'}",
+            num_layers=1,
+        )
+        for index, (quantity, found) in enumerate(zip(shown, rows, strict=True))
+        if len(found) > 1
+    ]
+    svgs = panel_svgs(drawings, width=3.3) or [""] * len(shown)
+    return [_context(sweep, axis, *item) for item in zip(shown, rows, svgs, strict=True)]
+
+
+def _context(sweep: Sweep, axis: Axis, quantity: Quantity, rows: Sequence[SettingRow], svg: str) -> dict[str, Any]:
     slope = slope_of(axis, quantity, [runs for _, runs in sweep.by_setting()])
     positive = sum(row.mean == row.mean and x > 0 for x, row in zip(axis.places, rows, strict=True))
     return {
         "title": quantity.title,
         "meaning": quantity.meaning,
-        "svg": ""
-        if len(rows) < 2
-        else panel_svg(
-            lambda axes: draw_against(axes, axis, rows, signed=quantity.signed),
-            width=3.3,
-            name=f"quantity{index}",
-            label=f"{quantity.title} against {axis.label or 'nothing swept'}",
-            num_layers=1,
-        ),
+        "svg": svg,
         "rows": [
             (tick, _shown(row.mean), _shown(row.deviation), len(row.values))
             for tick, row in zip(map(spelled, axis.ticks), rows, strict=True)

@@ -110,7 +110,7 @@ function drawLayers(svg, data, epoch, metric, position, scale) {
     const layer = element(svg, "g", { class: "layer", tabindex: 0, role: "img", "aria-label": words });
     element(layer, "circle", { cx: x, cy: y, r: 5, style: `fill:var(--depth-${depth})` });
     drawTip(layer, x, y, words);
-    if (taken.some(([a, b]) => Math.abs(a - x) < 12 && Math.abs(b - y) < 14)) return;
+    if (taken.some(([a, b]) => Math.abs(a - x) < (depth < 10 ? 12 : 20) && Math.abs(b - y) < 14)) return;
     taken.push([x, y]);
     element(layer, "text", { class: "depth", x: x + 6, y: y - 7 }, String(depth));
   });
