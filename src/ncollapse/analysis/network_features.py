@@ -78,7 +78,7 @@ class FeatureReader:
         self.per_token = False
         self._unpack, self._call = unpack, call
         self._discovery = Discovery(self.model, layers, classifier, num_classes)
-        self.taps = TappedNetwork(self.model, self._plan)
+        self.taps = TappedNetwork(self.model, self._plan, num_classes=num_classes)
 
     def __enter__(self) -> FeatureReader:
         self.taps.__enter__()

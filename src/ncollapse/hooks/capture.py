@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from copy import copy
 from dataclasses import fields, is_dataclass
 from functools import reduce, wraps
 from operator import or_
@@ -79,40 +78,16 @@ def first_feature(output: Any) -> Tensor | None:
     return next((part for part in tensors_of(output) if part.ndim >= 2), None)
 
 
-def with_feature(output: Any, value: Tensor) -> Any:
-    """Return a module's output with another first feature tensor."""
-    return _exchanged(output, first_feature(output), value)
-
-
-def _exchanged(part: Any, old: Tensor | None, new: Tensor) -> Any:
-    """Return a structure of tensors with another one in the place of one of them."""
-    if part is old:
-        return new
-    keys = [key for key, inner in _inside(part) if _exchanged(inner, old, new) is not inner]
-    if not keys:
-        return part
-    if isinstance(part, tuple | list):
-        parts = [_exchanged(inner, old, new) for inner in part]
-        return type(part)(*parts) if hasattr(part, "_fields") else type(part)(parts)
-    changed = copy(part)
-    for key in keys:
-        if isinstance(part, Mapping):
-            changed[key] = _exchanged(part[key], old, new)
-        else:
-            setattr(changed, key, _exchanged(getattr(part, key), old, new))
-    return changed
-
-
 def tensors_of(output: Any) -> list[Tensor]:
     """Return the dense floating-point tensors in an output: those that lie deeper come later, those named "logits" first."""
     parts, level = [output], [output]
     for _ in range(_DEEPEST):
-        level = [inner for part in level for _, inner in _inside(part)]
+        level = [inner for part in level for _, inner in parts_of(part)]
         parts += level
     return [part for part in parts if is_dense(part) and part.is_floating_point() and part.ndim >= 1]
 
 
-def _inside(part: Any) -> list[tuple[Any, Any]]:
+def parts_of(part: Any) -> list[tuple[Any, Any]]:
     """Return the keys and values of a mapping, a sequence or a dataclass, what is named "logits" first."""
     if isinstance(part, PackedSequence):
         return []  # its rows are time steps, sorted by length
@@ -188,6 +163,7 @@ class Dependence(TorchDispatchMode):
     def __init__(self, model: nn.Module, inputs: Any) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.may_reorder = False
+        self.reordered: list[int] = []  # on what tokens depend that have another order than before
         self.finished = 0  # modules, counted by whoever hooks them
         self._used: dict[int, int] = {}
         self._read: dict[int, float] = {}
@@ -239,6 +215,7 @@ class Dependence(TorchDispatchMode):
         found = reduce(or_, sources, 0)
         weights = reduce(or_, (bits for bits in sources if not bits & INPUTS), 0)
         self._used[self.finished] = self._used.get(self.finished, 0) | weights
+        self.reordered += [found] if found & INPUTS and found != INPUTS and _reorders_tokens(func, args, output) else []
         for tensor in (*_tensors(output), *_written(func, args)):
             address = self.address(tensor)
             self._sources[address] = found | (self._sources.get(address, 0) if address in taken else 0)
@@ -262,6 +239,26 @@ def _can_reorder(func: Any, args: Any, kwargs: Any) -> bool:
     if name in {"cat", "stack"}:
         return (args[1] if len(args) > 1 else kwargs.get("dim", 0)) == 0
     return name in _REORDERING
+
+
+# Operations that can give tokens another order, and which of their arguments holds the dimensions in which they do.
+_MOVING = {"index_select": 1, "gather": 1, "flip": 1, "roll": 2}
+
+
+def _reorders_tokens(func: Any, args: Any, output: Any) -> bool:
+    """Return whether an operation can give the first or second one of three dimensions another order."""
+    name = func.overloadpacket.__name__
+    if (
+        name not in {"index", *_MOVING}
+        or not isinstance(output, Tensor)
+        or output.ndim != 3
+        or len(args) <= _MOVING.get(name, 1)
+    ):
+        return False
+    dims = args[_MOVING.get(name, 1)]
+    dims = [dim for dim, index in enumerate(dims) if index is not None] if name == "index" else dims
+    first = bool({dim % 3 for dim in ([dims] if isinstance(dims, int) else dims)} & {0, 1})
+    return first and not torch.equal(args[0], output)
 
 
 def _bits(number: int) -> Iterator[int]:

@@ -12,7 +12,7 @@ from ncollapse.hooks.affine import Proof
 from ncollapse.hooks.batch_io import copy_of
 from ncollapse.hooks.capture import INPUTS
 from ncollapse.hooks.classifier import Head, find_head
-from ncollapse.hooks.label_rows import LabelRows
+from ncollapse.hooks.label_rows import LabelRows, find_sample_axes
 from ncollapse.hooks.logits import Answers
 from ncollapse.hooks.masks import MaskRule, mask_rules
 from ncollapse.hooks.pooling import MeanFrom, ReadOut, padding_rule, read_out, silent_rule, unknown_padding
@@ -21,7 +21,6 @@ from ncollapse.hooks.rows import (
     aside_words,
     count_samples,
     declared_prefix,
-    find_sample_axes,
     left_out_words,
     misplaced,
     nothing_found,
@@ -80,7 +79,7 @@ class Discovery:
     def plan(self, inputs: Any, num_rows: int, tokens: int | None, labeled: LabelRows | None = None) -> TapPlan:
         """Look at the first samples and choose taps; ``tokens``: labels per sample, 0 if it has one itself, None if unknown."""
         trace = self._look(inputs, follow=True)
-        num_rows = num_rows if tokens else count_samples(trace, inputs, num_rows, self.num_classes)
+        num_rows = count_samples(trace, inputs, num_rows, self.num_classes, tokens, labeled)
         find_sample_axes(trace, inputs, num_rows, self._look)
         answers, rules = Answers(self.model, inputs), mask_rules(inputs, self.model)
         rule = padding_rule(rules, inputs, self.model, None if tokens else _usable(trace, Head()), trace, answers.to_inputs)
@@ -131,10 +130,10 @@ class Discovery:
         left_out |= without_rows(_before(trace, head), _usable(trace, head), num_rows)
         return taps, found, left_out | dict.fromkeys(self.modules.scripted, "scripted") | others
 
-    def _look(self, inputs: Any, follow: bool = False) -> Trace:
+    def _look(self, inputs: Any, follow: bool = False, partly: bool = False) -> Trace:
         # Several looks see the same random numbers, and the network may overwrite its inputs.
         with random_state_kept():
-            return trace_forward(self.model, self.modules, copy_of(inputs), follow)
+            return trace_forward(self.model, self.modules, copy_of(inputs), follow, partly)
 
     def _read_out(self, trace: Trace, head: Head) -> ReadOut:
         """Return how the network turns tokens into one row per sample."""
@@ -185,6 +184,7 @@ class Discovery:
         placed = {label: rows.place(call.name) for label, call in calls.items() if call.name in rows.states}
         placed |= {"": rows.place_of_logits()} if "" in rows.states else {}
         refused = {label: place for label, place in placed.items() if isinstance(place, str)}
+        refused |= {name: shape_words(call) for name, call in calls.items() if name not in placed and self.taps is None}
         if ends := {"", "" if end is None else end.name} & refused.keys():
             raise ValueError(misplaced({label: refused[label] for label in sorted(ends)}))
         found = {name: at for name, at in placed.items() if not isinstance(at, str)}

@@ -1,4 +1,4 @@
-"""The rows of a layer's output that have labels: samples, tokens, pixels or nodes, without those to be ignored."""
+"""The rows of a layer's output that have labels: samples, tokens, pixels or nodes, and which dimension counts the samples."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ncollapse.hooks.batch_io import IGNORED_LABEL
+from ncollapse.hooks.batch_io import IGNORED_LABEL, map_tensors, tensors_in
+from ncollapse.hooks.capture import Captured
 from ncollapse.hooks.tap import Placement
+from ncollapse.hooks.trace import Look, Trace
 
 # A mask of the positions that have labels, a slice of the positions of each sample, or a function of the batch that returns
 # one of them.
@@ -234,3 +236,57 @@ def check_not_one_hot(labeled: LabelRows, num_classes: int | None, outputs: Sequ
             f"`labels` must be class indices, one per sample (N,) or one per token (N, T), got rows {shape} of zeros and ones. "
             "Convert one-hot rows with argmax(1)."
         )
+
+
+def find_sample_axes(trace: Trace, inputs: Any, num_rows: int, look: Look) -> None:
+    """Note for all modules along which dimension their tensors have the samples."""
+    # One look cannot tell (time, samples, ...) from (samples, time, ...) if both are 2. With one sample more, the dimension of
+    # the samples grows. The second look is needed only if a second dimension is as long.
+    seen = [part.tensor for call in trace.calls.values() for part in (call.output, call.input) if part is not None]
+    doubtful = any(not tensor.is_nested and tensor.ndim > 2 and tensor.shape[1] == num_rows for tensor in seen)
+    more = _look_at_more(trace, inputs, num_rows, look) if doubtful else None
+    for call in trace.calls.values():
+        other = None if more is None else more.calls.get(call.name)
+        call.axis = _axis(call.output, None if other is None else other.output, num_rows)
+        call.input_axis = _axis(call.input, None if other is None else other.input, num_rows)
+
+
+def _look_at_more(trace: Trace, inputs: Any, num_rows: int, look: Look) -> Trace | None:
+    """Return a look at one sample more, None if the network refuses."""
+    # If inputs have as many time steps as samples, it is the samples if the network also returns one row more.
+    looks = [_one_more(inputs, num_rows, look, (0, 1))]
+    if not _returns_more(trace, looks[0]):
+        looks.append(_one_more(inputs, num_rows, look, (1, 0)))
+    return next((more for more in looks if _returns_more(trace, more)), looks[0])
+
+
+def _returns_more(trace: Trace, more: Trace | None) -> bool:
+    """Return whether a network returned further rows in another look."""
+    ends = None if more is None or more.output is None else more.output.tensor
+    return ends is not None and trace.output is not None and len(ends) > len(trace.output.tensor)
+
+
+def _one_more(inputs: Any, num_rows: int, look: Look, axes: Sequence[int]) -> Trace | None:
+    indices = torch.tensor([*range(num_rows), 0])
+
+    def one_more(tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, Tensor):
+            raise TypeError("a graph or another object cannot be extended")
+        axis = next((axis for axis in axes if axis < tensor.ndim and tensor.shape[axis] == num_rows), None)
+        return tensor if axis is None else tensor.index_select(axis, indices.to(tensor.device))
+
+    try:
+        more = map_tensors(one_more, inputs)
+        return None if all(new is old for new, old in zip(tensors_in(more), tensors_in(inputs), strict=True)) else look(more)
+    except Exception:  # a network may refuse one sample more in any way: then the dimension stays unknown
+        return None
+
+
+def _axis(seen: Captured | None, more: Captured | None, num_rows: int) -> int | None:
+    """Return the dimension of the samples, None if there is none."""
+    if seen is None or seen.tensor.is_nested:
+        return None
+    if more is None or more.tensor.ndim != seen.tensor.ndim:
+        return 0 if seen.tensor.ndim > 0 and len(seen.tensor) == num_rows else None
+    pairs = zip(seen.tensor.shape[:2], more.tensor.shape[:2], strict=True)
+    return next((axis for axis, pair in enumerate(pairs) if pair == (num_rows, num_rows + 1)), None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import is_dataclass
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ncollapse.hooks.affine import Affine, affine_map, before, fitted_map, noisy, rounding_of
 from ncollapse.hooks.batch_io import copy_of, run_network
-from ncollapse.hooks.capture import tensors_of, with_feature
+from ncollapse.hooks.capture import first_feature, parts_of, tensors_of
 from ncollapse.hooks.snapshot import random_state_kept
 from ncollapse.hooks.tap import Read, Tap, attribute
 
@@ -108,7 +109,7 @@ class Answers(NamedTuple):
         """Run the network with another output of a module."""
 
         def replace(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-            return with_feature(output, value.clone())
+            return _with_feature(output, value.clone())
 
         return self._run([self.model.get_submodule(name).register_forward_hook(replace)])
 
@@ -241,3 +242,27 @@ class Classifier(NamedTuple):
         """Whether the samples differ in front of it: else what a second head adds looks like an offset for each class."""
         rows = self.reading.rows(self.taken, "flatten")
         return bool((rows != rows[0]).any())
+
+
+def _with_feature(output: Any, value: Tensor) -> Any:
+    """Return a module's output with another first feature tensor."""
+    return _exchanged(output, first_feature(output), value)
+
+
+def _exchanged(part: Any, old: Tensor | None, new: Tensor) -> Any:
+    """Return a structure of tensors with another one in the place of one of them."""
+    if part is old:
+        return new
+    keys = [key for key, inner in parts_of(part) if _exchanged(inner, old, new) is not inner]
+    if not keys:
+        return part
+    if isinstance(part, tuple | list):
+        parts = [_exchanged(inner, old, new) for inner in part]
+        return type(part)(*parts) if hasattr(part, "_fields") else type(part)(parts)
+    changed = copy(part)
+    for key in keys:
+        if isinstance(part, Mapping):
+            changed[key] = _exchanged(part[key], old, new)
+        else:
+            setattr(changed, key, _exchanged(getattr(part, key), old, new))
+    return changed

@@ -8,64 +8,32 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ncollapse.hooks.batch_io import map_tensors, tensors_in
-from ncollapse.hooks.capture import INPUTS, Captured
+from ncollapse.hooks.batch_io import map_tensors
+from ncollapse.hooks.capture import INPUTS
+from ncollapse.hooks.label_rows import LabelRows
 from ncollapse.hooks.masks import tensors_of_inputs
 from ncollapse.hooks.tap import INPUT, Placement, Tap, attribute
-from ncollapse.hooks.token_axes import UNCLEAR, Look, changed_indices, token_axes
-from ncollapse.hooks.trace import ModuleCall, Trace, is_inside, outermost, token_states
+from ncollapse.hooks.token_axes import UNCLEAR, token_axes
+from ncollapse.hooks.trace import Look, ModuleCall, Trace, changed_indices, is_inside, outermost, token_states
 
 # How many modules left out for one reason the explanation names; ``left_out`` names all.
 _NAMES_SHOWN = 4
 
 
-def count_samples(trace: Trace, inputs: Any, num_rows: int, num_classes: int | None) -> int:
+def count_samples(
+    trace: Trace, inputs: Any, num_rows: int, num_classes: int | None, tokens: int | None, labeled: LabelRows | None
+) -> int:
     """Return how many samples the network saw: as many as it returned logits, if its inputs may have time first."""
     # Inputs with time first are cut along the wrong dimension, or not at all.
     output = None if trace.output is None else trace.output.tensor
+    if tokens:
+        if labeled is not None and output is not None and num_rows < len(output) == labeled.num_samples == tokens:
+            raise ValueError(misplaced({"": f"has {len(output)} rows for {num_rows} samples"}))  # then all samples are shown
+        return num_rows
     if output is None or output.ndim != 2 or (num_classes is not None and output.shape[1] != num_classes):
         return num_rows
     second = [tensor.shape[1] for tensor in tensors_of_inputs(inputs) if tensor.ndim > 1]
     return len(output) if len(output) in second else num_rows
-
-
-def find_sample_axes(trace: Trace, inputs: Any, num_rows: int, look: Look) -> None:
-    """Note for all modules along which dimension their tensors have the samples."""
-    # One look cannot tell (time, samples, ...) from (samples, time, ...) if both are 2. With one sample more, the dimension of
-    # the samples grows. The second look is needed only if a second dimension is as long.
-    seen = [part.tensor for call in trace.calls.values() for part in (call.output, call.input) if part is not None]
-    doubtful = any(not tensor.is_nested and tensor.ndim > 2 and tensor.shape[1] == num_rows for tensor in seen)
-    more = _look_at_more(inputs, num_rows, look) if doubtful else None
-    for call in trace.calls.values():
-        other = None if more is None else more.calls.get(call.name)
-        call.axis = _axis(call.output, None if other is None else other.output, num_rows)
-        call.input_axis = _axis(call.input, None if other is None else other.input, num_rows)
-
-
-def _look_at_more(inputs: Any, num_rows: int, look: Look) -> Trace | None:
-    indices = torch.tensor([*range(num_rows), 0])
-
-    def one_more(tensor: Tensor) -> Tensor:
-        if not isinstance(tensor, Tensor):
-            raise TypeError("a graph or another object cannot be extended")
-        axis = next((axis for axis, size in enumerate(tensor.shape[:2]) if size == num_rows), None)
-        return tensor if axis is None else tensor.index_select(axis, indices.to(tensor.device))
-
-    try:
-        more = map_tensors(one_more, inputs)
-        return None if all(new is old for new, old in zip(tensors_in(more), tensors_in(inputs), strict=True)) else look(more)
-    except Exception:  # a network may refuse one sample more in any way: then the dimension stays unknown
-        return None
-
-
-def _axis(seen: Captured | None, more: Captured | None, num_rows: int) -> int | None:
-    """Return the dimension of the samples, None if there is none."""
-    if seen is None or seen.tensor.is_nested:
-        return None
-    if more is None or more.tensor.ndim != seen.tensor.ndim:
-        return 0 if seen.tensor.ndim > 0 and len(seen.tensor) == num_rows else None
-    pairs = zip(seen.tensor.shape[:2], more.tensor.shape[:2], strict=True)
-    return next((axis for axis, pair in enumerate(pairs) if pair == (num_rows, num_rows + 1)), None)
 
 
 class TokenRows:
@@ -89,10 +57,11 @@ class TokenRows:
         end: ModuleCall | None = None,
     ) -> None:
         self.trace, self.num_labels, self.end = trace, num_labels, end
-        self.axes = token_axes(trace, inputs, look, token_states(trace).keys())
-        output = () if trace.output is None else tuple(trace.output.tensor.shape[1:])
-        if len(output) == 2 and output[0] != output[1] and num_classes in output:
-            self.axes[""] = 2 - output.index(num_classes)
+        names = token_states(trace).keys()
+        known = self._known_axes(num_classes)
+        self.axes = (
+            token_axes(trace, inputs, look, names, {name: axis for name, axis in known.items() if name in names}) | known
+        )
         self.states = self._arranged(trace)
         looks = [(last, self._arranged(look(changed))) for last, changed in _changed_inputs(inputs, trace, num_labels)]
         elsewhere = [found for last, after in looks for found in self._moved(last, after)]
@@ -106,9 +75,21 @@ class TokenRows:
         for last, responses in labeled or changes:
             moved = self._first_of_logits(last, responses) - min(responses[""]) if labeled else -last
             self.own |= {name: min(rows) + moved for name, rows in responses.items() if len(rows) == 1}
+        self.in_order = self._found_in_order(inputs, look) if trace.reordered else set[str]()
         self.by_length = self._by_length()
         if num_prefix:
             self.by_length.setdefault(num_labels + num_prefix, num_prefix)
+
+    def _known_axes(self, num_classes: int | None) -> dict[str, int]:
+        """Return which dimension counts the tokens in the logits, and in what a linear layer makes them of."""
+        logits, end = self.trace.output, self.end
+        shape = () if logits is None else tuple(logits.tensor.shape[1:])
+        known = {"": 2 - shape.index(num_classes)} if len(shape) == 2 and shape[0] != shape[1] and num_classes in shape else {}
+        made = self.trace.calls[end.name.removesuffix(INPUT)].output if end is not None and end.name.endswith(INPUT) else None
+        if end is None or made is None or logits is None or not isinstance(end.module, nn.Linear):
+            return known
+        own = {"": 1 if logits.tensor.stride() == made.tensor.stride() else 2}
+        return {end.name: 1} | (own if logits.tensor.data_ptr() == made.tensor.data_ptr() else {}) | known
 
     @property
     def words(self) -> str:
@@ -125,7 +106,8 @@ class TokenRows:
             return UNCLEAR
         length, labels = self.states[name].shape[1], self.num_labels
         fits = length == labels
-        if fits and self.moved and (name in self.moved or self.own.get(name) != 0) and not self._ends_in(name):
+        moved = self.moved and (name in self.moved or self.own.get(name) != 0)
+        if fits and (moved or (self._is_reordered(name) and name not in self.in_order)) and not self._ends_in(name):
             return "may have the tokens in another order, as the network changes it inside"
         first = self.own.get(name, self.by_length.get(length, 0 if fits else -1))
         if not 0 <= first <= length - labels:
@@ -155,6 +137,29 @@ class TokenRows:
             for name, rows in self._responses(after, sample).items():
                 if name and rows and self.states[name].shape[1] == self.num_labels and end(rows) != place:
                     yield name, len(rows) == 1
+
+    def _is_reordered(self, name: str) -> bool:
+        """Return whether a layer may depend on tokens that have another order."""
+        call = self.trace.call(name) if name else None
+        return (
+            call is not None
+            and call.output is not None
+            and any(not moved & ~call.output.sources for moved in self.trace.reordered)
+        )
+
+    def _found_in_order(self, inputs: Any, look: Look) -> set[str]:
+        """Return layers in which tokens that are changed, those with one bit in their place at a time, change no other row."""
+        tokens = next((part for part in tensors_of_inputs(inputs) if part.ndim > 1 and part.shape[1] == self.num_labels), None)
+        if tokens is None or _is_mask(tokens, self.trace.mask):
+            return set()
+        found = {name for name, state in self.states.items() if state.shape[1] == self.num_labels}
+        others = [next((row for row in tokens[0] if not torch.equal(row, own)), own) for own in tokens[0]]
+        for bit in range((self.num_labels - 1).bit_length()):
+            places, changed = [place for place in range(self.num_labels) if place >> bit & 1], tokens.clone()
+            changed[0, places] = torch.stack(others)[places]
+            responses = self._responses(self._arranged(look(_replaced(inputs, tokens, changed))))
+            found &= {name for name, rows in responses.items() if rows and set(rows) <= set(places)}
+        return found
 
     def _ends_in(self, name: str) -> bool:
         """Return whether a layer is the network's output, or what its classifier takes."""

@@ -33,9 +33,15 @@ class TappedNetwork:
     # On leaving, also after an error, hooks are removed and the network is restored. No gradients are computed.
 
     def __init__(
-        self, model: nn.Module, make_plan: Callable[..., TapPlan], *, check: bool = False, batches: Any = None
+        self,
+        model: nn.Module,
+        make_plan: Callable[..., TapPlan],
+        *,
+        num_classes: int | None = None,
+        check: bool = False,
+        batches: Any = None,
     ) -> None:
-        self.model = model
+        self.model, self._num_classes = model, num_classes
         self.plan: TapPlan | None = None
         self._make_plan = make_plan
         self._hooks: TapHooks | None = None
@@ -70,7 +76,7 @@ class TappedNetwork:
                 try:
                     self.plan = look(self._untouched, make_plan, inputs, rows, rows.per_position)
                 except (ValueError, TypeError):
-                    check_not_one_hot(rows, rows.shape[-1], ())
+                    check_not_one_hot(rows, self._num_classes, ())
                     raise
                 self._hooks = TapHooks(self.model, self.plan)
                 self._untouched.mark()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -14,10 +14,16 @@ from ncollapse.hooks.label_rows import LabelRows
 from ncollapse.hooks.masks import tensors_of_inputs
 from ncollapse.hooks.pooling import ReadOut
 from ncollapse.hooks.tap import INPUT, Placement, Tap
-from ncollapse.hooks.trace import ModuleCall, Trace, token_calls, token_states
-
-# Runs the network once and returns the trace. The random state is the same each time.
-Look = Callable[[Any], Trace]
+from ncollapse.hooks.trace import (
+    Look,
+    ModuleCall,
+    Trace,
+    change_profile,
+    changed_indices,
+    changed_sizes,
+    token_calls,
+    token_states,
+)
 
 # A layer is (N, T, D) unless something shows that its tokens are in the last dimension, as around a convolution over time. This
 # is looked into only where the last dimension is as long as tokens are somewhere in the network. With fewer tokens in the
@@ -25,8 +31,6 @@ Look = Callable[[Any], Trace]
 # refuses, another last token in one sample and another first one in another sample change the two ends of that dimension, as
 # long as no module has mixed the tokens. Then the kind of module decides, and at last the other layers of the same shape.
 
-# What changes by more than this share of the largest change is at the place of a changed token or pixel.
-_CHANGED = 1e-3
 _MOST_BY_FAR = 2.0
 _FIRST, _LAST, _UNKNOWN = 1, 2, 0
 UNCLEAR = "may have its tokens in the last dimension"
@@ -37,18 +41,22 @@ _OVER_TOKENS = (nn.RNNBase, nn.MultiheadAttention, nn.TransformerEncoderLayer, n
 
 
 def token_axes(
-    trace: Trace, inputs: Any, look: Look, wanted: Collection[str], read_turned: Collection[str] = ()
+    trace: Trace, inputs: Any, look: Look, wanted: Collection[str], known: Mapping[str, int] | None = None
 ) -> dict[str, int]:
-    """Return 2 for states whose tokens are the last dimension, as of those ``read_turned``, 0 if unknown, 1 for (N, T, D)."""
-    states = token_states(trace)
-    lengths = {state.shape[1] for state in states.values()} | {states[name].shape[2] for name in read_turned}
+    """Return 2 for states whose tokens are the last dimension, 0 if unknown, 1 for (N, T, D); ``known`` are some of them."""
+    states, known = token_states(trace), known or {}
+    lengths = {states[name].shape[known.get(name, _FIRST)] for name in states}
+    widths = {states[name].shape[3 - known.get(name, _FIRST)] for name in states}
     likely, certain = _axes_by_kind(trace, states)
-    certain |= dict.fromkeys(read_turned, _LAST)
-    alike = {name for name, state in states.items() if state.shape[2] in lengths and max(state.shape[1:]) > 1}
+    certain |= known
+    alike = {name for name, state in states.items() if state.shape[2] in lengths or state.shape[1] in widths}
+    alike = {name for name in alike if max(states[name].shape[1:]) > 1}
     unclear = {name for name in alike | likely.keys() | certain.keys() if certain.get(name) != _FIRST}
-    if not unclear & set(wanted):
+    given = [set(tensor.shape[1:]) for tensor in tensors_of_inputs(inputs) if tensor.ndim in (2, 3)]
+    usual = {name for name, state in states.items() if any(state.shape[1] in sizes - {state.shape[2]} for sizes in given)}
+    if set(wanted) <= usual - unclear:
         return dict.fromkeys(wanted, _FIRST)
-    found = _shorter_axes(trace, states, inputs, look)
+    found = _shorter_axes(trace, states, inputs, look, certain)
     others, apart = ([], {}) if unclear <= found.keys() else _ends_apart(trace, states, inputs, look, certain)
     # Some features may change at the ends alone by chance, as behind a ReLU: then the kind of module must not say otherwise.
     apart = {name: axis if likely.get(name, axis) == axis else _UNKNOWN for name, axis in apart.items()}
@@ -94,36 +102,49 @@ def _axes_of_views(trace: Trace, names: Collection[str], known: Mapping[str, int
 
 
 def _axis_by_shape(shape: tuple[int, ...], known: Mapping[int, set[tuple[int, ...]]]) -> int:
-    """Return the axis of the layers of this shape; unknown if these have both, or if the only evidence is for (D, T)."""
-    if shape in known[_LAST]:
-        return _LAST if shape not in known[_FIRST] and shape[0] != shape[1] else _UNKNOWN
-    return _UNKNOWN if shape[0] != shape[1] and shape[::-1] in known[_FIRST] and shape not in known[_FIRST] else _FIRST
+    """Return the axis of the layers of this shape; unknown if these have both, or if it could also be that of others."""
+    turned, widths = shape[::-1], {seen[2 - axis] for axis, shapes in known.items() for seen in shapes}
+    # Merged or split tokens may have the shape of others that are turned, such as (8, 4) and (4, 8).
+    if max(shape) % min(shape) == 0 or (shape in known[_FIRST] and shape in known[_LAST]):
+        return _UNKNOWN
+    if shape in known[_FIRST] | known[_LAST]:
+        return _FIRST if shape in known[_FIRST] else _LAST
+    return _UNKNOWN if turned in known[_FIRST] or (shape[0] in widths and shape[1] not in widths) else _FIRST
 
 
-def _shorter_axes(trace: Trace, states: Mapping[str, Tensor], inputs: Any, look: Look) -> dict[str, int]:
+def _shorter_axes(
+    trace: Trace, states: Mapping[str, Tensor], inputs: Any, look: Look, certain: Mapping[str, int]
+) -> dict[str, int]:
     """Return the dimension of each state that is shorter with fewer tokens in the inputs."""
-    for fewer in _with_fewer_tokens(inputs, len(next(iter(states.values())))):
-        try:
-            shorter = token_states(look(fewer), trace)
-        except Exception:  # a network may refuse another number of tokens in any way
-            continue
+    partly: dict[str, int] = {}
+    for fewer, is_usual in _with_fewer_tokens(inputs, len(next(iter(states.values())))):
+        other = look(fewer, partly=True)
+        shorter = token_states(other, trace)
         pairs = {name: (state.shape, shorter[name].shape) for name, state in states.items() if name in shorter}
         found = {name: [axis for axis in (1, 2) if new[axis] < old[axis]] for name, (old, new) in pairs.items()}
-        if any(found.values()):
-            return {name: axes[0] for name, axes in found.items() if len(axes) == 1}
-    return {}
+        axes = {name: axes[0] for name, axes in found.items() if len(axes) == 1}
+        if other.returned and any(found.values()):
+            return axes
+        # If the network refused on its way, it may have taken fewer features so far, but hardly past a layer with weights.
+        known, calls = certain.keys() & axes.keys(), [trace.call(name) for name in axes]
+        went_on = any(call is not None and call.output is not None and call.output.depends_on_weights for call in calls)
+        if not partly and went_on and (known or is_usual) and all(axes[name] == certain[name] for name in known):
+            partly = axes
+    return partly
 
 
-def _with_fewer_tokens(inputs: Any, num_rows: int) -> Iterator[Any]:
-    """Yield inputs with half of the length in one of the dimensions that may count tokens, pixels or time steps."""
+def _with_fewer_tokens(inputs: Any, num_rows: int) -> Iterator[tuple[Any, bool]]:
+    """Yield inputs with half of the length in a dimension that may count tokens, pixels or time, and if it usually does."""
     leading = next((tensor for tensor in tensors_of_inputs(inputs) if tensor.ndim > 1), None)
     if leading is None or num_rows not in leading.shape[:2]:
         return
-    samples = 0 if len(leading) == num_rows else 1
-    for axis in [axis for axis in range(min(leading.ndim, 4)) if axis != samples and leading.shape[axis] > 1]:
-        length = leading.shape[axis]
+    counts = [axis for axis in (0, 1) if leading.shape[axis] == num_rows]  # as many time steps as samples: either
+    axes = [axis for axis in range(min(leading.ndim, 4)) if counts != [axis] and leading.shape[axis] > 1]
+    for axis in sorted(axes, key=lambda axis: axis in counts):
+        length, samples = leading.shape[axis], counts[0] if axis != counts[0] else counts[-1]
+        usual = 2 if leading.ndim == 4 else 1 - samples
 
-        def cut(tensor: Tensor, axis: int = axis, length: int = length) -> Tensor:
+        def cut(tensor: Tensor, axis: int = axis, length: int = length, samples: int = samples) -> Tensor:
             if not isinstance(tensor, Tensor):
                 return tensor
             same = tensor.shape == leading.shape
@@ -132,7 +153,7 @@ def _with_fewer_tokens(inputs: Any, num_rows: int) -> Iterator[Any]:
                 tensor = tensor.narrow(dim, 0, (length + 1) // 2)
             return tensor
 
-        yield map_tensors(cut, inputs)
+        yield map_tensors(cut, inputs), axis == usual
 
 
 def _ends_apart(
@@ -181,20 +202,6 @@ def with_other_ends(tensor: Any, num_rows: int, axis: int = _FIRST, turn: int = 
     return changed
 
 
-def _profile(before: Tensor, after: Tensor, sample: int, axis: int) -> Tensor:
-    """Return by how much each index of a dimension changed in one sample."""
-    if sample >= len(before):  # the batch has one sample
-        return before.new_zeros(before.shape[axis])
-    change = (before[sample].double() - after[sample].double()).abs().nan_to_num()
-    return change.amax(dim=2 - axis)
-
-
-def changed_indices(before: Tensor, after: Tensor, sample: int, axis: int = 1) -> list[int]:
-    """Return which indices of a dimension changed in one sample."""
-    change = _profile(before, after, sample, axis)
-    return [int(place) for place in (change > _CHANGED * change.max()).nonzero()]
-
-
 def _are_apart(state: Tensor, others: Sequence[Tensor], axis: int) -> bool:
     """Return whether all that changed in the first sample is behind all that changed in the second."""
     last, first = ([place for other in others for place in changed_indices(state, other, sample, axis)] for sample in (0, 1))
@@ -204,7 +211,7 @@ def _are_apart(state: Tensor, others: Sequence[Tensor], axis: int) -> bool:
 def _stays_at_its_end(state: Tensor, others: Sequence[Tensor]) -> bool:
     """Return whether the changed tokens changed most by far, as where attention adds to every token what it takes of others."""
     for sample, end in ((0, -1), (1, 0)):
-        for profile in [_profile(state, other, sample, _FIRST) for other in others]:
+        for profile in [change_profile(state, other, sample, _FIRST) for other in others]:
             own, most = float(profile[end]), profile.sort().values[-2:]
             if own < float(most[-1]) or own < _MOST_BY_FAR * float(most[0]):
                 return False
@@ -216,7 +223,7 @@ def unproven(trace: Trace, inputs: Any, look: Look, names: Collection[str]) -> l
     states = token_states(trace)
     certain = _axes_by_kind(trace, states)[1]
     left = [name for name in names if name in states and certain.get(name) != _FIRST]
-    found = _shorter_axes(trace, states, inputs, look) if left else {}
+    found = _shorter_axes(trace, states, inputs, look, certain) if left else {}
     left = [name for name in left if found.get(name) != _FIRST]
     apart = _ends_apart(trace, states, inputs, look, certain)[1] if left else {}
     return [name for name in left if apart.get(name) != _FIRST]
@@ -235,7 +242,7 @@ def turned(
         return _channels_last(placed, inputs, look, labeled.shape[1:]), ""
     states = token_states(trace)
     pooled = [tap for tap in taps if isinstance(tap.pool, str) and tap.pool != "flatten" and tap.name in states]
-    by_rows = [read.tokens.name] if read.is_turned and read.tokens is not None else []
+    by_rows = {read.tokens.name: _LAST} if read.is_turned and read.tokens is not None else {}
     axes = token_axes(trace, inputs, look, [tap.name for tap in pooled], by_rows) if pooled else {}
     found: dict[str, Placement | str] = {tap.label: Placement(is_last=True) for tap in pooled if axes[tap.name] == _LAST}
     found |= {tap.label: UNCLEAR for tap in pooled if axes[tap.name] == _UNKNOWN}
@@ -264,7 +271,7 @@ def _channels_last(
     with suppress(Exception):  # a network may refuse other sizes in any way
         narrower = look(map_tensors(_half_as_wide, inputs))
     for label in last:
-        call, count = calls[label], _changed_sizes(calls[label], after)
+        call, count = calls[label], changed_sizes(calls[label], after)
         other = None if narrower is None else narrower.call(call.name)
         cut = () if other is None or other.output is None else other.output.tensor.movedim(call.axis or 0, 0).shape[1:]
         if len(cut) == 3 and (cut[1] < pixels[1]) != (cut[2] < pixels[1]):
@@ -281,17 +288,6 @@ def _channels_last(
 def _half_as_wide(tensor: Any) -> Any:
     is_image = isinstance(tensor, Tensor) and tensor.ndim > 3
     return tensor.narrow(tensor.ndim - 1, 0, (tensor.shape[-1] + 1) // 2) if is_image else tensor
-
-
-def _changed_sizes(before: ModuleCall, after: Trace) -> list[int]:
-    """Return for each dimension of a layer's first sample how many of its indices a change reached."""
-    call = after.call(before.name)
-    if call is None or call.output is None or before.output is None or call.output.tensor.shape != before.output.tensor.shape:
-        return [0] * (before.features.ndim - 1)
-    values = call.output.values.movedim(before.axis or 0, 0)
-    change = (before.values[0].double() - values[0].double()).abs().nan_to_num()
-    reached = (change > _CHANGED * change.max()).nonzero()
-    return [len(reached[:, dim].unique()) for dim in range(change.ndim)]
 
 
 def _is_convolutional(module: nn.Module) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -28,6 +28,10 @@ from ncollapse.hooks.tap import INPUT, Tap
 # towers, each depend on weights that the other does not. This sees through every operation of PyTorch, also without
 # gradients and in scripted parts. What it cannot see is a way through NumPy or through a kernel outside of PyTorch: then the
 # network's output does not depend on its inputs, and nothing is concluded.
+
+
+# What changes by more than this share of the largest change is at the place of a changed token or pixel.
+_CHANGED = 1e-3
 
 
 @dataclass(eq=False)
@@ -85,6 +89,7 @@ class Trace(NamedTuple):
         may_reorder: Whether an operation ran that can give the samples another order, or leave some out.
         ranked: Which of the returned tensors hold numbers sorted by size, so that their places are no classes.
         last_used: How many modules had finished when a weight was last used, by its name.
+        reordered: On what tokens depend that an operation may have given another order.
     """
 
     calls: dict[str, ModuleCall]
@@ -94,6 +99,7 @@ class Trace(NamedTuple):
     may_reorder: bool = False
     ranked: frozenset[int] = frozenset()
     last_used: Mapping[str, int] = {}
+    reordered: tuple[int, ...] = ()
 
     def call(self, label: str) -> ModuleCall | None:
         """Return the call of a module; for "module.input", what that module took as if a module had returned it."""
@@ -122,8 +128,15 @@ class Trace(NamedTuple):
         return next((part for part in self.returned if part.tensor.ndim >= 2), None)
 
 
-def trace_forward(model: nn.Module, modules: dict[str, nn.Module], inputs: Any, follow: bool = True) -> Trace:
+# Runs the network once and returns the trace. The random state is the same each time.
+Look = Callable[..., Trace]
+
+
+def trace_forward(
+    model: nn.Module, modules: dict[str, nn.Module], inputs: Any, follow: bool = True, partly: bool = False
+) -> Trace:
     """Run a network once, with hooks on these modules; follow what depends on what, which costs most, or nothing of it."""
+    # With ``partly``, what ran before the network refused is kept.
     recorder = _Recorder(dependence := Dependence(model, inputs))
     handles = []
     try:
@@ -132,6 +145,11 @@ def trace_forward(model: nn.Module, modules: dict[str, nn.Module], inputs: Any, 
             handles.append(module.register_forward_hook(recorder.after(name)))
         with dependence if follow else nullcontext():
             output = run_network(model, inputs)
+    except Exception:  # a network may refuse in any way
+        if not partly:
+            raise
+        output = None
+        recorder.add_unfinished(modules)
     finally:
         for handle in handles:
             handle.remove()
@@ -140,8 +158,8 @@ def trace_forward(model: nn.Module, modules: dict[str, nn.Module], inputs: Any, 
     recorder.find_aside()
     ranked = frozenset(i for i, tensor in enumerate(tensors) if dependence.is_ranked(tensor))
     returned = [recorder.copy(tensor) for tensor in tensors]
-    last = dependence.last_used(model)
-    return Trace(recorder.calls, returned, None, names_logits(output), dependence.may_reorder, ranked, last)
+    last, moved = dependence.last_used(model), tuple(dependence.reordered)
+    return Trace(recorder.calls, returned, None, names_logits(output), dependence.may_reorder, ranked, last, moved)
 
 
 def input_call(call: ModuleCall) -> ModuleCall:
@@ -168,6 +186,31 @@ def token_states(trace: Trace, before: Trace | None = None) -> dict[str, Tensor]
     if trace.output is not None and trace.output.tensor.ndim == 3:
         found[""] = trace.output.values
     return found
+
+
+def change_profile(before: Tensor, after: Tensor, sample: int, axis: int) -> Tensor:
+    """Return by how much each index of a dimension changed in one sample."""
+    if sample >= len(before):  # the batch has one sample
+        return before.new_zeros(before.shape[axis])
+    change = (before[sample].double() - after[sample].double()).abs().nan_to_num()
+    return change.amax(dim=2 - axis)
+
+
+def changed_indices(before: Tensor, after: Tensor, sample: int, axis: int = 1) -> list[int]:
+    """Return which indices of a dimension changed in one sample."""
+    change = change_profile(before, after, sample, axis)
+    return [int(place) for place in (change > _CHANGED * change.max()).nonzero()]
+
+
+def changed_sizes(before: ModuleCall, after: Trace) -> list[int]:
+    """Return for each dimension of a layer's first sample how many of its indices a change reached."""
+    call = after.call(before.name)
+    if call is None or call.output is None or before.output is None or call.output.tensor.shape != before.output.tensor.shape:
+        return [0] * (before.features.ndim - 1)
+    values = call.output.values.movedim(before.axis or 0, 0)
+    change = (before.values[0].double() - values[0].double()).abs().nan_to_num()
+    reached = (change > _CHANGED * change.max()).nonzero()
+    return [len(reached[:, dim].unique()) for dim in range(change.ndim)]
 
 
 def is_inside(name: str, outer: Collection[str]) -> bool:
@@ -220,6 +263,11 @@ class _Recorder:
             self.calls[name] = ModuleCall(name, module, taken, returned, 1, started_after, self.dependence.finished)
 
         return hook
+
+    def add_unfinished(self, modules: Mapping[str, nn.Module]) -> None:
+        """Note the modules that started and did not finish."""
+        unfinished = self.started.keys() - self.calls.keys()
+        self.calls |= {name: ModuleCall(name, modules[name], self.started[name][1]) for name in unfinished}
 
     def find_aside(self) -> None:
         """Note which modules returned in front what they were given, or what none of their class hands on (attention maps)."""

@@ -111,7 +111,7 @@ def collect_features(
     )
     model, reading = network_of(model), Reading(unpack, call, ignore_index, rows)
     discovery = Discovery(model, request.layers, request.named_classifier, request.num_classes)
-    with TappedNetwork(model, discovery.plan, check=check, batches=batches) as taps:
+    with TappedNetwork(model, discovery.plan, num_classes=request.num_classes, check=check, batches=batches) as taps:
         passing = network_batches(taps, batches, reading, device_of(model), lambda done, total: None)
         if to is not None:
             return _store((batch.whole() for batch in passing), num_classes, Path(to), taps)

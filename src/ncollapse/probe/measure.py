@@ -173,7 +173,7 @@ def measure_network(
     with processes.sharing_errors():
         model = network_of(model)
         discovery = Discovery(model, request.layers, request.named_classifier, request.num_classes)
-        taps = TappedNetwork(model, discovery.plan, check=check, batches=batches)
+        taps = TappedNetwork(model, discovery.plan, num_classes=request.num_classes, check=check, batches=batches)
         device = device_of(model)
         budget = request.budget(device, processes)
     processes.check_same("Arguments", request.shared_arguments())
