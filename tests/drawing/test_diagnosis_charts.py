@@ -36,6 +36,9 @@ def test_intervals_of_few_shot_accuracy_lie_within_the_axes():
     record = SimpleNamespace(rows=rows, layers=("a", "b"), value=lambda metric, layer: -1.0)
     axes = Figure().add_subplot()
     draw_transfer(axes, record, "new")
+    # The legend is outside the frame, where it covers no line.
+    assert axes.get_legend() is None
+    assert [text.get_text() for text in axes.figure.legends[0].get_texts()] == ["few-shot"]
     low, high = axes.get_ylim()
     assert low < 0.7 - 0.05 * 1.96
     assert high > 0.9 + 0.05 * 1.96

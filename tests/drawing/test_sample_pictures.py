@@ -61,6 +61,16 @@ def test_paths_are_those_of_four_samples_of_each_class(samples):
     assert "NaN" not in svg
 
 
+def test_paths_far_from_straight_are_drawn_smaller_and_a_single_step_is_not_drawn(samples):
+    far = replace(samples.epochs[0], paths=samples.epochs[0].paths * np.array([1, 50], dtype=np.float16))
+    svg = sample_paths_svg(replace(samples, epochs={0: far}))
+    assert int(re.search(r'viewBox="0 0 640 (\d+)"', svg)[1]) <= 420
+    # The words at the ends of a short chord do not meet.
+    assert re.findall(r'text-anchor="(\w+)">(\w+) layer', svg) == [("end", "first"), ("start", "last")]
+    ends = replace(samples.epochs[0], paths=samples.epochs[0].paths[:, [0, -1]])
+    assert sample_paths_svg(replace(samples, epochs={0: ends})) == ""
+
+
 def test_without_paths_nothing_is_drawn(samples):
     epoch = replace(samples.epochs[0], paths=np.zeros((30, 0, 2), dtype=np.float16))
     assert sample_paths_svg(replace(samples, epochs={0: epoch})) == ""

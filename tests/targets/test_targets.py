@@ -156,6 +156,7 @@ def test_a_measurement_without_paths_is_a_table(tmp_path, monkeypatch):
     assert (found.has_depth, found.epochs, found.layers) == (False, (0,), ("1", "3"))
     page = write_report([out]).read_text()
     assert "Results over depth are missing because the samples were not followed through the layers." in page
+    assert "<code>ncollapse measure ... --path --out DIR</code>" in page
     assert page.count("<svg") == 2  # the K-gon of two layers
     assert re.search(r"<summary>Split train: \d+ metrics at 2 layers</summary>", page)
     assert not (out / "figures").exists()

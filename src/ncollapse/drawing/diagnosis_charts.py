@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -71,7 +72,9 @@ def draw_transfer(axes: Axes, record: DiagnosisRecord, name: str) -> None:
 def _finish(axes: Axes, values: list[float | None], num_layers: int) -> None:
     style.fit_linear(axes, values or [0.0, 1.0])
     style.count_layers(axes, num_layers)
-    axes.legend(fontsize=7.5, frameon=False, loc="best", labelcolor=style.INK)
+    # Below the frame, where it covers no line.
+    options: dict[str, Any] = {"fontsize": 7.5, "frameon": False, "labelcolor": style.INK}
+    axes.get_figure(root=True).legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=2, **options)  # type: ignore[union-attr]
 
 
 def clustered_order(distances: Sequence[Sequence[float]]) -> list[int]:

@@ -72,7 +72,7 @@ def _merged(record: DiagnosisRecord) -> str:
         )
         return (
             f"Merged at {record.layers[-1]}: {groups}. There the nearest class center takes up to {percent(worst)} of the "
-            f"samples of two classes for the other one {where}; for classes that are one, a coin gives 50 %."
+            f"samples of two classes for the other one {where}; two names of one class would give 50 %."
         )
     if not record.pairs:
         return ""

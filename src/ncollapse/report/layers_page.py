@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from ncollapse.drawing.diagnosis_charts import clustered_order, draw_detection, draw_heads, draw_transfer, matrix_png
 from ncollapse.drawing.diagnosis_sentences import SCORES, sufficient_layer, verdicts
-from ncollapse.drawing.wording import counted, number, percent
+from ncollapse.drawing.wording import number, percent
 from ncollapse.records.rows import ClassFinding, DiagnosisRecord
 from ncollapse.report.markup import PanelDrawing, panel_svgs, write_html
 
@@ -131,8 +131,7 @@ def _pictures(record: DiagnosisRecord) -> list[dict[str, Any]]:
     names = [record.classes[place].name for place in order]
     matrix = [[record.distances[i][j] for j in order] for i in order]
     labels = names if len(names) <= _LABELED else []
-    listed = ", ".join(names) if len(names) <= _NAMED else f"{len(names):,} classes, in classes.csv"
-    order_words = "" if labels else f" Order: {listed}."
+    order_words = f" Order: {', '.join(names)}." if not labels and len(names) <= _NAMED else ""
     return [
         {
             "title": f"Distances of class means at {record.layers[-1]}",
@@ -145,7 +144,7 @@ def _pictures(record: DiagnosisRecord) -> list[dict[str, Any]]:
             "title": "Similarity of layers (linear CKA)",
             "src": _source(matrix_png(record.cka, colors="viridis", low=0, high=1)),
             "words": "From the first layer, top left, to the last. Yellow: the same up to rotation and scale. Dark: unlike. "
-            f"From {counted(len(record.layers), 'layer')} on at most 500 training samples.",
+            "Computed on at most 500 training samples.",
             "labels": [str(depth) for depth in range(len(record.layers)) if len(record.layers) <= _LABELED],
         },
     ]
