@@ -78,7 +78,10 @@ def test_the_verdict_is_that_of_the_assignment_on_400_instances():
     assert 120 < sum(verdicts) < 280
 
 
-def test_the_verdict_is_that_of_shortest_paths_for_more_classes():
+@pytest.mark.parametrize("rounds", [32, 1])
+def test_the_verdict_is_that_of_shortest_paths_for_more_classes(monkeypatch, rounds):
+    """Also if a cycle is looked for after every round, as it is after 32 of more classes."""
+    monkeypatch.setattr("ncollapse.depth.class_arcs._ROUNDS", rounds)
     verdicts = []
     for seed in range(60):
         x, labels, targets = collapsed(seed, num_samples=40, num_classes=8, dim=8, pull=0.4)

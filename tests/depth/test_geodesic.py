@@ -257,13 +257,15 @@ def test_many_wide_rows_cross_the_joints_between_blocks():
     assert int(line.num_samples) == 600
 
 
-def test_many_classes_take_the_positions_in_parts(monkeypatch):
+def test_many_classes_take_samples_and_pairs_in_parts(monkeypatch):
     x, y, labels, K = two_layers("imbalanced")
     paired = PairedMoments.from_batch(x, y, labels, K)
     whole = LineDecisions.from_batch(x, y, labels, paired)
     assert len(set(whole.correct.tolist())) > 1
-    monkeypatch.setattr("ncollapse.depth.geodesic._BLOCK_ELEMENTS", 10 * len(x) * K)
+    cdnv = GeodesicCurve(paired).cdnv()
+    monkeypatch.setattr("ncollapse.depth.geodesic._BLOCK_ELEMENTS", 4 * len(GRID))
     assert torch.equal(LineDecisions.from_batch(x, y, labels, paired).correct, whole.correct)
+    assert torch.allclose(GeodesicCurve(paired).cdnv(), cdnv, rtol=1e-14, atol=0)
 
 
 @pytest.mark.parametrize(("tied", "correct"), [(0, 4), (1, 3)])

@@ -14,6 +14,8 @@ from ncollapse.statistics.paired import PairedMoments
 
 # Relative size below which a sum of arcs is the rounding of its terms.
 _ROUNDING = 1e-12
+# After so many rounds a cycle is looked for.
+_ROUNDS = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,22 +107,32 @@ def collapsed_optimality(arcs: ClassArcs) -> CollapsedOptimality:
 def _shortest(lengths: np.ndarray, tolerance: float) -> tuple[np.ndarray, tuple[int, ...] | None]:
     """Run Bellman-Ford from a source at distance 0 of every node; return distances and a negative cycle, if any."""
     # A distance is updated only if it falls by more than the tolerance. If no distance falls any more, all arcs satisfy the
-    # inequality up to the tolerance. If K rounds do not get there, the predecessors lead into a cycle of a length below
-    # minus the tolerance.
+    # inequality up to the tolerance. If K rounds do not get there, the predecessors lead into a cycle, and whenever they lead
+    # into one, its length is below minus the tolerance.
     size = len(lengths)
+    arriving, through = np.ascontiguousarray(lengths.T), np.empty_like(lengths)
     distances, before = np.zeros(size), np.full(size, -1)
-    for _ in range(size):
-        through = distances[:, None] + lengths
-        best = through.argmin(axis=0)
-        reached = through[best, np.arange(size)]
+    for done in range(1, size + 1):
+        np.add(arriving, distances, out=through)
+        best = through.argmin(axis=1)
+        reached = through[np.arange(size), best]
         shorter = reached < distances - tolerance
         if not shorter.any():
             return distances, None
         distances, before = np.where(shorter, reached, distances), np.where(shorter, best, before)
-    node = int(shorter.argmax())
-    for _ in range(size):
+        # Of many classes a cycle closes long before K rounds.
+        if (done % _ROUNDS == 0 or done == size) and (cycle := _cycle(before, int(shorter.argmax()))):
+            return distances, cycle
+    raise AssertionError("the predecessors lead into a cycle after K rounds")
+
+
+def _cycle(before: np.ndarray, node: int) -> tuple[int, ...]:
+    """Follow the predecessors of a node into a cycle; none if they end at the source."""
+    for _ in range(len(before)):
         node = int(before[node])
+        if node < 0:
+            return ()
     cycle = [node]
     while (node := int(before[node])) != cycle[0]:
         cycle.append(node)
-    return distances, tuple(reversed(cycle))
+    return tuple(reversed(cycle))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -15,13 +16,19 @@ from ncollapse.statistics.conventions import ClassWeights, Convention, conventio
 from ncollapse.statistics.paired import PairedMoments
 
 GRID = tuple(step / 100 for step in range(101))
-_BLOCK_ELEMENTS = 2**20
+# Numbers of one block, which stays in a cache.
+_BLOCK_ELEMENTS = 2**17
 
 
 def _bernstein(start: Tensor, cross: Tensor, end: Tensor, times: Tensor) -> Tensor:
-    """Compute (1-t)² start + 2t(1-t) cross + t² end, with a time axis appended."""
+    """Compute (1-t)² start + 2t(1-t) cross + t² end at all times."""
     t = times
-    return start[..., None] * (1 - t) ** 2 + 2 * cross[..., None] * t * (1 - t) + end[..., None] * t**2
+    return start * (1 - t) ** 2 + 2 * cross * t * (1 - t) + end * t**2
+
+
+def _polynomials(times: Tensor) -> Tensor:
+    """Return the polynomials (1-t)², 2t(1-t) and t² at all times, shape (T, 3)."""
+    return torch.stack([(1 - times) ** 2, 2 * times * (1 - times), times**2], dim=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,19 +92,28 @@ class GeodesicCurve:
 
     def pfc2(self, times: Sequence[float] = GRID) -> Tensor:
         """Return the distance of the Gram matrix from a simplex ETF's on the line; nan where all class means coincide."""
-        num_classes = self.paired.first.num_classes
-        (start, cross, end), t = self.gram_coefficients(), _times(times, self.paired)
-        traces = _bernstein(start.trace(), cross.trace(), end.trace(), t)
-        centering = torch.eye(num_classes, dtype=torch.float64, device=t.device) - 1.0 / num_classes
-        frame = centering / math.sqrt(num_classes - 1) if num_classes > 1 else centering * math.nan
+        t, num_classes = _times(times, self.paired), self.paired.first.num_classes
+        if num_classes < 2:
+            return t * math.nan
+        traces, factor = self._beside_frame
+        # G = a F + R of a frame F of norm 1 and R orthogonal to it, so that |G/|G| - F|² = (|R|/|G|)² + (1 - a/|G|)², and
+        # 1 - a/|G| = |R|²/(|G| (|G| + a)) keeps its digits near a frame.
+        along = _polynomials(t) @ traces / math.sqrt(num_classes - 1)
+        parts = torch.cat([along.unsqueeze(0), factor @ _polynomials(t).T])
+        parts = parts / parts.abs().amax(dim=0)  # Else their squares leave the range of float64 beyond 1e77.
+        size, rest = torch.linalg.vector_norm(parts, dim=0), torch.linalg.vector_norm(parts[1:], dim=0)
+        distances = rest / size * torch.hypot(torch.ones_like(rest), rest / (size + parts[0]))
+        return torch.where(along * math.sqrt(num_classes - 1) > num_classes * _floor(self.paired), distances, math.nan)
 
-        def at(block: Tensor) -> Tensor:
-            gram = _bernstein(start, cross, end, block)
-            gram = gram / gram.abs().amax(dim=(0, 1))  # Else its squares leave the range of float64 beyond 1e77.
-            return torch.linalg.norm(gram / torch.linalg.norm(gram, dim=(0, 1)) - frame[..., None], dim=(0, 1))
-
-        distances = torch.cat([at(block) for block in _time_blocks(t, num_classes**2)])
-        return torch.where(traces > num_classes * _floor(self.paired), distances, math.nan)
+    @cached_property
+    def _beside_frame(self) -> tuple[Tensor, Tensor]:
+        """The traces of the three Gram matrices, and a triangular factor of what they are beside a frame's."""
+        # Lengths of combinations of three long vectors are those of combinations of the columns of their factor.
+        num_classes, grams = self.paired.first.num_classes, self.gram_coefficients()
+        traces = torch.stack([gram.trace() for gram in grams])
+        centering = torch.eye(num_classes, dtype=torch.float64, device=traces.device) - 1.0 / num_classes
+        rest = [gram - trace / (num_classes - 1) * centering for gram, trace in zip(grams, traces, strict=True)]
+        return traces, torch.linalg.qr(torch.stack(rest).flatten(1).T, mode="r").R
 
     def cdnv(self, times: Sequence[float] = GRID) -> Tensor:
         """Return the mean class-distance normalized variance on the line; nan where two class means coincide."""
@@ -106,26 +122,20 @@ class GeodesicCurve:
         if num_classes < 2:
             return t * math.nan
         k, j = torch.triu_indices(num_classes, num_classes, 1, device=t.device)
-        start, cross, end = (matrix[k, j] for matrix in paired.separations)
-
-        def at(block: Tensor) -> Tensor:
-            variances = _bernstein(
-                paired.first.class_variances, paired.cross_traces / counts, paired.last.class_variances, block
-            )
-            distances = _bernstein(start, cross, end, block)
-            defined = torch.where(distances > _floor(paired), distances, math.nan)
-            return ((variances[k] + variances[j]) / (2 * defined)).mean(dim=0)
-
-        return torch.cat([at(block) for block in _time_blocks(t, len(k))])
+        separations = torch.stack([matrix[k, j] for matrix in paired.separations])
+        variances = torch.stack([paired.first.class_variances, paired.cross_traces / counts, paired.last.class_variances])
+        weights, sums, floor = _polynomials(t), torch.zeros_like(t), _floor(paired)
+        step = max(1, _BLOCK_ELEMENTS // max(1, len(t)))
+        for start in range(0, len(k), step):
+            some = slice(start, start + step)
+            distances = weights @ separations[:, some]
+            spreads = weights @ (variances[:, k[some]] + variances[:, j[some]])
+            sums += torch.where(distances > floor, spreads / distances, math.nan).sum(dim=1)
+        return sums / (2 * len(k))
 
 
 def _times(times: Sequence[float], paired: PairedMoments) -> Tensor:
     return torch.as_tensor(times, dtype=torch.float64, device=paired.cross_traces.device)
-
-
-def _time_blocks(times: Tensor, size: int) -> tuple[Tensor, ...]:
-    """Split positions into blocks, so that ``size`` numbers at every position take little memory."""
-    return times.split(max(1, _BLOCK_ELEMENTS // size))
 
 
 def _floor(paired: PairedMoments) -> Tensor:
@@ -181,20 +191,14 @@ class LineDecisions:
         correct = torch.full((len(t),), start, dtype=torch.float64, device=first.device)
         violating = correct.new_full((), start)
         classes = torch.arange(num_classes, device=first.device)
-        polynomials = torch.stack([(1 - t) ** 2, 2 * t * (1 - t), t**2], dim=1)
-        for rows in row_blocks(first):
+        for rows in row_blocks(first, max(first.shape[1], num_classes)):
             own = labels[rows]
             residuals = first[rows] - paired.first.means[own], last[rows] - paired.last.means[own]
             delta_a, delta_b, delta_c, collapsed_b, collapsed_c = _margins(*residuals, own, paired)
             # Ties go to the smaller index, within the rounding of the margins.
             rounding = _rounding(*residuals, own, paired)
             needed = torch.where(classes < own.unsqueeze(1), rounding + torch.finfo(torch.float64).tiny, -rounding)
-            coefficients = torch.stack([delta_a.T, delta_b.T, delta_c.T])
-            decided = [
-                (torch.tensordot(part, coefficients, 1) >= needed.T).all(dim=1).sum(dim=1)
-                for part in _time_blocks(polynomials, delta_a.numel())
-            ]
-            correct += torch.cat(decided)
+            correct += _num_right(torch.stack([delta_a, delta_b, delta_c]), needed, t)
             violating += ((delta_a > 0) & (collapsed_b < 0) & (collapsed_b.square() > delta_a * collapsed_c)).sum()
         num_pairs = torch.tensor(len(labels) * (num_classes - 1))
         return cls(t, correct, torch.tensor(len(labels)), violating, num_pairs)
@@ -212,6 +216,18 @@ class LineDecisions:
     def pfc3(self) -> Tensor:
         """Return the nearest-class-center accuracy at every position, shape (T,)."""
         return self.correct / self.num_samples
+
+
+def _num_right(margins: Tensor, needed: Tensor, times: Tensor) -> Tensor:
+    """Count the samples all of whose margins, given by coefficients (3, N, K), reach what is needed, at every time."""
+    found, (num_samples, num_classes) = torch.zeros_like(times), needed.shape
+    step = max(1, _BLOCK_ELEMENTS // (2 * num_classes))
+    for start in range(0, num_samples, step):
+        coefficients, least = margins[:, start : start + step].flatten(1), needed[start : start + step].flatten()
+        parts = _polynomials(times).split(4)
+        right = [(part @ coefficients >= least).view(len(part), -1, num_classes).all(dim=2).sum(dim=1) for part in parts]
+        found += torch.cat(right)
+    return found
 
 
 def _margins(

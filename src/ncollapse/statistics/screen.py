@@ -15,7 +15,7 @@ _UNIT = torch.finfo(torch.float32).eps / 2
 # What is below this may be flushed to zero.
 _TINY = torch.finfo(torch.float32).tiny
 # Numbers of one block of products, 2 MB, but products of fewer samples are slower.
-_BLOCK, _FEWEST_SAMPLES = 2**19, 64
+_BLOCK, _FEWEST_SAMPLES = 2**19, 256
 
 
 class Screened(NamedTuple):
