@@ -29,7 +29,7 @@ _KINDS = ("true", "random")
 _COST = 0.005
 # Accuracies that differ by less are taken for one.
 _NEAR = 0.05
-# Probability that a label of the second half is drawn anew: about the test error of these networks.
+# Probability that a label of the second half is drawn again: about the test error of these networks.
 _CORRUPTION = 0.2
 
 
@@ -206,7 +206,7 @@ DEPTH_EXPERIMENTS = (
         "A network generalizes if it needs less depth than its data with some labels made random (Galanti 2022).",
         f"The first layer with a nearest-center error of at most {EPSILON:g} of a network of {_BLOCKS[1]} blocks, trained on "
         f"half of the samples, is less than the number of blocks, {_BLOCKS[0]} or {_BLOCKS[1]}, that all need if each "
-        f"label of the other half is drawn anew with probability {_CORRUPTION:g}.",
+        f"label of the other half is drawn again with probability {_CORRUPTION:g}.",
         depth_bound,
         (_BOUND,),
     ),

@@ -71,7 +71,7 @@ def variability_entries() -> list[Metric]:
             flagged_when=frozenset({"single_samples"}), **common,
         ),
         Metric(
-            "nc1", "tr(Σ_W Σ_B⁺) / K",
+            "nc1", "variability within classes in the directions of the class means, tr(Σ_W Σ_B⁺) / K",
             lambda s: variability.between_inverse_trace(*_centers_of(s), s.convention, divide_by_classes=s.parts.nc1_per_class),
             _CENTERS, reference=_PAPYAN,
             noise=lambda s: _inverse_share(s, s.convention),

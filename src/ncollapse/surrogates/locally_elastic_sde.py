@@ -73,7 +73,7 @@ class LocallyElasticSDE:
         num_classes: K, at least 2.
         kind: "I" or "L".
         alpha: Effect of a sample's own class: a number, or a function of time.
-        beta: Effect of each other class, likewise.
+        beta: Effect of each other class, in the same form.
         start_time: The first time.
 
     Reference:

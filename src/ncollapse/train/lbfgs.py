@@ -14,7 +14,7 @@ _ITERATIONS = 20
 class LBFGS(torch.optim.LBFGS):
     """L-BFGS with strong Wolfe conditions, 20 iterations per step, on the loss plus half the decay times the squared weights.
 
-    It begins anew in every step and so has no state to save.
+    Its memory is empty at the start of every step, so there is no state to save.
     """
 
     def __init__(self, groups: Sequence[dict[str, Any]], learning_rate: float) -> None:
