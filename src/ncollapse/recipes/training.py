@@ -36,8 +36,8 @@ class TrainConfig:
             one at the earliest) the learning rate is multiplied by ``gamma``.
         gamma: In (0, 1].
         optimizer: ``sgd``, ``adam``, or these with decoupled weight decay: ``sgdw``, ``adamw``. ``lbfgs`` takes all samples in
-            one batch and 20 iterations with a line search per epoch, on the objective of ``sgd`` and ``adam``; its memory is empty
-            at the start of an epoch. The line search begins at ``learning_rate``; 1 is usual. Momentum has no effect.
+            one batch and 20 iterations with a line search per epoch, on the objective of ``sgd`` and ``adam``; its memory is
+            empty at the start of an epoch. The line search begins at ``learning_rate``; 1 is usual. Momentum has no effect.
         schedule: ``steps`` at the milestones, or ``cosine``: half a period from the full learning rate in the first epoch to
             ``gamma`` times it in the last; milestones are then not used.
         clip_norm: Largest norm of the whole gradient, more than 0; None does not clip.
