@@ -83,7 +83,7 @@ def messages_page() -> str:
     """Write every message, by room."""
     lines = [
         "# Every message\n",
-        "What the library raises, by room. … stands for what came. Search this page for a few words of yours.\n",
+        "What the library raises, by room. … marks what depends on your call. Search this page for a few words of yours.\n",
     ]
     for room, pairs in messages().items():
         lines.append(f"## {room}\n")

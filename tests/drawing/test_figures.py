@@ -116,7 +116,7 @@ def test_depth_figure_draws_null_line_and_layers_at_their_position(shared_run, p
 
 def test_unknown_position_lists_the_known_ones(shared_run):
     with pytest.raises(
-        ReportError, match=r"depth\.json: needed the position 'time', has index, projection.*Choose one of these"
+        ReportError, match=r"depth\.json: needed a position of index, projection.*got 'time'. Choose one of these"
     ):
         plot_over_depth(read_run(shared_run), "time")
 

@@ -247,7 +247,7 @@ def test_ranks_and_coincident_means_are_noted():
 
 def test_a_figure_and_an_animation(run, tmp_path):
     assert len(plot_kgon(run).axes) == 2
-    with pytest.raises(ReportError, match="needed samples of epoch 9"):
+    with pytest.raises(ReportError, match=r"needed the epoch of a measurement, such as .*, got 9"):
         plot_kgon(run, 9)
     save_animation(run, tmp_path / "new" / "kgon.gif", frames=2)
     with Image.open(tmp_path / "new" / "kgon.gif") as image:

@@ -134,7 +134,7 @@ def test_every_position_is_an_option(make_run, tmp_path, capsys, without_drawing
         main(["compare", *runs, "--out", str(out), "--position", position])
         assert f"placed at its {words}" in out.read_text(encoding="utf-8")
     assert capsys.readouterr().out.splitlines() == [f"Page: {out}"] * 2
-    with pytest.raises(ReportError, match="needed the position 'nowhere', has index, projection, arclength"):
+    with pytest.raises(ReportError, match=r"needed a position of index, projection, arclength.*'nowhere'"):
         write_comparison(runs, out, position="nowhere")
 
 

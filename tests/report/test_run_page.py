@@ -318,7 +318,7 @@ def test_recipe_is_grouped_and_deeper_nesting_dotted(run_dir, edit):
 
 
 def test_errors_of_write_page(run_dir, tmp_path):
-    with pytest.raises(ReportError, match=r"needed the position 'time', has index, projection"):
+    with pytest.raises(ReportError, match=r"needed a position of index, projection"):
         write_page(run_dir, tmp_path / "none.html", position="time")
     (run_dir / "depth.json").unlink()
     with pytest.raises(ReportError, match=r"depth\.json: is missing"):

@@ -112,7 +112,8 @@ def plot_kgon(run: Run, epoch: int | None = None, *, layer: str | None = None, a
     epoch = kgon.epochs[-1] if epoch is None else epoch
     if epoch not in epochs:
         known = ", ".join(map(str, [*epochs][:3]))
-        raise ReportError(f"{run.path}: needed samples of {run.unit} {epoch}, has them of {known}, … Choose a measured one.")
+        words = f"{run.path}: needed the {run.unit} of a measurement, such as {known}, got {epoch}."
+        raise ReportError(f"{words} Choose one of these.")
     with style.house_style():
         if ax is not None:
             _Panel(ax, kgon, _place_of(run, kgon, layer), epochs[epoch].labels).show(

@@ -103,7 +103,7 @@ def require_position(run: Run, position: str) -> None:
         raise ReportError(f"{run.path}: needed results over depth, found none. {MISSING_DEPTH}")
     if position not in run.last.positions:
         known = ", ".join(run.last.positions)
-        raise ReportError(f"{run.path / 'depth.json'}: needed the position {position!r}, has {known}. Choose one of these.")
+        raise ReportError(f"{run.path / 'depth.json'}: needed a position of {known}, got {position!r}. Choose one of these.")
 
 
 def shown_over_epochs(run: Run, panel: Panel) -> list[float | None]:
