@@ -30,7 +30,7 @@ export UV_SYSTEM_CERTS = 1
 export UV_NATIVE_TLS = 1
 # Small matrices on few cores: one thread each is faster than two that wait for each other.
 export OMP_NUM_THREADS ?= 1
-# Dozens of processes import the library: each would compile it where keeping compiled files is turned off.
+# Dozens of processes import torch and the library: each would compile them where keeping compiled files is turned off.
 export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: demo hooks test test-slow test-minimum test-3.12 test-3.13 mutants test-zoo test-integrations lint bench release docs docs-here docs-pages docs-networks test-zoo-here test-integrations-here docs-networks-here clean
@@ -117,12 +117,12 @@ docs-here: $(STAMP)
 clean:
 	rm -rf $(VENV) .venv-docs site jupyter_execute docs/made .venv-zoo .venv-integrations .venv-minimum .venv-3.12 .venv-3.13 build dist .pytest_cache .ruff_cache .mypy_cache
 
-# Compiled once here, as pip does and uv by itself does not: every later start is seconds faster.
+# Nothing is compiled here: of 12,000 files tests import 3,600, and the first start compiles those.
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@if [ "$(INSTALLER)" = uv ] && $(BIN)/python -m pip install --quiet --disable-pip-version-check uv; then \
 	  echo "installing with uv"; \
-	  $(BIN)/python -m uv pip install --quiet --compile-bytecode --python $(BIN)/python $(if $(FIND_LINKS),--find-links $(FIND_LINKS)) \
+	  $(BIN)/python -m uv pip install --quiet --python $(BIN)/python $(if $(FIND_LINKS),--find-links $(FIND_LINKS)) \
 	    $(CONSTRAINTS) -e ".[$(EXTRAS)]"; \
 	else \
 	  echo "installing with pip"; \
