@@ -19,6 +19,6 @@ for depth in (1, 2, 3):
 
 for num_classes, depth in [(6, 3), (6, 4), (6, 5), (10, 3), (10, 4)]:
     deep = model(num_classes, depth, 0.5, activation="relu")
-    found = deep.solve(LBFGS(max_iterations=500), start=low_rank_start(deep), allow_unconverged=True)
+    found = deep.solve(LBFGS(max_iterations=200), start=low_rank_start(deep), allow_unconverged=True)
     ranks = layer_ranks(deep.layers(found.variables))
     print(f"ReLU, K = {num_classes}, M = {depth}: low rank / deep collapse = {found.value / deep.minimum:.4f}, ranks {ranks}")

@@ -6,7 +6,7 @@ python examples/strong_collapse.py
 from ncollapse.surrogates import UnregularizedUFM, balanced, collapsed_eigenvalue
 
 model = UnregularizedUFM(balanced(3, 4), dim=5)
-for size in (1.0, 1e-1, 1e-2, 1e-3, 1e-4):
+for size in (1.0, 1e-2, 1e-4):
     start = {name: size * part for name, part in model.start(0).items()}
     end = model.flow(start, duration=25, num_steps=1500)
     errors = end.metrics(["snc1", "snc2", "snc3"])
