@@ -114,3 +114,23 @@ def test_loaders_and_functions_of_the_user_keep_their_device(elsewhere):
 def _on_cpu() -> Net:
     with torch.device("cpu"):
         return Net()
+
+
+def test_a_measurement_that_is_kept_says_the_same(elsewhere, tmp_path):
+    kept, other = (nc.measure(_on_cpu(), [(INPUTS + shift, LABELS)], num_classes=K, path=True) for shift in (0, 1))
+    kept.save(tmp_path / "kept.safetensors")
+
+    def said(measured):
+        compared = nc.compare(measured, other, names=["kept", "other"])
+        kept.plot("class_distances"), kept.plot()
+        return (
+            measured.depth_results,
+            measured.summary(),
+            measured.geodesic.pfc1([0.3]),
+            str(compared),
+            kept.path.position("index"),
+        )
+
+    found = said(nc.Measurement.load(tmp_path / "kept.safetensors"))
+    torch.set_default_device(None)
+    assert found == said(nc.Measurement.load(tmp_path / "kept.safetensors"))

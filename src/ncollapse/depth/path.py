@@ -103,7 +103,7 @@ class PathStatistics:
         start, end = self.from_start.sqrt(), self.to_end.sqrt()
         arclength = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]) / lengths.sum()
         positions = {
-            "index": torch.arange(last + 1, dtype=torch.float64) / last,
+            "index": torch.arange(last + 1, dtype=torch.float64, device=chord.device) / last,
             "arclength": arclength,
             "ratio": start / (start + end),
             "distance": torch.where(chord > 0, start / chord.sqrt(), math.nan),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
+from ncollapse.default_device import on_the_cpu
 from ncollapse.depth.drift import frame_drift, mean_drift, shape_drift
 from ncollapse.measurement.measurement import Measurement, axes_of
 from ncollapse.metrics.decision import held_out_cdnv, held_out_variability
@@ -134,6 +135,7 @@ class Comparison:
         )
 
 
+@on_the_cpu
 def compare(first: Measurement, second: Measurement, *more: Measurement, names: Sequence[Name] | None = None) -> Comparison:
     """Compare measurements of the same layers: checkpoints of a training, seeds, training and test data.
 

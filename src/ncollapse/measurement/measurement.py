@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 import torch
 
+from ncollapse.default_device import on_the_cpu
 from ncollapse.extras import missing_extra
 from ncollapse.measurement.measured_layers import MeasuredLayers
 from ncollapse.measurement.text import TextTable
@@ -114,6 +115,7 @@ class Measurement(MeasuredLayers):
             raise ImportError(missing_extra("to_pandas", "pandas", "pandas")) from error
         return pd.DataFrame([(*row[:-1], ";".join(row.flags)) for row in self.rows], columns=list(Row._fields))
 
+    @on_the_cpu
     def summary(self) -> str:
         """Say in a few sentences what the page of a run says: accuracy, collapse over depth, the line against the baseline.
 
@@ -126,6 +128,7 @@ class Measurement(MeasuredLayers):
         return "\n".join(summarize(run_of({0: self})))
 
     @property
+    @on_the_cpu
     def depth_results(self) -> DepthRecord:
         """The numbers that the page says of a measurement with ``path=True``, as in ``depth.json``.
 
@@ -138,6 +141,7 @@ class Measurement(MeasuredLayers):
 
         return depth_record(self, 0)
 
+    @on_the_cpu
     def plot(
         self,
         kind: PlotKind = "depth",
