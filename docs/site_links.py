@@ -25,6 +25,7 @@ _PLAIN = {
     "watch",
 }
 _CALL = re.compile(r"(?P<prefix>(?:nc|ncollapse(?:\.[a-z_]+)?)\.)?(?P<name>[A-Za-z]\w*(?:\.\w+)?)(?P<call>\(.*\))?$", re.DOTALL)
+_ENTRY = re.compile(r"reference/(\w+)\.html#ncollapse\.\w+\.")
 
 
 def _targets(app: Sphinx) -> dict[str, tuple[str, str]]:
@@ -73,7 +74,14 @@ def link_names(app: Sphinx, doctree: nodes.document, page: str) -> None:
             literal.replace_self(make_refnode(app.builder, page, *place, literal.deepcopy()))
 
 
+def mend_source_links(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:
+    """Lead from a name's source to its entry: Sphinx takes one room for all names of a file, which two rooms may export."""
+    if page.startswith("_modules/") and "body" in context:
+        context["body"] = _ENTRY.sub(r"reference/\1.html#ncollapse.\1.", context["body"])
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Connect to the end of reading."""
+    """Connect to the end of reading, and to the pages of source code."""
     app.connect("doctree-resolved", link_names)
+    app.connect("html-page-context", mend_source_links)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
