@@ -46,6 +46,7 @@ FOREIGN = {
     *("site/", "get_classifier()", "global_pool", 'make bench ROWS="NAME NAME"'),
     *("torchvision:NAME", "timm:NAME", "transformers:FOLDER", "save_pretrained", "module."),
     *(
+        "DataLoader(batches, batch_size=None)",
         "DistributedSampler",
         "EarlyStopping",
         "MetricCollection",
@@ -53,6 +54,7 @@ FOREIGN = {
         "Trainer",
         "report=trainer.log",
         "report_to",
+        "training_step",
         "match=",
     ),
     *("runs/mine-2", "epoch_12.pt", "ckpt/last.ckpt", "step_500.pt", "checkpoint-500"),
