@@ -72,7 +72,7 @@ def test_slope_is_over_the_runs_with_positive_settings(sweep_dir):
     assert slope_of(axis, PFC3_ERROR, groups_of(sweep)) is None
 
 
-def test_no_slope_where_it_would_say_nothing_about_learning(tmp_path, write_sweep, sweep_dir):
+def test_no_slope_where_it_would_say_nothing_about_learning(tmp_path, write_sweep, sweep_dir, without_drawings):
     sweep = read_sweep(sweep_dir)
     groups, tau = groups_of(sweep), next(item for item in QUANTITIES if item.key == "τ")
     # The settings decide the weight-decay time by themselves.
