@@ -106,6 +106,15 @@ def violating(x, y):
     return sum(float((x[i] - x[j]) @ (y[i] - y[j])) < 0 for i, j in combinations(range(len(x)), 2))
 
 
+@pytest.mark.parametrize("offset", [0.0, 1e7])
+def test_pairs_on_the_border_are_decided_by_differences(offset):
+    """Right angles, of which one product of all samples, far from the origin, shows no sign."""
+    x, y = (normal(seed, 30, 3).round() + offset for seed in (14, 15))
+    differences = x[:, None] - x, y[:, None] - y
+    assert int(((differences[0] * differences[1]).sum(dim=2) == 0).triu(1).sum()) > 30
+    assert pair_violations(x, y).violating == violating(x, y)
+
+
 def test_all_pairs_are_counted_once_where_they_fit():
     x, y = normal(12, 25, 3), normal(13, 25, 3)
     found = pair_violations(x, y)
