@@ -97,6 +97,15 @@ def test_what_is_read_without_being_called_stays():
     assert cut(TEST[0]).shape == (40, 3)
 
 
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+def test_scripted_parts_stay():
+    net = torch.nn.Sequential(torch.jit.script(torch.nn.Linear(6, 8)), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    inputs, labels = torch.randn(30, 6, generator=torch.Generator().manual_seed(0)), torch.arange(30) % 3
+    cut = nc.truncate(net, "1", [(inputs, labels)], num_classes=3, head="ncc")
+    features = net[:2](inputs).detach().numpy()
+    assert cut(inputs).argmax(dim=1).tolist() == NearestCentroid().fit(features, labels).predict(features).tolist()
+
+
 def test_wide_convolutions_and_labels_of_a_diagnosis():
     with torch.random.fork_rng():
         torch.manual_seed(0)

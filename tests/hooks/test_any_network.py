@@ -288,12 +288,18 @@ def test_a_consumer_that_stops_in_the_middle_leaves_the_network_as_it_was():
     assert_left(model, before)
 
 
-@pytest.mark.parametrize(("part", "first"), [("blocks", r"blocks\.0\.branch\.0\.weight"), ("head", r"head\.weight")])
-def test_parameters_without_values_are_named(part, first):
+@pytest.mark.parametrize(
+    ("part", "first"),
+    [("blocks", r"blocks\.0\.branch\.0\.weight"), ("head", r"head\.weight"), ("buffer", r"blocks\.0\.branch\.1\.running_mean")],
+)
+def test_parameters_and_buffers_without_values_are_named(part, first):
     model = net()
-    model.get_submodule(part).to("meta")
+    if part == "buffer":
+        model.blocks[0].branch[1].running_mean = torch.zeros(7, device="meta")
+    else:
+        model.get_submodule(part).to("meta")
     with pytest.raises(
-        ValueError, match=rf"must have values, got \d on the meta device, the first '{first}'\. Load the weights"
+        ValueError, match=rf"must have values, got \d+ on the meta device, the first '{first}'\. Load the weights"
     ):
         measure(model, BATCHES, num_classes=K)
 

@@ -127,8 +127,9 @@ def drop_unreached(cut: Truncated, inputs: Callable[[], Iterable[Any]]) -> None:
     Args:
         inputs: Starts a pass over the inputs of all batches.
     """
-    seen: set[nn.Module] = set()
-    modules = list(cut.body.modules())
+    # Scripted modules take no hooks that Python calls: they stay.
+    seen: set[nn.Module] = {module for module in cut.body.modules() if isinstance(module, torch.jit.ScriptModule)}
+    modules = [module for module in cut.body.modules() if module not in seen]
     hooks = [module.register_forward_pre_hook(lambda module, args: seen.add(module)) for module in modules]
     try:
         for batch in inputs():

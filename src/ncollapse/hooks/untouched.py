@@ -256,11 +256,11 @@ def _is_scripted(model: Any) -> bool:
 def device_of(model: nn.Module) -> torch.device:
     """Return the device of the network's first parameter, where its inputs go."""
     parameters = dict(model.named_parameters())
-    empty = [name for name, parameter in parameters.items() if parameter.is_meta]
+    empty = [name for name, tensor in (*parameters.items(), *model.named_buffers()) if tensor.is_meta]
     if empty:
         raise ValueError(
-            f"All parameters must have values, got {len(empty)} on the meta device, the first {empty[0]!r}. Load the weights "
-            "first (to_empty, then load_state_dict), all of them if the network is offloaded."
+            f"All parameters and buffers must have values, got {len(empty)} on the meta device, the first {empty[0]!r}. Load "
+            "the weights first (to_empty, then load_state_dict), all of them if the network is offloaded."
         )
     unknown = [name for name, parameter in parameters.items() if is_lazy(parameter)]
     if unknown:
