@@ -9,6 +9,7 @@ from matplotlib import image
 from matplotlib.figure import Figure
 
 from ncollapse.drawing.diagnosis_charts import clustered_order, draw_transfer, matrix_png
+from ncollapse.drawing.diagnosis_sentences import text_table, verdicts
 
 
 def test_near_classes_become_neighbors():
@@ -42,3 +43,17 @@ def test_intervals_of_few_shot_accuracy_lie_within_the_axes():
     low, high = axes.get_ylim()
     assert low < 0.7 - 0.05 * 1.96
     assert high > 0.9 + 0.05 * 1.96
+
+
+def test_words_say_what_a_number_names_and_round_to_no_bound():
+    values = {"ncc": 0.99998, "probe": 1.0, "knn": 0.5, "left_out": math.nan, "cka_next": 0.00001, "rankme": 3.21}
+    record = SimpleNamespace(
+        layers=("1", "body.3"), dims=(4, 4), accuracy={"test": 1.0}, num_samples={"train": 9, "test": 9}, decided="test",
+        judged="test", strangers=(), tasks=(), merged=(), names={0: "0", 1: "cat"},
+        pairs=[SimpleNamespace(first=0, second=1, confusion=0.1)], value=lambda metric, layer, split=None: values[metric],
+    )  # fmt: skip
+    line = text_table(record).splitlines()[2]
+    assert line.split() == ["1", "4", "0.99998", "1.0000", "0.5000", "–", "1e-5", "3.2"]
+    redundant, closest = verdicts(record)
+    assert redundant.startswith("Redundant after layer 1 (depth 0 of 1)")
+    assert closest.startswith("No classes have merged at body.3. The closest are class 0 and cat: ")

@@ -52,6 +52,16 @@ def test_training_and_how_far_beyond_zero_error(said):
     assert "at measured epoch 0 (the first one measured);" in said(first_perfect_epoch=0)[0]
 
 
+def test_the_test_accuracy_is_said_where_it_was_measured(said, run_dir):
+    assert not any("test" in sentence.lower() for sentence in (said()[0], summarize(read_run(run_dir))[0]))
+    with (run_dir / "measurements.csv").open("a") as table:
+        table.write("150,test,5,blocks.4,accuracy,0.915,\n")
+    assert "The test accuracy is 91.50 %. " in said()[0]
+    run = read_run(run_dir)
+    assert summarize(run)[0].startswith("Training: 100.00 % train accuracy at epoch 150 of 150, 91.50 % on the test set. ")
+    assert findings(run)[0].remark.endswith("; 91.50 % on test")
+
+
 def test_training_that_never_was_perfect_or_is_not_finished(said):
     sentences = said(
         first_perfect_epoch=None, train_accuracy=0.99999, state="running", epoch=160, epochs=200, weight_decay_time=None
@@ -129,8 +139,8 @@ def test_one_step_is_singular(make_run):
     sentences = describe(read_run(run_dir))
     assert "falls at the only step of depth, from" in one(sentences, "PFC1 (")
     assert one(sentences, "Before training") == (
-        "Before training, PFC1 rose at the only step, PFC2 rose at the only step and nearest-center error rose at the only "
-        "step."
+        "Before training, PFC1 rose at the only step, PFC2 rose at the only step and the nearest-center error rose at the "
+        "only step."
     )
 
 
@@ -194,7 +204,7 @@ def test_start_of_training_is_counted(said, run_dir):
     assert min(counts) > 0
     words = ["all 5 steps" if count == 5 else f"{count} of 5 steps" for count in counts]
     assert one(said(), "Before training") == (
-        f"Before training, PFC1 rose at {words[0]}, PFC2 rose at {words[1]} and nearest-center error rose at {words[2]}."
+        f"Before training, PFC1 rose at {words[0]}, PFC2 rose at {words[1]} and the nearest-center error rose at {words[2]}."
     )
 
 
@@ -262,7 +272,8 @@ def test_the_verdict_for_a_collapsed_end(said):
     against = {"optimal": False, "biases": None, "cycle": [4, 9, 7], "gain": 1.234, "tolerance": 1e-12}
     sentence = one(said(lambda record: record.update(collapsed_optimality=against)), start)
     assert sentence.endswith(
-        "not optimal transport: the total cost falls by 1.23 if one sample of each class moves to the next in 4 → 9 → 7 → 4."
+        "not optimal transport: the sum of squared distances falls by 1.23 if one sample of each class in 4 → 9 → 7 → 4 goes "
+        "to the mean of the next class, not of its own."
     )
 
 
@@ -404,7 +415,7 @@ def test_theorem1(said):
         "does not hold. The correlation of first and last centered class means is negative: C = -0.18 (mean over classes "
         "of their inner products; -0.05 when normalized to [−1, 1])"
     ) in sentence
-    assert "Between the measured ends, which need not be collapsed, " in sentence
+    assert "The theorem is about a last layer that is collapsed. Between the measured ends, which need not be" in sentence
     assert sentence.endswith("PFC1 does not fall all along the line; its maximum is at t = 0.25.")
     sentence = one(said(lambda record: record["theorem1"].update(argmax_t=0.0)), "Theorem 1")
     assert sentence.endswith("PFC1 does not fall all along the line.")

@@ -56,6 +56,22 @@ def test_the_page_of_a_diagnosis(browser, found, tmp_path):
     page.close()
 
 
+def test_rows_of_a_matrix_are_named_beside_them(browser, found, tmp_path):
+    """Long names below the one matrix stretch the other's figure on a wide screen, but not its names."""
+    few = {"classes": found.record.classes[:20], "distances": [row[:20] for row in found.record.distances[:20]]}
+    file = write_layers_page(replace(found.record, **few), tmp_path / "layers.html")
+    page = browser.new_page(viewport={"width": 1400, "height": 900})
+    page.goto(file.as_uri())
+    height = "(matrix, part) => matrix.querySelector(part).getBoundingClientRect().height"
+    heights = page.evaluate(
+        f"() => [...document.querySelectorAll('.matrix')].map((m) => ['.rows', 'img'].map((part) => ({height})(m, part)))"
+    )
+    page.close()
+    assert len(heights) == 2
+    for rows, picture in heights:
+        assert rows == pytest.approx(picture, abs=1)
+
+
 def test_a_page_shows_the_pairs_that_matter_and_names_rows_where_there_is_room(found, tmp_path, monkeypatch):
     """Pairs that are confused, and the three closest; names beside matrices of up to twenty rows, else in the words."""
     monkeypatch.setattr(layers_page, "write_html", lambda out, template, **context: context)

@@ -22,7 +22,7 @@ from ncollapse.records import ReportError, read_run
 from ncollapse.report import write_claims_page, write_page
 from ncollapse.report.payload import build_payload
 from ncollapse.report.tables import estimate_tables, metric_tables, recipe_groups
-from run_files import write_table
+from run_files import keep_stage, write_table
 
 EVIL = "</script><script>alert(1)</script>"
 ROOM = Path(ncollapse.report.__file__).parent
@@ -173,6 +173,15 @@ def test_captions_are_right_without_script_and_on_paper(html, shared_run, tmp_pa
     error = run.last.prediction_error["index"]
     assert f'<p class="error">{say_errors(error.line["pfc1"], error.baseline["pfc1"])}</p>' in other
     assert "Layers are placed at their block index l/L." in other
+
+
+def test_plots_of_a_part_name_its_layers_only(run_dir, edit, tmp_path, without_drawings):
+    edit(run_dir / "depth.json", lambda content: keep_stage(content, 1, 4))
+    html = write_page(run_dir, tmp_path / "index.html").read_text(encoding="utf-8")
+    depth, training = (html[html.index(f"<h3>{title}</h3>") :] for title in ("Over depth", "Over training"))
+    assert "These are 3 of 6 layers, blocks.0 to blocks.2, which have one dimension." in depth
+    keys = [re.findall(r'data-depth="(\d)"', part[: part.index("</ul>")]) for part in (depth, training)]
+    assert keys == [list("123"), list("012345")]
 
 
 def test_paper_shows_what_is_closed_and_keeps_legends_whole(html):

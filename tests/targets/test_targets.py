@@ -59,7 +59,7 @@ def test_a_network_is_the_same_in_every_call_and_leaves_the_random_state(tmp_pat
         ("nothing.net", {}, r"got 'nothing\.net'\. Write nothing:net\."),
         ("mine/nets.py:net", {}, r"named as in an import, got the file mine/nets\.py\. Write mine\.nets:net\."),
         ("textwrap:indent", {}, r"textwrap:indent must be .* without arguments, got indent\(text, prefix, .*\)\. Write a func"),
-        ("math:pi", {}, "math:pi must name a function of module 'math', got float"),
+        ("math:pi", {}, "math:pi must name a function of module 'math', got float. Write a function that"),
         ("torch.nn:Identity", {"device": "nowhere"}, "device must be one that is available here, got 'nowhere'"),
         ("torch.nn:Identity", {"device": "cuda:99"}, r"available here, got 'cuda:99'\. Use auto or cpu\."),
     ],

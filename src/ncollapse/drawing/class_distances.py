@@ -57,6 +57,6 @@ def plot_class_distances(
         ax.set_xlabel("class")
         figure = cast(Figure, ax.figure)
         bar = figure.colorbar(image, ax=ax, shrink=0.85, ticks=[0, 1, 2])
-        bar.set_label("distance of class means (1: mean over pairs)", fontsize=8.5)
+        bar.set_label("distance of class means (1: root mean square)", fontsize=8.5)
         bar.ax.tick_params(labelsize=8.5, length=3)
     return figure

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ncollapse.drawing.wording import counted, listed, number, percent
+from ncollapse.drawing.wording import counted, listed, named, number, percent
 from ncollapse.records.rows import DiagnosisRecord
 
 # A head that is at most this much less accurate than the network does as well.
@@ -48,13 +48,13 @@ def _redundant(record: DiagnosisRecord) -> str:
     if found is None or found[0] == last:
         best = max((record.value(head, layer), layer) for layer in record.layers[:-1] or record.layers for head in HEADS)
         return (
-            f"No layer is redundant: before the last one, the best head reaches {percent(best[0])} {where} (at {best[1]}), "
-            f"{whole} {percent(accuracy)}."
+            f"No layer is redundant: before the last one, the best head reaches {percent(best[0])} {where} (at "
+            f"{named(best[1])}), {whole} {percent(accuracy)}."
         )
     depth, head = found
     layer = record.layers[depth]
     return (
-        f"Redundant after {layer} (depth {depth} of {last}): {HEADS[head]} there reaches "
+        f"Redundant after {named(layer)} (depth {depth} of {last}): {HEADS[head]} there reaches "
         f"{percent(record.value(head, layer))} {where}, {whole} {percent(accuracy)}; "
         f"{counted(last - depth, 'layer')} after it could go."
     )
@@ -63,24 +63,24 @@ def _redundant(record: DiagnosisRecord) -> str:
 def _merged(record: DiagnosisRecord) -> str:
     where = _where(record, record.judged)
     if record.merged:
-        named = [listed([record.names[index] for index in group]) for group in record.merged[:_MOST_GROUPS]]
-        more = len(record.merged) - len(named)
-        groups = "; ".join([*named, *([counted(more, "more group")] if more else [])])
+        found = [listed([named(record.names[index], "class") for index in group]) for group in record.merged[:_MOST_GROUPS]]
+        more = len(record.merged) - len(found)
+        groups = "; ".join([*found, *([counted(more, "more group")] if more else [])])
         shares = {(pair.first, pair.second): pair.confusion for pair in record.pairs}
         worst = max(
             (value for key, value in shares.items() if any(set(key) <= set(g) for g in record.merged)), default=math.nan
         )
         return (
-            f"Merged at {record.layers[-1]}: {groups}. There the nearest class center takes up to {percent(worst)} of the "
-            f"samples of two classes for the other one {where}; two names of one class would give 50 %."
+            f"Merged at {named(record.layers[-1])}: {groups}. There the nearest class center takes up to {percent(worst)} of "
+            f"the samples of two classes for the other one {where}; two names of one class would give 50 %."
         )
     if not record.pairs:
         return ""
     pair = record.pairs[0]
-    names = f"{record.names[pair.first]} and {record.names[pair.second]}"
+    names = f"{named(record.names[pair.first], 'class')} and {named(record.names[pair.second], 'class')}"
     return (
-        f"No classes have merged at {record.layers[-1]}. The closest are {names}: {percent(pair.confusion)} of their samples "
-        f"are taken for the other one {where}."
+        f"No classes have merged at {named(record.layers[-1])}. The closest are {names}: {percent(pair.confusion)} of their "
+        f"samples are taken for the other one {where}."
     )
 
 
@@ -92,8 +92,8 @@ def _detected(record: DiagnosisRecord, name: str) -> str:
     layer, score = max(known, key=lambda key: known[key])
     rate = record.value(f"fpr95.{name}.{score}", layer)
     line = (
-        f"Detect {name} at {layer} with {SCORES[score]}: AUROC {number(known[layer, score])}, and {percent(rate)} of the "
-        f"strangers pass where 95 % of the known samples do."
+        f"Detect {name} at {named(layer)} with {SCORES[score]}: AUROC {number(known[layer, score])}, and {percent(rate)} of "
+        f"the strangers pass where 95 % of the known samples do."
     )
     at_end = {key: area for key, area in known.items() if key[0] == record.layers[-1]}
     if not at_end or layer == record.layers[-1]:
@@ -106,7 +106,8 @@ def _transfer(record: DiagnosisRecord, name: str) -> str:
     values = {layer: record.value(f"few_shot.{name}", layer) for layer in record.layers}
     layer = max(values, key=lambda key: values[key])
     bound, last = record.value(f"few_shot_bound.{name}", layer), record.layers[-1]
-    line = f"Transfer to {name} from {layer}: few-shot accuracy {percent(values[layer])} ± {_half_width(record, name, layer)}"
+    line = f"Transfer to {name} from {named(layer)}: few-shot accuracy {percent(values[layer])}"
+    line += f" ± {_half_width(record, name, layer)}"
     line += f"; CDNV guarantees {percent(bound)}" if bound > 0 else "; CDNV guarantees nothing there"
     return f"{line}." if layer == last else f"{line}. At the last layer it is {percent(values[last])}."
 
@@ -151,4 +152,8 @@ def text_table(record: DiagnosisRecord) -> str:
 def _cell(record: DiagnosisRecord, metric: str, layer: str) -> str:
     split = "train" if metric in ("cka_next", "rankme") else None
     value = record.value(metric, layer, split)
-    return _NO_VALUE if math.isnan(value) else f"{value:.4f}" if metric != "rankme" else f"{value:.1f}"
+    if math.isnan(value):
+        return _NO_VALUE
+    text = f"{value:.1f}" if metric == "rankme" else f"{value:.4f}"
+    # Never rounded to a bound that it does not reach.
+    return number(value) if text in {"0.0000", "1.0000"} and value not in {0, 1} else text

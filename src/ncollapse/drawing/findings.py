@@ -52,9 +52,15 @@ def part_followed(run: Run) -> str:
     return f"{len(run.layers)} of {len(run.measured_layers)} layers, {run.layers[0]} to {run.layers[-1]}"
 
 
+def held_out_accuracy(run: Run) -> float | None:
+    """Return the test accuracy of a training that measured it."""
+    return None if run.is_measured_only else run.value("accuracy", len(run.measured_layers) - 1, split="test")
+
+
 def _accuracy_cell(run: Run) -> Finding:
     perfect = run.status.first_perfect_epoch
     remark = f"perfect at no measured {run.unit}" if perfect is None else f"first perfect at measured {run.unit} {perfect}"
+    remark += "" if (held := held_out_accuracy(run)) is None else f"; {percent(held)} on test"
     return Finding(
         "Train accuracy", percent(run.status.train_accuracy), "measured, not trained here" if run.is_measured_only else remark
     )

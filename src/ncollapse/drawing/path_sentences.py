@@ -85,7 +85,8 @@ def _say_collapsed_optimality(verdict: CollapsedOptimality | None) -> list[str]:
     said += "is then not optimal transport"
     if verdict.cycle:
         classes = " → ".join(str(k) for k in (*verdict.cycle, verdict.cycle[0]))
-        said += f": the total cost falls by {number(verdict.gain)} if one sample of each class moves to the next in {classes}"
+        said += f": the sum of squared distances falls by {number(verdict.gain)} if one sample of each class in {classes} "
+        said += "goes to the mean of the next class, not of its own"
     return [f"{said}."]
 
 

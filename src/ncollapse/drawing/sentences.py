@@ -4,7 +4,7 @@ import itertools
 import math
 from collections.abc import Sequence
 
-from ncollapse.drawing.findings import SHORT, depth_cell, part_followed
+from ncollapse.drawing.findings import SHORT, depth_cell, held_out_accuracy, part_followed
 from ncollapse.drawing.path_sentences import say_bounds, say_straightness, say_transport
 from ncollapse.drawing.theory_sentences import (
     compare_errors,
@@ -113,6 +113,7 @@ def _training_in_short(run: Run) -> str:
         return _say_measured(run)
     during, after = _accuracy_in_training(run), status.train_accuracy
     said = f"Training: {percent(after)} train accuracy at {run.unit} {status.epoch} of {status.epochs}"
+    said += "" if (held := held_out_accuracy(run)) is None else f", {percent(held)} on the test set"
     if during is not None and after is not None and abs(during - after) >= _APART:
         said += f", in eval mode; during the {run.unit}, in training mode, it was {percent(during)}"
     if status.first_perfect_epoch is None:
@@ -144,6 +145,7 @@ def _say_training(run: Run) -> str:
         "mode: without dropout, and with the running statistics of BatchNorm if there is any. "
     )
     said += "" if during is None else f"During the {run.unit}, in training mode, it was {percent(during)}. "
+    said += "" if (held := held_out_accuracy(run)) is None else f"The test accuracy is {percent(held)}. "
     if status.first_perfect_epoch is None:
         said += f"No measured {run.unit} has every training sample right."
     else:
@@ -251,7 +253,7 @@ def _say_start(run: Run) -> list[str]:
         return []
     progression = run.records[first].progression
     rose = [
-        f"{SHORT[metric]} rose at {_of_all(len(progression[metric].violations), steps)}"
+        f"{_IN_SHORT[metric].split(' (')[0]} rose at {_of_all(len(progression[metric].violations), steps)}"
         for metric in _NAMES
         if metric in progression
     ]

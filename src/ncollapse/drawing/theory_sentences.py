@@ -137,7 +137,10 @@ def _say_theorem1(theorem: Theorem1 | None) -> str:
         return said + "Between the measured ends, PFC1 falls all along the line."
     peak = theorem.argmax_t
     where = f"; its maximum is at t = {number(peak)}" if peak is not None and 0 < peak < 1 else ""
-    return said + f"Between the measured ends, which need not be collapsed, PFC1 does not fall all along the line{where}."
+    return (
+        f"{said}The theorem is about a last layer that is collapsed. Between the measured ends, which need not be collapsed, "
+        f"PFC1 does not fall all along the line{where}."
+    )
 
 
 def _say_theorem2(theorem: Theorem2 | None) -> str:

@@ -77,6 +77,11 @@ def listed(items: Sequence[str], conjunction: str = "and") -> str:
     return f" {conjunction} ".join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else "".join(shown)
 
 
+def named(name: str, kind: str = "layer") -> str:
+    """Say what a bare number names, such as a layer of a ``Sequential`` or a class without a name."""
+    return f"{kind} {name}" if name.isdecimal() else name
+
+
 def counted(count: int, noun: str) -> str:
     """Write a number of things, with an s unless there is one."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from ncollapse.drawing.diagnosis_charts import clustered_order, draw_detection, draw_heads, draw_transfer, matrix_png
 from ncollapse.drawing.diagnosis_sentences import SCORES, sufficient_layer, verdicts
-from ncollapse.drawing.wording import number, percent
+from ncollapse.drawing.wording import named, number, percent
 from ncollapse.records.rows import ClassFinding, DiagnosisRecord
 from ncollapse.report.markup import PanelDrawing, panel_svgs, write_html
 
@@ -52,6 +52,7 @@ def write_layers_page(record: DiagnosisRecord, out: Path, *, title: str = "What 
         pairs=[_pair(record, pair) for i, pair in enumerate(record.pairs[:_PAIRS]) if pair.confusion > 0 or i < _CLOSEST],
         groups=record.groups,
         pictures=_pictures(record),
+        named=named,
         percent=percent,
         number=number,
     )
@@ -110,7 +111,7 @@ def _class(record: DiagnosisRecord, item: ClassFinding) -> dict[str, Any]:
         "name": item.name,
         "cells": [
             f"{item.count:,}",
-            item.group or _UNDEFINED,
+            *([item.group or _UNDEFINED] if record.groups else []),
             _share(item.train),
             _share(item.test),
             number(item.variance),
@@ -134,10 +135,10 @@ def _pictures(record: DiagnosisRecord) -> list[dict[str, Any]]:
     order_words = f" Order: {', '.join(names)}." if not labels and len(names) <= _NAMED else ""
     return [
         {
-            "title": f"Distances of class means at {record.layers[-1]}",
+            "title": f"Distances of class means at {named(record.layers[-1])}",
             "src": _source(matrix_png(matrix, colors="RdBu", low=0, high=2)),
-            "words": "Classes are ordered so that near ones are neighbors. White: the mean distance. Red: nearer, to 0 where "
-            f"two classes have merged. Blue: farther. At collapse all pairs are white.{order_words}",
+            "words": "Classes are ordered so that near ones are neighbors. White: the root mean square of all distances. Red: "
+            f"nearer, to 0 where two classes have merged. Blue: farther. At collapse all pairs are white.{order_words}",
             "labels": labels,
         },
         {

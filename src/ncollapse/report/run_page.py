@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ncollapse.claims.ledger import part_of
-from ncollapse.drawing.findings import Finding, findings
+from ncollapse.drawing.findings import Finding, findings, part_followed
 from ncollapse.drawing.heat_map import heat_map_svg
 from ncollapse.drawing.kgon import Kgon
 from ncollapse.drawing.kgon_html import kgon_markup, script_text, style_text, to_script_json
@@ -63,6 +63,7 @@ def _context(run: Run, position: str) -> dict[str, Any]:
         "depth_rules": depth_rules(0, len(run.measured_layers)),
         # One epoch alone is not a curve.
         "over_epochs": _panels(run, PROGRESSIVE, "epochs") if len(run.epochs) > 1 else [],
+        "part": part_followed(run),
         "over_depth": _panels(run, PROGRESSIVE, "depth", position) if run.has_depth else [],
         "last_layer": _panels(run, LAST_LAYER, "last") if len(run.epochs) > 1 else [],
         "last_values": _last_values(run),

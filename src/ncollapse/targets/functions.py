@@ -20,9 +20,10 @@ def import_function(name: str) -> Callable[..., Any]:
         module = _import_module(module_name, function_name)
     function = getattr(module, function_name, None)
     if not callable(function):
-        got = "none of that name" if function is None else type(function).__name__
-        public = [word for word in dir(module) if not word.startswith("_")]
-        advice = near_words(function_name, public) or "Check the spelling."
+        got, advice = type(function).__name__, "Write a function that returns it."
+        if function is None:
+            public = [word for word in dir(module) if not word.startswith("_")]
+            got, advice = "none of that name", near_words(function_name, public) or "Check the spelling."
         raise ValueError(f"{name} must name a function of module {module_name!r}, got {got}. {advice.rstrip()}")
     found: Callable[..., Any] = function
     _check_arguments(name, found)
