@@ -48,3 +48,33 @@ def test_a_cascade_is_compared_with_what_it_began_with(tmp_path, monkeypatch):
     found = pfc._cascade(work)
     assert (found.value, found.before) == (True, True)
     assert [point.y for point in found.points if point.line == "end to end"] == curves[None]
+
+
+def test_the_conjecture_ends_at_the_effective_depth(tmp_path, monkeypatch):
+    """A rise behind the effective depth is not in it, and one before it refutes it."""
+    work, after, before = Work(4, False, tmp_path, print), [9.0, 5.0, 3.0, 1.0, 2.0], [1.0, 2.0, 3.0, 4.0, 5.0]
+    curves = {(metric, None): after for metric in ("pfc1", "pfc2")} | {("pfc3_error", None): [0.9, 0.5, 0.2, 0.001, 0.002]}
+    run = SimpleNamespace(over_depth=lambda metric, epoch=None: curves[metric, epoch])
+    monkeypatch.setattr(work, "run", lambda name, *settings: run)
+    curves |= {(metric, 0): before for metric in ("pfc1", "pfc2", "pfc3_error")}
+    found = pfc._before_the_effective_depth(work)
+    assert (found.value, found.before) == (True, False)
+    assert [point.y for point in found.points if (point.panel, point.line) == ("PFC1", "before training")] == before
+    curves["pfc2", None] = [9.0, 5.0, 6.0, 1.0, 0.5]
+    assert pfc._before_the_effective_depth(work).value is False
+
+
+def test_costs_of_pairings_are_drawn_before_training_and_after():
+    def record(own, best, random):
+        return SimpleNamespace(energy=SimpleNamespace(identity_cost_sample=own, wasserstein2=best, random_cost_sample=random))
+
+    first, last = record(2.0, 2.0, 10.0), record(9.0, 6.0, 12.0)
+    points = pfc.pairing_costs(SimpleNamespace(records={0: first}, last=last))
+    assert [(point.line, point.x, point.y) for point in points] == [
+        ("after training", "of the network", 1.5),
+        ("after training", "random", 2.0),
+        ("before training", "of the network", 1.0),
+        ("before training", "random", 5.0),
+    ]
+    # Runs of before kept none at the start.
+    assert len(pfc.pairing_costs(SimpleNamespace(records={0: record(None, None, None)}, last=last))) == 2
