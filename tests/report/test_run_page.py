@@ -193,6 +193,13 @@ def test_paper_shows_what_is_closed_and_keeps_legends_whole(html):
     assert "summary { list-style: none; }" in paper
 
 
+def test_no_rule_takes_back_those_of_small_screens_and_of_paper():
+    css = (ROOM / "templates" / "page.css").read_text(encoding="utf-8")
+    assert ".paths text, .wide .chart text { font-size: 18px; }" in css[css.index("@media (max-width: 40rem)") :]
+    assert css[css.rindex("@media") :].count("\n}\n") == 1
+    assert css.endswith("\n}\n")
+
+
 def test_an_epoch_that_was_not_measured_is_not_named(html, make_run, tmp_path, without_drawings):
     assert "Epoch 0 is before training." in html
     late = write_page(make_run("late", epochs=(5, 40)), tmp_path / "late.html").read_text(encoding="utf-8")
