@@ -9,6 +9,7 @@ import argparse
 import json
 import math
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from write_findings import PAGE as FINDINGS
 from write_findings import render as findings
 
 from ncollapse.claims import RULES, Ledger, rule_on_claims
+from ncollapse.claims.evidence import Draw
 from ncollapse.claims.ledger import ALL_CLAIMS
 from ncollapse.records.recipe_settings import setting
 from ncollapse.records.sweep import Sweep, read_sweep
@@ -79,16 +81,26 @@ def rows(ledger: Ledger) -> dict[str, Any]:
             "seeds": seeds,
             "is_share": ruling.row.is_share,
             "why": ruling.why,
-            "before_training": next((base.value for base in ruling.row.bases if base.name == "before training"), None),
             "over_settings": ruling.row.over_settings,
             "votes": len(ruling.row.votes),
             "by_setting": {
-                item.setting: {"value": item.estimate.value, "seeds": item.estimate.n, "stands": stands}
+                item.setting: {
+                    "value": item.estimate.value,
+                    "seeds": item.estimate.n,
+                    "stands": stands,
+                    "before_training": mean_before(item.draws),
+                }
                 for item, stands in ruling.settings
                 if item.draws
             },
         }
     return claims
+
+
+def mean_before(draws: Sequence[Draw]) -> float | None:
+    """Return the mean of what the same runs say before training; None where one of them does not say it."""
+    before = [draw.before for draw in draws]
+    return None if None in before else math.fsum(map(float, before)) / len(before)
 
 
 def part_of(folders: list[Path], paper: str) -> dict[str, Any]:

@@ -262,7 +262,23 @@ def again(ledger: dict[str, Any]) -> list[str]:
         "|---|---|---|",
     ]
     lines += [f"| {row['statement']} | {cell(claims, key)} | {cell(found['claims'], key)} |" for key, row in rows]
-    return [*lines, ""]
+    return [*lines, "", *transport(found["claims"]["transport_near"]), ""]
+
+
+def transport(row: dict[str, Any]) -> list[str]:
+    """Write in how many seeds of each setting the pairing is nearly optimal, before training and after it."""
+    return [
+        "The new runs test transport before training too. Where blocks hardly move the features, any network's own pairing is "
+        "the best one, so that nearly optimal transport is a sign of training only in settings without it before training:",
+        "",
+        "| The network's pairing is nearly optimal, share of seeds | before training | after training |",
+        "|---|---|---|",
+        *(
+            f"| {setting} | {100 * found['before_training']:.3g} % | {100 * found['value']:.3g} % |"
+            for setting, found in row["by_setting"].items()
+            if found["before_training"] is not None
+        ),
+    ]
 
 
 def depth_so_far(claims: dict[str, Any]) -> list[str]:

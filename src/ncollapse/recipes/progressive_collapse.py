@@ -95,6 +95,10 @@ def fc_mnist_1d() -> Recipe:
     """Progressive feedforward collapse on MNIST-1D, whose classes separate layer by layer.
 
     394 signals of length 40 per class, 5 double blocks of width 128, 150 epochs. Drawn, needs no files.
+
+    Measured with seed 0, 1.6 minutes on one busy core of an AMD EPYC: train accuracy 1 first at measured epoch 125; at the end,
+    from the stem to the last block, PFC1 falls from 6.0 to 0.027, PFC2 from 1.15 to 0.59, and the NCC error from 0.66 over 0.30
+    and 0.017 to 0 at the third block, without a rise at any layer.
     """
     return replace(
         fc_fashion_mnist_small(),
