@@ -83,7 +83,7 @@ def test_a_name_is_text_on_the_page_of_a_run(tmp_path, key, request):
         request.getfixturevalue("without_drawings")
     tags, html = markup(write_page(hostile_run(tmp_path / "run", NAMES[key]), tmp_path / "report.html"))
     assert (tags.count("script"), tags.count("style")) == (2, 1)
-    assert tags.count("svg") == (14 if drawn else 4)
+    assert tags.count("svg") == (16 if drawn else 4)
     assert "83810205" not in html
 
 

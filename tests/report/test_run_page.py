@@ -5,15 +5,19 @@ import base64
 import csv
 import hashlib
 import json
+import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
 import ncollapse.report
 from ncollapse.claims import rule_on_claims
 from ncollapse.drawing import describe, summarize
+from ncollapse.drawing.axes import REPORTED, draw_training, training_curves
 from ncollapse.drawing.kgon_html import to_script_json
 from ncollapse.drawing.sentences import describe_by_topic
 from ncollapse.drawing.style import GRID, INK, LINE, depth_colors
@@ -102,8 +106,8 @@ def test_words_figures_controls_table_recipe_and_versions_are_there(html, page, 
     for sentence in describe(read_run(shared_run)):
         assert sentence in words
     figures = [attributes["aria-label"] for tag, attributes in page.elements if tag == "svg"]
-    # PFC1-3 twice over depth (for the slider, and drawn), PFC1-3 over epochs, the heat map, NC1-4.
-    assert len(figures) == 3 + 3 + 3 + 1 + 4
+    # PFC1-3 twice over depth (for the slider, and drawn), PFC1-3 over epochs, the heat map, NC1-4, loss and accuracy.
+    assert len(figures) == 3 + 3 + 3 + 1 + 4 + 2
     slider = next(attributes for tag, attributes in page.elements if attributes.get("type") == "range")
     assert (slider["max"], slider["value"]) == ("14", "14")
     options = [attributes for tag, attributes in page.elements if tag == "option"]
@@ -385,3 +389,23 @@ def test_a_run_in_a_ledger_shows_its_part(make_run, tmp_path, without_drawings):
         ReportError, match=r"claims\.json: is not valid JSON .*Write it again with `ncollapse claims`, or remove it"
     ):
         write_page(runs[0], page)
+
+
+def test_loss_and_accuracy_of_the_training_are_drawn(html, run_dir, tmp_path):
+    """What the training reported, beside the accuracy measured on test data; nothing where nothing was reported."""
+    axes = [Figure().subplots() for _ in REPORTED]
+    run = read_run(run_dir)
+    for place, name in zip(axes, REPORTED, strict=True):
+        draw_training(place, run, name)
+        reported = place.lines[0]
+        assert reported.get_xdata().tolist() == [record.epoch for record in run.history]
+        assert reported.get_ydata().tolist() == [getattr(record, name) for record in run.history]
+    assert "<h3>Loss and accuracy</h3>" in html
+    assert 'aria-label="loss over epochs"' in html
+    assert "The accuracy on test data was measured." not in html
+    tested = run.rows[0]._replace(metric="accuracy", split="test", epoch=150.0, value=0.75)
+    curves = training_curves(replace(run, rows=(*run.rows, tested)), "accuracy")
+    assert (list(curves), curves["test"]) == (["training", "test"], {150: 0.75})
+    assert training_curves(replace(run, rows=(*run.rows, tested)), "loss").keys() == {"training"}
+    unknown = tuple(record._replace(loss=math.nan, accuracy=math.nan) for record in run.history)
+    assert training_curves(replace(run, history=unknown), "loss") == {}

@@ -1,13 +1,14 @@
-"""Draw on axes: lines over the layers, and the values of the last layer."""
+"""Draw on axes: lines over the layers, the values of the last layer, and loss and accuracy of a training."""
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from ncollapse.drawing import style
-from ncollapse.drawing.panels import LAST_LAYER
+from ncollapse.drawing.panels import LAST_LAYER, fit_epochs
 from ncollapse.drawing.wording import number
 from ncollapse.records.reading import Run
 
@@ -55,3 +56,34 @@ def draw_last_values(axes: Axes, run: Run) -> None:
         x = max(value, low)
         axes.plot([x], [place], "o", color=style.LINE, markersize=6, clip_on=False, zorder=3)
         axes.annotate(number(value), (x, place), (0, 6), textcoords="offset points", fontsize=8, ha="center")
+
+
+Reported = Literal["loss", "accuracy"]
+REPORTED: tuple[Reported, ...] = get_args(Reported)
+
+
+def training_curves(run: Run, name: Reported) -> dict[str, dict[int, float]]:
+    """Return what a training reported, and the accuracies that were measured on test data, by epoch."""
+    reported: dict[int, Any] = {record.epoch: getattr(record, name) for record in run.history}
+    measured = {
+        int(r.epoch or 0): r.value for r in run.rows if name == "accuracy" and (r.metric, r.split) == ("accuracy", "test")
+    }
+    finite = {
+        key: {epoch: value for epoch, value in curve.items() if value is not None and math.isfinite(value)}
+        for key, curve in (("training", reported), ("test", measured))
+    }
+    return {key: curve for key, curve in finite.items() if curve}
+
+
+def draw_training(axes: Axes, run: Run, name: Reported) -> None:
+    """Draw the loss, or the accuracies, of a training over its epochs."""
+    curves = training_curves(run, name)
+    values = [value for curve in curves.values() for value in curve.values()]
+    epochs = sorted({epoch for curve in curves.values() for epoch in curve})
+    style.prepare(axes)
+    (style.fit_log if min(values) > 0 and max(values) >= 2 * min(values) else style.fit_linear)(axes, values)
+    for (key, curve), color, dashes in zip(curves.items(), (style.INK, style.LINE), ("-", "--"), strict=False):
+        axes.plot([*curve], [*curve.values()], dashes, color=color, linewidth=1.5, clip_on=False, label=key)
+    fit_epochs(axes, run, epochs)
+    if len(curves) > 1:
+        axes.legend(loc="lower right", fontsize=8, frameon=False)

@@ -134,7 +134,7 @@ def draw_over_epochs(axes: Axes, run: Run, panel: Panel, shared: Sequence[float 
                   clip_on=False, label=label or None)  # fmt: skip
     floors = [run.over_epochs(f"{panel.key}.noise", depth) for depth in range(len(colors))]
     _draw_floors(axes, run.epochs, floors, panel, colors=colors)
-    _fit_epochs(axes, run)
+    fit_epochs(axes, run, run.epochs)
     if not panel.series:
         ends = [(value, depth) for depth, (values, *_) in enumerate(lines) if (value := values[-1]) is not None]
         _label_ends(axes, [item for item in ends if not panel.log or item[0] > 0])
@@ -258,9 +258,9 @@ def _drawable(values: Sequence[float | None], log: bool) -> list[float]:
     return [math.nan if value is None or (log and value <= 0) else value for value in values]
 
 
-def _fit_epochs(axes: Axes, run: Run) -> None:
-    """Set an axis from the first measured epoch on, and mark the first one without training error."""
-    first, last = run.epochs[0], run.epochs[-1]
+def fit_epochs(axes: Axes, run: Run, epochs: Sequence[int]) -> None:
+    """Set an axis from the first epoch to the last, and mark the first measured one without training error."""
+    first, last = epochs[0], epochs[-1]
     if first > 0:
         axes.set_xscale("log")
     else:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ncollapse.claims.ledger import part_of
+from ncollapse.drawing.axes import REPORTED, draw_training, training_curves
 from ncollapse.drawing.findings import Finding, findings, part_followed
 from ncollapse.drawing.heat_map import heat_map_svg
 from ncollapse.drawing.kgon import Kgon
@@ -66,6 +67,8 @@ def _context(run: Run, position: str) -> dict[str, Any]:
         "part": part_followed(run),
         "over_depth": _panels(run, PROGRESSIVE, "depth", position) if run.has_depth else [],
         "last_layer": _panels(run, LAST_LAYER, "last") if len(run.epochs) > 1 else [],
+        "training": _training(run),
+        "has_test": "test" in training_curves(run, "accuracy"),
         "last_values": _last_values(run),
         "tables": metric_tables(run),
         "estimates": estimate_tables(run),
@@ -95,6 +98,16 @@ def _errors(run: Run, position: str) -> dict[str, str]:
     if error is None:
         return {}
     return {metric: say_errors(line, error.baseline.get(metric), error.flow.get(metric)) for metric, line in error.line.items()}
+
+
+def _training(run: Run) -> list[tuple[str, str]]:
+    """Draw loss and accuracy where a training of several epochs reported them; each with its name."""
+    names = [name for name in REPORTED if len(training_curves(run, name).get("training", ())) > 1]
+    drawings = [
+        PanelDrawing(partial(draw_training, run=run, name=name), f"training-{name}", f"{name} over {run.unit}s", 0)
+        for name in names
+    ]
+    return list(zip(names, panel_svgs(drawings, width=4.6), strict=True)) if names else []
 
 
 def _last_values(run: Run) -> list[Finding]:
