@@ -1,14 +1,17 @@
 """Settings of the site (`make docs`): Sphinx reads the checkout as it is, so that links work here and on the site alike."""
 
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import ncollapse
 from ncollapse.version import __version__
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 import site_pages
+from sphinx.util import logging
 
 site_pages.write()
 
@@ -44,18 +47,36 @@ html_extra_path = ["site_root"]
 html_static_path, html_css_files = ["site_static"], ["site.css"]
 
 
+_PUBLIC = {room: import_module(f"ncollapse.{room}") for room in ncollapse._ROOMS}
+for _room in _PUBLIC.values():
+    # autodoc finds what a module has already imported: rooms import some names at first use.
+    vars(_room).update({name: getattr(_room, name) for name in _room.__all__})
+
+
 def _skip(app: Any, what: str, name: str, value: Any, skip: bool, options: Any) -> bool | None:
     """Leave out the fields of named tuples, which the class has described."""
     return True if type(value).__name__ == "_tuplegetter" else None
 
 
 def _point_to_examples(app: Any, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
-    """Add a link to the examples of the page to each entry that has none of its own."""
+    """Add a link to the examples of the page to each entry that has none of its own; drop the text of a constant's type."""
     if what in {"function", "class", "exception"} and lines and not any(">>>" in line for line in lines):
         lines += ["", "`Examples <#examples>`__", ""]
+    # A constant has the text of its type, such as that of dict; the reference has its own words.
+    if what == "data" and "alias of" not in "".join(lines):
+        lines.clear()
+
+
+def _miss_no_name(app: Any, env: Any) -> None:
+    """Warn of each public name without an entry in the reference."""
+    described = {entry.rpartition(".")[2] for entry in env.domaindata["py"]["objects"]}
+    for room, module in _PUBLIC.items():
+        for name in sorted(set(module.__all__) - described):
+            logging.getLogger("public names").warning("ncollapse.%s.%s has no entry in the reference", room, name)
 
 
 def setup(app: Any) -> None:
-    """Connect what leaves members out, and what points to the examples."""
+    """Connect what leaves members out, what points to the examples, and what finds missing entries."""
+    app.connect("env-check-consistency", _miss_no_name)
     app.connect("autodoc-skip-member", _skip)
     app.connect("autodoc-process-docstring", _point_to_examples)

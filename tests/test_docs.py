@@ -226,6 +226,7 @@ def test_figures_of_speed_are_those_of_the_benchmark():
     module = runpy.run_path(str(ROOT / "docs" / "write_records.py"))
     for path, text in module["render"]().items():
         assert path.read_text() == text, "run `make docs-pages`"
+        assert "\n<!--" not in text, "Markdown shows such a line as it is"
     # Whatever a page says of the benchmark is marked, so that it is written from the records.
     for page in module["PAGES"]:
         paragraphs = [part for part in (ROOT / page).read_text().split("\n\n") if "make bench" in part or "<!--" in part]
@@ -274,10 +275,9 @@ def test_the_run_that_can_be_stopped_is_run(tmp_path, monkeypatch):
 
 
 def test_every_page_with_code_is_run():
-    # Two of them in tests/integrations/test_examples.py and tests/distributed/test_torchrun.py.
-    pages = {"README.md", *"command-line measuring clusters diagnosis discovery integrations processes results testing".split()}
-    pages = {page if "." in page else f"{page}.md" for page in pages}
-    assert {page.name for page in PAGES if blocks("python", page)} == pages
+    # Some in tests/integrations/test_examples.py, tests/distributed/test_torchrun.py and tests/test_tutorials.py.
+    stems = "command-line measuring clusters diagnosis discovery index integrations processes results testing".split()
+    assert {page.name for page in PAGES if blocks("python", page)} == {"README.md", *(f"{stem}.md" for stem in stems)}
 
 
 def test_the_first_picture_of_the_readme_is_made_by_the_command_beside_it(tmp_path, monkeypatch):

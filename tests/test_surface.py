@@ -2,6 +2,7 @@
 
 import argparse
 import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -144,3 +145,11 @@ def test_fields_and_solvers_of_surrogate_models():
 def test_recipes():
     assert list(RECIPES) == RECIPE_NAMES
     assert all(function().name == name for name, function in RECIPES.items())
+
+
+def test_every_constant_has_its_own_entry_in_the_reference():
+    """Sphinx finds functions and classes by itself, and docs/conf.py checks that none is missing."""
+    values = {name: getattr(room, name) for room in (getattr(ncollapse, room) for room in ROOMS) for name in room.__all__}
+    constants = {name for name, value in values.items() if not inspect.isclass(value) and not inspect.isfunction(value)}
+    pages = " ".join(page.read_text() for page in (Path(__file__).parents[1] / "docs" / "reference").glob("*.md"))
+    assert constants == set(re.findall(r"autodata:: ncollapse\.\w+\.(\w+)", pages))
