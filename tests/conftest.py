@@ -1,8 +1,9 @@
 """Test session: where `reference` and `cases` are found; one thread and one width of lines, on any machine."""
 
+import gc
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,17 @@ LONGEST = [
     *("test_torchrun.py", "test_classifiers.py", "test_sweep.py", "test_hostile_directories.py", "test_ufm.py"),
     *("test_claims.py", "test_depth.py", "test_catalog.py", "test_main.py", "test_figures.py", "test_recorder.py"),
 ]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Modules and thousands of tests stay to the end: the collector of garbage does not look at them again and again."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -55,9 +55,27 @@ def assert_same_table(words, expected):
     assert words["n"] == expected.num_samples
 
 
-@pytest.mark.parametrize("name", worker.OPTIONS)
-@pytest.mark.parametrize(("found", "case"), [(n, case) for n in SIZES for case in worker.CASES_OF[n]], indirect=["found"])
+@pytest.mark.parametrize(
+    ("found", "case", "name"),
+    [(size, case, name) for size in SIZES for case, names in worker.PAIRS[size].items() for name in names],
+    indirect=["found"],
+)
 def test_table_is_that_of_one_process(found, case, name):
+    assert_that_of_one_process(found, case, name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", SIZES)
+def test_every_case_with_every_option(size, tmp_path):
+    assert launch.together(worker.every_pair, [(rank, size, tmp_path) for rank in range(size)]) == 0
+    found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(size)]
+    assert all(ranks == found[0] for ranks in found)
+    for case, names in worker.EVERY_PAIR[size].items():
+        for name in names:
+            assert_that_of_one_process(found, case, name)
+
+
+def assert_that_of_one_process(found, case, name):
     options = {key: value for key, value in worker.OPTIONS[name].items() if key != "memory_budget"}
     expected = in_one_process(case, len(found), **options)
     words = found[0][f"{case} {name}"]
@@ -75,7 +93,7 @@ def test_table_is_that_of_one_process(found, case, name):
 
 def test_all_ranks_are_identical_to_the_bit(found):
     shared = [name for name in found[0] if name not in {"alone", "crossing"} and not name.startswith("error")]
-    assert len(shared) == len(worker.CASES_OF[len(found)]) * len(worker.OPTIONS) + 8
+    assert len(shared) == sum(map(len, worker.PAIRS[len(found)].values())) + 8
     for name in shared:
         assert all(ranks[name] == found[0][name] for ranks in found), name
 

@@ -57,8 +57,21 @@ def positions(case, rank, size):
 
 
 CASES = ("uneven", "missing_class", "empty_rank", "empty_class_everywhere")
+# For each number of processes, the cases and the options with which each is measured: all options, and the cases in turn.
 # Two processes meet where they divide otherwise than three do.
-CASES_OF = {2: ("uneven", "empty_rank"), 3: CASES}
+PAIRS = {
+    2: {
+        "uneven": ("kept", "second_pass", "path", "one_over_budget"),
+        "empty_rank": ("path_second_pass", "scatter", "present", "named"),
+    },
+    3: {
+        "uneven": tuple(OPTIONS),
+        "missing_class": ("kept", "path_second_pass", "scatter", "present"),
+        "empty_rank": ("second_pass", "path", "present", "named", "one_over_budget"),
+        "empty_class_everywhere": ("kept", "path_second_pass", "present"),
+    },
+}
+EVERY_PAIR = {2: dict.fromkeys(("uneven", "empty_rank"), tuple(OPTIONS)), 3: dict.fromkeys(CASES, tuple(OPTIONS))}
 
 
 def batches_of(case, rank, size):
@@ -144,15 +157,14 @@ def tensors_or_none(value):
     return {name: vars(value)[name] for name in names} | (tensors_of(value.moments) if hasattr(value, "moments") else {})
 
 
+def measured_pairs(pairs, rank, size, group):
+    for case, names in pairs[size].items():
+        for name in names:
+            words = written(measure(network(), batches_of(case, rank, size), num_classes=K, group=group, **OPTIONS[name]))
+            yield f"{case} {name}", words
+
+
 def shared(rank, size, group, folder):
-    for case in CASES_OF[size]:
-        for name, options in OPTIONS.items():
-            yield (
-                f"{case} {name}",
-                lambda c=case, o=options: written(
-                    measure(network(), batches_of(c, rank, size), num_classes=K, group=group, **o)
-                ),
-            )
     yield "alone", lambda: written(measure(network(), batches_of("uneven", rank, size), num_classes=K))
 
     def with_reference():
@@ -261,12 +273,22 @@ def failing(rank, size, group):
         yield name, lambda t=target: measure_target(t, group=group)
 
 
-def run(rank, size, folder):
+def every_pair(rank, size, folder):
+    join(rank, size, folder)
+    (folder / f"{rank}.json").write_text(json.dumps(dict(measured_pairs(EVERY_PAIR, rank, size, dist.group.WORLD))))
+    dist.destroy_process_group()
+
+
+def join(rank, size, folder):
     os.environ.update(ENVIRONMENT)
     torch.set_num_threads(1)
     sys.path.insert(0, str(Path(__file__).parent))  # where `worker:network` is found
     dist.init_process_group("gloo", init_method=f"file://{folder / 'meet'}", rank=rank, world_size=size)
-    found = {}
+
+
+def run(rank, size, folder):
+    join(rank, size, folder)
+    found = dict(measured_pairs(PAIRS, rank, size, dist.group.WORLD))
     for name, call in shared(rank, size, dist.group.WORLD, folder):
         found[name] = call()
     for name, call in failing(rank, size, dist.group.WORLD):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
+from functools import cache
 
 import torch
 
@@ -21,6 +22,8 @@ from ncollapse.testing.samples import TRANSFORMATIONS, Sample, collapsed, gaussi
 _COLLAPSED = ((2, 5, 4), (3, 4, 2), (5, 4, 9), (10, 6, 16))
 # What collapse is exact to, in float64.
 _EXACT = 1e-13
+# The samples as they are and their rows, which most laws compare with: measured by the first that asks.
+_Unmoved = Callable[[], list[tuple[Sample, Row]]]
 
 
 def check_metric(metric: Metric) -> Report:
@@ -50,11 +53,12 @@ def check_metric(metric: Metric) -> Report:
         (True, True)
     """
     select_metrics([metric])
+    unmoved = cache(lambda: [(sample, _row(metric, sample)) for sample in samples()])
     laws = []
     for name, law in _LAWS.items():
         # Whatever a metric raises is a finding.
         try:
-            laws.append(law(name, metric))
+            laws.append(law(name, metric, unmoved))
         except Exception as error:
             laws.append(Law(name, False, f"raised {type(error).__name__}: {error}"))
     return Report(f"metric {metric.id}", tuple(laws))
@@ -90,22 +94,22 @@ def _computed(stream: CollapseMetrics, metric: Metric, sample: Sample) -> Row:
     return stream.compute(classifier).rows[0]
 
 
-def _transformation(name: str, metric: Metric) -> Law:
+def _transformation(name: str, metric: Metric, unmoved: _Unmoved) -> Law:
     move = TRANSFORMATIONS[name]
     if name not in metric.invariant:
-        sample = samples()[0]
-        before, after = _row(metric, sample).value, _row(metric, move(sample, 1)).value
-        return Law(name, None, f"not declared in invariant; {before:.6g} becomes {after:.6g}")
-    return unchanged(name, _pairs(metric, move))
+        sample, before = unmoved()[0]
+        after = _row(metric, move(sample, 1))
+        return Law(name, None, f"not declared in invariant; {before.value:.6g} becomes {after.value:.6g}")
+    return unchanged(name, _pairs(metric, unmoved, move))
 
 
-def _pairs(metric: Metric, move: Callable[[Sample, int], Sample]) -> Iterator[Pair]:
-    for seed, sample in enumerate(samples()):
-        yield Pair(sample.name, _row(metric, sample), _row(metric, move(sample, seed)))
+def _pairs(metric: Metric, unmoved: _Unmoved, move: Callable[[Sample, int], Sample]) -> Iterator[Pair]:
+    for seed, (sample, before) in enumerate(unmoved()):
+        yield Pair(sample.name, before, _row(metric, move(sample, seed)))
 
 
-def _relabelling(name: str, metric: Metric) -> Law:
-    return unchanged(name, _pairs(metric, Sample.relabelled))
+def _relabelling(name: str, metric: Metric, unmoved: _Unmoved) -> Law:
+    return unchanged(name, _pairs(metric, unmoved, Sample.relabelled))
 
 
 def _depends_on_order(metric: Metric) -> bool:
@@ -113,16 +117,15 @@ def _depends_on_order(metric: Metric) -> bool:
     return "parts" in metric.needs
 
 
-def _order(name: str, metric: Metric) -> Law:
+def _order(name: str, metric: Metric, unmoved: _Unmoved) -> Law:
     if _depends_on_order(metric):
         return Law(name, None, "the order decides which part of its class a sample belongs to")
-    return unchanged(name, _pairs(metric, Sample.shuffled))
+    return unchanged(name, _pairs(metric, unmoved, Sample.shuffled))
 
 
-def _batches(name: str, metric: Metric) -> Law:
+def _batches(name: str, metric: Metric, unmoved: _Unmoved) -> Law:
     def pairs() -> Iterator[Pair]:
-        for sample in samples():
-            before = _row(metric, sample)
+        for sample, before in unmoved():
             for size in (2, 7):
                 after = _computed(_streamed(metric, sample, size), metric, sample)
                 yield Pair(f"{sample.name}, batches of {size}", before, after)
@@ -130,24 +133,24 @@ def _batches(name: str, metric: Metric) -> Law:
     return unchanged(name, pairs())
 
 
-def _processes(name: str, metric: Metric) -> Law:
+def _processes(name: str, metric: Metric, unmoved: _Unmoved) -> Law:
     if _depends_on_order(metric):
         return Law(name, None, "each process deals its own samples to the parts of their classes")
 
     def pairs() -> Iterator[Pair]:
-        for sample in samples():
+        for sample, before in unmoved():
             parts = [sample._replace(features=sample.features[i::3], labels=sample.labels[i::3]) for i in range(3)]
             # One more process has no data.
             streams = [CollapseMetrics(num_classes=sample.num_classes, metrics=[metric])]
             streams += [_streamed(metric, part, 4) for part in parts]
             for other in streams[1:]:
                 streams[0].merge(other)
-            yield Pair(f"{sample.name} in 4 processes", _row(metric, sample), _computed(streams[0], metric, sample))
+            yield Pair(f"{sample.name} in 4 processes", before, _computed(streams[0], metric, sample))
 
     return unchanged(name, pairs())
 
 
-def _dtype(name: str, metric: Metric) -> Law:
+def _dtype(name: str, metric: Metric, unmoved: _Unmoved) -> Law:
     def pairs() -> Iterator[Pair]:
         for sample in samples():
             for dtype in (torch.float32, torch.bfloat16):
@@ -158,7 +161,7 @@ def _dtype(name: str, metric: Metric) -> Law:
     return unchanged(name, pairs())
 
 
-def _not_finite(name: str, metric: Metric) -> Law:
+def _not_finite(name: str, metric: Metric, unmoved: _Unmoved) -> Law:
     sample = samples()[0]
     for value in (math.nan, math.inf):
         features = sample.features.clone()
@@ -177,24 +180,24 @@ def _not_finite(name: str, metric: Metric) -> Law:
     return Law(name, math.isnan(row.value) and bool(row.flags), words)
 
 
-def _empty_class(name: str, metric: Metric) -> Law:
-    sample = samples()[0]
+def _empty_class(name: str, metric: Metric, unmoved: _Unmoved) -> Law:
+    sample, before = unmoved()[0]
     weight = torch.cat([sample.weight, normal(9, 1, sample.features.shape[1])])
     bias = torch.cat([sample.bias, torch.full_like(sample.bias[:1], -100.0)])
     larger = sample._replace(num_classes=sample.num_classes + 1, weight=weight, bias=bias)
     row = _row(metric, larger)
     if not (metric.despite_empty if not math.isnan(row.value) else "empty_class" in row.flags):
         return Law(name, False, f"a class without samples gives {row.value:.6g} (flags: {words_of(row)})")
-    law = unchanged(name, [Pair("classes='present'", _row(metric, sample), _row(metric, larger, classes="present"))])
+    law = unchanged(name, [Pair("classes='present'", before, _row(metric, larger, classes="present"))])
     return law._replace(words=f"{row.value:.6g} ({words_of(row)}); with the other classes alone {law.words}")
 
 
-def _one_class(name: str, metric: Metric) -> Law:
+def _one_class(name: str, metric: Metric, unmoved: _Unmoved) -> Law:
     row = _row(metric, gaussian("one class", (6,), 4))
     return Law(name, math.isnan(row.value) and bool(row.flags), f"{row.value:.6g} (flags: {words_of(row)})")
 
 
-def _at_collapse(name: str, metric: Metric) -> Law:
+def _at_collapse(name: str, metric: Metric, unmoved: _Unmoved) -> Law:
     if metric.at_collapse is None:
         return Law(name, None, "at_collapse is None")
     found = metric.at_collapse
@@ -215,12 +218,12 @@ def _distance(value: float, other: float | None) -> float:
     return math.inf if other is None or math.isnan(value) else abs(value - other)
 
 
-def _bounds(name: str, metric: Metric) -> Law:
+def _bounds(name: str, metric: Metric, unmoved: _Unmoved) -> Law:
     low, high = metric.bounds
     drawn = [gaussian(f"random classes {seed}", (3, 5, 4), 2 + seed, spread=0.4 * seed, seed=seed) for seed in range(6)]
-    found = []
-    for sample in [*samples(), *drawn]:
-        value = _row(metric, sample).value
+    found: list[float] = []
+    for sample, row in (*unmoved(), *((sample, _row(metric, sample)) for sample in drawn)):
+        value = row.value
         if not (math.isnan(value) or low - 1e-12 <= value <= high + 1e-12):
             return Law(name, False, f"{value:.6g} is outside [{low:.6g}, {high:.6g}] ({sample.name})")
         found += [] if math.isnan(value) else [value]
@@ -229,7 +232,7 @@ def _bounds(name: str, metric: Metric) -> Law:
     return Law(name, True, f"{min(found):.6g} to {max(found):.6g} are inside [{low:.6g}, {high:.6g}]")
 
 
-def _direction(name: str, metric: Metric) -> Law:
+def _direction(name: str, metric: Metric, unmoved: _Unmoved) -> Law:
     if metric.direction == "none":
         return Law(name, None, "direction is none")
     end = collapsed(3, 8, 4, 3)
@@ -246,7 +249,7 @@ def _direction(name: str, metric: Metric) -> Law:
     return Law(name, False, f"{metric.direction} is declared, but towards collapse {first:.6g} becomes {last:.6g}")
 
 
-def _inputs_kept(name: str, metric: Metric) -> Law:
+def _inputs_kept(name: str, metric: Metric, unmoved: _Unmoved) -> Law:
     sample = samples()[0]
     tensors = (sample.features, sample.labels, sample.weight, sample.bias)
     before = [tensor.clone() for tensor in tensors]
@@ -266,7 +269,7 @@ def _moments(sample: Sample) -> ClassMoments:
     return plain.statistics["features"].moments
 
 
-_LAWS: dict[str, Callable[[str, Metric], Law]] = {
+_LAWS: dict[str, Callable[[str, Metric, _Unmoved], Law]] = {
     **{name: _transformation for name in TRANSFORMATIONS},
     "relabelling": _relabelling,
     "order": _order,
