@@ -87,6 +87,15 @@ class Pixels(nn.Module):
         return self.inner(x.permute(0, 2, 3, 1))
 
 
+class ChannelsFirst(nn.Module):
+    def __init__(self, channels, width):
+        super().__init__()
+        self.inner = nn.Conv1d(channels, width, 1)
+
+    def forward(self, x):
+        return self.inner(x).transpose(1, 2)
+
+
 class TimeFirst(nn.Module):
     def __init__(self, channels, width):
         super().__init__()
@@ -125,9 +134,19 @@ OF_SAMPLES = {
         (N, 8, 3), {"m0.input:mean"},
     ),
     "a fixed number of them": (
-        lambda: Steps(nn.Linear(3, 6), prefix(1), ("tokens", attention(6)), in_order(0, 1, 2), ("last", nn.Linear(3, 3)),
-                      read=FIRST, width=6, num_classes=3),
+        lambda: Steps(nn.Linear(3, 5), prefix(1), ("tokens", attention(5)), lambda h: h[:, :3], ("last", nn.Linear(3, 3)),
+                      read=FIRST, width=5, num_classes=3),
         (N, 6, 3), {"m1.norm1:mean"},
+    ),
+    "features that may be fewer, until they are refused": (
+        lambda: Steps(nn.Identity(), ("last", nn.Linear(5, 5)), ("tokens", nn.Linear(3, 6)), read=FIRST, width=6,
+                      num_classes=3),
+        (N, 5, 3), {"m1.input:mean"},
+    ),
+    "channels first, of which a convolution refuses some": (
+        lambda: Steps(ChannelsFirst(3, 3), ("last", nn.Linear(5, 5)), ("tokens", nn.Linear(3, 3)), read=FIRST, width=3,
+                      num_classes=3),
+        (N, 3, 5), {"m1.input:mean"},
     ),
     "time first, as many steps as samples": (
         lambda: Steps(TimeFirst(3, 2), prefix(3), ("last", nn.Linear(N + 3, N + 3)), read=MEAN, width=2, num_classes=3),

@@ -109,7 +109,7 @@ def _axis_by_shape(shape: tuple[int, ...], known: Mapping[int, set[tuple[int, ..
         return _UNKNOWN
     if shape in known[_FIRST] | known[_LAST]:
         return _FIRST if shape in known[_FIRST] else _LAST
-    return _UNKNOWN if turned in known[_FIRST] or (shape[0] in widths and shape[1] not in widths) else _FIRST
+    return _UNKNOWN if turned in known[_FIRST] or shape[0] in widths else _FIRST
 
 
 def _shorter_axes(
@@ -125,10 +125,9 @@ def _shorter_axes(
         axes = {name: axes[0] for name, axes in found.items() if len(axes) == 1}
         if other.returned and any(found.values()):
             return axes
-        # If the network refused on its way, it may have taken fewer features so far, but hardly past a layer with weights.
-        known, calls = certain.keys() & axes.keys(), [trace.call(name) for name in axes]
-        went_on = any(call is not None and call.output is not None and call.output.depends_on_weights for call in calls)
-        if not partly and went_on and (known or is_usual) and all(axes[name] == certain[name] for name in known):
+        # If the network refused on its way, fewer features may have passed so far as well.
+        known = certain.keys() & axes.keys()
+        if not partly and (known or is_usual) and all(axes[name] == certain[name] for name in known):
             partly = axes
     return partly
 
