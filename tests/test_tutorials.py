@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 
+from ncollapse import __version__
 from ncollapse.studies import sweep
 from ncollapse.studies.workers import work
 
@@ -71,7 +72,9 @@ def test_every_tutorial_is_run():
 
 
 def test_the_first_page_prints_what_it_says(monkeypatch, capsys):
-    (code, said) = re.findall(r"```(?:python|text)\n(.*?)```", (FOLDER.parent / "index.md").read_text(), re.DOTALL)
+    page = (FOLDER.parent / "index.md").read_text()
+    assert f"version = {{{__version__}}}" in page
+    (code, said) = re.findall(r"```(?:python|text)\n(.*?)```", page, re.DOTALL)
     monkeypatch.setenv("COLUMNS", "128")
     with torch.random.fork_rng():
         exec(code, {})
